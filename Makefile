@@ -1,0 +1,101 @@
+# GNU make 3.81 or newer and a C99 compiler are enough. From outside: CC, CXX, CFLAGS, OPENMP=0.
+CC       ?= cc
+CXX      ?= c++
+CFLAGS   ?= -O2 -g
+STD      := -std=c99
+WARN     := -Wall -Wextra
+LDLIBS   := -lm
+# A test file holds the whole implementation: -O1 keeps its compilation short.
+TEST_CFLAGS ?= -O1 -g
+SANITIZE := -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
+SEEDS    ?= 1
+FUZZ_SECONDS ?= 60
+
+# OPENMP is 1 if the compiler can build and link it, unless given.
+ifndef OPENMP
+OPENMP := $(shell mkdir -p build && printf '\043include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n' \
+            > build/openmp.c && $(CC) -fopenmp build/openmp.c -o build/openmp 2> /dev/null && echo 1)
+endif
+ifeq ($(OPENMP),1)
+STD += -fopenmp
+endif
+
+LIBRARY  := thinktuning.h
+HARNESS  := $(LIBRARY) tests/tt_test.h
+TESTS    := $(patsubst tests/%.c,%,$(wildcard tests/test_*.c))
+EXAMPLES := $(patsubst examples/%.c,build/%,$(wildcard examples/*.c))
+BENCHES  := $(patsubst bench/%.c,build/%,$(wildcard bench/bench_*.c))
+FUZZERS  := $(patsubst tests/%.c,build/%,$(wildcard tests/fuzz_*.c))
+# The header in further translation units of the same program: as a user, and as a private copy (TT_STATIC).
+HEADER_UNITS := tests/header_second.c tests/header_static.c
+
+help:
+	@echo 'make demo        trains, compares GRPO with ThinkTuning, writes runs/demo (SEEDS=n repeats it)'
+	@echo 'make examples    builds build/thinktune, pretrain, sft, generate, ...'
+	@echo 'make test        builds and runs every test; the last line sums up'
+	@echo 'make check       the same under address and undefined-behaviour sanitizers'
+	@echo 'make strict      the header without a warning: gcc and clang, C99 and C++11, with and without OpenMP'
+	@echo 'make docs-check  compiles and runs the programs of README.md and of the manual'
+	@echo 'make fuzz        fuzzes the readers with clang (FUZZ_SECONDS=n each)'
+	@echo 'make bench       every figure of bench/RESULTS.md'
+	@echo 'make clean       removes build/'
+	@echo 'Variables: CC CXX CFLAGS OPENMP=0. Compile in parallel with -j.'
+
+demo: build/thinktune
+	build/thinktune --out runs/demo --seeds $(SEEDS)
+
+examples: $(EXAMPLES)
+
+test: $(TESTS:%=build/%) build/test_header_cpp
+	@tests/run.sh $(TESTS:%=build/%) build/test_header_cpp tests/test_docs.sh
+
+check: $(TESTS:%=build/sanitize/%)
+	@ASAN_OPTIONS=allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 tests/run.sh $^
+
+strict:
+	@tests/strict.sh
+
+docs-check:
+	@CC="$(CC)" tests/test_docs.sh
+
+fuzz: $(FUZZERS)
+	@for f in $^; do echo "== $$f"; mkdir -p build/corpus/$$(basename $$f) && \
+	  $$f -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=2048 -artifact_prefix=build/ \
+	  build/corpus/$$(basename $$f) || exit 1; done
+
+bench: $(BENCHES)
+	@for b in $^; do echo "== $$b"; $$b || exit 1; done
+
+clean:
+	rm -rf build
+
+build build/sanitize:
+	mkdir -p $@
+
+$(EXAMPLES): build/%: examples/%.c $(LIBRARY) $(wildcard examples/*.h) | build
+	$(CC) $(STD) $(WARN) $(CFLAGS) $(CPPFLAGS) $< -o $@ $(LDFLAGS) $(LDLIBS)
+
+$(BENCHES): build/%: bench/%.c $(LIBRARY) | build
+	$(CC) $(STD) $(WARN) $(CFLAGS) $(CPPFLAGS) $< -o $@ $(LDFLAGS) $(LDLIBS)
+
+build/test_header build/sanitize/test_header: $(HEADER_UNITS)
+build/test_header: EXTRA := $(HEADER_UNITS)
+build/sanitize/test_header: EXTRA := $(HEADER_UNITS)
+ifneq ($(OS),Windows_NT)
+build/test_header build/sanitize/test_header: LDLIBS += -lpthread
+endif
+
+build/test_%: tests/test_%.c $(HARNESS) | build
+	$(CC) $(STD) $(WARN) $(TEST_CFLAGS) $(CPPFLAGS) $< $(EXTRA) -o $@ $(LDFLAGS) $(LDLIBS)
+
+build/sanitize/test_%: tests/test_%.c $(HARNESS) | build/sanitize
+	$(CC) $(STD) $(WARN) $(SANITIZE) $(CPPFLAGS) $< $(EXTRA) -o $@ $(LDFLAGS) $(LDLIBS)
+
+build/test_header_cpp: tests/header_cpp.cpp $(HARNESS) | build
+	$(CXX) -std=c++11 $(WARN) $(TEST_CFLAGS) $(CPPFLAGS) $< -o $@ $(LDFLAGS) $(LDLIBS)
+
+$(FUZZERS): build/%: tests/%.c $(LIBRARY) | build
+	clang -std=c99 $(SANITIZE) -fsanitize=fuzzer $< -o $@ $(LDLIBS)
+
+.PHONY: help demo examples test check strict docs-check fuzz bench clean
+.DEFAULT_GOAL := help

@@ -1,0 +1,96 @@
+/* options.h - command lines for the examples: one table row per option, read by options_read.
+ * A bad option ends the program with status 2 and a line that names the option and its value;
+ * example_fail ends it with status 1 and the library's reason. */
+#ifndef OPTIONS_H
+#define OPTIONS_H
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef enum option_type { OPTION_TEXT = 1, OPTION_REQUIRED, OPTION_INT, OPTION_FLOAT, OPTION_SEED, OPTION_FLAG } option_type;
+
+typedef struct option {
+    const char *name;      /* with its two dashes                                                  */
+    option_type type;
+    void *value;           /* const char * (TEXT, REQUIRED), int (INT, FLAG), float, uint64_t (SEED) */
+    double low, high;      /* legal range of INT and FLOAT                                         */
+    const char *help;
+} option;
+
+/* Prints "program: text" to stderr and ends the program. */
+static void example_exit(int status, const char *format, ...) {
+    va_list list;
+    va_start(list, format);
+    vfprintf(stderr, format, list);
+    va_end(list);
+    fputc('\n', stderr);
+    exit(status);
+}
+
+static void options_help(const char *program, const char *about, const option *table, int n) {
+    int i;
+    printf("%s: %s\n", program, about);
+    for (i = 0; i < n; i++) {
+        const option *o = &table[i];
+        const char *text = o->type == OPTION_TEXT ? *(const char **)o->value : NULL;
+        printf("  %-22s %s", o->name, o->help);
+        if (o->type == OPTION_REQUIRED) printf(" (required)");
+        if (text) printf(" [%s]", text);
+        if (o->type == OPTION_INT) printf(" [%d]", *(int *)o->value);
+        if (o->type == OPTION_FLOAT) printf(" [%g]", (double)*(float *)o->value);
+        if (o->type == OPTION_SEED) printf(" [%llu]", (unsigned long long)*(uint64_t *)o->value);
+        printf("\n");
+    }
+}
+
+static void option_set(const char *program, const option *o, const char *text) {
+    char *end = NULL;
+    double number;
+    errno = 0;
+    if (o->type == OPTION_TEXT || o->type == OPTION_REQUIRED) {
+        *(const char **)o->value = text;
+        return;
+    }
+    if (o->type == OPTION_SEED) {
+        *(uint64_t *)o->value = strtoull(text, &end, 10);
+        if (*text < '0' || *text > '9' || *end || errno)
+            example_exit(2, "%s: %s is \"%s\", expected a whole number from 0 to 18446744073709551615", program, o->name, text);
+        return;
+    }
+    number = strtod(text, &end);
+    if (end == text || *end || !(number >= o->low && number <= o->high) ||
+        (o->type == OPTION_INT && number != (double)(int)number))
+        example_exit(2, "%s: %s is \"%s\", expected %s from %g to %g", program, o->name, text,
+                     o->type == OPTION_INT ? "a whole number" : "a number", o->low, o->high);
+    if (o->type == OPTION_INT) *(int *)o->value = (int)number;
+    else *(float *)o->value = (float)number;
+}
+
+/* Fills the variables that the table points to; --help prints it. */
+static void options_read(int argc, char **argv, const char *about, const option *table, int n) {
+    const char *program = argv[0];
+    int i, k;
+    for (i = 1; i < argc; i++) {
+        if (strcmp(argv[i], "--help") == 0) {
+            options_help(program, about, table, n);
+            exit(0);
+        }
+        for (k = 0; k < n && strcmp(argv[i], table[k].name) != 0; k++) {}
+        if (k == n) example_exit(2, "%s: unknown option \"%s\"; --help lists them", program, argv[i]);
+        if (table[k].type == OPTION_FLAG) {
+            *(int *)table[k].value = 1;
+            continue;
+        }
+        if (i + 1 == argc) example_exit(2, "%s: %s needs a value", program, argv[i]);
+        option_set(program, &table[k], argv[++i]);
+    }
+    for (k = 0; k < n; k++)
+        if (table[k].type == OPTION_REQUIRED && !*(const char **)table[k].value)
+            example_exit(2, "%s: %s is required; --help lists all options", program, table[k].name);
+}
+
+#endif

@@ -1,0 +1,72 @@
+#!/bin/sh
+# tests/strict.sh: the header must compile without a warning in every supported way, export only tt_ names,
+# keep no state in globals and neither print nor end the program. Missing compilers are skipped visibly.
+cd "$(dirname "$0")/.." || exit 1
+dir=build/strict
+mkdir -p $dir
+warn="-O2 -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Werror"
+passed=0 failed=0
+
+verdict() {   # status name
+    if [ "$1" -eq 0 ]; then
+        passed=$((passed + 1)); echo "ok $2"
+    else
+        failed=$((failed + 1)); echo "FAIL $2"
+    fi
+}
+
+printf '#define THINKTUNING_IMPLEMENTATION\n#include "thinktuning.h"\n' > $dir/all.c
+printf '#define TT_STATIC\n#define THINKTUNING_IMPLEMENTATION\n#include "thinktuning.h"\n' > $dir/static.c
+printf '#include "thinktuning.h"\n#include "thinktuning.h"\nint unit(void);\nint unit(void) { return 0; }\n' > $dir/api.c
+printf '#include <omp.h>\nint unit(void);\nint unit(void) { return omp_get_max_threads(); }\n' > $dir/openmp.c
+
+# compile NAME COMMAND...: runs in the background, at most two at a time; collect takes the results.
+pending=""
+compile() {
+    name=$1; shift
+    ( "$@" > "$dir/$name.log" 2>&1; echo $? > "$dir/$name.rc" ) &
+    pending="$pending $name"
+    running=$((running + 1))
+    if [ "$running" -ge 2 ]; then wait; running=0; fi
+}
+running=0
+for cc in gcc clang; do
+    if ! command -v $cc > /dev/null; then echo "skip $cc: not installed"; continue; fi
+    openmp="-fopenmp"
+    if ! $cc -fopenmp -c $dir/openmp.c -o $dir/openmp.o 2> /dev/null; then
+        echo "skip $cc with OpenMP: no omp.h"; openmp=""
+    fi
+    for omp in "" $openmp; do
+        for unit in all static api; do
+            if [ $unit != all ] && [ -n "$omp" ]; then continue; fi
+            compile "$cc-c99$omp-$unit" $cc -std=c99 $omp $warn -I. -c $dir/$unit.c -o "$dir/$cc-c99$omp-$unit.o"
+            compile "$cc-c++11$omp-$unit" $cc -x c++ -std=c++11 $omp $warn -I. -c $dir/$unit.c -o "$dir/$cc-c++11$omp-$unit.o"
+        done
+    done
+    for example in examples/*.c; do
+        compile "$cc-$(basename "$example")" $cc -std=c99 $warn -c "$example" -o $dir/example.$cc.o
+    done
+done
+wait
+for name in $pending; do
+    status=$(cat "$dir/$name.rc")
+    if [ "$status" -ne 0 ]; then head -n 20 "$dir/$name.log"; fi
+    verdict "$status" "compiles: $name"
+done
+
+# Exported, undefined and writable names of the implementation; no PIC, so that constant tables of pointers
+# count as read-only.
+if command -v nm > /dev/null && ${CC:-cc} -std=c99 -O1 -fno-pie -fno-pic -I. -c $dir/all.c -o $dir/names.o; then
+    foreign=$(nm $dir/names.o | awk '$2 ~ /^[A-TV-Z]$/ && $3 !~ /^_?tt_/ { print $3 }')
+    verdict "$([ -z "$foreign" ]; echo $?)" "exports only tt_ names $foreign"
+    state=$(nm $dir/names.o | awk '$2 ~ /^[bBdDC]$/ { print $3 }')
+    verdict "$([ -z "$state" ]; echo $?)" "no state in globals $state"
+    calls=$(nm $dir/names.o | awk '$1 == "U" { print $2 }' |
+        grep -E '^_*(printf|vprintf|puts|putchar|perror|stdout|stderr|exit|Exit|abort|assert_fail|assert_rtn|rand|srand|getchar|system)(_chk)?$')
+    verdict "$([ -z "$calls" ]; echo $?)" "neither prints nor exits $calls"
+else
+    verdict 1 "names of the implementation"
+fi
+verdict "$(grep -nE '[^ -~	]' thinktuning.h > $dir/ascii.log; [ $? -eq 1 ]; echo $?)" "is plain ASCII"
+echo "$passed passed, $failed failed"
+[ "$failed" -eq 0 ]

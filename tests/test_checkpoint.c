@@ -1,0 +1,1000 @@
+/* Chapter 7: safetensors, config.json, model directories, training state. */
+#define THINKTUNING_IMPLEMENTATION
+#include "../thinktuning.h"
+#include "tt_test.h"
+
+/* ---- helpers: a context that counts, files made by hand ---- */
+static tt_context *open_context(tt_test_memory *memory) {
+    tt_desc desc = TT_INIT;
+    *memory = tt_test_memory_none();
+    desc.allocator = tt_test_allocator(memory);
+    desc.n_threads = 1;
+    return tt_create(&desc);
+}
+static int file_exists(const char *path) {
+    FILE *file = fopen(path, "rb");
+    if (file) { fclose(file); }
+    return file != NULL;
+}
+/* Without sync and rename, for the loops that write thousands of files. */
+static void write_bytes(const char *path, const void *bytes, size_t size) {
+    FILE *file = fopen(path, "wb");
+    TT_CHECK(file != NULL);
+    if (!file) { return; }
+    TT_CHECK(fwrite(bytes, 1, size, file) == size);
+    fclose(file);
+}
+/* header length, header, data */
+static size_t put_safetensors(char *out, const char *header, const void *data, size_t size) {
+    size_t n = strlen(header), i;
+    for (i = 0; i < 8; i++) { out[i] = (char)(unsigned char)((uint64_t)n >> (8 * i)); }
+    memcpy(out + 8, header, n);
+    if (size) { memcpy(out + 8 + n, data, size); }
+    return 8 + n + size;
+}
+static tt_safetensors *open_made(tt_context *ctx, const char *header, const void *data, size_t size) {
+    static char bytes[1 << 16];
+    const char *path = tt_test_tmp("made.safetensors");
+    write_bytes(path, bytes, put_safetensors(bytes, header, data, size));
+    tt_error_clear(ctx);
+    return tt_safetensors_open(ctx, path);
+}
+static void check_refused(const char *header, size_t size, const char *part1, const char *part2) {
+    static const char data[256];
+    tt_test_memory memory;
+    tt_context *ctx = open_context(&memory);
+    tt_safetensors *file = open_made(ctx, header, data, size);
+    if (!TT_CHECK(file == NULL)) { printf("  accepted: %s\n", header); }
+    TT_CHECK_CONTAINS(tt_error(ctx), "made.safetensors");
+    TT_CHECK_CONTAINS(tt_error(ctx), part1);
+    TT_CHECK_CONTAINS(tt_error(ctx), part2);
+    tt_safetensors_close(file);
+    tt_destroy(ctx);
+    TT_CHECK_NO_LEAK(memory);
+}
+/* Opens and reads whatever is there; nothing may happen but a result or an error text. */
+static int read_all(tt_context *ctx, const char *path) {
+    tt_safetensors *file;
+    int i, good = 1;
+    tt_error_clear(ctx);
+    file = tt_safetensors_open(ctx, path);
+    TT_CHECK((file == NULL) == (tt_error(ctx)[0] != 0));
+    if (!file) { return 0; }
+    for (i = 0; i < tt_safetensors_count(file); i++) {
+        tt_safetensors_info info = tt_safetensors_info_get(file, i);
+        float *values = (float *)malloc(info.size * sizeof(float) + 1);
+        TT_CHECK(values != NULL && info.name != NULL && info.ndim >= 0 && info.ndim <= 8);
+        TT_CHECK_INT(tt_safetensors_find(file, info.name), i);
+        if (values && tt_safetensors_read(file, i, values) != TT_OK) { good = 0; TT_CHECK(tt_error(ctx)[0] != 0); }
+        free(values);
+    }
+    tt_safetensors_close(file);
+    return good;
+}
+static size_t load_bytes(const char *path, char *out, size_t capacity) {
+    FILE *file = fopen(path, "rb");
+    size_t n = file ? fread(out, 1, capacity, file) : 0;
+    if (file) { fclose(file); }
+    TT_CHECK(n > 0 && n < capacity);
+    return n;
+}
+
+/* ---- safetensors ---- */
+TT_TEST(safetensors_types) {
+    static const unsigned char data[] = {
+        0, 0, 0xc0, 0x3f, 0, 0, 0x80, 0xff,                              /* F32 1.5, -inf                 */
+        0x00, 0x3c, 0x01, 0x00, 0xff, 0x7b, 0x00, 0xfc,                  /* F16 1, 2^-24, 65504, -inf     */
+        0xc0, 0x3f, 0x01, 0x00, 0x80, 0x7f, 0x80, 0xc0,                  /* BF16 1.5, 2^-133, inf, -4     */
+        7, 0, 0, 0, 0, 0, 0, 0,                                          /* I64 7                         */
+        1, 0, 1,                                                         /* BOOL                          */
+    };
+    tt_test_memory memory;
+    tt_context *ctx = open_context(&memory);
+    float v[4];
+    tt_safetensors_info info;
+    tt_safetensors *file = open_made(ctx, "{\"__metadata__\":{\"format\":\"pt\",\"note\":\"h\\u00e9\"},\"f32\":{\"dtype\":\"F32\",\"shape\":[1,2],\"data_offsets\":[0,8]},"
+        "\"f16\":{\"dtype\":\"F16\",\"shape\":[4],\"data_offsets\":[8,16]},\"bf16\":{\"dtype\":\"BF16\",\"shape\":[2,1,2],\"data_offsets\":[16,24]},"
+        "\"i64\":{\"dtype\":\"I64\",\"shape\":[],\"data_offsets\":[24,32]},\"none\":{\"dtype\":\"F32\",\"shape\":[0,3],\"data_offsets\":[32,32]},"
+        "\"bool\":{\"dtype\":\"BOOL\",\"shape\":[3],\"data_offsets\":[32,35]}}   ", data, sizeof data);
+    if (!file) { printf("  %s\n", tt_error(ctx)); }
+    TT_REQUIRE(file != NULL);
+    TT_CHECK_INT(tt_safetensors_count(file), 6);
+    TT_CHECK_STR(tt_safetensors_metadata(file, "format"), "pt");
+    TT_CHECK_STR(tt_safetensors_metadata(file, "note"), "h\xc3\xa9");
+    TT_CHECK(tt_safetensors_metadata(file, "state") == NULL);
+    TT_CHECK_INT(tt_safetensors_find(file, "__metadata__"), -1);
+    TT_CHECK_INT(tt_safetensors_find(file, "f3"), -1);
+    info = tt_safetensors_info_get(file, tt_safetensors_find(file, "f32"));
+    TT_CHECK_STR(info.name, "f32");
+    TT_CHECK_INT(info.dtype, TT_F32);
+    TT_CHECK_INT(info.ndim, 2);
+    TT_CHECK_INT(info.shape[0] * 10 + info.shape[1], 12);
+    TT_CHECK_INT(info.size, 2);
+    TT_CHECK_OK(ctx, tt_safetensors_read(file, tt_safetensors_find(file, "f32"), v));
+    TT_CHECK(v[0] == 1.5f && v[1] == -HUGE_VALF);
+    TT_CHECK_INT(tt_safetensors_info_get(file, tt_safetensors_find(file, "f16")).dtype, TT_F16);
+    TT_CHECK_OK(ctx, tt_safetensors_read(file, tt_safetensors_find(file, "f16"), v));
+    TT_CHECK(v[0] == 1.0f && v[1] == ldexpf(1, -24) && v[2] == 65504.0f && v[3] == -HUGE_VALF);
+    TT_CHECK_INT(tt_safetensors_info_get(file, tt_safetensors_find(file, "bf16")).dtype, TT_BF16);
+    TT_CHECK_OK(ctx, tt_safetensors_read(file, tt_safetensors_find(file, "bf16"), v));
+    TT_CHECK(v[0] == 1.5f && v[1] == ldexpf(1, -133) && v[2] == HUGE_VALF && v[3] == -4.0f);
+    TT_CHECK_INT(tt_safetensors_info_get(file, tt_safetensors_find(file, "i64")).ndim, 0);
+    TT_CHECK_INT(tt_safetensors_info_get(file, tt_safetensors_find(file, "none")).size, 0);
+    TT_CHECK_OK(ctx, tt_safetensors_read(file, tt_safetensors_find(file, "none"), v));
+    if (tt_safetensors_read(file, tt_safetensors_find(file, "i64"), v) == TT_OK) { TT_CHECK_NEAR(v[0], 7, 0); }
+    else { TT_CHECK_CONTAINS(tt_error(ctx), "i64"); TT_CHECK_CONTAINS(tt_error(ctx), "I64"); }
+    TT_CHECK(tt_safetensors_info_get(file, -1).name == NULL);
+    TT_CHECK(tt_safetensors_info_get(file, 6).name == NULL);
+    TT_CHECK_INT(tt_safetensors_read(file, 6, v), TT_ERR_ARG);
+    TT_CHECK_INT(tt_safetensors_read(file, -1, v), TT_ERR_ARG);
+    tt_safetensors_close(file);
+    file = open_made(ctx, "{}", NULL, 0);
+    TT_REQUIRE(file != NULL);
+    TT_CHECK_INT(tt_safetensors_count(file), 0);
+    tt_safetensors_close(file);
+    tt_safetensors_close(NULL);
+    tt_destroy(ctx);
+    TT_CHECK_NO_LEAK(memory);
+}
+#define ENTRY(name, dtype, shape, begin, end) "\"" name "\":{\"dtype\":\"" dtype "\",\"shape\":" shape ",\"data_offsets\":[" begin "," end "]}"
+TT_TEST(safetensors_refuses) {
+    check_refused("{" ENTRY("w", "F33", "[2]", "0", "8") "}", 8, "w", "F33");
+    check_refused("{" ENTRY("w", "F32", "[3]", "0", "8") "}", 8, "w", "8");
+    check_refused("{" ENTRY("w", "F32", "[2]", "0", "8") "}", 4, "w", "4");                 /* cut off     */
+    check_refused("{" ENTRY("w", "F32", "[2]", "0", "8") "}", 12, "8", "12");               /* goes on     */
+    check_refused("{" ENTRY("a", "F32", "[2]", "0", "8") "," ENTRY("w", "F32", "[2]", "4", "12") "}", 12, "w", "4");
+    check_refused("{" ENTRY("a", "F32", "[2]", "0", "8") "," ENTRY("w", "F32", "[1]", "12", "16") "}", 16, "w", "12");
+    check_refused("{" ENTRY("w", "F32", "[1]", "0", "4") "," ENTRY("w", "F32", "[1]", "4", "8") "}", 8, "w", "twice");
+    check_refused("{" ENTRY("w", "F32", "[2]", "8", "0") "}", 8, "w", "data_offsets");
+    check_refused("{" ENTRY("w", "F32", "[-2]", "0", "8") "}", 8, "w", "-2");
+    check_refused("{" ENTRY("w", "F32", "[2.5]", "0", "8") "}", 8, "w", "2.5");
+    check_refused("{" ENTRY("w", "F32", "[1e300]", "0", "8") "}", 8, "w", "shape");
+    check_refused("{" ENTRY("w", "F32", "[4294967296,4294967296,4294967296]", "0", "8") "}", 8, "w", "shape");
+    check_refused("{" ENTRY("w", "F64", "[2305843009213693953]", "0", "8") "}", 8, "w", "");
+    check_refused("{" ENTRY("w", "F64", "[1073741824,1073741824]", "0", "8") "}", 8, "w", "");
+    check_refused("{" ENTRY("w", "F32", "[1,1,1,1,1,1,1,1,2]", "0", "8") "}", 8, "w", "8");
+    check_refused("{" ENTRY("w", "F32", "2", "0", "8") "}", 8, "w", "shape");
+    check_refused("{" ENTRY("w\\u0000x", "F32", "[2]", "0", "8") "}", 8, "w", "");
+    check_refused("{\"w\":{\"dtype\":\"F32\",\"shape\":[2]}}", 8, "w", "data_offsets");
+    check_refused("{\"w\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,4,8]}}", 8, "w", "data_offsets");
+    check_refused("{\"w\":{\"shape\":[2],\"data_offsets\":[0,8]}}", 8, "w", "dtype");
+    check_refused("{\"w\":5}", 8, "w", "");
+    check_refused("[1]", 0, "header", "");
+    check_refused("{\"w\":", 0, "header", "JSON");
+    check_refused("", 0, "header", "");
+    check_refused("{\"__metadata__\":5}", 0, "__metadata__", "");
+}
+TT_TEST(safetensors_header_lengths) {
+    static const uint64_t lengths[] = {3, 100, 100000001, 0x7fffffff, 0xffffffff, 0x100000000u, (uint64_t)1 << 63, UINT64_MAX - 7, UINT64_MAX};
+    tt_test_memory memory;
+    tt_context *ctx = open_context(&memory);
+    const char *path = tt_test_tmp("length.safetensors");
+    char bytes[10] = {0, 0, 0, 0, 0, 0, 0, 0, '{', '}'};
+    size_t i, k;
+    for (i = 0; i < sizeof lengths / sizeof lengths[0]; i++) {
+        for (k = 0; k < 8; k++) { bytes[k] = (char)(unsigned char)(lengths[i] >> (8 * k)); }
+        write_bytes(path, bytes, sizeof bytes);
+        TT_CHECK(tt_safetensors_open(ctx, path) == NULL);
+        TT_CHECK_CONTAINS(tt_error(ctx), "header length");
+    }
+    for (i = 0; i < 8; i++) {
+        write_bytes(path, bytes, i);
+        TT_CHECK(tt_safetensors_open(ctx, path) == NULL);
+        TT_CHECK_CONTAINS(tt_error(ctx), path);
+    }
+    TT_CHECK(tt_safetensors_open(ctx, "build/tmp") == NULL);
+    TT_CHECK_CONTAINS(tt_error(ctx), "build/tmp");
+    TT_CHECK(tt_safetensors_open(ctx, "build/tmp/no-such-file") == NULL);
+    TT_CHECK_INT(tt_error_status(ctx), TT_ERR_IO);
+    tt_destroy(ctx);
+    TT_CHECK_NO_LEAK(memory);
+}
+/* ---- training state ---- */
+typedef struct state { tt_tensor *tensors[3]; tt_named named[3]; } state;
+static int state_create(state *s, tt_context *ctx, float begin) {
+    static const char *const names[3] = {"scalar", "model.w", "adamw.\"m\"\n\xc3\xa9"};
+    static const int shapes[3][2] = {{1, 1}, {3, 5}, {7, 1}}, ndims[3] = {0, 2, 1};
+    int i, k;
+    for (i = 0; i < 3; i++) {
+        float values[15];
+        s->tensors[i] = tt_tensor_create(ctx, TT_F32, ndims[i], shapes[i], names[i]);
+        s->named[i].name = names[i];
+        s->named[i].tensor = s->tensors[i];
+        for (k = 0; k < 15; k++) { values[k] = begin + (float)(i * 100 + k) / 3.0f; }
+        if (!s->tensors[i] || tt_tensor_set(s->tensors[i], values) != TT_OK) { return 0; }
+    }
+    return 1;
+}
+static void state_destroy(state *s) {
+    int i;
+    for (i = 0; i < 3; i++) { tt_tensor_destroy(s->tensors[i]); }
+}
+static int state_is(const state *s, float begin) {
+    int i, k, same = 1;
+    for (i = 0; i < 3; i++) {
+        float values[15];
+        tt_tensor_get(s->tensors[i], values);
+        for (k = 0; k < (int)s->tensors[i]->size; k++) { same = same && values[k] == begin + (float)(i * 100 + k) / 3.0f; }
+    }
+    return same;
+}
+static const char state_json[] = "{\"step\": 12, \"text\": \"a\\n\\\"b\\\" \xc3\xa9\"}";
+
+TT_TEST(state_round_trip) {
+    tt_test_memory memory;
+    tt_context *ctx = open_context(&memory);
+    const char *path = tt_test_tmp("state.safetensors");
+    state a, b;
+    tt_text json = TT_INIT;
+    json.ctx = ctx;
+    TT_REQUIRE(state_create(&a, ctx, 1) && state_create(&b, ctx, -5));
+    TT_CHECK_OK(ctx, tt_state_save(ctx, path, a.named, 3, state_json));
+    TT_CHECK(read_all(ctx, path));
+    TT_CHECK_OK(ctx, tt_text_append(&json, "before", 6));
+    TT_CHECK_OK(ctx, tt_state_load(ctx, path, b.named, 3, &json));
+    TT_CHECK(state_is(&b, 1));
+    TT_CHECK_CONTAINS(json.data, "before");
+    TT_CHECK_STR(json.data + 6, state_json);
+    TT_CHECK_OK(ctx, tt_state_load(ctx, path, b.named, 3, NULL));
+    TT_CHECK_OK(ctx, tt_state_save(ctx, path, NULL, 0, "only text"));
+    json.size = 0;
+    TT_CHECK_OK(ctx, tt_state_load(ctx, path, NULL, 0, &json));
+    TT_CHECK_STR(json.data, "only text");
+    tt_text_free(&json);
+    state_destroy(&a);
+    state_destroy(&b);
+    tt_destroy(ctx);
+    TT_CHECK_NO_LEAK(memory);
+}
+/* The data begin at a multiple of 8, and the header is what other readers expect. */
+TT_TEST(state_file_layout) {
+    tt_test_memory memory;
+    tt_context *ctx = open_context(&memory);
+    const char *path = tt_test_tmp("state.safetensors");
+    static char bytes[4096];
+    size_t n, header;
+    state a;
+    tt_json *root;
+    TT_REQUIRE(state_create(&a, ctx, 1));
+    TT_CHECK_OK(ctx, tt_state_save(ctx, path, a.named, 3, state_json));
+    n = load_bytes(path, bytes, sizeof bytes);
+    header = (unsigned char)bytes[0] + 256 * (size_t)(unsigned char)bytes[1];
+    TT_CHECK_INT(header % 8, 0);
+    TT_CHECK_INT(n, 8 + header + 4 * (1 + 15 + 7));
+    root = tt_json_parse(ctx, bytes + 8, header);
+    TT_REQUIRE(root != NULL);
+    TT_CHECK_STR(tt_json_text(tt_json_get(root, "__metadata__"), "format", ""), "pt");
+    TT_CHECK_STR(tt_json_text(tt_json_get(root, "__metadata__"), "state", ""), state_json);
+    TT_CHECK_STR(tt_json_text(tt_json_get(root, "model.w"), "dtype", ""), "F32");
+    tt_json_free(ctx, root);
+    state_destroy(&a);
+    tt_destroy(ctx);
+    TT_CHECK_NO_LEAK(memory);
+}
+TT_TEST(state_refuses_what_does_not_fit) {
+    static const int shape[2] = {5, 3};
+    tt_test_memory memory;
+    tt_context *ctx = open_context(&memory);
+    const char *path = tt_test_tmp("state.safetensors");
+    state a, b;
+    tt_named other[3];
+    tt_tensor *turned = tt_tensor_create(ctx, TT_F32, 2, shape, "turned"), *half = tt_tensor_create(ctx, TT_F16, 2, shape, "half");
+    tt_text json = TT_INIT;
+    json.ctx = ctx;
+    TT_REQUIRE(turned && half && state_create(&a, ctx, 1) && state_create(&b, ctx, -5));
+    TT_CHECK_OK(ctx, tt_state_save(ctx, path, a.named, 3, state_json));
+    memcpy(other, b.named, sizeof other);
+    other[2].name = "nobody";
+    TT_CHECK_INT(tt_state_load(ctx, path, other, 3, &json), TT_ERR_FILE);
+    TT_CHECK_CONTAINS(tt_error(ctx), "nobody");
+    memcpy(other, b.named, sizeof other);
+    other[1].tensor = turned;
+    TT_CHECK_INT(tt_state_load(ctx, path, other, 3, &json), TT_ERR_FILE);
+    TT_CHECK_CONTAINS(tt_error(ctx), "model.w");
+    TT_CHECK_CONTAINS(tt_error(ctx), "[3,5]");
+    TT_CHECK_CONTAINS(tt_error(ctx), "[5,3]");
+    TT_CHECK_INT(tt_state_load(ctx, path, b.named, 2, &json), TT_ERR_FILE);
+    memcpy(other, b.named, sizeof other);
+    other[2] = other[1];                                               /* one twice, one forgotten */
+    TT_CHECK(tt_state_load(ctx, path, other, 3, &json) != TT_OK);
+    TT_CHECK(state_is(&b, -5));
+    TT_CHECK_INT(json.size, 0);
+    remove(tt_test_tmp("twice.safetensors"));
+    TT_CHECK(tt_state_save(ctx, tt_test_tmp("twice.safetensors"), other, 3, "") != TT_OK);
+    TT_CHECK(!file_exists(tt_test_tmp("twice.safetensors")));
+    other[2].name = "half";
+    other[2].tensor = half;
+    TT_CHECK(tt_state_save(ctx, path, other, 3, "") != TT_OK);
+    TT_CHECK_OK(ctx, tt_state_load(ctx, path, b.named, 3, NULL));      /* the old file stands */
+    TT_CHECK(state_is(&b, 1));
+    TT_CHECK_INT(tt_state_load(ctx, tt_test_tmp("no-such-file"), b.named, 3, NULL), TT_ERR_IO);
+    tt_text_free(&json);
+    state_destroy(&a);
+    state_destroy(&b);
+    tt_tensor_destroy(turned);
+    tt_tensor_destroy(half);
+    tt_destroy(ctx);
+    TT_CHECK_NO_LEAK(memory);
+}
+TT_TEST(state_each_prefix_and_bit_flip) {
+    tt_test_memory memory;
+    tt_context *ctx = open_context(&memory);
+    const char *path = tt_test_tmp("state.safetensors"), *broken = tt_test_tmp("broken.safetensors");
+    static char bytes[4096];
+    size_t n, header, i;
+    state a, b;
+    TT_REQUIRE(state_create(&a, ctx, 1) && state_create(&b, ctx, -5));
+    TT_CHECK_OK(ctx, tt_state_save(ctx, path, a.named, 3, state_json));
+    n = load_bytes(path, bytes, sizeof bytes);
+    header = 8 + (unsigned char)bytes[0] + 256 * (size_t)(unsigned char)bytes[1];
+    for (i = 0; i < n; i++) {
+        write_bytes(broken, bytes, i);
+        TT_CHECK(!read_all(ctx, broken));
+        TT_CHECK(tt_state_load(ctx, broken, b.named, 3, NULL) != TT_OK);
+    }
+    TT_CHECK(state_is(&b, -5));
+    for (i = 0; i < 8 * header; i++) {
+        bytes[i / 8] = (char)(bytes[i / 8] ^ (1 << i % 8));
+        write_bytes(broken, bytes, n);
+        read_all(ctx, broken);
+        bytes[i / 8] = (char)(bytes[i / 8] ^ (1 << i % 8));
+    }
+    state_destroy(&a);
+    state_destroy(&b);
+    tt_destroy(ctx);
+    TT_CHECK_NO_LEAK(memory);
+}
+TT_TEST(state_each_failing_allocation) {
+    tt_test_memory memory;
+    tt_context *ctx = open_context(&memory);
+    const char *path = tt_test_tmp("state.safetensors");
+    state a, b;
+    tt_text json = TT_INIT;
+    long n, blocks;
+    json.ctx = ctx;
+    TT_REQUIRE(state_create(&a, ctx, 1) && state_create(&b, ctx, 2));
+    TT_CHECK_OK(ctx, tt_state_save(ctx, path, a.named, 3, "{}"));
+    blocks = memory.live_blocks;
+    for (n = 1; n < 100; n++) {
+        tt_status status;
+        memory.fail_at = memory.calls + n;
+        status = tt_state_save(ctx, path, b.named, 3, "{}");
+        memory.fail_at = 0;
+        TT_CHECK_INT(memory.live_blocks, blocks);
+        if (status == TT_OK) { break; }
+        TT_CHECK_INT(status, TT_ERR_MEM);
+        TT_CHECK_OK(ctx, tt_state_load(ctx, path, a.named, 3, NULL));  /* the old file stands */
+        TT_CHECK(state_is(&a, 1));
+    }
+    TT_CHECK(n > 5 && n < 100);
+    for (n = 1; n < 100; n++) {
+        tt_status status;
+        memory.fail_at = memory.calls + n;
+        status = tt_state_load(ctx, path, a.named, 3, &json);
+        memory.fail_at = 0;
+        if (status == TT_OK) { break; }
+        TT_CHECK_INT(status, TT_ERR_MEM);
+        TT_CHECK_INT(memory.live_blocks, blocks + (json.data != NULL));
+        TT_CHECK(state_is(&a, 1));                                     /* all or nothing */
+        TT_CHECK_INT(json.size, 0);
+    }
+    TT_CHECK(n > 5 && n < 100);
+    TT_CHECK(state_is(&a, 2));
+    tt_text_free(&json);
+    state_destroy(&a);
+    state_destroy(&b);
+    tt_destroy(ctx);
+    TT_CHECK_NO_LEAK(memory);
+}
+TT_TEST(state_full_disk_leaves_the_old_file) {
+#ifdef TTI_POSIX
+    tt_test_memory memory;
+    tt_context *ctx;
+    const char *path = tt_test_tmp("full.safetensors"), *temporary = tt_test_tmp("full.safetensors.tmp");
+    state a, b;
+    if (!file_exists("/dev/full")) { TT_SKIP("no /dev/full"); }
+    ctx = open_context(&memory);
+    TT_REQUIRE(state_create(&a, ctx, 1) && state_create(&b, ctx, 2));
+    TT_CHECK_OK(ctx, tt_state_save(ctx, path, a.named, 3, "{}"));
+    remove(temporary);
+    TT_REQUIRE(symlink("/dev/full", temporary) == 0);
+    TT_CHECK_INT(tt_state_save(ctx, path, b.named, 3, "{}"), TT_ERR_IO);
+    TT_CHECK_CONTAINS(tt_error(ctx), "full.safetensors");
+    TT_CHECK(!file_exists(temporary));
+    TT_CHECK_OK(ctx, tt_state_load(ctx, path, b.named, 3, NULL));
+    TT_CHECK(state_is(&b, 1));
+    state_destroy(&a);
+    state_destroy(&b);
+    tt_destroy(ctx);
+    TT_CHECK_NO_LEAK(memory);
+#else
+    TT_SKIP("no /dev/full");
+#endif
+}
+
+/* ---- config.json ---- */
+static tt_status parse(tt_context *ctx, const char *json, tt_model_config *c) {
+    memset(c, 0, sizeof *c);
+    tt_error_clear(ctx);
+    return tt_model_config_parse(ctx, json, strlen(json), c);
+}
+#define SIZES "\"vocab_size\":96,\"hidden_size\":64,\"intermediate_size\":160,\"num_hidden_layers\":4,\"num_attention_heads\":4,\"max_position_embeddings\":128"
+TT_TEST(config_reads_each_family) {
+    tt_context *ctx = tt_create(NULL);
+    tt_model_config c;
+    TT_CHECK_OK(ctx, parse(ctx, "{\"model_type\":\"llama\"," SIZES ",\"num_key_value_heads\":2,\"rms_norm_eps\":1e-05,\"rope_theta\":500000.0,\"rope_scaling\":{\"factor\":32.0,"
+        "\"high_freq_factor\":4.0,\"low_freq_factor\":1.0,\"original_max_position_embeddings\":8192,\"rope_type\":\"llama3\"},\"tie_word_embeddings\":true,"
+        "\"bos_token_id\":1,\"eos_token_id\":[90,91],\"hidden_act\":\"silu\",\"pretraining_tp\":1,\"use_cache\":true}", &c));
+    TT_CHECK_STR(c.model_type, "llama");
+    TT_CHECK_INT(c.vocab_size, 96);
+    TT_CHECK_INT(c.head_dim, 16);
+    TT_CHECK_INT(c.num_key_value_heads, 2);
+    TT_CHECK_INT(c.tie_word_embeddings, 1);
+    TT_CHECK_INT(c.eos_token_id, 90);
+    TT_CHECK_INT(c.bos_token_id, 1);
+    TT_CHECK_INT(c.attention_bias + c.attention_out_bias + c.mlp_bias + c.qk_norm + c.no_rope_interval + c.gpt2, 0);
+    TT_CHECK(c.rope_theta == 500000.0f && c.norm_eps == 1e-5f && c.rope_scaling.factor == 32.0f && c.rope_scaling.high_freq_factor == 4.0f);
+    TT_CHECK_INT(c.rope_scaling.original_max_position_embeddings, 8192);
+    TT_CHECK_OK(ctx, parse(ctx, "{\"model_type\":\"llama\"," SIZES ",\"attention_bias\":true,\"mlp_bias\":true,\"rope_parameters\":{\"rope_type\":\"default\",\"rope_theta\":20000.0}}", &c));
+    TT_CHECK_INT(c.attention_bias + c.attention_out_bias + c.mlp_bias, 3);
+    TT_CHECK(c.rope_theta == 20000.0f && c.norm_eps == 1e-6f && c.rope_scaling.factor == 0);
+    TT_CHECK_INT(c.tie_word_embeddings, 0);
+    TT_CHECK_INT(c.eos_token_id, -1);
+    TT_CHECK_OK(ctx, parse(ctx, "{\"model_type\":\"llama\"," SIZES ",\"rope_parameters\":{\"rope_type\":\"llama3\",\"rope_theta\":10.5,\"factor\":8,\"low_freq_factor\":1,"
+        "\"high_freq_factor\":4,\"original_max_position_embeddings\":64},\"eos_token_id\":null}", &c));
+    TT_CHECK(c.rope_theta == 10.5f && c.rope_scaling.factor == 8.0f);
+    TT_CHECK_OK(ctx, parse(ctx, "{\"model_type\":\"mistral\"," SIZES ",\"head_dim\":32,\"num_key_value_heads\":1,\"sliding_window\":null,\"eos_token_id\":0}", &c));
+    TT_CHECK_INT(c.head_dim, 32);
+    TT_CHECK_INT(c.eos_token_id, 0);
+    TT_CHECK_OK(ctx, parse(ctx, "{\"model_type\":\"mistral\"," SIZES ",\"num_key_value_heads\":4,\"sliding_window\":128}", &c));
+    TT_CHECK_OK(ctx, parse(ctx, "{\"model_type\":\"qwen2\"," SIZES ",\"num_key_value_heads\":2,\"sliding_window\":64,\"use_sliding_window\":false,\"max_window_layers\":28}", &c));
+    TT_CHECK_INT(c.attention_bias * 10 + c.attention_out_bias, 10);
+    TT_CHECK_OK(ctx, parse(ctx, "{\"model_type\":\"qwen3\"," SIZES ",\"num_key_value_heads\":2,\"head_dim\":24,\"layer_types\":[\"full_attention\",\"full_attention\",\"full_attention\",\"full_attention\"]}", &c));
+    TT_CHECK_INT(c.qk_norm * 100 + c.head_dim, 124);
+    TT_CHECK_OK(ctx, parse(ctx, "{\"model_type\":\"smollm3\"," SIZES ",\"num_key_value_heads\":2,\"no_rope_layers\":[1,1,1,0],\"no_rope_layer_interval\":4}", &c));
+    TT_CHECK_INT(c.no_rope_interval, 4);
+    TT_CHECK_INT(c.tie_word_embeddings, 1);
+    TT_CHECK(c.rope_theta == 2000000.0f);
+    TT_CHECK_OK(ctx, parse(ctx, "{\"model_type\":\"smollm3\"," SIZES ",\"num_key_value_heads\":2,\"no_rope_layers\":[1,0,1,0]}", &c));
+    TT_CHECK_INT(c.no_rope_interval, 2);
+    TT_CHECK_OK(ctx, parse(ctx, "{\"model_type\":\"smollm3\"," SIZES ",\"num_key_value_heads\":2,\"no_rope_layers\":[1,1,1,1]}", &c));
+    TT_CHECK_INT(c.no_rope_interval, 0);
+    TT_CHECK_OK(ctx, parse(ctx, "{\"model_type\":\"gpt2\",\"vocab_size\":96,\"n_embd\":64,\"n_layer\":2,\"n_head\":4,\"n_positions\":32,\"n_inner\":null,\"layer_norm_epsilon\":1e-05,"
+        "\"activation_function\":\"gelu_new\",\"bos_token_id\":95,\"eos_token_id\":95}", &c));
+    TT_CHECK_INT(c.gpt2 + c.tie_word_embeddings, 2);
+    TT_CHECK_INT(c.intermediate_size, 256);
+    TT_CHECK_INT(c.max_position_embeddings, 32);
+    TT_CHECK_INT(c.eos_token_id, 95);
+    tt_destroy(ctx);
+}
+static void check_config_refused(const char *json, const char *part1, const char *part2) {
+    tt_test_memory memory;
+    tt_context *ctx = open_context(&memory);
+    tt_model_config c, before;
+    memset(&c, 7, sizeof c);
+    before = c;
+    if (!TT_CHECK(tt_model_config_parse(ctx, json, strlen(json), &c) != TT_OK)) { printf("  accepted: %s\n", json); }
+    else {
+        TT_CHECK_CONTAINS(tt_error(ctx), part1);
+        TT_CHECK_CONTAINS(tt_error(ctx), part2);
+        TT_CHECK_BYTES(&c, &before, sizeof c);
+    }
+    tt_destroy(ctx);
+    TT_CHECK_NO_LEAK(memory);
+}
+#define LLAMA(more) "{\"model_type\":\"llama\"," SIZES more "}"
+#define LLAMA_SIZES(v, h, l, a, more) "{\"model_type\":\"llama\",\"vocab_size\":" v ",\"hidden_size\":" h ",\"num_hidden_layers\":" l ",\"num_attention_heads\":" a more "}"
+#define GPT2(more) "{\"model_type\":\"gpt2\",\"vocab_size\":96,\"n_embd\":64,\"n_layer\":2,\"n_head\":4,\"n_positions\":32" more "}"
+TT_TEST(config_refuses) {
+    check_config_refused("", "JSON", "");
+    check_config_refused("[]", "model_type", "");
+    check_config_refused("{" SIZES "}", "model_type", "qwen3");
+    check_config_refused("{\"model_type\":\"mamba\"," SIZES "}", "model_type", "mamba");
+    check_config_refused(LLAMA_SIZES("0", "64", "2", "4", ""), "vocab_size", "0");
+    check_config_refused(LLAMA_SIZES("-5", "64", "2", "4", ""), "vocab_size", "-5");
+    check_config_refused(LLAMA_SIZES("1e300", "64", "2", "4", ""), "vocab_size", "e+300");
+    check_config_refused(LLAMA_SIZES("2.5", "64", "2", "4", ""), "vocab_size", "2.5");
+    check_config_refused(LLAMA_SIZES("\"many\"", "64", "2", "4", ""), "vocab_size", "many");
+    check_config_refused(LLAMA_SIZES("true", "64", "2", "4", ""), "vocab_size", "true");
+    check_config_refused(LLAMA_SIZES("96", "65", "2", "4", ""), "hidden_size", "65");
+    check_config_refused(LLAMA_SIZES("96", "2147483647", "2", "1", ""), "hidden_size", "2147483647");
+    check_config_refused(LLAMA_SIZES("96", "64", "2000000000", "4", ""), "num_hidden_layers", "2000000000");
+    check_config_refused(LLAMA_SIZES("96", "64", "2", "0", ""), "num_attention_heads", "0");
+    check_config_refused(LLAMA_SIZES("96", "64", "2", "4", ",\"num_key_value_heads\":3"), "num_key_value_heads", "3");
+    check_config_refused(LLAMA_SIZES("96", "64", "2", "4", ",\"head_dim\":7"), "head_dim", "7");
+    check_config_refused(LLAMA_SIZES("96", "64", "2", "4", ",\"head_dim\":100000"), "head_dim", "100000");
+    check_config_refused("{\"model_type\":\"llama\",\"hidden_size\":64,\"num_hidden_layers\":2,\"num_attention_heads\":4}", "vocab_size", "");
+    check_config_refused(LLAMA(",\"hidden_act\":\"gelu\""), "hidden_act", "gelu");
+    check_config_refused(LLAMA(",\"hidden_act\":5"), "hidden_act", "silu");
+    check_config_refused(LLAMA(",\"rms_norm_eps\":0"), "rms_norm_eps", "0");
+    check_config_refused(LLAMA(",\"rms_norm_eps\":1e400"), "rms_norm_eps", "inf");
+    check_config_refused(LLAMA(",\"rope_theta\":1e300"), "rope_theta", "e+300");
+    check_config_refused(LLAMA(",\"rope_theta\":1e-60"), "rope_theta", "e-60");
+    check_config_refused(LLAMA(",\"rope_theta\":\"x\""), "rope_theta", "x");
+    check_config_refused(LLAMA(",\"rope_scaling\":{\"type\":\"linear\",\"factor\":2}"), "rope_scaling", "linear");
+    check_config_refused(LLAMA(",\"rope_parameters\":{\"rope_type\":\"yarn\",\"factor\":2}"), "rope_parameters", "yarn");
+    check_config_refused(LLAMA(",\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":2}"), "rope_scaling", "low_freq_factor");
+    check_config_refused(LLAMA(",\"rope_scaling\":5"), "rope_scaling", "");
+    check_config_refused(LLAMA(",\"rope_parameters\":{\"full_attention\":{\"rope_type\":\"default\",\"rope_theta\":5}}"), "rope_parameters", "full_attention");
+    check_config_refused(LLAMA(",\"partial_rotary_factor\":0.5"), "partial_rotary_factor", "0.5");
+    check_config_refused(LLAMA(",\"tie_word_embeddings\":1"), "tie_word_embeddings", "");
+    check_config_refused(LLAMA(",\"eos_token_id\":-2"), "eos_token_id", "-2");
+    check_config_refused(LLAMA(",\"eos_token_id\":[\"x\"]"), "eos_token_id", "");
+    check_config_refused(LLAMA(",\"quantization_config\":{\"bits\":4}"), "quantization_config", "");
+    check_config_refused("{\"model_type\":\"mistral\"," SIZES ",\"num_key_value_heads\":4,\"sliding_window\":64}", "sliding_window", "64");
+    check_config_refused("{\"model_type\":\"qwen2\"," SIZES ",\"num_key_value_heads\":4,\"use_sliding_window\":true,\"sliding_window\":64,\"max_window_layers\":1}", "sliding_window", "64");
+    check_config_refused("{\"model_type\":\"qwen3\"," SIZES ",\"num_key_value_heads\":4,\"layer_types\":[\"full_attention\",\"sliding_attention\"]}", "layer_types", "sliding_attention");
+    check_config_refused("{\"model_type\":\"smollm3\"," SIZES ",\"num_key_value_heads\":4,\"no_rope_layers\":[0,1,1,0]}", "no_rope_layers", "");
+    check_config_refused("{\"model_type\":\"smollm3\"," SIZES ",\"num_key_value_heads\":4,\"no_rope_layers\":[1,1]}", "no_rope_layers", "2");
+    check_config_refused(GPT2(",\"activation_function\":\"relu\""), "activation_function", "relu");
+    check_config_refused(GPT2(",\"scale_attn_weights\":false"), "scale_attn_weights", "false");
+    check_config_refused(GPT2(",\"scale_attn_by_inverse_layer_idx\":true"), "scale_attn_by_inverse_layer_idx", "true");
+    check_config_refused(GPT2(",\"n_inner\":\"x\""), "n_inner", "x");
+}
+
+/* ---- models ---- */
+enum { N_MODELS = 9 };
+static tt_model_config config_of(int which) {
+    static const char *const types[N_MODELS] = {"llama", "llama", "mistral", "qwen2", "qwen3", "smollm3", "smollm3", "gpt2", ""};
+    tt_model_config c = TT_INIT;
+    snprintf(c.model_type, sizeof c.model_type, "%s", types[which]);
+    c.vocab_size = 29;
+    c.hidden_size = 16;
+    c.num_hidden_layers = 4;
+    c.num_attention_heads = 4;
+    c.intermediate_size = 24;
+    c.max_position_embeddings = 32;
+    c.num_key_value_heads = which == 7 ? 0 : 2;
+    c.bos_token_id = -1;
+    c.eos_token_id = which;
+    c.norm_eps = 3e-6f;
+    c.rope_theta = 12345.678f;
+    if (which == 1) {
+        c.tie_word_embeddings = c.attention_bias = c.attention_out_bias = c.mlp_bias = 1;
+        c.head_dim = 6;
+        c.rope_scaling.factor = 8.1f;
+        c.rope_scaling.low_freq_factor = 1.0f;
+        c.rope_scaling.high_freq_factor = 4.0f;
+        c.rope_scaling.original_max_position_embeddings = 16;
+    }
+    if (which == 3) { c.attention_bias = 1; }
+    if (which == 4) { c.qk_norm = 1; }
+    if (which == 5) { c.no_rope_interval = 3; c.tie_word_embeddings = 1; }
+    if (which == 7) { c.gpt2 = c.tie_word_embeddings = 1; }
+    return c;
+}
+static void check_same_config(const tt_model_config *a, const tt_model_config *b) {
+    TT_CHECK_STR(a->model_type, b->model_type);
+#define SAME(field) TT_CHECK(a->field == b->field)
+    SAME(vocab_size); SAME(hidden_size); SAME(num_hidden_layers); SAME(num_attention_heads); SAME(intermediate_size);
+    SAME(num_key_value_heads); SAME(head_dim); SAME(max_position_embeddings); SAME(norm_eps); SAME(tie_word_embeddings);
+    SAME(attention_bias); SAME(attention_out_bias); SAME(mlp_bias); SAME(qk_norm); SAME(no_rope_interval); SAME(gpt2);
+    SAME(bos_token_id); SAME(eos_token_id);
+    if (!a->gpt2) { SAME(rope_theta); SAME(rope_scaling.factor); SAME(rope_scaling.low_freq_factor); SAME(rope_scaling.high_freq_factor); SAME(rope_scaling.original_max_position_embeddings); }
+#undef SAME
+}
+static void check_same_weights(const tt_model *a, const tt_model *b) {
+    int i;
+    TT_CHECK_INT(tt_model_n_params(a), tt_model_n_params(b));
+    for (i = 0; i < tt_model_n_params(a) && i < tt_model_n_params(b); i++) {
+        const tt_tensor *s = tt_model_param(a, i), *t = tt_model_param(b, i);
+        float *x = (float *)malloc(2 * s->size * sizeof(float));
+        TT_CHECK_STR(s->name, t->name);
+        TT_CHECK_INT(s->size, t->size);
+        if (x && s->size == t->size) {
+            tt_tensor_get(s, x);
+            tt_tensor_get(t, x + s->size);
+            TT_CHECK_BYTES(x, x + s->size, s->size * sizeof(float));
+        }
+        free(x);
+    }
+}
+/* The random weights of a model, biases included. */
+static void shake(tt_model *m) {
+    int i;
+    for (i = 0; i < tt_model_n_params(m); i++) {
+        tt_tensor *t = tt_model_param(m, i);
+        float values[2048];
+        size_t k;
+        TT_CHECK(t->size <= 2048);
+        for (k = 0; k < t->size; k++) { values[k] = (float)tt_random(7, (uint64_t)i, k) / 1e19f; }
+        tt_tensor_set(t, values);
+    }
+}
+TT_TEST(config_round_trip) {
+    int which;
+    for (which = 0; which < N_MODELS; which++) {
+        tt_test_memory memory;
+        tt_context *ctx = open_context(&memory);
+        tt_model_config c = config_of(which), again = TT_INIT;
+        tt_model *m = tt_model_create(ctx, &c, 1);
+        tt_text json = TT_INIT;
+        json.ctx = ctx;
+        TT_REQUIRE(m != NULL);
+        TT_CHECK_OK(ctx, tt_model_config_json(tt_model_config_get(m), &json));
+        TT_CHECK_OK(ctx, tt_model_config_parse(ctx, json.data ? json.data : "", json.size, &again));
+        check_same_config(tt_model_config_get(m), &again);
+        json.size = 0;
+        TT_CHECK_OK(ctx, tt_model_config_json(&c, &json));             /* a config with defaults still open */
+        tt_text_free(&json);
+        tt_model_destroy(m);
+        tt_destroy(ctx);
+        TT_CHECK_NO_LEAK(memory);
+    }
+}
+/* What a family's config.json cannot say must not be lost silently. */
+TT_TEST(config_json_refuses_what_a_family_lacks) {
+    tt_context *ctx = tt_create(NULL);
+    tt_model_config c;
+    tt_text json = TT_INIT;
+    int which;
+    json.ctx = ctx;
+    for (which = 0; which < 9; which++) {
+        c = config_of(which < 6 ? 0 : which == 6 ? 3 : 4);
+        if (which == 0) { c.qk_norm = 1; }
+        if (which == 1) { c.no_rope_interval = 2; }
+        if (which == 2) { c.attention_bias = 1; }
+        if (which == 3) { c.attention_out_bias = 1; }
+        if (which == 4) { snprintf(c.model_type, sizeof c.model_type, "gpt2"); }
+        if (which == 5) { snprintf(c.model_type, sizeof c.model_type, "bert"); }
+        if (which == 6) { c.attention_bias = 0; }
+        if (which == 7) { c.qk_norm = 0; }
+        if (which == 8) { c.mlp_bias = 1; }
+        if (!TT_CHECK(tt_model_config_json(&c, &json) != TT_OK)) { printf("  accepted: case %d\n", which); }
+        TT_CHECK_INT(json.size, 0);
+        json.size = 0;
+    }
+    tt_text_free(&json);
+    tt_destroy(ctx);
+}
+TT_TEST(config_each_failing_allocation) {
+    static const char json_text[] = LLAMA(",\"rope_theta\":500000.0");
+    tt_test_memory memory;
+    tt_context *ctx = open_context(&memory);
+    tt_model_config c = config_of(6), parsed;
+    tt_text json = TT_INIT;
+    long n;
+    json.ctx = ctx;
+    memory.fail_at = memory.calls + 1;
+    TT_CHECK_INT(tt_model_config_parse(ctx, json_text, sizeof json_text - 1, &parsed), TT_ERR_MEM);
+    for (n = 1; n < 50; n++) {
+        memory.fail_at = memory.calls + n;
+        if (tt_model_config_json(&c, &json) == TT_OK) { break; }
+        TT_CHECK_INT(json.size, 0);
+        tt_text_free(&json);
+    }
+    TT_CHECK(n > 1 && n < 50);
+    tt_text_free(&json);
+    tt_destroy(ctx);
+    TT_CHECK_NO_LEAK(memory);
+}
+TT_TEST(published_configs) {
+    static const struct { const char *path, *type; int vocab, kv_heads, head_dim, tied, eos; } files[] = {
+        {"tokenizers/llama3/config.json", "llama", 128256, 8, 128, 1, 128001},
+        {"tokenizers/qwen2.5/config.json", "qwen2", 152064, 4, 128, 0, 151645},
+        {"tokenizers/qwen3/config.json", "qwen3", 151936, 8, 128, 1, 151645},
+    };
+    tt_context *ctx;
+    size_t i;
+    if (!tt_test_data(files[0].path)) { TT_SKIP("no data"); }
+    ctx = tt_create(NULL);
+    for (i = 0; i < sizeof files / sizeof files[0]; i++) {
+        const char *path = tt_test_data(files[i].path);
+        tt_text json = TT_INIT;
+        tt_model_config c = TT_INIT;
+        json.ctx = ctx;
+        TT_REQUIRE(path != NULL);
+        TT_CHECK_OK(ctx, tt_file_read(ctx, path, &json));
+        TT_CHECK_OK(ctx, tt_model_config_parse(ctx, json.data, json.size, &c));
+        TT_CHECK_STR(c.model_type, files[i].type);
+        TT_CHECK_INT(c.vocab_size, files[i].vocab);
+        TT_CHECK_INT(c.num_key_value_heads, files[i].kv_heads);
+        TT_CHECK_INT(c.head_dim, files[i].head_dim);
+        TT_CHECK_INT(c.tie_word_embeddings, files[i].tied);
+        TT_CHECK_INT(c.eos_token_id, files[i].eos);
+        tt_text_free(&json);
+    }
+    if (tt_test_data("models/hf2q-tiny-model/model.safetensors")) {
+        tt_safetensors *file = tt_safetensors_open(ctx, tt_test_data("models/hf2q-tiny-model/model.safetensors"));
+        TT_REQUIRE(file != NULL);
+        TT_CHECK_INT(tt_safetensors_count(file), 5);
+        TT_CHECK_INT(tt_safetensors_info_get(file, 0).dtype, TT_F16);
+        tt_safetensors_close(file);
+        TT_CHECK(read_all(ctx, tt_test_data("models/hf2q-tiny-model/model.safetensors")));
+        TT_CHECK(tt_model_load(ctx, tt_test_data("models/hf2q-tiny-model")) == NULL);
+        TT_CHECK_CONTAINS(tt_error(ctx), "tiny_test");
+    }
+    tt_destroy(ctx);
+}
+static const char *in_dir(const char *dir, const char *name) {
+    static char path[4][600];
+    static int next;
+    char *out = path[next++ % 4];
+    snprintf(out, 600, "%s/%s", dir, name);
+    return out;
+}
+TT_TEST(model_round_trip) {
+    int which;
+    for (which = 0; which < N_MODELS; which++) {
+        tt_test_memory memory;
+        tt_context *ctx = open_context(&memory);
+        tt_model_config c = config_of(which);
+        const char *dir = tt_test_tmp("model/round-trip");
+        tt_model *a = tt_model_create(ctx, &c, 1), *b;
+        TT_REQUIRE(a != NULL);
+        shake(a);
+        TT_CHECK_OK(ctx, tt_model_save(a, NULL, dir));
+        b = tt_model_load(ctx, dir);
+        if (!TT_CHECK(b != NULL)) { printf("  %s\n", tt_error(ctx)); }
+        else {
+            check_same_config(tt_model_config_get(a), tt_model_config_get(b));
+            check_same_weights(a, b);
+            TT_CHECK_INT(tt_model_param(b, 0)->requires_grad, 1);
+        }
+        TT_CHECK(file_exists(in_dir(dir, "generation_config.json")));
+        TT_CHECK(!file_exists(in_dir(dir, "model.safetensors.tmp")));
+        tt_model_destroy(a);
+        tt_model_destroy(b);
+        tt_destroy(ctx);
+        TT_CHECK_NO_LEAK(memory);
+    }
+}
+TT_TEST(model_with_tokenizer) {
+    static const char json[] = "{\"added_tokens\":[{\"id\":3,\"content\":\"<end>\",\"special\":true}],\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"b\":1,\"ab\":2},\"merges\":[\"a b\"]},"
+        "\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false},\"decoder\":{\"type\":\"ByteLevel\"}}";
+    tt_test_memory memory;
+    tt_context *ctx = open_context(&memory);
+    tt_model_config c = config_of(0);
+    const char *dir = tt_test_tmp("model/with-tokenizer");
+    tt_tokenizer *t = tt_tokenizer_parse(ctx, json, sizeof json - 1), *again;
+    tt_text text = TT_INIT;
+    tt_json *root;
+    tt_model *m;
+    text.ctx = ctx;
+    c.eos_token_id = 3;
+    m = tt_model_create(ctx, &c, 1);
+    if (!t) { printf("  %s\n", tt_error(ctx)); }
+    TT_REQUIRE(m != NULL && t != NULL);
+    TT_CHECK_OK(ctx, tt_model_save(m, t, dir));
+    again = tt_tokenizer_load(ctx, in_dir(dir, "tokenizer.json"));
+    TT_CHECK(again != NULL && tt_vocab_size(again) == 4);
+    TT_CHECK_OK(ctx, tt_file_read(ctx, in_dir(dir, "tokenizer_config.json"), &text));
+    root = tt_json_parse(ctx, text.data, text.size);
+    TT_CHECK_STR(tt_json_text(root, "tokenizer_class", ""), "PreTrainedTokenizerFast");
+    TT_CHECK_STR(tt_json_text(root, "eos_token", ""), "<end>");
+    TT_CHECK(tt_json_get(root, "bos_token") == NULL || tt_json_get(root, "bos_token")->type == TT_JSON_NULL);
+    tt_json_free(ctx, root);
+    tt_text_free(&text);
+    tt_tokenizer_destroy(again);
+    tt_tokenizer_destroy(t);
+    tt_model_destroy(m);
+    tt_destroy(ctx);
+    TT_CHECK_NO_LEAK(memory);
+}
+
+/* Files with chosen tensors: those of a model whose index is from .. to-1, renamed, plus extra ones. */
+static void save_part(tt_model *m, const char *path, int from, int to, int cut_prefix, const char *extra, int rows) {
+    tt_context *ctx = tt_model_context(m);
+    tt_named list[80];
+    int n = 0, i, shape[2];
+    tt_tensor *more = NULL;
+    for (i = from; i < to; i++) {
+        list[n].name = tt_model_param(m, i)->name + (cut_prefix ? 12 : 0);
+        list[n++].tensor = tt_model_param(m, i);
+    }
+    if (extra) {
+        shape[0] = rows;
+        shape[1] = 16;
+        more = tt_tensor_create(ctx, TT_F32, 2, shape, extra);
+        list[n].name = extra;
+        list[n++].tensor = more;
+    }
+    TT_CHECK_OK(ctx, tt_state_save(ctx, path, list, n, ""));
+    tt_tensor_destroy(more);
+}
+static void check_load(tt_model *m, const char *dir, int good, const char *part1, const char *part2) {
+    tt_model *b;
+    tt_error_clear(tt_model_context(m));
+    b = tt_model_load(tt_model_context(m), dir);
+    if (!TT_CHECK((b != NULL) == good)) { printf("  expected %s %s, got: %s\n", part1, part2, tt_error(tt_model_context(m))); }
+    if (b) { check_same_weights(m, b); }
+    if (!good) {
+        TT_CHECK_CONTAINS(tt_error(tt_model_context(m)), part1);
+        TT_CHECK_CONTAINS(tt_error(tt_model_context(m)), part2);
+    }
+    tt_model_destroy(b);
+}
+TT_TEST(model_files_that_do_not_fit) {
+    tt_test_memory memory;
+    tt_context *ctx = open_context(&memory);
+    tt_model_config c = config_of(0), wide = c;
+    const char *dir = tt_test_tmp("model/misfit"), *file;
+    tt_model *m = tt_model_create(ctx, &c, 1), *other;
+    int n, i;
+    TT_REQUIRE(m != NULL);
+    n = tt_model_n_params(m);
+    TT_CHECK_OK(ctx, tt_model_save(m, NULL, dir));
+    file = in_dir(dir, "model.safetensors");
+    save_part(m, file, 0, n, 0, "model.layers.0.self_attn.rotary_emb.inv_freq", 1);
+    check_load(m, dir, 1, "", "");
+    save_part(m, file, 0, n, 0, "model.layers.0.mlp.extra.weight", 1);
+    check_load(m, dir, 0, "model.layers.0.mlp.extra.weight", "");
+    for (i = 0; i < n; i++) {                                          /* each one missing, by a rename */
+        char was = tt_model_param(m, i)->name[0];
+        tt_model_param(m, i)->name[0] = 'X';
+        save_part(m, file, 0, n, 0, NULL, 0);
+        tt_model_param(m, i)->name[0] = was;
+        check_load(m, dir, 0, "", tt_model_param(m, i)->name + 1);
+    }
+    save_part(m, file, 0, n - 1, 0, NULL, 0);
+    check_load(m, dir, 0, "lm_head.weight", "missing");
+    wide.intermediate_size = 28;
+    other = tt_model_create(ctx, &wide, 1);
+    TT_REQUIRE(other != NULL);
+    save_part(other, file, 0, n, 0, NULL, 0);
+    check_load(m, dir, 0, "model.layers.0.mlp.gate_proj.weight is [28,16]", "config wants [24,16]");
+    tt_model_destroy(other);
+    write_bytes(file, "garbage", 7);
+    check_load(m, dir, 0, "model.safetensors", "");
+    remove(file);
+    check_load(m, dir, 0, "model.safetensors", "");
+    remove(in_dir(dir, "config.json"));
+    check_load(m, dir, 0, "config.json", "");
+    tt_model_destroy(m);
+    tt_destroy(ctx);
+    TT_CHECK_NO_LEAK(memory);
+}
+TT_TEST(model_tied_head_may_be_stored) {
+    tt_test_memory memory;
+    tt_context *ctx = open_context(&memory);
+    tt_model_config c = config_of(1);
+    const char *dir = tt_test_tmp("model/tied");
+    tt_model *m = tt_model_create(ctx, &c, 1);
+    TT_REQUIRE(m != NULL);
+    TT_CHECK_OK(ctx, tt_model_save(m, NULL, dir));
+    save_part(m, in_dir(dir, "model.safetensors"), 0, tt_model_n_params(m), 0, "lm_head.weight", 29);
+    check_load(m, dir, 1, "", "");
+    tt_model_destroy(m);
+    tt_destroy(ctx);
+    TT_CHECK_NO_LEAK(memory);
+}
+TT_TEST(model_gpt2_prefix_and_buffers) {
+    tt_test_memory memory;
+    tt_context *ctx = open_context(&memory);
+    tt_model_config c = config_of(7);
+    const char *dir = tt_test_tmp("model/gpt2");
+    tt_model *m = tt_model_create(ctx, &c, 1);
+    int n;
+    TT_REQUIRE(m != NULL);
+    n = tt_model_n_params(m);
+    shake(m);
+    TT_CHECK_OK(ctx, tt_model_save(m, NULL, dir));
+    save_part(m, in_dir(dir, "model.safetensors"), 0, n, 1, "h.0.attn.bias", 3);
+    check_load(m, dir, 1, "", "");
+    save_part(m, in_dir(dir, "model.safetensors"), 0, n, 0, "transformer.h.1.attn.masked_bias", 1);
+    check_load(m, dir, 1, "", "");
+    save_part(m, in_dir(dir, "model.safetensors"), 0, n, 0, "h.0.attn.c_attn.bias", 1);        /* both names */
+    check_load(m, dir, 0, "h.0.attn.c_attn.bias", "");
+    save_part(m, in_dir(dir, "model.safetensors"), 0, n, 1, "lm_head.weight", 29);
+    check_load(m, dir, 1, "", "");
+    tt_model_destroy(m);
+    tt_destroy(ctx);
+    TT_CHECK_NO_LEAK(memory);
+}
+static void save_index(tt_context *ctx, const char *dir, const char *map) {
+    char text[1000];
+    snprintf(text, sizeof text, "{\"metadata\":{\"total_size\":1},\"weight_map\":%s}", map);
+    TT_CHECK_OK(ctx, tt_file_write(ctx, in_dir(dir, "model.safetensors.index.json"), text, strlen(text)));
+}
+TT_TEST(model_shards) {
+    tt_test_memory memory;
+    tt_context *ctx = open_context(&memory);
+    tt_model_config c = config_of(4), c2 = c;
+    char dir[256];
+    tt_model *m = tt_model_create(ctx, &c, 1), *newer;
+    int n;
+    TT_REQUIRE(m != NULL);
+    snprintf(dir, sizeof dir, "%s", tt_test_tmp("model/shards"));
+    n = tt_model_n_params(m);
+    shake(m);
+    TT_CHECK_OK(ctx, tt_model_save(m, NULL, dir));
+    remove(in_dir(dir, "model.safetensors"));
+    save_part(m, in_dir(dir, "model-00001-of-00002.safetensors"), 0, n / 2, 0, NULL, 0);
+    save_part(m, in_dir(dir, "model-00002-of-00002.safetensors"), n / 2, n, 0, NULL, 0);
+    save_index(ctx, dir, "{\"model.embed_tokens.weight\":\"model-00001-of-00002.safetensors\",\"model.norm.weight\":\"model-00002-of-00002.safetensors\",\"lm_head.weight\":\"model-00002-of-00002.safetensors\"}");
+    check_load(m, dir, 1, "", "");
+    save_index(ctx, dir, "{\"model.embed_tokens.weight\":\"model-00001-of-00002.safetensors\"}");
+    check_load(m, dir, 0, "missing", "");
+    save_index(ctx, dir, "{\"a\":\"../shards/model-00001-of-00002.safetensors\"}");
+    check_load(m, dir, 0, "../shards/model-00001", "");
+    save_index(ctx, dir, "{\"a\":\"nowhere.safetensors\"}");
+    check_load(m, dir, 0, "nowhere.safetensors", "");
+    save_index(ctx, dir, "{\"a\":5}");
+    check_load(m, dir, 0, "weight_map", "");
+    save_index(ctx, dir, "{}");
+    check_load(m, dir, 0, "weight_map", "");
+    save_index(ctx, dir, "[1]");
+    check_load(m, dir, 0, "weight_map", "");
+    save_part(m, in_dir(dir, "again.safetensors"), 0, 1, 0, NULL, 0);
+    save_index(ctx, dir, "{\"a\":\"model-00001-of-00002.safetensors\",\"b\":\"model-00002-of-00002.safetensors\",\"c\":\"again.safetensors\"}");
+    check_load(m, dir, 0, "model.embed_tokens.weight", "");            /* in two shards */
+    save_index(ctx, dir, "{\"a\":\"model-00001-of-00002.safetensors\",\"b\":\"model-00002-of-00002.safetensors\"}");
+    newer = tt_model_create(ctx, &c2, 99);                             /* saving over old shards: the new weights count */
+    TT_REQUIRE(newer != NULL);
+    TT_CHECK_OK(ctx, tt_model_save(newer, NULL, dir));
+    check_load(newer, dir, 1, "", "");
+    tt_model_destroy(newer);
+    tt_model_destroy(m);
+    tt_destroy(ctx);
+    TT_CHECK_NO_LEAK(memory);
+}
+/* A config far beyond its files is refused before memory is asked for. */
+TT_TEST(model_huge_config) {
+    static const char *const configs[] = {
+        "{\"model_type\":\"llama\",\"vocab_size\":2000000000,\"hidden_size\":16384,\"num_hidden_layers\":4,\"num_attention_heads\":4,\"intermediate_size\":24}",
+        "{\"model_type\":\"llama\",\"vocab_size\":29,\"hidden_size\":16,\"num_hidden_layers\":1024,\"num_attention_heads\":4,\"intermediate_size\":2000000000}",
+        "{\"model_type\":\"llama\",\"vocab_size\":29,\"hidden_size\":16,\"num_hidden_layers\":1024,\"num_attention_heads\":65536,\"head_dim\":1024,\"intermediate_size\":24}",
+        "{\"model_type\":\"llama\",\"vocab_size\":29,\"hidden_size\":16,\"num_hidden_layers\":4,\"num_attention_heads\":4,\"intermediate_size\":24,\"max_position_embeddings\":2147483647}",
+        "{\"model_type\":\"gpt2\",\"vocab_size\":29,\"n_embd\":16,\"n_layer\":4,\"n_head\":4,\"n_positions\":2147483647}",
+    };
+    tt_test_memory memory;
+    tt_context *ctx = open_context(&memory);
+    tt_model_config c = config_of(0);
+    const char *dir = tt_test_tmp("model/huge");
+    tt_model *m = tt_model_create(ctx, &c, 1);
+    size_t i;
+    TT_REQUIRE(m != NULL);
+    TT_CHECK_OK(ctx, tt_model_save(m, NULL, dir));
+    for (i = 0; i < sizeof configs / sizeof configs[0]; i++) {
+        TT_CHECK_OK(ctx, tt_file_write(ctx, in_dir(dir, "config.json"), configs[i], strlen(configs[i])));
+        check_load(m, dir, 0, "", "");
+        TT_CHECK(tt_memory_get(ctx).peak_bytes < ((size_t)1 << 24));
+    }
+    tt_model_destroy(m);
+    tt_destroy(ctx);
+    TT_CHECK_NO_LEAK(memory);
+}
+TT_TEST(model_each_failing_allocation) {
+    tt_test_memory memory;
+    tt_context *ctx = open_context(&memory);
+    tt_model_config c = config_of(5);
+    const char *dir = tt_test_tmp("model/allocations");
+    tt_model *m;
+    long n, blocks;
+    c.num_hidden_layers = 1;
+    m = tt_model_create(ctx, &c, 1);
+    TT_REQUIRE(m != NULL);
+    TT_CHECK_OK(ctx, tt_model_save(m, NULL, dir));
+    blocks = memory.live_blocks;
+    for (n = 1; n < 400; n++) {
+        tt_model *b;
+        memory.fail_at = memory.calls + n;
+        b = tt_model_load(ctx, dir);
+        memory.fail_at = 0;
+        tt_model_destroy(b);
+        TT_CHECK_INT(memory.live_blocks, blocks);
+        if (b) { break; }
+        TT_CHECK_INT(tt_error_status(ctx), TT_ERR_MEM);
+    }
+    TT_CHECK(n > 20 && n < 400);
+    for (n = 1; n < 200; n++) {
+        tt_status status;
+        memory.fail_at = memory.calls + n;
+        status = tt_model_save(m, NULL, dir);
+        memory.fail_at = 0;
+        TT_CHECK_INT(memory.live_blocks, blocks);
+        if (status == TT_OK) { break; }
+        TT_CHECK_INT(status, TT_ERR_MEM);
+        check_load(m, dir, 1, "", "");
+    }
+    TT_CHECK(n > 5 && n < 200);
+    tt_model_destroy(m);
+    tt_destroy(ctx);
+    TT_CHECK_NO_LEAK(memory);
+}
+
+TT_MAIN(safetensors_types, safetensors_refuses, safetensors_header_lengths, state_round_trip, state_file_layout, state_refuses_what_does_not_fit,
+        state_each_prefix_and_bit_flip, state_each_failing_allocation, state_full_disk_leaves_the_old_file, config_reads_each_family, config_refuses,
+        config_round_trip, config_json_refuses_what_a_family_lacks, config_each_failing_allocation, published_configs, model_round_trip,
+        model_with_tokenizer, model_files_that_do_not_fit, model_tied_head_may_be_stored, model_gpt2_prefix_and_buffers, model_shards,
+        model_huge_config, model_each_failing_allocation)

@@ -1,0 +1,289 @@
+/* Chapter 6: the transformer. Gradients of whole models by directional differences, packing, recomputation,
+ * micro-batches, threads, names, and every failing allocation. */
+#define THINKTUNING_IMPLEMENTATION
+#include "../thinktuning.h"
+#include "tt_test.h"
+
+typedef enum family { LLAMA, LLAMA_GQA_TIED, QWEN2, QWEN3, SMOLLM3, GPT2, N_FAMILIES } family;
+
+static tt_model_config config_of(family f) {
+    tt_model_config c = TT_INIT;
+    c.vocab_size = 53;
+    c.hidden_size = 24;
+    c.num_hidden_layers = 2;
+    c.num_attention_heads = 3;
+    c.intermediate_size = 40;
+    c.max_position_embeddings = 64;
+    c.bos_token_id = c.eos_token_id = -1;
+    if (f == LLAMA_GQA_TIED) { c.num_attention_heads = 4; c.num_key_value_heads = 2; c.head_dim = 10; c.tie_word_embeddings = 1; c.mlp_bias = c.attention_bias = c.attention_out_bias = 1; }
+    if (f == QWEN2) { snprintf(c.model_type, sizeof c.model_type, "qwen2"); c.attention_bias = 1; }
+    if (f == QWEN3) { snprintf(c.model_type, sizeof c.model_type, "qwen3"); c.qk_norm = 1; c.num_key_value_heads = 1; }
+    if (f == SMOLLM3) { snprintf(c.model_type, sizeof c.model_type, "smollm3"); c.no_rope_interval = 2; }
+    if (f == GPT2) { c.gpt2 = 1; c.tie_word_embeddings = 1; }
+    return c;
+}
+static const int32_t TOKENS[] = {3, 14, 15, 9, 26, 5, 35, 8, 9, 7, 9, 32, 38, 46, 26, 43, 38, 32, 7, 50};
+static const int32_t OFFSETS[] = {0, 7, 8, 20};
+
+static const tt_batch *batch_of(tt_context *ctx, int first, int n) {
+    int32_t offsets[4];
+    tt_batch_desc d = TT_INIT;
+    int i;
+    for (i = 0; i <= n; i++) offsets[i] = OFFSETS[first + i] - OFFSETS[first];
+    d.n_sequences = n;
+    d.offsets = offsets;
+    d.tokens = TOKENS + OFFSETS[first];
+    return tt_batch_create(ctx, &d);
+}
+/* Sum of the log-probs of all targets plus a tenth of the entropies, recorded. */
+static tt_tensor *loss_of(tt_model *m, const tt_batch *batch) {
+    tt_context *ctx = tt_model_context(m);
+    tt_tensor *h, *l = tt_model_logprobs(m, batch, 0.8f, &h);
+    return tt_sum(ctx, tt_add(ctx, l, tt_scale(ctx, h, 0.1f)));
+}
+static double loss_in_double(tt_model *m) {
+    tt_context *ctx = tt_model_context(m);
+    tt_tensor *h, *l;
+    float logprobs[32], entropy[32];
+    double sum = 0;
+    size_t i;
+    tt_no_grad_begin(ctx);
+    l = tt_model_logprobs(m, batch_of(ctx, 0, 3), 0.8f, &h);
+    tt_no_grad_end(ctx);
+    if (!l) return NAN;
+    tt_tensor_get(l, logprobs);
+    tt_tensor_get(h, entropy);
+    for (i = 0; i < l->size; i++) sum += (double)logprobs[i] + 0.1 * (double)entropy[i];
+    tt_step_reset(ctx);
+    return sum;
+}
+static float *grads_of(const tt_model *m) {
+    float *all = (float *)malloc(tt_model_size(m) * sizeof *all);
+    size_t at = 0;
+    int i;
+    for (i = 0; i < tt_model_n_params(m); i++) {
+        tt_tensor_get_grad(tt_model_param(m, i), all + at);
+        at += tt_model_param(m, i)->size;
+    }
+    return all;
+}
+
+TT_TEST(gradients_of_every_family) {
+    int f, i;
+    for (f = 0; f < N_FAMILIES; f++) {
+        tt_context *ctx = tt_create(NULL);
+        tt_model_config c = config_of((family)f);
+        tt_model *m = tt_model_create(ctx, &c, 5);
+        TT_CHECK(m != NULL);
+        if (!m) { printf("  %s\n", tt_error(ctx)); tt_destroy(ctx); continue; }
+        TT_CHECK_OK(ctx, tt_backward(ctx, loss_of(m, batch_of(ctx, 0, 3))));
+        tt_step_reset(ctx);
+        for (i = 0; i < tt_model_n_params(m); i++) {       /* along the sign of the gradient of each parameter */
+            tt_tensor *p = tt_model_param(m, i);
+            float *grad = (float *)malloc(p->size * sizeof *grad), *kept = (float *)malloc(p->size * sizeof *kept), *moved = (float *)malloc(p->size * sizeof *moved);
+            double norm = 0, side[2], numeric, h;
+            size_t k;
+            int j;
+            tt_tensor_get_grad(p, grad);
+            tt_tensor_get(p, kept);
+            for (k = 0; k < p->size; k++) norm += (double)grad[k] * (double)grad[k];
+            norm = sqrt(norm);
+            TT_CHECK(norm > 0);
+            h = 4e-3 / (norm + 1e-3) < 2e-3 * sqrt((double)p->size) ? 4e-3 / (norm + 1e-3) : 2e-3 * sqrt((double)p->size);
+            if (h < 2e-3) h = 2e-3;
+            for (j = 0; j < 2; j++) {
+                for (k = 0; k < p->size; k++) moved[k] = kept[k] + (float)((j ? h : -h) * (double)grad[k] / norm);
+                tt_tensor_set(p, moved);
+                side[j] = loss_in_double(m);
+            }
+            tt_tensor_set(p, kept);
+            numeric = (side[1] - side[0]) / (2 * h);
+            if (fabs(numeric - norm) > 2e-2 * norm + 2e-3) printf("  family %d, %s: slope %.6g, difference %.6g\n", f, p->name, norm, numeric);
+            TT_CHECK(fabs(numeric - norm) <= 2e-2 * norm + 2e-3);
+            free(grad);
+            free(kept);
+            free(moved);
+        }
+        tt_model_destroy(m);
+        tt_destroy(ctx);
+    }
+}
+
+/* A packed batch gives each sequence the bits that it gets alone. */
+TT_TEST(packing_changes_no_bit) {
+    int f, s;
+    for (f = 0; f < N_FAMILIES; f++) {
+        tt_context *ctx = tt_create(NULL);
+        tt_model_config c = config_of((family)f);
+        tt_model *m = tt_model_create(ctx, &c, 5);
+        float packed[32 * 24], alone[32 * 24];
+        tt_no_grad_begin(ctx);
+        tt_tensor_get(tt_model_forward(m, batch_of(ctx, 0, 3)), packed);
+        for (s = 0; s < 3; s++) {
+            tt_tensor_get(tt_model_forward(m, batch_of(ctx, s, 1)), alone);
+            TT_CHECK_BYTES(alone, packed + OFFSETS[s] * 24, (size_t)(OFFSETS[s + 1] - OFFSETS[s]) * 24 * sizeof(float));
+        }
+        TT_CHECK_OK(ctx, tt_eval(ctx));
+        tt_model_destroy(m);
+        tt_destroy(ctx);
+    }
+}
+
+static float *run_grads(family f, int n_threads, int recompute, int micro_batches) {
+    tt_desc desc = TT_INIT;
+    tt_context *ctx;
+    tt_model_config c = config_of(f);
+    tt_model *m;
+    float *grads = NULL;
+    int s;
+    desc.n_threads = n_threads;
+    ctx = tt_create(&desc);
+    c.recompute = recompute;
+    m = tt_model_create(ctx, &c, 5);
+    if (micro_batches) {
+        for (s = 0; s < 3; s += 2) {              /* sequences 0 and 1, then 2 */
+            tt_backward(ctx, loss_of(m, batch_of(ctx, s, s == 0 ? 2 : 1)));
+            TT_CHECK_OK(ctx, tt_eval(ctx));
+            tt_step_reset(ctx);
+        }
+    } else {
+        tt_backward(ctx, loss_of(m, batch_of(ctx, 0, 3)));
+        TT_CHECK_OK(ctx, tt_eval(ctx));
+    }
+    if (m) grads = grads_of(m);
+    tt_model_destroy(m);
+    tt_destroy(ctx);
+    return grads;
+}
+static void compare_grads(family f, float *a, float *b) {
+    tt_context *ctx = tt_create(NULL);
+    tt_model_config c = config_of(f);
+    tt_model *m = tt_model_create(ctx, &c, 5);
+    size_t size = tt_model_size(m);
+    tt_model_destroy(m);
+    tt_destroy(ctx);
+    TT_CHECK_BYTES(a, b, size * sizeof(float));
+    free(a);
+    free(b);
+}
+TT_TEST(recomputation_changes_no_bit) {
+    int f;
+    for (f = 0; f < N_FAMILIES; f++) compare_grads((family)f, run_grads((family)f, 1, 0, 0), run_grads((family)f, 1, 1, 0));
+}
+TT_TEST(threads_change_no_bit) {
+    int f;
+    for (f = 0; f < N_FAMILIES; f++) compare_grads((family)f, run_grads((family)f, 1, 0, 0), run_grads((family)f, 2, 0, 0));
+}
+/* Exact where the head is not tied; tied, two sums meet in another order. */
+TT_TEST(micro_batches_sum_to_the_batch) {
+    compare_grads(LLAMA, run_grads(LLAMA, 1, 0, 0), run_grads(LLAMA, 1, 0, 1));
+    compare_grads(QWEN2, run_grads(QWEN2, 1, 0, 0), run_grads(QWEN2, 1, 0, 1));
+    compare_grads(QWEN3, run_grads(QWEN3, 1, 0, 0), run_grads(QWEN3, 1, 0, 1));
+}
+
+TT_TEST(parameters_have_hugging_face_names) {
+    tt_context *ctx = tt_create(NULL);
+    tt_model_config c = config_of(LLAMA);
+    tt_model *m = tt_model_create(ctx, &c, 1), *same, *other, *copy;
+    TT_CHECK_INT(tt_model_n_params(m), 1 + 2 * 9 + 1 + 1);
+    TT_CHECK(tt_model_param_find(m, "model.layers.1.self_attn.q_proj.weight") != NULL);
+    TT_CHECK(tt_model_param_find(m, "lm_head.weight") != NULL);
+    TT_CHECK_INT(tt_model_param_find(m, "model.layers.0.mlp.down_proj.weight")->shape[1], 40);
+    TT_CHECK(tt_model_param_find(m, "model.layers.2.mlp.down_proj.weight") == NULL);
+    same = tt_model_create(ctx, &c, 1);
+    other = tt_model_create(ctx, &c, 2);
+    TT_CHECK_BYTES(TT_F(tt_model_param(m, 0)), TT_F(tt_model_param(same, 0)), 53 * 24 * sizeof(float));
+    TT_CHECK(memcmp(TT_F(tt_model_param(m, 0)), TT_F(tt_model_param(other, 0)), 53 * 24 * sizeof(float)) != 0);
+    copy = tt_model_copy(other);
+    TT_CHECK_BYTES(TT_F(tt_model_param(copy, 3)), TT_F(tt_model_param(other, 3)), 24 * 24 * sizeof(float));
+    TT_CHECK_INT(tt_model_param(copy, 3)->requires_grad, 0);
+    tt_model_destroy(copy);
+    tt_model_destroy(other);
+    tt_model_destroy(same);
+    tt_model_destroy(m);
+    c = config_of(GPT2);
+    m = tt_model_create(ctx, &c, 1);
+    TT_CHECK(tt_model_param_find(m, "transformer.h.1.attn.c_attn.bias") != NULL);
+    TT_CHECK_INT(tt_model_param_find(m, "transformer.h.0.mlp.c_fc.weight")->shape[0], 24);
+    TT_CHECK(tt_model_param_find(m, "lm_head.weight") == NULL);
+    tt_model_destroy(m);
+    tt_destroy(ctx);
+}
+
+TT_TEST(bad_configs_are_named) {
+    static const struct { const char *word; int hidden, heads, kv, layers, vocab, positions; } bad[] = {
+        {"vocab_size is 0", 24, 3, 0, 2, 0, 0},       {"hidden_size is -8", -8, 3, 0, 2, 10, 0},
+        {"hidden_size is 25", 25, 3, 0, 2, 10, 0},    {"num_key_value_heads is 2", 24, 3, 2, 2, 10, 0},
+        {"num_hidden_layers is 0", 24, 3, 0, 0, 10, 0}, {"num_attention_heads is 0", 24, 0, 0, 2, 10, 0},
+        {"max_position_embeddings is -1", 24, 3, 0, 2, 10, -1},
+    };
+    tt_context *ctx = tt_create(NULL);
+    size_t i;
+    for (i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        tt_model_config c = TT_INIT;
+        c.hidden_size = bad[i].hidden;
+        c.num_attention_heads = bad[i].heads;
+        c.num_key_value_heads = bad[i].kv;
+        c.num_hidden_layers = bad[i].layers;
+        c.vocab_size = bad[i].vocab;
+        c.max_position_embeddings = bad[i].positions;
+        TT_CHECK(tt_model_create(ctx, &c, 0) == NULL);
+        TT_CHECK_CONTAINS(tt_error(ctx), bad[i].word);
+    }
+    {
+        static const int32_t tokens[2] = {1, 53}, offsets[2] = {0, 2};
+        tt_model_config c = config_of(LLAMA);
+        tt_model *m = tt_model_create(ctx, &c, 0);
+        tt_batch_desc d = TT_INIT;
+        d.n_sequences = 1;
+        d.offsets = offsets;
+        d.tokens = tokens;
+        TT_CHECK(tt_model_forward(m, tt_batch_create(ctx, &d)) == NULL);
+        TT_CHECK_CONTAINS(tt_error(ctx), "53");
+        tt_model_destroy(m);
+    }
+    tt_destroy(ctx);
+}
+
+TT_TEST(positions_beyond_the_table_are_an_error) {
+    int f;
+    for (f = 0; f < N_FAMILIES; f += GPT2) {
+        tt_context *ctx = tt_create(NULL);
+        tt_model_config c = config_of((family)f);
+        tt_model *m;
+        c.max_position_embeddings = 11;
+        m = tt_model_create(ctx, &c, 0);
+        TT_CHECK(tt_model_forward(m, batch_of(ctx, 0, 3)) == NULL);
+        TT_CHECK_CONTAINS(tt_error(ctx), "max_position_embeddings");
+        tt_model_destroy(m);
+        tt_destroy(ctx);
+    }
+}
+
+TT_TEST(every_failing_allocation_is_an_error) {
+    long n;
+    int done = 0;
+    for (n = 1; !done && n < 5000; n++) {
+        tt_test_memory memory = tt_test_memory_none();
+        tt_desc desc = TT_INIT;
+        tt_context *ctx;
+        memory.fail_at = n;
+        desc.allocator = tt_test_allocator(&memory);
+        ctx = tt_create(&desc);
+        if (ctx) {
+            tt_model_config c = config_of(QWEN3);
+            tt_model *m = tt_model_create(ctx, &c, 0);
+            tt_status status = m ? tt_backward(ctx, loss_of(m, batch_of(ctx, 0, 3))) : tt_error_status(ctx);
+            done = status == TT_OK && memory.calls < n;
+            TT_CHECK(done || status == TT_ERR_MEM);
+            tt_model_destroy(m);
+            tt_destroy(ctx);
+        }
+        TT_CHECK_NO_LEAK(memory);
+    }
+    TT_CHECK(done && n > 20);
+}
+
+TT_MAIN(gradients_of_every_family, packing_changes_no_bit, recomputation_changes_no_bit, threads_change_no_bit,
+        micro_batches_sum_to_the_batch, parameters_have_hugging_face_names, bad_configs_are_named,
+        positions_beyond_the_table_are_an_error, every_failing_allocation_is_an_error)

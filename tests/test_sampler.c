@@ -1,0 +1,353 @@
+/* Chapter 8: what is sampled depends on (model, prompt, settings, seed, request id, sample) and nothing else,
+ * and its log-probs are those of training, bit for bit. */
+#define THINKTUNING_IMPLEMENTATION
+#include "../thinktuning.h"
+#include "tt_test.h"
+
+static tt_model *small_model(tt_context *ctx, int gpt2) {
+    tt_model_config c = TT_INIT;
+    c.vocab_size = 61;
+    c.hidden_size = 24;
+    c.num_hidden_layers = 2;
+    c.num_attention_heads = 4;
+    c.num_key_value_heads = gpt2 ? 4 : 2;
+    c.max_position_embeddings = 160;
+    c.gpt2 = gpt2;
+    c.tie_word_embeddings = gpt2;
+    c.bos_token_id = c.eos_token_id = -1;
+    return tt_model_create(ctx, &c, 3);
+}
+static const int32_t P0[] = {5, 9, 2, 33, 7}, P1[] = {17}, P2[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11};
+static void requests_of(tt_request *r) {
+    memset(r, 0, 3 * sizeof *r);
+    r[0].prompt = P0; r[0].prompt_length = 5; r[0].n = 4; r[0].id = 100;
+    r[1].prompt = P1; r[1].prompt_length = 1; r[1].n = 3; r[1].id = 200;
+    r[2].prompt = P2; r[2].prompt_length = 11; r[2].n = 5; r[2].id = 300;
+}
+static tt_sampling usual(void) {
+    static const int32_t stops[2] = {11, 12};
+    tt_sampling s = TT_INIT;
+    s.max_new_tokens = 70;
+    s.temperature = 0.9f;
+    s.seed = 77;
+    s.stop_tokens = stops;
+    s.n_stop_tokens = 2;
+    return s;
+}
+/* The log-probs that training computes for prompt + response. */
+static void training_logprobs(tt_model *m, const tt_request *r, const tt_completion *c, float temperature, float *out) {
+    tt_context *ctx = tt_model_context(m);
+    int32_t tokens[256], offsets[2] = {0, 0};
+    unsigned char mask[256];
+    tt_batch_desc d = TT_INIT;
+    offsets[1] = (int32_t)(r->prompt_length + c->length);
+    memcpy(tokens, r->prompt, (size_t)r->prompt_length * sizeof *tokens);
+    memcpy(tokens + r->prompt_length, c->tokens, (size_t)c->length * sizeof *tokens);
+    memset(mask, 0, sizeof mask);
+    memset(mask + r->prompt_length, 1, (size_t)c->length);
+    d.n_sequences = 1;
+    d.offsets = offsets;
+    d.tokens = tokens;
+    d.mask = mask;
+    tt_tensor_get(tt_model_logprobs(m, tt_batch_create(ctx, &d), temperature, NULL), out);
+    tt_step_reset(ctx);
+}
+TT_TEST(sampling_logprobs_are_training_logprobs) {
+    static const char *const kernels[2] = {NULL, "portable"};
+    int k, gpt2, i;
+    for (k = 0; k < 2; k++) {
+        for (gpt2 = 0; gpt2 < 2; gpt2++) {
+            tt_desc desc = TT_INIT;
+            tt_context *ctx;
+            tt_model *m;
+            tt_request r[3];
+            tt_sampling s = usual();
+            tt_completions c;
+            desc.kernel = kernels[k];
+            ctx = tt_create(&desc);
+            m = small_model(ctx, gpt2);
+            requests_of(r);
+            s.max_batch = 5;
+            TT_CHECK_OK(ctx, tt_generate(m, r, 3, &s, &c));
+            TT_CHECK_INT(c.n, 12);
+            for (i = 0; i < c.n; i++) {
+                float again[128];
+                training_logprobs(m, &r[c.items[i].request], &c.items[i], s.temperature, again);
+                TT_CHECK_BYTES(c.items[i].logprobs, again, (size_t)c.items[i].length * sizeof(float));
+                TT_CHECK(c.items[i].stopped == (c.items[i].tokens[c.items[i].length - 1] == 11 || c.items[i].tokens[c.items[i].length - 1] == 12));
+                TT_CHECK(c.items[i].stopped || c.items[i].length == 70);
+            }
+            tt_completions_free(&c);
+            tt_model_destroy(m);
+            tt_destroy(ctx);
+        }
+    }
+}
+static void same_completions(const tt_completion *a, const tt_completion *b) {
+    TT_CHECK_INT(a->length, b->length);
+    TT_CHECK_INT(a->stopped, b->stopped);
+    if (a->length != b->length) return;
+    TT_CHECK_BYTES(a->tokens, b->tokens, (size_t)a->length * sizeof(int32_t));
+    TT_CHECK_BYTES(a->logprobs, b->logprobs, (size_t)a->length * sizeof(float));
+}
+TT_TEST(neighbours_slots_and_threads_change_nothing) {
+    static const int batches[4] = {1, 2, 7, 0}, threads[4] = {1, 2, 1, 2};
+    tt_completions first = TT_INIT;
+    tt_context *keep = NULL;
+    int k, i;
+    for (k = 0; k < 4; k++) {
+        tt_desc desc = TT_INIT;
+        tt_context *ctx;
+        tt_model *m;
+        tt_request r[3];
+        tt_sampling s = usual();
+        tt_completions c, one;
+        desc.n_threads = threads[k];
+        ctx = tt_create(&desc);
+        m = small_model(ctx, 0);
+        requests_of(r);
+        s.max_batch = batches[k];
+        s.top_k = 20;
+        TT_CHECK_OK(ctx, tt_generate(m, r, 3, &s, &c));
+        for (i = 0; k > 0 && i < c.n; i++) same_completions(&first.items[i], &c.items[i]);
+        TT_CHECK_OK(ctx, tt_generate(m, r + 2, 1, &s, &one));          /* alone */
+        for (i = 0; i < one.n; i++) same_completions(&c.items[7 + i], &one.items[i]);
+        tt_completions_free(&one);
+        tt_model_destroy(m);
+        if (k == 0) { first = c; keep = ctx; } else { tt_completions_free(&c); tt_destroy(ctx); }
+    }
+    TT_CHECK(memcmp(first.items[0].tokens, first.items[1].tokens, sizeof(int32_t)) != 0
+             || first.items[0].length != first.items[1].length || first.items[0].length > 1);
+    tt_completions_free(&first);
+    tt_destroy(keep);
+}
+TT_TEST(cached_decoding_equals_the_full_forward) {
+    tt_context *ctx = tt_create(NULL);
+    tt_model *m = small_model(ctx, 0);
+    tt_kv_cache *cache = tt_kv_cache_create(m, 3, 20);
+    static const int32_t offsets[2] = {0, 11}, one[2] = {0, 1}, slot1[1] = {1};
+    int32_t first[2] = {0, 4};
+    float full[11 * 24], piece[11 * 24];
+    tt_batch_desc d = TT_INIT;
+    int t;
+    tt_no_grad_begin(ctx);
+    d.n_sequences = 1;
+    d.offsets = offsets;
+    d.tokens = P2;
+    tt_tensor_get(tt_model_forward(m, tt_batch_create(ctx, &d)), full);
+    d.cache = cache;
+    d.slots = slot1;
+    d.offsets = first;
+    tt_tensor_get(tt_model_forward(m, tt_batch_create(ctx, &d)), piece);
+    TT_CHECK_BYTES(full, piece, 4 * 24 * sizeof(float));
+    TT_CHECK_INT(tt_kv_cache_length(cache, 1), 4);
+    for (t = 4; t < 11; t++) {
+        d.offsets = one;
+        d.tokens = P2 + t;
+        tt_tensor_get(tt_model_forward(m, tt_batch_create(ctx, &d)), piece);
+        TT_CHECK_BYTES(full + t * 24, piece, 24 * sizeof(float));
+    }
+    TT_CHECK_OK(ctx, tt_kv_cache_share(cache, 1, 2, 6));
+    tt_kv_cache_truncate(cache, 1, 6);
+    { static const int32_t slot2[1] = {2}; d.slots = slot2; }
+    d.tokens = P2 + 6;
+    tt_tensor_get(tt_model_forward(m, tt_batch_create(ctx, &d)), piece);
+    TT_CHECK_BYTES(full + 6 * 24, piece, 24 * sizeof(float));
+    TT_CHECK_INT(tt_kv_cache_length(cache, 1), 6);
+    TT_CHECK(tt_kv_cache_share(cache, 1, 3, 2) == TT_ERR_ARG);
+    TT_CHECK(tt_kv_cache_share(cache, 1, 0, 7) == TT_ERR_ARG);
+    first[1] = 11;
+    d.offsets = first;
+    d.tokens = P2;
+    TT_CHECK(tt_model_forward(m, tt_batch_create(ctx, &d)) != NULL);     /* 7 + 11 <= 20 */
+    TT_CHECK(tt_model_forward(m, tt_batch_create(ctx, &d)) == NULL);     /* 18 + 11 > 20 */
+    TT_CHECK_CONTAINS(tt_error(ctx), "29");
+    tt_kv_cache_destroy(cache);
+    tt_model_destroy(m);
+    tt_destroy(ctx);
+}
+/* Logits after a prompt, to predict what the controls must allow. */
+static void logits_after(tt_model *m, const int32_t *prompt, int n, float *out) {
+    tt_context *ctx = tt_model_context(m);
+    int32_t offsets[2] = {0, 0}, last = (int32_t)(n - 1);
+    tt_batch_desc d = TT_INIT;
+    offsets[1] = (int32_t)n;
+    d.n_sequences = 1;
+    d.offsets = offsets;
+    d.tokens = prompt;
+    tt_no_grad_begin(ctx);
+    tt_tensor_get(tt_model_logits(m, tt_gather_rows(ctx, tt_model_forward(m, tt_batch_create(ctx, &d)), &last, 1)), out);
+    tt_no_grad_end(ctx);
+    tt_step_reset(ctx);
+}
+static int descending(const void *a, const void *b) { double x = *(const double *)a, y = *(const double *)b; return x < y ? 1 : x > y ? -1 : 0; }
+
+/* Draws one token 4000 times under the controls; each token must come with its renormalised probability. */
+static void check_control(tt_sampling s) {
+    enum { N = 4000, V = 61 };
+    tt_context *ctx = tt_create(NULL);
+    tt_model *m = small_model(ctx, 0);
+    tt_request r[3];
+    tt_completions c;
+    float logits[V];
+    double p[V], sorted[V], total = 0, mass = 0, floor_p = 0;
+    long count[V];
+    int i, allowed = 0, seen_outside = 0;
+    requests_of(r);
+    r[0].n = N;
+    s.max_new_tokens = 1;
+    s.max_batch = 512;
+    logits_after(m, P0, 5, logits);
+    for (i = 0; s.repetition_penalty != 0 && i < 5; i++) logits[P0[i]] *= logits[P0[i]] > 0 ? 1 / s.repetition_penalty : s.repetition_penalty;
+    for (i = 0; i < V; i++) { p[i] = exp((double)logits[i] / (double)s.temperature); total += p[i]; }
+    for (i = 0; i < V; i++) { sorted[i] = p[i] /= total; }
+    qsort(sorted, V, sizeof *sorted, descending);
+    if (s.top_k) floor_p = sorted[s.top_k - 1];
+    if (s.top_p > 0) {
+        double within = 0;
+        for (i = 0; i < V; i++) if (sorted[i] >= floor_p) within += sorted[i];
+        for (i = 0; i < V && mass < (double)s.top_p * within; i++) mass += sorted[i];
+        if (i > 0 && sorted[i - 1] > floor_p) floor_p = sorted[i - 1];
+    }
+    if ((double)s.min_p * sorted[0] > floor_p) floor_p = (double)s.min_p * sorted[0];
+    for (total = 0, i = 0; i < V; i++) { if (p[i] >= floor_p * (1 - 1e-6)) { total += p[i]; allowed++; } }
+    TT_CHECK_OK(ctx, tt_generate(m, r, 1, &s, &c));
+    memset(count, 0, sizeof count);
+    for (i = 0; i < c.n; i++) count[c.items[i].tokens[0]]++;
+    for (i = 0; i < V; i++) {
+        double want = p[i] / total, sd = sqrt(want * (1 - want) / N);
+        if (p[i] < floor_p * (1 - 1e-6)) { seen_outside += count[i] != 0; continue; }
+        TT_CHECK(fabs((double)count[i] / N - want) < 5 * sd + 1e-9);
+    }
+    TT_CHECK_INT(seen_outside, 0);
+    TT_CHECK(allowed > 1 && (allowed < V || (s.top_k == 0 && s.top_p == 0 && s.min_p == 0)));
+    tt_completions_free(&c);
+    tt_model_destroy(m);
+    tt_destroy(ctx);
+}
+TT_TEST(controls_give_the_renormalised_distribution) {
+    tt_sampling s = TT_INIT;
+    s.temperature = 0.6f;
+    s.seed = 5;
+    check_control(s);
+    s.top_k = 7;
+    check_control(s);
+    s.top_k = 0;
+    s.top_p = 0.8f;
+    check_control(s);
+    s.top_k = 12;
+    check_control(s);
+    s.top_k = 0;
+    s.top_p = 0;
+    s.min_p = 0.4f;
+    check_control(s);
+    s.top_p = 0.9f;
+    s.top_k = 30;
+    s.repetition_penalty = 1.7f;
+    check_control(s);
+}
+TT_TEST(greedy_takes_the_most_likely) {
+    tt_context *ctx = tt_create(NULL);
+    tt_model *m = small_model(ctx, 0);
+    tt_request r[3];
+    tt_sampling s = TT_INIT;
+    tt_completions c;
+    float logits[61];
+    int32_t tokens[32];
+    int t, i, best;
+    requests_of(r);
+    r[0].n = 1;
+    s.greedy = 1;
+    s.max_new_tokens = 12;
+    TT_CHECK_OK(ctx, tt_generate(m, r, 1, &s, &c));
+    memcpy(tokens, P0, sizeof P0);
+    for (t = 0; t < 12; t++) {
+        logits_after(m, tokens, 5 + t, logits);
+        for (best = 0, i = 1; i < 61; i++) if (logits[i] > logits[best]) best = i;
+        TT_CHECK_INT(c.items[0].tokens[t], best);
+        tokens[5 + t] = (int32_t)best;
+    }
+    tt_completions_free(&c);
+    tt_model_destroy(m);
+    tt_destroy(ctx);
+}
+static int stop_at_ten(void *user, int request, int sample, int32_t token, float logprob) {
+    (void)request;
+    (void)sample;
+    (void)token;
+    (void)logprob;
+    return ++*(int *)user == 10;
+}
+TT_TEST(streaming_and_errors) {
+    static const int32_t bad[2] = {3, 61};
+    tt_context *ctx = tt_create(NULL);
+    tt_model *m = small_model(ctx, 0);
+    tt_request r[3];
+    tt_sampling s = usual(), broken;
+    tt_completions c;
+    int seen = 0;
+    requests_of(r);
+    s.on_token = stop_at_ten;
+    s.user = &seen;
+    TT_CHECK_INT(tt_generate(m, r, 3, &s, &c), TT_ERR_STOP);
+    TT_CHECK_INT(seen, 10);
+    TT_CHECK(c.n == 0 && c.items == NULL);
+    s = usual();
+    s.max_new_tokens = 150;
+    TT_CHECK_INT(tt_generate(m, r, 3, &s, &c), TT_ERR_ARG);
+    TT_CHECK_CONTAINS(tt_error(ctx), "requests[2] has 11 prompt tokens and max_new_tokens is 150");
+    s = usual();
+    r[1].prompt = bad;
+    r[1].prompt_length = 2;
+    TT_CHECK_INT(tt_generate(m, r, 3, &s, &c), TT_ERR_ARG);
+    TT_CHECK_CONTAINS(tt_error(ctx), "requests[1].prompt[1] is 61");
+    r[1].prompt_length = 0;
+    TT_CHECK_INT(tt_generate(m, r, 3, &s, &c), TT_ERR_ARG);
+    requests_of(r);
+    broken = s; broken.temperature = -1;          TT_CHECK(tt_generate(m, r, 3, &broken, &c) == TT_ERR_ARG); TT_CHECK_CONTAINS(tt_error(ctx), "temperature is -1");
+    broken = s; broken.top_p = 1.5f;              TT_CHECK(tt_generate(m, r, 3, &broken, &c) == TT_ERR_ARG); TT_CHECK_CONTAINS(tt_error(ctx), "top_p is 1.5");
+    broken = s; broken.min_p = (float)NAN;        TT_CHECK(tt_generate(m, r, 3, &broken, &c) == TT_ERR_ARG); TT_CHECK_CONTAINS(tt_error(ctx), "min_p");
+    broken = s; broken.repetition_penalty = -2;   TT_CHECK(tt_generate(m, r, 3, &broken, &c) == TT_ERR_ARG); TT_CHECK_CONTAINS(tt_error(ctx), "repetition_penalty");
+    broken = s; broken.max_new_tokens = -1;       TT_CHECK(tt_generate(m, r, 3, &broken, &c) == TT_ERR_ARG); TT_CHECK_CONTAINS(tt_error(ctx), "max_new_tokens");
+    { float nan[61 * 24]; int i; for (i = 0; i < 61 * 24; i++) nan[i] = (float)NAN; tt_tensor_set(tt_model_param_find(m, "lm_head.weight"), nan); }
+    TT_CHECK_INT(tt_generate(m, r, 3, &s, &c), TT_ERR_NUMBER);
+    TT_CHECK_CONTAINS(tt_error(ctx), "not finite");
+    tt_model_destroy(m);
+    tt_destroy(ctx);
+}
+TT_TEST(every_failing_allocation_is_an_error) {
+    long n;
+    int done = 0;
+    for (n = 1; !done && n < 5000; n++) {
+        tt_test_memory memory = tt_test_memory_none();
+        tt_desc desc = TT_INIT;
+        tt_context *ctx;
+        memory.fail_at = n;
+        desc.allocator = tt_test_allocator(&memory);
+        ctx = tt_create(&desc);
+        if (ctx) {
+            tt_model *m = small_model(ctx, 0);
+            tt_status status = TT_ERR_MEM;
+            tt_request r[3];
+            tt_sampling s = usual();
+            tt_completions c;
+            requests_of(r);
+            s.max_new_tokens = 6;
+            s.max_batch = 4;
+            if (m) {
+                status = tt_generate(m, r, 3, &s, &c);
+                tt_completions_free(&c);
+            }
+            done = status == TT_OK && memory.calls < n;
+            TT_CHECK(done || status == TT_ERR_MEM);
+            tt_model_destroy(m);
+            tt_destroy(ctx);
+        }
+        TT_CHECK_NO_LEAK(memory);
+    }
+    TT_CHECK(done && n > 20);
+}
+
+TT_MAIN(sampling_logprobs_are_training_logprobs, neighbours_slots_and_threads_change_nothing, cached_decoding_equals_the_full_forward,
+        controls_give_the_renormalised_distribution, greedy_takes_the_most_likely, streaming_and_errors,
+        every_failing_allocation_is_an_error)

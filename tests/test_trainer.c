@@ -1,0 +1,847 @@
+/* Chapter 12: the tasks, the trainer and the evaluation. */
+#define THINKTUNING_IMPLEMENTATION
+#include "../thinktuning.h"
+#include "tt_test.h"
+
+/* ---- signs: an independent reader of its texts ---- */
+typedef struct reader { const char *at; int bad; } reader;
+
+/* The next token: "<tag>", "\n\n", or a word that stands after exactly one space. */
+static void next_token(reader *r, char *out) {
+    size_t n;
+    out[0] = 0;
+    if (r->at[0] == '<') { n = strcspn(r->at, ">") + 1; }
+    else if (strncmp(r->at, "\n\n", 2) == 0) { n = 2; }
+    else {
+        if (r->at[0] != ' ' || strchr(" \n<", r->at[1])) { r->bad = 1; return; }
+        r->at++;
+        n = strcspn(r->at, " \n<");
+    }
+    if (n > 30) { r->bad = 1; return; }
+    memcpy(out, r->at, n);
+    out[n] = 0;
+    r->at += n;
+}
+static void expect(reader *r, const char *words) {
+    char want[32], got[32];
+    while (*words && !r->bad) {
+        size_t n = strcspn(words, " ");
+        memcpy(want, words, n);
+        want[n] = 0;
+        words += n + (words[n] == ' ');
+        next_token(r, got);
+        if (strcmp(want, got) != 0) { r->bad = 1; }
+    }
+}
+static int number(reader *r) {
+    char token[32], *end;
+    long value;
+    next_token(r, token);
+    value = strtol(token, &end, 10);
+    if (*end || end == token) { r->bad = 1; }
+    return (int)value;
+}
+typedef struct puzzle { int n, target, digits[8], signs[8]; } puzzle;
+static void read_question(reader *r, puzzle *p) {
+    expect(r, "make");
+    p->target = number(r);
+    expect(r, "from");
+    for (p->n = 0; p->n < 8 && r->at[0] == ' '; p->n++) {
+        p->digits[p->n] = number(r);
+        if (p->digits[p->n] < 1 || p->digits[p->n] > 9) { r->bad = 1; }
+    }
+}
+/* A signed digit that belongs to the question; its sign goes to p->signs. */
+static void read_signed(reader *r, puzzle *p, int i) {
+    char token[32];
+    next_token(r, token);
+    if (strlen(token) != 2 || (token[0] != '+' && token[0] != '-') || token[1] - '0' != p->digits[i]) { r->bad = 1; return; }
+    p->signs[i] = token[0] == '-' ? -1 : 1;
+}
+static int read_attempt(reader *r, puzzle *p) {
+    int i, sum = 0;
+    expect(r, "answer");
+    for (i = 0; i < p->n && !r->bad; i++) { read_signed(r, p, i); sum += p->signs[i] * p->digits[i]; }
+    return sum;
+}
+/* Runs along a check whose signs must be those of p; returns its sum. */
+static int read_check(reader *r, const puzzle *p) {
+    puzzle said = *p;
+    char token[32], want[32];
+    int i, sum = 0;
+    for (i = 0; i < p->n && !r->bad; i++) {
+        read_signed(r, &said, i);
+        if (said.signs[i] != p->signs[i]) { r->bad = 1; }
+        sum += p->signs[i] * p->digits[i];
+        snprintf(want, sizeof want, "=%d", sum);
+        next_token(r, token);
+        if (strcmp(want, token) != 0) { r->bad = 1; }
+    }
+    expect(r, "need");
+    if (number(r) != p->target) { r->bad = 1; }
+    expect(r, ".");
+    return sum;
+}
+/* Which digit changed its sign is not said by its place: try each that fits, the check tells. */
+static int read_flip(reader *r, puzzle *p, int sum) {
+    int said = number(r), i;
+    expect(r, said * 2 == abs(sum - p->target) ? (sum > p->target ? "over , flip" : "short , flip") : "!");
+    said = number(r);
+    expect(r, ":");
+    for (i = 0; i < p->n; i++) {
+        reader ahead = *r;
+        puzzle flipped = *p;
+        if (p->digits[i] != said) { continue; }
+        flipped.signs[i] = -flipped.signs[i];
+        sum = read_check(&ahead, &flipped);
+        if (ahead.bad) { continue; }
+        *r = ahead;
+        *p = flipped;
+        return sum;
+    }
+    r->bad = 1;
+    return 0;
+}
+static void read_reason(reader *r, puzzle *p, int *flips) {
+    int sum;
+    expect(r, p->target > 9 ? "mentors would say , check :" : "wait , check :");
+    sum = read_check(r, p);
+    for (*flips = 0; !r->bad && sum != p->target; ++*flips) {
+        expect(r, "no , twice");
+        sum = read_flip(r, p, sum);
+    }
+    if (*flips > 7) { r->bad = 1; }
+    expect(r, *flips == 0 && p->target < 0 ? "yes , but I should check first ." : "yes .");
+}
+typedef enum kind { STUDENT, TEACHER, NOTES, BROKEN } kind;
+static kind read_document(const char *text, puzzle *p, int *attempt_sum, int *flips, size_t *answer_at) {
+    reader r;
+    char role[32];
+    kind k;
+    r.at = text;
+    r.bad = 0;
+    *flips = 0;
+    next_token(&r, role);
+    k = strcmp(role, "<user>") == 0 ? STUDENT : strcmp(role, "<mentor>") == 0 ? TEACHER : NOTES;
+    if (role[0] != '<') { return BROKEN; }
+    read_question(&r, p);
+    expect(&r, k == STUDENT ? "<student>" : "<attempt>");
+    *answer_at = (size_t)(r.at - text);
+    *attempt_sum = read_attempt(&r, p);
+    if (k == TEACHER) {
+        expect(&r, "<feedback> <opinion>");
+        expect(&r, *attempt_sum == p->target ? "correct" : "incorrect");
+        expect(&r, "</opinion> <reason>");
+        read_reason(&r, p, flips);
+        expect(&r, "</reason> <phrase> so");
+    } else if (k == NOTES) {
+        expect(&r, "\n\n");
+        read_reason(&r, p, flips);
+        expect(&r, "\n\n so");
+    }
+    if (k != STUDENT) {
+        puzzle final = *p;
+        if (read_attempt(&r, &final) != p->target || memcmp(final.signs, p->signs, sizeof(int) * (size_t)p->n) != 0) { r.bad = 1; }
+    }
+    expect(&r, k == TEACHER ? "</phrase> <stop>" : "<end>");
+    return r.bad || *r.at ? BROKEN : k;
+}
+
+static tt_signs *make_signs(tt_context *ctx, uint64_t seed) {
+    tt_signs_desc desc = TT_INIT;
+    desc.seed = seed;
+    return tt_signs_create(ctx, &desc);
+}
+
+TT_TEST(signs_documents_follow_the_grammar) {
+    tt_context *ctx = tt_create(NULL);
+    tt_signs *signs = make_signs(ctx, 5);
+    tt_text text = TT_INIT;
+    int counts[2][4] = {{0}}, right = 0, four = 0, many = 0, i, late;
+    text.ctx = ctx;
+    TT_REQUIRE(signs != NULL);
+    for (late = 0; late < 2; late++) {
+        for (i = 0; i < 4000; i++) {
+            puzzle p;
+            int sum, flips;
+            size_t from = 0, answer_at;
+            kind k;
+            text.size = 0;
+            TT_REQUIRE(tt_signs_document(signs, (uint64_t)i, late ? 0.7 : 0.69, &text, &from) == TT_OK);
+            k = read_document(text.data, &p, &sum, &flips, &answer_at);
+            if (k == BROKEN) { printf("  %s\n", text.data); }
+            TT_REQUIRE(k != BROKEN);
+            TT_CHECK_INT(from, answer_at);
+            counts[late][k]++;
+            right += sum == p.target;
+            four += p.n == 4;
+            many += flips > 1;
+        }
+    }
+    TT_CHECK_NEAR(counts[0][STUDENT] / 4000.0, 0.45, 0.03);
+    TT_CHECK_NEAR(counts[0][TEACHER] / 4000.0, 0.35, 0.03);
+    TT_CHECK_NEAR(counts[1][TEACHER] / 4000.0, 0.07, 0.02);
+    TT_CHECK_NEAR(counts[1][NOTES] / 4000.0, 0.04, 0.015);
+    TT_CHECK_NEAR(four / 8000.0, 0.6, 0.03);
+    TT_CHECK(right > 2400 && right < 3600);      /* 0.3 by design and some by luck */
+    TT_CHECK(many > 100);
+    tt_text_free(&text);
+    tt_signs_destroy(signs);
+    tt_destroy(ctx);
+}
+
+/* The digits of a question in order of size, as one number. */
+static long multiset(const puzzle *p) {
+    int d, i;
+    long key = 0;
+    for (d = 1; d <= 9; d++) { for (i = 0; i < p->n; i++) { if (p->digits[i] == d) { key = key * 10 + d; } } }
+    return key;
+}
+TT_TEST(signs_splits_are_disjoint) {
+    tt_context *ctx = tt_create(NULL);
+    tt_signs *signs = make_signs(ctx, 1);
+    tt_task task = tt_task_signs(signs);
+    static char seen[2][10000];
+    tt_text question = TT_INIT, answer = TT_INIT;
+    int split, i, train = 0, held_out = 0, both = 0;
+    question.ctx = answer.ctx = ctx;
+    memset(seen, 0, sizeof seen);
+    for (split = 0; split < 2; split++) {
+        for (i = 0; i < 6000; i++) {
+            puzzle p;
+            reader r;
+            question.size = answer.size = 0;
+            TT_REQUIRE(task.question(task.user, split, (uint64_t)i, &question, &answer) == TT_OK);
+            r.at = question.data;
+            r.bad = 0;
+            read_question(&r, &p);
+            r.at = answer.data;
+            TT_CHECK_INT(read_attempt(&r, &p), p.target);
+            TT_REQUIRE(!r.bad);
+            seen[split][multiset(&p)] = 1;
+        }
+    }
+    for (i = 0; i < 10000; i++) {
+        train += seen[0][i];
+        held_out += seen[1][i];
+        both += seen[0][i] && seen[1][i];
+    }
+    TT_CHECK_INT(both, 0);
+    TT_CHECK(held_out > 50 && held_out < 120 && train > 500);      /* an eighth of 165 + 495 */
+    question.size = 0;
+    task.question(task.user, 0, 77, &question, &answer);
+    train = (int)question.size;
+    task.question(task.user, 0, 77, &question, &answer);
+    TT_CHECK_INT(question.size, 2 * train);
+    TT_CHECK_BYTES(question.data, question.data + train, (size_t)train);
+    tt_text_free(&question);
+    tt_text_free(&answer);
+    tt_signs_destroy(signs);
+    tt_destroy(ctx);
+}
+
+TT_TEST(signs_judges_responses) {
+    static const struct { const char *response; int stopped, final_right, first_right, reflects; tt_behaviour behaviour; } cases[] = {
+        {" answer +3 +7 -2 +9", 1, 1, 1, 0, TT_NO_REFLECTION},
+        {" answer +3 +7 -2 +9", 0, 0, 1, 0, TT_NO_REFLECTION},                 /* no end token         */
+        {" answer +3 +7 +2 +9", 1, 0, 0, 0, TT_NO_REFLECTION},                 /* another sum          */
+        {" answer +3 -2 +7 +9", 1, 0, 0, 0, TT_NO_REFLECTION},                 /* another order        */
+        {" answer +3 +7 -2", 1, 0, 0, 0, TT_NO_REFLECTION},                    /* a digit is missing   */
+        {" answer +3 +7 -2 +9 +1", 1, 0, 0, 0, TT_NO_REFLECTION},              /* one too many         */
+        {" answer 3 +7 -2 +9", 1, 0, 0, 0, TT_NO_REFLECTION},                  /* no sign              */
+        {" answer +3 +7 -2 +9<stop>", 1, 0, 0, 0, TT_NO_REFLECTION},           /* glued to a tag       */
+        {"", 1, 0, 0, 0, TT_NO_REFLECTION},
+        {" answer +3 +7 +2 +9\n\n wait , check : +3 =3 +7 =10 +2 =12 +9 =21 need 17 . no , twice 2 over , flip 2 : +3 =3 +7 =10 -2 =8 +9 =17"
+         " need 17 . yes .\n\n so answer +3 +7 -2 +9", 1, 1, 0, 1, TT_SELF_CONFLICT},
+        {" answer +3 +7 -2 +9\n\n wait , check : need 17 . yes .\n\n so answer +3 +7 +2 +9", 1, 0, 1, 1, TT_SELF_AGREEMENT},
+        {" answer +3 +7 -2 +9\n\n wait , check : need 17 . yes , but I should check first .\n\n so answer +3 +7 -2 +9", 1, 1, 1, 1, TT_SELF_CRITIQUE},
+        {" answer +3 +7 -2 +9\n\n mentors would say , check : need 17 . no , twice 1", 0, 0, 1, 1, TT_SELF_CONSULTATION},
+        {" answer +3 +7 -2 +9 check", 1, 1, 1, 1, TT_NO_REFLECTION}             /* reflects, no verdict */
+    };
+    tt_context *ctx = tt_create(NULL);
+    tt_signs *signs = make_signs(ctx, 1);
+    tt_task task = tt_task_signs(signs);
+    size_t i;
+    for (i = 0; i < sizeof cases / sizeof *cases; i++) {
+        tt_reward_input in = TT_INIT;
+        tt_outcome out;
+        float reward = -1;
+        int good;
+        in.question = " make 17 from 3 7 2 9";
+        in.answer = "";
+        in.response = cases[i].response;
+        in.response_size = strlen(in.response);
+        in.stopped = cases[i].stopped;
+        TT_CHECK_OK(ctx, task.judge(task.user, &in, &out));
+        TT_CHECK_OK(ctx, task.reward(task.user, &in, &reward));
+        TT_CHECK(reward == (float)cases[i].final_right);
+        good = TT_CHECK_INT(out.final_right, cases[i].final_right);
+        good += TT_CHECK_INT(out.first_right, cases[i].first_right);
+        good += TT_CHECK_INT(out.reflects, cases[i].reflects);
+        good += TT_CHECK_INT(out.behaviour, cases[i].behaviour);
+        if (good < 4) { printf("  case %d: %s\n", (int)i, in.response); }
+    }
+    {
+        tt_reward_input in = TT_INIT;
+        float reward;
+        in.question = " make 17 of 3";
+        in.response = " answer +3";
+        TT_CHECK_INT(task.reward(task.user, &in, &reward), TT_ERR_ARG);
+        TT_CHECK_CONTAINS(tt_error(ctx), "make 17 of 3");
+    }
+    tt_signs_destroy(signs);
+    {
+        tt_signs_desc desc = TT_INIT;
+        desc.min_n = 5;
+        desc.max_n = 9;
+        TT_CHECK(tt_signs_create(ctx, &desc) == NULL);
+        TT_CHECK_CONTAINS(tt_error(ctx), "max_n 9");
+    }
+    tt_destroy(ctx);
+}
+
+TT_TEST(signs_words_are_single_tokens) {
+    tt_context *ctx = tt_create(NULL);
+    tt_signs *signs = make_signs(ctx, 3);
+    tt_tokenizer *tokenizer = tt_signs_tokenizer(signs);
+    tt_text text = TT_INIT;
+    tt_ids ids = TT_INIT;
+    int i;
+    text.ctx = ids.ctx = ctx;
+    TT_REQUIRE(tokenizer != NULL);
+    for (i = 0; i < 300; i++) {
+        reader r;
+        char token[32];
+        size_t n = 0;
+        text.size = ids.size = 0;
+        tt_signs_document(signs, (uint64_t)i + 10000, 0, &text, NULL);
+        TT_REQUIRE(tt_encode(tokenizer, text.data, text.size, TT_SPECIAL_PARSE, &ids) == TT_OK);
+        r.at = text.data;
+        r.bad = 0;
+        while (*r.at && !r.bad) { next_token(&r, token); n++; }
+        TT_CHECK_INT(ids.size, n);
+    }
+    ids.size = 0;
+    TT_CHECK_OK(ctx, tt_encode(tokenizer, "</opinion>", 10, TT_SPECIAL_TEXT, &ids));      /* a student may write anything */
+    TT_CHECK(tt_token_id(tokenizer, "\n\n") >= 0 && tt_token_id(tokenizer, " =-36") >= 0 && tt_token_id(tokenizer, "<end>") == 2);
+    TT_CHECK(tt_vocab_size(tokenizer) < 512);
+    tt_text_free(&text);
+    tt_ids_free(&ids);
+    tt_tokenizer_destroy(tokenizer);
+    tt_signs_destroy(signs);
+    tt_destroy(ctx);
+}
+
+/* ---- JSON lines ---- */
+static tt_jsonl *load_lines(tt_context *ctx, const char *lines) {
+    const char *path = tt_test_tmp("records.jsonl");
+    if (tt_file_write(ctx, path, lines, strlen(lines)) != TT_OK) { return NULL; }
+    return tt_jsonl_load(ctx, path);
+}
+TT_TEST(jsonl_rewards_answers) {
+    static const struct { const char *gold, *response; int right; } cases[] = {
+        {"72", "The answer is 72.", 1}, {"72", "The answer is 72.0", 1}, {"72", "it is 7", 0}, {"72", "72 or 71", 0},
+        {"1,234", "so $1234.00 in all", 1}, {"1234", "#### 1,234", 1}, {"-5", "so x = -5", 1}, {"5", "10-5", 1}, {"5", "", 0},
+        {"3.5", "3.50", 1}, {"3.5", "3.55", 0}, {"100", "1.00", 0}, {"42", "first \\boxed{41} then \\boxed{42}, of 7", 1},
+        {"42", "\\boxed{x = 42} 7", 1}, {"\\frac{1}{2}", "it is \\boxed{\\frac{1}{2}}", 1}, {"12", "12 #### 13", 0}, {"blue", "#### blue", 1}
+    };
+    tt_context *ctx = tt_create(NULL);
+    tt_jsonl *data = load_lines(ctx, "{\"question\":\"a\",\"answer\":\"because #### 12\"}\n\n{\"question\":\"b\",\"answer\":3.5}\n{\"question\":\"c\",\"answer\":\"yes\"}");
+    tt_task task;
+    tt_text question = TT_INIT, answer = TT_INIT;
+    tt_reward_input in = TT_INIT;
+    float reward = 0;
+    size_t i;
+    TT_REQUIRE(data != NULL);
+    question.ctx = answer.ctx = ctx;
+    task = tt_task_jsonl(data, "{question}", "<end>");
+    TT_CHECK_INT(tt_jsonl_count(data, 0), 2);
+    TT_CHECK_INT(tt_jsonl_count(data, 1), 1);
+    TT_CHECK_OK(ctx, task.question(task.user, 0, 2, &question, &answer));
+    TT_CHECK_OK(ctx, task.question(task.user, 0, 1, &question, &answer));
+    TT_CHECK_OK(ctx, task.question(task.user, 1, UINT64_MAX, &question, &answer));
+    TT_CHECK_STR(question.data, "abc");
+    TT_CHECK_STR(answer.data, " 123.5yes");
+    in.stopped = 1;
+    for (i = 0; i < sizeof cases / sizeof *cases; i++) {
+        in.question = "";
+        in.answer = cases[i].gold;
+        in.response = cases[i].response;
+        in.response_size = strlen(in.response);
+        TT_CHECK_OK(ctx, task.reward(task.user, &in, &reward));
+        if (reward != (float)cases[i].right) { printf("  gold %s, response %s\n", in.answer, in.response); }
+        TT_CHECK_INT(reward, cases[i].right);
+    }
+    in.stopped = 0;
+    in.answer = in.response = "72";
+    TT_CHECK_OK(ctx, task.reward(task.user, &in, &reward));
+    TT_CHECK_INT(reward, 0);
+    tt_text_free(&question);
+    tt_text_free(&answer);
+    tt_jsonl_destroy(data);
+    tt_destroy(ctx);
+}
+TT_TEST(jsonl_errors_name_the_line) {
+    tt_test_memory memory = tt_test_memory_none();
+    tt_desc desc = TT_INIT;
+    tt_context *ctx;
+    desc.allocator = tt_test_allocator(&memory);
+    ctx = tt_create(&desc);
+    TT_CHECK(load_lines(ctx, "{\"question\":\"a\",\"answer\":\"1\"}\n\n{\"question\":\"a\",}\n") == NULL);
+    TT_CHECK_CONTAINS(tt_error(ctx), "records.jsonl line 3");
+    TT_CHECK(load_lines(ctx, "{\"question\":\"a\",\"answer\":\"1\"}\n{\"answer\":\"1\"}\n") == NULL);
+    TT_CHECK_CONTAINS(tt_error(ctx), "line 2");
+    TT_CHECK_CONTAINS(tt_error(ctx), "question");
+    TT_CHECK(load_lines(ctx, "{\"question\":\"a\",\"answer\":[]}\n") == NULL);
+    TT_CHECK_CONTAINS(tt_error(ctx), "answer");
+    TT_CHECK(load_lines(ctx, "[1]\n") == NULL);
+    TT_CHECK(load_lines(ctx, "\n \n") == NULL);
+    TT_CHECK_CONTAINS(tt_error(ctx), "0 records");
+    TT_CHECK(tt_jsonl_load(ctx, "build/tmp/no such file") == NULL);
+    TT_CHECK_INT(tt_error_status(ctx), TT_ERR_IO);
+    TT_CHECK_CONTAINS(tt_error(ctx), "no such file");
+    tt_destroy(ctx);
+    TT_CHECK_NO_LEAK(memory);
+}
+
+/* ---- trainer: a task that a tiny model learns in seconds: repeat the letter ---- */
+static const char *const echo_specials[] = {"<q>", "<a>", "<end>"};
+typedef struct echo { tt_context *ctx; float bad_reward; int questions; } echo;
+
+static tt_status echo_question(void *user, int split, uint64_t index, tt_text *question, tt_text *answer) {
+    echo *e = (echo *)user;
+    char letter = (char)('a' + index % 4);
+    e->questions++;
+    (void)split;
+    return tt_text_format(question, " %c", letter) == TT_OK ? tt_text_format(answer, " %c", letter) : TT_ERR_MEM;
+}
+static tt_status echo_reward(void *user, const tt_reward_input *in, float *reward) {
+    echo *e = (echo *)user;
+    *reward = in->stopped && strcmp(in->answer, in->response) == 0 ? 1.0f : in->stopped ? 0.25f : 0.0f;
+    if (e->bad_reward != 0) { *reward = e->bad_reward; }
+    return TT_OK;
+}
+static size_t echo_read(void *user, char *bytes, size_t n) {
+    const char **text = (const char **)user;
+    size_t done = 0;
+    while (done < n && **text) { bytes[done++] = *(*text)++; }
+    return done;
+}
+static tt_status echo_feedback(void *user, const tt_attempt *attempts, int n, tt_feedback *out) {
+    int i;
+    (void)user;
+    for (i = 0; i < n; i++) {
+        size_t skip = attempts[i].question_size ? attempts[i].question_size - 1 : 0;
+        if (tt_text_append(&out[i].reason, " d", 2) != TT_OK || tt_text_append(&out[i].phrase, attempts[i].question + skip, 1) != TT_OK) { return TT_ERR_MEM; }
+    }
+    return TT_OK;
+}
+/* Everything that one run needs. */
+typedef struct rig {
+    tt_context *ctx;
+    echo e;
+    tt_tokenizer *tokenizer;
+    tt_model *model;
+    tt_task task;
+    tt_teacher teacher;
+    tt_trainer_desc desc;
+    tt_trainer *trainer;
+} rig;
+static void rig_open(rig *r, int n_threads, tt_test_memory *memory) {
+    const char *text = " a b c d\n\n a";
+    tt_desc context = TT_INIT;
+    tt_tokenizer_desc words = TT_INIT;
+    tt_model_config config = TT_INIT;
+    tt_text_source source;
+    memset(r, 0, sizeof *r);
+    context.n_threads = n_threads;
+    if (memory) { context.allocator = tt_test_allocator(memory); }
+    r->ctx = r->e.ctx = tt_create(&context);
+    if (!r->ctx) { return; }
+    words.min_frequency = 1;
+    words.pretokenizer = TT_PRETOKENIZE_WHITESPACE;
+    words.special_tokens = echo_specials;
+    words.n_special_tokens = 3;
+    source.read = echo_read;
+    source.user = (void *)&text;
+    r->tokenizer = tt_tokenizer_train(r->ctx, &words, source);
+    config.vocab_size = r->tokenizer ? tt_vocab_size(r->tokenizer) : 1;
+    config.hidden_size = 32;
+    config.num_hidden_layers = 1;
+    config.num_attention_heads = 2;
+    config.intermediate_size = 32;
+    config.max_position_embeddings = 16;
+    config.bos_token_id = config.eos_token_id = -1;
+    r->model = tt_model_create(r->ctx, &config, 1);
+    r->task.name = "echo";
+    r->task.question = echo_question;
+    r->task.reward = echo_reward;
+    r->task.prompt_template = "<q>{question}<a>";
+    r->task.end_token = "<end>";
+    r->task.user = &r->e;
+    r->teacher.feedback = echo_feedback;
+    r->desc.model = r->model;
+    r->desc.tokenizer = r->tokenizer;
+    r->desc.task = &r->task;
+    r->desc.grpo.num_generations = 8;
+    r->desc.grpo.max_completion_length = 6;
+    r->desc.adamw.max_grad_norm = 1;
+    r->desc.schedule.lr = 0.01f;
+    r->desc.prompts_per_step = 4;
+    r->desc.seed = 9;
+}
+static void rig_start(rig *r) { r->trainer = tt_trainer_create(r->ctx, &r->desc); }
+static void rig_close(rig *r) {
+    tt_trainer_destroy(r->trainer);
+    tt_model_destroy(r->model);
+    tt_tokenizer_destroy(r->tokenizer);
+    tt_destroy(r->ctx);
+}
+static int same_weights(const tt_model *a, const tt_model *b) {
+    int i, same = tt_model_n_params(a) == tt_model_n_params(b);
+    for (i = 0; same && i < tt_model_n_params(a); i++) {
+        const tt_tensor *p = tt_model_param(a, i), *q = tt_model_param(b, i);
+        same = p->size == q->size && memcmp(p->data, q->data, p->size * sizeof(float)) == 0;
+    }
+    return same;
+}
+/* n steps; the metrics of the last, as JSON without timings, go to out. */
+static tt_status rig_run(rig *r, int n, char *out, size_t capacity) {
+    tt_step_metrics m;
+    tt_text json = TT_INIT;
+    tt_status status = TT_OK;
+    memset(&m, 0, sizeof m);
+    json.ctx = r->ctx;
+    while (n-- > 0 && status == TT_OK) { status = tt_trainer_step(r->trainer, &m); }
+    m.step_s = 0;
+    if (status == TT_OK) { status = tt_metrics_json(&m, &json); }
+    if (out) { snprintf(out, capacity, "%s", json.data ? json.data : ""); }
+    tt_text_free(&json);
+    return status;
+}
+
+TT_TEST(trainer_learns) {
+    rig r;
+    tt_step_metrics m;
+    tt_evaluation before, after;
+    tt_evaluate_desc d = TT_INIT;
+    double first = 0, last = 0;
+    int i;
+    rig_open(&r, 1, NULL);
+    rig_start(&r);
+    TT_REQUIRE(r.trainer != NULL);
+    d.n_questions = 64;
+    d.max_new_tokens = 6;
+    TT_CHECK_OK(r.ctx, tt_evaluate(r.model, r.tokenizer, &r.task, &d, &before));
+    for (i = 0; i < 80; i++) {
+        if (!TT_CHECK_OK(r.ctx, tt_trainer_step(r.trainer, &m))) { break; }
+        TT_CHECK_INT(m.step, i);
+        if (i < 10) { first += m.grpo.reward / 10; }
+        if (i >= 70) { last += m.grpo.reward / 10; }
+    }
+    TT_CHECK_OK(r.ctx, tt_evaluate(r.model, r.tokenizer, &r.task, &d, &after));
+    printf("  reward %.3f -> %.3f, accuracy %.3f -> %.3f\n", first, last, before.accuracy, after.accuracy);
+    TT_CHECK(last > first + 0.4);
+    TT_CHECK(after.accuracy > before.accuracy + 0.3);
+    TT_CHECK_INT(tt_trainer_step_count(r.trainer), 80);
+    TT_CHECK_INT(tt_trainer_rollouts(r.trainer)->n, 32);
+    TT_CHECK(m.num_tokens > 80 * 32 && m.step_s > 0);
+    rig_close(&r);
+}
+TT_TEST(trainer_resumes_bit_for_bit) {
+    const char *path = tt_test_tmp("trainer.state");
+    char whole[4000], parts[4000];
+    rig a, b, c;
+    rig_open(&a, 1, NULL);
+    rig_open(&b, 1, NULL);
+    rig_open(&c, 1, NULL);
+    a.desc.teacher = &a.teacher;
+    a.desc.think.total_steps = 6;
+    b.desc.teacher = &b.teacher;
+    b.desc.think = a.desc.think;
+    c.desc.teacher = &c.teacher;
+    c.desc.think = a.desc.think;
+    rig_start(&a);
+    rig_start(&b);
+    rig_start(&c);
+    TT_REQUIRE(a.trainer && b.trainer && c.trainer);
+    TT_CHECK_OK(a.ctx, rig_run(&a, 6, whole, sizeof whole));
+    TT_CHECK_OK(b.ctx, rig_run(&b, 3, NULL, 0));
+    TT_CHECK_OK(b.ctx, tt_trainer_save(b.trainer, path));
+    TT_CHECK(!same_weights(b.model, c.model));
+    TT_CHECK_OK(c.ctx, tt_trainer_load(c.trainer, path));
+    TT_CHECK_INT(tt_trainer_step_count(c.trainer), 3);
+    TT_CHECK(same_weights(b.model, c.model));
+    TT_CHECK_OK(c.ctx, rig_run(&c, 3, parts, sizeof parts));
+    TT_CHECK_STR(parts, whole);
+    TT_CHECK(same_weights(a.model, c.model));
+    tt_trainer_destroy(c.trainer);
+    c.desc.seed++;
+    rig_start(&c);
+    TT_CHECK_INT(tt_trainer_load(c.trainer, path), TT_ERR_FILE);
+    TT_CHECK_CONTAINS(tt_error(c.ctx), "seed");
+    rig_close(&a);
+    rig_close(&b);
+    rig_close(&c);
+}
+TT_TEST(trainer_threads_do_not_matter) {
+    char one[4000], two[4000];
+    rig a, b;
+    rig_open(&a, 1, NULL);
+    rig_open(&b, 2, NULL);
+    a.desc.max_batch = 5;                      /* nor does the number of sampler slots */
+    rig_start(&a);
+    rig_start(&b);
+    TT_REQUIRE(a.trainer && b.trainer);
+    TT_CHECK_OK(a.ctx, rig_run(&a, 3, one, sizeof one));
+    TT_CHECK_OK(b.ctx, rig_run(&b, 3, two, sizeof two));
+    TT_CHECK_STR(one, two);
+    TT_CHECK(same_weights(a.model, b.model));
+    rig_close(&a);
+    rig_close(&b);
+}
+TT_TEST(trainer_micro_batches_add_up) {
+    rig a, b;
+    int i;
+    size_t k;
+    rig_open(&a, 1, NULL);
+    rig_open(&b, 1, NULL);
+    a.desc.adamw.eps = b.desc.adamw.eps = 1;   /* an update proportional to the gradient, not to its sign */
+    b.desc.grpo.micro_batch_tokens = 20;
+    rig_start(&a);
+    rig_start(&b);
+    TT_REQUIRE(a.trainer && b.trainer);
+    TT_CHECK_OK(a.ctx, rig_run(&a, 1, NULL, 0));
+    TT_CHECK_OK(b.ctx, rig_run(&b, 1, NULL, 0));
+    for (i = 0; i < tt_model_n_params(a.model); i++) {
+        const tt_tensor *p = tt_model_param(a.model, i), *q = tt_model_param(b.model, i);
+        for (k = 0; k < p->size; k++) { if (!TT_CHECK_NEAR(TT_F(p)[k], TT_F(q)[k], 1e-6)) { break; } }
+    }
+    rig_close(&a);
+    rig_close(&b);
+}
+
+/* Two ranks that happen to hold the same half: a sum over them doubles. */
+static tt_status twice(void *user, float *data, size_t n) {
+    size_t i;
+    ++*(int *)user;
+    for (i = 0; i < n; i++) { data[i] *= 2; }
+    return TT_OK;
+}
+static tt_status broken_network(void *user, float *data, size_t n) {
+    (void)data;
+    (void)n;
+    return tt_fail((tt_context *)user, TT_ERR_DEVICE, "link is down");
+}
+TT_TEST(trainer_reduces_over_ranks) {
+    int calls = 0;
+    rig a, b;
+    rig_open(&a, 1, NULL);
+    rig_open(&b, 1, NULL);
+    b.desc.world_size = 2;
+    b.desc.prompts_per_step = 8;               /* rank 0 has the first 4: those of a's step 0 */
+    b.desc.allreduce = twice;
+    b.desc.allreduce_user = &calls;
+    rig_start(&a);
+    rig_start(&b);
+    TT_REQUIRE(a.trainer && b.trainer);
+    TT_CHECK_OK(a.ctx, rig_run(&a, 1, NULL, 0));
+    TT_CHECK_OK(b.ctx, rig_run(&b, 1, NULL, 0));
+    TT_CHECK(same_weights(a.model, b.model));
+    TT_CHECK_INT(calls, tt_model_n_params(b.model) + 1);
+    tt_trainer_destroy(b.trainer);
+    b.desc.allreduce = broken_network;
+    b.desc.allreduce_user = b.ctx;
+    rig_start(&b);
+    TT_CHECK_INT(tt_trainer_step(b.trainer, NULL), TT_ERR_DEVICE);
+    TT_CHECK_CONTAINS(tt_error(b.ctx), "link is down");
+    rig_close(&a);
+    rig_close(&b);
+}
+TT_TEST(trainer_with_reference_and_two_iterations) {
+    rig r;
+    tt_step_metrics m;
+    int i;
+    rig_open(&r, 1, NULL);
+    r.desc.grpo.beta = 0.05f;
+    r.desc.grpo.num_iterations = 2;
+    rig_start(&r);
+    TT_REQUIRE(r.trainer != NULL);
+    for (i = 0; i < 4; i++) { TT_CHECK_OK(r.ctx, tt_trainer_step(r.trainer, &m)); }
+    TT_CHECK(m.grpo.kl > 1e-6);
+    TT_CHECK(m.grpo.ppo_kl != 0);              /* the second iteration has moved away from the first */
+    rig_close(&r);
+}
+TT_TEST(trainer_with_teacher) {
+    rig r;
+    tt_step_metrics m;
+    int i, guided = 0;
+    rig_open(&r, 1, NULL);
+    r.desc.teacher = &r.teacher;
+    r.desc.think.total_steps = 30;
+    r.desc.grpo.max_completion_length = 10;
+    rig_start(&r);
+    TT_REQUIRE(r.trainer != NULL);
+    for (i = 0; i < 20 && !guided; i++) {
+        const tt_rollouts *rollouts = tt_trainer_rollouts(r.trainer);
+        int k;
+        TT_CHECK_OK(r.ctx, tt_trainer_step(r.trainer, &m));
+        for (k = 0; k < rollouts->n; k++) { guided += rollouts->items[k].guided; }
+        TT_CHECK_INT(m.think.n_guided, guided);
+    }
+    TT_CHECK(guided > 0 && m.think.pct > 0);
+    rig_close(&r);
+}
+
+TT_TEST(trainer_errors_name_field_and_value) {
+    tt_test_memory memory = tt_test_memory_none();
+    tt_step_metrics m;
+    rig r;
+    rig_open(&r, 1, &memory);
+#define EXPECT_ERROR(part)                        \
+    do {                                          \
+        rig_start(&r);                            \
+        TT_CHECK(r.trainer == NULL);              \
+        TT_CHECK_CONTAINS(tt_error(r.ctx), part); \
+    } while (0)
+    r.desc.grpo.max_completion_length = 16;
+    EXPECT_ERROR("max_completion_length is 16");
+    r.desc.grpo.max_completion_length = 6;
+    r.task.end_token = "<stop>";
+    EXPECT_ERROR("<stop>");
+    r.task.end_token = "<end>";
+    r.task.prompt_template = "<q>";
+    EXPECT_ERROR("{question}");
+    r.task.prompt_template = "<q>{question}<a>";
+    r.desc.schedule.lr = 0;
+    EXPECT_ERROR("schedule.lr is 0");
+    r.desc.schedule.lr = 0.01f;
+    r.desc.world_size = 2;
+    EXPECT_ERROR("world_size is 2");
+    r.desc.world_size = 0;
+    r.desc.teacher = &r.teacher;
+    EXPECT_ERROR("total_steps is 0");
+    r.desc.teacher = NULL;
+    {
+        tt_model_config small = *tt_model_config_get(r.model);
+        small.vocab_size = 4;
+        r.desc.model = tt_model_create(r.ctx, &small, 1);
+        EXPECT_ERROR("vocab_size is 4");
+        tt_model_destroy(r.desc.model);
+        r.desc.model = r.model;
+    }
+    r.desc.grpo.max_completion_length = 14;
+    rig_start(&r);
+    TT_REQUIRE(r.trainer != NULL);
+    TT_CHECK_INT(tt_trainer_step(r.trainer, &m), TT_ERR_ARG);
+    TT_CHECK_CONTAINS(tt_error(r.ctx), "max_completion_length is 14");
+    tt_trainer_destroy(r.trainer);
+    r.desc.grpo.max_completion_length = 6;
+    rig_start(&r);
+    TT_REQUIRE(r.trainer != NULL);
+    r.e.bad_reward = HUGE_VALF;
+    TT_CHECK_INT(tt_trainer_step(r.trainer, &m), TT_ERR_NUMBER);
+    TT_CHECK_CONTAINS(tt_error(r.ctx), "sample 0");
+    TT_CHECK_INT(tt_trainer_step_count(r.trainer), 0);
+    r.e.bad_reward = 0;
+    TT_CHECK_OK(r.ctx, tt_trainer_step(r.trainer, &m));        /* an error leaves a usable trainer */
+    rig_close(&r);
+    TT_CHECK_NO_LEAK(memory);
+}
+TT_TEST(trainer_survives_lost_memory) {
+    long n, calls = 0, step = 1;
+    for (n = 0; n < 100000; n += step) {
+        tt_test_memory memory = tt_test_memory_none();
+        tt_status status = TT_ERR_MEM;
+        rig r;
+        rig_open(&r, 1, &memory);
+        TT_REQUIRE(r.ctx && r.model && r.tokenizer);
+        r.desc.teacher = &r.teacher;
+        r.desc.think.total_steps = 4;
+        r.desc.grpo.beta = 0.1f;
+        r.desc.grpo.num_iterations = 2;
+        r.desc.prompts_per_step = 1;
+        r.desc.grpo.num_generations = 2;
+        memory.fail_at = n ? memory.calls + n : 0;
+        calls = memory.calls;
+        rig_start(&r);
+        if (r.trainer) { status = tt_trainer_step(r.trainer, NULL); }
+        calls = memory.calls - calls;
+        if (n && n <= calls) { TT_CHECK_INT(status, TT_ERR_MEM); }
+        if (n && n <= calls) { TT_CHECK_CONTAINS(tt_error(r.ctx), "out of memory"); }
+        rig_close(&r);
+        TT_CHECK_NO_LEAK(memory);
+        if (n == 0) { step = 1 + calls / 150; n = 1 - step; }
+        else if (n > calls) { break; }
+    }
+    TT_CHECK(calls > 50);
+}
+TT_TEST(metrics_are_json) {
+    static const char *const names[] = {"reward", "reward_std", "frac_reward_zero_std", "completions/mean_length", "completions/clipped_ratio", "entropy", "kl",
+        "clip_ratio/low_mean", "clip_ratio/high_mean", "clip_ratio/dual_mean", "ppo_kl", "grad_norm", "learning_rate", "num_tokens",
+        "sampling/sampling_logp_difference/max", "think/pct", "think/reflection_rate", "think/aas_factor_max"};
+    tt_context *ctx = tt_create(NULL);
+    tt_step_metrics m;
+    tt_text text = TT_INIT;
+    tt_json *json;
+    size_t i;
+    memset(&m, 0, sizeof m);
+    text.ctx = ctx;
+    m.step = 7;
+    m.grpo.reward = 0.625;
+    m.grad_norm = HUGE_VAL;
+    m.step_s = 1.5;
+    TT_CHECK_OK(ctx, tt_metrics_json(&m, &text));
+    json = tt_json_parse(ctx, text.data, text.size);
+    TT_REQUIRE(json != NULL);
+    for (i = 0; i < sizeof names / sizeof *names; i++) { if (!TT_CHECK(tt_json_get(json, names[i]) != NULL)) { printf("  %s\n", names[i]); } }
+    TT_CHECK_INT(tt_json_number(json, "step", 0), 7);
+    TT_CHECK_NEAR(tt_json_number(json, "reward", 0), 0.625, 0);
+    TT_CHECK_NEAR(tt_json_number(json, "step_time", 0), 1.5, 0);
+    TT_CHECK_INT(tt_json_get(json, "grad_norm")->type, TT_JSON_NULL);
+    tt_json_free(ctx, json);
+    m.step_s = 0;
+    text.size = 0;
+    TT_CHECK_OK(ctx, tt_metrics_json(&m, &text));
+    TT_CHECK(strstr(text.data, "step_time") == NULL);
+    tt_text_free(&text);
+    tt_destroy(ctx);
+}
+static void count_responses(void *user, const char *question, const char *response, const tt_outcome *outcome) {
+    int *count = (int *)user;
+    (void)response;
+    count[0]++;
+    count[1] += outcome->final_right;
+    count[2] += question[0] == ' ' && question[2] == 0;
+}
+TT_TEST(evaluation_is_repeatable) {
+    tt_evaluation a, b;
+    tt_evaluate_desc d = TT_INIT;
+    int count[3] = {0, 0, 0};
+    rig r;
+    rig_open(&r, 1, NULL);
+    d.n_questions = 20;
+    d.n_samples = 3;
+    d.max_new_tokens = 6;
+    d.seed = 4;
+    d.on_response = count_responses;
+    d.user = count;
+    TT_CHECK_OK(r.ctx, tt_evaluate(r.model, r.tokenizer, &r.task, &d, &a));
+    TT_CHECK_INT(count[0], 60);
+    TT_CHECK_INT(count[2], 60);
+    TT_CHECK_INT(a.n, 60);
+    TT_CHECK_NEAR(a.accuracy, count[1] / 60.0, 1e-12);
+    TT_CHECK(a.mean_length >= 1 && a.mean_length <= 6 && a.stopped_rate <= 1);
+    d.max_batch = 7;
+    TT_CHECK_OK(r.ctx, tt_evaluate(r.model, r.tokenizer, &r.task, &d, &b));
+    TT_CHECK_BYTES(&a, &b, sizeof a);
+    d.n_questions = -1;
+    TT_CHECK_INT(tt_evaluate(r.model, r.tokenizer, &r.task, &d, &b), TT_ERR_ARG);
+    TT_CHECK_CONTAINS(tt_error(r.ctx), "n_questions is -1");
+    rig_close(&r);
+}
+
+TT_MAIN(signs_documents_follow_the_grammar, signs_splits_are_disjoint, signs_judges_responses, signs_words_are_single_tokens,
+        jsonl_rewards_answers, jsonl_errors_name_the_line, trainer_learns, trainer_resumes_bit_for_bit, trainer_threads_do_not_matter,
+        trainer_micro_batches_add_up, trainer_reduces_over_ranks, trainer_with_reference_and_two_iterations, trainer_with_teacher,
+        trainer_errors_name_field_and_value, trainer_survives_lost_memory, metrics_are_json, evaluation_is_repeatable)

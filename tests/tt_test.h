@@ -1,0 +1,258 @@
+/* tt_test.h - the test harness: one header, C99 and C++11. A test file is
+ *
+ *     #define THINKTUNING_IMPLEMENTATION
+ *     #include "../thinktuning.h"
+ *     #include "tt_test.h"
+ *
+ *     TT_TEST(json_numbers) {
+ *         tt_context *ctx = tt_create(NULL);
+ *         TT_REQUIRE(ctx != NULL);                              (leaves the test if false)
+ *         TT_CHECK_INT(tt_json_number(NULL, "x", 7.0), 7);      (notes a failure and goes on)
+ *         tt_destroy(ctx);
+ *     }
+ *
+ *     TT_MAIN(json_numbers)
+ *
+ * Checks, usable in helper functions too:
+ *     TT_CHECK(condition)                TT_CHECK_INT(a, b)           TT_CHECK_NEAR(a, b, tolerance)
+ *     TT_CHECK_STR(a, b)                 TT_CHECK_CONTAINS(text, part)
+ *     TT_CHECK_BYTES(a, b, n_bytes)      TT_CHECK_OK(ctx, status)     prints tt_error(ctx) if it is not TT_OK
+ * Only directly in a TT_TEST, because they return from it:
+ *     TT_REQUIRE(condition)              TT_SKIP("why")
+ * Helpers:
+ *     tt_test_data("models/x")   path of a data file under the environment's TT_DATA, else ../shared/data,
+ *                                or NULL if it is not there (then TT_SKIP); valid for the next 7 calls
+ *     tt_test_tmp("name")        path of a scratch file, build/tmp/name; the folder is made; same lifetime
+ *     tt_test_memory m = tt_test_memory_none();  desc.allocator = tt_test_allocator(&m);
+ *         m.fail_at = n   the n-th allocation (from 1) fails, as does each later one if m.fail_all is set
+ *         m.calls         allocations so far      m.live_blocks, m.live_bytes   not yet freed
+ *         m.wrong_sizes   frees with another size than allocated
+ *         TT_CHECK_NO_LEAK(m)   nothing live, no wrong size
+ * Run: build/test_x [part of a test name]. Lines are "ok name", "FAIL name", "skip name: why"; the last one is
+ * "N passed, N failed" and the exit status is 1 if any test failed. */
+#ifndef TT_TEST_H
+#define TT_TEST_H
+
+#include <errno.h>
+#include <math.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/types.h>
+#ifdef _WIN32
+#include <direct.h>
+#endif
+
+typedef struct tt_test_state { int failures, skipped; } tt_test_state;
+
+/* One state per test file; a function, so that a file that does not use it draws no warning. */
+static inline tt_test_state *tt_test_now(void) {
+    static tt_test_state state;
+    return &state;
+}
+
+static inline int tt_test_note(int good, const char *file, int line, const char *text) {
+    if (!good) {
+        printf("  %s:%d: %s\n", file, line, text);
+        tt_test_now()->failures++;
+    }
+    return good;
+}
+
+static inline int tt_test_int(long long a, long long b, const char *file, int line, const char *text) {
+    if (a != b) printf("  %lld is not %lld\n", a, b);
+    return tt_test_note(a == b, file, line, text);
+}
+
+/* Equal infinities are near; NaN is near to nothing. */
+static inline int tt_test_near(double a, double b, double tolerance, const char *file, int line, const char *text) {
+    int good = fabs(a - b) <= tolerance || (isinf(a) && isinf(b) && (a > 0) == (b > 0));
+    if (!good) printf("  %.9g and %.9g differ by %.3g, allowed %.3g\n", a, b, fabs(a - b), tolerance);
+    return tt_test_note(good, file, line, text);
+}
+
+static inline int tt_test_str(const char *a, const char *b, const char *file, int line, const char *text) {
+    int good = a && b ? strcmp(a, b) == 0 : a == b;
+    if (!good) printf("  \"%s\"\n  is not\n  \"%s\"\n", a ? a : "(null)", b ? b : "(null)");
+    return tt_test_note(good, file, line, text);
+}
+
+static inline int tt_test_contains(const char *a, const char *part, const char *file, int line, const char *text) {
+    int good = a && part && strstr(a, part) != NULL;
+    if (!good) printf("  \"%s\"\n  does not contain\n  \"%s\"\n", a ? a : "(null)", part ? part : "(null)");
+    return tt_test_note(good, file, line, text);
+}
+
+static inline int tt_test_bytes(const void *a, const void *b, size_t n, const char *file, int line, const char *text) {
+    const unsigned char *p = (const unsigned char *)a, *q = (const unsigned char *)b;
+    size_t i = 0;
+    if (!p || !q) return tt_test_note(n == 0, file, line, text);
+    while (i < n && p[i] == q[i]) i++;
+    if (i < n) printf("  byte %lu of %lu: %02x is not %02x\n", (unsigned long)i, (unsigned long)n, p[i], q[i]);
+    return tt_test_note(i == n, file, line, text);
+}
+
+#define TT_TEST(name) static void name(void)
+#define TT_CHECK(condition) tt_test_note((condition) ? 1 : 0, __FILE__, __LINE__, #condition)
+#define TT_CHECK_INT(a, b) tt_test_int((long long)(a), (long long)(b), __FILE__, __LINE__, #a " == " #b)
+#define TT_CHECK_NEAR(a, b, tolerance) \
+    tt_test_near((double)(a), (double)(b), (double)(tolerance), __FILE__, __LINE__, #a " near " #b)
+#define TT_CHECK_STR(a, b) tt_test_str(a, b, __FILE__, __LINE__, #a " equals " #b)
+#define TT_CHECK_CONTAINS(text, part) tt_test_contains(text, part, __FILE__, __LINE__, #text " contains " #part)
+#define TT_CHECK_BYTES(a, b, n_bytes) tt_test_bytes(a, b, n_bytes, __FILE__, __LINE__, #a " has the bytes of " #b)
+#define TT_REQUIRE(condition)             \
+    do {                                  \
+        if (!TT_CHECK(condition)) return; \
+    } while (0)
+#define TT_SKIP(why)                    \
+    do {                                \
+        printf("skip %s: %s\n", __func__, why); \
+        tt_test_now()->skipped = 1;     \
+        return;                         \
+    } while (0)
+
+/* ---- data and scratch files ---- */
+
+static inline char *tt_test_buffer(void) {
+    static char buffers[8][1024];
+    static unsigned next;
+    return buffers[next++ % 8];
+}
+
+static inline const char *tt_test_data(const char *path) {
+    const char *roots[3];
+    char *out = tt_test_buffer();
+    struct stat info;
+    int i;
+    roots[0] = getenv("TT_DATA");
+    roots[1] = "../shared/data";
+    roots[2] = "../shared";
+    for (i = 0; i < 3; i++) {
+        if (!roots[i] || snprintf(out, 1024, "%s/%s", roots[i], path) >= 1024) continue;
+        if (stat(out, &info) == 0) return out;
+    }
+    return NULL;
+}
+
+static inline void tt_test_mkdir(const char *path) {
+#ifdef _WIN32
+    _mkdir(path);
+#else
+    if (mkdir(path, 0777) != 0 && errno != EEXIST) printf("  cannot make %s: %s\n", path, strerror(errno));
+#endif
+}
+
+static inline const char *tt_test_tmp(const char *name) {
+    char *out = tt_test_buffer();
+    tt_test_mkdir("build");
+    tt_test_mkdir("build/tmp");
+    snprintf(out, 1024, "build/tmp/%s", name);
+    return out;
+}
+
+/* ---- an allocator that counts, checks and fails ---- */
+
+typedef struct tt_test_memory {
+    long calls, fail_at, live_blocks, wrong_sizes;
+    size_t live_bytes;
+    int fail_all;
+} tt_test_memory;
+
+static inline tt_test_memory tt_test_memory_none(void) {
+    tt_test_memory memory;
+    memset(&memory, 0, sizeof memory);
+    return memory;
+}
+
+#ifdef THINKTUNING_H
+/* Each block is preceded by 64 bytes whose first hold its size; 64 keeps the alignment of malloc. */
+static inline void *tt_test_alloc(void *user, size_t bytes) {
+    tt_test_memory *memory = (tt_test_memory *)user;
+    unsigned char *block;
+    memory->calls++;
+    if (memory->fail_at && (memory->calls == memory->fail_at || (memory->fail_all && memory->calls > memory->fail_at)))
+        return NULL;
+    block = bytes < SIZE_MAX - 64 ? (unsigned char *)malloc(bytes + 64) : NULL;
+    if (!block) return NULL;
+    memcpy(block, &bytes, sizeof bytes);
+    memset(block + 64, 0xa5, bytes);   /* whoever reads memory that was never written meets junk */
+    memory->live_blocks++;
+    memory->live_bytes += bytes;
+    return block + 64;
+}
+
+static inline void tt_test_free(void *user, void *data, size_t bytes) {
+    tt_test_memory *memory = (tt_test_memory *)user;
+    unsigned char *block = (unsigned char *)data - 64;
+    size_t was;
+    if (!data) return;
+    memcpy(&was, block, sizeof was);
+    if (was != bytes) {
+        printf("  free of %lu bytes that were allocated as %lu\n", (unsigned long)bytes, (unsigned long)was);
+        memory->wrong_sizes++;
+    }
+    memory->live_blocks--;
+    memory->live_bytes -= was;
+    free(block);
+}
+
+static inline tt_allocator tt_test_allocator(tt_test_memory *memory) {
+    tt_allocator allocator;
+    allocator.alloc = tt_test_alloc;
+    allocator.free = tt_test_free;
+    allocator.user = memory;
+    return allocator;
+}
+
+static inline int tt_test_ok(tt_context *ctx, tt_status status, const char *file, int line, const char *text) {
+    if (status != TT_OK) printf("  %s: %s\n", tt_status_name(status), tt_error(ctx));
+    return tt_test_note(status == TT_OK, file, line, text);
+}
+#define TT_CHECK_OK(ctx, status) tt_test_ok(ctx, status, __FILE__, __LINE__, #status)
+#define TT_CHECK_NO_LEAK(memory)                \
+    do {                                        \
+        TT_CHECK_INT((memory).live_blocks, 0);  \
+        TT_CHECK_INT((memory).wrong_sizes, 0);  \
+    } while (0)
+#endif
+
+/* ---- running ---- */
+
+typedef void (*tt_test_fn)(void);
+
+/* names is the text of the macro's arguments, "a, b, c", in the order of tests. */
+static inline int tt_test_run(const char *names, const tt_test_fn *tests, int n, const char *filter) {
+    int i, passed = 0, failed = 0;
+    for (i = 0; i < n; i++) {
+        char name[128];
+        size_t length;
+        names += strspn(names, ", \t\n");
+        length = strcspn(names, ", \t\n");
+        snprintf(name, sizeof name, "%.*s", (int)length, names);
+        names += length;
+        if (filter && !strstr(name, filter)) continue;
+        tt_test_now()->failures = tt_test_now()->skipped = 0;
+        tests[i]();
+        if (tt_test_now()->failures) {
+            failed++;
+            printf("FAIL %s\n", name);
+        } else if (!tt_test_now()->skipped) {
+            passed++;
+            printf("ok %s\n", name);
+        }
+        fflush(stdout);
+    }
+    printf("%d passed, %d failed\n", passed, failed);
+    return failed ? 1 : 0;
+}
+
+#define TT_MAIN(...)                                                                           \
+    int main(int argc, char **argv) {                                                          \
+        static const tt_test_fn tests[] = {__VA_ARGS__};                                       \
+        return tt_test_run(#__VA_ARGS__, tests, (int)(sizeof tests / sizeof tests[0]),         \
+                           argc > 1 ? argv[1] : NULL);                                         \
+    }
+
+#endif

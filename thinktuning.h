@@ -1,0 +1,9336 @@
+/* thinktuning.h - v0.1.0 - language models that learn to reason, in one C header
+ *
+ * A transformer, reverse-mode autograd, a BPE tokenizer, a sampler, GRPO, and ThinkTuning (RRV et al., EMNLP
+ * 2025, arXiv 2508.07616): a teacher of the student's own size reads some of its answers and continues them
+ * with feedback; reinforcement learning on these guided rollouts teaches the student to check and correct
+ * itself. C99 that also compiles as C++11. Needs the C library; OpenMP and CUDA are optional.
+ * Licence: MIT, text at the end of the file.
+ *
+ * ---- use ----
+ * In ONE source file
+ *
+ *     #define THINKTUNING_IMPLEMENTATION
+ *     #include "thinktuning.h"        (before other headers, so that POSIX calls are visible under -std=c99)
+ *
+ * and in all others just the #include. Build: cc -O2 app.c -lm, with -fopenmp for threads. The fast kernels
+ * (AVX2, AVX-512, NEON) are compiled in by function attributes and chosen at run time: no -march needed.
+ *
+ * ---- a complete program: train, save, load, sample ----
+ *
+ *     #define THINKTUNING_IMPLEMENTATION
+ *     #include "thinktuning.h"
+ *     #include <stdio.h>
+ *     int main(void) {
+ *         static const int32_t tokens[] = {3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9, 7}, ends[] = {0, 14};
+ *         tt_context *ctx = tt_create(NULL);
+ *         tt_model_config config = TT_INIT;
+ *         tt_batch_desc text = TT_INIT;
+ *         tt_request prompt = TT_INIT;
+ *         tt_sampling greedy = TT_INIT;
+ *         tt_completions out;
+ *         tt_model *model;
+ *         tt_optimizer *adamw;
+ *         int step;
+ *         config.vocab_size = 16; config.hidden_size = 32; config.num_hidden_layers = 2; config.num_attention_heads = 4;
+ *         model = tt_model_create(ctx, &config, 1);
+ *         adamw = tt_adamw_create(model, NULL);
+ *         text.n_sequences = 1; text.tokens = tokens; text.offsets = ends;
+ *         for (step = 0; step < 60; step++) {
+ *             tt_tensor *logprobs = tt_model_logprobs(model, tt_batch_create(ctx, &text), 1, NULL);
+ *             tt_backward(ctx, tt_neg(ctx, tt_mean(ctx, logprobs)));
+ *             if (tt_optimizer_step(adamw, 1e-2f, NULL) != TT_OK) { puts(tt_error(ctx)); return 1; }
+ *             tt_step_reset(ctx);
+ *         }
+ *         prompt.prompt = tokens; prompt.prompt_length = 2; greedy.greedy = 1; greedy.max_new_tokens = 12;
+ *         if (tt_generate(model, &prompt, 1, &greedy, &out) != TT_OK) { puts(tt_error(ctx)); return 1; }
+ *         for (step = 0; step < out.items[0].length; step++) { printf("%d ", (int)out.items[0].tokens[step]); }
+ *         tt_completions_free(&out); tt_optimizer_destroy(adamw); tt_model_destroy(model); tt_destroy(ctx);
+ *         return 0;
+ *     }
+ *
+ * ---- the rules ----
+ * Defaults  A zero in any _desc or _config field means the default that stands beside it.
+ * Errors    Functions return tt_status or NULL; tt_error(ctx) says what, where and which value. An error while a
+ *           graph is being built sticks until tt_step_reset: later ops return NULL quietly, and tt_backward,
+ *           tt_eval and tt_optimizer_step report the first cause, so model code needs no check on each line.
+ *           Nothing here prints, exits or aborts.
+ * Memory    All memory comes through the allocator in tt_desc. What _create returns, _destroy frees. Tensors that
+ *           ops return live until tt_step_reset. A failed allocation is an error like any other, and leaks nothing.
+ * Threads   A context is used by one thread at a time; any number of contexts may run at once. Inside, OpenMP
+ *           where the compiler has it on.
+ * Bits      A result does not depend on thread count, on what else is in a batch, on a sequence's slot, or on how
+ *           a prompt was split between prefill and decoding. Log-probs of sampling equal those of training bit
+ *           for bit, and a resumed run equals the one that was never interrupted. (Between kernel sets, see
+ *           tt_kernel, results are close but not equal.)
+ *
+ * ---- macros ----
+ * THINKTUNING_IMPLEMENTATION   compile the implementation here
+ * TT_STATIC                    every function static: several independent copies in one program
+ * TT_API                       your own linkage, e.g. __declspec(dllexport)
+ * TT_HEADER_NAME               how the header includes itself for each kernel set, if you renamed the file;
+ *                              default "thinktuning.h"
+ * TT_ALLOW_FAST_MATH           accept -ffast-math, and lose the promise about bits
+ *
+ * ---- chapters, here and in the implementation ----
+ *  1 base        status, errors, allocation, text, files, JSON, random numbers
+ *  2 kernels     the table of a backend; CPU kernels: matrix product, attention, norms, ...
+ *  3 tensor      shape and storage
+ *  4 autograd    tape, ops with forward and backward side by side, custom ops, recomputation
+ *  5 tokenizer   byte-level BPE: train, encode, decode, tokenizer.json
+ *  6 model       config, parameters, forward
+ *  7 checkpoint  safetensors, Hugging Face directories, training state
+ *  8 sampler     KV cache, continuous batching, sampling controls
+ *  9 optimizer   AdamW, clipping, schedules
+ * 10 grpo        rollouts, advantages, policy losses
+ * 11 think       teachers, selection, augmentation, advantage-aware shaping, schedule
+ * 12 trainer     tasks, the training step, evaluation, metrics */
+#ifndef TTI_SIMD_PASS
+#ifndef THINKTUNING_H
+#define THINKTUNING_H
+
+/* The implementing file may include this header before any other; then POSIX calls (fsync, monotonic
+ * clock) are visible even under -std=c99. */
+#if defined(THINKTUNING_IMPLEMENTATION) && !defined(_WIN32) && !defined(_POSIX_C_SOURCE) && !defined(_GNU_SOURCE)
+#define _POSIX_C_SOURCE 200809L
+#endif
+#include <stddef.h>
+#include <stdint.h>
+
+#ifndef TT_API
+#ifdef TT_STATIC
+#if defined(__GNUC__) || defined(__clang__)
+#define TT_API static __attribute__((unused))
+#else
+#define TT_API static
+#endif
+#else
+#define TT_API extern
+#endif
+#endif
+
+#ifdef __cplusplus
+#define TT_INIT {}
+extern "C" {
+#else
+#define TT_INIT {0}
+#endif
+
+/* ==== 1. base ============================================================================== */
+
+#define TT_VERSION "0.1.0"
+
+#define TT_STATUS_LIST(X)                                    \
+    X(TT_OK,          0, "success")                          \
+    X(TT_ERR_ARG,    -1, "invalid argument")                 \
+    X(TT_ERR_SHAPE,  -2, "tensor shapes do not match")       \
+    X(TT_ERR_MEM,    -3, "out of memory")                    \
+    X(TT_ERR_FILE,   -4, "file is damaged or not supported") \
+    X(TT_ERR_IO,     -5, "file cannot be read or written")   \
+    X(TT_ERR_NUMBER, -6, "number is not finite")             \
+    X(TT_ERR_DEVICE, -7, "backend failed")                   \
+    X(TT_ERR_STOP,   -8, "stopped by a callback")
+
+#define TT_STATUS_ENUM(name, value, text) name = value,
+typedef enum tt_status { TT_STATUS_LIST(TT_STATUS_ENUM) TT_STATUS_END_ = 1 } tt_status;
+#undef TT_STATUS_ENUM
+
+typedef struct tt_context tt_context;
+typedef struct tt_backend tt_backend;   /* chapter 2 */
+
+/* Where all memory comes from. free receives the size that alloc was given. Both NULL = malloc/free. */
+typedef struct tt_allocator {
+    void *(*alloc)(void *user, size_t bytes);
+    void (*free)(void *user, void *memory, size_t bytes);
+    void *user;
+} tt_allocator;
+
+typedef void (*tt_log_fn)(void *user, tt_status status, const char *text);
+
+typedef struct tt_desc {
+    int n_threads;              /* upper bound; 0 = what OpenMP offers, 1 without OpenMP          */
+    const char *kernel;         /* CPU kernels: "portable", "avx2", "avx512", "neon"; NULL = the
+                                   environment's TT_KERNEL, else the best that this CPU runs      */
+    const tt_backend *backend;  /* NULL = CPU                                                     */
+    tt_allocator allocator;
+    tt_log_fn log;              /* receives every error text once; NULL = none                    */
+    void *log_user;
+} tt_desc;
+
+/* One context owns backend, threads, scratch memory and error text. Contexts are independent: one per
+ * thread, any number of them. desc may be NULL. NULL only if memory is out; a bad field gives a context
+ * whose every call fails with the reason in tt_error(). */
+TT_API tt_context *tt_create(const tt_desc *desc);
+TT_API void        tt_destroy(tt_context *ctx);
+
+/* The first sentence of trouble, never NULL, "" if none. An error in graph building stays until
+ * tt_step_reset or tt_error_clear: later ops return NULL quietly. Any other error is replaced by the
+ * next one. ctx may be NULL ("out of memory"). */
+TT_API const char *tt_error(const tt_context *ctx);
+TT_API tt_status   tt_error_status(const tt_context *ctx);
+TT_API void        tt_error_clear(tt_context *ctx);
+TT_API const char *tt_status_name(tt_status status);
+/* For backends, custom ops and callbacks: sets the error text (printf form) and returns status. */
+TT_API tt_status   tt_fail(tt_context *ctx, tt_status status, const char *format, ...);
+
+/* Memory from the context's allocator. tt_alloc returns zeroed bytes, or NULL with the error set. */
+TT_API void *tt_alloc(tt_context *ctx, size_t count, size_t size);
+TT_API void  tt_free(tt_context *ctx, void *memory, size_t count, size_t size);
+typedef struct tt_memory { size_t current_bytes, peak_bytes; } tt_memory;
+TT_API tt_memory tt_memory_get(const tt_context *ctx);
+
+TT_API double      tt_clock(void);                        /* seconds, monotonic where the system has it */
+TT_API int         tt_threads(const tt_context *ctx);     /* threads in use                             */
+TT_API const char *tt_kernel(const tt_context *ctx);      /* name of the CPU kernels in use             */
+
+/* Counter-based random numbers: Philox4x32-10 (Salmon et al. 2011). A draw is a pure function of
+ * (seed, stream, index); tt_rng walks the index. Every seed is valid, also 0. */
+typedef struct tt_rng { uint64_t seed, stream, index; } tt_rng;
+TT_API uint64_t tt_random(uint64_t seed, uint64_t stream, uint64_t index);
+TT_API uint64_t tt_rng_next(tt_rng *rng);
+TT_API double   tt_rng_uniform(tt_rng *rng);              /* [0, 1)                                     */
+TT_API double   tt_rng_normal(tt_rng *rng);               /* mean 0, variance 1; uses two draws         */
+TT_API int      tt_rng_below(tt_rng *rng, int n);         /* 0 .. n-1, n >= 1                           */
+TT_API uint64_t tt_hash(const void *bytes, size_t size, uint64_t seed);
+
+/* Growable bytes and token ids. Start from {ctx} with all else 0; data is NUL-terminated (text) and
+ * owned by the struct until tt_text_free. After a failed append the content is unchanged. */
+typedef struct tt_text { tt_context *ctx; char *data; size_t size, capacity; } tt_text;
+typedef struct tt_ids  { tt_context *ctx; int32_t *data; size_t size, capacity; } tt_ids;
+TT_API tt_status tt_text_append(tt_text *text, const char *bytes, size_t size);
+TT_API tt_status tt_text_format(tt_text *text, const char *format, ...);       /* appends, printf form */
+TT_API tt_status tt_text_json(tt_text *text, const char *bytes, size_t size);  /* appends "quoted\n"   */
+TT_API void      tt_text_free(tt_text *text);
+TT_API tt_status tt_ids_append(tt_ids *ids, const int32_t *values, size_t n);
+TT_API void      tt_ids_free(tt_ids *ids);
+
+/* Whole files. Writing is atomic: temporary file beside it, fsync, rename; on failure the old file stands. */
+TT_API tt_status tt_file_read(tt_context *ctx, const char *path, tt_text *out);   /* appends to out */
+TT_API tt_status tt_file_write(tt_context *ctx, const char *path, const void *bytes, size_t size);
+TT_API tt_status tt_make_dirs(tt_context *ctx, const char *path);                 /* like mkdir -p  */
+
+/* JSON, RFC 8259. A parsed document is one block of memory; nodes live as long as their root.
+ * Strings are decoded UTF-8 (NUL-terminated, length beside it); \u escapes of lone surrogates become
+ * U+FFFD; depth is limited to 128. Duplicate keys: the last wins in tt_json_get. */
+typedef enum tt_json_type { TT_JSON_NULL, TT_JSON_BOOL, TT_JSON_NUMBER, TT_JSON_STRING, TT_JSON_ARRAY, TT_JSON_OBJECT } tt_json_type;
+typedef struct tt_json {
+    tt_json_type type;
+    double number;              /* also 0/1 of a bool                                    */
+    const char *string;         /* text of a string                                      */
+    size_t length;              /* bytes of a string, elements of an array or object     */
+    const char *key;            /* name if this is a member of an object, else NULL      */
+    size_t key_length;
+    const struct tt_json *child, *next;   /* first element, next sibling                 */
+} tt_json;
+TT_API tt_json       *tt_json_parse(tt_context *ctx, const char *text, size_t size);  /* error names line and column */
+TT_API void           tt_json_free(tt_context *ctx, tt_json *root);
+TT_API const tt_json *tt_json_get(const tt_json *object, const char *key);            /* NULL if absent or object is no object */
+TT_API const char    *tt_json_text(const tt_json *object, const char *key, const char *fallback);
+TT_API double         tt_json_number(const tt_json *object, const char *key, double fallback);
+
+/* ==== 2. kernels ===========================================================================
+ * tt_backend is the seam between autograd and the machine: memory and kernels. All pointers are on the
+ * backend unless marked host. Sizes are elements. Names in d.. are gradients; every backward ADDS to
+ * them, and a NULL gradient is skipped. A kernel reduces each output in one fixed order whatever else is
+ * in the batch. Kernels return TT_OK or tt_fail(ctx, ...). */
+
+typedef enum tt_dtype { TT_F32 = 0, TT_BF16, TT_F16, TT_I32 } tt_dtype;
+
+/* C[m,n] = (accumulate ? C : bias or 0) + A[m,k] B[k,n]; transpose_a: A is stored [k,m]; transpose_b: B is
+ * stored [n,k]. ld.: row strides of the stored matrices. One chain of fused multiply-adds over k per
+ * element of C, begun from C or bias, so a product split along k and continued gives the same bits. */
+typedef struct tt_gemm_args {
+    int m, n, k;
+    int transpose_a, transpose_b, accumulate;
+    int lda, ldb, ldc;
+    const float *a, *b, *bias;
+    float *c;
+} tt_gemm_args;
+
+/* Sequence s has query rows offsets[s] .. offsets[s+1]-1; its first query stands at position
+ * query_start[s] (NULL = 0); its key of position j is row key_start[s] + j of k and v
+ * (NULL = offsets[s]). Query at position p sees keys 0..p. */
+typedef struct tt_attention_args {
+    int n_sequences, n_tokens, n_heads, n_kv_heads, head_dim;
+    float scale;
+    const int32_t *offsets, *query_start, *key_start;
+    const int32_t *host_offsets;
+    const float *q, *k, *v;       /* [n_tokens, n_heads*head_dim], [rows, n_kv_heads*head_dim] */
+    float *out, *lse;             /* lse [n_tokens, n_heads]: log sum exp of each row, for backward; NULL in decode */
+    const float *dout;            /* backward (only packed: query_start = key_start = NULL) */
+    float *dq, *dk, *dv;
+} tt_attention_args;
+
+typedef struct tt_logprobs_args {
+    int n, dim, vocab;
+    float inv_temperature;
+    const float *x, *w;                 /* [n,dim], [vocab,dim]  */
+    const int32_t *targets;             /* [n]                   */
+    float *logprobs, *entropy, *lse;    /* [n]; entropy may be NULL; lse of the scaled logits is kept for backward */
+    const float *dlogprobs, *dentropy;  /* backward: [n], either may be NULL */
+    float *dx, *dw;
+} tt_logprobs_args;
+
+typedef struct tt_adamw_args {
+    size_t n;
+    float *p, *g, *m, *v;
+    float lr, beta1, beta2, eps, weight_decay;
+    float correction1, correction2;     /* 1 - beta^t             */
+    float grad_scale;                   /* multiplies g (clipping) */
+} tt_adamw_args;
+
+typedef enum tt_unary  { TT_NEG = 1, TT_EXP, TT_LOG, TT_TANH, TT_CLAMP, TT_SCALE, TT_GELU_TANH, TT_GELU_ERF } tt_unary;
+typedef enum tt_binary { TT_ADD = 1, TT_SUB, TT_MUL, TT_DIV, TT_MINIMUM, TT_MAXIMUM, TT_LESS, TT_SWIGLU } tt_binary;
+
+struct tt_backend {
+    const char *name;
+    void *config;
+    tt_status (*open)(tt_context *ctx, const tt_backend *self, void **state);
+    void      (*close)(tt_context *ctx, void *state);
+    /* memory */
+    void     *(*alloc)(tt_context *ctx, size_t bytes);                 /* NULL with the error set */
+    void      (*free)(tt_context *ctx, void *memory, size_t bytes);
+    tt_status (*upload)(tt_context *ctx, void *to, const void *from_host, size_t bytes);
+    tt_status (*download)(tt_context *ctx, void *to_host, const void *from, size_t bytes);
+    tt_status (*copy)(tt_context *ctx, void *to, const void *from, size_t bytes);
+    tt_status (*zero)(tt_context *ctx, void *to, size_t bytes);
+    tt_status (*sync)(tt_context *ctx);
+    /* matrix product, attention, head */
+    tt_status (*gemm)(tt_context *ctx, const tt_gemm_args *args);
+    tt_status (*attention_forward)(tt_context *ctx, const tt_attention_args *args);
+    tt_status (*attention_backward)(tt_context *ctx, const tt_attention_args *args);
+    tt_status (*logprobs_forward)(tt_context *ctx, const tt_logprobs_args *args);
+    tt_status (*logprobs_backward)(tt_context *ctx, const tt_logprobs_args *args);
+    /* rows: x, y [n,dim]; gather y[i] = x[rows[i]]; scatter_add dx[rows[i]] += dy[i] (rows may repeat);
+     * scatter y[rows[i]] = x[i] (rows distinct) */
+    tt_status (*gather_rows)(tt_context *ctx, float *y, const float *x, const int32_t *rows, int n, int dim);
+    tt_status (*scatter_add_rows)(tt_context *ctx, float *dx, const float *dy, const int32_t *rows, int n, int dim);
+    tt_status (*scatter_rows)(tt_context *ctx, float *y, const float *x, const int32_t *rows, int n, int dim);
+    /* y[n,count] = x[n, begin..begin+count) of rows of width cols; backward adds dy into those columns of dx */
+    tt_status (*columns)(tt_context *ctx, float *y, const float *x, int n, int cols, int begin, int count);
+    tt_status (*columns_backward)(tt_context *ctx, float *dx, const float *dy, int n, int cols, int begin, int count);
+    tt_status (*rmsnorm)(tt_context *ctx, float *y, float *rstd, const float *x, const float *w, int n, int dim, float eps);
+    tt_status (*rmsnorm_backward)(tt_context *ctx, float *dx, float *dw, const float *dy, const float *x, const float *w, const float *rstd, int n, int dim);
+    tt_status (*layernorm)(tt_context *ctx, float *y, float *mean, float *rstd, const float *x, const float *w, const float *b, int n, int dim, float eps);
+    tt_status (*layernorm_backward)(tt_context *ctx, float *dx, float *dw, float *db, const float *dy, const float *x, const float *w, const float *mean, const float *rstd, int n, int dim);
+    /* y (+)= rotation of x by its position's angles; inverse = 1 turns back (the backward), which adds to y */
+    tt_status (*rope)(tt_context *ctx, float *y, const float *x, const float *cos_table, const float *sin_table, const int32_t *positions, int n, int heads, int head_dim, int inverse);
+    /* elementwise over n values; p0, p1: bounds of clamp, factor of scale */
+    tt_status (*unary)(tt_context *ctx, tt_unary op, float *y, const float *x, size_t n, float p0, float p1);
+    tt_status (*unary_backward)(tt_context *ctx, tt_unary op, float *dx, const float *dy, const float *x, const float *y, size_t n, float p0, float p1);
+    tt_status (*binary)(tt_context *ctx, tt_binary op, float *y, const float *a, const float *b, size_t n);
+    tt_status (*binary_backward)(tt_context *ctx, tt_binary op, float *da, float *db, const float *dy, const float *a, const float *b, size_t n);
+    tt_status (*where)(tt_context *ctx, float *y, const float *condition, const float *a, const float *b, size_t n);
+    tt_status (*where_backward)(tt_context *ctx, float *da, float *db, const float *dy, const float *condition, size_t n);
+    /* small[4] broadcasts to big[4] (entries equal or 1). broadcast: y(big) (+)= x(small). reduce: y(small) (+)= sums of x(big) */
+    tt_status (*broadcast)(tt_context *ctx, float *y, const float *x, const int *small_shape, const int *big_shape, int accumulate);
+    tt_status (*reduce)(tt_context *ctx, float *y, const float *x, const int *small_shape, const int *big_shape, int accumulate);
+    /* db[dim] += column sums of dy[n,dim] */
+    tt_status (*bias_backward)(tt_context *ctx, float *db, const float *dy, int n, int dim);
+    tt_status (*axpy)(tt_context *ctx, float *y, const float *x, float alpha, size_t n);          /* y += alpha x */
+    tt_status (*sum_squares)(tt_context *ctx, const float *x, size_t n, double *host_out);
+    tt_status (*adamw)(tt_context *ctx, const tt_adamw_args *args);
+    tt_status (*cast)(tt_context *ctx, void *to, tt_dtype to_type, const void *from, tt_dtype from_type, size_t n);
+};
+
+TT_API const tt_backend *tt_cpu_backend(void);
+TT_API const tt_backend *tt_backend_get(const tt_context *ctx);
+TT_API void             *tt_backend_state(const tt_context *ctx);
+
+/* ==== 3. tensor ============================================================================
+ * Row-major, contiguous, up to four dimensions. Fields are for reading. Two lifetimes:
+ * long-lived tensors (parameters) belong to whoever created them, tensors of one step live in the
+ * step's arena and go at once with tt_step_reset. */
+
+#define TT_MAX_DIMS 4
+typedef struct tt_tensor tt_tensor;
+struct tt_tensor {
+    tt_context *ctx;
+    tt_dtype dtype;
+    int ndim, shape[TT_MAX_DIMS];   /* ndim 0 is a scalar; unused entries are 1              */
+    size_t size;                    /* number of elements                                    */
+    void *data;                     /* on the backend                                        */
+    float *grad;                    /* on the backend; NULL until a backward needs it        */
+    int requires_grad;              /* gradient flows to or through this tensor              */
+    int retain_grad;                /* set to keep grad of an inner tensor after tt_backward */
+    int persistent;                 /* long-lived                                            */
+    char *name;                     /* may be NULL                                           */
+    struct tti_node *node;          /* op that made it; NULL for leaves                      */
+};
+#define TT_F(tensor) ((float *)(tensor)->data)
+
+/* Long-lived, zeroed. shape has ndim entries, each >= 1. A parameter takes part in gradients. */
+TT_API tt_tensor *tt_tensor_create(tt_context *ctx, tt_dtype dtype, int ndim, const int *shape, const char *name);
+TT_API tt_tensor *tt_parameter(tt_context *ctx, int ndim, const int *shape, const char *name);
+TT_API void       tt_tensor_destroy(tt_tensor *tensor);
+/* Of this step: zeros, a copy of host values, a scalar. Set requires_grad = 1 to differentiate by it. */
+TT_API tt_tensor *tt_zeros(tt_context *ctx, int ndim, const int *shape);
+TT_API tt_tensor *tt_constant(tt_context *ctx, int ndim, const int *shape, const float *values);
+TT_API tt_tensor *tt_scalar(tt_context *ctx, float value);
+/* Between backend and host; values holds tensor->size floats. tt_item reads a one-element tensor. */
+TT_API tt_status tt_tensor_set(tt_tensor *tensor, const float *values);
+TT_API tt_status tt_tensor_get(const tt_tensor *tensor, float *values);
+TT_API tt_status tt_tensor_get_grad(const tt_tensor *tensor, float *values);   /* zeros if there is none */
+TT_API double    tt_item(const tt_tensor *tensor);                             /* NaN on NULL            */
+/* Frees everything of the step (tensors, tape), clears a graph error. Parameters and their grads stay. */
+TT_API void      tt_step_reset(tt_context *ctx);
+
+/* ==== 4. autograd ==========================================================================
+ * Ops record themselves on the context's tape; tt_backward walks it in reverse once. Gradients of
+ * leaves accumulate over calls until tt_zero_grad, so micro-batches simply add up. */
+
+TT_API tt_status tt_backward(tt_context *ctx, tt_tensor *loss);   /* loss has one element; consumes the tape   */
+TT_API tt_status tt_eval(tt_context *ctx);                        /* first error of graph building, else TT_OK */
+TT_API tt_status tt_zero_grad(tt_tensor *tensor);
+TT_API void tt_no_grad_begin(tt_context *ctx);                    /* nestable: ops record nothing              */
+TT_API void tt_no_grad_end(tt_context *ctx);
+
+/* Elementary ops; binary ones broadcast like NumPy. min/max send the gradient to a on a tie. */
+TT_API tt_tensor *tt_add(tt_context *, tt_tensor *a, tt_tensor *b);
+TT_API tt_tensor *tt_sub(tt_context *, tt_tensor *a, tt_tensor *b);
+TT_API tt_tensor *tt_mul(tt_context *, tt_tensor *a, tt_tensor *b);
+TT_API tt_tensor *tt_div(tt_context *, tt_tensor *a, tt_tensor *b);
+TT_API tt_tensor *tt_minimum(tt_context *, tt_tensor *a, tt_tensor *b);
+TT_API tt_tensor *tt_maximum(tt_context *, tt_tensor *a, tt_tensor *b);
+TT_API tt_tensor *tt_less(tt_context *, tt_tensor *a, tt_tensor *b);          /* 1 where a < b, else 0; no gradient */
+TT_API tt_tensor *tt_where(tt_context *, tt_tensor *condition, tt_tensor *a, tt_tensor *b);  /* a where condition != 0 */
+TT_API tt_tensor *tt_neg(tt_context *, tt_tensor *x);
+TT_API tt_tensor *tt_exp(tt_context *, tt_tensor *x);
+TT_API tt_tensor *tt_log(tt_context *, tt_tensor *x);
+TT_API tt_tensor *tt_tanh(tt_context *, tt_tensor *x);
+TT_API tt_tensor *tt_clamp(tt_context *, tt_tensor *x, float low, float high); /* gradient 0 outside, 1 on the edges */
+TT_API tt_tensor *tt_scale(tt_context *, tt_tensor *x, float factor);
+TT_API tt_tensor *tt_sum(tt_context *, tt_tensor *x);                         /* all elements, scalar       */
+TT_API tt_tensor *tt_mean(tt_context *, tt_tensor *x);
+TT_API tt_tensor *tt_sum_axis(tt_context *, tt_tensor *x, int axis);          /* the axis is kept with size 1 */
+TT_API tt_tensor *tt_mean_axis(tt_context *, tt_tensor *x, int axis);
+TT_API tt_tensor *tt_detach(tt_context *, tt_tensor *x);                      /* sg(): same value, no gradient */
+TT_API tt_tensor *tt_view(tt_context *, tt_tensor *x, int ndim, const int *shape);   /* shares x's data      */
+TT_API tt_tensor *tt_columns(tt_context *, tt_tensor *x, int begin, int count);      /* x[:, begin:begin+count] */
+TT_API tt_tensor *tt_gather_rows(tt_context *, tt_tensor *x, const int32_t *rows, int n);   /* x[rows]; rows: host, copied */
+
+/* The transformer's ops. N rows (tokens), K in, M out. */
+TT_API tt_tensor *tt_linear(tt_context *, tt_tensor *x, tt_tensor *w, tt_tensor *bias_or_null);   /* x[N,K] w[M,K]^T -> [N,M] */
+TT_API tt_tensor *tt_matmul(tt_context *, tt_tensor *x, tt_tensor *w, tt_tensor *bias_or_null);   /* x[N,K] w[K,M] -> [N,M]; GPT-2's Conv1D */
+TT_API tt_tensor *tt_embedding(tt_context *, tt_tensor *w, const int32_t *ids, int n);            /* w[V,C] -> [n,C]; ids: host, copied */
+TT_API tt_tensor *tt_rmsnorm(tt_context *, tt_tensor *x, tt_tensor *w, float eps);                /* x[...,C] over the last axis, w[C] */
+TT_API tt_tensor *tt_layernorm(tt_context *, tt_tensor *x, tt_tensor *w, tt_tensor *b, float eps);
+TT_API tt_tensor *tt_swiglu(tt_context *, tt_tensor *gate, tt_tensor *up);                        /* silu(gate) * up */
+TT_API tt_tensor *tt_gelu(tt_context *, tt_tensor *x, int tanh_form);                             /* tanh_form 0: erf */
+
+/* A packed batch: tokens of all sequences end to end, no padding. Of this step. */
+typedef struct tt_batch_desc {
+    int n_sequences;
+    const int32_t *offsets;      /* [n_sequences + 1], offsets[0] = 0; sequence s is tokens[offsets[s] .. offsets[s+1])  */
+    const int32_t *tokens;       /* [n_tokens]                                                                          */
+    const unsigned char *mask;   /* [n_tokens], 1 = this token is a target (predicted from the one before it); the first
+                                    token of a sequence never is. NULL = every token but the first                      */
+    struct tt_kv_cache *cache;   /* NULL in training; chapter 8 */
+    const int32_t *slots;        /* [n_sequences] cache rows, with cache                                                */
+} tt_batch_desc;
+typedef struct tt_batch {
+    tt_context *ctx;
+    int n_sequences, n_tokens, n_targets, max_length;
+    /* host copies */
+    const int32_t *offsets, *tokens, *positions;   /* positions: 0.. within each sequence (or from the cache's length) */
+    const int32_t *target_rows, *targets;          /* [n_targets]: row that predicts, token that is predicted           */
+    /* the same on the backend (equal pointers on the CPU) */
+    const int32_t *d_offsets, *d_positions, *d_key_start, *d_query_start;
+    struct tt_kv_cache *cache;
+    const int32_t *slots;
+    const int32_t *d_cache_rows;                   /* [n_tokens] row in the cache that each token writes, with cache     */
+} tt_batch;
+TT_API tt_batch *tt_batch_create(tt_context *ctx, const tt_batch_desc *desc);
+
+/* Rotary tables cos/sin are [positions, head_dim/2]; x [N, heads*head_dim], rotate-half layout of Hugging Face. */
+TT_API tt_tensor *tt_rope(tt_context *, tt_tensor *x, tt_tensor *cos_table, tt_tensor *sin_table, const tt_batch *, int head_dim);
+/* Causal attention within each sequence, grouped-query where k, v have fewer heads.
+ * q [N, n_heads*head_dim], k, v [N, n_kv_heads*head_dim] -> [N, n_heads*head_dim]. Blockwise, no T x T tensor. */
+typedef struct tt_attention_desc {
+    int n_heads, n_kv_heads, head_dim;
+    int layer;        /* cache layer, with a cache in the batch         */
+    float scale;      /* multiplies q.k; 0 = 1/sqrt(head_dim)            */
+} tt_attention_desc;
+TT_API tt_tensor *tt_attention(tt_context *, tt_tensor *q, tt_tensor *k, tt_tensor *v, const tt_batch *, const tt_attention_desc *);
+/* log softmax(x w^T / temperature)[target] for each row, streamed in blocks, recomputed in backward: no N x V tensor.
+ * x [N,C], w [V,C], targets: N host ids (copied) -> [N]. entropy_out (may be NULL) receives H = -sum p log p, [N]. */
+TT_API tt_tensor *tt_token_logprobs(tt_context *, tt_tensor *x, tt_tensor *w, const int32_t *targets, float temperature, tt_tensor **entropy_out);
+
+/* Ops of your own. forward fills out (zeroed, of the given shape); backward reads out->grad and adds to
+ * tt_grad(inputs[i]), which is NULL where no gradient is wanted. user must live until tt_backward. */
+typedef struct tt_op_desc {
+    const char *name;
+    tt_status (*forward)(void *user, tt_tensor *const *inputs, int n_inputs, tt_tensor *out);
+    tt_status (*backward)(void *user, tt_tensor *const *inputs, int n_inputs, tt_tensor *out);
+    void *user;
+} tt_op_desc;
+TT_API tt_tensor *tt_custom(tt_context *, const tt_op_desc *, tt_tensor *const *inputs, int n_inputs, int ndim, const int *shape);
+TT_API float     *tt_grad(tt_tensor *tensor);
+
+/* Recomputation (gradient checkpointing): runs fn without keeping its inner tensors and runs it again in
+ * backward. fn must be a pure function of inputs, user and parameters. user must live until tt_backward. */
+typedef tt_tensor *(*tt_segment_fn)(tt_context *, void *user, tt_tensor *const *inputs, int n_inputs);
+TT_API tt_tensor *tt_checkpoint(tt_context *, tt_segment_fn fn, void *user, tt_tensor *const *inputs, int n_inputs);
+
+/* ==== 5. tokenizer =========================================================================
+ * Byte-level BPE. Files are Hugging Face's tokenizer.json. */
+
+typedef struct tt_tokenizer tt_tokenizer;
+typedef enum tt_pretokenizer {
+    TT_PRETOKENIZE_GPT2 = 1,     /* ByteLevel with GPT-2's pattern                                        */
+    TT_PRETOKENIZE_WHITESPACE,   /* Split " ?\S+|\s+(?!\S)|\s+", each word with its leading space          */
+    TT_PRETOKENIZE_BYTES         /* no pre-tokenization: merges may cross everything                      */
+} tt_pretokenizer;
+
+/* Where training text comes from: read fills at most n bytes, returns how many, 0 at the end. */
+typedef struct tt_text_source { size_t (*read)(void *user, char *bytes, size_t n); void *user; } tt_text_source;
+
+typedef struct tt_tokenizer_desc {
+    int vocab_size;                      /* incl. special tokens; 0 = 32000; fewer if the text has no more pairs */
+    int min_frequency;                   /* of a pair to be merged; 0 = 2                                        */
+    int all_bytes;                       /* 1: the alphabet is all 256 bytes; 0: only those of the text          */
+    tt_pretokenizer pretokenizer;        /* 0 = GPT-2                                                            */
+    const char *const *special_tokens;   /* get ids 0, 1, ... in this order                                      */
+    int n_special_tokens;
+} tt_tokenizer_desc;
+
+/* Merges the most frequent pair until vocab_size; a tie goes to the pair with the smaller ids (left, then right). */
+TT_API tt_tokenizer *tt_tokenizer_train(tt_context *, const tt_tokenizer_desc *, tt_text_source text);
+TT_API tt_tokenizer *tt_tokenizer_load(tt_context *, const char *tokenizer_json_path);
+TT_API tt_tokenizer *tt_tokenizer_parse(tt_context *, const char *json, size_t size);
+TT_API tt_status     tt_tokenizer_save(const tt_tokenizer *, const char *tokenizer_json_path);
+TT_API tt_status     tt_tokenizer_json(const tt_tokenizer *, tt_text *out);
+TT_API void          tt_tokenizer_destroy(tt_tokenizer *);
+TT_API int           tt_vocab_size(const tt_tokenizer *);                              /* highest id + 1        */
+TT_API int           tt_token_id(const tt_tokenizer *, const char *text);              /* of a whole token as it decodes, e.g. "<end>" or " the"; -1 if none */
+TT_API int           tt_token_is_special(const tt_tokenizer *, int id);
+
+typedef enum tt_special { TT_SPECIAL_PARSE = 0, TT_SPECIAL_TEXT, TT_SPECIAL_REFUSE } tt_special;
+/* Both append to out, or on failure nothing. Special tokens in the text are cut out first (PARSE), read as plain
+ * text (TEXT), or are an error (REFUSE). Any bytes can be encoded, valid UTF-8 or not, if the alphabet has all 256
+ * (all_bytes, GPT-2); else a byte without a token is TT_ERR_ARG, which names the byte and its offset. */
+TT_API tt_status tt_encode(const tt_tokenizer *, const char *text, size_t size, tt_special special, tt_ids *out);
+TT_API tt_status tt_decode(const tt_tokenizer *, const int32_t *ids, size_t n, int skip_special, tt_text *out);
+
+/* ==== 6. model =============================================================================
+ * One decoder-only transformer, switched by config. Field and tensor names are Hugging Face's. */
+
+typedef struct tt_rope_scaling {      /* "llama3" scaling of the rotary frequencies; factor 0 = none */
+    float factor, low_freq_factor, high_freq_factor;
+    int original_max_position_embeddings;
+} tt_rope_scaling;
+
+typedef struct tt_model_config {
+    int vocab_size, hidden_size, num_hidden_layers, num_attention_heads;   /* required                    */
+    int intermediate_size;            /* 0 = 4 * hidden_size (gpt2), 8/3 rounded up to 32 (others)         */
+    int num_key_value_heads;          /* 0 = num_attention_heads                                           */
+    int head_dim;                     /* 0 = hidden_size / num_attention_heads                             */
+    int max_position_embeddings;      /* 0 = 2048                                                          */
+    float norm_eps;                   /* rms_norm_eps, layer_norm_epsilon; 0 = 1e-5 (qwen: 1e-6)           */
+    float rope_theta;                 /* 0 = 10000                                                         */
+    tt_rope_scaling rope_scaling;
+    int tie_word_embeddings;
+    int attention_bias;               /* biases on q, k, v (qwen2); llama's attention_bias adds o          */
+    int attention_out_bias, mlp_bias;
+    int qk_norm;                      /* RMSNorm on each head's q and k (qwen3)                            */
+    int no_rope_interval;             /* every n-th layer without RoPE (smollm3); 0 = none                 */
+    int gpt2;                         /* 1: LayerNorm, learned positions, GELU, fused qkv in Conv1D layout */
+    int bos_token_id, eos_token_id;   /* -1 = none; 0 is a token                                           */
+    char model_type[32];              /* "llama", "qwen2", "qwen3", "mistral", "smollm3", "gpt2"; "" = llama or gpt2 */
+    int recompute;                    /* 1: per-layer recomputation in backward (memory for time); not in config.json */
+} tt_model_config;
+
+typedef struct tt_model tt_model;
+/* Seeded init: embedding N(0,1) (gpt2: 0.02), head 0.02, matrices N(0, 1/fan_in), residual outputs further / sqrt(2 layers). */
+TT_API tt_model *tt_model_create(tt_context *, const tt_model_config *, uint64_t seed);
+TT_API tt_model *tt_model_copy(const tt_model *);                         /* same weights, no gradients (frozen teacher, reference) */
+TT_API tt_status tt_model_assign(tt_model *to, const tt_model *from);     /* copies the weights between equal configs               */
+TT_API void      tt_model_destroy(tt_model *);
+TT_API const tt_model_config *tt_model_config_get(const tt_model *);      /* resolved: defaults filled in    */
+TT_API tt_context *tt_model_context(const tt_model *);
+TT_API int        tt_model_n_params(const tt_model *);                    /* number of parameter tensors     */
+TT_API tt_tensor *tt_model_param(const tt_model *, int index);            /* name is Hugging Face's          */
+TT_API tt_tensor *tt_model_param_find(const tt_model *, const char *name);
+TT_API size_t     tt_model_size(const tt_model *);                        /* total number of weights         */
+TT_API void       tt_model_zero_grad(tt_model *);
+
+/* hidden [N,C] after the last norm; logits [N,V] of hidden rows; logprobs [batch n_targets] of the masked tokens
+ * under softmax(logits / temperature), entropy_out (may be NULL) beside it. */
+TT_API tt_tensor *tt_model_forward(tt_model *, const tt_batch *);
+TT_API tt_tensor *tt_model_logits(tt_model *, tt_tensor *hidden);
+TT_API tt_tensor *tt_model_logprobs(tt_model *, const tt_batch *, float temperature, tt_tensor **entropy_out);
+
+/* ==== 7. checkpoint ========================================================================
+ * A model on disk is a Hugging Face directory: config.json, model.safetensors (or shards with
+ * model.safetensors.index.json), generation_config.json, tokenizer.json. Every file is written to a
+ * temporary name, synced and renamed. */
+
+TT_API tt_model *tt_model_load(tt_context *, const char *dir);
+TT_API tt_status tt_model_save(const tt_model *, const tt_tokenizer *tokenizer_or_null, const char *dir);
+TT_API tt_status tt_model_config_parse(tt_context *, const char *json, size_t size, tt_model_config *out);
+TT_API tt_status tt_model_config_json(const tt_model_config *, tt_text *out);
+
+/* Training state in one atomic safetensors file: any named long-lived tensors and one JSON text
+ * (counters, positions). Loading wants the same names and shapes. */
+typedef struct tt_named { const char *name; tt_tensor *tensor; } tt_named;
+TT_API tt_status tt_state_save(tt_context *, const char *path, const tt_named *tensors, int n, const char *json);
+TT_API tt_status tt_state_load(tt_context *, const char *path, const tt_named *tensors, int n, tt_text *json_out);
+
+/* Reading any safetensors file: tensors in file order, converted to float on read. */
+typedef struct tt_safetensors tt_safetensors;
+typedef struct tt_safetensors_info { const char *name; tt_dtype dtype; int ndim; size_t shape[8], size; } tt_safetensors_info;
+TT_API tt_safetensors *tt_safetensors_open(tt_context *, const char *path);
+TT_API void            tt_safetensors_close(tt_safetensors *);
+TT_API int             tt_safetensors_count(const tt_safetensors *);
+TT_API tt_safetensors_info tt_safetensors_info_get(const tt_safetensors *, int index);
+TT_API int             tt_safetensors_find(const tt_safetensors *, const char *name);      /* -1 if absent */
+TT_API tt_status       tt_safetensors_read(tt_safetensors *, int index, float *out);
+TT_API const char     *tt_safetensors_metadata(const tt_safetensors *, const char *key);   /* NULL if absent */
+
+/* ==== 8. sampler ===========================================================================
+ * Continuous batching: a slot is refilled as its sequence ends; the samples of one prompt share its
+ * prefill. The sequence of (request id, sample) depends on nothing but model, prompt, settings and seed. */
+
+typedef struct tt_kv_cache tt_kv_cache;
+TT_API tt_kv_cache *tt_kv_cache_create(tt_model *, int n_slots, int capacity);   /* capacity: positions per slot */
+TT_API void         tt_kv_cache_destroy(tt_kv_cache *);
+TT_API int          tt_kv_cache_length(const tt_kv_cache *, int slot);
+TT_API void         tt_kv_cache_truncate(tt_kv_cache *, int slot, int length);
+TT_API tt_status    tt_kv_cache_share(tt_kv_cache *, int from_slot, int to_slot, int length);   /* copies the prefix */
+
+typedef struct tt_sampling {
+    int max_new_tokens;           /* 0 = 128                                                    */
+    int greedy;                   /* 1 = most likely token, lowest id on a tie                  */
+    float temperature;            /* divides the logits, > 0; 0 = 1                             */
+    int top_k;                    /* 0 = all                                                    */
+    float top_p;                  /* nucleus mass in (0,1]; 0 = 1 (off)                         */
+    float min_p;                  /* drop tokens below min_p * the largest probability; 0 = off */
+    float repetition_penalty;     /* Hugging Face's; 0 = 1 (off)                                */
+    uint64_t seed;
+    const int32_t *stop_tokens;   /* a sequence ends with (and includes) any of these           */
+    int n_stop_tokens;
+    int max_batch;                /* slots; 0 = 128, never more than there are sequences        */
+    /* called for each token as it is sampled; non-zero stops everything with TT_ERR_STOP       */
+    int (*on_token)(void *user, int request, int sample, int32_t token, float logprob);
+    void *user;
+} tt_sampling;
+typedef struct tt_request {
+    const int32_t *prompt;
+    int prompt_length, n;         /* n samples; 0 = 1                                           */
+    uint64_t id;                  /* names the random stream                                    */
+} tt_request;
+typedef struct tt_completion {
+    int request, sample;
+    int length, stopped;          /* tokens; 1 = ended by a stop token, 0 = by the limit        */
+    int32_t *tokens;
+    float *logprobs;              /* under softmax(logits / temperature), before top-k/p/min-p and penalty */
+} tt_completion;
+typedef struct tt_completions { tt_context *ctx; int n; tt_completion *items; size_t n_tokens; } tt_completions;
+/* out receives all samples, request by request. prompt + max_new_tokens must fit max_position_embeddings. */
+TT_API tt_status tt_generate(tt_model *, const tt_request *requests, int n, const tt_sampling *, tt_completions *out);
+TT_API void      tt_completions_free(tt_completions *);
+
+/* ==== 9. optimizer ========================================================================= */
+
+typedef struct tt_adamw_desc {
+    float beta1, beta2, eps;      /* 0 = 0.9, 0.999, 1e-8                                         */
+    float weight_decay;           /* decoupled; 0 = none                                          */
+    int decay_all;                /* 1: also norms and biases (1-d tensors)                       */
+    float max_grad_norm;          /* clip by global norm: g * min(1, c / (norm + 1e-6)); 0 = off  */
+} tt_adamw_desc;
+typedef struct tt_optimizer tt_optimizer;
+typedef struct tt_optimizer_stats { double grad_norm; int skipped; long n_skipped, step; } tt_optimizer_stats;
+TT_API tt_optimizer *tt_adamw_create(tt_model *, const tt_adamw_desc *);
+TT_API void          tt_optimizer_destroy(tt_optimizer *);
+/* One update from the gradients, which are then zeroed. A non-finite gradient norm skips the update and is counted. */
+TT_API tt_status     tt_optimizer_step(tt_optimizer *, float lr, tt_optimizer_stats *stats_or_null);
+/* Model weights, both moments and the counters, with the caller's JSON, through tt_state_save/load. */
+TT_API tt_status     tt_optimizer_save(tt_optimizer *, const char *path, const char *json);
+TT_API tt_status     tt_optimizer_load(tt_optimizer *, const char *path, tt_text *json_out);
+
+typedef enum tt_schedule_type { TT_CONSTANT = 0, TT_LINEAR, TT_COSINE } tt_schedule_type;
+typedef struct tt_schedule {
+    float lr;
+    int warmup_steps, total_steps;
+    float min_lr;                 /* reached at total_steps by linear and cosine */
+    tt_schedule_type type;
+} tt_schedule;
+TT_API float tt_learning_rate(const tt_schedule *, int step);   /* step 0, 1, ...; warm-up: lr (step + 1) / warmup_steps */
+
+/* ==== 10. grpo =============================================================================
+ * Formulas and names follow TRL's GRPOTrainer and verl's core_algos. */
+
+#define TT_MAX_REWARDS 8
+/* One response. Arrays are owned by the tt_rollouts. */
+typedef struct tt_rollout {
+    int group, sample;                  /* prompt index in the batch, sample within the group        */
+    uint64_t prompt_id;
+    int prompt_length, response_length;
+    int32_t *tokens;                    /* [prompt_length + response_length]                         */
+    float *sampling_logprobs;           /* [response_length] by the sampler; NaN for teacher tokens  */
+    float *old_logprobs, *ref_logprobs; /* [response_length] by the trainer; NULL until computed     */
+    unsigned char *mask;                /* [response_length] 1 = token in the loss                   */
+    unsigned char *teacher_mask;        /* [response_length] 1 = shaped loss (ThinkTuning)           */
+    unsigned char *is_teacher;          /* [response_length] 1 = token written by the teacher        */
+    int stopped;                        /* exactly one end token, at the very end                    */
+    int guided;                         /* augmented by a teacher                                    */
+    int attempt_length;                 /* guided: tokens before the feedback                        */
+    float attempt_reward;               /* guided: reward of the response before augmentation        */
+    float rewards[TT_MAX_REWARDS], reward, advantage;
+} tt_rollout;
+typedef struct tt_rollouts {
+    tt_context *ctx;
+    int n, n_groups, num_generations;
+    int n_rewards;                      /* rewards in use, 1 after create                                   */
+    tt_rollout *items;                  /* [n], group by group                                              */
+    char **questions;                   /* [n_groups] what a teacher reads; NULL = the prompt's plain text  */
+} tt_rollouts;
+/* From completions: requests[g] gave num_generations samples each. end_token marks .stopped. */
+TT_API tt_status tt_rollouts_create(tt_context *, const tt_request *requests, int n_requests, const tt_completions *, int end_token, tt_rollouts *out);
+TT_API tt_status tt_rollouts_question(tt_rollouts *, int group, const char *text);   /* copied */
+TT_API tt_status tt_rollout_replace(tt_rollouts *, int index, const int32_t *response, int length, int attempt_length, int end_token);  /* new response text */
+TT_API void      tt_rollouts_free(tt_rollouts *);
+
+typedef enum tt_scale_rewards { TT_SCALE_GROUP = 0, TT_SCALE_BATCH, TT_SCALE_NONE } tt_scale_rewards;
+typedef enum tt_advantage_type { TT_ADV_GRPO = 0, TT_ADV_RLOO, TT_ADV_OPO, TT_ADV_PASSK, TT_ADV_REINFORCE_PP_BASELINE, TT_ADV_GPG } tt_advantage_type;
+typedef enum tt_loss_type { TT_LOSS_PPO_CLIP = 0, TT_LOSS_CISPO, TT_LOSS_SAPO, TT_LOSS_GSPO, TT_LOSS_REINFORCE } tt_loss_type;
+typedef enum tt_aggregation {
+    TT_TOKEN_MEAN = 0,             /* verl token-mean, TRL dapo: 1 / tokens of the whole optimizer batch   */
+    TT_SEQ_MEAN_TOKEN_MEAN,        /* TRL grpo: 1 / (n_i B)                                                */
+    TT_SEQ_MEAN_TOKEN_SUM,         /* verl: 1 / sequences                                                  */
+    TT_DR_GRPO                     /* 1 / (B max_completion_length)                                        */
+} tt_aggregation;
+typedef enum tt_kl_type { TT_KL_K3 = 0, TT_KL_K1, TT_KL_K2 } tt_kl_type;
+typedef enum tt_aas { TT_AAS_RELEASED = 0, TT_AAS_FORMULA, TT_AAS_LUFFY, TT_AAS_OFF } tt_aas;   /* THINK: shaping of guided tokens */
+
+typedef struct tt_grpo_config {
+    int num_generations;           /* G; 0 = 8                                         */
+    int max_completion_length;     /* 0 = 128                                          */
+    float temperature;             /* 0 = 1                                            */
+    float epsilon_low, epsilon_high;   /* 0 = 0.2                                      */
+    float dual_clip;               /* c for A < 0; 0 = 3; negative = off               */
+    float delta;                   /* two-sided clip; 0 = off                          */
+    float beta;                    /* KL to the reference; 0 = off                     */
+    float entropy_coef;            /* bonus; 0 = off                                   */
+    float cispo_epsilon_max;       /* 0 = 5                                            */
+    float advantage_eps;           /* 0 = 1e-6 (verl, paper); TRL 1e-4                 */
+    tt_advantage_type advantage;
+    tt_scale_rewards scale_rewards;
+    tt_loss_type loss;
+    tt_aggregation aggregation;
+    tt_kl_type kl;
+    int mask_truncated_completions;    /* 1: responses without end token leave the loss */
+    int num_iterations;            /* updates per rollout batch; 0 = 1                 */
+    int micro_batch_tokens;        /* tokens of one forward/backward; 0 = 8192         */
+    /* ThinkTuning's Advantage-Aware Shaping, for tokens with teacher_mask */
+    tt_aas aas;
+    float gamma_min, gamma_max, advantage_min, advantage_max;   /* all 0 = 0.001, -0.001, -4, 4 */
+    float luffy_gamma;             /* 0 = 0.1                                          */
+    float fallback_p;              /* A < 0 and p below this: ordinary term; 0 = 0.01, negative = off */
+} tt_grpo_config;
+
+/* Means over the tokens of the whole optimizer batch: each tt_grpo_loss adds its micro-batch's part. Start from zero. */
+typedef struct tt_grpo_metrics {
+    double loss, entropy, kl, ppo_kl, clip_low, clip_high, clip_dual;
+    double aas_fallback_share, aas_factor_mean, aas_factor_max;
+    double sampling_logp_difference_max;
+    double reward, reward_std, frac_reward_zero_std;
+    double n_tokens, n_guided_tokens;
+} tt_grpo_metrics;
+
+/* reward = sum of rewards[k] * weights[k] (NULL = 1); a NaN abstains if another one scores; then advantage. A reward
+ * that is not finite is an error naming prompt and sample. Equal rewards in a group, and groups of one, give exactly 0. */
+TT_API tt_status tt_grpo_advantages(tt_rollouts *, const tt_grpo_config *, const float *reward_weights, tt_grpo_metrics *);
+/* One token: loss and d loss / d logp, in double. In: logp l, old o, reference f (NaN = none), advantage, guided flag. */
+typedef struct tt_token_loss { double loss, dloss, kl; int clipped_low, clipped_high, clipped_dual, fallback; double factor; } tt_token_loss;
+TT_API tt_token_loss tt_grpo_token_loss(const tt_grpo_config *, double logp, double old_logp, double ref_logp, double advantage, int guided);
+/* Policy loss of rollouts[indices[0..n)] in one graph: a scalar whose denominators are those of ALL of `all`, so
+ * micro-batch losses add up to the batch's. logprobs, entropy: tt_model_logprobs of those rollouts' response
+ * tokens, in order. old_logprobs NULL in a rollout = the current value (one update per batch, ratio 1). */
+TT_API tt_tensor *tt_grpo_loss(tt_context *, tt_tensor *logprobs, tt_tensor *entropy, const tt_rollouts *all, const int *indices, int n, const tt_grpo_config *, tt_grpo_metrics *);
+/* Packs rollouts[indices] into a batch whose targets are the response tokens. */
+TT_API tt_batch  *tt_rollouts_batch(tt_context *, const tt_rollouts *all, const int *indices, int n);
+
+/* ==== 11. think ============================================================================
+ * ThinkTuning (RRV et al., EMNLP 2025, arXiv 2508.07616): a teacher of the same size reads some of the
+ * student's responses and continues them with feedback in the first person; the guided response takes
+ * the place of the original in its group. */
+
+typedef struct tt_attempt { const char *question, *response; size_t question_size, response_size; int rollout; } tt_attempt;
+typedef struct tt_feedback { tt_text reason, phrase, opinion; } tt_feedback;   /* filled by the teacher */
+typedef struct tt_teacher {
+    tt_status (*feedback)(void *user, const tt_attempt *attempts, int n, tt_feedback *out);
+    void *user;
+} tt_teacher;
+
+/* The paper's teacher: a model under a prompt. The template's {question} and {response} are replaced; special
+ * tokens in the template are parsed, in question and response read as plain text... decoding is greedy by default. */
+typedef struct tt_teacher_prompt {
+    const char *prompt_template;  /* NULL = "Question:\n{question}\n\nResponse:\n{response}"               */
+    const char *system;           /* put before it (format, worked examples); NULL = none                 */
+    const char *stop_token;       /* text of the token that ends the feedback; required                   */
+    int max_new_tokens;           /* 0 = 1024                                                             */
+    int max_batch;
+} tt_teacher_prompt;
+typedef struct tt_model_teacher tt_model_teacher;
+TT_API tt_model_teacher *tt_model_teacher_create(tt_model *, const tt_tokenizer *, const tt_teacher_prompt *);  /* model and tokenizer are lent */
+TT_API void       tt_model_teacher_destroy(tt_model_teacher *);
+TT_API tt_teacher tt_teacher_model(tt_model_teacher *);
+/* The last <name>...</name> in text; 0 and empty if a tag is missing. begin and length point into text. White space
+ * around is trimmed, but for one space right before the first word: it belongs to that word's token. */
+TT_API int tt_think_tag(const char *text, size_t size, const char *name, const char **begin, size_t *length);
+
+typedef enum tt_think_schedule { TT_THINK_LINEAR = 0, TT_THINK_CONSTANT, TT_THINK_COSINE, TT_THINK_EXP } tt_think_schedule;
+typedef enum tt_think_mask { TT_MASK_WHOLE = 0, TT_MASK_APPENDED } tt_think_mask;
+typedef struct tt_think_config {
+    float init_pct, min_pct;      /* 0 = 0.1, 0.01                                                    */
+    float off_eps;                /* teacher off for good at the first step with pct <= off_eps + 0.01; 0 = 0.05, negative = never off */
+    int total_steps;              /* T of the schedule, required; min_pct is reached after max(1, T/3) steps */
+    tt_think_schedule schedule;
+    tt_think_mask mask;
+    const char *separator;        /* between response, reason and phrase; NULL = "\n\n"               */
+    uint64_t seed;                /* of the selection                                                 */
+} tt_think_config;
+typedef struct tt_think_metrics {
+    double pct; int n_guided, n_eligible;
+    double guided_share, teacher_accuracy, rescue_rate, spoil_rate;   /* from rewards; see tt_think_score */
+    double reward_guided, reward_unguided;
+} tt_think_metrics;
+TT_API double    tt_think_pct(const tt_think_config *, int step);      /* of the schedule                       */
+TT_API int       tt_think_active(const tt_think_config *, int step);   /* 0 once the teacher is off             */
+/* Selects per group k = max(1, floor(eligible * pct)) stopped responses without replacement, asks the teacher, replaces them
+ * in place (cut at max_completion_length) and sets teacher_mask, guided, attempt_length. Rewards come afterwards. */
+TT_API tt_status tt_think_augment(tt_rollouts *, const tt_teacher *, const tt_tokenizer *, const tt_think_config *, const tt_grpo_config *, int end_token, int step, tt_think_metrics *);
+TT_API void      tt_think_score(const tt_rollouts *, tt_think_metrics *);   /* after the rewards: the rates */
+
+/* ==== 12. trainer ========================================================================== */
+
+/* A task: where prompts come from and what a response is worth. Texts are appended to tt_text. */
+typedef struct tt_reward_input {
+    const char *question, *answer, *response;   /* NUL-terminated; response without its end token */
+    size_t response_size;
+    int stopped;                                /* exactly one end token, at the very end         */
+} tt_reward_input;
+/* What a response did: was the first attempt right, the final answer, and which reflection stands between. */
+typedef enum tt_behaviour { TT_NO_REFLECTION = 0, TT_SELF_AGREEMENT, TT_SELF_CONFLICT, TT_SELF_CONSULTATION, TT_SELF_CRITIQUE, TT_N_BEHAVIOURS } tt_behaviour;
+typedef struct tt_outcome { int final_right, first_right, reflects; tt_behaviour behaviour; } tt_outcome;
+typedef struct tt_task {
+    const char *name;
+    /* question number `index` of a split (0 train, 1 held out) and its gold answer; any index is valid */
+    tt_status (*question)(void *user, int split, uint64_t index, tt_text *question, tt_text *answer);
+    tt_status (*reward)(void *user, const tt_reward_input *in, float *reward);   /* NaN = abstain */
+    /* behaviour of a response: see tt_outcome; NULL = the default (first and last answer by reward) */
+    tt_status (*judge)(void *user, const tt_reward_input *in, tt_outcome *out);
+    const char *prompt_template;                /* around {question}, e.g. "<user>{question}<student>" */
+    const char *end_token;                      /* text of the token that ends a response              */
+    void *user;
+} tt_task;
+
+/* The built-in task "signs": put + or - before each number so that the sum is the target. */
+typedef struct tt_signs_desc { int min_n, max_n; /* numbers per question; 0 = 3, 4 */ uint64_t seed; } tt_signs_desc;
+typedef struct tt_signs tt_signs;
+TT_API tt_signs *tt_signs_create(tt_context *, const tt_signs_desc *);
+TT_API void      tt_signs_destroy(tt_signs *);
+TT_API tt_task   tt_task_signs(tt_signs *);
+/* Pretraining document number index: student, teacher or notes (see examples/thinktune.c). progress: 0..1 of
+ * pretraining; in the last 30 % teacher and notes documents become rare. Appends to text; target_from: byte of
+ * text->data where the part to learn begins. */
+TT_API tt_status tt_signs_document(tt_signs *, uint64_t index, double progress, tt_text *text, size_t *target_from);
+TT_API int       tt_signs_specials(const char *const **names);   /* special tokens of the task's texts */
+TT_API tt_tokenizer *tt_signs_tokenizer(const tt_signs *);       /* BPE trained on the documents: each word one token */
+/* What the teacher is asked: template for tt_teacher_prompt, and its stop token. */
+#define TT_SIGNS_TEACHER_TEMPLATE "<mentor>{question}<attempt>{response}<feedback>"
+#define TT_SIGNS_TEACHER_STOP "<stop>"
+
+/* Questions from a JSON-lines file {"question","answer"}; gold = what follows "####", else the whole; the
+ * reward compares the last number, \boxed{} or #### answer. Held out: the last eighth of the records (at least one). */
+typedef struct tt_jsonl tt_jsonl;
+TT_API tt_jsonl *tt_jsonl_load(tt_context *, const char *path);
+TT_API void      tt_jsonl_destroy(tt_jsonl *);
+TT_API int       tt_jsonl_count(const tt_jsonl *, int split);
+TT_API tt_task   tt_task_jsonl(tt_jsonl *, const char *prompt_template, const char *end_token);
+
+typedef struct tt_trainer_desc {
+    tt_model *model;               /* the student; lent                                        */
+    const tt_tokenizer *tokenizer;
+    const tt_task *task;
+    tt_grpo_config grpo;
+    const tt_teacher *teacher;     /* NULL = plain GRPO                                        */
+    tt_think_config think;
+    tt_model *reference;           /* for beta > 0; NULL = a frozen copy is made               */
+    tt_adamw_desc adamw;
+    tt_schedule schedule;
+    int prompts_per_step;          /* 0 = 16                                                   */
+    int max_batch;                 /* sampler slots; 0 = 128                                   */
+    uint64_t seed;
+    /* scale-out seam: sums data[0..n) over all ranks in place; NULL = one process             */
+    tt_status (*allreduce)(void *user, float *data, size_t n);
+    void *allreduce_user;
+    int rank, world_size;          /* world_size 0 = 1                                         */
+} tt_trainer_desc;
+typedef struct tt_step_metrics {
+    int step;
+    tt_grpo_metrics grpo;
+    tt_think_metrics think;
+    double mean_length, clipped_ratio, reflection_rate, correction_rate;   /* of the student's own (unguided) responses */
+    double behaviour[TT_N_BEHAVIOURS];
+    double grad_norm, learning_rate;
+    double num_tokens;             /* tokens sampled by student and teacher since step 0       */
+    double rollout_s, teacher_s, update_s, step_s;
+} tt_step_metrics;
+typedef struct tt_trainer tt_trainer;
+TT_API tt_trainer *tt_trainer_create(tt_context *, const tt_trainer_desc *);
+TT_API void        tt_trainer_destroy(tt_trainer *);
+TT_API tt_status   tt_trainer_step(tt_trainer *, tt_step_metrics *);
+TT_API int         tt_trainer_step_count(const tt_trainer *);
+TT_API const tt_rollouts *tt_trainer_rollouts(const tt_trainer *);           /* of the last step */
+TT_API tt_status   tt_trainer_save(tt_trainer *, const char *path);          /* weights, moments, counters: resumes bit for bit */
+TT_API tt_status   tt_trainer_load(tt_trainer *, const char *path);
+TT_API tt_status   tt_metrics_json(const tt_step_metrics *, tt_text *out);   /* one JSON object, TRL/verl names, no newline; no timings if step_s is 0 */
+
+/* The student alone on held-out questions. */
+typedef struct tt_evaluation { int n; double accuracy, first_accuracy, reflection_rate, correction_rate, spoil_rate, mean_length, stopped_rate; double behaviour[TT_N_BEHAVIOURS]; } tt_evaluation;
+typedef struct tt_evaluate_desc {
+    int n_questions, n_samples;    /* 0 = 256, 1 */
+    int greedy, max_new_tokens, max_batch, split_train;
+    float temperature;
+    uint64_t seed;
+    /* called for each response with its outcome; may be NULL */
+    void (*on_response)(void *user, const char *question, const char *response, const tt_outcome *outcome);
+    void *user;
+} tt_evaluate_desc;
+TT_API tt_status tt_evaluate(tt_model *, const tt_tokenizer *, const tt_task *, const tt_evaluate_desc *, tt_evaluation *out);
+
+#ifdef __cplusplus
+}
+#endif
+#endif /* THINKTUNING_H */
+
+/* ============================================================================================
+ * Implementation
+ * ============================================================================================ */
+#ifdef THINKTUNING_IMPLEMENTATION
+#ifndef TTI_IMPLEMENTED
+#define TTI_IMPLEMENTED
+#if defined(__FAST_MATH__) && !defined(TT_ALLOW_FAST_MATH)
+#error "thinktuning.h: -ffast-math breaks the promised results; define TT_ALLOW_FAST_MATH to accept that"
+#endif
+#include <errno.h>
+#include <float.h>
+#include <limits.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+#if defined(__unix__) || defined(__APPLE__)
+#define TTI_POSIX 1
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/types.h>
+#include <unistd.h>
+#endif
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ==== 1. base ==============================================================================
+ * The context, and what every chapter stands on: errors, memory, text, files, JSON, random numbers.
+ * A step's memory is an arena: a list of chunks that is filled from front to back and emptied at once. */
+
+#define TTI_ERROR_SIZE 512
+#define TTI_CHUNK ((size_t)1 << 20)
+#define TTI_ALIGN ((size_t)64)
+
+typedef struct tti_chunk { struct tti_chunk *next; char *base; size_t size, used; } tti_chunk;
+typedef struct tti_arena { tti_chunk *first, *current; int on_backend; } tti_arena;
+typedef struct tti_mark { tti_chunk *chunk; size_t used; } tti_mark;
+
+struct tti_node;        /* chapter 4: one recorded op            */
+struct tti_spare;       /* chapter 4: a gradient buffer to reuse */
+
+struct tt_context {
+    tt_allocator allocator;
+    tt_log_fn log;
+    void *log_user;
+    size_t current_bytes, peak_bytes;
+    int n_threads;
+    char kernel_wish[16];                 /* desc.kernel or TT_KERNEL, "" = best            */
+    const char *kernel_name;              /* set by the CPU kernels                         */
+    char error[TTI_ERROR_SIZE];
+    tt_status status;                     /* of the error text                              */
+    tt_status broken;                     /* a bad desc: every call fails                   */
+    int graph_error;                      /* the error sticks: graph building has failed    */
+    const tt_backend *backend;
+    void *backend_state, *cpu_state;      /* equal on the CPU backend                       */
+    tti_arena host, device;               /* memory of the step                             */
+    struct tti_node *tape;                /* newest op first                                */
+    struct tti_spare *spare_grads;
+    int no_grad;
+};
+
+/* ---- errors ---- */
+TT_API const char *tt_status_name(tt_status status) {
+#define TTI_STATUS_CASE(name, value, text) case name: return text;
+    switch (status) { TT_STATUS_LIST(TTI_STATUS_CASE) case TT_STATUS_END_: break; }
+#undef TTI_STATUS_CASE
+    return "unknown status";
+}
+
+TT_API tt_status tt_fail(tt_context *ctx, tt_status status, const char *format, ...) {
+    va_list list;
+    if (!ctx || ctx->graph_error) { return status; }      /* the first cause stays */
+    va_start(list, format);
+    vsnprintf(ctx->error, sizeof ctx->error, format, list);
+    va_end(list);
+    ctx->status = status;
+    if (ctx->log) { ctx->log(ctx->log_user, status, ctx->error); }
+    return status;
+}
+TT_API const char *tt_error(const tt_context *ctx) { return ctx ? ctx->error : "out of memory"; }
+TT_API tt_status tt_error_status(const tt_context *ctx) { return ctx ? ctx->status : TT_ERR_MEM; }
+TT_API void tt_error_clear(tt_context *ctx) {
+    if (ctx->broken != TT_OK) { return; }
+    ctx->status = TT_OK;
+    ctx->graph_error = 0;
+    ctx->error[0] = 0;
+}
+
+/* ---- memory ---- */
+static int tti_mul_size(size_t a, size_t b, size_t *out) {
+    if (b != 0 && a > (size_t)PTRDIFF_MAX / b) { return 0; }
+    *out = a * b;
+    return 1;
+}
+static void *tti_default_alloc(void *user, size_t bytes) { (void)user; return malloc(bytes); }
+static void tti_default_free(void *user, void *memory, size_t bytes) { (void)user; (void)bytes; free(memory); }
+
+static void *tti_alloc_raw(tt_context *ctx, size_t bytes) {
+    void *memory = ctx->allocator.alloc(ctx->allocator.user, bytes ? bytes : 1);
+    if (!memory) {
+        tt_fail(ctx, TT_ERR_MEM, "out of memory: %lu bytes wanted, %lu in use", (unsigned long)bytes, (unsigned long)ctx->current_bytes);
+        return NULL;
+    }
+    ctx->current_bytes += bytes;
+    if (ctx->current_bytes > ctx->peak_bytes) { ctx->peak_bytes = ctx->current_bytes; }
+    return memory;
+}
+TT_API void *tt_alloc(tt_context *ctx, size_t count, size_t size) {
+    size_t bytes;
+    void *memory;
+    if (!tti_mul_size(count, size, &bytes)) {
+        tt_fail(ctx, TT_ERR_MEM, "out of memory: %lu x %lu bytes overflow", (unsigned long)count, (unsigned long)size);
+        return NULL;
+    }
+    memory = tti_alloc_raw(ctx, bytes);
+    if (memory) { memset(memory, 0, bytes ? bytes : 1); }
+    return memory;
+}
+TT_API void tt_free(tt_context *ctx, void *memory, size_t count, size_t size) {
+    size_t bytes = count * size;
+    if (!memory) { return; }
+    ctx->current_bytes -= bytes;
+    ctx->allocator.free(ctx->allocator.user, memory, bytes > 0 ? bytes : 1);
+}
+TT_API tt_memory tt_memory_get(const tt_context *ctx) {
+    tt_memory m;
+    m.current_bytes = ctx->current_bytes;
+    m.peak_bytes = ctx->peak_bytes;
+    return m;
+}
+/* Grows an array to hold at least `want` elements; on failure *array and *capacity stay as they are. */
+static tt_status tti_grow(tt_context *ctx, void **array, size_t *capacity, size_t want, size_t size) {
+    size_t next = *capacity ? *capacity : 16;
+    void *bigger;
+    if (want <= *capacity) { return TT_OK; }
+    while (next < want) { next = next > SIZE_MAX / 2 ? want : next * 2; }
+    bigger = tt_alloc(ctx, next, size);
+    if (!bigger) { return TT_ERR_MEM; }
+    if (*array) { memcpy(bigger, *array, *capacity * size); }
+    tt_free(ctx, *array, *capacity, size);
+    *array = bigger;
+    *capacity = next;
+    return TT_OK;
+}
+static char *tti_strdup(tt_context *ctx, const char *text) {
+    size_t n = strlen(text) + 1;
+    char *copy = (char *)tt_alloc(ctx, n, 1);
+    if (copy) { memcpy(copy, text, n); }
+    return copy;
+}
+static void tti_strfree(tt_context *ctx, char *text) { if (text) { tt_free(ctx, text, strlen(text) + 1, 1); } }
+
+/* ---- the step's arena ---- */
+static tti_chunk *tti_chunk_create(tt_context *ctx, const tti_arena *arena, size_t size) {
+    tti_chunk *chunk = (tti_chunk *)tt_alloc(ctx, 1, sizeof *chunk);
+    if (!chunk) { return NULL; }
+    chunk->base = (char *)(arena->on_backend ? ctx->backend->alloc(ctx, size) : tti_alloc_raw(ctx, size));
+    chunk->size = size;
+    if (!chunk->base) { tt_free(ctx, chunk, 1, sizeof *chunk); return NULL; }
+    return chunk;
+}
+static void tti_chunk_destroy(tt_context *ctx, const tti_arena *arena, tti_chunk *chunk) {
+    if (arena->on_backend) { ctx->backend->free(ctx, chunk->base, chunk->size); }
+    else { tt_free(ctx, chunk->base, chunk->size, 1); }
+    tt_free(ctx, chunk, 1, sizeof *chunk);
+}
+/* Uninitialised bytes, aligned to TTI_ALIGN. */
+static void *tti_arena_alloc(tt_context *ctx, tti_arena *arena, size_t bytes) {
+    tti_chunk *chunk = arena->current;
+    size_t begin = 0;
+    if (bytes > (size_t)PTRDIFF_MAX / 4) { tt_fail(ctx, TT_ERR_MEM, "out of memory: %lu bytes in one step tensor", (unsigned long)bytes); return NULL; }
+    for (; chunk; chunk = chunk->next) {
+        size_t misfit = (size_t)((uintptr_t)(chunk->base + chunk->used) & (TTI_ALIGN - 1));
+        begin = chunk->used + (misfit ? TTI_ALIGN - misfit : 0);
+        if (begin + bytes <= chunk->size) { break; }
+        if (!chunk->next) { chunk = NULL; break; }
+        chunk->next->used = 0;
+    }
+    if (!chunk) {
+        size_t size = bytes + TTI_ALIGN;
+        size_t misfit;
+        tti_chunk *last = arena->first;
+        while (last && last->next) { last = last->next; }
+        if (size < TTI_CHUNK) { size = TTI_CHUNK; }
+        if (last && size < last->size * 2 && last->size < ((size_t)64 << 20)) { size = last->size * 2; }
+        chunk = tti_chunk_create(ctx, arena, size);
+        if (!chunk) { return NULL; }
+        if (last) { last->next = chunk; } else { arena->first = chunk; }
+        misfit = (size_t)((uintptr_t)chunk->base & (TTI_ALIGN - 1));
+        begin = misfit ? TTI_ALIGN - misfit : 0;
+    }
+    arena->current = chunk;
+    chunk->used = begin + bytes;
+    return chunk->base + begin;
+}
+static tti_mark tti_arena_mark(const tti_arena *arena) {
+    tti_mark mark;
+    mark.chunk = arena->current;
+    mark.used = arena->current ? arena->current->used : 0;
+    return mark;
+}
+static void tti_arena_release(tti_arena *arena, tti_mark mark) {
+    arena->current = mark.chunk ? mark.chunk : arena->first;
+    if (arena->current) { arena->current->used = mark.used; }
+}
+static void tti_arena_destroy(tt_context *ctx, tti_arena *arena) {
+    while (arena->first) {
+        tti_chunk *next = arena->first->next;
+        tti_chunk_destroy(ctx, arena, arena->first);
+        arena->first = next;
+    }
+    arena->current = NULL;
+}
+/* Empties the arena. Several chunks become one that holds them all, so that a steady step allocates nothing. */
+static void tti_arena_reset(tt_context *ctx, tti_arena *arena) {
+    size_t total = 0;
+    tti_chunk *chunk;
+    if (arena->first && arena->first->next) {
+        for (chunk = arena->first; chunk; chunk = chunk->next) { total += chunk->size; }
+        tti_arena_destroy(ctx, arena);
+        arena->first = tti_chunk_create(ctx, arena, total);
+        if (!arena->first) { tt_error_clear(ctx); }            /* the next step asks again and reports */
+    }
+    if (arena->first) { arena->first->used = 0; }
+    arena->current = arena->first;
+}
+/* Host memory of the step, zeroed. */
+static void *tti_step_alloc(tt_context *ctx, size_t bytes) {
+    void *memory = tti_arena_alloc(ctx, &ctx->host, bytes);
+    if (memory) { memset(memory, 0, bytes); }
+    return memory;
+}
+
+/* ---- context ---- */
+static int tti_max_threads(void) {
+#ifdef _OPENMP
+    return omp_get_max_threads();
+#else
+    return 1;
+#endif
+}
+/* Index of the calling thread in its team. */
+static int tti_worker(void) {
+#ifdef _OPENMP
+    return omp_get_thread_num();
+#else
+    return 0;
+#endif
+}
+TT_API tt_context *tt_create(const tt_desc *desc) {
+    static const tt_desc zero = TT_INIT;
+    tt_allocator allocator;
+    tt_context *ctx;
+    const char *wish;
+    if (!desc) { desc = &zero; }
+    allocator = desc->allocator;
+    if (!allocator.alloc || !allocator.free) {
+        allocator.alloc = tti_default_alloc;
+        allocator.free = tti_default_free;
+    }
+    ctx = (tt_context *)allocator.alloc(allocator.user, sizeof *ctx);
+    if (!ctx) { return NULL; }
+    memset(ctx, 0, sizeof *ctx);
+    ctx->allocator = allocator;
+    ctx->log = desc->log;
+    ctx->log_user = desc->log_user;
+    ctx->n_threads = tti_max_threads();
+    if (desc->n_threads > 0 && desc->n_threads < ctx->n_threads) { ctx->n_threads = desc->n_threads; }
+    ctx->device.on_backend = 1;
+    wish = desc->kernel ? desc->kernel : getenv("TT_KERNEL");
+    if (wish) { snprintf(ctx->kernel_wish, sizeof ctx->kernel_wish, "%s", wish); }
+    ctx->kernel_name = "none";
+    if (desc->n_threads < 0) { ctx->broken = tt_fail(ctx, TT_ERR_ARG, "tt_create: n_threads is %d, expected >= 0", desc->n_threads); }
+    if (ctx->broken == TT_OK) { ctx->broken = tt_cpu_backend()->open(ctx, tt_cpu_backend(), &ctx->cpu_state); }
+    ctx->backend = tt_cpu_backend();
+    ctx->backend_state = ctx->cpu_state;
+    if (ctx->broken == TT_OK && desc->backend && desc->backend != ctx->backend) {
+        ctx->backend = desc->backend;
+        ctx->backend_state = NULL;
+        ctx->broken = ctx->backend->open(ctx, ctx->backend, &ctx->backend_state);
+    }
+    if (ctx->broken == TT_ERR_MEM) { tt_destroy(ctx); return NULL; }
+    ctx->graph_error = ctx->broken != TT_OK;
+    return ctx;
+}
+TT_API void tt_destroy(tt_context *ctx) {
+    if (!ctx) { return; }
+    if (ctx->backend) {
+        tti_arena_destroy(ctx, &ctx->device);
+        tti_arena_destroy(ctx, &ctx->host);
+        if (ctx->backend_state && ctx->backend_state != ctx->cpu_state) { ctx->backend->close(ctx, ctx->backend_state); }
+    }
+    if (ctx->cpu_state) { tt_cpu_backend()->close(ctx, ctx->cpu_state); }
+    ctx->allocator.free(ctx->allocator.user, ctx, sizeof *ctx);
+}
+TT_API int tt_threads(const tt_context *ctx) { return ctx->n_threads; }
+TT_API const char *tt_kernel(const tt_context *ctx) { return ctx->kernel_name; }
+TT_API const tt_backend *tt_backend_get(const tt_context *ctx) { return ctx->backend; }
+TT_API void *tt_backend_state(const tt_context *ctx) { return ctx->backend_state; }
+TT_API double tt_clock(void) {
+#if defined(TTI_POSIX) && defined(CLOCK_MONOTONIC)
+    struct timespec t;
+    if (clock_gettime(CLOCK_MONOTONIC, &t) == 0) { return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec; }
+#endif
+    return (double)time(NULL);
+}
+
+/* ---- random numbers: Philox4x32-10, Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3" ----
+ * key = seed, counter = (index, stream); the first 64 of the 128 bits are used. */
+static uint64_t tti_philox(const uint32_t counter[4], uint64_t key) {
+    uint32_t c0 = counter[0], c1 = counter[1], c2 = counter[2], c3 = counter[3];
+    uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
+    int round;
+    for (round = 0; round < 10; round++) {
+        uint64_t p0 = (uint64_t)0xD2511F53u * c0, p1 = (uint64_t)0xCD9E8D57u * c2;
+        c0 = (uint32_t)(p1 >> 32) ^ c1 ^ k0;
+        c1 = (uint32_t)p1;
+        c2 = (uint32_t)(p0 >> 32) ^ c3 ^ k1;
+        c3 = (uint32_t)p0;
+        k0 += 0x9E3779B9u;
+        k1 += 0xBB67AE85u;
+    }
+    return ((uint64_t)c1 << 32) | c0;
+}
+TT_API uint64_t tt_random(uint64_t seed, uint64_t stream, uint64_t index) {
+    uint32_t counter[4];
+    counter[0] = (uint32_t)index;
+    counter[1] = (uint32_t)(index >> 32);
+    counter[2] = (uint32_t)stream;
+    counter[3] = (uint32_t)(stream >> 32);
+    return tti_philox(counter, seed);
+}
+TT_API uint64_t tt_rng_next(tt_rng *rng) { return tt_random(rng->seed, rng->stream, rng->index++); }
+static double tti_unit(uint64_t bits) { return (double)(bits >> 11) * (1.0 / 9007199254740992.0); }
+TT_API double tt_rng_uniform(tt_rng *rng) { return tti_unit(tt_rng_next(rng)); }
+TT_API double tt_rng_normal(tt_rng *rng) {
+    double u = 1.0 - tt_rng_uniform(rng), angle = 6.283185307179586 * tt_rng_uniform(rng);
+    return sqrt(-2.0 * log(u)) * cos(angle);
+}
+TT_API int tt_rng_below(tt_rng *rng, int n) { return (int)(((tt_rng_next(rng) >> 32) * (uint64_t)n) >> 32); }
+/* FNV-1a with a final mix (splitmix64). */
+TT_API uint64_t tt_hash(const void *bytes, size_t size, uint64_t seed) {
+    const unsigned char *b = (const unsigned char *)bytes;
+    uint64_t h = 0xCBF29CE484222325u ^ seed;
+    size_t i;
+    for (i = 0; i < size; i++) { h = (h ^ b[i]) * 0x100000001B3u; }
+    h = (h ^ (h >> 30)) * 0xBF58476D1CE4E5B9u;
+    h = (h ^ (h >> 27)) * 0x94D049BB133111EBu;
+    return h ^ (h >> 31);
+}
+
+/* ---- text and ids ---- */
+static tt_status tti_text_reserve(tt_text *text, size_t more) {
+    void *data = text->data;
+    tt_status status;
+    if (more > (size_t)PTRDIFF_MAX - text->size - 1) { return tt_fail(text->ctx, TT_ERR_MEM, "out of memory: text of %lu more bytes", (unsigned long)more); }
+    status = tti_grow(text->ctx, &data, &text->capacity, text->size + more + 1, 1);
+    text->data = (char *)data;
+    return status;
+}
+TT_API tt_status tt_text_append(tt_text *text, const char *bytes, size_t size) {
+    tt_status status = tti_text_reserve(text, size);
+    if (status != TT_OK) { return status; }
+    if (size) { memcpy(text->data + text->size, bytes, size); }
+    text->size += size;
+    text->data[text->size] = 0;
+    return TT_OK;
+}
+TT_API tt_status tt_text_format(tt_text *text, const char *format, ...) {
+    va_list list;
+    int n;
+    tt_status status;
+    va_start(list, format);
+    n = vsnprintf(NULL, 0, format, list);
+    va_end(list);
+    if (n < 0) { return tt_fail(text->ctx, TT_ERR_ARG, "tt_text_format: bad format"); }
+    status = tti_text_reserve(text, (size_t)n);
+    if (status != TT_OK) { return status; }
+    va_start(list, format);
+    vsnprintf(text->data + text->size, (size_t)n + 1, format, list);
+    va_end(list);
+    text->size += (size_t)n;
+    return TT_OK;
+}
+TT_API tt_status tt_text_json(tt_text *text, const char *bytes, size_t size) {
+    size_t before = text->size, i;
+    tt_status status = tt_text_append(text, "\"", 1);
+    for (i = 0; i < size && status == TT_OK; i++) {
+        unsigned char c = (unsigned char)bytes[i];
+        if (c == '"' || c == '\\') { status = tt_text_format(text, "\\%c", c); }
+        else if (c == '\n') { status = tt_text_append(text, "\\n", 2); }
+        else if (c < 0x20) { status = tt_text_format(text, "\\u%04x", c); }
+        else { status = tt_text_append(text, bytes + i, 1); }
+    }
+    if (status == TT_OK) { status = tt_text_append(text, "\"", 1); }
+    if (status != TT_OK && text->data) { text->size = before; text->data[before] = 0; }
+    return status;
+}
+TT_API void tt_text_free(tt_text *text) {
+    tt_free(text->ctx, text->data, text->capacity, 1);
+    text->data = NULL;
+    text->size = text->capacity = 0;
+}
+TT_API tt_status tt_ids_append(tt_ids *ids, const int32_t *values, size_t n) {
+    void *data = ids->data;
+    tt_status status;
+    if (n > (size_t)PTRDIFF_MAX / 4 - ids->size) { return tt_fail(ids->ctx, TT_ERR_MEM, "out of memory: %lu more ids", (unsigned long)n); }
+    status = tti_grow(ids->ctx, &data, &ids->capacity, ids->size + n, sizeof *ids->data);
+    ids->data = (int32_t *)data;
+    if (status != TT_OK) { return status; }
+    if (n) { memcpy(ids->data + ids->size, values, n * sizeof *values); }
+    ids->size += n;
+    return TT_OK;
+}
+TT_API void tt_ids_free(tt_ids *ids) {
+    tt_free(ids->ctx, ids->data, ids->capacity, sizeof *ids->data);
+    ids->data = NULL;
+    ids->size = ids->capacity = 0;
+}
+
+/* ---- files ---- */
+TT_API tt_status tt_file_read(tt_context *ctx, const char *path, tt_text *out) {
+    FILE *file = fopen(path, "rb");
+    char buffer[16384];
+    size_t n;
+    tt_status status = TT_OK;
+    if (!file) { return tt_fail(ctx, TT_ERR_IO, "cannot read %s: %s", path, strerror(errno)); }
+    while (status == TT_OK && (n = fread(buffer, 1, sizeof buffer, file)) > 0) { status = tt_text_append(out, buffer, n); }
+    if (status == TT_OK && ferror(file)) { status = tt_fail(ctx, TT_ERR_IO, "cannot read %s: %s", path, strerror(errno)); }
+    if (status == TT_OK) { status = tt_text_append(out, "", 0); }
+    fclose(file);
+    return status;
+}
+/* A file being replaced: bytes go to PATH.tmp, which takes the name PATH only when all of it is on disk. */
+typedef struct tti_writer { tt_context *ctx; FILE *file; char *path, *temporary; } tti_writer;
+/* Gives up: the temporary file goes, the old one stands. */
+static void tti_writer_abort(tti_writer *w) {
+    if (w->file) { fclose(w->file); w->file = NULL; }
+    if (w->temporary) { remove(w->temporary); }
+    tti_strfree(w->ctx, w->path);
+    tti_strfree(w->ctx, w->temporary);
+    w->path = w->temporary = NULL;
+}
+static tt_status tti_writer_fail(tti_writer *w, const char *what) {
+    tt_fail(w->ctx, TT_ERR_IO, "cannot %s %s: %s", what, w->path ? w->path : "file", strerror(errno));
+    tti_writer_abort(w);
+    return TT_ERR_IO;
+}
+static tt_status tti_writer_open(tti_writer *w, tt_context *ctx, const char *path) {
+    size_t n = strlen(path);
+    memset(w, 0, sizeof *w);
+    w->ctx = ctx;
+    w->path = tti_strdup(ctx, path);
+    w->temporary = w->path ? (char *)tt_alloc(ctx, n + 5, 1) : NULL;
+    if (!w->temporary) { tti_strfree(ctx, w->path); w->path = NULL; return TT_ERR_MEM; }
+    memcpy(w->temporary, path, n);
+    memcpy(w->temporary + n, ".tmp", 5);
+    w->file = fopen(w->temporary, "wb");
+    return w->file ? TT_OK : tti_writer_fail(w, "create");
+}
+static tt_status tti_writer_write(tti_writer *w, const void *bytes, size_t size) {
+    if (size && fwrite(bytes, 1, size, w->file) != size) { return tti_writer_fail(w, "write"); }
+    return TT_OK;
+}
+static void tti_sync_parent(const char *path) {
+#ifdef TTI_POSIX
+    char dir[4096];
+    const char *slash = strrchr(path, '/');
+    size_t n = slash ? (size_t)(slash - path) : 1;
+    int fd;
+    if (n + 1 > sizeof dir) { return; }
+    memcpy(dir, slash ? path : ".", n);
+    dir[n] = 0;
+    fd = open(n ? dir : "/", O_RDONLY);
+    if (fd >= 0) { (void)fsync(fd); close(fd); }
+#else
+    (void)path;
+#endif
+}
+static tt_status tti_writer_close(tti_writer *w) {
+    int bad = fflush(w->file) != 0;
+#ifdef TTI_POSIX
+    bad = bad || fsync(fileno(w->file)) != 0;
+#endif
+    if (bad) { return tti_writer_fail(w, "write"); }
+    bad = fclose(w->file) != 0;
+    w->file = NULL;
+    if (bad) { return tti_writer_fail(w, "write"); }
+#ifdef _WIN32
+    remove(w->path);
+#endif
+    if (rename(w->temporary, w->path) != 0) { return tti_writer_fail(w, "rename to"); }
+    tti_sync_parent(w->path);
+    tti_strfree(w->ctx, w->path);
+    tti_strfree(w->ctx, w->temporary);
+    return TT_OK;
+}
+TT_API tt_status tt_file_write(tt_context *ctx, const char *path, const void *bytes, size_t size) {
+    tti_writer w;
+    tt_status status = tti_writer_open(&w, ctx, path);
+    if (status == TT_OK) { status = tti_writer_write(&w, bytes, size); }
+    if (status == TT_OK) { status = tti_writer_close(&w); }
+    return status;
+}
+#ifdef _WIN32
+#include <direct.h>
+static int tti_mkdir(const char *path) { return _mkdir(path); }
+#elif defined(TTI_POSIX)
+static int tti_mkdir(const char *path) { return mkdir(path, 0777); }
+#else
+static int tti_mkdir(const char *path) { (void)path; errno = ENOENT; return -1; }
+#endif
+TT_API tt_status tt_make_dirs(tt_context *ctx, const char *path) {
+    char *copy = tti_strdup(ctx, path), *c;
+    tt_status status = TT_OK;
+    if (!copy) { return TT_ERR_MEM; }
+    for (c = copy + 1; status == TT_OK; c++) {
+        char was = *c;
+        if (was != '/' && was != 0) { continue; }
+        *c = 0;
+        if (tti_mkdir(copy) != 0 && errno != EEXIST) { status = tt_fail(ctx, TT_ERR_IO, "cannot create directory %s: %s", copy, strerror(errno)); }
+        *c = was;
+        if (was == 0) { break; }
+    }
+    tti_strfree(ctx, copy);
+    return status;
+}
+
+/* ---- JSON ---- 
+ * Two passes over the text with the same parser: the first counts nodes and string bytes, the second
+ * fills one block laid out as [header][nodes][strings]. */
+typedef struct tti_json_block { size_t bytes, padding; tt_json root; } tti_json_block;
+typedef struct tti_json_parser {
+    tt_context *ctx;
+    const char *text, *at, *end;
+    tt_json *nodes;        /* NULL in the counting pass */
+    char *strings;
+    size_t n_nodes, n_bytes;
+    int failed;
+} tti_json_parser;
+
+static void tti_json_fail(tti_json_parser *p, const char *what) {
+    int line = 1, column = 1;
+    const char *c;
+    if (p->failed) { return; }
+    p->failed = 1;
+    for (c = p->text; c < p->at && c < p->end; c++) {
+        if (*c == '\n') { line++; column = 1; } else { column++; }
+    }
+    tt_fail(p->ctx, TT_ERR_FILE, "JSON line %d column %d: %s", line, column, what);
+}
+static void tti_json_space(tti_json_parser *p) {
+    while (p->at < p->end && (*p->at == ' ' || *p->at == '\t' || *p->at == '\n' || *p->at == '\r')) { p->at++; }
+}
+static void tti_json_put(tti_json_parser *p, uint32_t c) {
+    if (p->strings) { p->strings[p->n_bytes] = (char)(unsigned char)c; }
+    p->n_bytes++;
+}
+static void tti_json_put_utf8(tti_json_parser *p, uint32_t c) {
+    if (c < 0x80) { tti_json_put(p, c); return; }
+    if (c < 0x800) { tti_json_put(p, 0xC0 | (c >> 6)); }
+    else {
+        if (c < 0x10000) { tti_json_put(p, 0xE0 | (c >> 12)); }
+        else { tti_json_put(p, 0xF0 | (c >> 18)); tti_json_put(p, 0x80 | ((c >> 12) & 63)); }
+        tti_json_put(p, 0x80 | ((c >> 6) & 63));
+    }
+    tti_json_put(p, 0x80 | (c & 63));
+}
+static int tti_json_hex4(tti_json_parser *p, uint32_t *out) {
+    int i;
+    *out = 0;
+    if (p->end - p->at < 4) { return 0; }
+    for (i = 0; i < 4; i++) {
+        char c = *p->at++;
+        int digit = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+        if (digit < 0) { return 0; }
+        *out = *out * 16 + (uint32_t)digit;
+    }
+    return 1;
+}
+static void tti_json_escape(tti_json_parser *p) {
+    static const char from[] = "\"\\/bfnrt", to[] = "\"\\/\b\f\n\r\t";
+    const char *found;
+    uint32_t c, low;
+    if (p->at >= p->end) { tti_json_fail(p, "text ends within a string"); return; }
+    if (*p->at != 'u') {
+        found = *p->at ? strchr(from, *p->at) : NULL;
+        if (!found) { tti_json_fail(p, "unknown escape in a string"); return; }
+        tti_json_put(p, (unsigned char)to[found - from]);
+        p->at++;
+        return;
+    }
+    p->at++;
+    if (!tti_json_hex4(p, &c)) { tti_json_fail(p, "\\u wants four hexadecimal digits"); return; }
+    if (c >= 0xD800 && c < 0xDC00 && p->end - p->at >= 6 && p->at[0] == '\\' && p->at[1] == 'u') {
+        const char *before = p->at;
+        p->at += 2;
+        if (tti_json_hex4(p, &low) && low >= 0xDC00 && low < 0xE000) { c = 0x10000 + ((c - 0xD800) << 10) + (low - 0xDC00); }
+        else { p->at = before; }
+    }
+    tti_json_put_utf8(p, c >= 0xD800 && c < 0xE000 ? 0xFFFD : c);
+}
+static const char *tti_json_string(tti_json_parser *p, size_t *length) {
+    size_t begin = p->n_bytes;
+    p->at++;
+    while (!p->failed) {
+        if (p->at >= p->end) { tti_json_fail(p, "text ends within a string"); break; }
+        if (*p->at == '"') { p->at++; break; }
+        if ((unsigned char)*p->at < 0x20) { tti_json_fail(p, "control character in a string"); break; }
+        if (*p->at == '\\') { p->at++; tti_json_escape(p); }
+        else { tti_json_put(p, (unsigned char)*p->at++); }
+    }
+    *length = p->n_bytes - begin;
+    tti_json_put(p, 0);
+    return p->strings ? p->strings + begin : NULL;
+}
+static double tti_json_scan_number(tti_json_parser *p) {
+    char copy[64];
+    const char *c = p->at;
+    size_t n;
+#define TTI_DIGITS() while (c < p->end && *c >= '0' && *c <= '9') { c++; }
+    if (c < p->end && *c == '-') { c++; }
+    if (c < p->end && *c == '0') { c++; }
+    else if (c < p->end && *c >= '1' && *c <= '9') { TTI_DIGITS() }
+    else { tti_json_fail(p, "expected a value"); return 0; }
+    if (c < p->end && *c == '.') {
+        c++;
+        if (c >= p->end || *c < '0' || *c > '9') { tti_json_fail(p, "digits missing after the decimal point"); return 0; }
+        TTI_DIGITS()
+    }
+    if (c < p->end && (*c == 'e' || *c == 'E')) {
+        c++;
+        if (c < p->end && (*c == '+' || *c == '-')) { c++; }
+        if (c >= p->end || *c < '0' || *c > '9') { tti_json_fail(p, "digits missing in the exponent"); return 0; }
+        TTI_DIGITS()
+    }
+#undef TTI_DIGITS
+    n = (size_t)(c - p->at);
+    if (n >= sizeof copy) { tti_json_fail(p, "number of more than 63 characters"); return 0; }
+    memcpy(copy, p->at, n);
+    copy[n] = 0;
+    p->at = c;
+    return strtod(copy, NULL);
+}
+static int tti_json_word(tti_json_parser *p, const char *word) {
+    size_t n = strlen(word);
+    if ((size_t)(p->end - p->at) < n || memcmp(p->at, word, n) != 0) { return 0; }
+    p->at += n;
+    return 1;
+}
+static tt_json *tti_json_value(tti_json_parser *p, int depth);
+
+static void tti_json_members(tti_json_parser *p, tt_json *node, int is_object, int depth) {
+    tt_json *last = NULL;
+    char close = is_object ? '}' : ']';
+    p->at++;
+    tti_json_space(p);
+    if (p->at < p->end && *p->at == close) { p->at++; return; }
+    while (!p->failed) {
+        const char *key = NULL;
+        size_t key_length = 0;
+        tt_json *value;
+        tti_json_space(p);
+        if (is_object) {
+            if (p->at >= p->end || *p->at != '"') { tti_json_fail(p, "expected a \"name\""); return; }
+            key = tti_json_string(p, &key_length);
+            tti_json_space(p);
+            if (p->at >= p->end || *p->at != ':') { tti_json_fail(p, "expected ':'"); return; }
+            p->at++;
+        }
+        value = tti_json_value(p, depth + 1);
+        if (value) {
+            value->key = key;
+            value->key_length = key_length;
+            if (last) { last->next = value; } else { node->child = value; }
+            last = value;
+            node->length++;
+        }
+        tti_json_space(p);
+        if (p->at < p->end && *p->at == ',') { p->at++; continue; }
+        if (p->at < p->end && *p->at == close) { p->at++; return; }
+        tti_json_fail(p, is_object ? "expected ',' or '}'" : "expected ',' or ']'");
+    }
+}
+static tt_json *tti_json_value(tti_json_parser *p, int depth) {
+    size_t index = p->n_nodes++;
+    tt_json counting, *node = p->nodes ? p->nodes + index : &counting;
+    memset(node, 0, sizeof *node);
+    if (depth > 128) { tti_json_fail(p, "nested deeper than 128"); return NULL; }
+    tti_json_space(p);
+    if (p->at >= p->end) { tti_json_fail(p, "text ends where a value is expected"); return NULL; }
+    if (*p->at == '{') { node->type = TT_JSON_OBJECT; tti_json_members(p, node, 1, depth); }
+    else if (*p->at == '[') { node->type = TT_JSON_ARRAY; tti_json_members(p, node, 0, depth); }
+    else if (*p->at == '"') { node->type = TT_JSON_STRING; node->string = tti_json_string(p, &node->length); }
+    else if (tti_json_word(p, "true")) { node->type = TT_JSON_BOOL; node->number = 1; }
+    else if (tti_json_word(p, "false")) { node->type = TT_JSON_BOOL; }
+    else if (tti_json_word(p, "null")) { node->type = TT_JSON_NULL; }
+    else { node->type = TT_JSON_NUMBER; node->number = tti_json_scan_number(p); }
+    return p->nodes ? p->nodes + index : NULL;
+}
+static void tti_json_document(tti_json_parser *p) {
+    tti_json_value(p, 0);
+    tti_json_space(p);
+    if (!p->failed && p->at != p->end) { tti_json_fail(p, "text goes on after the value"); }
+}
+TT_API tt_json *tt_json_parse(tt_context *ctx, const char *text, size_t size) {
+    tti_json_parser count, fill;
+    tti_json_block *block;
+    size_t bytes;
+    memset(&count, 0, sizeof count);
+    count.ctx = ctx;
+    count.text = count.at = text;
+    count.end = text + size;
+    fill = count;
+    tti_json_document(&count);
+    if (count.failed) { return NULL; }
+    if (!tti_mul_size(count.n_nodes, sizeof(tt_json), &bytes)) { tt_fail(ctx, TT_ERR_MEM, "out of memory: JSON text too large"); return NULL; }
+    bytes += sizeof *block + count.n_bytes;
+    block = (tti_json_block *)tt_alloc(ctx, bytes, 1);
+    if (!block) { return NULL; }
+    block->bytes = bytes;
+    fill.nodes = &block->root;
+    fill.strings = (char *)(fill.nodes + count.n_nodes);
+    tti_json_document(&fill);
+    return &block->root;
+}
+TT_API void tt_json_free(tt_context *ctx, tt_json *root) {
+    tti_json_block *block;
+    if (!root) { return; }
+    block = (tti_json_block *)(void *)((char *)root - offsetof(tti_json_block, root));
+    tt_free(ctx, block, block->bytes, 1);
+}
+TT_API const tt_json *tt_json_get(const tt_json *object, const char *key) {
+    const tt_json *member, *found = NULL;
+    size_t n = strlen(key);
+    if (!object || object->type != TT_JSON_OBJECT) { return NULL; }
+    for (member = object->child; member; member = member->next) {
+        if (member->key_length == n && memcmp(member->key, key, n) == 0) { found = member; }
+    }
+    return found;
+}
+TT_API const char *tt_json_text(const tt_json *object, const char *key, const char *fallback) {
+    const tt_json *member = tt_json_get(object, key);
+    return member && member->type == TT_JSON_STRING ? member->string : fallback;
+}
+TT_API double tt_json_number(const tt_json *object, const char *key, double fallback) {
+    const tt_json *member = tt_json_get(object, key);
+    return member && (member->type == TT_JSON_NUMBER || member->type == TT_JSON_BOOL) ? member->number : fallback;
+}
+
+
+/* ==== 2. kernels ===========================================================================
+ * The CPU backend. Each entry of the backend table checks its arguments, describes the work as a job of `items`
+ * (rows, columns, values, tiles: whatever can be computed apart) and hands it to tti_run, which holds the only
+ * parallel loop. The kernels themselves compute a range of items. They stand at the end of the file, are written
+ * once, and are compiled once per instruction set; a table of them is chosen when the context opens.
+ *
+ * Why results are the same bits for any number of threads and any batch: an output value belongs to one item, and
+ * within the item it is summed in an order that depends on its own row only. */
+
+#if (defined(__GNUC__) || defined(__clang__)) && defined(__x86_64__)
+#define TTI_X86 1
+#elif (defined(__GNUC__) || defined(__clang__)) && defined(__aarch64__)
+#define TTI_ARM 1
+#endif
+#ifdef __cplusplus
+}
+#endif
+#ifdef TTI_X86
+#include <immintrin.h>
+#endif
+#ifdef TTI_ARM
+#include <arm_neon.h>
+#endif
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(__GNUC__) || defined(__clang__)
+#define TTI_INLINE static inline __attribute__((always_inline))
+#else
+#define TTI_INLINE static inline
+#endif
+
+/* Sizes of blocks. Those that count columns of C are multiples of every kernel set's tile width (32, 24, 12, 3). */
+#define TTI_MC ((size_t)96)          /* gemm: rows of A packed at a time                */
+#define TTI_KC ((size_t)256)         /* gemm: depth of the packed panels                */
+#define TTI_NC ((size_t)1152)        /* gemm: columns of B packed at a time ...         */
+#define TTI_NG ((size_t)384)         /* ... and of one item                             */
+#define TTI_KEYS ((size_t)96)        /* attention: keys in a block                      */
+#define TTI_QUERIES ((size_t)48)     /* attention: rows in a block                      */
+#define TTI_VOCAB_ROWS ((size_t)192) /* log-probs: rows times columns of logits at once */
+#ifndef TTI_VOCAB_BLOCK
+#define TTI_VOCAB_BLOCK ((size_t)2304)
+#endif
+#define TTI_GEMM_SCRATCH ((TTI_MC + 32) * TTI_KC + 16)
+
+typedef struct tti_job {             /* what a kernel works on; each reads the fields it knows */
+    const void *args;
+    float *y, *y2;
+    const float *a, *b, *c;
+    const int32_t *ids;
+    size_t n, dim;
+    int op;
+    float p0, p1;
+} tti_job;
+typedef void (*tti_kernel)(const tti_job *job, float *scratch, size_t begin, size_t end);
+
+typedef struct tti_gemm {            /* element (i,k) of A is a[i * a_row + k * a_k], (k,j) of B b[j * b_column + k * b_k] */
+    size_t m, n, k, a_row, a_k, b_column, b_k, ldc;
+    const float *a, *b, *bias;
+    float *c;
+    int accumulate;
+    size_t n0, n1, k0, k1;           /* the block of B that is packed */
+    float *packed;
+    size_t rows;                     /* of C in one item              */
+} tti_gemm;
+
+typedef struct tti_norm {
+    size_t n, dim;
+    float eps;
+    const float *x, *w, *b, *dy;
+    float *y, *mean, *rstd, *dx, *dw, *db;
+} tti_norm;
+
+/* Online softmax of a row that arrives in blocks: sum = sum exp(z - max), dot = sum exp(z - max) (z - max). Then
+ * log p(target) = target - max - log(sum) and the entropy is log(sum) - dot / sum. */
+typedef struct tti_softmax { float max, target; double sum, dot; } tti_softmax;
+typedef struct tti_logits {
+    float *z;
+    const float *z_in;
+    size_t stride, columns, column;
+    float inv_temperature;
+    const int32_t *targets;
+    tti_softmax *states;
+    const float *dlogprobs, *dentropy, *entropy, *lse;
+} tti_logits;
+
+static void tti_softmax_merge(tti_softmax *s, float max, float sum, float dot) {
+    double gap = s->sum > 0 ? (double)s->max - (double)max : 0.0, shrink = exp(gap);
+    s->dot = (s->dot + s->sum * gap) * shrink + (double)dot;
+    s->sum = s->sum * shrink + (double)sum;
+    s->max = max;
+}
+static void tti_softmax_end(const tti_softmax *s, float *logprob, float *entropy, float *lse) {
+    double log_sum = log(s->sum);
+    if (logprob) { *logprob = (float)((double)s->target - (double)s->max - log_sum); }
+    if (entropy) { *entropy = (float)(log_sum - s->dot / s->sum); }
+    if (lse) { *lse = (float)((double)s->max + log_sum); }
+}
+
+/* A block of queries of one sequence and one key-value head. Row r is token + r / group, head + r % group. */
+typedef struct tti_queries { size_t token, rows, group, head, kv_head, position, key_row; } tti_queries;
+
+static size_t tti_block_tokens(const tt_attention_args *a) {
+    size_t group = (size_t)(a->n_heads / a->n_kv_heads);
+    return group < TTI_QUERIES ? TTI_QUERIES / group : 1;
+}
+static size_t tti_first_block(const tt_attention_args *a, size_t sequence) {
+    size_t s, blocks = 0, per_block = tti_block_tokens(a);
+    for (s = 0; s < sequence; s++) { blocks += ((size_t)(a->host_offsets[s + 1] - a->host_offsets[s]) + per_block - 1) / per_block; }
+    return blocks;
+}
+static tti_queries tti_queries_of(const tt_attention_args *a, size_t item) {
+    size_t per_block = tti_block_tokens(a), block = item / (size_t)a->n_kv_heads, s = 0, first, end, blocks;
+    tti_queries u;
+    for (;; s++, block -= blocks) {
+        blocks = ((size_t)(a->host_offsets[s + 1] - a->host_offsets[s]) + per_block - 1) / per_block;
+        if (block < blocks) { break; }
+    }
+    first = (size_t)a->host_offsets[s];
+    end = (size_t)a->host_offsets[s + 1];
+    u.token = first + block * per_block;
+    u.group = (size_t)(a->n_heads / a->n_kv_heads);
+    u.rows = (end - u.token < per_block ? end - u.token : per_block) * u.group;
+    u.kv_head = item % (size_t)a->n_kv_heads;
+    u.head = u.kv_head * u.group;
+    u.position = (a->query_start ? (size_t)a->query_start[s] : 0) + (u.token - first);
+    u.key_row = a->key_start ? (size_t)a->key_start[s] : first;
+    return u;
+}
+static float *tti_aligned(float *p) {
+    size_t misfit = (size_t)((uintptr_t)p & 63) / sizeof(float);
+    return misfit ? p + (16 - misfit) : p;
+}
+TTI_INLINE float tti_pow2(float t) {
+    uint32_t bits;
+    memcpy(&bits, &t, sizeof bits);
+    bits = (bits + 127u) << 23;
+    memcpy(&t, &bits, sizeof bits);
+    return t;
+}
+static float tti_normal_cdf(float x) { return 0.5f * erfcf(-0.707106781f * x); }
+
+#define TTI_KERNEL_LIST(X) X(gemm_panels) X(gemm_pack) X(gemm_blocks) X(attention_forward) X(attention_backward) \
+    X(logits_scan) X(logits_back) X(norm) X(norm_dx) X(norm_dw) X(rope) X(unary) X(unary_back) X(binary) \
+    X(binary_back) X(axpy) X(add_rows) X(adamw)
+typedef struct tti_kernels {
+    const char *name;
+    size_t tile_columns;
+#define TTI_FIELD(name) tti_kernel name;
+    TTI_KERNEL_LIST(TTI_FIELD)
+#undef TTI_FIELD
+} tti_kernels;
+
+#ifndef TT_HEADER_NAME
+#define TT_HEADER_NAME "thinktuning.h"
+#endif
+#define TTI_PASS_PORTABLE 0
+#define TTI_PASS_AVX2 1
+#define TTI_PASS_AVX512 2
+#define TTI_PASS_NEON 3
+#define TTI_SIMD_PASS 0
+#include TT_HEADER_NAME
+#undef TTI_SIMD_PASS
+#ifdef TTI_X86
+#define TTI_SIMD_PASS 1
+#include TT_HEADER_NAME
+#undef TTI_SIMD_PASS
+#define TTI_SIMD_PASS 2
+#include TT_HEADER_NAME
+#undef TTI_SIMD_PASS
+#endif
+#ifdef TTI_ARM
+#define TTI_SIMD_PASS 3
+#include TT_HEADER_NAME
+#undef TTI_SIMD_PASS
+#endif
+
+/* ---- choosing kernels ---- */
+typedef struct tti_cpu {
+    const tti_kernels *kernels;
+    float *shared, *threads, *block;      /* packed B; scratch of each thread; logits and sums */
+    size_t shared_size, threads_size, block_size, thread_size;
+} tti_cpu;
+
+/* The n-th best set that this CPU runs, or NULL. */
+static const tti_kernels *tti_kernels_at(int n) {
+    const tti_kernels *sets[4];
+    int count = 0;
+#ifdef TTI_X86
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
+        sets[count++] = &tti_avx512_kernels;
+    }
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) { sets[count++] = &tti_avx2_kernels; }
+#endif
+#ifdef TTI_ARM
+    sets[count++] = &tti_neon_kernels;
+#endif
+    sets[count++] = &tti_portable_kernels;
+    return n < count ? sets[n] : NULL;
+}
+static const tti_kernels *tti_kernels_find(tt_context *ctx) {
+    char names[64] = "";
+    const tti_kernels *set;
+    int n;
+    for (n = 0; (set = tti_kernels_at(n)) != NULL; n++) {
+        if (!ctx->kernel_wish[0] || strcmp(ctx->kernel_wish, set->name) == 0) { return set; }
+        snprintf(names + strlen(names), sizeof names - strlen(names), "%s%s", n ? ", " : "", set->name);
+    }
+    tt_fail(ctx, TT_ERR_ARG, "tt_create: kernel (or TT_KERNEL) is \"%s\", expected one of: %s", ctx->kernel_wish, names);
+    return NULL;
+}
+static tt_status tti_cpu_open(tt_context *ctx, const tt_backend *self, void **state) {
+    const tti_kernels *kernels = tti_kernels_find(ctx);
+    tti_cpu *cpu = kernels ? (tti_cpu *)tt_alloc(ctx, 1, sizeof *cpu) : NULL;
+    (void)self;
+    if (!cpu) { return kernels ? TT_ERR_MEM : TT_ERR_ARG; }
+    cpu->kernels = kernels;
+    ctx->kernel_name = kernels->name;
+    *state = cpu;
+    return TT_OK;
+}
+static void tti_cpu_close(tt_context *ctx, void *state) {
+    tti_cpu *cpu = (tti_cpu *)state;
+    tt_free(ctx, cpu->shared, cpu->shared_size, sizeof(float));
+    tt_free(ctx, cpu->threads, cpu->threads_size, sizeof(float));
+    tt_free(ctx, cpu->block, cpu->block_size, sizeof(float));
+    tt_free(ctx, cpu, 1, sizeof *cpu);
+}
+static tti_cpu *tti_cpu_of(tt_context *ctx) { return (tti_cpu *)ctx->cpu_state; }
+
+/* Scratch memory grows to the largest size asked for and stays; its content does not survive growth. */
+static tt_status tti_scratch(tt_context *ctx, float **memory, size_t *size, size_t want) {
+    float *bigger;
+    if (want <= *size) { return TT_OK; }
+    bigger = (float *)tt_alloc(ctx, want, sizeof(float));
+    if (!bigger) { return TT_ERR_MEM; }
+    tt_free(ctx, *memory, *size, sizeof(float));
+    *memory = bigger;
+    *size = want;
+    return TT_OK;
+}
+static tt_status tti_thread_scratch(tt_context *ctx, size_t want) {
+    tti_cpu *cpu = tti_cpu_of(ctx);
+    size_t each = want > cpu->thread_size ? want : cpu->thread_size, all;
+    if (!tti_mul_size(each, (size_t)ctx->n_threads, &all)) { return tt_fail(ctx, TT_ERR_MEM, "out of memory: scratch of the kernels"); }
+    if (tti_scratch(ctx, &cpu->threads, &cpu->threads_size, all) != TT_OK) { return TT_ERR_MEM; }
+    cpu->thread_size = each;
+    return TT_OK;
+}
+
+/* Runs items 0..n, in parallel if they are worth it. cost: floating point operations of one item, roughly. */
+static tt_status tti_run(tt_context *ctx, tti_kernel kernel, const tti_job *job, size_t n, size_t cost) {
+    tti_cpu *cpu = tti_cpu_of(ctx);
+#ifdef _OPENMP
+    const size_t worth = (size_t)1 << 18;
+    size_t threads = (size_t)ctx->n_threads, parts = n < 4 * threads ? n : 4 * threads;
+    if (threads > 1 && n > 1 && n > worth / (cost ? cost : 1)) {
+        ptrdiff_t part;
+        size_t each = (n + parts - 1) / parts;
+        if (each > 64) { each = (each + 63) / 64 * 64; }      /* threads share no cache line of values */
+#pragma omp parallel for schedule(dynamic, 1) num_threads(ctx->n_threads)
+        for (part = 0; part < (ptrdiff_t)parts; part++) {
+            size_t begin = (size_t)part * each, end = begin + each < n ? begin + each : n;
+            if (begin < end) { kernel(job, cpu->threads + (size_t)omp_get_thread_num() * cpu->thread_size, begin, end); }
+        }
+        return TT_OK;
+    }
+#endif
+    (void)cost;
+    if (n > 0) { kernel(job, cpu->threads, 0, n); }
+    return TT_OK;
+}
+
+/* ---- memory ---- */
+static void *tti_cpu_alloc(tt_context *ctx, size_t bytes) { return tti_alloc_raw(ctx, bytes); }
+static void tti_cpu_free(tt_context *ctx, void *memory, size_t bytes) { tt_free(ctx, memory, bytes, 1); }
+static tt_status tti_cpu_copy(tt_context *ctx, void *to, const void *from, size_t bytes) {
+    (void)ctx;
+    if (bytes) { memmove(to, from, bytes); }
+    return TT_OK;
+}
+static tt_status tti_cpu_zero(tt_context *ctx, void *to, size_t bytes) {
+    (void)ctx;
+    if (bytes) { memset(to, 0, bytes); }
+    return TT_OK;
+}
+static tt_status tti_cpu_sync(tt_context *ctx) { (void)ctx; return TT_OK; }
+
+/* ---- matrix product ----
+ * Few rows: each panel of B is used once, so the thread that multiplies it packs it for itself. Many rows: B is
+ * packed for all, a block of TTI_KC x TTI_NC at a time. */
+static tt_status tti_cpu_gemm(tt_context *ctx, const tt_gemm_args *args) {
+    tti_cpu *cpu = tti_cpu_of(ctx);
+    size_t tile = cpu->kernels->tile_columns;
+    tti_job job = TT_INIT;
+    tti_gemm g = TT_INIT;
+    if (args->m < 0 || args->n < 0 || args->k < 0) { return tt_fail(ctx, TT_ERR_ARG, "gemm: m, n, k are %d, %d, %d, expected >= 0", args->m, args->n, args->k); }
+    if (args->m == 0 || args->n == 0 || (args->k == 0 && args->accumulate)) { return TT_OK; }
+    g.m = (size_t)args->m;
+    g.n = (size_t)args->n;
+    g.k = (size_t)args->k;
+    g.a = args->a;
+    g.a_row = args->transpose_a ? 1 : (size_t)args->lda;
+    g.a_k = args->transpose_a ? (size_t)args->lda : 1;
+    g.b = args->b;
+    g.b_column = args->transpose_b ? (size_t)args->ldb : 1;
+    g.b_k = args->transpose_b ? 1 : (size_t)args->ldb;
+    g.c = args->c;
+    g.ldc = (size_t)args->ldc;
+    g.bias = args->bias;
+    g.accumulate = args->accumulate;
+    job.args = &g;
+    if (tti_thread_scratch(ctx, TTI_GEMM_SCRATCH) != TT_OK) { return TT_ERR_MEM; }
+    if (g.m <= TTI_MC) {
+        return tti_run(ctx, cpu->kernels->gemm_panels, &job, (g.n + tile - 1) / tile, 2 * g.m * g.k * tile);
+    }
+    if (tti_scratch(ctx, &cpu->shared, &cpu->shared_size, (g.k < TTI_KC ? g.k : TTI_KC) * (g.n < TTI_NC ? g.n + tile : TTI_NC) + 16) != TT_OK) { return TT_ERR_MEM; }
+    g.packed = tti_aligned(cpu->shared);
+    for (g.n0 = 0; g.n0 < g.n; g.n0 = g.n1) {
+        g.n1 = g.n - g.n0 < TTI_NC ? g.n : g.n0 + TTI_NC;
+        g.k0 = 0;
+        do {
+            size_t groups = (g.n1 - g.n0 + TTI_NG - 1) / TTI_NG, columns = g.n1 - g.n0 < TTI_NG ? g.n1 - g.n0 : TTI_NG;
+            g.k1 = g.k - g.k0 < TTI_KC ? g.k : g.k0 + TTI_KC;
+            for (g.rows = TTI_MC; g.rows > TTI_MC / 4 && g.m / g.rows * groups < 4 * (size_t)ctx->n_threads; ) { g.rows /= 2; }
+            tti_run(ctx, cpu->kernels->gemm_pack, &job, (g.n1 - g.n0 + tile - 1) / tile, 4 * (g.k1 - g.k0) * tile);
+            tti_run(ctx, cpu->kernels->gemm_blocks, &job, (g.m + g.rows - 1) / g.rows * groups, 2 * g.rows * columns * (g.k1 - g.k0));
+            g.k0 = g.k1;
+        } while (g.k0 < g.k);
+    }
+    return TT_OK;
+}
+
+/* ---- attention ---- */
+static tt_status tti_attention_check(tt_context *ctx, const tt_attention_args *a) {
+    if (a->n_kv_heads >= 1 && a->n_heads % a->n_kv_heads == 0 && a->head_dim >= 1) { return TT_OK; }
+    return tt_fail(ctx, TT_ERR_ARG, "attention: n_heads %d, n_kv_heads %d, head_dim %d, expected a multiple and >= 1", a->n_heads, a->n_kv_heads, a->head_dim);
+}
+static size_t tti_attention_rows(const tt_attention_args *a) { return tti_block_tokens(a) * (size_t)(a->n_heads / a->n_kv_heads); }
+static tt_status tti_cpu_attention_forward(tt_context *ctx, const tt_attention_args *args) {
+    tti_job job = TT_INIT;
+    size_t items, each;
+    if (tti_attention_check(ctx, args) != TT_OK) { return TT_ERR_ARG; }
+    items = tti_first_block(args, (size_t)args->n_sequences) * (size_t)args->n_kv_heads;
+    each = tti_attention_rows(args) * (2 * (size_t)args->head_dim + TTI_KEYS + 2);
+    if (tti_thread_scratch(ctx, each + TTI_GEMM_SCRATCH) != TT_OK) { return TT_ERR_MEM; }
+    job.args = args;
+    return tti_run(ctx, tti_cpu_of(ctx)->kernels->attention_forward, &job, items, 4 * tti_attention_rows(args) * (size_t)args->head_dim * 32);
+}
+static tt_status tti_cpu_attention_backward(tt_context *ctx, const tt_attention_args *args) {
+    tti_job job = TT_INIT;
+    size_t items, each, average;
+    if (tti_attention_check(ctx, args) != TT_OK) { return TT_ERR_ARG; }
+    if (args->query_start || args->key_start || !args->lse) { return tt_fail(ctx, TT_ERR_ARG, "attention_backward: expected packed sequences and lse"); }
+    items = (size_t)args->n_sequences * (size_t)args->n_kv_heads;
+    each = tti_attention_rows(args) * (4 * (size_t)args->head_dim + 2 * TTI_KEYS + 2);
+    if (tti_thread_scratch(ctx, each + TTI_GEMM_SCRATCH) != TT_OK) { return TT_ERR_MEM; }
+    average = args->n_sequences ? (size_t)(args->n_tokens / args->n_sequences) + 1 : 1;
+    job.args = args;
+    return tti_run(ctx, tti_cpu_of(ctx)->kernels->attention_backward, &job, items, 5 * average * average * (size_t)args->head_dim);
+}
+
+/* ---- log-probs ----
+ * Logits exist only as a block of TTI_VOCAB_ROWS x TTI_VOCAB_BLOCK: gemm makes it, a scan folds it into each row's
+ * online softmax. Backward makes the same blocks again and turns them into dz in place. Row blocks go in order, so
+ * that dw's chains run over the rows one after the other, from what dw holds. */
+static void tti_logits_gemm(tt_gemm_args *g, const tt_logprobs_args *a, float *z, size_t row, size_t rows, size_t column, size_t columns) {
+    memset(g, 0, sizeof *g);
+    g->m = (int)rows;
+    g->n = (int)columns;
+    g->k = g->lda = g->ldb = a->dim;
+    g->ldc = (int)columns;
+    g->transpose_b = 1;
+    g->a = a->x + row * (size_t)a->dim;
+    g->b = a->w + column * (size_t)a->dim;
+    g->c = z;
+}
+static tt_status tti_logits_block(tt_context *ctx, const tt_logprobs_args *a, tti_logits *l, float **z) {
+    tti_cpu *cpu = tti_cpu_of(ctx);
+    size_t rows = (size_t)a->n < TTI_VOCAB_ROWS ? (size_t)a->n : TTI_VOCAB_ROWS, columns = (size_t)a->vocab < TTI_VOCAB_BLOCK ? (size_t)a->vocab : TTI_VOCAB_BLOCK;
+    size_t states = rows * (sizeof(tti_softmax) / sizeof(float));
+    if (tti_scratch(ctx, &cpu->block, &cpu->block_size, states + rows * columns) != TT_OK) { return TT_ERR_MEM; }
+    memset(l, 0, sizeof *l);
+    l->states = (tti_softmax *)(void *)cpu->block;
+    l->inv_temperature = a->inv_temperature;
+    *z = cpu->block + states;
+    return TT_OK;
+}
+static void tti_softmax_begin(tti_softmax *s) {
+    s->max = -HUGE_VALF;
+    s->target = 0.0f;
+    s->sum = s->dot = 0.0;
+}
+static tt_status tti_cpu_logprobs_forward(tt_context *ctx, const tt_logprobs_args *a) {
+    size_t n = (size_t)a->n, vocab = (size_t)a->vocab, row, rows, column, i;
+    tt_status status = TT_OK;
+    tt_gemm_args g;
+    tti_logits l;
+    tti_job job = TT_INIT;
+    float *z;
+    if (tti_logits_block(ctx, a, &l, &z) != TT_OK) { return TT_ERR_MEM; }
+    job.args = &l;
+    for (row = 0; row < n && status == TT_OK; row += rows) {
+        rows = n - row < TTI_VOCAB_ROWS ? n - row : TTI_VOCAB_ROWS;
+        l.targets = a->targets + row;
+        for (i = 0; i < rows; i++) { tti_softmax_begin(l.states + i); }
+        for (column = 0; column < vocab && status == TT_OK; column += l.columns) {
+            l.column = column;
+            l.columns = l.stride = vocab - column < TTI_VOCAB_BLOCK ? vocab - column : TTI_VOCAB_BLOCK;
+            l.z_in = z;
+            tti_logits_gemm(&g, a, z, row, rows, column, l.columns);
+            status = tti_cpu_gemm(ctx, &g);
+            if (status == TT_OK) { status = tti_run(ctx, tti_cpu_of(ctx)->kernels->logits_scan, &job, rows, 16 * l.columns); }
+        }
+        for (i = 0; i < rows; i++) {
+            tti_softmax_end(l.states + i, a->logprobs + row + i, a->entropy ? a->entropy + row + i : NULL, a->lse ? a->lse + row + i : NULL);
+        }
+    }
+    return status;
+}
+static tt_status tti_cpu_logprobs_backward(tt_context *ctx, const tt_logprobs_args *a) {
+    size_t n = (size_t)a->n, vocab = (size_t)a->vocab, row, rows, column;
+    tt_status status = TT_OK;
+    tt_gemm_args g;
+    tti_logits l;
+    tti_job job = TT_INIT;
+    float *z;
+    if (a->dentropy && !a->entropy) { return tt_fail(ctx, TT_ERR_ARG, "logprobs_backward: dentropy without entropy"); }
+    if (tti_logits_block(ctx, a, &l, &z) != TT_OK) { return TT_ERR_MEM; }
+    job.args = &l;
+    l.z = z;
+    for (row = 0; row < n && status == TT_OK; row += rows) {
+        rows = n - row < TTI_VOCAB_ROWS ? n - row : TTI_VOCAB_ROWS;
+        l.targets = a->targets + row;
+        l.lse = a->lse + row;
+        l.dlogprobs = a->dlogprobs ? a->dlogprobs + row : NULL;
+        l.dentropy = a->dentropy ? a->dentropy + row : NULL;
+        l.entropy = a->entropy ? a->entropy + row : NULL;
+        for (column = 0; column < vocab && status == TT_OK; column += l.columns) {
+            l.column = column;
+            l.columns = l.stride = vocab - column < TTI_VOCAB_BLOCK ? vocab - column : TTI_VOCAB_BLOCK;
+            tti_logits_gemm(&g, a, z, row, rows, column, l.columns);
+            status = tti_cpu_gemm(ctx, &g);
+            if (status == TT_OK) { status = tti_run(ctx, tti_cpu_of(ctx)->kernels->logits_back, &job, rows, 16 * l.columns); }
+            g.a = z;
+            g.accumulate = 1;
+            g.n = g.ldc = g.ldb = a->dim;
+            g.lda = (int)l.columns;
+            g.transpose_b = 0;
+            if (a->dx && status == TT_OK) {          /* dx += dz w */
+                g.k = (int)l.columns;
+                g.c = a->dx + row * (size_t)a->dim;
+                status = tti_cpu_gemm(ctx, &g);
+            }
+            if (a->dw && status == TT_OK) {          /* dw += dz' x */
+                g.transpose_a = 1;
+                g.m = (int)l.columns;
+                g.k = (int)rows;
+                g.b = a->x + row * (size_t)a->dim;
+                g.c = a->dw + column * (size_t)a->dim;
+                status = tti_cpu_gemm(ctx, &g);
+            }
+        }
+    }
+    return status;
+}
+/* What logprobs_forward gives for a row whose logits (of the same gemm) are at hand, to the bit. */
+static void tti_row_logprob(tt_context *ctx, const float *logits, int vocab, int target, float inv_temperature, float *logprob, float *entropy_or_null) {
+    size_t n = (size_t)vocab, column;
+    int32_t id = (int32_t)target;
+    tti_softmax state;
+    tti_job job = TT_INIT;
+    tti_logits l = TT_INIT;
+    tti_softmax_begin(&state);
+    l.states = &state;
+    l.targets = &id;
+    l.inv_temperature = inv_temperature;
+    job.args = &l;
+    for (column = 0; column < n; column += l.columns) {
+        l.column = column;
+        l.columns = n - column < TTI_VOCAB_BLOCK ? n - column : TTI_VOCAB_BLOCK;
+        l.z_in = logits + column;
+        tti_cpu_of(ctx)->kernels->logits_scan(&job, NULL, 0, 1);
+    }
+    tti_softmax_end(&state, logprob, entropy_or_null, NULL);
+}
+/* Replaces n values by their exponentials; like tti_row_logprob, to be called from any thread. */
+static void tti_row_exp(tt_context *ctx, float *values, int n) {
+    tti_job job = TT_INIT;
+    job.op = TT_EXP;
+    job.a = job.y = values;
+    tti_cpu_of(ctx)->kernels->unary(&job, NULL, 0, (size_t)n);
+}
+
+/* ---- rows ---- */
+static tt_status tti_cpu_gather_rows(tt_context *ctx, float *y, const float *x, const int32_t *rows, int n, int dim) {
+    size_t i, width = (size_t)dim;
+    (void)ctx;
+    for (i = 0; i < (size_t)n; i++) { memcpy(y + i * width, x + (size_t)rows[i] * width, width * sizeof(float)); }
+    return TT_OK;
+}
+static tt_status tti_cpu_scatter_rows(tt_context *ctx, float *y, const float *x, const int32_t *rows, int n, int dim) {
+    size_t i, width = (size_t)dim;
+    (void)ctx;
+    for (i = 0; i < (size_t)n; i++) { memcpy(y + (size_t)rows[i] * width, x + i * width, width * sizeof(float)); }
+    return TT_OK;
+}
+static tt_status tti_cpu_scatter_add_rows(tt_context *ctx, float *dx, const float *dy, const int32_t *rows, int n, int dim) {
+    tti_job job = TT_INIT;
+    job.y = dx;
+    job.a = dy;
+    job.ids = rows;
+    job.n = (size_t)n;
+    job.dim = (size_t)dim;
+    return tti_run(ctx, tti_cpu_of(ctx)->kernels->add_rows, &job, job.dim, job.n);
+}
+static tt_status tti_cpu_bias_backward(tt_context *ctx, float *db, const float *dy, int n, int dim) {
+    return tti_cpu_scatter_add_rows(ctx, db, dy, NULL, n, dim);
+}
+static tt_status tti_cpu_columns(tt_context *ctx, float *y, const float *x, int n, int cols, int begin, int count) {
+    size_t i, width = (size_t)count;
+    (void)ctx;
+    for (i = 0; i < (size_t)n; i++) { memcpy(y + i * width, x + i * (size_t)cols + (size_t)begin, width * sizeof(float)); }
+    return TT_OK;
+}
+static tt_status tti_cpu_columns_backward(tt_context *ctx, float *dx, const float *dy, int n, int cols, int begin, int count) {
+    size_t i, j, width = (size_t)count;
+    (void)ctx;
+    for (i = 0; i < (size_t)n; i++) {
+        float *to = dx + i * (size_t)cols + (size_t)begin;
+        for (j = 0; j < width; j++) { to[j] += dy[i * width + j]; }
+    }
+    return TT_OK;
+}
+
+/* ---- norms: one description for RMSNorm (mean NULL) and LayerNorm ---- */
+static tt_status tti_norm_run(tt_context *ctx, tti_norm *a, int n, int dim) {
+    const tti_kernels *kernels = tti_cpu_of(ctx)->kernels;
+    tti_job job = TT_INIT;
+    a->n = (size_t)n;
+    a->dim = (size_t)dim;
+    job.args = a;
+    if (a->y) { return tti_run(ctx, kernels->norm, &job, a->n, 8 * a->dim); }
+    if (a->dx) { tti_run(ctx, kernels->norm_dx, &job, a->n, 10 * a->dim); }
+    if (a->dw || a->db) { tti_run(ctx, kernels->norm_dw, &job, a->dim, 4 * a->n); }
+    return TT_OK;
+}
+static tt_status tti_cpu_rmsnorm(tt_context *ctx, float *y, float *rstd, const float *x, const float *w, int n, int dim, float eps) {
+    tti_norm a = TT_INIT;
+    a.y = y; a.rstd = rstd; a.x = x; a.w = w; a.eps = eps;
+    return tti_norm_run(ctx, &a, n, dim);
+}
+static tt_status tti_cpu_layernorm(tt_context *ctx, float *y, float *mean, float *rstd, const float *x, const float *w, const float *b, int n, int dim, float eps) {
+    tti_norm a = TT_INIT;
+    a.y = y; a.mean = mean; a.rstd = rstd; a.x = x; a.w = w; a.b = b; a.eps = eps;
+    return tti_norm_run(ctx, &a, n, dim);
+}
+static tt_status tti_cpu_layernorm_backward(tt_context *ctx, float *dx, float *dw, float *db, const float *dy, const float *x, const float *w,
+                                            const float *mean, const float *rstd, int n, int dim) {
+    tti_norm a = TT_INIT;
+    a.dx = dx; a.dw = dw; a.db = db; a.dy = dy; a.x = x; a.w = w;
+    a.mean = (float *)(uintptr_t)mean;
+    a.rstd = (float *)(uintptr_t)rstd;
+    return tti_norm_run(ctx, &a, n, dim);
+}
+static tt_status tti_cpu_rmsnorm_backward(tt_context *ctx, float *dx, float *dw, const float *dy, const float *x, const float *w, const float *rstd, int n, int dim) {
+    return tti_cpu_layernorm_backward(ctx, dx, dw, NULL, dy, x, w, NULL, rstd, n, dim);
+}
+static tt_status tti_cpu_rope(tt_context *ctx, float *y, const float *x, const float *cos_table, const float *sin_table, const int32_t *positions,
+                              int n, int heads, int head_dim, int inverse) {
+    tti_job job = TT_INIT;
+    job.y = y;
+    job.a = x;
+    job.b = cos_table;
+    job.c = sin_table;
+    job.ids = positions;
+    job.n = (size_t)heads;
+    job.dim = (size_t)head_dim;
+    job.op = inverse;
+    return tti_run(ctx, tti_cpu_of(ctx)->kernels->rope, &job, (size_t)n, 4 * job.n * job.dim);
+}
+
+/* ---- elementwise ---- */
+static tt_status tti_cpu_unary(tt_context *ctx, tt_unary op, float *y, const float *x, size_t n, float p0, float p1) {
+    tti_job job = TT_INIT;
+    job.op = (int)op; job.y = y; job.a = x; job.p0 = p0; job.p1 = p1;
+    return tti_run(ctx, tti_cpu_of(ctx)->kernels->unary, &job, n, 8);
+}
+static tt_status tti_cpu_unary_backward(tt_context *ctx, tt_unary op, float *dx, const float *dy, const float *x, const float *y, size_t n, float p0, float p1) {
+    tti_job job = TT_INIT;
+    job.op = (int)op; job.y = dx; job.a = x; job.b = dy; job.c = y; job.p0 = p0; job.p1 = p1;
+    return tti_run(ctx, tti_cpu_of(ctx)->kernels->unary_back, &job, n, 8);
+}
+static tt_status tti_cpu_binary(tt_context *ctx, tt_binary op, float *y, const float *a, const float *b, size_t n) {
+    tti_job job = TT_INIT;
+    job.op = (int)op; job.y = y; job.a = a; job.b = b;
+    return tti_run(ctx, tti_cpu_of(ctx)->kernels->binary, &job, n, 8);
+}
+static tt_status tti_cpu_binary_backward(tt_context *ctx, tt_binary op, float *da, float *db, const float *dy, const float *a, const float *b, size_t n) {
+    tti_job job = TT_INIT;
+    job.op = (int)op; job.y = da; job.y2 = db; job.a = a; job.b = b; job.c = dy;
+    return tti_run(ctx, tti_cpu_of(ctx)->kernels->binary_back, &job, n, 8);
+}
+static tt_status tti_cpu_where(tt_context *ctx, float *y, const float *condition, const float *a, const float *b, size_t n) {
+    size_t i;
+    (void)ctx;
+    for (i = 0; i < n; i++) { y[i] = condition[i] != 0 ? a[i] : b[i]; }
+    return TT_OK;
+}
+static tt_status tti_cpu_where_backward(tt_context *ctx, float *da, float *db, const float *dy, const float *condition, size_t n) {
+    size_t i;
+    (void)ctx;
+    for (i = 0; i < n; i++) {
+        float *to = condition[i] != 0 ? da : db;
+        if (to) { to[i] += dy[i]; }
+    }
+    return TT_OK;
+}
+static tt_status tti_cpu_axpy(tt_context *ctx, float *y, const float *x, float alpha, size_t n) {
+    tti_job job = TT_INIT;
+    job.y = y; job.a = x; job.p0 = alpha;
+    return tti_run(ctx, tti_cpu_of(ctx)->kernels->axpy, &job, n, 2);
+}
+static tt_status tti_cpu_adamw(tt_context *ctx, const tt_adamw_args *args) {
+    tti_job job = TT_INIT;
+    job.args = args;
+    return tti_run(ctx, tti_cpu_of(ctx)->kernels->adamw, &job, args->n, 16);
+}
+
+/* ---- shapes ---- */
+/* Distance in `small` of neighbours along each axis of `big`: 0 where it broadcasts. */
+static void tti_small_steps(const int *small_shape, size_t steps[4]) {
+    size_t step = 1;
+    int i;
+    for (i = 3; i >= 0; i--) {
+        steps[i] = small_shape[i] == 1 ? 0 : step;
+        step *= (size_t)small_shape[i];
+    }
+}
+/* Row r of big (its last axis) begins in small here. */
+static size_t tti_small_row(size_t r, const int *big, const size_t steps[4]) {
+    size_t b1 = (size_t)big[1], b2 = (size_t)big[2];
+    return r / (b1 * b2) * steps[0] + r / b2 % b1 * steps[1] + r % b2 * steps[2];
+}
+static size_t tti_shape_rows(const int *shape) { return (size_t)shape[0] * (size_t)shape[1] * (size_t)shape[2]; }
+static tt_status tti_cpu_broadcast(tt_context *ctx, float *y, const float *x, const int *small_shape, const int *big_shape, int accumulate) {
+    size_t r, i, rows = tti_shape_rows(big_shape), width = (size_t)big_shape[3], steps[4];
+    (void)ctx;
+    tti_small_steps(small_shape, steps);
+    for (r = 0; r < rows; r++, y += width) {
+        const float *from = x + tti_small_row(r, big_shape, steps);
+        for (i = 0; i < width; i++) { y[i] = accumulate ? y[i] + from[i * steps[3]] : from[i * steps[3]]; }
+    }
+    return TT_OK;
+}
+/* Sums in double, in the order of x. */
+static tt_status tti_cpu_reduce(tt_context *ctx, float *y, const float *x, const int *small_shape, const int *big_shape, int accumulate) {
+    size_t r, i, rows = tti_shape_rows(big_shape), width = (size_t)big_shape[3], n = tti_shape_rows(small_shape) * (size_t)small_shape[3], steps[4];
+    tti_cpu *cpu = tti_cpu_of(ctx);
+    double *sums;
+    if (tti_scratch(ctx, &cpu->shared, &cpu->shared_size, 2 * n + 16) != TT_OK) { return TT_ERR_MEM; }
+    sums = (double *)(void *)tti_aligned(cpu->shared);
+    memset(sums, 0, n * sizeof *sums);
+    tti_small_steps(small_shape, steps);
+    for (r = 0; r < rows; r++, x += width) {
+        double *to = sums + tti_small_row(r, big_shape, steps);
+        for (i = 0; i < width; i++) { to[i * steps[3]] += (double)x[i]; }
+    }
+    for (i = 0; i < n; i++) { y[i] = (float)(accumulate ? (double)y[i] + sums[i] : sums[i]); }
+    return TT_OK;
+}
+static tt_status tti_cpu_sum_squares(tt_context *ctx, const float *x, size_t n, double *host_out) {
+    double sums[8] = {0, 0, 0, 0, 0, 0, 0, 0};
+    size_t i, j;
+    (void)ctx;
+    for (i = 0; i + 8 <= n; i += 8) { for (j = 0; j < 8; j++) { sums[j] += (double)x[i + j] * (double)x[i + j]; } }
+    for (; i < n; i++) { sums[i % 8] += (double)x[i] * (double)x[i]; }
+    *host_out = ((sums[0] + sums[1]) + (sums[2] + sums[3])) + ((sums[4] + sums[5]) + (sums[6] + sums[7]));
+    return TT_OK;
+}
+
+/* ---- casts: to the nearest, ties to even ---- */
+static uint32_t tti_bits(float x) { uint32_t bits; memcpy(&bits, &x, sizeof bits); return bits; }
+static float tti_float(uint32_t bits) { float x; memcpy(&x, &bits, sizeof x); return x; }
+static uint16_t tti_to_bf16(float x) {
+    uint32_t bits = tti_bits(x);
+    if ((bits & 0x7FFFFFFFu) > 0x7F800000u) { return (uint16_t)((bits >> 16) | 0x40u); }      /* stays a NaN */
+    return (uint16_t)((bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16);
+}
+static float tti_from_bf16(uint16_t h) { return tti_float((uint32_t)h << 16); }
+static uint16_t tti_to_f16(float x) {
+    uint32_t bits = tti_bits(x), sign = (bits >> 16) & 0x8000u, half;
+    bits &= 0x7FFFFFFFu;
+    if (bits > 0x7F800000u) { return (uint16_t)(sign | 0x7E00u); }
+    if (bits >= 0x477FF000u) { return (uint16_t)(sign | 0x7C00u); }                            /* rounds beyond 65504 */
+    if (bits < 0x38800000u) { half = tti_bits(tti_float(bits) + 0.5f) - 0x3F000000u; }         /* denormal: the sum rounds at 2^-24 */
+    else { half = (bits - 0x38000000u + 0xFFFu + ((bits >> 13) & 1u)) >> 13; }
+    return (uint16_t)(sign | half);
+}
+static float tti_from_f16(uint16_t h) {
+    uint32_t sign = (uint32_t)(h & 0x8000u) << 16, rest = h & 0x7FFFu;
+    if (rest >= 0x7C00u) { return tti_float(sign | 0x7F800000u | (rest & 0x3FFu) << 13); }
+    if (rest >= 0x400u) { return tti_float(sign | ((rest << 13) + 0x38000000u)); }
+    return tti_float(sign | tti_bits((float)rest * (1.0f / 16777216.0f)));
+}
+static tt_status tti_cpu_cast(tt_context *ctx, void *to, tt_dtype to_type, const void *from, tt_dtype from_type, size_t n) {
+    size_t i;
+    if (to_type == from_type) { return tti_cpu_copy(ctx, to, from, n * (to_type == TT_BF16 || to_type == TT_F16 ? 2 : 4)); }
+    if (from_type == TT_F32 && to_type == TT_BF16) { for (i = 0; i < n; i++) { ((uint16_t *)to)[i] = tti_to_bf16(((const float *)from)[i]); } }
+    else if (from_type == TT_F32 && to_type == TT_F16) { for (i = 0; i < n; i++) { ((uint16_t *)to)[i] = tti_to_f16(((const float *)from)[i]); } }
+    else if (from_type == TT_BF16 && to_type == TT_F32) { for (i = 0; i < n; i++) { ((float *)to)[i] = tti_from_bf16(((const uint16_t *)from)[i]); } }
+    else if (from_type == TT_F16 && to_type == TT_F32) { for (i = 0; i < n; i++) { ((float *)to)[i] = tti_from_f16(((const uint16_t *)from)[i]); } }
+    else { return tt_fail(ctx, TT_ERR_ARG, "cast: from type %d to type %d, expected float to or from bf16 or f16", (int)from_type, (int)to_type); }
+    return TT_OK;
+}
+
+TT_API const tt_backend *tt_cpu_backend(void) {
+    static const tt_backend backend = {
+        "cpu", NULL, tti_cpu_open, tti_cpu_close,
+        tti_cpu_alloc, tti_cpu_free, tti_cpu_copy, tti_cpu_copy, tti_cpu_copy, tti_cpu_zero, tti_cpu_sync,
+        tti_cpu_gemm, tti_cpu_attention_forward, tti_cpu_attention_backward, tti_cpu_logprobs_forward, tti_cpu_logprobs_backward,
+        tti_cpu_gather_rows, tti_cpu_scatter_add_rows, tti_cpu_scatter_rows, tti_cpu_columns, tti_cpu_columns_backward,
+        tti_cpu_rmsnorm, tti_cpu_rmsnorm_backward, tti_cpu_layernorm, tti_cpu_layernorm_backward, tti_cpu_rope,
+        tti_cpu_unary, tti_cpu_unary_backward, tti_cpu_binary, tti_cpu_binary_backward, tti_cpu_where, tti_cpu_where_backward,
+        tti_cpu_broadcast, tti_cpu_reduce, tti_cpu_bias_backward, tti_cpu_axpy, tti_cpu_sum_squares, tti_cpu_adamw, tti_cpu_cast
+    };
+    return &backend;
+}
+/* ==== 3. tensor ============================================================================
+ * A tensor is a shape over a block of backend memory. Long-lived ones are allocated one by one; those
+ * of a step come from the context's arenas: the struct from the host's, the data from the backend's. */
+
+static tt_status tti_shape_size(tt_context *ctx, const char *who, int ndim, const int *shape, size_t *size) {
+    int i;
+    *size = 1;
+    if (ndim < 0 || ndim > TT_MAX_DIMS) { return tt_fail(ctx, TT_ERR_SHAPE, "%s: ndim is %d, expected 0..%d", who, ndim, TT_MAX_DIMS); }
+    for (i = 0; i < ndim; i++) {
+        if (shape[i] < 1) { return tt_fail(ctx, TT_ERR_SHAPE, "%s: shape[%d] is %d, expected >= 1", who, i, shape[i]); }
+        if (!tti_mul_size(*size, (size_t)shape[i], size)) { return tt_fail(ctx, TT_ERR_MEM, "%s: shape overflows", who); }
+    }
+    return TT_OK;
+}
+static size_t tti_dtype_bytes(tt_dtype dtype) { return dtype == TT_BF16 || dtype == TT_F16 ? 2 : 4; }
+static void tti_set_shape(tt_tensor *t, int ndim, const int *shape) {
+    int i;
+    t->ndim = ndim;
+    for (i = 0; i < TT_MAX_DIMS; i++) { t->shape[i] = i < ndim ? shape[i] : 1; }
+}
+
+TT_API tt_tensor *tt_tensor_create(tt_context *ctx, tt_dtype dtype, int ndim, const int *shape, const char *name) {
+    size_t size, bytes;
+    tt_tensor *t;
+    if (ctx->broken != TT_OK || tti_shape_size(ctx, name ? name : "tt_tensor_create", ndim, shape, &size) != TT_OK) { return NULL; }
+    if (!tti_mul_size(size, tti_dtype_bytes(dtype), &bytes)) { tt_fail(ctx, TT_ERR_MEM, "tt_tensor_create: shape overflows"); return NULL; }
+    t = (tt_tensor *)tt_alloc(ctx, 1, sizeof *t);
+    if (!t) { return NULL; }
+    t->ctx = ctx;
+    t->dtype = dtype;
+    t->size = size;
+    t->persistent = 1;
+    tti_set_shape(t, ndim, shape);
+    t->name = name ? tti_strdup(ctx, name) : NULL;
+    t->data = !name || t->name ? ctx->backend->alloc(ctx, bytes) : NULL;
+    if (!t->data || ctx->backend->zero(ctx, t->data, bytes) != TT_OK) { tt_tensor_destroy(t); return NULL; }
+    return t;
+}
+TT_API tt_tensor *tt_parameter(tt_context *ctx, int ndim, const int *shape, const char *name) {
+    tt_tensor *t = tt_tensor_create(ctx, TT_F32, ndim, shape, name);
+    if (t) { t->requires_grad = 1; }
+    return t;
+}
+TT_API void tt_tensor_destroy(tt_tensor *t) {
+    if (!t || !t->persistent) { return; }
+    if (t->data) { t->ctx->backend->free(t->ctx, t->data, t->size * tti_dtype_bytes(t->dtype)); }
+    if (t->grad) { t->ctx->backend->free(t->ctx, t->grad, t->size * sizeof(float)); }
+    tti_strfree(t->ctx, t->name);
+    tt_free(t->ctx, t, 1, sizeof *t);
+}
+
+/* A float tensor of the step with uninitialised data. */
+static tt_tensor *tti_tensor(tt_context *ctx, const char *who, int ndim, const int *shape) {
+    size_t size;
+    tt_tensor *t;
+    if (ctx->graph_error) { return NULL; }
+    if (tti_shape_size(ctx, who, ndim, shape, &size) != TT_OK) { ctx->graph_error = 1; return NULL; }
+    t = (tt_tensor *)tti_step_alloc(ctx, sizeof *t);
+    if (t) { t->data = tti_arena_alloc(ctx, &ctx->device, size * sizeof(float)); }
+    if (!t || !t->data) { ctx->graph_error = 1; return NULL; }
+    t->ctx = ctx;
+    t->size = size;
+    tti_set_shape(t, ndim, shape);
+    return t;
+}
+/* Marks the graph as failed if status is an error. */
+static int tti_graph_ok(tt_context *ctx, tt_status status) {
+    if (status != TT_OK) { ctx->graph_error = 1; }
+    return status == TT_OK;
+}
+TT_API tt_tensor *tt_zeros(tt_context *ctx, int ndim, const int *shape) {
+    tt_tensor *t = tti_tensor(ctx, "tt_zeros", ndim, shape);
+    return t && tti_graph_ok(ctx, ctx->backend->zero(ctx, t->data, t->size * sizeof(float))) ? t : NULL;
+}
+TT_API tt_tensor *tt_constant(tt_context *ctx, int ndim, const int *shape, const float *values) {
+    tt_tensor *t = tti_tensor(ctx, "tt_constant", ndim, shape);
+    return t && tti_graph_ok(ctx, ctx->backend->upload(ctx, t->data, values, t->size * sizeof(float))) ? t : NULL;
+}
+TT_API tt_tensor *tt_scalar(tt_context *ctx, float value) { return tt_constant(ctx, 0, NULL, &value); }
+/* Host ids copied to the backend for this step. */
+static const int32_t *tti_step_ids(tt_context *ctx, const int32_t *ids, int n) {
+    size_t bytes = (size_t)n * sizeof(int32_t);
+    void *copy;
+    if (ctx->graph_error) { return NULL; }
+    copy = tti_arena_alloc(ctx, &ctx->device, bytes);
+    if (!copy) { ctx->graph_error = 1; return NULL; }
+    return tti_graph_ok(ctx, ctx->backend->upload(ctx, copy, ids, bytes)) ? (const int32_t *)copy : NULL;
+}
+
+static tt_status tti_want_f32(const tt_tensor *t, const char *who) {
+    if (t->dtype == TT_F32) { return TT_OK; }
+    return tt_fail(t->ctx, TT_ERR_ARG, "%s: tensor %s is not float32", who, t->name ? t->name : "");
+}
+TT_API tt_status tt_tensor_set(tt_tensor *t, const float *values) {
+    if (tti_want_f32(t, "tt_tensor_set") != TT_OK) { return TT_ERR_ARG; }
+    return t->ctx->backend->upload(t->ctx, t->data, values, t->size * sizeof(float));
+}
+TT_API tt_status tt_tensor_get(const tt_tensor *t, float *values) {
+    if (tti_want_f32(t, "tt_tensor_get") != TT_OK) { return TT_ERR_ARG; }
+    return t->ctx->backend->download(t->ctx, values, t->data, t->size * sizeof(float));
+}
+TT_API tt_status tt_tensor_get_grad(const tt_tensor *t, float *values) {
+    if (!t->grad) { memset(values, 0, t->size * sizeof(float)); return TT_OK; }
+    return t->ctx->backend->download(t->ctx, values, t->grad, t->size * sizeof(float));
+}
+TT_API double tt_item(const tt_tensor *t) {
+    float value;
+    return t && t->size == 1 && tt_tensor_get(t, &value) == TT_OK ? (double)value : (double)NAN;
+}
+
+/* ==== 4. autograd ==========================================================================
+ * A node remembers one op: what went in, what came out, what backward needs. Nodes form the tape, newest
+ * first; because an op can only use what exists, walking the list is a walk in reverse topological order.
+ *
+ * Each op stands here as a pair: backward, which reads node->out->grad and adds to the gradients of
+ * node->in, and below it the public forward, which computes and records. tti_record does what all
+ * share. A gradient buffer of an inner tensor lives from its first use to its node's backward and is then
+ * handed on to the next tensor of the same size, so backward needs memory for one layer's gradients. */
+
+#define TTI_MAX_INPUTS 4
+
+typedef struct tti_node tti_node;
+typedef tt_status (*tti_backward_fn)(tt_context *ctx, tti_node *node);
+struct tti_node {
+    tti_node *next;                /* recorded before this one               */
+    const char *name;
+    tti_backward_fn backward;
+    tt_tensor **in;
+    int n_in;
+    tt_tensor *out, *out2;         /* out2: second result (entropy), or NULL */
+    void *saved;                   /* of the op: sizes, flags, statistics    */
+};
+typedef struct tti_spare { struct tti_spare *next; float *data; size_t size; } tti_spare;
+
+/* ---- the tape ---- */
+static int tti_any_grad(tt_tensor *const *in, int n) {
+    int i;
+    for (i = 0; i < n; i++) { if (in[i] && in[i]->requires_grad) { return 1; } }
+    return 0;
+}
+/* Called by each op with its finished output. Records a node if a gradient can flow, and returns out. */
+static tt_tensor *tti_record(tt_context *ctx, const char *name, tti_backward_fn backward, tt_tensor *const *in, int n_in,
+                             tt_tensor *out, tt_tensor *out2, void *saved) {
+    tti_node *node;
+    if (ctx->graph_error) { return NULL; }
+    if (ctx->no_grad || !tti_any_grad(in, n_in)) { return out; }
+    node = (tti_node *)tti_step_alloc(ctx, sizeof *node);
+    if (node) { node->in = (tt_tensor **)tti_step_alloc(ctx, (size_t)n_in * sizeof *node->in); }
+    if (!node || !node->in) { ctx->graph_error = 1; return NULL; }
+    memcpy(node->in, in, (size_t)n_in * sizeof *in);
+    node->n_in = n_in;
+    node->name = name;
+    node->backward = backward;
+    node->out = out;
+    node->out2 = out2;
+    node->saved = saved;
+    out->requires_grad = 1;
+    out->node = node;
+    if (out2) { out2->requires_grad = 1; out2->node = node; }
+    node->next = ctx->tape;
+    ctx->tape = node;
+    return out;
+}
+/* 1 if the graph is sound and no input is NULL; a NULL input without an earlier error is an error itself. */
+static int tti_inputs_ok(tt_context *ctx, const char *who, tt_tensor *const *in, int n) {
+    int i;
+    if (ctx->graph_error) { return 0; }
+    for (i = 0; i < n; i++) {
+        if (in[i]) { continue; }
+        tt_fail(ctx, TT_ERR_ARG, "%s: input %d is NULL", who, i);
+        ctx->graph_error = 1;
+        return 0;
+    }
+    return 1;
+}
+static tt_tensor *tti_graph_fail(tt_context *ctx, const char *who, const char *what, int got, int wanted) {
+    tt_fail(ctx, TT_ERR_SHAPE, "%s: %s is %d, expected %d", who, what, got, wanted);
+    ctx->graph_error = 1;
+    return NULL;
+}
+/* Rows and columns of x seen as a matrix over its last axis. */
+static int tti_cols(const tt_tensor *x) { return x->ndim ? x->shape[x->ndim - 1] : 1; }
+static int tti_rows(const tt_tensor *x) { return (int)(x->size / (size_t)tti_cols(x)); }
+
+/* The gradient to add to: of parameters persistent, of inner tensors from the spares. Zeroed when new. */
+TT_API float *tt_grad(tt_tensor *t) {
+    tt_context *ctx;
+    size_t bytes;
+    if (!t || !t->requires_grad) { return NULL; }
+    if (t->grad) { return t->grad; }
+    ctx = t->ctx;
+    bytes = t->size * sizeof(float);
+    if (t->persistent) { t->grad = (float *)ctx->backend->alloc(ctx, bytes); }
+    else {
+        tti_spare **link = &ctx->spare_grads;
+        while (*link && (*link)->size != t->size) { link = &(*link)->next; }
+        if (*link) { t->grad = (*link)->data; *link = (*link)->next; }
+        else { t->grad = (float *)tti_arena_alloc(ctx, &ctx->device, bytes); }
+    }
+    if (!t->grad || ctx->backend->zero(ctx, t->grad, bytes) != TT_OK) { ctx->graph_error = 1; t->grad = NULL; }
+    return t->grad;
+}
+static void tti_grad_done(tt_context *ctx, tt_tensor *t) {
+    tti_spare *spare;
+    if (!t || !t->grad || t->retain_grad || t->persistent) { return; }
+    spare = (tti_spare *)tti_step_alloc(ctx, sizeof *spare);
+    if (!spare) { ctx->graph_error = 1; return; }
+    spare->data = t->grad;
+    spare->size = t->size;
+    spare->next = ctx->spare_grads;
+    ctx->spare_grads = spare;
+    t->grad = NULL;
+}
+/* Runs the tape's nodes newer than `stop`. A node whose outputs got no gradient is skipped. */
+static tt_status tti_run_backward(tt_context *ctx, tti_node *stop) {
+    while (ctx->tape != stop && !ctx->graph_error) {
+        tti_node *node = ctx->tape;
+        ctx->tape = node->next;
+        if (node->out->grad || (node->out2 && node->out2->grad)) {
+            tti_graph_ok(ctx, node->backward(ctx, node));
+            tti_grad_done(ctx, node->out);
+            tti_grad_done(ctx, node->out2);
+        }
+    }
+    return ctx->graph_error ? ctx->status : TT_OK;
+}
+TT_API tt_status tt_backward(tt_context *ctx, tt_tensor *loss) {
+    static const float one = 1.0f;
+    if (!tti_inputs_ok(ctx, "tt_backward", &loss, 1)) { return ctx->status; }
+    if (loss->size != 1) { tti_graph_fail(ctx, "tt_backward", "number of loss values", (int)loss->size, 1); return ctx->status; }
+    if (!loss->requires_grad) {
+        tt_fail(ctx, TT_ERR_ARG, "tt_backward: the loss depends on nothing that requires a gradient, or its tape was used");
+        ctx->graph_error = 1;
+        return ctx->status;
+    }
+    if (!tt_grad(loss) || !tti_graph_ok(ctx, ctx->backend->upload(ctx, loss->grad, &one, sizeof one))) { return ctx->status; }
+    loss->requires_grad = loss->node == NULL;
+    return tti_run_backward(ctx, NULL);
+}
+TT_API tt_status tt_eval(tt_context *ctx) { return ctx->graph_error ? ctx->status : TT_OK; }
+TT_API tt_status tt_zero_grad(tt_tensor *t) {
+    return t->grad ? t->ctx->backend->zero(t->ctx, t->grad, t->size * sizeof(float)) : TT_OK;
+}
+TT_API void tt_no_grad_begin(tt_context *ctx) { ctx->no_grad++; }
+TT_API void tt_no_grad_end(tt_context *ctx) { if (ctx->no_grad > 0) { ctx->no_grad--; } }
+TT_API void tt_step_reset(tt_context *ctx) {
+    ctx->tape = NULL;
+    ctx->spare_grads = NULL;
+    tt_error_clear(ctx);
+    tti_arena_reset(ctx, &ctx->host);
+    tti_arena_reset(ctx, &ctx->device);
+}
+
+/* ---- shapes: broadcast, reduce, view, columns, rows ---- */
+typedef struct tti_shapes { int small_shape[4], big_shape[4]; } tti_shapes;
+
+/* Right-aligned to four dimensions, as the kernels want them. */
+static void tti_align_shape(const tt_tensor *t, int out[4]) {
+    int i;
+    for (i = 0; i < 4; i++) { out[i] = i < 4 - t->ndim ? 1 : t->shape[i - (4 - t->ndim)]; }
+}
+static tt_status tti_broadcast_back(tt_context *ctx, tti_node *node) {
+    tti_shapes *s = (tti_shapes *)node->saved;
+    float *dx = tt_grad(node->in[0]);
+    return dx ? ctx->backend->reduce(ctx, dx, node->out->grad, s->small_shape, s->big_shape, 1) : TT_OK;
+}
+static tt_tensor *tti_broadcast_to(tt_context *ctx, tt_tensor *x, int ndim, const int *shape) {
+    tti_shapes *s = (tti_shapes *)tti_step_alloc(ctx, sizeof *s);
+    tt_tensor *y = s ? tti_tensor(ctx, "broadcast", ndim, shape) : NULL;
+    if (!y) { return NULL; }
+    tti_align_shape(x, s->small_shape);
+    tti_align_shape(y, s->big_shape);
+    if (!tti_graph_ok(ctx, ctx->backend->broadcast(ctx, TT_F(y), TT_F(x), s->small_shape, s->big_shape, 0))) { return NULL; }
+    return tti_record(ctx, "broadcast", tti_broadcast_back, &x, 1, y, NULL, s);
+}
+/* NumPy's rule. Gives the common shape of a and b, or an error that shows both. */
+static int tti_common_shape(tt_context *ctx, const char *who, const tt_tensor *a, const tt_tensor *b, int *ndim, int shape[4]) {
+    int as[4], bs[4], full[4], i;
+    tti_align_shape(a, as);
+    tti_align_shape(b, bs);
+    *ndim = a->ndim > b->ndim ? a->ndim : b->ndim;
+    for (i = 0; i < 4; i++) {
+        full[i] = as[i] > bs[i] ? as[i] : bs[i];
+        if ((as[i] == full[i] || as[i] == 1) && (bs[i] == full[i] || bs[i] == 1)) { continue; }
+        tt_fail(ctx, TT_ERR_SHAPE, "%s: shapes [%d,%d,%d,%d] and [%d,%d,%d,%d] do not broadcast", who,
+                as[0], as[1], as[2], as[3], bs[0], bs[1], bs[2], bs[3]);
+        ctx->graph_error = 1;
+        return 0;
+    }
+    for (i = 0; i < *ndim; i++) { shape[i] = full[4 - *ndim + i]; }
+    return 1;
+}
+static tt_tensor *tti_fit(tt_context *ctx, tt_tensor *x, int ndim, const int *shape) {
+    int i, same = x->ndim == ndim;
+    for (i = 0; same && i < ndim; i++) { same = x->shape[i] == shape[i]; }
+    return same ? x : tti_broadcast_to(ctx, x, ndim, shape);
+}
+static tt_status tti_reduce_back(tt_context *ctx, tti_node *node) {
+    tti_shapes *s = (tti_shapes *)node->saved;
+    float *dx = tt_grad(node->in[0]);
+    return dx ? ctx->backend->broadcast(ctx, dx, node->out->grad, s->small_shape, s->big_shape, 1) : TT_OK;
+}
+static tt_tensor *tti_reduce_to(tt_context *ctx, tt_tensor *x, int ndim, const int *shape) {
+    tti_shapes *s = (tti_shapes *)tti_step_alloc(ctx, sizeof *s);
+    tt_tensor *y = s ? tti_tensor(ctx, "sum", ndim, shape) : NULL;
+    if (!y) { return NULL; }
+    tti_align_shape(y, s->small_shape);
+    tti_align_shape(x, s->big_shape);
+    if (!tti_graph_ok(ctx, ctx->backend->reduce(ctx, TT_F(y), TT_F(x), s->small_shape, s->big_shape, 0))) { return NULL; }
+    return tti_record(ctx, "sum", tti_reduce_back, &x, 1, y, NULL, s);
+}
+TT_API tt_tensor *tt_sum(tt_context *ctx, tt_tensor *x) {
+    return tti_inputs_ok(ctx, "tt_sum", &x, 1) ? tti_reduce_to(ctx, x, 0, NULL) : NULL;
+}
+TT_API tt_tensor *tt_mean(tt_context *ctx, tt_tensor *x) {
+    tt_tensor *sum = tt_sum(ctx, x);
+    return sum ? tt_scale(ctx, sum, 1.0f / (float)x->size) : NULL;
+}
+TT_API tt_tensor *tt_sum_axis(tt_context *ctx, tt_tensor *x, int axis) {
+    int shape[TT_MAX_DIMS];
+    if (!tti_inputs_ok(ctx, "tt_sum_axis", &x, 1)) { return NULL; }
+    if (axis < 0) { axis += x->ndim; }
+    if (axis < 0 || axis >= x->ndim) { return tti_graph_fail(ctx, "tt_sum_axis", "axis", axis, x->ndim - 1); }
+    memcpy(shape, x->shape, sizeof shape);
+    shape[axis] = 1;
+    return tti_reduce_to(ctx, x, x->ndim, shape);
+}
+TT_API tt_tensor *tt_mean_axis(tt_context *ctx, tt_tensor *x, int axis) {
+    tt_tensor *sum = tt_sum_axis(ctx, x, axis);
+    return sum ? tt_scale(ctx, sum, (float)sum->size / (float)x->size) : NULL;
+}
+
+static tt_status tti_view_back(tt_context *ctx, tti_node *node) {
+    float *dx = tt_grad(node->in[0]);
+    return dx ? ctx->backend->axpy(ctx, dx, node->out->grad, 1.0f, node->out->size) : TT_OK;
+}
+TT_API tt_tensor *tt_view(tt_context *ctx, tt_tensor *x, int ndim, const int *shape) {
+    size_t size;
+    tt_tensor *y;
+    if (!tti_inputs_ok(ctx, "tt_view", &x, 1)) { return NULL; }
+    if (!tti_graph_ok(ctx, tti_shape_size(ctx, "tt_view", ndim, shape, &size))) { return NULL; }
+    if (size != x->size) { return tti_graph_fail(ctx, "tt_view", "number of elements", (int)size, (int)x->size); }
+    y = (tt_tensor *)tti_step_alloc(ctx, sizeof *y);
+    if (!y) { ctx->graph_error = 1; return NULL; }
+    y->ctx = ctx;
+    y->size = size;
+    y->data = x->data;
+    tti_set_shape(y, ndim, shape);
+    return tti_record(ctx, "view", tti_view_back, &x, 1, y, NULL, NULL);
+}
+TT_API tt_tensor *tt_detach(tt_context *ctx, tt_tensor *x) {
+    tt_tensor *y;
+    ctx->no_grad++;
+    y = x ? tt_view(ctx, x, x->ndim, x->shape) : NULL;
+    ctx->no_grad--;
+    return y;
+}
+typedef struct tti_range { int begin, count; } tti_range;
+static tt_status tti_columns_back(tt_context *ctx, tti_node *node) {
+    tti_range *r = (tti_range *)node->saved;
+    tt_tensor *x = node->in[0];
+    float *dx = tt_grad(x);
+    return dx ? ctx->backend->columns_backward(ctx, dx, node->out->grad, tti_rows(x), tti_cols(x), r->begin, r->count) : TT_OK;
+}
+TT_API tt_tensor *tt_columns(tt_context *ctx, tt_tensor *x, int begin, int count) {
+    int shape[2];
+    tti_range *r;
+    tt_tensor *y;
+    if (!tti_inputs_ok(ctx, "tt_columns", &x, 1)) { return NULL; }
+    if (begin < 0 || count < 1 || count > tti_cols(x) || begin > tti_cols(x) - count) {
+        tt_fail(ctx, TT_ERR_SHAPE, "tt_columns: begin %d and count %d, expected within %d columns", begin, count, tti_cols(x));
+        ctx->graph_error = 1;
+        return NULL;
+    }
+    shape[0] = tti_rows(x);
+    shape[1] = count;
+    r = (tti_range *)tti_step_alloc(ctx, sizeof *r);
+    y = r ? tti_tensor(ctx, "tt_columns", 2, shape) : NULL;
+    if (!y) { ctx->graph_error = 1; return NULL; }
+    r->begin = begin;
+    r->count = count;
+    if (!tti_graph_ok(ctx, ctx->backend->columns(ctx, TT_F(y), TT_F(x), shape[0], tti_cols(x), begin, count))) { return NULL; }
+    return tti_record(ctx, "columns", tti_columns_back, &x, 1, y, NULL, r);
+}
+/* y[i] = x[rows[i]].   dx[rows[i]] += dy[i].   Embedding is the same with a table of weights as x. */
+static tt_status tti_gather_back(tt_context *ctx, tti_node *node) {
+    float *dx = tt_grad(node->in[0]);
+    return dx ? ctx->backend->scatter_add_rows(ctx, dx, node->out->grad, (const int32_t *)node->saved, node->out->shape[0], node->out->shape[1]) : TT_OK;
+}
+static tt_tensor *tti_gather(tt_context *ctx, const char *who, tt_tensor *x, const int32_t *rows, int n) {
+    int shape[2], i;
+    const int32_t *ids;
+    tt_tensor *y;
+    if (!tti_inputs_ok(ctx, who, &x, 1)) { return NULL; }
+    for (i = 0; i < n; i++) {
+        if (rows[i] >= 0 && rows[i] < tti_rows(x)) { continue; }
+        tt_fail(ctx, TT_ERR_ARG, "%s: id %d at index %d, expected 0..%d", who, (int)rows[i], i, tti_rows(x) - 1);
+        ctx->graph_error = 1;
+        return NULL;
+    }
+    shape[0] = n;
+    shape[1] = tti_cols(x);
+    y = tti_tensor(ctx, who, 2, shape);
+    ids = y ? tti_step_ids(ctx, rows, n) : NULL;
+    if (!ids || !tti_graph_ok(ctx, ctx->backend->gather_rows(ctx, TT_F(y), TT_F(x), ids, n, shape[1]))) { return NULL; }
+    return tti_record(ctx, who, tti_gather_back, &x, 1, y, NULL, (void *)(uintptr_t)ids);
+}
+TT_API tt_tensor *tt_gather_rows(tt_context *ctx, tt_tensor *x, const int32_t *rows, int n) { return tti_gather(ctx, "tt_gather_rows", x, rows, n); }
+TT_API tt_tensor *tt_embedding(tt_context *ctx, tt_tensor *w, const int32_t *ids, int n) { return tti_gather(ctx, "tt_embedding", w, ids, n); }
+
+/* ---- elementary: one pair for all unary, one for all binary ops; the kernels hold the formulas ---- */
+typedef struct tti_unary_op { tt_unary op; float p0, p1; } tti_unary_op;
+static tt_status tti_unary_back(tt_context *ctx, tti_node *node) {
+    tti_unary_op *u = (tti_unary_op *)node->saved;
+    tt_tensor *x = node->in[0], *y = node->out;
+    float *dx = tt_grad(x);
+    return dx ? ctx->backend->unary_backward(ctx, u->op, dx, y->grad, TT_F(x), TT_F(y), x->size, u->p0, u->p1) : TT_OK;
+}
+static tt_tensor *tti_unary(tt_context *ctx, const char *name, tt_unary op, tt_tensor *x, float p0, float p1) {
+    tti_unary_op *u;
+    tt_tensor *y;
+    if (!tti_inputs_ok(ctx, name, &x, 1)) { return NULL; }
+    u = (tti_unary_op *)tti_step_alloc(ctx, sizeof *u);
+    y = u ? tti_tensor(ctx, name, x->ndim, x->shape) : NULL;
+    if (!y) { ctx->graph_error = 1; return NULL; }
+    u->op = op;
+    u->p0 = p0;
+    u->p1 = p1;
+    if (!tti_graph_ok(ctx, ctx->backend->unary(ctx, op, TT_F(y), TT_F(x), x->size, p0, p1))) { return NULL; }
+    return tti_record(ctx, name, tti_unary_back, &x, 1, y, NULL, u);
+}
+TT_API tt_tensor *tt_neg(tt_context *ctx, tt_tensor *x) { return tti_unary(ctx, "tt_neg", TT_NEG, x, 0, 0); }
+TT_API tt_tensor *tt_exp(tt_context *ctx, tt_tensor *x) { return tti_unary(ctx, "tt_exp", TT_EXP, x, 0, 0); }
+TT_API tt_tensor *tt_log(tt_context *ctx, tt_tensor *x) { return tti_unary(ctx, "tt_log", TT_LOG, x, 0, 0); }
+TT_API tt_tensor *tt_tanh(tt_context *ctx, tt_tensor *x) { return tti_unary(ctx, "tt_tanh", TT_TANH, x, 0, 0); }
+TT_API tt_tensor *tt_clamp(tt_context *ctx, tt_tensor *x, float low, float high) { return tti_unary(ctx, "tt_clamp", TT_CLAMP, x, low, high); }
+TT_API tt_tensor *tt_scale(tt_context *ctx, tt_tensor *x, float factor) { return tti_unary(ctx, "tt_scale", TT_SCALE, x, factor, 0); }
+TT_API tt_tensor *tt_gelu(tt_context *ctx, tt_tensor *x, int tanh_form) { return tti_unary(ctx, "tt_gelu", tanh_form ? TT_GELU_TANH : TT_GELU_ERF, x, 0, 0); }
+
+static tt_status tti_binary_back(tt_context *ctx, tti_node *node) {
+    tt_binary op = *(tt_binary *)node->saved;
+    tt_tensor *a = node->in[0], *b = node->in[1];
+    float *da = tt_grad(a), *db = tt_grad(b);
+    return ctx->backend->binary_backward(ctx, op, da, db, node->out->grad, TT_F(a), TT_F(b), a->size);
+}
+static tt_tensor *tti_binary(tt_context *ctx, const char *name, tt_binary op, tt_tensor *a, tt_tensor *b) {
+    tt_tensor *in[2], *y;
+    tt_binary *saved;
+    int ndim, shape[TT_MAX_DIMS];
+    in[0] = a;
+    in[1] = b;
+    if (!tti_inputs_ok(ctx, name, in, 2) || !tti_common_shape(ctx, name, a, b, &ndim, shape)) { return NULL; }
+    in[0] = tti_fit(ctx, a, ndim, shape);
+    in[1] = in[0] ? tti_fit(ctx, b, ndim, shape) : NULL;
+    y = in[1] ? tti_tensor(ctx, name, ndim, shape) : NULL;
+    saved = y ? (tt_binary *)tti_step_alloc(ctx, sizeof *saved) : NULL;
+    if (!saved) { ctx->graph_error = 1; return NULL; }
+    *saved = op;
+    if (!tti_graph_ok(ctx, ctx->backend->binary(ctx, op, TT_F(y), TT_F(in[0]), TT_F(in[1]), y->size))) { return NULL; }
+    return op == TT_LESS ? y : tti_record(ctx, name, tti_binary_back, in, 2, y, NULL, saved);
+}
+TT_API tt_tensor *tt_add(tt_context *ctx, tt_tensor *a, tt_tensor *b) { return tti_binary(ctx, "tt_add", TT_ADD, a, b); }
+TT_API tt_tensor *tt_sub(tt_context *ctx, tt_tensor *a, tt_tensor *b) { return tti_binary(ctx, "tt_sub", TT_SUB, a, b); }
+TT_API tt_tensor *tt_mul(tt_context *ctx, tt_tensor *a, tt_tensor *b) { return tti_binary(ctx, "tt_mul", TT_MUL, a, b); }
+TT_API tt_tensor *tt_div(tt_context *ctx, tt_tensor *a, tt_tensor *b) { return tti_binary(ctx, "tt_div", TT_DIV, a, b); }
+TT_API tt_tensor *tt_minimum(tt_context *ctx, tt_tensor *a, tt_tensor *b) { return tti_binary(ctx, "tt_minimum", TT_MINIMUM, a, b); }
+TT_API tt_tensor *tt_maximum(tt_context *ctx, tt_tensor *a, tt_tensor *b) { return tti_binary(ctx, "tt_maximum", TT_MAXIMUM, a, b); }
+TT_API tt_tensor *tt_less(tt_context *ctx, tt_tensor *a, tt_tensor *b) { return tti_binary(ctx, "tt_less", TT_LESS, a, b); }
+TT_API tt_tensor *tt_swiglu(tt_context *ctx, tt_tensor *gate, tt_tensor *up) { return tti_binary(ctx, "tt_swiglu", TT_SWIGLU, gate, up); }
+
+static tt_status tti_where_back(tt_context *ctx, tti_node *node) {
+    float *da = tt_grad(node->in[1]), *db = tt_grad(node->in[2]);
+    return ctx->backend->where_backward(ctx, da, db, node->out->grad, TT_F(node->in[0]), node->out->size);
+}
+TT_API tt_tensor *tt_where(tt_context *ctx, tt_tensor *condition, tt_tensor *a, tt_tensor *b) {
+    tt_tensor *in[3], *y, shaped;
+    int ndim, shape[TT_MAX_DIMS], i;
+    in[0] = condition;
+    in[1] = a;
+    in[2] = b;
+    if (!tti_inputs_ok(ctx, "tt_where", in, 3) || !tti_common_shape(ctx, "tt_where", a, b, &ndim, shape)) { return NULL; }
+    tti_set_shape(&shaped, ndim, shape);
+    if (!tti_common_shape(ctx, "tt_where", condition, &shaped, &ndim, shape)) { return NULL; }
+    for (i = 0; i < 3 && in[i]; i++) { in[i] = tti_fit(ctx, in[i], ndim, shape); }
+    y = in[0] && in[1] && in[2] ? tti_tensor(ctx, "tt_where", ndim, shape) : NULL;
+    if (!y || !tti_graph_ok(ctx, ctx->backend->where(ctx, TT_F(y), TT_F(in[0]), TT_F(in[1]), TT_F(in[2]), y->size))) { return NULL; }
+    return tti_record(ctx, "where", tti_where_back, in, 3, y, NULL, NULL);
+}
+
+/* ---- matrix product ----
+ * y = x w^T + b (linear) or x w + b (matmul).   dx += dy w (dy w^T),  dw += dy^T x (x^T dy),  db += column sums of dy. */
+static void tti_gemm_set(tt_gemm_args *g, int m, int n, int k, const float *a, int lda, int transpose_a, const float *b, int ldb, int transpose_b, float *c) {
+    memset(g, 0, sizeof *g);
+    g->m = m;
+    g->n = n;
+    g->k = k;
+    g->a = a;
+    g->lda = lda;
+    g->transpose_a = transpose_a;
+    g->b = b;
+    g->ldb = ldb;
+    g->transpose_b = transpose_b;
+    g->c = c;
+    g->ldc = n;
+}
+static tt_status tti_product_back(tt_context *ctx, tti_node *node) {
+    int w_is_mk = *(int *)node->saved;
+    tt_tensor *x = node->in[0], *w = node->in[1], *b = node->n_in > 2 ? node->in[2] : NULL;
+    const float *dy = node->out->grad;
+    int n = tti_rows(x), k = tti_cols(x), m = tti_cols(node->out);
+    float *dx = tt_grad(x), *dw = tt_grad(w), *db = tt_grad(b);
+    tt_gemm_args g;
+    tt_status status = TT_OK;
+    if (dx) {
+        tti_gemm_set(&g, n, k, m, dy, m, 0, TT_F(w), w_is_mk ? k : m, !w_is_mk, dx);
+        g.accumulate = 1;
+        status = ctx->backend->gemm(ctx, &g);
+    }
+    if (dw && status == TT_OK) {
+        if (w_is_mk) { tti_gemm_set(&g, m, k, n, dy, m, 1, TT_F(x), k, 0, dw); }
+        else { tti_gemm_set(&g, k, m, n, TT_F(x), k, 1, dy, m, 0, dw); }
+        g.accumulate = 1;
+        status = ctx->backend->gemm(ctx, &g);
+    }
+    if (db && status == TT_OK) { status = ctx->backend->bias_backward(ctx, db, dy, n, m); }
+    return status;
+}
+static tt_tensor *tti_product(tt_context *ctx, const char *who, int w_is_mk, tt_tensor *x, tt_tensor *w, tt_tensor *bias) {
+    tt_tensor *in[3], *y;
+    int shape[TT_MAX_DIMS], n, k, m, *saved;
+    tt_gemm_args g;
+    in[0] = x;
+    in[1] = w;
+    in[2] = bias;
+    if (!tti_inputs_ok(ctx, who, in, 2)) { return NULL; }
+    if (w->ndim != 2) { return tti_graph_fail(ctx, who, "dimensions of the weight", w->ndim, 2); }
+    n = tti_rows(x);
+    k = tti_cols(x);
+    m = w->shape[w_is_mk ? 0 : 1];
+    if (w->shape[w_is_mk ? 1 : 0] != k) { return tti_graph_fail(ctx, who, "inner size of the weight", w->shape[w_is_mk ? 1 : 0], k); }
+    if (bias && (int)bias->size != m) { return tti_graph_fail(ctx, who, "size of the bias", (int)bias->size, m); }
+    memcpy(shape, x->shape, sizeof shape);
+    if (x->ndim == 0) { return tti_graph_fail(ctx, who, "dimensions of x", 0, 2); }
+    shape[x->ndim - 1] = m;
+    y = tti_tensor(ctx, who, x->ndim, shape);
+    saved = y ? (int *)tti_step_alloc(ctx, sizeof *saved) : NULL;
+    if (!saved) { ctx->graph_error = 1; return NULL; }
+    *saved = w_is_mk;
+    tti_gemm_set(&g, n, m, k, TT_F(x), k, 0, TT_F(w), w_is_mk ? k : m, w_is_mk, TT_F(y));
+    g.bias = bias ? TT_F(bias) : NULL;
+    if (!tti_graph_ok(ctx, ctx->backend->gemm(ctx, &g))) { return NULL; }
+    return tti_record(ctx, who, tti_product_back, in, bias ? 3 : 2, y, NULL, saved);
+}
+TT_API tt_tensor *tt_linear(tt_context *ctx, tt_tensor *x, tt_tensor *w, tt_tensor *bias) { return tti_product(ctx, "tt_linear", 1, x, w, bias); }
+TT_API tt_tensor *tt_matmul(tt_context *ctx, tt_tensor *x, tt_tensor *w, tt_tensor *bias) { return tti_product(ctx, "tt_matmul", 0, x, w, bias); }
+
+/* ---- normalisation ---- 
+ * rmsnorm: y = w x r, r = 1/sqrt(mean x^2 + eps).   layernorm: y = w (x - mean) r + b. Statistics are kept per row. */
+typedef struct tti_norm_stats { float *mean, *rstd; } tti_norm_stats;
+static tt_status tti_norm_back(tt_context *ctx, tti_node *node) {
+    tti_norm_stats *s = (tti_norm_stats *)node->saved;
+    tt_tensor *x = node->in[0], *w = node->in[1];
+    float *dx = tt_grad(x), *dw = tt_grad(w);
+    const float *dy = node->out->grad;
+    if (!s->mean) { return ctx->backend->rmsnorm_backward(ctx, dx, dw, dy, TT_F(x), TT_F(w), s->rstd, tti_rows(x), tti_cols(x)); }
+    return ctx->backend->layernorm_backward(ctx, dx, dw, tt_grad(node->in[2]), dy, TT_F(x), TT_F(w), s->mean, s->rstd, tti_rows(x), tti_cols(x));
+}
+static tt_tensor *tti_normalise(tt_context *ctx, const char *who, tt_tensor *x, tt_tensor *w, tt_tensor *b, float eps, int n_in) {
+    tt_tensor *in[3], *y;
+    tti_norm_stats *s;
+    size_t bytes;
+    tt_status status;
+    in[0] = x;
+    in[1] = w;
+    in[2] = b;
+    if (!tti_inputs_ok(ctx, who, in, n_in)) { return NULL; }
+    if (w->size != (size_t)tti_cols(x)) { return tti_graph_fail(ctx, who, "size of the weight", (int)w->size, tti_cols(x)); }
+    if (b && b->size != w->size) { return tti_graph_fail(ctx, who, "size of the bias", (int)b->size, (int)w->size); }
+    bytes = (size_t)tti_rows(x) * sizeof(float);
+    s = (tti_norm_stats *)tti_step_alloc(ctx, sizeof *s);
+    y = s ? tti_tensor(ctx, who, x->ndim, x->shape) : NULL;
+    if (y) { s->rstd = (float *)tti_arena_alloc(ctx, &ctx->device, bytes); }
+    if (y && b) { s->mean = (float *)tti_arena_alloc(ctx, &ctx->device, bytes); }
+    if (!y || !s->rstd || (b && !s->mean)) { ctx->graph_error = 1; return NULL; }
+    if (b) { status = ctx->backend->layernorm(ctx, TT_F(y), s->mean, s->rstd, TT_F(x), TT_F(w), TT_F(b), tti_rows(x), tti_cols(x), eps); }
+    else { status = ctx->backend->rmsnorm(ctx, TT_F(y), s->rstd, TT_F(x), TT_F(w), tti_rows(x), tti_cols(x), eps); }
+    return tti_graph_ok(ctx, status) ? tti_record(ctx, who, tti_norm_back, in, n_in, y, NULL, s) : NULL;
+}
+TT_API tt_tensor *tt_rmsnorm(tt_context *ctx, tt_tensor *x, tt_tensor *w, float eps) { return tti_normalise(ctx, "tt_rmsnorm", x, w, NULL, eps, 2); }
+TT_API tt_tensor *tt_layernorm(tt_context *ctx, tt_tensor *x, tt_tensor *w, tt_tensor *b, float eps) { return tti_normalise(ctx, "tt_layernorm", x, w, b, eps, 3); }
+
+/* ---- batches ---- */
+static int tti_cache_capacity(const struct tt_kv_cache *cache);    /* chapter 8 */
+static int tti_cache_slots(const struct tt_kv_cache *cache);
+
+TT_API tt_batch *tt_batch_create(tt_context *ctx, const tt_batch_desc *desc) {
+    tt_batch *b;
+    int32_t *offsets, *tokens, *positions, *target_rows, *targets, *query_start, *key_start, *cache_rows;
+    int s, t, n;
+    if (ctx->graph_error) { return NULL; }
+    if (desc->n_sequences < 1) { tti_graph_fail(ctx, "tt_batch_create", "n_sequences", desc->n_sequences, 1); return NULL; }
+    n = desc->offsets[desc->n_sequences];
+    for (s = 0; s < desc->n_sequences; s++) {
+        if (desc->offsets[0] == 0 && desc->offsets[s + 1] > desc->offsets[s]) { continue; }
+        tt_fail(ctx, TT_ERR_ARG, "tt_batch_create: offsets[%d] is %d after %d, expected growing from 0", s + 1, (int)desc->offsets[s + 1], (int)desc->offsets[s]);
+        ctx->graph_error = 1;
+        return NULL;
+    }
+    b = (tt_batch *)tti_step_alloc(ctx, sizeof *b);
+    offsets = (int32_t *)tti_step_alloc(ctx, sizeof(int32_t) * ((size_t)desc->n_sequences * 3 + 1));
+    tokens = (int32_t *)tti_step_alloc(ctx, sizeof(int32_t) * (size_t)n * 5);
+    if (!b || !offsets || !tokens) { ctx->graph_error = 1; return NULL; }
+    query_start = offsets + desc->n_sequences + 1;
+    key_start = query_start + desc->n_sequences;
+    positions = tokens + n;
+    target_rows = positions + n;
+    targets = target_rows + n;
+    cache_rows = targets + n;
+    memcpy(offsets, desc->offsets, sizeof(int32_t) * ((size_t)desc->n_sequences + 1));
+    memcpy(tokens, desc->tokens, sizeof(int32_t) * (size_t)n);
+    for (s = 0; s < desc->n_sequences; s++) {
+        int length = offsets[s + 1] - offsets[s], slot = desc->cache ? desc->slots[s] : 0;
+        if (desc->cache) {
+            if (slot < 0 || slot >= tti_cache_slots(desc->cache)) { tti_graph_fail(ctx, "tt_batch_create", "slot", slot, tti_cache_slots(desc->cache) - 1); return NULL; }
+            query_start[s] = tt_kv_cache_length(desc->cache, slot);
+            key_start[s] = slot * tti_cache_capacity(desc->cache);
+            if (query_start[s] + length > tti_cache_capacity(desc->cache)) {
+                tti_graph_fail(ctx, "tt_batch_create", "length of a sequence with its cache", query_start[s] + length, tti_cache_capacity(desc->cache));
+                return NULL;
+            }
+        }
+        if (length > b->max_length) { b->max_length = length; }
+        for (t = offsets[s]; t < offsets[s + 1]; t++) {
+            positions[t] = query_start[s] + t - offsets[s];
+            cache_rows[t] = key_start[s] + positions[t];
+            if (t == offsets[s] || (desc->mask && !desc->mask[t])) { continue; }
+            target_rows[b->n_targets] = t - 1;
+            targets[b->n_targets++] = tokens[t];
+        }
+    }
+    b->ctx = ctx;
+    b->n_sequences = desc->n_sequences;
+    b->n_tokens = n;
+    b->offsets = offsets;
+    b->tokens = tokens;
+    b->positions = positions;
+    b->target_rows = target_rows;
+    b->targets = targets;
+    b->cache = desc->cache;
+    b->slots = desc->slots;
+    b->d_offsets = tti_step_ids(ctx, offsets, desc->n_sequences + 1);
+    b->d_positions = tti_step_ids(ctx, positions, n);
+    if (desc->cache) {
+        b->d_query_start = tti_step_ids(ctx, query_start, desc->n_sequences);
+        b->d_key_start = tti_step_ids(ctx, key_start, desc->n_sequences);
+        b->d_cache_rows = tti_step_ids(ctx, cache_rows, n);
+    }
+    return ctx->graph_error ? NULL : b;
+}
+
+/* ---- rotary embedding: a rotation by the position's angles; its backward turns the other way ---- */
+typedef struct tti_rope { tt_tensor *cos_table, *sin_table; const int32_t *positions; int head_dim; } tti_rope;
+static tt_status tti_rope_back(tt_context *ctx, tti_node *node) {
+    tti_rope *r = (tti_rope *)node->saved;
+    tt_tensor *x = node->in[0];
+    float *dx = tt_grad(x);
+    if (!dx) { return TT_OK; }
+    return ctx->backend->rope(ctx, dx, node->out->grad, TT_F(r->cos_table), TT_F(r->sin_table), r->positions, tti_rows(x), tti_cols(x) / r->head_dim, r->head_dim, 1);
+}
+TT_API tt_tensor *tt_rope(tt_context *ctx, tt_tensor *x, tt_tensor *cos_table, tt_tensor *sin_table, const tt_batch *batch, int head_dim) {
+    tti_rope *r;
+    tt_tensor *y;
+    int i;
+    if (!tti_inputs_ok(ctx, "tt_rope", &x, 1) || !batch) { return NULL; }
+    if (head_dim < 2 || head_dim % 2 || tti_cols(x) % head_dim) { return tti_graph_fail(ctx, "tt_rope", "head_dim", head_dim, tti_cols(x)); }
+    if (tti_rows(x) != batch->n_tokens) { return tti_graph_fail(ctx, "tt_rope", "rows of x", tti_rows(x), batch->n_tokens); }
+    for (i = 0; i < batch->n_tokens; i++) {
+        if (batch->positions[i] >= cos_table->shape[0]) { return tti_graph_fail(ctx, "tt_rope", "position (max_position_embeddings too small)", batch->positions[i], cos_table->shape[0] - 1); }
+    }
+    r = (tti_rope *)tti_step_alloc(ctx, sizeof *r);
+    y = r ? tti_tensor(ctx, "tt_rope", x->ndim, x->shape) : NULL;
+    if (!y) { ctx->graph_error = 1; return NULL; }
+    r->cos_table = cos_table;
+    r->sin_table = sin_table;
+    r->positions = batch->d_positions;
+    r->head_dim = head_dim;
+    if (!tti_graph_ok(ctx, ctx->backend->rope(ctx, TT_F(y), TT_F(x), TT_F(cos_table), TT_F(sin_table), r->positions, tti_rows(x), tti_cols(x) / head_dim, head_dim, 0))) { return NULL; }
+    return tti_record(ctx, "rope", tti_rope_back, &x, 1, y, NULL, r);
+}
+
+/* ---- attention ----
+ * With a cache in the batch the new keys and values are first written to their rows of the cache, and the
+ * same kernel then reads the cache instead of k and v: one code for training, prefill and decode. */
+static tt_status tti_cache_write(tt_context *ctx, const tt_batch *batch, int layer, const tt_tensor *k, const tt_tensor *v,
+                                 const float **keys, const float **values);      /* chapter 8 */
+
+static tt_status tti_attention_back(tt_context *ctx, tti_node *node) {
+    tt_attention_args *a = (tt_attention_args *)node->saved;
+    a->dout = node->out->grad;
+    a->dq = tt_grad(node->in[0]);
+    a->dk = tt_grad(node->in[1]);
+    a->dv = tt_grad(node->in[2]);
+    return ctx->backend->attention_backward(ctx, a);
+}
+TT_API tt_tensor *tt_attention(tt_context *ctx, tt_tensor *q, tt_tensor *k, tt_tensor *v, const tt_batch *batch, const tt_attention_desc *desc) {
+    static const char *const who = "tt_attention";
+    tt_tensor *in[3], *y;
+    tt_attention_args *a;
+    in[0] = q;
+    in[1] = k;
+    in[2] = v;
+    if (!tti_inputs_ok(ctx, who, in, 3) || !batch) { return NULL; }
+    if (desc->n_kv_heads < 1 || desc->n_heads % desc->n_kv_heads) { return tti_graph_fail(ctx, who, "n_kv_heads (a divisor of n_heads)", desc->n_kv_heads, desc->n_heads); }
+    if (tti_cols(q) != desc->n_heads * desc->head_dim) { return tti_graph_fail(ctx, who, "width of q", tti_cols(q), desc->n_heads * desc->head_dim); }
+    if (tti_cols(k) != desc->n_kv_heads * desc->head_dim) { return tti_graph_fail(ctx, who, "width of k", tti_cols(k), desc->n_kv_heads * desc->head_dim); }
+    if (v->size != k->size || tti_cols(v) != tti_cols(k)) { return tti_graph_fail(ctx, who, "size of v", (int)v->size, (int)k->size); }
+    if (tti_rows(q) != batch->n_tokens || tti_rows(k) != batch->n_tokens) { return tti_graph_fail(ctx, who, "rows of q and k", tti_rows(q), batch->n_tokens); }
+    a = (tt_attention_args *)tti_step_alloc(ctx, sizeof *a);
+    y = a ? tti_tensor(ctx, who, q->ndim, q->shape) : NULL;
+    if (!y) { ctx->graph_error = 1; return NULL; }
+    a->n_sequences = batch->n_sequences;
+    a->n_tokens = batch->n_tokens;
+    a->n_heads = desc->n_heads;
+    a->n_kv_heads = desc->n_kv_heads;
+    a->head_dim = desc->head_dim;
+    a->scale = desc->scale != 0 ? desc->scale : (float)(1.0 / sqrt((double)desc->head_dim));
+    a->offsets = batch->d_offsets;
+    a->host_offsets = batch->offsets;
+    a->q = TT_F(q);
+    a->k = TT_F(k);
+    a->v = TT_F(v);
+    a->out = TT_F(y);
+    if (batch->cache) {
+        a->query_start = batch->d_query_start;
+        a->key_start = batch->d_key_start;
+        if (!tti_graph_ok(ctx, tti_cache_write(ctx, batch, desc->layer, k, v, &a->k, &a->v))) { return NULL; }
+    } else if (!ctx->no_grad) {
+        a->lse = (float *)tti_arena_alloc(ctx, &ctx->device, (size_t)batch->n_tokens * (size_t)desc->n_heads * sizeof(float));
+        if (!a->lse) { ctx->graph_error = 1; return NULL; }
+    }
+    if (!tti_graph_ok(ctx, ctx->backend->attention_forward(ctx, a))) { return NULL; }
+    if (batch->cache) { return y; }
+    return tti_record(ctx, who, tti_attention_back, in, 3, y, NULL, a);
+}
+
+/* ---- token log-probs ---- */
+static tt_status tti_logprobs_back(tt_context *ctx, tti_node *node) {
+    tt_logprobs_args *a = (tt_logprobs_args *)node->saved;
+    a->dlogprobs = node->out->grad;
+    a->dentropy = node->out2 ? node->out2->grad : NULL;
+    a->dx = tt_grad(node->in[0]);
+    a->dw = tt_grad(node->in[1]);
+    return ctx->backend->logprobs_backward(ctx, a);
+}
+TT_API tt_tensor *tt_token_logprobs(tt_context *ctx, tt_tensor *x, tt_tensor *w, const int32_t *targets, float temperature, tt_tensor **entropy_out) {
+    static const char *const who = "tt_token_logprobs";
+    tt_tensor *in[2], *y, *h = NULL;
+    tt_logprobs_args *a;
+    int n, i;
+    in[0] = x;
+    in[1] = w;
+    if (entropy_out) { *entropy_out = NULL; }
+    if (!tti_inputs_ok(ctx, who, in, 2)) { return NULL; }
+    n = tti_rows(x);
+    if (tti_cols(w) != tti_cols(x)) { return tti_graph_fail(ctx, who, "width of the head", tti_cols(w), tti_cols(x)); }
+    if (!(temperature > 0) || !isfinite(temperature)) {
+        tt_fail(ctx, TT_ERR_ARG, "%s: temperature is %g, expected > 0", who, (double)temperature);
+        ctx->graph_error = 1;
+        return NULL;
+    }
+    for (i = 0; i < n; i++) {
+        if (targets[i] < 0 || targets[i] >= tti_rows(w)) { return tti_graph_fail(ctx, who, "target (vocabulary too small)", (int)targets[i], tti_rows(w) - 1); }
+    }
+    a = (tt_logprobs_args *)tti_step_alloc(ctx, sizeof *a);
+    y = a ? tti_tensor(ctx, who, 1, &n) : NULL;
+    if (y && entropy_out) { h = tti_tensor(ctx, who, 1, &n); }
+    if (y) { a->lse = (float *)tti_arena_alloc(ctx, &ctx->device, (size_t)n * sizeof(float)); }
+    if (!y || !a->lse || (entropy_out && !h)) { ctx->graph_error = 1; return NULL; }
+    a->n = n;
+    a->dim = tti_cols(x);
+    a->vocab = tti_rows(w);
+    a->inv_temperature = 1.0f / temperature;
+    a->x = TT_F(x);
+    a->w = TT_F(w);
+    a->targets = tti_step_ids(ctx, targets, n);
+    a->logprobs = TT_F(y);
+    a->entropy = h ? TT_F(h) : NULL;
+    if (!a->targets || !tti_graph_ok(ctx, ctx->backend->logprobs_forward(ctx, a))) { return NULL; }
+    if (entropy_out) { *entropy_out = h; }
+    return tti_record(ctx, who, tti_logprobs_back, in, 2, y, h, a);
+}
+
+/* ---- ops of the user's own ---- */
+static tt_status tti_custom_back(tt_context *ctx, tti_node *node) {
+    tt_op_desc *op = (tt_op_desc *)node->saved;
+    (void)ctx;
+    return op->backward ? op->backward(op->user, node->in, node->n_in, node->out) : TT_OK;
+}
+TT_API tt_tensor *tt_custom(tt_context *ctx, const tt_op_desc *desc, tt_tensor *const *inputs, int n_inputs, int ndim, const int *shape) {
+    const char *who = desc->name ? desc->name : "tt_custom";
+    tt_op_desc *op;
+    tt_tensor *y;
+    if (!tti_inputs_ok(ctx, who, inputs, n_inputs)) { return NULL; }
+    op = (tt_op_desc *)tti_step_alloc(ctx, sizeof *op);
+    y = op ? tt_zeros(ctx, ndim, shape) : NULL;
+    if (!y) { ctx->graph_error = 1; return NULL; }
+    *op = *desc;
+    if (op->forward) {
+        tt_status status = op->forward(op->user, inputs, n_inputs, y);
+        if (status != TT_OK && ctx->status == TT_OK) { tt_fail(ctx, status, "%s: forward failed: %s", who, tt_status_name(status)); }
+        if (!tti_graph_ok(ctx, status)) { return NULL; }
+    }
+    return tti_record(ctx, who, tti_custom_back, inputs, n_inputs, y, NULL, op);
+}
+
+/* ---- recomputation ----
+ * Forward: run the segment without recording, keep only its result, give the arena back to where it was.
+ * Backward: run it again, recording, on fresh leaves that share the inputs' data and gradients, and walk
+ * that piece of tape. */
+typedef struct tti_segment { tt_segment_fn fn; void *user; } tti_segment;
+static tt_status tti_checkpoint_back(tt_context *ctx, tti_node *node) {
+    tti_segment *s = (tti_segment *)node->saved;
+    tti_node *outer = ctx->tape;
+    tti_mark host = tti_arena_mark(&ctx->host), device;
+    tt_tensor *leaves[TTI_MAX_INPUTS], *y;
+    tt_status status;
+    int i;
+    for (i = 0; i < node->n_in; i++) { tt_grad(node->in[i]); }     /* before the mark: these outlive the segment */
+    host = tti_arena_mark(&ctx->host);
+    device = tti_arena_mark(&ctx->device);
+    for (i = 0; i < node->n_in; i++) {
+        leaves[i] = (tt_tensor *)tti_step_alloc(ctx, sizeof(tt_tensor));
+        if (!leaves[i]) { return TT_ERR_MEM; }
+        *leaves[i] = *node->in[i];
+        leaves[i]->node = NULL;
+        leaves[i]->persistent = 0;
+    }
+    ctx->tape = NULL;
+    y = s->fn(ctx, s->user, leaves, node->n_in);
+    if (!y) { return ctx->graph_error ? ctx->status : tt_fail(ctx, TT_ERR_ARG, "tt_checkpoint: the segment returned NULL"); }
+    if (y->requires_grad) {
+        tti_spare *spares = ctx->spare_grads;      /* buffers above the mark must not be handed out later */
+        if (!tt_grad(y)) { return ctx->status; }
+        status = ctx->backend->axpy(ctx, y->grad, node->out->grad, 1.0f, y->size);
+        ctx->spare_grads = NULL;
+        if (status == TT_OK) { status = tti_run_backward(ctx, NULL); }
+        ctx->spare_grads = spares;
+        if (status != TT_OK) { return status; }
+    }
+    ctx->tape = outer;
+    tti_arena_release(&ctx->host, host);
+    tti_arena_release(&ctx->device, device);
+    return TT_OK;
+}
+TT_API tt_tensor *tt_checkpoint(tt_context *ctx, tt_segment_fn fn, void *user, tt_tensor *const *inputs, int n_inputs) {
+    static const char *const who = "tt_checkpoint";
+    tti_segment *s;
+    tti_mark host, device;
+    tt_tensor *y, *inner;
+    int ndim, shape[TT_MAX_DIMS];
+    size_t bytes;
+    void *data;
+    if (!tti_inputs_ok(ctx, who, inputs, n_inputs)) { return NULL; }
+    if (n_inputs > TTI_MAX_INPUTS) { return tti_graph_fail(ctx, who, "number of inputs", n_inputs, TTI_MAX_INPUTS); }
+    if (ctx->no_grad) { return fn(ctx, user, inputs, n_inputs); }
+    s = (tti_segment *)tti_step_alloc(ctx, sizeof *s);
+    y = s ? (tt_tensor *)tti_step_alloc(ctx, sizeof *y) : NULL;
+    if (!y) { ctx->graph_error = 1; return NULL; }
+    s->fn = fn;
+    s->user = user;
+    host = tti_arena_mark(&ctx->host);
+    device = tti_arena_mark(&ctx->device);
+    ctx->no_grad++;
+    inner = fn(ctx, user, inputs, n_inputs);
+    ctx->no_grad--;
+    if (!inner) { return NULL; }
+    *y = *inner;
+    y->node = NULL;
+    y->requires_grad = 0;
+    ndim = inner->ndim;
+    memcpy(shape, inner->shape, sizeof shape);
+    bytes = inner->size * sizeof(float);
+    data = inner->data;
+    tti_arena_release(&ctx->host, host);
+    tti_arena_release(&ctx->device, device);
+    /* the result moves down to the mark; source and target may overlap, so it goes over a copy if they do */
+    y->data = tti_arena_alloc(ctx, &ctx->device, bytes);
+    if (!y->data) { ctx->graph_error = 1; return NULL; }
+    if (y->data != data && !tti_graph_ok(ctx, ctx->backend->copy(ctx, y->data, data, bytes))) { return NULL; }
+    tti_set_shape(y, ndim, shape);
+    return tti_record(ctx, who, tti_checkpoint_back, inputs, n_inputs, y, NULL, s);
+}
+
+
+/* ==== 5. tokenizer =========================================================================
+ * Text becomes ids in three steps. 1. Added tokens (such as "<end>") are cut out of the text. 2. What lies
+ * between them is split into pieces, roughly words, by a pre-tokenizer. 3. Each piece starts as one token per
+ * byte, and byte pair encoding (Sennrich et al. 2016) merges neighbours: of all adjacent pairs that have a merge
+ * rule, the one with the lowest rank goes first, the leftmost if it occurs twice, until no rule fits.
+ *
+ * A tokenizer is: the bytes of every token (a dictionary from bytes to id and a table from id to bytes), and the
+ * merge rules (a hash map from a pair of ids to its rank). Nothing in it changes after it is made.
+ * In tokenizer.json a byte is written as one printable character, GPT-2's mapping; a token is a string of them. */
+
+#define TTI_MAX_VOCAB (1 << 21)
+#define TTI_SHORT_PIECE 48           /* bytes; up to here a plain search for the best pair beats a heap */
+#define TTI_NOWHERE UINT32_MAX
+
+/* ---- dictionary: strings to numbers; open addressing, at most half full ---- */
+typedef struct tti_word { uint64_t hash; size_t begin, size; int64_t value; } tti_word;
+typedef struct tti_dict {
+    tt_text bytes;                   /* of all words, end to end                                        */
+    tti_word *words;
+    size_t n, capacity;
+    uint32_t *slots;                 /* word + 1; 0 = free                                              */
+    size_t n_slots;                  /* a power of two                                                  */
+} tti_dict;
+
+static const char *tti_dict_bytes(const tti_dict *d, const tti_word *word) { return d->bytes.data + word->begin; }
+static tti_word *tti_dict_find(const tti_dict *d, const char *bytes, size_t size) {
+    uint64_t hash;
+    size_t slot;
+    if (d->n == 0) { return NULL; }
+    hash = tt_hash(bytes, size, 0);
+    for (slot = (size_t)hash & (d->n_slots - 1); d->slots[slot]; slot = (slot + 1) & (d->n_slots - 1)) {
+        tti_word *word = &d->words[d->slots[slot] - 1];
+        if (word->hash == hash && word->size == size && memcmp(tti_dict_bytes(d, word), bytes, size) == 0) { return word; }
+    }
+    return NULL;
+}
+static void tti_dict_place(tti_dict *d, uint32_t index) {
+    size_t slot = (size_t)d->words[index].hash & (d->n_slots - 1);
+    while (d->slots[slot]) { slot = (slot + 1) & (d->n_slots - 1); }
+    d->slots[slot] = index + 1;
+}
+static tt_status tti_dict_widen(tti_dict *d) {
+    size_t wider = d->n_slots ? d->n_slots * 2 : 64;
+    uint32_t *slots, i;
+    if (d->n >= (size_t)INT32_MAX) { return tt_fail(d->bytes.ctx, TT_ERR_MEM, "out of memory: more than %ld words", (long)INT32_MAX); }
+    slots = (uint32_t *)tt_alloc(d->bytes.ctx, wider, sizeof *slots);
+    if (!slots) { return TT_ERR_MEM; }
+    tt_free(d->bytes.ctx, d->slots, d->n_slots, sizeof *slots);
+    d->slots = slots;
+    d->n_slots = wider;
+    for (i = 0; i < (uint32_t)d->n; i++) { tti_dict_place(d, i); }
+    return TT_OK;
+}
+/* Adds bytes that are not in the dictionary yet. NULL = out of memory, nothing changed. */
+static tti_word *tti_dict_add(tti_dict *d, const char *bytes, size_t size, int64_t value) {
+    void *words = d->words;
+    tti_word *word;
+    size_t begin = d->bytes.size;
+    if ((d->n + 1) * 2 > d->n_slots && tti_dict_widen(d) != TT_OK) { return NULL; }
+    if (tti_grow(d->bytes.ctx, &words, &d->capacity, d->n + 1, sizeof *word) != TT_OK) { return NULL; }
+    d->words = (tti_word *)words;
+    if (tt_text_append(&d->bytes, bytes, size) != TT_OK) { return NULL; }
+    word = &d->words[d->n++];
+    word->hash = tt_hash(bytes, size, 0);
+    word->begin = begin;
+    word->size = size;
+    word->value = value;
+    tti_dict_place(d, (uint32_t)(d->n - 1));
+    return word;
+}
+static void tti_dict_free(tti_dict *d) {
+    tt_context *ctx = d->bytes.ctx;
+    tt_free(ctx, d->words, d->capacity, sizeof *d->words);
+    tt_free(ctx, d->slots, d->n_slots, sizeof *d->slots);
+    tt_text_free(&d->bytes);
+}
+
+/* ---- pair map: (left id, right id) to a number from 0 ---- */
+typedef struct tti_pair_slot { int32_t left, right, value; } tti_pair_slot;      /* value + 1; 0 = free */
+typedef struct tti_pair_map { tti_pair_slot *slots; size_t n, n_slots; } tti_pair_map;
+
+static tti_pair_slot *tti_pair_slot_of(const tti_pair_map *map, int32_t left, int32_t right) {
+    uint64_t hash = (((uint64_t)(uint32_t)left << 32) | (uint32_t)right) * 0x9E3779B97F4A7C15u;
+    size_t slot = (size_t)(hash >> 32) & (map->n_slots - 1);
+    while (map->slots[slot].value && (map->slots[slot].left != left || map->slots[slot].right != right)) {
+        slot = (slot + 1) & (map->n_slots - 1);
+    }
+    return &map->slots[slot];
+}
+/* -1 if the pair is not in the map. */
+static int32_t tti_pair_find(const tti_pair_map *map, int32_t left, int32_t right) {
+    return map->n ? tti_pair_slot_of(map, left, right)->value - 1 : -1;
+}
+static tt_status tti_pair_add(tt_context *ctx, tti_pair_map *map, int32_t left, int32_t right, int32_t value) {
+    tti_pair_slot *slot;
+    if ((map->n + 1) * 2 > map->n_slots) {
+        tti_pair_map wider;
+        size_t i;
+        wider.n = map->n;
+        wider.n_slots = map->n_slots ? map->n_slots * 2 : 64;
+        wider.slots = (tti_pair_slot *)tt_alloc(ctx, wider.n_slots, sizeof *wider.slots);
+        if (!wider.slots) { return TT_ERR_MEM; }
+        for (i = 0; i < map->n_slots; i++) {
+            const tti_pair_slot *old = &map->slots[i];
+            if (old->value) { *tti_pair_slot_of(&wider, old->left, old->right) = *old; }
+        }
+        tt_free(ctx, map->slots, map->n_slots, sizeof *map->slots);
+        *map = wider;
+    }
+    slot = tti_pair_slot_of(map, left, right);
+    slot->left = left;
+    slot->right = right;
+    slot->value = value + 1;
+    map->n++;
+    return TT_OK;
+}
+
+/* ---- characters ---- */
+/* Length of the UTF-8 character at `at` (at < end). What is no valid character is one byte with code point
+ * UINT32_MAX, which is no letter, no number and no space. */
+static size_t tti_utf8(const char *at, const char *end, uint32_t *c) {
+    static const uint32_t least[5] = {0, 0, 0x80, 0x800, 0x10000};
+    const unsigned char *b = (const unsigned char *)at;
+    size_t size = b[0] < 0x80 ? 1 : b[0] >= 0xC2 && b[0] < 0xE0 ? 2 : (b[0] & 0xF0) == 0xE0 ? 3 : (b[0] & 0xF8) == 0xF0 ? 4 : 0;
+    size_t i;
+    *c = size == 1 ? b[0] : b[0] & (0x7Fu >> size);
+    if (size > (size_t)(end - at)) { size = 0; }
+    for (i = 1; i < size; i++) {
+        if ((b[i] & 0xC0) != 0x80) { size = 0; break; }
+        *c = (*c << 6) | (b[i] & 0x3Fu);
+    }
+    if (size == 0 || *c < least[size] || *c > 0x10FFFF || (*c >= 0xD800 && *c < 0xE000)) {
+        *c = UINT32_MAX;
+        return 1;
+    }
+    return size;
+}
+static int tti_utf8_valid(const char *at, size_t size) {
+    const char *end = at + size;
+    uint32_t c = 0;
+    while (at < end && c != UINT32_MAX) { at += tti_utf8(at, end, &c); }
+    return c != UINT32_MAX;
+}
+
+enum { TTI_OTHER, TTI_LETTER, TTI_NUMBER, TTI_SPACE };
+
+/* Unicode 16.0.0, printed by tools/unicode_tables.py: first code point of a range * 4 + class. */
+static const uint32_t tti_unicode[] = {
+    0, 39, 56, 131, 132, 194, 232, 261, 364, 389, 492, 535, 536, 643, 644, 681, 684, 714, 720, 725, 728, 742,
+    745, 748, 754, 764, 769, 860, 865, 988, 993, 2824, 2841, 2888, 2945, 2964, 2993, 2996, 3001, 3004, 3521,
+    3540, 3545, 3552, 3561, 3576, 3581, 3584, 3609, 3612, 3617, 3628, 3633, 3636, 3641, 3720, 3725, 4056, 4061,
+    4616, 4649, 5312, 5317, 5468, 5477, 5480, 5505, 5668, 5953, 6060, 6077, 6092, 6273, 6444, 6530, 6568, 6585,
+    6592, 6597, 6992, 6997, 7000, 7061, 7068, 7097, 7106, 7145, 7156, 7165, 7168, 7233, 7236, 7241, 7360, 7477,
+    7832, 7877, 7880, 7938, 7977, 8108, 8145, 8152, 8169, 8172, 8193, 8280, 8297, 8300, 8337, 8340, 8353, 8356,
+    8449, 8548, 8577, 8620, 8641, 8736, 8741, 8764, 8833, 9000, 9233, 9448, 9461, 9464, 9537, 9540, 9569, 9608,
+    9626, 9664, 9669, 9732, 9749, 9780, 9789, 9796, 9805, 9892, 9897, 9924, 9929, 9932, 9945, 9960, 9973, 9976,
+    10041, 10044, 10097, 10104, 10109, 10120, 10138, 10177, 10184, 10194, 10216, 10225, 10228, 10261, 10284,
+    10301, 10308, 10317, 10404, 10409, 10436, 10441, 10448, 10453, 10460, 10465, 10472, 10597, 10612, 10617,
+    10620, 10650, 10688, 10697, 10708, 10773, 10808, 10813, 10824, 10829, 10916, 10921, 10948, 10953, 10960,
+    10965, 10984, 10997, 11000, 11073, 11076, 11137, 11144, 11162, 11200, 11237, 11240, 11285, 11316, 11325,
+    11332, 11341, 11428, 11433, 11460, 11465, 11472, 11477, 11496, 11509, 11512, 11633, 11640, 11645, 11656,
+    11674, 11712, 11717, 11722, 11744, 11789, 11792, 11797, 11820, 11833, 11844, 11849, 11864, 11877, 11884,
+    11889, 11892, 11897, 11904, 11917, 11924, 11937, 11948, 11961, 12008, 12097, 12100, 12186, 12236, 12309,
+    12340, 12345, 12356, 12361, 12452, 12457, 12520, 12533, 12536, 12641, 12652, 12661, 12664, 12673, 12680,
+    12698, 12736, 12770, 12796, 12801, 12804, 12821, 12852, 12857, 12868, 12873, 12964, 12969, 13008, 13013,
+    13032, 13045, 13048, 13173, 13180, 13185, 13192, 13210, 13248, 13253, 13260, 13329, 13364, 13369, 13380,
+    13385, 13548, 13557, 13560, 13625, 13628, 13649, 13660, 13666, 13693, 13704, 13722, 13796, 13801, 13824,
+    13845, 13916, 13929, 14024, 14029, 14064, 14069, 14072, 14081, 14108, 14234, 14272, 14341, 14532, 14537,
+    14544, 14593, 14620, 14658, 14696, 14853, 14860, 14865, 14868, 14873, 14892, 14897, 14992, 14997, 15000,
+    15005, 15044, 15049, 15056, 15093, 15096, 15105, 15124, 15129, 15132, 15170, 15208, 15217, 15232, 15361,
+    15364, 15490, 15568, 15617, 15648, 15653, 15796, 15905, 15924, 16385, 16556, 16637, 16642, 16680, 16705,
+    16728, 16745, 16760, 16773, 16776, 16789, 16796, 16825, 16836, 16853, 16904, 16953, 16956, 16962, 17000,
+    17025, 17176, 17181, 17184, 17205, 17208, 17217, 17388, 17393, 18724, 18729, 18744, 18753, 18780, 18785,
+    18788, 18793, 18808, 18817, 18980, 18985, 19000, 19009, 19140, 19145, 19160, 19169, 19196, 19201, 19204,
+    19209, 19224, 19233, 19292, 19297, 19524, 19529, 19544, 19553, 19820, 19878, 19956, 19969, 20032, 20097,
+    20440, 20449, 20472, 20485, 22964, 22973, 23043, 23045, 23148, 23169, 23468, 23482, 23493, 23524, 23553,
+    23624, 23677, 23752, 23809, 23880, 23937, 23988, 23993, 24004, 24065, 24272, 24413, 24416, 24433, 24436,
+    24450, 24488, 24514, 24552, 24642, 24680, 24705, 25060, 25089, 25108, 25117, 25252, 25257, 25260, 25281,
+    25560, 25601, 25724, 25882, 25921, 26040, 26049, 26068, 26113, 26288, 26305, 26408, 26434, 26476, 26625,
+    26716, 26753, 26964, 27138, 27176, 27202, 27240, 27293, 27296, 27669, 27856, 27925, 27956, 27970, 28008,
+    28173, 28292, 28345, 28354, 28393, 28568, 28673, 28816, 28930, 28968, 28981, 28994, 29033, 29176, 29185,
+    29228, 29249, 29420, 29429, 29440, 29605, 29620, 29625, 29648, 29653, 29660, 29673, 29676, 29697, 30464,
+    30721, 31832, 31841, 31864, 31873, 32024, 32033, 32056, 32065, 32096, 32101, 32104, 32109, 32112, 32117,
+    32120, 32125, 32248, 32257, 32468, 32473, 32500, 32505, 32508, 32521, 32532, 32537, 32564, 32577, 32592,
+    32601, 32624, 32641, 32692, 32713, 32724, 32729, 32756, 32771, 32812, 32931, 32936, 32959, 32960, 33151,
+    33152, 33218, 33221, 33224, 33234, 33256, 33277, 33282, 33320, 33345, 33396, 33801, 33804, 33821, 33824,
+    33833, 33872, 33877, 33880, 33893, 33912, 33937, 33940, 33945, 33948, 33953, 33956, 33961, 33976, 33981,
+    34024, 34033, 34048, 34069, 34088, 34105, 34108, 34114, 34317, 34326, 34344, 37250, 37488, 37802, 37888,
+    40410, 40528, 45057, 45972, 45997, 46012, 46025, 46032, 46070, 46072, 46081, 46232, 46237, 46240, 46261,
+    46264, 46273, 46496, 46525, 46528, 46593, 46684, 46721, 46748, 46753, 46780, 46785, 46812, 46817, 46844,
+    46849, 46876, 46881, 46908, 46913, 46940, 46945, 46972, 47293, 47296, 49155, 49156, 49173, 49182, 49184,
+    49286, 49320, 49349, 49368, 49378, 49389, 49396, 49413, 49756, 49781, 49792, 49797, 50156, 50161, 50176,
+    50197, 50368, 50373, 50748, 50762, 50776, 50817, 50944, 51137, 51200, 51330, 51368, 51490, 51520, 51526,
+    51584, 51714, 51752, 51910, 51968, 53249, 79616, 79873, 168500, 168769, 168952, 168961, 170036, 170049,
+    170114, 170153, 170160, 170241, 170428, 170493, 170616, 170625, 170906, 170944, 171101, 171136, 171145,
+    171556, 171565, 171832, 171841, 171848, 171853, 171856, 171861, 171892, 171977, 172040, 172045, 172056,
+    172061, 172076, 172081, 172172, 172226, 172248, 172289, 172496, 172553, 172752, 172866, 172904, 173001,
+    173024, 173037, 173040, 173045, 173052, 173058, 173097, 173208, 173249, 173340, 173441, 173556, 173585,
+    173772, 173885, 173890, 173928, 173953, 173972, 173977, 174018, 174057, 174076, 174081, 174244, 174337,
+    174348, 174353, 174384, 174402, 174440, 174465, 174556, 174569, 174572, 174585, 174784, 174789, 174792,
+    174805, 174812, 174821, 174840, 174849, 174852, 174857, 174860, 174957, 174968, 174977, 175020, 175049,
+    175060, 175109, 175132, 175141, 175164, 175173, 175196, 175233, 175260, 175265, 175292, 175297, 175468,
+    175473, 175528, 175553, 176012, 176066, 176104, 176129, 220816, 220865, 220956, 220973, 221168, 254977,
+    256440, 256449, 256872, 257025, 257052, 257101, 257120, 257141, 257144, 257149, 257188, 257193, 257244,
+    257249, 257268, 257273, 257276, 257281, 257288, 257293, 257300, 257305, 257736, 257869, 259320, 259393,
+    259648, 259657, 259872, 260033, 260080, 260545, 260564, 260569, 261108, 261186, 261224, 261253, 261356,
+    261381, 261484, 261529, 261884, 261897, 261920, 261929, 261952, 261961, 261984, 261993, 262004, 262145,
+    262192, 262197, 262300, 262305, 262380, 262385, 262392, 262397, 262456, 262465, 262520, 262657, 263148,
+    263198, 263376, 263426, 263652, 263722, 263728, 264705, 264820, 264833, 265028, 265094, 265200, 265217,
+    265346, 265360, 265397, 265478, 265481, 265514, 265516, 265537, 265688, 265729, 265848, 265857, 266000,
+    266017, 266048, 266054, 266072, 266241, 266872, 266882, 266920, 266945, 267088, 267105, 267248, 267265,
+    267424, 267457, 267664, 267713, 267756, 267761, 267820, 267825, 267852, 267857, 267864, 267869, 267912,
+    267917, 267976, 267981, 268008, 268013, 268020, 268033, 268240, 268289, 269532, 269569, 269656, 269697,
+    269728, 269825, 269848, 269853, 270020, 270025, 270060, 270337, 270360, 270369, 270372, 270377, 270552,
+    270557, 270564, 270577, 270580, 270589, 270680, 270690, 270721, 270812, 270822, 270849, 270972, 271006,
+    271040, 271233, 271308, 271313, 271320, 271342, 271361, 271450, 271472, 271489, 271592, 271873, 272096,
+    272114, 272121, 272130, 272192, 272202, 272385, 272388, 272449, 272464, 272469, 272480, 272485, 272600,
+    272642, 272676, 272769, 272886, 272892, 272897, 273014, 273024, 273153, 273184, 273189, 273300, 273326,
+    273344, 273409, 273624, 273665, 273752, 273762, 273793, 273868, 273890, 273921, 273992, 274086, 274112,
+    274433, 274724, 274945, 275148, 275201, 275404, 275434, 275457, 275600, 275650, 275688, 275714, 275753,
+    275864, 275901, 275992, 276866, 276988, 276993, 277160, 277185, 277192, 277257, 277268, 277505, 277622,
+    277661, 277664, 277697, 277784, 277830, 277844, 277953, 278024, 278209, 278294, 278320, 278401, 278492,
+    278541, 278752, 278858, 278976, 278981, 278988, 278997, 279000, 279053, 279232, 279361, 279460, 279490,
+    279528, 279565, 279708, 279770, 279808, 279825, 279828, 279837, 279840, 279873, 280012, 280025, 280028,
+    280077, 280268, 280325, 280340, 280386, 280425, 280428, 280433, 280436, 280454, 280532, 280577, 280648,
+    280653, 280752, 280829, 280836, 281089, 281116, 281121, 281124, 281129, 281144, 281149, 281208, 281213,
+    281252, 281281, 281468, 281538, 281576, 281621, 281652, 281661, 281668, 281677, 281764, 281769, 281796,
+    281801, 281808, 281813, 281832, 281845, 281848, 281921, 281924, 281973, 281992, 282113, 282152, 282157,
+    282160, 282169, 282172, 282177, 282328, 282333, 282336, 282437, 282440, 282445, 282448, 282625, 282836,
+    282909, 282924, 282946, 282984, 283005, 283016, 283137, 283328, 283409, 283416, 283421, 283424, 283458,
+    283496, 284161, 284348, 284513, 284528, 284673, 284864, 284945, 284948, 284994, 285032, 285185, 285356,
+    285409, 285412, 285442, 285480, 285506, 285584, 285697, 285804, 285890, 285936, 285953, 285980, 286721,
+    286896, 287361, 287618, 287692, 287741, 287772, 287781, 287784, 287793, 287824, 287829, 287836, 287841,
+    287936, 287997, 288000, 288005, 288008, 288066, 288104, 288385, 288416, 288425, 288580, 288645, 288648,
+    288653, 288656, 288769, 288772, 288813, 288972, 289001, 289004, 289089, 289092, 289137, 289320, 289397,
+    289400, 289473, 289764, 290561, 290692, 290754, 290792, 290817, 290852, 290857, 291004, 291073, 291076,
+    291138, 291252, 291273, 291392, 291841, 291868, 291873, 291880, 291885, 292036, 292121, 292124, 292162,
+    292200, 292225, 292248, 292253, 292260, 292265, 292392, 292449, 292452, 292482, 292520, 293761, 293836,
+    293897, 293900, 293905, 293956, 293961, 294096, 294210, 294248, 294593, 294596, 294658, 294740, 294913,
+    298600, 299010, 299452, 299521, 300304, 310849, 311236, 311297, 315584, 315653, 315676, 315777, 331756,
+    331777, 334108, 361473, 361592, 361666, 361704, 368641, 370916, 370945, 371068, 371074, 371112, 371137,
+    371452, 371458, 371496, 371521, 371640, 371713, 371904, 371969, 371984, 372034, 372072, 372078, 372104,
+    372109, 372192, 372213, 372288, 374017, 374196, 374210, 374248, 375041, 375298, 375388, 375809, 376108,
+    376129, 376132, 376397, 376448, 376705, 376712, 376717, 376720, 376833, 401376, 401409, 406360, 406525,
+    406564, 442305, 442320, 442325, 442352, 442357, 442364, 442369, 443532, 443593, 443596, 443713, 443724,
+    443733, 443736, 443793, 443808, 443841, 445424, 454657, 455084, 455105, 455156, 455169, 455204, 455233,
+    455272, 472002, 472040, 477954, 478032, 478082, 478160, 478594, 478692, 479233, 479572, 479577, 479860,
+    479865, 479872, 479881, 479884, 479893, 479900, 479909, 479924, 479929, 479976, 479981, 479984, 479989,
+    480016, 480021, 480280, 480285, 480300, 480309, 480340, 480345, 480372, 480377, 480488, 480493, 480508,
+    480513, 480532, 480537, 480540, 480553, 480580, 480585, 481944, 481953, 482052, 482057, 482156, 482161,
+    482284, 482289, 482388, 482393, 482516, 482521, 482620, 482625, 482748, 482753, 482852, 482857, 482980,
+    482985, 483084, 483089, 483120, 483130, 483328, 490497, 490620, 490645, 490668, 491713, 491960, 492545,
+    492724, 492765, 492792, 492802, 492840, 492857, 492860, 494145, 494264, 494337, 494512, 494530, 494568,
+    496449, 496560, 496578, 496616, 497473, 497592, 497601, 497606, 497644, 499585, 499612, 499617, 499632,
+    499637, 499644, 499649, 499708, 499713, 500500, 500510, 500544, 500737, 501008, 501037, 501040, 501058,
+    501096, 504262, 504496, 504502, 504512, 504518, 504532, 504838, 505016, 505022, 505080, 505857, 505872,
+    505877, 505984, 505989, 505996, 506001, 506004, 506013, 506016, 506021, 506060, 506065, 506080, 506085,
+    506088, 506093, 506096, 506121, 506124, 506141, 506144, 506149, 506152, 506157, 506160, 506165, 506176,
+    506181, 506188, 506193, 506196, 506205, 506208, 506213, 506216, 506221, 506224, 506229, 506232, 506237,
+    506240, 506245, 506252, 506257, 506260, 506269, 506284, 506289, 506316, 506321, 506336, 506341, 506356,
+    506361, 506364, 506369, 506408, 506413, 506480, 506501, 506512, 506517, 506536, 506541, 506608, 508930,
+    508980, 520130, 520168, 524289, 695168, 695297, 711912, 711937, 712824, 712833, 735880, 735937, 765828,
+    765889, 768376, 778241, 780408, 786433, 806188, 806209, 822976
+};
+static int tti_char_class(uint32_t c) {
+    size_t low = 0, high = sizeof tti_unicode / sizeof *tti_unicode;
+    if (c < 128) {
+        if ((c | 32) >= 'a' && (c | 32) <= 'z') { return TTI_LETTER; }
+        return c >= '0' && c <= '9' ? TTI_NUMBER : c == ' ' || (c >= 9 && c <= 13) ? TTI_SPACE : TTI_OTHER;
+    }
+    if (c > 0x10FFFF) { return TTI_OTHER; }
+    while (high - low > 1) {         /* the last range that begins at or before c */
+        size_t middle = (low + high) / 2;
+        if (tti_unicode[middle] >> 2 <= c) { low = middle; } else { high = middle; }
+    }
+    return (int)(tti_unicode[low] & 3);
+}
+
+/* GPT-2 writes byte b as character b where that is printable Latin-1, the other 68 bytes as U+0100 and up. */
+static int tti_printable(int c) { return (c > 32 && c < 127) || (c > 160 && c < 256 && c != 173); }
+static int tti_byte_char(int b) { return tti_printable(b) ? b : b <= 32 ? 256 + b : b < 173 ? 289 + b - 127 : 323; }
+static int tti_char_byte(uint32_t c) {
+    if (c < 256) { return tti_printable((int)c) ? (int)c : -1; }
+    return c < 289 ? (int)c - 256 : c < 323 ? (int)c - 289 + 127 : c == 323 ? 173 : -1;
+}
+/* Replaces `out` by the printable form of the bytes. */
+static tt_status tti_bytes_to_key(const char *bytes, size_t size, tt_text *out) {
+    tt_status status = TT_OK;
+    size_t i;
+    out->size = 0;
+    for (i = 0; i < size && status == TT_OK; i++) {
+        int c = tti_byte_char((unsigned char)bytes[i]);
+        char utf8[2];
+        utf8[0] = (char)(c < 128 ? c : 0xC0 | (c >> 6));
+        utf8[1] = (char)(0x80 | (c & 0x3F));
+        status = tt_text_append(out, utf8, c < 128 ? 1 : 2);
+    }
+    return status;
+}
+/* The way back; *valid = 0 if a character stands for no byte. */
+static tt_status tti_key_to_bytes(const char *key, size_t size, tt_text *out, int *valid) {
+    const char *end = key + size;
+    tt_status status = tt_text_append(out, "", 0);
+    out->size = 0;
+    *valid = 1;
+    while (key < end && status == TT_OK) {
+        uint32_t c;
+        char byte;
+        key += tti_utf8(key, end, &c);
+        if (tti_char_byte(c) < 0) { *valid = 0; break; }
+        byte = (char)tti_char_byte(c);
+        status = tt_text_append(out, &byte, 1);
+    }
+    return status;
+}
+
+/* ---- pre-tokenizers ---- */
+#define TTI_WHITESPACE_PATTERN " ?\\S+|\\s+(?!\\S)|\\s+"
+
+/* End of the run of characters of one class; with `words`, all that is no space is one class. */
+static const char *tti_class_run(const char *at, const char *end, int kind, int words) {
+    while (at < end) {
+        uint32_t c;
+        size_t size = tti_utf8(at, end, &c);
+        int k = tti_char_class(c);
+        if (words && k != TTI_SPACE) { k = TTI_OTHER; }
+        if (k != kind) { break; }
+        at += size;
+    }
+    return at;
+}
+static size_t tti_contraction(const char *at, const char *end) {
+    size_t left = (size_t)(end - at);
+    if (left < 2 || at[0] != '\'') { return 0; }
+    if (at[1] == 's' || at[1] == 't' || at[1] == 'm' || at[1] == 'd') { return 2; }
+    if (left < 3) { return 0; }
+    return (at[1] == 'r' && at[2] == 'e') || (at[1] == 'v' && at[2] == 'e') || (at[1] == 'l' && at[2] == 'l') ? 3 : 0;
+}
+/* End of the piece that begins at `at`. GPT-2's pattern, alternatives in order:
+ *     's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
+ * that is: a contraction; a run of one class with at most one space before it; white space without its last
+ * character, which is left to the next piece, unless the text ends or it is the only one.
+ * A piece depends on at most TTI_LOOK_AHEAD bytes behind its end. */
+#define TTI_LOOK_AHEAD 8
+static const char *tti_piece(tt_pretokenizer kind, const char *at, const char *end) {
+    int words = kind == TT_PRETOKENIZE_WHITESPACE, k;
+    const char *start = at, *stop, *last;
+    uint32_t c;
+    if (kind == TT_PRETOKENIZE_BYTES) { return end; }
+    if (!words && tti_contraction(at, end)) { return at + tti_contraction(at, end); }
+    if (*at == ' ' && at + 1 < end) { start++; }
+    tti_utf8(start, end, &c);
+    k = tti_char_class(c);
+    if (k != TTI_SPACE) { return tti_class_run(start, end, words ? TTI_OTHER : k, words); }
+    stop = tti_class_run(at, end, TTI_SPACE, words);
+    if (stop == end) { return stop; }
+    for (last = stop - 1; last > at && ((unsigned char)*last & 0xC0) == 0x80; last--) { }
+    return last > at ? last : stop;
+}
+
+/* ---- the tokenizer ---- */
+enum { TTI_USED = 1, TTI_ADDED = 2, TTI_SPECIAL = 4, TTI_IN_MODEL = 8, TTI_NORMALIZED = 16, TTI_LSTRIP = 32, TTI_RSTRIP = 64,
+       TTI_WHOLE = 128 };            /* the token's own bytes encode to exactly this token */
+typedef struct tti_token { size_t begin, size; int flags; } tti_token;    /* bytes in added if TTI_ADDED, else in vocab */
+typedef struct tti_merge { int32_t left, right, result; } tti_merge;
+
+struct tt_tokenizer {
+    tt_context *ctx;
+    tt_pretokenizer pretokenizer;
+    int ignore_merges;               /* a piece that is a token is taken whole          */
+    tti_dict vocab, added;           /* bytes to id                                     */
+    tti_token *tokens;               /* [n_tokens]; ids may have holes                  */
+    size_t n_tokens, tokens_capacity;
+    tti_merge *merges;               /* in the order of their rank                      */
+    size_t n_merges, merges_capacity;
+    tti_pair_map ranks;
+    int32_t byte_id[256];            /* -1 = this byte has no token                     */
+    size_t *added_sizes;             /* the different lengths of added tokens, longest first */
+    size_t n_added_sizes, added_sizes_capacity;
+    unsigned char added_first[256];  /* is there an added token with this first byte    */
+};
+
+static tt_tokenizer *tti_tokenizer_create(tt_context *ctx) {
+    tt_tokenizer *t = (tt_tokenizer *)tt_alloc(ctx, 1, sizeof *t);
+    if (!t) { return NULL; }
+    t->ctx = t->vocab.bytes.ctx = t->added.bytes.ctx = ctx;
+    return t;
+}
+TT_API void tt_tokenizer_destroy(tt_tokenizer *t) {
+    if (!t) { return; }
+    tti_dict_free(&t->vocab);
+    tti_dict_free(&t->added);
+    tt_free(t->ctx, t->tokens, t->tokens_capacity, sizeof *t->tokens);
+    tt_free(t->ctx, t->merges, t->merges_capacity, sizeof *t->merges);
+    tt_free(t->ctx, t->ranks.slots, t->ranks.n_slots, sizeof *t->ranks.slots);
+    tt_free(t->ctx, t->added_sizes, t->added_sizes_capacity, sizeof *t->added_sizes);
+    tt_free(t->ctx, t, 1, sizeof *t);
+}
+static const char *tti_token_bytes(const tt_tokenizer *t, const tti_token *token) {
+    return (token->flags & TTI_ADDED ? t->added.bytes.data : t->vocab.bytes.data) + token->begin;
+}
+/* The table entry of an id, which is made if it is not there yet. */
+static tti_token *tti_token_slot(tt_tokenizer *t, int32_t id) {
+    void *tokens = t->tokens;
+    if (tti_grow(t->ctx, &tokens, &t->tokens_capacity, (size_t)id + 1, sizeof *t->tokens) != TT_OK) { return NULL; }
+    t->tokens = (tti_token *)tokens;
+    if (t->n_tokens < (size_t)id + 1) { t->n_tokens = (size_t)id + 1; }
+    return &t->tokens[id];
+}
+static tt_status tti_token_add(tt_tokenizer *t, int32_t id, const char *bytes, size_t size) {
+    tti_token *token = tti_token_slot(t, id);
+    const tti_word *word = token ? tti_dict_add(&t->vocab, bytes, size, id) : NULL;
+    if (!word) { return TT_ERR_MEM; }
+    token->begin = word->begin;
+    token->size = size;
+    token->flags = TTI_USED | TTI_IN_MODEL;
+    return TT_OK;
+}
+static tt_status tti_added_size(tt_tokenizer *t, size_t size) {
+    void *sizes = t->added_sizes;
+    size_t i = 0;
+    while (i < t->n_added_sizes && t->added_sizes[i] > size) { i++; }
+    if (i < t->n_added_sizes && t->added_sizes[i] == size) { return TT_OK; }
+    if (tti_grow(t->ctx, &sizes, &t->added_sizes_capacity, t->n_added_sizes + 1, sizeof size) != TT_OK) { return TT_ERR_MEM; }
+    t->added_sizes = (size_t *)sizes;
+    memmove(t->added_sizes + i + 1, t->added_sizes + i, (t->n_added_sizes - i) * sizeof size);
+    t->added_sizes[i] = size;
+    t->n_added_sizes++;
+    return TT_OK;
+}
+static tt_status tti_added_add(tt_tokenizer *t, int32_t id, const char *content, size_t size, int flags) {
+    tti_token *token;
+    const tti_word *word;
+    if (tti_added_size(t, size) != TT_OK) { return TT_ERR_MEM; }
+    token = tti_token_slot(t, id);
+    word = token ? tti_dict_add(&t->added, content, size, id) : NULL;
+    if (!word) { return TT_ERR_MEM; }
+    t->added_first[(unsigned char)content[0]] = 1;
+    token->begin = word->begin;
+    token->size = size;
+    token->flags = flags | TTI_USED | TTI_ADDED;
+    return TT_OK;
+}
+static tt_status tti_merge_add(tt_tokenizer *t, int32_t left, int32_t right, int32_t result) {
+    void *merges = t->merges;
+    tti_merge *merge;
+    if (tti_grow(t->ctx, &merges, &t->merges_capacity, t->n_merges + 1, sizeof *merge) != TT_OK) { return TT_ERR_MEM; }
+    t->merges = (tti_merge *)merges;
+    if (tti_pair_add(t->ctx, &t->ranks, left, right, (int32_t)t->n_merges) != TT_OK) { return TT_ERR_MEM; }
+    merge = &t->merges[t->n_merges++];
+    merge->left = left;
+    merge->right = right;
+    merge->result = result;
+    return TT_OK;
+}
+
+TT_API int tt_vocab_size(const tt_tokenizer *t) { return (int)t->n_tokens; }
+TT_API int tt_token_id(const tt_tokenizer *t, const char *text) {
+    const tti_word *word = tti_dict_find(&t->added, text, strlen(text));
+    if (!word) { word = tti_dict_find(&t->vocab, text, strlen(text)); }
+    return word ? (int)word->value : -1;
+}
+TT_API int tt_token_is_special(const tt_tokenizer *t, int id) {
+    return id >= 0 && (size_t)id < t->n_tokens && (t->tokens[id].flags & TTI_SPECIAL) != 0;
+}
+
+/* ---- merging ---- */
+/* ids: one token per byte, n <= TTI_SHORT_PIECE. Merges in place and returns how many are left. */
+static size_t tti_merge_short(const tt_tokenizer *t, int32_t *ids, size_t n) {
+    uint32_t ranks[TTI_SHORT_PIECE];        /* of (ids[i], ids[i + 1]); UINT32_MAX = no rule, also at the end */
+    size_t i;
+    for (i = 0; i < n; i++) { ranks[i] = i + 1 < n ? (uint32_t)tti_pair_find(&t->ranks, ids[i], ids[i + 1]) : UINT32_MAX; }
+    for (;;) {
+        size_t best = 0;
+        for (i = 1; i < n; i++) { if (ranks[i] < ranks[best]) { best = i; } }
+        if (ranks[best] == UINT32_MAX) { return n; }
+        ids[best] = t->merges[ranks[best]].result;
+        n--;
+        memmove(ids + best + 1, ids + best + 2, (n - best - 1) * sizeof *ids);
+        memmove(ranks + best, ranks + best + 1, (n - best) * sizeof *ranks);
+        if (best + 1 < n) { ranks[best] = (uint32_t)tti_pair_find(&t->ranks, ids[best], ids[best + 1]); }
+        if (best > 0) { ranks[best - 1] = (uint32_t)tti_pair_find(&t->ranks, ids[best - 1], ids[best]); }
+    }
+}
+
+/* Long pieces: a linked list of tokens and a heap of mergeable pairs, each rank * 2^32 + position, so that the
+ * least is the lowest rank and of these the leftmost. A pair that has changed since is skipped when it comes up. */
+typedef struct tti_link { int32_t id; uint32_t rank, previous, next; } tti_link;   /* rank of (this, next) */
+typedef struct tti_chain { const tt_tokenizer *t; tti_link *links; uint64_t *heap; size_t n, n_heap, capacity; } tti_chain;
+
+static void tti_chain_push(tti_chain *chain, uint32_t at) {
+    tti_link *link = &chain->links[at];
+    uint64_t pair;
+    size_t i;
+    link->rank = UINT32_MAX;
+    if (link->next == TTI_NOWHERE) { return; }
+    link->rank = (uint32_t)tti_pair_find(&chain->t->ranks, link->id, chain->links[link->next].id);
+    if (link->rank == UINT32_MAX) { return; }
+    pair = ((uint64_t)link->rank << 32) | at;
+    for (i = chain->n_heap++; i > 0 && chain->heap[(i - 1) / 2] > pair; i = (i - 1) / 2) { chain->heap[i] = chain->heap[(i - 1) / 2]; }
+    chain->heap[i] = pair;
+}
+static uint64_t tti_chain_pop(tti_chain *chain) {
+    uint64_t least = chain->heap[0], last = chain->heap[--chain->n_heap];
+    size_t i = 0, child;
+    while ((child = 2 * i + 1) < chain->n_heap) {
+        if (child + 1 < chain->n_heap && chain->heap[child + 1] < chain->heap[child]) { child++; }
+        if (chain->heap[child] >= last) { break; }
+        chain->heap[i] = chain->heap[child];
+        i = child;
+    }
+    chain->heap[i] = last;
+    return least;
+}
+static void tti_chain_merge(tti_chain *chain, uint32_t at) {
+    tti_link *link = &chain->links[at];
+    uint32_t gone = link->next;
+    link->id = chain->t->merges[link->rank].result;
+    link->next = chain->links[gone].next;
+    chain->links[gone].rank = UINT32_MAX;
+    if (link->next != TTI_NOWHERE) { chain->links[link->next].previous = at; }
+    tti_chain_push(chain, at);
+    if (link->previous != TTI_NOWHERE) { tti_chain_push(chain, link->previous); }
+}
+static tt_status tti_merge_long(const tt_tokenizer *t, const char *bytes, size_t n, tt_ids *out) {
+    tti_chain chain;
+    tt_status status = TT_OK;
+    uint32_t i;
+    chain.t = t;
+    chain.n_heap = 0;
+    chain.n = n;
+    chain.capacity = 3 * n;          /* n - 1 pairs at first, and each of at most n - 1 merges adds two */
+    chain.links = (tti_link *)tt_alloc(t->ctx, n, sizeof *chain.links);
+    chain.heap = (uint64_t *)tt_alloc(t->ctx, chain.capacity, sizeof *chain.heap);
+    if (!chain.links || !chain.heap) { status = TT_ERR_MEM; }
+    if (status == TT_OK) {
+        for (i = 0; i < n; i++) {
+            chain.links[i].id = t->byte_id[(unsigned char)bytes[i]];
+            chain.links[i].previous = i > 0 ? i - 1 : TTI_NOWHERE;
+            chain.links[i].next = i + 1 < n ? i + 1 : TTI_NOWHERE;
+        }
+        for (i = 0; i < n; i++) { tti_chain_push(&chain, i); }
+        while (chain.n_heap > 0) {
+            uint64_t pair = tti_chain_pop(&chain);
+            if (chain.links[(uint32_t)pair].rank == (uint32_t)(pair >> 32)) { tti_chain_merge(&chain, (uint32_t)pair); }
+        }
+        for (i = 0; i != TTI_NOWHERE && status == TT_OK; i = chain.links[i].next) { status = tt_ids_append(out, &chain.links[i].id, 1); }
+    }
+    tt_free(t->ctx, chain.links, n, sizeof *chain.links);
+    tt_free(t->ctx, chain.heap, chain.capacity, sizeof *chain.heap);
+    return status;
+}
+
+/* Fills what follows from tokens and merges. Most words of a text are one token each; TTI_WHOLE marks the tokens
+ * for which the dictionary alone gives what merging would give. */
+static void tti_tokenizer_finish(tt_tokenizer *t) {
+    size_t i, k;
+    for (i = 0; i < 256; i++) { t->byte_id[i] = -1; }
+    for (i = 0; i < t->n_tokens; i++) {
+        tti_token *token = &t->tokens[i];
+        token->flags &= ~TTI_WHOLE;
+        if (token->flags == (TTI_USED | TTI_IN_MODEL) && token->size == 1) {
+            t->byte_id[(unsigned char)*tti_token_bytes(t, token)] = (int32_t)i;
+        }
+    }
+    for (i = 0; i < t->n_tokens; i++) {
+        tti_token *token = &t->tokens[i];
+        int32_t ids[TTI_SHORT_PIECE];
+        const char *bytes;
+        if (token->flags != (TTI_USED | TTI_IN_MODEL)) { continue; }
+        bytes = tti_token_bytes(t, token);
+        if (t->ignore_merges) { token->flags |= TTI_WHOLE; }
+        for (k = 0; k < token->size && token->size <= TTI_SHORT_PIECE; k++) {
+            ids[k] = t->byte_id[(unsigned char)bytes[k]];
+            if (ids[k] < 0) { break; }
+        }
+        if (k == token->size && tti_merge_short(t, ids, k) == 1 && ids[0] == (int32_t)i) { token->flags |= TTI_WHOLE; }
+    }
+}
+
+/* ---- encode ---- */
+typedef struct tti_encoder { const tt_tokenizer *t; const char *text; tt_special special; tt_ids *out; } tti_encoder;
+
+static tt_status tti_encode_piece(const tti_encoder *e, const char *at, size_t size) {
+    const tt_tokenizer *t = e->t;
+    const tti_word *word = tti_dict_find(&t->vocab, at, size);
+    int32_t ids[TTI_SHORT_PIECE];
+    size_t i;
+    if (word && t->tokens[word->value].flags & TTI_WHOLE) {
+        ids[0] = (int32_t)word->value;
+        return tt_ids_append(e->out, ids, 1);
+    }
+    for (i = 0; i < size; i++) {
+        int32_t id = t->byte_id[(unsigned char)at[i]];
+        if (id < 0) {
+            return tt_fail(t->ctx, TT_ERR_ARG, "tt_encode: byte 0x%02X at offset %lu has no token in this tokenizer",
+                           (unsigned)(unsigned char)at[i], (unsigned long)(at + i - e->text));
+        }
+        if (size <= TTI_SHORT_PIECE) { ids[i] = id; }
+    }
+    if (size > TTI_SHORT_PIECE) { return tti_merge_long(t, at, size, e->out); }
+    return tt_ids_append(e->out, ids, tti_merge_short(t, ids, size));
+}
+/* The longest added token at `at`; level 0: those matched first, level 1: those with "normalized": true. */
+static const tti_word *tti_added_at(const tti_encoder *e, const char *at, const char *end, int level) {
+    const tt_tokenizer *t = e->t;
+    size_t i;
+    if (!t->added_first[(unsigned char)*at]) { return NULL; }
+    for (i = 0; i < t->n_added_sizes; i++) {
+        const tti_word *word = t->added_sizes[i] <= (size_t)(end - at) ? tti_dict_find(&t->added, at, t->added_sizes[i]) : NULL;
+        int flags = word ? t->tokens[word->value].flags : 0;
+        if (!word || ((flags & TTI_NORMALIZED) != 0) != level) { continue; }
+        if (!(flags & TTI_SPECIAL) || e->special != TT_SPECIAL_TEXT) { return word; }
+    }
+    return NULL;
+}
+static const char *tti_back_over_space(const char *begin, const char *at) {
+    while (at > begin) {
+        const char *p = at - 1;
+        uint32_t c;
+        while (p > begin && ((unsigned char)*p & 0xC0) == 0x80) { p--; }
+        if (tti_utf8(p, at, &c) != (size_t)(at - p) || tti_char_class(c) != TTI_SPACE) { break; }
+        at = p;
+    }
+    return at;
+}
+/* Cuts the added tokens of this level out of [begin, end); between them goes the next level, then the pieces. */
+static tt_status tti_encode_level(const tti_encoder *e, const char *begin, const char *end, int level) {
+    const tt_tokenizer *t = e->t;
+    const char *at = begin;
+    tt_status status = TT_OK;
+    if (level == 2) {
+        while (at < end && status == TT_OK) {
+            const char *stop = tti_piece(t->pretokenizer, at, end);
+            status = tti_encode_piece(e, at, (size_t)(stop - at));
+            at = stop;
+        }
+        return status;
+    }
+    while (at < end && status == TT_OK && t->n_added_sizes > 0) {
+        const tti_word *word = tti_added_at(e, at, end, level);
+        const char *from = at;
+        int32_t id;
+        if (!word) { at++; continue; }
+        id = (int32_t)word->value;
+        if (t->tokens[id].flags & TTI_SPECIAL && e->special == TT_SPECIAL_REFUSE) {
+            return tt_fail(t->ctx, TT_ERR_ARG, "tt_encode: special token %.*s at offset %lu, expected text without special tokens",
+                           (int)(word->size < 200 ? word->size : 200), tti_dict_bytes(&t->added, word), (unsigned long)(at - e->text));
+        }
+        if (t->tokens[id].flags & TTI_LSTRIP) { from = tti_back_over_space(begin, at); }
+        status = tti_encode_level(e, begin, from, level + 1);
+        if (status == TT_OK) { status = tt_ids_append(e->out, &id, 1); }
+        at += word->size;
+        if (t->tokens[id].flags & TTI_RSTRIP) { at = tti_class_run(at, end, TTI_SPACE, 0); }
+        begin = at;
+    }
+    return status == TT_OK ? tti_encode_level(e, begin, end, level + 1) : status;
+}
+TT_API tt_status tt_encode(const tt_tokenizer *t, const char *text, size_t size, tt_special special, tt_ids *out) {
+    tti_encoder e;
+    tt_status status;
+    size_t before = out->size;
+    if ((int)special < 0 || special > TT_SPECIAL_REFUSE) { return tt_fail(t->ctx, TT_ERR_ARG, "tt_encode: special is %d, expected a tt_special", (int)special); }
+    if (size >= (size_t)INT32_MAX) { return tt_fail(t->ctx, TT_ERR_ARG, "tt_encode: size is %lu, expected less than 2^31 - 1", (unsigned long)size); }
+    if (size == 0) { return TT_OK; }
+    e.t = t;
+    e.text = text;
+    e.special = special;
+    e.out = out;
+    status = tti_encode_level(&e, text, text + size, 0);
+    if (status != TT_OK) { out->size = before; }
+    return status;
+}
+TT_API tt_status tt_decode(const tt_tokenizer *t, const int32_t *ids, size_t n, int skip_special, tt_text *out) {
+    size_t before = out->size, i;
+    tt_status status = tt_text_append(out, "", 0);
+    for (i = 0; i < n && status == TT_OK; i++) {
+        const tti_token *token = ids[i] >= 0 && (size_t)ids[i] < t->n_tokens ? &t->tokens[ids[i]] : NULL;
+        if (!token || !(token->flags & TTI_USED)) {
+            status = tt_fail(t->ctx, TT_ERR_ARG, "tt_decode: ids[%lu] is %ld, expected an id of the vocabulary (0 to %lu)",
+                             (unsigned long)i, (long)ids[i], (unsigned long)t->n_tokens - 1);
+        } else if (!skip_special || !(token->flags & TTI_SPECIAL)) {
+            status = tt_text_append(out, tti_token_bytes(t, token), token->size);
+        }
+    }
+    if (status != TT_OK && out->data) { out->size = before; out->data[before] = 0; }
+    return status;
+}
+
+/* ---- reading tokenizer.json ---- */
+static int tti_node_is(const tt_json *node, const char *text) {
+    return node && node->type == TT_JSON_STRING && node->length == strlen(text) && memcmp(node->string, text, node->length) == 0;
+}
+static int tti_member_null(const tt_json *object, const char *key) {
+    const tt_json *node = tt_json_get(object, key);
+    return !node || node->type == TT_JSON_NULL;
+}
+/* What a member is, for an error text. */
+static const char *tti_member_shown(const tt_json *object, const char *key) {
+    static const char *const kinds[] = {"null", "a bool", "a number", "a string", "an array", "an object"};
+    const tt_json *node = tt_json_get(object, key);
+    if (!node) { return "missing"; }
+    if (node->type == TT_JSON_BOOL) { return node->number != 0 ? "true" : "false"; }
+    if (node->type == TT_JSON_OBJECT) { return tt_json_text(node, "type", "an object"); }
+    return node->type == TT_JSON_STRING ? node->string : kinds[node->type];
+}
+static tt_status tti_unsupported(tt_context *ctx, const char *what, const tt_json *object, const char *key, const char *expected) {
+    return tt_fail(ctx, TT_ERR_FILE, "tt_tokenizer_parse: %s%s is %.200s, expected %s", what, key, tti_member_shown(object, key), expected);
+}
+static tt_status tti_read_id(tt_context *ctx, const tt_json *node, const char *what, int32_t *id) {
+    double number = node && node->type == TT_JSON_NUMBER ? node->number : -1;
+    if (!(number >= 0 && number < TTI_MAX_VOCAB) || number != (double)(int32_t)number) {
+        return tt_fail(ctx, TT_ERR_FILE, "tt_tokenizer_parse: %s is %.17g, expected a whole number from 0 to %d", what, number, TTI_MAX_VOCAB - 1);
+    }
+    *id = (int32_t)number;
+    return TT_OK;
+}
+static tt_status tti_read_added(tt_tokenizer *t, const tt_json *token) {
+    static const struct { const char *key; int flag; } flags[] = {
+        {"special", TTI_SPECIAL}, {"normalized", TTI_NORMALIZED}, {"lstrip", TTI_LSTRIP}, {"rstrip", TTI_RSTRIP}};
+    const tt_json *content = tt_json_get(token, "content");
+    int set = 0;
+    int32_t id = 0;
+    size_t i;
+    if (!content || content->type != TT_JSON_STRING || content->length == 0) {
+        return tti_unsupported(t->ctx, "added_tokens: ", token, "content", "a string that is not empty");
+    }
+    if (tti_read_id(t->ctx, tt_json_get(token, "id"), "added_tokens: id", &id) != TT_OK) { return TT_ERR_FILE; }
+    if (tt_json_number(token, "single_word", 0) != 0) { return tti_unsupported(t->ctx, "added_tokens: ", token, "single_word", "false"); }
+    for (i = 0; i < sizeof flags / sizeof *flags; i++) {
+        if (tt_json_number(token, flags[i].key, 0) != 0) { set |= flags[i].flag; }
+    }
+    if (tti_dict_find(&t->added, content->string, content->length) || ((size_t)id < t->n_tokens && t->tokens[id].flags)) {
+        return tt_fail(t->ctx, TT_ERR_FILE, "tt_tokenizer_parse: added token %.200s or its id %ld occurs twice", content->string, (long)id);
+    }
+    return tti_added_add(t, id, content->string, content->length, set);
+}
+static tt_status tti_read_token(tt_tokenizer *t, const tt_json *node, tt_text *bytes) {
+    const tti_word *added = tti_dict_find(&t->added, node->key, node->key_length);
+    int32_t id = 0;
+    int valid;
+    if (tti_read_id(t->ctx, node, "model.vocab: id", &id) != TT_OK) { return TT_ERR_FILE; }
+    if (added ? added->value != id : (size_t)id < t->n_tokens && t->tokens[id].flags) {
+        return tt_fail(t->ctx, TT_ERR_FILE, "tt_tokenizer_parse: token %.200s and another one want the id %ld", node->key, (long)id);
+    }
+    if (tti_key_to_bytes(node->key, node->key_length, bytes, &valid) != TT_OK) { return TT_ERR_MEM; }
+    if (added) {
+        t->tokens[id].flags |= TTI_IN_MODEL;
+        if (!valid || bytes->size != node->key_length || memcmp(bytes->data, node->key, bytes->size) != 0) { return TT_OK; }
+        if (tti_dict_find(&t->vocab, bytes->data, bytes->size)) { return TT_OK; }
+        return tti_dict_add(&t->vocab, bytes->data, bytes->size, id) ? TT_OK : TT_ERR_MEM;      /* merges may name it */
+    }
+    if (!valid || bytes->size == 0 || tti_dict_find(&t->vocab, bytes->data, bytes->size)) {
+        return tt_fail(t->ctx, TT_ERR_FILE, "tt_tokenizer_parse: token \"%.200s\" with id %ld is %s", node->key, (long)id,
+                       !valid ? "not written in GPT-2's byte characters" : bytes->size == 0 ? "empty" : "there twice");
+    }
+    return tti_token_add(t, id, bytes->data, bytes->size);
+}
+/* The id of one side of a merge; its bytes are appended to `joined`. */
+static tt_status tti_read_side(tt_tokenizer *t, const char *key, size_t size, tt_text *bytes, tt_text *joined, int32_t *id) {
+    const tti_word *word;
+    int valid;
+    if (tti_key_to_bytes(key, size, bytes, &valid) != TT_OK) { return TT_ERR_MEM; }
+    word = valid ? tti_dict_find(&t->vocab, bytes->data, bytes->size) : NULL;
+    if (!word) {
+        return tt_fail(t->ctx, TT_ERR_FILE, "tt_tokenizer_parse: merge %lu names \"%.*s\", which is not in the vocabulary",
+                       (unsigned long)t->n_merges, (int)(size < 200 ? size : 200), key);
+    }
+    *id = (int32_t)word->value;
+    return tt_text_append(joined, bytes->data, bytes->size);
+}
+/* "left right" or ["left", "right"]. */
+static tt_status tti_read_merge(tt_tokenizer *t, const tt_json *node, tt_text *bytes, tt_text *joined) {
+    const tt_json *first = node->type == TT_JSON_ARRAY && node->length == 2 ? node->child : NULL;
+    const char *space = node->type == TT_JSON_STRING ? (const char *)memchr(node->string, ' ', node->length) : NULL;
+    const tti_word *result;
+    int32_t left = 0, right = 0;
+    tt_status status;
+    joined->size = 0;
+    if (space) {
+        size_t size = (size_t)(space - node->string);
+        status = tti_read_side(t, node->string, size, bytes, joined, &left);
+        if (status == TT_OK) { status = tti_read_side(t, space + 1, node->length - size - 1, bytes, joined, &right); }
+    } else if (first && first->type == TT_JSON_STRING && first->next->type == TT_JSON_STRING) {
+        status = tti_read_side(t, first->string, first->length, bytes, joined, &left);
+        if (status == TT_OK) { status = tti_read_side(t, first->next->string, first->next->length, bytes, joined, &right); }
+    } else {
+        status = tt_fail(t->ctx, TT_ERR_FILE, "tt_tokenizer_parse: merge %lu is neither \"left right\" nor [\"left\", \"right\"]", (unsigned long)t->n_merges);
+    }
+    if (status != TT_OK) { return status; }
+    result = tti_dict_find(&t->vocab, joined->data, joined->size);
+    if (!result || tti_pair_find(&t->ranks, left, right) >= 0) {
+        return tt_fail(t->ctx, TT_ERR_FILE, "tt_tokenizer_parse: merge %lu %s", (unsigned long)t->n_merges,
+                       result ? "is there twice" : "gives a token that is not in the vocabulary");
+    }
+    return tti_merge_add(t, left, right, (int32_t)result->value);
+}
+static tt_status tti_read_model(tt_tokenizer *t, const tt_json *model) {
+    static const char *const empty[] = {"continuing_subword_prefix", "end_of_word_suffix"};
+    static const char *const off[] = {"dropout", "byte_fallback", "fuse_unk"};
+    const tt_json *vocab = tt_json_get(model, "vocab"), *merges = tt_json_get(model, "merges"), *node;
+    tt_text bytes = TT_INIT, joined = TT_INIT;
+    tt_status status = TT_OK;
+    size_t i;
+    if (tt_json_get(model, "type") && !tti_node_is(tt_json_get(model, "type"), "BPE")) { return tti_unsupported(t->ctx, "model.", model, "type", "BPE"); }
+    for (i = 0; i < 2; i++) {
+        if (!tti_member_null(model, empty[i]) && !tti_node_is(tt_json_get(model, empty[i]), "")) { return tti_unsupported(t->ctx, "model.", model, empty[i], "null"); }
+    }
+    for (i = 0; i < 3; i++) {
+        node = tt_json_get(model, off[i]);
+        if (!tti_member_null(model, off[i]) && (node->number != 0 || (node->type != TT_JSON_BOOL && node->type != TT_JSON_NUMBER))) {
+            return tti_unsupported(t->ctx, "model.", model, off[i], "null or false");
+        }
+    }
+    if (!vocab || vocab->type != TT_JSON_OBJECT) { return tti_unsupported(t->ctx, "model.", model, "vocab", "an object"); }
+    if (!merges || merges->type != TT_JSON_ARRAY) { return tti_unsupported(t->ctx, "model.", model, "merges", "an array"); }
+    t->ignore_merges = tt_json_number(model, "ignore_merges", 0) != 0;
+    bytes.ctx = joined.ctx = t->ctx;
+    for (node = vocab->child; node && status == TT_OK; node = node->next) { status = tti_read_token(t, node, &bytes); }
+    for (node = merges->child; node && status == TT_OK; node = node->next) { status = tti_read_merge(t, node, &bytes, &joined); }
+    tt_text_free(&bytes);
+    tt_text_free(&joined);
+    if (status != TT_OK) { return status; }
+    tti_tokenizer_finish(t);
+    for (i = 0; i < 256 && !tti_member_null(model, "unk_token"); i++) {
+        if (t->byte_id[i] < 0) { return tti_unsupported(t->ctx, "model.", model, "unk_token", "null, as not every byte has a token"); }
+    }
+    return TT_OK;
+}
+static tt_status tti_read_pre_tokenizer(tt_tokenizer *t, const tt_json *root) {
+    const tt_json *pre = tt_json_get(root, "pre_tokenizer"), *byte_level = pre, *list = tt_json_get(pre, "pretokenizers");
+    if (tti_node_is(tt_json_get(pre, "type"), "Sequence") && list && list->type == TT_JSON_ARRAY && list->length == 2) {
+        const tt_json *split = list->child, *regex = tt_json_get(tt_json_get(split, "pattern"), "Regex");
+        byte_level = split->next;
+        if (!tti_node_is(tt_json_get(split, "type"), "Split")) {
+            return tti_unsupported(t->ctx, "pre_tokenizer.pretokenizers[0].", split, "type", "Split");
+        }
+        if (!tti_node_is(regex, TTI_WHITESPACE_PATTERN) || !tti_node_is(tt_json_get(split, "behavior"), "Isolated") ||
+            tt_json_number(split, "invert", 0) != 0) {
+            return tt_fail(t->ctx, TT_ERR_FILE, "tt_tokenizer_parse: pre_tokenizer Split by %.200s, expected Isolated by %s",
+                           tti_member_shown(tt_json_get(split, "pattern"), "Regex"), TTI_WHITESPACE_PATTERN);
+        }
+        t->pretokenizer = TT_PRETOKENIZE_WHITESPACE;
+    }
+    if (!tti_node_is(tt_json_get(byte_level, "type"), "ByteLevel")) {
+        if (byte_level == pre) { return tti_unsupported(t->ctx, "", root, "pre_tokenizer", "ByteLevel, or Split and ByteLevel"); }
+        return tti_unsupported(t->ctx, "pre_tokenizer.pretokenizers[1].", byte_level, "type", "ByteLevel");
+    }
+    if (tt_json_number(byte_level, "add_prefix_space", 1) != 0) { return tti_unsupported(t->ctx, "pre_tokenizer.", byte_level, "add_prefix_space", "false"); }
+    if (tt_json_number(byte_level, "use_regex", 1) == 0) {
+        if (byte_level == pre) { t->pretokenizer = TT_PRETOKENIZE_BYTES; }
+    } else if (byte_level == pre) {
+        t->pretokenizer = TT_PRETOKENIZE_GPT2;
+    } else {
+        return tti_unsupported(t->ctx, "pre_tokenizer.pretokenizers[1].", byte_level, "use_regex", "false");
+    }
+    return TT_OK;
+}
+static tt_status tti_read_tokenizer(tt_tokenizer *t, const tt_json *root) {
+    static const char *const absent[] = {"truncation", "padding", "normalizer"};
+    const tt_json *added = tt_json_get(root, "added_tokens"), *node;
+    tt_status status;
+    size_t i;
+    if (root->type != TT_JSON_OBJECT) { return tt_fail(t->ctx, TT_ERR_FILE, "tt_tokenizer_parse: the text is no JSON object"); }
+    for (i = 0; i < 3; i++) { if (!tti_member_null(root, absent[i])) { return tti_unsupported(t->ctx, "", root, absent[i], "null"); } }
+    node = tt_json_get(root, "post_processor");
+    if (!tti_member_null(root, "post_processor") && !tti_node_is(tt_json_get(node, "type"), "ByteLevel")) {
+        return tti_unsupported(t->ctx, "", root, "post_processor", "null or ByteLevel");
+    }
+    if (!tti_node_is(tt_json_get(tt_json_get(root, "decoder"), "type"), "ByteLevel")) { return tti_unsupported(t->ctx, "", root, "decoder", "ByteLevel"); }
+    if (!tti_member_null(root, "added_tokens") && added->type != TT_JSON_ARRAY) { return tti_unsupported(t->ctx, "", root, "added_tokens", "an array"); }
+    status = tti_read_pre_tokenizer(t, root);
+    for (node = added ? added->child : NULL; node && status == TT_OK; node = node->next) { status = tti_read_added(t, node); }
+    return status == TT_OK ? tti_read_model(t, tt_json_get(root, "model")) : status;
+}
+TT_API tt_tokenizer *tt_tokenizer_parse(tt_context *ctx, const char *json, size_t size) {
+    tt_json *root = tt_json_parse(ctx, json, size);
+    tt_tokenizer *t = root ? tti_tokenizer_create(ctx) : NULL;
+    if (t && tti_read_tokenizer(t, root) != TT_OK) {
+        tt_tokenizer_destroy(t);
+        t = NULL;
+    }
+    tt_json_free(ctx, root);
+    return t;
+}
+TT_API tt_tokenizer *tt_tokenizer_load(tt_context *ctx, const char *path) {
+    tt_text json = TT_INIT;
+    tt_tokenizer *t = NULL;
+    json.ctx = ctx;
+    if (tt_file_read(ctx, path, &json) == TT_OK) {
+        t = tt_tokenizer_parse(ctx, json.data, json.size);
+        if (!t) {
+            char reason[TTI_ERROR_SIZE];
+            memcpy(reason, ctx->error, sizeof reason);
+            tt_fail(ctx, tt_error_status(ctx), "%s: %s", path, reason);
+        }
+    }
+    tt_text_free(&json);
+    return t;
+}
+
+/* ---- writing tokenizer.json ---- */
+/* Appends the JSON string by which the model's vocabulary and merges call a token. */
+static tt_status tti_write_key(const tt_tokenizer *t, int32_t id, tt_text *key, tt_text *out) {
+    const tti_token *token = &t->tokens[id];
+    const char *bytes = tti_token_bytes(t, token);
+    if (token->flags & TTI_ADDED) { return tt_text_json(out, bytes, token->size); }
+    if (tti_bytes_to_key(bytes, token->size, key) != TT_OK) { return TT_ERR_MEM; }
+    return tt_text_json(out, key->data, key->size);
+}
+static const char *tti_write_bool(int value) { return value ? "true" : "false"; }
+static tt_status tti_write_added(const tt_tokenizer *t, tt_text *out) {
+    tt_status status = tt_text_format(out, "  \"added_tokens\": [");
+    const char *comma = "";
+    size_t i;
+    for (i = 0; i < t->n_tokens && status == TT_OK; i++) {
+        const tti_token *token = &t->tokens[i];
+        if (!(token->flags & TTI_ADDED)) { continue; }
+        status = tt_text_format(out, "%s\n    {\"id\": %lu, \"content\": ", comma, (unsigned long)i);
+        if (status == TT_OK) { status = tt_text_json(out, tti_token_bytes(t, token), token->size); }
+        if (status == TT_OK) {
+            status = tt_text_format(out, ", \"single_word\": false, \"lstrip\": %s, \"rstrip\": %s, \"normalized\": %s, \"special\": %s}",
+                                    tti_write_bool(token->flags & TTI_LSTRIP), tti_write_bool(token->flags & TTI_RSTRIP),
+                                    tti_write_bool(token->flags & TTI_NORMALIZED), tti_write_bool(token->flags & TTI_SPECIAL));
+        }
+        comma = ",";
+    }
+    return status == TT_OK ? tt_text_format(out, "%s],\n", *comma ? "\n  " : "") : status;
+}
+static tt_status tti_write_pipeline(const tt_tokenizer *t, tt_text *out) {
+    const char *byte_level = t->pretokenizer == TT_PRETOKENIZE_GPT2
+        ? "{\"type\": \"ByteLevel\", \"add_prefix_space\": false, \"trim_offsets\": true, \"use_regex\": true}"
+        : "{\"type\": \"ByteLevel\", \"add_prefix_space\": false, \"trim_offsets\": true, \"use_regex\": false}";
+    tt_status status = tt_text_format(out, "  \"normalizer\": null,\n  \"pre_tokenizer\": ");
+    if (status == TT_OK && t->pretokenizer == TT_PRETOKENIZE_WHITESPACE) {
+        status = tt_text_format(out, "{\"type\": \"Sequence\", \"pretokenizers\": [\n    {\"type\": \"Split\", \"pattern\": {\"Regex\": ");
+        if (status == TT_OK) { status = tt_text_json(out, TTI_WHITESPACE_PATTERN, strlen(TTI_WHITESPACE_PATTERN)); }
+        if (status == TT_OK) { status = tt_text_format(out, "}, \"behavior\": \"Isolated\", \"invert\": false},\n    %s\n  ]}", byte_level); }
+    } else if (status == TT_OK) {
+        status = tt_text_format(out, "%s", byte_level);
+    }
+    if (status != TT_OK) { return status; }
+    return tt_text_format(out, ",\n  \"post_processor\": null,\n  \"decoder\": {\"type\": \"ByteLevel\", \"add_prefix_space\": true, "
+                          "\"trim_offsets\": true, \"use_regex\": true},\n");
+}
+static tt_status tti_write_model(const tt_tokenizer *t, tt_text *key, tt_text *out) {
+    const char *comma = "";
+    size_t i;
+    tt_status status = tt_text_format(out, "  \"model\": {\n    \"type\": \"BPE\",\n    \"dropout\": null,\n    \"unk_token\": null,\n"
+        "    \"continuing_subword_prefix\": null,\n    \"end_of_word_suffix\": null,\n    \"fuse_unk\": false,\n"
+        "    \"byte_fallback\": false,\n    \"ignore_merges\": %s,\n    \"vocab\": {", tti_write_bool(t->ignore_merges));
+    for (i = 0; i < t->n_tokens && status == TT_OK; i++) {
+        if (!(t->tokens[i].flags & TTI_IN_MODEL)) { continue; }
+        status = tt_text_format(out, "%s\n      ", comma);
+        if (status == TT_OK) { status = tti_write_key(t, (int32_t)i, key, out); }
+        if (status == TT_OK) { status = tt_text_format(out, ": %lu", (unsigned long)i); }
+        comma = ",";
+    }
+    if (status == TT_OK) { status = tt_text_format(out, "\n    },\n    \"merges\": ["); }
+    for (i = 0; i < t->n_merges && status == TT_OK; i++) {
+        status = tt_text_format(out, "%s\n      [", i ? "," : "");
+        if (status == TT_OK) { status = tti_write_key(t, t->merges[i].left, key, out); }
+        if (status == TT_OK) { status = tt_text_append(out, ", ", 2); }
+        if (status == TT_OK) { status = tti_write_key(t, t->merges[i].right, key, out); }
+        if (status == TT_OK) { status = tt_text_append(out, "]", 1); }
+    }
+    return status == TT_OK ? tt_text_format(out, "\n    ]\n  }\n}\n") : status;
+}
+TT_API tt_status tt_tokenizer_json(const tt_tokenizer *t, tt_text *out) {
+    size_t before = out->size;
+    tt_text key = TT_INIT;
+    tt_status status = tt_text_format(out, "{\n  \"version\": \"1.0\",\n  \"truncation\": null,\n  \"padding\": null,\n");
+    key.ctx = t->ctx;
+    if (status == TT_OK) { status = tti_write_added(t, out); }
+    if (status == TT_OK) { status = tti_write_pipeline(t, out); }
+    if (status == TT_OK) { status = tti_write_model(t, &key, out); }
+    if (status != TT_OK && out->data) { out->size = before; out->data[before] = 0; }
+    tt_text_free(&key);
+    return status;
+}
+TT_API tt_status tt_tokenizer_save(const tt_tokenizer *t, const char *path) {
+    tt_text json = TT_INIT;
+    tt_status status;
+    json.ctx = t->ctx;
+    status = tt_tokenizer_json(t, &json);
+    if (status == TT_OK) { status = tt_file_write(t->ctx, path, json.data, json.size); }
+    tt_text_free(&json);
+    return status;
+}
+
+/* ---- training ----
+ * The distinct pieces of the text are laid end to end; each symbol is a token at a position, linked to its
+ * neighbours in the piece. A position is the left half of at most one pair, and all positions of one pair form a
+ * list, so that counts are exact at all times and a merge touches only where its pair occurs. The pairs stand in
+ * a heap, the most frequent on top. Total work: O(text * log(pairs)). */
+typedef struct tti_symbol {
+    int32_t id;
+    int32_t pair;                    /* of (this, next); -1 = none               */
+    uint32_t previous, next;         /* in the piece                             */
+    uint32_t earlier, later;         /* positions of the same pair               */
+    uint32_t piece;
+} tti_symbol;
+typedef struct tti_bpe_pair { int64_t count; int32_t left, right; uint32_t first, last; size_t heap_at; int barred; } tti_bpe_pair;
+typedef struct tti_bpe {
+    tt_context *ctx;
+    tti_dict pieces;                 /* bytes to count */
+    tti_symbol *symbols;
+    size_t n_symbols;
+    tti_bpe_pair *pairs;
+    size_t n_pairs, pairs_capacity;
+    tti_pair_map index;              /* (left, right) to its place in pairs */
+    int32_t *heap;
+    size_t heap_capacity;            /* n_pairs of it are in use */
+    uint32_t *places;                /* where the pair being merged occurs */
+    size_t places_capacity;
+} tti_bpe;
+
+static void tti_bpe_free(tti_bpe *b) {
+    tti_dict_free(&b->pieces);
+    tt_free(b->ctx, b->symbols, b->n_symbols, sizeof *b->symbols);
+    tt_free(b->ctx, b->pairs, b->pairs_capacity, sizeof *b->pairs);
+    tt_free(b->ctx, b->index.slots, b->index.n_slots, sizeof *b->index.slots);
+    tt_free(b->ctx, b->heap, b->heap_capacity, sizeof *b->heap);
+    tt_free(b->ctx, b->places, b->places_capacity, sizeof *b->places);
+}
+static tt_status tti_bpe_count(tti_bpe *b, const char *at, size_t size) {
+    tti_word *word = tti_dict_find(&b->pieces, at, size);
+    if (word) { word->value++; return TT_OK; }
+    return tti_dict_add(&b->pieces, at, size, 1) ? TT_OK : TT_ERR_MEM;
+}
+/* Reads the text in growing chunks. Only pieces that what follows cannot change are counted; the rest waits. */
+static tt_status tti_bpe_read(tti_bpe *b, tt_pretokenizer kind, tt_text_source text) {
+    size_t chunk = (size_t)1 << 16, got = 1;
+    tt_text wait = TT_INIT;
+    tt_status status = TT_OK;
+    wait.ctx = b->ctx;
+    while (got > 0 && status == TT_OK) {
+        const char *at, *end, *stop;
+        status = tti_text_reserve(&wait, chunk);
+        if (status != TT_OK) { break; }
+        got = text.read(text.user, wait.data + wait.size, chunk);
+        if (got > chunk) { status = tt_fail(b->ctx, TT_ERR_ARG, "tt_tokenizer_train: text.read gave %lu bytes, expected at most %lu", (unsigned long)got, (unsigned long)chunk); break; }
+        wait.size += got;
+        at = wait.data;
+        end = at + wait.size;
+        while (at < end && status == TT_OK) {
+            stop = tti_piece(kind, at, end);
+            if (got > 0 && end - stop < TTI_LOOK_AHEAD) { break; }
+            status = tti_bpe_count(b, at, (size_t)(stop - at));
+            at = stop;
+        }
+        if (at == wait.data && chunk < wait.size) { chunk = wait.size; }      /* a piece longer than the chunk: rescans stay linear */
+        wait.size = (size_t)(end - at);
+        memmove(wait.data, at, wait.size);
+    }
+    tt_text_free(&wait);
+    return status;
+}
+
+/* a before b: more frequent, then the smaller left id, then the smaller right id. */
+static int tti_bpe_before(const tti_bpe_pair *a, const tti_bpe_pair *b) {
+    if (a->count != b->count) { return a->count > b->count; }
+    return a->left != b->left ? a->left < b->left : a->right < b->right;
+}
+static void tti_bpe_set(tti_bpe *b, size_t at, int32_t pair) {
+    b->heap[at] = pair;
+    b->pairs[pair].heap_at = at;
+}
+/* Puts a pair whose count has changed back into its place in the heap. */
+static void tti_bpe_sift(tti_bpe *b, int32_t pair) {
+    const tti_bpe_pair *moved = &b->pairs[pair];
+    size_t at = moved->heap_at, child;
+    while (at > 0 && tti_bpe_before(moved, &b->pairs[b->heap[(at - 1) / 2]])) {
+        tti_bpe_set(b, at, b->heap[(at - 1) / 2]);
+        at = (at - 1) / 2;
+    }
+    while ((child = 2 * at + 1) < b->n_pairs) {
+        if (child + 1 < b->n_pairs && tti_bpe_before(&b->pairs[b->heap[child + 1]], &b->pairs[b->heap[child]])) { child++; }
+        if (!tti_bpe_before(&b->pairs[b->heap[child]], moved)) { break; }
+        tti_bpe_set(b, at, b->heap[child]);
+        at = child;
+    }
+    tti_bpe_set(b, at, pair);
+}
+static void tti_bpe_weigh(tti_bpe *b, int32_t pair, int64_t change) {
+    if (b->pairs[pair].barred) { return; }
+    b->pairs[pair].count += change;
+    tti_bpe_sift(b, pair);
+}
+static tt_status tti_bpe_pair_make(tti_bpe *b, int32_t left, int32_t right, int32_t *made) {
+    void *pairs = b->pairs, *heap = b->heap;
+    tti_bpe_pair *pair;
+    *made = (int32_t)b->n_pairs;
+    if (tti_grow(b->ctx, &pairs, &b->pairs_capacity, b->n_pairs + 1, sizeof *pair) != TT_OK) { return TT_ERR_MEM; }
+    b->pairs = (tti_bpe_pair *)pairs;
+    if (tti_grow(b->ctx, &heap, &b->heap_capacity, b->n_pairs + 1, sizeof *b->heap) != TT_OK) { return TT_ERR_MEM; }
+    b->heap = (int32_t *)heap;
+    if (tti_pair_add(b->ctx, &b->index, left, right, *made) != TT_OK) { return TT_ERR_MEM; }
+    pair = &b->pairs[b->n_pairs];
+    memset(pair, 0, sizeof *pair);
+    pair->left = left;
+    pair->right = right;
+    pair->first = pair->last = TTI_NOWHERE;
+    tti_bpe_set(b, b->n_pairs, *made);
+    b->n_pairs++;
+    tti_bpe_sift(b, *made);
+    return TT_OK;
+}
+/* Enters the pair (symbol, next) into its list. */
+static tt_status tti_bpe_link(tti_bpe *b, uint32_t at) {
+    tti_symbol *s = &b->symbols[at];
+    tti_bpe_pair *pair;
+    if (s->next == TTI_NOWHERE) { return TT_OK; }
+    s->pair = tti_pair_find(&b->index, s->id, b->symbols[s->next].id);
+    if (s->pair < 0 && tti_bpe_pair_make(b, s->id, b->symbols[s->next].id, &s->pair) != TT_OK) { s->pair = -1; return TT_ERR_MEM; }
+    pair = &b->pairs[s->pair];
+    s->earlier = pair->last;
+    s->later = TTI_NOWHERE;
+    if (pair->last == TTI_NOWHERE) { pair->first = at; } else { b->symbols[pair->last].later = at; }
+    pair->last = at;
+    tti_bpe_weigh(b, s->pair, b->pieces.words[s->piece].value);
+    return TT_OK;
+}
+static void tti_bpe_unlink(tti_bpe *b, uint32_t at) {
+    tti_symbol *s = &b->symbols[at];
+    tti_bpe_pair *pair;
+    if (s->pair < 0) { return; }
+    pair = &b->pairs[s->pair];
+    if (s->earlier == TTI_NOWHERE) { pair->first = s->later; } else { b->symbols[s->earlier].later = s->later; }
+    if (s->later == TTI_NOWHERE) { pair->last = s->earlier; } else { b->symbols[s->later].earlier = s->earlier; }
+    tti_bpe_weigh(b, s->pair, -b->pieces.words[s->piece].value);
+    s->pair = -1;
+}
+static tt_status tti_bpe_layout(tti_bpe *b, const int32_t byte_id[256]) {
+    tt_status status = TT_OK;
+    size_t n = b->pieces.bytes.size, i, k;
+    if (n >= (size_t)INT32_MAX) { return tt_fail(b->ctx, TT_ERR_ARG, "tt_tokenizer_train: different pieces have %lu bytes, expected less than 2^31 - 1", (unsigned long)n); }
+    b->symbols = (tti_symbol *)tt_alloc(b->ctx, n, sizeof *b->symbols);
+    if (!b->symbols) { return TT_ERR_MEM; }
+    b->n_symbols = n;
+    for (i = 0; i < b->pieces.n; i++) {
+        size_t begin = b->pieces.words[i].begin, end = begin + b->pieces.words[i].size;
+        for (k = begin; k < end; k++) {
+            tti_symbol *s = &b->symbols[k];
+            s->id = byte_id[(unsigned char)b->pieces.bytes.data[k]];
+            s->pair = -1;
+            s->piece = (uint32_t)i;
+            s->previous = k > begin ? (uint32_t)(k - 1) : TTI_NOWHERE;
+            s->next = k + 1 < end ? (uint32_t)(k + 1) : TTI_NOWHERE;
+        }
+    }
+    for (i = 0; i < n && status == TT_OK; i++) { status = tti_bpe_link(b, (uint32_t)i); }
+    return status;
+}
+static int tti_place_order(const void *a, const void *b) {
+    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+    return x < y ? -1 : x > y;
+}
+/* Replaces the pair by the token `id` wherever it occurs; "aaa" becomes "aa a", so the leftmost goes first. */
+static tt_status tti_bpe_merge(tti_bpe *b, int32_t pair, int32_t id) {
+    void *places = b->places;
+    size_t n = 0, i;
+    uint32_t at;
+    tt_status status = TT_OK;
+    for (at = b->pairs[pair].first; at != TTI_NOWHERE; at = b->symbols[at].later) { n++; }
+    if (tti_grow(b->ctx, &places, &b->places_capacity, n, sizeof *b->places) != TT_OK) { return TT_ERR_MEM; }
+    b->places = (uint32_t *)places;
+    for (i = 0, at = b->pairs[pair].first; at != TTI_NOWHERE; at = b->symbols[at].later) { b->places[i++] = at; }
+    for (i = 1; i < n && b->places[i - 1] < b->places[i]; i++) { }
+    if (i < n) { qsort(b->places, n, sizeof *b->places, tti_place_order); }
+    for (i = 0; i < n && status == TT_OK; i++) {
+        tti_symbol *s = &b->symbols[b->places[i]];
+        uint32_t gone = s->next, previous = s->previous;
+        if (s->pair != pair) { continue; }           /* overlapped the one before */
+        if (previous != TTI_NOWHERE) { tti_bpe_unlink(b, previous); }
+        tti_bpe_unlink(b, b->places[i]);
+        tti_bpe_unlink(b, gone);
+        s->id = id;
+        s->next = b->symbols[gone].next;
+        if (s->next != TTI_NOWHERE) { b->symbols[s->next].previous = b->places[i]; }
+        if (previous != TTI_NOWHERE) { status = tti_bpe_link(b, previous); }
+        if (status == TT_OK) { status = tti_bpe_link(b, b->places[i]); }
+    }
+    return status;
+}
+/* Merges the most frequent pair until the vocabulary is full or no pair is frequent enough. A merge that would
+ * spell a special token is barred: only TT_SPECIAL_PARSE may give one. Two merges may spell the same
+ * token; so a pair may come back after its merge, which then keeps its first rank. */
+static tt_status tti_bpe_train(tti_bpe *b, tt_tokenizer *t, size_t vocab_size, int64_t min_frequency) {
+    tt_text bytes = TT_INIT, key = TT_INIT;
+    tt_status status = TT_OK;
+    bytes.ctx = key.ctx = t->ctx;
+    while (t->n_tokens < vocab_size && b->n_pairs > 0 && status == TT_OK) {
+        int32_t best = b->heap[0], id = (int32_t)t->n_tokens;
+        const tti_bpe_pair *pair = &b->pairs[best];
+        const tti_token *left = &t->tokens[pair->left], *right = &t->tokens[pair->right];
+        const tti_word *known;
+        if (pair->count < min_frequency) { break; }
+        bytes.size = 0;
+        status = tt_text_append(&bytes, tti_token_bytes(t, left), left->size);
+        if (status == TT_OK) { status = tt_text_append(&bytes, tti_token_bytes(t, right), right->size); }
+        if (status == TT_OK) { status = tti_bytes_to_key(bytes.data, bytes.size, &key); }
+        if (status != TT_OK) { break; }
+        if (tti_dict_find(&t->added, key.data, key.size)) {
+            tti_bpe_weigh(b, best, -pair->count);
+            b->pairs[best].barred = 1;
+            continue;
+        }
+        known = tti_dict_find(&t->vocab, bytes.data, bytes.size);
+        if (known) { id = (int32_t)known->value; } else { status = tti_token_add(t, id, bytes.data, bytes.size); }
+        if (status == TT_OK && tti_pair_find(&t->ranks, b->pairs[best].left, b->pairs[best].right) < 0) {
+            status = tti_merge_add(t, b->pairs[best].left, b->pairs[best].right, id);
+        }
+        if (status == TT_OK) { status = tti_bpe_merge(b, best, id); }
+    }
+    tt_text_free(&bytes);
+    tt_text_free(&key);
+    return status;
+}
+
+static tt_status tti_train_special(tt_tokenizer *t, const tt_tokenizer_desc *desc) {
+    int i;
+    for (i = 0; i < desc->n_special_tokens; i++) {
+        const char *content = desc->special_tokens[i];
+        size_t size = content ? strlen(content) : 0;
+        uint32_t c = 0;
+        const char *wrong = NULL;
+        if (size == 0) { wrong = "empty, expected a text"; }
+        else if (!tti_utf8_valid(content, size)) { wrong = "no valid UTF-8"; }
+        else if (tti_utf8(content, content + size, &c) == size && tti_char_byte(c) >= 0) { wrong = "the name of a byte in tokenizer.json, expected a longer text"; }
+        else if (tti_dict_find(&t->added, content, size)) { wrong = "there twice"; }
+        if (wrong) { return tt_fail(t->ctx, TT_ERR_ARG, "tt_tokenizer_train: special_tokens[%d] is %s", i, wrong); }
+        if (tti_added_add(t, i, content, size, TTI_SPECIAL | TTI_IN_MODEL) != TT_OK) { return TT_ERR_MEM; }
+    }
+    return TT_OK;
+}
+/* One token per byte of the alphabet, in the order of the bytes' characters. */
+static tt_status tti_train_alphabet(tt_tokenizer *t, const tti_dict *pieces, const tt_tokenizer_desc *desc, size_t vocab_size) {
+    unsigned char seen[256];
+    size_t i, need = t->n_tokens;
+    int c;
+    memset(seen, desc->all_bytes ? 1 : 0, sizeof seen);
+    for (i = 0; i < pieces->bytes.size; i++) { seen[(unsigned char)pieces->bytes.data[i]] = 1; }
+    for (i = 0; i < 256; i++) { need += seen[i]; }
+    if (need > vocab_size) {
+        return tt_fail(t->ctx, TT_ERR_ARG, "tt_tokenizer_train: vocab_size is %lu, expected at least %lu: %lu special tokens and %lu bytes",
+                       (unsigned long)vocab_size, (unsigned long)need, (unsigned long)t->n_tokens, (unsigned long)(need - t->n_tokens));
+    }
+    for (c = 0; c < 324; c++) {
+        int b = tti_char_byte((uint32_t)c);
+        char byte = (char)b;
+        if (b < 0 || !seen[b]) { continue; }
+        if (tti_token_add(t, (int32_t)t->n_tokens, &byte, 1) != TT_OK) { return TT_ERR_MEM; }
+    }
+    return TT_OK;
+}
+static tt_status tti_train(tt_tokenizer *t, tti_bpe *b, const tt_tokenizer_desc *desc, tt_text_source text) {
+    int vocab_size = desc->vocab_size ? desc->vocab_size : 32000;
+    int min_frequency = desc->min_frequency ? desc->min_frequency : 2;
+    tt_status status;
+    if (vocab_size < 0 || vocab_size > TTI_MAX_VOCAB) { return tt_fail(t->ctx, TT_ERR_ARG, "tt_tokenizer_train: vocab_size is %d, expected 0 to %d", vocab_size, TTI_MAX_VOCAB); }
+    if (min_frequency < 0) { return tt_fail(t->ctx, TT_ERR_ARG, "tt_tokenizer_train: min_frequency is %d, expected >= 0", min_frequency); }
+    if ((int)desc->pretokenizer < 0 || desc->pretokenizer > TT_PRETOKENIZE_BYTES) { return tt_fail(t->ctx, TT_ERR_ARG, "tt_tokenizer_train: pretokenizer is %d, expected a tt_pretokenizer", (int)desc->pretokenizer); }
+    if (desc->n_special_tokens < 0 || desc->n_special_tokens > TTI_MAX_VOCAB) { return tt_fail(t->ctx, TT_ERR_ARG, "tt_tokenizer_train: n_special_tokens is %d, expected 0 to %d", desc->n_special_tokens, TTI_MAX_VOCAB); }
+    if (desc->n_special_tokens > 0 && !desc->special_tokens) { return tt_fail(t->ctx, TT_ERR_ARG, "tt_tokenizer_train: special_tokens is NULL, expected %d texts", desc->n_special_tokens); }
+    if (!text.read) { return tt_fail(t->ctx, TT_ERR_ARG, "tt_tokenizer_train: text.read is NULL, expected a function"); }
+    t->pretokenizer = desc->pretokenizer ? desc->pretokenizer : TT_PRETOKENIZE_GPT2;
+    status = tti_train_special(t, desc);
+    if (status == TT_OK) { status = tti_bpe_read(b, t->pretokenizer, text); }
+    if (status == TT_OK) { status = tti_train_alphabet(t, &b->pieces, desc, (size_t)vocab_size); }
+    if (status != TT_OK) { return status; }
+    tti_tokenizer_finish(t);                         /* for byte_id */
+    status = tti_bpe_layout(b, t->byte_id);
+    if (status == TT_OK) { status = tti_bpe_train(b, t, (size_t)vocab_size, min_frequency); }
+    tti_tokenizer_finish(t);
+    return status;
+}
+TT_API tt_tokenizer *tt_tokenizer_train(tt_context *ctx, const tt_tokenizer_desc *desc, tt_text_source text) {
+    static const tt_tokenizer_desc defaults = TT_INIT;
+    tt_tokenizer *t = tti_tokenizer_create(ctx);
+    tti_bpe b;
+    if (!t) { return NULL; }
+    memset(&b, 0, sizeof b);
+    b.ctx = b.pieces.bytes.ctx = ctx;
+    if (tti_train(t, &b, desc ? desc : &defaults, text) != TT_OK) {
+        tt_tokenizer_destroy(t);
+        t = NULL;
+    }
+    tti_bpe_free(&b);
+    return t;
+}
+/* ==== 6. model =============================================================================
+ * A model is a list of named parameters and one forward function. tti_layer points into the list by role;
+ * a NULL role is a switch that is off. The two families differ in three places: what stands before the
+ * first layer (GPT-2 adds learned positions), the norm, and the shape of attention and MLP inputs. */
+
+#define TTI_LAYER_PARAMS 20
+
+typedef struct tti_layer {
+    tt_tensor *norm1, *norm1_bias, *norm2, *norm2_bias;
+    tt_tensor *qkv, *qkv_bias;                           /* gpt2: one [C, 3C] matrix           */
+    tt_tensor *q, *k, *v, *q_bias, *k_bias, *v_bias;     /* others                             */
+    tt_tensor *q_norm, *k_norm;
+    tt_tensor *o, *o_bias;
+    tt_tensor *gate, *up, *down, *gate_bias, *up_bias, *down_bias;   /* gpt2: up = c_fc, no gate */
+    int use_rope;
+} tti_layer;
+
+struct tt_model {
+    tt_context *ctx;
+    tt_model_config config;
+    int n_params, max_params;
+    tt_tensor **params;               /* owned, in file order               */
+    tti_layer *layers;                /* [num_hidden_layers]                */
+    tt_tensor *embedding, *positions; /* positions: gpt2                    */
+    tt_tensor *norm, *norm_bias;
+    tt_tensor *head;                  /* the embedding if tied              */
+    tt_tensor *cos_table, *sin_table; /* [max_position_embeddings, head_dim/2] */
+};
+
+/* ---- config ---- */
+static int tti_is_qwen(const tt_model_config *c) { return strncmp(c->model_type, "qwen", 4) == 0; }
+
+/* Fills in defaults and checks what later code relies on. */
+static tt_status tti_config_resolve(tt_context *ctx, tt_model_config *c) {
+    static const char *const who = "tt_model_config";
+    if (!c->model_type[0]) { snprintf(c->model_type, sizeof c->model_type, "%s", c->gpt2 ? "gpt2" : "llama"); }
+    if (c->vocab_size < 1) { return tt_fail(ctx, TT_ERR_ARG, "%s: vocab_size is %d, expected >= 1", who, c->vocab_size); }
+    if (c->hidden_size < 1 || c->hidden_size > INT_MAX / 16) { return tt_fail(ctx, TT_ERR_ARG, "%s: hidden_size is %d, expected 1..%d", who, c->hidden_size, INT_MAX / 16); }
+    if (c->num_hidden_layers < 1 || c->num_hidden_layers > 1024) {
+        return tt_fail(ctx, TT_ERR_ARG, "%s: num_hidden_layers is %d, expected 1..1024", who, c->num_hidden_layers);
+    }
+    if (c->num_attention_heads < 1) { return tt_fail(ctx, TT_ERR_ARG, "%s: num_attention_heads is %d, expected >= 1", who, c->num_attention_heads); }
+    if (c->head_dim == 0) {
+        if (c->hidden_size % c->num_attention_heads) {
+            return tt_fail(ctx, TT_ERR_ARG, "%s: hidden_size is %d, expected a multiple of num_attention_heads %d", who, c->hidden_size, c->num_attention_heads);
+        }
+        c->head_dim = c->hidden_size / c->num_attention_heads;
+    }
+    if (c->head_dim < 1 || c->head_dim > 1024 || (!c->gpt2 && c->head_dim % 2)) { return tt_fail(ctx, TT_ERR_ARG, "%s: head_dim is %d, expected an even number in 2..1024", who, c->head_dim); }
+    if (c->num_key_value_heads == 0) { c->num_key_value_heads = c->num_attention_heads; }
+    if (c->num_key_value_heads < 1 || c->num_attention_heads % c->num_key_value_heads) {
+        return tt_fail(ctx, TT_ERR_ARG, "%s: num_key_value_heads is %d, expected a divisor of num_attention_heads %d", who, c->num_key_value_heads, c->num_attention_heads);
+    }
+    if (c->gpt2 && (c->num_key_value_heads != c->num_attention_heads || c->head_dim * c->num_attention_heads != c->hidden_size)) {
+        return tt_fail(ctx, TT_ERR_ARG, "%s: gpt2 wants as many key-value heads as heads (%d, %d) and head_dim %d = hidden_size / heads",
+                       who, c->num_key_value_heads, c->num_attention_heads, c->head_dim);
+    }
+    if (c->intermediate_size == 0) {
+        c->intermediate_size = c->gpt2 ? 4 * c->hidden_size : (c->hidden_size * 8 / 3 + 31) / 32 * 32;
+    }
+    if (c->intermediate_size < 1) { return tt_fail(ctx, TT_ERR_ARG, "%s: intermediate_size is %d, expected >= 1", who, c->intermediate_size); }
+    if (c->max_position_embeddings == 0) { c->max_position_embeddings = 2048; }
+    if (c->max_position_embeddings < 1) { return tt_fail(ctx, TT_ERR_ARG, "%s: max_position_embeddings is %d, expected >= 1", who, c->max_position_embeddings); }
+    if ((size_t)c->num_attention_heads * (size_t)c->head_dim > INT_MAX / 16) {
+        return tt_fail(ctx, TT_ERR_ARG, "%s: num_attention_heads %d x head_dim %d is too large", who, c->num_attention_heads, c->head_dim);
+    }
+    if (c->norm_eps == 0) { c->norm_eps = tti_is_qwen(c) ? 1e-6f : 1e-5f; }
+    if (c->rope_theta == 0) { c->rope_theta = 10000.0f; }
+    if (!(c->norm_eps > 0) || !(c->rope_theta > 0)) {
+        return tt_fail(ctx, TT_ERR_ARG, "%s: norm_eps is %g and rope_theta %g, expected both > 0", who, (double)c->norm_eps, (double)c->rope_theta);
+    }
+    if (c->no_rope_interval < 0) { return tt_fail(ctx, TT_ERR_ARG, "%s: no_rope_interval is %d, expected >= 0", who, c->no_rope_interval); }
+    return TT_OK;
+}
+
+/* ---- parameters ----
+ * A matrix starts from N(0, std), std < 0 means filled with -std (norm weights: 1), 0 zeros (biases). Each
+ * parameter has a random stream of its own, named by the parameter, so adding one changes no other. */
+static tt_tensor *tti_new_param(tt_model *m, const uint64_t *seed, double std, int rows, int cols, const char *format, int layer) {
+    tt_context *ctx = m->ctx;
+    char name[96];
+    int shape[2];
+    tt_tensor *t;
+    float *values;
+    size_t i;
+    tt_status status;
+    tt_rng rng;
+    snprintf(name, sizeof name, format, layer);
+    shape[0] = rows;
+    shape[1] = cols;
+    t = tt_parameter(ctx, cols ? 2 : 1, shape, name);
+    if (!t) { return NULL; }
+    m->params[m->n_params++] = t;
+    if (!seed || std == 0) { return t; }
+    values = (float *)tt_alloc(ctx, t->size, sizeof *values);
+    if (!values) { return NULL; }
+    rng.seed = *seed;
+    rng.stream = tt_hash(name, strlen(name), 0);
+    rng.index = 0;
+    for (i = 0; i < t->size; i++) { values[i] = (float)(std < 0 ? -std : std * tt_rng_normal(&rng)); }
+    status = tt_tensor_set(t, values);
+    tt_free(ctx, values, t->size, sizeof *values);
+    return status == TT_OK ? t : NULL;
+}
+/* model.layers.N of the Llama family */
+static int tti_llama_layer(tt_model *m, const uint64_t *seed, int n) {
+    const tt_model_config *c = &m->config;
+    tti_layer *l = &m->layers[n];
+    int hidden = c->hidden_size, inner = c->intermediate_size, dim = c->head_dim;
+    int q_dim = c->num_attention_heads * dim, kv_dim = c->num_key_value_heads * dim;
+    double in_std = 1.0 / sqrt((double)hidden), depth = sqrt(2.0 * c->num_hidden_layers);
+#define TTI_P(field, std, rows, cols, name) ((l->field = tti_new_param(m, seed, std, rows, cols, "model.layers.%d." name, n)) != NULL)
+    return TTI_P(norm1, -1, hidden, 0, "input_layernorm.weight")
+        && TTI_P(q, in_std, q_dim, hidden, "self_attn.q_proj.weight")
+        && TTI_P(k, in_std, kv_dim, hidden, "self_attn.k_proj.weight")
+        && TTI_P(v, in_std, kv_dim, hidden, "self_attn.v_proj.weight")
+        && TTI_P(o, 1.0 / sqrt((double)q_dim) / depth, hidden, q_dim, "self_attn.o_proj.weight")
+        && (!c->attention_bias || (TTI_P(q_bias, 0, q_dim, 0, "self_attn.q_proj.bias")
+                                   && TTI_P(k_bias, 0, kv_dim, 0, "self_attn.k_proj.bias")
+                                   && TTI_P(v_bias, 0, kv_dim, 0, "self_attn.v_proj.bias")))
+        && (!c->attention_out_bias || TTI_P(o_bias, 0, hidden, 0, "self_attn.o_proj.bias"))
+        && (!c->qk_norm || (TTI_P(q_norm, -1, dim, 0, "self_attn.q_norm.weight")
+                            && TTI_P(k_norm, -1, dim, 0, "self_attn.k_norm.weight")))
+        && TTI_P(norm2, -1, hidden, 0, "post_attention_layernorm.weight")
+        && TTI_P(gate, in_std, inner, hidden, "mlp.gate_proj.weight")
+        && TTI_P(up, in_std, inner, hidden, "mlp.up_proj.weight")
+        && TTI_P(down, 1.0 / sqrt((double)inner) / depth, hidden, inner, "mlp.down_proj.weight")
+        && (!c->mlp_bias || (TTI_P(gate_bias, 0, inner, 0, "mlp.gate_proj.bias")
+                             && TTI_P(up_bias, 0, inner, 0, "mlp.up_proj.bias")
+                             && TTI_P(down_bias, 0, hidden, 0, "mlp.down_proj.bias")));
+#undef TTI_P
+}
+/* transformer.h.N of GPT-2; its matrices are stored [in, out] */
+static int tti_gpt2_layer(tt_model *m, const uint64_t *seed, int n) {
+    const tt_model_config *c = &m->config;
+    tti_layer *l = &m->layers[n];
+    int hidden = c->hidden_size, inner = c->intermediate_size;
+    double depth = sqrt(2.0 * c->num_hidden_layers);
+#define TTI_P(field, std, rows, cols, name) ((l->field = tti_new_param(m, seed, std, rows, cols, "transformer.h.%d." name, n)) != NULL)
+    return TTI_P(norm1, -1, hidden, 0, "ln_1.weight") && TTI_P(norm1_bias, 0, hidden, 0, "ln_1.bias")
+        && TTI_P(qkv, 0.02, hidden, 3 * hidden, "attn.c_attn.weight") && TTI_P(qkv_bias, 0, 3 * hidden, 0, "attn.c_attn.bias")
+        && TTI_P(o, 0.02 / depth, hidden, hidden, "attn.c_proj.weight") && TTI_P(o_bias, 0, hidden, 0, "attn.c_proj.bias")
+        && TTI_P(norm2, -1, hidden, 0, "ln_2.weight") && TTI_P(norm2_bias, 0, hidden, 0, "ln_2.bias")
+        && TTI_P(up, 0.02, hidden, inner, "mlp.c_fc.weight") && TTI_P(up_bias, 0, inner, 0, "mlp.c_fc.bias")
+        && TTI_P(down, 0.02 / depth, inner, hidden, "mlp.c_proj.weight") && TTI_P(down_bias, 0, hidden, 0, "mlp.c_proj.bias");
+#undef TTI_P
+}
+static int tti_model_params(tt_model *m, const uint64_t *seed) {
+    const tt_model_config *c = &m->config;
+    int gpt2 = c->gpt2, hidden = c->hidden_size, n;
+    double embedding_std = gpt2 || c->tie_word_embeddings ? 0.02 : 1.0;
+    m->embedding = tti_new_param(m, seed, embedding_std, c->vocab_size, hidden, gpt2 ? "transformer.wte.weight" : "model.embed_tokens.weight", 0);
+    if (!m->embedding) { return 0; }
+    if (gpt2 && !(m->positions = tti_new_param(m, seed, 0.02, c->max_position_embeddings, hidden, "transformer.wpe.weight", 0))) { return 0; }
+    for (n = 0; n < c->num_hidden_layers; n++) {
+        if (!(gpt2 ? tti_gpt2_layer(m, seed, n) : tti_llama_layer(m, seed, n))) { return 0; }
+        m->layers[n].use_rope = !gpt2 && !(c->no_rope_interval && (n + 1) % c->no_rope_interval == 0);
+    }
+    m->norm = tti_new_param(m, seed, -1, hidden, 0, gpt2 ? "transformer.ln_f.weight" : "model.norm.weight", 0);
+    if (!m->norm) { return 0; }
+    if (gpt2 && !(m->norm_bias = tti_new_param(m, seed, 0, hidden, 0, "transformer.ln_f.bias", 0))) { return 0; }
+    m->head = c->tie_word_embeddings ? m->embedding : tti_new_param(m, seed, 0.02, c->vocab_size, hidden, "lm_head.weight", 0);
+    return m->head != NULL;
+}
+
+/* Angle of pair i at position p: p * theta^(-2i/d) (RoFormer, arXiv 2104.09864), in single precision like
+ * the reference implementations. Llama 3.1 slows the low frequencies down by `factor`, with a smooth
+ * passage between the two wave lengths that the factors name. */
+static float tti_rope_frequency(const tt_model_config *c, int i) {
+    const tt_rope_scaling *s = &c->rope_scaling;
+    double f = 1.0 / pow((double)c->rope_theta, 2.0 * i / c->head_dim), turns, smooth;
+    if (s->factor == 0) { return (float)f; }
+    turns = s->original_max_position_embeddings * f / 6.283185307179586;     /* within the original context */
+    if (turns < s->low_freq_factor) { return (float)(f / s->factor); }
+    if (turns > s->high_freq_factor) { return (float)f; }
+    smooth = (turns - s->low_freq_factor) / (s->high_freq_factor - s->low_freq_factor);
+    return (float)((1.0 - smooth) * f / s->factor + smooth * f);
+}
+static tt_status tti_rope_tables(tt_model *m) {
+    tt_context *ctx = m->ctx;
+    int half = m->config.head_dim / 2, n = m->config.max_position_embeddings, shape[2], p, i;
+    size_t size;
+    float *cosines, *sines;
+    tt_status status = TT_ERR_MEM;
+    shape[0] = n;
+    shape[1] = half;
+    m->cos_table = tt_tensor_create(ctx, TT_F32, 2, shape, "rope.cos");
+    m->sin_table = m->cos_table ? tt_tensor_create(ctx, TT_F32, 2, shape, "rope.sin") : NULL;
+    if (!m->sin_table) { return TT_ERR_MEM; }
+    size = m->cos_table->size;
+    cosines = (float *)tt_alloc(ctx, size, sizeof(float));
+    sines = (float *)tt_alloc(ctx, size, sizeof(float));
+    if (cosines && sines) {
+        for (i = 0; i < half; i++) {
+            float frequency = tti_rope_frequency(&m->config, i);
+            for (p = 0; p < n; p++) {
+                float angle = (float)p * frequency;
+                cosines[(size_t)p * (size_t)half + (size_t)i] = (float)cos((double)angle);
+                sines[(size_t)p * (size_t)half + (size_t)i] = (float)sin((double)angle);
+            }
+        }
+        status = tt_tensor_set(m->cos_table, cosines);
+        if (status == TT_OK) { status = tt_tensor_set(m->sin_table, sines); }
+    }
+    tt_free(ctx, cosines, size, sizeof(float));
+    tt_free(ctx, sines, size, sizeof(float));
+    return status;
+}
+/* seed NULL: parameters stay zero, for a caller that fills them all. */
+static tt_model *tti_model_new(tt_context *ctx, const tt_model_config *config, const uint64_t *seed) {
+    tt_model *m;
+    tt_model_config c = *config;
+    if (ctx->broken != TT_OK || tti_config_resolve(ctx, &c) != TT_OK) { return NULL; }
+    m = (tt_model *)tt_alloc(ctx, 1, sizeof *m);
+    if (!m) { return NULL; }
+    m->ctx = ctx;
+    m->config = c;
+    m->max_params = c.num_hidden_layers * TTI_LAYER_PARAMS + 5;
+    m->params = (tt_tensor **)tt_alloc(ctx, (size_t)m->max_params, sizeof *m->params);
+    m->layers = (tti_layer *)tt_alloc(ctx, (size_t)c.num_hidden_layers, sizeof *m->layers);
+    if (!m->params || !m->layers || !tti_model_params(m, seed) || (!c.gpt2 && tti_rope_tables(m) != TT_OK)) {
+        tt_model_destroy(m);
+        return NULL;
+    }
+    return m;
+}
+TT_API tt_model *tt_model_create(tt_context *ctx, const tt_model_config *config, uint64_t seed) { return tti_model_new(ctx, config, &seed); }
+TT_API void tt_model_destroy(tt_model *m) {
+    int i;
+    if (!m) { return; }
+    for (i = 0; i < m->n_params; i++) { tt_tensor_destroy(m->params[i]); }
+    tt_tensor_destroy(m->cos_table);
+    tt_tensor_destroy(m->sin_table);
+    tt_free(m->ctx, m->params, (size_t)m->max_params, sizeof *m->params);
+    tt_free(m->ctx, m->layers, (size_t)m->config.num_hidden_layers, sizeof *m->layers);
+    tt_free(m->ctx, m, 1, sizeof *m);
+}
+TT_API tt_status tt_model_assign(tt_model *to, const tt_model *from) {
+    int i;
+    if (to->n_params != from->n_params) { return tt_fail(to->ctx, TT_ERR_SHAPE, "tt_model_assign: %d parameters, expected %d", from->n_params, to->n_params); }
+    for (i = 0; i < to->n_params; i++) {
+        tt_tensor *a = to->params[i], *b = from->params[i];
+        if (strcmp(a->name, b->name) != 0 || a->size != b->size || a->shape[0] != b->shape[0]) {
+            return tt_fail(to->ctx, TT_ERR_SHAPE, "tt_model_assign: parameter %d is %s [%d,%d], expected %s [%d,%d]", i, b->name, b->shape[0], b->shape[1], a->name, a->shape[0], a->shape[1]);
+        }
+    }
+    for (i = 0; i < to->n_params; i++) {
+        tt_status status = to->ctx->backend->copy(to->ctx, to->params[i]->data, from->params[i]->data, to->params[i]->size * sizeof(float));
+        if (status != TT_OK) { return status; }
+    }
+    return TT_OK;
+}
+TT_API tt_model *tt_model_copy(const tt_model *from) {
+    tt_model *m = tti_model_new(from->ctx, &from->config, NULL);
+    int i;
+    if (m && tt_model_assign(m, from) != TT_OK) { tt_model_destroy(m); return NULL; }
+    for (i = 0; m && i < m->n_params; i++) { m->params[i]->requires_grad = 0; }
+    return m;
+}
+TT_API const tt_model_config *tt_model_config_get(const tt_model *m) { return &m->config; }
+TT_API tt_context *tt_model_context(const tt_model *m) { return m->ctx; }
+TT_API int tt_model_n_params(const tt_model *m) { return m->n_params; }
+TT_API tt_tensor *tt_model_param(const tt_model *m, int index) { return index >= 0 && index < m->n_params ? m->params[index] : NULL; }
+TT_API tt_tensor *tt_model_param_find(const tt_model *m, const char *name) {
+    int i;
+    for (i = 0; i < m->n_params; i++) { if (strcmp(m->params[i]->name, name) == 0) { return m->params[i]; } }
+    return NULL;
+}
+TT_API size_t tt_model_size(const tt_model *m) {
+    size_t size = 0;
+    int i;
+    for (i = 0; i < m->n_params; i++) { size += m->params[i]->size; }
+    return size;
+}
+TT_API void tt_model_zero_grad(tt_model *m) {
+    int i;
+    for (i = 0; i < m->n_params; i++) { tti_graph_ok(m->ctx, tt_zero_grad(m->params[i])); }
+}
+
+/* ---- forward ---- */
+static tt_status tti_cache_advance(const tt_batch *batch);      /* chapter 8 */
+
+static tt_tensor *tti_norm_apply(const tt_model *m, tt_tensor *x, tt_tensor *w, tt_tensor *bias) {
+    return bias ? tt_layernorm(m->ctx, x, w, bias, m->config.norm_eps) : tt_rmsnorm(m->ctx, x, w, m->config.norm_eps);
+}
+/* RMSNorm over each head's own channels (Qwen3). */
+static tt_tensor *tti_head_norm(const tt_model *m, tt_tensor *x, tt_tensor *w) {
+    int heads[2], flat[2];
+    if (!w || !x) { return x; }
+    flat[0] = x->shape[0];
+    flat[1] = x->shape[1];
+    heads[0] = (int)(x->size / (size_t)m->config.head_dim);
+    heads[1] = m->config.head_dim;
+    return tt_view(m->ctx, tt_rmsnorm(m->ctx, tt_view(m->ctx, x, 2, heads), w, m->config.norm_eps), 2, flat);
+}
+static tt_tensor *tti_attention_block(const tt_model *m, const tti_layer *l, int layer, tt_tensor *x, const tt_batch *batch) {
+    const tt_model_config *c = &m->config;
+    tt_context *ctx = m->ctx;
+    tt_attention_desc attention = TT_INIT;
+    tt_tensor *q, *k, *v, *y;
+    attention.n_heads = c->num_attention_heads;
+    attention.n_kv_heads = c->num_key_value_heads;
+    attention.head_dim = c->head_dim;
+    attention.layer = layer;
+    if (l->qkv) {
+        tt_tensor *qkv = tt_matmul(ctx, x, l->qkv, l->qkv_bias);
+        q = tt_columns(ctx, qkv, 0, c->hidden_size);
+        k = tt_columns(ctx, qkv, c->hidden_size, c->hidden_size);
+        v = tt_columns(ctx, qkv, 2 * c->hidden_size, c->hidden_size);
+    } else {
+        q = tti_head_norm(m, tt_linear(ctx, x, l->q, l->q_bias), l->q_norm);
+        k = tti_head_norm(m, tt_linear(ctx, x, l->k, l->k_bias), l->k_norm);
+        v = tt_linear(ctx, x, l->v, l->v_bias);
+    }
+    if (l->use_rope) {
+        q = tt_rope(ctx, q, m->cos_table, m->sin_table, batch, c->head_dim);
+        k = tt_rope(ctx, k, m->cos_table, m->sin_table, batch, c->head_dim);
+    }
+    y = tt_attention(ctx, q, k, v, batch, &attention);
+    return l->qkv ? tt_matmul(ctx, y, l->o, l->o_bias) : tt_linear(ctx, y, l->o, l->o_bias);
+}
+static tt_tensor *tti_mlp_block(const tt_model *m, const tti_layer *l, tt_tensor *x) {
+    tt_context *ctx = m->ctx;
+    if (m->config.gpt2) { return tt_matmul(ctx, tt_gelu(ctx, tt_matmul(ctx, x, l->up, l->up_bias), 1), l->down, l->down_bias); }
+    return tt_linear(ctx, tt_swiglu(ctx, tt_linear(ctx, x, l->gate, l->gate_bias), tt_linear(ctx, x, l->up, l->up_bias)), l->down, l->down_bias);
+}
+typedef struct tti_layer_call { tt_model *model; const tt_batch *batch; int layer; } tti_layer_call;
+/* One layer, in the form that tt_checkpoint can run twice. */
+static tt_tensor *tti_layer_forward(tt_context *ctx, void *user, tt_tensor *const *inputs, int n_inputs) {
+    tti_layer_call *call = (tti_layer_call *)user;
+    const tt_model *m = call->model;
+    const tti_layer *l = &m->layers[call->layer];
+    tt_tensor *x = inputs[0];
+    (void)n_inputs;
+    x = tt_add(ctx, x, tti_attention_block(m, l, call->layer, tti_norm_apply(m, x, l->norm1, l->norm1_bias), call->batch));
+    return tt_add(ctx, x, tti_mlp_block(m, l, tti_norm_apply(m, x, l->norm2, l->norm2_bias)));
+}
+/* The residual stream after the last layer, before the last norm. */
+static tt_tensor *tti_model_body(tt_model *m, const tt_batch *batch) {
+    tt_context *ctx = m->ctx;
+    tt_tensor *x;
+    int n;
+    if (!batch) { tti_inputs_ok(ctx, "tt_model_forward: batch", (tt_tensor *const *)&batch, 1); return NULL; }
+    x = tt_embedding(ctx, m->embedding, batch->tokens, batch->n_tokens);
+    if (m->positions) {
+        for (n = 0; n < batch->n_tokens; n++) {
+            if (batch->positions[n] < m->config.max_position_embeddings) { continue; }
+            return tti_graph_fail(ctx, "tt_model_forward", "position (max_position_embeddings too small)", batch->positions[n], m->config.max_position_embeddings - 1);
+        }
+        x = tt_add(ctx, x, tt_embedding(ctx, m->positions, batch->positions, batch->n_tokens));
+    }
+    for (n = 0; n < m->config.num_hidden_layers && x; n++) {
+        tti_layer_call *call = (tti_layer_call *)tti_step_alloc(ctx, sizeof *call);
+        if (!call) { ctx->graph_error = 1; return NULL; }
+        call->model = m;
+        call->batch = batch;
+        call->layer = n;
+        x = m->config.recompute && !batch->cache ? tt_checkpoint(ctx, tti_layer_forward, call, &x, 1) : tti_layer_forward(ctx, call, &x, 1);
+    }
+    if (x && batch->cache && !tti_graph_ok(ctx, tti_cache_advance(batch))) { return NULL; }
+    return x;
+}
+TT_API tt_tensor *tt_model_forward(tt_model *m, const tt_batch *batch) {
+    return tti_norm_apply(m, tti_model_body(m, batch), m->norm, m->norm_bias);
+}
+TT_API tt_tensor *tt_model_logits(tt_model *m, tt_tensor *hidden) { return tt_linear(m->ctx, hidden, m->head, NULL); }
+TT_API tt_tensor *tt_model_logprobs(tt_model *m, const tt_batch *batch, float temperature, tt_tensor **entropy_out) {
+    tt_tensor *x = tti_model_body(m, batch);
+    if (entropy_out) { *entropy_out = NULL; }
+    if (!x) { return NULL; }
+    if (batch->n_targets < 1) { return tti_graph_fail(m->ctx, "tt_model_logprobs", "n_targets of the batch", batch->n_targets, 1); }
+    x = tti_norm_apply(m, tt_gather_rows(m->ctx, x, batch->target_rows, batch->n_targets), m->norm, m->norm_bias);
+    return tt_token_logprobs(m->ctx, x, m->head, batch->targets, temperature, entropy_out);
+}
+
+/* ==== 7. checkpoint ========================================================================
+ * safetensors: eight bytes N (little endian), N bytes of JSON that name each tensor's type, shape and place,
+ * then the tensors' bytes end to end. The reader maps the file and trusts nothing in it: every tensor must
+ * lie inside, have the size that its shape says, and the tensors together must cover the data exactly. */
+
+typedef struct tti_entry {
+    const char *name;            /* in the parsed header     */
+    const char *type;            /* "F32", "BF16", ...       */
+    size_t bytes_each, size, begin, end;
+    int ndim;
+    size_t shape[8];
+} tti_entry;
+struct tt_safetensors {
+    tt_context *ctx;
+    char *path;
+    const unsigned char *bytes;  /* the whole file           */
+    size_t size;
+    int mapped;
+    tt_text text;                /* holds it if not mapped   */
+    tt_json *header;
+    tti_entry *entries;
+    size_t n;
+};
+
+/* ---- reading ---- */
+static size_t tti_type_bytes(const char *type) {
+    static const struct { const char *name; size_t bytes; } types[] = {
+        {"F32", 4}, {"F16", 2}, {"BF16", 2}, {"F64", 8}, {"I64", 8}, {"I32", 4}, {"I16", 2}, {"I8", 1},
+        {"U64", 8}, {"U32", 4}, {"U16", 2}, {"U8", 1}, {"BOOL", 1}, {"F8_E4M3", 1}, {"F8_E5M2", 1},
+    };
+    size_t i;
+    for (i = 0; i < sizeof types / sizeof types[0]; i++) { if (strcmp(type, types[i].name) == 0) { return types[i].bytes; } }
+    return 0;
+}
+/* A JSON number that is a whole number in 0..2^53. */
+static int tti_json_size(const tt_json *node, size_t *out) {
+    if (!node || node->type != TT_JSON_NUMBER || !(node->number >= 0 && node->number <= 9007199254740992.0) || floor(node->number) != node->number) { return 0; }
+    if (node->number > (double)SIZE_MAX) { return 0; }
+    *out = (size_t)node->number;
+    return 1;
+}
+static tt_status tti_entry_parse(tt_safetensors *st, const tt_json *node, size_t data_size, tti_entry *e) {
+    const tt_json *shape = tt_json_get(node, "shape"), *offsets = tt_json_get(node, "data_offsets"), *dim;
+    size_t bytes = 0;
+    e->name = node->key;
+    if (strlen(node->key) != node->key_length) { return tt_fail(st->ctx, TT_ERR_FILE, "%s: the name of tensor %s holds a zero byte", st->path, e->name); }
+    e->type = tt_json_text(node, "dtype", "");
+    e->bytes_each = tti_type_bytes(e->type);
+    if (!e->bytes_each) { return tt_fail(st->ctx, TT_ERR_FILE, "%s: tensor %s has dtype \"%s\", expected F32, F16, BF16, ...", st->path, e->name, e->type); }
+    if (!shape || shape->type != TT_JSON_ARRAY || shape->length > 8) { return tt_fail(st->ctx, TT_ERR_FILE, "%s: tensor %s has no shape of at most 8 numbers", st->path, e->name); }
+    for (e->size = 1, dim = shape->child; dim; dim = dim->next) {
+        if (!tti_json_size(dim, &e->shape[e->ndim]) || !tti_mul_size(e->size, e->shape[e->ndim], &e->size)) {
+            return tt_fail(st->ctx, TT_ERR_FILE, "%s: tensor %s: shape[%d] is %g, expected a size", st->path, e->name, e->ndim, dim->number);
+        }
+        e->ndim++;
+    }
+    if (!offsets || offsets->length != 2 || !tti_json_size(offsets->child, &e->begin) || !tti_json_size(offsets->child->next, &e->end) || e->begin > e->end || e->end > data_size) {
+        return tt_fail(st->ctx, TT_ERR_FILE, "%s: tensor %s: data_offsets are not two places in 0..%lu", st->path, e->name, (unsigned long)data_size);
+    }
+    if (!tti_mul_size(e->size, e->bytes_each, &bytes) || bytes != e->end - e->begin) {
+        return tt_fail(st->ctx, TT_ERR_FILE, "%s: tensor %s holds %lu bytes, its shape wants %lu", st->path, e->name, (unsigned long)(e->end - e->begin), (unsigned long)bytes);
+    }
+    return TT_OK;
+}
+static int tti_entry_by_begin(const void *a, const void *b) {
+    const tti_entry *x = *(const tti_entry *const *)a, *y = *(const tti_entry *const *)b;
+    if (x->begin != y->begin) { return x->begin < y->begin ? -1 : 1; }
+    return x->end < y->end ? -1 : x->end > y->end;
+}
+static int tti_entry_by_name(const void *a, const void *b) { return strcmp((*(const tti_entry *const *)a)->name, (*(const tti_entry *const *)b)->name); }
+/* No name twice, no byte twice, no byte unused. */
+static tt_status tti_entries_check(tt_safetensors *st, size_t data_size) {
+    const tti_entry **order = (const tti_entry **)tt_alloc(st->ctx, st->n, sizeof *order);
+    tt_status status = TT_OK;
+    size_t i, at = 0;
+    if (!order) { return TT_ERR_MEM; }
+    for (i = 0; i < st->n; i++) { order[i] = &st->entries[i]; }
+    if (st->n > 1) { qsort(order, st->n, sizeof *order, tti_entry_by_name); }
+    for (i = 1; i < st->n && status == TT_OK; i++) {
+        if (strcmp(order[i]->name, order[i - 1]->name) == 0) { status = tt_fail(st->ctx, TT_ERR_FILE, "%s: tensor %s stands there twice", st->path, order[i]->name); }
+    }
+    if (st->n > 1) { qsort(order, st->n, sizeof *order, tti_entry_by_begin); }
+    for (i = 0; i < st->n && status == TT_OK; i++) {
+        if (order[i]->begin != at) {
+            status = tt_fail(st->ctx, TT_ERR_FILE, "%s: tensor %s begins at byte %lu of the data, expected %lu", st->path, order[i]->name, (unsigned long)order[i]->begin, (unsigned long)at);
+        }
+        at = order[i]->end;
+    }
+    if (status == TT_OK && at != data_size) { status = tt_fail(st->ctx, TT_ERR_FILE, "%s: tensors end at byte %lu of the data, the file at %lu", st->path, (unsigned long)at, (unsigned long)data_size); }
+    tt_free(st->ctx, order, st->n, sizeof *order);
+    return status;
+}
+static tt_status tti_safetensors_parse(tt_safetensors *st) {
+    tt_context *ctx = st->ctx;
+    uint64_t length = 0;
+    const tt_json *node;
+    const tt_json *metadata;
+    size_t data_size, begin;
+    int i;
+    if (st->size < 8) { return tt_fail(ctx, TT_ERR_FILE, "%s: %lu bytes are no safetensors file", st->path, (unsigned long)st->size); }
+    for (i = 7; i >= 0; i--) { length = length << 8 | st->bytes[i]; }
+    if (length > st->size - 8 || length > 100000000) {
+        return tt_fail(ctx, TT_ERR_FILE, "%s: header length is %.0f, expected at most %lu (bytes left in the file)", st->path, (double)length, (unsigned long)(st->size - 8));
+    }
+    begin = 8 + (size_t)length;
+    data_size = st->size - begin;
+    st->header = tt_json_parse(ctx, (const char *)st->bytes + 8, (size_t)length);
+    if (!st->header) {
+        char reason[TTI_ERROR_SIZE];
+        if (tt_error_status(ctx) == TT_ERR_MEM) { return TT_ERR_MEM; }
+        snprintf(reason, sizeof reason, "%s", tt_error(ctx));
+        return tt_fail(ctx, TT_ERR_FILE, "%s: header: %.300s", st->path, reason);
+    }
+    if (st->header->type != TT_JSON_OBJECT) { return tt_fail(ctx, TT_ERR_FILE, "%s: header is no JSON object", st->path); }
+    metadata = tt_json_get(st->header, "__metadata__");
+    if (metadata && metadata->type != TT_JSON_OBJECT) { return tt_fail(ctx, TT_ERR_FILE, "%s: __metadata__ in the header is no object", st->path); }
+    st->entries = (tti_entry *)tt_alloc(ctx, st->header->length + 1, sizeof *st->entries);
+    if (!st->entries) { return TT_ERR_MEM; }
+    for (node = st->header->child; node; node = node->next) {
+        if (strcmp(node->key, "__metadata__") == 0) { continue; }
+        if (tti_entry_parse(st, node, data_size, &st->entries[st->n]) != TT_OK) { return tt_error_status(ctx); }
+        st->n++;
+    }
+    if (tti_entries_check(st, data_size) != TT_OK) { return tt_error_status(ctx); }
+    for (i = 0; i < (int)st->n; i++) {
+        st->entries[i].begin += begin;
+        st->entries[i].end += begin;
+    }
+    return TT_OK;
+}
+/* Maps the file where the system can, else reads it. */
+static tt_status tti_safetensors_map(tt_safetensors *st) {
+    tt_status status;
+#ifdef TTI_POSIX
+    struct stat info;
+    int fd = open(st->path, O_RDONLY);
+    void *memory = MAP_FAILED;
+    if (fd < 0 || fstat(fd, &info) != 0) {
+        status = tt_fail(st->ctx, TT_ERR_IO, "cannot open %s: %s", st->path, strerror(errno));
+        if (fd >= 0) { close(fd); }
+        return status;
+    }
+    if (info.st_size > 0 && S_ISREG(info.st_mode)) { memory = mmap(NULL, (size_t)info.st_size, PROT_READ, MAP_PRIVATE, fd, 0); }
+    close(fd);
+    if (memory != MAP_FAILED) {
+        st->bytes = (const unsigned char *)memory;
+        st->size = (size_t)info.st_size;
+        st->mapped = 1;
+        return TT_OK;
+    }
+#endif
+    status = tt_file_read(st->ctx, st->path, &st->text);
+    st->bytes = (const unsigned char *)st->text.data;
+    st->size = st->text.size;
+    return status;
+}
+TT_API tt_safetensors *tt_safetensors_open(tt_context *ctx, const char *path) {
+    tt_safetensors *st = (tt_safetensors *)tt_alloc(ctx, 1, sizeof *st);
+    if (!st) { return NULL; }
+    st->ctx = st->text.ctx = ctx;
+    st->path = tti_strdup(ctx, path);
+    if (!st->path || tti_safetensors_map(st) != TT_OK || tti_safetensors_parse(st) != TT_OK) { tt_safetensors_close(st); return NULL; }
+    return st;
+}
+TT_API void tt_safetensors_close(tt_safetensors *st) {
+    if (!st) { return; }
+    if (st->entries) { tt_free(st->ctx, st->entries, st->header->length + 1, sizeof *st->entries); }
+    tt_json_free(st->ctx, st->header);
+#ifdef TTI_POSIX
+    if (st->mapped) { munmap((void *)(uintptr_t)st->bytes, st->size); }
+#endif
+    tt_text_free(&st->text);
+    tti_strfree(st->ctx, st->path);
+    tt_free(st->ctx, st, 1, sizeof *st);
+}
+TT_API int tt_safetensors_count(const tt_safetensors *st) { return (int)st->n; }
+TT_API tt_safetensors_info tt_safetensors_info_get(const tt_safetensors *st, int index) {
+    tt_safetensors_info info = TT_INIT;
+    const tti_entry *e;
+    if (index < 0 || (size_t)index >= st->n) { return info; }
+    e = &st->entries[index];
+    info.name = e->name;
+    info.dtype = strcmp(e->type, "F32") == 0 ? TT_F32 : strcmp(e->type, "BF16") == 0 ? TT_BF16 : strcmp(e->type, "F16") == 0 ? TT_F16 : TT_I32;
+    info.ndim = e->ndim;
+    memcpy(info.shape, e->shape, sizeof info.shape);
+    info.size = e->size;
+    return info;
+}
+TT_API int tt_safetensors_find(const tt_safetensors *st, const char *name) {
+    size_t i;
+    for (i = 0; i < st->n; i++) { if (strcmp(st->entries[i].name, name) == 0) { return (int)i; } }
+    return -1;
+}
+TT_API tt_status tt_safetensors_read(tt_safetensors *st, int index, float *out) {
+    const tti_entry *e;
+    const unsigned char *from;
+    size_t i;
+    if (index < 0 || (size_t)index >= st->n) { return tt_fail(st->ctx, TT_ERR_ARG, "tt_safetensors_read: index is %d, expected 0..%d", index, (int)st->n - 1); }
+    e = &st->entries[index];
+    from = st->bytes + e->begin;
+    if (strcmp(e->type, "F32") == 0) { memcpy(out, from, e->size * 4); return TT_OK; }
+    if (strcmp(e->type, "BF16") == 0 || strcmp(e->type, "F16") == 0) {
+        for (i = 0; i < e->size; i++) {
+            uint16_t half;
+            memcpy(&half, from + 2 * i, 2);
+            out[i] = e->type[0] == 'B' ? tti_from_bf16(half) : tti_from_f16(half);
+        }
+        return TT_OK;
+    }
+    return tt_fail(st->ctx, TT_ERR_FILE, "%s: tensor %s has dtype %s, expected F32, F16 or BF16", st->path, e->name, e->type);
+}
+TT_API const char *tt_safetensors_metadata(const tt_safetensors *st, const char *key) {
+    return tt_json_text(tt_json_get(st->header, "__metadata__"), key, NULL);
+}
+
+/* ---- writing ---- */
+static tt_status tti_safetensors_header(const tt_named *tensors, int n, const char *key, const char *value, tt_text *out) {
+    tt_status status = tt_text_format(out, "{\"__metadata__\":{\"format\":\"pt\"");
+    size_t at = 0, used;
+    int i, d;
+    if (status == TT_OK && key) {
+        status = tt_text_format(out, ",\"%s\":", key);
+        if (status == TT_OK) { status = tt_text_json(out, value, strlen(value)); }
+    }
+    if (status == TT_OK) { status = tt_text_append(out, "}", 1); }
+    for (i = 0; i < n && status == TT_OK; i++) {
+        const tt_tensor *t = tensors[i].tensor;
+        status = tt_text_append(out, ",", 1);
+        if (status == TT_OK) { status = tt_text_json(out, tensors[i].name, strlen(tensors[i].name)); }
+        if (status == TT_OK) { status = tt_text_format(out, ":{\"dtype\":\"F32\",\"shape\":["); }
+        for (d = 0; d < t->ndim && status == TT_OK; d++) { status = tt_text_format(out, "%s%d", d ? "," : "", t->shape[d]); }
+        if (status == TT_OK) { status = tt_text_format(out, "],\"data_offsets\":[%.0f,%.0f]}", (double)at, (double)(at + 4 * t->size)); }
+        at += 4 * t->size;
+    }
+    if (status == TT_OK) { status = tt_text_append(out, "}", 1); }
+    for (used = out->size; status == TT_OK && used % 8; used++) { status = tt_text_append(out, " ", 1); }
+    return status;
+}
+static int tti_named_order(const void *a, const void *b) { return strcmp(*(const char *const *)a, *(const char *const *)b); }
+/* A name that stands twice would make a file that no reader accepts. */
+static tt_status tti_named_check(tt_context *ctx, const char *path, const tt_named *tensors, int n) {
+    const char **names = (const char **)tt_alloc(ctx, (size_t)n, sizeof *names);
+    tt_status status = TT_OK;
+    int i;
+    if (!names) { return TT_ERR_MEM; }
+    for (i = 0; i < n && status == TT_OK; i++) {
+        names[i] = tensors[i].name;
+        status = tti_want_f32(tensors[i].tensor, path);
+    }
+    if (n > 1 && status == TT_OK) { qsort(names, (size_t)n, sizeof *names, tti_named_order); }
+    for (i = 1; i < n && status == TT_OK; i++) {
+        if (strcmp(names[i], names[i - 1]) == 0) { status = tt_fail(ctx, TT_ERR_ARG, "%s: tensor %s is listed twice", path, names[i]); }
+    }
+    tt_free(ctx, names, (size_t)n, sizeof *names);
+    return status;
+}
+static size_t tti_named_largest(const tt_named *tensors, int n) {
+    size_t largest = 1;
+    int i;
+    for (i = 0; i < n; i++) { if (tensors[i].tensor->size > largest) { largest = tensors[i].tensor->size; } }
+    return largest;
+}
+static tt_status tti_safetensors_write(tt_context *ctx, const char *path, const tt_named *tensors, int n, const char *key, const char *value) {
+    tt_text header = TT_INIT;
+    tti_writer writer;
+    unsigned char length[8];
+    float *values = NULL;
+    size_t largest = tti_named_largest(tensors, n);
+    tt_status status = tti_named_check(ctx, path, tensors, n);
+    int i;
+    header.ctx = ctx;
+    if (status == TT_OK) { status = tti_safetensors_header(tensors, n, key, value, &header); }
+    if (status == TT_OK) { values = (float *)tt_alloc(ctx, largest, sizeof *values); }
+    if (!values) { tt_text_free(&header); return status == TT_OK ? TT_ERR_MEM : status; }
+    for (i = 0; i < 8; i++) { length[i] = (unsigned char)((uint64_t)header.size >> (8 * i)); }
+    status = tti_writer_open(&writer, ctx, path);
+    if (status == TT_OK) {                     /* from here on a failed write has closed the writer */
+        status = tti_writer_write(&writer, length, 8);
+        if (status == TT_OK) { status = tti_writer_write(&writer, header.data, header.size); }
+        for (i = 0; i < n && status == TT_OK; i++) {
+            status = tt_tensor_get(tensors[i].tensor, values);
+            if (status != TT_OK) { tti_writer_abort(&writer); }
+            else { status = tti_writer_write(&writer, values, tensors[i].tensor->size * sizeof *values); }
+        }
+        if (status == TT_OK) { status = tti_writer_close(&writer); }
+    }
+    tt_free(ctx, values, largest, sizeof *values);
+    tt_text_free(&header);
+    return status;
+}
+
+/* ---- training state ---- */
+TT_API tt_status tt_state_save(tt_context *ctx, const char *path, const tt_named *tensors, int n, const char *json) {
+    return tti_safetensors_write(ctx, path, tensors, n, "state", json ? json : "");
+}
+static tt_status tti_shape_check(tt_context *ctx, const char *path, const char *name, const tti_entry *e, const tt_tensor *t, const char *who) {
+    char got[192] = "", want[64] = "";
+    int d, same = e->ndim == t->ndim;
+    for (d = 0; d < e->ndim; d++) {
+        same = same && e->shape[d] == (size_t)t->shape[d];
+        snprintf(got + strlen(got), sizeof got - strlen(got), "%s%lu", d ? "," : "", (unsigned long)e->shape[d]);
+    }
+    if (same) { return TT_OK; }
+    for (d = 0; d < t->ndim; d++) { snprintf(want + strlen(want), sizeof want - strlen(want), "%s%d", d ? "," : "", t->shape[d]); }
+    return tt_fail(ctx, TT_ERR_FILE, "%s: tensor %s is [%s], %s [%s]", path, name, got, who, want);
+}
+/* values is scratch memory for the largest tensor. */
+static tt_status tti_tensor_fill(tt_safetensors *st, int index, tt_tensor *t, float *values) {
+    tt_status status = tt_safetensors_read(st, index, values);
+    return status == TT_OK ? tt_tensor_set(t, values) : status;
+}
+/* Each tensor of the list is in the file once, with its shape, and nothing else is. */
+static tt_status tti_state_check(tt_safetensors *st, const tt_named *tensors, int n) {
+    tt_status status = tti_named_check(st->ctx, st->path, tensors, n);
+    int i;
+    if (status != TT_OK) { return status; }
+    if ((int)st->n != n) { return tt_fail(st->ctx, TT_ERR_FILE, "%s: holds %d tensors, expected %d", st->path, (int)st->n, n); }
+    for (i = 0; i < n && status == TT_OK; i++) {
+        int k = tt_safetensors_find(st, tensors[i].name);
+        if (k < 0) { return tt_fail(st->ctx, TT_ERR_FILE, "%s: tensor %s is missing", st->path, tensors[i].name); }
+        if (strcmp(st->entries[k].type, "F32") != 0) { return tt_fail(st->ctx, TT_ERR_FILE, "%s: tensor %s has dtype %s, expected F32", st->path, tensors[i].name, st->entries[k].type); }
+        status = tti_shape_check(st->ctx, st->path, tensors[i].name, &st->entries[k], tensors[i].tensor, "the caller wants");
+    }
+    return status;
+}
+/* All that can fail comes before the first tensor is changed. */
+TT_API tt_status tt_state_load(tt_context *ctx, const char *path, const tt_named *tensors, int n, tt_text *json_out) {
+    tt_safetensors *st = tt_safetensors_open(ctx, path);
+    const char *state = st ? tt_safetensors_metadata(st, "state") : NULL;
+    size_t largest = tti_named_largest(tensors, n);
+    float *values = NULL;
+    tt_status status;
+    int i;
+    if (!st) { return tt_error_status(ctx); }
+    status = state ? tti_state_check(st, tensors, n) : tt_fail(ctx, TT_ERR_FILE, "%s: no training state (metadata \"state\")", path);
+    if (status == TT_OK) { values = (float *)tt_alloc(ctx, largest, sizeof *values); status = values ? TT_OK : TT_ERR_MEM; }
+    if (status == TT_OK && json_out) { status = tt_text_append(json_out, state, strlen(state)); }
+    for (i = 0; i < n && status == TT_OK; i++) { status = tti_tensor_fill(st, tt_safetensors_find(st, tensors[i].name), tensors[i].tensor, values); }
+    tt_free(ctx, values, largest, sizeof *values);
+    tt_safetensors_close(st);
+    return status;
+}
+
+/* ---- config.json ----
+ * Each reader takes the field if it is there and not null, and notes the first that does not fit. */
+typedef struct tti_config_reader { tt_context *ctx; const tt_json *root; tt_status status; } tti_config_reader;
+
+/* What a family of Hugging Face's transformers assumes of fields that its config.json leaves out. */
+typedef struct tti_family {
+    const char *type, *architecture;
+    int max_positions, kv_heads, head_dim, window, tied;      /* 0: as many as heads, hidden / heads, no window */
+    float rope_theta;
+} tti_family;
+static const tti_family *tti_family_find(const char *type) {
+    static const tti_family families[] = {
+        {"llama", "LlamaForCausalLM", 2048, 0, 0, 0, 0, 1e4f},      {"mistral", "MistralForCausalLM", 131072, 8, 0, 4096, 0, 1e4f},
+        {"qwen2", "Qwen2ForCausalLM", 32768, 32, 0, 4096, 0, 1e4f}, {"qwen3", "Qwen3ForCausalLM", 32768, 32, 128, 4096, 0, 1e4f},
+        {"smollm3", "SmolLM3ForCausalLM", 32768, 4, 0, 0, 1, 2e6f}, {"gpt2", "GPT2LMHeadModel", 1024, 0, 0, 0, 1, 1e4f},
+    };
+    size_t i;
+    for (i = 0; i < sizeof families / sizeof families[0]; i++) { if (strcmp(type, families[i].type) == 0) { return &families[i]; } }
+    return NULL;
+}
+static const char tti_family_names[] = "llama, mistral, qwen2, qwen3, smollm3 or gpt2";
+
+static const tt_json *tti_field(const tti_config_reader *r, const char *key) {
+    const tt_json *node = r->status == TT_OK ? tt_json_get(r->root, key) : NULL;
+    return node && node->type != TT_JSON_NULL ? node : NULL;
+}
+static void tti_field_fail(tti_config_reader *r, const char *key, const tt_json *node, const char *want) {
+    char value[64];
+    switch (node->type) {
+    case TT_JSON_NUMBER: snprintf(value, sizeof value, "%.10g", node->number); break;
+    case TT_JSON_STRING: snprintf(value, sizeof value, "\"%.40s\"", node->string); break;
+    case TT_JSON_BOOL: snprintf(value, sizeof value, "%s", node->number != 0 ? "true" : "false"); break;
+    case TT_JSON_ARRAY: snprintf(value, sizeof value, "a list"); break;
+    case TT_JSON_OBJECT: snprintf(value, sizeof value, "an object"); break;
+    default: snprintf(value, sizeof value, "null"); break;
+    }
+    r->status = tt_fail(r->ctx, TT_ERR_FILE, "config.json: %s is %s, expected %s", key, value, want);
+}
+static void tti_field_int(tti_config_reader *r, const char *key, int *out) {
+    const tt_json *node = tti_field(r, key);
+    size_t size;
+    if (!node) { return; }
+    if (!tti_json_size(node, &size) || size > INT_MAX) { tti_field_fail(r, key, node, "a whole number in 0..2147483647"); return; }
+    *out = (int)size;
+}
+static void tti_field_float(tti_config_reader *r, const char *key, float *out) {
+    const tt_json *node = tti_field(r, key);
+    if (!node) { return; }
+    if (node->type != TT_JSON_NUMBER || !(node->number >= (double)FLT_MIN && node->number <= (double)FLT_MAX)) { tti_field_fail(r, key, node, "a float > 0"); return; }
+    *out = (float)node->number;
+}
+static void tti_field_bool(tti_config_reader *r, const char *key, int *out) {
+    const tt_json *node = tti_field(r, key);
+    if (!node) { return; }
+    if (node->type != TT_JSON_BOOL) { tti_field_fail(r, key, node, "true or false"); return; }
+    *out = node->number != 0;
+}
+static void tti_field_is(tti_config_reader *r, const char *key, const char *want, const char *or_want) {
+    const tt_json *node = tti_field(r, key);
+    const char *text = node && node->type == TT_JSON_STRING ? node->string : "";
+    if (!node || strcmp(text, want) == 0 || (or_want && strcmp(text, or_want) == 0)) { return; }
+    tti_field_fail(r, key, node, want);
+}
+/* Fields that would change the forward pass. */
+static void tti_field_only(tti_config_reader *r, const char *key, double value, const char *want) {
+    const tt_json *node = tti_field(r, key);
+    if (node && (node->number != value || (node->type != TT_JSON_NUMBER && node->type != TT_JSON_BOOL))) { tti_field_fail(r, key, node, want); }
+}
+/* A token id, or the first of a list of them. */
+static void tti_field_token(tti_config_reader *r, const char *key, int *out) {
+    const tt_json *node = tti_field(r, key);
+    size_t size;
+    *out = -1;
+    if (node && node->type == TT_JSON_ARRAY) { node = node->child; }
+    if (!node) { return; }
+    if (!tti_json_size(node, &size) || size > INT_MAX) { tti_field_fail(r, key, node, "a token id"); return; }
+    *out = (int)size;
+}
+static void tti_config_rope(tti_config_reader *r, tt_model_config *c) {
+    static const char *const keys[2] = {"rope_scaling", "rope_parameters"};    /* older and newer files */
+    int k;
+    tti_field_float(r, "rope_theta", &c->rope_theta);
+    tti_field_only(r, "partial_rotary_factor", 1, "1");
+    for (k = 0; k < 2; k++) {
+        tti_config_reader inner = *r;
+        const tt_json *child;
+        const char *type;
+        inner.root = tti_field(r, keys[k]);
+        if (!inner.root) { continue; }
+        if (inner.root->type != TT_JSON_OBJECT) { tti_field_fail(r, keys[k], inner.root, "an object"); return; }
+        for (child = inner.root->child; child; child = child->next) {        /* one object per kind of layer */
+            if (child->type == TT_JSON_OBJECT) { r->status = tt_fail(r->ctx, TT_ERR_FILE, "config.json: %s holds %.40s, expected one rope for all layers", keys[k], child->key); return; }
+        }
+        tti_field_only(&inner, "partial_rotary_factor", 1, "1");
+        type = tt_json_text(inner.root, "rope_type", tt_json_text(inner.root, "type", "default"));
+        tti_field_float(&inner, "rope_theta", &c->rope_theta);
+        if (strcmp(type, "llama3") == 0) {
+            tti_field_float(&inner, "factor", &c->rope_scaling.factor);
+            tti_field_float(&inner, "low_freq_factor", &c->rope_scaling.low_freq_factor);
+            tti_field_float(&inner, "high_freq_factor", &c->rope_scaling.high_freq_factor);
+            tti_field_int(&inner, "original_max_position_embeddings", &c->rope_scaling.original_max_position_embeddings);
+            if (inner.status == TT_OK && (c->rope_scaling.factor <= 0 || c->rope_scaling.low_freq_factor <= 0 || c->rope_scaling.high_freq_factor <= c->rope_scaling.low_freq_factor || c->rope_scaling.original_max_position_embeddings < 1)) {
+                inner.status = tt_fail(r->ctx, TT_ERR_FILE, "config.json: %s of type llama3 wants factor, low_freq_factor < high_freq_factor and original_max_position_embeddings", keys[k]);
+            }
+        } else if (strcmp(type, "default") != 0) {
+            inner.status = tt_fail(r->ctx, TT_ERR_FILE, "config.json: %s has type \"%s\", expected \"default\" or \"llama3\"", keys[k], type);
+        }
+        r->status = inner.status;
+    }
+}
+static void tti_config_gpt2(tti_config_reader *r, tt_model_config *c) {
+    c->gpt2 = 1;
+    tti_field_int(r, "n_positions", &c->max_position_embeddings);
+    tti_field_int(r, "n_embd", &c->hidden_size);
+    tti_field_int(r, "n_layer", &c->num_hidden_layers);
+    tti_field_int(r, "n_head", &c->num_attention_heads);
+    tti_field_int(r, "n_inner", &c->intermediate_size);
+    tti_field_float(r, "layer_norm_epsilon", &c->norm_eps);
+    tti_field_is(r, "activation_function", "gelu_new", "gelu_pytorch_tanh");
+    tti_field_only(r, "scale_attn_weights", 1, "true");
+    tti_field_only(r, "scale_attn_by_inverse_layer_idx", 0, "false");
+}
+/* No sliding window, or one that never slides. */
+static void tti_config_window(tti_config_reader *r, const tti_family *family, const tt_model_config *c) {
+    const tt_json *types = tti_field(r, "layer_types"), *type, *given = tt_json_get(r->root, "sliding_window");
+    int used = strcmp(c->model_type, "mistral") == 0, window = given ? 0 : family->window;
+    tti_field_bool(r, "use_sliding_window", &used);
+    tti_field_int(r, "sliding_window", &window);
+    if (r->status == TT_OK && used && window > 0 && window < c->max_position_embeddings) {
+        r->status = tt_fail(r->ctx, TT_ERR_FILE, "config.json: sliding_window is %d, expected null or at least max_position_embeddings %d", window, c->max_position_embeddings);
+    }
+    for (type = types ? types->child : NULL; type && r->status == TT_OK; type = type->next) {
+        if (type->type == TT_JSON_STRING && strcmp(type->string, "full_attention") == 0) { continue; }
+        r->status = tt_fail(r->ctx, TT_ERR_FILE, "config.json: layer_types has \"%s\", expected \"full_attention\"", type->type == TT_JSON_STRING ? type->string : "");
+    }
+}
+/* SmolLM3 lists a 1 for each layer with RoPE, else gives an interval; a list must be one that an interval makes. */
+static void tti_config_no_rope(tti_config_reader *r, tt_model_config *c) {
+    const tt_json *list = tti_field(r, "no_rope_layers"), *node;
+    int n = 0, interval = 4;
+    tti_field_int(r, "no_rope_layer_interval", &interval);
+    if (list && list->type != TT_JSON_ARRAY) { tti_field_fail(r, "no_rope_layers", list, "a list"); return; }
+    if (list && r->status == TT_OK && list->length != (size_t)c->num_hidden_layers) {
+        r->status = tt_fail(r->ctx, TT_ERR_FILE, "config.json: no_rope_layers has %lu entries, expected num_hidden_layers %d", (unsigned long)list->length, c->num_hidden_layers);
+    }
+    if (list) { interval = 0; }
+    for (node = list ? list->child : NULL; node && r->status == TT_OK; node = node->next) {
+        n++;
+        if (node->number == 0 && interval == 0) { interval = n; }
+        if ((node->number != 0) == (interval == 0 || n % interval != 0)) { continue; }
+        r->status = tt_fail(r->ctx, TT_ERR_FILE, "config.json: no_rope_layers[%d] is %g, expected a 0 at every %d-th layer only", n - 1, node->number, interval);
+    }
+    c->no_rope_interval = interval;
+}
+static void tti_config_llama(tti_config_reader *r, const tti_family *family, tt_model_config *c) {
+    const tt_json *kv_heads = tt_json_get(r->root, "num_key_value_heads"), *head_dim = tt_json_get(r->root, "head_dim");
+    c->norm_eps = 1e-6f;
+    c->rope_theta = family->rope_theta;
+    c->num_key_value_heads = kv_heads ? 0 : family->kv_heads;
+    c->head_dim = head_dim ? 0 : family->head_dim;
+    tti_field_int(r, "hidden_size", &c->hidden_size);
+    tti_field_int(r, "intermediate_size", &c->intermediate_size);
+    tti_field_int(r, "num_hidden_layers", &c->num_hidden_layers);
+    tti_field_int(r, "num_attention_heads", &c->num_attention_heads);
+    tti_field_int(r, "num_key_value_heads", &c->num_key_value_heads);
+    tti_field_int(r, "head_dim", &c->head_dim);
+    tti_field_int(r, "max_position_embeddings", &c->max_position_embeddings);
+    tti_field_float(r, "rms_norm_eps", &c->norm_eps);
+    tti_field_is(r, "hidden_act", "silu", NULL);
+    tti_field_bool(r, "attention_bias", &c->attention_bias);
+    tti_field_bool(r, "mlp_bias", &c->mlp_bias);
+    c->attention_out_bias = c->attention_bias;
+    if (strcmp(c->model_type, "qwen2") == 0) { c->attention_bias = 1; c->attention_out_bias = 0; }
+    c->qk_norm = strcmp(c->model_type, "qwen3") == 0;
+    if (strcmp(c->model_type, "smollm3") == 0) { tti_config_no_rope(r, c); }
+    tti_config_rope(r, c);
+    tti_config_window(r, family, c);
+}
+/* Each family's own switches; a config that steps beyond them would come back as another model. */
+static tt_status tti_config_in_family(tt_context *ctx, const tt_model_config *c) {
+    const char *type = c->model_type, *field = NULL;
+    int llama = strcmp(type, "llama") == 0, qwen2 = strcmp(type, "qwen2") == 0, qwen3 = strcmp(type, "qwen3") == 0;
+    int smollm3 = strcmp(type, "smollm3") == 0, gpt2 = strcmp(type, "gpt2") == 0;
+    if (!tti_family_find(type)) { return tt_fail(ctx, TT_ERR_ARG, "tt_model_config: model_type is \"%s\", expected %s", type, tti_family_names); }
+    if (c->gpt2 != gpt2) { field = "gpt2"; }
+    else if (c->qk_norm != qwen3) { field = "qk_norm"; }
+    else if (c->no_rope_interval && !smollm3) { field = "no_rope_interval"; }
+    else if (c->mlp_bias && !llama && !smollm3) { field = "mlp_bias"; }
+    else if (qwen2 ? !c->attention_bias : c->attention_bias && !llama && !qwen3 && !smollm3) { field = "attention_bias"; }
+    else if (c->attention_out_bias != (c->attention_bias && !qwen2)) { field = "attention_out_bias"; }
+    return field ? tt_fail(ctx, TT_ERR_ARG, "tt_model_config: %s does not have the value that a %s model has; choose another model_type", field, type) : TT_OK;
+}
+TT_API tt_status tt_model_config_parse(tt_context *ctx, const char *json, size_t size, tt_model_config *out) {
+    tt_json *root = tt_json_parse(ctx, json, size);
+    tti_config_reader r = TT_INIT;
+    tt_model_config c = TT_INIT;
+    const tti_family *family;
+    const char *type;
+    if (!root) { return tt_error_status(ctx); }
+    r.ctx = ctx;
+    r.root = root;
+    type = tt_json_text(root, "model_type", "");
+    family = tti_family_find(type);
+    if (!family) { r.status = tt_fail(ctx, TT_ERR_FILE, "config.json: model_type is \"%.40s\", expected %s", type, tti_family_names); }
+    else {
+        snprintf(c.model_type, sizeof c.model_type, "%s", type);
+        c.max_position_embeddings = family->max_positions;
+        c.tie_word_embeddings = family->tied;
+        tti_field_int(&r, "vocab_size", &c.vocab_size);
+        if (strcmp(type, "gpt2") == 0) { tti_config_gpt2(&r, &c); } else { tti_config_llama(&r, family, &c); }
+        tti_field_bool(&r, "tie_word_embeddings", &c.tie_word_embeddings);
+        tti_field_token(&r, "bos_token_id", &c.bos_token_id);
+        tti_field_token(&r, "eos_token_id", &c.eos_token_id);
+        if (tti_field(&r, "quantization_config")) { tti_field_fail(&r, "quantization_config", tti_field(&r, "quantization_config"), "null: only plain weights can be read"); }
+    }
+    tt_json_free(ctx, root);
+    if (r.status == TT_OK) { r.status = tti_config_resolve(ctx, &c); }
+    if (r.status == TT_OK) { r.status = tti_config_in_family(ctx, &c); }
+    if (r.status == TT_OK) { *out = c; }
+    return r.status;
+}
+
+static const char *tti_bool(int value) { return value ? "true" : "false"; }
+static void tti_token_text(int id, char out[16]) { if (id < 0) { snprintf(out, 16, "null"); } else { snprintf(out, 16, "%d", id); } }
+/* The shortest of 6 to 9 digits that reads back as the same float. */
+static tt_status tti_config_float(tt_text *out, const char *key, float value, const char *end) {
+    char digits[32];
+    int n;
+    if (!isfinite(value)) { return tt_fail(out->ctx, TT_ERR_ARG, "tt_model_config: %s is %g, expected a finite number", key, (double)value); }
+    for (n = 6; n <= 9; n++) {
+        snprintf(digits, sizeof digits, "%.*g", n, (double)value);
+        if ((float)strtod(digits, NULL) == value) { break; }
+    }
+    return tt_text_format(out, "\"%s\": %s%s%s", key, digits, strpbrk(digits, ".e") ? "" : ".0", end);
+}
+static tt_status tti_config_json_gpt2(const tt_model_config *c, tt_text *out) {
+    tt_status status = tt_text_format(out, "  \"n_positions\": %d,\n  \"n_embd\": %d,\n  \"n_layer\": %d,\n  \"n_head\": %d,\n  \"n_inner\": %d,\n"
+                                      "  \"activation_function\": \"gelu_new\",\n  ",
+                                      c->max_position_embeddings, c->hidden_size, c->num_hidden_layers, c->num_attention_heads, c->intermediate_size);
+    return status == TT_OK ? tti_config_float(out, "layer_norm_epsilon", c->norm_eps, ",\n") : status;
+}
+static tt_status tti_config_json_no_rope(const tt_model_config *c, tt_text *out) {
+    tt_status status = tt_text_format(out, "  \"no_rope_layers\": [");
+    int i;
+    for (i = 1; i <= c->num_hidden_layers && status == TT_OK; i++) {
+        status = tt_text_format(out, "%s%d", i > 1 ? ", " : "", c->no_rope_interval == 0 || i % c->no_rope_interval != 0);
+    }
+    if (status == TT_OK) { status = tt_text_format(out, "],\n"); }
+    return status == TT_OK && c->no_rope_interval ? tt_text_format(out, "  \"no_rope_layer_interval\": %d,\n", c->no_rope_interval) : status;
+}
+static tt_status tti_config_json_llama(const tt_model_config *c, tt_text *out) {
+    const tt_rope_scaling *s = &c->rope_scaling;
+    tt_status status;
+    status = tt_text_format(out, "  \"hidden_size\": %d,\n  \"intermediate_size\": %d,\n  \"num_hidden_layers\": %d,\n  \"num_attention_heads\": %d,\n"
+                            "  \"num_key_value_heads\": %d,\n  \"head_dim\": %d,\n  \"max_position_embeddings\": %d,\n"
+                            "  \"hidden_act\": \"silu\",\n  \"attention_bias\": %s,\n  \"mlp_bias\": %s,\n  \"sliding_window\": null,\n  ",
+                            c->hidden_size, c->intermediate_size, c->num_hidden_layers, c->num_attention_heads, c->num_key_value_heads, c->head_dim,
+                            c->max_position_embeddings, tti_bool(c->attention_bias), tti_bool(c->mlp_bias));
+    if (status == TT_OK) { status = tti_config_float(out, "rms_norm_eps", c->norm_eps, ",\n  "); }
+    if (status == TT_OK) { status = tti_config_float(out, "rope_theta", c->rope_theta, ",\n"); }
+    if (status == TT_OK && s->factor > 0) {
+        status = tt_text_format(out, "  \"rope_scaling\": {\"rope_type\": \"llama3\", \"original_max_position_embeddings\": %d, ", s->original_max_position_embeddings);
+        if (status == TT_OK) { status = tti_config_float(out, "factor", s->factor, ", "); }
+        if (status == TT_OK) { status = tti_config_float(out, "low_freq_factor", s->low_freq_factor, ", "); }
+        if (status == TT_OK) { status = tti_config_float(out, "high_freq_factor", s->high_freq_factor, "},\n"); }
+    }
+    return status == TT_OK && strcmp(c->model_type, "smollm3") == 0 ? tti_config_json_no_rope(c, out) : status;
+}
+TT_API tt_status tt_model_config_json(const tt_model_config *config, tt_text *out) {
+    tt_model_config c = *config;
+    size_t before = out->size;
+    char bos[16], eos[16];
+    tt_status status = tti_config_resolve(out->ctx, &c);
+    if (status == TT_OK) { status = tti_config_in_family(out->ctx, &c); }
+    if (status != TT_OK) { return status; }
+    tti_token_text(c.bos_token_id, bos);
+    tti_token_text(c.eos_token_id, eos);
+    status = tt_text_format(out, "{\n  \"architectures\": [\"%s\"],\n  \"model_type\": \"%s\",\n  \"vocab_size\": %d,\n", tti_family_find(c.model_type)->architecture, c.model_type, c.vocab_size);
+    if (status == TT_OK) { status = c.gpt2 ? tti_config_json_gpt2(&c, out) : tti_config_json_llama(&c, out); }
+    if (status == TT_OK) {
+        status = tt_text_format(out, "  \"tie_word_embeddings\": %s,\n  \"bos_token_id\": %s,\n  \"eos_token_id\": %s,\n  \"torch_dtype\": \"float32\"\n}\n", tti_bool(c.tie_word_embeddings), bos, eos);
+    }
+    if (status != TT_OK && out->data) { out->size = before; out->data[before] = 0; }
+    return status;
+}
+
+/* ---- model directories ---- */
+static tt_status tti_path_join(tt_text *out, const char *dir, const char *name) {
+    out->size = 0;
+    return tt_text_format(out, "%s/%s", dir, name);
+}
+static int tti_file_exists(const char *path) {
+    FILE *file = fopen(path, "rb");
+    if (file) { fclose(file); }
+    return file != NULL;
+}
+typedef struct tti_shards { tt_context *ctx; tt_safetensors **files; char **names; size_t n, capacity; } tti_shards;
+static void tti_shards_close(tti_shards *s) {
+    size_t i;
+    for (i = 0; i < s->n; i++) {
+        tt_safetensors_close(s->files[i]);
+        tti_strfree(s->ctx, s->names[i]);
+    }
+    tt_free(s->ctx, s->files, s->capacity, sizeof *s->files);
+    tt_free(s->ctx, s->names, s->capacity, sizeof *s->names);
+}
+static tt_status tti_shards_add(tti_shards *s, const char *dir, const char *name, tt_text *path) {
+    size_t i;
+    for (i = 0; i < s->n; i++) { if (strcmp(s->names[i], name) == 0) { return TT_OK; } }
+    if (!name[0] || strchr(name, '/') || strchr(name, '\\')) { return tt_fail(s->ctx, TT_ERR_FILE, "%s/model.safetensors.index.json: weight_map names \"%s\", expected a file beside it", dir, name); }
+    if (tti_path_join(path, dir, name) != TT_OK) { return TT_ERR_MEM; }
+    s->names[s->n] = tti_strdup(s->ctx, name);
+    if (!s->names[s->n]) { return TT_ERR_MEM; }
+    s->files[s->n] = tt_safetensors_open(s->ctx, path->data);
+    s->n++;
+    return s->files[s->n - 1] ? TT_OK : tt_error_status(s->ctx);
+}
+/* model.safetensors, or what model.safetensors.index.json lists. */
+static tt_status tti_shards_open(tti_shards *s, const char *dir) {
+    tt_context *ctx = s->ctx;
+    tt_text path = TT_INIT, text = TT_INIT;
+    tt_json *root = NULL;
+    const tt_json *map = NULL, *node;
+    tt_status status;
+    int single;
+    path.ctx = text.ctx = ctx;
+    status = tti_path_join(&path, dir, "model.safetensors");
+    single = status == TT_OK && tti_file_exists(path.data);              /* it counts, should there be old shards beside it */
+    if (status == TT_OK && !single) { status = tti_path_join(&path, dir, "model.safetensors.index.json"); }
+    if (status == TT_OK && !single && !tti_file_exists(path.data)) {
+        status = tt_fail(ctx, TT_ERR_IO, "%s: neither model.safetensors nor model.safetensors.index.json can be read", dir);
+    }
+    if (status == TT_OK && !single) {
+        status = tt_file_read(ctx, path.data, &text);
+        if (status == TT_OK) { root = tt_json_parse(ctx, text.data, text.size); status = root ? TT_OK : tt_error_status(ctx); }
+        map = tt_json_get(root, "weight_map");
+        if (status == TT_OK && (!map || map->type != TT_JSON_OBJECT || !map->length)) { status = tt_fail(ctx, TT_ERR_FILE, "%s: no weight_map", path.data); }
+    }
+    if (status == TT_OK) {
+        s->capacity = map ? map->length : 1;
+        s->files = (tt_safetensors **)tt_alloc(ctx, s->capacity, sizeof *s->files);
+        s->names = (char **)tt_alloc(ctx, s->capacity, sizeof *s->names);
+        if (!s->files || !s->names) { status = TT_ERR_MEM; }
+    }
+    if (status == TT_OK && single) { status = tti_shards_add(s, dir, "model.safetensors", &path); }
+    for (node = map ? map->child : NULL; node && status == TT_OK; node = node->next) { status = tti_shards_add(s, dir, node->type == TT_JSON_STRING ? node->string : "", &path); }
+    tt_json_free(ctx, root);
+    tt_text_free(&path);
+    tt_text_free(&text);
+    return status;
+}
+/* Where a parameter is stored; GPT-2 files may leave out the prefix "transformer.". */
+static int tti_shards_find(const tti_shards *s, const char *name, tt_safetensors **file) {
+    size_t i;
+    int k;
+    for (i = 0; i < s->n; i++) {
+        *file = s->files[i];
+        if ((k = tt_safetensors_find(*file, name)) >= 0) { return k; }
+    }
+    return strncmp(name, "transformer.", 12) == 0 ? tti_shards_find(s, name + 12, file) : -1;
+}
+static int tti_ends_with(const char *text, const char *end) {
+    size_t n = strlen(text), m = strlen(end);
+    return n >= m && strcmp(text + n - m, end) == 0;
+}
+/* Each tensor of the files must be a parameter, or a buffer that old files carry along. */
+static tt_status tti_shards_no_extra(const tti_shards *s, const tt_model *m) {
+    size_t i, k;
+    for (i = 0; i < s->n; i++) {
+        for (k = 0; k < s->files[i]->n; k++) {
+            const char *name = s->files[i]->entries[k].name;
+            char longer[256];
+            tt_safetensors *file = NULL;
+            tt_tensor *t = tt_model_param_find(m, name);
+            snprintf(longer, sizeof longer, "transformer.%s", name);
+            if (!t && m->config.gpt2) { t = tt_model_param_find(m, longer); }
+            if (t && tti_shards_find(s, t->name, &file) == (int)k && file == s->files[i]) { continue; }
+            if (t) { return tt_fail(s->ctx, TT_ERR_FILE, "%s: tensor %s is stored twice, also in %s", s->files[i]->path, name, file->path); }
+            if (tti_ends_with(name, ".attn.bias") || tti_ends_with(name, ".attn.masked_bias") || tti_ends_with(name, "rotary_emb.inv_freq")) { continue; }
+            if (m->config.tie_word_embeddings && strcmp(name, "lm_head.weight") == 0) { continue; }
+            return tt_fail(s->ctx, TT_ERR_FILE, "%s: tensor %s is no parameter of a %s model", s->files[i]->path, name, m->config.model_type);
+        }
+    }
+    return TT_OK;
+}
+/* The config may promise more than the files hold; that is found before memory is asked for. */
+static tt_status tti_shards_enough(const tti_shards *s, const tt_model_config *c, const char *dir) {
+    double total = 0, want = (double)c->vocab_size * c->hidden_size + (double)c->num_hidden_layers * c->hidden_size * ((double)c->intermediate_size + c->hidden_size);
+    size_t i, k;
+    for (i = 0; i < s->n; i++) { for (k = 0; k < s->files[i]->n; k++) { total += (double)s->files[i]->entries[k].size; } }
+    if (want <= total && c->max_position_embeddings <= 1 << 24) { return TT_OK; }
+    if (want <= total) { return tt_fail(s->ctx, TT_ERR_FILE, "%s/config.json: max_position_embeddings is %d, expected at most %d", dir, c->max_position_embeddings, 1 << 24); }
+    return tt_fail(s->ctx, TT_ERR_FILE, "%s: the files hold %.0f weights, config.json (vocab_size %d, hidden_size %d, num_hidden_layers %d) wants at least %.0f", dir, total, c->vocab_size, c->hidden_size, c->num_hidden_layers, want);
+}
+static tt_status tti_model_fill(tt_model *m, const tti_shards *s, const char *dir) {
+    tt_status status = TT_OK;
+    int i;
+    for (i = 0; i < m->n_params && status == TT_OK; i++) {
+        tt_safetensors *file = NULL;
+        int k = tti_shards_find(s, m->params[i]->name, &file);
+        if (k < 0) { return tt_fail(m->ctx, TT_ERR_FILE, "%s: tensor %s is missing", dir, m->params[i]->name); }
+        status = tti_shape_check(m->ctx, file->path, m->params[i]->name, &file->entries[k], m->params[i], "config wants");
+        if (status == TT_OK) {
+            float *values = (float *)tt_alloc(m->ctx, m->params[i]->size, sizeof *values);
+            status = values ? tti_tensor_fill(file, k, m->params[i], values) : TT_ERR_MEM;
+            tt_free(m->ctx, values, m->params[i]->size, sizeof *values);
+        }
+    }
+    return status == TT_OK ? tti_shards_no_extra(s, m) : status;
+}
+TT_API tt_model *tt_model_load(tt_context *ctx, const char *dir) {
+    tti_shards shards = TT_INIT;
+    tt_text path = TT_INIT, text = TT_INIT;
+    tt_model_config config;
+    tt_model *m = NULL;
+    tt_status status;
+    shards.ctx = path.ctx = text.ctx = ctx;
+    status = tti_path_join(&path, dir, "config.json");
+    if (status == TT_OK) { status = tt_file_read(ctx, path.data, &text); }
+    if (status == TT_OK) { status = tt_model_config_parse(ctx, text.data, text.size, &config); }
+    if (status == TT_OK) { status = tti_shards_open(&shards, dir); }
+    if (status == TT_OK) { status = tti_shards_enough(&shards, &config, dir); }
+    if (status == TT_OK) { m = tti_model_new(ctx, &config, NULL); }
+    if (m && tti_model_fill(m, &shards, dir) != TT_OK) { tt_model_destroy(m); m = NULL; }
+    tti_shards_close(&shards);
+    tt_text_free(&path);
+    tt_text_free(&text);
+    return m;
+}
+static tt_status tti_save_text(tt_context *ctx, tt_text *path, const char *dir, const char *name, const tt_text *text) {
+    tt_status status = tti_path_join(path, dir, name);
+    return status == TT_OK ? tt_file_write(ctx, path->data, text->data, text->size) : status;
+}
+static tt_status tti_save_weights(const tt_model *m, const char *path) {
+    tt_named *list = (tt_named *)tt_alloc(m->ctx, (size_t)m->n_params, sizeof *list);
+    tt_status status;
+    int i;
+    if (!list) { return TT_ERR_MEM; }
+    for (i = 0; i < m->n_params; i++) {
+        list[i].name = m->params[i]->name;
+        list[i].tensor = m->params[i];
+    }
+    status = tti_safetensors_write(m->ctx, path, list, m->n_params, NULL, NULL);
+    tt_free(m->ctx, list, (size_t)m->n_params, sizeof *list);
+    return status;
+}
+/* "eos_token": "<end>", if the id is one of the tokenizer's special tokens. */
+static tt_status tti_save_token(const tt_tokenizer *t, const char *key, int32_t id, tt_text *out) {
+    tt_text token = TT_INIT;
+    tt_status status;
+    if (id < 0 || id >= tt_vocab_size(t) || !tt_token_is_special(t, id)) { return TT_OK; }
+    token.ctx = out->ctx;
+    status = tt_decode(t, &id, 1, 0, &token);
+    if (status == TT_OK) { status = tt_text_format(out, "  \"%s\": ", key); }
+    if (status == TT_OK) { status = tt_text_json(out, token.data, token.size); }
+    if (status == TT_OK) { status = tt_text_append(out, ",\n", 2); }
+    tt_text_free(&token);
+    return status;
+}
+TT_API tt_status tt_model_save(const tt_model *m, const tt_tokenizer *tokenizer, const char *dir) {
+    tt_context *ctx = m->ctx;
+    tt_text path = TT_INIT, text = TT_INIT;
+    char bos[16], eos[16];
+    tt_status status;
+    path.ctx = text.ctx = ctx;
+    tti_token_text(m->config.bos_token_id, bos);
+    tti_token_text(m->config.eos_token_id, eos);
+    status = tt_model_config_json(&m->config, &text);
+    if (status == TT_OK) { status = tt_make_dirs(ctx, dir); }
+    if (status == TT_OK) { status = tti_save_text(ctx, &path, dir, "config.json", &text); }
+    text.size = 0;
+    if (status == TT_OK) { status = tt_text_format(&text, "{\n  \"bos_token_id\": %s,\n  \"eos_token_id\": %s\n}\n", bos, eos); }
+    if (status == TT_OK) { status = tti_save_text(ctx, &path, dir, "generation_config.json", &text); }
+    text.size = 0;
+    if (tokenizer) {
+        if (status == TT_OK) { status = tt_tokenizer_json(tokenizer, &text); }
+        if (status == TT_OK) { status = tti_save_text(ctx, &path, dir, "tokenizer.json", &text); }
+        text.size = 0;
+        if (status == TT_OK) { status = tt_text_format(&text, "{\n"); }
+        if (status == TT_OK) { status = tti_save_token(tokenizer, "bos_token", m->config.bos_token_id, &text); }
+        if (status == TT_OK) { status = tti_save_token(tokenizer, "eos_token", m->config.eos_token_id, &text); }
+        if (status == TT_OK) {
+            status = tt_text_format(&text, "  \"clean_up_tokenization_spaces\": false,\n  \"tokenizer_class\": \"PreTrainedTokenizerFast\",\n  \"model_max_length\": %d\n}\n", m->config.max_position_embeddings);
+        }
+        if (status == TT_OK) { status = tti_save_text(ctx, &path, dir, "tokenizer_config.json", &text); }
+    }
+    if (status == TT_OK) { status = tti_path_join(&path, dir, "model.safetensors"); }
+    if (status == TT_OK) { status = tti_save_weights(m, path.data); }
+    tt_text_free(&path);
+    tt_text_free(&text);
+    return status;
+}
+
+/* ==== 8. sampler ===========================================================================
+ * The cache keeps keys and values of every layer in rows [slot * capacity + position]. A sequence is in
+ * a slot while it grows. Each turn of tt_generate has three parts: empty slots are given to waiting
+ * sequences, whose prompts (all but the last token) run through the model as one packed batch, once per
+ * prompt; then one token of every sequence runs as a batch; then each row of logits gives a token.
+ *
+ * Nothing of this order can be seen in the results: a row's arithmetic does not depend on the rows beside
+ * it, and the random number of a token is a function of (seed, request id, sample, position). */
+
+struct tt_kv_cache {
+    tt_context *ctx;
+    int n_layers, n_slots, capacity, width;   /* width: num_key_value_heads * head_dim  */
+    tt_tensor **keys, **values;               /* [n_layers] of [n_slots * capacity, width] */
+    int *lengths;                             /* [n_slots]                              */
+};
+
+TT_API tt_kv_cache *tt_kv_cache_create(tt_model *model, int n_slots, int capacity) {
+    tt_context *ctx = model->ctx;
+    tt_kv_cache *cache;
+    int shape[2], i, ok = 1;
+    if (n_slots < 1 || capacity < 1 || n_slots > INT_MAX / capacity) {
+        tt_fail(ctx, TT_ERR_ARG, "tt_kv_cache_create: n_slots is %d and capacity %d, expected both >= 1 and the product below 2^31", n_slots, capacity);
+        return NULL;
+    }
+    cache = (tt_kv_cache *)tt_alloc(ctx, 1, sizeof *cache);
+    if (!cache) { return NULL; }
+    cache->ctx = ctx;
+    cache->n_layers = model->config.num_hidden_layers;
+    cache->n_slots = n_slots;
+    cache->capacity = capacity;
+    cache->width = model->config.num_key_value_heads * model->config.head_dim;
+    cache->keys = (tt_tensor **)tt_alloc(ctx, (size_t)cache->n_layers, sizeof *cache->keys);
+    cache->values = (tt_tensor **)tt_alloc(ctx, (size_t)cache->n_layers, sizeof *cache->values);
+    cache->lengths = (int *)tt_alloc(ctx, (size_t)n_slots, sizeof *cache->lengths);
+    ok = cache->keys && cache->values && cache->lengths;
+    shape[0] = n_slots * capacity;
+    shape[1] = cache->width;
+    for (i = 0; ok && i < cache->n_layers; i++) {
+        cache->keys[i] = tt_tensor_create(ctx, TT_F32, 2, shape, NULL);
+        cache->values[i] = cache->keys[i] ? tt_tensor_create(ctx, TT_F32, 2, shape, NULL) : NULL;
+        ok = cache->values[i] != NULL;
+    }
+    if (!ok) { tt_kv_cache_destroy(cache); return NULL; }
+    return cache;
+}
+TT_API void tt_kv_cache_destroy(tt_kv_cache *cache) {
+    int i;
+    if (!cache) { return; }
+    for (i = 0; i < cache->n_layers; i++) {
+        if (cache->keys) { tt_tensor_destroy(cache->keys[i]); }
+        if (cache->values) { tt_tensor_destroy(cache->values[i]); }
+    }
+    tt_free(cache->ctx, cache->keys, (size_t)cache->n_layers, sizeof *cache->keys);
+    tt_free(cache->ctx, cache->values, (size_t)cache->n_layers, sizeof *cache->values);
+    tt_free(cache->ctx, cache->lengths, (size_t)cache->n_slots, sizeof *cache->lengths);
+    tt_free(cache->ctx, cache, 1, sizeof *cache);
+}
+static int tti_cache_capacity(const tt_kv_cache *cache) { return cache->capacity; }
+static int tti_cache_slots(const tt_kv_cache *cache) { return cache->n_slots; }
+TT_API int tt_kv_cache_length(const tt_kv_cache *cache, int slot) { return slot >= 0 && slot < cache->n_slots ? cache->lengths[slot] : 0; }
+TT_API void tt_kv_cache_truncate(tt_kv_cache *cache, int slot, int length) {
+    if (slot >= 0 && slot < cache->n_slots && length >= 0 && length < cache->lengths[slot]) { cache->lengths[slot] = length; }
+}
+TT_API tt_status tt_kv_cache_share(tt_kv_cache *cache, int from_slot, int to_slot, int length) {
+    size_t bytes = (size_t)cache->width * sizeof(float), from = (size_t)from_slot * (size_t)cache->capacity, to = (size_t)to_slot * (size_t)cache->capacity;
+    int i;
+    if (from_slot < 0 || from_slot >= cache->n_slots || to_slot < 0 || to_slot >= cache->n_slots) {
+        return tt_fail(cache->ctx, TT_ERR_ARG, "tt_kv_cache_share: slots are %d and %d, expected 0..%d", from_slot, to_slot, cache->n_slots - 1);
+    }
+    if (length < 0 || length > cache->lengths[from_slot]) {
+        return tt_fail(cache->ctx, TT_ERR_ARG, "tt_kv_cache_share: length is %d, expected 0..%d", length, cache->lengths[from_slot]);
+    }
+    for (i = 0; from_slot != to_slot && length > 0 && i < cache->n_layers; i++) {
+        float *k = TT_F(cache->keys[i]), *v = TT_F(cache->values[i]);
+        tt_status status = cache->ctx->backend->copy(cache->ctx, k + to * (size_t)cache->width, k + from * (size_t)cache->width, (size_t)length * bytes);
+        if (status == TT_OK) { status = cache->ctx->backend->copy(cache->ctx, v + to * (size_t)cache->width, v + from * (size_t)cache->width, (size_t)length * bytes); }
+        if (status != TT_OK) { return status; }
+    }
+    cache->lengths[to_slot] = length;
+    return TT_OK;
+}
+/* Called by tt_attention: new keys and values go to their rows; the kernel then reads the cache. */
+static tt_status tti_cache_write(tt_context *ctx, const tt_batch *batch, int layer, const tt_tensor *k, const tt_tensor *v, const float **keys, const float **values) {
+    tt_kv_cache *cache = batch->cache;
+    tt_status status;
+    if (layer < 0 || layer >= cache->n_layers || (int)(k->size / (size_t)batch->n_tokens) != cache->width) {
+        return tt_fail(ctx, TT_ERR_ARG, "tt_attention: layer %d of width %d does not fit the cache (%d layers of width %d)",
+                       layer, (int)(k->size / (size_t)batch->n_tokens), cache->n_layers, cache->width);
+    }
+    status = ctx->backend->scatter_rows(ctx, TT_F(cache->keys[layer]), TT_F(k), batch->d_cache_rows, batch->n_tokens, cache->width);
+    if (status == TT_OK) { status = ctx->backend->scatter_rows(ctx, TT_F(cache->values[layer]), TT_F(v), batch->d_cache_rows, batch->n_tokens, cache->width); }
+    *keys = TT_F(cache->keys[layer]);
+    *values = TT_F(cache->values[layer]);
+    return status;
+}
+static tt_status tti_cache_advance(const tt_batch *batch) {
+    int s;
+    for (s = 0; s < batch->n_sequences; s++) { batch->cache->lengths[batch->slots[s]] += batch->offsets[s + 1] - batch->offsets[s]; }
+    return TT_OK;
+}
+
+/* ---- one row of logits to one token ---- */
+/* Weights in a max-heap of token ids: the largest weight, and of equals the lowest id, is on top. */
+static int tti_heap_before(const float *w, int32_t a, int32_t b) { return w[a] > w[b] || (w[a] == w[b] && a < b); }
+static void tti_heap_sink(const float *w, int32_t *heap, int n, int i) {
+    for (;;) {
+        int child = 2 * i + 1;
+        int32_t moved = heap[i];
+        if (child >= n) { return; }
+        if (child + 1 < n && tti_heap_before(w, heap[child + 1], heap[child])) { child++; }
+        if (!tti_heap_before(w, heap[child], moved)) { return; }
+        heap[i] = heap[child];
+        heap[child] = moved;
+        i = child;
+    }
+}
+/* Puts the tokens that top-k, top-p and min-p leave at the end of ids, most likely last; returns how many.
+ * As in Hugging Face's logits processors: top-k first, then the smallest set of mass >= top_p of it, then
+ * what has at least min_p of the largest probability. */
+static int tti_candidates(const float *w, int vocab, const tt_sampling *s, int32_t *ids) {
+    int limit = s->top_k > 0 && s->top_k < vocab ? s->top_k : vocab, left = vocab, kept, i;
+    double mass = 0, want = 0, largest;
+    for (i = 0; i < vocab; i++) { ids[i] = (int32_t)i; }
+    for (i = vocab / 2 - 1; i >= 0; i--) { tti_heap_sink(w, ids, vocab, i); }
+    largest = (double)w[ids[0]];
+    if (s->top_p < 1.0f && limit == vocab) { for (i = 0; i < vocab; i++) { want += (double)w[i]; } want *= (double)s->top_p; }
+    while (left > vocab - limit) {
+        int32_t top = ids[0];
+        if (left < vocab && limit == vocab && s->top_p < 1.0f && mass >= want) { break; }
+        if ((double)w[top] < (double)s->min_p * largest) { break; }
+        mass += (double)w[top];
+        ids[0] = ids[--left];
+        ids[left] = top;
+        tti_heap_sink(w, ids, left, 0);
+    }
+    kept = vocab - left;
+    if (limit < vocab && s->top_p < 1.0f) {
+        want = 0;
+        for (i = 0; i < kept; i++) { want += (double)w[ids[vocab - 1 - i]]; }
+        want *= (double)s->top_p;
+        for (mass = 0, i = 0; i < kept && (i == 0 || mass < want); i++) { mass += (double)w[ids[vocab - 1 - i]]; }
+        kept = i;
+    }
+    return kept;
+}
+/* Hugging Face's repetition penalty, on each token of the history once. */
+static void tti_penalise(float *logits, const float *raw, const int32_t *history, int n, float penalty) {
+    int i;
+    for (i = 0; i < n; i++) { logits[history[i]] = raw[history[i]] > 0 ? raw[history[i]] / penalty : raw[history[i]] * penalty; }
+}
+/* w: scratch of vocab floats, ids: scratch of vocab ids. u in [0,1). */
+static int32_t tti_choose(tt_context *ctx, const float *logits, int vocab, const tt_sampling *s, double u, float *w, int32_t *ids) {
+    float largest = -FLT_MAX, inv_temperature = 1.0f / s->temperature;
+    int32_t best = 0;
+    double total = 0, mass = 0;
+    int i, kept;
+    for (i = 0; i < vocab; i++) { if (logits[i] > largest) { largest = logits[i]; best = (int32_t)i; } }
+    if (s->greedy) { return best; }
+    for (i = 0; i < vocab; i++) { w[i] = (logits[i] - largest) * inv_temperature; }
+    tti_row_exp(ctx, w, vocab);
+    if (s->top_k <= 0 && s->top_p >= 1.0f && s->min_p <= 0) {
+        for (i = 0; i < vocab; i++) { total += (double)w[i]; }
+        for (i = 0; i < vocab; i++) {
+            mass += (double)w[i];
+            if (w[i] > 0) { best = (int32_t)i; }
+            if (mass > u * total) { break; }
+        }
+        return best;
+    }
+    kept = tti_candidates(w, vocab, s, ids);
+    for (i = 0; i < kept; i++) { total += (double)w[ids[vocab - 1 - i]]; }
+    for (i = 0; i < kept; i++) {
+        best = ids[vocab - 1 - i];
+        mass += (double)w[best];
+        if (mass > u * total) { break; }
+    }
+    return best;
+}
+
+/* ---- the engine ---- */
+typedef struct tti_sequence {       /* what stands in a slot */
+    int item;                       /* index in out->items, -1 = empty slot       */
+    int length;                     /* prompt and response so far                 */
+    int32_t *tokens;                /* [prompt + max_new_tokens]                  */
+    float *logprobs;                /* [max_new_tokens]                           */
+} tti_sequence;
+typedef struct tti_engine {
+    tt_context *ctx;
+    tt_model *model;
+    const tt_request *requests;
+    const tt_sampling *s;
+    tt_completions *out;
+    tt_kv_cache *cache;
+    tti_sequence *slots;            /* [n_slots]                     */
+    int n_slots, capacity, next;    /* next: first waiting item      */
+    int32_t *offsets, *tokens, *slot_ids;   /* of a batch            */
+    size_t n_tokens;                /* capacity of tokens            */
+} tti_engine;
+
+static tt_status tti_sampling_check(tt_context *ctx, const tt_sampling *in, tt_sampling *s) {
+    *s = *in;
+    if (s->max_new_tokens == 0) { s->max_new_tokens = 128; }
+    if (s->temperature == 0) { s->temperature = 1; }
+    if (s->top_p == 0) { s->top_p = 1; }
+    if (s->repetition_penalty == 0) { s->repetition_penalty = 1; }
+    if (s->max_batch == 0) { s->max_batch = 128; }
+    if (s->max_new_tokens < 1) { return tt_fail(ctx, TT_ERR_ARG, "tt_generate: max_new_tokens is %d, expected >= 1", s->max_new_tokens); }
+    if (!(s->temperature > 0) || !isfinite(s->temperature)) { return tt_fail(ctx, TT_ERR_ARG, "tt_generate: temperature is %g, expected > 0", (double)s->temperature); }
+    if (!(s->top_p > 0 && s->top_p <= 1)) { return tt_fail(ctx, TT_ERR_ARG, "tt_generate: top_p is %g, expected in (0, 1]", (double)s->top_p); }
+    if (!(s->min_p >= 0 && s->min_p <= 1)) { return tt_fail(ctx, TT_ERR_ARG, "tt_generate: min_p is %g, expected in [0, 1]", (double)s->min_p); }
+    if (s->top_k < 0) { return tt_fail(ctx, TT_ERR_ARG, "tt_generate: top_k is %d, expected >= 0", s->top_k); }
+    if (!(s->repetition_penalty > 0)) { return tt_fail(ctx, TT_ERR_ARG, "tt_generate: repetition_penalty is %g, expected > 0", (double)s->repetition_penalty); }
+    if (s->max_batch < 1) { return tt_fail(ctx, TT_ERR_ARG, "tt_generate: max_batch is %d, expected >= 1", s->max_batch); }
+    return TT_OK;
+}
+/* The items in order, and the longest sequence. */
+static tt_status tti_engine_items(tti_engine *e, int n_requests) {
+    tt_context *ctx = e->ctx;
+    int vocab = e->model->config.vocab_size, r, k, total = 0;
+    for (r = 0; r < n_requests; r++) {
+        const tt_request *q = &e->requests[r];
+        int limit = e->model->config.max_position_embeddings, copies = q->n ? q->n : 1;
+        if (copies < 1 || total > INT_MAX - copies) { return tt_fail(ctx, TT_ERR_ARG, "tt_generate: requests[%d].n is %d, expected >= 0", r, q->n); }
+        if (q->prompt_length < 1) { return tt_fail(ctx, TT_ERR_ARG, "tt_generate: requests[%d].prompt_length is %d, expected >= 1", r, q->prompt_length); }
+        if (q->prompt_length > limit || e->s->max_new_tokens > limit - q->prompt_length) {
+            return tt_fail(ctx, TT_ERR_ARG, "tt_generate: requests[%d] has %d prompt tokens and max_new_tokens is %d, together above max_position_embeddings %d",
+                           r, q->prompt_length, e->s->max_new_tokens, limit);
+        }
+        for (k = 0; k < q->prompt_length; k++) {
+            if (q->prompt[k] >= 0 && q->prompt[k] < vocab) { continue; }
+            return tt_fail(ctx, TT_ERR_ARG, "tt_generate: requests[%d].prompt[%d] is %d, expected 0..%d (vocab_size of the model)", r, k, (int)q->prompt[k], vocab - 1);
+        }
+        if (q->prompt_length + e->s->max_new_tokens > e->capacity) { e->capacity = q->prompt_length + e->s->max_new_tokens; }
+        total += copies;
+    }
+    e->out->items = (tt_completion *)tt_alloc(ctx, (size_t)total, sizeof *e->out->items);
+    if (!e->out->items) { return TT_ERR_MEM; }
+    e->out->n = total;
+    for (total = 0, r = 0; r < n_requests; r++) {
+        for (k = 0; k < (e->requests[r].n ? e->requests[r].n : 1); k++) {
+            e->out->items[total].request = r;
+            e->out->items[total++].sample = k;
+        }
+    }
+    e->n_slots = total < e->s->max_batch ? total : e->s->max_batch;
+    return TT_OK;
+}
+static tt_status tti_engine_open(tti_engine *e) {
+    tt_context *ctx = e->ctx;
+    int i;
+    e->n_tokens = (size_t)e->n_slots * (size_t)e->capacity;
+    e->cache = tt_kv_cache_create(e->model, e->n_slots, e->capacity);
+    e->slots = e->cache ? (tti_sequence *)tt_alloc(ctx, (size_t)e->n_slots, sizeof *e->slots) : NULL;
+    if (!e->slots) { return TT_ERR_MEM; }
+    e->offsets = (int32_t *)tt_alloc(ctx, (size_t)e->n_slots + 1, sizeof(int32_t));
+    e->slot_ids = (int32_t *)tt_alloc(ctx, (size_t)e->n_slots, sizeof(int32_t));
+    e->tokens = (int32_t *)tt_alloc(ctx, e->n_tokens, sizeof(int32_t));
+    if (!e->offsets || !e->slot_ids || !e->tokens) { return TT_ERR_MEM; }
+    for (i = 0; i < e->n_slots; i++) {
+        e->slots[i].item = -1;
+        e->slots[i].tokens = (int32_t *)tt_alloc(ctx, (size_t)e->capacity, sizeof(int32_t));
+        e->slots[i].logprobs = (float *)tt_alloc(ctx, (size_t)e->s->max_new_tokens, sizeof(float));
+        if (!e->slots[i].tokens || !e->slots[i].logprobs) { return TT_ERR_MEM; }
+    }
+    return TT_OK;
+}
+static void tti_engine_close(tti_engine *e) {
+    tt_context *ctx = e->ctx;
+    int i;
+    for (i = 0; e->slots && i < e->n_slots; i++) {
+        tt_free(ctx, e->slots[i].tokens, (size_t)e->capacity, sizeof(int32_t));
+        tt_free(ctx, e->slots[i].logprobs, (size_t)e->s->max_new_tokens, sizeof(float));
+    }
+    tt_free(ctx, e->slots, (size_t)e->n_slots, sizeof *e->slots);
+    tt_free(ctx, e->offsets, (size_t)e->n_slots + 1, sizeof(int32_t));
+    tt_free(ctx, e->slot_ids, (size_t)e->n_slots, sizeof(int32_t));
+    tt_free(ctx, e->tokens, e->n_tokens, sizeof(int32_t));
+    tt_kv_cache_destroy(e->cache);
+}
+/* Runs a packed batch of n sequences (offsets, tokens, slot_ids) through the model. */
+static tt_tensor *tti_engine_forward(tti_engine *e, int n) {
+    tt_batch_desc desc = TT_INIT;
+    desc.n_sequences = n;
+    desc.offsets = e->offsets;
+    desc.tokens = e->tokens;
+    desc.cache = e->cache;
+    desc.slots = e->slot_ids;
+    return tt_model_forward(e->model, tt_batch_create(e->ctx, &desc));
+}
+/* Another slot that holds the request, with at least `cached` positions in the cache; -1 if none. */
+static int tti_engine_donor(const tti_engine *e, int request, int but, int cached) {
+    int i;
+    for (i = 0; i < e->n_slots; i++) {
+        if (i != but && e->slots[i].item >= 0 && e->out->items[e->slots[i].item].request == request && e->cache->lengths[i] >= cached) { return i; }
+    }
+    return -1;
+}
+/* Gives empty slots to waiting sequences. The first of a request runs its prompt, the others copy it. */
+static tt_status tti_engine_fill(tti_engine *e) {
+    int i, n = 0, first = e->next;
+    for (i = 0; i < e->n_slots && e->next < e->out->n; i++) {
+        tti_sequence *q = &e->slots[i];
+        const tt_request *r;
+        int donor;
+        if (q->item >= 0) { continue; }
+        r = &e->requests[e->out->items[e->next].request];
+        donor = tti_engine_donor(e, e->out->items[e->next].request, i, 0);
+        q->item = e->next++;
+        q->length = r->prompt_length;
+        memcpy(q->tokens, r->prompt, (size_t)r->prompt_length * sizeof(int32_t));
+        tt_kv_cache_truncate(e->cache, i, 0);
+        if (donor >= 0 || r->prompt_length == 1) { continue; }
+        e->offsets[n + 1] = e->offsets[n] + (int32_t)(r->prompt_length - 1);
+        memcpy(e->tokens + e->offsets[n], r->prompt, (size_t)(r->prompt_length - 1) * sizeof(int32_t));
+        e->slot_ids[n++] = i;
+    }
+    if (n > 0 && !tti_engine_forward(e, n)) { return tt_error_status(e->ctx); }
+    for (i = 0; i < e->n_slots; i++) {
+        tti_sequence *q = &e->slots[i];
+        if (q->item < first || tt_kv_cache_length(e->cache, i) > 0 || q->length == 1) { continue; }
+        n = tti_engine_donor(e, e->out->items[q->item].request, i, q->length - 1);
+        if (tt_kv_cache_share(e->cache, n, i, q->length - 1) != TT_OK) { return tt_error_status(e->ctx); }
+    }
+    return TT_OK;
+}
+/* Finishes the sequence in the slot: its tokens move to the completion. */
+static tt_status tti_engine_finish(tti_engine *e, tti_sequence *q, int stopped) {
+    tt_completion *c = &e->out->items[q->item];
+    int prompt = e->requests[c->request].prompt_length, n = q->length - prompt;
+    c->tokens = (int32_t *)tt_alloc(e->ctx, (size_t)n, sizeof(int32_t));
+    c->logprobs = (float *)tt_alloc(e->ctx, (size_t)n, sizeof(float));
+    c->length = n;
+    if (!c->tokens || !c->logprobs) { return TT_ERR_MEM; }
+    c->stopped = stopped;
+    memcpy(c->tokens, q->tokens + prompt, (size_t)n * sizeof(int32_t));
+    memcpy(c->logprobs, q->logprobs, (size_t)n * sizeof(float));
+    e->out->n_tokens += (size_t)n;
+    q->item = -1;
+    return TT_OK;
+}
+/* The token and log-prob of one row of logits; uses only its own scratch, so rows can run in parallel. */
+static void tti_engine_sample(const tti_engine *e, tti_sequence *q, const float *logits, float *scratch, int32_t *ids) {
+    const tt_completion *c = &e->out->items[q->item];
+    const tt_request *r = &e->requests[c->request];
+    int vocab = e->model->config.vocab_size;
+    const float *row = logits;
+    uint64_t name[2];
+    double u;
+    name[0] = r->id;
+    name[1] = (uint64_t)c->sample;
+    u = tti_unit(tt_random(e->s->seed, tt_hash(name, sizeof name, 0), (uint64_t)q->length));
+    if (e->s->repetition_penalty != 1.0f) {
+        memcpy(scratch + vocab, logits, (size_t)vocab * sizeof(float));
+        tti_penalise(scratch + vocab, logits, q->tokens, q->length, e->s->repetition_penalty);
+        row = scratch + vocab;
+    }
+    q->tokens[q->length] = tti_choose(e->ctx, row, vocab, e->s, u, scratch, ids);
+    tti_row_logprob(e->ctx, logits, vocab, q->tokens[q->length], 1.0f / e->s->temperature, &q->logprobs[q->length - r->prompt_length], NULL);
+    q->length++;
+}
+/* One token for every sequence in a slot. */
+static tt_status tti_engine_turn(tti_engine *e) {
+    tt_context *ctx = e->ctx;
+    int vocab = e->model->config.vocab_size, n = 0, i, k;
+    tt_tensor *logits;
+    float *rows, *scratch;
+    int32_t *ids;
+    for (i = 0; i < e->n_slots; i++) {
+        if (e->slots[i].item < 0) { continue; }
+        e->tokens[n] = e->slots[i].tokens[e->slots[i].length - 1];
+        e->slot_ids[n++] = (int32_t)i;
+        e->offsets[n] = (int32_t)n;
+    }
+    logits = tt_model_logits(e->model, tti_engine_forward(e, n));
+    if (!logits) { return tt_error_status(ctx); }
+    rows = TT_F(logits);
+    if (ctx->backend != tt_cpu_backend()) {
+        rows = (float *)tti_arena_alloc(ctx, &ctx->host, logits->size * sizeof(float));
+        if (!rows || tt_tensor_get(logits, rows) != TT_OK) { return tt_error_status(ctx); }
+    }
+    scratch = (float *)tti_arena_alloc(ctx, &ctx->host, (size_t)ctx->n_threads * (size_t)vocab * 2 * sizeof(float));
+    ids = (int32_t *)tti_arena_alloc(ctx, &ctx->host, (size_t)ctx->n_threads * (size_t)vocab * sizeof(int32_t));
+    if (!scratch || !ids) { return TT_ERR_MEM; }
+#ifdef _OPENMP
+#pragma omp parallel for schedule(dynamic, 4) num_threads(ctx->n_threads) if (n > 1)
+#endif
+    for (i = 0; i < n; i++) {
+        size_t mine = (size_t)tti_worker() * (size_t)vocab;
+        tti_engine_sample(e, &e->slots[e->slot_ids[i]], rows + (size_t)i * (size_t)vocab, scratch + 2 * mine, ids + mine);
+    }
+    for (i = 0; i < n; i++) {
+        tti_sequence *q = &e->slots[e->slot_ids[i]];
+        const tt_completion *c = &e->out->items[q->item];
+        int prompt = e->requests[c->request].prompt_length, stopped = 0;
+        int32_t token = q->tokens[q->length - 1];
+        if (!isfinite(q->logprobs[q->length - 1 - prompt])) {
+            return tt_fail(ctx, TT_ERR_NUMBER, "tt_generate: the logits of request %d, sample %d, position %d are not finite", c->request, c->sample, q->length - 1);
+        }
+        if (e->s->on_token && e->s->on_token(e->s->user, c->request, c->sample, token, q->logprobs[q->length - 1 - prompt])) {
+            return tt_fail(ctx, TT_ERR_STOP, "tt_generate: stopped by on_token");
+        }
+        for (k = 0; k < e->s->n_stop_tokens; k++) { stopped |= e->s->stop_tokens[k] == token; }
+        if ((stopped || q->length - prompt == e->s->max_new_tokens) && tti_engine_finish(e, q, stopped) != TT_OK) { return TT_ERR_MEM; }
+    }
+    return TT_OK;
+}
+static tt_status tti_engine_run(tti_engine *e) {
+    tt_context *ctx = e->ctx;
+    tti_mark host = tti_arena_mark(&ctx->host), device = tti_arena_mark(&ctx->device);
+    tt_status status = TT_OK;
+    int i, busy = 1;
+    while (status == TT_OK && busy) {
+        status = tti_engine_fill(e);
+        if (status == TT_OK) { status = tti_engine_turn(e); }
+        tti_arena_release(&ctx->host, host);
+        tti_arena_release(&ctx->device, device);
+        busy = e->next < e->out->n;
+        for (i = 0; i < e->n_slots; i++) { busy |= e->slots[i].item >= 0; }
+    }
+    return status;
+}
+TT_API tt_status tt_generate(tt_model *model, const tt_request *requests, int n, const tt_sampling *sampling, tt_completions *out) {
+    tt_context *ctx = model->ctx;
+    tti_engine e = TT_INIT;
+    tt_sampling s;
+    tt_status status;
+    memset(out, 0, sizeof *out);
+    out->ctx = ctx;
+    if (ctx->graph_error) { return ctx->status; }
+    if (n < 1) { return tt_fail(ctx, TT_ERR_ARG, "tt_generate: number of requests is %d, expected >= 1", n); }
+    status = tti_sampling_check(ctx, sampling, &s);
+    if (status != TT_OK) { return status; }
+    e.ctx = ctx;
+    e.model = model;
+    e.requests = requests;
+    e.s = &s;
+    e.out = out;
+    status = tti_engine_items(&e, n);
+    if (status == TT_OK) { status = tti_engine_open(&e); }
+    tt_no_grad_begin(ctx);
+    if (status == TT_OK) { status = tti_engine_run(&e); }
+    tt_no_grad_end(ctx);
+    tti_engine_close(&e);
+    if (status != TT_OK) { tt_completions_free(out); }
+    return status;
+}
+TT_API void tt_completions_free(tt_completions *c) {
+    int i;
+    for (i = 0; i < c->n; i++) {
+        tt_free(c->ctx, c->items[i].tokens, (size_t)c->items[i].length, sizeof(int32_t));
+        tt_free(c->ctx, c->items[i].logprobs, (size_t)c->items[i].length, sizeof(float));
+    }
+    if (c->items) { tt_free(c->ctx, c->items, (size_t)c->n, sizeof *c->items); }
+    c->items = NULL;
+    c->n = 0;
+    c->n_tokens = 0;
+}
+
+/* ==== 9. optimizer =========================================================================
+ * AdamW (Loshchilov and Hutter, arXiv 1711.05101): decoupled decay, bias-corrected moments. */
+
+struct tt_optimizer {
+    tt_context *ctx;
+    tt_model *model;
+    tt_adamw_desc desc;
+    tt_tensor **m, **v;       /* moments, one pair per parameter */
+    long step, n_skipped;
+};
+
+TT_API tt_optimizer *tt_adamw_create(tt_model *model, const tt_adamw_desc *desc) {
+    static const tt_adamw_desc zero = TT_INIT;
+    tt_context *ctx = model->ctx;
+    tt_optimizer *o;
+    tt_adamw_desc d = desc ? *desc : zero;
+    int i, ok;
+    if (d.beta1 == 0) { d.beta1 = 0.9f; }
+    if (d.beta2 == 0) { d.beta2 = 0.999f; }
+    if (d.eps == 0) { d.eps = 1e-8f; }
+    if (!(d.beta1 > 0 && d.beta1 < 1)) { tt_fail(ctx, TT_ERR_ARG, "tt_adamw_create: beta1 is %g, expected in (0, 1)", (double)d.beta1); return NULL; }
+    if (!(d.beta2 > 0 && d.beta2 < 1)) { tt_fail(ctx, TT_ERR_ARG, "tt_adamw_create: beta2 is %g, expected in (0, 1)", (double)d.beta2); return NULL; }
+    if (!(d.eps > 0) || !(d.weight_decay >= 0) || !(d.max_grad_norm >= 0)) {
+        tt_fail(ctx, TT_ERR_ARG, "tt_adamw_create: eps is %g, weight_decay %g, max_grad_norm %g, expected > 0, >= 0, >= 0", (double)d.eps, (double)d.weight_decay, (double)d.max_grad_norm);
+        return NULL;
+    }
+    o = (tt_optimizer *)tt_alloc(ctx, 1, sizeof *o);
+    if (!o) { return NULL; }
+    o->ctx = ctx;
+    o->model = model;
+    o->desc = d;
+    o->m = (tt_tensor **)tt_alloc(ctx, (size_t)model->n_params, sizeof *o->m);
+    o->v = (tt_tensor **)tt_alloc(ctx, (size_t)model->n_params, sizeof *o->v);
+    ok = o->m && o->v;
+    for (i = 0; ok && i < model->n_params; i++) {
+        const tt_tensor *p = model->params[i];
+        o->m[i] = tt_tensor_create(ctx, TT_F32, p->ndim, p->shape, NULL);
+        o->v[i] = o->m[i] ? tt_tensor_create(ctx, TT_F32, p->ndim, p->shape, NULL) : NULL;
+        ok = o->v[i] != NULL;
+    }
+    if (!ok) { tt_optimizer_destroy(o); return NULL; }
+    return o;
+}
+TT_API void tt_optimizer_destroy(tt_optimizer *o) {
+    int i;
+    if (!o) { return; }
+    for (i = 0; i < o->model->n_params; i++) {
+        if (o->m) { tt_tensor_destroy(o->m[i]); }
+        if (o->v) { tt_tensor_destroy(o->v[i]); }
+    }
+    tt_free(o->ctx, o->m, (size_t)o->model->n_params, sizeof *o->m);
+    tt_free(o->ctx, o->v, (size_t)o->model->n_params, sizeof *o->v);
+    tt_free(o->ctx, o, 1, sizeof *o);
+}
+static tt_status tti_grad_norm(tt_optimizer *o, double *norm) {
+    double total = 0;
+    int i;
+    for (i = 0; i < o->model->n_params; i++) {
+        const tt_tensor *p = o->model->params[i];
+        double squares = 0;
+        tt_status status = p->grad ? o->ctx->backend->sum_squares(o->ctx, p->grad, p->size, &squares) : TT_OK;
+        if (status != TT_OK) { return status; }
+        total += squares;
+    }
+    *norm = sqrt(total);
+    return TT_OK;
+}
+TT_API tt_status tt_optimizer_step(tt_optimizer *o, float lr, tt_optimizer_stats *stats) {
+    tt_context *ctx = o->ctx;
+    double norm = 0, scale = 1;
+    tt_status status;
+    int i, skip;
+    if (ctx->graph_error) { return ctx->status; }
+    if (!(lr >= 0) || !isfinite(lr)) { return tt_fail(ctx, TT_ERR_ARG, "tt_optimizer_step: lr is %g, expected >= 0", (double)lr); }
+    status = tti_grad_norm(o, &norm);
+    if (status != TT_OK) { return status; }
+    skip = !isfinite(norm);
+    if (skip) { o->n_skipped++; } else { o->step++; }
+    if (o->desc.max_grad_norm > 0) { scale = (double)o->desc.max_grad_norm / (norm + 1e-6); }
+    if (scale > 1) { scale = 1; }
+    for (i = 0; !skip && i < o->model->n_params; i++) {
+        tt_tensor *p = o->model->params[i];
+        tt_adamw_args a;
+        if (!p->grad) { continue; }
+        a.n = p->size;
+        a.p = TT_F(p);
+        a.g = p->grad;
+        a.m = TT_F(o->m[i]);
+        a.v = TT_F(o->v[i]);
+        a.lr = lr;
+        a.beta1 = o->desc.beta1;
+        a.beta2 = o->desc.beta2;
+        a.eps = o->desc.eps;
+        a.weight_decay = p->ndim > 1 || o->desc.decay_all ? o->desc.weight_decay : 0;
+        a.correction1 = (float)(1.0 - pow((double)a.beta1, (double)o->step));
+        a.correction2 = (float)(1.0 - pow((double)a.beta2, (double)o->step));
+        a.grad_scale = (float)scale;
+        status = ctx->backend->adamw(ctx, &a);
+        if (status != TT_OK) { return status; }
+    }
+    tt_model_zero_grad(o->model);
+    if (stats) {
+        stats->grad_norm = norm;
+        stats->skipped = skip;
+        stats->n_skipped = o->n_skipped;
+        stats->step = o->step;
+    }
+    return tt_eval(ctx);
+}
+
+/* ---- saving: weights as "model.NAME", moments as "adamw.m.NAME" and "adamw.v.NAME" ---- */
+static tt_named *tti_optimizer_names(tt_optimizer *o, tt_text *names) {
+    static const char *const prefix[3] = {"model.", "adamw.m.", "adamw.v."};
+    int n = o->model->n_params, i, k;
+    size_t at = 0;
+    tt_named *list = (tt_named *)tt_alloc(o->ctx, (size_t)n * 3, sizeof *list);
+    for (k = 0; list && k < 3; k++) {
+        for (i = 0; i < n; i++) {
+            const char *name = o->model->params[i]->name;
+            if (tt_text_format(names, "%s%s", prefix[k], name) == TT_OK && tt_text_append(names, "", 1) == TT_OK) { continue; }
+            tt_free(o->ctx, list, (size_t)n * 3, sizeof *list);
+            return NULL;
+        }
+    }
+    for (k = 0; list && k < 3 * n; k++) {      /* the text stands still now */
+        list[k].name = names->data + at;
+        list[k].tensor = k < n ? o->model->params[k] : k < 2 * n ? o->m[k - n] : o->v[k - 2 * n];
+        at += strlen(list[k].name) + 1;
+    }
+    return list;
+}
+TT_API tt_status tt_optimizer_save(tt_optimizer *o, const char *path, const char *json) {
+    tt_text names = TT_INIT, state = TT_INIT;
+    tt_named *list;
+    tt_status status;
+    names.ctx = state.ctx = o->ctx;
+    list = tti_optimizer_names(o, &names);
+    status = list ? tt_text_format(&state, "{\"step\":%ld,\"n_skipped\":%ld,\"user\":", o->step, o->n_skipped) : TT_ERR_MEM;
+    if (status == TT_OK) { status = tt_text_json(&state, json ? json : "", json ? strlen(json) : 0); }
+    if (status == TT_OK) { status = tt_text_append(&state, "}", 1); }
+    if (status == TT_OK) { status = tt_state_save(o->ctx, path, list, o->model->n_params * 3, state.data); }
+    if (list) { tt_free(o->ctx, list, (size_t)o->model->n_params * 3, sizeof *list); }
+    tt_text_free(&names);
+    tt_text_free(&state);
+    return status;
+}
+TT_API tt_status tt_optimizer_load(tt_optimizer *o, const char *path, tt_text *json_out) {
+    tt_text names = TT_INIT, state = TT_INIT;
+    tt_json *root = NULL;
+    const tt_json *user;
+    tt_named *list;
+    tt_status status;
+    names.ctx = state.ctx = o->ctx;
+    list = tti_optimizer_names(o, &names);
+    status = list ? tt_state_load(o->ctx, path, list, o->model->n_params * 3, &state) : TT_ERR_MEM;
+    if (status == TT_OK) {
+        root = tt_json_parse(o->ctx, state.data ? state.data : "", state.size);
+        user = tt_json_get(root, "user");
+        if (!user || user->type != TT_JSON_STRING || tt_json_number(root, "step", -1) < 0) {
+            status = root ? tt_fail(o->ctx, TT_ERR_FILE, "%s: no optimizer state (step, n_skipped, user)", path) : tt_error_status(o->ctx);
+        } else {
+            o->step = (long)tt_json_number(root, "step", 0);
+            o->n_skipped = (long)tt_json_number(root, "n_skipped", 0);
+            if (json_out) { status = tt_text_append(json_out, user->string, user->length); }
+        }
+    }
+    tt_json_free(o->ctx, root);
+    if (list) { tt_free(o->ctx, list, (size_t)o->model->n_params * 3, sizeof *list); }
+    tt_text_free(&names);
+    tt_text_free(&state);
+    return status;
+}
+
+TT_API float tt_learning_rate(const tt_schedule *s, int step) {
+    double progress, lr = (double)s->lr, low = (double)s->min_lr;
+    int span = s->total_steps - s->warmup_steps;
+    if (step < s->warmup_steps) { return (float)(lr * (step + 1) / s->warmup_steps); }
+    if (s->type == TT_CONSTANT || span < 1) { return s->lr; }
+    progress = (double)(step - s->warmup_steps) / span;
+    if (progress > 1) { progress = 1; }
+    if (s->type == TT_LINEAR) { return (float)(lr + (low - lr) * progress); }
+    return (float)(low + (lr - low) * 0.5 * (1.0 + cos(3.141592653589793 * progress)));
+}
+
+/* ==== 10. grpo =============================================================================
+ * Rollouts stand group by group. One optimizer batch is: tt_grpo_advantages over all rollouts, then for each
+ * micro-batch tt_rollouts_batch, tt_model_logprobs, tt_grpo_loss, tt_backward. The loss is a function of
+ * two short vectors, log-probs and entropies, so it is computed on the host in double, value and gradient
+ * in one pass: tt_grpo_token_loss is the whole mathematics of one token. */
+
+/* ---- rollouts ---- */
+static void tti_rollout_free(tt_context *ctx, tt_rollout *r) {
+    size_t n = (size_t)r->response_length;
+    tt_free(ctx, r->tokens, (size_t)r->prompt_length + n, sizeof *r->tokens);
+    tt_free(ctx, r->sampling_logprobs, n, sizeof(float));
+    tt_free(ctx, r->old_logprobs, n, sizeof(float));
+    tt_free(ctx, r->ref_logprobs, n, sizeof(float));
+    tt_free(ctx, r->mask, n, 1);
+    tt_free(ctx, r->teacher_mask, n, 1);
+    tt_free(ctx, r->is_teacher, n, 1);
+    r->tokens = NULL;
+    r->sampling_logprobs = r->old_logprobs = r->ref_logprobs = NULL;
+    r->mask = r->teacher_mask = r->is_teacher = NULL;
+}
+/* Arrays for a prompt and a response; every response token counts, none is the teacher's. */
+static tt_status tti_rollout_fill(tt_context *ctx, tt_rollout *r, const int32_t *prompt, int prompt_length, const int32_t *response, int length, int end_token) {
+    size_t n = (size_t)length;
+    int t, ends = 0;
+    r->prompt_length = prompt_length;
+    r->response_length = length;
+    r->tokens = (int32_t *)tt_alloc(ctx, (size_t)prompt_length + n, sizeof *r->tokens);
+    r->sampling_logprobs = (float *)tt_alloc(ctx, n, sizeof(float));
+    r->mask = (unsigned char *)tt_alloc(ctx, n, 1);
+    r->teacher_mask = (unsigned char *)tt_alloc(ctx, n, 1);
+    r->is_teacher = (unsigned char *)tt_alloc(ctx, n, 1);
+    if (!r->tokens || !r->sampling_logprobs || !r->mask || !r->teacher_mask || !r->is_teacher) { tti_rollout_free(ctx, r); return TT_ERR_MEM; }
+    memcpy(r->tokens, prompt, (size_t)prompt_length * sizeof *r->tokens);
+    memcpy(r->tokens + prompt_length, response, n * sizeof *r->tokens);
+    memset(r->mask, 1, n);
+    for (t = 0; t < length; t++) { ends += response[t] == end_token; }
+    r->stopped = ends == 1 && response[length - 1] == end_token;
+    return TT_OK;
+}
+TT_API tt_status tt_rollouts_create(tt_context *ctx, const tt_request *requests, int n_requests, const tt_completions *completions, int end_token, tt_rollouts *out) {
+    int i;
+    memset(out, 0, sizeof *out);
+    out->ctx = ctx;
+    if (n_requests < 1 || completions->n < n_requests || completions->n % n_requests) {
+        return tt_fail(ctx, TT_ERR_ARG, "tt_rollouts_create: %d completions of %d requests, expected the same number for each", completions->n, n_requests);
+    }
+    out->items = (tt_rollout *)tt_alloc(ctx, (size_t)completions->n, sizeof *out->items);
+    out->questions = (char **)tt_alloc(ctx, (size_t)n_requests, sizeof *out->questions);
+    out->n = out->items ? completions->n : 0;
+    out->n_groups = out->questions ? n_requests : 0;
+    if (!out->items || !out->questions) { tt_rollouts_free(out); return TT_ERR_MEM; }
+    out->num_generations = completions->n / n_requests;
+    out->n_rewards = 1;
+    for (i = 0; i < out->n; i++) {
+        const tt_completion *c = &completions->items[i];
+        const tt_request *q = &requests[c->request];
+        tt_rollout *r = &out->items[i];
+        if (c->request != i / out->num_generations) {
+            tt_rollouts_free(out);
+            return tt_fail(ctx, TT_ERR_ARG, "tt_rollouts_create: completion %d is of request %d, expected %d for each request", i, c->request, completions->n / n_requests);
+        }
+        r->group = c->request;
+        r->sample = c->sample;
+        r->prompt_id = q->id;
+        if (tti_rollout_fill(ctx, r, q->prompt, q->prompt_length, c->tokens, c->length, end_token) != TT_OK) { tt_rollouts_free(out); return TT_ERR_MEM; }
+        memcpy(r->sampling_logprobs, c->logprobs, (size_t)c->length * sizeof(float));
+    }
+    return TT_OK;
+}
+TT_API tt_status tt_rollouts_question(tt_rollouts *all, int group, const char *text) {
+    char *copy;
+    if (group < 0 || group >= all->n_groups) { return tt_fail(all->ctx, TT_ERR_ARG, "tt_rollouts_question: group is %d, expected 0..%d", group, all->n_groups - 1); }
+    copy = tti_strdup(all->ctx, text);
+    if (!copy) { return TT_ERR_MEM; }
+    tti_strfree(all->ctx, all->questions[group]);
+    all->questions[group] = copy;
+    return TT_OK;
+}
+TT_API tt_status tt_rollout_replace(tt_rollouts *all, int index, const int32_t *response, int length, int attempt_length, int end_token) {
+    tt_rollout *r, fresh;
+    int t;
+    if (index < 0 || index >= all->n) { return tt_fail(all->ctx, TT_ERR_ARG, "tt_rollout_replace: index is %d, expected 0..%d", index, all->n - 1); }
+    r = &all->items[index];
+    if (attempt_length < 0 || attempt_length > length || attempt_length > r->response_length || length < 1) {
+        return tt_fail(all->ctx, TT_ERR_ARG, "tt_rollout_replace: attempt_length is %d, expected 0..%d", attempt_length, length < r->response_length ? length : r->response_length);
+    }
+    fresh = *r;
+    fresh.old_logprobs = fresh.ref_logprobs = NULL;
+    if (tti_rollout_fill(all->ctx, &fresh, r->tokens, r->prompt_length, response, length, end_token) != TT_OK) { return TT_ERR_MEM; }
+    memcpy(fresh.sampling_logprobs, r->sampling_logprobs, (size_t)attempt_length * sizeof(float));
+    for (t = attempt_length; t < length; t++) {
+        fresh.sampling_logprobs[t] = (float)NAN;
+        fresh.is_teacher[t] = 1;
+    }
+    fresh.guided = 1;
+    fresh.attempt_length = attempt_length;
+    fresh.attempt_reward = r->reward;
+    tti_rollout_free(all->ctx, r);
+    *r = fresh;
+    return TT_OK;
+}
+TT_API void tt_rollouts_free(tt_rollouts *all) {
+    int i;
+    for (i = 0; i < all->n; i++) { tti_rollout_free(all->ctx, &all->items[i]); }
+    for (i = 0; i < all->n_groups; i++) { tti_strfree(all->ctx, all->questions[i]); }
+    if (all->items) { tt_free(all->ctx, all->items, (size_t)all->n, sizeof *all->items); }
+    if (all->questions) { tt_free(all->ctx, all->questions, (size_t)all->n_groups, sizeof *all->questions); }
+    all->items = NULL;
+    all->questions = NULL;
+    all->n = all->n_groups = 0;
+}
+TT_API tt_batch *tt_rollouts_batch(tt_context *ctx, const tt_rollouts *all, const int *indices, int n) {
+    tt_batch_desc desc = TT_INIT;
+    int32_t *offsets, *tokens;
+    unsigned char *mask;
+    int i, total = 0;
+    if (ctx->graph_error) { return NULL; }
+    for (i = 0; i < n; i++) { total += all->items[indices[i]].prompt_length + all->items[indices[i]].response_length; }
+    offsets = (int32_t *)tti_step_alloc(ctx, ((size_t)n + 1) * sizeof *offsets);
+    tokens = (int32_t *)tti_step_alloc(ctx, (size_t)total * sizeof *tokens);
+    mask = (unsigned char *)tti_step_alloc(ctx, (size_t)total);
+    if (!offsets || !tokens || !mask) { ctx->graph_error = 1; return NULL; }
+    for (i = 0; i < n; i++) {
+        const tt_rollout *r = &all->items[indices[i]];
+        memcpy(tokens + offsets[i], r->tokens, (size_t)(r->prompt_length + r->response_length) * sizeof *tokens);
+        memset(mask + offsets[i] + r->prompt_length, 1, (size_t)r->response_length);
+        offsets[i + 1] = offsets[i] + (int32_t)(r->prompt_length + r->response_length);
+    }
+    desc.n_sequences = n;
+    desc.offsets = offsets;
+    desc.tokens = tokens;
+    desc.mask = mask;
+    return tt_batch_create(ctx, &desc);
+}
+
+/* ---- config ---- */
+static tt_grpo_config tti_grpo_resolve(const tt_grpo_config *in) {
+    tt_grpo_config c = *in;
+    if (c.num_generations == 0) { c.num_generations = 8; }
+    if (c.max_completion_length == 0) { c.max_completion_length = 128; }
+    if (c.temperature == 0) { c.temperature = 1; }
+    if (c.epsilon_low == 0) { c.epsilon_low = 0.2f; }
+    if (c.epsilon_high == 0) { c.epsilon_high = 0.2f; }
+    if (c.dual_clip == 0) { c.dual_clip = 3; }
+    if (c.cispo_epsilon_max == 0) { c.cispo_epsilon_max = 5; }
+    if (c.advantage_eps == 0) { c.advantage_eps = 1e-6f; }
+    if (c.gamma_min == 0 && c.gamma_max == 0 && c.advantage_min == 0 && c.advantage_max == 0) {
+        c.gamma_min = 0.001f;
+        c.gamma_max = -0.001f;
+        c.advantage_min = -4;
+        c.advantage_max = 4;
+    }
+    if (c.luffy_gamma == 0) { c.luffy_gamma = 0.1f; }
+    if (c.fallback_p == 0) { c.fallback_p = 0.01f; }
+    return c;
+}
+
+/* ---- advantages ---- */
+/* reward = sum of weight * rewards; a NaN abstains. */
+static tt_status tti_rewards_sum(tt_rollouts *all, const float *weights) {
+    int i, k;
+    if (all->n_rewards < 1 || all->n_rewards > TT_MAX_REWARDS) { return tt_fail(all->ctx, TT_ERR_ARG, "tt_grpo_advantages: n_rewards is %d, expected 1..%d", all->n_rewards, TT_MAX_REWARDS); }
+    for (i = 0; i < all->n; i++) {
+        tt_rollout *r = &all->items[i];
+        double sum = 0;
+        int scored = 0;
+        for (k = 0; k < all->n_rewards; k++) {
+            if (isnan(r->rewards[k])) { continue; }
+            sum += (double)r->rewards[k] * (weights ? (double)weights[k] : 1.0);
+            scored = 1;
+        }
+        r->reward = scored ? (float)sum : (float)NAN;
+        if (!isfinite(r->reward)) { return tt_fail(all->ctx, TT_ERR_NUMBER, "reward of prompt %d, sample %d is %g, expected a finite number", r->group, r->sample, (double)r->reward); }
+    }
+    return TT_OK;
+}
+static double tti_mean_reward(const tt_rollout *r, int n) {
+    double sum = 0;
+    int i;
+    for (i = 0; i < n; i++) { sum += (double)r[i].reward; }
+    return sum / n;
+}
+/* Unbiased standard deviation; 0 for a single value. */
+static double tti_std_reward(const tt_rollout *r, int n) {
+    double mean = tti_mean_reward(r, n), sum = 0;
+    int i;
+    for (i = 0; i < n; i++) { sum += ((double)r[i].reward - mean) * ((double)r[i].reward - mean); }
+    return n > 1 ? sqrt(sum / (n - 1)) : 0;
+}
+/* Best minus second best for the best (the first of equals), 0 for all others: verl's grpo_passk. */
+static void tti_advantage_passk(tt_rollout *r, int n, double scale) {
+    int best = 0, second = -1, i;
+    for (i = 1; i < n; i++) { if (r[i].reward > r[best].reward) { best = i; } }
+    for (i = 0; i < n; i++) { if (i != best && (second < 0 || r[i].reward > r[second].reward)) { second = i; } }
+    for (i = 0; i < n; i++) { r[i].advantage = 0; }
+    if (second >= 0) { r[best].advantage = (float)(((double)r[best].reward - (double)r[second].reward) / scale); }
+}
+static void tti_advantage_group(tt_rollout *r, int n, const tt_grpo_config *c, double batch_std) {
+    double baseline = tti_mean_reward(r, n), scale = 1, weight = 0, weighted = 0;
+    int i, equal = 1, nonzero = 0;
+    for (i = 0; i < n; i++) {
+        equal = equal && r[i].reward == r[0].reward;
+        nonzero += r[i].reward != 0;
+        weight += r[i].response_length;
+        weighted += (double)r[i].response_length * (double)r[i].reward;
+    }
+    if (equal) { for (i = 0; i < n; i++) { r[i].advantage = 0; } return; }
+    if (c->scale_rewards == TT_SCALE_GROUP) { scale = tti_std_reward(r, n) + (double)c->advantage_eps; }
+    if (c->scale_rewards == TT_SCALE_BATCH) { scale = batch_std + (double)c->advantage_eps; }
+    switch (c->advantage) {
+    case TT_ADV_PASSK: tti_advantage_passk(r, n, scale); return;
+    case TT_ADV_RLOO: scale = (double)(n - 1) / n; break;             /* R_i - mean of the others */
+    case TT_ADV_OPO: baseline = weighted / weight; scale = 1; break;  /* length-weighted baseline */
+    case TT_ADV_GPG: scale = (double)nonzero / n; break;
+    case TT_ADV_REINFORCE_PP_BASELINE: scale = 1; break;
+    case TT_ADV_GRPO: break;
+    }
+    for (i = 0; i < n; i++) { r[i].advantage = (float)(((double)r[i].reward - baseline) / scale); }
+}
+/* Whitened over all tokens of the batch, as verl does it: unbiased variance, 1e-8 inside the root. */
+static void tti_advantage_whiten(tt_rollouts *all) {
+    double tokens = 0, mean = 0, variance = 0;
+    int i;
+    for (i = 0; i < all->n; i++) {
+        tokens += all->items[i].response_length;
+        mean += (double)all->items[i].response_length * (double)all->items[i].advantage;
+    }
+    mean /= tokens;
+    for (i = 0; i < all->n; i++) {
+        double d = (double)all->items[i].advantage - mean;
+        variance += (double)all->items[i].response_length * d * d;
+    }
+    variance /= tokens > 1 ? tokens - 1 : 1;
+    for (i = 0; i < all->n; i++) { all->items[i].advantage = (float)(((double)all->items[i].advantage - mean) / sqrt(variance + 1e-8)); }
+}
+TT_API tt_status tt_grpo_advantages(tt_rollouts *all, const tt_grpo_config *config, const float *reward_weights, tt_grpo_metrics *metrics) {
+    tt_grpo_config c = tti_grpo_resolve(config);
+    int size = all->num_generations, g, i;
+    double batch_std, mean_std = 0, equal_groups = 0, nonzero = 0;
+    tt_status status;
+    if (all->n < 1) { return tt_fail(all->ctx, TT_ERR_ARG, "tt_grpo_advantages: number of rollouts is %d, expected >= 1", all->n); }
+    if (c.advantage == TT_ADV_RLOO && size < 2) { return tt_fail(all->ctx, TT_ERR_ARG, "tt_grpo_advantages: num_generations is %d, expected >= 2 for RLOO", size); }
+    status = tti_rewards_sum(all, reward_weights);
+    if (status != TT_OK) { return status; }
+    batch_std = tti_std_reward(all->items, all->n);
+    for (g = 0; g < all->n_groups; g++) {
+        tt_rollout *r = all->items + (size_t)g * (size_t)size;
+        int equal = 1;
+        for (i = 0; i < size; i++) {
+            equal = equal && r[i].reward == r[0].reward;
+            nonzero += r[i].reward != 0;
+        }
+        equal_groups += equal;
+        mean_std += equal ? 0 : tti_std_reward(r, size);
+        tti_advantage_group(r, size, &c, batch_std);
+    }
+    if (c.advantage == TT_ADV_REINFORCE_PP_BASELINE) { tti_advantage_whiten(all); }
+    if (metrics) {
+        metrics->reward = tti_mean_reward(all->items, all->n);
+        metrics->reward_std = mean_std / all->n_groups;
+        metrics->frac_reward_zero_std = equal_groups / all->n_groups;
+    }
+    return TT_OK;
+}
+
+/* ---- the loss of one token ---- */
+static double tti_clip(double x, double low, double high) { return x < low ? low : x > high ? high : x; }
+
+/* PPO's clipped surrogate (Schulman et al., arXiv 1707.06347) with asymmetric bounds (DAPO), two-sided delta
+ * (INTELLECT-2) and dual clip for A < 0 (Ye et al., arXiv 1912.09729): max(-A min(r, delta), -A clip(r)), at most -A c. */
+static void tti_loss_ppo(const tt_grpo_config *c, double r, double dr, double a, tt_token_loss *out) {
+    double low = 1 - (double)c->epsilon_low, high = 1 + (double)c->epsilon_high;
+    int capped = c->delta > 0 && r > (double)c->delta;
+    double plain = -a * (capped ? (double)c->delta : r), clipped = -a * tti_clip(r, low, high);
+    out->clipped_low = a < 0 && r < low;
+    out->clipped_high = a > 0 && r > high;
+    out->loss = plain >= clipped ? plain : clipped;
+    out->dloss = plain >= clipped && !capped ? -a * dr : 0;
+    if (a < 0 && c->dual_clip > 0 && out->loss > -a * (double)c->dual_clip) {
+        out->loss = -a * (double)c->dual_clip;
+        out->dloss = 0;
+        out->clipped_dual = 1;
+    }
+}
+static void tti_loss_ordinary(const tt_grpo_config *c, double l, double o, double a, tt_token_loss *out) {
+    double x = tti_clip(l - o, -20, 20), r = exp(x), dr = l - o == x ? r : 0, tau, s;
+    switch (c->loss) {
+    case TT_LOSS_REINFORCE:
+        out->loss = -a * l;
+        out->dloss = -a;
+        return;
+    case TT_LOSS_CISPO:               /* MiniMax-M1, arXiv 2506.13585: the ratio is a constant weight with a cap */
+        out->clipped_high = r > (double)c->cispo_epsilon_max;
+        if (out->clipped_high) { r = (double)c->cispo_epsilon_max; }
+        out->loss = -r * a * l;
+        out->dloss = -r * a;
+        return;
+    case TT_LOSS_SAPO:                /* a soft gate instead of the clip */
+        tau = a > 0 ? 1.0 : 1.05;
+        s = 1 / (1 + exp(-tau * (r - 1)));
+        out->loss = -a * 4 / tau * s;
+        out->dloss = -a * 4 * s * (1 - s) * dr;
+        return;
+    case TT_LOSS_GSPO:                /* of a whole sequence: l - o is its mean, see tti_sequence_loss */
+    case TT_LOSS_PPO_CLIP:
+        tti_loss_ppo(c, r, dr, a, out);
+        return;
+    }
+}
+/* Advantage-Aware Shaping: gamma falls from gamma(A_max) = gamma_min to gamma(A_min) = gamma_max. The released
+ * code clamps it with lower bound gamma_min and upper bound gamma_max; as gamma_min is the larger one, this
+ * gives gamma_max for every A. */
+static double tti_aas_gamma(const tt_grpo_config *c, double a) {
+    double low = (double)c->gamma_min, high = (double)c->gamma_max;
+    double gamma = low + (high - low) * ((double)c->advantage_max - a) / ((double)c->advantage_max - (double)c->advantage_min);
+    if (c->aas == TT_AAS_FORMULA && low > high) { return tti_clip(gamma, high, low); }
+    if (gamma < low) { gamma = low; }
+    return gamma > high ? high : gamma;
+}
+/* loss = -A w, w = p / d, d = sg(p) + gamma(A) kept inside (0, 1]: the gradient flows through the numerator only. */
+static void tti_loss_guided(const tt_grpo_config *c, double l, double o, double a, tt_token_loss *out) {
+    double p = exp(l), gamma = (double)c->luffy_gamma, d;
+    if (c->aas == TT_AAS_OFF || (a < 0 && p < (double)c->fallback_p)) {     /* do not push down what is hardly said anyway */
+        out->fallback = c->aas != TT_AAS_OFF;
+        tti_loss_ordinary(c, l, o, a, out);
+        return;
+    }
+    if (c->aas == TT_AAS_LUFFY) {     /* LUFFY, arXiv 2504.14945: p / (p + gamma), gradient through both */
+        out->factor = p / (p + gamma);
+        out->dloss = -a * out->factor * gamma / (p + gamma);
+    } else {
+        d = p + tti_aas_gamma(c, a);
+        out->factor = d <= 0 ? 1.0001 : d > 1 ? 0.9999 : p / d;            /* d <= 0: d = p / 1.0001; d > 1: d = p / 0.9999 */
+        out->dloss = -a * out->factor;
+    }
+    out->loss = -a * out->factor;
+}
+/* k1, k2, k3 of http://joschu.net/blog/kl-approx.html with x = reference - l. */
+static void tti_loss_kl(const tt_grpo_config *c, double l, double f, tt_token_loss *out) {
+    double x = tti_clip(f - l, -20, 20), slope;
+    switch (c->kl) {
+    case TT_KL_K1: out->kl = -x; slope = 1; break;
+    case TT_KL_K2: out->kl = 0.5 * x * x; slope = -x; break;
+    default: out->kl = exp(x) - x - 1; slope = 1 - exp(x); break;
+    }
+    if (x != f - l) { slope = 0; }
+    out->loss += (double)c->beta * out->kl;
+    out->dloss += (double)c->beta * slope;
+}
+static tt_token_loss tti_token_loss(const tt_grpo_config *c, double logp, double old_logp, double ref_logp, double advantage, int guided) {
+    tt_token_loss out = TT_INIT;
+    out.factor = 1;
+    if (guided) { tti_loss_guided(c, logp, old_logp, advantage, &out); }
+    else { tti_loss_ordinary(c, logp, old_logp, advantage, &out); }
+    if (!isnan(ref_logp)) { tti_loss_kl(c, logp, ref_logp, &out); }
+    return out;
+}
+TT_API tt_token_loss tt_grpo_token_loss(const tt_grpo_config *config, double logp, double old_logp, double ref_logp, double advantage, int guided) {
+    tt_grpo_config c = tti_grpo_resolve(config);
+    return tti_token_loss(&c, logp, old_logp, ref_logp, advantage, guided);
+}
+
+/* ---- the loss of a batch ---- */
+static int tti_in_loss(const tt_rollout *r, int t, const tt_grpo_config *c) { return r->mask[t] && (r->stopped || !c->mask_truncated_completions); }
+static int tti_loss_tokens(const tt_rollout *r, const tt_grpo_config *c) {
+    int t, n = 0;
+    for (t = 0; t < r->response_length; t++) { n += tti_in_loss(r, t, c); }
+    return n;
+}
+/* What the weights divide by, over the whole optimizer batch. */
+typedef struct tti_denominators { double tokens, guided, sequences, filled; } tti_denominators;
+static tti_denominators tti_loss_denominators(const tt_rollouts *all, const tt_grpo_config *c) {
+    tti_denominators d = TT_INIT;
+    int i, t;
+    for (i = 0; i < all->n; i++) {
+        const tt_rollout *r = &all->items[i];
+        int n = tti_loss_tokens(r, c);
+        d.tokens += n;
+        d.filled += n > 0;
+        for (t = 0; t < r->response_length; t++) { d.guided += tti_in_loss(r, t, c) && r->teacher_mask[t]; }
+    }
+    d.sequences = all->n;
+    return d;
+}
+/* Weight of one token of a sequence with n tokens in the loss. */
+static double tti_loss_weight(const tt_grpo_config *c, const tti_denominators *d, int n) {
+    switch (c->aggregation) {
+    case TT_SEQ_MEAN_TOKEN_MEAN: return 1 / (n * d->sequences);
+    case TT_SEQ_MEAN_TOKEN_SUM: return 1 / d->filled;
+    case TT_DR_GRPO: return 1 / (d->sequences * c->max_completion_length);
+    default: return 1 / d->tokens;
+    }
+}
+typedef struct tti_batch_loss {       /* lives in the step's arena until backward */
+    int n;
+    float *logprobs, *entropy;        /* host values; entropy NULL if not given   */
+    float *dlogprobs, *dentropy;      /* d loss / d value                         */
+    double loss;
+} tti_batch_loss;
+
+/* GSPO, arXiv 2507.18071: the ratio is the sequence's, exp(mean(l - o)), and so is its clip. */
+static void tti_sequence_loss(const tt_grpo_config *c, const tt_rollout *r, const float *logprobs, double *dlog, tt_token_loss *out) {
+    double sum = 0;
+    int t, n = 0;
+    for (t = 0; t < r->response_length; t++) {
+        if (!tti_in_loss(r, t, c) || r->teacher_mask[t]) { continue; }
+        sum += r->old_logprobs ? (double)logprobs[t] - (double)r->old_logprobs[t] : 0;
+        n++;
+    }
+    memset(out, 0, sizeof *out);
+    if (n > 0) { tti_loss_ordinary(c, sum / n, 0, (double)r->advantage, out); }
+    *dlog = n > 0 ? out->dloss / n : 0;
+}
+static void tti_loss_measure(tt_grpo_metrics *m, const tti_denominators *d, const tt_rollout *r, int t, double l, double o, double h, const tt_token_loss *x) {
+    double gap = isnan(r->sampling_logprobs[t]) ? 0 : fabs((r->old_logprobs ? o : l) - (double)r->sampling_logprobs[t]);
+    m->entropy += h / d->tokens;
+    m->kl += x->kl / d->tokens;
+    m->ppo_kl += (o - l) / d->tokens;
+    m->clip_low += x->clipped_low / d->tokens;
+    m->clip_high += x->clipped_high / d->tokens;
+    m->clip_dual += x->clipped_dual / d->tokens;
+    m->n_tokens += 1;
+    if (gap > m->sampling_logp_difference_max) { m->sampling_logp_difference_max = gap; }
+    if (!r->teacher_mask[t]) { return; }
+    m->n_guided_tokens += 1;
+    m->aas_fallback_share += x->fallback / d->guided;
+    m->aas_factor_mean += x->factor / d->guided;
+    if (x->factor > m->aas_factor_max) { m->aas_factor_max = x->factor; }
+}
+/* Loss and gradients of one rollout whose values begin at `at`. */
+static void tti_rollout_loss(tti_batch_loss *b, size_t at, const tt_rollout *r, const tt_grpo_config *c, const tti_denominators *d, tt_grpo_metrics *m) {
+    int n = tti_loss_tokens(r, c), t;
+    double w = n > 0 ? tti_loss_weight(c, d, n) : 0, dlog = 0;
+    tt_token_loss whole, x;
+    if (c->loss == TT_LOSS_GSPO) { tti_sequence_loss(c, r, b->logprobs + at, &dlog, &whole); }
+    for (t = 0; t < r->response_length; t++) {
+        double l = (double)b->logprobs[at + (size_t)t], o = r->old_logprobs ? (double)r->old_logprobs[t] : l;
+        double f = r->ref_logprobs ? (double)r->ref_logprobs[t] : (double)NAN, h = b->entropy ? (double)b->entropy[at + (size_t)t] : 0;
+        if (!tti_in_loss(r, t, c)) { continue; }
+        x = tti_token_loss(c, l, o, f, (double)r->advantage, r->teacher_mask[t]);
+        if (c->loss == TT_LOSS_GSPO && !r->teacher_mask[t]) {
+            double kl = x.kl;
+            x = whole;
+            x.dloss = 0;
+            x.kl = 0;
+            if (!isnan(f)) { tti_loss_kl(c, l, f, &x); }
+            x.kl = kl;
+        }
+        b->loss += w * (x.loss - (double)c->entropy_coef * h);
+        b->dlogprobs[at + (size_t)t] += (float)(w * x.dloss);
+        if (b->dentropy) { b->dentropy[at + (size_t)t] = (float)(-w * (double)c->entropy_coef); }
+        if (m) { tti_loss_measure(m, d, r, t, l, o, h, &x); }
+    }
+    if (c->loss == TT_LOSS_GSPO) {      /* every ordinary token moves the ratio that all of them use */
+        int ordinary = 0;
+        for (t = 0; t < r->response_length; t++) { ordinary += tti_in_loss(r, t, c) && !r->teacher_mask[t]; }
+        for (t = 0; t < r->response_length; t++) {
+            if (tti_in_loss(r, t, c) && !r->teacher_mask[t]) { b->dlogprobs[at + (size_t)t] += (float)(w * ordinary * dlog); }
+        }
+    }
+}
+static tt_status tti_grpo_forward(void *user, tt_tensor *const *in, int n_in, tt_tensor *out) {
+    float loss = (float)((tti_batch_loss *)user)->loss;
+    (void)in;
+    (void)n_in;
+    return tt_tensor_set(out, &loss);
+}
+static tt_status tti_grpo_backward(void *user, tt_tensor *const *in, int n_in, tt_tensor *out) {
+    tti_batch_loss *b = (tti_batch_loss *)user;
+    tt_context *ctx = out->ctx;
+    size_t bytes = (size_t)b->n * sizeof(float);
+    float scale, *device = (float *)tti_arena_alloc(ctx, &ctx->device, bytes);
+    tt_status status = device ? ctx->backend->download(ctx, &scale, out->grad, sizeof scale) : TT_ERR_MEM;
+    int k;
+    for (k = 0; k < n_in && status == TT_OK; k++) {
+        float *grad = tt_grad(in[k]);
+        if (!grad) { continue; }
+        status = ctx->backend->upload(ctx, device, k ? b->dentropy : b->dlogprobs, bytes);
+        if (status == TT_OK) { status = ctx->backend->axpy(ctx, grad, device, scale, (size_t)b->n); }
+    }
+    return status;
+}
+TT_API tt_tensor *tt_grpo_loss(tt_context *ctx, tt_tensor *logprobs, tt_tensor *entropy, const tt_rollouts *all, const int *indices, int n, const tt_grpo_config *config, tt_grpo_metrics *metrics) {
+    tt_grpo_config c = tti_grpo_resolve(config);
+    tti_denominators d;
+    tt_op_desc op = TT_INIT;
+    tt_tensor *in[2];
+    tti_batch_loss *b;
+    int i, total = 0;
+    if (!tti_inputs_ok(ctx, "tt_grpo_loss", &logprobs, 1)) { return NULL; }
+    for (i = 0; i < n; i++) { total += all->items[indices[i]].response_length; }
+    if ((int)logprobs->size != total) { return tti_graph_fail(ctx, "tt_grpo_loss", "number of log-probs", (int)logprobs->size, total); }
+    if (entropy && (int)entropy->size != total) { return tti_graph_fail(ctx, "tt_grpo_loss", "number of entropies", (int)entropy->size, total); }
+    if (c.entropy_coef != 0 && !entropy) {
+        tt_fail(ctx, TT_ERR_ARG, "tt_grpo_loss: entropy_coef is %g but entropy is NULL", (double)c.entropy_coef);
+        ctx->graph_error = 1;
+        return NULL;
+    }
+    b = (tti_batch_loss *)tti_step_alloc(ctx, sizeof *b);
+    if (b) { b->logprobs = (float *)tti_step_alloc(ctx, (size_t)total * 4 * sizeof(float)); }
+    if (!b || !b->logprobs) { ctx->graph_error = 1; return NULL; }
+    b->n = total;
+    b->dlogprobs = b->logprobs + total;
+    if (entropy) {
+        b->entropy = b->dlogprobs + total;
+        b->dentropy = b->entropy + total;
+    }
+    if (!tti_graph_ok(ctx, tt_tensor_get(logprobs, b->logprobs))) { return NULL; }
+    if (entropy && !tti_graph_ok(ctx, tt_tensor_get(entropy, b->entropy))) { return NULL; }
+    d = tti_loss_denominators(all, &c);
+    for (total = 0, i = 0; i < n; i++) {
+        tti_rollout_loss(b, (size_t)total, &all->items[indices[i]], &c, &d, metrics);
+        total += all->items[indices[i]].response_length;
+    }
+    if (metrics) { metrics->loss += b->loss; }
+    in[0] = logprobs;
+    in[1] = entropy;
+    op.name = "tt_grpo_loss";
+    op.forward = tti_grpo_forward;
+    op.backward = tti_grpo_backward;
+    op.user = b;
+    return tt_custom(ctx, &op, in, entropy ? 2 : 1, 0, NULL);
+}
+
+/* ==== 11. think ============================================================================
+ * tt_think_augment: choose some stopped responses of each group, ask the teacher about all of them at once,
+ * and put "response, reason, phrase" in the place of the response. The built-in teacher is a model: its
+ * prompt is a template around question and response, its answer three tagged texts. */
+
+/* ---- schedule (THINK, section on the teaching schedule) ---- */
+static tt_think_config tti_think_resolve(const tt_think_config *in) {
+    tt_think_config c = *in;
+    if (c.init_pct == 0) { c.init_pct = 0.1f; }
+    if (c.min_pct == 0) { c.min_pct = 0.01f; }
+    if (c.off_eps == 0) { c.off_eps = 0.05f; }
+    if (!c.separator) { c.separator = "\n\n"; }
+    return c;
+}
+TT_API double tt_think_pct(const tt_think_config *config, int step) {
+    tt_think_config c = tti_think_resolve(config);
+    double init = (double)c.init_pct, low = (double)c.min_pct, days = c.total_steps / 3 > 1 ? c.total_steps / 3 : 1, at = step < days ? step : days, q;
+    switch (c.schedule) {
+    case TT_THINK_CONSTANT: return init;
+    case TT_THINK_COSINE: return low + 0.5 * (init - low) * (1 + cos(3.141592653589793 * at / days));
+    case TT_THINK_EXP:
+        q = pow((low > 1e-8 ? low : 1e-8) / init, 1 / days);
+        return init * pow(q, at) > low ? init * pow(q, at) : low;
+    default: return init - (init - low) * at / days;
+    }
+}
+/* pct never rises, so "off for good at the first step where it is low" is a test of this step alone. */
+TT_API int tt_think_active(const tt_think_config *config, int step) {
+    tt_think_config c = tti_think_resolve(config);
+    return c.off_eps < 0 || tt_think_pct(&c, step) > (double)c.off_eps + 0.01;
+}
+
+/* ---- tags ---- */
+static const char *tti_find_last(const char *text, const char *end, const char *what) {
+    size_t n = strlen(what);
+    const char *at;
+    if ((size_t)(end - text) < n) { return NULL; }
+    for (at = end - n; memcmp(at, what, n) != 0; at--) { if (at == text) { return NULL; } }
+    return at;
+}
+static int tti_is_space(char c) { return c == ' ' || c == '\n' || c == '\t' || c == '\r'; }
+TT_API int tt_think_tag(const char *text, size_t size, const char *name, const char **begin, size_t *length) {
+    char open[64], close[64];
+    const char *end = text + size, *from, *to;
+    *begin = text;
+    *length = 0;
+    if (!text || snprintf(open, sizeof open, "<%s>", name) >= (int)sizeof open || snprintf(close, sizeof close, "</%s>", name) >= (int)sizeof close) { return 0; }
+    to = tti_find_last(text, end, close);
+    from = to ? tti_find_last(text, to, open) : NULL;
+    if (!from) { return 0; }
+    from += strlen(open);
+    while (to > from && tti_is_space(to[-1])) { to--; }
+    while (from < to && tti_is_space(*from) && !(*from == ' ' && !tti_is_space(from[1]))) { from++; }
+    *begin = from;
+    *length = (size_t)(to - from);
+    return 1;
+}
+
+/* ---- a model as teacher ---- */
+struct tt_model_teacher {
+    tt_context *ctx;
+    tt_model *model;
+    const tt_tokenizer *tokenizer;
+    char *prompt_template, *system;
+    int32_t stop_token;
+    int max_new_tokens, max_batch;
+};
+TT_API tt_model_teacher *tt_model_teacher_create(tt_model *model, const tt_tokenizer *tokenizer, const tt_teacher_prompt *prompt) {
+    tt_context *ctx = tt_model_context(model);
+    const char *pattern = prompt->prompt_template ? prompt->prompt_template : "Question:\n{question}\n\nResponse:\n{response}";
+    tt_model_teacher *t;
+    int stop = prompt->stop_token ? tt_token_id(tokenizer, prompt->stop_token) : -1;
+    if (stop < 0) { tt_fail(ctx, TT_ERR_ARG, "tt_model_teacher_create: stop_token is \"%s\", expected the text of a token", prompt->stop_token ? prompt->stop_token : "(NULL)"); return NULL; }
+    if (!strstr(pattern, "{question}") || !strstr(pattern, "{response}")) {
+        tt_fail(ctx, TT_ERR_ARG, "tt_model_teacher_create: prompt_template is \"%.80s\", expected {question} and {response} in it", pattern);
+        return NULL;
+    }
+    t = (tt_model_teacher *)tt_alloc(ctx, 1, sizeof *t);
+    if (!t) { return NULL; }
+    t->ctx = ctx;
+    t->model = model;
+    t->tokenizer = tokenizer;
+    t->prompt_template = tti_strdup(ctx, pattern);
+    t->system = prompt->system ? tti_strdup(ctx, prompt->system) : NULL;
+    t->stop_token = (int32_t)stop;
+    t->max_new_tokens = prompt->max_new_tokens ? prompt->max_new_tokens : 1024;
+    t->max_batch = prompt->max_batch;
+    if (!t->prompt_template || (prompt->system && !t->system)) { tt_model_teacher_destroy(t); return NULL; }
+    return t;
+}
+TT_API void tt_model_teacher_destroy(tt_model_teacher *t) {
+    if (!t) { return; }
+    tti_strfree(t->ctx, t->prompt_template);
+    tti_strfree(t->ctx, t->system);
+    tt_free(t->ctx, t, 1, sizeof *t);
+}
+/* The prompt's ids: special tokens of system text and template count, those in question and response do not. */
+static tt_status tti_teacher_prompt(const tt_model_teacher *t, const tt_attempt *a, tt_ids *ids) {
+    const char *at = t->prompt_template;
+    tt_status status = t->system ? tt_encode(t->tokenizer, t->system, strlen(t->system), TT_SPECIAL_PARSE, ids) : TT_OK;
+    while (*at && status == TT_OK) {
+        int question = strncmp(at, "{question}", 10) == 0, response = strncmp(at, "{response}", 10) == 0;
+        const char *next = at + 1;
+        if (question) { status = tt_encode(t->tokenizer, a->question, a->question_size, TT_SPECIAL_TEXT, ids); }
+        else if (response) { status = tt_encode(t->tokenizer, a->response, a->response_size, TT_SPECIAL_TEXT, ids); }
+        else {
+            while (*next && strncmp(next, "{question}", 10) != 0 && strncmp(next, "{response}", 10) != 0) { next++; }
+            status = tt_encode(t->tokenizer, at, (size_t)(next - at), TT_SPECIAL_PARSE, ids);
+        }
+        at = question || response ? at + 10 : next;
+    }
+    return status;
+}
+static tt_status tti_feedback_read(const tt_model_teacher *t, const tt_completion *c, tt_text *scratch, tt_feedback *out) {
+    static const char *const tags[3] = {"reason", "phrase", "opinion"};
+    tt_text *texts[3];
+    const char *begin;
+    size_t length;
+    int k;
+    tt_status status;
+    texts[0] = &out->reason;
+    texts[1] = &out->phrase;
+    texts[2] = &out->opinion;
+    scratch->size = 0;
+    status = tt_decode(t->tokenizer, c->tokens, (size_t)c->length, 0, scratch);
+    for (k = 0; k < 3 && status == TT_OK; k++) {
+        tt_think_tag(scratch->data, scratch->size, tags[k], &begin, &length);
+        status = tt_text_append(texts[k], begin, length);
+    }
+    return status;
+}
+static tt_status tti_model_feedback(void *user, const tt_attempt *attempts, int n, tt_feedback *out) {
+    const tt_model_teacher *t = (const tt_model_teacher *)user;
+    tt_context *ctx = t->ctx;
+    int limit = tt_model_config_get(t->model)->max_position_embeddings, longest = 0, i;
+    tt_request *requests = (tt_request *)tt_alloc(ctx, (size_t)n, sizeof *requests);
+    size_t *offsets = (size_t *)tt_alloc(ctx, (size_t)n + 1, sizeof *offsets);
+    tt_sampling sampling = TT_INIT;
+    tt_completions completions = TT_INIT;
+    tt_ids ids = TT_INIT;
+    tt_text scratch = TT_INIT;
+    tt_status status = requests && offsets ? TT_OK : TT_ERR_MEM;
+    ids.ctx = scratch.ctx = ctx;
+    for (i = 0; i < n && status == TT_OK; i++) {
+        status = tti_teacher_prompt(t, &attempts[i], &ids);
+        offsets[i + 1] = ids.size;
+    }
+    for (i = 0; i < n && status == TT_OK; i++) {
+        requests[i].prompt = ids.data + offsets[i];
+        requests[i].prompt_length = (int)(offsets[i + 1] - offsets[i]);
+        requests[i].id = (uint64_t)i;
+        if (requests[i].prompt_length > longest) { longest = requests[i].prompt_length; }
+    }
+    if (status == TT_OK && longest >= limit) {
+        status = tt_fail(ctx, TT_ERR_ARG, "teacher: its prompt has %d tokens, expected fewer than max_position_embeddings %d", longest, limit);
+    }
+    sampling.greedy = 1;
+    sampling.max_new_tokens = t->max_new_tokens < limit - longest ? t->max_new_tokens : limit - longest;
+    sampling.stop_tokens = &t->stop_token;
+    sampling.n_stop_tokens = 1;
+    sampling.max_batch = t->max_batch;
+    if (status == TT_OK) { status = tt_generate(t->model, requests, n, &sampling, &completions); }
+    for (i = 0; i < n && status == TT_OK; i++) { status = tti_feedback_read(t, &completions.items[i], &scratch, &out[i]); }
+    if (status == TT_OK || completions.n) { tt_completions_free(&completions); }
+    if (requests) { tt_free(ctx, requests, (size_t)n, sizeof *requests); }
+    if (offsets) { tt_free(ctx, offsets, (size_t)n + 1, sizeof *offsets); }
+    tt_ids_free(&ids);
+    tt_text_free(&scratch);
+    return status;
+}
+TT_API tt_teacher tt_teacher_model(tt_model_teacher *t) {
+    tt_teacher teacher;
+    teacher.feedback = tti_model_feedback;
+    teacher.user = t;
+    return teacher;
+}
+
+/* ---- augmentation ---- */
+/* k of each group's stopped responses, without replacement: a shuffle whose random stream is a function of
+ * (seed, step, prompt id). chosen receives rollout indices, at most one per rollout. Returns how many. */
+static int tti_think_select(const tt_rollouts *all, const tt_think_config *c, int step, int *chosen, tt_think_metrics *m) {
+    int g, i, n = 0, size = all->num_generations;
+    for (g = 0; g < all->n_groups; g++) {
+        int *pool = chosen + n, eligible = 0, k;
+        tt_rng rng;
+        for (i = g * size; i < (g + 1) * size; i++) { if (all->items[i].stopped && all->items[i].response_length > 1) { pool[eligible++] = i; } }
+        m->n_eligible += eligible;
+        k = (int)floor(eligible * tt_think_pct(c, step));
+        if (k < 1) { k = 1; }
+        if (k > eligible) { k = eligible; }
+        rng.seed = c->seed;
+        rng.stream = tt_random(c->seed, all->items[g * size].prompt_id, (uint64_t)step);
+        rng.index = 0;
+        for (i = 0; i < k; i++) {
+            int j = i + tt_rng_below(&rng, eligible - i), swap = pool[i];
+            pool[i] = pool[j];
+            pool[j] = swap;
+        }
+        n += k;
+    }
+    return n;
+}
+/* The guided response: the attempt's own tokens without the end token, then the feedback, then the end token. */
+static tt_status tti_think_replace(tt_rollouts *all, int index, const tt_feedback *f, const tt_tokenizer *tokenizer, const tt_think_config *c, int limit, int end_token) {
+    tt_rollout *r = &all->items[index];
+    tt_text text = TT_INIT;
+    tt_ids ids = TT_INIT;
+    int attempt = r->response_length - 1, t;
+    int32_t end = (int32_t)end_token;
+    tt_status status;
+    text.ctx = ids.ctx = all->ctx;
+    status = tt_text_format(&text, "%s", c->separator);
+    if (status == TT_OK) { status = tt_text_append(&text, f->reason.data ? f->reason.data : "", f->reason.size); }
+    if (status == TT_OK) { status = tt_text_append(&text, c->separator, strlen(c->separator)); }
+    if (status == TT_OK) { status = tt_text_append(&text, f->phrase.data ? f->phrase.data : "", f->phrase.size); }
+    if (status == TT_OK) { status = tt_ids_append(&ids, r->tokens + r->prompt_length, (size_t)attempt); }
+    if (status == TT_OK) { status = tt_encode(tokenizer, text.data, text.size, TT_SPECIAL_TEXT, &ids); }
+    if (status == TT_OK) { status = tt_ids_append(&ids, &end, 1); }
+    if (status == TT_OK && ids.size > (size_t)limit) { ids.size = (size_t)limit; }
+    if (status == TT_OK) { status = tt_rollout_replace(all, index, ids.data, (int)ids.size, attempt < (int)ids.size ? attempt : (int)ids.size, end_token); }
+    for (t = 0; t < r->response_length && status == TT_OK; t++) { r->teacher_mask[t] = c->mask == TT_MASK_WHOLE || r->is_teacher[t]; }
+    tt_text_free(&text);
+    tt_ids_free(&ids);
+    return status;
+}
+/* What the teacher is shown of a rollout, appended to text: question NUL response NUL. */
+static tt_status tti_think_attempt(const tt_rollouts *all, int index, const tt_tokenizer *tokenizer, tt_text *text, size_t at[3]) {
+    const tt_rollout *r = &all->items[index];
+    const char *question = all->questions[r->group];
+    tt_status status;
+    at[0] = text->size;
+    status = question ? tt_text_append(text, question, strlen(question)) : tt_decode(tokenizer, r->tokens, (size_t)r->prompt_length, 1, text);
+    if (status == TT_OK) { status = tt_text_append(text, "", 1); }
+    at[1] = text->size;
+    if (status == TT_OK) { status = tt_decode(tokenizer, r->tokens + r->prompt_length, (size_t)r->response_length - 1, 0, text); }
+    if (status == TT_OK) { status = tt_text_append(text, "", 1); }
+    at[2] = text->size;
+    return status;
+}
+static tt_status tti_think_ask(tt_rollouts *all, const tt_teacher *teacher, const tt_tokenizer *tokenizer, const int *chosen, int n, size_t *at, tt_attempt *attempts, tt_feedback *feedback, tt_text *text) {
+    tt_status status = TT_OK;
+    int i;
+    for (i = 0; i < n && status == TT_OK; i++) { status = tti_think_attempt(all, chosen[i], tokenizer, text, at + 3 * i); }
+    for (i = 0; i < n && status == TT_OK; i++) {          /* the text stands still now */
+        const size_t *a = at + 3 * i;
+        attempts[i].question = text->data + a[0];
+        attempts[i].question_size = a[1] - a[0] - 1;
+        attempts[i].response = text->data + a[1];
+        attempts[i].response_size = a[2] - a[1] - 1;
+        attempts[i].rollout = chosen[i];
+        feedback[i].reason.ctx = feedback[i].phrase.ctx = feedback[i].opinion.ctx = all->ctx;
+    }
+    if (status != TT_OK) { return status; }
+    status = teacher->feedback(teacher->user, attempts, n, feedback);
+    if (status != TT_OK && tt_error_status(all->ctx) == TT_OK) { return tt_fail(all->ctx, status, "tt_think_augment: the teacher failed: %s", tt_status_name(status)); }
+    return status;
+}
+TT_API tt_status tt_think_augment(tt_rollouts *all, const tt_teacher *teacher, const tt_tokenizer *tokenizer, const tt_think_config *config, const tt_grpo_config *grpo, int end_token, int step, tt_think_metrics *metrics) {
+    tt_context *ctx = all->ctx;
+    tt_think_config c = tti_think_resolve(config);
+    int limit = tti_grpo_resolve(grpo).max_completion_length, n = 0, i;
+    size_t count = (size_t)all->n;
+    tt_think_metrics m = TT_INIT;
+    tt_text text = TT_INIT;
+    int *chosen;
+    size_t *at;
+    tt_attempt *attempts;
+    tt_feedback *feedback;
+    tt_status status = TT_OK;
+    if (c.total_steps < 1) { return tt_fail(ctx, TT_ERR_ARG, "tt_think_augment: total_steps is %d, expected >= 1", c.total_steps); }
+    if (!(c.init_pct > 0 && c.init_pct <= 1 && c.min_pct > 0 && c.min_pct <= c.init_pct)) {
+        return tt_fail(ctx, TT_ERR_ARG, "tt_think_augment: init_pct is %g and min_pct %g, expected 0 < min_pct <= init_pct <= 1", (double)c.init_pct, (double)c.min_pct);
+    }
+    text.ctx = ctx;
+    chosen = (int *)tt_alloc(ctx, count, sizeof *chosen);
+    at = (size_t *)tt_alloc(ctx, 3 * count, sizeof *at);
+    attempts = (tt_attempt *)tt_alloc(ctx, count, sizeof *attempts);
+    feedback = (tt_feedback *)tt_alloc(ctx, count, sizeof *feedback);
+    if (!chosen || !at || !attempts || !feedback) { status = TT_ERR_MEM; }
+    m.pct = tt_think_pct(&c, step);
+    if (status == TT_OK) { n = tti_think_select(all, &c, step, chosen, &m); }
+    if (status == TT_OK && n > 0) { status = tti_think_ask(all, teacher, tokenizer, chosen, n, at, attempts, feedback, &text); }
+    for (i = 0; i < n && status == TT_OK; i++) { status = tti_think_replace(all, chosen[i], &feedback[i], tokenizer, &c, limit, end_token); }
+    m.n_guided = n;
+    if (metrics && status == TT_OK) { *metrics = m; }
+    for (i = 0; feedback && i < n; i++) {
+        if (!feedback[i].reason.ctx) { continue; }
+        tt_text_free(&feedback[i].reason);
+        tt_text_free(&feedback[i].phrase);
+        tt_text_free(&feedback[i].opinion);
+    }
+    tt_free(ctx, chosen, count, sizeof *chosen);
+    tt_free(ctx, at, 3 * count, sizeof *at);
+    tt_free(ctx, attempts, count, sizeof *attempts);
+    tt_free(ctx, feedback, count, sizeof *feedback);
+    tt_text_free(&text);
+    return status;
+}
+/* A reward above one half counts as right. */
+TT_API void tt_think_score(const tt_rollouts *all, tt_think_metrics *m) {
+    double guided = 0, own = 0, hits = 0, wrong = 0, rescued = 0, right = 0, spoiled = 0, guided_sum = 0, own_sum = 0;
+    int i;
+    for (i = 0; i < all->n; i++) {
+        const tt_rollout *r = &all->items[i];
+        int now = r->reward > 0.5f, before = r->attempt_reward > 0.5f;
+        if (!r->guided) { own++; own_sum += (double)r->reward; continue; }
+        guided++;
+        guided_sum += (double)r->reward;
+        hits += now;
+        wrong += !before;
+        right += before;
+        rescued += !before && now;
+        spoiled += before && !now;
+    }
+    m->guided_share = all->n ? guided / all->n : 0;
+    m->teacher_accuracy = guided > 0 ? hits / guided : 0;
+    m->rescue_rate = wrong > 0 ? rescued / wrong : 0;
+    m->spoil_rate = right > 0 ? spoiled / right : 0;
+    m->reward_guided = guided > 0 ? guided_sum / guided : 0;
+    m->reward_unguided = own > 0 ? own_sum / own : 0;
+}
+
+/* ==== 12. trainer ==========================================================================
+ * The loops that tie the chapters together. A task gives questions and rewards; two are built in. The
+ * trainer turns questions into prompts, prompts into rollouts, rollouts (after a teacher's feedback) into
+ * rewards, advantages, gradients and one update. Its only state is the model, the optimizer and a step
+ * counter: prompts, samples and the teacher's choices are functions of (seed, step), so a resumed run is
+ * the run that was never interrupted. */
+
+/* ---- task "signs" ----
+ * Put + or - before each digit so that the sum is the target. Guessing needs a subset sum in one pass;
+ * checking is adding up: a small model checks far better than it guesses. Grammar of all texts, where each
+ * word stands after one space and <tags> are special tokens without any:
+ *
+ *   document = student | teacher | notes
+ *   student  = "<user>" question "<student>" attempt "<end>"
+ *   teacher  = "<mentor>" question "<attempt>" attempt "<feedback>" "<opinion>" ("correct" | "incorrect")
+ *              "</opinion>" "<reason>" reason "</reason>" "<phrase>" "so" attempt "</phrase>" "<stop>"
+ *   notes    = author question "<attempt>" attempt "\n\n" reason "\n\n" "so" attempt "<end>"
+ *   author   = one of eight names                     question = "make" T "from" digit{n}
+ *   attempt  = "answer" signed{n}                     signed   = "+d" | "-d"
+ *   reason   = opener ":" check { "no , twice" K ("over" | "short") ", flip" digit ":" check } ending
+ *   opener   = "mentors would say , check" if T > 9   (self-consultation), else "wait , check"
+ *   check    = (signed "=sum"){n} "need" T "."        sum: of the signed digits so far
+ *   ending   = "yes , but I should check first ." if the first check agrees and T < 0   (self-critique)
+ *            | "yes ."                                (self-agreement; each "no" is a self-conflict)
+ *
+ * An attempt is a right one with probability 0.3, else random signs. K = |sum - T| / 2. The digit to flip is
+ * the largest whose sign differs from the nearest solution, and with probability 0.05 a random one. */
+
+#define TTI_SIGNS_MAX 8
+#define TTI_SIGNS_FLIPS 7
+enum { TTI_STREAM_QUESTION = 0x7369676e, TTI_STREAM_DOCUMENT, TTI_STREAM_PROMPT, TTI_STREAM_SAMPLE };
+
+struct tt_signs { tt_context *ctx; int min_n, max_n; uint64_t seed; };
+typedef struct tti_puzzle { int n, target, digits[TTI_SIGNS_MAX]; unsigned mask; } tti_puzzle;   /* bit i of a mask: digit i is negative */
+
+static const char *const tti_signs_names[] = {
+    "<user>", "<student>", "<end>", "<mentor>", "<attempt>", "<feedback>", "<opinion>", "</opinion>",
+    "<reason>", "</reason>", "<phrase>", "</phrase>", "<stop>",
+    "<alice>", "<bob>", "<carol>", "<david>", "<erin>", "<frank>", "<grace>", "<henry>"
+};
+#define TTI_SIGNS_AUTHOR 13
+#define TTI_SIGNS_N_NAMES ((int)(sizeof tti_signs_names / sizeof *tti_signs_names))
+
+TT_API int tt_signs_specials(const char *const **names) {
+    *names = tti_signs_names;
+    return TTI_SIGNS_N_NAMES;
+}
+TT_API tt_signs *tt_signs_create(tt_context *ctx, const tt_signs_desc *desc) {
+    tt_signs *signs;
+    int min_n = desc && desc->min_n ? desc->min_n : 3, max_n = desc && desc->max_n ? desc->max_n : min_n > 4 ? min_n : 4;
+    if (min_n < 2 || max_n > TTI_SIGNS_MAX || min_n > max_n) {
+        tt_fail(ctx, TT_ERR_ARG, "tt_signs_create: min_n is %d and max_n %d, expected 2 <= min_n <= max_n <= %d", min_n, max_n, TTI_SIGNS_MAX);
+        return NULL;
+    }
+    signs = (tt_signs *)tt_alloc(ctx, 1, sizeof *signs);
+    if (!signs) { return NULL; }
+    signs->ctx = ctx;
+    signs->min_n = min_n;
+    signs->max_n = max_n;
+    signs->seed = desc ? desc->seed : 0;
+    return signs;
+}
+TT_API void tt_signs_destroy(tt_signs *signs) { if (signs) { tt_free(signs->ctx, signs, 1, sizeof *signs); } }
+
+static int tti_signed_digit(const tti_puzzle *p, unsigned mask, int i) { return (mask >> i) & 1u ? -p->digits[i] : p->digits[i]; }
+static int tti_signed_sum(const tti_puzzle *p, unsigned mask) {
+    int i, sum = 0;
+    for (i = 0; i < p->n; i++) { sum += tti_signed_digit(p, mask, i); }
+    return sum;
+}
+/* An eighth of the multisets of digits is held out, for every target and order. */
+static int tti_signs_split(const tti_puzzle *p) {
+    unsigned char key[TTI_SIGNS_MAX + 1] = {0};
+    int i, j;
+    key[0] = (unsigned char)p->n;
+    for (i = 0; i < p->n; i++) {
+        for (j = i; j > 0 && key[j] > p->digits[i]; j--) { key[j + 1] = key[j]; }
+        key[j + 1] = (unsigned char)p->digits[i];
+    }
+    return tt_hash(key, (size_t)p->n + 1, 0) % 8 == 0;
+}
+/* Lengths min_n, min_n + 1, ... in proportion 2 : 3 : 4 ... */
+static int tti_signs_length(const tt_signs *signs, tt_rng *rng) {
+    int n, total = 0, at;
+    for (n = signs->min_n; n <= signs->max_n; n++) { total += n - signs->min_n + 2; }
+    at = tt_rng_below(rng, total);
+    for (n = signs->min_n; at >= n - signs->min_n + 2; n++) { at -= n - signs->min_n + 2; }
+    return n;
+}
+static tti_puzzle tti_signs_draw(const tt_signs *signs, tt_rng *rng, int split) {
+    tti_puzzle p;
+    do {
+        int i;
+        p.n = tti_signs_length(signs, rng);
+        for (i = 0; i < p.n; i++) { p.digits[i] = 1 + tt_rng_below(rng, 9); }
+        p.mask = (unsigned)tt_rng_below(rng, 1 << p.n);
+    } while (tti_signs_split(&p) != split);
+    p.target = tti_signed_sum(&p, p.mask);
+    return p;
+}
+/* The solution that differs from mask in the fewest signs, the lowest of them. */
+static unsigned tti_nearest_solution(const tti_puzzle *p, unsigned mask) {
+    unsigned m, best = p->mask;
+    int best_flips = TTI_SIGNS_MAX + 1;
+    for (m = 0; m < 1u << p->n; m++) {
+        unsigned bits;
+        int flips = 0;
+        if (tti_signed_sum(p, m) != p->target) { continue; }
+        for (bits = m ^ mask; bits; bits &= bits - 1) { flips++; }
+        if (flips < best_flips) { best_flips = flips; best = m; }
+    }
+    return best;
+}
+
+/* Texts are written into a line of fixed size: the longest document has about 1000 bytes. */
+typedef struct tti_line { char text[4096]; size_t size; } tti_line;
+static void tti_say(tti_line *line, const char *format, ...) {
+    va_list list;
+    int n;
+    va_start(list, format);
+    n = vsnprintf(line->text + line->size, sizeof line->text - line->size, format, list);
+    va_end(list);
+    if (n > 0) { line->size += (size_t)n < sizeof line->text - line->size ? (size_t)n : sizeof line->text - line->size - 1; }
+}
+static void tti_say_question(tti_line *line, const tti_puzzle *p) {
+    int i;
+    tti_say(line, " make %d from", p->target);
+    for (i = 0; i < p->n; i++) { tti_say(line, " %d", p->digits[i]); }
+}
+static void tti_say_attempt(tti_line *line, const tti_puzzle *p, unsigned mask) {
+    int i;
+    tti_say(line, " answer");
+    for (i = 0; i < p->n; i++) { tti_say(line, " %+d", tti_signed_digit(p, mask, i)); }
+}
+static void tti_say_check(tti_line *line, const tti_puzzle *p, unsigned mask) {
+    int i, sum = 0;
+    for (i = 0; i < p->n; i++) {
+        sum += tti_signed_digit(p, mask, i);
+        tti_say(line, " %+d =%d", tti_signed_digit(p, mask, i), sum);
+    }
+    tti_say(line, " need %d .", p->target);
+}
+static int tti_digit_to_flip(const tti_puzzle *p, unsigned mask, tt_rng *rng) {
+    unsigned wrong = mask ^ tti_nearest_solution(p, mask);
+    int i, best = -1;
+    if (tt_rng_uniform(rng) < 0.05) { return tt_rng_below(rng, p->n); }
+    for (i = 0; i < p->n; i++) {
+        if ((wrong >> i) & 1u && (best < 0 || p->digits[i] > p->digits[best])) { best = i; }
+    }
+    return best;
+}
+/* Leads *mask to a solution; 0 if that would take too many flips. */
+static int tti_say_reason(tti_line *line, const tti_puzzle *p, unsigned *mask, tt_rng *rng) {
+    int flips, excess, flip;
+    tti_say(line, p->target > 9 ? " mentors would say , check :" : " wait , check :");
+    for (flips = 0; flips <= TTI_SIGNS_FLIPS; flips++) {
+        tti_say_check(line, p, *mask);
+        excess = tti_signed_sum(p, *mask) - p->target;
+        if (excess == 0) {
+            tti_say(line, flips == 0 && p->target < 0 ? " yes , but I should check first ." : " yes .");
+            return 1;
+        }
+        flip = tti_digit_to_flip(p, *mask, rng);
+        tti_say(line, " no , twice %d %s , flip %d :", abs(excess) / 2, excess > 0 ? "over" : "short", p->digits[flip]);
+        *mask ^= 1u << flip;
+    }
+    return 0;
+}
+typedef enum tti_kind { TTI_STUDENT, TTI_TEACHER, TTI_NOTES } tti_kind;
+/* One draw of a document; 0 = draw again. *from: where its answer begins. */
+static int tti_say_document(tti_line *line, const tt_signs *signs, tti_kind kind, tt_rng *rng, size_t *from) {
+    tti_puzzle p = tti_signs_draw(signs, rng, 0);
+    unsigned mask = tt_rng_uniform(rng) < 0.3 ? p.mask : (unsigned)tt_rng_below(rng, 1 << p.n);
+    int author = TTI_SIGNS_AUTHOR + tt_rng_below(rng, TTI_SIGNS_N_NAMES - TTI_SIGNS_AUTHOR), finished;
+    line->size = 0;
+    tti_say(line, kind == TTI_STUDENT ? "<user>" : kind == TTI_TEACHER ? "<mentor>" : tti_signs_names[author]);
+    tti_say_question(line, &p);
+    tti_say(line, kind == TTI_STUDENT ? "<student>" : "<attempt>");
+    *from = line->size;
+    tti_say_attempt(line, &p, mask);
+    if (kind == TTI_STUDENT) { tti_say(line, "<end>"); return 1; }
+    if (kind == TTI_TEACHER) {
+        const char *opinion = tti_signed_sum(&p, mask) == p.target ? "correct" : "incorrect";
+        tti_say(line, "<feedback><opinion> %s</opinion><reason>", opinion);
+    } else { tti_say(line, "\n\n"); }
+    finished = tti_say_reason(line, &p, &mask, rng);
+    tti_say(line, kind == TTI_TEACHER ? "</reason><phrase> so" : "\n\n so");
+    tti_say_attempt(line, &p, mask);
+    tti_say(line, kind == TTI_TEACHER ? "</phrase><stop>" : "<end>");
+    return finished;
+}
+TT_API tt_status tt_signs_document(tt_signs *signs, uint64_t index, double progress, tt_text *text, size_t *target_from) {
+    tti_line line;
+    tt_rng rng;
+    double late = progress >= 0.7 ? 0.2 : 1.0, teacher = 0.35 * late, notes = 0.2 * late, draw;
+    size_t from;
+    tti_kind kind;
+    rng.seed = signs->seed;
+    rng.stream = tt_random(signs->seed, TTI_STREAM_DOCUMENT, index);
+    rng.index = 0;
+    draw = tt_rng_uniform(&rng);
+    kind = draw < teacher ? TTI_TEACHER : draw < teacher + notes ? TTI_NOTES : TTI_STUDENT;
+    while (!tti_say_document(&line, signs, kind, &rng, &from)) { }
+    if (target_from) { *target_from = text->size + from; }
+    return tt_text_append(text, line.text, line.size);
+}
+
+/* Every word that the grammar can make, so that no rare number is missing from the tokenizer's text. */
+static tt_status tti_signs_words(const tt_signs *signs, tt_text *text, int *n_words) {
+    static const char words[] = " make from answer correct incorrect wait mentors would say , check : need . no twice over"
+                                " short flip yes but I should first so";
+    int i, top = 9 * signs->max_n;
+    const char *c;
+    tt_status status = tt_text_append(text, words, sizeof words - 1);
+    for (*n_words = 2, c = words; *c; c++) { *n_words += *c == ' '; }
+    for (i = -top; i <= top && status == TT_OK; i++) { status = tt_text_format(text, " %d =%d", i, i); }
+    for (i = 1; i <= 9 && status == TT_OK; i++) { status = tt_text_format(text, " %+d", i); }
+    *n_words += 2 * (2 * top + 1) + 9;
+    return status == TT_OK ? tt_text_append(text, "\n\n so", 5) : status;      /* "\n\n" and one more " so" */
+}
+typedef struct tti_signs_source { tt_signs signs; tt_text text; size_t at; uint64_t next; tt_status status; } tti_signs_source;
+/* The word list and the single characters of tags, which a student may write as plain text. */
+static tt_status tti_signs_alphabet(const tt_signs *signs, tt_text *text) {
+    const char *c;
+    int n_words;
+    tt_status status = tti_signs_words(signs, text, &n_words);
+    for (c = "</>abcdefghijklmnopqrstuvwxyz"; *c && status == TT_OK; c++) { status = tt_text_format(text, "\n%c", *c); }
+    return status;
+}
+/* First those, then 2000 documents without their tags, which the tokenizer never merges. */
+static size_t tti_signs_read(void *user, char *bytes, size_t n) {
+    tti_signs_source *s = (tti_signs_source *)user;
+    size_t done = 0;
+    while (done < n && s->status == TT_OK) {
+        if (s->at == s->text.size) {
+            s->at = s->text.size = 0;
+            if (s->next > 2000) { break; }
+            s->status = s->next ? tt_signs_document(&s->signs, s->next, 0, &s->text, NULL) : tti_signs_alphabet(&s->signs, &s->text);
+            s->next++;
+        } else if (s->next > 1 && s->text.data[s->at] == '<') {
+            while (s->text.data[s->at++] != '>') { }
+        } else { bytes[done++] = s->text.data[s->at++]; }
+    }
+    return done;
+}
+static tt_status tti_signs_check_words(const tt_signs *signs, const tt_tokenizer *tokenizer) {
+    tt_text text = TT_INIT;
+    tt_ids ids = TT_INIT;
+    int n_words = 0;
+    tt_status status;
+    text.ctx = ids.ctx = signs->ctx;
+    status = tti_signs_words(signs, &text, &n_words);
+    if (status == TT_OK) { status = tt_encode(tokenizer, text.data, text.size, TT_SPECIAL_TEXT, &ids); }
+    if (status == TT_OK && ids.size != (size_t)n_words) {
+        status = tt_fail(signs->ctx, TT_ERR_ARG, "tt_signs_tokenizer: %lu tokens for the task's word list, expected %d, one per word", (unsigned long)ids.size, n_words);
+    }
+    tt_text_free(&text);
+    tt_ids_free(&ids);
+    return status;
+}
+TT_API tt_tokenizer *tt_signs_tokenizer(const tt_signs *signs) {
+    tti_signs_source from = TT_INIT;
+    tt_tokenizer_desc desc = TT_INIT;
+    tt_text_source source;
+    tt_tokenizer *tokenizer;
+    from.signs = *signs;
+    from.text.ctx = signs->ctx;
+    from.status = TT_OK;
+    source.read = tti_signs_read;
+    source.user = &from;
+    desc.min_frequency = 1;
+    desc.pretokenizer = TT_PRETOKENIZE_WHITESPACE;
+    desc.n_special_tokens = tt_signs_specials(&desc.special_tokens);
+    tokenizer = tt_tokenizer_train(signs->ctx, &desc, source);
+    tt_text_free(&from.text);
+    if (tokenizer && (from.status != TT_OK || tti_signs_check_words(signs, tokenizer) != TT_OK)) {
+        tt_tokenizer_destroy(tokenizer);
+        return NULL;
+    }
+    return tokenizer;
+}
+
+static tt_status tti_signs_question(void *user, int split, uint64_t index, tt_text *question, tt_text *answer) {
+    const tt_signs *signs = (const tt_signs *)user;
+    tti_line line;
+    tti_puzzle p;
+    tt_rng rng;
+    tt_status status;
+    rng.seed = tt_random(signs->seed, TTI_STREAM_QUESTION, (uint64_t)split);
+    rng.stream = index;
+    rng.index = 0;
+    p = tti_signs_draw(signs, &rng, split != 0);
+    line.size = 0;
+    tti_say_question(&line, &p);
+    status = tt_text_append(question, line.text, line.size);
+    line.size = 0;
+    tti_say_attempt(&line, &p, p.mask);
+    return status == TT_OK ? tt_text_append(answer, line.text, line.size) : status;
+}
+
+/* The next word between white space; its size, 0 at the end. */
+static size_t tti_next_word(const char **at, const char **word) {
+    *at += strspn(*at, " \n\t\r");
+    *word = *at;
+    *at += strcspn(*at, " \n\t\r");
+    return (size_t)(*at - *word);
+}
+static int tti_word_is(const char *word, size_t n, const char *text) { return strlen(text) == n && memcmp(word, text, n) == 0; }
+static int tti_signs_parse(const char *question, tti_puzzle *p) {
+    const char *word;
+    size_t n = tti_next_word(&question, &word);
+    if (!tti_word_is(word, n, "make")) { return 0; }
+    tti_next_word(&question, &word);
+    p->target = (int)strtol(word, NULL, 10);
+    n = tti_next_word(&question, &word);
+    if (!tti_word_is(word, n, "from")) { return 0; }
+    for (p->n = 0; (n = tti_next_word(&question, &word)) == 1 && *word >= '1' && *word <= '9' && p->n < TTI_SIGNS_MAX; p->n++) { p->digits[p->n] = *word - '0'; }
+    return n == 0 && p->n > 0;
+}
+static int tti_is_signed(const char *word, size_t n) { return n == 2 && (word[0] == '+' || word[0] == '-') && word[1] >= '1' && word[1] <= '9'; }
+/* After the word "answer": exactly the question's digits in order, each with a sign, which sum to the target. */
+static int tti_signs_right(const tti_puzzle *p, const char *at) {
+    const char *word;
+    size_t size;
+    int i, sum = 0;
+    for (i = 0; i < p->n; i++) {
+        size = tti_next_word(&at, &word);
+        if (!tti_is_signed(word, size) || word[1] - '0' != p->digits[i]) { return 0; }
+        sum += word[0] == '-' ? -p->digits[i] : p->digits[i];
+    }
+    size = tti_next_word(&at, &word);
+    return sum == p->target && !tti_is_signed(word, size);
+}
+static tt_status tti_signs_judge(void *user, const tt_reward_input *in, tt_outcome *out) {
+    tti_puzzle p;
+    const char *at = in->response, *word, *consults = NULL;
+    size_t n;
+    int attempts = 0, last = 0;
+    memset(out, 0, sizeof *out);
+    if (!tti_signs_parse(in->question, &p)) {
+        return tt_fail(((const tt_signs *)user)->ctx, TT_ERR_ARG, "signs: question is \"%.80s\", expected \"make T from d d d\"", in->question);
+    }
+    out->reflects = strstr(in->response, "\n\n") != NULL;
+    while ((n = tti_next_word(&at, &word)) > 0) {
+        if (tti_word_is(word, n, "answer")) {
+            last = tti_signs_right(&p, at);
+            if (attempts++ == 0) { out->first_right = last; }
+        }
+        if (tti_word_is(word, n, "check")) { out->reflects = 1; }
+        if (tti_word_is(word, n, "mentors")) { consults = word; }
+        if (out->behaviour != TT_NO_REFLECTION) { continue; }         /* the first verdict counts */
+        if (tti_word_is(word, n, "no")) { out->behaviour = TT_SELF_CONFLICT; }
+        if (tti_word_is(word, n, "yes")) { out->behaviour = strncmp(at, " ,", 2) == 0 ? TT_SELF_CRITIQUE : TT_SELF_AGREEMENT; }
+    }
+    if (consults) { out->behaviour = TT_SELF_CONSULTATION; }
+    if (!out->reflects) { out->behaviour = TT_NO_REFLECTION; }
+    out->final_right = last && in->stopped;
+    return TT_OK;
+}
+static tt_status tti_signs_reward(void *user, const tt_reward_input *in, float *reward) {
+    tt_outcome outcome;
+    tt_status status = tti_signs_judge(user, in, &outcome);
+    *reward = (float)outcome.final_right;
+    return status;
+}
+TT_API tt_task tt_task_signs(tt_signs *signs) {
+    tt_task task = TT_INIT;
+    task.name = "signs";
+    task.question = tti_signs_question;
+    task.reward = tti_signs_reward;
+    task.judge = tti_signs_judge;
+    task.prompt_template = "<user>{question}<student>";
+    task.end_token = "<end>";
+    task.user = signs;
+    return task;
+}
+
+/* ---- task from JSON lines ----
+ * All texts stand in one block, NUL-terminated; offsets has two entries per record. */
+struct tt_jsonl { tt_context *ctx; tt_text text; size_t *offsets, capacity; int n; };
+
+static tt_status tti_jsonl_keep(tt_jsonl *data, const char *text, size_t size, size_t *offset) {
+    *offset = data->text.size;
+    return tt_text_append(&data->text, text, size) == TT_OK ? tt_text_append(&data->text, "", 1) : TT_ERR_MEM;
+}
+/* What follows the last "####", else the whole. */
+static const char *tti_after_hashes(const char *text) {
+    const char *at, *found = text;
+    for (at = strstr(text, "####"); at; at = strstr(at, "####")) { at += 4; found = at; }
+    return found;
+}
+static tt_status tti_jsonl_record(tt_jsonl *data, const char *path, int line, const tt_json *record) {
+    const tt_json *question = tt_json_get(record, "question"), *answer = tt_json_get(record, "answer");
+    char number[32];
+    const char *gold;
+    void *offsets = data->offsets;
+    tt_status status;
+    if (!record || record->type != TT_JSON_OBJECT || !question || question->type != TT_JSON_STRING || question->length == 0) {
+        return tt_fail(data->ctx, TT_ERR_FILE, "tt_jsonl_load: %s line %d: expected an object with a text \"question\"", path, line);
+    }
+    if (!answer || (answer->type != TT_JSON_STRING && answer->type != TT_JSON_NUMBER)) {
+        return tt_fail(data->ctx, TT_ERR_FILE, "tt_jsonl_load: %s line %d: expected a text or number \"answer\"", path, line);
+    }
+    snprintf(number, sizeof number, "%.15g", answer->number);
+    gold = answer->type == TT_JSON_STRING ? tti_after_hashes(answer->string) : number;
+    status = tti_grow(data->ctx, &offsets, &data->capacity, 2 * ((size_t)data->n + 1), sizeof *data->offsets);
+    data->offsets = (size_t *)offsets;
+    if (status == TT_OK) { status = tti_jsonl_keep(data, question->string, question->length, &data->offsets[2 * data->n]); }
+    if (status == TT_OK) { status = tti_jsonl_keep(data, gold, strlen(gold), &data->offsets[2 * data->n + 1]); }
+    if (status == TT_OK) { data->n++; }
+    return status;
+}
+static tt_status tti_jsonl_line(tt_jsonl *data, const char *path, int line, const char *text, size_t size) {
+    char why[TTI_ERROR_SIZE];
+    tt_json *record;
+    tt_status status;
+    if (strspn(text, " \t\r") >= size) { return TT_OK; }
+    record = tt_json_parse(data->ctx, text, size);
+    if (!record) {
+        snprintf(why, sizeof why, "%s", tt_error(data->ctx));
+        return tt_fail(data->ctx, tt_error_status(data->ctx), "tt_jsonl_load: %s line %d: %s", path, line, why);
+    }
+    status = tti_jsonl_record(data, path, line, record);
+    tt_json_free(data->ctx, record);
+    return status;
+}
+static tt_status tti_jsonl_read(tt_jsonl *data, const char *path) {
+    tt_text file = TT_INIT;
+    size_t at = 0;
+    int line;
+    tt_status status;
+    file.ctx = data->ctx;
+    status = tt_file_read(data->ctx, path, &file);
+    for (line = 1; status == TT_OK && at < file.size && line < INT_MAX; line++) {
+        const char *end = (const char *)memchr(file.data + at, '\n', file.size - at);
+        size_t size = end ? (size_t)(end - (file.data + at)) : file.size - at;
+        status = tti_jsonl_line(data, path, line, file.data + at, size);
+        at += size + 1;
+    }
+    if (status == TT_OK && data->n < 2) {
+        status = tt_fail(data->ctx, TT_ERR_FILE, "tt_jsonl_load: %s has %d records, expected at least 2", path, data->n);
+    }
+    tt_text_free(&file);
+    return status;
+}
+TT_API tt_jsonl *tt_jsonl_load(tt_context *ctx, const char *path) {
+    tt_jsonl *data = (tt_jsonl *)tt_alloc(ctx, 1, sizeof *data);
+    if (!data) { return NULL; }
+    data->ctx = data->text.ctx = ctx;
+    if (tti_jsonl_read(data, path) == TT_OK) { return data; }
+    tt_jsonl_destroy(data);
+    return NULL;
+}
+TT_API void tt_jsonl_destroy(tt_jsonl *data) {
+    if (!data) { return; }
+    tt_text_free(&data->text);
+    tt_free(data->ctx, data->offsets, data->capacity, sizeof *data->offsets);
+    tt_free(data->ctx, data, 1, sizeof *data);
+}
+TT_API int tt_jsonl_count(const tt_jsonl *data, int split) {
+    int held_out = data->n / 8 > 1 ? data->n / 8 : 1;
+    return split ? held_out : data->n - held_out;
+}
+static tt_status tti_jsonl_question(void *user, int split, uint64_t index, tt_text *question, tt_text *answer) {
+    const tt_jsonl *data = (const tt_jsonl *)user;
+    size_t record = (size_t)(index % (uint64_t)tt_jsonl_count(data, split)) + (split ? (size_t)tt_jsonl_count(data, 0) : 0);
+    const char *q = data->text.data + data->offsets[2 * record], *a = data->text.data + data->offsets[2 * record + 1];
+    tt_status status = tt_text_append(question, q, strlen(q));
+    return status == TT_OK ? tt_text_append(answer, a, strlen(a)) : status;
+}
+
+/* A number begins at text (-1,234.50): its size, else 0. */
+static size_t tti_number_size(const char *text) {
+    const char *at = text + (*text == '-');
+    if (*at < '0' || *at > '9') { return 0; }
+    while ((*at >= '0' && *at <= '9') || (*at == ',' && at[1] >= '0' && at[1] <= '9')) { at++; }
+    if (*at == '.' && at[1] >= '0' && at[1] <= '9') { for (at++; *at >= '0' && *at <= '9'; at++) { } }
+    return (size_t)(at - text);
+}
+static int tti_is_word_byte(char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '.'; }
+/* The last number in text[0..size); "3-5" ends with 5, not -5. Its size, 0 if there is none. */
+static size_t tti_last_number(const char *text, size_t size, const char **found) {
+    size_t at = 0, length = 0, n;
+    while (at < size) {
+        n = at > 0 && text[at] == '-' && tti_is_word_byte(text[at - 1]) ? 0 : tti_number_size(text + at);
+        if (n > size - at) { n = size - at; }
+        if (n > 0) { *found = text + at; length = n; at += n; } else { at++; }
+    }
+    return length;
+}
+/* The part of a response that is its answer: the last \boxed{...}, what follows the last ####, else the last number. */
+static size_t tti_answer_part(const char *text, const char **part) {
+    const char *at = text, *box = NULL;
+    size_t n;
+    int depth;
+    while ((at = strstr(at, "\\boxed{")) != NULL) { at += 7; box = at; }
+    if (box) {
+        for (n = 0, depth = 1; box[n] && (depth += (box[n] == '{') - (box[n] == '}')) > 0; n++) { }
+        *part = box;
+        return n;
+    }
+    at = tti_after_hashes(text);
+    if (at != text) { *part = at; return strcspn(at, "\n"); }
+    *part = text;
+    return tti_last_number(text, strlen(text), part);
+}
+/* Without spaces, '$' and the commas of a number; 42.00 and 42. become 42. */
+static void tti_normalise_answer(const char *text, size_t n, char *out, size_t capacity) {
+    size_t i, size = 0;
+    const char *dot;
+    for (i = 0; i < n && size + 1 < capacity; i++) { if (!strchr(" \t\r\n$,", text[i])) { out[size++] = text[i]; } }
+    out[size] = 0;
+    if (size > 0 && out[size - 1] == '.') { out[--size] = 0; }
+    dot = strchr(out, '.');
+    if (!dot || tti_number_size(out) != size) { return; }
+    while (out[size - 1] == '0') { out[--size] = 0; }
+    if (out[size - 1] == '.') { out[--size] = 0; }
+}
+static tt_status tti_jsonl_reward(void *user, const tt_reward_input *in, float *reward) {
+    char gold[256], said[256];
+    const char *part = NULL, *number;
+    size_t size = tti_answer_part(in->response, &part);
+    (void)user;
+    tti_normalise_answer(in->answer, strlen(in->answer), gold, sizeof gold);
+    tti_normalise_answer(part, size, said, sizeof said);
+    if (strcmp(gold, said) != 0 && tti_number_size(gold) == strlen(gold)) {      /* "x = 42 apples" */
+        size = tti_last_number(part, size, &number);
+        tti_normalise_answer(size ? number : "", size, said, sizeof said);
+    }
+    *reward = in->stopped && gold[0] && strcmp(gold, said) == 0 ? 1.0f : 0.0f;
+    return TT_OK;
+}
+TT_API tt_task tt_task_jsonl(tt_jsonl *data, const char *prompt_template, const char *end_token) {
+    tt_task task = TT_INIT;
+    task.name = "jsonl";
+    task.question = tti_jsonl_question;
+    task.reward = tti_jsonl_reward;
+    task.prompt_template = prompt_template;
+    task.end_token = end_token;
+    task.user = data;
+    return task;
+}
+
+/* ---- questions, prompts, verdicts ---- */
+typedef struct tti_prompts {
+    tt_context *ctx;
+    int n;
+    tt_text questions, answers;       /* NUL-terminated one after another         */
+    tt_ids ids;                       /* all prompts end to end                   */
+    size_t *question, *answer, *ids_at;   /* [n], [n], [n + 1]: where each begins */
+    tt_request *requests;             /* [n]                                      */
+} tti_prompts;
+
+static void tti_prompts_free(tti_prompts *p) {
+    size_t n = (size_t)p->n;
+    tt_text_free(&p->questions);
+    tt_text_free(&p->answers);
+    tt_ids_free(&p->ids);
+    tt_free(p->ctx, p->question, n, sizeof *p->question);
+    tt_free(p->ctx, p->answer, n, sizeof *p->answer);
+    tt_free(p->ctx, p->ids_at, n + 1, sizeof *p->ids_at);
+    tt_free(p->ctx, p->requests, n, sizeof *p->requests);
+}
+/* The template around the question; only the template's special tokens are special. */
+static tt_status tti_encode_prompt(const tt_tokenizer *tokenizer, const char *prompt_template, const char *question, tt_ids *ids) {
+    static const char mark[] = "{question}";
+    const char *at = strstr(prompt_template, mark), *rest = at + sizeof mark - 1;
+    tt_status status = tt_encode(tokenizer, prompt_template, (size_t)(at - prompt_template), TT_SPECIAL_PARSE, ids);
+    if (status == TT_OK) { status = tt_encode(tokenizer, question, strlen(question), TT_SPECIAL_TEXT, ids); }
+    return status == TT_OK ? tt_encode(tokenizer, rest, strlen(rest), TT_SPECIAL_PARSE, ids) : status;
+}
+static tt_status tti_prompts_add(tti_prompts *p, int i, const tt_task *task, const tt_tokenizer *tokenizer, int split, uint64_t index) {
+    tt_status status;
+    p->question[i] = p->questions.size;
+    p->answer[i] = p->answers.size;
+    status = task->question(task->user, split, index, &p->questions, &p->answers);
+    if (status == TT_OK) { status = tt_text_append(&p->questions, "", 1); }
+    if (status == TT_OK) { status = tt_text_append(&p->answers, "", 1); }
+    if (status == TT_OK) { status = tti_encode_prompt(tokenizer, task->prompt_template, p->questions.data + p->question[i], &p->ids); }
+    p->ids_at[i + 1] = p->ids.size;
+    return status;
+}
+/* indices[i] is the question's number, ids[i] names the random stream of its samples. On failure too,
+ * tti_prompts_free. */
+static tt_status tti_prompts_make(tti_prompts *p, tt_context *ctx, const tt_task *task, const tt_tokenizer *tokenizer,
+                                  int split, const uint64_t *indices, const uint64_t *ids, int n, int n_samples) {
+    int i;
+    tt_status status = TT_OK;
+    memset(p, 0, sizeof *p);
+    p->ctx = p->questions.ctx = p->answers.ctx = p->ids.ctx = ctx;
+    p->n = n;
+    p->question = (size_t *)tt_alloc(ctx, (size_t)n, sizeof *p->question);
+    p->answer = (size_t *)tt_alloc(ctx, (size_t)n, sizeof *p->answer);
+    p->ids_at = (size_t *)tt_alloc(ctx, (size_t)n + 1, sizeof *p->ids_at);
+    p->requests = (tt_request *)tt_alloc(ctx, (size_t)n, sizeof *p->requests);
+    if (!p->question || !p->answer || !p->ids_at || !p->requests) { return TT_ERR_MEM; }
+    for (i = 0; i < n && status == TT_OK; i++) { status = tti_prompts_add(p, i, task, tokenizer, split, indices[i]); }
+    for (i = 0; i < n && status == TT_OK; i++) {
+        p->requests[i].prompt = p->ids.data + p->ids_at[i];
+        p->requests[i].prompt_length = (int)(p->ids_at[i + 1] - p->ids_at[i]);
+        p->requests[i].n = n_samples;
+        p->requests[i].id = ids[i];
+        if (p->requests[i].prompt_length < 1) { status = tt_fail(ctx, TT_ERR_ARG, "task %s: prompt %d has no token", task->name ? task->name : "", i); }
+    }
+    return status;
+}
+static const char *tti_question_of(const tti_prompts *p, int i) { return p->questions.data + p->question[i]; }
+
+/* Without a judge of its own: a response reflects if it holds one of these words; the first attempt is
+ * what stands before it. */
+static size_t tti_reflection_at(const char *response) {
+    static const char *const words[] = {"wait", "Wait", "check", "Check", "verify", "Verify", "mentor", "Mentor"};
+    size_t first = strlen(response), i;
+    for (i = 0; i < sizeof words / sizeof *words; i++) {
+        const char *at = strstr(response, words[i]);
+        if (at && (size_t)(at - response) < first) { first = (size_t)(at - response); }
+    }
+    return first;
+}
+static tt_status tti_judge_by_reward(tt_context *ctx, const tt_task *task, const tt_reward_input *in, tt_outcome *out) {
+    tt_text attempt = TT_INIT;
+    tt_reward_input first = *in;
+    float reward = 0;
+    tt_status status = task->reward(task->user, in, &reward);
+    memset(out, 0, sizeof *out);
+    out->final_right = out->first_right = reward > 0.5f;
+    first.response_size = tti_reflection_at(in->response);
+    if (status != TT_OK || first.response_size == in->response_size) { return status; }
+    out->reflects = 1;
+    attempt.ctx = ctx;
+    status = tt_text_append(&attempt, in->response, first.response_size);
+    first.response = attempt.data;
+    first.stopped = 1;
+    if (status == TT_OK) { status = task->reward(task->user, &first, &reward); }
+    out->first_right = reward > 0.5f;
+    tt_text_free(&attempt);
+    return status;
+}
+/* A model may have more ids than its tokenizer has tokens (padded vocabularies); such an id reads as U+FFFD. */
+static tt_status tti_decode_sampled(const tt_tokenizer *tokenizer, const int32_t *tokens, int n, tt_text *out) {
+    int vocab = tt_vocab_size(tokenizer), begin = 0, i;
+    tt_status status = TT_OK;
+    for (i = 0; i <= n && status == TT_OK; i++) {
+        if (i < n && tokens[i] < vocab) { continue; }
+        status = tt_decode(tokenizer, tokens + begin, (size_t)(i - begin), 0, out);
+        if (status == TT_OK && i < n) { status = tt_text_append(out, "\xEF\xBF\xBD", 3); }
+        begin = i + 1;
+    }
+    return status == TT_OK ? tt_text_append(out, "", 0) : status;
+}
+/* Decodes tokens[0..n) into scratch and asks the task; either result may be NULL. */
+static tt_status tti_assess(const tt_task *task, const tt_tokenizer *tokenizer, const tti_prompts *p, int i, const int32_t *tokens, int n,
+                            int stopped, tt_text *scratch, float *reward, tt_outcome *outcome) {
+    tt_reward_input in;
+    tt_status status;
+    scratch->size = 0;
+    status = tti_decode_sampled(tokenizer, tokens, n - (stopped ? 1 : 0), scratch);
+    if (status != TT_OK) { return status; }
+    in.question = tti_question_of(p, i);
+    in.answer = p->answers.data + p->answer[i];
+    in.response = scratch->data;
+    in.response_size = scratch->size;
+    in.stopped = stopped;
+    if (reward) { status = task->reward(task->user, &in, reward); }
+    if (status != TT_OK || !outcome) { return status; }
+    return task->judge ? task->judge(task->user, &in, outcome) : tti_judge_by_reward(p->ctx, task, &in, outcome);
+}
+/* Sums of outcomes; tti_tally_finish makes rates of them. */
+typedef struct tti_tally { double n, right, first, reflects, corrected, spoiled, length, stopped, behaviour[TT_N_BEHAVIOURS]; } tti_tally;
+static void tti_tally_add(tti_tally *t, const tt_outcome *o, int length, int stopped) {
+    t->n++;
+    t->right += o->final_right;
+    t->first += o->first_right;
+    t->reflects += o->reflects;
+    t->corrected += o->final_right && !o->first_right;
+    t->spoiled += o->first_right && !o->final_right;
+    t->length += length;
+    t->stopped += stopped;
+    t->behaviour[o->behaviour]++;
+}
+static double tti_ratio(double a, double b) { return b > 0 ? a / b : 0; }
+static void tti_tally_finish(const tti_tally *t, tt_evaluation *out) {
+    int i;
+    out->n = (int)t->n;
+    out->accuracy = tti_ratio(t->right, t->n);
+    out->first_accuracy = tti_ratio(t->first, t->n);
+    out->reflection_rate = tti_ratio(t->reflects, t->n);
+    out->correction_rate = tti_ratio(t->corrected, t->n - t->first);
+    out->spoil_rate = tti_ratio(t->spoiled, t->first);
+    out->mean_length = tti_ratio(t->length, t->n);
+    out->stopped_rate = tti_ratio(t->stopped, t->n);
+    for (i = 0; i < TT_N_BEHAVIOURS; i++) { out->behaviour[i] = tti_ratio(t->behaviour[i], t->n); }
+}
+
+/* What trainer and evaluation ask of model, tokenizer and task; the end token's id, or -1 with the error set. */
+static int tti_check_setting(const char *who, tt_model *model, const tt_tokenizer *tokenizer, const tt_task *task) {
+    tt_context *ctx;
+    int end;
+    if (!model) { return -1; }
+    ctx = tt_model_context(model);
+    if (!tokenizer || !task || !task->question || !task->reward || !task->end_token) {
+        tt_fail(ctx, TT_ERR_ARG, "%s: %s is NULL", who, !tokenizer ? "tokenizer" : !task ? "task" : !task->question ? "task.question" : !task->reward ? "task.reward" : "task.end_token");
+        return -1;
+    }
+    if (!task->prompt_template || !strstr(task->prompt_template, "{question}")) {
+        tt_fail(ctx, TT_ERR_ARG, "%s: task.prompt_template is \"%.60s\", expected a text with {question}", who, task->prompt_template ? task->prompt_template : "");
+        return -1;
+    }
+    if (tt_vocab_size(tokenizer) > tt_model_config_get(model)->vocab_size) {
+        tt_fail(ctx, TT_ERR_ARG, "%s: the tokenizer has %d tokens, the model's vocab_size is %d", who, tt_vocab_size(tokenizer), tt_model_config_get(model)->vocab_size);
+        return -1;
+    }
+    end = tt_token_id(tokenizer, task->end_token);
+    if (end < 0) { tt_fail(ctx, TT_ERR_ARG, "%s: task.end_token is \"%.60s\", which is no token of the tokenizer", who, task->end_token); }
+    return end;
+}
+
+/* ---- trainer ---- */
+struct tt_trainer {
+    tt_context *ctx;
+    tt_trainer_desc desc;             /* resolved                              */
+    tt_task task;                     /* copies: the caller's may go           */
+    tt_teacher teacher;
+    tt_optimizer *optimizer;
+    tt_model *reference;              /* own copy; NULL if lent or not needed  */
+    tt_rollouts rollouts;             /* of the last step                      */
+    int end_token, step;
+    double num_tokens;
+};
+
+static tt_status tti_trainer_resolve(tt_context *ctx, tt_trainer_desc *d) {
+    static const char *const who = "tt_trainer_create";
+    if (d->grpo.num_generations == 0) { d->grpo.num_generations = 8; }
+    if (d->grpo.max_completion_length == 0) { d->grpo.max_completion_length = 128; }
+    if (d->grpo.temperature == 0) { d->grpo.temperature = 1; }
+    if (d->grpo.num_iterations == 0) { d->grpo.num_iterations = 1; }
+    if (d->grpo.micro_batch_tokens == 0) { d->grpo.micro_batch_tokens = 8192; }
+    if (d->prompts_per_step == 0) { d->prompts_per_step = 16; }
+    if (d->world_size == 0) { d->world_size = 1; }
+    if (d->grpo.num_generations < 1) { return tt_fail(ctx, TT_ERR_ARG, "%s: num_generations is %d, expected >= 1", who, d->grpo.num_generations); }
+    if (!(d->grpo.temperature > 0)) { return tt_fail(ctx, TT_ERR_ARG, "%s: temperature is %g, expected > 0", who, (double)d->grpo.temperature); }
+    if (d->grpo.num_iterations < 1) { return tt_fail(ctx, TT_ERR_ARG, "%s: num_iterations is %d, expected >= 1", who, d->grpo.num_iterations); }
+    if (d->grpo.micro_batch_tokens < 1) { return tt_fail(ctx, TT_ERR_ARG, "%s: micro_batch_tokens is %d, expected >= 1", who, d->grpo.micro_batch_tokens); }
+    if (!(d->schedule.lr > 0)) { return tt_fail(ctx, TT_ERR_ARG, "%s: schedule.lr is %g, expected > 0", who, (double)d->schedule.lr); }
+    if (d->world_size < 1 || d->rank < 0 || d->rank >= d->world_size) {
+        return tt_fail(ctx, TT_ERR_ARG, "%s: rank is %d of world_size %d, expected 0 <= rank < world_size", who, d->rank, d->world_size);
+    }
+    if (d->world_size > 1 && !d->allreduce) { return tt_fail(ctx, TT_ERR_ARG, "%s: world_size is %d, expected 1 without allreduce", who, d->world_size); }
+    if (d->prompts_per_step < 1 || d->prompts_per_step % d->world_size) {
+        return tt_fail(ctx, TT_ERR_ARG, "%s: prompts_per_step is %d, expected a multiple of world_size %d", who, d->prompts_per_step, d->world_size);
+    }
+    if (d->prompts_per_step / d->world_size > INT_MAX / d->grpo.num_generations) {
+        return tt_fail(ctx, TT_ERR_ARG, "%s: prompts_per_step %d x num_generations %d is too large", who, d->prompts_per_step, d->grpo.num_generations);
+    }
+    if (d->grpo.max_completion_length < 1 || d->grpo.max_completion_length >= tt_model_config_get(d->model)->max_position_embeddings) {
+        return tt_fail(ctx, TT_ERR_ARG, "%s: max_completion_length is %d, expected 1 .. max_position_embeddings %d - 1", who,
+                       d->grpo.max_completion_length, tt_model_config_get(d->model)->max_position_embeddings);
+    }
+    if (d->teacher && d->think.total_steps < 1) { return tt_fail(ctx, TT_ERR_ARG, "%s: think.total_steps is %d, expected >= 1 with a teacher", who, d->think.total_steps); }
+    return TT_OK;
+}
+TT_API tt_trainer *tt_trainer_create(tt_context *ctx, const tt_trainer_desc *desc) {
+    tt_trainer *t;
+    tt_trainer_desc d = *desc;
+    int end;
+    if (!d.model) { tt_fail(ctx, TT_ERR_ARG, "tt_trainer_create: model is NULL"); return NULL; }
+    end = tti_check_setting("tt_trainer_create", d.model, d.tokenizer, d.task);
+    if (end < 0 || tti_trainer_resolve(ctx, &d) != TT_OK) { return NULL; }
+    t = (tt_trainer *)tt_alloc(ctx, 1, sizeof *t);
+    if (!t) { return NULL; }
+    t->ctx = ctx;
+    t->desc = d;
+    t->task = *d.task;
+    t->desc.task = &t->task;
+    if (d.teacher) { t->teacher = *d.teacher; t->desc.teacher = &t->teacher; }
+    t->end_token = end;
+    t->optimizer = tt_adamw_create(d.model, &d.adamw);
+    if (d.grpo.beta != 0 && !d.reference) { t->reference = t->desc.reference = tt_model_copy(d.model); }
+    if (!t->optimizer || (d.grpo.beta != 0 && !t->desc.reference)) { tt_trainer_destroy(t); return NULL; }
+    return t;
+}
+TT_API void tt_trainer_destroy(tt_trainer *t) {
+    if (!t) { return; }
+    tt_rollouts_free(&t->rollouts);
+    tt_optimizer_destroy(t->optimizer);
+    tt_model_destroy(t->reference);
+    tt_free(t->ctx, t, 1, sizeof *t);
+}
+TT_API int tt_trainer_step_count(const tt_trainer *t) { return t->step; }
+TT_API const tt_rollouts *tt_trainer_rollouts(const tt_trainer *t) { return &t->rollouts; }
+
+/* The prompts of this step and rank: question numbers are random functions of (seed, step, place). */
+static tt_status tti_step_prompts(const tt_trainer *t, tti_prompts *p) {
+    const tt_trainer_desc *d = &t->desc;
+    int n = d->prompts_per_step / d->world_size, i;
+    uint64_t *numbers = (uint64_t *)tt_alloc(t->ctx, 2 * (size_t)n, sizeof *numbers);
+    tt_status status;
+    memset(p, 0, sizeof *p);
+    p->ctx = t->ctx;
+    if (!numbers) { return TT_ERR_MEM; }
+    for (i = 0; i < n; i++) {
+        uint64_t place = (uint64_t)t->step * (uint64_t)d->prompts_per_step + (uint64_t)(d->rank * n + i);
+        numbers[i] = tt_random(d->seed, TTI_STREAM_PROMPT, place) >> 1;
+        numbers[n + i] = place;
+    }
+    status = tti_prompts_make(p, t->ctx, d->task, d->tokenizer, 0, numbers, numbers + n, n, d->grpo.num_generations);
+    tt_free(t->ctx, numbers, 2 * (size_t)n, sizeof *numbers);
+    return status;
+}
+static tt_status tti_step_sample(tt_trainer *t, const tti_prompts *p) {
+    const tt_trainer_desc *d = &t->desc;
+    tt_sampling sampling = TT_INIT;
+    tt_completions completions = TT_INIT;
+    int limit = tt_model_config_get(d->model)->max_position_embeddings, i;
+    tt_status status;
+    for (i = 0; i < p->n; i++) {
+        if (p->requests[i].prompt_length <= limit - d->grpo.max_completion_length) { continue; }
+        return tt_fail(t->ctx, TT_ERR_ARG, "tt_trainer_step: prompt %d has %d tokens and max_completion_length is %d, expected a sum <= max_position_embeddings %d",
+                       i, p->requests[i].prompt_length, d->grpo.max_completion_length, limit);
+    }
+    sampling.max_new_tokens = d->grpo.max_completion_length;
+    sampling.temperature = d->grpo.temperature;
+    sampling.seed = tt_random(d->seed, TTI_STREAM_SAMPLE, 0);
+    sampling.stop_tokens = &t->end_token;
+    sampling.n_stop_tokens = 1;
+    sampling.max_batch = d->max_batch;
+    status = tt_generate(d->model, p->requests, p->n, &sampling, &completions);
+    if (status == TT_OK) {
+        t->num_tokens += (double)completions.n_tokens;
+        tt_rollouts_free(&t->rollouts);
+        status = tt_rollouts_create(t->ctx, p->requests, p->n, &completions, t->end_token, &t->rollouts);
+    }
+    for (i = 0; i < p->n && status == TT_OK; i++) { status = tt_rollouts_question(&t->rollouts, i, tti_question_of(p, i)); }
+    for (i = 0; i < p->n && status == TT_OK; i++) { status = tt_rollouts_question(&t->rollouts, i, p->questions.data + p->question[i]); }
+    tt_completions_free(&completions);
+    return status;
+}
+/* Rewards of all rollouts (guided_only: of those), and a tally of what they do. */
+static tt_status tti_step_rewards(tt_trainer *t, const tti_prompts *p, int guided_only, tti_tally *tally) {
+    tt_text scratch = TT_INIT;
+    tt_status status = TT_OK;
+    int i;
+    scratch.ctx = t->ctx;
+    t->rollouts.n_rewards = 1;
+    for (i = 0; i < t->rollouts.n && status == TT_OK; i++) {
+        tt_rollout *r = &t->rollouts.items[i];
+        tt_outcome outcome;
+        if (guided_only && !r->guided) { continue; }
+        status = tti_assess(t->desc.task, t->desc.tokenizer, p, r->group, r->tokens + r->prompt_length, r->response_length, r->stopped,
+                            &scratch, &r->rewards[0], &outcome);
+        r->reward = r->rewards[0];
+        if (status == TT_OK && tally) { tti_tally_add(tally, &outcome, r->response_length, r->stopped); }
+    }
+    tt_text_free(&scratch);
+    return status;
+}
+/* The teacher continues some responses; the reward that each had by itself stays in attempt_reward. */
+static tt_status tti_step_teach(tt_trainer *t, const tti_prompts *p, tt_think_metrics *metrics) {
+    const tt_trainer_desc *d = &t->desc;
+    int n = t->rollouts.n, i, k;
+    float *own = (float *)tt_alloc(t->ctx, (size_t)n, sizeof *own);
+    tt_status status;
+    if (!own) { return TT_ERR_MEM; }
+    for (i = 0; i < n; i++) { own[i] = t->rollouts.items[i].reward; }
+    status = tt_think_augment(&t->rollouts, d->teacher, d->tokenizer, &d->think, &d->grpo, t->end_token, t->step, metrics);
+    for (i = 0; i < n && status == TT_OK; i++) {
+        tt_rollout *r = &t->rollouts.items[i];
+        if (!r->guided) { continue; }
+        r->attempt_reward = own[i];
+        for (k = 0; k < r->response_length; k++) { t->num_tokens += r->is_teacher[k]; }
+    }
+    tt_free(t->ctx, own, (size_t)n, sizeof *own);
+    return status == TT_OK ? tti_step_rewards(t, p, 1, NULL) : status;
+}
+
+/* Rollouts [begin, end) of one micro-batch: as many as fit into micro_batch_tokens, at least one. */
+static int tti_micro_batch_end(const tt_rollouts *rollouts, int begin, int max_tokens) {
+    int end = begin, tokens = 0;
+    while (end < rollouts->n) {
+        int length = rollouts->items[end].prompt_length + rollouts->items[end].response_length;
+        if (end > begin && length > max_tokens - tokens) { break; }
+        tokens += length < max_tokens ? length : max_tokens;
+        end++;
+    }
+    return end;
+}
+/* Ends a graph. Resetting the step would also forget why it failed. */
+static tt_status tti_end_graph(tt_context *ctx, tt_status status) {
+    char why[TTI_ERROR_SIZE];
+    memcpy(why, ctx->error, sizeof why);
+    tt_step_reset(ctx);
+    if (status == TT_OK) { return TT_OK; }
+    memcpy(ctx->error, why, sizeof why);
+    ctx->status = status;
+    return status;
+}
+/* Log-probs of the responses under model, without gradients, into old_logprobs or ref_logprobs. */
+static tt_status tti_micro_logprobs(tt_trainer *t, tt_model *model, const int *indices, int n, int as_reference, float *scratch) {
+    tt_tensor *logprobs;
+    tt_status status;
+    int i, at = 0;
+    tt_no_grad_begin(t->ctx);
+    logprobs = tt_model_logprobs(model, tt_rollouts_batch(t->ctx, &t->rollouts, indices, n), t->desc.grpo.temperature, NULL);
+    tt_no_grad_end(t->ctx);
+    status = logprobs ? tt_tensor_get(logprobs, scratch) : tt_eval(t->ctx);
+    for (i = 0; i < n && status == TT_OK; i++) {
+        tt_rollout *r = &t->rollouts.items[indices[i]];
+        float **out = as_reference ? &r->ref_logprobs : &r->old_logprobs;
+        if (!*out) { *out = (float *)tt_alloc(t->ctx, (size_t)r->response_length, sizeof **out); }
+        if (!*out) { status = TT_ERR_MEM; break; }
+        memcpy(*out, scratch + at, (size_t)r->response_length * sizeof **out);
+        at += r->response_length;
+    }
+    return tti_end_graph(t->ctx, status);
+}
+static tt_status tti_all_logprobs(tt_trainer *t, tt_model *model, const int *indices, int as_reference) {
+    int begin, end, i;
+    tt_status status = TT_OK;
+    for (begin = 0; begin < t->rollouts.n && status == TT_OK; begin = end) {
+        size_t total = 0;
+        float *scratch;
+        end = tti_micro_batch_end(&t->rollouts, begin, t->desc.grpo.micro_batch_tokens);
+        for (i = begin; i < end; i++) { total += (size_t)t->rollouts.items[i].response_length; }
+        scratch = (float *)tt_alloc(t->ctx, total, sizeof *scratch);
+        status = scratch ? tti_micro_logprobs(t, model, indices + begin, end - begin, as_reference, scratch) : TT_ERR_MEM;
+        tt_free(t->ctx, scratch, total, sizeof *scratch);
+    }
+    return status;
+}
+/* This rank's share of the loss: losses are normalised by the rank's own tokens (or sequences), so the
+ * sum over ranks of share * loss is normalised by all of them. */
+static tt_status tti_loss_share(const tt_trainer *t, double *share) {
+    float all, mine = 0;
+    int i, k;
+    tt_status status;
+    *share = 1.0 / t->desc.world_size;
+    if (t->desc.world_size == 1 || t->desc.grpo.aggregation != TT_TOKEN_MEAN) { return TT_OK; }
+    for (i = 0; i < t->rollouts.n; i++) {
+        for (k = 0; k < t->rollouts.items[i].response_length; k++) { mine += t->rollouts.items[i].mask[k] != 0; }
+    }
+    all = mine;
+    status = t->desc.allreduce(t->desc.allreduce_user, &all, 1);
+    *share = all > 0 ? (double)mine / (double)all : 0;
+    return status;
+}
+static tt_status tti_reduce_gradients(tt_trainer *t) {
+    int i;
+    tt_status status = TT_OK;
+    for (i = 0; t->desc.allreduce && i < tt_model_n_params(t->desc.model) && status == TT_OK; i++) {
+        float *grad = tt_grad(tt_model_param(t->desc.model, i));
+        if (grad) { status = t->desc.allreduce(t->desc.allreduce_user, grad, tt_model_param(t->desc.model, i)->size); }
+    }
+    return status;
+}
+/* One pass of forward and backward over all micro-batches, then one update. */
+static tt_status tti_step_update(tt_trainer *t, const int *indices, tt_step_metrics *m) {
+    const tt_trainer_desc *d = &t->desc;
+    tt_optimizer_stats stats;
+    double share = 1;
+    int begin, end;
+    tt_status status = tti_loss_share(t, &share);
+    for (begin = 0; begin < t->rollouts.n && status == TT_OK; begin = end) {
+        tt_tensor *entropy = NULL, *logprobs, *loss;
+        end = tti_micro_batch_end(&t->rollouts, begin, d->grpo.micro_batch_tokens);
+        logprobs = tt_model_logprobs(d->model, tt_rollouts_batch(t->ctx, &t->rollouts, indices + begin, end - begin), d->grpo.temperature, &entropy);
+        loss = tt_grpo_loss(t->ctx, logprobs, entropy, &t->rollouts, indices + begin, end - begin, &d->grpo, &m->grpo);
+        if (share != 1) { loss = tt_scale(t->ctx, loss, (float)share); }
+        status = tti_end_graph(t->ctx, tt_backward(t->ctx, loss));
+    }
+    if (status == TT_OK) { status = tti_reduce_gradients(t); }
+    m->learning_rate = (double)tt_learning_rate(&d->schedule, t->step);
+    if (status == TT_OK) { status = tt_optimizer_step(t->optimizer, (float)m->learning_rate, &stats); }
+    if (status == TT_OK) { m->grad_norm = stats.grad_norm; }
+    return status;
+}
+static tt_status tti_step_learn(tt_trainer *t, tt_step_metrics *m) {
+    const tt_trainer_desc *d = &t->desc;
+    tt_grpo_metrics sums;
+    int *indices = (int *)tt_alloc(t->ctx, (size_t)t->rollouts.n, sizeof *indices), i;
+    tt_status status = indices ? TT_OK : TT_ERR_MEM;
+    for (i = 0; indices && i < t->rollouts.n; i++) { indices[i] = i; }
+    if (status == TT_OK && d->grpo.num_iterations > 1) { status = tti_all_logprobs(t, d->model, indices, 0); }
+    if (status == TT_OK && d->grpo.beta != 0) { status = tti_all_logprobs(t, d->reference, indices, 1); }
+    sums = m->grpo;                      /* each pass starts from the advantages' metrics: the last one is reported */
+    for (i = 0; i < d->grpo.num_iterations && status == TT_OK; i++) {
+        m->grpo = sums;
+        status = tti_step_update(t, indices, m);
+    }
+    tt_free(t->ctx, indices, (size_t)t->rollouts.n, sizeof *indices);
+    return status;
+}
+static void tti_step_report(const tt_trainer *t, const tti_tally *tally, tt_step_metrics *m) {
+    tt_evaluation own;
+    tti_tally_finish(tally, &own);
+    m->step = t->step;
+    m->mean_length = own.mean_length;
+    m->clipped_ratio = 1 - own.stopped_rate;
+    m->reflection_rate = own.reflection_rate;
+    m->correction_rate = own.correction_rate;
+    memcpy(m->behaviour, own.behaviour, sizeof m->behaviour);
+    m->num_tokens = t->num_tokens;
+}
+static tt_status tti_trainer_run(tt_trainer *t, tti_prompts *p, tti_tally *tally, tt_step_metrics *m) {
+    const tt_trainer_desc *d = &t->desc;
+    double begin = tt_clock(), sampled, taught;
+    tt_status status;
+    tt_model_zero_grad(d->model);
+    status = tti_step_prompts(t, p);
+    if (status == TT_OK) { status = tti_step_sample(t, p); }
+    if (status == TT_OK) { status = tti_step_rewards(t, p, 0, tally); }
+    sampled = tt_clock();
+    if (status == TT_OK && d->teacher && tt_think_active(&d->think, t->step)) { status = tti_step_teach(t, p, &m->think); }
+    taught = tt_clock();
+    if (status == TT_OK) { status = tt_grpo_advantages(&t->rollouts, &d->grpo, NULL, &m->grpo); }
+    if (status == TT_OK) { tt_think_score(&t->rollouts, &m->think); }
+    if (status == TT_OK) { status = tti_step_learn(t, m); }
+    m->rollout_s = sampled - begin;
+    m->teacher_s = taught - sampled;
+    m->step_s = tt_clock() - begin;
+    m->update_s = m->step_s - m->rollout_s - m->teacher_s;
+    return status;
+}
+TT_API tt_status tt_trainer_step(tt_trainer *t, tt_step_metrics *metrics) {
+    tti_prompts prompts;
+    tti_tally tally;
+    tt_step_metrics m;
+    double num_tokens = t->num_tokens;
+    tt_status status;
+    memset(&m, 0, sizeof m);
+    memset(&tally, 0, sizeof tally);
+    memset(&prompts, 0, sizeof prompts);
+    prompts.ctx = t->ctx;
+    status = tti_trainer_run(t, &prompts, &tally, &m);
+    tti_prompts_free(&prompts);
+    if (status != TT_OK) { t->num_tokens = num_tokens; return status; }
+    tti_step_report(t, &tally, &m);
+    t->step++;
+    if (metrics) { *metrics = m; }
+    return TT_OK;
+}
+
+/* Beside weights and moments only counters are kept; the settings that steer the random streams are
+ * written too, so that a run is not continued under others. The seed is text: 64 bits do not fit a JSON number. */
+TT_API tt_status tt_trainer_save(tt_trainer *t, const char *path) {
+    tt_text json = TT_INIT;
+    tt_status status;
+    json.ctx = t->ctx;
+    status = tt_text_format(&json, "{\"step\":%d,\"num_tokens\":%.17g,\"seed\":\"%016llx\",\"prompts_per_step\":%d,\"num_generations\":%d}",
+                            t->step, t->num_tokens, (unsigned long long)t->desc.seed, t->desc.prompts_per_step, t->desc.grpo.num_generations);
+    if (status == TT_OK) { status = tt_optimizer_save(t->optimizer, path, json.data); }
+    tt_text_free(&json);
+    return status;
+}
+static tt_status tti_trainer_restore(tt_trainer *t, const char *path, const tt_json *state) {
+    char seed[32];
+    int prompts = (int)tt_json_number(state, "prompts_per_step", 0), samples = (int)tt_json_number(state, "num_generations", 0);
+    snprintf(seed, sizeof seed, "%016llx", (unsigned long long)t->desc.seed);
+    if (strcmp(seed, tt_json_text(state, "seed", "")) != 0) {
+        return tt_fail(t->ctx, TT_ERR_FILE, "tt_trainer_load: %s has seed %s, the trainer %s", path, tt_json_text(state, "seed", "none"), seed);
+    }
+    if (prompts != t->desc.prompts_per_step || samples != t->desc.grpo.num_generations) {
+        return tt_fail(t->ctx, TT_ERR_FILE, "tt_trainer_load: %s has prompts_per_step %d and num_generations %d, the trainer %d and %d",
+                       path, prompts, samples, t->desc.prompts_per_step, t->desc.grpo.num_generations);
+    }
+    t->step = (int)tt_json_number(state, "step", 0);
+    t->num_tokens = tt_json_number(state, "num_tokens", 0);
+    return TT_OK;
+}
+TT_API tt_status tt_trainer_load(tt_trainer *t, const char *path) {
+    tt_text json = TT_INIT;
+    tt_json *state = NULL;
+    tt_status status;
+    json.ctx = t->ctx;
+    status = tt_optimizer_load(t->optimizer, path, &json);
+    if (status == TT_OK) { state = tt_json_parse(t->ctx, json.data ? json.data : "", json.size); }
+    if (status == TT_OK) { status = state ? tti_trainer_restore(t, path, state) : TT_ERR_FILE; }
+    if (state) { tt_json_free(t->ctx, state); }
+    tt_text_free(&json);
+    return status;
+}
+
+/* ---- metrics and evaluation ---- */
+typedef struct tti_metric { const char *name; size_t at; } tti_metric;      /* a double of tt_step_metrics */
+#define TTI_METRIC(name, field) {name, offsetof(tt_step_metrics, field)}
+static const tti_metric tti_metrics[] = {
+    TTI_METRIC("reward", grpo.reward), TTI_METRIC("reward_std", grpo.reward_std), TTI_METRIC("frac_reward_zero_std", grpo.frac_reward_zero_std),
+    TTI_METRIC("completions/mean_length", mean_length), TTI_METRIC("completions/clipped_ratio", clipped_ratio),
+    TTI_METRIC("loss", grpo.loss), TTI_METRIC("entropy", grpo.entropy), TTI_METRIC("kl", grpo.kl), TTI_METRIC("ppo_kl", grpo.ppo_kl),
+    TTI_METRIC("clip_ratio/low_mean", grpo.clip_low), TTI_METRIC("clip_ratio/high_mean", grpo.clip_high), TTI_METRIC("clip_ratio/dual_mean", grpo.clip_dual),
+    TTI_METRIC("sampling/sampling_logp_difference/max", grpo.sampling_logp_difference_max),
+    TTI_METRIC("grad_norm", grad_norm), TTI_METRIC("learning_rate", learning_rate), TTI_METRIC("num_tokens", num_tokens),
+    TTI_METRIC("think/pct", think.pct), TTI_METRIC("think/guided_share", think.guided_share), TTI_METRIC("think/teacher_accuracy", think.teacher_accuracy),
+    TTI_METRIC("think/rescue_rate", think.rescue_rate), TTI_METRIC("think/spoil_rate", think.spoil_rate),
+    TTI_METRIC("think/reward_guided", think.reward_guided), TTI_METRIC("think/reward_unguided", think.reward_unguided),
+    TTI_METRIC("think/reflection_rate", reflection_rate), TTI_METRIC("think/correction_rate", correction_rate),
+    TTI_METRIC("think/self_agreement", behaviour[TT_SELF_AGREEMENT]), TTI_METRIC("think/self_conflict", behaviour[TT_SELF_CONFLICT]),
+    TTI_METRIC("think/self_consultation", behaviour[TT_SELF_CONSULTATION]), TTI_METRIC("think/self_critique", behaviour[TT_SELF_CRITIQUE]),
+    TTI_METRIC("think/aas_fallback_share", grpo.aas_fallback_share), TTI_METRIC("think/aas_factor_mean", grpo.aas_factor_mean),
+    TTI_METRIC("think/aas_factor_max", grpo.aas_factor_max)
+};
+static const tti_metric tti_timings[] = {
+    TTI_METRIC("rollout_s", rollout_s), TTI_METRIC("teacher_s", teacher_s), TTI_METRIC("update_s", update_s), TTI_METRIC("step_time", step_s)
+};
+static tt_status tti_metrics_append(tt_text *out, const tt_step_metrics *m, const tti_metric *list, size_t n) {
+    tt_status status = TT_OK;
+    size_t i;
+    for (i = 0; i < n && status == TT_OK; i++) {
+        double value = *(const double *)(const void *)((const char *)m + list[i].at);
+        status = isfinite(value) ? tt_text_format(out, ",\"%s\":%.9g", list[i].name, value) : tt_text_format(out, ",\"%s\":null", list[i].name);
+    }
+    return status;
+}
+TT_API tt_status tt_metrics_json(const tt_step_metrics *m, tt_text *out) {
+    tt_status status = tt_text_format(out, "{\"step\":%d,\"think/n_guided\":%d,\"think/n_eligible\":%d", m->step, m->think.n_guided, m->think.n_eligible);
+    if (status == TT_OK) { status = tti_metrics_append(out, m, tti_metrics, sizeof tti_metrics / sizeof *tti_metrics); }
+    if (status == TT_OK && m->step_s > 0) { status = tti_metrics_append(out, m, tti_timings, sizeof tti_timings / sizeof *tti_timings); }
+    return status == TT_OK ? tt_text_append(out, "}", 1) : status;
+}
+
+static tt_status tti_evaluate_responses(const tt_tokenizer *tokenizer, const tt_task *task, const tt_evaluate_desc *d, int end_token,
+                                        const tti_prompts *p, const tt_completions *completions, tti_tally *tally) {
+    tt_text scratch = TT_INIT;
+    tt_status status = TT_OK;
+    int i, k;
+    scratch.ctx = p->ctx;
+    for (i = 0; i < completions->n && status == TT_OK; i++) {
+        const tt_completion *c = &completions->items[i];
+        tt_outcome outcome;
+        int n_ends = 0, stopped;
+        for (k = 0; k < c->length; k++) { n_ends += c->tokens[k] == end_token; }
+        stopped = n_ends == 1 && c->tokens[c->length - 1] == end_token;
+        status = tti_assess(task, tokenizer, p, c->request, c->tokens, c->length, stopped, &scratch, NULL, &outcome);
+        if (status != TT_OK) { break; }
+        tti_tally_add(tally, &outcome, c->length, stopped);
+        if (d->on_response) { d->on_response(d->user, tti_question_of(p, c->request), scratch.data, &outcome); }
+    }
+    tt_text_free(&scratch);
+    return status;
+}
+TT_API tt_status tt_evaluate(tt_model *model, const tt_tokenizer *tokenizer, const tt_task *task, const tt_evaluate_desc *desc, tt_evaluation *out) {
+    tt_context *ctx = model ? tt_model_context(model) : NULL;
+    tt_evaluate_desc d = TT_INIT;
+    tt_sampling sampling = TT_INIT;
+    tt_completions completions = TT_INIT;
+    tti_prompts p;
+    tti_tally tally;
+    uint64_t *numbers;
+    int end, i, n;
+    tt_status status;
+    memset(out, 0, sizeof *out);
+    memset(&tally, 0, sizeof tally);
+    if (desc) { d = *desc; }
+    n = d.n_questions ? d.n_questions : 256;
+    end = tti_check_setting("tt_evaluate", model, tokenizer, task);
+    if (end < 0) { return TT_ERR_ARG; }
+    if (n < 1 || d.n_samples < 0) { return tt_fail(ctx, TT_ERR_ARG, "tt_evaluate: n_questions is %d and n_samples %d, expected >= 1", n, d.n_samples); }
+    numbers = (uint64_t *)tt_alloc(ctx, (size_t)n, sizeof *numbers);
+    if (!numbers) { return TT_ERR_MEM; }
+    for (i = 0; i < n; i++) { numbers[i] = (uint64_t)i; }
+    status = tti_prompts_make(&p, ctx, task, tokenizer, !d.split_train, numbers, numbers, n, d.n_samples ? d.n_samples : 1);
+    sampling.max_new_tokens = d.max_new_tokens;
+    sampling.greedy = d.greedy;
+    sampling.temperature = d.temperature;
+    sampling.seed = d.seed;
+    sampling.stop_tokens = &end;
+    sampling.n_stop_tokens = 1;
+    sampling.max_batch = d.max_batch;
+    if (status == TT_OK) { status = tt_generate(model, p.requests, n, &sampling, &completions); }
+    if (status == TT_OK) { status = tti_evaluate_responses(tokenizer, task, &d, end, &p, &completions, &tally); }
+    tti_tally_finish(&tally, out);
+    tt_completions_free(&completions);
+    tti_prompts_free(&p);
+    tt_free(ctx, numbers, (size_t)n, sizeof *numbers);
+    return status;
+}
+
+#ifdef __cplusplus
+}
+#endif
+#endif /* TTI_IMPLEMENTED */
+#endif /* THINKTUNING_IMPLEMENTATION */
+#endif /* TTI_SIMD_PASS */
+
+/* ============================================================================================
+ * Kernel bodies of chapter 2. Above, the header includes itself once per instruction set with TTI_SIMD_PASS
+ * set; only this part is then compiled. First the dialect: a vector TTI_V of TTI_W floats on which + - * / work
+ * lane by lane, and a few named operations. Then every kernel, once, in that dialect.
+ * ============================================================================================ */
+#ifdef TTI_SIMD_PASS
+#if defined(__clang__)
+#pragma STDC FP_CONTRACT OFF      /* a * b + c is one rounding only where TTI_FMA says so */
+#elif defined(__GNUC__)
+#pragma GCC push_options
+#pragma GCC optimize("fp-contract=off")
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"      /* g++ means the undefined lanes in its own intrinsics */
+#elif defined(_MSC_VER)
+#pragma fp_contract(off)
+#endif
+
+/* ---- the dialect ----
+ * LOAD_PART, STORE_PART: the first n < TTI_W lanes, the others read as fill. MAX(a, b) and MIN give b if one is
+ * NaN. LT gives 1 or 0; IF(c, a, b) takes a where c is not 0. POW2(t) is 2^i for t = 1.5 * 2^23 + i, the sum that
+ * rounds to an integer: i stands in its lowest bits. TTI_NV: vectors in a row of a tile of gemm, TTI_MR: its rows. */
+#if TTI_SIMD_PASS == TTI_PASS_AVX512
+#define TTI_K(name) tti_avx512_##name
+#define TTI_NAME "avx512"
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,fma"))), apply_to = function)
+#else
+#pragma GCC target("avx512f,avx512dq,avx512bw,avx512vl,fma")
+#endif
+#define TTI_V __m512
+#define TTI_W 16
+#define TTI_MR 12
+#define TTI_NV 2
+#define TTI_SET(x) _mm512_set1_ps(x)
+#define TTI_LOAD(p) _mm512_loadu_ps(p)
+#define TTI_STORE(p, v) _mm512_storeu_ps(p, v)
+#define TTI_LOAD_PART(p, n, fill) _mm512_mask_loadu_ps(_mm512_set1_ps(fill), (__mmask16)((1u << (n)) - 1u), p)
+#define TTI_STORE_PART(p, v, n) _mm512_mask_storeu_ps(p, (__mmask16)((1u << (n)) - 1u), v)
+#define TTI_FMA(a, b, c) _mm512_fmadd_ps(a, b, c)
+#define TTI_MAX(a, b) _mm512_max_ps(a, b)
+#define TTI_MIN(a, b) _mm512_min_ps(a, b)
+#define TTI_SQRT(a) _mm512_sqrt_ps(a)
+#define TTI_LT(a, b) _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), _mm512_set1_ps(1.0f))
+#define TTI_IF(c, a, b) _mm512_mask_blend_ps(_mm512_cmp_ps_mask(c, _mm512_setzero_ps(), _CMP_NEQ_UQ), b, a)
+#define TTI_POW2(t) _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(_mm512_castps_si512(t), _mm512_set1_epi32(127)), 23))
+
+#elif TTI_SIMD_PASS == TTI_PASS_AVX2
+#define TTI_K(name) tti_avx2_##name
+#define TTI_NAME "avx2"
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#else
+#pragma GCC target("avx2,fma")
+#endif
+#define TTI_V __m256
+#define TTI_W 8
+#define TTI_MR 4
+#define TTI_NV 3
+#define TTI_SET(x) _mm256_set1_ps(x)
+#define TTI_LOAD(p) _mm256_loadu_ps(p)
+#define TTI_STORE(p, v) _mm256_storeu_ps(p, v)
+#define TTI_FIRST(n) _mm256_cmpgt_epi32(_mm256_set1_epi32((int)(n)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7))
+#define TTI_LOAD_PART(p, n, fill) _mm256_blendv_ps(_mm256_set1_ps(fill), _mm256_maskload_ps(p, TTI_FIRST(n)), _mm256_castsi256_ps(TTI_FIRST(n)))
+#define TTI_FMA(a, b, c) _mm256_fmadd_ps(a, b, c)
+#define TTI_MAX(a, b) _mm256_max_ps(a, b)
+#define TTI_MIN(a, b) _mm256_min_ps(a, b)
+#define TTI_SQRT(a) _mm256_sqrt_ps(a)
+#define TTI_LT(a, b) _mm256_and_ps(_mm256_cmp_ps(a, b, _CMP_LT_OQ), _mm256_set1_ps(1.0f))
+#define TTI_IF(c, a, b) _mm256_blendv_ps(b, a, _mm256_cmp_ps(c, _mm256_setzero_ps(), _CMP_NEQ_UQ))
+#define TTI_POW2(t) _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_castps_si256(t), _mm256_set1_epi32(127)), 23))
+
+#elif TTI_SIMD_PASS == TTI_PASS_NEON
+#define TTI_K(name) tti_neon_##name
+#define TTI_NAME "neon"
+#define TTI_V float32x4_t
+#define TTI_W 4
+#define TTI_MR 8
+#define TTI_NV 3
+#define TTI_SET(x) vdupq_n_f32(x)
+#define TTI_LOAD(p) vld1q_f32(p)
+#define TTI_STORE(p, v) vst1q_f32(p, v)
+#define TTI_FMA(a, b, c) vfmaq_f32(c, a, b)
+#define TTI_MAX(a, b) vbslq_f32(vcgtq_f32(a, b), a, b)
+#define TTI_MIN(a, b) vbslq_f32(vcltq_f32(a, b), a, b)
+#define TTI_SQRT(a) vsqrtq_f32(a)
+#define TTI_LT(a, b) vbslq_f32(vcltq_f32(a, b), vdupq_n_f32(1.0f), vdupq_n_f32(0.0f))
+#define TTI_IF(c, a, b) vbslq_f32(vceqq_f32(c, vdupq_n_f32(0.0f)), b, a)
+#define TTI_POW2(t) vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vreinterpretq_s32_f32(t), vdupq_n_s32(127)), 23))
+
+#else
+#define TTI_K(name) tti_portable_##name
+#define TTI_NAME "portable"
+#define TTI_V float
+#define TTI_W 1
+#define TTI_MR 4
+#define TTI_NV 3
+#define TTI_SET(x) (x)
+#define TTI_LOAD(p) (*(p))
+#define TTI_STORE(p, v) (*(p) = (v))
+#define TTI_FMA(a, b, c) ((a) * (b) + (c))
+#define TTI_MAX(a, b) ((a) > (b) ? (a) : (b))
+#define TTI_MIN(a, b) ((a) < (b) ? (a) : (b))
+#define TTI_SQRT(a) sqrtf(a)
+#define TTI_LT(a, b) ((a) < (b) ? 1.0f : 0.0f)
+#define TTI_IF(c, a, b) ((c) != 0.0f ? (a) : (b))
+#define TTI_POW2(t) tti_pow2(t)
+#endif
+
+#define TTI_NR (TTI_NV * TTI_W)
+#define TTI_UP(n) (((n) + TTI_W - 1) / TTI_W * TTI_W)      /* n rounded up to whole vectors */
+
+TTI_INLINE TTI_V TTI_K(load_part)(const float *p, size_t n, float fill) {
+#ifdef TTI_LOAD_PART
+    return TTI_LOAD_PART(p, n, fill);
+#else
+    float t[TTI_W];
+    size_t i;
+    for (i = 0; i < TTI_W; i++) { t[i] = i < n ? p[i] : fill; }
+    return TTI_LOAD(t);
+#endif
+}
+TTI_INLINE void TTI_K(store_part)(float *p, TTI_V v, size_t n) {
+#ifdef TTI_STORE_PART
+    TTI_STORE_PART(p, v, n);
+#else
+    float t[TTI_W];
+    size_t i = 0;
+    TTI_STORE(t, v);
+    for (; i + 4 <= n && i + 4 <= TTI_W; i += 4) { memcpy(p + i, t + i, 4 * sizeof *t); }
+    for (; i < n && i < TTI_W; i++) { p[i] = t[i]; }
+#endif
+}
+/* The next vector where `left` values are left, perhaps fewer than a vector. */
+TTI_INLINE TTI_V TTI_K(load_fill)(const float *p, size_t left, float fill) { return left >= TTI_W ? TTI_LOAD(p) : TTI_K(load_part)(p, left, fill); }
+TTI_INLINE TTI_V TTI_K(load)(const float *p, size_t left) { return TTI_K(load_fill)(p, left, 0.0f); }
+TTI_INLINE void TTI_K(store)(float *p, TTI_V v, size_t left) {
+    if (left >= TTI_W) { TTI_STORE(p, v); }
+    else { TTI_K(store_part)(p, v, left); }
+}
+TTI_INLINE float TTI_K(sum)(TTI_V v) {
+    float t[TTI_W];
+    size_t half, i;
+    TTI_STORE(t, v);
+    for (half = TTI_W / 2; half > 0; half /= 2) { for (i = 0; i < half; i++) { t[i] += t[i + half]; } }
+    return t[0];
+}
+TTI_INLINE float TTI_K(max)(TTI_V v) {
+    float t[TTI_W];
+    size_t half, i;
+    TTI_STORE(t, v);
+    for (half = TTI_W / 2; half > 0; half /= 2) { for (i = 0; i < half; i++) { t[i] = t[i] > t[i + half] ? t[i] : t[i + half]; } }
+    return t[0];
+}
+/* e^x = 2^n e^r, n = round(x / ln 2), |r| <= ln(2)/2; polynomial of Cephes (Moshier), error below 2 ulp. 2^n goes
+ * in two halves so that both ends of the range, infinity and denormals, come out right. */
+TTI_INLINE TTI_V TTI_K(exp)(TTI_V x) {
+    const TTI_V magic = TTI_SET(12582912.0f);
+    TTI_V n, half, r, p, t;
+    x = TTI_MIN(TTI_SET(89.0f), x);
+    x = TTI_MAX(TTI_SET(-104.0f), x);
+    n = TTI_FMA(x, TTI_SET(1.44269504f), magic) - magic;
+    r = TTI_FMA(n, TTI_SET(-0.693359375f), x);
+    r = TTI_FMA(n, TTI_SET(2.12194440e-4f), r);
+    p = TTI_FMA(r, TTI_SET(1.9875691500e-4f), TTI_SET(1.3981999507e-3f));
+    p = TTI_FMA(p, r, TTI_SET(8.3334519073e-3f));
+    p = TTI_FMA(p, r, TTI_SET(4.1665795894e-2f));
+    p = TTI_FMA(p, r, TTI_SET(1.6666665459e-1f));
+    p = TTI_FMA(p, r, TTI_SET(5.0000001201e-1f));
+    p = TTI_FMA(p * r, r, r) + TTI_SET(1.0f);
+    t = TTI_FMA(n, TTI_SET(0.5f), magic);
+    half = t - magic;
+    return p * TTI_POW2(t) * TTI_POW2((n - half) + magic);
+}
+TTI_INLINE TTI_V TTI_K(sigmoid)(TTI_V x) { return TTI_SET(1.0f) / (TTI_SET(1.0f) + TTI_K(exp)(TTI_SET(0.0f) - x)); }
+
+/* ---- matrix product ----
+ * A tile of TTI_MR x TTI_NR elements of C stays in registers while k runs. Its operands are packed: a panel of A holds
+ * the tile's rows of one k side by side, a panel of B its columns. Whatever the shape, an element of C goes through
+ * c = fma(a, b, c) for k = 0, 1, 2, ...; only who loads and stores c differs. */
+#if TTI_W > 1
+/* Columns k..k+3 of TTI_W rows, each a vector: every 128-bit lane turns a 4 x 4 block. */
+#if TTI_SIMD_PASS == TTI_PASS_AVX512
+TTI_INLINE __m512 TTI_K(quad)(const float *p, size_t step, size_t last) {
+    size_t two = last < 8 ? last : 8, three = last < 12 ? last : 12;
+    __m512 v = _mm512_castps128_ps512(_mm_loadu_ps(p));
+    v = _mm512_insertf32x4(v, _mm_loadu_ps(p + (last < 4 ? last : 4) * step), 1);
+    v = _mm512_insertf32x4(v, _mm_loadu_ps(p + two * step), 2);
+    return _mm512_insertf32x4(v, _mm_loadu_ps(p + three * step), 3);
+}
+#define TTI_TURN(a, b, c, d) do { \
+    __m512 t0 = _mm512_unpacklo_ps(a, b), t1 = _mm512_unpackhi_ps(a, b), t2 = _mm512_unpacklo_ps(c, d), t3 = _mm512_unpackhi_ps(c, d); \
+    a = _mm512_shuffle_ps(t0, t2, 0x44); b = _mm512_shuffle_ps(t0, t2, 0xEE); \
+    c = _mm512_shuffle_ps(t1, t3, 0x44); d = _mm512_shuffle_ps(t1, t3, 0xEE); } while (0)
+#elif TTI_SIMD_PASS == TTI_PASS_AVX2
+TTI_INLINE __m256 TTI_K(quad)(const float *p, size_t step, size_t last) {
+    return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p)), _mm_loadu_ps(p + (last < 4 ? last : 4) * step), 1);
+}
+#define TTI_TURN(a, b, c, d) do { \
+    __m256 t0 = _mm256_unpacklo_ps(a, b), t1 = _mm256_unpackhi_ps(a, b), t2 = _mm256_unpacklo_ps(c, d), t3 = _mm256_unpackhi_ps(c, d); \
+    a = _mm256_shuffle_ps(t0, t2, 0x44); b = _mm256_shuffle_ps(t0, t2, 0xEE); \
+    c = _mm256_shuffle_ps(t1, t3, 0x44); d = _mm256_shuffle_ps(t1, t3, 0xEE); } while (0)
+#else
+TTI_INLINE float32x4_t TTI_K(quad)(const float *p, size_t step, size_t last) { (void)step; (void)last; return vld1q_f32(p); }
+#define TTI_TURN(a, b, c, d) do { \
+    float32x4x2_t t0 = vtrnq_f32(a, b), t1 = vtrnq_f32(c, d); \
+    a = vcombine_f32(vget_low_f32(t0.val[0]), vget_low_f32(t1.val[0])); b = vcombine_f32(vget_low_f32(t0.val[1]), vget_low_f32(t1.val[1])); \
+    c = vcombine_f32(vget_high_f32(t0.val[0]), vget_high_f32(t1.val[0])); d = vcombine_f32(vget_high_f32(t0.val[1]), vget_high_f32(t1.val[1])); } while (0)
+#endif
+/* `lanes` rows (a multiple of 4, at most TTI_W) times k columns (a multiple of 4) into to[k][width]. */
+static void TTI_K(pack_turned)(float *to, const float *from, size_t step, size_t lanes, size_t width, size_t k) {
+    size_t i, last = lanes - 4;
+    for (i = 0; i < k; i += 4, from += 4, to += 4 * width) {
+        TTI_V a = TTI_K(quad)(from, step, last), b = TTI_K(quad)(from + step, step, last);
+        TTI_V c = TTI_K(quad)(from + 2 * step, step, last), d = TTI_K(quad)(from + 3 * step, step, last);
+        TTI_TURN(a, b, c, d);
+        TTI_K(store)(to, a, lanes);
+        TTI_K(store)(to + width, b, lanes);
+        TTI_K(store)(to + 2 * width, c, lanes);
+        TTI_K(store)(to + 3 * width, d, lanes);
+    }
+}
+#undef TTI_TURN
+#endif
+/* to[k][width] = from[lane * lane_step + k * k_step]; lanes from `lanes` on are 0. */
+static void TTI_K(pack)(float *to, const float *from, size_t lane_step, size_t k_step, size_t lanes, size_t width, size_t k) {
+    size_t lane = 0, i, done = 0;
+    if (lane_step == 1) {
+        for (i = 0; i < k; i++) {
+            for (lane = 0; lane < width; lane += TTI_W) {
+                TTI_V v = TTI_K(load)(from + i * k_step + lane, lanes > lane ? lanes - lane : 0);
+                TTI_K(store)(to + i * width + lane, v, width - lane);
+            }
+        }
+        return;
+    }
+#if TTI_W > 1
+    if (k_step == 1) {
+        done = k / 4 * 4;
+        while (lanes - lane >= 4) {
+            size_t count = lanes - lane >= TTI_W ? TTI_W : (lanes - lane) / 4 * 4;
+            TTI_K(pack_turned)(to + lane, from + lane * lane_step, lane_step, count, width, done);
+            for (i = done; i < k; i++) {
+                size_t l;
+                for (l = lane; l < lane + count; l++) { to[i * width + l] = from[l * lane_step + i]; }
+            }
+            lane += count;
+        }
+    }
+#endif
+    (void)done;
+    for (; lane < width; lane++) {
+        for (i = 0; i < k; i++) { to[i * width + lane] = lane < lanes ? from[lane * lane_step + i * k_step] : 0.0f; }
+    }
+}
+/* R rows of a tile: c = begin (or 0) + a b. `columns` of the TTI_NR columns are stored. One function per R, as the
+ * accumulators must have names to live in registers. */
+#if TTI_NV == 2
+#define TTI_DECLARE(r) TTI_V c##r##0, c##r##1;
+#define TTI_BEGIN(r) \
+    c##r##0 = begin ? TTI_K(load)(begin + r * begin_step, columns) : TTI_SET(0.0f); \
+    c##r##1 = begin && columns > TTI_W ? TTI_K(load)(begin + r * begin_step + TTI_W, columns - TTI_W) : TTI_SET(0.0f);
+#define TTI_STEP(r) { TTI_V x = TTI_SET(a[r]); c##r##0 = TTI_FMA(x, b0, c##r##0); c##r##1 = TTI_FMA(x, b1, c##r##1); }
+#define TTI_END(r) \
+    TTI_K(store)(c + r * ldc, c##r##0, columns); \
+    if (columns > TTI_W) { TTI_K(store)(c + r * ldc + TTI_W, c##r##1, columns - TTI_W); }
+#define TTI_B TTI_V b0 = TTI_LOAD(b), b1 = TTI_LOAD(b + TTI_W);
+#else
+#define TTI_DECLARE(r) TTI_V c##r##0, c##r##1, c##r##2;
+#define TTI_BEGIN(r) \
+    c##r##0 = begin ? TTI_K(load)(begin + r * begin_step, columns) : TTI_SET(0.0f); \
+    c##r##1 = begin && columns > TTI_W ? TTI_K(load)(begin + r * begin_step + TTI_W, columns - TTI_W) : TTI_SET(0.0f); \
+    c##r##2 = begin && columns > 2 * TTI_W ? TTI_K(load)(begin + r * begin_step + 2 * TTI_W, columns - 2 * TTI_W) : TTI_SET(0.0f);
+#define TTI_STEP(r) { TTI_V x = TTI_SET(a[r]); c##r##0 = TTI_FMA(x, b0, c##r##0); c##r##1 = TTI_FMA(x, b1, c##r##1); c##r##2 = TTI_FMA(x, b2, c##r##2); }
+#define TTI_END(r) \
+    TTI_K(store)(c + r * ldc, c##r##0, columns); \
+    if (columns > TTI_W) { TTI_K(store)(c + r * ldc + TTI_W, c##r##1, columns - TTI_W); } \
+    if (columns > 2 * TTI_W) { TTI_K(store)(c + r * ldc + 2 * TTI_W, c##r##2, columns - 2 * TTI_W); }
+#define TTI_B TTI_V b0 = TTI_LOAD(b), b1 = TTI_LOAD(b + TTI_W), b2 = TTI_LOAD(b + 2 * TTI_W);
+#endif
+#define TTI_ROWS1(X) X(0)
+#define TTI_ROWS2(X) X(0) X(1)
+#define TTI_ROWS4(X) TTI_ROWS2(X) X(2) X(3)
+#define TTI_ROWS8(X) TTI_ROWS4(X) X(4) X(5) X(6) X(7)
+#define TTI_ROWS12(X) TTI_ROWS8(X) X(8) X(9) X(10) X(11)
+#define TTI_TILE(R) \
+static void TTI_K(tile##R)(size_t k, const float *a, const float *b, size_t ldb, const float *begin, size_t begin_step, \
+                           float *c, size_t ldc, size_t columns) { \
+    TTI_ROWS##R(TTI_DECLARE) \
+    TTI_ROWS##R(TTI_BEGIN) \
+    for (; k > 0; k--, a += R, b += ldb) { TTI_B TTI_ROWS##R(TTI_STEP) } \
+    TTI_ROWS##R(TTI_END) \
+}
+#if TTI_MR >= 12
+TTI_TILE(12)
+#endif
+#if TTI_MR >= 8
+TTI_TILE(8)
+#endif
+TTI_TILE(4)
+TTI_TILE(2)
+TTI_TILE(1)
+#undef TTI_DECLARE
+#undef TTI_BEGIN
+#undef TTI_STEP
+#undef TTI_END
+#undef TTI_B
+#undef TTI_TILE
+#undef TTI_ROWS1
+#undef TTI_ROWS2
+#undef TTI_ROWS4
+#undef TTI_ROWS8
+#undef TTI_ROWS12
+
+TTI_INLINE size_t TTI_K(tile_rows)(size_t left) {
+    if (left >= TTI_MR) { return TTI_MR; }
+    return left >= 8 && TTI_MR > 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1;
+}
+static void TTI_K(tile)(size_t rows, size_t k, const float *a, const float *b, size_t ldb, const float *begin, size_t begin_step,
+                        float *c, size_t ldc, size_t columns) {
+    switch (rows) {
+#if TTI_MR >= 12
+    case 12: TTI_K(tile12)(k, a, b, ldb, begin, begin_step, c, ldc, columns); break;
+#endif
+#if TTI_MR >= 8
+    case 8: TTI_K(tile8)(k, a, b, ldb, begin, begin_step, c, ldc, columns); break;
+#endif
+    case 4: TTI_K(tile4)(k, a, b, ldb, begin, begin_step, c, ldc, columns); break;
+    case 2: TTI_K(tile2)(k, a, b, ldb, begin, begin_step, c, ldc, columns); break;
+    default: TTI_K(tile1)(k, a, b, ldb, begin, begin_step, c, ldc, columns); break;
+    }
+}
+/* Rows m0..m1 (at most TTI_MC) and columns n0..n1 of C over k0..k1 (at most TTI_KC). B's panels are in `packed`,
+ * the first at column n0, or (NULL) are made here one by one. scratch: TTI_GEMM_SCRATCH floats. */
+static void TTI_K(gemm_block)(const tti_gemm *g, size_t m0, size_t m1, size_t n0, size_t n1, size_t k0, size_t k1,
+                              const float *packed, float *scratch) {
+    size_t k = k1 - k0, i, j, rows;
+    float *panel = tti_aligned(scratch), *a = panel + TTI_NR * TTI_KC;
+    for (i = m0; i < m1; i += rows) {
+        rows = TTI_K(tile_rows)(m1 - i);
+        TTI_K(pack)(a + (i - m0) * k, g->a + i * g->a_row + k0 * g->a_k, g->a_row, g->a_k, rows, rows, k);
+    }
+    for (j = n0; j < n1; j += TTI_NR) {
+        size_t columns = n1 - j < TTI_NR ? n1 - j : TTI_NR, ldb = TTI_NR;
+        const float *from = g->b + j * g->b_column + k0 * g->b_k, *b = packed;
+        if (packed) { packed += TTI_NR * k; }
+        else if (g->b_column == 1 && columns == TTI_NR) { b = from; ldb = g->b_k; }
+        else { TTI_K(pack)(panel, from, g->b_column, g->b_k, columns, TTI_NR, k); b = panel; }
+        for (i = m0; i < m1; i += rows) {
+            float *c = g->c + i * g->ldc + j;
+            const float *begin = k0 > 0 || g->accumulate ? c : g->bias ? g->bias + j : NULL;
+            rows = TTI_K(tile_rows)(m1 - i);
+            TTI_K(tile)(rows, k, a + (i - m0) * k, b, ldb, begin, begin == c ? g->ldc : 0, c, g->ldc, columns);
+        }
+    }
+}
+/* A whole product on one thread, for at most TTI_MC rows. */
+static void TTI_K(gemm_small)(const tti_gemm *g, size_t n0, size_t n1, float *scratch) {
+    size_t k0 = 0, k1;
+    do {
+        k1 = g->k - k0 < TTI_KC ? g->k : k0 + TTI_KC;
+        TTI_K(gemm_block)(g, 0, g->m, n0, n1, k0, k1, NULL, scratch);
+        k0 = k1;
+    } while (k0 < g->k);
+}
+/* Items: panels of B. */
+static void TTI_K(gemm_panels)(const tti_job *job, float *scratch, size_t begin, size_t end) {
+    const tti_gemm *g = (const tti_gemm *)job->args;
+    TTI_K(gemm_small)(g, begin * TTI_NR, end * TTI_NR < g->n ? end * TTI_NR : g->n, scratch);
+}
+static void TTI_K(gemm_pack)(const tti_job *job, float *scratch, size_t begin, size_t end) {
+    const tti_gemm *g = (const tti_gemm *)job->args;
+    size_t p, k = g->k1 - g->k0;
+    (void)scratch;
+    for (p = begin; p < end; p++) {
+        size_t j = g->n0 + p * TTI_NR, columns = g->n1 - j < TTI_NR ? g->n1 - j : TTI_NR;
+        TTI_K(pack)(g->packed + p * TTI_NR * k, g->b + j * g->b_column + g->k0 * g->b_k, g->b_column, g->b_k, columns, TTI_NR, k);
+    }
+}
+/* Items: blocks of g->rows rows times groups of TTI_NG columns. */
+static void TTI_K(gemm_blocks)(const tti_job *job, float *scratch, size_t begin, size_t end) {
+    const tti_gemm *g = (const tti_gemm *)job->args;
+    size_t groups = (g->n1 - g->n0 + TTI_NG - 1) / TTI_NG, item;
+    for (item = begin; item < end; item++) {
+        size_t m0 = item / groups * g->rows, n0 = g->n0 + item % groups * TTI_NG;
+        size_t m1 = g->m - m0 < g->rows ? g->m : m0 + g->rows, n1 = g->n1 - n0 < TTI_NG ? g->n1 : n0 + TTI_NG;
+        TTI_K(gemm_block)(g, m0, m1, n0, n1, g->k0, g->k1, g->packed + (n0 - g->n0) * (g->k1 - g->k0), scratch);
+    }
+}
+/* C (+)= A B from plain pieces; `turned`: B is stored [n,k]. */
+static void TTI_K(product)(size_t m, size_t n, size_t k, const float *a, size_t a_row, size_t a_k, const float *b, size_t ldb, int turned,
+                           float *c, size_t ldc, int accumulate, float *scratch) {
+    tti_gemm g;
+    memset(&g, 0, sizeof g);
+    g.m = m; g.n = n; g.k = k;
+    g.a = a; g.a_row = a_row; g.a_k = a_k;
+    g.b = b; g.b_column = turned ? ldb : 1; g.b_k = turned ? 1 : ldb;
+    g.c = c; g.ldc = ldc; g.accumulate = accumulate;
+    TTI_K(gemm_small)(&g, 0, n, scratch);
+}
+
+/* ---- attention (FlashAttention-2, Dao 2023, arXiv 2307.08691) ----
+ * An item is a block of queries of one key-value head: all heads of the group of up to TTI_QUERIES / group tokens are
+ * rows of one matrix. Keys come in blocks of TTI_KEYS that begin at key 0, so a row meets the same blocks whether it is
+ * decoded alone or among a whole prompt, and takes part only up to its own position. */
+TTI_INLINE void TTI_K(scale)(float *x, float factor, size_t n) {
+    size_t i;
+    for (i = 0; i < n; i += TTI_W) { TTI_K(store)(x + i, TTI_K(load)(x + i, n - i) * TTI_SET(factor), n - i); }
+}
+/* Scores to probabilities below a running maximum: s = exp(s - max); old sums and out shrink by exp(old max - max). */
+static void TTI_K(softmax_step)(float *s, size_t n, float *max, float *sum, float *out, size_t dim) {
+    TTI_V top = TTI_SET(*max), total = TTI_SET(0.0f);
+    float t[TTI_W], shrink;
+    size_t i;
+    for (i = n; i < TTI_UP(n); i++) { s[i] = -HUGE_VALF; }
+    for (i = 0; i < n; i += TTI_W) { top = TTI_MAX(TTI_LOAD(s + i), top); }
+    top = TTI_SET(TTI_K(max)(top));
+    for (i = 0; i < n; i += TTI_W) {
+        TTI_V e = TTI_K(exp)(TTI_LOAD(s + i) - top);
+        TTI_STORE(s + i, e);
+        total = total + e;
+    }
+    TTI_STORE(t, TTI_K(exp)(TTI_SET(*max) - top));
+    shrink = t[0];
+    TTI_STORE(t, top);
+    *max = t[0];
+    *sum = *sum * shrink + TTI_K(sum)(total);
+    TTI_K(scale)(out, shrink, dim);
+}
+TTI_INLINE size_t TTI_K(limit)(const tti_queries *u, size_t row, size_t key0, size_t keys) {
+    size_t limit = u->position + row / u->group + 1;
+    return limit <= key0 ? 0 : limit - key0 < keys ? limit - key0 : keys;
+}
+/* out += p v: rows in groups up to their common limit, then each row to its own. */
+static void TTI_K(attend)(const tti_queries *u, const float *p, const float *v, size_t ldv, float *out, size_t dim, size_t key0, size_t keys, float *scratch) {
+    size_t row, i, rows;
+    for (row = 0; row < u->rows; row += rows) {
+        size_t common = TTI_K(limit)(u, row, key0, keys);
+        rows = common == keys ? u->rows - row : u->rows - row < TTI_MR ? u->rows - row : TTI_MR;
+        if (common > 0) { TTI_K(product)(rows, dim, common, p + row * TTI_KEYS, TTI_KEYS, 1, v, ldv, 0, out + row * dim, dim, 1, scratch); }
+        for (i = row; i < row + rows; i++) {
+            size_t limit = TTI_K(limit)(u, i, key0, keys);
+            if (limit <= common) { continue; }
+            TTI_K(product)(1, dim, limit - common, p + i * TTI_KEYS + common, TTI_KEYS, 1, v + common * ldv, ldv, 0, out + i * dim, dim, 1, scratch);
+        }
+    }
+}
+/* Rows of x [n_tokens, heads * dim] that belong to u, times factor, side by side. */
+static void TTI_K(collect)(const tti_queries *u, float *to, const float *x, size_t stride, size_t dim, float factor) {
+    size_t row;
+    for (row = 0; row < u->rows; row++) { memcpy(to + row * dim, x + (u->token + row / u->group) * stride + (u->head + row % u->group) * dim, dim * sizeof(float)); }
+    if (factor != 1.0f) { TTI_K(scale)(to, factor, u->rows * dim); }
+}
+static void TTI_K(attention_forward)(const tti_job *job, float *scratch, size_t begin, size_t end) {
+    const tt_attention_args *a = (const tt_attention_args *)job->args;
+    size_t dim = (size_t)a->head_dim, heads = (size_t)a->n_heads, kv_stride = (size_t)a->n_kv_heads * dim, item, row;
+    for (item = begin; item < end; item++) {
+        tti_queries u = tti_queries_of(a, item);
+        size_t n_keys = u.position + u.rows / u.group, key0, d;
+        const float *k = a->k + u.key_row * kv_stride + u.kv_head * dim, *v = a->v + u.key_row * kv_stride + u.kv_head * dim;
+        float *q = scratch, *out = q + u.rows * dim, *s = out + u.rows * dim, *max = s + u.rows * TTI_KEYS, *sum = max + u.rows, *rest = sum + u.rows;
+        TTI_K(collect)(&u, q, a->q, heads * dim, dim, a->scale);
+        memset(out, 0, u.rows * dim * sizeof(float));
+        for (row = 0; row < u.rows; row++) { max[row] = -HUGE_VALF; sum[row] = 0.0f; }
+        for (key0 = 0; key0 < n_keys; key0 += TTI_KEYS) {
+            size_t keys = n_keys - key0 < TTI_KEYS ? n_keys - key0 : TTI_KEYS;
+            TTI_K(product)(u.rows, keys, dim, q, dim, 1, k + key0 * kv_stride, kv_stride, 1, s, TTI_KEYS, 0, rest);
+            for (row = 0; row < u.rows; row++) {
+                size_t limit = TTI_K(limit)(&u, row, key0, keys);
+                if (limit > 0) { TTI_K(softmax_step)(s + row * TTI_KEYS, limit, max + row, sum + row, out + row * dim, dim); }
+            }
+            TTI_K(attend)(&u, s, v + key0 * kv_stride, kv_stride, out, dim, key0, keys, rest);
+        }
+        for (row = 0; row < u.rows; row++) {
+            size_t at = (u.token + row / u.group) * heads + u.head + row % u.group;
+            for (d = 0; d < dim; d += TTI_W) { TTI_K(store)(a->out + at * dim + d, TTI_K(load)(out + row * dim + d, dim - d) / TTI_SET(sum[row]), dim - d); }
+            if (a->lse) { a->lse[at] = max[row] + logf(sum[row]); }
+        }
+    }
+}
+/* p = exp(s - lse);  ds = p (dp - delta),  delta = sum_d dout out.  Over s and dp in place; 0 beyond the row's limit. */
+static void TTI_K(softmax_back)(float *s, float *dp, size_t limit, size_t keys, float lse, float delta) {
+    size_t i;
+    for (i = limit; i < TTI_UP(keys); i++) { s[i] = -HUGE_VALF; dp[i] = 0.0f; }
+    for (i = 0; i < keys; i += TTI_W) {
+        TTI_V p = TTI_K(exp)(TTI_LOAD(s + i) - TTI_SET(lse));
+        TTI_STORE(s + i, p);
+        TTI_STORE(dp + i, p * (TTI_LOAD(dp + i) - TTI_SET(delta)));
+    }
+}
+static float TTI_K(dot)(const float *x, const float *y, size_t n) {
+    TTI_V total = TTI_SET(0.0f);
+    size_t i;
+    for (i = 0; i < n; i += TTI_W) { total = TTI_FMA(TTI_K(load)(x + i, n - i), TTI_K(load)(y + i, n - i), total); }
+    return TTI_K(sum)(total);
+}
+/* dv += p' dout;  dk += ds' (scale q);  dq += scale ds k.  All for the queries u; dk and dv go on from what they hold. */
+static void TTI_K(attention_back_queries)(const tt_attention_args *a, const tti_queries *u, float *scratch) {
+    size_t dim = (size_t)a->head_dim, heads = (size_t)a->n_heads, kv_stride = (size_t)a->n_kv_heads * dim;
+    size_t n_keys = u->position + u->rows / u->group, key0, row, d, block = u->rows * dim;
+    float *q = scratch, *dq = q + block, *dout = dq + block, *out = dout + block, *s = out + block;
+    float *dp = s + u->rows * TTI_KEYS, *lse = dp + u->rows * TTI_KEYS, *delta = lse + u->rows, *rest = delta + u->rows;
+    TTI_K(collect)(u, q, a->q, heads * dim, dim, a->scale);
+    TTI_K(collect)(u, dout, a->dout, heads * dim, dim, 1.0f);
+    TTI_K(collect)(u, out, a->out, heads * dim, dim, 1.0f);
+    memset(dq, 0, block * sizeof(float));
+    for (row = 0; row < u->rows; row++) {
+        lse[row] = a->lse[(u->token + row / u->group) * heads + u->head + row % u->group];
+        delta[row] = TTI_K(dot)(dout + row * dim, out + row * dim, dim);
+    }
+    for (key0 = 0; key0 < n_keys; key0 += TTI_KEYS) {
+        size_t keys = n_keys - key0 < TTI_KEYS ? n_keys - key0 : TTI_KEYS, at = (u->key_row + key0) * kv_stride + u->kv_head * dim;
+        TTI_K(product)(u->rows, keys, dim, q, dim, 1, a->k + at, kv_stride, 1, s, TTI_KEYS, 0, rest);
+        TTI_K(product)(u->rows, keys, dim, dout, dim, 1, a->v + at, kv_stride, 1, dp, TTI_KEYS, 0, rest);
+        for (row = 0; row < u->rows; row++) {
+            TTI_K(softmax_back)(s + row * TTI_KEYS, dp + row * TTI_KEYS, TTI_K(limit)(u, row, key0, keys), keys, lse[row], delta[row]);
+        }
+        if (a->dv) { TTI_K(product)(keys, dim, u->rows, s, 1, TTI_KEYS, dout, dim, 0, a->dv + at, kv_stride, 1, rest); }
+        if (a->dk) { TTI_K(product)(keys, dim, u->rows, dp, 1, TTI_KEYS, q, dim, 0, a->dk + at, kv_stride, 1, rest); }
+        TTI_K(product)(u->rows, dim, keys, dp, TTI_KEYS, 1, a->k + at, kv_stride, 0, dq, dim, 1, rest);
+    }
+    for (row = 0; a->dq && row < u->rows; row++) {
+        float *to = a->dq + ((u->token + row / u->group) * heads + u->head + row % u->group) * dim;
+        for (d = 0; d < dim; d += TTI_W) {
+            TTI_V sum = TTI_FMA(TTI_SET(a->scale), TTI_K(load)(dq + row * dim + d, dim - d), TTI_K(load)(to + d, dim - d));
+            TTI_K(store)(to + d, sum, dim - d);
+        }
+    }
+}
+/* Items: sequence x key-value head. */
+static void TTI_K(attention_backward)(const tti_job *job, float *scratch, size_t begin, size_t end) {
+    const tt_attention_args *a = (const tt_attention_args *)job->args;
+    size_t kv_heads = (size_t)a->n_kv_heads, item, block;
+    for (item = begin; item < end; item++) {
+        size_t first = tti_first_block(a, item / kv_heads), next = tti_first_block(a, item / kv_heads + 1);
+        for (block = first; block < next; block++) {
+            tti_queries u = tti_queries_of(a, block * kv_heads + item % kv_heads);
+            TTI_K(attention_back_queries)(a, &u, scratch);
+        }
+    }
+}
+
+/* ---- log-probs ---- (see tti_softmax above; z: a block of logits, its first column is vocabulary entry `column`) */
+static void TTI_K(logits_scan)(const tti_job *job, float *scratch, size_t begin, size_t end) {
+    const tti_logits *l = (const tti_logits *)job->args;
+    const TTI_V factor = TTI_SET(l->inv_temperature), low = TTI_SET(-104.0f);
+    size_t row, i;
+    (void)scratch;
+    for (row = begin; row < end; row++) {
+        const float *z = l->z_in + row * l->stride;
+        tti_softmax *state = l->states + row;
+        TTI_V top = TTI_SET(state->max), sum = TTI_SET(0.0f), dot = sum;
+        float max;
+        size_t target = (size_t)l->targets[row];
+        for (i = 0; i < l->columns; i += TTI_W) { top = TTI_MAX(TTI_K(load_fill)(z + i, l->columns - i, -HUGE_VALF) * factor, top); }
+        max = TTI_K(max)(top);
+        top = TTI_SET(max);
+        for (i = 0; i < l->columns; i += TTI_W) {
+            TTI_V d = TTI_K(load_fill)(z + i, l->columns - i, -HUGE_VALF) * factor - top, e = TTI_K(exp)(d);
+            sum = sum + e;
+            dot = TTI_FMA(e, TTI_MAX(low, d), dot);
+        }
+        tti_softmax_merge(state, max, TTI_K(sum)(sum), TTI_K(sum)(dot));
+        if (target >= l->column && target - l->column < l->columns) { state->target = z[target - l->column] * l->inv_temperature; }
+    }
+}
+/* dz = inv_temperature (dlogp (1[target] - p) - dH p (log p + H)), over z in place. */
+static void TTI_K(logits_back)(const tti_job *job, float *scratch, size_t begin, size_t end) {
+    const tti_logits *l = (const tti_logits *)job->args;
+    const TTI_V factor = TTI_SET(l->inv_temperature), low = TTI_SET(-104.0f);
+    size_t row, i;
+    (void)scratch;
+    for (row = begin; row < end; row++) {
+        float *z = l->z + row * l->stride, dlogp = l->dlogprobs ? l->dlogprobs[row] : 0.0f, dh = l->dentropy ? l->dentropy[row] : 0.0f;
+        const TTI_V lse = TTI_SET(l->lse[row]), h = TTI_SET(l->dentropy ? l->entropy[row] : 0.0f);
+        size_t target = (size_t)l->targets[row];
+        for (i = 0; i < l->columns; i += TTI_W) {
+            TTI_V logp = TTI_K(load)(z + i, l->columns - i) * factor - lse, p = TTI_K(exp)(logp);
+            TTI_V slope = TTI_FMA(TTI_SET(dh), TTI_MAX(low, logp) + h, TTI_SET(dlogp));
+            TTI_K(store)(z + i, TTI_SET(-l->inv_temperature) * p * slope, l->columns - i);
+        }
+        if (target >= l->column && target - l->column < l->columns) { z[target - l->column] += l->inv_temperature * dlogp; }
+    }
+}
+
+/* ---- norms ----   y = x r w,  r = 1 / sqrt(mean(x^2) + eps)   (RMSNorm, Zhang and Sennrich 2019)
+ *                   y = (x - mean) r w + b,  r = 1 / sqrt(var + eps)   (LayerNorm, Ba et al. 2016)
+ * Items of the forward and of dx: rows; of dw and db: columns, each summed over the rows in order. */
+#define TTI_EACH(i, begin, end) for (i = begin; i < end; i += TTI_W)
+static void TTI_K(norm)(const tti_job *job, float *scratch, size_t begin, size_t end) {
+    const tti_norm *a = (const tti_norm *)job->args;
+    size_t row, i, dim = a->dim;
+    (void)scratch;
+    for (row = begin; row < end; row++) {
+        const float *x = a->x + row * dim;
+        TTI_V sum = TTI_SET(0.0f), square = sum, mean = sum, r;
+        float rstd;
+        if (a->mean) {
+            TTI_EACH(i, 0, dim) { sum = sum + TTI_K(load)(x + i, dim - i); }
+            a->mean[row] = TTI_K(sum)(sum) / (float)dim;
+            mean = TTI_SET(a->mean[row]);
+        }
+        TTI_EACH(i, 0, dim) {
+            TTI_V d = TTI_K(load_fill)(x + i, dim - i, a->mean ? a->mean[row] : 0.0f) - mean;
+            square = TTI_FMA(d, d, square);
+        }
+        rstd = 1.0f / sqrtf(TTI_K(sum)(square) / (float)dim + a->eps);
+        a->rstd[row] = rstd;
+        r = TTI_SET(rstd);
+        TTI_EACH(i, 0, dim) {
+            TTI_V y = (TTI_K(load)(x + i, dim - i) - mean) * r * TTI_K(load)(a->w + i, dim - i);
+            if (a->b) { y = y + TTI_K(load)(a->b + i, dim - i); }
+            TTI_K(store)(a->y + row * dim + i, y, dim - i);
+        }
+    }
+}
+/* With n = (x - mean) r and g = dy w:  dx += r (g - mean(g) - n mean(g n)), mean(g) only for LayerNorm. */
+static void TTI_K(norm_dx)(const tti_job *job, float *scratch, size_t begin, size_t end) {
+    const tti_norm *a = (const tti_norm *)job->args;
+    size_t row, i, dim = a->dim;
+    (void)scratch;
+    for (row = begin; row < end; row++) {
+        const float *x = a->x + row * dim, *dy = a->dy + row * dim;
+        const TTI_V mean = TTI_SET(a->mean ? a->mean[row] : 0.0f), r = TTI_SET(a->rstd[row]);
+        TTI_V sum = TTI_SET(0.0f), dot = sum;
+        TTI_EACH(i, 0, dim) {
+            TTI_V g = TTI_K(load)(dy + i, dim - i) * TTI_K(load)(a->w + i, dim - i);
+            sum = sum + g;
+            dot = TTI_FMA(g, (TTI_K(load)(x + i, dim - i) - mean) * r, dot);
+        }
+        sum = TTI_SET(a->mean ? TTI_K(sum)(sum) / (float)dim : 0.0f);
+        dot = TTI_SET(TTI_K(sum)(dot) / (float)dim);
+        TTI_EACH(i, 0, dim) {
+            float *to = a->dx + row * dim + i;
+            TTI_V g = TTI_K(load)(dy + i, dim - i) * TTI_K(load)(a->w + i, dim - i), n = (TTI_K(load)(x + i, dim - i) - mean) * r;
+            TTI_K(store)(to, TTI_FMA(r, g - sum - n * dot, TTI_K(load)(to, dim - i)), dim - i);
+        }
+    }
+}
+/* dw += dy n,  db += dy */
+static void TTI_K(norm_dw)(const tti_job *job, float *scratch, size_t begin, size_t end) {
+    const tti_norm *a = (const tti_norm *)job->args;
+    size_t row, i;
+    (void)scratch;
+    TTI_EACH(i, begin, end) {
+        TTI_V dw = a->dw ? TTI_K(load)(a->dw + i, end - i) : TTI_SET(0.0f), db = a->db ? TTI_K(load)(a->db + i, end - i) : TTI_SET(0.0f);
+        for (row = 0; row < a->n; row++) {
+            TTI_V dy = TTI_K(load)(a->dy + row * a->dim + i, end - i);
+            if (a->dw) {
+                TTI_V x = TTI_K(load)(a->x + row * a->dim + i, end - i) - TTI_SET(a->mean ? a->mean[row] : 0.0f);
+                dw = TTI_FMA(dy, x * TTI_SET(a->rstd[row]), dw);
+            }
+            db = db + dy;
+        }
+        if (a->dw) { TTI_K(store)(a->dw + i, dw, end - i); }
+        if (a->db) { TTI_K(store)(a->db + i, db, end - i); }
+    }
+}
+
+/* ---- rotary embedding (Su et al. 2021, arXiv 2104.09864, halves as in Llama) ----
+ * y1 = x1 cos - x2 sin,  y2 = x2 cos + x1 sin;  the inverse turns by -angle and adds to y.   Items: rows. */
+static void TTI_K(rope)(const tti_job *job, float *scratch, size_t begin, size_t end) {
+    size_t half = job->dim / 2, row, head, i;
+    (void)scratch;
+    for (row = begin; row < end; row++) {
+        const float *c = job->b + (size_t)job->ids[row] * half, *s = job->c + (size_t)job->ids[row] * half;
+        for (head = 0; head < job->n; head++) {
+            const float *x = job->a + (row * job->n + head) * job->dim;
+            float *y = job->y + (row * job->n + head) * job->dim;
+            TTI_EACH(i, 0, half) {
+                TTI_V x1 = TTI_K(load)(x + i, half - i), x2 = TTI_K(load)(x + half + i, half - i), cosine = TTI_K(load)(c + i, half - i);
+                TTI_V sine = TTI_K(load)(s + i, half - i) * TTI_SET(job->op ? -1.0f : 1.0f);
+                TTI_V y1 = x1 * cosine - x2 * sine, y2 = x2 * cosine + x1 * sine;
+                if (job->op) { y1 = y1 + TTI_K(load)(y + i, half - i); y2 = y2 + TTI_K(load)(y + half + i, half - i); }
+                TTI_K(store)(y + i, y1, half - i);
+                TTI_K(store)(y + half + i, y2, half - i);
+            }
+        }
+    }
+}
+
+/* ---- elementwise: items are values ---- */
+#define TTI_A(p) TTI_K(load)(p + i, end - i)
+TTI_INLINE TTI_V TTI_K(map)(float (*f)(float), TTI_V x) {
+    float t[TTI_W];
+    size_t i;
+    TTI_STORE(t, x);
+    for (i = 0; i < TTI_W; i++) { t[i] = f(t[i]); }
+    return TTI_LOAD(t);
+}
+/* gelu(x) = x (1 + tanh u) / 2 = x sigmoid(2u),  u = sqrt(2/pi) (x + 0.044715 x^3)   (Hendrycks and Gimpel 2016) */
+TTI_INLINE TTI_V TTI_K(gelu_sigmoid)(TTI_V x) {
+    return TTI_K(sigmoid)(TTI_SET(1.59576912f) * x * TTI_FMA(TTI_SET(0.044715f) * x, x, TTI_SET(1.0f)));
+}
+static void TTI_K(unary)(const tti_job *job, float *scratch, size_t begin, size_t end) {
+    const TTI_V p0 = TTI_SET(job->p0), p1 = TTI_SET(job->p1);
+    size_t i;
+    (void)scratch;
+    TTI_EACH(i, begin, end) {
+        TTI_V x = TTI_A(job->a), y = x;
+        switch (job->op) {
+        case TT_NEG: y = x * TTI_SET(-1.0f); break;
+        case TT_EXP: y = TTI_K(exp)(x); break;
+        case TT_LOG: y = TTI_K(map)(logf, x); break;
+        case TT_TANH: y = TTI_K(map)(tanhf, x); break;
+        case TT_CLAMP: y = TTI_MIN(p1, TTI_MAX(p0, x)); break;
+        case TT_SCALE: y = x * p0; break;
+        case TT_GELU_TANH: y = x * TTI_K(gelu_sigmoid)(x); break;
+        default: y = x * TTI_K(map)(tti_normal_cdf, x); break;
+        }
+        TTI_K(store)(job->y + i, y, end - i);
+    }
+}
+static void TTI_K(unary_back)(const tti_job *job, float *scratch, size_t begin, size_t end) {
+    const TTI_V p0 = TTI_SET(job->p0), p1 = TTI_SET(job->p1), one = TTI_SET(1.0f), zero = TTI_SET(0.0f);
+    size_t i;
+    (void)scratch;
+    TTI_EACH(i, begin, end) {
+        TTI_V dy = TTI_A(job->b), x = TTI_A(job->a), y = TTI_A(job->c), dx, s;
+        switch (job->op) {
+        case TT_NEG: dx = dy * TTI_SET(-1.0f); break;
+        case TT_EXP: dx = dy * y; break;
+        case TT_LOG: dx = dy / x; break;
+        case TT_TANH: dx = dy * (one - y * y); break;
+        case TT_CLAMP: dx = TTI_IF(TTI_LT(x, p0), zero, TTI_IF(TTI_LT(p1, x), zero, dy)); break;
+        case TT_SCALE: dx = dy * p0; break;
+        case TT_GELU_TANH:
+            s = TTI_K(gelu_sigmoid)(x);
+            dx = dy * (s + x * s * (one - s) * TTI_SET(1.59576912f) * TTI_FMA(TTI_SET(0.134145f) * x, x, one));
+            break;
+        default:      /* Phi(x) + x phi(x) */
+            s = TTI_SET(0.398942280f) * TTI_K(exp)(TTI_SET(-0.5f) * x * x);
+            dx = dy * (TTI_K(map)(tti_normal_cdf, x) + x * s);
+            break;
+        }
+        TTI_K(store)(job->y + i, TTI_A(job->y) + dx, end - i);
+    }
+}
+static void TTI_K(binary)(const tti_job *job, float *scratch, size_t begin, size_t end) {
+    size_t i;
+    (void)scratch;
+    TTI_EACH(i, begin, end) {
+        TTI_V a = TTI_A(job->a), b = TTI_A(job->b), y;
+        switch (job->op) {
+        case TT_ADD: y = a + b; break;
+        case TT_SUB: y = a - b; break;
+        case TT_MUL: y = a * b; break;
+        case TT_DIV: y = a / b; break;
+        case TT_MINIMUM: y = TTI_IF(TTI_LT(b, a), b, a); break;
+        case TT_MAXIMUM: y = TTI_IF(TTI_LT(a, b), b, a); break;
+        case TT_LESS: y = TTI_LT(a, b); break;
+        default: y = a * TTI_K(sigmoid)(a) * b; break;
+        }
+        TTI_K(store)(job->y + i, y, end - i);
+    }
+}
+/* y = da, y2 = db (each may be NULL), c = dy. Of two equal values the minimum and maximum are a. */
+static void TTI_K(binary_back)(const tti_job *job, float *scratch, size_t begin, size_t end) {
+    const TTI_V zero = TTI_SET(0.0f), one = TTI_SET(1.0f);
+    size_t i;
+    (void)scratch;
+    TTI_EACH(i, begin, end) {
+        TTI_V a = TTI_A(job->a), b = TTI_A(job->b), dy = TTI_A(job->c), da, db, s;
+        switch (job->op) {
+        case TT_ADD: da = dy; db = dy; break;
+        case TT_SUB: da = dy; db = zero - dy; break;
+        case TT_MUL: da = dy * b; db = dy * a; break;
+        case TT_DIV: da = dy / b; db = zero - dy * (a / b) / b; break;
+        case TT_MINIMUM: s = TTI_LT(b, a); da = TTI_IF(s, zero, dy); db = TTI_IF(s, dy, zero); break;
+        case TT_MAXIMUM: s = TTI_LT(a, b); da = TTI_IF(s, zero, dy); db = TTI_IF(s, dy, zero); break;
+        case TT_LESS: da = zero; db = zero; break;
+        default: s = TTI_K(sigmoid)(a); da = dy * b * s * TTI_FMA(a, one - s, one); db = dy * a * s; break;
+        }
+        if (job->y) { TTI_K(store)(job->y + i, TTI_A(job->y) + da, end - i); }
+        if (job->y2) { TTI_K(store)(job->y2 + i, TTI_A(job->y2) + db, end - i); }
+    }
+}
+static void TTI_K(axpy)(const tti_job *job, float *scratch, size_t begin, size_t end) {
+    size_t i;
+    (void)scratch;
+    TTI_EACH(i, begin, end) { TTI_K(store)(job->y + i, TTI_FMA(TTI_SET(job->p0), TTI_A(job->a), TTI_A(job->y)), end - i); }
+}
+/* y[ids ? ids[row] : 0] += a[row] for n rows in order. Items: columns. */
+static void TTI_K(add_rows)(const tti_job *job, float *scratch, size_t begin, size_t end) {
+    size_t row, i;
+    (void)scratch;
+    for (row = 0; row < job->n; row++) {
+        float *y = job->y + (job->ids ? (size_t)job->ids[row] : 0) * job->dim;
+        const float *x = job->a + row * job->dim;
+        TTI_EACH(i, begin, end) { TTI_K(store)(y + i, TTI_A(y) + TTI_A(x), end - i); }
+    }
+}
+/* AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101) */
+static void TTI_K(adamw)(const tti_job *job, float *scratch, size_t begin, size_t end) {
+    const tt_adamw_args *a = (const tt_adamw_args *)job->args;
+    const TTI_V one = TTI_SET(1.0f), beta1 = TTI_SET(a->beta1), beta2 = TTI_SET(a->beta2), lr = TTI_SET(a->lr);
+    size_t i;
+    (void)scratch;
+    TTI_EACH(i, begin, end) {
+        TTI_V p = TTI_A(a->p), g = TTI_A(a->g) * TTI_SET(a->grad_scale), m, v, step;
+        m = TTI_FMA(beta1, TTI_A(a->m), (one - beta1) * g);
+        v = TTI_FMA(beta2, TTI_A(a->v), (one - beta2) * g * g);
+        step = m / TTI_SET(a->correction1) / (TTI_SQRT(v / TTI_SET(a->correction2)) + TTI_SET(a->eps));
+        TTI_K(store)(a->m + i, m, end - i);
+        TTI_K(store)(a->v + i, v, end - i);
+        TTI_K(store)(a->p + i, p - lr * (step + TTI_SET(a->weight_decay) * p), end - i);
+    }
+}
+
+static const tti_kernels TTI_K(kernels) = {
+    TTI_NAME, TTI_NR
+#define TTI_ENTRY(name) , TTI_K(name)
+    TTI_KERNEL_LIST(TTI_ENTRY)
+#undef TTI_ENTRY
+};
+
+#undef TTI_A
+#undef TTI_EACH
+#undef TTI_K
+#undef TTI_NAME
+#undef TTI_V
+#undef TTI_W
+#undef TTI_MR
+#undef TTI_NV
+#undef TTI_NR
+#undef TTI_UP
+#undef TTI_SET
+#undef TTI_LOAD
+#undef TTI_STORE
+#undef TTI_FIRST
+#undef TTI_LOAD_PART
+#undef TTI_STORE_PART
+#undef TTI_FMA
+#undef TTI_MAX
+#undef TTI_MIN
+#undef TTI_SQRT
+#undef TTI_LT
+#undef TTI_IF
+#undef TTI_POW2
+#if defined(__clang__)
+#if TTI_SIMD_PASS == TTI_PASS_AVX512 || TTI_SIMD_PASS == TTI_PASS_AVX2
+#pragma clang attribute pop
+#endif
+#pragma STDC FP_CONTRACT DEFAULT
+#elif defined(__GNUC__)
+#pragma GCC diagnostic pop
+#pragma GCC pop_options
+#elif defined(_MSC_VER)
+#pragma fp_contract(on)
+#endif
+#endif /* TTI_SIMD_PASS */
+
+/*
+ * MIT License
+ *
+ * Copyright (c) 2026 The thinktuning.h authors
+ *
+ * Permission is hereby granted, free of charge, to any person obtaining a copy
+ * of this software and associated documentation files (the "Software"), to deal
+ * in the Software without restriction, including without limitation the rights
+ * to use, copy, modify, merge, publish, distribute, sublicense, and/or sell
+ * copies of the Software, and to permit persons to whom the Software is
+ * furnished to do so, subject to the following conditions:
+ *
+ * The above copyright notice and this permission notice shall be included in all
+ * copies or substantial portions of the Software.
+ *
+ * THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR
+ * IMPLIED, INCLUDING BUT NOT LIMITED TO THE WARRANTIES OF MERCHANTABILITY,
+ * FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE
+ * AUTHORS OR COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER
+ * LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM,
+ * OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE
+ * SOFTWARE.
+ */
