@@ -487,7 +487,7 @@ typedef struct tt_text_source { size_t (*read)(void *user, char *bytes, size_t n
 typedef struct tt_tokenizer_desc {
     int vocab_size;                      /* incl. special tokens; 0 = 32000; fewer if the text has no more pairs */
     int min_frequency;                   /* of a pair to be merged; 0 = 2                                        */
-    int all_bytes;                       /* 1: the alphabet is all 256 bytes; 0: only those of the text          */
+    int all_bytes;                       /* 1: the alphabet is all 256 bytes; 0: those of text and special tokens */
     tt_pretokenizer pretokenizer;        /* 0 = GPT-2                                                            */
     const char *const *special_tokens;   /* get ids 0, 1, ... in this order                                      */
     int n_special_tokens;
@@ -4530,6 +4530,10 @@ static tt_status tti_train_alphabet(tt_tokenizer *t, const tti_dict *pieces, con
     int c;
     memset(seen, desc->all_bytes ? 1 : 0, sizeof seen);
     for (i = 0; i < pieces->bytes.size; i++) { seen[(unsigned char)pieces->bytes.data[i]] = 1; }
+    for (c = 0; c < desc->n_special_tokens; c++) {
+        const char *at;
+        for (at = desc->special_tokens[c]; *at; at++) { seen[(unsigned char)*at] = 1; }   /* they may be read as text */
+    }
     for (i = 0; i < 256; i++) { need += seen[i]; }
     if (need > vocab_size) {
         return tt_fail(t->ctx, TT_ERR_ARG, "tt_tokenizer_train: vocab_size is %lu, expected at least %lu: %lu special tokens and %lu bytes",

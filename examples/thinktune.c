@@ -379,7 +379,7 @@ static tt_status pretrain(app *a, const char *dir) {
     tt_adamw_desc adamw = TT_INIT;
     tt_optimizer *optimizer;
     pack p;
-    char state[1024];
+    char state[1100];
     tt_status status = TT_ERR_MEM;
     a->tokenizer = tt_signs_tokenizer(a->signs);
     if (!a->tokenizer) { return tt_error_status(a->ctx); }
