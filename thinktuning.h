@@ -7502,25 +7502,18 @@ static tt_status tti_signs_words(const tt_signs *signs, tt_text *text, int *n_wo
     return status == TT_OK ? tt_text_append(text, "\n\n so", 5) : status;      /* "\n\n" and one more " so" */
 }
 typedef struct tti_signs_source { tt_signs signs; tt_text text; size_t at; uint64_t next; tt_status status; } tti_signs_source;
-/* The word list and the single characters of tags, which a student may write as plain text. */
-static tt_status tti_signs_alphabet(const tt_signs *signs, tt_text *text) {
-    const char *c;
-    int n_words;
-    tt_status status = tti_signs_words(signs, text, &n_words);
-    for (c = "</>abcdefghijklmnopqrstuvwxyz"; *c && status == TT_OK; c++) { status = tt_text_format(text, "\n%c", *c); }
-    return status;
-}
-/* First those, then 2000 documents without their tags, which the tokenizer never merges. */
+/* First the words, then 2000 documents without their tags, which the tokenizer never merges. */
 static size_t tti_signs_read(void *user, char *bytes, size_t n) {
     tti_signs_source *s = (tti_signs_source *)user;
     size_t done = 0;
+    int n_words;
     while (done < n && s->status == TT_OK) {
         if (s->at == s->text.size) {
             s->at = s->text.size = 0;
             if (s->next > 2000) { break; }
-            s->status = s->next ? tt_signs_document(&s->signs, s->next, 0, &s->text, NULL) : tti_signs_alphabet(&s->signs, &s->text);
+            s->status = s->next ? tt_signs_document(&s->signs, s->next, 0, &s->text, NULL) : tti_signs_words(&s->signs, &s->text, &n_words);
             s->next++;
-        } else if (s->next > 1 && s->text.data[s->at] == '<') {
+        } else if (s->text.data[s->at] == '<') {
             while (s->text.data[s->at++] != '>') { }
         } else { bytes[done++] = s->text.data[s->at++]; }
     }
