@@ -1947,18 +1947,52 @@ static tt_status tti_cpu_copy(tt_context *ctx, void *to, const void *from, size_
     return TT_OK;
 }
 static tt_status tti_cpu_zero(tt_context *ctx, void *to, size_t bytes) {
+    const size_t piece = (size_t)1 << 17;
+    ptrdiff_t i, pieces = (ptrdiff_t)((bytes + piece - 1) / piece);
     (void)ctx;
-    if (bytes) { memset(to, 0, bytes); }
+#ifdef _OPENMP
+#pragma omp parallel for num_threads(ctx->n_threads) if (pieces > 1)
+#endif
+    for (i = 0; i < pieces; i++) {
+        size_t begin = (size_t)i * piece;
+        memset((char *)to + begin, 0, bytes - begin < piece ? bytes - begin : piece);
+    }
     return TT_OK;
 }
 static tt_status tti_cpu_sync(tt_context *ctx) { (void)ctx; return TT_OK; }
 
 /* ---- matrix product ----
  * Few rows: each panel of B is used once, so the thread that multiplies it packs it for itself. Many rows: B is
- * packed for all, a block of TTI_KC x TTI_NC at a time. */
-static tt_status tti_cpu_gemm(tt_context *ctx, const tt_gemm_args *args) {
+ * read as it stands if its columns lie side by side, else packed for all, a block of TTI_KC x TTI_NC at a time. */
+/* Fewer rows in an item until there is work for all threads. */
+static size_t tti_gemm_items(const tt_context *ctx, tti_gemm *g) {
+    size_t groups = (g->n1 - g->n0 + TTI_NG - 1) / TTI_NG;
+    for (g->rows = TTI_MC; g->rows > TTI_MC / 4 && g->m / g->rows * groups < 4 * (size_t)ctx->n_threads; ) { g->rows /= 2; }
+    return (g->m + g->rows - 1) / g->rows * groups;
+}
+static tt_status tti_gemm_packed(tt_context *ctx, tti_gemm *g, const tti_job *job) {
     tti_cpu *cpu = tti_cpu_of(ctx);
     size_t tile = cpu->kernels->tile_columns;
+    if (tti_scratch(ctx, &cpu->shared, &cpu->shared_size, (g->k < TTI_KC ? g->k : TTI_KC) * (g->n < TTI_NC ? g->n + tile : TTI_NC) + 16) != TT_OK) { return TT_ERR_MEM; }
+    g->packed = tti_aligned(cpu->shared);
+    for (g->n0 = 0; g->n0 < g->n; g->n0 = g->n1) {
+        size_t items, columns;
+        g->n1 = g->n - g->n0 < TTI_NC ? g->n : g->n0 + TTI_NC;
+        columns = g->n1 - g->n0 < TTI_NG ? g->n1 - g->n0 : TTI_NG;
+        items = tti_gemm_items(ctx, g);
+        g->k0 = 0;
+        do {
+            g->k1 = g->k - g->k0 < TTI_KC ? g->k : g->k0 + TTI_KC;
+            tti_run(ctx, cpu->kernels->gemm_pack, job, (g->n1 - g->n0 + tile - 1) / tile, 4 * (g->k1 - g->k0) * tile);
+            tti_run(ctx, cpu->kernels->gemm_blocks, job, items, 2 * g->rows * columns * (g->k1 - g->k0));
+            g->k0 = g->k1;
+        } while (g->k0 < g->k);
+    }
+    return TT_OK;
+}
+static tt_status tti_cpu_gemm(tt_context *ctx, const tt_gemm_args *args) {
+    tti_cpu *cpu = tti_cpu_of(ctx);
+    size_t tile = cpu->kernels->tile_columns, items;
     tti_job job = TT_INIT;
     tti_gemm g = TT_INIT;
     if (args->m < 0 || args->n < 0 || args->k < 0) { return tt_fail(ctx, TT_ERR_ARG, "gemm: m, n, k are %d, %d, %d, expected >= 0", args->m, args->n, args->k); }
@@ -1978,24 +2012,13 @@ static tt_status tti_cpu_gemm(tt_context *ctx, const tt_gemm_args *args) {
     g.accumulate = args->accumulate;
     job.args = &g;
     if (tti_thread_scratch(ctx, TTI_GEMM_SCRATCH) != TT_OK) { return TT_ERR_MEM; }
-    if (g.m <= TTI_MC) {
+    if (g.m <= (g.b_column == 1 ? TTI_MC / 4 : TTI_MC)) {
         return tti_run(ctx, cpu->kernels->gemm_panels, &job, (g.n + tile - 1) / tile, 2 * g.m * g.k * tile);
     }
-    if (tti_scratch(ctx, &cpu->shared, &cpu->shared_size, (g.k < TTI_KC ? g.k : TTI_KC) * (g.n < TTI_NC ? g.n + tile : TTI_NC) + 16) != TT_OK) { return TT_ERR_MEM; }
-    g.packed = tti_aligned(cpu->shared);
-    for (g.n0 = 0; g.n0 < g.n; g.n0 = g.n1) {
-        g.n1 = g.n - g.n0 < TTI_NC ? g.n : g.n0 + TTI_NC;
-        g.k0 = 0;
-        do {
-            size_t groups = (g.n1 - g.n0 + TTI_NG - 1) / TTI_NG, columns = g.n1 - g.n0 < TTI_NG ? g.n1 - g.n0 : TTI_NG;
-            g.k1 = g.k - g.k0 < TTI_KC ? g.k : g.k0 + TTI_KC;
-            for (g.rows = TTI_MC; g.rows > TTI_MC / 4 && g.m / g.rows * groups < 4 * (size_t)ctx->n_threads; ) { g.rows /= 2; }
-            tti_run(ctx, cpu->kernels->gemm_pack, &job, (g.n1 - g.n0 + tile - 1) / tile, 4 * (g.k1 - g.k0) * tile);
-            tti_run(ctx, cpu->kernels->gemm_blocks, &job, (g.m + g.rows - 1) / g.rows * groups, 2 * g.rows * columns * (g.k1 - g.k0));
-            g.k0 = g.k1;
-        } while (g.k0 < g.k);
-    }
-    return TT_OK;
+    if (g.b_column != 1) { return tti_gemm_packed(ctx, &g, &job); }
+    g.n1 = g.n;
+    items = tti_gemm_items(ctx, &g);
+    return tti_run(ctx, cpu->kernels->gemm_blocks, &job, items, 2 * g.rows * (g.n < TTI_NG ? g.n : TTI_NG) * g.k);
 }
 
 /* ---- attention ---- */
@@ -8718,7 +8741,7 @@ static void TTI_K(pack)(float *to, const float *from, size_t lane_step, size_t k
 #define TTI_BEGIN(r) \
     c##r##0 = begin ? TTI_K(load)(begin + r * begin_step, columns) : TTI_SET(0.0f); \
     c##r##1 = begin && columns > TTI_W ? TTI_K(load)(begin + r * begin_step + TTI_W, columns - TTI_W) : TTI_SET(0.0f);
-#define TTI_STEP(r) { TTI_V x = TTI_SET(a[r]); c##r##0 = TTI_FMA(x, b0, c##r##0); c##r##1 = TTI_FMA(x, b1, c##r##1); }
+#define TTI_STEP(r) { TTI_V x = TTI_SET(a[r * a_row]); c##r##0 = TTI_FMA(x, b0, c##r##0); c##r##1 = TTI_FMA(x, b1, c##r##1); }
 #define TTI_END(r) \
     TTI_K(store)(c + r * ldc, c##r##0, columns); \
     if (columns > TTI_W) { TTI_K(store)(c + r * ldc + TTI_W, c##r##1, columns - TTI_W); }
@@ -8729,7 +8752,7 @@ static void TTI_K(pack)(float *to, const float *from, size_t lane_step, size_t k
     c##r##0 = begin ? TTI_K(load)(begin + r * begin_step, columns) : TTI_SET(0.0f); \
     c##r##1 = begin && columns > TTI_W ? TTI_K(load)(begin + r * begin_step + TTI_W, columns - TTI_W) : TTI_SET(0.0f); \
     c##r##2 = begin && columns > 2 * TTI_W ? TTI_K(load)(begin + r * begin_step + 2 * TTI_W, columns - 2 * TTI_W) : TTI_SET(0.0f);
-#define TTI_STEP(r) { TTI_V x = TTI_SET(a[r]); c##r##0 = TTI_FMA(x, b0, c##r##0); c##r##1 = TTI_FMA(x, b1, c##r##1); c##r##2 = TTI_FMA(x, b2, c##r##2); }
+#define TTI_STEP(r) { TTI_V x = TTI_SET(a[r * a_row]); c##r##0 = TTI_FMA(x, b0, c##r##0); c##r##1 = TTI_FMA(x, b1, c##r##1); c##r##2 = TTI_FMA(x, b2, c##r##2); }
 #define TTI_END(r) \
     TTI_K(store)(c + r * ldc, c##r##0, columns); \
     if (columns > TTI_W) { TTI_K(store)(c + r * ldc + TTI_W, c##r##1, columns - TTI_W); } \
@@ -8742,11 +8765,11 @@ static void TTI_K(pack)(float *to, const float *from, size_t lane_step, size_t k
 #define TTI_ROWS8(X) TTI_ROWS4(X) X(4) X(5) X(6) X(7)
 #define TTI_ROWS12(X) TTI_ROWS8(X) X(8) X(9) X(10) X(11)
 #define TTI_TILE(R) \
-static void TTI_K(tile##R)(size_t k, const float *a, const float *b, size_t ldb, const float *begin, size_t begin_step, \
-                           float *c, size_t ldc, size_t columns) { \
+TTI_INLINE void TTI_K(tile##R)(size_t k, const float *a, size_t a_row, size_t a_k, const float *b, size_t ldb, \
+                               const float *begin, size_t begin_step, float *c, size_t ldc, size_t columns) { \
     TTI_ROWS##R(TTI_DECLARE) \
     TTI_ROWS##R(TTI_BEGIN) \
-    for (; k > 0; k--, a += R, b += ldb) { TTI_B TTI_ROWS##R(TTI_STEP) } \
+    for (; k > 0; k--, a += a_k, b += ldb) { TTI_B TTI_ROWS##R(TTI_STEP) } \
     TTI_ROWS##R(TTI_END) \
 }
 #if TTI_MR >= 12
@@ -8774,29 +8797,47 @@ TTI_INLINE size_t TTI_K(tile_rows)(size_t left) {
     if (left >= TTI_MR) { return TTI_MR; }
     return left >= 8 && TTI_MR > 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1;
 }
-static void TTI_K(tile)(size_t rows, size_t k, const float *a, const float *b, size_t ldb, const float *begin, size_t begin_step,
-                        float *c, size_t ldc, size_t columns) {
-    switch (rows) {
+#define TTI_TILE_ROWS(R, a_row, a_k) TTI_K(tile##R)(k, a, a_row, a_k, b, ldb, begin, begin_step, c, ldc, columns)
+/* Both forms exist, as constant strides save registers: A's rows side by side (a_row = 1), or along k (a_k = 1). */
+#define TTI_TILE_SWITCH(name, a_row, a_k) \
+static void TTI_K(name)(size_t rows, size_t k, const float *a, size_t step, const float *b, size_t ldb, \
+                        const float *begin, size_t begin_step, float *c, size_t ldc, size_t columns) { \
+    switch (rows) { \
+    TTI_CASE12(a_row, a_k) \
+    TTI_CASE8(a_row, a_k) \
+    case 4: TTI_TILE_ROWS(4, a_row, a_k); break; \
+    case 2: TTI_TILE_ROWS(2, a_row, a_k); break; \
+    default: TTI_TILE_ROWS(1, a_row, a_k); break; \
+    } \
+}
 #if TTI_MR >= 12
-    case 12: TTI_K(tile12)(k, a, b, ldb, begin, begin_step, c, ldc, columns); break;
+#define TTI_CASE12(a_row, a_k) case 12: TTI_TILE_ROWS(12, a_row, a_k); break;
+#else
+#define TTI_CASE12(a_row, a_k)
 #endif
 #if TTI_MR >= 8
-    case 8: TTI_K(tile8)(k, a, b, ldb, begin, begin_step, c, ldc, columns); break;
+#define TTI_CASE8(a_row, a_k) case 8: TTI_TILE_ROWS(8, a_row, a_k); break;
+#else
+#define TTI_CASE8(a_row, a_k)
 #endif
-    case 4: TTI_K(tile4)(k, a, b, ldb, begin, begin_step, c, ldc, columns); break;
-    case 2: TTI_K(tile2)(k, a, b, ldb, begin, begin_step, c, ldc, columns); break;
-    default: TTI_K(tile1)(k, a, b, ldb, begin, begin_step, c, ldc, columns); break;
-    }
-}
+TTI_TILE_SWITCH(tile_columns, 1, step)
+TTI_TILE_SWITCH(tile_lines, step, 1)
+#undef TTI_TILE_ROWS
+#undef TTI_TILE_SWITCH
+#undef TTI_CASE12
+#undef TTI_CASE8
 /* Rows m0..m1 (at most TTI_MC) and columns n0..n1 of C over k0..k1 (at most TTI_KC). B's panels are in `packed`,
  * the first at column n0, or (NULL) are made here one by one. scratch: TTI_GEMM_SCRATCH floats. */
 static void TTI_K(gemm_block)(const tti_gemm *g, size_t m0, size_t m1, size_t n0, size_t n1, size_t k0, size_t k1,
                               const float *packed, float *scratch) {
     size_t k = k1 - k0, i, j, rows;
-    float *panel = tti_aligned(scratch), *a = panel + TTI_NR * TTI_KC;
-    for (i = m0; i < m1; i += rows) {
-        rows = TTI_K(tile_rows)(m1 - i);
-        TTI_K(pack)(a + (i - m0) * k, g->a + i * g->a_row + k0 * g->a_k, g->a_row, g->a_k, rows, rows, k);
+    float *panel = tti_aligned(scratch), *turned = panel + TTI_NR * TTI_KC;
+    int pack_a = g->a_row != 1 && g->a_row % 512 == 0;      /* rows that share cache sets */
+    if (pack_a) {
+        for (i = m0; i < m1; i += rows) {
+            rows = TTI_K(tile_rows)(m1 - i);
+            TTI_K(pack)(turned + (i - m0) * k, g->a + i * g->a_row + k0 * g->a_k, g->a_row, g->a_k, rows, rows, k);
+        }
     }
     for (j = n0; j < n1; j += TTI_NR) {
         size_t columns = n1 - j < TTI_NR ? n1 - j : TTI_NR, ldb = TTI_NR;
@@ -8805,26 +8846,30 @@ static void TTI_K(gemm_block)(const tti_gemm *g, size_t m0, size_t m1, size_t n0
         else if (g->b_column == 1 && columns == TTI_NR) { b = from; ldb = g->b_k; }
         else { TTI_K(pack)(panel, from, g->b_column, g->b_k, columns, TTI_NR, k); b = panel; }
         for (i = m0; i < m1; i += rows) {
+            const float *a = g->a + i * g->a_row + k0 * g->a_k;
             float *c = g->c + i * g->ldc + j;
             const float *begin = k0 > 0 || g->accumulate ? c : g->bias ? g->bias + j : NULL;
+            size_t begin_step = begin == c ? g->ldc : 0;
             rows = TTI_K(tile_rows)(m1 - i);
-            TTI_K(tile)(rows, k, a + (i - m0) * k, b, ldb, begin, begin == c ? g->ldc : 0, c, g->ldc, columns);
+            if (pack_a) { TTI_K(tile_columns)(rows, k, turned + (i - m0) * k, rows, b, ldb, begin, begin_step, c, g->ldc, columns); }
+            else if (g->a_row == 1) { TTI_K(tile_columns)(rows, k, a, g->a_k, b, ldb, begin, begin_step, c, g->ldc, columns); }
+            else { TTI_K(tile_lines)(rows, k, a, g->a_row, b, ldb, begin, begin_step, c, g->ldc, columns); }
         }
     }
 }
-/* A whole product on one thread, for at most TTI_MC rows. */
-static void TTI_K(gemm_small)(const tti_gemm *g, size_t n0, size_t n1, float *scratch) {
+/* The same over all of k, with B as it stands. */
+static void TTI_K(gemm_strip)(const tti_gemm *g, size_t m0, size_t m1, size_t n0, size_t n1, float *scratch) {
     size_t k0 = 0, k1;
     do {
         k1 = g->k - k0 < TTI_KC ? g->k : k0 + TTI_KC;
-        TTI_K(gemm_block)(g, 0, g->m, n0, n1, k0, k1, NULL, scratch);
+        TTI_K(gemm_block)(g, m0, m1, n0, n1, k0, k1, NULL, scratch);
         k0 = k1;
     } while (k0 < g->k);
 }
 /* Items: panels of B. */
 static void TTI_K(gemm_panels)(const tti_job *job, float *scratch, size_t begin, size_t end) {
     const tti_gemm *g = (const tti_gemm *)job->args;
-    TTI_K(gemm_small)(g, begin * TTI_NR, end * TTI_NR < g->n ? end * TTI_NR : g->n, scratch);
+    TTI_K(gemm_strip)(g, 0, g->m, begin * TTI_NR, end * TTI_NR < g->n ? end * TTI_NR : g->n, scratch);
 }
 static void TTI_K(gemm_pack)(const tti_job *job, float *scratch, size_t begin, size_t end) {
     const tti_gemm *g = (const tti_gemm *)job->args;
@@ -8842,7 +8887,8 @@ static void TTI_K(gemm_blocks)(const tti_job *job, float *scratch, size_t begin,
     for (item = begin; item < end; item++) {
         size_t m0 = item / groups * g->rows, n0 = g->n0 + item % groups * TTI_NG;
         size_t m1 = g->m - m0 < g->rows ? g->m : m0 + g->rows, n1 = g->n1 - n0 < TTI_NG ? g->n1 : n0 + TTI_NG;
-        TTI_K(gemm_block)(g, m0, m1, n0, n1, g->k0, g->k1, g->packed + (n0 - g->n0) * (g->k1 - g->k0), scratch);
+        if (g->packed) { TTI_K(gemm_block)(g, m0, m1, n0, n1, g->k0, g->k1, g->packed + (n0 - g->n0) * (g->k1 - g->k0), scratch); }
+        else { TTI_K(gemm_strip)(g, m0, m1, n0, n1, scratch); }
     }
 }
 /* C (+)= A B from plain pieces; `turned`: B is stored [n,k]. */
@@ -8854,7 +8900,7 @@ static void TTI_K(product)(size_t m, size_t n, size_t k, const float *a, size_t 
     g.a = a; g.a_row = a_row; g.a_k = a_k;
     g.b = b; g.b_column = turned ? ldb : 1; g.b_k = turned ? 1 : ldb;
     g.c = c; g.ldc = ldc; g.accumulate = accumulate;
-    TTI_K(gemm_small)(&g, 0, n, scratch);
+    TTI_K(gemm_strip)(&g, 0, m, 0, n, scratch);
 }
 
 /* ---- attention (FlashAttention-2, Dao 2023, arXiv 2307.08691) ----
