@@ -832,7 +832,7 @@ TT_API tt_signs *tt_signs_create(tt_context *, const tt_signs_desc *);
 TT_API void      tt_signs_destroy(tt_signs *);
 TT_API tt_task   tt_task_signs(tt_signs *);
 /* Pretraining document number index: student, teacher or notes (see examples/thinktune.c). progress: 0..1 of
- * pretraining; in the last 30 % teacher and notes documents become rare. Appends to text; target_from: byte of
+ * pretraining; in the last 7 % all are a student's (post-training on direct answers). Appends to text; target_from: byte of
  * text->data where the part to learn begins. */
 TT_API tt_status tt_signs_document(tt_signs *, uint64_t index, double progress, tt_text *text, size_t *target_from);
 TT_API int       tt_signs_specials(const char *const **names);   /* special tokens of the task's texts */
@@ -6655,23 +6655,24 @@ static void tti_advantage_passk(tt_rollout *r, int n, double scale) {
     for (i = 0; i < n; i++) { r[i].advantage = 0; }
     if (second >= 0) { r[best].advantage = (float)(((double)r[best].reward - (double)r[second].reward) / scale); }
 }
-static void tti_advantage_group(tt_rollout *r, int n, const tt_grpo_config *c, double batch_std) {
+/* Of the whole batch: standard deviation, and the share of rewards that are not 0. */
+typedef struct tti_batch_rewards { double std, scored; } tti_batch_rewards;
+static void tti_advantage_group(tt_rollout *r, int n, const tt_grpo_config *c, const tti_batch_rewards *batch) {
     double baseline = tti_mean_reward(r, n), scale = 1, weight = 0, weighted = 0;
-    int i, equal = 1, nonzero = 0;
+    int i, equal = 1;
     for (i = 0; i < n; i++) {
         equal = equal && r[i].reward == r[0].reward;
-        nonzero += r[i].reward != 0;
         weight += r[i].response_length;
         weighted += (double)r[i].response_length * (double)r[i].reward;
     }
     if (equal) { for (i = 0; i < n; i++) { r[i].advantage = 0; } return; }
     if (c->scale_rewards == TT_SCALE_GROUP) { scale = tti_std_reward(r, n) + (double)c->advantage_eps; }
-    if (c->scale_rewards == TT_SCALE_BATCH) { scale = batch_std + (double)c->advantage_eps; }
+    if (c->scale_rewards == TT_SCALE_BATCH) { scale = batch->std + (double)c->advantage_eps; }
     switch (c->advantage) {
     case TT_ADV_PASSK: tti_advantage_passk(r, n, scale); return;
     case TT_ADV_RLOO: scale = (double)(n - 1) / n; break;             /* R_i - mean of the others */
     case TT_ADV_OPO: baseline = weighted / weight; scale = 1; break;  /* length-weighted baseline */
-    case TT_ADV_GPG: scale = (double)nonzero / n; break;
+    case TT_ADV_GPG: scale = batch->scored; break;
     case TT_ADV_REINFORCE_PP_BASELINE: scale = 1; break;
     case TT_ADV_GRPO: break;
     }
@@ -6696,23 +6697,23 @@ static void tti_advantage_whiten(tt_rollouts *all) {
 TT_API tt_status tt_grpo_advantages(tt_rollouts *all, const tt_grpo_config *config, const float *reward_weights, tt_grpo_metrics *metrics) {
     tt_grpo_config c = tti_grpo_resolve(config);
     int size = all->num_generations, g, i;
-    double batch_std, mean_std = 0, equal_groups = 0, nonzero = 0;
+    double mean_std = 0, equal_groups = 0;
+    tti_batch_rewards batch;
     tt_status status;
     if (all->n < 1) { return tt_fail(all->ctx, TT_ERR_ARG, "tt_grpo_advantages: number of rollouts is %d, expected >= 1", all->n); }
     if (c.advantage == TT_ADV_RLOO && size < 2) { return tt_fail(all->ctx, TT_ERR_ARG, "tt_grpo_advantages: num_generations is %d, expected >= 2 for RLOO", size); }
     status = tti_rewards_sum(all, reward_weights);
     if (status != TT_OK) { return status; }
-    batch_std = tti_std_reward(all->items, all->n);
+    batch.std = tti_std_reward(all->items, all->n);
+    batch.scored = 0;
+    for (i = 0; i < all->n; i++) { batch.scored += (all->items[i].reward != 0) / (double)all->n; }
     for (g = 0; g < all->n_groups; g++) {
         tt_rollout *r = all->items + (size_t)g * (size_t)size;
         int equal = 1;
-        for (i = 0; i < size; i++) {
-            equal = equal && r[i].reward == r[0].reward;
-            nonzero += r[i].reward != 0;
-        }
+        for (i = 0; i < size; i++) { equal = equal && r[i].reward == r[0].reward; }
         equal_groups += equal;
         mean_std += equal ? 0 : tti_std_reward(r, size);
-        tti_advantage_group(r, size, &c, batch_std);
+        tti_advantage_group(r, size, &c, &batch);
     }
     if (c.advantage == TT_ADV_REINFORCE_PP_BASELINE) { tti_advantage_whiten(all); }
     if (metrics) {
@@ -7498,7 +7499,7 @@ static int tti_say_document(tti_line *line, const tt_signs *signs, tti_kind kind
 TT_API tt_status tt_signs_document(tt_signs *signs, uint64_t index, double progress, tt_text *text, size_t *target_from) {
     tti_line line;
     tt_rng rng;
-    double late = progress >= 0.7 ? 0.2 : 1.0, teacher = 0.35 * late, notes = 0.2 * late, draw;
+    double teacher = progress < 0.93 ? 0.35 : 0, notes = progress < 0.93 ? 0.2 : 0, draw;
     size_t from;
     tti_kind kind;
     rng.seed = signs->seed;

@@ -1,0 +1,598 @@
+/* Chapter 10: advantages, token losses and the loss of a batch, against the values of tests/golden/rl.json. */
+#define THINKTUNING_IMPLEMENTATION
+#include "../thinktuning.h"
+#include "tt_test.h"
+
+enum { ROWS = 3 };      /* sequences of the golden batch */
+
+typedef struct golden { tt_context *ctx; tt_test_memory memory; tt_text text; tt_json *root; const tt_json *in; } golden;
+
+static void golden_open(golden *g) {
+    tt_desc desc = TT_INIT;
+    memset(g, 0, sizeof *g);
+    desc.allocator = tt_test_allocator(&g->memory);
+    g->ctx = tt_create(&desc);
+    g->text.ctx = g->ctx;
+    TT_CHECK_OK(g->ctx, tt_file_read(g->ctx, "tests/golden/rl.json", &g->text));
+    g->root = tt_json_parse(g->ctx, g->text.data, g->text.size);
+    g->in = tt_json_get(g->root, "inputs");
+    TT_CHECK(g->in != NULL);
+}
+static void golden_close(golden *g) {
+    tt_json_free(g->ctx, g->root);
+    tt_text_free(&g->text);
+    tt_destroy(g->ctx);
+    TT_CHECK_NO_LEAK(g->memory);
+}
+static const tt_json *element(const tt_json *array, int i) {
+    const tt_json *at = array ? array->child : NULL;
+    while (at && i-- > 0) { at = at->next; }
+    return at;
+}
+static double value(const tt_json *array, int i) {
+    const tt_json *at = element(array, i);
+    TT_CHECK(at != NULL && at->type == TT_JSON_NUMBER);
+    return at ? at->number : 0;
+}
+static double value2(const tt_json *array, int i, int j) { return value(element(array, i), j); }
+
+/* Rollouts of n_groups prompts of two tokens; response i has lengths[i] tokens, the last of them the end token 9. */
+static tt_status make_rollouts(tt_context *ctx, int n_groups, int size, const int *lengths, tt_rollouts *out) {
+    static const int32_t prompt[2] = {1, 2};
+    static int32_t tokens[16][8];
+    static float logprobs[16][8];
+    tt_request requests[16];
+    tt_completion items[16];
+    tt_completions all;
+    int i, t;
+    memset(requests, 0, sizeof requests);
+    memset(items, 0, sizeof items);
+    for (i = 0; i < n_groups; i++) {
+        requests[i].prompt = prompt;
+        requests[i].prompt_length = 2;
+    }
+    for (i = 0; i < n_groups * size; i++) {
+        for (t = 0; t < lengths[i]; t++) { tokens[i][t] = t + 1 < lengths[i] ? 3 : 9; }
+        items[i].request = i / size;
+        items[i].sample = i % size;
+        items[i].length = lengths[i];
+        items[i].tokens = tokens[i];
+        items[i].logprobs = logprobs[i];
+    }
+    all.ctx = ctx;
+    all.n = n_groups * size;
+    all.items = items;
+    all.n_tokens = 0;
+    return tt_rollouts_create(ctx, requests, n_groups, &all, 9, out);
+}
+/* The golden batch: three responses of 4, 2 and 3 tokens. */
+static int golden_rows(golden *g, tt_rollouts *all, int with_old, int with_ref) {
+    static const int lengths[ROWS] = {4, 2, 3};
+    int i, t;
+    if (!TT_CHECK_OK(g->ctx, make_rollouts(g->ctx, 1, ROWS, lengths, all))) { return 0; }
+    for (i = 0; i < ROWS; i++) {
+        tt_rollout *r = &all->items[i];
+        r->advantage = (float)value(tt_json_get(g->in, "adv"), i);
+        if (with_old) { r->old_logprobs = (float *)tt_alloc(g->ctx, (size_t)lengths[i], sizeof(float)); }
+        if (with_ref) { r->ref_logprobs = (float *)tt_alloc(g->ctx, (size_t)lengths[i], sizeof(float)); }
+        for (t = 0; t < lengths[i]; t++) {
+            if (with_old) { r->old_logprobs[t] = (float)value2(tt_json_get(g->in, "old"), i, t); }
+            if (with_ref) { r->ref_logprobs[t] = (float)value2(tt_json_get(g->in, "ref"), i, t); }
+        }
+    }
+    return 1;
+}
+/* Loss and gradient of rows indices[0..n) through the graph; gradients go to grads[row][token]. */
+static double batch_loss(golden *g, const tt_rollouts *all, const int *indices, int n, const tt_grpo_config *c, double grads[ROWS][4], tt_grpo_metrics *m) {
+    float values[16], gradient[16];
+    int size = 0, i, t;
+    tt_tensor *logprobs, *loss;
+    double out;
+    for (i = 0; i < n; i++) {
+        for (t = 0; t < all->items[indices[i]].response_length; t++) { values[size++] = (float)value2(tt_json_get(g->in, "logp"), indices[i], t); }
+    }
+    logprobs = tt_constant(g->ctx, 1, &size, values);
+    logprobs->requires_grad = 1;
+    loss = tt_grpo_loss(g->ctx, logprobs, NULL, all, indices, n, c, m);
+    TT_CHECK_OK(g->ctx, tt_backward(g->ctx, loss));
+    TT_CHECK_OK(g->ctx, tt_tensor_get_grad(logprobs, gradient));
+    for (size = 0, i = 0; i < n; i++) {
+        for (t = 0; t < all->items[indices[i]].response_length; t++) { grads[indices[i]][t] = (double)gradient[size++]; }
+    }
+    out = tt_item(loss);
+    tt_step_reset(g->ctx);
+    return out;
+}
+/* As one batch, and as three micro-batches, which must add up to it. */
+static void check_batch(golden *g, const tt_rollouts *all, const tt_grpo_config *c, const tt_json *want) {
+    static const int rows[ROWS] = {0, 1, 2};
+    double whole[ROWS][4] = {{0}}, parts[ROWS][4] = {{0}}, loss, sum = 0;
+    tt_grpo_metrics one, three;
+    int i, t;
+    if (!TT_CHECK(want != NULL)) { return; }
+    memset(&one, 0, sizeof one);
+    memset(&three, 0, sizeof three);
+    loss = batch_loss(g, all, rows, ROWS, c, whole, &one);
+    for (i = 0; i < ROWS; i++) { sum += batch_loss(g, all, &rows[i], 1, c, parts, &three); }
+    TT_CHECK_NEAR(loss, tt_json_number(want, "loss", 99), 1e-6);
+    TT_CHECK_NEAR(sum, loss, 1e-6);
+    for (i = 0; i < ROWS; i++) {
+        for (t = 0; t < all->items[i].response_length; t++) {
+            TT_CHECK_NEAR(whole[i][t], value2(tt_json_get(want, "dloss_dlogp"), i, t), 1e-6);
+            TT_CHECK(whole[i][t] == parts[i][t]);
+        }
+    }
+    TT_CHECK_NEAR(one.loss, three.loss, 1e-12);
+    TT_CHECK_NEAR(one.ppo_kl, three.ppo_kl, 1e-12);
+    TT_CHECK_NEAR(one.clip_high, three.clip_high, 1e-12);
+    TT_CHECK_NEAR(one.aas_factor_mean, three.aas_factor_mean, 1e-12);
+    TT_CHECK_INT(one.n_tokens, 9);
+    TT_CHECK_INT(three.n_tokens, 9);
+}
+static tt_grpo_config golden_config(const golden *g) {
+    tt_grpo_config c = TT_INIT;
+    c.epsilon_low = (float)tt_json_number(g->in, "eps_lo", 0);
+    c.epsilon_high = (float)tt_json_number(g->in, "eps_hi", 0);
+    c.max_completion_length = (int)tt_json_number(g->in, "Lmax", 0);
+    c.dual_clip = -1;
+    return c;
+}
+
+/* ---- advantages ---- */
+static void check_advantages(golden *g, const char *name, tt_advantage_type type, tt_scale_rewards scale, float eps) {
+    const tt_json *want = tt_json_get(tt_json_get(g->root, "advantages"), name);
+    tt_grpo_config c = TT_INIT;
+    tt_rollouts all;
+    int lengths[8], i;
+    if (!TT_CHECK(want != NULL)) { return; }
+    c.advantage = type;
+    c.scale_rewards = scale;
+    c.advantage_eps = eps;
+    for (i = 0; i < 8; i++) { lengths[i] = (int)value(tt_json_get(g->in, "len"), i); }
+    if (!TT_CHECK_OK(g->ctx, make_rollouts(g->ctx, 2, 4, lengths, &all))) { return; }
+    for (i = 0; i < 8; i++) { all.items[i].rewards[0] = (float)value(tt_json_get(g->in, "reward"), i); }
+    TT_CHECK_OK(g->ctx, tt_grpo_advantages(&all, &c, NULL, NULL));
+    for (i = 0; i < 8; i++) {
+        if (!TT_CHECK_NEAR(all.items[i].advantage, value(want, i), 1e-6)) { printf("  advantage %s, sample %d\n", name, i); }
+    }
+    tt_rollouts_free(&all);
+}
+TT_TEST(advantages_have_the_golden_values) {
+    golden g;
+    golden_open(&g);
+    check_advantages(&g, "verl_grpo_eps1e-6", TT_ADV_GRPO, TT_SCALE_GROUP, 0);
+    check_advantages(&g, "trl_group", TT_ADV_GRPO, TT_SCALE_GROUP, 1e-4f);
+    check_advantages(&g, "openrlhf_group_norm_eps1e-9", TT_ADV_GRPO, TT_SCALE_GROUP, 1e-9f);
+    check_advantages(&g, "trl_batch", TT_ADV_GRPO, TT_SCALE_BATCH, 1e-4f);
+    check_advantages(&g, "trl_none_dr_grpo", TT_ADV_GRPO, TT_SCALE_NONE, 0);
+    check_advantages(&g, "rloo", TT_ADV_RLOO, TT_SCALE_GROUP, 0);
+    check_advantages(&g, "opo", TT_ADV_OPO, TT_SCALE_GROUP, 0);
+    check_advantages(&g, "passk_best_minus_second", TT_ADV_PASSK, TT_SCALE_GROUP, 0);
+    check_advantages(&g, "passk_best_minus_second_unnormalised", TT_ADV_PASSK, TT_SCALE_NONE, 0);
+    check_advantages(&g, "reinforce_pp_baseline_verl", TT_ADV_REINFORCE_PP_BASELINE, TT_SCALE_GROUP, 0);
+    check_advantages(&g, "gpg_alpha", TT_ADV_GPG, TT_SCALE_GROUP, 0);
+    golden_close(&g);
+}
+TT_TEST(equal_rewards_and_groups_of_one_give_exactly_zero) {
+    static const int lengths[10] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
+    tt_context *ctx = tt_create(NULL);
+    tt_rollouts all;
+    tt_grpo_config c = TT_INIT;
+    tt_grpo_metrics m;
+    int i;
+    TT_REQUIRE(make_rollouts(ctx, 1, 10, lengths, &all) == TT_OK);
+    for (i = 0; i < 10; i++) { all.items[i].rewards[0] = 0.1f; }
+    TT_CHECK_OK(ctx, tt_grpo_advantages(&all, &c, NULL, &m));
+    for (i = 0; i < 10; i++) { TT_CHECK(all.items[i].advantage == 0); }
+    TT_CHECK_NEAR(m.frac_reward_zero_std, 1, 0);
+    TT_CHECK_NEAR(m.reward, 0.1, 1e-7);
+    tt_rollouts_free(&all);
+    TT_REQUIRE(make_rollouts(ctx, 2, 1, lengths, &all) == TT_OK);
+    all.items[0].rewards[0] = 0.7f;
+    TT_CHECK_OK(ctx, tt_grpo_advantages(&all, &c, NULL, NULL));
+    TT_CHECK(all.items[0].advantage == 0 && all.items[1].advantage == 0);
+    c.advantage = TT_ADV_RLOO;
+    TT_CHECK_INT(tt_grpo_advantages(&all, &c, NULL, NULL), TT_ERR_ARG);
+    TT_CHECK_CONTAINS(tt_error(ctx), "num_generations is 1, expected >= 2 for RLOO");
+    tt_rollouts_free(&all);
+    tt_destroy(ctx);
+}
+TT_TEST(rewards_are_weighted_and_may_abstain) {
+    static const int lengths[2] = {1, 1};
+    static const float weights[2] = {1, 0.5f};
+    tt_context *ctx = tt_create(NULL);
+    tt_rollouts all;
+    tt_grpo_config c = TT_INIT;
+    TT_REQUIRE(make_rollouts(ctx, 1, 2, lengths, &all) == TT_OK);
+    all.n_rewards = 2;
+    all.items[0].rewards[0] = 1;
+    all.items[0].rewards[1] = 4;
+    all.items[1].rewards[0] = (float)NAN;
+    all.items[1].rewards[1] = 1;
+    TT_CHECK_OK(ctx, tt_grpo_advantages(&all, &c, weights, NULL));
+    TT_CHECK_NEAR(all.items[0].reward, 3, 0);
+    TT_CHECK_NEAR(all.items[1].reward, 0.5, 0);
+    all.items[1].rewards[1] = (float)NAN;
+    TT_CHECK_INT(tt_grpo_advantages(&all, &c, weights, NULL), TT_ERR_NUMBER);
+    TT_CHECK_CONTAINS(tt_error(ctx), "reward of prompt 0, sample 1 is nan");
+    all.items[1].rewards[1] = (float)INFINITY;
+    TT_CHECK_INT(tt_grpo_advantages(&all, &c, weights, NULL), TT_ERR_NUMBER);
+    TT_CHECK_CONTAINS(tt_error(ctx), "is inf, expected a finite number");
+    tt_rollouts_free(&all);
+    tt_destroy(ctx);
+}
+
+/* ---- losses ---- */
+TT_TEST(token_losses_have_the_golden_values) {
+    golden g;
+    tt_rollouts all;
+    tt_grpo_config c;
+    const tt_json *losses;
+    int i;
+    golden_open(&g);
+    losses = tt_json_get(g.root, "token_losses_token_mean");
+    TT_REQUIRE(golden_rows(&g, &all, 1, 0));
+    c = golden_config(&g);
+    check_batch(&g, &all, &c, tt_json_get(losses, "ppo_clip"));
+    c.delta = 1.5f;
+    check_batch(&g, &all, &c, tt_json_get(losses, "ppo_two_sided_delta1.5"));
+    c = golden_config(&g);
+    c.epsilon_high = 0;
+    c.dual_clip = 0;
+    check_batch(&g, &all, &c, tt_json_get(losses, "ppo_clip_sym_dual3"));
+    c = golden_config(&g);
+    c.loss = TT_LOSS_CISPO;
+    check_batch(&g, &all, &c, tt_json_get(losses, "cispo_trl_cap5"));
+    c.cispo_epsilon_max = 0.2f;
+    check_batch(&g, &all, &c, tt_json_get(losses, "cispo_trl_cap0.2_default_trap"));
+    c.loss = TT_LOSS_SAPO;
+    check_batch(&g, &all, &c, tt_json_get(losses, "sapo"));
+    c.loss = TT_LOSS_REINFORCE;
+    check_batch(&g, &all, &c, tt_json_get(losses, "gpg_reinforce"));
+    c = golden_config(&g);
+    c.aas = TT_AAS_LUFFY;
+    for (i = 0; i < ROWS; i++) { memset(all.items[i].teacher_mask, 1, (size_t)all.items[i].response_length); }
+    check_batch(&g, &all, &c, tt_json_get(losses, "luffy_shape_0.1"));
+    tt_rollouts_free(&all);
+    TT_REQUIRE(golden_rows(&g, &all, 0, 0));      /* no old log-probs: those of now, ratio 1 */
+    c = golden_config(&g);
+    check_batch(&g, &all, &c, tt_json_get(losses, "on_policy_ratio1"));
+    tt_rollouts_free(&all);
+    golden_close(&g);
+}
+TT_TEST(kl_estimators_have_the_golden_values) {
+    static const char *const names[3] = {"kl_k3", "kl_k1", "kl_k2"};
+    golden g;
+    tt_rollouts all;
+    tt_grpo_config c;
+    int i, k;
+    golden_open(&g);
+    TT_REQUIRE(golden_rows(&g, &all, 1, 1));
+    c = golden_config(&g);
+    c.beta = 0.04f;
+    check_batch(&g, &all, &c, tt_json_get(tt_json_get(g.root, "token_losses_token_mean"), "ppo_clip_plus_beta_k3"));
+    for (i = 0; i < ROWS; i++) { all.items[i].advantage = 0; }
+    c.beta = 1;
+    for (k = 0; k < 3; k++) {
+        c.kl = (tt_kl_type)k;
+        check_batch(&g, &all, &c, tt_json_get(tt_json_get(g.root, "token_losses_token_mean"), names[k]));
+    }
+    tt_rollouts_free(&all);
+    golden_close(&g);
+}
+TT_TEST(aggregations_have_the_golden_values) {
+    static const struct { const char *name; tt_aggregation how; } forms[] = {
+        {"grpo", TT_SEQ_MEAN_TOKEN_MEAN}, {"seq-mean-token-mean", TT_SEQ_MEAN_TOKEN_MEAN}, {"dapo", TT_TOKEN_MEAN}, {"token-mean", TT_TOKEN_MEAN},
+        {"seq-mean-token-sum", TT_SEQ_MEAN_TOKEN_SUM}, {"dr_grpo", TT_DR_GRPO}
+    };
+    golden g;
+    tt_rollouts all;
+    tt_grpo_config c;
+    size_t i;
+    golden_open(&g);
+    TT_REQUIRE(golden_rows(&g, &all, 1, 0));
+    c = golden_config(&g);
+    for (i = 0; i < sizeof forms / sizeof *forms; i++) {
+        c.aggregation = forms[i].how;
+        check_batch(&g, &all, &c, tt_json_get(tt_json_get(g.root, "aggregation_of_ppo_clip"), forms[i].name));
+    }
+    c.loss = TT_LOSS_GSPO;
+    c.aggregation = TT_SEQ_MEAN_TOKEN_MEAN;
+    check_batch(&g, &all, &c, tt_json_get(tt_json_get(g.root, "gspo_trl"), "grpo"));
+    c.aggregation = TT_TOKEN_MEAN;
+    check_batch(&g, &all, &c, tt_json_get(tt_json_get(g.root, "gspo_trl"), "dapo"));
+    tt_rollouts_free(&all);
+    golden_close(&g);
+}
+TT_TEST(truncated_responses_leave_loss_and_denominators) {
+    golden g;
+    tt_rollouts all;
+    tt_grpo_config c;
+    double grads[ROWS][4] = {{0}};
+    static const int rows[ROWS] = {0, 1, 2};
+    tt_grpo_metrics m;
+    int t;
+    golden_open(&g);
+    TT_REQUIRE(golden_rows(&g, &all, 0, 0));
+    c = golden_config(&g);
+    c.mask_truncated_completions = 1;
+    all.items[0].stopped = 0;
+    memset(&m, 0, sizeof m);
+    batch_loss(&g, &all, rows, ROWS, &c, grads, &m);
+    TT_CHECK_INT(m.n_tokens, 5);
+    for (t = 0; t < 4; t++) { TT_CHECK(grads[0][t] == 0); }
+    TT_CHECK_NEAR(grads[1][0], 1.0 / 5, 1e-7);
+    tt_rollouts_free(&all);
+    golden_close(&g);
+}
+
+/* ---- advantage-aware shaping ---- */
+TT_TEST(shaping_has_the_golden_values) {
+    golden g;
+    const tt_json *aas, *at;
+    int n = 0;
+    golden_open(&g);
+    aas = tt_json_get(g.root, "aas");
+    for (at = tt_json_get(aas, "grid")->child; at; at = at->next, n++) {
+        tt_grpo_config c = TT_INIT;
+        double p = tt_json_number(at, "p", 0), a = tt_json_number(at, "A", 0), want = tt_json_number(at, "loss", 0);
+        tt_token_loss x;
+        c.aas = strcmp(tt_json_text(at, "variant", ""), "formula") == 0 ? TT_AAS_FORMULA : TT_AAS_RELEASED;
+        x = tt_grpo_token_loss(&c, log(p), log(p) - 0.05, (double)NAN, a, 1);      /* the fallback sees a ratio of e^0.05 */
+        TT_CHECK_NEAR(x.loss, want, 1e-4 * fabs(want) + 1e-6);       /* gamma is a float: 1e-4 near the pole */
+        TT_CHECK_NEAR(x.dloss, tt_json_number(at, "dloss_dlogp", 0), 1e-4 * fabs(want) + 1e-6);
+    }
+    TT_CHECK_INT(n, 120);
+    for (at = tt_json_get(aas, "fallback_clipped")->child; at; at = at->next) {
+        tt_grpo_config c = TT_INIT;
+        tt_token_loss x = tt_grpo_token_loss(&c, tt_json_number(at, "logp", 0), tt_json_number(at, "old", 0), (double)NAN, tt_json_number(at, "A", 0), 1);
+        TT_CHECK_NEAR(x.loss, tt_json_number(at, "loss", 0), 1e-6);
+        TT_CHECK_NEAR(x.dloss, tt_json_number(at, "dloss_dlogp", 0), 1e-6);
+        TT_CHECK_INT(x.fallback, 1);
+    }
+    golden_close(&g);
+}
+TT_TEST(gamma_is_the_texts_or_the_released_codes) {
+    golden g;
+    const tt_json *at;
+    int k;
+    golden_open(&g);
+    for (k = 0; k < 2; k++) {
+        for (at = tt_json_get(tt_json_get(tt_json_get(g.root, "aas"), "gamma"), k ? "formula" : "released")->child; at; at = at->next) {
+            tt_grpo_config c = TT_INIT;
+            c.aas = k ? TT_AAS_FORMULA : TT_AAS_RELEASED;
+            c = tti_grpo_resolve(&c);
+            TT_CHECK_NEAR(tti_aas_gamma(&c, atof(at->key)), at->number, 1e-9);
+        }
+    }
+    golden_close(&g);
+}
+TT_TEST(guided_rows_have_the_golden_values) {
+    golden g;
+    tt_rollouts all;
+    tt_grpo_config c;
+    int k, i;
+    golden_open(&g);
+    for (k = 0; k < 2; k++) {
+        const char *name = k ? "formula" : "released";
+        TT_REQUIRE(golden_rows(&g, &all, 1, 0));
+        c = golden_config(&g);
+        c.epsilon_high = 0;
+        c.dual_clip = 0;
+        c.aas = k ? TT_AAS_FORMULA : TT_AAS_RELEASED;
+        memset(all.items[0].teacher_mask, 1, 4);
+        check_batch(&g, &all, &c, tt_json_get(tt_json_get(tt_json_get(g.root, "aas"), "mixed_batch_row0_guided_rows12_on_policy_dual3"), name));
+        for (i = 0; i < ROWS; i++) { memset(all.items[i].teacher_mask, 1, (size_t)all.items[i].response_length); }
+        check_batch(&g, &all, &c, tt_json_get(tt_json_get(tt_json_get(g.root, "aas"), "guided_batch_token_mean"), name));
+        tt_rollouts_free(&all);
+    }
+    golden_close(&g);
+}
+TT_TEST(the_pole_of_the_released_factor_is_finite) {
+    tt_grpo_config c = TT_INIT;
+    double p;
+    for (p = 0.00099; p < 0.00101; p += 1e-8) { TT_CHECK(isfinite(tt_grpo_token_loss(&c, log(p), log(p), (double)NAN, 1, 1).loss)); }
+    TT_CHECK(isfinite(tt_grpo_token_loss(&c, log((double)0.001f), 0, (double)NAN, 1, 1).loss));
+    TT_CHECK_NEAR(tt_grpo_token_loss(&c, log(0.0009), 0, (double)NAN, 1, 1).factor, 1.0001, 1e-9);
+}
+
+/* ---- gradients ---- */
+/* Every loss at points off its kinks. What is held constant in the formula (CISPO's weight, AAS's denominator)
+ * makes the slope differ from that of the value: there the slope is known in closed form. */
+TT_TEST(slopes_are_those_of_the_losses) {
+    tt_rng rng = {7, 0, 0};
+    int loss, aas, guided, i, n = 0;
+    for (loss = TT_LOSS_PPO_CLIP; loss <= TT_LOSS_REINFORCE; loss++) {
+        for (aas = TT_AAS_RELEASED; aas <= TT_AAS_OFF; aas++) {
+            for (guided = 0; guided < 2; guided++) {
+                for (i = 0; i < 60; i++) {
+                    tt_grpo_config c = TT_INIT;
+                    double l = -4 * tt_rng_uniform(&rng), o = l + tt_rng_uniform(&rng) - 0.5, f = l + tt_rng_uniform(&rng) - 0.5, a = 3 * tt_rng_uniform(&rng) - 1.5, h = 1e-6;
+                    tt_token_loss x, up, down;
+                    int constant = (guided && aas < TT_AAS_LUFFY) || (loss == TT_LOSS_CISPO && !(guided && aas == TT_AAS_LUFFY));
+                    c.loss = (tt_loss_type)loss;
+                    c.aas = (tt_aas)aas;
+                    c.beta = 0.3f;
+                    c.kl = (tt_kl_type)(i % 3);
+                    c.delta = i % 4 == 0 ? 1.3f : 0;
+                    x = tt_grpo_token_loss(&c, l, o, f, a, guided);
+                    up = tt_grpo_token_loss(&c, l + h, o, f, a, guided);
+                    down = tt_grpo_token_loss(&c, l - h, o, f, a, guided);
+                    if (fabs(exp(l - o) - 0.8) < 1e-4 || fabs(exp(l - o) - 1.2) < 1e-4 || fabs(exp(l - o) - 1.3) < 1e-4) { continue; }
+                    if (constant) {
+                        tt_token_loss plain;
+                        c.beta = 0;
+                        plain = tt_grpo_token_loss(&c, l, o, (double)NAN, a, guided);
+                        TT_CHECK_NEAR(plain.dloss, guided && aas < TT_AAS_LUFFY && !plain.fallback ? plain.loss : plain.loss / l, 1e-9);
+                    } else { TT_CHECK_NEAR(x.dloss, (up.loss - down.loss) / (2 * h), 1e-5); }
+                    n++;
+                }
+            }
+        }
+    }
+    TT_CHECK(n > 2000);
+}
+TT_TEST(the_entropy_bonus_reaches_its_gradient) {
+    golden g;
+    tt_rollouts all;
+    tt_grpo_config c;
+    static const int rows[ROWS] = {0, 1, 2};
+    float values[9], gradient[9];
+    int n = 9, i;
+    tt_tensor *logprobs, *entropy, *loss;
+    golden_open(&g);
+    TT_REQUIRE(golden_rows(&g, &all, 0, 0));
+    c = golden_config(&g);
+    c.entropy_coef = 0.1f;
+    for (i = 0; i < 9; i++) { values[i] = -1; }
+    logprobs = tt_constant(g.ctx, 1, &n, values);
+    for (i = 0; i < 9; i++) { values[i] = (float)i; }
+    entropy = tt_constant(g.ctx, 1, &n, values);
+    logprobs->requires_grad = entropy->requires_grad = 1;
+    for (i = 0; i < ROWS; i++) { all.items[i].advantage = 0; }
+    loss = tt_grpo_loss(g.ctx, logprobs, entropy, &all, rows, ROWS, &c, NULL);
+    TT_CHECK_OK(g.ctx, tt_backward(g.ctx, tt_scale(g.ctx, loss, 2)));
+    TT_CHECK_NEAR(tt_item(loss), -0.1 * 4, 1e-6);
+    TT_CHECK_OK(g.ctx, tt_tensor_get_grad(entropy, gradient));
+    for (i = 0; i < 9; i++) { TT_CHECK_NEAR(gradient[i], -2 * 0.1 / 9, 1e-7); }
+    tt_step_reset(g.ctx);
+    TT_CHECK(tt_grpo_loss(g.ctx, tt_constant(g.ctx, 1, &n, values), NULL, &all, rows, ROWS, &c, NULL) == NULL);
+    TT_CHECK_CONTAINS(tt_error(g.ctx), "entropy_coef is 0.1 but entropy is NULL");
+    tt_step_reset(g.ctx);
+    n = 8;
+    TT_CHECK(tt_grpo_loss(g.ctx, tt_constant(g.ctx, 1, &n, values), NULL, &all, rows, ROWS, &c, NULL) == NULL);
+    TT_CHECK_CONTAINS(tt_error(g.ctx), "number of log-probs is 8, expected 9");
+    tt_rollouts_free(&all);
+    golden_close(&g);
+}
+
+/* ---- rollouts ---- */
+TT_TEST(the_sampler_and_the_trainer_agree_to_the_bit) {
+    static const int32_t prompts[2][3] = {{1, 2, 3}, {4, 5, 6}}, end = 0;
+    tt_context *ctx = tt_create(NULL);
+    tt_model_config config = TT_INIT;
+    tt_model *model;
+    tt_request requests[2];
+    tt_sampling sampling = TT_INIT;
+    tt_completions completions = TT_INIT;
+    tt_rollouts all = TT_INIT;
+    tt_grpo_config c = TT_INIT;
+    tt_grpo_metrics m;
+    tt_tensor *logprobs, *entropy;
+    int indices[8], i;
+    memset(requests, 0, sizeof requests);
+    memset(&m, 0, sizeof m);
+    config.vocab_size = 23;
+    config.hidden_size = 16;
+    config.num_hidden_layers = 2;
+    config.num_attention_heads = 2;
+    model = tt_model_create(ctx, &config, 3);
+    TT_REQUIRE(model != NULL);
+    for (i = 0; i < 2; i++) {
+        requests[i].prompt = prompts[i];
+        requests[i].prompt_length = 3;
+        requests[i].n = 4;
+        requests[i].id = (uint64_t)i;
+    }
+    sampling.temperature = c.temperature = 0.7f;
+    sampling.max_new_tokens = 21;
+    sampling.stop_tokens = &end;
+    sampling.n_stop_tokens = 1;
+    TT_CHECK_OK(ctx, tt_generate(model, requests, 2, &sampling, &completions));
+    TT_CHECK_OK(ctx, tt_rollouts_create(ctx, requests, 2, &completions, end, &all));
+    for (i = 0; i < 8; i++) { indices[i] = i; all.items[i].rewards[0] = (float)(i % 3); }
+    TT_CHECK_OK(ctx, tt_grpo_advantages(&all, &c, NULL, &m));
+    logprobs = tt_model_logprobs(model, tt_rollouts_batch(ctx, &all, indices, 8), c.temperature, &entropy);
+    TT_CHECK_OK(ctx, tt_backward(ctx, tt_grpo_loss(ctx, logprobs, entropy, &all, indices, 8, &c, &m)));
+    TT_CHECK(m.sampling_logp_difference_max == 0);
+    TT_CHECK(m.n_tokens == (double)completions.n_tokens && m.entropy > 0);
+    all.items[0].sampling_logprobs[0] += 0.25f;      /* and a difference is seen */
+    memset(&m, 0, sizeof m);
+    tt_grpo_loss(ctx, logprobs, entropy, &all, indices, 8, &c, &m);
+    TT_CHECK_NEAR(m.sampling_logp_difference_max, 0.25, 1e-6);
+    tt_rollouts_free(&all);
+    tt_completions_free(&completions);
+    tt_model_destroy(model);
+    tt_destroy(ctx);
+}
+TT_TEST(a_replaced_response_is_marked_as_the_teachers) {
+    static const int lengths[2] = {4, 2};
+    static const int32_t longer[6] = {3, 3, 3, 5, 5, 9};
+    tt_context *ctx = tt_create(NULL);
+    tt_rollouts all;
+    tt_rollout *r;
+    int t;
+    TT_REQUIRE(make_rollouts(ctx, 1, 2, lengths, &all) == TT_OK);
+    r = &all.items[0];
+    r->reward = 0.5f;
+    TT_CHECK_OK(ctx, tt_rollout_replace(&all, 0, longer, 6, 3, 9));
+    TT_CHECK_INT(r->response_length, 6);
+    TT_CHECK_INT(r->attempt_length, 3);
+    TT_CHECK(r->guided && r->stopped && r->attempt_reward == 0.5f);
+    for (t = 0; t < 6; t++) {
+        TT_CHECK_INT(r->is_teacher[t], t >= 3);
+        TT_CHECK_INT(isnan(r->sampling_logprobs[t]) != 0, t >= 3);
+        TT_CHECK_INT(r->mask[t], 1);
+    }
+    TT_CHECK_INT(tt_rollout_replace(&all, 1, longer, 6, 3, 9), TT_ERR_ARG);
+    TT_CHECK_CONTAINS(tt_error(ctx), "attempt_length is 3, expected 0..2");
+    TT_CHECK_INT(tt_rollout_replace(&all, 2, longer, 6, 1, 9), TT_ERR_ARG);
+    TT_CHECK_OK(ctx, tt_rollout_replace(&all, 1, longer + 4, 2, 0, 9));
+    TT_CHECK_OK(ctx, tt_rollout_replace(&all, 1, longer, 3, 0, 9));
+    TT_CHECK_INT(all.items[1].stopped, 0);      /* no end token */
+    tt_rollouts_free(&all);
+    tt_destroy(ctx);
+}
+static tt_status everything(tt_context *ctx) {
+    static const int lengths[4] = {4, 2, 3, 1}, indices[4] = {0, 1, 2, 3};
+    static const float zeros[10] = {0};
+    static const int32_t fresh[2] = {3, 9};
+    tt_rollouts all;
+    tt_grpo_config c = TT_INIT;
+    tt_status status = make_rollouts(ctx, 2, 2, lengths, &all);
+    int n = 9;
+    if (status != TT_OK) { return status; }
+    all.items[0].rewards[0] = 1;
+    status = tt_rollouts_question(&all, 0, "2 + 2 ?");
+    if (status == TT_OK) { status = tt_rollout_replace(&all, 0, fresh, 2, 1, 9); }
+    if (status == TT_OK) { status = tt_grpo_advantages(&all, &c, NULL, NULL); }
+    if (status == TT_OK) {
+        tt_tensor *logprobs;
+        n = 8;
+        logprobs = tt_constant(ctx, 1, &n, zeros);
+        if (logprobs) { logprobs->requires_grad = 1; }
+        status = tt_rollouts_batch(ctx, &all, indices, 4) ? TT_OK : tt_eval(ctx);
+        if (status == TT_OK) { status = tt_backward(ctx, tt_grpo_loss(ctx, logprobs, NULL, &all, indices, 4, &c, NULL)); }
+        tt_step_reset(ctx);
+    }
+    tt_rollouts_free(&all);
+    return status;
+}
+TT_TEST(every_failed_allocation_is_reported_and_leaks_nothing) {
+    long n;
+    int failed = 1;
+    for (n = 1; failed && n < 1000; n++) {
+        tt_test_memory memory = tt_test_memory_none();
+        tt_desc desc = TT_INIT;
+        tt_context *ctx;
+        tt_status status;
+        desc.allocator = tt_test_allocator(&memory);
+        desc.n_threads = 1;
+        ctx = tt_create(&desc);
+        TT_REQUIRE(ctx != NULL);
+        memory.fail_at = memory.calls + n;
+        status = everything(ctx);
+        failed = status != TT_OK;
+        TT_CHECK(!failed || status == TT_ERR_MEM);
+        tt_destroy(ctx);
+        TT_CHECK_NO_LEAK(memory);
+    }
+    TT_CHECK(n > 20 && n < 1000);
+}
+
+TT_MAIN(advantages_have_the_golden_values, equal_rewards_and_groups_of_one_give_exactly_zero,
+        rewards_are_weighted_and_may_abstain, token_losses_have_the_golden_values, kl_estimators_have_the_golden_values,
+        aggregations_have_the_golden_values, truncated_responses_leave_loss_and_denominators, shaping_has_the_golden_values,
+        gamma_is_the_texts_or_the_released_codes, guided_rows_have_the_golden_values, the_pole_of_the_released_factor_is_finite,
+        slopes_are_those_of_the_losses, the_entropy_bonus_reaches_its_gradient, the_sampler_and_the_trainer_agree_to_the_bit,
+        a_replaced_response_is_marked_as_the_teachers, every_failed_allocation_is_reported_and_leaks_nothing)
