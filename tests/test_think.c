@@ -1,0 +1,505 @@
+/* Chapter 11: the teaching schedule, tags, selection, augmentation and the teacher that is a model. */
+#define THINKTUNING_IMPLEMENTATION
+#include "../thinktuning.h"
+#include "tt_test.h"
+
+/* ---- fixture: a byte-level tokenizer, rollouts of it, a teacher that is a function ---- */
+static const char *const specials[] = {"<end>", "<ask>", "<tell>", "<stop>"};
+enum { END = 0, ASK = 1, TELL = 2, STOP = 3 };
+
+static size_t no_text(void *user, char *bytes, size_t n) { (void)user; (void)bytes; (void)n; return 0; }
+static tt_tokenizer *bytes_tokenizer(tt_context *ctx) {
+    tt_tokenizer_desc desc = TT_INIT;
+    tt_text_source none;
+    none.read = no_text;
+    none.user = NULL;
+    desc.vocab_size = 300;
+    desc.all_bytes = 1;
+    desc.special_tokens = specials;
+    desc.n_special_tokens = 4;
+    return tt_tokenizer_train(ctx, &desc, none);
+}
+/* One response of each group per text; "$" stands for the end token. Prompts are "Q". */
+static tt_status make_rollouts(tt_context *ctx, const tt_tokenizer *tokenizer, int n_groups, int size, const char *const *texts, tt_rollouts *out) {
+    tt_request requests[8];
+    tt_completion items[32];
+    tt_ids ids[32], prompt = TT_INIT;
+    tt_completions all;
+    float zeros[64];
+    tt_status status;
+    int i;
+    memset(requests, 0, sizeof requests);
+    memset(items, 0, sizeof items);
+    memset(ids, 0, sizeof ids);
+    memset(zeros, 0, sizeof zeros);
+    prompt.ctx = ctx;
+    status = tt_encode(tokenizer, "Q", 1, TT_SPECIAL_TEXT, &prompt);
+    for (i = 0; i < n_groups && status == TT_OK; i++) {
+        requests[i].prompt = prompt.data;
+        requests[i].prompt_length = 1;
+        requests[i].id = 100 + (uint64_t)i;
+    }
+    for (i = 0; i < n_groups * size && status == TT_OK; i++) {
+        static const int32_t end = END;
+        const char *at;
+        ids[i].ctx = ctx;
+        for (at = texts[i]; *at && status == TT_OK; at++) {
+            status = *at == '$' ? tt_ids_append(&ids[i], &end, 1) : tt_encode(tokenizer, at, 1, TT_SPECIAL_TEXT, &ids[i]);
+        }
+        items[i].request = i / size;
+        items[i].sample = i % size;
+        items[i].length = (int)ids[i].size;
+        items[i].tokens = ids[i].data;
+        items[i].logprobs = zeros;
+    }
+    all.ctx = ctx;
+    all.n = n_groups * size;
+    all.items = items;
+    all.n_tokens = 0;
+    if (status == TT_OK) { status = tt_rollouts_create(ctx, requests, n_groups, &all, END, out); }
+    tt_ids_free(&prompt);
+    for (i = 0; i < n_groups * size; i++) { if (ids[i].ctx) { tt_ids_free(&ids[i]); } }
+    return status;
+}
+typedef struct script { int calls, n; char asked[512]; tt_status answer; const char *reason, *phrase; } script;
+static tt_status scripted(void *user, const tt_attempt *attempts, int n, tt_feedback *out) {
+    script *s = (script *)user;
+    int i;
+    s->calls++;
+    s->n = n;
+    for (i = 0; i < n; i++) {
+        size_t used = strlen(s->asked);
+        tt_status status;
+        snprintf(s->asked + used, sizeof s->asked - used, "[%s|%s]", attempts[i].question, attempts[i].response);
+        status = tt_text_format(&out[i].reason, "%s", s->reason);
+        if (status == TT_OK) { status = tt_text_format(&out[i].phrase, "%s", s->phrase); }
+        if (status == TT_OK) { status = tt_text_format(&out[i].opinion, "incorrect"); }
+        if (status != TT_OK) { return status; }
+    }
+    return s->answer;
+}
+static tt_teacher teacher_of(script *s) {
+    tt_teacher t;
+    memset(s, 0, sizeof *s);
+    s->reason = "why";
+    s->phrase = "so 4";
+    t.feedback = scripted;
+    t.user = s;
+    return t;
+}
+static tt_think_config config_of(float pct) {
+    tt_think_config c = TT_INIT;
+    c.init_pct = pct;
+    c.min_pct = 0.01f;
+    c.total_steps = 30;
+    return c;
+}
+static void check_response(const tt_rollouts *all, int index, const tt_tokenizer *tokenizer, const char *want) {
+    tt_text text = TT_INIT;
+    const tt_rollout *r = &all->items[index];
+    text.ctx = all->ctx;
+    TT_CHECK_OK(all->ctx, tt_decode(tokenizer, r->tokens + r->prompt_length, (size_t)r->response_length, 0, &text));
+    TT_CHECK_STR(text.data, want);
+    tt_text_free(&text);
+}
+
+/* ---- schedule ---- */
+TT_TEST(the_share_falls_as_the_schedule_says) {
+    tt_think_config c = TT_INIT;
+    c.total_steps = 90;                          /* reached after 30 steps */
+    TT_CHECK_NEAR(tt_think_pct(&c, 0), 0.1, 1e-7);
+    TT_CHECK_NEAR(tt_think_pct(&c, 10), 0.1 - 0.09 / 3, 1e-7);
+    TT_CHECK_NEAR(tt_think_pct(&c, 30), 0.01, 1e-7);
+    TT_CHECK_NEAR(tt_think_pct(&c, 89), 0.01, 1e-7);
+    c.schedule = TT_THINK_CONSTANT;
+    TT_CHECK_NEAR(tt_think_pct(&c, 89), 0.1, 1e-7);
+    c.schedule = TT_THINK_COSINE;
+    TT_CHECK_NEAR(tt_think_pct(&c, 15), 0.055, 1e-7);
+    TT_CHECK_NEAR(tt_think_pct(&c, 10), 0.01 + 0.045 * 1.5, 1e-7);
+    TT_CHECK_NEAR(tt_think_pct(&c, 40), 0.01, 1e-7);
+    c.schedule = TT_THINK_EXP;
+    TT_CHECK_NEAR(tt_think_pct(&c, 15), sqrt(0.1 * 0.01), 1e-7);
+    TT_CHECK_NEAR(tt_think_pct(&c, 31), 0.01, 1e-7);
+    c.schedule = TT_THINK_LINEAR;
+    c.total_steps = 2;                           /* max(1, floor(T / 3)) = 1 */
+    TT_CHECK_NEAR(tt_think_pct(&c, 0), 0.1, 1e-7);
+    TT_CHECK_NEAR(tt_think_pct(&c, 1), 0.01, 1e-7);
+}
+TT_TEST(the_teacher_leaves_for_good) {
+    tt_think_config c = TT_INIT;
+    int step, off = -1, type;
+    c.total_steps = 90;
+    for (type = TT_THINK_LINEAR; type <= TT_THINK_EXP; type++) {
+        c.schedule = (tt_think_schedule)type;
+        for (off = -1, step = 0; step < 90; step++) {
+            int active = tt_think_active(&c, step);
+            TT_CHECK_INT(active, tt_think_pct(&c, step) > (double)0.05f + 0.01);
+            if (!active && off < 0) { off = step; }
+            TT_CHECK(off < 0 || !active);
+        }
+        TT_CHECK(type == TT_THINK_CONSTANT ? off == -1 : off > 0);
+        if (type == TT_THINK_LINEAR) { TT_CHECK_INT(off, 14); }      /* 0.1 - 0.003 t <= 0.06 */
+    }
+    c.schedule = TT_THINK_LINEAR;
+    c.off_eps = -1;
+    TT_CHECK(tt_think_active(&c, 89));
+}
+
+/* ---- tags ---- */
+static void check_tag(const char *text, int found, const char *want) {
+    const char *begin;
+    size_t length;
+    char got[64];
+    TT_CHECK_INT(tt_think_tag(text, strlen(text), "reason", &begin, &length), found);
+    TT_CHECK(length < sizeof got && begin >= text && begin + length <= text + strlen(text));
+    memcpy(got, begin, length);
+    got[length] = 0;
+    TT_CHECK_STR(got, want);
+}
+TT_TEST(the_last_closed_tag_counts) {
+    const char *begin;
+    size_t length;
+    check_tag("<reason>one</reason> <reason>two</reason>", 1, "two");
+    check_tag("<reason>one</reason> <reason>two", 1, "one");
+    check_tag("<reason>outer <reason>inner</reason>", 1, "inner");
+    check_tag("<reason> \n spaced \t\n</reason>", 1, " spaced");       /* one space before the first word stays */
+    check_tag("<reason>\nline</reason>", 1, "line");
+    check_tag("<reason></reason>", 1, "");
+    check_tag("<reason>   </reason>", 1, "");
+    check_tag("no tag", 0, "");
+    check_tag("", 0, "");
+    check_tag("</reason><reason>", 0, "");
+    check_tag("<reason", 0, "");
+    check_tag("<phrase>x</phrase>", 0, "");
+    TT_CHECK_INT(tt_think_tag(NULL, 0, "reason", &begin, &length), 0);
+    TT_CHECK_INT(tt_think_tag("<reason>a</reason>", 12, "reason", &begin, &length), 0);   /* the text ends before </reason> */
+}
+
+/* ---- augmentation ---- */
+TT_TEST(a_guided_response_is_attempt_reason_phrase) {
+    static const char *const texts[2] = {"ab$", "cd"};
+    tt_context *ctx = tt_create(NULL);
+    tt_tokenizer *tokenizer = bytes_tokenizer(ctx);
+    tt_rollouts all;
+    script s;
+    tt_teacher teacher = teacher_of(&s);
+    tt_think_config c = config_of(1);
+    tt_grpo_config grpo = TT_INIT;
+    tt_think_metrics m;
+    const tt_rollout *r;
+    int t;
+    TT_REQUIRE(make_rollouts(ctx, tokenizer, 1, 2, texts, &all) == TT_OK);
+    all.items[0].reward = 0.25f;
+    TT_CHECK_OK(ctx, tt_think_augment(&all, &teacher, tokenizer, &c, &grpo, END, 0, &m));
+    TT_CHECK_STR(s.asked, "[Q|ab]");                 /* without its end token; only stopped responses are eligible */
+    check_response(&all, 0, tokenizer, "ab\n\nwhy\n\nso 4<end>");
+    check_response(&all, 1, tokenizer, "cd");
+    r = &all.items[0];
+    TT_CHECK(r->guided && r->stopped && r->attempt_length == 2 && r->attempt_reward == 0.25f);
+    TT_CHECK(!all.items[1].guided && !all.items[1].teacher_mask[0]);
+    for (t = 0; t < r->response_length; t++) {
+        TT_CHECK_INT(r->is_teacher[t], t >= 2);
+        TT_CHECK_INT(r->teacher_mask[t], 1);
+        TT_CHECK_INT(isnan(r->sampling_logprobs[t]) != 0, t >= 2);
+    }
+    TT_CHECK_INT(m.n_guided, 1);
+    TT_CHECK_INT(m.n_eligible, 1);
+    TT_CHECK_NEAR(m.pct, 1, 0);
+    tt_rollouts_free(&all);
+
+    TT_REQUIRE(make_rollouts(ctx, tokenizer, 1, 2, texts, &all) == TT_OK);      /* only the appended tokens are shaped */
+    c.mask = TT_MASK_APPENDED;
+    c.separator = "//";
+    s.phrase = "<end>";                              /* special tokens of a feedback are plain text */
+    TT_CHECK_OK(ctx, tt_rollouts_question(&all, 0, "2 + 2 ?"));
+    s.asked[0] = 0;
+    TT_CHECK_OK(ctx, tt_think_augment(&all, &teacher, tokenizer, &c, &grpo, END, 0, NULL));
+    TT_CHECK_STR(s.asked, "[2 + 2 ?|ab]");
+    check_response(&all, 0, tokenizer, "ab//why//<end><end>");
+    for (t = 0; t < all.items[0].response_length; t++) { TT_CHECK_INT(all.items[0].teacher_mask[t], t >= 2); }
+    TT_CHECK(all.items[0].stopped);
+    tt_rollouts_free(&all);
+
+    TT_REQUIRE(make_rollouts(ctx, tokenizer, 1, 2, texts, &all) == TT_OK);      /* cut at the response limit: no end token */
+    grpo.max_completion_length = 9;
+    c.separator = NULL;
+    TT_CHECK_OK(ctx, tt_think_augment(&all, &teacher, tokenizer, &c, &grpo, END, 0, NULL));
+    check_response(&all, 0, tokenizer, "ab\n\nwhy\n\n");
+    TT_CHECK_INT(all.items[0].response_length, 9);
+    TT_CHECK(!all.items[0].stopped && all.items[0].guided);
+    tt_rollouts_free(&all);
+    tt_tokenizer_destroy(tokenizer);
+    tt_destroy(ctx);
+}
+static unsigned chosen_of(const tt_rollouts *all) {
+    unsigned bits = 0;
+    int i;
+    for (i = 0; i < all->n; i++) { bits |= (unsigned)all->items[i].guided << i; }
+    return bits;
+}
+static unsigned choose(tt_context *ctx, const tt_tokenizer *tokenizer, int n_groups, int size, const char *const *texts, float pct, uint64_t seed, int step, tt_think_metrics *m) {
+    tt_rollouts all;
+    script s;
+    tt_teacher teacher = teacher_of(&s);
+    tt_think_config c = config_of(pct);
+    tt_grpo_config grpo = TT_INIT;
+    unsigned bits;
+    c.seed = seed;
+    c.schedule = TT_THINK_CONSTANT;
+    if (!TT_CHECK_OK(ctx, make_rollouts(ctx, tokenizer, n_groups, size, texts, &all))) { return 0; }
+    TT_CHECK_OK(ctx, tt_think_augment(&all, &teacher, tokenizer, &c, &grpo, END, step, m));
+    TT_CHECK_INT(s.calls, m->n_guided > 0);          /* all at once */
+    TT_CHECK_INT(s.n, m->n_guided);
+    bits = chosen_of(&all);
+    tt_rollouts_free(&all);
+    return bits;
+}
+static int count_bits(unsigned bits) { int n = 0; for (; bits; bits &= bits - 1) { n++; } return n; }
+TT_TEST(selection_takes_a_share_of_the_stopped_responses) {
+    static const char *const texts[24] = {"a$", "b$", "c$", "d$", "e$", "f$", "g$", "h$",      /* 8 eligible         */
+                                          "a$", "b", "c$$", "d", "$", "f$g", "g", "h",         /* only the first one */
+                                          "a", "b", "c", "d", "e", "f", "g", "h"};             /* none               */
+    tt_context *ctx = tt_create(NULL);
+    tt_tokenizer *tokenizer = bytes_tokenizer(ctx);
+    tt_think_metrics m;
+    unsigned seen = 0, bits, first = choose(ctx, tokenizer, 3, 8, texts, 0.25f, 1, 0, &m);
+    int seed, different = 0;
+    TT_CHECK_INT(m.n_eligible, 9);
+    TT_CHECK_INT(m.n_guided, 3);
+    TT_CHECK_INT(count_bits(first & 0xff), 2);       /* floor(8 * 0.25) */
+    TT_CHECK_INT(first >> 8, 1);                     /* max(1, floor(1 * 0.25)), and none of none */
+    TT_CHECK_INT(choose(ctx, tokenizer, 3, 8, texts, 0.25f, 1, 0, &m), first);
+    TT_CHECK_INT(choose(ctx, tokenizer, 1, 8, texts, 0.25f, 1, 0, &m), first & 0xff);      /* whatever the other groups */
+    for (seed = 0; seed < 40; seed++) {
+        bits = choose(ctx, tokenizer, 1, 8, texts, 0.25f, (uint64_t)seed, seed % 3, &m);
+        TT_CHECK_INT(count_bits(bits), 2);
+        different += bits != (first & 0xff);
+        seen |= bits;
+    }
+    TT_CHECK_INT(seen, 0xff);
+    TT_CHECK(different > 20);
+    TT_CHECK(choose(ctx, tokenizer, 1, 8, texts, 0.25f, 1, 1, &m) != (first & 0xff) || choose(ctx, tokenizer, 1, 8, texts, 0.25f, 1, 2, &m) != (first & 0xff));
+    TT_CHECK_INT(count_bits(choose(ctx, tokenizer, 1, 8, texts, 0.99f, 1, 0, &m)), 7);     /* floor, not rounded */
+    TT_CHECK_INT(choose(ctx, tokenizer, 1, 8, texts, 1, 1, 0, &m), 0xff);
+    TT_CHECK_INT(choose(ctx, tokenizer, 1, 8, texts, 0.01f, 1, 0, &m) != 0, 1);
+    tt_tokenizer_destroy(tokenizer);
+    tt_destroy(ctx);
+}
+TT_TEST(a_failing_teacher_and_bad_settings_are_reported) {
+    static const char *const texts[2] = {"ab$", "cd$"};
+    tt_context *ctx = tt_create(NULL);
+    tt_tokenizer *tokenizer = bytes_tokenizer(ctx);
+    tt_rollouts all;
+    script s;
+    tt_teacher teacher = teacher_of(&s);
+    tt_think_config c = config_of(1);
+    tt_grpo_config grpo = TT_INIT;
+    TT_REQUIRE(make_rollouts(ctx, tokenizer, 1, 2, texts, &all) == TT_OK);
+    s.answer = TT_ERR_STOP;
+    TT_CHECK_INT(tt_think_augment(&all, &teacher, tokenizer, &c, &grpo, END, 0, NULL), TT_ERR_STOP);
+    TT_CHECK_CONTAINS(tt_error(ctx), "the teacher failed: stopped by a callback");
+    TT_CHECK_INT(chosen_of(&all), 0);
+    tt_error_clear(ctx);
+    s.answer = TT_OK;
+    c.total_steps = 0;
+    TT_CHECK_INT(tt_think_augment(&all, &teacher, tokenizer, &c, &grpo, END, 0, NULL), TT_ERR_ARG);
+    TT_CHECK_CONTAINS(tt_error(ctx), "total_steps is 0, expected >= 1");
+    c = config_of(1.5f);
+    TT_CHECK_INT(tt_think_augment(&all, &teacher, tokenizer, &c, &grpo, END, 0, NULL), TT_ERR_ARG);
+    TT_CHECK_CONTAINS(tt_error(ctx), "init_pct is 1.5 and min_pct 0.01");
+    tt_rollouts_free(&all);
+    tt_tokenizer_destroy(tokenizer);
+    tt_destroy(ctx);
+}
+TT_TEST(rates_compare_with_the_attempt) {
+    static const char *const texts[6] = {"a$", "b$", "c$", "d$", "e$", "f$"};
+    tt_context *ctx = tt_create(NULL);
+    tt_tokenizer *tokenizer = bytes_tokenizer(ctx);
+    tt_rollouts all;
+    tt_think_metrics m = TT_INIT;
+    int i;
+    TT_REQUIRE(make_rollouts(ctx, tokenizer, 1, 6, texts, &all) == TT_OK);
+    for (i = 0; i < 4; i++) {
+        all.items[i].guided = 1;
+        all.items[i].attempt_reward = i == 3;            /* three were wrong, one was right */
+        all.items[i].reward = i < 2;                     /* two rescued; the right one is spoiled */
+    }
+    all.items[4].reward = 1;
+    tt_think_score(&all, &m);
+    TT_CHECK_NEAR(m.guided_share, 4.0 / 6, 1e-12);
+    TT_CHECK_NEAR(m.teacher_accuracy, 0.5, 1e-12);
+    TT_CHECK_NEAR(m.rescue_rate, 2.0 / 3, 1e-12);
+    TT_CHECK_NEAR(m.spoil_rate, 1, 1e-12);
+    TT_CHECK_NEAR(m.reward_guided, 0.5, 1e-12);
+    TT_CHECK_NEAR(m.reward_unguided, 0.5, 1e-12);
+    tt_rollouts_free(&all);
+    tt_tokenizer_destroy(tokenizer);
+    tt_destroy(ctx);
+}
+
+/* ---- a model as teacher ---- */
+static tt_model *tiny_model(tt_context *ctx, const tt_tokenizer *tokenizer) {
+    tt_model_config config = TT_INIT;
+    config.vocab_size = tt_vocab_size(tokenizer);
+    config.hidden_size = 16;
+    config.num_hidden_layers = 1;
+    config.num_attention_heads = 2;
+    config.max_position_embeddings = 64;
+    return tt_model_create(ctx, &config, 5);
+}
+TT_TEST(a_model_teacher_reads_its_template_and_decodes_greedily) {
+    tt_context *ctx = tt_create(NULL);
+    tt_tokenizer *tokenizer = bytes_tokenizer(ctx);
+    tt_model *model = tiny_model(ctx, tokenizer);
+    tt_teacher_prompt prompt = TT_INIT;
+    tt_model_teacher *built;
+    tt_teacher teacher;
+    tt_attempt attempts[2];
+    tt_feedback out[2], again[2];
+    tt_ids ids = TT_INIT, want = TT_INIT;
+    static const int32_t ask = ASK, tell = TELL;
+    int i;
+    memset(attempts, 0, sizeof attempts);
+    memset(out, 0, sizeof out);
+    memset(again, 0, sizeof again);
+    TT_REQUIRE(model != NULL);
+    prompt.stop_token = "<stop>";
+    prompt.system = "S";
+    prompt.prompt_template = "<ask>{question}<tell>{response}:";
+    prompt.max_new_tokens = 12;
+    built = tt_model_teacher_create(model, tokenizer, &prompt);
+    TT_REQUIRE(built != NULL);
+    teacher = tt_teacher_model(built);
+    attempts[0].question = "q<end>";
+    attempts[0].response = "r{question}";
+    attempts[1].question = attempts[1].response = "";
+    for (i = 0; i < 2; i++) {
+        attempts[i].question_size = strlen(attempts[i].question);
+        attempts[i].response_size = strlen(attempts[i].response);
+        out[i].reason.ctx = out[i].phrase.ctx = out[i].opinion.ctx = ctx;
+        again[i].reason.ctx = again[i].phrase.ctx = again[i].opinion.ctx = ctx;
+    }
+    ids.ctx = want.ctx = ctx;
+    TT_CHECK_OK(ctx, tti_teacher_prompt(built, &attempts[0], &ids));
+    TT_CHECK_OK(ctx, tt_encode(tokenizer, "S", 1, TT_SPECIAL_TEXT, &want));
+    TT_CHECK_OK(ctx, tt_ids_append(&want, &ask, 1));
+    TT_CHECK_OK(ctx, tt_encode(tokenizer, "q<end>", 6, TT_SPECIAL_TEXT, &want));
+    TT_CHECK_OK(ctx, tt_ids_append(&want, &tell, 1));
+    TT_CHECK_OK(ctx, tt_encode(tokenizer, "r{question}:", 12, TT_SPECIAL_TEXT, &want));
+    TT_CHECK_INT(ids.size, want.size);
+    TT_CHECK_BYTES(ids.data, want.data, want.size * sizeof(int32_t));
+    TT_CHECK_OK(ctx, teacher.feedback(teacher.user, attempts, 2, out));
+    TT_CHECK_OK(ctx, teacher.feedback(teacher.user, attempts, 2, again));
+    for (i = 0; i < 2; i++) {
+        TT_CHECK_INT(out[i].reason.size, again[i].reason.size);
+        TT_CHECK_INT(out[i].phrase.size, 0);              /* an untrained model writes no tags: empty texts */
+        tt_text_free(&out[i].reason);
+        tt_text_free(&out[i].phrase);
+        tt_text_free(&out[i].opinion);
+        tt_text_free(&again[i].reason);
+        tt_text_free(&again[i].phrase);
+        tt_text_free(&again[i].opinion);
+    }
+    attempts[0].response = "0123456789012345678901234567890123456789012345678901234567890123456789";
+    attempts[0].response_size = 70;
+    TT_CHECK_INT(teacher.feedback(teacher.user, attempts, 1, out), TT_ERR_ARG);
+    TT_CHECK_CONTAINS(tt_error(ctx), "its prompt has 80 tokens, expected fewer than max_position_embeddings 64");
+    tt_ids_free(&ids);
+    tt_ids_free(&want);
+    tt_model_teacher_destroy(built);
+    prompt.stop_token = "<nothing>";
+    TT_CHECK(tt_model_teacher_create(model, tokenizer, &prompt) == NULL);
+    TT_CHECK_CONTAINS(tt_error(ctx), "stop_token is \"<nothing>\"");
+    prompt.stop_token = "<stop>";
+    prompt.prompt_template = "{question} only";
+    TT_CHECK(tt_model_teacher_create(model, tokenizer, &prompt) == NULL);
+    TT_CHECK_CONTAINS(tt_error(ctx), "expected {question} and {response} in it");
+    tt_model_destroy(model);
+    tt_tokenizer_destroy(tokenizer);
+    tt_destroy(ctx);
+}
+TT_TEST(tagged_texts_reach_the_feedback) {
+    static const char written[] = "x <opinion>correct</opinion> <reason>a</reason> <reason>b c</reason><phrase> d </phrase>";
+    tt_context *ctx = tt_create(NULL);
+    tt_tokenizer *tokenizer = bytes_tokenizer(ctx);
+    tt_model_teacher t;
+    tt_completion c;
+    tt_ids ids = TT_INIT;
+    tt_text scratch = TT_INIT;
+    tt_feedback out;
+    memset(&t, 0, sizeof t);
+    memset(&c, 0, sizeof c);
+    memset(&out, 0, sizeof out);
+    t.tokenizer = tokenizer;
+    ids.ctx = scratch.ctx = out.reason.ctx = out.phrase.ctx = out.opinion.ctx = ctx;
+    TT_CHECK_OK(ctx, tt_encode(tokenizer, written, sizeof written - 1, TT_SPECIAL_TEXT, &ids));
+    c.tokens = ids.data;
+    c.length = (int)ids.size;
+    TT_CHECK_OK(ctx, tti_feedback_read(&t, &c, &scratch, &out));
+    TT_CHECK_STR(out.reason.data, "b c");
+    TT_CHECK_STR(out.phrase.data, " d");
+    TT_CHECK_STR(out.opinion.data, "correct");
+    tt_text_free(&out.reason);
+    tt_text_free(&out.phrase);
+    tt_text_free(&out.opinion);
+    tt_text_free(&scratch);
+    tt_ids_free(&ids);
+    tt_tokenizer_destroy(tokenizer);
+    tt_destroy(ctx);
+}
+
+static tt_status everything(tt_context *ctx, const tt_tokenizer *tokenizer, tt_model *model) {
+    static const char *const texts[2] = {"ab$", "c$"};
+    tt_teacher_prompt prompt = TT_INIT;
+    tt_think_config c = config_of(1);
+    tt_grpo_config grpo = TT_INIT;
+    tt_rollouts all = TT_INIT;
+    tt_model_teacher *built;
+    tt_status status = make_rollouts(ctx, tokenizer, 1, 2, texts, &all);
+    if (status != TT_OK) { return status; }
+    prompt.stop_token = "<stop>";
+    prompt.max_new_tokens = 3;
+    built = tt_model_teacher_create(model, tokenizer, &prompt);
+    status = built ? TT_OK : tt_error_status(ctx);
+    if (status == TT_OK) {
+        tt_teacher teacher = tt_teacher_model(built);
+        status = tt_think_augment(&all, &teacher, tokenizer, &c, &grpo, END, 0, NULL);
+    }
+    tt_model_teacher_destroy(built);
+    tt_rollouts_free(&all);
+    tt_step_reset(ctx);
+    return status;
+}
+TT_TEST(every_failed_allocation_is_reported_and_leaks_nothing) {
+    long n;
+    int failed = 1;
+    for (n = 1; failed && n < 1000; n++) {
+        tt_test_memory memory = tt_test_memory_none();
+        tt_desc desc = TT_INIT;
+        tt_context *ctx;
+        tt_tokenizer *tokenizer;
+        tt_model *model;
+        tt_status status;
+        desc.allocator = tt_test_allocator(&memory);
+        desc.n_threads = 1;
+        ctx = tt_create(&desc);
+        tokenizer = bytes_tokenizer(ctx);
+        model = tiny_model(ctx, tokenizer);
+        TT_REQUIRE(model != NULL);
+        memory.fail_at = memory.calls + n;
+        status = everything(ctx, tokenizer, model);
+        failed = status != TT_OK;
+        TT_CHECK(!failed || status == TT_ERR_MEM);
+        tt_model_destroy(model);
+        tt_tokenizer_destroy(tokenizer);
+        tt_destroy(ctx);
+        TT_CHECK_NO_LEAK(memory);
+    }
+    TT_CHECK(n > 30 && n < 1000);
+}
+
+TT_MAIN(the_share_falls_as_the_schedule_says, the_teacher_leaves_for_good, the_last_closed_tag_counts,
+        a_guided_response_is_attempt_reason_phrase, selection_takes_a_share_of_the_stopped_responses,
+        a_failing_teacher_and_bad_settings_are_reported, rates_compare_with_the_attempt,
+        a_model_teacher_reads_its_template_and_decodes_greedily, tagged_texts_reach_the_feedback,
+        every_failed_allocation_is_reported_and_leaks_nothing)
