@@ -699,7 +699,7 @@ static void say_gate(app *a, const gate *g) {
     say(a, "\n");
     if (g->hit < 0.7) { say(a, "  warning: a hit below 0.7: feedback that is often wrong is punished, not learned\n"); }
     if (!a->data && g->coherence < 0.15) { say(a, "  warning: coherence below 0.15: the student may learn to say the marker and nothing behind it\n"); }
-    if (!a->data && g->leak > 1e-4) { say(a, "  warning: leak above 1e-4: reward alone may find reflection by accident\n"); }
+    if (!a->data && g->leak > 1e-3) { say(a, "  warning: leak above 1e-3: reward alone may find reflection by accident\n"); }
 }
 static tt_status run_gate(app *a, gate *g, tt_text *json) {
     tt_rollouts attempts = TT_INIT;
