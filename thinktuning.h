@@ -2600,10 +2600,12 @@ static tt_tensor *tti_graph_fail(tt_context *ctx, const char *who, const char *w
 static int tti_cols(const tt_tensor *x) { return x->ndim ? x->shape[x->ndim - 1] : 1; }
 static int tti_rows(const tt_tensor *x) { return (int)(x->size / (size_t)tti_cols(x)); }
 
-/* The gradient to add to: of parameters persistent, of inner tensors from the spares. Zeroed when new. */
-TT_API float *tt_grad(tt_tensor *t) {
+/* The gradient to add to: of parameters persistent, of inner tensors from the spares. A new one is zeroed, unless
+ * `fresh` is given: then *fresh = 1 tells the caller to overwrite it. */
+static float *tti_grad(tt_tensor *t, int *fresh) {
     tt_context *ctx;
     size_t bytes;
+    if (fresh) { *fresh = 0; }
     if (!t || !t->requires_grad) { return NULL; }
     if (t->grad) { return t->grad; }
     ctx = t->ctx;
@@ -2615,9 +2617,11 @@ TT_API float *tt_grad(tt_tensor *t) {
         if (*link) { t->grad = (*link)->data; *link = (*link)->next; }
         else { t->grad = (float *)tti_arena_alloc(ctx, &ctx->device, bytes); }
     }
-    if (!t->grad || ctx->backend->zero(ctx, t->grad, bytes) != TT_OK) { ctx->graph_error = 1; t->grad = NULL; }
+    if (fresh) { *fresh = t->grad != NULL; }
+    if (!t->grad || (!fresh && ctx->backend->zero(ctx, t->grad, bytes) != TT_OK)) { ctx->graph_error = 1; t->grad = NULL; }
     return t->grad;
 }
+TT_API float *tt_grad(tt_tensor *t) { return tti_grad(t, NULL); }
 static void tti_grad_done(tt_context *ctx, tt_tensor *t) {
     tti_spare *spare;
     if (!t || !t->grad || t->retain_grad || t->persistent) { return; }
@@ -2857,8 +2861,16 @@ TT_API tt_tensor *tt_gelu(tt_context *ctx, tt_tensor *x, int tanh_form) { return
 
 static tt_status tti_binary_back(tt_context *ctx, tti_node *node) {
     tt_binary op = *(tt_binary *)node->saved;
-    tt_tensor *a = node->in[0], *b = node->in[1];
-    float *da = tt_grad(a), *db = tt_grad(b);
+    tt_tensor *a = node->in[0], *b = node->in[1], *y = node->out;
+    float *da, *db;
+    if (op == TT_ADD && a->requires_grad && !a->persistent && !a->grad && !y->retain_grad) {      /* y's gradient becomes a's */
+        a->grad = y->grad;
+        y->grad = NULL;
+        db = tt_grad(b);
+        return db ? ctx->backend->axpy(ctx, db, a->grad, 1, a->size) : ctx->graph_error ? ctx->status : TT_OK;
+    }
+    da = tt_grad(a);
+    db = tt_grad(b);
     return ctx->backend->binary_backward(ctx, op, da, db, node->out->grad, TT_F(a), TT_F(b), a->size);
 }
 static tt_tensor *tti_binary(tt_context *ctx, const char *name, tt_binary op, tt_tensor *a, tt_tensor *b) {
@@ -2926,12 +2938,13 @@ static tt_status tti_product_back(tt_context *ctx, tti_node *node) {
     tt_tensor *x = node->in[0], *w = node->in[1], *b = node->n_in > 2 ? node->in[2] : NULL;
     const float *dy = node->out->grad;
     int n = tti_rows(x), k = tti_cols(x), m = tti_cols(node->out);
-    float *dx = tt_grad(x), *dw = tt_grad(w), *db = tt_grad(b);
+    int fresh;
+    float *dx = tti_grad(x, &fresh), *dw = tt_grad(w), *db = tt_grad(b);
     tt_gemm_args g;
     tt_status status = TT_OK;
     if (dx) {
         tti_gemm_set(&g, n, k, m, dy, m, 0, TT_F(w), w_is_mk ? k : m, !w_is_mk, dx);
-        g.accumulate = 1;
+        g.accumulate = !fresh;
         status = ctx->backend->gemm(ctx, &g);
     }
     if (dw && status == TT_OK) {

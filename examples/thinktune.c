@@ -92,7 +92,7 @@ static options default_options(void) {
     memset(&o, 0, sizeof o);
     o.seeds = o.first_seed = 1;
     o.steps = 60;
-    o.pretrain_steps = 11000;
+    o.pretrain_steps = 10000;
     o.pretrain_tokens = 500;
     o.layers = 3;
     o.hidden = 96;
