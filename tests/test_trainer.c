@@ -167,7 +167,7 @@ TT_TEST(signs_documents_follow_the_grammar) {
             size_t from = 0, answer_at;
             kind k;
             text.size = 0;
-            TT_REQUIRE(tt_signs_document(signs, (uint64_t)i, late ? 0.7 : 0.69, &text, &from) == TT_OK);
+            TT_REQUIRE(tt_signs_document(signs, (uint64_t)i, late ? 0.93 : 0.92, &text, &from) == TT_OK);
             k = read_document(text.data, &p, &sum, &flips, &answer_at);
             if (k == BROKEN) { printf("  %s\n", text.data); }
             TT_REQUIRE(k != BROKEN);
@@ -180,8 +180,7 @@ TT_TEST(signs_documents_follow_the_grammar) {
     }
     TT_CHECK_NEAR(counts[0][STUDENT] / 4000.0, 0.45, 0.03);
     TT_CHECK_NEAR(counts[0][TEACHER] / 4000.0, 0.35, 0.03);
-    TT_CHECK_NEAR(counts[1][TEACHER] / 4000.0, 0.07, 0.02);
-    TT_CHECK_NEAR(counts[1][NOTES] / 4000.0, 0.04, 0.015);
+    TT_CHECK_INT(counts[1][STUDENT], 4000);
     TT_CHECK_NEAR(four / 8000.0, 0.6, 0.03);
     TT_CHECK(right > 2400 && right < 3600);      /* 0.3 by design and some by luck */
     TT_CHECK(many > 100);
@@ -486,7 +485,7 @@ static void rig_open(rig *r, int n_threads, tt_test_memory *memory) {
     r->desc.grpo.num_generations = 8;
     r->desc.grpo.max_completion_length = 6;
     r->desc.adamw.max_grad_norm = 1;
-    r->desc.schedule.lr = 0.01f;
+    r->desc.schedule.lr = 0.004f;      /* at 0.01 it settles on one letter for all questions */
     r->desc.prompts_per_step = 4;
     r->desc.seed = 9;
 }
@@ -520,6 +519,7 @@ static tt_status rig_run(rig *r, int n, char *out, size_t capacity) {
     return status;
 }
 
+enum { LEARN_STEPS = 160 };
 TT_TEST(trainer_learns) {
     rig r;
     tt_step_metrics m;
@@ -533,19 +533,19 @@ TT_TEST(trainer_learns) {
     d.n_questions = 64;
     d.max_new_tokens = 6;
     TT_CHECK_OK(r.ctx, tt_evaluate(r.model, r.tokenizer, &r.task, &d, &before));
-    for (i = 0; i < 80; i++) {
+    for (i = 0; i < LEARN_STEPS; i++) {
         if (!TT_CHECK_OK(r.ctx, tt_trainer_step(r.trainer, &m))) { break; }
         TT_CHECK_INT(m.step, i);
         if (i < 10) { first += m.grpo.reward / 10; }
-        if (i >= 70) { last += m.grpo.reward / 10; }
+        if (i >= LEARN_STEPS - 10) { last += m.grpo.reward / 10; }
     }
     TT_CHECK_OK(r.ctx, tt_evaluate(r.model, r.tokenizer, &r.task, &d, &after));
     printf("  reward %.3f -> %.3f, accuracy %.3f -> %.3f\n", first, last, before.accuracy, after.accuracy);
     TT_CHECK(last > first + 0.4);
     TT_CHECK(after.accuracy > before.accuracy + 0.3);
-    TT_CHECK_INT(tt_trainer_step_count(r.trainer), 80);
+    TT_CHECK_INT(tt_trainer_step_count(r.trainer), LEARN_STEPS);
     TT_CHECK_INT(tt_trainer_rollouts(r.trainer)->n, 32);
-    TT_CHECK(m.num_tokens > 80 * 32 && m.step_s > 0);
+    TT_CHECK(m.num_tokens > LEARN_STEPS * 32 && m.step_s > 0);
     rig_close(&r);
 }
 TT_TEST(trainer_resumes_bit_for_bit) {
