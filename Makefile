@@ -1,4 +1,4 @@
-# GNU make 3.81 or newer and a C99 compiler are enough. From outside: CC, CXX, CFLAGS, OPENMP=0.
+# GNU make 3.81 or newer and a C99 compiler are enough. From outside: CC, CXX, CFLAGS, LDFLAGS.
 CC       ?= cc
 CXX      ?= c++
 CFLAGS   ?= -O2 -g
@@ -10,15 +10,6 @@ TEST_CFLAGS ?= -O1 -g
 SANITIZE := -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
 SEEDS    ?= 1
 FUZZ_SECONDS ?= 60
-
-# OPENMP is 1 if the compiler can build and link it, unless given.
-ifndef OPENMP
-OPENMP := $(shell mkdir -p build && printf '\043include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n' \
-            > build/openmp.c && $(CC) -fopenmp build/openmp.c -o build/openmp 2> /dev/null && echo 1)
-endif
-ifeq ($(OPENMP),1)
-STD += -fopenmp
-endif
 
 LIBRARY  := thinktuning.h
 HARNESS  := $(LIBRARY) tests/tt_test.h
@@ -34,12 +25,13 @@ help:
 	@echo 'make examples    builds build/thinktune, pretrain, sft, generate, ...'
 	@echo 'make test        builds and runs every test; the last line sums up'
 	@echo 'make check       the same under address and undefined-behaviour sanitizers'
-	@echo 'make strict      the header without a warning: gcc and clang, C99 and C++11, with and without OpenMP'
+	@echo 'make race        the threaded parts under the thread sanitizer'
+	@echo 'make strict      the header without a warning: gcc and clang, C99 and C++11, with and without threads'
 	@echo 'make docs-check  compiles and runs the programs of README.md and of the manual'
 	@echo 'make fuzz        fuzzes the readers with clang (FUZZ_SECONDS=n each)'
 	@echo 'make bench       every figure of bench/RESULTS.md'
 	@echo 'make clean       removes build/'
-	@echo 'Variables: CC CXX CFLAGS OPENMP=0. Compile in parallel with -j.'
+	@echo 'Variables: CC CXX CFLAGS. Compile in parallel with -j.'
 
 demo: build/thinktune
 	build/thinktune --out runs/demo --seeds $(SEEDS)
@@ -51,6 +43,9 @@ test: $(TESTS:%=build/%) build/test_header_cpp
 
 check: $(TESTS:%=build/sanitize/%)
 	@ASAN_OPTIONS=allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 tests/run.sh $^
+
+race: build/race/test_base build/race/test_header build/race/test_sampler
+	@tests/run.sh $^
 
 strict:
 	@tests/strict.sh
@@ -69,7 +64,7 @@ bench: $(BENCHES)
 clean:
 	rm -rf build
 
-build build/sanitize:
+build build/sanitize build/race:
 	mkdir -p $@
 
 $(EXAMPLES): build/%: examples/%.c $(LIBRARY) $(wildcard examples/*.h) | build
@@ -78,11 +73,11 @@ $(EXAMPLES): build/%: examples/%.c $(LIBRARY) $(wildcard examples/*.h) | build
 $(BENCHES): build/%: bench/%.c $(LIBRARY) | build
 	$(CC) $(STD) $(WARN) $(CFLAGS) $(CPPFLAGS) $< -o $@ $(LDFLAGS) $(LDLIBS)
 
-build/test_header build/sanitize/test_header: $(HEADER_UNITS)
-build/test_header: EXTRA := $(HEADER_UNITS)
-build/sanitize/test_header: EXTRA := $(HEADER_UNITS)
+HEADER_TESTS := build/test_header build/sanitize/test_header build/race/test_header
+$(HEADER_TESTS): $(HEADER_UNITS)
+$(HEADER_TESTS): EXTRA := $(HEADER_UNITS)
 ifneq ($(OS),Windows_NT)
-build/test_header build/sanitize/test_header: LDLIBS += -lpthread
+$(HEADER_TESTS): LDLIBS += -lpthread
 endif
 
 build/test_%: tests/test_%.c $(HARNESS) | build
@@ -91,11 +86,14 @@ build/test_%: tests/test_%.c $(HARNESS) | build
 build/sanitize/test_%: tests/test_%.c $(HARNESS) | build/sanitize
 	$(CC) $(STD) $(WARN) $(SANITIZE) $(CPPFLAGS) $< $(EXTRA) -o $@ $(LDFLAGS) $(LDLIBS)
 
+build/race/test_%: tests/test_%.c $(HARNESS) | build/race
+	$(CC) $(STD) $(WARN) -O1 -g -fsanitize=thread $(CPPFLAGS) $< $(EXTRA) -o $@ $(LDFLAGS) $(LDLIBS)
+
 build/test_header_cpp: tests/header_cpp.cpp $(HARNESS) | build
 	$(CXX) -std=c++11 $(WARN) $(TEST_CFLAGS) $(CPPFLAGS) $< -o $@ $(LDFLAGS) $(LDLIBS)
 
 $(FUZZERS): build/%: tests/%.c $(LIBRARY) | build
 	clang -std=c99 $(SANITIZE) -fsanitize=fuzzer $< -o $@ $(LDLIBS)
 
-.PHONY: help demo examples test check strict docs-check fuzz bench clean
+.PHONY: help demo examples test check race strict docs-check fuzz bench clean
 .DEFAULT_GOAL := help

@@ -3,7 +3,7 @@
  * A transformer, reverse-mode autograd, a BPE tokenizer, a sampler, GRPO, and ThinkTuning (RRV et al., EMNLP
  * 2025, arXiv 2508.07616): a teacher of the student's own size reads some of its answers and continues them
  * with feedback; reinforcement learning on these guided rollouts teaches the student to check and correct
- * itself. C99 that also compiles as C++11. Needs the C library; OpenMP and CUDA are optional.
+ * itself. C99 that also compiles as C++11. Needs the C library; CUDA is optional.
  * Licence: MIT, text at the end of the file.
  *
  * ---- use ----
@@ -12,8 +12,8 @@
  *     #define THINKTUNING_IMPLEMENTATION
  *     #include "thinktuning.h"        (before other headers, so that POSIX calls are visible under -std=c99)
  *
- * and in all others just the #include. Build: cc -O2 app.c -lm, with -fopenmp for threads. The fast kernels
- * (AVX2, AVX-512, NEON) are compiled in by function attributes and chosen at run time: no -march needed.
+ * and in all others just the #include. Build: cc -O2 app.c -lm, on Linux, BSD and macOS with threads. The
+ * fast kernels (AVX2, AVX-512, NEON) are compiled in by function attributes and chosen at run time: no -march needed.
  *
  * ---- a complete program: train, save, load, sample ----
  *
@@ -56,8 +56,8 @@
  *           Nothing here prints, exits or aborts.
  * Memory    All memory comes through the allocator in tt_desc. What _create returns, _destroy frees. Tensors that
  *           ops return live until tt_step_reset. A failed allocation is an error like any other, and leaks nothing.
- * Threads   A context is used by one thread at a time; any number of contexts may run at once. Inside, OpenMP
- *           where the compiler has it on.
+ * Threads   A context is used by one thread at a time; any number of contexts may run at once. Inside, a context has
+ *           a team of n_threads POSIX threads; on other systems OpenMP's, where the compiler has it on.
  * Bits      A result does not depend on thread count, on what else is in a batch, on a sequence's slot, or on how
  *           a prompt was split between prefill and decoding. Log-probs of sampling equal those of training bit
  *           for bit, and a resumed run equals the one that was never interrupted. (Between kernel sets, see
@@ -67,6 +67,8 @@
  * THINKTUNING_IMPLEMENTATION   compile the implementation here
  * TT_STATIC                    every function static: several independent copies in one program
  * TT_API                       your own linkage, e.g. __declspec(dllexport)
+ * TT_NO_THREADS                everything on the calling thread
+ * TT_OPENMP                    OpenMP's threads instead of a team of our own, for hosts that run on them already
  * TT_HEADER_NAME               how the header includes itself for each kernel set, if you renamed the file;
  *                              default "thinktuning.h"
  * TT_ALLOW_FAST_MATH           accept -ffast-math, and lose the promise about bits
@@ -147,7 +149,7 @@ typedef struct tt_allocator {
 typedef void (*tt_log_fn)(void *user, tt_status status, const char *text);
 
 typedef struct tt_desc {
-    int n_threads;              /* upper bound; 0 = what OpenMP offers, 1 without OpenMP          */
+    int n_threads;              /* up to 1024; 0 = OMP_NUM_THREADS if set, else one per processor */
     const char *kernel;         /* CPU kernels: "portable", "avx2", "avx512", "neon"; NULL = the
                                    environment's TT_KERNEL, else the best that this CPU runs      */
     const tt_backend *backend;  /* NULL = CPU                                                     */
@@ -923,9 +925,6 @@ TT_API tt_status tt_evaluate(tt_model *, const tt_tokenizer *, const tt_task *, 
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
-#ifdef _OPENMP
-#include <omp.h>
-#endif
 #if defined(__unix__) || defined(__APPLE__)
 #define TTI_POSIX 1
 #include <fcntl.h>
@@ -933,6 +932,15 @@ TT_API tt_status tt_evaluate(tt_model *, const tt_tokenizer *, const tt_task *, 
 #include <sys/stat.h>
 #include <sys/types.h>
 #include <unistd.h>
+#endif
+#if defined(TT_NO_THREADS)
+#elif defined(TTI_POSIX) && defined(__GNUC__) && !(defined(TT_OPENMP) && defined(_OPENMP))
+#define TTI_TEAM 1
+#include <pthread.h>
+#include <signal.h>
+#elif defined(_OPENMP)
+#define TTI_OPENMP 1
+#include <omp.h>
 #endif
 #ifdef __cplusplus
 extern "C" {
@@ -950,6 +958,7 @@ typedef struct tti_chunk { struct tti_chunk *next; char *base; size_t size, used
 typedef struct tti_arena { tti_chunk *first, *current; int on_backend; } tti_arena;
 typedef struct tti_mark { tti_chunk *chunk; size_t used; } tti_mark;
 
+struct tti_team;        /* below: the threads of a context       */
 struct tti_node;        /* chapter 4: one recorded op            */
 struct tti_spare;       /* chapter 4: a gradient buffer to reuse */
 
@@ -959,6 +968,7 @@ struct tt_context {
     void *log_user;
     size_t current_bytes, peak_bytes;
     int n_threads;
+    struct tti_team *team;                /* NULL until there is work for more than one     */
     char kernel_wish[16];                 /* desc.kernel or TT_KERNEL, "" = best            */
     const char *kernel_name;              /* set by the CPU kernels                         */
     char error[TTI_ERROR_SIZE];
@@ -1145,22 +1155,185 @@ static void *tti_step_alloc(tt_context *ctx, size_t bytes) {
     return memory;
 }
 
+/* ---- threads ----
+ * A context's team is the calling thread and n_threads - 1 workers, started when there is work for them. A job has n
+ * parts; whoever is free takes the next one. Taking a part is one compare-and-swap on the number of parts left, and the
+ * job's fields change only after all parts are done: so a worker that comes late finds nothing left or a part of the
+ * next job, both right. The caller works too and waits only for parts that were taken: a worker that the system keeps
+ * from running delays nobody. Who waits spins for TTI_SPIN_S, then sleeps. (An OpenMP team spins for milliseconds:
+ * beside one other busy program it trained the demo's model 20 times slower.) */
+#define TTI_MAX_THREADS 1024
+typedef void (*tti_part_fn)(void *user, int part, int worker);    /* worker: 0 .. n_threads - 1, no two at once */
+
+#ifdef TTI_TEAM
+#define TTI_SPIN_S 40e-6
+#if defined(__ELF__)
+#pragma weak pthread_create      /* older C libraries hold it in a library of its own: without that one, one thread */
+#pragma weak pthread_join
+#endif
+typedef struct tti_member { struct tti_team *team; pthread_t thread; int worker; } tti_member;
+typedef struct tti_team {
+    tti_part_fn part;
+    void *user;
+    int n_parts;
+    int left, done, stop;            /* parts to take, parts finished; these and the next line are atomic */
+    int n_asleep, caller_asleep;
+    int n_members, capacity, spins;
+    tti_member *members;
+    pthread_mutex_t mutex;
+    pthread_cond_t work, finished;
+} tti_team;
+#define TTI_ATOMIC_GET(x) __atomic_load_n(&(x), __ATOMIC_SEQ_CST)
+#define TTI_ATOMIC_SET(x, value) __atomic_store_n(&(x), value, __ATOMIC_SEQ_CST)
+
+static void tti_pause(void) {
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+static void tti_team_work(tti_team *team, int worker) {
+    int left = TTI_ATOMIC_GET(team->left);
+    while (left > 0) {
+        int n_parts;
+        if (!__atomic_compare_exchange_n(&team->left, &left, left - 1, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) { continue; }
+        n_parts = team->n_parts;
+        team->part(team->user, n_parts - left, worker);
+        if (__atomic_add_fetch(&team->done, 1, __ATOMIC_SEQ_CST) == n_parts && TTI_ATOMIC_GET(team->caller_asleep)) {
+            pthread_mutex_lock(&team->mutex);
+            pthread_cond_signal(&team->finished);
+            pthread_mutex_unlock(&team->mutex);
+        }
+        left = TTI_ATOMIC_GET(team->left);
+    }
+}
+static void *tti_team_member(void *user) {
+    tti_member *me = (tti_member *)user;
+    tti_team *team = me->team;
+    while (!TTI_ATOMIC_GET(team->stop)) {
+        int spins = team->spins;
+        tti_team_work(team, me->worker);
+        while (spins-- > 0 && TTI_ATOMIC_GET(team->left) == 0 && !TTI_ATOMIC_GET(team->stop)) { tti_pause(); }
+        if (TTI_ATOMIC_GET(team->left) > 0) { continue; }
+        pthread_mutex_lock(&team->mutex);
+        __atomic_add_fetch(&team->n_asleep, 1, __ATOMIC_SEQ_CST);
+        while (TTI_ATOMIC_GET(team->left) == 0 && !TTI_ATOMIC_GET(team->stop)) { pthread_cond_wait(&team->work, &team->mutex); }
+        __atomic_sub_fetch(&team->n_asleep, 1, __ATOMIC_SEQ_CST);
+        pthread_mutex_unlock(&team->mutex);
+    }
+    return NULL;
+}
+/* Signals are for the program's own threads. Where the system gives fewer threads, fewer work. */
+static void tti_team_start(tti_team *team) {
+    sigset_t all, before;
+    double begin = tt_clock(), seconds;
+    int i;
+    for (i = 0; i < 1000; i++) { tti_pause(); }
+    seconds = tt_clock() - begin;
+    team->spins = seconds > 1e-3 * TTI_SPIN_S ? (int)(1000 * TTI_SPIN_S / seconds) : 1000000;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    for (i = 0; i < team->capacity; i++) {
+        tti_member *member = &team->members[i];
+        member->team = team;
+        member->worker = i + 1;
+        if (pthread_create(&member->thread, NULL, tti_team_member, member) != 0) { break; }
+    }
+    team->n_members = i;
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+static tt_status tti_team_create(tt_context *ctx) {
+    tti_team *team = (tti_team *)tt_alloc(ctx, 1, sizeof *team);
+    if (!team) { return TT_ERR_MEM; }
+    team->capacity = ctx->n_threads - 1;
+    team->members = (tti_member *)tt_alloc(ctx, (size_t)team->capacity, sizeof *team->members);
+    if (!team->members) { tt_free(ctx, team, 1, sizeof *team); return TT_ERR_MEM; }
+    pthread_mutex_init(&team->mutex, NULL);
+    pthread_cond_init(&team->work, NULL);
+    pthread_cond_init(&team->finished, NULL);
+    tti_team_start(team);
+    ctx->team = team;
+    return TT_OK;
+}
+static void tti_team_destroy(tt_context *ctx) {
+    tti_team *team = ctx->team;
+    int i;
+    if (!team) { return; }
+    pthread_mutex_lock(&team->mutex);
+    TTI_ATOMIC_SET(team->stop, 1);
+    pthread_cond_broadcast(&team->work);
+    pthread_mutex_unlock(&team->mutex);
+    for (i = 0; i < team->n_members; i++) { pthread_join(team->members[i].thread, NULL); }
+    pthread_cond_destroy(&team->finished);
+    pthread_cond_destroy(&team->work);
+    pthread_mutex_destroy(&team->mutex);
+    tt_free(ctx, team->members, (size_t)team->capacity, sizeof *team->members);
+    tt_free(ctx, team, 1, sizeof *team);
+    ctx->team = NULL;
+}
+static void tti_team_run(tti_team *team, tti_part_fn part, void *user, int n) {
+    int spins = team->spins;
+    team->part = part;
+    team->user = user;
+    team->n_parts = n;
+    TTI_ATOMIC_SET(team->done, 0);
+    TTI_ATOMIC_SET(team->left, n);
+    if (TTI_ATOMIC_GET(team->n_asleep) > 0) {
+        pthread_mutex_lock(&team->mutex);
+        pthread_cond_broadcast(&team->work);
+        pthread_mutex_unlock(&team->mutex);
+    }
+    tti_team_work(team, 0);
+    while (spins-- > 0 && TTI_ATOMIC_GET(team->done) < n) { tti_pause(); }
+    if (TTI_ATOMIC_GET(team->done) == n) { return; }
+    pthread_mutex_lock(&team->mutex);
+    TTI_ATOMIC_SET(team->caller_asleep, 1);
+    while (TTI_ATOMIC_GET(team->done) < n) { pthread_cond_wait(&team->finished, &team->mutex); }
+    TTI_ATOMIC_SET(team->caller_asleep, 0);
+    pthread_mutex_unlock(&team->mutex);
+}
+#else
+static void tti_team_destroy(tt_context *ctx) { (void)ctx; }
+#endif
+
+/* part(user, i, worker) for i = 0 .. n-1, each once, in any order, on any of the threads; returns when all are done. */
+static tt_status tti_parallel(tt_context *ctx, tti_part_fn part, void *user, int n) {
+    int i;
+#ifdef TTI_TEAM
+    if (n > 1 && ctx->n_threads > 1) {
+        if (!ctx->team && tti_team_create(ctx) != TT_OK) { return TT_ERR_MEM; }
+        tti_team_run(ctx->team, part, user, n);
+        return TT_OK;
+    }
+#elif defined(TTI_OPENMP)
+#pragma omp parallel for schedule(dynamic, 1) num_threads(ctx->n_threads) if (n > 1)
+    for (i = 0; i < n; i++) { part(user, i, omp_get_thread_num()); }
+    return TT_OK;
+#endif
+    (void)ctx;
+    for (i = 0; i < n; i++) { part(user, i, 0); }
+    return TT_OK;
+}
+/* One thread per processor, or as many as OMP_NUM_THREADS says, which other libraries heed too. */
+static int tti_default_threads(void) {
+    long n = 1;
+#ifdef TTI_TEAM
+    const char *wish = getenv("OMP_NUM_THREADS");
+#if defined(__ELF__)
+    if (!pthread_create || !pthread_join) { return 1; }
+#endif
+#ifdef _SC_NPROCESSORS_ONLN
+    n = sysconf(_SC_NPROCESSORS_ONLN);
+#endif
+    if (wish && strtol(wish, NULL, 10) > 0) { n = strtol(wish, NULL, 10); }
+#elif defined(TTI_OPENMP)
+    n = omp_get_max_threads();
+#endif
+    return n < 1 ? 1 : n > TTI_MAX_THREADS ? TTI_MAX_THREADS : (int)n;
+}
+
 /* ---- context ---- */
-static int tti_max_threads(void) {
-#ifdef _OPENMP
-    return omp_get_max_threads();
-#else
-    return 1;
-#endif
-}
-/* Index of the calling thread in its team. */
-static int tti_worker(void) {
-#ifdef _OPENMP
-    return omp_get_thread_num();
-#else
-    return 0;
-#endif
-}
 TT_API tt_context *tt_create(const tt_desc *desc) {
     static const tt_desc zero = TT_INIT;
     tt_allocator allocator;
@@ -1178,13 +1351,15 @@ TT_API tt_context *tt_create(const tt_desc *desc) {
     ctx->allocator = allocator;
     ctx->log = desc->log;
     ctx->log_user = desc->log_user;
-    ctx->n_threads = tti_max_threads();
-    if (desc->n_threads > 0 && desc->n_threads < ctx->n_threads) { ctx->n_threads = desc->n_threads; }
+    ctx->n_threads = desc->n_threads > 0 ? desc->n_threads : tti_default_threads();
     ctx->device.on_backend = 1;
     wish = desc->kernel ? desc->kernel : getenv("TT_KERNEL");
     if (wish) { snprintf(ctx->kernel_wish, sizeof ctx->kernel_wish, "%s", wish); }
     ctx->kernel_name = "none";
-    if (desc->n_threads < 0) { ctx->broken = tt_fail(ctx, TT_ERR_ARG, "tt_create: n_threads is %d, expected >= 0", desc->n_threads); }
+    if (desc->n_threads < 0 || desc->n_threads > TTI_MAX_THREADS) {
+        ctx->broken = tt_fail(ctx, TT_ERR_ARG, "tt_create: n_threads is %d, expected 0 .. %d", desc->n_threads, TTI_MAX_THREADS);
+        ctx->n_threads = 1;
+    }
     if (ctx->broken == TT_OK) { ctx->broken = tt_cpu_backend()->open(ctx, tt_cpu_backend(), &ctx->cpu_state); }
     ctx->backend = tt_cpu_backend();
     ctx->backend_state = ctx->cpu_state;
@@ -1204,6 +1379,7 @@ TT_API void tt_destroy(tt_context *ctx) {
         tti_arena_destroy(ctx, &ctx->host);
         if (ctx->backend_state && ctx->backend_state != ctx->cpu_state) { ctx->backend->close(ctx, ctx->backend_state); }
     }
+    tti_team_destroy(ctx);
     if (ctx->cpu_state) { tt_cpu_backend()->close(ctx, ctx->cpu_state); }
     ctx->allocator.free(ctx->allocator.user, ctx, sizeof *ctx);
 }
@@ -1916,26 +2092,28 @@ static tt_status tti_thread_scratch(tt_context *ctx, size_t want) {
 }
 
 /* Runs items 0..n, in parallel if they are worth it. cost: floating point operations of one item, roughly. */
+typedef struct tti_pieces { tti_kernel kernel; const tti_job *job; size_t n, each; const tti_cpu *cpu; } tti_pieces;
+static void tti_run_piece(void *user, int part, int worker) {
+    const tti_pieces *p = (const tti_pieces *)user;
+    size_t begin = (size_t)part * p->each, end = begin + p->each < p->n ? begin + p->each : p->n;
+    float *scratch = p->cpu->threads ? p->cpu->threads + (size_t)worker * p->cpu->thread_size : NULL;
+    if (begin < end) { p->kernel(p->job, scratch, begin, end); }
+}
 static tt_status tti_run(tt_context *ctx, tti_kernel kernel, const tti_job *job, size_t n, size_t cost) {
-    tti_cpu *cpu = tti_cpu_of(ctx);
-#ifdef _OPENMP
     const size_t worth = (size_t)1 << 18;
     size_t threads = (size_t)ctx->n_threads, parts = n < 4 * threads ? n : 4 * threads;
-    if (threads > 1 && n > 1 && n > worth / (cost ? cost : 1)) {
-        ptrdiff_t part;
-        size_t each = (n + parts - 1) / parts;
-        if (each > 64) { each = (each + 63) / 64 * 64; }      /* threads share no cache line of values */
-#pragma omp parallel for schedule(dynamic, 1) num_threads(ctx->n_threads)
-        for (part = 0; part < (ptrdiff_t)parts; part++) {
-            size_t begin = (size_t)part * each, end = begin + each < n ? begin + each : n;
-            if (begin < end) { kernel(job, cpu->threads + (size_t)omp_get_thread_num() * cpu->thread_size, begin, end); }
-        }
-        return TT_OK;
+    tti_pieces p;
+    if (n == 0) { return TT_OK; }
+    p.kernel = kernel;
+    p.job = job;
+    p.cpu = tti_cpu_of(ctx);
+    p.n = p.each = n;
+    if (threads == 1 || n <= worth / (cost ? cost : 1)) { parts = 1; }
+    if (parts > 1) {
+        p.each = (n + parts - 1) / parts;
+        if (p.each > 64) { p.each = (p.each + 63) / 64 * 64; }      /* threads share no cache line of values */
     }
-#endif
-    (void)cost;
-    if (n > 0) { kernel(job, cpu->threads, 0, n); }
-    return TT_OK;
+    return tti_parallel(ctx, tti_run_piece, &p, (int)parts);
 }
 
 /* ---- memory ---- */
@@ -1946,18 +2124,19 @@ static tt_status tti_cpu_copy(tt_context *ctx, void *to, const void *from, size_
     if (bytes) { memmove(to, from, bytes); }
     return TT_OK;
 }
+#define TTI_ZERO_PIECE ((size_t)1 << 17)
+typedef struct tti_bytes { char *to; size_t n; } tti_bytes;
+static void tti_zero_piece(void *user, int part, int worker) {
+    const tti_bytes *b = (const tti_bytes *)user;
+    size_t begin = (size_t)part * TTI_ZERO_PIECE;
+    (void)worker;
+    memset(b->to + begin, 0, b->n - begin < TTI_ZERO_PIECE ? b->n - begin : TTI_ZERO_PIECE);
+}
 static tt_status tti_cpu_zero(tt_context *ctx, void *to, size_t bytes) {
-    const size_t piece = (size_t)1 << 17;
-    ptrdiff_t i, pieces = (ptrdiff_t)((bytes + piece - 1) / piece);
-    (void)ctx;
-#ifdef _OPENMP
-#pragma omp parallel for num_threads(ctx->n_threads) if (pieces > 1)
-#endif
-    for (i = 0; i < pieces; i++) {
-        size_t begin = (size_t)i * piece;
-        memset((char *)to + begin, 0, bytes - begin < piece ? bytes - begin : piece);
-    }
-    return TT_OK;
+    tti_bytes b;
+    b.to = (char *)to;
+    b.n = bytes;
+    return tti_parallel(ctx, tti_zero_piece, &b, (int)((bytes + TTI_ZERO_PIECE - 1) / TTI_ZERO_PIECE));
 }
 static tt_status tti_cpu_sync(tt_context *ctx) { (void)ctx; return TT_OK; }
 
@@ -6189,13 +6368,24 @@ static void tti_engine_sample(const tti_engine *e, tti_sequence *q, const float 
     tti_row_logprob(e->ctx, logits, vocab, q->tokens[q->length], 1.0f / e->s->temperature, &q->logprobs[q->length - r->prompt_length], NULL);
     q->length++;
 }
+/* Draws of TTI_DRAWS sequences are one part of parallel work; each thread has scratch memory of its own. */
+#define TTI_DRAWS 4
+typedef struct tti_draws { tti_engine *e; int n; size_t vocab; const float *rows; float *scratch; int32_t *ids; } tti_draws;
+static void tti_engine_draw(void *user, int part, int worker) {
+    const tti_draws *d = (const tti_draws *)user;
+    size_t mine = (size_t)worker * d->vocab;
+    int i, end = (part + 1) * TTI_DRAWS < d->n ? (part + 1) * TTI_DRAWS : d->n;
+    for (i = part * TTI_DRAWS; i < end; i++) {
+        tti_engine_sample(d->e, &d->e->slots[d->e->slot_ids[i]], d->rows + (size_t)i * d->vocab, d->scratch + 2 * mine, d->ids + mine);
+    }
+}
 /* One token for every sequence in a slot. */
 static tt_status tti_engine_turn(tti_engine *e) {
     tt_context *ctx = e->ctx;
     int vocab = e->model->config.vocab_size, n = 0, i, k;
     tt_tensor *logits;
-    float *rows, *scratch;
-    int32_t *ids;
+    float *rows;
+    tti_draws draw;
     for (i = 0; i < e->n_slots; i++) {
         if (e->slots[i].item < 0) { continue; }
         e->tokens[n] = e->slots[i].tokens[e->slots[i].length - 1];
@@ -6209,16 +6399,14 @@ static tt_status tti_engine_turn(tti_engine *e) {
         rows = (float *)tti_arena_alloc(ctx, &ctx->host, logits->size * sizeof(float));
         if (!rows || tt_tensor_get(logits, rows) != TT_OK) { return tt_error_status(ctx); }
     }
-    scratch = (float *)tti_arena_alloc(ctx, &ctx->host, (size_t)ctx->n_threads * (size_t)vocab * 2 * sizeof(float));
-    ids = (int32_t *)tti_arena_alloc(ctx, &ctx->host, (size_t)ctx->n_threads * (size_t)vocab * sizeof(int32_t));
-    if (!scratch || !ids) { return TT_ERR_MEM; }
-#ifdef _OPENMP
-#pragma omp parallel for schedule(dynamic, 4) num_threads(ctx->n_threads) if (n > 1)
-#endif
-    for (i = 0; i < n; i++) {
-        size_t mine = (size_t)tti_worker() * (size_t)vocab;
-        tti_engine_sample(e, &e->slots[e->slot_ids[i]], rows + (size_t)i * (size_t)vocab, scratch + 2 * mine, ids + mine);
-    }
+    draw.rows = rows;
+    draw.scratch = (float *)tti_arena_alloc(ctx, &ctx->host, (size_t)ctx->n_threads * (size_t)vocab * 2 * sizeof(float));
+    draw.ids = (int32_t *)tti_arena_alloc(ctx, &ctx->host, (size_t)ctx->n_threads * (size_t)vocab * sizeof(int32_t));
+    if (!draw.scratch || !draw.ids) { return TT_ERR_MEM; }
+    draw.e = e;
+    draw.n = n;
+    draw.vocab = (size_t)vocab;
+    if (tti_parallel(ctx, tti_engine_draw, &draw, (n + TTI_DRAWS - 1) / TTI_DRAWS) != TT_OK) { return TT_ERR_MEM; }
     for (i = 0; i < n; i++) {
         tti_sequence *q = &e->slots[e->slot_ids[i]];
         const tt_completion *c = &e->out->items[q->item];

@@ -2,7 +2,7 @@
  *
  * Shows: loading a Hugging Face directory, encoding a prompt, the sampling controls, the on_token callback.
  *
- *     cc -O2 -fopenmp examples/generate.c -o build/generate -lm          (or: make examples)
+ *     cc -O2 examples/generate.c -o build/generate -lm                   (or: make examples)
  *     build/generate --model runs/shakespeare --prompt "ROMEO:" --temperature 0.8 --top-p 0.95
  *     build/generate --model runs/shakespeare --prompt "ROMEO:" --greedy --ids
  *

@@ -2,7 +2,7 @@
  *
  * Shows: reading JSON lines, packing sequences of any length without padding, a loss mask, epochs and shuffling.
  *
- *     cc -O2 -fopenmp examples/sft.c -o build/sft -lm                    (or: make examples)
+ *     cc -O2 examples/sft.c -o build/sft -lm                             (or: make examples)
  *     build/sft --model runs/shakespeare --data answers.jsonl --out runs/answers --epochs 3
  *
  * A line is {"question": ..., "answer": ...}, put into --template, or {"prompt": ..., "completion": ...}, taken as
