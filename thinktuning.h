@@ -542,7 +542,7 @@ typedef struct tt_model_config {
 } tt_model_config;
 
 typedef struct tt_model tt_model;
-/* Seeded init: embedding N(0,1) (gpt2: 0.02), head 0.02, matrices N(0, 1/fan_in), residual outputs further / sqrt(2 layers). */
+/* Seeded init: embedding N(0,1) (gpt2 and tied: 0.02), head 0.02, matrices N(0, 1/fan_in), residual outputs further / sqrt(2 layers). */
 TT_API tt_model *tt_model_create(tt_context *, const tt_model_config *, uint64_t seed);
 TT_API tt_model *tt_model_copy(const tt_model *);                         /* same weights, no gradients (frozen teacher, reference) */
 TT_API tt_status tt_model_assign(tt_model *to, const tt_model *from);     /* copies the weights between equal configs               */
