@@ -69,7 +69,7 @@ parity: build/test_parity
 fuzz: $(FUZZERS)
 	@for f in $^; do echo "== $$f"; mkdir -p build/corpus/$$(basename $$f) && \
 	  $$f -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=2048 -artifact_prefix=build/ \
-	  build/corpus/$$(basename $$f) || exit 1; done
+	  build/corpus/$$(basename $$f) $$([ $$f = build/fuzz_checkpoint ] && echo tests/golden/hf) || exit 1; done
 
 bench: $(BENCHES)
 	@for b in $^; do echo "== $$b"; $$b || exit 1; done

@@ -210,7 +210,7 @@ TT_API tt_status tt_make_dirs(tt_context *ctx, const char *path);               
 
 /* JSON, RFC 8259. A parsed document is one block of memory; nodes live as long as their root.
  * Strings are decoded UTF-8 (NUL-terminated, length beside it); \u escapes of lone surrogates become
- * U+FFFD; depth is limited to 128. Duplicate keys: the last wins in tt_json_get. */
+ * U+FFFD; depth is limited to 128, the number of values to 2^23. Duplicate keys: the last wins in tt_json_get. */
 typedef enum tt_json_type { TT_JSON_NULL, TT_JSON_BOOL, TT_JSON_NUMBER, TT_JSON_STRING, TT_JSON_ARRAY, TT_JSON_OBJECT } tt_json_type;
 typedef struct tt_json {
     tt_json_type type;
@@ -1483,6 +1483,7 @@ TT_API tt_status tt_make_dirs(tt_context *ctx, const char *path) {
 /* ---- JSON ---- 
  * Two passes over the text with the same parser: the first counts nodes and string bytes, the second
  * fills one block laid out as [header][nodes][strings]. */
+#define TTI_JSON_MAX_VALUES ((size_t)1 << 23)
 typedef struct tti_json_block { size_t bytes, padding; tt_json root; } tti_json_block;
 typedef struct tti_json_parser {
     tt_context *ctx;
@@ -1641,6 +1642,7 @@ static tt_json *tti_json_value(tti_json_parser *p, int depth) {
     tt_json counting, *node = p->nodes ? p->nodes + index : &counting;
     memset(node, 0, sizeof *node);
     if (depth > 128) { tti_json_fail(p, "nested deeper than 128"); return NULL; }
+    if (index >= TTI_JSON_MAX_VALUES) { tti_json_fail(p, "more than 8388608 values"); return NULL; }
     tti_json_space(p);
     if (p->at >= p->end) { tti_json_fail(p, "text ends where a value is expected"); return NULL; }
     if (*p->at == '{') { node->type = TT_JSON_OBJECT; tti_json_members(p, node, 1, depth); }
