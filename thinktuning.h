@@ -896,7 +896,8 @@ typedef struct tt_trainer_desc {
     tt_grpo_config grpo;
     const tt_teacher *teacher;     /* NULL = plain GRPO                                        */
     tt_think_config think;
-    tt_model *reference;           /* for beta > 0; NULL = a frozen copy is made               */
+    tt_model *reference;           /* for beta > 0; NULL = the model itself with its adapters
+                                      off, or a frozen copy if it has none                     */
     tt_adamw_desc adamw;
     tt_schedule schedule;
     int prompts_per_step;          /* 0 = 16                                                   */
@@ -5812,6 +5813,7 @@ static void tti_config_gpt2(tti_config_reader *r, tt_model_config *c) {
     tti_field_is(r, "activation_function", "gelu_new", "gelu_pytorch_tanh");
     tti_field_only(r, "scale_attn_weights", 1, "true");
     tti_field_only(r, "scale_attn_by_inverse_layer_idx", 0, "false");
+    tti_field_only(r, "add_cross_attention", 0, "false");
 }
 /* No sliding window, or one that never slides. */
 static void tti_config_window(tti_config_reader *r, const tti_family *family, const tt_model_config *c) {
@@ -8802,7 +8804,8 @@ TT_API tt_trainer *tt_trainer_create(tt_context *ctx, const tt_trainer_desc *des
     if (d.teacher) { t->teacher = *d.teacher; t->desc.teacher = &t->teacher; }
     t->end_token = end;
     t->optimizer = tt_adamw_create(d.model, &d.adamw);
-    if (d.grpo.beta != 0 && !d.reference) { t->reference = t->desc.reference = tt_model_copy(d.model); }
+    if (d.grpo.beta != 0 && !d.reference && tt_model_lora_get(d.model)) { t->desc.reference = d.model; }     /* its adapters off */
+    else if (d.grpo.beta != 0 && !d.reference) { t->reference = t->desc.reference = tt_model_copy(d.model); }
     if (!t->optimizer || (d.grpo.beta != 0 && !t->desc.reference)) { tt_trainer_destroy(t); return NULL; }
     return t;
 }
@@ -9000,6 +9003,13 @@ static tt_status tti_step_update(tt_trainer *t, const int *indices, tt_step_metr
     if (status == TT_OK) { m->grad_norm = stats.grad_norm; }
     return status;
 }
+static tt_status tti_reference_logprobs(tt_trainer *t, const int *indices) {
+    tt_model *reference = t->desc.reference;
+    int was = reference == t->desc.model ? tt_model_lora_enable(reference, 0) : 0;
+    tt_status status = tti_all_logprobs(t, reference, indices, 1);
+    if (reference == t->desc.model) { tt_model_lora_enable(reference, was); }
+    return status;
+}
 static tt_status tti_step_learn(tt_trainer *t, tt_step_metrics *m) {
     const tt_trainer_desc *d = &t->desc;
     tt_grpo_metrics sums;
@@ -9007,7 +9017,7 @@ static tt_status tti_step_learn(tt_trainer *t, tt_step_metrics *m) {
     tt_status status = indices ? TT_OK : TT_ERR_MEM;
     for (i = 0; indices && i < t->rollouts.n; i++) { indices[i] = i; }
     if (status == TT_OK && d->grpo.num_iterations > 1) { status = tti_all_logprobs(t, d->model, indices, 0); }
-    if (status == TT_OK && d->grpo.beta != 0) { status = tti_all_logprobs(t, d->reference, indices, 1); }
+    if (status == TT_OK && d->grpo.beta != 0) { status = tti_reference_logprobs(t, indices); }
     sums = m->grpo;                      /* each pass starts from the advantages' metrics: the last one is reported */
     for (i = 0; i < d->grpo.num_iterations && status == TT_OK; i++) {
         m->grpo = sums;
