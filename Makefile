@@ -10,6 +10,7 @@ TEST_CFLAGS ?= -O1 -g
 SANITIZE := -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
 SEEDS    ?= 1
 FUZZ_SECONDS ?= 60
+PYTHON   ?= python3
 
 LIBRARY  := thinktuning.h
 HARNESS  := $(LIBRARY) tests/tt_test.h
@@ -28,6 +29,7 @@ help:
 	@echo 'make race        the threaded parts under the thread sanitizer'
 	@echo 'make strict      the header without a warning: gcc and clang, C99 and C++11, with and without threads'
 	@echo 'make docs-check  compiles and runs the programs of README.md and of the manual'
+	@echo 'make parity      compares with transformers and peft, live (PYTHON with torch, transformers, peft)'
 	@echo 'make fuzz        fuzzes the readers with clang (FUZZ_SECONDS=n each)'
 	@echo 'make bench       every figure of bench/RESULTS.md'
 	@echo 'make clean       removes build/'
@@ -53,10 +55,16 @@ strict:
 docs-check:
 	@CC="$(CC)" tests/test_docs.sh
 
+parity: build/test_parity
+	rm -rf build/parity
+	$(PYTHON) tests/golden/make_hf_golden.py build/parity/golden
+	TT_PARITY_DIR=build/parity/golden build/test_parity
+	$(PYTHON) tests/golden/make_hf_golden.py --verify build/parity/golden build/parity/saved
+
 fuzz: $(FUZZERS)
 	@for f in $^; do echo "== $$f"; mkdir -p build/corpus/$$(basename $$f) && \
 	  $$f -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=2048 -artifact_prefix=build/ \
-	  build/corpus/$$(basename $$f) || exit 1; done
+	  build/corpus/$$(basename $$f) $$([ $$f = build/fuzz_checkpoint ] && echo tests/golden/hf) || exit 1; done
 
 bench: $(BENCHES)
 	@for b in $^; do echo "== $$b"; $$b || exit 1; done
@@ -95,5 +103,5 @@ build/test_header_cpp: tests/header_cpp.cpp $(HARNESS) | build
 $(FUZZERS): build/%: tests/%.c $(LIBRARY) | build
 	clang -std=c99 $(SANITIZE) -fsanitize=fuzzer $< -o $@ $(LDLIBS)
 
-.PHONY: help demo examples test check race strict docs-check fuzz bench clean
+.PHONY: help demo examples test check race strict docs-check parity fuzz bench clean
 .DEFAULT_GOAL := help

@@ -672,6 +672,47 @@ TT_TEST(trainer_with_reference_and_two_iterations) {
     TT_CHECK(m.grpo.ppo_kl != 0);              /* the second iteration has moved away from the first */
     rig_close(&r);
 }
+/* With adapters the reference is the same model with these off: bit for bit what a separate base gives. The state holds
+ * the adapters alone, and resumes exactly. */
+TT_TEST(trainer_with_adapters) {
+    rig r[3];
+    tt_model *base = NULL;
+    const char *path = tt_test_tmp("adapters.safetensors");
+    tt_lora_desc lora = TT_INIT;
+    tt_safetensors *state;
+    tt_step_metrics m;
+    int k, i;
+    lora.rank = 4;
+    for (k = 0; k < 3; k++) {
+        rig_open(&r[k], 1, NULL);
+        if (k == 1) { r[k].desc.reference = base = tt_model_copy(r[k].model); }
+        TT_CHECK_OK(r[k].ctx, tt_model_lora_add(r[k].model, &lora));
+        r[k].desc.grpo.beta = 0.05f;
+        r[k].desc.grpo.num_iterations = 2;
+        r[k].desc.think.total_steps = 8;
+        r[k].desc.teacher = &r[k].teacher;
+        rig_start(&r[k]);
+        TT_REQUIRE(r[k].trainer != NULL);
+    }
+    for (i = 0; i < 4; i++) {
+        TT_CHECK_OK(r[0].ctx, tt_trainer_step(r[0].trainer, &m));
+        TT_CHECK_OK(r[1].ctx, tt_trainer_step(r[1].trainer, NULL));
+        TT_CHECK_INT(tt_model_lora_enable(r[0].model, 1), 1);
+        if (i == 1) { TT_CHECK_OK(r[0].ctx, tt_trainer_save(r[0].trainer, path)); }
+    }
+    TT_CHECK(m.grpo.kl > 1e-6);
+    TT_CHECK(same_weights(r[0].model, r[1].model));
+    TT_CHECK_BYTES(tt_model_param(r[0].model, 1)->data, tt_model_param(base, 1)->data, tt_model_param(base, 1)->size * sizeof(float));
+    state = tt_safetensors_open(r[2].ctx, path);
+    TT_REQUIRE(state != NULL);
+    TT_CHECK_INT(tt_safetensors_count(state), 3 * 7 * 2);
+    tt_safetensors_close(state);
+    TT_CHECK_OK(r[2].ctx, tt_trainer_load(r[2].trainer, path));
+    for (i = 0; i < 2; i++) { TT_CHECK_OK(r[2].ctx, tt_trainer_step(r[2].trainer, NULL)); }
+    TT_CHECK(same_weights(r[0].model, r[2].model));
+    tt_model_destroy(base);
+    for (k = 0; k < 3; k++) { rig_close(&r[k]); }
+}
 TT_TEST(trainer_with_teacher) {
     rig r;
     tt_step_metrics m;
@@ -843,5 +884,5 @@ TT_TEST(evaluation_is_repeatable) {
 
 TT_MAIN(signs_documents_follow_the_grammar, signs_splits_are_disjoint, signs_judges_responses, signs_words_are_single_tokens,
         jsonl_rewards_answers, jsonl_errors_name_the_line, trainer_learns, trainer_resumes_bit_for_bit, trainer_threads_do_not_matter,
-        trainer_micro_batches_add_up, trainer_reduces_over_ranks, trainer_with_reference_and_two_iterations, trainer_with_teacher,
+        trainer_micro_batches_add_up, trainer_reduces_over_ranks, trainer_with_reference_and_two_iterations, trainer_with_adapters, trainer_with_teacher,
         trainer_errors_name_field_and_value, trainer_survives_lost_memory, metrics_are_json, evaluation_is_repeatable)
