@@ -673,9 +673,11 @@ typedef struct tt_rollout {
     unsigned char *is_teacher;          /* [response_length] 1 = token written by the teacher        */
     int stopped;                        /* exactly one end token, at the very end                    */
     int guided;                         /* augmented by a teacher                                    */
+    int off_policy;                     /* written by the user: tt_rollout_off_policy                */
     int attempt_length;                 /* guided: tokens before the feedback                        */
     float attempt_reward;               /* guided: reward of the response before augmentation        */
-    float rewards[TT_MAX_REWARDS], reward, advantage;
+    float rewards[TT_MAX_REWARDS];      /* NaN = abstains                                            */
+    float reward, advantage;            /* reward NaN: nobody scored it                              */
 } tt_rollout;
 typedef struct tt_rollouts {
     tt_context *ctx;
@@ -688,18 +690,66 @@ typedef struct tt_rollouts {
 TT_API tt_status tt_rollouts_create(tt_context *, const tt_request *requests, int n_requests, const tt_completions *, int end_token, tt_rollouts *out);
 TT_API tt_status tt_rollouts_question(tt_rollouts *, int group, const char *text);   /* copied */
 TT_API tt_status tt_rollout_replace(tt_rollouts *, int index, const int32_t *response, int length, int attempt_length, int end_token);  /* new response text */
+/* A response that the student did not write takes the place of a sample (LUFFY, arXiv 2504.14945). It is rewarded like any
+ * other; its tokens have the loss -A p / (p + luffy_gamma). */
+TT_API tt_status tt_rollout_off_policy(tt_rollouts *, int index, const int32_t *response, int length, int end_token);
 TT_API void      tt_rollouts_free(tt_rollouts *);
 
 typedef enum tt_scale_rewards { TT_SCALE_GROUP = 0, TT_SCALE_BATCH, TT_SCALE_NONE } tt_scale_rewards;
-typedef enum tt_advantage_type { TT_ADV_GRPO = 0, TT_ADV_RLOO, TT_ADV_OPO, TT_ADV_PASSK, TT_ADV_REINFORCE_PP_BASELINE, TT_ADV_GPG } tt_advantage_type;
-typedef enum tt_loss_type { TT_LOSS_PPO_CLIP = 0, TT_LOSS_CISPO, TT_LOSS_SAPO, TT_LOSS_GSPO, TT_LOSS_REINFORCE } tt_loss_type;
+/* R: reward, mean and std of its group unless said; scale: see scale_rewards. */
+typedef enum tt_advantage_type {
+    TT_ADV_GRPO = 0,               /* (R - mean) / scale; with TT_SCALE_NONE Dr.GRPO                        */
+    TT_ADV_RLOO,                   /* R - mean of the others (leave one out)                                */
+    TT_ADV_OPO,                    /* R - sum n_j R_j / sum n_j, weighted by response length                */
+    TT_ADV_PASSK,                  /* the best gets (best - second) / scale, all others 0                   */
+    TT_ADV_REINFORCE_PP_BASELINE,  /* R - mean, then whitened over all tokens of the batch                  */
+    TT_ADV_GPG,                    /* (R - mean) * samples / samples with R != 0                            */
+    TT_ADV_REINFORCE_PP,           /* R, then whitened over all tokens of the batch                         */
+    TT_ADV_GDPO,                   /* sum of weight * (R_k - mean) / std of each reward, then standardised over the batch */
+    TT_ADV_LUFFY                   /* mean and std of the group's on-policy samples, for all of them        */
+} tt_advantage_type;
+/* l, o, s: log-prob now, at the rollout, by the sampler; r = exp(l - o). Losses of a whole sequence stand for each of
+ * its tokens; TT_SEQ_MEAN_TOKEN_MEAN then gives their mean over sequences. */
+typedef enum tt_loss_type {
+    TT_LOSS_PPO_CLIP = 0,          /* max(-A r, -A clamp(r, 1 - epsilon_low, 1 + epsilon_high))             */
+    TT_LOSS_CISPO,                 /* -sg(min(r, cispo_epsilon_max)) A l                                    */
+    TT_LOSS_SAPO,                  /* -A 4/tau sigmoid(tau (r - 1))                                         */
+    TT_LOSS_GSPO,                  /* sequence: PPO_CLIP of exp(mean(l - o))                                */
+    TT_LOSS_REINFORCE,             /* -A l                                                                  */
+    TT_LOSS_CISPO_CLAMP,           /* verl's CISPO: -sg(clamp(r, 1 - epsilon_low, 1 + epsilon_high)) A l    */
+    TT_LOSS_GSPO_TOKEN,            /* verl's GSPO: as GSPO, mean(l - o) at most 10                          */
+    TT_LOSS_GMPO,                  /* sequence: -A exp(mean of l - o, each clipped to +-epsilon)            */
+    TT_LOSS_VESPO,                 /* -sg(phi) A l, phi = w^k exp(lambda (1 - w)), w = product of r         */
+    TT_LOSS_RLOO                   /* sequence: PPO_CLIP of exp(sum(l - o))                                 */
+} tt_loss_type;
+/* Weight of a token. n: tokens of its response in the loss, B: responses, both of the whole optimizer batch. */
 typedef enum tt_aggregation {
-    TT_TOKEN_MEAN = 0,             /* verl token-mean, TRL dapo: 1 / tokens of the whole optimizer batch   */
-    TT_SEQ_MEAN_TOKEN_MEAN,        /* TRL grpo: 1 / (n_i B)                                                */
-    TT_SEQ_MEAN_TOKEN_SUM,         /* verl: 1 / sequences                                                  */
-    TT_DR_GRPO                     /* 1 / (B max_completion_length)                                        */
+    TT_TOKEN_MEAN = 0,             /* verl token-mean, TRL dapo: 1 / all tokens                             */
+    TT_SEQ_MEAN_TOKEN_MEAN,        /* TRL grpo: 1 / (n B)                                                   */
+    TT_SEQ_MEAN_TOKEN_SUM,         /* verl: 1 / non-empty responses                                         */
+    TT_DR_GRPO,                    /* 1 / (B max_completion_length)                                         */
+    TT_SEQ_MEAN_FILLED,            /* verl seq-mean-token-mean: 1 / ((n + 1e-8) non-empty responses)        */
+    TT_SEQ_SUM_NORM,               /* verl seq-mean-token-sum-norm: 1 / longest response                    */
+    TT_LUSPO,                      /* TRL luspo: 1 / B                                                      */
+    TT_BNPO                        /* TRL bnpo: 1 / tokens of the MICRO-batch: depends on how the batch is split */
 } tt_aggregation;
-typedef enum tt_kl_type { TT_KL_K3 = 0, TT_KL_K1, TT_KL_K2 } tt_kl_type;
+/* x = reference - l */
+typedef enum tt_kl_type {
+    TT_KL_K3 = 0,                  /* e^x - x - 1                                                           */
+    TT_KL_K1,                      /* -x                                                                    */
+    TT_KL_K2,                      /* x^2 / 2                                                               */
+    TT_KL_K3_CLAMP,                /* verl low_var_kl: k3 at most 10, x within +-20                         */
+    TT_KL_K3_RATIO                 /* r k3: TRL use_bias_correction_kl                                      */
+} tt_kl_type;
+/* Correction w = exp(o - s) of the policy loss where sampler and trainer disagree (top-p, another engine). */
+typedef enum tt_mismatch {
+    TT_MISMATCH_OFF = 0,
+    TT_MISMATCH_TOKEN_TRUNCATE,    /* TIS: w within [mismatch_low, mismatch_high]                           */
+    TT_MISMATCH_TOKEN_MASK,        /* w, 0 outside                                                          */
+    TT_MISMATCH_SEQ_TRUNCATE,      /* the same of the product over the response                             */
+    TT_MISMATCH_SEQ_MASK,
+    TT_MISMATCH_GEOMETRIC_MASK     /* w, 0 for responses whose geometric mean of w is outside: OpenRLHF     */
+} tt_mismatch;
 typedef enum tt_aas { TT_AAS_RELEASED = 0, TT_AAS_FORMULA, TT_AAS_LUFFY, TT_AAS_OFF } tt_aas;   /* THINK: shaping of guided tokens */
 
 typedef struct tt_grpo_config {
@@ -713,18 +763,30 @@ typedef struct tt_grpo_config {
     float entropy_coef;            /* bonus; 0 = off                                   */
     float cispo_epsilon_max;       /* 0 = 5                                            */
     float advantage_eps;           /* 0 = 1e-6 (verl, paper); TRL 1e-4                 */
+    int biased_std;                /* 1: variances divide by n, not n - 1              */
+    int keep_single;               /* 1: a group of one keeps R (mean 0, std 1: verl); 0: gets 0 */
     tt_advantage_type advantage;
     tt_scale_rewards scale_rewards;
     tt_loss_type loss;
     tt_aggregation aggregation;
     tt_kl_type kl;
+    int kl_in_reward;              /* 1: beta KL(old, reference) of the response is taken from its reward, not added to the loss */
     int mask_truncated_completions;    /* 1: responses without end token leave the loss */
-    int num_iterations;            /* updates per rollout batch; 0 = 1                 */
+    int overlong_cache;            /* c: tokens before max_completion_length L in which the reward falls by (n - L + c) / c; 0 = off */
+    float overlong_factor;         /* times this, without a floor: verl; 0 = TRL: -1 at most */
+    tt_mismatch mismatch;
+    float mismatch_low, mismatch_high;   /* 0 = none, 2 (masks: 3)                     */
+    float off_policy_mask_threshold;     /* responses with A < 0 and mean(s - l) above this leave the policy loss; 0 = off */
+    float sapo_tau_pos, sapo_tau_neg;    /* 0 = 1, 1.05                                */
+    float vespo_k_pos, vespo_lambda_pos, vespo_k_neg, vespo_lambda_neg;   /* 0 = 2, 3, 3, 2 */
+    int num_iterations;            /* passes over a rollout batch; 0 = 1               */
+    int num_mini_batches;          /* updates in a pass, each on as many whole groups; 0 = 1 */
+    int dynamic_sampling;          /* groups of equal rewards are sampled anew from other questions, at most so many times (DAPO); 0 = off */
     int micro_batch_tokens;        /* tokens of one forward/backward; 0 = 8192         */
     /* ThinkTuning's Advantage-Aware Shaping, for tokens with teacher_mask */
     tt_aas aas;
     float gamma_min, gamma_max, advantage_min, advantage_max;   /* all 0 = 0.001, -0.001, -4, 4 */
-    float luffy_gamma;             /* 0 = 0.1                                          */
+    float luffy_gamma;             /* 0 = 0.1; negative: the loss is -A p, unshaped    */
     float fallback_p;              /* A < 0 and p below this: ordinary term; 0 = 0.01, negative = off */
 } tt_grpo_config;
 
@@ -733,14 +795,20 @@ typedef struct tt_grpo_metrics {
     double loss, entropy, kl, ppo_kl, clip_low, clip_high, clip_dual;
     double aas_fallback_share, aas_factor_mean, aas_factor_max;
     double sampling_logp_difference_max;
+    double mismatch_mean, mismatch_deviation_max;   /* of the weights w; largest |w - 1|; 1 and 0 where sampler and trainer agree */
     double reward, reward_std, frac_reward_zero_std;
+    double rewards[TT_MAX_REWARDS], overlong, reward_kl;   /* means: of each reward, what the length cost, beta KL */
+    double n_unscored;             /* responses that nobody scored                      */
     double n_tokens, n_guided_tokens;
 } tt_grpo_metrics;
 
-/* reward = sum of rewards[k] * weights[k] (NULL = 1); a NaN abstains if another one scores; then advantage. A reward
- * that is not finite is an error naming prompt and sample. Equal rewards in a group, and groups of one, give exactly 0. */
+/* reward = sum of rewards[k] * weights[k] (NULL = 1), less the cost of length and KL; then advantage. A NaN abstains; a
+ * response that nobody scores gets 0 and leaves the statistics. An infinite reward is an error naming prompt and
+ * sample. Equal rewards in a group, and groups of one, give exactly 0 (before REINFORCE++'s whitening). */
 TT_API tt_status tt_grpo_advantages(tt_rollouts *, const tt_grpo_config *, const float *reward_weights, tt_grpo_metrics *);
-/* One token: loss and d loss / d logp, in double. In: logp l, old o, reference f (NaN = none), advantage, guided flag. */
+TT_API double    tt_grpo_overlong(const tt_grpo_config *, int response_length);   /* what the length adds to the reward, <= 0 */
+/* One token: loss and d loss / d logp, in double. In: logp l, old o, reference f (NaN = none), advantage; guided: 0 the
+ * student's, 1 of a guided response, 2 off-policy. Losses of a sequence take it as a sequence of one. */
 typedef struct tt_token_loss { double loss, dloss, kl; int clipped_low, clipped_high, clipped_dual, fallback; double factor; } tt_token_loss;
 TT_API tt_token_loss tt_grpo_token_loss(const tt_grpo_config *, double logp, double old_logp, double ref_logp, double advantage, int guided);
 /* Policy loss of rollouts[indices[0..n)] in one graph: a scalar whose denominators are those of ALL of `all`, so
@@ -756,7 +824,10 @@ TT_API tt_batch  *tt_rollouts_batch(tt_context *, const tt_rollouts *all, const 
  * the place of the original in its group. */
 
 typedef struct tt_attempt { const char *question, *response; size_t question_size, response_size; int rollout; } tt_attempt;
-typedef struct tt_feedback { tt_text reason, phrase, opinion; } tt_feedback;   /* filled by the teacher */
+typedef struct tt_feedback {           /* filled by the teacher                                             */
+    tt_text reason, phrase, opinion;
+    int n_tokens;                      /* that it sampled; 0 = not known, then those that are appended count */
+} tt_feedback;
 typedef struct tt_teacher {
     tt_status (*feedback)(void *user, const tt_attempt *attempts, int n, tt_feedback *out);
     void *user;
@@ -767,14 +838,24 @@ typedef struct tt_teacher {
 typedef struct tt_teacher_prompt {
     const char *prompt_template;  /* NULL = "Question:\n{question}\n\nResponse:\n{response}"               */
     const char *system;           /* put before it (format, worked examples); NULL = none                 */
+    const char *examples_path;    /* worked examples from a text file, after system; NULL = none          */
+    const char *example_template; /* NULL = "Question:\n{question}\n\nResponse:\n{response}\n\n{feedback}\n\n" */
     const char *stop_token;       /* text of the token that ends the feedback; required                   */
     int max_new_tokens;           /* 0 = 1024                                                             */
     int max_batch;
 } tt_teacher_prompt;
 typedef struct tt_model_teacher tt_model_teacher;
+/* The examples file, plain text: lines before the first [section] are ignored; [system] holds the instruction; each of
+ * [self-agreement], [self-conflict], [self-consultation], [self-critique], as often as you like, one worked example
+ * in three parts that follow the lines "Question:", "Response:" and "Feedback:". White space around parts is cut.
+ * The model decides what kind of teacher it is: a tt_model_copy of the base is frozen, the student itself is the current
+ * one, another model another one; see also tt_teacher_follow. */
 TT_API tt_model_teacher *tt_model_teacher_create(tt_model *, const tt_tokenizer *, const tt_teacher_prompt *);  /* model and tokenizer are lent */
 TT_API void       tt_model_teacher_destroy(tt_model_teacher *);
 TT_API tt_teacher tt_teacher_model(tt_model_teacher *);
+TT_API tt_status  tt_teacher_prompt_text(const tt_model_teacher *, const char *question, const char *response, tt_text *out);   /* all that it reads */
+/* A teacher that follows its student: weights = decay * weights + (1 - decay) * those of the student. 0 <= decay <= 1. */
+TT_API tt_status  tt_teacher_follow(tt_model *teacher, const tt_model *student, float decay);
 /* The last <name>...</name> in text; 0 and empty if a tag is missing. begin and length point into text. White space
  * around is trimmed, but for one space right before the first word: it belongs to that word's token. */
 TT_API int tt_think_tag(const char *text, size_t size, const char *name, const char **begin, size_t *length);
@@ -794,13 +875,15 @@ typedef struct tt_think_metrics {
     double pct; int n_guided, n_eligible;
     double guided_share, teacher_accuracy, rescue_rate, spoil_rate;   /* from rewards; see tt_think_score */
     double reward_guided, reward_unguided;
+    double teacher_tokens;                                            /* sampled by the teacher */
 } tt_think_metrics;
 TT_API double    tt_think_pct(const tt_think_config *, int step);      /* of the schedule                       */
 TT_API int       tt_think_active(const tt_think_config *, int step);   /* 0 once the teacher is off             */
 /* Selects per group k = max(1, floor(eligible * pct)) stopped responses without replacement, asks the teacher, replaces them
  * in place (cut at max_completion_length) and sets teacher_mask, guided, attempt_length. Rewards come afterwards. */
 TT_API tt_status tt_think_augment(tt_rollouts *, const tt_teacher *, const tt_tokenizer *, const tt_think_config *, const tt_grpo_config *, int end_token, int step, tt_think_metrics *);
-TT_API void      tt_think_score(const tt_rollouts *, tt_think_metrics *);   /* after the rewards: the rates */
+/* After the rewards: the rates. A response is right if its first reward is above one half. */
+TT_API void      tt_think_score(const tt_rollouts *, tt_think_metrics *);
 
 /* ==== 12. trainer ========================================================================== */
 
@@ -886,6 +969,10 @@ TT_API const tt_rollouts *tt_trainer_rollouts(const tt_trainer *);           /* 
 TT_API tt_status   tt_trainer_save(tt_trainer *, const char *path);          /* weights, moments, counters: resumes bit for bit */
 TT_API tt_status   tt_trainer_load(tt_trainer *, const char *path);
 TT_API tt_status   tt_metrics_json(const tt_step_metrics *, tt_text *out);   /* one JSON object, TRL/verl names, no newline; no timings if step_s is 0 */
+
+/* Unbiased estimate of pass@k from n samples of which c are right: 1 - C(n - c, k) / C(n, k) (Chen et al., arXiv
+ * 2107.03374). 1 <= k <= n. */
+TT_API double tt_pass_at_k(int n, int c, int k);
 
 /* The student alone on held-out questions. */
 typedef struct tt_evaluation { int n; double accuracy, first_accuracy, reflection_rate, correction_rate, spoil_rate, mean_length, stopped_rate; double behaviour[TT_N_BEHAVIOURS]; } tt_evaluation;
@@ -6566,10 +6653,19 @@ TT_API tt_status tt_rollout_replace(tt_rollouts *all, int index, const int32_t *
         fresh.is_teacher[t] = 1;
     }
     fresh.guided = 1;
+    fresh.off_policy = 0;
     fresh.attempt_length = attempt_length;
     fresh.attempt_reward = r->reward;
     tti_rollout_free(all->ctx, r);
     *r = fresh;
+    return TT_OK;
+}
+TT_API tt_status tt_rollout_off_policy(tt_rollouts *all, int index, const int32_t *response, int length, int end_token) {
+    tt_status status = tt_rollout_replace(all, index, response, length, 0, end_token);
+    if (status != TT_OK) { return status; }
+    all->items[index].guided = 0;
+    all->items[index].off_policy = 1;
+    memset(all->items[index].teacher_mask, 1, (size_t)length);
     return TT_OK;
 }
 TT_API void tt_rollouts_free(tt_rollouts *all) {
@@ -6612,8 +6708,8 @@ static tt_grpo_config tti_grpo_resolve(const tt_grpo_config *in) {
     if (c.num_generations == 0) { c.num_generations = 8; }
     if (c.max_completion_length == 0) { c.max_completion_length = 128; }
     if (c.temperature == 0) { c.temperature = 1; }
-    if (c.epsilon_low == 0) { c.epsilon_low = 0.2f; }
-    if (c.epsilon_high == 0) { c.epsilon_high = 0.2f; }
+    if (c.epsilon_low == 0) { c.epsilon_low = c.loss == TT_LOSS_GMPO ? 0.4f : 0.2f; }
+    if (c.epsilon_high == 0) { c.epsilon_high = c.loss == TT_LOSS_GMPO ? 0.4f : 0.2f; }
     if (c.dual_clip == 0) { c.dual_clip = 3; }
     if (c.cispo_epsilon_max == 0) { c.cispo_epsilon_max = 5; }
     if (c.advantage_eps == 0) { c.advantage_eps = 1e-6f; }
@@ -6625,121 +6721,286 @@ static tt_grpo_config tti_grpo_resolve(const tt_grpo_config *in) {
     }
     if (c.luffy_gamma == 0) { c.luffy_gamma = 0.1f; }
     if (c.fallback_p == 0) { c.fallback_p = 0.01f; }
+    if (c.mismatch_high == 0) { c.mismatch_high = c.mismatch == TT_MISMATCH_TOKEN_TRUNCATE || c.mismatch == TT_MISMATCH_SEQ_TRUNCATE ? 2 : 3; }
+    if (c.sapo_tau_pos == 0) { c.sapo_tau_pos = 1; }
+    if (c.sapo_tau_neg == 0) { c.sapo_tau_neg = 1.05f; }
+    if (c.vespo_k_pos == 0) { c.vespo_k_pos = 2; }
+    if (c.vespo_lambda_pos == 0) { c.vespo_lambda_pos = 3; }
+    if (c.vespo_k_neg == 0) { c.vespo_k_neg = 3; }
+    if (c.vespo_lambda_neg == 0) { c.vespo_lambda_neg = 2; }
     return c;
 }
-
-/* ---- advantages ---- */
-/* reward = sum of weight * rewards; a NaN abstains. */
-static tt_status tti_rewards_sum(tt_rollouts *all, const float *weights) {
-    int i, k;
-    if (all->n_rewards < 1 || all->n_rewards > TT_MAX_REWARDS) { return tt_fail(all->ctx, TT_ERR_ARG, "tt_grpo_advantages: n_rewards is %d, expected 1..%d", all->n_rewards, TT_MAX_REWARDS); }
-    for (i = 0; i < all->n; i++) {
-        tt_rollout *r = &all->items[i];
-        double sum = 0;
-        int scored = 0;
-        for (k = 0; k < all->n_rewards; k++) {
-            if (isnan(r->rewards[k])) { continue; }
-            sum += (double)r->rewards[k] * (weights ? (double)weights[k] : 1.0);
-            scored = 1;
-        }
-        r->reward = scored ? (float)sum : (float)NAN;
-        if (!isfinite(r->reward)) { return tt_fail(all->ctx, TT_ERR_NUMBER, "reward of prompt %d, sample %d is %g, expected a finite number", r->group, r->sample, (double)r->reward); }
+/* A field outside its range is an error that names field, value and range. c is resolved. */
+static tt_status tti_grpo_check(tt_context *ctx, const tt_grpo_config *c) {
+    struct { const char *name; double value, low, high; } fields[23];
+    int n = 0, i;
+#define TTI_RANGE(field, least, most) (fields[n].name = #field, fields[n].value = (double)c->field, fields[n].low = least, fields[n].high = most, n++)
+    TTI_RANGE(advantage, TT_ADV_GRPO, TT_ADV_LUFFY);
+    TTI_RANGE(scale_rewards, TT_SCALE_GROUP, TT_SCALE_NONE);
+    TTI_RANGE(loss, TT_LOSS_PPO_CLIP, TT_LOSS_RLOO);
+    TTI_RANGE(aggregation, TT_TOKEN_MEAN, TT_BNPO);
+    TTI_RANGE(kl, TT_KL_K3, TT_KL_K3_RATIO);
+    TTI_RANGE(mismatch, TT_MISMATCH_OFF, TT_MISMATCH_GEOMETRIC_MASK);
+    TTI_RANGE(aas, TT_AAS_RELEASED, TT_AAS_OFF);
+    TTI_RANGE(num_generations, 1, INT_MAX);
+    TTI_RANGE(max_completion_length, 1, INT_MAX);
+    TTI_RANGE(temperature, 1e-6, 1e6);
+    TTI_RANGE(epsilon_low, 0, c->loss == TT_LOSS_GMPO ? 20 : 1);
+    TTI_RANGE(epsilon_high, 0, HUGE_VAL);
+    TTI_RANGE(delta, 0, HUGE_VAL);
+    TTI_RANGE(beta, 0, 1e6);
+    TTI_RANGE(entropy_coef, -1e6, 1e6);
+    TTI_RANGE(cispo_epsilon_max, 0, HUGE_VAL);
+    TTI_RANGE(advantage_eps, 0, 1e6);
+    TTI_RANGE(overlong_cache, 0, c->max_completion_length);
+    TTI_RANGE(overlong_factor, 0, 1e6);
+    TTI_RANGE(mismatch_low, 0, c->mismatch_high);
+    TTI_RANGE(dynamic_sampling, 0, 1000);
+    TTI_RANGE(num_iterations, 0, 1000000);
+    TTI_RANGE(num_mini_batches, 0, 1000000);
+#undef TTI_RANGE
+    for (i = 0; i < n; i++) {
+        if (fields[i].value >= fields[i].low && fields[i].value <= fields[i].high) { continue; }
+        return tt_fail(ctx, TT_ERR_ARG, "grpo: %s is %g, expected %g .. %g", fields[i].name, fields[i].value, fields[i].low, fields[i].high);
     }
     return TT_OK;
 }
-static double tti_mean_reward(const tt_rollout *r, int n) {
-    double sum = 0;
-    int i;
-    for (i = 0; i < n; i++) { sum += (double)r[i].reward; }
-    return sum / n;
+static double tti_clip(double x, double low, double high) { return x < low ? low : x > high ? high : x; }
+
+/* k1, k2, k3 of http://joschu.net/blog/kl-approx.html with x = reference - l; r = exp(l - o). e^x is kept within a
+ * float's range. slope: d kl / d l. */
+static double tti_kl(const tt_grpo_config *c, double l, double o, double f, double *slope) {
+    double x = f - l, top = c->kl == TT_KL_K3_CLAMP ? tti_clip(x, -20, 20) : x < 80 ? x : 80, kl = exp(top) - top - 1, r;
+    *slope = top == x ? 1 - exp(x) : 0;
+    switch (c->kl) {
+    case TT_KL_K1: *slope = 1; return -x;
+    case TT_KL_K2: *slope = -x; return 0.5 * x * x;
+    case TT_KL_K3: return kl;
+    case TT_KL_K3_RATIO:
+        r = exp(tti_clip(l - o, -20, 20));
+        *slope = *slope * r + (fabs(l - o) <= 20 ? kl * r : 0);
+        return kl * r;
+    case TT_KL_K3_CLAMP: break;
+    }
+    if (kl <= 10) { return kl; }
+    *slope = 0;
+    return 10;
 }
-/* Unbiased standard deviation; 0 for a single value. */
-static double tti_std_reward(const tt_rollout *r, int n) {
-    double mean = tti_mean_reward(r, n), sum = 0;
+
+/* ---- rewards ---- */
+static int tti_in_loss(const tt_rollout *r, int t, const tt_grpo_config *c) { return r->mask[t] && (r->stopped || !c->mask_truncated_completions); }
+static int tti_loss_tokens(const tt_rollout *r, const tt_grpo_config *c) {
+    int t, n = 0;
+    for (t = 0; t < r->response_length; t++) { n += tti_in_loss(r, t, c); }
+    return n;
+}
+/* Soft overlong punishment (DAPO, arXiv 2503.14476). */
+static double tti_overlong(const tt_grpo_config *c, int length) {
+    double over = length - (c->max_completion_length - c->overlong_cache), cost;
+    if (c->overlong_cache == 0 || over <= 0) { return 0; }
+    cost = over / c->overlong_cache;
+    return c->overlong_factor > 0 ? -cost * (double)c->overlong_factor : cost > 1 ? -1 : -cost;
+}
+TT_API double tt_grpo_overlong(const tt_grpo_config *config, int response_length) {
+    tt_grpo_config c = tti_grpo_resolve(config);
+    return tti_overlong(&c, response_length);
+}
+/* beta KL(old, reference) of a response. */
+static tt_status tti_reward_kl(tt_context *ctx, const tt_grpo_config *c, const tt_rollout *r, double *kl) {
+    double slope, sum = 0;
+    int t;
+    if (!r->old_logprobs || !r->ref_logprobs) {
+        return tt_fail(ctx, TT_ERR_ARG, "tt_grpo_advantages: kl_in_reward is 1 but prompt %d, sample %d has no %s_logprobs", r->group, r->sample, r->old_logprobs ? "ref" : "old");
+    }
+    for (t = 0; t < r->response_length; t++) {
+        if (r->mask[t]) { sum += tti_kl(c, (double)r->old_logprobs[t], (double)r->old_logprobs[t], (double)r->ref_logprobs[t], &slope); }
+    }
+    *kl = (double)c->beta * sum;
+    return TT_OK;
+}
+/* reward = sum of weight * rewards, less what length and KL cost; NaN if every one of them abstains. */
+static tt_status tti_reward_sum(tt_rollouts *all, tt_rollout *r, const tt_grpo_config *c, const float *weights, tt_grpo_metrics *m) {
+    double sum = 0, overlong = tti_overlong(c, r->response_length), kl = 0;
+    int scored = 0, k;
+    tt_status status = c->kl_in_reward && c->beta > 0 ? tti_reward_kl(all->ctx, c, r, &kl) : TT_OK;
+    if (status != TT_OK) { return status; }
+    for (k = 0; k < all->n_rewards; k++) {
+        if (isnan(r->rewards[k])) { continue; }
+        sum += (double)r->rewards[k] * (weights ? (double)weights[k] : 1.0);
+        scored = 1;
+    }
+    r->reward = scored ? (float)(sum + overlong - kl) : (float)NAN;
+    if (scored && !isfinite(r->reward)) { return tt_fail(all->ctx, TT_ERR_NUMBER, "reward of prompt %d, sample %d is %g, expected a finite number", r->group, r->sample, (double)r->reward); }
+    m->overlong += overlong / all->n;
+    m->reward_kl += kl / all->n;
+    m->n_unscored += !scored;
+    return TT_OK;
+}
+static tt_status tti_rewards_sum(tt_rollouts *all, const tt_grpo_config *c, const float *weights, tt_grpo_metrics *m) {
     int i;
-    for (i = 0; i < n; i++) { sum += ((double)r[i].reward - mean) * ((double)r[i].reward - mean); }
-    return n > 1 ? sqrt(sum / (n - 1)) : 0;
+    tt_status status = TT_OK;
+    if (all->n_rewards < 1 || all->n_rewards > TT_MAX_REWARDS) { return tt_fail(all->ctx, TT_ERR_ARG, "tt_grpo_advantages: n_rewards is %d, expected 1..%d", all->n_rewards, TT_MAX_REWARDS); }
+    m->overlong = m->reward_kl = m->n_unscored = 0;
+    for (i = 0; i < all->n && status == TT_OK; i++) { status = tti_reward_sum(all, &all->items[i], c, weights, m); }
+    return status;
+}
+
+/* ---- advantages ---- */
+/* Reward k of those who have one, or with k = TTI_TOTAL the sum; on_policy: off-policy responses do not count. */
+enum { TTI_TOTAL = -1 };
+typedef struct tti_stats { int n, equal; double mean, std; } tti_stats;
+static double tti_reward_of(const tt_rollout *r, int k) { return (double)(k == TTI_TOTAL ? r->reward : r->rewards[k]); }
+static tti_stats tti_reward_stats(const tt_rollout *r, int n, int k, int biased, int on_policy) {
+    tti_stats s = TT_INIT;
+    double sum = 0, first = 0;
+    int i;
+    s.equal = 1;
+    for (i = 0; i < n; i++) {
+        double x = tti_reward_of(&r[i], k);
+        if (isnan(x) || (on_policy && r[i].off_policy)) { continue; }
+        if (s.n++ == 0) { first = x; }
+        s.equal = s.equal && x == first;
+        s.mean += x;
+    }
+    if (s.n > 0) { s.mean /= s.n; }
+    for (i = 0; i < n; i++) {
+        double x = tti_reward_of(&r[i], k);
+        if (!isnan(x) && !(on_policy && r[i].off_policy)) { sum += (x - s.mean) * (x - s.mean); }
+    }
+    s.std = s.n > 1 ? sqrt(sum / (biased ? s.n : s.n - 1)) : 0;
+    return s;
+}
+/* (reward - baseline) / scale for all who have one, 0 for the others. */
+static void tti_advantage_set(tt_rollout *r, int n, double baseline, double scale) {
+    int i;
+    for (i = 0; i < n; i++) { r[i].advantage = isnan(r[i].reward) ? 0.0f : (float)(((double)r[i].reward - baseline) / scale); }
 }
 /* Best minus second best for the best (the first of equals), 0 for all others: verl's grpo_passk. */
 static void tti_advantage_passk(tt_rollout *r, int n, double scale) {
-    int best = 0, second = -1, i;
-    for (i = 1; i < n; i++) { if (r[i].reward > r[best].reward) { best = i; } }
-    for (i = 0; i < n; i++) { if (i != best && (second < 0 || r[i].reward > r[second].reward)) { second = i; } }
-    for (i = 0; i < n; i++) { r[i].advantage = 0; }
+    int best = -1, second = -1, i;
+    for (i = 0; i < n; i++) {
+        r[i].advantage = 0;
+        if (!isnan(r[i].reward) && (best < 0 || r[i].reward > r[best].reward)) { best = i; }
+    }
+    for (i = 0; i < n; i++) { if (i != best && !isnan(r[i].reward) && (second < 0 || r[i].reward > r[second].reward)) { second = i; } }
     if (second >= 0) { r[best].advantage = (float)(((double)r[best].reward - (double)r[second].reward) / scale); }
+}
+/* LUFFY's grpo_split: one on-policy sample has mean 0 and std 1, equal ones have std 1. */
+static void tti_advantage_luffy(tt_rollout *r, int n, const tt_grpo_config *c) {
+    tti_stats s = tti_reward_stats(r, n, TTI_TOTAL, c->biased_std, 1);
+    double scale = (s.n > 1 && !s.equal ? s.std : 1) + (double)c->advantage_eps;
+    tti_advantage_set(r, n, s.n > 1 ? s.mean : 0, c->scale_rewards == TT_SCALE_NONE ? 1 : scale);
+}
+static double tti_length_baseline(const tt_rollout *r, int n) {
+    double weight = 0, weighted = 0;
+    int i;
+    for (i = 0; i < n; i++) {
+        if (isnan(r[i].reward)) { continue; }
+        weight += r[i].response_length;
+        weighted += (double)r[i].response_length * (double)r[i].reward;
+    }
+    return weighted / weight;
 }
 /* Of the whole batch: standard deviation, and the share of rewards that are not 0. */
 typedef struct tti_batch_rewards { double std, scored; } tti_batch_rewards;
 static void tti_advantage_group(tt_rollout *r, int n, const tt_grpo_config *c, const tti_batch_rewards *batch) {
-    double baseline = tti_mean_reward(r, n), scale = 1, weight = 0, weighted = 0;
-    int i, equal = 1;
-    for (i = 0; i < n; i++) {
-        equal = equal && r[i].reward == r[0].reward;
-        weight += r[i].response_length;
-        weighted += (double)r[i].response_length * (double)r[i].reward;
-    }
-    if (equal) { for (i = 0; i < n; i++) { r[i].advantage = 0; } return; }
-    if (c->scale_rewards == TT_SCALE_GROUP) { scale = tti_std_reward(r, n) + (double)c->advantage_eps; }
+    tti_stats s = tti_reward_stats(r, n, TTI_TOTAL, c->biased_std, 0);
+    double baseline = s.mean, scale = 1;
+    int i;
+    if (c->advantage == TT_ADV_LUFFY) { tti_advantage_luffy(r, n, c); return; }
+    if (c->advantage == TT_ADV_REINFORCE_PP) { tti_advantage_set(r, n, 0, 1); return; }
+    if (n == 1 && c->keep_single && c->advantage == TT_ADV_GRPO) { tti_advantage_set(r, 1, 0, 1 + (double)c->advantage_eps); return; }
+    if (s.equal) { for (i = 0; i < n; i++) { r[i].advantage = 0; } return; }
+    if (c->scale_rewards == TT_SCALE_GROUP) { scale = s.std + (double)c->advantage_eps; }
     if (c->scale_rewards == TT_SCALE_BATCH) { scale = batch->std + (double)c->advantage_eps; }
     switch (c->advantage) {
     case TT_ADV_PASSK: tti_advantage_passk(r, n, scale); return;
-    case TT_ADV_RLOO: scale = (double)(n - 1) / n; break;             /* R_i - mean of the others */
-    case TT_ADV_OPO: baseline = weighted / weight; scale = 1; break;  /* length-weighted baseline */
+    case TT_ADV_RLOO: scale = (double)(s.n - 1) / s.n; break;         /* R_i - mean of the others */
+    case TT_ADV_OPO: baseline = tti_length_baseline(r, n); scale = 1; break;
     case TT_ADV_GPG: scale = batch->scored; break;
     case TT_ADV_REINFORCE_PP_BASELINE: scale = 1; break;
-    case TT_ADV_GRPO: break;
+    case TT_ADV_GRPO: case TT_ADV_REINFORCE_PP: case TT_ADV_GDPO: case TT_ADV_LUFFY: break;
     }
-    for (i = 0; i < n; i++) { r[i].advantage = (float)(((double)r[i].reward - baseline) / scale); }
+    tti_advantage_set(r, n, baseline, scale);
 }
-/* Whitened over all tokens of the batch, as verl does it: unbiased variance, 1e-8 inside the root. */
-static void tti_advantage_whiten(tt_rollouts *all) {
-    double tokens = 0, mean = 0, variance = 0;
+/* GDPO, TRL's normalize_then_sum: each reward is normalised in its group, the weighted sum over the batch. */
+static void tti_advantage_gdpo(tt_rollouts *all, const tt_grpo_config *c, const float *weights) {
+    int size = all->num_generations, scored = 0, k, g, i;
+    double mean = 0, variance = 0, eps = (double)c->advantage_eps;
+    for (i = 0; i < all->n; i++) { all->items[i].advantage = 0; }
+    for (g = 0; g < all->n_groups; g++) {
+        for (k = 0; k < all->n_rewards; k++) {
+            tt_rollout *r = all->items + (size_t)g * (size_t)size;
+            tti_stats s = tti_reward_stats(r, size, k, c->biased_std, 0);
+            for (i = 0; i < size && !s.equal; i++) {
+                double w = weights ? (double)weights[k] : 1;
+                if (!isnan(r[i].rewards[k])) { r[i].advantage += (float)(w * ((double)r[i].rewards[k] - s.mean) / (s.std + eps)); }
+            }
+        }
+    }
+    for (i = 0; i < all->n; i++) { scored += !isnan(all->items[i].reward); mean += (double)all->items[i].advantage; }
+    mean /= scored > 0 ? scored : 1;
+    for (i = 0; i < all->n; i++) { variance += isnan(all->items[i].reward) ? 0 : ((double)all->items[i].advantage - mean) * ((double)all->items[i].advantage - mean); }
+    variance /= scored > 1 && !c->biased_std ? scored - 1 : scored > 0 ? scored : 1;
+    for (i = 0; i < all->n; i++) {
+        tt_rollout *r = &all->items[i];
+        r->advantage = variance > 0 && !isnan(r->reward) ? (float)(((double)r->advantage - mean) / (sqrt(variance) + eps)) : 0.0f;
+    }
+}
+/* Whitened over all tokens of the batch: unbiased variance and 1e-8 inside the root (verl), biased and at least
+ * 1e-8 (OpenRLHF). */
+static void tti_advantage_whiten(tt_rollouts *all, const tt_grpo_config *c) {
+    double tokens = 0, mean = 0, variance = 0, root;
     int i;
     for (i = 0; i < all->n; i++) {
-        tokens += all->items[i].response_length;
-        mean += (double)all->items[i].response_length * (double)all->items[i].advantage;
+        int n = tti_loss_tokens(&all->items[i], c);
+        tokens += n;
+        mean += n * (double)all->items[i].advantage;
     }
+    if (tokens == 0) { return; }
     mean /= tokens;
     for (i = 0; i < all->n; i++) {
         double d = (double)all->items[i].advantage - mean;
-        variance += (double)all->items[i].response_length * d * d;
+        variance += tti_loss_tokens(&all->items[i], c) * d * d;
     }
-    variance /= tokens > 1 ? tokens - 1 : 1;
-    for (i = 0; i < all->n; i++) { all->items[i].advantage = (float)(((double)all->items[i].advantage - mean) / sqrt(variance + 1e-8)); }
+    variance /= tokens > 1 && !c->biased_std ? tokens - 1 : tokens;
+    root = c->biased_std ? sqrt(variance > 1e-8 ? variance : 1e-8) : sqrt(variance + 1e-8);
+    for (i = 0; i < all->n; i++) { if (!isnan(all->items[i].reward)) { all->items[i].advantage = (float)(((double)all->items[i].advantage - mean) / root); } }
+}
+static void tti_advantage_measure(const tt_rollouts *all, const tt_grpo_config *c, tt_grpo_metrics *m) {
+    int size = all->num_generations, g, k;
+    m->reward_std = m->frac_reward_zero_std = 0;
+    for (g = 0; g < all->n_groups; g++) {
+        tti_stats s = tti_reward_stats(all->items + (size_t)g * (size_t)size, size, TTI_TOTAL, c->biased_std, 0);
+        m->frac_reward_zero_std += s.equal / (double)all->n_groups;
+        m->reward_std += s.equal ? 0 : s.std / all->n_groups;
+    }
+    m->reward = tti_reward_stats(all->items, all->n, TTI_TOTAL, 0, 0).mean;
+    for (k = 0; k < all->n_rewards; k++) { m->rewards[k] = tti_reward_stats(all->items, all->n, k, 0, 0).mean; }
 }
 TT_API tt_status tt_grpo_advantages(tt_rollouts *all, const tt_grpo_config *config, const float *reward_weights, tt_grpo_metrics *metrics) {
     tt_grpo_config c = tti_grpo_resolve(config);
     int size = all->num_generations, g, i;
-    double mean_std = 0, equal_groups = 0;
     tti_batch_rewards batch;
+    tt_grpo_metrics ignored = TT_INIT;
     tt_status status;
+    if (!metrics) { metrics = &ignored; }
     if (all->n < 1) { return tt_fail(all->ctx, TT_ERR_ARG, "tt_grpo_advantages: number of rollouts is %d, expected >= 1", all->n); }
     if (c.advantage == TT_ADV_RLOO && size < 2) { return tt_fail(all->ctx, TT_ERR_ARG, "tt_grpo_advantages: num_generations is %d, expected >= 2 for RLOO", size); }
-    status = tti_rewards_sum(all, reward_weights);
+    status = tti_grpo_check(all->ctx, &c);
+    if (status == TT_OK) { status = tti_rewards_sum(all, &c, reward_weights, metrics); }
     if (status != TT_OK) { return status; }
-    batch.std = tti_std_reward(all->items, all->n);
+    batch.std = tti_reward_stats(all->items, all->n, TTI_TOTAL, c.biased_std, 0).std;
     batch.scored = 0;
-    for (i = 0; i < all->n; i++) { batch.scored += (all->items[i].reward != 0) / (double)all->n; }
-    for (g = 0; g < all->n_groups; g++) {
-        tt_rollout *r = all->items + (size_t)g * (size_t)size;
-        int equal = 1;
-        for (i = 0; i < size; i++) { equal = equal && r[i].reward == r[0].reward; }
-        equal_groups += equal;
-        mean_std += equal ? 0 : tti_std_reward(r, size);
-        tti_advantage_group(r, size, &c, &batch);
-    }
-    if (c.advantage == TT_ADV_REINFORCE_PP_BASELINE) { tti_advantage_whiten(all); }
-    if (metrics) {
-        metrics->reward = tti_mean_reward(all->items, all->n);
-        metrics->reward_std = mean_std / all->n_groups;
-        metrics->frac_reward_zero_std = equal_groups / all->n_groups;
-    }
+    for (i = 0; i < all->n; i++) { batch.scored += (!isnan(all->items[i].reward) && all->items[i].reward != 0) / (double)all->n; }
+    if (c.advantage == TT_ADV_GDPO) { tti_advantage_gdpo(all, &c, reward_weights); }
+    else { for (g = 0; g < all->n_groups; g++) { tti_advantage_group(all->items + (size_t)g * (size_t)size, size, &c, &batch); } }
+    if (c.advantage == TT_ADV_REINFORCE_PP_BASELINE || c.advantage == TT_ADV_REINFORCE_PP) { tti_advantage_whiten(all, &c); }
+    tti_advantage_measure(all, &c, metrics);
     return TT_OK;
 }
 
 /* ---- the loss of one token ---- */
-static double tti_clip(double x, double low, double high) { return x < low ? low : x > high ? high : x; }
-
 /* PPO's clipped surrogate (Schulman et al., arXiv 1707.06347) with asymmetric bounds (DAPO), two-sided delta
  * (INTELLECT-2) and dual clip for A < 0 (Ye et al., arXiv 1912.09729): max(-A min(r, delta), -A clip(r)), at most -A c. */
 static void tti_loss_ppo(const tt_grpo_config *c, double r, double dr, double a, tt_token_loss *out) {
@@ -6756,29 +7017,46 @@ static void tti_loss_ppo(const tt_grpo_config *c, double r, double dr, double a,
         out->clipped_dual = 1;
     }
 }
-static void tti_loss_ordinary(const tt_grpo_config *c, double l, double o, double a, tt_token_loss *out) {
-    double x = tti_clip(l - o, -20, 20), r = exp(x), dr = l - o == x ? r : 0, tau, s;
+/* A loss of the form -weight A l whose weight is held constant. */
+static void tti_loss_weighted(double weight, double a, double l, tt_token_loss *out) {
+    out->loss = -weight * a * l;
+    out->dloss = -weight * a;
+}
+/* CISPO (MiniMax-M1, arXiv 2506.13585): the ratio is a constant weight with a cap; in verl's form with both bounds. */
+static void tti_loss_cispo(const tt_grpo_config *c, double l, double r, double a, tt_token_loss *out) {
+    int both = c->loss == TT_LOSS_CISPO_CLAMP;
+    double low = both ? 1 - (double)c->epsilon_low : 0, high = both ? 1 + (double)c->epsilon_high : (double)c->cispo_epsilon_max;
+    out->clipped_low = r < low;
+    out->clipped_high = r > high;
+    tti_loss_weighted(tti_clip(r, low, high), a, l, out);
+}
+/* VESPO's weight of a sequence whose tokens have log-ratios that add up to x. */
+static double tti_vespo_phi(const tt_grpo_config *c, double x, double a) {
+    double w = tti_clip(x, log(1e-8), 20), k = (double)(a >= 0 ? c->vespo_k_pos : c->vespo_k_neg), lambda = (double)(a >= 0 ? c->vespo_lambda_pos : c->vespo_lambda_neg);
+    return exp(lambda + k * w - lambda * exp(w));
+}
+/* x = l - o of a token, or what stands for it in a sequence: see tti_sequence_loss. */
+static void tti_loss_ordinary(const tt_grpo_config *c, double l, double x, double a, tt_token_loss *out) {
+    double near = tti_clip(x, -20, 20), r = exp(near), dr = near == x ? r : 0, tau, s;
     switch (c->loss) {
-    case TT_LOSS_REINFORCE:
-        out->loss = -a * l;
-        out->dloss = -a;
-        return;
-    case TT_LOSS_CISPO:               /* MiniMax-M1, arXiv 2506.13585: the ratio is a constant weight with a cap */
-        out->clipped_high = r > (double)c->cispo_epsilon_max;
-        if (out->clipped_high) { r = (double)c->cispo_epsilon_max; }
-        out->loss = -r * a * l;
-        out->dloss = -r * a;
-        return;
+    case TT_LOSS_REINFORCE: tti_loss_weighted(1, a, l, out); return;
+    case TT_LOSS_CISPO: case TT_LOSS_CISPO_CLAMP: tti_loss_cispo(c, l, r, a, out); return;
+    case TT_LOSS_VESPO: tti_loss_weighted(tti_vespo_phi(c, near, a), a, l, out); return;
     case TT_LOSS_SAPO:                /* a soft gate instead of the clip */
-        tau = a > 0 ? 1.0 : 1.05;
+        tau = (double)(a > 0 ? c->sapo_tau_pos : c->sapo_tau_neg);
         s = 1 / (1 + exp(-tau * (r - 1)));
         out->loss = -a * 4 / tau * s;
         out->dloss = -a * 4 * s * (1 - s) * dr;
         return;
-    case TT_LOSS_GSPO:                /* of a whole sequence: l - o is its mean, see tti_sequence_loss */
-    case TT_LOSS_PPO_CLIP:
-        tti_loss_ppo(c, r, dr, a, out);
+    case TT_LOSS_GMPO:                /* the clip is in the logarithm, on the side where it makes -A r larger */
+        s = tti_clip(x, -(double)c->epsilon_low, (double)c->epsilon_high);
+        out->clipped_low = a < 0 && s > x;
+        out->clipped_high = a > 0 && s < x;
+        if (out->clipped_low || out->clipped_high) { r = exp(s); dr = 0; }
+        out->loss = -a * r;
+        out->dloss = -a * dr;
         return;
+    case TT_LOSS_GSPO: case TT_LOSS_GSPO_TOKEN: case TT_LOSS_RLOO: case TT_LOSS_PPO_CLIP: tti_loss_ppo(c, r, dr, a, out); return;
     }
 }
 /* Advantage-Aware Shaping: gamma falls from gamma(A_max) = gamma_min to gamma(A_min) = gamma_max. The released
@@ -6791,59 +7069,53 @@ static double tti_aas_gamma(const tt_grpo_config *c, double a) {
     if (gamma < low) { gamma = low; }
     return gamma > high ? high : gamma;
 }
+/* LUFFY, arXiv 2504.14945: p / (p + gamma), gradient through both; a negative gamma: p as it is. */
+static void tti_loss_luffy(const tt_grpo_config *c, double p, double a, tt_token_loss *out) {
+    double gamma = (double)c->luffy_gamma;
+    out->factor = gamma < 0 ? p : p / (p + gamma);
+    out->loss = -a * out->factor;
+    out->dloss = gamma < 0 ? out->loss : out->loss * gamma / (p + gamma);
+}
 /* loss = -A w, w = p / d, d = sg(p) + gamma(A) kept inside (0, 1]: the gradient flows through the numerator only. */
 static void tti_loss_guided(const tt_grpo_config *c, double l, double o, double a, tt_token_loss *out) {
-    double p = exp(l), gamma = (double)c->luffy_gamma, d;
+    double p = exp(l), d;
     if (c->aas == TT_AAS_OFF || (a < 0 && p < (double)c->fallback_p)) {     /* do not push down what is hardly said anyway */
         out->fallback = c->aas != TT_AAS_OFF;
-        tti_loss_ordinary(c, l, o, a, out);
+        tti_loss_ordinary(c, l, l - o, a, out);
         return;
     }
-    if (c->aas == TT_AAS_LUFFY) {     /* LUFFY, arXiv 2504.14945: p / (p + gamma), gradient through both */
-        out->factor = p / (p + gamma);
-        out->dloss = -a * out->factor * gamma / (p + gamma);
-    } else {
-        d = p + tti_aas_gamma(c, a);
-        out->factor = d <= 0 ? 1.0001 : d > 1 ? 0.9999 : p / d;            /* d <= 0: d = p / 1.0001; d > 1: d = p / 0.9999 */
-        out->dloss = -a * out->factor;
-    }
-    out->loss = -a * out->factor;
+    if (c->aas == TT_AAS_LUFFY) { tti_loss_luffy(c, p, a, out); return; }
+    d = p + tti_aas_gamma(c, a);
+    out->factor = d <= 0 ? 1.0001 : d > 1 ? 0.9999 : p / d;                /* d <= 0: d = p / 1.0001; d > 1: d = p / 0.9999 */
+    out->loss = out->dloss = -a * out->factor;
 }
-/* k1, k2, k3 of http://joschu.net/blog/kl-approx.html with x = reference - l. */
-static void tti_loss_kl(const tt_grpo_config *c, double l, double f, tt_token_loss *out) {
-    double x = tti_clip(f - l, -20, 20), slope;
-    switch (c->kl) {
-    case TT_KL_K1: out->kl = -x; slope = 1; break;
-    case TT_KL_K2: out->kl = 0.5 * x * x; slope = -x; break;
-    default: out->kl = exp(x) - x - 1; slope = 1 - exp(x); break;
-    }
-    if (x != f - l) { slope = 0; }
-    out->loss += (double)c->beta * out->kl;
-    out->dloss += (double)c->beta * slope;
+static void tti_loss_kl(const tt_grpo_config *c, double l, double o, double f, tt_token_loss *out) {
+    double slope, beta = c->kl_in_reward ? 0 : (double)c->beta;
+    out->kl = tti_kl(c, l, o, f, &slope);
+    out->loss += beta * out->kl;
+    out->dloss += beta * slope;
 }
-static tt_token_loss tti_token_loss(const tt_grpo_config *c, double logp, double old_logp, double ref_logp, double advantage, int guided) {
-    tt_token_loss out = TT_INIT;
-    out.factor = 1;
-    if (guided) { tti_loss_guided(c, logp, old_logp, advantage, &out); }
-    else { tti_loss_ordinary(c, logp, old_logp, advantage, &out); }
-    if (!isnan(ref_logp)) { tti_loss_kl(c, logp, ref_logp, &out); }
-    return out;
+/* Whose token it is, which decides its loss. */
+enum { TTI_ORDINARY, TTI_GUIDED, TTI_OFF_POLICY };
+static void tti_loss_policy(const tt_grpo_config *c, double l, double o, double a, int whose, tt_token_loss *out) {
+    memset(out, 0, sizeof *out);
+    out->factor = 1;
+    if (whose == TTI_GUIDED) { tti_loss_guided(c, l, o, a, out); }
+    else if (whose == TTI_OFF_POLICY) { tti_loss_luffy(c, exp(l), a, out); }
+    else { tti_loss_ordinary(c, l, l - o, a, out); }
 }
 TT_API tt_token_loss tt_grpo_token_loss(const tt_grpo_config *config, double logp, double old_logp, double ref_logp, double advantage, int guided) {
     tt_grpo_config c = tti_grpo_resolve(config);
-    return tti_token_loss(&c, logp, old_logp, ref_logp, advantage, guided);
+    tt_token_loss out;
+    tti_loss_policy(&c, logp, old_logp, advantage, guided, &out);
+    if (!isnan(ref_logp)) { tti_loss_kl(&c, logp, old_logp, ref_logp, &out); }
+    return out;
 }
 
 /* ---- the loss of a batch ---- */
-static int tti_in_loss(const tt_rollout *r, int t, const tt_grpo_config *c) { return r->mask[t] && (r->stopped || !c->mask_truncated_completions); }
-static int tti_loss_tokens(const tt_rollout *r, const tt_grpo_config *c) {
-    int t, n = 0;
-    for (t = 0; t < r->response_length; t++) { n += tti_in_loss(r, t, c); }
-    return n;
-}
-/* What the weights divide by, over the whole optimizer batch. */
-typedef struct tti_denominators { double tokens, guided, sequences, filled; } tti_denominators;
-static tti_denominators tti_loss_denominators(const tt_rollouts *all, const tt_grpo_config *c) {
+/* What the weights divide by, over the whole optimizer batch; micro: tokens of the micro-batch. */
+typedef struct tti_denominators { double tokens, guided, sequences, filled, longest, micro; } tti_denominators;
+static tti_denominators tti_loss_denominators(const tt_rollouts *all, const int *indices, int n_indices, const tt_grpo_config *c) {
     tti_denominators d = TT_INIT;
     int i, t;
     for (i = 0; i < all->n; i++) {
@@ -6851,8 +7123,10 @@ static tti_denominators tti_loss_denominators(const tt_rollouts *all, const tt_g
         int n = tti_loss_tokens(r, c);
         d.tokens += n;
         d.filled += n > 0;
+        if (r->response_length > d.longest) { d.longest = r->response_length; }
         for (t = 0; t < r->response_length; t++) { d.guided += tti_in_loss(r, t, c) && r->teacher_mask[t]; }
     }
+    for (i = 0; i < n_indices; i++) { d.micro += tti_loss_tokens(&all->items[indices[i]], c); }
     d.sequences = all->n;
     return d;
 }
@@ -6860,10 +7134,15 @@ static tti_denominators tti_loss_denominators(const tt_rollouts *all, const tt_g
 static double tti_loss_weight(const tt_grpo_config *c, const tti_denominators *d, int n) {
     switch (c->aggregation) {
     case TT_SEQ_MEAN_TOKEN_MEAN: return 1 / (n * d->sequences);
+    case TT_SEQ_MEAN_FILLED: return 1 / ((n + 1e-8) * d->filled);
     case TT_SEQ_MEAN_TOKEN_SUM: return 1 / d->filled;
+    case TT_SEQ_SUM_NORM: return 1 / d->longest;
     case TT_DR_GRPO: return 1 / (d->sequences * c->max_completion_length);
-    default: return 1 / d->tokens;
+    case TT_LUSPO: return 1 / d->sequences;
+    case TT_BNPO: return 1 / d->micro;
+    case TT_TOKEN_MEAN: break;
     }
+    return 1 / d->tokens;
 }
 typedef struct tti_batch_loss {       /* lives in the step's arena until backward */
     int n;
@@ -6872,30 +7151,121 @@ typedef struct tti_batch_loss {       /* lives in the step's arena until backwar
     double loss;
 } tti_batch_loss;
 
-/* GSPO, arXiv 2507.18071: the ratio is the sequence's, exp(mean(l - o)), and so is its clip. */
-static void tti_sequence_loss(const tt_grpo_config *c, const tt_rollout *r, const float *logprobs, double *dlog, tt_token_loss *out) {
-    double sum = 0;
-    int t, n = 0;
-    for (t = 0; t < r->response_length; t++) {
-        if (!tti_in_loss(r, t, c) || r->teacher_mask[t]) { continue; }
-        sum += r->old_logprobs ? (double)logprobs[t] - (double)r->old_logprobs[t] : 0;
-        n++;
-    }
-    memset(out, 0, sizeof *out);
-    if (n > 0) { tti_loss_ordinary(c, sum / n, 0, (double)r->advantage, out); }
-    *dlog = n > 0 ? out->dloss / n : 0;
+/* What the tokens of a response share. Ordinary tokens are those without teacher_mask. */
+typedef struct tti_shared {
+    double log_ratio;      /* sum of l - o over the n ordinary tokens; GMPO: of the clipped ones */
+    double log_mismatch;   /* sum of o - s over the n_sampled tokens of the sampler              */
+    double gap;            /* sum of s - l over the same                                         */
+    double policy;         /* of the policy loss, 1 or less: 0 if the response leaves it         */
+    double weights;        /* sum of the mismatch weights of the ordinary tokens                 */
+    int n, n_sampled;
+    tt_token_loss loss;    /* of a sequence loss                                                 */
+} tti_shared;
+/* Log-probs of token t: l now, o at the rollout (that of now if there is none), s by the sampler, f of the reference. */
+typedef struct tti_logps { double l, o, s, f; } tti_logps;
+static tti_logps tti_logps_at(const tt_rollout *r, const float *logprobs, int t) {
+    tti_logps p;
+    p.l = (double)logprobs[t];
+    p.o = r->old_logprobs ? (double)r->old_logprobs[t] : p.l;
+    p.s = (double)r->sampling_logprobs[t];
+    p.f = r->ref_logprobs ? (double)r->ref_logprobs[t] : (double)NAN;
+    return p;
 }
-static void tti_loss_measure(tt_grpo_metrics *m, const tti_denominators *d, const tt_rollout *r, int t, double l, double o, double h, const tt_token_loss *x) {
-    double gap = isnan(r->sampling_logprobs[t]) ? 0 : fabs((r->old_logprobs ? o : l) - (double)r->sampling_logprobs[t]);
+static double tti_bounded(const tt_grpo_config *c, double w, int mask) {
+    double low = (double)c->mismatch_low, high = (double)c->mismatch_high;
+    return mask ? (w >= low && w <= high ? w : 0) : tti_clip(w, low, high);
+}
+/* Weight of the policy loss of a token; constant for the gradient. */
+static double tti_mismatch_weight(const tt_grpo_config *c, const tti_shared *q, const tti_logps *p) {
+    double token = isnan(p->s) ? 1 : exp(tti_clip(p->o - p->s, -20, 20)), sequence = exp(tti_clip(q->log_mismatch, -20, 20));
+    switch (c->mismatch) {
+    case TT_MISMATCH_TOKEN_TRUNCATE: return tti_bounded(c, token, 0);
+    case TT_MISMATCH_TOKEN_MASK: return tti_bounded(c, token, 1);
+    case TT_MISMATCH_SEQ_TRUNCATE: return tti_bounded(c, sequence, 0);
+    case TT_MISMATCH_SEQ_MASK: return tti_bounded(c, sequence, 1);
+    case TT_MISMATCH_GEOMETRIC_MASK: return tti_bounded(c, exp(q->log_mismatch / (q->n_sampled + 1e-8)), 1) > 0 ? token : 0;
+    case TT_MISMATCH_OFF: break;
+    }
+    return 1;
+}
+/* One loss for the whole response: GSPO (arXiv 2507.18071), GMPO, RLOO; its slope is by each ordinary token's l. */
+static int tti_is_sequence_loss(tt_loss_type loss) { return loss == TT_LOSS_GSPO || loss == TT_LOSS_GSPO_TOKEN || loss == TT_LOSS_GMPO || loss == TT_LOSS_RLOO; }
+static void tti_sequence_loss(const tt_grpo_config *c, tti_shared *q, double a) {
+    double n = c->loss == TT_LOSS_RLOO ? 1 : c->loss == TT_LOSS_GMPO ? q->n + 1e-8 : q->n, x = q->log_ratio / n;
+    q->loss.factor = 1;
+    if (c->loss == TT_LOSS_GMPO) {
+        double r = exp(tti_clip(x, -20, 20));
+        q->loss.loss = q->loss.dloss = -a * r;
+    } else {
+        tti_loss_ordinary(c, 0, c->loss == TT_LOSS_GSPO_TOKEN && x > 10 ? 10 : x, a, &q->loss);
+        if (c->loss == TT_LOSS_GSPO_TOKEN && x > 10) { q->loss.dloss = 0; }
+    }
+    q->loss.dloss /= n;
+}
+/* GMPO's clip of one log-ratio; *live: it is not at a bound. */
+static double tti_gmpo_clip(const tt_grpo_config *c, double x, double a, int *live) {
+    double s = tti_clip(x, -(double)c->epsilon_low, (double)c->epsilon_high);
+    *live = a > 0 ? s >= x : s <= x;
+    return *live ? x : s;
+}
+static tti_shared tti_shared_read(const tt_rollout *r, const float *logprobs, const tt_grpo_config *c) {
+    tti_shared q;
+    double a = (double)r->advantage;
+    int t, live;
+    memset(&q, 0, sizeof q);
+    for (t = 0; t < r->response_length; t++) {
+        tti_logps p = tti_logps_at(r, logprobs, t);
+        if (!tti_in_loss(r, t, c)) { continue; }
+        if (!isnan(p.s)) { q.log_mismatch += p.o - p.s; q.gap += p.s - p.l; q.n_sampled++; }
+        if (r->teacher_mask[t]) { continue; }
+        q.log_ratio += c->loss == TT_LOSS_GMPO ? tti_gmpo_clip(c, p.l - p.o, a, &live) : c->loss == TT_LOSS_VESPO ? tti_clip(p.l - p.o, -20, 20) : p.l - p.o;
+        q.n++;
+    }
+    q.policy = c->off_policy_mask_threshold != 0 && a < 0 && q.n_sampled > 0 && q.gap / q.n_sampled > (double)c->off_policy_mask_threshold ? 0 : 1;
+    if (!tti_is_sequence_loss(c->loss) || q.n == 0) { return q; }
+    for (t = 0; t < r->response_length; t++) {
+        tti_logps p = tti_logps_at(r, logprobs, t);
+        if (tti_in_loss(r, t, c) && !r->teacher_mask[t]) { q.weights += tti_mismatch_weight(c, &q, &p); }
+    }
+    tti_sequence_loss(c, &q, a);
+    return q;
+}
+/* Loss of one token of a sequence; *weight receives its mismatch weight. A sequence loss stands for each of its
+ * tokens, so each of them moves the ratio that all of them use. */
+static tt_token_loss tti_loss_at(const tt_grpo_config *c, const tt_rollout *r, int t, const tti_shared *q, const tti_logps *p, double *weight) {
+    int whose = r->off_policy ? TTI_OFF_POLICY : r->teacher_mask[t] ? TTI_GUIDED : TTI_ORDINARY, live = 1;
+    double a = (double)r->advantage;
+    tt_token_loss x;
+    *weight = tti_mismatch_weight(c, q, p) * q->policy;
+    if (whose == TTI_ORDINARY && tti_is_sequence_loss(c->loss)) {
+        x = q->loss;
+        if (c->loss == TT_LOSS_GMPO) { tti_gmpo_clip(c, p->l - p->o, a, &live); }
+        x.clipped_low |= !live && a < 0;
+        x.clipped_high |= !live && a > 0;
+        x.loss *= *weight;
+        x.dloss *= live ? q->weights * q->policy : 0;
+    } else {
+        tti_loss_policy(c, p->l, p->o, a, whose, &x);
+        if (whose == TTI_ORDINARY && c->loss == TT_LOSS_VESPO) { tti_loss_weighted(tti_vespo_phi(c, q->log_ratio, a), a, p->l, &x); }
+        x.loss *= *weight;
+        x.dloss *= *weight;
+    }
+    if (!isnan(p->f)) { tti_loss_kl(c, p->l, p->o, p->f, &x); }
+    return x;
+}
+static void tti_loss_measure(tt_grpo_metrics *m, const tti_denominators *d, int guided, const tti_logps *p, double h, const tt_token_loss *x, double weight) {
+    double gap = isnan(p->s) ? 0 : fabs(p->o - p->s);
     m->entropy += h / d->tokens;
     m->kl += x->kl / d->tokens;
-    m->ppo_kl += (o - l) / d->tokens;
+    m->ppo_kl += (p->o - p->l) / d->tokens;
     m->clip_low += x->clipped_low / d->tokens;
     m->clip_high += x->clipped_high / d->tokens;
     m->clip_dual += x->clipped_dual / d->tokens;
+    m->mismatch_mean += weight / d->tokens;
     m->n_tokens += 1;
     if (gap > m->sampling_logp_difference_max) { m->sampling_logp_difference_max = gap; }
-    if (!r->teacher_mask[t]) { return; }
+    if (fabs(weight - 1) > m->mismatch_deviation_max) { m->mismatch_deviation_max = fabs(weight - 1); }
+    if (!guided) { return; }
     m->n_guided_tokens += 1;
     m->aas_fallback_share += x->fallback / d->guided;
     m->aas_factor_mean += x->factor / d->guided;
@@ -6904,33 +7274,18 @@ static void tti_loss_measure(tt_grpo_metrics *m, const tti_denominators *d, cons
 /* Loss and gradients of one rollout whose values begin at `at`. */
 static void tti_rollout_loss(tti_batch_loss *b, size_t at, const tt_rollout *r, const tt_grpo_config *c, const tti_denominators *d, tt_grpo_metrics *m) {
     int n = tti_loss_tokens(r, c), t;
-    double w = n > 0 ? tti_loss_weight(c, d, n) : 0, dlog = 0;
-    tt_token_loss whole, x;
-    if (c->loss == TT_LOSS_GSPO) { tti_sequence_loss(c, r, b->logprobs + at, &dlog, &whole); }
+    double w = n > 0 ? tti_loss_weight(c, d, n) : 0;
+    tti_shared shared = tti_shared_read(r, b->logprobs + at, c);
     for (t = 0; t < r->response_length; t++) {
-        double l = (double)b->logprobs[at + (size_t)t], o = r->old_logprobs ? (double)r->old_logprobs[t] : l;
-        double f = r->ref_logprobs ? (double)r->ref_logprobs[t] : (double)NAN, h = b->entropy ? (double)b->entropy[at + (size_t)t] : 0;
+        tti_logps p = tti_logps_at(r, b->logprobs + at, t);
+        double h = b->entropy ? (double)b->entropy[at + (size_t)t] : 0, weight;
+        tt_token_loss x;
         if (!tti_in_loss(r, t, c)) { continue; }
-        x = tti_token_loss(c, l, o, f, (double)r->advantage, r->teacher_mask[t]);
-        if (c->loss == TT_LOSS_GSPO && !r->teacher_mask[t]) {
-            double kl = x.kl;
-            x = whole;
-            x.dloss = 0;
-            x.kl = 0;
-            if (!isnan(f)) { tti_loss_kl(c, l, f, &x); }
-            x.kl = kl;
-        }
+        x = tti_loss_at(c, r, t, &shared, &p, &weight);
         b->loss += w * (x.loss - (double)c->entropy_coef * h);
         b->dlogprobs[at + (size_t)t] += (float)(w * x.dloss);
         if (b->dentropy) { b->dentropy[at + (size_t)t] = (float)(-w * (double)c->entropy_coef); }
-        if (m) { tti_loss_measure(m, d, r, t, l, o, h, &x); }
-    }
-    if (c->loss == TT_LOSS_GSPO) {      /* every ordinary token moves the ratio that all of them use */
-        int ordinary = 0;
-        for (t = 0; t < r->response_length; t++) { ordinary += tti_in_loss(r, t, c) && !r->teacher_mask[t]; }
-        for (t = 0; t < r->response_length; t++) {
-            if (tti_in_loss(r, t, c) && !r->teacher_mask[t]) { b->dlogprobs[at + (size_t)t] += (float)(w * ordinary * dlog); }
-        }
+        if (m) { tti_loss_measure(m, d, r->teacher_mask[t], &p, h, &x, weight); }
     }
 }
 static tt_status tti_grpo_forward(void *user, tt_tensor *const *in, int n_in, tt_tensor *out) {
@@ -6961,7 +7316,7 @@ TT_API tt_tensor *tt_grpo_loss(tt_context *ctx, tt_tensor *logprobs, tt_tensor *
     tt_tensor *in[2];
     tti_batch_loss *b;
     int i, total = 0;
-    if (!tti_inputs_ok(ctx, "tt_grpo_loss", &logprobs, 1)) { return NULL; }
+    if (!tti_inputs_ok(ctx, "tt_grpo_loss", &logprobs, 1) || !tti_graph_ok(ctx, tti_grpo_check(ctx, &c))) { return NULL; }
     for (i = 0; i < n; i++) { total += all->items[indices[i]].response_length; }
     if ((int)logprobs->size != total) { return tti_graph_fail(ctx, "tt_grpo_loss", "number of log-probs", (int)logprobs->size, total); }
     if (entropy && (int)entropy->size != total) { return tti_graph_fail(ctx, "tt_grpo_loss", "number of entropies", (int)entropy->size, total); }
@@ -6981,7 +7336,7 @@ TT_API tt_tensor *tt_grpo_loss(tt_context *ctx, tt_tensor *logprobs, tt_tensor *
     }
     if (!tti_graph_ok(ctx, tt_tensor_get(logprobs, b->logprobs))) { return NULL; }
     if (entropy && !tti_graph_ok(ctx, tt_tensor_get(entropy, b->entropy))) { return NULL; }
-    d = tti_loss_denominators(all, &c);
+    d = tti_loss_denominators(all, indices, n, &c);
     for (total = 0, i = 0; i < n; i++) {
         tti_rollout_loss(b, (size_t)total, &all->items[indices[i]], &c, &d, metrics);
         total += all->items[indices[i]].response_length;
@@ -7054,19 +7409,160 @@ TT_API int tt_think_tag(const char *text, size_t size, const char *name, const c
     return 1;
 }
 
+/* ---- templates ----
+ * {names} in a template are replaced by texts. Special tokens of the template count, those in a text only if it says so. */
+typedef struct tti_slot { const char *name, *text; size_t size; tt_special special; } tti_slot;
+static const tti_slot *tti_slot_at(const char *at, const tti_slot *slots, int n) {
+    int i;
+    for (i = 0; i < n; i++) { if (strncmp(at, slots[i].name, strlen(slots[i].name)) == 0) { return &slots[i]; } }
+    return NULL;
+}
+static tt_status tti_render(const tt_tokenizer *tokenizer, const char *at, const tti_slot *slots, int n, tt_ids *ids) {
+    tt_status status = TT_OK;
+    while (*at && status == TT_OK) {
+        const tti_slot *slot = tti_slot_at(at, slots, n);
+        const char *next = at + 1;
+        if (slot) {
+            status = tt_encode(tokenizer, slot->text, slot->size, slot->special, ids);
+            at += strlen(slot->name);
+            continue;
+        }
+        while (*next && !tti_slot_at(next, slots, n)) { next++; }
+        status = tt_encode(tokenizer, at, (size_t)(next - at), TT_SPECIAL_PARSE, ids);
+        at = next;
+    }
+    return status;
+}
+static tti_slot tti_slot_make(const char *name, const char *text, size_t size, tt_special special) {
+    tti_slot slot;
+    slot.name = name;
+    slot.text = text;
+    slot.size = size;
+    slot.special = special;
+    return slot;
+}
+/* A model may have more ids than its tokenizer has tokens (padded vocabularies); such an id reads as U+FFFD. */
+static tt_status tti_decode_sampled(const tt_tokenizer *tokenizer, const int32_t *tokens, int n, tt_text *out) {
+    int vocab = tt_vocab_size(tokenizer), begin = 0, i;
+    tt_status status = TT_OK;
+    for (i = 0; i <= n && status == TT_OK; i++) {
+        if (i < n && tokens[i] < vocab) { continue; }
+        status = tt_decode(tokenizer, tokens + begin, (size_t)(i - begin), 0, out);
+        if (status == TT_OK && i < n) { status = tt_text_append(out, "\xEF\xBF\xBD", 3); }
+        begin = i + 1;
+    }
+    return status == TT_OK ? tt_text_append(out, "", 0) : status;
+}
+
 /* ---- a model as teacher ---- */
 struct tt_model_teacher {
     tt_context *ctx;
     tt_model *model;
     const tt_tokenizer *tokenizer;
-    char *prompt_template, *system;
+    char *prompt_template;
+    tt_ids before;                 /* system text and worked examples */
     int32_t stop_token;
     int max_new_tokens, max_batch;
 };
+/* ---- worked examples ---- */
+enum { TTI_QUESTION, TTI_RESPONSE, TTI_FEEDBACK, TTI_INSTRUCTION, TTI_N_PARTS };
+typedef struct tti_examples {
+    const char *path, *pattern, *section;   /* section: name of the one that is being read, NULL before the first */
+    size_t section_size, begin[TTI_N_PARTS], size[TTI_N_PARTS];
+    int part, line;                         /* part: the one that is being read, -1 = none                        */
+    tt_text file;
+} tti_examples;
+/* "[name]" of small letters and hyphens. */
+static int tti_is_section(const char *line, size_t n) {
+    size_t i;
+    if (n < 3 || line[0] != '[' || line[n - 1] != ']') { return 0; }
+    for (i = 1; i + 1 < n; i++) { if (line[i] != '-' && (line[i] < 'a' || line[i] > 'z')) { return 0; } }
+    return 1;
+}
+static void tti_trim(const char *text, size_t *begin, size_t *size) {
+    while (*size > 0 && tti_is_space(text[*begin])) { ++*begin; --*size; }
+    while (*size > 0 && tti_is_space(text[*begin + *size - 1])) { --*size; }
+}
+/* The section that ends here goes to the prompt. */
+static tt_status tti_examples_flush(tt_model_teacher *t, tti_examples *e) {
+    static const char *const names[TTI_N_PARTS] = {"Question:", "Response:", "Feedback:", "text"};
+    const char *text = e->file.data;
+    tti_slot slots[3];
+    int k;
+    if (!e->section) { return TT_OK; }
+    for (k = 0; k < TTI_N_PARTS; k++) { tti_trim(text, &e->begin[k], &e->size[k]); }
+    for (k = 0; k < TTI_N_PARTS; k++) {
+        int wanted = (k == TTI_INSTRUCTION) == (strncmp(e->section, "[system]", 8) == 0);
+        if (!wanted || e->size[k] > 0) { continue; }
+        return tt_fail(t->ctx, TT_ERR_FILE, "%s line %d: section %.*s has no %s", e->path, e->line, (int)e->section_size, e->section, names[k]);
+    }
+    if (e->size[TTI_INSTRUCTION] > 0) {
+        tt_status status = tt_encode(t->tokenizer, text + e->begin[TTI_INSTRUCTION], e->size[TTI_INSTRUCTION], TT_SPECIAL_PARSE, &t->before);
+        return status == TT_OK ? tt_encode(t->tokenizer, "\n\n", 2, TT_SPECIAL_TEXT, &t->before) : status;
+    }
+    slots[0] = tti_slot_make("{question}", text + e->begin[0], e->size[0], TT_SPECIAL_TEXT);
+    slots[1] = tti_slot_make("{response}", text + e->begin[1], e->size[1], TT_SPECIAL_TEXT);
+    slots[2] = tti_slot_make("{feedback}", text + e->begin[2], e->size[2], TT_SPECIAL_PARSE);      /* its tags may be special tokens */
+    return tti_render(t->tokenizer, e->pattern, slots, 3, &t->before);
+}
+static tt_status tti_examples_section(tt_model_teacher *t, tti_examples *e, const char *line, size_t n) {
+    static const char *const known[] = {"[system]", "[self-agreement]", "[self-conflict]", "[self-consultation]", "[self-critique]"};
+    tt_status status = tti_examples_flush(t, e);
+    size_t k;
+    int found = 0;
+    for (k = 0; k < sizeof known / sizeof *known; k++) { found |= strlen(known[k]) == n && memcmp(known[k], line, n) == 0; }
+    if (status != TT_OK) { return status; }
+    if (!found) { return tt_fail(t->ctx, TT_ERR_FILE, "%s line %d: section %.*s, expected [system], [self-agreement], [self-conflict], [self-consultation] or [self-critique]", e->path, e->line, (int)n, line); }
+    e->section = line;
+    e->section_size = n;
+    memset(e->size, 0, sizeof e->size);
+    e->part = strncmp(line, "[system]", 8) == 0 ? TTI_INSTRUCTION : -1;
+    e->begin[TTI_INSTRUCTION] = (size_t)(line - e->file.data) + n;
+    return TT_OK;
+}
+static tt_status tti_examples_line(tt_model_teacher *t, tti_examples *e, const char *line, size_t n) {
+    static const char *const labels[3] = {"Question:", "Response:", "Feedback:"};
+    size_t at = (size_t)(line - e->file.data);
+    int k;
+    if (n > 0 && line[n - 1] == '\r') { n--; }
+    if (tti_is_section(line, n)) { return tti_examples_section(t, e, line, n); }
+    if (!e->section) { return TT_OK; }
+    for (k = 0; k < 3 && e->part != TTI_INSTRUCTION; k++) {
+        if (n != strlen(labels[k]) || memcmp(line, labels[k], n) != 0) { continue; }
+        e->part = k;
+        e->begin[k] = at + n;
+        return TT_OK;
+    }
+    if (e->part >= 0) { e->size[e->part] = at + n - e->begin[e->part]; }
+    return TT_OK;
+}
+static tt_status tti_examples_read(tt_model_teacher *t, const char *path, const char *pattern) {
+    tti_examples e;
+    size_t at = 0;
+    tt_status status;
+    memset(&e, 0, sizeof e);
+    e.path = path;
+    e.pattern = pattern ? pattern : "Question:\n{question}\n\nResponse:\n{response}\n\n{feedback}\n\n";
+    e.part = -1;
+    e.file.ctx = t->ctx;
+    status = tt_file_read(t->ctx, path, &e.file);
+    for (e.line = 1; status == TT_OK && at < e.file.size; e.line++) {
+        const char *line = e.file.data + at, *end = (const char *)memchr(line, '\n', e.file.size - at);
+        size_t n = end ? (size_t)(end - line) : e.file.size - at;
+        status = tti_examples_line(t, &e, line, n);
+        at += n + 1;
+    }
+    if (status == TT_OK) { status = tti_examples_flush(t, &e); }
+    if (status == TT_OK && !e.section) { status = tt_fail(t->ctx, TT_ERR_FILE, "%s: no [section] in it", path); }
+    tt_text_free(&e.file);
+    return status;
+}
+
 TT_API tt_model_teacher *tt_model_teacher_create(tt_model *model, const tt_tokenizer *tokenizer, const tt_teacher_prompt *prompt) {
     tt_context *ctx = tt_model_context(model);
     const char *pattern = prompt->prompt_template ? prompt->prompt_template : "Question:\n{question}\n\nResponse:\n{response}";
     tt_model_teacher *t;
+    tt_status status;
     int stop = prompt->stop_token ? tt_token_id(tokenizer, prompt->stop_token) : -1;
     if (stop < 0) { tt_fail(ctx, TT_ERR_ARG, "tt_model_teacher_create: stop_token is \"%s\", expected the text of a token", prompt->stop_token ? prompt->stop_token : "(NULL)"); return NULL; }
     if (!strstr(pattern, "{question}") || !strstr(pattern, "{response}")) {
@@ -7075,37 +7571,61 @@ TT_API tt_model_teacher *tt_model_teacher_create(tt_model *model, const tt_token
     }
     t = (tt_model_teacher *)tt_alloc(ctx, 1, sizeof *t);
     if (!t) { return NULL; }
-    t->ctx = ctx;
+    t->ctx = t->before.ctx = ctx;
     t->model = model;
     t->tokenizer = tokenizer;
     t->prompt_template = tti_strdup(ctx, pattern);
-    t->system = prompt->system ? tti_strdup(ctx, prompt->system) : NULL;
     t->stop_token = (int32_t)stop;
     t->max_new_tokens = prompt->max_new_tokens ? prompt->max_new_tokens : 1024;
     t->max_batch = prompt->max_batch;
-    if (!t->prompt_template || (prompt->system && !t->system)) { tt_model_teacher_destroy(t); return NULL; }
+    status = t->prompt_template ? TT_OK : TT_ERR_MEM;
+    if (status == TT_OK && prompt->system) { status = tt_encode(tokenizer, prompt->system, strlen(prompt->system), TT_SPECIAL_PARSE, &t->before); }
+    if (status == TT_OK && prompt->examples_path) { status = tti_examples_read(t, prompt->examples_path, prompt->example_template); }
+    if (status != TT_OK) { tt_model_teacher_destroy(t); return NULL; }
     return t;
 }
 TT_API void tt_model_teacher_destroy(tt_model_teacher *t) {
     if (!t) { return; }
     tti_strfree(t->ctx, t->prompt_template);
-    tti_strfree(t->ctx, t->system);
+    tt_ids_free(&t->before);
     tt_free(t->ctx, t, 1, sizeof *t);
 }
 /* The prompt's ids: special tokens of system text and template count, those in question and response do not. */
 static tt_status tti_teacher_prompt(const tt_model_teacher *t, const tt_attempt *a, tt_ids *ids) {
-    const char *at = t->prompt_template;
-    tt_status status = t->system ? tt_encode(t->tokenizer, t->system, strlen(t->system), TT_SPECIAL_PARSE, ids) : TT_OK;
-    while (*at && status == TT_OK) {
-        int question = strncmp(at, "{question}", 10) == 0, response = strncmp(at, "{response}", 10) == 0;
-        const char *next = at + 1;
-        if (question) { status = tt_encode(t->tokenizer, a->question, a->question_size, TT_SPECIAL_TEXT, ids); }
-        else if (response) { status = tt_encode(t->tokenizer, a->response, a->response_size, TT_SPECIAL_TEXT, ids); }
-        else {
-            while (*next && strncmp(next, "{question}", 10) != 0 && strncmp(next, "{response}", 10) != 0) { next++; }
-            status = tt_encode(t->tokenizer, at, (size_t)(next - at), TT_SPECIAL_PARSE, ids);
-        }
-        at = question || response ? at + 10 : next;
+    tti_slot slots[2];
+    tt_status status = tt_ids_append(ids, t->before.data, t->before.size);
+    slots[0] = tti_slot_make("{question}", a->question, a->question_size, TT_SPECIAL_TEXT);
+    slots[1] = tti_slot_make("{response}", a->response, a->response_size, TT_SPECIAL_TEXT);
+    return status == TT_OK ? tti_render(t->tokenizer, t->prompt_template, slots, 2, ids) : status;
+}
+TT_API tt_status tt_teacher_prompt_text(const tt_model_teacher *t, const char *question, const char *response, tt_text *out) {
+    tt_attempt a = TT_INIT;
+    tt_ids ids = TT_INIT;
+    tt_status status;
+    ids.ctx = t->ctx;
+    a.question = question;
+    a.question_size = strlen(question);
+    a.response = response;
+    a.response_size = strlen(response);
+    status = tti_teacher_prompt(t, &a, &ids);
+    if (status == TT_OK) { status = tt_decode(t->tokenizer, ids.data, ids.size, 0, out); }
+    tt_ids_free(&ids);
+    return status;
+}
+TT_API tt_status tt_teacher_follow(tt_model *teacher, const tt_model *student, float decay) {
+    tt_context *ctx = teacher->ctx;
+    int i;
+    tt_status status = TT_OK;
+    if (!(decay >= 0 && decay <= 1)) { return tt_fail(ctx, TT_ERR_ARG, "tt_teacher_follow: decay is %g, expected 0 .. 1", (double)decay); }
+    if (teacher->n_params != student->n_params || tt_model_size(teacher) != tt_model_size(student)) {
+        return tt_fail(ctx, TT_ERR_SHAPE, "tt_teacher_follow: the teacher has %lu weights, the student %lu", (unsigned long)tt_model_size(teacher), (unsigned long)tt_model_size(student));
+    }
+    for (i = 0; i < teacher->n_params && status == TT_OK; i++) {
+        tt_tensor *to = teacher->params[i];
+        const tt_tensor *from = student->params[i];
+        if (to->size != from->size) { return tt_fail(ctx, TT_ERR_SHAPE, "tt_teacher_follow: %s differs in size", from->name ? from->name : "a parameter"); }
+        status = ctx->backend->axpy(ctx, TT_F(to), TT_F(to), decay - 1, to->size);
+        if (status == TT_OK) { status = ctx->backend->axpy(ctx, TT_F(to), TT_F(from), 1 - decay, to->size); }
     }
     return status;
 }
@@ -7120,7 +7640,8 @@ static tt_status tti_feedback_read(const tt_model_teacher *t, const tt_completio
     texts[1] = &out->phrase;
     texts[2] = &out->opinion;
     scratch->size = 0;
-    status = tt_decode(t->tokenizer, c->tokens, (size_t)c->length, 0, scratch);
+    out->n_tokens = c->length;
+    status = tti_decode_sampled(t->tokenizer, c->tokens, c->length, scratch);
     for (k = 0; k < 3 && status == TT_OK; k++) {
         tt_think_tag(scratch->data, scratch->size, tags[k], &begin, &length);
         status = tt_text_append(texts[k], begin, length);
@@ -7181,7 +7702,7 @@ static int tti_think_select(const tt_rollouts *all, const tt_think_config *c, in
     for (g = 0; g < all->n_groups; g++) {
         int *pool = chosen + n, eligible = 0, k;
         tt_rng rng;
-        for (i = g * size; i < (g + 1) * size; i++) { if (all->items[i].stopped && all->items[i].response_length > 1) { pool[eligible++] = i; } }
+        for (i = g * size; i < (g + 1) * size; i++) { if (all->items[i].stopped && !all->items[i].off_policy && all->items[i].response_length > 1) { pool[eligible++] = i; } }
         m->n_eligible += eligible;
         k = (int)floor(eligible * tt_think_pct(c, step));
         if (k < 1) { k = 1; }
@@ -7230,7 +7751,7 @@ static tt_status tti_think_attempt(const tt_rollouts *all, int index, const tt_t
     status = question ? tt_text_append(text, question, strlen(question)) : tt_decode(tokenizer, r->tokens, (size_t)r->prompt_length, 1, text);
     if (status == TT_OK) { status = tt_text_append(text, "", 1); }
     at[1] = text->size;
-    if (status == TT_OK) { status = tt_decode(tokenizer, r->tokens + r->prompt_length, (size_t)r->response_length - 1, 0, text); }
+    if (status == TT_OK) { status = tti_decode_sampled(tokenizer, r->tokens + r->prompt_length, r->response_length - 1, text); }
     if (status == TT_OK) { status = tt_text_append(text, "", 1); }
     at[2] = text->size;
     return status;
@@ -7280,6 +7801,10 @@ TT_API tt_status tt_think_augment(tt_rollouts *all, const tt_teacher *teacher, c
     if (status == TT_OK && n > 0) { status = tti_think_ask(all, teacher, tokenizer, chosen, n, at, attempts, feedback, &text); }
     for (i = 0; i < n && status == TT_OK; i++) { status = tti_think_replace(all, chosen[i], &feedback[i], tokenizer, &c, limit, end_token); }
     m.n_guided = n;
+    for (i = 0; i < n && status == TT_OK; i++) {
+        const tt_rollout *r = &all->items[chosen[i]];
+        m.teacher_tokens += feedback[i].n_tokens > 0 ? feedback[i].n_tokens : r->response_length - r->attempt_length;
+    }
     if (metrics && status == TT_OK) { *metrics = m; }
     for (i = 0; feedback && i < n; i++) {
         if (!feedback[i].reason.ctx) { continue; }
@@ -7294,16 +7819,17 @@ TT_API tt_status tt_think_augment(tt_rollouts *all, const tt_teacher *teacher, c
     tt_text_free(&text);
     return status;
 }
-/* A reward above one half counts as right. */
 TT_API void tt_think_score(const tt_rollouts *all, tt_think_metrics *m) {
     double guided = 0, own = 0, hits = 0, wrong = 0, rescued = 0, right = 0, spoiled = 0, guided_sum = 0, own_sum = 0;
     int i;
     for (i = 0; i < all->n; i++) {
         const tt_rollout *r = &all->items[i];
-        int now = r->reward > 0.5f, before = r->attempt_reward > 0.5f;
-        if (!r->guided) { own++; own_sum += (double)r->reward; continue; }
+        int now = r->rewards[0] > 0.5f, before = r->attempt_reward > 0.5f;
+        double reward = isnan(r->reward) ? 0 : (double)r->reward;
+        if (r->off_policy) { continue; }
+        if (!r->guided) { own++; own_sum += reward; continue; }
         guided++;
-        guided_sum += (double)r->reward;
+        guided_sum += reward;
         hits += now;
         wrong += !before;
         right += before;
@@ -7876,11 +8402,8 @@ static void tti_prompts_free(tti_prompts *p) {
 }
 /* The template around the question; only the template's special tokens are special. */
 static tt_status tti_encode_prompt(const tt_tokenizer *tokenizer, const char *prompt_template, const char *question, tt_ids *ids) {
-    static const char mark[] = "{question}";
-    const char *at = strstr(prompt_template, mark), *rest = at + sizeof mark - 1;
-    tt_status status = tt_encode(tokenizer, prompt_template, (size_t)(at - prompt_template), TT_SPECIAL_PARSE, ids);
-    if (status == TT_OK) { status = tt_encode(tokenizer, question, strlen(question), TT_SPECIAL_TEXT, ids); }
-    return status == TT_OK ? tt_encode(tokenizer, rest, strlen(rest), TT_SPECIAL_PARSE, ids) : status;
+    tti_slot slot = tti_slot_make("{question}", question, strlen(question), TT_SPECIAL_TEXT);
+    return tti_render(tokenizer, prompt_template, &slot, 1, ids);
 }
 static tt_status tti_prompts_add(tti_prompts *p, int i, const tt_task *task, const tt_tokenizer *tokenizer, int split, uint64_t index) {
     tt_status status;
@@ -7948,18 +8471,6 @@ static tt_status tti_judge_by_reward(tt_context *ctx, const tt_task *task, const
     out->first_right = reward > 0.5f;
     tt_text_free(&attempt);
     return status;
-}
-/* A model may have more ids than its tokenizer has tokens (padded vocabularies); such an id reads as U+FFFD. */
-static tt_status tti_decode_sampled(const tt_tokenizer *tokenizer, const int32_t *tokens, int n, tt_text *out) {
-    int vocab = tt_vocab_size(tokenizer), begin = 0, i;
-    tt_status status = TT_OK;
-    for (i = 0; i <= n && status == TT_OK; i++) {
-        if (i < n && tokens[i] < vocab) { continue; }
-        status = tt_decode(tokenizer, tokens + begin, (size_t)(i - begin), 0, out);
-        if (status == TT_OK && i < n) { status = tt_text_append(out, "\xEF\xBF\xBD", 3); }
-        begin = i + 1;
-    }
-    return status == TT_OK ? tt_text_append(out, "", 0) : status;
 }
 /* Decodes tokens[0..n) into scratch and asks the task; either result may be NULL. */
 static tt_status tti_assess(const tt_task *task, const tt_tokenizer *tokenizer, const tti_prompts *p, int i, const int32_t *tokens, int n,
@@ -8430,6 +8941,13 @@ TT_API tt_status tt_metrics_json(const tt_step_metrics *m, tt_text *out) {
     return status == TT_OK ? tt_text_append(out, "}", 1) : status;
 }
 
+TT_API double tt_pass_at_k(int n, int c, int k) {
+    double none = 1;
+    int i;
+    if (n - c < k) { return 1; }
+    for (i = n - c + 1; i <= n; i++) { none *= 1 - (double)k / i; }
+    return 1 - none;
+}
 static tt_status tti_evaluate_responses(const tt_tokenizer *tokenizer, const tt_task *task, const tt_evaluate_desc *d, int end_token,
                                         const tti_prompts *p, const tt_completions *completions, tti_tally *tally) {
     tt_text scratch = TT_INIT;
