@@ -906,6 +906,9 @@ typedef struct tt_task {
     const char *prompt_template;                /* around {question}, e.g. "<user>{question}<student>" */
     const char *end_token;                      /* text of the token that ends a response              */
     void *user;
+    /* appends the final answer in a form in which equal answers are equal texts, for maj@k; nothing = no answer;
+     * NULL = \boxed{...}, what follows "####" or "answer", or the last number */
+    tt_status (*extract)(void *user, const tt_reward_input *in, tt_text *answer);
 } tt_task;
 
 /* The built-in task "signs": put + or - before each number so that the sum is the target. */
@@ -932,14 +935,40 @@ TT_API void      tt_jsonl_destroy(tt_jsonl *);
 TT_API int       tt_jsonl_count(const tt_jsonl *, int split);
 TT_API tt_task   tt_task_jsonl(tt_jsonl *, const char *prompt_template, const char *end_token);
 
+/* A reward beside the task's. A reward function that fails (but for TT_ERR_STOP and TT_ERR_MEM) or returns an infinity
+ * abstains from that response; this is counted and logged. Only if nobody scores any response does the step fail. */
+typedef struct tt_reward {
+    const char *name;              /* rewards/<name>/mean in the metrics; lent                 */
+    tt_status (*reward)(void *user, const tt_reward_input *in, float *reward);
+    void *user;
+    float weight;                  /* 0 = 1                                                    */
+    int log_only;                  /* 1: measured, not added                                   */
+} tt_reward;
+
 typedef struct tt_trainer_desc {
     tt_model *model;               /* the student; lent                                        */
     const tt_tokenizer *tokenizer;
     const tt_task *task;
+    const tt_reward *rewards;      /* further ones; copied                                     */
+    int n_rewards;                 /* at most TT_MAX_REWARDS - 1                               */
+    float task_weight;             /* of the task's own reward; 0 = 1                          */
     tt_grpo_config grpo;
     const tt_teacher *teacher;     /* NULL = plain GRPO                                        */
     tt_think_config think;
     tt_model *reference;           /* for beta > 0; NULL = a frozen copy is made               */
+    int measure_kl;                /* 1: the metric kl also with beta 0, at the cost of a forward pass of the reference */
+    tt_model *ema;                 /* follows the student after each step, see tt_teacher_follow; saved beside it; lent */
+    float ema_decay;               /* 0 = 0.99                                                 */
+    /* Responses of your own (LUFFY): appends the text of number k for the question; nothing appended = none. The last
+     * n_off_policy samples of each group give way to them. */
+    tt_status (*off_policy)(void *user, const char *question, const char *answer, int k, tt_text *response);
+    void *off_policy_user;
+    int n_off_policy;              /* 0 = 1 with off_policy; fewer than num_generations        */
+    /* After so many steps in a row with an update skipped, a mean reward <= abort_reward or a mean entropy <
+     * abort_entropy, tt_trainer_step gives its metrics and TT_ERR_STOP with the reason in tt_error; 0 = never. */
+    int abort_patience;
+    float abort_reward;            /* 0 = 0                                                    */
+    float abort_entropy;           /* 0 = 0.001                                                */
     tt_adamw_desc adamw;
     tt_schedule schedule;
     int prompts_per_step;          /* 0 = 16                                                   */
@@ -954,11 +983,18 @@ typedef struct tt_step_metrics {
     int step;
     tt_grpo_metrics grpo;
     tt_think_metrics think;
-    double mean_length, clipped_ratio, reflection_rate, correction_rate;   /* of the student's own (unguided) responses */
+    double mean_length, clipped_ratio, reflection_rate, correction_rate, spoil_rate;   /* of the student's own responses, before a teacher's */
     double behaviour[TT_N_BEHAVIOURS];
     double grad_norm, learning_rate;
+    double update_skipped;         /* updates left out because a gradient was not finite       */
+    double reward_errors;          /* calls of a reward function that failed                   */
+    double n_resampled;            /* groups that dynamic sampling replaced                    */
     double num_tokens;             /* tokens sampled by student and teacher since step 0       */
+    double rollout_tokens, update_tokens;   /* of this step: sampled by the student; of forward and backward passes */
     double rollout_s, teacher_s, update_s, step_s;
+    double rollout_tokens_per_s, teacher_tokens_per_s, update_tokens_per_s;
+    int n_rewards;
+    const char *reward_names[TT_MAX_REWARDS];   /* of grpo.rewards; lent */
 } tt_step_metrics;
 typedef struct tt_trainer tt_trainer;
 TT_API tt_trainer *tt_trainer_create(tt_context *, const tt_trainer_desc *);
@@ -970,12 +1006,30 @@ TT_API tt_status   tt_trainer_save(tt_trainer *, const char *path);          /* 
 TT_API tt_status   tt_trainer_load(tt_trainer *, const char *path);
 TT_API tt_status   tt_metrics_json(const tt_step_metrics *, tt_text *out);   /* one JSON object, TRL/verl names, no newline; no timings if step_s is 0 */
 
+/* ---- statistics of evaluations ---- */
+typedef struct tt_interval { double low, high; } tt_interval;
 /* Unbiased estimate of pass@k from n samples of which c are right: 1 - C(n - c, k) / C(n, k) (Chen et al., arXiv
  * 2107.03374). 1 <= k <= n. */
-TT_API double tt_pass_at_k(int n, int c, int k);
+TT_API double      tt_pass_at_k(int n, int c, int k);
+/* 95 % interval of a share: Wilson's, of `right` out of n independent trials. */
+TT_API tt_interval tt_wilson(double right, double n);
+/* 95 % interval of a mean: percentiles of 2000 resamples with replacement, a function of values and seed. For a paired
+ * comparison give the differences, question by question. */
+TT_API tt_status   tt_bootstrap(tt_context *, const double *values, int n, uint64_t seed, tt_interval *out);
 
-/* The student alone on held-out questions. */
-typedef struct tt_evaluation { int n; double accuracy, first_accuracy, reflection_rate, correction_rate, spoil_rate, mean_length, stopped_rate; double behaviour[TT_N_BEHAVIOURS]; } tt_evaluation;
+/* The student alone on held-out questions. Intervals: 95 %, bootstrap over questions. */
+#define TT_MAX_PASS 12
+typedef struct tt_evaluation {
+    int n;
+    double accuracy, first_accuracy, reflection_rate, correction_rate, spoil_rate, mean_length, stopped_rate;
+    double behaviour[TT_N_BEHAVIOURS];
+    tt_interval accuracy_interval, first_accuracy_interval, reflection_interval, correction_interval, spoil_interval;
+    int n_pass, k[TT_MAX_PASS];              /* k = 1, 2, 4, ... up to n_samples, and n_samples               */
+    double pass_at[TT_MAX_PASS];             /* unbiased, from all samples                                    */
+    double maj_at[TT_MAX_PASS];              /* right answer by vote of the first k samples; see tt_task.extract */
+    tt_interval pass_interval[TT_MAX_PASS], maj_interval[TT_MAX_PASS];
+    int n_questions, n_samples, n_errors;    /* n_errors: failed calls of the reward or judge: counted as wrong */
+} tt_evaluation;
 typedef struct tt_evaluate_desc {
     int n_questions, n_samples;    /* 0 = 256, 1 */
     int greedy, max_new_tokens, max_batch, split_train;
@@ -984,8 +1038,12 @@ typedef struct tt_evaluate_desc {
     /* called for each response with its outcome; may be NULL */
     void (*on_response)(void *user, const char *question, const char *response, const tt_outcome *outcome);
     void *user;
+    double *question_accuracy;     /* [n_questions] receives each question's share of right samples, for tt_bootstrap; NULL */
 } tt_evaluate_desc;
 TT_API tt_status tt_evaluate(tt_model *, const tt_tokenizer *, const tt_task *, const tt_evaluate_desc *, tt_evaluation *out);
+/* One line of text per evaluation under a head, columns aligned; shares in percent with their intervals. Appends to out. */
+TT_API tt_status tt_evaluation_table(const tt_evaluation *evaluations, const char *const *names, int n, tt_text *out);
+TT_API tt_status tt_evaluation_json(const tt_evaluation *, tt_text *out);      /* one JSON object, no newline */
 
 #ifdef __cplusplus
 }
@@ -6484,51 +6542,54 @@ TT_API tt_status tt_optimizer_step(tt_optimizer *o, float lr, tt_optimizer_stats
     return tt_eval(ctx);
 }
 
-/* ---- saving: weights as "model.NAME", moments as "adamw.m.NAME" and "adamw.v.NAME" ---- */
-static tt_named *tti_optimizer_names(tt_optimizer *o, tt_text *names) {
-    static const char *const prefix[3] = {"model.", "adamw.m.", "adamw.v."};
-    int n = o->model->n_params, i, k;
+/* ---- saving: weights as "model.NAME", moments as "adamw.m.NAME" and "adamw.v.NAME", those of a model beside as "ema.NAME" ---- */
+static tt_named *tti_optimizer_names(tt_optimizer *o, const tt_model *beside, tt_text *names, int *n_out) {
+    static const char *const prefix[4] = {"model.", "adamw.m.", "adamw.v.", "ema."};
+    int n = o->model->n_params, kinds = beside ? 4 : 3, i, k;
     size_t at = 0;
-    tt_named *list = (tt_named *)tt_alloc(o->ctx, (size_t)n * 3, sizeof *list);
-    for (k = 0; list && k < 3; k++) {
+    tt_named *list = (tt_named *)tt_alloc(o->ctx, (size_t)(n * kinds), sizeof *list);
+    *n_out = n * kinds;
+    for (k = 0; list && k < kinds; k++) {
         for (i = 0; i < n; i++) {
             const char *name = o->model->params[i]->name;
             if (tt_text_format(names, "%s%s", prefix[k], name) == TT_OK && tt_text_append(names, "", 1) == TT_OK) { continue; }
-            tt_free(o->ctx, list, (size_t)n * 3, sizeof *list);
+            tt_free(o->ctx, list, (size_t)(n * kinds), sizeof *list);
             return NULL;
         }
     }
-    for (k = 0; list && k < 3 * n; k++) {      /* the text stands still now */
+    for (k = 0; list && k < kinds * n; k++) {      /* the text stands still now */
         list[k].name = names->data + at;
-        list[k].tensor = k < n ? o->model->params[k] : k < 2 * n ? o->m[k - n] : o->v[k - 2 * n];
+        list[k].tensor = k < n ? o->model->params[k] : k < 2 * n ? o->m[k - n] : k < 3 * n ? o->v[k - 2 * n] : beside->params[k - 3 * n];
         at += strlen(list[k].name) + 1;
     }
     return list;
 }
-TT_API tt_status tt_optimizer_save(tt_optimizer *o, const char *path, const char *json) {
+static tt_status tti_optimizer_save(tt_optimizer *o, const tt_model *beside, const char *path, const char *json) {
     tt_text names = TT_INIT, state = TT_INIT;
     tt_named *list;
     tt_status status;
+    int n;
     names.ctx = state.ctx = o->ctx;
-    list = tti_optimizer_names(o, &names);
+    list = tti_optimizer_names(o, beside, &names, &n);
     status = list ? tt_text_format(&state, "{\"step\":%ld,\"n_skipped\":%ld,\"user\":", o->step, o->n_skipped) : TT_ERR_MEM;
     if (status == TT_OK) { status = tt_text_json(&state, json ? json : "", json ? strlen(json) : 0); }
     if (status == TT_OK) { status = tt_text_append(&state, "}", 1); }
-    if (status == TT_OK) { status = tt_state_save(o->ctx, path, list, o->model->n_params * 3, state.data); }
-    if (list) { tt_free(o->ctx, list, (size_t)o->model->n_params * 3, sizeof *list); }
+    if (status == TT_OK) { status = tt_state_save(o->ctx, path, list, n, state.data); }
+    if (list) { tt_free(o->ctx, list, (size_t)n, sizeof *list); }
     tt_text_free(&names);
     tt_text_free(&state);
     return status;
 }
-TT_API tt_status tt_optimizer_load(tt_optimizer *o, const char *path, tt_text *json_out) {
+static tt_status tti_optimizer_load(tt_optimizer *o, const tt_model *beside, const char *path, tt_text *json_out) {
     tt_text names = TT_INIT, state = TT_INIT;
     tt_json *root = NULL;
     const tt_json *user;
     tt_named *list;
     tt_status status;
+    int n;
     names.ctx = state.ctx = o->ctx;
-    list = tti_optimizer_names(o, &names);
-    status = list ? tt_state_load(o->ctx, path, list, o->model->n_params * 3, &state) : TT_ERR_MEM;
+    list = tti_optimizer_names(o, beside, &names, &n);
+    status = list ? tt_state_load(o->ctx, path, list, n, &state) : TT_ERR_MEM;
     if (status == TT_OK) {
         root = tt_json_parse(o->ctx, state.data ? state.data : "", state.size);
         user = tt_json_get(root, "user");
@@ -6541,11 +6602,13 @@ TT_API tt_status tt_optimizer_load(tt_optimizer *o, const char *path, tt_text *j
         }
     }
     tt_json_free(o->ctx, root);
-    if (list) { tt_free(o->ctx, list, (size_t)o->model->n_params * 3, sizeof *list); }
+    if (list) { tt_free(o->ctx, list, (size_t)n, sizeof *list); }
     tt_text_free(&names);
     tt_text_free(&state);
     return status;
 }
+TT_API tt_status tt_optimizer_save(tt_optimizer *o, const char *path, const char *json) { return tti_optimizer_save(o, NULL, path, json); }
+TT_API tt_status tt_optimizer_load(tt_optimizer *o, const char *path, tt_text *json_out) { return tti_optimizer_load(o, NULL, path, json_out); }
 
 TT_API float tt_learning_rate(const tt_schedule *s, int step) {
     double progress, lr = (double)s->lr, low = (double)s->min_lr;
@@ -7874,7 +7937,7 @@ TT_API void tt_think_score(const tt_rollouts *all, tt_think_metrics *m) {
 
 #define TTI_SIGNS_MAX 8
 #define TTI_SIGNS_FLIPS 7
-enum { TTI_STREAM_QUESTION = 0x7369676e, TTI_STREAM_DOCUMENT, TTI_STREAM_PROMPT, TTI_STREAM_SAMPLE };
+enum { TTI_STREAM_QUESTION = 0x7369676e, TTI_STREAM_DOCUMENT, TTI_STREAM_PROMPT, TTI_STREAM_SAMPLE, TTI_STREAM_BOOTSTRAP };
 
 struct tt_signs { tt_context *ctx; int min_n, max_n; uint64_t seed; };
 typedef struct tti_puzzle { int n, target, digits[TTI_SIGNS_MAX]; unsigned mask; } tti_puzzle;   /* bit i of a mask: digit i is negative */
@@ -8386,7 +8449,7 @@ typedef struct tti_prompts {
     int n;
     tt_text questions, answers;       /* NUL-terminated one after another         */
     tt_ids ids;                       /* all prompts end to end                   */
-    size_t *question, *answer, *ids_at;   /* [n], [n], [n + 1]: where each begins */
+    size_t *question, *answer, *ids_at;   /* [n]: where each begins               */
     tt_request *requests;             /* [n]                                      */
 } tti_prompts;
 
@@ -8397,7 +8460,7 @@ static void tti_prompts_free(tti_prompts *p) {
     tt_ids_free(&p->ids);
     tt_free(p->ctx, p->question, n, sizeof *p->question);
     tt_free(p->ctx, p->answer, n, sizeof *p->answer);
-    tt_free(p->ctx, p->ids_at, n + 1, sizeof *p->ids_at);
+    tt_free(p->ctx, p->ids_at, n, sizeof *p->ids_at);
     tt_free(p->ctx, p->requests, n, sizeof *p->requests);
 }
 /* The template around the question; only the template's special tokens are special. */
@@ -8409,12 +8472,19 @@ static tt_status tti_prompts_add(tti_prompts *p, int i, const tt_task *task, con
     tt_status status;
     p->question[i] = p->questions.size;
     p->answer[i] = p->answers.size;
+    p->ids_at[i] = p->ids.size;
     status = task->question(task->user, split, index, &p->questions, &p->answers);
     if (status == TT_OK) { status = tt_text_append(&p->questions, "", 1); }
     if (status == TT_OK) { status = tt_text_append(&p->answers, "", 1); }
     if (status == TT_OK) { status = tti_encode_prompt(tokenizer, task->prompt_template, p->questions.data + p->question[i], &p->ids); }
-    p->ids_at[i + 1] = p->ids.size;
+    p->requests[i].prompt_length = (int)(p->ids.size - p->ids_at[i]);
+    if (status == TT_OK && p->requests[i].prompt_length < 1) { status = tt_fail(p->ctx, TT_ERR_ARG, "task %s: prompt %d has no token", task->name ? task->name : "", i); }
     return status;
+}
+/* After the last tti_prompts_add: the ids stand still. */
+static void tti_prompts_point(tti_prompts *p) {
+    int i;
+    for (i = 0; i < p->n; i++) { p->requests[i].prompt = p->ids.data + p->ids_at[i]; }
 }
 /* indices[i] is the question's number, ids[i] names the random stream of its samples. On failure too,
  * tti_prompts_free. */
@@ -8427,17 +8497,15 @@ static tt_status tti_prompts_make(tti_prompts *p, tt_context *ctx, const tt_task
     p->n = n;
     p->question = (size_t *)tt_alloc(ctx, (size_t)n, sizeof *p->question);
     p->answer = (size_t *)tt_alloc(ctx, (size_t)n, sizeof *p->answer);
-    p->ids_at = (size_t *)tt_alloc(ctx, (size_t)n + 1, sizeof *p->ids_at);
+    p->ids_at = (size_t *)tt_alloc(ctx, (size_t)n, sizeof *p->ids_at);
     p->requests = (tt_request *)tt_alloc(ctx, (size_t)n, sizeof *p->requests);
     if (!p->question || !p->answer || !p->ids_at || !p->requests) { return TT_ERR_MEM; }
     for (i = 0; i < n && status == TT_OK; i++) { status = tti_prompts_add(p, i, task, tokenizer, split, indices[i]); }
-    for (i = 0; i < n && status == TT_OK; i++) {
-        p->requests[i].prompt = p->ids.data + p->ids_at[i];
-        p->requests[i].prompt_length = (int)(p->ids_at[i + 1] - p->ids_at[i]);
+    for (i = 0; i < n; i++) {
         p->requests[i].n = n_samples;
         p->requests[i].id = ids[i];
-        if (p->requests[i].prompt_length < 1) { status = tt_fail(ctx, TT_ERR_ARG, "task %s: prompt %d has no token", task->name ? task->name : "", i); }
     }
+    tti_prompts_point(p);
     return status;
 }
 static const char *tti_question_of(const tti_prompts *p, int i) { return p->questions.data + p->question[i]; }
@@ -8453,15 +8521,13 @@ static size_t tti_reflection_at(const char *response) {
     }
     return first;
 }
-static tt_status tti_judge_by_reward(tt_context *ctx, const tt_task *task, const tt_reward_input *in, tt_outcome *out) {
+static tt_status tti_judge_by_reward(tt_context *ctx, const tt_task *task, const tt_reward_input *in, float reward, tt_outcome *out) {
     tt_text attempt = TT_INIT;
     tt_reward_input first = *in;
-    float reward = 0;
-    tt_status status = task->reward(task->user, in, &reward);
-    memset(out, 0, sizeof *out);
+    tt_status status;
     out->final_right = out->first_right = reward > 0.5f;
     first.response_size = tti_reflection_at(in->response);
-    if (status != TT_OK || first.response_size == in->response_size) { return status; }
+    if (first.response_size == in->response_size) { return TT_OK; }
     out->reflects = 1;
     attempt.ctx = ctx;
     status = tt_text_append(&attempt, in->response, first.response_size);
@@ -8472,22 +8538,61 @@ static tt_status tti_judge_by_reward(tt_context *ctx, const tt_task *task, const
     tt_text_free(&attempt);
     return status;
 }
-/* Decodes tokens[0..n) into scratch and asks the task; either result may be NULL. */
-static tt_status tti_assess(const tt_task *task, const tt_tokenizer *tokenizer, const tti_prompts *p, int i, const int32_t *tokens, int n,
-                            int stopped, tt_text *scratch, float *reward, tt_outcome *outcome) {
-    tt_reward_input in;
+/* Reward functions are the user's: what fails in them costs a response its score, not the run its life. */
+typedef struct tti_reward_errors { int n; tt_status status; char text[TTI_ERROR_SIZE]; } tti_reward_errors;      /* how many, and the first */
+static int tti_stops_run(tt_status status) { return status == TT_ERR_STOP || status == TT_ERR_MEM; }
+/* After a call that gave status: counts and logs a failure, names where it was. */
+static void tti_reward_failed(tt_context *ctx, tti_reward_errors *errors, const char *name, int prompt, int sample, tt_status status) {
+    char why[TTI_ERROR_SIZE];
+    snprintf(why, sizeof why, "%s", tt_error_status(ctx) == status ? tt_error(ctx) : tt_status_name(status));
+    tt_fail(ctx, status, "reward %s of prompt %d, sample %d: %.400s", name ? name : "", prompt, sample, why);
+    if (errors->n++ == 0) {
+        errors->status = status;
+        memcpy(errors->text, ctx->error, sizeof errors->text);
+    }
+    tt_error_clear(ctx);
+}
+static tt_status tti_reward_call(tt_context *ctx, const tt_reward *r, const tt_reward_input *in, int prompt, int sample, tti_reward_errors *errors, float *out) {
+    tt_status status;
+    *out = (float)NAN;
+    tt_error_clear(ctx);
+    status = r->reward(r->user, in, out);
+    if (tti_stops_run(status)) { return status; }
+    if (status == TT_OK && isinf(*out)) { status = tt_fail(ctx, TT_ERR_NUMBER, "it is %g, expected a finite number", (double)*out); }
+    if (status == TT_OK) { return TT_OK; }
+    *out = (float)NAN;
+    tti_reward_failed(ctx, errors, r->name, prompt, sample, status);
+    return TT_OK;
+}
+/* Decodes tokens[0..n) into scratch; in points there. */
+static tt_status tti_reward_input(const tt_tokenizer *tokenizer, const tti_prompts *p, int i, const int32_t *tokens, int n, int stopped, tt_text *scratch, tt_reward_input *in) {
     tt_status status;
     scratch->size = 0;
     status = tti_decode_sampled(tokenizer, tokens, n - (stopped ? 1 : 0), scratch);
-    if (status != TT_OK) { return status; }
-    in.question = tti_question_of(p, i);
-    in.answer = p->answers.data + p->answer[i];
-    in.response = scratch->data;
-    in.response_size = scratch->size;
-    in.stopped = stopped;
-    if (reward) { status = task->reward(task->user, &in, reward); }
-    if (status != TT_OK || !outcome) { return status; }
-    return task->judge ? task->judge(task->user, &in, outcome) : tti_judge_by_reward(p->ctx, task, &in, outcome);
+    in->question = tti_question_of(p, i);
+    in->answer = p->answers.data + p->answer[i];
+    in->response = scratch->data;
+    in->response_size = scratch->size;
+    in->stopped = stopped;
+    return status;
+}
+static tt_reward tti_task_reward(const tt_task *task) {
+    tt_reward r = TT_INIT;
+    r.name = task->name;
+    r.reward = task->reward;
+    r.user = task->user;
+    return r;
+}
+/* What a response with that reward of the task did; nothing if the reward has failed or the judge does. */
+static tt_status tti_judge(tt_context *ctx, const tt_task *task, const tt_reward_input *in, float reward, int prompt, int sample, tti_reward_errors *errors, tt_outcome *out) {
+    tt_status status;
+    memset(out, 0, sizeof *out);
+    if (isnan(reward)) { return TT_OK; }
+    status = task->judge ? task->judge(task->user, in, out) : tti_judge_by_reward(ctx, task, in, reward, out);
+    if (status == TT_OK || tti_stops_run(status)) { return status; }
+    memset(out, 0, sizeof *out);
+    tti_reward_failed(ctx, errors, task->name, prompt, sample, status);
+    return TT_OK;
 }
 /* Sums of outcomes; tti_tally_finish makes rates of them. */
 typedef struct tti_tally { double n, right, first, reflects, corrected, spoiled, length, stopped, behaviour[TT_N_BEHAVIOURS]; } tti_tally;
@@ -8540,32 +8645,47 @@ static int tti_check_setting(const char *who, tt_model *model, const tt_tokenize
 }
 
 /* ---- trainer ---- */
+enum { TTI_TROUBLE_NUMBER, TTI_TROUBLE_REWARD, TTI_TROUBLE_ENTROPY, TTI_N_TROUBLES };
 struct tt_trainer {
     tt_context *ctx;
     tt_trainer_desc desc;             /* resolved                              */
     tt_task task;                     /* copies: the caller's may go           */
     tt_teacher teacher;
+    tt_reward rewards[TT_MAX_REWARDS];    /* the task's first                  */
+    float weights[TT_MAX_REWARDS];
+    int n_rewards;
     tt_optimizer *optimizer;
     tt_model *reference;              /* own copy; NULL if lent or not needed  */
     tt_rollouts rollouts;             /* of the last step                      */
     int end_token, step;
+    int troubles[TTI_N_TROUBLES];     /* steps in a row with each              */
     double num_tokens;
 };
 
-static tt_status tti_trainer_resolve(tt_context *ctx, tt_trainer_desc *d) {
+static tt_status tti_trainer_resolve_grpo(tt_context *ctx, tt_trainer_desc *d) {
     static const char *const who = "tt_trainer_create";
+    tt_grpo_config full;
     if (d->grpo.num_generations == 0) { d->grpo.num_generations = 8; }
     if (d->grpo.max_completion_length == 0) { d->grpo.max_completion_length = 128; }
     if (d->grpo.temperature == 0) { d->grpo.temperature = 1; }
     if (d->grpo.num_iterations == 0) { d->grpo.num_iterations = 1; }
+    if (d->grpo.num_mini_batches == 0) { d->grpo.num_mini_batches = 1; }
     if (d->grpo.micro_batch_tokens == 0) { d->grpo.micro_batch_tokens = 8192; }
-    if (d->prompts_per_step == 0) { d->prompts_per_step = 16; }
-    if (d->world_size == 0) { d->world_size = 1; }
     if (d->grpo.num_generations < 1) { return tt_fail(ctx, TT_ERR_ARG, "%s: num_generations is %d, expected >= 1", who, d->grpo.num_generations); }
     if (!(d->grpo.temperature > 0)) { return tt_fail(ctx, TT_ERR_ARG, "%s: temperature is %g, expected > 0", who, (double)d->grpo.temperature); }
     if (d->grpo.num_iterations < 1) { return tt_fail(ctx, TT_ERR_ARG, "%s: num_iterations is %d, expected >= 1", who, d->grpo.num_iterations); }
     if (d->grpo.micro_batch_tokens < 1) { return tt_fail(ctx, TT_ERR_ARG, "%s: micro_batch_tokens is %d, expected >= 1", who, d->grpo.micro_batch_tokens); }
-    if (!(d->schedule.lr > 0)) { return tt_fail(ctx, TT_ERR_ARG, "%s: schedule.lr is %g, expected > 0", who, (double)d->schedule.lr); }
+    if (d->grpo.max_completion_length < 1 || d->grpo.max_completion_length >= tt_model_config_get(d->model)->max_position_embeddings) {
+        return tt_fail(ctx, TT_ERR_ARG, "%s: max_completion_length is %d, expected 1 .. max_position_embeddings %d - 1", who,
+                       d->grpo.max_completion_length, tt_model_config_get(d->model)->max_position_embeddings);
+    }
+    full = tti_grpo_resolve(&d->grpo);
+    return tti_grpo_check(ctx, &full);
+}
+static tt_status tti_trainer_resolve_batch(tt_context *ctx, tt_trainer_desc *d) {
+    static const char *const who = "tt_trainer_create";
+    if (d->prompts_per_step == 0) { d->prompts_per_step = 16; }
+    if (d->world_size == 0) { d->world_size = 1; }
     if (d->world_size < 1 || d->rank < 0 || d->rank >= d->world_size) {
         return tt_fail(ctx, TT_ERR_ARG, "%s: rank is %d of world_size %d, expected 0 <= rank < world_size", who, d->rank, d->world_size);
     }
@@ -8576,17 +8696,46 @@ static tt_status tti_trainer_resolve(tt_context *ctx, tt_trainer_desc *d) {
     if (d->prompts_per_step / d->world_size > INT_MAX / d->grpo.num_generations) {
         return tt_fail(ctx, TT_ERR_ARG, "%s: prompts_per_step %d x num_generations %d is too large", who, d->prompts_per_step, d->grpo.num_generations);
     }
-    if (d->grpo.max_completion_length < 1 || d->grpo.max_completion_length >= tt_model_config_get(d->model)->max_position_embeddings) {
-        return tt_fail(ctx, TT_ERR_ARG, "%s: max_completion_length is %d, expected 1 .. max_position_embeddings %d - 1", who,
-                       d->grpo.max_completion_length, tt_model_config_get(d->model)->max_position_embeddings);
+    if (d->grpo.num_mini_batches < 1 || (d->prompts_per_step / d->world_size) % d->grpo.num_mini_batches) {
+        return tt_fail(ctx, TT_ERR_ARG, "%s: num_mini_batches is %d, expected a divisor of the rank's %d prompts", who, d->grpo.num_mini_batches, d->prompts_per_step / d->world_size);
     }
+    return TT_OK;
+}
+static tt_status tti_trainer_resolve(tt_context *ctx, tt_trainer_desc *d) {
+    static const char *const who = "tt_trainer_create";
+    tt_status status = tti_trainer_resolve_grpo(ctx, d);
+    if (status == TT_OK) { status = tti_trainer_resolve_batch(ctx, d); }
+    if (status != TT_OK) { return status; }
+    if (d->ema_decay == 0) { d->ema_decay = 0.99f; }
+    if (d->abort_entropy == 0) { d->abort_entropy = 0.001f; }
+    if (d->off_policy && d->n_off_policy == 0) { d->n_off_policy = 1; }
+    if (!(d->schedule.lr > 0)) { return tt_fail(ctx, TT_ERR_ARG, "%s: schedule.lr is %g, expected > 0", who, (double)d->schedule.lr); }
     if (d->teacher && d->think.total_steps < 1) { return tt_fail(ctx, TT_ERR_ARG, "%s: think.total_steps is %d, expected >= 1 with a teacher", who, d->think.total_steps); }
+    if (d->n_rewards < 0 || d->n_rewards >= TT_MAX_REWARDS || (d->n_rewards > 0 && !d->rewards)) {
+        return tt_fail(ctx, TT_ERR_ARG, "%s: n_rewards is %d, expected 0 .. %d with as many rewards", who, d->n_rewards, TT_MAX_REWARDS - 1);
+    }
+    if (d->n_off_policy < 0 || d->n_off_policy >= d->grpo.num_generations || (d->n_off_policy > 0 && !d->off_policy)) {
+        return tt_fail(ctx, TT_ERR_ARG, "%s: n_off_policy is %d, expected 0 .. num_generations %d - 1, with off_policy", who, d->n_off_policy, d->grpo.num_generations);
+    }
+    return TT_OK;
+}
+static tt_status tti_trainer_rewards(tt_trainer *t) {
+    int k;
+    t->rewards[0] = tti_task_reward(&t->task);
+    t->weights[0] = t->desc.task_weight != 0 ? t->desc.task_weight : 1;
+    t->n_rewards = 1 + t->desc.n_rewards;
+    for (k = 1; k < t->n_rewards; k++) {
+        const tt_reward *r = &t->desc.rewards[k - 1];
+        if (!r->reward || !r->name) { return tt_fail(t->ctx, TT_ERR_ARG, "tt_trainer_create: rewards[%d].%s is NULL", k - 1, r->name ? "reward" : "name"); }
+        t->rewards[k] = *r;
+        t->weights[k] = r->log_only ? 0 : r->weight != 0 ? r->weight : 1;
+    }
     return TT_OK;
 }
 TT_API tt_trainer *tt_trainer_create(tt_context *ctx, const tt_trainer_desc *desc) {
     tt_trainer *t;
     tt_trainer_desc d = *desc;
-    int end;
+    int end, wants_reference = d.grpo.beta != 0 || d.measure_kl;
     if (!d.model) { tt_fail(ctx, TT_ERR_ARG, "tt_trainer_create: model is NULL"); return NULL; }
     end = tti_check_setting("tt_trainer_create", d.model, d.tokenizer, d.task);
     if (end < 0 || tti_trainer_resolve(ctx, &d) != TT_OK) { return NULL; }
@@ -8598,9 +8747,10 @@ TT_API tt_trainer *tt_trainer_create(tt_context *ctx, const tt_trainer_desc *des
     t->desc.task = &t->task;
     if (d.teacher) { t->teacher = *d.teacher; t->desc.teacher = &t->teacher; }
     t->end_token = end;
-    t->optimizer = tt_adamw_create(d.model, &d.adamw);
-    if (d.grpo.beta != 0 && !d.reference) { t->reference = t->desc.reference = tt_model_copy(d.model); }
-    if (!t->optimizer || (d.grpo.beta != 0 && !t->desc.reference)) { tt_trainer_destroy(t); return NULL; }
+    if (tti_trainer_rewards(t) == TT_OK) { t->optimizer = tt_adamw_create(d.model, &d.adamw); }
+    t->desc.rewards = NULL;
+    if (t->optimizer && wants_reference && !d.reference) { t->reference = t->desc.reference = tt_model_copy(d.model); }
+    if (!t->optimizer || (wants_reference && !t->desc.reference)) { tt_trainer_destroy(t); return NULL; }
     return t;
 }
 TT_API void tt_trainer_destroy(tt_trainer *t) {
@@ -8613,34 +8763,63 @@ TT_API void tt_trainer_destroy(tt_trainer *t) {
 TT_API int tt_trainer_step_count(const tt_trainer *t) { return t->step; }
 TT_API const tt_rollouts *tt_trainer_rollouts(const tt_trainer *t) { return &t->rollouts; }
 
-/* The prompts of this step and rank: question numbers are random functions of (seed, step, place). */
-static tt_status tti_step_prompts(const tt_trainer *t, tti_prompts *p) {
+/* ---- one step: questions, samples, rewards, feedback ----
+ * Question numbers are random functions of (seed, step, place); dynamic sampling asks again in further rounds, whose
+ * numbers and random streams are others. */
+typedef struct tti_step {
+    tti_prompts prompts;              /* one for each group                       */
+    int *groups;                      /* [n] those of the round                   */
+    tt_rollouts fresh;                /* of the round                             */
+    tti_tally tally;                  /* of the student's own responses           */
+    tti_reward_errors errors;
+    tt_step_metrics metrics;
+} tti_step;
+static uint64_t tti_prompt_place(const tt_trainer *t, int i) {
+    int n = t->desc.prompts_per_step / t->desc.world_size;
+    return (uint64_t)t->step * (uint64_t)t->desc.prompts_per_step + (uint64_t)(t->desc.rank * n + i);
+}
+static uint64_t tti_prompt_number(const tt_trainer *t, int i, int round) {
+    return tt_random(t->desc.seed, (uint64_t)TTI_STREAM_PROMPT + ((uint64_t)round << 32), tti_prompt_place(t, i)) >> 1;
+}
+/* The prompts of this step and rank. */
+static tt_status tti_step_prompts(tt_trainer *t, tti_step *s) {
     const tt_trainer_desc *d = &t->desc;
     int n = d->prompts_per_step / d->world_size, i;
     uint64_t *numbers = (uint64_t *)tt_alloc(t->ctx, 2 * (size_t)n, sizeof *numbers);
     tt_status status;
-    memset(p, 0, sizeof *p);
-    p->ctx = t->ctx;
     if (!numbers) { return TT_ERR_MEM; }
     for (i = 0; i < n; i++) {
-        uint64_t place = (uint64_t)t->step * (uint64_t)d->prompts_per_step + (uint64_t)(d->rank * n + i);
-        numbers[i] = tt_random(d->seed, TTI_STREAM_PROMPT, place) >> 1;
-        numbers[n + i] = place;
+        numbers[i] = tti_prompt_number(t, i, 0);
+        numbers[n + i] = tti_prompt_place(t, i);
     }
-    status = tti_prompts_make(p, t->ctx, d->task, d->tokenizer, 0, numbers, numbers + n, n, d->grpo.num_generations);
+    status = tti_prompts_make(&s->prompts, t->ctx, d->task, d->tokenizer, 0, numbers, numbers + n, n, d->grpo.num_generations);
     tt_free(t->ctx, numbers, 2 * (size_t)n, sizeof *numbers);
+    s->groups = status == TT_OK ? (int *)tt_alloc(t->ctx, (size_t)n, sizeof *s->groups) : NULL;
+    for (i = 0; s->groups && i < n; i++) { s->groups[i] = i; }
+    return status == TT_OK && !s->groups ? TT_ERR_MEM : status;
+}
+/* Other questions for the n groups of this round. */
+static tt_status tti_step_redraw(tt_trainer *t, tti_step *s, int n, int round) {
+    int k;
+    tt_status status = TT_OK;
+    for (k = 0; k < n && status == TT_OK; k++) {
+        int g = s->groups[k];
+        status = tti_prompts_add(&s->prompts, g, t->desc.task, t->desc.tokenizer, 0, tti_prompt_number(t, g, round));
+        s->prompts.requests[g].id = ((uint64_t)round << 48) + tti_prompt_place(t, g);
+    }
+    tti_prompts_point(&s->prompts);
     return status;
 }
-static tt_status tti_step_sample(tt_trainer *t, const tti_prompts *p) {
+static tt_status tti_step_sample(tt_trainer *t, tti_step *s, const tt_request *requests, int n) {
     const tt_trainer_desc *d = &t->desc;
     tt_sampling sampling = TT_INIT;
     tt_completions completions = TT_INIT;
     int limit = tt_model_config_get(d->model)->max_position_embeddings, i;
     tt_status status;
-    for (i = 0; i < p->n; i++) {
-        if (p->requests[i].prompt_length <= limit - d->grpo.max_completion_length) { continue; }
+    for (i = 0; i < n; i++) {
+        if (requests[i].prompt_length <= limit - d->grpo.max_completion_length) { continue; }
         return tt_fail(t->ctx, TT_ERR_ARG, "tt_trainer_step: prompt %d has %d tokens and max_completion_length is %d, expected a sum <= max_position_embeddings %d",
-                       i, p->requests[i].prompt_length, d->grpo.max_completion_length, limit);
+                       i, requests[i].prompt_length, d->grpo.max_completion_length, limit);
     }
     sampling.max_new_tokens = d->grpo.max_completion_length;
     sampling.temperature = d->grpo.temperature;
@@ -8648,55 +8827,146 @@ static tt_status tti_step_sample(tt_trainer *t, const tti_prompts *p) {
     sampling.stop_tokens = &t->end_token;
     sampling.n_stop_tokens = 1;
     sampling.max_batch = d->max_batch;
-    status = tt_generate(d->model, p->requests, p->n, &sampling, &completions);
+    status = tt_generate(d->model, requests, n, &sampling, &completions);
     if (status == TT_OK) {
-        t->num_tokens += (double)completions.n_tokens;
-        tt_rollouts_free(&t->rollouts);
-        status = tt_rollouts_create(t->ctx, p->requests, p->n, &completions, t->end_token, &t->rollouts);
+        s->metrics.rollout_tokens += (double)completions.n_tokens;
+        status = tt_rollouts_create(t->ctx, requests, n, &completions, t->end_token, &s->fresh);
     }
-    for (i = 0; i < p->n && status == TT_OK; i++) { status = tt_rollouts_question(&t->rollouts, i, tti_question_of(p, i)); }
-    for (i = 0; i < p->n && status == TT_OK; i++) { status = tt_rollouts_question(&t->rollouts, i, p->questions.data + p->question[i]); }
+    for (i = 0; i < n && status == TT_OK; i++) { status = tt_rollouts_question(&s->fresh, i, tti_question_of(&s->prompts, s->groups[i])); }
     tt_completions_free(&completions);
     return status;
 }
-/* Rewards of all rollouts (guided_only: of those), and a tally of what they do. */
-static tt_status tti_step_rewards(tt_trainer *t, const tti_prompts *p, int guided_only, tti_tally *tally) {
+/* The user's own responses take the place of the last samples of each group. */
+static tt_status tti_step_off_policy(tt_trainer *t, tti_step *s) {
+    const tt_trainer_desc *d = &t->desc;
+    int size = s->fresh.num_generations, i, k;
+    int32_t end = (int32_t)t->end_token;
+    tt_text text = TT_INIT;
+    tt_ids ids = TT_INIT;
+    tt_status status = TT_OK;
+    text.ctx = ids.ctx = t->ctx;
+    for (i = 0; i < s->fresh.n && status == TT_OK; i++) {
+        const tti_prompts *p = &s->prompts;
+        int g = s->groups[i / size];
+        k = i % size - (size - d->n_off_policy);
+        if (k < 0) { continue; }
+        text.size = ids.size = 0;
+        status = d->off_policy(d->off_policy_user, tti_question_of(p, g), p->answers.data + p->answer[g], k, &text);
+        if (status != TT_OK || text.size == 0) { continue; }
+        status = tt_encode(d->tokenizer, text.data, text.size, TT_SPECIAL_TEXT, &ids);
+        if (status == TT_OK) { status = tt_ids_append(&ids, &end, 1); }
+        if (ids.size > (size_t)d->grpo.max_completion_length) { ids.size = (size_t)d->grpo.max_completion_length; }
+        if (status == TT_OK) { status = tt_rollout_off_policy(&s->fresh, i, ids.data, (int)ids.size, t->end_token); }
+    }
+    tt_text_free(&text);
+    tt_ids_free(&ids);
+    return status;
+}
+/* Rewards of all rollouts of the round (guided_only: of those), and a tally of what the student's own do. */
+static tt_status tti_step_rewards(tt_trainer *t, tti_step *s, int guided_only) {
     tt_text scratch = TT_INIT;
     tt_status status = TT_OK;
-    int i;
+    int i, k;
     scratch.ctx = t->ctx;
-    t->rollouts.n_rewards = 1;
-    for (i = 0; i < t->rollouts.n && status == TT_OK; i++) {
-        tt_rollout *r = &t->rollouts.items[i];
+    s->fresh.n_rewards = t->n_rewards;
+    for (i = 0; i < s->fresh.n && status == TT_OK; i++) {
+        tt_rollout *r = &s->fresh.items[i];
+        int g = s->groups[r->group];
+        tt_reward_input in = TT_INIT;
         tt_outcome outcome;
         if (guided_only && !r->guided) { continue; }
-        status = tti_assess(t->desc.task, t->desc.tokenizer, p, r->group, r->tokens + r->prompt_length, r->response_length, r->stopped,
-                            &scratch, &r->rewards[0], &outcome);
+        status = tti_reward_input(t->desc.tokenizer, &s->prompts, g, r->tokens + r->prompt_length, r->response_length, r->stopped, &scratch, &in);
+        for (k = 0; k < t->n_rewards && status == TT_OK; k++) { status = tti_reward_call(t->ctx, &t->rewards[k], &in, g, r->sample, &s->errors, &r->rewards[k]); }
         r->reward = r->rewards[0];
-        if (status == TT_OK && tally) { tti_tally_add(tally, &outcome, r->response_length, r->stopped); }
+        if (guided_only || r->off_policy || status != TT_OK) { continue; }
+        status = tti_judge(t->ctx, t->desc.task, &in, r->rewards[0], g, r->sample, &s->errors, &outcome);
+        if (status == TT_OK) { tti_tally_add(&s->tally, &outcome, r->response_length, r->stopped); }
     }
     tt_text_free(&scratch);
     return status;
 }
 /* The teacher continues some responses; the reward that each had by itself stays in attempt_reward. */
-static tt_status tti_step_teach(tt_trainer *t, const tti_prompts *p, tt_think_metrics *metrics) {
+static tt_status tti_step_teach(tt_trainer *t, tti_step *s) {
     const tt_trainer_desc *d = &t->desc;
-    int n = t->rollouts.n, i, k;
-    float *own = (float *)tt_alloc(t->ctx, (size_t)n, sizeof *own);
-    tt_status status;
-    if (!own) { return TT_ERR_MEM; }
-    for (i = 0; i < n; i++) { own[i] = t->rollouts.items[i].reward; }
-    status = tt_think_augment(&t->rollouts, d->teacher, d->tokenizer, &d->think, &d->grpo, t->end_token, t->step, metrics);
-    for (i = 0; i < n && status == TT_OK; i++) {
-        tt_rollout *r = &t->rollouts.items[i];
-        if (!r->guided) { continue; }
-        r->attempt_reward = own[i];
-        for (k = 0; k < r->response_length; k++) { t->num_tokens += r->is_teacher[k]; }
+    tt_think_metrics m = TT_INIT;
+    tt_status status = tt_think_augment(&s->fresh, d->teacher, d->tokenizer, &d->think, &d->grpo, t->end_token, t->step, &m);
+    s->metrics.think.pct = m.pct;
+    s->metrics.think.n_eligible += m.n_eligible;
+    s->metrics.think.n_guided += m.n_guided;
+    s->metrics.think.teacher_tokens += m.teacher_tokens;
+    return status == TT_OK ? tti_step_rewards(t, s, 1) : status;
+}
+/* Samples, rewards and feedback for the n groups of a round, into s->fresh. */
+static tt_status tti_step_round(tt_trainer *t, tti_step *s, int n) {
+    const tt_trainer_desc *d = &t->desc;
+    double begin = tt_clock(), sampled;
+    tt_request *requests = (tt_request *)tt_alloc(t->ctx, (size_t)n, sizeof *requests);
+    tt_status status = requests ? TT_OK : TT_ERR_MEM;
+    int k;
+    for (k = 0; k < n && status == TT_OK; k++) { requests[k] = s->prompts.requests[s->groups[k]]; }
+    if (status == TT_OK) { status = tti_step_sample(t, s, requests, n); }
+    if (status == TT_OK && d->n_off_policy > 0) { status = tti_step_off_policy(t, s); }
+    if (status == TT_OK) { status = tti_step_rewards(t, s, 0); }
+    sampled = tt_clock();
+    if (status == TT_OK && d->teacher && tt_think_active(&d->think, t->step)) { status = tti_step_teach(t, s); }
+    s->metrics.rollout_s += sampled - begin;
+    s->metrics.teacher_s += tt_clock() - sampled;
+    tt_free(t->ctx, requests, (size_t)n, sizeof *requests);
+    return status;
+}
+/* Group k of the round becomes group g of the step. */
+static void tti_step_take(tt_trainer *t, tti_step *s, int k, int g) {
+    int size = s->fresh.num_generations, i;
+    char *question = t->rollouts.questions[g];
+    for (i = 0; i < size; i++) {
+        tt_rollout *to = &t->rollouts.items[g * size + i], was = *to;
+        *to = s->fresh.items[k * size + i];
+        to->group = g;
+        s->fresh.items[k * size + i] = was;
     }
-    tt_free(t->ctx, own, (size_t)n, sizeof *own);
-    return status == TT_OK ? tti_step_rewards(t, p, 1, NULL) : status;
+    t->rollouts.questions[g] = s->fresh.questions[k];
+    s->fresh.questions[k] = question;
+}
+/* The groups whose rewards are all equal: they have no gradient. */
+static tt_status tti_step_dull(tt_trainer *t, tti_step *s, int *n) {
+    tt_grpo_config c = tti_grpo_resolve(&t->desc.grpo);
+    tt_grpo_metrics ignored = TT_INIT;
+    int size = t->rollouts.num_generations, g;
+    tt_status status;
+    c.kl_in_reward = 0;
+    *n = 0;
+    status = tti_rewards_sum(&t->rollouts, &c, t->weights, &ignored);
+    for (g = 0; g < t->rollouts.n_groups && status == TT_OK; g++) {
+        if (tti_reward_stats(t->rollouts.items + (size_t)g * (size_t)size, size, TTI_TOTAL, 0, 0).equal) { s->groups[(*n)++] = g; }
+    }
+    return status;
+}
+static tt_status tti_step_collect(tt_trainer *t, tti_step *s) {
+    int n = s->prompts.n, round, k;
+    tt_status status = tti_step_round(t, s, n);
+    if (status != TT_OK) { return status; }
+    tt_rollouts_free(&t->rollouts);
+    t->rollouts = s->fresh;
+    memset(&s->fresh, 0, sizeof s->fresh);
+    for (round = 1; round <= t->desc.grpo.dynamic_sampling && status == TT_OK; round++) {
+        status = tti_step_dull(t, s, &n);
+        if (status != TT_OK || n == 0) { break; }
+        status = tti_step_redraw(t, s, n, round);
+        if (status == TT_OK) { status = tti_step_round(t, s, n); }
+        for (k = 0; k < n && status == TT_OK; k++) { tti_step_take(t, s, k, s->groups[k]); }
+        s->metrics.n_resampled += n;
+        tt_rollouts_free(&s->fresh);
+    }
+    return status;
+}
+/* An error only if no response has a score and functions failed. */
+static tt_status tti_step_scored(tt_trainer *t, const tti_step *s) {
+    int i, k, scored = s->errors.n == 0;
+    for (i = 0; i < t->rollouts.n; i++) { for (k = 0; k < t->n_rewards; k++) { scored |= !isnan(t->rollouts.items[i].rewards[k]); } }
+    return scored ? TT_OK : tt_fail(t->ctx, s->errors.status, "%s", s->errors.text);
 }
 
+/* ---- one step: log-probs, losses, updates ---- */
 /* Rollouts [begin, end) of one micro-batch: as many as fit into micro_batch_tokens, at least one. */
 static int tti_micro_batch_end(const tt_rollouts *rollouts, int begin, int max_tokens) {
     int end = begin, tokens = 0;
@@ -8751,16 +9021,27 @@ static tt_status tti_all_logprobs(tt_trainer *t, tt_model *model, const int *ind
     }
     return status;
 }
+/* Old log-probs wherever a later update or a reward will ask for them, those of the reference likewise. */
+static tt_status tti_step_logprobs(tt_trainer *t, const int *indices) {
+    const tt_grpo_config *c = &t->desc.grpo;
+    int in_reward = c->kl_in_reward && c->beta != 0;
+    tt_status status = TT_OK;
+    if (c->num_iterations > 1 || c->num_mini_batches > 1 || in_reward) { status = tti_all_logprobs(t, t->desc.model, indices, 0); }
+    if (status == TT_OK && (c->beta != 0 || t->desc.measure_kl)) { status = tti_all_logprobs(t, t->desc.reference, indices, 1); }
+    return status;
+}
 /* This rank's share of the loss: losses are normalised by the rank's own tokens (or sequences), so the
  * sum over ranks of share * loss is normalised by all of them. */
-static tt_status tti_loss_share(const tt_trainer *t, double *share) {
+static tt_status tti_loss_share(const tt_trainer *t, const tt_rollouts *batch, double *share) {
+    tt_grpo_config c = tti_grpo_resolve(&t->desc.grpo);
     float all, mine = 0;
-    int i, k;
+    int by_tokens = c.aggregation == TT_TOKEN_MEAN, by_filled = c.aggregation == TT_SEQ_MEAN_TOKEN_SUM || c.aggregation == TT_SEQ_MEAN_FILLED, i;
     tt_status status;
     *share = 1.0 / t->desc.world_size;
-    if (t->desc.world_size == 1 || t->desc.grpo.aggregation != TT_TOKEN_MEAN) { return TT_OK; }
-    for (i = 0; i < t->rollouts.n; i++) {
-        for (k = 0; k < t->rollouts.items[i].response_length; k++) { mine += t->rollouts.items[i].mask[k] != 0; }
+    if (t->desc.world_size == 1 || !(by_tokens || by_filled)) { return TT_OK; }
+    for (i = 0; i < batch->n; i++) {
+        int n = tti_loss_tokens(&batch->items[i], &c);
+        mine += (float)(by_tokens ? n : n > 0);
     }
     all = mine;
     status = t->desc.allreduce(t->desc.allreduce_user, &all, 1);
@@ -8776,91 +9057,144 @@ static tt_status tti_reduce_gradients(tt_trainer *t) {
     }
     return status;
 }
-/* One pass of forward and backward over all micro-batches, then one update. */
-static tt_status tti_step_update(tt_trainer *t, const int *indices, tt_step_metrics *m) {
+/* Forward and backward over all micro-batches of an optimizer batch, then one update. */
+static tt_status tti_step_update(tt_trainer *t, const tt_rollouts *batch, const int *indices, tt_step_metrics *m) {
     const tt_trainer_desc *d = &t->desc;
     tt_optimizer_stats stats;
     double share = 1;
-    int begin, end;
-    tt_status status = tti_loss_share(t, &share);
-    for (begin = 0; begin < t->rollouts.n && status == TT_OK; begin = end) {
+    int begin, end, n_micro = 0;
+    tt_status status = tti_loss_share(t, batch, &share);
+    for (begin = 0; begin < batch->n; begin = tti_micro_batch_end(batch, begin, d->grpo.micro_batch_tokens)) { n_micro++; }
+    if (d->grpo.aggregation == TT_BNPO) { share /= n_micro; }
+    for (begin = 0; begin < batch->n && status == TT_OK; begin = end) {
         tt_tensor *entropy = NULL, *logprobs, *loss;
-        end = tti_micro_batch_end(&t->rollouts, begin, d->grpo.micro_batch_tokens);
-        logprobs = tt_model_logprobs(d->model, tt_rollouts_batch(t->ctx, &t->rollouts, indices + begin, end - begin), d->grpo.temperature, &entropy);
-        loss = tt_grpo_loss(t->ctx, logprobs, entropy, &t->rollouts, indices + begin, end - begin, &d->grpo, &m->grpo);
+        end = tti_micro_batch_end(batch, begin, d->grpo.micro_batch_tokens);
+        logprobs = tt_model_logprobs(d->model, tt_rollouts_batch(t->ctx, batch, indices + begin, end - begin), d->grpo.temperature, &entropy);
+        loss = tt_grpo_loss(t->ctx, logprobs, entropy, batch, indices + begin, end - begin, &d->grpo, &m->grpo);
         if (share != 1) { loss = tt_scale(t->ctx, loss, (float)share); }
         status = tti_end_graph(t->ctx, tt_backward(t->ctx, loss));
     }
     if (status == TT_OK) { status = tti_reduce_gradients(t); }
     m->learning_rate = (double)tt_learning_rate(&d->schedule, t->step);
     if (status == TT_OK) { status = tt_optimizer_step(t->optimizer, (float)m->learning_rate, &stats); }
-    if (status == TT_OK) { m->grad_norm = stats.grad_norm; }
-    return status;
+    if (status != TT_OK) { return status; }
+    m->grad_norm = stats.grad_norm;
+    m->update_skipped += stats.skipped;
+    return TT_OK;
 }
-static tt_status tti_step_learn(tt_trainer *t, tt_step_metrics *m) {
-    const tt_trainer_desc *d = &t->desc;
-    tt_grpo_metrics sums;
-    int *indices = (int *)tt_alloc(t->ctx, (size_t)t->rollouts.n, sizeof *indices), i;
-    tt_status status = indices ? TT_OK : TT_ERR_MEM;
-    for (i = 0; indices && i < t->rollouts.n; i++) { indices[i] = i; }
-    if (status == TT_OK && d->grpo.num_iterations > 1) { status = tti_all_logprobs(t, d->model, indices, 0); }
-    if (status == TT_OK && d->grpo.beta != 0) { status = tti_all_logprobs(t, d->reference, indices, 1); }
-    sums = m->grpo;                      /* each pass starts from the advantages' metrics: the last one is reported */
-    for (i = 0; i < d->grpo.num_iterations && status == TT_OK; i++) {
-        m->grpo = sums;
-        status = tti_step_update(t, indices, m);
+/* Means over mini-batches of what each of them has as its own mean. */
+static void tti_metrics_divide(tt_grpo_metrics *m, double n) {
+    double *means[10];
+    int i, count = 0;
+    means[count++] = &m->loss;
+    means[count++] = &m->entropy;
+    means[count++] = &m->kl;
+    means[count++] = &m->ppo_kl;
+    means[count++] = &m->clip_low;
+    means[count++] = &m->clip_high;
+    means[count++] = &m->clip_dual;
+    means[count++] = &m->aas_fallback_share;
+    means[count++] = &m->aas_factor_mean;
+    means[count++] = &m->mismatch_mean;
+    for (i = 0; i < count; i++) { *means[i] /= n; }
+}
+static tt_status tti_step_learn(tt_trainer *t, const int *indices, tt_step_metrics *m) {
+    const tt_grpo_config *c = &t->desc.grpo;
+    tt_grpo_metrics start = m->grpo;      /* each pass starts from the advantages' metrics: the last one is reported */
+    tt_rollouts part = t->rollouts;
+    int pass, k;
+    tt_status status = TT_OK;
+    part.n_groups /= c->num_mini_batches;
+    part.n = part.n_groups * part.num_generations;
+    for (pass = 0; pass < c->num_iterations && status == TT_OK; pass++) {
+        m->grpo = start;
+        for (k = 0; k < c->num_mini_batches && status == TT_OK; k++) {
+            part.items = t->rollouts.items + (size_t)k * (size_t)part.n;
+            status = tti_step_update(t, &part, indices, m);
+        }
+        tti_metrics_divide(&m->grpo, c->num_mini_batches);
     }
-    tt_free(t->ctx, indices, (size_t)t->rollouts.n, sizeof *indices);
+    if (status == TT_OK && t->desc.ema) { status = tt_teacher_follow(t->desc.ema, t->desc.model, t->desc.ema_decay); }
     return status;
 }
-static void tti_step_report(const tt_trainer *t, const tti_tally *tally, tt_step_metrics *m) {
+static tt_status tti_trainer_run(tt_trainer *t, tti_step *s) {
+    tt_step_metrics *m = &s->metrics;
+    double begin = tt_clock();
+    int *indices = NULL, n = 0, i;
+    tt_status status;
+    tt_model_zero_grad(t->desc.model);
+    status = tti_step_prompts(t, s);
+    if (status == TT_OK) { status = tti_step_collect(t, s); }
+    if (status == TT_OK) { status = tti_step_scored(t, s); }
+    if (status == TT_OK) {
+        n = t->rollouts.n;
+        indices = (int *)tt_alloc(t->ctx, (size_t)n, sizeof *indices);
+        status = indices ? TT_OK : TT_ERR_MEM;
+    }
+    for (i = 0; indices && i < n; i++) { indices[i] = i; }
+    if (status == TT_OK) { status = tti_step_logprobs(t, indices); }
+    if (status == TT_OK) { status = tt_grpo_advantages(&t->rollouts, &t->desc.grpo, t->weights, &m->grpo); }
+    if (status == TT_OK) { tt_think_score(&t->rollouts, &m->think); }
+    if (status == TT_OK) { status = tti_step_learn(t, indices, m); }
+    tt_free(t->ctx, indices, (size_t)n, sizeof *indices);
+    m->step_s = tt_clock() - begin;
+    m->update_s = m->step_s - m->rollout_s - m->teacher_s;
+    return status;
+}
+static void tti_step_report(tt_trainer *t, tti_step *s) {
+    tt_step_metrics *m = &s->metrics;
     tt_evaluation own;
-    tti_tally_finish(tally, &own);
+    int i;
+    memset(&own, 0, sizeof own);
+    tti_tally_finish(&s->tally, &own);
     m->step = t->step;
     m->mean_length = own.mean_length;
     m->clipped_ratio = 1 - own.stopped_rate;
     m->reflection_rate = own.reflection_rate;
     m->correction_rate = own.correction_rate;
+    m->spoil_rate = own.spoil_rate;
     memcpy(m->behaviour, own.behaviour, sizeof m->behaviour);
+    m->reward_errors = s->errors.n;
+    t->num_tokens += m->rollout_tokens + m->think.teacher_tokens;
     m->num_tokens = t->num_tokens;
+    for (i = 0; i < t->rollouts.n; i++) { m->update_tokens += (t->rollouts.items[i].prompt_length + t->rollouts.items[i].response_length) * t->desc.grpo.num_iterations; }
+    m->rollout_tokens_per_s = tti_ratio(m->rollout_tokens, m->rollout_s);
+    m->teacher_tokens_per_s = tti_ratio(m->think.teacher_tokens, m->teacher_s);
+    m->update_tokens_per_s = tti_ratio(m->update_tokens, m->update_s);
+    m->n_rewards = t->n_rewards;
+    for (i = 0; i < t->n_rewards; i++) { m->reward_names[i] = t->rewards[i].name ? t->rewards[i].name : "task"; }
 }
-static tt_status tti_trainer_run(tt_trainer *t, tti_prompts *p, tti_tally *tally, tt_step_metrics *m) {
-    const tt_trainer_desc *d = &t->desc;
-    double begin = tt_clock(), sampled, taught;
-    tt_status status;
-    tt_model_zero_grad(d->model);
-    status = tti_step_prompts(t, p);
-    if (status == TT_OK) { status = tti_step_sample(t, p); }
-    if (status == TT_OK) { status = tti_step_rewards(t, p, 0, tally); }
-    sampled = tt_clock();
-    if (status == TT_OK && d->teacher && tt_think_active(&d->think, t->step)) { status = tti_step_teach(t, p, &m->think); }
-    taught = tt_clock();
-    if (status == TT_OK) { status = tt_grpo_advantages(&t->rollouts, &d->grpo, NULL, &m->grpo); }
-    if (status == TT_OK) { tt_think_score(&t->rollouts, &m->think); }
-    if (status == TT_OK) { status = tti_step_learn(t, m); }
-    m->rollout_s = sampled - begin;
-    m->teacher_s = taught - sampled;
-    m->step_s = tt_clock() - begin;
-    m->update_s = m->step_s - m->rollout_s - m->teacher_s;
-    return status;
+/* Counts the steps in a row that were in trouble; the patience's last one stops the run. */
+static tt_status tti_step_watch(tt_trainer *t, const tt_step_metrics *m) {
+    static const char *const what[TTI_N_TROUBLES] = {"a gradient or loss that is not finite", "a reward that has collapsed", "an entropy that has collapsed"};
+    int bad[TTI_N_TROUBLES], k;
+    bad[TTI_TROUBLE_NUMBER] = m->update_skipped > 0 || !isfinite(m->grpo.loss);
+    bad[TTI_TROUBLE_REWARD] = m->grpo.reward <= (double)t->desc.abort_reward;
+    bad[TTI_TROUBLE_ENTROPY] = m->grpo.entropy < (double)t->desc.abort_entropy;
+    for (k = 0; k < TTI_N_TROUBLES; k++) { t->troubles[k] = bad[k] ? t->troubles[k] + 1 : 0; }
+    for (k = 0; k < TTI_N_TROUBLES && t->desc.abort_patience > 0; k++) {
+        int steps = t->troubles[k];
+        if (steps < t->desc.abort_patience) { continue; }
+        t->troubles[k] = 0;
+        return tt_fail(t->ctx, TT_ERR_STOP, "tt_trainer_step: stopped after step %d: %s, %d steps in a row (loss %g, reward %g, entropy %g, grad_norm %g)",
+                       m->step, what[k], steps, m->grpo.loss, m->grpo.reward, m->grpo.entropy, m->grad_norm);
+    }
+    return TT_OK;
 }
 TT_API tt_status tt_trainer_step(tt_trainer *t, tt_step_metrics *metrics) {
-    tti_prompts prompts;
-    tti_tally tally;
-    tt_step_metrics m;
-    double num_tokens = t->num_tokens;
+    tti_step s;
     tt_status status;
-    memset(&m, 0, sizeof m);
-    memset(&tally, 0, sizeof tally);
-    memset(&prompts, 0, sizeof prompts);
-    prompts.ctx = t->ctx;
-    status = tti_trainer_run(t, &prompts, &tally, &m);
-    tti_prompts_free(&prompts);
-    if (status != TT_OK) { t->num_tokens = num_tokens; return status; }
-    tti_step_report(t, &tally, &m);
+    memset(&s, 0, sizeof s);
+    s.prompts.ctx = t->ctx;
+    status = tti_trainer_run(t, &s);
+    if (s.groups) { tt_free(t->ctx, s.groups, (size_t)s.prompts.n, sizeof *s.groups); }
+    tti_prompts_free(&s.prompts);
+    tt_rollouts_free(&s.fresh);
+    if (status != TT_OK) { return status; }
+    tti_step_report(t, &s);
     t->step++;
-    if (metrics) { *metrics = m; }
-    return TT_OK;
+    if (metrics) { *metrics = s.metrics; }
+    return tti_step_watch(t, &s.metrics);
 }
 
 /* Beside weights and moments only counters are kept; the settings that steer the random streams are
@@ -8869,15 +9203,17 @@ TT_API tt_status tt_trainer_save(tt_trainer *t, const char *path) {
     tt_text json = TT_INIT;
     tt_status status;
     json.ctx = t->ctx;
-    status = tt_text_format(&json, "{\"step\":%d,\"num_tokens\":%.17g,\"seed\":\"%016llx\",\"prompts_per_step\":%d,\"num_generations\":%d}",
-                            t->step, t->num_tokens, (unsigned long long)t->desc.seed, t->desc.prompts_per_step, t->desc.grpo.num_generations);
-    if (status == TT_OK) { status = tt_optimizer_save(t->optimizer, path, json.data); }
+    status = tt_text_format(&json, "{\"step\":%d,\"num_tokens\":%.17g,\"seed\":\"%016llx\",\"prompts_per_step\":%d,\"num_generations\":%d,\"troubles\":[%d,%d,%d]}",
+                            t->step, t->num_tokens, (unsigned long long)t->desc.seed, t->desc.prompts_per_step, t->desc.grpo.num_generations,
+                            t->troubles[0], t->troubles[1], t->troubles[2]);
+    if (status == TT_OK) { status = tti_optimizer_save(t->optimizer, t->desc.ema, path, json.data); }
     tt_text_free(&json);
     return status;
 }
 static tt_status tti_trainer_restore(tt_trainer *t, const char *path, const tt_json *state) {
     char seed[32];
-    int prompts = (int)tt_json_number(state, "prompts_per_step", 0), samples = (int)tt_json_number(state, "num_generations", 0);
+    int prompts = (int)tt_json_number(state, "prompts_per_step", 0), samples = (int)tt_json_number(state, "num_generations", 0), k;
+    const tt_json *troubles = tt_json_get(state, "troubles"), *trouble = troubles ? troubles->child : NULL;
     snprintf(seed, sizeof seed, "%016llx", (unsigned long long)t->desc.seed);
     if (strcmp(seed, tt_json_text(state, "seed", "")) != 0) {
         return tt_fail(t->ctx, TT_ERR_FILE, "tt_trainer_load: %s has seed %s, the trainer %s", path, tt_json_text(state, "seed", "none"), seed);
@@ -8888,6 +9224,7 @@ static tt_status tti_trainer_restore(tt_trainer *t, const char *path, const tt_j
     }
     t->step = (int)tt_json_number(state, "step", 0);
     t->num_tokens = tt_json_number(state, "num_tokens", 0);
+    for (k = 0; k < TTI_N_TROUBLES; k++, trouble = trouble ? trouble->next : NULL) { t->troubles[k] = trouble ? (int)trouble->number : 0; }
     return TT_OK;
 }
 TT_API tt_status tt_trainer_load(tt_trainer *t, const char *path) {
@@ -8895,7 +9232,7 @@ TT_API tt_status tt_trainer_load(tt_trainer *t, const char *path) {
     tt_json *state = NULL;
     tt_status status;
     json.ctx = t->ctx;
-    status = tt_optimizer_load(t->optimizer, path, &json);
+    status = tti_optimizer_load(t->optimizer, t->desc.ema, path, &json);
     if (status == TT_OK) { state = tt_json_parse(t->ctx, json.data ? json.data : "", json.size); }
     if (status == TT_OK) { status = state ? tti_trainer_restore(t, path, state) : TT_ERR_FILE; }
     if (state) { tt_json_free(t->ctx, state); }
@@ -8912,35 +9249,62 @@ static const tti_metric tti_metrics[] = {
     TTI_METRIC("loss", grpo.loss), TTI_METRIC("entropy", grpo.entropy), TTI_METRIC("kl", grpo.kl), TTI_METRIC("ppo_kl", grpo.ppo_kl),
     TTI_METRIC("clip_ratio/low_mean", grpo.clip_low), TTI_METRIC("clip_ratio/high_mean", grpo.clip_high), TTI_METRIC("clip_ratio/dual_mean", grpo.clip_dual),
     TTI_METRIC("sampling/sampling_logp_difference/max", grpo.sampling_logp_difference_max),
+    TTI_METRIC("sampling/importance_sampling_ratio/mean", grpo.mismatch_mean), TTI_METRIC("sampling/importance_sampling_ratio/max_deviation", grpo.mismatch_deviation_max),
+    TTI_METRIC("rewards/overlong/mean", grpo.overlong), TTI_METRIC("rewards/kl/mean", grpo.reward_kl), TTI_METRIC("n_unscored", grpo.n_unscored),
+    TTI_METRIC("reward_errors", reward_errors), TTI_METRIC("n_resampled", n_resampled), TTI_METRIC("update_skipped", update_skipped),
+    TTI_METRIC("rollout_tokens", rollout_tokens), TTI_METRIC("think/teacher_tokens", think.teacher_tokens),
     TTI_METRIC("grad_norm", grad_norm), TTI_METRIC("learning_rate", learning_rate), TTI_METRIC("num_tokens", num_tokens),
     TTI_METRIC("think/pct", think.pct), TTI_METRIC("think/guided_share", think.guided_share), TTI_METRIC("think/teacher_accuracy", think.teacher_accuracy),
     TTI_METRIC("think/rescue_rate", think.rescue_rate), TTI_METRIC("think/spoil_rate", think.spoil_rate),
     TTI_METRIC("think/reward_guided", think.reward_guided), TTI_METRIC("think/reward_unguided", think.reward_unguided),
     TTI_METRIC("think/reflection_rate", reflection_rate), TTI_METRIC("think/correction_rate", correction_rate),
+    TTI_METRIC("think/own_spoil_rate", spoil_rate),
     TTI_METRIC("think/self_agreement", behaviour[TT_SELF_AGREEMENT]), TTI_METRIC("think/self_conflict", behaviour[TT_SELF_CONFLICT]),
     TTI_METRIC("think/self_consultation", behaviour[TT_SELF_CONSULTATION]), TTI_METRIC("think/self_critique", behaviour[TT_SELF_CRITIQUE]),
     TTI_METRIC("think/aas_fallback_share", grpo.aas_fallback_share), TTI_METRIC("think/aas_factor_mean", grpo.aas_factor_mean),
     TTI_METRIC("think/aas_factor_max", grpo.aas_factor_max)
 };
 static const tti_metric tti_timings[] = {
-    TTI_METRIC("rollout_s", rollout_s), TTI_METRIC("teacher_s", teacher_s), TTI_METRIC("update_s", update_s), TTI_METRIC("step_time", step_s)
+    TTI_METRIC("rollout_s", rollout_s), TTI_METRIC("teacher_s", teacher_s), TTI_METRIC("update_s", update_s), TTI_METRIC("step_time", step_s),
+    TTI_METRIC("rollout_tokens_per_s", rollout_tokens_per_s), TTI_METRIC("teacher_tokens_per_s", teacher_tokens_per_s), TTI_METRIC("update_tokens_per_s", update_tokens_per_s)
 };
+static tt_status tti_number_append(tt_text *out, double value) {      /* JSON knows no infinity */
+    return isfinite(value) ? tt_text_format(out, "%.9g", value) : tt_text_append(out, "null", 4);
+}
 static tt_status tti_metrics_append(tt_text *out, const tt_step_metrics *m, const tti_metric *list, size_t n) {
     tt_status status = TT_OK;
     size_t i;
     for (i = 0; i < n && status == TT_OK; i++) {
-        double value = *(const double *)(const void *)((const char *)m + list[i].at);
-        status = isfinite(value) ? tt_text_format(out, ",\"%s\":%.9g", list[i].name, value) : tt_text_format(out, ",\"%s\":null", list[i].name);
+        status = tt_text_format(out, ",\"%s\":", list[i].name);
+        if (status == TT_OK) { status = tti_number_append(out, *(const double *)(const void *)((const char *)m + list[i].at)); }
     }
+    return status;
+}
+/* "rewards/<name>/mean": */
+static tt_status tti_metrics_name(tt_text *out, const char *reward) {
+    tt_text name = TT_INIT;
+    tt_status status;
+    name.ctx = out->ctx;
+    status = tt_text_format(&name, "rewards/%s/mean", reward);
+    if (status == TT_OK) { status = tt_text_json(out, name.data, name.size); }
+    if (status == TT_OK) { status = tt_text_append(out, ":", 1); }
+    tt_text_free(&name);
     return status;
 }
 TT_API tt_status tt_metrics_json(const tt_step_metrics *m, tt_text *out) {
     tt_status status = tt_text_format(out, "{\"step\":%d,\"think/n_guided\":%d,\"think/n_eligible\":%d", m->step, m->think.n_guided, m->think.n_eligible);
+    int k;
     if (status == TT_OK) { status = tti_metrics_append(out, m, tti_metrics, sizeof tti_metrics / sizeof *tti_metrics); }
+    for (k = 0; k < m->n_rewards && status == TT_OK; k++) {
+        status = tt_text_append(out, ",", 1);
+        if (status == TT_OK) { status = tti_metrics_name(out, m->reward_names[k]); }
+        if (status == TT_OK) { status = tti_number_append(out, m->grpo.rewards[k]); }
+    }
     if (status == TT_OK && m->step_s > 0) { status = tti_metrics_append(out, m, tti_timings, sizeof tti_timings / sizeof *tti_timings); }
     return status == TT_OK ? tt_text_append(out, "}", 1) : status;
 }
 
+/* ---- statistics ---- */
 TT_API double tt_pass_at_k(int n, int c, int k) {
     double none = 1;
     int i;
@@ -8948,61 +9312,304 @@ TT_API double tt_pass_at_k(int n, int c, int k) {
     for (i = n - c + 1; i <= n; i++) { none *= 1 - (double)k / i; }
     return 1 - none;
 }
-static tt_status tti_evaluate_responses(const tt_tokenizer *tokenizer, const tt_task *task, const tt_evaluate_desc *d, int end_token,
-                                        const tti_prompts *p, const tt_completions *completions, tti_tally *tally) {
+TT_API tt_interval tt_wilson(double right, double n) {
+    const double z = 1.959963984540054;
+    tt_interval out = TT_INIT;
+    double p, middle, half;
+    out.high = 1;
+    if (!(n > 0)) { return out; }
+    p = right / n;
+    middle = p + z * z / (2 * n);
+    half = z * sqrt(p * (1 - p) / n + z * z / (4 * n * n));
+    out.low = (middle - half) / (1 + z * z / n);
+    out.high = (middle + half) / (1 + z * z / n);
+    return out;
+}
+/* A ratio of sums over questions: above[q] / below[q], below NULL = 1. */
+typedef struct tti_ratio_of { const double *above, *below; tt_interval *out; } tti_ratio_of;
+enum { TTI_RESAMPLES = 2000, TTI_MAX_RATIOS = 5 + 2 * TT_MAX_PASS };
+static int tti_by_value(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+/* The middle 95 % of sorted values, interpolated between neighbours. */
+static tt_interval tti_percentiles(const double *sorted, int n) {
+    double at[2] = {0.025 * (n - 1), 0.975 * (n - 1)}, value[2];
+    tt_interval out;
+    int k;
+    for (k = 0; k < 2; k++) {
+        int i = (int)at[k];
+        value[k] = i + 1 < n ? sorted[i] + (at[k] - i) * (sorted[i + 1] - sorted[i]) : sorted[i];
+    }
+    out.low = value[0];
+    out.high = value[1];
+    return out;
+}
+/* All ratios over the same resamples of n questions. */
+static tt_status tti_bootstrap(tt_context *ctx, const tti_ratio_of *ratios, int n_ratios, int n, uint64_t seed) {
+    size_t size = (size_t)n_ratios * TTI_RESAMPLES;
+    double *values = (double *)tt_alloc(ctx, size, sizeof *values);
+    tt_rng rng;
+    int b, k, q;
+    if (!values) { return TT_ERR_MEM; }
+    rng.seed = seed;
+    rng.stream = TTI_STREAM_BOOTSTRAP;
+    rng.index = 0;
+    for (b = 0; b < TTI_RESAMPLES; b++) {
+        double above[TTI_MAX_RATIOS] = {0}, below[TTI_MAX_RATIOS] = {0};
+        for (q = 0; q < n; q++) {
+            int drawn = tt_rng_below(&rng, n);
+            for (k = 0; k < n_ratios; k++) {
+                above[k] += ratios[k].above[drawn];
+                below[k] += ratios[k].below ? ratios[k].below[drawn] : 1;
+            }
+        }
+        for (k = 0; k < n_ratios; k++) { values[(size_t)k * TTI_RESAMPLES + (size_t)b] = tti_ratio(above[k], below[k]); }
+    }
+    for (k = 0; k < n_ratios; k++) {
+        qsort(values + (size_t)k * TTI_RESAMPLES, TTI_RESAMPLES, sizeof *values, tti_by_value);
+        *ratios[k].out = tti_percentiles(values + (size_t)k * TTI_RESAMPLES, TTI_RESAMPLES);
+    }
+    tt_free(ctx, values, size, sizeof *values);
+    return TT_OK;
+}
+TT_API tt_status tt_bootstrap(tt_context *ctx, const double *values, int n, uint64_t seed, tt_interval *out) {
+    tti_ratio_of mean;
+    memset(out, 0, sizeof *out);
+    if (n < 1 || !values) { return tt_fail(ctx, TT_ERR_ARG, "tt_bootstrap: n is %d, expected >= 1 values", n); }
+    mean.above = values;
+    mean.below = NULL;
+    mean.out = out;
+    return tti_bootstrap(ctx, &mean, 1, n, seed);
+}
+
+/* ---- evaluation ----
+ * What is kept of each question: sums over its samples, and for each k the estimate of pass@k and the vote. */
+enum { TTI_Q_SAMPLES, TTI_Q_RIGHT, TTI_Q_FIRST, TTI_Q_WRONG_FIRST, TTI_Q_REFLECTS, TTI_Q_CORRECTED, TTI_Q_SPOILED, TTI_Q_PASS, TTI_Q_MAJ = TTI_Q_PASS + TT_MAX_PASS, TTI_Q_COLUMNS = TTI_Q_MAJ + TT_MAX_PASS };
+typedef struct tti_exam {
+    tt_context *ctx;
+    const tt_tokenizer *tokenizer;
+    const tt_task *task;
+    tt_evaluate_desc desc;            /* resolved                             */
+    int end_token;
+    double *columns;                  /* [TTI_Q_COLUMNS, n_questions]         */
+    tt_text votes;                    /* answers of one question, each with a NUL */
+    size_t *vote_at;                  /* [n_samples]                          */
+    unsigned char *right;             /* [n_samples]                          */
+    tti_tally tally;
+    tti_reward_errors errors;
+    tt_evaluation *out;
+} tti_exam;
+static double *tti_exam_cell(const tti_exam *e, int column, int question) { return e->columns + (size_t)column * (size_t)e->desc.n_questions + (size_t)question; }
+
+/* The default of tt_task.extract. */
+static tt_status tti_extract(const tt_task *task, const tt_reward_input *in, tt_text *answer) {
+    char normal[256];
+    const char *part = NULL;
+    size_t size;
+    if (task->extract) { return task->extract(task->user, in, answer); }
+    size = tti_answer_part(in->response, &part);
+    tti_normalise_answer(part, size, normal, sizeof normal);
+    return tt_text_append(answer, normal, strlen(normal));
+}
+/* The answer that most of the first k samples give, the earliest on a tie; no answer never wins. */
+static int tti_majority_right(const tti_exam *e, int k) {
+    int best = -1, best_votes = 0, i, j;
+    for (i = 0; i < k; i++) {
+        const char *answer = e->votes.data + e->vote_at[i];
+        int votes = 0;
+        for (j = 0; j < k && *answer; j++) { votes += strcmp(answer, e->votes.data + e->vote_at[j]) == 0; }
+        if (votes > best_votes) { best = i; best_votes = votes; }
+    }
+    for (i = 0; i < k && best >= 0; i++) {      /* right if one of those who gave it was right */
+        if (e->right[i] && strcmp(e->votes.data + e->vote_at[best], e->votes.data + e->vote_at[i]) == 0) { return 1; }
+    }
+    return 0;
+}
+static tt_status tti_exam_response(tti_exam *e, const tti_prompts *p, const tt_completion *c, tt_text *scratch) {
+    tt_reward call = tti_task_reward(e->task);
+    tt_reward_input in = TT_INIT;
+    tt_outcome o;
+    float reward = (float)NAN;
+    int q = c->request, ends = 0, stopped, k;
+    tt_status status;
+    for (k = 0; k < c->length; k++) { ends += c->tokens[k] == e->end_token; }
+    stopped = ends == 1 && c->tokens[c->length - 1] == e->end_token;
+    status = tti_reward_input(e->tokenizer, p, q, c->tokens, c->length, stopped, scratch, &in);
+    if (status == TT_OK) { status = tti_reward_call(e->ctx, &call, &in, q, c->sample, &e->errors, &reward); }
+    if (status == TT_OK) { status = tti_judge(e->ctx, e->task, &in, reward, q, c->sample, &e->errors, &o); }
+    e->vote_at[c->sample] = e->votes.size;
+    if (status == TT_OK) { status = tti_extract(e->task, &in, &e->votes); }
+    if (status == TT_OK) { status = tt_text_append(&e->votes, "", 1); }
+    if (status != TT_OK) { return status; }
+    e->right[c->sample] = (unsigned char)o.final_right;
+    tti_tally_add(&e->tally, &o, c->length, stopped);
+    *tti_exam_cell(e, TTI_Q_SAMPLES, q) += 1;
+    *tti_exam_cell(e, TTI_Q_RIGHT, q) += o.final_right;
+    *tti_exam_cell(e, TTI_Q_FIRST, q) += o.first_right;
+    *tti_exam_cell(e, TTI_Q_WRONG_FIRST, q) += !o.first_right;
+    *tti_exam_cell(e, TTI_Q_REFLECTS, q) += o.reflects;
+    *tti_exam_cell(e, TTI_Q_CORRECTED, q) += o.final_right && !o.first_right;
+    *tti_exam_cell(e, TTI_Q_SPOILED, q) += o.first_right && !o.final_right;
+    if (e->desc.on_response) { e->desc.on_response(e->desc.user, in.question, in.response, &o); }
+    return TT_OK;
+}
+static tt_status tti_exam_responses(tti_exam *e, const tti_prompts *p, const tt_completions *completions) {
     tt_text scratch = TT_INIT;
     tt_status status = TT_OK;
     int i, k;
-    scratch.ctx = p->ctx;
+    scratch.ctx = e->votes.ctx = e->ctx;
     for (i = 0; i < completions->n && status == TT_OK; i++) {
         const tt_completion *c = &completions->items[i];
-        tt_outcome outcome;
-        int n_ends = 0, stopped;
-        for (k = 0; k < c->length; k++) { n_ends += c->tokens[k] == end_token; }
-        stopped = n_ends == 1 && c->tokens[c->length - 1] == end_token;
-        status = tti_assess(task, tokenizer, p, c->request, c->tokens, c->length, stopped, &scratch, NULL, &outcome);
-        if (status != TT_OK) { break; }
-        tti_tally_add(tally, &outcome, c->length, stopped);
-        if (d->on_response) { d->on_response(d->user, tti_question_of(p, c->request), scratch.data, &outcome); }
+        int q = c->request, right;
+        if (c->sample == 0) { e->votes.size = 0; }
+        status = tti_exam_response(e, p, c, &scratch);
+        if (status != TT_OK || c->sample + 1 < e->desc.n_samples) { continue; }
+        right = (int)*tti_exam_cell(e, TTI_Q_RIGHT, q);
+        for (k = 0; k < e->out->n_pass; k++) {
+            *tti_exam_cell(e, TTI_Q_PASS + k, q) = tt_pass_at_k(e->desc.n_samples, right, e->out->k[k]);
+            *tti_exam_cell(e, TTI_Q_MAJ + k, q) = tti_majority_right(e, e->out->k[k]);
+        }
+        if (e->desc.question_accuracy) { e->desc.question_accuracy[q] = (double)right / e->desc.n_samples; }
     }
     tt_text_free(&scratch);
     return status;
 }
-TT_API tt_status tt_evaluate(tt_model *model, const tt_tokenizer *tokenizer, const tt_task *task, const tt_evaluate_desc *desc, tt_evaluation *out) {
-    tt_context *ctx = model ? tt_model_context(model) : NULL;
-    tt_evaluate_desc d = TT_INIT;
+static tt_status tti_exam_finish(tti_exam *e) {
+    tt_evaluation *o = e->out;
+    tti_ratio_of ratios[TTI_MAX_RATIOS];
+    int n = e->desc.n_questions, count = 0, k, q;
+    static const int columns[5][2] = {{TTI_Q_RIGHT, TTI_Q_SAMPLES}, {TTI_Q_FIRST, TTI_Q_SAMPLES}, {TTI_Q_REFLECTS, TTI_Q_SAMPLES}, {TTI_Q_CORRECTED, TTI_Q_WRONG_FIRST}, {TTI_Q_SPOILED, TTI_Q_FIRST}};
+    tt_interval *const out[5] = {&o->accuracy_interval, &o->first_accuracy_interval, &o->reflection_interval, &o->correction_interval, &o->spoil_interval};
+    tti_tally_finish(&e->tally, o);
+    o->n_errors = e->errors.n;
+    for (k = 0; k < 5; k++) {
+        ratios[count].above = tti_exam_cell(e, columns[k][0], 0);
+        ratios[count].below = tti_exam_cell(e, columns[k][1], 0);
+        ratios[count++].out = out[k];
+    }
+    for (k = 0; k < 2 * o->n_pass; k++) {
+        int at = k / 2, maj = k % 2;
+        const double *values = tti_exam_cell(e, (maj ? TTI_Q_MAJ : TTI_Q_PASS) + at, 0);
+        for (q = 0; q < n; q++) { *(maj ? &o->maj_at[at] : &o->pass_at[at]) += values[q] / n; }
+        ratios[count].above = values;
+        ratios[count].below = NULL;
+        ratios[count++].out = maj ? &o->maj_interval[at] : &o->pass_interval[at];
+    }
+    return tti_bootstrap(e->ctx, ratios, count, n, e->desc.seed);
+}
+static tt_status tti_exam_sample(tti_exam *e, tt_model *model) {
+    const tt_evaluate_desc *d = &e->desc;
     tt_sampling sampling = TT_INIT;
     tt_completions completions = TT_INIT;
-    tti_prompts p;
-    tti_tally tally;
-    uint64_t *numbers;
-    int end, i, n;
+    tti_prompts p = TT_INIT;
+    uint64_t *numbers = (uint64_t *)tt_alloc(e->ctx, (size_t)d->n_questions, sizeof *numbers);
     tt_status status;
-    memset(out, 0, sizeof *out);
-    memset(&tally, 0, sizeof tally);
-    if (desc) { d = *desc; }
-    n = d.n_questions ? d.n_questions : 256;
-    end = tti_check_setting("tt_evaluate", model, tokenizer, task);
-    if (end < 0) { return TT_ERR_ARG; }
-    if (n < 1 || d.n_samples < 0) { return tt_fail(ctx, TT_ERR_ARG, "tt_evaluate: n_questions is %d and n_samples %d, expected >= 1", n, d.n_samples); }
-    numbers = (uint64_t *)tt_alloc(ctx, (size_t)n, sizeof *numbers);
+    int i;
+    p.ctx = e->ctx;
     if (!numbers) { return TT_ERR_MEM; }
-    for (i = 0; i < n; i++) { numbers[i] = (uint64_t)i; }
-    status = tti_prompts_make(&p, ctx, task, tokenizer, !d.split_train, numbers, numbers, n, d.n_samples ? d.n_samples : 1);
-    sampling.max_new_tokens = d.max_new_tokens;
-    sampling.greedy = d.greedy;
-    sampling.temperature = d.temperature;
-    sampling.seed = d.seed;
-    sampling.stop_tokens = &end;
+    for (i = 0; i < d->n_questions; i++) { numbers[i] = (uint64_t)i; }
+    status = tti_prompts_make(&p, e->ctx, e->task, e->tokenizer, !d->split_train, numbers, numbers, d->n_questions, d->n_samples);
+    sampling.max_new_tokens = d->max_new_tokens;
+    sampling.greedy = d->greedy;
+    sampling.temperature = d->temperature;
+    sampling.seed = d->seed;
+    sampling.stop_tokens = &e->end_token;
     sampling.n_stop_tokens = 1;
-    sampling.max_batch = d.max_batch;
-    if (status == TT_OK) { status = tt_generate(model, p.requests, n, &sampling, &completions); }
-    if (status == TT_OK) { status = tti_evaluate_responses(tokenizer, task, &d, end, &p, &completions, &tally); }
-    tti_tally_finish(&tally, out);
+    sampling.max_batch = d->max_batch;
+    if (status == TT_OK) { status = tt_generate(model, p.requests, d->n_questions, &sampling, &completions); }
+    if (status == TT_OK) { status = tti_exam_responses(e, &p, &completions); }
     tt_completions_free(&completions);
     tti_prompts_free(&p);
-    tt_free(ctx, numbers, (size_t)n, sizeof *numbers);
+    tt_free(e->ctx, numbers, (size_t)d->n_questions, sizeof *numbers);
     return status;
+}
+TT_API tt_status tt_evaluate(tt_model *model, const tt_tokenizer *tokenizer, const tt_task *task, const tt_evaluate_desc *desc, tt_evaluation *out) {
+    tti_exam e = TT_INIT;
+    size_t cells, samples;
+    int k;
+    tt_status status;
+    memset(out, 0, sizeof *out);
+    if (desc) { e.desc = *desc; }
+    if (e.desc.n_questions == 0) { e.desc.n_questions = 256; }
+    if (e.desc.n_samples == 0) { e.desc.n_samples = 1; }
+    e.end_token = tti_check_setting("tt_evaluate", model, tokenizer, task);
+    if (e.end_token < 0) { return TT_ERR_ARG; }
+    e.ctx = tt_model_context(model);
+    if (e.desc.n_questions < 1 || e.desc.n_samples < 1) {
+        return tt_fail(e.ctx, TT_ERR_ARG, "tt_evaluate: n_questions is %d and n_samples %d, expected >= 1", e.desc.n_questions, e.desc.n_samples);
+    }
+    e.tokenizer = tokenizer;
+    e.task = task;
+    e.out = out;
+    out->n_questions = e.desc.n_questions;
+    out->n_samples = e.desc.n_samples;
+    for (k = 1; k < e.desc.n_samples && out->n_pass < TT_MAX_PASS - 1; k *= 2) { out->k[out->n_pass++] = k; }
+    out->k[out->n_pass++] = e.desc.n_samples;
+    cells = (size_t)TTI_Q_COLUMNS * (size_t)e.desc.n_questions;
+    samples = (size_t)e.desc.n_samples;
+    e.columns = (double *)tt_alloc(e.ctx, cells, sizeof *e.columns);
+    e.vote_at = (size_t *)tt_alloc(e.ctx, samples, sizeof *e.vote_at);
+    e.right = (unsigned char *)tt_alloc(e.ctx, samples, 1);
+    status = e.columns && e.vote_at && e.right ? tti_exam_sample(&e, model) : TT_ERR_MEM;
+    if (status == TT_OK) { status = tti_exam_finish(&e); }
+    tt_free(e.ctx, e.columns, cells, sizeof *e.columns);
+    tt_free(e.ctx, e.vote_at, samples, sizeof *e.vote_at);
+    tt_free(e.ctx, e.right, samples, 1);
+    if (e.votes.ctx) { tt_text_free(&e.votes); }
+    return status;
+}
+
+/* ---- evaluations as text ---- */
+static tt_status tti_table_cell(tt_text *out, double value, tt_interval i) {
+    char cell[64];
+    snprintf(cell, sizeof cell, "%.1f [%.1f, %.1f]", 100 * value, 100 * i.low, 100 * i.high);
+    return tt_text_format(out, "  %-19s", cell);
+}
+/* pass@k and maj@k of the largest k are shown; all of them are in the JSON. */
+TT_API tt_status tt_evaluation_table(const tt_evaluation *evaluations, const char *const *names, int n, tt_text *out) {
+    static const char *const heads[7] = {"accuracy %", "first try %", "pass@k %", "maj@k %", "reflects %", "corrects %", "spoils %"};
+    int width = 4, i, k;
+    tt_status status;
+    for (i = 0; i < n; i++) { if ((int)strlen(names[i]) > width) { width = (int)strlen(names[i]); } }
+    status = tt_text_format(out, "%-*s  %9s  %3s", width, "", "questions", "k");
+    for (k = 0; k < 7 && status == TT_OK; k++) { status = tt_text_format(out, "  %-19s", heads[k]); }
+    if (status == TT_OK) { status = tt_text_format(out, "  %8s\n", "tokens"); }
+    for (i = 0; i < n && status == TT_OK; i++) {
+        const tt_evaluation *e = &evaluations[i];
+        int last = e->n_pass > 0 ? e->n_pass - 1 : 0;
+        status = tt_text_format(out, "%-*s  %9d  %3d", width, names[i], e->n_questions, e->k[last]);
+        if (status == TT_OK) { status = tti_table_cell(out, e->accuracy, e->accuracy_interval); }
+        if (status == TT_OK) { status = tti_table_cell(out, e->first_accuracy, e->first_accuracy_interval); }
+        if (status == TT_OK) { status = tti_table_cell(out, e->pass_at[last], e->pass_interval[last]); }
+        if (status == TT_OK) { status = tti_table_cell(out, e->maj_at[last], e->maj_interval[last]); }
+        if (status == TT_OK) { status = tti_table_cell(out, e->reflection_rate, e->reflection_interval); }
+        if (status == TT_OK) { status = tti_table_cell(out, e->correction_rate, e->correction_interval); }
+        if (status == TT_OK) { status = tti_table_cell(out, e->spoil_rate, e->spoil_interval); }
+        if (status == TT_OK) { status = tt_text_format(out, "  %8.1f\n", e->mean_length); }
+    }
+    return status;
+}
+static tt_status tti_json_share(tt_text *out, const char *name, double value, tt_interval i) {
+    return tt_text_format(out, ",\"%s\":%.9g,\"%s/low\":%.9g,\"%s/high\":%.9g", name, value, name, i.low, name, i.high);
+}
+TT_API tt_status tt_evaluation_json(const tt_evaluation *e, tt_text *out) {
+    static const char *const behaviours[TT_N_BEHAVIOURS] = {"no_reflection", "self_agreement", "self_conflict", "self_consultation", "self_critique"};
+    char name[32];
+    int k;
+    tt_status status = tt_text_format(out, "{\"n_questions\":%d,\"n_samples\":%d,\"n_errors\":%d", e->n_questions, e->n_samples, e->n_errors);
+    if (status == TT_OK) { status = tti_json_share(out, "accuracy", e->accuracy, e->accuracy_interval); }
+    if (status == TT_OK) { status = tti_json_share(out, "first_accuracy", e->first_accuracy, e->first_accuracy_interval); }
+    if (status == TT_OK) { status = tti_json_share(out, "reflection_rate", e->reflection_rate, e->reflection_interval); }
+    if (status == TT_OK) { status = tti_json_share(out, "correction_rate", e->correction_rate, e->correction_interval); }
+    if (status == TT_OK) { status = tti_json_share(out, "spoil_rate", e->spoil_rate, e->spoil_interval); }
+    for (k = 0; k < TT_N_BEHAVIOURS && status == TT_OK; k++) { status = tt_text_format(out, ",\"%s\":%.9g", behaviours[k], e->behaviour[k]); }
+    for (k = 0; k < 2 * e->n_pass && status == TT_OK; k++) {
+        int at = k / 2, maj = k % 2;
+        snprintf(name, sizeof name, "%s@%d", maj ? "maj" : "pass", e->k[at]);
+        status = tti_json_share(out, name, maj ? e->maj_at[at] : e->pass_at[at], maj ? e->maj_interval[at] : e->pass_interval[at]);
+    }
+    return status == TT_OK ? tt_text_format(out, ",\"mean_length\":%.9g,\"stopped_rate\":%.9g}", e->mean_length, e->stopped_rate) : status;
 }
 
 #ifdef __cplusplus
