@@ -715,9 +715,11 @@ typedef struct tt_rollout {
     unsigned char *is_teacher;          /* [response_length] 1 = token written by the teacher        */
     int stopped;                        /* exactly one end token, at the very end                    */
     int guided;                         /* augmented by a teacher                                    */
+    int off_policy;                     /* written by the user: tt_rollout_off_policy                */
     int attempt_length;                 /* guided: tokens before the feedback                        */
     float attempt_reward;               /* guided: reward of the response before augmentation        */
-    float rewards[TT_MAX_REWARDS], reward, advantage;
+    float rewards[TT_MAX_REWARDS];      /* NaN = abstains                                            */
+    float reward, advantage;            /* reward NaN: nobody scored it                              */
 } tt_rollout;
 typedef struct tt_rollouts {
     tt_context *ctx;
@@ -730,18 +732,66 @@ typedef struct tt_rollouts {
 TT_API tt_status tt_rollouts_create(tt_context *, const tt_request *requests, int n_requests, const tt_completions *, int end_token, tt_rollouts *out);
 TT_API tt_status tt_rollouts_question(tt_rollouts *, int group, const char *text);   /* copied */
 TT_API tt_status tt_rollout_replace(tt_rollouts *, int index, const int32_t *response, int length, int attempt_length, int end_token);  /* new response text */
+/* A response that the student did not write takes the place of a sample (LUFFY, arXiv 2504.14945). It is rewarded like any
+ * other; its tokens have the loss -A p / (p + luffy_gamma). */
+TT_API tt_status tt_rollout_off_policy(tt_rollouts *, int index, const int32_t *response, int length, int end_token);
 TT_API void      tt_rollouts_free(tt_rollouts *);
 
 typedef enum tt_scale_rewards { TT_SCALE_GROUP = 0, TT_SCALE_BATCH, TT_SCALE_NONE } tt_scale_rewards;
-typedef enum tt_advantage_type { TT_ADV_GRPO = 0, TT_ADV_RLOO, TT_ADV_OPO, TT_ADV_PASSK, TT_ADV_REINFORCE_PP_BASELINE, TT_ADV_GPG } tt_advantage_type;
-typedef enum tt_loss_type { TT_LOSS_PPO_CLIP = 0, TT_LOSS_CISPO, TT_LOSS_SAPO, TT_LOSS_GSPO, TT_LOSS_REINFORCE } tt_loss_type;
+/* R: reward, mean and std of its group unless said; scale: see scale_rewards. */
+typedef enum tt_advantage_type {
+    TT_ADV_GRPO = 0,               /* (R - mean) / scale; with TT_SCALE_NONE Dr.GRPO                        */
+    TT_ADV_RLOO,                   /* R - mean of the others (leave one out)                                */
+    TT_ADV_OPO,                    /* R - sum n_j R_j / sum n_j, weighted by response length                */
+    TT_ADV_PASSK,                  /* the best gets (best - second) / scale, all others 0                   */
+    TT_ADV_REINFORCE_PP_BASELINE,  /* R - mean, then whitened over all tokens of the batch                  */
+    TT_ADV_GPG,                    /* (R - mean) * samples / samples with R != 0                            */
+    TT_ADV_REINFORCE_PP,           /* R, then whitened over all tokens of the batch                         */
+    TT_ADV_GDPO,                   /* sum of weight * (R_k - mean) / std of each reward, then standardised over the batch */
+    TT_ADV_LUFFY                   /* mean and std of the group's on-policy samples, for all of them        */
+} tt_advantage_type;
+/* l, o, s: log-prob now, at the rollout, by the sampler; r = exp(l - o). Losses of a whole sequence stand for each of
+ * its tokens; TT_SEQ_MEAN_TOKEN_MEAN then gives their mean over sequences. */
+typedef enum tt_loss_type {
+    TT_LOSS_PPO_CLIP = 0,          /* max(-A r, -A clamp(r, 1 - epsilon_low, 1 + epsilon_high))             */
+    TT_LOSS_CISPO,                 /* -sg(min(r, cispo_epsilon_max)) A l                                    */
+    TT_LOSS_SAPO,                  /* -A 4/tau sigmoid(tau (r - 1))                                         */
+    TT_LOSS_GSPO,                  /* sequence: PPO_CLIP of exp(mean(l - o))                                */
+    TT_LOSS_REINFORCE,             /* -A l                                                                  */
+    TT_LOSS_CISPO_CLAMP,           /* verl's CISPO: -sg(clamp(r, 1 - epsilon_low, 1 + epsilon_high)) A l    */
+    TT_LOSS_GSPO_TOKEN,            /* verl's GSPO: as GSPO, mean(l - o) at most 10                          */
+    TT_LOSS_GMPO,                  /* sequence: -A exp(mean of l - o, each clipped to +-epsilon)            */
+    TT_LOSS_VESPO,                 /* -sg(phi) A l, phi = w^k exp(lambda (1 - w)), w = product of r         */
+    TT_LOSS_RLOO                   /* sequence: PPO_CLIP of exp(sum(l - o))                                 */
+} tt_loss_type;
+/* Weight of a token. n: tokens of its response in the loss, B: responses, both of the whole optimizer batch. */
 typedef enum tt_aggregation {
-    TT_TOKEN_MEAN = 0,             /* verl token-mean, TRL dapo: 1 / tokens of the whole optimizer batch   */
-    TT_SEQ_MEAN_TOKEN_MEAN,        /* TRL grpo: 1 / (n_i B)                                                */
-    TT_SEQ_MEAN_TOKEN_SUM,         /* verl: 1 / sequences                                                  */
-    TT_DR_GRPO                     /* 1 / (B max_completion_length)                                        */
+    TT_TOKEN_MEAN = 0,             /* verl token-mean, TRL dapo: 1 / all tokens                             */
+    TT_SEQ_MEAN_TOKEN_MEAN,        /* TRL grpo: 1 / (n B)                                                   */
+    TT_SEQ_MEAN_TOKEN_SUM,         /* verl: 1 / non-empty responses                                         */
+    TT_DR_GRPO,                    /* 1 / (B max_completion_length)                                         */
+    TT_SEQ_MEAN_FILLED,            /* verl seq-mean-token-mean: 1 / ((n + 1e-8) non-empty responses)        */
+    TT_SEQ_SUM_NORM,               /* verl seq-mean-token-sum-norm: 1 / longest response                    */
+    TT_LUSPO,                      /* TRL luspo: 1 / B                                                      */
+    TT_BNPO                        /* TRL bnpo: 1 / tokens of the MICRO-batch: depends on how the batch is split */
 } tt_aggregation;
-typedef enum tt_kl_type { TT_KL_K3 = 0, TT_KL_K1, TT_KL_K2 } tt_kl_type;
+/* x = reference - l */
+typedef enum tt_kl_type {
+    TT_KL_K3 = 0,                  /* e^x - x - 1                                                           */
+    TT_KL_K1,                      /* -x                                                                    */
+    TT_KL_K2,                      /* x^2 / 2                                                               */
+    TT_KL_K3_CLAMP,                /* verl low_var_kl: k3 at most 10, x within +-20                         */
+    TT_KL_K3_RATIO                 /* r k3: TRL use_bias_correction_kl                                      */
+} tt_kl_type;
+/* Correction w = exp(o - s) of the policy loss where sampler and trainer disagree (top-p, another engine). */
+typedef enum tt_mismatch {
+    TT_MISMATCH_OFF = 0,
+    TT_MISMATCH_TOKEN_TRUNCATE,    /* TIS: w within [mismatch_low, mismatch_high]                           */
+    TT_MISMATCH_TOKEN_MASK,        /* w, 0 outside                                                          */
+    TT_MISMATCH_SEQ_TRUNCATE,      /* the same of the product over the response                             */
+    TT_MISMATCH_SEQ_MASK,
+    TT_MISMATCH_GEOMETRIC_MASK     /* w, 0 for responses whose geometric mean of w is outside: OpenRLHF     */
+} tt_mismatch;
 typedef enum tt_aas { TT_AAS_RELEASED = 0, TT_AAS_FORMULA, TT_AAS_LUFFY, TT_AAS_OFF } tt_aas;   /* THINK: shaping of guided tokens */
 
 typedef struct tt_grpo_config {
@@ -755,18 +805,30 @@ typedef struct tt_grpo_config {
     float entropy_coef;            /* bonus; 0 = off                                   */
     float cispo_epsilon_max;       /* 0 = 5                                            */
     float advantage_eps;           /* 0 = 1e-6 (verl, paper); TRL 1e-4                 */
+    int biased_std;                /* 1: variances divide by n, not n - 1              */
+    int keep_single;               /* 1: a group of one keeps R (mean 0, std 1: verl); 0: gets 0 */
     tt_advantage_type advantage;
     tt_scale_rewards scale_rewards;
     tt_loss_type loss;
     tt_aggregation aggregation;
     tt_kl_type kl;
+    int kl_in_reward;              /* 1: beta KL(old, reference) of the response is taken from its reward, not added to the loss */
     int mask_truncated_completions;    /* 1: responses without end token leave the loss */
-    int num_iterations;            /* updates per rollout batch; 0 = 1                 */
+    int overlong_cache;            /* c: tokens before max_completion_length L in which the reward falls by (n - L + c) / c; 0 = off */
+    float overlong_factor;         /* times this, without a floor: verl; 0 = TRL: -1 at most */
+    tt_mismatch mismatch;
+    float mismatch_low, mismatch_high;   /* 0 = none, 2 (masks: 3)                     */
+    float off_policy_mask_threshold;     /* responses with A < 0 and mean(s - l) above this leave the policy loss; 0 = off */
+    float sapo_tau_pos, sapo_tau_neg;    /* 0 = 1, 1.05                                */
+    float vespo_k_pos, vespo_lambda_pos, vespo_k_neg, vespo_lambda_neg;   /* 0 = 2, 3, 3, 2 */
+    int num_iterations;            /* passes over a rollout batch; 0 = 1               */
+    int num_mini_batches;          /* updates in a pass, each on as many whole groups; 0 = 1 */
+    int dynamic_sampling;          /* groups of equal rewards are sampled anew from other questions, at most so many times (DAPO); 0 = off */
     int micro_batch_tokens;        /* tokens of one forward/backward; 0 = 8192         */
     /* ThinkTuning's Advantage-Aware Shaping, for tokens with teacher_mask */
     tt_aas aas;
     float gamma_min, gamma_max, advantage_min, advantage_max;   /* all 0 = 0.001, -0.001, -4, 4 */
-    float luffy_gamma;             /* 0 = 0.1                                          */
+    float luffy_gamma;             /* 0 = 0.1; negative: the loss is -A p, unshaped    */
     float fallback_p;              /* A < 0 and p below this: ordinary term; 0 = 0.01, negative = off */
 } tt_grpo_config;
 
@@ -775,14 +837,20 @@ typedef struct tt_grpo_metrics {
     double loss, entropy, kl, ppo_kl, clip_low, clip_high, clip_dual;
     double aas_fallback_share, aas_factor_mean, aas_factor_max;
     double sampling_logp_difference_max;
+    double mismatch_mean, mismatch_deviation_max;   /* of the weights w; largest |w - 1|; 1 and 0 where sampler and trainer agree */
     double reward, reward_std, frac_reward_zero_std;
+    double rewards[TT_MAX_REWARDS], overlong, reward_kl;   /* means: of each reward, what the length cost, beta KL */
+    double n_unscored;             /* responses that nobody scored                      */
     double n_tokens, n_guided_tokens;
 } tt_grpo_metrics;
 
-/* reward = sum of rewards[k] * weights[k] (NULL = 1); a NaN abstains if another one scores; then advantage. A reward
- * that is not finite is an error naming prompt and sample. Equal rewards in a group, and groups of one, give exactly 0. */
+/* reward = sum of rewards[k] * weights[k] (NULL = 1), less the cost of length and KL; then advantage. A NaN abstains; a
+ * response that nobody scores gets 0 and leaves the statistics. An infinite reward is an error naming prompt and
+ * sample. Equal rewards in a group, and groups of one, give exactly 0 (before REINFORCE++'s whitening). */
 TT_API tt_status tt_grpo_advantages(tt_rollouts *, const tt_grpo_config *, const float *reward_weights, tt_grpo_metrics *);
-/* One token: loss and d loss / d logp, in double. In: logp l, old o, reference f (NaN = none), advantage, guided flag. */
+TT_API double    tt_grpo_overlong(const tt_grpo_config *, int response_length);   /* what the length adds to the reward, <= 0 */
+/* One token: loss and d loss / d logp, in double. In: logp l, old o, reference f (NaN = none), advantage; guided: 0 the
+ * student's, 1 of a guided response, 2 off-policy. Losses of a sequence take it as a sequence of one. */
 typedef struct tt_token_loss { double loss, dloss, kl; int clipped_low, clipped_high, clipped_dual, fallback; double factor; } tt_token_loss;
 TT_API tt_token_loss tt_grpo_token_loss(const tt_grpo_config *, double logp, double old_logp, double ref_logp, double advantage, int guided);
 /* Policy loss of rollouts[indices[0..n)] in one graph: a scalar whose denominators are those of ALL of `all`, so
@@ -798,7 +866,10 @@ TT_API tt_batch  *tt_rollouts_batch(tt_context *, const tt_rollouts *all, const 
  * the place of the original in its group. */
 
 typedef struct tt_attempt { const char *question, *response; size_t question_size, response_size; int rollout; } tt_attempt;
-typedef struct tt_feedback { tt_text reason, phrase, opinion; } tt_feedback;   /* filled by the teacher */
+typedef struct tt_feedback {           /* filled by the teacher                                             */
+    tt_text reason, phrase, opinion;
+    int n_tokens;                      /* that it sampled; 0 = not known, then those that are appended count */
+} tt_feedback;
 typedef struct tt_teacher {
     tt_status (*feedback)(void *user, const tt_attempt *attempts, int n, tt_feedback *out);
     void *user;
@@ -809,14 +880,24 @@ typedef struct tt_teacher {
 typedef struct tt_teacher_prompt {
     const char *prompt_template;  /* NULL = "Question:\n{question}\n\nResponse:\n{response}"               */
     const char *system;           /* put before it (format, worked examples); NULL = none                 */
+    const char *examples_path;    /* worked examples from a text file, after system; NULL = none          */
+    const char *example_template; /* NULL = "Question:\n{question}\n\nResponse:\n{response}\n\n{feedback}\n\n" */
     const char *stop_token;       /* text of the token that ends the feedback; required                   */
     int max_new_tokens;           /* 0 = 1024                                                             */
     int max_batch;
 } tt_teacher_prompt;
 typedef struct tt_model_teacher tt_model_teacher;
+/* The examples file, plain text: lines before the first [section] are ignored; [system] holds the instruction; each of
+ * [self-agreement], [self-conflict], [self-consultation], [self-critique], as often as you like, one worked example
+ * in three parts that follow the lines "Question:", "Response:" and "Feedback:". White space around parts is cut.
+ * The model decides what kind of teacher it is: a tt_model_copy of the base is frozen, the student itself is the current
+ * one, another model another one; see also tt_teacher_follow. */
 TT_API tt_model_teacher *tt_model_teacher_create(tt_model *, const tt_tokenizer *, const tt_teacher_prompt *);  /* model and tokenizer are lent */
 TT_API void       tt_model_teacher_destroy(tt_model_teacher *);
 TT_API tt_teacher tt_teacher_model(tt_model_teacher *);
+TT_API tt_status  tt_teacher_prompt_text(const tt_model_teacher *, const char *question, const char *response, tt_text *out);   /* all that it reads */
+/* A teacher that follows its student: weights = decay * weights + (1 - decay) * those of the student. 0 <= decay <= 1. */
+TT_API tt_status  tt_teacher_follow(tt_model *teacher, const tt_model *student, float decay);
 /* The last <name>...</name> in text; 0 and empty if a tag is missing. begin and length point into text. White space
  * around is trimmed, but for one space right before the first word: it belongs to that word's token. */
 TT_API int tt_think_tag(const char *text, size_t size, const char *name, const char **begin, size_t *length);
@@ -836,13 +917,15 @@ typedef struct tt_think_metrics {
     double pct; int n_guided, n_eligible;
     double guided_share, teacher_accuracy, rescue_rate, spoil_rate;   /* from rewards; see tt_think_score */
     double reward_guided, reward_unguided;
+    double teacher_tokens;                                            /* sampled by the teacher */
 } tt_think_metrics;
 TT_API double    tt_think_pct(const tt_think_config *, int step);      /* of the schedule                       */
 TT_API int       tt_think_active(const tt_think_config *, int step);   /* 0 once the teacher is off             */
 /* Selects per group k = max(1, floor(eligible * pct)) stopped responses without replacement, asks the teacher, replaces them
  * in place (cut at max_completion_length) and sets teacher_mask, guided, attempt_length. Rewards come afterwards. */
 TT_API tt_status tt_think_augment(tt_rollouts *, const tt_teacher *, const tt_tokenizer *, const tt_think_config *, const tt_grpo_config *, int end_token, int step, tt_think_metrics *);
-TT_API void      tt_think_score(const tt_rollouts *, tt_think_metrics *);   /* after the rewards: the rates */
+/* After the rewards: the rates. A response is right if its first reward is above one half. */
+TT_API void      tt_think_score(const tt_rollouts *, tt_think_metrics *);
 
 /* ==== 12. trainer ========================================================================== */
 
@@ -865,6 +948,9 @@ typedef struct tt_task {
     const char *prompt_template;                /* around {question}, e.g. "<user>{question}<student>" */
     const char *end_token;                      /* text of the token that ends a response              */
     void *user;
+    /* appends the final answer in a form in which equal answers are equal texts, for maj@k; nothing = no answer;
+     * NULL = \boxed{...}, what follows "####" or "answer", or the last number */
+    tt_status (*extract)(void *user, const tt_reward_input *in, tt_text *answer);
 } tt_task;
 
 /* The built-in task "signs": put + or - before each number so that the sum is the target. */
@@ -891,15 +977,41 @@ TT_API void      tt_jsonl_destroy(tt_jsonl *);
 TT_API int       tt_jsonl_count(const tt_jsonl *, int split);
 TT_API tt_task   tt_task_jsonl(tt_jsonl *, const char *prompt_template, const char *end_token);
 
+/* A reward beside the task's. A reward function that fails (but for TT_ERR_STOP and TT_ERR_MEM) or returns an infinity
+ * abstains from that response; this is counted and logged. Only if nobody scores any response does the step fail. */
+typedef struct tt_reward {
+    const char *name;              /* rewards/<name>/mean in the metrics; lent                 */
+    tt_status (*reward)(void *user, const tt_reward_input *in, float *reward);
+    void *user;
+    float weight;                  /* 0 = 1                                                    */
+    int log_only;                  /* 1: measured, not added                                   */
+} tt_reward;
+
 typedef struct tt_trainer_desc {
     tt_model *model;               /* the student; lent                                        */
     const tt_tokenizer *tokenizer;
     const tt_task *task;
+    const tt_reward *rewards;      /* further ones; copied                                     */
+    int n_rewards;                 /* at most TT_MAX_REWARDS - 1                               */
+    float task_weight;             /* of the task's own reward; 0 = 1                          */
     tt_grpo_config grpo;
     const tt_teacher *teacher;     /* NULL = plain GRPO                                        */
     tt_think_config think;
     tt_model *reference;           /* for beta > 0; NULL = the model itself with its adapters
                                       off, or a frozen copy if it has none                     */
+    int measure_kl;                /* 1: the metric kl also with beta 0, at the cost of a forward pass of the reference */
+    tt_model *ema;                 /* follows the student after each step, see tt_teacher_follow; saved beside it; lent */
+    float ema_decay;               /* 0 = 0.99                                                 */
+    /* Responses of your own (LUFFY): appends the text of number k for the question; nothing appended = none. The last
+     * n_off_policy samples of each group give way to them. */
+    tt_status (*off_policy)(void *user, const char *question, const char *answer, int k, tt_text *response);
+    void *off_policy_user;
+    int n_off_policy;              /* 0 = 1 with off_policy; fewer than num_generations        */
+    /* After so many steps in a row with an update skipped, a mean reward <= abort_reward or a mean entropy <
+     * abort_entropy, tt_trainer_step gives its metrics and TT_ERR_STOP with the reason in tt_error; 0 = never. */
+    int abort_patience;
+    float abort_reward;            /* 0 = 0                                                    */
+    float abort_entropy;           /* 0 = 0.001                                                */
     tt_adamw_desc adamw;
     tt_schedule schedule;
     int prompts_per_step;          /* 0 = 16                                                   */
@@ -914,11 +1026,18 @@ typedef struct tt_step_metrics {
     int step;
     tt_grpo_metrics grpo;
     tt_think_metrics think;
-    double mean_length, clipped_ratio, reflection_rate, correction_rate;   /* of the student's own (unguided) responses */
+    double mean_length, clipped_ratio, reflection_rate, correction_rate, spoil_rate;   /* of the student's own responses, before a teacher's */
     double behaviour[TT_N_BEHAVIOURS];
     double grad_norm, learning_rate;
+    double update_skipped;         /* updates left out because a gradient was not finite       */
+    double reward_errors;          /* calls of a reward function that failed                   */
+    double n_resampled;            /* groups that dynamic sampling replaced                    */
     double num_tokens;             /* tokens sampled by student and teacher since step 0       */
+    double rollout_tokens, update_tokens;   /* of this step: sampled by the student; of forward and backward passes */
     double rollout_s, teacher_s, update_s, step_s;
+    double rollout_tokens_per_s, teacher_tokens_per_s, update_tokens_per_s;
+    int n_rewards;
+    const char *reward_names[TT_MAX_REWARDS];   /* of grpo.rewards; lent */
 } tt_step_metrics;
 typedef struct tt_trainer tt_trainer;
 TT_API tt_trainer *tt_trainer_create(tt_context *, const tt_trainer_desc *);
@@ -930,8 +1049,30 @@ TT_API tt_status   tt_trainer_save(tt_trainer *, const char *path);          /* 
 TT_API tt_status   tt_trainer_load(tt_trainer *, const char *path);
 TT_API tt_status   tt_metrics_json(const tt_step_metrics *, tt_text *out);   /* one JSON object, TRL/verl names, no newline; no timings if step_s is 0 */
 
-/* The student alone on held-out questions. */
-typedef struct tt_evaluation { int n; double accuracy, first_accuracy, reflection_rate, correction_rate, spoil_rate, mean_length, stopped_rate; double behaviour[TT_N_BEHAVIOURS]; } tt_evaluation;
+/* ---- statistics of evaluations ---- */
+typedef struct tt_interval { double low, high; } tt_interval;
+/* Unbiased estimate of pass@k from n samples of which c are right: 1 - C(n - c, k) / C(n, k) (Chen et al., arXiv
+ * 2107.03374). 1 <= k <= n. */
+TT_API double      tt_pass_at_k(int n, int c, int k);
+/* 95 % interval of a share: Wilson's, of `right` out of n independent trials. */
+TT_API tt_interval tt_wilson(double right, double n);
+/* 95 % interval of a mean: percentiles of 2000 resamples with replacement, a function of values and seed. For a paired
+ * comparison give the differences, question by question. */
+TT_API tt_status   tt_bootstrap(tt_context *, const double *values, int n, uint64_t seed, tt_interval *out);
+
+/* The student alone on held-out questions. Intervals: 95 %, bootstrap over questions. */
+#define TT_MAX_PASS 12
+typedef struct tt_evaluation {
+    int n;
+    double accuracy, first_accuracy, reflection_rate, correction_rate, spoil_rate, mean_length, stopped_rate;
+    double behaviour[TT_N_BEHAVIOURS];
+    tt_interval accuracy_interval, first_accuracy_interval, reflection_interval, correction_interval, spoil_interval;
+    int n_pass, k[TT_MAX_PASS];              /* k = 1, 2, 4, ... up to n_samples, and n_samples               */
+    double pass_at[TT_MAX_PASS];             /* unbiased, from all samples                                    */
+    double maj_at[TT_MAX_PASS];              /* right answer by vote of the first k samples; see tt_task.extract */
+    tt_interval pass_interval[TT_MAX_PASS], maj_interval[TT_MAX_PASS];
+    int n_questions, n_samples, n_errors;    /* n_errors: failed calls of the reward or judge: counted as wrong */
+} tt_evaluation;
 typedef struct tt_evaluate_desc {
     int n_questions, n_samples;    /* 0 = 256, 1 */
     int greedy, max_new_tokens, max_batch, split_train;
@@ -940,8 +1081,12 @@ typedef struct tt_evaluate_desc {
     /* called for each response with its outcome; may be NULL */
     void (*on_response)(void *user, const char *question, const char *response, const tt_outcome *outcome);
     void *user;
+    double *question_accuracy;     /* [n_questions] receives each question's share of right samples, for tt_bootstrap; NULL */
 } tt_evaluate_desc;
 TT_API tt_status tt_evaluate(tt_model *, const tt_tokenizer *, const tt_task *, const tt_evaluate_desc *, tt_evaluation *out);
+/* One line of text per evaluation under a head, columns aligned; shares in percent with their intervals. Appends to out. */
+TT_API tt_status tt_evaluation_table(const tt_evaluation *evaluations, const char *const *names, int n, tt_text *out);
+TT_API tt_status tt_evaluation_json(const tt_evaluation *, tt_text *out);      /* one JSON object, no newline */
 
 #ifdef __cplusplus
 }
@@ -7301,51 +7446,58 @@ TT_API tt_status tt_optimizer_step(tt_optimizer *o, float lr, tt_optimizer_stats
     return tt_eval(ctx);
 }
 
-/* ---- saving: weights as "model.NAME", moments as "adamw.m.NAME" and "adamw.v.NAME" ---- */
-static tt_named *tti_optimizer_names(tt_optimizer *o, tt_text *names) {
-    static const char *const prefix[3] = {"model.", "adamw.m.", "adamw.v."};
-    int n = o->n, i, k;
+/* ---- saving: weights as "model.NAME", moments as "adamw.m.NAME" and "adamw.v.NAME", those of a model beside as "ema.NAME" ---- */
+static tt_named *tti_optimizer_names(tt_optimizer *o, const tt_model *beside, tt_text *names, int *n_out) {
+    static const char *const prefix[4] = {"model.", "adamw.m.", "adamw.v.", "ema."};
+    int n = o->n, kinds = beside ? 4 : 3, i, k;
     size_t at = 0;
-    tt_named *list = (tt_named *)tt_alloc(o->ctx, (size_t)n * 3, sizeof *list);
-    for (k = 0; list && k < 3; k++) {
+    tt_named *list = (tt_named *)tt_alloc(o->ctx, (size_t)(n * kinds), sizeof *list);
+    *n_out = n * kinds;
+    for (k = 0; list && k < kinds; k++) {
         for (i = 0; i < n; i++) {
             const char *name = o->params[i]->name;
             if (tt_text_format(names, "%s%s", prefix[k], name) == TT_OK && tt_text_append(names, "", 1) == TT_OK) { continue; }
-            tt_free(o->ctx, list, (size_t)n * 3, sizeof *list);
+            tt_free(o->ctx, list, (size_t)(n * kinds), sizeof *list);
             return NULL;
         }
     }
-    for (k = 0; list && k < 3 * n; k++) {      /* the text stands still now */
+    for (k = 0; list && k < kinds * n; k++) {      /* the text stands still now */
         list[k].name = names->data + at;
-        list[k].tensor = k < n ? o->params[k] : k < 2 * n ? o->m[k - n] : o->v[k - 2 * n];
+        list[k].tensor = k < n ? o->params[k] : k < 2 * n ? o->m[k - n] : k < 3 * n ? o->v[k - 2 * n] : tt_model_param_find(beside, o->params[k - 3 * n]->name);
         at += strlen(list[k].name) + 1;
+        if (list[k].tensor) { continue; }
+        tt_fail(o->ctx, TT_ERR_SHAPE, "tt_trainer_save: the model beside has no parameter %s", o->params[k - 3 * n]->name);
+        tt_free(o->ctx, list, (size_t)(n * kinds), sizeof *list);
+        return NULL;
     }
     return list;
 }
-TT_API tt_status tt_optimizer_save(tt_optimizer *o, const char *path, const char *json) {
+static tt_status tti_optimizer_save(tt_optimizer *o, const tt_model *beside, const char *path, const char *json) {
     tt_text names = TT_INIT, state = TT_INIT;
     tt_named *list;
     tt_status status;
+    int n;
     names.ctx = state.ctx = o->ctx;
-    list = tti_optimizer_names(o, &names);
-    status = list ? tt_text_format(&state, "{\"step\":%ld,\"n_skipped\":%ld,\"user\":", o->step, o->n_skipped) : TT_ERR_MEM;
+    list = tti_optimizer_names(o, beside, &names, &n);
+    status = list ? tt_text_format(&state, "{\"step\":%ld,\"n_skipped\":%ld,\"user\":", o->step, o->n_skipped) : tt_error_status(o->ctx);
     if (status == TT_OK) { status = tt_text_json(&state, json ? json : "", json ? strlen(json) : 0); }
     if (status == TT_OK) { status = tt_text_append(&state, "}", 1); }
-    if (status == TT_OK) { status = tt_state_save(o->ctx, path, list, o->n * 3, state.data); }
-    if (list) { tt_free(o->ctx, list, (size_t)o->n * 3, sizeof *list); }
+    if (status == TT_OK) { status = tt_state_save(o->ctx, path, list, n, state.data); }
+    if (list) { tt_free(o->ctx, list, (size_t)n, sizeof *list); }
     tt_text_free(&names);
     tt_text_free(&state);
     return status;
 }
-TT_API tt_status tt_optimizer_load(tt_optimizer *o, const char *path, tt_text *json_out) {
+static tt_status tti_optimizer_load(tt_optimizer *o, const tt_model *beside, const char *path, tt_text *json_out) {
     tt_text names = TT_INIT, state = TT_INIT;
     tt_json *root = NULL;
     const tt_json *user;
     tt_named *list;
     tt_status status;
+    int n;
     names.ctx = state.ctx = o->ctx;
-    list = tti_optimizer_names(o, &names);
-    status = list ? tt_state_load(o->ctx, path, list, o->n * 3, &state) : TT_ERR_MEM;
+    list = tti_optimizer_names(o, beside, &names, &n);
+    status = list ? tt_state_load(o->ctx, path, list, n, &state) : tt_error_status(o->ctx);
     if (status == TT_OK) {
         root = tt_json_parse(o->ctx, state.data ? state.data : "", state.size);
         user = tt_json_get(root, "user");
@@ -7358,11 +7510,13 @@ TT_API tt_status tt_optimizer_load(tt_optimizer *o, const char *path, tt_text *j
         }
     }
     tt_json_free(o->ctx, root);
-    if (list) { tt_free(o->ctx, list, (size_t)o->n * 3, sizeof *list); }
+    if (list) { tt_free(o->ctx, list, (size_t)n, sizeof *list); }
     tt_text_free(&names);
     tt_text_free(&state);
     return status;
 }
+TT_API tt_status tt_optimizer_save(tt_optimizer *o, const char *path, const char *json) { return tti_optimizer_save(o, NULL, path, json); }
+TT_API tt_status tt_optimizer_load(tt_optimizer *o, const char *path, tt_text *json_out) { return tti_optimizer_load(o, NULL, path, json_out); }
 
 TT_API float tt_learning_rate(const tt_schedule *s, int step) {
     double progress, lr = (double)s->lr, low = (double)s->min_lr;
@@ -7470,10 +7624,19 @@ TT_API tt_status tt_rollout_replace(tt_rollouts *all, int index, const int32_t *
         fresh.is_teacher[t] = 1;
     }
     fresh.guided = 1;
+    fresh.off_policy = 0;
     fresh.attempt_length = attempt_length;
     fresh.attempt_reward = r->reward;
     tti_rollout_free(all->ctx, r);
     *r = fresh;
+    return TT_OK;
+}
+TT_API tt_status tt_rollout_off_policy(tt_rollouts *all, int index, const int32_t *response, int length, int end_token) {
+    tt_status status = tt_rollout_replace(all, index, response, length, 0, end_token);
+    if (status != TT_OK) { return status; }
+    all->items[index].guided = 0;
+    all->items[index].off_policy = 1;
+    memset(all->items[index].teacher_mask, 1, (size_t)length);
     return TT_OK;
 }
 TT_API void tt_rollouts_free(tt_rollouts *all) {
@@ -7516,8 +7679,8 @@ static tt_grpo_config tti_grpo_resolve(const tt_grpo_config *in) {
     if (c.num_generations == 0) { c.num_generations = 8; }
     if (c.max_completion_length == 0) { c.max_completion_length = 128; }
     if (c.temperature == 0) { c.temperature = 1; }
-    if (c.epsilon_low == 0) { c.epsilon_low = 0.2f; }
-    if (c.epsilon_high == 0) { c.epsilon_high = 0.2f; }
+    if (c.epsilon_low == 0) { c.epsilon_low = c.loss == TT_LOSS_GMPO ? 0.4f : 0.2f; }
+    if (c.epsilon_high == 0) { c.epsilon_high = c.loss == TT_LOSS_GMPO ? 0.4f : 0.2f; }
     if (c.dual_clip == 0) { c.dual_clip = 3; }
     if (c.cispo_epsilon_max == 0) { c.cispo_epsilon_max = 5; }
     if (c.advantage_eps == 0) { c.advantage_eps = 1e-6f; }
@@ -7529,121 +7692,286 @@ static tt_grpo_config tti_grpo_resolve(const tt_grpo_config *in) {
     }
     if (c.luffy_gamma == 0) { c.luffy_gamma = 0.1f; }
     if (c.fallback_p == 0) { c.fallback_p = 0.01f; }
+    if (c.mismatch_high == 0) { c.mismatch_high = c.mismatch == TT_MISMATCH_TOKEN_TRUNCATE || c.mismatch == TT_MISMATCH_SEQ_TRUNCATE ? 2 : 3; }
+    if (c.sapo_tau_pos == 0) { c.sapo_tau_pos = 1; }
+    if (c.sapo_tau_neg == 0) { c.sapo_tau_neg = 1.05f; }
+    if (c.vespo_k_pos == 0) { c.vespo_k_pos = 2; }
+    if (c.vespo_lambda_pos == 0) { c.vespo_lambda_pos = 3; }
+    if (c.vespo_k_neg == 0) { c.vespo_k_neg = 3; }
+    if (c.vespo_lambda_neg == 0) { c.vespo_lambda_neg = 2; }
     return c;
 }
-
-/* ---- advantages ---- */
-/* reward = sum of weight * rewards; a NaN abstains. */
-static tt_status tti_rewards_sum(tt_rollouts *all, const float *weights) {
-    int i, k;
-    if (all->n_rewards < 1 || all->n_rewards > TT_MAX_REWARDS) { return tt_fail(all->ctx, TT_ERR_ARG, "tt_grpo_advantages: n_rewards is %d, expected 1..%d", all->n_rewards, TT_MAX_REWARDS); }
-    for (i = 0; i < all->n; i++) {
-        tt_rollout *r = &all->items[i];
-        double sum = 0;
-        int scored = 0;
-        for (k = 0; k < all->n_rewards; k++) {
-            if (isnan(r->rewards[k])) { continue; }
-            sum += (double)r->rewards[k] * (weights ? (double)weights[k] : 1.0);
-            scored = 1;
-        }
-        r->reward = scored ? (float)sum : (float)NAN;
-        if (!isfinite(r->reward)) { return tt_fail(all->ctx, TT_ERR_NUMBER, "reward of prompt %d, sample %d is %g, expected a finite number", r->group, r->sample, (double)r->reward); }
+/* A field outside its range is an error that names field, value and range. c is resolved. */
+static tt_status tti_grpo_check(tt_context *ctx, const tt_grpo_config *c) {
+    struct { const char *name; double value, low, high; } fields[23];
+    int n = 0, i;
+#define TTI_RANGE(field, least, most) (fields[n].name = #field, fields[n].value = (double)c->field, fields[n].low = least, fields[n].high = most, n++)
+    TTI_RANGE(advantage, TT_ADV_GRPO, TT_ADV_LUFFY);
+    TTI_RANGE(scale_rewards, TT_SCALE_GROUP, TT_SCALE_NONE);
+    TTI_RANGE(loss, TT_LOSS_PPO_CLIP, TT_LOSS_RLOO);
+    TTI_RANGE(aggregation, TT_TOKEN_MEAN, TT_BNPO);
+    TTI_RANGE(kl, TT_KL_K3, TT_KL_K3_RATIO);
+    TTI_RANGE(mismatch, TT_MISMATCH_OFF, TT_MISMATCH_GEOMETRIC_MASK);
+    TTI_RANGE(aas, TT_AAS_RELEASED, TT_AAS_OFF);
+    TTI_RANGE(num_generations, 1, INT_MAX);
+    TTI_RANGE(max_completion_length, 1, INT_MAX);
+    TTI_RANGE(temperature, 1e-6, 1e6);
+    TTI_RANGE(epsilon_low, 0, c->loss == TT_LOSS_GMPO ? 20 : 1);
+    TTI_RANGE(epsilon_high, 0, HUGE_VAL);
+    TTI_RANGE(delta, 0, HUGE_VAL);
+    TTI_RANGE(beta, 0, 1e6);
+    TTI_RANGE(entropy_coef, -1e6, 1e6);
+    TTI_RANGE(cispo_epsilon_max, 0, HUGE_VAL);
+    TTI_RANGE(advantage_eps, 0, 1e6);
+    TTI_RANGE(overlong_cache, 0, c->max_completion_length);
+    TTI_RANGE(overlong_factor, 0, 1e6);
+    TTI_RANGE(mismatch_low, 0, c->mismatch_high);
+    TTI_RANGE(dynamic_sampling, 0, 1000);
+    TTI_RANGE(num_iterations, 0, 1000000);
+    TTI_RANGE(num_mini_batches, 0, 1000000);
+#undef TTI_RANGE
+    for (i = 0; i < n; i++) {
+        if (fields[i].value >= fields[i].low && fields[i].value <= fields[i].high) { continue; }
+        return tt_fail(ctx, TT_ERR_ARG, "grpo: %s is %g, expected %g .. %g", fields[i].name, fields[i].value, fields[i].low, fields[i].high);
     }
     return TT_OK;
 }
-static double tti_mean_reward(const tt_rollout *r, int n) {
-    double sum = 0;
-    int i;
-    for (i = 0; i < n; i++) { sum += (double)r[i].reward; }
-    return sum / n;
+static double tti_clip(double x, double low, double high) { return x < low ? low : x > high ? high : x; }
+
+/* k1, k2, k3 of http://joschu.net/blog/kl-approx.html with x = reference - l; r = exp(l - o). e^x is kept within a
+ * float's range. slope: d kl / d l. */
+static double tti_kl(const tt_grpo_config *c, double l, double o, double f, double *slope) {
+    double x = f - l, top = c->kl == TT_KL_K3_CLAMP ? tti_clip(x, -20, 20) : x < 80 ? x : 80, kl = exp(top) - top - 1, r;
+    *slope = top == x ? 1 - exp(x) : 0;
+    switch (c->kl) {
+    case TT_KL_K1: *slope = 1; return -x;
+    case TT_KL_K2: *slope = -x; return 0.5 * x * x;
+    case TT_KL_K3: return kl;
+    case TT_KL_K3_RATIO:
+        r = exp(tti_clip(l - o, -20, 20));
+        *slope = *slope * r + (fabs(l - o) <= 20 ? kl * r : 0);
+        return kl * r;
+    case TT_KL_K3_CLAMP: break;
+    }
+    if (kl <= 10) { return kl; }
+    *slope = 0;
+    return 10;
 }
-/* Unbiased standard deviation; 0 for a single value. */
-static double tti_std_reward(const tt_rollout *r, int n) {
-    double mean = tti_mean_reward(r, n), sum = 0;
+
+/* ---- rewards ---- */
+static int tti_in_loss(const tt_rollout *r, int t, const tt_grpo_config *c) { return r->mask[t] && (r->stopped || !c->mask_truncated_completions); }
+static int tti_loss_tokens(const tt_rollout *r, const tt_grpo_config *c) {
+    int t, n = 0;
+    for (t = 0; t < r->response_length; t++) { n += tti_in_loss(r, t, c); }
+    return n;
+}
+/* Soft overlong punishment (DAPO, arXiv 2503.14476). */
+static double tti_overlong(const tt_grpo_config *c, int length) {
+    double over = length - (c->max_completion_length - c->overlong_cache), cost;
+    if (c->overlong_cache == 0 || over <= 0) { return 0; }
+    cost = over / c->overlong_cache;
+    return c->overlong_factor > 0 ? -cost * (double)c->overlong_factor : cost > 1 ? -1 : -cost;
+}
+TT_API double tt_grpo_overlong(const tt_grpo_config *config, int response_length) {
+    tt_grpo_config c = tti_grpo_resolve(config);
+    return tti_overlong(&c, response_length);
+}
+/* beta KL(old, reference) of a response. */
+static tt_status tti_reward_kl(tt_context *ctx, const tt_grpo_config *c, const tt_rollout *r, double *kl) {
+    double slope, sum = 0;
+    int t;
+    if (!r->old_logprobs || !r->ref_logprobs) {
+        return tt_fail(ctx, TT_ERR_ARG, "tt_grpo_advantages: kl_in_reward is 1 but prompt %d, sample %d has no %s_logprobs", r->group, r->sample, r->old_logprobs ? "ref" : "old");
+    }
+    for (t = 0; t < r->response_length; t++) {
+        if (r->mask[t]) { sum += tti_kl(c, (double)r->old_logprobs[t], (double)r->old_logprobs[t], (double)r->ref_logprobs[t], &slope); }
+    }
+    *kl = (double)c->beta * sum;
+    return TT_OK;
+}
+/* reward = sum of weight * rewards, less what length and KL cost; NaN if every one of them abstains. */
+static tt_status tti_reward_sum(tt_rollouts *all, tt_rollout *r, const tt_grpo_config *c, const float *weights, tt_grpo_metrics *m) {
+    double sum = 0, overlong = tti_overlong(c, r->response_length), kl = 0;
+    int scored = 0, k;
+    tt_status status = c->kl_in_reward && c->beta > 0 ? tti_reward_kl(all->ctx, c, r, &kl) : TT_OK;
+    if (status != TT_OK) { return status; }
+    for (k = 0; k < all->n_rewards; k++) {
+        if (isnan(r->rewards[k])) { continue; }
+        sum += (double)r->rewards[k] * (weights ? (double)weights[k] : 1.0);
+        scored = 1;
+    }
+    r->reward = scored ? (float)(sum + overlong - kl) : (float)NAN;
+    if (scored && !isfinite(r->reward)) { return tt_fail(all->ctx, TT_ERR_NUMBER, "reward of prompt %d, sample %d is %g, expected a finite number", r->group, r->sample, (double)r->reward); }
+    m->overlong += overlong / all->n;
+    m->reward_kl += kl / all->n;
+    m->n_unscored += !scored;
+    return TT_OK;
+}
+static tt_status tti_rewards_sum(tt_rollouts *all, const tt_grpo_config *c, const float *weights, tt_grpo_metrics *m) {
     int i;
-    for (i = 0; i < n; i++) { sum += ((double)r[i].reward - mean) * ((double)r[i].reward - mean); }
-    return n > 1 ? sqrt(sum / (n - 1)) : 0;
+    tt_status status = TT_OK;
+    if (all->n_rewards < 1 || all->n_rewards > TT_MAX_REWARDS) { return tt_fail(all->ctx, TT_ERR_ARG, "tt_grpo_advantages: n_rewards is %d, expected 1..%d", all->n_rewards, TT_MAX_REWARDS); }
+    m->overlong = m->reward_kl = m->n_unscored = 0;
+    for (i = 0; i < all->n && status == TT_OK; i++) { status = tti_reward_sum(all, &all->items[i], c, weights, m); }
+    return status;
+}
+
+/* ---- advantages ---- */
+/* Reward k of those who have one, or with k = TTI_TOTAL the sum; on_policy: off-policy responses do not count. */
+enum { TTI_TOTAL = -1 };
+typedef struct tti_stats { int n, equal; double mean, std; } tti_stats;
+static double tti_reward_of(const tt_rollout *r, int k) { return (double)(k == TTI_TOTAL ? r->reward : r->rewards[k]); }
+static tti_stats tti_reward_stats(const tt_rollout *r, int n, int k, int biased, int on_policy) {
+    tti_stats s = TT_INIT;
+    double sum = 0, first = 0;
+    int i;
+    s.equal = 1;
+    for (i = 0; i < n; i++) {
+        double x = tti_reward_of(&r[i], k);
+        if (isnan(x) || (on_policy && r[i].off_policy)) { continue; }
+        if (s.n++ == 0) { first = x; }
+        s.equal = s.equal && x == first;
+        s.mean += x;
+    }
+    if (s.n > 0) { s.mean /= s.n; }
+    for (i = 0; i < n; i++) {
+        double x = tti_reward_of(&r[i], k);
+        if (!isnan(x) && !(on_policy && r[i].off_policy)) { sum += (x - s.mean) * (x - s.mean); }
+    }
+    s.std = s.n > 1 ? sqrt(sum / (biased ? s.n : s.n - 1)) : 0;
+    return s;
+}
+/* (reward - baseline) / scale for all who have one, 0 for the others. */
+static void tti_advantage_set(tt_rollout *r, int n, double baseline, double scale) {
+    int i;
+    for (i = 0; i < n; i++) { r[i].advantage = isnan(r[i].reward) ? 0.0f : (float)(((double)r[i].reward - baseline) / scale); }
 }
 /* Best minus second best for the best (the first of equals), 0 for all others: verl's grpo_passk. */
 static void tti_advantage_passk(tt_rollout *r, int n, double scale) {
-    int best = 0, second = -1, i;
-    for (i = 1; i < n; i++) { if (r[i].reward > r[best].reward) { best = i; } }
-    for (i = 0; i < n; i++) { if (i != best && (second < 0 || r[i].reward > r[second].reward)) { second = i; } }
-    for (i = 0; i < n; i++) { r[i].advantage = 0; }
+    int best = -1, second = -1, i;
+    for (i = 0; i < n; i++) {
+        r[i].advantage = 0;
+        if (!isnan(r[i].reward) && (best < 0 || r[i].reward > r[best].reward)) { best = i; }
+    }
+    for (i = 0; i < n; i++) { if (i != best && !isnan(r[i].reward) && (second < 0 || r[i].reward > r[second].reward)) { second = i; } }
     if (second >= 0) { r[best].advantage = (float)(((double)r[best].reward - (double)r[second].reward) / scale); }
+}
+/* LUFFY's grpo_split: one on-policy sample has mean 0 and std 1, equal ones have std 1. */
+static void tti_advantage_luffy(tt_rollout *r, int n, const tt_grpo_config *c) {
+    tti_stats s = tti_reward_stats(r, n, TTI_TOTAL, c->biased_std, 1);
+    double scale = (s.n > 1 && !s.equal ? s.std : 1) + (double)c->advantage_eps;
+    tti_advantage_set(r, n, s.n > 1 ? s.mean : 0, c->scale_rewards == TT_SCALE_NONE ? 1 : scale);
+}
+static double tti_length_baseline(const tt_rollout *r, int n) {
+    double weight = 0, weighted = 0;
+    int i;
+    for (i = 0; i < n; i++) {
+        if (isnan(r[i].reward)) { continue; }
+        weight += r[i].response_length;
+        weighted += (double)r[i].response_length * (double)r[i].reward;
+    }
+    return weighted / weight;
 }
 /* Of the whole batch: standard deviation, and the share of rewards that are not 0. */
 typedef struct tti_batch_rewards { double std, scored; } tti_batch_rewards;
 static void tti_advantage_group(tt_rollout *r, int n, const tt_grpo_config *c, const tti_batch_rewards *batch) {
-    double baseline = tti_mean_reward(r, n), scale = 1, weight = 0, weighted = 0;
-    int i, equal = 1;
-    for (i = 0; i < n; i++) {
-        equal = equal && r[i].reward == r[0].reward;
-        weight += r[i].response_length;
-        weighted += (double)r[i].response_length * (double)r[i].reward;
-    }
-    if (equal) { for (i = 0; i < n; i++) { r[i].advantage = 0; } return; }
-    if (c->scale_rewards == TT_SCALE_GROUP) { scale = tti_std_reward(r, n) + (double)c->advantage_eps; }
+    tti_stats s = tti_reward_stats(r, n, TTI_TOTAL, c->biased_std, 0);
+    double baseline = s.mean, scale = 1;
+    int i;
+    if (c->advantage == TT_ADV_LUFFY) { tti_advantage_luffy(r, n, c); return; }
+    if (c->advantage == TT_ADV_REINFORCE_PP) { tti_advantage_set(r, n, 0, 1); return; }
+    if (n == 1 && c->keep_single && c->advantage == TT_ADV_GRPO) { tti_advantage_set(r, 1, 0, 1 + (double)c->advantage_eps); return; }
+    if (s.equal) { for (i = 0; i < n; i++) { r[i].advantage = 0; } return; }
+    if (c->scale_rewards == TT_SCALE_GROUP) { scale = s.std + (double)c->advantage_eps; }
     if (c->scale_rewards == TT_SCALE_BATCH) { scale = batch->std + (double)c->advantage_eps; }
     switch (c->advantage) {
     case TT_ADV_PASSK: tti_advantage_passk(r, n, scale); return;
-    case TT_ADV_RLOO: scale = (double)(n - 1) / n; break;             /* R_i - mean of the others */
-    case TT_ADV_OPO: baseline = weighted / weight; scale = 1; break;  /* length-weighted baseline */
+    case TT_ADV_RLOO: scale = (double)(s.n - 1) / s.n; break;         /* R_i - mean of the others */
+    case TT_ADV_OPO: baseline = tti_length_baseline(r, n); scale = 1; break;
     case TT_ADV_GPG: scale = batch->scored; break;
     case TT_ADV_REINFORCE_PP_BASELINE: scale = 1; break;
-    case TT_ADV_GRPO: break;
+    case TT_ADV_GRPO: case TT_ADV_REINFORCE_PP: case TT_ADV_GDPO: case TT_ADV_LUFFY: break;
     }
-    for (i = 0; i < n; i++) { r[i].advantage = (float)(((double)r[i].reward - baseline) / scale); }
+    tti_advantage_set(r, n, baseline, scale);
 }
-/* Whitened over all tokens of the batch, as verl does it: unbiased variance, 1e-8 inside the root. */
-static void tti_advantage_whiten(tt_rollouts *all) {
-    double tokens = 0, mean = 0, variance = 0;
+/* GDPO, TRL's normalize_then_sum: each reward is normalised in its group, the weighted sum over the batch. */
+static void tti_advantage_gdpo(tt_rollouts *all, const tt_grpo_config *c, const float *weights) {
+    int size = all->num_generations, scored = 0, k, g, i;
+    double mean = 0, variance = 0, eps = (double)c->advantage_eps;
+    for (i = 0; i < all->n; i++) { all->items[i].advantage = 0; }
+    for (g = 0; g < all->n_groups; g++) {
+        for (k = 0; k < all->n_rewards; k++) {
+            tt_rollout *r = all->items + (size_t)g * (size_t)size;
+            tti_stats s = tti_reward_stats(r, size, k, c->biased_std, 0);
+            for (i = 0; i < size && !s.equal; i++) {
+                double w = weights ? (double)weights[k] : 1;
+                if (!isnan(r[i].rewards[k])) { r[i].advantage += (float)(w * ((double)r[i].rewards[k] - s.mean) / (s.std + eps)); }
+            }
+        }
+    }
+    for (i = 0; i < all->n; i++) { scored += !isnan(all->items[i].reward); mean += (double)all->items[i].advantage; }
+    mean /= scored > 0 ? scored : 1;
+    for (i = 0; i < all->n; i++) { variance += isnan(all->items[i].reward) ? 0 : ((double)all->items[i].advantage - mean) * ((double)all->items[i].advantage - mean); }
+    variance /= scored > 1 && !c->biased_std ? scored - 1 : scored > 0 ? scored : 1;
+    for (i = 0; i < all->n; i++) {
+        tt_rollout *r = &all->items[i];
+        r->advantage = variance > 0 && !isnan(r->reward) ? (float)(((double)r->advantage - mean) / (sqrt(variance) + eps)) : 0.0f;
+    }
+}
+/* Whitened over all tokens of the batch: unbiased variance and 1e-8 inside the root (verl), biased and at least
+ * 1e-8 (OpenRLHF). */
+static void tti_advantage_whiten(tt_rollouts *all, const tt_grpo_config *c) {
+    double tokens = 0, mean = 0, variance = 0, root;
     int i;
     for (i = 0; i < all->n; i++) {
-        tokens += all->items[i].response_length;
-        mean += (double)all->items[i].response_length * (double)all->items[i].advantage;
+        int n = tti_loss_tokens(&all->items[i], c);
+        tokens += n;
+        mean += n * (double)all->items[i].advantage;
     }
+    if (tokens == 0) { return; }
     mean /= tokens;
     for (i = 0; i < all->n; i++) {
         double d = (double)all->items[i].advantage - mean;
-        variance += (double)all->items[i].response_length * d * d;
+        variance += tti_loss_tokens(&all->items[i], c) * d * d;
     }
-    variance /= tokens > 1 ? tokens - 1 : 1;
-    for (i = 0; i < all->n; i++) { all->items[i].advantage = (float)(((double)all->items[i].advantage - mean) / sqrt(variance + 1e-8)); }
+    variance /= tokens > 1 && !c->biased_std ? tokens - 1 : tokens;
+    root = c->biased_std ? sqrt(variance > 1e-8 ? variance : 1e-8) : sqrt(variance + 1e-8);
+    for (i = 0; i < all->n; i++) { if (!isnan(all->items[i].reward)) { all->items[i].advantage = (float)(((double)all->items[i].advantage - mean) / root); } }
+}
+static void tti_advantage_measure(const tt_rollouts *all, const tt_grpo_config *c, tt_grpo_metrics *m) {
+    int size = all->num_generations, g, k;
+    m->reward_std = m->frac_reward_zero_std = 0;
+    for (g = 0; g < all->n_groups; g++) {
+        tti_stats s = tti_reward_stats(all->items + (size_t)g * (size_t)size, size, TTI_TOTAL, c->biased_std, 0);
+        m->frac_reward_zero_std += s.equal / (double)all->n_groups;
+        m->reward_std += s.equal ? 0 : s.std / all->n_groups;
+    }
+    m->reward = tti_reward_stats(all->items, all->n, TTI_TOTAL, 0, 0).mean;
+    for (k = 0; k < all->n_rewards; k++) { m->rewards[k] = tti_reward_stats(all->items, all->n, k, 0, 0).mean; }
 }
 TT_API tt_status tt_grpo_advantages(tt_rollouts *all, const tt_grpo_config *config, const float *reward_weights, tt_grpo_metrics *metrics) {
     tt_grpo_config c = tti_grpo_resolve(config);
     int size = all->num_generations, g, i;
-    double mean_std = 0, equal_groups = 0;
     tti_batch_rewards batch;
+    tt_grpo_metrics ignored = TT_INIT;
     tt_status status;
+    if (!metrics) { metrics = &ignored; }
     if (all->n < 1) { return tt_fail(all->ctx, TT_ERR_ARG, "tt_grpo_advantages: number of rollouts is %d, expected >= 1", all->n); }
     if (c.advantage == TT_ADV_RLOO && size < 2) { return tt_fail(all->ctx, TT_ERR_ARG, "tt_grpo_advantages: num_generations is %d, expected >= 2 for RLOO", size); }
-    status = tti_rewards_sum(all, reward_weights);
+    status = tti_grpo_check(all->ctx, &c);
+    if (status == TT_OK) { status = tti_rewards_sum(all, &c, reward_weights, metrics); }
     if (status != TT_OK) { return status; }
-    batch.std = tti_std_reward(all->items, all->n);
+    batch.std = tti_reward_stats(all->items, all->n, TTI_TOTAL, c.biased_std, 0).std;
     batch.scored = 0;
-    for (i = 0; i < all->n; i++) { batch.scored += (all->items[i].reward != 0) / (double)all->n; }
-    for (g = 0; g < all->n_groups; g++) {
-        tt_rollout *r = all->items + (size_t)g * (size_t)size;
-        int equal = 1;
-        for (i = 0; i < size; i++) { equal = equal && r[i].reward == r[0].reward; }
-        equal_groups += equal;
-        mean_std += equal ? 0 : tti_std_reward(r, size);
-        tti_advantage_group(r, size, &c, &batch);
-    }
-    if (c.advantage == TT_ADV_REINFORCE_PP_BASELINE) { tti_advantage_whiten(all); }
-    if (metrics) {
-        metrics->reward = tti_mean_reward(all->items, all->n);
-        metrics->reward_std = mean_std / all->n_groups;
-        metrics->frac_reward_zero_std = equal_groups / all->n_groups;
-    }
+    for (i = 0; i < all->n; i++) { batch.scored += (!isnan(all->items[i].reward) && all->items[i].reward != 0) / (double)all->n; }
+    if (c.advantage == TT_ADV_GDPO) { tti_advantage_gdpo(all, &c, reward_weights); }
+    else { for (g = 0; g < all->n_groups; g++) { tti_advantage_group(all->items + (size_t)g * (size_t)size, size, &c, &batch); } }
+    if (c.advantage == TT_ADV_REINFORCE_PP_BASELINE || c.advantage == TT_ADV_REINFORCE_PP) { tti_advantage_whiten(all, &c); }
+    tti_advantage_measure(all, &c, metrics);
     return TT_OK;
 }
 
 /* ---- the loss of one token ---- */
-static double tti_clip(double x, double low, double high) { return x < low ? low : x > high ? high : x; }
-
 /* PPO's clipped surrogate (Schulman et al., arXiv 1707.06347) with asymmetric bounds (DAPO), two-sided delta
  * (INTELLECT-2) and dual clip for A < 0 (Ye et al., arXiv 1912.09729): max(-A min(r, delta), -A clip(r)), at most -A c. */
 static void tti_loss_ppo(const tt_grpo_config *c, double r, double dr, double a, tt_token_loss *out) {
@@ -7660,29 +7988,46 @@ static void tti_loss_ppo(const tt_grpo_config *c, double r, double dr, double a,
         out->clipped_dual = 1;
     }
 }
-static void tti_loss_ordinary(const tt_grpo_config *c, double l, double o, double a, tt_token_loss *out) {
-    double x = tti_clip(l - o, -20, 20), r = exp(x), dr = l - o == x ? r : 0, tau, s;
+/* A loss of the form -weight A l whose weight is held constant. */
+static void tti_loss_weighted(double weight, double a, double l, tt_token_loss *out) {
+    out->loss = -weight * a * l;
+    out->dloss = -weight * a;
+}
+/* CISPO (MiniMax-M1, arXiv 2506.13585): the ratio is a constant weight with a cap; in verl's form with both bounds. */
+static void tti_loss_cispo(const tt_grpo_config *c, double l, double r, double a, tt_token_loss *out) {
+    int both = c->loss == TT_LOSS_CISPO_CLAMP;
+    double low = both ? 1 - (double)c->epsilon_low : 0, high = both ? 1 + (double)c->epsilon_high : (double)c->cispo_epsilon_max;
+    out->clipped_low = r < low;
+    out->clipped_high = r > high;
+    tti_loss_weighted(tti_clip(r, low, high), a, l, out);
+}
+/* VESPO's weight of a sequence whose tokens have log-ratios that add up to x. */
+static double tti_vespo_phi(const tt_grpo_config *c, double x, double a) {
+    double w = tti_clip(x, log(1e-8), 20), k = (double)(a >= 0 ? c->vespo_k_pos : c->vespo_k_neg), lambda = (double)(a >= 0 ? c->vespo_lambda_pos : c->vespo_lambda_neg);
+    return exp(lambda + k * w - lambda * exp(w));
+}
+/* x = l - o of a token, or what stands for it in a sequence: see tti_sequence_loss. */
+static void tti_loss_ordinary(const tt_grpo_config *c, double l, double x, double a, tt_token_loss *out) {
+    double near = tti_clip(x, -20, 20), r = exp(near), dr = near == x ? r : 0, tau, s;
     switch (c->loss) {
-    case TT_LOSS_REINFORCE:
-        out->loss = -a * l;
-        out->dloss = -a;
-        return;
-    case TT_LOSS_CISPO:               /* MiniMax-M1, arXiv 2506.13585: the ratio is a constant weight with a cap */
-        out->clipped_high = r > (double)c->cispo_epsilon_max;
-        if (out->clipped_high) { r = (double)c->cispo_epsilon_max; }
-        out->loss = -r * a * l;
-        out->dloss = -r * a;
-        return;
+    case TT_LOSS_REINFORCE: tti_loss_weighted(1, a, l, out); return;
+    case TT_LOSS_CISPO: case TT_LOSS_CISPO_CLAMP: tti_loss_cispo(c, l, r, a, out); return;
+    case TT_LOSS_VESPO: tti_loss_weighted(tti_vespo_phi(c, near, a), a, l, out); return;
     case TT_LOSS_SAPO:                /* a soft gate instead of the clip */
-        tau = a > 0 ? 1.0 : 1.05;
+        tau = (double)(a > 0 ? c->sapo_tau_pos : c->sapo_tau_neg);
         s = 1 / (1 + exp(-tau * (r - 1)));
         out->loss = -a * 4 / tau * s;
         out->dloss = -a * 4 * s * (1 - s) * dr;
         return;
-    case TT_LOSS_GSPO:                /* of a whole sequence: l - o is its mean, see tti_sequence_loss */
-    case TT_LOSS_PPO_CLIP:
-        tti_loss_ppo(c, r, dr, a, out);
+    case TT_LOSS_GMPO:                /* the clip is in the logarithm, on the side where it makes -A r larger */
+        s = tti_clip(x, -(double)c->epsilon_low, (double)c->epsilon_high);
+        out->clipped_low = a < 0 && s > x;
+        out->clipped_high = a > 0 && s < x;
+        if (out->clipped_low || out->clipped_high) { r = exp(s); dr = 0; }
+        out->loss = -a * r;
+        out->dloss = -a * dr;
         return;
+    case TT_LOSS_GSPO: case TT_LOSS_GSPO_TOKEN: case TT_LOSS_RLOO: case TT_LOSS_PPO_CLIP: tti_loss_ppo(c, r, dr, a, out); return;
     }
 }
 /* Advantage-Aware Shaping: gamma falls from gamma(A_max) = gamma_min to gamma(A_min) = gamma_max. The released
@@ -7695,59 +8040,53 @@ static double tti_aas_gamma(const tt_grpo_config *c, double a) {
     if (gamma < low) { gamma = low; }
     return gamma > high ? high : gamma;
 }
+/* LUFFY, arXiv 2504.14945: p / (p + gamma), gradient through both; a negative gamma: p as it is. */
+static void tti_loss_luffy(const tt_grpo_config *c, double p, double a, tt_token_loss *out) {
+    double gamma = (double)c->luffy_gamma;
+    out->factor = gamma < 0 ? p : p / (p + gamma);
+    out->loss = -a * out->factor;
+    out->dloss = gamma < 0 ? out->loss : out->loss * gamma / (p + gamma);
+}
 /* loss = -A w, w = p / d, d = sg(p) + gamma(A) kept inside (0, 1]: the gradient flows through the numerator only. */
 static void tti_loss_guided(const tt_grpo_config *c, double l, double o, double a, tt_token_loss *out) {
-    double p = exp(l), gamma = (double)c->luffy_gamma, d;
+    double p = exp(l), d;
     if (c->aas == TT_AAS_OFF || (a < 0 && p < (double)c->fallback_p)) {     /* do not push down what is hardly said anyway */
         out->fallback = c->aas != TT_AAS_OFF;
-        tti_loss_ordinary(c, l, o, a, out);
+        tti_loss_ordinary(c, l, l - o, a, out);
         return;
     }
-    if (c->aas == TT_AAS_LUFFY) {     /* LUFFY, arXiv 2504.14945: p / (p + gamma), gradient through both */
-        out->factor = p / (p + gamma);
-        out->dloss = -a * out->factor * gamma / (p + gamma);
-    } else {
-        d = p + tti_aas_gamma(c, a);
-        out->factor = d <= 0 ? 1.0001 : d > 1 ? 0.9999 : p / d;            /* d <= 0: d = p / 1.0001; d > 1: d = p / 0.9999 */
-        out->dloss = -a * out->factor;
-    }
-    out->loss = -a * out->factor;
+    if (c->aas == TT_AAS_LUFFY) { tti_loss_luffy(c, p, a, out); return; }
+    d = p + tti_aas_gamma(c, a);
+    out->factor = d <= 0 ? 1.0001 : d > 1 ? 0.9999 : p / d;                /* d <= 0: d = p / 1.0001; d > 1: d = p / 0.9999 */
+    out->loss = out->dloss = -a * out->factor;
 }
-/* k1, k2, k3 of http://joschu.net/blog/kl-approx.html with x = reference - l. */
-static void tti_loss_kl(const tt_grpo_config *c, double l, double f, tt_token_loss *out) {
-    double x = tti_clip(f - l, -20, 20), slope;
-    switch (c->kl) {
-    case TT_KL_K1: out->kl = -x; slope = 1; break;
-    case TT_KL_K2: out->kl = 0.5 * x * x; slope = -x; break;
-    default: out->kl = exp(x) - x - 1; slope = 1 - exp(x); break;
-    }
-    if (x != f - l) { slope = 0; }
-    out->loss += (double)c->beta * out->kl;
-    out->dloss += (double)c->beta * slope;
+static void tti_loss_kl(const tt_grpo_config *c, double l, double o, double f, tt_token_loss *out) {
+    double slope, beta = c->kl_in_reward ? 0 : (double)c->beta;
+    out->kl = tti_kl(c, l, o, f, &slope);
+    out->loss += beta * out->kl;
+    out->dloss += beta * slope;
 }
-static tt_token_loss tti_token_loss(const tt_grpo_config *c, double logp, double old_logp, double ref_logp, double advantage, int guided) {
-    tt_token_loss out = TT_INIT;
-    out.factor = 1;
-    if (guided) { tti_loss_guided(c, logp, old_logp, advantage, &out); }
-    else { tti_loss_ordinary(c, logp, old_logp, advantage, &out); }
-    if (!isnan(ref_logp)) { tti_loss_kl(c, logp, ref_logp, &out); }
-    return out;
+/* Whose token it is, which decides its loss. */
+enum { TTI_ORDINARY, TTI_GUIDED, TTI_OFF_POLICY };
+static void tti_loss_policy(const tt_grpo_config *c, double l, double o, double a, int whose, tt_token_loss *out) {
+    memset(out, 0, sizeof *out);
+    out->factor = 1;
+    if (whose == TTI_GUIDED) { tti_loss_guided(c, l, o, a, out); }
+    else if (whose == TTI_OFF_POLICY) { tti_loss_luffy(c, exp(l), a, out); }
+    else { tti_loss_ordinary(c, l, l - o, a, out); }
 }
 TT_API tt_token_loss tt_grpo_token_loss(const tt_grpo_config *config, double logp, double old_logp, double ref_logp, double advantage, int guided) {
     tt_grpo_config c = tti_grpo_resolve(config);
-    return tti_token_loss(&c, logp, old_logp, ref_logp, advantage, guided);
+    tt_token_loss out;
+    tti_loss_policy(&c, logp, old_logp, advantage, guided, &out);
+    if (!isnan(ref_logp)) { tti_loss_kl(&c, logp, old_logp, ref_logp, &out); }
+    return out;
 }
 
 /* ---- the loss of a batch ---- */
-static int tti_in_loss(const tt_rollout *r, int t, const tt_grpo_config *c) { return r->mask[t] && (r->stopped || !c->mask_truncated_completions); }
-static int tti_loss_tokens(const tt_rollout *r, const tt_grpo_config *c) {
-    int t, n = 0;
-    for (t = 0; t < r->response_length; t++) { n += tti_in_loss(r, t, c); }
-    return n;
-}
-/* What the weights divide by, over the whole optimizer batch. */
-typedef struct tti_denominators { double tokens, guided, sequences, filled; } tti_denominators;
-static tti_denominators tti_loss_denominators(const tt_rollouts *all, const tt_grpo_config *c) {
+/* What the weights divide by, over the whole optimizer batch; micro: tokens of the micro-batch. */
+typedef struct tti_denominators { double tokens, guided, sequences, filled, longest, micro; } tti_denominators;
+static tti_denominators tti_loss_denominators(const tt_rollouts *all, const int *indices, int n_indices, const tt_grpo_config *c) {
     tti_denominators d = TT_INIT;
     int i, t;
     for (i = 0; i < all->n; i++) {
@@ -7755,8 +8094,10 @@ static tti_denominators tti_loss_denominators(const tt_rollouts *all, const tt_g
         int n = tti_loss_tokens(r, c);
         d.tokens += n;
         d.filled += n > 0;
+        if (r->response_length > d.longest) { d.longest = r->response_length; }
         for (t = 0; t < r->response_length; t++) { d.guided += tti_in_loss(r, t, c) && r->teacher_mask[t]; }
     }
+    for (i = 0; i < n_indices; i++) { d.micro += tti_loss_tokens(&all->items[indices[i]], c); }
     d.sequences = all->n;
     return d;
 }
@@ -7764,10 +8105,15 @@ static tti_denominators tti_loss_denominators(const tt_rollouts *all, const tt_g
 static double tti_loss_weight(const tt_grpo_config *c, const tti_denominators *d, int n) {
     switch (c->aggregation) {
     case TT_SEQ_MEAN_TOKEN_MEAN: return 1 / (n * d->sequences);
+    case TT_SEQ_MEAN_FILLED: return 1 / ((n + 1e-8) * d->filled);
     case TT_SEQ_MEAN_TOKEN_SUM: return 1 / d->filled;
+    case TT_SEQ_SUM_NORM: return 1 / d->longest;
     case TT_DR_GRPO: return 1 / (d->sequences * c->max_completion_length);
-    default: return 1 / d->tokens;
+    case TT_LUSPO: return 1 / d->sequences;
+    case TT_BNPO: return 1 / d->micro;
+    case TT_TOKEN_MEAN: break;
     }
+    return 1 / d->tokens;
 }
 typedef struct tti_batch_loss {       /* lives in the step's arena until backward */
     int n;
@@ -7776,30 +8122,121 @@ typedef struct tti_batch_loss {       /* lives in the step's arena until backwar
     double loss;
 } tti_batch_loss;
 
-/* GSPO, arXiv 2507.18071: the ratio is the sequence's, exp(mean(l - o)), and so is its clip. */
-static void tti_sequence_loss(const tt_grpo_config *c, const tt_rollout *r, const float *logprobs, double *dlog, tt_token_loss *out) {
-    double sum = 0;
-    int t, n = 0;
-    for (t = 0; t < r->response_length; t++) {
-        if (!tti_in_loss(r, t, c) || r->teacher_mask[t]) { continue; }
-        sum += r->old_logprobs ? (double)logprobs[t] - (double)r->old_logprobs[t] : 0;
-        n++;
-    }
-    memset(out, 0, sizeof *out);
-    if (n > 0) { tti_loss_ordinary(c, sum / n, 0, (double)r->advantage, out); }
-    *dlog = n > 0 ? out->dloss / n : 0;
+/* What the tokens of a response share. Ordinary tokens are those without teacher_mask. */
+typedef struct tti_shared {
+    double log_ratio;      /* sum of l - o over the n ordinary tokens; GMPO: of the clipped ones */
+    double log_mismatch;   /* sum of o - s over the n_sampled tokens of the sampler              */
+    double gap;            /* sum of s - l over the same                                         */
+    double policy;         /* of the policy loss, 1 or less: 0 if the response leaves it         */
+    double weights;        /* sum of the mismatch weights of the ordinary tokens                 */
+    int n, n_sampled;
+    tt_token_loss loss;    /* of a sequence loss                                                 */
+} tti_shared;
+/* Log-probs of token t: l now, o at the rollout (that of now if there is none), s by the sampler, f of the reference. */
+typedef struct tti_logps { double l, o, s, f; } tti_logps;
+static tti_logps tti_logps_at(const tt_rollout *r, const float *logprobs, int t) {
+    tti_logps p;
+    p.l = (double)logprobs[t];
+    p.o = r->old_logprobs ? (double)r->old_logprobs[t] : p.l;
+    p.s = (double)r->sampling_logprobs[t];
+    p.f = r->ref_logprobs ? (double)r->ref_logprobs[t] : (double)NAN;
+    return p;
 }
-static void tti_loss_measure(tt_grpo_metrics *m, const tti_denominators *d, const tt_rollout *r, int t, double l, double o, double h, const tt_token_loss *x) {
-    double gap = isnan(r->sampling_logprobs[t]) ? 0 : fabs((r->old_logprobs ? o : l) - (double)r->sampling_logprobs[t]);
+static double tti_bounded(const tt_grpo_config *c, double w, int mask) {
+    double low = (double)c->mismatch_low, high = (double)c->mismatch_high;
+    return mask ? (w >= low && w <= high ? w : 0) : tti_clip(w, low, high);
+}
+/* Weight of the policy loss of a token; constant for the gradient. */
+static double tti_mismatch_weight(const tt_grpo_config *c, const tti_shared *q, const tti_logps *p) {
+    double token = isnan(p->s) ? 1 : exp(tti_clip(p->o - p->s, -20, 20)), sequence = exp(tti_clip(q->log_mismatch, -20, 20));
+    switch (c->mismatch) {
+    case TT_MISMATCH_TOKEN_TRUNCATE: return tti_bounded(c, token, 0);
+    case TT_MISMATCH_TOKEN_MASK: return tti_bounded(c, token, 1);
+    case TT_MISMATCH_SEQ_TRUNCATE: return tti_bounded(c, sequence, 0);
+    case TT_MISMATCH_SEQ_MASK: return tti_bounded(c, sequence, 1);
+    case TT_MISMATCH_GEOMETRIC_MASK: return tti_bounded(c, exp(q->log_mismatch / (q->n_sampled + 1e-8)), 1) > 0 ? token : 0;
+    case TT_MISMATCH_OFF: break;
+    }
+    return 1;
+}
+/* One loss for the whole response: GSPO (arXiv 2507.18071), GMPO, RLOO; its slope is by each ordinary token's l. */
+static int tti_is_sequence_loss(tt_loss_type loss) { return loss == TT_LOSS_GSPO || loss == TT_LOSS_GSPO_TOKEN || loss == TT_LOSS_GMPO || loss == TT_LOSS_RLOO; }
+static void tti_sequence_loss(const tt_grpo_config *c, tti_shared *q, double a) {
+    double n = c->loss == TT_LOSS_RLOO ? 1 : c->loss == TT_LOSS_GMPO ? q->n + 1e-8 : q->n, x = q->log_ratio / n;
+    q->loss.factor = 1;
+    if (c->loss == TT_LOSS_GMPO) {
+        double r = exp(tti_clip(x, -20, 20));
+        q->loss.loss = q->loss.dloss = -a * r;
+    } else {
+        tti_loss_ordinary(c, 0, c->loss == TT_LOSS_GSPO_TOKEN && x > 10 ? 10 : x, a, &q->loss);
+        if (c->loss == TT_LOSS_GSPO_TOKEN && x > 10) { q->loss.dloss = 0; }
+    }
+    q->loss.dloss /= n;
+}
+/* GMPO's clip of one log-ratio; *live: it is not at a bound. */
+static double tti_gmpo_clip(const tt_grpo_config *c, double x, double a, int *live) {
+    double s = tti_clip(x, -(double)c->epsilon_low, (double)c->epsilon_high);
+    *live = a > 0 ? s >= x : s <= x;
+    return *live ? x : s;
+}
+static tti_shared tti_shared_read(const tt_rollout *r, const float *logprobs, const tt_grpo_config *c) {
+    tti_shared q;
+    double a = (double)r->advantage;
+    int t, live;
+    memset(&q, 0, sizeof q);
+    for (t = 0; t < r->response_length; t++) {
+        tti_logps p = tti_logps_at(r, logprobs, t);
+        if (!tti_in_loss(r, t, c)) { continue; }
+        if (!isnan(p.s)) { q.log_mismatch += p.o - p.s; q.gap += p.s - p.l; q.n_sampled++; }
+        if (r->teacher_mask[t]) { continue; }
+        q.log_ratio += c->loss == TT_LOSS_GMPO ? tti_gmpo_clip(c, p.l - p.o, a, &live) : c->loss == TT_LOSS_VESPO ? tti_clip(p.l - p.o, -20, 20) : p.l - p.o;
+        q.n++;
+    }
+    q.policy = c->off_policy_mask_threshold != 0 && a < 0 && q.n_sampled > 0 && q.gap / q.n_sampled > (double)c->off_policy_mask_threshold ? 0 : 1;
+    if (!tti_is_sequence_loss(c->loss) || q.n == 0) { return q; }
+    for (t = 0; t < r->response_length; t++) {
+        tti_logps p = tti_logps_at(r, logprobs, t);
+        if (tti_in_loss(r, t, c) && !r->teacher_mask[t]) { q.weights += tti_mismatch_weight(c, &q, &p); }
+    }
+    tti_sequence_loss(c, &q, a);
+    return q;
+}
+/* Loss of one token of a sequence; *weight receives its mismatch weight. A sequence loss stands for each of its
+ * tokens, so each of them moves the ratio that all of them use. */
+static tt_token_loss tti_loss_at(const tt_grpo_config *c, const tt_rollout *r, int t, const tti_shared *q, const tti_logps *p, double *weight) {
+    int whose = r->off_policy ? TTI_OFF_POLICY : r->teacher_mask[t] ? TTI_GUIDED : TTI_ORDINARY, live = 1;
+    double a = (double)r->advantage;
+    tt_token_loss x;
+    *weight = tti_mismatch_weight(c, q, p) * q->policy;
+    if (whose == TTI_ORDINARY && tti_is_sequence_loss(c->loss)) {
+        x = q->loss;
+        if (c->loss == TT_LOSS_GMPO) { tti_gmpo_clip(c, p->l - p->o, a, &live); }
+        x.clipped_low |= !live && a < 0;
+        x.clipped_high |= !live && a > 0;
+        x.loss *= *weight;
+        x.dloss *= live ? q->weights * q->policy : 0;
+    } else {
+        tti_loss_policy(c, p->l, p->o, a, whose, &x);
+        if (whose == TTI_ORDINARY && c->loss == TT_LOSS_VESPO) { tti_loss_weighted(tti_vespo_phi(c, q->log_ratio, a), a, p->l, &x); }
+        x.loss *= *weight;
+        x.dloss *= *weight;
+    }
+    if (!isnan(p->f)) { tti_loss_kl(c, p->l, p->o, p->f, &x); }
+    return x;
+}
+static void tti_loss_measure(tt_grpo_metrics *m, const tti_denominators *d, int guided, const tti_logps *p, double h, const tt_token_loss *x, double weight) {
+    double gap = isnan(p->s) ? 0 : fabs(p->o - p->s);
     m->entropy += h / d->tokens;
     m->kl += x->kl / d->tokens;
-    m->ppo_kl += (o - l) / d->tokens;
+    m->ppo_kl += (p->o - p->l) / d->tokens;
     m->clip_low += x->clipped_low / d->tokens;
     m->clip_high += x->clipped_high / d->tokens;
     m->clip_dual += x->clipped_dual / d->tokens;
+    m->mismatch_mean += weight / d->tokens;
     m->n_tokens += 1;
     if (gap > m->sampling_logp_difference_max) { m->sampling_logp_difference_max = gap; }
-    if (!r->teacher_mask[t]) { return; }
+    if (fabs(weight - 1) > m->mismatch_deviation_max) { m->mismatch_deviation_max = fabs(weight - 1); }
+    if (!guided) { return; }
     m->n_guided_tokens += 1;
     m->aas_fallback_share += x->fallback / d->guided;
     m->aas_factor_mean += x->factor / d->guided;
@@ -7808,33 +8245,18 @@ static void tti_loss_measure(tt_grpo_metrics *m, const tti_denominators *d, cons
 /* Loss and gradients of one rollout whose values begin at `at`. */
 static void tti_rollout_loss(tti_batch_loss *b, size_t at, const tt_rollout *r, const tt_grpo_config *c, const tti_denominators *d, tt_grpo_metrics *m) {
     int n = tti_loss_tokens(r, c), t;
-    double w = n > 0 ? tti_loss_weight(c, d, n) : 0, dlog = 0;
-    tt_token_loss whole, x;
-    if (c->loss == TT_LOSS_GSPO) { tti_sequence_loss(c, r, b->logprobs + at, &dlog, &whole); }
+    double w = n > 0 ? tti_loss_weight(c, d, n) : 0;
+    tti_shared shared = tti_shared_read(r, b->logprobs + at, c);
     for (t = 0; t < r->response_length; t++) {
-        double l = (double)b->logprobs[at + (size_t)t], o = r->old_logprobs ? (double)r->old_logprobs[t] : l;
-        double f = r->ref_logprobs ? (double)r->ref_logprobs[t] : (double)NAN, h = b->entropy ? (double)b->entropy[at + (size_t)t] : 0;
+        tti_logps p = tti_logps_at(r, b->logprobs + at, t);
+        double h = b->entropy ? (double)b->entropy[at + (size_t)t] : 0, weight;
+        tt_token_loss x;
         if (!tti_in_loss(r, t, c)) { continue; }
-        x = tti_token_loss(c, l, o, f, (double)r->advantage, r->teacher_mask[t]);
-        if (c->loss == TT_LOSS_GSPO && !r->teacher_mask[t]) {
-            double kl = x.kl;
-            x = whole;
-            x.dloss = 0;
-            x.kl = 0;
-            if (!isnan(f)) { tti_loss_kl(c, l, f, &x); }
-            x.kl = kl;
-        }
+        x = tti_loss_at(c, r, t, &shared, &p, &weight);
         b->loss += w * (x.loss - (double)c->entropy_coef * h);
         b->dlogprobs[at + (size_t)t] += (float)(w * x.dloss);
         if (b->dentropy) { b->dentropy[at + (size_t)t] = (float)(-w * (double)c->entropy_coef); }
-        if (m) { tti_loss_measure(m, d, r, t, l, o, h, &x); }
-    }
-    if (c->loss == TT_LOSS_GSPO) {      /* every ordinary token moves the ratio that all of them use */
-        int ordinary = 0;
-        for (t = 0; t < r->response_length; t++) { ordinary += tti_in_loss(r, t, c) && !r->teacher_mask[t]; }
-        for (t = 0; t < r->response_length; t++) {
-            if (tti_in_loss(r, t, c) && !r->teacher_mask[t]) { b->dlogprobs[at + (size_t)t] += (float)(w * ordinary * dlog); }
-        }
+        if (m) { tti_loss_measure(m, d, r->teacher_mask[t], &p, h, &x, weight); }
     }
 }
 static tt_status tti_grpo_forward(void *user, tt_tensor *const *in, int n_in, tt_tensor *out) {
@@ -7865,7 +8287,7 @@ TT_API tt_tensor *tt_grpo_loss(tt_context *ctx, tt_tensor *logprobs, tt_tensor *
     tt_tensor *in[2];
     tti_batch_loss *b;
     int i, total = 0;
-    if (!tti_inputs_ok(ctx, "tt_grpo_loss", &logprobs, 1)) { return NULL; }
+    if (!tti_inputs_ok(ctx, "tt_grpo_loss", &logprobs, 1) || !tti_graph_ok(ctx, tti_grpo_check(ctx, &c))) { return NULL; }
     for (i = 0; i < n; i++) { total += all->items[indices[i]].response_length; }
     if ((int)logprobs->size != total) { return tti_graph_fail(ctx, "tt_grpo_loss", "number of log-probs", (int)logprobs->size, total); }
     if (entropy && (int)entropy->size != total) { return tti_graph_fail(ctx, "tt_grpo_loss", "number of entropies", (int)entropy->size, total); }
@@ -7885,7 +8307,7 @@ TT_API tt_tensor *tt_grpo_loss(tt_context *ctx, tt_tensor *logprobs, tt_tensor *
     }
     if (!tti_graph_ok(ctx, tt_tensor_get(logprobs, b->logprobs))) { return NULL; }
     if (entropy && !tti_graph_ok(ctx, tt_tensor_get(entropy, b->entropy))) { return NULL; }
-    d = tti_loss_denominators(all, &c);
+    d = tti_loss_denominators(all, indices, n, &c);
     for (total = 0, i = 0; i < n; i++) {
         tti_rollout_loss(b, (size_t)total, &all->items[indices[i]], &c, &d, metrics);
         total += all->items[indices[i]].response_length;
@@ -7958,19 +8380,160 @@ TT_API int tt_think_tag(const char *text, size_t size, const char *name, const c
     return 1;
 }
 
+/* ---- templates ----
+ * {names} in a template are replaced by texts. Special tokens of the template count, those in a text only if it says so. */
+typedef struct tti_slot { const char *name, *text; size_t size; tt_special special; } tti_slot;
+static const tti_slot *tti_slot_at(const char *at, const tti_slot *slots, int n) {
+    int i;
+    for (i = 0; i < n; i++) { if (strncmp(at, slots[i].name, strlen(slots[i].name)) == 0) { return &slots[i]; } }
+    return NULL;
+}
+static tt_status tti_render(const tt_tokenizer *tokenizer, const char *at, const tti_slot *slots, int n, tt_ids *ids) {
+    tt_status status = TT_OK;
+    while (*at && status == TT_OK) {
+        const tti_slot *slot = tti_slot_at(at, slots, n);
+        const char *next = at + 1;
+        if (slot) {
+            status = tt_encode(tokenizer, slot->text, slot->size, slot->special, ids);
+            at += strlen(slot->name);
+            continue;
+        }
+        while (*next && !tti_slot_at(next, slots, n)) { next++; }
+        status = tt_encode(tokenizer, at, (size_t)(next - at), TT_SPECIAL_PARSE, ids);
+        at = next;
+    }
+    return status;
+}
+static tti_slot tti_slot_make(const char *name, const char *text, size_t size, tt_special special) {
+    tti_slot slot;
+    slot.name = name;
+    slot.text = text;
+    slot.size = size;
+    slot.special = special;
+    return slot;
+}
+/* A model may have more ids than its tokenizer has tokens (padded vocabularies); such an id reads as U+FFFD. */
+static tt_status tti_decode_sampled(const tt_tokenizer *tokenizer, const int32_t *tokens, int n, tt_text *out) {
+    int vocab = tt_vocab_size(tokenizer), begin = 0, i;
+    tt_status status = TT_OK;
+    for (i = 0; i <= n && status == TT_OK; i++) {
+        if (i < n && tokens[i] < vocab) { continue; }
+        status = tt_decode(tokenizer, tokens + begin, (size_t)(i - begin), 0, out);
+        if (status == TT_OK && i < n) { status = tt_text_append(out, "\xEF\xBF\xBD", 3); }
+        begin = i + 1;
+    }
+    return status == TT_OK ? tt_text_append(out, "", 0) : status;
+}
+
 /* ---- a model as teacher ---- */
 struct tt_model_teacher {
     tt_context *ctx;
     tt_model *model;
     const tt_tokenizer *tokenizer;
-    char *prompt_template, *system;
+    char *prompt_template;
+    tt_ids before;                 /* system text and worked examples */
     int32_t stop_token;
     int max_new_tokens, max_batch;
 };
+/* ---- worked examples ---- */
+enum { TTI_QUESTION, TTI_RESPONSE, TTI_FEEDBACK, TTI_INSTRUCTION, TTI_N_PARTS };
+typedef struct tti_examples {
+    const char *path, *pattern, *section;   /* section: name of the one that is being read, NULL before the first */
+    size_t section_size, begin[TTI_N_PARTS], size[TTI_N_PARTS];
+    int part, line;                         /* part: the one that is being read, -1 = none                        */
+    tt_text file;
+} tti_examples;
+/* "[name]" of small letters and hyphens. */
+static int tti_is_section(const char *line, size_t n) {
+    size_t i;
+    if (n < 3 || line[0] != '[' || line[n - 1] != ']') { return 0; }
+    for (i = 1; i + 1 < n; i++) { if (line[i] != '-' && (line[i] < 'a' || line[i] > 'z')) { return 0; } }
+    return 1;
+}
+static void tti_trim(const char *text, size_t *begin, size_t *size) {
+    while (*size > 0 && tti_is_space(text[*begin])) { ++*begin; --*size; }
+    while (*size > 0 && tti_is_space(text[*begin + *size - 1])) { --*size; }
+}
+/* The section that ends here goes to the prompt. */
+static tt_status tti_examples_flush(tt_model_teacher *t, tti_examples *e) {
+    static const char *const names[TTI_N_PARTS] = {"Question:", "Response:", "Feedback:", "text"};
+    const char *text = e->file.data;
+    tti_slot slots[3];
+    int k;
+    if (!e->section) { return TT_OK; }
+    for (k = 0; k < TTI_N_PARTS; k++) { tti_trim(text, &e->begin[k], &e->size[k]); }
+    for (k = 0; k < TTI_N_PARTS; k++) {
+        int wanted = (k == TTI_INSTRUCTION) == (strncmp(e->section, "[system]", 8) == 0);
+        if (!wanted || e->size[k] > 0) { continue; }
+        return tt_fail(t->ctx, TT_ERR_FILE, "%s line %d: section %.*s has no %s", e->path, e->line, (int)e->section_size, e->section, names[k]);
+    }
+    if (e->size[TTI_INSTRUCTION] > 0) {
+        tt_status status = tt_encode(t->tokenizer, text + e->begin[TTI_INSTRUCTION], e->size[TTI_INSTRUCTION], TT_SPECIAL_PARSE, &t->before);
+        return status == TT_OK ? tt_encode(t->tokenizer, "\n\n", 2, TT_SPECIAL_TEXT, &t->before) : status;
+    }
+    slots[0] = tti_slot_make("{question}", text + e->begin[0], e->size[0], TT_SPECIAL_TEXT);
+    slots[1] = tti_slot_make("{response}", text + e->begin[1], e->size[1], TT_SPECIAL_TEXT);
+    slots[2] = tti_slot_make("{feedback}", text + e->begin[2], e->size[2], TT_SPECIAL_PARSE);      /* its tags may be special tokens */
+    return tti_render(t->tokenizer, e->pattern, slots, 3, &t->before);
+}
+static tt_status tti_examples_section(tt_model_teacher *t, tti_examples *e, const char *line, size_t n) {
+    static const char *const known[] = {"[system]", "[self-agreement]", "[self-conflict]", "[self-consultation]", "[self-critique]"};
+    tt_status status = tti_examples_flush(t, e);
+    size_t k;
+    int found = 0;
+    for (k = 0; k < sizeof known / sizeof *known; k++) { found |= strlen(known[k]) == n && memcmp(known[k], line, n) == 0; }
+    if (status != TT_OK) { return status; }
+    if (!found) { return tt_fail(t->ctx, TT_ERR_FILE, "%s line %d: section %.*s, expected [system], [self-agreement], [self-conflict], [self-consultation] or [self-critique]", e->path, e->line, (int)n, line); }
+    e->section = line;
+    e->section_size = n;
+    memset(e->size, 0, sizeof e->size);
+    e->part = strncmp(line, "[system]", 8) == 0 ? TTI_INSTRUCTION : -1;
+    e->begin[TTI_INSTRUCTION] = (size_t)(line - e->file.data) + n;
+    return TT_OK;
+}
+static tt_status tti_examples_line(tt_model_teacher *t, tti_examples *e, const char *line, size_t n) {
+    static const char *const labels[3] = {"Question:", "Response:", "Feedback:"};
+    size_t at = (size_t)(line - e->file.data);
+    int k;
+    if (n > 0 && line[n - 1] == '\r') { n--; }
+    if (tti_is_section(line, n)) { return tti_examples_section(t, e, line, n); }
+    if (!e->section) { return TT_OK; }
+    for (k = 0; k < 3 && e->part != TTI_INSTRUCTION; k++) {
+        if (n != strlen(labels[k]) || memcmp(line, labels[k], n) != 0) { continue; }
+        e->part = k;
+        e->begin[k] = at + n;
+        return TT_OK;
+    }
+    if (e->part >= 0) { e->size[e->part] = at + n - e->begin[e->part]; }
+    return TT_OK;
+}
+static tt_status tti_examples_read(tt_model_teacher *t, const char *path, const char *pattern) {
+    tti_examples e;
+    size_t at = 0;
+    tt_status status;
+    memset(&e, 0, sizeof e);
+    e.path = path;
+    e.pattern = pattern ? pattern : "Question:\n{question}\n\nResponse:\n{response}\n\n{feedback}\n\n";
+    e.part = -1;
+    e.file.ctx = t->ctx;
+    status = tt_file_read(t->ctx, path, &e.file);
+    for (e.line = 1; status == TT_OK && at < e.file.size; e.line++) {
+        const char *line = e.file.data + at, *end = (const char *)memchr(line, '\n', e.file.size - at);
+        size_t n = end ? (size_t)(end - line) : e.file.size - at;
+        status = tti_examples_line(t, &e, line, n);
+        at += n + 1;
+    }
+    if (status == TT_OK) { status = tti_examples_flush(t, &e); }
+    if (status == TT_OK && !e.section) { status = tt_fail(t->ctx, TT_ERR_FILE, "%s: no [section] in it", path); }
+    tt_text_free(&e.file);
+    return status;
+}
+
 TT_API tt_model_teacher *tt_model_teacher_create(tt_model *model, const tt_tokenizer *tokenizer, const tt_teacher_prompt *prompt) {
     tt_context *ctx = tt_model_context(model);
     const char *pattern = prompt->prompt_template ? prompt->prompt_template : "Question:\n{question}\n\nResponse:\n{response}";
     tt_model_teacher *t;
+    tt_status status;
     int stop = prompt->stop_token ? tt_token_id(tokenizer, prompt->stop_token) : -1;
     if (stop < 0) { tt_fail(ctx, TT_ERR_ARG, "tt_model_teacher_create: stop_token is \"%s\", expected the text of a token", prompt->stop_token ? prompt->stop_token : "(NULL)"); return NULL; }
     if (!strstr(pattern, "{question}") || !strstr(pattern, "{response}")) {
@@ -7979,37 +8542,62 @@ TT_API tt_model_teacher *tt_model_teacher_create(tt_model *model, const tt_token
     }
     t = (tt_model_teacher *)tt_alloc(ctx, 1, sizeof *t);
     if (!t) { return NULL; }
-    t->ctx = ctx;
+    t->ctx = t->before.ctx = ctx;
     t->model = model;
     t->tokenizer = tokenizer;
     t->prompt_template = tti_strdup(ctx, pattern);
-    t->system = prompt->system ? tti_strdup(ctx, prompt->system) : NULL;
     t->stop_token = (int32_t)stop;
     t->max_new_tokens = prompt->max_new_tokens ? prompt->max_new_tokens : 1024;
     t->max_batch = prompt->max_batch;
-    if (!t->prompt_template || (prompt->system && !t->system)) { tt_model_teacher_destroy(t); return NULL; }
+    status = t->prompt_template ? TT_OK : TT_ERR_MEM;
+    if (status == TT_OK && prompt->system) { status = tt_encode(tokenizer, prompt->system, strlen(prompt->system), TT_SPECIAL_PARSE, &t->before); }
+    if (status == TT_OK && prompt->examples_path) { status = tti_examples_read(t, prompt->examples_path, prompt->example_template); }
+    if (status != TT_OK) { tt_model_teacher_destroy(t); return NULL; }
     return t;
 }
 TT_API void tt_model_teacher_destroy(tt_model_teacher *t) {
     if (!t) { return; }
     tti_strfree(t->ctx, t->prompt_template);
-    tti_strfree(t->ctx, t->system);
+    tt_ids_free(&t->before);
     tt_free(t->ctx, t, 1, sizeof *t);
 }
 /* The prompt's ids: special tokens of system text and template count, those in question and response do not. */
 static tt_status tti_teacher_prompt(const tt_model_teacher *t, const tt_attempt *a, tt_ids *ids) {
-    const char *at = t->prompt_template;
-    tt_status status = t->system ? tt_encode(t->tokenizer, t->system, strlen(t->system), TT_SPECIAL_PARSE, ids) : TT_OK;
-    while (*at && status == TT_OK) {
-        int question = strncmp(at, "{question}", 10) == 0, response = strncmp(at, "{response}", 10) == 0;
-        const char *next = at + 1;
-        if (question) { status = tt_encode(t->tokenizer, a->question, a->question_size, TT_SPECIAL_TEXT, ids); }
-        else if (response) { status = tt_encode(t->tokenizer, a->response, a->response_size, TT_SPECIAL_TEXT, ids); }
-        else {
-            while (*next && strncmp(next, "{question}", 10) != 0 && strncmp(next, "{response}", 10) != 0) { next++; }
-            status = tt_encode(t->tokenizer, at, (size_t)(next - at), TT_SPECIAL_PARSE, ids);
-        }
-        at = question || response ? at + 10 : next;
+    tti_slot slots[2];
+    tt_status status = tt_ids_append(ids, t->before.data, t->before.size);
+    slots[0] = tti_slot_make("{question}", a->question, a->question_size, TT_SPECIAL_TEXT);
+    slots[1] = tti_slot_make("{response}", a->response, a->response_size, TT_SPECIAL_TEXT);
+    return status == TT_OK ? tti_render(t->tokenizer, t->prompt_template, slots, 2, ids) : status;
+}
+TT_API tt_status tt_teacher_prompt_text(const tt_model_teacher *t, const char *question, const char *response, tt_text *out) {
+    tt_attempt a = TT_INIT;
+    tt_ids ids = TT_INIT;
+    tt_status status;
+    ids.ctx = t->ctx;
+    a.question = question;
+    a.question_size = strlen(question);
+    a.response = response;
+    a.response_size = strlen(response);
+    status = tti_teacher_prompt(t, &a, &ids);
+    if (status == TT_OK) { status = tt_decode(t->tokenizer, ids.data, ids.size, 0, out); }
+    tt_ids_free(&ids);
+    return status;
+}
+TT_API tt_status tt_teacher_follow(tt_model *teacher, const tt_model *student, float decay) {
+    tt_context *ctx = teacher->ctx;
+    int i;
+    tt_status status = TT_OK;
+    if (!(decay >= 0 && decay <= 1)) { return tt_fail(ctx, TT_ERR_ARG, "tt_teacher_follow: decay is %g, expected 0 .. 1", (double)decay); }
+    if (teacher->n_params != student->n_params || tt_model_size(teacher) != tt_model_size(student)) {
+        return tt_fail(ctx, TT_ERR_SHAPE, "tt_teacher_follow: the teacher has %lu weights, the student %lu", (unsigned long)tt_model_size(teacher), (unsigned long)tt_model_size(student));
+    }
+    for (i = 0; i < teacher->n_params && status == TT_OK; i++) {
+        tt_tensor *to = teacher->params[i];
+        const tt_tensor *from = student->params[i];
+        if (!from->requires_grad) { continue; }      /* the frozen base of adapters */
+        if (to->size != from->size) { return tt_fail(ctx, TT_ERR_SHAPE, "tt_teacher_follow: %s differs in size", from->name ? from->name : "a parameter"); }
+        status = ctx->backend->axpy(ctx, TT_F(to), TT_F(to), decay - 1, to->size);
+        if (status == TT_OK) { status = ctx->backend->axpy(ctx, TT_F(to), TT_F(from), 1 - decay, to->size); }
     }
     return status;
 }
@@ -8024,7 +8612,8 @@ static tt_status tti_feedback_read(const tt_model_teacher *t, const tt_completio
     texts[1] = &out->phrase;
     texts[2] = &out->opinion;
     scratch->size = 0;
-    status = tt_decode(t->tokenizer, c->tokens, (size_t)c->length, 0, scratch);
+    out->n_tokens = c->length;
+    status = tti_decode_sampled(t->tokenizer, c->tokens, c->length, scratch);
     for (k = 0; k < 3 && status == TT_OK; k++) {
         tt_think_tag(scratch->data, scratch->size, tags[k], &begin, &length);
         status = tt_text_append(texts[k], begin, length);
@@ -8085,7 +8674,7 @@ static int tti_think_select(const tt_rollouts *all, const tt_think_config *c, in
     for (g = 0; g < all->n_groups; g++) {
         int *pool = chosen + n, eligible = 0, k;
         tt_rng rng;
-        for (i = g * size; i < (g + 1) * size; i++) { if (all->items[i].stopped && all->items[i].response_length > 1) { pool[eligible++] = i; } }
+        for (i = g * size; i < (g + 1) * size; i++) { if (all->items[i].stopped && !all->items[i].off_policy && all->items[i].response_length > 1) { pool[eligible++] = i; } }
         m->n_eligible += eligible;
         k = (int)floor(eligible * tt_think_pct(c, step));
         if (k < 1) { k = 1; }
@@ -8134,7 +8723,7 @@ static tt_status tti_think_attempt(const tt_rollouts *all, int index, const tt_t
     status = question ? tt_text_append(text, question, strlen(question)) : tt_decode(tokenizer, r->tokens, (size_t)r->prompt_length, 1, text);
     if (status == TT_OK) { status = tt_text_append(text, "", 1); }
     at[1] = text->size;
-    if (status == TT_OK) { status = tt_decode(tokenizer, r->tokens + r->prompt_length, (size_t)r->response_length - 1, 0, text); }
+    if (status == TT_OK) { status = tti_decode_sampled(tokenizer, r->tokens + r->prompt_length, r->response_length - 1, text); }
     if (status == TT_OK) { status = tt_text_append(text, "", 1); }
     at[2] = text->size;
     return status;
@@ -8184,6 +8773,10 @@ TT_API tt_status tt_think_augment(tt_rollouts *all, const tt_teacher *teacher, c
     if (status == TT_OK && n > 0) { status = tti_think_ask(all, teacher, tokenizer, chosen, n, at, attempts, feedback, &text); }
     for (i = 0; i < n && status == TT_OK; i++) { status = tti_think_replace(all, chosen[i], &feedback[i], tokenizer, &c, limit, end_token); }
     m.n_guided = n;
+    for (i = 0; i < n && status == TT_OK; i++) {
+        const tt_rollout *r = &all->items[chosen[i]];
+        m.teacher_tokens += feedback[i].n_tokens > 0 ? feedback[i].n_tokens : r->response_length - r->attempt_length;
+    }
     if (metrics && status == TT_OK) { *metrics = m; }
     for (i = 0; feedback && i < n; i++) {
         if (!feedback[i].reason.ctx) { continue; }
@@ -8198,16 +8791,17 @@ TT_API tt_status tt_think_augment(tt_rollouts *all, const tt_teacher *teacher, c
     tt_text_free(&text);
     return status;
 }
-/* A reward above one half counts as right. */
 TT_API void tt_think_score(const tt_rollouts *all, tt_think_metrics *m) {
     double guided = 0, own = 0, hits = 0, wrong = 0, rescued = 0, right = 0, spoiled = 0, guided_sum = 0, own_sum = 0;
     int i;
     for (i = 0; i < all->n; i++) {
         const tt_rollout *r = &all->items[i];
-        int now = r->reward > 0.5f, before = r->attempt_reward > 0.5f;
-        if (!r->guided) { own++; own_sum += (double)r->reward; continue; }
+        int now = r->rewards[0] > 0.5f, before = r->attempt_reward > 0.5f;
+        double reward = isnan(r->reward) ? 0 : (double)r->reward;
+        if (r->off_policy) { continue; }
+        if (!r->guided) { own++; own_sum += reward; continue; }
         guided++;
-        guided_sum += (double)r->reward;
+        guided_sum += reward;
         hits += now;
         wrong += !before;
         right += before;
@@ -8252,7 +8846,7 @@ TT_API void tt_think_score(const tt_rollouts *all, tt_think_metrics *m) {
 
 #define TTI_SIGNS_MAX 8
 #define TTI_SIGNS_FLIPS 7
-enum { TTI_STREAM_QUESTION = 0x7369676e, TTI_STREAM_DOCUMENT, TTI_STREAM_PROMPT, TTI_STREAM_SAMPLE };
+enum { TTI_STREAM_QUESTION = 0x7369676e, TTI_STREAM_DOCUMENT, TTI_STREAM_PROMPT, TTI_STREAM_SAMPLE, TTI_STREAM_BOOTSTRAP };
 
 struct tt_signs { tt_context *ctx; int min_n, max_n; uint64_t seed; };
 typedef struct tti_puzzle { int n, target, digits[TTI_SIGNS_MAX]; unsigned mask; } tti_puzzle;   /* bit i of a mask: digit i is negative */
@@ -8764,7 +9358,7 @@ typedef struct tti_prompts {
     int n;
     tt_text questions, answers;       /* NUL-terminated one after another         */
     tt_ids ids;                       /* all prompts end to end                   */
-    size_t *question, *answer, *ids_at;   /* [n], [n], [n + 1]: where each begins */
+    size_t *question, *answer, *ids_at;   /* [n]: where each begins               */
     tt_request *requests;             /* [n]                                      */
 } tti_prompts;
 
@@ -8775,27 +9369,31 @@ static void tti_prompts_free(tti_prompts *p) {
     tt_ids_free(&p->ids);
     tt_free(p->ctx, p->question, n, sizeof *p->question);
     tt_free(p->ctx, p->answer, n, sizeof *p->answer);
-    tt_free(p->ctx, p->ids_at, n + 1, sizeof *p->ids_at);
+    tt_free(p->ctx, p->ids_at, n, sizeof *p->ids_at);
     tt_free(p->ctx, p->requests, n, sizeof *p->requests);
 }
 /* The template around the question; only the template's special tokens are special. */
 static tt_status tti_encode_prompt(const tt_tokenizer *tokenizer, const char *prompt_template, const char *question, tt_ids *ids) {
-    static const char mark[] = "{question}";
-    const char *at = strstr(prompt_template, mark), *rest = at + sizeof mark - 1;
-    tt_status status = tt_encode(tokenizer, prompt_template, (size_t)(at - prompt_template), TT_SPECIAL_PARSE, ids);
-    if (status == TT_OK) { status = tt_encode(tokenizer, question, strlen(question), TT_SPECIAL_TEXT, ids); }
-    return status == TT_OK ? tt_encode(tokenizer, rest, strlen(rest), TT_SPECIAL_PARSE, ids) : status;
+    tti_slot slot = tti_slot_make("{question}", question, strlen(question), TT_SPECIAL_TEXT);
+    return tti_render(tokenizer, prompt_template, &slot, 1, ids);
 }
 static tt_status tti_prompts_add(tti_prompts *p, int i, const tt_task *task, const tt_tokenizer *tokenizer, int split, uint64_t index) {
     tt_status status;
     p->question[i] = p->questions.size;
     p->answer[i] = p->answers.size;
+    p->ids_at[i] = p->ids.size;
     status = task->question(task->user, split, index, &p->questions, &p->answers);
     if (status == TT_OK) { status = tt_text_append(&p->questions, "", 1); }
     if (status == TT_OK) { status = tt_text_append(&p->answers, "", 1); }
     if (status == TT_OK) { status = tti_encode_prompt(tokenizer, task->prompt_template, p->questions.data + p->question[i], &p->ids); }
-    p->ids_at[i + 1] = p->ids.size;
+    p->requests[i].prompt_length = (int)(p->ids.size - p->ids_at[i]);
+    if (status == TT_OK && p->requests[i].prompt_length < 1) { status = tt_fail(p->ctx, TT_ERR_ARG, "task %s: prompt %d has no token", task->name ? task->name : "", i); }
     return status;
+}
+/* After the last tti_prompts_add: the ids stand still. */
+static void tti_prompts_point(tti_prompts *p) {
+    int i;
+    for (i = 0; i < p->n; i++) { p->requests[i].prompt = p->ids.data + p->ids_at[i]; }
 }
 /* indices[i] is the question's number, ids[i] names the random stream of its samples. On failure too,
  * tti_prompts_free. */
@@ -8808,17 +9406,15 @@ static tt_status tti_prompts_make(tti_prompts *p, tt_context *ctx, const tt_task
     p->n = n;
     p->question = (size_t *)tt_alloc(ctx, (size_t)n, sizeof *p->question);
     p->answer = (size_t *)tt_alloc(ctx, (size_t)n, sizeof *p->answer);
-    p->ids_at = (size_t *)tt_alloc(ctx, (size_t)n + 1, sizeof *p->ids_at);
+    p->ids_at = (size_t *)tt_alloc(ctx, (size_t)n, sizeof *p->ids_at);
     p->requests = (tt_request *)tt_alloc(ctx, (size_t)n, sizeof *p->requests);
     if (!p->question || !p->answer || !p->ids_at || !p->requests) { return TT_ERR_MEM; }
     for (i = 0; i < n && status == TT_OK; i++) { status = tti_prompts_add(p, i, task, tokenizer, split, indices[i]); }
-    for (i = 0; i < n && status == TT_OK; i++) {
-        p->requests[i].prompt = p->ids.data + p->ids_at[i];
-        p->requests[i].prompt_length = (int)(p->ids_at[i + 1] - p->ids_at[i]);
+    for (i = 0; i < n; i++) {
         p->requests[i].n = n_samples;
         p->requests[i].id = ids[i];
-        if (p->requests[i].prompt_length < 1) { status = tt_fail(ctx, TT_ERR_ARG, "task %s: prompt %d has no token", task->name ? task->name : "", i); }
     }
+    tti_prompts_point(p);
     return status;
 }
 static const char *tti_question_of(const tti_prompts *p, int i) { return p->questions.data + p->question[i]; }
@@ -8834,15 +9430,13 @@ static size_t tti_reflection_at(const char *response) {
     }
     return first;
 }
-static tt_status tti_judge_by_reward(tt_context *ctx, const tt_task *task, const tt_reward_input *in, tt_outcome *out) {
+static tt_status tti_judge_by_reward(tt_context *ctx, const tt_task *task, const tt_reward_input *in, float reward, tt_outcome *out) {
     tt_text attempt = TT_INIT;
     tt_reward_input first = *in;
-    float reward = 0;
-    tt_status status = task->reward(task->user, in, &reward);
-    memset(out, 0, sizeof *out);
+    tt_status status;
     out->final_right = out->first_right = reward > 0.5f;
     first.response_size = tti_reflection_at(in->response);
-    if (status != TT_OK || first.response_size == in->response_size) { return status; }
+    if (first.response_size == in->response_size) { return TT_OK; }
     out->reflects = 1;
     attempt.ctx = ctx;
     status = tt_text_append(&attempt, in->response, first.response_size);
@@ -8853,34 +9447,61 @@ static tt_status tti_judge_by_reward(tt_context *ctx, const tt_task *task, const
     tt_text_free(&attempt);
     return status;
 }
-/* A model may have more ids than its tokenizer has tokens (padded vocabularies); such an id reads as U+FFFD. */
-static tt_status tti_decode_sampled(const tt_tokenizer *tokenizer, const int32_t *tokens, int n, tt_text *out) {
-    int vocab = tt_vocab_size(tokenizer), begin = 0, i;
-    tt_status status = TT_OK;
-    for (i = 0; i <= n && status == TT_OK; i++) {
-        if (i < n && tokens[i] < vocab) { continue; }
-        status = tt_decode(tokenizer, tokens + begin, (size_t)(i - begin), 0, out);
-        if (status == TT_OK && i < n) { status = tt_text_append(out, "\xEF\xBF\xBD", 3); }
-        begin = i + 1;
+/* Reward functions are the user's: what fails in them costs a response its score, not the run its life. */
+typedef struct tti_reward_errors { int n; tt_status status; char text[TTI_ERROR_SIZE]; } tti_reward_errors;      /* how many, and the first */
+static int tti_stops_run(tt_status status) { return status == TT_ERR_STOP || status == TT_ERR_MEM; }
+/* After a call that gave status: counts and logs a failure, names where it was. */
+static void tti_reward_failed(tt_context *ctx, tti_reward_errors *errors, const char *name, int prompt, int sample, tt_status status) {
+    char why[TTI_ERROR_SIZE];
+    snprintf(why, sizeof why, "%s", tt_error_status(ctx) == status ? tt_error(ctx) : tt_status_name(status));
+    tt_fail(ctx, status, "reward %s of prompt %d, sample %d: %.400s", name ? name : "", prompt, sample, why);
+    if (errors->n++ == 0) {
+        errors->status = status;
+        memcpy(errors->text, ctx->error, sizeof errors->text);
     }
-    return status == TT_OK ? tt_text_append(out, "", 0) : status;
+    tt_error_clear(ctx);
 }
-/* Decodes tokens[0..n) into scratch and asks the task; either result may be NULL. */
-static tt_status tti_assess(const tt_task *task, const tt_tokenizer *tokenizer, const tti_prompts *p, int i, const int32_t *tokens, int n,
-                            int stopped, tt_text *scratch, float *reward, tt_outcome *outcome) {
-    tt_reward_input in;
+static tt_status tti_reward_call(tt_context *ctx, const tt_reward *r, const tt_reward_input *in, int prompt, int sample, tti_reward_errors *errors, float *out) {
+    tt_status status;
+    *out = (float)NAN;
+    tt_error_clear(ctx);
+    status = r->reward(r->user, in, out);
+    if (tti_stops_run(status)) { return status; }
+    if (status == TT_OK && isinf(*out)) { status = tt_fail(ctx, TT_ERR_NUMBER, "it is %g, expected a finite number", (double)*out); }
+    if (status == TT_OK) { return TT_OK; }
+    *out = (float)NAN;
+    tti_reward_failed(ctx, errors, r->name, prompt, sample, status);
+    return TT_OK;
+}
+/* Decodes tokens[0..n) into scratch; in points there. */
+static tt_status tti_reward_input(const tt_tokenizer *tokenizer, const tti_prompts *p, int i, const int32_t *tokens, int n, int stopped, tt_text *scratch, tt_reward_input *in) {
     tt_status status;
     scratch->size = 0;
     status = tti_decode_sampled(tokenizer, tokens, n - (stopped ? 1 : 0), scratch);
-    if (status != TT_OK) { return status; }
-    in.question = tti_question_of(p, i);
-    in.answer = p->answers.data + p->answer[i];
-    in.response = scratch->data;
-    in.response_size = scratch->size;
-    in.stopped = stopped;
-    if (reward) { status = task->reward(task->user, &in, reward); }
-    if (status != TT_OK || !outcome) { return status; }
-    return task->judge ? task->judge(task->user, &in, outcome) : tti_judge_by_reward(p->ctx, task, &in, outcome);
+    in->question = tti_question_of(p, i);
+    in->answer = p->answers.data + p->answer[i];
+    in->response = scratch->data;
+    in->response_size = scratch->size;
+    in->stopped = stopped;
+    return status;
+}
+static tt_reward tti_task_reward(const tt_task *task) {
+    tt_reward r = TT_INIT;
+    r.name = task->name;
+    r.reward = task->reward;
+    r.user = task->user;
+    return r;
+}
+/* What a response with that reward of the task did; nothing if the reward has failed or the judge does. */
+static tt_status tti_judge(tt_context *ctx, const tt_task *task, const tt_reward_input *in, float reward, int prompt, int sample, tti_reward_errors *errors, tt_outcome *out) {
+    tt_status status;
+    memset(out, 0, sizeof *out);
+    if (isnan(reward)) { return TT_OK; }
+    status = task->judge ? task->judge(task->user, in, out) : tti_judge_by_reward(ctx, task, in, reward, out);
+    if (status == TT_OK || tti_stops_run(status)) { return status; }
+    memset(out, 0, sizeof *out);
+    tti_reward_failed(ctx, errors, task->name, prompt, sample, status);
+    return TT_OK;
 }
 /* Sums of outcomes; tti_tally_finish makes rates of them. */
 typedef struct tti_tally { double n, right, first, reflects, corrected, spoiled, length, stopped, behaviour[TT_N_BEHAVIOURS]; } tti_tally;
@@ -8933,32 +9554,47 @@ static int tti_check_setting(const char *who, tt_model *model, const tt_tokenize
 }
 
 /* ---- trainer ---- */
+enum { TTI_TROUBLE_NUMBER, TTI_TROUBLE_REWARD, TTI_TROUBLE_ENTROPY, TTI_N_TROUBLES };
 struct tt_trainer {
     tt_context *ctx;
     tt_trainer_desc desc;             /* resolved                              */
     tt_task task;                     /* copies: the caller's may go           */
     tt_teacher teacher;
+    tt_reward rewards[TT_MAX_REWARDS];    /* the task's first                  */
+    float weights[TT_MAX_REWARDS];
+    int n_rewards;
     tt_optimizer *optimizer;
     tt_model *reference;              /* own copy; NULL if lent or not needed  */
     tt_rollouts rollouts;             /* of the last step                      */
     int end_token, step;
+    int troubles[TTI_N_TROUBLES];     /* steps in a row with each              */
     double num_tokens;
 };
 
-static tt_status tti_trainer_resolve(tt_context *ctx, tt_trainer_desc *d) {
+static tt_status tti_trainer_resolve_grpo(tt_context *ctx, tt_trainer_desc *d) {
     static const char *const who = "tt_trainer_create";
+    tt_grpo_config full;
     if (d->grpo.num_generations == 0) { d->grpo.num_generations = 8; }
     if (d->grpo.max_completion_length == 0) { d->grpo.max_completion_length = 128; }
     if (d->grpo.temperature == 0) { d->grpo.temperature = 1; }
     if (d->grpo.num_iterations == 0) { d->grpo.num_iterations = 1; }
+    if (d->grpo.num_mini_batches == 0) { d->grpo.num_mini_batches = 1; }
     if (d->grpo.micro_batch_tokens == 0) { d->grpo.micro_batch_tokens = 8192; }
-    if (d->prompts_per_step == 0) { d->prompts_per_step = 16; }
-    if (d->world_size == 0) { d->world_size = 1; }
     if (d->grpo.num_generations < 1) { return tt_fail(ctx, TT_ERR_ARG, "%s: num_generations is %d, expected >= 1", who, d->grpo.num_generations); }
     if (!(d->grpo.temperature > 0)) { return tt_fail(ctx, TT_ERR_ARG, "%s: temperature is %g, expected > 0", who, (double)d->grpo.temperature); }
     if (d->grpo.num_iterations < 1) { return tt_fail(ctx, TT_ERR_ARG, "%s: num_iterations is %d, expected >= 1", who, d->grpo.num_iterations); }
     if (d->grpo.micro_batch_tokens < 1) { return tt_fail(ctx, TT_ERR_ARG, "%s: micro_batch_tokens is %d, expected >= 1", who, d->grpo.micro_batch_tokens); }
-    if (!(d->schedule.lr > 0)) { return tt_fail(ctx, TT_ERR_ARG, "%s: schedule.lr is %g, expected > 0", who, (double)d->schedule.lr); }
+    if (d->grpo.max_completion_length < 1 || d->grpo.max_completion_length >= tt_model_config_get(d->model)->max_position_embeddings) {
+        return tt_fail(ctx, TT_ERR_ARG, "%s: max_completion_length is %d, expected 1 .. max_position_embeddings %d - 1", who,
+                       d->grpo.max_completion_length, tt_model_config_get(d->model)->max_position_embeddings);
+    }
+    full = tti_grpo_resolve(&d->grpo);
+    return tti_grpo_check(ctx, &full);
+}
+static tt_status tti_trainer_resolve_batch(tt_context *ctx, tt_trainer_desc *d) {
+    static const char *const who = "tt_trainer_create";
+    if (d->prompts_per_step == 0) { d->prompts_per_step = 16; }
+    if (d->world_size == 0) { d->world_size = 1; }
     if (d->world_size < 1 || d->rank < 0 || d->rank >= d->world_size) {
         return tt_fail(ctx, TT_ERR_ARG, "%s: rank is %d of world_size %d, expected 0 <= rank < world_size", who, d->rank, d->world_size);
     }
@@ -8969,17 +9605,46 @@ static tt_status tti_trainer_resolve(tt_context *ctx, tt_trainer_desc *d) {
     if (d->prompts_per_step / d->world_size > INT_MAX / d->grpo.num_generations) {
         return tt_fail(ctx, TT_ERR_ARG, "%s: prompts_per_step %d x num_generations %d is too large", who, d->prompts_per_step, d->grpo.num_generations);
     }
-    if (d->grpo.max_completion_length < 1 || d->grpo.max_completion_length >= tt_model_config_get(d->model)->max_position_embeddings) {
-        return tt_fail(ctx, TT_ERR_ARG, "%s: max_completion_length is %d, expected 1 .. max_position_embeddings %d - 1", who,
-                       d->grpo.max_completion_length, tt_model_config_get(d->model)->max_position_embeddings);
+    if (d->grpo.num_mini_batches < 1 || (d->prompts_per_step / d->world_size) % d->grpo.num_mini_batches) {
+        return tt_fail(ctx, TT_ERR_ARG, "%s: num_mini_batches is %d, expected a divisor of the rank's %d prompts", who, d->grpo.num_mini_batches, d->prompts_per_step / d->world_size);
     }
+    return TT_OK;
+}
+static tt_status tti_trainer_resolve(tt_context *ctx, tt_trainer_desc *d) {
+    static const char *const who = "tt_trainer_create";
+    tt_status status = tti_trainer_resolve_grpo(ctx, d);
+    if (status == TT_OK) { status = tti_trainer_resolve_batch(ctx, d); }
+    if (status != TT_OK) { return status; }
+    if (d->ema_decay == 0) { d->ema_decay = 0.99f; }
+    if (d->abort_entropy == 0) { d->abort_entropy = 0.001f; }
+    if (d->off_policy && d->n_off_policy == 0) { d->n_off_policy = 1; }
+    if (!(d->schedule.lr > 0)) { return tt_fail(ctx, TT_ERR_ARG, "%s: schedule.lr is %g, expected > 0", who, (double)d->schedule.lr); }
     if (d->teacher && d->think.total_steps < 1) { return tt_fail(ctx, TT_ERR_ARG, "%s: think.total_steps is %d, expected >= 1 with a teacher", who, d->think.total_steps); }
+    if (d->n_rewards < 0 || d->n_rewards >= TT_MAX_REWARDS || (d->n_rewards > 0 && !d->rewards)) {
+        return tt_fail(ctx, TT_ERR_ARG, "%s: n_rewards is %d, expected 0 .. %d with as many rewards", who, d->n_rewards, TT_MAX_REWARDS - 1);
+    }
+    if (d->n_off_policy < 0 || d->n_off_policy >= d->grpo.num_generations || (d->n_off_policy > 0 && !d->off_policy)) {
+        return tt_fail(ctx, TT_ERR_ARG, "%s: n_off_policy is %d, expected 0 .. num_generations %d - 1, with off_policy", who, d->n_off_policy, d->grpo.num_generations);
+    }
+    return TT_OK;
+}
+static tt_status tti_trainer_rewards(tt_trainer *t) {
+    int k;
+    t->rewards[0] = tti_task_reward(&t->task);
+    t->weights[0] = t->desc.task_weight != 0 ? t->desc.task_weight : 1;
+    t->n_rewards = 1 + t->desc.n_rewards;
+    for (k = 1; k < t->n_rewards; k++) {
+        const tt_reward *r = &t->desc.rewards[k - 1];
+        if (!r->reward || !r->name) { return tt_fail(t->ctx, TT_ERR_ARG, "tt_trainer_create: rewards[%d].%s is NULL", k - 1, r->name ? "reward" : "name"); }
+        t->rewards[k] = *r;
+        t->weights[k] = r->log_only ? 0 : r->weight != 0 ? r->weight : 1;
+    }
     return TT_OK;
 }
 TT_API tt_trainer *tt_trainer_create(tt_context *ctx, const tt_trainer_desc *desc) {
     tt_trainer *t;
     tt_trainer_desc d = *desc;
-    int end;
+    int end, wants_reference = d.grpo.beta != 0 || d.measure_kl;
     if (!d.model) { tt_fail(ctx, TT_ERR_ARG, "tt_trainer_create: model is NULL"); return NULL; }
     end = tti_check_setting("tt_trainer_create", d.model, d.tokenizer, d.task);
     if (end < 0 || tti_trainer_resolve(ctx, &d) != TT_OK) { return NULL; }
@@ -8991,10 +9656,13 @@ TT_API tt_trainer *tt_trainer_create(tt_context *ctx, const tt_trainer_desc *des
     t->desc.task = &t->task;
     if (d.teacher) { t->teacher = *d.teacher; t->desc.teacher = &t->teacher; }
     t->end_token = end;
-    t->optimizer = tt_adamw_create(d.model, &d.adamw);
-    if (d.grpo.beta != 0 && !d.reference && tt_model_lora_get(d.model)) { t->desc.reference = d.model; }     /* its adapters off */
-    else if (d.grpo.beta != 0 && !d.reference) { t->reference = t->desc.reference = tt_model_copy(d.model); }
-    if (!t->optimizer || (d.grpo.beta != 0 && !t->desc.reference)) { tt_trainer_destroy(t); return NULL; }
+    if (tti_trainer_rewards(t) == TT_OK) { t->optimizer = tt_adamw_create(d.model, &d.adamw); }
+    t->desc.rewards = NULL;
+    if (t->optimizer && wants_reference && !d.reference) {
+        if (tt_model_lora_get(d.model)) { t->desc.reference = d.model; }      /* its adapters off */
+        else { t->reference = t->desc.reference = tt_model_copy(d.model); }
+    }
+    if (!t->optimizer || (wants_reference && !t->desc.reference)) { tt_trainer_destroy(t); return NULL; }
     return t;
 }
 TT_API void tt_trainer_destroy(tt_trainer *t) {
@@ -9007,34 +9675,63 @@ TT_API void tt_trainer_destroy(tt_trainer *t) {
 TT_API int tt_trainer_step_count(const tt_trainer *t) { return t->step; }
 TT_API const tt_rollouts *tt_trainer_rollouts(const tt_trainer *t) { return &t->rollouts; }
 
-/* The prompts of this step and rank: question numbers are random functions of (seed, step, place). */
-static tt_status tti_step_prompts(const tt_trainer *t, tti_prompts *p) {
+/* ---- one step: questions, samples, rewards, feedback ----
+ * Question numbers are random functions of (seed, step, place); dynamic sampling asks again in further rounds, whose
+ * numbers and random streams are others. */
+typedef struct tti_step {
+    tti_prompts prompts;              /* one for each group                       */
+    int *groups;                      /* [n] those of the round                   */
+    tt_rollouts fresh;                /* of the round                             */
+    tti_tally tally;                  /* of the student's own responses           */
+    tti_reward_errors errors;
+    tt_step_metrics metrics;
+} tti_step;
+static uint64_t tti_prompt_place(const tt_trainer *t, int i) {
+    int n = t->desc.prompts_per_step / t->desc.world_size;
+    return (uint64_t)t->step * (uint64_t)t->desc.prompts_per_step + (uint64_t)(t->desc.rank * n + i);
+}
+static uint64_t tti_prompt_number(const tt_trainer *t, int i, int round) {
+    return tt_random(t->desc.seed, (uint64_t)TTI_STREAM_PROMPT + ((uint64_t)round << 32), tti_prompt_place(t, i)) >> 1;
+}
+/* The prompts of this step and rank. */
+static tt_status tti_step_prompts(tt_trainer *t, tti_step *s) {
     const tt_trainer_desc *d = &t->desc;
     int n = d->prompts_per_step / d->world_size, i;
     uint64_t *numbers = (uint64_t *)tt_alloc(t->ctx, 2 * (size_t)n, sizeof *numbers);
     tt_status status;
-    memset(p, 0, sizeof *p);
-    p->ctx = t->ctx;
     if (!numbers) { return TT_ERR_MEM; }
     for (i = 0; i < n; i++) {
-        uint64_t place = (uint64_t)t->step * (uint64_t)d->prompts_per_step + (uint64_t)(d->rank * n + i);
-        numbers[i] = tt_random(d->seed, TTI_STREAM_PROMPT, place) >> 1;
-        numbers[n + i] = place;
+        numbers[i] = tti_prompt_number(t, i, 0);
+        numbers[n + i] = tti_prompt_place(t, i);
     }
-    status = tti_prompts_make(p, t->ctx, d->task, d->tokenizer, 0, numbers, numbers + n, n, d->grpo.num_generations);
+    status = tti_prompts_make(&s->prompts, t->ctx, d->task, d->tokenizer, 0, numbers, numbers + n, n, d->grpo.num_generations);
     tt_free(t->ctx, numbers, 2 * (size_t)n, sizeof *numbers);
+    s->groups = status == TT_OK ? (int *)tt_alloc(t->ctx, (size_t)n, sizeof *s->groups) : NULL;
+    for (i = 0; s->groups && i < n; i++) { s->groups[i] = i; }
+    return status == TT_OK && !s->groups ? TT_ERR_MEM : status;
+}
+/* Other questions for the n groups of this round. */
+static tt_status tti_step_redraw(tt_trainer *t, tti_step *s, int n, int round) {
+    int k;
+    tt_status status = TT_OK;
+    for (k = 0; k < n && status == TT_OK; k++) {
+        int g = s->groups[k];
+        status = tti_prompts_add(&s->prompts, g, t->desc.task, t->desc.tokenizer, 0, tti_prompt_number(t, g, round));
+        s->prompts.requests[g].id = ((uint64_t)round << 48) + tti_prompt_place(t, g);
+    }
+    tti_prompts_point(&s->prompts);
     return status;
 }
-static tt_status tti_step_sample(tt_trainer *t, const tti_prompts *p) {
+static tt_status tti_step_sample(tt_trainer *t, tti_step *s, const tt_request *requests, int n) {
     const tt_trainer_desc *d = &t->desc;
     tt_sampling sampling = TT_INIT;
     tt_completions completions = TT_INIT;
     int limit = tt_model_config_get(d->model)->max_position_embeddings, i;
     tt_status status;
-    for (i = 0; i < p->n; i++) {
-        if (p->requests[i].prompt_length <= limit - d->grpo.max_completion_length) { continue; }
+    for (i = 0; i < n; i++) {
+        if (requests[i].prompt_length <= limit - d->grpo.max_completion_length) { continue; }
         return tt_fail(t->ctx, TT_ERR_ARG, "tt_trainer_step: prompt %d has %d tokens and max_completion_length is %d, expected a sum <= max_position_embeddings %d",
-                       i, p->requests[i].prompt_length, d->grpo.max_completion_length, limit);
+                       i, requests[i].prompt_length, d->grpo.max_completion_length, limit);
     }
     sampling.max_new_tokens = d->grpo.max_completion_length;
     sampling.temperature = d->grpo.temperature;
@@ -9042,55 +9739,146 @@ static tt_status tti_step_sample(tt_trainer *t, const tti_prompts *p) {
     sampling.stop_tokens = &t->end_token;
     sampling.n_stop_tokens = 1;
     sampling.max_batch = d->max_batch;
-    status = tt_generate(d->model, p->requests, p->n, &sampling, &completions);
+    status = tt_generate(d->model, requests, n, &sampling, &completions);
     if (status == TT_OK) {
-        t->num_tokens += (double)completions.n_tokens;
-        tt_rollouts_free(&t->rollouts);
-        status = tt_rollouts_create(t->ctx, p->requests, p->n, &completions, t->end_token, &t->rollouts);
+        s->metrics.rollout_tokens += (double)completions.n_tokens;
+        status = tt_rollouts_create(t->ctx, requests, n, &completions, t->end_token, &s->fresh);
     }
-    for (i = 0; i < p->n && status == TT_OK; i++) { status = tt_rollouts_question(&t->rollouts, i, tti_question_of(p, i)); }
-    for (i = 0; i < p->n && status == TT_OK; i++) { status = tt_rollouts_question(&t->rollouts, i, p->questions.data + p->question[i]); }
+    for (i = 0; i < n && status == TT_OK; i++) { status = tt_rollouts_question(&s->fresh, i, tti_question_of(&s->prompts, s->groups[i])); }
     tt_completions_free(&completions);
     return status;
 }
-/* Rewards of all rollouts (guided_only: of those), and a tally of what they do. */
-static tt_status tti_step_rewards(tt_trainer *t, const tti_prompts *p, int guided_only, tti_tally *tally) {
+/* The user's own responses take the place of the last samples of each group. */
+static tt_status tti_step_off_policy(tt_trainer *t, tti_step *s) {
+    const tt_trainer_desc *d = &t->desc;
+    int size = s->fresh.num_generations, i, k;
+    int32_t end = (int32_t)t->end_token;
+    tt_text text = TT_INIT;
+    tt_ids ids = TT_INIT;
+    tt_status status = TT_OK;
+    text.ctx = ids.ctx = t->ctx;
+    for (i = 0; i < s->fresh.n && status == TT_OK; i++) {
+        const tti_prompts *p = &s->prompts;
+        int g = s->groups[i / size];
+        k = i % size - (size - d->n_off_policy);
+        if (k < 0) { continue; }
+        text.size = ids.size = 0;
+        status = d->off_policy(d->off_policy_user, tti_question_of(p, g), p->answers.data + p->answer[g], k, &text);
+        if (status != TT_OK || text.size == 0) { continue; }
+        status = tt_encode(d->tokenizer, text.data, text.size, TT_SPECIAL_TEXT, &ids);
+        if (status == TT_OK) { status = tt_ids_append(&ids, &end, 1); }
+        if (ids.size > (size_t)d->grpo.max_completion_length) { ids.size = (size_t)d->grpo.max_completion_length; }
+        if (status == TT_OK) { status = tt_rollout_off_policy(&s->fresh, i, ids.data, (int)ids.size, t->end_token); }
+    }
+    tt_text_free(&text);
+    tt_ids_free(&ids);
+    return status;
+}
+/* Rewards of all rollouts of the round (guided_only: of those), and a tally of what the student's own do. */
+static tt_status tti_step_rewards(tt_trainer *t, tti_step *s, int guided_only) {
     tt_text scratch = TT_INIT;
     tt_status status = TT_OK;
-    int i;
+    int i, k;
     scratch.ctx = t->ctx;
-    t->rollouts.n_rewards = 1;
-    for (i = 0; i < t->rollouts.n && status == TT_OK; i++) {
-        tt_rollout *r = &t->rollouts.items[i];
+    s->fresh.n_rewards = t->n_rewards;
+    for (i = 0; i < s->fresh.n && status == TT_OK; i++) {
+        tt_rollout *r = &s->fresh.items[i];
+        int g = s->groups[r->group];
+        tt_reward_input in = TT_INIT;
         tt_outcome outcome;
         if (guided_only && !r->guided) { continue; }
-        status = tti_assess(t->desc.task, t->desc.tokenizer, p, r->group, r->tokens + r->prompt_length, r->response_length, r->stopped,
-                            &scratch, &r->rewards[0], &outcome);
+        status = tti_reward_input(t->desc.tokenizer, &s->prompts, g, r->tokens + r->prompt_length, r->response_length, r->stopped, &scratch, &in);
+        for (k = 0; k < t->n_rewards && status == TT_OK; k++) { status = tti_reward_call(t->ctx, &t->rewards[k], &in, g, r->sample, &s->errors, &r->rewards[k]); }
         r->reward = r->rewards[0];
-        if (status == TT_OK && tally) { tti_tally_add(tally, &outcome, r->response_length, r->stopped); }
+        if (guided_only || r->off_policy || status != TT_OK) { continue; }
+        status = tti_judge(t->ctx, t->desc.task, &in, r->rewards[0], g, r->sample, &s->errors, &outcome);
+        if (status == TT_OK) { tti_tally_add(&s->tally, &outcome, r->response_length, r->stopped); }
     }
     tt_text_free(&scratch);
     return status;
 }
 /* The teacher continues some responses; the reward that each had by itself stays in attempt_reward. */
-static tt_status tti_step_teach(tt_trainer *t, const tti_prompts *p, tt_think_metrics *metrics) {
+static tt_status tti_step_teach(tt_trainer *t, tti_step *s) {
     const tt_trainer_desc *d = &t->desc;
-    int n = t->rollouts.n, i, k;
-    float *own = (float *)tt_alloc(t->ctx, (size_t)n, sizeof *own);
-    tt_status status;
-    if (!own) { return TT_ERR_MEM; }
-    for (i = 0; i < n; i++) { own[i] = t->rollouts.items[i].reward; }
-    status = tt_think_augment(&t->rollouts, d->teacher, d->tokenizer, &d->think, &d->grpo, t->end_token, t->step, metrics);
-    for (i = 0; i < n && status == TT_OK; i++) {
-        tt_rollout *r = &t->rollouts.items[i];
-        if (!r->guided) { continue; }
-        r->attempt_reward = own[i];
-        for (k = 0; k < r->response_length; k++) { t->num_tokens += r->is_teacher[k]; }
+    tt_think_metrics m = TT_INIT;
+    tt_status status = tt_think_augment(&s->fresh, d->teacher, d->tokenizer, &d->think, &d->grpo, t->end_token, t->step, &m);
+    s->metrics.think.pct = m.pct;
+    s->metrics.think.n_eligible += m.n_eligible;
+    s->metrics.think.n_guided += m.n_guided;
+    s->metrics.think.teacher_tokens += m.teacher_tokens;
+    return status == TT_OK ? tti_step_rewards(t, s, 1) : status;
+}
+/* Samples, rewards and feedback for the n groups of a round, into s->fresh. */
+static tt_status tti_step_round(tt_trainer *t, tti_step *s, int n) {
+    const tt_trainer_desc *d = &t->desc;
+    double begin = tt_clock(), sampled;
+    tt_request *requests = (tt_request *)tt_alloc(t->ctx, (size_t)n, sizeof *requests);
+    tt_status status = requests ? TT_OK : TT_ERR_MEM;
+    int k;
+    for (k = 0; k < n && status == TT_OK; k++) { requests[k] = s->prompts.requests[s->groups[k]]; }
+    if (status == TT_OK) { status = tti_step_sample(t, s, requests, n); }
+    if (status == TT_OK && d->n_off_policy > 0) { status = tti_step_off_policy(t, s); }
+    if (status == TT_OK) { status = tti_step_rewards(t, s, 0); }
+    sampled = tt_clock();
+    if (status == TT_OK && d->teacher && tt_think_active(&d->think, t->step)) { status = tti_step_teach(t, s); }
+    s->metrics.rollout_s += sampled - begin;
+    s->metrics.teacher_s += tt_clock() - sampled;
+    tt_free(t->ctx, requests, (size_t)n, sizeof *requests);
+    return status;
+}
+/* Group k of the round becomes group g of the step. */
+static void tti_step_take(tt_trainer *t, tti_step *s, int k, int g) {
+    int size = s->fresh.num_generations, i;
+    char *question = t->rollouts.questions[g];
+    for (i = 0; i < size; i++) {
+        tt_rollout *to = &t->rollouts.items[g * size + i], was = *to;
+        *to = s->fresh.items[k * size + i];
+        to->group = g;
+        s->fresh.items[k * size + i] = was;
     }
-    tt_free(t->ctx, own, (size_t)n, sizeof *own);
-    return status == TT_OK ? tti_step_rewards(t, p, 1, NULL) : status;
+    t->rollouts.questions[g] = s->fresh.questions[k];
+    s->fresh.questions[k] = question;
+}
+/* The groups whose rewards are all equal: they have no gradient. */
+static tt_status tti_step_dull(tt_trainer *t, tti_step *s, int *n) {
+    tt_grpo_config c = tti_grpo_resolve(&t->desc.grpo);
+    tt_grpo_metrics ignored = TT_INIT;
+    int size = t->rollouts.num_generations, g;
+    tt_status status;
+    c.kl_in_reward = 0;
+    *n = 0;
+    status = tti_rewards_sum(&t->rollouts, &c, t->weights, &ignored);
+    for (g = 0; g < t->rollouts.n_groups && status == TT_OK; g++) {
+        if (tti_reward_stats(t->rollouts.items + (size_t)g * (size_t)size, size, TTI_TOTAL, 0, 0).equal) { s->groups[(*n)++] = g; }
+    }
+    return status;
+}
+static tt_status tti_step_collect(tt_trainer *t, tti_step *s) {
+    int n = s->prompts.n, round, k;
+    tt_status status = tti_step_round(t, s, n);
+    if (status != TT_OK) { return status; }
+    tt_rollouts_free(&t->rollouts);
+    t->rollouts = s->fresh;
+    memset(&s->fresh, 0, sizeof s->fresh);
+    for (round = 1; round <= t->desc.grpo.dynamic_sampling && status == TT_OK; round++) {
+        status = tti_step_dull(t, s, &n);
+        if (status != TT_OK || n == 0) { break; }
+        status = tti_step_redraw(t, s, n, round);
+        if (status == TT_OK) { status = tti_step_round(t, s, n); }
+        for (k = 0; k < n && status == TT_OK; k++) { tti_step_take(t, s, k, s->groups[k]); }
+        s->metrics.n_resampled += n;
+        tt_rollouts_free(&s->fresh);
+    }
+    return status;
+}
+/* An error only if no response has a score and functions failed. */
+static tt_status tti_step_scored(tt_trainer *t, const tti_step *s) {
+    int i, k, scored = s->errors.n == 0;
+    for (i = 0; i < t->rollouts.n; i++) { for (k = 0; k < t->n_rewards; k++) { scored |= !isnan(t->rollouts.items[i].rewards[k]); } }
+    return scored ? TT_OK : tt_fail(t->ctx, s->errors.status, "%s", s->errors.text);
 }
 
+/* ---- one step: log-probs, losses, updates ---- */
 /* Rollouts [begin, end) of one micro-batch: as many as fit into micro_batch_tokens, at least one. */
 static int tti_micro_batch_end(const tt_rollouts *rollouts, int begin, int max_tokens) {
     int end = begin, tokens = 0;
@@ -9145,16 +9933,34 @@ static tt_status tti_all_logprobs(tt_trainer *t, tt_model *model, const int *ind
     }
     return status;
 }
+/* Old log-probs wherever a later update or a reward will ask for them, those of the reference likewise. */
+static tt_status tti_reference_logprobs(tt_trainer *t, const int *indices) {
+    tt_model *reference = t->desc.reference;
+    int was = reference == t->desc.model ? tt_model_lora_enable(reference, 0) : 0;
+    tt_status status = tti_all_logprobs(t, reference, indices, 1);
+    if (reference == t->desc.model) { tt_model_lora_enable(reference, was); }
+    return status;
+}
+static tt_status tti_step_logprobs(tt_trainer *t, const int *indices) {
+    const tt_grpo_config *c = &t->desc.grpo;
+    int in_reward = c->kl_in_reward && c->beta != 0;
+    tt_status status = TT_OK;
+    if (c->num_iterations > 1 || c->num_mini_batches > 1 || in_reward) { status = tti_all_logprobs(t, t->desc.model, indices, 0); }
+    if (status == TT_OK && (c->beta != 0 || t->desc.measure_kl)) { status = tti_reference_logprobs(t, indices); }
+    return status;
+}
 /* This rank's share of the loss: losses are normalised by the rank's own tokens (or sequences), so the
  * sum over ranks of share * loss is normalised by all of them. */
-static tt_status tti_loss_share(const tt_trainer *t, double *share) {
+static tt_status tti_loss_share(const tt_trainer *t, const tt_rollouts *batch, double *share) {
+    tt_grpo_config c = tti_grpo_resolve(&t->desc.grpo);
     float all, mine = 0;
-    int i, k;
+    int by_tokens = c.aggregation == TT_TOKEN_MEAN, by_filled = c.aggregation == TT_SEQ_MEAN_TOKEN_SUM || c.aggregation == TT_SEQ_MEAN_FILLED, i;
     tt_status status;
     *share = 1.0 / t->desc.world_size;
-    if (t->desc.world_size == 1 || t->desc.grpo.aggregation != TT_TOKEN_MEAN) { return TT_OK; }
-    for (i = 0; i < t->rollouts.n; i++) {
-        for (k = 0; k < t->rollouts.items[i].response_length; k++) { mine += t->rollouts.items[i].mask[k] != 0; }
+    if (t->desc.world_size == 1 || !(by_tokens || by_filled)) { return TT_OK; }
+    for (i = 0; i < batch->n; i++) {
+        int n = tti_loss_tokens(&batch->items[i], &c);
+        mine += (float)(by_tokens ? n : n > 0);
     }
     all = mine;
     status = t->desc.allreduce(t->desc.allreduce_user, &all, 1);
@@ -9170,98 +9976,144 @@ static tt_status tti_reduce_gradients(tt_trainer *t) {
     }
     return status;
 }
-/* One pass of forward and backward over all micro-batches, then one update. */
-static tt_status tti_step_update(tt_trainer *t, const int *indices, tt_step_metrics *m) {
+/* Forward and backward over all micro-batches of an optimizer batch, then one update. */
+static tt_status tti_step_update(tt_trainer *t, const tt_rollouts *batch, const int *indices, tt_step_metrics *m) {
     const tt_trainer_desc *d = &t->desc;
     tt_optimizer_stats stats;
     double share = 1;
-    int begin, end;
-    tt_status status = tti_loss_share(t, &share);
-    for (begin = 0; begin < t->rollouts.n && status == TT_OK; begin = end) {
+    int begin, end, n_micro = 0;
+    tt_status status = tti_loss_share(t, batch, &share);
+    for (begin = 0; begin < batch->n; begin = tti_micro_batch_end(batch, begin, d->grpo.micro_batch_tokens)) { n_micro++; }
+    if (d->grpo.aggregation == TT_BNPO) { share /= n_micro; }
+    for (begin = 0; begin < batch->n && status == TT_OK; begin = end) {
         tt_tensor *entropy = NULL, *logprobs, *loss;
-        end = tti_micro_batch_end(&t->rollouts, begin, d->grpo.micro_batch_tokens);
-        logprobs = tt_model_logprobs(d->model, tt_rollouts_batch(t->ctx, &t->rollouts, indices + begin, end - begin), d->grpo.temperature, &entropy);
-        loss = tt_grpo_loss(t->ctx, logprobs, entropy, &t->rollouts, indices + begin, end - begin, &d->grpo, &m->grpo);
+        end = tti_micro_batch_end(batch, begin, d->grpo.micro_batch_tokens);
+        logprobs = tt_model_logprobs(d->model, tt_rollouts_batch(t->ctx, batch, indices + begin, end - begin), d->grpo.temperature, &entropy);
+        loss = tt_grpo_loss(t->ctx, logprobs, entropy, batch, indices + begin, end - begin, &d->grpo, &m->grpo);
         if (share != 1) { loss = tt_scale(t->ctx, loss, (float)share); }
         status = tti_end_graph(t->ctx, tt_backward(t->ctx, loss));
     }
     if (status == TT_OK) { status = tti_reduce_gradients(t); }
     m->learning_rate = (double)tt_learning_rate(&d->schedule, t->step);
     if (status == TT_OK) { status = tt_optimizer_step(t->optimizer, (float)m->learning_rate, &stats); }
-    if (status == TT_OK) { m->grad_norm = stats.grad_norm; }
-    return status;
+    if (status != TT_OK) { return status; }
+    m->grad_norm = stats.grad_norm;
+    m->update_skipped += stats.skipped;
+    return TT_OK;
 }
-static tt_status tti_reference_logprobs(tt_trainer *t, const int *indices) {
-    tt_model *reference = t->desc.reference;
-    int was = reference == t->desc.model ? tt_model_lora_enable(reference, 0) : 0;
-    tt_status status = tti_all_logprobs(t, reference, indices, 1);
-    if (reference == t->desc.model) { tt_model_lora_enable(reference, was); }
-    return status;
+/* Means over mini-batches of what each of them has as its own mean. */
+static void tti_metrics_divide(tt_grpo_metrics *m, double n) {
+    double *means[10];
+    int i, count = 0;
+    means[count++] = &m->loss;
+    means[count++] = &m->entropy;
+    means[count++] = &m->kl;
+    means[count++] = &m->ppo_kl;
+    means[count++] = &m->clip_low;
+    means[count++] = &m->clip_high;
+    means[count++] = &m->clip_dual;
+    means[count++] = &m->aas_fallback_share;
+    means[count++] = &m->aas_factor_mean;
+    means[count++] = &m->mismatch_mean;
+    for (i = 0; i < count; i++) { *means[i] /= n; }
 }
-static tt_status tti_step_learn(tt_trainer *t, tt_step_metrics *m) {
-    const tt_trainer_desc *d = &t->desc;
-    tt_grpo_metrics sums;
-    int *indices = (int *)tt_alloc(t->ctx, (size_t)t->rollouts.n, sizeof *indices), i;
-    tt_status status = indices ? TT_OK : TT_ERR_MEM;
-    for (i = 0; indices && i < t->rollouts.n; i++) { indices[i] = i; }
-    if (status == TT_OK && d->grpo.num_iterations > 1) { status = tti_all_logprobs(t, d->model, indices, 0); }
-    if (status == TT_OK && d->grpo.beta != 0) { status = tti_reference_logprobs(t, indices); }
-    sums = m->grpo;                      /* each pass starts from the advantages' metrics: the last one is reported */
-    for (i = 0; i < d->grpo.num_iterations && status == TT_OK; i++) {
-        m->grpo = sums;
-        status = tti_step_update(t, indices, m);
+static tt_status tti_step_learn(tt_trainer *t, const int *indices, tt_step_metrics *m) {
+    const tt_grpo_config *c = &t->desc.grpo;
+    tt_grpo_metrics start = m->grpo;      /* each pass starts from the advantages' metrics: the last one is reported */
+    tt_rollouts part = t->rollouts;
+    int pass, k;
+    tt_status status = TT_OK;
+    part.n_groups /= c->num_mini_batches;
+    part.n = part.n_groups * part.num_generations;
+    for (pass = 0; pass < c->num_iterations && status == TT_OK; pass++) {
+        m->grpo = start;
+        for (k = 0; k < c->num_mini_batches && status == TT_OK; k++) {
+            part.items = t->rollouts.items + (size_t)k * (size_t)part.n;
+            status = tti_step_update(t, &part, indices, m);
+        }
+        tti_metrics_divide(&m->grpo, c->num_mini_batches);
     }
-    tt_free(t->ctx, indices, (size_t)t->rollouts.n, sizeof *indices);
+    if (status == TT_OK && t->desc.ema) { status = tt_teacher_follow(t->desc.ema, t->desc.model, t->desc.ema_decay); }
     return status;
 }
-static void tti_step_report(const tt_trainer *t, const tti_tally *tally, tt_step_metrics *m) {
+static tt_status tti_trainer_run(tt_trainer *t, tti_step *s) {
+    tt_step_metrics *m = &s->metrics;
+    double begin = tt_clock();
+    int *indices = NULL, n = 0, i;
+    tt_status status;
+    tt_model_zero_grad(t->desc.model);
+    status = tti_step_prompts(t, s);
+    if (status == TT_OK) { status = tti_step_collect(t, s); }
+    if (status == TT_OK) { status = tti_step_scored(t, s); }
+    if (status == TT_OK) {
+        n = t->rollouts.n;
+        indices = (int *)tt_alloc(t->ctx, (size_t)n, sizeof *indices);
+        status = indices ? TT_OK : TT_ERR_MEM;
+    }
+    for (i = 0; indices && i < n; i++) { indices[i] = i; }
+    if (status == TT_OK) { status = tti_step_logprobs(t, indices); }
+    if (status == TT_OK) { status = tt_grpo_advantages(&t->rollouts, &t->desc.grpo, t->weights, &m->grpo); }
+    if (status == TT_OK) { tt_think_score(&t->rollouts, &m->think); }
+    if (status == TT_OK) { status = tti_step_learn(t, indices, m); }
+    tt_free(t->ctx, indices, (size_t)n, sizeof *indices);
+    m->step_s = tt_clock() - begin;
+    m->update_s = m->step_s - m->rollout_s - m->teacher_s;
+    return status;
+}
+static void tti_step_report(tt_trainer *t, tti_step *s) {
+    tt_step_metrics *m = &s->metrics;
     tt_evaluation own;
-    tti_tally_finish(tally, &own);
+    int i;
+    memset(&own, 0, sizeof own);
+    tti_tally_finish(&s->tally, &own);
     m->step = t->step;
     m->mean_length = own.mean_length;
     m->clipped_ratio = 1 - own.stopped_rate;
     m->reflection_rate = own.reflection_rate;
     m->correction_rate = own.correction_rate;
+    m->spoil_rate = own.spoil_rate;
     memcpy(m->behaviour, own.behaviour, sizeof m->behaviour);
+    m->reward_errors = s->errors.n;
+    t->num_tokens += m->rollout_tokens + m->think.teacher_tokens;
     m->num_tokens = t->num_tokens;
+    for (i = 0; i < t->rollouts.n; i++) { m->update_tokens += (t->rollouts.items[i].prompt_length + t->rollouts.items[i].response_length) * t->desc.grpo.num_iterations; }
+    m->rollout_tokens_per_s = tti_ratio(m->rollout_tokens, m->rollout_s);
+    m->teacher_tokens_per_s = tti_ratio(m->think.teacher_tokens, m->teacher_s);
+    m->update_tokens_per_s = tti_ratio(m->update_tokens, m->update_s);
+    m->n_rewards = t->n_rewards;
+    for (i = 0; i < t->n_rewards; i++) { m->reward_names[i] = t->rewards[i].name ? t->rewards[i].name : "task"; }
 }
-static tt_status tti_trainer_run(tt_trainer *t, tti_prompts *p, tti_tally *tally, tt_step_metrics *m) {
-    const tt_trainer_desc *d = &t->desc;
-    double begin = tt_clock(), sampled, taught;
-    tt_status status;
-    tt_model_zero_grad(d->model);
-    status = tti_step_prompts(t, p);
-    if (status == TT_OK) { status = tti_step_sample(t, p); }
-    if (status == TT_OK) { status = tti_step_rewards(t, p, 0, tally); }
-    sampled = tt_clock();
-    if (status == TT_OK && d->teacher && tt_think_active(&d->think, t->step)) { status = tti_step_teach(t, p, &m->think); }
-    taught = tt_clock();
-    if (status == TT_OK) { status = tt_grpo_advantages(&t->rollouts, &d->grpo, NULL, &m->grpo); }
-    if (status == TT_OK) { tt_think_score(&t->rollouts, &m->think); }
-    if (status == TT_OK) { status = tti_step_learn(t, m); }
-    m->rollout_s = sampled - begin;
-    m->teacher_s = taught - sampled;
-    m->step_s = tt_clock() - begin;
-    m->update_s = m->step_s - m->rollout_s - m->teacher_s;
-    return status;
+/* Counts the steps in a row that were in trouble; the patience's last one stops the run. */
+static tt_status tti_step_watch(tt_trainer *t, const tt_step_metrics *m) {
+    static const char *const what[TTI_N_TROUBLES] = {"a gradient or loss that is not finite", "a reward that has collapsed", "an entropy that has collapsed"};
+    int bad[TTI_N_TROUBLES], k;
+    bad[TTI_TROUBLE_NUMBER] = m->update_skipped > 0 || !isfinite(m->grpo.loss);
+    bad[TTI_TROUBLE_REWARD] = m->grpo.reward <= (double)t->desc.abort_reward;
+    bad[TTI_TROUBLE_ENTROPY] = m->grpo.entropy < (double)t->desc.abort_entropy;
+    for (k = 0; k < TTI_N_TROUBLES; k++) { t->troubles[k] = bad[k] ? t->troubles[k] + 1 : 0; }
+    for (k = 0; k < TTI_N_TROUBLES && t->desc.abort_patience > 0; k++) {
+        int steps = t->troubles[k];
+        if (steps < t->desc.abort_patience) { continue; }
+        t->troubles[k] = 0;
+        return tt_fail(t->ctx, TT_ERR_STOP, "tt_trainer_step: stopped after step %d: %s, %d steps in a row (loss %g, reward %g, entropy %g, grad_norm %g)",
+                       m->step, what[k], steps, m->grpo.loss, m->grpo.reward, m->grpo.entropy, m->grad_norm);
+    }
+    return TT_OK;
 }
 TT_API tt_status tt_trainer_step(tt_trainer *t, tt_step_metrics *metrics) {
-    tti_prompts prompts;
-    tti_tally tally;
-    tt_step_metrics m;
-    double num_tokens = t->num_tokens;
+    tti_step s;
     tt_status status;
-    memset(&m, 0, sizeof m);
-    memset(&tally, 0, sizeof tally);
-    memset(&prompts, 0, sizeof prompts);
-    prompts.ctx = t->ctx;
-    status = tti_trainer_run(t, &prompts, &tally, &m);
-    tti_prompts_free(&prompts);
-    if (status != TT_OK) { t->num_tokens = num_tokens; return status; }
-    tti_step_report(t, &tally, &m);
+    memset(&s, 0, sizeof s);
+    s.prompts.ctx = t->ctx;
+    status = tti_trainer_run(t, &s);
+    if (s.groups) { tt_free(t->ctx, s.groups, (size_t)s.prompts.n, sizeof *s.groups); }
+    tti_prompts_free(&s.prompts);
+    tt_rollouts_free(&s.fresh);
+    if (status != TT_OK) { return status; }
+    tti_step_report(t, &s);
     t->step++;
-    if (metrics) { *metrics = m; }
-    return TT_OK;
+    if (metrics) { *metrics = s.metrics; }
+    return tti_step_watch(t, &s.metrics);
 }
 
 /* Beside weights and moments only counters are kept; the settings that steer the random streams are
@@ -9270,15 +10122,17 @@ TT_API tt_status tt_trainer_save(tt_trainer *t, const char *path) {
     tt_text json = TT_INIT;
     tt_status status;
     json.ctx = t->ctx;
-    status = tt_text_format(&json, "{\"step\":%d,\"num_tokens\":%.17g,\"seed\":\"%016llx\",\"prompts_per_step\":%d,\"num_generations\":%d}",
-                            t->step, t->num_tokens, (unsigned long long)t->desc.seed, t->desc.prompts_per_step, t->desc.grpo.num_generations);
-    if (status == TT_OK) { status = tt_optimizer_save(t->optimizer, path, json.data); }
+    status = tt_text_format(&json, "{\"step\":%d,\"num_tokens\":%.17g,\"seed\":\"%016llx\",\"prompts_per_step\":%d,\"num_generations\":%d,\"troubles\":[%d,%d,%d]}",
+                            t->step, t->num_tokens, (unsigned long long)t->desc.seed, t->desc.prompts_per_step, t->desc.grpo.num_generations,
+                            t->troubles[0], t->troubles[1], t->troubles[2]);
+    if (status == TT_OK) { status = tti_optimizer_save(t->optimizer, t->desc.ema, path, json.data); }
     tt_text_free(&json);
     return status;
 }
 static tt_status tti_trainer_restore(tt_trainer *t, const char *path, const tt_json *state) {
     char seed[32];
-    int prompts = (int)tt_json_number(state, "prompts_per_step", 0), samples = (int)tt_json_number(state, "num_generations", 0);
+    int prompts = (int)tt_json_number(state, "prompts_per_step", 0), samples = (int)tt_json_number(state, "num_generations", 0), k;
+    const tt_json *troubles = tt_json_get(state, "troubles"), *trouble = troubles ? troubles->child : NULL;
     snprintf(seed, sizeof seed, "%016llx", (unsigned long long)t->desc.seed);
     if (strcmp(seed, tt_json_text(state, "seed", "")) != 0) {
         return tt_fail(t->ctx, TT_ERR_FILE, "tt_trainer_load: %s has seed %s, the trainer %s", path, tt_json_text(state, "seed", "none"), seed);
@@ -9289,6 +10143,7 @@ static tt_status tti_trainer_restore(tt_trainer *t, const char *path, const tt_j
     }
     t->step = (int)tt_json_number(state, "step", 0);
     t->num_tokens = tt_json_number(state, "num_tokens", 0);
+    for (k = 0; k < TTI_N_TROUBLES; k++, trouble = trouble ? trouble->next : NULL) { t->troubles[k] = trouble ? (int)trouble->number : 0; }
     return TT_OK;
 }
 TT_API tt_status tt_trainer_load(tt_trainer *t, const char *path) {
@@ -9296,7 +10151,7 @@ TT_API tt_status tt_trainer_load(tt_trainer *t, const char *path) {
     tt_json *state = NULL;
     tt_status status;
     json.ctx = t->ctx;
-    status = tt_optimizer_load(t->optimizer, path, &json);
+    status = tti_optimizer_load(t->optimizer, t->desc.ema, path, &json);
     if (status == TT_OK) { state = tt_json_parse(t->ctx, json.data ? json.data : "", json.size); }
     if (status == TT_OK) { status = state ? tti_trainer_restore(t, path, state) : TT_ERR_FILE; }
     if (state) { tt_json_free(t->ctx, state); }
@@ -9313,90 +10168,367 @@ static const tti_metric tti_metrics[] = {
     TTI_METRIC("loss", grpo.loss), TTI_METRIC("entropy", grpo.entropy), TTI_METRIC("kl", grpo.kl), TTI_METRIC("ppo_kl", grpo.ppo_kl),
     TTI_METRIC("clip_ratio/low_mean", grpo.clip_low), TTI_METRIC("clip_ratio/high_mean", grpo.clip_high), TTI_METRIC("clip_ratio/dual_mean", grpo.clip_dual),
     TTI_METRIC("sampling/sampling_logp_difference/max", grpo.sampling_logp_difference_max),
+    TTI_METRIC("sampling/importance_sampling_ratio/mean", grpo.mismatch_mean), TTI_METRIC("sampling/importance_sampling_ratio/max_deviation", grpo.mismatch_deviation_max),
+    TTI_METRIC("rewards/overlong/mean", grpo.overlong), TTI_METRIC("rewards/kl/mean", grpo.reward_kl), TTI_METRIC("n_unscored", grpo.n_unscored),
+    TTI_METRIC("reward_errors", reward_errors), TTI_METRIC("n_resampled", n_resampled), TTI_METRIC("update_skipped", update_skipped),
+    TTI_METRIC("rollout_tokens", rollout_tokens), TTI_METRIC("think/teacher_tokens", think.teacher_tokens),
     TTI_METRIC("grad_norm", grad_norm), TTI_METRIC("learning_rate", learning_rate), TTI_METRIC("num_tokens", num_tokens),
     TTI_METRIC("think/pct", think.pct), TTI_METRIC("think/guided_share", think.guided_share), TTI_METRIC("think/teacher_accuracy", think.teacher_accuracy),
     TTI_METRIC("think/rescue_rate", think.rescue_rate), TTI_METRIC("think/spoil_rate", think.spoil_rate),
     TTI_METRIC("think/reward_guided", think.reward_guided), TTI_METRIC("think/reward_unguided", think.reward_unguided),
     TTI_METRIC("think/reflection_rate", reflection_rate), TTI_METRIC("think/correction_rate", correction_rate),
+    TTI_METRIC("think/own_spoil_rate", spoil_rate),
     TTI_METRIC("think/self_agreement", behaviour[TT_SELF_AGREEMENT]), TTI_METRIC("think/self_conflict", behaviour[TT_SELF_CONFLICT]),
     TTI_METRIC("think/self_consultation", behaviour[TT_SELF_CONSULTATION]), TTI_METRIC("think/self_critique", behaviour[TT_SELF_CRITIQUE]),
     TTI_METRIC("think/aas_fallback_share", grpo.aas_fallback_share), TTI_METRIC("think/aas_factor_mean", grpo.aas_factor_mean),
     TTI_METRIC("think/aas_factor_max", grpo.aas_factor_max)
 };
 static const tti_metric tti_timings[] = {
-    TTI_METRIC("rollout_s", rollout_s), TTI_METRIC("teacher_s", teacher_s), TTI_METRIC("update_s", update_s), TTI_METRIC("step_time", step_s)
+    TTI_METRIC("rollout_s", rollout_s), TTI_METRIC("teacher_s", teacher_s), TTI_METRIC("update_s", update_s), TTI_METRIC("step_time", step_s),
+    TTI_METRIC("rollout_tokens_per_s", rollout_tokens_per_s), TTI_METRIC("teacher_tokens_per_s", teacher_tokens_per_s), TTI_METRIC("update_tokens_per_s", update_tokens_per_s)
 };
+static tt_status tti_number_append(tt_text *out, double value) {      /* JSON knows no infinity */
+    return isfinite(value) ? tt_text_format(out, "%.9g", value) : tt_text_append(out, "null", 4);
+}
 static tt_status tti_metrics_append(tt_text *out, const tt_step_metrics *m, const tti_metric *list, size_t n) {
     tt_status status = TT_OK;
     size_t i;
     for (i = 0; i < n && status == TT_OK; i++) {
-        double value = *(const double *)(const void *)((const char *)m + list[i].at);
-        status = isfinite(value) ? tt_text_format(out, ",\"%s\":%.9g", list[i].name, value) : tt_text_format(out, ",\"%s\":null", list[i].name);
+        status = tt_text_format(out, ",\"%s\":", list[i].name);
+        if (status == TT_OK) { status = tti_number_append(out, *(const double *)(const void *)((const char *)m + list[i].at)); }
     }
+    return status;
+}
+/* "rewards/<name>/mean": */
+static tt_status tti_metrics_name(tt_text *out, const char *reward) {
+    tt_text name = TT_INIT;
+    tt_status status;
+    name.ctx = out->ctx;
+    status = tt_text_format(&name, "rewards/%s/mean", reward);
+    if (status == TT_OK) { status = tt_text_json(out, name.data, name.size); }
+    if (status == TT_OK) { status = tt_text_append(out, ":", 1); }
+    tt_text_free(&name);
     return status;
 }
 TT_API tt_status tt_metrics_json(const tt_step_metrics *m, tt_text *out) {
     tt_status status = tt_text_format(out, "{\"step\":%d,\"think/n_guided\":%d,\"think/n_eligible\":%d", m->step, m->think.n_guided, m->think.n_eligible);
+    int k;
     if (status == TT_OK) { status = tti_metrics_append(out, m, tti_metrics, sizeof tti_metrics / sizeof *tti_metrics); }
+    for (k = 0; k < m->n_rewards && status == TT_OK; k++) {
+        status = tt_text_append(out, ",", 1);
+        if (status == TT_OK) { status = tti_metrics_name(out, m->reward_names[k]); }
+        if (status == TT_OK) { status = tti_number_append(out, m->grpo.rewards[k]); }
+    }
     if (status == TT_OK && m->step_s > 0) { status = tti_metrics_append(out, m, tti_timings, sizeof tti_timings / sizeof *tti_timings); }
     return status == TT_OK ? tt_text_append(out, "}", 1) : status;
 }
 
-static tt_status tti_evaluate_responses(const tt_tokenizer *tokenizer, const tt_task *task, const tt_evaluate_desc *d, int end_token,
-                                        const tti_prompts *p, const tt_completions *completions, tti_tally *tally) {
+/* ---- statistics ---- */
+TT_API double tt_pass_at_k(int n, int c, int k) {
+    double none = 1;
+    int i;
+    if (n - c < k) { return 1; }
+    for (i = n - c + 1; i <= n; i++) { none *= 1 - (double)k / i; }
+    return 1 - none;
+}
+TT_API tt_interval tt_wilson(double right, double n) {
+    const double z = 1.959963984540054;
+    tt_interval out = TT_INIT;
+    double p, middle, half;
+    out.high = 1;
+    if (!(n > 0)) { return out; }
+    p = right / n;
+    middle = p + z * z / (2 * n);
+    half = z * sqrt(p * (1 - p) / n + z * z / (4 * n * n));
+    out.low = (middle - half) / (1 + z * z / n);
+    out.high = (middle + half) / (1 + z * z / n);
+    return out;
+}
+/* A ratio of sums over questions: above[q] / below[q], below NULL = 1. */
+typedef struct tti_ratio_of { const double *above, *below; tt_interval *out; } tti_ratio_of;
+enum { TTI_RESAMPLES = 2000, TTI_MAX_RATIOS = 5 + 2 * TT_MAX_PASS };
+static int tti_by_value(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+/* The middle 95 % of sorted values, interpolated between neighbours. */
+static tt_interval tti_percentiles(const double *sorted, int n) {
+    double at[2] = {0.025 * (n - 1), 0.975 * (n - 1)}, value[2];
+    tt_interval out;
+    int k;
+    for (k = 0; k < 2; k++) {
+        int i = (int)at[k];
+        value[k] = i + 1 < n ? sorted[i] + (at[k] - i) * (sorted[i + 1] - sorted[i]) : sorted[i];
+    }
+    out.low = value[0];
+    out.high = value[1];
+    return out;
+}
+/* All ratios over the same resamples of n questions. */
+static tt_status tti_bootstrap(tt_context *ctx, const tti_ratio_of *ratios, int n_ratios, int n, uint64_t seed) {
+    size_t size = (size_t)n_ratios * TTI_RESAMPLES;
+    double *values = (double *)tt_alloc(ctx, size, sizeof *values);
+    tt_rng rng;
+    int b, k, q;
+    if (!values) { return TT_ERR_MEM; }
+    rng.seed = seed;
+    rng.stream = TTI_STREAM_BOOTSTRAP;
+    rng.index = 0;
+    for (b = 0; b < TTI_RESAMPLES; b++) {
+        double above[TTI_MAX_RATIOS] = {0}, below[TTI_MAX_RATIOS] = {0};
+        for (q = 0; q < n; q++) {
+            int drawn = tt_rng_below(&rng, n);
+            for (k = 0; k < n_ratios; k++) {
+                above[k] += ratios[k].above[drawn];
+                below[k] += ratios[k].below ? ratios[k].below[drawn] : 1;
+            }
+        }
+        for (k = 0; k < n_ratios; k++) { values[(size_t)k * TTI_RESAMPLES + (size_t)b] = tti_ratio(above[k], below[k]); }
+    }
+    for (k = 0; k < n_ratios; k++) {
+        qsort(values + (size_t)k * TTI_RESAMPLES, TTI_RESAMPLES, sizeof *values, tti_by_value);
+        *ratios[k].out = tti_percentiles(values + (size_t)k * TTI_RESAMPLES, TTI_RESAMPLES);
+    }
+    tt_free(ctx, values, size, sizeof *values);
+    return TT_OK;
+}
+TT_API tt_status tt_bootstrap(tt_context *ctx, const double *values, int n, uint64_t seed, tt_interval *out) {
+    tti_ratio_of mean;
+    memset(out, 0, sizeof *out);
+    if (n < 1 || !values) { return tt_fail(ctx, TT_ERR_ARG, "tt_bootstrap: n is %d, expected >= 1 values", n); }
+    mean.above = values;
+    mean.below = NULL;
+    mean.out = out;
+    return tti_bootstrap(ctx, &mean, 1, n, seed);
+}
+
+/* ---- evaluation ----
+ * What is kept of each question: sums over its samples, and for each k the estimate of pass@k and the vote. */
+enum { TTI_Q_SAMPLES, TTI_Q_RIGHT, TTI_Q_FIRST, TTI_Q_WRONG_FIRST, TTI_Q_REFLECTS, TTI_Q_CORRECTED, TTI_Q_SPOILED, TTI_Q_PASS, TTI_Q_MAJ = TTI_Q_PASS + TT_MAX_PASS, TTI_Q_COLUMNS = TTI_Q_MAJ + TT_MAX_PASS };
+typedef struct tti_exam {
+    tt_context *ctx;
+    const tt_tokenizer *tokenizer;
+    const tt_task *task;
+    tt_evaluate_desc desc;            /* resolved                             */
+    int end_token;
+    double *columns;                  /* [TTI_Q_COLUMNS, n_questions]         */
+    tt_text votes;                    /* answers of one question, each with a NUL */
+    size_t *vote_at;                  /* [n_samples]                          */
+    unsigned char *right;             /* [n_samples]                          */
+    tti_tally tally;
+    tti_reward_errors errors;
+    tt_evaluation *out;
+} tti_exam;
+static double *tti_exam_cell(const tti_exam *e, int column, int question) { return e->columns + (size_t)column * (size_t)e->desc.n_questions + (size_t)question; }
+
+/* The default of tt_task.extract. */
+static tt_status tti_extract(const tt_task *task, const tt_reward_input *in, tt_text *answer) {
+    char normal[256];
+    const char *part = NULL;
+    size_t size;
+    if (task->extract) { return task->extract(task->user, in, answer); }
+    size = tti_answer_part(in->response, &part);
+    tti_normalise_answer(part, size, normal, sizeof normal);
+    return tt_text_append(answer, normal, strlen(normal));
+}
+/* The answer that most of the first k samples give, the earliest on a tie; no answer never wins. */
+static int tti_majority_right(const tti_exam *e, int k) {
+    int best = -1, best_votes = 0, i, j;
+    for (i = 0; i < k; i++) {
+        const char *answer = e->votes.data + e->vote_at[i];
+        int votes = 0;
+        for (j = 0; j < k && *answer; j++) { votes += strcmp(answer, e->votes.data + e->vote_at[j]) == 0; }
+        if (votes > best_votes) { best = i; best_votes = votes; }
+    }
+    for (i = 0; i < k && best >= 0; i++) {      /* right if one of those who gave it was right */
+        if (e->right[i] && strcmp(e->votes.data + e->vote_at[best], e->votes.data + e->vote_at[i]) == 0) { return 1; }
+    }
+    return 0;
+}
+static tt_status tti_exam_response(tti_exam *e, const tti_prompts *p, const tt_completion *c, tt_text *scratch) {
+    tt_reward call = tti_task_reward(e->task);
+    tt_reward_input in = TT_INIT;
+    tt_outcome o;
+    float reward = (float)NAN;
+    int q = c->request, ends = 0, stopped, k;
+    tt_status status;
+    for (k = 0; k < c->length; k++) { ends += c->tokens[k] == e->end_token; }
+    stopped = ends == 1 && c->tokens[c->length - 1] == e->end_token;
+    status = tti_reward_input(e->tokenizer, p, q, c->tokens, c->length, stopped, scratch, &in);
+    if (status == TT_OK) { status = tti_reward_call(e->ctx, &call, &in, q, c->sample, &e->errors, &reward); }
+    if (status == TT_OK) { status = tti_judge(e->ctx, e->task, &in, reward, q, c->sample, &e->errors, &o); }
+    e->vote_at[c->sample] = e->votes.size;
+    if (status == TT_OK) { status = tti_extract(e->task, &in, &e->votes); }
+    if (status == TT_OK) { status = tt_text_append(&e->votes, "", 1); }
+    if (status != TT_OK) { return status; }
+    e->right[c->sample] = (unsigned char)o.final_right;
+    tti_tally_add(&e->tally, &o, c->length, stopped);
+    *tti_exam_cell(e, TTI_Q_SAMPLES, q) += 1;
+    *tti_exam_cell(e, TTI_Q_RIGHT, q) += o.final_right;
+    *tti_exam_cell(e, TTI_Q_FIRST, q) += o.first_right;
+    *tti_exam_cell(e, TTI_Q_WRONG_FIRST, q) += !o.first_right;
+    *tti_exam_cell(e, TTI_Q_REFLECTS, q) += o.reflects;
+    *tti_exam_cell(e, TTI_Q_CORRECTED, q) += o.final_right && !o.first_right;
+    *tti_exam_cell(e, TTI_Q_SPOILED, q) += o.first_right && !o.final_right;
+    if (e->desc.on_response) { e->desc.on_response(e->desc.user, in.question, in.response, &o); }
+    return TT_OK;
+}
+static tt_status tti_exam_responses(tti_exam *e, const tti_prompts *p, const tt_completions *completions) {
     tt_text scratch = TT_INIT;
     tt_status status = TT_OK;
     int i, k;
-    scratch.ctx = p->ctx;
+    scratch.ctx = e->votes.ctx = e->ctx;
     for (i = 0; i < completions->n && status == TT_OK; i++) {
         const tt_completion *c = &completions->items[i];
-        tt_outcome outcome;
-        int n_ends = 0, stopped;
-        for (k = 0; k < c->length; k++) { n_ends += c->tokens[k] == end_token; }
-        stopped = n_ends == 1 && c->tokens[c->length - 1] == end_token;
-        status = tti_assess(task, tokenizer, p, c->request, c->tokens, c->length, stopped, &scratch, NULL, &outcome);
-        if (status != TT_OK) { break; }
-        tti_tally_add(tally, &outcome, c->length, stopped);
-        if (d->on_response) { d->on_response(d->user, tti_question_of(p, c->request), scratch.data, &outcome); }
+        int q = c->request, right;
+        if (c->sample == 0) { e->votes.size = 0; }
+        status = tti_exam_response(e, p, c, &scratch);
+        if (status != TT_OK || c->sample + 1 < e->desc.n_samples) { continue; }
+        right = (int)*tti_exam_cell(e, TTI_Q_RIGHT, q);
+        for (k = 0; k < e->out->n_pass; k++) {
+            *tti_exam_cell(e, TTI_Q_PASS + k, q) = tt_pass_at_k(e->desc.n_samples, right, e->out->k[k]);
+            *tti_exam_cell(e, TTI_Q_MAJ + k, q) = tti_majority_right(e, e->out->k[k]);
+        }
+        if (e->desc.question_accuracy) { e->desc.question_accuracy[q] = (double)right / e->desc.n_samples; }
     }
     tt_text_free(&scratch);
     return status;
 }
-TT_API tt_status tt_evaluate(tt_model *model, const tt_tokenizer *tokenizer, const tt_task *task, const tt_evaluate_desc *desc, tt_evaluation *out) {
-    tt_context *ctx = model ? tt_model_context(model) : NULL;
-    tt_evaluate_desc d = TT_INIT;
+static tt_status tti_exam_finish(tti_exam *e) {
+    tt_evaluation *o = e->out;
+    tti_ratio_of ratios[TTI_MAX_RATIOS];
+    int n = e->desc.n_questions, count = 0, k, q;
+    static const int columns[5][2] = {{TTI_Q_RIGHT, TTI_Q_SAMPLES}, {TTI_Q_FIRST, TTI_Q_SAMPLES}, {TTI_Q_REFLECTS, TTI_Q_SAMPLES}, {TTI_Q_CORRECTED, TTI_Q_WRONG_FIRST}, {TTI_Q_SPOILED, TTI_Q_FIRST}};
+    tt_interval *const out[5] = {&o->accuracy_interval, &o->first_accuracy_interval, &o->reflection_interval, &o->correction_interval, &o->spoil_interval};
+    tti_tally_finish(&e->tally, o);
+    o->n_errors = e->errors.n;
+    for (k = 0; k < 5; k++) {
+        ratios[count].above = tti_exam_cell(e, columns[k][0], 0);
+        ratios[count].below = tti_exam_cell(e, columns[k][1], 0);
+        ratios[count++].out = out[k];
+    }
+    for (k = 0; k < 2 * o->n_pass; k++) {
+        int at = k / 2, maj = k % 2;
+        const double *values = tti_exam_cell(e, (maj ? TTI_Q_MAJ : TTI_Q_PASS) + at, 0);
+        for (q = 0; q < n; q++) { *(maj ? &o->maj_at[at] : &o->pass_at[at]) += values[q] / n; }
+        ratios[count].above = values;
+        ratios[count].below = NULL;
+        ratios[count++].out = maj ? &o->maj_interval[at] : &o->pass_interval[at];
+    }
+    return tti_bootstrap(e->ctx, ratios, count, n, e->desc.seed);
+}
+static tt_status tti_exam_sample(tti_exam *e, tt_model *model) {
+    const tt_evaluate_desc *d = &e->desc;
     tt_sampling sampling = TT_INIT;
     tt_completions completions = TT_INIT;
-    tti_prompts p;
-    tti_tally tally;
-    uint64_t *numbers;
-    int end, i, n;
+    tti_prompts p = TT_INIT;
+    uint64_t *numbers = (uint64_t *)tt_alloc(e->ctx, (size_t)d->n_questions, sizeof *numbers);
     tt_status status;
-    memset(out, 0, sizeof *out);
-    memset(&tally, 0, sizeof tally);
-    if (desc) { d = *desc; }
-    n = d.n_questions ? d.n_questions : 256;
-    end = tti_check_setting("tt_evaluate", model, tokenizer, task);
-    if (end < 0) { return TT_ERR_ARG; }
-    if (n < 1 || d.n_samples < 0) { return tt_fail(ctx, TT_ERR_ARG, "tt_evaluate: n_questions is %d and n_samples %d, expected >= 1", n, d.n_samples); }
-    numbers = (uint64_t *)tt_alloc(ctx, (size_t)n, sizeof *numbers);
+    int i;
+    p.ctx = e->ctx;
     if (!numbers) { return TT_ERR_MEM; }
-    for (i = 0; i < n; i++) { numbers[i] = (uint64_t)i; }
-    status = tti_prompts_make(&p, ctx, task, tokenizer, !d.split_train, numbers, numbers, n, d.n_samples ? d.n_samples : 1);
-    sampling.max_new_tokens = d.max_new_tokens;
-    sampling.greedy = d.greedy;
-    sampling.temperature = d.temperature;
-    sampling.seed = d.seed;
-    sampling.stop_tokens = &end;
+    for (i = 0; i < d->n_questions; i++) { numbers[i] = (uint64_t)i; }
+    status = tti_prompts_make(&p, e->ctx, e->task, e->tokenizer, !d->split_train, numbers, numbers, d->n_questions, d->n_samples);
+    sampling.max_new_tokens = d->max_new_tokens;
+    sampling.greedy = d->greedy;
+    sampling.temperature = d->temperature;
+    sampling.seed = d->seed;
+    sampling.stop_tokens = &e->end_token;
     sampling.n_stop_tokens = 1;
-    sampling.max_batch = d.max_batch;
-    if (status == TT_OK) { status = tt_generate(model, p.requests, n, &sampling, &completions); }
-    if (status == TT_OK) { status = tti_evaluate_responses(tokenizer, task, &d, end, &p, &completions, &tally); }
-    tti_tally_finish(&tally, out);
+    sampling.max_batch = d->max_batch;
+    if (status == TT_OK) { status = tt_generate(model, p.requests, d->n_questions, &sampling, &completions); }
+    if (status == TT_OK) { status = tti_exam_responses(e, &p, &completions); }
     tt_completions_free(&completions);
     tti_prompts_free(&p);
-    tt_free(ctx, numbers, (size_t)n, sizeof *numbers);
+    tt_free(e->ctx, numbers, (size_t)d->n_questions, sizeof *numbers);
     return status;
+}
+TT_API tt_status tt_evaluate(tt_model *model, const tt_tokenizer *tokenizer, const tt_task *task, const tt_evaluate_desc *desc, tt_evaluation *out) {
+    tti_exam e = TT_INIT;
+    size_t cells, samples;
+    int k;
+    tt_status status;
+    memset(out, 0, sizeof *out);
+    if (desc) { e.desc = *desc; }
+    if (e.desc.n_questions == 0) { e.desc.n_questions = 256; }
+    if (e.desc.n_samples == 0) { e.desc.n_samples = 1; }
+    e.end_token = tti_check_setting("tt_evaluate", model, tokenizer, task);
+    if (e.end_token < 0) { return TT_ERR_ARG; }
+    e.ctx = tt_model_context(model);
+    if (e.desc.n_questions < 1 || e.desc.n_samples < 1) {
+        return tt_fail(e.ctx, TT_ERR_ARG, "tt_evaluate: n_questions is %d and n_samples %d, expected >= 1", e.desc.n_questions, e.desc.n_samples);
+    }
+    e.tokenizer = tokenizer;
+    e.task = task;
+    e.out = out;
+    out->n_questions = e.desc.n_questions;
+    out->n_samples = e.desc.n_samples;
+    for (k = 1; k < e.desc.n_samples && out->n_pass < TT_MAX_PASS - 1; k *= 2) { out->k[out->n_pass++] = k; }
+    out->k[out->n_pass++] = e.desc.n_samples;
+    cells = (size_t)TTI_Q_COLUMNS * (size_t)e.desc.n_questions;
+    samples = (size_t)e.desc.n_samples;
+    e.columns = (double *)tt_alloc(e.ctx, cells, sizeof *e.columns);
+    e.vote_at = (size_t *)tt_alloc(e.ctx, samples, sizeof *e.vote_at);
+    e.right = (unsigned char *)tt_alloc(e.ctx, samples, 1);
+    status = e.columns && e.vote_at && e.right ? tti_exam_sample(&e, model) : TT_ERR_MEM;
+    if (status == TT_OK) { status = tti_exam_finish(&e); }
+    tt_free(e.ctx, e.columns, cells, sizeof *e.columns);
+    tt_free(e.ctx, e.vote_at, samples, sizeof *e.vote_at);
+    tt_free(e.ctx, e.right, samples, 1);
+    if (e.votes.ctx) { tt_text_free(&e.votes); }
+    return status;
+}
+
+/* ---- evaluations as text ---- */
+static tt_status tti_table_cell(tt_text *out, double value, tt_interval i) {
+    char cell[64];
+    snprintf(cell, sizeof cell, "%.1f [%.1f, %.1f]", 100 * value, 100 * i.low, 100 * i.high);
+    return tt_text_format(out, "  %-19s", cell);
+}
+/* pass@k and maj@k of the largest k are shown; all of them are in the JSON. */
+TT_API tt_status tt_evaluation_table(const tt_evaluation *evaluations, const char *const *names, int n, tt_text *out) {
+    static const char *const heads[7] = {"accuracy %", "first try %", "pass@k %", "maj@k %", "reflects %", "corrects %", "spoils %"};
+    int width = 4, i, k;
+    tt_status status;
+    for (i = 0; i < n; i++) { if ((int)strlen(names[i]) > width) { width = (int)strlen(names[i]); } }
+    status = tt_text_format(out, "%-*s  %9s  %3s", width, "", "questions", "k");
+    for (k = 0; k < 7 && status == TT_OK; k++) { status = tt_text_format(out, "  %-19s", heads[k]); }
+    if (status == TT_OK) { status = tt_text_format(out, "  %8s\n", "tokens"); }
+    for (i = 0; i < n && status == TT_OK; i++) {
+        const tt_evaluation *e = &evaluations[i];
+        int last = e->n_pass > 0 ? e->n_pass - 1 : 0;
+        status = tt_text_format(out, "%-*s  %9d  %3d", width, names[i], e->n_questions, e->k[last]);
+        if (status == TT_OK) { status = tti_table_cell(out, e->accuracy, e->accuracy_interval); }
+        if (status == TT_OK) { status = tti_table_cell(out, e->first_accuracy, e->first_accuracy_interval); }
+        if (status == TT_OK) { status = tti_table_cell(out, e->pass_at[last], e->pass_interval[last]); }
+        if (status == TT_OK) { status = tti_table_cell(out, e->maj_at[last], e->maj_interval[last]); }
+        if (status == TT_OK) { status = tti_table_cell(out, e->reflection_rate, e->reflection_interval); }
+        if (status == TT_OK) { status = tti_table_cell(out, e->correction_rate, e->correction_interval); }
+        if (status == TT_OK) { status = tti_table_cell(out, e->spoil_rate, e->spoil_interval); }
+        if (status == TT_OK) { status = tt_text_format(out, "  %8.1f\n", e->mean_length); }
+    }
+    return status;
+}
+static tt_status tti_json_share(tt_text *out, const char *name, double value, tt_interval i) {
+    return tt_text_format(out, ",\"%s\":%.9g,\"%s/low\":%.9g,\"%s/high\":%.9g", name, value, name, i.low, name, i.high);
+}
+TT_API tt_status tt_evaluation_json(const tt_evaluation *e, tt_text *out) {
+    static const char *const behaviours[TT_N_BEHAVIOURS] = {"no_reflection", "self_agreement", "self_conflict", "self_consultation", "self_critique"};
+    char name[32];
+    int k;
+    tt_status status = tt_text_format(out, "{\"n_questions\":%d,\"n_samples\":%d,\"n_errors\":%d", e->n_questions, e->n_samples, e->n_errors);
+    if (status == TT_OK) { status = tti_json_share(out, "accuracy", e->accuracy, e->accuracy_interval); }
+    if (status == TT_OK) { status = tti_json_share(out, "first_accuracy", e->first_accuracy, e->first_accuracy_interval); }
+    if (status == TT_OK) { status = tti_json_share(out, "reflection_rate", e->reflection_rate, e->reflection_interval); }
+    if (status == TT_OK) { status = tti_json_share(out, "correction_rate", e->correction_rate, e->correction_interval); }
+    if (status == TT_OK) { status = tti_json_share(out, "spoil_rate", e->spoil_rate, e->spoil_interval); }
+    for (k = 0; k < TT_N_BEHAVIOURS && status == TT_OK; k++) { status = tt_text_format(out, ",\"%s\":%.9g", behaviours[k], e->behaviour[k]); }
+    for (k = 0; k < 2 * e->n_pass && status == TT_OK; k++) {
+        int at = k / 2, maj = k % 2;
+        snprintf(name, sizeof name, "%s@%d", maj ? "maj" : "pass", e->k[at]);
+        status = tti_json_share(out, name, maj ? e->maj_at[at] : e->pass_at[at], maj ? e->maj_interval[at] : e->pass_interval[at]);
+    }
+    return status == TT_OK ? tt_text_format(out, ",\"mean_length\":%.9g,\"stopped_rate\":%.9g}", e->mean_length, e->stopped_rate) : status;
 }
 
 #ifdef __cplusplus

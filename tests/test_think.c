@@ -322,7 +322,7 @@ TT_TEST(rates_compare_with_the_attempt) {
     for (i = 0; i < 4; i++) {
         all.items[i].guided = 1;
         all.items[i].attempt_reward = i == 3;            /* three were wrong, one was right */
-        all.items[i].reward = i < 2;                     /* two rescued; the right one is spoiled */
+        all.items[i].reward = all.items[i].rewards[0] = i < 2;   /* two rescued; the right one is spoiled */
     }
     all.items[4].reward = 1;
     tt_think_score(&all, &m);
