@@ -1133,11 +1133,17 @@ def vocabulary(root, vocab, where):
 
 
 def scores_of(pieces_, types, pairs):
-    """Scores that give the merges their order back: minus the rank of the first merge that makes the piece."""
-    rank = {}
-    for left, right in pairs:
-        rank.setdefault(left + right, len(rank))
-    return [float(-rank.get(piece, len(rank) + i)) if t == 1 else 0.0 for i, (piece, t) in enumerate(zip(pieces_, types))]
+    """Scores that give the merges their order back: minus the place of the piece; pieces whose merges mix have one place."""
+    place, order = {}, []
+    for piece in (left + right for left, right in pairs):
+        if piece not in place:
+            place[piece] = len(order)
+            order.append(piece)
+        for later in reversed(order):
+            if place[later] <= place[piece]:
+                break
+            place[later] = place[piece]
+    return [float(-place.get(piece, len(order) + i)) if t == 1 else 0.0 for i, (piece, t) in enumerate(zip(pieces_, types))]
 
 
 def begins_with_bos(root):
@@ -1366,7 +1372,7 @@ def write_gguf(path, ckpt, weights, s, args, progress):
             else:
                 array, have = w.read(), w.tensor.dtype
                 array = to_pairs(array, s[w.row.rope]) if w.row.rope and arch in PAIRED else array.T if w.row.conv else array
-            f.write(bytes(-put(f, array, have, dtype, name, progress) % ALIGNMENT))
+            f.write(bytes(-put(f, array, have, dtype, w.name if w else name, progress) % ALIGNMENT))
         f.flush()
         os.fsync(f.fileno())
 
