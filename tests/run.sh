@@ -4,6 +4,12 @@
 passed=0 failed=0
 for program in "$@"; do
     echo "== $program"
+    case $program in *.py)
+        if ! python3 -c 'import numpy' 2> /dev/null; then
+            echo "skip   $program: needs python3 with numpy"
+            continue
+        fi ;;
+    esac
     output=$("$program" 2>&1)
     status=$?
     printf '%s\n' "$output"

@@ -17,6 +17,7 @@ Needs Python 3.8 and numpy.
 """
 import argparse
 import collections
+import contextlib
 import hashlib
 import io
 import json
@@ -43,6 +44,11 @@ MAX_TEXT = 200 << 20                                                   # bytes o
 
 class Refused(Exception):
     """What is wrong with an input, in a sentence for the user: where, which value, what was expected."""
+
+
+def refuse_if(wrong, text):
+    if wrong:
+        raise Refused(text)
 
 
 # ==== the models: one table per family ==========================================================
@@ -120,6 +126,8 @@ BUFFER = re.compile(r'(^|\.)(attn\.(bias|masked_bias)|rotary_emb\.inv_freq|freqs
 
 def shown(value):
     """A value for an error text: short, and never a tour through a hostile structure."""
+    if isinstance(value, list) and len(value) <= 8 and all(isinstance(item, (int, float)) for item in value):
+        return str(value)
     return repr(value)[:80] if value is None or isinstance(value, (str, int, float)) else type(value).__name__
 
 
@@ -127,23 +135,19 @@ def field(config, key, default=None, kind=int, least=1, most=2**31 - 1):
     """config[key], checked; default stands for a field that is missing or null."""
     value = config.get(key)
     if value is None:
-        if default is None:
-            raise Refused(f'config: {key} is missing')
+        refuse_if(default is None, f'config: {key} is missing')
         return default
     good = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
     if kind is float:
         good = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
-    if not good or (kind is int and not least <= value <= most):
-        raise Refused(f'config: {key} is {shown(value)}, expected {"true or false" if kind is bool else "a number > 0" if kind is float else f"a whole number in {least}..{most}"}')
+    refuse_if(not good or (kind is int and not least <= value <= most), f'config: {key} is {shown(value)}, expected {"true or false" if kind is bool else "a number > 0" if kind is float else f"a whole number in {least}..{most}"}')
     return value
 
 
 def describe(config):
     """The letters of the tables, the switches and the rotary frequencies of a config.json."""
-    if not isinstance(config.get('model_type'), str) or config['model_type'] not in FAMILIES:
-        raise Refused(f'config: model_type is {shown(config.get("model_type"))}, expected {", ".join(FAMILIES)}')
-    if config.get('quantization_config') is not None:
-        raise Refused('config: quantization_config is there, expected plain weights')
+    refuse_if(not isinstance(config.get('model_type'), str) or config['model_type'] not in FAMILIES, f'config: model_type is {shown(config.get("model_type"))}, expected {", ".join(FAMILIES)}')
+    refuse_if(config.get('quantization_config') is not None, 'config: quantization_config is there, expected plain weights')
     kind = config['model_type']
     config = {**FAMILIES[kind][2], **{k: v for k, v in config.items() if v is not None}}
     s = {'V': field(config, 'vocab_size'), 'untied': not field(config, 'tie_word_embeddings', False, bool)}
@@ -157,11 +161,9 @@ def describe(config):
         s.update(qkv_bias=bias or kind == 'qwen2', o_bias=bias and kind != 'qwen2', mlp_bias=field(config, 'mlp_bias', False, bool))
         s.update(qk_norm=kind == 'qwen3', eps=field(config, 'rms_norm_eps', 1e-6, float))
         s['theta'], s['llama3'] = rope(config)
-    if not config.get('head_dim') and s['C'] % s['H']:
-        raise Refused(f'config: hidden size is {s["C"]}, expected a multiple of the {s["H"]} heads')
+    refuse_if(not config.get('head_dim') and s['C'] % s['H'], f'config: hidden size is {s["C"]}, expected a multiple of the {s["H"]} heads')
     s['D'] = field(config, 'head_dim', s['C'] // s['H'])
-    if kind != 'gpt2' and (s['D'] % 2 or s['H'] % s['G']):
-        raise Refused(f'config: {s["H"]} heads of {s["D"]}, {s["G"]} of keys and values: expected an even size and a divisor')
+    refuse_if(kind != 'gpt2' and (s['D'] % 2 or s['H'] % s['G']), f'config: {s["H"]} heads of {s["D"]}, {s["G"]} of keys and values: expected an even size and a divisor')
     s.update(Q=s['H'] * s['D'], K=s['G'] * s['D'])
     s['3C'] = 3 * s['C']
     return s
@@ -173,8 +175,7 @@ def rope(config):
     for key in ('rope_scaling', 'rope_parameters'):
         inner = config.get(key) or {}
         kind = inner.get('rope_type', inner.get('type', 'default')) if isinstance(inner, dict) else inner
-        if kind not in ('default', 'llama3'):
-            raise Refused(f'config: {key} is {str(inner)[:80]}, expected the type default or llama3')
+        refuse_if(kind not in ('default', 'llama3'), f'config: {key} is {shown(kind)}, expected the type default or llama3')
         theta = field(inner, 'rope_theta', theta, float)
         if kind == 'llama3':
             scaling = {k: field(inner, k, kind=float) for k in ('factor', 'low_freq_factor', 'high_freq_factor', 'original_max_position_embeddings')}
@@ -228,20 +229,16 @@ def bind(ckpt, where):
     family = GPT2 if config['model_type'] == 'gpt2' else LLAMA
     head, embedding = column(family[-1]), column(family[0])
     if head in tensors and embedding in tensors and not s['untied']:
-        if digest(tensors[head].load()) != digest(tensors[embedding].load()):
-            raise Refused(f'{where}: {head} differs from {embedding}, expected the same as tie_word_embeddings is true')
+        refuse_if(digest(tensors[head].load()) != digest(tensors[embedding].load()), f'{where}: {head} differs from {embedding}, expected the same as tie_word_embeddings is true')
         ignored.append(head)
     weights = []
     for row in rows_of(config, s):
         for layer in range(s['L'] if '*' in row.hf else 1):
             foreign, shape = at(column(row), layer), tuple(s[letter] for letter in row.shape)
-            if foreign not in tensors:
-                raise Refused(f'{where}: tensor {foreign} is missing')
+            refuse_if(foreign not in tensors, f'{where}: tensor {foreign} is missing')
             t, stored = tensors[foreign], shape[::-1] if row.conv and ckpt.linear else shape
-            if tuple(t.shape) != stored:
-                raise Refused(f'{where}: tensor {foreign} is {list(t.shape)}, the config wants {list(stored)}')
-            if t.dtype not in NUMPY:
-                raise Refused(f'{where}: tensor {foreign} is {t.kind}, expected one of {", ".join(NUMPY)}')
+            refuse_if(tuple(t.shape) != stored, f'{where}: tensor {foreign} is {list(t.shape)}, the config wants {list(stored)}')
+            refuse_if(t.dtype not in NUMPY, f'{where}: tensor {foreign} is {t.kind}, expected one of {", ".join(NUMPY)}')
             weights.append(Weight(row, layer, at(row.hf, layer), shape, t, foreign, reader(t, row, ckpt, s)))
     known = {w.foreign for w in weights}.union(ignored)
     unknown = [name for name in tensors if name not in known]
@@ -291,9 +288,9 @@ def cast(x, have, want, name):
             y = f.astype(NUMPY[want])
             infinite = np.isinf(y)
     if infinite.any():
-        worst = x[infinite] if have != 'BF16' else f[infinite]
-        if np.isfinite(worst).any():
-            raise Refused(f'{name}: {worst[np.isfinite(worst)][0]:g} is beyond the range of {want}; choose another --dtype')
+        worst = (f if have == 'BF16' else x)[infinite]
+        worst = worst[np.isfinite(worst)]
+        refuse_if(len(worst), f'{name}: {worst[0] if len(worst) else 0:g} is beyond the range of {want}; choose another --dtype')
     return y
 
 
@@ -316,8 +313,7 @@ class File:
         return self.size - self.f.tell()
 
     def take(self, n, what):
-        if not 0 <= n <= self.left():
-            raise Refused(f'{self.path}: {what} wants {n} bytes at {self.tell()}, the file has {self.left()} more')
+        refuse_if(not 0 <= n <= self.left(), f'{self.path}: {what} wants {n} bytes at {self.tell()}, the file has {self.left()} more')
         return self.f.read(n)
 
     def unpack(self, form, what):
@@ -335,8 +331,7 @@ class File:
             out = np.empty(shape, NUMPY[dtype])
             fill(self.f, out, offset, self.path)
             return out
-        if offset + math.prod(shape) * BYTES[dtype] > self.size:
-            raise Refused(f'{self.path}: a tensor of {list(shape)} {dtype} at {offset} ends beyond the file ({self.size} bytes)')
+        refuse_if(offset + math.prod(shape) * BYTES[dtype] > self.size, f'{self.path}: a tensor of {list(shape)} {dtype} at {offset} ends beyond the file ({self.size} bytes)')
         return Tensor(tuple(shape), dtype, kind or dtype, load)
 
 
@@ -346,29 +341,25 @@ def fill(stream, out, offset, where):
     stream.seek(offset)
     while done < len(view):
         n = stream.readinto(view[done:done + 4 * PIECE])
-        if not n:
-            raise Refused(f'{where}: ends {len(view) - done} bytes before a tensor does')
+        refuse_if(not n, f'{where}: ends {len(view) - done} bytes before a tensor does')
         done += n
 
 
 def parse_json(data, where):
     def once(pairs):
-        if len({k for k, _ in pairs}) != len(pairs):
-            raise Refused(f'{where}: a key stands there twice')
+        refuse_if(len({k for k, _ in pairs}) != len(pairs), f'{where}: a key stands there twice')
         return dict(pairs)
     try:
         root = json.loads(data.decode('utf-8') if isinstance(data, bytes) else data, object_pairs_hook=once)
     except (ValueError, RecursionError) as e:
         raise Refused(f'{where}: no JSON: {str(e)[:200]}')
-    if not isinstance(root, dict):
-        raise Refused(f'{where}: {type(root).__name__}, expected a JSON object')
+    refuse_if(not isinstance(root, dict), f'{where}: {type(root).__name__}, expected a JSON object')
     return root
 
 
 def read_text(path):
     f = File(path)
-    if f.size > MAX_TEXT:
-        raise Refused(f'{path}: {f.size} bytes, expected at most {MAX_TEXT}')
+    refuse_if(f.size > MAX_TEXT, f'{path}: {f.size} bytes, expected at most {MAX_TEXT}')
     return f.take(f.size, 'the text')
 
 
@@ -386,8 +377,7 @@ def open_safetensors(path):
     """Eight bytes N, N bytes of JSON, the tensors end to end: none may overlap, none may leave a gap."""
     f = File(path)
     length, = f.unpack('<Q', 'the header length')
-    if length > min(f.left(), MAX_TEXT):
-        raise Refused(f'{path}: header length is {length}, expected at most {min(f.left(), MAX_TEXT)}')
+    refuse_if(length > min(f.left(), MAX_TEXT), f'{path}: header length is {length}, expected at most {min(f.left(), MAX_TEXT)}')
     header = parse_json(f.take(length, 'the header'), f'{path}: header')
     begin, tensors, places = 8 + length, {}, []
     for name, entry in header.items():
@@ -395,22 +385,18 @@ def open_safetensors(path):
             continue
         entry = entry if isinstance(entry, dict) else {}
         dtype, shape, place = entry.get('dtype'), entry.get('shape'), entry.get('data_offsets')
-        if not isinstance(dtype, str) or dtype not in BYTES:
-            raise Refused(f'{path}: tensor {name[:200]} has dtype {shown(dtype)}, expected one of {", ".join(BYTES)}')
-        if not isinstance(shape, list) or len(shape) > 8 or not all(is_size(n) for n in shape):
-            raise Refused(f'{path}: tensor {name[:200]} has shape {str(shape)[:80]}, expected at most 8 sizes')
+        refuse_if(not isinstance(dtype, str) or dtype not in BYTES, f'{path}: tensor {name[:200]} has dtype {shown(dtype)}, expected one of {", ".join(BYTES)}')
+        refuse_if(not isinstance(shape, list) or len(shape) > 8 or not all(is_size(n) for n in shape), f'{path}: tensor {name[:200]} has shape {shown(shape)}, expected at most 8 sizes')
         if not isinstance(place, list) or len(place) != 2 or not all(is_size(n) for n in place) or place[1] - place[0] != math.prod(shape) * BYTES[dtype]:
-            raise Refused(f'{path}: tensor {name[:200]} has data_offsets {str(place)[:80]}, expected {math.prod(shape) * BYTES[dtype]} bytes')
+            raise Refused(f'{path}: tensor {name[:200]} has data_offsets {shown(place)}, expected {math.prod(shape) * BYTES[dtype]} bytes')
         places.append((*place, name))
         if begin + place[1] <= f.size:
             tensors[name] = f.tensor(begin + place[0], shape, dtype)
     end = 0
     for first, last, name in sorted(places):
-        if first != end:
-            raise Refused(f'{path}: tensor {name[:200]} begins at byte {first} of the data, expected {end}')
+        refuse_if(first != end, f'{path}: tensor {name[:200]} begins at byte {first} of the data, expected {end}')
         end = last
-    if begin + end != f.size:
-        raise Refused(f'{path}: the tensors end at byte {begin + end}, the file at {f.size}')
+    refuse_if(begin + end != f.size, f'{path}: the tensors end at byte {begin + end}, the file at {f.size}')
     return tensors
 
 
@@ -432,110 +418,106 @@ CALLS = {
     'torch.device': lambda *which: which,
 }
 MARK = object()
+CONSTANTS = {'NONE': None, 'NEWTRUE': True, 'NEWFALSE': False}
+EMPTY = {'EMPTY_DICT': dict, 'EMPTY_LIST': list, 'EMPTY_TUPLE': tuple}
+VALUES = {'BINUNICODE', 'SHORT_BINUNICODE', 'BINSTRING', 'SHORT_BINSTRING', 'BINBYTES', 'SHORT_BINBYTES', 'BININT', 'BININT1', 'BININT2', 'LONG1', 'BINFLOAT'}
 
 
 def strided(storage, offset, shape, stride):
     """A view of a storage. It must lie inside and must not hold more values than the storage."""
     good = isinstance(storage, Storage) and is_size(offset) and isinstance(shape, tuple) and isinstance(stride, tuple) and len(shape) == len(stride) <= 8
     good = good and all(is_size(n) for n in shape + stride) and math.prod(shape) <= storage.numel
-    if not good or (math.prod(shape) and offset + sum((n - 1) * step for n, step in zip(shape, stride)) >= storage.numel):
-        raise Refused('a tensor does not fit its storage')
+    refuse_if(not good or (math.prod(shape) and offset + sum((n - 1) * step for n, step in zip(shape, stride)) >= storage.numel), 'a tensor does not fit its storage')
     return Strided(storage, offset, shape, stride)
 
 
 def storage_of(pid):
-    if not (isinstance(pid, tuple) and len(pid) >= 5 and pid[0] == 'storage' and isinstance(pid[1], Global) and isinstance(pid[2], str) and is_size(pid[4])):
-        raise Refused('a storage is not described by its type, key and size')
-    if pid[1].name not in STORAGES:
-        raise Refused(f'a storage is {pid[1].name[:80]}, expected one of {", ".join(STORAGES)}')
+    refuse_if(not (isinstance(pid, tuple) and len(pid) >= 5 and pid[0] == 'storage' and isinstance(pid[1], Global) and isinstance(pid[2], str) and is_size(pid[4])), 'a storage is not described by its type, key and size')
+    refuse_if(pid[1].name not in STORAGES, f'a storage is {pid[1].name[:80]}, expected one of {", ".join(STORAGES)}')
     return Storage(STORAGES[pid[1].name], pid[2], pid[4])
 
 
 def unpickle(stream, where):
     """Runs one pickle from the stream. Values are str, numbers, bool, None, tuple, list, dict and the kinds above."""
-    stack, memo = [], {}
-
-    def pop(kind=None):
-        value = stack.pop()
-        if value is MARK or (kind and not isinstance(value, kind)):
-            raise Refused(f'{where}: damaged pickle: expected {kind.__name__ if kind else "a value"} on the stack')
-        return value
-
-    def pop_mark():
-        items = []
-        while stack[-1] is not MARK:
-            items.append(stack.pop())
-        stack.pop()
-        return items[::-1]
-
-    def top(kind):
-        if not isinstance(stack[-1], kind):
-            raise Refused(f'{where}: damaged pickle: expected {kind.__name__} on the stack')
-        return stack[-1]
-
-    def put(items):
-        target = top(dict)
-        for key, value in zip(items[::2], items[1::2]):
-            if not isinstance(key, (str, int)):
-                raise Refused(f'{where}: a dict has a key of type {type(key).__name__}, expected text or a number')
-            target[key] = value
-
     try:
-        for op, arg, _ in pickletools.genops(stream):
-            name = op.name
-            if name in ('PROTO', 'FRAME', 'BUILD'):
-                if name == 'BUILD':
-                    pop()                                # attributes of an OrderedDict or a class: of no use here
-            elif name in ('BINUNICODE', 'SHORT_BINUNICODE', 'SHORT_BINSTRING', 'BINSTRING', 'BININT', 'BININT1', 'BININT2', 'LONG1', 'BINFLOAT', 'BINBYTES', 'SHORT_BINBYTES'):
-                stack.append(arg)
-            elif name in ('NONE', 'NEWTRUE', 'NEWFALSE'):
-                stack.append({'NONE': None, 'NEWTRUE': True, 'NEWFALSE': False}[name])
-            elif name in ('EMPTY_DICT', 'EMPTY_LIST', 'EMPTY_TUPLE'):
-                stack.append({'EMPTY_DICT': dict, 'EMPTY_LIST': list, 'EMPTY_TUPLE': tuple}[name]())
-            elif name == 'MARK':
-                stack.append(MARK)
-            elif name == 'POP':
-                stack.pop()
-            elif name in ('BINPUT', 'LONG_BINPUT', 'MEMOIZE'):
-                memo[len(memo) if arg is None else arg] = top(object)
-            elif name in ('BINGET', 'LONG_BINGET'):
-                stack.append(memo[arg])
-            elif name == 'TUPLE':
-                stack.append(tuple(pop_mark()))
-            elif name in ('TUPLE1', 'TUPLE2', 'TUPLE3'):
-                stack.append(tuple([pop() for _ in range(int(name[-1]))][::-1]))
-            elif name == 'APPEND':
-                value = pop()
-                top(list).append(value)
-            elif name == 'APPENDS':
-                items = pop_mark()
-                top(list).extend(items)
-            elif name == 'SETITEM':
-                value, key = pop(), pop()
-                put([key, value])
-            elif name == 'SETITEMS':
-                put(pop_mark())
-            elif name == 'GLOBAL':
-                stack.append(Global(arg.replace(' ', '.', 1)))
-            elif name == 'STACK_GLOBAL':
-                attribute, module = pop(str), pop(str)
-                stack.append(Global(f'{module}.{attribute}'))
-            elif name == 'BINPERSID':
-                stack.append(storage_of(pop()))
-            elif name == 'REDUCE':
-                arguments, function = pop(tuple), pop(Global)
-                if function.name not in CALLS:
-                    raise Refused(f'{where}: the pickle calls {function.name[:80]}, which is no part of a weights file')
-                stack.append(CALLS[function.name](*arguments))
-            elif name == 'STOP':
-                return pop()
-            else:
-                raise Refused(f'{where}: the pickle has the opcode {name}, which is no part of a weights file')
+        machine = Machine()
+        for op, argument, _ in pickletools.genops(stream):
+            if op.name == 'STOP':
+                return machine.pop()
+            machine.step(op.name, argument)
     except Refused as e:
-        raise e if str(e).startswith(where) else Refused(f'{where}: {e}')
+        raise Refused(f'{where}: {e}')
     except (ValueError, IndexError, KeyError, TypeError, struct.error, OverflowError) as e:
         raise Refused(f'{where}: damaged pickle: {str(e)[:120] or type(e).__name__}')
     raise Refused(f'{where}: damaged pickle: no end')
+
+
+class Machine:
+    def __init__(self):
+        self.stack, self.memo = [], {}
+
+    def top(self, kind=object):
+        value = self.stack[-1]
+        refuse_if(value is MARK or not isinstance(value, kind), f'damaged pickle: {type(value).__name__} on the stack, expected {kind.__name__}')
+        return value
+
+    def pop(self, kind=object):
+        self.top(kind)
+        return self.stack.pop()
+
+    def pop_marked(self):
+        items = []
+        while self.stack[-1] is not MARK:
+            items.append(self.stack.pop())
+        self.stack.pop()
+        return items[::-1]
+
+    def set_items(self, items):
+        for key, value in zip(items[::2], items[1::2]):
+            refuse_if(not isinstance(key, (str, int)), f'a dict has a key of type {type(key).__name__}, expected text or a number')
+            self.top(dict)[key] = value
+
+    def reduce(self):
+        arguments, function = self.pop(tuple), self.pop(Global)
+        refuse_if(function.name not in CALLS, f'the pickle calls {function.name[:80]}, which is no part of a weights file')
+        return CALLS[function.name](*arguments)
+
+    def step(self, name, argument):
+        push = self.stack.append
+        if name in VALUES:
+            push(argument)
+        elif name in CONSTANTS:
+            push(CONSTANTS[name])
+        elif name in EMPTY:
+            push(EMPTY[name]())
+        elif name == 'MARK':
+            push(MARK)
+        elif name in ('BINPUT', 'LONG_BINPUT', 'MEMOIZE'):
+            self.memo[len(self.memo) if argument is None else argument] = self.top()
+        elif name in ('BINGET', 'LONG_BINGET'):
+            push(self.memo[argument])
+        elif name == 'TUPLE':
+            push(tuple(self.pop_marked()))
+        elif name in ('TUPLE1', 'TUPLE2', 'TUPLE3'):
+            push(tuple([self.pop() for _ in range(int(name[-1]))][::-1]))
+        elif name in ('APPEND', 'APPENDS'):
+            items = [self.pop()] if name == 'APPEND' else self.pop_marked()
+            self.top(list).extend(items)
+        elif name in ('SETITEM', 'SETITEMS'):
+            self.set_items([self.pop(), self.pop()][::-1] if name == 'SETITEM' else self.pop_marked())
+        elif name == 'GLOBAL':
+            push(Global(argument.replace(' ', '.', 1)))
+        elif name == 'STACK_GLOBAL':
+            attribute, module = self.pop(str), self.pop(str)
+            push(Global(f'{module}.{attribute}'))
+        elif name == 'BINPERSID':
+            push(storage_of(self.pop()))
+        elif name == 'REDUCE':
+            push(self.reduce())
+        elif name == 'BUILD':
+            self.pop()                                   # attributes of an OrderedDict: of no use here
+        else:
+            refuse_if(name not in ('PROTO', 'FRAME'), f'the pickle has the opcode {name}, which is no part of a weights file')
 
 
 def stored_tensor(view, load_range, where):
@@ -556,13 +538,11 @@ def torch_zip(path):
     except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError, struct.error, OverflowError) as e:
         raise Refused(f'{path}: damaged zip: {str(e)[:120]}')
     pickles = [name for name in members if name == 'data.pkl' or name.endswith('/data.pkl')]
-    if len(pickles) != 1:
-        raise Refused(f'{path}: {len(pickles)} entries data.pkl, expected one: no file of torch.save')
+    refuse_if(len(pickles) != 1, f'{path}: {len(pickles)} entries data.pkl, expected one: no file of torch.save')
     root = pickles[0][:-len('data.pkl')]
 
     def entry(name):
-        if name not in members:
-            raise Refused(f'{path}: entry {name[:200]} is missing')
+        refuse_if(name not in members, f'{path}: entry {name[:200]} is missing')
         try:
             return archive.open(members[name])
         except (zipfile.BadZipFile, ValueError, NotImplementedError, RuntimeError, OSError, struct.error) as e:
@@ -575,34 +555,31 @@ def torch_zip(path):
             except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, OSError) as e:
                 raise Refused(f'{path}: entry {name[:200]} is damaged: {str(e)[:120]}')
 
-    for name in (pickles[0], root + 'byteorder'):
-        if name in members and members[name].file_size > MAX_TEXT:
-            raise Refused(f'{path}: entry {name[:200]} has {members[name].file_size} bytes, expected at most {MAX_TEXT}')
-    if root + 'byteorder' in members and read(root + 'byteorder', lambda s: s.read()) != b'little':
-        raise Refused(f'{path}: byteorder is not "little"')
+    def text(name):
+        with entry(name):
+            refuse_if(members[name].file_size > MAX_TEXT, f'{path}: entry {name[:200]} has {members[name].file_size} bytes, expected at most {MAX_TEXT}')
+        return read(name, lambda stream: stream.read())
+
+    refuse_if(root + 'byteorder' in members and text(root + 'byteorder') != b'little', f'{path}: byteorder is not "little"')
 
     def tensor(view):
         storage, name = view.storage, f'{root}data/{view.storage.key}'
-        if name not in members or members[name].file_size != storage.numel * BYTES[storage.dtype]:
-            raise Refused(f'{path}: entry {name[:200]} is not the {storage.numel * BYTES[storage.dtype]} bytes that its tensor wants')
+        refuse_if(name not in members or members[name].file_size != storage.numel * BYTES[storage.dtype], f'{path}: entry {name[:200]} is not the {storage.numel * BYTES[storage.dtype]} bytes that its tensor wants')
 
         def load_range(first, n):
             out = np.empty(n, NUMPY[storage.dtype])
             read(name, lambda stream: fill(stream, out, first * out.itemsize, path))
             return out
         return stored_tensor(view, load_range, path)
-    data = read(pickles[0], lambda stream: stream.read())
-    return unpickle(io.BytesIO(data), path), tensor
+    return unpickle(io.BytesIO(text(pickles[0])), path), tensor
 
 
 def torch_legacy(path):
     """Before torch 1.6: five pickles (magic, version, system, object, keys), then each storage: its size and its bytes."""
     f = File(path)
     magic, version, system, root, keys = (unpickle(f, path) for _ in range(5))
-    if magic != 0x1950A86A20F9469CFC6C or version != 1001 or not isinstance(system, dict) or system.get('little_endian') is not True:
-        raise Refused(f'{path}: no file of torch.save (magic number, version 1001 and little endian expected)')
-    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
-        raise Refused(f'{path}: the list of storages is damaged')
+    refuse_if(magic != 0x1950A86A20F9469CFC6C or version != 1001 or not isinstance(system, dict) or system.get('little_endian') is not True, f'{path}: no file of torch.save (magic number, version 1001 and little endian expected)')
+    refuse_if(not isinstance(keys, list) or not all(isinstance(key, str) for key in keys), f'{path}: the list of storages is damaged')
     dtypes = {}
     walk = [root]
     while walk:                                          # the dtype of a storage stands with its tensors only
@@ -615,17 +592,14 @@ def torch_legacy(path):
     for key in keys:
         numel, = f.unpack('<q', f'the size of storage {key[:40]}')
         storage = dtypes.get(key)
-        if storage is None or numel != storage.numel:
-            raise Refused(f'{path}: storage {key[:40]} has {numel} values, its tensors want {storage.numel if storage else "none"}')
+        refuse_if(storage is None or numel != storage.numel, f'{path}: storage {key[:40]} has {numel} values, its tensors want {storage.numel if storage else "none"}')
         places[key] = f.tell()
-        if numel * BYTES[storage.dtype] > f.left():
-            raise Refused(f'{path}: storage {key[:40]} wants {numel * BYTES[storage.dtype]} bytes, the file has {f.left()} more')
+        refuse_if(numel * BYTES[storage.dtype] > f.left(), f'{path}: storage {key[:40]} wants {numel * BYTES[storage.dtype]} bytes, the file has {f.left()} more')
         f.f.seek(numel * BYTES[storage.dtype], os.SEEK_CUR)
 
     def tensor(view):
         storage = view.storage
-        if storage.key not in places:
-            raise Refused(f'{path}: storage {storage.key[:40]} is missing')
+        refuse_if(storage.key not in places, f'{path}: storage {storage.key[:40]} is missing')
         return stored_tensor(view, lambda first, n: f.tensor(places[storage.key] + first * BYTES[storage.dtype], (n,), storage.dtype).load(), path)
     return root, tensor
 
@@ -633,13 +607,11 @@ def torch_legacy(path):
 def open_torch(path):
     """The tensors of a state dict by name, and the model_args beside it if it is a training checkpoint."""
     root, tensor = torch_zip(path) if zipfile.is_zipfile(path) else torch_legacy(path)
-    if not isinstance(root, dict):
-        raise Refused(f'{path}: holds {type(root).__name__}, expected a state dict')
+    refuse_if(not isinstance(root, dict), f'{path}: holds {type(root).__name__}, expected a state dict')
     inner = next((root[key] for key in ('model', 'state_dict') if isinstance(root.get(key), dict)), root)
     tensors = {}
     for name, view in inner.items():
-        if not isinstance(view, Strided):
-            raise Refused(f'{path}: entry {str(name)[:80]!r} is {type(view).__name__}, expected a tensor')
+        refuse_if(not isinstance(view, Strided), f'{path}: entry {str(name)[:80]!r} is {type(view).__name__}, expected a tensor')
         name = str(name)[len('_orig_mod.'):] if str(name).startswith('_orig_mod.') else str(name)     # torch.compile's prefix
         tensors[name] = tensor(view)
     return tensors, root.get('model_args')
@@ -647,8 +619,7 @@ def open_torch(path):
 
 def open_training_checkpoint(path, tensors, args):
     """llama2.c's and nanoGPT's model_args as a config.json."""
-    if not isinstance(args, dict):
-        raise Refused(f'{path}: no config.json beside it and no model_args in it')
+    refuse_if(not isinstance(args, dict), f'{path}: no config.json beside it and no model_args in it')
     if 'n_embd' in args:
         config = {'model_type': 'gpt2', 'vocab_size': args.get('vocab_size'), 'n_positions': args.get('block_size'), 'n_embd': args.get('n_embd'), 'n_layer': args.get('n_layer'),
                   'n_head': args.get('n_head'), 'activation_function': 'gelu_new', 'layer_norm_epsilon': 1e-5, 'bos_token_id': None, 'eos_token_id': None}
@@ -673,22 +644,17 @@ def open_directory(path, only=None):
     files = {name: read_text(os.path.join(path, name)) for name in SIDECARS if os.path.isfile(os.path.join(path, name))}
     tensors, kinds = {}, [only] if only else ['model.safetensors', 'model.safetensors.index.json', 'pytorch_model.bin', 'pytorch_model.bin.index.json']
     found = next((name for name in kinds if os.path.isfile(os.path.join(path, name))), None)
-    if not found:
-        raise Refused(f'{path}: none of {", ".join(kinds)}')
-    shards = [found]
+    refuse_if(not found, f'{path}: none of {", ".join(kinds)}')
+    index = read_json(os.path.join(path, found)).get('weight_map') if found.endswith('.index.json') else None
     if found.endswith('.index.json'):
-        index = read_json(os.path.join(path, found)).get('weight_map')
-        if not isinstance(index, dict) or not all(isinstance(name, str) and name and os.path.basename(name) == name for name in index.values()):
-            raise Refused(f'{path}/{found}: weight_map is no table of files beside it')
-        shards = sorted(set(index.values()))
-    for shard in shards:
+        refuse_if(not isinstance(index, dict) or not index or not all(isinstance(name, str) and name and os.path.basename(name) == name for name in index.values()),
+                  f'{path}/{found}: weight_map is no table of files beside it')
+    for shard in sorted(set(index.values())) if index else [found]:
         file = os.path.join(path, shard)
         part = open_safetensors(file) if '.safetensors' in found else open_torch(file)[0]
-        if found.endswith('.index.json') and any(index.get(name) != shard for name in part):
-            raise Refused(f'{file}: holds other tensors than {found} says')
+        refuse_if(index and any(index.get(name) != shard for name in part), f'{file}: holds other tensors than {found} says')
         tensors.update(part)
-    if found.endswith('.index.json') and len(tensors) != len(index):
-        raise Refused(f'{path}/{found}: names {len(index)} tensors, the files hold {len(tensors)}')
+    refuse_if(index and len(tensors) != len(index), f'{path}/{found}: names {len(index or ())} tensors, the files hold {len(tensors)}')
     tokenizer = parse_json(files['tokenizer.json'], f'{path}/tokenizer.json') if 'tokenizer.json' in files else None
     return Checkpoint(f'Hugging Face, {found}', config, tensors, 'hf', False, False, tokenizer, files)
 
@@ -722,8 +688,7 @@ def open_llama2c(path):
     f = File(path)
     magic, version = struct.unpack('<Ii', f.take(8, 'the header'))
     if magic == 0x616B3432:
-        if version not in (1, 2):
-            raise Refused(f'{path}: llama2.c version {version}, expected 0, 1 or 2')
+        refuse_if(version not in (1, 2), f'{path}: llama2.c version {version}, expected 0, 1 or 2')
         *numbers, shared = f.unpack('<7iB', 'the header')
         group = f.unpack('<i', 'the group size')[0] if version == 2 else 0
         order, begin = V1, 256
@@ -738,16 +703,14 @@ def open_llama2c(path):
         s = describe(config)
     except Refused as e:
         raise Refused(f'{path}: no llama2.c file: {e}')
-    if version == 2 and (group < 1 or dim % group or hidden % group):
-        raise Refused(f'{path}: group size is {group}, expected a divisor of {dim} and {hidden}')
+    refuse_if(version == 2 and (group < 1 or dim % group or hidden % group), f'{path}: group size is {group}, expected a divisor of {dim} and {hidden}')
     offset, places = begin, []
     for name, shape in llama2c_parts(order, config, s):
         quantised = version == 2 and len(shape) == 2
         size = math.prod(shape) * (1 if quantised else 4) + (math.prod(shape) // group * 4 if quantised else 0)
         places.append((name, shape, offset, quantised))
         offset += size
-    if offset != f.size:
-        raise Refused(f'{path}: a llama2.c v{version} model of {numbers} has {offset} bytes, the file has {f.size}')
+    refuse_if(offset != f.size, f'{path}: a llama2.c v{version} model of {numbers} has {offset} bytes, the file has {f.size}')
     tensors = {name: grouped_int8(f, place, shape, group) if quantised else f.tensor(place, shape, 'F32') for name, shape, place, quantised in places}
     return Checkpoint(f'llama2.c v{version}', config, tensors, 'meta', True, False, None, {})
 
@@ -773,8 +736,7 @@ def open_llmc(path):
     f = File(path)
     header = f.unpack('<256i', 'the header')
     version, length, vocab, layers, heads, dim, padded = header[1:8]
-    if version not in (3, 5):
-        raise Refused(f'{path}: llm.c version {version}, expected 3 (f32) or 5 (bf16)')
+    refuse_if(version not in (3, 5), f'{path}: llm.c version {version}, expected 3 (f32) or 5 (bf16)')
     dtype = 'F32' if version == 3 else 'BF16'
     config = {'model_type': 'gpt2', 'vocab_size': vocab, 'n_positions': length, 'n_embd': dim, 'n_layer': layers, 'n_head': heads, 'activation_function': 'gelu_new',
               'layer_norm_epsilon': 1e-5, 'tie_word_embeddings': True, 'bos_token_id': vocab - 1, 'eos_token_id': vocab - 1}
@@ -782,16 +744,14 @@ def open_llmc(path):
         s = describe(config)
     except Refused as e:
         raise Refused(f'{path}: {e}')
-    if not vocab <= padded < vocab + 4096:
-        raise Refused(f'{path}: padded vocabulary is {padded}, expected {vocab} or little more')
+    refuse_if(not vocab <= padded < vocab + 4096, f'{path}: padded vocabulary is {padded}, expected {vocab} or little more')
     offset, tensors = 1024, {}
     for row in rows_of(config, s):
         shape = tuple(s[letter] for letter in row.shape)[::-1 if row.conv else 1]
         for layer in range(s['L'] if '*' in row.hf else 1):
             tensors[at(row.hf, layer)] = f.tensor(offset, shape, dtype)
             offset += math.prod((padded, dim) if row is GPT2[0] else shape) * BYTES[dtype]
-    if offset != f.size:
-        raise Refused(f'{path}: such a model has {offset} bytes, the file has {f.size}')
+    refuse_if(offset != f.size, f'{path}: such a model has {offset} bytes, the file has {f.size}')
     return Checkpoint(f'llm.c GPT-2 {dtype}', config, tensors, 'hf', False, True, None, {})
 
 
@@ -807,8 +767,7 @@ def read_llama2c_tokenizer(path, vocab):
         except UnicodeDecodeError:
             raise Refused(f'{path}: piece {len(pieces_)} is no UTF-8')
         scores.append(score)
-    if len(pieces_) != vocab:
-        raise Refused(f'{path}: {len(pieces_)} pieces, the model has {vocab}')
+    refuse_if(len(pieces_) != vocab, f'{path}: {len(pieces_)} pieces, the model has {vocab}')
     pieces_[1:3] = [piece.strip('\n') for piece in pieces_[1:3]]             # the exporter puts them on lines of their own
     types = [2, 3, 3][:vocab] + [6 if re.fullmatch('<0x[0-9A-F]{2}>', piece) else 1 for piece in pieces_[3:]]
     return sentencepiece_tokenizer(pieces_, scores, types, {'bos': 1, 'eos': 2, 'unk': 0}, True, True, path)
@@ -835,14 +794,12 @@ def gguf_value(f, kind, inside=False):
             raise Refused(f'{f.path}: a text that ends at {f.tell()} is no UTF-8')
     if kind == 9 and not inside:
         kind, n = f.unpack('<IQ', 'a list')
-        if kind > 12 or n > f.left():
-            raise Refused(f'{f.path}: a list of {n} values of type {kind} at {f.tell()}, the file has {f.left()} more bytes')
+        refuse_if(kind > 12 or n > f.left(), f'{f.path}: a list of {n} values of type {kind} at {f.tell()}, the file has {f.left()} more bytes')
         if kind not in (8, 9):
             form = GGUF_SCALARS[kind]
             return list(struct.unpack(f'<{n}{form[1]}', f.take(n * struct.calcsize(form), 'a list')))
         return [gguf_value(f, kind, True) for _ in range(n)]
-    if kind > 12 or kind == 9:
-        raise Refused(f'{f.path}: type {kind} of a value at {f.tell()}, expected 0..12 and no list of lists')
+    refuse_if(kind > 12 or kind == 9, f'{f.path}: type {kind} of a value at {f.tell()}, expected 0..12 and no list of lists')
     return f.unpack(GGUF_SCALARS[kind], 'a value')[0]
 
 
@@ -850,30 +807,24 @@ def read_gguf(path):
     """The metadata, and the tensors with their shapes in our order (GGUF lists the fastest axis first)."""
     f = File(path)
     magic, version = struct.unpack('<4sI', f.take(8, 'the header'))
-    if magic != b'GGUF' or version not in (2, 3):
-        raise Refused(f'{path}: GGUF version {version}, expected 2 or 3, little endian')
+    refuse_if(magic != b'GGUF' or version not in (2, 3), f'{path}: GGUF version {version}, expected 2 or 3, little endian')
     n_tensors, n_fields = f.unpack('<QQ', 'the header')
     meta, infos = {}, []
     for _ in range(n_fields):                              # each takes bytes, so a false count ends with the file
         key = gguf_value(f, 8)
-        if key in meta:
-            raise Refused(f'{path}: field {key[:80]} stands there twice')
+        refuse_if(key in meta, f'{path}: field {key[:80]} stands there twice')
         meta[key] = gguf_value(f, f.unpack('<I', 'the type of a value')[0])
     for _ in range(n_tensors):
         name, axes = gguf_value(f, 8), f.unpack('<I', 'the number of axes')[0]
-        if not 1 <= axes <= 4:
-            raise Refused(f'{path}: tensor {name[:80]} has {axes} axes, expected 1 to 4')
+        refuse_if(not 1 <= axes <= 4, f'{path}: tensor {name[:80]} has {axes} axes, expected 1 to 4')
         infos.append((name, f.unpack(f'<{axes}Q', 'a shape')[::-1], *f.unpack('<IQ', 'the type and place of a tensor')))
     align = meta.get('general.alignment', ALIGNMENT)
-    if not is_size(align, 1 << 20) or align < 1:
-        raise Refused(f'{path}: general.alignment is {shown(align)}, expected a size')
+    refuse_if(not is_size(align, 1 << 20) or align < 1, f'{path}: general.alignment is {shown(align)}, expected a size')
     begin = -(-f.tell() // align) * align
     tensors, end, last = {}, 0, ''
     for name, shape, kind, offset in sorted(infos, key=lambda info: info[3]):
-        if name in tensors:
-            raise Refused(f'{path}: tensor {name[:80]} stands there twice')
-        if offset < end or offset % align:
-            raise Refused(f'{path}: tensor {name[:80]} begins at byte {offset} of the data, expected a multiple of {align} after {last[:80]}, which ends at {end}')
+        refuse_if(name in tensors, f'{path}: tensor {name[:80]} stands there twice')
+        refuse_if(offset < end or offset % align, f'{path}: tensor {name[:80]} begins at byte {offset} of the data, expected a multiple of {align} after {last[:80]}, which ends at {end}')
         tensors[name], size = gguf_tensor(f, name, shape, kind, begin + offset)
         end, last = offset + size, name
     return meta, tensors
@@ -895,13 +846,10 @@ def gguf_tensor(f, name, shape, kind, offset):
             gguf.quants.dequantize(np.zeros((1, size), 'u1'), kind)
     except (ValueError, KeyError, NotImplementedError):
         block = 0
-    if block <= 1:
-        raise Refused(f'{f.path}: tensor {name[:80]} has GGML type {getattr(kind, "name", kind)}, which the package gguf does not dequantise')
-    if shape[-1] % block:
-        raise Refused(f'{f.path}: tensor {name[:80]} has rows of {shape[-1]} values, expected a multiple of the {block} of a {kind.name} block')
+    refuse_if(block <= 1, f'{f.path}: tensor {name[:80]} has GGML type {getattr(kind, "name", kind)}, which the package gguf does not dequantise')
+    refuse_if(shape[-1] % block, f'{f.path}: tensor {name[:80]} has rows of {shape[-1]} values, expected a multiple of the {block} of a {kind.name} block')
     rows, width = math.prod(shape[:-1]), shape[-1] // block * size
-    if offset + rows * width > f.size:
-        raise Refused(f'{f.path}: tensor {name[:80]} ends at byte {offset + rows * width}, the file at {f.size}')
+    refuse_if(offset + rows * width > f.size, f'{f.path}: tensor {name[:80]} ends at byte {offset + rows * width}, the file at {f.size}')
 
     def load():
         out, step = np.empty((rows, shape[-1]), '<f4'), max(1, PIECE // 4 // max(1, shape[-1]))
@@ -917,21 +865,16 @@ def gguf_tensor(f, name, shape, kind, offset):
 def open_gguf(path):
     meta, tensors = read_gguf(path)
     arch = meta.get('general.architecture')
-    if arch not in [family[1] for family in FAMILIES.values()]:
-        raise Refused(f'{path}: general.architecture is {shown(arch)}, expected {", ".join(sorted({family[1] for family in FAMILIES.values()}))}')
-    if meta.get('split.count', 0) not in (0, 1):
-        raise Refused(f'{path}: one of {shown(meta["split.count"])} parts; join them first (llama-gguf-split --merge)')
-    if not tensors:
-        raise Refused(f'{path}: holds a vocabulary and no tensors; give it as --tokenizer')
+    refuse_if(arch not in [family[1] for family in FAMILIES.values()], f'{path}: general.architecture is {shown(arch)}, expected {", ".join(sorted({family[1] for family in FAMILIES.values()}))}')
+    refuse_if(meta.get('split.count', 0) not in (0, 1), f'{path}: one of {shown(meta.get("split.count"))} parts; join them first (llama-gguf-split --merge)')
+    refuse_if(not tensors, f'{path}: holds a vocabulary and no tensors; give it as --tokenizer')
     for key, value in meta.items():
         name = key[len(arch) + 1:]
-        if key.startswith(arch + '.') and name not in GGUF_FIELDS and not (name in GGUF_NEUTRAL and value == GGUF_NEUTRAL[name]):
-            raise Refused(f'{path}: {key[:80]} is {shown(value)}, which is not known here')
+        refuse_if(key.startswith(arch + '.') and name not in GGUF_FIELDS and not (name in GGUF_NEUTRAL and value == GGUF_NEUTRAL[name]), f'{path}: {key[:80]} is {shown(value)}, which is not known here')
     get = lambda name: meta.get(f'{arch}.{name}')
     embedding = tensors.get('token_embd.weight')
     config = {'model_type': arch, 'vocab_size': embedding.shape[0] if embedding else None}
-    if get('vocab_size') not in (None, config['vocab_size']):
-        raise Refused(f'{path}: {arch}.vocab_size is {shown(get("vocab_size"))}, the embedding has {config["vocab_size"]} rows')
+    refuse_if(get('vocab_size') not in (None, config['vocab_size']), f'{path}: {arch}.vocab_size is {shown(get("vocab_size"))}, the embedding has {config["vocab_size"]} rows')
     if arch == 'gpt2':
         config.update(n_positions=get('context_length'), n_embd=get('embedding_length'), n_layer=get('block_count'), n_head=get('attention.head_count'), n_inner=get('feed_forward_length'),
                       activation_function='gelu_new', layer_norm_epsilon=tidy(get('attention.layer_norm_epsilon')))
@@ -941,8 +884,7 @@ def open_gguf(path):
                       num_key_value_heads=get('attention.head_count_kv') or get('attention.head_count'), head_dim=head, max_position_embeddings=get('context_length'), hidden_act='silu',
                       rms_norm_eps=tidy(get('attention.layer_norm_rms_epsilon')), rope_theta=tidy(get('rope.freq_base') or 10000.0),
                       attention_bias='blk.0.attn_q.bias' in tensors and arch != 'qwen2', mlp_bias='blk.0.ffn_gate.bias' in tensors)
-        if any(get(key) not in (None, head) for key in ('attention.value_length', 'rope.dimension_count')):
-            raise Refused(f'{path}: key, value and rotary size differ, expected heads of one size')
+        refuse_if(any(get(key) not in (None, head) for key in ('attention.value_length', 'rope.dimension_count')), f'{path}: key, value and rotary size differ, expected heads of one size')
         if arch == 'smollm3':
             config['no_rope_layer_interval'] = 4            # no field says so; llama.cpp has it built in
         gguf_rope(config, tensors.pop('rope_freqs.weight', None), path)
@@ -968,8 +910,7 @@ def gguf_rope(config, divisors, path):
     values = divisors.load().reshape(-1).astype('<f4') if divisors.dtype == 'F32' else np.zeros(0, '<f4')
     s = describe({**config, 'tie_word_embeddings': True})
     scaling = {'rope_type': 'llama3', 'factor': tidy(float(values.max(initial=1))), 'low_freq_factor': 1.0, 'high_freq_factor': 4.0, 'original_max_position_embeddings': 8192}
-    if values.shape != (s['D'] // 2,) or not np.allclose(values, llama3_divisors(s, scaling), rtol=1e-4):
-        raise Refused(f'{path}: rope_freqs.weight is not what llama3 scaling from 8192 positions gives')
+    refuse_if(values.shape != (s['D'] // 2,) or not np.allclose(values, llama3_divisors(s, scaling), rtol=1e-4), f'{path}: rope_freqs.weight is not what llama3 scaling from 8192 positions gives')
     config['rope_scaling'] = scaling
 
 
@@ -998,14 +939,11 @@ PRE = {
 
 
 def check_pieces(pieces_, types, special, where):
-    if len(types) != len(pieces_) or not all(is_size(t) for t in types):
-        raise Refused(f'{where}: {len(types)} types of tokens for {len(pieces_)} tokens')
+    refuse_if(len(types) != len(pieces_) or not all(is_size(t) for t in types), f'{where}: {len(types)} types of tokens for {len(pieces_)} tokens')
     twice = [piece for piece, n in collections.Counter(pieces_).items() if n > 1]
-    if twice or '' in pieces_:
-        raise Refused(f'{where}: token {shown(twice[0] if twice else "")} stands there twice or is empty')
+    refuse_if(twice or '' in pieces_, f'{where}: token {shown(twice[0] if twice else "")} stands there twice or is empty')
     for key, token in special.items():
-        if token is not None and not is_size(token, len(pieces_) - 1):
-            raise Refused(f'{where}: the token {key} is {shown(token)}, expected less than {len(pieces_)}')
+        refuse_if(token is not None and not is_size(token, len(pieces_) - 1), f'{where}: the token {key} is {shown(token)}, expected less than {len(pieces_)}')
 
 
 def tokenizer_json(pieces_, types, special, add_bos, pipeline, model):
@@ -1028,8 +966,7 @@ def tokenizer_json(pieces_, types, special, add_bos, pipeline, model):
 def sentencepiece_tokenizer(pieces_, scores, types, special, add_bos, prefix, where):
     """Llama 2's form: text with U+2581 for spaces, merged by score, bytes for what has no piece."""
     check_pieces(pieces_, types, special, where)
-    if len(scores) != len(pieces_):
-        raise Refused(f'{where}: {len(scores)} scores for {len(pieces_)} tokens')
+    refuse_if(len(scores) != len(pieces_), f'{where}: {len(scores)} scores for {len(pieces_)} tokens')
     space = {'type': 'Replace', 'pattern': {'String': ' '}, 'content': '\u2581'}
     decoders = [{'type': 'Replace', 'pattern': {'String': '\u2581'}, 'content': ' '}, {'type': 'ByteFallback'}, {'type': 'Fuse'}]
     pipeline = {'normalizer': {'type': 'Sequence', 'normalizers': [{'type': 'Prepend', 'prepend': '\u2581'}, space]} if prefix else space,
@@ -1044,8 +981,7 @@ def merges_by_score(pieces_, scores, types, where):
     normal = {piece: i for i, (piece, t) in enumerate(zip(pieces_, types)) if t in (1, 4)}
     found = []
     for piece, n in normal.items():
-        if len(piece) > 1024:
-            raise Refused(f'{where}: a token of {len(piece)} characters, expected at most 1024')
+        refuse_if(len(piece) > 1024, f'{where}: a token of {len(piece)} characters, expected at most 1024')
         cuts = [(piece[:i], piece[i:]) for i in range(1, len(piece)) if piece[:i] in normal and piece[i:] in normal]
         found.extend((-scores[n], normal[left], normal[right]) for left, right in cuts)
     return [f'{pieces_[left]} {pieces_[right]}' for _, left, right in sorted(found)]
@@ -1057,24 +993,19 @@ def gguf_tokenizer(meta, where):
     kind, pieces_ = get('model'), get('tokens')
     if kind is None:
         return None, {}
-    if kind not in ('llama', 'gpt2') or not isinstance(pieces_, list) or not all(isinstance(piece, str) for piece in pieces_):
-        raise Refused(f'{where}: tokenizer.ggml.model is {shown(kind)}, expected llama or gpt2 with a list of tokens')
+    refuse_if(kind not in ('llama', 'gpt2') or not isinstance(pieces_, list) or not all(isinstance(piece, str) for piece in pieces_), f'{where}: tokenizer.ggml.model is {shown(kind)}, expected llama or gpt2 with a list of tokens')
     types = get('token_type', [1] * len(pieces_))
     special = {'bos': get('bos_token_id'), 'eos': get('eos_token_id'), 'unk': get('unknown_token_id'), 'pad': get('padding_token_id')}
-    if not isinstance(types, list):
-        raise Refused(f'{where}: tokenizer.ggml.token_type is {shown(types)}, expected a list')
+    refuse_if(not isinstance(types, list), f'{where}: tokenizer.ggml.token_type is {shown(types)}, expected a list')
     if kind == 'llama':
         scores = get('scores', [])
-        if not isinstance(scores, list) or not all(isinstance(x, float) for x in scores):
-            raise Refused(f'{where}: tokenizer.ggml.scores is no list of floats')
+        refuse_if(not isinstance(scores, list) or not all(isinstance(x, float) for x in scores), f'{where}: tokenizer.ggml.scores is no list of floats')
         add_bos = bool(get('add_bos_token', True))
         root = sentencepiece_tokenizer(pieces_, scores, types, special, add_bos, bool(get('add_space_prefix', True)), where)
     else:
         pre, merges = get('pre'), get('merges')
-        if not isinstance(pre, str) or pre not in PRE:
-            raise Refused(f'{where}: tokenizer.ggml.pre is {shown(pre)}, expected {", ".join(PRE)}; give the model\'s tokenizer.json as --tokenizer')
-        if not isinstance(merges, list) or not all(isinstance(m, str) and m.count(' ') == 1 for m in merges):
-            raise Refused(f'{where}: tokenizer.ggml.merges is no list of pairs')
+        refuse_if(not isinstance(pre, str) or pre not in PRE, f'{where}: tokenizer.ggml.pre is {shown(pre)}, expected {", ".join(PRE)}; give the model\'s tokenizer.json as --tokenizer')
+        refuse_if(not isinstance(merges, list) or not all(isinstance(m, str) and m.count(' ') == 1 for m in merges), f'{where}: tokenizer.ggml.merges is no list of pairs')
         check_pieces(pieces_, types, special, where)
         splitter, normalizer, ignore, bos = PRE[pre]
         add_bos = bool(get('add_bos_token', bos))
@@ -1095,14 +1026,12 @@ def open_tokenizer(path, vocab):
     """tokenizer.json and the files to go with it, from any of the forms."""
     if os.path.isdir(path):
         files = {name: read_text(os.path.join(path, name)) for name in SIDECARS if name != 'generation_config.json' and os.path.isfile(os.path.join(path, name))}
-        if 'tokenizer.json' not in files:
-            raise Refused(f'{path}: has no tokenizer.json')
+        refuse_if('tokenizer.json' not in files, f'{path}: has no tokenizer.json')
         return parse_json(files['tokenizer.json'], f'{path}/tokenizer.json'), files
     start = File(path).read(4)
     if start == b'GGUF':
         root, files = gguf_tokenizer(read_gguf(path)[0], path)
-        if root is None:
-            raise Refused(f'{path}: holds no tokenizer')
+        refuse_if(root is None, f'{path}: holds no tokenizer')
         return root, files
     if start.lstrip()[:1] == b'{':
         return read_json(path), {'tokenizer.json': read_text(path)}
@@ -1116,19 +1045,16 @@ def vocabulary(root, vocab, where):
     model = root.get('model')
     table_, merges = (model.get('vocab'), model.get('merges')) if isinstance(model, dict) else (None, None)
     added = root.get('added_tokens') or []
-    if not isinstance(table_, dict) or not isinstance(merges, list) or not isinstance(added, list) or not all(isinstance(t, dict) for t in added) or model.get('type', 'BPE') != 'BPE':
-        raise Refused(f'{where}: model is no BPE with vocab and merges')
+    refuse_if(not isinstance(table_, dict) or not isinstance(merges, list) or not isinstance(added, list) or not all(isinstance(t, dict) for t in added) or model.get('type', 'BPE') != 'BPE', f'{where}: model is no BPE with vocab and merges')
     ids = {**table_, **{t.get('content'): t.get('id') for t in added}}
-    if not all(isinstance(piece, str) and is_size(i, vocab - 1) for piece, i in ids.items()):
-        raise Refused(f'{where}: a token has no id below the vocabulary size {vocab}')
+    refuse_if(not all(isinstance(piece, str) and is_size(i, vocab - 1) for piece, i in ids.items()), f'{where}: a token has no id below the vocabulary size {vocab}')
     pieces_, types = [f'[PAD{i}]' for i in range(vocab)], [5] * vocab
     for piece, i in ids.items():
         pieces_[i], types[i] = piece, 6 if model.get('byte_fallback') and re.fullmatch('<0x[0-9A-F]{2}>', piece) else 1
     for t in added:
         types[t['id']] = 2 if t['content'] == model.get('unk_token') else 3 if t.get('special') else 4
     pairs = [m.split(' ') if isinstance(m, str) else m for m in merges]
-    if not all(isinstance(m, list) and len(m) == 2 and all(isinstance(side, str) for side in m) for m in pairs):
-        raise Refused(f'{where}: merges are no pairs')
+    refuse_if(not all(isinstance(m, list) and len(m) == 2 and all(isinstance(side, str) for side in m) for m in pairs), f'{where}: merges are no pairs')
     return pieces_, types, pairs
 
 
@@ -1161,17 +1087,14 @@ class Output:
 
     def stage(self, path):
         path = os.path.normpath(path)
-        if os.path.lexists(path):
-            raise Refused(f'{path}: exists already; remove it or choose another name')
-        if not os.path.isdir(os.path.dirname(path) or '.'):
-            raise Refused(f'{path}: the directory {os.path.dirname(path)} does not exist')
+        refuse_if(os.path.lexists(path), f'{path}: exists already; remove it or choose another name')
+        refuse_if(not os.path.isdir(os.path.dirname(path) or '.'), f'{path}: the directory {os.path.dirname(path)} does not exist')
         self.staged.append((f'{path}.tmp-{os.getpid()}', path))
         return self.staged[-1][0]
 
     def commit(self):
         for temporary, path in self.staged[::-1]:
-            if os.path.lexists(path):
-                raise Refused(f'{path}: appeared meanwhile; nothing written')
+            refuse_if(os.path.lexists(path), f'{path}: appeared meanwhile; nothing written')
             os.rename(temporary, path)
         self.staged = []
 
@@ -1198,11 +1121,17 @@ class Progress:
             sys.stderr.flush()
 
 
-def save(path, data):
+@contextlib.contextmanager
+def synced(path):
     with open(path, 'wb') as f:
-        f.write(data)
+        yield f
         f.flush()
         os.fsync(f.fileno())
+
+
+def save(path, data):
+    with synced(path) as f:
+        f.write(data)
 
 
 def to_json(value):
@@ -1245,12 +1174,10 @@ def write_hf(path, ckpt, weights, s, args, progress):
             at_ += size_of(w, dtype)
         text = json.dumps(header, separators=(',', ':')).encode('utf-8')
         text += b' ' * (-len(text) % 8)
-        with open(os.path.join(path, name), 'wb') as f:
+        with synced(os.path.join(path, name)) as f:
             f.write(struct.pack('<Q', len(text)) + text)
             for w, dtype in shard:
                 put(f, w.read(), w.tensor.dtype, dtype, w.name, progress)
-            f.flush()
-            os.fsync(f.fileno())
     if len(shards) > 1:
         where = {w.name: name for name, shard in zip(names, shards) for w, _ in shard}
         save(os.path.join(path, 'model.safetensors.index.json'), to_json({'metadata': {'total_size': sum(sizes)}, 'weight_map': where}))
@@ -1272,11 +1199,10 @@ def write_llama2c(path, ckpt, weights, s, args, progress):
     wrong = [text for text, bad in (('model_type ' + kind, kind not in ('llama', 'mistral')), ('biases', s.get('qkv_bias') or s.get('mlp_bias')), ('llama3 rope scaling', s.get('llama3')),
                                     (f'rope_theta {s.get("theta", 1e4):g}, not 10000', s.get('theta', 1e4) != 1e4), (f'rms_norm_eps {s["eps"]:g}, not 1e-5', abs(s['eps'] - 1e-5) > 1e-9),
                                     ('heads that are not hidden_size / num_attention_heads wide', s['Q'] != s['C']), (f'--dtype {args.dtype}, not f32', args.dtype not in (None, 'F32'))) if bad]
-    if wrong:
-        raise Refused(f'llama2.c\'s format has no room for {", ".join(wrong)}')
+    refuse_if(wrong, f'llama2.c\'s format has no room for {", ".join(wrong)}')
     angles = np.outer(np.arange(s['P']), 10000.0 ** (-np.arange(0, s['D'], 2) / s['D']))
     by_name = {at(w.row.meta, w.layer): w for w in weights}
-    with open(path, 'wb') as f:
+    with synced(path) as f:
         f.write(struct.pack('<7i', s['C'], s['F'], s['L'], s['H'], s['G'], -s['V'] if s['untied'] else s['V'], s['P']))
         for name, shape in llama2c_parts(V0, ckpt.config, s):
             if name.startswith('freqs'):
@@ -1284,8 +1210,6 @@ def write_llama2c(path, ckpt, weights, s, args, progress):
             else:
                 w = by_name[name]
                 put(f, to_pairs(w.read(), s[w.row.rope]) if w.row.rope else w.read(), w.tensor.dtype, 'F32', w.name, progress)
-        f.flush()
-        os.fsync(f.fileno())
 
 
 def llama2c_tokenizer(root, vocab, where):
@@ -1326,8 +1250,7 @@ def gguf_vocabulary(ckpt, vocab, where):
     else:
         plain = lambda splitter: json.dumps(splitter, sort_keys=True).replace('"trim_offsets": true', '"trim_offsets": false')      # offsets do not matter here
         pre = [name for name, entry in PRE.items() if plain(entry[0]) == plain(root.get('pre_tokenizer')) and entry[1] == root.get('normalizer')]
-        if not pre:
-            raise Refused(f'{where}: its pre_tokenizer and normalizer have no name in GGUF, expected those of {", ".join(PRE)}')
+        refuse_if(not pre, f'{where}: its pre_tokenizer and normalizer have no name in GGUF, expected those of {", ".join(PRE)}')
         meta.update(model='gpt2', pre=pre[0], merges=[f'{left} {right}' for left, right in pairs])
     ends = config.get('eos_token_id')
     ends = ends if isinstance(ends, list) else [ends]
@@ -1351,8 +1274,7 @@ def write_gguf(path, ckpt, weights, s, args, progress):
     else:
         meta.update({'attention.head_count_kv': s['G'], 'attention.layer_norm_rms_epsilon': s['eps'], 'attention.key_length': s['D'], 'attention.value_length': s['D'],
                      'rope.freq_base': s['theta'], 'rope.dimension_count': s['D'], 'vocab_size': s['V']})
-    if arch == 'smollm3' and smollm3_interval(ckpt.config, s['L']) != 4:
-        raise Refused('config: no_rope_layers is not every fourth layer, which is all that GGUF readers know of smollm3')
+    refuse_if(arch == 'smollm3' and smollm3_interval(ckpt.config, s['L']) != 4, 'config: no_rope_layers is not every fourth layer, which is all that GGUF readers know of smollm3')
     matrix = next(dtype for w, dtype in zip(weights, dtypes) if len(w.shape) > 1)
     meta = {'general.architecture': arch, 'general.file_type': {'F32': 0, 'F16': 1, 'BF16': 32}[matrix], **{f'{arch}.{key}': value for key, value in meta.items()}}
     meta.update(gguf_vocabulary(ckpt, s['V'], 'tokenizer.json'))
@@ -1364,7 +1286,7 @@ def write_gguf(path, ckpt, weights, s, args, progress):
     for name, shape, dtype, _ in entries:
         head += gguf_pack(name)[4:] + struct.pack(f'<I{len(shape)}QIQ', len(shape), *shape, code[dtype], offset)
         offset += -(-math.prod(shape) * BYTES[dtype] // ALIGNMENT) * ALIGNMENT
-    with open(path, 'wb') as f:
+    with synced(path) as f:
         f.write(head + bytes(-len(head) % ALIGNMENT))
         for name, shape, dtype, w in entries:
             if w is None:
@@ -1373,8 +1295,6 @@ def write_gguf(path, ckpt, weights, s, args, progress):
                 array, have = w.read(), w.tensor.dtype
                 array = to_pairs(array, s[w.row.rope]) if w.row.rope and arch in PAIRED else array.T if w.row.conv else array
             f.write(bytes(-put(f, array, have, dtype, w.name if w else name, progress) % ALIGNMENT))
-        f.flush()
-        os.fsync(f.fileno())
 
 
 def smollm3_interval(config, layers):
@@ -1402,8 +1322,7 @@ def open_any(path):
             return open_directory(os.path.dirname(path) or '.', os.path.basename(path))
         return open_training_checkpoint(path, *open_torch(path))
     if path.endswith('.safetensors') or start[8:9] == b'{':
-        if not beside:
-            raise Refused(f'{path}: no config.json beside it')
+        refuse_if(not beside, f'{path}: no config.json beside it')
         return open_directory(os.path.dirname(path) or '.', os.path.basename(path))
     return open_llama2c(path)
 
@@ -1428,16 +1347,13 @@ def verify(path, weights, dtypes, tokenizer):
     """Reads the output like any input and compares every weight with the source, bit by bit in the output's type."""
     back = open_any(path)
     found, _, _ = bind(back, path)
-    if [w.name for w in found] != [w.name for w in weights]:
-        raise Refused(f'{path}: reads back as other tensors')
+    refuse_if([w.name for w in found] != [w.name for w in weights], f'{path}: reads back as other tensors')
     progress = Progress('verified', sum(size_of(w, dtype) for w, dtype in zip(weights, dtypes)))
     for w, b, dtype in zip(weights, found, dtypes):
-        if b.tensor.dtype != dtype or digest(w.read(), w.tensor.dtype, dtype, w.name) != digest(b.read()):
-            raise Refused(f'{path}: {w.name} reads back with other values')
+        refuse_if(b.tensor.dtype != dtype or digest(w.read(), w.tensor.dtype, dtype, w.name) != digest(b.read()), f'{path}: {w.name} reads back with other values')
         progress.tick(size_of(w, dtype))
     progress.tick(end=True)
-    if tokenizer is not None and back.tokenizer is not None and back.tokenizer['model']['vocab'].items() < tokenizer['model']['vocab'].items():
-        raise Refused(f'{path}: its tokenizer reads back with fewer tokens')
+    refuse_if(tokenizer is not None and back.tokenizer is not None and back.tokenizer['model']['vocab'].items() < tokenizer['model']['vocab'].items(), f'{path}: its tokenizer reads back with fewer tokens')
     print(f'verified: {len(found)} tensors read back bit by bit')
 
 
