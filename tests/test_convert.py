@@ -487,8 +487,8 @@ class Llama2c(Case):
         self.refused('a llama2.c v0 model of|the file has', write(self.path(), blob + b'x'), self.path())
         self.refused('version 3', write(self.path(), struct.pack('<Ii', 0x616B3432, 3) + blob), self.path())
         self.refused('no llama2.c file: config: hidden_size is -1', write(self.path(), struct.pack('<i', -1) + blob[4:]), self.path())
-        struct.pack_into('<i', v2, 37, 5)
-        self.refused('group size is 5', write(self.path(), bytes(v2)), self.path())
+        struct.pack_into('<i', v2, 37, 7)
+        self.refused('group size is 7', write(self.path(), bytes(v2)), self.path())
         self.refused('299 pieces, the model has 300', write(self.path(), blob), self.path(), '--tokenizer', write(self.path(), tokenizer_bin(*[x[:299] for x in spm_pieces()[:2]])))
 
 
@@ -739,6 +739,9 @@ class Pickle(Case):
             'numpy': b'\x80\x02cnumpy.core.multiarray\n_reconstruct\n)R.',
         }
         seen, watching = [], False
+        for maker in (torch_zip, torch_old):
+            cw.open_torch(maker(self.path('good.pt'), random_model(GPT2)))        # what reading imports is imported now
+            os.unlink(self.path('good.pt'))
         sys.addaudithook(lambda event, args: seen.append((event, args)) if watching and not event.startswith(('object.__getattr__', 'sys._getframe')) else None)
         for name, blob in hostile.items():
             path = self.path('pytorch_model.pt')
@@ -764,7 +767,13 @@ class Pickle(Case):
         deep = b'\x80\x02' + b']' * 20000 + b'a' * 19999 + b'.'
         shared = b'\x80\x02]q\x00' + b''.join(b']q' + bytes([i + 1]) + b'(h' + bytes([i]) + b'h' + bytes([i]) + b'e' for i in range(60)) + b'.'
         args = b'\x80\x02}(X\x05\x00\x00\x00model}X\x0a\x00\x00\x00model_args}X\x03\x00\x00\x00dim' + shared[2:-1] + b'su.'
-        for blob in (b'\x80\x02\x8e' + struct.pack('<Q', 1 << 40) + b'.', b'\x80\x02B' + struct.pack('<I', 0x7FFFFFFF), b'\x80\x02r\xff\xff\xff\x7f.', b'\x80\x02K\x01r\xff\xff\xff\x7f.', b'\x80\x02\x8b\xff\xff\xff\x7f', b'\x80\x02' + b'(' * 100000 + b'.', deep, shared, args,
+        cycle = b'\x80\x02}q\x00X\x01\x00\x00\x00ah\x00s.'
+        web = b'\x80\x02}q\x00' + b''.join(b'}q' + bytes([i + 1]) + b'(K\x01h' + bytes([i]) + b'K\x02h' + bytes([i]) + b'u' for i in range(60)) + b'.'
+        start_of_legacy = b''.join(pickle.dumps(x, 2) for x in (0x1950A86A20F9469CFC6C, 1001, {'little_endian': True}))
+        for blob in (cycle, web, shared):
+            with self.assertRaises(cw.Refused):
+                cw.open_torch(write(self.path(), start_of_legacy + blob + pickle.dumps(['0'], 2) + bytes(8)))
+        for blob in (cycle, web, b'\x80\x02\x8e' + struct.pack('<Q', 1 << 40) + b'.', b'\x80\x02B' + struct.pack('<I', 0x7FFFFFFF), b'\x80\x02r\xff\xff\xff\x7f.', b'\x80\x02K\x01r\xff\xff\xff\x7f.', b'\x80\x02\x8b\xff\xff\xff\x7f', b'\x80\x02' + b'(' * 100000 + b'.', deep, shared, args,
                      b'\x80\x02h\x05.', b'\x80\x02a.', b'\x80\x02(s.', b'', b'\x80', b'\x80\x02}]Ns.', b'\x80\x02}]K\x01s.', b'\x80\x02t.', b'\x80\x02R.'):
             path = self.path('x.pt')
             with zipfile.ZipFile(path, 'w') as z:
@@ -1003,7 +1012,8 @@ class HuggingFace(Case):
                                ({**t, 'model.norm.weight': np.ones(9, '<f4')}, 'model.norm.weight is [9], the config wants [8]'), ({**t, 'model.norm.weight': np.ones(8, '|u1')}, 'model.norm.weight is U8')):
             self.refused(words, write_hf(self.path(), LLAMA, tensors), self.path())
         for change, words in (({'hidden_size': 'x'}, "hidden_size is 'x'"), ({'num_hidden_layers': 5000}, 'num_hidden_layers is 5000, expected a whole number in 1..1024'), ({'num_attention_heads': 3}, 'a multiple of the 3 heads'), ({'num_attention_heads': True}, 'is True'),
-                              ({'quantization_config': {}}, 'quantization_config'), ({'model_type': ['llama']}, 'model_type is list'), ({'rope_scaling': {'type': 'linear', 'factor': 2}}, 'rope_scaling'), ({'vocab_size': None}, 'vocab_size is missing'), ({'rms_norm_eps': -1}, 'rms_norm_eps is -1')):
+                              ({'quantization_config': {}}, 'quantization_config'), ({'model_type': ['llama']}, 'model_type is list'), ({'rope_scaling': {'type': 'linear', 'factor': 2}}, 'rope_scaling'), ({'vocab_size': None}, 'vocab_size is missing'), ({'hidden_act': 'gelu'}, "hidden_act is 'gelu'"), ({'max_position_embeddings': 1 << 25}, 'max_position_embeddings'), ({'layer_types': ['sliding_attention']}, 'layer_types'),
+                              ({'model_type': 'mistral', 'sliding_window': 4}, 'sliding_window is 4'), ({'rope_scaling': {'rope_type': 'llama3', 'factor': 8, 'low_freq_factor': 4, 'high_freq_factor': 4, 'original_max_position_embeddings': 8}}, 'low_freq_factor < high_freq_factor'), ({'rms_norm_eps': -1}, 'rms_norm_eps is -1')):
             self.refused(words, write_hf(self.path(), {**LLAMA, **change}, t), self.path())
         entry = lambda *place, shape=(2,), dtype='F32': {'dtype': dtype, 'shape': list(shape), 'data_offsets': list(place)}
         for header, words in (({'a': entry(0, 8), 'b': entry(4, 12)}, 'tensor b begins at byte 4'), ({'a': entry(0, 8), 'b': entry(12, 20)}, 'begins at byte 12'), ({'a': entry(0, 16, shape=(4,))}, 'the tensors end at'), ({'a': entry(0, 9)}, 'expected 8 bytes'),
@@ -1126,6 +1136,7 @@ class Fuzz(Case):
         yield 'torch', open(torch_zip(self.path(), t), 'rb').read(), small, 'pytorch_model.bin'
         yield 'torch legacy', open(torch_old(self.path(), t), 'rb').read(), small, 'pytorch_model.bin'
         yield 'config.json', json.dumps(small).encode(), None, 'config.json'
+        yield 'tokenizer.json', cw.to_json(cw.gguf_tokenizer({key: value for key, (_, value) in fields.items()}, '')[0]), small, 'tokenizer.json'
 
     def attempt(self, path):
         """Everything short of writing: reads, maps, loads each tensor. True if the file is taken."""
@@ -1134,7 +1145,7 @@ class Fuzz(Case):
             for w in cw.bind(ckpt, path)[0]:
                 w.read()
             if ckpt.tokenizer is not None:
-                cw.vocabulary(ckpt.tokenizer, cw.describe(ckpt.config)['V'], path)
+                cw.gguf_vocabulary(ckpt, cw.describe(ckpt.config)['V'], path)
             return True
         except cw.Refused as e:
             self.assertGreater(len(str(e)), 10)
@@ -1152,13 +1163,15 @@ class Fuzz(Case):
                 path = os.path.join(folder, name)
                 if config:
                     write(os.path.join(folder, 'config.json'), json.dumps(config))
+                    if name == 'tokenizer.json':
+                        write(os.path.join(folder, 'model.safetensors'), safetensors_bytes(random_model(config)))
                 elif name == 'config.json':
                     small = {k: json.loads(blob)[k] for k in LLAMA}
                     write(os.path.join(folder, 'model.safetensors'), safetensors_bytes(random_model(small)))
                 target = folder if config or name == 'config.json' else path
                 write(path, blob)
                 self.assertTrue(self.attempt(target), kind)
-                end = len(blob.rstrip(b'\0')) if kind == 'gguf' else len(blob)      # padding after the last tensor may go
+                end = len(blob.rstrip(b'\0\n'[kind != 'gguf':])) if kind in ('gguf', 'tokenizer.json') else len(blob)     # padding after the last tensor may go
                 for n in range(end):
                     write(path, blob[:n])
                     self.assertFalse(self.attempt(target), f'{kind}: the first {n} of {len(blob)} bytes are taken')

@@ -39,7 +39,7 @@ BYTES = {'F64': 8, 'F32': 4, 'F16': 2, 'BF16': 2, 'I64': 8, 'I32': 4, 'I16': 2, 
          'U8': 1, 'BOOL': 1, 'F8_E4M3': 1, 'F8_E5M2': 1}
 NUMPY = {'F64': '<f8', 'F32': '<f4', 'F16': '<f2', 'BF16': '<u2'}      # what a weight may be; BF16 is its upper 16 bits
 PIECE = 1 << 22                                                        # weights that are converted at a time
-MAX_TEXT = 200 << 20                                                   # bytes of a JSON file, a header or a pickle
+MAX_TEXT = 100 << 20                                                   # bytes of a JSON file, a header or a pickle
 
 
 class Refused(Exception):
@@ -119,6 +119,8 @@ FAMILIES = {
     'smollm3': ('SmolLM3ForCausalLM', 'smollm3', {'num_key_value_heads': 4, 'tie_word_embeddings': True, 'rope_theta': 2e6}),
     'gpt2': ('GPT2LMHeadModel', 'gpt2', {'tie_word_embeddings': True, 'n_positions': 1024}),
 }
+# fields that would change the forward pass, and the values that do not
+FIXED = {'hidden_act': ('silu',), 'activation_function': ('gelu_new', 'gelu_pytorch_tanh'), 'scale_attn_weights': (True,), 'scale_attn_by_inverse_layer_idx': (False,), 'partial_rotary_factor': (1,)}
 PAIRED = ('llama', 'smollm3')        # GGUF architectures whose rotary pairs stand side by side, like llama2.c's
 # Tensors that are no weights: masks and frequencies that older files carry along.
 BUFFER = re.compile(r'(^|\.)(attn\.(bias|masked_bias)|rotary_emb\.inv_freq|freqs_cos|freqs_sin|freqs_cis)$')
@@ -139,8 +141,8 @@ def field(config, key, default=None, kind=int, least=1, most=2**31 - 1):
         return default
     good = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
     if kind is float:
-        good = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
-    refuse_if(not good or (kind is int and not least <= value <= most), f'config: {key} is {shown(value)}, expected {"true or false" if kind is bool else "a number > 0" if kind is float else f"a whole number in {least}..{most}"}')
+        good = isinstance(value, (int, float)) and not isinstance(value, bool) and 1.2e-38 < value < 3.4e38
+    refuse_if(not good or (kind is int and not least <= value <= most), f'config: {key} is {shown(value)}, expected {"true or false" if kind is bool else "a float > 0" if kind is float else f"a whole number in {least}..{most}"}')
     return value
 
 
@@ -148,19 +150,25 @@ def describe(config):
     """The letters of the tables, the switches and the rotary frequencies of a config.json."""
     refuse_if(not isinstance(config.get('model_type'), str) or config['model_type'] not in FAMILIES, f'config: model_type is {shown(config.get("model_type"))}, expected {", ".join(FAMILIES)}')
     refuse_if(config.get('quantization_config') is not None, 'config: quantization_config is there, expected plain weights')
+    for key, good in FIXED.items():
+        refuse_if(config.get(key) not in (None, *good), f'config: {key} is {shown(config.get(key))}, expected {good[0]!r}')
     kind = config['model_type']
     config = {**FAMILIES[kind][2], **{k: v for k, v in config.items() if v is not None}}
     s = {'V': field(config, 'vocab_size'), 'untied': not field(config, 'tie_word_embeddings', False, bool)}
     if kind == 'gpt2':
-        s.update(C=field(config, 'n_embd'), L=field(config, 'n_layer', most=1024), H=field(config, 'n_head'), P=field(config, 'n_positions'))
+        s.update(C=field(config, 'n_embd'), L=field(config, 'n_layer', most=1024), H=field(config, 'n_head'), P=field(config, 'n_positions', most=1 << 24))
         s.update(F=field(config, 'n_inner', 4 * s['C']), G=s['H'], eps=field(config, 'layer_norm_epsilon', 1e-5, float))
     else:
         s.update(C=field(config, 'hidden_size'), L=field(config, 'num_hidden_layers', most=1024), H=field(config, 'num_attention_heads'))
-        s.update(F=field(config, 'intermediate_size'), G=field(config, 'num_key_value_heads', s['H']), P=field(config, 'max_position_embeddings', 2048))
+        s.update(F=field(config, 'intermediate_size'), G=field(config, 'num_key_value_heads', s['H']), P=field(config, 'max_position_embeddings', 2048, most=1 << 24))
         bias = field(config, 'attention_bias', False, bool)
         s.update(qkv_bias=bias or kind == 'qwen2', o_bias=bias and kind != 'qwen2', mlp_bias=field(config, 'mlp_bias', False, bool))
         s.update(qk_norm=kind == 'qwen3', eps=field(config, 'rms_norm_eps', 1e-6, float))
         s['theta'], s['llama3'] = rope(config)
+        window, layers = config.get('sliding_window'), config.get('layer_types', [])
+        slides = field(config, 'use_sliding_window', kind == 'mistral', bool) and window is not None and window != 0
+        refuse_if(slides and field(config, 'sliding_window') < s['P'], f'config: sliding_window is {shown(window)}, expected null or at least the {s["P"]} positions')
+        refuse_if(not isinstance(layers, list) or any(layer != 'full_attention' for layer in layers), 'config: layer_types is not full_attention throughout')
     refuse_if(not config.get('head_dim') and s['C'] % s['H'], f'config: hidden size is {s["C"]}, expected a multiple of the {s["H"]} heads')
     s['D'] = field(config, 'head_dim', s['C'] // s['H'])
     refuse_if(kind != 'gpt2' and (s['D'] % 2 or s['H'] % s['G']), f'config: {s["H"]} heads of {s["D"]}, {s["G"]} of keys and values: expected an even size and a divisor')
@@ -179,6 +187,7 @@ def rope(config):
         theta = field(inner, 'rope_theta', theta, float)
         if kind == 'llama3':
             scaling = {k: field(inner, k, kind=float) for k in ('factor', 'low_freq_factor', 'high_freq_factor', 'original_max_position_embeddings')}
+            refuse_if(scaling['low_freq_factor'] >= scaling['high_freq_factor'], f'config: {key} wants low_freq_factor < high_freq_factor')
     return theta, scaling
 
 
@@ -229,7 +238,7 @@ def bind(ckpt, where):
     family = GPT2 if config['model_type'] == 'gpt2' else LLAMA
     head, embedding = column(family[-1]), column(family[0])
     if head in tensors and embedding in tensors and not s['untied']:
-        refuse_if(digest(tensors[head].load()) != digest(tensors[embedding].load()), f'{where}: {head} differs from {embedding}, expected the same as tie_word_embeddings is true')
+        refuse_if(not same(tensors[head], tensors[embedding]), f'{where}: {head} differs from {embedding}, expected the same as tie_word_embeddings is true')
         ignored.append(head)
     weights = []
     for row in rows_of(config, s):
@@ -255,9 +264,12 @@ def reader(t, row, ckpt, s):
 
 def tie(config, tensors, embedding, head):
     """Formats without a flag: tied if there is no head, or if it is the embedding over again."""
-    config['tie_word_embeddings'] = head not in tensors or (
-        embedding in tensors and tensors[head].dtype == tensors[embedding].dtype and tensors[head].shape == tensors[embedding].shape
-        and digest(tensors[head].load()) == digest(tensors[embedding].load()))
+    config['tie_word_embeddings'] = head not in tensors or (embedding in tensors and same(tensors[head], tensors[embedding]))
+
+
+def same(a, b):
+    """Equal matrices of weights, one in memory at a time."""
+    return (a.dtype, tuple(a.shape)) == (b.dtype, tuple(b.shape)) and a.dtype in NUMPY and len(a.shape) == 2 and digest(a.load()) == digest(b.load())
 
 
 def pieces(array):
@@ -350,7 +362,9 @@ def parse_json(data, where):
         refuse_if(len({k for k, _ in pairs}) != len(pairs), f'{where}: a key stands there twice')
         return dict(pairs)
     try:
-        root = json.loads(data.decode('utf-8') if isinstance(data, bytes) else data, object_pairs_hook=once)
+        root = json.loads(data.decode('utf-8'), object_pairs_hook=once)
+        if b'\\u' in data:
+            json.dumps(root, ensure_ascii=False).encode('utf-8')           # fails on half a surrogate pair
     except (ValueError, RecursionError) as e:
         raise Refused(f'{where}: no JSON: {str(e)[:200]}')
     refuse_if(not isinstance(root, dict), f'{where}: {type(root).__name__}, expected a JSON object')
@@ -541,23 +555,15 @@ def torch_zip(path):
     refuse_if(len(pickles) != 1, f'{path}: {len(pickles)} entries data.pkl, expected one: no file of torch.save')
     root = pickles[0][:-len('data.pkl')]
 
-    def entry(name):
-        refuse_if(name not in members, f'{path}: entry {name[:200]} is missing')
+    def read(name, use):
         try:
-            return archive.open(members[name])
-        except (zipfile.BadZipFile, ValueError, NotImplementedError, RuntimeError, OSError, struct.error) as e:
+            with archive.open(members[name]) as stream:
+                return use(stream)
+        except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError, OSError, struct.error) as e:
             raise Refused(f'{path}: entry {name[:200]} is damaged: {str(e)[:120]}')
 
-    def read(name, use):
-        with entry(name) as stream:
-            try:
-                return use(stream)
-            except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, OSError) as e:
-                raise Refused(f'{path}: entry {name[:200]} is damaged: {str(e)[:120]}')
-
     def text(name):
-        with entry(name):
-            refuse_if(members[name].file_size > MAX_TEXT, f'{path}: entry {name[:200]} has {members[name].file_size} bytes, expected at most {MAX_TEXT}')
+        refuse_if(members[name].file_size > MAX_TEXT, f'{path}: entry {name[:200]} has {members[name].file_size} bytes, expected at most {MAX_TEXT}')
         return read(name, lambda stream: stream.read())
 
     refuse_if(root + 'byteorder' in members and text(root + 'byteorder') != b'little', f'{path}: byteorder is not "little"')
@@ -580,13 +586,13 @@ def torch_legacy(path):
     magic, version, system, root, keys = (unpickle(f, path) for _ in range(5))
     refuse_if(magic != 0x1950A86A20F9469CFC6C or version != 1001 or not isinstance(system, dict) or system.get('little_endian') is not True, f'{path}: no file of torch.save (magic number, version 1001 and little endian expected)')
     refuse_if(not isinstance(keys, list) or not all(isinstance(key, str) for key in keys), f'{path}: the list of storages is damaged')
-    dtypes = {}
-    walk = [root]
+    dtypes, walk, seen = {}, [root], set()
     while walk:                                          # the dtype of a storage stands with its tensors only
         value = walk.pop()
         if isinstance(value, Strided):
             dtypes[value.storage.key] = value.storage
-        elif isinstance(value, dict):
+        elif isinstance(value, dict) and id(value) not in seen:
+            seen.add(id(value))
             walk.extend(value.values())
     places = {}
     for key in keys:
@@ -613,6 +619,7 @@ def open_torch(path):
     for name, view in inner.items():
         refuse_if(not isinstance(view, Strided), f'{path}: entry {str(name)[:80]!r} is {type(view).__name__}, expected a tensor')
         name = str(name)[len('_orig_mod.'):] if str(name).startswith('_orig_mod.') else str(name)     # torch.compile's prefix
+        refuse_if(name in tensors, f'{path}: tensor {name[:80]} stands there twice')
         tensors[name] = tensor(view)
     return tensors, root.get('model_args')
 
@@ -703,10 +710,10 @@ def open_llama2c(path):
         s = describe(config)
     except Refused as e:
         raise Refused(f'{path}: no llama2.c file: {e}')
-    refuse_if(version == 2 and (group < 1 or dim % group or hidden % group), f'{path}: group size is {group}, expected a divisor of {dim} and {hidden}')
     offset, places = begin, []
     for name, shape in llama2c_parts(order, config, s):
         quantised = version == 2 and len(shape) == 2
+        refuse_if(quantised and (group < 1 or math.prod(shape) % group), f'{path}: group size is {group}, expected a divisor of the size of {list(shape)}')
         size = math.prod(shape) * (1 if quantised else 4) + (math.prod(shape) // group * 4 if quantised else 0)
         places.append((name, shape, offset, quantised))
         offset += size
@@ -794,7 +801,7 @@ def gguf_value(f, kind, inside=False):
             raise Refused(f'{f.path}: a text that ends at {f.tell()} is no UTF-8')
     if kind == 9 and not inside:
         kind, n = f.unpack('<IQ', 'a list')
-        refuse_if(kind > 12 or n > f.left(), f'{f.path}: a list of {n} values of type {kind} at {f.tell()}, the file has {f.left()} more bytes')
+        refuse_if(kind > 12 or n > min(f.left(), 1 << 24), f'{f.path}: a list of {n} values of type {kind} at {f.tell()}, expected at most {min(f.left(), 1 << 24)}')
         if kind not in (8, 9):
             form = GGUF_SCALARS[kind]
             return list(struct.unpack(f'<{n}{form[1]}', f.take(n * struct.calcsize(form), 'a list')))
@@ -888,11 +895,8 @@ def open_gguf(path):
         if arch == 'smollm3':
             config['no_rope_layer_interval'] = 4            # no field says so; llama.cpp has it built in
         gguf_rope(config, tensors.pop('rope_freqs.weight', None), path)
-    for name, missing in (('bos', None), ('eos', None), ('padding', None)):
-        config[name.replace('padding', 'pad') + '_token_id'] = meta.get(f'tokenizer.ggml.{name}_token_id', missing)
-    eot = meta.get('tokenizer.ggml.eot_token_id')
-    if eot is not None and eot != config['eos_token_id']:
-        config['eos_token_id'] = [config['eos_token_id'], eot]
+    bos, eos, eot, pad = (meta.get(f'tokenizer.ggml.{name}_token_id') for name in ('bos', 'eos', 'eot', 'padding'))
+    config.update(bos_token_id=bos, eos_token_id=eos if eot in (None, eos) else eot if eos is None else [eos, eot], pad_token_id=pad)
     tie(config, tensors, 'token_embd.weight', 'output.weight')
     tokenizer, files = gguf_tokenizer(meta, path)
     return Checkpoint(f'GGUF, {arch}', config, tensors, 'gguf', arch in PAIRED, True, tokenizer, files)
@@ -978,7 +982,7 @@ def sentencepiece_tokenizer(pieces_, scores, types, special, add_bos, prefix, wh
 
 def merges_by_score(pieces_, scores, types, where):
     """Every way to make a piece of two others, best score first; where scores are equal, lower ids first."""
-    normal = {piece: i for i, (piece, t) in enumerate(zip(pieces_, types)) if t in (1, 4)}
+    normal = {piece: i for i, (piece, t) in enumerate(zip(pieces_, types)) if t in (1, 4) and ' ' not in piece}
     found = []
     for piece, n in normal.items():
         refuse_if(len(piece) > 1024, f'{where}: a token of {len(piece)} characters, expected at most 1024')
@@ -994,6 +998,8 @@ def gguf_tokenizer(meta, where):
     if kind is None:
         return None, {}
     refuse_if(kind not in ('llama', 'gpt2') or not isinstance(pieces_, list) or not all(isinstance(piece, str) for piece in pieces_), f'{where}: tokenizer.ggml.model is {shown(kind)}, expected llama or gpt2 with a list of tokens')
+    for key in ('add_eos_token', 'precompiled_charsmap'):
+        refuse_if(get(key), f'{where}: tokenizer.ggml.{key} is {shown(get(key))}, which has no place here; give the model\'s tokenizer.json as --tokenizer')
     types = get('token_type', [1] * len(pieces_))
     special = {'bos': get('bos_token_id'), 'eos': get('eos_token_id'), 'unk': get('unknown_token_id'), 'pad': get('padding_token_id')}
     refuse_if(not isinstance(types, list), f'{where}: tokenizer.ggml.token_type is {shown(types)}, expected a list')
@@ -1015,7 +1021,7 @@ def gguf_tokenizer(meta, where):
 
 
 def tokenizer_config(root, special, pieces_, add_bos, template=None):
-    config = {'tokenizer_class': 'PreTrainedTokenizerFast', 'clean_up_tokenization_spaces': False, 'add_bos_token': add_bos}
+    config = {'tokenizer_class': 'PreTrainedTokenizerFast', 'clean_up_tokenization_spaces': False, 'add_bos_token': add_bos, 'add_eos_token': False}
     config.update({f'{key}_token': pieces_[token] for key, token in special.items() if token is not None})
     if isinstance(template, str):
         config['chat_template'] = template
@@ -1046,10 +1052,10 @@ def vocabulary(root, vocab, where):
     table_, merges = (model.get('vocab'), model.get('merges')) if isinstance(model, dict) else (None, None)
     added = root.get('added_tokens') or []
     refuse_if(not isinstance(table_, dict) or not isinstance(merges, list) or not isinstance(added, list) or not all(isinstance(t, dict) for t in added) or model.get('type', 'BPE') != 'BPE', f'{where}: model is no BPE with vocab and merges')
-    ids = {**table_, **{t.get('content'): t.get('id') for t in added}}
-    refuse_if(not all(isinstance(piece, str) and is_size(i, vocab - 1) for piece, i in ids.items()), f'{where}: a token has no id below the vocabulary size {vocab}')
+    listed = [*table_.items(), *((t.get('content'), t.get('id')) for t in added)]
+    refuse_if(not all(isinstance(piece, str) and is_size(i, vocab - 1) for piece, i in listed), f'{where}: a token has no id below the vocabulary size {vocab}')
     pieces_, types = [f'[PAD{i}]' for i in range(vocab)], [5] * vocab
-    for piece, i in ids.items():
+    for piece, i in listed:
         pieces_[i], types[i] = piece, 6 if model.get('byte_fallback') and re.fullmatch('<0x[0-9A-F]{2}>', piece) else 1
     for t in added:
         types[t['id']] = 2 if t['content'] == model.get('unk_token') else 3 if t.get('special') else 4
@@ -1073,9 +1079,10 @@ def scores_of(pieces_, types, pairs):
 
 
 def begins_with_bos(root):
-    post = root.get('post_processor') or {}
-    parts = post.get('processors') if post.get('type') == 'Sequence' else [post]
-    return any(isinstance(p, dict) and p.get('type') == 'TemplateProcessing' and 'SpecialToken' in ((p.get('single') or [{}])[0]) for p in parts or [])
+    post = root.get('post_processor')
+    parts = post.get('processors') if isinstance(post, dict) and post.get('type') == 'Sequence' else [post]
+    templates = [p.get('single') for p in (parts if isinstance(parts, list) else []) if isinstance(p, dict) and p.get('type') == 'TemplateProcessing']
+    return any(isinstance(t, list) and t and isinstance(t[0], dict) and 'SpecialToken' in t[0] for t in templates)
 
 
 # ==== writing ===================================================================================
@@ -1116,7 +1123,7 @@ class Progress:
         now = time.monotonic()
         if end or now - self.last >= (0.2 if self.tty else 5) and now - self.start > 0.2:
             self.last, rate = now, self.done / max(1e-9, now - self.start)
-            line = f'{self.verb} {self.done / 1e6:.1f} of {self.total / 1e6:.1f} MB ({100 * self.done / self.total:.0f} %), {rate / 1e6:.0f} MB/s, {max(0, self.total - self.done) / max(rate, 1):.0f} s left'
+            line = f'{self.verb} {self.done / 1e6:.1f} of {self.total / 1e6:.1f} MB ({min(100, 100 * self.done // self.total)} %), {rate / 1e6:.0f} MB/s, {max(0, self.total - self.done) / max(rate, 1):.0f} s left'
             sys.stderr.write(f'\r{line}\x1b[K' + ('\n' if end else '') if self.tty else line + '\n')
             sys.stderr.flush()
 
@@ -1181,9 +1188,9 @@ def write_hf(path, ckpt, weights, s, args, progress):
     if len(shards) > 1:
         where = {w.name: name for name, shard in zip(names, shards) for w, _ in shard}
         save(os.path.join(path, 'model.safetensors.index.json'), to_json({'metadata': {'total_size': sum(sizes)}, 'weight_map': where}))
-    config = dict(ckpt.config)
+    config = {'architectures': [FAMILIES[ckpt.config['model_type']][0]], **ckpt.config}
     torch_dtype = {'F32': 'float32', 'F16': 'float16', 'BF16': 'bfloat16'}[dtypes[0]]
-    config.update(architectures=[FAMILIES[config['model_type']][0]], **{'dtype' if 'dtype' in config else 'torch_dtype': torch_dtype})
+    config['dtype' if 'dtype' in config else 'torch_dtype'] = torch_dtype
     save(os.path.join(path, 'config.json'), to_json(config))
     files = dict(ckpt.files)
     if ckpt.tokenizer is not None:
@@ -1200,13 +1207,15 @@ def write_llama2c(path, ckpt, weights, s, args, progress):
                                     (f'rope_theta {s.get("theta", 1e4):g}, not 10000', s.get('theta', 1e4) != 1e4), (f'rms_norm_eps {s["eps"]:g}, not 1e-5', abs(s['eps'] - 1e-5) > 1e-9),
                                     ('heads that are not hidden_size / num_attention_heads wide', s['Q'] != s['C']), (f'--dtype {args.dtype}, not f32', args.dtype not in (None, 'F32'))) if bad]
     refuse_if(wrong, f'llama2.c\'s format has no room for {", ".join(wrong)}')
-    angles = np.outer(np.arange(s['P']), 10000.0 ** (-np.arange(0, s['D'], 2) / s['D']))
+    frequencies, step = 10000.0 ** (-np.arange(0, s['D'], 2) / s['D']), max(1, PIECE // s['D'])
     by_name = {at(w.row.meta, w.layer): w for w in weights}
     with synced(path) as f:
         f.write(struct.pack('<7i', s['C'], s['F'], s['L'], s['H'], s['G'], -s['V'] if s['untied'] else s['V'], s['P']))
         for name, shape in llama2c_parts(V0, ckpt.config, s):
             if name.startswith('freqs'):
-                put(f, (np.cos if name == 'freqs_cos' else np.sin)(angles).astype('<f4'), 'F32', 'F32', name, progress)
+                for i in range(0, s['P'], step):
+                    angles = np.outer(np.arange(i, min(i + step, s['P'])), frequencies)
+                    f.write((np.cos if name == 'freqs_cos' else np.sin)(angles).astype('<f4').tobytes())
             else:
                 w = by_name[name]
                 put(f, to_pairs(w.read(), s[w.row.rope]) if w.row.rope else w.read(), w.tensor.dtype, 'F32', w.name, progress)
@@ -1222,7 +1231,7 @@ def llama2c_tokenizer(root, vocab, where):
     return struct.pack('<i', max(map(len, texts))) + b''.join(struct.pack('<fi', score, len(text)) + text for score, text in zip(scores, texts))
 
 
-def gguf_pack(value, kind=None):
+def gguf_pack(value):
     """A typed value. Texts, flags and lists tell their type; whole numbers are u32 and floats f32."""
     if isinstance(value, str):
         data = value.encode('utf-8')
@@ -1244,9 +1253,8 @@ def gguf_vocabulary(ckpt, vocab, where):
         return {}
     pieces_, types, pairs = vocabulary(root, vocab, where)
     meta = {'tokens': pieces_, 'token_type': types, 'add_bos_token': begins_with_bos(root)}
-    if root['model'].get('byte_fallback'):
-        normalizer = json.dumps(root.get('normalizer'))
-        meta.update(model='llama', pre='default', scores=scores_of(pieces_, types, pairs), add_space_prefix='Prepend' in normalizer)
+    if '"ByteFallback"' in json.dumps(root.get('decoder')):
+        meta.update(model='llama', pre='default', scores=scores_of(pieces_, types, pairs), add_space_prefix='"Prepend"' in json.dumps(root.get('normalizer')))
     else:
         plain = lambda splitter: json.dumps(splitter, sort_keys=True).replace('"trim_offsets": true', '"trim_offsets": false')      # offsets do not matter here
         pre = [name for name, entry in PRE.items() if plain(entry[0]) == plain(root.get('pre_tokenizer')) and entry[1] == root.get('normalizer')]
@@ -1311,7 +1319,7 @@ def open_any(path):
     if os.path.isdir(path):
         return open_directory(path)
     f = File(path)
-    start = f.read(8)
+    start = f.read(9)
     beside = os.path.isfile(os.path.join(os.path.dirname(path), 'config.json'))
     if start[:4] == b'GGUF':
         return open_gguf(path)
@@ -1346,14 +1354,16 @@ def report(ckpt, weights, ignored, path):
 def verify(path, weights, dtypes, tokenizer):
     """Reads the output like any input and compares every weight with the source, bit by bit in the output's type."""
     back = open_any(path)
-    found, _, _ = bind(back, path)
+    found, _, s = bind(back, path)
     refuse_if([w.name for w in found] != [w.name for w in weights], f'{path}: reads back as other tensors')
     progress = Progress('verified', sum(size_of(w, dtype) for w, dtype in zip(weights, dtypes)))
     for w, b, dtype in zip(weights, found, dtypes):
         refuse_if(b.tensor.dtype != dtype or digest(w.read(), w.tensor.dtype, dtype, w.name) != digest(b.read()), f'{path}: {w.name} reads back with other values')
         progress.tick(size_of(w, dtype))
     progress.tick(end=True)
-    refuse_if(tokenizer is not None and back.tokenizer is not None and back.tokenizer['model']['vocab'].items() < tokenizer['model']['vocab'].items(), f'{path}: its tokenizer reads back with fewer tokens')
+    if tokenizer is not None and back.tokenizer is not None:
+        (tokens, _, merges), (back_tokens, _, back_merges) = (vocabulary(t, s['V'], path) for t in (tokenizer, back.tokenizer))
+        refuse_if(tokens != back_tokens or merges != back_merges, f'{path}: the tokenizer reads back with other tokens or merges')
     print(f'verified: {len(found)} tensors read back bit by bit')
 
 
@@ -1384,7 +1394,7 @@ def convert(args):
             else:
                 save(output.stage(os.path.splitext(args.output)[0] + '.tokenizer.bin'), data)
         if args.verify:
-            verify(path, weights, dtypes, ckpt.tokenizer if args.to == 'hf' else None)
+            verify(path, weights, dtypes, ckpt.tokenizer)
         names = [final for _, final in output.staged]
         output.commit()
         print('wrote ' + ', '.join(names))
@@ -1426,4 +1436,5 @@ def main(argv=None):
 
 
 if __name__ == '__main__':
+    sys.stdout.reconfigure(errors='backslashreplace')
     main()
