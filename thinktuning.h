@@ -943,13 +943,14 @@ typedef struct tt_task {
     /* question number `index` of a split (0 train, 1 held out) and its gold answer; any index is valid */
     tt_status (*question)(void *user, int split, uint64_t index, tt_text *question, tt_text *answer);
     tt_status (*reward)(void *user, const tt_reward_input *in, float *reward);   /* NaN = abstain */
-    /* behaviour of a response: see tt_outcome; NULL = the default (first and last answer by reward) */
+    /* behaviour of a response: see tt_outcome; NULL = the default: it reflects from the first "wait", "check", "verify" or "mentor"
+     * on, the first attempt is what stands before, the reward judges both, and words tell the behaviour */
     tt_status (*judge)(void *user, const tt_reward_input *in, tt_outcome *out);
     const char *prompt_template;                /* around {question}, e.g. "<user>{question}<student>" */
     const char *end_token;                      /* text of the token that ends a response              */
     void *user;
     /* appends the final answer in a form in which equal answers are equal texts, for maj@k; nothing = no answer;
-     * NULL = \boxed{...}, what follows "####" or "answer", or the last number */
+     * NULL = \boxed{...}, what follows "####", or the last number */
     tt_status (*extract)(void *user, const tt_reward_input *in, tt_text *answer);
 } tt_task;
 
@@ -969,12 +970,49 @@ TT_API tt_tokenizer *tt_signs_tokenizer(const tt_signs *);       /* BPE trained 
 #define TT_SIGNS_TEACHER_TEMPLATE "<mentor>{question}<attempt>{response}<feedback>"
 #define TT_SIGNS_TEACHER_STOP "<stop>"
 
-/* Questions from a JSON-lines file {"question","answer"}; gold = what follows "####", else the whole; the
- * reward compares the last number, \boxed{} or #### answer. Held out: the last eighth of the records (at least one). */
+/* ---- rewards, for tt_task and tt_reward: 1 or 0; 0 for a response that did not stop. user is not used, but for format's ---- */
+/* Equal as texts, as numbers (1,234 and 1234.0), fractions and simple LaTeX (1/2, 0.5, \frac12, 2\sqrt{3}, \pi), or part by part
+ * as lists (3, \frac{\pi}{2}). Units, degrees, percent and dollar signs do not count. */
+TT_API int       tt_answer_equal(const char *gold, size_t gold_size, const char *said, size_t said_size);
+TT_API tt_status tt_reward_exact(void *user, const tt_reward_input *in, float *reward);         /* the answer, white space around it cut       */
+TT_API tt_status tt_reward_last_number(void *user, const tt_reward_input *in, float *reward);   /* last numbers of response and answer agree   */
+TT_API tt_status tt_reward_boxed(void *user, const tt_reward_input *in, float *reward);         /* last \boxed{...} by tt_answer_equal         */
+TT_API tt_status tt_reward_answer(void *user, const tt_reward_input *in, float *reward);        /* \boxed{...}, after ####, or the last number */
+/* The expression in the last \boxed{} or <answer> tags, or after the last word "answer", uses each number of the question
+ * once (those in its last [...], else after "from", else all) and has the value of the answer. */
+TT_API tt_status tt_reward_countdown(void *user, const tt_reward_input *in, float *reward);
+/* The response has the form of a pattern, const char *user, in which * stands for any text:
+ * "<think>*</think>*<answer>*</answer>". */
+TT_API tt_status tt_reward_format(void *user, const tt_reward_input *in, float *reward);
+
+/* Puzzles without end, none to download. Countdown: " make 24 from 3 8 2", " answer ( 8 / 2 ) ..." with each number once.
+ * Arithmetic: " compute ( 3 + 8 ) * 2", " answer 22". Guess is a control in which reflection cannot help: " guess from 3 8 2",
+ * and the answer is the largest number with probability luck, else another one; no text can tell which, so no
+ * student is right more often than luck, however long it thinks. Held out: an eighth of the multisets of numbers. */
+typedef enum tt_puzzle { TT_PUZZLE_COUNTDOWN = 1, TT_PUZZLE_ARITHMETIC, TT_PUZZLE_GUESS } tt_puzzle;
+enum { TT_PLUS = 1, TT_MINUS = 2, TT_TIMES = 4, TT_OVER = 8 };
+typedef struct tt_puzzles_desc {
+    int min_n, max_n;              /* numbers per question, up to 8; 0 = 3, 4                          */
+    int max_number;                /* 0 = 9                                                            */
+    int max_result;                /* of countdown and arithmetic; 0 = 100, 999; arithmetic may be negative */
+    int operators;                 /* of TT_PLUS | ...; 0 = all; arithmetic: without TT_OVER           */
+    float luck;                    /* of guess; 0 = 0.75                                               */
+    tt_puzzle kind;                /* required                                                         */
+    uint64_t seed;
+} tt_puzzles_desc;
+typedef struct tt_puzzles tt_puzzles;
+TT_API tt_puzzles *tt_puzzles_create(tt_context *, const tt_puzzles_desc *);
+TT_API void        tt_puzzles_destroy(tt_puzzles *);
+TT_API tt_task     tt_task_puzzles(tt_puzzles *, const char *prompt_template, const char *end_token);
+
+/* Questions from a JSON-lines file {"question" or "problem", "answer"}; gold = what follows "####", else the whole; the
+ * reward is tt_reward_answer. Held out: the last eighth of the records (at least one), or as many of the last as
+ * tt_jsonl_hold_out says, also none or all of them (a test set). */
 typedef struct tt_jsonl tt_jsonl;
 TT_API tt_jsonl *tt_jsonl_load(tt_context *, const char *path);
 TT_API void      tt_jsonl_destroy(tt_jsonl *);
 TT_API int       tt_jsonl_count(const tt_jsonl *, int split);
+TT_API tt_status tt_jsonl_hold_out(tt_jsonl *, int n);
 TT_API tt_task   tt_task_jsonl(tt_jsonl *, const char *prompt_template, const char *end_token);
 
 /* A reward beside the task's. A reward function that fails (but for TT_ERR_STOP and TT_ERR_MEM) or returns an infinity
@@ -8823,6 +8861,452 @@ TT_API void tt_think_score(const tt_rollouts *all, tt_think_metrics *m) {
  * counter: prompts, samples and the teacher's choices are functions of (seed, step), so a resumed run is
  * the run that was never interrupted. */
 
+static int tti_by_value(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* ---- values of expressions ----
+ * sum = product {(+ | -) product}      product = factor {(* | /) factor}      factor = (+ | -) factor | atom ["^" factor]
+ * atom = number | "(" sum ")" | "{" sum "}" | \frac arg arg | \sqrt ["[" n "]"] arg | \pi      arg = "{" sum "}" | digit
+ * A factor may follow another without a sign where it cannot be a number; a whole number before \frac is a mixed one.
+ * plain: only whole numbers, + - * / and round brackets, as in countdown. White space is skipped. */
+enum { TTI_MAX_NUMBERS = 32, TTI_MAX_DEPTH = 64 };
+typedef struct tti_reader { const char *at, *end; int plain, bad, depth, n_numbers; double numbers[TTI_MAX_NUMBERS]; } tti_reader;
+static double tti_read_sum(tti_reader *r);
+static int tti_peek(tti_reader *r) {
+    while (r->at < r->end && tti_is_space(*r->at)) { r->at++; }
+    return r->at < r->end ? (unsigned char)*r->at : 0;
+}
+static int tti_take(tti_reader *r, const char *word) {
+    size_t n = strlen(word);
+    tti_peek(r);
+    if ((size_t)(r->end - r->at) < n || memcmp(r->at, word, n) != 0) { return 0; }
+    r->at += n;
+    return 1;
+}
+static int tti_is_digit(int c) { return c >= '0' && c <= '9'; }
+static double tti_read_number(tti_reader *r) {
+    char digits[32];
+    size_t n = 0;
+    while (r->at < r->end && (tti_is_digit(*r->at) || (*r->at == '.' && !r->plain)) && n + 1 < sizeof digits) { digits[n++] = *r->at++; }
+    digits[n] = 0;
+    if (n + 1 >= sizeof digits || strcmp(digits, ".") == 0 || (strchr(digits, '.') && strchr(strchr(digits, '.') + 1, '.'))) { r->bad = 1; }
+    if (r->n_numbers < TTI_MAX_NUMBERS) { r->numbers[r->n_numbers] = strtod(digits, NULL); }
+    r->n_numbers++;
+    return strtod(digits, NULL);
+}
+static double tti_read_brackets(tti_reader *r, const char *close) {
+    double value = tti_read_sum(r);
+    if (!tti_take(r, close)) { r->bad = 1; }
+    return value;
+}
+/* The argument of a command: a group, or one digit. */
+static double tti_read_argument(tti_reader *r) {
+    if (tti_take(r, "{")) { return tti_read_brackets(r, "}"); }
+    if (!tti_is_digit(tti_peek(r))) { r->bad = 1; return 0; }
+    return *r->at++ - '0';
+}
+static double tti_read_fraction(tti_reader *r) {
+    double above = tti_read_argument(r), below = tti_read_argument(r);
+    if (below == 0) { r->bad = 1; return 0; }
+    return above / below;
+}
+static double tti_read_root(tti_reader *r) {
+    double degree = 2, value;
+    if (tti_take(r, "[")) { degree = tti_read_brackets(r, "]"); }
+    value = tti_read_argument(r);
+    if (value < 0 || degree < 1) { r->bad = 1; return 0; }
+    return degree == 2 ? sqrt(value) : pow(value, 1 / degree);
+}
+static double tti_read_atom(tti_reader *r) {
+    int c = tti_peek(r);
+    if (tti_is_digit(c) || (c == '.' && !r->plain)) {
+        double whole = tti_read_number(r);
+        if (!r->plain && whole == floor(whole) && tti_take(r, "\\frac")) { return whole + tti_read_fraction(r); }
+        return whole;
+    }
+    if (tti_take(r, "(")) { return tti_read_brackets(r, ")"); }
+    if (r->plain) { r->bad = 1; return 0; }
+    if (tti_take(r, "{")) { return tti_read_brackets(r, "}"); }
+    if (tti_take(r, "\\frac")) { return tti_read_fraction(r); }
+    if (tti_take(r, "\\sqrt")) { return tti_read_root(r); }
+    if (tti_take(r, "\\pi")) { return 3.141592653589793; }
+    r->bad = 1;
+    return 0;
+}
+static double tti_read_factor(tti_reader *r) {
+    double value;
+    if (++r->depth > TTI_MAX_DEPTH) { r->bad = 1; }
+    if (r->bad) { r->depth--; return 0; }
+    if (tti_take(r, "-")) { value = -tti_read_factor(r); }
+    else if (tti_take(r, "+")) { value = tti_read_factor(r); }
+    else {
+        value = tti_read_atom(r);
+        if (!r->plain && tti_take(r, "^")) { value = pow(value, tti_read_factor(r)); }
+    }
+    r->depth--;
+    return value;
+}
+static double tti_read_product(tti_reader *r) {
+    double value = tti_read_factor(r);
+    while (!r->bad) {
+        int c = tti_peek(r);
+        if (tti_take(r, "*")) { value *= tti_read_factor(r); }
+        else if (tti_take(r, "/")) {
+            double below = tti_read_factor(r);
+            if (below == 0) { r->bad = 1; } else { value /= below; }
+        } else if (!r->plain && (c == '(' || c == '\\' || c == '{')) { value *= tti_read_factor(r); }
+        else { break; }
+    }
+    return value;
+}
+static double tti_read_sum(tti_reader *r) {
+    double value = tti_read_product(r);
+    while (!r->bad) {
+        if (tti_take(r, "+")) { value += tti_read_product(r); }
+        else if (tti_take(r, "-")) { value -= tti_read_product(r); }
+        else { break; }
+    }
+    return value;
+}
+/* The value of the whole text; 0 if it is no expression. */
+static int tti_value(const char *text, size_t size, int plain, tti_reader *r, double *value) {
+    memset(r, 0, sizeof *r);
+    r->at = text;
+    r->end = text + size;
+    r->plain = plain;
+    *value = tti_read_sum(r);
+    return !r->bad && tti_peek(r) == 0 && r->at == r->end && isfinite(*value) && r->n_numbers <= TTI_MAX_NUMBERS;
+}
+static int tti_same_value(double a, double b) {
+    double size = fabs(a) > fabs(b) ? fabs(a) : fabs(b);
+    return fabs(a - b) <= 1e-9 * (size > 1 ? size : 1);
+}
+
+/* ---- answers: numbers, fractions, simple LaTeX ----
+ * An answer is first written plainly: no white space, dollars, percent signs, units or commas of thousands, one spelling of each
+ * command, braces around every argument. Equal texts are equal answers; so are equal values, and equal parts of lists. */
+enum { TTI_ANSWER = 512, TTI_ANSWER_DEPTH = 12 };
+typedef struct tti_answer { char text[TTI_ANSWER]; size_t size; int depth, too_long; } tti_answer;      /* depth: of round and square brackets */
+static void tti_answer_plain(tti_answer *a, const char *text, size_t size, int nested);
+static void tti_answer_put(tti_answer *a, const char *text, size_t n) {
+    if (a->size + n >= TTI_ANSWER) { a->too_long = 1; return; }
+    memcpy(a->text + a->size, text, n);
+    a->text[a->size += n] = 0;
+}
+static int tti_begins(const char *at, const char *end, const char *word) { return (size_t)(end - at) >= strlen(word) && memcmp(at, word, strlen(word)) == 0; }
+static size_t tti_braces(const char *text, const char *end) {      /* size of {...} with its braces; 0 if it does not end */
+    int depth = 0;
+    const char *at = text;
+    for (; at < end; at++) {
+        depth += (*at == '{') - (*at == '}');
+        if (depth == 0) { return (size_t)(at - text) + 1; }
+    }
+    return 0;
+}
+/* The steps below write what begins at `at` and return its size, or 0 if it is another thing. */
+static size_t tti_plain_command(tti_answer *a, const char *at, const char *end) {
+    static const struct { const char *name, *instead; } commands[] = {
+        {"\\leftarrow", "\\leftarrow"}, {"\\left", ""}, {"\\rightarrow", "\\rightarrow"}, {"\\right", ""}, {"\\!", ""}, {"\\,", ""}, {"\\;", ""}, {"\\:", ""}, {"\\ ", ""},
+        {"\\$", ""}, {"\\%", ""}, {"%", ""}, {"$", ""}, {"^\\circ", ""}, {"^{\\circ}", ""}, {"\\displaystyle", ""}, {"\\qquad", ""}, {"\\quad", ""}, {"\\cdot", "*"},
+        {"\\times", "*"}, {"\\div", "/"}, {"\xC3\x97", "*"}, {"\xC3\xB7", "/"}, {"\xE2\x88\x92", "-"}, {"\\leq", "\\le"}, {"\\geq", "\\ge"}, {"\\neq", "\\ne"}
+    };
+    size_t k;
+    for (k = 0; k < sizeof commands / sizeof *commands; k++) {
+        if (!tti_begins(at, end, commands[k].name)) { continue; }
+        tti_answer_put(a, commands[k].instead, strlen(commands[k].instead));
+        return strlen(commands[k].name);
+    }
+    return 0;
+}
+/* Text in an answer is its unit, unless it is all there is. */
+static size_t tti_plain_words(tti_answer *a, const char *at, const char *end, int nested) {
+    static const char *const heads[] = {"\\text{", "\\mbox{", "\\textbf{", "\\mathrm{", "\\textrm{", "\\mathbf{"};
+    size_t k, n;
+    for (k = 0; k < sizeof heads / sizeof *heads; k++) {
+        size_t head = strlen(heads[k]) - 1;
+        if (!tti_begins(at, end, heads[k])) { continue; }
+        n = tti_braces(at + head, end);
+        if (n > 2 && a->size == 0) { tti_answer_plain(a, at + head + 1, n - 2, nested + 1); }
+        return n ? head + n : 0;
+    }
+    return 0;
+}
+/* An argument of a command: a group, a command of letters, or one byte; written in braces. */
+static size_t tti_plain_argument(tti_answer *a, const char *at, const char *end, int nested) {
+    const char *from = at, *to;
+    while (from < end && tti_is_space(*from)) { from++; }
+    if (from == end) { return (size_t)(from - at); }
+    to = from + 1;
+    tti_answer_put(a, "{", 1);
+    if (*from == '{' && tti_braces(from, end) > 0) {
+        to = from + tti_braces(from, end);
+        tti_answer_plain(a, from + 1, (size_t)(to - from) - 2, nested + 1);
+    } else {
+        while (*from == '\\' && to < end && ((*to >= 'a' && *to <= 'z') || (*to >= 'A' && *to <= 'Z'))) { to++; }
+        tti_answer_put(a, from, (size_t)(to - from));
+    }
+    tti_answer_put(a, "}", 1);
+    return (size_t)(to - at);
+}
+static size_t tti_plain_arguments(tti_answer *a, const char *at, const char *end, int nested) {
+    static const char *const names[] = {"\\frac", "\\dfrac", "\\tfrac", "\\cfrac", "\\sqrt"};
+    size_t k, n, i;
+    for (k = 0; k < 5 && !tti_begins(at, end, names[k]); k++) { }
+    if (k == 5) { return 0; }
+    n = strlen(names[k]);
+    tti_answer_put(a, k == 4 ? "\\sqrt" : "\\frac", 5);
+    if (k == 4 && at + n < end && at[n] == '[') {
+        for (i = n; at + i < end && at[i] != ']'; i++) { }
+        if (at + i < end) { tti_answer_put(a, at + n, i + 1 - n); n = i + 1; }
+    }
+    for (i = 0; i < (k == 4 ? 1u : 2u); i++) { n += tti_plain_argument(a, at + n, end, nested); }
+    return n;
+}
+/* A comma between a digit and exactly three digits, outside brackets: 1,234. */
+static int tti_is_thousands(const char *begin, const char *at, const char *end) {
+    int k;
+    if (*at != ',' || at == begin || !tti_is_digit(at[-1]) || end - at < 4) { return 0; }
+    for (k = 1; k <= 3; k++) { if (!tti_is_digit(at[k])) { return 0; } }
+    return end - at == 4 || !tti_is_digit(at[4]);
+}
+static void tti_answer_plain(tti_answer *a, const char *text, size_t size, int nested) {
+    const char *at = text, *end = text + size;
+    if (nested > TTI_ANSWER_DEPTH) { a->too_long = 1; }
+    while (at < end && !a->too_long) {
+        size_t n = tti_plain_words(a, at, end, nested);
+        if (n == 0) { n = tti_plain_arguments(a, at, end, nested); }
+        if (n == 0) { n = tti_plain_command(a, at, end); }
+        if (n == 0 && (tti_is_space(*at) || (a->depth == 0 && tti_is_thousands(text, at, end)))) { n = 1; }
+        if (n > 0) { at += n; continue; }
+        a->depth += (*at == '(' || *at == '[') - (*at == ')' || *at == ']');
+        tti_answer_put(a, at++, 1);
+    }
+}
+/* The plain form, without a full stop at the end and without "x =" before it. */
+static void tti_answer_read(const char *text, size_t size, tti_answer *a) {
+    size_t i;
+    memset(a, 0, sizeof *a);
+    tti_answer_plain(a, text, size, 0);
+    while (a->size > 0 && a->text[a->size - 1] == '.') { a->text[--a->size] = 0; }
+    if (a->size > 2 && a->text[1] == '=' && !tti_is_digit(a->text[0])) {
+        for (i = 2; i <= a->size; i++) { a->text[i - 2] = a->text[i]; }
+        a->size -= 2;
+    }
+}
+/* The size of the first part of a list, up to a comma outside brackets. */
+static size_t tti_list_part(const char *text, size_t size) {
+    int depth = 0;
+    size_t i;
+    for (i = 0; i < size; i++) {
+        depth += (strchr("([{", text[i]) != NULL) - (strchr(")]}", text[i]) != NULL);
+        if (depth == 0 && text[i] == ',') { return i; }
+    }
+    return size;
+}
+static int tti_parts_equal(const char *a, size_t n, const char *b, size_t m, int nested) {
+    tti_reader r;
+    double x, y;
+    size_t i, j;
+    if (n == m && memcmp(a, b, n) == 0) { return n > 0; }
+    if (n == 0 || m == 0 || nested > 4) { return 0; }
+    if (tti_value(a, n, 0, &r, &x) && tti_value(b, m, 0, &r, &y)) { return tti_same_value(x, y); }
+    if (n > 2 && m > 2 && strchr("([", a[0]) && a[0] == b[0] && a[n - 1] == b[m - 1]) { return tti_parts_equal(a + 1, n - 2, b + 1, m - 2, nested + 1); }
+    i = tti_list_part(a, n);
+    j = tti_list_part(b, m);
+    if (i == n || j == m) { return 0; }
+    return tti_parts_equal(a, i, b, j, nested + 1) && tti_parts_equal(a + i + 1, n - i - 1, b + j + 1, m - j - 1, nested);
+}
+TT_API int tt_answer_equal(const char *gold, size_t gold_size, const char *said, size_t said_size) {
+    tti_answer a, b;
+    tti_answer_read(gold, gold_size, &a);
+    tti_answer_read(said, said_size, &b);
+    if (a.too_long || b.too_long) { return gold_size == said_size && memcmp(gold, said, gold_size) == 0; }
+    return tti_parts_equal(a.text, a.size, b.text, b.size, 0);
+}
+
+/* ---- where an answer stands ---- */
+/* A number begins at text (-1,234.50): its size, else 0. */
+static size_t tti_number_size(const char *text) {
+    const char *at = text + (*text == '-');
+    if (*at < '0' || *at > '9') { return 0; }
+    while ((*at >= '0' && *at <= '9') || (*at == ',' && at[1] >= '0' && at[1] <= '9')) { at++; }
+    if (*at == '.' && at[1] >= '0' && at[1] <= '9') { for (at++; *at >= '0' && *at <= '9'; at++) { } }
+    return (size_t)(at - text);
+}
+static int tti_is_word_byte(char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '.'; }
+/* The last number in text[0..size); "3-5" ends with 5, not -5. Its size, 0 if there is none. */
+static size_t tti_last_number(const char *text, size_t size, const char **found) {
+    size_t at = 0, length = 0, n;
+    while (at < size) {
+        n = at > 0 && text[at] == '-' && tti_is_word_byte(text[at - 1]) ? 0 : tti_number_size(text + at);
+        if (n > size - at) { n = size - at; }
+        if (n > 0) { *found = text + at; length = n; at += n; } else { at++; }
+    }
+    return length;
+}
+/* What follows the last "####", else the whole. */
+static const char *tti_after_hashes(const char *text) {
+    const char *at, *found = text;
+    for (at = strstr(text, "####"); at; at = strstr(at, "####")) { at += 4; found = at; }
+    return found;
+}
+/* The inside of the last \boxed{...} whose brace is closed; NULL if there is none. */
+static const char *tti_boxed_part(const char *text, size_t *size) {
+    const char *at = text, *end = text + strlen(text), *box = NULL;
+    for (*size = 0; (at = strstr(at, "\\boxed{")) != NULL; at += 7) {
+        size_t n = tti_braces(at + 6, end);
+        if (n > 0) { box = at + 7; *size = n - 2; }
+    }
+    return box;
+}
+/* The part of a response that is its answer: the last \boxed{...}, what follows the last ####, else the last number. */
+static size_t tti_answer_part(const char *text, const char **part) {
+    const char *at;
+    size_t n;
+    *part = tti_boxed_part(text, &n);
+    if (*part) { return n; }
+    at = tti_after_hashes(text);
+    *part = at;
+    return at != text ? strcspn(at, "\n") : tti_last_number(text, strlen(text), part);
+}
+
+/* ---- rewards ---- */
+static float tti_right(const tt_reward_input *in, int right) { return in->stopped && right ? 1.0f : 0.0f; }
+TT_API tt_status tt_reward_exact(void *user, const tt_reward_input *in, float *reward) {
+    size_t a = 0, b = 0, n = strlen(in->answer), m = in->response_size;
+    (void)user;
+    tti_trim(in->answer, &a, &n);
+    tti_trim(in->response, &b, &m);
+    *reward = tti_right(in, n > 0 && n == m && memcmp(in->answer + a, in->response + b, n) == 0);
+    return TT_OK;
+}
+TT_API tt_status tt_reward_last_number(void *user, const tt_reward_input *in, float *reward) {
+    const char *gold = NULL, *said = NULL;
+    size_t n = tti_last_number(in->answer, strlen(in->answer), &gold), m = tti_last_number(in->response, in->response_size, &said);
+    (void)user;
+    *reward = tti_right(in, n > 0 && m > 0 && tt_answer_equal(gold, n, said, m));
+    return TT_OK;
+}
+TT_API tt_status tt_reward_boxed(void *user, const tt_reward_input *in, float *reward) {
+    size_t n = 0;
+    const char *box = tti_boxed_part(in->response, &n);
+    (void)user;
+    *reward = tti_right(in, box && tt_answer_equal(in->answer, strlen(in->answer), box, n));
+    return TT_OK;
+}
+/* A number and then nothing but letters: 42 apples. */
+static size_t tti_number_with_unit(const char *part, size_t size, const char **number) {
+    size_t at = 0, n, i;
+    while (at < size && (tti_is_space(part[at]) || part[at] == '$')) { at++; }
+    n = at < size ? tti_number_size(part + at) : 0;
+    if (n > size - at) { n = size - at; }
+    for (i = at + n; n > 0 && i < size; i++) { if (!tti_is_space(part[i]) && (!tti_is_word_byte(part[i]) || tti_is_digit(part[i]))) { return 0; } }
+    *number = part + at;
+    return n;
+}
+TT_API tt_status tt_reward_answer(void *user, const tt_reward_input *in, float *reward) {
+    const char *part = NULL, *number = NULL;
+    size_t gold = strlen(in->answer), size = tti_answer_part(in->response, &part), box, n;
+    int right = tt_answer_equal(in->answer, gold, part, size);
+    (void)user;
+    if (!right && tti_number_size(in->answer) == gold && gold > 0) {
+        n = tti_boxed_part(in->response, &box) ? tti_number_with_unit(part, size, &number) : tti_last_number(part, size, &number);
+        right = n > 0 && tt_answer_equal(in->answer, gold, number, n);
+    }
+    *reward = tti_right(in, right);
+    return TT_OK;
+}
+/* * matches any text, also none: the shortest run that lets the rest match. */
+static int tti_glob(const char *pattern, const char *text, const char *end) {
+    const char *star = NULL, *resume = text;
+    while (text < end) {
+        if (*pattern == '*') { star = ++pattern; resume = text; }
+        else if (*pattern && *pattern == *text) { pattern++; text++; }
+        else if (star) { pattern = star; text = ++resume; }
+        else { return 0; }
+    }
+    while (*pattern == '*') { pattern++; }
+    return *pattern == 0;
+}
+TT_API tt_status tt_reward_format(void *user, const tt_reward_input *in, float *reward) {
+    size_t begin = 0, size = in->response_size;
+    tti_trim(in->response, &begin, &size);
+    *reward = tti_right(in, tti_glob((const char *)user, in->response + begin, in->response + begin + size));
+    return TT_OK;
+}
+
+/* ---- countdown ---- */
+static const char *tti_last_of(const char *text, const char *word) {
+    const char *found = NULL, *at = text;
+    while ((at = strstr(at, word)) != NULL) { at += strlen(word); found = at; }
+    return found;
+}
+/* The expression of a response: in the last \boxed{} or <answer> tags, after the last word "answer", else the whole; up to
+ * "=" or the end of the line, without full stops, colons or dollars around it. */
+static size_t tti_expression_part(const char *text, const char **part) {
+    size_t n, begin = 0;
+    const char *box = tti_boxed_part(text, &n), *tag = tti_last_of(text, "<answer>"), *word = tti_last_of(text, "answer"), *close;
+    if (!box) {
+        box = tag ? tag : word ? word : text;
+        close = strstr(box, "</answer>");
+        n = close ? (size_t)(close - box) : strlen(box);
+        while (n > 0 && (tti_is_space(*box) || *box == ':')) { box++; n--; }
+        if (n > strcspn(box, "\n")) { n = strcspn(box, "\n"); }
+    }
+    if (n > strcspn(box, "=")) { n = strcspn(box, "="); }
+    tti_trim(box, &begin, &n);
+    while (n > 0 && strchr(".$", box[begin + n - 1])) { n--; }
+    while (n > 0 && box[begin] == '$') { begin++; n--; }
+    *part = box + begin;
+    return n;
+}
+/* The numbers that may be used: those in the last [...] of the question, else after its last "from", else all. */
+static int tti_question_numbers(const char *question, double *numbers) {
+    const char *at = strrchr(question, '['), *end = at ? strchr(at, ']') : NULL, *from = tti_last_of(question, "from");
+    int n = 0;
+    if (!end) { at = from ? from : question; end = at + strlen(at); }
+    while (at < end && n < TTI_MAX_NUMBERS) {
+        if (!tti_is_digit(*at)) { at++; continue; }
+        numbers[n++] = strtod(at, NULL);
+        while (at < end && tti_is_digit(*at)) { at++; }
+    }
+    return n;
+}
+static int tti_same_numbers(double *a, int n, double *b, int m) {
+    if (n != m) { return 0; }
+    qsort(a, (size_t)n, sizeof *a, tti_by_value);
+    qsort(b, (size_t)m, sizeof *b, tti_by_value);
+    return memcmp(a, b, (size_t)n * sizeof *a) == 0;
+}
+TT_API tt_status tt_reward_countdown(void *user, const tt_reward_input *in, float *reward) {
+    double numbers[TTI_MAX_NUMBERS], target, value;
+    tti_answer plain;
+    tti_reader gold, said;
+    const char *part, *gold_part;
+    size_t size = tti_expression_part(in->response, &part), gold_size = tti_expression_part(in->answer, &gold_part);
+    int n = tti_question_numbers(in->question, numbers), right;
+    (void)user;
+    *reward = (float)NAN;                      /* a question without a target scores nobody */
+    if (!tti_value(gold_part, gold_size, 1, &gold, &target) || n == 0) { return TT_OK; }
+    memset(&plain, 0, sizeof plain);
+    tti_answer_plain(&plain, part, size, 0);   /* \times and its like */
+    right = !plain.too_long && tti_value(plain.text, plain.size, 1, &said, &value) && tti_same_value(value, target);
+    *reward = tti_right(in, right && tti_same_numbers(numbers, n, said.numbers, said.n_numbers));
+    return TT_OK;
+}
+/* A vote is the expression as it stands: two right ones are two answers. */
+static tt_status tti_expression_extract(void *user, const tt_reward_input *in, tt_text *answer) {
+    const char *part;
+    size_t size = tti_expression_part(in->response, &part);
+    tti_answer a;
+    (void)user;
+    memset(&a, 0, sizeof a);
+    tti_answer_plain(&a, part, size, 0);
+    return a.too_long ? TT_OK : tt_text_append(answer, a.text, a.size);
+}
+
 /* ---- task "signs" ----
  * Put + or - before each digit so that the sum is the target. Guessing needs a subset sum in one pass;
  * checking is adding up: a small model checks far better than it guesses. Grammar of all texts, where each
@@ -9180,25 +9664,154 @@ TT_API tt_task tt_task_signs(tt_signs *signs) {
     task.question = tti_signs_question;
     task.reward = tti_signs_reward;
     task.judge = tti_signs_judge;
+    task.extract = tti_expression_extract;
     task.prompt_template = "<user>{question}<student>";
     task.end_token = "<end>";
     task.user = signs;
     return task;
 }
 
+/* ---- generated puzzles: countdown, arithmetic, and the control "guess" ----
+ * Countdown and arithmetic draw numbers and join two at a time by a random operator until one term is left; its text is
+ * the question of the one and the answer of the other. */
+enum { TTI_PUZZLE_MAX = 8, TTI_PUZZLE_TRIES = 10000 };
+struct tt_puzzles { tt_context *ctx; tt_puzzles_desc desc; };
+typedef struct tti_term { long value; int joined; char text[160]; } tti_term;      /* joined: it wants brackets inside another */
+
+TT_API tt_puzzles *tt_puzzles_create(tt_context *ctx, const tt_puzzles_desc *desc) {
+    tt_puzzles *p;
+    tt_puzzles_desc d = *desc;
+    if (d.min_n == 0) { d.min_n = 3; }
+    if (d.max_n == 0) { d.max_n = d.min_n > 4 ? d.min_n : 4; }
+    if (d.max_number == 0) { d.max_number = 9; }
+    if (d.max_result == 0) { d.max_result = d.kind == TT_PUZZLE_ARITHMETIC ? 999 : 100; }
+    if (d.operators == 0) { d.operators = d.kind == TT_PUZZLE_ARITHMETIC ? TT_PLUS | TT_MINUS | TT_TIMES : TT_PLUS | TT_MINUS | TT_TIMES | TT_OVER; }
+    if (d.luck == 0) { d.luck = 0.75f; }
+    if (d.kind < TT_PUZZLE_COUNTDOWN || d.kind > TT_PUZZLE_GUESS) { tt_fail(ctx, TT_ERR_ARG, "tt_puzzles_create: kind is %d, expected %d..%d", (int)d.kind, TT_PUZZLE_COUNTDOWN, TT_PUZZLE_GUESS); return NULL; }
+    if (d.min_n < 2 || d.max_n > TTI_PUZZLE_MAX || d.min_n > d.max_n) {
+        tt_fail(ctx, TT_ERR_ARG, "tt_puzzles_create: min_n is %d and max_n %d, expected 2 <= min_n <= max_n <= %d", d.min_n, d.max_n, TTI_PUZZLE_MAX);
+        return NULL;
+    }
+    if (d.max_number < d.max_n || d.max_number > 9999 || d.max_result < 1 || d.max_result > 999999) {
+        tt_fail(ctx, TT_ERR_ARG, "tt_puzzles_create: max_number is %d and max_result %d, expected max_n .. 9999 and 1 .. 999999", d.max_number, d.max_result);
+        return NULL;
+    }
+    if ((d.operators & ~15) || !(d.luck > 0 && d.luck <= 1)) { tt_fail(ctx, TT_ERR_ARG, "tt_puzzles_create: operators is %d and luck %g, expected 1 .. 15 and 0 .. 1", d.operators, (double)d.luck); return NULL; }
+    p = (tt_puzzles *)tt_alloc(ctx, 1, sizeof *p);
+    if (!p) { return NULL; }
+    p->ctx = ctx;
+    p->desc = d;
+    return p;
+}
+TT_API void tt_puzzles_destroy(tt_puzzles *p) { if (p) { tt_free(p->ctx, p, 1, sizeof *p); } }
+
+static int tti_by_int(const void *a, const void *b) { return *(const int *)a - *(const int *)b; }
+/* An eighth of the multisets of numbers is held out, in every order and for every target. */
+static int tti_puzzle_held_out(const int *numbers, int n) {
+    int sorted[TTI_PUZZLE_MAX];
+    memcpy(sorted, numbers, (size_t)n * sizeof *sorted);
+    qsort(sorted, (size_t)n, sizeof *sorted, tti_by_int);
+    return tt_hash(sorted, (size_t)n * sizeof *sorted, 0) % 8 == 0;
+}
+static int tti_puzzle_numbers(const tt_puzzles *p, tt_rng *rng, int *numbers) {
+    int n = p->desc.min_n + tt_rng_below(rng, p->desc.max_n - p->desc.min_n + 1), i, j;
+    for (i = 0; i < n; i++) {
+        numbers[i] = 1 + tt_rng_below(rng, p->desc.max_number);
+        for (j = 0; j < i && p->desc.kind == TT_PUZZLE_GUESS; j++) { if (numbers[j] == numbers[i]) { i--; break; } }      /* one of them is the largest */
+    }
+    return n;
+}
+/* a op b; 0 if that is no whole number, not allowed or too large. Countdown stays positive. */
+static int tti_join_value(const tt_puzzles *p, long a, long b, int op, long *value) {
+    long most = p->desc.kind == TT_PUZZLE_COUNTDOWN ? 10L * p->desc.max_result : p->desc.max_result;
+    if (!(p->desc.operators & op) || (op == TT_OVER && (b == 0 || a % b))) { return 0; }
+    *value = op == TT_PLUS ? a + b : op == TT_MINUS ? a - b : op == TT_TIMES ? a * b : a / b;
+    if (p->desc.kind == TT_PUZZLE_COUNTDOWN && *value < 1) { return 0; }
+    return labs(*value) <= most;
+}
+static int tti_join(const tt_puzzles *p, tt_rng *rng, const tti_term *a, const tti_term *b, tti_term *out) {
+    static const char signs[] = "+-*/";
+    int k = tt_rng_below(rng, 4), n;
+    if (!tti_join_value(p, a->value, b->value, 1 << k, &out->value)) { return 0; }
+    n = snprintf(out->text, sizeof out->text, "%s%s%s %c %s%s%s", a->joined ? "( " : "", a->text, a->joined ? " )" : "", signs[k],
+                 b->joined ? "( " : "", b->text, b->joined ? " )" : "");
+    out->joined = 1;
+    return n > 0 && n < (int)sizeof out->text;
+}
+/* One expression over all the numbers; 0 if chance made none. */
+static int tti_puzzle_expression(const tt_puzzles *p, tt_rng *rng, const int *numbers, int n, tti_term *out) {
+    tti_term terms[TTI_PUZZLE_MAX];
+    int i, j, tries = 0;
+    for (i = 0; i < n; i++) {
+        terms[i].value = numbers[i];
+        terms[i].joined = 0;
+        snprintf(terms[i].text, sizeof terms[i].text, "%d", numbers[i]);
+    }
+    while (n > 1) {
+        tti_term both;
+        if (++tries > 100) { return 0; }
+        i = tt_rng_below(rng, n);
+        j = tt_rng_below(rng, n - 1);
+        j += j >= i;
+        if (!tti_join(p, rng, &terms[i], &terms[j], &both)) { continue; }
+        terms[i < j ? i : j] = both;
+        terms[i < j ? j : i] = terms[--n];
+    }
+    *out = terms[0];
+    return labs(out->value) <= p->desc.max_result;
+}
+static tt_status tti_puzzle_write(const tt_puzzles *p, tt_rng *rng, const int *numbers, int n, const tti_term *term, tt_text *question, tt_text *answer) {
+    int largest = 0, i;
+    tt_status status;
+    if (p->desc.kind == TT_PUZZLE_ARITHMETIC) {
+        status = tt_text_format(question, " compute %s", term->text);
+        return status == TT_OK ? tt_text_format(answer, " answer %ld", term->value) : status;
+    }
+    status = p->desc.kind == TT_PUZZLE_GUESS ? tt_text_format(question, " guess from") : tt_text_format(question, " make %ld from", term->value);
+    for (i = 0; i < n && status == TT_OK; i++) {
+        status = tt_text_format(question, " %d", numbers[i]);
+        if (numbers[i] > numbers[largest]) { largest = i; }
+    }
+    if (status != TT_OK) { return status; }
+    if (p->desc.kind == TT_PUZZLE_COUNTDOWN) { return tt_text_format(answer, " answer %s", term->text); }
+    i = tt_rng_uniform(rng) < (double)p->desc.luck ? largest : (largest + 1 + tt_rng_below(rng, n - 1)) % n;
+    return tt_text_format(answer, " answer %d", numbers[i]);
+}
+static tt_status tti_puzzle_question(void *user, int split, uint64_t index, tt_text *question, tt_text *answer) {
+    const tt_puzzles *p = (const tt_puzzles *)user;
+    int numbers[TTI_PUZZLE_MAX], n, tries;
+    tti_term term = TT_INIT;
+    tt_rng rng;
+    rng.seed = tt_random(p->desc.seed, TTI_STREAM_QUESTION + (uint64_t)p->desc.kind, (uint64_t)split);
+    rng.stream = index;
+    rng.index = 0;
+    for (tries = 0; tries < TTI_PUZZLE_TRIES; tries++) {
+        n = tti_puzzle_numbers(p, &rng, numbers);
+        if (tti_puzzle_held_out(numbers, n) != (split != 0)) { continue; }
+        if (p->desc.kind == TT_PUZZLE_GUESS || tti_puzzle_expression(p, &rng, numbers, n, &term)) { return tti_puzzle_write(p, &rng, numbers, n, &term, question, answer); }
+    }
+    return tt_fail(p->ctx, TT_ERR_ARG, "tt_task_puzzles: no question of split %d was found in %d tries; widen max_number, max_result or operators", split, TTI_PUZZLE_TRIES);
+}
+TT_API tt_task tt_task_puzzles(tt_puzzles *p, const char *prompt_template, const char *end_token) {
+    static const char *const names[] = {"", "countdown", "arithmetic", "guess"};
+    tt_task task = TT_INIT;
+    task.name = names[p->desc.kind];
+    task.question = tti_puzzle_question;
+    task.reward = p->desc.kind == TT_PUZZLE_COUNTDOWN ? tt_reward_countdown : tt_reward_last_number;
+    task.extract = p->desc.kind == TT_PUZZLE_COUNTDOWN ? tti_expression_extract : NULL;
+    task.prompt_template = prompt_template;
+    task.end_token = end_token;
+    task.user = p;
+    return task;
+}
+
 /* ---- task from JSON lines ----
  * All texts stand in one block, NUL-terminated; offsets has two entries per record. */
-struct tt_jsonl { tt_context *ctx; tt_text text; size_t *offsets, capacity; int n; };
+struct tt_jsonl { tt_context *ctx; tt_text text; size_t *offsets, capacity; int n, held_out; };      /* held_out: -1 = an eighth */
 
 static tt_status tti_jsonl_keep(tt_jsonl *data, const char *text, size_t size, size_t *offset) {
     *offset = data->text.size;
     return tt_text_append(&data->text, text, size) == TT_OK ? tt_text_append(&data->text, "", 1) : TT_ERR_MEM;
-}
-/* What follows the last "####", else the whole. */
-static const char *tti_after_hashes(const char *text) {
-    const char *at, *found = text;
-    for (at = strstr(text, "####"); at; at = strstr(at, "####")) { at += 4; found = at; }
-    return found;
 }
 static tt_status tti_jsonl_record(tt_jsonl *data, const char *path, int line, const tt_json *record) {
     const tt_json *question = tt_json_get(record, "question"), *answer = tt_json_get(record, "answer");
@@ -9206,6 +9819,7 @@ static tt_status tti_jsonl_record(tt_jsonl *data, const char *path, int line, co
     const char *gold;
     void *offsets = data->offsets;
     tt_status status;
+    if (!question) { question = tt_json_get(record, "problem"); }
     if (!record || record->type != TT_JSON_OBJECT || !question || question->type != TT_JSON_STRING || question->length == 0) {
         return tt_fail(data->ctx, TT_ERR_FILE, "tt_jsonl_load: %s line %d: expected an object with a text \"question\"", path, line);
     }
@@ -9258,6 +9872,7 @@ TT_API tt_jsonl *tt_jsonl_load(tt_context *ctx, const char *path) {
     tt_jsonl *data = (tt_jsonl *)tt_alloc(ctx, 1, sizeof *data);
     if (!data) { return NULL; }
     data->ctx = data->text.ctx = ctx;
+    data->held_out = -1;
     if (tti_jsonl_read(data, path) == TT_OK) { return data; }
     tt_jsonl_destroy(data);
     return NULL;
@@ -9269,83 +9884,30 @@ TT_API void tt_jsonl_destroy(tt_jsonl *data) {
     tt_free(data->ctx, data, 1, sizeof *data);
 }
 TT_API int tt_jsonl_count(const tt_jsonl *data, int split) {
-    int held_out = data->n / 8 > 1 ? data->n / 8 : 1;
+    int held_out = data->held_out >= 0 ? data->held_out : data->n / 8 > 1 ? data->n / 8 : 1;
     return split ? held_out : data->n - held_out;
+}
+TT_API tt_status tt_jsonl_hold_out(tt_jsonl *data, int n) {
+    if (n < 0 || n > data->n) { return tt_fail(data->ctx, TT_ERR_ARG, "tt_jsonl_hold_out: n is %d, expected 0..%d", n, data->n); }
+    data->held_out = n;
+    return TT_OK;
 }
 static tt_status tti_jsonl_question(void *user, int split, uint64_t index, tt_text *question, tt_text *answer) {
     const tt_jsonl *data = (const tt_jsonl *)user;
-    size_t record = (size_t)(index % (uint64_t)tt_jsonl_count(data, split)) + (split ? (size_t)tt_jsonl_count(data, 0) : 0);
+    int count = tt_jsonl_count(data, split);
+    size_t record = count > 0 ? (size_t)(index % (uint64_t)count) + (split ? (size_t)tt_jsonl_count(data, 0) : 0) : 0;
     const char *q = data->text.data + data->offsets[2 * record], *a = data->text.data + data->offsets[2 * record + 1];
-    tt_status status = tt_text_append(question, q, strlen(q));
+    tt_status status;
+    if (count == 0) { return tt_fail(data->ctx, TT_ERR_ARG, "jsonl: split %d has no records", split); }
+    status = tt_text_append(question, q, strlen(q));
     return status == TT_OK ? tt_text_append(answer, a, strlen(a)) : status;
 }
 
-/* A number begins at text (-1,234.50): its size, else 0. */
-static size_t tti_number_size(const char *text) {
-    const char *at = text + (*text == '-');
-    if (*at < '0' || *at > '9') { return 0; }
-    while ((*at >= '0' && *at <= '9') || (*at == ',' && at[1] >= '0' && at[1] <= '9')) { at++; }
-    if (*at == '.' && at[1] >= '0' && at[1] <= '9') { for (at++; *at >= '0' && *at <= '9'; at++) { } }
-    return (size_t)(at - text);
-}
-static int tti_is_word_byte(char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '.'; }
-/* The last number in text[0..size); "3-5" ends with 5, not -5. Its size, 0 if there is none. */
-static size_t tti_last_number(const char *text, size_t size, const char **found) {
-    size_t at = 0, length = 0, n;
-    while (at < size) {
-        n = at > 0 && text[at] == '-' && tti_is_word_byte(text[at - 1]) ? 0 : tti_number_size(text + at);
-        if (n > size - at) { n = size - at; }
-        if (n > 0) { *found = text + at; length = n; at += n; } else { at++; }
-    }
-    return length;
-}
-/* The part of a response that is its answer: the last \boxed{...}, what follows the last ####, else the last number. */
-static size_t tti_answer_part(const char *text, const char **part) {
-    const char *at = text, *box = NULL;
-    size_t n;
-    int depth;
-    while ((at = strstr(at, "\\boxed{")) != NULL) { at += 7; box = at; }
-    if (box) {
-        for (n = 0, depth = 1; box[n] && (depth += (box[n] == '{') - (box[n] == '}')) > 0; n++) { }
-        *part = box;
-        return n;
-    }
-    at = tti_after_hashes(text);
-    if (at != text) { *part = at; return strcspn(at, "\n"); }
-    *part = text;
-    return tti_last_number(text, strlen(text), part);
-}
-/* Without spaces, '$' and the commas of a number; 42.00 and 42. become 42. */
-static void tti_normalise_answer(const char *text, size_t n, char *out, size_t capacity) {
-    size_t i, size = 0;
-    const char *dot;
-    for (i = 0; i < n && size + 1 < capacity; i++) { if (!strchr(" \t\r\n$,", text[i])) { out[size++] = text[i]; } }
-    out[size] = 0;
-    if (size > 0 && out[size - 1] == '.') { out[--size] = 0; }
-    dot = strchr(out, '.');
-    if (!dot || tti_number_size(out) != size) { return; }
-    while (out[size - 1] == '0') { out[--size] = 0; }
-    if (out[size - 1] == '.') { out[--size] = 0; }
-}
-static tt_status tti_jsonl_reward(void *user, const tt_reward_input *in, float *reward) {
-    char gold[256], said[256];
-    const char *part = NULL, *number;
-    size_t size = tti_answer_part(in->response, &part);
-    (void)user;
-    tti_normalise_answer(in->answer, strlen(in->answer), gold, sizeof gold);
-    tti_normalise_answer(part, size, said, sizeof said);
-    if (strcmp(gold, said) != 0 && tti_number_size(gold) == strlen(gold)) {      /* "x = 42 apples" */
-        size = tti_last_number(part, size, &number);
-        tti_normalise_answer(size ? number : "", size, said, sizeof said);
-    }
-    *reward = in->stopped && gold[0] && strcmp(gold, said) == 0 ? 1.0f : 0.0f;
-    return TT_OK;
-}
 TT_API tt_task tt_task_jsonl(tt_jsonl *data, const char *prompt_template, const char *end_token) {
     tt_task task = TT_INIT;
     task.name = "jsonl";
     task.question = tti_jsonl_question;
-    task.reward = tti_jsonl_reward;
+    task.reward = tt_reward_answer;
     task.prompt_template = prompt_template;
     task.end_token = end_token;
     task.user = data;
@@ -9430,6 +9992,17 @@ static size_t tti_reflection_at(const char *response) {
     }
     return first;
 }
+/* Which reflection it is, by the first kind of which a word occurs; none of them: not told. */
+static tt_behaviour tti_behaviour_by_words(const char *reflection) {
+    static const struct { tt_behaviour kind; const char *word; } words[] = {
+        {TT_SELF_CONSULTATION, "mentor"}, {TT_SELF_CONSULTATION, "Mentor"}, {TT_SELF_CRITIQUE, "should have"}, {TT_SELF_CRITIQUE, "should check"},
+        {TT_SELF_CONFLICT, "wrong"}, {TT_SELF_CONFLICT, "mistake"}, {TT_SELF_CONFLICT, "incorrect"}, {TT_SELF_CONFLICT, "contradict"}, {TT_SELF_CONFLICT, "error"},
+        {TT_SELF_AGREEMENT, "correct"}, {TT_SELF_AGREEMENT, "confirm"}, {TT_SELF_AGREEMENT, "holds"}, {TT_SELF_AGREEMENT, "agree"}
+    };
+    size_t k;
+    for (k = 0; k < sizeof words / sizeof *words; k++) { if (strstr(reflection, words[k].word)) { return words[k].kind; } }
+    return TT_NO_REFLECTION;
+}
 static tt_status tti_judge_by_reward(tt_context *ctx, const tt_task *task, const tt_reward_input *in, float reward, tt_outcome *out) {
     tt_text attempt = TT_INIT;
     tt_reward_input first = *in;
@@ -9438,6 +10011,7 @@ static tt_status tti_judge_by_reward(tt_context *ctx, const tt_task *task, const
     first.response_size = tti_reflection_at(in->response);
     if (first.response_size == in->response_size) { return TT_OK; }
     out->reflects = 1;
+    out->behaviour = tti_behaviour_by_words(in->response + first.response_size);
     attempt.ctx = ctx;
     status = tt_text_append(&attempt, in->response, first.response_size);
     first.response = attempt.data;
@@ -10247,10 +10821,6 @@ TT_API tt_interval tt_wilson(double right, double n) {
 /* A ratio of sums over questions: above[q] / below[q], below NULL = 1. */
 typedef struct tti_ratio_of { const double *above, *below; tt_interval *out; } tti_ratio_of;
 enum { TTI_RESAMPLES = 2000, TTI_MAX_RATIOS = 5 + 2 * TT_MAX_PASS };
-static int tti_by_value(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
 /* The middle 95 % of sorted values, interpolated between neighbours. */
 static tt_interval tti_percentiles(const double *sorted, int n) {
     double at[2] = {0.025 * (n - 1), 0.975 * (n - 1)}, value[2];
@@ -10321,15 +10891,23 @@ typedef struct tti_exam {
 } tti_exam;
 static double *tti_exam_cell(const tti_exam *e, int column, int question) { return e->columns + (size_t)column * (size_t)e->desc.n_questions + (size_t)question; }
 
+/* The plain form of an answer, its value if it has one: 1/2, 0.5 and \frac12 are one vote. */
+static tt_status tti_answer_append(const char *part, size_t size, tt_text *out) {
+    tti_answer a;
+    tti_reader r;
+    double value;
+    tti_answer_read(part, size, &a);
+    if (a.too_long) { return tt_text_append(out, part, size); }
+    if (tti_value(a.text, a.size, 0, &r, &value)) { return tt_text_format(out, "%.9g", value); }
+    return tt_text_append(out, a.text, a.size);
+}
 /* The default of tt_task.extract. */
 static tt_status tti_extract(const tt_task *task, const tt_reward_input *in, tt_text *answer) {
-    char normal[256];
     const char *part = NULL;
     size_t size;
     if (task->extract) { return task->extract(task->user, in, answer); }
     size = tti_answer_part(in->response, &part);
-    tti_normalise_answer(part, size, normal, sizeof normal);
-    return tt_text_append(answer, normal, strlen(normal));
+    return tti_answer_append(part, size, answer);
 }
 /* The answer that most of the first k samples give, the earliest on a tie; no answer never wins. */
 static int tti_majority_right(const tti_exam *e, int k) {
