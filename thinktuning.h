@@ -329,12 +329,20 @@ struct tt_backend {
     /* db[dim] += column sums of dy[n,dim] */
     tt_status (*bias_backward)(tt_context *ctx, float *db, const float *dy, int n, int dim);
     tt_status (*axpy)(tt_context *ctx, float *y, const float *x, float alpha, size_t n);          /* y += alpha x */
-    tt_status (*sum_squares)(tt_context *ctx, const float *x, size_t n, double *host_out);
+    tt_status (*sum_squares)(tt_context *ctx, const float *x, size_t n, double *out);                      /* *out = */
     tt_status (*adamw)(tt_context *ctx, const tt_adamw_args *args);
     tt_status (*cast)(tt_context *ctx, void *to, tt_dtype to_type, const void *from, tt_dtype from_type, size_t n);
 };
 
 TT_API const tt_backend *tt_cpu_backend(void);
+/* In tt_cuda.cu, an object that the program links: one NVIDIA GPU, devices 0..15. Errors (no such device, memory) are
+ * those of tt_create. tt_cuda_set: precision of products and attention, and which kernels make them (see that file's
+ * top); it starts from the environment's TT_CUDA_MATH and TT_CUDA_KERNELS. Device memory is counted apart from tt_memory_get. */
+typedef enum tt_cuda_math { TT_CUDA_F32 = 0, TT_CUDA_TF32, TT_CUDA_BF16 } tt_cuda_math;
+typedef enum tt_cuda_kernels { TT_CUDA_FAST = 0, TT_CUDA_OWN, TT_CUDA_NAIVE } tt_cuda_kernels;
+extern const tt_backend *tt_cuda_backend(int device);
+extern tt_status         tt_cuda_set(tt_context *ctx, tt_cuda_math math, tt_cuda_kernels kernels);
+extern tt_memory         tt_cuda_memory_get(const tt_context *ctx);
 TT_API const tt_backend *tt_backend_get(const tt_context *ctx);
 TT_API void             *tt_backend_state(const tt_context *ctx);
 
@@ -2764,13 +2772,13 @@ static tt_status tti_cpu_reduce(tt_context *ctx, float *y, const float *x, const
     for (i = 0; i < n; i++) { y[i] = (float)(accumulate ? (double)y[i] + sums[i] : sums[i]); }
     return TT_OK;
 }
-static tt_status tti_cpu_sum_squares(tt_context *ctx, const float *x, size_t n, double *host_out) {
+static tt_status tti_cpu_sum_squares(tt_context *ctx, const float *x, size_t n, double *out) {
     double sums[8] = {0, 0, 0, 0, 0, 0, 0, 0};
     size_t i, j;
     (void)ctx;
     for (i = 0; i + 8 <= n; i += 8) { for (j = 0; j < 8; j++) { sums[j] += (double)x[i + j] * (double)x[i + j]; } }
     for (; i < n; i++) { sums[i % 8] += (double)x[i] * (double)x[i]; }
-    *host_out = ((sums[0] + sums[1]) + (sums[2] + sums[3])) + ((sums[4] + sums[5]) + (sums[6] + sums[7]));
+    *out = ((sums[0] + sums[1]) + (sums[2] + sums[3])) + ((sums[4] + sums[5]) + (sums[6] + sums[7]));
     return TT_OK;
 }
 
@@ -7376,6 +7384,7 @@ struct tt_optimizer {
     int n;                    /* parameters that require a gradient     */
     tt_tensor **params;       /* [n], of the model                      */
     tt_tensor **m, **v;       /* moments, one pair per parameter        */
+    double *squares, *host_squares;   /* of each parameter's gradient, on the backend and here */
     long step, n_skipped;
 };
 
@@ -7404,7 +7413,9 @@ TT_API tt_optimizer *tt_adamw_create(tt_model *model, const tt_adamw_desc *desc)
     o->params = (tt_tensor **)tt_alloc(ctx, (size_t)o->n, sizeof *o->params);
     o->m = (tt_tensor **)tt_alloc(ctx, (size_t)o->n, sizeof *o->m);
     o->v = (tt_tensor **)tt_alloc(ctx, (size_t)o->n, sizeof *o->v);
-    ok = o->params && o->m && o->v;
+    o->host_squares = (double *)tt_alloc(ctx, (size_t)o->n, sizeof(double));
+    o->squares = (double *)ctx->backend->alloc(ctx, (size_t)o->n * sizeof(double));
+    ok = o->params && o->m && o->v && o->squares && o->host_squares;
     for (i = 0, k = 0; ok && i < model->n_params; i++) {
         tt_tensor *p = model->params[i];
         if (!p->requires_grad) { continue; }
@@ -7423,21 +7434,27 @@ TT_API void tt_optimizer_destroy(tt_optimizer *o) {
         if (o->m) { tt_tensor_destroy(o->m[i]); }
         if (o->v) { tt_tensor_destroy(o->v[i]); }
     }
+    if (o->squares) { o->ctx->backend->free(o->ctx, o->squares, (size_t)o->n * sizeof(double)); }
+    tt_free(o->ctx, o->host_squares, (size_t)o->n, sizeof(double));
     tt_free(o->ctx, o->params, (size_t)o->n, sizeof *o->params);
     tt_free(o->ctx, o->m, (size_t)o->n, sizeof *o->m);
     tt_free(o->ctx, o->v, (size_t)o->n, sizeof *o->v);
     tt_free(o->ctx, o, 1, sizeof *o);
 }
+/* One number per parameter, summed here; they come down together, so that a device is waited for once. */
 static tt_status tti_grad_norm(tt_optimizer *o, double *norm) {
+    const tt_backend *backend = o->ctx->backend;
+    size_t bytes = (size_t)o->n * sizeof(double);
+    tt_status status = backend->zero(o->ctx, o->squares, bytes);
     double total = 0;
     int i;
-    for (i = 0; i < o->n; i++) {
+    for (i = 0; status == TT_OK && i < o->n; i++) {
         const tt_tensor *p = o->params[i];
-        double squares = 0;
-        tt_status status = p->grad ? o->ctx->backend->sum_squares(o->ctx, p->grad, p->size, &squares) : TT_OK;
-        if (status != TT_OK) { return status; }
-        total += squares;
+        if (p->grad) { status = backend->sum_squares(o->ctx, p->grad, p->size, o->squares + i); }
     }
+    if (status == TT_OK) { status = backend->download(o->ctx, o->host_squares, o->squares, bytes); }
+    if (status != TT_OK) { return status; }
+    for (i = 0; i < o->n; i++) { total += o->host_squares[i]; }
     *norm = sqrt(total);
     return TT_OK;
 }
