@@ -123,7 +123,7 @@ HEADER_TESTS := build/test_header build/sanitize/test_header build/race/test_hea
 $(HEADER_TESTS): $(HEADER_UNITS)
 $(HEADER_TESTS): EXTRA := $(HEADER_UNITS)
 ifneq ($(OS),Windows_NT)
-$(HEADER_TESTS): LDLIBS += -lpthread
+$(HEADER_TESTS) build/test_trainer build/sanitize/test_trainer build/cuda/test_trainer: LDLIBS += -lpthread
 endif
 
 build/test_%: tests/test_%.c $(HARNESS) | build
