@@ -99,13 +99,26 @@ done
 lines=$(wc -l < $dir/think-4/metrics.jsonl)
 echo "metrics.jsonl has $lines lines" > $dir/log
 [ "$lines" -eq 6 ]; verdict $? "thinktune, 4 processes: one of them writes"
-# From one base: its own last bits depend on the number of processes.
-mpi 1 $dir/thinktune $tiny --out $dir/rl-1
-for n in 2 4; do
-    mkdir -p $dir/rl-$n && cp -R $dir/rl-1/base-* $dir/rl-$n
+# ---- thinktune from one base, which is sometimes right: it has learnt to guess between two numbers ----
+awk 'BEGIN { for (i = 0; i < 5000; i++) print "line " i " of " i * 7 % 100 ", then " (i % 3 ? "left" : "right") "." }' > $dir/long-text
+awk 'BEGIN { for (i = 0; i < 200; i++) print "{\"question\":\"line " i "\",\"answer\":\"#### " 1 + (i * i + i % 7) % 5 % 2 "\"}" }' > $dir/numbers.jsonl
+mpi 1 $dir/pretrain --data $dir/long-text --vocab-size 280 --hidden-size 32 --layers 1 --heads 2 --context 2048 --steps 6 --batch-tokens 2048 --out $dir/base
+mpi 1 $dir/sft --model $dir/base --data $dir/numbers.jsonl --template {question}: --epochs 5 --batch-tokens 200 --lr 0.005 --out $dir/guesses
+tiny="--quick --steps 3 --model $dir/guesses --data $dir/numbers.jsonl --prompt {question}: --end-token <|endoftext|> --questions 8 --gate-questions 2
+      --prompts 8 --num-generations 8 --max-length 12 --teacher-length 8 --init-pct 0.25 --min-pct 0.25"
+for n in 1 2 4; do
     mpi $n $dir/thinktune $tiny --out $dir/rl-$n
+    mpi $n $dir/thinktune $tiny --out $dir/rl-parts-$n --gradient-parts 4
+done
+grep -c '"reward_std":0\.' $dir/rl-1/metrics.jsonl > $dir/log
+[ "$(cat $dir/log)" -ge 4 ]; verdict $? "thinktune: rewards that differ, so that there is something to learn"
+for n in 2 4; do
     numbers_near $dir/rl-1/metrics.jsonl $dir/rl-$n/metrics.jsonl "thinktune, $n processes"
-    near $dir/rl-1/seed-1/thinktune $dir/rl-$n/seed-1/thinktune "thinktune, $n processes"
+    for arm in grpo thinktune; do
+        near $dir/rl-1/seed-1/$arm $dir/rl-$n/seed-1/$arm "thinktune, $n processes, $arm"
+        same $dir/rl-parts-1/seed-1/$arm/model.safetensors $dir/rl-parts-$n/seed-1/$arm/model.safetensors "thinktune, 4 parts, $n processes, $arm"
+    done
+    same $dir/rl-parts-1/metrics.jsonl $dir/rl-parts-$n/metrics.jsonl "thinktune, 4 parts, $n processes, metrics"
 done
 
 # ---- a process that goes takes the others with it ----
