@@ -3,7 +3,7 @@
  * A transformer, reverse-mode autograd, a BPE tokenizer, a sampler, GRPO, and ThinkTuning (RRV et al., EMNLP
  * 2025, arXiv 2508.07616): a teacher of the student's own size reads some of its answers and continues them
  * with feedback; reinforcement learning on these guided rollouts teaches the student to check and correct
- * itself. C99 that also compiles as C++11. Needs the C library; OpenMP and CUDA are optional.
+ * itself. C99 that also compiles as C++11. Needs the C library; CUDA is optional.
  * Licence: MIT, text at the end of the file.
  *
  * ---- use ----
@@ -12,8 +12,8 @@
  *     #define THINKTUNING_IMPLEMENTATION
  *     #include "thinktuning.h"        (before other headers, so that POSIX calls are visible under -std=c99)
  *
- * and in all others just the #include. Build: cc -O2 app.c -lm, with -fopenmp for threads. The fast kernels
- * (AVX2, AVX-512, NEON) are compiled in by function attributes and chosen at run time: no -march needed.
+ * and in all others just the #include. Build: cc -O2 app.c -lm, on Linux, BSD and macOS with threads. The
+ * fast kernels (AVX2, AVX-512, NEON) are compiled in by function attributes and chosen at run time: no -march needed.
  *
  * ---- a complete program: train, save, load, sample ----
  *
@@ -56,8 +56,8 @@
  *           Nothing here prints, exits or aborts.
  * Memory    All memory comes through the allocator in tt_desc. What _create returns, _destroy frees. Tensors that
  *           ops return live until tt_step_reset. A failed allocation is an error like any other, and leaks nothing.
- * Threads   A context is used by one thread at a time; any number of contexts may run at once. Inside, OpenMP
- *           where the compiler has it on.
+ * Threads   A context is used by one thread at a time; any number of contexts may run at once. Inside, a context has
+ *           a team of n_threads POSIX threads; on other systems OpenMP's, where the compiler has it on.
  * Bits      A result does not depend on thread count, on what else is in a batch, on a sequence's slot, or on how
  *           a prompt was split between prefill and decoding. Log-probs of sampling equal those of training bit
  *           for bit, and a resumed run equals the one that was never interrupted. (Between kernel sets, see
@@ -67,6 +67,8 @@
  * THINKTUNING_IMPLEMENTATION   compile the implementation here
  * TT_STATIC                    every function static: several independent copies in one program
  * TT_API                       your own linkage, e.g. __declspec(dllexport)
+ * TT_NO_THREADS                everything on the calling thread
+ * TT_OPENMP                    OpenMP's threads instead of a team of our own, for hosts that run on them already
  * TT_HEADER_NAME               how the header includes itself for each kernel set, if you renamed the file;
  *                              default "thinktuning.h"
  * TT_ALLOW_FAST_MATH           accept -ffast-math, and lose the promise about bits
@@ -147,7 +149,7 @@ typedef struct tt_allocator {
 typedef void (*tt_log_fn)(void *user, tt_status status, const char *text);
 
 typedef struct tt_desc {
-    int n_threads;              /* upper bound; 0 = what OpenMP offers, 1 without OpenMP          */
+    int n_threads;              /* up to 1024; 0 = OMP_NUM_THREADS if set, else one per processor */
     const char *kernel;         /* CPU kernels: "portable", "avx2", "avx512", "neon"; NULL = the
                                    environment's TT_KERNEL, else the best that this CPU runs      */
     const tt_backend *backend;  /* NULL = CPU                                                     */
@@ -210,7 +212,7 @@ TT_API tt_status tt_make_dirs(tt_context *ctx, const char *path);               
 
 /* JSON, RFC 8259. A parsed document is one block of memory; nodes live as long as their root.
  * Strings are decoded UTF-8 (NUL-terminated, length beside it); \u escapes of lone surrogates become
- * U+FFFD; depth is limited to 128. Duplicate keys: the last wins in tt_json_get. */
+ * U+FFFD; depth is limited to 128, the number of values to 2^23. Duplicate keys: the last wins in tt_json_get. */
 typedef enum tt_json_type { TT_JSON_NULL, TT_JSON_BOOL, TT_JSON_NUMBER, TT_JSON_STRING, TT_JSON_ARRAY, TT_JSON_OBJECT } tt_json_type;
 typedef struct tt_json {
     tt_json_type type;
@@ -327,12 +329,20 @@ struct tt_backend {
     /* db[dim] += column sums of dy[n,dim] */
     tt_status (*bias_backward)(tt_context *ctx, float *db, const float *dy, int n, int dim);
     tt_status (*axpy)(tt_context *ctx, float *y, const float *x, float alpha, size_t n);          /* y += alpha x */
-    tt_status (*sum_squares)(tt_context *ctx, const float *x, size_t n, double *host_out);
+    tt_status (*sum_squares)(tt_context *ctx, const float *x, size_t n, double *out);                      /* *out = */
     tt_status (*adamw)(tt_context *ctx, const tt_adamw_args *args);
     tt_status (*cast)(tt_context *ctx, void *to, tt_dtype to_type, const void *from, tt_dtype from_type, size_t n);
 };
 
 TT_API const tt_backend *tt_cpu_backend(void);
+/* In tt_cuda.cu, an object that the program links: one NVIDIA GPU, devices 0..15. Errors (no such device, memory) are
+ * those of tt_create. tt_cuda_set: precision of products and attention, and which kernels make them (see that file's
+ * top); it starts from the environment's TT_CUDA_MATH and TT_CUDA_KERNELS. Device memory is counted apart from tt_memory_get. */
+typedef enum tt_cuda_math { TT_CUDA_F32 = 0, TT_CUDA_TF32, TT_CUDA_BF16 } tt_cuda_math;
+typedef enum tt_cuda_kernels { TT_CUDA_FAST = 0, TT_CUDA_OWN, TT_CUDA_NAIVE } tt_cuda_kernels;
+extern const tt_backend *tt_cuda_backend(int device);
+extern tt_status         tt_cuda_set(tt_context *ctx, tt_cuda_math math, tt_cuda_kernels kernels);
+extern tt_memory         tt_cuda_memory_get(const tt_context *ctx);
 TT_API const tt_backend *tt_backend_get(const tt_context *ctx);
 TT_API void             *tt_backend_state(const tt_context *ctx);
 
@@ -353,6 +363,7 @@ struct tt_tensor {
     int requires_grad;              /* gradient flows to or through this tensor              */
     int retain_grad;                /* set to keep grad of an inner tensor after tt_backward */
     int persistent;                 /* long-lived                                            */
+    int lent;                       /* data belongs to someone else, e.g. to a mapped file    */
     char *name;                     /* may be NULL                                           */
     struct tti_node *node;          /* op that made it; NULL for leaves                      */
 };
@@ -366,7 +377,7 @@ TT_API void       tt_tensor_destroy(tt_tensor *tensor);
 TT_API tt_tensor *tt_zeros(tt_context *ctx, int ndim, const int *shape);
 TT_API tt_tensor *tt_constant(tt_context *ctx, int ndim, const int *shape, const float *values);
 TT_API tt_tensor *tt_scalar(tt_context *ctx, float value);
-/* Between backend and host; values holds tensor->size floats. tt_item reads a one-element tensor. */
+/* Between backend and host; values holds tensor->size floats; get widens bf16 and f16. tt_item reads a one-element tensor. */
 TT_API tt_status tt_tensor_set(tt_tensor *tensor, const float *values);
 TT_API tt_status tt_tensor_get(const tt_tensor *tensor, float *values);
 TT_API tt_status tt_tensor_get_grad(const tt_tensor *tensor, float *values);   /* zeros if there is none */
@@ -408,7 +419,7 @@ TT_API tt_tensor *tt_view(tt_context *, tt_tensor *x, int ndim, const int *shape
 TT_API tt_tensor *tt_columns(tt_context *, tt_tensor *x, int begin, int count);      /* x[:, begin:begin+count] */
 TT_API tt_tensor *tt_gather_rows(tt_context *, tt_tensor *x, const int32_t *rows, int n);   /* x[rows]; rows: host, copied */
 
-/* The transformer's ops. N rows (tokens), K in, M out. */
+/* The transformer's ops. N rows (tokens), K in, M out. A w [.,.] of linear and matmul may be bf16 or f16. */
 TT_API tt_tensor *tt_linear(tt_context *, tt_tensor *x, tt_tensor *w, tt_tensor *bias_or_null);   /* x[N,K] w[M,K]^T -> [N,M] */
 TT_API tt_tensor *tt_matmul(tt_context *, tt_tensor *x, tt_tensor *w, tt_tensor *bias_or_null);   /* x[N,K] w[K,M] -> [N,M]; GPT-2's Conv1D */
 TT_API tt_tensor *tt_embedding(tt_context *, tt_tensor *w, const int32_t *ids, int n);            /* w[V,C] -> [n,C]; ids: host, copied */
@@ -519,6 +530,7 @@ typedef struct tt_rope_scaling {      /* "llama3" scaling of the rotary frequenc
     int original_max_position_embeddings;
 } tt_rope_scaling;
 
+#define TT_MAX_MORE_EOS 7
 typedef struct tt_model_config {
     int vocab_size, hidden_size, num_hidden_layers, num_attention_heads;   /* required                    */
     int intermediate_size;            /* 0 = 4 * hidden_size (gpt2), 8/3 rounded up to 32 (others)         */
@@ -535,15 +547,17 @@ typedef struct tt_model_config {
     int no_rope_interval;             /* every n-th layer without RoPE (smollm3); 0 = none                 */
     int gpt2;                         /* 1: LayerNorm, learned positions, GELU, fused qkv in Conv1D layout */
     int bos_token_id, eos_token_id;   /* -1 = none; 0 is a token                                           */
+    int n_more_eos, more_eos[TT_MAX_MORE_EOS];   /* further tokens that end a text (Llama 3 lists three)   */
+    int has_pad_token, pad_token_id;  /* kept for other programs; nothing here pads                        */
     char model_type[32];              /* "llama", "qwen2", "qwen3", "mistral", "smollm3", "gpt2"; "" = llama or gpt2 */
     int recompute;                    /* 1: per-layer recomputation in backward (memory for time); not in config.json */
 } tt_model_config;
 
 typedef struct tt_model tt_model;
-/* Seeded init: embedding N(0,1) (gpt2: 0.02), head 0.02, matrices N(0, 1/fan_in), residual outputs further / sqrt(2 layers). */
+/* Seeded init: embedding N(0,1) (gpt2 and tied: 0.02), head 0.02, matrices N(0, 1/fan_in), residual outputs further / sqrt(2 layers). */
 TT_API tt_model *tt_model_create(tt_context *, const tt_model_config *, uint64_t seed);
-TT_API tt_model *tt_model_copy(const tt_model *);                         /* same weights, no gradients (frozen teacher, reference) */
-TT_API tt_status tt_model_assign(tt_model *to, const tt_model *from);     /* copies the weights between equal configs               */
+TT_API tt_model *tt_model_copy(const tt_model *);                         /* same weights and adapters, no gradients (frozen teacher) */
+TT_API tt_status tt_model_assign(tt_model *to, const tt_model *from);     /* copies the weights between equal configs and adapters  */
 TT_API void      tt_model_destroy(tt_model *);
 TT_API const tt_model_config *tt_model_config_get(const tt_model *);      /* resolved: defaults filled in    */
 TT_API tt_context *tt_model_context(const tt_model *);
@@ -559,13 +573,46 @@ TT_API tt_tensor *tt_model_forward(tt_model *, const tt_batch *);
 TT_API tt_tensor *tt_model_logits(tt_model *, tt_tensor *hidden);
 TT_API tt_tensor *tt_model_logprobs(tt_model *, const tt_batch *, float temperature, tt_tensor **entropy_out);
 
+/* Low-rank adapters (LoRA, Hu et al., arXiv 2106.09685): the product of each target matrix gains scale (x A^T) B^T with
+ * A [rank, in], B [out, rank]; scale = alpha / rank. B starts at zero, A from U(-1, 1) / sqrt(in), as in peft. */
+typedef struct tt_lora_desc {
+    int rank;                               /* 0 = 8                                                              */
+    float alpha;                            /* 0 = 2 rank                                                         */
+    int use_rslora;                         /* 1: scale = alpha / sqrt(rank) (arXiv 2312.03732)                   */
+    const char *const *target_modules;      /* "q_proj", "mlp.c_proj", "model.layers.0.self_attn.q_proj": the last */
+    int n_target_modules;                   /* parts of a module's name; 0 = every matrix of every layer          */
+    uint64_t seed;                          /* of A                                                               */
+} tt_lora_desc;
+/* Adds adapters after the model's parameters and freezes these: gradients, optimizers made from now on, and their state
+ * know the adapters alone. Names are "MODULE.lora_A.weight" and "MODULE.lora_B.weight". On failure nothing has changed. */
+TT_API tt_status tt_model_lora_add(tt_model *, const tt_lora_desc *desc_or_null);
+TT_API const tt_lora_desc *tt_model_lora_get(const tt_model *);           /* resolved; NULL without adapters  */
+/* Off, the model is its base: the reference policy, without a second copy. Returns whether they were on. */
+TT_API int       tt_model_lora_enable(tt_model *, int on);
+/* Adds the adapters' products to the matrices, removes them and makes the weights trainable again. Optimizers made with
+ * the adapters must be gone. Weights mapped from a file cannot take them: load those with tt_model_load. */
+TT_API tt_status tt_model_lora_merge(tt_model *);
+
 /* ==== 7. checkpoint ========================================================================
  * A model on disk is a Hugging Face directory: config.json, model.safetensors (or shards with
- * model.safetensors.index.json), generation_config.json, tokenizer.json. Every file is written to a
- * temporary name, synced and renamed. */
+ * model.safetensors.index.json), generation_config.json (kept as it is), tokenizer.json. Every file is
+ * written to a temporary name, synced and renamed. */
 
 TT_API tt_model *tt_model_load(tt_context *, const char *dir);
+/* The same for sampling and as a base of adapters: no weight requires a gradient, and those that need no conversion stay
+ * in the file, mapped read-only: float32, and layers' matrices of bf16 or f16, which are widened as they are used. The
+ * files must not be changed while the model lives. */
+TT_API tt_model *tt_model_map(tt_context *, const char *dir);
 TT_API tt_status tt_model_save(const tt_model *, const tt_tokenizer *tokenizer_or_null, const char *dir);
+typedef struct tt_save_desc {
+    size_t max_shard_bytes;       /* a new file before a tensor that would pass this; 0 = one file             */
+    tt_dtype dtype;               /* of all weights: 0 = TT_F32, TT_BF16 or TT_F16, rounded to nearest even    */
+} tt_save_desc;
+/* A model with adapters cannot be saved: merge them, or save them apart. */
+TT_API tt_status tt_model_save_as(const tt_model *, const tt_tokenizer *tokenizer_or_null, const char *dir, const tt_save_desc *);
+/* Adapters as a directory of peft: adapter_config.json and adapter_model.safetensors. Load adds them to their base. */
+TT_API tt_status tt_model_lora_save(const tt_model *, const char *dir);
+TT_API tt_status tt_model_lora_load(tt_model *, const char *dir);
 TT_API tt_status tt_model_config_parse(tt_context *, const char *json, size_t size, tt_model_config *out);
 TT_API tt_status tt_model_config_json(const tt_model_config *, tt_text *out);
 
@@ -613,6 +660,9 @@ typedef struct tt_sampling {
     int (*on_token)(void *user, int request, int sample, int32_t token, float logprob);
     void *user;
 } tt_sampling;
+/* As the model's generation_config.json says: greedy unless do_sample is true, temperature, top_k, top_p, min_p,
+ * repetition_penalty, and every token that ends a text. stop_tokens belongs to the model. */
+TT_API tt_sampling tt_model_sampling(const tt_model *);
 typedef struct tt_request {
     const int32_t *prompt;
     int prompt_length, n;         /* n samples; 0 = 1                                           */
@@ -639,11 +689,11 @@ typedef struct tt_adamw_desc {
 } tt_adamw_desc;
 typedef struct tt_optimizer tt_optimizer;
 typedef struct tt_optimizer_stats { double grad_norm; int skipped; long n_skipped, step; } tt_optimizer_stats;
-TT_API tt_optimizer *tt_adamw_create(tt_model *, const tt_adamw_desc *);
+TT_API tt_optimizer *tt_adamw_create(tt_model *, const tt_adamw_desc *);   /* for the parameters that require a gradient now */
 TT_API void          tt_optimizer_destroy(tt_optimizer *);
 /* One update from the gradients, which are then zeroed. A non-finite gradient norm skips the update and is counted. */
 TT_API tt_status     tt_optimizer_step(tt_optimizer *, float lr, tt_optimizer_stats *stats_or_null);
-/* Model weights, both moments and the counters, with the caller's JSON, through tt_state_save/load. */
+/* Those parameters, both moments and the counters, with the caller's JSON, through tt_state_save/load. */
 TT_API tt_status     tt_optimizer_save(tt_optimizer *, const char *path, const char *json);
 TT_API tt_status     tt_optimizer_load(tt_optimizer *, const char *path, tt_text *json_out);
 
@@ -993,7 +1043,8 @@ typedef struct tt_trainer_desc {
     tt_grpo_config grpo;
     const tt_teacher *teacher;     /* NULL = plain GRPO                                        */
     tt_think_config think;
-    tt_model *reference;           /* for beta > 0; NULL = a frozen copy is made               */
+    tt_model *reference;           /* for beta > 0; NULL = the model itself with its adapters
+                                      off, or a frozen copy if it has none                     */
     int measure_kl;                /* 1: the metric kl also with beta 0, at the cost of a forward pass of the reference */
     tt_model *ema;                 /* follows the student after each step, see tt_teacher_follow; saved beside it; lent */
     float ema_decay;               /* 0 = 0.99                                                 */
@@ -1106,9 +1157,6 @@ TT_API tt_status tt_evaluation_json(const tt_evaluation *, tt_text *out);      /
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
-#ifdef _OPENMP
-#include <omp.h>
-#endif
 #if defined(__unix__) || defined(__APPLE__)
 #define TTI_POSIX 1
 #include <fcntl.h>
@@ -1116,6 +1164,15 @@ TT_API tt_status tt_evaluation_json(const tt_evaluation *, tt_text *out);      /
 #include <sys/stat.h>
 #include <sys/types.h>
 #include <unistd.h>
+#endif
+#if defined(TT_NO_THREADS)
+#elif defined(TTI_POSIX) && defined(__GNUC__) && !(defined(TT_OPENMP) && defined(_OPENMP))
+#define TTI_TEAM 1
+#include <pthread.h>
+#include <signal.h>
+#elif defined(_OPENMP)
+#define TTI_OPENMP 1
+#include <omp.h>
 #endif
 #ifdef __cplusplus
 extern "C" {
@@ -1133,6 +1190,7 @@ typedef struct tti_chunk { struct tti_chunk *next; char *base; size_t size, used
 typedef struct tti_arena { tti_chunk *first, *current; int on_backend; } tti_arena;
 typedef struct tti_mark { tti_chunk *chunk; size_t used; } tti_mark;
 
+struct tti_team;        /* below: the threads of a context       */
 struct tti_node;        /* chapter 4: one recorded op            */
 struct tti_spare;       /* chapter 4: a gradient buffer to reuse */
 
@@ -1142,6 +1200,7 @@ struct tt_context {
     void *log_user;
     size_t current_bytes, peak_bytes;
     int n_threads;
+    struct tti_team *team;                /* NULL until there is work for more than one     */
     char kernel_wish[16];                 /* desc.kernel or TT_KERNEL, "" = best            */
     const char *kernel_name;              /* set by the CPU kernels                         */
     char error[TTI_ERROR_SIZE];
@@ -1328,22 +1387,185 @@ static void *tti_step_alloc(tt_context *ctx, size_t bytes) {
     return memory;
 }
 
+/* ---- threads ----
+ * A context's team is the calling thread and n_threads - 1 workers, started when there is work for them. A job has n
+ * parts; whoever is free takes the next one. Taking a part is one compare-and-swap on the number of parts left, and the
+ * job's fields change only after all parts are done: so a worker that comes late finds nothing left or a part of the
+ * next job, both right. The caller works too and waits only for parts that were taken: a worker that the system keeps
+ * from running delays nobody. Who waits spins for TTI_SPIN_S, then sleeps. (An OpenMP team spins for milliseconds:
+ * beside one other busy program it trained the demo's model 20 times slower.) */
+#define TTI_MAX_THREADS 1024
+typedef void (*tti_part_fn)(void *user, int part, int worker);    /* worker: 0 .. n_threads - 1, no two at once */
+
+#ifdef TTI_TEAM
+#define TTI_SPIN_S 40e-6
+#if defined(__ELF__)
+#pragma weak pthread_create      /* older C libraries hold it in a library of its own: without that one, one thread */
+#pragma weak pthread_join
+#endif
+typedef struct tti_member { struct tti_team *team; pthread_t thread; int worker; } tti_member;
+typedef struct tti_team {
+    tti_part_fn part;
+    void *user;
+    int n_parts;
+    int left, done, stop;            /* parts to take, parts finished; these and the next line are atomic */
+    int n_asleep, caller_asleep;
+    int n_members, capacity, spins;
+    tti_member *members;
+    pthread_mutex_t mutex;
+    pthread_cond_t work, finished;
+} tti_team;
+#define TTI_ATOMIC_GET(x) __atomic_load_n(&(x), __ATOMIC_SEQ_CST)
+#define TTI_ATOMIC_SET(x, value) __atomic_store_n(&(x), value, __ATOMIC_SEQ_CST)
+
+static void tti_pause(void) {
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+static void tti_team_work(tti_team *team, int worker) {
+    int left = TTI_ATOMIC_GET(team->left);
+    while (left > 0) {
+        int n_parts;
+        if (!__atomic_compare_exchange_n(&team->left, &left, left - 1, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) { continue; }
+        n_parts = team->n_parts;
+        team->part(team->user, n_parts - left, worker);
+        if (__atomic_add_fetch(&team->done, 1, __ATOMIC_SEQ_CST) == n_parts && TTI_ATOMIC_GET(team->caller_asleep)) {
+            pthread_mutex_lock(&team->mutex);
+            pthread_cond_signal(&team->finished);
+            pthread_mutex_unlock(&team->mutex);
+        }
+        left = TTI_ATOMIC_GET(team->left);
+    }
+}
+static void *tti_team_member(void *user) {
+    tti_member *me = (tti_member *)user;
+    tti_team *team = me->team;
+    while (!TTI_ATOMIC_GET(team->stop)) {
+        int spins = team->spins;
+        tti_team_work(team, me->worker);
+        while (spins-- > 0 && TTI_ATOMIC_GET(team->left) == 0 && !TTI_ATOMIC_GET(team->stop)) { tti_pause(); }
+        if (TTI_ATOMIC_GET(team->left) > 0) { continue; }
+        pthread_mutex_lock(&team->mutex);
+        __atomic_add_fetch(&team->n_asleep, 1, __ATOMIC_SEQ_CST);
+        while (TTI_ATOMIC_GET(team->left) == 0 && !TTI_ATOMIC_GET(team->stop)) { pthread_cond_wait(&team->work, &team->mutex); }
+        __atomic_sub_fetch(&team->n_asleep, 1, __ATOMIC_SEQ_CST);
+        pthread_mutex_unlock(&team->mutex);
+    }
+    return NULL;
+}
+/* Signals are for the program's own threads. Where the system gives fewer threads, fewer work. */
+static void tti_team_start(tti_team *team) {
+    sigset_t all, before;
+    double begin = tt_clock(), seconds;
+    int i;
+    for (i = 0; i < 1000; i++) { tti_pause(); }
+    seconds = tt_clock() - begin;
+    team->spins = seconds > 1e-3 * TTI_SPIN_S ? (int)(1000 * TTI_SPIN_S / seconds) : 1000000;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    for (i = 0; i < team->capacity; i++) {
+        tti_member *member = &team->members[i];
+        member->team = team;
+        member->worker = i + 1;
+        if (pthread_create(&member->thread, NULL, tti_team_member, member) != 0) { break; }
+    }
+    team->n_members = i;
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+static tt_status tti_team_create(tt_context *ctx) {
+    tti_team *team = (tti_team *)tt_alloc(ctx, 1, sizeof *team);
+    if (!team) { return TT_ERR_MEM; }
+    team->capacity = ctx->n_threads - 1;
+    team->members = (tti_member *)tt_alloc(ctx, (size_t)team->capacity, sizeof *team->members);
+    if (!team->members) { tt_free(ctx, team, 1, sizeof *team); return TT_ERR_MEM; }
+    pthread_mutex_init(&team->mutex, NULL);
+    pthread_cond_init(&team->work, NULL);
+    pthread_cond_init(&team->finished, NULL);
+    tti_team_start(team);
+    ctx->team = team;
+    return TT_OK;
+}
+static void tti_team_destroy(tt_context *ctx) {
+    tti_team *team = ctx->team;
+    int i;
+    if (!team) { return; }
+    pthread_mutex_lock(&team->mutex);
+    TTI_ATOMIC_SET(team->stop, 1);
+    pthread_cond_broadcast(&team->work);
+    pthread_mutex_unlock(&team->mutex);
+    for (i = 0; i < team->n_members; i++) { pthread_join(team->members[i].thread, NULL); }
+    pthread_cond_destroy(&team->finished);
+    pthread_cond_destroy(&team->work);
+    pthread_mutex_destroy(&team->mutex);
+    tt_free(ctx, team->members, (size_t)team->capacity, sizeof *team->members);
+    tt_free(ctx, team, 1, sizeof *team);
+    ctx->team = NULL;
+}
+static void tti_team_run(tti_team *team, tti_part_fn part, void *user, int n) {
+    int spins = team->spins;
+    team->part = part;
+    team->user = user;
+    team->n_parts = n;
+    TTI_ATOMIC_SET(team->done, 0);
+    TTI_ATOMIC_SET(team->left, n);
+    if (TTI_ATOMIC_GET(team->n_asleep) > 0) {
+        pthread_mutex_lock(&team->mutex);
+        pthread_cond_broadcast(&team->work);
+        pthread_mutex_unlock(&team->mutex);
+    }
+    tti_team_work(team, 0);
+    while (spins-- > 0 && TTI_ATOMIC_GET(team->done) < n) { tti_pause(); }
+    if (TTI_ATOMIC_GET(team->done) == n) { return; }
+    pthread_mutex_lock(&team->mutex);
+    TTI_ATOMIC_SET(team->caller_asleep, 1);
+    while (TTI_ATOMIC_GET(team->done) < n) { pthread_cond_wait(&team->finished, &team->mutex); }
+    TTI_ATOMIC_SET(team->caller_asleep, 0);
+    pthread_mutex_unlock(&team->mutex);
+}
+#else
+static void tti_team_destroy(tt_context *ctx) { (void)ctx; }
+#endif
+
+/* part(user, i, worker) for i = 0 .. n-1, each once, in any order, on any of the threads; returns when all are done. */
+static tt_status tti_parallel(tt_context *ctx, tti_part_fn part, void *user, int n) {
+    int i;
+#ifdef TTI_TEAM
+    if (n > 1 && ctx->n_threads > 1) {
+        if (!ctx->team && tti_team_create(ctx) != TT_OK) { return TT_ERR_MEM; }
+        tti_team_run(ctx->team, part, user, n);
+        return TT_OK;
+    }
+#elif defined(TTI_OPENMP)
+#pragma omp parallel for schedule(dynamic, 1) num_threads(ctx->n_threads) if (n > 1)
+    for (i = 0; i < n; i++) { part(user, i, omp_get_thread_num()); }
+    return TT_OK;
+#endif
+    (void)ctx;
+    for (i = 0; i < n; i++) { part(user, i, 0); }
+    return TT_OK;
+}
+/* One thread per processor, or as many as OMP_NUM_THREADS says, which other libraries heed too. */
+static int tti_default_threads(void) {
+    long n = 1;
+#ifdef TTI_TEAM
+    const char *wish = getenv("OMP_NUM_THREADS");
+#if defined(__ELF__)
+    if (!pthread_create || !pthread_join) { return 1; }
+#endif
+#ifdef _SC_NPROCESSORS_ONLN
+    n = sysconf(_SC_NPROCESSORS_ONLN);
+#endif
+    if (wish && strtol(wish, NULL, 10) > 0) { n = strtol(wish, NULL, 10); }
+#elif defined(TTI_OPENMP)
+    n = omp_get_max_threads();
+#endif
+    return n < 1 ? 1 : n > TTI_MAX_THREADS ? TTI_MAX_THREADS : (int)n;
+}
+
 /* ---- context ---- */
-static int tti_max_threads(void) {
-#ifdef _OPENMP
-    return omp_get_max_threads();
-#else
-    return 1;
-#endif
-}
-/* Index of the calling thread in its team. */
-static int tti_worker(void) {
-#ifdef _OPENMP
-    return omp_get_thread_num();
-#else
-    return 0;
-#endif
-}
 TT_API tt_context *tt_create(const tt_desc *desc) {
     static const tt_desc zero = TT_INIT;
     tt_allocator allocator;
@@ -1361,13 +1583,15 @@ TT_API tt_context *tt_create(const tt_desc *desc) {
     ctx->allocator = allocator;
     ctx->log = desc->log;
     ctx->log_user = desc->log_user;
-    ctx->n_threads = tti_max_threads();
-    if (desc->n_threads > 0 && desc->n_threads < ctx->n_threads) { ctx->n_threads = desc->n_threads; }
+    ctx->n_threads = desc->n_threads > 0 ? desc->n_threads : tti_default_threads();
     ctx->device.on_backend = 1;
     wish = desc->kernel ? desc->kernel : getenv("TT_KERNEL");
     if (wish) { snprintf(ctx->kernel_wish, sizeof ctx->kernel_wish, "%s", wish); }
     ctx->kernel_name = "none";
-    if (desc->n_threads < 0) { ctx->broken = tt_fail(ctx, TT_ERR_ARG, "tt_create: n_threads is %d, expected >= 0", desc->n_threads); }
+    if (desc->n_threads < 0 || desc->n_threads > TTI_MAX_THREADS) {
+        ctx->broken = tt_fail(ctx, TT_ERR_ARG, "tt_create: n_threads is %d, expected 0 .. %d", desc->n_threads, TTI_MAX_THREADS);
+        ctx->n_threads = 1;
+    }
     if (ctx->broken == TT_OK) { ctx->broken = tt_cpu_backend()->open(ctx, tt_cpu_backend(), &ctx->cpu_state); }
     ctx->backend = tt_cpu_backend();
     ctx->backend_state = ctx->cpu_state;
@@ -1387,6 +1611,7 @@ TT_API void tt_destroy(tt_context *ctx) {
         tti_arena_destroy(ctx, &ctx->host);
         if (ctx->backend_state && ctx->backend_state != ctx->cpu_state) { ctx->backend->close(ctx, ctx->backend_state); }
     }
+    tti_team_destroy(ctx);
     if (ctx->cpu_state) { tt_cpu_backend()->close(ctx, ctx->cpu_state); }
     ctx->allocator.free(ctx->allocator.user, ctx, sizeof *ctx);
 }
@@ -1626,6 +1851,7 @@ TT_API tt_status tt_make_dirs(tt_context *ctx, const char *path) {
 /* ---- JSON ---- 
  * Two passes over the text with the same parser: the first counts nodes and string bytes, the second
  * fills one block laid out as [header][nodes][strings]. */
+#define TTI_JSON_MAX_VALUES ((size_t)1 << 23)
 typedef struct tti_json_block { size_t bytes, padding; tt_json root; } tti_json_block;
 typedef struct tti_json_parser {
     tt_context *ctx;
@@ -1784,6 +2010,7 @@ static tt_json *tti_json_value(tti_json_parser *p, int depth) {
     tt_json counting, *node = p->nodes ? p->nodes + index : &counting;
     memset(node, 0, sizeof *node);
     if (depth > 128) { tti_json_fail(p, "nested deeper than 128"); return NULL; }
+    if (index >= TTI_JSON_MAX_VALUES) { tti_json_fail(p, "more than 8388608 values"); return NULL; }
     tti_json_space(p);
     if (p->at >= p->end) { tti_json_fail(p, "text ends where a value is expected"); return NULL; }
     if (*p->at == '{') { node->type = TT_JSON_OBJECT; tti_json_members(p, node, 1, depth); }
@@ -2099,26 +2326,28 @@ static tt_status tti_thread_scratch(tt_context *ctx, size_t want) {
 }
 
 /* Runs items 0..n, in parallel if they are worth it. cost: floating point operations of one item, roughly. */
+typedef struct tti_pieces { tti_kernel kernel; const tti_job *job; size_t n, each; const tti_cpu *cpu; } tti_pieces;
+static void tti_run_piece(void *user, int part, int worker) {
+    const tti_pieces *p = (const tti_pieces *)user;
+    size_t begin = (size_t)part * p->each, end = begin + p->each < p->n ? begin + p->each : p->n;
+    float *scratch = p->cpu->threads ? p->cpu->threads + (size_t)worker * p->cpu->thread_size : NULL;
+    if (begin < end) { p->kernel(p->job, scratch, begin, end); }
+}
 static tt_status tti_run(tt_context *ctx, tti_kernel kernel, const tti_job *job, size_t n, size_t cost) {
-    tti_cpu *cpu = tti_cpu_of(ctx);
-#ifdef _OPENMP
     const size_t worth = (size_t)1 << 18;
     size_t threads = (size_t)ctx->n_threads, parts = n < 4 * threads ? n : 4 * threads;
-    if (threads > 1 && n > 1 && n > worth / (cost ? cost : 1)) {
-        ptrdiff_t part;
-        size_t each = (n + parts - 1) / parts;
-        if (each > 64) { each = (each + 63) / 64 * 64; }      /* threads share no cache line of values */
-#pragma omp parallel for schedule(dynamic, 1) num_threads(ctx->n_threads)
-        for (part = 0; part < (ptrdiff_t)parts; part++) {
-            size_t begin = (size_t)part * each, end = begin + each < n ? begin + each : n;
-            if (begin < end) { kernel(job, cpu->threads + (size_t)omp_get_thread_num() * cpu->thread_size, begin, end); }
-        }
-        return TT_OK;
+    tti_pieces p;
+    if (n == 0) { return TT_OK; }
+    p.kernel = kernel;
+    p.job = job;
+    p.cpu = tti_cpu_of(ctx);
+    p.n = p.each = n;
+    if (threads == 1 || n <= worth / (cost ? cost : 1)) { parts = 1; }
+    if (parts > 1) {
+        p.each = (n + parts - 1) / parts;
+        if (p.each > 64) { p.each = (p.each + 63) / 64 * 64; }      /* threads share no cache line of values */
     }
-#endif
-    (void)cost;
-    if (n > 0) { kernel(job, cpu->threads, 0, n); }
-    return TT_OK;
+    return tti_parallel(ctx, tti_run_piece, &p, (int)parts);
 }
 
 /* ---- memory ---- */
@@ -2129,18 +2358,19 @@ static tt_status tti_cpu_copy(tt_context *ctx, void *to, const void *from, size_
     if (bytes) { memmove(to, from, bytes); }
     return TT_OK;
 }
+#define TTI_ZERO_PIECE ((size_t)1 << 17)
+typedef struct tti_bytes { char *to; size_t n; } tti_bytes;
+static void tti_zero_piece(void *user, int part, int worker) {
+    const tti_bytes *b = (const tti_bytes *)user;
+    size_t begin = (size_t)part * TTI_ZERO_PIECE;
+    (void)worker;
+    memset(b->to + begin, 0, b->n - begin < TTI_ZERO_PIECE ? b->n - begin : TTI_ZERO_PIECE);
+}
 static tt_status tti_cpu_zero(tt_context *ctx, void *to, size_t bytes) {
-    const size_t piece = (size_t)1 << 17;
-    ptrdiff_t i, pieces = (ptrdiff_t)((bytes + piece - 1) / piece);
-    (void)ctx;
-#ifdef _OPENMP
-#pragma omp parallel for num_threads(ctx->n_threads) if (pieces > 1)
-#endif
-    for (i = 0; i < pieces; i++) {
-        size_t begin = (size_t)i * piece;
-        memset((char *)to + begin, 0, bytes - begin < piece ? bytes - begin : piece);
-    }
-    return TT_OK;
+    tti_bytes b;
+    b.to = (char *)to;
+    b.n = bytes;
+    return tti_parallel(ctx, tti_zero_piece, &b, (int)((bytes + TTI_ZERO_PIECE - 1) / TTI_ZERO_PIECE));
 }
 static tt_status tti_cpu_sync(tt_context *ctx) { (void)ctx; return TT_OK; }
 
@@ -2542,13 +2772,13 @@ static tt_status tti_cpu_reduce(tt_context *ctx, float *y, const float *x, const
     for (i = 0; i < n; i++) { y[i] = (float)(accumulate ? (double)y[i] + sums[i] : sums[i]); }
     return TT_OK;
 }
-static tt_status tti_cpu_sum_squares(tt_context *ctx, const float *x, size_t n, double *host_out) {
+static tt_status tti_cpu_sum_squares(tt_context *ctx, const float *x, size_t n, double *out) {
     double sums[8] = {0, 0, 0, 0, 0, 0, 0, 0};
     size_t i, j;
     (void)ctx;
     for (i = 0; i + 8 <= n; i += 8) { for (j = 0; j < 8; j++) { sums[j] += (double)x[i + j] * (double)x[i + j]; } }
     for (; i < n; i++) { sums[i % 8] += (double)x[i] * (double)x[i]; }
-    *host_out = ((sums[0] + sums[1]) + (sums[2] + sums[3])) + ((sums[4] + sums[5]) + (sums[6] + sums[7]));
+    *out = ((sums[0] + sums[1]) + (sums[2] + sums[3])) + ((sums[4] + sums[5]) + (sums[6] + sums[7]));
     return TT_OK;
 }
 
@@ -2620,7 +2850,8 @@ static void tti_set_shape(tt_tensor *t, int ndim, const int *shape) {
     for (i = 0; i < TT_MAX_DIMS; i++) { t->shape[i] = i < ndim ? shape[i] : 1; }
 }
 
-TT_API tt_tensor *tt_tensor_create(tt_context *ctx, tt_dtype dtype, int ndim, const int *shape, const char *name) {
+/* A long-lived tensor that has no data yet. */
+static tt_tensor *tti_tensor_shell(tt_context *ctx, tt_dtype dtype, int ndim, const int *shape, const char *name) {
     size_t size, bytes;
     tt_tensor *t;
     if (ctx->broken != TT_OK || tti_shape_size(ctx, name ? name : "tt_tensor_create", ndim, shape, &size) != TT_OK) { return NULL; }
@@ -2633,8 +2864,15 @@ TT_API tt_tensor *tt_tensor_create(tt_context *ctx, tt_dtype dtype, int ndim, co
     t->persistent = 1;
     tti_set_shape(t, ndim, shape);
     t->name = name ? tti_strdup(ctx, name) : NULL;
-    t->data = !name || t->name ? ctx->backend->alloc(ctx, bytes) : NULL;
-    if (!t->data || ctx->backend->zero(ctx, t->data, bytes) != TT_OK) { tt_tensor_destroy(t); return NULL; }
+    if (name && !t->name) { tt_tensor_destroy(t); return NULL; }
+    return t;
+}
+static size_t tti_tensor_bytes(const tt_tensor *t) { return t->size * tti_dtype_bytes(t->dtype); }
+TT_API tt_tensor *tt_tensor_create(tt_context *ctx, tt_dtype dtype, int ndim, const int *shape, const char *name) {
+    tt_tensor *t = tti_tensor_shell(ctx, dtype, ndim, shape, name);
+    if (!t) { return NULL; }
+    t->data = ctx->backend->alloc(ctx, tti_tensor_bytes(t));
+    if (!t->data || ctx->backend->zero(ctx, t->data, tti_tensor_bytes(t)) != TT_OK) { tt_tensor_destroy(t); return NULL; }
     return t;
 }
 TT_API tt_tensor *tt_parameter(tt_context *ctx, int ndim, const int *shape, const char *name) {
@@ -2642,10 +2880,14 @@ TT_API tt_tensor *tt_parameter(tt_context *ctx, int ndim, const int *shape, cons
     if (t) { t->requires_grad = 1; }
     return t;
 }
+static void tti_grad_free(tt_tensor *t) {
+    if (t->grad) { t->ctx->backend->free(t->ctx, t->grad, t->size * sizeof(float)); }
+    t->grad = NULL;
+}
 TT_API void tt_tensor_destroy(tt_tensor *t) {
     if (!t || !t->persistent) { return; }
-    if (t->data) { t->ctx->backend->free(t->ctx, t->data, t->size * tti_dtype_bytes(t->dtype)); }
-    if (t->grad) { t->ctx->backend->free(t->ctx, t->grad, t->size * sizeof(float)); }
+    if (t->data && !t->lent) { t->ctx->backend->free(t->ctx, t->data, tti_tensor_bytes(t)); }
+    tti_grad_free(t);
     tti_strfree(t->ctx, t->name);
     tt_free(t->ctx, t, 1, sizeof *t);
 }
@@ -2697,8 +2939,18 @@ TT_API tt_status tt_tensor_set(tt_tensor *t, const float *values) {
     return t->ctx->backend->upload(t->ctx, t->data, values, t->size * sizeof(float));
 }
 TT_API tt_status tt_tensor_get(const tt_tensor *t, float *values) {
-    if (tti_want_f32(t, "tt_tensor_get") != TT_OK) { return TT_ERR_ARG; }
-    return t->ctx->backend->download(t->ctx, values, t->data, t->size * sizeof(float));
+    const unsigned char *half = (const unsigned char *)values + 2 * t->size;   /* widened in place, from the front */
+    tt_status status;
+    size_t i;
+    if (t->dtype == TT_F32) { return t->ctx->backend->download(t->ctx, values, t->data, t->size * sizeof(float)); }
+    if (t->dtype == TT_I32) { return tti_want_f32(t, "tt_tensor_get"); }
+    status = t->ctx->backend->download(t->ctx, (unsigned char *)values + 2 * t->size, t->data, 2 * t->size);
+    for (i = 0; i < t->size && status == TT_OK; i++) {
+        uint16_t bits;
+        memcpy(&bits, half + 2 * i, 2);
+        values[i] = t->dtype == TT_BF16 ? tti_from_bf16(bits) : tti_from_f16(bits);
+    }
+    return status;
 }
 TT_API tt_status tt_tensor_get_grad(const tt_tensor *t, float *values) {
     if (!t->grad) { memset(values, 0, t->size * sizeof(float)); return TT_OK; }
@@ -3116,6 +3368,32 @@ static void tti_gemm_set(tt_gemm_args *g, int m, int n, int k, const float *a, i
     g->c = c;
     g->ldc = n;
 }
+/* g with the weight as B. One of half precision is widened in blocks of rows, that stay in the CPU's cache: a block
+ * is some of C's columns, or (B not transposed) a piece of the sum. Either way the bits are those of a float32 weight. */
+#define TTI_WIDEN ((size_t)1 << 18)
+static tt_status tti_gemm_weight(tt_context *ctx, tt_gemm_args g, const tt_tensor *w) {
+    size_t cols = (size_t)w->shape[1];
+    int rows = w->shape[0], step = TTI_WIDEN / cols > 1 ? (int)(TTI_WIDEN / cols) : 1, at;
+    tti_mark mark = tti_arena_mark(&ctx->device);
+    tt_gemm_args block = g;
+    tt_status status = TT_OK;
+    float *wide;
+    g.b = TT_F(w);
+    if (w->dtype == TT_F32) { return ctx->backend->gemm(ctx, &g); }
+    if (step > rows) { step = rows; }
+    wide = (float *)tti_arena_alloc(ctx, &ctx->device, (size_t)step * cols * sizeof(float));
+    if (!wide) { return TT_ERR_MEM; }
+    block.b = wide;
+    for (at = 0; at < rows && status == TT_OK; at += step) {
+        int n = rows - at < step ? rows - at : step;
+        status = ctx->backend->cast(ctx, wide, TT_F32, (const uint16_t *)w->data + (size_t)at * cols, w->dtype, (size_t)n * cols);
+        if (g.transpose_b) { block.n = n; block.c = g.c + at; block.bias = g.bias ? g.bias + at : NULL; }
+        else { block.k = n; block.a = g.a + at; block.accumulate = g.accumulate || at > 0; block.bias = at > 0 ? NULL : g.bias; }
+        if (status == TT_OK) { status = ctx->backend->gemm(ctx, &block); }
+    }
+    tti_arena_release(&ctx->device, mark);
+    return status;
+}
 static tt_status tti_product_back(tt_context *ctx, tti_node *node) {
     int w_is_mk = *(int *)node->saved;
     tt_tensor *x = node->in[0], *w = node->in[1], *b = node->n_in > 2 ? node->in[2] : NULL;
@@ -3126,9 +3404,9 @@ static tt_status tti_product_back(tt_context *ctx, tti_node *node) {
     tt_gemm_args g;
     tt_status status = TT_OK;
     if (dx) {
-        tti_gemm_set(&g, n, k, m, dy, m, 0, TT_F(w), w_is_mk ? k : m, !w_is_mk, dx);
+        tti_gemm_set(&g, n, k, m, dy, m, 0, NULL, w_is_mk ? k : m, !w_is_mk, dx);
         g.accumulate = !fresh;
-        status = ctx->backend->gemm(ctx, &g);
+        status = tti_gemm_weight(ctx, g, w);
     }
     if (dw && status == TT_OK) {
         if (w_is_mk) { tti_gemm_set(&g, m, k, n, dy, m, 1, TT_F(x), k, 0, dw); }
@@ -3160,9 +3438,9 @@ static tt_tensor *tti_product(tt_context *ctx, const char *who, int w_is_mk, tt_
     saved = y ? (int *)tti_step_alloc(ctx, sizeof *saved) : NULL;
     if (!saved) { ctx->graph_error = 1; return NULL; }
     *saved = w_is_mk;
-    tti_gemm_set(&g, n, m, k, TT_F(x), k, 0, TT_F(w), w_is_mk ? k : m, w_is_mk, TT_F(y));
+    tti_gemm_set(&g, n, m, k, TT_F(x), k, 0, NULL, w_is_mk ? k : m, w_is_mk, TT_F(y));
     g.bias = bias ? TT_F(bias) : NULL;
-    if (!tti_graph_ok(ctx, ctx->backend->gemm(ctx, &g))) { return NULL; }
+    if (!tti_graph_ok(ctx, tti_gemm_weight(ctx, g, w))) { return NULL; }
     return tti_record(ctx, who, tti_product_back, in, bias ? 3 : 2, y, NULL, saved);
 }
 TT_API tt_tensor *tt_linear(tt_context *ctx, tt_tensor *x, tt_tensor *w, tt_tensor *bias) { return tti_product(ctx, "tt_linear", 1, x, w, bias); }
@@ -4808,26 +5086,43 @@ TT_API tt_tokenizer *tt_tokenizer_train(tt_context *ctx, const tt_tokenizer_desc
 
 #define TTI_LAYER_PARAMS 20
 
+/* A matrix of a layer with its bias and its adapter. GPT-2 stores w as [in, out] and fuses q, k, v into one; its "up" is
+ * c_fc, and there is no gate. */
+typedef struct tti_matrix { tt_tensor *w, *bias, *lora_a, *lora_b; } tti_matrix;
+enum { TTI_QKV, TTI_Q, TTI_K, TTI_V, TTI_O, TTI_GATE, TTI_UP, TTI_DOWN, TTI_N_MATRICES };
+
 typedef struct tti_layer {
     tt_tensor *norm1, *norm1_bias, *norm2, *norm2_bias;
-    tt_tensor *qkv, *qkv_bias;                           /* gpt2: one [C, 3C] matrix           */
-    tt_tensor *q, *k, *v, *q_bias, *k_bias, *v_bias;     /* others                             */
     tt_tensor *q_norm, *k_norm;
-    tt_tensor *o, *o_bias;
-    tt_tensor *gate, *up, *down, *gate_bias, *up_bias, *down_bias;   /* gpt2: up = c_fc, no gate */
+    tti_matrix matrix[TTI_N_MATRICES];
     int use_rope;
 } tti_layer;
 
+/* generation_config.json; text: as it was read, to be written again, NULL = none. */
+typedef struct tti_generation {
+    char *text;
+    int do_sample, top_k, n_stops;
+    float temperature, top_p, min_p, repetition_penalty;   /* 0 = not given */
+    int32_t stops[TT_MAX_MORE_EOS + 1];
+} tti_generation;
+
+struct tti_shards;                    /* chapter 7: open safetensors files */
 struct tt_model {
     tt_context *ctx;
     tt_model_config config;
-    int n_params, max_params;
+    int n_params, n_base, max_params; /* params[n_base ..] are adapters     */
     tt_tensor **params;               /* owned, in file order               */
     tti_layer *layers;                /* [num_hidden_layers]                */
     tt_tensor *embedding, *positions; /* positions: gpt2                    */
     tt_tensor *norm, *norm_bias;
     tt_tensor *head;                  /* the embedding if tied              */
     tt_tensor *cos_table, *sin_table; /* [max_position_embeddings, head_dim/2] */
+    tt_lora_desc lora;                /* target_modules: owned copies       */
+    char **lora_targets;
+    float lora_scale;
+    int lora_off;
+    struct tti_shards *mapped;        /* the files that weights lie in, or NULL */
+    tti_generation generation;
 };
 
 /* ---- config ---- */
@@ -4872,8 +5167,17 @@ static tt_status tti_config_resolve(tt_context *ctx, tt_model_config *c) {
     if (!(c->norm_eps > 0) || !(c->rope_theta > 0)) {
         return tt_fail(ctx, TT_ERR_ARG, "%s: norm_eps is %g and rope_theta %g, expected both > 0", who, (double)c->norm_eps, (double)c->rope_theta);
     }
+    if (c->n_more_eos < 0 || c->n_more_eos > TT_MAX_MORE_EOS || (c->n_more_eos > 0 && c->eos_token_id < 0)) { return tt_fail(ctx, TT_ERR_ARG, "%s: n_more_eos is %d, expected 0..%d, and 0 without eos_token_id", who, c->n_more_eos, TT_MAX_MORE_EOS); }
     if (c->no_rope_interval < 0) { return tt_fail(ctx, TT_ERR_ARG, "%s: no_rope_interval is %d, expected >= 0", who, c->no_rope_interval); }
     return TT_OK;
+}
+
+/* Without a generation_config.json, texts end as config.json says. */
+static void tti_generation_of_config(const tt_model_config *c, tti_generation *g) {
+    int i;
+    memset(g, 0, sizeof *g);
+    if (c->eos_token_id >= 0) { g->stops[g->n_stops++] = c->eos_token_id; }
+    for (i = 0; i < c->n_more_eos; i++) { g->stops[g->n_stops++] = c->more_eos[i]; }
 }
 
 /* ---- parameters ----
@@ -4891,7 +5195,7 @@ static tt_tensor *tti_new_param(tt_model *m, const uint64_t *seed, double std, i
     snprintf(name, sizeof name, format, layer);
     shape[0] = rows;
     shape[1] = cols;
-    t = tt_parameter(ctx, cols ? 2 : 1, shape, name);
+    t = m->mapped ? tti_tensor_shell(ctx, TT_F32, cols ? 2 : 1, shape, name) : tt_parameter(ctx, cols ? 2 : 1, shape, name);
     if (!t) { return NULL; }
     m->params[m->n_params++] = t;
     if (!seed || std == 0) { return t; }
@@ -4914,23 +5218,23 @@ static int tti_llama_layer(tt_model *m, const uint64_t *seed, int n) {
     double in_std = 1.0 / sqrt((double)hidden), depth = sqrt(2.0 * c->num_hidden_layers);
 #define TTI_P(field, std, rows, cols, name) ((l->field = tti_new_param(m, seed, std, rows, cols, "model.layers.%d." name, n)) != NULL)
     return TTI_P(norm1, -1, hidden, 0, "input_layernorm.weight")
-        && TTI_P(q, in_std, q_dim, hidden, "self_attn.q_proj.weight")
-        && TTI_P(k, in_std, kv_dim, hidden, "self_attn.k_proj.weight")
-        && TTI_P(v, in_std, kv_dim, hidden, "self_attn.v_proj.weight")
-        && TTI_P(o, 1.0 / sqrt((double)q_dim) / depth, hidden, q_dim, "self_attn.o_proj.weight")
-        && (!c->attention_bias || (TTI_P(q_bias, 0, q_dim, 0, "self_attn.q_proj.bias")
-                                   && TTI_P(k_bias, 0, kv_dim, 0, "self_attn.k_proj.bias")
-                                   && TTI_P(v_bias, 0, kv_dim, 0, "self_attn.v_proj.bias")))
-        && (!c->attention_out_bias || TTI_P(o_bias, 0, hidden, 0, "self_attn.o_proj.bias"))
+        && TTI_P(matrix[TTI_Q].w, in_std, q_dim, hidden, "self_attn.q_proj.weight")
+        && TTI_P(matrix[TTI_K].w, in_std, kv_dim, hidden, "self_attn.k_proj.weight")
+        && TTI_P(matrix[TTI_V].w, in_std, kv_dim, hidden, "self_attn.v_proj.weight")
+        && TTI_P(matrix[TTI_O].w, 1.0 / sqrt((double)q_dim) / depth, hidden, q_dim, "self_attn.o_proj.weight")
+        && (!c->attention_bias || (TTI_P(matrix[TTI_Q].bias, 0, q_dim, 0, "self_attn.q_proj.bias")
+                                   && TTI_P(matrix[TTI_K].bias, 0, kv_dim, 0, "self_attn.k_proj.bias")
+                                   && TTI_P(matrix[TTI_V].bias, 0, kv_dim, 0, "self_attn.v_proj.bias")))
+        && (!c->attention_out_bias || TTI_P(matrix[TTI_O].bias, 0, hidden, 0, "self_attn.o_proj.bias"))
         && (!c->qk_norm || (TTI_P(q_norm, -1, dim, 0, "self_attn.q_norm.weight")
                             && TTI_P(k_norm, -1, dim, 0, "self_attn.k_norm.weight")))
         && TTI_P(norm2, -1, hidden, 0, "post_attention_layernorm.weight")
-        && TTI_P(gate, in_std, inner, hidden, "mlp.gate_proj.weight")
-        && TTI_P(up, in_std, inner, hidden, "mlp.up_proj.weight")
-        && TTI_P(down, 1.0 / sqrt((double)inner) / depth, hidden, inner, "mlp.down_proj.weight")
-        && (!c->mlp_bias || (TTI_P(gate_bias, 0, inner, 0, "mlp.gate_proj.bias")
-                             && TTI_P(up_bias, 0, inner, 0, "mlp.up_proj.bias")
-                             && TTI_P(down_bias, 0, hidden, 0, "mlp.down_proj.bias")));
+        && TTI_P(matrix[TTI_GATE].w, in_std, inner, hidden, "mlp.gate_proj.weight")
+        && TTI_P(matrix[TTI_UP].w, in_std, inner, hidden, "mlp.up_proj.weight")
+        && TTI_P(matrix[TTI_DOWN].w, 1.0 / sqrt((double)inner) / depth, hidden, inner, "mlp.down_proj.weight")
+        && (!c->mlp_bias || (TTI_P(matrix[TTI_GATE].bias, 0, inner, 0, "mlp.gate_proj.bias")
+                             && TTI_P(matrix[TTI_UP].bias, 0, inner, 0, "mlp.up_proj.bias")
+                             && TTI_P(matrix[TTI_DOWN].bias, 0, hidden, 0, "mlp.down_proj.bias")));
 #undef TTI_P
 }
 /* transformer.h.N of GPT-2; its matrices are stored [in, out] */
@@ -4941,11 +5245,11 @@ static int tti_gpt2_layer(tt_model *m, const uint64_t *seed, int n) {
     double depth = sqrt(2.0 * c->num_hidden_layers);
 #define TTI_P(field, std, rows, cols, name) ((l->field = tti_new_param(m, seed, std, rows, cols, "transformer.h.%d." name, n)) != NULL)
     return TTI_P(norm1, -1, hidden, 0, "ln_1.weight") && TTI_P(norm1_bias, 0, hidden, 0, "ln_1.bias")
-        && TTI_P(qkv, 0.02, hidden, 3 * hidden, "attn.c_attn.weight") && TTI_P(qkv_bias, 0, 3 * hidden, 0, "attn.c_attn.bias")
-        && TTI_P(o, 0.02 / depth, hidden, hidden, "attn.c_proj.weight") && TTI_P(o_bias, 0, hidden, 0, "attn.c_proj.bias")
+        && TTI_P(matrix[TTI_QKV].w, 0.02, hidden, 3 * hidden, "attn.c_attn.weight") && TTI_P(matrix[TTI_QKV].bias, 0, 3 * hidden, 0, "attn.c_attn.bias")
+        && TTI_P(matrix[TTI_O].w, 0.02 / depth, hidden, hidden, "attn.c_proj.weight") && TTI_P(matrix[TTI_O].bias, 0, hidden, 0, "attn.c_proj.bias")
         && TTI_P(norm2, -1, hidden, 0, "ln_2.weight") && TTI_P(norm2_bias, 0, hidden, 0, "ln_2.bias")
-        && TTI_P(up, 0.02, hidden, inner, "mlp.c_fc.weight") && TTI_P(up_bias, 0, inner, 0, "mlp.c_fc.bias")
-        && TTI_P(down, 0.02 / depth, inner, hidden, "mlp.c_proj.weight") && TTI_P(down_bias, 0, hidden, 0, "mlp.c_proj.bias");
+        && TTI_P(matrix[TTI_UP].w, 0.02, hidden, inner, "mlp.c_fc.weight") && TTI_P(matrix[TTI_UP].bias, 0, inner, 0, "mlp.c_fc.bias")
+        && TTI_P(matrix[TTI_DOWN].w, 0.02 / depth, inner, hidden, "mlp.c_proj.weight") && TTI_P(matrix[TTI_DOWN].bias, 0, hidden, 0, "mlp.c_proj.bias");
 #undef TTI_P
 }
 static int tti_model_params(tt_model *m, const uint64_t *seed) {
@@ -5009,14 +5313,17 @@ static tt_status tti_rope_tables(tt_model *m) {
     tt_free(ctx, sines, size, sizeof(float));
     return status;
 }
-/* seed NULL: parameters stay zero, for a caller that fills them all. */
-static tt_model *tti_model_new(tt_context *ctx, const tt_model_config *config, const uint64_t *seed) {
-    tt_model *m;
+static void tti_shards_destroy(struct tti_shards *shards);      /* chapter 7 */
+static void tti_lora_forget(tt_model *m);
+/* seed NULL: parameters stay zero, for a caller that fills them all. With `mapped` they have no data yet; the model owns
+ * the files from here on, also on failure. */
+static tt_model *tti_model_new(tt_context *ctx, const tt_model_config *config, const uint64_t *seed, struct tti_shards *mapped) {
+    tt_model *m = NULL;
     tt_model_config c = *config;
-    if (ctx->broken != TT_OK || tti_config_resolve(ctx, &c) != TT_OK) { return NULL; }
-    m = (tt_model *)tt_alloc(ctx, 1, sizeof *m);
-    if (!m) { return NULL; }
+    if (ctx->broken == TT_OK && tti_config_resolve(ctx, &c) == TT_OK) { m = (tt_model *)tt_alloc(ctx, 1, sizeof *m); }
+    if (!m) { tti_shards_destroy(mapped); return NULL; }
     m->ctx = ctx;
+    m->mapped = mapped;
     m->config = c;
     m->max_params = c.num_hidden_layers * TTI_LAYER_PARAMS + 5;
     m->params = (tt_tensor **)tt_alloc(ctx, (size_t)m->max_params, sizeof *m->params);
@@ -5025,13 +5332,18 @@ static tt_model *tti_model_new(tt_context *ctx, const tt_model_config *config, c
         tt_model_destroy(m);
         return NULL;
     }
+    m->n_base = m->n_params;
+    tti_generation_of_config(&m->config, &m->generation);
     return m;
 }
-TT_API tt_model *tt_model_create(tt_context *ctx, const tt_model_config *config, uint64_t seed) { return tti_model_new(ctx, config, &seed); }
+TT_API tt_model *tt_model_create(tt_context *ctx, const tt_model_config *config, uint64_t seed) { return tti_model_new(ctx, config, &seed, NULL); }
 TT_API void tt_model_destroy(tt_model *m) {
     int i;
     if (!m) { return; }
     for (i = 0; i < m->n_params; i++) { tt_tensor_destroy(m->params[i]); }
+    tti_lora_forget(m);
+    tti_strfree(m->ctx, m->generation.text);
+    tti_shards_destroy(m->mapped);
     tt_tensor_destroy(m->cos_table);
     tt_tensor_destroy(m->sin_table);
     tt_free(m->ctx, m->params, (size_t)m->max_params, sizeof *m->params);
@@ -5048,14 +5360,26 @@ TT_API tt_status tt_model_assign(tt_model *to, const tt_model *from) {
         }
     }
     for (i = 0; i < to->n_params; i++) {
-        tt_status status = to->ctx->backend->copy(to->ctx, to->params[i]->data, from->params[i]->data, to->params[i]->size * sizeof(float));
+        tt_tensor *a = to->params[i], *b = from->params[i];
+        tt_status status;
+        if (a->lent) { return tt_fail(to->ctx, TT_ERR_ARG, "tt_model_assign: parameter %s lies in a mapped file", a->name); }
+        status = a->dtype == b->dtype ? to->ctx->backend->copy(to->ctx, a->data, b->data, tti_tensor_bytes(a))
+                                      : to->ctx->backend->cast(to->ctx, a->data, a->dtype, b->data, b->dtype, a->size);
         if (status != TT_OK) { return status; }
     }
     return TT_OK;
 }
 TT_API tt_model *tt_model_copy(const tt_model *from) {
-    tt_model *m = tti_model_new(from->ctx, &from->config, NULL);
+    tt_model *m = tti_model_new(from->ctx, &from->config, NULL, NULL);
     int i;
+    if (m && from->lora.rank && tt_model_lora_add(m, &from->lora) != TT_OK) { tt_model_destroy(m); return NULL; }
+    if (m) { m->lora_off = from->lora_off; }
+    if (m && from->generation.text) {
+        char *text = tti_strdup(m->ctx, from->generation.text);
+        if (!text) { tt_model_destroy(m); return NULL; }
+        m->generation = from->generation;
+        m->generation.text = text;
+    }
     if (m && tt_model_assign(m, from) != TT_OK) { tt_model_destroy(m); return NULL; }
     for (i = 0; m && i < m->n_params; i++) { m->params[i]->requires_grad = 0; }
     return m;
@@ -5080,6 +5404,185 @@ TT_API void tt_model_zero_grad(tt_model *m) {
     for (i = 0; i < m->n_params; i++) { tti_graph_ok(m->ctx, tt_zero_grad(m->params[i])); }
 }
 
+/* ---- adapters ---- */
+static void tti_lora_forget(tt_model *m) {
+    int i;
+    for (i = 0; m->lora_targets && i < m->lora.n_target_modules; i++) { tti_strfree(m->ctx, m->lora_targets[i]); }
+    tt_free(m->ctx, m->lora_targets, (size_t)m->lora.n_target_modules, sizeof *m->lora_targets);
+    m->lora_targets = NULL;
+    memset(&m->lora, 0, sizeof m->lora);
+}
+static tt_status tti_lora_resolve(tt_context *ctx, tt_lora_desc *d) {
+    static const char *const who = "tt_lora_desc";
+    int i;
+    if (d->rank == 0) { d->rank = 8; }
+    if (d->rank < 1 || d->rank > 65536) { return tt_fail(ctx, TT_ERR_ARG, "%s: rank is %d, expected 1..65536", who, d->rank); }
+    if (d->alpha == 0) { d->alpha = 2.0f * (float)d->rank; }
+    if (!(d->alpha > 0) || !isfinite(d->alpha)) { return tt_fail(ctx, TT_ERR_ARG, "%s: alpha is %g, expected > 0", who, (double)d->alpha); }
+    if (d->n_target_modules < 0 || (d->n_target_modules > 0 && !d->target_modules)) {
+        return tt_fail(ctx, TT_ERR_ARG, "%s: n_target_modules is %d, expected the number of target_modules", who, d->n_target_modules);
+    }
+    for (i = 0; i < d->n_target_modules; i++) {
+        if (!d->target_modules[i] || !d->target_modules[i][0]) { return tt_fail(ctx, TT_ERR_ARG, "%s: target_modules[%d] is empty", who, i); }
+    }
+    return TT_OK;
+}
+/* The module of a matrix is its weight's name without ".weight"; a target is the module or its last parts. */
+static int tti_lora_is_target(const char *weight, const char *target) {
+    size_t module = strlen(weight) - strlen(".weight"), n = strlen(target);
+    return n <= module && strncmp(weight + module - n, target, n) == 0 && (n == module || weight[module - n - 1] == '.');
+}
+static int tti_lora_wants(const tt_lora_desc *d, const tti_matrix *a) {
+    int i;
+    for (i = 0; a->w && i < d->n_target_modules; i++) { if (tti_lora_is_target(a->w->name, d->target_modules[i])) { return 1; } }
+    return a->w && d->n_target_modules == 0;
+}
+/* How many matrices get an adapter; 0 with the error set if a target names none. */
+static int tti_lora_count(const tt_model *m, const tt_lora_desc *d) {
+    int total = 0, t, n, k, found;
+    for (n = 0; n < m->config.num_hidden_layers; n++) { for (k = 0; k < TTI_N_MATRICES; k++) { total += tti_lora_wants(d, &m->layers[n].matrix[k]); } }
+    for (t = 0; t < d->n_target_modules; t++) {
+        for (found = 0, n = 0; n < m->config.num_hidden_layers; n++) {
+            for (k = 0; k < TTI_N_MATRICES; k++) { found |= m->layers[n].matrix[k].w && tti_lora_is_target(m->layers[n].matrix[k].w->name, d->target_modules[t]); }
+        }
+        if (found) { continue; }
+        tt_fail(m->ctx, TT_ERR_ARG, "tt_lora_desc: target_modules[%d] is \"%s\", expected a matrix of the layers such as %s", t, d->target_modules[t], m->config.gpt2 ? "c_attn" : "q_proj");
+        return 0;
+    }
+    return total;
+}
+/* Both halves of one adapter. */
+static tt_status tti_lora_attach(tt_model *m, const tt_lora_desc *d, tti_matrix *a) {
+    int in = a->w->shape[m->config.gpt2 ? 0 : 1], out = a->w->shape[m->config.gpt2 ? 1 : 0], shape[2];
+    tt_text name = TT_INIT;
+    tt_rng rng = TT_INIT;
+    float *values;
+    size_t i;
+    tt_status status;
+    name.ctx = m->ctx;
+    status = tt_text_format(&name, "%.*s.lora_A.weight", (int)(strlen(a->w->name) - strlen(".weight")), a->w->name);
+    if (status != TT_OK) { return status; }
+    shape[0] = d->rank;
+    shape[1] = in;
+    a->lora_a = tt_parameter(m->ctx, 2, shape, name.data);
+    if (a->lora_a) { m->params[m->n_params++] = a->lora_a; }
+    rng.seed = d->seed;
+    rng.stream = tt_hash(name.data, name.size, 0);
+    name.data[name.size - strlen("A.weight")] = 'B';
+    shape[0] = out;
+    shape[1] = d->rank;
+    a->lora_b = a->lora_a ? tt_parameter(m->ctx, 2, shape, name.data) : NULL;
+    if (a->lora_b) { m->params[m->n_params++] = a->lora_b; }
+    tt_text_free(&name);
+    values = a->lora_b ? (float *)tt_alloc(m->ctx, a->lora_a->size, sizeof *values) : NULL;
+    if (!values) { return TT_ERR_MEM; }
+    for (i = 0; i < a->lora_a->size; i++) { values[i] = (float)((2.0 * tt_rng_uniform(&rng) - 1.0) / sqrt((double)in)); }
+    status = tt_tensor_set(a->lora_a, values);
+    tt_free(m->ctx, values, a->lora_a->size, sizeof *values);
+    return status;
+}
+static void tti_lora_detach(tt_model *m) {
+    int n, k;
+    for (n = 0; n < m->config.num_hidden_layers; n++) {
+        for (k = 0; k < TTI_N_MATRICES; k++) { m->layers[n].matrix[k].lora_a = m->layers[n].matrix[k].lora_b = NULL; }
+    }
+    while (m->n_params > m->n_base) { tt_tensor_destroy(m->params[--m->n_params]); }
+    tti_lora_forget(m);
+}
+static tt_status tti_lora_remember(tt_model *m, const tt_lora_desc *d) {
+    int i;
+    m->lora = *d;
+    m->lora_targets = (char **)tt_alloc(m->ctx, (size_t)d->n_target_modules, sizeof *m->lora_targets);
+    m->lora.target_modules = (const char *const *)m->lora_targets;
+    for (i = 0; m->lora_targets && i < d->n_target_modules; i++) {
+        m->lora_targets[i] = tti_strdup(m->ctx, d->target_modules[i]);
+        if (!m->lora_targets[i]) { return TT_ERR_MEM; }
+    }
+    return m->lora_targets ? TT_OK : TT_ERR_MEM;
+}
+/* Room for n more parameters. */
+static tt_status tti_params_grow(tt_model *m, int n) {
+    tt_tensor **params = (tt_tensor **)tt_alloc(m->ctx, (size_t)m->max_params + (size_t)n, sizeof *params);
+    if (!params) { return TT_ERR_MEM; }
+    memcpy(params, m->params, (size_t)m->n_params * sizeof *params);
+    tt_free(m->ctx, m->params, (size_t)m->max_params, sizeof *params);
+    m->params = params;
+    m->max_params += n;
+    return TT_OK;
+}
+static tt_status tti_lora_build(tt_model *m, const tt_lora_desc *desc) {
+    tt_lora_desc d = *desc;
+    tt_status status = tti_lora_resolve(m->ctx, &d);
+    int count, n, k;
+    if (status != TT_OK) { return status; }
+    if (m->lora.rank) { return tt_fail(m->ctx, TT_ERR_ARG, "tt_model_lora_add: the model has adapters, of rank %d", m->lora.rank); }
+    count = tti_lora_count(m, &d);
+    if (!count) { return tt_error_status(m->ctx); }
+    status = tti_params_grow(m, 2 * count);
+    if (status == TT_OK) { status = tti_lora_remember(m, &d); }
+    for (n = 0; n < m->config.num_hidden_layers && status == TT_OK; n++) {
+        for (k = 0; k < TTI_N_MATRICES && status == TT_OK; k++) {
+            if (tti_lora_wants(&d, &m->layers[n].matrix[k])) { status = tti_lora_attach(m, &d, &m->layers[n].matrix[k]); }
+        }
+    }
+    if (status != TT_OK) { tti_lora_detach(m); return status; }
+    m->lora_scale = (float)((double)d.alpha / (d.use_rslora ? sqrt((double)d.rank) : (double)d.rank));
+    m->lora_off = 0;
+    return TT_OK;
+}
+static void tti_lora_freeze(tt_model *m) {
+    int i;
+    for (i = 0; i < m->n_base; i++) {
+        m->params[i]->requires_grad = 0;
+        tti_grad_free(m->params[i]);
+    }
+}
+TT_API tt_status tt_model_lora_add(tt_model *m, const tt_lora_desc *desc) {
+    static const tt_lora_desc zero = TT_INIT;
+    tt_status status = tti_lora_build(m, desc ? desc : &zero);
+    if (status == TT_OK) { tti_lora_freeze(m); }
+    return status;
+}
+TT_API const tt_lora_desc *tt_model_lora_get(const tt_model *m) { return m->lora.rank ? &m->lora : NULL; }
+TT_API int tt_model_lora_enable(tt_model *m, int on) {
+    int was = m->lora.rank && !m->lora_off;
+    m->lora_off = !on;
+    return was;
+}
+/* W += scale B A, or its transpose where W is [in, out]. scaled: room for A. */
+static tt_status tti_lora_fold(tt_model *m, const tti_matrix *a, float *scaled) {
+    const tt_backend *backend = m->ctx->backend;
+    int rank = m->lora.rank, gpt2 = m->config.gpt2, in = a->lora_a->shape[1], out = a->lora_b->shape[0];
+    tt_status status = backend->unary(m->ctx, TT_SCALE, scaled, TT_F(a->lora_a), a->lora_a->size, m->lora_scale, 0);
+    tt_gemm_args g;
+    if (gpt2) { tti_gemm_set(&g, in, out, rank, scaled, in, 1, TT_F(a->lora_b), rank, 1, TT_F(a->w)); }
+    else { tti_gemm_set(&g, out, in, rank, TT_F(a->lora_b), rank, 0, scaled, in, 0, TT_F(a->w)); }
+    g.accumulate = 1;
+    return status == TT_OK ? backend->gemm(m->ctx, &g) : status;
+}
+TT_API tt_status tt_model_lora_merge(tt_model *m) {
+    tt_context *ctx = m->ctx;
+    size_t largest = 1;
+    tt_status status = TT_OK;
+    float *scaled;
+    int n, k;
+    if (!m->lora.rank) { return tt_fail(ctx, TT_ERR_ARG, "tt_model_lora_merge: the model has no adapters"); }
+    if (m->mapped) { return tt_fail(ctx, TT_ERR_ARG, "tt_model_lora_merge: the weights lie in a mapped file, expected a model of tt_model_load"); }
+    for (n = m->n_base; n < m->n_params; n++) { if (m->params[n]->size > largest) { largest = m->params[n]->size; } }
+    scaled = (float *)ctx->backend->alloc(ctx, largest * sizeof *scaled);
+    if (!scaled) { return TT_ERR_MEM; }
+    for (n = 0; n < m->config.num_hidden_layers; n++) {
+        for (k = 0; k < TTI_N_MATRICES && status == TT_OK; k++) {
+            if (m->layers[n].matrix[k].lora_a) { status = tti_lora_fold(m, &m->layers[n].matrix[k], scaled); }
+        }
+    }
+    ctx->backend->free(ctx, scaled, largest * sizeof *scaled);
+    if (status != TT_OK) { return status; }
+    tti_lora_detach(m);
+    for (n = 0; n < m->n_base; n++) { m->params[n]->requires_grad = 1; }
+    return TT_OK;
+}
+
 /* ---- forward ---- */
 static tt_status tti_cache_advance(const tt_batch *batch);      /* chapter 8 */
 
@@ -5096,36 +5599,43 @@ static tt_tensor *tti_head_norm(const tt_model *m, tt_tensor *x, tt_tensor *w) {
     heads[1] = m->config.head_dim;
     return tt_view(m->ctx, tt_rmsnorm(m->ctx, tt_view(m->ctx, x, 2, heads), w, m->config.norm_eps), 2, flat);
 }
+/* x W^T + b (GPT-2: x W + b), and what an adapter adds. */
+static tt_tensor *tti_matrix_apply(const tt_model *m, tt_tensor *x, const tti_matrix *a) {
+    tt_context *ctx = m->ctx;
+    tt_tensor *y = m->config.gpt2 ? tt_matmul(ctx, x, a->w, a->bias) : tt_linear(ctx, x, a->w, a->bias);
+    if (!a->lora_a || m->lora_off) { return y; }
+    return tt_add(ctx, y, tt_scale(ctx, tt_linear(ctx, tt_linear(ctx, x, a->lora_a, NULL), a->lora_b, NULL), m->lora_scale));
+}
 static tt_tensor *tti_attention_block(const tt_model *m, const tti_layer *l, int layer, tt_tensor *x, const tt_batch *batch) {
     const tt_model_config *c = &m->config;
     tt_context *ctx = m->ctx;
     tt_attention_desc attention = TT_INIT;
-    tt_tensor *q, *k, *v, *y;
+    tt_tensor *q, *k, *v;
     attention.n_heads = c->num_attention_heads;
     attention.n_kv_heads = c->num_key_value_heads;
     attention.head_dim = c->head_dim;
     attention.layer = layer;
-    if (l->qkv) {
-        tt_tensor *qkv = tt_matmul(ctx, x, l->qkv, l->qkv_bias);
+    if (c->gpt2) {
+        tt_tensor *qkv = tti_matrix_apply(m, x, &l->matrix[TTI_QKV]);
         q = tt_columns(ctx, qkv, 0, c->hidden_size);
         k = tt_columns(ctx, qkv, c->hidden_size, c->hidden_size);
         v = tt_columns(ctx, qkv, 2 * c->hidden_size, c->hidden_size);
     } else {
-        q = tti_head_norm(m, tt_linear(ctx, x, l->q, l->q_bias), l->q_norm);
-        k = tti_head_norm(m, tt_linear(ctx, x, l->k, l->k_bias), l->k_norm);
-        v = tt_linear(ctx, x, l->v, l->v_bias);
+        q = tti_head_norm(m, tti_matrix_apply(m, x, &l->matrix[TTI_Q]), l->q_norm);
+        k = tti_head_norm(m, tti_matrix_apply(m, x, &l->matrix[TTI_K]), l->k_norm);
+        v = tti_matrix_apply(m, x, &l->matrix[TTI_V]);
     }
     if (l->use_rope) {
         q = tt_rope(ctx, q, m->cos_table, m->sin_table, batch, c->head_dim);
         k = tt_rope(ctx, k, m->cos_table, m->sin_table, batch, c->head_dim);
     }
-    y = tt_attention(ctx, q, k, v, batch, &attention);
-    return l->qkv ? tt_matmul(ctx, y, l->o, l->o_bias) : tt_linear(ctx, y, l->o, l->o_bias);
+    return tti_matrix_apply(m, tt_attention(ctx, q, k, v, batch, &attention), &l->matrix[TTI_O]);
 }
 static tt_tensor *tti_mlp_block(const tt_model *m, const tti_layer *l, tt_tensor *x) {
     tt_context *ctx = m->ctx;
-    if (m->config.gpt2) { return tt_matmul(ctx, tt_gelu(ctx, tt_matmul(ctx, x, l->up, l->up_bias), 1), l->down, l->down_bias); }
-    return tt_linear(ctx, tt_swiglu(ctx, tt_linear(ctx, x, l->gate, l->gate_bias), tt_linear(ctx, x, l->up, l->up_bias)), l->down, l->down_bias);
+    tt_tensor *up = tti_matrix_apply(m, x, &l->matrix[TTI_UP]);
+    up = m->config.gpt2 ? tt_gelu(ctx, up, 1) : tt_swiglu(ctx, tti_matrix_apply(m, x, &l->matrix[TTI_GATE]), up);
+    return tti_matrix_apply(m, up, &l->matrix[TTI_DOWN]);
 }
 typedef struct tti_layer_call { tt_model *model; const tt_batch *batch; int layer; } tti_layer_call;
 /* One layer, in the form that tt_checkpoint can run twice. */
@@ -5152,6 +5662,8 @@ static tt_tensor *tti_model_body(tt_model *m, const tt_batch *batch) {
         }
         x = tt_add(ctx, x, tt_embedding(ctx, m->positions, batch->positions, batch->n_tokens));
     }
+    /* a frozen embedding needs no gradient, but tt_checkpoint passes one on only through its inputs */
+    if (x && m->config.recompute && !ctx->no_grad && tti_any_grad(m->params, m->n_params)) { x->requires_grad = 1; }
     for (n = 0; n < m->config.num_hidden_layers && x; n++) {
         tti_layer_call *call = (tti_layer_call *)tti_step_alloc(ctx, sizeof *call);
         if (!call) { ctx->graph_error = 1; return NULL; }
@@ -5268,6 +5780,13 @@ static tt_status tti_entries_check(tt_safetensors *st, size_t data_size) {
     tt_free(st->ctx, order, st->n, sizeof *order);
     return status;
 }
+/* The error of a JSON text, with the file that it stands in. */
+static tt_status tti_file_fail(tt_context *ctx, const char *path, const char *part) {
+    char reason[TTI_ERROR_SIZE];
+    if (tt_error_status(ctx) != TT_ERR_FILE) { return tt_error_status(ctx); }
+    snprintf(reason, sizeof reason, "%s", tt_error(ctx));
+    return tt_fail(ctx, TT_ERR_FILE, "%s: %s%.300s", path, part, reason);
+}
 static tt_status tti_safetensors_parse(tt_safetensors *st) {
     tt_context *ctx = st->ctx;
     uint64_t length = 0;
@@ -5283,12 +5802,7 @@ static tt_status tti_safetensors_parse(tt_safetensors *st) {
     begin = 8 + (size_t)length;
     data_size = st->size - begin;
     st->header = tt_json_parse(ctx, (const char *)st->bytes + 8, (size_t)length);
-    if (!st->header) {
-        char reason[TTI_ERROR_SIZE];
-        if (tt_error_status(ctx) == TT_ERR_MEM) { return TT_ERR_MEM; }
-        snprintf(reason, sizeof reason, "%s", tt_error(ctx));
-        return tt_fail(ctx, TT_ERR_FILE, "%s: header: %.300s", st->path, reason);
-    }
+    if (!st->header) { return tti_file_fail(ctx, st->path, "header: "); }
     if (st->header->type != TT_JSON_OBJECT) { return tt_fail(ctx, TT_ERR_FILE, "%s: header is no JSON object", st->path); }
     metadata = tt_json_get(st->header, "__metadata__");
     if (metadata && metadata->type != TT_JSON_OBJECT) { return tt_fail(ctx, TT_ERR_FILE, "%s: __metadata__ in the header is no object", st->path); }
@@ -5351,6 +5865,9 @@ TT_API void tt_safetensors_close(tt_safetensors *st) {
     tti_strfree(st->ctx, st->path);
     tt_free(st->ctx, st, 1, sizeof *st);
 }
+static tt_dtype tti_entry_dtype(const tti_entry *e) {
+    return strcmp(e->type, "F32") == 0 ? TT_F32 : strcmp(e->type, "BF16") == 0 ? TT_BF16 : strcmp(e->type, "F16") == 0 ? TT_F16 : TT_I32;
+}
 TT_API int tt_safetensors_count(const tt_safetensors *st) { return (int)st->n; }
 TT_API tt_safetensors_info tt_safetensors_info_get(const tt_safetensors *st, int index) {
     tt_safetensors_info info = TT_INIT;
@@ -5358,7 +5875,7 @@ TT_API tt_safetensors_info tt_safetensors_info_get(const tt_safetensors *st, int
     if (index < 0 || (size_t)index >= st->n) { return info; }
     e = &st->entries[index];
     info.name = e->name;
-    info.dtype = strcmp(e->type, "F32") == 0 ? TT_F32 : strcmp(e->type, "BF16") == 0 ? TT_BF16 : strcmp(e->type, "F16") == 0 ? TT_F16 : TT_I32;
+    info.dtype = tti_entry_dtype(e);
     info.ndim = e->ndim;
     memcpy(info.shape, e->shape, sizeof info.shape);
     info.size = e->size;
@@ -5392,9 +5909,9 @@ TT_API const char *tt_safetensors_metadata(const tt_safetensors *st, const char 
 }
 
 /* ---- writing ---- */
-static tt_status tti_safetensors_header(const tt_named *tensors, int n, const char *key, const char *value, tt_text *out) {
+static tt_status tti_safetensors_header(const tt_named *tensors, int n, tt_dtype dtype, const char *key, const char *value, tt_text *out) {
     tt_status status = tt_text_format(out, "{\"__metadata__\":{\"format\":\"pt\"");
-    size_t at = 0, used;
+    size_t at = 0, used, bytes;
     int i, d;
     if (status == TT_OK && key) {
         status = tt_text_format(out, ",\"%s\":", key);
@@ -5403,12 +5920,13 @@ static tt_status tti_safetensors_header(const tt_named *tensors, int n, const ch
     if (status == TT_OK) { status = tt_text_append(out, "}", 1); }
     for (i = 0; i < n && status == TT_OK; i++) {
         const tt_tensor *t = tensors[i].tensor;
+        bytes = t->size * tti_dtype_bytes(dtype);
         status = tt_text_append(out, ",", 1);
         if (status == TT_OK) { status = tt_text_json(out, tensors[i].name, strlen(tensors[i].name)); }
-        if (status == TT_OK) { status = tt_text_format(out, ":{\"dtype\":\"F32\",\"shape\":["); }
+        if (status == TT_OK) { status = tt_text_format(out, ":{\"dtype\":\"%s\",\"shape\":[", dtype == TT_F32 ? "F32" : dtype == TT_BF16 ? "BF16" : "F16"); }
         for (d = 0; d < t->ndim && status == TT_OK; d++) { status = tt_text_format(out, "%s%d", d ? "," : "", t->shape[d]); }
-        if (status == TT_OK) { status = tt_text_format(out, "],\"data_offsets\":[%.0f,%.0f]}", (double)at, (double)(at + 4 * t->size)); }
-        at += 4 * t->size;
+        if (status == TT_OK) { status = tt_text_format(out, "],\"data_offsets\":[%.0f,%.0f]}", (double)at, (double)(at + bytes)); }
+        at += bytes;
     }
     if (status == TT_OK) { status = tt_text_append(out, "}", 1); }
     for (used = out->size; status == TT_OK && used % 8; used++) { status = tt_text_append(out, " ", 1); }
@@ -5421,11 +5939,8 @@ static tt_status tti_named_check(tt_context *ctx, const char *path, const tt_nam
     tt_status status = TT_OK;
     int i;
     if (!names) { return TT_ERR_MEM; }
-    for (i = 0; i < n && status == TT_OK; i++) {
-        names[i] = tensors[i].name;
-        status = tti_want_f32(tensors[i].tensor, path);
-    }
-    if (n > 1 && status == TT_OK) { qsort(names, (size_t)n, sizeof *names, tti_named_order); }
+    for (i = 0; i < n; i++) { names[i] = tensors[i].name; }
+    if (n > 1) { qsort(names, (size_t)n, sizeof *names, tti_named_order); }
     for (i = 1; i < n && status == TT_OK; i++) {
         if (strcmp(names[i], names[i - 1]) == 0) { status = tt_fail(ctx, TT_ERR_ARG, "%s: tensor %s is listed twice", path, names[i]); }
     }
@@ -5438,7 +5953,18 @@ static size_t tti_named_largest(const tt_named *tensors, int n) {
     for (i = 0; i < n; i++) { if (tensors[i].tensor->size > largest) { largest = tensors[i].tensor->size; } }
     return largest;
 }
-static tt_status tti_safetensors_write(tt_context *ctx, const char *path, const tt_named *tensors, int n, const char *key, const char *value) {
+/* One tensor's values in the file's type; values is scratch, narrowed in place. */
+static tt_status tti_named_write(tti_writer *writer, const tt_tensor *t, tt_dtype dtype, float *values) {
+    tt_status status = tt_tensor_get(t, values);
+    size_t i;
+    if (status != TT_OK) { tti_writer_abort(writer); return status; }
+    for (i = 0; dtype != TT_F32 && i < t->size; i++) {
+        uint16_t half = dtype == TT_BF16 ? tti_to_bf16(values[i]) : tti_to_f16(values[i]);
+        memcpy((unsigned char *)values + 2 * i, &half, 2);
+    }
+    return tti_writer_write(writer, values, t->size * tti_dtype_bytes(dtype));
+}
+static tt_status tti_safetensors_write(tt_context *ctx, const char *path, const tt_named *tensors, int n, tt_dtype dtype, const char *key, const char *value) {
     tt_text header = TT_INIT;
     tti_writer writer;
     unsigned char length[8];
@@ -5447,7 +5973,7 @@ static tt_status tti_safetensors_write(tt_context *ctx, const char *path, const 
     tt_status status = tti_named_check(ctx, path, tensors, n);
     int i;
     header.ctx = ctx;
-    if (status == TT_OK) { status = tti_safetensors_header(tensors, n, key, value, &header); }
+    if (status == TT_OK) { status = tti_safetensors_header(tensors, n, dtype, key, value, &header); }
     if (status == TT_OK) { values = (float *)tt_alloc(ctx, largest, sizeof *values); }
     if (!values) { tt_text_free(&header); return status == TT_OK ? TT_ERR_MEM : status; }
     for (i = 0; i < 8; i++) { length[i] = (unsigned char)((uint64_t)header.size >> (8 * i)); }
@@ -5455,11 +5981,7 @@ static tt_status tti_safetensors_write(tt_context *ctx, const char *path, const 
     if (status == TT_OK) {                     /* from here on a failed write has closed the writer */
         status = tti_writer_write(&writer, length, 8);
         if (status == TT_OK) { status = tti_writer_write(&writer, header.data, header.size); }
-        for (i = 0; i < n && status == TT_OK; i++) {
-            status = tt_tensor_get(tensors[i].tensor, values);
-            if (status != TT_OK) { tti_writer_abort(&writer); }
-            else { status = tti_writer_write(&writer, values, tensors[i].tensor->size * sizeof *values); }
-        }
+        for (i = 0; i < n && status == TT_OK; i++) { status = tti_named_write(&writer, tensors[i].tensor, dtype, values); }
         if (status == TT_OK) { status = tti_writer_close(&writer); }
     }
     tt_free(ctx, values, largest, sizeof *values);
@@ -5468,8 +5990,15 @@ static tt_status tti_safetensors_write(tt_context *ctx, const char *path, const 
 }
 
 /* ---- training state ---- */
+static tt_status tti_state_want_f32(const char *path, const tt_named *tensors, int n) {
+    tt_status status = TT_OK;
+    int i;
+    for (i = 0; i < n && status == TT_OK; i++) { status = tti_want_f32(tensors[i].tensor, path); }
+    return status;
+}
 TT_API tt_status tt_state_save(tt_context *ctx, const char *path, const tt_named *tensors, int n, const char *json) {
-    return tti_safetensors_write(ctx, path, tensors, n, "state", json ? json : "");
+    tt_status status = tti_state_want_f32(path, tensors, n);
+    return status == TT_OK ? tti_safetensors_write(ctx, path, tensors, n, TT_F32, "state", json ? json : "") : status;
 }
 static tt_status tti_shape_check(tt_context *ctx, const char *path, const char *name, const tti_entry *e, const tt_tensor *t, const char *who) {
     char got[192] = "", want[64] = "";
@@ -5489,8 +6018,9 @@ static tt_status tti_tensor_fill(tt_safetensors *st, int index, tt_tensor *t, fl
 }
 /* Each tensor of the list is in the file once, with its shape, and nothing else is. */
 static tt_status tti_state_check(tt_safetensors *st, const tt_named *tensors, int n) {
-    tt_status status = tti_named_check(st->ctx, st->path, tensors, n);
+    tt_status status = tti_state_want_f32(st->path, tensors, n);
     int i;
+    if (status == TT_OK) { status = tti_named_check(st->ctx, st->path, tensors, n); }
     if (status != TT_OK) { return status; }
     if ((int)st->n != n) { return tt_fail(st->ctx, TT_ERR_FILE, "%s: holds %d tensors, expected %d", st->path, (int)st->n, n); }
     for (i = 0; i < n && status == TT_OK; i++) {
@@ -5521,7 +6051,7 @@ TT_API tt_status tt_state_load(tt_context *ctx, const char *path, const tt_named
 
 /* ---- config.json ----
  * Each reader takes the field if it is there and not null, and notes the first that does not fit. */
-typedef struct tti_config_reader { tt_context *ctx; const tt_json *root; tt_status status; } tti_config_reader;
+typedef struct tti_config_reader { tt_context *ctx; const char *file; const tt_json *root; tt_status status; } tti_config_reader;
 
 /* What a family of Hugging Face's transformers assumes of fields that its config.json leaves out. */
 typedef struct tti_family {
@@ -5555,7 +6085,7 @@ static void tti_field_fail(tti_config_reader *r, const char *key, const tt_json 
     case TT_JSON_OBJECT: snprintf(value, sizeof value, "an object"); break;
     default: snprintf(value, sizeof value, "null"); break;
     }
-    r->status = tt_fail(r->ctx, TT_ERR_FILE, "config.json: %s is %s, expected %s", key, value, want);
+    r->status = tt_fail(r->ctx, TT_ERR_FILE, "%s: %s is %s, expected %s", r->file, key, value, want);
 }
 static void tti_field_int(tti_config_reader *r, const char *key, int *out) {
     const tt_json *node = tti_field(r, key);
@@ -5587,15 +6117,28 @@ static void tti_field_only(tti_config_reader *r, const char *key, double value, 
     const tt_json *node = tti_field(r, key);
     if (node && (node->number != value || (node->type != TT_JSON_NUMBER && node->type != TT_JSON_BOOL))) { tti_field_fail(r, key, node, want); }
 }
-/* A token id, or the first of a list of them. */
-static void tti_field_token(tti_config_reader *r, const char *key, int *out) {
-    const tt_json *node = tti_field(r, key);
+/* A token id or a list of them; returns how many. */
+static int tti_field_tokens(tti_config_reader *r, const char *key, int32_t out[TT_MAX_MORE_EOS + 1]) {
+    const tt_json *node = tti_field(r, key), *token;
     size_t size;
-    *out = -1;
-    if (node && node->type == TT_JSON_ARRAY) { node = node->child; }
-    if (!node) { return; }
-    if (!tti_json_size(node, &size) || size > INT_MAX) { tti_field_fail(r, key, node, "a token id"); return; }
-    *out = (int)size;
+    int n = 0;
+    if (!node) { return 0; }
+    for (token = node->type == TT_JSON_ARRAY ? node->child : node; token && r->status == TT_OK; token = node->type == TT_JSON_ARRAY ? token->next : NULL) {
+        if (!tti_json_size(token, &size) || size > INT_MAX) { tti_field_fail(r, key, token, "a token id"); }
+        else if (n > TT_MAX_MORE_EOS) { tti_field_fail(r, key, node, "at most 8 token ids"); }
+        else { out[n++] = (int32_t)size; }
+    }
+    return r->status == TT_OK ? n : 0;
+}
+static void tti_config_tokens(tti_config_reader *r, tt_model_config *c) {
+    int32_t ids[TT_MAX_MORE_EOS + 1];
+    int n = tti_field_tokens(r, "bos_token_id", ids), i;
+    c->bos_token_id = n ? ids[0] : -1;
+    n = tti_field_tokens(r, "eos_token_id", ids);
+    c->eos_token_id = n ? ids[0] : -1;
+    for (i = 1; i < n; i++) { c->more_eos[c->n_more_eos++] = ids[i]; }
+    c->has_pad_token = tti_field(r, "pad_token_id") != NULL;
+    tti_field_int(r, "pad_token_id", &c->pad_token_id);
 }
 static void tti_config_rope(tti_config_reader *r, tt_model_config *c) {
     static const char *const keys[2] = {"rope_scaling", "rope_parameters"};    /* older and newer files */
@@ -5640,6 +6183,7 @@ static void tti_config_gpt2(tti_config_reader *r, tt_model_config *c) {
     tti_field_is(r, "activation_function", "gelu_new", "gelu_pytorch_tanh");
     tti_field_only(r, "scale_attn_weights", 1, "true");
     tti_field_only(r, "scale_attn_by_inverse_layer_idx", 0, "false");
+    tti_field_only(r, "add_cross_attention", 0, "false");
 }
 /* No sliding window, or one that never slides. */
 static void tti_config_window(tti_config_reader *r, const tti_family *family, const tt_model_config *c) {
@@ -5719,6 +6263,7 @@ TT_API tt_status tt_model_config_parse(tt_context *ctx, const char *json, size_t
     const char *type;
     if (!root) { return tt_error_status(ctx); }
     r.ctx = ctx;
+    r.file = "config.json";
     r.root = root;
     type = tt_json_text(root, "model_type", "");
     family = tti_family_find(type);
@@ -5730,8 +6275,7 @@ TT_API tt_status tt_model_config_parse(tt_context *ctx, const char *json, size_t
         tti_field_int(&r, "vocab_size", &c.vocab_size);
         if (strcmp(type, "gpt2") == 0) { tti_config_gpt2(&r, &c); } else { tti_config_llama(&r, family, &c); }
         tti_field_bool(&r, "tie_word_embeddings", &c.tie_word_embeddings);
-        tti_field_token(&r, "bos_token_id", &c.bos_token_id);
-        tti_field_token(&r, "eos_token_id", &c.eos_token_id);
+        tti_config_tokens(&r, &c);
         if (tti_field(&r, "quantization_config")) { tti_field_fail(&r, "quantization_config", tti_field(&r, "quantization_config"), "null: only plain weights can be read"); }
     }
     tt_json_free(ctx, root);
@@ -5742,7 +6286,15 @@ TT_API tt_status tt_model_config_parse(tt_context *ctx, const char *json, size_t
 }
 
 static const char *tti_bool(int value) { return value ? "true" : "false"; }
-static void tti_token_text(int id, char out[16]) { if (id < 0) { snprintf(out, 16, "null"); } else { snprintf(out, 16, "%d", id); } }
+/* "bos_token_id": 1,\n  "eos_token_id": 2, or a list, or null */
+static tt_status tti_config_json_tokens(const tt_model_config *c, tt_text *out) {
+    tt_status status = c->bos_token_id < 0 ? tt_text_format(out, "  \"bos_token_id\": null,\n") : tt_text_format(out, "  \"bos_token_id\": %d,\n", c->bos_token_id);
+    int i;
+    if (status == TT_OK) { status = tt_text_format(out, "  \"eos_token_id\": %s", c->n_more_eos ? "[" : ""); }
+    if (status == TT_OK) { status = c->eos_token_id < 0 ? tt_text_format(out, "null") : tt_text_format(out, "%d", c->eos_token_id); }
+    for (i = 0; i < c->n_more_eos && status == TT_OK; i++) { status = tt_text_format(out, ", %d", c->more_eos[i]); }
+    return status == TT_OK && c->n_more_eos ? tt_text_append(out, "]", 1) : status;
+}
 /* The shortest of 6 to 9 digits that reads back as the same float. */
 static tt_status tti_config_float(tt_text *out, const char *key, float value, const char *end) {
     char digits[32];
@@ -5755,9 +6307,9 @@ static tt_status tti_config_float(tt_text *out, const char *key, float value, co
     return tt_text_format(out, "\"%s\": %s%s%s", key, digits, strpbrk(digits, ".e") ? "" : ".0", end);
 }
 static tt_status tti_config_json_gpt2(const tt_model_config *c, tt_text *out) {
-    tt_status status = tt_text_format(out, "  \"n_positions\": %d,\n  \"n_embd\": %d,\n  \"n_layer\": %d,\n  \"n_head\": %d,\n  \"n_inner\": %d,\n"
-                                      "  \"activation_function\": \"gelu_new\",\n  ",
-                                      c->max_position_embeddings, c->hidden_size, c->num_hidden_layers, c->num_attention_heads, c->intermediate_size);
+    tt_status status = tt_text_format(out, "  \"n_positions\": %d,\n  \"n_embd\": %d,\n  \"n_layer\": %d,\n  \"n_head\": %d,\n  \"activation_function\": \"gelu_new\",\n  ",
+                                      c->max_position_embeddings, c->hidden_size, c->num_hidden_layers, c->num_attention_heads);
+    if (status == TT_OK) { status = c->intermediate_size == 4 * c->hidden_size ? tt_text_format(out, "\"n_inner\": null,\n  ") : tt_text_format(out, "\"n_inner\": %d,\n  ", c->intermediate_size); }
     return status == TT_OK ? tti_config_float(out, "layer_norm_epsilon", c->norm_eps, ",\n") : status;
 }
 static tt_status tti_config_json_no_rope(const tt_model_config *c, tt_text *out) {
@@ -5771,12 +6323,16 @@ static tt_status tti_config_json_no_rope(const tt_model_config *c, tt_text *out)
 }
 static tt_status tti_config_json_llama(const tt_model_config *c, tt_text *out) {
     const tt_rope_scaling *s = &c->rope_scaling;
+    int qwen2 = strcmp(c->model_type, "qwen2") == 0, smollm3 = strcmp(c->model_type, "smollm3") == 0, llama = strcmp(c->model_type, "llama") == 0;
+    int derived_dim = (qwen2 || smollm3) && c->head_dim * c->num_attention_heads == c->hidden_size;     /* these two have no such field */
     tt_status status;
     status = tt_text_format(out, "  \"hidden_size\": %d,\n  \"intermediate_size\": %d,\n  \"num_hidden_layers\": %d,\n  \"num_attention_heads\": %d,\n"
-                            "  \"num_key_value_heads\": %d,\n  \"head_dim\": %d,\n  \"max_position_embeddings\": %d,\n"
-                            "  \"hidden_act\": \"silu\",\n  \"attention_bias\": %s,\n  \"mlp_bias\": %s,\n  \"sliding_window\": null,\n  ",
-                            c->hidden_size, c->intermediate_size, c->num_hidden_layers, c->num_attention_heads, c->num_key_value_heads, c->head_dim,
-                            c->max_position_embeddings, tti_bool(c->attention_bias), tti_bool(c->mlp_bias));
+                            "  \"num_key_value_heads\": %d,\n  \"max_position_embeddings\": %d,\n  \"hidden_act\": \"silu\",\n  ",
+                            c->hidden_size, c->intermediate_size, c->num_hidden_layers, c->num_attention_heads, c->num_key_value_heads, c->max_position_embeddings);
+    if (status == TT_OK && !derived_dim) { status = tt_text_format(out, "\"head_dim\": %d,\n  ", c->head_dim); }
+    if (status == TT_OK && !qwen2 && strcmp(c->model_type, "mistral") != 0) { status = tt_text_format(out, "\"attention_bias\": %s,\n  ", tti_bool(c->attention_bias)); }
+    if (status == TT_OK && (llama || smollm3)) { status = tt_text_format(out, "\"mlp_bias\": %s,\n  ", tti_bool(c->mlp_bias)); }
+    if (status == TT_OK && !llama) { status = tt_text_format(out, "\"sliding_window\": null,\n  "); }
     if (status == TT_OK) { status = tti_config_float(out, "rms_norm_eps", c->norm_eps, ",\n  "); }
     if (status == TT_OK) { status = tti_config_float(out, "rope_theta", c->rope_theta, ",\n"); }
     if (status == TT_OK && s->factor > 0) {
@@ -5785,24 +6341,76 @@ static tt_status tti_config_json_llama(const tt_model_config *c, tt_text *out) {
         if (status == TT_OK) { status = tti_config_float(out, "low_freq_factor", s->low_freq_factor, ", "); }
         if (status == TT_OK) { status = tti_config_float(out, "high_freq_factor", s->high_freq_factor, "},\n"); }
     }
-    return status == TT_OK && strcmp(c->model_type, "smollm3") == 0 ? tti_config_json_no_rope(c, out) : status;
+    return status == TT_OK && smollm3 ? tti_config_json_no_rope(c, out) : status;
 }
-TT_API tt_status tt_model_config_json(const tt_model_config *config, tt_text *out) {
+static tt_status tti_config_json(const tt_model_config *config, tt_dtype dtype, tt_text *out) {
     tt_model_config c = *config;
     size_t before = out->size;
-    char bos[16], eos[16];
     tt_status status = tti_config_resolve(out->ctx, &c);
     if (status == TT_OK) { status = tti_config_in_family(out->ctx, &c); }
     if (status != TT_OK) { return status; }
-    tti_token_text(c.bos_token_id, bos);
-    tti_token_text(c.eos_token_id, eos);
     status = tt_text_format(out, "{\n  \"architectures\": [\"%s\"],\n  \"model_type\": \"%s\",\n  \"vocab_size\": %d,\n", tti_family_find(c.model_type)->architecture, c.model_type, c.vocab_size);
     if (status == TT_OK) { status = c.gpt2 ? tti_config_json_gpt2(&c, out) : tti_config_json_llama(&c, out); }
-    if (status == TT_OK) {
-        status = tt_text_format(out, "  \"tie_word_embeddings\": %s,\n  \"bos_token_id\": %s,\n  \"eos_token_id\": %s,\n  \"torch_dtype\": \"float32\"\n}\n", tti_bool(c.tie_word_embeddings), bos, eos);
-    }
+    if (status == TT_OK) { status = tt_text_format(out, "  \"tie_word_embeddings\": %s,\n", tti_bool(c.tie_word_embeddings)); }
+    if (status == TT_OK) { status = tti_config_json_tokens(&c, out); }
+    if (status == TT_OK) { status = c.has_pad_token ? tt_text_format(out, ",\n  \"pad_token_id\": %d", c.pad_token_id) : tt_text_format(out, ",\n  \"pad_token_id\": null"); }
+    if (status == TT_OK) { status = tt_text_format(out, ",\n  \"torch_dtype\": \"%s\"\n}\n", dtype == TT_F32 ? "float32" : dtype == TT_BF16 ? "bfloat16" : "float16"); }
     if (status != TT_OK && out->data) { out->size = before; out->data[before] = 0; }
     return status;
+}
+TT_API tt_status tt_model_config_json(const tt_model_config *config, tt_text *out) { return tti_config_json(config, TT_F32, out); }
+
+/* ---- generation_config.json ---- */
+static void tti_field_range(tti_config_reader *r, const char *key, double low, double high, const char *want, float *out) {
+    const tt_json *node = tti_field(r, key);
+    if (!node) { return; }
+    if (node->type != TT_JSON_NUMBER || !(node->number >= low && node->number <= high)) { tti_field_fail(r, key, node, want); return; }
+    *out = (float)node->number;
+}
+/* Fields that are not given stay as config.json has them. Takes the text. */
+static tt_status tti_generation_parse(tt_context *ctx, const char *text, size_t size, tti_generation *g) {
+    tti_config_reader r = TT_INIT;
+    int32_t stops[TT_MAX_MORE_EOS + 1];
+    int n;
+    tt_json *root = tt_json_parse(ctx, text, size);
+    if (!root) { return tti_file_fail(ctx, "generation_config.json", ""); }
+    r.ctx = ctx;
+    r.file = "generation_config.json";
+    r.root = root;
+    tti_field_bool(&r, "do_sample", &g->do_sample);
+    tti_field_int(&r, "top_k", &g->top_k);
+    tti_field_range(&r, "temperature", 0, (double)FLT_MAX, "a number >= 0", &g->temperature);
+    tti_field_range(&r, "top_p", 0, 1, "a number in 0..1", &g->top_p);
+    tti_field_range(&r, "min_p", 0, 1, "a number in 0..1", &g->min_p);
+    tti_field_range(&r, "repetition_penalty", (double)FLT_MIN, (double)FLT_MAX, "a number > 0", &g->repetition_penalty);
+    n = tti_field_tokens(&r, "eos_token_id", stops);
+    if (n > 0) {
+        memcpy(g->stops, stops, (size_t)n * sizeof *stops);
+        g->n_stops = n;
+    }
+    tt_json_free(ctx, root);
+    if (r.status == TT_OK) { g->text = tti_strdup(ctx, text); }
+    return r.status == TT_OK && !g->text ? TT_ERR_MEM : r.status;
+}
+static tt_status tti_generation_json(const tt_model *m, tt_text *out) {
+    tt_status status;
+    if (m->generation.text) { return tt_text_append(out, m->generation.text, strlen(m->generation.text)); }
+    status = tt_text_format(out, "{\n");
+    if (status == TT_OK) { status = tti_config_json_tokens(&m->config, out); }
+    return status == TT_OK ? tt_text_format(out, "\n}\n") : status;
+}
+TT_API tt_sampling tt_model_sampling(const tt_model *m) {
+    const tti_generation *g = &m->generation;
+    tt_sampling s = TT_INIT;
+    s.greedy = !g->do_sample;
+    s.temperature = g->temperature;
+    s.top_k = g->top_k;
+    s.top_p = g->top_p;
+    s.min_p = g->min_p;
+    s.repetition_penalty = g->repetition_penalty;
+    s.stop_tokens = g->stops;
+    s.n_stop_tokens = g->n_stops;
+    return s;
 }
 
 /* ---- model directories ---- */
@@ -5824,6 +6432,11 @@ static void tti_shards_close(tti_shards *s) {
     }
     tt_free(s->ctx, s->files, s->capacity, sizeof *s->files);
     tt_free(s->ctx, s->names, s->capacity, sizeof *s->names);
+}
+static void tti_shards_destroy(tti_shards *s) {
+    if (!s) { return; }
+    tti_shards_close(s);
+    tt_free(s->ctx, s, 1, sizeof *s);
 }
 static tt_status tti_shards_add(tti_shards *s, const char *dir, const char *name, tt_text *path) {
     size_t i;
@@ -5913,56 +6526,166 @@ static tt_status tti_shards_enough(const tti_shards *s, const tt_model_config *c
     if (want <= total) { return tt_fail(s->ctx, TT_ERR_FILE, "%s/config.json: max_position_embeddings is %d, expected at most %d", dir, c->max_position_embeddings, 1 << 24); }
     return tt_fail(s->ctx, TT_ERR_FILE, "%s: the files hold %.0f weights, config.json (vocab_size %d, hidden_size %d, num_hidden_layers %d) wants at least %.0f", dir, total, c->vocab_size, c->hidden_size, c->num_hidden_layers, want);
 }
+/* What of a file can serve as it is: float32, and half precision where the model multiplies by it. */
+static int tti_param_as_stored(const tt_model *m, const tt_tensor *t, tt_dtype dtype) {
+    int is_half = dtype == TT_BF16 || dtype == TT_F16;
+    return dtype == TT_F32 || (is_half && t->ndim == 2 && t != m->embedding && t != m->positions && t != m->head);
+}
+/* The data of a parameter that has none: a place in the mapped file, or memory of its own. */
+static tt_status tti_param_map(tt_model *m, tt_tensor *t, tt_safetensors *file, int index) {
+    const unsigned char *bytes = file->bytes + file->entries[index].begin;
+    tt_dtype dtype = tti_entry_dtype(&file->entries[index]);
+    t->requires_grad = 0;
+    if (tti_param_as_stored(m, t, dtype)) { t->dtype = dtype; }
+    if (t->dtype == dtype && m->ctx->backend == tt_cpu_backend() && (uintptr_t)bytes % tti_dtype_bytes(dtype) == 0) {
+        t->data = (void *)(uintptr_t)bytes;
+        t->lent = 1;
+        return TT_OK;
+    }
+    t->data = m->ctx->backend->alloc(m->ctx, tti_tensor_bytes(t));
+    if (!t->data) { return TT_ERR_MEM; }
+    return t->dtype == TT_F32 ? TT_OK : m->ctx->backend->upload(m->ctx, t->data, bytes, tti_tensor_bytes(t));
+}
+static tt_status tti_param_read(tt_model *m, tt_tensor *t, const tti_shards *s, const char *dir) {
+    tt_safetensors *file = NULL;
+    int k = tti_shards_find(s, t->name, &file);
+    float *values;
+    tt_status status;
+    if (k < 0) { return tt_fail(m->ctx, TT_ERR_FILE, "%s: tensor %s is missing", dir, t->name); }
+    status = tti_shape_check(m->ctx, file->path, t->name, &file->entries[k], t, "config wants");
+    if (status == TT_OK && !t->data) { status = tti_param_map(m, t, file, k); }
+    if (status != TT_OK || t->lent || t->dtype != TT_F32) { return status; }
+    values = (float *)tt_alloc(m->ctx, t->size, sizeof *values);
+    status = values ? tti_tensor_fill(file, k, t, values) : TT_ERR_MEM;
+    tt_free(m->ctx, values, t->size, sizeof *values);
+    return status;
+}
 static tt_status tti_model_fill(tt_model *m, const tti_shards *s, const char *dir) {
     tt_status status = TT_OK;
     int i;
-    for (i = 0; i < m->n_params && status == TT_OK; i++) {
-        tt_safetensors *file = NULL;
-        int k = tti_shards_find(s, m->params[i]->name, &file);
-        if (k < 0) { return tt_fail(m->ctx, TT_ERR_FILE, "%s: tensor %s is missing", dir, m->params[i]->name); }
-        status = tti_shape_check(m->ctx, file->path, m->params[i]->name, &file->entries[k], m->params[i], "config wants");
-        if (status == TT_OK) {
-            float *values = (float *)tt_alloc(m->ctx, m->params[i]->size, sizeof *values);
-            status = values ? tti_tensor_fill(file, k, m->params[i], values) : TT_ERR_MEM;
-            tt_free(m->ctx, values, m->params[i]->size, sizeof *values);
-        }
-    }
+    for (i = 0; i < m->n_params && status == TT_OK; i++) { status = tti_param_read(m, m->params[i], s, dir); }
     return status == TT_OK ? tti_shards_no_extra(s, m) : status;
 }
-TT_API tt_model *tt_model_load(tt_context *ctx, const char *dir) {
-    tti_shards shards = TT_INIT;
+/* Reads generation_config.json if there is one. */
+static tt_status tti_model_generation(tt_model *m, const char *dir) {
+    tt_text path = TT_INIT, text = TT_INIT;
+    tt_status status;
+    path.ctx = text.ctx = m->ctx;
+    status = tti_path_join(&path, dir, "generation_config.json");
+    if (status == TT_OK && tti_file_exists(path.data)) {
+        status = tt_file_read(m->ctx, path.data, &text);
+        if (status == TT_OK) { status = tti_generation_parse(m->ctx, text.data, text.size, &m->generation); }
+    }
+    tt_text_free(&path);
+    tt_text_free(&text);
+    return status;
+}
+static tt_model *tti_model_open(tt_context *ctx, const char *dir, int map) {
+    tti_shards *shards = (tti_shards *)tt_alloc(ctx, 1, sizeof *shards);
     tt_text path = TT_INIT, text = TT_INIT;
     tt_model_config config;
     tt_model *m = NULL;
     tt_status status;
-    shards.ctx = path.ctx = text.ctx = ctx;
+    if (!shards) { return NULL; }
+    shards->ctx = path.ctx = text.ctx = ctx;
     status = tti_path_join(&path, dir, "config.json");
     if (status == TT_OK) { status = tt_file_read(ctx, path.data, &text); }
     if (status == TT_OK) { status = tt_model_config_parse(ctx, text.data, text.size, &config); }
-    if (status == TT_OK) { status = tti_shards_open(&shards, dir); }
-    if (status == TT_OK) { status = tti_shards_enough(&shards, &config, dir); }
-    if (status == TT_OK) { m = tti_model_new(ctx, &config, NULL); }
-    if (m && tti_model_fill(m, &shards, dir) != TT_OK) { tt_model_destroy(m); m = NULL; }
-    tti_shards_close(&shards);
+    if (status == TT_OK) { status = tti_shards_open(shards, dir); }
+    if (status == TT_OK) { status = tti_shards_enough(shards, &config, dir); }
+    if (status == TT_OK) { m = tti_model_new(ctx, &config, NULL, map ? shards : NULL); }
+    if (m && (tti_model_fill(m, shards, dir) != TT_OK || tti_model_generation(m, dir) != TT_OK)) { tt_model_destroy(m); m = NULL; }
+    if (status != TT_OK || !map) { tti_shards_destroy(shards); }       /* else the model has or had them */
     tt_text_free(&path);
     tt_text_free(&text);
     return m;
 }
+TT_API tt_model *tt_model_load(tt_context *ctx, const char *dir) { return tti_model_open(ctx, dir, 0); }
+TT_API tt_model *tt_model_map(tt_context *ctx, const char *dir) { return tti_model_open(ctx, dir, 1); }
+
 static tt_status tti_save_text(tt_context *ctx, tt_text *path, const char *dir, const char *name, const tt_text *text) {
     tt_status status = tti_path_join(path, dir, name);
     return status == TT_OK ? tt_file_write(ctx, path->data, text->data, text->size) : status;
 }
-static tt_status tti_save_weights(const tt_model *m, const char *path) {
-    tt_named *list = (tt_named *)tt_alloc(m->ctx, (size_t)m->n_params, sizeof *list);
-    tt_status status;
+/* How many of list[0..n) go into one file. */
+static int tti_shard_length(const tt_named *list, int n, const tt_save_desc *d) {
+    size_t bytes = 0;
     int i;
-    if (!list) { return TT_ERR_MEM; }
-    for (i = 0; i < m->n_params; i++) {
-        list[i].name = m->params[i]->name;
-        list[i].tensor = m->params[i];
+    for (i = 0; i < n; i++) {
+        bytes += list[i].tensor->size * tti_dtype_bytes(d->dtype);
+        if (i > 0 && d->max_shard_bytes > 0 && bytes > d->max_shard_bytes) { break; }
     }
-    status = tti_safetensors_write(m->ctx, path, list, m->n_params, NULL, NULL);
+    return i;
+}
+/* Adds the tensors of one shard to the index. */
+static tt_status tti_index_add(tt_text *index, const tt_named *list, int n, const char *file) {
+    tt_status status = TT_OK;
+    int i;
+    for (i = 0; i < n && status == TT_OK; i++) {
+        status = tt_text_append(index, "    ", 4);
+        if (status == TT_OK) { status = tt_text_json(index, list[i].name, strlen(list[i].name)); }
+        if (status == TT_OK) { status = tt_text_format(index, ": \"%s\",\n", file); }
+    }
+    return status;
+}
+static tt_status tti_save_shards(tt_context *ctx, const char *dir, const tt_named *list, int n, const tt_save_desc *d, tt_text *path) {
+    tt_text index = TT_INIT;
+    char name[64];
+    int at, count = 0, number = 0, length;
+    size_t bytes = 0;
+    tt_status status;
+    index.ctx = ctx;
+    for (at = 0; at < n; at++) { bytes += list[at].tensor->size * tti_dtype_bytes(d->dtype); }
+    for (at = 0; at < n; at += tti_shard_length(list + at, n - at, d)) { count++; }
+    status = tt_text_format(&index, "{\n  \"metadata\": {\"total_size\": %.0f},\n  \"weight_map\": {\n", (double)bytes);
+    for (at = 0; at < n && status == TT_OK; at += length) {
+        length = tti_shard_length(list + at, n - at, d);
+        snprintf(name, sizeof name, "model-%05d-of-%05d.safetensors", ++number, count);
+        status = tti_path_join(path, dir, name);
+        if (status == TT_OK) { status = tti_safetensors_write(ctx, path->data, list + at, length, d->dtype, NULL, NULL); }
+        if (status == TT_OK) { status = tti_index_add(&index, list + at, length, name); }
+    }
+    if (status == TT_OK) {
+        index.size -= 2;                       /* the last comma */
+        status = tt_text_format(&index, "\n  }\n}\n");
+    }
+    if (status == TT_OK) { status = tti_save_text(ctx, path, dir, "model.safetensors.index.json", &index); }
+    if (status == TT_OK) { status = tti_path_join(path, dir, "model.safetensors"); }
+    if (status == TT_OK) { remove(path->data); }            /* an older single file would count */
+    tt_text_free(&index);
+    return status;
+}
+/* params[from .. to), named with a prefix; NULL if memory is out. */
+static tt_named *tti_named_params(const tt_model *m, int from, int to, const char *prefix, tt_text *names) {
+    tt_named *list = (tt_named *)tt_alloc(m->ctx, (size_t)(to - from), sizeof *list);
+    size_t at = 0;
+    int i;
+    for (i = from; list && i < to; i++) {
+        if (tt_text_format(names, "%s%s", prefix, m->params[i]->name) == TT_OK && tt_text_append(names, "", 1) == TT_OK) { continue; }
+        tt_free(m->ctx, list, (size_t)(to - from), sizeof *list);
+        return NULL;
+    }
+    for (i = from; list && i < to; i++) {      /* the text stands still now */
+        list[i - from].name = names->data + at;
+        list[i - from].tensor = m->params[i];
+        at += strlen(names->data + at) + 1;
+    }
+    return list;
+}
+static tt_status tti_save_weights(const tt_model *m, const char *dir, const tt_save_desc *d, tt_text *path) {
+    tt_text names = TT_INIT;
+    tt_named *list;
+    tt_status status;
+    names.ctx = m->ctx;
+    list = tti_named_params(m, 0, m->n_params, "", &names);
+    status = list ? TT_OK : TT_ERR_MEM;
+    if (list && tti_shard_length(list, m->n_params, d) < m->n_params) { status = tti_save_shards(m->ctx, dir, list, m->n_params, d, path); }
+    else if (list) {
+        status = tti_path_join(path, dir, "model.safetensors");
+        if (status == TT_OK) { status = tti_safetensors_write(m->ctx, path->data, list, m->n_params, d->dtype, NULL, NULL); }
+    }
     tt_free(m->ctx, list, (size_t)m->n_params, sizeof *list);
+    tt_text_free(&names);
     return status;
 }
 /* "eos_token": "<end>", if the id is one of the tokenizer's special tokens. */
@@ -5978,35 +6701,207 @@ static tt_status tti_save_token(const tt_tokenizer *t, const char *key, int32_t 
     tt_text_free(&token);
     return status;
 }
-TT_API tt_status tt_model_save(const tt_model *m, const tt_tokenizer *tokenizer, const char *dir) {
+static tt_status tti_save_tokenizer(const tt_model *m, const tt_tokenizer *tokenizer, const char *dir, tt_text *path) {
+    tt_context *ctx = m->ctx;
+    tt_text text = TT_INIT;
+    tt_status status;
+    text.ctx = ctx;
+    status = tt_tokenizer_json(tokenizer, &text);
+    if (status == TT_OK) { status = tti_save_text(ctx, path, dir, "tokenizer.json", &text); }
+    text.size = 0;
+    if (status == TT_OK) { status = tt_text_format(&text, "{\n"); }
+    if (status == TT_OK) { status = tti_save_token(tokenizer, "bos_token", m->config.bos_token_id, &text); }
+    if (status == TT_OK) { status = tti_save_token(tokenizer, "eos_token", m->config.eos_token_id, &text); }
+    if (status == TT_OK) {
+        status = tt_text_format(&text, "  \"clean_up_tokenization_spaces\": false,\n  \"tokenizer_class\": \"PreTrainedTokenizerFast\",\n  \"model_max_length\": %d\n}\n", m->config.max_position_embeddings);
+    }
+    if (status == TT_OK) { status = tti_save_text(ctx, path, dir, "tokenizer_config.json", &text); }
+    tt_text_free(&text);
+    return status;
+}
+TT_API tt_status tt_model_save_as(const tt_model *m, const tt_tokenizer *tokenizer, const char *dir, const tt_save_desc *desc) {
     tt_context *ctx = m->ctx;
     tt_text path = TT_INIT, text = TT_INIT;
-    char bos[16], eos[16];
     tt_status status;
+    if (m->lora.rank) { return tt_fail(ctx, TT_ERR_ARG, "tt_model_save: the model has adapters: merge them first, or save them with tt_model_lora_save"); }
+    if (desc->dtype != TT_F32 && desc->dtype != TT_BF16 && desc->dtype != TT_F16) { return tt_fail(ctx, TT_ERR_ARG, "tt_model_save_as: dtype is %d, expected TT_F32, TT_BF16 or TT_F16", (int)desc->dtype); }
     path.ctx = text.ctx = ctx;
-    tti_token_text(m->config.bos_token_id, bos);
-    tti_token_text(m->config.eos_token_id, eos);
-    status = tt_model_config_json(&m->config, &text);
+    status = tti_config_json(&m->config, desc->dtype, &text);
     if (status == TT_OK) { status = tt_make_dirs(ctx, dir); }
     if (status == TT_OK) { status = tti_save_text(ctx, &path, dir, "config.json", &text); }
     text.size = 0;
-    if (status == TT_OK) { status = tt_text_format(&text, "{\n  \"bos_token_id\": %s,\n  \"eos_token_id\": %s\n}\n", bos, eos); }
+    if (status == TT_OK) { status = tti_generation_json(m, &text); }
     if (status == TT_OK) { status = tti_save_text(ctx, &path, dir, "generation_config.json", &text); }
-    text.size = 0;
-    if (tokenizer) {
-        if (status == TT_OK) { status = tt_tokenizer_json(tokenizer, &text); }
-        if (status == TT_OK) { status = tti_save_text(ctx, &path, dir, "tokenizer.json", &text); }
-        text.size = 0;
-        if (status == TT_OK) { status = tt_text_format(&text, "{\n"); }
-        if (status == TT_OK) { status = tti_save_token(tokenizer, "bos_token", m->config.bos_token_id, &text); }
-        if (status == TT_OK) { status = tti_save_token(tokenizer, "eos_token", m->config.eos_token_id, &text); }
-        if (status == TT_OK) {
-            status = tt_text_format(&text, "  \"clean_up_tokenization_spaces\": false,\n  \"tokenizer_class\": \"PreTrainedTokenizerFast\",\n  \"model_max_length\": %d\n}\n", m->config.max_position_embeddings);
-        }
-        if (status == TT_OK) { status = tti_save_text(ctx, &path, dir, "tokenizer_config.json", &text); }
+    if (status == TT_OK && tokenizer) { status = tti_save_tokenizer(m, tokenizer, dir, &path); }
+    if (status == TT_OK) { status = tti_save_weights(m, dir, desc, &path); }
+    tt_text_free(&path);
+    tt_text_free(&text);
+    return status;
+}
+TT_API tt_status tt_model_save(const tt_model *m, const tt_tokenizer *tokenizer, const char *dir) {
+    static const tt_save_desc desc = TT_INIT;
+    return tt_model_save_as(m, tokenizer, dir, &desc);
+}
+
+/* ---- adapters: the directory of Hugging Face's peft ---- */
+#define TTI_PEFT_PREFIX "base_model.model."
+
+/* "q_proj" of "model.layers.0.self_attn.q_proj.lora_A.weight"; its length in n. */
+static const char *tti_lora_module(const char *name, size_t *n) {
+    const char *end = name + strlen(name) - strlen(".lora_A.weight"), *begin = end;
+    while (begin > name && begin[-1] != '.') { begin--; }
+    *n = (size_t)(end - begin);
+    return begin;
+}
+/* The targets as they were given, or the last names of all modules that have an adapter. */
+static tt_status tti_lora_json_targets(const tt_model *m, tt_text *out) {
+    tt_status status = TT_OK;
+    int i, k, listed = 0;
+    for (i = 0; i < m->lora.n_target_modules && status == TT_OK; i++) {
+        status = tt_text_append(out, ", ", listed++ ? 2 : 0);
+        if (status == TT_OK) { status = tt_text_json(out, m->lora_targets[i], strlen(m->lora_targets[i])); }
     }
-    if (status == TT_OK) { status = tti_path_join(&path, dir, "model.safetensors"); }
-    if (status == TT_OK) { status = tti_save_weights(m, path.data); }
+    for (i = m->n_base; i < m->n_params && m->lora.n_target_modules == 0 && status == TT_OK; i += 2) {
+        size_t n, n2;
+        const char *module = tti_lora_module(m->params[i]->name, &n);
+        for (k = m->n_base; k < i; k += 2) {
+            const char *earlier = tti_lora_module(m->params[k]->name, &n2);
+            if (n == n2 && memcmp(module, earlier, n) == 0) { break; }
+        }
+        if (k < i) { continue; }
+        status = tt_text_append(out, ", ", listed++ ? 2 : 0);
+        if (status == TT_OK) { status = tt_text_json(out, module, n); }
+    }
+    return status;
+}
+static tt_status tti_lora_json(const tt_model *m, tt_text *out) {
+    tt_status status = tt_text_format(out, "{\n  \"peft_type\": \"LORA\",\n  \"task_type\": \"CAUSAL_LM\",\n  \"r\": %d,\n  ", m->lora.rank);
+    if (status == TT_OK) { status = tti_config_float(out, "lora_alpha", m->lora.alpha, ",\n"); }
+    if (status == TT_OK) {
+        status = tt_text_format(out, "  \"use_rslora\": %s,\n  \"lora_dropout\": 0.0,\n  \"bias\": \"none\",\n  \"fan_in_fan_out\": %s,\n  \"inference_mode\": true,\n"
+                                "  \"base_model_name_or_path\": null,\n  \"target_modules\": [", tti_bool(m->lora.use_rslora), tti_bool(m->config.gpt2));
+    }
+    if (status == TT_OK) { status = tti_lora_json_targets(m, out); }
+    return status == TT_OK ? tt_text_format(out, "]\n}\n") : status;
+}
+TT_API tt_status tt_model_lora_save(const tt_model *m, const char *dir) {
+    tt_context *ctx = m->ctx;
+    tt_text path = TT_INIT, text = TT_INIT, names = TT_INIT;
+    tt_named *list;
+    int n = m->n_params - m->n_base;
+    tt_status status;
+    if (!m->lora.rank) { return tt_fail(ctx, TT_ERR_ARG, "tt_model_lora_save: the model has no adapters"); }
+    path.ctx = text.ctx = names.ctx = ctx;
+    list = tti_named_params(m, m->n_base, m->n_params, TTI_PEFT_PREFIX, &names);
+    status = list ? tti_lora_json(m, &text) : TT_ERR_MEM;
+    if (status == TT_OK) { status = tt_make_dirs(ctx, dir); }
+    if (status == TT_OK) { status = tti_save_text(ctx, &path, dir, "adapter_config.json", &text); }
+    if (status == TT_OK) { status = tti_path_join(&path, dir, "adapter_model.safetensors"); }
+    if (status == TT_OK) { status = tti_safetensors_write(ctx, path.data, list, n, TT_F32, NULL, NULL); }
+    tt_free(ctx, list, (size_t)n, sizeof *list);
+    tt_text_free(&path);
+    tt_text_free(&text);
+    tt_text_free(&names);
+    return status;
+}
+/* What would make the adapter compute something else than scale (x A^T) B^T on whole matrices: empty, false or null. */
+static void tti_lora_only_plain(tti_config_reader *r) {
+    static const char *const keys[] = {"use_dora", "use_qalora", "use_bdlora", "lora_bias", "modules_to_save", "rank_pattern", "alpha_pattern", "layers_to_transform",
+                                       "layers_pattern", "exclude_modules", "target_parameters", "trainable_token_indices", "layer_replication", "alora_invocation_tokens"};
+    size_t i;
+    for (i = 0; i < sizeof keys / sizeof keys[0]; i++) {
+        const tt_json *node = tti_field(r, keys[i]);
+        int empty = !node || (node->type == TT_JSON_BOOL && node->number == 0) || ((node->type == TT_JSON_ARRAY || node->type == TT_JSON_OBJECT) && node->length == 0);
+        if (!empty) { tti_field_fail(r, keys[i], node, "null, false or empty"); }
+    }
+}
+/* desc->target_modules points into `targets`, which the caller frees, and into the JSON. */
+static tt_status tti_lora_parse(tti_config_reader *r, tt_lora_desc *d, const char ***targets) {
+    const tt_json *list = tti_field(r, "target_modules"), *node;
+    int n = 0;
+    d->rank = 8;
+    d->alpha = 8;
+    tti_field_is(r, "peft_type", "LORA", NULL);
+    tti_field_is(r, "bias", "none", NULL);
+    tti_field_int(r, "r", &d->rank);
+    tti_field_float(r, "lora_alpha", &d->alpha);
+    tti_field_bool(r, "use_rslora", &d->use_rslora);
+    tti_lora_only_plain(r);
+    if (r->status == TT_OK && d->rank < 1) { tti_field_fail(r, "r", tti_field(r, "r"), "a rank >= 1"); }
+    if (r->status != TT_OK || (list && list->type == TT_JSON_STRING && strcmp(list->string, "all-linear") == 0)) { return r->status; }
+    if (!list) { return r->status = tt_fail(r->ctx, TT_ERR_FILE, "%s: target_modules is missing", r->file); }
+    if (list->type != TT_JSON_ARRAY || list->length < 1 || list->length > 65536) { tti_field_fail(r, "target_modules", list, "a list of names or \"all-linear\""); return r->status; }
+    *targets = (const char **)tt_alloc(r->ctx, list->length, sizeof **targets);
+    if (!*targets) { return TT_ERR_MEM; }
+    for (node = list->child; node; node = node->next) {
+        if (node->type != TT_JSON_STRING) { tti_field_fail(r, "target_modules", node, "a list of names"); return r->status; }
+        (*targets)[n++] = node->string;
+    }
+    d->target_modules = *targets;
+    d->n_target_modules = n;
+    return TT_OK;
+}
+/* Adds adapters as adapter_config.json says, still empty; the base is not frozen yet. */
+static tt_status tti_lora_configure(tt_model *m, const char *text, size_t size) {
+    tti_config_reader r = TT_INIT;
+    tt_lora_desc d = TT_INIT;
+    const char **targets = NULL;
+    tt_json *root = tt_json_parse(m->ctx, text, size);
+    const tt_json *list;
+    tt_status status;
+    r.ctx = m->ctx;
+    r.file = "adapter_config.json";
+    r.root = root;
+    if (!root) { return tti_file_fail(m->ctx, r.file, ""); }
+    list = tt_json_get(root, "target_modules");
+    status = tti_lora_parse(&r, &d, &targets);
+    if (status == TT_OK) { status = tti_lora_build(m, &d); }
+    tt_free(m->ctx, targets, targets ? list->length : 0, sizeof *targets);
+    tt_json_free(m->ctx, root);
+    return status;
+}
+static tt_status tti_lora_fill(tt_model *m, tt_safetensors *file) {
+    tt_text names = TT_INIT;
+    int n = m->n_params - m->n_base, i;
+    tt_named *list;
+    tt_status status;
+    float *values = NULL;
+    names.ctx = m->ctx;
+    list = tti_named_params(m, m->n_base, m->n_params, TTI_PEFT_PREFIX, &names);
+    status = list ? TT_OK : TT_ERR_MEM;
+    for (i = 0; i < n && status == TT_OK; i++) {
+        int k = tt_safetensors_find(file, list[i].name);
+        if (k < 0) { status = tt_fail(m->ctx, TT_ERR_FILE, "%s: tensor %s is missing", file->path, list[i].name); break; }
+        status = tti_shape_check(m->ctx, file->path, list[i].name, &file->entries[k], list[i].tensor, "adapter_config.json wants");
+        if (status == TT_OK) { values = (float *)tt_alloc(m->ctx, list[i].tensor->size, sizeof *values); status = values ? tti_tensor_fill(file, k, list[i].tensor, values) : TT_ERR_MEM; }
+        tt_free(m->ctx, values, list[i].tensor->size, sizeof *values);
+        values = NULL;
+    }
+    for (i = 0; i < (int)file->n && status == TT_OK && (int)file->n != n; i++) {       /* all are there: find the one too many */
+        if (strncmp(file->entries[i].name, TTI_PEFT_PREFIX, strlen(TTI_PEFT_PREFIX)) == 0 && tt_model_param_find(m, file->entries[i].name + strlen(TTI_PEFT_PREFIX))) { continue; }
+        status = tt_fail(m->ctx, TT_ERR_FILE, "%s: tensor %s belongs to no adapter of this model", file->path, file->entries[i].name);
+    }
+    tt_free(m->ctx, list, (size_t)n, sizeof *list);
+    tt_text_free(&names);
+    return status;
+}
+TT_API tt_status tt_model_lora_load(tt_model *m, const char *dir) {
+    tt_context *ctx = m->ctx;
+    tt_text path = TT_INIT, text = TT_INIT;
+    tt_safetensors *file = NULL;
+    tt_status status;
+    if (m->lora.rank) { return tt_fail(ctx, TT_ERR_ARG, "tt_model_lora_load: the model has adapters, of rank %d", m->lora.rank); }
+    path.ctx = text.ctx = ctx;
+    status = tti_path_join(&path, dir, "adapter_config.json");
+    if (status == TT_OK) { status = tt_file_read(ctx, path.data, &text); }
+    if (status == TT_OK) { status = tti_path_join(&path, dir, "adapter_model.safetensors"); }
+    if (status == TT_OK) { file = tt_safetensors_open(ctx, path.data); status = file ? TT_OK : tt_error_status(ctx); }
+    if (status == TT_OK) { status = tti_lora_configure(m, text.data, text.size); }
+    if (status == TT_OK) {
+        status = tti_lora_fill(m, file);
+        if (status == TT_OK) { tti_lora_freeze(m); } else { tti_lora_detach(m); }
+    }
+    tt_safetensors_close(file);
     tt_text_free(&path);
     tt_text_free(&text);
     return status;
@@ -6372,13 +7267,24 @@ static void tti_engine_sample(const tti_engine *e, tti_sequence *q, const float 
     tti_row_logprob(e->ctx, logits, vocab, q->tokens[q->length], 1.0f / e->s->temperature, &q->logprobs[q->length - r->prompt_length], NULL);
     q->length++;
 }
+/* Draws of TTI_DRAWS sequences are one part of parallel work; each thread has scratch memory of its own. */
+#define TTI_DRAWS 4
+typedef struct tti_draws { tti_engine *e; int n; size_t vocab; const float *rows; float *scratch; int32_t *ids; } tti_draws;
+static void tti_engine_draw(void *user, int part, int worker) {
+    const tti_draws *d = (const tti_draws *)user;
+    size_t mine = (size_t)worker * d->vocab;
+    int i, end = (part + 1) * TTI_DRAWS < d->n ? (part + 1) * TTI_DRAWS : d->n;
+    for (i = part * TTI_DRAWS; i < end; i++) {
+        tti_engine_sample(d->e, &d->e->slots[d->e->slot_ids[i]], d->rows + (size_t)i * d->vocab, d->scratch + 2 * mine, d->ids + mine);
+    }
+}
 /* One token for every sequence in a slot. */
 static tt_status tti_engine_turn(tti_engine *e) {
     tt_context *ctx = e->ctx;
     int vocab = e->model->config.vocab_size, n = 0, i, k;
     tt_tensor *logits;
-    float *rows, *scratch;
-    int32_t *ids;
+    float *rows;
+    tti_draws draw;
     for (i = 0; i < e->n_slots; i++) {
         if (e->slots[i].item < 0) { continue; }
         e->tokens[n] = e->slots[i].tokens[e->slots[i].length - 1];
@@ -6392,16 +7298,14 @@ static tt_status tti_engine_turn(tti_engine *e) {
         rows = (float *)tti_arena_alloc(ctx, &ctx->host, logits->size * sizeof(float));
         if (!rows || tt_tensor_get(logits, rows) != TT_OK) { return tt_error_status(ctx); }
     }
-    scratch = (float *)tti_arena_alloc(ctx, &ctx->host, (size_t)ctx->n_threads * (size_t)vocab * 2 * sizeof(float));
-    ids = (int32_t *)tti_arena_alloc(ctx, &ctx->host, (size_t)ctx->n_threads * (size_t)vocab * sizeof(int32_t));
-    if (!scratch || !ids) { return TT_ERR_MEM; }
-#ifdef _OPENMP
-#pragma omp parallel for schedule(dynamic, 4) num_threads(ctx->n_threads) if (n > 1)
-#endif
-    for (i = 0; i < n; i++) {
-        size_t mine = (size_t)tti_worker() * (size_t)vocab;
-        tti_engine_sample(e, &e->slots[e->slot_ids[i]], rows + (size_t)i * (size_t)vocab, scratch + 2 * mine, ids + mine);
-    }
+    draw.rows = rows;
+    draw.scratch = (float *)tti_arena_alloc(ctx, &ctx->host, (size_t)ctx->n_threads * (size_t)vocab * 2 * sizeof(float));
+    draw.ids = (int32_t *)tti_arena_alloc(ctx, &ctx->host, (size_t)ctx->n_threads * (size_t)vocab * sizeof(int32_t));
+    if (!draw.scratch || !draw.ids) { return TT_ERR_MEM; }
+    draw.e = e;
+    draw.n = n;
+    draw.vocab = (size_t)vocab;
+    if (tti_parallel(ctx, tti_engine_draw, &draw, (n + TTI_DRAWS - 1) / TTI_DRAWS) != TT_OK) { return TT_ERR_MEM; }
     for (i = 0; i < n; i++) {
         tti_sequence *q = &e->slots[e->slot_ids[i]];
         const tt_completion *c = &e->out->items[q->item];
@@ -6477,7 +7381,10 @@ struct tt_optimizer {
     tt_context *ctx;
     tt_model *model;
     tt_adamw_desc desc;
-    tt_tensor **m, **v;       /* moments, one pair per parameter */
+    int n;                    /* parameters that require a gradient     */
+    tt_tensor **params;       /* [n], of the model                      */
+    tt_tensor **m, **v;       /* moments, one pair per parameter        */
+    double *squares, *host_squares;   /* of each parameter's gradient, on the backend and here */
     long step, n_skipped;
 };
 
@@ -6486,7 +7393,7 @@ TT_API tt_optimizer *tt_adamw_create(tt_model *model, const tt_adamw_desc *desc)
     tt_context *ctx = model->ctx;
     tt_optimizer *o;
     tt_adamw_desc d = desc ? *desc : zero;
-    int i, ok;
+    int i, k, ok;
     if (d.beta1 == 0) { d.beta1 = 0.9f; }
     if (d.beta2 == 0) { d.beta2 = 0.999f; }
     if (d.eps == 0) { d.eps = 1e-8f; }
@@ -6501,14 +7408,21 @@ TT_API tt_optimizer *tt_adamw_create(tt_model *model, const tt_adamw_desc *desc)
     o->ctx = ctx;
     o->model = model;
     o->desc = d;
-    o->m = (tt_tensor **)tt_alloc(ctx, (size_t)model->n_params, sizeof *o->m);
-    o->v = (tt_tensor **)tt_alloc(ctx, (size_t)model->n_params, sizeof *o->v);
-    ok = o->m && o->v;
-    for (i = 0; ok && i < model->n_params; i++) {
-        const tt_tensor *p = model->params[i];
-        o->m[i] = tt_tensor_create(ctx, TT_F32, p->ndim, p->shape, NULL);
-        o->v[i] = o->m[i] ? tt_tensor_create(ctx, TT_F32, p->ndim, p->shape, NULL) : NULL;
-        ok = o->v[i] != NULL;
+    for (i = 0; i < model->n_params; i++) { o->n += model->params[i]->requires_grad != 0; }
+    if (o->n == 0) { tt_fail(ctx, TT_ERR_ARG, "tt_adamw_create: no parameter of the model requires a gradient"); tt_optimizer_destroy(o); return NULL; }
+    o->params = (tt_tensor **)tt_alloc(ctx, (size_t)o->n, sizeof *o->params);
+    o->m = (tt_tensor **)tt_alloc(ctx, (size_t)o->n, sizeof *o->m);
+    o->v = (tt_tensor **)tt_alloc(ctx, (size_t)o->n, sizeof *o->v);
+    o->host_squares = (double *)tt_alloc(ctx, (size_t)o->n, sizeof(double));
+    o->squares = (double *)ctx->backend->alloc(ctx, (size_t)o->n * sizeof(double));
+    ok = o->params && o->m && o->v && o->squares && o->host_squares;
+    for (i = 0, k = 0; ok && i < model->n_params; i++) {
+        tt_tensor *p = model->params[i];
+        if (!p->requires_grad) { continue; }
+        o->params[k] = p;
+        o->m[k] = tt_tensor_create(ctx, TT_F32, p->ndim, p->shape, NULL);
+        o->v[k] = o->m[k] ? tt_tensor_create(ctx, TT_F32, p->ndim, p->shape, NULL) : NULL;
+        ok = o->v[k++] != NULL;
     }
     if (!ok) { tt_optimizer_destroy(o); return NULL; }
     return o;
@@ -6516,24 +7430,31 @@ TT_API tt_optimizer *tt_adamw_create(tt_model *model, const tt_adamw_desc *desc)
 TT_API void tt_optimizer_destroy(tt_optimizer *o) {
     int i;
     if (!o) { return; }
-    for (i = 0; i < o->model->n_params; i++) {
+    for (i = 0; i < o->n; i++) {
         if (o->m) { tt_tensor_destroy(o->m[i]); }
         if (o->v) { tt_tensor_destroy(o->v[i]); }
     }
-    tt_free(o->ctx, o->m, (size_t)o->model->n_params, sizeof *o->m);
-    tt_free(o->ctx, o->v, (size_t)o->model->n_params, sizeof *o->v);
+    if (o->squares) { o->ctx->backend->free(o->ctx, o->squares, (size_t)o->n * sizeof(double)); }
+    tt_free(o->ctx, o->host_squares, (size_t)o->n, sizeof(double));
+    tt_free(o->ctx, o->params, (size_t)o->n, sizeof *o->params);
+    tt_free(o->ctx, o->m, (size_t)o->n, sizeof *o->m);
+    tt_free(o->ctx, o->v, (size_t)o->n, sizeof *o->v);
     tt_free(o->ctx, o, 1, sizeof *o);
 }
+/* One number per parameter, summed here; they come down together, so that a device is waited for once. */
 static tt_status tti_grad_norm(tt_optimizer *o, double *norm) {
+    const tt_backend *backend = o->ctx->backend;
+    size_t bytes = (size_t)o->n * sizeof(double);
+    tt_status status = backend->zero(o->ctx, o->squares, bytes);
     double total = 0;
     int i;
-    for (i = 0; i < o->model->n_params; i++) {
-        const tt_tensor *p = o->model->params[i];
-        double squares = 0;
-        tt_status status = p->grad ? o->ctx->backend->sum_squares(o->ctx, p->grad, p->size, &squares) : TT_OK;
-        if (status != TT_OK) { return status; }
-        total += squares;
+    for (i = 0; status == TT_OK && i < o->n; i++) {
+        const tt_tensor *p = o->params[i];
+        if (p->grad) { status = backend->sum_squares(o->ctx, p->grad, p->size, o->squares + i); }
     }
+    if (status == TT_OK) { status = backend->download(o->ctx, o->host_squares, o->squares, bytes); }
+    if (status != TT_OK) { return status; }
+    for (i = 0; i < o->n; i++) { total += o->host_squares[i]; }
     *norm = sqrt(total);
     return TT_OK;
 }
@@ -6550,8 +7471,8 @@ TT_API tt_status tt_optimizer_step(tt_optimizer *o, float lr, tt_optimizer_stats
     if (skip) { o->n_skipped++; } else { o->step++; }
     if (o->desc.max_grad_norm > 0) { scale = (double)o->desc.max_grad_norm / (norm + 1e-6); }
     if (scale > 1) { scale = 1; }
-    for (i = 0; !skip && i < o->model->n_params; i++) {
-        tt_tensor *p = o->model->params[i];
+    for (i = 0; !skip && i < o->n; i++) {
+        tt_tensor *p = o->params[i];
         tt_adamw_args a;
         if (!p->grad) { continue; }
         a.n = p->size;
@@ -6583,13 +7504,13 @@ TT_API tt_status tt_optimizer_step(tt_optimizer *o, float lr, tt_optimizer_stats
 /* ---- saving: weights as "model.NAME", moments as "adamw.m.NAME" and "adamw.v.NAME", those of a model beside as "ema.NAME" ---- */
 static tt_named *tti_optimizer_names(tt_optimizer *o, const tt_model *beside, tt_text *names, int *n_out) {
     static const char *const prefix[4] = {"model.", "adamw.m.", "adamw.v.", "ema."};
-    int n = o->model->n_params, kinds = beside ? 4 : 3, i, k;
+    int n = o->n, kinds = beside ? 4 : 3, i, k;
     size_t at = 0;
     tt_named *list = (tt_named *)tt_alloc(o->ctx, (size_t)(n * kinds), sizeof *list);
     *n_out = n * kinds;
     for (k = 0; list && k < kinds; k++) {
         for (i = 0; i < n; i++) {
-            const char *name = o->model->params[i]->name;
+            const char *name = o->params[i]->name;
             if (tt_text_format(names, "%s%s", prefix[k], name) == TT_OK && tt_text_append(names, "", 1) == TT_OK) { continue; }
             tt_free(o->ctx, list, (size_t)(n * kinds), sizeof *list);
             return NULL;
@@ -6597,8 +7518,12 @@ static tt_named *tti_optimizer_names(tt_optimizer *o, const tt_model *beside, tt
     }
     for (k = 0; list && k < kinds * n; k++) {      /* the text stands still now */
         list[k].name = names->data + at;
-        list[k].tensor = k < n ? o->model->params[k] : k < 2 * n ? o->m[k - n] : k < 3 * n ? o->v[k - 2 * n] : beside->params[k - 3 * n];
+        list[k].tensor = k < n ? o->params[k] : k < 2 * n ? o->m[k - n] : k < 3 * n ? o->v[k - 2 * n] : tt_model_param_find(beside, o->params[k - 3 * n]->name);
         at += strlen(list[k].name) + 1;
+        if (list[k].tensor) { continue; }
+        tt_fail(o->ctx, TT_ERR_SHAPE, "tt_trainer_save: the model beside has no parameter %s", o->params[k - 3 * n]->name);
+        tt_free(o->ctx, list, (size_t)(n * kinds), sizeof *list);
+        return NULL;
     }
     return list;
 }
@@ -6609,7 +7534,7 @@ static tt_status tti_optimizer_save(tt_optimizer *o, const tt_model *beside, con
     int n;
     names.ctx = state.ctx = o->ctx;
     list = tti_optimizer_names(o, beside, &names, &n);
-    status = list ? tt_text_format(&state, "{\"step\":%ld,\"n_skipped\":%ld,\"user\":", o->step, o->n_skipped) : TT_ERR_MEM;
+    status = list ? tt_text_format(&state, "{\"step\":%ld,\"n_skipped\":%ld,\"user\":", o->step, o->n_skipped) : tt_error_status(o->ctx);
     if (status == TT_OK) { status = tt_text_json(&state, json ? json : "", json ? strlen(json) : 0); }
     if (status == TT_OK) { status = tt_text_append(&state, "}", 1); }
     if (status == TT_OK) { status = tt_state_save(o->ctx, path, list, n, state.data); }
@@ -6627,7 +7552,7 @@ static tt_status tti_optimizer_load(tt_optimizer *o, const tt_model *beside, con
     int n;
     names.ctx = state.ctx = o->ctx;
     list = tti_optimizer_names(o, beside, &names, &n);
-    status = list ? tt_state_load(o->ctx, path, list, n, &state) : TT_ERR_MEM;
+    status = list ? tt_state_load(o->ctx, path, list, n, &state) : tt_error_status(o->ctx);
     if (status == TT_OK) {
         root = tt_json_parse(o->ctx, state.data ? state.data : "", state.size);
         user = tt_json_get(root, "user");
@@ -7724,7 +8649,10 @@ TT_API tt_status tt_teacher_follow(tt_model *teacher, const tt_model *student, f
     for (i = 0; i < teacher->n_params && status == TT_OK; i++) {
         tt_tensor *to = teacher->params[i];
         const tt_tensor *from = student->params[i];
-        if (to->size != from->size) { return tt_fail(ctx, TT_ERR_SHAPE, "tt_teacher_follow: %s differs in size", from->name ? from->name : "a parameter"); }
+        if (!from->requires_grad) { continue; }      /* the frozen base of adapters */
+        if (to->size != from->size || to->dtype != TT_F32 || to->lent) {
+            return tt_fail(ctx, TT_ERR_SHAPE, "tt_teacher_follow: %s of the teacher has another size, is not of 32 bits or lies in a mapped file", to->name ? to->name : "a parameter");
+        }
         status = ctx->backend->axpy(ctx, TT_F(to), TT_F(to), decay - 1, to->size);
         if (status == TT_OK) { status = ctx->backend->axpy(ctx, TT_F(to), TT_F(from), 1 - decay, to->size); }
     }
@@ -9323,7 +10251,10 @@ TT_API tt_trainer *tt_trainer_create(tt_context *ctx, const tt_trainer_desc *des
     t->end_token = end;
     if (tti_trainer_rewards(t) == TT_OK) { t->optimizer = tt_adamw_create(d.model, &d.adamw); }
     t->desc.rewards = NULL;
-    if (t->optimizer && wants_reference && !d.reference) { t->reference = t->desc.reference = tt_model_copy(d.model); }
+    if (t->optimizer && wants_reference && !d.reference) {
+        if (tt_model_lora_get(d.model)) { t->desc.reference = d.model; }      /* its adapters off */
+        else { t->reference = t->desc.reference = tt_model_copy(d.model); }
+    }
     if (!t->optimizer || (wants_reference && !t->desc.reference)) { tt_trainer_destroy(t); return NULL; }
     return t;
 }
@@ -9596,12 +10527,19 @@ static tt_status tti_all_logprobs(tt_trainer *t, tt_model *model, const int *ind
     return status;
 }
 /* Old log-probs wherever a later update or a reward will ask for them, those of the reference likewise. */
+static tt_status tti_reference_logprobs(tt_trainer *t, const int *indices) {
+    tt_model *reference = t->desc.reference;
+    int was = reference == t->desc.model ? tt_model_lora_enable(reference, 0) : 0;
+    tt_status status = tti_all_logprobs(t, reference, indices, 1);
+    if (reference == t->desc.model) { tt_model_lora_enable(reference, was); }
+    return status;
+}
 static tt_status tti_step_logprobs(tt_trainer *t, const int *indices) {
     const tt_grpo_config *c = &t->desc.grpo;
     int in_reward = c->kl_in_reward && c->beta != 0;
     tt_status status = TT_OK;
     if (c->num_iterations > 1 || c->num_mini_batches > 1 || in_reward) { status = tti_all_logprobs(t, t->desc.model, indices, 0); }
-    if (status == TT_OK && (c->beta != 0 || t->desc.measure_kl)) { status = tti_all_logprobs(t, t->desc.reference, indices, 1); }
+    if (status == TT_OK && (c->beta != 0 || t->desc.measure_kl)) { status = tti_reference_logprobs(t, indices); }
     return status;
 }
 /* This rank's share of the loss: losses are normalised by the rank's own tokens (or sequences), so the

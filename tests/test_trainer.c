@@ -167,7 +167,7 @@ TT_TEST(signs_documents_follow_the_grammar) {
             size_t from = 0, answer_at;
             kind k;
             text.size = 0;
-            TT_REQUIRE(tt_signs_document(signs, (uint64_t)i, late ? 0.7 : 0.69, &text, &from) == TT_OK);
+            TT_REQUIRE(tt_signs_document(signs, (uint64_t)i, late ? 0.93 : 0.92, &text, &from) == TT_OK);
             k = read_document(text.data, &p, &sum, &flips, &answer_at);
             if (k == BROKEN) { printf("  %s\n", text.data); }
             TT_REQUIRE(k != BROKEN);
@@ -180,8 +180,7 @@ TT_TEST(signs_documents_follow_the_grammar) {
     }
     TT_CHECK_NEAR(counts[0][STUDENT] / 4000.0, 0.45, 0.03);
     TT_CHECK_NEAR(counts[0][TEACHER] / 4000.0, 0.35, 0.03);
-    TT_CHECK_NEAR(counts[1][TEACHER] / 4000.0, 0.07, 0.02);
-    TT_CHECK_NEAR(counts[1][NOTES] / 4000.0, 0.04, 0.015);
+    TT_CHECK_INT(counts[1][STUDENT], 4000);
     TT_CHECK_NEAR(four / 8000.0, 0.6, 0.03);
     TT_CHECK(right > 2400 && right < 3600);      /* 0.3 by design and some by luck */
     TT_CHECK(many > 100);
@@ -486,7 +485,7 @@ static void rig_open(rig *r, int n_threads, tt_test_memory *memory) {
     r->desc.grpo.num_generations = 8;
     r->desc.grpo.max_completion_length = 6;
     r->desc.adamw.max_grad_norm = 1;
-    r->desc.schedule.lr = 0.01f;
+    r->desc.schedule.lr = 0.004f;      /* at 0.01 it settles on one letter for all questions */
     r->desc.prompts_per_step = 4;
     r->desc.seed = 9;
 }
@@ -520,6 +519,7 @@ static tt_status rig_run(rig *r, int n, char *out, size_t capacity) {
     return status;
 }
 
+enum { LEARN_STEPS = 160 };
 TT_TEST(trainer_learns) {
     rig r;
     tt_step_metrics m;
@@ -533,19 +533,19 @@ TT_TEST(trainer_learns) {
     d.n_questions = 64;
     d.max_new_tokens = 6;
     TT_CHECK_OK(r.ctx, tt_evaluate(r.model, r.tokenizer, &r.task, &d, &before));
-    for (i = 0; i < 80; i++) {
+    for (i = 0; i < LEARN_STEPS; i++) {
         if (!TT_CHECK_OK(r.ctx, tt_trainer_step(r.trainer, &m))) { break; }
         TT_CHECK_INT(m.step, i);
         if (i < 10) { first += m.grpo.reward / 10; }
-        if (i >= 70) { last += m.grpo.reward / 10; }
+        if (i >= LEARN_STEPS - 10) { last += m.grpo.reward / 10; }
     }
     TT_CHECK_OK(r.ctx, tt_evaluate(r.model, r.tokenizer, &r.task, &d, &after));
     printf("  reward %.3f -> %.3f, accuracy %.3f -> %.3f\n", first, last, before.accuracy, after.accuracy);
     TT_CHECK(last > first + 0.4);
     TT_CHECK(after.accuracy > before.accuracy + 0.3);
-    TT_CHECK_INT(tt_trainer_step_count(r.trainer), 80);
+    TT_CHECK_INT(tt_trainer_step_count(r.trainer), LEARN_STEPS);
     TT_CHECK_INT(tt_trainer_rollouts(r.trainer)->n, 32);
-    TT_CHECK(m.num_tokens > 80 * 32 && m.step_s > 0);
+    TT_CHECK(m.num_tokens > LEARN_STEPS * 32 && m.step_s > 0);
     rig_close(&r);
 }
 TT_TEST(trainer_resumes_bit_for_bit) {
@@ -671,6 +671,47 @@ TT_TEST(trainer_with_reference_and_two_iterations) {
     TT_CHECK(m.grpo.kl > 1e-6);
     TT_CHECK(m.grpo.ppo_kl != 0);              /* the second iteration has moved away from the first */
     rig_close(&r);
+}
+/* With adapters the reference is the same model with these off: bit for bit what a separate base gives. The state holds
+ * the adapters alone, and resumes exactly. */
+TT_TEST(trainer_with_adapters) {
+    rig r[3];
+    tt_model *base = NULL;
+    const char *path = tt_test_tmp("adapters.safetensors");
+    tt_lora_desc lora = TT_INIT;
+    tt_safetensors *state;
+    tt_step_metrics m;
+    int k, i;
+    lora.rank = 4;
+    for (k = 0; k < 3; k++) {
+        rig_open(&r[k], 1, NULL);
+        if (k == 1) { r[k].desc.reference = base = tt_model_copy(r[k].model); }
+        TT_CHECK_OK(r[k].ctx, tt_model_lora_add(r[k].model, &lora));
+        r[k].desc.grpo.beta = 0.05f;
+        r[k].desc.grpo.num_iterations = 2;
+        r[k].desc.think.total_steps = 8;
+        r[k].desc.teacher = &r[k].teacher;
+        rig_start(&r[k]);
+        TT_REQUIRE(r[k].trainer != NULL);
+    }
+    for (i = 0; i < 4; i++) {
+        TT_CHECK_OK(r[0].ctx, tt_trainer_step(r[0].trainer, &m));
+        TT_CHECK_OK(r[1].ctx, tt_trainer_step(r[1].trainer, NULL));
+        TT_CHECK_INT(tt_model_lora_enable(r[0].model, 1), 1);
+        if (i == 1) { TT_CHECK_OK(r[0].ctx, tt_trainer_save(r[0].trainer, path)); }
+    }
+    TT_CHECK(m.grpo.kl > 1e-6);
+    TT_CHECK(same_weights(r[0].model, r[1].model));
+    TT_CHECK_BYTES(tt_model_param(r[0].model, 1)->data, tt_model_param(base, 1)->data, tt_model_param(base, 1)->size * sizeof(float));
+    state = tt_safetensors_open(r[2].ctx, path);
+    TT_REQUIRE(state != NULL);
+    TT_CHECK_INT(tt_safetensors_count(state), 3 * 7 * 2);
+    tt_safetensors_close(state);
+    TT_CHECK_OK(r[2].ctx, tt_trainer_load(r[2].trainer, path));
+    for (i = 0; i < 2; i++) { TT_CHECK_OK(r[2].ctx, tt_trainer_step(r[2].trainer, NULL)); }
+    TT_CHECK(same_weights(r[0].model, r[2].model));
+    tt_model_destroy(base);
+    for (k = 0; k < 3; k++) { rig_close(&r[k]); }
 }
 TT_TEST(trainer_with_teacher) {
     rig r;
@@ -896,7 +937,7 @@ TT_TEST(trainer_mixes_in_off_policy_responses) {
     }
     TT_CHECK(m.grpo.n_guided_tokens > 0 && m.think.guided_share == 0);
     first = mean_of(all, 0);
-    for (step = 0; step < 25; step++) { TT_CHECK_OK(r.ctx, tt_trainer_step(r.trainer, &m)); }
+    for (step = 0; step < 80; step++) { TT_CHECK_OK(r.ctx, tt_trainer_step(r.trainer, &m)); }
     TT_CHECK(m.think.reward_unguided > first + 0.3);      /* shown the answers, the student learns them */
     tt_trainer_destroy(r.trainer);
     r.desc.n_off_policy = 8;
@@ -1207,7 +1248,7 @@ TT_TEST(evaluation_is_repeatable) {
 
 TT_MAIN(signs_documents_follow_the_grammar, signs_splits_are_disjoint, signs_judges_responses, signs_words_are_single_tokens,
         jsonl_rewards_answers, jsonl_errors_name_the_line, trainer_learns, trainer_resumes_bit_for_bit, trainer_threads_do_not_matter,
-        trainer_micro_batches_add_up, trainer_reduces_over_ranks, trainer_with_reference_and_two_iterations, trainer_with_teacher,
+        trainer_micro_batches_add_up, trainer_reduces_over_ranks, trainer_with_reference_and_two_iterations, trainer_with_adapters, trainer_with_teacher,
         trainer_adds_and_logs_rewards, trainer_survives_a_failing_reward, trainer_replaces_groups_of_equal_rewards, trainer_updates_on_mini_batches,
         trainer_mixes_in_off_policy_responses, trainer_moves_and_saves_an_average, trainer_measures_divergence_on_request,
         trainer_takes_divergence_from_the_reward, trainer_stops_with_a_reason, trainer_has_bnpos_trap_only_under_its_name,
