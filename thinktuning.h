@@ -9124,6 +9124,16 @@ static size_t tti_list_part(const char *text, size_t size) {
     }
     return size;
 }
+/* "(...)" or "[...)" whose first bracket is closed by the last byte. */
+static int tti_is_bracketed(const char *text, size_t size) {
+    int depth = 0;
+    size_t i;
+    for (i = 0; i < size; i++) {
+        depth += (text[i] == '(' || text[i] == '[') - (text[i] == ')' || text[i] == ']');
+        if (depth < 1) { break; }
+    }
+    return size > 2 && i + 1 == size;
+}
 static int tti_parts_equal(const char *a, size_t n, const char *b, size_t m, int nested) {
     tti_reader r;
     double x, y;
@@ -9131,7 +9141,7 @@ static int tti_parts_equal(const char *a, size_t n, const char *b, size_t m, int
     if (n == m && memcmp(a, b, n) == 0) { return n > 0; }
     if (n == 0 || m == 0 || nested > 4) { return 0; }
     if (tti_value(a, n, 0, &r, &x) && tti_value(b, m, 0, &r, &y)) { return tti_same_value(x, y); }
-    if (n > 2 && m > 2 && strchr("([", a[0]) && a[0] == b[0] && a[n - 1] == b[m - 1]) { return tti_parts_equal(a + 1, n - 2, b + 1, m - 2, nested + 1); }
+    if (tti_is_bracketed(a, n) && tti_is_bracketed(b, m) && a[0] == b[0] && a[n - 1] == b[m - 1]) { return tti_parts_equal(a + 1, n - 2, b + 1, m - 2, nested + 1); }
     i = tti_list_part(a, n);
     j = tti_list_part(b, m);
     if (i == n || j == m) { return 0; }

@@ -286,6 +286,29 @@ TT_TEST(selection_takes_a_share_of_the_stopped_responses) {
     tt_tokenizer_destroy(tokenizer);
     tt_destroy(ctx);
 }
+TT_TEST(the_teacher_leaves_off_policy_responses_alone) {
+    static const char *const texts[2] = {"ab$", "cd$"};
+    static const int32_t given[2] = {ASK, END};
+    tt_context *ctx = tt_create(NULL);
+    tt_tokenizer *tokenizer = bytes_tokenizer(ctx);
+    tt_rollouts all;
+    script s;
+    tt_teacher teacher = teacher_of(&s);
+    tt_think_config c = config_of(1);
+    tt_grpo_config grpo = TT_INIT;
+    tt_think_metrics m;
+    TT_REQUIRE(make_rollouts(ctx, tokenizer, 1, 2, texts, &all) == TT_OK);
+    TT_CHECK_OK(ctx, tt_rollout_off_policy(&all, 0, given, 2, END));
+    TT_CHECK_OK(ctx, tt_think_augment(&all, &teacher, tokenizer, &c, &grpo, END, 0, &m));
+    TT_CHECK_INT(m.n_eligible, 1);
+    TT_CHECK_INT(chosen_of(&all), 2);
+    tt_think_score(&all, &m);
+    TT_CHECK_NEAR(m.guided_share, 0.5, 0);
+    TT_CHECK_NEAR(m.reward_unguided, 0, 0);
+    tt_rollouts_free(&all);
+    tt_tokenizer_destroy(tokenizer);
+    tt_destroy(ctx);
+}
 TT_TEST(a_failing_teacher_and_bad_settings_are_reported) {
     static const char *const texts[2] = {"ab$", "cd$"};
     tt_context *ctx = tt_create(NULL);
@@ -617,7 +640,7 @@ TT_TEST(every_failed_allocation_is_reported_and_leaks_nothing) {
 
 TT_MAIN(the_share_falls_as_the_schedule_says, the_teacher_leaves_for_good, the_last_closed_tag_counts,
         a_guided_response_is_attempt_reason_phrase, selection_takes_a_share_of_the_stopped_responses,
-        a_failing_teacher_and_bad_settings_are_reported, rates_compare_with_the_attempt,
+        the_teacher_leaves_off_policy_responses_alone, a_failing_teacher_and_bad_settings_are_reported, rates_compare_with_the_attempt,
         a_model_teacher_reads_its_template_and_decodes_greedily, worked_examples_come_from_a_text_file, a_teacher_follows_its_student,
         tagged_texts_reach_the_feedback,
         every_failed_allocation_is_reported_and_leaks_nothing)
