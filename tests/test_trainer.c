@@ -1083,7 +1083,7 @@ TT_TEST(trainer_has_bnpos_trap_only_under_its_name) {
         TT_REQUIRE(a.trainer && b.trainer);
         TT_CHECK_OK(a.ctx, tt_trainer_step(a.trainer, &m));
         TT_CHECK_OK(b.ctx, tt_trainer_step(b.trainer, &n));
-        if (how == TT_BNPO) { TT_CHECK(fabs(m.grad_norm - n.grad_norm) > 1e-4 * m.grad_norm); }
+        if (how == TT_BNPO) { TT_CHECK(fabs(n.grad_norm / m.grad_norm - 1) > 1e-4 && n.grad_norm < 2 * m.grad_norm && m.grad_norm < 2 * n.grad_norm); }
         else { TT_CHECK_NEAR(n.grad_norm / m.grad_norm, 1, 1e-5); }
         rig_close(&a);
         rig_close(&b);
@@ -1172,6 +1172,7 @@ TT_TEST(trainer_survives_lost_memory) {
         rig_start(&r);
         if (r.trainer) { status = tt_trainer_step(r.trainer, NULL); }
         calls = memory.calls - calls;
+        if (!n) { TT_CHECK_OK(r.ctx, status); }
         if (n && n <= calls) { TT_CHECK_INT(status, TT_ERR_MEM); }
         if (n && n <= calls) { TT_CHECK_CONTAINS(tt_error(r.ctx), "out of memory"); }
         rig_close(&r);
