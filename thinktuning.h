@@ -8650,7 +8650,9 @@ TT_API tt_status tt_teacher_follow(tt_model *teacher, const tt_model *student, f
         tt_tensor *to = teacher->params[i];
         const tt_tensor *from = student->params[i];
         if (!from->requires_grad) { continue; }      /* the frozen base of adapters */
-        if (to->size != from->size) { return tt_fail(ctx, TT_ERR_SHAPE, "tt_teacher_follow: %s differs in size", from->name ? from->name : "a parameter"); }
+        if (to->size != from->size || to->dtype != TT_F32 || to->lent) {
+            return tt_fail(ctx, TT_ERR_SHAPE, "tt_teacher_follow: %s of the teacher has another size, is not of 32 bits or lies in a mapped file", to->name ? to->name : "a parameter");
+        }
         status = ctx->backend->axpy(ctx, TT_F(to), TT_F(to), decay - 1, to->size);
         if (status == TT_OK) { status = ctx->backend->axpy(ctx, TT_F(to), TT_F(from), 1 - decay, to->size); }
     }
