@@ -3388,7 +3388,7 @@ static tt_status tti_gemm_weight(tt_context *ctx, tt_gemm_args g, const tt_tenso
         int n = rows - at < step ? rows - at : step;
         status = ctx->backend->cast(ctx, wide, TT_F32, (const uint16_t *)w->data + (size_t)at * cols, w->dtype, (size_t)n * cols);
         if (g.transpose_b) { block.n = n; block.c = g.c + at; block.bias = g.bias ? g.bias + at : NULL; }
-        else { block.k = n; block.a = g.a + at; block.accumulate = g.accumulate || at > 0; block.bias = at > 0 ? NULL : g.bias; }
+        else { block.k = n; block.a = g.a + at; block.accumulate = g.accumulate || at > 0; }
         if (status == TT_OK) { status = ctx->backend->gemm(ctx, &block); }
     }
     tti_arena_release(&ctx->device, mark);
