@@ -2393,18 +2393,18 @@ static tt_status tti_cpu_copy(tt_context *ctx, void *to, const void *from, size_
     return TT_OK;
 }
 #define TTI_ZERO_PIECE ((size_t)1 << 17)
-typedef struct tti_bytes { char *to; size_t n; } tti_bytes;
+typedef struct tti_zeros { char *to; size_t n; } tti_zeros;
 static void tti_zero_piece(void *user, int part, int worker) {
-    const tti_bytes *b = (const tti_bytes *)user;
+    const tti_zeros *z = (const tti_zeros *)user;
     size_t begin = (size_t)part * TTI_ZERO_PIECE;
     (void)worker;
-    memset(b->to + begin, 0, b->n - begin < TTI_ZERO_PIECE ? b->n - begin : TTI_ZERO_PIECE);
+    memset(z->to + begin, 0, z->n - begin < TTI_ZERO_PIECE ? z->n - begin : TTI_ZERO_PIECE);
 }
 static tt_status tti_cpu_zero(tt_context *ctx, void *to, size_t bytes) {
-    tti_bytes b;
-    b.to = (char *)to;
-    b.n = bytes;
-    return tti_parallel(ctx, tti_zero_piece, &b, (int)((bytes + TTI_ZERO_PIECE - 1) / TTI_ZERO_PIECE));
+    tti_zeros z;
+    z.to = (char *)to;
+    z.n = bytes;
+    return tti_parallel(ctx, tti_zero_piece, &z, (int)((bytes + TTI_ZERO_PIECE - 1) / TTI_ZERO_PIECE));
 }
 static tt_status tti_cpu_sync(tt_context *ctx) { (void)ctx; return TT_OK; }
 
@@ -6605,7 +6605,7 @@ static tt_status tti_train(tt_tokenizer *t, tti_bpe *b, const tt_tokenizer_desc 
     if (desc->n_special_tokens < 0 || desc->n_special_tokens > TTI_MAX_VOCAB) { return tt_fail(t->ctx, TT_ERR_ARG, "tt_tokenizer_train: n_special_tokens is %d, expected 0 to %d", desc->n_special_tokens, TTI_MAX_VOCAB); }
     if (desc->n_special_tokens > 0 && !desc->special_tokens) { return tt_fail(t->ctx, TT_ERR_ARG, "tt_tokenizer_train: special_tokens is NULL, expected %d texts", desc->n_special_tokens); }
     if (!text.read) { return tt_fail(t->ctx, TT_ERR_ARG, "tt_tokenizer_train: text.read is NULL, expected a function"); }
-    t->pretokenizer = desc->pretokenizer ? desc->pretokenizer : TT_PRETOKENIZE_GPT2;
+    t->pretokenizer = desc->pretokenizer ? (int)desc->pretokenizer : TT_PRETOKENIZE_GPT2;
     status = tti_train_special(t, desc);
     if (status == TT_OK) { status = tti_bpe_read(b, t, text); }
     if (status == TT_OK) { status = tti_train_alphabet(t, &b->pieces, desc, (size_t)vocab_size); }
