@@ -977,6 +977,46 @@ TT_TEST(trainer_moves_and_saves_an_average) {
     rig_close(&a);
     rig_close(&b);
 }
+/* Whose weights a model teacher has: a frozen copy of the base, the student of now, an average that follows it. */
+TT_TEST(trainer_takes_any_model_as_teacher) {
+    int kind;
+    for (kind = 0; kind < 3; kind++) {
+        tt_teacher_prompt prompt = TT_INIT;
+        tt_model_teacher *built;
+        tt_model *model;
+        tt_step_metrics m;
+        double guided = 0, tokens = 0, counted = 0;
+        int step;
+        rig r;
+        rig_open(&r, 1, NULL);
+        model = kind == 1 ? r.model : tt_model_copy(r.model);
+        prompt.prompt_template = "<q>{question}<a>{response}";
+        prompt.stop_token = "<end>";
+        prompt.max_new_tokens = 3;
+        built = tt_model_teacher_create(model, r.tokenizer, &prompt);
+        TT_REQUIRE(built != NULL);
+        r.teacher = tt_teacher_model(built);
+        r.desc.teacher = &r.teacher;
+        r.desc.think.total_steps = 30;
+        r.desc.ema = kind == 2 ? model : NULL;
+        rig_start(&r);
+        TT_REQUIRE(r.trainer != NULL);
+        for (step = 0; step < 6; step++) {
+            TT_CHECK_OK(r.ctx, tt_trainer_step(r.trainer, &m));
+            guided += m.think.n_guided;
+            tokens += m.think.teacher_tokens;
+            counted += m.rollout_tokens + m.think.teacher_tokens;
+        }
+        TT_CHECK(guided > 0 && tokens >= guided && tokens <= 3 * guided);      /* what it sampled, not what was appended */
+        TT_CHECK_NEAR(m.num_tokens, counted, 0);
+        TT_CHECK_INT(same_weights(model, r.model), kind == 1);
+        tt_trainer_destroy(r.trainer);
+        r.trainer = NULL;
+        tt_model_teacher_destroy(built);
+        if (model != r.model) { tt_model_destroy(model); }
+        rig_close(&r);
+    }
+}
 /* The divergence from the base can be watched without being trained on: weights as without it. */
 TT_TEST(trainer_measures_divergence_on_request) {
     tt_step_metrics m, n;
@@ -1251,6 +1291,6 @@ TT_MAIN(signs_documents_follow_the_grammar, signs_splits_are_disjoint, signs_jud
         jsonl_rewards_answers, jsonl_errors_name_the_line, trainer_learns, trainer_resumes_bit_for_bit, trainer_threads_do_not_matter,
         trainer_micro_batches_add_up, trainer_reduces_over_ranks, trainer_with_reference_and_two_iterations, trainer_with_adapters, trainer_with_teacher,
         trainer_adds_and_logs_rewards, trainer_survives_a_failing_reward, trainer_replaces_groups_of_equal_rewards, trainer_updates_on_mini_batches,
-        trainer_mixes_in_off_policy_responses, trainer_moves_and_saves_an_average, trainer_measures_divergence_on_request,
+        trainer_mixes_in_off_policy_responses, trainer_moves_and_saves_an_average, trainer_takes_any_model_as_teacher, trainer_measures_divergence_on_request,
         trainer_takes_divergence_from_the_reward, trainer_stops_with_a_reason, trainer_has_bnpos_trap_only_under_its_name,
         trainer_errors_name_field_and_value, trainer_survives_lost_memory, metrics_are_json, evaluation_is_repeatable)
