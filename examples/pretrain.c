@@ -3,7 +3,7 @@
  * Shows: training a byte-level BPE tokenizer, building a model, the training loop (packed batch -> log-probs ->
  * backward -> AdamW), validation, exact resume, saving a Hugging Face directory, sampling from it.
  *
- *     cc -O2 -fopenmp examples/pretrain.c -o build/pretrain -lm          (or: make examples)
+ *     cc -O2 examples/pretrain.c -o build/pretrain -lm                   (or: make examples)
  *     build/pretrain --data input.txt --out runs/shakespeare
  *     build/generate --model runs/shakespeare --prompt "ROMEO:"
  *

@@ -1,123 +1,129 @@
-/* sft.c - supervised fine-tuning on questions and answers; only the answer is learnt.
+/* sft.c - supervised fine-tuning on JSON lines; only completions are learnt.
  *
- * Shows: reading JSON lines, packing sequences of any length without padding, a loss mask, epochs and shuffling.
+ * Shows: reading JSON lines, packing sequences of any length without padding, a loss mask, epochs and shuffling,
+ * evaluation, adapters (LoRA) over a frozen base that stays in its file, a run that is killed and goes on exactly.
  *
- *     cc -O2 -fopenmp examples/sft.c -o build/sft -lm                    (or: make examples)
+ *     cc -O2 examples/sft.c -o build/sft -lm                             (or: make examples)
  *     build/sft --model runs/shakespeare --data answers.jsonl --out runs/answers --epochs 3
+ *     build/sft --model SmolLM2-135M-Instruct --data chats.jsonl --out runs/adapter --lora-rank 16 --lr 2e-4
+ *     build/sft ... --resume                                             (after a crash or --stop-after)
  *
- * A line is {"question": ..., "answer": ...}, put into --template, or {"prompt": ..., "completion": ...}, taken as
- * it is. The model's end token is appended to the answer. The last 5 % of the lines are held out. */
+ * A line is {"prompt": ..., "completion": ...}, taken as it is, {"question": ..., "answer": ...}, put into --template,
+ * or {"messages": [{"role": ..., "content": ...}, ...]}, a conversation whose assistant turns are learnt. The model's
+ * end token is appended to a completion. The last 5 % of the lines are held out. With --lora-rank, --out is a directory
+ * of peft, or with --merge a whole model. */
 #define THINKTUNING_IMPLEMENTATION
 #include "../thinktuning.h"
 #include "options.h"
+#include "chat.h"
 
-/* All examples end to end; example i is tokens[begin[i] .. begin[i+1]), its answer starts at answer[i]. */
+/* All examples end to end; example i is tokens[begin[i] .. begin[i+1]). */
 typedef struct examples {
-    tt_ids tokens, begin, answer;
-    int n, n_too_long;
+    tt_ids tokens, begin;
+    tt_text learn;              /* one byte for each token, 1 = part of a completion */
+    int n, n_left_out;
 } examples;
 
+/* Where a run stands: everything but weights and moments, which tt_optimizer_save keeps. */
+typedef struct progress { int epoch, at, step; double loss, targets; } progress;
+
 static const char *model_dir, *data_path, *out_dir, *template_text = "Question: {question}\nAnswer: ";
-static int epochs = 3, batch_tokens = 2048;
-static float learning_rate = 1e-4f;
+static int epochs = 3, batch_tokens = 2048, lora_rank, merge, resume, save_every = 100, stop_after;
+static float learning_rate = 1e-4f, lora_alpha;
 static uint64_t seed;
 
 static void fail(const tt_context *ctx) { example_exit(1, "sft: %s", tt_error(ctx)); }
+static void bad_line(size_t line, const char *what) { example_exit(1, "sft: --data %s: line %lu %s", data_path, (unsigned long)line, what); }
 
-static void add_prompt(tt_text *out, const tt_json *record, size_t line) {
-    const char *question = tt_json_text(record, "question", NULL), *prompt = tt_json_text(record, "prompt", NULL);
-    const char *mark = strstr(template_text, "{question}");
-    tt_status status;
-    if (prompt) {
-        status = tt_text_append(out, prompt, strlen(prompt));
-    } else {
-        if (!question) example_exit(1, "sft: --data %s: line %lu has neither \"question\" nor \"prompt\"", data_path, (unsigned long)line);
-        status = tt_text_format(out, "%.*s%s%s", (int)(mark - template_text), template_text, question, mark + strlen("{question}"));
-    }
-    if (status != TT_OK) fail(out->ctx);
+/* ---- data ---- */
+/* Pieces are encoded apart, so that the border between them is the same as in sampling. */
+static void add_piece(examples *all, const tt_tokenizer *tokenizer, const char *text, size_t size, tt_special special, int learn) {
+    const char mark = (char)learn;
+    size_t before = all->tokens.size;
+    if (tt_encode(tokenizer, text, size, special, &all->tokens) != TT_OK) fail(all->tokens.ctx);
+    for (; before < all->tokens.size; before++) if (tt_text_append(&all->learn, &mark, 1) != TT_OK) fail(all->tokens.ctx);
 }
-
-/* Question and answer are encoded apart, so that the border between them is the same as in sampling. */
+static void add_pair(examples *all, const tt_tokenizer *tokenizer, const tt_json *record, int32_t end, size_t line) {
+    const char *question = tt_json_text(record, "question", NULL), *prompt = tt_json_text(record, "prompt", NULL);
+    const char *completion = tt_json_text(record, "completion", tt_json_text(record, "answer", NULL));
+    const char *mark = strstr(template_text, "{question}");
+    tt_text text = TT_INIT;
+    text.ctx = all->tokens.ctx;
+    if (!completion) bad_line(line, "has neither \"completion\" nor \"answer\" nor \"messages\"");
+    if (!prompt && !question) bad_line(line, "has neither \"prompt\" nor \"question\" nor \"messages\"");
+    if ((prompt ? tt_text_append(&text, prompt, strlen(prompt))
+                : tt_text_format(&text, "%.*s%s%s", (int)(mark - template_text), template_text, question, mark + strlen("{question}"))) != TT_OK) fail(text.ctx);
+    add_piece(all, tokenizer, text.data, text.size, TT_SPECIAL_PARSE, 0);
+    if ((int32_t)all->tokens.size == all->begin.data[all->n]) bad_line(line, "has an empty prompt");
+    add_piece(all, tokenizer, completion, strlen(completion), TT_SPECIAL_TEXT, 1);
+    if (end >= 0 && (tt_ids_append(&all->tokens, &end, 1) != TT_OK || tt_text_append(&all->learn, "\1", 1) != TT_OK)) fail(text.ctx);
+    tt_text_free(&text);
+}
+/* An assistant turn is what the rendered conversation gains by it, after the head that sampling starts from. */
+static void add_messages(examples *all, const tt_tokenizer *tokenizer, const tt_json *list, size_t line) {
+    chat_message messages[256];
+    const tt_json *node;
+    tt_text before = TT_INIT, after = TT_INIT;
+    size_t done = 0;
+    int n = 0, learnt = 0;
+    before.ctx = after.ctx = all->tokens.ctx;
+    if (chat_check(before.ctx, tokenizer) != TT_OK) fail(before.ctx);
+    for (node = list->child; node; node = node->next, n++) {
+        if (n == 256) bad_line(line, "has more than 256 messages");
+        messages[n].role = tt_json_text(node, "role", NULL);
+        messages[n].content = tt_json_text(node, "content", NULL);
+        if (!messages[n].role || !messages[n].content) bad_line(line, "has a message without \"role\" or \"content\" as texts");
+        if (strcmp(messages[n].role, "assistant") != 0) continue;
+        before.size = after.size = 0;
+        if (chat_render(&before, messages, n, 1) != TT_OK || chat_render(&after, messages, n + 1, 0) != TT_OK) fail(before.ctx);
+        if (after.size < before.size || memcmp(before.data, after.data, before.size) != 0) bad_line(line, "is changed by the template as it grows");
+        add_piece(all, tokenizer, before.data + done, before.size - done, TT_SPECIAL_PARSE, 0);
+        add_piece(all, tokenizer, after.data + before.size, after.size - before.size, TT_SPECIAL_PARSE, 1);
+        done = after.size;
+        learnt++;
+    }
+    if (!learnt) bad_line(line, "has no message of the assistant");
+    tt_text_free(&before);
+    tt_text_free(&after);
+}
 static void add_example(examples *all, tt_model *model, const tt_tokenizer *tokenizer, const tt_json *record, size_t line) {
-    tt_context *ctx = tt_model_context(model);
     const tt_model_config *config = tt_model_config_get(model);
-    const char *answer = tt_json_text(record, "answer", tt_json_text(record, "completion", NULL));
-    tt_text prompt = TT_INIT;
-    int32_t begin = (int32_t)all->tokens.size, answer_at, end = config->eos_token_id;
-    prompt.ctx = ctx;
-    if (!answer) example_exit(1, "sft: --data %s: line %lu has neither \"answer\" nor \"completion\"", data_path, (unsigned long)line);
-    add_prompt(&prompt, record, line);
-    if (tt_encode(tokenizer, prompt.data, prompt.size, TT_SPECIAL_PARSE, &all->tokens) != TT_OK) fail(ctx);
-    answer_at = (int32_t)all->tokens.size;
-    if (answer_at == begin) example_exit(1, "sft: --data %s: line %lu has an empty prompt", data_path, (unsigned long)line);
-    if (tt_encode(tokenizer, answer, strlen(answer), TT_SPECIAL_TEXT, &all->tokens) != TT_OK ||
-        (end >= 0 && tt_ids_append(&all->tokens, &end, 1) != TT_OK)) fail(ctx);
-    tt_text_free(&prompt);
-    if ((int)all->tokens.size - begin > config->max_position_embeddings || (int)all->tokens.size == answer_at) {
-        all->tokens.size = (size_t)begin;
-        all->n_too_long++;
+    const tt_json *messages = tt_json_get(record, "messages");
+    int32_t begin = all->begin.data[all->n], end;
+    if (messages) add_messages(all, tokenizer, messages, line);
+    else add_pair(all, tokenizer, record, config->eos_token_id, line);
+    end = (int32_t)all->tokens.size;
+    if (end - begin > config->max_position_embeddings || !memchr(all->learn.data + begin, 1, (size_t)(end - begin))) {
+        all->tokens.size = all->learn.size = (size_t)begin;
+        all->n_left_out++;
         return;
     }
-    if (tt_ids_append(&all->begin, &begin, 1) != TT_OK || tt_ids_append(&all->answer, &answer_at, 1) != TT_OK) fail(ctx);
+    if (tt_ids_append(&all->begin, &end, 1) != TT_OK) fail(all->tokens.ctx);
     all->n++;
 }
-
 static void read_examples(examples *all, tt_model *model, const tt_tokenizer *tokenizer) {
     tt_context *ctx = tt_model_context(model);
     tt_text text = TT_INIT;
     size_t at = 0, line;
-    int32_t end;
-    text.ctx = all->tokens.ctx = all->begin.ctx = all->answer.ctx = ctx;
-    if (tt_file_read(ctx, data_path, &text) != TT_OK) fail(ctx);
+    int32_t zero = 0;
+    text.ctx = all->tokens.ctx = all->begin.ctx = all->learn.ctx = ctx;
+    if (tt_file_read(ctx, data_path, &text) != TT_OK || tt_ids_append(&all->begin, &zero, 1) != TT_OK) fail(ctx);
     for (line = 1; at < text.size; line++) {
         const char *stop = (const char *)memchr(text.data + at, '\n', text.size - at);
         size_t size = stop ? (size_t)(stop - text.data) - at : text.size - at;
         if (size > 0 && text.data[at] != '\r') {
             tt_json *record = tt_json_parse(ctx, text.data + at, size);
-            if (!record) example_exit(1, "sft: --data %s: line %lu: %s", data_path, (unsigned long)line, tt_error(ctx));
+            if (!record) bad_line(line, tt_error(ctx));
             add_example(all, model, tokenizer, record, line);
             tt_json_free(ctx, record);
         }
         at += size + 1;
     }
-    end = (int32_t)all->tokens.size;
-    if (tt_ids_append(&all->begin, &end, 1) != TT_OK) fail(ctx);
     tt_text_free(&text);
+    if (all->n == 0) example_exit(1, "sft: --data %s holds no example", data_path);
 }
 
-/* Mean negative log-likelihood of the answers of order[0..n). */
-static tt_tensor *answer_loss(tt_context *ctx, tt_model *model, const examples *all, const int32_t *order, int n) {
-    tt_batch_desc desc = TT_INIT;
-    tt_ids tokens = TT_INIT, offsets = TT_INIT;
-    unsigned char *mask;
-    tt_tensor *loss;
-    int32_t zero = 0;
-    size_t n_tokens;
-    int i, k;
-    tokens.ctx = offsets.ctx = ctx;
-    if (tt_ids_append(&offsets, &zero, 1) != TT_OK) fail(ctx);
-    for (i = 0; i < n; i++) {
-        int32_t begin = all->begin.data[order[i]], end = all->begin.data[order[i] + 1], next;
-        if (tt_ids_append(&tokens, all->tokens.data + begin, (size_t)(end - begin)) != TT_OK) fail(ctx);
-        next = (int32_t)tokens.size;
-        if (tt_ids_append(&offsets, &next, 1) != TT_OK) fail(ctx);
-    }
-    n_tokens = tokens.size;
-    mask = (unsigned char *)tt_alloc(ctx, n_tokens, 1);   /* zeroed: nothing is learnt ... */
-    if (!mask) fail(ctx);
-    for (i = 0; i < n; i++)                               /* ... but the answers */
-        for (k = offsets.data[i] + all->answer.data[order[i]] - all->begin.data[order[i]]; k < offsets.data[i + 1]; k++) mask[k] = 1;
-    desc.n_sequences = n;
-    desc.offsets = offsets.data;
-    desc.tokens = tokens.data;
-    desc.mask = mask;
-    loss = tt_neg(ctx, tt_mean(ctx, tt_model_logprobs(model, tt_batch_create(ctx, &desc), 1.0f, NULL)));
-    tt_free(ctx, mask, n_tokens, 1);
-    tt_ids_free(&tokens);
-    tt_ids_free(&offsets);
-    return loss;
-}
-
+/* ---- batches ---- */
 /* How many of order[0..n) fit into one batch; at least one. */
 static int batch_size(const examples *all, const int32_t *order, int n) {
     int i = 0, tokens = 0;
@@ -128,100 +134,201 @@ static int batch_size(const examples *all, const int32_t *order, int n) {
     }
     return i;
 }
-
-/* One pass over order[0..n): training with an optimizer, measuring without. Returns the mean loss of its batches. */
-static double run_epoch(tt_context *ctx, tt_model *model, const examples *all, const int32_t *order, int n,
-                        tt_optimizer *optimizer, const tt_schedule *schedule, int *step) {
-    double sum = 0, begin = tt_clock();
-    int at = 0, batches = 0, size;
-    if (!optimizer) tt_no_grad_begin(ctx);
-    for (; at < n; at += size, batches++) {
-        tt_tensor *loss;
-        size = batch_size(all, order + at, n - at);
-        loss = answer_loss(ctx, model, all, order + at, size);
-        if ((optimizer ? tt_backward(ctx, loss) : tt_eval(ctx)) != TT_OK) fail(ctx);
-        sum += tt_item(loss);
-        if (optimizer) {
-            if (tt_optimizer_step(optimizer, tt_learning_rate(schedule, *step), NULL) != TT_OK) fail(ctx);
-            if (++*step % 10 == 0)
-                printf("step %d  loss %.4f  %.0f s left in this epoch\n", *step, tt_item(loss), (tt_clock() - begin) / (at + size) * (n - at - size));
-        }
-        tt_step_reset(ctx);
-        fflush(stdout);
+/* Mean negative log-likelihood of the completions of order[0..n); how many tokens they have. */
+static tt_tensor *completion_loss(tt_model *model, const examples *all, const int32_t *order, int n, int *n_targets) {
+    tt_context *ctx = tt_model_context(model);
+    tt_batch_desc desc = TT_INIT;
+    tt_batch *batch;
+    tt_ids tokens = TT_INIT, offsets = TT_INIT;
+    tt_text mask = TT_INIT;
+    int32_t end = 0;
+    int i;
+    tokens.ctx = offsets.ctx = mask.ctx = ctx;
+    if (tt_ids_append(&offsets, &end, 1) != TT_OK) fail(ctx);
+    for (i = 0; i < n; i++) {
+        int32_t begin = all->begin.data[order[i]];
+        size_t length = (size_t)(all->begin.data[order[i] + 1] - begin);
+        end += (int32_t)length;
+        if (tt_ids_append(&tokens, all->tokens.data + begin, length) != TT_OK || tt_ids_append(&offsets, &end, 1) != TT_OK ||
+            tt_text_append(&mask, all->learn.data + begin, length) != TT_OK) fail(ctx);
     }
-    if (!optimizer) tt_no_grad_end(ctx);
-    return batches ? sum / batches : 0;
+    desc.n_sequences = n;
+    desc.offsets = offsets.data;
+    desc.tokens = tokens.data;
+    desc.mask = (const unsigned char *)mask.data;
+    batch = tt_batch_create(ctx, &desc);
+    if (!batch) fail(ctx);
+    *n_targets = batch->n_targets;
+    tt_text_free(&mask);
+    tt_ids_free(&tokens);
+    tt_ids_free(&offsets);
+    return tt_neg(ctx, tt_mean(ctx, tt_model_logprobs(model, batch, 1.0f, NULL)));
+}
+static double evaluate(tt_model *model, const examples *all, const int32_t *order, int n) {
+    tt_context *ctx = tt_model_context(model);
+    double sum = 0, targets = 0;
+    int at, size, n_targets;
+    for (at = 0; at < n; at += size) {
+        size = batch_size(all, order + at, n - at);
+        tt_no_grad_begin(ctx);
+        sum += tt_item(completion_loss(model, all, order + at, size, &n_targets)) * n_targets;
+        tt_no_grad_end(ctx);
+        if (tt_eval(ctx) != TT_OK) fail(ctx);
+        targets += n_targets;
+        tt_step_reset(ctx);
+    }
+    return targets > 0 ? sum / targets : 0;
+}
+/* The order of an epoch depends on seed and epoch alone, so a resumed run needs no state of a generator. */
+static void shuffle(int32_t *order, int n, int epoch) {
+    tt_rng rng = TT_INIT;
+    int i;
+    rng.seed = seed;
+    rng.stream = (uint64_t)epoch;
+    for (i = 0; i < n; i++) order[i] = i;
+    for (i = n - 1; i > 0; i--) {
+        int k = tt_rng_below(&rng, i + 1);
+        int32_t swap = order[i];
+        order[i] = order[k];
+        order[k] = swap;
+    }
+}
+
+/* ---- training ---- */
+static const char *state_path(void) {
+    static char path[4096];
+    if (snprintf(path, sizeof path, "%s/training.safetensors", out_dir) >= (int)sizeof path)
+        example_exit(2, "sft: --out is longer than %d bytes", (int)sizeof path);
+    return path;
+}
+static void save_state(tt_context *ctx, tt_optimizer *optimizer, const progress *p) {
+    char json[256];
+    snprintf(json, sizeof json, "{\"epoch\": %d, \"at\": %d, \"step\": %d, \"loss\": %.17g, \"targets\": %.17g}", p->epoch, p->at, p->step, p->loss, p->targets);
+    if (tt_optimizer_save(optimizer, state_path(), json) != TT_OK) fail(ctx);
+}
+static void load_state(tt_context *ctx, tt_optimizer *optimizer, progress *p) {
+    tt_text text = TT_INIT;
+    tt_json *json;
+    text.ctx = ctx;
+    if (tt_optimizer_load(optimizer, state_path(), &text) != TT_OK) fail(ctx);
+    json = tt_json_parse(ctx, text.data, text.size);
+    if (!json) fail(ctx);
+    p->epoch = (int)tt_json_number(json, "epoch", 0);
+    p->at = (int)tt_json_number(json, "at", 0);
+    p->step = (int)tt_json_number(json, "step", 0);
+    p->loss = tt_json_number(json, "loss", 0);
+    p->targets = tt_json_number(json, "targets", 0);
+    tt_json_free(ctx, json);
+    tt_text_free(&text);
+}
+/* One update from the batch at p, which moves on. */
+static void train_step(tt_model *model, tt_optimizer *optimizer, const tt_schedule *schedule, const examples *all, const int32_t *order, int n, progress *p) {
+    tt_context *ctx = tt_model_context(model);
+    int size = batch_size(all, order + p->at, n - p->at), n_targets;
+    tt_tensor *loss = completion_loss(model, all, order + p->at, size, &n_targets);
+    if (tt_backward(ctx, loss) != TT_OK) fail(ctx);
+    p->loss += tt_item(loss) * n_targets;
+    p->targets += n_targets;
+    if (tt_optimizer_step(optimizer, tt_learning_rate(schedule, p->step), NULL) != TT_OK) fail(ctx);
+    p->at += size;
+    p->step++;
+    if (p->step % 10 == 0) printf("step %d/~%d  loss %.4f\n", p->step, schedule->total_steps, tt_item(loss));
+    tt_step_reset(ctx);
+    fflush(stdout);
+}
+/* 1 = all epochs done, 0 = stopped before. */
+static int train(tt_model *model, tt_optimizer *optimizer, const examples *all, int32_t *order, progress *p) {
+    int n_train = all->n - all->n / 20, steps = 0, i;
+    tt_schedule schedule = TT_INIT;
+    for (i = 0; i < all->n; i++) order[i] = i;
+    for (i = 0; i < n_train; steps++) i += batch_size(all, order + i, n_train - i);   /* about the steps of an epoch */
+    schedule.lr = learning_rate;
+    schedule.total_steps = steps * epochs;
+    schedule.warmup_steps = schedule.total_steps / 20;
+    schedule.type = TT_LINEAR;
+    for (; p->epoch < epochs; p->epoch++, p->at = 0, p->loss = p->targets = 0) {
+        shuffle(order, n_train, p->epoch);
+        while (p->at < n_train) {
+            train_step(model, optimizer, &schedule, all, order, n_train, p);
+            if (p->step % save_every == 0 || p->step == stop_after) save_state(tt_model_context(model), optimizer, p);
+            if (p->step == stop_after) return 0;
+        }
+        printf("epoch %d/%d  loss %.4f", p->epoch + 1, epochs, p->loss / p->targets);
+        if (n_train < all->n) printf("  validation loss %.4f", evaluate(model, all, order + n_train, all->n - n_train));
+        printf("\n");
+    }
+    return 1;
+}
+/* With adapters alone, the base is mapped: it needs no memory of its own, and no optimizer state. */
+static tt_model *open_model(tt_context *ctx) {
+    tt_model *model = lora_rank && !merge ? tt_model_map(ctx, model_dir) : tt_model_load(ctx, model_dir);
+    tt_lora_desc lora = TT_INIT;
+    lora.rank = lora_rank;
+    lora.alpha = lora_alpha;
+    lora.seed = seed;
+    if (!model || (lora_rank && tt_model_lora_add(model, &lora) != TT_OK)) fail(ctx);
+    return model;
+}
+static void save_model(tt_model *model, const tt_tokenizer *tokenizer) {
+    tt_context *ctx = tt_model_context(model);
+    if (merge && lora_rank && tt_model_lora_merge(model) != TT_OK) fail(ctx);
+    if ((tt_model_lora_get(model) ? tt_model_lora_save(model, out_dir) : tt_model_save(model, tokenizer, out_dir)) != TT_OK) fail(ctx);
 }
 
 int main(int argc, char **argv) {
     const option table[] = {
         {"--model", OPTION_REQUIRED, &model_dir, 0, 0, "directory of the model to start from"},
         {"--data", OPTION_REQUIRED, &data_path, 0, 0, "JSON lines"},
-        {"--out", OPTION_REQUIRED, &out_dir, 0, 0, "directory of the new model"},
+        {"--out", OPTION_REQUIRED, &out_dir, 0, 0, "directory of the new model or adapter"},
         {"--template", OPTION_TEXT, &template_text, 0, 0, "text around {question}"},
         {"--epochs", OPTION_INT, &epochs, 1, 10000, "passes over the data"},
         {"--batch-tokens", OPTION_INT, &batch_tokens, 16, 1000000, "tokens of one update"},
         {"--lr", OPTION_FLOAT, &learning_rate, 1e-9, 1, "peak learning rate"},
-        {"--seed", OPTION_SEED, &seed, 0, 0, "of the order of examples"},
+        {"--seed", OPTION_SEED, &seed, 0, 0, "of the order of examples and of adapters"},
+        {"--lora-rank", OPTION_INT, &lora_rank, 0, 65536, "train adapters of this rank on every matrix; 0 = train the whole model"},
+        {"--lora-alpha", OPTION_FLOAT, &lora_alpha, 0, 1e6, "adapters are scaled by this / rank; 0 = 2 rank"},
+        {"--merge", OPTION_FLAG, &merge, 0, 0, "add the adapters to the weights and save a whole model"},
+        {"--save-every", OPTION_INT, &save_every, 1, 100000000, "steps between checkpoints"},
+        {"--stop-after", OPTION_INT, &stop_after, 0, 100000000, "end at this step, to be resumed; 0 = run to the end"},
+        {"--resume", OPTION_FLAG, &resume, 0, 0, "go on from the checkpoint in --out"},
     };
     char path[4096];
-    tt_schedule schedule = TT_INIT;
     tt_adamw_desc adamw = TT_INIT;
     examples all = TT_INIT;
+    progress p = TT_INIT;
     tt_context *ctx;
     tt_model *model;
     tt_tokenizer *tokenizer;
     tt_optimizer *optimizer;
     int32_t *order;
-    int i, epoch, n_train, step = 0;
+    int done;
 
-    options_read(argc, argv, "fine-tunes a model on questions and answers", table, (int)(sizeof table / sizeof table[0]));
+    options_read(argc, argv, "fine-tunes a model on prompts and completions", table, (int)(sizeof table / sizeof table[0]));
     if (!strstr(template_text, "{question}")) example_exit(2, "sft: --template is \"%s\", expected text with {question}", template_text);
     if (snprintf(path, sizeof path, "%s/tokenizer.json", model_dir) >= (int)sizeof path)
         example_exit(2, "sft: --model is longer than %d bytes", (int)sizeof path);
     ctx = tt_create(NULL);
-    model = ctx ? tt_model_load(ctx, model_dir) : NULL;
-    tokenizer = model ? tt_tokenizer_load(ctx, path) : NULL;
+    if (!ctx || tt_make_dirs(ctx, out_dir) != TT_OK) fail(ctx);
+    model = open_model(ctx);
+    tokenizer = tt_tokenizer_load(ctx, path);
     if (!tokenizer) fail(ctx);
     read_examples(&all, model, tokenizer);
-    n_train = all.n - all.n / 20;
     printf("%s: %d examples, %d held out, %d left out (longer than the model's %d positions or empty)\n", data_path, all.n,
-           all.n - n_train, all.n_too_long, tt_model_config_get(model)->max_position_embeddings);
-    if (all.n == 0) example_exit(1, "sft: --data %s holds no example", data_path);
+           all.n / 20, all.n_left_out, tt_model_config_get(model)->max_position_embeddings);
 
     adamw.max_grad_norm = 1.0f;
     optimizer = tt_adamw_create(model, &adamw);
     order = (int32_t *)tt_alloc(ctx, (size_t)all.n, sizeof *order);
     if (!optimizer || !order) fail(ctx);
-    for (i = 0; i < all.n; i++) order[i] = i;
-    for (i = 0; i < n_train; step++) i += batch_size(&all, order + i, n_train - i);   /* about the steps of an epoch */
-    schedule.lr = learning_rate;
-    schedule.total_steps = step * epochs;
-    schedule.warmup_steps = schedule.total_steps / 20;
-    schedule.type = TT_LINEAR;
-    step = 0;
-    for (epoch = 0; epoch < epochs; epoch++) {
-        tt_rng rng = TT_INIT;
-        double loss;
-        rng.seed = seed;
-        rng.stream = (uint64_t)epoch;
-        for (i = n_train - 1; i > 0; i--) {
-            int k = tt_rng_below(&rng, i + 1);
-            int32_t swap = order[i];
-            order[i] = order[k];
-            order[k] = swap;
-        }
-        loss = run_epoch(ctx, model, &all, order, n_train, optimizer, &schedule, &step);
-        printf("epoch %d/%d  loss %.4f", epoch + 1, epochs, loss);
-        if (n_train < all.n) printf("  validation loss %.4f", run_epoch(ctx, model, &all, order + n_train, all.n - n_train, NULL, NULL, NULL));
-        printf("\n");
-    }
-    if (tt_model_save(model, tokenizer, out_dir) != TT_OK) fail(ctx);
-    tt_free(ctx, order, (size_t)all.n, sizeof *order);
+    if (resume) load_state(ctx, optimizer, &p);
+    done = train(model, optimizer, &all, order, &p);
     tt_optimizer_destroy(optimizer);
+    if (done) save_model(model, tokenizer);
+    else printf("stopped at step %d; --resume goes on\n", p.step);
+    tt_free(ctx, order, (size_t)all.n, sizeof *order);
     tt_ids_free(&all.tokens);
     tt_ids_free(&all.begin);
-    tt_ids_free(&all.answer);
+    tt_text_free(&all.learn);
     tt_tokenizer_destroy(tokenizer);
     tt_model_destroy(model);
     tt_destroy(ctx);

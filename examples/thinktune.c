@@ -91,7 +91,7 @@ static options default_options(void) {
     options o;
     memset(&o, 0, sizeof o);
     o.seeds = o.first_seed = 1;
-    o.steps = 60;
+    o.steps = 50;
     o.pretrain_steps = 10000;
     o.pretrain_tokens = 500;
     o.layers = 3;
@@ -1081,6 +1081,7 @@ int main(int argc, char **argv) {
     if (!a.ctx) { fprintf(stderr, "thinktune: out of memory\n"); return 1; }
     printf("thinktune: %d seed%s, arms %s, %d threads, %s kernels, results in %s%s\n", a.o.seeds, a.o.seeds > 1 ? "s" : "", a.o.arms, tt_threads(a.ctx), tt_kernel(a.ctx), a.o.out,
            a.o.quick ? " (quick: the numbers mean nothing)" : "");
+    fflush(stdout);
     status = run(&a);
     if (status != TT_OK) { fprintf(stderr, "%sthinktune: %s\n", a.terminal ? "\n" : "", tt_error(a.ctx)); }
     tt_text_free(&a.settings);

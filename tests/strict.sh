@@ -32,16 +32,15 @@ compile() {
 running=0
 for cc in gcc clang; do
     if ! command -v $cc > /dev/null; then echo "skip $cc: not installed"; continue; fi
-    openmp="-fopenmp"
-    if ! $cc -fopenmp -c $dir/openmp.c -o $dir/openmp.o 2> /dev/null; then
-        echo "skip $cc with OpenMP: no omp.h"; openmp=""
-    fi
-    for omp in "" $openmp; do
-        for unit in all static api; do
-            if [ $unit != all ] && [ -n "$omp" ]; then continue; fi
-            compile "$cc-c99$omp-$unit" $cc -std=c99 $omp $warn -I. -c $dir/$unit.c -o "$dir/$cc-c99$omp-$unit.o"
-            compile "$cc-c++11$omp-$unit" $cc -x c++ -std=c++11 $omp $warn -I. -c $dir/$unit.c -o "$dir/$cc-c++11$omp-$unit.o"
-        done
+    for unit in all static api one-thread openmp; do
+        file=$unit flags=""
+        case $unit in
+        one-thread) file=all flags="-DTT_NO_THREADS" ;;
+        openmp) file=all flags="-DTT_OPENMP -fopenmp"
+            if ! $cc -fopenmp -c $dir/openmp.c -o $dir/openmp.o 2> /dev/null; then echo "skip $cc with OpenMP: no omp.h"; continue; fi ;;
+        esac
+        compile "$cc-c99-$unit" $cc -std=c99 $flags $warn -I. -c $dir/$file.c -o "$dir/$cc-c99-$unit.o"
+        compile "$cc-c++11-$unit" $cc -x c++ -std=c++11 $flags $warn -I. -c $dir/$file.c -o "$dir/$cc-c++11-$unit.o"
     done
     for example in examples/*.c; do
         compile "$cc-$(basename "$example")" $cc -std=c99 $warn -c "$example" -o $dir/example.$cc.o

@@ -527,8 +527,70 @@ TT_TEST(file_write_to_a_full_disk) {
 #endif
 }
 
+/* ---- threads ---- */
+enum { TEAM_PARTS = 67 };
+typedef struct counted { int ran[TEAM_PARTS], by[4][TEAM_PARTS]; } counted;
+static void count_part(void *user, int part, int worker) {
+    counted *c = (counted *)user;
+    c->ran[part]++;
+    c->by[worker][part]++;
+}
+TT_TEST(team_runs_each_part_once) {
+    tt_test_memory memory = tt_test_memory_none();
+    tt_desc desc = TT_INIT;
+    tt_context *ctx;
+    int job, i, w, wrong = 0;
+    desc.n_threads = 4;                                  /* more than a small machine has processors */
+    desc.allocator = tt_test_allocator(&memory);
+    ctx = tt_create(&desc);
+    TT_REQUIRE(ctx != NULL);
+    TT_CHECK_INT(tt_threads(ctx), 4);
+    for (job = 0; job < 3000; job++) {
+        int n = job % (TEAM_PARTS + 1);
+        counted c;
+        memset(&c, 0, sizeof c);
+        TT_REQUIRE(tti_parallel(ctx, count_part, &c, n) == TT_OK);
+        for (i = 0; i < TEAM_PARTS; i++) {
+            int sum = 0;
+            for (w = 0; w < 4; w++) { sum += c.by[w][i]; }
+            wrong += c.ran[i] != (i < n) || sum != (i < n);
+        }
+        if (job % 500 == 0) { double until = tt_clock() + 0.002; while (tt_clock() < until) { } }      /* all fall asleep */
+    }
+    TT_CHECK_INT(wrong, 0);
+    tt_destroy(ctx);
+    TT_CHECK_NO_LEAK(memory);
+}
+TT_TEST(team_needs_memory_and_no_work) {
+    tt_test_memory memory = tt_test_memory_none();
+    tt_desc desc = TT_INIT;
+    tt_context *ctx;
+    counted c;
+    int i;
+    memset(&c, 0, sizeof c);
+    desc.n_threads = 3;
+    desc.allocator = tt_test_allocator(&memory);
+    ctx = tt_create(&desc);
+    TT_REQUIRE(ctx != NULL);
+    TT_CHECK_OK(ctx, tti_parallel(ctx, count_part, &c, 0));
+    TT_CHECK_OK(ctx, tti_parallel(ctx, count_part, &c, 1));
+    TT_CHECK_INT(c.ran[0], 1);
+#ifdef TTI_TEAM
+    for (i = 1; i <= 2; i++) {
+        memory.fail_at = memory.calls + i;
+        TT_CHECK_INT(tti_parallel(ctx, count_part, &c, 2), TT_ERR_MEM);
+        memory.fail_at = 0;
+    }
+#endif
+    for (i = 0; i < 2; i++) { TT_CHECK_OK(ctx, tti_parallel(ctx, count_part, &c, 2)); }
+    TT_CHECK_INT(c.ran[1], 2);
+    tt_destroy(ctx);
+    TT_CHECK_NO_LEAK(memory);
+}
+
 TT_MAIN(errors_are_replaced_and_stick_in_a_graph, errors_without_a_context, errors_longer_than_the_buffer_are_cut, bad_desc_fields_fail_every_call,
         memory_is_counted_and_zeroed, context_survives_each_failing_allocation, text_appends_formats_quotes, text_json_round_trip_of_each_byte,
         failed_append_changes_nothing, json_document, json_each_prefix_and_bit_flip, json_numbers, json_refuses, json_escapes,
         json_depth_and_failing_allocation, philox_known_answers, rng_walks_the_index, rng_statistics, rng_bounds, hash_differs,
-        file_round_trip, file_directories, file_failed_write_leaves_the_old_one, file_write_to_a_full_disk)
+        file_round_trip, file_directories, file_failed_write_leaves_the_old_one, file_write_to_a_full_disk,
+        team_runs_each_part_once, team_needs_memory_and_no_work)

@@ -189,6 +189,26 @@ TT_TEST(safetensors_header_lengths) {
     tt_destroy(ctx);
     TT_CHECK_NO_LEAK(memory);
 }
+/* Values and depth of a header are limited before memory is asked for. */
+TT_TEST(json_limits) {
+    size_t n = ((size_t)1 << 23) + 1, i;
+    tt_test_memory memory;
+    tt_context *ctx = open_context(&memory);
+    char *text = (char *)malloc(2 * n + 2);
+    TT_REQUIRE(text != NULL);
+    text[0] = '[';
+    for (i = 0; i < n; i++) { text[2 * i + 1] = '0'; text[2 * i + 2] = ','; }
+    text[2 * n] = ']';
+    TT_CHECK(tt_json_parse(ctx, text, 2 * n + 1) == NULL);
+    TT_CHECK_CONTAINS(tt_error(ctx), "more than 8388608 values");
+    memset(text, '[', 200);
+    TT_CHECK(tt_json_parse(ctx, text, 200) == NULL);
+    TT_CHECK_CONTAINS(tt_error(ctx), "deeper than 128");
+    TT_CHECK(tt_memory_get(ctx).peak_bytes < ((size_t)1 << 24));
+    free(text);
+    tt_destroy(ctx);
+    TT_CHECK_NO_LEAK(memory);
+}
 /* ---- training state ---- */
 typedef struct state { tt_tensor *tensors[3]; tt_named named[3]; } state;
 static int state_create(state *s, tt_context *ctx, float begin) {
@@ -530,6 +550,9 @@ TT_TEST(config_refuses) {
     check_config_refused(GPT2(",\"scale_attn_weights\":false"), "scale_attn_weights", "false");
     check_config_refused(GPT2(",\"scale_attn_by_inverse_layer_idx\":true"), "scale_attn_by_inverse_layer_idx", "true");
     check_config_refused(GPT2(",\"n_inner\":\"x\""), "n_inner", "x");
+    check_config_refused(GPT2(",\"add_cross_attention\":true"), "add_cross_attention", "true");
+    check_config_refused(LLAMA(",\"eos_token_id\":[0,1,2,3,4,5,6,7,8]"), "eos_token_id", "8");
+    check_config_refused(LLAMA(",\"pad_token_id\":-1"), "pad_token_id", "-1");
 }
 
 /* ---- models ---- */
@@ -569,7 +592,7 @@ static void check_same_config(const tt_model_config *a, const tt_model_config *b
     SAME(vocab_size); SAME(hidden_size); SAME(num_hidden_layers); SAME(num_attention_heads); SAME(intermediate_size);
     SAME(num_key_value_heads); SAME(head_dim); SAME(max_position_embeddings); SAME(norm_eps); SAME(tie_word_embeddings);
     SAME(attention_bias); SAME(attention_out_bias); SAME(mlp_bias); SAME(qk_norm); SAME(no_rope_interval); SAME(gpt2);
-    SAME(bos_token_id); SAME(eos_token_id);
+    SAME(bos_token_id); SAME(eos_token_id); SAME(n_more_eos); SAME(has_pad_token); SAME(pad_token_id);
     if (!a->gpt2) { SAME(rope_theta); SAME(rope_scaling.factor); SAME(rope_scaling.low_freq_factor); SAME(rope_scaling.high_freq_factor); SAME(rope_scaling.original_max_position_embeddings); }
 #undef SAME
 }
@@ -993,8 +1016,366 @@ TT_TEST(model_each_failing_allocation) {
     TT_CHECK_NO_LEAK(memory);
 }
 
-TT_MAIN(safetensors_types, safetensors_refuses, safetensors_header_lengths, state_round_trip, state_file_layout, state_refuses_what_does_not_fit,
+/* ---- generation_config.json ---- */
+static void put_text(const char *dir, const char *name, const char *text) { write_bytes(in_dir(dir, name), text, strlen(text)); }
+TT_TEST(generation_config_is_read_and_kept) {
+    static const char text[] = "{\n  \"do_sample\": true, \"temperature\": 0.6, \"top_k\": 40, \"top_p\": 0.9, \"min_p\": 0.05,\n  \"repetition_penalty\": 1.1, \"eos_token_id\": [7, 3, 9], \"_note\": \"kept\"\n}\n";
+    tt_test_memory memory;
+    tt_context *ctx = open_context(&memory);
+    tt_model_config c = config_of(0);
+    const char *dir = tt_test_tmp("model/generation");
+    tt_model *m;
+    tt_sampling s;
+    tt_text kept = TT_INIT;
+    kept.ctx = ctx;
+    c.eos_token_id = 5;
+    c.n_more_eos = 2;
+    c.more_eos[0] = 11;
+    c.more_eos[1] = 0;
+    c.has_pad_token = 1;
+    c.pad_token_id = 28;
+    m = tt_model_create(ctx, &c, 1);
+    TT_REQUIRE(m != NULL);
+    s = tt_model_sampling(m);
+    TT_CHECK(s.greedy == 1 && s.n_stop_tokens == 3 && s.stop_tokens[0] == 5 && s.stop_tokens[1] == 11 && s.stop_tokens[2] == 0);
+    TT_CHECK_OK(ctx, tt_model_save(m, NULL, dir));
+    tt_model_destroy(m);
+    m = tt_model_load(ctx, dir);                                   /* what we write without one */
+    TT_REQUIRE(m != NULL);
+    s = tt_model_sampling(m);
+    TT_CHECK(s.greedy == 1 && s.n_stop_tokens == 3 && s.stop_tokens[2] == 0);
+    TT_CHECK(tt_model_config_get(m)->n_more_eos == 2 && tt_model_config_get(m)->more_eos[0] == 11);
+    TT_CHECK(tt_model_config_get(m)->has_pad_token == 1 && tt_model_config_get(m)->pad_token_id == 28);
+    tt_model_destroy(m);
+    put_text(dir, "generation_config.json", text);
+    m = tt_model_load(ctx, dir);
+    TT_REQUIRE(m != NULL);
+    s = tt_model_sampling(m);
+    TT_CHECK(s.greedy == 0 && s.temperature == 0.6f && s.top_k == 40 && s.top_p == 0.9f && s.min_p == 0.05f && s.repetition_penalty == 1.1f);
+    TT_CHECK(s.n_stop_tokens == 3 && s.stop_tokens[0] == 7 && s.stop_tokens[1] == 3 && s.stop_tokens[2] == 9);
+    TT_CHECK_OK(ctx, tt_model_save(m, NULL, tt_test_tmp("model/generation2")));
+    TT_CHECK_OK(ctx, tt_file_read(ctx, "build/tmp/model/generation2/generation_config.json", &kept));
+    TT_CHECK_STR(kept.data, text);
+    tt_text_free(&kept);
+    tt_model_destroy(m);
+    tt_destroy(ctx);
+    TT_CHECK_NO_LEAK(memory);
+}
+TT_TEST(generation_config_refuses) {
+    static const struct { const char *json, *part1, *part2; } bad[] = {
+        {"{", "generation_config.json", "JSON"},
+        {"{\"temperature\":-1}", "temperature", "-1"},
+        {"{\"temperature\":\"hot\"}", "temperature", "hot"},
+        {"{\"top_p\":1.5}", "top_p", "1.5"},
+        {"{\"min_p\":-0.1}", "min_p", "-0.1"},
+        {"{\"top_k\":2.5}", "top_k", "2.5"},
+        {"{\"repetition_penalty\":0}", "repetition_penalty", "0"},
+        {"{\"do_sample\":1}", "do_sample", "1"},
+        {"{\"eos_token_id\":[1,-2]}", "eos_token_id", "-2"},
+        {"{\"eos_token_id\":{}}", "eos_token_id", "object"},
+        {"{\"eos_token_id\":[0,1,2,3,4,5,6,7,8]}", "eos_token_id", "8"},
+    };
+    tt_test_memory memory;
+    tt_context *ctx = open_context(&memory);
+    tt_model_config c = config_of(0);
+    const char *dir = tt_test_tmp("model/generation3");
+    tt_model *m = tt_model_create(ctx, &c, 1);
+    size_t i;
+    TT_REQUIRE(m != NULL);
+    TT_CHECK_OK(ctx, tt_model_save(m, NULL, dir));
+    for (i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        put_text(dir, "generation_config.json", bad[i].json);
+        check_load(m, dir, 0, bad[i].part1, bad[i].part2);
+        TT_CHECK_CONTAINS(tt_error(ctx), "generation_config.json");
+    }
+    tt_model_destroy(m);
+    tt_destroy(ctx);
+    TT_CHECK_NO_LEAK(memory);
+}
+
+/* ---- shards, half precision, mapped files ---- */
+TT_TEST(save_in_shards) {
+    tt_test_memory memory;
+    tt_context *ctx = open_context(&memory);
+    tt_model_config c = config_of(4);
+    char dir[256];
+    tt_model *m = tt_model_create(ctx, &c, 1);
+    tt_save_desc d = TT_INIT;
+    tt_text index = TT_INIT;
+    tt_json *root;
+    const tt_json *entry;
+    long n, blocks;
+    int i, files = 0;
+    index.ctx = ctx;
+    snprintf(dir, sizeof dir, "%s", tt_test_tmp("model/saved-shards"));
+    TT_REQUIRE(m != NULL);
+    shake(m);
+    TT_CHECK_OK(ctx, tt_model_save(m, NULL, dir));
+    d.max_shard_bytes = 1u << 30;
+    TT_CHECK_OK(ctx, tt_model_save_as(m, NULL, dir, &d));                  /* all fits: one file */
+    TT_CHECK(file_exists(in_dir(dir, "model.safetensors")));
+    d.max_shard_bytes = 4000;
+    TT_CHECK_OK(ctx, tt_model_save_as(m, NULL, dir, &d));
+    TT_CHECK(!file_exists(in_dir(dir, "model.safetensors")));              /* it would count */
+    check_load(m, dir, 1, "", "");
+    TT_CHECK_OK(ctx, tt_file_read(ctx, in_dir(dir, "model.safetensors.index.json"), &index));
+    root = tt_json_parse(ctx, index.data, index.size);
+    TT_REQUIRE(root != NULL);
+    TT_CHECK_NEAR(tt_json_number(tt_json_get(root, "metadata"), "total_size", 0), (double)(tt_model_size(m) * 4), 0);
+    TT_CHECK_INT(tt_json_get(root, "weight_map")->length, tt_model_n_params(m));
+    for (i = 0, entry = tt_json_get(root, "weight_map")->child; entry; entry = entry->next, i++) {
+        tt_safetensors *file = tt_safetensors_open(ctx, in_dir(dir, entry->string));
+        size_t bytes = 0;
+        int k;
+        TT_CHECK_STR(entry->key, tt_model_param(m, i)->name);
+        TT_REQUIRE(file != NULL);
+        for (k = 0; k < tt_safetensors_count(file); k++) bytes += 4 * tt_safetensors_info_get(file, k).size;
+        TT_CHECK(bytes <= 4000);
+        TT_CHECK(tt_safetensors_find(file, entry->key) >= 0);
+        files += tt_safetensors_find(file, entry->key) == 0;
+        tt_safetensors_close(file);
+    }
+    TT_CHECK(files > 2 && files < tt_model_n_params(m));
+    tt_json_free(ctx, root);
+    tt_text_free(&index);
+    blocks = memory.live_blocks;
+    for (n = 1; n < 400; n++) {
+        tt_status status;
+        memory.fail_at = memory.calls + n;
+        status = tt_model_save_as(m, NULL, dir, &d);
+        memory.fail_at = 0;
+        TT_CHECK_INT(memory.live_blocks, blocks);
+        if (status == TT_OK) { break; }
+        TT_CHECK_INT(status, TT_ERR_MEM);
+    }
+    TT_CHECK(n > 20 && n < 400);
+    d.dtype = TT_I32;
+    TT_CHECK_INT(tt_model_save_as(m, NULL, dir, &d), TT_ERR_ARG);
+    TT_CHECK_CONTAINS(tt_error(ctx), "dtype");
+    tt_model_destroy(m);
+    tt_destroy(ctx);
+    TT_CHECK_NO_LEAK(memory);
+}
+static float rounded(float x, tt_dtype dtype) { return dtype == TT_BF16 ? tti_from_bf16(tti_to_bf16(x)) : tti_from_f16(tti_to_f16(x)); }
+TT_TEST(save_as_half_and_map) {
+    static const tt_dtype types[2] = {TT_BF16, TT_F16};
+    int which, k;
+    for (which = 0; which < N_MODELS; which++) {
+        for (k = 0; k < 2; k++) {
+            tt_test_memory memory;
+            tt_context *ctx = open_context(&memory);
+            tt_model_config c = config_of(which);
+            const char *dir = tt_test_tmp("model/half");
+            tt_model *m = tt_model_create(ctx, &c, 1), *half, *mapped;
+            tt_save_desc d = TT_INIT;
+            float a[2048], b[2048];
+            size_t j;
+            int i, lent = 0;
+            TT_REQUIRE(m != NULL);
+            shake(m);
+            d.dtype = types[k];
+            TT_CHECK_OK(ctx, tt_model_save_as(m, NULL, dir, &d));
+            half = tt_model_load(ctx, dir);
+            mapped = tt_model_map(ctx, dir);
+            TT_REQUIRE(half != NULL && mapped != NULL);
+            for (i = 0; i < tt_model_n_params(m); i++) {
+                tt_tensor_get(tt_model_param(m, i), a);
+                for (j = 0; j < tt_model_param(m, i)->size; j++) { a[j] = rounded(a[j], types[k]); }
+                tt_tensor_get(tt_model_param(half, i), b);
+                TT_CHECK_BYTES(a, b, tt_model_param(m, i)->size * sizeof(float));
+                tt_tensor_get(tt_model_param(mapped, i), b);
+                TT_CHECK_BYTES(a, b, tt_model_param(m, i)->size * sizeof(float));
+                lent += tt_model_param(mapped, i)->lent;
+            }
+            TT_CHECK_INT(lent, c.num_hidden_layers * (which == 7 ? 4 : 7));       /* the layers' matrices */
+            TT_CHECK(tt_model_assign(mapped, half) != TT_OK);
+            TT_CHECK_CONTAINS(tt_error(ctx), "mapped");
+            TT_CHECK_OK(ctx, tt_model_assign(half, mapped));
+            TT_CHECK_OK(ctx, tt_model_lora_add(mapped, NULL));
+            TT_CHECK(tt_model_lora_merge(mapped) != TT_OK);
+            TT_CHECK_CONTAINS(tt_error(ctx), "mapped");
+            tt_model_destroy(m);
+            m = tt_model_copy(mapped);                                            /* a copy owns float32 weights */
+            TT_REQUIRE(m != NULL);
+            TT_CHECK(tt_model_param(m, 3)->dtype == TT_F32 && !tt_model_param(m, 3)->lent);
+            tt_model_destroy(m);
+            tt_model_destroy(half);
+            tt_model_destroy(mapped);
+            tt_destroy(ctx);
+            TT_CHECK_NO_LEAK(memory);
+        }
+    }
+}
+/* Older writers do not align the data: then nothing is lent, and all is read. */
+TT_TEST(map_of_unaligned_data) {
+    tt_test_memory memory;
+    tt_context *ctx = open_context(&memory);
+    tt_model_config c = config_of(0);
+    const char *dir = tt_test_tmp("model/unaligned");
+    tt_model *m = tt_model_create(ctx, &c, 1), *mapped;
+    char *bytes;
+    size_t n, header;
+    long fail, blocks;
+    int lent_of = 0;
+    TT_REQUIRE(m != NULL);
+    TT_CHECK_OK(ctx, tt_model_save(m, NULL, dir));
+    n = 9 + 4 * tt_model_size(m) + 8192;
+    bytes = (char *)malloc(n);
+    TT_REQUIRE(bytes != NULL);
+    n = load_bytes(in_dir(dir, "model.safetensors"), bytes, n);
+    header = (unsigned char)bytes[0] + 256 * (size_t)(unsigned char)bytes[1];
+    memmove(bytes + 8 + header + 1, bytes + 8 + header, n - 8 - header);
+    bytes[8 + header] = ' ';
+    bytes[0] = (char)(bytes[0] + 1);                                              /* one space more */
+    write_bytes(in_dir(dir, "model.safetensors"), bytes, n + 1);
+    free(bytes);
+    mapped = tt_model_map(ctx, dir);
+    TT_REQUIRE(mapped != NULL);
+    check_same_weights(m, mapped);
+    TT_CHECK_INT(tt_model_param(mapped, 1)->lent, 0);
+    TT_CHECK_INT(tt_model_param(mapped, 1)->requires_grad, 0);
+    tt_model_destroy(mapped);
+    TT_CHECK_OK(ctx, tt_model_save(m, NULL, dir));
+    blocks = memory.live_blocks;
+    for (fail = 1; fail < 1000; fail++) {
+        memory.fail_at = memory.calls + fail;
+        mapped = tt_model_map(ctx, dir);
+        memory.fail_at = 0;
+        if (mapped) { check_same_weights(m, mapped); }
+        TT_CHECK(mapped || tt_error_status(ctx) == TT_ERR_MEM);
+        lent_of = mapped ? tt_model_param(mapped, 1)->lent : 0;
+        tt_model_destroy(mapped);
+        TT_CHECK_INT(memory.live_blocks, blocks);
+        if (mapped) { break; }
+    }
+    TT_CHECK(fail > 20 && fail < 1000);
+    TT_CHECK_INT(lent_of, 1);
+    tt_model_destroy(m);
+    tt_destroy(ctx);
+    TT_CHECK_NO_LEAK(memory);
+}
+
+/* ---- adapters of peft ---- */
+#define ADAPTER(more) "{\"peft_type\":\"LORA\",\"r\":2,\"lora_alpha\":3,\"target_modules\":[\"q_proj\"]" more "}"
+static void check_lora(tt_model *m, const char *dir, const char *part1, const char *part2) {
+    tt_context *ctx = tt_model_context(m);
+    int n = tt_model_n_params(m);
+    tt_error_clear(ctx);
+    if (!TT_CHECK(tt_model_lora_load(m, dir) != TT_OK)) { printf("  accepted, expected %s %s\n", part1, part2); tt_model_lora_merge(m); return; }
+    TT_CHECK_CONTAINS(tt_error(ctx), part1);
+    TT_CHECK_CONTAINS(tt_error(ctx), part2);
+    TT_CHECK_INT(tt_model_n_params(m), n);                                        /* nothing has changed */
+    TT_CHECK(tt_model_param(m, 0)->requires_grad && !tt_model_lora_get(m));
+}
+TT_TEST(lora_directories) {
+    static const struct { const char *json, *part1, *part2; } bad[] = {
+        {"[]", "adapter_config.json", "target_modules"},
+        {"{", "adapter_config.json", "JSON"},
+        {ADAPTER(",\"use_dora\":true"), "use_dora", "true"},
+        {ADAPTER(",\"bias\":\"all\""), "bias", "all"},
+        {ADAPTER(",\"modules_to_save\":[\"lm_head\"]"), "modules_to_save", "list"},
+        {ADAPTER(",\"rank_pattern\":{\"q_proj\":4}"), "rank_pattern", "object"},
+        {ADAPTER(",\"alpha_pattern\":{\"q_proj\":4}"), "alpha_pattern", "object"},
+        {ADAPTER(",\"layers_to_transform\":[0]"), "layers_to_transform", "list"},
+        {ADAPTER(",\"lora_bias\":true"), "lora_bias", "true"},
+        {ADAPTER(",\"trainable_token_indices\":[1]"), "trainable_token_indices", "list"},
+        {ADAPTER(",\"r\":0"), "r is 0", "rank"},
+        {ADAPTER(",\"r\":-3"), "r is -3", ""},
+        {ADAPTER(",\"r\":100000"), "rank is 100000", ""},
+        {ADAPTER(",\"lora_alpha\":0"), "lora_alpha", "0"},
+        {ADAPTER(",\"peft_type\":\"IA3\""), "peft_type", "IA3"},
+        {ADAPTER(",\"target_modules\":\".*proj\""), "target_modules", ".*proj"},
+        {ADAPTER(",\"target_modules\":[]"), "target_modules", ""},
+        {ADAPTER(",\"target_modules\":[5]"), "target_modules", "5"},
+        {ADAPTER(",\"target_modules\":null"), "target_modules", "missing"},
+        {ADAPTER(",\"target_modules\":[\"q_proj\",\"lm_head\"]"), "target_modules[1]", "lm_head"},
+        {ADAPTER(",\"r\":3"), "q_proj.lora_A.weight is [2,16]", "[3,16]"},
+        {ADAPTER(",\"target_modules\":[\"q_proj\",\"o_proj\"]"), "o_proj.lora_A.weight", "missing"},
+        {ADAPTER(",\"target_modules\":[\"model.layers.0.self_attn.q_proj\"]"), "layers.1.self_attn.q_proj", "no adapter"},
+    };
+    static const char *const targets[] = {"q_proj"};
+    tt_test_memory memory;
+    tt_context *ctx = open_context(&memory);
+    tt_model_config c = config_of(0);
+    const char *dir = tt_test_tmp("model/lora");
+    tt_model *m = tt_model_create(ctx, &c, 1), *other = tt_model_create(ctx, &c, 1);
+    tt_lora_desc d = TT_INIT;
+    tt_text json = TT_INIT;
+    size_t i;
+    long n, blocks;
+    json.ctx = ctx;
+    TT_REQUIRE(m != NULL && other != NULL);
+    TT_CHECK(tt_model_lora_save(m, dir) != TT_OK);
+    TT_CHECK_CONTAINS(tt_error(ctx), "no adapters");
+    d.rank = 2;
+    d.alpha = 3;
+    d.use_rslora = 1;
+    d.target_modules = targets;
+    d.n_target_modules = 1;
+    TT_CHECK_OK(ctx, tt_model_lora_add(m, &d));
+    shake(m);
+    TT_CHECK(tt_model_save(m, NULL, dir) != TT_OK);
+    TT_CHECK_CONTAINS(tt_error(ctx), "adapters");
+    TT_CHECK_OK(ctx, tt_model_lora_save(m, dir));
+    for (i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        put_text(dir, "adapter_config.json", bad[i].json);
+        check_lora(other, dir, bad[i].part1, bad[i].part2);
+    }
+    remove(in_dir(dir, "adapter_config.json"));
+    check_lora(other, dir, "adapter_config.json", "");
+    TT_CHECK_OK(ctx, tt_model_lora_save(m, dir));
+    remove(in_dir(dir, "adapter_model.safetensors"));
+    check_lora(other, dir, "adapter_model.safetensors", "");
+    blocks = memory.live_blocks;
+    for (n = 1; n < 300; n++) {
+        tt_status status;
+        memory.fail_at = memory.calls + n;
+        status = tt_model_lora_save(m, dir);
+        memory.fail_at = 0;
+        TT_CHECK_INT(memory.live_blocks, blocks);
+        if (status == TT_OK) { break; }
+        TT_CHECK_INT(status, TT_ERR_MEM);
+    }
+    TT_CHECK(n > 10 && n < 300);
+    for (n = 1; n < 400; n++) {
+        tt_status status;
+        memory.fail_at = memory.calls + n;
+        status = tt_model_lora_load(other, dir);
+        memory.fail_at = 0;
+        if (status == TT_OK) { break; }
+        TT_CHECK_INT(status, TT_ERR_MEM);
+        TT_CHECK_INT(memory.live_blocks, blocks);
+    }
+    TT_CHECK(n > 20 && n < 400);
+    TT_CHECK(tt_model_lora_get(other)->rank == 2 && tt_model_lora_get(other)->alpha == 3 && tt_model_lora_get(other)->use_rslora == 1);
+    TT_CHECK_STR(tt_model_lora_get(other)->target_modules[0], "q_proj");
+    for (i = (size_t)tt_model_n_params(other) - 8; i < (size_t)tt_model_n_params(other); i++) {
+        TT_CHECK_STR(tt_model_param(other, (int)i)->name, tt_model_param(m, (int)i)->name);
+        TT_CHECK_BYTES(tt_model_param(other, (int)i)->data, tt_model_param(m, (int)i)->data, tt_model_param(m, (int)i)->size * sizeof(float));
+        TT_CHECK_INT(tt_model_param(other, (int)i)->requires_grad, 1);
+    }
+    TT_CHECK_INT(tt_model_lora_load(other, dir), TT_ERR_ARG);
+    tt_model_destroy(other);
+    tt_model_destroy(m);
+    m = tt_model_create(ctx, &c, 1);
+    TT_CHECK_OK(ctx, tt_model_lora_add(m, NULL));                                 /* every matrix: the list is spelled out */
+    TT_CHECK_OK(ctx, tt_model_lora_save(m, dir));
+    TT_CHECK_OK(ctx, tt_file_read(ctx, in_dir(dir, "adapter_config.json"), &json));
+    TT_CHECK_CONTAINS(json.data, "[\"q_proj\", \"k_proj\", \"v_proj\", \"o_proj\", \"gate_proj\", \"up_proj\", \"down_proj\"]");
+    tt_text_free(&json);
+    tt_model_destroy(m);
+    m = tt_model_create(ctx, &c, 1);
+    put_text(dir, "adapter_config.json", "{\"r\":8,\"lora_alpha\":16,\"target_modules\":\"all-linear\"}");
+    TT_CHECK_OK(ctx, tt_model_lora_load(m, dir));
+    TT_CHECK_INT(tt_model_n_params(m), 3 + 4 * 9 + 4 * 7 * 2);
+    tt_model_destroy(m);
+    tt_destroy(ctx);
+    TT_CHECK_NO_LEAK(memory);
+}
+
+TT_MAIN(safetensors_types, safetensors_refuses, safetensors_header_lengths, json_limits, state_round_trip, state_file_layout, state_refuses_what_does_not_fit,
         state_each_prefix_and_bit_flip, state_each_failing_allocation, state_full_disk_leaves_the_old_file, config_reads_each_family, config_refuses,
         config_round_trip, config_json_refuses_what_a_family_lacks, config_each_failing_allocation, published_configs, model_round_trip,
         model_with_tokenizer, model_files_that_do_not_fit, model_tied_head_may_be_stored, model_gpt2_prefix_and_buffers, model_shards,
-        model_huge_config, model_each_failing_allocation)
+        model_huge_config, model_each_failing_allocation, generation_config_is_read_and_kept, generation_config_refuses, save_in_shards,
+        save_as_half_and_map, map_of_unaligned_data, lora_directories)

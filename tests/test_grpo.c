@@ -199,7 +199,7 @@ TT_TEST(equal_rewards_and_groups_of_one_give_exactly_zero) {
 }
 TT_TEST(rewards_are_weighted_and_may_abstain) {
     static const int lengths[2] = {1, 1};
-    static const float weights[2] = {1, 0.5f};
+    static const float weights[2] = {1, 0.5f}, none[2] = {1, 0};
     tt_context *ctx = tt_create(NULL);
     tt_rollouts all;
     tt_grpo_config c = TT_INIT;
@@ -212,12 +212,106 @@ TT_TEST(rewards_are_weighted_and_may_abstain) {
     TT_CHECK_OK(ctx, tt_grpo_advantages(&all, &c, weights, NULL));
     TT_CHECK_NEAR(all.items[0].reward, 3, 0);
     TT_CHECK_NEAR(all.items[1].reward, 0.5, 0);
-    all.items[1].rewards[1] = (float)NAN;
-    TT_CHECK_INT(tt_grpo_advantages(&all, &c, weights, NULL), TT_ERR_NUMBER);
-    TT_CHECK_CONTAINS(tt_error(ctx), "reward of prompt 0, sample 1 is nan");
     all.items[1].rewards[1] = (float)INFINITY;
     TT_CHECK_INT(tt_grpo_advantages(&all, &c, weights, NULL), TT_ERR_NUMBER);
-    TT_CHECK_CONTAINS(tt_error(ctx), "is inf, expected a finite number");
+    TT_CHECK_CONTAINS(tt_error(ctx), "reward of prompt 0, sample 1 is inf, expected a finite number");
+    TT_CHECK_INT(tt_grpo_advantages(&all, &c, none, NULL), TT_ERR_NUMBER);      /* 0 times infinity */
+    tt_rollouts_free(&all);
+    tt_destroy(ctx);
+}
+
+/* Sample 2 of group 0 is scored by nobody: the others are as if it were not there. */
+TT_TEST(an_unscored_response_leaves_the_statistics) {
+    static const int five[5] = {1, 2, 3, 1, 2}, four[4] = {1, 2, 1, 2};
+    static const float scores[4] = {1, 0, 0.5f, 0};
+    static const tt_advantage_type types[] = {TT_ADV_GRPO, TT_ADV_RLOO, TT_ADV_OPO, TT_ADV_PASSK, TT_ADV_LUFFY, TT_ADV_GDPO};
+    tt_context *ctx = tt_create(NULL);
+    size_t k;
+    for (k = 0; k < sizeof types / sizeof *types; k++) {
+        tt_rollouts with, without;
+        tt_grpo_config c = TT_INIT;
+        tt_grpo_metrics m = TT_INIT, n = TT_INIT;
+        int i;
+        c.advantage = types[k];
+        TT_REQUIRE(make_rollouts(ctx, 1, 5, five, &with) == TT_OK && make_rollouts(ctx, 1, 4, four, &without) == TT_OK);
+        for (i = 0; i < 4; i++) { with.items[i + (i > 1)].rewards[0] = without.items[i].rewards[0] = scores[i]; }
+        with.items[2].rewards[0] = (float)NAN;
+        TT_CHECK_OK(ctx, tt_grpo_advantages(&with, &c, NULL, &m));
+        TT_CHECK_OK(ctx, tt_grpo_advantages(&without, &c, NULL, &n));
+        TT_CHECK(with.items[2].advantage == 0 && isnan(with.items[2].reward));
+        for (i = 0; i < 4; i++) { TT_CHECK_NEAR(with.items[i + (i > 1)].advantage, without.items[i].advantage, 1e-6); }
+        TT_CHECK_INT(m.n_unscored, 1);
+        TT_CHECK_NEAR(m.reward, n.reward, 1e-12);
+        TT_CHECK_NEAR(m.rewards[0], 0.375, 1e-12);
+        tt_rollouts_free(&with);
+        tt_rollouts_free(&without);
+    }
+    tt_destroy(ctx);
+}
+TT_TEST(length_and_divergence_cost_reward) {
+    static const int lengths[2] = {4, 2};
+    tt_context *ctx = tt_create(NULL);
+    tt_rollouts all;
+    tt_grpo_config c = TT_INIT;
+    tt_grpo_metrics m = TT_INIT;
+    int i, t;
+    TT_REQUIRE(make_rollouts(ctx, 1, 2, lengths, &all) == TT_OK);
+    c.max_completion_length = 5;
+    c.overlong_cache = 2;
+    TT_CHECK_OK(ctx, tt_grpo_advantages(&all, &c, NULL, &m));
+    TT_CHECK_NEAR(all.items[0].reward, -0.5, 0);      /* 4 tokens, one more than 5 - 2 */
+    TT_CHECK_NEAR(all.items[1].reward, 0, 0);
+    TT_CHECK_NEAR(m.overlong, -0.25, 0);
+    c.kl_in_reward = 1;
+    c.beta = 0.5f;
+    c.kl = TT_KL_K2;
+    TT_CHECK_INT(tt_grpo_advantages(&all, &c, NULL, &m), TT_ERR_ARG);
+    TT_CHECK_CONTAINS(tt_error(ctx), "kl_in_reward is 1 but prompt 0, sample 0 has no old_logprobs");
+    for (i = 0; i < 2; i++) {
+        all.items[i].old_logprobs = (float *)tt_alloc(ctx, (size_t)lengths[i], sizeof(float));
+        all.items[i].ref_logprobs = (float *)tt_alloc(ctx, (size_t)lengths[i], sizeof(float));
+        for (t = 0; t < lengths[i]; t++) { all.items[i].ref_logprobs[t] = (float)(i + 1); }
+    }
+    TT_CHECK_OK(ctx, tt_grpo_advantages(&all, &c, NULL, &m));
+    TT_CHECK_NEAR(all.items[0].reward, -0.5 - 0.5 * 4 * 0.5, 1e-7);
+    TT_CHECK_NEAR(all.items[1].reward, -0.5 * 2 * 2, 1e-7);
+    TT_CHECK_NEAR(m.reward_kl, (1 + 2) / 2.0, 1e-7);
+    {   /* and then not in the loss */
+        static const int indices[2] = {0, 1};
+        static const float values[6] = {0};
+        int n = 6;
+        all.items[0].advantage = all.items[1].advantage = 0;
+        memset(&m, 0, sizeof m);
+        TT_CHECK_NEAR(tt_item(tt_grpo_loss(ctx, tt_constant(ctx, 1, &n, values), NULL, &all, indices, 2, &c, &m)), 0, 0);
+        TT_CHECK_NEAR(m.kl, (4 * 0.5 + 2 * 2.0) / 6, 1e-7);      /* but measured */
+    }
+    tt_rollouts_free(&all);
+    tt_destroy(ctx);
+}
+TT_TEST(settings_out_of_range_are_named) {
+    static const int lengths[2] = {1, 1}, indices[2] = {0, 1};
+    static const float values[2] = {0};
+    tt_context *ctx = tt_create(NULL);
+    tt_rollouts all;
+    tt_grpo_config c;
+    int n = 2;
+    TT_REQUIRE(make_rollouts(ctx, 1, 2, lengths, &all) == TT_OK);
+#define EXPECT_RANGE(field, bad, text)                                             \
+    do {                                                                           \
+        memset(&c, 0, sizeof c);                                                   \
+        c.field = bad;                                                             \
+        TT_CHECK_INT(tt_grpo_advantages(&all, &c, NULL, NULL), TT_ERR_ARG);        \
+        TT_CHECK_CONTAINS(tt_error(ctx), text);                                    \
+        TT_CHECK(tt_grpo_loss(ctx, tt_constant(ctx, 1, &n, values), NULL, &all, indices, 2, &c, NULL) == NULL); \
+        TT_CHECK_CONTAINS(tt_error(ctx), text);                                    \
+        tt_step_reset(ctx);                                                        \
+    } while (0)
+    EXPECT_RANGE(loss, (tt_loss_type)17, "loss is 17, expected 0 .. 9");
+    EXPECT_RANGE(epsilon_low, 1.5f, "epsilon_low is 1.5, expected 0 .. 1");
+    EXPECT_RANGE(beta, -1, "beta is -1, expected 0");
+    EXPECT_RANGE(temperature, (float)NAN, "temperature is nan");
+    EXPECT_RANGE(mismatch_low, 5, "mismatch_low is 5, expected 0 .. 3");
+    EXPECT_RANGE(overlong_cache, 500, "overlong_cache is 500, expected 0 .. 128");
     tt_rollouts_free(&all);
     tt_destroy(ctx);
 }
@@ -432,6 +526,59 @@ TT_TEST(slopes_are_those_of_the_losses) {
     }
     TT_CHECK(n > 2000);
 }
+/* The loss of the golden batch with l moved by h at one token, in double. */
+static double moved_loss(golden *g, const tt_rollouts *all, const tt_grpo_config *c, int token, float h) {
+    static const int rows[ROWS] = {0, 1, 2};
+    float values[9];
+    int n = 9, i, t, at = 0;
+    tt_grpo_metrics m = TT_INIT;
+    for (i = 0; i < ROWS; i++) { for (t = 0; t < all->items[i].response_length; t++) { values[at++] = (float)value2(tt_json_get(g->in, "logp"), i, t); } }
+    values[token] += h;
+    TT_CHECK(tt_grpo_loss(g->ctx, tt_constant(g->ctx, 1, &n, values), NULL, all, rows, ROWS, c, &m) != NULL);
+    tt_step_reset(g->ctx);
+    return m.loss;
+}
+/* Central differences of the whole batch's loss for each loss, aggregation and KL, with weights for sampler mismatch and a
+ * guided row. Left out is what the formula holds constant: CISPO's and VESPO's weights, AAS's denominator. */
+TT_TEST(gradients_are_those_of_the_batch_loss) {
+    static const tt_loss_type losses[] = {TT_LOSS_PPO_CLIP, TT_LOSS_SAPO, TT_LOSS_GSPO, TT_LOSS_REINFORCE, TT_LOSS_GSPO_TOKEN, TT_LOSS_GMPO, TT_LOSS_RLOO};
+    static const int rows[ROWS] = {0, 1, 2};
+    golden g;
+    tt_rollouts all;
+    const float h = 1.0f / 512;
+    int checked = 0, kinks = 0, k, how, kl, token;
+    golden_open(&g);
+    TT_REQUIRE(golden_rows(&g, &all, 1, 1));
+    for (token = 0; token < 3; token++) { all.items[2].sampling_logprobs[token] = -1.2f; }
+    for (k = 0; k < (int)(sizeof losses / sizeof *losses); k++) {
+        for (how = TT_TOKEN_MEAN; how <= TT_BNPO; how++) {
+            for (kl = TT_KL_K3; kl <= TT_KL_K3_RATIO; kl++) {
+                tt_grpo_config c = golden_config(&g);
+                double grads[ROWS][4] = {{0}};
+                c.loss = losses[k];
+                c.aggregation = (tt_aggregation)how;
+                c.kl = (tt_kl_type)kl;
+                c.beta = 0.3f;
+                c.mismatch = (tt_mismatch)((k + how + kl) % (TT_MISMATCH_GEOMETRIC_MASK + 1));
+                c.aas = kl % 2 ? TT_AAS_LUFFY : TT_AAS_OFF;
+                memset(all.items[1].teacher_mask, how % 2, 2);
+                all.items[1].off_policy = how % 4 == 3;
+                batch_loss(&g, &all, rows, ROWS, &c, grads, NULL);
+                for (token = 0; token < 9; token++) {
+                    int row = token < 4 ? 0 : token < 6 ? 1 : 2;
+                    double up = moved_loss(&g, &all, &c, token, h), here = moved_loss(&g, &all, &c, token, 0), down = moved_loss(&g, &all, &c, token, -h);
+                    double slope = grads[row][token - (row == 0 ? 0 : row == 1 ? 4 : 6)];
+                    if (fabs(up - 2 * here + down) > 2e-4) { kinks++; continue; }      /* a clip begins within h */
+                    if (!TT_CHECK_NEAR(slope, (up - down) / (2 * (double)h), 2e-4)) { printf("  loss %d, aggregation %d, kl %d, token %d\n", losses[k], how, kl, token); }
+                    checked++;
+                }
+            }
+        }
+    }
+    TT_CHECK(checked > 2300 && kinks < 200);
+    tt_rollouts_free(&all);
+    golden_close(&g);
+}
 TT_TEST(the_entropy_bonus_reaches_its_gradient) {
     golden g;
     tt_rollouts all;
@@ -505,14 +652,147 @@ TT_TEST(the_sampler_and_the_trainer_agree_to_the_bit) {
     logprobs = tt_model_logprobs(model, tt_rollouts_batch(ctx, &all, indices, 8), c.temperature, &entropy);
     TT_CHECK_OK(ctx, tt_backward(ctx, tt_grpo_loss(ctx, logprobs, entropy, &all, indices, 8, &c, &m)));
     TT_CHECK(m.sampling_logp_difference_max == 0);
+    TT_CHECK(m.mismatch_deviation_max == 0);
     TT_CHECK(m.n_tokens == (double)completions.n_tokens && m.entropy > 0);
     all.items[0].sampling_logprobs[0] += 0.25f;      /* and a difference is seen */
     memset(&m, 0, sizeof m);
     tt_grpo_loss(ctx, logprobs, entropy, &all, indices, 8, &c, &m);
     TT_CHECK_NEAR(m.sampling_logp_difference_max, 0.25, 1e-6);
+    tt_step_reset(ctx);
     tt_rollouts_free(&all);
     tt_completions_free(&completions);
     tt_model_destroy(model);
+    tt_destroy(ctx);
+}
+/* A response that the sampler liked far better than the student does now leaves the policy loss only where A < 0. */
+TT_TEST(stale_responses_leave_the_loss_only_if_they_were_bad) {
+    golden g;
+    tt_rollouts all;
+    tt_grpo_config c;
+    double grads[ROWS][4] = {{0}};
+    static const int rows[ROWS] = {0, 1, 2};
+    int i, t;
+    golden_open(&g);
+    TT_REQUIRE(golden_rows(&g, &all, 1, 1));
+    c = golden_config(&g);
+    c.loss = TT_LOSS_REINFORCE;
+    c.off_policy_mask_threshold = 0.5f;
+    for (i = 0; i < ROWS; i++) {
+        all.items[i].advantage = i == 0 ? 1.0f : -1.0f;
+        for (t = 0; t < all.items[i].response_length; t++) { all.items[i].sampling_logprobs[t] = (float)value2(tt_json_get(g.in, "logp"), i, t) + (i == 2 ? 0.4f : 0.6f); }
+    }
+    batch_loss(&g, &all, rows, ROWS, &c, grads, NULL);
+    TT_CHECK(grads[0][0] != 0 && grads[1][0] == 0 && grads[2][0] != 0);
+    c.beta = 0.1f;                                  /* the divergence stays in */
+    batch_loss(&g, &all, rows, ROWS, &c, grads, NULL);
+    TT_CHECK(grads[1][0] != 0);
+    tt_rollouts_free(&all);
+    golden_close(&g);
+}
+/* Rewards 2e-4 apart: verl's 1e-8 stands beside the variance in the root, OpenRLHF's is its least value. */
+TT_TEST(whitening_guards_a_small_variance) {
+    static const int lengths[2] = {1, 1};
+    tt_context *ctx = tt_create(NULL);
+    tt_rollouts all;
+    tt_grpo_config c = TT_INIT;
+    TT_REQUIRE(make_rollouts(ctx, 1, 2, lengths, &all) == TT_OK);
+    c.advantage = TT_ADV_REINFORCE_PP;
+    all.items[1].rewards[0] = 2e-4f;
+    TT_CHECK_OK(ctx, tt_grpo_advantages(&all, &c, NULL, NULL));
+    TT_CHECK_NEAR(all.items[1].advantage, 1e-4 / sqrt(2e-8 + 1e-8), 1e-5);
+    c.biased_std = 1;
+    TT_CHECK_OK(ctx, tt_grpo_advantages(&all, &c, NULL, NULL));
+    TT_CHECK_NEAR(all.items[1].advantage, 1, 1e-5);
+    all.items[1].rewards[0] = 2e-5f;
+    TT_CHECK_OK(ctx, tt_grpo_advantages(&all, &c, NULL, NULL));
+    TT_CHECK_NEAR(all.items[1].advantage, 0.1, 1e-5);
+    tt_rollouts_free(&all);
+    tt_destroy(ctx);
+}
+/* Every correction of the mismatch has weight 1 to the bit, if nothing truncates the distribution: sampler and trainer are
+ * the same arithmetic. Under top-p the sampler's log-probs are still those of the whole softmax, but its tokens are not
+ * drawn from it; log-probs of the truncated distribution, as other engines report them, give weights below 1. */
+TT_TEST(mismatch_weights_are_one_unless_the_sampler_differs) {
+    static const int32_t prompt[3] = {1, 2, 3}, end = 0;
+    tt_context *ctx = tt_create(NULL);
+    tt_model_config config = TT_INIT;
+    tt_model *model;
+    tt_request request = TT_INIT;
+    tt_sampling sampling = TT_INIT;
+    tt_completions completions = TT_INIT;
+    tt_rollouts all = TT_INIT;
+    tt_grpo_metrics m;
+    tt_tensor *logprobs;
+    double plain = 0;
+    int indices[4] = {0, 1, 2, 3}, how, i, t;
+    config.vocab_size = 23;
+    config.hidden_size = 16;
+    config.num_hidden_layers = 1;
+    config.num_attention_heads = 2;
+    model = tt_model_create(ctx, &config, 3);
+    request.prompt = prompt;
+    request.prompt_length = 3;
+    request.n = 4;
+    sampling.max_new_tokens = 12;
+    sampling.stop_tokens = &end;
+    sampling.n_stop_tokens = 1;
+    TT_CHECK_OK(ctx, tt_generate(model, &request, 1, &sampling, &completions));
+    TT_CHECK_OK(ctx, tt_rollouts_create(ctx, &request, 1, &completions, end, &all));
+    for (i = 0; i < 4; i++) { all.items[i].advantage = i % 2 ? -1.0f : 0.5f; }
+    for (how = TT_MISMATCH_OFF; how <= 2 * TT_MISMATCH_GEOMETRIC_MASK; how++) {
+        tt_grpo_config c = TT_INIT;
+        int off = how > TT_MISMATCH_GEOMETRIC_MASK;
+        c.mismatch = (tt_mismatch)(off ? how - TT_MISMATCH_GEOMETRIC_MASK : how);
+        c.mismatch_low = 0.3f;
+        c.loss = TT_LOSS_REINFORCE;
+        memset(&m, 0, sizeof m);
+        if (how == TT_MISMATCH_GEOMETRIC_MASK + 1) {      /* another engine: the nucleus holds 0.8 of the mass */
+            for (i = 0; i < 4; i++) { for (t = 0; t < all.items[i].response_length; t++) { all.items[i].sampling_logprobs[t] -= logf(0.8f); } }
+        }
+        logprobs = tt_model_logprobs(model, tt_rollouts_batch(ctx, &all, indices, 4), 1, NULL);
+        TT_CHECK(tt_grpo_loss(ctx, logprobs, NULL, &all, indices, 4, &c, &m) != NULL);
+        if (how == TT_MISMATCH_OFF) { plain = m.loss; }
+        if (!off) {
+            TT_CHECK(m.mismatch_deviation_max == 0);
+            TT_CHECK_NEAR(m.mismatch_mean, 1, 1e-12);
+            TT_CHECK(m.loss == plain);
+        } else {
+            TT_CHECK(m.mismatch_deviation_max > 0.19 && m.mismatch_mean < 0.81);
+            TT_CHECK(m.loss != plain);
+        }
+        tt_step_reset(ctx);
+    }
+    tt_rollouts_free(&all);
+    tt_completions_free(&completions);
+    tt_model_destroy(model);
+    tt_destroy(ctx);
+}
+TT_TEST(an_off_policy_response_takes_a_samples_place) {
+    static const int lengths[3] = {4, 2, 2};
+    static const int32_t given[3] = {5, 6, 9};
+    tt_context *ctx = tt_create(NULL);
+    tt_rollouts all;
+    tt_rollout *r;
+    tt_grpo_config c = TT_INIT;
+    int t;
+    TT_REQUIRE(make_rollouts(ctx, 1, 3, lengths, &all) == TT_OK);
+    TT_CHECK_OK(ctx, tt_rollout_off_policy(&all, 0, given, 3, 9));
+    r = &all.items[0];
+    TT_CHECK(r->off_policy && !r->guided && r->stopped && r->response_length == 3);
+    for (t = 0; t < 3; t++) { TT_CHECK(r->teacher_mask[t] && r->is_teacher[t] && isnan(r->sampling_logprobs[t])); }
+    all.items[0].rewards[0] = 1;      /* mean and std are those of the others, 0 and 1 */
+    c.advantage = TT_ADV_LUFFY;
+    TT_CHECK_OK(ctx, tt_grpo_advantages(&all, &c, NULL, NULL));
+    TT_CHECK_NEAR(r->advantage, 1, 2e-6);
+    TT_CHECK(all.items[1].advantage == 0 && all.items[2].advantage == 0);
+    c.scale_rewards = TT_SCALE_NONE;
+    TT_CHECK_OK(ctx, tt_grpo_advantages(&all, &c, NULL, NULL));
+    TT_CHECK(r->advantage == 1);
+    TT_CHECK_OK(ctx, tt_rollout_replace(&all, 0, given, 3, 0, 9));      /* a teacher's text is guided again */
+    TT_CHECK(r->guided && !r->off_policy);
+    TT_CHECK_INT(tt_rollout_off_policy(&all, 3, given, 3, 9), TT_ERR_ARG);
+    TT_CHECK_INT(tt_rollout_off_policy(&all, 0, given, 0, 9), TT_ERR_ARG);
+    tt_rollouts_free(&all);
     tt_destroy(ctx);
 }
 TT_TEST(a_replaced_response_is_marked_as_the_teachers) {
@@ -591,8 +871,12 @@ TT_TEST(every_failed_allocation_is_reported_and_leaks_nothing) {
 }
 
 TT_MAIN(advantages_have_the_golden_values, equal_rewards_and_groups_of_one_give_exactly_zero,
-        rewards_are_weighted_and_may_abstain, token_losses_have_the_golden_values, kl_estimators_have_the_golden_values,
+        rewards_are_weighted_and_may_abstain, an_unscored_response_leaves_the_statistics, length_and_divergence_cost_reward,
+        settings_out_of_range_are_named, token_losses_have_the_golden_values, kl_estimators_have_the_golden_values,
         aggregations_have_the_golden_values, truncated_responses_leave_loss_and_denominators, shaping_has_the_golden_values,
         gamma_is_the_texts_or_the_released_codes, guided_rows_have_the_golden_values, the_pole_of_the_released_factor_is_finite,
-        slopes_are_those_of_the_losses, the_entropy_bonus_reaches_its_gradient, the_sampler_and_the_trainer_agree_to_the_bit,
-        a_replaced_response_is_marked_as_the_teachers, every_failed_allocation_is_reported_and_leaks_nothing)
+        slopes_are_those_of_the_losses, gradients_are_those_of_the_batch_loss, the_entropy_bonus_reaches_its_gradient,
+        the_sampler_and_the_trainer_agree_to_the_bit, mismatch_weights_are_one_unless_the_sampler_differs,
+        stale_responses_leave_the_loss_only_if_they_were_bad, whitening_guards_a_small_variance,
+        an_off_policy_response_takes_a_samples_place, a_replaced_response_is_marked_as_the_teachers,
+        every_failed_allocation_is_reported_and_leaks_nothing)

@@ -1,5 +1,5 @@
 /* Chapter 6: the transformer. Gradients of whole models by directional differences, packing, recomputation,
- * micro-batches, threads, names, and every failing allocation. */
+ * micro-batches, threads, names, adapters, and every failing allocation. */
 #define THINKTUNING_IMPLEMENTATION
 #include "../thinktuning.h"
 #include "tt_test.h"
@@ -284,6 +284,329 @@ TT_TEST(every_failing_allocation_is_an_error) {
     TT_CHECK(done && n > 20);
 }
 
+/* A weight of half precision, widened block by block, gives the bits of its float32 copy: product, bias and dx. */
+TT_TEST(half_weights_change_no_bit) {
+    enum { N = 3, ROWS = 700, COLS = 511 };                    /* more than one block of TTI_WIDEN */
+    static const tt_dtype types[2] = {TT_BF16, TT_F16};
+    int which, k;
+    TT_CHECK((size_t)ROWS * COLS > TTI_WIDEN);
+    for (which = 0; which < 4; which++) {                      /* linear and matmul, bf16 and f16 */
+        tt_context *ctx = tt_create(NULL);
+        int linear = which < 2, in = linear ? COLS : ROWS, out = linear ? ROWS : COLS, shape[2] = {ROWS, COLS}, x_shape[2] = {N, in}, d;
+        float *values = (float *)malloc((size_t)ROWS * COLS * sizeof *values), *y[2], *dx[2];
+        tt_tensor *w[2], *bias = tt_tensor_create(ctx, TT_F32, 1, &out, "bias"), *x, *product;
+        w[0] = tt_tensor_create(ctx, types[which % 2], 2, shape, "half");
+        w[1] = tt_tensor_create(ctx, TT_F32, 2, shape, "wide");
+        TT_REQUIRE(values != NULL && w[0] != NULL && w[1] != NULL && bias != NULL);
+        for (k = 0; k < ROWS * COLS; k++) values[k] = (float)(tt_random(1, 2, (uint64_t)k) >> 40) / (float)(1 << 24) - 0.5f;
+        TT_CHECK_OK(ctx, tt_tensor_set(w[1], values));
+        TT_CHECK_OK(ctx, ctx->backend->cast(ctx, w[0]->data, types[which % 2], w[1]->data, TT_F32, w[1]->size));
+        TT_CHECK_OK(ctx, tt_tensor_get(w[0], values));         /* widened: what the copy holds from here on */
+        TT_CHECK_OK(ctx, tt_tensor_set(w[1], values));
+        TT_CHECK_OK(ctx, tt_tensor_set(bias, values + 7));
+        for (d = 0; d < 2; d++) {
+            x = tt_constant(ctx, 2, x_shape, values + 1000);
+            x->requires_grad = 1;
+            product = linear ? tt_linear(ctx, x, w[d], bias) : tt_matmul(ctx, x, w[d], bias);
+            TT_CHECK_OK(ctx, tt_backward(ctx, tt_sum(ctx, tt_mul(ctx, product, product))));
+            y[d] = (float *)malloc((size_t)N * (size_t)out * sizeof(float));
+            dx[d] = (float *)malloc((size_t)N * (size_t)in * sizeof(float));
+            tt_tensor_get(product, y[d]);
+            tt_tensor_get_grad(x, dx[d]);
+            tt_step_reset(ctx);
+        }
+        TT_CHECK_BYTES(y[0], y[1], (size_t)N * (size_t)out * sizeof(float));
+        TT_CHECK_BYTES(dx[0], dx[1], (size_t)N * (size_t)in * sizeof(float));
+        for (d = 0; d < 2; d++) { free(y[d]); free(dx[d]); tt_tensor_destroy(w[d]); }
+        tt_tensor_destroy(bias);
+        free(values);
+        tt_destroy(ctx);
+    }
+}
+
+/* ---- adapters ---- */
+/* A model with adapters on every matrix, B random so that both halves matter. */
+static tt_model *adapted_model(tt_context *ctx, family f, int recompute) {
+    tt_model_config c = config_of(f);
+    tt_lora_desc d = TT_INIT;
+    tt_model *m;
+    int i;
+    c.recompute = recompute;
+    m = tt_model_create(ctx, &c, 5);
+    d.rank = 3;
+    d.alpha = 5;
+    if (!m || tt_model_lora_add(m, &d) != TT_OK) { tt_model_destroy(m); return NULL; }
+    for (i = 0; i < tt_model_n_params(m); i++) {
+        tt_tensor *p = tt_model_param(m, i);
+        float values[2048];
+        size_t k;
+        if (!p->requires_grad) continue;
+        for (k = 0; k < p->size; k++) values[k] = (float)((double)(tt_random(3, (uint64_t)i, k) >> 40) / (double)(1 << 24) - 0.5);
+        tt_tensor_set(p, values);
+    }
+    return m;
+}
+TT_TEST(lora_gradients_of_every_family) {
+    int f, i;
+    for (f = 0; f < N_FAMILIES; f++) {
+        tt_context *ctx = tt_create(NULL);
+        tt_model *m = adapted_model(ctx, (family)f, 0);
+        int halves = 0;
+        TT_REQUIRE(m != NULL);
+        TT_CHECK_OK(ctx, tt_backward(ctx, loss_of(m, batch_of(ctx, 0, 3))));
+        tt_step_reset(ctx);
+        for (i = 0; i < tt_model_n_params(m); i++) {
+            tt_tensor *p = tt_model_param(m, i);
+            float grad[2048], kept[2048], moved[2048];
+            double norm = 0, side[2], numeric, h = 2e-3;
+            size_t k;
+            int j;
+            if (!p->requires_grad) {                       /* the base: frozen, and no memory for a gradient */
+                TT_CHECK(p->grad == NULL && strstr(p->name, "lora") == NULL);
+                continue;
+            }
+            halves++;
+            TT_CHECK(strstr(p->name, ".lora_A.weight") || strstr(p->name, ".lora_B.weight"));
+            tt_tensor_get_grad(p, grad);
+            tt_tensor_get(p, kept);
+            for (k = 0; k < p->size; k++) norm += (double)grad[k] * (double)grad[k];
+            norm = sqrt(norm);
+            TT_CHECK(norm > 0);
+            for (j = 0; j < 2; j++) {
+                for (k = 0; k < p->size; k++) moved[k] = kept[k] + (float)((j ? h : -h) * (double)grad[k] / norm);
+                tt_tensor_set(p, moved);
+                side[j] = loss_in_double(m);
+            }
+            tt_tensor_set(p, kept);
+            numeric = (side[1] - side[0]) / (2 * h);
+            if (fabs(numeric - norm) > 2e-2 * norm + 2e-3) printf("  family %d, %s: slope %.6g, difference %.6g\n", f, p->name, norm, numeric);
+            TT_CHECK(fabs(numeric - norm) <= 2e-2 * norm + 2e-3);
+        }
+        TT_CHECK_INT(halves, f == GPT2 ? 2 * 4 * 2 : 2 * 7 * 2);
+        tt_model_destroy(m);
+        tt_destroy(ctx);
+    }
+}
+static float *hidden_of(tt_model *m, float out[20 * 24]) {
+    tt_context *ctx = tt_model_context(m);
+    tt_no_grad_begin(ctx);
+    memset(out, 0, 20 * 24 * sizeof *out);
+    TT_CHECK_OK(ctx, tt_tensor_get(tt_model_forward(m, batch_of(ctx, 0, 3)), out));
+    tt_no_grad_end(ctx);
+    tt_step_reset(ctx);
+    return out;
+}
+/* New adapters change nothing; off, they are not there; a copy has them; recomputation and packing change no bit. */
+TT_TEST(lora_bits) {
+    int f;
+    for (f = 0; f < N_FAMILIES; f++) {
+        tt_context *ctx = tt_create(NULL);
+        tt_model_config c = config_of((family)f);
+        tt_model *base = tt_model_create(ctx, &c, 5), *fresh = tt_model_create(ctx, &c, 5), *m = adapted_model(ctx, (family)f, 0);
+        tt_model *again = adapted_model(ctx, (family)f, 1), *copy;
+        float want[20 * 24], got[20 * 24], alone[20 * 24];
+        int i, s;
+        TT_REQUIRE(base != NULL && fresh != NULL && m != NULL && again != NULL);
+        hidden_of(base, want);
+        TT_CHECK_OK(ctx, tt_model_lora_add(fresh, NULL));
+        TT_CHECK_INT(tt_model_lora_get(fresh)->rank, 8);
+        TT_CHECK_NEAR(tt_model_lora_get(fresh)->alpha, 16, 0);
+        hidden_of(fresh, got);
+        for (i = 0; i < 20 * 24; i++) TT_CHECK(got[i] == want[i]);                     /* B = 0; a zero may have changed its sign */
+        hidden_of(m, got);
+        TT_CHECK(memcmp(got, want, sizeof got) != 0);
+        TT_CHECK_INT(tt_model_lora_enable(m, 0), 1);
+        TT_CHECK_BYTES(hidden_of(m, alone), want, sizeof want);
+        TT_CHECK_INT(tt_model_lora_enable(m, 1), 0);
+        TT_CHECK_BYTES(hidden_of(m, alone), got, sizeof got);
+        copy = tt_model_copy(m);
+        TT_REQUIRE(copy != NULL);
+        TT_CHECK_BYTES(hidden_of(copy, alone), got, sizeof got);
+        TT_CHECK_INT(tt_model_param(copy, tt_model_n_params(copy) - 1)->requires_grad, 0);
+        tt_no_grad_begin(ctx);
+        for (s = 0; s < 3; s++) {
+            tt_tensor_get(tt_model_forward(m, batch_of(ctx, s, 1)), alone);
+            TT_CHECK_BYTES(alone, got + OFFSETS[s] * 24, (size_t)(OFFSETS[s + 1] - OFFSETS[s]) * 24 * sizeof(float));
+        }
+        tt_no_grad_end(ctx);
+        tt_step_reset(ctx);
+        TT_CHECK_OK(ctx, tt_backward(ctx, loss_of(m, batch_of(ctx, 0, 3))));
+        tt_step_reset(ctx);
+        TT_CHECK_OK(ctx, tt_backward(ctx, loss_of(again, batch_of(ctx, 0, 3))));       /* recomputing over a frozen embedding */
+        tt_step_reset(ctx);
+        for (i = 0; i < tt_model_n_params(m); i++) {
+            float a[2048], b[2048];
+            tt_tensor *p = tt_model_param(m, i);
+            if (!p->requires_grad) continue;
+            tt_tensor_get_grad(p, a);
+            tt_tensor_get_grad(tt_model_param(again, i), b);
+            TT_CHECK_BYTES(a, b, p->size * sizeof(float));
+        }
+        tt_model_destroy(copy);
+        tt_model_destroy(again);
+        tt_model_destroy(m);
+        tt_model_destroy(fresh);
+        tt_model_destroy(base);
+        tt_destroy(ctx);
+    }
+}
+TT_TEST(lora_merge_is_the_same_function) {
+    int f, i;
+    for (f = 0; f < N_FAMILIES; f++) {
+        tt_context *ctx = tt_create(NULL);
+        tt_model *m = adapted_model(ctx, (family)f, 0);
+        float want[20 * 24], got[20 * 24], largest = 0, difference = 0;
+        int n;
+        TT_REQUIRE(m != NULL);
+        hidden_of(m, want);
+        TT_CHECK_OK(ctx, tt_model_lora_merge(m));
+        TT_CHECK(tt_model_lora_get(m) == NULL);
+        n = tt_model_n_params(m);
+        TT_CHECK(strstr(tt_model_param(m, n - 1)->name, "lora") == NULL);
+        TT_CHECK_INT(tt_model_param(m, 0)->requires_grad, 1);
+        hidden_of(m, got);
+        for (i = 0; i < 20 * 24; i++) {
+            if (fabsf(want[i]) > largest) largest = fabsf(want[i]);
+            if (fabsf(want[i] - got[i]) > difference) difference = fabsf(want[i] - got[i]);
+        }
+        if (!(difference <= 2e-5f * largest)) printf("  family %d: %g of %g\n", f, (double)difference, (double)largest);
+        TT_CHECK(difference <= 2e-5f * largest);
+        TT_CHECK(tt_model_lora_merge(m) != TT_OK);
+        TT_CHECK_CONTAINS(tt_error(ctx), "no adapters");
+        TT_CHECK_OK(ctx, tt_backward(ctx, loss_of(m, batch_of(ctx, 0, 3))));
+        tt_model_destroy(m);
+        tt_destroy(ctx);
+    }
+}
+/* AdamW has moments for the adapters only, and changes nothing else. */
+TT_TEST(lora_trains_the_adapters_alone) {
+    tt_context *ctx = tt_create(NULL);
+    tt_model_config c = config_of(LLAMA);
+    static const char *const targets[] = {"q_proj", "model.layers.1.mlp.down_proj"};
+    tt_model *m = tt_model_create(ctx, &c, 5), *before;
+    tt_lora_desc d = TT_INIT;
+    tt_optimizer *adamw;
+    size_t used;
+    int i, step, n;
+    TT_REQUIRE(m != NULL);
+    n = tt_model_n_params(m);
+    TT_CHECK_OK(ctx, tt_backward(ctx, loss_of(m, batch_of(ctx, 0, 3))));      /* leaves gradients that adding must free */
+    tt_step_reset(ctx);
+    d.rank = 2;
+    d.target_modules = targets;
+    d.n_target_modules = 2;
+    TT_CHECK_OK(ctx, tt_model_lora_add(m, &d));
+    TT_CHECK_INT(tt_model_n_params(m), n + 2 * 3);
+    TT_CHECK(tt_model_param_find(m, "model.layers.0.mlp.down_proj.lora_A.weight") == NULL);
+    TT_CHECK_INT(tt_model_param_find(m, "model.layers.1.mlp.down_proj.lora_A.weight")->shape[1], 40);
+    TT_CHECK_INT(tt_model_param_find(m, "model.layers.1.mlp.down_proj.lora_B.weight")->shape[0], 24);
+    before = tt_model_copy(m);
+    used = tt_memory_get(ctx).current_bytes;
+    adamw = tt_adamw_create(m, NULL);
+    TT_REQUIRE(before != NULL && adamw != NULL);
+    TT_CHECK(tt_memory_get(ctx).current_bytes - used < 2 * 4 * 2 * (2 * 48 + 64) + 4096);
+    for (step = 0; step < 2; step++) {
+        TT_CHECK_OK(ctx, tt_backward(ctx, tt_neg(ctx, loss_of(m, batch_of(ctx, 0, 3)))));
+        TT_CHECK_OK(ctx, tt_optimizer_step(adamw, 1e-2f, NULL));
+        tt_step_reset(ctx);
+    }
+    for (i = 0; i < tt_model_n_params(m); i++) {
+        tt_tensor *p = tt_model_param(m, i);
+        int same = memcmp(p->data, tt_model_param(before, i)->data, p->size * sizeof(float)) == 0;
+        TT_CHECK_INT(same, i < n);
+        TT_CHECK(i >= n || p->grad == NULL);
+    }
+    tt_optimizer_destroy(adamw);
+    TT_CHECK(tt_adamw_create(before, NULL) == NULL);
+    TT_CHECK_CONTAINS(tt_error(ctx), "requires a gradient");
+    tt_model_destroy(before);
+    tt_model_destroy(m);
+    tt_destroy(ctx);
+}
+TT_TEST(lora_bad_descriptions_are_named) {
+    static const struct { int rank; float alpha; const char *target, *word; } bad[] = {
+        {-1, 0, "q_proj", "rank is -1"}, {1 << 20, 0, "q_proj", "rank is 1048576"}, {2, -1, "q_proj", "alpha is -1"}, {2, HUGE_VALF, "q_proj", "alpha"},
+        {2, 0, "proj", "\"proj\""},      {2, 0, "lm_head", "lm_head"},              {2, 0, "", "target_modules[0]"}, {2, 0, "layers.7.self_attn.q_proj", "layers.7"},
+    };
+    tt_test_memory memory = tt_test_memory_none();
+    tt_desc desc = TT_INIT;
+    tt_context *ctx;
+    tt_model_config c = config_of(QWEN2);
+    tt_model *m;
+    size_t i;
+    int n;
+    desc.allocator = tt_test_allocator(&memory);
+    ctx = tt_create(&desc);
+    m = tt_model_create(ctx, &c, 5);
+    TT_REQUIRE(m != NULL);
+    n = tt_model_n_params(m);
+    for (i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        tt_lora_desc d = TT_INIT;
+        d.rank = bad[i].rank;
+        d.alpha = bad[i].alpha;
+        d.target_modules = &bad[i].target;
+        d.n_target_modules = 1;
+        TT_CHECK_INT(tt_model_lora_add(m, &d), TT_ERR_ARG);
+        TT_CHECK_CONTAINS(tt_error(ctx), bad[i].word);
+        TT_CHECK_INT(tt_model_n_params(m), n);
+        TT_CHECK(tt_model_param(m, 0)->requires_grad && !tt_model_lora_get(m));
+    }
+    TT_CHECK_INT(tt_model_lora_enable(m, 1), 0);
+    TT_CHECK_OK(ctx, tt_model_lora_add(m, NULL));
+    TT_CHECK_INT(tt_model_lora_add(m, NULL), TT_ERR_ARG);
+    TT_CHECK_CONTAINS(tt_error(ctx), "has adapters");
+    tt_model_destroy(m);
+    tt_destroy(ctx);
+    TT_CHECK_NO_LEAK(memory);
+}
+TT_TEST(lora_survives_lost_memory) {
+    static const char *const targets[] = {"k_proj", "mlp.up_proj"};
+    tt_test_memory memory = tt_test_memory_none();
+    tt_desc desc = TT_INIT;
+    tt_context *ctx;
+    tt_model_config c = config_of(LLAMA);
+    tt_lora_desc d = TT_INIT;
+    tt_model *m;
+    long n, blocks;
+    int params;
+    desc.allocator = tt_test_allocator(&memory);
+    desc.n_threads = 1;
+    ctx = tt_create(&desc);
+    m = tt_model_create(ctx, &c, 5);
+    TT_REQUIRE(m != NULL);
+    params = tt_model_n_params(m);
+    blocks = memory.live_blocks;
+    d.target_modules = targets;
+    d.n_target_modules = 2;
+    for (n = 1; n < 300; n++) {
+        tt_status status;
+        memory.fail_at = memory.calls + n;
+        status = tt_model_lora_add(m, &d);
+        memory.fail_at = 0;
+        if (status == TT_OK) break;
+        TT_CHECK_INT(status, TT_ERR_MEM);
+        TT_CHECK_INT(memory.live_blocks, blocks);                  /* all or nothing */
+        TT_CHECK_INT(tt_model_n_params(m), params);
+        TT_CHECK(tt_model_lora_get(m) == NULL && tt_model_param(m, 0)->requires_grad);
+        tt_error_clear(ctx);
+    }
+    TT_CHECK(n > 20 && n < 300);
+    for (n = 1; n < 50; n++) {
+        tt_status status;
+        memory.fail_at = memory.calls + n;
+        status = tt_model_lora_merge(m);
+        memory.fail_at = 0;
+        if (status == TT_OK) break;
+        TT_CHECK_INT(status, TT_ERR_MEM);
+        TT_CHECK(tt_model_lora_get(m) != NULL);
+    }
+    TT_CHECK(n > 1 && n < 50);
+    tt_model_destroy(m);
+    tt_destroy(ctx);
+    TT_CHECK_NO_LEAK(memory);
+}
+
 TT_MAIN(gradients_of_every_family, packing_changes_no_bit, recomputation_changes_no_bit, threads_change_no_bit,
         micro_batches_sum_to_the_batch, parameters_have_hugging_face_names, bad_configs_are_named,
-        positions_beyond_the_table_are_an_error, every_failing_allocation_is_an_error)
+        positions_beyond_the_table_are_an_error, half_weights_change_no_bit, lora_gradients_of_every_family, lora_bits, lora_merge_is_the_same_function,
+        lora_trains_the_adapters_alone, lora_bad_descriptions_are_named, lora_survives_lost_memory, every_failing_allocation_is_an_error)

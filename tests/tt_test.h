@@ -216,6 +216,38 @@ static inline int tt_test_ok(tt_context *ctx, tt_status status, const char *file
         TT_CHECK_INT((memory).live_blocks, 0);  \
         TT_CHECK_INT((memory).wrong_sizes, 0);  \
     } while (0)
+
+/* With TT_TEST_CUDA every context of the test is on the GPU (make cuda builds build/cuda/test_x so). */
+#ifdef TT_TEST_CUDA
+static inline tt_context *tt_test_create(const tt_desc *desc) {
+    tt_desc d;
+    memset(&d, 0, sizeof d);
+    if (desc) d = *desc;
+    if (!d.backend) d.backend = tt_cuda_backend(0);
+    return tt_create(&d);
+}
+/* 0 and a visible line if there is none to test. */
+static inline int tt_test_device(void) {
+    tt_context *ctx = tt_test_create(NULL);
+    int none = !ctx || tt_error_status(ctx) == TT_ERR_DEVICE;
+    if (none) printf("skipped: no device (%s)\n0 passed, 0 failed\n", tt_error(ctx));
+    tt_destroy(ctx);
+    return !none;
+}
+#define tt_create tt_test_create
+/* A copy of a tensor on the host, for reading; kept for the next 63 calls. */
+static inline float *tt_test_floats(const tt_tensor *t) {
+    static float *copies[64];
+    static unsigned next;
+    float **copy = &copies[next++ % 64];
+    free(*copy);
+    *copy = (float *)malloc(t->size * sizeof(float));
+    if (*copy && tt_tensor_get(t, *copy) != TT_OK) printf("  tensor not read: %s\n", tt_error(t->ctx));
+    return *copy;
+}
+#undef TT_F
+#define TT_F(tensor) tt_test_floats(tensor)
+#endif
 #endif
 
 /* ---- running ---- */
@@ -248,9 +280,13 @@ static inline int tt_test_run(const char *names, const tt_test_fn *tests, int n,
     return failed ? 1 : 0;
 }
 
+#ifndef TT_TEST_CUDA
+static inline int tt_test_device(void) { return 1; }
+#endif
 #define TT_MAIN(...)                                                                           \
     int main(int argc, char **argv) {                                                          \
         static const tt_test_fn tests[] = {__VA_ARGS__};                                       \
+        if (!tt_test_device()) return 0;                                                       \
         return tt_test_run(#__VA_ARGS__, tests, (int)(sizeof tests / sizeof tests[0]),         \
                            argc > 1 ? argv[1] : NULL);                                         \
     }

@@ -1,0 +1,443 @@
+/* cuda_host.h - runs the kernels of tt_cuda.cu on a CPU, so that their arithmetic, indices and bounds can be tested
+ * where there is neither a GPU nor nvcc. Include it after thinktuning.h and before tt_cuda.cu, with TTI_CUDA_HOST defined.
+ *
+ * The threads of a block are fibers (POSIX ucontext) that run until they meet a barrier; blocks run one after the
+ * other. Shared memory is static (declared) or made for each block and filled with NaN (dynamic). A warp's exchanges
+ * (shuffles, ballots, mma) go through slots between two barriers. mma is computed from the fragments by the layouts of
+ * the PTX manual, so a wrong index map gives wrong numbers. cuBLASLt is a naive column-major product.
+ *
+ * What it reports (host_fault, which fails the test): a barrier that not all threads reach; a copy in the wrong
+ * direction, beyond its block or with overlap; a host pointer passed to a kernel; an mma operand that was not rounded.
+ * With host.fenced set before a context opens, device memory can only be touched while a kernel or a copy runs: code
+ * that reads a device pointer on the host dies. host.order: threads run upwards, downwards or shuffled; a missing
+ * barrier changes results between them. host.limit: bytes of device memory. What it cannot see: warps that run at once,
+ * memory-model effects, launch limits (registers, real sizes), speed. */
+#ifndef CUDA_HOST_H
+#define CUDA_HOST_H
+#include <map>
+#include <math.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <ucontext.h>
+#if defined(__SANITIZE_ADDRESS__)
+#define HOST_ASAN 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define HOST_ASAN 1
+#endif
+#endif
+#ifdef HOST_ASAN
+#include <sanitizer/asan_interface.h>
+#include <sanitizer/common_interface_defs.h>
+#endif
+
+#define __global__
+#define __device__
+#define __forceinline__ inline
+#define __shared__ static
+#define __launch_bounds__(n)
+#define __align__(n) __attribute__((aligned(n)))
+
+struct dim3 {
+    unsigned x, y, z;
+    dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
+};
+struct float2 { float x, y; };
+static dim3 threadIdx, blockIdx, blockDim, gridDim;
+
+/* ---- the machine ---- */
+#define HOST_THREADS 1024
+#define HOST_STACK ((size_t)1 << 17)
+#define HOST_REGION ((size_t)1 << 28)
+struct host_barrier { unsigned arrived, generation; };
+struct host_fiber { ucontext_t context; jmp_buf jump; char *stack; void *fake_stack; int done; const host_barrier *waits; unsigned generation, exchanges; };
+struct host_machine {
+    int order, fenced, n_devices, capability;
+    size_t limit, used, shared_limit;
+    long allocations, fail_at, faults, products;      /* products: of cuBLASLt */
+    int error;                                 /* cudaGetLastError */
+    std::map<char *, size_t> blocks;           /* device memory    */
+    char *region;
+    size_t region_used;
+    host_fiber fibers[HOST_THREADS];
+    jmp_buf scheduler;
+    void *scheduler_stack;                     /* its bounds, for the address sanitizer */
+    const void *scheduler_bottom;
+    size_t scheduler_size;
+    unsigned now, n_threads;
+    host_barrier block, warps[HOST_THREADS / 32];
+    uint32_t slots[HOST_THREADS][2][32];
+    unsigned char *shared;
+    void (*body)(void *call);
+    void *call;
+};
+static host_machine host;
+
+static void host_fault(const char *what) {
+    if (host.faults++ < 10) { printf("  cuda_host: %s\n", what); }
+}
+static void host_switch_begin(void **fake_stack, const void *bottom, size_t size) {
+#ifdef HOST_ASAN
+    __sanitizer_start_switch_fiber(fake_stack, bottom, size);
+#else
+    (void)fake_stack; (void)bottom; (void)size;
+#endif
+}
+static void host_switch_end(void *fake_stack, const void **bottom, size_t *size) {
+#ifdef HOST_ASAN
+    __sanitizer_finish_switch_fiber(fake_stack, bottom, size);
+#else
+    (void)fake_stack; (void)bottom; (void)size;
+#endif
+}
+/* A fiber is made once, by makecontext; from then on setjmp and longjmp switch, without a system call. */
+static void host_yield(host_fiber *me) {
+    host_switch_begin(&me->fake_stack, host.scheduler_bottom, host.scheduler_size);
+    if (_setjmp(me->jump) == 0) { _longjmp(host.scheduler, 1); }
+    host_switch_end(me->fake_stack, &host.scheduler_bottom, &host.scheduler_size);
+}
+static void host_fiber_main(void) {
+    host_switch_end(NULL, &host.scheduler_bottom, &host.scheduler_size);
+    for (;;) {      /* once for each block */
+        host.body(host.call);
+        host.fibers[host.now].done = 1;
+        host_yield(&host.fibers[host.now]);
+    }
+}
+static void host_wait(host_barrier *barrier, unsigned size) {
+    host_fiber *me = &host.fibers[host.now];
+    if (++barrier->arrived == size) { barrier->arrived = 0; barrier->generation++; return; }
+    me->waits = barrier;
+    me->generation = barrier->generation;
+    host_yield(me);
+}
+static void host_first_resume(host_fiber *f) {
+    f->stack = (char *)malloc(HOST_STACK);
+    getcontext(&f->context);
+    f->context.uc_stack.ss_sp = f->stack;
+    f->context.uc_stack.ss_size = HOST_STACK;
+    f->context.uc_link = NULL;
+    makecontext(&f->context, host_fiber_main, 0);
+    host_switch_begin(&host.scheduler_stack, f->stack, HOST_STACK);
+    setcontext(&f->context);
+}
+static void host_resume(unsigned i) {
+    host_fiber *f = &host.fibers[i];
+    host.now = i;
+    threadIdx = dim3(i % blockDim.x, i / blockDim.x % blockDim.y, i / blockDim.x / blockDim.y);
+    if (_setjmp(host.scheduler) == 0) {
+        if (!f->stack) { host_first_resume(f); }
+        host_switch_begin(&host.scheduler_stack, f->stack, HOST_STACK);
+        _longjmp(f->jump, 1);
+    }
+    host_switch_end(host.scheduler_stack, NULL, NULL);
+}
+static void host_run_block(void) {
+    unsigned n = host.n_threads, i, k, left = n, progress;
+    memset(&host.block, 0, sizeof host.block);
+    memset(host.warps, 0, sizeof host.warps);
+    for (i = 0; i < n; i++) { host.fibers[i].done = 0; host.fibers[i].waits = NULL; host.fibers[i].exchanges = 0; }
+    while (left > 0) {
+        for (progress = 0, k = 0; k < n; k++) {
+            i = host.order == 0 ? k : host.order == 1 ? n - 1 - k : (unsigned)(((uint64_t)k * 331 + 17) % n);      /* 331 is prime to every n here */
+            host_fiber *f = &host.fibers[i];
+            if (f->done || (f->waits && f->waits->generation == f->generation)) { continue; }
+            progress = 1;
+            host_resume(i);
+            if (f->done) { left--; }
+        }
+        if (!progress) {
+            printf("  cuda_host: threads wait at a barrier that others do not reach\n");
+            exit(1);      /* the fibers are beyond repair */
+        }
+    }
+}
+static void host_fence(int open) {
+    if (host.region) { mprotect(host.region, HOST_REGION, open ? PROT_READ | PROT_WRITE : PROT_NONE); }
+}
+static void host_run(void (*body)(void *), void *call, dim3 grid, dim3 threads, size_t shared) {
+    unsigned n = threads.x * threads.y * threads.z;
+    if (n == 0 || n > HOST_THREADS || n % 32 || grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.y > 65535 || grid.z > 65535 || shared > host.shared_limit) {
+        host.error = 9;      /* cudaErrorInvalidConfiguration */
+        return;
+    }
+    host_fence(1);
+    host.body = body;
+    host.call = call;
+    host.n_threads = n;
+    gridDim = grid;
+    blockDim = threads;
+    for (unsigned z = 0; z < grid.z; z++) {
+        for (unsigned y = 0; y < grid.y; y++) {
+            for (unsigned x = 0; x < grid.x; x++) {
+                blockIdx = dim3(x, y, z);
+                if (shared) { host.shared = (unsigned char *)malloc(shared); memset(host.shared, 0xFF, shared); }
+                host_run_block();
+                free(host.shared);
+                host.shared = NULL;
+            }
+        }
+    }
+    host_fence(0);
+}
+
+/* ---- what kernels call ---- */
+#define TTI_UNROLL
+#define TTI_DYNAMIC_SHARED(name) unsigned char *name = host.shared
+static void __syncthreads(void) { host_wait(&host.block, host.n_threads); }
+/* A warp's exchange: every lane leaves `words` words, then all may read those of all. Two sets of slots take turns, so one
+ * barrier is enough: a lane can be at most one exchange ahead. */
+static uint32_t (*host_exchange(const void *value, size_t bytes, unsigned *set))[2][32] {
+    host_fiber *me = &host.fibers[host.now];
+    unsigned warp = host.now / 32;
+    *set = me->exchanges++ % 2;
+    memcpy(host.slots[host.now][*set], value, bytes);
+    host_wait(&host.warps[warp], 32);
+    return &host.slots[warp * 32];
+}
+template <class T> static T __shfl_xor_sync(unsigned, T value, int step) {
+    unsigned set;
+    uint32_t (*lanes)[2][32] = host_exchange(&value, sizeof value, &set);
+    memcpy(&value, lanes[(host.now % 32) ^ (unsigned)step][set], sizeof value);
+    return value;
+}
+static unsigned __ballot_sync(unsigned, int predicate) {
+    unsigned set, bits = 0, i;
+    uint32_t (*lanes)[2][32] = host_exchange(&predicate, sizeof predicate, &set);
+    for (i = 0; i < 32; i++) { bits |= (unsigned)(lanes[i][set][0] != 0) << i; }
+    return bits;
+}
+static int __ffs(int x) { return __builtin_ffs(x); }
+static uint32_t __float_as_uint(float x) { uint32_t bits; memcpy(&bits, &x, sizeof bits); return bits; }
+static float __uint_as_float(uint32_t bits) { float x; memcpy(&x, &bits, sizeof x); return x; }
+template <class T, class U> static T min(T a, U b) { return a < (T)b ? a : (T)b; }
+
+static uint32_t tti_gpu_tf32(float x) {      /* to the nearest, ties away from zero */
+    uint32_t bits = __float_as_uint(x);
+    return (bits & 0x7F800000u) == 0x7F800000u ? bits : (bits + 0x1000u) & ~0x1FFFu;
+}
+static uint16_t tti_gpu_bf16(float x) {
+    uint32_t bits = __float_as_uint(x);
+    return (uint16_t)((bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16);
+}
+/* D = A B + C from the fragments of 32 lanes. Of mma.m16n8k8 (TF32) lane 4g + t holds A[g + 8 (r % 2)][t + 4 (r / 2)] in
+ * register r and B[t + 4r][g]; of m16n8k16 (BF16) pairs A[g + 8 (r % 2)][2t + 8 (r / 2) ..] and B[2t + 8r ..][g]. */
+template <int MATH, int MI, int NI> static void tti_gpu_mma(float c[MI][NI][4], const uint32_t a[MI][4], const uint32_t b[NI][2]) {
+    struct { uint32_t a[MI][4], b[NI][2]; } mine;
+    const unsigned g = host.now % 32 / 4, t = host.now % 4, bf16 = MATH == TT_CUDA_BF16;
+    unsigned set;
+    memcpy(mine.a, a, sizeof mine.a);
+    memcpy(mine.b, b, sizeof mine.b);
+    for (size_t i = 0; !bf16 && i < sizeof mine / 4; i++) { if (((uint32_t *)&mine)[i] & 0x1FFFu) { host_fault("an operand of mma is not TF32"); break; } }
+    uint32_t (*lanes)[2][32] = host_exchange(&mine, sizeof mine, &set);
+    for (int i = 0; i < MI; i++) {
+        for (int j = 0; j < NI; j++) {
+            for (unsigned r = 0; r < 4; r++) {
+                unsigned row = g + r / 2 * 8, column = 2 * t + r % 2;
+                double sum = (double)c[i][j][r];
+                for (unsigned k = 0; k < (bf16 ? 16u : 8u); k++) {
+                    unsigned part = bf16 ? k % 8 / 2 : k % 4, reg = bf16 ? k / 8 : k / 4, shift = k % 2 * 16;
+                    uint32_t x = lanes[row % 8 * 4 + part][set][(unsigned)i * 4 + row / 8 + 2 * reg], y = lanes[column * 4 + part][set][(unsigned)MI * 4 + (unsigned)j * 2 + reg];
+                    if (bf16) { x = (x >> shift & 0xFFFFu) << 16; y = (y >> shift & 0xFFFFu) << 16; }
+                    sum += (double)__uint_as_float(x) * (double)__uint_as_float(y);
+                }
+                c[i][j][r] = (float)sum;
+            }
+        }
+    }
+}
+
+/* ---- device memory ---- */
+static int host_on_device(const void *p, size_t bytes) {
+    std::map<char *, size_t>::iterator i = host.blocks.upper_bound((char *)(uintptr_t)p);
+    if (i == host.blocks.begin()) { return 0; }
+    --i;
+    return (const char *)p + bytes <= i->first + i->second;
+}
+static void host_check_pointer(const void *p) { if (p && !host_on_device(p, 1)) { host_fault("a kernel is given a host pointer"); } }
+template <class T> static void host_check(T *const &p) { host_check_pointer((const void *)p); }
+template <class T> static void host_check(const T &) {}
+static void host_check(const tt_gemm_args &g) { host_check(g.a); host_check(g.b); host_check(g.bias); host_check(g.c); }
+static void host_check(const tt_attention_args &a) {
+    const void *all[] = {a.offsets, a.query_start, a.key_start, a.q, a.k, a.v, a.out, a.lse, a.dout, a.dq, a.dk, a.dv};
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) { host_check_pointer(all[i]); }
+}
+static void host_check(const tt_adamw_args &a) { host_check(a.p); host_check(a.g); host_check(a.m); host_check(a.v); }
+
+/* The call of a kernel with its arguments, as they are converted for it. */
+template <class... P> struct host_call;
+template <> struct host_call<> {
+    template <class F, class... Done> void run(F kernel, Done... done) { kernel(done...); }
+};
+template <class P, class... Rest> struct host_call<P, Rest...> {
+    P first;
+    host_call<Rest...> rest;
+    template <class F, class... Done> void run(F kernel, Done... done) { rest.run(kernel, done..., first); }
+};
+static inline void host_fill(host_call<> &) {}
+template <class P, class... Rest, class A, class... More> static void host_fill(host_call<P, Rest...> &call, const A &first, const More &...more) {
+    call.first = (P)first;
+    host_check(call.first);
+    host_fill(call.rest, more...);
+}
+template <class... P> struct host_job { void (*kernel)(P...); host_call<P...> call; };
+template <class... P> static void host_body(void *job) {
+    host_job<P...> *j = (host_job<P...> *)job;
+    j->call.run(j->kernel);
+}
+template <class... P, class... A> static void host_launch(void (*kernel)(P...), dim3 grid, dim3 threads, size_t shared, const A &...arguments) {
+    host_job<P...> job;
+    job.kernel = kernel;
+    host_fill(job.call, arguments...);
+    host_run(host_body<P...>, &job, grid, threads, shared);
+}
+#define TTI_LAUNCH(cuda, kernel, grid, threads, shared, ...) ((void)(cuda), host_launch(kernel, grid, threads, shared, __VA_ARGS__))
+
+/* ---- the runtime, as far as tt_cuda.cu calls it ---- */
+typedef int cudaError_t;
+enum { cudaSuccess = 0, cudaErrorMemoryAllocation = 2, cudaErrorInvalidConfiguration = 9, cudaErrorNoDevice = 100, cudaErrorInvalidValue = 1 };
+enum { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice };
+enum { cudaStreamNonBlocking = 1, cudaMemAllocationTypePinned = 1, cudaMemLocationTypeDevice = 1, cudaMemPoolAttrReleaseThreshold = 4, cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
+enum { cudaDevAttrComputeCapabilityMajor = 75, cudaDevAttrMaxSharedMemoryPerBlockOptin = 97, cudaDevAttrMultiProcessorCount = 16 };
+typedef char *cudaStream_t;
+typedef char *cudaMemPool_t;
+struct cudaMemPoolProps { int allocType; struct { int type, id; } location; };
+static const char *cudaGetErrorString(int error) {
+    return error == cudaSuccess ? "no error" : error == cudaErrorNoDevice ? "no CUDA-capable device is detected" : error == cudaErrorMemoryAllocation ? "out of memory" : "invalid argument";
+}
+static int cudaGetLastError(void) { int error = host.error; host.error = 0; return error; }
+static int cudaSetDevice(int) { return cudaSuccess; }
+static int cudaGetDeviceCount(int *n) { *n = host.n_devices; return host.n_devices ? cudaSuccess : cudaErrorNoDevice; }
+static int cudaDeviceGetAttribute(int *value, int what, int) {
+    *value = what == cudaDevAttrComputeCapabilityMajor ? host.capability : what == cudaDevAttrMultiProcessorCount ? 2 : (int)host.shared_limit;
+    return cudaSuccess;
+}
+static int cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned) { *stream = (char *)malloc(1); return cudaSuccess; }
+static int cudaStreamDestroy(cudaStream_t stream) { free(stream); return cudaSuccess; }
+static int cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
+static int cudaMallocHost(void **p, size_t bytes) { *p = malloc(bytes); return cudaSuccess; }
+static int cudaFreeHost(void *p) { free(p); return cudaSuccess; }
+static int cudaMemPoolCreate(cudaMemPool_t *pool, const cudaMemPoolProps *) { *pool = (char *)malloc(1); return cudaSuccess; }
+static int cudaMemPoolDestroy(cudaMemPool_t pool) { free(pool); return cudaSuccess; }
+static int cudaMemPoolSetAttribute(cudaMemPool_t, int, void *) { return cudaSuccess; }
+static int cudaMemPoolTrimTo(cudaMemPool_t, size_t) { return cudaSuccess; }
+static int cudaMemGetInfo(size_t *free_bytes, size_t *all) { *all = host.limit; *free_bytes = host.limit - host.used; return cudaSuccess; }
+static int cudaMallocFromPoolAsync(void **p, size_t bytes, cudaMemPool_t, cudaStream_t) {
+    char *block;
+    host.allocations++;
+    if (bytes > host.limit - host.used || (host.fail_at && host.allocations >= host.fail_at)) { return host.error = cudaErrorMemoryAllocation; }
+    if (host.fenced) {
+        if (!host.region) { host.region = (char *)mmap(NULL, HOST_REGION, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0); }
+        if (bytes > HOST_REGION - host.region_used) { return host.error = cudaErrorMemoryAllocation; }
+        block = host.region + host.region_used;
+        host.region_used += (bytes + 4095) / 4096 * 4096;
+        host_fence(1);
+    } else { block = (char *)malloc(bytes); }
+    memset(block, 0xFF, bytes);
+    host_fence(0);
+    host.blocks[block] = bytes;
+    host.used += bytes;
+    *p = block;
+    return cudaSuccess;
+}
+static int cudaFreeAsync(void *p, cudaStream_t) {
+    std::map<char *, size_t>::iterator i = host.blocks.find((char *)p);
+    if (i == host.blocks.end()) { host_fault("a free of what is no block"); return cudaErrorInvalidValue; }
+    host.used -= i->second;
+    host.blocks.erase(i);
+    if (!host.region) { free(p); }
+    return cudaSuccess;
+}
+static int cudaMemsetAsync(void *to, int value, size_t bytes, cudaStream_t) {
+    if (!host_on_device(to, bytes)) { host_fault("memset outside of device memory"); return cudaErrorInvalidValue; }
+    host_fence(1);
+    memset(to, value, bytes);
+    host_fence(0);
+    return cudaSuccess;
+}
+static int cudaMemcpyAsync(void *to, const void *from, size_t bytes, int kind, cudaStream_t) {
+    int on = host_on_device(to, bytes), off = host_on_device(from, bytes);
+    if (on != (kind != cudaMemcpyDeviceToHost) || off != (kind != cudaMemcpyHostToDevice)) { host_fault("a copy in the wrong direction or beyond its block"); return cudaErrorInvalidValue; }
+    if ((char *)to < (const char *)from + bytes && (const char *)from < (char *)to + bytes) { host_fault("a copy that overlaps"); }
+    host_fence(1);
+    memmove(to, from, bytes);
+    host_fence(0);
+    return cudaSuccess;
+}
+template <class F> static int cudaFuncSetAttribute(F, int, int bytes) { return (size_t)bytes <= host.shared_limit ? cudaSuccess : cudaErrorInvalidValue; }
+
+/* ---- cuBLASLt: columns first, op on a stored matrix of rows x cols, leading dimension = step between columns ---- */
+typedef int cublasStatus_t;
+enum { CUBLAS_STATUS_SUCCESS = 0, CUBLAS_STATUS_NOT_SUPPORTED = 15, CUBLAS_STATUS_INVALID_VALUE = 7 };
+typedef enum { CUBLAS_OP_N, CUBLAS_OP_T } cublasOperation_t;
+typedef enum { CUDA_R_32F, CUDA_R_16BF } cudaDataType_t;
+typedef enum { CUBLAS_COMPUTE_32F, CUBLAS_COMPUTE_32F_FAST_TF32 } cublasComputeType_t;
+typedef enum { CUBLASLT_EPILOGUE_DEFAULT, CUBLASLT_EPILOGUE_BIAS } cublasLtEpilogue_t;
+enum { CUBLASLT_MATMUL_DESC_TRANSA, CUBLASLT_MATMUL_DESC_TRANSB, CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_MATMUL_DESC_BIAS_POINTER };
+enum { CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+       CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES };
+struct host_matmul { cublasComputeType_t compute; cublasOperation_t a, b; cublasLtEpilogue_t epilogue; const float *bias; };
+struct host_layout { cudaDataType_t type; uint64_t rows, columns; int64_t ld; };
+struct host_preference { uint32_t alignment[5]; };
+typedef host_matmul *cublasLtMatmulDesc_t;
+typedef host_layout *cublasLtMatrixLayout_t;
+typedef host_preference *cublasLtMatmulPreference_t;
+typedef struct { uint32_t alignment[5]; } cublasLtMatmulAlgo_t;
+typedef struct { cublasLtMatmulAlgo_t algo; } cublasLtMatmulHeuristicResult_t;
+typedef char *cublasLtHandle_t;
+static int cublasLtCreate(cublasLtHandle_t *h) { *h = (char *)malloc(1); return 0; }
+static int cublasLtDestroy(cublasLtHandle_t h) { free(h); return 0; }
+static int cublasLtMatmulDescCreate(cublasLtMatmulDesc_t *d, cublasComputeType_t compute, cudaDataType_t) { *d = (host_matmul *)calloc(1, sizeof **d); (*d)->compute = compute; return 0; }
+static int cublasLtMatmulDescDestroy(cublasLtMatmulDesc_t d) { free(d); return 0; }
+static int cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t d, int what, const void *value, size_t bytes) {
+    void *to = what == CUBLASLT_MATMUL_DESC_TRANSA ? (void *)&d->a : what == CUBLASLT_MATMUL_DESC_TRANSB ? (void *)&d->b : what == CUBLASLT_MATMUL_DESC_EPILOGUE ? (void *)&d->epilogue : (void *)&d->bias;
+    memcpy(to, value, bytes);
+    return 0;
+}
+static int cublasLtMatrixLayoutCreate(cublasLtMatrixLayout_t *l, cudaDataType_t type, uint64_t rows, uint64_t columns, int64_t ld) {
+    *l = (host_layout *)calloc(1, sizeof **l);
+    (*l)->type = type; (*l)->rows = rows; (*l)->columns = columns; (*l)->ld = ld;
+    return ld >= (int64_t)rows ? 0 : CUBLAS_STATUS_INVALID_VALUE;
+}
+static int cublasLtMatrixLayoutDestroy(cublasLtMatrixLayout_t l) { free(l); return 0; }
+static int cublasLtMatmulPreferenceCreate(cublasLtMatmulPreference_t *p) { *p = (host_preference *)calloc(1, sizeof **p); return 0; }
+static int cublasLtMatmulPreferenceDestroy(cublasLtMatmulPreference_t p) { free(p); return 0; }
+static int cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t p, int what, const void *value, size_t) {
+    if (what > 0) { memcpy(&p->alignment[what], value, sizeof(uint32_t)); }
+    return 0;
+}
+static int cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDesc_t, cublasLtMatrixLayout_t, cublasLtMatrixLayout_t, cublasLtMatrixLayout_t, cublasLtMatrixLayout_t,
+                                          cublasLtMatmulPreference_t p, int, cublasLtMatmulHeuristicResult_t *result, int *found) {
+    memcpy(result->algo.alignment, p->alignment, sizeof p->alignment);
+    *found = 1;
+    return 0;
+}
+static double host_matrix_at(const void *matrix, const host_layout *l, cublasOperation_t op, uint64_t row, uint64_t column) {
+    uint64_t at = op == CUBLAS_OP_N ? row + column * (uint64_t)l->ld : column + row * (uint64_t)l->ld;
+    return l->type == CUDA_R_32F ? (double)((const float *)matrix)[at] : (double)__uint_as_float((uint32_t)((const uint16_t *)matrix)[at] << 16);
+}
+static int cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t d, const float *alpha, const void *a, cublasLtMatrixLayout_t la, const void *b, cublasLtMatrixLayout_t lb,
+                          const float *beta, const void *c, cublasLtMatrixLayout_t lc, void *out, cublasLtMatrixLayout_t, const cublasLtMatmulAlgo_t *algo, void *, size_t, cudaStream_t) {
+    uint64_t m = lc->rows, n = lc->columns, k = d->a == CUBLAS_OP_N ? la->columns : la->rows, i, j, p;
+    if ((uintptr_t)a % algo->alignment[1] || (uintptr_t)b % algo->alignment[2] || (uintptr_t)c % algo->alignment[3]) { host_fault("an operand is aligned less than the plan assumes"); }
+    if ((d->a == CUBLAS_OP_N ? la->rows : la->columns) != m || (d->b == CUBLAS_OP_N ? lb->columns : lb->rows) != n || (d->b == CUBLAS_OP_N ? lb->rows : lb->columns) != k) { return CUBLAS_STATUS_INVALID_VALUE; }
+    host_check_pointer(a); host_check_pointer(b); host_check_pointer(c); host_check_pointer(d->bias);
+    host_fence(1);
+    for (j = 0; j < n; j++) {
+        for (i = 0; i < m; i++) {
+            float *to = (float *)out + i + j * (uint64_t)lc->ld;
+            double sum = 0;
+            for (p = 0; p < k; p++) { sum += host_matrix_at(a, la, d->a, i, p) * host_matrix_at(b, lb, d->b, p, j); }
+            sum = (double)*alpha * sum + (*beta != 0 ? (double)*beta * (double)*to : 0.0);
+            *to = (float)(d->epilogue == CUBLASLT_EPILOGUE_BIAS ? sum + (double)d->bias[i] : sum);
+        }
+    }
+    host_fence(0);
+    host.products++;
+    return CUBLAS_STATUS_SUCCESS;
+}
+#endif

@@ -1,0 +1,675 @@
+/* tt_cuda.cu on a CPU (see cuda_host.h): every kernel against the CPU backend on odd shapes, with threads in three
+ * orders; then whole models, trained and sampled, with device memory out of the host's reach.
+ * With TT_TEST_CUDA the same tests on a GPU, but for those that need the stand-in (build/cuda/test_cuda). */
+#define THINKTUNING_IMPLEMENTATION
+#include "../thinktuning.h"
+#ifdef TT_TEST_CUDA
+static struct { int order, fenced; size_t shared_limit, used; long faults, products; } host;      /* no stand-in: nothing to set, nothing found */
+static void host_reset(void) {}
+#else
+#define TTI_CUDA_HOST
+#define TTI_CUDA_RING ((size_t)1 << 12)       /* small, so that it wraps around */
+#define TTI_CUDA_WORKSPACE ((size_t)1 << 12)
+#define TTI_CUDA_VOCAB_ROWS ((size_t)40)      /* several blocks of rows and of columns */
+#define TTI_CUDA_VOCAB_BLOCK ((size_t)150)
+#include "cuda_host.h"
+#include "../tt_cuda.cu"
+static void host_reset(void) {
+    host.order = host.fenced = 0;
+    host.n_devices = 1;
+    host.capability = 9;
+    host.limit = (size_t)1 << 40;
+    host.shared_limit = 232448;
+    host.fail_at = host.faults = 0;
+    if (host.region) { munmap(host.region, HOST_REGION); }
+    host.region = NULL;
+    host.region_used = 0;
+}
+#endif
+#include "tt_test.h"
+#undef tt_create      /* here both backends are meant */
+#include <vector>
+
+static const char *const math_names[] = {"f32", "tf32", "bf16"}, *const kernel_names[] = {"fast", "own", "naive"};
+
+static tt_context *cuda_context(void) {
+    tt_desc desc = TT_INIT;
+    desc.backend = tt_cuda_backend(0);
+    desc.n_threads = 1;
+    return tt_create(&desc);
+}
+/* A context of each backend. */
+struct two {
+    tt_context *cpu, *gpu;
+    const tt_backend *c, *g;
+    two() : cpu(tt_create(NULL)), gpu(cuda_context()) { c = tt_backend_get(cpu); g = tt_backend_get(gpu); }
+    ~two() {
+        TT_CHECK_INT(tt_error_status(cpu), TT_OK);
+        TT_CHECK_STR(tt_error(gpu), "");
+        tt_destroy(cpu);
+        tt_destroy(gpu);
+        TT_CHECK_INT(host.faults, 0);
+        TT_CHECK_INT(host.used, 0);
+    }
+};
+/* The same values in both memories. */
+struct both {
+    two &t;
+    size_t bytes;
+    void *cpu, *gpu;
+    both(two &t_, const void *values, size_t bytes_) : t(t_), bytes(bytes_), cpu(malloc(bytes_)), gpu(t_.g->alloc(t_.gpu, bytes_)) {
+        if (bytes) { memcpy(cpu, values, bytes); }
+        TT_CHECK_OK(t.gpu, t.g->upload(t.gpu, gpu, values, bytes));
+    }
+    ~both() { free(cpu); t.g->free(t.gpu, gpu, bytes); }
+private:
+    both(const both &);
+};
+static std::vector<float> noise(size_t n, uint64_t seed, float scale) {
+    std::vector<float> x(n);
+    tt_rng rng = TT_INIT;
+    rng.seed = seed;
+    for (size_t i = 0; i < n; i++) { x[i] = scale * (float)tt_rng_normal(&rng); }
+    return x;
+}
+struct floats : both {
+    floats(two &t_, size_t n, uint64_t seed, float scale = 1.0f) : both(t_, noise(n, seed, scale).data(), n * sizeof(float)) {}
+    float *c() const { return (float *)cpu; }
+    float *g() const { return (float *)gpu; }
+    size_t size() const { return bytes / sizeof(float); }
+    std::vector<float> get() const {
+        std::vector<float> x(size());
+        TT_CHECK_OK(t.gpu, t.g->download(t.gpu, x.data(), gpu, bytes));
+        return x;
+    }
+};
+struct ids : both {
+    ids(two &t_, const int32_t *values, size_t n) : both(t_, values, n * sizeof(int32_t)) {}
+    const int32_t *c() const { return (const int32_t *)cpu; }
+    const int32_t *g() const { return (const int32_t *)gpu; }
+};
+/* Largest gap between the two, relative to 1 + the value. */
+static double gap(const floats &x) {
+    std::vector<float> y = x.get();
+    double most = 0;
+    for (size_t i = 0; i < y.size(); i++) {
+        double d = fabs((double)y[i] - (double)x.c()[i]) / (1.0 + fabs((double)x.c()[i]));
+        if (!(d <= most)) { most = d; }
+    }
+    return most;
+}
+#define CHECK_GAP(x, tolerance) TT_CHECK_NEAR(gap(x), 0.0, tolerance)
+#define OK2(t, call_cpu, call_gpu) (TT_CHECK_OK((t).cpu, call_cpu), TT_CHECK_OK((t).gpu, call_gpu))
+
+/* ---- matrix product ---- */
+/* Rounding of the factors, relative to products of about 1: 2^-24, 2^-11, 2^-8; times a few for the sum of k of them. */
+static double product_tolerance(int math, int k) { return (math == TT_CUDA_BF16 ? 1.2e-2 : math == TT_CUDA_TF32 ? 1.5e-3 : 1e-6) * sqrt((double)k + 4.0); }
+static void gemm_one(int kernels, int math, int m, int n, int k, int ta, int tb, int mode) {
+    two t;
+    tt_gemm_args a = TT_INIT, b;
+    a.m = m; a.n = n; a.k = k; a.transpose_a = ta; a.transpose_b = tb;
+    a.lda = (ta ? m : k) + 1;
+    a.ldb = (tb ? k : n) + 2;
+    a.ldc = n + 3;
+    floats x(t, (size_t)((ta ? k : m) * a.lda), 1), y(t, (size_t)((tb ? n : k) * a.ldb), 2), z(t, (size_t)(m * a.ldc), 3), bias(t, (size_t)n, 4);
+    a.accumulate = mode == 1;
+    b = a;
+    a.a = x.c(); a.b = y.c(); a.c = z.c();
+    b.a = x.g(); b.b = y.g(); b.c = z.g();
+    if (mode == 2) { a.bias = bias.c(); b.bias = bias.g(); }
+    TT_CHECK_OK(t.gpu, tt_cuda_set(t.gpu, (tt_cuda_math)math, (tt_cuda_kernels)kernels));
+    host.products = 0;
+    OK2(t, t.c->gemm(t.cpu, &a), t.g->gemm(t.gpu, &b));
+#ifndef TT_TEST_CUDA
+    TT_CHECK_INT(host.products, kernels == TT_CUDA_FAST && k > 0);      /* cuBLASLt took it */
+#endif
+    double tolerance = kernels == TT_CUDA_NAIVE ? 2e-6 : product_tolerance(math, k);
+    if (gap(z) > tolerance) { printf("  %s %s m %d n %d k %d ta %d tb %d mode %d\n", kernel_names[kernels], math_names[math], m, n, k, ta, tb, mode); }
+    CHECK_GAP(z, tolerance);
+}
+TT_TEST(gemm_matches_cpu) {
+    static const int shapes[][3] = {{1, 1, 1}, {3, 5, 2}, {13, 35, 17}, {37, 70, 41}, {4, 9, 0}}, big[][3] = {{150, 133, 70}, {129, 260, 33}};
+    host_reset();
+    for (int kernels = 0; kernels < 3; kernels++) {
+        for (int math = 0; math < (kernels == TT_CUDA_NAIVE ? 1 : 3); math++) {
+            for (size_t s = 0; s < 5; s++) { for (int kind = 0; kind < 12; kind++) { gemm_one(kernels, math, shapes[s][0], shapes[s][1], shapes[s][2], kind & 1, kind >> 1 & 1, kind / 4); } }
+            for (size_t s = 0; s < 2; s++) { for (int kind = 0; kind < 4; kind++) { gemm_one(kernels, math, big[s][0], big[s][1], big[s][2], kind & 1, kind >> 1, (kind + (int)s) % 3); } }
+        }
+    }
+}
+/* Own and naive kernels: a row is the same alone; a product split along k at a multiple of 16 and continued is the same. */
+TT_TEST(gemm_keeps_its_bits) {
+    host_reset();
+    const int m = 70, n = 37, k = 90, cut = 48;
+    for (int kernels = TT_CUDA_OWN; kernels <= TT_CUDA_NAIVE; kernels++) {
+        for (int math = 0; math < 3; math++) {
+            two t;
+            floats x(t, (size_t)(m * k), 1), y(t, (size_t)(n * k), 2), whole(t, (size_t)(m * n), 3), part(t, (size_t)(m * n), 4), split(t, (size_t)(m * n), 5);
+            tt_gemm_args g = TT_INIT;
+            TT_CHECK_OK(t.gpu, tt_cuda_set(t.gpu, (tt_cuda_math)math, (tt_cuda_kernels)kernels));
+            g.m = m; g.n = g.ldc = n; g.k = g.lda = g.ldb = k; g.transpose_b = 1; g.a = x.g(); g.b = y.g(); g.c = whole.g();
+            TT_CHECK_OK(t.gpu, t.g->gemm(t.gpu, &g));
+            for (int i = 0; i < m; i += g.m) {
+                g.m = i % 3 + 1 < m - i ? i % 3 + 1 : m - i;
+                g.a = x.g() + i * k;
+                g.c = part.g() + i * n;
+                TT_CHECK_OK(t.gpu, t.g->gemm(t.gpu, &g));
+            }
+            g.m = m; g.k = cut; g.a = x.g(); g.c = split.g();
+            TT_CHECK_OK(t.gpu, t.g->gemm(t.gpu, &g));
+            g.k = k - cut; g.a += cut; g.b += cut; g.accumulate = 1;
+            TT_CHECK_OK(t.gpu, t.g->gemm(t.gpu, &g));
+            TT_CHECK_BYTES(whole.get().data(), part.get().data(), whole.bytes);
+            TT_CHECK_BYTES(whole.get().data(), split.get().data(), whole.bytes);
+        }
+    }
+}
+
+/* ---- attention ---- */
+static const int32_t offsets[] = {0, 1, 8, 8, 83, 106};
+enum { SEQUENCES = 5, TOKENS = 106, KV = 2 };
+static void attention_one(int kernels, int math, int dim, int heads) {
+    two t;
+    size_t nq = (size_t)(TOKENS * heads * dim), nk = (size_t)(TOKENS * KV * dim);
+    floats q(t, nq, 11, 1.5f), k(t, nk, 12, 1.5f), v(t, nk, 13), out(t, nq, 14), lse(t, (size_t)(TOKENS * heads), 15), dout(t, nq, 16), dq(t, nq, 17), dk(t, nk, 18), dv(t, nk, 19);
+    ids o(t, offsets, SEQUENCES + 1);
+    tt_attention_args a = TT_INIT, b;
+    a.n_sequences = SEQUENCES; a.n_tokens = TOKENS; a.n_heads = heads; a.n_kv_heads = KV; a.head_dim = dim;
+    a.scale = 1.0f / sqrtf((float)dim);
+    a.host_offsets = offsets;
+    b = a;
+    a.offsets = o.c(); a.q = q.c(); a.k = k.c(); a.v = v.c(); a.out = out.c(); a.lse = lse.c(); a.dout = dout.c(); a.dq = dq.c(); a.dk = dk.c(); a.dv = dv.c();
+    b.offsets = o.g(); b.q = q.g(); b.k = k.g(); b.v = v.g(); b.out = out.g(); b.lse = lse.g(); b.dout = dout.g(); b.dq = dq.g(); b.dk = dk.g(); b.dv = dv.g();
+    TT_CHECK_OK(t.gpu, tt_cuda_set(t.gpu, (tt_cuda_math)math, (tt_cuda_kernels)kernels));
+    OK2(t, t.c->attention_forward(t.cpu, &a), t.g->attention_forward(t.gpu, &b));
+    OK2(t, t.c->attention_backward(t.cpu, &a), t.g->attention_backward(t.gpu, &b));
+    double tolerance = kernels == TT_CUDA_NAIVE || math == TT_CUDA_F32 ? 1e-5 : math == TT_CUDA_TF32 ? 1e-2 : 8e-2;
+    if (gap(out) > tolerance || gap(dq) > tolerance || gap(dk) > tolerance || gap(dv) > tolerance) { printf("  %s %s dim %d heads %d\n", kernel_names[kernels], math_names[math], dim, heads); }
+    CHECK_GAP(out, tolerance);
+    CHECK_GAP(lse, tolerance);
+    CHECK_GAP(dq, 3 * tolerance);
+    CHECK_GAP(dk, 3 * tolerance);
+    CHECK_GAP(dv, 3 * tolerance);
+}
+TT_TEST(attention_matches_cpu) {
+    host_reset();
+    attention_one(TT_CUDA_NAIVE, TT_CUDA_F32, 24, 6);
+    attention_one(TT_CUDA_NAIVE, TT_CUDA_F32, 300, 2);
+    for (int math = 0; math < 3; math++) {
+        attention_one(TT_CUDA_OWN, math, 24, 6);
+        attention_one(TT_CUDA_OWN, math, 7, 2);
+    }
+    attention_one(TT_CUDA_OWN, TT_CUDA_F32, 64, 4);
+    attention_one(TT_CUDA_OWN, TT_CUDA_F32, 100, 2);
+    attention_one(TT_CUDA_OWN, TT_CUDA_BF16, 130, 2);
+    host.shared_limit = 100000;      /* too little for these tiles: the naive kernels step in */
+    attention_one(TT_CUDA_OWN, TT_CUDA_F32, 130, 2);
+}
+/* Tokens decoded against the rows of a cache, of which the unused hold NaN; several sequences at once, of lengths around a
+ * chunk. Own kernels give the bits of the packed prefill, the decode kernel the same numbers. */
+static void decode_one(int kernels, int dim, int heads, int step, double tolerance) {
+    const int capacity = 90;
+    two t;
+    size_t q_row = (size_t)(heads * dim), kv_row = (size_t)(KV * dim);
+    floats q(t, TOKENS * q_row, 11, 1.5f), k(t, TOKENS * kv_row, 12, 1.5f), v(t, TOKENS * kv_row, 13), out(t, TOKENS * q_row, 14);
+    floats query(t, 4 * (size_t)step * q_row, 1), decoded(t, 4 * (size_t)step * q_row, 2), keys(t, 4 * (size_t)capacity * kv_row, 3), values(t, 4 * (size_t)capacity * kv_row, 4);
+    ids o(t, offsets, SEQUENCES + 1);
+    tt_attention_args a = TT_INIT, b;
+    TT_CHECK_OK(t.gpu, tt_cuda_set(t.gpu, TT_CUDA_F32, (tt_cuda_kernels)kernels));
+    a.n_sequences = SEQUENCES; a.n_tokens = TOKENS; a.n_heads = heads; a.n_kv_heads = KV; a.head_dim = dim; a.scale = 0.3f;
+    a.host_offsets = offsets;
+    a.offsets = o.g(); a.q = q.g(); a.k = k.g(); a.v = v.g(); a.out = out.g();
+    TT_CHECK_OK(t.gpu, t.g->attention_forward(t.gpu, &a));
+    TT_CHECK_OK(t.gpu, t.g->zero(t.gpu, keys.gpu, keys.bytes));
+    std::vector<float> nans(keys.size(), NAN);
+    TT_CHECK_OK(t.gpu, t.g->upload(t.gpu, keys.gpu, nans.data(), keys.bytes));
+    TT_CHECK_OK(t.gpu, t.g->upload(t.gpu, values.gpu, nans.data(), values.bytes));
+    /* sequences 0, 1, 3, 4 in slots 2, 0, 3, 1, their last `step` tokens (or what there is) as queries */
+    static const int sequence[] = {0, 1, 3, 4}, slot[] = {2, 0, 3, 1};
+    int32_t local[5] = {0}, query_start[4], key_start[4];
+    for (int s = 0; s < 4; s++) {
+        int first = offsets[sequence[s]], length = offsets[sequence[s] + 1] - first, n = length < step ? length : step;
+        TT_CHECK_OK(t.gpu, t.g->copy(t.gpu, keys.g() + (size_t)(slot[s] * capacity) * kv_row, k.g() + (size_t)first * kv_row, (size_t)length * kv_row * sizeof(float)));
+        TT_CHECK_OK(t.gpu, t.g->copy(t.gpu, values.g() + (size_t)(slot[s] * capacity) * kv_row, v.g() + (size_t)first * kv_row, (size_t)length * kv_row * sizeof(float)));
+        TT_CHECK_OK(t.gpu, t.g->copy(t.gpu, query.g() + (size_t)local[s] * q_row, q.g() + (size_t)(first + length - n) * q_row, (size_t)n * q_row * sizeof(float)));
+        local[s + 1] = local[s] + n;
+        query_start[s] = length - n;
+        key_start[s] = slot[s] * capacity;
+    }
+    ids lo(t, local, 5), qs(t, query_start, 4), ks(t, key_start, 4);
+    b = a;
+    b.n_sequences = 4; b.n_tokens = local[4]; b.host_offsets = local; b.offsets = lo.g(); b.query_start = qs.g(); b.key_start = ks.g();
+    b.q = query.g(); b.k = keys.g(); b.v = values.g(); b.out = decoded.g();
+    TT_CHECK_OK(t.gpu, t.g->attention_forward(t.gpu, &b));
+    std::vector<float> all = out.get(), some = decoded.get();
+    for (int s = 0; s < 4; s++) {
+        const float *x = &all[(size_t)(offsets[sequence[s] + 1] - (local[s + 1] - local[s])) * q_row], *y = &some[(size_t)local[s] * q_row];
+        for (size_t i = 0; i < (size_t)(local[s + 1] - local[s]) * q_row; i++) { TT_CHECK_NEAR(x[i], y[i], tolerance); }
+    }
+}
+TT_TEST(decode_equals_prefill) {
+    host_reset();
+    decode_one(TT_CUDA_FAST, 24, 6, 1, 2e-6);
+    decode_one(TT_CUDA_FAST, 65, 2, 1, 2e-6);
+    decode_one(TT_CUDA_FAST, 24, 6, 5, 0.0);
+    decode_one(TT_CUDA_OWN, 24, 6, 1, 0.0);
+    decode_one(TT_CUDA_OWN, 7, 4, 3, 0.0);
+    decode_one(TT_CUDA_NAIVE, 24, 6, 1, 0.0);
+}
+/* A cache longer than all splits together, so that each takes several chunks. */
+TT_TEST(decode_over_a_long_cache) {
+    host_reset();
+    const int n_keys = 1100, dim = 8, heads = 4;
+    two t;
+    floats q(t, (size_t)(heads * dim), 1, 2.0f), k(t, (size_t)(n_keys * KV * dim), 2, 2.0f), v(t, (size_t)(n_keys * KV * dim), 3), out(t, (size_t)(heads * dim), 4), lse(t, heads, 5);
+    int32_t o[] = {0, 1}, start = n_keys - 1, row = 0;
+    ids od(t, o, 2), sd(t, &start, 1), rd(t, &row, 1);
+    tt_attention_args a = TT_INIT, b;
+    a.n_sequences = a.n_tokens = 1; a.n_heads = heads; a.n_kv_heads = KV; a.head_dim = dim; a.scale = 0.5f; a.host_offsets = o;
+    b = a;
+    a.offsets = o; a.query_start = &start; a.key_start = &row; a.q = q.c(); a.k = k.c(); a.v = v.c(); a.out = out.c(); a.lse = lse.c();
+    b.offsets = od.g(); b.query_start = sd.g(); b.key_start = rd.g(); b.q = q.g(); b.k = k.g(); b.v = v.g(); b.out = out.g(); b.lse = lse.g();
+    OK2(t, t.c->attention_forward(t.cpu, &a), t.g->attention_forward(t.gpu, &b));
+    CHECK_GAP(out, 2e-6);
+    CHECK_GAP(lse, 2e-6);
+}
+
+/* ---- log-probs ---- */
+static void logprobs_one(int kernels, int math, int with_entropy, float scale) {
+    const int n = 93, dim = 20, vocab = 421;
+    two t;
+    int32_t targets[93];
+    for (int i = 0; i < n; i++) { targets[i] = (i * 613) % vocab; }
+    targets[0] = 0; targets[1] = vocab - 1; targets[2] = 149; targets[3] = 150;
+    ids y(t, targets, (size_t)n);
+    floats x(t, (size_t)(n * dim), 21), w(t, (size_t)(vocab * dim), 22, scale), logprobs(t, (size_t)n, 23), entropy(t, (size_t)n, 24), lse(t, (size_t)n, 25);
+    floats dlogprobs(t, (size_t)n, 26), dentropy(t, (size_t)n, 27), dx(t, (size_t)(n * dim), 28), dw(t, (size_t)(vocab * dim), 29);
+    tt_logprobs_args a = TT_INIT, b;
+    a.n = n; a.dim = dim; a.vocab = vocab; a.inv_temperature = 1.25f;
+    b = a;
+    a.x = x.c(); a.w = w.c(); a.targets = y.c(); a.logprobs = logprobs.c(); a.lse = lse.c(); a.dlogprobs = dlogprobs.c(); a.dx = dx.c(); a.dw = dw.c();
+    b.x = x.g(); b.w = w.g(); b.targets = y.g(); b.logprobs = logprobs.g(); b.lse = lse.g(); b.dlogprobs = dlogprobs.g(); b.dx = dx.g(); b.dw = dw.g();
+    if (with_entropy) { a.entropy = entropy.c(); b.entropy = entropy.g(); a.dentropy = dentropy.c(); b.dentropy = dentropy.g(); }
+    TT_CHECK_OK(t.gpu, tt_cuda_set(t.gpu, (tt_cuda_math)math, (tt_cuda_kernels)kernels));
+    OK2(t, t.c->logprobs_forward(t.cpu, &a), t.g->logprobs_forward(t.gpu, &b));
+    OK2(t, t.c->logprobs_backward(t.cpu, &a), t.g->logprobs_backward(t.gpu, &b));
+    double tolerance = math == TT_CUDA_F32 ? 5e-6 : 3e-2;
+    CHECK_GAP(logprobs, tolerance);
+    CHECK_GAP(lse, tolerance);
+    if (with_entropy) { CHECK_GAP(entropy, tolerance); }
+    CHECK_GAP(dx, 5 * tolerance);
+    CHECK_GAP(dw, 5 * tolerance);
+}
+TT_TEST(logprobs_match_cpu) {
+    host_reset();
+    logprobs_one(TT_CUDA_FAST, TT_CUDA_F32, 1, 0.8f);
+    logprobs_one(TT_CUDA_FAST, TT_CUDA_BF16, 1, 0.8f);
+    logprobs_one(TT_CUDA_OWN, TT_CUDA_F32, 0, 0.8f);
+    logprobs_one(TT_CUDA_NAIVE, TT_CUDA_F32, 1, 0.8f);
+    logprobs_one(TT_CUDA_NAIVE, TT_CUDA_F32, 1, 400.0f);      /* logits in the thousands: exp would overflow without the maximum */
+}
+
+/* ---- norms and rope ---- */
+static void norm_one(int n, int dim) {
+    two t;
+    size_t size = (size_t)n * (size_t)dim;
+    floats x(t, size, 31), w(t, (size_t)dim, 32), b(t, (size_t)dim, 33), y(t, size, 34), mean(t, (size_t)n, 35), rstd(t, (size_t)n, 36), dy(t, size, 37);
+    floats dx(t, size, 38), dw(t, (size_t)dim, 39), db(t, (size_t)dim, 40);
+    OK2(t, t.c->rmsnorm(t.cpu, y.c(), rstd.c(), x.c(), w.c(), n, dim, 1e-5f), t.g->rmsnorm(t.gpu, y.g(), rstd.g(), x.g(), w.g(), n, dim, 1e-5f));
+    CHECK_GAP(y, 3e-6);
+    OK2(t, t.c->rmsnorm_backward(t.cpu, dx.c(), dw.c(), dy.c(), x.c(), w.c(), rstd.c(), n, dim), t.g->rmsnorm_backward(t.gpu, dx.g(), dw.g(), dy.g(), x.g(), w.g(), rstd.g(), n, dim));
+    OK2(t, t.c->layernorm(t.cpu, y.c(), mean.c(), rstd.c(), x.c(), w.c(), b.c(), n, dim, 1e-5f), t.g->layernorm(t.gpu, y.g(), mean.g(), rstd.g(), x.g(), w.g(), b.g(), n, dim, 1e-5f));
+    CHECK_GAP(y, 3e-6);
+    CHECK_GAP(mean, 1e-6);
+    CHECK_GAP(rstd, 3e-6);
+    OK2(t, t.c->layernorm_backward(t.cpu, dx.c(), NULL, db.c(), dy.c(), x.c(), w.c(), mean.c(), rstd.c(), n, dim), t.g->layernorm_backward(t.gpu, dx.g(), NULL, db.g(), dy.g(), x.g(), w.g(), mean.g(), rstd.g(), n, dim));
+    OK2(t, t.c->layernorm_backward(t.cpu, NULL, dw.c(), NULL, dy.c(), x.c(), w.c(), mean.c(), rstd.c(), n, dim), t.g->layernorm_backward(t.gpu, NULL, dw.g(), NULL, dy.g(), x.g(), w.g(), mean.g(), rstd.g(), n, dim));
+    OK2(t, t.c->bias_backward(t.cpu, db.c(), dy.c(), n, dim), t.g->bias_backward(t.gpu, db.g(), dy.g(), n, dim));
+    CHECK_GAP(dx, 1e-5);
+    CHECK_GAP(dw, 2e-5);
+    CHECK_GAP(db, 2e-5);
+}
+TT_TEST(norms_match_cpu) {
+    host_reset();
+    norm_one(5, 19);
+    norm_one(3, 300);
+    norm_one(531, 33);
+}
+TT_TEST(rope_matches_cpu) {
+    host_reset();
+    two t;
+    static const int32_t at[] = {4, 0, 1, 3, 4};
+    ids p(t, at, 5);
+    floats x(t, 5 * 3 * 26, 41), y(t, 5 * 3 * 26, 42), c(t, 5 * 13, 43), s(t, 5 * 13, 44);
+    for (int inverse = 0; inverse < 2; inverse++) {
+        OK2(t, t.c->rope(t.cpu, y.c(), x.c(), c.c(), s.c(), p.c(), 5, 3, 26, inverse), t.g->rope(t.gpu, y.g(), x.g(), c.g(), s.g(), p.g(), 5, 3, 26, inverse));
+        CHECK_GAP(y, 1e-6);
+    }
+}
+
+/* ---- elementwise ---- */
+TT_TEST(elementwise_matches_cpu) {
+    host_reset();
+    const size_t n = 9001;      /* more than the threads of a grid */
+    for (int op = TT_NEG; op <= TT_GELU_ERF; op++) {
+        two t;
+        floats x(t, n, 51, 2.0f), y(t, n, 52), dy(t, n, 53), dx(t, n, 54);
+        OK2(t, t.c->binary(t.cpu, TT_MUL, y.c(), x.c(), x.c(), n), t.g->binary(t.gpu, TT_MUL, y.g(), x.g(), x.g(), n));
+        floats &in = op == TT_LOG ? y : x;
+        OK2(t, t.c->unary(t.cpu, (tt_unary)op, dx.c(), in.c(), n, 0.5f, 1.5f), t.g->unary(t.gpu, (tt_unary)op, dx.g(), in.g(), n, 0.5f, 1.5f));
+        CHECK_GAP(dx, 2e-6);
+        OK2(t, t.c->unary_backward(t.cpu, (tt_unary)op, dx.c(), dy.c(), in.c(), in.c(), n, 0.5f, 1.5f), t.g->unary_backward(t.gpu, (tt_unary)op, dx.g(), dy.g(), in.g(), in.g(), n, 0.5f, 1.5f));
+        CHECK_GAP(dx, 5e-6);
+    }
+    for (int op = TT_ADD; op <= TT_SWIGLU; op++) {
+        two t;
+        floats a(t, n, 55, 2.0f), b(t, n, 56), y(t, n, 57), dy(t, n, 58), da(t, n, 59), db(t, n, 60);
+        OK2(t, t.c->copy(t.cpu, b.cpu, a.cpu, 40), t.g->copy(t.gpu, b.gpu, a.gpu, 40));      /* ties */
+        OK2(t, t.c->binary(t.cpu, (tt_binary)op, y.c(), a.c(), b.c(), n), t.g->binary(t.gpu, (tt_binary)op, y.g(), a.g(), b.g(), n));
+        CHECK_GAP(y, 2e-6);
+        OK2(t, t.c->binary_backward(t.cpu, (tt_binary)op, da.c(), NULL, dy.c(), a.c(), b.c(), n), t.g->binary_backward(t.gpu, (tt_binary)op, da.g(), NULL, dy.g(), a.g(), b.g(), n));
+        OK2(t, t.c->binary_backward(t.cpu, (tt_binary)op, NULL, db.c(), dy.c(), a.c(), b.c(), n), t.g->binary_backward(t.gpu, (tt_binary)op, NULL, db.g(), dy.g(), a.g(), b.g(), n));
+        CHECK_GAP(da, 5e-6);
+        CHECK_GAP(db, 5e-6);
+    }
+}
+TT_TEST(where_axpy_adamw_match_cpu) {
+    host_reset();
+    const size_t n = 37;
+    two t;
+    floats a(t, n, 61), b(t, n, 62), y(t, n, 63), c(t, n, 64), da(t, n, 65), db(t, n, 66);
+    OK2(t, t.c->unary(t.cpu, TT_CLAMP, c.c(), a.c(), n, 0, 9), t.g->unary(t.gpu, TT_CLAMP, c.g(), a.g(), n, 0, 9));
+    OK2(t, t.c->where(t.cpu, y.c(), c.c(), a.c(), b.c(), n), t.g->where(t.gpu, y.g(), c.g(), a.g(), b.g(), n));
+    OK2(t, t.c->where_backward(t.cpu, da.c(), db.c(), y.c(), c.c(), n), t.g->where_backward(t.gpu, da.g(), db.g(), y.g(), c.g(), n));
+    OK2(t, t.c->where_backward(t.cpu, da.c(), NULL, y.c(), c.c(), n), t.g->where_backward(t.gpu, da.g(), NULL, y.g(), c.g(), n));
+    OK2(t, t.c->axpy(t.cpu, y.c(), a.c(), 0.7f, n), t.g->axpy(t.gpu, y.g(), a.g(), 0.7f, n));
+    CHECK_GAP(y, 2e-7);
+    CHECK_GAP(da, 2e-7);
+    CHECK_GAP(db, 2e-7);
+    floats p(t, n, 71), g(t, n, 72), m(t, n, 73, 0.1f), v(t, n, 74, 0.1f);
+    tt_adamw_args x = TT_INIT, z;
+    OK2(t, t.c->binary(t.cpu, TT_MUL, v.c(), v.c(), v.c(), n), t.g->binary(t.gpu, TT_MUL, v.g(), v.g(), v.g(), n));
+    x.n = n; x.lr = 0.01f; x.beta1 = 0.9f; x.beta2 = 0.99f; x.eps = 1e-8f; x.weight_decay = 0.1f; x.correction1 = 0.19f; x.correction2 = 0.0199f; x.grad_scale = 0.5f;
+    z = x;
+    x.p = p.c(); x.g = g.c(); x.m = m.c(); x.v = v.c();
+    z.p = p.g(); z.g = g.g(); z.m = m.g(); z.v = v.g();
+    OK2(t, t.c->adamw(t.cpu, &x), t.g->adamw(t.gpu, &z));
+    CHECK_GAP(p, 1e-6);
+    CHECK_GAP(m, 1e-6);
+    CHECK_GAP(v, 1e-6);
+}
+
+/* ---- rows, shapes, sums, casts ---- */
+TT_TEST(rows_match_cpu) {
+    host_reset();
+    two t;
+    const int n = 150, dim = 270, table = 9;
+    int32_t rows[150], distinct[] = {5, 0, 8};
+    for (int i = 0; i < n; i++) { rows[i] = i < 3 ? 7 : (i * i) % table; }
+    ids r(t, rows, (size_t)n), d(t, distinct, 3);
+    floats x(t, (size_t)(table * dim), 1), y(t, (size_t)(n * dim), 2), part(t, (size_t)(n * 30), 3);
+    OK2(t, t.c->gather_rows(t.cpu, y.c(), x.c(), r.c(), n, dim), t.g->gather_rows(t.gpu, y.g(), x.g(), r.g(), n, dim));
+    CHECK_GAP(y, 0.0);
+    OK2(t, t.c->columns(t.cpu, part.c(), y.c(), n, dim, 240, 30), t.g->columns(t.gpu, part.g(), y.g(), n, dim, 240, 30));
+    CHECK_GAP(part, 0.0);
+    OK2(t, t.c->columns_backward(t.cpu, y.c(), part.c(), n, dim, 1, 30), t.g->columns_backward(t.gpu, y.g(), part.g(), n, dim, 1, 30));
+    CHECK_GAP(y, 0.0);
+    OK2(t, t.c->scatter_add_rows(t.cpu, x.c(), y.c(), r.c(), n, dim), t.g->scatter_add_rows(t.gpu, x.g(), y.g(), r.g(), n, dim));
+    CHECK_GAP(x, 0.0);      /* in the same order: the same bits */
+    OK2(t, t.c->scatter_rows(t.cpu, x.c(), y.c(), d.c(), 3, dim), t.g->scatter_rows(t.gpu, x.g(), y.g(), d.g(), 3, dim));
+    CHECK_GAP(x, 0.0);
+    OK2(t, t.c->copy(t.cpu, y.c() + 5, y.c(), 4000), t.g->copy(t.gpu, y.g() + 5, y.g(), 4000));      /* overlapping */
+    CHECK_GAP(y, 0.0);
+}
+TT_TEST(shapes_match_cpu) {
+    static const int small_shapes[][4] = {{1, 2, 1, 3}, {1, 1, 1, 1}, {2, 1, 1, 1}, {2, 2, 70, 3}, {1, 1, 70, 1}, {2, 2, 1, 1}}, big[4] = {2, 2, 70, 3};
+    host_reset();
+    for (size_t s = 0; s < 6; s++) {
+        for (int accumulate = 0; accumulate < 2; accumulate++) {
+            two t;
+            const int *small = small_shapes[s];
+            floats x(t, 840, 1), y(t, (size_t)(small[0] * small[1] * small[2] * small[3]), 2);
+            OK2(t, t.c->reduce(t.cpu, y.c(), x.c(), small, big, accumulate), t.g->reduce(t.gpu, y.g(), x.g(), small, big, accumulate));
+            CHECK_GAP(y, 1e-6);
+            OK2(t, t.c->broadcast(t.cpu, x.c(), y.c(), small, big, accumulate), t.g->broadcast(t.gpu, x.g(), y.g(), small, big, accumulate));
+            CHECK_GAP(x, 1e-6);
+        }
+    }
+}
+TT_TEST(sums_and_casts_match_cpu) {
+    host_reset();
+    two t;
+    const size_t n = (2u << 15) + 77;      /* three chunks */
+    floats x(t, n, 1);
+    double cpu = 0, gpu = 0;
+    void *out = t.g->alloc(t.gpu, 2 * sizeof(double));
+    OK2(t, t.c->sum_squares(t.cpu, x.c(), n, &cpu), t.g->sum_squares(t.gpu, x.g(), n, (double *)out + 1));
+    TT_CHECK_OK(t.gpu, t.g->download(t.gpu, &gpu, (double *)out + 1, sizeof gpu));
+    TT_CHECK_NEAR(gpu, cpu, 1e-12 * cpu);
+    t.g->free(t.gpu, out, 2 * sizeof(double));
+    std::vector<uint16_t> all(65536);
+    for (size_t i = 0; i < all.size(); i++) { all[i] = (uint16_t)i; }
+    both half(t, all.data(), 65536 * 2);
+    floats wide(t, 65536, 2);
+    for (int type = TT_BF16; type <= TT_F16; type++) {
+        std::vector<uint16_t> back(65536);
+        OK2(t, t.c->cast(t.cpu, wide.cpu, TT_F32, half.cpu, (tt_dtype)type, 65536), t.g->cast(t.gpu, wide.gpu, TT_F32, half.gpu, (tt_dtype)type, 65536));
+        TT_CHECK_BYTES(wide.get().data(), wide.cpu, wide.bytes);
+        OK2(t, t.c->cast(t.cpu, half.cpu, (tt_dtype)type, wide.cpu, TT_F32, 65536), t.g->cast(t.gpu, half.gpu, (tt_dtype)type, wide.gpu, TT_F32, 65536));
+        TT_CHECK_OK(t.gpu, t.g->download(t.gpu, back.data(), half.gpu, half.bytes));
+        TT_CHECK_BYTES(back.data(), half.cpu, half.bytes);
+        OK2(t, t.c->cast(t.cpu, half.cpu, (tt_dtype)type, x.cpu, TT_F32, 65536), t.g->cast(t.gpu, half.gpu, (tt_dtype)type, x.gpu, TT_F32, 65536));
+        TT_CHECK_OK(t.gpu, t.g->download(t.gpu, back.data(), half.gpu, half.bytes));
+        TT_CHECK_BYTES(back.data(), half.cpu, half.bytes);
+    }
+    TT_CHECK_INT(t.g->cast(t.gpu, wide.gpu, TT_F32, half.gpu, TT_I32, 1), TT_ERR_ARG);
+    tt_error_clear(t.gpu);
+}
+
+/* ---- models ---- */
+static tt_model_config config_of(int gpt2) {
+    tt_model_config c = TT_INIT;
+    c.vocab_size = 160; c.hidden_size = 48; c.num_hidden_layers = 2; c.num_attention_heads = 4; c.max_position_embeddings = 64; c.intermediate_size = 40;
+    c.gpt2 = c.tie_word_embeddings = gpt2;
+    if (!gpt2) { c.num_key_value_heads = 2; c.qk_norm = c.attention_bias = c.attention_out_bias = c.mlp_bias = c.recompute = 1; }
+    return c;
+}
+struct run { std::vector<double> losses; std::vector<float> weights; std::vector<int32_t> tokens; tt_memory memory; };
+/* A few steps of training, then greedy and drawn samples. */
+static run run_model(tt_context *ctx, int gpt2, int steps) {
+    run r;
+    tt_model_config config = config_of(gpt2);
+    tt_model *model = tt_model_create(ctx, &config, 1);
+    tt_adamw_desc adamw = TT_INIT;
+    tt_optimizer *optimizer;
+    int32_t tokens[61], ends[] = {0, 1, 8, 48, 61};
+    for (int i = 0; i < 61; i++) { tokens[i] = i * i % 23; }
+    adamw.max_grad_norm = 1.0f;
+    adamw.weight_decay = 0.01f;
+    optimizer = tt_adamw_create(model, &adamw);
+    for (int step = 0; step < steps; step++) {
+        tt_batch_desc text = TT_INIT;
+        tt_tensor *entropy, *loss;
+        text.n_sequences = 4; text.tokens = tokens; text.offsets = ends;
+        loss = tt_neg(ctx, tt_mean(ctx, tt_model_logprobs(model, tt_batch_create(ctx, &text), 0.9f, &entropy)));
+        loss = tt_sub(ctx, loss, tt_scale(ctx, tt_mean(ctx, entropy), 0.01f));
+        TT_CHECK_OK(ctx, tt_backward(ctx, loss));
+        r.losses.push_back(tt_item(loss));
+        TT_CHECK_OK(ctx, tt_optimizer_step(optimizer, 1e-2f, NULL));
+        tt_step_reset(ctx);
+    }
+    for (int i = 0; i < tt_model_n_params(model); i++) {
+        tt_tensor *p = tt_model_param(model, i);
+        size_t at = r.weights.size();
+        r.weights.resize(at + p->size);
+        TT_CHECK_OK(ctx, tt_tensor_get(p, &r.weights[at]));
+    }
+    for (int greedy = 0; greedy < 2; greedy++) {
+        tt_request requests[2] = {TT_INIT, TT_INIT};
+        tt_sampling s = TT_INIT;
+        tt_completions out;
+        requests[0].prompt = tokens; requests[0].prompt_length = 6; requests[0].n = 2;
+        requests[1].prompt = tokens + 9; requests[1].prompt_length = 1;
+        s.greedy = greedy; s.max_new_tokens = 8; s.max_batch = 2; s.seed = 3;
+        TT_CHECK_OK(ctx, tt_generate(model, requests, 2, &s, &out));
+        for (int i = 0; i < out.n; i++) { r.tokens.insert(r.tokens.end(), out.items[i].tokens, out.items[i].tokens + out.items[i].length); }
+        tt_completions_free(&out);
+    }
+    tt_optimizer_destroy(optimizer);
+    tt_model_destroy(model);
+    return r;
+}
+/* On both backends, with device memory fenced: nothing but kernels and copies may touch it. */
+static void models_agree(int gpt2, int kernels, double tolerance) {
+    tt_context *cpu = tt_create(NULL), *gpu;
+    run a, b;
+    host_reset();
+    host.fenced = 1;
+    gpu = cuda_context();
+    TT_CHECK_OK(gpu, tt_cuda_set(gpu, TT_CUDA_F32, (tt_cuda_kernels)kernels));
+    a = run_model(cpu, gpt2, 3);
+    b = run_model(gpu, gpt2, 3);
+    for (size_t i = 0; i < a.losses.size(); i++) { TT_CHECK_NEAR(b.losses[i], a.losses[i], tolerance); }
+    double most = 0;
+    for (size_t i = 0; i < a.weights.size(); i++) { most = fmax(most, fabs((double)a.weights[i] - (double)b.weights[i])); }
+    TT_CHECK_NEAR(most, 0.0, 1e-3);      /* Adam divides by a gradient's own size: tiny ones move as far as their noise */
+    TT_CHECK_INT(a.tokens.size(), b.tokens.size());
+    TT_CHECK_BYTES(a.tokens.data(), b.tokens.data(), a.tokens.size() * sizeof(int32_t));
+    tt_destroy(cpu);
+    tt_destroy(gpu);
+    TT_CHECK_INT(host.faults, 0);
+    TT_CHECK_INT(host.used, 0);
+}
+TT_TEST(llama_trains_and_samples_like_the_cpu) { models_agree(0, TT_CUDA_FAST, 2e-5); }
+TT_TEST(gpt2_trains_and_samples_like_the_cpu) { models_agree(1, TT_CUDA_FAST, 2e-5); }
+TT_TEST(own_kernels_train_like_the_cpu) { models_agree(0, TT_CUDA_OWN, 2e-5); }
+
+/* Threads upwards, downwards and shuffled: a barrier that is missing would show. */
+TT_TEST(order_of_threads_changes_nothing) {
+    std::vector<run> runs;
+    for (int kernels = TT_CUDA_FAST; kernels <= TT_CUDA_OWN; kernels++) {
+        runs.clear();
+        for (int order = 0; order < 3; order++) {
+            host_reset();
+            host.order = order;
+            tt_context *ctx = cuda_context();
+            TT_CHECK_OK(ctx, tt_cuda_set(ctx, TT_CUDA_BF16, (tt_cuda_kernels)kernels));
+            runs.push_back(run_model(ctx, 0, 1));
+            tt_destroy(ctx);
+        }
+        for (int order = 1; order < 3; order++) {
+            TT_CHECK_BYTES(runs[0].weights.data(), runs[(size_t)order].weights.data(), runs[0].weights.size() * sizeof(float));
+            TT_CHECK_BYTES(runs[0].losses.data(), runs[(size_t)order].losses.data(), runs[0].losses.size() * sizeof(double));
+            TT_CHECK(runs[0].tokens == runs[(size_t)order].tokens);
+        }
+    }
+}
+
+/* ---- errors ---- */
+#ifndef TT_TEST_CUDA
+TT_TEST(no_device_is_an_error) {
+    tt_desc desc = TT_INIT;
+    tt_context *ctx;
+    host_reset();
+    host.n_devices = 0;
+    ctx = cuda_context();
+    TT_CHECK_INT(tt_error_status(ctx), TT_ERR_DEVICE);
+    TT_CHECK_CONTAINS(tt_error(ctx), "no device");
+    TT_CHECK(tt_scalar(ctx, 1) == NULL);
+    tt_destroy(ctx);
+    host.n_devices = 1;
+    desc.backend = tt_cuda_backend(3);
+    ctx = tt_create(&desc);
+    TT_CHECK_CONTAINS(tt_error(ctx), "device is 3, expected 0..0");
+    tt_destroy(ctx);
+    desc.backend = tt_cuda_backend(99);
+    ctx = tt_create(&desc);
+    TT_CHECK_INT(tt_error_status(ctx), TT_ERR_DEVICE);
+    tt_destroy(ctx);
+    host.capability = 7;
+    ctx = cuda_context();
+    TT_CHECK_CONTAINS(tt_error(ctx), "8.0 or newer");
+    tt_destroy(ctx);
+    TT_CHECK_INT(host.used, 0);
+}
+TT_TEST(settings_are_checked) {
+    tt_context *ctx, *cpu;
+    host_reset();
+    setenv("TT_CUDA_MATH", "fp8", 1);
+    ctx = cuda_context();
+    TT_CHECK_CONTAINS(tt_error(ctx), "TT_CUDA_MATH is \"fp8\", expected f32, tf32 or bf16");
+    tt_destroy(ctx);
+    setenv("TT_CUDA_MATH", "bf16", 1);
+    ctx = cuda_context();
+    TT_CHECK_STR(tt_error(ctx), "");
+    TT_CHECK_INT(((tti_cuda *)tt_backend_state(ctx))->math, TT_CUDA_BF16);
+    TT_CHECK_INT(tt_cuda_set(ctx, (tt_cuda_math)7, TT_CUDA_FAST), TT_ERR_ARG);
+    tt_destroy(ctx);
+    unsetenv("TT_CUDA_MATH");
+    cpu = tt_create(NULL);
+    TT_CHECK_INT(tt_cuda_set(cpu, TT_CUDA_F32, TT_CUDA_FAST), TT_ERR_ARG);
+    TT_CHECK_CONTAINS(tt_error(cpu), "backend is cpu");
+    TT_CHECK_INT(tt_cuda_memory_get(cpu).peak_bytes, 0);
+    tt_destroy(cpu);
+}
+/* Device memory runs out at each allocation in turn: an error with sizes, no leak, and the context works again. */
+TT_TEST(survives_lost_device_memory) {
+    tt_model_config config = config_of(1);
+    host_reset();
+    for (long fail = 1, done = 0; !done; fail += 1 + fail / 6) {
+        tt_context *ctx;
+        tt_model *model;
+        host_reset();
+        ctx = cuda_context();
+        TT_REQUIRE(tt_error_status(ctx) == TT_OK);
+        host.allocations = 0;
+        host.fail_at = fail;
+        model = tt_model_create(ctx, &config, 1);
+        if (model) {
+            int32_t tokens[] = {1, 2, 3, 4, 5}, ends[] = {0, 5};
+            tt_batch_desc text = TT_INIT;
+            tt_optimizer *optimizer = tt_adamw_create(model, NULL);
+            text.n_sequences = 1; text.tokens = tokens; text.offsets = ends;
+            for (int again = 0; optimizer && again < 2; again++) {
+                tt_backward(ctx, tt_neg(ctx, tt_mean(ctx, tt_model_logprobs(model, tt_batch_create(ctx, &text), 1, NULL))));
+                done = tt_optimizer_step(optimizer, 1e-3f, NULL) == TT_OK && !again;
+                if (!done && !again) { TT_CHECK_INT(tt_error_status(ctx), TT_ERR_MEM); TT_CHECK_CONTAINS(tt_error(ctx), "bytes wanted"); }
+                if (again) { TT_CHECK_OK(ctx, tt_error_status(ctx)); }
+                host.fail_at = 0;
+                tt_step_reset(ctx);
+                if (done) { break; }
+            }
+            if (!optimizer) { TT_CHECK_CONTAINS(tt_error(ctx), "out of device memory"); }
+            tt_optimizer_destroy(optimizer);
+        } else { TT_CHECK_CONTAINS(tt_error(ctx), "out of device memory"); }
+        tt_model_destroy(model);
+        TT_CHECK(tt_cuda_memory_get(ctx).peak_bytes > 0 || fail == 1);
+        tt_destroy(ctx);
+        TT_CHECK_INT(host.used, 0);
+        TT_CHECK_INT(host.faults, 0);
+    }
+}
+
+#else
+/* More than the card has is an error with the sizes, and the context goes on. */
+TT_TEST(too_much_memory_is_an_error) {
+    tt_context *ctx = cuda_context();
+    int shape[2] = {1 << 24, 1 << 24};
+    TT_CHECK(tt_tensor_create(ctx, TT_F32, 2, shape, NULL) == NULL);
+    TT_CHECK_INT(tt_error_status(ctx), TT_ERR_MEM);
+    TT_CHECK_CONTAINS(tt_error(ctx), "out of device memory");
+    TT_CHECK_NEAR(tt_item(tt_scalar(ctx, 3)), 3, 0);
+    tt_destroy(ctx);
+}
+#endif
+
+#define COMMON_TESTS(...)                                                                                                                   \
+    TT_MAIN(gemm_matches_cpu, gemm_keeps_its_bits, attention_matches_cpu, decode_equals_prefill, decode_over_a_long_cache, logprobs_match_cpu, \
+            norms_match_cpu, rope_matches_cpu, elementwise_matches_cpu, where_axpy_adamw_match_cpu, rows_match_cpu, shapes_match_cpu,           \
+            sums_and_casts_match_cpu, llama_trains_and_samples_like_the_cpu, gpt2_trains_and_samples_like_the_cpu,                              \
+            own_kernels_train_like_the_cpu, order_of_threads_changes_nothing, __VA_ARGS__)
+#ifdef TT_TEST_CUDA
+COMMON_TESTS(too_much_memory_is_an_error)
+#else
+COMMON_TESTS(no_device_is_an_error, settings_are_checked, survives_lost_device_memory)
+#endif
