@@ -1079,7 +1079,7 @@ class Command(Case):
             self.refused('lm_head.weight: 1e+06 is beyond the range of F16', write_hf(self.path(), LLAMA, t), self.path(), '--to', to, '--dtype', 'f16')
         source = write_hf(self.path(), LLAMA, random_model(LLAMA))
         before = sorted(os.listdir(self.dir))
-        import resource
+        resource = package('resource')
         signal_off = lambda: (resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000)), signal.signal(signal.SIGXFSZ, signal.SIG_IGN))
         for to in ('hf', 'gguf', 'llama2c'):
             ran = self.run_tool(source, self.path(), '--to', to, preexec_fn=signal_off)
@@ -1116,11 +1116,12 @@ class Command(Case):
 
     def test_memory(self):
         """Peak memory: the largest tensor and 200 MB at most, whatever the whole model takes."""
+        package('resource')
         size = (1 << 18, 128)
         source, largest = self.big_model(size, 6), 4 * size[0] * size[1]
         total = os.path.getsize(os.path.join(source, 'model.safetensors'))
         self.assertGreater(total, largest + 400e6)
-        measure = 'import resource, sys; sys.argv = sys.argv[1:]; import runpy; runpy.run_path(sys.argv[0], run_name="__main__"); print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)'
+        measure = 'import resource, sys; sys.argv = sys.argv[1:]; import runpy; runpy.run_path(sys.argv[0], run_name="__main__"); print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024))'
         for args in (['--dtype', 'f16'], ['--to', 'gguf', '--dtype', 'bf16'], ['--to', 'llama2c']):
             out = self.path()
             ran = subprocess.run([sys.executable, '-c', measure, TOOL, source, out, *args], capture_output=True, text=True)
@@ -1174,7 +1175,7 @@ class Fuzz(Case):
             return False
 
     def test_prefixes_and_flips(self):
-        import resource
+        resource = package('resource')
         old = resource.getrlimit(resource.RLIMIT_AS)
         resource.setrlimit(resource.RLIMIT_AS, (4 << 30, old[1]))      # a length that is believed becomes a MemoryError
         counts = []
