@@ -6719,6 +6719,7 @@ static tt_status tti_config_resolve(tt_context *ctx, tt_model_config *c) {
     }
     if (c->n_more_eos < 0 || c->n_more_eos > TT_MAX_MORE_EOS || (c->n_more_eos > 0 && c->eos_token_id < 0)) { return tt_fail(ctx, TT_ERR_ARG, "%s: n_more_eos is %d, expected 0..%d, and 0 without eos_token_id", who, c->n_more_eos, TT_MAX_MORE_EOS); }
     if (c->no_rope_interval < 0) { return tt_fail(ctx, TT_ERR_ARG, "%s: no_rope_interval is %d, expected >= 0", who, c->no_rope_interval); }
+    if (c->no_rope_interval > c->num_hidden_layers) { c->no_rope_interval = 0; }     /* no layer is without: one way to say it */
     return TT_OK;
 }
 

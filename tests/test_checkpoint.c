@@ -479,6 +479,8 @@ TT_TEST(config_reads_each_family) {
     TT_CHECK_INT(c.no_rope_interval, 2);
     TT_CHECK_OK(ctx, parse(ctx, "{\"model_type\":\"smollm3\"," SIZES ",\"num_key_value_heads\":2,\"no_rope_layers\":[1,1,1,1]}", &c));
     TT_CHECK_INT(c.no_rope_interval, 0);
+    TT_CHECK_OK(ctx, parse(ctx, "{\"model_type\":\"smollm3\"," SIZES ",\"num_key_value_heads\":2,\"no_rope_layer_interval\":5}", &c));
+    TT_CHECK_INT(c.no_rope_interval, 0);                               /* beyond the last layer */
     TT_CHECK_OK(ctx, parse(ctx, "{\"model_type\":\"gpt2\",\"vocab_size\":96,\"n_embd\":64,\"n_layer\":2,\"n_head\":4,\"n_positions\":32,\"n_inner\":null,\"layer_norm_epsilon\":1e-05,"
         "\"activation_function\":\"gelu_new\",\"bos_token_id\":95,\"eos_token_id\":95}", &c));
     TT_CHECK_INT(c.gpt2 + c.tie_word_embeddings, 2);
