@@ -338,7 +338,7 @@ static void sample_one(int vocab, float scale) {
         tt_sample_args a = TT_INIT;
         tt_sampling s = TT_INIT;
         s.temperature = 0.8f; s.top_p = 1; s.greedy = greedy;
-        z.c()[vocab / 2] = z.c()[vocab - 1] = z.c()[3] = 9.0f * scale;      /* a tie */
+        z.c()[vocab / 2] = z.c()[vocab - 1] = z.c()[3] = z.c()[4] = 9.0f * scale;      /* ties, also of neighbours */
         TT_CHECK_OK(t.gpu, t.g->upload(t.gpu, z.gpu, z.cpu, z.bytes));
         a.n = N; a.vocab = vocab; a.greedy = greedy; a.inv_temperature = 1.25f; a.logits = z.g(); a.u = (const double *)u.gpu; a.tokens = (int32_t *)out.gpu; a.logprobs = logprobs.g();
         TT_CHECK_OK(t.gpu, t.g->sample(t.gpu, &a));
