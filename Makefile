@@ -24,7 +24,7 @@ NVCC_PATH := $(shell command -v $(NVCC) 2> /dev/null)
 CUDA_HOME ?= $(patsubst %/bin/nvcc,%,$(NVCC_PATH))
 CUDA_ARCH ?= -gencode arch=compute_80,code=sm_80 -gencode arch=compute_90a,code=sm_90a -gencode arch=compute_80,code=compute_80
 CUDA_LIBS := -L$(CUDA_HOME)/lib64 -Wl,-rpath,$(CUDA_HOME)/lib64 -lcublasLt -lcudart -lstdc++
-CUDA_PROGRAMS := $(patsubst build/%,build/cuda/%,$(EXAMPLES) $(BENCHES))
+CUDA_PROGRAMS := $(patsubst build/%,build/cuda/%,$(EXAMPLES)) build/cuda/bench_train build/cuda/bench_generate
 CUDA_TESTED   := build/cuda/test_cuda $(patsubst %,build/cuda/test_%,autograd model checkpoint sampler optimizer grpo think trainer)
 ifneq ($(and $(NVCC_PATH),$(wildcard /dev/nvidia0 /dev/dxg)),)
 CUDA_TESTS := $(CUDA_TESTED)
@@ -155,6 +155,13 @@ build/cuda/test_cuda: tests/test_cuda_host.cpp $(HARNESS) build/tt_cuda.o | buil
 
 build/cuda/test_%: tests/test_%.c $(HARNESS) build/tt_cuda.o | build/cuda
 	$(CC) $(STD) $(WARN) $(TEST_CFLAGS) $(CPPFLAGS) -DTT_TEST_CUDA $< build/tt_cuda.o -o $@ $(LDFLAGS) $(CUDA_LIBS) $(LDLIBS)
+
+# TT_BACKEND=cuda puts them on the device.
+build/cuda/bench_%: bench/bench_%.c $(LIBRARY) build/tt_cuda.o | build/cuda
+	$(CC) $(STD) $(WARN) $(CFLAGS) $(CPPFLAGS) -DTT_CUDA $< build/tt_cuda.o -o $@ $(LDFLAGS) $(CUDA_LIBS) $(LDLIBS)
+
+build/cuda/%: examples/%.c $(LIBRARY) $(wildcard examples/*.h) build/tt_cuda.o | build/cuda
+	$(CC) $(STD) $(WARN) $(CFLAGS) $(CPPFLAGS) -DTT_CUDA $< build/tt_cuda.o -o $@ $(LDFLAGS) $(CUDA_LIBS) $(LDLIBS)
 
 $(FUZZERS): build/%: tests/%.c $(LIBRARY) | build
 	clang -std=c99 $(SANITIZE) -fsanitize=fuzzer $< -o $@ $(LDLIBS)

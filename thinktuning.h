@@ -72,6 +72,8 @@
  * TT_HEADER_NAME               how the header includes itself for each kernel set, if you renamed the file;
  *                              default "thinktuning.h"
  * TT_ALLOW_FAST_MATH           accept -ffast-math, and lose the promise about bits
+ * TT_CUDA                      the program links tt_cuda.cu: where desc.backend is NULL, the environment's TT_BACKEND
+ *                              chooses, "cpu" or "cuda"; default "cpu"
  *
  * ---- chapters, here and in the implementation ----
  *  1 base        status, errors, allocation, text, files, JSON, random numbers
@@ -152,7 +154,7 @@ typedef struct tt_desc {
     int n_threads;              /* up to 1024; 0 = OMP_NUM_THREADS if set, else one per processor */
     const char *kernel;         /* CPU kernels: "portable", "avx2", "avx512", "neon"; NULL = the
                                    environment's TT_KERNEL, else the best that this CPU runs      */
-    const tt_backend *backend;  /* NULL = CPU                                                     */
+    const tt_backend *backend;  /* NULL = CPU (but see TT_CUDA above)                             */
     tt_allocator allocator;
     tt_log_fn log;              /* receives every error text once; NULL = none                    */
     void *log_user;
@@ -272,6 +274,17 @@ typedef struct tt_logprobs_args {
     float *dx, *dw;
 } tt_logprobs_args;
 
+/* Per row one token: greedy the most likely, lowest id on a tie; else the first whose cumulated probability under
+ * softmax(inv_temperature * logits) exceeds u. */
+typedef struct tt_sample_args {
+    int n, vocab, greedy;
+    float inv_temperature;
+    const float *logits;                /* [n,vocab]                               */
+    const double *u;                    /* [n] in [0,1)                            */
+    int32_t *tokens;                    /* [n]                                     */
+    float *logprobs;                    /* [n], the values of logprobs_forward     */
+} tt_sample_args;
+
 typedef struct tt_adamw_args {
     size_t n;
     float *p, *g, *m, *v;
@@ -329,9 +342,11 @@ struct tt_backend {
     /* db[dim] += column sums of dy[n,dim] */
     tt_status (*bias_backward)(tt_context *ctx, float *db, const float *dy, int n, int dim);
     tt_status (*axpy)(tt_context *ctx, float *y, const float *x, float alpha, size_t n);          /* y += alpha x */
-    tt_status (*sum_squares)(tt_context *ctx, const float *x, size_t n, double *out);                      /* *out = */
+    tt_status (*sum_squares)(tt_context *ctx, const float *x, size_t n, double *out);   /* *out = sum of x^2 */
     tt_status (*adamw)(tt_context *ctx, const tt_adamw_args *args);
     tt_status (*cast)(tt_context *ctx, void *to, tt_dtype to_type, const void *from, tt_dtype from_type, size_t n);
+    /* NULL = rows of logits are downloaded and chapter 8 draws on the host, as it does with top-k, top-p, min-p and penalty */
+    tt_status (*sample)(tt_context *ctx, const tt_sample_args *args);
 };
 
 TT_API const tt_backend *tt_cpu_backend(void);
@@ -1600,8 +1615,19 @@ static int tti_default_threads(void) {
 }
 
 /* ---- context ---- */
+/* Where desc names no backend: NULL is the CPU. */
+static tt_status tti_default_backend(tt_context *ctx, const tt_backend **backend) {
+    const char *wish = NULL;
+#ifdef TT_CUDA
+    wish = getenv("TT_BACKEND");
+    if (wish && strcmp(wish, "cuda") == 0) { *backend = tt_cuda_backend(0); return TT_OK; }
+#endif
+    *backend = NULL;
+    return !wish || !wish[0] || strcmp(wish, "cpu") == 0 ? TT_OK : tt_fail(ctx, TT_ERR_ARG, "tt_create: TT_BACKEND is \"%s\", expected cpu or cuda", wish);
+}
 TT_API tt_context *tt_create(const tt_desc *desc) {
     static const tt_desc zero = TT_INIT;
+    const tt_backend *backend;
     tt_allocator allocator;
     tt_context *ctx;
     const char *wish;
@@ -1629,8 +1655,10 @@ TT_API tt_context *tt_create(const tt_desc *desc) {
     if (ctx->broken == TT_OK) { ctx->broken = tt_cpu_backend()->open(ctx, tt_cpu_backend(), &ctx->cpu_state); }
     ctx->backend = tt_cpu_backend();
     ctx->backend_state = ctx->cpu_state;
-    if (ctx->broken == TT_OK && desc->backend && desc->backend != ctx->backend) {
-        ctx->backend = desc->backend;
+    backend = desc->backend;
+    if (ctx->broken == TT_OK && !backend) { ctx->broken = tti_default_backend(ctx, &backend); }
+    if (ctx->broken == TT_OK && backend && backend != ctx->backend) {
+        ctx->backend = backend;
         ctx->backend_state = NULL;
         ctx->broken = ctx->backend->open(ctx, ctx->backend, &ctx->backend_state);
     }
@@ -2859,7 +2887,7 @@ TT_API const tt_backend *tt_cpu_backend(void) {
         tti_cpu_gather_rows, tti_cpu_scatter_add_rows, tti_cpu_scatter_rows, tti_cpu_columns, tti_cpu_columns_backward,
         tti_cpu_rmsnorm, tti_cpu_rmsnorm_backward, tti_cpu_layernorm, tti_cpu_layernorm_backward, tti_cpu_rope,
         tti_cpu_unary, tti_cpu_unary_backward, tti_cpu_binary, tti_cpu_binary_backward, tti_cpu_where, tti_cpu_where_backward,
-        tti_cpu_broadcast, tti_cpu_reduce, tti_cpu_bias_backward, tti_cpu_axpy, tti_cpu_sum_squares, tti_cpu_adamw, tti_cpu_cast
+        tti_cpu_broadcast, tti_cpu_reduce, tti_cpu_bias_backward, tti_cpu_axpy, tti_cpu_sum_squares, tti_cpu_adamw, tti_cpu_cast, NULL
     };
     return &backend;
 }
@@ -8798,17 +8826,21 @@ static tt_status tti_engine_finish(tti_engine *e, tti_sequence *q, int stopped) 
     q->item = -1;
     return TT_OK;
 }
+/* The sequence's next random number. */
+static double tti_engine_draw(const tti_engine *e, const tti_sequence *q) {
+    const tt_completion *c = &e->out->items[q->item];
+    uint64_t name[2];
+    name[0] = e->requests[c->request].id;
+    name[1] = (uint64_t)c->sample;
+    return tti_unit(tt_random(e->s->seed, tt_hash(name, sizeof name, 0), (uint64_t)q->length));
+}
 /* The token and log-prob of one row of logits; uses only its own scratch, so rows can run in parallel. */
 static void tti_engine_sample(const tti_engine *e, tti_sequence *q, const float *logits, float *scratch, int32_t *ids) {
     const tt_completion *c = &e->out->items[q->item];
     const tt_request *r = &e->requests[c->request];
     int vocab = e->model->config.vocab_size;
     const float *row = logits;
-    uint64_t name[2];
-    double u;
-    name[0] = r->id;
-    name[1] = (uint64_t)c->sample;
-    u = tti_unit(tt_random(e->s->seed, tt_hash(name, sizeof name, 0), (uint64_t)q->length));
+    double u = tti_engine_draw(e, q);
     if (e->s->repetition_penalty != 1.0f) {
         memcpy(scratch + vocab, logits, (size_t)vocab * sizeof(float));
         tti_penalise(scratch + vocab, logits, q->tokens, q->length, e->s->repetition_penalty);
@@ -8821,7 +8853,7 @@ static void tti_engine_sample(const tti_engine *e, tti_sequence *q, const float 
 /* Draws of TTI_DRAWS sequences are one part of parallel work; each thread has scratch memory of its own. */
 #define TTI_DRAWS 4
 typedef struct tti_draws { tti_engine *e; int n; size_t vocab; const float *rows; float *scratch; int32_t *ids; } tti_draws;
-static void tti_engine_draw(void *user, int part, int worker) {
+static void tti_engine_sample_part(void *user, int part, int worker) {
     const tti_draws *d = (const tti_draws *)user;
     size_t mine = (size_t)worker * d->vocab;
     int i, end = (part + 1) * TTI_DRAWS < d->n ? (part + 1) * TTI_DRAWS : d->n;
@@ -8829,22 +8861,48 @@ static void tti_engine_draw(void *user, int part, int worker) {
         tti_engine_sample(d->e, &d->e->slots[d->e->slot_ids[i]], d->rows + (size_t)i * d->vocab, d->scratch + 2 * mine, d->ids + mine);
     }
 }
-/* One token for every sequence in a slot. */
-static tt_status tti_engine_turn(tti_engine *e) {
+/* All rows on the backend, where it can: n tokens and log-probs come down instead of n x vocab logits. */
+static int tti_engine_samples_there(const tti_engine *e) {
+    const tt_sampling *s = e->s;
+    return e->ctx->backend->sample && s->top_k <= 0 && s->top_p >= 1.0f && s->min_p <= 0 && s->repetition_penalty == 1.0f;
+}
+static tt_status tti_engine_sample_there(tti_engine *e, const tt_tensor *logits, int n) {
     tt_context *ctx = e->ctx;
-    int vocab = e->model->config.vocab_size, n = 0, i, k;
-    tt_tensor *logits;
-    float *rows;
-    tti_draws draw;
-    for (i = 0; i < e->n_slots; i++) {
-        if (e->slots[i].item < 0) { continue; }
-        e->tokens[n] = e->slots[i].tokens[e->slots[i].length - 1];
-        e->slot_ids[n++] = (int32_t)i;
-        e->offsets[n] = (int32_t)n;
+    size_t count = (size_t)n, bytes = count * (sizeof(int32_t) + sizeof(float));
+    double *u = (double *)tti_arena_alloc(ctx, &ctx->host, count * sizeof(double));
+    int32_t *tokens = (int32_t *)tti_arena_alloc(ctx, &ctx->host, bytes);
+    double *there_u = (double *)tti_arena_alloc(ctx, &ctx->device, count * sizeof(double));
+    int32_t *there = (int32_t *)tti_arena_alloc(ctx, &ctx->device, bytes);
+    tt_sample_args a = TT_INIT;
+    tt_status status;
+    int i;
+    if (!u || !tokens || !there_u || !there) { return TT_ERR_MEM; }
+    for (i = 0; i < n; i++) { u[i] = tti_engine_draw(e, &e->slots[e->slot_ids[i]]); }
+    a.n = n;
+    a.vocab = e->model->config.vocab_size;
+    a.greedy = e->s->greedy;
+    a.inv_temperature = 1.0f / e->s->temperature;
+    a.logits = TT_F(logits);
+    a.u = there_u;
+    a.tokens = there;
+    a.logprobs = (float *)(there + n);
+    status = ctx->backend->upload(ctx, there_u, u, count * sizeof(double));
+    if (status == TT_OK) { status = ctx->backend->sample(ctx, &a); }
+    if (status == TT_OK) { status = ctx->backend->download(ctx, tokens, there, bytes); }
+    for (i = 0; status == TT_OK && i < n; i++) {
+        tti_sequence *q = &e->slots[e->slot_ids[i]];
+        q->tokens[q->length] = tokens[i];
+        memcpy(&q->logprobs[q->length - e->requests[e->out->items[q->item].request].prompt_length], tokens + n + i, sizeof(float));
+        q->length++;
     }
-    logits = tt_model_logits(e->model, tti_engine_forward(e, n));
-    if (!logits) { return tt_error_status(ctx); }
-    rows = TT_F(logits);
+    return status;
+}
+/* All rows here, on this machine's threads. */
+static tt_status tti_engine_sample_here(tti_engine *e, const tt_tensor *logits, int n) {
+    tt_context *ctx = e->ctx;
+    int vocab = e->model->config.vocab_size;
+    float *rows = TT_F(logits);
+    tti_draws draw;
     if (ctx->backend != tt_cpu_backend()) {
         rows = (float *)tti_arena_alloc(ctx, &ctx->host, logits->size * sizeof(float));
         if (!rows || tt_tensor_get(logits, rows) != TT_OK) { return tt_error_status(ctx); }
@@ -8856,7 +8914,24 @@ static tt_status tti_engine_turn(tti_engine *e) {
     draw.e = e;
     draw.n = n;
     draw.vocab = (size_t)vocab;
-    if (tti_parallel(ctx, tti_engine_draw, &draw, (n + TTI_DRAWS - 1) / TTI_DRAWS) != TT_OK) { return TT_ERR_MEM; }
+    return tti_parallel(ctx, tti_engine_sample_part, &draw, (n + TTI_DRAWS - 1) / TTI_DRAWS);
+}
+/* One token for every sequence in a slot. */
+static tt_status tti_engine_turn(tti_engine *e) {
+    tt_context *ctx = e->ctx;
+    int n = 0, i, k;
+    tt_tensor *logits;
+    tt_status status;
+    for (i = 0; i < e->n_slots; i++) {
+        if (e->slots[i].item < 0) { continue; }
+        e->tokens[n] = e->slots[i].tokens[e->slots[i].length - 1];
+        e->slot_ids[n++] = (int32_t)i;
+        e->offsets[n] = (int32_t)n;
+    }
+    logits = tt_model_logits(e->model, tti_engine_forward(e, n));
+    if (!logits) { return tt_error_status(ctx); }
+    status = tti_engine_samples_there(e) ? tti_engine_sample_there(e, logits, n) : tti_engine_sample_here(e, logits, n);
+    if (status != TT_OK) { return status; }
     for (i = 0; i < n; i++) {
         tti_sequence *q = &e->slots[e->slot_ids[i]];
         const tt_completion *c = &e->out->items[q->item];
