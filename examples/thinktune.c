@@ -4,6 +4,9 @@
  *     build/thinktune --seeds 3 --arms grpo,thinktune,formula,off
  *     build/thinktune --model DIR --data FILE.jsonl --end-token "<|im_end|>"
  *
+ * As build/thinktune-mpi (make mpi) it shares prompts and gradients among the processes of mpirun; process 0 measures and
+ * writes.
+ *
  * For each seed: pretrain a small base model on the task "signs" (put + or - before each digit so that the
  * sum is the target), measure it, check that it can teach (the gate), then train two students from that base
  * on the same prompts: plain GRPO, and ThinkTuning, where a frozen copy of the base reads some attempts and
@@ -15,6 +18,7 @@
  * depends on the clock goes to timings.jsonl. */
 #define THINKTUNING_IMPLEMENTATION
 #include "../thinktuning.h"
+#include "parallel_mpi.h"
 #include <signal.h>
 #if defined(_WIN32)
 #include <io.h>
@@ -32,7 +36,7 @@ static void on_signal(int number) { (void)number; stop_requested = 1; }
 /* ---- options ---- */
 typedef struct options {
     int seeds, first_seed, steps, pretrain_steps, pretrain_tokens, layers, hidden, heads, inner, context;
-    int prompts, generations, length, iterations, questions, gate_questions, teacher_length, threads, quick, resume, help;
+    int prompts, generations, length, iterations, questions, gate_questions, teacher_length, threads, gradient_parts, quick, resume, help;
     double pretrain_lr, lr, weight_decay, clip, temperature, beta, epsilon_low, epsilon_high, dual_clip, entropy_coef;
     double init_pct, min_pct, off_eps;
     const char *out, *arms, *aas, *mask, *schedule, *model, *data, *prompt, *end_token;
@@ -51,6 +55,7 @@ static const option option_list[] = {
     OPTION("--aas", 's', aas, 0, 0, "shaping of the arm thinktune: released, formula, luffy, off"),
     OPTION("--quick", 'f', quick, 0, 0, "a few steps of everything, to see that it runs; numbers mean nothing"),
     OPTION("--threads", 'i', threads, 0, 1024, "0 = all; results do not depend on it"),
+    OPTION("--gradient-parts", 'i', gradient_parts, 0, 65536, "sum gradients as so many parts: the same bits at 1, 2, 4, ... processes up to it; 0 = fastest"),
     OPTION("--prompts", 'i', prompts, 1, 65536, "prompts per step"),
     OPTION("--num-generations", 'i', generations, 2, 1024, "responses per prompt"),
     OPTION("--max-length", 'i', length, 2, 1e6, "tokens of a response"),
@@ -224,6 +229,7 @@ typedef struct app {
     tt_task task;
     tt_tokenizer *tokenizer;
     tt_model *base;
+    tt_reducer *reducer;          /* of pretraining                          */
     int seed, n_arms, terminal;
     char arms[MAX_ARMS][16];
     double begin, shown;          /* clock of the phase and of its last line */
@@ -322,24 +328,57 @@ static tt_status pack_step(app *a, pack *p, int step) {
     tt_text_free(&text);
     return status;
 }
+/* Documents [begin, end) of the pack: their share of the mean negative log-likelihood of all n_targets. */
+static tt_status pretrain_part(app *a, const pack *p, int begin, int end, int n_targets, double *loss_out) {
+    tt_batch_desc desc = TT_INIT;
+    tt_batch *batch;
+    tt_tensor *loss;
+    tt_ids offsets = new_ids(a);
+    int32_t first = p->offsets.data[begin], next;
+    tt_status status = TT_OK;
+    int i;
+    for (i = begin; i <= end && status == TT_OK; i++) {
+        next = p->offsets.data[i] - first;
+        status = tt_ids_append(&offsets, &next, 1);
+    }
+    desc.n_sequences = end - begin;
+    desc.offsets = offsets.data;
+    desc.tokens = p->tokens.data + first;
+    desc.mask = (const unsigned char *)p->mask.data + first;
+    batch = status == TT_OK ? tt_batch_create(a->ctx, &desc) : NULL;
+    loss = tt_neg(a->ctx, tt_mean(a->ctx, tt_model_logprobs(a->base, batch, 1, NULL)));
+    if (batch && batch->n_targets != n_targets) { loss = tt_scale(a->ctx, loss, (float)batch->n_targets / (float)n_targets); }
+    tt_ids_free(&offsets);
+    CHECK(status);
+    CHECK(tt_backward(a->ctx, loss));
+    *loss_out += tt_item(loss);
+    tt_step_reset(a->ctx);
+    return TT_OK;
+}
+/* Gradients of the mean over the pack; each process has some parts of the documents, one process all. */
+static tt_status pretrain_backward(app *a, const pack *p, double *loss_out) {
+    const tt_reducer_desc *d = tt_reducer_desc_get(a->reducer);
+    int own = d->n_parts / d->world_size, n = (int)p->offsets.size - 1, n_targets = 0, part;
+    size_t i;
+    *loss_out = 0;
+    for (i = 0; i < p->mask.size; i++) { n_targets += p->mask.data[i] != 0; }      /* never the first of a document */
+    for (part = d->rank * own; part < (d->rank + 1) * own; part++) {
+        int begin = (int)((long long)n * part / d->n_parts), end = (int)((long long)n * (part + 1) / d->n_parts);
+        if (begin < end) { CHECK(pretrain_part(a, p, begin, end, n_targets, loss_out)); }
+        CHECK(tt_reducer_add(a->reducer));
+    }
+    *loss_out = parallel_add(*loss_out);
+    return tt_reducer_sum(a->reducer);
+}
 /* Mean negative log-likelihood of what follows the question, and one update. */
 static tt_status pretrain_step(app *a, tt_optimizer *optimizer, pack *p, int step, double *loss_out) {
-    tt_batch_desc desc = TT_INIT;
     tt_schedule schedule = TT_INIT;
-    tt_tensor *loss;
     CHECK(pack_step(a, p, step));
-    desc.n_sequences = (int)p->offsets.size - 1;
-    desc.offsets = p->offsets.data;
-    desc.tokens = p->tokens.data;
-    desc.mask = (const unsigned char *)p->mask.data;
     schedule.type = TT_LINEAR;
     schedule.lr = (float)a->o.pretrain_lr;
     schedule.total_steps = a->o.pretrain_steps;
     schedule.warmup_steps = a->o.pretrain_steps < 1000 ? a->o.pretrain_steps / 10 : 100;
-    loss = tt_neg(a->ctx, tt_mean(a->ctx, tt_model_logprobs(a->base, tt_batch_create(a->ctx, &desc), 1, NULL)));
-    CHECK(tt_backward(a->ctx, loss));
-    *loss_out = tt_item(loss);
-    tt_step_reset(a->ctx);
+    CHECK(pretrain_backward(a, p, loss_out));
     return tt_optimizer_step(optimizer, tt_learning_rate(&schedule, step), NULL);
 }
 static tt_status pretrain_resume(app *a, tt_optimizer *optimizer, const char *state, int *step) {
@@ -361,15 +400,17 @@ static tt_status pretrain_loop(app *a, tt_optimizer *optimizer, pack *p, const c
     CHECK(pretrain_resume(a, optimizer, state, &step));
     for (progress_begin(a, step); step < total; ) {
         double now;
+        int stop;
         CHECK(pretrain_step(a, optimizer, p, step++, &loss));
+        stop = parallel_any(stop_requested);
         tokens += (double)p->tokens.size;
         progress(a, "pretrain", step, total, tokens, "loss %.3f", loss);
         now = tt_clock();
-        if (!stop_requested && now - saved < 10 && step < total) { continue; }
+        if (!stop && now - saved < 10 && step < total) { continue; }
         snprintf(json, sizeof json, "{\"step\":%d}", step);
-        CHECK(tt_optimizer_save(optimizer, state, json));
+        if (parallel_rank == 0) { CHECK(tt_optimizer_save(optimizer, state, json)); }
         saved = now;
-        if (stop_requested && step < total) { return interrupted(a, "pretraining"); }
+        if (stop && step < total) { return interrupted(a, "pretraining"); }
     }
     return TT_OK;
 }
@@ -395,15 +436,17 @@ static tt_status pretrain(app *a, const char *dir) {
     adamw.max_grad_norm = 1;
     a->base = tt_model_create(a->ctx, &config, (uint64_t)a->seed);
     optimizer = a->base ? tt_adamw_create(a->base, &adamw) : NULL;
+    a->reducer = optimizer ? parallel_reducer(a->ctx, a->base, a->o.gradient_parts) : NULL;
     p.tokens = new_ids(a);
     p.offsets = new_ids(a);
     p.mask = new_text(a);
     snprintf(state, sizeof state, "%s/pretrain.state", dir);
-    if (optimizer) { status = pretrain_loop(a, optimizer, &p, state); }
-    if (status == TT_OK) { status = tt_model_save(a->base, a->tokenizer, dir); }
+    if (a->reducer) { status = pretrain_loop(a, optimizer, &p, state); }
+    if (status == TT_OK && parallel_rank == 0) { status = tt_model_save(a->base, a->tokenizer, dir); }
     tt_ids_free(&p.tokens);
     tt_ids_free(&p.offsets);
     tt_text_free(&p.mask);
+    tt_reducer_destroy(a->reducer);
     tt_optimizer_destroy(optimizer);
     return status;
 }
@@ -415,17 +458,19 @@ static tt_status base_from_cache(app *a) {
     tt_status status = TT_OK;
     snprintf(key, sizeof key, "signs " TT_VERSION " seed %d layers %d hidden %d heads %d inner %d context %d steps %d tokens %d lr %.9g", a->seed,
              o->layers, o->hidden, o->heads, o->inner, o->context, o->pretrain_steps, o->pretrain_tokens, o->pretrain_lr);
+    if (o->gradient_parts) { snprintf(key + strlen(key), sizeof key - strlen(key), " parts %d", o->gradient_parts); }
     snprintf(dir, sizeof dir, "%s", path_of(o->out, "base-%d-%016llx", a->seed, (unsigned long long)tt_hash(key, strlen(key), 0)));
     snprintf(complete, sizeof complete, "%s/complete", dir);
     CHECK(tt_make_dirs(a->ctx, dir));
-    if (!file_exists(complete)) {
+    if (parallel_any(!file_exists(complete))) {
         status = pretrain(a, dir);
-        if (status == TT_OK) { status = tt_file_write(a->ctx, complete, key, strlen(key)); }
+        if (status == TT_OK && parallel_rank == 0) { status = tt_file_write(a->ctx, complete, key, strlen(key)); }
         tt_model_destroy(a->base);
         tt_tokenizer_destroy(a->tokenizer);
         a->base = NULL;
         a->tokenizer = NULL;
         CHECK(status);
+        parallel_any(0);                       /* until the file is there */
     } else { say(a, "seed %d  base found in %s\n", a->seed, dir); }
     a->base = tt_model_load(a->ctx, dir);
     a->tokenizer = a->base ? tt_tokenizer_load(a->ctx, path_of(dir, "tokenizer.json")) : NULL;
@@ -760,7 +805,9 @@ static const char *result_path(const app *a, int seed, const char *method) { ret
 static tt_status measure(app *a, tt_model *model, const char *method) {
     tt_text json = new_text(a);
     gate g;
-    tt_status status = tt_make_dirs(a->ctx, path_of(a->o.out, "seed-%d/%s", a->seed, method));
+    tt_status status;
+    if (parallel_rank > 0) { return TT_OK; }
+    status = tt_make_dirs(a->ctx, path_of(a->o.out, "seed-%d/%s", a->seed, method));
     if (status == TT_OK) { status = tt_text_format(&json, "{\"seed\":%d,\"method\":\"%s\"", a->seed, method); }
     if (status == TT_OK) { status = evaluate(a, model, method, &json); }
     if (status == TT_OK && strcmp(method, "base") == 0) {
@@ -785,7 +832,9 @@ static tt_status open_metrics(app *a, int n_lines, FILE **file) {
     tt_text text = new_text(a);
     size_t at = 0;
     int lines = 0;
-    tt_status status = n_lines ? tt_file_read(a->ctx, path, &text) : TT_OK;
+    tt_status status;
+    if (parallel_rank > 0) { return TT_OK; }
+    status = n_lines ? tt_file_read(a->ctx, path, &text) : TT_OK;
     while (lines < n_lines && at < text.size) { lines += text.data[at++] == '\n'; }
     if (status == TT_OK && lines < n_lines) {
         status = tt_fail(a->ctx, TT_ERR_FILE, "%s has %d lines, expected at least %d; start again without --resume", path, lines, n_lines);
@@ -800,6 +849,7 @@ static tt_status write_metrics(app *a, FILE *file, FILE *timings, const char *me
     tt_text line = new_text(a);
     tt_step_metrics m = *metrics;
     tt_status status;
+    if (parallel_rank > 0) { return TT_OK; }
     m.step_s = 0;                          /* leaves the timings out */
     status = tt_metrics_json(&m, &line);
     if (status == TT_OK && (fprintf(file, "{\"seed\":%d,\"method\":\"%s\",%s\n", a->seed, method, line.data + 1) < 0 || fflush(file) != 0)) {
@@ -823,6 +873,10 @@ static tt_trainer_desc arm_desc(app *a, tt_model *student, const char *method, c
     d.teacher = teacher;
     d.seed = (uint64_t)a->seed;
     d.prompts_per_step = o->prompts;
+    d.allreduce = parallel_allreduce;
+    d.rank = parallel_rank;
+    d.world_size = parallel_size;
+    d.gradient_parts = o->gradient_parts;
     d.grpo.num_generations = o->generations;
     d.grpo.max_completion_length = o->length;
     d.grpo.num_iterations = o->iterations;
@@ -861,17 +915,18 @@ static tt_status train_loop(app *a, arm_run *arm, const char *state) {
     progress_begin(a, tt_trainer_step_count(arm->trainer));
     while (tt_trainer_step_count(arm->trainer) < total) {
         tt_step_metrics m;
-        int step;
+        int step, stop;
         CHECK(tt_trainer_step(arm->trainer, &m));
+        stop = parallel_any(stop_requested);
         CHECK(write_metrics(a, arm->metrics, arm->timings, arm->method, &m));
         step = tt_trainer_step_count(arm->trainer);
         if (first_tokens < 0) { first_tokens = step - 1 == a->first_step && a->first_step > 0 ? m.num_tokens : 0; }
         progress(a, arm->method, step, total, m.num_tokens - first_tokens, "reward %.3f  reflection %.3f", m.think.reward_unguided, m.reflection_rate);
         watch_guided(a, arm, &m);
-        if (!stop_requested && tt_clock() - saved < 10 && step < total) { continue; }
-        CHECK(tt_trainer_save(arm->trainer, state));
+        if (!stop && tt_clock() - saved < 10 && step < total) { continue; }
+        if (parallel_rank == 0) { CHECK(tt_trainer_save(arm->trainer, state)); }
         saved = tt_clock();
-        if (stop_requested && step < total) { return interrupted(a, arm->method); }
+        if (stop && step < total) { return interrupted(a, arm->method); }
     }
     return TT_OK;
 }
@@ -885,9 +940,9 @@ static tt_status train_student(app *a, tt_model *student, const char *method, in
     snprintf(state, sizeof state, "%s", path_of(a->o.out, "seed-%d/%s/train.state", a->seed, method));
     arm.trainer = tt_trainer_create(a->ctx, &desc);
     if (!arm.trainer) { return tt_error_status(a->ctx); }
-    if (a->o.resume && file_exists(state)) { status = tt_trainer_load(arm.trainer, state); }
+    if (parallel_any(a->o.resume && file_exists(state))) { status = tt_trainer_load(arm.trainer, state); }
     if (status == TT_OK) { status = open_metrics(a, n_lines + tt_trainer_step_count(arm.trainer), &arm.metrics); }
-    arm.timings = fopen(path_of(a->o.out, "timings.jsonl"), "ab");
+    if (parallel_rank == 0) { arm.timings = fopen(path_of(a->o.out, "timings.jsonl"), "ab"); }
     if (status == TT_OK) { status = train_loop(a, &arm, state); }
     if (arm.metrics) { fclose(arm.metrics); }
     if (arm.timings) { fclose(arm.timings); }
@@ -908,7 +963,7 @@ static tt_status train_arm(app *a, const char *method, int n_lines) {
         if (model) { teacher = tt_teacher_model(model); } else { status = tt_error_status(a->ctx); }
     }
     if (status == TT_OK) { status = train_student(a, student, method, n_lines, has_teacher ? &teacher : NULL); }
-    if (status == TT_OK) { status = tt_model_save(student, a->tokenizer, path_of(a->o.out, "seed-%d/%s", a->seed, method)); }
+    if (status == TT_OK && parallel_rank == 0) { status = tt_model_save(student, a->tokenizer, path_of(a->o.out, "seed-%d/%s", a->seed, method)); }
     if (status == TT_OK) { status = measure(a, student, method); }
     tt_model_teacher_destroy(model);
     tt_model_destroy(frozen);
@@ -978,7 +1033,7 @@ static tt_status run_seed(app *a) {
     if (!a->o.resume || !file_exists(result_path(a, a->seed, "base"))) { CHECK(measure(a, a->base, "base")); }
     for (i = 0; i < a->n_arms; i++) {
         int arms_before = (a->seed - a->o.first_seed) * a->n_arms + i;
-        if (a->o.resume && file_exists(result_path(a, a->seed, a->arms[i]))) { continue; }
+        if (parallel_any(a->o.resume && file_exists(result_path(a, a->seed, a->arms[i])))) { continue; }
         CHECK(train_arm(a, a->arms[i], arms_before * a->o.steps));
     }
     return TT_OK;
@@ -1053,14 +1108,15 @@ static tt_status run(app *a) {
         at += size + (at[size] == ',');
     }
     CHECK(describe_settings(a));
-    CHECK(prepare_folder(a));
+    if (parallel_rank == 0) { CHECK(prepare_folder(a)); }
+    parallel_any(0);                           /* until the folder is clean */
     for (a->seed = a->o.first_seed; a->seed < a->o.first_seed + a->o.seeds; a->seed++) {
         tt_status status = open_seed(a);
         if (status == TT_OK) { status = run_seed(a); }
         close_seed(a);
         CHECK(status);
     }
-    return finish(a);
+    return parallel_rank == 0 ? finish(a) : TT_OK;
 }
 int main(int argc, char **argv) {
     app a;
@@ -1068,9 +1124,10 @@ int main(int argc, char **argv) {
     tt_status status;
     int usage;
     memset(&a, 0, sizeof a);
+    parallel_begin(&argc, &argv);
     usage = parse_options(&a.o, argc, argv);
     if (usage != 0) { return usage; }
-    if (a.o.help) { print_help(); return 0; }
+    if (a.o.help) { print_help(); parallel_end(); return 0; }
     signal(SIGINT, on_signal);
 #ifdef SIGTERM
     signal(SIGTERM, on_signal);
@@ -1086,5 +1143,6 @@ int main(int argc, char **argv) {
     if (status != TT_OK) { fprintf(stderr, "%sthinktune: %s\n", a.terminal ? "\n" : "", tt_error(a.ctx)); }
     tt_text_free(&a.settings);
     tt_destroy(a.ctx);
+    if (status == TT_OK || status == TT_ERR_STOP) { parallel_end(); }      /* on all processes at the same step */
     return status == TT_OK ? 0 : status == TT_ERR_STOP ? 130 : 1;
 }

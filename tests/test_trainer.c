@@ -621,11 +621,10 @@ TT_TEST(trainer_micro_batches_add_up) {
     rig_close(&b);
 }
 
-/* Two ranks that happen to hold the same half: a sum over them doubles. */
-static tt_status twice(void *user, float *data, size_t n) {
-    size_t i;
-    ++*(int *)user;
-    for (i = 0; i < n; i++) { data[i] *= 2; }
+/* ---- more than one rank: threads of this program that meet in the hook ---- */
+static tt_status silent_network(void *user, float *data, size_t n) {      /* the other ranks add nothing */
+    (void)data;
+    *(size_t *)user += n;
     return TT_OK;
 }
 static tt_status broken_network(void *user, float *data, size_t n) {
@@ -633,31 +632,313 @@ static tt_status broken_network(void *user, float *data, size_t n) {
     (void)n;
     return tt_fail((tt_context *)user, TT_ERR_DEVICE, "link is down");
 }
-TT_TEST(trainer_reduces_over_ranks) {
-    int calls = 0;
-    rig a, b;
+TT_TEST(reducer_adds_parts_as_a_tree) {
+    static const float values[8] = {1e8f, 3, -1e8f, 5, 7, 1e-3f, 1e8f, -1e8f};
+    float expected = ((values[0] + values[1]) + (values[2] + values[3])) + ((values[4] + values[5]) + (values[6] + values[7]));
+    size_t sent = 0;
+    tt_reducer_desc d = TT_INIT;
+    tt_reducer *r;
+    rig a;
+    int i, k;
     rig_open(&a, 1, NULL);
-    rig_open(&b, 1, NULL);
-    b.desc.world_size = 2;
-    b.desc.prompts_per_step = 8;               /* rank 0 has the first 4: those of a's step 0 */
-    b.desc.allreduce = twice;
-    b.desc.allreduce_user = &calls;
-    rig_start(&a);
-    rig_start(&b);
-    TT_REQUIRE(a.trainer && b.trainer);
-    TT_CHECK_OK(a.ctx, rig_run(&a, 1, NULL, 0));
-    TT_CHECK_OK(b.ctx, rig_run(&b, 1, NULL, 0));
-    TT_CHECK(same_weights(a.model, b.model));
-    TT_CHECK_INT(calls, tt_model_n_params(b.model) + 1);
-    tt_trainer_destroy(b.trainer);
-    b.desc.allreduce = broken_network;
-    b.desc.allreduce_user = b.ctx;
-    rig_start(&b);
-    TT_CHECK_INT(tt_trainer_step(b.trainer, NULL), TT_ERR_DEVICE);
-    TT_CHECK_CONTAINS(tt_error(b.ctx), "link is down");
+    d.model = a.model;
+    d.n_parts = 8;
+    d.allreduce = silent_network;
+    d.user = &sent;
+    r = tt_reducer_create(a.ctx, &d);
+    TT_REQUIRE(r != NULL);
+    TT_CHECK_INT(tt_reducer_desc_get(r)->world_size, 1);
+    for (k = 0; k < 2; k++) {              /* the second sum knows nothing of the first */
+        tt_model_zero_grad(a.model);
+        for (i = 0; i < 8; i++) {
+            float *grad = tt_grad(tt_model_param(a.model, 2));
+            if (i > 0) { TT_CHECK_NEAR(grad[1], 0, 0); }
+            grad[1] = values[i];
+            TT_CHECK_OK(a.ctx, tt_reducer_add(r));
+        }
+        TT_CHECK_INT(tt_reducer_add(r), TT_ERR_ARG);
+        TT_CHECK_CONTAINS(tt_error(a.ctx), "part 9");
+        TT_CHECK_INT(tt_reducer_sum(r), TT_ERR_ARG);
+        tt_model_zero_grad(a.model);
+        for (i = 0; i < 8; i++) {
+            tt_grad(tt_model_param(a.model, 2))[1] = values[i];
+            TT_CHECK_OK(a.ctx, tt_reducer_add(r));
+        }
+        TT_CHECK_OK(a.ctx, tt_reducer_sum(r));
+        TT_CHECK_NEAR(tt_model_param(a.model, 2)->grad[1], expected, 0);
+    }
+    TT_CHECK_INT(sent, 2 * tt_model_size(a.model));
+    tt_reducer_destroy(r);
     rig_close(&a);
-    rig_close(&b);
 }
+TT_TEST(reducer_gathers_exactly) {
+    static const double values[] = {1.0 / 3, -0.1, 1e30, 123456789012345.0, 0, HUGE_VAL, -HUGE_VAL, 9007199254740991.0};
+    double mine[9], all[18];
+    size_t sent = 0;
+    tt_reducer_desc d = TT_INIT;
+    tt_reducer *r;
+    rig a;
+    rig_open(&a, 1, NULL);
+    memcpy(mine, values, sizeof values);
+    mine[8] = (double)NAN;
+    d.model = a.model;
+    d.world_size = 2;
+    d.rank = 1;
+    d.allreduce = silent_network;
+    d.user = &sent;
+    r = tt_reducer_create(a.ctx, &d);
+    TT_REQUIRE(r != NULL);
+    TT_CHECK_OK(a.ctx, tt_reducer_gather(r, mine, 9, all));
+    TT_CHECK_BYTES(all + 9, values, sizeof values);
+    TT_CHECK(isnan(all[17]) && all[0] == 0 && all[8] == 0);
+    tt_reducer_destroy(r);
+    rig_close(&a);
+}
+TT_TEST(trainer_names_wrong_ranks) {
+    static const struct { int rank, world_size, parts, mini_batches; const char *part; } bad[] = {
+        {2, 2, 0, 1, "rank is 2"}, {-1, 2, 0, 1, "rank is -1"}, {0, -2, 0, 1, "world_size is -2"}, {0, 3, 0, 1, "multiple of world_size 3"},
+        {0, 2, 1, 1, "n_parts is 1"}, {0, 2, 3, 1, "gradient_parts is 3"}, {0, 2, 16, 1, "gradient_parts is 16"}, {0, 2, 0, 4, "num_mini_batches is 4"}, {0, 1, -1, 1, "gradient_parts is -1"}
+    };
+    size_t i, sent = 0;
+    rig r;
+    rig_open(&r, 1, NULL);
+    r.desc.allreduce = silent_network;
+    r.desc.allreduce_user = &sent;
+    for (i = 0; i < sizeof bad / sizeof *bad; i++) {
+        r.desc.rank = bad[i].rank;
+        r.desc.world_size = bad[i].world_size;
+        r.desc.gradient_parts = bad[i].parts;
+        r.desc.grpo.num_mini_batches = bad[i].mini_batches;
+        rig_start(&r);
+        TT_CHECK(r.trainer == NULL);
+        TT_CHECK_CONTAINS(tt_error(r.ctx), bad[i].part);
+    }
+    r.desc.world_size = r.desc.gradient_parts = r.desc.rank = 0;
+    r.desc.grpo.num_mini_batches = 1;
+    r.desc.allreduce = broken_network;
+    r.desc.allreduce_user = r.ctx;
+    rig_start(&r);
+    TT_CHECK_INT(tt_trainer_step(r.trainer, NULL), TT_ERR_DEVICE);
+    TT_CHECK_CONTAINS(tt_error(r.ctx), "link is down");
+    rig_close(&r);
+}
+TT_TEST(ranks_survive_lost_memory) {
+    long n, calls = 0, step = 1;
+    for (n = 0; n < 100000; n += step) {
+        tt_test_memory memory = tt_test_memory_none();
+        tt_status status = TT_ERR_MEM;
+        size_t sent = 0;
+        rig r;
+        rig_open(&r, 1, &memory);
+        TT_REQUIRE(r.ctx && r.model && r.tokenizer);
+        r.desc.grpo.beta = 0.1f;
+        r.desc.grpo.kl_in_reward = 1;
+        r.desc.grpo.aggregation = TT_BNPO;
+        r.desc.grpo.num_generations = 2;
+        r.desc.world_size = 2;
+        r.desc.gradient_parts = 4;
+        r.desc.allreduce = silent_network;
+        r.desc.allreduce_user = &sent;
+        memory.fail_at = n ? memory.calls + n : 0;
+        calls = memory.calls;
+        rig_start(&r);
+        if (r.trainer) { status = tt_trainer_step(r.trainer, NULL); }
+        calls = memory.calls - calls;
+        if (n && n <= calls) { TT_CHECK_INT(status, TT_ERR_MEM); }
+        rig_close(&r);
+        TT_CHECK_NO_LEAK(memory);
+        if (n == 0) { step = 1 + calls / 100; n = 1 - step; }
+        else if (n > calls) { break; }
+    }
+    TT_CHECK(calls > 50);
+}
+
+#if defined(__unix__) || defined(__APPLE__)
+#include <pthread.h>
+enum { MAX_RANKS = 4 };
+typedef struct meeting {
+    pthread_mutex_t lock;
+    pthread_cond_t all_here;
+    int n_ranks, n_here, round, n_calls;
+    float *data[MAX_RANKS];
+    double sent;
+} meeting;
+typedef struct seat { meeting *m; int rank, n_steps; rig r; char json[4000]; tt_status status; } seat;
+
+static void meet(meeting *m) {
+    int round;
+    pthread_mutex_lock(&m->lock);
+    round = m->round;
+    if (++m->n_here == m->n_ranks) {
+        m->n_here = 0;
+        m->round++;
+        pthread_cond_broadcast(&m->all_here);
+    }
+    while (m->round == round) { pthread_cond_wait(&m->all_here, &m->lock); }
+    pthread_mutex_unlock(&m->lock);
+}
+static float sum_ranks(const meeting *m, int begin, int n, size_t i) {
+    return n == 1 ? m->data[begin][i] : sum_ranks(m, begin, n / 2, i) + sum_ranks(m, begin + n / 2, n / 2, i);
+}
+static tt_status meet_and_sum(void *user, float *data, size_t n) {
+    seat *s = (seat *)user;
+    float *sum = (float *)malloc(n * sizeof *sum);
+    size_t i;
+    if (!sum) { return TT_ERR_MEM; }
+    s->m->data[s->rank] = data;
+    meet(s->m);
+    for (i = 0; i < n; i++) { sum[i] = sum_ranks(s->m, 0, s->m->n_ranks, i); }
+    if (s->rank == 0) { s->m->n_calls++; s->m->sent += (double)n; }
+    meet(s->m);
+    memcpy(data, sum, n * sizeof *sum);
+    free(sum);
+    return TT_OK;
+}
+static void *take_seat(void *user) {
+    seat *s = (seat *)user;
+    rig_start(&s->r);
+    s->status = s->r.trainer ? rig_run(&s->r, s->n_steps, s->json, sizeof s->json) : tt_error_status(s->r.ctx);
+    return NULL;
+}
+static tt_status length_reward(void *user, const tt_reward_input *in, float *reward) {
+    (void)user;
+    *reward = in->response_size % 5 == 0 ? (float)NAN : (float)in->response_size / 7;
+    return TT_OK;
+}
+static const tt_reward by_length = {"length", length_reward, NULL, 0.3f, 0};
+/* Settings whose denominators, advantages or updates look beyond a group. */
+enum { N_SETTINGS = 11 };
+static void use_setting(rig *r, int k) {
+    tt_trainer_desc *d = &r->desc;
+    d->prompts_per_step = 8;
+    d->grpo.num_generations = 4;
+    if (k == 1) { d->teacher = &r->teacher; d->think.total_steps = 8; d->think.init_pct = 0.5f; }
+    if (k == 2) { d->grpo.scale_rewards = TT_SCALE_BATCH; d->grpo.mask_truncated_completions = 1; }
+    if (k == 3) { d->grpo.advantage = TT_ADV_GDPO; d->rewards = &by_length; d->n_rewards = 1; }
+    if (k == 4) { d->grpo.advantage = TT_ADV_REINFORCE_PP; d->grpo.aggregation = TT_SEQ_MEAN_FILLED; }
+    if (k == 5) { d->grpo.beta = 0.1f; d->grpo.kl_in_reward = 1; d->grpo.aggregation = TT_DR_GRPO; }
+    if (k == 6) { d->grpo.beta = 0.1f; d->grpo.num_mini_batches = 2; d->grpo.num_iterations = 2; }
+    if (k == 7) { d->grpo.aggregation = TT_BNPO; d->grpo.micro_batch_tokens = 20; }
+    if (k == 8) { d->grpo.aggregation = TT_SEQ_SUM_NORM; d->grpo.entropy_coef = 0.01f; }
+    if (k == 9) { d->grpo.dynamic_sampling = 2; d->grpo.advantage = TT_ADV_GPG; }
+    if (k == 10) { d->grpo.aggregation = TT_SEQ_MEAN_TOKEN_MEAN; d->grpo.overlong_cache = 3; d->teacher = &r->teacher; d->think.total_steps = 8; }
+}
+/* Runs n_ranks seats and leaves them open. */
+static void run_ranks(seat *seats, meeting *m, int n_ranks, int parts, int setting, int n_steps) {
+    pthread_t threads[MAX_RANKS];
+    int i;
+    memset(m, 0, sizeof *m);
+    pthread_mutex_init(&m->lock, NULL);
+    pthread_cond_init(&m->all_here, NULL);
+    m->n_ranks = n_ranks;
+    for (i = 0; i < n_ranks; i++) {
+        seat *s = &seats[i];
+        memset(s, 0, sizeof *s);
+        s->m = m;
+        s->rank = i;
+        s->n_steps = n_steps;
+        rig_open(&s->r, 1, NULL);
+        use_setting(&s->r, setting);
+        s->r.desc.rank = i;
+        s->r.desc.world_size = n_ranks;
+        s->r.desc.gradient_parts = parts;
+        s->r.desc.allreduce = meet_and_sum;
+        s->r.desc.allreduce_user = s;
+    }
+    for (i = 0; i < n_ranks; i++) { TT_CHECK(pthread_create(&threads[i], NULL, take_seat, &seats[i]) == 0); }
+    for (i = 0; i < n_ranks; i++) { pthread_join(threads[i], NULL); }
+    for (i = 0; i < n_ranks; i++) { TT_CHECK_OK(seats[i].r.ctx, seats[i].status); }
+    pthread_mutex_destroy(&m->lock);
+    pthread_cond_destroy(&m->all_here);
+}
+static void close_ranks(seat *seats, int n) {
+    int i;
+    for (i = 0; i < n; i++) { rig_close(&seats[i].r); }
+}
+/* |a - b| / |a| over all weights. */
+static double weights_apart(const tt_model *a, const tt_model *b) {
+    double apart = 0, size = 0;
+    int i;
+    size_t k;
+    for (i = 0; i < tt_model_n_params(a); i++) {
+        const tt_tensor *p = tt_model_param(a, i), *q = tt_model_param(b, i);
+        for (k = 0; k < p->size; k++) {
+            double x = (double)TT_F(p)[k], y = (double)TT_F(q)[k];
+            apart += (x - y) * (x - y);
+            size += x * x;
+        }
+    }
+    return sqrt(apart / size);
+}
+TT_TEST(ranks_give_the_same_bits) {
+    static seat one[1], many[MAX_RANKS];
+    meeting m;
+    int setting, n, i;
+    for (setting = 0; setting < N_SETTINGS; setting++) {
+        run_ranks(one, &m, 1, 4, setting, 3);
+        for (n = 2; n <= MAX_RANKS; n *= 2) {
+            run_ranks(many, &m, n, 4, setting, 3);
+            for (i = 0; i < n; i++) {
+                if (!TT_CHECK_STR(many[i].json, one[0].json) || !TT_CHECK(same_weights(many[i].r.model, one[0].r.model))) { printf("  setting %d, rank %d of %d\n", setting, i, n); }
+            }
+            close_ranks(many, n);
+        }
+        close_ranks(one, 1);
+    }
+}
+TT_TEST(ranks_agree_with_one_process) {
+    static seat one[1], many[MAX_RANKS];
+    meeting m;
+    int setting, n, i;
+    double worst = 0;
+    for (setting = 0; setting < N_SETTINGS; setting++) {
+        if (setting == 7) { continue; }          /* BNPO depends on how the batch is cut */
+        run_ranks(one, &m, 1, 0, setting, 3);
+        for (n = 2; n <= MAX_RANKS; n *= 2) {
+            run_ranks(many, &m, n, 0, setting, 3);
+            for (i = 0; i < n; i++) {
+                double apart = weights_apart(many[i].r.model, one[0].r.model);
+                if (apart > worst) { worst = apart; }
+                if (!TT_CHECK(apart < 1e-6) || !TT_CHECK(same_weights(many[i].r.model, many[0].r.model)) || !TT_CHECK_STR(many[i].json, many[0].json)) {
+                    printf("  setting %d, rank %d of %d: %g apart\n", setting, i, n, apart);
+                }
+            }
+            if (setting == 0) {                  /* the gradients go as one buffer; three more carry numbers */
+                TT_CHECK_INT(m.n_calls, 3 * 4);
+                TT_CHECK(m.sent < 3 * 2 * (double)tt_model_size(one[0].r.model));
+            }
+            close_ranks(many, n);
+        }
+        close_ranks(one, 1);
+    }
+    printf("  largest distance %.2g of the weights\n", worst);
+}
+/* A state saved by two ranks goes on with four and with one. */
+TT_TEST(ranks_resume_with_another_number) {
+    const char *path = tt_test_tmp("ranks.state");
+    static seat whole[1], two[2], other[MAX_RANKS];
+    meeting m;
+    run_ranks(whole, &m, 1, 4, 1, 5);
+    run_ranks(two, &m, 2, 4, 1, 2);
+    TT_CHECK_OK(two[1].r.ctx, tt_trainer_save(two[1].r.trainer, path));
+    run_ranks(other, &m, 4, 4, 1, 0);
+    TT_CHECK_OK(other[0].r.ctx, tt_trainer_load(other[0].r.trainer, path));
+    TT_CHECK_INT(tt_trainer_step_count(other[0].r.trainer), 2);
+    close_ranks(other, 4);
+    run_ranks(other, &m, 1, 4, 1, 0);
+    TT_CHECK_OK(other[0].r.ctx, tt_trainer_load(other[0].r.trainer, path));
+    TT_CHECK_OK(other[0].r.ctx, rig_run(&other[0].r, 3, other[0].json, sizeof other[0].json));
+    TT_CHECK_STR(other[0].json, whole[0].json);
+    TT_CHECK(same_weights(other[0].r.model, whole[0].r.model));
+    close_ranks(other, 1);
+    close_ranks(two, 2);
+    close_ranks(whole, 1);
+}
+#else
+TT_TEST(ranks_give_the_same_bits) { TT_SKIP("no POSIX threads"); }
+TT_TEST(ranks_agree_with_one_process) { TT_SKIP("no POSIX threads"); }
+TT_TEST(ranks_resume_with_another_number) { TT_SKIP("no POSIX threads"); }
+#endif
 TT_TEST(trainer_with_reference_and_two_iterations) {
     rig r;
     tt_step_metrics m;
@@ -1289,7 +1570,8 @@ TT_TEST(evaluation_is_repeatable) {
 
 TT_MAIN(signs_documents_follow_the_grammar, signs_splits_are_disjoint, signs_judges_responses, signs_words_are_single_tokens,
         jsonl_rewards_answers, jsonl_errors_name_the_line, trainer_learns, trainer_resumes_bit_for_bit, trainer_threads_do_not_matter,
-        trainer_micro_batches_add_up, trainer_reduces_over_ranks, trainer_with_reference_and_two_iterations, trainer_with_adapters, trainer_with_teacher,
+        trainer_micro_batches_add_up, reducer_adds_parts_as_a_tree, reducer_gathers_exactly, trainer_names_wrong_ranks,
+        ranks_survive_lost_memory, ranks_give_the_same_bits, ranks_agree_with_one_process, ranks_resume_with_another_number, trainer_with_reference_and_two_iterations, trainer_with_adapters, trainer_with_teacher,
         trainer_adds_and_logs_rewards, trainer_survives_a_failing_reward, trainer_replaces_groups_of_equal_rewards, trainer_updates_on_mini_batches,
         trainer_mixes_in_off_policy_responses, trainer_moves_and_saves_an_average, trainer_takes_any_model_as_teacher, trainer_measures_divergence_on_request,
         trainer_takes_divergence_from_the_reward, trainer_stops_with_a_reason, trainer_has_bnpos_trap_only_under_its_name,
