@@ -4827,15 +4827,21 @@ static tt_status tti_tokenizer_finish(tt_tokenizer *t) {
         if (token->flags & TTI_BYTE) {
             static const char hex[] = "0123456789ABCDEF";
             t->byte_id[(strchr(hex, bytes[3]) - hex) * 16 + (strchr(hex, bytes[4]) - hex)] = (int32_t)i;
-        } else if (!t->characters && token->flags == (TTI_USED | TTI_IN_MODEL) && token->size == 1) {
-            t->byte_id[(unsigned char)*bytes] = (int32_t)i;
         }
+    }
+    for (i = 0; i < 256 && !t->characters; i++) {
+        char byte = (char)i;
+        const tti_word *word = tti_dict_find(&t->vocab, &byte, 1);
+        if (word) { t->byte_id[i] = (int32_t)word->value; }
     }
     for (i = 0; i < t->n_tokens; i++) {
         tti_token *token = &t->tokens[i];
         int32_t ids[TTI_SHORT_PIECE];
         const char *unknown;
-        if (token->flags != (TTI_USED | TTI_IN_MODEL)) { continue; }
+        const tti_word *word;
+        if (!(token->flags & TTI_IN_MODEL) || token->flags & TTI_SPECIAL) { continue; }
+        word = tti_dict_find(&t->vocab, tti_token_bytes(t, token), token->size);
+        if (!word || word->value != (int64_t)i) { continue; }
         if (t->ignore_merges) { token->flags |= TTI_WHOLE; }
         if (token->size > TTI_SHORT_PIECE) { continue; }
         k = tti_symbols(t, tti_token_bytes(t, token), token->size, ids, &unknown);
@@ -5290,8 +5296,7 @@ static tt_status tti_read_token(tt_tokenizer *t, const tt_json *node, tt_text *b
     if (tti_read_key(t, node->key, node->key_length, bytes, &valid) != TT_OK) { return TT_ERR_MEM; }
     if (added) {
         t->tokens[id].flags |= TTI_IN_MODEL;
-        if (!valid || bytes->size != node->key_length || memcmp(bytes->data, node->key, bytes->size) != 0) { return TT_OK; }
-        if (tti_dict_find(&t->vocab, bytes->data, bytes->size)) { return TT_OK; }
+        if (!valid || bytes->size == 0 || tti_dict_find(&t->vocab, bytes->data, bytes->size)) { return TT_OK; }
         return tti_dict_add(&t->vocab, bytes->data, bytes->size, id) ? TT_OK : TT_ERR_MEM;      /* merges may name it */
     }
     if (!valid || bytes->size == 0 || tti_dict_find(&t->vocab, bytes->data, bytes->size)) {
@@ -5395,7 +5400,7 @@ static tt_status tti_read_split(tt_tokenizer *t, const tt_json *split) {
     size_t i;
     for (i = 0; i < sizeof tti_patterns / sizeof *tti_patterns; i++) {
         if (tti_node_is(regex, tti_patterns[i].pattern) && tti_node_is(tt_json_get(split, "behavior"), "Isolated") && tt_json_number(split, "invert", 0) == 0) {
-            t->pretokenizer = tti_patterns[i].kind;
+            t->pretokenizer = (int)tti_patterns[i].kind;
             return TT_OK;
         }
     }
@@ -5639,7 +5644,7 @@ static tt_status tti_read_ranks(tt_tokenizer *t, const char *at, const char *end
     if (!encoding) {
         return tt_fail(t->ctx, TT_ERR_FILE, "tt_tokenizer_parse: the file has %lu ranks, expected 50256 (r50k), 50280 (p50k), 100256 (cl100k), 199998 (o200k) or 128000 (Llama 3)", (unsigned long)t->vocab.n);
     }
-    t->pretokenizer = encoding->pretokenizer;
+    t->pretokenizer = (int)encoding->pretokenizer;
     t->ignore_merges = 1;
     status = tti_tokenizer_finish(t);                /* for byte_id */
     for (i = 0; i < 256 && status == TT_OK; i++) {
@@ -6144,7 +6149,7 @@ static tt_status tti_train(tt_tokenizer *t, tti_bpe *b, const tt_tokenizer_desc 
     if (desc->n_special_tokens < 0 || desc->n_special_tokens > TTI_MAX_VOCAB) { return tt_fail(t->ctx, TT_ERR_ARG, "tt_tokenizer_train: n_special_tokens is %d, expected 0 to %d", desc->n_special_tokens, TTI_MAX_VOCAB); }
     if (desc->n_special_tokens > 0 && !desc->special_tokens) { return tt_fail(t->ctx, TT_ERR_ARG, "tt_tokenizer_train: special_tokens is NULL, expected %d texts", desc->n_special_tokens); }
     if (!text.read) { return tt_fail(t->ctx, TT_ERR_ARG, "tt_tokenizer_train: text.read is NULL, expected a function"); }
-    t->pretokenizer = desc->pretokenizer ? desc->pretokenizer : TT_PRETOKENIZE_GPT2;
+    t->pretokenizer = (int)(desc->pretokenizer ? desc->pretokenizer : TT_PRETOKENIZE_GPT2);
     status = tti_train_special(t, desc);
     if (status == TT_OK) { status = tti_bpe_read(b, t, text); }
     if (status == TT_OK) { status = tti_train_alphabet(t, &b->pieces, desc, (size_t)vocab_size); }
