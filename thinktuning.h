@@ -541,7 +541,8 @@ TT_API tt_status tt_decoder_end(tt_decoder *, tt_text *out);       /* appends wh
 
 /* The text of a conversation. format: "chatml" (Qwen, SmolLM2), "llama3", "plain" ("role: content" lines), or NULL =
  * by the special tokens that the tokenizer has. generation_prompt: opens the assistant's answer at the end. Equal to
- * the templates of the models' files for messages that begin with a system message. tokenizer may be NULL with a format. */
+ * the templates of Qwen 2.5 and Llama 3 for messages that begin with a system message; what a model's own template
+ * adds (a default system message, the dates of Llama 3.1 and later) is the caller's to write. tokenizer may be NULL. */
 typedef struct tt_message { const char *role, *content; } tt_message;
 TT_API tt_status tt_chat_render(tt_context *, const tt_tokenizer *, const char *format, const tt_message *messages, int n, int generation_prompt, tt_text *out);
 
