@@ -567,7 +567,8 @@ TT_API tt_status tt_decoder_end(tt_decoder *, tt_text *out);       /* appends wh
 
 /* The text of a conversation. format: "chatml" (Qwen, SmolLM2), "llama3", "plain" ("role: content" lines), or NULL =
  * by the special tokens that the tokenizer has. generation_prompt: opens the assistant's answer at the end. Equal to
- * the templates of the models' files for messages that begin with a system message. tokenizer may be NULL with a format. */
+ * the templates of Qwen 2.5 and Llama 3 for messages that begin with a system message; what a model's own template
+ * adds (a default system message, the dates of Llama 3.1 and later) is the caller's to write. tokenizer may be NULL. */
 typedef struct tt_message { const char *role, *content; } tt_message;
 TT_API tt_status tt_chat_render(tt_context *, const tt_tokenizer *, const char *format, const tt_message *messages, int n, int generation_prompt, tt_text *out);
 
@@ -1621,6 +1622,21 @@ static tt_status tti_parallel(tt_context *ctx, tti_part_fn part, void *user, int
     (void)ctx;
     for (i = 0; i < n; i++) { part(user, i, 0); }
     return TT_OK;
+}
+/* tti_grow for parts of a job, which may want memory at the same time. */
+static tt_status tti_grow_shared(tt_context *ctx, void **array, size_t *capacity, size_t want, size_t size) {
+    tt_status status;
+#ifdef TTI_TEAM
+    if (ctx->team) { pthread_mutex_lock(&ctx->team->mutex); }
+    status = tti_grow(ctx, array, capacity, want, size);
+    if (ctx->team) { pthread_mutex_unlock(&ctx->team->mutex); }
+#else
+#ifdef TTI_OPENMP
+#pragma omp critical(tti_memory)
+#endif
+    status = tti_grow(ctx, array, capacity, want, size);
+#endif
+    return status;
 }
 /* One thread per processor, or as many as OMP_NUM_THREADS says, which other libraries heed too. */
 static int tti_default_threads(void) {
@@ -4916,10 +4932,7 @@ static tt_status tti_worker_grow(tti_bpe_worker *w, void *array, size_t *capacit
     tt_status status;
     if (want <= *capacity) { return TT_OK; }
     memcpy(&data, array, sizeof data);
-#ifdef _OPENMP
-#pragma omp critical(tti_tokenizer_memory)
-#endif
-    status = tti_grow(w->ctx, &data, capacity, want, size);
+    status = tti_grow_shared(w->ctx, &data, capacity, want, size);
     memcpy(array, &data, sizeof data);
     return status;
 }
@@ -5342,15 +5355,21 @@ static tt_status tti_tokenizer_finish(tt_tokenizer *t) {
         if (token->flags & TTI_BYTE) {
             static const char hex[] = "0123456789ABCDEF";
             t->byte_id[(strchr(hex, bytes[3]) - hex) * 16 + (strchr(hex, bytes[4]) - hex)] = (int32_t)i;
-        } else if (!t->characters && token->flags == (TTI_USED | TTI_IN_MODEL) && token->size == 1) {
-            t->byte_id[(unsigned char)*bytes] = (int32_t)i;
         }
+    }
+    for (i = 0; i < 256 && !t->characters; i++) {
+        char byte = (char)i;
+        const tti_word *word = tti_dict_find(&t->vocab, &byte, 1);
+        if (word) { t->byte_id[i] = (int32_t)word->value; }
     }
     for (i = 0; i < t->n_tokens; i++) {
         tti_token *token = &t->tokens[i];
         int32_t ids[TTI_SHORT_PIECE];
         const char *unknown;
-        if (token->flags != (TTI_USED | TTI_IN_MODEL)) { continue; }
+        const tti_word *word;
+        if (!(token->flags & TTI_IN_MODEL) || token->flags & TTI_SPECIAL) { continue; }
+        word = tti_dict_find(&t->vocab, tti_token_bytes(t, token), token->size);
+        if (!word || word->value != (int64_t)i) { continue; }
         if (t->ignore_merges) { token->flags |= TTI_WHOLE; }
         if (token->size > TTI_SHORT_PIECE) { continue; }
         k = tti_symbols(t, tti_token_bytes(t, token), token->size, ids, &unknown);
@@ -5612,23 +5631,23 @@ TT_API tt_status tt_encode_document(const tt_tokenizer *t, const char *text, siz
 }
 
 /* Each text's ids lie in the memory of the worker that encoded it until all are done. */
+#define TTI_BATCH_TEXTS 16
 typedef struct tti_batch_part { size_t begin, n; int worker; tt_status status; } tti_batch_part;
-static void tti_encode_parts(const tt_tokenizer *t, const tt_span *texts, size_t n, tt_special special, tti_batch_part *parts) {
-    ptrdiff_t i, count = (ptrdiff_t)n;
-#ifdef _OPENMP
-#pragma omp parallel for schedule(dynamic, 16) num_threads(t->n_workers) if (n > 1 && t->n_workers > 1)
-#endif
-    for (i = 0; i < count; i++) {
-        tti_batch_part *part = &parts[i];
-#ifdef _OPENMP
-        part->worker = omp_get_thread_num();
-#endif
-        part->begin = t->workers[part->worker].ids.size;
-        part->status = tti_encode(t, &t->workers[part->worker], texts[i].data, texts[i].size, special, 1, &t->workers[part->worker].ids);
-        part->n = t->workers[part->worker].ids.size - part->begin;
+typedef struct tti_text_batch { const tt_tokenizer *t; const tt_span *texts; size_t n; tt_special special; tti_batch_part *parts; } tti_text_batch;
+static void tti_encode_texts(void *user, int part, int worker) {
+    const tti_text_batch *b = (const tti_text_batch *)user;
+    tti_bpe_worker *w = &b->t->workers[worker];
+    size_t i = (size_t)part * TTI_BATCH_TEXTS, end = i + TTI_BATCH_TEXTS < b->n ? i + TTI_BATCH_TEXTS : b->n;
+    for (; i < end; i++) {
+        tti_batch_part *p = &b->parts[i];
+        p->worker = worker;
+        p->begin = w->ids.size;
+        p->status = tti_encode(b->t, w, b->texts[i].data, b->texts[i].size, b->special, 1, &w->ids);
+        p->n = w->ids.size - p->begin;
     }
 }
 TT_API tt_status tt_encode_batch(const tt_tokenizer *t, const tt_span *texts, size_t n, tt_special special, tt_ids *out, size_t *offsets) {
+    tti_text_batch batch;
     tti_batch_part *parts;
     tt_status status = tti_special_check(t, special);
     size_t before = out->size, i;
@@ -5636,7 +5655,12 @@ TT_API tt_status tt_encode_batch(const tt_tokenizer *t, const tt_span *texts, si
     if (status != TT_OK) { return status; }
     parts = (tti_batch_part *)tt_alloc(t->ctx, n, sizeof *parts);
     if (!parts) { return TT_ERR_MEM; }
-    tti_encode_parts(t, texts, n, special, parts);
+    batch.t = t;
+    batch.texts = texts;
+    batch.n = n;
+    batch.special = special;
+    batch.parts = parts;
+    status = tti_parallel(t->ctx, tti_encode_texts, &batch, (int)((n + TTI_BATCH_TEXTS - 1) / TTI_BATCH_TEXTS));
     for (i = 0; i < n && status == TT_OK; i++) {
         offsets[i] = out->size;
         if (parts[i].status == TT_OK) { status = tt_ids_append(out, t->workers[parts[i].worker].ids.data + parts[i].begin, parts[i].n); }
@@ -5805,8 +5829,7 @@ static tt_status tti_read_token(tt_tokenizer *t, const tt_json *node, tt_text *b
     if (tti_read_key(t, node->key, node->key_length, bytes, &valid) != TT_OK) { return TT_ERR_MEM; }
     if (added) {
         t->tokens[id].flags |= TTI_IN_MODEL;
-        if (!valid || bytes->size != node->key_length || memcmp(bytes->data, node->key, bytes->size) != 0) { return TT_OK; }
-        if (tti_dict_find(&t->vocab, bytes->data, bytes->size)) { return TT_OK; }
+        if (!valid || bytes->size == 0 || tti_dict_find(&t->vocab, bytes->data, bytes->size)) { return TT_OK; }
         return tti_dict_add(&t->vocab, bytes->data, bytes->size, id) ? TT_OK : TT_ERR_MEM;      /* merges may name it */
     }
     if (!valid || bytes->size == 0 || tti_dict_find(&t->vocab, bytes->data, bytes->size)) {
@@ -5910,7 +5933,7 @@ static tt_status tti_read_split(tt_tokenizer *t, const tt_json *split) {
     size_t i;
     for (i = 0; i < sizeof tti_patterns / sizeof *tti_patterns; i++) {
         if (tti_node_is(regex, tti_patterns[i].pattern) && tti_node_is(tt_json_get(split, "behavior"), "Isolated") && tt_json_number(split, "invert", 0) == 0) {
-            t->pretokenizer = tti_patterns[i].kind;
+            t->pretokenizer = (int)tti_patterns[i].kind;
             return TT_OK;
         }
     }
@@ -6154,7 +6177,7 @@ static tt_status tti_read_ranks(tt_tokenizer *t, const char *at, const char *end
     if (!encoding) {
         return tt_fail(t->ctx, TT_ERR_FILE, "tt_tokenizer_parse: the file has %lu ranks, expected 50256 (r50k), 50280 (p50k), 100256 (cl100k), 199998 (o200k) or 128000 (Llama 3)", (unsigned long)t->vocab.n);
     }
-    t->pretokenizer = encoding->pretokenizer;
+    t->pretokenizer = (int)encoding->pretokenizer;
     t->ignore_merges = 1;
     status = tti_tokenizer_finish(t);                /* for byte_id */
     for (i = 0; i < 256 && status == TT_OK; i++) {
@@ -6659,7 +6682,7 @@ static tt_status tti_train(tt_tokenizer *t, tti_bpe *b, const tt_tokenizer_desc 
     if (desc->n_special_tokens < 0 || desc->n_special_tokens > TTI_MAX_VOCAB) { return tt_fail(t->ctx, TT_ERR_ARG, "tt_tokenizer_train: n_special_tokens is %d, expected 0 to %d", desc->n_special_tokens, TTI_MAX_VOCAB); }
     if (desc->n_special_tokens > 0 && !desc->special_tokens) { return tt_fail(t->ctx, TT_ERR_ARG, "tt_tokenizer_train: special_tokens is NULL, expected %d texts", desc->n_special_tokens); }
     if (!text.read) { return tt_fail(t->ctx, TT_ERR_ARG, "tt_tokenizer_train: text.read is NULL, expected a function"); }
-    t->pretokenizer = desc->pretokenizer ? (int)desc->pretokenizer : TT_PRETOKENIZE_GPT2;
+    t->pretokenizer = (int)(desc->pretokenizer ? desc->pretokenizer : TT_PRETOKENIZE_GPT2);
     status = tti_train_special(t, desc);
     if (status == TT_OK) { status = tti_bpe_read(b, t, text); }
     if (status == TT_OK) { status = tti_train_alphabet(t, &b->pieces, desc, (size_t)vocab_size); }
