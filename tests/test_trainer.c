@@ -1016,7 +1016,7 @@ TT_TEST(trainer_with_teacher) {
 }
 
 /* ---- trainer: further settings ---- */
-static tt_status length_reward(void *user, const tt_reward_input *in, float *reward) {
+static tt_status size_reward(void *user, const tt_reward_input *in, float *reward) {
     (void)user;
     *reward = (float)in->response_size;
     return TT_OK;
@@ -1043,13 +1043,13 @@ TT_TEST(trainer_adds_and_logs_rewards) {
     memset(rewards, 0, sizeof rewards);
     rig_open(&r, 1, NULL);
     rewards[0].name = "length";
-    rewards[0].reward = length_reward;
+    rewards[0].reward = size_reward;
     rewards[0].weight = -0.5f;
     rewards[1].name = "moody";
     rewards[1].reward = moody_reward;
     rewards[1].user = &calls;
     rewards[2].name = "only \"seen\"";
-    rewards[2].reward = length_reward;
+    rewards[2].reward = size_reward;
     rewards[2].log_only = 1;
     r.desc.rewards = rewards;
     r.desc.n_rewards = 3;
