@@ -12724,7 +12724,7 @@ TT_API tt_status tt_trainer_step(tt_trainer *t, tt_step_metrics *metrics) {
     tti_prompts_free(&s.prompts);
     tt_rollouts_free(&s.fresh);
     tti_board_free(t, &s);
-    if (status != TT_OK) { return status; }
+    if (status != TT_OK) { return tti_end_graph(t->ctx, status); }
     tti_step_report(t, &s);
     t->step++;
     if (metrics) { *metrics = s.metrics; }
