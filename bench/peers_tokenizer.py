@@ -37,7 +37,7 @@ def encoder(path):
 def main():
     if sys.argv[1] == '--train':
         from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-        text = open(sys.argv[2], encoding='utf-8').read()
+        text = open(sys.argv[2], encoding='utf-8', newline='').read()
         tokenizer = Tokenizer(models.BPE())
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         trainer = trainers.BpeTrainer(vocab_size=int(sys.argv[3]) if len(sys.argv) > 3 else 32000, min_frequency=2, show_progress=False,
@@ -50,7 +50,8 @@ def main():
         return
     encode = encoder(sys.argv[1])
     for path in sys.argv[2:]:
-        print(f'PEER {sys.argv[1]} text={path} encode={fastest(encode, open(path, encoding="utf-8").read()):.1f} MB/s')
+        text = open(path, encoding='utf-8', newline='').read()
+        print(f'PEER {sys.argv[1]} text={path} encode={fastest(encode, text):.1f} MB/s')
 
 
 if __name__ == '__main__':
