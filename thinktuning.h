@@ -72,6 +72,8 @@
  * TT_HEADER_NAME               how the header includes itself for each kernel set, if you renamed the file;
  *                              default "thinktuning.h"
  * TT_ALLOW_FAST_MATH           accept -ffast-math, and lose the promise about bits
+ * TT_CUDA                      the program links tt_cuda.cu: where desc.backend is NULL, the environment's TT_BACKEND
+ *                              chooses, "cpu" or "cuda"; default "cpu"
  *
  * ---- chapters, here and in the implementation ----
  *  1 base        status, errors, allocation, text, files, JSON, random numbers
@@ -152,7 +154,7 @@ typedef struct tt_desc {
     int n_threads;              /* up to 1024; 0 = OMP_NUM_THREADS if set, else one per processor */
     const char *kernel;         /* CPU kernels: "portable", "avx2", "avx512", "neon"; NULL = the
                                    environment's TT_KERNEL, else the best that this CPU runs      */
-    const tt_backend *backend;  /* NULL = CPU                                                     */
+    const tt_backend *backend;  /* NULL = CPU (but see TT_CUDA above)                             */
     tt_allocator allocator;
     tt_log_fn log;              /* receives every error text once; NULL = none                    */
     void *log_user;
@@ -272,6 +274,17 @@ typedef struct tt_logprobs_args {
     float *dx, *dw;
 } tt_logprobs_args;
 
+/* Per row one token: greedy the most likely, lowest id on a tie; else the first whose cumulated probability under
+ * softmax(inv_temperature * logits) exceeds u. */
+typedef struct tt_sample_args {
+    int n, vocab, greedy;
+    float inv_temperature;
+    const float *logits;                /* [n,vocab]                               */
+    const double *u;                    /* [n] in [0,1)                            */
+    int32_t *tokens;                    /* [n]                                     */
+    float *logprobs;                    /* [n], the values of logprobs_forward     */
+} tt_sample_args;
+
 typedef struct tt_adamw_args {
     size_t n;
     float *p, *g, *m, *v;
@@ -329,9 +342,11 @@ struct tt_backend {
     /* db[dim] += column sums of dy[n,dim] */
     tt_status (*bias_backward)(tt_context *ctx, float *db, const float *dy, int n, int dim);
     tt_status (*axpy)(tt_context *ctx, float *y, const float *x, float alpha, size_t n);          /* y += alpha x */
-    tt_status (*sum_squares)(tt_context *ctx, const float *x, size_t n, double *out);                      /* *out = */
+    tt_status (*sum_squares)(tt_context *ctx, const float *x, size_t n, double *out);   /* *out = sum of x^2 */
     tt_status (*adamw)(tt_context *ctx, const tt_adamw_args *args);
     tt_status (*cast)(tt_context *ctx, void *to, tt_dtype to_type, const void *from, tt_dtype from_type, size_t n);
+    /* NULL = rows of logits are downloaded and chapter 8 draws on the host, as it does with top-k, top-p, min-p and penalty */
+    tt_status (*sample)(tt_context *ctx, const tt_sample_args *args);
 };
 
 TT_API const tt_backend *tt_cpu_backend(void);
@@ -483,13 +498,23 @@ typedef tt_tensor *(*tt_segment_fn)(tt_context *, void *user, tt_tensor *const *
 TT_API tt_tensor *tt_checkpoint(tt_context *, tt_segment_fn fn, void *user, tt_tensor *const *inputs, int n_inputs);
 
 /* ==== 5. tokenizer =========================================================================
- * Byte-level BPE. Files are Hugging Face's tokenizer.json. */
+ * BPE, byte-level or of SentencePiece's kind. Files: Hugging Face's tokenizer.json of GPT-2, GPT-NeoX, Llama 2 and 3,
+ * Qwen 2 to 3, SmolLM2, Mistral-Nemo and alike, and .tiktoken ranks (r50k, p50k, cl100k, o200k, Llama 3). The ids are
+ * those of the packages tokenizers 0.23 and tiktoken 0.14; what a file asks for and is not done here is an error
+ * that names it. Memory: a tokenizer, and for each thread that encodes a cache of 1 MiB and what the longest text
+ * without a split needs (36 bytes per byte of that piece). */
 
 typedef struct tt_tokenizer tt_tokenizer;
 typedef enum tt_pretokenizer {
-    TT_PRETOKENIZE_GPT2 = 1,     /* ByteLevel with GPT-2's pattern                                        */
+    TT_PRETOKENIZE_GPT2 = 1,     /* ByteLevel with GPT-2's pattern; r50k, GPT-NeoX                        */
     TT_PRETOKENIZE_WHITESPACE,   /* Split " ?\S+|\s+(?!\S)|\s+", each word with its leading space          */
-    TT_PRETOKENIZE_BYTES         /* no pre-tokenization: merges may cross everything                      */
+    TT_PRETOKENIZE_BYTES,        /* no pre-tokenization: merges may cross everything                      */
+    TT_PRETOKENIZE_SMOLLM2,      /* each digit apart, the rest as GPT-2                                   */
+    TT_PRETOKENIZE_LLAMA3,       /* contractions in any case, three digits at most                        */
+    TT_PRETOKENIZE_QWEN2,        /* the same with each digit apart                                        */
+    TT_PRETOKENIZE_CL100K,       /* as Llama 3, but white space at the end of the text is one piece       */
+    TT_PRETOKENIZE_O200K,        /* words split before a capital letter, contractions at their end        */
+    TT_PRETOKENIZE_TEKKEN        /* Mistral-Nemo: the same without contractions, each digit apart         */
 } tt_pretokenizer;
 
 /* Where training text comes from: read fills at most n bytes, returns how many, 0 at the end. */
@@ -506,8 +531,8 @@ typedef struct tt_tokenizer_desc {
 
 /* Merges the most frequent pair until vocab_size; a tie goes to the pair with the smaller ids (left, then right). */
 TT_API tt_tokenizer *tt_tokenizer_train(tt_context *, const tt_tokenizer_desc *, tt_text_source text);
-TT_API tt_tokenizer *tt_tokenizer_load(tt_context *, const char *tokenizer_json_path);
-TT_API tt_tokenizer *tt_tokenizer_parse(tt_context *, const char *json, size_t size);
+TT_API tt_tokenizer *tt_tokenizer_load(tt_context *, const char *path);                /* tokenizer.json or .tiktoken, by its content */
+TT_API tt_tokenizer *tt_tokenizer_parse(tt_context *, const char *file, size_t size);
 TT_API tt_status     tt_tokenizer_save(const tt_tokenizer *, const char *tokenizer_json_path);
 TT_API tt_status     tt_tokenizer_json(const tt_tokenizer *, tt_text *out);
 TT_API void          tt_tokenizer_destroy(tt_tokenizer *);
@@ -517,10 +542,35 @@ TT_API int           tt_token_is_special(const tt_tokenizer *, int id);
 
 typedef enum tt_special { TT_SPECIAL_PARSE = 0, TT_SPECIAL_TEXT, TT_SPECIAL_REFUSE } tt_special;
 /* Both append to out, or on failure nothing. Special tokens in the text are cut out first (PARSE), read as plain
- * text (TEXT), or are an error (REFUSE). Any bytes can be encoded, valid UTF-8 or not, if the alphabet has all 256
- * (all_bytes, GPT-2); else a byte without a token is TT_ERR_ARG, which names the byte and its offset. */
+ * text (TEXT), or are an error (REFUSE). Decoding gives the bytes back, also such as are no UTF-8, but for what the
+ * file's normalizer has changed (NFC; the space that Llama 2 adds is taken off again). */
 TT_API tt_status tt_encode(const tt_tokenizer *, const char *text, size_t size, tt_special special, tt_ids *out);
 TT_API tt_status tt_decode(const tt_tokenizer *, const int32_t *ids, size_t n, int skip_special, tt_text *out);
+/* As tt_encode, with the tokens that the file's post_processor puts around a text (Llama: its BOS). */
+TT_API tt_status tt_encode_document(const tt_tokenizer *, const char *text, size_t size, tt_special special, tt_ids *out);
+/* Many texts on all threads; text i gives out->data[offsets[i] .. offsets[i+1]), the ids that tt_encode gives.
+ * offsets has n + 1 places; out is appended to. */
+typedef struct tt_span { const char *data; size_t size; } tt_span;
+TT_API tt_status tt_encode_batch(const tt_tokenizer *, const tt_span *texts, size_t n, tt_special special, tt_ids *out, size_t *offsets);
+
+/* What tt_encode refuses (TT_ERR_ARG, which names byte and offset). BYTES, the default: a byte without a token, where
+ * a vocabulary has not all 256 (SmolLM2, or trained without all_bytes); else such bytes vanish, as in Hugging Face.
+ * UTF8: text that is no valid UTF-8; else its bytes are encoded as they are. */
+enum { TT_REFUSE_NOTHING = 0, TT_REFUSE_BYTES = 1, TT_REFUSE_UTF8 = 2 };
+TT_API void tt_tokenizer_refuse(tt_tokenizer *, int what);
+
+/* Decoding token by token: what comes out is whole characters; half of one is held until its rest comes. All of it,
+ * with the end, is what tt_decode gives. Start from {tokenizer, skip_special} with all else 0; it owns no memory. */
+typedef struct tt_decoder { const tt_tokenizer *tokenizer; int skip_special, started, n_held; char held[4]; } tt_decoder;
+TT_API tt_status tt_decoder_push(tt_decoder *, int32_t id, tt_text *out);
+TT_API tt_status tt_decoder_end(tt_decoder *, tt_text *out);       /* appends what is held, and begins anew */
+
+/* The text of a conversation. format: "chatml" (Qwen, SmolLM2), "llama3", "plain" ("role: content" lines), or NULL =
+ * by the special tokens that the tokenizer has. generation_prompt: opens the assistant's answer at the end. Equal to
+ * the templates of Qwen 2.5 and Llama 3 for messages that begin with a system message; what a model's own template
+ * adds (a default system message, the dates of Llama 3.1 and later) is the caller's to write. tokenizer may be NULL. */
+typedef struct tt_message { const char *role, *content; } tt_message;
+TT_API tt_status tt_chat_render(tt_context *, const tt_tokenizer *, const char *format, const tt_message *messages, int n, int generation_prompt, tt_text *out);
 
 /* ==== 6. model =============================================================================
  * One decoder-only transformer, switched by config. Field and tensor names are Hugging Face's. */
@@ -1573,6 +1623,21 @@ static tt_status tti_parallel(tt_context *ctx, tti_part_fn part, void *user, int
     for (i = 0; i < n; i++) { part(user, i, 0); }
     return TT_OK;
 }
+/* tti_grow for parts of a job, which may want memory at the same time. */
+static tt_status tti_grow_shared(tt_context *ctx, void **array, size_t *capacity, size_t want, size_t size) {
+    tt_status status;
+#ifdef TTI_TEAM
+    if (ctx->team) { pthread_mutex_lock(&ctx->team->mutex); }
+    status = tti_grow(ctx, array, capacity, want, size);
+    if (ctx->team) { pthread_mutex_unlock(&ctx->team->mutex); }
+#else
+#ifdef TTI_OPENMP
+#pragma omp critical(tti_memory)
+#endif
+    status = tti_grow(ctx, array, capacity, want, size);
+#endif
+    return status;
+}
 /* One thread per processor, or as many as OMP_NUM_THREADS says, which other libraries heed too. */
 static int tti_default_threads(void) {
     long n = 1;
@@ -1592,8 +1657,19 @@ static int tti_default_threads(void) {
 }
 
 /* ---- context ---- */
+/* Where desc names no backend: NULL is the CPU. */
+static tt_status tti_default_backend(tt_context *ctx, const tt_backend **backend) {
+    const char *wish = NULL;
+#ifdef TT_CUDA
+    wish = getenv("TT_BACKEND");
+    if (wish && strcmp(wish, "cuda") == 0) { *backend = tt_cuda_backend(0); return TT_OK; }
+#endif
+    *backend = NULL;
+    return !wish || !wish[0] || strcmp(wish, "cpu") == 0 ? TT_OK : tt_fail(ctx, TT_ERR_ARG, "tt_create: TT_BACKEND is \"%s\", expected cpu or cuda", wish);
+}
 TT_API tt_context *tt_create(const tt_desc *desc) {
     static const tt_desc zero = TT_INIT;
+    const tt_backend *backend;
     tt_allocator allocator;
     tt_context *ctx;
     const char *wish;
@@ -1621,8 +1697,10 @@ TT_API tt_context *tt_create(const tt_desc *desc) {
     if (ctx->broken == TT_OK) { ctx->broken = tt_cpu_backend()->open(ctx, tt_cpu_backend(), &ctx->cpu_state); }
     ctx->backend = tt_cpu_backend();
     ctx->backend_state = ctx->cpu_state;
-    if (ctx->broken == TT_OK && desc->backend && desc->backend != ctx->backend) {
-        ctx->backend = desc->backend;
+    backend = desc->backend;
+    if (ctx->broken == TT_OK && !backend) { ctx->broken = tti_default_backend(ctx, &backend); }
+    if (ctx->broken == TT_OK && backend && backend != ctx->backend) {
+        ctx->backend = backend;
         ctx->backend_state = NULL;
         ctx->broken = ctx->backend->open(ctx, ctx->backend, &ctx->backend_state);
     }
@@ -2385,18 +2463,18 @@ static tt_status tti_cpu_copy(tt_context *ctx, void *to, const void *from, size_
     return TT_OK;
 }
 #define TTI_ZERO_PIECE ((size_t)1 << 17)
-typedef struct tti_bytes { char *to; size_t n; } tti_bytes;
+typedef struct tti_zeros { char *to; size_t n; } tti_zeros;
 static void tti_zero_piece(void *user, int part, int worker) {
-    const tti_bytes *b = (const tti_bytes *)user;
+    const tti_zeros *z = (const tti_zeros *)user;
     size_t begin = (size_t)part * TTI_ZERO_PIECE;
     (void)worker;
-    memset(b->to + begin, 0, b->n - begin < TTI_ZERO_PIECE ? b->n - begin : TTI_ZERO_PIECE);
+    memset(z->to + begin, 0, z->n - begin < TTI_ZERO_PIECE ? z->n - begin : TTI_ZERO_PIECE);
 }
 static tt_status tti_cpu_zero(tt_context *ctx, void *to, size_t bytes) {
-    tti_bytes b;
-    b.to = (char *)to;
-    b.n = bytes;
-    return tti_parallel(ctx, tti_zero_piece, &b, (int)((bytes + TTI_ZERO_PIECE - 1) / TTI_ZERO_PIECE));
+    tti_zeros z;
+    z.to = (char *)to;
+    z.n = bytes;
+    return tti_parallel(ctx, tti_zero_piece, &z, (int)((bytes + TTI_ZERO_PIECE - 1) / TTI_ZERO_PIECE));
 }
 static tt_status tti_cpu_sync(tt_context *ctx) { (void)ctx; return TT_OK; }
 
@@ -2851,7 +2929,7 @@ TT_API const tt_backend *tt_cpu_backend(void) {
         tti_cpu_gather_rows, tti_cpu_scatter_add_rows, tti_cpu_scatter_rows, tti_cpu_columns, tti_cpu_columns_backward,
         tti_cpu_rmsnorm, tti_cpu_rmsnorm_backward, tti_cpu_layernorm, tti_cpu_layernorm_backward, tti_cpu_rope,
         tti_cpu_unary, tti_cpu_unary_backward, tti_cpu_binary, tti_cpu_binary_backward, tti_cpu_where, tti_cpu_where_backward,
-        tti_cpu_broadcast, tti_cpu_reduce, tti_cpu_bias_backward, tti_cpu_axpy, tti_cpu_sum_squares, tti_cpu_adamw, tti_cpu_cast
+        tti_cpu_broadcast, tti_cpu_reduce, tti_cpu_bias_backward, tti_cpu_axpy, tti_cpu_sum_squares, tti_cpu_adamw, tti_cpu_cast, NULL
     };
     return &backend;
 }
@@ -3414,7 +3492,7 @@ static tt_status tti_gemm_weight(tt_context *ctx, tt_gemm_args g, const tt_tenso
         int n = rows - at < step ? rows - at : step;
         status = ctx->backend->cast(ctx, wide, TT_F32, (const uint16_t *)w->data + (size_t)at * cols, w->dtype, (size_t)n * cols);
         if (g.transpose_b) { block.n = n; block.c = g.c + at; block.bias = g.bias ? g.bias + at : NULL; }
-        else { block.k = n; block.a = g.a + at; block.accumulate = g.accumulate || at > 0; block.bias = at > 0 ? NULL : g.bias; }
+        else { block.k = n; block.a = g.a + at; block.accumulate = g.accumulate || at > 0; }
         if (status == TT_OK) { status = ctx->backend->gemm(ctx, &block); }
     }
     tti_arena_release(&ctx->device, mark);
@@ -3811,18 +3889,23 @@ TT_API tt_tensor *tt_checkpoint(tt_context *ctx, tt_segment_fn fn, void *user, t
 
 
 /* ==== 5. tokenizer =========================================================================
- * Text becomes ids in three steps. 1. Added tokens (such as "<end>") are cut out of the text. 2. What lies
- * between them is split into pieces, roughly words, by a pre-tokenizer. 3. Each piece starts as one token per
- * byte, and byte pair encoding (Sennrich et al. 2016) merges neighbours: of all adjacent pairs that have a merge
- * rule, the one with the lowest rank goes first, the leftmost if it occurs twice, until no rule fits.
+ * Text becomes ids in four steps. 1. Added tokens (such as "<end>") are cut out of the text. 2. What lies between
+ * them is normalized, if the file asks for it. 3. It is split into pieces, roughly words, by a pre-tokenizer. 4. Each
+ * piece starts as one token per byte (or per character), and byte pair encoding (Sennrich et al. 2016) merges
+ * neighbours: of all adjacent pairs that have a merge rule, the one with the lowest rank goes first, the leftmost if
+ * it occurs twice, until no rule fits.
  *
  * A tokenizer is: the bytes of every token (a dictionary from bytes to id and a table from id to bytes), and the
- * merge rules (a hash map from a pair of ids to its rank). Nothing in it changes after it is made.
- * In tokenizer.json a byte is written as one printable character, GPT-2's mapping; a token is a string of them. */
+ * merge rules (a hash map from a pair of ids to its rank). Nothing in it changes after it is made, but for the
+ * workers: one per thread, each with scratch memory and a cache from pieces to their ids.
+ * In the files of byte-level BPE a byte is written as one printable character, GPT-2's mapping; a token is a string
+ * of them. SentencePiece's kind keeps characters, writes a space as U+2581, and has tokens <0x00> to <0xFF> for the
+ * bytes of characters that it does not know. */
 
 #define TTI_MAX_VOCAB (1 << 21)
-#define TTI_SHORT_PIECE 48           /* bytes; up to here a plain search for the best pair beats a heap */
+#define TTI_SHORT_PIECE 48           /* symbols; up to here a plain search for the best pair beats a heap */
 #define TTI_NOWHERE UINT32_MAX
+#define TTI_SPACE_MARK "\xE2\x96\x81"    /* U+2581: a space in SentencePiece */
 
 /* ---- dictionary: strings to numbers; open addressing, at most half full ---- */
 typedef struct tti_word { uint64_t hash; size_t begin, size; int64_t value; } tti_word;
@@ -3920,10 +4003,10 @@ static tt_status tti_pair_add(tt_context *ctx, tti_pair_map *map, int32_t left, 
         *map = wider;
     }
     slot = tti_pair_slot_of(map, left, right);
+    if (!slot->value) { map->n++; }
     slot->left = left;
     slot->right = right;
     slot->value = value + 1;
-    map->n++;
     return TT_OK;
 }
 
@@ -3947,145 +4030,651 @@ static size_t tti_utf8(const char *at, const char *end, uint32_t *c) {
     }
     return size;
 }
-static int tti_utf8_valid(const char *at, size_t size) {
-    const char *end = at + size;
-    uint32_t c = 0;
-    while (at < end && c != UINT32_MAX) { at += tti_utf8(at, end, &c); }
-    return c != UINT32_MAX;
+static size_t tti_utf8_put(uint32_t c, char out[4]) {
+    size_t size = c < 0x80 ? 1 : c < 0x800 ? 2 : c < 0x10000 ? 3 : 4, i;
+    for (i = size - 1; i > 0; i--) {
+        out[i] = (char)(0x80 | (c & 0x3F));
+        c >>= 6;
+    }
+    out[0] = (char)(size == 1 ? c : c | (0xF00u >> size & 0xFF));
+    return size;
+}
+/* The first byte that belongs to no valid character; end if there is none. */
+static const char *tti_utf8_invalid(const char *at, const char *end) {
+    while (at < end) {
+        uint32_t c;
+        size_t size = tti_utf8(at, end, &c);
+        if (c == UINT32_MAX) { break; }
+        at += size;
+    }
+    return at;
+}
+/* Bytes at the end of the text that may be the beginning of a character. */
+static size_t tti_utf8_open(const char *begin, const char *end) {
+    const unsigned char *b = (const unsigned char *)end;
+    size_t n, size;
+    for (n = 1; n <= 3 && n <= (size_t)(end - begin); n++) {
+        unsigned lead = *--b;
+        if ((lead & 0xC0) == 0x80) { continue; }
+        size = lead >= 0xC2 && lead < 0xE0 ? 2 : (lead & 0xF0) == 0xE0 ? 3 : lead >= 0xF0 && lead <= 0xF4 ? 4 : 0;
+        if (size <= n) { return 0; }
+        if (n == 1) { return 1; }
+        if ((lead == 0xE0 && b[1] < 0xA0) || (lead == 0xED && b[1] > 0x9F) || (lead == 0xF0 && b[1] < 0x90) || (lead == 0xF4 && b[1] > 0x8F)) { return 0; }
+        return n;
+    }
+    return 0;
 }
 
-enum { TTI_OTHER, TTI_LETTER, TTI_NUMBER, TTI_SPACE };
+/* Classes by general category: L* in three parts (UPPER is Lu and Lt), N*, M*, and the property White_Space. CASED
+ * stands in the table only: capital and small letters in turn, beginning with a capital. */
+enum { TTI_OTHER, TTI_LETTER, TTI_NUMBER, TTI_SPACE, TTI_UPPER, TTI_LOWER, TTI_MARK, TTI_CASED };
+#define TTI_LETTERS ((1u << TTI_LETTER) | (1u << TTI_UPPER) | (1u << TTI_LOWER))     /* \p{L} as a set of classes */
+#define TTI_SYMBOLS ((1u << TTI_OTHER) | (1u << TTI_MARK))                           /* [^\s\p{L}\p{N}]           */
+#define TTI_SPACES (1u << TTI_SPACE)
 
-/* Unicode 16.0.0, printed by tools/unicode_tables.py: first code point of a range * 4 + class. */
+/* Unicode 16.0.0, printed by tools/unicode_tables.py: first code point of a range * 8 + class. */
 static const uint32_t tti_unicode[] = {
-    0, 39, 56, 131, 132, 194, 232, 261, 364, 389, 492, 535, 536, 643, 644, 681, 684, 714, 720, 725, 728, 742,
-    745, 748, 754, 764, 769, 860, 865, 988, 993, 2824, 2841, 2888, 2945, 2964, 2993, 2996, 3001, 3004, 3521,
-    3540, 3545, 3552, 3561, 3576, 3581, 3584, 3609, 3612, 3617, 3628, 3633, 3636, 3641, 3720, 3725, 4056, 4061,
-    4616, 4649, 5312, 5317, 5468, 5477, 5480, 5505, 5668, 5953, 6060, 6077, 6092, 6273, 6444, 6530, 6568, 6585,
-    6592, 6597, 6992, 6997, 7000, 7061, 7068, 7097, 7106, 7145, 7156, 7165, 7168, 7233, 7236, 7241, 7360, 7477,
-    7832, 7877, 7880, 7938, 7977, 8108, 8145, 8152, 8169, 8172, 8193, 8280, 8297, 8300, 8337, 8340, 8353, 8356,
-    8449, 8548, 8577, 8620, 8641, 8736, 8741, 8764, 8833, 9000, 9233, 9448, 9461, 9464, 9537, 9540, 9569, 9608,
-    9626, 9664, 9669, 9732, 9749, 9780, 9789, 9796, 9805, 9892, 9897, 9924, 9929, 9932, 9945, 9960, 9973, 9976,
-    10041, 10044, 10097, 10104, 10109, 10120, 10138, 10177, 10184, 10194, 10216, 10225, 10228, 10261, 10284,
-    10301, 10308, 10317, 10404, 10409, 10436, 10441, 10448, 10453, 10460, 10465, 10472, 10597, 10612, 10617,
-    10620, 10650, 10688, 10697, 10708, 10773, 10808, 10813, 10824, 10829, 10916, 10921, 10948, 10953, 10960,
-    10965, 10984, 10997, 11000, 11073, 11076, 11137, 11144, 11162, 11200, 11237, 11240, 11285, 11316, 11325,
-    11332, 11341, 11428, 11433, 11460, 11465, 11472, 11477, 11496, 11509, 11512, 11633, 11640, 11645, 11656,
-    11674, 11712, 11717, 11722, 11744, 11789, 11792, 11797, 11820, 11833, 11844, 11849, 11864, 11877, 11884,
-    11889, 11892, 11897, 11904, 11917, 11924, 11937, 11948, 11961, 12008, 12097, 12100, 12186, 12236, 12309,
-    12340, 12345, 12356, 12361, 12452, 12457, 12520, 12533, 12536, 12641, 12652, 12661, 12664, 12673, 12680,
-    12698, 12736, 12770, 12796, 12801, 12804, 12821, 12852, 12857, 12868, 12873, 12964, 12969, 13008, 13013,
-    13032, 13045, 13048, 13173, 13180, 13185, 13192, 13210, 13248, 13253, 13260, 13329, 13364, 13369, 13380,
-    13385, 13548, 13557, 13560, 13625, 13628, 13649, 13660, 13666, 13693, 13704, 13722, 13796, 13801, 13824,
-    13845, 13916, 13929, 14024, 14029, 14064, 14069, 14072, 14081, 14108, 14234, 14272, 14341, 14532, 14537,
-    14544, 14593, 14620, 14658, 14696, 14853, 14860, 14865, 14868, 14873, 14892, 14897, 14992, 14997, 15000,
-    15005, 15044, 15049, 15056, 15093, 15096, 15105, 15124, 15129, 15132, 15170, 15208, 15217, 15232, 15361,
-    15364, 15490, 15568, 15617, 15648, 15653, 15796, 15905, 15924, 16385, 16556, 16637, 16642, 16680, 16705,
-    16728, 16745, 16760, 16773, 16776, 16789, 16796, 16825, 16836, 16853, 16904, 16953, 16956, 16962, 17000,
-    17025, 17176, 17181, 17184, 17205, 17208, 17217, 17388, 17393, 18724, 18729, 18744, 18753, 18780, 18785,
-    18788, 18793, 18808, 18817, 18980, 18985, 19000, 19009, 19140, 19145, 19160, 19169, 19196, 19201, 19204,
-    19209, 19224, 19233, 19292, 19297, 19524, 19529, 19544, 19553, 19820, 19878, 19956, 19969, 20032, 20097,
-    20440, 20449, 20472, 20485, 22964, 22973, 23043, 23045, 23148, 23169, 23468, 23482, 23493, 23524, 23553,
-    23624, 23677, 23752, 23809, 23880, 23937, 23988, 23993, 24004, 24065, 24272, 24413, 24416, 24433, 24436,
-    24450, 24488, 24514, 24552, 24642, 24680, 24705, 25060, 25089, 25108, 25117, 25252, 25257, 25260, 25281,
-    25560, 25601, 25724, 25882, 25921, 26040, 26049, 26068, 26113, 26288, 26305, 26408, 26434, 26476, 26625,
-    26716, 26753, 26964, 27138, 27176, 27202, 27240, 27293, 27296, 27669, 27856, 27925, 27956, 27970, 28008,
-    28173, 28292, 28345, 28354, 28393, 28568, 28673, 28816, 28930, 28968, 28981, 28994, 29033, 29176, 29185,
-    29228, 29249, 29420, 29429, 29440, 29605, 29620, 29625, 29648, 29653, 29660, 29673, 29676, 29697, 30464,
-    30721, 31832, 31841, 31864, 31873, 32024, 32033, 32056, 32065, 32096, 32101, 32104, 32109, 32112, 32117,
-    32120, 32125, 32248, 32257, 32468, 32473, 32500, 32505, 32508, 32521, 32532, 32537, 32564, 32577, 32592,
-    32601, 32624, 32641, 32692, 32713, 32724, 32729, 32756, 32771, 32812, 32931, 32936, 32959, 32960, 33151,
-    33152, 33218, 33221, 33224, 33234, 33256, 33277, 33282, 33320, 33345, 33396, 33801, 33804, 33821, 33824,
-    33833, 33872, 33877, 33880, 33893, 33912, 33937, 33940, 33945, 33948, 33953, 33956, 33961, 33976, 33981,
-    34024, 34033, 34048, 34069, 34088, 34105, 34108, 34114, 34317, 34326, 34344, 37250, 37488, 37802, 37888,
-    40410, 40528, 45057, 45972, 45997, 46012, 46025, 46032, 46070, 46072, 46081, 46232, 46237, 46240, 46261,
-    46264, 46273, 46496, 46525, 46528, 46593, 46684, 46721, 46748, 46753, 46780, 46785, 46812, 46817, 46844,
-    46849, 46876, 46881, 46908, 46913, 46940, 46945, 46972, 47293, 47296, 49155, 49156, 49173, 49182, 49184,
-    49286, 49320, 49349, 49368, 49378, 49389, 49396, 49413, 49756, 49781, 49792, 49797, 50156, 50161, 50176,
-    50197, 50368, 50373, 50748, 50762, 50776, 50817, 50944, 51137, 51200, 51330, 51368, 51490, 51520, 51526,
-    51584, 51714, 51752, 51910, 51968, 53249, 79616, 79873, 168500, 168769, 168952, 168961, 170036, 170049,
-    170114, 170153, 170160, 170241, 170428, 170493, 170616, 170625, 170906, 170944, 171101, 171136, 171145,
-    171556, 171565, 171832, 171841, 171848, 171853, 171856, 171861, 171892, 171977, 172040, 172045, 172056,
-    172061, 172076, 172081, 172172, 172226, 172248, 172289, 172496, 172553, 172752, 172866, 172904, 173001,
-    173024, 173037, 173040, 173045, 173052, 173058, 173097, 173208, 173249, 173340, 173441, 173556, 173585,
-    173772, 173885, 173890, 173928, 173953, 173972, 173977, 174018, 174057, 174076, 174081, 174244, 174337,
-    174348, 174353, 174384, 174402, 174440, 174465, 174556, 174569, 174572, 174585, 174784, 174789, 174792,
-    174805, 174812, 174821, 174840, 174849, 174852, 174857, 174860, 174957, 174968, 174977, 175020, 175049,
-    175060, 175109, 175132, 175141, 175164, 175173, 175196, 175233, 175260, 175265, 175292, 175297, 175468,
-    175473, 175528, 175553, 176012, 176066, 176104, 176129, 220816, 220865, 220956, 220973, 221168, 254977,
-    256440, 256449, 256872, 257025, 257052, 257101, 257120, 257141, 257144, 257149, 257188, 257193, 257244,
-    257249, 257268, 257273, 257276, 257281, 257288, 257293, 257300, 257305, 257736, 257869, 259320, 259393,
-    259648, 259657, 259872, 260033, 260080, 260545, 260564, 260569, 261108, 261186, 261224, 261253, 261356,
-    261381, 261484, 261529, 261884, 261897, 261920, 261929, 261952, 261961, 261984, 261993, 262004, 262145,
-    262192, 262197, 262300, 262305, 262380, 262385, 262392, 262397, 262456, 262465, 262520, 262657, 263148,
-    263198, 263376, 263426, 263652, 263722, 263728, 264705, 264820, 264833, 265028, 265094, 265200, 265217,
-    265346, 265360, 265397, 265478, 265481, 265514, 265516, 265537, 265688, 265729, 265848, 265857, 266000,
-    266017, 266048, 266054, 266072, 266241, 266872, 266882, 266920, 266945, 267088, 267105, 267248, 267265,
-    267424, 267457, 267664, 267713, 267756, 267761, 267820, 267825, 267852, 267857, 267864, 267869, 267912,
-    267917, 267976, 267981, 268008, 268013, 268020, 268033, 268240, 268289, 269532, 269569, 269656, 269697,
-    269728, 269825, 269848, 269853, 270020, 270025, 270060, 270337, 270360, 270369, 270372, 270377, 270552,
-    270557, 270564, 270577, 270580, 270589, 270680, 270690, 270721, 270812, 270822, 270849, 270972, 271006,
-    271040, 271233, 271308, 271313, 271320, 271342, 271361, 271450, 271472, 271489, 271592, 271873, 272096,
-    272114, 272121, 272130, 272192, 272202, 272385, 272388, 272449, 272464, 272469, 272480, 272485, 272600,
-    272642, 272676, 272769, 272886, 272892, 272897, 273014, 273024, 273153, 273184, 273189, 273300, 273326,
-    273344, 273409, 273624, 273665, 273752, 273762, 273793, 273868, 273890, 273921, 273992, 274086, 274112,
-    274433, 274724, 274945, 275148, 275201, 275404, 275434, 275457, 275600, 275650, 275688, 275714, 275753,
-    275864, 275901, 275992, 276866, 276988, 276993, 277160, 277185, 277192, 277257, 277268, 277505, 277622,
-    277661, 277664, 277697, 277784, 277830, 277844, 277953, 278024, 278209, 278294, 278320, 278401, 278492,
-    278541, 278752, 278858, 278976, 278981, 278988, 278997, 279000, 279053, 279232, 279361, 279460, 279490,
-    279528, 279565, 279708, 279770, 279808, 279825, 279828, 279837, 279840, 279873, 280012, 280025, 280028,
-    280077, 280268, 280325, 280340, 280386, 280425, 280428, 280433, 280436, 280454, 280532, 280577, 280648,
-    280653, 280752, 280829, 280836, 281089, 281116, 281121, 281124, 281129, 281144, 281149, 281208, 281213,
-    281252, 281281, 281468, 281538, 281576, 281621, 281652, 281661, 281668, 281677, 281764, 281769, 281796,
-    281801, 281808, 281813, 281832, 281845, 281848, 281921, 281924, 281973, 281992, 282113, 282152, 282157,
-    282160, 282169, 282172, 282177, 282328, 282333, 282336, 282437, 282440, 282445, 282448, 282625, 282836,
-    282909, 282924, 282946, 282984, 283005, 283016, 283137, 283328, 283409, 283416, 283421, 283424, 283458,
-    283496, 284161, 284348, 284513, 284528, 284673, 284864, 284945, 284948, 284994, 285032, 285185, 285356,
-    285409, 285412, 285442, 285480, 285506, 285584, 285697, 285804, 285890, 285936, 285953, 285980, 286721,
-    286896, 287361, 287618, 287692, 287741, 287772, 287781, 287784, 287793, 287824, 287829, 287836, 287841,
-    287936, 287997, 288000, 288005, 288008, 288066, 288104, 288385, 288416, 288425, 288580, 288645, 288648,
-    288653, 288656, 288769, 288772, 288813, 288972, 289001, 289004, 289089, 289092, 289137, 289320, 289397,
-    289400, 289473, 289764, 290561, 290692, 290754, 290792, 290817, 290852, 290857, 291004, 291073, 291076,
-    291138, 291252, 291273, 291392, 291841, 291868, 291873, 291880, 291885, 292036, 292121, 292124, 292162,
-    292200, 292225, 292248, 292253, 292260, 292265, 292392, 292449, 292452, 292482, 292520, 293761, 293836,
-    293897, 293900, 293905, 293956, 293961, 294096, 294210, 294248, 294593, 294596, 294658, 294740, 294913,
-    298600, 299010, 299452, 299521, 300304, 310849, 311236, 311297, 315584, 315653, 315676, 315777, 331756,
-    331777, 334108, 361473, 361592, 361666, 361704, 368641, 370916, 370945, 371068, 371074, 371112, 371137,
-    371452, 371458, 371496, 371521, 371640, 371713, 371904, 371969, 371984, 372034, 372072, 372078, 372104,
-    372109, 372192, 372213, 372288, 374017, 374196, 374210, 374248, 375041, 375298, 375388, 375809, 376108,
-    376129, 376132, 376397, 376448, 376705, 376712, 376717, 376720, 376833, 401376, 401409, 406360, 406525,
-    406564, 442305, 442320, 442325, 442352, 442357, 442364, 442369, 443532, 443593, 443596, 443713, 443724,
-    443733, 443736, 443793, 443808, 443841, 445424, 454657, 455084, 455105, 455156, 455169, 455204, 455233,
-    455272, 472002, 472040, 477954, 478032, 478082, 478160, 478594, 478692, 479233, 479572, 479577, 479860,
-    479865, 479872, 479881, 479884, 479893, 479900, 479909, 479924, 479929, 479976, 479981, 479984, 479989,
-    480016, 480021, 480280, 480285, 480300, 480309, 480340, 480345, 480372, 480377, 480488, 480493, 480508,
-    480513, 480532, 480537, 480540, 480553, 480580, 480585, 481944, 481953, 482052, 482057, 482156, 482161,
-    482284, 482289, 482388, 482393, 482516, 482521, 482620, 482625, 482748, 482753, 482852, 482857, 482980,
-    482985, 483084, 483089, 483120, 483130, 483328, 490497, 490620, 490645, 490668, 491713, 491960, 492545,
-    492724, 492765, 492792, 492802, 492840, 492857, 492860, 494145, 494264, 494337, 494512, 494530, 494568,
-    496449, 496560, 496578, 496616, 497473, 497592, 497601, 497606, 497644, 499585, 499612, 499617, 499632,
-    499637, 499644, 499649, 499708, 499713, 500500, 500510, 500544, 500737, 501008, 501037, 501040, 501058,
-    501096, 504262, 504496, 504502, 504512, 504518, 504532, 504838, 505016, 505022, 505080, 505857, 505872,
-    505877, 505984, 505989, 505996, 506001, 506004, 506013, 506016, 506021, 506060, 506065, 506080, 506085,
-    506088, 506093, 506096, 506121, 506124, 506141, 506144, 506149, 506152, 506157, 506160, 506165, 506176,
-    506181, 506188, 506193, 506196, 506205, 506208, 506213, 506216, 506221, 506224, 506229, 506232, 506237,
-    506240, 506245, 506252, 506257, 506260, 506269, 506284, 506289, 506316, 506321, 506336, 506341, 506356,
-    506361, 506364, 506369, 506408, 506413, 506480, 506501, 506512, 506517, 506536, 506541, 506608, 508930,
-    508980, 520130, 520168, 524289, 695168, 695297, 711912, 711937, 712824, 712833, 735880, 735937, 765828,
-    765889, 768376, 778241, 780408, 786433, 806188, 806209, 822976
+    0, 75, 112, 259, 264, 386, 464, 524, 728, 781, 984, 1067, 1072, 1283, 1288, 1361, 1368, 1426, 1440, 1453, 1456,
+    1482, 1489, 1496, 1506, 1528, 1540, 1720, 1732, 1789, 1976, 1989, 2055, 2501, 2511, 2637, 2647, 3012, 3023, 3069,
+    3084, 3095, 3124, 3141, 3148, 3173, 3188, 3221, 3228, 3245, 3252, 3277, 3300, 3317, 3324, 3335, 3380, 3391, 3421,
+    3428, 3437, 3444, 3461, 3468, 3487, 3516, 3533, 3545, 3556, 3565, 3585, 3620, 3637, 3644, 3661, 3668, 3679, 3821,
+    3831, 3973, 3980, 3991, 4020, 4039, 4517, 4564, 4581, 4588, 4605, 4620, 4629, 4636, 4663, 4741, 5281, 5293, 5505,
+    5648, 5681, 5776, 5889, 5928, 5985, 5992, 6001, 6008, 6150, 7047, 7073, 7080, 7092, 7101, 7104, 7121, 7133, 7152,
+    7164, 7168, 7220, 7224, 7236, 7256, 7268, 7272, 7284, 7301, 7308, 7440, 7452, 7525, 7804, 7813, 7828, 7853, 7879,
+    8069, 8100, 8109, 8112, 8124, 8133, 8140, 8157, 8172, 8581, 8967, 9232, 9246, 9303, 9732, 9743, 9853, 9863, 10624,
+    10636, 10936, 10953, 10960, 11013, 11336, 11406, 11760, 11774, 11776, 11790, 11800, 11814, 11824, 11838, 11840,
+    11905, 12120, 12153, 12184, 12422, 12504, 12545, 12894, 13058, 13136, 13169, 13190, 13193, 13984, 13993, 14006,
+    14056, 14078, 14121, 14142, 14152, 14166, 14193, 14210, 14289, 14312, 14329, 14336, 14465, 14478, 14481, 14726,
+    14936, 14953, 15670, 15753, 15760, 15874, 15953, 16222, 16289, 16304, 16337, 16344, 16366, 16368, 16385, 16566,
+    16593, 16606, 16673, 16686, 16705, 16718, 16752, 16897, 17102, 17120, 17153, 17240, 17281, 17472, 17481, 17528,
+    17598, 17665, 18006, 18192, 18206, 18465, 18902, 18921, 18934, 19073, 19086, 19137, 19222, 19232, 19250, 19328,
+    19337, 19470, 19488, 19497, 19560, 19577, 19592, 19609, 19784, 19793, 19848, 19857, 19864, 19889, 19920, 19942,
+    19945, 19958, 20008, 20030, 20040, 20062, 20081, 20088, 20158, 20160, 20193, 20208, 20217, 20246, 20256, 20274,
+    20353, 20368, 20386, 20432, 20449, 20456, 20470, 20472, 20494, 20512, 20521, 20568, 20601, 20616, 20633, 20808,
+    20817, 20872, 20881, 20896, 20905, 20920, 20929, 20944, 20966, 20968, 20982, 21016, 21054, 21064, 21086, 21104,
+    21134, 21136, 21193, 21224, 21233, 21240, 21298, 21382, 21393, 21422, 21424, 21518, 21536, 21545, 21616, 21625,
+    21648, 21657, 21832, 21841, 21896, 21905, 21920, 21929, 21968, 21990, 21993, 22006, 22064, 22078, 22096, 22110,
+    22128, 22145, 22152, 22273, 22294, 22304, 22322, 22400, 22473, 22486, 22528, 22542, 22560, 22569, 22632, 22649,
+    22664, 22681, 22856, 22865, 22920, 22929, 22944, 22953, 22992, 23014, 23017, 23030, 23080, 23102, 23112, 23134,
+    23152, 23214, 23232, 23265, 23280, 23289, 23318, 23328, 23346, 23424, 23433, 23442, 23488, 23574, 23577, 23584,
+    23593, 23640, 23665, 23688, 23697, 23728, 23753, 23768, 23777, 23784, 23793, 23808, 23833, 23848, 23873, 23896,
+    23921, 24016, 24054, 24088, 24118, 24136, 24150, 24176, 24193, 24200, 24254, 24256, 24370, 24472, 24582, 24617,
+    24680, 24689, 24712, 24721, 24904, 24913, 25040, 25062, 25065, 25078, 25128, 25142, 25160, 25174, 25200, 25262,
+    25272, 25281, 25304, 25321, 25328, 25345, 25366, 25376, 25394, 25472, 25538, 25592, 25601, 25614, 25632, 25641,
+    25704, 25713, 25736, 25745, 25928, 25937, 26016, 26025, 26064, 26086, 26089, 26102, 26152, 26166, 26184, 26198,
+    26224, 26286, 26296, 26345, 26360, 26369, 26390, 26400, 26418, 26496, 26505, 26526, 26528, 26630, 26657, 26728,
+    26737, 26760, 26769, 27102, 27113, 27126, 27176, 27190, 27208, 27222, 27249, 27256, 27297, 27326, 27330, 27385,
+    27414, 27424, 27442, 27592, 27601, 27648, 27662, 27680, 27689, 27832, 27857, 28048, 28057, 28128, 28137, 28144,
+    28161, 28216, 28246, 28248, 28286, 28328, 28342, 28344, 28358, 28416, 28466, 28544, 28566, 28576, 28681, 29070,
+    29073, 29094, 29144, 29185, 29246, 29304, 29314, 29392, 29705, 29720, 29729, 29736, 29745, 29784, 29793, 29984,
+    29993, 30000, 30009, 30094, 30097, 30118, 30185, 30192, 30209, 30248, 30257, 30264, 30278, 30328, 30338, 30416,
+    30433, 30464, 30721, 30728, 30918, 30928, 30978, 31136, 31150, 31152, 31166, 31168, 31182, 31184, 31222, 31233,
+    31296, 31305, 31592, 31630, 31784, 31798, 31809, 31854, 31936, 31950, 32232, 32310, 32312, 32769, 33118, 33273,
+    33282, 33360, 33409, 33462, 33489, 33526, 33545, 33558, 33577, 33598, 33649, 33678, 33705, 33814, 33905, 33918,
+    33922, 34006, 34032, 34052, 34352, 34364, 34368, 34412, 34416, 34437, 34776, 34785, 34797, 34817, 37448, 37457,
+    37488, 37505, 37560, 37569, 37576, 37585, 37616, 37633, 37960, 37969, 38000, 38017, 38280, 38289, 38320, 38337,
+    38392, 38401, 38408, 38417, 38448, 38465, 38584, 38593, 39048, 39057, 39088, 39105, 39640, 39662, 39680, 39754,
+    39912, 39937, 40064, 40196, 40880, 40901, 40944, 40969, 45928, 45945, 46083, 46089, 46296, 46337, 46936, 46962,
+    46985, 47048, 47105, 47254, 47280, 47353, 47510, 47528, 47617, 47766, 47776, 47873, 47976, 47985, 48008, 48022,
+    48032, 48129, 48550, 48800, 48825, 48832, 48865, 48878, 48880, 48898, 48976, 49026, 49104, 49246, 49264, 49278,
+    49282, 49360, 49409, 50120, 50177, 50222, 50233, 50510, 50513, 50520, 50561, 51120, 51201, 51448, 51462, 51552,
+    51590, 51680, 51762, 51841, 52080, 52097, 52136, 52225, 52576, 52609, 52816, 52866, 52952, 53249, 53438, 53472,
+    53505, 53934, 54008, 54022, 54248, 54270, 54274, 54352, 54402, 54480, 54585, 54592, 54662, 54904, 55302, 55337,
+    55718, 55849, 55912, 55938, 56016, 56158, 56224, 56326, 56345, 56590, 56689, 56706, 56785, 57142, 57248, 57345,
+    57638, 57792, 57858, 57936, 57961, 57986, 58065, 58352, 58373, 58444, 58453, 58456, 58500, 58840, 58860, 58880,
+    59014, 59032, 59046, 59209, 59246, 59249, 59302, 59305, 59326, 59345, 59352, 59397, 59745, 60253, 60353, 60365,
+    60633, 60934, 61447, 62645, 62711, 63493, 63556, 63621, 63664, 63684, 63728, 63749, 63812, 63877, 63940, 64005,
+    64048, 64068, 64112, 64133, 64192, 64204, 64208, 64220, 64224, 64236, 64240, 64252, 64261, 64324, 64389, 64496,
+    64517, 64580, 64645, 64708, 64773, 64836, 64901, 64936, 64949, 64964, 65000, 65013, 65016, 65045, 65064, 65077,
+    65092, 65128, 65157, 65184, 65205, 65220, 65248, 65285, 65348, 65384, 65429, 65448, 65461, 65476, 65512, 65539,
+    65624, 65859, 65872, 65915, 65920, 66299, 66304, 66434, 66441, 66448, 66466, 66512, 66553, 66562, 66640, 66689,
+    66792, 67206, 67464, 67604, 67608, 67644, 67648, 67669, 67676, 67701, 67716, 67741, 67744, 67756, 67760, 67788,
+    67824, 67876, 67880, 67892, 67896, 67908, 67912, 67924, 67952, 67965, 67972, 68005, 68009, 68045, 68048, 68069,
+    68084, 68096, 68140, 68149, 68176, 68213, 68216, 68226, 68636, 68645, 68650, 68688, 74498, 74976, 75602, 75776,
+    80818, 81056, 90116, 90501, 90884, 90893, 90900, 90925, 90943, 90988, 91015, 91045, 91052, 91061, 91105, 91124,
+    91143, 91941, 91944, 91999, 92030, 92052, 92061, 92064, 92138, 92144, 92165, 92464, 92477, 92480, 92525, 92528,
+    92545, 92992, 93049, 93056, 93182, 93185, 93368, 93441, 93496, 93505, 93560, 93569, 93624, 93633, 93688, 93697,
+    93752, 93761, 93816, 93825, 93880, 93889, 93944, 93958, 94208, 94585, 94592, 98307, 98312, 98345, 98362, 98368,
+    98570, 98646, 98688, 98697, 98736, 98754, 98777, 98792, 98825, 99512, 99534, 99544, 99561, 99584, 99593, 100312,
+    100321, 100352, 100393, 100736, 100745, 101496, 101522, 101552, 101633, 101888, 102273, 102400, 102658, 102736,
+    102978, 103040, 103050, 103168, 103426, 103504, 103818, 103936, 106497, 159232, 159745, 337000, 337537, 337904,
+    337921, 340072, 340097, 340226, 340305, 340320, 340487, 340849, 340862, 340888, 340902, 340976, 340985, 340999,
+    341217, 341238, 341249, 341810, 341894, 341904, 342201, 342272, 342295, 342405, 342423, 342913, 342925, 342991,
+    343020, 343031, 343105, 343112, 343135, 343161, 343175, 343205, 343223, 343380, 343421, 343428, 343463, 343588,
+    343615, 343644, 343661, 343664, 343684, 343693, 343696, 343709, 343712, 343725, 343735, 343780, 343784, 343953,
+    343980, 343989, 343993, 344021, 344025, 344086, 344089, 344118, 344121, 344158, 344161, 344350, 344384, 344422,
+    344424, 344450, 344496, 344577, 344992, 345094, 345105, 345510, 345648, 345730, 345808, 345862, 346001, 346048,
+    346073, 346080, 346089, 346110, 346114, 346193, 346422, 346480, 346497, 346686, 346784, 346881, 347112, 347142,
+    347169, 347550, 347656, 347769, 347778, 347856, 347905, 347950, 347953, 348034, 348113, 348152, 348161, 348494,
+    348600, 348673, 348702, 348705, 348774, 348784, 348802, 348880, 348929, 349112, 349137, 349150, 349169, 349574,
+    349577, 349590, 349609, 349630, 349641, 349686, 349697, 349710, 349713, 349720, 349913, 349936, 349953, 350046,
+    350080, 350097, 350126, 350136, 350217, 350264, 350281, 350328, 350345, 350392, 350465, 350520, 350529, 350584,
+    350597, 350936, 350945, 350981, 351049, 351056, 351109, 351745, 352030, 352088, 352102, 352112, 352130, 352208,
+    352257, 441632, 441729, 441912, 441945, 442336, 509953, 512880, 512897, 513744, 514053, 514104, 514205, 514240,
+    514281, 514294, 514297, 514376, 514385, 514488, 514497, 514536, 514545, 514552, 514561, 514576, 514585, 514600,
+    514609, 515472, 515737, 518640, 518785, 519296, 519313, 519744, 520065, 520160, 520198, 520320, 520454, 520576,
+    521089, 521128, 521137, 522216, 522370, 522448, 522508, 522712, 522765, 522968, 523057, 523768, 523793, 523840,
+    523857, 523904, 523921, 523968, 523985, 524008, 524289, 524384, 524393, 524600, 524609, 524760, 524769, 524784,
+    524793, 524912, 524929, 525040, 525313, 526296, 526394, 526752, 526850, 527304, 527442, 527456, 528366, 528368,
+    529409, 529640, 529665, 530056, 530182, 530186, 530400, 530433, 530690, 530720, 530793, 530954, 530961, 531026,
+    531032, 531073, 531382, 531416, 531457, 531696, 531713, 532000, 532033, 532096, 532106, 532144, 532484, 532805,
+    533121, 533744, 533762, 533840, 533892, 534176, 534213, 534496, 534529, 534848, 534913, 535328, 535428, 535512,
+    535524, 535640, 535652, 535704, 535716, 535728, 535741, 535824, 535837, 535952, 535965, 536016, 536029, 536040,
+    536065, 536480, 536577, 539064, 539137, 539312, 539393, 539456, 539649, 539696, 539705, 540040, 540049, 540120,
+    540673, 540720, 540737, 540744, 540753, 541104, 541113, 541128, 541153, 541160, 541177, 541360, 541378, 541441,
+    541624, 541642, 541697, 541944, 542010, 542080, 542465, 542616, 542625, 542640, 542682, 542721, 542898, 542944,
+    542977, 543184, 543745, 544192, 544226, 544241, 544258, 544384, 544402, 544769, 544782, 544800, 544814, 544824,
+    544870, 544897, 544928, 544937, 544960, 544969, 545200, 545222, 545240, 545278, 545282, 545352, 545537, 545770,
+    545784, 545793, 546026, 546048, 546305, 546368, 546377, 546606, 546616, 546650, 546688, 546817, 547248, 547329,
+    547504, 547522, 547585, 547736, 547778, 547841, 547984, 548170, 548224, 548865, 549448, 549892, 550296, 550405,
+    550808, 550866, 550913, 551206, 551232, 551298, 551376, 551426, 551505, 551556, 551728, 551758, 551792, 551801,
+    551813, 551984, 553730, 553976, 553985, 554320, 554334, 554344, 554369, 554384, 554513, 554536, 554982, 555009,
+    555242, 555321, 555328, 555393, 555574, 555658, 555688, 555905, 556054, 556080, 556417, 556586, 556640, 556801,
+    556984, 557062, 557081, 557510, 557624, 557714, 557958, 557961, 557982, 557993, 558000, 558078, 558105, 558470,
+    558552, 558614, 558616, 558721, 558920, 558978, 559056, 559110, 559129, 559422, 559528, 559538, 559616, 559649,
+    559662, 559673, 559680, 559745, 560030, 560032, 560049, 560056, 560134, 560153, 560542, 560649, 560680, 560718,
+    560744, 560758, 560770, 560849, 560856, 560865, 560872, 560906, 561064, 561153, 561296, 561305, 561510, 561600,
+    561654, 561657, 561678, 561680, 562177, 562232, 562241, 562248, 562257, 562288, 562297, 562416, 562425, 562504,
+    562561, 562942, 563032, 563074, 563152, 563206, 563232, 563241, 563304, 563321, 563336, 563353, 563528, 563537,
+    563592, 563601, 563616, 563625, 563664, 563678, 563689, 563702, 563752, 563774, 563784, 563806, 563824, 563841,
+    563848, 563902, 563904, 563945, 563990, 564000, 564022, 564072, 564102, 564136, 564225, 564304, 564313, 564320,
+    564337, 564344, 564353, 564656, 564665, 564678, 564744, 564758, 564760, 564782, 564784, 564798, 564824, 564838,
+    564873, 564886, 564889, 564896, 565006, 565016, 565249, 565678, 565817, 565848, 565890, 565968, 566006, 566009,
+    566032, 566273, 566662, 566817, 566832, 566841, 566848, 566914, 566992, 568321, 568702, 568752, 568774, 568840,
+    569025, 569062, 569072, 569345, 569734, 569864, 569889, 569896, 569986, 570064, 570369, 570718, 570817, 570824,
+    570882, 570960, 571010, 571168, 571393, 571608, 571630, 571744, 571778, 571872, 571905, 571960, 573441, 573798,
+    573912, 574724, 574981, 575234, 575384, 575481, 575544, 575561, 575568, 575585, 575648, 575657, 575672, 575681,
+    575878, 575920, 575934, 575944, 575966, 575993, 576006, 576009, 576022, 576032, 576130, 576208, 576769, 576832,
+    576849, 577166, 577216, 577238, 577289, 577296, 577305, 577318, 577320, 577537, 577550, 577625, 577950, 578001,
+    578014, 578040, 578110, 578112, 578177, 578190, 578273, 578646, 578768, 578793, 578800, 578945, 579528, 581121,
+    581384, 581506, 581584, 581633, 581704, 581713, 582014, 582072, 582086, 582145, 582152, 582274, 582504, 582545,
+    582784, 582806, 582976, 582990, 583096, 583681, 583736, 583745, 583760, 583769, 584078, 584120, 584150, 584152,
+    584166, 584176, 584190, 584241, 584254, 584256, 584322, 584400, 584449, 584496, 584505, 584520, 584529, 584790,
+    584824, 584838, 584848, 584862, 584897, 584904, 584962, 585040, 587521, 587678, 587704, 587782, 587793, 587806,
+    587809, 587912, 587921, 588198, 588248, 588278, 588312, 588418, 588502, 588504, 589185, 589192, 589314, 589480,
+    589825, 597200, 598018, 598904, 599041, 600608, 621697, 622472, 622593, 631168, 631302, 631305, 631358, 631472,
+    631553, 663512, 663553, 668216, 722945, 723190, 723330, 723408, 737281, 741832, 741889, 742136, 742146, 742224,
+    742273, 742904, 742914, 742992, 743041, 743280, 743302, 743336, 743425, 743814, 743864, 743937, 743968, 744066,
+    744144, 744154, 744208, 744217, 744384, 744425, 744576, 748033, 748392, 748418, 748496, 750084, 750341, 750594,
+    750776, 751617, 752216, 752254, 752257, 752270, 752704, 752766, 752793, 752896, 753409, 753424, 753433, 753446,
+    753448, 753542, 753552, 753665, 802752, 802817, 812720, 813049, 813128, 884609, 884640, 884649, 884704, 884713,
+    884728, 884737, 887064, 887185, 887192, 887425, 887448, 887465, 887472, 887585, 887616, 887681, 890848, 909313,
+    910168, 910209, 910312, 910337, 910408, 910465, 910544, 910574, 910584, 944002, 944080, 948230, 948592, 948614,
+    948792, 953134, 953168, 953198, 953240, 953310, 953368, 953390, 953440, 953686, 953712, 954902, 954920, 955906,
+    956064, 956162, 956320, 957186, 957384, 958468, 958677, 958884, 959093, 959144, 959157, 959300, 959509, 959716,
+    959720, 959732, 959744, 959764, 959768, 959788, 959800, 959820, 959848, 959860, 959925, 959952, 959965, 959968,
+    959981, 960032, 960045, 960132, 960341, 960548, 960560, 960572, 960600, 960620, 960680, 960692, 960744, 960757,
+    960964, 960976, 960988, 961016, 961028, 961064, 961076, 961080, 961108, 961160, 961173, 961380, 961589, 961796,
+    962005, 962212, 962421, 962628, 962837, 963044, 963253, 963460, 963669, 963888, 963908, 964104, 964117, 964312,
+    964325, 964372, 964568, 964581, 964776, 964789, 964836, 965032, 965045, 965240, 965253, 965300, 965496, 965509,
+    965704, 965717, 965764, 965960, 965973, 966168, 966181, 966228, 966237, 966240, 966258, 966656, 970758, 971192,
+    971230, 971624, 971694, 971696, 971814, 971816, 971998, 972032, 972046, 972160, 980997, 981073, 981085, 981240,
+    981293, 981336, 983046, 983096, 983110, 983240, 983262, 983312, 983326, 983336, 983350, 983384, 983425, 983920,
+    984190, 984192, 985089, 985448, 985478, 985529, 985584, 985602, 985680, 985713, 985720, 988289, 988534, 988536,
+    988673, 989030, 989058, 989136, 992897, 993126, 993154, 993232, 994945, 995190, 995201, 995210, 995288, 999169,
+    999224, 999233, 999264, 999273, 999288, 999297, 999416, 999425, 1001000, 1001018, 1001094, 1001144, 1001476,
+    1001749, 1002022, 1002073, 1002080, 1002114, 1002192, 1008522, 1008992, 1009002, 1009024, 1009034, 1009064,
+    1009674, 1010032, 1010042, 1010160, 1011713, 1011744, 1011753, 1011968, 1011977, 1011992, 1012001, 1012008,
+    1012025, 1012032, 1012041, 1012120, 1012129, 1012160, 1012169, 1012176, 1012185, 1012192, 1012241, 1012248,
+    1012281, 1012288, 1012297, 1012304, 1012313, 1012320, 1012329, 1012352, 1012361, 1012376, 1012385, 1012392,
+    1012409, 1012416, 1012425, 1012432, 1012441, 1012448, 1012457, 1012464, 1012473, 1012480, 1012489, 1012504,
+    1012513, 1012520, 1012537, 1012568, 1012577, 1012632, 1012641, 1012672, 1012681, 1012712, 1012721, 1012728,
+    1012737, 1012816, 1012825, 1012960, 1013001, 1013024, 1013033, 1013072, 1013081, 1013216, 1017858, 1017960,
+    1040258, 1040336, 1048577, 1390336, 1390593, 1423824, 1423873, 1425648, 1425665, 1471760, 1471873, 1531656,
+    1531777, 1536752, 1556481, 1560816, 1572865, 1612376, 1612417, 1645952, 7342086, 7344000
 };
-static int tti_char_class(uint32_t c) {
-    size_t low = 0, high = sizeof tti_unicode / sizeof *tti_unicode;
-    if (c < 128) {
-        if ((c | 32) >= 'a' && (c | 32) <= 'z') { return TTI_LETTER; }
-        return c >= '0' && c <= '9' ? TTI_NUMBER : c == ' ' || (c >= 9 && c <= 13) ? TTI_SPACE : TTI_OTHER;
-    }
-    if (c > 0x10FFFF) { return TTI_OTHER; }
+/* Category No, numbers that are no digits: first and last of each range. */
+static const uint32_t tti_other_numbers[] = {
+    178, 179, 185, 185, 188, 190, 2548, 2553, 2930, 2935, 3056, 3058, 3192, 3198, 3416, 3422, 3440, 3448, 3882, 3891,
+    4969, 4988, 6128, 6137, 6618, 6618, 8304, 8304, 8308, 8313, 8320, 8329, 8528, 8543, 8585, 8585, 9312, 9371,
+    9450, 9471, 10102, 10131, 11517, 11517, 12690, 12693, 12832, 12841, 12872, 12879, 12881, 12895, 12928, 12937,
+    12977, 12991, 43056, 43061, 65799, 65843, 65909, 65912, 65930, 65931, 66273, 66299, 66336, 66339, 67672, 67679,
+    67705, 67711, 67751, 67759, 67835, 67839, 67862, 67867, 68028, 68029, 68032, 68047, 68050, 68095, 68160, 68168,
+    68221, 68222, 68253, 68255, 68331, 68335, 68440, 68447, 68472, 68479, 68521, 68527, 68858, 68863, 69216, 69246,
+    69405, 69414, 69457, 69460, 69573, 69579, 69714, 69733, 70113, 70132, 71482, 71483, 71914, 71922, 72794, 72812,
+    73664, 73684, 93019, 93025, 93824, 93846, 119488, 119507, 119520, 119539, 119648, 119672, 125127, 125135,
+    126065, 126123, 126125, 126127, 126129, 126132, 126209, 126253, 126255, 126269, 127232, 127244
+};
+/* Unicode 9.0.0, by the same: first code point of a range * 256 + canonical combining class. */
+static const uint32_t tti_combining[] = {
+    0, 196838, 202216, 202460, 203496, 203736, 203996, 205258, 205788, 206794, 207324, 209921, 211420, 212454, 214512,
+    214758, 215004, 215782, 216540, 216832, 217318, 218076, 219110, 219368, 219612, 220134, 220393, 220650, 221161,
+    221418, 221929, 222182, 225280, 295910, 296960, 365020, 365286, 366300, 366566, 367326, 367580, 367846, 369372,
+    370918, 371420, 371686, 372190, 372452, 372710, 372746, 373003, 373260, 373517, 373774, 374031, 374288, 374545,
+    374802, 375059, 375572, 375829, 376086, 376320, 376599, 376832, 377112, 377369, 377600, 378086, 378332, 378368,
+    378642, 378880, 397542, 399390, 399647, 399904, 400128, 412443, 412700, 412957, 413214, 413471, 413728, 413985,
+    414242, 414694, 415196, 415718, 416988, 417254, 417756, 417792, 421923, 422144, 448230, 449792, 450534, 451548,
+    451814, 451840, 452582, 452864, 453340, 453606, 454108, 454144, 463140, 463360, 471270, 471516, 471782, 472284,
+    472550, 473052, 473830, 474076, 474598, 474844, 475110, 475868, 476134, 476380, 476646, 476892, 477158, 477404,
+    477670, 477952, 519142, 520924, 521190, 521216, 530150, 530944, 531430, 533504, 533990, 534528, 535014, 536064,
+    547292, 547840, 578790, 582144, 582620, 582886, 583388, 583654, 584156, 584422, 585180, 585755, 586012, 586269,
+    586726, 587484, 587750, 588252, 588774, 589824, 605191, 605440, 609545, 609792, 610790, 611036, 611302, 611584,
+    637959, 638208, 642313, 642560, 670727, 670976, 675081, 675328, 703495, 703744, 707849, 708096, 736263, 736512,
+    740617, 740864, 773385, 773632, 806153, 806400, 808276, 808539, 808704, 834567, 834816, 838921, 839168, 871689,
+    871936, 903689, 903936, 931943, 932361, 932608, 936043, 936960, 964726, 965120, 968826, 969728, 989404, 989696,
+    996828, 996864, 997340, 997376, 997848, 997888, 1012097, 1012354, 1012480, 1012868, 1012992, 1014402, 1015296,
+    1015938, 1016064, 1016550, 1016841, 1017088, 1017574, 1017856, 1033948, 1033984, 1062663, 1062912, 1063177,
+    1063680, 1084892, 1084928, 1269222, 1269760, 1512457, 1512704, 1520649, 1520896, 1561097, 1561344, 1564134,
+    1564160, 1616356, 1616384, 1653214, 1653478, 1653724, 1653760, 1710054, 1710300, 1710336, 1728521, 1728768,
+    1734118, 1735936, 1736668, 1736704, 1749222, 1750492, 1752038, 1752540, 1752576, 1782791, 1783040, 1786889,
+    1787136, 1797094, 1797340, 1797606, 1799168, 1813001, 1813504, 1828359, 1828608, 1831433, 1831936, 1849095,
+    1849344, 1888486, 1889024, 1889281, 1889756, 1891046, 1891548, 1892582, 1892608, 1892865, 1894656, 1895900,
+    1895936, 1897702, 1897728, 1898726, 1899008, 1949926, 1950428, 1950694, 1952476, 1952742, 1953258, 1953494,
+    1953756, 1953994, 1954278, 1963520, 1965030, 1965289, 1965532, 1965798, 1966044, 1966080, 2150630, 2150913,
+    2151654, 2152449, 2153446, 2153728, 2154982, 2155008, 2155777, 2156518, 2156764, 2157030, 2157057, 2157788,
+    2158822, 2158848, 2944998, 2945536, 2981641, 2981888, 3006694, 3014656, 3156698, 3156964, 3157224, 3157470,
+    3157728, 3158016, 3184904, 3185408, 10907622, 10907648, 10908902, 10911232, 10919654, 10919936, 10940646,
+    10940928, 11011593, 11011840, 11060233, 11060480, 11067622, 11072000, 11086812, 11087360, 11096841, 11097088,
+    11121415, 11121664, 11124745, 11124992, 11186406, 11186432, 11186918, 11187420, 11187456, 11188198, 11188480,
+    11189990, 11190272, 11190758, 11190784, 11204105, 11204352, 11267337, 11267584, 16457242, 16457472, 16654566,
+    16656348, 16658150, 16658432, 16907740, 16907776, 16965852, 16965888, 17004262, 17005312, 17436124, 17436160,
+    17436646, 17436672, 17447142, 17447169, 17447644, 17447680, 17448713, 17448960, 17491430, 17491676, 17491712,
+    17843721, 17843968, 17858313, 17858560, 17873161, 17873415, 17873664, 17891558, 17892096, 17904393, 17904896,
+    17920775, 17921024, 17940489, 17940736, 17943047, 17943296, 17970441, 17970695, 17970944, 18016519, 18016777,
+    18017024, 18037767, 18038016, 18042121, 18042368, 18048742, 18050304, 18051302, 18052352, 18104841, 18105088,
+    18105863, 18106112, 18137609, 18137863, 18138112, 18202377, 18202631, 18202880, 18235145, 18235392, 18265609,
+    18265863, 18266112, 18295561, 18295808, 18628361, 18628608, 23785473, 23786752, 23802086, 23803648, 29138433,
+    29138688, 30500312, 30500609, 30501376, 30502370, 30502616, 30503680, 30505948, 30507776, 30508518, 30509788,
+    30510080, 30517990, 30518784, 30556902, 30557440, 31457510, 31459072, 31459558, 31463680, 31464422, 31465984,
+    31466470, 31466752, 31467238, 31468288, 32035036, 32036608, 32064742, 32066055, 32066304
+};
+/* Canonical decompositions that NFC composes again: c = a b. */
+static const uint32_t tti_composed[] = {
+    192, 65, 768, 193, 65, 769, 194, 65, 770, 195, 65, 771, 196, 65, 776, 197, 65, 778, 199, 67, 807, 200, 69, 768,
+    201, 69, 769, 202, 69, 770, 203, 69, 776, 204, 73, 768, 205, 73, 769, 206, 73, 770, 207, 73, 776, 209, 78, 771,
+    210, 79, 768, 211, 79, 769, 212, 79, 770, 213, 79, 771, 214, 79, 776, 217, 85, 768, 218, 85, 769, 219, 85, 770,
+    220, 85, 776, 221, 89, 769, 224, 97, 768, 225, 97, 769, 226, 97, 770, 227, 97, 771, 228, 97, 776, 229, 97, 778,
+    231, 99, 807, 232, 101, 768, 233, 101, 769, 234, 101, 770, 235, 101, 776, 236, 105, 768, 237, 105, 769,
+    238, 105, 770, 239, 105, 776, 241, 110, 771, 242, 111, 768, 243, 111, 769, 244, 111, 770, 245, 111, 771,
+    246, 111, 776, 249, 117, 768, 250, 117, 769, 251, 117, 770, 252, 117, 776, 253, 121, 769, 255, 121, 776,
+    256, 65, 772, 257, 97, 772, 258, 65, 774, 259, 97, 774, 260, 65, 808, 261, 97, 808, 262, 67, 769, 263, 99, 769,
+    264, 67, 770, 265, 99, 770, 266, 67, 775, 267, 99, 775, 268, 67, 780, 269, 99, 780, 270, 68, 780, 271, 100, 780,
+    274, 69, 772, 275, 101, 772, 276, 69, 774, 277, 101, 774, 278, 69, 775, 279, 101, 775, 280, 69, 808,
+    281, 101, 808, 282, 69, 780, 283, 101, 780, 284, 71, 770, 285, 103, 770, 286, 71, 774, 287, 103, 774,
+    288, 71, 775, 289, 103, 775, 290, 71, 807, 291, 103, 807, 292, 72, 770, 293, 104, 770, 296, 73, 771,
+    297, 105, 771, 298, 73, 772, 299, 105, 772, 300, 73, 774, 301, 105, 774, 302, 73, 808, 303, 105, 808,
+    304, 73, 775, 308, 74, 770, 309, 106, 770, 310, 75, 807, 311, 107, 807, 313, 76, 769, 314, 108, 769, 315, 76, 807,
+    316, 108, 807, 317, 76, 780, 318, 108, 780, 323, 78, 769, 324, 110, 769, 325, 78, 807, 326, 110, 807,
+    327, 78, 780, 328, 110, 780, 332, 79, 772, 333, 111, 772, 334, 79, 774, 335, 111, 774, 336, 79, 779,
+    337, 111, 779, 340, 82, 769, 341, 114, 769, 342, 82, 807, 343, 114, 807, 344, 82, 780, 345, 114, 780,
+    346, 83, 769, 347, 115, 769, 348, 83, 770, 349, 115, 770, 350, 83, 807, 351, 115, 807, 352, 83, 780,
+    353, 115, 780, 354, 84, 807, 355, 116, 807, 356, 84, 780, 357, 116, 780, 360, 85, 771, 361, 117, 771,
+    362, 85, 772, 363, 117, 772, 364, 85, 774, 365, 117, 774, 366, 85, 778, 367, 117, 778, 368, 85, 779,
+    369, 117, 779, 370, 85, 808, 371, 117, 808, 372, 87, 770, 373, 119, 770, 374, 89, 770, 375, 121, 770,
+    376, 89, 776, 377, 90, 769, 378, 122, 769, 379, 90, 775, 380, 122, 775, 381, 90, 780, 382, 122, 780, 416, 79, 795,
+    417, 111, 795, 431, 85, 795, 432, 117, 795, 461, 65, 780, 462, 97, 780, 463, 73, 780, 464, 105, 780, 465, 79, 780,
+    466, 111, 780, 467, 85, 780, 468, 117, 780, 469, 220, 772, 470, 252, 772, 471, 220, 769, 472, 252, 769,
+    473, 220, 780, 474, 252, 780, 475, 220, 768, 476, 252, 768, 478, 196, 772, 479, 228, 772, 480, 550, 772,
+    481, 551, 772, 482, 198, 772, 483, 230, 772, 486, 71, 780, 487, 103, 780, 488, 75, 780, 489, 107, 780,
+    490, 79, 808, 491, 111, 808, 492, 490, 772, 493, 491, 772, 494, 439, 780, 495, 658, 780, 496, 106, 780,
+    500, 71, 769, 501, 103, 769, 504, 78, 768, 505, 110, 768, 506, 197, 769, 507, 229, 769, 508, 198, 769,
+    509, 230, 769, 510, 216, 769, 511, 248, 769, 512, 65, 783, 513, 97, 783, 514, 65, 785, 515, 97, 785, 516, 69, 783,
+    517, 101, 783, 518, 69, 785, 519, 101, 785, 520, 73, 783, 521, 105, 783, 522, 73, 785, 523, 105, 785,
+    524, 79, 783, 525, 111, 783, 526, 79, 785, 527, 111, 785, 528, 82, 783, 529, 114, 783, 530, 82, 785,
+    531, 114, 785, 532, 85, 783, 533, 117, 783, 534, 85, 785, 535, 117, 785, 536, 83, 806, 537, 115, 806,
+    538, 84, 806, 539, 116, 806, 542, 72, 780, 543, 104, 780, 550, 65, 775, 551, 97, 775, 552, 69, 807, 553, 101, 807,
+    554, 214, 772, 555, 246, 772, 556, 213, 772, 557, 245, 772, 558, 79, 775, 559, 111, 775, 560, 558, 772,
+    561, 559, 772, 562, 89, 772, 563, 121, 772, 901, 168, 769, 902, 913, 769, 904, 917, 769, 905, 919, 769,
+    906, 921, 769, 908, 927, 769, 910, 933, 769, 911, 937, 769, 912, 970, 769, 938, 921, 776, 939, 933, 776,
+    940, 945, 769, 941, 949, 769, 942, 951, 769, 943, 953, 769, 944, 971, 769, 970, 953, 776, 971, 965, 776,
+    972, 959, 769, 973, 965, 769, 974, 969, 769, 979, 978, 769, 980, 978, 776, 1024, 1045, 768, 1025, 1045, 776,
+    1027, 1043, 769, 1031, 1030, 776, 1036, 1050, 769, 1037, 1048, 768, 1038, 1059, 774, 1049, 1048, 774,
+    1081, 1080, 774, 1104, 1077, 768, 1105, 1077, 776, 1107, 1075, 769, 1111, 1110, 776, 1116, 1082, 769,
+    1117, 1080, 768, 1118, 1091, 774, 1142, 1140, 783, 1143, 1141, 783, 1217, 1046, 774, 1218, 1078, 774,
+    1232, 1040, 774, 1233, 1072, 774, 1234, 1040, 776, 1235, 1072, 776, 1238, 1045, 774, 1239, 1077, 774,
+    1242, 1240, 776, 1243, 1241, 776, 1244, 1046, 776, 1245, 1078, 776, 1246, 1047, 776, 1247, 1079, 776,
+    1250, 1048, 772, 1251, 1080, 772, 1252, 1048, 776, 1253, 1080, 776, 1254, 1054, 776, 1255, 1086, 776,
+    1258, 1256, 776, 1259, 1257, 776, 1260, 1069, 776, 1261, 1101, 776, 1262, 1059, 772, 1263, 1091, 772,
+    1264, 1059, 776, 1265, 1091, 776, 1266, 1059, 779, 1267, 1091, 779, 1268, 1063, 776, 1269, 1095, 776,
+    1272, 1067, 776, 1273, 1099, 776, 1570, 1575, 1619, 1571, 1575, 1620, 1572, 1608, 1620, 1573, 1575, 1621,
+    1574, 1610, 1620, 1728, 1749, 1620, 1730, 1729, 1620, 1747, 1746, 1620, 2345, 2344, 2364, 2353, 2352, 2364,
+    2356, 2355, 2364, 2507, 2503, 2494, 2508, 2503, 2519, 2888, 2887, 2902, 2891, 2887, 2878, 2892, 2887, 2903,
+    2964, 2962, 3031, 3018, 3014, 3006, 3019, 3015, 3006, 3020, 3014, 3031, 3144, 3142, 3158, 3264, 3263, 3285,
+    3271, 3270, 3285, 3272, 3270, 3286, 3274, 3270, 3266, 3275, 3274, 3285, 3402, 3398, 3390, 3403, 3399, 3390,
+    3404, 3398, 3415, 3546, 3545, 3530, 3548, 3545, 3535, 3549, 3548, 3530, 3550, 3545, 3551, 4134, 4133, 4142,
+    6918, 6917, 6965, 6920, 6919, 6965, 6922, 6921, 6965, 6924, 6923, 6965, 6926, 6925, 6965, 6930, 6929, 6965,
+    6971, 6970, 6965, 6973, 6972, 6965, 6976, 6974, 6965, 6977, 6975, 6965, 6979, 6978, 6965, 7680, 65, 805,
+    7681, 97, 805, 7682, 66, 775, 7683, 98, 775, 7684, 66, 803, 7685, 98, 803, 7686, 66, 817, 7687, 98, 817,
+    7688, 199, 769, 7689, 231, 769, 7690, 68, 775, 7691, 100, 775, 7692, 68, 803, 7693, 100, 803, 7694, 68, 817,
+    7695, 100, 817, 7696, 68, 807, 7697, 100, 807, 7698, 68, 813, 7699, 100, 813, 7700, 274, 768, 7701, 275, 768,
+    7702, 274, 769, 7703, 275, 769, 7704, 69, 813, 7705, 101, 813, 7706, 69, 816, 7707, 101, 816, 7708, 552, 774,
+    7709, 553, 774, 7710, 70, 775, 7711, 102, 775, 7712, 71, 772, 7713, 103, 772, 7714, 72, 775, 7715, 104, 775,
+    7716, 72, 803, 7717, 104, 803, 7718, 72, 776, 7719, 104, 776, 7720, 72, 807, 7721, 104, 807, 7722, 72, 814,
+    7723, 104, 814, 7724, 73, 816, 7725, 105, 816, 7726, 207, 769, 7727, 239, 769, 7728, 75, 769, 7729, 107, 769,
+    7730, 75, 803, 7731, 107, 803, 7732, 75, 817, 7733, 107, 817, 7734, 76, 803, 7735, 108, 803, 7736, 7734, 772,
+    7737, 7735, 772, 7738, 76, 817, 7739, 108, 817, 7740, 76, 813, 7741, 108, 813, 7742, 77, 769, 7743, 109, 769,
+    7744, 77, 775, 7745, 109, 775, 7746, 77, 803, 7747, 109, 803, 7748, 78, 775, 7749, 110, 775, 7750, 78, 803,
+    7751, 110, 803, 7752, 78, 817, 7753, 110, 817, 7754, 78, 813, 7755, 110, 813, 7756, 213, 769, 7757, 245, 769,
+    7758, 213, 776, 7759, 245, 776, 7760, 332, 768, 7761, 333, 768, 7762, 332, 769, 7763, 333, 769, 7764, 80, 769,
+    7765, 112, 769, 7766, 80, 775, 7767, 112, 775, 7768, 82, 775, 7769, 114, 775, 7770, 82, 803, 7771, 114, 803,
+    7772, 7770, 772, 7773, 7771, 772, 7774, 82, 817, 7775, 114, 817, 7776, 83, 775, 7777, 115, 775, 7778, 83, 803,
+    7779, 115, 803, 7780, 346, 775, 7781, 347, 775, 7782, 352, 775, 7783, 353, 775, 7784, 7778, 775, 7785, 7779, 775,
+    7786, 84, 775, 7787, 116, 775, 7788, 84, 803, 7789, 116, 803, 7790, 84, 817, 7791, 116, 817, 7792, 84, 813,
+    7793, 116, 813, 7794, 85, 804, 7795, 117, 804, 7796, 85, 816, 7797, 117, 816, 7798, 85, 813, 7799, 117, 813,
+    7800, 360, 769, 7801, 361, 769, 7802, 362, 776, 7803, 363, 776, 7804, 86, 771, 7805, 118, 771, 7806, 86, 803,
+    7807, 118, 803, 7808, 87, 768, 7809, 119, 768, 7810, 87, 769, 7811, 119, 769, 7812, 87, 776, 7813, 119, 776,
+    7814, 87, 775, 7815, 119, 775, 7816, 87, 803, 7817, 119, 803, 7818, 88, 775, 7819, 120, 775, 7820, 88, 776,
+    7821, 120, 776, 7822, 89, 775, 7823, 121, 775, 7824, 90, 770, 7825, 122, 770, 7826, 90, 803, 7827, 122, 803,
+    7828, 90, 817, 7829, 122, 817, 7830, 104, 817, 7831, 116, 776, 7832, 119, 778, 7833, 121, 778, 7835, 383, 775,
+    7840, 65, 803, 7841, 97, 803, 7842, 65, 777, 7843, 97, 777, 7844, 194, 769, 7845, 226, 769, 7846, 194, 768,
+    7847, 226, 768, 7848, 194, 777, 7849, 226, 777, 7850, 194, 771, 7851, 226, 771, 7852, 7840, 770, 7853, 7841, 770,
+    7854, 258, 769, 7855, 259, 769, 7856, 258, 768, 7857, 259, 768, 7858, 258, 777, 7859, 259, 777, 7860, 258, 771,
+    7861, 259, 771, 7862, 7840, 774, 7863, 7841, 774, 7864, 69, 803, 7865, 101, 803, 7866, 69, 777, 7867, 101, 777,
+    7868, 69, 771, 7869, 101, 771, 7870, 202, 769, 7871, 234, 769, 7872, 202, 768, 7873, 234, 768, 7874, 202, 777,
+    7875, 234, 777, 7876, 202, 771, 7877, 234, 771, 7878, 7864, 770, 7879, 7865, 770, 7880, 73, 777, 7881, 105, 777,
+    7882, 73, 803, 7883, 105, 803, 7884, 79, 803, 7885, 111, 803, 7886, 79, 777, 7887, 111, 777, 7888, 212, 769,
+    7889, 244, 769, 7890, 212, 768, 7891, 244, 768, 7892, 212, 777, 7893, 244, 777, 7894, 212, 771, 7895, 244, 771,
+    7896, 7884, 770, 7897, 7885, 770, 7898, 416, 769, 7899, 417, 769, 7900, 416, 768, 7901, 417, 768, 7902, 416, 777,
+    7903, 417, 777, 7904, 416, 771, 7905, 417, 771, 7906, 416, 803, 7907, 417, 803, 7908, 85, 803, 7909, 117, 803,
+    7910, 85, 777, 7911, 117, 777, 7912, 431, 769, 7913, 432, 769, 7914, 431, 768, 7915, 432, 768, 7916, 431, 777,
+    7917, 432, 777, 7918, 431, 771, 7919, 432, 771, 7920, 431, 803, 7921, 432, 803, 7922, 89, 768, 7923, 121, 768,
+    7924, 89, 803, 7925, 121, 803, 7926, 89, 777, 7927, 121, 777, 7928, 89, 771, 7929, 121, 771, 7936, 945, 787,
+    7937, 945, 788, 7938, 7936, 768, 7939, 7937, 768, 7940, 7936, 769, 7941, 7937, 769, 7942, 7936, 834,
+    7943, 7937, 834, 7944, 913, 787, 7945, 913, 788, 7946, 7944, 768, 7947, 7945, 768, 7948, 7944, 769,
+    7949, 7945, 769, 7950, 7944, 834, 7951, 7945, 834, 7952, 949, 787, 7953, 949, 788, 7954, 7952, 768,
+    7955, 7953, 768, 7956, 7952, 769, 7957, 7953, 769, 7960, 917, 787, 7961, 917, 788, 7962, 7960, 768,
+    7963, 7961, 768, 7964, 7960, 769, 7965, 7961, 769, 7968, 951, 787, 7969, 951, 788, 7970, 7968, 768,
+    7971, 7969, 768, 7972, 7968, 769, 7973, 7969, 769, 7974, 7968, 834, 7975, 7969, 834, 7976, 919, 787,
+    7977, 919, 788, 7978, 7976, 768, 7979, 7977, 768, 7980, 7976, 769, 7981, 7977, 769, 7982, 7976, 834,
+    7983, 7977, 834, 7984, 953, 787, 7985, 953, 788, 7986, 7984, 768, 7987, 7985, 768, 7988, 7984, 769,
+    7989, 7985, 769, 7990, 7984, 834, 7991, 7985, 834, 7992, 921, 787, 7993, 921, 788, 7994, 7992, 768,
+    7995, 7993, 768, 7996, 7992, 769, 7997, 7993, 769, 7998, 7992, 834, 7999, 7993, 834, 8000, 959, 787,
+    8001, 959, 788, 8002, 8000, 768, 8003, 8001, 768, 8004, 8000, 769, 8005, 8001, 769, 8008, 927, 787,
+    8009, 927, 788, 8010, 8008, 768, 8011, 8009, 768, 8012, 8008, 769, 8013, 8009, 769, 8016, 965, 787,
+    8017, 965, 788, 8018, 8016, 768, 8019, 8017, 768, 8020, 8016, 769, 8021, 8017, 769, 8022, 8016, 834,
+    8023, 8017, 834, 8025, 933, 788, 8027, 8025, 768, 8029, 8025, 769, 8031, 8025, 834, 8032, 969, 787,
+    8033, 969, 788, 8034, 8032, 768, 8035, 8033, 768, 8036, 8032, 769, 8037, 8033, 769, 8038, 8032, 834,
+    8039, 8033, 834, 8040, 937, 787, 8041, 937, 788, 8042, 8040, 768, 8043, 8041, 768, 8044, 8040, 769,
+    8045, 8041, 769, 8046, 8040, 834, 8047, 8041, 834, 8048, 945, 768, 8050, 949, 768, 8052, 951, 768, 8054, 953, 768,
+    8056, 959, 768, 8058, 965, 768, 8060, 969, 768, 8064, 7936, 837, 8065, 7937, 837, 8066, 7938, 837,
+    8067, 7939, 837, 8068, 7940, 837, 8069, 7941, 837, 8070, 7942, 837, 8071, 7943, 837, 8072, 7944, 837,
+    8073, 7945, 837, 8074, 7946, 837, 8075, 7947, 837, 8076, 7948, 837, 8077, 7949, 837, 8078, 7950, 837,
+    8079, 7951, 837, 8080, 7968, 837, 8081, 7969, 837, 8082, 7970, 837, 8083, 7971, 837, 8084, 7972, 837,
+    8085, 7973, 837, 8086, 7974, 837, 8087, 7975, 837, 8088, 7976, 837, 8089, 7977, 837, 8090, 7978, 837,
+    8091, 7979, 837, 8092, 7980, 837, 8093, 7981, 837, 8094, 7982, 837, 8095, 7983, 837, 8096, 8032, 837,
+    8097, 8033, 837, 8098, 8034, 837, 8099, 8035, 837, 8100, 8036, 837, 8101, 8037, 837, 8102, 8038, 837,
+    8103, 8039, 837, 8104, 8040, 837, 8105, 8041, 837, 8106, 8042, 837, 8107, 8043, 837, 8108, 8044, 837,
+    8109, 8045, 837, 8110, 8046, 837, 8111, 8047, 837, 8112, 945, 774, 8113, 945, 772, 8114, 8048, 837,
+    8115, 945, 837, 8116, 940, 837, 8118, 945, 834, 8119, 8118, 837, 8120, 913, 774, 8121, 913, 772, 8122, 913, 768,
+    8124, 913, 837, 8129, 168, 834, 8130, 8052, 837, 8131, 951, 837, 8132, 942, 837, 8134, 951, 834, 8135, 8134, 837,
+    8136, 917, 768, 8138, 919, 768, 8140, 919, 837, 8141, 8127, 768, 8142, 8127, 769, 8143, 8127, 834, 8144, 953, 774,
+    8145, 953, 772, 8146, 970, 768, 8150, 953, 834, 8151, 970, 834, 8152, 921, 774, 8153, 921, 772, 8154, 921, 768,
+    8157, 8190, 768, 8158, 8190, 769, 8159, 8190, 834, 8160, 965, 774, 8161, 965, 772, 8162, 971, 768, 8164, 961, 787,
+    8165, 961, 788, 8166, 965, 834, 8167, 971, 834, 8168, 933, 774, 8169, 933, 772, 8170, 933, 768, 8172, 929, 788,
+    8173, 168, 768, 8178, 8060, 837, 8179, 969, 837, 8180, 974, 837, 8182, 969, 834, 8183, 8182, 837, 8184, 927, 768,
+    8186, 937, 768, 8188, 937, 837, 8602, 8592, 824, 8603, 8594, 824, 8622, 8596, 824, 8653, 8656, 824,
+    8654, 8660, 824, 8655, 8658, 824, 8708, 8707, 824, 8713, 8712, 824, 8716, 8715, 824, 8740, 8739, 824,
+    8742, 8741, 824, 8769, 8764, 824, 8772, 8771, 824, 8775, 8773, 824, 8777, 8776, 824, 8800, 61, 824,
+    8802, 8801, 824, 8813, 8781, 824, 8814, 60, 824, 8815, 62, 824, 8816, 8804, 824, 8817, 8805, 824, 8820, 8818, 824,
+    8821, 8819, 824, 8824, 8822, 824, 8825, 8823, 824, 8832, 8826, 824, 8833, 8827, 824, 8836, 8834, 824,
+    8837, 8835, 824, 8840, 8838, 824, 8841, 8839, 824, 8876, 8866, 824, 8877, 8872, 824, 8878, 8873, 824,
+    8879, 8875, 824, 8928, 8828, 824, 8929, 8829, 824, 8930, 8849, 824, 8931, 8850, 824, 8938, 8882, 824,
+    8939, 8883, 824, 8940, 8884, 824, 8941, 8885, 824, 12364, 12363, 12441, 12366, 12365, 12441, 12368, 12367, 12441,
+    12370, 12369, 12441, 12372, 12371, 12441, 12374, 12373, 12441, 12376, 12375, 12441, 12378, 12377, 12441,
+    12380, 12379, 12441, 12382, 12381, 12441, 12384, 12383, 12441, 12386, 12385, 12441, 12389, 12388, 12441,
+    12391, 12390, 12441, 12393, 12392, 12441, 12400, 12399, 12441, 12401, 12399, 12442, 12403, 12402, 12441,
+    12404, 12402, 12442, 12406, 12405, 12441, 12407, 12405, 12442, 12409, 12408, 12441, 12410, 12408, 12442,
+    12412, 12411, 12441, 12413, 12411, 12442, 12436, 12358, 12441, 12446, 12445, 12441, 12460, 12459, 12441,
+    12462, 12461, 12441, 12464, 12463, 12441, 12466, 12465, 12441, 12468, 12467, 12441, 12470, 12469, 12441,
+    12472, 12471, 12441, 12474, 12473, 12441, 12476, 12475, 12441, 12478, 12477, 12441, 12480, 12479, 12441,
+    12482, 12481, 12441, 12485, 12484, 12441, 12487, 12486, 12441, 12489, 12488, 12441, 12496, 12495, 12441,
+    12497, 12495, 12442, 12499, 12498, 12441, 12500, 12498, 12442, 12502, 12501, 12441, 12503, 12501, 12442,
+    12505, 12504, 12441, 12506, 12504, 12442, 12508, 12507, 12441, 12509, 12507, 12442, 12532, 12454, 12441,
+    12535, 12527, 12441, 12536, 12528, 12441, 12537, 12529, 12441, 12538, 12530, 12441, 12542, 12541, 12441,
+    69786, 69785, 69818, 69788, 69787, 69818, 69803, 69797, 69818, 69934, 69937, 69927, 69935, 69938, 69927,
+    70475, 70471, 70462, 70476, 70471, 70487, 70843, 70841, 70842, 70844, 70841, 70832, 70846, 70841, 70845,
+    71098, 71096, 71087, 71099, 71097, 71087
+};
+/* Those that it does not: c = a b, or c = a where b is 0. */
+static const uint32_t tti_one_way[] = {
+    832, 768, 0, 833, 769, 0, 835, 787, 0, 836, 776, 769, 884, 697, 0, 894, 59, 0, 903, 183, 0, 2392, 2325, 2364,
+    2393, 2326, 2364, 2394, 2327, 2364, 2395, 2332, 2364, 2396, 2337, 2364, 2397, 2338, 2364, 2398, 2347, 2364,
+    2399, 2351, 2364, 2524, 2465, 2492, 2525, 2466, 2492, 2527, 2479, 2492, 2611, 2610, 2620, 2614, 2616, 2620,
+    2649, 2582, 2620, 2650, 2583, 2620, 2651, 2588, 2620, 2654, 2603, 2620, 2908, 2849, 2876, 2909, 2850, 2876,
+    3907, 3906, 4023, 3917, 3916, 4023, 3922, 3921, 4023, 3927, 3926, 4023, 3932, 3931, 4023, 3945, 3904, 4021,
+    3955, 3953, 3954, 3957, 3953, 3956, 3958, 4018, 3968, 3960, 4019, 3968, 3969, 3953, 3968, 3987, 3986, 4023,
+    3997, 3996, 4023, 4002, 4001, 4023, 4007, 4006, 4023, 4012, 4011, 4023, 4025, 3984, 4021, 8049, 940, 0,
+    8051, 941, 0, 8053, 942, 0, 8055, 943, 0, 8057, 972, 0, 8059, 973, 0, 8061, 974, 0, 8123, 902, 0, 8126, 953, 0,
+    8137, 904, 0, 8139, 905, 0, 8147, 912, 0, 8155, 906, 0, 8163, 944, 0, 8171, 910, 0, 8174, 901, 0, 8175, 96, 0,
+    8185, 908, 0, 8187, 911, 0, 8189, 180, 0, 8192, 8194, 0, 8193, 8195, 0, 8486, 937, 0, 8490, 75, 0, 8491, 197, 0,
+    9001, 12296, 0, 9002, 12297, 0, 10972, 10973, 824, 63744, 35912, 0, 63745, 26356, 0, 63746, 36554, 0,
+    63747, 36040, 0, 63748, 28369, 0, 63749, 20018, 0, 63750, 21477, 0, 63751, 40860, 0, 63752, 40860, 0,
+    63753, 22865, 0, 63754, 37329, 0, 63755, 21895, 0, 63756, 22856, 0, 63757, 25078, 0, 63758, 30313, 0,
+    63759, 32645, 0, 63760, 34367, 0, 63761, 34746, 0, 63762, 35064, 0, 63763, 37007, 0, 63764, 27138, 0,
+    63765, 27931, 0, 63766, 28889, 0, 63767, 29662, 0, 63768, 33853, 0, 63769, 37226, 0, 63770, 39409, 0,
+    63771, 20098, 0, 63772, 21365, 0, 63773, 27396, 0, 63774, 29211, 0, 63775, 34349, 0, 63776, 40478, 0,
+    63777, 23888, 0, 63778, 28651, 0, 63779, 34253, 0, 63780, 35172, 0, 63781, 25289, 0, 63782, 33240, 0,
+    63783, 34847, 0, 63784, 24266, 0, 63785, 26391, 0, 63786, 28010, 0, 63787, 29436, 0, 63788, 37070, 0,
+    63789, 20358, 0, 63790, 20919, 0, 63791, 21214, 0, 63792, 25796, 0, 63793, 27347, 0, 63794, 29200, 0,
+    63795, 30439, 0, 63796, 32769, 0, 63797, 34310, 0, 63798, 34396, 0, 63799, 36335, 0, 63800, 38706, 0,
+    63801, 39791, 0, 63802, 40442, 0, 63803, 30860, 0, 63804, 31103, 0, 63805, 32160, 0, 63806, 33737, 0,
+    63807, 37636, 0, 63808, 40575, 0, 63809, 35542, 0, 63810, 22751, 0, 63811, 24324, 0, 63812, 31840, 0,
+    63813, 32894, 0, 63814, 29282, 0, 63815, 30922, 0, 63816, 36034, 0, 63817, 38647, 0, 63818, 22744, 0,
+    63819, 23650, 0, 63820, 27155, 0, 63821, 28122, 0, 63822, 28431, 0, 63823, 32047, 0, 63824, 32311, 0,
+    63825, 38475, 0, 63826, 21202, 0, 63827, 32907, 0, 63828, 20956, 0, 63829, 20940, 0, 63830, 31260, 0,
+    63831, 32190, 0, 63832, 33777, 0, 63833, 38517, 0, 63834, 35712, 0, 63835, 25295, 0, 63836, 27138, 0,
+    63837, 35582, 0, 63838, 20025, 0, 63839, 23527, 0, 63840, 24594, 0, 63841, 29575, 0, 63842, 30064, 0,
+    63843, 21271, 0, 63844, 30971, 0, 63845, 20415, 0, 63846, 24489, 0, 63847, 19981, 0, 63848, 27852, 0,
+    63849, 25976, 0, 63850, 32034, 0, 63851, 21443, 0, 63852, 22622, 0, 63853, 30465, 0, 63854, 33865, 0,
+    63855, 35498, 0, 63856, 27578, 0, 63857, 36784, 0, 63858, 27784, 0, 63859, 25342, 0, 63860, 33509, 0,
+    63861, 25504, 0, 63862, 30053, 0, 63863, 20142, 0, 63864, 20841, 0, 63865, 20937, 0, 63866, 26753, 0,
+    63867, 31975, 0, 63868, 33391, 0, 63869, 35538, 0, 63870, 37327, 0, 63871, 21237, 0, 63872, 21570, 0,
+    63873, 22899, 0, 63874, 24300, 0, 63875, 26053, 0, 63876, 28670, 0, 63877, 31018, 0, 63878, 38317, 0,
+    63879, 39530, 0, 63880, 40599, 0, 63881, 40654, 0, 63882, 21147, 0, 63883, 26310, 0, 63884, 27511, 0,
+    63885, 36706, 0, 63886, 24180, 0, 63887, 24976, 0, 63888, 25088, 0, 63889, 25754, 0, 63890, 28451, 0,
+    63891, 29001, 0, 63892, 29833, 0, 63893, 31178, 0, 63894, 32244, 0, 63895, 32879, 0, 63896, 36646, 0,
+    63897, 34030, 0, 63898, 36899, 0, 63899, 37706, 0, 63900, 21015, 0, 63901, 21155, 0, 63902, 21693, 0,
+    63903, 28872, 0, 63904, 35010, 0, 63905, 35498, 0, 63906, 24265, 0, 63907, 24565, 0, 63908, 25467, 0,
+    63909, 27566, 0, 63910, 31806, 0, 63911, 29557, 0, 63912, 20196, 0, 63913, 22265, 0, 63914, 23527, 0,
+    63915, 23994, 0, 63916, 24604, 0, 63917, 29618, 0, 63918, 29801, 0, 63919, 32666, 0, 63920, 32838, 0,
+    63921, 37428, 0, 63922, 38646, 0, 63923, 38728, 0, 63924, 38936, 0, 63925, 20363, 0, 63926, 31150, 0,
+    63927, 37300, 0, 63928, 38584, 0, 63929, 24801, 0, 63930, 20102, 0, 63931, 20698, 0, 63932, 23534, 0,
+    63933, 23615, 0, 63934, 26009, 0, 63935, 27138, 0, 63936, 29134, 0, 63937, 30274, 0, 63938, 34044, 0,
+    63939, 36988, 0, 63940, 40845, 0, 63941, 26248, 0, 63942, 38446, 0, 63943, 21129, 0, 63944, 26491, 0,
+    63945, 26611, 0, 63946, 27969, 0, 63947, 28316, 0, 63948, 29705, 0, 63949, 30041, 0, 63950, 30827, 0,
+    63951, 32016, 0, 63952, 39006, 0, 63953, 20845, 0, 63954, 25134, 0, 63955, 38520, 0, 63956, 20523, 0,
+    63957, 23833, 0, 63958, 28138, 0, 63959, 36650, 0, 63960, 24459, 0, 63961, 24900, 0, 63962, 26647, 0,
+    63963, 29575, 0, 63964, 38534, 0, 63965, 21033, 0, 63966, 21519, 0, 63967, 23653, 0, 63968, 26131, 0,
+    63969, 26446, 0, 63970, 26792, 0, 63971, 27877, 0, 63972, 29702, 0, 63973, 30178, 0, 63974, 32633, 0,
+    63975, 35023, 0, 63976, 35041, 0, 63977, 37324, 0, 63978, 38626, 0, 63979, 21311, 0, 63980, 28346, 0,
+    63981, 21533, 0, 63982, 29136, 0, 63983, 29848, 0, 63984, 34298, 0, 63985, 38563, 0, 63986, 40023, 0,
+    63987, 40607, 0, 63988, 26519, 0, 63989, 28107, 0, 63990, 33256, 0, 63991, 31435, 0, 63992, 31520, 0,
+    63993, 31890, 0, 63994, 29376, 0, 63995, 28825, 0, 63996, 35672, 0, 63997, 20160, 0, 63998, 33590, 0,
+    63999, 21050, 0, 64000, 20999, 0, 64001, 24230, 0, 64002, 25299, 0, 64003, 31958, 0, 64004, 23429, 0,
+    64005, 27934, 0, 64006, 26292, 0, 64007, 36667, 0, 64008, 34892, 0, 64009, 38477, 0, 64010, 35211, 0,
+    64011, 24275, 0, 64012, 20800, 0, 64013, 21952, 0, 64016, 22618, 0, 64018, 26228, 0, 64021, 20958, 0,
+    64022, 29482, 0, 64023, 30410, 0, 64024, 31036, 0, 64025, 31070, 0, 64026, 31077, 0, 64027, 31119, 0,
+    64028, 38742, 0, 64029, 31934, 0, 64030, 32701, 0, 64032, 34322, 0, 64034, 35576, 0, 64037, 36920, 0,
+    64038, 37117, 0, 64042, 39151, 0, 64043, 39164, 0, 64044, 39208, 0, 64045, 40372, 0, 64046, 37086, 0,
+    64047, 38583, 0, 64048, 20398, 0, 64049, 20711, 0, 64050, 20813, 0, 64051, 21193, 0, 64052, 21220, 0,
+    64053, 21329, 0, 64054, 21917, 0, 64055, 22022, 0, 64056, 22120, 0, 64057, 22592, 0, 64058, 22696, 0,
+    64059, 23652, 0, 64060, 23662, 0, 64061, 24724, 0, 64062, 24936, 0, 64063, 24974, 0, 64064, 25074, 0,
+    64065, 25935, 0, 64066, 26082, 0, 64067, 26257, 0, 64068, 26757, 0, 64069, 28023, 0, 64070, 28186, 0,
+    64071, 28450, 0, 64072, 29038, 0, 64073, 29227, 0, 64074, 29730, 0, 64075, 30865, 0, 64076, 31038, 0,
+    64077, 31049, 0, 64078, 31048, 0, 64079, 31056, 0, 64080, 31062, 0, 64081, 31069, 0, 64082, 31117, 0,
+    64083, 31118, 0, 64084, 31296, 0, 64085, 31361, 0, 64086, 31680, 0, 64087, 32244, 0, 64088, 32265, 0,
+    64089, 32321, 0, 64090, 32626, 0, 64091, 32773, 0, 64092, 33261, 0, 64093, 33401, 0, 64094, 33401, 0,
+    64095, 33879, 0, 64096, 35088, 0, 64097, 35222, 0, 64098, 35585, 0, 64099, 35641, 0, 64100, 36051, 0,
+    64101, 36104, 0, 64102, 36790, 0, 64103, 36920, 0, 64104, 38627, 0, 64105, 38911, 0, 64106, 38971, 0,
+    64107, 24693, 0, 64108, 148206, 0, 64109, 33304, 0, 64112, 20006, 0, 64113, 20917, 0, 64114, 20840, 0,
+    64115, 20352, 0, 64116, 20805, 0, 64117, 20864, 0, 64118, 21191, 0, 64119, 21242, 0, 64120, 21917, 0,
+    64121, 21845, 0, 64122, 21913, 0, 64123, 21986, 0, 64124, 22618, 0, 64125, 22707, 0, 64126, 22852, 0,
+    64127, 22868, 0, 64128, 23138, 0, 64129, 23336, 0, 64130, 24274, 0, 64131, 24281, 0, 64132, 24425, 0,
+    64133, 24493, 0, 64134, 24792, 0, 64135, 24910, 0, 64136, 24840, 0, 64137, 24974, 0, 64138, 24928, 0,
+    64139, 25074, 0, 64140, 25140, 0, 64141, 25540, 0, 64142, 25628, 0, 64143, 25682, 0, 64144, 25942, 0,
+    64145, 26228, 0, 64146, 26391, 0, 64147, 26395, 0, 64148, 26454, 0, 64149, 27513, 0, 64150, 27578, 0,
+    64151, 27969, 0, 64152, 28379, 0, 64153, 28363, 0, 64154, 28450, 0, 64155, 28702, 0, 64156, 29038, 0,
+    64157, 30631, 0, 64158, 29237, 0, 64159, 29359, 0, 64160, 29482, 0, 64161, 29809, 0, 64162, 29958, 0,
+    64163, 30011, 0, 64164, 30237, 0, 64165, 30239, 0, 64166, 30410, 0, 64167, 30427, 0, 64168, 30452, 0,
+    64169, 30538, 0, 64170, 30528, 0, 64171, 30924, 0, 64172, 31409, 0, 64173, 31680, 0, 64174, 31867, 0,
+    64175, 32091, 0, 64176, 32244, 0, 64177, 32574, 0, 64178, 32773, 0, 64179, 33618, 0, 64180, 33775, 0,
+    64181, 34681, 0, 64182, 35137, 0, 64183, 35206, 0, 64184, 35222, 0, 64185, 35519, 0, 64186, 35576, 0,
+    64187, 35531, 0, 64188, 35585, 0, 64189, 35582, 0, 64190, 35565, 0, 64191, 35641, 0, 64192, 35722, 0,
+    64193, 36104, 0, 64194, 36664, 0, 64195, 36978, 0, 64196, 37273, 0, 64197, 37494, 0, 64198, 38524, 0,
+    64199, 38627, 0, 64200, 38742, 0, 64201, 38875, 0, 64202, 38911, 0, 64203, 38923, 0, 64204, 38971, 0,
+    64205, 39698, 0, 64206, 40860, 0, 64207, 141386, 0, 64208, 141380, 0, 64209, 144341, 0, 64210, 15261, 0,
+    64211, 16408, 0, 64212, 16441, 0, 64213, 152137, 0, 64214, 154832, 0, 64215, 163539, 0, 64216, 40771, 0,
+    64217, 40846, 0, 64285, 1497, 1460, 64287, 1522, 1463, 64298, 1513, 1473, 64299, 1513, 1474, 64300, 64329, 1473,
+    64301, 64329, 1474, 64302, 1488, 1463, 64303, 1488, 1464, 64304, 1488, 1468, 64305, 1489, 1468, 64306, 1490, 1468,
+    64307, 1491, 1468, 64308, 1492, 1468, 64309, 1493, 1468, 64310, 1494, 1468, 64312, 1496, 1468, 64313, 1497, 1468,
+    64314, 1498, 1468, 64315, 1499, 1468, 64316, 1500, 1468, 64318, 1502, 1468, 64320, 1504, 1468, 64321, 1505, 1468,
+    64323, 1507, 1468, 64324, 1508, 1468, 64326, 1510, 1468, 64327, 1511, 1468, 64328, 1512, 1468, 64329, 1513, 1468,
+    64330, 1514, 1468, 64331, 1493, 1465, 64332, 1489, 1471, 64333, 1499, 1471, 64334, 1508, 1471,
+    119134, 119127, 119141, 119135, 119128, 119141, 119136, 119135, 119150, 119137, 119135, 119151,
+    119138, 119135, 119152, 119139, 119135, 119153, 119140, 119135, 119154, 119227, 119225, 119141,
+    119228, 119226, 119141, 119229, 119227, 119150, 119230, 119228, 119150, 119231, 119227, 119151,
+    119232, 119228, 119151, 194560, 20029, 0, 194561, 20024, 0, 194562, 20033, 0, 194563, 131362, 0, 194564, 20320, 0,
+    194565, 20398, 0, 194566, 20411, 0, 194567, 20482, 0, 194568, 20602, 0, 194569, 20633, 0, 194570, 20711, 0,
+    194571, 20687, 0, 194572, 13470, 0, 194573, 132666, 0, 194574, 20813, 0, 194575, 20820, 0, 194576, 20836, 0,
+    194577, 20855, 0, 194578, 132380, 0, 194579, 13497, 0, 194580, 20839, 0, 194581, 20877, 0, 194582, 132427, 0,
+    194583, 20887, 0, 194584, 20900, 0, 194585, 20172, 0, 194586, 20908, 0, 194587, 20917, 0, 194588, 168415, 0,
+    194589, 20981, 0, 194590, 20995, 0, 194591, 13535, 0, 194592, 21051, 0, 194593, 21062, 0, 194594, 21106, 0,
+    194595, 21111, 0, 194596, 13589, 0, 194597, 21191, 0, 194598, 21193, 0, 194599, 21220, 0, 194600, 21242, 0,
+    194601, 21253, 0, 194602, 21254, 0, 194603, 21271, 0, 194604, 21321, 0, 194605, 21329, 0, 194606, 21338, 0,
+    194607, 21363, 0, 194608, 21373, 0, 194609, 21375, 0, 194610, 21375, 0, 194611, 21375, 0, 194612, 133676, 0,
+    194613, 28784, 0, 194614, 21450, 0, 194615, 21471, 0, 194616, 133987, 0, 194617, 21483, 0, 194618, 21489, 0,
+    194619, 21510, 0, 194620, 21662, 0, 194621, 21560, 0, 194622, 21576, 0, 194623, 21608, 0, 194624, 21666, 0,
+    194625, 21750, 0, 194626, 21776, 0, 194627, 21843, 0, 194628, 21859, 0, 194629, 21892, 0, 194630, 21892, 0,
+    194631, 21913, 0, 194632, 21931, 0, 194633, 21939, 0, 194634, 21954, 0, 194635, 22294, 0, 194636, 22022, 0,
+    194637, 22295, 0, 194638, 22097, 0, 194639, 22132, 0, 194640, 20999, 0, 194641, 22766, 0, 194642, 22478, 0,
+    194643, 22516, 0, 194644, 22541, 0, 194645, 22411, 0, 194646, 22578, 0, 194647, 22577, 0, 194648, 22700, 0,
+    194649, 136420, 0, 194650, 22770, 0, 194651, 22775, 0, 194652, 22790, 0, 194653, 22810, 0, 194654, 22818, 0,
+    194655, 22882, 0, 194656, 136872, 0, 194657, 136938, 0, 194658, 23020, 0, 194659, 23067, 0, 194660, 23079, 0,
+    194661, 23000, 0, 194662, 23142, 0, 194663, 14062, 0, 194664, 14076, 0, 194665, 23304, 0, 194666, 23358, 0,
+    194667, 23358, 0, 194668, 137672, 0, 194669, 23491, 0, 194670, 23512, 0, 194671, 23527, 0, 194672, 23539, 0,
+    194673, 138008, 0, 194674, 23551, 0, 194675, 23558, 0, 194676, 24403, 0, 194677, 23586, 0, 194678, 14209, 0,
+    194679, 23648, 0, 194680, 23662, 0, 194681, 23744, 0, 194682, 23693, 0, 194683, 138724, 0, 194684, 23875, 0,
+    194685, 138726, 0, 194686, 23918, 0, 194687, 23915, 0, 194688, 23932, 0, 194689, 24033, 0, 194690, 24034, 0,
+    194691, 14383, 0, 194692, 24061, 0, 194693, 24104, 0, 194694, 24125, 0, 194695, 24169, 0, 194696, 14434, 0,
+    194697, 139651, 0, 194698, 14460, 0, 194699, 24240, 0, 194700, 24243, 0, 194701, 24246, 0, 194702, 24266, 0,
+    194703, 172946, 0, 194704, 24318, 0, 194705, 140081, 0, 194706, 140081, 0, 194707, 33281, 0, 194708, 24354, 0,
+    194709, 24354, 0, 194710, 14535, 0, 194711, 144056, 0, 194712, 156122, 0, 194713, 24418, 0, 194714, 24427, 0,
+    194715, 14563, 0, 194716, 24474, 0, 194717, 24525, 0, 194718, 24535, 0, 194719, 24569, 0, 194720, 24705, 0,
+    194721, 14650, 0, 194722, 14620, 0, 194723, 24724, 0, 194724, 141012, 0, 194725, 24775, 0, 194726, 24904, 0,
+    194727, 24908, 0, 194728, 24910, 0, 194729, 24908, 0, 194730, 24954, 0, 194731, 24974, 0, 194732, 25010, 0,
+    194733, 24996, 0, 194734, 25007, 0, 194735, 25054, 0, 194736, 25074, 0, 194737, 25078, 0, 194738, 25104, 0,
+    194739, 25115, 0, 194740, 25181, 0, 194741, 25265, 0, 194742, 25300, 0, 194743, 25424, 0, 194744, 142092, 0,
+    194745, 25405, 0, 194746, 25340, 0, 194747, 25448, 0, 194748, 25475, 0, 194749, 25572, 0, 194750, 142321, 0,
+    194751, 25634, 0, 194752, 25541, 0, 194753, 25513, 0, 194754, 14894, 0, 194755, 25705, 0, 194756, 25726, 0,
+    194757, 25757, 0, 194758, 25719, 0, 194759, 14956, 0, 194760, 25935, 0, 194761, 25964, 0, 194762, 143370, 0,
+    194763, 26083, 0, 194764, 26360, 0, 194765, 26185, 0, 194766, 15129, 0, 194767, 26257, 0, 194768, 15112, 0,
+    194769, 15076, 0, 194770, 20882, 0, 194771, 20885, 0, 194772, 26368, 0, 194773, 26268, 0, 194774, 32941, 0,
+    194775, 17369, 0, 194776, 26391, 0, 194777, 26395, 0, 194778, 26401, 0, 194779, 26462, 0, 194780, 26451, 0,
+    194781, 144323, 0, 194782, 15177, 0, 194783, 26618, 0, 194784, 26501, 0, 194785, 26706, 0, 194786, 26757, 0,
+    194787, 144493, 0, 194788, 26766, 0, 194789, 26655, 0, 194790, 26900, 0, 194791, 15261, 0, 194792, 26946, 0,
+    194793, 27043, 0, 194794, 27114, 0, 194795, 27304, 0, 194796, 145059, 0, 194797, 27355, 0, 194798, 15384, 0,
+    194799, 27425, 0, 194800, 145575, 0, 194801, 27476, 0, 194802, 15438, 0, 194803, 27506, 0, 194804, 27551, 0,
+    194805, 27578, 0, 194806, 27579, 0, 194807, 146061, 0, 194808, 138507, 0, 194809, 146170, 0, 194810, 27726, 0,
+    194811, 146620, 0, 194812, 27839, 0, 194813, 27853, 0, 194814, 27751, 0, 194815, 27926, 0, 194816, 27966, 0,
+    194817, 28023, 0, 194818, 27969, 0, 194819, 28009, 0, 194820, 28024, 0, 194821, 28037, 0, 194822, 146718, 0,
+    194823, 27956, 0, 194824, 28207, 0, 194825, 28270, 0, 194826, 15667, 0, 194827, 28363, 0, 194828, 28359, 0,
+    194829, 147153, 0, 194830, 28153, 0, 194831, 28526, 0, 194832, 147294, 0, 194833, 147342, 0, 194834, 28614, 0,
+    194835, 28729, 0, 194836, 28702, 0, 194837, 28699, 0, 194838, 15766, 0, 194839, 28746, 0, 194840, 28797, 0,
+    194841, 28791, 0, 194842, 28845, 0, 194843, 132389, 0, 194844, 28997, 0, 194845, 148067, 0, 194846, 29084, 0,
+    194847, 148395, 0, 194848, 29224, 0, 194849, 29237, 0, 194850, 29264, 0, 194851, 149000, 0, 194852, 29312, 0,
+    194853, 29333, 0, 194854, 149301, 0, 194855, 149524, 0, 194856, 29562, 0, 194857, 29579, 0, 194858, 16044, 0,
+    194859, 29605, 0, 194860, 16056, 0, 194861, 16056, 0, 194862, 29767, 0, 194863, 29788, 0, 194864, 29809, 0,
+    194865, 29829, 0, 194866, 29898, 0, 194867, 16155, 0, 194868, 29988, 0, 194869, 150582, 0, 194870, 30014, 0,
+    194871, 150674, 0, 194872, 30064, 0, 194873, 139679, 0, 194874, 30224, 0, 194875, 151457, 0, 194876, 151480, 0,
+    194877, 151620, 0, 194878, 16380, 0, 194879, 16392, 0, 194880, 30452, 0, 194881, 151795, 0, 194882, 151794, 0,
+    194883, 151833, 0, 194884, 151859, 0, 194885, 30494, 0, 194886, 30495, 0, 194887, 30495, 0, 194888, 30538, 0,
+    194889, 16441, 0, 194890, 30603, 0, 194891, 16454, 0, 194892, 16534, 0, 194893, 152605, 0, 194894, 30798, 0,
+    194895, 30860, 0, 194896, 30924, 0, 194897, 16611, 0, 194898, 153126, 0, 194899, 31062, 0, 194900, 153242, 0,
+    194901, 153285, 0, 194902, 31119, 0, 194903, 31211, 0, 194904, 16687, 0, 194905, 31296, 0, 194906, 31306, 0,
+    194907, 31311, 0, 194908, 153980, 0, 194909, 154279, 0, 194910, 154279, 0, 194911, 31470, 0, 194912, 16898, 0,
+    194913, 154539, 0, 194914, 31686, 0, 194915, 31689, 0, 194916, 16935, 0, 194917, 154752, 0, 194918, 31954, 0,
+    194919, 17056, 0, 194920, 31976, 0, 194921, 31971, 0, 194922, 32000, 0, 194923, 155526, 0, 194924, 32099, 0,
+    194925, 17153, 0, 194926, 32199, 0, 194927, 32258, 0, 194928, 32325, 0, 194929, 17204, 0, 194930, 156200, 0,
+    194931, 156231, 0, 194932, 17241, 0, 194933, 156377, 0, 194934, 32634, 0, 194935, 156478, 0, 194936, 32661, 0,
+    194937, 32762, 0, 194938, 32773, 0, 194939, 156890, 0, 194940, 156963, 0, 194941, 32864, 0, 194942, 157096, 0,
+    194943, 32880, 0, 194944, 144223, 0, 194945, 17365, 0, 194946, 32946, 0, 194947, 33027, 0, 194948, 17419, 0,
+    194949, 33086, 0, 194950, 23221, 0, 194951, 157607, 0, 194952, 157621, 0, 194953, 144275, 0, 194954, 144284, 0,
+    194955, 33281, 0, 194956, 33284, 0, 194957, 36766, 0, 194958, 17515, 0, 194959, 33425, 0, 194960, 33419, 0,
+    194961, 33437, 0, 194962, 21171, 0, 194963, 33457, 0, 194964, 33459, 0, 194965, 33469, 0, 194966, 33510, 0,
+    194967, 158524, 0, 194968, 33509, 0, 194969, 33565, 0, 194970, 33635, 0, 194971, 33709, 0, 194972, 33571, 0,
+    194973, 33725, 0, 194974, 33767, 0, 194975, 33879, 0, 194976, 33619, 0, 194977, 33738, 0, 194978, 33740, 0,
+    194979, 33756, 0, 194980, 158774, 0, 194981, 159083, 0, 194982, 158933, 0, 194983, 17707, 0, 194984, 34033, 0,
+    194985, 34035, 0, 194986, 34070, 0, 194987, 160714, 0, 194988, 34148, 0, 194989, 159532, 0, 194990, 17757, 0,
+    194991, 17761, 0, 194992, 159665, 0, 194993, 159954, 0, 194994, 17771, 0, 194995, 34384, 0, 194996, 34396, 0,
+    194997, 34407, 0, 194998, 34409, 0, 194999, 34473, 0, 195000, 34440, 0, 195001, 34574, 0, 195002, 34530, 0,
+    195003, 34681, 0, 195004, 34600, 0, 195005, 34667, 0, 195006, 34694, 0, 195007, 17879, 0, 195008, 34785, 0,
+    195009, 34817, 0, 195010, 17913, 0, 195011, 34912, 0, 195012, 34915, 0, 195013, 161383, 0, 195014, 35031, 0,
+    195015, 35038, 0, 195016, 17973, 0, 195017, 35066, 0, 195018, 13499, 0, 195019, 161966, 0, 195020, 162150, 0,
+    195021, 18110, 0, 195022, 18119, 0, 195023, 35488, 0, 195024, 35565, 0, 195025, 35722, 0, 195026, 35925, 0,
+    195027, 162984, 0, 195028, 36011, 0, 195029, 36033, 0, 195030, 36123, 0, 195031, 36215, 0, 195032, 163631, 0,
+    195033, 133124, 0, 195034, 36299, 0, 195035, 36284, 0, 195036, 36336, 0, 195037, 133342, 0, 195038, 36564, 0,
+    195039, 36664, 0, 195040, 165330, 0, 195041, 165357, 0, 195042, 37012, 0, 195043, 37105, 0, 195044, 37137, 0,
+    195045, 165678, 0, 195046, 37147, 0, 195047, 37432, 0, 195048, 37591, 0, 195049, 37592, 0, 195050, 37500, 0,
+    195051, 37881, 0, 195052, 37909, 0, 195053, 166906, 0, 195054, 38283, 0, 195055, 18837, 0, 195056, 38327, 0,
+    195057, 167287, 0, 195058, 18918, 0, 195059, 38595, 0, 195060, 23986, 0, 195061, 38691, 0, 195062, 168261, 0,
+    195063, 168474, 0, 195064, 19054, 0, 195065, 19062, 0, 195066, 38880, 0, 195067, 168970, 0, 195068, 19122, 0,
+    195069, 169110, 0, 195070, 38923, 0, 195071, 38923, 0, 195072, 38953, 0, 195073, 169398, 0, 195074, 39138, 0,
+    195075, 19251, 0, 195076, 39209, 0, 195077, 39335, 0, 195078, 39362, 0, 195079, 39422, 0, 195080, 19406, 0,
+    195081, 170800, 0, 195082, 39698, 0, 195083, 40000, 0, 195084, 40189, 0, 195085, 19662, 0, 195086, 19693, 0,
+    195087, 40295, 0, 195088, 172238, 0, 195089, 19704, 0, 195090, 172293, 0, 195091, 172558, 0, 195092, 172689, 0,
+    195093, 40635, 0, 195094, 19798, 0, 195095, 40697, 0, 195096, 40702, 0, 195097, 40709, 0, 195098, 40719, 0,
+    195099, 40726, 0, 195100, 40763, 0, 195101, 173568, 0
+};
+
+static uint32_t tti_range_of(const uint32_t *table, size_t n, uint32_t c, int shift) {
+    size_t low = 0, high = n;
     while (high - low > 1) {         /* the last range that begins at or before c */
         size_t middle = (low + high) / 2;
-        if (tti_unicode[middle] >> 2 <= c) { low = middle; } else { high = middle; }
+        if (table[middle] >> shift <= c) { low = middle; } else { high = middle; }
     }
-    return (int)(tti_unicode[low] & 3);
+    return table[low];
+}
+static int tti_class_in(uint32_t range, uint32_t c) {
+    int k = (int)(range & 7);
+    return k != TTI_CASED ? k : (c - (range >> 3)) & 1 ? TTI_LOWER : TTI_UPPER;
+}
+static int tti_char_class(uint32_t c) {
+    return c > 0x10FFFF ? TTI_OTHER : tti_class_in(tti_range_of(tti_unicode, sizeof tti_unicode / sizeof *tti_unicode, c, 3), c);
+}
+static uint32_t tti_combining_class(uint32_t c) {
+    return tti_range_of(tti_combining, sizeof tti_combining / sizeof *tti_combining, c, 8) & 0xFF;
+}
+/* The row {c, a, b} of a table of decompositions, or NULL. */
+static const uint32_t *tti_decomposition(const uint32_t *table, size_t n, uint32_t c) {
+    size_t low = 0, high = n / 3;
+    while (low < high) {
+        size_t middle = (low + high) / 2;
+        if (table[3 * middle] < c) { low = middle + 1; } else { high = middle; }
+    }
+    return low < n / 3 && table[3 * low] == c ? table + 3 * low : NULL;
+}
+/* \w of Rust's regular expressions: what "single_word" looks at. */
+static int tti_is_word(uint32_t c) {
+    static const uint32_t more[][2] = {{0x5F, 0x5F}, {0x200C, 0x200D}, {0x203F, 0x2040}, {0x2054, 0x2054}, {0x24B6, 0x24E9},
+        {0xFE33, 0xFE34}, {0xFE4D, 0xFE4F}, {0xFF3F, 0xFF3F}, {0x1F130, 0x1F149}, {0x1F150, 0x1F169}, {0x1F170, 0x1F189}};
+    size_t i;
+    int k = tti_char_class(c);
+    if (k == TTI_NUMBER) {
+        for (i = 0; i < sizeof tti_other_numbers / sizeof *tti_other_numbers; i += 2) {
+            if (c >= tti_other_numbers[i] && c <= tti_other_numbers[i + 1]) { return 0; }
+        }
+        return 1;
+    }
+    for (i = 0; i < sizeof more / sizeof *more; i++) { if (c >= more[i][0] && c <= more[i][1]) { return 1; } }
+    return (TTI_LETTERS | (1u << TTI_MARK)) >> k & 1;
+}
+
+/* One byte for each code point below 2^16: its class, and whether NFC may change it or what stands before it. */
+#define TTI_MAP ((size_t)1 << 16)
+#define TTI_UNSAFE 8
+static void tti_map_fill(unsigned char *map, int nfc) {
+    size_t i, n = sizeof tti_unicode / sizeof *tti_unicode;
+    uint32_t c = 0;
+    for (i = 0; i < n && c < TTI_MAP; i++) {
+        uint32_t end = i + 1 < n ? tti_unicode[i + 1] >> 3 : 0x110000;
+        for (; c < end && c < TTI_MAP; c++) { map[c] = (unsigned char)tti_class_in(tti_unicode[i], c); }
+    }
+    if (!nfc) { return; }
+    for (c = 0; c < TTI_MAP; c++) { if (tti_combining_class(c)) { map[c] |= TTI_UNSAFE; } }
+    for (i = 0; i < sizeof tti_one_way / sizeof *tti_one_way; i += 3) { if (tti_one_way[i] < TTI_MAP) { map[tti_one_way[i]] |= TTI_UNSAFE; } }
+    for (i = 0; i < sizeof tti_composed / sizeof *tti_composed; i += 3) { if (tti_composed[i + 2] < TTI_MAP) { map[tti_composed[i + 2]] |= TTI_UNSAFE; } }
+    for (c = 0x1161; c <= 0x1175; c++) { map[c] |= TTI_UNSAFE; }      /* Hangul vowels and final consonants */
+    for (c = 0x11A8; c <= 0x11C2; c++) { map[c] |= TTI_UNSAFE; }
 }
 
 /* GPT-2 writes byte b as character b where that is printable Latin-1, the other 68 bytes as U+0100 and up. */
@@ -4126,86 +4715,432 @@ static tt_status tti_key_to_bytes(const char *key, size_t size, tt_text *out, in
     return status;
 }
 
-/* ---- pre-tokenizers ---- */
-#define TTI_WHITESPACE_PATTERN " ?\\S+|\\s+(?!\\S)|\\s+"
+/* ---- pre-tokenizers ----
+ * Each pattern is written out by hand: a function that is given the beginning of a piece and returns its end. */
+#define TTI_PRETOKENIZE_MARKS 100        /* beside tt_pretokenizer: Llama 2, no pattern; see tti_piece_marks */
+#define TTI_WORD_TAIL "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
+#define TTI_WORD_HEAD "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|"
+#define TTI_CAPITAL_1 "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]*[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]+"
+#define TTI_CAPITAL_2 "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]+[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]*"
+#define TTI_CAPITAL_TAIL "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
+/* Patterns of a Split as the files write them; the first of a kind is what is saved. */
+static const struct { tt_pretokenizer kind; const char *pattern; } tti_patterns[] = {
+    {TT_PRETOKENIZE_WHITESPACE, " ?\\S+|\\s+(?!\\S)|\\s+"},
+    {TT_PRETOKENIZE_GPT2, "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"},
+    {TT_PRETOKENIZE_GPT2, "'(?:[sdmt]|ll|ve|re)| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"},
+    {TT_PRETOKENIZE_LLAMA3, TTI_WORD_HEAD "\\p{N}{1,3}" TTI_WORD_TAIL},
+    {TT_PRETOKENIZE_QWEN2, TTI_WORD_HEAD "\\p{N}" TTI_WORD_TAIL},
+    {TT_PRETOKENIZE_CL100K, TTI_WORD_HEAD "\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s+\\z|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"},
+    {TT_PRETOKENIZE_O200K, TTI_CAPITAL_1 "(?i:'s|'t|'re|'ve|'m|'ll|'d)?|" TTI_CAPITAL_2 "(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\\p{N}{1,3}" TTI_CAPITAL_TAIL},
+    {TT_PRETOKENIZE_TEKKEN, TTI_CAPITAL_1 "|" TTI_CAPITAL_2 "|\\p{N}" TTI_CAPITAL_TAIL}};
 
-/* End of the run of characters of one class; with `words`, all that is no space is one class. */
-static const char *tti_class_run(const char *at, const char *end, int kind, int words) {
-    while (at < end) {
-        uint32_t c;
-        size_t size = tti_utf8(at, end, &c);
-        int k = tti_char_class(c);
-        if (words && k != TTI_SPACE) { k = TTI_OTHER; }
-        if (k != kind) { break; }
+/* hit: the end was looked at, so that the piece may go on where the text goes on. */
+typedef struct tti_scanner { const unsigned char *map; const char *end; int hit; } tti_scanner;
+
+static int tti_class_at(tti_scanner *s, const char *at, size_t *size) {
+    unsigned char first = (unsigned char)*at;
+    uint32_t c;
+    *size = 1;
+    if (first < 0x80) { return s->map[first] & 7; }
+    *size = tti_utf8(at, s->end, &c);
+    if (c < TTI_MAP) { return s->map[c] & 7; }
+    if (c == UINT32_MAX && s->end - at < 4) { s->hit = 1; }       /* perhaps cut off */
+    return tti_char_class(c);
+}
+/* End of the run of characters whose class is in the set. */
+static const char *tti_class_run(tti_scanner *s, const char *at, unsigned set) {
+    while (at < s->end) {
+        size_t size;
+        if (!(set >> tti_class_at(s, at, &size) & 1)) { return at; }
+        at += size;
+    }
+    s->hit = 1;
+    return at;
+}
+static int tti_in(tti_scanner *s, const char *at, unsigned set) {
+    size_t size;
+    if (at >= s->end) { s->hit = 1; return 0; }
+    return set >> tti_class_at(s, at, &size) & 1;
+}
+/* Length of 's 't 're 've 'm 'll 'd, or 0. With any_case also of 'S and the like; the long s, U+017F, is a case of s. */
+static size_t tti_contraction(tti_scanner *s, const char *at, int any_case) {
+    size_t left = (size_t)(s->end - at);
+    char a, b;
+    if (left < 4) { s->hit = 1; }
+    if (left < 2 || at[0] != '\'') { return 0; }
+    a = any_case ? (char)(at[1] | 32) : at[1];
+    if (any_case && (at[1] < 'A' || at[1] > 'z')) { return left > 2 && memcmp(at + 1, "\xC5\xBF", 2) == 0 ? 3 : 0; }
+    if (a == 's' || a == 't' || a == 'm' || a == 'd') { return 2; }
+    if (left < 3 || (any_case && (at[2] < 'A' || at[2] > 'z'))) { return 0; }
+    b = any_case ? (char)(at[2] | 32) : at[2];
+    return (a == 'r' && b == 'e') || (a == 'v' && b == 'e') || (a == 'l' && b == 'l') ? 3 : 0;
+}
+static const char *tti_digits(tti_scanner *s, const char *at, int most) {
+    while (most-- > 0 && tti_in(s, at, 1u << TTI_NUMBER)) {
+        size_t size;
+        tti_class_at(s, at, &size);
         at += size;
     }
     return at;
 }
-static size_t tti_contraction(const char *at, const char *end) {
-    size_t left = (size_t)(end - at);
-    if (left < 2 || at[0] != '\'') { return 0; }
-    if (at[1] == 's' || at[1] == 't' || at[1] == 'm' || at[1] == 'd') { return 2; }
-    if (left < 3) { return 0; }
-    return (at[1] == 'r' && at[2] == 'e') || (at[1] == 'v' && at[2] == 'e') || (at[1] == 'l' && at[2] == 'l') ? 3 : 0;
-}
-/* End of the piece that begins at `at`. GPT-2's pattern, alternatives in order:
- *     's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
- * that is: a contraction; a run of one class with at most one space before it; white space without its last
- * character, which is left to the next piece, unless the text ends or it is the only one.
- * A piece depends on at most TTI_LOOK_AHEAD bytes behind its end. */
-#define TTI_LOOK_AHEAD 8
-static const char *tti_piece(tt_pretokenizer kind, const char *at, const char *end) {
-    int words = kind == TT_PRETOKENIZE_WHITESPACE, k;
-    const char *start = at, *stop, *last;
-    uint32_t c;
-    if (kind == TT_PRETOKENIZE_BYTES) { return end; }
-    if (!words && tti_contraction(at, end)) { return at + tti_contraction(at, end); }
-    if (*at == ' ' && at + 1 < end) { start++; }
-    tti_utf8(start, end, &c);
-    k = tti_char_class(c);
-    if (k != TTI_SPACE) { return tti_class_run(start, end, words ? TTI_OTHER : k, words); }
-    stop = tti_class_run(at, end, TTI_SPACE, words);
+/* [stop at ...) is white space up to `stop`: \s+(?!\S)|\s+ leaves the last character to the next piece, unless the
+ * text ends or it is the only one. */
+static const char *tti_leave_last(const char *at, const char *stop, const char *end) {
+    const char *last = stop - 1;
     if (stop == end) { return stop; }
-    for (last = stop - 1; last > at && ((unsigned char)*last & 0xC0) == 0x80; last--) { }
+    while (last > at && ((unsigned char)*last & 0xC0) == 0x80) { last--; }
     return last > at ? last : stop;
+}
+/* \s*[\r\n]+|\s+(?!\S)|\s+ */
+static const char *tti_piece_space(tti_scanner *s, const char *at) {
+    const char *stop = tti_class_run(s, at, TTI_SPACES), *line = stop;
+    while (line > at && line[-1] != '\r' && line[-1] != '\n') { line--; }
+    return line > at ? line : tti_leave_last(at, stop, s->end);
+}
+/* ' ?\S+' of the symbols [^\s\p{L}\p{N}], and the characters of `tail` behind them; NULL if there is none. */
+static const char *tti_piece_symbols(tti_scanner *s, const char *at, const char *tail) {
+    const char *start = at + (*at == ' '), *stop;
+    if (!tti_in(s, start, TTI_SYMBOLS)) { return NULL; }
+    stop = tti_class_run(s, start, TTI_SYMBOLS);
+    while (stop < s->end && *stop && strchr(tail, *stop)) { stop++; }
+    if (stop == s->end) { s->hit = 1; }
+    return stop;
+}
+/* GPT-2's pattern, alternatives in order: 's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
+ * that is a contraction, a run of one class with at most one space before it, or white space. apart: the text was
+ * split at every digit before, and ends there. */
+static const char *tti_piece_gpt2(tti_scanner *s, const char *at, int apart) {
+    static const unsigned sets[] = {TTI_SYMBOLS, TTI_LETTERS, 1u << TTI_NUMBER, TTI_SPACES, TTI_LETTERS, TTI_LETTERS, TTI_SYMBOLS};
+    const char *start = at + (*at == ' ' && s->end - at > 1), *stop;
+    size_t size = *at == '\'' ? tti_contraction(s, at, 0) : 0;
+    int k;
+    if (size) { return at + size; }
+    k = tti_class_at(s, start, &size);
+    if (k == TTI_NUMBER && apart && start == at) { return at + size; }
+    if (k != TTI_SPACE && !(k == TTI_NUMBER && apart)) { return tti_class_run(s, start, sets[k]); }
+    stop = tti_class_run(s, at, TTI_SPACES);
+    return apart && tti_in(s, stop, 1u << TTI_NUMBER) ? stop : tti_leave_last(at, stop, s->end);
+}
+/* ' ?\S+|\s+(?!\S)|\s+' */
+static const char *tti_piece_whitespace(tti_scanner *s, const char *at) {
+    const char *start = at + (*at == ' ' && s->end - at > 1);
+    if (!tti_in(s, start, TTI_SPACES)) { return tti_class_run(s, start, ~TTI_SPACES); }
+    return tti_leave_last(at, tti_class_run(s, at, TTI_SPACES), s->end);
+}
+/* (?i:'s|...)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,digits}| ?[^\s\p{L}\p{N}]+[\r\n]*|, with at_end \s+$|, then as above. */
+static const char *tti_piece_llama3(tti_scanner *s, const char *at, int digits, int at_end) {
+    size_t size = *at == '\'' ? tti_contraction(s, at, 1) : 0;
+    const char *stop;
+    int k;
+    if (size) { return at + size; }
+    k = tti_class_at(s, at, &size);
+    if (TTI_LETTERS >> k & 1) { return tti_class_run(s, at, TTI_LETTERS); }
+    if (k == TTI_NUMBER) { return tti_digits(s, at, digits); }
+    if (*at != '\r' && *at != '\n' && tti_in(s, at + size, TTI_LETTERS)) { return tti_class_run(s, at + size, TTI_LETTERS); }
+    stop = tti_piece_symbols(s, at, "\r\n");
+    if (stop) { return stop; }
+    return at_end && tti_class_run(s, at, TTI_SPACES) == s->end ? s->end : tti_piece_space(s, at);
+}
+/* Capital: [\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}], small: [\p{Ll}\p{Lm}\p{Lo}\p{M}]; letters without case and marks are both.
+ * capital* small+: the capitals take what they can, and if no small letter follows they give back up to the last
+ * character that is both. NULL if there is none. */
+#define TTI_BOTH ((1u << TTI_LETTER) | (1u << TTI_MARK))
+#define TTI_CAPITALS (TTI_BOTH | (1u << TTI_UPPER))
+#define TTI_SMALLS (TTI_BOTH | (1u << TTI_LOWER))
+static const char *tti_word_small(tti_scanner *s, const char *at) {
+    const char *both = NULL;
+    while (tti_in(s, at, TTI_CAPITALS)) {
+        size_t size;
+        int k = tti_class_at(s, at, &size);
+        at += size;
+        if (TTI_BOTH >> k & 1) { both = at; }
+    }
+    return tti_in(s, at, TTI_SMALLS) ? tti_class_run(s, at, TTI_SMALLS) : both;
+}
+/* capital+ small* */
+static const char *tti_word_capital(tti_scanner *s, const char *at) {
+    const char *stop = tti_class_run(s, at, TTI_CAPITALS);
+    return stop > at ? tti_class_run(s, stop, TTI_SMALLS) : NULL;
+}
+/* [^\r\n\p{L}\p{N}]?capital*small+(?i:'s|...)?|[^\r\n\p{L}\p{N}]?capital+small*(?i:'s|...)?|\p{N}{1,digits}
+ * | ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+ */
+static const char *tti_piece_o200k(tti_scanner *s, const char *at, int digits, int contractions) {
+    size_t size;
+    int k = tti_class_at(s, at, &size), prefix = (TTI_SYMBOLS | TTI_SPACES) >> k & 1 && *at != '\r' && *at != '\n';
+    const char *word = prefix ? at + size : at, *stop;
+    if (k == TTI_NUMBER) { return tti_digits(s, at, digits); }
+    stop = tti_word_small(s, word);
+    if (!stop && prefix) { stop = tti_word_small(s, at); }
+    if (!stop) { stop = tti_word_capital(s, word); }
+    if (stop) {
+        if (stop == s->end) { s->hit = 1; }
+        return contractions ? stop + tti_contraction(s, stop, 1) : stop;
+    }
+    stop = tti_piece_symbols(s, at, "\r\n/");
+    return stop ? stop : tti_piece_space(s, at);
+}
+/* Where no token holds a mark U+2581 (a space) behind anything else, no merge crosses the place before such a mark. */
+static const char *tti_piece_marks(tti_scanner *s, const char *at) {
+    const char *end = s->end;
+    while (end - at >= 3 && memcmp(at, TTI_SPACE_MARK, 3) == 0) { at += 3; }
+    while (at < end) {
+        const char *mark = (const char *)memchr(at, TTI_SPACE_MARK[0], (size_t)(end - at));
+        if (!mark || end - mark < 3) { return end; }
+        if (memcmp(mark, TTI_SPACE_MARK, 3) == 0) { return mark; }
+        at = mark + 1;
+    }
+    return end;
+}
+/* End of the piece that begins at `at`. */
+static const char *tti_piece(int kind, tti_scanner *s, const char *at) {
+    switch (kind) {
+    case TT_PRETOKENIZE_GPT2: return tti_piece_gpt2(s, at, 0);
+    case TT_PRETOKENIZE_WHITESPACE: return tti_piece_whitespace(s, at);
+    case TT_PRETOKENIZE_SMOLLM2: return tti_piece_gpt2(s, at, 1);
+    case TT_PRETOKENIZE_LLAMA3: return tti_piece_llama3(s, at, 3, 0);
+    case TT_PRETOKENIZE_QWEN2: return tti_piece_llama3(s, at, 1, 0);
+    case TT_PRETOKENIZE_CL100K: return tti_piece_llama3(s, at, 3, 1);
+    case TT_PRETOKENIZE_O200K: return tti_piece_o200k(s, at, 3, 1);
+    case TT_PRETOKENIZE_TEKKEN: return tti_piece_o200k(s, at, 1, 0);
+    case TTI_PRETOKENIZE_MARKS: return tti_piece_marks(s, at);
+    default: s->hit = 1; return s->end;
+    }
+}
+
+/* ---- workers ---- */
+#define TTI_CACHED_BYTES 24
+#define TTI_CACHED_IDS 8
+#define TTI_CACHE_BITS 14
+typedef struct tti_cached { uint64_t words[3]; int32_t size, n, ids[TTI_CACHED_IDS]; } tti_cached;   /* 64 bytes; size 0 = free */
+typedef struct tti_link { int32_t id; uint32_t rank, previous, next; } tti_link;    /* rank of (this, next) */
+typedef struct tti_bytes { char *data; size_t size, capacity; } tti_bytes;
+typedef struct tti_bpe_worker {
+    tt_context *ctx;
+    tti_cached *cache;               /* [1 << TTI_CACHE_BITS], from a piece to its ids; made when first needed */
+    tti_link *links;                 /* of the longest piece so far                                            */
+    uint64_t *heap;
+    int32_t *symbols;
+    uint32_t *chars;                 /* NFC: characters of one stretch                                         */
+    size_t links_capacity, heap_capacity, symbols_capacity, chars_capacity;
+    tti_bytes normal, prefixed;
+    tt_ids ids;                      /* of a batch                                                             */
+} tti_bpe_worker;
+
+/* Several workers may need memory at once; a context serves one thread at a time. */
+static tt_status tti_worker_grow(tti_bpe_worker *w, void *array, size_t *capacity, size_t want, size_t size) {
+    void *data;
+    tt_status status;
+    if (want <= *capacity) { return TT_OK; }
+    memcpy(&data, array, sizeof data);
+    status = tti_grow_shared(w->ctx, &data, capacity, want, size);
+    memcpy(array, &data, sizeof data);
+    return status;
+}
+static tt_status tti_bytes_append(tti_bpe_worker *w, tti_bytes *b, const char *bytes, size_t size) {
+    tt_status status = tti_worker_grow(w, &b->data, &b->capacity, b->size + size, 1);
+    if (status != TT_OK) { return status; }
+    if (size) { memcpy(b->data + b->size, bytes, size); }
+    b->size += size;
+    return TT_OK;
+}
+static void tti_worker_free(tti_bpe_worker *w) {
+    tt_free(w->ctx, w->cache, w->cache ? (size_t)1 << TTI_CACHE_BITS : 0, sizeof *w->cache);
+    tt_free(w->ctx, w->links, w->links_capacity, sizeof *w->links);
+    tt_free(w->ctx, w->heap, w->heap_capacity, sizeof *w->heap);
+    tt_free(w->ctx, w->symbols, w->symbols_capacity, sizeof *w->symbols);
+    tt_free(w->ctx, w->chars, w->chars_capacity, sizeof *w->chars);
+    tt_free(w->ctx, w->normal.data, w->normal.capacity, 1);
+    tt_free(w->ctx, w->prefixed.data, w->prefixed.capacity, 1);
+    tt_ids_free(&w->ids);
+}
+
+/* ---- NFC (Unicode Standard Annex 15) ----
+ * Most text is NFC already. A character is unsafe if NFC may change it or join it to the one before; a stretch is a
+ * character with the unsafe ones behind it, and only stretches are decomposed, ordered and composed. */
+#define TTI_HANGUL 0xAC00u           /* syllables: ((initial * 21) + vowel) * 28 + final */
+#define TTI_N_HANGUL 11172u
+static int tti_unsafe(const unsigned char *map, uint32_t c) {
+    size_t i = sizeof tti_composed / sizeof *tti_composed;
+    if (c < TTI_MAP) { return map[c] & TTI_UNSAFE; }
+    if (c > 0x10FFFF) { return 0; }
+    if (tti_combining_class(c) || tti_decomposition(tti_one_way, sizeof tti_one_way / sizeof *tti_one_way, c)) { return 1; }
+    for (; tti_composed[i - 3] >= TTI_MAP; i -= 3) { if (tti_composed[i - 1] == c) { return 1; } }
+    return 0;
+}
+/* A character of a stretch: combining class << 21 | code point. */
+static tt_status tti_nfd_put(tti_bpe_worker *w, size_t *n, uint32_t c) {
+    const uint32_t *row;
+    if (c - TTI_HANGUL < TTI_N_HANGUL) {
+        uint32_t s = c - TTI_HANGUL;
+        tt_status status = tti_nfd_put(w, n, 0x1100 + s / 588);
+        if (status == TT_OK) { status = tti_nfd_put(w, n, 0x1161 + s % 588 / 28); }
+        return status == TT_OK && s % 28 ? tti_nfd_put(w, n, 0x11A7 + s % 28) : status;
+    }
+    row = tti_decomposition(tti_composed, sizeof tti_composed / sizeof *tti_composed, c);
+    if (!row) { row = tti_decomposition(tti_one_way, sizeof tti_one_way / sizeof *tti_one_way, c); }
+    if (row) {                                       /* at most four deep */
+        tt_status status = tti_nfd_put(w, n, row[1]);
+        return status == TT_OK && row[2] ? tti_nfd_put(w, n, row[2]) : status;
+    }
+    if (tti_worker_grow(w, &w->chars, &w->chars_capacity, *n + 1, sizeof *w->chars) != TT_OK) { return TT_ERR_MEM; }
+    w->chars[(*n)++] = tti_combining_class(c) << 21 | c;
+    return TT_OK;
+}
+/* Canonical ordering: marks in a row by class, equal classes as they stood. Long rows by counting, for speed. */
+static tt_status tti_nfc_order(tti_bpe_worker *w, size_t n) {
+    size_t begin, end, i, k;
+    for (begin = 0; begin < n; begin = end + 1) {
+        size_t count;
+        for (end = begin; end < n && w->chars[end] >> 21; end++) { }
+        count = end - begin;
+        if (count > 32) {
+            uint32_t kind;
+            if (tti_worker_grow(w, &w->chars, &w->chars_capacity, n + count, sizeof *w->chars) != TT_OK) { return TT_ERR_MEM; }
+            for (k = n, kind = 1; kind < 256; kind++) {
+                for (i = begin; i < end; i++) { if (w->chars[i] >> 21 == kind) { w->chars[k++] = w->chars[i]; } }
+            }
+            memcpy(w->chars + begin, w->chars + n, count * sizeof *w->chars);
+            continue;
+        }
+        for (i = begin + 1; i < end; i++) {
+            uint32_t c = w->chars[i];
+            for (k = i; k > begin && w->chars[k - 1] >> 21 > c >> 21; k--) { w->chars[k] = w->chars[k - 1]; }
+            w->chars[k] = c;
+        }
+    }
+    return TT_OK;
+}
+/* a and b in one character, or 0. */
+static uint32_t tti_nfc_pair(const tti_pair_map *compose, uint32_t a, uint32_t b) {
+    int32_t c;
+    if (a - 0x1100 < 19 && b - 0x1161 < 21) { return TTI_HANGUL + ((a - 0x1100) * 21 + b - 0x1161) * 28; }
+    if (a - TTI_HANGUL < TTI_N_HANGUL && (a - TTI_HANGUL) % 28 == 0 && b - 0x11A8 < 27) { return a + b - 0x11A7; }
+    c = tti_pair_find(compose, (int32_t)a, (int32_t)b);
+    return c < 0 ? 0 : (uint32_t)c;
+}
+/* Joins each character to the last starter, unless one of the same or a higher class stands between. */
+static size_t tti_nfc_compose(const tti_pair_map *compose, uint32_t *chars, size_t n) {
+    const uint32_t code = 0x1FFFFF;
+    size_t i, kept = 0, starter = SIZE_MAX;
+    for (i = 0; i < n; i++) {
+        uint32_t c = chars[i], joined = 0;
+        if (starter != SIZE_MAX && (kept == starter + 1 || (chars[kept - 1] >> 21 < c >> 21))) {
+            joined = tti_nfc_pair(compose, chars[starter] & code, c & code);
+        }
+        if (joined) { chars[starter] = joined; continue; }
+        if (!(c >> 21)) { starter = kept; }
+        chars[kept++] = c;
+    }
+    return kept;
+}
+static tt_status tti_nfc_stretch(const tti_pair_map *compose, tti_bpe_worker *w, const char *at, const char *end, tti_bytes *out) {
+    size_t n = 0, i;
+    tt_status status = TT_OK;
+    while (at < end && status == TT_OK) {
+        uint32_t c;
+        at += tti_utf8(at, end, &c);
+        status = tti_nfd_put(w, &n, c);
+    }
+    if (status == TT_OK) { status = tti_nfc_order(w, n); }
+    if (status != TT_OK) { return status; }
+    n = tti_nfc_compose(compose, w->chars, n);
+    for (i = 0; i < n && status == TT_OK; i++) {
+        char utf8[4];
+        status = tti_bytes_append(w, out, utf8, tti_utf8_put(w->chars[i] & 0x1FFFFF, utf8));
+    }
+    return status;
+}
+/* Appends the NFC of [at, end) to out, or sets *same if it is the text itself. Invalid bytes stay as they are. */
+static tt_status tti_nfc(const unsigned char *map, const tti_pair_map *compose, tti_bpe_worker *w, const char *at, const char *end, tti_bytes *out, int *same) {
+    const char *copied = at, *base = NULL, *stretch;
+    tt_status status = TT_OK;
+    *same = 0;
+    while (at < end && status == TT_OK) {
+        uint32_t c;
+        size_t size;
+        if ((unsigned char)*at < 0x80) { base = at++; continue; }
+        size = tti_utf8(at, end, &c);
+        if (!tti_unsafe(map, c)) {
+            base = c == UINT32_MAX ? NULL : at;
+            at += size;
+            continue;
+        }
+        stretch = base ? base : at;
+        for (at += size; at < end; at += size) {
+            size = tti_utf8(at, end, &c);
+            if (!tti_unsafe(map, c)) { break; }
+        }
+        status = tti_bytes_append(w, out, copied, (size_t)(stretch - copied));
+        if (status == TT_OK) { status = tti_nfc_stretch(compose, w, stretch, at, out); }
+        copied = at;
+        base = NULL;
+    }
+    if (status == TT_OK && out->size == 0) { *same = 1; return TT_OK; }
+    return status == TT_OK ? tti_bytes_append(w, out, copied, (size_t)(end - copied)) : status;
 }
 
 /* ---- the tokenizer ---- */
 enum { TTI_USED = 1, TTI_ADDED = 2, TTI_SPECIAL = 4, TTI_IN_MODEL = 8, TTI_NORMALIZED = 16, TTI_LSTRIP = 32, TTI_RSTRIP = 64,
-       TTI_WHOLE = 128 };            /* the token's own bytes encode to exactly this token */
+       TTI_WHOLE = 128,              /* the token's own bytes encode to exactly this token */
+       TTI_SINGLE = 256,             /* "single_word"                                      */
+       TTI_BYTE = 512 };             /* <0x41>: the byte 0x41, SentencePiece's kind only   */
 typedef struct tti_token { size_t begin, size; int flags; } tti_token;    /* bytes in added if TTI_ADDED, else in vocab */
 typedef struct tti_merge { int32_t left, right, result; } tti_merge;
+/* A tree of the added tokens: children of a branch are its child and that one's siblings. */
+typedef struct tti_branch { int32_t id, child, sibling; unsigned char byte; } tti_branch;      /* id -1 = no token ends here */
+#define TTI_MAX_TEMPLATE 8
 
 struct tt_tokenizer {
     tt_context *ctx;
-    tt_pretokenizer pretokenizer;
+    int pretokenizer;                /* a tt_pretokenizer, or TTI_PRETOKENIZE_MARKS */
+    int characters;                  /* SentencePiece's kind: tokens are texts, not bytes in GPT-2's mapping */
     int ignore_merges;               /* a piece that is a token is taken whole          */
+    int nfc, prefix_space;           /* prefix_space: "add_prefix_space" of ByteLevel   */
+    int refuse;                      /* TT_REFUSE_                                      */
     tti_dict vocab, added;           /* bytes to id                                     */
     tti_token *tokens;               /* [n_tokens]; ids may have holes                  */
     size_t n_tokens, tokens_capacity;
     tti_merge *merges;               /* in the order of their rank                      */
     size_t n_merges, merges_capacity;
-    tti_pair_map ranks;
+    tti_pair_map ranks, compose;     /* compose: NFC's pairs of characters              */
     int32_t byte_id[256];            /* -1 = this byte has no token                     */
-    size_t *added_sizes;             /* the different lengths of added tokens, longest first */
-    size_t n_added_sizes, added_sizes_capacity;
-    unsigned char added_first[256];  /* is there an added token with this first byte    */
+    tti_branch *branches;            /* of added tokens                                 */
+    size_t n_branches, branches_capacity;
+    int32_t roots[2][256];           /* by first byte, 0 = none: [0] cut from the raw text, [1] "normalized" */
+    unsigned char *map;              /* [TTI_MAP] */
+    int32_t before[TTI_MAX_TEMPLATE], after[TTI_MAX_TEMPLATE];     /* tokens around a document */
+    int n_before, n_after;
+    tti_bpe_worker *workers;             /* [n_workers], one per thread of the context      */
+    int n_workers;
 };
 
 static tt_tokenizer *tti_tokenizer_create(tt_context *ctx) {
     tt_tokenizer *t = (tt_tokenizer *)tt_alloc(ctx, 1, sizeof *t);
+    int i;
     if (!t) { return NULL; }
     t->ctx = t->vocab.bytes.ctx = t->added.bytes.ctx = ctx;
+    t->refuse = TT_REFUSE_BYTES;
+    t->map = (unsigned char *)tt_alloc(ctx, TTI_MAP, 1);
+    t->n_workers = ctx->n_threads > 0 ? ctx->n_threads : 1;
+    t->workers = (tti_bpe_worker *)tt_alloc(ctx, (size_t)t->n_workers, sizeof *t->workers);
+    for (i = 0; t->workers && i < t->n_workers; i++) { t->workers[i].ctx = t->workers[i].ids.ctx = ctx; }
+    if (!t->map || !t->workers) { tt_tokenizer_destroy(t); return NULL; }
+    tti_map_fill(t->map, 0);
     return t;
 }
 TT_API void tt_tokenizer_destroy(tt_tokenizer *t) {
+    int i;
     if (!t) { return; }
+    for (i = 0; t->workers && i < t->n_workers; i++) { tti_worker_free(&t->workers[i]); }
+    tt_free(t->ctx, t->workers, (size_t)t->n_workers, sizeof *t->workers);
+    tt_free(t->ctx, t->map, TTI_MAP, 1);
     tti_dict_free(&t->vocab);
     tti_dict_free(&t->added);
     tt_free(t->ctx, t->tokens, t->tokens_capacity, sizeof *t->tokens);
     tt_free(t->ctx, t->merges, t->merges_capacity, sizeof *t->merges);
     tt_free(t->ctx, t->ranks.slots, t->ranks.n_slots, sizeof *t->ranks.slots);
-    tt_free(t->ctx, t->added_sizes, t->added_sizes_capacity, sizeof *t->added_sizes);
+    tt_free(t->ctx, t->compose.slots, t->compose.n_slots, sizeof *t->compose.slots);
+    tt_free(t->ctx, t->branches, t->branches_capacity, sizeof *t->branches);
     tt_free(t->ctx, t, 1, sizeof *t);
 }
 static const char *tti_token_bytes(const tt_tokenizer *t, const tti_token *token) {
@@ -4228,29 +5163,40 @@ static tt_status tti_token_add(tt_tokenizer *t, int32_t id, const char *bytes, s
     token->flags = TTI_USED | TTI_IN_MODEL;
     return TT_OK;
 }
-static tt_status tti_added_size(tt_tokenizer *t, size_t size) {
-    void *sizes = t->added_sizes;
-    size_t i = 0;
-    while (i < t->n_added_sizes && t->added_sizes[i] > size) { i++; }
-    if (i < t->n_added_sizes && t->added_sizes[i] == size) { return TT_OK; }
-    if (tti_grow(t->ctx, &sizes, &t->added_sizes_capacity, t->n_added_sizes + 1, sizeof size) != TT_OK) { return TT_ERR_MEM; }
-    t->added_sizes = (size_t *)sizes;
-    memmove(t->added_sizes + i + 1, t->added_sizes + i, (t->n_added_sizes - i) * sizeof size);
-    t->added_sizes[i] = size;
-    t->n_added_sizes++;
-    return TT_OK;
-}
 static tt_status tti_added_add(tt_tokenizer *t, int32_t id, const char *content, size_t size, int flags) {
-    tti_token *token;
-    const tti_word *word;
-    if (tti_added_size(t, size) != TT_OK) { return TT_ERR_MEM; }
-    token = tti_token_slot(t, id);
-    word = token ? tti_dict_add(&t->added, content, size, id) : NULL;
+    tti_token *token = tti_token_slot(t, id);
+    const tti_word *word = token ? tti_dict_add(&t->added, content, size, id) : NULL;
     if (!word) { return TT_ERR_MEM; }
-    t->added_first[(unsigned char)content[0]] = 1;
     token->begin = word->begin;
     token->size = size;
     token->flags = flags | TTI_USED | TTI_ADDED;
+    return TT_OK;
+}
+static int32_t tti_branch_child(const tt_tokenizer *t, int32_t at, char byte) {
+    int32_t k = t->branches[at].child;
+    while (k && t->branches[k].byte != (unsigned char)byte) { k = t->branches[k].sibling; }
+    return k;
+}
+/* Enters the bytes under which an added token is found; of equal ones the first stays. Branches 0 and 1 are roots. */
+static tt_status tti_branch_add(tt_tokenizer *t, int level, const char *bytes, size_t size, int32_t id) {
+    int32_t at = level;
+    size_t i;
+    for (i = 0; i < size; i++) {
+        int32_t child = t->n_branches ? tti_branch_child(t, at, bytes[i]) : 0;
+        void *branches = t->branches;
+        if (child) { at = child; continue; }
+        if (t->n_branches == 0) { t->n_branches = 2; }
+        if (tti_grow(t->ctx, &branches, &t->branches_capacity, t->n_branches + 1, sizeof *t->branches) != TT_OK) { return TT_ERR_MEM; }
+        t->branches = (tti_branch *)branches;
+        child = (int32_t)t->n_branches++;
+        t->branches[child].id = -1;
+        t->branches[child].byte = (unsigned char)bytes[i];
+        t->branches[child].sibling = t->branches[at].child;
+        t->branches[at].child = child;
+        if (i == 0) { t->roots[level][(unsigned char)bytes[0]] = child; }
+        at = child;
+    }
+    if (t->branches[at].id < 0) { t->branches[at].id = id; }
     return TT_OK;
 }
 static tt_status tti_merge_add(tt_tokenizer *t, int32_t left, int32_t right, int32_t result) {
@@ -4268,24 +5214,41 @@ static tt_status tti_merge_add(tt_tokenizer *t, int32_t left, int32_t right, int
 
 TT_API int tt_vocab_size(const tt_tokenizer *t) { return (int)t->n_tokens; }
 TT_API int tt_token_id(const tt_tokenizer *t, const char *text) {
-    const tti_word *word = tti_dict_find(&t->added, text, strlen(text));
-    if (!word) { word = tti_dict_find(&t->vocab, text, strlen(text)); }
+    size_t size = strlen(text), i;
+    const tti_word *word = tti_dict_find(&t->added, text, size);
+    if (!word && t->characters && strchr(text, ' ')) {
+        char key[3 * 256];
+        size_t n = 0;
+        for (i = 0; i < size && n + 3 <= sizeof key; i++) {
+            if (text[i] == ' ') { memcpy(key + n, TTI_SPACE_MARK, 3); n += 3; } else { key[n++] = text[i]; }
+        }
+        word = i == size ? tti_dict_find(&t->vocab, key, n) : NULL;
+    }
+    if (!word) { word = tti_dict_find(&t->vocab, text, size); }
+    if (!word && t->characters && size == 1) { return (int)t->byte_id[(unsigned char)*text]; }
     return word ? (int)word->value : -1;
 }
 TT_API int tt_token_is_special(const tt_tokenizer *t, int id) {
     return id >= 0 && (size_t)id < t->n_tokens && (t->tokens[id].flags & TTI_SPECIAL) != 0;
 }
+TT_API void tt_tokenizer_refuse(tt_tokenizer *t, int what) {
+    int i;
+    t->refuse = what;
+    for (i = 0; i < t->n_workers; i++) {             /* cached pieces may lack bytes */
+        if (t->workers[i].cache) { memset(t->workers[i].cache, 0, ((size_t)1 << TTI_CACHE_BITS) * sizeof *t->workers[i].cache); }
+    }
+}
 
 /* ---- merging ---- */
-/* ids: one token per byte, n <= TTI_SHORT_PIECE. Merges in place and returns how many are left. */
+/* ids: the piece's symbols, n <= TTI_SHORT_PIECE. Merges in place and returns how many are left. */
 static size_t tti_merge_short(const tt_tokenizer *t, int32_t *ids, size_t n) {
     uint32_t ranks[TTI_SHORT_PIECE];        /* of (ids[i], ids[i + 1]); UINT32_MAX = no rule, also at the end */
     size_t i;
     for (i = 0; i < n; i++) { ranks[i] = i + 1 < n ? (uint32_t)tti_pair_find(&t->ranks, ids[i], ids[i + 1]) : UINT32_MAX; }
-    for (;;) {
+    while (n > 0) {
         size_t best = 0;
         for (i = 1; i < n; i++) { if (ranks[i] < ranks[best]) { best = i; } }
-        if (ranks[best] == UINT32_MAX) { return n; }
+        if (ranks[best] == UINT32_MAX) { break; }
         ids[best] = t->merges[ranks[best]].result;
         n--;
         memmove(ids + best + 1, ids + best + 2, (n - best - 1) * sizeof *ids);
@@ -4293,12 +5256,12 @@ static size_t tti_merge_short(const tt_tokenizer *t, int32_t *ids, size_t n) {
         if (best + 1 < n) { ranks[best] = (uint32_t)tti_pair_find(&t->ranks, ids[best], ids[best + 1]); }
         if (best > 0) { ranks[best - 1] = (uint32_t)tti_pair_find(&t->ranks, ids[best - 1], ids[best]); }
     }
+    return n;
 }
 
 /* Long pieces: a linked list of tokens and a heap of mergeable pairs, each rank * 2^32 + position, so that the
  * least is the lowest rank and of these the leftmost. A pair that has changed since is skipped when it comes up. */
-typedef struct tti_link { int32_t id; uint32_t rank, previous, next; } tti_link;   /* rank of (this, next) */
-typedef struct tti_chain { const tt_tokenizer *t; tti_link *links; uint64_t *heap; size_t n, n_heap, capacity; } tti_chain;
+typedef struct tti_chain { const tt_tokenizer *t; tti_link *links; uint64_t *heap; size_t n_heap; } tti_chain;
 
 static void tti_chain_push(tti_chain *chain, uint32_t at) {
     tti_link *link = &chain->links[at];
@@ -4334,168 +5297,442 @@ static void tti_chain_merge(tti_chain *chain, uint32_t at) {
     tti_chain_push(chain, at);
     if (link->previous != TTI_NOWHERE) { tti_chain_push(chain, link->previous); }
 }
-static tt_status tti_merge_long(const tt_tokenizer *t, const char *bytes, size_t n, tt_ids *out) {
+/* Merges in place and sets *n to how many are left. */
+static tt_status tti_merge_long(const tt_tokenizer *t, tti_bpe_worker *w, int32_t *ids, size_t *n) {
     tti_chain chain;
-    tt_status status = TT_OK;
+    size_t kept = 0;
     uint32_t i;
+    if (tti_worker_grow(w, &w->links, &w->links_capacity, *n, sizeof *w->links) != TT_OK) { return TT_ERR_MEM; }
+    /* n - 1 pairs at first, and each of at most n - 1 merges takes one out and adds two */
+    if (tti_worker_grow(w, &w->heap, &w->heap_capacity, 2 * *n, sizeof *w->heap) != TT_OK) { return TT_ERR_MEM; }
     chain.t = t;
+    chain.links = w->links;
+    chain.heap = w->heap;
     chain.n_heap = 0;
-    chain.n = n;
-    chain.capacity = 3 * n;          /* n - 1 pairs at first, and each of at most n - 1 merges adds two */
-    chain.links = (tti_link *)tt_alloc(t->ctx, n, sizeof *chain.links);
-    chain.heap = (uint64_t *)tt_alloc(t->ctx, chain.capacity, sizeof *chain.heap);
-    if (!chain.links || !chain.heap) { status = TT_ERR_MEM; }
-    if (status == TT_OK) {
-        for (i = 0; i < n; i++) {
-            chain.links[i].id = t->byte_id[(unsigned char)bytes[i]];
-            chain.links[i].previous = i > 0 ? i - 1 : TTI_NOWHERE;
-            chain.links[i].next = i + 1 < n ? i + 1 : TTI_NOWHERE;
-        }
-        for (i = 0; i < n; i++) { tti_chain_push(&chain, i); }
-        while (chain.n_heap > 0) {
-            uint64_t pair = tti_chain_pop(&chain);
-            if (chain.links[(uint32_t)pair].rank == (uint32_t)(pair >> 32)) { tti_chain_merge(&chain, (uint32_t)pair); }
-        }
-        for (i = 0; i != TTI_NOWHERE && status == TT_OK; i = chain.links[i].next) { status = tt_ids_append(out, &chain.links[i].id, 1); }
+    for (i = 0; i < *n; i++) {
+        chain.links[i].id = ids[i];
+        chain.links[i].previous = i > 0 ? i - 1 : TTI_NOWHERE;
+        chain.links[i].next = i + 1 < *n ? i + 1 : TTI_NOWHERE;
     }
-    tt_free(t->ctx, chain.links, n, sizeof *chain.links);
-    tt_free(t->ctx, chain.heap, chain.capacity, sizeof *chain.heap);
-    return status;
+    for (i = 0; i < *n; i++) { tti_chain_push(&chain, i); }
+    while (chain.n_heap > 0) {
+        uint64_t pair = tti_chain_pop(&chain);
+        if (chain.links[(uint32_t)pair].rank == (uint32_t)(pair >> 32)) { tti_chain_merge(&chain, (uint32_t)pair); }
+    }
+    for (i = 0; i != TTI_NOWHERE; i = chain.links[i].next) { ids[kept++] = chain.links[i].id; }
+    *n = kept;
+    return TT_OK;
 }
 
+/* The tokens that a piece begins as; ids has a place for each byte. *unknown is set to the first byte without a
+ * token, or NULL; such bytes are left out. Returns how many there are. */
+static size_t tti_symbols(const tt_tokenizer *t, const char *at, size_t size, int32_t *ids, const char **unknown) {
+    const char *end = at + size;
+    size_t n = 0;
+    *unknown = NULL;
+    while (at < end) {
+        uint32_t c;
+        size_t bytes = t->characters ? tti_utf8(at, end, &c) : 1;
+        const tti_word *word = t->characters ? tti_dict_find(&t->vocab, at, bytes) : NULL;
+        if (word) { ids[n++] = (int32_t)word->value; at += bytes; continue; }
+        for (; bytes > 0; bytes--, at++) {
+            int32_t id = t->byte_id[(unsigned char)*at];
+            if (id >= 0) { ids[n++] = id; } else if (!*unknown) { *unknown = at; }
+        }
+    }
+    return n;
+}
 /* Fills what follows from tokens and merges. Most words of a text are one token each; TTI_WHOLE marks the tokens
  * for which the dictionary alone gives what merging would give. */
-static void tti_tokenizer_finish(tt_tokenizer *t) {
+static tt_status tti_tokenizer_finish(tt_tokenizer *t) {
     size_t i, k;
+    tt_status status = TT_OK;
     for (i = 0; i < 256; i++) { t->byte_id[i] = -1; }
     for (i = 0; i < t->n_tokens; i++) {
         tti_token *token = &t->tokens[i];
+        const char *bytes = tti_token_bytes(t, token);
         token->flags &= ~TTI_WHOLE;
-        if (token->flags == (TTI_USED | TTI_IN_MODEL) && token->size == 1) {
-            t->byte_id[(unsigned char)*tti_token_bytes(t, token)] = (int32_t)i;
+        if (token->flags & TTI_BYTE) {
+            static const char hex[] = "0123456789ABCDEF";
+            t->byte_id[(strchr(hex, bytes[3]) - hex) * 16 + (strchr(hex, bytes[4]) - hex)] = (int32_t)i;
         }
+    }
+    for (i = 0; i < 256 && !t->characters; i++) {
+        char byte = (char)i;
+        const tti_word *word = tti_dict_find(&t->vocab, &byte, 1);
+        if (word) { t->byte_id[i] = (int32_t)word->value; }
     }
     for (i = 0; i < t->n_tokens; i++) {
         tti_token *token = &t->tokens[i];
         int32_t ids[TTI_SHORT_PIECE];
-        const char *bytes;
-        if (token->flags != (TTI_USED | TTI_IN_MODEL)) { continue; }
-        bytes = tti_token_bytes(t, token);
+        const char *unknown;
+        const tti_word *word;
+        if (!(token->flags & TTI_IN_MODEL) || token->flags & TTI_SPECIAL) { continue; }
+        word = tti_dict_find(&t->vocab, tti_token_bytes(t, token), token->size);
+        if (!word || word->value != (int64_t)i) { continue; }
         if (t->ignore_merges) { token->flags |= TTI_WHOLE; }
-        for (k = 0; k < token->size && token->size <= TTI_SHORT_PIECE; k++) {
-            ids[k] = t->byte_id[(unsigned char)bytes[k]];
-            if (ids[k] < 0) { break; }
-        }
-        if (k == token->size && tti_merge_short(t, ids, k) == 1 && ids[0] == (int32_t)i) { token->flags |= TTI_WHOLE; }
+        if (token->size > TTI_SHORT_PIECE) { continue; }
+        k = tti_symbols(t, tti_token_bytes(t, token), token->size, ids, &unknown);
+        if (!unknown && tti_merge_short(t, ids, k) == 1 && ids[0] == (int32_t)i) { token->flags |= TTI_WHOLE; }
     }
+    for (i = 0; i < sizeof tti_composed / sizeof *tti_composed && t->nfc && status == TT_OK; i += 3) {
+        status = tti_pair_add(t->ctx, &t->compose, (int32_t)tti_composed[i + 1], (int32_t)tti_composed[i + 2], (int32_t)tti_composed[i]);
+    }
+    if (t->nfc) { tti_map_fill(t->map, 1); }
+    return status;
 }
 
 /* ---- encode ---- */
-typedef struct tti_encoder { const tt_tokenizer *t; const char *text; tt_special special; tt_ids *out; } tti_encoder;
+typedef struct tti_encoder {
+    const tt_tokenizer *t;
+    tti_bpe_worker *w;
+    const char *text, *section;      /* section: what is being encoded, in text */
+    tt_special special;
+    int quiet;                       /* 1: errors set no text */
+    tt_ids *out;
+} tti_encoder;
 
-static tt_status tti_encode_piece(const tti_encoder *e, const char *at, size_t size) {
-    const tt_tokenizer *t = e->t;
-    const tti_word *word = tti_dict_find(&t->vocab, at, size);
-    int32_t ids[TTI_SHORT_PIECE];
+static tt_status tti_encode_push(const tti_encoder *e, const int32_t *ids, size_t n) {
+    tt_ids *out = e->out;
     size_t i;
+    if (n > out->capacity - out->size && tti_worker_grow(e->w, &out->data, &out->capacity, out->size + n, sizeof *ids) != TT_OK) { return TT_ERR_MEM; }
+    for (i = 0; i < n; i++) { out->data[out->size + i] = ids[i]; }
+    out->size += n;
+    return TT_OK;
+}
+/* The symbols, merged; into e->w->symbols, *n of them. */
+static tt_status tti_encode_merge(const tti_encoder *e, const char *at, size_t size, size_t *n) {
+    const tt_tokenizer *t = e->t;
+    const char *unknown;
+    if (tti_worker_grow(e->w, &e->w->symbols, &e->w->symbols_capacity, size, sizeof *e->w->symbols) != TT_OK) { return TT_ERR_MEM; }
+    *n = tti_symbols(t, at, size, e->w->symbols, &unknown);
+    if (unknown && t->refuse & TT_REFUSE_BYTES) {
+        size_t offset = (size_t)((e->section == e->text ? unknown : e->section) - e->text);
+        return e->quiet ? TT_ERR_ARG : tt_fail(t->ctx, TT_ERR_ARG, "tt_encode: byte 0x%02X at offset %lu has no token in this tokenizer",
+                                               (unsigned)(unsigned char)*unknown, (unsigned long)offset);
+    }
+    if (*n > TTI_SHORT_PIECE) { return tti_merge_long(t, e->w, e->w->symbols, n); }
+    *n = tti_merge_short(t, e->w->symbols, *n);
+    return TT_OK;
+}
+/* Up to 24 bytes as three words, zeros behind them. `end`: of the memory that may be read. */
+static void tti_piece_words(const char *at, size_t size, const char *end, uint64_t words[3]) {
+#if defined(__BYTE_ORDER__) && defined(__ORDER_LITTLE_ENDIAN__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+    if (end - at >= TTI_CACHED_BYTES) {
+        size_t full = size / 8, rest = size % 8;
+        memcpy(words, at, TTI_CACHED_BYTES);
+        if (full < 3) { words[full] &= ((uint64_t)1 << 8 * rest) - 1; }
+        if (full < 2) { words[2] = 0; }
+        if (full < 1) { words[1] = 0; }
+        return;
+    }
+#endif
+    (void)end;
+    memset(words, 0, TTI_CACHED_BYTES);
+    memcpy(words, at, size);
+}
+static tt_status tti_encode_piece(const tti_encoder *e, const char *at, size_t size, const char *end) {
+    const tt_tokenizer *t = e->t;
+    tti_cached *cached = NULL;
+    uint64_t words[3], hash;
+    const int32_t *ids;
+    const tti_word *word;
+    size_t n = 1;
+    int32_t whole;
+    if (size <= TTI_CACHED_BYTES) {
+        tti_piece_words(at, size, end, words);
+        hash = (words[0] ^ (words[1] * 0x9E3779B97F4A7C15u) ^ (words[2] * 0xC2B2AE3D27D4EB4Fu) ^ size) * 0xD6E8FEB86659FD93u;
+        hash = (hash ^ (hash >> 32)) * 0xD6E8FEB86659FD93u;
+        cached = &e->w->cache[hash >> (64 - TTI_CACHE_BITS)];
+        if (cached->size == (int32_t)size && cached->words[0] == words[0] && cached->words[1] == words[1] && cached->words[2] == words[2]) {
+            return tti_encode_push(e, cached->ids, (size_t)cached->n);
+        }
+    }
+    word = tti_dict_find(&t->vocab, at, size);
     if (word && t->tokens[word->value].flags & TTI_WHOLE) {
-        ids[0] = (int32_t)word->value;
-        return tt_ids_append(e->out, ids, 1);
+        whole = (int32_t)word->value;
+        ids = &whole;
+    } else {
+        tt_status status = tti_encode_merge(e, at, size, &n);
+        if (status != TT_OK) { return status; }
+        ids = e->w->symbols;
     }
-    for (i = 0; i < size; i++) {
-        int32_t id = t->byte_id[(unsigned char)at[i]];
-        if (id < 0) {
-            return tt_fail(t->ctx, TT_ERR_ARG, "tt_encode: byte 0x%02X at offset %lu has no token in this tokenizer",
-                           (unsigned)(unsigned char)at[i], (unsigned long)(at + i - e->text));
-        }
-        if (size <= TTI_SHORT_PIECE) { ids[i] = id; }
+    if (cached && n <= TTI_CACHED_IDS) {
+        memcpy(cached->words, words, sizeof words);
+        cached->size = (int32_t)size;
+        cached->n = (int32_t)n;
+        memcpy(cached->ids, ids, n * sizeof *ids);
     }
-    if (size > TTI_SHORT_PIECE) { return tti_merge_long(t, at, size, e->out); }
-    return tt_ids_append(e->out, ids, tti_merge_short(t, ids, size));
+    return tti_encode_push(e, ids, n);
 }
-/* The longest added token at `at`; level 0: those matched first, level 1: those with "normalized": true. */
-static const tti_word *tti_added_at(const tti_encoder *e, const char *at, const char *end, int level) {
+/* Text without added tokens. */
+static tt_status tti_encode_pieces(const tti_encoder *e, const char *at, const char *end) {
     const tt_tokenizer *t = e->t;
-    size_t i;
-    if (!t->added_first[(unsigned char)*at]) { return NULL; }
-    for (i = 0; i < t->n_added_sizes; i++) {
-        const tti_word *word = t->added_sizes[i] <= (size_t)(end - at) ? tti_dict_find(&t->added, at, t->added_sizes[i]) : NULL;
-        int flags = word ? t->tokens[word->value].flags : 0;
-        if (!word || ((flags & TTI_NORMALIZED) != 0) != level) { continue; }
-        if (!(flags & TTI_SPECIAL) || e->special != TT_SPECIAL_TEXT) { return word; }
-    }
-    return NULL;
-}
-static const char *tti_back_over_space(const char *begin, const char *at) {
-    while (at > begin) {
-        const char *p = at - 1;
-        uint32_t c;
-        while (p > begin && ((unsigned char)*p & 0xC0) == 0x80) { p--; }
-        if (tti_utf8(p, at, &c) != (size_t)(at - p) || tti_char_class(c) != TTI_SPACE) { break; }
-        at = p;
-    }
-    return at;
-}
-/* Cuts the added tokens of this level out of [begin, end); between them goes the next level, then the pieces. */
-static tt_status tti_encode_level(const tti_encoder *e, const char *begin, const char *end, int level) {
-    const tt_tokenizer *t = e->t;
-    const char *at = begin;
+    tti_scanner scanner;
     tt_status status = TT_OK;
-    if (level == 2) {
-        while (at < end && status == TT_OK) {
-            const char *stop = tti_piece(t->pretokenizer, at, end);
-            status = tti_encode_piece(e, at, (size_t)(stop - at));
-            at = stop;
-        }
-        return status;
+    if (t->prefix_space && *at != ' ') {
+        e->w->prefixed.size = 0;
+        status = tti_bytes_append(e->w, &e->w->prefixed, " ", 1);
+        if (status == TT_OK) { status = tti_bytes_append(e->w, &e->w->prefixed, at, (size_t)(end - at)); }
+        if (status != TT_OK) { return status; }
+        at = e->w->prefixed.data;
+        end = at + e->w->prefixed.size;
     }
-    while (at < end && status == TT_OK && t->n_added_sizes > 0) {
-        const tti_word *word = tti_added_at(e, at, end, level);
-        const char *from = at;
-        int32_t id;
-        if (!word) { at++; continue; }
-        id = (int32_t)word->value;
-        if (t->tokens[id].flags & TTI_SPECIAL && e->special == TT_SPECIAL_REFUSE) {
-            return tt_fail(t->ctx, TT_ERR_ARG, "tt_encode: special token %.*s at offset %lu, expected text without special tokens",
-                           (int)(word->size < 200 ? word->size : 200), tti_dict_bytes(&t->added, word), (unsigned long)(at - e->text));
-        }
-        if (t->tokens[id].flags & TTI_LSTRIP) { from = tti_back_over_space(begin, at); }
-        status = tti_encode_level(e, begin, from, level + 1);
-        if (status == TT_OK) { status = tt_ids_append(e->out, &id, 1); }
-        at += word->size;
-        if (t->tokens[id].flags & TTI_RSTRIP) { at = tti_class_run(at, end, TTI_SPACE, 0); }
-        begin = at;
+    scanner.map = t->map;
+    scanner.end = end;
+    scanner.hit = 0;
+    while (at < end && status == TT_OK) {
+        const char *stop = tti_piece(t->pretokenizer, &scanner, at);
+        status = tti_encode_piece(e, at, (size_t)(stop - at), end);
+        at = stop;
     }
-    return status == TT_OK ? tti_encode_level(e, begin, end, level + 1) : status;
+    return status;
 }
-TT_API tt_status tt_encode(const tt_tokenizer *t, const char *text, size_t size, tt_special special, tt_ids *out) {
+/* The text as the file's normalizer gives it, in *at and *end: the text itself, or in the worker's memory. */
+static tt_status tti_normalize(const tt_tokenizer *t, tti_bpe_worker *w, const char **at, const char **end) {
+    tti_bytes *out = &w->normal;
+    tt_status status = TT_OK;
+    const char *p;
+    int same = 1;
+    out->size = 0;
+    if (t->nfc) { status = tti_nfc(t->map, &t->compose, w, *at, *end, out, &same); }
+    if (t->characters && *at < *end) {
+        same = 0;
+        status = tti_bytes_append(w, out, TTI_SPACE_MARK, 3);
+        for (p = *at; p < *end && status == TT_OK; ) {
+            const char *space = (const char *)memchr(p, ' ', (size_t)(*end - p));
+            if (!space) { space = *end; }
+            status = tti_bytes_append(w, out, p, (size_t)(space - p));
+            if (status == TT_OK && space < *end) { status = tti_bytes_append(w, out, TTI_SPACE_MARK, 3); }
+            p = space + 1;
+        }
+    }
+    if (status == TT_OK && !same) {
+        *at = out->data;
+        *end = out->data + out->size;
+    }
+    return status;
+}
+/* The longest added token at `at`: its id, its bytes in *size; -1 if there is none. */
+static int32_t tti_added_at(const tt_tokenizer *t, int level, const char *at, const char *end, size_t *size) {
+    int32_t branch = t->roots[level][(unsigned char)*at], id = -1;
+    const char *p = at + 1;
+    while (branch) {
+        if (t->branches[branch].id >= 0) { id = t->branches[branch].id; *size = (size_t)(p - at); }
+        if (p == end) { break; }
+        branch = tti_branch_child(t, branch, *p++);
+    }
+    return id;
+}
+static const char *tti_before(const char *begin, const char *at, uint32_t *c) {      /* the character that ends at `at` */
+    const char *p = at - 1;
+    while (p > begin && at - p < 4 && ((unsigned char)*p & 0xC0) == 0x80) { p--; }
+    if (tti_utf8(p, at, c) == (size_t)(at - p)) { return p; }
+    *c = UINT32_MAX;
+    return at - 1;
+}
+static int tti_stands_alone(const char *begin, const char *at, const char *stop, const char *end) {
+    uint32_t c;
+    if (at > begin) { tti_before(begin, at, &c); if (tti_is_word(c)) { return 0; } }
+    if (stop < end) { tti_utf8(stop, end, &c); if (tti_is_word(c)) { return 0; } }
+    return 1;
+}
+static tt_status tti_encode_section(tti_encoder *e, const char *begin, const char *end, int level);
+
+/* Cuts the added tokens of this level out of [begin, end). As in Hugging Face, a token that is found and not taken
+ * (text, or part of a word) still ends the search for others inside it. */
+static tt_status tti_encode_level(tti_encoder *e, const char *begin, const char *end, int level) {
+    const tt_tokenizer *t = e->t;
+    const int32_t *roots = t->roots[level];
+    const char *at = begin, *from = begin;           /* from: not encoded yet */
+    tt_status status = TT_OK;
+    if (t->n_branches == 0) { return tti_encode_section(e, begin, end, level); }
+    while (status == TT_OK) {
+        const char *start, *stop;
+        size_t size = 0;
+        int32_t id;
+        int flags;
+        while (at < end && !roots[(unsigned char)*at]) { at++; }
+        if (at == end) { break; }
+        id = tti_added_at(t, level, at, end, &size);
+        if (id < 0) { at++; continue; }
+        start = at;
+        stop = at += size;
+        flags = t->tokens[id].flags;
+        if (flags & TTI_SPECIAL && e->special == TT_SPECIAL_TEXT) { continue; }
+        if (flags & TTI_SINGLE && !tti_stands_alone(begin, start, stop, end)) { continue; }
+        if (flags & TTI_SPECIAL && e->special == TT_SPECIAL_REFUSE) {
+            const char *where = level == 0 ? start : e->section;
+            return e->quiet ? TT_ERR_ARG : tt_fail(t->ctx, TT_ERR_ARG, "tt_encode: special token %.*s at offset %lu, expected text without special tokens",
+                (int)(size < 200 ? size : 200), tti_token_bytes(t, &t->tokens[id]), (unsigned long)(where - e->text));
+        }
+        if (flags & TTI_LSTRIP) {
+            uint32_t c;
+            const char *p;
+            while (start > begin && (p = tti_before(begin, start, &c), tti_char_class(c) == TTI_SPACE)) { start = p; }
+            if (start < from) { start = from; }
+        }
+        if (flags & TTI_RSTRIP) {
+            uint32_t c;
+            size_t n;
+            while (stop < end && (n = tti_utf8(stop, end, &c), tti_char_class(c) == TTI_SPACE)) { stop += n; }
+        }
+        if (from < start) { status = tti_encode_section(e, from, start, level); }
+        if (status == TT_OK) { status = tti_encode_push(e, &id, 1); }
+        from = stop;
+    }
+    return status == TT_OK && from < end ? tti_encode_section(e, from, end, level) : status;
+}
+static tt_status tti_encode_section(tti_encoder *e, const char *begin, const char *end, int level) {
+    tt_status status;
+    if (level == 1) { return tti_encode_pieces(e, begin, end); }
+    e->section = begin;
+    status = tti_normalize(e->t, e->w, &begin, &end);
+    return status == TT_OK ? tti_encode_level(e, begin, end, 1) : status;
+}
+static tt_status tti_encode(const tt_tokenizer *t, tti_bpe_worker *w, const char *text, size_t size, tt_special special, int quiet, tt_ids *out) {
     tti_encoder e;
     tt_status status;
-    size_t before = out->size;
-    if ((int)special < 0 || special > TT_SPECIAL_REFUSE) { return tt_fail(t->ctx, TT_ERR_ARG, "tt_encode: special is %d, expected a tt_special", (int)special); }
-    if (size >= (size_t)INT32_MAX) { return tt_fail(t->ctx, TT_ERR_ARG, "tt_encode: size is %lu, expected less than 2^31 - 1", (unsigned long)size); }
-    if (size == 0) { return TT_OK; }
+    size_t before = out->size, n_cache = 0;
     e.t = t;
-    e.text = text;
+    e.w = w;
+    e.text = e.section = text;
     e.special = special;
+    e.quiet = quiet;
     e.out = out;
-    status = tti_encode_level(&e, text, text + size, 0);
+    if (size >= (size_t)INT32_MAX / 4) {
+        return quiet ? TT_ERR_ARG : tt_fail(t->ctx, TT_ERR_ARG, "tt_encode: size is %lu, expected less than 2^29", (unsigned long)size);
+    }
+    if (t->refuse & TT_REFUSE_UTF8 && tti_utf8_invalid(text, text + size) < text + size) {
+        size_t offset = (size_t)(tti_utf8_invalid(text, text + size) - text);
+        return quiet ? TT_ERR_ARG : tt_fail(t->ctx, TT_ERR_ARG, "tt_encode: byte 0x%02X at offset %lu is no valid UTF-8", (unsigned)(unsigned char)text[offset], (unsigned long)offset);
+    }
+    if (size == 0) { return TT_OK; }
+    status = w->cache ? TT_OK : tti_worker_grow(w, &w->cache, &n_cache, (size_t)1 << TTI_CACHE_BITS, sizeof *w->cache);
+    if (status == TT_OK) { status = tti_encode_level(&e, text, text + size, 0); }
     if (status != TT_OK) { out->size = before; }
     return status;
+}
+static tt_status tti_special_check(const tt_tokenizer *t, tt_special special) {
+    if ((int)special >= 0 && special <= TT_SPECIAL_REFUSE) { return TT_OK; }
+    return tt_fail(t->ctx, TT_ERR_ARG, "tt_encode: special is %d, expected a tt_special", (int)special);
+}
+TT_API tt_status tt_encode(const tt_tokenizer *t, const char *text, size_t size, tt_special special, tt_ids *out) {
+    tt_status status = tti_special_check(t, special);
+    return status == TT_OK ? tti_encode(t, &t->workers[0], text, size, special, 0, out) : status;
+}
+TT_API tt_status tt_encode_document(const tt_tokenizer *t, const char *text, size_t size, tt_special special, tt_ids *out) {
+    size_t before = out->size;
+    tt_status status = tt_ids_append(out, t->before, (size_t)t->n_before);
+    if (status == TT_OK) { status = tt_encode(t, text, size, special, out); }
+    if (status == TT_OK) { status = tt_ids_append(out, t->after, (size_t)t->n_after); }
+    if (status != TT_OK) { out->size = before; }
+    return status;
+}
+
+/* Each text's ids lie in the memory of the worker that encoded it until all are done. */
+#define TTI_BATCH_TEXTS 16
+typedef struct tti_batch_part { size_t begin, n; int worker; tt_status status; } tti_batch_part;
+typedef struct tti_text_batch { const tt_tokenizer *t; const tt_span *texts; size_t n; tt_special special; tti_batch_part *parts; } tti_text_batch;
+static void tti_encode_texts(void *user, int part, int worker) {
+    const tti_text_batch *b = (const tti_text_batch *)user;
+    tti_bpe_worker *w = &b->t->workers[worker];
+    size_t i = (size_t)part * TTI_BATCH_TEXTS, end = i + TTI_BATCH_TEXTS < b->n ? i + TTI_BATCH_TEXTS : b->n;
+    for (; i < end; i++) {
+        tti_batch_part *p = &b->parts[i];
+        p->worker = worker;
+        p->begin = w->ids.size;
+        p->status = tti_encode(b->t, w, b->texts[i].data, b->texts[i].size, b->special, 1, &w->ids);
+        p->n = w->ids.size - p->begin;
+    }
+}
+TT_API tt_status tt_encode_batch(const tt_tokenizer *t, const tt_span *texts, size_t n, tt_special special, tt_ids *out, size_t *offsets) {
+    tti_text_batch batch;
+    tti_batch_part *parts;
+    tt_status status = tti_special_check(t, special);
+    size_t before = out->size, i;
+    int k;
+    if (status != TT_OK) { return status; }
+    parts = (tti_batch_part *)tt_alloc(t->ctx, n, sizeof *parts);
+    if (!parts) { return TT_ERR_MEM; }
+    batch.t = t;
+    batch.texts = texts;
+    batch.n = n;
+    batch.special = special;
+    batch.parts = parts;
+    status = tti_parallel(t->ctx, tti_encode_texts, &batch, (int)((n + TTI_BATCH_TEXTS - 1) / TTI_BATCH_TEXTS));
+    for (i = 0; i < n && status == TT_OK; i++) {
+        offsets[i] = out->size;
+        if (parts[i].status == TT_OK) { status = tt_ids_append(out, t->workers[parts[i].worker].ids.data + parts[i].begin, parts[i].n); }
+        else { status = tti_encode(t, &t->workers[0], texts[i].data, texts[i].size, special, 0, out); }      /* again, for the reason */
+    }
+    offsets[i < n ? i : n] = out->size;
+    if (status != TT_OK) { out->size = before; }
+    for (k = 0; k < t->n_workers; k++) { tt_ids_free(&t->workers[k].ids); }
+    tt_free(t->ctx, parts, n, sizeof *parts);
+    return status;
+}
+
+/* ---- decode ---- */
+static tt_status tti_decode_one(const tt_tokenizer *t, int32_t id, size_t place, int skip_special, tt_text *out) {
+    const tti_token *token = id >= 0 && (size_t)id < t->n_tokens ? &t->tokens[id] : NULL;
+    const char *bytes, *end;
+    tt_status status = TT_OK;
+    if (!token || !(token->flags & TTI_USED)) {
+        return tt_fail(t->ctx, TT_ERR_ARG, "tt_decode: ids[%lu] is %ld, expected an id of the vocabulary (0 to %ld)", (unsigned long)place, (long)id, (long)t->n_tokens - 1);
+    }
+    if (skip_special && token->flags & TTI_SPECIAL) { return TT_OK; }
+    bytes = tti_token_bytes(t, token);
+    if (!t->characters) { return tt_text_append(out, bytes, token->size); }
+    if (token->flags & TTI_BYTE) {
+        char byte = (char)strtol(bytes + 3, NULL, 16);       /* <0x41> */
+        return tt_text_append(out, &byte, 1);
+    }
+    for (end = bytes + token->size; bytes < end && status == TT_OK; ) {
+        int mark = end - bytes >= 3 && memcmp(bytes, TTI_SPACE_MARK, 3) == 0;
+        uint32_t c;
+        size_t size = mark ? 3 : tti_utf8(bytes, end, &c);
+        status = mark ? tt_text_append(out, " ", 1) : tt_text_append(out, bytes, size);
+        bytes += size;
+    }
+    return status;
+}
+/* Takes the space off that SentencePiece's kind puts before a text. */
+static void tti_decode_strip(const tt_tokenizer *t, tt_text *out, size_t begin) {
+    if (!t->characters || out->size == begin || out->data[begin] != ' ') { return; }
+    memmove(out->data + begin, out->data + begin + 1, out->size - begin);
+    out->size--;
 }
 TT_API tt_status tt_decode(const tt_tokenizer *t, const int32_t *ids, size_t n, int skip_special, tt_text *out) {
     size_t before = out->size, i;
     tt_status status = tt_text_append(out, "", 0);
-    for (i = 0; i < n && status == TT_OK; i++) {
-        const tti_token *token = ids[i] >= 0 && (size_t)ids[i] < t->n_tokens ? &t->tokens[ids[i]] : NULL;
-        if (!token || !(token->flags & TTI_USED)) {
-            status = tt_fail(t->ctx, TT_ERR_ARG, "tt_decode: ids[%lu] is %ld, expected an id of the vocabulary (0 to %lu)",
-                             (unsigned long)i, (long)ids[i], (unsigned long)t->n_tokens - 1);
-        } else if (!skip_special || !(token->flags & TTI_SPECIAL)) {
-            status = tt_text_append(out, tti_token_bytes(t, token), token->size);
-        }
-    }
+    for (i = 0; i < n && status == TT_OK; i++) { status = tti_decode_one(t, ids[i], i, skip_special, out); }
+    if (status == TT_OK) { tti_decode_strip(t, out, before); }
     if (status != TT_OK && out->data) { out->size = before; out->data[before] = 0; }
+    return status;
+}
+TT_API tt_status tt_decoder_push(tt_decoder *d, int32_t id, tt_text *out) {
+    size_t before = out->size, open;
+    tt_status status = tt_text_append(out, d->held, (size_t)d->n_held);
+    if (status == TT_OK) { status = tti_decode_one(d->tokenizer, id, 0, d->skip_special, out); }
+    if (status != TT_OK) {
+        if (out->data) { out->size = before; out->data[before] = 0; }
+        return status;
+    }
+    if (!d->started && out->size > before) {
+        d->started = 1;
+        tti_decode_strip(d->tokenizer, out, before);
+    }
+    open = tti_utf8_open(out->data + before, out->data + out->size);
+    out->size -= open;
+    memcpy(d->held, out->data + out->size, open);
+    d->n_held = (int)open;
+    out->data[out->size] = 0;
+    return TT_OK;
+}
+TT_API tt_status tt_decoder_end(tt_decoder *d, tt_text *out) {
+    tt_status status = tt_text_append(out, d->held, (size_t)d->n_held);
+    if (status == TT_OK) { d->started = d->n_held = 0; }
     return status;
 }
 
@@ -4503,6 +5740,7 @@ TT_API tt_status tt_decode(const tt_tokenizer *t, const int32_t *ids, size_t n, 
 static int tti_node_is(const tt_json *node, const char *text) {
     return node && node->type == TT_JSON_STRING && node->length == strlen(text) && memcmp(node->string, text, node->length) == 0;
 }
+static int tti_type_is(const tt_json *object, const char *type) { return tti_node_is(tt_json_get(object, "type"), type); }
 static int tti_member_null(const tt_json *object, const char *key) {
     const tt_json *node = tt_json_get(object, key);
     return !node || node->type == TT_JSON_NULL;
@@ -4519,6 +5757,13 @@ static const char *tti_member_shown(const tt_json *object, const char *key) {
 static tt_status tti_unsupported(tt_context *ctx, const char *what, const tt_json *object, const char *key, const char *expected) {
     return tt_fail(ctx, TT_ERR_FILE, "tt_tokenizer_parse: %s%s is %.200s, expected %s", what, key, tti_member_shown(object, key), expected);
 }
+/* Elements of a Sequence, or the one thing itself, as a list: calls them in turn. NULL at the end. */
+static const tt_json *tti_steps(const tt_json *node, const char *key) {
+    const tt_json *list = tti_type_is(node, "Sequence") ? tt_json_get(node, key) : NULL;
+    return !node || node->type != TT_JSON_OBJECT ? NULL : list ? list->child : node;
+}
+static const tt_json *tti_steps_next(const tt_json *whole, const tt_json *element) { return element == whole ? NULL : element->next; }
+
 static tt_status tti_read_id(tt_context *ctx, const tt_json *node, const char *what, int32_t *id) {
     double number = node && node->type == TT_JSON_NUMBER ? node->number : -1;
     if (!(number >= 0 && number < TTI_MAX_VOCAB) || number != (double)(int32_t)number) {
@@ -4528,8 +5773,8 @@ static tt_status tti_read_id(tt_context *ctx, const tt_json *node, const char *w
     return TT_OK;
 }
 static tt_status tti_read_added(tt_tokenizer *t, const tt_json *token) {
-    static const struct { const char *key; int flag; } flags[] = {
-        {"special", TTI_SPECIAL}, {"normalized", TTI_NORMALIZED}, {"lstrip", TTI_LSTRIP}, {"rstrip", TTI_RSTRIP}};
+    static const struct { const char *key; int flag; } flags[] = {{"special", TTI_SPECIAL}, {"normalized", TTI_NORMALIZED},
+        {"lstrip", TTI_LSTRIP}, {"rstrip", TTI_RSTRIP}, {"single_word", TTI_SINGLE}};
     const tt_json *content = tt_json_get(token, "content");
     int set = 0;
     int32_t id = 0;
@@ -4538,7 +5783,6 @@ static tt_status tti_read_added(tt_tokenizer *t, const tt_json *token) {
         return tti_unsupported(t->ctx, "added_tokens: ", token, "content", "a string that is not empty");
     }
     if (tti_read_id(t->ctx, tt_json_get(token, "id"), "added_tokens: id", &id) != TT_OK) { return TT_ERR_FILE; }
-    if (tt_json_number(token, "single_word", 0) != 0) { return tti_unsupported(t->ctx, "added_tokens: ", token, "single_word", "false"); }
     for (i = 0; i < sizeof flags / sizeof *flags; i++) {
         if (tt_json_number(token, flags[i].key, 0) != 0) { set |= flags[i].flag; }
     }
@@ -4546,6 +5790,33 @@ static tt_status tti_read_added(tt_tokenizer *t, const tt_json *token) {
         return tt_fail(t->ctx, TT_ERR_FILE, "tt_tokenizer_parse: added token %.200s or its id %ld occurs twice", content->string, (long)id);
     }
     return tti_added_add(t, id, content->string, content->length, set);
+}
+/* The tree of added tokens, when normalizer and tokens are known: a "normalized" token is looked for as the
+ * normalizer writes it. */
+static tt_status tti_added_index(tt_tokenizer *t) {
+    tt_status status = TT_OK;
+    size_t i;
+    for (i = 0; i < t->n_tokens && status == TT_OK; i++) {
+        const tti_token *token = &t->tokens[i];
+        const char *at, *end;
+        int normalized = (token->flags & TTI_NORMALIZED) != 0;
+        if (!(token->flags & TTI_ADDED)) { continue; }
+        at = tti_token_bytes(t, token);
+        end = at + token->size;
+        if (normalized) { status = tti_normalize(t, &t->workers[0], &at, &end); }
+        if (status == TT_OK) { status = tti_branch_add(t, normalized, at, (size_t)(end - at), (int32_t)i); }
+    }
+    return status;
+}
+static int tti_is_byte_name(const char *key, size_t size) {
+    return size == 6 && memcmp(key, "<0x", 3) == 0 && key[3] && key[4] && strchr("0123456789ABCDEF", key[3]) && strchr("0123456789ABCDEF", key[4]) && key[5] == '>';
+}
+/* What a token is as the model writes it: bytes in GPT-2's mapping, or characters. */
+static tt_status tti_read_key(const tt_tokenizer *t, const char *key, size_t size, tt_text *bytes, int *valid) {
+    if (!t->characters) { return tti_key_to_bytes(key, size, bytes, valid); }
+    bytes->size = 0;
+    *valid = 1;
+    return tt_text_append(bytes, key, size);
 }
 static tt_status tti_read_token(tt_tokenizer *t, const tt_json *node, tt_text *bytes) {
     const tti_word *added = tti_dict_find(&t->added, node->key, node->key_length);
@@ -4555,24 +5826,25 @@ static tt_status tti_read_token(tt_tokenizer *t, const tt_json *node, tt_text *b
     if (added ? added->value != id : (size_t)id < t->n_tokens && t->tokens[id].flags) {
         return tt_fail(t->ctx, TT_ERR_FILE, "tt_tokenizer_parse: token %.200s and another one want the id %ld", node->key, (long)id);
     }
-    if (tti_key_to_bytes(node->key, node->key_length, bytes, &valid) != TT_OK) { return TT_ERR_MEM; }
+    if (tti_read_key(t, node->key, node->key_length, bytes, &valid) != TT_OK) { return TT_ERR_MEM; }
     if (added) {
         t->tokens[id].flags |= TTI_IN_MODEL;
-        if (!valid || bytes->size != node->key_length || memcmp(bytes->data, node->key, bytes->size) != 0) { return TT_OK; }
-        if (tti_dict_find(&t->vocab, bytes->data, bytes->size)) { return TT_OK; }
+        if (!valid || bytes->size == 0 || tti_dict_find(&t->vocab, bytes->data, bytes->size)) { return TT_OK; }
         return tti_dict_add(&t->vocab, bytes->data, bytes->size, id) ? TT_OK : TT_ERR_MEM;      /* merges may name it */
     }
     if (!valid || bytes->size == 0 || tti_dict_find(&t->vocab, bytes->data, bytes->size)) {
         return tt_fail(t->ctx, TT_ERR_FILE, "tt_tokenizer_parse: token \"%.200s\" with id %ld is %s", node->key, (long)id,
                        !valid ? "not written in GPT-2's byte characters" : bytes->size == 0 ? "empty" : "there twice");
     }
-    return tti_token_add(t, id, bytes->data, bytes->size);
+    if (tti_token_add(t, id, bytes->data, bytes->size) != TT_OK) { return TT_ERR_MEM; }
+    if (t->characters && tti_is_byte_name(bytes->data, bytes->size)) { t->tokens[id].flags |= TTI_BYTE; }
+    return TT_OK;
 }
 /* The id of one side of a merge; its bytes are appended to `joined`. */
 static tt_status tti_read_side(tt_tokenizer *t, const char *key, size_t size, tt_text *bytes, tt_text *joined, int32_t *id) {
     const tti_word *word;
     int valid;
-    if (tti_key_to_bytes(key, size, bytes, &valid) != TT_OK) { return TT_ERR_MEM; }
+    if (tti_read_key(t, key, size, bytes, &valid) != TT_OK) { return TT_ERR_MEM; }
     word = valid ? tti_dict_find(&t->vocab, bytes->data, bytes->size) : NULL;
     if (!word) {
         return tt_fail(t->ctx, TT_ERR_FILE, "tt_tokenizer_parse: merge %lu names \"%.*s\", which is not in the vocabulary",
@@ -4581,7 +5853,7 @@ static tt_status tti_read_side(tt_tokenizer *t, const char *key, size_t size, tt
     *id = (int32_t)word->value;
     return tt_text_append(joined, bytes->data, bytes->size);
 }
-/* "left right" or ["left", "right"]. */
+/* "left right" or ["left", "right"]. Of equal pairs the last one counts, as in Hugging Face. */
 static tt_status tti_read_merge(tt_tokenizer *t, const tt_json *node, tt_text *bytes, tt_text *joined) {
     const tt_json *first = node->type == TT_JSON_ARRAY && node->length == 2 ? node->child : NULL;
     const char *space = node->type == TT_JSON_STRING ? (const char *)memchr(node->string, ' ', node->length) : NULL;
@@ -4601,29 +5873,42 @@ static tt_status tti_read_merge(tt_tokenizer *t, const tt_json *node, tt_text *b
     }
     if (status != TT_OK) { return status; }
     result = tti_dict_find(&t->vocab, joined->data, joined->size);
-    if (!result || tti_pair_find(&t->ranks, left, right) >= 0) {
-        return tt_fail(t->ctx, TT_ERR_FILE, "tt_tokenizer_parse: merge %lu %s", (unsigned long)t->n_merges,
-                       result ? "is there twice" : "gives a token that is not in the vocabulary");
-    }
+    if (!result) { return tt_fail(t->ctx, TT_ERR_FILE, "tt_tokenizer_parse: merge %lu gives a token that is not in the vocabulary", (unsigned long)t->n_merges); }
     return tti_merge_add(t, left, right, (int32_t)result->value);
+}
+/* Whether a token that merges give has a mark U+2581 behind another character: then pieces may not end at marks. */
+static int tti_marks_inside(const tt_tokenizer *t) {
+    size_t i, k;
+    for (i = 0; i < t->n_merges; i++) {
+        const tti_token *token = &t->tokens[t->merges[i].result];
+        const char *bytes = tti_token_bytes(t, token);
+        int other = 0;
+        for (k = 0; k < token->size; k++) {
+            int mark = token->size - k >= 3 && memcmp(bytes + k, TTI_SPACE_MARK, 3) == 0;
+            if (mark && other) { return 1; }
+            if (mark) { k += 2; } else { other = 1; }
+        }
+    }
+    return 0;
 }
 static tt_status tti_read_model(tt_tokenizer *t, const tt_json *model) {
     static const char *const empty[] = {"continuing_subword_prefix", "end_of_word_suffix"};
-    static const char *const off[] = {"dropout", "byte_fallback", "fuse_unk"};
+    static const char *const off[] = {"dropout", "fuse_unk", "byte_fallback"};
     const tt_json *vocab = tt_json_get(model, "vocab"), *merges = tt_json_get(model, "merges"), *node;
     tt_text bytes = TT_INIT, joined = TT_INIT;
     tt_status status = TT_OK;
     size_t i;
-    if (tt_json_get(model, "type") && !tti_node_is(tt_json_get(model, "type"), "BPE")) { return tti_unsupported(t->ctx, "model.", model, "type", "BPE"); }
+    if (tt_json_get(model, "type") && !tti_type_is(model, "BPE")) { return tti_unsupported(t->ctx, "model.", model, "type", "BPE"); }
     for (i = 0; i < 2; i++) {
         if (!tti_member_null(model, empty[i]) && !tti_node_is(tt_json_get(model, empty[i]), "")) { return tti_unsupported(t->ctx, "model.", model, empty[i], "null"); }
     }
-    for (i = 0; i < 3; i++) {
+    for (i = 0; i < (t->characters ? 1u : 3u); i++) {
         node = tt_json_get(model, off[i]);
         if (!tti_member_null(model, off[i]) && (node->number != 0 || (node->type != TT_JSON_BOOL && node->type != TT_JSON_NUMBER))) {
             return tti_unsupported(t->ctx, "model.", model, off[i], "null or false");
         }
     }
+    if (t->characters && tt_json_number(model, "byte_fallback", 0) == 0) { return tti_unsupported(t->ctx, "model.", model, "byte_fallback", "true with this normalizer"); }
     if (!vocab || vocab->type != TT_JSON_OBJECT) { return tti_unsupported(t->ctx, "model.", model, "vocab", "an object"); }
     if (!merges || merges->type != TT_JSON_ARRAY) { return tti_unsupported(t->ctx, "model.", model, "merges", "an array"); }
     t->ignore_merges = tt_json_number(model, "ignore_merges", 0) != 0;
@@ -4632,63 +5917,287 @@ static tt_status tti_read_model(tt_tokenizer *t, const tt_json *model) {
     for (node = merges->child; node && status == TT_OK; node = node->next) { status = tti_read_merge(t, node, &bytes, &joined); }
     tt_text_free(&bytes);
     tt_text_free(&joined);
+    if (status == TT_OK) { status = tti_tokenizer_finish(t); }
     if (status != TT_OK) { return status; }
-    tti_tokenizer_finish(t);
-    for (i = 0; i < 256 && !tti_member_null(model, "unk_token"); i++) {
-        if (t->byte_id[i] < 0) { return tti_unsupported(t->ctx, "model.", model, "unk_token", "null, as not every byte has a token"); }
+    for (i = 0; i < 256; i++) {
+        if (t->byte_id[i] >= 0) { continue; }
+        if (t->characters) { return tt_fail(t->ctx, TT_ERR_FILE, "tt_tokenizer_parse: model.vocab has no <0x%02X>, expected all 256 bytes with byte_fallback", (unsigned)i); }
+        if (!tti_member_null(model, "unk_token")) { return tti_unsupported(t->ctx, "model.", model, "unk_token", "null, as not every byte has a token"); }
+    }
+    if (t->characters) { t->pretokenizer = t->ignore_merges || tti_marks_inside(t) ? (int)TT_PRETOKENIZE_BYTES : TTI_PRETOKENIZE_MARKS; }
+    return TT_OK;
+}
+/* Split by a known pattern, each piece on its own. */
+static tt_status tti_read_split(tt_tokenizer *t, const tt_json *split) {
+    const tt_json *regex = tt_json_get(tt_json_get(split, "pattern"), "Regex");
+    size_t i;
+    for (i = 0; i < sizeof tti_patterns / sizeof *tti_patterns; i++) {
+        if (tti_node_is(regex, tti_patterns[i].pattern) && tti_node_is(tt_json_get(split, "behavior"), "Isolated") && tt_json_number(split, "invert", 0) == 0) {
+            t->pretokenizer = (int)tti_patterns[i].kind;
+            return TT_OK;
+        }
+    }
+    return tt_fail(t->ctx, TT_ERR_FILE, "tt_tokenizer_parse: pre_tokenizer Split by %.300s, behavior %.20s, expected Isolated by a pattern of GPT-2, "
+                   "Llama 3, Qwen 2, cl100k, o200k or Mistral-Nemo", tti_member_shown(tt_json_get(split, "pattern"), "Regex"), tti_member_shown(split, "behavior"));
+}
+/* ByteLevel alone, or behind a Split (then without its own pattern) or Digits (with it). */
+static tt_status tti_read_pre_tokenizer(tt_tokenizer *t, const tt_json *root) {
+    const tt_json *pre = tt_json_get(root, "pre_tokenizer"), *last = tti_steps(pre, "pretokenizers"), *first = NULL;
+    int own_pattern;
+    if (!last) { return tti_unsupported(t->ctx, "", root, "pre_tokenizer", "ByteLevel, or Split or Digits and ByteLevel"); }
+    if (tti_steps_next(pre, last)) {
+        first = last;
+        last = first->next;
+        if (last->next) { return tti_unsupported(t->ctx, "pre_tokenizer.pretokenizers[2].", last->next, "type", "two elements"); }
+    }
+    if (first && tti_type_is(first, "Digits")) {
+        if (tt_json_number(first, "individual_digits", 0) == 0) { return tti_unsupported(t->ctx, "pre_tokenizer Digits.", first, "individual_digits", "true"); }
+        t->pretokenizer = TT_PRETOKENIZE_SMOLLM2;
+    } else if (first && tti_type_is(first, "Split")) {
+        if (tti_read_split(t, first) != TT_OK) { return TT_ERR_FILE; }
+    } else if (first) {
+        return tti_unsupported(t->ctx, "pre_tokenizer.pretokenizers[0].", first, "type", "Split or Digits");
+    }
+    if (!tti_type_is(last, "ByteLevel")) {
+        if (last == pre) { return tti_unsupported(t->ctx, "", root, "pre_tokenizer", "ByteLevel, or Split or Digits and ByteLevel"); }
+        return tti_unsupported(t->ctx, "pre_tokenizer.pretokenizers[1].", last, "type", "ByteLevel");
+    }
+    own_pattern = tt_json_number(last, "use_regex", 1) != 0;
+    t->prefix_space = tt_json_number(last, "add_prefix_space", 1) != 0;
+    if (first && t->prefix_space) { return tti_unsupported(t->ctx, "pre_tokenizer.pretokenizers[1].", last, "add_prefix_space", "false"); }
+    if (!first) { t->pretokenizer = own_pattern ? TT_PRETOKENIZE_GPT2 : TT_PRETOKENIZE_BYTES; }
+    else if (own_pattern != (t->pretokenizer == TT_PRETOKENIZE_SMOLLM2)) {
+        return tti_unsupported(t->ctx, "pre_tokenizer.pretokenizers[1].", last, "use_regex", own_pattern ? "false" : "true");
     }
     return TT_OK;
 }
-static tt_status tti_read_pre_tokenizer(tt_tokenizer *t, const tt_json *root) {
-    const tt_json *pre = tt_json_get(root, "pre_tokenizer"), *byte_level = pre, *list = tt_json_get(pre, "pretokenizers");
-    if (tti_node_is(tt_json_get(pre, "type"), "Sequence") && list && list->type == TT_JSON_ARRAY && list->length == 2) {
-        const tt_json *split = list->child, *regex = tt_json_get(tt_json_get(split, "pattern"), "Regex");
-        byte_level = split->next;
-        if (!tti_node_is(tt_json_get(split, "type"), "Split")) {
-            return tti_unsupported(t->ctx, "pre_tokenizer.pretokenizers[0].", split, "type", "Split");
-        }
-        if (!tti_node_is(regex, TTI_WHITESPACE_PATTERN) || !tti_node_is(tt_json_get(split, "behavior"), "Isolated") ||
-            tt_json_number(split, "invert", 0) != 0) {
-            return tt_fail(t->ctx, TT_ERR_FILE, "tt_tokenizer_parse: pre_tokenizer Split by %.200s, expected Isolated by %s",
-                           tti_member_shown(tt_json_get(split, "pattern"), "Regex"), TTI_WHITESPACE_PATTERN);
-        }
-        t->pretokenizer = TT_PRETOKENIZE_WHITESPACE;
+/* NFC, or SentencePiece's Prepend U+2581 and Replace " " by it, or nothing. */
+static tt_status tti_read_normalizer(tt_tokenizer *t, const tt_json *root) {
+    const tt_json *whole = tt_json_get(root, "normalizer"), *step;
+    int prepend = 0, replace = 0;
+    if (tti_member_null(root, "normalizer")) { return TT_OK; }
+    for (step = tti_steps(whole, "normalizers"); step; step = tti_steps_next(whole, step)) {
+        if (tti_type_is(step, "NFC") && !t->nfc && !prepend) { t->nfc = 1; }
+        else if (tti_type_is(step, "Prepend") && tti_node_is(tt_json_get(step, "prepend"), TTI_SPACE_MARK) && !prepend) { prepend = 1; }
+        else if (tti_type_is(step, "Replace") && tti_node_is(tt_json_get(tt_json_get(step, "pattern"), "String"), " ") &&
+                 tti_node_is(tt_json_get(step, "content"), TTI_SPACE_MARK) && prepend && !replace) { replace = 1; }
+        else { break; }
     }
-    if (!tti_node_is(tt_json_get(byte_level, "type"), "ByteLevel")) {
-        if (byte_level == pre) { return tti_unsupported(t->ctx, "", root, "pre_tokenizer", "ByteLevel, or Split and ByteLevel"); }
-        return tti_unsupported(t->ctx, "pre_tokenizer.pretokenizers[1].", byte_level, "type", "ByteLevel");
-    }
-    if (tt_json_number(byte_level, "add_prefix_space", 1) != 0) { return tti_unsupported(t->ctx, "pre_tokenizer.", byte_level, "add_prefix_space", "false"); }
-    if (tt_json_number(byte_level, "use_regex", 1) == 0) {
-        if (byte_level == pre) { t->pretokenizer = TT_PRETOKENIZE_BYTES; }
-    } else if (byte_level == pre) {
-        t->pretokenizer = TT_PRETOKENIZE_GPT2;
-    } else {
-        return tti_unsupported(t->ctx, "pre_tokenizer.pretokenizers[1].", byte_level, "use_regex", "false");
+    t->characters = prepend;
+    if (step || prepend != replace || whole->type != TT_JSON_OBJECT) {
+        return tti_unsupported(t->ctx, step && step != whole ? "normalizer Sequence: " : "", step && step != whole ? step : root,
+                               step && step != whole ? "type" : "normalizer", "null, NFC, or Prepend and Replace of U+2581");
     }
     return TT_OK;
+}
+/* TemplateProcessing: ids before and after the text A. ByteLevel changes offsets only. */
+static tt_status tti_read_template(tt_tokenizer *t, const tt_json *step) {
+    const tt_json *single = tt_json_get(step, "single"), *item, *id;
+    int text = 0;
+    for (item = single && single->type == TT_JSON_ARRAY ? single->child : NULL; item; item = item->next) {
+        const char *name = tt_json_text(tt_json_get(item, "SpecialToken"), "id", NULL);
+        const tt_json *ids = name ? tt_json_get(tt_json_get(tt_json_get(step, "special_tokens"), name), "ids") : NULL;
+        if (tt_json_get(item, "Sequence")) { text++; continue; }
+        for (id = ids && ids->type == TT_JSON_ARRAY ? ids->child : NULL; id; id = id->next) {
+            int32_t *to = text ? t->after : t->before;
+            int *n = text ? &t->n_after : &t->n_before;
+            if (*n == TTI_MAX_TEMPLATE) { return tt_fail(t->ctx, TT_ERR_FILE, "tt_tokenizer_parse: post_processor has more than %d tokens on a side", TTI_MAX_TEMPLATE); }
+            if (tti_read_id(t->ctx, id, "post_processor: id", &to[(*n)++]) != TT_OK) { return TT_ERR_FILE; }
+        }
+        if (!ids) { return tti_unsupported(t->ctx, "post_processor TemplateProcessing: ", item, "SpecialToken", "a token of special_tokens"); }
+    }
+    return text == 1 ? TT_OK : tti_unsupported(t->ctx, "post_processor TemplateProcessing: ", step, "single", "an array with one Sequence");
+}
+static tt_status tti_read_post_processor(tt_tokenizer *t, const tt_json *root) {
+    const tt_json *whole = tt_json_get(root, "post_processor"), *step;
+    int template_seen = 0;
+    if (tti_member_null(root, "post_processor")) { return TT_OK; }
+    if (whole->type != TT_JSON_OBJECT) { return tti_unsupported(t->ctx, "", root, "post_processor", "null, ByteLevel or TemplateProcessing"); }
+    for (step = tti_steps(whole, "processors"); step; step = tti_steps_next(whole, step)) {
+        if (tti_type_is(step, "ByteLevel")) { continue; }
+        if (!tti_type_is(step, "TemplateProcessing") || template_seen++) {
+            return tti_unsupported(t->ctx, step != whole ? "post_processor Sequence: " : "", step != whole ? step : root, step != whole ? "type" : "post_processor",
+                                   "null, ByteLevel or TemplateProcessing");
+        }
+        if (tti_read_template(t, step) != TT_OK) { return TT_ERR_FILE; }
+    }
+    return TT_OK;
+}
+/* ByteLevel; or SentencePiece's Replace U+2581 by " ", ByteFallback, Fuse, Strip one " " at the start. */
+static tt_status tti_read_decoder(tt_tokenizer *t, const tt_json *root) {
+    static const char *const kinds[] = {"Replace", "ByteFallback", "Fuse", "Strip"};
+    const tt_json *whole = tt_json_get(root, "decoder"), *step = tti_steps(whole, "decoders");
+    int k = 0;
+    if (!t->characters) { return tti_type_is(whole, "ByteLevel") ? TT_OK : tti_unsupported(t->ctx, "", root, "decoder", "ByteLevel"); }
+    for (; step && step != whole && k < 4 && tti_type_is(step, kinds[k]); step = step->next) {
+        if (k == 0 && (!tti_node_is(tt_json_get(tt_json_get(step, "pattern"), "String"), TTI_SPACE_MARK) || !tti_node_is(tt_json_get(step, "content"), " "))) { break; }
+        if (k == 3 && (!tti_node_is(tt_json_get(step, "content"), " ") || tt_json_number(step, "start", 0) != 1 || tt_json_number(step, "stop", 0) != 0)) { break; }
+        k++;
+    }
+    return k == 4 && !step ? TT_OK : tti_unsupported(t->ctx, "", root, "decoder", "a Sequence of Replace U+2581, ByteFallback, Fuse and Strip of one space");
 }
 static tt_status tti_read_tokenizer(tt_tokenizer *t, const tt_json *root) {
-    static const char *const absent[] = {"truncation", "padding", "normalizer"};
+    static const char *const absent[] = {"truncation", "padding"};
     const tt_json *added = tt_json_get(root, "added_tokens"), *node;
     tt_status status;
     size_t i;
     if (root->type != TT_JSON_OBJECT) { return tt_fail(t->ctx, TT_ERR_FILE, "tt_tokenizer_parse: the text is no JSON object"); }
-    for (i = 0; i < 3; i++) { if (!tti_member_null(root, absent[i])) { return tti_unsupported(t->ctx, "", root, absent[i], "null"); } }
-    node = tt_json_get(root, "post_processor");
-    if (!tti_member_null(root, "post_processor") && !tti_node_is(tt_json_get(node, "type"), "ByteLevel")) {
-        return tti_unsupported(t->ctx, "", root, "post_processor", "null or ByteLevel");
-    }
-    if (!tti_node_is(tt_json_get(tt_json_get(root, "decoder"), "type"), "ByteLevel")) { return tti_unsupported(t->ctx, "", root, "decoder", "ByteLevel"); }
-    if (!tti_member_null(root, "added_tokens") && added->type != TT_JSON_ARRAY) { return tti_unsupported(t->ctx, "", root, "added_tokens", "an array"); }
-    status = tti_read_pre_tokenizer(t, root);
+    for (i = 0; i < 2; i++) { if (!tti_member_null(root, absent[i])) { return tti_unsupported(t->ctx, "", root, absent[i], "null"); } }
+    status = tti_read_normalizer(t, root);
+    if (status == TT_OK) { status = tti_read_post_processor(t, root); }
+    if (status == TT_OK) { status = tti_read_decoder(t, root); }
+    if (status == TT_OK && !tti_member_null(root, "added_tokens") && added->type != TT_JSON_ARRAY) { status = tti_unsupported(t->ctx, "", root, "added_tokens", "an array"); }
+    if (status == TT_OK && !t->characters) { status = tti_read_pre_tokenizer(t, root); }
+    if (status == TT_OK && t->characters && !tti_member_null(root, "pre_tokenizer")) { status = tti_unsupported(t->ctx, "", root, "pre_tokenizer", "null with this normalizer"); }
     for (node = added ? added->child : NULL; node && status == TT_OK; node = node->next) { status = tti_read_added(t, node); }
-    return status == TT_OK ? tti_read_model(t, tt_json_get(root, "model")) : status;
+    if (status == TT_OK) { status = tti_read_model(t, tt_json_get(root, "model")); }
+    for (i = 0; i < (size_t)(t->n_before + t->n_after) && status == TT_OK; i++) {
+        int32_t id = i < (size_t)t->n_before ? t->before[i] : t->after[i - (size_t)t->n_before];
+        if ((size_t)id >= t->n_tokens || !(t->tokens[id].flags & TTI_USED)) { status = tt_fail(t->ctx, TT_ERR_FILE, "tt_tokenizer_parse: post_processor: id is %ld, which no token has", (long)id); }
+    }
+    return status == TT_OK ? tti_added_index(t) : status;
 }
-TT_API tt_tokenizer *tt_tokenizer_parse(tt_context *ctx, const char *json, size_t size) {
-    tt_json *root = tt_json_parse(ctx, json, size);
-    tt_tokenizer *t = root ? tti_tokenizer_create(ctx) : NULL;
-    if (t && tti_read_tokenizer(t, root) != TT_OK) {
+
+/* ---- reading .tiktoken ----
+ * Lines of "base64(token) rank". There are no merges: two neighbours join if they spell a token, the lowest rank
+ * first. A token can only come from the two parts that its own bytes are left as just before, so these give its
+ * merge. Pattern and special tokens are known by the number of ranks. */
+typedef struct tti_encoding { size_t n; tt_pretokenizer pretokenizer; struct { int32_t id; const char *text; } special[5]; } tti_encoding;
+static const tti_encoding tti_encodings[] = {
+    {50256, TT_PRETOKENIZE_GPT2, {{50256, "<|endoftext|>"}, {0, NULL}, {0, NULL}, {0, NULL}, {0, NULL}}},          /* r50k */
+    {50280, TT_PRETOKENIZE_GPT2, {{50256, "<|endoftext|>"}, {0, NULL}, {0, NULL}, {0, NULL}, {0, NULL}}},          /* p50k */
+    {100256, TT_PRETOKENIZE_CL100K, {{100257, "<|endoftext|>"}, {100258, "<|fim_prefix|>"}, {100259, "<|fim_middle|>"}, {100260, "<|fim_suffix|>"}, {100276, "<|endofprompt|>"}}},
+    {199998, TT_PRETOKENIZE_O200K, {{199999, "<|endoftext|>"}, {200018, "<|endofprompt|>"}, {0, NULL}, {0, NULL}, {0, NULL}}},
+    {128000, TT_PRETOKENIZE_LLAMA3, {{0, NULL}, {0, NULL}, {0, NULL}, {0, NULL}, {0, NULL}}}};
+
+static int tti_base64(char c) {
+    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    const char *at = c ? strchr(digits, c) : NULL;
+    return at ? (int)(at - digits) : -1;
+}
+/* Reads one line; *at moves behind it. Returns 0 if it is not "base64 rank". */
+static int tti_rank_line(const char **at, const char *end, char *bytes, size_t room, size_t *size, int32_t *rank) {
+    const char *p = *at;
+    uint32_t bits = 0;
+    int n_bits = 0;
+    long value = 0;
+    *size = 0;
+    for (; p < end && tti_base64(*p) >= 0; p++) {
+        bits = bits << 6 | (uint32_t)tti_base64(*p);
+        n_bits += 6;
+        if (n_bits < 8) { continue; }
+        n_bits -= 8;
+        if (*size == room) { return 0; }
+        bytes[(*size)++] = (char)(bits >> n_bits & 0xFF);
+    }
+    while (p < end && *p == '=') { p++; }
+    if (*size == 0 || p == end || *p++ != ' ' || p == end || *p < '0' || *p > '9') { return 0; }
+    for (; p < end && *p >= '0' && *p <= '9'; p++) { if (value < TTI_MAX_VOCAB) { value = value * 10 + (*p - '0'); } }
+    while (p < end && *p == '\r') { p++; }
+    if (value >= TTI_MAX_VOCAB || (p < end && *p++ != '\n')) { return 0; }
+    *rank = (int32_t)value;
+    *at = p;
+    return 1;
+}
+static tt_status tti_ranks_special(tt_tokenizer *t, const tti_encoding *encoding) {
+    static const char *const llama[] = {"<|begin_of_text|>", "<|end_of_text|>", "<|reserved_special_token_0|>", "<|reserved_special_token_1|>",
+        "<|finetune_right_pad_id|>", "<|reserved_special_token_2|>", "<|start_header_id|>", "<|end_header_id|>", "<|eom_id|>", "<|eot_id|>", "<|python_tag|>"};
+    tt_status status = TT_OK;
+    int i;
+    for (i = 0; i < 5 && encoding->special[i].text && status == TT_OK; i++) {
+        status = tti_added_add(t, encoding->special[i].id, encoding->special[i].text, strlen(encoding->special[i].text), TTI_SPECIAL);
+    }
+    for (i = 0; i < 256 && encoding->pretokenizer == TT_PRETOKENIZE_LLAMA3 && status == TT_OK; i++) {
+        char name[64];
+        snprintf(name, sizeof name, "<|reserved_special_token_%d|>", i - 8);
+        status = tti_added_add(t, 128000 + i, i < 11 ? llama[i] : name, strlen(i < 11 ? llama[i] : name), TTI_SPECIAL);
+    }
+    if (encoding->pretokenizer == TT_PRETOKENIZE_LLAMA3) { t->before[t->n_before++] = 128000; }
+    return status;
+}
+/* One merge for each token, found by merging its bytes with the merges of all shorter tokens. */
+static tt_status tti_ranks_merges(tt_tokenizer *t) {
+    size_t size, n_ids, i, longest = 0, n_ranks = t->n_tokens;
+    void *merges = t->merges;
+    tt_status status = tti_grow(t->ctx, &merges, &t->merges_capacity, n_ranks, sizeof *t->merges);
+    if (status != TT_OK) { return status; }
+    t->merges = (tti_merge *)merges;
+    for (i = 0; i < n_ranks; i++) { if (t->tokens[i].size > longest) { longest = t->tokens[i].size; } }
+    for (size = 2; size <= longest; size++) {
+        for (i = 0; i < n_ranks && status == TT_OK; i++) {
+            tti_bpe_worker *w = &t->workers[0];
+            const char *unknown, *bytes;
+            if (t->tokens[i].size != size) { continue; }
+            status = tti_worker_grow(w, &w->symbols, &w->symbols_capacity, size, sizeof *w->symbols);
+            if (status != TT_OK) { break; }
+            bytes = tti_token_bytes(t, &t->tokens[i]);
+            n_ids = tti_symbols(t, bytes, size, w->symbols, &unknown);
+            if (n_ids > TTI_SHORT_PIECE) { status = tti_merge_long(t, w, w->symbols, &n_ids); }
+            else { n_ids = tti_merge_short(t, w->symbols, n_ids); }
+            if (status != TT_OK || unknown || n_ids != 2) { continue; }         /* never reached by merging */
+            t->merges[i].left = w->symbols[0];
+            t->merges[i].right = w->symbols[1];
+            t->merges[i].result = (int32_t)i;
+            status = tti_pair_add(t->ctx, &t->ranks, w->symbols[0], w->symbols[1], (int32_t)i);
+        }
+    }
+    t->n_merges = n_ranks;
+    return status;
+}
+/* The table of merges with a row per rank becomes one without the empty rows, as tokenizer.json has it. */
+static tt_status tti_ranks_close_up(tt_tokenizer *t) {
+    size_t i, n = t->n_merges;
+    memset(t->ranks.slots, 0, t->ranks.n_slots * sizeof *t->ranks.slots);
+    t->ranks.n = t->n_merges = 0;
+    for (i = 0; i < n; i++) {
+        tti_merge merge = t->merges[i];
+        if (merge.result == 0) { continue; }
+        if (tti_merge_add(t, merge.left, merge.right, merge.result) != TT_OK) { return TT_ERR_MEM; }
+    }
+    return TT_OK;
+}
+static tt_status tti_read_ranks(tt_tokenizer *t, const char *at, const char *end) {
+    const tti_encoding *encoding = NULL;
+    unsigned long line = 0;
+    size_t i;
+    tt_status status = TT_OK;
+    while (at < end && status == TT_OK) {
+        char bytes[1024];
+        size_t size;
+        int32_t rank;
+        line++;
+        if (!tti_rank_line(&at, end, bytes, sizeof bytes, &size, &rank)) { return tt_fail(t->ctx, TT_ERR_FILE, "tt_tokenizer_parse: line %lu is not \"base64 rank\"", line); }
+        if (tti_dict_find(&t->vocab, bytes, size) || ((size_t)rank < t->n_tokens && t->tokens[rank].flags)) {
+            return tt_fail(t->ctx, TT_ERR_FILE, "tt_tokenizer_parse: line %lu has a token or rank that is there already", line);
+        }
+        status = tti_token_add(t, rank, bytes, size);
+    }
+    if (status != TT_OK) { return status; }
+    for (i = 0; i < sizeof tti_encodings / sizeof *tti_encodings; i++) { if (tti_encodings[i].n == t->vocab.n) { encoding = &tti_encodings[i]; } }
+    if (!encoding) {
+        return tt_fail(t->ctx, TT_ERR_FILE, "tt_tokenizer_parse: the file has %lu ranks, expected 50256 (r50k), 50280 (p50k), 100256 (cl100k), 199998 (o200k) or 128000 (Llama 3)", (unsigned long)t->vocab.n);
+    }
+    t->pretokenizer = (int)encoding->pretokenizer;
+    t->ignore_merges = 1;
+    status = tti_tokenizer_finish(t);                /* for byte_id */
+    for (i = 0; i < 256 && status == TT_OK; i++) {
+        if (t->byte_id[i] < 0) { status = tt_fail(t->ctx, TT_ERR_FILE, "tt_tokenizer_parse: byte 0x%02X has no rank", (unsigned)i); }
+    }
+    if (status == TT_OK) { status = tti_ranks_merges(t); }
+    if (status == TT_OK) { status = tti_ranks_close_up(t); }
+    if (status == TT_OK) { status = tti_ranks_special(t, encoding); }
+    return status == TT_OK ? tti_added_index(t) : status;
+}
+
+TT_API tt_tokenizer *tt_tokenizer_parse(tt_context *ctx, const char *file, size_t size) {
+    const char *at = file;
+    char bytes[1024];
+    size_t length;
+    int32_t rank;
+    int ranks = tti_rank_line(&at, file + size, bytes, sizeof bytes, &length, &rank);
+    tt_json *root = ranks ? NULL : tt_json_parse(ctx, file, size);
+    tt_tokenizer *t = ranks || root ? tti_tokenizer_create(ctx) : NULL;
+    if (t && (ranks ? tti_read_ranks(t, file, file + size) : tti_read_tokenizer(t, root)) != TT_OK) {
         tt_tokenizer_destroy(t);
         t = NULL;
     }
@@ -4696,18 +6205,18 @@ TT_API tt_tokenizer *tt_tokenizer_parse(tt_context *ctx, const char *json, size_
     return t;
 }
 TT_API tt_tokenizer *tt_tokenizer_load(tt_context *ctx, const char *path) {
-    tt_text json = TT_INIT;
+    tt_text file = TT_INIT;
     tt_tokenizer *t = NULL;
-    json.ctx = ctx;
-    if (tt_file_read(ctx, path, &json) == TT_OK) {
-        t = tt_tokenizer_parse(ctx, json.data, json.size);
+    file.ctx = ctx;
+    if (tt_file_read(ctx, path, &file) == TT_OK) {
+        t = tt_tokenizer_parse(ctx, file.data, file.size);
         if (!t) {
             char reason[TTI_ERROR_SIZE];
             memcpy(reason, ctx->error, sizeof reason);
             tt_fail(ctx, tt_error_status(ctx), "%s: %s", path, reason);
         }
     }
-    tt_text_free(&json);
+    tt_text_free(&file);
     return t;
 }
 
@@ -4716,7 +6225,7 @@ TT_API tt_tokenizer *tt_tokenizer_load(tt_context *ctx, const char *path) {
 static tt_status tti_write_key(const tt_tokenizer *t, int32_t id, tt_text *key, tt_text *out) {
     const tti_token *token = &t->tokens[id];
     const char *bytes = tti_token_bytes(t, token);
-    if (token->flags & TTI_ADDED) { return tt_text_json(out, bytes, token->size); }
+    if (token->flags & TTI_ADDED || t->characters) { return tt_text_json(out, bytes, token->size); }
     if (tti_bytes_to_key(bytes, token->size, key) != TT_OK) { return TT_ERR_MEM; }
     return tt_text_json(out, key->data, key->size);
 }
@@ -4731,36 +6240,81 @@ static tt_status tti_write_added(const tt_tokenizer *t, tt_text *out) {
         status = tt_text_format(out, "%s\n    {\"id\": %lu, \"content\": ", comma, (unsigned long)i);
         if (status == TT_OK) { status = tt_text_json(out, tti_token_bytes(t, token), token->size); }
         if (status == TT_OK) {
-            status = tt_text_format(out, ", \"single_word\": false, \"lstrip\": %s, \"rstrip\": %s, \"normalized\": %s, \"special\": %s}",
-                                    tti_write_bool(token->flags & TTI_LSTRIP), tti_write_bool(token->flags & TTI_RSTRIP),
+            status = tt_text_format(out, ", \"single_word\": %s, \"lstrip\": %s, \"rstrip\": %s, \"normalized\": %s, \"special\": %s}",
+                                    tti_write_bool(token->flags & TTI_SINGLE), tti_write_bool(token->flags & TTI_LSTRIP), tti_write_bool(token->flags & TTI_RSTRIP),
                                     tti_write_bool(token->flags & TTI_NORMALIZED), tti_write_bool(token->flags & TTI_SPECIAL));
         }
         comma = ",";
     }
     return status == TT_OK ? tt_text_format(out, "%s],\n", *comma ? "\n  " : "") : status;
 }
-static tt_status tti_write_pipeline(const tt_tokenizer *t, tt_text *out) {
-    const char *byte_level = t->pretokenizer == TT_PRETOKENIZE_GPT2
-        ? "{\"type\": \"ByteLevel\", \"add_prefix_space\": false, \"trim_offsets\": true, \"use_regex\": true}"
-        : "{\"type\": \"ByteLevel\", \"add_prefix_space\": false, \"trim_offsets\": true, \"use_regex\": false}";
-    tt_status status = tt_text_format(out, "  \"normalizer\": null,\n  \"pre_tokenizer\": ");
-    if (status == TT_OK && t->pretokenizer == TT_PRETOKENIZE_WHITESPACE) {
+static tt_status tti_write_pre_tokenizer(const tt_tokenizer *t, tt_text *out) {
+    int own_pattern = t->pretokenizer == TT_PRETOKENIZE_GPT2 || t->pretokenizer == TT_PRETOKENIZE_SMOLLM2;
+    size_t i, n = sizeof tti_patterns / sizeof *tti_patterns;
+    const char *close = "";
+    tt_status status = tt_text_format(out, "  \"pre_tokenizer\": ");
+    if (t->characters) { return status == TT_OK ? tt_text_format(out, "null,\n") : status; }
+    for (i = 0; i < n && (int)tti_patterns[i].kind != t->pretokenizer; i++) { }
+    if (status == TT_OK && t->pretokenizer == TT_PRETOKENIZE_SMOLLM2) {
+        status = tt_text_format(out, "{\"type\": \"Sequence\", \"pretokenizers\": [\n    {\"type\": \"Digits\", \"individual_digits\": true},\n    ");
+        close = "\n  ]}";
+    } else if (status == TT_OK && i < n && !own_pattern) {
         status = tt_text_format(out, "{\"type\": \"Sequence\", \"pretokenizers\": [\n    {\"type\": \"Split\", \"pattern\": {\"Regex\": ");
-        if (status == TT_OK) { status = tt_text_json(out, TTI_WHITESPACE_PATTERN, strlen(TTI_WHITESPACE_PATTERN)); }
-        if (status == TT_OK) { status = tt_text_format(out, "}, \"behavior\": \"Isolated\", \"invert\": false},\n    %s\n  ]}", byte_level); }
-    } else if (status == TT_OK) {
-        status = tt_text_format(out, "%s", byte_level);
+        if (status == TT_OK) { status = tt_text_json(out, tti_patterns[i].pattern, strlen(tti_patterns[i].pattern)); }
+        if (status == TT_OK) { status = tt_text_format(out, "}, \"behavior\": \"Isolated\", \"invert\": false},\n    "); }
+        close = "\n  ]}";
     }
     if (status != TT_OK) { return status; }
-    return tt_text_format(out, ",\n  \"post_processor\": null,\n  \"decoder\": {\"type\": \"ByteLevel\", \"add_prefix_space\": true, "
-                          "\"trim_offsets\": true, \"use_regex\": true},\n");
+    return tt_text_format(out, "{\"type\": \"ByteLevel\", \"add_prefix_space\": %s, \"trim_offsets\": true, \"use_regex\": %s}%s,\n",
+                          tti_write_bool(t->prefix_space), tti_write_bool(own_pattern), close);
+}
+static tt_status tti_write_template_token(const tt_tokenizer *t, int32_t id, const char *format, tt_text *out) {
+    tt_status status = tt_text_format(out, "%s", format);
+    return status == TT_OK ? tt_text_json(out, tti_token_bytes(t, &t->tokens[id]), t->tokens[id].size) : status;
+}
+static tt_status tti_write_post_processor(const tt_tokenizer *t, tt_text *out) {
+    tt_status status = tt_text_format(out, "  \"post_processor\": ");
+    int i, n = t->n_before + t->n_after;
+    if (n == 0) { return status == TT_OK ? tt_text_format(out, "null,\n") : status; }
+    if (status == TT_OK) { status = tt_text_format(out, "{\"type\": \"TemplateProcessing\", \"single\": ["); }
+    for (i = 0; i <= n && status == TT_OK; i++) {
+        if (i == t->n_before) { status = tt_text_format(out, "%s{\"Sequence\": {\"id\": \"A\", \"type_id\": 0}}", i ? ", " : ""); }
+        if (status != TT_OK || i == n) { break; }
+        status = tti_write_template_token(t, i < t->n_before ? t->before[i] : t->after[i - t->n_before], i >= t->n_before || i ? ", {\"SpecialToken\": {\"id\": " : "{\"SpecialToken\": {\"id\": ", out);
+        if (status == TT_OK) { status = tt_text_format(out, ", \"type_id\": 0}}"); }
+    }
+    if (status == TT_OK) { status = tt_text_format(out, "],\n    \"pair\": [{\"Sequence\": {\"id\": \"A\", \"type_id\": 0}}, {\"Sequence\": {\"id\": \"B\", \"type_id\": 1}}], \"special_tokens\": {"); }
+    for (i = 0; i < n && status == TT_OK; i++) {
+        int32_t id = i < t->n_before ? t->before[i] : t->after[i - t->n_before];
+        status = tti_write_template_token(t, id, i ? ", " : "", out);
+        if (status == TT_OK) { status = tti_write_template_token(t, id, ": {\"id\": ", out); }
+        if (status == TT_OK) { status = tt_text_format(out, ", \"ids\": [%ld], \"tokens\": [", (long)id); }
+        if (status == TT_OK) { status = tti_write_template_token(t, id, "", out); }
+        if (status == TT_OK) { status = tt_text_format(out, "]}"); }
+    }
+    return status == TT_OK ? tt_text_format(out, "}},\n") : status;
+}
+static tt_status tti_write_pipeline(const tt_tokenizer *t, tt_text *out) {
+    static const char nfc[] = "{\"type\": \"NFC\"}";
+    static const char marks[] = "{\"type\": \"Prepend\", \"prepend\": \"" TTI_SPACE_MARK "\"}, {\"type\": \"Replace\", \"pattern\": {\"String\": \" \"}, \"content\": \"" TTI_SPACE_MARK "\"}";
+    tt_status status;
+    if (t->characters) { status = tt_text_format(out, "  \"normalizer\": {\"type\": \"Sequence\", \"normalizers\": [%s%s%s]},\n", t->nfc ? nfc : "", t->nfc ? ", " : "", marks); }
+    else { status = tt_text_format(out, "  \"normalizer\": %s,\n", t->nfc ? nfc : "null"); }
+    if (status == TT_OK) { status = tti_write_pre_tokenizer(t, out); }
+    if (status == TT_OK) { status = tti_write_post_processor(t, out); }
+    if (status != TT_OK) { return status; }
+    if (!t->characters) {
+        return tt_text_format(out, "  \"decoder\": {\"type\": \"ByteLevel\", \"add_prefix_space\": true, \"trim_offsets\": true, \"use_regex\": true},\n");
+    }
+    return tt_text_format(out, "  \"decoder\": {\"type\": \"Sequence\", \"decoders\": [{\"type\": \"Replace\", \"pattern\": {\"String\": \"%s\"}, \"content\": \" \"}, "
+                          "{\"type\": \"ByteFallback\"}, {\"type\": \"Fuse\"}, {\"type\": \"Strip\", \"content\": \" \", \"start\": 1, \"stop\": 0}]},\n", TTI_SPACE_MARK);
 }
 static tt_status tti_write_model(const tt_tokenizer *t, tt_text *key, tt_text *out) {
     const char *comma = "";
     size_t i;
     tt_status status = tt_text_format(out, "  \"model\": {\n    \"type\": \"BPE\",\n    \"dropout\": null,\n    \"unk_token\": null,\n"
         "    \"continuing_subword_prefix\": null,\n    \"end_of_word_suffix\": null,\n    \"fuse_unk\": false,\n"
-        "    \"byte_fallback\": false,\n    \"ignore_merges\": %s,\n    \"vocab\": {", tti_write_bool(t->ignore_merges));
+        "    \"byte_fallback\": %s,\n    \"ignore_merges\": %s,\n    \"vocab\": {", tti_write_bool(t->characters), tti_write_bool(t->ignore_merges));
     for (i = 0; i < t->n_tokens && status == TT_OK; i++) {
         if (!(t->tokens[i].flags & TTI_IN_MODEL)) { continue; }
         status = tt_text_format(out, "%s\n      ", comma);
@@ -4797,6 +6351,51 @@ TT_API tt_status tt_tokenizer_save(const tt_tokenizer *t, const char *path) {
     status = tt_tokenizer_json(t, &json);
     if (status == TT_OK) { status = tt_file_write(t->ctx, path, json.data, json.size); }
     tt_text_free(&json);
+    return status;
+}
+
+/* ---- chat templates ---- */
+static tt_status tti_chat_chatml(const tt_message *m, tt_text *out) {
+    return tt_text_format(out, "<|im_start|>%s\n%s<|im_end|>\n", m->role, m->content);
+}
+static tt_status tti_chat_llama3(const tt_message *m, tt_text *out) {      /* the content without white space around it */
+    static const char white[] = " \t\n\r\v\f";
+    const char *content = m->content + strspn(m->content, white);
+    size_t size = strlen(content);
+    while (size > 0 && strchr(white, content[size - 1])) { size--; }
+    return tt_text_format(out, "<|start_header_id|>%s<|end_header_id|>\n\n%.*s<|eot_id|>", m->role, (int)size, content);
+}
+static tt_status tti_chat_plain(const tt_message *m, tt_text *out) { return tt_text_format(out, "%s: %s\n", m->role, m->content); }
+
+static const struct tti_chat_format {
+    const char *name, *token;        /* token: by which a tokenizer tells its format */
+    const char *begin, *prompt;
+    tt_status (*message)(const tt_message *, tt_text *);
+} tti_chat_formats[] = {
+    {"chatml", "<|im_start|>", "", "<|im_start|>assistant\n", tti_chat_chatml},
+    {"llama3", "<|start_header_id|>", "<|begin_of_text|>", "<|start_header_id|>assistant<|end_header_id|>\n\n", tti_chat_llama3},
+    {"plain", "", "", "assistant:", tti_chat_plain}};
+
+TT_API tt_status tt_chat_render(tt_context *ctx, const tt_tokenizer *t, const char *format, const tt_message *messages, int n, int generation_prompt, tt_text *out) {
+    const struct tti_chat_format *f = NULL;
+    size_t before = out->size, k;
+    tt_status status;
+    int i;
+    for (k = 0; k < sizeof tti_chat_formats / sizeof *tti_chat_formats && !f; k++) {
+        const struct tti_chat_format *candidate = &tti_chat_formats[k];
+        if (format ? strcmp(format, candidate->name) == 0 : !*candidate->token || (t && tt_token_id(t, candidate->token) >= 0)) { f = candidate; }
+    }
+    if (!f) { return tt_fail(ctx, TT_ERR_ARG, "tt_chat_render: format is \"%.40s\", expected chatml, llama3 or plain", format); }
+    status = tt_text_append(out, f->begin, strlen(f->begin));
+    for (i = 0; i < n && status == TT_OK; i++) {
+        if (!messages[i].role || !messages[i].content) {
+            status = tt_fail(ctx, TT_ERR_ARG, "tt_chat_render: messages[%d].%s is NULL, expected a text", i, messages[i].role ? "content" : "role");
+        } else {
+            status = f->message(&messages[i], out);
+        }
+    }
+    if (status == TT_OK && generation_prompt) { status = tt_text_append(out, f->prompt, strlen(f->prompt)); }
+    if (status != TT_OK && out->data) { out->size = before; out->data[before] = 0; }
     return status;
 }
 
@@ -4841,28 +6440,31 @@ static tt_status tti_bpe_count(tti_bpe *b, const char *at, size_t size) {
     return tti_dict_add(&b->pieces, at, size, 1) ? TT_OK : TT_ERR_MEM;
 }
 /* Reads the text in growing chunks. Only pieces that what follows cannot change are counted; the rest waits. */
-static tt_status tti_bpe_read(tti_bpe *b, tt_pretokenizer kind, tt_text_source text) {
+static tt_status tti_bpe_read(tti_bpe *b, const tt_tokenizer *t, tt_text_source text) {
     size_t chunk = (size_t)1 << 16, got = 1;
     tt_text wait = TT_INIT;
     tt_status status = TT_OK;
     wait.ctx = b->ctx;
     while (got > 0 && status == TT_OK) {
-        const char *at, *end, *stop;
+        const char *at, *stop;
+        tti_scanner scanner;
         status = tti_text_reserve(&wait, chunk);
         if (status != TT_OK) { break; }
         got = text.read(text.user, wait.data + wait.size, chunk);
         if (got > chunk) { status = tt_fail(b->ctx, TT_ERR_ARG, "tt_tokenizer_train: text.read gave %lu bytes, expected at most %lu", (unsigned long)got, (unsigned long)chunk); break; }
         wait.size += got;
         at = wait.data;
-        end = at + wait.size;
-        while (at < end && status == TT_OK) {
-            stop = tti_piece(kind, at, end);
-            if (got > 0 && end - stop < TTI_LOOK_AHEAD) { break; }
+        scanner.map = t->map;
+        scanner.end = at + wait.size;
+        scanner.hit = 0;
+        while (at < scanner.end && status == TT_OK) {
+            stop = tti_piece(t->pretokenizer, &scanner, at);
+            if (got > 0 && scanner.hit) { break; }
             status = tti_bpe_count(b, at, (size_t)(stop - at));
             at = stop;
         }
         if (at == wait.data && chunk < wait.size) { chunk = wait.size; }      /* a piece longer than the chunk: rescans stay linear */
-        wait.size = (size_t)(end - at);
+        wait.size = (size_t)(scanner.end - at);
         memmove(wait.data, at, wait.size);
     }
     tt_text_free(&wait);
@@ -5038,7 +6640,7 @@ static tt_status tti_train_special(tt_tokenizer *t, const tt_tokenizer_desc *des
         uint32_t c = 0;
         const char *wrong = NULL;
         if (size == 0) { wrong = "empty, expected a text"; }
-        else if (!tti_utf8_valid(content, size)) { wrong = "no valid UTF-8"; }
+        else if (tti_utf8_invalid(content, content + size) < content + size) { wrong = "no valid UTF-8"; }
         else if (tti_utf8(content, content + size, &c) == size && tti_char_byte(c) >= 0) { wrong = "the name of a byte in tokenizer.json, expected a longer text"; }
         else if (tti_dict_find(&t->added, content, size)) { wrong = "there twice"; }
         if (wrong) { return tt_fail(t->ctx, TT_ERR_ARG, "tt_tokenizer_train: special_tokens[%d] is %s", i, wrong); }
@@ -5076,20 +6678,19 @@ static tt_status tti_train(tt_tokenizer *t, tti_bpe *b, const tt_tokenizer_desc 
     tt_status status;
     if (vocab_size < 0 || vocab_size > TTI_MAX_VOCAB) { return tt_fail(t->ctx, TT_ERR_ARG, "tt_tokenizer_train: vocab_size is %d, expected 0 to %d", vocab_size, TTI_MAX_VOCAB); }
     if (min_frequency < 0) { return tt_fail(t->ctx, TT_ERR_ARG, "tt_tokenizer_train: min_frequency is %d, expected >= 0", min_frequency); }
-    if ((int)desc->pretokenizer < 0 || desc->pretokenizer > TT_PRETOKENIZE_BYTES) { return tt_fail(t->ctx, TT_ERR_ARG, "tt_tokenizer_train: pretokenizer is %d, expected a tt_pretokenizer", (int)desc->pretokenizer); }
+    if ((int)desc->pretokenizer < 0 || desc->pretokenizer > TT_PRETOKENIZE_TEKKEN) { return tt_fail(t->ctx, TT_ERR_ARG, "tt_tokenizer_train: pretokenizer is %d, expected a tt_pretokenizer", (int)desc->pretokenizer); }
     if (desc->n_special_tokens < 0 || desc->n_special_tokens > TTI_MAX_VOCAB) { return tt_fail(t->ctx, TT_ERR_ARG, "tt_tokenizer_train: n_special_tokens is %d, expected 0 to %d", desc->n_special_tokens, TTI_MAX_VOCAB); }
     if (desc->n_special_tokens > 0 && !desc->special_tokens) { return tt_fail(t->ctx, TT_ERR_ARG, "tt_tokenizer_train: special_tokens is NULL, expected %d texts", desc->n_special_tokens); }
     if (!text.read) { return tt_fail(t->ctx, TT_ERR_ARG, "tt_tokenizer_train: text.read is NULL, expected a function"); }
-    t->pretokenizer = desc->pretokenizer ? desc->pretokenizer : TT_PRETOKENIZE_GPT2;
+    t->pretokenizer = (int)(desc->pretokenizer ? desc->pretokenizer : TT_PRETOKENIZE_GPT2);
     status = tti_train_special(t, desc);
-    if (status == TT_OK) { status = tti_bpe_read(b, t->pretokenizer, text); }
+    if (status == TT_OK) { status = tti_bpe_read(b, t, text); }
     if (status == TT_OK) { status = tti_train_alphabet(t, &b->pieces, desc, (size_t)vocab_size); }
-    if (status != TT_OK) { return status; }
-    tti_tokenizer_finish(t);                         /* for byte_id */
-    status = tti_bpe_layout(b, t->byte_id);
+    if (status == TT_OK) { status = tti_tokenizer_finish(t); }       /* for byte_id */
+    if (status == TT_OK) { status = tti_bpe_layout(b, t->byte_id); }
     if (status == TT_OK) { status = tti_bpe_train(b, t, (size_t)vocab_size, min_frequency); }
-    tti_tokenizer_finish(t);
-    return status;
+    if (status == TT_OK) { status = tti_tokenizer_finish(t); }
+    return status == TT_OK ? tti_added_index(t) : status;
 }
 TT_API tt_tokenizer *tt_tokenizer_train(tt_context *ctx, const tt_tokenizer_desc *desc, tt_text_source text) {
     static const tt_tokenizer_desc defaults = TT_INIT;
@@ -5195,6 +6796,7 @@ static tt_status tti_config_resolve(tt_context *ctx, tt_model_config *c) {
     }
     if (c->n_more_eos < 0 || c->n_more_eos > TT_MAX_MORE_EOS || (c->n_more_eos > 0 && c->eos_token_id < 0)) { return tt_fail(ctx, TT_ERR_ARG, "%s: n_more_eos is %d, expected 0..%d, and 0 without eos_token_id", who, c->n_more_eos, TT_MAX_MORE_EOS); }
     if (c->no_rope_interval < 0) { return tt_fail(ctx, TT_ERR_ARG, "%s: no_rope_interval is %d, expected >= 0", who, c->no_rope_interval); }
+    if (c->no_rope_interval > c->num_hidden_layers) { c->no_rope_interval = 0; }     /* no layer is without: one way to say it */
     return TT_OK;
 }
 
@@ -7273,17 +8875,21 @@ static tt_status tti_engine_finish(tti_engine *e, tti_sequence *q, int stopped) 
     q->item = -1;
     return TT_OK;
 }
+/* The sequence's next random number. */
+static double tti_engine_draw(const tti_engine *e, const tti_sequence *q) {
+    const tt_completion *c = &e->out->items[q->item];
+    uint64_t name[2];
+    name[0] = e->requests[c->request].id;
+    name[1] = (uint64_t)c->sample;
+    return tti_unit(tt_random(e->s->seed, tt_hash(name, sizeof name, 0), (uint64_t)q->length));
+}
 /* The token and log-prob of one row of logits; uses only its own scratch, so rows can run in parallel. */
 static void tti_engine_sample(const tti_engine *e, tti_sequence *q, const float *logits, float *scratch, int32_t *ids) {
     const tt_completion *c = &e->out->items[q->item];
     const tt_request *r = &e->requests[c->request];
     int vocab = e->model->config.vocab_size;
     const float *row = logits;
-    uint64_t name[2];
-    double u;
-    name[0] = r->id;
-    name[1] = (uint64_t)c->sample;
-    u = tti_unit(tt_random(e->s->seed, tt_hash(name, sizeof name, 0), (uint64_t)q->length));
+    double u = tti_engine_draw(e, q);
     if (e->s->repetition_penalty != 1.0f) {
         memcpy(scratch + vocab, logits, (size_t)vocab * sizeof(float));
         tti_penalise(scratch + vocab, logits, q->tokens, q->length, e->s->repetition_penalty);
@@ -7296,7 +8902,7 @@ static void tti_engine_sample(const tti_engine *e, tti_sequence *q, const float 
 /* Draws of TTI_DRAWS sequences are one part of parallel work; each thread has scratch memory of its own. */
 #define TTI_DRAWS 4
 typedef struct tti_draws { tti_engine *e; int n; size_t vocab; const float *rows; float *scratch; int32_t *ids; } tti_draws;
-static void tti_engine_draw(void *user, int part, int worker) {
+static void tti_engine_sample_part(void *user, int part, int worker) {
     const tti_draws *d = (const tti_draws *)user;
     size_t mine = (size_t)worker * d->vocab;
     int i, end = (part + 1) * TTI_DRAWS < d->n ? (part + 1) * TTI_DRAWS : d->n;
@@ -7304,22 +8910,48 @@ static void tti_engine_draw(void *user, int part, int worker) {
         tti_engine_sample(d->e, &d->e->slots[d->e->slot_ids[i]], d->rows + (size_t)i * d->vocab, d->scratch + 2 * mine, d->ids + mine);
     }
 }
-/* One token for every sequence in a slot. */
-static tt_status tti_engine_turn(tti_engine *e) {
+/* All rows on the backend, where it can: n tokens and log-probs come down instead of n x vocab logits. */
+static int tti_engine_samples_there(const tti_engine *e) {
+    const tt_sampling *s = e->s;
+    return e->ctx->backend->sample && s->top_k <= 0 && s->top_p >= 1.0f && s->min_p <= 0 && s->repetition_penalty == 1.0f;
+}
+static tt_status tti_engine_sample_there(tti_engine *e, const tt_tensor *logits, int n) {
     tt_context *ctx = e->ctx;
-    int vocab = e->model->config.vocab_size, n = 0, i, k;
-    tt_tensor *logits;
-    float *rows;
-    tti_draws draw;
-    for (i = 0; i < e->n_slots; i++) {
-        if (e->slots[i].item < 0) { continue; }
-        e->tokens[n] = e->slots[i].tokens[e->slots[i].length - 1];
-        e->slot_ids[n++] = (int32_t)i;
-        e->offsets[n] = (int32_t)n;
+    size_t count = (size_t)n, bytes = count * (sizeof(int32_t) + sizeof(float));
+    double *u = (double *)tti_arena_alloc(ctx, &ctx->host, count * sizeof(double));
+    int32_t *tokens = (int32_t *)tti_arena_alloc(ctx, &ctx->host, bytes);
+    double *there_u = (double *)tti_arena_alloc(ctx, &ctx->device, count * sizeof(double));
+    int32_t *there = (int32_t *)tti_arena_alloc(ctx, &ctx->device, bytes);
+    tt_sample_args a = TT_INIT;
+    tt_status status;
+    int i;
+    if (!u || !tokens || !there_u || !there) { return TT_ERR_MEM; }
+    for (i = 0; i < n; i++) { u[i] = tti_engine_draw(e, &e->slots[e->slot_ids[i]]); }
+    a.n = n;
+    a.vocab = e->model->config.vocab_size;
+    a.greedy = e->s->greedy;
+    a.inv_temperature = 1.0f / e->s->temperature;
+    a.logits = TT_F(logits);
+    a.u = there_u;
+    a.tokens = there;
+    a.logprobs = (float *)(there + n);
+    status = ctx->backend->upload(ctx, there_u, u, count * sizeof(double));
+    if (status == TT_OK) { status = ctx->backend->sample(ctx, &a); }
+    if (status == TT_OK) { status = ctx->backend->download(ctx, tokens, there, bytes); }
+    for (i = 0; status == TT_OK && i < n; i++) {
+        tti_sequence *q = &e->slots[e->slot_ids[i]];
+        q->tokens[q->length] = tokens[i];
+        memcpy(&q->logprobs[q->length - e->requests[e->out->items[q->item].request].prompt_length], tokens + n + i, sizeof(float));
+        q->length++;
     }
-    logits = tt_model_logits(e->model, tti_engine_forward(e, n));
-    if (!logits) { return tt_error_status(ctx); }
-    rows = TT_F(logits);
+    return status;
+}
+/* All rows here, on this machine's threads. */
+static tt_status tti_engine_sample_here(tti_engine *e, const tt_tensor *logits, int n) {
+    tt_context *ctx = e->ctx;
+    int vocab = e->model->config.vocab_size;
+    float *rows = TT_F(logits);
+    tti_draws draw;
     if (ctx->backend != tt_cpu_backend()) {
         rows = (float *)tti_arena_alloc(ctx, &ctx->host, logits->size * sizeof(float));
         if (!rows || tt_tensor_get(logits, rows) != TT_OK) { return tt_error_status(ctx); }
@@ -7331,7 +8963,24 @@ static tt_status tti_engine_turn(tti_engine *e) {
     draw.e = e;
     draw.n = n;
     draw.vocab = (size_t)vocab;
-    if (tti_parallel(ctx, tti_engine_draw, &draw, (n + TTI_DRAWS - 1) / TTI_DRAWS) != TT_OK) { return TT_ERR_MEM; }
+    return tti_parallel(ctx, tti_engine_sample_part, &draw, (n + TTI_DRAWS - 1) / TTI_DRAWS);
+}
+/* One token for every sequence in a slot. */
+static tt_status tti_engine_turn(tti_engine *e) {
+    tt_context *ctx = e->ctx;
+    int n = 0, i, k;
+    tt_tensor *logits;
+    tt_status status;
+    for (i = 0; i < e->n_slots; i++) {
+        if (e->slots[i].item < 0) { continue; }
+        e->tokens[n] = e->slots[i].tokens[e->slots[i].length - 1];
+        e->slot_ids[n++] = (int32_t)i;
+        e->offsets[n] = (int32_t)n;
+    }
+    logits = tt_model_logits(e->model, tti_engine_forward(e, n));
+    if (!logits) { return tt_error_status(ctx); }
+    status = tti_engine_samples_there(e) ? tti_engine_sample_there(e, logits, n) : tti_engine_sample_here(e, logits, n);
+    if (status != TT_OK) { return status; }
     for (i = 0; i < n; i++) {
         tti_sequence *q = &e->slots[e->slot_ids[i]];
         const tt_completion *c = &e->out->items[q->item];
@@ -8681,7 +10330,9 @@ TT_API tt_status tt_teacher_follow(tt_model *teacher, const tt_model *student, f
         tt_tensor *to = teacher->params[i];
         const tt_tensor *from = student->params[i];
         if (!from->requires_grad) { continue; }      /* the frozen base of adapters */
-        if (to->size != from->size) { return tt_fail(ctx, TT_ERR_SHAPE, "tt_teacher_follow: %s differs in size", from->name ? from->name : "a parameter"); }
+        if (to->size != from->size || to->dtype != TT_F32 || to->lent) {
+            return tt_fail(ctx, TT_ERR_SHAPE, "tt_teacher_follow: %s of the teacher has another size, is not of 32 bits or lies in a mapped file", to->name ? to->name : "a parameter");
+        }
         status = ctx->backend->axpy(ctx, TT_F(to), TT_F(to), decay - 1, to->size);
         if (status == TT_OK) { status = ctx->backend->axpy(ctx, TT_F(to), TT_F(from), 1 - decay, to->size); }
     }
@@ -8903,7 +10554,7 @@ TT_API void tt_think_score(const tt_rollouts *all, tt_think_metrics *m) {
 }
 
 /* ==== 12. trainer ==========================================================================
- * The loops that tie the chapters together. A task gives questions and rewards; two are built in. The
+ * The loops that tie the chapters together. A task gives questions and rewards; several are built in. The
  * trainer turns questions into prompts, prompts into rollouts, rollouts (after a teacher's feedback) into
  * rewards, advantages, gradients and one update. Its only state is the model, the optimizer and a step
  * counter: prompts, samples and the teacher's choices are functions of (seed, step), so a resumed run is
@@ -9153,6 +10804,16 @@ static size_t tti_list_part(const char *text, size_t size) {
     }
     return size;
 }
+/* "(...)" or "[...)" whose first bracket is closed by the last byte. */
+static int tti_is_bracketed(const char *text, size_t size) {
+    int depth = 0;
+    size_t i;
+    for (i = 0; i < size; i++) {
+        depth += (text[i] == '(' || text[i] == '[') - (text[i] == ')' || text[i] == ']');
+        if (depth < 1) { break; }
+    }
+    return size > 2 && i + 1 == size;
+}
 static int tti_parts_equal(const char *a, size_t n, const char *b, size_t m, int nested) {
     tti_reader r;
     double x, y;
@@ -9160,7 +10821,7 @@ static int tti_parts_equal(const char *a, size_t n, const char *b, size_t m, int
     if (n == m && memcmp(a, b, n) == 0) { return n > 0; }
     if (n == 0 || m == 0 || nested > 4) { return 0; }
     if (tti_value(a, n, 0, &r, &x) && tti_value(b, m, 0, &r, &y)) { return tti_same_value(x, y); }
-    if (n > 2 && m > 2 && strchr("([", a[0]) && a[0] == b[0] && a[n - 1] == b[m - 1]) { return tti_parts_equal(a + 1, n - 2, b + 1, m - 2, nested + 1); }
+    if (tti_is_bracketed(a, n) && tti_is_bracketed(b, m) && a[0] == b[0] && a[n - 1] == b[m - 1]) { return tti_parts_equal(a + 1, n - 2, b + 1, m - 2, nested + 1); }
     i = tti_list_part(a, n);
     j = tti_list_part(b, m);
     if (i == n || j == m) { return 0; }
@@ -11254,7 +12915,10 @@ TT_API tt_status tt_bootstrap(tt_context *ctx, const double *values, int n, uint
 
 /* ---- evaluation ----
  * What is kept of each question: sums over its samples, and for each k the estimate of pass@k and the vote. */
-enum { TTI_Q_SAMPLES, TTI_Q_RIGHT, TTI_Q_FIRST, TTI_Q_WRONG_FIRST, TTI_Q_REFLECTS, TTI_Q_CORRECTED, TTI_Q_SPOILED, TTI_Q_PASS, TTI_Q_MAJ = TTI_Q_PASS + TT_MAX_PASS, TTI_Q_COLUMNS = TTI_Q_MAJ + TT_MAX_PASS };
+enum {
+    TTI_Q_SAMPLES, TTI_Q_RIGHT, TTI_Q_FIRST, TTI_Q_WRONG_FIRST, TTI_Q_REFLECTS, TTI_Q_CORRECTED, TTI_Q_SPOILED, TTI_Q_PASS,
+    TTI_Q_MAJ = TTI_Q_PASS + TT_MAX_PASS, TTI_Q_COLUMNS = TTI_Q_MAJ + TT_MAX_PASS
+};
 typedef struct tti_exam {
     tt_context *ctx;
     const tt_tokenizer *tokenizer;
@@ -11356,7 +13020,9 @@ static tt_status tti_exam_finish(tti_exam *e) {
     tt_evaluation *o = e->out;
     tti_ratio_of ratios[TTI_MAX_RATIOS];
     int n = e->desc.n_questions, count = 0, k, q;
-    static const int columns[5][2] = {{TTI_Q_RIGHT, TTI_Q_SAMPLES}, {TTI_Q_FIRST, TTI_Q_SAMPLES}, {TTI_Q_REFLECTS, TTI_Q_SAMPLES}, {TTI_Q_CORRECTED, TTI_Q_WRONG_FIRST}, {TTI_Q_SPOILED, TTI_Q_FIRST}};
+    static const int columns[5][2] = {
+        {TTI_Q_RIGHT, TTI_Q_SAMPLES}, {TTI_Q_FIRST, TTI_Q_SAMPLES}, {TTI_Q_REFLECTS, TTI_Q_SAMPLES}, {TTI_Q_CORRECTED, TTI_Q_WRONG_FIRST}, {TTI_Q_SPOILED, TTI_Q_FIRST}
+    };
     tt_interval *const out[5] = {&o->accuracy_interval, &o->first_accuracy_interval, &o->reflection_interval, &o->correction_interval, &o->spoil_interval};
     tti_tally_finish(&e->tally, o);
     o->n_errors = e->errors.n;

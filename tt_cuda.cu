@@ -18,12 +18,14 @@
  * TT_CUDA_NO_CUBLAS builds without cuBLASLt: fast is then own.
  *
  * ---- the rules of chapter 2, here ----
- * Bits    No sum uses atomics; the same call on the same GPU gives the same bits. With own and naive kernels a row of
- *         a product or of attention does not depend on the rows beside it. cuBLASLt chooses by shape and does not
- *         promise that; nor is decoding (one query per sequence, its own kernel) equal to a prefill to the bit.
+ * Bits    No sum uses atomics; the same call on the same GPU gives the same bits. With own and naive kernels a row does
+ *         not depend on the rows beside it, decoding equals a prefill, and the log-probs of sampling are those of
+ *         training. With fast kernels these three are only close: cuBLASLt chooses by shape, and decoding (one query per
+ *         sequence) has a kernel of its own.
  * Memory  From CUDA's stream-ordered pool, which keeps what is freed. Out of device memory is TT_ERR_MEM with the
  *         sizes, and the context lives on. One stream per context; only download, sync and a full ring of uploads wait. */
 #include "thinktuning.h"
+#include <limits.h>
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -51,7 +53,7 @@
 enum { TTI_SCRATCH_A, TTI_SCRATCH_B, TTI_SCRATCH_LOGITS, TTI_SCRATCH_STATES, TTI_SCRATCH_SUMS, TTI_N_SCRATCHES };
 
 #ifndef TT_CUDA_NO_CUBLAS
-typedef struct tti_plan_key { int m, n, k, transposes, lda, ldb, ldc, kind; uint32_t alignments; } tti_plan_key;
+typedef struct tti_plan_key { int m, n, k, transposes, lda, ldb, ldc, kind; uint32_t alignments[4]; } tti_plan_key;
 typedef struct tti_plan { tti_plan_key key; int known, found; cublasLtMatmulAlgo_t algo; } tti_plan;
 #endif
 typedef struct tti_cuda {
@@ -519,7 +521,7 @@ static tti_plan *tti_cuda_plan(tti_cuda *cuda, tti_blas *t, const tt_gemm_args *
     key.m = g->m; key.n = g->n; key.k = g->k; key.lda = g->lda; key.ldb = g->ldb; key.ldc = g->ldc;
     key.transposes = g->transpose_a | g->transpose_b << 1;
     key.kind = math * 4 + (g->accumulate ? 2 : g->bias ? 1 : 0);
-    key.alignments = a + 512 * b + 1024 * 512 * c + bias * 7;
+    key.alignments[0] = a; key.alignments[1] = b; key.alignments[2] = c; key.alignments[3] = bias;
     plan = &cuda->plans[tt_hash(&key, sizeof key, 0) % TTI_CUDA_PLANS];
     if (plan->known && memcmp(&plan->key, &key, sizeof key) == 0) { return plan; }
     plan->key = key;
@@ -687,7 +689,7 @@ template <int MATH, int DIM> static __device__ __forceinline__ void tti_gpu_scor
     tti_gpu_product<MATH, 2, 2>(c, rows + threadIdx.x / 128 * 32 * LD, LD, columns + threadIdx.x / 32 % 4 * 16 * LD, LD, k);
 }
 /* out += s x,  s [TTI_ROWS, TTI_LD] and x turned, [DIM, TTI_LD] */
-template <int MATH, int DIM> static __device__ __forceinline__ void tti_gpu_gather(float out[2][DIM / 32][4], const typename tti_mode<MATH>::element *s,
+template <int MATH, int DIM> static __device__ __forceinline__ void tti_gpu_attend(float out[2][DIM / 32][4], const typename tti_mode<MATH>::element *s,
                                                                                    const typename tti_mode<MATH>::element *x) {
     tti_gpu_product<MATH, 2, DIM / 32>(out, s + threadIdx.x / 128 * 32 * TTI_LD, TTI_LD, x + threadIdx.x / 32 % 4 * (DIM / 4) * TTI_LD, TTI_LD, TTI_ROWS);
 }
@@ -745,7 +747,7 @@ template <int MATH, int DIM> static __global__ void __launch_bounds__(256) tti_g
         }
         __syncthreads();
         TTI_EACH_RESULT(DIM / 32, i, j, r) { out[i][j][r] *= shrink[TTI_WARP_ROW(i, r)]; }
-        tti_gpu_gather<MATH, DIM>(out, p, kv);
+        tti_gpu_attend<MATH, DIM>(out, p, kv);
         __syncthreads();
     }
     TTI_EACH_RESULT(DIM / 32, i, j, r) {
@@ -803,7 +805,7 @@ template <int MATH, int DIM> static __global__ void __launch_bounds__(256) tti_g
         __syncthreads();
         tti_gpu_fill<MATH, TTI_ROWS, DIM, 1>(x, TTI_LD, keys, key0, n, 0, dim);
         __syncthreads();
-        tti_gpu_gather<MATH, DIM>(dq, ds, x);
+        tti_gpu_attend<MATH, DIM>(dq, ds, x);
         __syncthreads();
     }
     TTI_EACH_RESULT(DIM / 32, i, j, r) {
@@ -846,12 +848,12 @@ template <int MATH, int DIM> static __global__ void __launch_bounds__(256) tti_g
         __syncthreads();
         tti_gpu_fill<MATH, TTI_ROWS, DIM, 1>(x, TTI_LD, douts, row0, rows, 0, dim);
         __syncthreads();
-        tti_gpu_gather<MATH, DIM>(dv, s, x);
+        tti_gpu_attend<MATH, DIM>(dv, s, x);
         __syncthreads();
         TTI_EACH_RESULT(2, i, j, r) { tti_gpu_put(s + TTI_WARP_ROW(i, r) * TTI_LD + TTI_WARP_COLUMN(16, j, r), d[i][j][r], MATH); }
         tti_gpu_fill<MATH, TTI_ROWS, DIM, 1>(x, TTI_LD, queries, row0, rows, 0, dim);
         __syncthreads();
-        tti_gpu_gather<MATH, DIM>(dk, s, x);
+        tti_gpu_attend<MATH, DIM>(dk, s, x);
         __syncthreads();
     }
     TTI_EACH_RESULT(DIM / 32, i, j, r) {
@@ -1037,7 +1039,7 @@ static tt_status tti_cuda_attention_backward(tt_context *ctx, const tt_attention
 typedef struct tti_cuda_softmax { float max, target; double sum, dot; } tti_cuda_softmax;      /* as in chapter 2 */
 typedef struct tti_cuda_logits {
     float *z;
-    size_t columns, column, vocab;       /* of this block; its first; of all blocks */
+    size_t stride, columns, column, vocab;      /* of z; of this block; its first; of all blocks */
     float inv_temperature;
     const int32_t *targets;
     tti_cuda_softmax *states;
@@ -1048,7 +1050,7 @@ typedef struct tti_cuda_logits {
 /* A block of threads for each row: its part of z joins the row's softmax; the last part gives the results. */
 static __global__ void tti_gpu_logits_scan(tti_cuda_logits l) {
     const size_t row = blockIdx.x, target = (size_t)l.targets[row];
-    const float *z = l.z + row * l.columns;
+    const float *z = l.z + row * l.stride;
     float top = -INFINITY, sum = 0.0f, dot = 0.0f;
     for (size_t i = threadIdx.x; i < l.columns; i += blockDim.x) { top = fmaxf(top, z[i] * l.inv_temperature); }
     top = tti_gpu_max(top);
@@ -1133,7 +1135,7 @@ static tt_status tti_cuda_logprobs_forward(tt_context *ctx, const tt_logprobs_ar
         tti_cuda_logits_rows(&l, a, row);
         for (column = 0; column < vocab; column += l.columns) {
             l.column = column;
-            l.columns = vocab - column < TTI_CUDA_VOCAB_BLOCK ? vocab - column : TTI_CUDA_VOCAB_BLOCK;
+            l.columns = l.stride = vocab - column < TTI_CUDA_VOCAB_BLOCK ? vocab - column : TTI_CUDA_VOCAB_BLOCK;
             tti_cuda_logits_gemm(&g, a, l.z, row, rows, column, l.columns);
             status = tti_cuda_gemm(ctx, &g);
             if (status != TT_OK) { return status; }
@@ -1156,7 +1158,7 @@ static tt_status tti_cuda_logprobs_backward(tt_context *ctx, const tt_logprobs_a
         tti_cuda_logits_rows(&l, a, row);
         for (column = 0; column < vocab && status == TT_OK; column += l.columns) {
             l.column = column;
-            l.columns = vocab - column < TTI_CUDA_VOCAB_BLOCK ? vocab - column : TTI_CUDA_VOCAB_BLOCK;
+            l.columns = l.stride = vocab - column < TTI_CUDA_VOCAB_BLOCK ? vocab - column : TTI_CUDA_VOCAB_BLOCK;
             tti_cuda_logits_gemm(&g, a, l.z, row, rows, column, l.columns);
             status = tti_cuda_gemm(ctx, &g);
             if (status != TT_OK) { return status; }
@@ -1183,6 +1185,67 @@ static tt_status tti_cuda_logprobs_backward(tt_context *ctx, const tt_logprobs_a
         }
     }
     return status;
+}
+
+/* ---- sampling ----
+ * A block of threads for each row, each thread with a run of columns beside the others'. */
+static __device__ int tti_gpu_min(int value) {
+    for (int step = 16; step > 0; step /= 2) { value = min(value, __shfl_xor_sync(0xFFFFFFFFu, value, step)); }
+    __shared__ int parts[32];
+    if (threadIdx.x % 32 == 0) { parts[threadIdx.x / 32] = value; }
+    __syncthreads();
+    value = parts[0];
+    for (unsigned i = 1; i < blockDim.x / 32; i++) { value = min(value, parts[i]); }
+    __syncthreads();
+    return value;
+}
+static __global__ void __launch_bounds__(256) tti_gpu_sample(tt_sample_args a) {
+    __shared__ double sums[TTI_CUDA_THREADS];
+    const float *z = a.logits + (size_t)blockIdx.x * (size_t)a.vocab;
+    const int each = (a.vocab + TTI_CUDA_THREADS - 1) / TTI_CUDA_THREADS, begin = min(a.vocab, (int)threadIdx.x * each), end = min(a.vocab, begin + each);
+    float top = -INFINITY;
+    double mass = 0, want = 0;
+    int token = INT_MAX, last = -1, i;      /* last: of some probability */
+    for (i = (int)threadIdx.x; i < a.vocab; i += TTI_CUDA_THREADS) { top = fmaxf(top, z[i]); }
+    top = tti_gpu_max(top);
+    if (a.greedy) {
+        for (i = end - 1; i >= begin; i--) { if (z[i] == top) { token = i; } }
+    } else {
+        for (i = begin; i < end; i++) { mass += (double)expf((z[i] - top) * a.inv_temperature); }
+        sums[threadIdx.x] = mass;
+        __syncthreads();
+        for (i = 0; i < TTI_CUDA_THREADS; i++) { want += sums[i]; }
+        want *= a.u[blockIdx.x];
+        for (mass = 0, i = 0; i < (int)threadIdx.x; i++) { mass += sums[i]; }
+        for (i = begin; i < end && token == INT_MAX; i++) {      /* the first thread in whose run the mass is reached has it */
+            double weight = (double)expf((z[i] - top) * a.inv_temperature);
+            mass += weight;
+            if (weight > 0) { last = i; }
+            if (weight > 0 && mass > want) { token = i; }
+        }
+    }
+    token = tti_gpu_min(token);
+    last = -tti_gpu_min(-last);
+    if (threadIdx.x == 0) { a.tokens[blockIdx.x] = token < a.vocab ? token : max(last, 0); }
+}
+static tt_status tti_cuda_sample(tt_context *ctx, const tt_sample_args *a) {
+    tti_cuda *cuda = tti_cuda_of(ctx);
+    size_t vocab = (size_t)a->vocab;
+    tti_cuda_logits l = TT_INIT;
+    if (a->n <= 0) { return TT_OK; }
+    l.states = (tti_cuda_softmax *)tti_cuda_scratch(ctx, TTI_SCRATCH_STATES, (size_t)a->n * sizeof *l.states);
+    if (!l.states) { return TT_ERR_MEM; }
+    TTI_LAUNCH(cuda, tti_gpu_sample, (unsigned)a->n, TTI_CUDA_THREADS, 0, *a);
+    l.stride = l.vocab = vocab;
+    l.inv_temperature = a->inv_temperature;
+    l.targets = a->tokens;
+    l.logprobs = a->logprobs;
+    for (l.column = 0; l.column < vocab; l.column += l.columns) {      /* in the blocks of logprobs_forward, for the same bits */
+        l.columns = vocab - l.column < TTI_CUDA_VOCAB_BLOCK ? vocab - l.column : TTI_CUDA_VOCAB_BLOCK;
+        l.z = (float *)(uintptr_t)a->logits + l.column;
+        TTI_LAUNCH(cuda, tti_gpu_logits_scan, (unsigned)a->n, TTI_CUDA_THREADS, 0, l);
+    }
+    return tti_cuda_launched(ctx, "sample");
 }
 
 /* ---- rows ---- */
@@ -1621,7 +1684,8 @@ static tt_status tti_cuda_cast(tt_context *ctx, void *to, tt_dtype to_type, cons
         tti_cuda_gather_rows, tti_cuda_scatter_add_rows, tti_cuda_scatter_rows, tti_cuda_columns, tti_cuda_columns_backward,              \
         tti_cuda_rmsnorm, tti_cuda_rmsnorm_backward, tti_cuda_layernorm, tti_cuda_layernorm_backward, tti_cuda_rope,                      \
         tti_cuda_unary, tti_cuda_unary_backward, tti_cuda_binary, tti_cuda_binary_backward, tti_cuda_where, tti_cuda_where_backward,      \
-        tti_cuda_broadcast, tti_cuda_reduce, tti_cuda_bias_backward, tti_cuda_axpy, tti_cuda_sum_squares, tti_cuda_adamw, tti_cuda_cast   \
+        tti_cuda_broadcast, tti_cuda_reduce, tti_cuda_bias_backward, tti_cuda_axpy, tti_cuda_sum_squares, tti_cuda_adamw, tti_cuda_cast,  \
+        tti_cuda_sample                                                                                                                   \
     }
 extern "C" const tt_backend *tt_cuda_backend(int device) {
     static const int numbers[TTI_CUDA_DEVICES + 1] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, -1};

@@ -14,47 +14,43 @@
 #define THINKTUNING_IMPLEMENTATION
 #include "../thinktuning.h"
 #include "options.h"
-#include "chat.h"
 
 enum { MAX_MESSAGES = 1000, MAX_LINE = 1 << 16 };
 
-static const char *model_dir, *lora_dir, *prompt_text, *system_text, *stop_text;
+static const char *model_dir, *lora_dir, *prompt_text, *system_text, *stop_text, *format;
 static int as_ids, as_chat, map_weights;
 
 static void fail(const tt_context *ctx) { example_exit(1, "generate: %s", tt_error(ctx)); }
 
 /* ---- streaming ---- */
-/* A token may hold part of a character, which decodes as U+FFFD until the rest comes: so the whole response is
- * decoded again and what is new is printed, without such a tail. */
+/* A token may hold part of a character: the decoder gives whole ones. */
 typedef struct stream {
-    const tt_tokenizer *tokenizer;
-    tt_ids ids;
-    tt_text text;      /* of ids */
-    size_t printed;
+    tt_decoder decoder;
+    tt_text text;      /* all of the response */
+    size_t printed, n_tokens;
 } stream;
 
-static void stream_print(stream *s, int last) {
-    size_t end;
-    s->text.size = 0;
-    if (tt_decode(s->tokenizer, s->ids.data, s->ids.size, 1, &s->text) != TT_OK) fail(s->text.ctx);
-    end = s->text.size;
-    while (!last && end >= 3 && memcmp(s->text.data + end - 3, "\xEF\xBF\xBD", 3) == 0) end -= 3;
-    if (end > s->printed) {
-        fwrite(s->text.data + s->printed, 1, end - s->printed, stdout);
-        fflush(stdout);
-        s->printed = end;
-    }
+static void stream_print(stream *s) {
+    fwrite(s->text.data + s->printed, 1, s->text.size - s->printed, stdout);
+    fflush(stdout);
+    s->printed = s->text.size;
 }
 static int on_token(void *user, int request, int sample, int32_t token, float logprob) {
     stream *s = (stream *)user;
     (void)request, (void)sample, (void)logprob;
+    if (tt_decoder_push(&s->decoder, token, &s->text) != TT_OK) return 1;
     if (as_ids) {
-        printf("%s%d", s->ids.size ? " " : "", (int)token);
+        printf("%s%d", s->n_tokens++ ? " " : "", (int)token);
         fflush(stdout);
+    } else if (s->text.size > s->printed) {
+        stream_print(s);
     }
-    if (tt_ids_append(&s->ids, &token, 1) != TT_OK) return 1;
-    if (!as_ids) stream_print(s, 0);
     return ferror(stdout);   /* whoever closed the pipe wants no more */
+}
+static void stream_end(stream *s) {
+    if (tt_decoder_end(&s->decoder, &s->text) != TT_OK || tt_text_append(&s->text, "", 0) != TT_OK) fail(s->text.ctx);
+    if (!as_ids) stream_print(s);
+    printf("\n");
 }
 static void print_completion(tt_context *ctx, const tt_tokenizer *tokenizer, const tt_completion *c) {
     tt_text text = TT_INIT;
@@ -85,8 +81,9 @@ static void continue_prompt(tt_model *model, const tt_tokenizer *tokenizer, tt_s
     tt_ids ids = TT_INIT;
     stream s = TT_INIT;
     int i;
-    ids.ctx = s.ids.ctx = s.text.ctx = ctx;
-    s.tokenizer = tokenizer;
+    ids.ctx = s.text.ctx = ctx;
+    s.decoder.tokenizer = tokenizer;
+    s.decoder.skip_special = 1;
     if (encode_prompt(model, tokenizer, prompt_text, strlen(prompt_text), &ids) != TT_OK) fail(ctx);
     request.prompt = ids.data;
     request.prompt_length = (int)ids.size;
@@ -97,15 +94,10 @@ static void continue_prompt(tt_model *model, const tt_tokenizer *tokenizer, tt_s
         if (!as_ids) printf("%s", prompt_text);
     }
     if (tt_generate(model, &request, 1, sampling, &out) != TT_OK) fail(ctx);
-    if (n == 1) {
-        if (!as_ids) stream_print(&s, 1);
-        printf("\n");
-    } else {
-        for (i = 0; i < out.n; i++) print_completion(ctx, tokenizer, &out.items[i]);
-    }
+    if (n == 1) stream_end(&s);
+    for (i = 0; n > 1 && i < out.n; i++) print_completion(ctx, tokenizer, &out.items[i]);
     tt_completions_free(&out);
     tt_text_free(&s.text);
-    tt_ids_free(&s.ids);
     tt_ids_free(&ids);
 }
 
@@ -118,7 +110,7 @@ static char *copy_text(const char *text, size_t size) {
     return copy;
 }
 /* The assistant's answer to the conversation so far, malloc'd. */
-static char *answer(tt_model *model, const tt_tokenizer *tokenizer, tt_sampling sampling, const chat_message *messages, int n) {
+static char *answer(tt_model *model, const tt_tokenizer *tokenizer, tt_sampling sampling, const tt_message *messages, int n) {
     tt_context *ctx = tt_model_context(model);
     int room = tt_model_config_get(model)->max_position_embeddings;
     tt_text text = TT_INIT;
@@ -127,9 +119,10 @@ static char *answer(tt_model *model, const tt_tokenizer *tokenizer, tt_sampling 
     tt_completions out = TT_INIT;
     stream s = TT_INIT;
     char *copy;
-    text.ctx = ids.ctx = s.ids.ctx = s.text.ctx = ctx;
-    s.tokenizer = tokenizer;
-    if (chat_render(&text, messages, n, 1) != TT_OK || encode_prompt(model, tokenizer, text.data, text.size, &ids) != TT_OK) fail(ctx);
+    text.ctx = ids.ctx = s.text.ctx = ctx;
+    s.decoder.tokenizer = tokenizer;
+    s.decoder.skip_special = 1;
+    if (tt_chat_render(ctx, tokenizer, format, messages, n, 1, &text) != TT_OK || encode_prompt(model, tokenizer, text.data, text.size, &ids) != TT_OK) fail(ctx);
     if ((int)ids.size >= room) example_exit(1, "generate: the conversation has %d tokens, the model holds %d", (int)ids.size, room);
     if (sampling.max_new_tokens > room - (int)ids.size) sampling.max_new_tokens = room - (int)ids.size;
     request.prompt = ids.data;
@@ -138,19 +131,16 @@ static char *answer(tt_model *model, const tt_tokenizer *tokenizer, tt_sampling 
     sampling.on_token = on_token;
     sampling.user = &s;
     if (tt_generate(model, &request, 1, &sampling, &out) != TT_OK) fail(ctx);
-    if (!as_ids) stream_print(&s, 1);
-    printf("\n");
-    if (tt_text_append(&s.text, "", 0) != TT_OK) fail(ctx);
+    stream_end(&s);
     copy = copy_text(s.text.data, s.text.size);
     tt_completions_free(&out);
     tt_text_free(&s.text);
-    tt_ids_free(&s.ids);
     tt_ids_free(&ids);
     tt_text_free(&text);
     return copy;
 }
 static void converse(tt_model *model, const tt_tokenizer *tokenizer, const tt_sampling *sampling) {
-    static chat_message messages[MAX_MESSAGES];
+    static tt_message messages[MAX_MESSAGES];
     static char line[MAX_LINE];
     int n = 0, first;
     if (system_text) {
@@ -178,7 +168,7 @@ static void converse(tt_model *model, const tt_tokenizer *tokenizer, const tt_sa
 /* What was not given comes from the model, if it is meant to be sampled from; else nothing is cut. */
 static void complete_sampling(tt_sampling *s, const tt_model *model, const tt_tokenizer *tokenizer, int32_t stops[16]) {
     tt_sampling own = tt_model_sampling(model);
-    const char *const texts[] = {stop_text, as_chat ? "<|im_end|>" : NULL};
+    static const char *const turns[] = {"<|im_end|>", "<|eot_id|>"};      /* end a turn in chatml and llama3 */
     int use = !own.greedy, i;
     if (s->temperature < 0) s->temperature = use ? own.temperature : 1;
     if (s->top_k < 0) s->top_k = use ? own.top_k : 0;
@@ -186,10 +176,13 @@ static void complete_sampling(tt_sampling *s, const tt_model *model, const tt_to
     if (s->min_p < 0) s->min_p = use ? own.min_p : 0;
     if (s->repetition_penalty < 0) s->repetition_penalty = use ? own.repetition_penalty : 1;
     for (i = 0; i < own.n_stop_tokens; i++) stops[s->n_stop_tokens++] = own.stop_tokens[i];
-    for (i = 0; i < 2; i++) {
-        if (!texts[i]) continue;
-        stops[s->n_stop_tokens] = tt_token_id(tokenizer, texts[i]);
-        if (stops[s->n_stop_tokens++] < 0) example_exit(2, "generate: --stop is \"%s\", which is not one token of the model", texts[i]);
+    for (i = 0; as_chat && i < 2; i++) {
+        stops[s->n_stop_tokens] = tt_token_id(tokenizer, turns[i]);
+        if (stops[s->n_stop_tokens] >= 0) s->n_stop_tokens++;
+    }
+    if (stop_text) {
+        stops[s->n_stop_tokens] = tt_token_id(tokenizer, stop_text);
+        if (stops[s->n_stop_tokens++] < 0) example_exit(2, "generate: --stop is \"%s\", which is not one token of the model", stop_text);
     }
     s->stop_tokens = stops;
 }
@@ -202,6 +195,7 @@ int main(int argc, char **argv) {
         {"--lora", OPTION_TEXT, &lora_dir, 0, 0, "directory of adapters (peft) for it"},
         {"--prompt", OPTION_TEXT, &prompt_text, 0, 0, "text to continue, or the first turn of --chat"},
         {"--chat", OPTION_FLAG, &as_chat, 0, 0, "a conversation in the chat template; turns come from standard input"},
+        {"--format", OPTION_TEXT, &format, 0, 0, "template: chatml, llama3, plain; not given = by the model's tokens"},
         {"--system", OPTION_TEXT, &system_text, 0, 0, "system message of --chat"},
         {"--max-tokens", OPTION_INT, &sampling.max_new_tokens, 1, 1000000, "tokens to sample"},
         {"--temperature", OPTION_FLOAT, &sampling.temperature, 1e-6, 1000, "divides the logits; -1 = the model's own, or 1"},
@@ -232,7 +226,7 @@ int main(int argc, char **argv) {
     ctx = tt_create(NULL);
     model = !ctx ? NULL : map_weights ? tt_model_map(ctx, model_dir) : tt_model_load(ctx, model_dir);
     tokenizer = model ? tt_tokenizer_load(ctx, path) : NULL;
-    if (!tokenizer || (lora_dir && tt_model_lora_load(model, lora_dir) != TT_OK) || (as_chat && chat_check(ctx, tokenizer) != TT_OK)) fail(ctx);
+    if (!tokenizer || (lora_dir && tt_model_lora_load(model, lora_dir) != TT_OK)) fail(ctx);
     complete_sampling(&sampling, model, tokenizer, stops);
     if (as_chat) converse(model, tokenizer, &sampling);
     else continue_prompt(model, tokenizer, &sampling, n);

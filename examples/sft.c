@@ -16,7 +16,6 @@
 #include "../thinktuning.h"
 #include "options.h"
 #include "parallel_mpi.h"
-#include "chat.h"
 
 /* All examples end to end; example i is tokens[begin[i] .. begin[i+1]). */
 typedef struct examples {
@@ -28,7 +27,7 @@ typedef struct examples {
 /* Where a run stands: everything but weights and moments, which tt_optimizer_save keeps. */
 typedef struct progress { int epoch, at, step; double loss, targets; } progress;
 
-static const char *model_dir, *data_path, *out_dir, *template_text = "Question: {question}\nAnswer: ";
+static const char *model_dir, *data_path, *out_dir, *format, *template_text = "Question: {question}\nAnswer: ";
 static int epochs = 3, batch_tokens = 2048, lora_rank, merge, resume, save_every = 100, stop_after, gradient_parts;
 static float learning_rate = 1e-4f, lora_alpha;
 static uint64_t seed;
@@ -62,13 +61,12 @@ static void add_pair(examples *all, const tt_tokenizer *tokenizer, const tt_json
 }
 /* An assistant turn is what the rendered conversation gains by it, after the head that sampling starts from. */
 static void add_messages(examples *all, const tt_tokenizer *tokenizer, const tt_json *list, size_t line) {
-    chat_message messages[256];
+    tt_message messages[256];
     const tt_json *node;
     tt_text before = TT_INIT, after = TT_INIT;
     size_t done = 0;
     int n = 0, learnt = 0;
     before.ctx = after.ctx = all->tokens.ctx;
-    if (chat_check(before.ctx, tokenizer) != TT_OK) fail(before.ctx);
     for (node = list->child; node; node = node->next, n++) {
         if (n == 256) bad_line(line, "has more than 256 messages");
         messages[n].role = tt_json_text(node, "role", NULL);
@@ -76,7 +74,8 @@ static void add_messages(examples *all, const tt_tokenizer *tokenizer, const tt_
         if (!messages[n].role || !messages[n].content) bad_line(line, "has a message without \"role\" or \"content\" as texts");
         if (strcmp(messages[n].role, "assistant") != 0) continue;
         before.size = after.size = 0;
-        if (chat_render(&before, messages, n, 1) != TT_OK || chat_render(&after, messages, n + 1, 0) != TT_OK) fail(before.ctx);
+        if (tt_chat_render(before.ctx, tokenizer, format, messages, n, 1, &before) != TT_OK ||
+            tt_chat_render(before.ctx, tokenizer, format, messages, n + 1, 0, &after) != TT_OK) fail(before.ctx);
         if (after.size < before.size || memcmp(before.data, after.data, before.size) != 0) bad_line(line, "is changed by the template as it grows");
         add_piece(all, tokenizer, before.data + done, before.size - done, TT_SPECIAL_PARSE, 0);
         add_piece(all, tokenizer, after.data + before.size, after.size - before.size, TT_SPECIAL_PARSE, 1);
@@ -310,6 +309,7 @@ int main(int argc, char **argv) {
         {"--data", OPTION_REQUIRED, &data_path, 0, 0, "JSON lines"},
         {"--out", OPTION_REQUIRED, &out_dir, 0, 0, "directory of the new model or adapter"},
         {"--template", OPTION_TEXT, &template_text, 0, 0, "text around {question}"},
+        {"--format", OPTION_TEXT, &format, 0, 0, "of messages: chatml, llama3, plain; not given = by the model's tokens"},
         {"--epochs", OPTION_INT, &epochs, 1, 10000, "passes over the data"},
         {"--batch-tokens", OPTION_INT, &batch_tokens, 16, 1000000, "tokens of one update"},
         {"--lr", OPTION_FLOAT, &learning_rate, 1e-9, 1, "peak learning rate"},

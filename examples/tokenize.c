@@ -1,7 +1,7 @@
-/* tokenize.c - byte-level BPE on the command line.
+/* tokenize.c - BPE on the command line.
  *
  * Shows: training a tokenizer from a stream, encoding with the three ways to treat special tokens, decoding, and
- * what the pieces of a text are. The file is Hugging Face's tokenizer.json.
+ * what the pieces of a text are. The file is Hugging Face's tokenizer.json, or tiktoken's ranks.
  *
  *     cc -O2 examples/tokenize.c -o build/tokenize -lm                   (or: make examples)
  *     build/tokenize train --input input.txt --vocab-size 1024 --special "<|end|>" --out build/tokenizer.json
@@ -19,20 +19,24 @@
 #include <string.h>
 
 static const char *const usage =
-    "tokenize train   --input FILE --vocab-size N --out FILE [--pretokenizer gpt2|whitespace|bytes]\n"
-    "                 [--min-frequency N] [--all-bytes] [--special TOKEN]...\n"
-    "tokenize encode  --tokenizer FILE_OR_DIR [--special parse|text|refuse] [-0] [FILE]\n"
+    "tokenize train   --input FILE --vocab-size N --out FILE [--min-frequency N]\n"
+    "                 [--pretokenizer gpt2|whitespace|bytes|smollm2|llama3|qwen2|cl100k|o200k|tekken]\n"
+    "                 [--all-bytes] [--special TOKEN]...\n"
+    "tokenize encode  --tokenizer FILE_OR_DIR [--special parse|text|refuse] [--no-bos] [--strict] [-0] [FILE]\n"
     "tokenize decode  --tokenizer FILE_OR_DIR [--skip-special] [FILE]\n"
     "tokenize inspect --tokenizer FILE_OR_DIR [--special parse|text|refuse] [FILE]\n"
     "  -0        each record that ends with a NUL byte is a text of its own and gives a line of ids\n"
-    "  --no-bos  accepted for scripts: no id is ever put before the text\n";
+    "  --no-bos  without the tokens that the tokenizer's file puts around a text (Llama: its BOS)\n"
+    "  --strict  text that is no UTF-8, or a byte without a token, is an error; else such a byte is left out,\n"
+    "            as Hugging Face does, and reported on standard error\n"
+    "The tokenizer is a tokenizer.json or a .tiktoken file, or a folder with tokenizer.json.\n";
 
 typedef struct options {
     const char *command, *input, *out, *tokenizer, *file;
     tt_tokenizer_desc desc;
     const char **specials;         /* of train   */
     tt_special special;            /* of encode  */
-    int records, skip_special;
+    int records, skip_special, no_bos, strict;
 } options;
 
 static void stop(int status, const char *format, const char *a, const char *b) {
@@ -59,7 +63,7 @@ static int whole_number(const char *option, const char *text) {
 }
 
 static void read_options(options *o, int argc, char **argv) {
-    static const char *const kinds[] = {"gpt2", "whitespace", "bytes"}, *const ways[] = {"parse", "text", "refuse"};
+    static const char *const kinds[] = {"gpt2", "whitespace", "bytes", "smollm2", "llama3", "qwen2", "cl100k", "o200k", "tekken"}, *const ways[] = {"parse", "text", "refuse"};
     static const char *const commands[] = {"train", "encode", "decode", "inspect"};
     int i, train;
     memset(o, 0, sizeof *o);
@@ -74,7 +78,8 @@ static void read_options(options *o, int argc, char **argv) {
     train = strcmp(o->command, "train") == 0;
     for (i = 2; i < argc; i++) {
         const char *name = argv[i], *value = i + 1 < argc ? argv[i + 1] : NULL;
-        if (strcmp(name, "--no-bos") == 0) continue;
+        if (strcmp(name, "--no-bos") == 0) { o->no_bos = 1; continue; }
+        if (strcmp(name, "--strict") == 0) { o->strict = 1; continue; }
         if (strcmp(name, "-0") == 0) { o->records = 1; continue; }
         if (strcmp(name, "--skip-special") == 0) { o->skip_special = 1; continue; }
         if (train && strcmp(name, "--all-bytes") == 0) { o->desc.all_bytes = 1; continue; }
@@ -90,7 +95,7 @@ static void read_options(options *o, int argc, char **argv) {
         else if (train && strcmp(name, "--vocab-size") == 0) o->desc.vocab_size = whole_number(name, value);
         else if (train && strcmp(name, "--min-frequency") == 0) o->desc.min_frequency = whole_number(name, value);
         else if (train && strcmp(name, "--pretokenizer") == 0)
-            o->desc.pretokenizer = (tt_pretokenizer)(choice(name, value, kinds, 3) + 1);
+            o->desc.pretokenizer = (tt_pretokenizer)(choice(name, value, kinds, 9) + 1);
         else stop(2, "%s is no option of %s; see tokenize --help", name, o->command);
     }
     if (train && (!o->input || !o->out || !o->desc.vocab_size)) stop(2, "train needs --input, --vocab-size and --out%s%s", "", "");
@@ -132,33 +137,44 @@ static tt_status read_all(tt_context *ctx, const char *path, tt_text *out) {
 static tt_tokenizer *load(tt_context *ctx, const char *path) {
     tt_text name = TT_INIT;
     tt_tokenizer *t = NULL;
-    size_t n = strlen(path);
-    int is_file = n > 5 && strcmp(path + n - 5, ".json") == 0;
+    FILE *file;
     name.ctx = ctx;
-    if (tt_text_format(&name, "%s%s", path, is_file ? "" : "/tokenizer.json") == TT_OK) t = tt_tokenizer_load(ctx, name.data);
+    if (tt_text_format(&name, "%s/tokenizer.json", path) != TT_OK) return NULL;
+    file = fopen(name.data, "rb");
+    if (file) fclose(file);
+    t = tt_tokenizer_load(ctx, file ? name.data : path);
     tt_text_free(&name);
     return t;
 }
 
-static tt_status encode_line(const tt_tokenizer *t, const options *o, const char *text, size_t size, tt_ids *ids) {
-    size_t i;
-    tt_status status;
+static tt_status to_ids(const tt_tokenizer *t, const options *o, const char *text, size_t size, tt_ids *ids) {
     ids->size = 0;
-    status = tt_encode(t, text, size, o->special, ids);
+    return o->no_bos ? tt_encode(t, text, size, o->special, ids) : tt_encode_document(t, text, size, o->special, ids);
+}
+
+/* Without --strict, a text with bytes that have no token is said once and encoded without them. */
+static tt_status encode_line(tt_context *ctx, tt_tokenizer *t, const options *o, const char *text, size_t size, tt_ids *ids) {
+    size_t i;
+    tt_status status = to_ids(t, o, text, size, ids);
+    if (status == TT_ERR_ARG && !o->strict && strstr(tt_error(ctx), "has no token")) {
+        fprintf(stderr, "tokenize: %s; left out\n", tt_error(ctx));
+        tt_tokenizer_refuse(t, TT_REFUSE_NOTHING);
+        status = to_ids(t, o, text, size, ids);
+    }
     if (status != TT_OK) return status;
-    for (i = 0; i < ids->size; i++) printf("%s%ld", i ? " " : "", (long)ids->data[i]);
+    for (i = 0; i < ids->size; i++) printf(i ? " %ld" : "%ld", (long)ids->data[i]);
     printf("\n");
     return TT_OK;
 }
 
-static tt_status encode(const tt_tokenizer *t, const options *o, const tt_text *text, tt_ids *ids) {
+static tt_status encode(tt_context *ctx, tt_tokenizer *t, const options *o, const tt_text *text, tt_ids *ids) {
     const char *at = text->data, *end = at + text->size;
     tt_status status = TT_OK;
-    if (!o->records) return encode_line(t, o, at, text->size, ids);
+    if (!o->records) return encode_line(ctx, t, o, at, text->size, ids);
     while (at < end && status == TT_OK) {
         const char *nul = (const char *)memchr(at, 0, (size_t)(end - at));
         if (!nul) nul = end;
-        status = encode_line(t, o, at, (size_t)(nul - at), ids);
+        status = encode_line(ctx, t, o, at, (size_t)(nul - at), ids);
         at = nul + 1;
     }
     return status;
@@ -188,7 +204,7 @@ static tt_status decode(tt_context *ctx, const tt_tokenizer *t, const options *o
 static tt_status inspect(const tt_tokenizer *t, const options *o, const tt_text *text, tt_ids *ids, tt_text *out) {
     static const int colours[] = {153, 222, 157, 218, 189};
     size_t i, k;
-    tt_status status = tt_encode(t, text->data, text->size, o->special, ids);
+    tt_status status = to_ids(t, o, text->data, text->size, ids);
     for (i = 0; i < ids->size && status == TT_OK; i++) {
         int special = tt_token_is_special(t, ids->data[i]), whole = 1;
         out->size = 0;
@@ -223,9 +239,10 @@ static tt_status use(tt_context *ctx, const options *o) {
     tt_tokenizer *t = load(ctx, o->tokenizer);
     tt_status status = t ? TT_OK : tt_error_status(ctx);
     text.ctx = out.ctx = ids.ctx = ctx;
+    if (status == TT_OK && o->strict) tt_tokenizer_refuse(t, TT_REFUSE_BYTES | TT_REFUSE_UTF8);
     if (status == TT_OK) status = read_all(ctx, o->file, &text);
     if (status == TT_OK) {
-        if (o->command[0] == 'e') status = encode(t, o, &text, &ids);
+        if (o->command[0] == 'e') status = encode(ctx, t, o, &text, &ids);
         else if (o->command[0] == 'd') status = decode(ctx, t, o, &text, &ids, &out);
         else status = inspect(t, o, &text, &ids, &out);
     }

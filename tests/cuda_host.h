@@ -51,7 +51,7 @@ static dim3 threadIdx, blockIdx, blockDim, gridDim;
 
 /* ---- the machine ---- */
 #define HOST_THREADS 1024
-#define HOST_STACK ((size_t)1 << 17)
+#define HOST_STACK ((size_t)1 << 16)
 #define HOST_REGION ((size_t)1 << 28)
 struct host_barrier { unsigned arrived, generation; };
 struct host_fiber { ucontext_t context; jmp_buf jump; char *stack; void *fake_stack; int done; const host_barrier *waits; unsigned generation, exchanges; };
@@ -215,6 +215,7 @@ static int __ffs(int x) { return __builtin_ffs(x); }
 static uint32_t __float_as_uint(float x) { uint32_t bits; memcpy(&bits, &x, sizeof bits); return bits; }
 static float __uint_as_float(uint32_t bits) { float x; memcpy(&x, &bits, sizeof x); return x; }
 template <class T, class U> static T min(T a, U b) { return a < (T)b ? a : (T)b; }
+static int max(int a, int b) { return a > b ? a : b; }
 
 static uint32_t tti_gpu_tf32(float x) {      /* to the nearest, ties away from zero */
     uint32_t bits = __float_as_uint(x);
@@ -266,6 +267,7 @@ static void host_check(const tt_attention_args &a) {
     const void *all[] = {a.offsets, a.query_start, a.key_start, a.q, a.k, a.v, a.out, a.lse, a.dout, a.dq, a.dk, a.dv};
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) { host_check_pointer(all[i]); }
 }
+static void host_check(const tt_sample_args &a) { host_check(a.logits); host_check(a.u); host_check(a.tokens); host_check(a.logprobs); }
 static void host_check(const tt_adamw_args &a) { host_check(a.p); host_check(a.g); host_check(a.m); host_check(a.v); }
 
 /* The call of a kernel with its arguments, as they are converted for it. */
@@ -386,7 +388,7 @@ struct host_preference { uint32_t alignment[5]; };
 typedef host_matmul *cublasLtMatmulDesc_t;
 typedef host_layout *cublasLtMatrixLayout_t;
 typedef host_preference *cublasLtMatmulPreference_t;
-typedef struct { uint32_t alignment[5]; } cublasLtMatmulAlgo_t;
+typedef struct { uint32_t alignment[5]; host_layout a, b, c; } cublasLtMatmulAlgo_t;      /* what it was chosen for */
 typedef struct { cublasLtMatmulAlgo_t algo; } cublasLtMatmulHeuristicResult_t;
 typedef char *cublasLtHandle_t;
 static int cublasLtCreate(cublasLtHandle_t *h) { *h = (char *)malloc(1); return 0; }
@@ -410,9 +412,12 @@ static int cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t p, in
     if (what > 0) { memcpy(&p->alignment[what], value, sizeof(uint32_t)); }
     return 0;
 }
-static int cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDesc_t, cublasLtMatrixLayout_t, cublasLtMatrixLayout_t, cublasLtMatrixLayout_t, cublasLtMatrixLayout_t,
+static int cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDesc_t, cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b, cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t,
                                           cublasLtMatmulPreference_t p, int, cublasLtMatmulHeuristicResult_t *result, int *found) {
     memcpy(result->algo.alignment, p->alignment, sizeof p->alignment);
+    result->algo.a = *a;
+    result->algo.b = *b;
+    result->algo.c = *c;
     *found = 1;
     return 0;
 }
@@ -424,6 +429,7 @@ static int cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t d, const float 
                           const float *beta, const void *c, cublasLtMatrixLayout_t lc, void *out, cublasLtMatrixLayout_t, const cublasLtMatmulAlgo_t *algo, void *, size_t, cudaStream_t) {
     uint64_t m = lc->rows, n = lc->columns, k = d->a == CUBLAS_OP_N ? la->columns : la->rows, i, j, p;
     if ((uintptr_t)a % algo->alignment[1] || (uintptr_t)b % algo->alignment[2] || (uintptr_t)c % algo->alignment[3]) { host_fault("an operand is aligned less than the plan assumes"); }
+    if (memcmp(&algo->a, la, sizeof *la) || memcmp(&algo->b, lb, sizeof *lb) || memcmp(&algo->c, lc, sizeof *lc)) { host_fault("a plan for another shape"); }
     if ((d->a == CUBLAS_OP_N ? la->rows : la->columns) != m || (d->b == CUBLAS_OP_N ? lb->columns : lb->rows) != n || (d->b == CUBLAS_OP_N ? lb->rows : lb->columns) != k) { return CUBLAS_STATUS_INVALID_VALUE; }
     host_check_pointer(a); host_check_pointer(b); host_check_pointer(c); host_check_pointer(d->bias);
     host_fence(1);

@@ -1,4 +1,5 @@
-/* fuzz_tokenizer.c - tokenizer.json from anyone. What loads must encode, decode, and load again after saving.
+/* fuzz_tokenizer.c - tokenizer.json and ranks from anyone. What loads must encode, decode, also token by token with
+ * the same result, and load again after saving.
  *
  *     make fuzz                                                          (libFuzzer, needs clang)
  *     cc -std=c99 -O1 -g -fsanitize=address,undefined -DTT_FUZZ_MAIN tests/fuzz_tokenizer.c -o build/fuzz -lm
@@ -11,7 +12,21 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* The bytes are a tokenizer.json; those behind the first NUL, if there is one, are the text to encode. */
+static void decode_by_token(const tt_tokenizer *t, const tt_ids *ids, const tt_text *whole) {
+    tt_decoder d = TT_INIT;
+    tt_text out = TT_INIT;
+    size_t i;
+    out.ctx = ids->ctx;
+    d.tokenizer = t;
+    for (i = 0; i < ids->size; i++) {
+        if (tt_decoder_push(&d, ids->data[i], &out) != TT_OK) abort();
+    }
+    if (tt_decoder_end(&d, &out) != TT_OK) abort();
+    if (out.size != whole->size || (out.size && memcmp(out.data, whole->data, out.size) != 0)) abort();
+    tt_text_free(&out);
+}
+
+/* The bytes are a tokenizer.json or ranks; those behind the first NUL, if there is one, are the text to encode. */
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     tt_context *ctx = tt_create(NULL);
@@ -33,6 +48,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
             continue;
         }
         if (tt_decode(t, ids.data, ids.size, 0, &back) != TT_OK) abort();
+        decode_by_token(t, &ids, &back);
     }
     if (t) {
         back.size = 0;
@@ -51,9 +67,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
 #ifdef TT_FUZZ_MAIN
 static const char sample[] =
     "{\"added_tokens\":[{\"id\":9,\"content\":\"<b>\",\"special\":true,\"lstrip\":true},{\"id\":8,\"content\":\"<c>\",\"normalized\":true}],"
-    "\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"use_regex\":true},\"decoder\":{\"type\":\"ByteLevel\"},"
+    "\"normalizer\":{\"type\":\"NFC\"},\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"use_regex\":true},\"decoder\":{\"type\":\"ByteLevel\"},"
     "\"model\":{\"type\":\"BPE\",\"ignore_merges\":false,\"vocab\":{\"a\":0,\"b\":1,\"aa\":2,\"ab\":3,\"\xc4\xa0\":4,\"\xc4\xa0" "a\":5,\"<b>\":9},"
-    "\"merges\":[\"a a\",[\"a\",\"b\"],\"\xc4\xa0 a\"]}}\0aab <b> ab'll  <c>aaaa ab \xff";
+    "\"merges\":[\"a a\",[\"a\",\"b\"],\"\xc4\xa0 a\"]}}\0aab <b> ab'll  <c>aaaa ab \xff e\xcc\x81\xcc\xa3 \xe1\x84\x80\xe1\x85\xa1";
 
 int main(int argc, char **argv) {
     long runs = argc > 1 ? atol(argv[1]) : 10000, run;

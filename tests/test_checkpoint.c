@@ -189,6 +189,26 @@ TT_TEST(safetensors_header_lengths) {
     tt_destroy(ctx);
     TT_CHECK_NO_LEAK(memory);
 }
+/* Values and depth of a header are limited before memory is asked for. */
+TT_TEST(json_limits) {
+    size_t n = ((size_t)1 << 23) + 1, i;
+    tt_test_memory memory;
+    tt_context *ctx = open_context(&memory);
+    char *text = (char *)malloc(2 * n + 2);
+    TT_REQUIRE(text != NULL);
+    text[0] = '[';
+    for (i = 0; i < n; i++) { text[2 * i + 1] = '0'; text[2 * i + 2] = ','; }
+    text[2 * n] = ']';
+    TT_CHECK(tt_json_parse(ctx, text, 2 * n + 1) == NULL);
+    TT_CHECK_CONTAINS(tt_error(ctx), "more than 8388608 values");
+    memset(text, '[', 200);
+    TT_CHECK(tt_json_parse(ctx, text, 200) == NULL);
+    TT_CHECK_CONTAINS(tt_error(ctx), "deeper than 128");
+    TT_CHECK(tt_memory_get(ctx).peak_bytes < ((size_t)1 << 24));
+    free(text);
+    tt_destroy(ctx);
+    TT_CHECK_NO_LEAK(memory);
+}
 /* ---- training state ---- */
 typedef struct state { tt_tensor *tensors[3]; tt_named named[3]; } state;
 static int state_create(state *s, tt_context *ctx, float begin) {
@@ -459,6 +479,8 @@ TT_TEST(config_reads_each_family) {
     TT_CHECK_INT(c.no_rope_interval, 2);
     TT_CHECK_OK(ctx, parse(ctx, "{\"model_type\":\"smollm3\"," SIZES ",\"num_key_value_heads\":2,\"no_rope_layers\":[1,1,1,1]}", &c));
     TT_CHECK_INT(c.no_rope_interval, 0);
+    TT_CHECK_OK(ctx, parse(ctx, "{\"model_type\":\"smollm3\"," SIZES ",\"num_key_value_heads\":2,\"no_rope_layer_interval\":5}", &c));
+    TT_CHECK_INT(c.no_rope_interval, 0);                               /* beyond the last layer */
     TT_CHECK_OK(ctx, parse(ctx, "{\"model_type\":\"gpt2\",\"vocab_size\":96,\"n_embd\":64,\"n_layer\":2,\"n_head\":4,\"n_positions\":32,\"n_inner\":null,\"layer_norm_epsilon\":1e-05,"
         "\"activation_function\":\"gelu_new\",\"bos_token_id\":95,\"eos_token_id\":95}", &c));
     TT_CHECK_INT(c.gpt2 + c.tie_word_embeddings, 2);
@@ -530,6 +552,9 @@ TT_TEST(config_refuses) {
     check_config_refused(GPT2(",\"scale_attn_weights\":false"), "scale_attn_weights", "false");
     check_config_refused(GPT2(",\"scale_attn_by_inverse_layer_idx\":true"), "scale_attn_by_inverse_layer_idx", "true");
     check_config_refused(GPT2(",\"n_inner\":\"x\""), "n_inner", "x");
+    check_config_refused(GPT2(",\"add_cross_attention\":true"), "add_cross_attention", "true");
+    check_config_refused(LLAMA(",\"eos_token_id\":[0,1,2,3,4,5,6,7,8]"), "eos_token_id", "8");
+    check_config_refused(LLAMA(",\"pad_token_id\":-1"), "pad_token_id", "-1");
 }
 
 /* ---- models ---- */
@@ -1350,7 +1375,7 @@ TT_TEST(lora_directories) {
     TT_CHECK_NO_LEAK(memory);
 }
 
-TT_MAIN(safetensors_types, safetensors_refuses, safetensors_header_lengths, state_round_trip, state_file_layout, state_refuses_what_does_not_fit,
+TT_MAIN(safetensors_types, safetensors_refuses, safetensors_header_lengths, json_limits, state_round_trip, state_file_layout, state_refuses_what_does_not_fit,
         state_each_prefix_and_bit_flip, state_each_failing_allocation, state_full_disk_leaves_the_old_file, config_reads_each_family, config_refuses,
         config_round_trip, config_json_refuses_what_a_family_lacks, config_each_failing_allocation, published_configs, model_round_trip,
         model_with_tokenizer, model_files_that_do_not_fit, model_tied_head_may_be_stored, model_gpt2_prefix_and_buffers, model_shards,

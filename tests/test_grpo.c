@@ -664,6 +664,51 @@ TT_TEST(the_sampler_and_the_trainer_agree_to_the_bit) {
     tt_model_destroy(model);
     tt_destroy(ctx);
 }
+/* A response that the sampler liked far better than the student does now leaves the policy loss only where A < 0. */
+TT_TEST(stale_responses_leave_the_loss_only_if_they_were_bad) {
+    golden g;
+    tt_rollouts all;
+    tt_grpo_config c;
+    double grads[ROWS][4] = {{0}};
+    static const int rows[ROWS] = {0, 1, 2};
+    int i, t;
+    golden_open(&g);
+    TT_REQUIRE(golden_rows(&g, &all, 1, 1));
+    c = golden_config(&g);
+    c.loss = TT_LOSS_REINFORCE;
+    c.off_policy_mask_threshold = 0.5f;
+    for (i = 0; i < ROWS; i++) {
+        all.items[i].advantage = i == 0 ? 1.0f : -1.0f;
+        for (t = 0; t < all.items[i].response_length; t++) { all.items[i].sampling_logprobs[t] = (float)value2(tt_json_get(g.in, "logp"), i, t) + (i == 2 ? 0.4f : 0.6f); }
+    }
+    batch_loss(&g, &all, rows, ROWS, &c, grads, NULL);
+    TT_CHECK(grads[0][0] != 0 && grads[1][0] == 0 && grads[2][0] != 0);
+    c.beta = 0.1f;                                  /* the divergence stays in */
+    batch_loss(&g, &all, rows, ROWS, &c, grads, NULL);
+    TT_CHECK(grads[1][0] != 0);
+    tt_rollouts_free(&all);
+    golden_close(&g);
+}
+/* Rewards 2e-4 apart: verl's 1e-8 stands beside the variance in the root, OpenRLHF's is its least value. */
+TT_TEST(whitening_guards_a_small_variance) {
+    static const int lengths[2] = {1, 1};
+    tt_context *ctx = tt_create(NULL);
+    tt_rollouts all;
+    tt_grpo_config c = TT_INIT;
+    TT_REQUIRE(make_rollouts(ctx, 1, 2, lengths, &all) == TT_OK);
+    c.advantage = TT_ADV_REINFORCE_PP;
+    all.items[1].rewards[0] = 2e-4f;
+    TT_CHECK_OK(ctx, tt_grpo_advantages(&all, &c, NULL, NULL));
+    TT_CHECK_NEAR(all.items[1].advantage, 1e-4 / sqrt(2e-8 + 1e-8), 1e-5);
+    c.biased_std = 1;
+    TT_CHECK_OK(ctx, tt_grpo_advantages(&all, &c, NULL, NULL));
+    TT_CHECK_NEAR(all.items[1].advantage, 1, 1e-5);
+    all.items[1].rewards[0] = 2e-5f;
+    TT_CHECK_OK(ctx, tt_grpo_advantages(&all, &c, NULL, NULL));
+    TT_CHECK_NEAR(all.items[1].advantage, 0.1, 1e-5);
+    tt_rollouts_free(&all);
+    tt_destroy(ctx);
+}
 /* Every correction of the mismatch has weight 1 to the bit, if nothing truncates the distribution: sampler and trainer are
  * the same arithmetic. Under top-p the sampler's log-probs are still those of the whole softmax, but its tokens are not
  * drawn from it; log-probs of the truncated distribution, as other engines report them, give weights below 1. */
@@ -832,5 +877,6 @@ TT_MAIN(advantages_have_the_golden_values, equal_rewards_and_groups_of_one_give_
         gamma_is_the_texts_or_the_released_codes, guided_rows_have_the_golden_values, the_pole_of_the_released_factor_is_finite,
         slopes_are_those_of_the_losses, gradients_are_those_of_the_batch_loss, the_entropy_bonus_reaches_its_gradient,
         the_sampler_and_the_trainer_agree_to_the_bit, mismatch_weights_are_one_unless_the_sampler_differs,
+        stale_responses_leave_the_loss_only_if_they_were_bad, whitening_guards_a_small_variance,
         an_off_policy_response_takes_a_samples_place, a_replaced_response_is_marked_as_the_teachers,
         every_failed_allocation_is_reported_and_leaks_nothing)

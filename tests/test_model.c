@@ -284,6 +284,46 @@ TT_TEST(every_failing_allocation_is_an_error) {
     TT_CHECK(done && n > 20);
 }
 
+/* A weight of half precision, widened block by block, gives the bits of its float32 copy: product, bias and dx. */
+TT_TEST(half_weights_change_no_bit) {
+    enum { N = 3, ROWS = 700, COLS = 511 };                    /* more than one block of TTI_WIDEN */
+    static const tt_dtype types[2] = {TT_BF16, TT_F16};
+    int which, k;
+    TT_CHECK((size_t)ROWS * COLS > TTI_WIDEN);
+    for (which = 0; which < 4; which++) {                      /* linear and matmul, bf16 and f16 */
+        tt_context *ctx = tt_create(NULL);
+        int linear = which < 2, in = linear ? COLS : ROWS, out = linear ? ROWS : COLS, shape[2] = {ROWS, COLS}, x_shape[2] = {N, in}, d;
+        float *values = (float *)malloc((size_t)ROWS * COLS * sizeof *values), *y[2], *dx[2];
+        tt_tensor *w[2], *bias = tt_tensor_create(ctx, TT_F32, 1, &out, "bias"), *x, *product;
+        w[0] = tt_tensor_create(ctx, types[which % 2], 2, shape, "half");
+        w[1] = tt_tensor_create(ctx, TT_F32, 2, shape, "wide");
+        TT_REQUIRE(values != NULL && w[0] != NULL && w[1] != NULL && bias != NULL);
+        for (k = 0; k < ROWS * COLS; k++) values[k] = (float)(tt_random(1, 2, (uint64_t)k) >> 40) / (float)(1 << 24) - 0.5f;
+        TT_CHECK_OK(ctx, tt_tensor_set(w[1], values));
+        TT_CHECK_OK(ctx, ctx->backend->cast(ctx, w[0]->data, types[which % 2], w[1]->data, TT_F32, w[1]->size));
+        TT_CHECK_OK(ctx, tt_tensor_get(w[0], values));         /* widened: what the copy holds from here on */
+        TT_CHECK_OK(ctx, tt_tensor_set(w[1], values));
+        TT_CHECK_OK(ctx, tt_tensor_set(bias, values + 7));
+        for (d = 0; d < 2; d++) {
+            x = tt_constant(ctx, 2, x_shape, values + 1000);
+            x->requires_grad = 1;
+            product = linear ? tt_linear(ctx, x, w[d], bias) : tt_matmul(ctx, x, w[d], bias);
+            TT_CHECK_OK(ctx, tt_backward(ctx, tt_sum(ctx, tt_mul(ctx, product, product))));
+            y[d] = (float *)malloc((size_t)N * (size_t)out * sizeof(float));
+            dx[d] = (float *)malloc((size_t)N * (size_t)in * sizeof(float));
+            tt_tensor_get(product, y[d]);
+            tt_tensor_get_grad(x, dx[d]);
+            tt_step_reset(ctx);
+        }
+        TT_CHECK_BYTES(y[0], y[1], (size_t)N * (size_t)out * sizeof(float));
+        TT_CHECK_BYTES(dx[0], dx[1], (size_t)N * (size_t)in * sizeof(float));
+        for (d = 0; d < 2; d++) { free(y[d]); free(dx[d]); tt_tensor_destroy(w[d]); }
+        tt_tensor_destroy(bias);
+        free(values);
+        tt_destroy(ctx);
+    }
+}
+
 /* ---- adapters ---- */
 /* A model with adapters on every matrix, B random so that both halves matter. */
 static tt_model *adapted_model(tt_context *ctx, family f, int recompute) {
@@ -568,5 +608,5 @@ TT_TEST(lora_survives_lost_memory) {
 
 TT_MAIN(gradients_of_every_family, packing_changes_no_bit, recomputation_changes_no_bit, threads_change_no_bit,
         micro_batches_sum_to_the_batch, parameters_have_hugging_face_names, bad_configs_are_named,
-        positions_beyond_the_table_are_an_error, lora_gradients_of_every_family, lora_bits, lora_merge_is_the_same_function,
+        positions_beyond_the_table_are_an_error, half_weights_change_no_bit, lora_gradients_of_every_family, lora_bits, lora_merge_is_the_same_function,
         lora_trains_the_adapters_alone, lora_bad_descriptions_are_named, lora_survives_lost_memory, every_failing_allocation_is_an_error)

@@ -28,7 +28,8 @@ TT_TEST(answers_are_equal_by_text_value_or_parts) {
         {"50\\%", "50", 1}, {"50%", "50", 1}, {"\\$18.90", "18.9", 1}, {"$\\frac{3}{4}$", "0.75", 1}, {"90^\\circ", "90", 1}, {"90^{\\circ}", "90", 1},
         {"5\\text{ cm}", "5", 1}, {"5\\mbox{ cm}^2", "5", 0}, {"\\text{Evelyn}", "Evelyn", 1}, {"\\text{(C)}", "(C)", 1}, {"\\text{even}", "\\text{odd}", 0},
         {"\\left( 3, \\frac{\\pi}{2} \\right)", "(3,\\pi/2)", 1}, {"(3, 4)", "(4, 3)", 0}, {"(3, 4)", "[3, 4]", 0}, {"(3,4)", "(3,4,5)", 0}, {"(1,234)", "(1,234)", 1},
-        {"(1,234)", "1234", 0}, {"1, 2, 3", "1,2,3.0", 1}, {"1, 2, 3", "1,2", 0}, {"[0,1)", "[0, 1.0)", 1}, {"[0,1)", "[0,1]", 0}, {"(-\\infty, 2]", "(-\\infty,2]", 1},
+        {"(1,234)", "1234", 0}, {"1, 2, 3", "1,2,3.0", 1}, {"1, 2, 3", "1,2", 0}, {"((1,2),3)", "((1,2.0),3)", 1}, {"(1,2),(3,4)", "(1,2.0),(3,4)", 1}, {"(1,2),(3,4)", "(1,2),(3,5)", 0},
+        {"[0,1)", "[0, 1.0)", 1}, {"[0,1)", "[0,1]", 0}, {"(-\\infty, 2]", "(-\\infty,2]", 1},
         {"x = 7", "7", 1}, {"7", "x=7", 1}, {"x^2+1", "x^2 + 1", 1}, {"x^2+1", "x^2-1", 0}, {"p - q", "p-q", 1}, {"3 \\times 4", "12", 1}, {"12 \\div 4", "3", 1},
         {"1/0", "1/0", 1}, {"1/0", "2/0", 0}, {"((1", "(1", 0}, {"1..2", "1.2", 0}, {"a\\leftarrow b", "ab", 0}, {"0", "-0", 1}, {"1e5", "100000", 0}
     };
@@ -128,6 +129,14 @@ TT_TEST(countdown_wants_each_number_once) {
     TT_CHECK(score(tt_reward_countdown, NULL, "make 5 from 3 2", "5", "(3/2)*2+2") == 0);
     TT_CHECK(score(tt_reward_countdown, NULL, "make 1 from 3 3 1", "1", "(1/3)*3") == 1);      /* thirds are exact enough */
     TT_CHECK(isnan(score(tt_reward_countdown, NULL, "8,2,4", "no target", "(8-2)*4")));
+    {   /* an endless nest is no expression, and no end of the program */
+        size_t n = 4000000;
+        char *nest = (char *)malloc(n + 1);
+        memset(nest, '(', n);
+        nest[n] = 0;
+        TT_CHECK(isnan(score(tt_reward_countdown, NULL, "8,2,4", nest, "24")) && score(tt_reward_countdown, NULL, "8,2,4", "24", nest) == 0);
+        free(nest);
+    }
 }
 /* All expressions over three numbers in an order, with two operators and both brackets. */
 static int solve(const int *numbers, int target, char *out, size_t size) {

@@ -205,6 +205,7 @@ TT_TEST(a_guided_response_is_attempt_reason_phrase) {
     TT_CHECK_INT(m.n_guided, 1);
     TT_CHECK_INT(m.n_eligible, 1);
     TT_CHECK_NEAR(m.pct, 1, 0);
+    TT_CHECK_NEAR(m.teacher_tokens, r->response_length - 2, 0);      /* not told: what is appended */
     tt_rollouts_free(&all);
 
     TT_REQUIRE(make_rollouts(ctx, tokenizer, 1, 2, texts, &all) == TT_OK);      /* only the appended tokens are shaped */
@@ -282,6 +283,29 @@ TT_TEST(selection_takes_a_share_of_the_stopped_responses) {
     TT_CHECK_INT(count_bits(choose(ctx, tokenizer, 1, 8, texts, 0.99f, 1, 0, &m)), 7);     /* floor, not rounded */
     TT_CHECK_INT(choose(ctx, tokenizer, 1, 8, texts, 1, 1, 0, &m), 0xff);
     TT_CHECK_INT(choose(ctx, tokenizer, 1, 8, texts, 0.01f, 1, 0, &m) != 0, 1);
+    tt_tokenizer_destroy(tokenizer);
+    tt_destroy(ctx);
+}
+TT_TEST(the_teacher_leaves_off_policy_responses_alone) {
+    static const char *const texts[2] = {"ab$", "cd$"};
+    static const int32_t given[2] = {ASK, END};
+    tt_context *ctx = tt_create(NULL);
+    tt_tokenizer *tokenizer = bytes_tokenizer(ctx);
+    tt_rollouts all;
+    script s;
+    tt_teacher teacher = teacher_of(&s);
+    tt_think_config c = config_of(1);
+    tt_grpo_config grpo = TT_INIT;
+    tt_think_metrics m;
+    TT_REQUIRE(make_rollouts(ctx, tokenizer, 1, 2, texts, &all) == TT_OK);
+    TT_CHECK_OK(ctx, tt_rollout_off_policy(&all, 0, given, 2, END));
+    TT_CHECK_OK(ctx, tt_think_augment(&all, &teacher, tokenizer, &c, &grpo, END, 0, &m));
+    TT_CHECK_INT(m.n_eligible, 1);
+    TT_CHECK_INT(chosen_of(&all), 2);
+    tt_think_score(&all, &m);
+    TT_CHECK_NEAR(m.guided_share, 0.5, 0);
+    TT_CHECK_NEAR(m.reward_unguided, 0, 0);
+    tt_rollouts_free(&all);
     tt_tokenizer_destroy(tokenizer);
     tt_destroy(ctx);
 }
@@ -418,6 +442,114 @@ TT_TEST(a_model_teacher_reads_its_template_and_decodes_greedily) {
     tt_tokenizer_destroy(tokenizer);
     tt_destroy(ctx);
 }
+/* ---- worked examples from a file ---- */
+static tt_model_teacher *teacher_from(tt_model *model, const tt_tokenizer *tokenizer, const char *text, const char *pattern) {
+    const char *path = tt_test_tmp("examples.txt");
+    tt_teacher_prompt prompt = TT_INIT;
+    if (tt_file_write(tt_model_context(model), path, text, strlen(text)) != TT_OK) { return NULL; }
+    prompt.stop_token = "<stop>";
+    prompt.system = "S.";
+    prompt.examples_path = path;
+    prompt.example_template = pattern;
+    return tt_model_teacher_create(model, tokenizer, &prompt);
+}
+static void check_prompt(tt_model *model, const tt_tokenizer *tokenizer, const char *text, const char *pattern, const char *want) {
+    tt_model_teacher *built = teacher_from(model, tokenizer, text, pattern);
+    tt_text out = TT_INIT;
+    out.ctx = tt_model_context(model);
+    if (TT_CHECK(built != NULL)) {
+        TT_CHECK_OK(out.ctx, tt_teacher_prompt_text(built, "q", "r", &out));
+        TT_CHECK_STR(out.data, want);
+    } else { printf("  %s\n", tt_error(out.ctx)); }
+    tt_text_free(&out);
+    tt_model_teacher_destroy(built);
+}
+TT_TEST(worked_examples_come_from_a_text_file) {
+    static const char asked[] = "Question:\nq\n\nResponse:\nr";
+    static const struct { const char *text, *error; } broken[] = {
+        {"notes only\n", "examples.txt: no [section] in it"},
+        {"[self-doubt]\nQuestion:\na\n", "line 1: section [self-doubt], expected [system], [self-agreement]"},
+        {"\n[self-conflict]\nQuestion:\na\nResponse:\nb\n", "section [self-conflict] has no Feedback:"},
+        {"[self-conflict]\nResponse:\nb\nFeedback:\nc\n[system]\nx\n", "line 6: section [self-conflict] has no Question:"},
+        {"[system]\n \n", "section [system] has no text"}
+    };
+    tt_context *ctx = tt_create(NULL);
+    tt_tokenizer *tokenizer = bytes_tokenizer(ctx);
+    tt_model *model = tiny_model(ctx, tokenizer);
+    char want[512];
+    size_t i;
+    snprintf(want, sizeof want, "S.I am.\nTwo lines.\n\nQuestion:\n1 + 1\n[2, 3]\n\nResponse:\n<end>\n\n<reason>x</reason>\n\n%s", asked);
+    check_prompt(model, tokenizer, "notes\n[system]\n\nI am.\nTwo lines.\n\n[self-critique]\nQuestion:\n 1 + 1\n[2, 3]\nResponse:\n\n<end>\nFeedback:\n<reason>x</reason>\n\n", NULL, want);
+    snprintf(want, sizeof want, "S.(a|b|c)(d|e|f)%s", asked);
+    check_prompt(model, tokenizer, "[self-agreement]\r\nQuestion:\r\na\r\nResponse:\r\nb\r\nFeedback:\r\nc\r\n[self-consultation]\nFeedback:\nf\nQuestion:\nd\nResponse:\ne",
+                 "({question}|{response}|{feedback})", want);
+    for (i = 0; i < sizeof broken / sizeof *broken; i++) {
+        TT_CHECK(teacher_from(model, tokenizer, broken[i].text, NULL) == NULL);
+        TT_CHECK_CONTAINS(tt_error(ctx), broken[i].error);
+    }
+    {   /* special tokens count in feedback, which may hold tags, not in question and response */
+        static const int32_t tell[1] = {TELL};
+        tt_model_teacher *built = teacher_from(model, tokenizer, "[self-conflict]\nQuestion:\n<tell>\nResponse:\n<tell>\nFeedback:\n<tell>\n", "{question}{response}{feedback}");
+        tt_attempt none = TT_INIT;
+        tt_ids ids = TT_INIT;
+        int special = 0;
+        TT_REQUIRE(built != NULL);
+        none.question = none.response = "";
+        ids.ctx = ctx;
+        TT_CHECK_OK(ctx, tti_teacher_prompt(built, &none, &ids));
+        for (i = 0; i < ids.size; i++) { special += ids.data[i] == tell[0]; }
+        TT_CHECK_INT(special, 1);
+        tt_ids_free(&ids);
+        tt_model_teacher_destroy(built);
+    }
+    {   /* the file that stands beside the examples */
+        tt_teacher_prompt prompt = TT_INIT;
+        tt_model_teacher *built;
+        tt_text out = TT_INIT;
+        out.ctx = ctx;
+        prompt.stop_token = "<stop>";
+        prompt.examples_path = "examples/teacher.txt";
+        built = tt_model_teacher_create(model, tokenizer, &prompt);
+        if (!TT_CHECK(built != NULL)) { printf("  %s\n", tt_error(ctx)); }
+        TT_CHECK_OK(ctx, tt_teacher_prompt_text(built, "q", "r", &out));
+        TT_CHECK_CONTAINS(out.data, "<phrase>So Saturday gives 30 pages, and 75 + 30 = 105. #### 105</phrase>\n\nQuestion:\nA taxi");
+        TT_CHECK(strstr(out.data, "Worked examples for") == NULL && strstr(out.data, "[self") == NULL);
+        tt_text_free(&out);
+        tt_model_teacher_destroy(built);
+        prompt.examples_path = "build/tmp/no such file";
+        TT_CHECK(tt_model_teacher_create(model, tokenizer, &prompt) == NULL);
+        TT_CHECK_INT(tt_error_status(ctx), TT_ERR_IO);
+    }
+    tt_model_destroy(model);
+    tt_tokenizer_destroy(tokenizer);
+    tt_destroy(ctx);
+}
+TT_TEST(a_teacher_follows_its_student) {
+    tt_context *ctx = tt_create(NULL);
+    tt_tokenizer *tokenizer = bytes_tokenizer(ctx);
+    tt_model *student = tiny_model(ctx, tokenizer), *teacher = tt_model_copy(student);
+    tt_model_config other = *tt_model_config_get(student);
+    tt_tensor *p = tt_model_param(student, 1), *q = tt_model_param(teacher, 1);
+    float before = TT_F(q)[3];
+    TT_F(p)[3] = before + 1;
+    TT_CHECK_OK(ctx, tt_teacher_follow(teacher, student, 0.75f));
+    TT_CHECK_NEAR(TT_F(q)[3], before + 0.25f, 1e-6);
+    TT_CHECK_NEAR(TT_F(q)[4], TT_F(p)[4], 1e-6);
+    TT_CHECK_OK(ctx, tt_teacher_follow(teacher, student, 1));
+    TT_CHECK_NEAR(TT_F(q)[3], before + 0.25f, 1e-6);
+    TT_CHECK_OK(ctx, tt_teacher_follow(teacher, student, 0));
+    TT_CHECK_BYTES(q->data, p->data, p->size * sizeof(float));
+    TT_CHECK_INT(tt_teacher_follow(teacher, student, 1.5f), TT_ERR_ARG);
+    TT_CHECK_CONTAINS(tt_error(ctx), "decay is 1.5");
+    tt_model_destroy(teacher);
+    other.vocab_size++;
+    teacher = tt_model_create(ctx, &other, 1);
+    TT_CHECK_INT(tt_teacher_follow(teacher, student, 0.5f), TT_ERR_SHAPE);
+    tt_model_destroy(teacher);
+    tt_model_destroy(student);
+    tt_tokenizer_destroy(tokenizer);
+    tt_destroy(ctx);
+}
 TT_TEST(tagged_texts_reach_the_feedback) {
     static const char written[] = "x <opinion>correct</opinion> <reason>a</reason> <reason>b c</reason><phrase> d </phrase>";
     tt_context *ctx = tt_create(NULL);
@@ -459,6 +591,7 @@ static tt_status everything(tt_context *ctx, const tt_tokenizer *tokenizer, tt_m
     if (status != TT_OK) { return status; }
     prompt.stop_token = "<stop>";
     prompt.max_new_tokens = 3;
+    prompt.examples_path = "build/tmp/few.txt";
     built = tt_model_teacher_create(model, tokenizer, &prompt);
     status = built ? TT_OK : tt_error_status(ctx);
     if (status == TT_OK) {
@@ -471,8 +604,15 @@ static tt_status everything(tt_context *ctx, const tt_tokenizer *tokenizer, tt_m
     return status;
 }
 TT_TEST(every_failed_allocation_is_reported_and_leaks_nothing) {
+    static const char few[] = "[system]\nx\n[self-conflict]\nQuestion:\na\nResponse:\nb\nFeedback:\nc\n";
+    const char *path = tt_test_tmp("few.txt");
     long n;
     int failed = 1;
+    {
+        tt_context *ctx = tt_create(NULL);
+        TT_CHECK_OK(ctx, tt_file_write(ctx, path, few, sizeof few - 1));
+        tt_destroy(ctx);
+    }
     for (n = 1; failed && n < 1000; n++) {
         tt_test_memory memory = tt_test_memory_none();
         tt_desc desc = TT_INIT;
@@ -500,6 +640,7 @@ TT_TEST(every_failed_allocation_is_reported_and_leaks_nothing) {
 
 TT_MAIN(the_share_falls_as_the_schedule_says, the_teacher_leaves_for_good, the_last_closed_tag_counts,
         a_guided_response_is_attempt_reason_phrase, selection_takes_a_share_of_the_stopped_responses,
-        a_failing_teacher_and_bad_settings_are_reported, rates_compare_with_the_attempt,
-        a_model_teacher_reads_its_template_and_decodes_greedily, tagged_texts_reach_the_feedback,
+        the_teacher_leaves_off_policy_responses_alone, a_failing_teacher_and_bad_settings_are_reported, rates_compare_with_the_attempt,
+        a_model_teacher_reads_its_template_and_decodes_greedily, worked_examples_come_from_a_text_file, a_teacher_follows_its_student,
+        tagged_texts_reach_the_feedback,
         every_failed_allocation_is_reported_and_leaks_nothing)

@@ -1017,6 +1017,401 @@ TT_TEST(trainer_with_teacher) {
     rig_close(&r);
 }
 
+/* ---- trainer: further settings ---- */
+static tt_status size_reward(void *user, const tt_reward_input *in, float *reward) {
+    (void)user;
+    *reward = (float)in->response_size;
+    return TT_OK;
+}
+static tt_status moody_reward(void *user, const tt_reward_input *in, float *reward) {
+    int *calls = (int *)user;
+    (void)in;
+    *reward = 0.125f;
+    return ++*calls % 3 ? TT_OK : TT_ERR_FILE;
+}
+static double mean_of(const tt_rollouts *all, int k) {
+    double sum = 0;
+    int i, n = 0;
+    for (i = 0; i < all->n; i++) { if (!isnan(all->items[i].rewards[k])) { sum += (double)all->items[i].rewards[k]; n++; } }
+    return sum / n;
+}
+TT_TEST(trainer_adds_and_logs_rewards) {
+    tt_reward rewards[3];
+    tt_step_metrics m;
+    tt_text json = TT_INIT;
+    const tt_rollouts *all;
+    int calls = 0, i;
+    rig r;
+    memset(rewards, 0, sizeof rewards);
+    rig_open(&r, 1, NULL);
+    rewards[0].name = "length";
+    rewards[0].reward = size_reward;
+    rewards[0].weight = -0.5f;
+    rewards[1].name = "moody";
+    rewards[1].reward = moody_reward;
+    rewards[1].user = &calls;
+    rewards[2].name = "only \"seen\"";
+    rewards[2].reward = size_reward;
+    rewards[2].log_only = 1;
+    r.desc.rewards = rewards;
+    r.desc.n_rewards = 3;
+    r.desc.task_weight = 2;
+    rig_start(&r);
+    TT_REQUIRE(r.trainer != NULL);
+    memset(rewards, 0, sizeof rewards);        /* they were copied */
+    TT_CHECK_OK(r.ctx, tt_trainer_step(r.trainer, &m));
+    all = tt_trainer_rollouts(r.trainer);
+    for (i = 0; i < all->n; i++) {
+        const tt_rollout *o = &all->items[i];
+        double want = 2 * (double)o->rewards[0] - 0.5 * (double)o->rewards[1] + (isnan(o->rewards[2]) ? 0 : 0.125);
+        TT_CHECK_NEAR(o->reward, want, 1e-6);
+        TT_CHECK_INT(isnan(o->rewards[2]) != 0, i % 3 == 2);
+    }
+    TT_CHECK_INT(calls, all->n);
+    TT_CHECK_NEAR(m.reward_errors, all->n / 3, 0);
+    TT_CHECK_INT(m.n_rewards, 4);
+    TT_CHECK_STR(m.reward_names[0], "echo");
+    json.ctx = r.ctx;
+    TT_CHECK_OK(r.ctx, tt_metrics_json(&m, &json));
+    {
+        tt_json *root = tt_json_parse(r.ctx, json.data, json.size);
+        TT_REQUIRE(root != NULL);
+        TT_CHECK_NEAR(tt_json_number(root, "rewards/echo/mean", -9), mean_of(all, 0), 1e-6);
+        TT_CHECK_NEAR(tt_json_number(root, "rewards/length/mean", -9), mean_of(all, 1), 1e-6);
+        TT_CHECK_NEAR(tt_json_number(root, "rewards/moody/mean", -9), 0.125, 1e-6);
+        TT_CHECK_NEAR(tt_json_number(root, "rewards/only \"seen\"/mean", -9), mean_of(all, 3), 1e-6);
+        TT_CHECK(tt_json_number(root, "rollout_tokens_per_s", 0) > 0 && tt_json_number(root, "update_tokens_per_s", 0) > 0);
+        tt_json_free(r.ctx, root);
+    }
+    tt_text_free(&json);
+    tt_trainer_destroy(r.trainer);
+    rewards[0].name = "nothing";
+    r.desc.n_rewards = 1;
+    rig_start(&r);
+    TT_CHECK(r.trainer == NULL);
+    TT_CHECK_CONTAINS(tt_error(r.ctx), "rewards[0].reward is NULL");
+    r.desc.n_rewards = TT_MAX_REWARDS;
+    rig_start(&r);
+    TT_CHECK_CONTAINS(tt_error(r.ctx), "n_rewards is 8, expected 0 .. 7");
+    rig_close(&r);
+}
+/* The task's reward fails for one letter: those responses have no score, the others are trained as ever. */
+static tt_status picky_reward(void *user, const tt_reward_input *in, float *reward) {
+    echo *e = (echo *)user;
+    if (in->answer[1] == 'b') { return tt_fail(e->ctx, TT_ERR_NUMBER, "no b please"); }
+    return echo_reward(user, in, reward);
+}
+static void keep_log(void *user, tt_status status, const char *text) {
+    (void)status;
+    snprintf((char *)user, 200, "%s", text);
+}
+TT_TEST(trainer_survives_a_failing_reward) {
+    char log[200] = "";
+    tt_step_metrics m;
+    const tt_rollouts *all;
+    int i, failed = 0, step;
+    rig r;
+    rig_open(&r, 1, NULL);
+    r.ctx->log = keep_log;
+    r.ctx->log_user = log;
+    r.task.reward = picky_reward;
+    rig_start(&r);
+    TT_REQUIRE(r.trainer != NULL);
+    for (step = 0; step < 6 && !failed; step++) {
+        TT_CHECK_OK(r.ctx, tt_trainer_step(r.trainer, &m));
+        all = tt_trainer_rollouts(r.trainer);
+        for (i = 0; i < all->n; i++) {
+            int b = all->questions[all->items[i].group][1] == 'b';
+            TT_CHECK_INT(isnan(all->items[i].reward) != 0, b);
+            if (b) { TT_CHECK(all->items[i].advantage == 0); }
+            failed += b;
+        }
+        TT_CHECK_NEAR(m.reward_errors, failed, 0);
+        TT_CHECK_NEAR(m.grpo.n_unscored, failed, 0);
+    }
+    TT_CHECK(failed > 0);
+    TT_CHECK_CONTAINS(log, "reward echo of prompt");
+    TT_CHECK_CONTAINS(log, "no b please");
+    TT_CHECK_STR(tt_error(r.ctx), "");
+    TT_CHECK(isfinite(m.grpo.reward) && isfinite(m.grad_norm));
+    rig_close(&r);
+}
+/* Dynamic sampling replaces exactly the groups without a difference, and a run without any is as it would be without it. */
+TT_TEST(trainer_replaces_groups_of_equal_rewards) {
+    tt_step_metrics plain, m;
+    const tt_rollouts *a, *b;
+    int g, i, replaced = 0;
+    rig p, r;
+    rig_open(&p, 1, NULL);
+    rig_open(&r, 1, NULL);
+    r.desc.grpo.num_generations = p.desc.grpo.num_generations = 3;
+    r.desc.prompts_per_step = p.desc.prompts_per_step = 12;
+    r.desc.grpo.dynamic_sampling = 3;
+    rig_start(&p);
+    rig_start(&r);
+    TT_REQUIRE(p.trainer && r.trainer);
+    TT_CHECK_OK(p.ctx, tt_trainer_step(p.trainer, &plain));
+    TT_CHECK_OK(r.ctx, tt_trainer_step(r.trainer, &m));
+    a = tt_trainer_rollouts(p.trainer);
+    b = tt_trainer_rollouts(r.trainer);
+    for (g = 0; g < 12; g++) {
+        const tt_rollout *x = &a->items[3 * g], *y = &b->items[3 * g];
+        int dull = x[0].reward == x[1].reward && x[1].reward == x[2].reward, same = 1;
+        for (i = 0; i < 3; i++) {
+            same = same && x[i].response_length == y[i].response_length && memcmp(x[i].tokens, y[i].tokens, (size_t)(x[i].prompt_length + x[i].response_length) * sizeof(int32_t)) == 0;
+            TT_CHECK_INT(y[i].group, g);
+        }
+        TT_CHECK_INT(same, !dull);
+        if (dull) { TT_CHECK(y->prompt_id != x->prompt_id && b->questions[g] != NULL); }
+        replaced += dull;
+    }
+    TT_CHECK(replaced > 0 && replaced < 12);
+    TT_CHECK(m.n_resampled >= replaced);
+    TT_CHECK(m.grpo.frac_reward_zero_std < plain.grpo.frac_reward_zero_std);
+    TT_CHECK(m.rollout_tokens > plain.rollout_tokens && m.num_tokens == m.rollout_tokens);
+    rig_close(&p);
+    rig_close(&r);
+}
+/* Two mini-batches of two groups are two updates: the second has moved away from its rollouts. */
+TT_TEST(trainer_updates_on_mini_batches) {
+    tt_step_metrics m;
+    rig r;
+    rig_open(&r, 1, NULL);
+    r.desc.grpo.num_mini_batches = 2;
+    rig_start(&r);
+    TT_REQUIRE(r.trainer != NULL);
+    TT_CHECK_OK(r.ctx, tt_trainer_step(r.trainer, &m));
+    TT_CHECK(m.grpo.ppo_kl != 0);
+    TT_CHECK(m.grpo.sampling_logp_difference_max == 0);      /* old log-probs are still the sampler's, to the bit */
+    TT_CHECK_NEAR(m.grpo.mismatch_mean, 1, 1e-9);
+    TT_CHECK_INT(r.trainer->optimizer->step, 2);
+    tt_trainer_destroy(r.trainer);
+    r.desc.grpo.num_mini_batches = 3;
+    rig_start(&r);
+    TT_CHECK(r.trainer == NULL);
+    TT_CHECK_CONTAINS(tt_error(r.ctx), "num_mini_batches is 3, expected a divisor of the rank's 4 prompts");
+    rig_close(&r);
+}
+static tt_status repeat_question(void *user, const char *question, const char *answer, int k, tt_text *response) {
+    ++*(int *)user;
+    TT_CHECK(k == 0 || k == 1);
+    TT_CHECK_STR(question, answer);
+    return k == 1 ? tt_text_append(response, answer, strlen(answer)) : TT_OK;      /* only for the second of two */
+}
+TT_TEST(trainer_mixes_in_off_policy_responses) {
+    tt_step_metrics m;
+    const tt_rollouts *all;
+    int calls = 0, i, step;
+    double first = 0;
+    rig r;
+    rig_open(&r, 1, NULL);
+    r.desc.off_policy = repeat_question;
+    r.desc.off_policy_user = &calls;
+    r.desc.n_off_policy = 2;
+    r.desc.grpo.advantage = TT_ADV_LUFFY;
+    rig_start(&r);
+    TT_REQUIRE(r.trainer != NULL);
+    TT_CHECK_OK(r.ctx, tt_trainer_step(r.trainer, &m));
+    all = tt_trainer_rollouts(r.trainer);
+    TT_CHECK_INT(calls, 8);
+    for (i = 0; i < all->n; i++) {
+        TT_CHECK_INT(all->items[i].off_policy, i % 8 == 7);
+        if (i % 8 == 7) { TT_CHECK(all->items[i].reward == 1 && all->items[i].advantage > 0); }
+    }
+    TT_CHECK(m.grpo.n_guided_tokens > 0 && m.think.guided_share == 0);
+    first = mean_of(all, 0);
+    for (step = 0; step < 80; step++) { TT_CHECK_OK(r.ctx, tt_trainer_step(r.trainer, &m)); }
+    TT_CHECK(m.think.reward_unguided > first + 0.3);      /* shown the answers, the student learns them */
+    tt_trainer_destroy(r.trainer);
+    r.desc.n_off_policy = 8;
+    rig_start(&r);
+    TT_CHECK(r.trainer == NULL);
+    TT_CHECK_CONTAINS(tt_error(r.ctx), "n_off_policy is 8");
+    rig_close(&r);
+}
+TT_TEST(trainer_moves_and_saves_an_average) {
+    const char *path = tt_test_tmp("ema.state");
+    tt_model *ema[2];
+    rig a, b;
+    int i;
+    rig_open(&a, 1, NULL);
+    rig_open(&b, 1, NULL);
+    ema[0] = a.desc.ema = tt_model_copy(a.model);
+    ema[1] = b.desc.ema = tt_model_copy(b.model);
+    a.desc.ema_decay = b.desc.ema_decay = 0.5f;
+    rig_start(&a);
+    rig_start(&b);
+    TT_REQUIRE(a.trainer && b.trainer);
+    TT_CHECK_OK(a.ctx, rig_run(&a, 2, NULL, 0));
+    TT_CHECK(!same_weights(ema[0], a.model) && !same_weights(ema[0], ema[1]));
+    TT_CHECK_OK(a.ctx, tt_trainer_save(a.trainer, path));
+    TT_CHECK_OK(b.ctx, tt_trainer_load(b.trainer, path));
+    TT_CHECK(same_weights(ema[0], ema[1]));
+    TT_CHECK_OK(a.ctx, rig_run(&a, 2, NULL, 0));
+    TT_CHECK_OK(b.ctx, rig_run(&b, 2, NULL, 0));
+    TT_CHECK(same_weights(ema[0], ema[1]) && same_weights(a.model, b.model));
+    for (i = 0; i < tt_model_n_params(a.model); i++) { TT_CHECK(isfinite(TT_F(tt_model_param(ema[0], i))[0])); }
+    tt_trainer_destroy(b.trainer);
+    b.desc.ema = NULL;
+    rig_start(&b);
+    TT_CHECK(tt_trainer_load(b.trainer, path) != TT_OK);      /* an average that nobody wants is not lost quietly */
+    tt_model_destroy(ema[0]);
+    tt_model_destroy(ema[1]);
+    rig_close(&a);
+    rig_close(&b);
+}
+/* Whose weights a model teacher has: a frozen copy of the base, the student of now, an average that follows it. */
+TT_TEST(trainer_takes_any_model_as_teacher) {
+    int kind;
+    for (kind = 0; kind < 3; kind++) {
+        tt_teacher_prompt prompt = TT_INIT;
+        tt_model_teacher *built;
+        tt_model *model;
+        tt_step_metrics m;
+        double guided = 0, tokens = 0, counted = 0;
+        int step;
+        rig r;
+        rig_open(&r, 1, NULL);
+        model = kind == 1 ? r.model : tt_model_copy(r.model);
+        prompt.prompt_template = "<q>{question}<a>{response}";
+        prompt.stop_token = "<end>";
+        prompt.max_new_tokens = 3;
+        built = tt_model_teacher_create(model, r.tokenizer, &prompt);
+        TT_REQUIRE(built != NULL);
+        r.teacher = tt_teacher_model(built);
+        r.desc.teacher = &r.teacher;
+        r.desc.think.total_steps = 30;
+        r.desc.ema = kind == 2 ? model : NULL;
+        rig_start(&r);
+        TT_REQUIRE(r.trainer != NULL);
+        for (step = 0; step < 6; step++) {
+            TT_CHECK_OK(r.ctx, tt_trainer_step(r.trainer, &m));
+            guided += m.think.n_guided;
+            tokens += m.think.teacher_tokens;
+            counted += m.rollout_tokens + m.think.teacher_tokens;
+        }
+        TT_CHECK(guided > 0 && tokens >= guided && tokens <= 3 * guided);      /* what it sampled, not what was appended */
+        TT_CHECK_NEAR(m.num_tokens, counted, 0);
+        TT_CHECK_INT(same_weights(model, r.model), kind == 1);
+        tt_trainer_destroy(r.trainer);
+        r.trainer = NULL;
+        tt_model_teacher_destroy(built);
+        if (model != r.model) { tt_model_destroy(model); }
+        rig_close(&r);
+    }
+}
+/* The divergence from the base can be watched without being trained on: weights as without it. */
+TT_TEST(trainer_measures_divergence_on_request) {
+    tt_step_metrics m, n;
+    rig a, b;
+    int i;
+    rig_open(&a, 1, NULL);
+    rig_open(&b, 1, NULL);
+    b.desc.measure_kl = 1;
+    rig_start(&a);
+    rig_start(&b);
+    TT_REQUIRE(a.trainer && b.trainer);
+    for (i = 0; i < 3; i++) {
+        TT_CHECK_OK(a.ctx, tt_trainer_step(a.trainer, &m));
+        TT_CHECK_OK(b.ctx, tt_trainer_step(b.trainer, &n));
+    }
+    TT_CHECK(m.grpo.kl == 0 && n.grpo.kl > 1e-6);
+    TT_CHECK(same_weights(a.model, b.model));
+    rig_close(&a);
+    rig_close(&b);
+}
+TT_TEST(trainer_takes_divergence_from_the_reward) {
+    tt_step_metrics m;
+    rig r;
+    int i;
+    rig_open(&r, 1, NULL);
+    r.desc.grpo.beta = 0.5f;
+    r.desc.grpo.kl_in_reward = 1;
+    r.desc.grpo.kl = TT_KL_K1;
+    rig_start(&r);
+    TT_REQUIRE(r.trainer != NULL);
+    TT_CHECK_OK(r.ctx, tt_trainer_step(r.trainer, &m));
+    TT_CHECK_NEAR(m.grpo.reward_kl, 0, 1e-9);      /* the student still is the reference */
+    for (i = 0; i < 3; i++) { TT_CHECK_OK(r.ctx, tt_trainer_step(r.trainer, &m)); }
+    TT_CHECK(m.grpo.reward_kl != 0);
+    TT_CHECK_NEAR(m.grpo.reward, m.grpo.rewards[0] - m.grpo.reward_kl, 1e-6);
+    rig_close(&r);
+}
+static tt_status no_reward(void *user, const tt_reward_input *in, float *reward) {
+    (void)user;
+    (void)in;
+    *reward = 0;
+    return TT_OK;
+}
+static tt_status poison(void *user, float *data, size_t n) {
+    (void)user;
+    data[n - 1] = (float)NAN;
+    return TT_OK;
+}
+TT_TEST(trainer_stops_with_a_reason) {
+    const char *path = tt_test_tmp("troubled.state");
+    tt_step_metrics m;
+    rig r;
+    int i;
+    rig_open(&r, 1, NULL);
+    r.task.reward = no_reward;
+    r.desc.abort_patience = 3;
+    rig_start(&r);
+    TT_REQUIRE(r.trainer != NULL);
+    for (i = 0; i < 2; i++) { TT_CHECK_OK(r.ctx, tt_trainer_step(r.trainer, &m)); }
+    TT_CHECK_OK(r.ctx, tt_trainer_save(r.trainer, path));
+    memset(&m, 0, sizeof m);
+    TT_CHECK_INT(tt_trainer_step(r.trainer, &m), TT_ERR_STOP);
+    TT_CHECK_CONTAINS(tt_error(r.ctx), "stopped after step 2: a reward that has collapsed, 3 steps in a row");
+    TT_CHECK(m.step == 2 && m.num_tokens > 0);                       /* the step is done, its metrics are there */
+    TT_CHECK_INT(tt_trainer_step_count(r.trainer), 3);
+    TT_CHECK_OK(r.ctx, tt_trainer_step(r.trainer, &m));              /* who goes on has patience again */
+    TT_CHECK_OK(r.ctx, tt_trainer_load(r.trainer, path));
+    TT_CHECK_INT(tt_trainer_step(r.trainer, &m), TT_ERR_STOP);       /* a resumed run stops where the first one did */
+    tt_trainer_destroy(r.trainer);
+
+    r.task.reward = echo_reward;
+    r.desc.abort_entropy = 100;
+    rig_start(&r);
+    for (i = 0; i < 2; i++) { TT_CHECK_OK(r.ctx, tt_trainer_step(r.trainer, &m)); }
+    TT_CHECK_INT(tt_trainer_step(r.trainer, &m), TT_ERR_STOP);
+    TT_CHECK_CONTAINS(tt_error(r.ctx), "an entropy that has collapsed");
+    tt_trainer_destroy(r.trainer);
+
+    r.desc.abort_entropy = 0;
+    r.desc.allreduce = poison;
+    rig_start(&r);
+    for (i = 0; i < 2; i++) { TT_CHECK_OK(r.ctx, tt_trainer_step(r.trainer, &m)); TT_CHECK(m.update_skipped == 1); }
+    TT_CHECK_INT(tt_trainer_step(r.trainer, &m), TT_ERR_STOP);
+    TT_CHECK_CONTAINS(tt_error(r.ctx), "that is not finite, 3 steps in a row");
+    tt_trainer_destroy(r.trainer);
+
+    r.desc.abort_patience = 0;
+    rig_start(&r);
+    for (i = 0; i < 4; i++) { TT_CHECK_OK(r.ctx, tt_trainer_step(r.trainer, &m)); }
+    rig_close(&r);
+}
+/* BNPO divides by the micro-batch and takes the mean over micro-batches: the split shows, as in TRL; all else does not. */
+TT_TEST(trainer_has_bnpos_trap_only_under_its_name) {
+    int how;
+    for (how = TT_TOKEN_MEAN; how <= TT_BNPO; how++) {
+        tt_step_metrics m, n;
+        rig a, b;
+        rig_open(&a, 1, NULL);
+        rig_open(&b, 1, NULL);
+        b.desc.grpo.micro_batch_tokens = 20;
+        a.desc.grpo.aggregation = b.desc.grpo.aggregation = (tt_aggregation)how;
+        rig_start(&a);
+        rig_start(&b);
+        TT_REQUIRE(a.trainer && b.trainer);
+        TT_CHECK_OK(a.ctx, tt_trainer_step(a.trainer, &m));
+        TT_CHECK_OK(b.ctx, tt_trainer_step(b.trainer, &n));
+        if (how == TT_BNPO) { TT_CHECK(fabs(n.grad_norm / m.grad_norm - 1) > 1e-4 && n.grad_norm < 2 * m.grad_norm && m.grad_norm < 2 * n.grad_norm); }
+        else { TT_CHECK_NEAR(n.grad_norm / m.grad_norm, 1, 1e-5); }
+        rig_close(&a);
+        rig_close(&b);
+    }
+}
 TT_TEST(trainer_errors_name_field_and_value) {
     tt_test_memory memory = tt_test_memory_none();
     tt_step_metrics m;
@@ -1072,6 +1467,12 @@ TT_TEST(trainer_errors_name_field_and_value) {
     rig_close(&r);
     TT_CHECK_NO_LEAK(memory);
 }
+static tt_status give_answer(void *user, const char *question, const char *answer, int k, tt_text *response) {
+    (void)user;
+    (void)question;
+    (void)k;
+    return tt_text_append(response, answer, strlen(answer));
+}
 TT_TEST(trainer_survives_lost_memory) {
     long n, calls = 0, step = 1;
     for (n = 0; n < 100000; n += step) {
@@ -1084,6 +1485,9 @@ TT_TEST(trainer_survives_lost_memory) {
         r.desc.think.total_steps = 4;
         r.desc.grpo.beta = 0.1f;
         r.desc.grpo.num_iterations = 2;
+        r.desc.grpo.kl_in_reward = 1;
+        r.desc.grpo.dynamic_sampling = 2;
+        r.desc.off_policy = give_answer;
         r.desc.prompts_per_step = 1;
         r.desc.grpo.num_generations = 2;
         memory.fail_at = n ? memory.calls + n : 0;
@@ -1091,6 +1495,7 @@ TT_TEST(trainer_survives_lost_memory) {
         rig_start(&r);
         if (r.trainer) { status = tt_trainer_step(r.trainer, NULL); }
         calls = memory.calls - calls;
+        if (!n) { TT_CHECK_OK(r.ctx, status); }
         if (n && n <= calls) { TT_CHECK_INT(status, TT_ERR_MEM); }
         if (n && n <= calls) { TT_CHECK_CONTAINS(tt_error(r.ctx), "out of memory"); }
         rig_close(&r);
@@ -1169,4 +1574,7 @@ TT_MAIN(signs_documents_follow_the_grammar, signs_splits_are_disjoint, signs_jud
         jsonl_rewards_answers, jsonl_errors_name_the_line, trainer_learns, trainer_resumes_bit_for_bit, trainer_threads_do_not_matter,
         trainer_micro_batches_add_up, reducer_adds_parts_as_a_tree, reducer_gathers_exactly, trainer_names_wrong_ranks,
         ranks_survive_lost_memory, ranks_give_the_same_bits, ranks_agree_with_one_process, ranks_resume_with_another_number, trainer_with_reference_and_two_iterations, trainer_with_adapters, trainer_with_teacher,
+        trainer_adds_and_logs_rewards, trainer_survives_a_failing_reward, trainer_replaces_groups_of_equal_rewards, trainer_updates_on_mini_batches,
+        trainer_mixes_in_off_policy_responses, trainer_moves_and_saves_an_average, trainer_takes_any_model_as_teacher, trainer_measures_divergence_on_request,
+        trainer_takes_divergence_from_the_reward, trainer_stops_with_a_reason, trainer_has_bnpos_trap_only_under_its_name,
         trainer_errors_name_field_and_value, trainer_survives_lost_memory, metrics_are_json, evaluation_is_repeatable)

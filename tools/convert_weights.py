@@ -142,13 +142,15 @@ def field(config, key, default=None, kind=int, least=1, most=2**31 - 1):
     good = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
     if kind is float:
         good = isinstance(value, (int, float)) and not isinstance(value, bool) and 1.2e-38 < value < 3.4e38
-    refuse_if(not good or (kind is int and not least <= value <= most), f'config: {key} is {shown(value)}, expected {"true or false" if kind is bool else "a float > 0" if kind is float else f"a whole number in {least}..{most}"}')
+    refuse_if(not good or (kind is int and not least <= value <= most),
+              f'config: {key} is {shown(value)}, expected {"true or false" if kind is bool else "a float > 0" if kind is float else f"a whole number in {least}..{most}"}')
     return value
 
 
 def describe(config):
     """The letters of the tables, the switches and the rotary frequencies of a config.json."""
-    refuse_if(not isinstance(config.get('model_type'), str) or config['model_type'] not in FAMILIES, f'config: model_type is {shown(config.get("model_type"))}, expected {", ".join(FAMILIES)}')
+    refuse_if(not isinstance(config.get('model_type'), str) or config['model_type'] not in FAMILIES,
+              f'config: model_type is {shown(config.get("model_type"))}, expected {", ".join(FAMILIES)}')
     refuse_if(config.get('quantization_config') is not None, 'config: quantization_config is there, expected plain weights')
     for key, good in FIXED.items():
         refuse_if(config.get(key) not in (None, *good), f'config: {key} is {shown(config.get(key))}, expected {good[0]!r}')
@@ -167,11 +169,13 @@ def describe(config):
         s['theta'], s['llama3'] = rope(config)
         window, layers = config.get('sliding_window'), config.get('layer_types', [])
         slides = field(config, 'use_sliding_window', kind == 'mistral', bool) and window is not None and window != 0
-        refuse_if(slides and field(config, 'sliding_window') < s['P'], f'config: sliding_window is {shown(window)}, expected null or at least the {s["P"]} positions')
+        refuse_if(slides and field(config,
+                  'sliding_window') < s['P'], f'config: sliding_window is {shown(window)}, expected null or at least the {s["P"]} positions')
         refuse_if(not isinstance(layers, list) or any(layer != 'full_attention' for layer in layers), 'config: layer_types is not full_attention throughout')
     refuse_if(not config.get('head_dim') and s['C'] % s['H'], f'config: hidden size is {s["C"]}, expected a multiple of the {s["H"]} heads')
     s['D'] = field(config, 'head_dim', s['C'] // s['H'])
-    refuse_if(kind != 'gpt2' and (s['D'] % 2 or s['H'] % s['G']), f'config: {s["H"]} heads of {s["D"]}, {s["G"]} of keys and values: expected an even size and a divisor')
+    refuse_if(kind != 'gpt2' and (s['D'] % 2 or s['H'] % s['G']),
+              f'config: {s["H"]} heads of {s["D"]}, {s["G"]} of keys and values: expected an even size and a divisor')
     s.update(Q=s['H'] * s['D'], K=s['G'] * s['D'])
     s['3C'] = 3 * s['C']
     return s
@@ -272,7 +276,7 @@ def same(a, b):
     return (a.dtype, tuple(a.shape)) == (b.dtype, tuple(b.shape)) and a.dtype in NUMPY and len(a.shape) == 2 and digest(a.load()) == digest(b.load())
 
 
-def pieces(array):
+def chunks(array):
     """The array in order, PIECE values or so at a time, each contiguous."""
     step = max(1, PIECE // max(1, array[0].size if len(array) else 1))
     for i in range(0, len(array), step):
@@ -281,7 +285,7 @@ def pieces(array):
 
 def digest(array, have=None, want=None, name=''):
     h = hashlib.sha256()
-    for piece in pieces(array):
+    for piece in chunks(array):
         h.update(memoryview(cast(piece, have, want, name)).cast('B'))
     return h.digest()
 
@@ -343,7 +347,8 @@ class File:
             out = np.empty(shape, NUMPY[dtype])
             fill(self.f, out, offset, self.path)
             return out
-        refuse_if(offset + math.prod(shape) * BYTES[dtype] > self.size, f'{self.path}: a tensor of {list(shape)} {dtype} at {offset} ends beyond the file ({self.size} bytes)')
+        refuse_if(offset + math.prod(shape) * BYTES[dtype] > self.size,
+                  f'{self.path}: a tensor of {list(shape)} {dtype} at {offset} ends beyond the file ({self.size} bytes)')
         return Tensor(tuple(shape), dtype, kind or dtype, load)
 
 
@@ -400,7 +405,8 @@ def open_safetensors(path):
         entry = entry if isinstance(entry, dict) else {}
         dtype, shape, place = entry.get('dtype'), entry.get('shape'), entry.get('data_offsets')
         refuse_if(not isinstance(dtype, str) or dtype not in BYTES, f'{path}: tensor {name[:200]} has dtype {shown(dtype)}, expected one of {", ".join(BYTES)}')
-        refuse_if(not isinstance(shape, list) or len(shape) > 8 or not all(is_size(n) for n in shape), f'{path}: tensor {name[:200]} has shape {shown(shape)}, expected at most 8 sizes')
+        refuse_if(not isinstance(shape, list) or len(shape) > 8 or not all(is_size(n) for n in shape),
+                  f'{path}: tensor {name[:200]} has shape {shown(shape)}, expected at most 8 sizes')
         if not isinstance(place, list) or len(place) != 2 or not all(is_size(n) for n in place) or place[1] - place[0] != math.prod(shape) * BYTES[dtype]:
             raise Refused(f'{path}: tensor {name[:200]} has data_offsets {shown(place)}, expected {math.prod(shape) * BYTES[dtype]} bytes')
         places.append((*place, name))
@@ -570,7 +576,8 @@ def torch_zip(path):
 
     def tensor(view):
         storage, name = view.storage, f'{root}data/{view.storage.key}'
-        refuse_if(name not in members or members[name].file_size != storage.numel * BYTES[storage.dtype], f'{path}: entry {name[:200]} is not the {storage.numel * BYTES[storage.dtype]} bytes that its tensor wants')
+        refuse_if(name not in members or members[name].file_size != storage.numel * BYTES[storage.dtype],
+                  f'{path}: entry {name[:200]} is not the {storage.numel * BYTES[storage.dtype]} bytes that its tensor wants')
 
         def load_range(first, n):
             out = np.empty(n, NUMPY[storage.dtype])
@@ -584,7 +591,8 @@ def torch_legacy(path):
     """Before torch 1.6: five pickles (magic, version, system, object, keys), then each storage: its size and its bytes."""
     f = File(path)
     magic, version, system, root, keys = (unpickle(f, path) for _ in range(5))
-    refuse_if(magic != 0x1950A86A20F9469CFC6C or version != 1001 or not isinstance(system, dict) or system.get('little_endian') is not True, f'{path}: no file of torch.save (magic number, version 1001 and little endian expected)')
+    refuse_if(magic != 0x1950A86A20F9469CFC6C or version != 1001 or not isinstance(system, dict) or system.get('little_endian') is not True,
+              f'{path}: no file of torch.save (magic number, version 1001 and little endian expected)')
     refuse_if(not isinstance(keys, list) or not all(isinstance(key, str) for key in keys), f'{path}: the list of storages is damaged')
     dtypes, walk, seen = {}, [root], set()
     while walk:                                          # the dtype of a storage stands with its tensors only
@@ -598,9 +606,11 @@ def torch_legacy(path):
     for key in keys:
         numel, = f.unpack('<q', f'the size of storage {key[:40]}')
         storage = dtypes.get(key)
-        refuse_if(storage is None or numel != storage.numel, f'{path}: storage {key[:40]} has {numel} values, its tensors want {storage.numel if storage else "none"}')
+        refuse_if(storage is None or numel != storage.numel,
+                  f'{path}: storage {key[:40]} has {numel} values, its tensors want {storage.numel if storage else "none"}')
         places[key] = f.tell()
-        refuse_if(numel * BYTES[storage.dtype] > f.left(), f'{path}: storage {key[:40]} wants {numel * BYTES[storage.dtype]} bytes, the file has {f.left()} more')
+        refuse_if(numel * BYTES[storage.dtype] > f.left(),
+                  f'{path}: storage {key[:40]} wants {numel * BYTES[storage.dtype]} bytes, the file has {f.left()} more')
         f.f.seek(numel * BYTES[storage.dtype], os.SEEK_CUR)
 
     def tensor(view):
@@ -766,18 +776,18 @@ def read_llama2c_tokenizer(path, vocab):
     """max length, then (score, length, bytes) of each piece; a space stands for SentencePiece's U+2581."""
     f = File(path)
     f.unpack('<i', 'the longest piece')
-    pieces_, scores = [], []
+    pieces, scores = [], []
     while f.left():
         score, n = f.unpack('<fi', 'a piece')
         try:
-            pieces_.append(f.take(n, f'piece {len(pieces_)}').decode('utf-8').replace(' ', '\u2581'))
+            pieces.append(f.take(n, f'piece {len(pieces)}').decode('utf-8').replace(' ', '\u2581'))
         except UnicodeDecodeError:
-            raise Refused(f'{path}: piece {len(pieces_)} is no UTF-8')
+            raise Refused(f'{path}: piece {len(pieces)} is no UTF-8')
         scores.append(score)
-    refuse_if(len(pieces_) != vocab, f'{path}: {len(pieces_)} pieces, the model has {vocab}')
-    pieces_[1:3] = [piece.strip('\n') for piece in pieces_[1:3]]             # the exporter puts them on lines of their own
-    types = [2, 3, 3][:vocab] + [6 if re.fullmatch('<0x[0-9A-F]{2}>', piece) else 1 for piece in pieces_[3:]]
-    return sentencepiece_tokenizer(pieces_, scores, types, {'bos': 1, 'eos': 2, 'unk': 0}, True, True, path)
+    refuse_if(len(pieces) != vocab, f'{path}: {len(pieces)} pieces, the model has {vocab}')
+    pieces[1:3] = [piece.strip('\n') for piece in pieces[1:3]]             # the exporter puts them on lines of their own
+    types = [2, 3, 3][:vocab] + [6 if re.fullmatch('<0x[0-9A-F]{2}>', piece) else 1 for piece in pieces[3:]]
+    return sentencepiece_tokenizer(pieces, scores, types, {'bos': 1, 'eos': 2, 'unk': 0}, True, True, path)
 
 
 # ==== GGUF ======================================================================================
@@ -801,7 +811,8 @@ def gguf_value(f, kind, inside=False):
             raise Refused(f'{f.path}: a text that ends at {f.tell()} is no UTF-8')
     if kind == 9 and not inside:
         kind, n = f.unpack('<IQ', 'a list')
-        refuse_if(kind > 12 or n > min(f.left(), 1 << 24), f'{f.path}: a list of {n} values of type {kind} at {f.tell()}, expected at most {min(f.left(), 1 << 24)}')
+        refuse_if(kind > 12 or n > min(f.left(), 1 << 24),
+                  f'{f.path}: a list of {n} values of type {kind} at {f.tell()}, expected at most {min(f.left(), 1 << 24)}')
         if kind not in (8, 9):
             form = GGUF_SCALARS[kind]
             return list(struct.unpack(f'<{n}{form[1]}', f.take(n * struct.calcsize(form), 'a list')))
@@ -831,7 +842,8 @@ def read_gguf(path):
     tensors, end, last = {}, 0, ''
     for name, shape, kind, offset in sorted(infos, key=lambda info: info[3]):
         refuse_if(name in tensors, f'{path}: tensor {name[:80]} stands there twice')
-        refuse_if(offset < end or offset % align, f'{path}: tensor {name[:80]} begins at byte {offset} of the data, expected a multiple of {align} after {last[:80]}, which ends at {end}')
+        refuse_if(offset < end or offset % align,
+                  f'{path}: tensor {name[:80]} begins at byte {offset} of the data, expected a multiple of {align} after {last[:80]}, which ends at {end}')
         tensors[name], size = gguf_tensor(f, name, shape, kind, begin + offset)
         end, last = offset + size, name
     return meta, tensors
@@ -872,16 +884,19 @@ def gguf_tensor(f, name, shape, kind, offset):
 def open_gguf(path):
     meta, tensors = read_gguf(path)
     arch = meta.get('general.architecture')
-    refuse_if(arch not in [family[1] for family in FAMILIES.values()], f'{path}: general.architecture is {shown(arch)}, expected {", ".join(sorted({family[1] for family in FAMILIES.values()}))}')
+    refuse_if(arch not in [family[1] for family in FAMILIES.values()],
+              f'{path}: general.architecture is {shown(arch)}, expected {", ".join(sorted({family[1] for family in FAMILIES.values()}))}')
     refuse_if(meta.get('split.count', 0) not in (0, 1), f'{path}: one of {shown(meta.get("split.count"))} parts; join them first (llama-gguf-split --merge)')
     refuse_if(not tensors, f'{path}: holds a vocabulary and no tensors; give it as --tokenizer')
     for key, value in meta.items():
         name = key[len(arch) + 1:]
-        refuse_if(key.startswith(arch + '.') and name not in GGUF_FIELDS and not (name in GGUF_NEUTRAL and value == GGUF_NEUTRAL[name]), f'{path}: {key[:80]} is {shown(value)}, which is not known here')
+        refuse_if(key.startswith(arch + '.') and name not in GGUF_FIELDS and not (name in GGUF_NEUTRAL and value == GGUF_NEUTRAL[name]),
+                  f'{path}: {key[:80]} is {shown(value)}, which is not known here')
     get = lambda name: meta.get(f'{arch}.{name}')
     embedding = tensors.get('token_embd.weight')
     config = {'model_type': arch, 'vocab_size': embedding.shape[0] if embedding else None}
-    refuse_if(get('vocab_size') not in (None, config['vocab_size']), f'{path}: {arch}.vocab_size is {shown(get("vocab_size"))}, the embedding has {config["vocab_size"]} rows')
+    refuse_if(get('vocab_size') not in (None, config['vocab_size']),
+              f'{path}: {arch}.vocab_size is {shown(get("vocab_size"))}, the embedding has {config["vocab_size"]} rows')
     if arch == 'gpt2':
         config.update(n_positions=get('context_length'), n_embd=get('embedding_length'), n_layer=get('block_count'), n_head=get('attention.head_count'), n_inner=get('feed_forward_length'),
                       activation_function='gelu_new', layer_norm_epsilon=tidy(get('attention.layer_norm_epsilon')))
@@ -891,7 +906,8 @@ def open_gguf(path):
                       num_key_value_heads=get('attention.head_count_kv') or get('attention.head_count'), head_dim=head, max_position_embeddings=get('context_length'), hidden_act='silu',
                       rms_norm_eps=tidy(get('attention.layer_norm_rms_epsilon')), rope_theta=tidy(get('rope.freq_base') or 10000.0),
                       attention_bias='blk.0.attn_q.bias' in tensors and arch != 'qwen2', mlp_bias='blk.0.ffn_gate.bias' in tensors)
-        refuse_if(any(get(key) not in (None, head) for key in ('attention.value_length', 'rope.dimension_count')), f'{path}: key, value and rotary size differ, expected heads of one size')
+        refuse_if(any(get(key) not in (None, head) for key in ('attention.value_length',
+                  'rope.dimension_count')), f'{path}: key, value and rotary size differ, expected heads of one size')
         if arch == 'smollm3':
             config['no_rope_layer_interval'] = 4            # no field says so; llama.cpp has it built in
         gguf_rope(config, tensors.pop('rope_freqs.weight', None), path)
@@ -914,7 +930,8 @@ def gguf_rope(config, divisors, path):
     values = divisors.load().reshape(-1).astype('<f4') if divisors.dtype == 'F32' else np.zeros(0, '<f4')
     s = describe({**config, 'tie_word_embeddings': True})
     scaling = {'rope_type': 'llama3', 'factor': tidy(float(values.max(initial=1))), 'low_freq_factor': 1.0, 'high_freq_factor': 4.0, 'original_max_position_embeddings': 8192}
-    refuse_if(values.shape != (s['D'] // 2,) or not np.allclose(values, llama3_divisors(s, scaling), rtol=1e-4), f'{path}: rope_freqs.weight is not what llama3 scaling from 8192 positions gives')
+    refuse_if(values.shape != (s['D'] // 2,) or not np.allclose(values, llama3_divisors(s, scaling), rtol=1e-4),
+              f'{path}: rope_freqs.weight is not what llama3 scaling from 8192 positions gives')
     config['rope_scaling'] = scaling
 
 
@@ -942,87 +959,90 @@ PRE = {
 }
 
 
-def check_pieces(pieces_, types, special, where):
-    refuse_if(len(types) != len(pieces_) or not all(is_size(t) for t in types), f'{where}: {len(types)} types of tokens for {len(pieces_)} tokens')
-    twice = [piece for piece, n in collections.Counter(pieces_).items() if n > 1]
-    refuse_if(twice or '' in pieces_, f'{where}: token {shown(twice[0] if twice else "")} stands there twice or is empty')
+def check_pieces(pieces, types, special, where):
+    refuse_if(len(types) != len(pieces) or not all(is_size(t) for t in types), f'{where}: {len(types)} types of tokens for {len(pieces)} tokens')
+    twice = [piece for piece, n in collections.Counter(pieces).items() if n > 1]
+    refuse_if(twice or '' in pieces, f'{where}: token {shown(twice[0] if twice else "")} stands there twice or is empty')
     for key, token in special.items():
-        refuse_if(token is not None and not is_size(token, len(pieces_) - 1), f'{where}: the token {key} is {shown(token)}, expected less than {len(pieces_)}')
+        refuse_if(token is not None and not is_size(token, len(pieces) - 1), f'{where}: the token {key} is {shown(token)}, expected less than {len(pieces)}')
 
 
-def tokenizer_json(pieces_, types, special, add_bos, pipeline, model):
+def tokenizer_json(pieces, types, special, add_bos, pipeline, model):
     """The common frame. types are GGUF's: 1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused, 6 byte."""
     added = [{'id': i, 'content': piece, 'single_word': False, 'lstrip': False, 'rstrip': False, 'normalized': False, 'special': t != 4}
-             for i, (piece, t) in enumerate(zip(pieces_, types)) if t in (2, 3, 4)]
+             for i, (piece, t) in enumerate(zip(pieces, types)) if t in (2, 3, 4)]
     post = None
     if add_bos and special.get('bos') is not None:
-        name = pieces_[special['bos']]
+        name = pieces[special['bos']]
         first = lambda n, letter: [{'SpecialToken': {'id': name, 'type_id': n}}, {'Sequence': {'id': letter, 'type_id': n}}]
         post = {'type': 'TemplateProcessing', 'single': first(0, 'A'), 'pair': first(0, 'A') + first(1, 'B'),
                 'special_tokens': {name: {'id': name, 'ids': [special['bos']], 'tokens': [name]}}}
     root = {'version': '1.0', 'truncation': None, 'padding': None, 'added_tokens': added, 'normalizer': None, 'pre_tokenizer': None, 'post_processor': post, 'decoder': None}
     frame = {'type': 'BPE', 'dropout': None, 'unk_token': None, 'continuing_subword_prefix': None, 'end_of_word_suffix': None, 'fuse_unk': False, 'byte_fallback': False, 'ignore_merges': False}
     root.update(pipeline)
-    root['model'] = {**frame, **model, 'vocab': {piece: i for i, (piece, t) in enumerate(zip(pieces_, types)) if t != 5}, 'merges': model['merges']}
+    root['model'] = {**frame, **model, 'vocab': {piece: i for i, (piece, t) in enumerate(zip(pieces, types)) if t != 5}, 'merges': model['merges']}
     return root
 
 
-def sentencepiece_tokenizer(pieces_, scores, types, special, add_bos, prefix, where):
+def sentencepiece_tokenizer(pieces, scores, types, special, add_bos, prefix, where):
     """Llama 2's form: text with U+2581 for spaces, merged by score, bytes for what has no piece."""
-    check_pieces(pieces_, types, special, where)
-    refuse_if(len(scores) != len(pieces_), f'{where}: {len(scores)} scores for {len(pieces_)} tokens')
+    check_pieces(pieces, types, special, where)
+    refuse_if(len(scores) != len(pieces), f'{where}: {len(scores)} scores for {len(pieces)} tokens')
     space = {'type': 'Replace', 'pattern': {'String': ' '}, 'content': '\u2581'}
     decoders = [{'type': 'Replace', 'pattern': {'String': '\u2581'}, 'content': ' '}, {'type': 'ByteFallback'}, {'type': 'Fuse'}]
     pipeline = {'normalizer': {'type': 'Sequence', 'normalizers': [{'type': 'Prepend', 'prepend': '\u2581'}, space]} if prefix else space,
                 'decoder': {'type': 'Sequence', 'decoders': decoders + ([{'type': 'Strip', 'content': ' ', 'start': 1, 'stop': 0}] if prefix else [])}}
-    model = {'unk_token': pieces_[special['unk']] if special.get('unk') is not None else None, 'fuse_unk': True,
-             'byte_fallback': sum(t == 6 for t in types) == 256, 'merges': merges_by_score(pieces_, scores, types, where)}
-    return tokenizer_json(pieces_, types, special, add_bos, pipeline, model)
+    model = {'unk_token': pieces[special['unk']] if special.get('unk') is not None else None, 'fuse_unk': True,
+             'byte_fallback': sum(t == 6 for t in types) == 256, 'merges': merges_by_score(pieces, scores, types, where)}
+    return tokenizer_json(pieces, types, special, add_bos, pipeline, model)
 
 
-def merges_by_score(pieces_, scores, types, where):
+def merges_by_score(pieces, scores, types, where):
     """Every way to make a piece of two others, best score first; where scores are equal, lower ids first."""
-    normal = {piece: i for i, (piece, t) in enumerate(zip(pieces_, types)) if t in (1, 4) and ' ' not in piece}
+    normal = {piece: i for i, (piece, t) in enumerate(zip(pieces, types)) if t in (1, 4) and ' ' not in piece}
     found = []
     for piece, n in normal.items():
         refuse_if(len(piece) > 1024, f'{where}: a token of {len(piece)} characters, expected at most 1024')
         cuts = [(piece[:i], piece[i:]) for i in range(1, len(piece)) if piece[:i] in normal and piece[i:] in normal]
         found.extend((-scores[n], normal[left], normal[right]) for left, right in cuts)
-    return [f'{pieces_[left]} {pieces_[right]}' for _, left, right in sorted(found)]
+    return [f'{pieces[left]} {pieces[right]}' for _, left, right in sorted(found)]
 
 
 def gguf_tokenizer(meta, where):
     """tokenizer.json and tokenizer_config.json from a GGUF file's metadata; None if it has none."""
     get = lambda key, default=None: meta.get('tokenizer.ggml.' + key, default)
-    kind, pieces_ = get('model'), get('tokens')
+    kind, pieces = get('model'), get('tokens')
     if kind is None:
         return None, {}
-    refuse_if(kind not in ('llama', 'gpt2') or not isinstance(pieces_, list) or not all(isinstance(piece, str) for piece in pieces_), f'{where}: tokenizer.ggml.model is {shown(kind)}, expected llama or gpt2 with a list of tokens')
+    refuse_if(kind not in ('llama',
+              'gpt2') or not isinstance(pieces, list) or not all(isinstance(piece, str) for piece in pieces), f'{where}: tokenizer.ggml.model is {shown(kind)}, expected llama or gpt2 with a list of tokens')
     for key in ('add_eos_token', 'precompiled_charsmap'):
         refuse_if(get(key), f'{where}: tokenizer.ggml.{key} is {shown(get(key))}, which has no place here; give the model\'s tokenizer.json as --tokenizer')
-    types = get('token_type', [1] * len(pieces_))
+    types = get('token_type', [1] * len(pieces))
     special = {'bos': get('bos_token_id'), 'eos': get('eos_token_id'), 'unk': get('unknown_token_id'), 'pad': get('padding_token_id')}
     refuse_if(not isinstance(types, list), f'{where}: tokenizer.ggml.token_type is {shown(types)}, expected a list')
     if kind == 'llama':
         scores = get('scores', [])
         refuse_if(not isinstance(scores, list) or not all(isinstance(x, float) for x in scores), f'{where}: tokenizer.ggml.scores is no list of floats')
         add_bos = bool(get('add_bos_token', True))
-        root = sentencepiece_tokenizer(pieces_, scores, types, special, add_bos, bool(get('add_space_prefix', True)), where)
+        root = sentencepiece_tokenizer(pieces, scores, types, special, add_bos, bool(get('add_space_prefix', True)), where)
     else:
         pre, merges = get('pre'), get('merges')
-        refuse_if(not isinstance(pre, str) or pre not in PRE, f'{where}: tokenizer.ggml.pre is {shown(pre)}, expected {", ".join(PRE)}; give the model\'s tokenizer.json as --tokenizer')
-        refuse_if(not isinstance(merges, list) or not all(isinstance(m, str) and m.count(' ') == 1 for m in merges), f'{where}: tokenizer.ggml.merges is no list of pairs')
-        check_pieces(pieces_, types, special, where)
+        refuse_if(not isinstance(pre, str) or pre not in PRE,
+                  f'{where}: tokenizer.ggml.pre is {shown(pre)}, expected {", ".join(PRE)}; give the model\'s tokenizer.json as --tokenizer')
+        refuse_if(not isinstance(merges, list) or not all(isinstance(m, str) and m.count(' ') == 1 for m in merges),
+                  f'{where}: tokenizer.ggml.merges is no list of pairs')
+        check_pieces(pieces, types, special, where)
         splitter, normalizer, ignore, bos = PRE[pre]
         add_bos = bool(get('add_bos_token', bos))
         pipeline = {'normalizer': normalizer, 'pre_tokenizer': splitter, 'decoder': byte_level(True, True, True)}
-        root = tokenizer_json(pieces_, types, special, add_bos, pipeline, {'ignore_merges': ignore, 'merges': merges})
-    return root, {'tokenizer_config.json': to_json(tokenizer_config(root, special, pieces_, add_bos, meta.get('tokenizer.chat_template')))}
+        root = tokenizer_json(pieces, types, special, add_bos, pipeline, {'ignore_merges': ignore, 'merges': merges})
+    return root, {'tokenizer_config.json': to_json(tokenizer_config(root, special, pieces, add_bos, meta.get('tokenizer.chat_template')))}
 
 
-def tokenizer_config(root, special, pieces_, add_bos, template=None):
+def tokenizer_config(root, special, pieces, add_bos, template=None):
     config = {'tokenizer_class': 'PreTrainedTokenizerFast', 'clean_up_tokenization_spaces': False, 'add_bos_token': add_bos, 'add_eos_token': False}
-    config.update({f'{key}_token': pieces_[token] for key, token in special.items() if token is not None})
+    config.update({f'{key}_token': pieces[token] for key, token in special.items() if token is not None})
     if isinstance(template, str):
         config['chat_template'] = template
     return config
@@ -1049,22 +1069,23 @@ def open_tokenizer(path, vocab):
 def vocabulary(root, vocab, where):
     """(tokens by id, types, merges as pairs) of a tokenizer.json; ids without a token are unused."""
     model = root.get('model')
-    table_, merges = (model.get('vocab'), model.get('merges')) if isinstance(model, dict) else (None, None)
+    vocab_json, merges = (model.get('vocab'), model.get('merges')) if isinstance(model, dict) else (None, None)
     added = root.get('added_tokens') or []
-    refuse_if(not isinstance(table_, dict) or not isinstance(merges, list) or not isinstance(added, list) or not all(isinstance(t, dict) for t in added) or model.get('type', 'BPE') != 'BPE', f'{where}: model is no BPE with vocab and merges')
-    listed = [*table_.items(), *((t.get('content'), t.get('id')) for t in added)]
+    refuse_if(not isinstance(vocab_json, dict) or not isinstance(merges, list) or not isinstance(added, list) or not all(isinstance(t, dict) for t in added) or model.get('type',
+              'BPE') != 'BPE', f'{where}: model is no BPE with vocab and merges')
+    listed = [*vocab_json.items(), *((t.get('content'), t.get('id')) for t in added)]
     refuse_if(not all(isinstance(piece, str) and is_size(i, vocab - 1) for piece, i in listed), f'{where}: a token has no id below the vocabulary size {vocab}')
-    pieces_, types = [f'[PAD{i}]' for i in range(vocab)], [5] * vocab
+    pieces, types = [f'[PAD{i}]' for i in range(vocab)], [5] * vocab
     for piece, i in listed:
-        pieces_[i], types[i] = piece, 6 if model.get('byte_fallback') and re.fullmatch('<0x[0-9A-F]{2}>', piece) else 1
+        pieces[i], types[i] = piece, 6 if model.get('byte_fallback') and re.fullmatch('<0x[0-9A-F]{2}>', piece) else 1
     for t in added:
         types[t['id']] = 2 if t['content'] == model.get('unk_token') else 3 if t.get('special') else 4
     pairs = [m.split(' ') if isinstance(m, str) else m for m in merges]
     refuse_if(not all(isinstance(m, list) and len(m) == 2 and all(isinstance(side, str) for side in m) for m in pairs), f'{where}: merges are no pairs')
-    return pieces_, types, pairs
+    return pieces, types, pairs
 
 
-def scores_of(pieces_, types, pairs):
+def scores_of(pieces, types, pairs):
     """Scores that give the merges their order back: minus the place of the piece; pieces whose merges mix have one place."""
     place, order = {}, []
     for piece in (left + right for left, right in pairs):
@@ -1075,7 +1096,7 @@ def scores_of(pieces_, types, pairs):
             if place[later] <= place[piece]:
                 break
             place[later] = place[piece]
-    return [float(-place.get(piece, len(order) + i)) if t == 1 else 0.0 for i, (piece, t) in enumerate(zip(pieces_, types))]
+    return [float(-place.get(piece, len(order) + i)) if t == 1 else 0.0 for i, (piece, t) in enumerate(zip(pieces, types))]
 
 
 def begins_with_bos(root):
@@ -1148,7 +1169,7 @@ def to_json(value):
 def put(f, array, have, want, name, progress):
     """Appends a tensor in the type that is wanted; returns its size."""
     size = 0
-    for piece in pieces(array):
+    for piece in chunks(array):
         size += f.write(memoryview(cast(piece, have, want, name)).cast('B'))
         progress.tick(piece.nbytes)
     return size
@@ -1175,10 +1196,10 @@ def write_hf(path, ckpt, weights, s, args, progress):
         sizes[-1] += size_of(w, dtype)
     names = ['model.safetensors'] if len(shards) == 1 else [f'model-{i + 1:05d}-of-{len(shards):05d}.safetensors' for i in range(len(shards))]
     for name, shard in zip(names, shards):
-        header, at_ = {'__metadata__': {'format': 'pt'}}, 0
+        header, place = {'__metadata__': {'format': 'pt'}}, 0
         for w, dtype in shard:
-            header[w.name] = {'dtype': dtype, 'shape': list(w.shape), 'data_offsets': [at_, at_ + size_of(w, dtype)]}
-            at_ += size_of(w, dtype)
+            header[w.name] = {'dtype': dtype, 'shape': list(w.shape), 'data_offsets': [place, place + size_of(w, dtype)]}
+            place += size_of(w, dtype)
         text = json.dumps(header, separators=(',', ':')).encode('utf-8')
         text += b' ' * (-len(text) % 8)
         with synced(os.path.join(path, name)) as f:
@@ -1225,9 +1246,9 @@ def llama2c_tokenizer(root, vocab, where):
     """tokenizer.bin, or None for a tokenizer that it cannot hold."""
     if not root['model'].get('byte_fallback'):
         return None
-    pieces_, types, pairs = vocabulary(root, vocab, where)
-    scores = scores_of(pieces_, types, pairs)
-    texts = [(f'\n{piece}\n' if t == 3 and i in (1, 2) else piece.replace('\u2581', ' ')).encode('utf-8') for i, (piece, t) in enumerate(zip(pieces_, types))]
+    pieces, types, pairs = vocabulary(root, vocab, where)
+    scores = scores_of(pieces, types, pairs)
+    texts = [(f'\n{piece}\n' if t == 3 and i in (1, 2) else piece.replace('\u2581', ' ')).encode('utf-8') for i, (piece, t) in enumerate(zip(pieces, types))]
     return struct.pack('<i', max(map(len, texts))) + b''.join(struct.pack('<fi', score, len(text)) + text for score, text in zip(scores, texts))
 
 
@@ -1251,10 +1272,10 @@ def gguf_vocabulary(ckpt, vocab, where):
     root, config = ckpt.tokenizer, ckpt.config
     if root is None:
         return {}
-    pieces_, types, pairs = vocabulary(root, vocab, where)
-    meta = {'tokens': pieces_, 'token_type': types, 'add_bos_token': begins_with_bos(root)}
+    pieces, types, pairs = vocabulary(root, vocab, where)
+    meta = {'tokens': pieces, 'token_type': types, 'add_bos_token': begins_with_bos(root)}
     if '"ByteFallback"' in json.dumps(root.get('decoder')):
-        meta.update(model='llama', pre='default', scores=scores_of(pieces_, types, pairs), add_space_prefix='"Prepend"' in json.dumps(root.get('normalizer')))
+        meta.update(model='llama', pre='default', scores=scores_of(pieces, types, pairs), add_space_prefix='"Prepend"' in json.dumps(root.get('normalizer')))
     else:
         plain = lambda splitter: json.dumps(splitter, sort_keys=True).replace('"trim_offsets": true', '"trim_offsets": false')      # offsets do not matter here
         pre = [name for name, entry in PRE.items() if plain(entry[0]) == plain(root.get('pre_tokenizer')) and entry[1] == root.get('normalizer')]
@@ -1264,7 +1285,7 @@ def gguf_vocabulary(ckpt, vocab, where):
     ends = ends if isinstance(ends, list) else [ends]
     unknown = root['model'].get('unk_token')
     tokens = {'bos': config.get('bos_token_id'), 'eos': ends[0], 'eot': ends[-1] if len(ends) > 1 else None, 'padding': config.get('pad_token_id'),
-              'unknown': pieces_.index(unknown) if unknown in pieces_ else None}
+              'unknown': pieces.index(unknown) if unknown in pieces else None}
     meta.update({f'{key}_token_id': token for key, token in tokens.items() if is_size(token, vocab - 1)})
     meta = {f'tokenizer.ggml.{key}': value for key, value in meta.items() if value != []}
     template = parse_json(ckpt.files['tokenizer_config.json'], 'tokenizer_config.json').get('chat_template') if 'tokenizer_config.json' in ckpt.files else None
@@ -1358,7 +1379,8 @@ def verify(path, weights, dtypes, tokenizer):
     refuse_if([w.name for w in found] != [w.name for w in weights], f'{path}: reads back as other tensors')
     progress = Progress('verified', sum(size_of(w, dtype) for w, dtype in zip(weights, dtypes)))
     for w, b, dtype in zip(weights, found, dtypes):
-        refuse_if(b.tensor.dtype != dtype or digest(w.read(), w.tensor.dtype, dtype, w.name) != digest(b.read()), f'{path}: {w.name} reads back with other values')
+        refuse_if(b.tensor.dtype != dtype or digest(w.read(), w.tensor.dtype, dtype, w.name) != digest(b.read()),
+                  f'{path}: {w.name} reads back with other values')
         progress.tick(size_of(w, dtype))
     progress.tick(end=True)
     if tokenizer is not None and back.tokenizer is not None:
