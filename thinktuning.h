@@ -76,18 +76,18 @@
  *                              chooses, "cpu" or "cuda"; default "cpu"
  *
  * ---- chapters, here and in the implementation ----
- *  1 base        status, errors, allocation, text, files, JSON, random numbers
+ *  1 base        status, errors, allocation, text, files, JSON, threads, random numbers
  *  2 kernels     the table of a backend; CPU kernels: matrix product, attention, norms, ...
  *  3 tensor      shape and storage
  *  4 autograd    tape, ops with forward and backward side by side, custom ops, recomputation
- *  5 tokenizer   byte-level BPE: train, encode, decode, tokenizer.json
- *  6 model       config, parameters, forward
+ *  5 tokenizer   BPE: train, encode, decode, tokenizer.json, .tiktoken, chat templates
+ *  6 model       config, parameters, forward, low-rank adapters
  *  7 checkpoint  safetensors, Hugging Face directories, training state
  *  8 sampler     KV cache, continuous batching, sampling controls
  *  9 optimizer   AdamW, clipping, schedules
  * 10 grpo        rollouts, advantages, policy losses
  * 11 think       teachers, selection, augmentation, advantage-aware shaping, schedule
- * 12 trainer     tasks, the training step, evaluation, metrics */
+ * 12 trainer     tasks, rewards, the training step over one or more processes, evaluation, metrics */
 #ifndef TTI_SIMD_PASS
 #ifndef THINKTUNING_H
 #define THINKTUNING_H

@@ -227,6 +227,8 @@ int main(int argc, char **argv) {
     model = !ctx ? NULL : map_weights ? tt_model_map(ctx, model_dir) : tt_model_load(ctx, model_dir);
     tokenizer = model ? tt_tokenizer_load(ctx, path) : NULL;
     if (!tokenizer || (lora_dir && tt_model_lora_load(model, lora_dir) != TT_OK)) fail(ctx);
+    if (tt_vocab_size(tokenizer) > tt_model_config_get(model)->vocab_size)
+        example_exit(1, "generate: %s has %d tokens, expected at most the model's vocab_size %d", path, tt_vocab_size(tokenizer), tt_model_config_get(model)->vocab_size);
     complete_sampling(&sampling, model, tokenizer, stops);
     if (as_chat) converse(model, tokenizer, &sampling);
     else continue_prompt(model, tokenizer, &sampling, n);
