@@ -1089,8 +1089,9 @@ class Command(Case):
             self.assertEqual(sorted(os.listdir(self.dir)), before)
         big = self.big_model()
         before = sorted(os.listdir(self.dir))
+        heed = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)      # a shell's background jobs ignore it
         for sign in (signal.SIGTERM, signal.SIGINT):
-            child = subprocess.Popen([sys.executable, TOOL, big, self.path()], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            child = subprocess.Popen([sys.executable, TOOL, big, self.path()], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, preexec_fn=heed)
             for _ in range(1000):
                 time.sleep(0.005)
                 if len(os.listdir(self.dir)) > len(before) or child.poll() is not None:
