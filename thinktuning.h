@@ -1469,7 +1469,7 @@ static void *tti_step_alloc(tt_context *ctx, size_t bytes) {
  * job's fields change only after all parts are done: so a worker that comes late finds nothing left or a part of the
  * next job, both right. The caller works too and waits only for parts that were taken: a worker that the system keeps
  * from running delays nobody. Who waits spins for TTI_SPIN_S, then sleeps. (An OpenMP team spins for milliseconds:
- * beside one other busy program it trained the demo's model 20 times slower.) */
+ * beside other busy programs it trained the demo's model many times slower, see bench/RESULTS.md.) */
 #define TTI_MAX_THREADS 1024
 typedef void (*tti_part_fn)(void *user, int part, int worker);    /* worker: 0 .. n_threads - 1, no two at once */
 
@@ -1608,19 +1608,20 @@ static void tti_team_destroy(tt_context *ctx) { (void)ctx; }
 /* part(user, i, worker) for i = 0 .. n-1, each once, in any order, on any of the threads; returns when all are done. */
 static tt_status tti_parallel(tt_context *ctx, tti_part_fn part, void *user, int n) {
     int i;
-#ifdef TTI_TEAM
+#if defined(TTI_OPENMP)
+#pragma omp parallel for schedule(dynamic, 1) num_threads(ctx->n_threads) if (n > 1)
+    for (i = 0; i < n; i++) { part(user, i, omp_get_thread_num()); }
+#else
+#if defined(TTI_TEAM)
     if (n > 1 && ctx->n_threads > 1) {
         if (!ctx->team && tti_team_create(ctx) != TT_OK) { return TT_ERR_MEM; }
         tti_team_run(ctx->team, part, user, n);
         return TT_OK;
     }
-#elif defined(TTI_OPENMP)
-#pragma omp parallel for schedule(dynamic, 1) num_threads(ctx->n_threads) if (n > 1)
-    for (i = 0; i < n; i++) { part(user, i, omp_get_thread_num()); }
-    return TT_OK;
 #endif
     (void)ctx;
     for (i = 0; i < n; i++) { part(user, i, 0); }
+#endif
     return TT_OK;
 }
 /* tti_grow for parts of a job, which may want memory at the same time. */

@@ -1,6 +1,5 @@
 /* options.h - command lines for the examples: one table row per option, read by options_read.
- * A bad option ends the program with status 2 and a line that names the option and its value;
- * example_fail ends it with status 1 and the library's reason. */
+ * A bad option ends the program with status 2 and a line that names the option and its value. */
 #ifndef OPTIONS_H
 #define OPTIONS_H
 
