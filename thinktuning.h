@@ -2207,8 +2207,10 @@ extern "C" {
 
 #if defined(__GNUC__) || defined(__clang__)
 #define TTI_INLINE static inline __attribute__((always_inline))
+#define TTI_PREFETCH(p) __builtin_prefetch(p, 1)
 #else
 #define TTI_INLINE static inline
+#define TTI_PREFETCH(p) ((void)(p))
 #endif
 
 /* Sizes of blocks. Those that count columns of C are multiples of every kernel set's tile width (32, 24, 12, 3). */
@@ -2241,7 +2243,7 @@ typedef struct tti_gemm {            /* element (i,k) of A is a[i * a_row + k * 
     float *c;
     int accumulate;
     size_t n0, n1, k0, k1;           /* the block of B that is packed */
-    float *packed;
+    float *packed, *turned;          /* panels of B; of all of A      */
     size_t rows;                     /* of C in one item              */
 } tti_gemm;
 
@@ -2264,6 +2266,9 @@ typedef struct tti_logits {
     tti_softmax *states;
     const float *dlogprobs, *dentropy, *entropy, *lse;
 } tti_logits;
+
+/* Whether A's rows are copied into panels first: else those of a tile would share cache sets, or each k touch a new page. */
+static int tti_gemm_turns(const tti_gemm *g) { return g->a_row == 1 ? g->a_k > 128 : g->m > 8 && g->a_row % 512 == 0; }
 
 static void tti_softmax_merge(tti_softmax *s, float max, float sum, float dot) {
     double gap = s->sum > 0 ? (double)s->max - (double)max : 0.0, shrink = exp(gap);
@@ -2321,12 +2326,12 @@ TTI_INLINE float tti_pow2(float t) {
 }
 static float tti_normal_cdf(float x) { return 0.5f * erfcf(-0.707106781f * x); }
 
-#define TTI_KERNEL_LIST(X) X(gemm_panels) X(gemm_pack) X(gemm_blocks) X(attention_forward) X(attention_backward) \
+#define TTI_KERNEL_LIST(X) X(gemm_panels) X(gemm_pack) X(gemm_turn) X(gemm_blocks) X(attention_forward) X(attention_backward) \
     X(logits_scan) X(logits_back) X(norm) X(norm_dx) X(norm_dw) X(rope) X(unary) X(unary_back) X(binary) \
     X(binary_back) X(axpy) X(add_rows) X(adamw)
 typedef struct tti_kernels {
     const char *name;
-    size_t tile_columns;
+    size_t tile_rows, tile_columns;
 #define TTI_FIELD(name) tti_kernel name;
     TTI_KERNEL_LIST(TTI_FIELD)
 #undef TTI_FIELD
@@ -2531,9 +2536,15 @@ static tt_status tti_cpu_gemm(tt_context *ctx, const tt_gemm_args *args) {
     job.args = &g;
     if (tti_thread_scratch(ctx, TTI_GEMM_SCRATCH) != TT_OK) { return TT_ERR_MEM; }
     if (g.m <= (g.b_column == 1 ? TTI_MC / 4 : TTI_MC)) {
+        if (tti_gemm_turns(&g)) {
+            size_t rows = cpu->kernels->tile_rows;
+            if (tti_scratch(ctx, &cpu->shared, &cpu->shared_size, g.m * g.k + 16) != TT_OK) { return TT_ERR_MEM; }
+            g.turned = tti_aligned(cpu->shared);
+            tti_run(ctx, cpu->kernels->gemm_turn, &job, (g.m + rows - 1) / rows, 4 * rows * g.k);
+        }
         return tti_run(ctx, cpu->kernels->gemm_panels, &job, (g.n + tile - 1) / tile, 2 * g.m * g.k * tile);
     }
-    if (g.b_column != 1) { return tti_gemm_packed(ctx, &g, &job); }
+    if (g.b_column != 1 || g.b_k > 128 || tti_gemm_turns(&g)) { return tti_gemm_packed(ctx, &g, &job); }
     g.n1 = g.n;
     items = tti_gemm_items(ctx, &g);
     return tti_run(ctx, cpu->kernels->gemm_blocks, &job, items, 2 * g.rows * (g.n < TTI_NG ? g.n : TTI_NG) * g.k);
@@ -13346,11 +13357,11 @@ TTI_INLINE TTI_V TTI_K(sigmoid)(TTI_V x) { return TTI_SET(1.0f) / (TTI_SET(1.0f)
 /* Columns k..k+3 of TTI_W rows, each a vector: every 128-bit lane turns a 4 x 4 block. */
 #if TTI_SIMD_PASS == TTI_PASS_AVX512
 TTI_INLINE __m512 TTI_K(quad)(const float *p, size_t step, size_t last) {
-    size_t two = last < 8 ? last : 8, three = last < 12 ? last : 12;
+    const float *one = p + (last < 4 ? last : 4) * step, *two = p + (last < 8 ? last : 8) * step, *three = p + (last < 12 ? last : 12) * step;
     __m512 v = _mm512_castps128_ps512(_mm_loadu_ps(p));
-    v = _mm512_insertf32x4(v, _mm_loadu_ps(p + (last < 4 ? last : 4) * step), 1);
-    v = _mm512_insertf32x4(v, _mm_loadu_ps(p + two * step), 2);
-    return _mm512_insertf32x4(v, _mm_loadu_ps(p + three * step), 3);
+    v = _mm512_mask_broadcast_f32x4(v, 0x00F0, _mm_loadu_ps(one));      /* a masked load, where an insert would take the shuffle unit */
+    v = _mm512_mask_broadcast_f32x4(v, 0x0F00, _mm_loadu_ps(two));
+    return _mm512_mask_broadcast_f32x4(v, 0xF000, _mm_loadu_ps(three));
 }
 #define TTI_TURN(a, b, c, d) do { \
     __m512 t0 = _mm512_unpacklo_ps(a, b), t1 = _mm512_unpackhi_ps(a, b), t2 = _mm512_unpacklo_ps(c, d), t3 = _mm512_unpackhi_ps(c, d); \
@@ -13415,6 +13426,21 @@ static void TTI_K(pack)(float *to, const float *from, size_t lane_step, size_t k
     (void)done;
     for (; lane < width; lane++) {
         for (i = 0; i < k; i++) { to[i * width + lane] = lane < lanes ? from[lane * lane_step + i * k_step] : 0.0f; }
+    }
+}
+/* Whole panels, `stride` apart. Where their lanes adjoin, k is outermost: a row of memory is read once, from end to end. */
+static void TTI_K(pack_panels)(float *to, const float *from, size_t lane_step, size_t k_step, size_t panels, size_t width, size_t stride, size_t k) {
+    size_t p, i, lane;
+    if (lane_step != 1) {
+        for (p = 0; p < panels; p++) { TTI_K(pack)(to + p * stride, from + p * width * lane_step, lane_step, k_step, width, width, k); }
+        return;
+    }
+    for (i = 0; i < k; i++, from += k_step, to += width) {
+        for (p = 0; p < panels; p++) {
+            for (lane = 0; lane < width; lane += TTI_W) {
+                TTI_K(store)(to + p * stride + lane, TTI_K(load)(from + p * width + lane, width - lane), width - lane);
+            }
+        }
     }
 }
 /* R rows of a tile: c = begin (or 0) + a b. `columns` of the TTI_NR columns are stored. One function per R, as the
@@ -13509,19 +13535,24 @@ TTI_TILE_SWITCH(tile_lines, step, 1)
 #undef TTI_TILE_SWITCH
 #undef TTI_CASE12
 #undef TTI_CASE8
+/* Rows m0..m1 of A from k0 to k1 as panels; panel of row i at to[(i - m0) * stride]. */
+static void TTI_K(pack_a)(const tti_gemm *g, float *to, size_t stride, size_t m0, size_t m1, size_t k0, size_t k1) {
+    const float *from = g->a + m0 * g->a_row + k0 * g->a_k;
+    size_t whole = (m1 - m0) / TTI_MR, i, rows;
+    TTI_K(pack_panels)(to, from, g->a_row, g->a_k, whole, TTI_MR, TTI_MR * stride, k1 - k0);
+    for (i = whole * TTI_MR; i < m1 - m0; i += rows) {
+        rows = TTI_K(tile_rows)(m1 - m0 - i);
+        TTI_K(pack)(to + i * stride, from + i * g->a_row, g->a_row, g->a_k, rows, rows, k1 - k0);
+    }
+}
 /* Rows m0..m1 (at most TTI_MC) and columns n0..n1 of C over k0..k1 (at most TTI_KC). B's panels are in `packed`,
  * the first at column n0, or (NULL) are made here one by one. scratch: TTI_GEMM_SCRATCH floats. */
 static void TTI_K(gemm_block)(const tti_gemm *g, size_t m0, size_t m1, size_t n0, size_t n1, size_t k0, size_t k1,
                               const float *packed, float *scratch) {
-    size_t k = k1 - k0, i, j, rows;
-    float *panel = tti_aligned(scratch), *turned = panel + TTI_NR * TTI_KC;
-    int pack_a = g->a_row != 1 && g->a_row % 512 == 0;      /* rows that share cache sets */
-    if (pack_a) {
-        for (i = m0; i < m1; i += rows) {
-            rows = TTI_K(tile_rows)(m1 - i);
-            TTI_K(pack)(turned + (i - m0) * k, g->a + i * g->a_row + k0 * g->a_k, g->a_row, g->a_k, rows, rows, k);
-        }
-    }
+    size_t k = k1 - k0, i, j, r, rows, stride = g->turned ? g->k : k;
+    float *panel = tti_aligned(scratch);
+    const float *turned = g->turned ? g->turned + m0 * stride : tti_gemm_turns(g) ? panel + TTI_NR * TTI_KC : NULL;
+    if (turned && !g->turned) { TTI_K(pack_a)(g, panel + TTI_NR * TTI_KC, k, m0, m1, k0, k1); }
     for (j = n0; j < n1; j += TTI_NR) {
         size_t columns = n1 - j < TTI_NR ? n1 - j : TTI_NR, ldb = TTI_NR;
         const float *from = g->b + j * g->b_column + k0 * g->b_k, *b = packed;
@@ -13534,7 +13565,11 @@ static void TTI_K(gemm_block)(const tti_gemm *g, size_t m0, size_t m1, size_t n0
             const float *begin = k0 > 0 || g->accumulate ? c : g->bias ? g->bias + j : NULL;
             size_t begin_step = begin == c ? g->ldc : 0;
             rows = TTI_K(tile_rows)(m1 - i);
-            if (pack_a) { TTI_K(tile_columns)(rows, k, turned + (i - m0) * k, rows, b, ldb, begin, begin_step, c, g->ldc, columns); }
+            for (r = rows; r < 2 * rows && i + r < m1; r++) {      /* C of the next tile */
+                TTI_PREFETCH(c + r * g->ldc);
+                TTI_PREFETCH(c + r * g->ldc + columns - 1);
+            }
+            if (turned) { TTI_K(tile_columns)(rows, k, turned + (i - m0) * stride + (g->turned ? k0 * rows : 0), rows, b, ldb, begin, begin_step, c, g->ldc, columns); }
             else if (g->a_row == 1) { TTI_K(tile_columns)(rows, k, a, g->a_k, b, ldb, begin, begin_step, c, g->ldc, columns); }
             else { TTI_K(tile_lines)(rows, k, a, g->a_row, b, ldb, begin, begin_step, c, g->ldc, columns); }
         }
@@ -13552,16 +13587,29 @@ static void TTI_K(gemm_strip)(const tti_gemm *g, size_t m0, size_t m1, size_t n0
 /* Items: panels of B. */
 static void TTI_K(gemm_panels)(const tti_job *job, float *scratch, size_t begin, size_t end) {
     const tti_gemm *g = (const tti_gemm *)job->args;
-    TTI_K(gemm_strip)(g, 0, g->m, begin * TTI_NR, end * TTI_NR < g->n ? end * TTI_NR : g->n, scratch);
+    size_t p, n0;
+    for (p = begin; p < end; p++) {
+        n0 = p * TTI_NR;
+        TTI_K(gemm_strip)(g, 0, g->m, n0, g->n - n0 < TTI_NR ? g->n : n0 + TTI_NR, scratch);
+    }
 }
+/* Items: panels of the block of B. */
 static void TTI_K(gemm_pack)(const tti_job *job, float *scratch, size_t begin, size_t end) {
     const tti_gemm *g = (const tti_gemm *)job->args;
-    size_t p, k = g->k1 - g->k0;
+    size_t k = g->k1 - g->k0, whole = (g->n1 - g->n0) / TTI_NR, last = end < whole ? end : whole;
+    const float *from = g->b + g->n0 * g->b_column + g->k0 * g->b_k;
     (void)scratch;
-    for (p = begin; p < end; p++) {
-        size_t j = g->n0 + p * TTI_NR, columns = g->n1 - j < TTI_NR ? g->n1 - j : TTI_NR;
-        TTI_K(pack)(g->packed + p * TTI_NR * k, g->b + j * g->b_column + g->k0 * g->b_k, g->b_column, g->b_k, columns, TTI_NR, k);
+    TTI_K(pack_panels)(g->packed + begin * TTI_NR * k, from + begin * TTI_NR * g->b_column, g->b_column, g->b_k, last - begin, TTI_NR, TTI_NR * k, k);
+    if (end > whole) {
+        TTI_K(pack)(g->packed + whole * TTI_NR * k, from + whole * TTI_NR * g->b_column, g->b_column, g->b_k, (g->n1 - g->n0) % TTI_NR, TTI_NR, k);
     }
+}
+/* Items: panels of TTI_MC rows of A, all of k. */
+static void TTI_K(gemm_turn)(const tti_job *job, float *scratch, size_t begin, size_t end) {
+    const tti_gemm *g = (const tti_gemm *)job->args;
+    size_t m0 = begin * TTI_MR, m1 = end * TTI_MR < g->m ? end * TTI_MR : g->m;
+    (void)scratch;
+    TTI_K(pack_a)(g, g->turned + m0 * g->k, g->k, m0, m1, 0, g->k);
 }
 /* Items: blocks of g->rows rows times groups of TTI_NG columns. */
 static void TTI_K(gemm_blocks)(const tti_job *job, float *scratch, size_t begin, size_t end) {
@@ -13995,7 +14043,7 @@ static void TTI_K(adamw)(const tti_job *job, float *scratch, size_t begin, size_
 }
 
 static const tti_kernels TTI_K(kernels) = {
-    TTI_NAME, TTI_NR
+    TTI_NAME, TTI_MR, TTI_NR
 #define TTI_ENTRY(name) , TTI_K(name)
     TTI_KERNEL_LIST(TTI_ENTRY)
 #undef TTI_ENTRY
