@@ -154,6 +154,9 @@ typedef struct tt_desc {
     int n_threads;              /* up to 1024; 0 = OMP_NUM_THREADS if set, else one per processor */
     const char *kernel;         /* CPU kernels: "portable", "avx2", "avx512", "neon"; NULL = the
                                    environment's TT_KERNEL, else the best that this CPU runs      */
+    const char *matmul;         /* CPU: "f32", or "bf16": the factors of weight products are rounded to bf16, the
+                                   sums are float32 (mixed precision; weights, gradients and all else stay float32);
+                                   NULL = the environment's TT_MATMUL, else "f32"                 */
     const tt_backend *backend;  /* NULL = CPU (but see TT_CUDA above)                             */
     tt_allocator allocator;
     tt_log_fn log;              /* receives every error text once; NULL = none                    */
@@ -184,7 +187,7 @@ TT_API tt_memory tt_memory_get(const tt_context *ctx);
 
 TT_API double      tt_clock(void);                        /* seconds, monotonic where the system has it */
 TT_API int         tt_threads(const tt_context *ctx);     /* threads in use                             */
-TT_API const char *tt_kernel(const tt_context *ctx);      /* name of the CPU kernels in use             */
+TT_API const char *tt_kernel(const tt_context *ctx);      /* name of the CPU kernels in use, and of those of bf16 products */
 
 /* Counter-based random numbers: Philox4x32-10 (Salmon et al. 2011). A draw is a pure function of
  * (seed, stream, index); tt_rng walks the index. Every seed is valid, also 0. */
@@ -241,12 +244,14 @@ typedef enum tt_dtype { TT_F32 = 0, TT_BF16, TT_F16, TT_I32 } tt_dtype;
 
 /* C[m,n] = (accumulate ? C : bias or 0) + A[m,k] B[k,n]; transpose_a: A is stored [k,m]; transpose_b: B is
  * stored [n,k]. ld.: row strides of the stored matrices. One chain of fused multiply-adds over k per
- * element of C, begun from C or bias, so a product split along k and continued gives the same bits. */
+ * element of C, begun from C or bias, so a product split along k (in bf16: at a multiple of 32) and continued gives the
+ * same bits. */
 typedef struct tt_gemm_args {
     int m, n, k;
     int transpose_a, transpose_b, accumulate;
     int lda, ldb, ldc;
     const float *a, *b, *bias;
+    const uint16_t *half_b;             /* B in bf16, instead of b; only if the backend takes_half */
     float *c;
 } tt_gemm_args;
 
@@ -298,6 +303,7 @@ typedef enum tt_binary { TT_ADD = 1, TT_SUB, TT_MUL, TT_DIV, TT_MINIMUM, TT_MAXI
 
 struct tt_backend {
     const char *name;
+    int takes_half;                                                    /* gemm reads half_b           */
     void *config;
     tt_status (*open)(tt_context *ctx, const tt_backend *self, void **state);
     void      (*close)(tt_context *ctx, void *state);
@@ -1278,6 +1284,7 @@ struct tt_context {
     int n_threads;
     struct tti_team *team;                /* NULL until there is work for more than one     */
     char kernel_wish[16];                 /* desc.kernel or TT_KERNEL, "" = best            */
+    char matmul_wish[16];                 /* desc.matmul or TT_MATMUL, "" = f32             */
     const char *kernel_name;              /* set by the CPU kernels                         */
     char error[TTI_ERROR_SIZE];
     tt_status status;                     /* of the error text                              */
@@ -1690,6 +1697,8 @@ TT_API tt_context *tt_create(const tt_desc *desc) {
     ctx->device.on_backend = 1;
     wish = desc->kernel ? desc->kernel : getenv("TT_KERNEL");
     if (wish) { snprintf(ctx->kernel_wish, sizeof ctx->kernel_wish, "%s", wish); }
+    wish = desc && desc->matmul ? desc->matmul : getenv("TT_MATMUL");
+    if (wish) { snprintf(ctx->matmul_wish, sizeof ctx->matmul_wish, "%s", wish); }
     ctx->kernel_name = "none";
     if (desc->n_threads < 0 || desc->n_threads > TTI_MAX_THREADS) {
         ctx->broken = tt_fail(ctx, TT_ERR_ARG, "tt_create: n_threads is %d, expected 0 .. %d", desc->n_threads, TTI_MAX_THREADS);
@@ -2197,6 +2206,9 @@ TT_API double tt_json_number(const tt_json *object, const char *key, double fall
 #endif
 #ifdef TTI_X86
 #include <immintrin.h>
+#if defined(__linux__) && ((defined(__clang__) && __clang_major__ >= 12) || (!defined(__clang__) && __GNUC__ >= 11))
+#define TTI_AMX 1                    /* products of bf16 tiles, 2023 Xeons and later; Linux wants to be asked for them */
+#endif
 #endif
 #ifdef TTI_ARM
 #include <arm_neon.h>
@@ -2214,7 +2226,7 @@ extern "C" {
 #endif
 
 /* Sizes of blocks. Those that count columns of C are multiples of every kernel set's tile width (32, 24, 12, 3). */
-#define TTI_MC ((size_t)96)          /* gemm: rows of A packed at a time                */
+#define TTI_MC ((size_t)96)          /* gemm: rows of an item                           */
 #define TTI_KC ((size_t)256)         /* gemm: depth of the packed panels                */
 #define TTI_NC ((size_t)1152)        /* gemm: columns of B packed at a time ...         */
 #define TTI_NG ((size_t)384)         /* ... and of one item                             */
@@ -2224,7 +2236,7 @@ extern "C" {
 #ifndef TTI_VOCAB_BLOCK
 #define TTI_VOCAB_BLOCK ((size_t)2304)
 #endif
-#define TTI_GEMM_SCRATCH ((TTI_MC + 32) * TTI_KC + 16)
+#define TTI_GEMM_SCRATCH ((TTI_MC + 32) * TTI_KC + 16)      /* rows of an item and a panel of B */
 
 typedef struct tti_job {             /* what a kernel works on; each reads the fields it knows */
     const void *args;
@@ -2240,11 +2252,13 @@ typedef void (*tti_kernel)(const tti_job *job, float *scratch, size_t begin, siz
 typedef struct tti_gemm {            /* element (i,k) of A is a[i * a_row + k * a_k], (k,j) of B b[j * b_column + k * b_k] */
     size_t m, n, k, a_row, a_k, b_column, b_k, ldc;
     const float *a, *b, *bias;
+    const uint16_t *half_b;          /* B in bf16, instead of b                 */
     float *c;
-    int accumulate;
-    size_t n0, n1, k0, k1;           /* the block of B that is packed */
-    float *packed, *turned;          /* panels of B; of all of A      */
-    size_t rows;                     /* of C in one item              */
+    int accumulate, bf16;            /* bf16: the factors are rounded           */
+    size_t n0, n1, k0, k1;           /* the block of B that is packed           */
+    float *packed, *turned;          /* panels of that block; of A ...          */
+    size_t t0, t1;                   /* ... from t0 to t1 of k                  */
+    size_t rows;                     /* of C in one item                        */
 } tti_gemm;
 
 typedef struct tti_norm {
@@ -2268,7 +2282,7 @@ typedef struct tti_logits {
 } tti_logits;
 
 /* Whether A's rows are copied into panels first: else those of a tile would share cache sets, or each k touch a new page. */
-static int tti_gemm_turns(const tti_gemm *g) { return g->a_row == 1 ? g->a_k > 128 : g->m > 8 && g->a_row % 512 == 0; }
+static int tti_gemm_turns(const tti_gemm *g) { return g->bf16 || (g->a_row == 1 ? g->a_k > 128 : g->m > 8 && g->a_row % 512 == 0); }
 
 static void tti_softmax_merge(tti_softmax *s, float max, float sum, float dot) {
     double gap = s->sum > 0 ? (double)s->max - (double)max : 0.0, shrink = exp(gap);
@@ -2312,6 +2326,30 @@ static tti_queries tti_queries_of(const tt_attention_args *a, size_t item) {
     u.position = (a->query_start ? (size_t)a->query_start[s] : 0) + (u.token - first);
     u.key_row = a->key_start ? (size_t)a->key_start[s] : first;
     return u;
+}
+/* Half precision, to the nearest, ties to even. */
+static uint32_t tti_bits(float x) { uint32_t bits; memcpy(&bits, &x, sizeof bits); return bits; }
+static float tti_float(uint32_t bits) { float x; memcpy(&x, &bits, sizeof x); return x; }
+static uint16_t tti_to_bf16(float x) {
+    uint32_t bits = tti_bits(x);
+    if ((bits & 0x7FFFFFFFu) > 0x7F800000u) { return (uint16_t)((bits >> 16) | 0x40u); }      /* stays a NaN */
+    return (uint16_t)((bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16);
+}
+static float tti_from_bf16(uint16_t h) { return tti_float((uint32_t)h << 16); }
+static uint16_t tti_to_f16(float x) {
+    uint32_t bits = tti_bits(x), sign = (bits >> 16) & 0x8000u, half;
+    bits &= 0x7FFFFFFFu;
+    if (bits > 0x7F800000u) { return (uint16_t)(sign | 0x7E00u); }
+    if (bits >= 0x477FF000u) { return (uint16_t)(sign | 0x7C00u); }                            /* rounds beyond 65504 */
+    if (bits < 0x38800000u) { half = tti_bits(tti_float(bits) + 0.5f) - 0x3F000000u; }         /* denormal: the sum rounds at 2^-24 */
+    else { half = (bits - 0x38000000u + 0xFFFu + ((bits >> 13) & 1u)) >> 13; }
+    return (uint16_t)(sign | half);
+}
+static float tti_from_f16(uint16_t h) {
+    uint32_t sign = (uint32_t)(h & 0x8000u) << 16, rest = h & 0x7FFFu;
+    if (rest >= 0x7C00u) { return tti_float(sign | 0x7F800000u | (rest & 0x3FFu) << 13); }
+    if (rest >= 0x400u) { return tti_float(sign | ((rest << 13) + 0x38000000u)); }
+    return tti_float(sign | tti_bits((float)rest * (1.0f / 16777216.0f)));
 }
 static float *tti_aligned(float *p) {
     size_t misfit = (size_t)((uintptr_t)p & 63) / sizeof(float);
@@ -2364,6 +2402,10 @@ typedef struct tti_kernels {
 /* ---- choosing kernels ---- */
 typedef struct tti_cpu {
     const tti_kernels *kernels;
+    tti_kernels products;                 /* gemm_* of weight products    */
+    size_t gemm_rows, gemm_k;             /* rows of an item, depth of panels */
+    int bf16, amx;
+    char name[32];
     float *shared, *threads, *block;      /* packed B; scratch of each thread; logits and sums */
     size_t shared_size, threads_size, block_size, thread_size;
 } tti_cpu;
@@ -2396,15 +2438,56 @@ static const tti_kernels *tti_kernels_find(tt_context *ctx) {
     tt_fail(ctx, TT_ERR_ARG, "tt_create: kernel (or TT_KERNEL) is \"%s\", expected one of: %s", ctx->kernel_wish, names);
     return NULL;
 }
+#ifdef TTI_AMX
+/* CPUID says that the tiles are there; the kernel gives them (ARCH_REQ_XCOMP_PERM of XTILEDATA) to those who ask. */
+static int tti_amx_usable(void) {
+    unsigned a = 0, b, c, d = 0;
+    long result = 158;               /* arch_prctl */
+    __asm__("cpuid" : "=a"(a), "=b"(b), "=c"(c), "=d"(d) : "a"(0), "c"(0));
+    if (a < 7) { return 0; }
+    __asm__("cpuid" : "=a"(a), "=b"(b), "=c"(c), "=d"(d) : "a"(7), "c"(0));
+    if (!(d >> 22 & 1) || !(d >> 24 & 1)) { return 0; }
+    __asm__("cpuid" : "=a"(a), "=b"(b), "=c"(c), "=d"(d) : "a"(7), "c"(1));
+    if (!(a >> 5 & 1)) { return 0; }
+    __asm__ volatile("syscall" : "+a"(result) : "D"(0x1023L), "S"(18L) : "rcx", "r11", "memory");
+    return result == 0;
+}
+#endif
+/* Which kernels make products whose factors are rounded to bf16: tiles of AMX, or those of float32 on rounded panels. */
+static tt_status tti_cpu_open_bf16(tt_context *ctx, tti_cpu *cpu) {
+    if (!ctx->matmul_wish[0] || strcmp(ctx->matmul_wish, "f32") == 0) { return TT_OK; }
+    if (strcmp(ctx->matmul_wish, "bf16") != 0) {
+        return tt_fail(ctx, TT_ERR_ARG, "tt_create: matmul (or TT_MATMUL) is \"%s\", expected \"f32\" or \"bf16\"", ctx->matmul_wish);
+    }
+    cpu->bf16 = 1;
+#ifdef TTI_AMX
+    if (cpu->kernels == &tti_avx512_kernels && tti_amx_usable()) {
+        cpu->amx = 1;
+        cpu->gemm_rows = 128;
+        cpu->gemm_k = 2 * TTI_KC;
+        cpu->products.gemm_panels = tti_amx_gemm_panels;
+        cpu->products.gemm_pack = tti_amx_gemm_pack;
+        cpu->products.gemm_turn = tti_amx_gemm_turn;
+        cpu->products.gemm_blocks = tti_amx_gemm_blocks;
+        cpu->products.tile_rows = cpu->products.tile_columns = 32;
+    }
+#endif
+    snprintf(cpu->name, sizeof cpu->name, "%s, bf16 by %s", cpu->kernels->name, cpu->amx ? "amx" : "rounding");
+    ctx->kernel_name = cpu->name;
+    return TT_OK;
+}
 static tt_status tti_cpu_open(tt_context *ctx, const tt_backend *self, void **state) {
     const tti_kernels *kernels = tti_kernels_find(ctx);
     tti_cpu *cpu = kernels ? (tti_cpu *)tt_alloc(ctx, 1, sizeof *cpu) : NULL;
     (void)self;
     if (!cpu) { return kernels ? TT_ERR_MEM : TT_ERR_ARG; }
     cpu->kernels = kernels;
+    cpu->products = *kernels;
+    cpu->gemm_rows = TTI_MC;
+    cpu->gemm_k = TTI_KC;
     ctx->kernel_name = kernels->name;
     *state = cpu;
-    return TT_OK;
+    return tti_cpu_open_bf16(ctx, cpu);
 }
 static void tti_cpu_close(tt_context *ctx, void *state) {
     tti_cpu *cpu = (tti_cpu *)state;
@@ -2485,39 +2568,54 @@ static tt_status tti_cpu_zero(tt_context *ctx, void *to, size_t bytes) {
 static tt_status tti_cpu_sync(tt_context *ctx) { (void)ctx; return TT_OK; }
 
 /* ---- matrix product ----
- * Few rows: each panel of B is used once, so the thread that multiplies it packs it for itself. Many rows: B is
- * read as it stands if its columns lie side by side, else packed for all, a block of TTI_KC x TTI_NC at a time. */
+ * Few rows: each panel of B is used once, so the thread that multiplies it packs it for itself; A is turned for all.
+ * Many rows: B is packed for all, a block of gemm_k x TTI_NC at a time, unless its columns lie side by side and its rows
+ * near each other; a thread turns the rows of A of its item (in bf16, which is half as much, all are turned together). */
 /* Fewer rows in an item until there is work for all threads. */
-static size_t tti_gemm_items(const tt_context *ctx, tti_gemm *g) {
+static size_t tti_gemm_items(const tt_context *ctx, const tti_cpu *cpu, tti_gemm *g) {
     size_t groups = (g->n1 - g->n0 + TTI_NG - 1) / TTI_NG;
-    for (g->rows = TTI_MC; g->rows > TTI_MC / 4 && g->m / g->rows * groups < 4 * (size_t)ctx->n_threads; ) { g->rows /= 2; }
+    for (g->rows = cpu->gemm_rows; g->rows > cpu->gemm_rows / 4 && g->m / g->rows * groups < 4 * (size_t)ctx->n_threads; ) { g->rows /= 2; }
     return (g->m + g->rows - 1) / g->rows * groups;
 }
-static tt_status tti_gemm_packed(tt_context *ctx, tti_gemm *g, const tti_job *job) {
-    tti_cpu *cpu = tti_cpu_of(ctx);
-    size_t tile = cpu->kernels->tile_columns;
-    if (tti_scratch(ctx, &cpu->shared, &cpu->shared_size, (g->k < TTI_KC ? g->k : TTI_KC) * (g->n < TTI_NC ? g->n + tile : TTI_NC) + 16) != TT_OK) { return TT_ERR_MEM; }
-    g->packed = tti_aligned(cpu->shared);
-    for (g->n0 = 0; g->n0 < g->n; g->n0 = g->n1) {
-        size_t items, columns;
-        g->n1 = g->n - g->n0 < TTI_NC ? g->n : g->n0 + TTI_NC;
-        columns = g->n1 - g->n0 < TTI_NG ? g->n1 - g->n0 : TTI_NG;
-        items = tti_gemm_items(ctx, g);
-        g->k0 = 0;
-        do {
-            g->k1 = g->k - g->k0 < TTI_KC ? g->k : g->k0 + TTI_KC;
-            tti_run(ctx, cpu->kernels->gemm_pack, job, (g->n1 - g->n0 + tile - 1) / tile, 4 * (g->k1 - g->k0) * tile);
-            tti_run(ctx, cpu->kernels->gemm_blocks, job, items, 2 * g->rows * columns * (g->k1 - g->k0));
-            g->k0 = g->k1;
-        } while (g->k0 < g->k);
-    }
+/* Shared scratch for a block of B and for all rows of A of the same depth. */
+static tt_status tti_gemm_scratch(tt_context *ctx, tti_cpu *cpu, tti_gemm *g, size_t deep, int pack_b, int turn_a) {
+    size_t tile = cpu->products.tile_columns, rows = g->m, k = g->k < deep ? g->k : deep, b;
+    if (cpu->amx) { rows = (rows + 31) / 32 * 32; k = (k + 31) / 32 * 16; }      /* bf16: half a float each */
+    b = pack_b ? (k * (g->n < TTI_NC ? g->n + tile : TTI_NC) + 15) / 16 * 16 : 0;
+    if (tti_scratch(ctx, &cpu->shared, &cpu->shared_size, b + (turn_a ? rows * k : 0) + 16) != TT_OK) { return TT_ERR_MEM; }
+    g->packed = pack_b ? tti_aligned(cpu->shared) : NULL;
+    g->turned = turn_a ? tti_aligned(cpu->shared) + b : NULL;
+    return TT_OK;
+}
+static void tti_gemm_turn(tt_context *ctx, const tti_cpu *cpu, tti_gemm *g, const tti_job *job, size_t t0, size_t t1) {
+    size_t rows = cpu->products.tile_rows;
+    g->t0 = t0;
+    g->t1 = t1;
+    if (g->turned) { tti_run(ctx, cpu->products.gemm_turn, job, (g->m + rows - 1) / rows, 4 * rows * (t1 - t0)); }
+}
+static tt_status tti_gemm_packed(tt_context *ctx, const tti_cpu *cpu, tti_gemm *g, const tti_job *job) {
+    size_t tile = cpu->products.tile_columns;
+    do {
+        g->k1 = g->k - g->k0 < cpu->gemm_k ? g->k : g->k0 + cpu->gemm_k;
+        tti_gemm_turn(ctx, cpu, g, job, g->k0, g->k1);
+        for (g->n0 = 0; g->n0 < g->n; g->n0 = g->n1) {
+            size_t items, columns;
+            g->n1 = g->n - g->n0 < TTI_NC ? g->n : g->n0 + TTI_NC;
+            columns = g->n1 - g->n0 < TTI_NG ? g->n1 - g->n0 : TTI_NG;
+            items = tti_gemm_items(ctx, cpu, g);
+            tti_run(ctx, cpu->products.gemm_pack, job, (g->n1 - g->n0 + tile - 1) / tile, 4 * (g->k1 - g->k0) * tile);
+            tti_run(ctx, cpu->products.gemm_blocks, job, items, 2 * g->rows * columns * (g->k1 - g->k0));
+        }
+        g->k0 = g->k1;
+    } while (g->k0 < g->k);
     return TT_OK;
 }
 static tt_status tti_cpu_gemm(tt_context *ctx, const tt_gemm_args *args) {
     tti_cpu *cpu = tti_cpu_of(ctx);
-    size_t tile = cpu->kernels->tile_columns, items;
+    size_t tile = cpu->products.tile_columns, items;
     tti_job job = TT_INIT;
     tti_gemm g = TT_INIT;
+    int few, pack_b;
     if (args->m < 0 || args->n < 0 || args->k < 0) { return tt_fail(ctx, TT_ERR_ARG, "gemm: m, n, k are %d, %d, %d, expected >= 0", args->m, args->n, args->k); }
     if (args->m == 0 || args->n == 0 || (args->k == 0 && args->accumulate)) { return TT_OK; }
     g.m = (size_t)args->m;
@@ -2527,27 +2625,26 @@ static tt_status tti_cpu_gemm(tt_context *ctx, const tt_gemm_args *args) {
     g.a_row = args->transpose_a ? 1 : (size_t)args->lda;
     g.a_k = args->transpose_a ? (size_t)args->lda : 1;
     g.b = args->b;
+    g.half_b = args->half_b;
     g.b_column = args->transpose_b ? (size_t)args->ldb : 1;
     g.b_k = args->transpose_b ? 1 : (size_t)args->ldb;
     g.c = args->c;
     g.ldc = (size_t)args->ldc;
     g.bias = args->bias;
     g.accumulate = args->accumulate;
+    g.bf16 = cpu->bf16;
     job.args = &g;
-    if (tti_thread_scratch(ctx, TTI_GEMM_SCRATCH) != TT_OK) { return TT_ERR_MEM; }
-    if (g.m <= (g.b_column == 1 ? TTI_MC / 4 : TTI_MC)) {
-        if (tti_gemm_turns(&g)) {
-            size_t rows = cpu->kernels->tile_rows;
-            if (tti_scratch(ctx, &cpu->shared, &cpu->shared_size, g.m * g.k + 16) != TT_OK) { return TT_ERR_MEM; }
-            g.turned = tti_aligned(cpu->shared);
-            tti_run(ctx, cpu->kernels->gemm_turn, &job, (g.m + rows - 1) / rows, 4 * rows * g.k);
-        }
-        return tti_run(ctx, cpu->kernels->gemm_panels, &job, (g.n + tile - 1) / tile, 2 * g.m * g.k * tile);
+    few = g.m <= (g.b_column == 1 && !g.bf16 ? TTI_MC / 4 : TTI_MC);
+    pack_b = !few && (g.b_column != 1 || g.b_k > 128 || g.half_b || tti_gemm_turns(&g));
+    if (tti_thread_scratch(ctx, TTI_GEMM_SCRATCH) != TT_OK || tti_gemm_scratch(ctx, cpu, &g, few ? g.k : cpu->gemm_k, pack_b, tti_gemm_turns(&g) && (few || g.bf16)) != TT_OK) { return TT_ERR_MEM; }
+    if (few) {
+        tti_gemm_turn(ctx, cpu, &g, &job, 0, g.k);
+        return tti_run(ctx, cpu->products.gemm_panels, &job, (g.n + tile - 1) / tile, 2 * g.m * g.k * tile);
     }
-    if (g.b_column != 1 || g.b_k > 128 || tti_gemm_turns(&g)) { return tti_gemm_packed(ctx, &g, &job); }
+    if (pack_b) { return tti_gemm_packed(ctx, cpu, &g, &job); }
     g.n1 = g.n;
-    items = tti_gemm_items(ctx, &g);
-    return tti_run(ctx, cpu->kernels->gemm_blocks, &job, items, 2 * g.rows * (g.n < TTI_NG ? g.n : TTI_NG) * g.k);
+    items = tti_gemm_items(ctx, cpu, &g);
+    return tti_run(ctx, cpu->products.gemm_blocks, &job, items, 2 * g.rows * (g.n < TTI_NG ? g.n : TTI_NG) * g.k);
 }
 
 /* ---- attention ---- */
@@ -2898,30 +2995,6 @@ static tt_status tti_cpu_sum_squares(tt_context *ctx, const float *x, size_t n, 
     return TT_OK;
 }
 
-/* ---- casts: to the nearest, ties to even ---- */
-static uint32_t tti_bits(float x) { uint32_t bits; memcpy(&bits, &x, sizeof bits); return bits; }
-static float tti_float(uint32_t bits) { float x; memcpy(&x, &bits, sizeof x); return x; }
-static uint16_t tti_to_bf16(float x) {
-    uint32_t bits = tti_bits(x);
-    if ((bits & 0x7FFFFFFFu) > 0x7F800000u) { return (uint16_t)((bits >> 16) | 0x40u); }      /* stays a NaN */
-    return (uint16_t)((bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16);
-}
-static float tti_from_bf16(uint16_t h) { return tti_float((uint32_t)h << 16); }
-static uint16_t tti_to_f16(float x) {
-    uint32_t bits = tti_bits(x), sign = (bits >> 16) & 0x8000u, half;
-    bits &= 0x7FFFFFFFu;
-    if (bits > 0x7F800000u) { return (uint16_t)(sign | 0x7E00u); }
-    if (bits >= 0x477FF000u) { return (uint16_t)(sign | 0x7C00u); }                            /* rounds beyond 65504 */
-    if (bits < 0x38800000u) { half = tti_bits(tti_float(bits) + 0.5f) - 0x3F000000u; }         /* denormal: the sum rounds at 2^-24 */
-    else { half = (bits - 0x38000000u + 0xFFFu + ((bits >> 13) & 1u)) >> 13; }
-    return (uint16_t)(sign | half);
-}
-static float tti_from_f16(uint16_t h) {
-    uint32_t sign = (uint32_t)(h & 0x8000u) << 16, rest = h & 0x7FFFu;
-    if (rest >= 0x7C00u) { return tti_float(sign | 0x7F800000u | (rest & 0x3FFu) << 13); }
-    if (rest >= 0x400u) { return tti_float(sign | ((rest << 13) + 0x38000000u)); }
-    return tti_float(sign | tti_bits((float)rest * (1.0f / 16777216.0f)));
-}
 static tt_status tti_cpu_cast(tt_context *ctx, void *to, tt_dtype to_type, const void *from, tt_dtype from_type, size_t n) {
     size_t i;
     if (to_type == from_type) { return tti_cpu_copy(ctx, to, from, n * (to_type == TT_BF16 || to_type == TT_F16 ? 2 : 4)); }
@@ -2935,7 +3008,7 @@ static tt_status tti_cpu_cast(tt_context *ctx, void *to, tt_dtype to_type, const
 
 TT_API const tt_backend *tt_cpu_backend(void) {
     static const tt_backend backend = {
-        "cpu", NULL, tti_cpu_open, tti_cpu_close,
+        "cpu", 1, NULL, tti_cpu_open, tti_cpu_close,
         tti_cpu_alloc, tti_cpu_free, tti_cpu_copy, tti_cpu_copy, tti_cpu_copy, tti_cpu_zero, tti_cpu_sync,
         tti_cpu_gemm, tti_cpu_attention_forward, tti_cpu_attention_backward, tti_cpu_logprobs_forward, tti_cpu_logprobs_backward,
         tti_cpu_gather_rows, tti_cpu_scatter_add_rows, tti_cpu_scatter_rows, tti_cpu_columns, tti_cpu_columns_backward,
@@ -3484,18 +3557,20 @@ static void tti_gemm_set(tt_gemm_args *g, int m, int n, int k, const float *a, i
     g->c = c;
     g->ldc = n;
 }
-/* g with the weight as B. One of half precision is widened in blocks of rows, that stay in the CPU's cache: a block
- * is some of C's columns, or (B not transposed) a piece of the sum. Either way the bits are those of a float32 weight. */
+/* g with the weight as B. What the backend does not take as it is, is widened in blocks of rows, that stay in the CPU's
+ * cache: a block is some of C's columns, or (B not transposed) a piece of the sum, a multiple of 32 unless it is the last.
+ * Either way the bits are those of a float32 weight. */
 #define TTI_WIDEN ((size_t)1 << 18)
 static tt_status tti_gemm_weight(tt_context *ctx, tt_gemm_args g, const tt_tensor *w) {
     size_t cols = (size_t)w->shape[1];
-    int rows = w->shape[0], step = TTI_WIDEN / cols > 1 ? (int)(TTI_WIDEN / cols) : 1, at;
+    int rows = w->shape[0], step = TTI_WIDEN / cols > 32 ? (int)(TTI_WIDEN / cols / 32 * 32) : 32, at;
     tti_mark mark = tti_arena_mark(&ctx->device);
     tt_gemm_args block = g;
     tt_status status = TT_OK;
     float *wide;
     g.b = TT_F(w);
-    if (w->dtype == TT_F32) { return ctx->backend->gemm(ctx, &g); }
+    if (w->dtype == TT_BF16 && ctx->backend->takes_half) { g.half_b = (const uint16_t *)w->data; }
+    if (w->dtype == TT_F32 || g.half_b) { return ctx->backend->gemm(ctx, &g); }
     if (step > rows) { step = rows; }
     wide = (float *)tti_arena_alloc(ctx, &ctx->device, (size_t)step * cols * sizeof(float));
     if (!wide) { return TT_ERR_MEM; }
@@ -13194,7 +13269,9 @@ TT_API tt_status tt_evaluation_json(const tt_evaluation *e, tt_text *out) {
 /* ---- the dialect ----
  * LOAD_PART, STORE_PART: the first n < TTI_W lanes, the others read as fill. MAX(a, b) and MIN give b if one is
  * NaN. LT gives 1 or 0; IF(c, a, b) takes a where c is not 0. POW2(t) is 2^i for t = 1.5 * 2^23 + i, the sum that
- * rounds to an integer: i stands in its lowest bits. TTI_NV: vectors in a row of a tile of gemm, TTI_MR: its rows. */
+ * rounds to an integer: i stands in its lowest bits. WIDE(p) loads TTI_W values of bf16; of a vector of pairs of bf16, LOW and
+ * HIGH are the first and the second of each; TO_BF16 rounds to the nearest, ties to even. TTI_NV: vectors in a row of a tile
+ * of gemm, TTI_MR: its rows. */
 #if TTI_SIMD_PASS == TTI_PASS_AVX512
 #define TTI_K(name) tti_avx512_##name
 #define TTI_NAME "avx512"
@@ -13219,6 +13296,11 @@ TT_API tt_status tt_evaluation_json(const tt_evaluation *e, tt_text *out) {
 #define TTI_LT(a, b) _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), _mm512_set1_ps(1.0f))
 #define TTI_IF(c, a, b) _mm512_mask_blend_ps(_mm512_cmp_ps_mask(c, _mm512_setzero_ps(), _CMP_NEQ_UQ), b, a)
 #define TTI_POW2(t) _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(_mm512_castps_si512(t), _mm512_set1_epi32(127)), 23))
+#define TTI_WIDE(p) _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)(p))), 16))
+#define TTI_LOW(v) _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(v), 16))
+#define TTI_HIGH(v) _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(v), _mm512_set1_epi32(-65536)))
+#define TTI_TO_BF16(v) _mm512_castsi512_ps(_mm512_and_si512(_mm512_set1_epi32(-65536), _mm512_add_epi32(_mm512_castps_si512(v), \
+    _mm512_add_epi32(_mm512_set1_epi32(0x7FFF), _mm512_and_si512(_mm512_srli_epi32(_mm512_castps_si512(v), 16), _mm512_set1_epi32(1))))))
 
 #elif TTI_SIMD_PASS == TTI_PASS_AVX2
 #define TTI_K(name) tti_avx2_##name
@@ -13244,6 +13326,11 @@ TT_API tt_status tt_evaluation_json(const tt_evaluation *e, tt_text *out) {
 #define TTI_LT(a, b) _mm256_and_ps(_mm256_cmp_ps(a, b, _CMP_LT_OQ), _mm256_set1_ps(1.0f))
 #define TTI_IF(c, a, b) _mm256_blendv_ps(b, a, _mm256_cmp_ps(c, _mm256_setzero_ps(), _CMP_NEQ_UQ))
 #define TTI_POW2(t) _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_castps_si256(t), _mm256_set1_epi32(127)), 23))
+#define TTI_WIDE(p) _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)(p))), 16))
+#define TTI_LOW(v) _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(v), 16))
+#define TTI_HIGH(v) _mm256_castsi256_ps(_mm256_and_si256(_mm256_castps_si256(v), _mm256_set1_epi32(-65536)))
+#define TTI_TO_BF16(v) _mm256_castsi256_ps(_mm256_and_si256(_mm256_set1_epi32(-65536), _mm256_add_epi32(_mm256_castps_si256(v), \
+    _mm256_add_epi32(_mm256_set1_epi32(0x7FFF), _mm256_and_si256(_mm256_srli_epi32(_mm256_castps_si256(v), 16), _mm256_set1_epi32(1))))))
 
 #elif TTI_SIMD_PASS == TTI_PASS_NEON
 #define TTI_K(name) tti_neon_##name
@@ -13262,6 +13349,11 @@ TT_API tt_status tt_evaluation_json(const tt_evaluation *e, tt_text *out) {
 #define TTI_LT(a, b) vbslq_f32(vcltq_f32(a, b), vdupq_n_f32(1.0f), vdupq_n_f32(0.0f))
 #define TTI_IF(c, a, b) vbslq_f32(vceqq_f32(c, vdupq_n_f32(0.0f)), b, a)
 #define TTI_POW2(t) vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vreinterpretq_s32_f32(t), vdupq_n_s32(127)), 23))
+#define TTI_WIDE(p) vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16))
+#define TTI_LOW(v) vreinterpretq_f32_u32(vshlq_n_u32(vreinterpretq_u32_f32(v), 16))
+#define TTI_HIGH(v) vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(v), vdupq_n_u32(0xFFFF0000u)))
+#define TTI_TO_BF16(v) vreinterpretq_f32_u32(vandq_u32(vdupq_n_u32(0xFFFF0000u), vaddq_u32(vreinterpretq_u32_f32(v), \
+    vaddq_u32(vdupq_n_u32(0x7FFFu), vandq_u32(vshrq_n_u32(vreinterpretq_u32_f32(v), 16), vdupq_n_u32(1))))))
 
 #else
 #define TTI_K(name) tti_portable_##name
@@ -13280,6 +13372,8 @@ TT_API tt_status tt_evaluation_json(const tt_evaluation *e, tt_text *out) {
 #define TTI_LT(a, b) ((a) < (b) ? 1.0f : 0.0f)
 #define TTI_IF(c, a, b) ((c) != 0.0f ? (a) : (b))
 #define TTI_POW2(t) tti_pow2(t)
+#define TTI_WIDE(p) tti_from_bf16(*(p))
+#define TTI_TO_BF16(v) tti_from_bf16(tti_to_bf16(v))
 #endif
 
 #define TTI_NR (TTI_NV * TTI_W)
@@ -13312,6 +13406,14 @@ TTI_INLINE TTI_V TTI_K(load)(const float *p, size_t left) { return TTI_K(load_fi
 TTI_INLINE void TTI_K(store)(float *p, TTI_V v, size_t left) {
     if (left >= TTI_W) { TTI_STORE(p, v); }
     else { TTI_K(store_part)(p, v, left); }
+}
+/* The same of bf16. */
+TTI_INLINE TTI_V TTI_K(load_half)(const uint16_t *p, size_t left) {
+    uint16_t t[TTI_W];
+    size_t i;
+    if (left >= TTI_W) { return TTI_WIDE(p); }
+    for (i = 0; i < TTI_W; i++) { t[i] = (uint16_t)(i < left ? p[i] : 0); }
+    return TTI_WIDE(t);
 }
 TTI_INLINE float TTI_K(sum)(TTI_V v) {
     float t[TTI_W];
@@ -13382,42 +13484,54 @@ TTI_INLINE float32x4_t TTI_K(quad)(const float *p, size_t step, size_t last) { (
     a = vcombine_f32(vget_low_f32(t0.val[0]), vget_low_f32(t1.val[0])); b = vcombine_f32(vget_low_f32(t0.val[1]), vget_low_f32(t1.val[1])); \
     c = vcombine_f32(vget_high_f32(t0.val[0]), vget_high_f32(t1.val[0])); d = vcombine_f32(vget_high_f32(t0.val[1]), vget_high_f32(t1.val[1])); } while (0)
 #endif
-/* `lanes` rows (a multiple of 4, at most TTI_W) times k columns (a multiple of 4) into to[k][width]. */
-static void TTI_K(pack_turned)(float *to, const float *from, size_t step, size_t lanes, size_t width, size_t k) {
+TTI_INLINE void TTI_K(store_pair)(float *to, size_t width, TTI_V v, size_t lanes) {
+    TTI_K(store)(to, TTI_LOW(v), lanes);
+    TTI_K(store)(to + width, TTI_HIGH(v), lanes);
+}
+/* `lanes` rows (a multiple of 4, at most TTI_W) times k columns (a multiple of 4) into to[k][width]. With `pairs` a column
+ * is two of bf16, which become two of to. */
+TTI_INLINE void TTI_K(pack_turned)(float *to, const float *from, size_t step, size_t lanes, size_t width, size_t k, int pairs) {
     size_t i, last = lanes - 4;
-    for (i = 0; i < k; i += 4, from += 4, to += 4 * width) {
+    for (i = 0; i < k; i += 4, from += 4, to += pairs ? 8 * width : 4 * width) {
         TTI_V a = TTI_K(quad)(from, step, last), b = TTI_K(quad)(from + step, step, last);
         TTI_V c = TTI_K(quad)(from + 2 * step, step, last), d = TTI_K(quad)(from + 3 * step, step, last);
         TTI_TURN(a, b, c, d);
-        TTI_K(store)(to, a, lanes);
-        TTI_K(store)(to + width, b, lanes);
-        TTI_K(store)(to + 2 * width, c, lanes);
-        TTI_K(store)(to + 3 * width, d, lanes);
+        if (pairs) {
+            TTI_K(store_pair)(to, width, a, lanes);
+            TTI_K(store_pair)(to + 2 * width, width, b, lanes);
+            TTI_K(store_pair)(to + 4 * width, width, c, lanes);
+            TTI_K(store_pair)(to + 6 * width, width, d, lanes);
+        } else {
+            TTI_K(store)(to, a, lanes);
+            TTI_K(store)(to + width, b, lanes);
+            TTI_K(store)(to + 2 * width, c, lanes);
+            TTI_K(store)(to + 3 * width, d, lanes);
+        }
     }
 }
 #undef TTI_TURN
 #endif
-/* to[k][width] = from[lane * lane_step + k * k_step]; lanes from `lanes` on are 0. */
-static void TTI_K(pack)(float *to, const float *from, size_t lane_step, size_t k_step, size_t lanes, size_t width, size_t k) {
+/* to[k][width] = from[lane * lane_step + k * k_step], or of bf16 half[...]; lanes from `lanes` on are 0. */
+static void TTI_K(pack)(float *to, const float *from, const uint16_t *half, size_t lane_step, size_t k_step, size_t lanes, size_t width, size_t k) {
     size_t lane = 0, i, done = 0;
     if (lane_step == 1) {
         for (i = 0; i < k; i++) {
             for (lane = 0; lane < width; lane += TTI_W) {
-                TTI_V v = TTI_K(load)(from + i * k_step + lane, lanes > lane ? lanes - lane : 0);
-                TTI_K(store)(to + i * width + lane, v, width - lane);
+                size_t at = i * k_step + lane, left = lanes > lane ? lanes - lane : 0;
+                TTI_K(store)(to + i * width + lane, half ? TTI_K(load_half)(half + at, left) : TTI_K(load)(from + at, left), width - lane);
             }
         }
         return;
     }
 #if TTI_W > 1
-    if (k_step == 1) {
-        done = k / 4 * 4;
+    if (k_step == 1 && !(half && lane_step % 2)) {
+        done = half ? k / 8 * 8 : k / 4 * 4;
         while (lanes - lane >= 4) {
-            size_t count = lanes - lane >= TTI_W ? TTI_W : (lanes - lane) / 4 * 4;
-            TTI_K(pack_turned)(to + lane, from + lane * lane_step, lane_step, count, width, done);
+            size_t count = lanes - lane >= TTI_W ? TTI_W : (lanes - lane) / 4 * 4, l;
+            if (half) { TTI_K(pack_turned)(to + lane, (const float *)(const void *)(half + lane * lane_step), lane_step / 2, count, width, done / 2, 1); }
+            else { TTI_K(pack_turned)(to + lane, from + lane * lane_step, lane_step, count, width, done, 0); }
             for (i = done; i < k; i++) {
-                size_t l;
-                for (l = lane; l < lane + count; l++) { to[i * width + l] = from[l * lane_step + i]; }
+                for (l = lane; l < lane + count; l++) { to[i * width + l] = half ? tti_from_bf16(half[l * lane_step + i]) : from[l * lane_step + i]; }
             }
             lane += count;
         }
@@ -13425,23 +13539,34 @@ static void TTI_K(pack)(float *to, const float *from, size_t lane_step, size_t k
 #endif
     (void)done;
     for (; lane < width; lane++) {
-        for (i = 0; i < k; i++) { to[i * width + lane] = lane < lanes ? from[lane * lane_step + i * k_step] : 0.0f; }
+        for (i = 0; i < k; i++) {
+            size_t at = lane * lane_step + i * k_step;
+            to[i * width + lane] = lane >= lanes ? 0.0f : half ? tti_from_bf16(half[at]) : from[at];
+        }
     }
 }
 /* Whole panels, `stride` apart. Where their lanes adjoin, k is outermost: a row of memory is read once, from end to end. */
-static void TTI_K(pack_panels)(float *to, const float *from, size_t lane_step, size_t k_step, size_t panels, size_t width, size_t stride, size_t k) {
+static void TTI_K(pack_panels)(float *to, const float *from, const uint16_t *half, size_t lane_step, size_t k_step, size_t panels, size_t width, size_t stride, size_t k) {
     size_t p, i, lane;
     if (lane_step != 1) {
-        for (p = 0; p < panels; p++) { TTI_K(pack)(to + p * stride, from + p * width * lane_step, lane_step, k_step, width, width, k); }
+        for (p = 0; p < panels; p++) {
+            size_t at = p * width * lane_step;
+            TTI_K(pack)(to + p * stride, half ? NULL : from + at, half ? half + at : NULL, lane_step, k_step, width, width, k);
+        }
         return;
     }
-    for (i = 0; i < k; i++, from += k_step, to += width) {
+    for (i = 0; i < k; i++, to += width) {
         for (p = 0; p < panels; p++) {
             for (lane = 0; lane < width; lane += TTI_W) {
-                TTI_K(store)(to + p * stride + lane, TTI_K(load)(from + p * width + lane, width - lane), width - lane);
+                size_t at = i * k_step + p * width + lane;
+                TTI_K(store)(to + p * stride + lane, half ? TTI_K(load_half)(half + at, width - lane) : TTI_K(load)(from + at, width - lane), width - lane);
             }
         }
     }
+}
+static void TTI_K(round)(float *x, size_t n) {
+    size_t i;
+    for (i = 0; i < n; i += TTI_W) { TTI_K(store)(x + i, TTI_TO_BF16(TTI_K(load)(x + i, n - i)), n - i); }
 }
 /* R rows of a tile: c = begin (or 0) + a b. `columns` of the TTI_NR columns are stored. One function per R, as the
  * accumulators must have names to live in registers. */
@@ -13535,30 +13660,43 @@ TTI_TILE_SWITCH(tile_lines, step, 1)
 #undef TTI_TILE_SWITCH
 #undef TTI_CASE12
 #undef TTI_CASE8
-/* Rows m0..m1 of A from k0 to k1 as panels; panel of row i at to[(i - m0) * stride]. */
-static void TTI_K(pack_a)(const tti_gemm *g, float *to, size_t stride, size_t m0, size_t m1, size_t k0, size_t k1) {
-    const float *from = g->a + m0 * g->a_row + k0 * g->a_k;
-    size_t whole = (m1 - m0) / TTI_MR, i, rows;
-    TTI_K(pack_panels)(to, from, g->a_row, g->a_k, whole, TTI_MR, TTI_MR * stride, k1 - k0);
-    for (i = whole * TTI_MR; i < m1 - m0; i += rows) {
-        rows = TTI_K(tile_rows)(m1 - m0 - i);
-        TTI_K(pack)(to + i * stride, from + i * g->a_row, g->a_row, g->a_k, rows, rows, k1 - k0);
+/* Rows m0..m1 of A from k0 to k1 as panels; that of row i begins at to[(i - m0) * (k1 - k0)]. */
+static void TTI_K(turn)(const tti_gemm *g, float *to, size_t m0, size_t m1, size_t k0, size_t k1) {
+    const float *from = g->a + k0 * g->a_k;
+    size_t k = k1 - k0, i = m0 + (m1 - m0) / TTI_MR * TTI_MR, rows;
+    TTI_K(pack_panels)(to, from + m0 * g->a_row, NULL, g->a_row, g->a_k, (m1 - m0) / TTI_MR, TTI_MR, TTI_MR * k, k);
+    for (; i < m1; i += rows) {
+        rows = TTI_K(tile_rows)(m1 - i);
+        TTI_K(pack)(to + (i - m0) * k, from + i * g->a_row, NULL, g->a_row, g->a_k, rows, rows, k);
     }
+    if (g->bf16) { TTI_K(round)(to, (m1 - m0) * k); }
 }
-/* Rows m0..m1 (at most TTI_MC) and columns n0..n1 of C over k0..k1 (at most TTI_KC). B's panels are in `packed`,
+/* Columns n0..n1 of B from k0 to k1 as panels, side by side. */
+static void TTI_K(pack_b)(const tti_gemm *g, float *to, size_t n0, size_t n1, size_t k0, size_t k1) {
+    size_t at = n0 * g->b_column + k0 * g->b_k, k = k1 - k0, whole = (n1 - n0) / TTI_NR, rest = (n1 - n0) % TTI_NR, skip = whole * TTI_NR;
+    const float *from = g->half_b ? NULL : g->b + at;
+    const uint16_t *half = g->half_b ? g->half_b + at : NULL;
+    TTI_K(pack_panels)(to, from, half, g->b_column, g->b_k, whole, TTI_NR, TTI_NR * k, k);
+    if (rest) {
+        size_t last = skip * g->b_column;
+        TTI_K(pack)(to + skip * k, half ? NULL : from + last, half ? half + last : NULL, g->b_column, g->b_k, rest, TTI_NR, k);
+    }
+    if (g->bf16 && !half) { TTI_K(round)(to, (skip + (rest ? TTI_NR : 0)) * k); }
+}
+/* Rows m0..m1 and columns n0..n1 of C over k0..k1 (at most TTI_KC). B's panels are in `packed`,
  * the first at column n0, or (NULL) are made here one by one. scratch: TTI_GEMM_SCRATCH floats. */
 static void TTI_K(gemm_block)(const tti_gemm *g, size_t m0, size_t m1, size_t n0, size_t n1, size_t k0, size_t k1,
                               const float *packed, float *scratch) {
-    size_t k = k1 - k0, i, j, r, rows, stride = g->turned ? g->k : k;
-    float *panel = tti_aligned(scratch);
-    const float *turned = g->turned ? g->turned + m0 * stride : tti_gemm_turns(g) ? panel + TTI_NR * TTI_KC : NULL;
-    if (turned && !g->turned) { TTI_K(pack_a)(g, panel + TTI_NR * TTI_KC, k, m0, m1, k0, k1); }
+    size_t k = k1 - k0, stride = g->turned ? g->t1 - g->t0 : k, i, j, r, rows;
+    float *panel = tti_aligned(scratch), *mine = panel + TTI_NR * TTI_KC;
+    const float *turned = g->turned ? g->turned + m0 * stride : tti_gemm_turns(g) ? mine : NULL;
+    if (turned == mine) { TTI_K(turn)(g, mine, m0, m1, k0, k1); }
     for (j = n0; j < n1; j += TTI_NR) {
         size_t columns = n1 - j < TTI_NR ? n1 - j : TTI_NR, ldb = TTI_NR;
-        const float *from = g->b + j * g->b_column + k0 * g->b_k, *b = packed;
+        const float *b = packed;
         if (packed) { packed += TTI_NR * k; }
-        else if (g->b_column == 1 && columns == TTI_NR) { b = from; ldb = g->b_k; }
-        else { TTI_K(pack)(panel, from, g->b_column, g->b_k, columns, TTI_NR, k); b = panel; }
+        else if (g->b_column == 1 && columns == TTI_NR && !g->half_b && !g->bf16) { b = g->b + j + k0 * g->b_k; ldb = g->b_k; }
+        else { TTI_K(pack_b)(g, panel, j, j + columns, k0, k1); b = panel; }
         for (i = m0; i < m1; i += rows) {
             const float *a = g->a + i * g->a_row + k0 * g->a_k;
             float *c = g->c + i * g->ldc + j;
@@ -13569,7 +13707,7 @@ static void TTI_K(gemm_block)(const tti_gemm *g, size_t m0, size_t m1, size_t n0
                 TTI_PREFETCH(c + r * g->ldc);
                 TTI_PREFETCH(c + r * g->ldc + columns - 1);
             }
-            if (turned) { TTI_K(tile_columns)(rows, k, turned + (i - m0) * stride + (g->turned ? k0 * rows : 0), rows, b, ldb, begin, begin_step, c, g->ldc, columns); }
+            if (turned) { TTI_K(tile_columns)(rows, k, turned + (i - m0) * stride + (g->turned ? k0 - g->t0 : 0) * rows, rows, b, ldb, begin, begin_step, c, g->ldc, columns); }
             else if (g->a_row == 1) { TTI_K(tile_columns)(rows, k, a, g->a_k, b, ldb, begin, begin_step, c, g->ldc, columns); }
             else { TTI_K(tile_lines)(rows, k, a, g->a_row, b, ldb, begin, begin_step, c, g->ldc, columns); }
         }
@@ -13596,20 +13734,16 @@ static void TTI_K(gemm_panels)(const tti_job *job, float *scratch, size_t begin,
 /* Items: panels of the block of B. */
 static void TTI_K(gemm_pack)(const tti_job *job, float *scratch, size_t begin, size_t end) {
     const tti_gemm *g = (const tti_gemm *)job->args;
-    size_t k = g->k1 - g->k0, whole = (g->n1 - g->n0) / TTI_NR, last = end < whole ? end : whole;
-    const float *from = g->b + g->n0 * g->b_column + g->k0 * g->b_k;
+    size_t n0 = g->n0 + begin * TTI_NR, n1 = g->n0 + end * TTI_NR < g->n1 ? g->n0 + end * TTI_NR : g->n1;
     (void)scratch;
-    TTI_K(pack_panels)(g->packed + begin * TTI_NR * k, from + begin * TTI_NR * g->b_column, g->b_column, g->b_k, last - begin, TTI_NR, TTI_NR * k, k);
-    if (end > whole) {
-        TTI_K(pack)(g->packed + whole * TTI_NR * k, from + whole * TTI_NR * g->b_column, g->b_column, g->b_k, (g->n1 - g->n0) % TTI_NR, TTI_NR, k);
-    }
+    TTI_K(pack_b)(g, g->packed + begin * TTI_NR * (g->k1 - g->k0), n0, n1, g->k0, g->k1);
 }
-/* Items: panels of TTI_MC rows of A, all of k. */
+/* Items: panels of A, t0..t1 of k. */
 static void TTI_K(gemm_turn)(const tti_job *job, float *scratch, size_t begin, size_t end) {
     const tti_gemm *g = (const tti_gemm *)job->args;
     size_t m0 = begin * TTI_MR, m1 = end * TTI_MR < g->m ? end * TTI_MR : g->m;
     (void)scratch;
-    TTI_K(pack_a)(g, g->turned + m0 * g->k, g->k, m0, m1, 0, g->k);
+    TTI_K(turn)(g, g->turned + m0 * (g->t1 - g->t0), m0, m1, g->t0, g->t1);
 }
 /* Items: blocks of g->rows rows times groups of TTI_NG columns. */
 static void TTI_K(gemm_blocks)(const tti_job *job, float *scratch, size_t begin, size_t end) {
@@ -14049,6 +14183,174 @@ static const tti_kernels TTI_K(kernels) = {
 #undef TTI_ENTRY
 };
 
+#if TTI_SIMD_PASS == TTI_PASS_AVX512 && defined(TTI_AMX)
+/* ---- products of bf16 tiles (AMX) ----
+ * A tile register holds 16 rows of 64 bytes. C is 2 x 2 tiles of 16 x 16 floats; per step 32 of k go in: of A 16 rows of 32
+ * bf16, of B 16 rows of 16 pairs (k, k+1). A panel of A or B is 32 lanes wide, two tiles a step, its last lanes and its last
+ * k filled with zeros. An element of C is summed in the same steps of 32 whatever stands beside it. */
+#if defined(__clang__)
+#pragma clang attribute pop
+#pragma clang attribute push(__attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,fma,avx512bf16,amx-tile,amx-bf16"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512dq,avx512bw,avx512vl,fma,avx512bf16,amx-tile,amx-bf16")
+#endif
+#define TTI_STEP_HALVES ((size_t)1024)      /* bf16 of a panel per step */
+
+/* 16 rows of 16 pairs, rows to columns. */
+static void tti_amx_transpose(uint16_t *x) {
+    float t[256];
+    memcpy(t, x, sizeof t);
+    tti_avx512_pack_turned((float *)(void *)x, t, 16, 16, 16, 16, 0);
+}
+/* One tile: `lanes` <= 16 lanes of k <= 32, from element (lane, k) at lane * lane_step + k * k_step. by_lane: a row is a
+ * lane (A), else a pair of k (B). */
+static void tti_amx_tile(uint16_t *to, const float *from, const uint16_t *half, size_t lane_step, size_t k_step, size_t lanes, size_t k, int by_lane) {
+    static const uint16_t zip[32] = {0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+    size_t i;
+    for (i = 0; i < 16; i++, to += 32) {
+        __m512i row = _mm512_setzero_si512();
+        if (lane_step == 1 && k_step != 1) {          /* row: pair i of k, all lanes */
+            __mmask16 first = (__mmask16)(2 * i < k ? (1u << lanes) - 1u : 0u), second = (__mmask16)(2 * i + 1 < k ? (1u << lanes) - 1u : 0u);
+            size_t at = 2 * i * k_step;
+            if (half) {
+                __m256i low = _mm256_maskz_loadu_epi16(first, half + (first ? at : 0)), high = _mm256_maskz_loadu_epi16(second, half + (second ? at + k_step : 0));
+                row = _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
+            } else {
+                row = (__m512i)_mm512_cvtne2ps_pbh(_mm512_maskz_loadu_ps(second, from + (second ? at + k_step : 0)), _mm512_maskz_loadu_ps(first, from + (first ? at : 0)));
+            }
+            row = _mm512_permutexvar_epi16(_mm512_loadu_si512(zip), row);
+        } else if (i < lanes) {                       /* row: lane i, all k */
+            uint32_t mask = k < 32 ? (1u << k) - 1u : 0xFFFFFFFFu;
+            size_t at = i * lane_step;
+            if (half) { row = _mm512_maskz_loadu_epi16(mask, half + at); }
+            else {
+                __m512 low = _mm512_maskz_loadu_ps((__mmask16)(mask & 0xFFFFu), from + at), high = _mm512_maskz_loadu_ps((__mmask16)(mask >> 16), from + at + 16);
+                row = (__m512i)_mm512_cvtne2ps_pbh(high, low);
+            }
+        }
+        _mm512_storeu_si512(to, row);
+    }
+    if ((lane_step != 1 || k_step == 1) != by_lane) { tti_amx_transpose(to - 512); }
+}
+/* Lanes l0..l1 and k from k0 to k1 as panels side by side. */
+static void tti_amx_pack(uint16_t *to, const float *from, const uint16_t *half, size_t lane_step, size_t k_step, size_t l0, size_t l1, size_t k0, size_t k1, int by_lane) {
+    size_t l, k, t;
+    for (l = l0; l < l1; l += 32) {
+        for (k = k0; k < k1; k += 32) {
+            for (t = 0; t < 32; t += 16, to += 512) {
+                size_t at = (l + t) * lane_step + k * k_step, lanes = l + t < l1 ? l1 - l - t : 0, left = k1 - k < 32 ? k1 - k : 32;
+                if (!lanes) { memset(to, 0, 1024); continue; }
+                tti_amx_tile(to, half ? NULL : from + at, half ? half + at : NULL, lane_step, k_step, lanes < 16 ? lanes : 16, left, by_lane);
+            }
+        }
+    }
+}
+static void tti_amx_begin(void) {
+    static const unsigned char config[64] = {1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 64, 0, 64, 0, 64, 0, 64, 0, 64, 0, 64, 0, 64, 0, 64, 0,
+                                             0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 16, 16, 16, 16, 16, 16, 16, 16};
+    __asm__ volatile("" ::: "memory");      /* what was packed is in memory: the intrinsics do not say that they read it */
+    _tile_loadconfig(config);
+}
+/* 32 x 32 of C: c = begin or 0, + steps of a b. rows <= 16: the lower tiles are left out. */
+static void tti_amx_product(const uint16_t *a, const uint16_t *b, size_t steps, size_t rows, float *c, size_t ldc, int begin) {
+    size_t bytes = ldc * sizeof(float);
+    float *below = c + 16 * ldc;
+    int both = rows > 16;
+    __asm__ volatile("" ::: "memory");
+    if (begin) { _tile_loadd(0, c, bytes); _tile_loadd(1, c + 16, bytes); }
+    else { _tile_zero(0); _tile_zero(1); }
+    if (both && begin) { _tile_loadd(2, below, bytes); _tile_loadd(3, below + 16, bytes); }
+    if (both && !begin) { _tile_zero(2); _tile_zero(3); }
+    for (; both && steps; steps--, a += TTI_STEP_HALVES, b += TTI_STEP_HALVES) {
+        _tile_loadd(4, a, 64);
+        _tile_loadd(6, b, 64);
+        _tile_loadd(7, b + 512, 64);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_dpbf16ps(1, 4, 7);
+        _tile_loadd(5, a + 512, 64);
+        _tile_dpbf16ps(2, 5, 6);
+        _tile_dpbf16ps(3, 5, 7);
+    }
+    for (; steps; steps--, a += TTI_STEP_HALVES, b += TTI_STEP_HALVES) {
+        _tile_loadd(4, a, 64);
+        _tile_loadd(6, b, 64);
+        _tile_loadd(7, b + 512, 64);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_dpbf16ps(1, 4, 7);
+    }
+    _tile_stored(0, c, bytes);
+    _tile_stored(1, c + 16, bytes);
+    if (both) { _tile_stored(2, below, bytes); _tile_stored(3, below + 16, bytes); }
+    __asm__ volatile("" ::: "memory");
+}
+/* As gemm_block. A tile of C that sticks out, or begins with the bias, is made beside and copied. */
+static void tti_amx_gemm_block(const tti_gemm *g, size_t m0, size_t m1, size_t n0, size_t n1, size_t k0, size_t k1, const uint16_t *packed, float *scratch) {
+    size_t steps = (k1 - k0 + 31) / 32, all = (g->t1 - g->t0 + 31) / 32, i, j, r, l;
+    uint16_t *panel = (uint16_t *)(void *)tti_aligned(scratch);
+    float beside[32 * 32];
+    for (j = n0; j < n1; j += 32) {
+        size_t columns = n1 - j < 32 ? n1 - j : 32;
+        const uint16_t *b = packed ? packed + (j - n0) / 32 * steps * TTI_STEP_HALVES : panel;
+        if (!packed) { tti_amx_pack(panel, g->b, g->half_b, g->b_column, g->b_k, j, j + columns, k0, k1, 0); }
+        for (i = m0; i < m1; i += 32) {
+            const uint16_t *a = (const uint16_t *)(const void *)g->turned + (i / 32 * all + (k0 - g->t0) / 32) * TTI_STEP_HALVES;
+            size_t rows = m1 - i < 32 ? m1 - i : 32;
+            float *c = g->c + i * g->ldc + j;
+            int begin = k0 > 0 || g->accumulate;
+            for (r = 0; r < 32 && i + 32 + r < m1; r++) { TTI_PREFETCH(c + (32 + r) * g->ldc); TTI_PREFETCH(c + (32 + r) * g->ldc + 16); }
+            if (rows == 32 && columns == 32 && (begin || !g->bias)) { tti_amx_product(a, b, steps, 32, c, g->ldc, begin); continue; }
+            for (r = 0; r < rows; r++) {
+                for (l = 0; l < columns; l++) { beside[r * 32 + l] = begin ? c[r * g->ldc + l] : g->bias ? g->bias[j + l] : 0.0f; }
+            }
+            tti_amx_product(a, b, steps, rows, beside, 32, 1);
+            for (r = 0; r < rows; r++) { memcpy(c + r * g->ldc, beside + r * 32, columns * sizeof(float)); }
+        }
+    }
+}
+static void tti_amx_gemm_turn(const tti_job *job, float *scratch, size_t begin, size_t end) {
+    const tti_gemm *g = (const tti_gemm *)job->args;
+    size_t m0 = begin * 32, m1 = end * 32 < g->m ? end * 32 : g->m;
+    (void)scratch;
+    tti_amx_pack((uint16_t *)(void *)g->turned + begin * ((g->t1 - g->t0 + 31) / 32) * TTI_STEP_HALVES, g->a, NULL, g->a_row, g->a_k, m0, m1, g->t0, g->t1, 1);
+}
+static void tti_amx_gemm_pack(const tti_job *job, float *scratch, size_t begin, size_t end) {
+    const tti_gemm *g = (const tti_gemm *)job->args;
+    size_t n0 = g->n0 + begin * 32, n1 = g->n0 + end * 32 < g->n1 ? g->n0 + end * 32 : g->n1;
+    (void)scratch;
+    tti_amx_pack((uint16_t *)(void *)g->packed + begin * ((g->k1 - g->k0 + 31) / 32) * TTI_STEP_HALVES, g->b, g->half_b, g->b_column, g->b_k, n0, n1, g->k0, g->k1, 0);
+}
+static void tti_amx_gemm_panels(const tti_job *job, float *scratch, size_t begin, size_t end) {
+    const tti_gemm *g = (const tti_gemm *)job->args;
+    size_t p, k0, k1;
+    tti_amx_begin();
+    for (p = begin; p < end; p++) {
+        k0 = 0;
+        do {
+            k1 = g->k - k0 < 2 * TTI_KC ? g->k : k0 + 2 * TTI_KC;
+            tti_amx_gemm_block(g, 0, g->m, p * 32, g->n - p * 32 < 32 ? g->n : p * 32 + 32, k0, k1, NULL, scratch);
+            k0 = k1;
+        } while (k0 < g->k);
+    }
+    _tile_release();
+}
+static void tti_amx_gemm_blocks(const tti_job *job, float *scratch, size_t begin, size_t end) {
+    const tti_gemm *g = (const tti_gemm *)job->args;
+    size_t groups = (g->n1 - g->n0 + TTI_NG - 1) / TTI_NG, steps = (g->k1 - g->k0 + 31) / 32, item;
+    tti_amx_begin();
+    for (item = begin; item < end; item++) {
+        size_t m0 = item / groups * g->rows, n0 = g->n0 + item % groups * TTI_NG;
+        size_t m1 = g->m - m0 < g->rows ? g->m : m0 + g->rows, n1 = g->n1 - n0 < TTI_NG ? g->n1 : n0 + TTI_NG;
+        tti_amx_gemm_block(g, m0, m1, n0, n1, g->k0, g->k1, (const uint16_t *)(const void *)g->packed + (n0 - g->n0) / 32 * steps * TTI_STEP_HALVES, scratch);
+    }
+    _tile_release();
+}
+#undef TTI_STEP_HALVES
+#if !defined(__clang__)
+#pragma GCC pop_options
+#endif
+#endif
+
 #undef TTI_A
 #undef TTI_EACH
 #undef TTI_K
@@ -14072,6 +14374,10 @@ static const tti_kernels TTI_K(kernels) = {
 #undef TTI_LT
 #undef TTI_IF
 #undef TTI_POW2
+#undef TTI_WIDE
+#undef TTI_LOW
+#undef TTI_HIGH
+#undef TTI_TO_BF16
 #if defined(__clang__)
 #if TTI_SIMD_PASS == TTI_PASS_AVX512 || TTI_SIMD_PASS == TTI_PASS_AVX2
 #pragma clang attribute pop
