@@ -252,6 +252,7 @@ typedef struct tt_gemm_args {
     int lda, ldb, ldc;
     const float *a, *b, *bias;
     const uint16_t *half_b;             /* B in bf16, instead of b; only if the backend takes_half */
+    const void *panels;                 /* what gemm_panels made of the same B, or NULL            */
     float *c;
 } tt_gemm_args;
 
@@ -317,6 +318,8 @@ struct tt_backend {
     tt_status (*sync)(tt_context *ctx);
     /* matrix product, attention, head */
     tt_status (*gemm)(tt_context *ctx, const tt_gemm_args *args);
+    /* B as the kernels read it, for many products: bytes that it takes, made in `to` unless that is NULL. NULL = none */
+    size_t    (*gemm_panels)(tt_context *ctx, const tt_gemm_args *args, void *to);
     tt_status (*attention_forward)(tt_context *ctx, const tt_attention_args *args);
     tt_status (*attention_backward)(tt_context *ctx, const tt_attention_args *args);
     tt_status (*logprobs_forward)(tt_context *ctx, const tt_logprobs_args *args);
@@ -385,6 +388,9 @@ struct tt_tensor {
     int retain_grad;                /* set to keep grad of an inner tensor after tt_backward */
     int persistent;                 /* long-lived                                            */
     int lent;                       /* data belongs to someone else, e.g. to a mapped file    */
+    void *panels;                   /* of gemm_panels, while tt_generate runs                 */
+    size_t panels_bytes;
+    int panels_transposed;
     char *name;                     /* may be NULL                                           */
     struct tti_node *node;          /* op that made it; NULL for leaves                      */
 };
@@ -2256,8 +2262,10 @@ typedef struct tti_gemm {            /* element (i,k) of A is a[i * a_row + k * 
     float *c;
     int accumulate, bf16;            /* bf16: the factors are rounded           */
     size_t n0, n1, k0, k1;           /* the block of B that is packed           */
-    float *packed, *turned;          /* panels of that block; of A ...          */
-    size_t t0, t1;                   /* ... from t0 to t1 of k                  */
+    const float *packed;             /* panels of B ...                         */
+    size_t b0, p0, p1;               /* ... from column b0, and of k from p0 to p1 */
+    float *turned;                   /* panels of A ...                         */
+    size_t t0, t1;                   /* ... of k from t0 to t1                  */
     size_t rows;                     /* of C in one item                        */
 } tti_gemm;
 
@@ -2577,13 +2585,13 @@ static size_t tti_gemm_items(const tt_context *ctx, const tti_cpu *cpu, tti_gemm
     for (g->rows = cpu->gemm_rows; g->rows > cpu->gemm_rows / 4 && g->m / g->rows * groups < 4 * (size_t)ctx->n_threads; ) { g->rows /= 2; }
     return (g->m + g->rows - 1) / g->rows * groups;
 }
-/* Shared scratch for a block of B and for all rows of A of the same depth. */
-static tt_status tti_gemm_scratch(tt_context *ctx, tti_cpu *cpu, tti_gemm *g, size_t deep, int pack_b, int turn_a) {
+/* Shared scratch for a block of B (returned) and for all rows of A of the same depth. */
+static tt_status tti_gemm_scratch(tt_context *ctx, tti_cpu *cpu, tti_gemm *g, size_t deep, int pack_b, int turn_a, float **block) {
     size_t tile = cpu->products.tile_columns, rows = g->m, k = g->k < deep ? g->k : deep, b;
     if (cpu->amx) { rows = (rows + 31) / 32 * 32; k = (k + 31) / 32 * 16; }      /* bf16: half a float each */
     b = pack_b ? (k * (g->n < TTI_NC ? g->n + tile : TTI_NC) + 15) / 16 * 16 : 0;
     if (tti_scratch(ctx, &cpu->shared, &cpu->shared_size, b + (turn_a ? rows * k : 0) + 16) != TT_OK) { return TT_ERR_MEM; }
-    g->packed = pack_b ? tti_aligned(cpu->shared) : NULL;
+    *block = pack_b ? tti_aligned(cpu->shared) : NULL;
     g->turned = turn_a ? tti_aligned(cpu->shared) + b : NULL;
     return TT_OK;
 }
@@ -2593,8 +2601,16 @@ static void tti_gemm_turn(tt_context *ctx, const tti_cpu *cpu, tti_gemm *g, cons
     g->t1 = t1;
     if (g->turned) { tti_run(ctx, cpu->products.gemm_turn, job, (g->m + rows - 1) / rows, 4 * rows * (t1 - t0)); }
 }
-static tt_status tti_gemm_packed(tt_context *ctx, const tti_cpu *cpu, tti_gemm *g, const tti_job *job) {
+/* Columns n0..n1 of B, k0..k1 of k, as panels into job->y. */
+static void tti_gemm_pack(tt_context *ctx, const tti_cpu *cpu, tti_gemm *g, const tti_job *job) {
     size_t tile = cpu->products.tile_columns;
+    g->packed = job->y;
+    g->b0 = g->n0;
+    g->p0 = g->k0;
+    g->p1 = g->k1;
+    tti_run(ctx, cpu->products.gemm_pack, job, (g->n1 - g->n0 + tile - 1) / tile, 4 * (g->k1 - g->k0) * tile);
+}
+static tt_status tti_gemm_packed(tt_context *ctx, const tti_cpu *cpu, tti_gemm *g, const tti_job *job) {
     do {
         g->k1 = g->k - g->k0 < cpu->gemm_k ? g->k : g->k0 + cpu->gemm_k;
         tti_gemm_turn(ctx, cpu, g, job, g->k0, g->k1);
@@ -2603,48 +2619,65 @@ static tt_status tti_gemm_packed(tt_context *ctx, const tti_cpu *cpu, tti_gemm *
             g->n1 = g->n - g->n0 < TTI_NC ? g->n : g->n0 + TTI_NC;
             columns = g->n1 - g->n0 < TTI_NG ? g->n1 - g->n0 : TTI_NG;
             items = tti_gemm_items(ctx, cpu, g);
-            tti_run(ctx, cpu->products.gemm_pack, job, (g->n1 - g->n0 + tile - 1) / tile, 4 * (g->k1 - g->k0) * tile);
+            if (job->y) { tti_gemm_pack(ctx, cpu, g, job); }
             tti_run(ctx, cpu->products.gemm_blocks, job, items, 2 * g->rows * columns * (g->k1 - g->k0));
         }
         g->k0 = g->k1;
     } while (g->k0 < g->k);
     return TT_OK;
 }
+static void tti_gemm_of(const tti_cpu *cpu, const tt_gemm_args *args, tti_gemm *g) {
+    memset(g, 0, sizeof *g);
+    g->m = (size_t)args->m;
+    g->n = g->n1 = (size_t)args->n;
+    g->k = g->k1 = g->p1 = (size_t)args->k;
+    g->a = args->a;
+    g->a_row = args->transpose_a ? 1 : (size_t)args->lda;
+    g->a_k = args->transpose_a ? (size_t)args->lda : 1;
+    g->b = args->b;
+    g->half_b = args->half_b;
+    g->b_column = args->transpose_b ? (size_t)args->ldb : 1;
+    g->b_k = args->transpose_b ? 1 : (size_t)args->ldb;
+    g->packed = args->panels ? tti_aligned((float *)(uintptr_t)args->panels) : NULL;
+    g->c = args->c;
+    g->ldc = (size_t)args->ldc;
+    g->bias = args->bias;
+    g->accumulate = args->accumulate;
+    g->bf16 = cpu->bf16;
+}
 static tt_status tti_cpu_gemm(tt_context *ctx, const tt_gemm_args *args) {
     tti_cpu *cpu = tti_cpu_of(ctx);
-    size_t tile = cpu->products.tile_columns, items;
+    size_t tile = cpu->products.tile_columns;
     tti_job job = TT_INIT;
-    tti_gemm g = TT_INIT;
+    tti_gemm g;
     int few, pack_b;
     if (args->m < 0 || args->n < 0 || args->k < 0) { return tt_fail(ctx, TT_ERR_ARG, "gemm: m, n, k are %d, %d, %d, expected >= 0", args->m, args->n, args->k); }
     if (args->m == 0 || args->n == 0 || (args->k == 0 && args->accumulate)) { return TT_OK; }
-    g.m = (size_t)args->m;
-    g.n = (size_t)args->n;
-    g.k = (size_t)args->k;
-    g.a = args->a;
-    g.a_row = args->transpose_a ? 1 : (size_t)args->lda;
-    g.a_k = args->transpose_a ? (size_t)args->lda : 1;
-    g.b = args->b;
-    g.half_b = args->half_b;
-    g.b_column = args->transpose_b ? (size_t)args->ldb : 1;
-    g.b_k = args->transpose_b ? 1 : (size_t)args->ldb;
-    g.c = args->c;
-    g.ldc = (size_t)args->ldc;
-    g.bias = args->bias;
-    g.accumulate = args->accumulate;
-    g.bf16 = cpu->bf16;
+    tti_gemm_of(cpu, args, &g);
     job.args = &g;
     few = g.m <= (g.b_column == 1 && !g.bf16 ? TTI_MC / 4 : TTI_MC);
-    pack_b = !few && (g.b_column != 1 || g.b_k > 128 || g.half_b || tti_gemm_turns(&g));
-    if (tti_thread_scratch(ctx, TTI_GEMM_SCRATCH) != TT_OK || tti_gemm_scratch(ctx, cpu, &g, few ? g.k : cpu->gemm_k, pack_b, tti_gemm_turns(&g) && (few || g.bf16)) != TT_OK) { return TT_ERR_MEM; }
+    pack_b = !few && !g.packed && (g.b_column != 1 || g.b_k > 128 || g.half_b || tti_gemm_turns(&g));
+    if (tti_thread_scratch(ctx, TTI_GEMM_SCRATCH) != TT_OK
+        || tti_gemm_scratch(ctx, cpu, &g, few ? g.k : cpu->gemm_k, pack_b, tti_gemm_turns(&g) && (few || g.bf16), &job.y) != TT_OK) { return TT_ERR_MEM; }
     if (few) {
         tti_gemm_turn(ctx, cpu, &g, &job, 0, g.k);
         return tti_run(ctx, cpu->products.gemm_panels, &job, (g.n + tile - 1) / tile, 2 * g.m * g.k * tile);
     }
-    if (pack_b) { return tti_gemm_packed(ctx, cpu, &g, &job); }
-    g.n1 = g.n;
-    items = tti_gemm_items(ctx, cpu, &g);
-    return tti_run(ctx, cpu->products.gemm_blocks, &job, items, 2 * g.rows * (g.n < TTI_NG ? g.n : TTI_NG) * g.k);
+    if (pack_b || g.packed) { return tti_gemm_packed(ctx, cpu, &g, &job); }
+    return tti_run(ctx, cpu->products.gemm_blocks, &job, tti_gemm_items(ctx, cpu, &g), 2 * g.rows * (g.n < TTI_NG ? g.n : TTI_NG) * g.k);
+}
+static size_t tti_cpu_gemm_panels(tt_context *ctx, const tt_gemm_args *args, void *to) {
+    tti_cpu *cpu = tti_cpu_of(ctx);
+    size_t tile = cpu->products.tile_columns, k = (size_t)args->k;
+    tti_job job = TT_INIT;
+    tti_gemm g;
+    tti_gemm_of(cpu, args, &g);
+    job.args = &g;
+    if (to) {
+        job.y = tti_aligned((float *)to);
+        tti_gemm_pack(ctx, cpu, &g, &job);
+    }
+    return 64 + (g.n + tile - 1) / tile * tile * (cpu->amx ? (k + 31) / 32 * 32 * sizeof(uint16_t) : k * sizeof(float));
 }
 
 /* ---- attention ---- */
@@ -3010,7 +3043,7 @@ TT_API const tt_backend *tt_cpu_backend(void) {
     static const tt_backend backend = {
         "cpu", 1, NULL, tti_cpu_open, tti_cpu_close,
         tti_cpu_alloc, tti_cpu_free, tti_cpu_copy, tti_cpu_copy, tti_cpu_copy, tti_cpu_zero, tti_cpu_sync,
-        tti_cpu_gemm, tti_cpu_attention_forward, tti_cpu_attention_backward, tti_cpu_logprobs_forward, tti_cpu_logprobs_backward,
+        tti_cpu_gemm, tti_cpu_gemm_panels, tti_cpu_attention_forward, tti_cpu_attention_backward, tti_cpu_logprobs_forward, tti_cpu_logprobs_backward,
         tti_cpu_gather_rows, tti_cpu_scatter_add_rows, tti_cpu_scatter_rows, tti_cpu_columns, tti_cpu_columns_backward,
         tti_cpu_rmsnorm, tti_cpu_rmsnorm_backward, tti_cpu_layernorm, tti_cpu_layernorm_backward, tti_cpu_rope,
         tti_cpu_unary, tti_cpu_unary_backward, tti_cpu_binary, tti_cpu_binary_backward, tti_cpu_where, tti_cpu_where_backward,
@@ -3569,6 +3602,7 @@ static tt_status tti_gemm_weight(tt_context *ctx, tt_gemm_args g, const tt_tenso
     tt_status status = TT_OK;
     float *wide;
     g.b = TT_F(w);
+    if (g.transpose_b == w->panels_transposed) { g.panels = w->panels; }
     if (w->dtype == TT_BF16 && ctx->backend->takes_half) { g.half_b = (const uint16_t *)w->data; }
     if (w->dtype == TT_F32 || g.half_b) { return ctx->backend->gemm(ctx, &g); }
     if (step > rows) { step = rows; }
@@ -8819,6 +8853,7 @@ typedef struct tti_engine {
     int n_slots, capacity, next;    /* next: first waiting item      */
     int32_t *offsets, *tokens, *slot_ids;   /* of a batch            */
     size_t n_tokens;                /* capacity of tokens            */
+    int owns_panels;
 } tti_engine;
 
 static tt_status tti_sampling_check(tt_context *ctx, const tt_sampling *in, tt_sampling *s) {
@@ -8869,9 +8904,61 @@ static tt_status tti_engine_items(tti_engine *e, int n_requests) {
     e->n_slots = total < e->s->max_batch ? total : e->s->max_batch;
     return TT_OK;
 }
+/* Weights that many products will read, as the kernels like them best; not if that took more memory than the weights. */
+#define TTI_PANELS_TURNS 8
+#define TTI_PANELS_MOST ((size_t)1 << 31)
+static tt_status tti_panels_make(tt_tensor *w, int transposed, size_t *left) {
+    tt_context *ctx = w->ctx;
+    tt_gemm_args g = TT_INIT;
+    size_t bytes;
+    if (w->panels) { return TT_OK; }
+    g.n = w->shape[transposed ? 0 : 1];
+    g.k = w->shape[transposed ? 1 : 0];
+    g.ldb = w->shape[1];
+    g.transpose_b = transposed;
+    g.b = TT_F(w);
+    g.half_b = w->dtype == TT_BF16 ? (const uint16_t *)w->data : NULL;
+    bytes = ctx->backend->gemm_panels(ctx, &g, NULL);
+    if (bytes > *left || bytes > tti_tensor_bytes(w) * 5 / 4 + 65536) { return TT_OK; }
+    w->panels = ctx->backend->alloc(ctx, bytes);
+    if (!w->panels) { return TT_ERR_MEM; }
+    ctx->backend->gemm_panels(ctx, &g, w->panels);
+    w->panels_bytes = bytes;
+    w->panels_transposed = transposed;
+    *left -= bytes;
+    return TT_OK;
+}
+static void tti_panels_free(tt_tensor *w) {
+    w->ctx->backend->free(w->ctx, w->panels, w->panels_bytes);
+    w->panels = NULL;
+}
+static tt_status tti_engine_panels(tti_engine *e) {
+    tt_model *m = e->model;
+    size_t left = TTI_PANELS_MOST;
+    tt_status status = TT_OK;
+    int i, k;
+    if (!e->ctx->backend->gemm_panels || e->s->max_new_tokens < TTI_PANELS_TURNS || m->head->panels) { return TT_OK; }
+    e->owns_panels = 1;
+    for (i = 0; i < m->config.num_hidden_layers; i++) {
+        for (k = 0; k < TTI_N_MATRICES && status == TT_OK; k++) {
+            tt_tensor *w = m->layers[i].matrix[k].w;
+            if (w && w->dtype != TT_F16) { status = tti_panels_make(w, !m->config.gpt2, &left); }
+        }
+    }
+    return status == TT_OK ? tti_panels_make(m->head, 1, &left) : status;
+}
+static void tti_engine_panels_free(tti_engine *e) {
+    int i, k;
+    if (!e->owns_panels) { return; }
+    for (i = 0; i < e->model->config.num_hidden_layers; i++) {
+        for (k = 0; k < TTI_N_MATRICES; k++) { if (e->model->layers[i].matrix[k].w) { tti_panels_free(e->model->layers[i].matrix[k].w); } }
+    }
+    tti_panels_free(e->model->head);
+}
 static tt_status tti_engine_open(tti_engine *e) {
     tt_context *ctx = e->ctx;
     int i;
+    if (tti_engine_panels(e) != TT_OK) { return TT_ERR_MEM; }
     e->n_tokens = (size_t)e->n_slots * (size_t)e->capacity;
     e->cache = tt_kv_cache_create(e->model, e->n_slots, e->capacity);
     e->slots = e->cache ? (tti_sequence *)tt_alloc(ctx, (size_t)e->n_slots, sizeof *e->slots) : NULL;
@@ -8900,6 +8987,7 @@ static void tti_engine_close(tti_engine *e) {
     tt_free(ctx, e->slot_ids, (size_t)e->n_slots, sizeof(int32_t));
     tt_free(ctx, e->tokens, e->n_tokens, sizeof(int32_t));
     tt_kv_cache_destroy(e->cache);
+    tti_engine_panels_free(e);
 }
 /* Runs a packed batch of n sequences (offsets, tokens, slot_ids) through the model. */
 static tt_tensor *tti_engine_forward(tti_engine *e, int n) {
@@ -13683,18 +13771,17 @@ static void TTI_K(pack_b)(const tti_gemm *g, float *to, size_t n0, size_t n1, si
     }
     if (g->bf16 && !half) { TTI_K(round)(to, (skip + (rest ? TTI_NR : 0)) * k); }
 }
-/* Rows m0..m1 and columns n0..n1 of C over k0..k1 (at most TTI_KC). B's panels are in `packed`,
- * the first at column n0, or (NULL) are made here one by one. scratch: TTI_GEMM_SCRATCH floats. */
-static void TTI_K(gemm_block)(const tti_gemm *g, size_t m0, size_t m1, size_t n0, size_t n1, size_t k0, size_t k1,
-                              const float *packed, float *scratch) {
+/* Rows m0..m1 and columns n0..n1 of C over k0..k1 (at most TTI_KC). B's panels are in g->packed, or (NULL) are made here
+ * one by one. scratch: TTI_GEMM_SCRATCH floats. */
+static void TTI_K(gemm_block)(const tti_gemm *g, size_t m0, size_t m1, size_t n0, size_t n1, size_t k0, size_t k1, float *scratch) {
     size_t k = k1 - k0, stride = g->turned ? g->t1 - g->t0 : k, i, j, r, rows;
     float *panel = tti_aligned(scratch), *mine = panel + TTI_NR * TTI_KC;
     const float *turned = g->turned ? g->turned + m0 * stride : tti_gemm_turns(g) ? mine : NULL;
     if (turned == mine) { TTI_K(turn)(g, mine, m0, m1, k0, k1); }
     for (j = n0; j < n1; j += TTI_NR) {
         size_t columns = n1 - j < TTI_NR ? n1 - j : TTI_NR, ldb = TTI_NR;
-        const float *b = packed;
-        if (packed) { packed += TTI_NR * k; }
+        const float *b;
+        if (g->packed) { b = g->packed + (j - g->b0) * (g->p1 - g->p0) + (k0 - g->p0) * TTI_NR; }
         else if (g->b_column == 1 && columns == TTI_NR && !g->half_b && !g->bf16) { b = g->b + j + k0 * g->b_k; ldb = g->b_k; }
         else { TTI_K(pack_b)(g, panel, j, j + columns, k0, k1); b = panel; }
         for (i = m0; i < m1; i += rows) {
@@ -13713,12 +13800,12 @@ static void TTI_K(gemm_block)(const tti_gemm *g, size_t m0, size_t m1, size_t n0
         }
     }
 }
-/* The same over all of k, with B as it stands. */
+/* The same over all of k. */
 static void TTI_K(gemm_strip)(const tti_gemm *g, size_t m0, size_t m1, size_t n0, size_t n1, float *scratch) {
     size_t k0 = 0, k1;
     do {
         k1 = g->k - k0 < TTI_KC ? g->k : k0 + TTI_KC;
-        TTI_K(gemm_block)(g, m0, m1, n0, n1, k0, k1, NULL, scratch);
+        TTI_K(gemm_block)(g, m0, m1, n0, n1, k0, k1, scratch);
         k0 = k1;
     } while (k0 < g->k);
 }
@@ -13731,12 +13818,12 @@ static void TTI_K(gemm_panels)(const tti_job *job, float *scratch, size_t begin,
         TTI_K(gemm_strip)(g, 0, g->m, n0, g->n - n0 < TTI_NR ? g->n : n0 + TTI_NR, scratch);
     }
 }
-/* Items: panels of the block of B. */
+/* Items: panels of the block of B, into job->y. */
 static void TTI_K(gemm_pack)(const tti_job *job, float *scratch, size_t begin, size_t end) {
     const tti_gemm *g = (const tti_gemm *)job->args;
     size_t n0 = g->n0 + begin * TTI_NR, n1 = g->n0 + end * TTI_NR < g->n1 ? g->n0 + end * TTI_NR : g->n1;
     (void)scratch;
-    TTI_K(pack_b)(g, g->packed + begin * TTI_NR * (g->k1 - g->k0), n0, n1, g->k0, g->k1);
+    TTI_K(pack_b)(g, job->y + begin * TTI_NR * (g->k1 - g->k0), n0, n1, g->k0, g->k1);
 }
 /* Items: panels of A, t0..t1 of k. */
 static void TTI_K(gemm_turn)(const tti_job *job, float *scratch, size_t begin, size_t end) {
@@ -13752,7 +13839,7 @@ static void TTI_K(gemm_blocks)(const tti_job *job, float *scratch, size_t begin,
     for (item = begin; item < end; item++) {
         size_t m0 = item / groups * g->rows, n0 = g->n0 + item % groups * TTI_NG;
         size_t m1 = g->m - m0 < g->rows ? g->m : m0 + g->rows, n1 = g->n1 - n0 < TTI_NG ? g->n1 : n0 + TTI_NG;
-        if (g->packed) { TTI_K(gemm_block)(g, m0, m1, n0, n1, g->k0, g->k1, g->packed + (n0 - g->n0) * (g->k1 - g->k0), scratch); }
+        if (g->packed) { TTI_K(gemm_block)(g, m0, m1, n0, n1, g->k0, g->k1, scratch); }
         else { TTI_K(gemm_strip)(g, m0, m1, n0, n1, scratch); }
     }
 }
@@ -14285,14 +14372,14 @@ static void tti_amx_product(const uint16_t *a, const uint16_t *b, size_t steps, 
     __asm__ volatile("" ::: "memory");
 }
 /* As gemm_block. A tile of C that sticks out, or begins with the bias, is made beside and copied. */
-static void tti_amx_gemm_block(const tti_gemm *g, size_t m0, size_t m1, size_t n0, size_t n1, size_t k0, size_t k1, const uint16_t *packed, float *scratch) {
-    size_t steps = (k1 - k0 + 31) / 32, all = (g->t1 - g->t0 + 31) / 32, i, j, r, l;
+static void tti_amx_gemm_block(const tti_gemm *g, size_t m0, size_t m1, size_t n0, size_t n1, size_t k0, size_t k1, float *scratch) {
+    size_t steps = (k1 - k0 + 31) / 32, all = (g->t1 - g->t0 + 31) / 32, deep = (g->p1 - g->p0 + 31) / 32, i, j, r, l;
     uint16_t *panel = (uint16_t *)(void *)tti_aligned(scratch);
     float beside[32 * 32];
     for (j = n0; j < n1; j += 32) {
         size_t columns = n1 - j < 32 ? n1 - j : 32;
-        const uint16_t *b = packed ? packed + (j - n0) / 32 * steps * TTI_STEP_HALVES : panel;
-        if (!packed) { tti_amx_pack(panel, g->b, g->half_b, g->b_column, g->b_k, j, j + columns, k0, k1, 0); }
+        const uint16_t *b = g->packed ? (const uint16_t *)(const void *)g->packed + ((j - g->b0) / 32 * deep + (k0 - g->p0) / 32) * TTI_STEP_HALVES : panel;
+        if (!g->packed) { tti_amx_pack(panel, g->b, g->half_b, g->b_column, g->b_k, j, j + columns, k0, k1, 0); }
         for (i = m0; i < m1; i += 32) {
             const uint16_t *a = (const uint16_t *)(const void *)g->turned + (i / 32 * all + (k0 - g->t0) / 32) * TTI_STEP_HALVES;
             size_t rows = m1 - i < 32 ? m1 - i : 32;
@@ -14318,7 +14405,7 @@ static void tti_amx_gemm_pack(const tti_job *job, float *scratch, size_t begin, 
     const tti_gemm *g = (const tti_gemm *)job->args;
     size_t n0 = g->n0 + begin * 32, n1 = g->n0 + end * 32 < g->n1 ? g->n0 + end * 32 : g->n1;
     (void)scratch;
-    tti_amx_pack((uint16_t *)(void *)g->packed + begin * ((g->k1 - g->k0 + 31) / 32) * TTI_STEP_HALVES, g->b, g->half_b, g->b_column, g->b_k, n0, n1, g->k0, g->k1, 0);
+    tti_amx_pack((uint16_t *)(void *)job->y + begin * ((g->k1 - g->k0 + 31) / 32) * TTI_STEP_HALVES, g->b, g->half_b, g->b_column, g->b_k, n0, n1, g->k0, g->k1, 0);
 }
 static void tti_amx_gemm_panels(const tti_job *job, float *scratch, size_t begin, size_t end) {
     const tti_gemm *g = (const tti_gemm *)job->args;
@@ -14328,7 +14415,7 @@ static void tti_amx_gemm_panels(const tti_job *job, float *scratch, size_t begin
         k0 = 0;
         do {
             k1 = g->k - k0 < 2 * TTI_KC ? g->k : k0 + 2 * TTI_KC;
-            tti_amx_gemm_block(g, 0, g->m, p * 32, g->n - p * 32 < 32 ? g->n : p * 32 + 32, k0, k1, NULL, scratch);
+            tti_amx_gemm_block(g, 0, g->m, p * 32, g->n - p * 32 < 32 ? g->n : p * 32 + 32, k0, k1, scratch);
             k0 = k1;
         } while (k0 < g->k);
     }
@@ -14336,12 +14423,12 @@ static void tti_amx_gemm_panels(const tti_job *job, float *scratch, size_t begin
 }
 static void tti_amx_gemm_blocks(const tti_job *job, float *scratch, size_t begin, size_t end) {
     const tti_gemm *g = (const tti_gemm *)job->args;
-    size_t groups = (g->n1 - g->n0 + TTI_NG - 1) / TTI_NG, steps = (g->k1 - g->k0 + 31) / 32, item;
+    size_t groups = (g->n1 - g->n0 + TTI_NG - 1) / TTI_NG, item;
     tti_amx_begin();
     for (item = begin; item < end; item++) {
         size_t m0 = item / groups * g->rows, n0 = g->n0 + item % groups * TTI_NG;
         size_t m1 = g->m - m0 < g->rows ? g->m : m0 + g->rows, n1 = g->n1 - n0 < TTI_NG ? g->n1 : n0 + TTI_NG;
-        tti_amx_gemm_block(g, m0, m1, n0, n1, g->k0, g->k1, (const uint16_t *)(const void *)g->packed + (n0 - g->n0) / 32 * steps * TTI_STEP_HALVES, scratch);
+        tti_amx_gemm_block(g, m0, m1, n0, n1, g->k0, g->k1, scratch);
     }
     _tile_release();
 }

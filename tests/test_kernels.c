@@ -141,7 +141,7 @@ static void check_gemm(tt_context *ctx) {
 TT_TEST(gemm_matches_reference) { with_each(check_gemm); }
 TT_TEST(gemm_of_rounded_factors_matches_reference) { with_each_rounded(check_gemm); }
 
-/* B in bf16 gives the bits of B widened. */
+/* B in bf16 gives the bits of B widened, and B's panels those of B. */
 static void check_gemm_half(tt_context *ctx) {
     static const int shapes[][3] = {{1, 33, 7}, {3, 64, 64}, {13, 35, 41}, {37, 70, 530}, {130, 97, 77}, {200, 1200, 34}};
     static uint16_t half[1 << 20];
@@ -166,6 +166,14 @@ static void check_gemm_half(tt_context *ctx) {
             h.half_b = half;
             h.c = zeros(size);
             TT_CHECK_OK(ctx, tt_backend_get(ctx)->gemm(ctx, &g));
+            TT_CHECK_OK(ctx, tt_backend_get(ctx)->gemm(ctx, &h));
+            CHECK_SAME(g.c, h.c, size);
+            n = tt_backend_get(ctx)->gemm_panels(ctx, &h, NULL);
+            h.panels = room(n / sizeof(float) + 1);
+            memset((void *)(uintptr_t)h.panels, 0xFF, n);
+            TT_CHECK_INT(tt_backend_get(ctx)->gemm_panels(ctx, &h, (void *)(uintptr_t)h.panels), n);
+            h.half_b = NULL;
+            h.c = zeros(size);
             TT_CHECK_OK(ctx, tt_backend_get(ctx)->gemm(ctx, &h));
             CHECK_SAME(g.c, h.c, size);
         }
