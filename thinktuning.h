@@ -258,10 +258,11 @@ typedef struct tt_gemm_args {
 
 /* Sequence s has query rows offsets[s] .. offsets[s+1]-1; its first query stands at position
  * query_start[s] (NULL = 0); its key of position j is row key_start[s] + j of k and v
- * (NULL = offsets[s]). Query at position p sees keys 0..p. */
+ * (NULL = offsets[s]). Query at position p sees keys 0..p. key_tiles: k is a cache that store_keys filled. */
 typedef struct tt_attention_args {
     int n_sequences, n_tokens, n_heads, n_kv_heads, head_dim;
     float scale;
+    int key_tiles;
     const int32_t *offsets, *query_start, *key_start;
     const int32_t *host_offsets;
     const float *q, *k, *v;       /* [n_tokens, n_heads*head_dim], [rows, n_kv_heads*head_dim] */
@@ -322,6 +323,10 @@ struct tt_backend {
     size_t    (*gemm_panels)(tt_context *ctx, const tt_gemm_args *args, void *to);
     tt_status (*attention_forward)(tt_context *ctx, const tt_attention_args *args);
     tt_status (*attention_backward)(tt_context *ctx, const tt_attention_args *args);
+    /* A cache of keys in the order in which one query reads them: key_tile rows side by side for each channel. The cache of
+     * a sequence begins at a multiple of key_tile rows. k [n, heads*head_dim] goes to rows[n]. NULL = plain rows. */
+    int       (*key_tile)(tt_context *ctx);
+    tt_status (*store_keys)(tt_context *ctx, float *cache, const float *k, const int32_t *rows, int n, int heads, int head_dim);
     tt_status (*logprobs_forward)(tt_context *ctx, const tt_logprobs_args *args);
     tt_status (*logprobs_backward)(tt_context *ctx, const tt_logprobs_args *args);
     /* rows: x, y [n,dim]; gather y[i] = x[rows[i]]; scatter_add dx[rows[i]] += dy[i] (rows may repeat);
@@ -2317,13 +2322,17 @@ static size_t tti_first_block(const tt_attention_args *a, size_t sequence) {
     for (s = 0; s < sequence; s++) { blocks += ((size_t)(a->host_offsets[s + 1] - a->host_offsets[s]) + per_block - 1) / per_block; }
     return blocks;
 }
-static tti_queries tti_queries_of(const tt_attention_args *a, size_t item) {
-    size_t per_block = tti_block_tokens(a), block = item / (size_t)a->n_kv_heads, s = 0, first, end, blocks;
+/* at: where the walk over the sequences stands, zero at first; items only grow. */
+typedef struct tti_walk { size_t sequence, first; } tti_walk;
+static tti_queries tti_queries_of(const tt_attention_args *a, size_t item, tti_walk *at) {
+    size_t per_block = tti_block_tokens(a), block = item / (size_t)a->n_kv_heads, s, first, end, blocks;
     tti_queries u;
-    for (;; s++, block -= blocks) {
+    for (;; at->sequence++, at->first += blocks) {
+        s = at->sequence;
         blocks = ((size_t)(a->host_offsets[s + 1] - a->host_offsets[s]) + per_block - 1) / per_block;
-        if (block < blocks) { break; }
+        if (block - at->first < blocks) { break; }
     }
+    block -= at->first;
     first = (size_t)a->host_offsets[s];
     end = (size_t)a->host_offsets[s + 1];
     u.token = first + block * per_block;
@@ -2709,6 +2718,18 @@ static tt_status tti_cpu_attention_backward(tt_context *ctx, const tt_attention_
     return tti_run(ctx, tti_cpu_of(ctx)->kernels->attention_backward, &job, items, 5 * average * average * (size_t)args->head_dim);
 }
 
+static int tti_cpu_key_tile(tt_context *ctx) { return (int)tti_cpu_of(ctx)->kernels->tile_columns; }
+/* Channel d of head h of row r: ((r / tile * heads + h) * head_dim + d) * tile + r % tile. */
+static tt_status tti_cpu_store_keys(tt_context *ctx, float *cache, const float *k, const int32_t *rows, int n, int heads, int head_dim) {
+    size_t tile = tti_cpu_of(ctx)->kernels->tile_columns, width = (size_t)heads * (size_t)head_dim, d;
+    int i;
+    for (i = 0; i < n; i++, k += width) {
+        float *to = cache + (size_t)rows[i] / tile * width * tile + (size_t)rows[i] % tile;
+        for (d = 0; d < width; d++) { to[d * tile] = k[d]; }
+    }
+    return TT_OK;
+}
+
 /* ---- log-probs ----
  * Logits exist only as a block of TTI_VOCAB_ROWS x TTI_VOCAB_BLOCK: gemm makes it, a scan folds it into each row's
  * online softmax. Backward makes the same blocks again and turns them into dz in place. Row blocks go in order, so
@@ -3043,7 +3064,7 @@ TT_API const tt_backend *tt_cpu_backend(void) {
     static const tt_backend backend = {
         "cpu", 1, NULL, tti_cpu_open, tti_cpu_close,
         tti_cpu_alloc, tti_cpu_free, tti_cpu_copy, tti_cpu_copy, tti_cpu_copy, tti_cpu_zero, tti_cpu_sync,
-        tti_cpu_gemm, tti_cpu_gemm_panels, tti_cpu_attention_forward, tti_cpu_attention_backward, tti_cpu_logprobs_forward, tti_cpu_logprobs_backward,
+        tti_cpu_gemm, tti_cpu_gemm_panels, tti_cpu_attention_forward, tti_cpu_attention_backward, tti_cpu_key_tile, tti_cpu_store_keys, tti_cpu_logprobs_forward, tti_cpu_logprobs_backward,
         tti_cpu_gather_rows, tti_cpu_scatter_add_rows, tti_cpu_scatter_rows, tti_cpu_columns, tti_cpu_columns_backward,
         tti_cpu_rmsnorm, tti_cpu_rmsnorm_backward, tti_cpu_layernorm, tti_cpu_layernorm_backward, tti_cpu_rope,
         tti_cpu_unary, tti_cpu_unary_backward, tti_cpu_binary, tti_cpu_binary_backward, tti_cpu_where, tti_cpu_where_backward,
@@ -3708,6 +3729,7 @@ TT_API tt_tensor *tt_layernorm(tt_context *ctx, tt_tensor *x, tt_tensor *w, tt_t
 
 /* ---- batches ---- */
 static int tti_cache_capacity(const struct tt_kv_cache *cache);    /* chapter 8 */
+static int tti_cache_stride(const struct tt_kv_cache *cache);
 static int tti_cache_slots(const struct tt_kv_cache *cache);
 
 TT_API tt_batch *tt_batch_create(tt_context *ctx, const tt_batch_desc *desc) {
@@ -3740,7 +3762,7 @@ TT_API tt_batch *tt_batch_create(tt_context *ctx, const tt_batch_desc *desc) {
         if (desc->cache) {
             if (slot < 0 || slot >= tti_cache_slots(desc->cache)) { tti_graph_fail(ctx, "tt_batch_create", "slot", slot, tti_cache_slots(desc->cache) - 1); return NULL; }
             query_start[s] = tt_kv_cache_length(desc->cache, slot);
-            key_start[s] = slot * tti_cache_capacity(desc->cache);
+            key_start[s] = slot * tti_cache_stride(desc->cache);
             if (query_start[s] + length > tti_cache_capacity(desc->cache)) {
                 tti_graph_fail(ctx, "tt_batch_create", "length of a sequence with its cache", query_start[s] + length, tti_cache_capacity(desc->cache));
                 return NULL;
@@ -3850,6 +3872,7 @@ TT_API tt_tensor *tt_attention(tt_context *ctx, tt_tensor *q, tt_tensor *k, tt_t
     if (batch->cache) {
         a->query_start = batch->d_query_start;
         a->key_start = batch->d_key_start;
+        a->key_tiles = ctx->backend->store_keys != NULL;
         if (!tti_graph_ok(ctx, tti_cache_write(ctx, batch, desc->layer, k, v, &a->k, &a->v))) { return NULL; }
     } else if (!ctx->no_grad) {
         a->lse = (float *)tti_arena_alloc(ctx, &ctx->device, (size_t)batch->n_tokens * (size_t)desc->n_heads * sizeof(float));
@@ -8667,8 +8690,10 @@ TT_API tt_status tt_model_lora_load(tt_model *m, const char *dir) {
 
 struct tt_kv_cache {
     tt_context *ctx;
-    int n_layers, n_slots, capacity, width;   /* width: num_key_value_heads * head_dim  */
-    tt_tensor **keys, **values;               /* [n_layers] of [n_slots * capacity, width] */
+    int n_layers, n_slots, capacity;
+    int tile, stride;                         /* rows of a slot: a multiple of the backend's key_tile */
+    int n_heads, width;                       /* num_key_value_heads; times head_dim                  */
+    tt_tensor **keys, **values;               /* [n_layers] of [n_slots * stride, width] */
     int *lengths;                             /* [n_slots]                              */
 };
 
@@ -8676,8 +8701,8 @@ TT_API tt_kv_cache *tt_kv_cache_create(tt_model *model, int n_slots, int capacit
     tt_context *ctx = model->ctx;
     tt_kv_cache *cache;
     int shape[2], i, ok = 1;
-    if (n_slots < 1 || capacity < 1 || n_slots > INT_MAX / capacity) {
-        tt_fail(ctx, TT_ERR_ARG, "tt_kv_cache_create: n_slots is %d and capacity %d, expected both >= 1 and the product below 2^31", n_slots, capacity);
+    if (n_slots < 1 || capacity < 1 || n_slots > INT_MAX / 2 / capacity || capacity > INT_MAX / 2 / n_slots - 128) {
+        tt_fail(ctx, TT_ERR_ARG, "tt_kv_cache_create: n_slots is %d and capacity %d, expected both >= 1 and the product below 2^30", n_slots, capacity);
         return NULL;
     }
     cache = (tt_kv_cache *)tt_alloc(ctx, 1, sizeof *cache);
@@ -8686,12 +8711,15 @@ TT_API tt_kv_cache *tt_kv_cache_create(tt_model *model, int n_slots, int capacit
     cache->n_layers = model->config.num_hidden_layers;
     cache->n_slots = n_slots;
     cache->capacity = capacity;
-    cache->width = model->config.num_key_value_heads * model->config.head_dim;
+    cache->tile = ctx->backend->store_keys ? ctx->backend->key_tile(ctx) : 1;
+    cache->stride = (capacity + cache->tile - 1) / cache->tile * cache->tile;
+    cache->n_heads = model->config.num_key_value_heads;
+    cache->width = cache->n_heads * model->config.head_dim;
     cache->keys = (tt_tensor **)tt_alloc(ctx, (size_t)cache->n_layers, sizeof *cache->keys);
     cache->values = (tt_tensor **)tt_alloc(ctx, (size_t)cache->n_layers, sizeof *cache->values);
     cache->lengths = (int *)tt_alloc(ctx, (size_t)n_slots, sizeof *cache->lengths);
     ok = cache->keys && cache->values && cache->lengths;
-    shape[0] = n_slots * capacity;
+    shape[0] = n_slots * cache->stride;
     shape[1] = cache->width;
     for (i = 0; ok && i < cache->n_layers; i++) {
         cache->keys[i] = tt_tensor_create(ctx, TT_F32, 2, shape, NULL);
@@ -8714,14 +8742,15 @@ TT_API void tt_kv_cache_destroy(tt_kv_cache *cache) {
     tt_free(cache->ctx, cache, 1, sizeof *cache);
 }
 static int tti_cache_capacity(const tt_kv_cache *cache) { return cache->capacity; }
+static int tti_cache_stride(const tt_kv_cache *cache) { return cache->stride; }
 static int tti_cache_slots(const tt_kv_cache *cache) { return cache->n_slots; }
 TT_API int tt_kv_cache_length(const tt_kv_cache *cache, int slot) { return slot >= 0 && slot < cache->n_slots ? cache->lengths[slot] : 0; }
 TT_API void tt_kv_cache_truncate(tt_kv_cache *cache, int slot, int length) {
     if (slot >= 0 && slot < cache->n_slots && length >= 0 && length < cache->lengths[slot]) { cache->lengths[slot] = length; }
 }
 TT_API tt_status tt_kv_cache_share(tt_kv_cache *cache, int from_slot, int to_slot, int length) {
-    size_t bytes = (size_t)cache->width * sizeof(float), from = (size_t)from_slot * (size_t)cache->capacity, to = (size_t)to_slot * (size_t)cache->capacity;
-    int i;
+    size_t bytes = (size_t)cache->width * sizeof(float), from = (size_t)from_slot * (size_t)cache->stride, to = (size_t)to_slot * (size_t)cache->stride;
+    int i, whole = (length + cache->tile - 1) / cache->tile * cache->tile;      /* rows of whole tiles */
     if (from_slot < 0 || from_slot >= cache->n_slots || to_slot < 0 || to_slot >= cache->n_slots) {
         return tt_fail(cache->ctx, TT_ERR_ARG, "tt_kv_cache_share: slots are %d and %d, expected 0..%d", from_slot, to_slot, cache->n_slots - 1);
     }
@@ -8730,8 +8759,8 @@ TT_API tt_status tt_kv_cache_share(tt_kv_cache *cache, int from_slot, int to_slo
     }
     for (i = 0; from_slot != to_slot && length > 0 && i < cache->n_layers; i++) {
         float *k = TT_F(cache->keys[i]), *v = TT_F(cache->values[i]);
-        tt_status status = cache->ctx->backend->copy(cache->ctx, k + to * (size_t)cache->width, k + from * (size_t)cache->width, (size_t)length * bytes);
-        if (status == TT_OK) { status = cache->ctx->backend->copy(cache->ctx, v + to * (size_t)cache->width, v + from * (size_t)cache->width, (size_t)length * bytes); }
+        tt_status status = cache->ctx->backend->copy(cache->ctx, k + to * (size_t)cache->width, k + from * (size_t)cache->width, (size_t)whole * bytes);
+        if (status == TT_OK) { status = cache->ctx->backend->copy(cache->ctx, v + to * (size_t)cache->width, v + from * (size_t)cache->width, (size_t)whole * bytes); }
         if (status != TT_OK) { return status; }
     }
     cache->lengths[to_slot] = length;
@@ -8745,7 +8774,9 @@ static tt_status tti_cache_write(tt_context *ctx, const tt_batch *batch, int lay
         return tt_fail(ctx, TT_ERR_ARG, "tt_attention: layer %d of width %d does not fit the cache (%d layers of width %d)",
                        layer, (int)(k->size / (size_t)batch->n_tokens), cache->n_layers, cache->width);
     }
-    status = ctx->backend->scatter_rows(ctx, TT_F(cache->keys[layer]), TT_F(k), batch->d_cache_rows, batch->n_tokens, cache->width);
+    if (ctx->backend->store_keys) {
+        status = ctx->backend->store_keys(ctx, TT_F(cache->keys[layer]), TT_F(k), batch->d_cache_rows, batch->n_tokens, cache->n_heads, cache->width / cache->n_heads);
+    } else { status = ctx->backend->scatter_rows(ctx, TT_F(cache->keys[layer]), TT_F(k), batch->d_cache_rows, batch->n_tokens, cache->width); }
     if (status == TT_OK) { status = ctx->backend->scatter_rows(ctx, TT_F(cache->values[layer]), TT_F(v), batch->d_cache_rows, batch->n_tokens, cache->width); }
     *keys = TT_F(cache->keys[layer]);
     *values = TT_F(cache->values[layer]);
@@ -13907,20 +13938,37 @@ static void TTI_K(collect)(const tti_queries *u, float *to, const float *x, size
     for (row = 0; row < u->rows; row++) { memcpy(to + row * dim, x + (u->token + row / u->group) * stride + (u->head + row % u->group) * dim, dim * sizeof(float)); }
     if (factor != 1.0f) { TTI_K(scale)(to, factor, u->rows * dim); }
 }
+/* s[rows, keys] = q k', k from key0 on. */
+static void TTI_K(scores)(const tt_attention_args *a, const tti_queries *u, size_t key0, size_t keys, const float *q, float *s, float *scratch) {
+    size_t dim = (size_t)a->head_dim, kv_stride = (size_t)a->n_kv_heads * dim, row = u->key_row + key0;
+    tti_gemm g;
+    if (!a->key_tiles) {
+        TTI_K(product)(u->rows, keys, dim, q, dim, 1, a->k + row * kv_stride + u->kv_head * dim, kv_stride, 1, s, TTI_KEYS, 0, scratch);
+        return;
+    }
+    memset(&g, 0, sizeof g);
+    g.m = u->rows; g.n = keys; g.k = dim;
+    g.a = q; g.a_row = dim; g.a_k = 1;
+    g.c = s; g.ldc = TTI_KEYS;
+    g.packed = a->k + row * kv_stride + u->kv_head * dim * TTI_NR;
+    g.p1 = kv_stride;
+    TTI_K(gemm_strip)(&g, 0, g.m, 0, g.n, scratch);
+}
 static void TTI_K(attention_forward)(const tti_job *job, float *scratch, size_t begin, size_t end) {
     const tt_attention_args *a = (const tt_attention_args *)job->args;
     size_t dim = (size_t)a->head_dim, heads = (size_t)a->n_heads, kv_stride = (size_t)a->n_kv_heads * dim, item, row;
+    tti_walk at = TT_INIT;
     for (item = begin; item < end; item++) {
-        tti_queries u = tti_queries_of(a, item);
+        tti_queries u = tti_queries_of(a, item, &at);
         size_t n_keys = u.position + u.rows / u.group, key0, d;
-        const float *k = a->k + u.key_row * kv_stride + u.kv_head * dim, *v = a->v + u.key_row * kv_stride + u.kv_head * dim;
+        const float *v = a->v + u.key_row * kv_stride + u.kv_head * dim;
         float *q = scratch, *out = q + u.rows * dim, *s = out + u.rows * dim, *max = s + u.rows * TTI_KEYS, *sum = max + u.rows, *rest = sum + u.rows;
         TTI_K(collect)(&u, q, a->q, heads * dim, dim, a->scale);
         memset(out, 0, u.rows * dim * sizeof(float));
         for (row = 0; row < u.rows; row++) { max[row] = -HUGE_VALF; sum[row] = 0.0f; }
         for (key0 = 0; key0 < n_keys; key0 += TTI_KEYS) {
             size_t keys = n_keys - key0 < TTI_KEYS ? n_keys - key0 : TTI_KEYS;
-            TTI_K(product)(u.rows, keys, dim, q, dim, 1, k + key0 * kv_stride, kv_stride, 1, s, TTI_KEYS, 0, rest);
+            TTI_K(scores)(a, &u, key0, keys, q, s, rest);
             for (row = 0; row < u.rows; row++) {
                 size_t limit = TTI_K(limit)(&u, row, key0, keys);
                 if (limit > 0) { TTI_K(softmax_step)(s + row * TTI_KEYS, limit, max + row, sum + row, out + row * dim, dim); }
@@ -13989,8 +14037,11 @@ static void TTI_K(attention_backward)(const tti_job *job, float *scratch, size_t
     size_t kv_heads = (size_t)a->n_kv_heads, item, block;
     for (item = begin; item < end; item++) {
         size_t first = tti_first_block(a, item / kv_heads), next = tti_first_block(a, item / kv_heads + 1);
+        tti_walk at;
+        at.sequence = item / kv_heads;
+        at.first = first;
         for (block = first; block < next; block++) {
-            tti_queries u = tti_queries_of(a, block * kv_heads + item % kv_heads);
+            tti_queries u = tti_queries_of(a, block * kv_heads + item % kv_heads, &at);
             TTI_K(attention_back_queries)(a, &u, scratch);
         }
     }
