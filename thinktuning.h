@@ -3541,11 +3541,13 @@ static tt_status tti_binary_back(tt_context *ctx, tti_node *node) {
     tt_binary op = *(tt_binary *)node->saved;
     tt_tensor *a = node->in[0], *b = node->in[1], *y = node->out;
     float *da, *db;
+    int fresh;
     if (op == TT_ADD && a->requires_grad && !a->persistent && !a->grad && !y->retain_grad) {      /* y's gradient becomes a's */
         a->grad = y->grad;
         y->grad = NULL;
-        db = tt_grad(b);
-        return db ? ctx->backend->axpy(ctx, db, a->grad, 1, a->size) : ctx->graph_error ? ctx->status : TT_OK;
+        db = tti_grad(b, &fresh);
+        if (!db) { return ctx->graph_error ? ctx->status : TT_OK; }
+        return fresh ? ctx->backend->copy(ctx, db, a->grad, a->size * sizeof(float)) : ctx->backend->axpy(ctx, db, a->grad, 1, a->size);
     }
     da = tt_grad(a);
     db = tt_grad(b);
@@ -13381,6 +13383,7 @@ TT_API tt_status tt_evaluation_json(const tt_evaluation *e, tt_text *out) {
 #pragma GCC optimize("fp-contract=off")
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"      /* g++ means the undefined lanes in its own intrinsics */
+#pragma GCC diagnostic ignored "-Wuninitialized"
 #elif defined(_MSC_VER)
 #pragma fp_contract(off)
 #endif
@@ -13957,9 +13960,9 @@ static void TTI_K(scores)(const tt_attention_args *a, const tti_queries *u, size
 static void TTI_K(attention_forward)(const tti_job *job, float *scratch, size_t begin, size_t end) {
     const tt_attention_args *a = (const tt_attention_args *)job->args;
     size_t dim = (size_t)a->head_dim, heads = (size_t)a->n_heads, kv_stride = (size_t)a->n_kv_heads * dim, item, row;
-    tti_walk at = TT_INIT;
+    tti_walk walk = TT_INIT;
     for (item = begin; item < end; item++) {
-        tti_queries u = tti_queries_of(a, item, &at);
+        tti_queries u = tti_queries_of(a, item, &walk);
         size_t n_keys = u.position + u.rows / u.group, key0, d;
         const float *v = a->v + u.key_row * kv_stride + u.kv_head * dim;
         float *q = scratch, *out = q + u.rows * dim, *s = out + u.rows * dim, *max = s + u.rows * TTI_KEYS, *sum = max + u.rows, *rest = sum + u.rows;
@@ -14037,11 +14040,11 @@ static void TTI_K(attention_backward)(const tti_job *job, float *scratch, size_t
     size_t kv_heads = (size_t)a->n_kv_heads, item, block;
     for (item = begin; item < end; item++) {
         size_t first = tti_first_block(a, item / kv_heads), next = tti_first_block(a, item / kv_heads + 1);
-        tti_walk at;
-        at.sequence = item / kv_heads;
-        at.first = first;
+        tti_walk walk;
+        walk.sequence = item / kv_heads;
+        walk.first = first;
         for (block = first; block < next; block++) {
-            tti_queries u = tti_queries_of(a, block * kv_heads + item % kv_heads, &at);
+            tti_queries u = tti_queries_of(a, block * kv_heads + item % kv_heads, &walk);
             TTI_K(attention_back_queries)(a, &u, scratch);
         }
     }
