@@ -275,6 +275,7 @@ typedef struct tt_logprobs_args {
     int n, dim, vocab;
     float inv_temperature;
     const float *x, *w;                 /* [n,dim], [vocab,dim]  */
+    const uint16_t *half_w;             /* w in bf16, instead of w; only if the backend takes_half */
     const int32_t *targets;             /* [n]                   */
     float *logprobs, *entropy, *lse;    /* [n]; entropy may be NULL; lse of the scaled logits is kept for backward */
     const float *dlogprobs, *dentropy;  /* backward: [n], either may be NULL */
@@ -305,7 +306,7 @@ typedef enum tt_binary { TT_ADD = 1, TT_SUB, TT_MUL, TT_DIV, TT_MINIMUM, TT_MAXI
 
 struct tt_backend {
     const char *name;
-    int takes_half;                                                    /* gemm reads half_b           */
+    int takes_half;                                                    /* half_b, half_w are read     */
     void *config;
     tt_status (*open)(tt_context *ctx, const tt_backend *self, void **state);
     void      (*close)(tt_context *ctx, void *state);
@@ -451,7 +452,8 @@ TT_API tt_tensor *tt_view(tt_context *, tt_tensor *x, int ndim, const int *shape
 TT_API tt_tensor *tt_columns(tt_context *, tt_tensor *x, int begin, int count);      /* x[:, begin:begin+count] */
 TT_API tt_tensor *tt_gather_rows(tt_context *, tt_tensor *x, const int32_t *rows, int n);   /* x[rows]; rows: host, copied */
 
-/* The transformer's ops. N rows (tokens), K in, M out. A w [.,.] of linear and matmul may be bf16 or f16. */
+/* The transformer's ops. N rows (tokens), K in, M out. A w [.,.] of linear and matmul may be bf16
+ * or f16, that of embedding and, where the backend takes_half, of token_logprobs bf16. */
 TT_API tt_tensor *tt_linear(tt_context *, tt_tensor *x, tt_tensor *w, tt_tensor *bias_or_null);   /* x[N,K] w[M,K]^T -> [N,M] */
 TT_API tt_tensor *tt_matmul(tt_context *, tt_tensor *x, tt_tensor *w, tt_tensor *bias_or_null);   /* x[N,K] w[K,M] -> [N,M]; GPT-2's Conv1D */
 TT_API tt_tensor *tt_embedding(tt_context *, tt_tensor *w, const int32_t *ids, int n);            /* w[V,C] -> [n,C]; ids: host, copied */
@@ -667,8 +669,8 @@ TT_API tt_status tt_model_lora_merge(tt_model *);
 
 TT_API tt_model *tt_model_load(tt_context *, const char *dir);
 /* The same for sampling and as a base of adapters: no weight requires a gradient, and those that need no conversion stay
- * in the file, mapped read-only: float32, and layers' matrices of bf16 or f16, which are widened as they are used. The
- * files must not be changed while the model lives. */
+ * in the file, mapped read-only: float32, layers' matrices of bf16 or f16, and embedding and head of bf16 (on the CPU). Half
+ * precision is widened as it is used. The files must not be changed while the model lives. */
 TT_API tt_model *tt_model_map(tt_context *, const char *dir);
 TT_API tt_status tt_model_save(const tt_model *, const tt_tokenizer *tokenizer_or_null, const char *dir);
 typedef struct tt_save_desc {
@@ -2742,7 +2744,8 @@ static void tti_logits_gemm(tt_gemm_args *g, const tt_logprobs_args *a, float *z
     g->ldc = (int)columns;
     g->transpose_b = 1;
     g->a = a->x + row * (size_t)a->dim;
-    g->b = a->w + column * (size_t)a->dim;
+    if (a->half_w) { g->half_b = a->half_w + column * (size_t)a->dim; }
+    else { g->b = a->w + column * (size_t)a->dim; }
     g->c = z;
 }
 static tt_status tti_logits_block(tt_context *ctx, const tt_logprobs_args *a, tti_logits *l, float **z) {
@@ -2826,6 +2829,7 @@ static tt_status tti_cpu_logprobs_backward(tt_context *ctx, const tt_logprobs_ar
                 g.transpose_a = 1;
                 g.m = (int)l.columns;
                 g.k = (int)rows;
+                g.half_b = NULL;
                 g.b = a->x + row * (size_t)a->dim;
                 g.c = a->dw + column * (size_t)a->dim;
                 status = tti_cpu_gemm(ctx, &g);
@@ -3487,6 +3491,16 @@ static tt_status tti_gather_back(tt_context *ctx, tti_node *node) {
     float *dx = tt_grad(node->in[0]);
     return dx ? ctx->backend->scatter_add_rows(ctx, dx, node->out->grad, (const int32_t *)node->saved, node->out->shape[0], node->out->shape[1]) : TT_OK;
 }
+static tt_status tti_gather_from(tt_context *ctx, float *y, const tt_tensor *x, const int32_t *ids, const int32_t *host_ids, int n) {
+    size_t dim = (size_t)tti_cols(x);
+    tt_status status = TT_OK;
+    int i;
+    if (x->dtype == TT_F32) { return ctx->backend->gather_rows(ctx, y, TT_F(x), ids, n, (int)dim); }
+    for (i = 0; i < n && status == TT_OK; i++) {
+        status = ctx->backend->cast(ctx, y + (size_t)i * dim, TT_F32, (const uint16_t *)x->data + (size_t)host_ids[i] * dim, x->dtype, dim);
+    }
+    return status;
+}
 static tt_tensor *tti_gather(tt_context *ctx, const char *who, tt_tensor *x, const int32_t *rows, int n) {
     int shape[2], i;
     const int32_t *ids;
@@ -3502,7 +3516,7 @@ static tt_tensor *tti_gather(tt_context *ctx, const char *who, tt_tensor *x, con
     shape[1] = tti_cols(x);
     y = tti_tensor(ctx, who, 2, shape);
     ids = y ? tti_step_ids(ctx, rows, n) : NULL;
-    if (!ids || !tti_graph_ok(ctx, ctx->backend->gather_rows(ctx, TT_F(y), TT_F(x), ids, n, shape[1]))) { return NULL; }
+    if (!ids || !tti_graph_ok(ctx, tti_gather_from(ctx, TT_F(y), x, ids, rows, n))) { return NULL; }
     return tti_record(ctx, who, tti_gather_back, &x, 1, y, NULL, (void *)(uintptr_t)ids);
 }
 TT_API tt_tensor *tt_gather_rows(tt_context *ctx, tt_tensor *x, const int32_t *rows, int n) { return tti_gather(ctx, "tt_gather_rows", x, rows, n); }
@@ -3923,7 +3937,8 @@ TT_API tt_tensor *tt_token_logprobs(tt_context *ctx, tt_tensor *x, tt_tensor *w,
     a->vocab = tti_rows(w);
     a->inv_temperature = 1.0f / temperature;
     a->x = TT_F(x);
-    a->w = TT_F(w);
+    if (w->dtype == TT_BF16) { a->half_w = (const uint16_t *)w->data; }
+    else { a->w = TT_F(w); }
     a->targets = tti_step_ids(ctx, targets, n);
     a->logprobs = TT_F(y);
     a->entropy = h ? TT_F(h) : NULL;
@@ -8300,10 +8315,13 @@ static tt_status tti_shards_enough(const tti_shards *s, const tt_model_config *c
     if (want <= total) { return tt_fail(s->ctx, TT_ERR_FILE, "%s/config.json: max_position_embeddings is %d, expected at most %d", dir, c->max_position_embeddings, 1 << 24); }
     return tt_fail(s->ctx, TT_ERR_FILE, "%s: the files hold %.0f weights, config.json (vocab_size %d, hidden_size %d, num_hidden_layers %d) wants at least %.0f", dir, total, c->vocab_size, c->hidden_size, c->num_hidden_layers, want);
 }
-/* What of a file can serve as it is: float32, and half precision where the model multiplies by it. */
+/* What of a file can serve as it is: float32, and half precision where the model multiplies by it (the head: only bf16,
+ * and only where the backend reads it). */
 static int tti_param_as_stored(const tt_model *m, const tt_tensor *t, tt_dtype dtype) {
     int is_half = dtype == TT_BF16 || dtype == TT_F16;
-    return dtype == TT_F32 || (is_half && t->ndim == 2 && t != m->embedding && t != m->positions && t != m->head);
+    if (dtype == TT_F32) { return 1; }
+    if (t == m->embedding || t == m->head) { return dtype == TT_BF16 && m->ctx->backend->takes_half; }
+    return is_half && t->ndim == 2 && t != m->positions;
 }
 /* The data of a parameter that has none: a place in the mapped file, or memory of its own. */
 static tt_status tti_param_map(tt_model *m, tt_tensor *t, tt_safetensors *file, int index) {

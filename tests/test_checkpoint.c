@@ -1159,6 +1159,19 @@ TT_TEST(save_in_shards) {
     TT_CHECK_NO_LEAK(memory);
 }
 static float rounded(float x, tt_dtype dtype) { return dtype == TT_BF16 ? tti_from_bf16(tti_to_bf16(x)) : tti_from_f16(tti_to_f16(x)); }
+/* Log-probs and entropies of three tokens. */
+static void logprobs_of(tt_model *m, float *out) {
+    static const int32_t tokens[] = {1, 3, 2, 5}, offsets[] = {0, 4};
+    tt_context *ctx = m->ctx;
+    tt_batch_desc batch = TT_INIT;
+    tt_tensor *logprobs, *entropy;
+    batch.n_sequences = 1;
+    batch.offsets = offsets;
+    batch.tokens = tokens;
+    logprobs = tt_model_logprobs(m, tt_batch_create(ctx, &batch), 1, &entropy);
+    TT_CHECK(logprobs && tt_tensor_get(logprobs, out) == TT_OK && tt_tensor_get(entropy, out + 3) == TT_OK);
+    tt_step_reset(ctx);
+}
 TT_TEST(save_as_half_and_map) {
     static const tt_dtype types[2] = {TT_BF16, TT_F16};
     int which, k;
@@ -1189,7 +1202,11 @@ TT_TEST(save_as_half_and_map) {
                 TT_CHECK_BYTES(a, b, tt_model_param(m, i)->size * sizeof(float));
                 lent += tt_model_param(mapped, i)->lent;
             }
-            TT_CHECK_INT(lent, c.num_hidden_layers * (which == 7 ? 4 : 7));       /* the layers' matrices */
+            /* the layers' matrices; of bf16 also the embedding and a head of its own */
+            TT_CHECK_INT(lent, c.num_hidden_layers * (which == 7 ? 4 : 7) + (k == 0 ? c.tie_word_embeddings ? 1 : 2 : 0));
+            logprobs_of(half, a);
+            logprobs_of(mapped, b);
+            TT_CHECK_BYTES(a, b, 6 * sizeof(float));
             TT_CHECK(tt_model_assign(mapped, half) != TT_OK);
             TT_CHECK_CONTAINS(tt_error(ctx), "mapped");
             TT_CHECK_OK(ctx, tt_model_assign(half, mapped));
