@@ -124,8 +124,13 @@ build build/sanitize build/race build/cuda:
 $(EXAMPLES): build/%: examples/%.c $(LIBRARY) $(wildcard examples/*.h) | build
 	$(CC) $(STD) $(WARN) $(CFLAGS) $(CPPFLAGS) $< -o $@ $(LDFLAGS) $(LDLIBS)
 
-$(BENCHES): build/%: bench/%.c $(LIBRARY) | build
-	$(CC) $(STD) $(WARN) $(CFLAGS) $(CPPFLAGS) $< -o $@ $(LDFLAGS) $(LDLIBS)
+# OpenBLAS for bench_gemm to be compared with, where it is; nothing else asks for it.
+OPENBLAS = $(shell pkg-config --cflags --libs openblas 2> /dev/null || { echo 'int main(void) { return 0; }' | \
+  $(CC) -include cblas.h -x c - -lopenblas -o /dev/null 2> /dev/null && echo ' -lopenblas'; })
+BENCH_DEFINES = -DBENCH_FLAGS='"$(CFLAGS)"' -DBENCH_COMMIT='"$(shell git describe --always --dirty --exclude="*" 2> /dev/null || echo unknown)"'
+build/bench_gemm: BENCH_MORE = $(if $(OPENBLAS),-DTT_OPENBLAS $(OPENBLAS))
+$(BENCHES): build/%: bench/%.c bench/bench.h $(LIBRARY) | build
+	$(CC) $(STD) $(WARN) $(CFLAGS) $(CPPFLAGS) $(BENCH_DEFINES) $< -o $@ $(LDFLAGS) $(BENCH_MORE) -lpthread $(LDLIBS)
 
 $(MPI_PROGRAMS): build/%-mpi: examples/%.c $(LIBRARY) $(wildcard examples/*.h) | build
 	$(MPICC) $(STD) $(WARN) $(CFLAGS) $(CPPFLAGS) -DTT_MPI $< -o $@ $(LDFLAGS) $(LDLIBS)
