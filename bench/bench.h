@@ -170,11 +170,11 @@ static bench_limits bench_limits_measure(int n_threads) {
     memset(memory, 1, READ_BYTES + 64);
     for (k = 0; k < n; k++) {
         const bench_instructions *set = sets + k;
-        for (run = 0; set->runs && run < 7; run++) {
+        for (run = 0; set->runs && run < 40; run++) {
             double flops = 1e-9 * n_threads * set->flops * CHAINS * CHAIN_STEPS / bench_together(n_threads, set, NULL, 0);
             if (flops > limits.rate[set->peak]) { limits.rate[set->peak] = flops; }
         }
-        for (run = 0; set->runs && set->read && run < 5; run++) {
+        for (run = 0; set->runs && set->read && run < 8; run++) {
             double rate = 1e-9 * READ_BYTES / bench_together(n_threads, set, aligned, READ_BYTES);
             if (rate > limits.rate[BENCH_READ]) { limits.rate[BENCH_READ] = rate; }
         }
@@ -266,6 +266,54 @@ BENCH_MAYBE static void bench_rest(void) {
     nanosleep(&rest, NULL);
 }
 
+/* At least three runs, then up to two seconds of them. */
+BENCH_MAYBE static int bench_again(int n_runs, double seconds) { return n_runs < 3 || (n_runs < BENCH_MAX_RUNS && seconds < 2); }
+
+/* ---- the models ---- */
+
+/* bench/peers.py reads these rows too. Rivals' shapes: GPT-2's smallest, stories15M and stories110M of llama2.c. */
+typedef struct bench_model {
+    const char *name;
+    int gpt2, layers, hidden, heads, inner, vocab, tied, context;
+    int sequences, length;      /* of a training step; 0 = it is only sampled from, or trained by GRPO */
+} bench_model;
+static const bench_model bench_models[] = {
+    {"demo", 0, 3, 96, 3, 256, 240, 0, 320, 50, 40},
+    {"4x128", 0, 4, 128, 4, 352, 512, 0, 256, 32, 128},
+    {"6x384", 0, 6, 384, 6, 1024, 512, 0, 256, 16, 256},
+    {"gpt2_124m", 1, 12, 768, 12, 3072, 50257, 1, 1024, 4, 64},
+    {"15m", 0, 6, 288, 6, 768, 32000, 1, 256, 0, 0},
+    {"110m", 0, 12, 768, 12, 2048, 32000, 1, 1024, 0, 0},
+    {"10m", 0, 8, 320, 5, 864, 240, 0, 320, 0, 0},
+};
+enum { BENCH_N_MODELS = sizeof bench_models / sizeof bench_models[0] };
+BENCH_MAYBE static const bench_model *bench_model_find(const char *name) {
+    const bench_model *m = bench_models;
+    while (strcmp(m->name, name) != 0) { m++; }
+    return m;
+}
+BENCH_MAYBE static tt_model_config bench_config(const bench_model *m) {
+    tt_model_config c = TT_INIT;
+    c.gpt2 = m->gpt2;
+    c.num_hidden_layers = m->layers;
+    c.hidden_size = m->hidden;
+    c.num_attention_heads = m->heads;
+    c.intermediate_size = m->inner;
+    c.vocab_size = m->vocab;
+    c.tie_word_embeddings = m->tied;
+    c.max_position_embeddings = m->context;
+    c.bos_token_id = c.eos_token_id = -1;
+    return c;
+}
+/* Weights that take part in a matrix product for every token: all but an embedding that only is looked up. */
+BENCH_MAYBE static double bench_matrix_weights(const tt_model *model) {
+    const tt_model_config *c = tt_model_config_get(model);
+    double weights = (double)tt_model_size(model);
+    if (!c->tie_word_embeddings) { weights -= (double)c->vocab_size * c->hidden_size; }
+    if (c->gpt2) { weights -= (double)c->max_position_embeddings * c->hidden_size; }
+    return weights;
+}
+
 /* ---- a bench ---- */
 static struct { int n_threads, first_threads; const char *part; bench_limits limits[2]; const char *kernel; } bench_state;
 
@@ -281,12 +329,20 @@ typedef struct bench_figure {
 
 static int bench_wants(const char *name) { return !bench_state.part || strstr(name, bench_state.part) != NULL; }
 static double bench_roof(int threads, bench_peak peak) { return bench_state.limits[threads == bench_state.n_threads].rate[peak]; }
+static void bench_number(double x, const char *then) { printf("%.*f%s", x < 10 ? 3 : x < 100 ? 2 : x < 1000 ? 1 : 0, x, then); }
 static void bench_print(const bench_figure *f) {
     static const char *const peaks[] = {"-", "fma", "bf16", "read"};
     double limit = bench_roof(f->threads, f->peak);
-    printf("BENCH name=%s threads=%d ours=%.4g unit=%s spread=%.4g..%.4g ", f->name, f->threads, f->ours.median, f->unit, f->ours.low, f->ours.high);
-    if (f->rival) { printf("rival=%s rival_value=%.4g ratio=%.3f ", f->rival, f->rival_value, f->ratio); }
-    else { printf("rival=- rival_value=- ratio=- "); }
+    printf("BENCH name=%s threads=%d ours=", f->name, f->threads);
+    bench_number(f->ours.median, " unit=");
+    printf("%s spread=", f->unit);
+    bench_number(f->ours.low, "..");
+    bench_number(f->ours.high, " rival=");
+    if (f->rival) {
+        printf("%s rival_value=", f->rival);
+        bench_number(f->rival_value, " ratio=");
+        bench_number(f->ratio, " ");
+    } else { printf("- rival_value=- ratio=- "); }
     if (limit > 0) { printf("share=%.3f peak=%s ", f->peak_rate / limit, peaks[f->peak]); }
     else { printf("share=- peak=- "); }
     printf("kernel=%s\n", bench_state.kernel);
