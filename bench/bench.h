@@ -2,12 +2,13 @@
  *
  *   MACHINE cpu="..." cores=2 simd=avx512 compiler="..." flags="..." commit=... load=...
  *   LIMIT threads=1 fma=... bf16=... unit=GFLOP/s read=... unit=GB/s
- *   BENCH name=... threads=1 ours=... unit=... spread=lo..hi rival=... rival_value=... ratio=... share=... peak=fma kernel=avx512
+ *   BENCH name=... threads=1 ours=... unit=... spread=lo..hi rival=... rival_value=... ratio=... kernel=avx512 peak=fma share=...
  *
  * ours: the median of the runs; spread: the least and the greatest of them. ratio: how many times better ours is, the
  * median over pairs of runs, one of ours and one of the rival right after it. share: what part the run made of the limit
  * named by peak, at the same number of threads: fma and bf16, the rate of multiply-adds in registers with the widest
- * instructions that this CPU has; read, that of summing READ_BYTES once. "-" stands for what there is not.
+ * instructions that this CPU has; read, that of reading READ_BYTES once, which weights that fit a cache can pass. "-"
+ * stands for what there is not, as a share where TT_BACKEND=cuda.
  *
  * Every bench: build/bench_NAME [THREADS [PART]]. THREADS 0, the default: one thread, then one per processor. PART: only
  * figures with this in their names. */
@@ -315,7 +316,7 @@ BENCH_MAYBE static double bench_matrix_weights(const tt_model *model) {
 }
 
 /* ---- a bench ---- */
-static struct { int n_threads, first_threads; const char *part; bench_limits limits[2]; const char *kernel; } bench_state;
+static struct { int n_threads, first_threads, on_cpu; const char *part; bench_limits limits[2]; const char *kernel; } bench_state;
 
 typedef struct bench_figure {
     const char *name, *unit;
@@ -343,9 +344,9 @@ static void bench_print(const bench_figure *f) {
         bench_number(f->rival_value, " ratio=");
         bench_number(f->ratio, " ");
     } else { printf("- rival_value=- ratio=- "); }
-    if (limit > 0) { printf("share=%.3f peak=%s ", f->peak_rate / limit, peaks[f->peak]); }
-    else { printf("share=- peak=- "); }
-    printf("kernel=%s\n", bench_state.kernel);
+    printf("kernel=%s ", bench_state.kernel);
+    if (limit > 0 && bench_state.on_cpu) { printf("peak=%s share=%.3f\n", peaks[f->peak], f->peak_rate / limit); }
+    else { printf("peak=- share=-\n"); }
     fflush(stdout);
 }
 static tt_context *bench_context(int n_threads) {
@@ -357,7 +358,8 @@ static tt_context *bench_context(int n_threads) {
         fprintf(stderr, "bench: %s\n", tt_error(ctx));
         exit(1);
     }
-    bench_state.kernel = tt_kernel(ctx);
+    bench_state.on_cpu = tt_backend_get(ctx) == tt_cpu_backend();
+    bench_state.kernel = bench_state.on_cpu ? tt_kernel(ctx) : tt_backend_get(ctx)->name;
     return ctx;
 }
 BENCH_MAYBE static void bench_check(tt_context *ctx, int good) {
@@ -368,6 +370,10 @@ BENCH_MAYBE static void bench_check(tt_context *ctx, int good) {
 /* Measures the limits and calls run for each number of threads; returns main's status. */
 static int bench_main(int argc, char **argv, void (*run)(int n_threads)) {
     int asked = argc > 1 ? atoi(argv[1]) : 0, at;
+    if (argc > 3 || asked < 0 || asked > BENCH_MAX_THREADS || (asked == 0 && argc > 1 && strcmp(argv[1], "0") != 0)) {
+        fprintf(stderr, "usage: %s [THREADS [PART]]   THREADS 0..%d, 0 = one, then one per processor\n", argv[0], (int)BENCH_MAX_THREADS);
+        return 2;
+    }
     bench_state.n_threads = asked > 0 ? asked : bench_cores();
     bench_state.first_threads = asked > 0 ? asked : 1;
     bench_state.part = argc > 2 ? argv[2] : NULL;

@@ -463,7 +463,10 @@ def turns(figure, program, rival, threads):
                 mine.append(float(line['ours']))
                 child.stdin.write('\n')
                 child.stdin.flush()
-                theirs.append(float(child.stdout.readline() or 'nan'))
+                said = child.stdout.readline()
+                if not said:
+                    raise Skip(f'it died, see {log.name}')
+                theirs.append(float(said))
         finally:
             child.stdin.close()
             try:
@@ -473,8 +476,8 @@ def turns(figure, program, rival, threads):
     less_is_better = line['unit'] in ('s', 'ms', 'MB')
     ratio = statistics.median(b / a if less_is_better else a / b for a, b in zip(mine, theirs))
     print(f'BENCH name={figure} threads={threads} ours={statistics.median(mine):.5g} unit={line["unit"]} spread={min(mine):.5g}..{max(mine):.5g} '
-          f'rival={rival} rival_value={statistics.median(theirs):.5g} ratio={ratio:.3f} share={line["share"]} peak={line["peak"]} '
-          f'rival_spread={min(theirs):.5g}..{max(theirs):.5g}', flush=True)
+          f'rival={rival} rival_value={statistics.median(theirs):.5g} rival_spread={min(theirs):.5g}..{max(theirs):.5g} ratio={ratio:.3f} '
+          f'kernel={line["kernel"]} peak={line["peak"]} share={line["share"]}', flush=True)
 
 
 def measure_all(threads, part):
@@ -502,28 +505,36 @@ TITLES = [('gemm_', 'Matrix products'), ('train_', 'Training steps'), ('memory_'
           ('grpo_', 'GRPO steps'), ('think_', 'ThinkTuning steps'), ('encode_', 'Tokenizers: encoding'), ('bpe_', 'Tokenizers: training')]
 
 
+def cells(row):
+    """Ours with its spread, its share of the peak, every rival and how many times better ours is."""
+    if not row:
+        return ['', '', '']
+    f = row['own'] or row['paired']
+    return [f'{f["ours"]} ({f["spread"]})', '' if f['share'] == '-' else f'{f["share"]} {f["peak"]}', '; '.join(row['rivals'])]
+
+
 def tables(lines):
-    """A row for each figure and number of threads, with every rival that was measured beside it."""
-    rows = {}
+    """One table for each kind of figure: a row for each figure, three columns for each number of threads."""
+    rows, threads = {}, set()
     for line in lines:
         if not line.startswith('BENCH'):
             continue
         f = fields(line)
-        row = rows.setdefault((f['name'], int(f['threads'])), {'own': None, 'rivals': []})
-        if f['rival'] == '-' or 'rival_spread' not in f:
-            row['own'] = f
+        threads.add(int(f['threads']))
+        row = rows.setdefault((f['name'], f['unit']), {}).setdefault(int(f['threads']), {'own': None, 'paired': None, 'rivals': []})
+        row['paired' if 'rival_spread' in f else 'own'] = f
         if f['rival'] != '-':
-            row['rivals'].append(f'{f["rival"]} {f["rival_value"]} (**{float(f["ratio"]):.2f} ×**)')
-        row.setdefault('any', f)
+            row['rivals'].append(f'{f["rival"]} {f["rival_value"]}: **{float(f["ratio"]):.2f} ×**')
+    threads = sorted(threads)
     for prefix, title in TITLES:
-        some = [(key, row) for key, row in sorted(rows.items(), key=lambda item: item[0][1]) if key[0].startswith(prefix)]
+        some = {key: row for key, row in rows.items() if key[0].startswith(prefix)}
         if not some:
             continue
-        yield f'\n### {title}\n\n| figure | threads | ours | spread | share of peak | rivals, and how many times better ours is |\n|---|---|---|---|---|---|'
-        for (name, threads), row in some:
-            f = row['own'] or row['any']
-            share = '–' if f['share'] == '-' else f'{f["share"]} of {f["peak"]}'
-            yield f'| {name} | {threads} | {f["ours"]} {f["unit"]} | {f["spread"]} | {share} | {"; ".join(row["rivals"]) or "–"} |'
+        yield f'\n### {title}\n'
+        yield '| figure | unit |' + ''.join(f' {n} thread{"s" * (n > 1)} | share | rivals |' for n in threads)
+        yield '|---' * (2 + 3 * len(threads)) + '|'
+        for (name, unit), row in some.items():
+            yield '| ' + ' | '.join([name, unit] + [cell for n in threads for cell in cells(row.get(n))]) + ' |'
 
 
 def write(log, results):
@@ -544,9 +555,9 @@ def write(log, results):
     text += [f'| {n} | {b["fma"]:.0f} GFLOP/s | {b["bf16"]:.0f} GFLOP/s | {b["read"]:.1f} GB/s |' for n, b in sorted(limits.items())]
     text += tables(lines)
     for title, kind in ('Where the time of a step goes', 'PARTS'), ('Left out', 'skip'):
-        some = [line[len(kind) + 1:] for line in lines if line.startswith(kind + ' ')]
+        some = [line[len(kind) + 1:].replace('name=', '').replace('=', ' ') for line in lines if line.startswith(kind + ' ')]
         if some:
-            text += [f'\n{title}:\n'] + [f'- {line}' for line in some]
+            text += [f'\n### {title}\n'] + [f'- {line}' for line in some]
     text.append(END)
     whole = open(results, encoding='utf-8').read()
     if BEGIN not in whole or END not in whole:
