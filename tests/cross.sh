@@ -27,6 +27,7 @@ printf '#define THINKTUNING_IMPLEMENTATION\n#include "thinktuning.h"\nint main(v
 if there aarch64-linux-gnu-gcc AArch64; then
     for test in kernels autograd; do
         program=$dir/test_$test-aarch64
+        rm -f $program
         aarch64-linux-gnu-gcc $flags -static tests/test_$test.c -o $program -lm > $dir/log 2>&1
         verdict $? "AArch64: compiles test_$test"
         if [ -x $program ] && there qemu-aarch64 "AArch64: test_$test"; then
