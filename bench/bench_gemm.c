@@ -1,101 +1,166 @@
-/* Matrix product, one thread: our kernels, and OpenBLAS beside them if built with -DTT_OPENBLAS -lopenblas.
- * bench_gemm [kernel]   kernel: portable, avx2, avx512, neon; default the best of this CPU */
-#define THINKTUNING_IMPLEMENTATION
-#include "../thinktuning.h"
-#include <stdio.h>
-#include <stdlib.h>
+/* Matrix products of training and of decoding, OpenBLAS beside ours in the same process where the Makefile finds it.
+ *   build/bench_gemm [THREADS [PART]]           TT_KERNEL=portable|avx2|avx512|neon forces ours
+ * gemm_nt_MxNxK: C[m,n] = A[m,k] B[n,k]^T, a layer forward; nn: B[k,n], back to its input; tn: A[k,m], C +=, the gradient of
+ * its weights. gemm_geomean_training and _decode: the geometric means over the shapes of those names. */
+#include "bench.h"
 #ifdef TT_OPENBLAS
 #include <cblas.h>
 void openblas_set_num_threads(int n);
+static const char *const rival_name = "openblas";
+#else
+static const char *const rival_name = NULL;
 #endif
 
-typedef struct shape { int m, n, k, transpose_a, transpose_b; } shape;
+enum { RUNS = 7, FROM_MEMORY = 64 << 20 };
+typedef struct shape { const char *kind; int m, n, k; size_t walk_bytes; } shape;
 
-static void product_ours(tt_context *ctx, const tt_gemm_args *g) {
-    if (tt_backend_get(ctx)->gemm(ctx, g) != TT_OK) {
-        fprintf(stderr, "%s\n", tt_error(ctx));
-        exit(1);
-    }
+/* The demo (2000 tokens), 6 layers x 384 (16 x 256 tokens), GPT-2 124M (4 x 64 tokens, fused q, k, v, and head), squares. */
+static const shape training[] = {
+    {"nt", 2000, 256, 96, 0}, {"nt", 2000, 96, 256, 0}, {"nn", 2000, 96, 256, 0}, {"tn", 256, 96, 2000, 0},
+    {"nt", 4096, 384, 384, 0}, {"nt", 4096, 1024, 384, 0}, {"nt", 4096, 384, 1024, 0}, {"nn", 4096, 384, 1024, 0}, {"nn", 4096, 1024, 384, 0},
+    {"tn", 1024, 384, 4096, 0}, {"tn", 384, 1024, 4096, 0}, {"tn", 384, 384, 4096, 0},
+    {"nn", 256, 2304, 768, 0}, {"nn", 256, 768, 3072, 0}, {"nt", 256, 3072, 768, 0}, {"nt", 256, 768, 2304, 0}, {"tn", 768, 3072, 256, 0},
+    {"nt", 256, 50257, 768, 0}, {"nn", 256, 768, 50257, 0}, {"tn", 50257, 768, 256, 0},
+    {"nt", 512, 512, 512, 0}, {"nn", 512, 512, 512, 0}, {"tn", 512, 512, 512, 0}, {"nt", 1024, 1024, 1024, 0}
+};
+/* M rows at once through a layer of the demo, a layer and the head of 110M, each product with the next of as many matrices
+ * as the model has weights: from memory, as in decoding, unless all of them fit a cache. */
+static const int decode_rows[] = {1, 2, 4, 8, 16, 32, 64};
+static const shape decode[] = {{"nt", 0, 256, 96, 1500 << 10}, {"nt", 0, 2048, 768, 440 << 20}, {"nt", 0, 32000, 768, 440 << 20}};
+
+typedef struct product { tt_gemm_args args; const float *b; int n_matrices, at; tt_context *ctx; } product;
+
+static const float *next_matrix(product *p) {
+    p->at = (p->at + 1) % p->n_matrices;
+    return p->b + (size_t)p->at * (size_t)p->args.n * (size_t)p->args.k;
 }
+static void run_ours(product *p) {
+    p->args.b = next_matrix(p);
+    bench_check(p->ctx, tt_backend_get(p->ctx)->gemm(p->ctx, &p->args) == TT_OK);
+}
+static void run_rival(product *p) {
 #ifdef TT_OPENBLAS
-static void product_openblas(tt_context *ctx, const tt_gemm_args *g) {
-    (void)ctx;
-    cblas_sgemm(CblasRowMajor, g->transpose_a ? CblasTrans : CblasNoTrans, g->transpose_b ? CblasTrans : CblasNoTrans,
-                g->m, g->n, g->k, 1.0f, g->a, g->lda, g->b, g->ldb, 0.0f, g->c, g->ldc);
-}
+    const tt_gemm_args *g = &p->args;
+    cblas_sgemm(CblasRowMajor, g->transpose_a ? CblasTrans : CblasNoTrans, g->transpose_b ? CblasTrans : CblasNoTrans, g->m, g->n, g->k,
+                1.0f, g->a, g->lda, next_matrix(p), g->ldb, g->accumulate ? 1.0f : 0.0f, g->c, g->ldc);
+#else
+    (void)p;
 #endif
-
-/* GFLOP/s of the fastest of several runs, each of at least 20 ms. */
-static double measure(void (*product)(tt_context *, const tt_gemm_args *), tt_context *ctx, const tt_gemm_args *g) {
-    double work = 2e-9 * g->m * g->n * g->k, best = 0;
-    int repeats = (int)(1.0 / work) + 1, run, i;
-    product(ctx, g);
-    for (run = 0; run < 7; run++) {
-        double begin = tt_clock(), speed;
-        for (i = 0; i < repeats; i++) { product(ctx, g); }
-        speed = work * repeats / (tt_clock() - begin);
-        if (speed > best) { best = speed; }
-    }
-    return best;
 }
-
+/* GFLOP/s of as many products as take some 20 ms; one before them wakes the threads. */
+static double speed(void (*run)(product *), product *p, int repeats) {
+    double begin, work = 2e-9 * p->args.m * p->args.n * p->args.k;
+    int i;
+    if (rival_name && tt_threads(p->ctx) > 1) { bench_rest(); }
+    run(p);
+    begin = tt_clock();
+    for (i = 0; i < repeats; i++) { run(p); }
+    return work * repeats / (tt_clock() - begin);
+}
 static float *filled(tt_context *ctx, size_t n) {
     float *x = (float *)tt_alloc(ctx, n, sizeof *x);
-    tt_rng rng = TT_INIT;
     size_t i;
-    if (!x) { exit(1); }
-    for (i = 0; i < n; i++) { x[i] = (float)tt_rng_uniform(&rng) - 0.5f; }
+    bench_check(ctx, x != NULL);
+    for (i = 0; i < n; i++) { x[i] = (float)((i * 2654435761u >> 7) % 2001) * 1e-3f - 1.0f; }
     return x;
 }
-
-int main(int argc, char **argv) {
-    static const shape shapes[] = {
-        {2000, 256, 96, 0, 1}, {2000, 96, 256, 0, 1}, {2000, 96, 256, 0, 0}, {256, 96, 2000, 1, 0},
-        {512, 512, 512, 0, 1}, {512, 512, 512, 0, 0}, {512, 512, 512, 1, 0}, {1024, 1024, 1024, 0, 1},
-        {1, 2048, 2048, 0, 1}, {8, 2048, 2048, 0, 1}, {8, 256, 96, 0, 1}
-    };
-    tt_desc desc = TT_INIT;
-    tt_context *ctx;
-    size_t s;
-    desc.n_threads = 1;
-    desc.kernel = argc > 1 ? argv[1] : NULL;
-    ctx = tt_create(&desc);
-    if (!ctx || tt_error_status(ctx) != TT_OK) { fprintf(stderr, "%s\n", tt_error(ctx)); return 1; }
-#ifdef TT_OPENBLAS
-    openblas_set_num_threads(1);
-#endif
-    for (s = 0; s < sizeof shapes / sizeof shapes[0]; s++) {
-        const shape *p = shapes + s;
-        tt_gemm_args g = TT_INIT;
-        size_t a_size = (size_t)p->m * (size_t)p->k, b_size = (size_t)p->k * (size_t)p->n, c_size = (size_t)p->m * (size_t)p->n;
-        double ours;
-        float *a = filled(ctx, a_size), *b = filled(ctx, b_size);
-        g.m = p->m;
-        g.n = g.ldc = p->n;
-        g.k = p->k;
-        g.transpose_a = p->transpose_a;
-        g.transpose_b = p->transpose_b;
-        g.lda = p->transpose_a ? p->m : p->k;
-        g.ldb = p->transpose_b ? p->k : p->n;
-        g.a = a;
-        g.b = b;
-        g.c = filled(ctx, c_size);
-        ours = measure(product_ours, ctx, &g);
-        printf("BENCH name=gemm_%s_%dx%dx%d kernel=%s threads=1 ours=%.1f unit=GFLOP/s ", p->transpose_a ? "tn" : p->transpose_b ? "nt" : "nn",
-               p->m, p->n, p->k, tt_kernel(ctx), ours);
-#ifdef TT_OPENBLAS
-        {
-            double rival = measure(product_openblas, ctx, &g);
-            printf("rival=openblas rival_value=%.1f ratio=%.2f\n", rival, ours / rival);
-        }
-#else
-        printf("rival=none rival_value=0 ratio=0\n");
-#endif
-        fflush(stdout);
-        tt_free(ctx, a, a_size, sizeof(float));
-        tt_free(ctx, b, b_size, sizeof(float));
-        tt_free(ctx, g.c, c_size, sizeof(float));
+/* Our median and, as a pair of runs each, how many times the rival's speed it is. */
+static bench_stat compare(product *p, double *rival_value, double *ratio) {
+    double ours[RUNS], rivals[RUNS], ratios[RUNS];
+    double first = speed(run_ours, p, 1), work = 2e-9 * p->args.m * p->args.n * p->args.k;
+    int repeats = 1 + (int)(0.02 * first / work), run;
+    for (run = 0; run < RUNS; run++) {
+        ours[run] = speed(run_ours, p, repeats);
+        rivals[run] = rival_name ? speed(run_rival, p, repeats) : 1;
+        ratios[run] = ours[run] / rivals[run];
     }
-    tt_destroy(ctx);
-    return 0;
+    *rival_value = bench_stat_of(rivals, RUNS).median;
+    *ratio = bench_stat_of(ratios, RUNS).median;
+    return bench_stat_of(ours, RUNS);
 }
+static void matrices(tt_context *ctx, const shape *s, product *p) {
+    size_t b_size = (size_t)s->k * (size_t)s->n;
+    tt_gemm_args *g = &p->args;
+    memset(p, 0, sizeof *p);
+    p->ctx = ctx;
+    p->n_matrices = 1 + (int)(s->walk_bytes / (b_size * sizeof(float)));
+    g->transpose_a = s->kind[0] == 't';
+    g->transpose_b = s->kind[1] == 't';
+    g->accumulate = g->transpose_a;
+    g->m = s->m;
+    g->n = g->ldc = s->n;
+    g->k = s->k;
+    g->lda = g->transpose_a ? s->m : s->k;
+    g->ldb = g->transpose_b ? s->k : s->n;
+    g->a = filled(ctx, (size_t)s->m * (size_t)s->k);
+    g->c = filled(ctx, (size_t)s->m * (size_t)s->n);
+    p->b = filled(ctx, b_size * (size_t)p->n_matrices);
+}
+static void matrices_free(product *p) {
+    const tt_gemm_args *g = &p->args;
+    tt_free(p->ctx, (void *)(uintptr_t)g->a, (size_t)g->m * (size_t)g->k, sizeof(float));
+    tt_free(p->ctx, g->c, (size_t)g->m * (size_t)g->n, sizeof(float));
+    tt_free(p->ctx, (void *)(uintptr_t)p->b, (size_t)g->k * (size_t)g->n * (size_t)p->n_matrices, sizeof(float));
+}
+/* Logarithms of our speed, the rival's and the ratio, summed for the geometric means. */
+typedef struct means { double ours, rival, ratio; int n; } means;
+
+static void bench(tt_context *ctx, const shape *s, means *sum) {
+    bench_figure f = TT_INIT;
+    char name[64];
+    product p;
+    snprintf(name, sizeof name, "gemm_%s_%dx%dx%d", s->kind, s->m, s->n, s->k);
+    if (!bench_wants(name)) { return; }
+    matrices(ctx, s, &p);
+    f.name = name;
+    f.unit = "GFLOP/s";
+    f.threads = tt_threads(ctx);
+    f.rival = rival_name;
+    f.ours = compare(&p, &f.rival_value, &f.ratio);
+    f.peak = BENCH_FMA;
+    f.peak_rate = f.ours.median;
+    if (bench_roof(f.threads, BENCH_READ) * s->m / 2 < bench_roof(f.threads, BENCH_FMA) && s->walk_bytes >= FROM_MEMORY) {
+        f.peak = BENCH_READ;                            /* 2 m floating-point operations for the four bytes of a weight */
+        f.peak_rate = f.ours.median * 2 / s->m;
+    }
+    bench_print(&f);
+    matrices_free(&p);
+    sum->ours += log(f.ours.median);
+    sum->rival += log(f.rival_value);
+    sum->ratio += log(f.ratio);
+    sum->n++;
+}
+static void bench_means(const char *name, int threads, const means *sum) {
+    bench_figure f = TT_INIT;
+    if (sum->n == 0) { return; }
+    f.name = name;
+    f.unit = "GFLOP/s";
+    f.threads = threads;
+    f.ours.low = f.ours.high = f.ours.median = exp(sum->ours / sum->n);
+    f.rival = rival_name;
+    f.rival_value = exp(sum->rival / sum->n);
+    f.ratio = exp(sum->ratio / sum->n);
+    f.peak = BENCH_FMA;
+    f.peak_rate = f.ours.median;
+    bench_print(&f);
+}
+static void run(int n_threads) {
+    tt_context *ctx = bench_context(n_threads);
+    means trained = TT_INIT, decoded = TT_INIT;
+    size_t i, r;
+#ifdef TT_OPENBLAS
+    openblas_set_num_threads(n_threads);
+#endif
+    for (i = 0; i < sizeof training / sizeof training[0]; i++) { bench(ctx, &training[i], &trained); }
+    for (i = 0; i < sizeof decode / sizeof decode[0]; i++) {
+        for (r = 0; r < sizeof decode_rows / sizeof decode_rows[0]; r++) {
+            shape s = decode[i];
+            s.m = decode_rows[r];
+            bench(ctx, &s, &decoded);
+        }
+    }
+    bench_means("gemm_geomean_training", n_threads, &trained);
+    bench_means("gemm_geomean_decode", n_threads, &decoded);
+    tt_destroy(ctx);
+}
+int main(int argc, char **argv) { return bench_main(argc, argv, run); }

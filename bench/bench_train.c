@@ -1,56 +1,81 @@
-/* Training speed: tokens per second of forward, backward and AdamW step, for the demo's model and a larger one.
- *   build/bench_train [threads]     prints one BENCH line per model, the median of the timed steps */
-#define THINKTUNING_IMPLEMENTATION
-#include "../thinktuning.h"
+/* A training step: forward, backward and AdamW in float32, tokens per second, and the most memory that was resident.
+ *   build/bench_train [THREADS [PART]]
+ * train_MODEL, memory_train_MODEL: models and sizes of the step stand in bench.h. share: six operations for each weight of a
+ * matrix product and token, and the attention's products (causal: half of T x T) three times; recomputation does not count. */
+#include "bench.h"
 
-static int ascending(const void *a, const void *b) { double x = *(const double *)a, y = *(const double *)b; return x < y ? -1 : x > y; }
-
-static int bench(int n_threads, int hidden, int layers, int heads, int inner, int vocab, int n_sequences, int length, int steps) {
-    tt_desc desc = TT_INIT;
+typedef struct training {
+    const bench_model *shape;
     tt_context *ctx;
-    tt_model_config c = TT_INIT;
     tt_model *model;
     tt_optimizer *adamw;
-    int32_t *tokens = (int32_t *)malloc((size_t)(n_sequences * length) * sizeof *tokens), *offsets = (int32_t *)malloc((size_t)(n_sequences + 1) * sizeof *offsets);
-    double seconds[64];
-    tt_status status = TT_OK;
-    int i, step;
-    desc.n_threads = n_threads;
-    ctx = tt_create(&desc);
-    c.vocab_size = vocab;
-    c.hidden_size = hidden;
-    c.num_hidden_layers = layers;
-    c.num_attention_heads = heads;
-    c.intermediate_size = inner;
-    model = tt_model_create(ctx, &c, 1);
-    adamw = model ? tt_adamw_create(model, NULL) : NULL;
-    for (i = 0; i < n_sequences * length; i++) { tokens[i] = (int32_t)(tt_random(1, 0, (uint64_t)i) % (uint64_t)vocab); }
-    for (i = 0; i <= n_sequences; i++) { offsets[i] = (int32_t)(i * length); }
-    for (step = 0; adamw && status == TT_OK && step < steps + 2; step++) {       /* two steps to warm up */
-        tt_batch_desc batch = TT_INIT;
-        double begin = tt_clock();
-        batch.n_sequences = n_sequences;
-        batch.offsets = offsets;
-        batch.tokens = tokens;
-        tt_backward(ctx, tt_neg(ctx, tt_mean(ctx, tt_model_logprobs(model, tt_batch_create(ctx, &batch), 1, NULL))));
-        status = tt_optimizer_step(adamw, 1e-4f, NULL);
-        tt_step_reset(ctx);
-        if (step >= 2) { seconds[step - 2] = tt_clock() - begin; }
-    }
-    if (!adamw || status != TT_OK) { fprintf(stderr, "bench_train: %s\n", tt_error(ctx)); return 1; }
-    qsort(seconds, (size_t)steps, sizeof *seconds, ascending);
-    printf("BENCH name=train_%.2fM threads=%d ours=%.0f unit=tokens/s spread=%.0f..%.0f gflops=%.1f kernel=%s rival=none\n", (double)tt_model_size(model) * 1e-6, tt_threads(ctx),
-           n_sequences * length / seconds[steps / 2], n_sequences * length / seconds[steps - 1], n_sequences * length / seconds[0],
-           6e-9 * (double)(tt_model_size(model) - (size_t)vocab * (size_t)hidden) * n_sequences * length / seconds[steps / 2], tt_kernel(ctx));
-    tt_optimizer_destroy(adamw);
-    tt_model_destroy(model);
-    tt_destroy(ctx);
-    free(tokens);
-    free(offsets);
-    return 0;
-}
+    int32_t *tokens, *offsets;
+} training;
 
-int main(int argc, char **argv) {
-    int n_threads = argc > 1 ? atoi(argv[1]) : 0;
-    return bench(n_threads, 96, 3, 3, 256, 240, 50, 40, 40) || bench(n_threads, 512, 8, 8, 1408, 4096, 8, 256, 5);
+static void training_begin(training *t, const bench_model *shape, int n_threads) {
+    tt_model_config config = bench_config(shape);
+    int n = shape->sequences * shape->length, i;
+    memset(t, 0, sizeof *t);
+    t->shape = shape;
+    t->ctx = bench_context(n_threads);
+    t->model = tt_model_create(t->ctx, &config, 1);
+    bench_check(t->ctx, t->model != NULL);
+    t->adamw = tt_adamw_create(t->model, NULL);
+    t->tokens = (int32_t *)tt_alloc(t->ctx, (size_t)n, sizeof(int32_t));
+    t->offsets = (int32_t *)tt_alloc(t->ctx, (size_t)shape->sequences + 1, sizeof(int32_t));
+    bench_check(t->ctx, t->adamw && t->tokens && t->offsets);
+    for (i = 0; i < n; i++) { t->tokens[i] = (int32_t)(tt_random(1, 0, (uint64_t)i) % (uint64_t)shape->vocab); }
+    for (i = 0; i <= shape->sequences; i++) { t->offsets[i] = i * shape->length; }
 }
+static void training_end(training *t) {
+    tt_free(t->ctx, t->tokens, (size_t)(t->shape->sequences * t->shape->length), sizeof(int32_t));
+    tt_free(t->ctx, t->offsets, (size_t)t->shape->sequences + 1, sizeof(int32_t));
+    tt_optimizer_destroy(t->adamw);
+    tt_model_destroy(t->model);
+    tt_destroy(t->ctx);
+}
+static double step_seconds(training *t) {
+    tt_batch_desc batch = TT_INIT;
+    double begin = tt_clock();
+    batch.n_sequences = t->shape->sequences;
+    batch.offsets = t->offsets;
+    batch.tokens = t->tokens;
+    tt_backward(t->ctx, tt_neg(t->ctx, tt_mean(t->ctx, tt_model_logprobs(t->model, tt_batch_create(t->ctx, &batch), 1, NULL))));
+    bench_check(t->ctx, tt_optimizer_step(t->adamw, 1e-4f, NULL) == TT_OK);
+    tt_step_reset(t->ctx);
+    return tt_clock() - begin;
+}
+static void bench(const bench_model *shape, int n_threads) {
+    bench_figure f = TT_INIT;
+    training t;
+    char name[64];
+    double seconds[BENCH_MAX_RUNS], total = 0, tokens = (double)shape->sequences * shape->length, work;
+    int n = 0;
+    snprintf(name, sizeof name, "memory_train_%s", shape->name);
+    if (!shape->sequences || !bench_wants(name)) { return; }
+    bench_peak_reset();
+    training_begin(&t, shape, n_threads);
+    step_seconds(&t);
+    step_seconds(&t);
+    for (; bench_again(n, total); n++) { total += seconds[n] = step_seconds(&t); }
+    work = 6 * (bench_matrix_weights(t.model) + (double)shape->layers * shape->length * shape->hidden);
+    f.name = name + strlen("memory_");
+    f.unit = "tokens/s";
+    f.threads = n_threads;
+    f.ours = bench_rate_of(seconds, n, tokens);
+    f.peak = BENCH_FMA;
+    f.peak_rate = 1e-9 * work * f.ours.median;
+    bench_print(&f);
+    memset(&f, 0, sizeof f);
+    f.name = name;
+    f.unit = "MB";
+    f.threads = n_threads;
+    f.ours.median = f.ours.low = f.ours.high = 1e-6 * bench_peak_bytes();
+    bench_print(&f);
+    training_end(&t);
+}
+static void run(int n_threads) {
+    int i;
+    for (i = 0; i < BENCH_N_MODELS; i++) { bench(&bench_models[i], n_threads); }
+}
+int main(int argc, char **argv) { return bench_main(argc, argv, run); }

@@ -1,0 +1,394 @@
+/* bench.h - what the benches share: the limits of the machine, measured before anything else, and the lines they print.
+ *
+ *   MACHINE cpu="..." cores=2 simd=avx512 compiler="..." flags="..." commit=... load=...
+ *   LIMIT threads=1 fma=... bf16=... unit=GFLOP/s read=... unit=GB/s
+ *   BENCH name=... threads=1 ours=... unit=... spread=lo..hi rival=... rival_value=... ratio=... kernel=avx512 peak=fma share=...
+ *
+ * ours: the median of the runs; spread: the least and the greatest of them. ratio: how many times better ours is, the
+ * median over pairs of runs, one of ours and one of the rival right after it. share: what part the run made of the limit
+ * named by peak, at the same number of threads: fma and bf16, the rate of multiply-adds in registers with the widest
+ * instructions that this CPU has; read, that of reading READ_BYTES once, which weights that fit a cache can pass. "-"
+ * stands for what there is not, as a share where TT_BACKEND=cuda.
+ *
+ * Every bench: build/bench_NAME [THREADS [PART]]. THREADS 0, the default: one thread, then one per processor. PART: only
+ * figures with this in their names. */
+#ifndef BENCH_H
+#define BENCH_H
+#define THINKTUNING_IMPLEMENTATION
+#include "../thinktuning.h"
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <time.h>
+#include <unistd.h>
+#if defined(__x86_64__) || defined(__i386__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+#ifndef BENCH_FLAGS
+#define BENCH_FLAGS "unknown"
+#endif
+#ifndef BENCH_COMMIT
+#define BENCH_COMMIT "unknown"
+#endif
+
+#define BENCH_MAYBE __attribute__((unused))     /* not every bench needs it */
+
+enum { READ_BYTES = 512 << 20, BENCH_MAX_THREADS = 1024, BENCH_MAX_RUNS = 64 };
+
+typedef enum bench_peak { BENCH_NO_PEAK = 0, BENCH_FMA, BENCH_BF16, BENCH_READ } bench_peak;
+typedef struct bench_limits { double rate[4]; /* by bench_peak, GFLOP/s and GB/s; 0 = not on this CPU */ } bench_limits;
+typedef struct bench_stat { double median, low, high; } bench_stat;
+
+/* ---- the limits ---- */
+
+/* Twelve chains of multiply-adds: more than latency times ports of any CPU so far. */
+#define BENCH_CHAINS(X) X(s0) X(s1) X(s2) X(s3) X(s4) X(s5) X(s6) X(s7) X(s8) X(s9) X(s10) X(s11)
+enum { CHAINS = 12, CHAIN_STEPS = 1 << 20 };
+static volatile float bench_seed = 0.5f;        /* read anew for each chain, or the compiler would make one of equal ones */
+#define BENCH_SEED(s) s = zero + bench_seed;
+#define BENCH_ZERO(s) s = zero;
+#define BENCH_ADD(s) zero += s;
+/* NAME: CHAIN_STEPS times STEP(s) on every chain, vectors of type VECTOR made of floats by SET. */
+#define BENCH_MULTIPLY_ADD(NAME, TARGET, VECTOR, SET, STEP)                     \
+    TARGET static float NAME(void) {                                            \
+        VECTOR a = SET(0.999f), b = SET(0.5f), zero = SET(0.0f);                \
+        VECTOR s0, s1, s2, s3, s4, s5, s6, s7, s8, s9, s10, s11;                \
+        float first;                                                            \
+        int i;                                                                  \
+        BENCH_CHAINS(BENCH_SEED)                                                \
+        for (i = 0; i < CHAIN_STEPS; i++) { BENCH_CHAINS(STEP) }                \
+        BENCH_CHAINS(BENCH_ADD)                                                 \
+        memcpy(&first, &zero, sizeof first);                                    \
+        return first;                                                           \
+    }
+/* NAME: exclusive or of n vectors, n a multiple of the chains. */
+#define BENCH_LOAD(s) s ^= *p++;
+#define BENCH_XOR(s) zero ^= s;
+#define BENCH_READ_ALL(NAME, TARGET, VECTOR, ZERO)                              \
+    TARGET static float NAME(const void *memory, size_t bytes) {                \
+        const VECTOR *p = (const VECTOR *)memory, *end = p + bytes / sizeof *p; \
+        VECTOR zero = ZERO;                                                     \
+        VECTOR s0, s1, s2, s3, s4, s5, s6, s7, s8, s9, s10, s11;                \
+        float first;                                                            \
+        BENCH_CHAINS(BENCH_ZERO)                                                \
+        while (p + CHAINS <= end) { BENCH_CHAINS(BENCH_LOAD) }                  \
+        BENCH_CHAINS(BENCH_XOR)                                                 \
+        memcpy(&first, &zero, sizeof first);                                    \
+        return first;                                                           \
+    }
+
+#define BENCH_SCALAR(x) x
+#define BENCH_STEP_SCALAR(s) s = s * a + b;
+BENCH_MULTIPLY_ADD(bench_fma_portable, , float, BENCH_SCALAR, BENCH_STEP_SCALAR)
+BENCH_READ_ALL(bench_read_portable, , uint64_t, 0)
+
+typedef struct bench_instructions {
+    const char *name;
+    int runs;                                   /* this CPU has them           */
+    double flops;                               /* of one STEP                 */
+    bench_peak peak;                            /* that multiply_add measures  */
+    float (*multiply_add)(void);
+    float (*read)(const void *memory, size_t bytes);
+} bench_instructions;
+
+#if defined(__x86_64__) || defined(__i386__)
+#define BENCH_AVX2 __attribute__((target("avx2,fma")))
+#define BENCH_AVX512 __attribute__((target("avx512f")))
+#define BENCH_AVX512_BF16 __attribute__((target("avx512f,avx512bf16")))
+#define BENCH_STEP_AVX2(s) s = _mm256_fmadd_ps(s, a, b);
+#define BENCH_STEP_AVX512(s) s = _mm512_fmadd_ps(s, a, b);
+#define BENCH_STEP_BF16(s) s = _mm512_dpbf16_ps(s, (__m512bh)a, (__m512bh)b);
+BENCH_MULTIPLY_ADD(bench_fma_avx2, BENCH_AVX2, __m256, _mm256_set1_ps, BENCH_STEP_AVX2)
+BENCH_MULTIPLY_ADD(bench_fma_avx512, BENCH_AVX512, __m512, _mm512_set1_ps, BENCH_STEP_AVX512)
+BENCH_MULTIPLY_ADD(bench_bf16_avx512, BENCH_AVX512_BF16, __m512, _mm512_set1_ps, BENCH_STEP_BF16)
+BENCH_READ_ALL(bench_read_avx2, BENCH_AVX2, __m256i, _mm256_setzero_si256())
+BENCH_READ_ALL(bench_read_avx512, BENCH_AVX512, __m512i, _mm512_setzero_si512())
+#elif defined(__aarch64__)
+#define BENCH_STEP_NEON(s) s = vfmaq_f32(b, s, a);
+BENCH_MULTIPLY_ADD(bench_fma_neon, , float32x4_t, vdupq_n_f32, BENCH_STEP_NEON)
+BENCH_READ_ALL(bench_read_neon, , uint64x2_t, vdupq_n_u64(0))
+#endif
+
+/* Ascending width; the last one that runs names the machine. */
+static const bench_instructions *bench_instruction_sets(int *n) {
+    static bench_instructions sets[4];
+    int k = 0;
+#define BENCH_SET(NAME, RUNS, FLOPS, PEAK, MULTIPLY_ADD, READ) \
+    sets[k].name = NAME; sets[k].runs = RUNS; sets[k].flops = FLOPS; sets[k].peak = PEAK; sets[k].multiply_add = MULTIPLY_ADD; sets[k++].read = READ
+    BENCH_SET("portable", 1, 2, BENCH_FMA, bench_fma_portable, bench_read_portable);
+#if defined(__x86_64__) || defined(__i386__)
+    BENCH_SET("avx2", __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"), 16, BENCH_FMA, bench_fma_avx2, bench_read_avx2);
+    BENCH_SET("avx512", __builtin_cpu_supports("avx512f") != 0, 32, BENCH_FMA, bench_fma_avx512, bench_read_avx512);
+    BENCH_SET("avx512+bf16", __builtin_cpu_supports("avx512bf16") != 0, 64, BENCH_BF16, bench_bf16_avx512, NULL);
+#elif defined(__aarch64__)
+    BENCH_SET("neon", 1, 8, BENCH_FMA, bench_fma_neon, bench_read_neon);
+#endif
+    *n = k;
+    return sets;
+}
+
+typedef struct bench_worker { const bench_instructions *set; const void *memory; size_t bytes; int *waiting; } bench_worker;
+static void *bench_worker_run(void *user) {
+    bench_worker *w = (bench_worker *)user;
+    volatile float used;
+    __sync_fetch_and_sub(w->waiting, 1);
+    while (__sync_fetch_and_add(w->waiting, 0) > 0) { }
+    used = w->memory ? w->set->read(w->memory, w->bytes) : w->set->multiply_add();
+    (void)used;
+    return NULL;
+}
+/* Seconds from the moment that all threads are there to the end of the last. memory NULL: multiply-adds. */
+static double bench_together(int n_threads, const bench_instructions *set, const char *memory, size_t bytes) {
+    static pthread_t threads[BENCH_MAX_THREADS];
+    static bench_worker workers[BENCH_MAX_THREADS];
+    int waiting = n_threads, i;
+    size_t part = bytes / (size_t)n_threads / 64 * 64;
+    double begin;
+    for (i = 0; i < n_threads; i++) {
+        workers[i].set = set;
+        workers[i].memory = memory ? memory + part * (size_t)i : NULL;
+        workers[i].bytes = part;
+        workers[i].waiting = &waiting;
+        if (i > 0 && pthread_create(&threads[i], NULL, bench_worker_run, &workers[i])) { fprintf(stderr, "bench: no thread\n"); exit(1); }
+    }
+    while (__sync_fetch_and_add(&waiting, 0) > 1) { }
+    begin = tt_clock();
+    bench_worker_run(&workers[0]);
+    for (i = 1; i < n_threads; i++) { pthread_join(threads[i], NULL); }
+    return tt_clock() - begin;
+}
+/* The best of several runs of every instruction set: what else runs on the machine only lowers it. */
+static bench_limits bench_limits_measure(int n_threads) {
+    bench_limits limits = TT_INIT;
+    int n, k, run;
+    const bench_instructions *sets = bench_instruction_sets(&n);
+    char *memory = (char *)malloc(READ_BYTES + 64), *aligned = memory + (64 - (uintptr_t)memory % 64);
+    if (!memory) { fprintf(stderr, "bench: out of memory\n"); exit(1); }
+    memset(memory, 1, READ_BYTES + 64);
+    for (k = 0; k < n; k++) {
+        const bench_instructions *set = sets + k;
+        for (run = 0; set->runs && run < 40; run++) {
+            double flops = 1e-9 * n_threads * set->flops * CHAINS * CHAIN_STEPS / bench_together(n_threads, set, NULL, 0);
+            if (flops > limits.rate[set->peak]) { limits.rate[set->peak] = flops; }
+        }
+        for (run = 0; set->runs && set->read && run < 8; run++) {
+            double rate = 1e-9 * READ_BYTES / bench_together(n_threads, set, aligned, READ_BYTES);
+            if (rate > limits.rate[BENCH_READ]) { limits.rate[BENCH_READ] = rate; }
+        }
+    }
+    free(memory);
+    return limits;
+}
+
+/* ---- the machine ---- */
+static int bench_cores(void) {
+    long n = sysconf(_SC_NPROCESSORS_ONLN);
+    return n < 1 ? 1 : n > BENCH_MAX_THREADS ? BENCH_MAX_THREADS : (int)n;
+}
+/* What follows `key` and ": \t" in a file of /proc, up to the end of the line. */
+static void bench_proc(const char *path, const char *key, char *out, size_t size) {
+    char line[512];
+    FILE *file = fopen(path, "r");
+    snprintf(out, size, "unknown");
+    while (file && fgets(line, sizeof line, file)) {
+        if (strncmp(line, key, strlen(key)) == 0) {
+            const char *at = line + strlen(key);
+            at += strspn(at, ": \t");
+            snprintf(out, size, "%.*s", (int)strcspn(at, "\n"), at);
+            break;
+        }
+    }
+    if (file) { fclose(file); }
+}
+static void bench_machine_print(void) {
+    char cpu[128], load[64];
+    int n, k;
+    const bench_instructions *sets = bench_instruction_sets(&n);
+    const char *simd = "";
+    for (k = 0; k < n; k++) { if (sets[k].runs) { simd = sets[k].name; } }
+    bench_proc("/proc/cpuinfo", "model name", cpu, sizeof cpu);
+    bench_proc("/proc/loadavg", "", load, sizeof load);
+    load[strcspn(load, " ")] = 0;
+    printf("MACHINE cpu=\"%s\" cores=%d simd=%s compiler=\"%s\" flags=\"%s\" commit=%s load=%s\n", cpu, bench_cores(), simd,
+#ifdef __clang__
+           __VERSION__,
+#else
+           "gcc " __VERSION__,
+#endif
+           BENCH_FLAGS, BENCH_COMMIT, load);
+}
+/* Peak of the resident memory since the last reset, where the system tells (Linux); else since the start. */
+BENCH_MAYBE static void bench_peak_reset(void) {
+    FILE *file = fopen("/proc/self/clear_refs", "w");
+    if (file) {
+        fputs("5", file);
+        fclose(file);
+    }
+}
+BENCH_MAYBE static double bench_peak_bytes(void) {
+    char text[64];
+    struct rusage usage;
+    bench_proc("/proc/self/status", "VmHWM", text, sizeof text);
+    if (atof(text) > 0) { return 1024 * atof(text); }
+    getrusage(RUSAGE_SELF, &usage);
+#ifdef __APPLE__
+    return (double)usage.ru_maxrss;
+#else
+    return 1024.0 * (double)usage.ru_maxrss;
+#endif
+}
+
+/* ---- runs ---- */
+static int bench_ascending(const void *a, const void *b) { double x = *(const double *)a, y = *(const double *)b; return x < y ? -1 : x > y; }
+static bench_stat bench_stat_of(double *values, int n) {
+    bench_stat stat;
+    qsort(values, (size_t)n, sizeof *values, bench_ascending);
+    stat.median = n % 2 ? values[n / 2] : 0.5 * (values[n / 2 - 1] + values[n / 2]);
+    stat.low = values[0];
+    stat.high = values[n - 1];
+    return stat;
+}
+/* work / seconds of each. */
+BENCH_MAYBE static bench_stat bench_rate_of(const double *seconds, int n, double work) {
+    double rates[BENCH_MAX_RUNS];
+    int i;
+    for (i = 0; i < n; i++) { rates[i] = work / seconds[i]; }
+    return bench_stat_of(rates, n);
+}
+/* Threads of another library spin for a while after its last call; until they sleep, they would take a core from ours. */
+BENCH_MAYBE static void bench_rest(void) {
+    struct timespec rest;
+    rest.tv_sec = 0;
+    rest.tv_nsec = 60 * 1000 * 1000;
+    nanosleep(&rest, NULL);
+}
+
+/* At least three runs, then up to two seconds of them. */
+BENCH_MAYBE static int bench_again(int n_runs, double seconds) { return n_runs < 3 || (n_runs < BENCH_MAX_RUNS && seconds < 2); }
+
+/* ---- the models ---- */
+
+/* bench/peers.py reads these rows too. Rivals' shapes: GPT-2's smallest, stories15M and stories110M of llama2.c. */
+typedef struct bench_model {
+    const char *name;
+    int gpt2, layers, hidden, heads, inner, vocab, tied, context;
+    int sequences, length;      /* of a training step; 0 = it is only sampled from, or trained by GRPO */
+} bench_model;
+static const bench_model bench_models[] = {
+    {"demo", 0, 3, 96, 3, 256, 240, 0, 320, 50, 40},
+    {"4x128", 0, 4, 128, 4, 352, 512, 0, 256, 32, 128},
+    {"6x384", 0, 6, 384, 6, 1024, 512, 0, 256, 16, 256},
+    {"gpt2_124m", 1, 12, 768, 12, 3072, 50257, 1, 1024, 4, 64},
+    {"15m", 0, 6, 288, 6, 768, 32000, 1, 256, 0, 0},
+    {"110m", 0, 12, 768, 12, 2048, 32000, 1, 1024, 0, 0},
+    {"10m", 0, 8, 320, 5, 864, 240, 0, 320, 0, 0},
+};
+enum { BENCH_N_MODELS = sizeof bench_models / sizeof bench_models[0] };
+BENCH_MAYBE static const bench_model *bench_model_find(const char *name) {
+    const bench_model *m = bench_models;
+    while (strcmp(m->name, name) != 0) { m++; }
+    return m;
+}
+BENCH_MAYBE static tt_model_config bench_config(const bench_model *m) {
+    tt_model_config c = TT_INIT;
+    c.gpt2 = m->gpt2;
+    c.num_hidden_layers = m->layers;
+    c.hidden_size = m->hidden;
+    c.num_attention_heads = m->heads;
+    c.intermediate_size = m->inner;
+    c.vocab_size = m->vocab;
+    c.tie_word_embeddings = m->tied;
+    c.max_position_embeddings = m->context;
+    c.bos_token_id = c.eos_token_id = -1;
+    return c;
+}
+/* Weights that take part in a matrix product for every token: all but an embedding that only is looked up. */
+BENCH_MAYBE static double bench_matrix_weights(const tt_model *model) {
+    const tt_model_config *c = tt_model_config_get(model);
+    double weights = (double)tt_model_size(model);
+    if (!c->tie_word_embeddings) { weights -= (double)c->vocab_size * c->hidden_size; }
+    if (c->gpt2) { weights -= (double)c->max_position_embeddings * c->hidden_size; }
+    return weights;
+}
+
+/* ---- a bench ---- */
+static struct { int n_threads, first_threads, on_cpu; const char *part; bench_limits limits[2]; const char *kernel; } bench_state;
+
+typedef struct bench_figure {
+    const char *name, *unit;
+    int threads;
+    bench_stat ours;
+    bench_peak peak;
+    double peak_rate;          /* what ours is in GFLOP/s or GB/s     */
+    const char *rival;         /* NULL = none                         */
+    double rival_value, ratio;
+} bench_figure;
+
+static int bench_wants(const char *name) { return !bench_state.part || strstr(name, bench_state.part) != NULL; }
+static double bench_roof(int threads, bench_peak peak) { return bench_state.limits[threads == bench_state.n_threads].rate[peak]; }
+static void bench_number(double x, const char *then) { printf("%.*f%s", x < 10 ? 3 : x < 100 ? 2 : x < 1000 ? 1 : 0, x, then); }
+static void bench_print(const bench_figure *f) {
+    static const char *const peaks[] = {"-", "fma", "bf16", "read"};
+    double limit = bench_roof(f->threads, f->peak);
+    printf("BENCH name=%s threads=%d ours=", f->name, f->threads);
+    bench_number(f->ours.median, " unit=");
+    printf("%s spread=", f->unit);
+    bench_number(f->ours.low, "..");
+    bench_number(f->ours.high, " rival=");
+    if (f->rival) {
+        printf("%s rival_value=", f->rival);
+        bench_number(f->rival_value, " ratio=");
+        bench_number(f->ratio, " ");
+    } else { printf("- rival_value=- ratio=- "); }
+    printf("kernel=%s ", bench_state.kernel);
+    if (limit > 0 && bench_state.on_cpu) { printf("peak=%s share=%.3f\n", peaks[f->peak], f->peak_rate / limit); }
+    else { printf("peak=- share=-\n"); }
+    fflush(stdout);
+}
+static tt_context *bench_context(int n_threads) {
+    tt_desc desc = TT_INIT;
+    tt_context *ctx;
+    desc.n_threads = n_threads;
+    ctx = tt_create(&desc);
+    if (!ctx || tt_error_status(ctx) != TT_OK) {
+        fprintf(stderr, "bench: %s\n", tt_error(ctx));
+        exit(1);
+    }
+    bench_state.on_cpu = tt_backend_get(ctx) == tt_cpu_backend();
+    bench_state.kernel = bench_state.on_cpu ? tt_kernel(ctx) : tt_backend_get(ctx)->name;
+    return ctx;
+}
+BENCH_MAYBE static void bench_check(tt_context *ctx, int good) {
+    if (good) { return; }
+    fprintf(stderr, "bench: %s\n", tt_error(ctx));
+    exit(1);
+}
+/* Measures the limits and calls run for each number of threads; returns main's status. */
+static int bench_main(int argc, char **argv, void (*run)(int n_threads)) {
+    int asked = argc > 1 ? atoi(argv[1]) : 0, at;
+    if (argc > 3 || asked < 0 || asked > BENCH_MAX_THREADS || (asked == 0 && argc > 1 && strcmp(argv[1], "0") != 0)) {
+        fprintf(stderr, "usage: %s [THREADS [PART]]   THREADS 0..%d, 0 = one, then one per processor\n", argv[0], (int)BENCH_MAX_THREADS);
+        return 2;
+    }
+    bench_state.n_threads = asked > 0 ? asked : bench_cores();
+    bench_state.first_threads = asked > 0 ? asked : 1;
+    bench_state.part = argc > 2 ? argv[2] : NULL;
+    bench_machine_print();
+    for (at = bench_state.first_threads;; at = bench_state.n_threads) {
+        bench_limits *limits = &bench_state.limits[at == bench_state.n_threads];
+        *limits = bench_limits_measure(at);
+        printf("LIMIT threads=%d fma=%.1f bf16=%.1f unit=GFLOP/s read=%.1f unit=GB/s\n", at, limits->rate[BENCH_FMA], limits->rate[BENCH_BF16], limits->rate[BENCH_READ]);
+        if (at == bench_state.n_threads) { break; }
+    }
+    fflush(stdout);
+    for (at = bench_state.first_threads;; at = bench_state.n_threads) {
+        run(at);
+        if (at == bench_state.n_threads) { break; }
+    }
+    return 0;
+}
+#endif

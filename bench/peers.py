@@ -1,0 +1,577 @@
+#!/usr/bin/env python3
+"""The rivals of the benches, each measured in turns with ours: A B A B, in the lines of bench.h.
+
+    python3 bench/peers.py [THREADS [PART]]         THREADS 0, the default: one, then one per processor
+    python3 bench/peers.py --write LOG RESULTS      puts the lines of LOG as tables into the generated part of RESULTS
+
+ROUNDS=n in the environment: runs of each, 3 by default. What is not installed is skipped by name: torch (eager and compiled), transformers, trl with datasets, tokenizers, tiktoken,
+llama-cpp-python (with make real-model). PEER_DIR=DIR: checkouts DIR/llama2.c and DIR/llm.c, built here with
+-Ofast -march=native -fopenmp. Models and sizes are those of bench.h, weights are random, training is float32 with AdamW.
+Each rival is a process of its own: a run is asked for by a line and answered by its figure, between two runs of ours.
+"""
+import importlib.util
+import os
+import re
+import resource
+import statistics
+import subprocess
+import sys
+import time
+
+ROUNDS = int(os.environ.get('ROUNDS', '3'))
+PROMPTS, GENERATIONS, LENGTH = 16, 8, 64                    # of bench_grpo
+HERE = os.path.dirname(os.path.abspath(__file__))
+BUILD = os.path.join(os.path.dirname(HERE), 'build')
+MADE = os.path.join(BUILD, 'bench')
+DATA = os.path.join(os.path.dirname(os.path.dirname(HERE)), 'shared', 'data')
+FIELDS = 'gpt2 layers hidden heads inner vocab tied context sequences length'.split()
+TEXTS = {'shakespeare': 'corpora/tinyshakespeare/input.txt', 'multilingual': 'vectors/multilingual/inputs.json'}
+
+
+class Skip(Exception):
+    """Why a rival is left out."""
+
+
+def shapes():
+    """The rows of bench_models in bench.h."""
+    text = open(os.path.join(HERE, 'bench.h'), encoding='utf-8').read()
+    rows = re.findall(r'^    \{"(\w+)", ([\d, ]+)\},$', text, re.M)
+    return {name: dict(zip(FIELDS, map(int, numbers.split(',')))) for name, numbers in rows}
+
+
+def need(*packages):
+    for package in packages:
+        if not importlib.util.find_spec(package):
+            raise Skip(f'{package} is not installed')
+
+
+def checkout(name, *command):
+    """Compiles the program of a checkout of PEER_DIR; its path."""
+    source = os.path.join(os.environ.get('PEER_DIR', '/nowhere'), name)
+    if not os.path.isdir(source):
+        raise Skip(f'no {name} in PEER_DIR')
+    program = os.path.join(MADE, name)
+    subprocess.run(['cc', '-Ofast', '-march=native', '-fopenmp', '-I', source, os.path.join(source, command[0]), '-o', program, '-lm'],
+                   check=True, stderr=subprocess.DEVNULL)
+    return program
+
+
+def random_floats(file, n):
+    import numpy
+    numbers = numpy.random.default_rng(1)
+    while n > 0:
+        some = min(n, 1 << 24)
+        file.write((numbers.standard_normal(some, dtype=numpy.float32) * numpy.float32(0.02)).tobytes())
+        n -= some
+
+
+def made(name, write):
+    """A file of MADE, written once."""
+    path = os.path.join(MADE, name)
+    if not os.path.exists(path):
+        need('numpy')
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path + '.part', 'wb') as file:
+            write(file)
+        os.replace(path + '.part', path)
+    return path
+
+
+# ==== PyTorch ===================================================================================
+def torch_model(s):
+    """The same transformer in the operators that PyTorch is fastest with."""
+    import torch
+    from torch import nn
+    import torch.nn.functional as F
+    hidden, heads, gpt2 = s['hidden'], s['heads'], s['gpt2']
+    size = hidden // heads
+    norm = (lambda: nn.LayerNorm(hidden)) if gpt2 else (lambda: nn.RMSNorm(hidden, eps=1e-5))
+
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm1, self.norm2 = norm(), norm()
+            self.qkv = nn.Linear(hidden, 3 * hidden, bias=bool(gpt2))
+            self.out = nn.Linear(hidden, hidden, bias=bool(gpt2))
+            self.up = nn.Linear(hidden, (1 if gpt2 else 2) * s['inner'], bias=bool(gpt2))
+            self.down = nn.Linear(s['inner'], hidden, bias=bool(gpt2))
+
+        def forward(self, x, cos, sin):
+            batch, length, _ = x.shape
+            q, k, v = self.qkv(self.norm1(x)).view(batch, length, 3, heads, size).permute(2, 0, 3, 1, 4)
+            if not gpt2:
+                q, k = (t * cos + torch.cat((-t[..., size // 2:], t[..., :size // 2]), -1) * sin for t in (q, k))
+            y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+            x = x + self.out(y.transpose(1, 2).reshape(batch, length, hidden))
+            h = self.up(self.norm2(x))
+            if gpt2:
+                return x + self.down(F.gelu(h, approximate='tanh'))
+            gate, up = h.chunk(2, -1)
+            return x + self.down(F.silu(gate) * up)
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed = nn.Embedding(s['vocab'], hidden)
+            self.positions = nn.Embedding(s['context'], hidden) if gpt2 else None
+            self.blocks = nn.ModuleList(Block() for _ in range(s['layers']))
+            self.norm = norm()
+            self.head = nn.Linear(hidden, s['vocab'], bias=False)
+            if s['tied']:
+                self.head.weight = self.embed.weight
+            angles = torch.arange(s['context'])[:, None] * 10000.0 ** (-torch.arange(0, size, 2) / size)
+            self.cos, self.sin = torch.cat((angles, angles), -1).cos(), torch.cat((angles, angles), -1).sin()
+
+        def forward(self, tokens):
+            length = tokens.shape[1]
+            x = self.embed(tokens)
+            if gpt2:
+                x = x + self.positions.weight[:length]
+            for block in self.blocks:
+                x = block(x, self.cos[:length], self.sin[:length])
+            logits = self.head(self.norm(x[:, :-1]))
+            return F.cross_entropy(logits.reshape(-1, s['vocab']), tokens[:, 1:].reshape(-1))
+
+    return Model()
+
+
+def torch_train(shape, threads, compiled, what='speed'):
+    need('torch')
+    import torch
+    torch.set_num_threads(threads)
+    torch.manual_seed(1)
+    model = torch_model(shape)
+    n = shape['sequences'] * shape['length']
+    loss_of = torch.compile(model) if compiled else model
+    adamw = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0, fused=True)
+    tokens = torch.randint(shape['vocab'], (shape['sequences'], shape['length']))
+
+    def step():
+        begin = time.perf_counter()
+        loss_of(tokens).backward()
+        adamw.step()
+        adamw.zero_grad()
+        return time.perf_counter() - begin
+
+    step()
+    steps = max(1, min(20, round(1 / step())))
+    if what == 'memory':
+        return lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1.024e-3
+    return lambda: n / statistics.median(step() for _ in range(steps))
+
+
+# ==== transformers and TRL ======================================================================
+def llama(shape):
+    need('torch', 'transformers')
+    import torch
+    import transformers
+    torch.manual_seed(1)
+    config = transformers.LlamaConfig(
+        vocab_size=shape['vocab'], hidden_size=shape['hidden'], num_hidden_layers=shape['layers'], num_attention_heads=shape['heads'],
+        intermediate_size=shape['inner'], max_position_embeddings=shape['context'], tie_word_embeddings=bool(shape['tied']),
+        bos_token_id=None, eos_token_id=None, pad_token_id=0)
+    return transformers.LlamaForCausalLM(config)
+
+
+def transformers_generate(shape, threads, sequences, tokens):
+    need('torch', 'transformers')
+    import torch
+    torch.set_num_threads(threads)
+    model = llama(shape).eval()
+    prompt = torch.ones((sequences, 1), dtype=torch.long)
+
+    def generate(n):
+        begin = time.perf_counter()
+        with torch.inference_mode():
+            out = model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=n, min_new_tokens=n,
+                                 do_sample=sequences > 1, top_k=0, top_p=1.0, temperature=1.0)
+        assert out.shape[1] == 1 + n
+        return sequences * n / (time.perf_counter() - begin)
+
+    generate(4)
+    return lambda: generate(tokens)
+
+
+def trl_step(shape, threads):
+    """Seconds of GRPOTrainer's steps: as many prompts, responses and tokens, prompts of twelve tokens, any reward."""
+    need('torch', 'transformers', 'trl', 'datasets')
+    os.environ['TRL_EXPERIMENTAL_SILENCE'] = '1'
+    import torch
+    import datasets
+    import tokenizers
+    import transformers
+    import trl
+    torch.set_num_threads(threads)
+    words = {f'w{i}': i for i in range(shape['vocab'])}
+    bare = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token='w0'))
+    bare.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=bare, pad_token='w0', eos_token='w1', unk_token='w0')
+    prompts = [' '.join(f'w{(7 * i + 13 * k) % (shape["vocab"] - 2) + 2}' for k in range(12)) for i in range(4096)]
+    seconds = []
+
+    class Turns(transformers.TrainerCallback):
+        def on_step_begin(self, *_args, **_names):
+            if seconds:
+                sys.stdin.readline() or os._exit(0)
+            self.begin = time.perf_counter()
+
+        def on_step_end(self, *_args, **_names):
+            seconds.append(time.perf_counter() - self.begin)
+            answer('ready' if len(seconds) == 1 else seconds[-1])
+
+    model = llama(shape)
+    model.generation_config.eos_token_id = model.config.eos_token_id = 1
+    config = trl.GRPOConfig(
+        output_dir=os.path.join(MADE, 'trl'), use_cpu=True, bf16=False, fp16=False, report_to='none', save_strategy='no', logging_strategy='no',
+        disable_tqdm=True, gradient_checkpointing=False, per_device_train_batch_size=PROMPTS * GENERATIONS, num_generations=GENERATIONS, max_completion_length=LENGTH,
+        temperature=1.0, beta=0.0, max_steps=1000, learning_rate=1e-6, lr_scheduler_type='constant')
+    trainer = trl.GRPOTrainer(model=model, reward_funcs=lambda completions, **_: [float(len(c) % 3) for c in completions], args=config,
+                              train_dataset=datasets.Dataset.from_dict({'prompt': prompts}), processing_class=tokenizer, callbacks=[Turns()])
+    sys.stdout = sys.stderr
+    trainer.train()
+
+
+# ==== programs in C =============================================================================
+def llama2c(shape, threads, tokens):
+    """tok/s as run.c reports them, greedy."""
+    program = checkout('llama2.c', 'run.c')
+
+    def write(file):
+        import array
+        s = shape
+        array.array('i', [s['hidden'], s['inner'], s['layers'], s['heads'], s['heads'], s['vocab'], s['context']]).tofile(file)
+        layer = 4 * s['hidden'] ** 2 + 3 * s['hidden'] * s['inner'] + 2 * s['hidden']
+        random_floats(file, s['vocab'] * s['hidden'] + s['layers'] * layer + s['hidden'] + s['context'] * (s['hidden'] // s['heads']))
+
+    weights = made(f'llama2c_{shape["hidden"]}.bin', write)
+    command = [program, weights, '-z', os.path.join(os.environ['PEER_DIR'], 'llama2.c', 'tokenizer.bin'), '-t', '0', '-n', str(tokens)]
+
+    def measure():
+        done = subprocess.run(command, env={**os.environ, 'OMP_NUM_THREADS': str(threads)}, capture_output=True, check=True)
+        return float(re.search(rb'achieved tok/s: ([\d.]+)', done.stderr).group(1))
+
+    measure()
+    return measure
+
+
+def llmc(shape, threads):
+    """train_gpt2.c as it is, which trains on 4 x 64 tokens for 40 steps; it stands still while ours runs."""
+    program = checkout('llm.c', 'train_gpt2.c')
+    import array
+    import signal
+    s = shape
+
+    def weights(file):
+        padded, hidden = (s['vocab'] + 127) // 128 * 128, s['hidden']
+        array.array('i', [20240326, 3, s['context'], s['vocab'], s['layers'], s['heads'], hidden, padded] + [0] * 248).tofile(file)
+        random_floats(file, (padded + s['context']) * hidden + s['layers'] * (12 * hidden * hidden + 13 * hidden) + 2 * hidden)
+
+    def tokens(file):
+        array.array('i', [20240520, 1, 1 << 15] + [0] * 253).tofile(file)
+        array.array('H', [i * 40503 % s['vocab'] for i in range(1 << 15)]).tofile(file)
+
+    made('llmc/gpt2_124M.bin', weights)
+    for part in 'train', 'val':
+        made(f'llmc/dev/data/tinyshakespeare/tiny_shakespeare_{part}.bin', tokens)
+    child = subprocess.Popen(['stdbuf', '-oL', program], cwd=os.path.join(MADE, 'llmc'), env={**os.environ, 'OMP_NUM_THREADS': str(threads)},
+                             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+
+    def step_seconds():
+        for line in child.stdout:
+            took = re.search(r'took ([\d.]+) ms', line)
+            if took:
+                return float(took.group(1)) / 1000
+        raise RuntimeError('train_gpt2 has ended')
+
+    def measure():
+        child.send_signal(signal.SIGCONT)
+        step_seconds()                          # the one that was interrupted
+        seconds = step_seconds()
+        child.send_signal(signal.SIGSTOP)
+        return s['sequences'] * s['length'] / seconds
+
+    step_seconds()
+    child.send_signal(signal.SIGSTOP)
+    measure.end = child.kill
+    return measure
+
+
+def llama_cpp(kind, threads, sequences, tokens):
+    """Decoding with llama_decode as llama-bench does it: any tokens, logits of all sequences, no sampling."""
+    need('llama_cpp', 'numpy')
+    source = os.path.join(BUILD, 'real-model', 'SmolLM2-135M-Instruct')
+    if not os.path.isdir(source):
+        raise Skip('no build/real-model (make real-model)')
+    path = os.path.join(MADE, f'smollm2-{kind}.gguf')
+    if not os.path.exists(path):
+        os.makedirs(MADE, exist_ok=True)
+        subprocess.run([sys.executable, os.path.join(os.path.dirname(HERE), 'tools', 'convert_weights.py'), source, path, '--to', 'gguf', '--dtype', kind],
+                       check=True, stdout=subprocess.DEVNULL)
+    import ctypes
+    import llama_cpp as lib
+    quiet = lib.llama_log_callback(lambda *_: None)
+    lib.llama_log_set(quiet, ctypes.c_void_p(0))
+    lib.llama_backend_init()
+    model = lib.llama_model_load_from_file(path.encode(), lib.llama_model_default_params())
+    params = lib.llama_context_default_params()
+    params.n_ctx = sequences * 256
+    params.n_batch = params.n_ubatch = max(32, sequences)
+    params.n_seq_max = sequences
+    params.n_threads = params.n_threads_batch = threads
+    ctx = lib.llama_init_from_model(model, params)
+    batch = lib.llama_batch_init(sequences, 0, 1)
+
+    def decode(n):
+        lib.llama_memory_clear(lib.llama_get_memory(ctx), True)
+        begin = time.perf_counter()
+        for position in range(n):
+            batch.n_tokens = sequences
+            for i in range(sequences):
+                batch.token[i] = 100 + (7919 * position + 31 * i) % 40000
+                batch.pos[i] = position
+                batch.n_seq_id[i] = 1
+                batch.seq_id[i][0] = i
+                batch.logits[i] = 1
+            if lib.llama_decode(ctx, batch) != 0:
+                raise RuntimeError('llama_decode failed')
+            lib.llama_get_logits_ith(ctx, 0)
+        return sequences * n / (time.perf_counter() - begin)
+
+    decode(4)
+    decode.keep = quiet
+    return lambda: decode(tokens)
+
+
+# ==== tokenizers ================================================================================
+def encoder(library, path):
+    need(library)
+    path = os.path.join(DATA, 'tokenizers', path)
+    if not os.path.exists(path):
+        raise Skip(f'no {path}')
+    if library == 'tokenizers':
+        import tokenizers
+        return tokenizers.Tokenizer.from_file(path)
+    import tiktoken
+    import tiktoken.load
+    import tiktoken_ext.openai_public as public
+    public.load_tiktoken_bpe = lambda *_args, **_names: tiktoken.load.load_tiktoken_bpe(path)
+    encoding = tiktoken.Encoding(**getattr(public, os.path.basename(path)[:-len('.tiktoken')])())
+    return encoding
+
+
+def encode(library, path, text):
+    """MB/s on one thread, the fastest of three; tokenizers gets the lines apart, without offsets, with which it is fastest."""
+    coder = encoder(library, path)
+    text = open(os.path.join(DATA, TEXTS[text]), encoding='utf-8', newline='').read()
+    lines = text.splitlines(keepends=True)
+    size = 1e-6 * len(text.encode())
+
+    def once():
+        begin = time.perf_counter()
+        coder.encode_batch_fast(lines) if library == 'tokenizers' else coder.encode(text, allowed_special='all')
+        return size / (time.perf_counter() - begin)
+
+    return lambda: max(once() for _ in range(3))
+
+
+def train_tokenizer():
+    need('tokenizers')
+    path = os.path.join(MADE, 'corpus.txt')
+    if not os.path.exists(path):
+        raise Skip('no build/bench/corpus.txt (build/bench_tokenizer 1 bpe_train)')
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    text = open(path, encoding='utf-8', newline='').read()
+
+    def measure():
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        trainer = trainers.BpeTrainer(vocab_size=32000, min_frequency=2, show_progress=False, initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+        begin = time.perf_counter()
+        tokenizer.train_from_iterator([text], trainer)
+        return time.perf_counter() - begin
+
+    return measure
+
+
+# ==== turns =====================================================================================
+def rivals(threads):
+    """(figure, bench program, rival, its measurement); a measurement makes a function that gives one figure."""
+    s = shapes()
+    for name in 'demo', '4x128', '6x384', 'gpt2_124m':
+        for rival, compiled in ('pytorch', False), ('pytorch_compile', True):
+            yield f'train_{name}', 'bench_train', rival, lambda name=name, compiled=compiled: torch_train(s[name], threads, compiled)
+        yield f'memory_train_{name}', 'bench_train', 'pytorch', lambda name=name: torch_train(s[name], threads, False, 'memory')
+    yield 'train_gpt2_124m', 'bench_train', 'llm.c', lambda: llmc(s['gpt2_124m'], threads)
+    for name, n, tokens in ('15m', 1, 128), ('110m', 1, 32), ('110m', 64, 32), ('demo', 128, 128):
+        yield f'decode_{name}_b{n}', 'bench_generate', 'transformers', lambda name=name, n=n, tokens=tokens: transformers_generate(s[name], threads, n, tokens)
+    for name, tokens in ('15m', 129), ('110m', 33):
+        yield f'decode_{name}_b1', 'bench_generate', 'llama2.c', lambda name=name, tokens=tokens: llama2c(s[name], threads, tokens)
+    for kind in 'f32', 'bf16':
+        for n in 1, 32:
+            yield f'decode_smollm2_{kind}_b{n}', 'bench_generate', 'llama.cpp', lambda kind=kind, n=n: llama_cpp(kind, threads, n, 32)
+    for name, shape in ('tiny', 'demo'), ('10m', '10m'):
+        yield f'grpo_step_{name}', 'bench_grpo', 'trl', lambda shape=shape: trl_step(s[shape], threads)
+    if threads == 1:
+        for text in TEXTS:
+            for name, library, path in (('gpt2', 'tokenizers', 'gpt2/tokenizer.json'), ('gpt2', 'tiktoken', 'tiktoken/r50k_base.tiktoken'),
+                                        ('llama3', 'tokenizers', 'llama3/tokenizer.json'), ('cl100k', 'tiktoken', 'tiktoken/cl100k_base.tiktoken')):
+                yield f'encode_{name}_{text}', 'bench_tokenizer', library, lambda library=library, path=path, text=text: encode(library, path, text)
+        yield 'bpe_train_32k', 'bench_tokenizer', 'tokenizers', train_tokenizer
+
+
+def answer(value):
+    print(value, file=sys.__stdout__, flush=True)
+
+
+def serve(figure, rival, threads):
+    """In the rival's process: a line asks for a figure."""
+    try:
+        make = next(m for f, _, r, m in rivals(threads) if (f, r) == (figure, rival))
+        measure = make()
+        answer('ready')
+        for _ in sys.stdin:
+            answer(measure())
+        getattr(measure, 'end', lambda: None)()
+    except Skip as why:
+        answer(f'skip {why}')
+
+
+def fields(line):
+    """The values of a line of bench.h by their names."""
+    return {key: value.strip('"') for key, value in re.findall(r'(\w+)=("[^"]*"|\S+)', line)}
+
+
+def ours(program, figure, threads):
+    done = subprocess.run([os.path.join(BUILD, program), str(threads), figure], cwd=os.path.dirname(BUILD), capture_output=True, text=True)
+    for line in done.stdout.splitlines():
+        if line.startswith('BENCH') and fields(line)['name'] == figure:
+            return fields(line)
+    raise Skip(f'{program} gave no {figure}')
+
+
+def turns(figure, program, rival, threads):
+    command = [sys.executable, os.path.abspath(__file__), '--serve', figure, rival, str(threads)]
+    env = {**os.environ, 'OMP_NUM_THREADS': str(threads), 'RAYON_NUM_THREADS': str(threads), 'TOKENIZERS_PARALLELISM': 'false', 'HF_HUB_OFFLINE': '1'}
+    with open(os.path.join(MADE, 'peers.log'), 'a', encoding='utf-8') as log:
+        child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, env=env)
+        try:
+            said = child.stdout.readline().strip()
+            if said != 'ready':
+                raise Skip(said[len('skip '):] if said.startswith('skip ') else f'it failed, see {log.name}')
+            mine, theirs = [], []
+            for _ in range(ROUNDS):
+                line = ours(program, figure, threads)
+                mine.append(float(line['ours']))
+                child.stdin.write('\n')
+                child.stdin.flush()
+                said = child.stdout.readline()
+                if not said:
+                    raise Skip(f'it died, see {log.name}')
+                theirs.append(float(said))
+        finally:
+            child.stdin.close()
+            try:
+                child.wait(10)
+            except subprocess.TimeoutExpired:
+                child.kill()
+    less_is_better = line['unit'] in ('s', 'ms', 'MB')
+    ratio = statistics.median(b / a if less_is_better else a / b for a, b in zip(mine, theirs))
+    print(f'BENCH name={figure} threads={threads} ours={statistics.median(mine):.5g} unit={line["unit"]} spread={min(mine):.5g}..{max(mine):.5g} '
+          f'rival={rival} rival_value={statistics.median(theirs):.5g} rival_spread={min(theirs):.5g}..{max(theirs):.5g} ratio={ratio:.3f} '
+          f'kernel={line["kernel"]} peak={line["peak"]} share={line["share"]}', flush=True)
+
+
+def measure_all(threads, part):
+    os.makedirs(MADE, exist_ok=True)
+    cores = os.cpu_count() or 1
+    for n in [threads] if threads else sorted({1, cores}):
+        skipped = {}
+        for figure, program, rival, _ in rivals(n):
+            if part not in figure and part != rival:
+                continue
+            if not os.path.exists(os.path.join(BUILD, program)):
+                skipped.setdefault((rival, f'no build/{program}'), []).append(figure)
+                continue
+            try:
+                turns(figure, program, rival, n)
+            except Skip as why:
+                skipped.setdefault((rival, str(why)), []).append(figure)
+        for (rival, why), figures in skipped.items():
+            print(f'skip {rival} ({" ".join(figures)}, {n} threads): {why}', flush=True)
+
+
+# ==== RESULTS.md ================================================================================
+BEGIN, END = '<!-- made by make bench: begin -->', '<!-- made by make bench: end -->'
+TITLES = [('gemm_', 'Matrix products'), ('train_', 'Training steps'), ('memory_', 'Peak resident memory of training'), ('decode_', 'Sampling'), ('first_', 'From exec to the first token'),
+          ('grpo_', 'GRPO steps'), ('think_', 'ThinkTuning steps'), ('encode_', 'Tokenizers: encoding'), ('bpe_', 'Tokenizers: training')]
+
+
+def cells(row):
+    """Ours with its spread, its share of the peak, every rival and how many times better ours is."""
+    if not row:
+        return ['', '', '']
+    f = row['own'] or row['paired']
+    return [f'{f["ours"]} ({f["spread"]})', '' if f['share'] == '-' else f'{f["share"]} {f["peak"]}', '; '.join(row['rivals'])]
+
+
+def tables(lines):
+    """One table for each kind of figure: a row for each figure, three columns for each number of threads."""
+    rows, threads = {}, set()
+    for line in lines:
+        if not line.startswith('BENCH'):
+            continue
+        f = fields(line)
+        threads.add(int(f['threads']))
+        row = rows.setdefault((f['name'], f['unit']), {}).setdefault(int(f['threads']), {'own': None, 'paired': None, 'rivals': []})
+        row['paired' if 'rival_spread' in f else 'own'] = f
+        if f['rival'] != '-':
+            row['rivals'].append(f'{f["rival"]} {f["rival_value"]}: **{float(f["ratio"]):.2f} ×**')
+    threads = sorted(threads)
+    for prefix, title in TITLES:
+        some = {key: row for key, row in rows.items() if key[0].startswith(prefix)}
+        if not some:
+            continue
+        yield f'\n### {title}\n'
+        yield '| figure | unit |' + ''.join(f' {n} thread{"s" * (n > 1)} | share | rivals |' for n in threads)
+        yield '|---' * (2 + 3 * len(threads)) + '|'
+        for (name, unit), row in some.items():
+            yield '| ' + ' | '.join([name, unit] + [cell for n in threads for cell in cells(row.get(n))]) + ' |'
+
+
+def write(log, results):
+    lines = open(log, encoding='utf-8').read().splitlines()
+    machine = next((fields(line) for line in lines if line.startswith('MACHINE')), None)
+    if not machine:
+        raise SystemExit(f'{log} has no MACHINE line')
+    text = [BEGIN, f'Measured {time.strftime("%Y-%m-%d", time.gmtime(os.path.getmtime(log)))} by `make bench`: {machine["cpu"]}, {machine["cores"]} cores, {machine["simd"]}; '
+            f'{machine["compiler"]}, `{machine["flags"]}`; commit {machine["commit"]}; load before the first bench {machine["load"]}.\n']
+    text += ['| threads | multiply-adds f32 | bf16 | read |', '|---|---|---|---|']
+    limits = {}
+    for line in lines:
+        if line.startswith('LIMIT'):
+            f = fields(line)
+            best = limits.setdefault(int(f['threads']), {})
+            for key in 'fma', 'bf16', 'read':
+                best[key] = max(best.get(key, 0), float(f[key]))
+    text += [f'| {n} | {b["fma"]:.0f} GFLOP/s | {b["bf16"]:.0f} GFLOP/s | {b["read"]:.1f} GB/s |' for n, b in sorted(limits.items())]
+    text += tables(lines)
+    for title, kind in ('Where the time of a step goes', 'PARTS'), ('Left out', 'skip'):
+        some = [line[len(kind) + 1:].replace('name=', '').replace('=', ' ') for line in lines if line.startswith(kind + ' ')]
+        if some:
+            text += [f'\n### {title}\n'] + [f'- {line}' for line in some]
+    text.append(END)
+    whole = open(results, encoding='utf-8').read()
+    if BEGIN not in whole or END not in whole:
+        raise SystemExit(f'{results} has no generated part: {BEGIN} ... {END}')
+    before, after = whole.split(BEGIN, 1)[0], whole.split(END, 1)[1]
+    with open(results, 'w', encoding='utf-8') as file:
+        file.write(before + '\n'.join(text) + after)
+
+
+if __name__ == '__main__':
+    if sys.argv[1:2] == ['--serve']:
+        serve(sys.argv[2], sys.argv[3], int(sys.argv[4]))
+    elif sys.argv[1:2] == ['--write']:
+        write(sys.argv[2], sys.argv[3])
+    else:
+        measure_all(int(sys.argv[1]) if len(sys.argv) > 1 else 0, sys.argv[2] if len(sys.argv) > 2 else '')

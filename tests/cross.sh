@@ -1,0 +1,56 @@
+#!/bin/sh
+# tests/cross.sh: other machines. The kernel and autograd tests on AArch64 under qemu, with the NEON kernels and with the
+# portable ones; the implementation and a program for Windows with MinGW; the implementation for wasm32 (WASI). A compiler
+# or emulator that is not installed is skipped by name.
+cd "$(dirname "$0")/.." || exit 1
+dir=build/cross
+mkdir -p $dir
+flags="-std=c99 -Wall -Wextra -Werror -O1"
+passed=0 failed=0
+
+verdict() {   # status name
+    if [ "$1" -eq 0 ]; then
+        passed=$((passed + 1)); echo "ok $2"
+    else
+        failed=$((failed + 1)); echo "FAIL $2"
+        tail -n 20 $dir/log
+    fi
+}
+there() {     # command, for what
+    command -v "$1" > /dev/null && return
+    echo "skip $2: no $1"
+    return 1
+}
+
+printf '#define THINKTUNING_IMPLEMENTATION\n#include "thinktuning.h"\nint main(void) { return tt_create(NULL) == NULL; }\n' > $dir/all.c
+
+if there aarch64-linux-gnu-gcc AArch64; then
+    for test in kernels autograd; do
+        program=$dir/test_$test-aarch64
+        rm -f $program
+        aarch64-linux-gnu-gcc $flags -static tests/test_$test.c -o $program -lm > $dir/log 2>&1
+        verdict $? "AArch64: compiles test_$test"
+        if [ -x $program ] && there qemu-aarch64 "AArch64: test_$test"; then
+            for kernel in neon portable; do
+                TT_KERNEL=$kernel timeout 600 qemu-aarch64 $program > $dir/log 2>&1
+                verdict $? "AArch64: test_$test, $kernel: $(tail -n 1 $dir/log)"
+            done
+        fi
+    done
+fi
+if there x86_64-w64-mingw32-gcc Windows; then
+    x86_64-w64-mingw32-gcc $flags -I. $dir/all.c -o $dir/all.exe > $dir/log 2>&1
+    verdict $? "Windows: compiles the implementation"
+    x86_64-w64-mingw32-gcc $flags examples/tokenize.c -o $dir/tokenize.exe > $dir/log 2>&1
+    verdict $? "Windows: compiles tokenize"
+fi
+if there clang wasm32; then
+    if echo '#include <stdio.h>' | clang --target=wasm32-wasi -x c -c - -o $dir/stdio.o 2> /dev/null; then
+        clang --target=wasm32-wasi $flags -I. -c $dir/all.c -o $dir/all.wasm.o > $dir/log 2>&1
+        verdict $? "wasm32: compiles the implementation"
+    else
+        echo "skip wasm32: no C library (wasi-libc)"
+    fi
+fi
+echo "$passed passed, $failed failed"
+[ "$failed" -eq 0 ]
