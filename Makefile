@@ -94,8 +94,7 @@ bench: $(BENCHES)
 REAL     := build/real-model
 
 real-model: $(REAL)/SmolLM2-135M-Instruct build/generate
-	printf 'What is the capital of France?\nAnd of Italy?\n' | build/generate --model $< --chat --greedy --max-tokens 60 \
-	  --system 'You are a helpful AI assistant named SmolLM, trained by Hugging Face'
+	printf 'What is the capital of France?\nAnd of Italy?\n' | build/generate --model $< --chat --greedy --max-tokens 60
 
 $(REAL)/SmolLM2-135M-Instruct: tools/convert_weights.py
 	$(PYTHON) -m venv $(REAL)/venv && $(REAL)/venv/bin/pip install -q numpy gguf

@@ -565,12 +565,21 @@ typedef struct tt_decoder { const tt_tokenizer *tokenizer; int skip_special, sta
 TT_API tt_status tt_decoder_push(tt_decoder *, int32_t id, tt_text *out);
 TT_API tt_status tt_decoder_end(tt_decoder *, tt_text *out);       /* appends what is held, and begins anew */
 
-/* The text of a conversation. format: "chatml" (Qwen, SmolLM2), "llama3", "plain" ("role: content" lines), or NULL =
- * by the special tokens that the tokenizer has. generation_prompt: opens the assistant's answer at the end. Equal to
- * the templates of Qwen 2.5 and Llama 3 for messages that begin with a system message; what a model's own template
- * adds (a default system message, the dates of Llama 3.1 and later) is the caller's to write. tokenizer may be NULL. */
+/* The text of a conversation, byte for byte that of transformers' apply_chat_template without tools. Formats: "chatml";
+ * "qwen2", "qwen2.5", "smollm2" (the same with a system message of their own where none is given), "qwen3" (thoughts only
+ * behind the last question), "llama3", "llama3.1" (also 3.2 and 3.3: its system message begins with two dates), and
+ * "plain" ("role: content" lines). The roles of qwen2.5, qwen3 and llama3.1 are system, user and assistant. n may be 0. */
 typedef struct tt_message { const char *role, *content; } tt_message;
-TT_API tt_status tt_chat_render(tt_context *, const tt_tokenizer *, const char *format, const tt_message *messages, int n, int generation_prompt, tt_text *out);
+typedef struct tt_chat_desc {
+    const char *format;              /* NULL or "" = by the tokenizer's special tokens: chatml, llama3, llama3.1, or else plain */
+    const tt_tokenizer *tokenizer;   /* may be NULL                                                                  */
+    const char *date;                /* today's, for llama3.1; NULL = "26 Jul 2024", as its template says            */
+    int generation_prompt;           /* 1: opens the assistant's answer at the end                                   */
+} tt_chat_desc;
+TT_API tt_status   tt_chat_render(tt_context *, const tt_chat_desc *, const tt_message *messages, int n, tt_text *out);
+/* The format that a chat_template of Hugging Face writes, a text that lives for ever; NULL and TT_ERR_FILE if it is none
+ * of the above to the letter (but for its part about tools). See also tt_model_chat_format. */
+TT_API const char *tt_chat_recognize(tt_context *, const char *chat_template, size_t size);
 
 /* ==== 6. model =============================================================================
  * One decoder-only transformer, switched by config. Field and tensor names are Hugging Face's. */
@@ -645,8 +654,8 @@ TT_API tt_status tt_model_lora_merge(tt_model *);
 
 /* ==== 7. checkpoint ========================================================================
  * A model on disk is a Hugging Face directory: config.json, model.safetensors (or shards with
- * model.safetensors.index.json), generation_config.json (kept as it is), tokenizer.json. Every file is
- * written to a temporary name, synced and renamed. */
+ * model.safetensors.index.json), generation_config.json and the chat template (kept as they are), tokenizer.json.
+ * Every file is written to a temporary name, synced and renamed. */
 
 TT_API tt_model *tt_model_load(tt_context *, const char *dir);
 /* The same for sampling and as a base of adapters: no weight requires a gradient, and those that need no conversion stay
@@ -663,6 +672,9 @@ TT_API tt_status tt_model_save_as(const tt_model *, const tt_tokenizer *tokenize
 /* Adapters as a directory of peft: adapter_config.json and adapter_model.safetensors. Load adds them to their base. */
 TT_API tt_status tt_model_lora_save(const tt_model *, const char *dir);
 TT_API tt_status tt_model_lora_load(tt_model *, const char *dir);
+/* The format of the directory's chat template, for tt_chat_desc: "" if there is none, NULL and an error if tt_chat_recognize
+ * does not know it. */
+TT_API const char *tt_model_chat_format(const tt_model *);
 TT_API tt_status tt_model_config_parse(tt_context *, const char *json, size_t size, tt_model_config *out);
 TT_API tt_status tt_model_config_json(const tt_model_config *, tt_text *out);
 
@@ -6355,47 +6367,270 @@ TT_API tt_status tt_tokenizer_save(const tt_tokenizer *t, const char *path) {
     return status;
 }
 
-/* ---- chat templates ---- */
-static tt_status tti_chat_chatml(const tt_message *m, tt_text *out) {
-    return tt_text_format(out, "<|im_start|>%s\n%s<|im_end|>\n", m->role, m->content);
-}
-static tt_status tti_chat_llama3(const tt_message *m, tt_text *out) {      /* the content without white space around it */
-    static const char white[] = " \t\n\r\v\f";
-    const char *content = m->content + strspn(m->content, white);
-    size_t size = strlen(content);
-    while (size > 0 && strchr(white, content[size - 1])) { size--; }
-    return tt_text_format(out, "<|start_header_id|>%s<|end_header_id|>\n\n%.*s<|eot_id|>", m->role, (int)size, content);
-}
-static tt_status tti_chat_plain(const tt_message *m, tt_text *out) { return tt_text_format(out, "%s: %s\n", m->role, m->content); }
+/* ---- chat templates ----
+ * A format is a row of texts around role and content. A template of Hugging Face is a program in Jinja; the known ones
+ * are told by their flattened text, which is the same for all ways of writing the same program: no comments, no white
+ * space between tags and none in them, strings in single quotes and joined, x.y for x['y']. */
+enum { TTI_CHAT_TRIM = 1, TTI_CHAT_ROLES = 2, TTI_CHAT_DATE = 4, TTI_CHAT_THOUGHTS = 8 };
+typedef struct tti_chat_format {
+    const char *name, *token;                    /* token: by which a tokenizer tells its format; "" = any tokenizer, NULL = none */
+    const char *begin, *head, *middle, *tail;    /* begin, then of each message: head, role, middle, content, tail */
+    const char *prompt, *system;                 /* system: the first message where none is given; NULL = none     */
+    int flags;                                   /* white space around the content is cut; roles are limited; ...  */
+    const char *looks[2];                        /* flattened templates; * is any text, that of tools              */
+} tti_chat_format;
 
-static const struct tti_chat_format {
-    const char *name, *token;        /* token: by which a tokenizer tells its format */
-    const char *begin, *prompt;
-    tt_status (*message)(const tt_message *, tt_text *);
-} tti_chat_formats[] = {
-    {"chatml", "<|im_start|>", "", "<|im_start|>assistant\n", tti_chat_chatml},
-    {"llama3", "<|start_header_id|>", "<|begin_of_text|>", "<|start_header_id|>assistant<|end_header_id|>\n\n", tti_chat_llama3},
-    {"plain", "", "", "assistant:", tti_chat_plain}};
+#define TTI_CHATML "<|im_start|>", "\n", "<|im_end|>\n", "<|im_start|>assistant\n"
+#define TTI_LLAMA3 "<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>\n\n", "<|eot_id|>", "<|start_header_id|>assistant<|end_header_id|>\n\n"
+#define TTI_LOOKS_PROMPT(text) "{%ifadd_generation_prompt%}{{'" text "'}}{%endif%}"
+#define TTI_LOOKS_TURN "'<|im_start|>'+message.role+'\\n'+message.content+'<|im_end|>\\n'"
+#define TTI_LOOKS_CHATML(system) "{%formessageinmessages%}" system "{{" TTI_LOOKS_TURN "}}{%endfor%}" TTI_LOOKS_PROMPT("<|im_start|>assistant\\n")
+#define TTI_LOOKS_SYSTEM(text) "{%ifloop.firstandmessages[0].role!='system'%}{{'<|im_start|>system\\n" text "<|im_end|>\\n'}}{%endif%}"
+#define TTI_LOOKS_FIRST "{{'<|im_start|>system\\n'+messages[0].content+'<|im_end|>\\n'}}"
+#define TTI_LOOKS_LLAMA "'<|start_header_id|>'+message.role+'<|end_header_id|>\\n\\n'+message.content|trim+'<|eot_id|>'"
+#define TTI_LOOKS_TOOLS "{{bos_token}}{%ifcustom_toolsisdefined%}{%settools=custom_tools%}{%endif%}{%ifnottools_in_user_messageisdefined%}{%settools_in_user_message=true%}{%endif%}"
+#define TTI_LOOKS_DATES(or_tools, tools) "{%ifnottoolsisdefined%}{%settools=none%}{%endif%}{%ifmessages[0].role=='system'%}{%setsystem_message=messages[0].content|trim%}{%setmessages=messages[1:]%}{%else%}" \
+    "{%setsystem_message=''%}{%endif%}{{'<|start_header_id|>system<|end_header_id|>\\n\\n'}}{%if" or_tools "toolsisnotnone%}{{'Environment: ipython\\n'}}{%endif%}" tools \
+    "{{'Cutting Knowledge Date: December 2023\\n'}}{{'Today Date: '+date_string+'\\n\\n'}}{%iftoolsisnotnoneandnottools_in_user_message%}*{%endif%}" \
+    "{{system_message}}{{'<|eot_id|>'}}{%iftools_in_user_messageandnottoolsisnone%}*{%endif%}{%formessageinmessages%}" \
+    "{%ifnot(message.role=='ipython'ormessage.role=='tool'or'tool_calls'inmessage)%}{{" TTI_LOOKS_LLAMA "}}{%elif'tool_calls'inmessage%}*{%endif%}{%endfor%}" \
+    TTI_LOOKS_PROMPT("<|start_header_id|>assistant<|end_header_id|>\\n\\n")
+#define TTI_SMOLLM2 "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
+#define TTI_QWEN2 "You are a helpful assistant."
+#define TTI_QWEN25 "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
 
-TT_API tt_status tt_chat_render(tt_context *ctx, const tt_tokenizer *t, const char *format, const tt_message *messages, int n, int generation_prompt, tt_text *out) {
-    const struct tti_chat_format *f = NULL;
-    size_t before = out->size, k;
-    tt_status status;
-    int i;
-    for (k = 0; k < sizeof tti_chat_formats / sizeof *tti_chat_formats && !f; k++) {
-        const struct tti_chat_format *candidate = &tti_chat_formats[k];
-        if (format ? strcmp(format, candidate->name) == 0 : !*candidate->token || (t && tt_token_id(t, candidate->token) >= 0)) { f = candidate; }
+static const tti_chat_format tti_chat_formats[] = {
+    {"chatml", "<|im_start|>", "", TTI_CHATML, NULL, 0, {TTI_LOOKS_CHATML(""), NULL}},
+    {"qwen2", NULL, "", TTI_CHATML, TTI_QWEN2, 0, {TTI_LOOKS_CHATML(TTI_LOOKS_SYSTEM(TTI_QWEN2)), NULL}},
+    {"qwen2.5", NULL, "", TTI_CHATML, TTI_QWEN25, TTI_CHAT_ROLES,
+     {"{%iftools%}*{%else%}{%ifmessages[0].role=='system'%}" TTI_LOOKS_FIRST "{%else%}{{'<|im_start|>system\\n" TTI_QWEN25 "<|im_end|>\\n'}}{%endif%}{%endif%}"
+      "{%formessageinmessages%}{%if(message.role=='user')or(message.role=='system'andnotloop.first)or(message.role=='assistant'andnotmessage.tool_calls)%}"
+      "{{" TTI_LOOKS_TURN "}}{%elifmessage.role=='assistant'%}*{%endif%}{%endfor%}" TTI_LOOKS_PROMPT("<|im_start|>assistant\\n"), NULL}},
+    {"qwen3", NULL, "", TTI_CHATML, NULL, TTI_CHAT_ROLES | TTI_CHAT_THOUGHTS,
+     {"{%iftools%}*{%else%}{%ifmessages[0].role=='system'%}" TTI_LOOKS_FIRST "{%endif%}{%endif%}"
+      "{%setns=namespace(multi_step_tool=true,last_query_index=messages|length-1)%}{%formessageinmessages[::-1]%}{%setindex=(messages|length-1)-loop.index0%}"
+      "{%ifns.multi_step_toolandmessage.role=='user'andnot(message.content.startswith('<tool_response>')andmessage.content.endswith('</tool_response>'))%}"
+      "{%setns.multi_step_tool=false%}{%setns.last_query_index=index%}{%endif%}{%endfor%}{%formessageinmessages%}"
+      "{%if(message.role=='user')or(message.role=='system'andnotloop.first)%}{{" TTI_LOOKS_TURN "}}"
+      "{%elifmessage.role=='assistant'%}{%setcontent=message.content%}{%setreasoning_content=''%}"
+      "{%ifmessage.reasoning_contentisdefinedandmessage.reasoning_contentisnotnone%}{%setreasoning_content=message.reasoning_content%}"
+      "{%else%}{%if'</think>'inmessage.content%}{%setcontent=message.content.split('</think>')[-1].lstrip('\\n')%}"
+      "{%setreasoning_content=message.content.split('</think>')[0].rstrip('\\n').split('<think>')[-1].lstrip('\\n')%}{%endif%}{%endif%}"
+      "{%ifloop.index0>ns.last_query_index%}{%ifloop.lastor(notloop.lastandreasoning_content)%}"
+      "{{'<|im_start|>'+message.role+'\\n<think>\\n'+reasoning_content.strip('\\n')+'\\n</think>\\n\\n'+content.lstrip('\\n')}}"
+      "{%else%}{{'<|im_start|>'+message.role+'\\n'+content}}{%endif%}{%else%}{{'<|im_start|>'+message.role+'\\n'+content}}{%endif%}"
+      "{%ifmessage.tool_calls%}*{%endif%}{{'<|im_end|>\\n'}}{%elifmessage.role=='tool'%}*{%endif%}{%endfor%}{%ifadd_generation_prompt%}{{'<|im_start|>assistant\\n'}}"
+      "{%ifenable_thinkingisdefinedandenable_thinkingisfalse%}{{'<think>\\n\\n</think>\\n\\n'}}{%endif%}{%endif%}", NULL}},
+    {"smollm2", NULL, "", TTI_CHATML, TTI_SMOLLM2, 0, {TTI_LOOKS_CHATML(TTI_LOOKS_SYSTEM(TTI_SMOLLM2)), NULL}},
+    {"llama3.1", "<|finetune_right_pad_id|>", TTI_LLAMA3, NULL, TTI_CHAT_TRIM | TTI_CHAT_ROLES | TTI_CHAT_DATE,
+     {TTI_LOOKS_TOOLS "{%ifnotdate_stringisdefined%}{%setdate_string='26 Jul 2024'%}{%endif%}"
+      TTI_LOOKS_DATES("builtin_toolsisdefinedor", "{%ifbuiltin_toolsisdefined%}*{%endif%}"),
+      TTI_LOOKS_TOOLS "{%ifnotdate_stringisdefined%}{%ifstrftime_nowisdefined%}{%setdate_string=strftime_now('%d %b %Y')%}{%else%}{%setdate_string='26 Jul 2024'%}"
+      "{%endif%}{%endif%}" TTI_LOOKS_DATES("", "")}},
+    {"llama3", "<|start_header_id|>", TTI_LLAMA3, NULL, TTI_CHAT_TRIM,
+     {"{%setloop_messages=messages%}{%formessageinloop_messages%}{%setcontent=" TTI_LOOKS_LLAMA "%}{%ifloop.index0==0%}{%setcontent=bos_token+content%}{%endif%}"
+      "{{content}}{%endfor%}" TTI_LOOKS_PROMPT("<|start_header_id|>assistant<|end_header_id|>\\n\\n"), NULL}},
+    {"plain", "", "", "", ": ", "\n", "assistant:", NULL, 0, {NULL, NULL}}};
+#define TTI_N_CHAT_FORMATS (sizeof tti_chat_formats / sizeof *tti_chat_formats)
+#define TTI_CHAT_NAMES "chatml, qwen2, qwen2.5, qwen3, smollm2, llama3.1, llama3 or plain"
+
+static int tti_is_blank(char c) { return c == ' ' || c == '\t' || c == '\n' || c == '\r' || c == '\v' || c == '\f'; }
+static int tti_flat_ends(const tt_text *text, const char *tail) {
+    size_t size = strlen(tail);
+    return text->size >= size && memcmp(text->data + text->size - size, tail, size) == 0;
+}
+/* Copies text that is printed as it stands, a line feed as \n. */
+static tt_status tti_flat_copy(const char *at, const char *end, tt_text *out) {
+    tt_status status = TT_OK;
+    for (; at < end && status == TT_OK; at++) { status = *at == '\n' ? tt_text_append(out, "\\n", 2) : tt_text_append(out, at, 1); }
+    return status;
+}
+/* A string that begins at `at` with its quote; what follows 'a'+ is joined to it. Returns where it ends. */
+static const char *tti_flat_string(const char *at, const char *end, tt_text *out, tt_status *status) {
+    const char *begin = at + 1, quote = *at;
+    for (at++; at < end && *at != quote; at++) { if (*at == '\\' && at + 1 < end) { at++; } }
+    if (tti_flat_ends(out, "'+")) { out->size -= 2; } else { *status = tt_text_append(out, "'", 1); }
+    if (*status == TT_OK) { *status = tti_flat_copy(begin, at, out); }
+    if (*status == TT_OK) { *status = tt_text_append(out, "'", 1); }
+    return at < end ? at + 1 : end;
+}
+/* "['name'" at the end becomes ".name"; otherwise ']' is appended. */
+static tt_status tti_flat_index(tt_text *out) {
+    size_t at = out->size;
+    if (!tti_flat_ends(out, "'")) { return tt_text_append(out, "]", 1); }
+    for (at--; at > 0 && (out->data[at - 1] == '_' || (out->data[at - 1] >= 'a' && out->data[at - 1] <= 'z')); at--) { }
+    if (at < 3 || at == out->size - 1 || out->data[at - 1] != '\'' || out->data[at - 2] != '[') { return tt_text_append(out, "]", 1); }
+    memmove(out->data + at - 1, out->data + at, out->size - 1 - at);
+    out->data[at - 2] = '.';
+    out->size -= 2;
+    return TT_OK;
+}
+/* The tag at `at`, "{% ... %}" or "{{ ... }}". Returns where it ends. */
+static const char *tti_flat_tag(const char *at, const char *end, tt_text *out, tt_status *status) {
+    char close = at[1] == '%' ? '%' : '}';
+    *status = tt_text_append(out, at, 2);
+    for (at += at + 2 < end && at[2] == '-' ? 3 : 2; at < end && *status == TT_OK; ) {
+        if (*at == '\'' || *at == '"') { at = tti_flat_string(at, end, out, status); continue; }
+        if (end - at >= 2 && *at == close && at[1] == '}') { *status = tt_text_append(out, at, 2); return at + 2; }
+        if (*at == ']') { *status = tti_flat_index(out); }
+        else if (!tti_is_blank(*at) && !(*at == '-' && end - at >= 3 && at[1] == close && at[2] == '}')) { *status = tt_text_append(out, at, 1); }
+        at++;
     }
-    if (!f) { return tt_fail(ctx, TT_ERR_ARG, "tt_chat_render: format is \"%.40s\", expected chatml, llama3 or plain", format); }
-    status = tt_text_append(out, f->begin, strlen(f->begin));
-    for (i = 0; i < n && status == TT_OK; i++) {
-        if (!messages[i].role || !messages[i].content) {
-            status = tt_fail(ctx, TT_ERR_ARG, "tt_chat_render: messages[%d].%s is NULL, expected a text", i, messages[i].role ? "content" : "role");
-        } else {
-            status = f->message(&messages[i], out);
+    return at;
+}
+/* Text between tags as Jinja prints it with trim_blocks and lstrip_blocks, which transformers sets: '-' in a tag takes all
+ * white space beside it, "%}" the line feed behind it, "{%" the blanks before it on a line that begins with it. */
+static tt_status tti_flat_between(const char *begin, const char *at, const char *tag, const char *end, tt_text *out) {
+    const char *line;
+    int cut = at - begin >= 3 && at[-3] == '-';
+    int first = at == begin;
+    if (cut) { while (at < tag && tti_is_blank(*at)) { at++; } }
+    else if (!first && at[-2] != '}' && at < tag && *at == '\n') { at++; first = 1; }
+    if (end - tag > 2 && tag[2] == '-') { while (tag > at && tti_is_blank(tag[-1])) { tag--; } }
+    else if (tag < end && tag[1] != '{') {
+        for (line = tag; line > at && (line[-1] == ' ' || line[-1] == '\t'); line--) { }
+        if (line > at ? line[-1] == '\n' : first) { tag = line; }
+    }
+    return tti_flat_copy(at, tag, out);
+}
+static tt_status tti_chat_flatten(const char *begin, const char *end, tt_text *out) {
+    const char *at = begin, *tag;
+    tt_status status = TT_OK;
+    if (end > begin && end[-1] == '\n') { end--; }
+    while (at < end && status == TT_OK) {
+        for (tag = at; tag < end && !(tag + 1 < end && *tag == '{' && (tag[1] == '%' || tag[1] == '{' || tag[1] == '#')); tag++) { }
+        status = tti_flat_between(begin, at, tag, end, out);
+        if (status != TT_OK || tag == end) { break; }
+        if (tag[1] != '#') { at = tti_flat_tag(tag, end, out, &status); continue; }
+        for (at = tag + 2; end - at >= 2 && !(*at == '#' && at[1] == '}'); at++) { }
+        at = end - at >= 2 ? at + 2 : end;
+    }
+    return status == TT_OK ? tt_text_append(out, "", 0) : status;
+}
+static int tti_chat_looks(const char *look, const char *text) {      /* '*' in look stands for any text */
+    const char *star = NULL, *from = text;
+    while (*text) {
+        if (*look == '*') { star = ++look; from = text; }
+        else if (*look == *text) { look++; text++; }
+        else if (star) { look = star; text = ++from; }
+        else { return 0; }
+    }
+    return !*look;
+}
+TT_API const char *tt_chat_recognize(tt_context *ctx, const char *chat_template, size_t size) {
+    const char *name = NULL;
+    tt_text flat = TT_INIT;
+    tt_status status;
+    size_t k;
+    flat.ctx = ctx;
+    status = tti_chat_flatten(chat_template, chat_template + size, &flat);
+    for (k = 0; k < 2 * TTI_N_CHAT_FORMATS && status == TT_OK && !name; k++) {
+        const tti_chat_format *f = &tti_chat_formats[k / 2];
+        if (f->looks[k % 2] && tti_chat_looks(f->looks[k % 2], flat.data)) { name = f->name; }
+    }
+    if (status == TT_OK && !name) { tt_fail(ctx, TT_ERR_FILE, "chat template %.70s... is not known here, choose the format by name: " TTI_CHAT_NAMES, flat.data); }
+    tt_text_free(&flat);
+    return name;
+}
+
+static tt_status tti_chat_message(const tti_chat_format *f, const char *role, const char *content, size_t size, tt_text *out) {
+    tt_status status = tt_text_format(out, "%s%s%s", f->head, role, f->middle);
+    if (status == TT_OK) { status = tt_text_append(out, content, size); }
+    return status == TT_OK ? tt_text_append(out, f->tail, strlen(f->tail)) : status;
+}
+/* Cuts off what Python's str.strip() would, so that [*at, *end) is left. */
+static void tti_chat_trim(const char **at, const char **end) {
+    uint32_t c;
+    size_t n;
+    const char *p;
+    while (*at < *end && (n = tti_utf8(*at, *end, &c), tti_char_class(c) == TTI_SPACE || (c >= 0x1C && c <= 0x1F))) { *at += n; }
+    while (*end > *at && (p = tti_before(*at, *end, &c), tti_char_class(c) == TTI_SPACE || (c >= 0x1C && c <= 0x1F))) { *end = p; }
+}
+/* The first message is the system's: the dates, and what the first message says if it is one. */
+static tt_status tti_chat_dates(const tti_chat_format *f, const char *date, const char *content, tt_text *out) {
+    const char *end = content + strlen(content);
+    tt_status status = tt_text_format(out, "%ssystem%sCutting Knowledge Date: December 2023\nToday Date: %s\n\n", f->head, f->middle, date ? date : "26 Jul 2024");
+    tti_chat_trim(&content, &end);
+    if (status == TT_OK) { status = tt_text_append(out, content, (size_t)(end - content)); }
+    return status == TT_OK ? tt_text_append(out, f->tail, strlen(f->tail)) : status;
+}
+/* Qwen 3: an answer before the last question loses its thoughts; behind it they stand first, in the last one even if empty. */
+static tt_status tti_chat_thoughts(const tti_chat_format *f, const tt_message *m, int after_question, int last, tt_text *out) {
+    static const char open[] = "<think>", close[] = "</think>";
+    const char *answer = m->content, *thoughts = m->content, *end = strstr(m->content, close), *p;
+    tt_status status = tt_text_format(out, "%s%s%s", f->head, m->role, f->middle);
+    if (!end) { end = thoughts; }
+    else {
+        for (p = end; p; p = strstr(answer, close)) { answer = p + sizeof close - 1; }
+        while (*answer == '\n') { answer++; }
+        while (end > thoughts && end[-1] == '\n') { end--; }
+        for (p = strstr(thoughts, open); p && p + sizeof open - 1 <= end; p = strstr(thoughts, open)) { thoughts = p + sizeof open - 1; }
+        while (thoughts < end && *thoughts == '\n') { thoughts++; }
+    }
+    if (after_question && (last || thoughts < end)) {
+        while (*answer == '\n') { answer++; }
+        if (status == TT_OK) { status = tt_text_format(out, "%s\n", open); }
+        if (status == TT_OK) { status = tt_text_append(out, thoughts, (size_t)(end - thoughts)); }
+        if (status == TT_OK) { status = tt_text_format(out, "\n%s\n\n", close); }
+    }
+    return status == TT_OK ? tt_text_format(out, "%s%s", answer, f->tail) : status;
+}
+/* The last message of the user that is not the answer of a tool; the last message if there is none. */
+static int tti_chat_question(const tt_message *messages, int n) {
+    static const char open[] = "<tool_response>", close[] = "</tool_response>";
+    int i;
+    for (i = n - 1; i >= 0; i--) {
+        const char *content = messages[i].content;
+        size_t size = strlen(content);
+        int tool = strncmp(content, open, sizeof open - 1) == 0 && size >= sizeof close - 1 && strcmp(content + size - (sizeof close - 1), close) == 0;
+        if (strcmp(messages[i].role, "user") == 0 && !tool) { return i; }
+    }
+    return n - 1;
+}
+static const tti_chat_format *tti_chat_find(tt_context *ctx, const tt_chat_desc *d) {
+    size_t k;
+    for (k = 0; k < TTI_N_CHAT_FORMATS; k++) {
+        const tti_chat_format *f = &tti_chat_formats[k];
+        int known = f->token && (!*f->token || (d->tokenizer && tt_token_id(d->tokenizer, f->token) >= 0));
+        if (d->format && *d->format ? strcmp(d->format, f->name) == 0 : known) { return f; }
+    }
+    tt_fail(ctx, TT_ERR_ARG, "tt_chat_render: format is \"%.40s\", expected " TTI_CHAT_NAMES, d->format);
+    return NULL;
+}
+static tt_status tti_chat_check(tt_context *ctx, const tti_chat_format *f, const tt_message *messages, int n) {
+    int i;
+    for (i = 0; i < n; i++) {
+        const char *role = messages[i].role;
+        if (!role || !messages[i].content) {
+            return tt_fail(ctx, TT_ERR_ARG, "tt_chat_render: messages[%d].%s is NULL, expected a text", i, role ? "content" : "role");
+        }
+        if (f->flags & TTI_CHAT_ROLES && strcmp(role, "system") != 0 && strcmp(role, "user") != 0 && strcmp(role, "assistant") != 0) {
+            return tt_fail(ctx, TT_ERR_ARG, "tt_chat_render: messages[%d].role is \"%.40s\", expected system, user or assistant in %s", i, role, f->name);
         }
     }
-    if (status == TT_OK && generation_prompt) { status = tt_text_append(out, f->prompt, strlen(f->prompt)); }
+    return TT_OK;
+}
+TT_API tt_status tt_chat_render(tt_context *ctx, const tt_chat_desc *d, const tt_message *messages, int n, tt_text *out) {
+    const tti_chat_format *f = tti_chat_find(ctx, d);
+    size_t before = out->size;
+    tt_status status = f ? tti_chat_check(ctx, f, messages, n) : TT_ERR_ARG;
+    int question, system, i;
+    if (status != TT_OK) { return status; }
+    question = tti_chat_question(messages, n);
+    system = n > 0 && strcmp(messages[0].role, "system") == 0;
+    status = tt_text_append(out, f->begin, strlen(f->begin));
+    if (status == TT_OK && f->system && !system) { status = tti_chat_message(f, "system", f->system, strlen(f->system), out); }
+    if (status == TT_OK && f->flags & TTI_CHAT_DATE) { status = tti_chat_dates(f, d->date, system ? messages[0].content : "", out); }
+    for (i = f->flags & TTI_CHAT_DATE ? system : 0; i < n && status == TT_OK; i++) {
+        const char *content = messages[i].content, *end = content + strlen(content);
+        if (f->flags & TTI_CHAT_THOUGHTS && strcmp(messages[i].role, "assistant") == 0) {
+            status = tti_chat_thoughts(f, &messages[i], i > question, i == n - 1, out);
+            continue;
+        }
+        if (f->flags & TTI_CHAT_TRIM) { tti_chat_trim(&content, &end); }
+        status = tti_chat_message(f, messages[i].role, content, (size_t)(end - content), out);
+    }
+    if (status == TT_OK && d->generation_prompt) { status = tt_text_append(out, f->prompt, strlen(f->prompt)); }
     if (status != TT_OK && out->data) { out->size = before; out->data[before] = 0; }
     return status;
 }
@@ -6751,6 +6986,7 @@ struct tt_model {
     int lora_off;
     struct tti_shards *mapped;        /* the files that weights lie in, or NULL */
     tti_generation generation;
+    char *chat_template;              /* of the directory, to be written again; NULL = none */
 };
 
 /* ---- config ---- */
@@ -6972,6 +7208,7 @@ TT_API void tt_model_destroy(tt_model *m) {
     for (i = 0; i < m->n_params; i++) { tt_tensor_destroy(m->params[i]); }
     tti_lora_forget(m);
     tti_strfree(m->ctx, m->generation.text);
+    tti_strfree(m->ctx, m->chat_template);
     tti_shards_destroy(m->mapped);
     tt_tensor_destroy(m->cos_table);
     tt_tensor_destroy(m->sin_table);
@@ -7008,6 +7245,10 @@ TT_API tt_model *tt_model_copy(const tt_model *from) {
         if (!text) { tt_model_destroy(m); return NULL; }
         m->generation = from->generation;
         m->generation.text = text;
+    }
+    if (m && from->chat_template) {
+        m->chat_template = tti_strdup(m->ctx, from->chat_template);
+        if (!m->chat_template) { tt_model_destroy(m); return NULL; }
     }
     if (m && tt_model_assign(m, from) != TT_OK) { tt_model_destroy(m); return NULL; }
     for (i = 0; m && i < m->n_params; i++) { m->params[i]->requires_grad = 0; }
@@ -8209,6 +8450,47 @@ static tt_status tti_model_generation(tt_model *m, const char *dir) {
     tt_text_free(&text);
     return status;
 }
+/* The text or, of a list, the one named "default". */
+static const tt_json *tti_chat_template_of(const tt_json *config) {
+    const tt_json *node = tt_json_get(config, "chat_template"), *item;
+    for (item = node && node->type == TT_JSON_ARRAY ? node->child : NULL; item; item = item->next) {
+        if (strcmp(tt_json_text(item, "name", ""), "default") == 0) { node = tt_json_get(item, "template"); break; }
+    }
+    return node && node->type == TT_JSON_STRING ? node : NULL;
+}
+static tt_status tti_model_keep_template(tt_model *m, const char *text, size_t size, const char *path) {
+    if (memchr(text, 0, size)) { return tt_fail(m->ctx, TT_ERR_FILE, "%s: the chat template holds a byte 0", path); }
+    m->chat_template = tti_strdup(m->ctx, text);
+    return m->chat_template ? TT_OK : TT_ERR_MEM;
+}
+/* chat_template.jinja if there is one, or else chat_template of tokenizer_config.json. */
+static tt_status tti_model_chat_template(tt_model *m, const char *dir) {
+    static const char *const names[] = {"chat_template.jinja", "tokenizer_config.json"};
+    tt_text path = TT_INIT, text = TT_INIT;
+    tt_json *root = NULL;
+    const tt_json *node;
+    tt_status status = TT_OK;
+    int i;
+    path.ctx = text.ctx = m->ctx;
+    for (i = 0; i < 2 && status == TT_OK && text.size == 0; i++) {
+        status = tti_path_join(&path, dir, names[i]);
+        if (status == TT_OK && tti_file_exists(path.data)) { status = tt_file_read(m->ctx, path.data, &text); }
+    }
+    if (status == TT_OK && text.size > 0 && i == 1) { status = tti_model_keep_template(m, text.data, text.size, path.data); }
+    if (status == TT_OK && text.size > 0 && i == 2) {
+        root = tt_json_parse(m->ctx, text.data, text.size);
+        node = tti_chat_template_of(root);
+        if (!root) { status = tti_file_fail(m->ctx, path.data, ""); }
+        else if (node) { status = tti_model_keep_template(m, node->string, node->length, path.data); }
+    }
+    tt_json_free(m->ctx, root);
+    tt_text_free(&path);
+    tt_text_free(&text);
+    return status;
+}
+TT_API const char *tt_model_chat_format(const tt_model *m) {
+    return m->chat_template ? tt_chat_recognize(m->ctx, m->chat_template, strlen(m->chat_template)) : "";
+}
 static tt_model *tti_model_open(tt_context *ctx, const char *dir, int map) {
     tti_shards *shards = (tti_shards *)tt_alloc(ctx, 1, sizeof *shards);
     tt_text path = TT_INIT, text = TT_INIT;
@@ -8223,7 +8505,7 @@ static tt_model *tti_model_open(tt_context *ctx, const char *dir, int map) {
     if (status == TT_OK) { status = tti_shards_open(shards, dir); }
     if (status == TT_OK) { status = tti_shards_enough(shards, &config, dir); }
     if (status == TT_OK) { m = tti_model_new(ctx, &config, NULL, map ? shards : NULL); }
-    if (m && (tti_model_fill(m, shards, dir) != TT_OK || tti_model_generation(m, dir) != TT_OK)) { tt_model_destroy(m); m = NULL; }
+    if (m && (tti_model_fill(m, shards, dir) != TT_OK || tti_model_generation(m, dir) != TT_OK || tti_model_chat_template(m, dir) != TT_OK)) { tt_model_destroy(m); m = NULL; }
     if (status != TT_OK || !map) { tti_shards_destroy(shards); }       /* else the model has or had them */
     tt_text_free(&path);
     tt_text_free(&text);
@@ -8341,6 +8623,11 @@ static tt_status tti_save_tokenizer(const tt_model *m, const tt_tokenizer *token
     if (status == TT_OK) { status = tt_text_format(&text, "{\n"); }
     if (status == TT_OK) { status = tti_save_token(tokenizer, "bos_token", m->config.bos_token_id, &text); }
     if (status == TT_OK) { status = tti_save_token(tokenizer, "eos_token", m->config.eos_token_id, &text); }
+    if (status == TT_OK && m->chat_template) {
+        status = tt_text_format(&text, "  \"chat_template\": ");
+        if (status == TT_OK) { status = tt_text_json(&text, m->chat_template, strlen(m->chat_template)); }
+        if (status == TT_OK) { status = tt_text_format(&text, ",\n"); }
+    }
     if (status == TT_OK) {
         status = tt_text_format(&text, "  \"clean_up_tokenization_spaces\": false,\n  \"tokenizer_class\": \"PreTrainedTokenizerFast\",\n  \"model_max_length\": %d\n}\n", m->config.max_position_embeddings);
     }

@@ -604,39 +604,192 @@ TT_TEST(every_code_point_and_pair_of_bytes_returns) {
 
 /* ---- chat templates ---- */
 
-/* What transformers 5.23 makes of them with the templates of Qwen 2.5 and Llama 3. */
-TT_TEST(chat_templates) {
-    static const tt_message messages[] = {{"system", "Be brief."}, {"user", " Hi there!\n"}, {"assistant", "Hello."}, {"user", "What is 2+2?"}};
-    static const char chatml[] = "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n Hi there!\n<|im_end|>\n<|im_start|>assistant\nHello.<|im_end|>\n"
-                                 "<|im_start|>user\nWhat is 2+2?<|im_end|>\n";
-    static const char llama3[] = "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nHi there!<|eot_id|>"
-                                 "<|start_header_id|>assistant<|end_header_id|>\n\nHello.<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nWhat is 2+2?<|eot_id|>"
-                                 "<|start_header_id|>assistant<|end_header_id|>\n\n";
-    static const char json[] = HEAD "\"added_tokens\":[{\"id\":9,\"content\":\"<|im_start|>\",\"special\":true}]," SMALL_MODEL;
+/* tests/golden/chat.json holds what transformers writes with the published templates (make_chat_golden.py). */
+static void check_conversation(tt_context *ctx, const char *format, const tt_json *talk, const tt_json *row, int index) {
+    static const char *const dated[] = {"dated", "llama3.1", "01 Feb 2026"};
+    int is_dated = strcmp(format, dated[0]) == 0, n = 0;
+    tt_message messages[16];
+    tt_chat_desc desc = TT_INIT;
+    tt_text out = TT_INIT, want = TT_INIT;
+    out.ctx = want.ctx = ctx;
+    desc.format = is_dated ? dated[1] : format;
+    desc.date = is_dated ? dated[2] : NULL;
+    for (talk = talk->child; talk && n < 16; talk = talk->next, n++) {
+        messages[n].role = tt_json_text(talk, "role", "");
+        messages[n].content = tt_json_text(talk, "content", "");
+    }
+    for (; desc.generation_prompt < 2; desc.generation_prompt++) {
+        const tt_json *part = desc.generation_prompt ? row->child->next : row->child;
+        out.size = 0;
+        TT_CHECK_OK(ctx, tt_text_append(&want, part->string, part->length));
+        TT_CHECK_OK(ctx, tt_chat_render(ctx, &desc, messages, n, &out));
+        if (!TT_CHECK_STR(out.data, want.data)) printf("  format %s, conversation %d\n", format, index);
+    }
+    tt_text_free(&out);
+    tt_text_free(&want);
+}
+TT_TEST(chat_equals_transformers) {
+    static const char *const formats[] = {"chatml", "qwen2", "qwen2.5", "qwen3", "smollm2", "llama3", "llama3.1", "dated"};
     tt_context *ctx = tt_create(NULL);
-    tt_tokenizer *t = tt_tokenizer_parse(ctx, json, sizeof json - 1);
-    tt_message bad = TT_INIT;
+    tt_text text = read_data(ctx, "tests/golden/chat.json");
+    tt_json *root = tt_json_parse(ctx, text.data, text.size);
+    const tt_json *all = tt_json_get(root, "formats");
+    size_t i;
+    TT_REQUIRE(all != NULL);
+    TT_CHECK_INT(all->length, sizeof formats / sizeof *formats);
+    for (i = 0; i < sizeof formats / sizeof *formats; i++) {
+        const tt_json *rows = tt_json_get(all, formats[i]), *row = rows ? rows->child : NULL, *talk = tt_json_get(root, "conversations")->child;
+        int n = 0;
+        for (; row && talk; row = row->next, talk = talk->next, n++) check_conversation(ctx, formats[i], talk, row, n);
+        TT_CHECK(row == NULL && n == (strcmp(formats[i], "dated") == 0 ? 2 : 27));
+    }
+    tt_json_free(ctx, root);
+    tt_text_free(&text);
+    tt_destroy(ctx);
+}
+TT_TEST(chat_of_no_and_of_wrong_messages) {
+    static const char json[] = HEAD "\"added_tokens\":[{\"id\":9,\"content\":\"<|im_start|>\",\"special\":true}]," SMALL_MODEL;
+    static const char llama[] = HEAD "\"added_tokens\":[{\"id\":9,\"content\":\"<|start_header_id|>\",\"special\":true}," 
+                                "{\"id\":10,\"content\":\"<|finetune_right_pad_id|>\",\"special\":true}]," SMALL_MODEL;
+    tt_context *ctx = tt_create(NULL);
+    tt_tokenizer *t = tt_tokenizer_parse(ctx, json, sizeof json - 1), *t2 = tt_tokenizer_parse(ctx, llama, sizeof llama - 1);
+    tt_message one = TT_INIT;
+    tt_chat_desc desc = TT_INIT;
     tt_text out = TT_INIT;
     out.ctx = ctx;
-    TT_REQUIRE(t != NULL);
-    TT_CHECK_OK(ctx, tt_chat_render(ctx, NULL, "chatml", messages, 4, 0, &out));
-    TT_CHECK_STR(out.data, chatml);
-    TT_CHECK_OK(ctx, tt_chat_render(ctx, t, NULL, messages, 0, 1, &out));
-    TT_CHECK_STR(out.data + sizeof chatml - 1, "<|im_start|>assistant\n");
+    one.role = "user";
+    one.content = "Hi.";
+    TT_REQUIRE(t != NULL && t2 != NULL);
+    desc.generation_prompt = 1;
+    TT_CHECK_OK(ctx, tt_chat_render(ctx, &desc, &one, 1, &out));
+    TT_CHECK_STR(out.data, "user: Hi.\nassistant:");
     out.size = 0;
-    TT_CHECK_OK(ctx, tt_chat_render(ctx, NULL, "llama3", messages, 4, 1, &out));
-    TT_CHECK_STR(out.data, llama3);
+    desc.tokenizer = t;
+    desc.format = "";
+    TT_CHECK_OK(ctx, tt_chat_render(ctx, &desc, NULL, 0, &out));
+    TT_CHECK_STR(out.data, "<|im_start|>assistant\n");
     out.size = 0;
-    TT_CHECK_OK(ctx, tt_chat_render(ctx, NULL, NULL, messages, 1, 1, &out));
-    TT_CHECK_STR(out.data, "system: Be brief.\nassistant:");
-    TT_CHECK_INT(tt_chat_render(ctx, NULL, "vicuna", messages, 1, 1, &out), TT_ERR_ARG);
-    TT_CHECK_CONTAINS(tt_error(ctx), "format is \"vicuna\"");
-    TT_CHECK_INT(tt_chat_render(ctx, NULL, "plain", &bad, 1, 1, &out), TT_ERR_ARG);
+    desc.tokenizer = t2;
+    desc.generation_prompt = 0;
+    TT_CHECK_OK(ctx, tt_chat_render(ctx, &desc, NULL, 0, &out));
+    TT_CHECK_CONTAINS(out.data, "Today Date: 26 Jul 2024\n\n<|eot_id|>");
+    out.size = 0;
+    desc.format = "smollm2";
+    TT_CHECK_OK(ctx, tt_chat_render(ctx, &desc, NULL, 0, &out));
+    TT_CHECK_STR(out.data, "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n");
+    desc.format = "vicuna";
+    TT_CHECK_INT(tt_chat_render(ctx, &desc, &one, 1, &out), TT_ERR_ARG);
+    TT_CHECK_CONTAINS(tt_error(ctx), "format is \"vicuna\", expected chatml, qwen2, qwen2.5, qwen3, smollm2, llama3.1, llama3 or plain");
+    desc.format = "qwen2.5";
+    one.role = "tool";
+    TT_CHECK_INT(tt_chat_render(ctx, &desc, &one, 1, &out), TT_ERR_ARG);
+    TT_CHECK_CONTAINS(tt_error(ctx), "messages[0].role is \"tool\", expected system, user or assistant in qwen2.5");
+    one.role = NULL;
+    TT_CHECK_INT(tt_chat_render(ctx, &desc, &one, 1, &out), TT_ERR_ARG);
     TT_CHECK_CONTAINS(tt_error(ctx), "messages[0].role is NULL");
-    TT_CHECK_STR(out.data, "system: Be brief.\nassistant:");
+    TT_CHECK_CONTAINS(out.data, "named SmolLM");
     tt_text_free(&out);
     tt_tokenizer_destroy(t);
+    tt_tokenizer_destroy(t2);
     tt_destroy(ctx);
+}
+
+static const char *recognized(tt_context *ctx, const char *chat_template) { return tt_chat_recognize(ctx, chat_template, strlen(chat_template)); }
+/* One program in many spellings, and programs that differ in one thing that is printed. */
+TT_TEST(chat_templates_are_told_apart) {
+    static const char *const same[] = {
+        "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}",
+        "{#- A comment. -#}\n{%- for message in messages -%}\n    {{- \"<|im_start|>\" + message.role + \"\\n\" + message[\"content\"] + \"<|im_end|>\\n\" -}}\n{%- endfor %}\n"
+        "{%- if add_generation_prompt %}{{- '<|im_start|>' + 'assistant\\n' }}{%- endif %}\n",
+        "{% for message in messages %}\n  {{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}{% endfor %}\n"
+        "  {% if add_generation_prompt %}\n{{ '<|im_start|>assistant\\n' }}{% endif %}"};
+    static const char *const other[] = {
+        "{% for message in messages %} {{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}",
+        "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] | trim + '<|im_end|>' + '\n'}}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}",
+        "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>'}}\n{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}",
+        "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}{{ '<|im_start|>assistant\n' }}",
+        "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}\n\n\n",
+        "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n<think>\n' }}{% endif %}",
+        "", "{", "{{", "{% 'a", "{{ 'a' + ", "{#", "{{ ['a'] }}", "{{ ']", "text"};
+    tt_context *ctx = tt_create(NULL);
+    size_t i, n = strlen(same[0]);
+    for (i = 0; i < sizeof same / sizeof *same; i++) {
+        const char *name = recognized(ctx, same[i]);
+        if (!name) printf("  %s\n", tt_error(ctx));
+        TT_CHECK_STR(name, "chatml");
+    }
+    for (i = 0; i < sizeof other / sizeof *other; i++) {
+        if (!TT_CHECK(recognized(ctx, other[i]) == NULL)) printf("  %s\n", other[i]);
+        TT_CHECK_INT(tt_error_status(ctx), TT_ERR_FILE);
+    }
+    TT_CHECK(recognized(ctx, other[1]) == NULL);
+    TT_CHECK_CONTAINS(tt_error(ctx), "chat template {%formessageinmessages%}{{'<|im_start|>'+message.role");
+    TT_CHECK_CONTAINS(tt_error(ctx), "choose the format by name: chatml, ");
+    for (i = 0; i < n; i++) TT_CHECK(tt_chat_recognize(ctx, same[0], i) == NULL);      /* each prefix */
+    tt_destroy(ctx);
+}
+TT_TEST(chat_templates_of_published_models) {
+    static const struct { const char *path, *name; } models[] = {
+        {"tokenizers/qwen2.5/tokenizer_config.json", "qwen2.5"}, {"tokenizers/qwen3/tokenizer_config.json", "qwen3"},
+        {"tokenizers/llama3/tokenizer_config.json", "llama3.1"}, {"tokenizers/smollm2/tokenizer_config.json", NULL}};   /* SmolVLM's */
+    tt_context *ctx = tt_create(NULL);
+    size_t i;
+    int found = 0;
+    for (i = 0; i < sizeof models / sizeof *models; i++) {
+        const char *path = tt_test_data(models[i].path), *chat_template;
+        tt_text text;
+        tt_json *root;
+        if (!path) continue;
+        text = read_data(ctx, path);
+        root = tt_json_parse(ctx, text.data, text.size);
+        chat_template = tt_json_text(root, "chat_template", NULL);
+        TT_CHECK(chat_template != NULL);
+        if (chat_template && !TT_CHECK_STR(recognized(ctx, chat_template), models[i].name)) printf("  %s: %s\n", path, tt_error(ctx));
+        tt_json_free(ctx, root);
+        tt_text_free(&text);
+        found++;
+    }
+    tt_destroy(ctx);
+    if (!found) TT_SKIP("no published tokenizer_config.json");
+}
+TT_TEST(chat_with_lost_memory) {
+    static const char small[] = "{{ 'a' + message['role'] + 'b\n' }}\n{# c #}{% if x[0]['y'] %}z{% endif %}";
+    static const tt_message messages[] = {{"system", " Be brief. "}, {"user", "Hi."}, {"assistant", "<think>a</think>b"}};
+    tt_chat_desc desc = TT_INIT;
+    tt_status status = TT_ERR_MEM;
+    long n;
+    int kind;
+    for (kind = 0; kind < 3; kind++) {
+        status = TT_ERR_MEM;
+        desc.format = kind == 0 ? "qwen3" : "llama3.1";
+        for (n = 1; n < 60 && status == TT_ERR_MEM; n++) {
+            tt_test_memory memory = tt_test_memory_none();
+            tt_desc d = TT_INIT;
+            tt_context *ctx;
+            tt_text out = TT_INIT;
+            d.allocator = tt_test_allocator(&memory);
+            d.n_threads = 1;
+            ctx = tt_create(&d);
+            TT_REQUIRE(ctx != NULL);
+            out.ctx = ctx;
+            memory.fail_at = memory.calls + n;
+            if (kind < 2) status = tt_chat_render(ctx, &desc, messages, 3, &out);
+            else if (!tt_chat_recognize(ctx, small, sizeof small - 1)) status = tt_error_status(ctx);
+            memory.fail_at = 0;
+            if (status == TT_ERR_MEM) TT_CHECK_INT(out.size, 0);
+            tt_text_free(&out);
+            tt_destroy(ctx);
+            TT_CHECK_NO_LEAK(memory);
+        }
+        TT_CHECK(n > 2);
+        TT_CHECK_INT(status, kind < 2 ? TT_OK : TT_ERR_FILE);
+    }
 }
 
 /* ---- merging ---- */
@@ -1098,7 +1251,8 @@ TT_TEST(every_allocation_may_fail) {
 TT_MAIN(gpt2_matches_its_vectors, gpt2_matches_llamacpp, all_vectors_of_all_vocabularies, ranks_encode_like_merges,
         ranks_that_are_wrong_are_named, pieces_of_each_pattern, nfc, sentencepiece_with_byte_fallback,
         decoder_gives_whole_characters, batches_equal_single_texts, refusals_are_a_choice, added_tokens_as_words,
-        every_code_point_and_pair_of_bytes_returns, chat_templates, merges_by_rank_then_leftmost, long_pieces_merge_like_short_ones,
+        every_code_point_and_pair_of_bytes_returns, chat_equals_transformers, chat_of_no_and_of_wrong_messages,
+        chat_templates_are_told_apart, chat_templates_of_published_models, chat_with_lost_memory, merges_by_rank_then_leftmost, long_pieces_merge_like_short_ones,
         a_million_equal_letters, ignore_merges_takes_a_known_piece_whole, added_tokens, training_by_hand,
         training_does_not_depend_on_chunks, whitespace_words_become_tokens, all_bytes_encode_and_return,
         training_errors_name_the_field, save_and_load_keep_everything, what_is_not_supported_is_named,
