@@ -499,7 +499,7 @@ TT_API tt_tensor *tt_checkpoint(tt_context *, tt_segment_fn fn, void *user, tt_t
 
 /* ==== 5. tokenizer =========================================================================
  * BPE, byte-level or of SentencePiece's kind. Files: Hugging Face's tokenizer.json of GPT-2, GPT-NeoX, Llama 2 and 3,
- * Qwen 2 to 3, SmolLM2, Mistral-Nemo and alike, and .tiktoken ranks (r50k, p50k, cl100k, o200k, Llama 3). The ids are
+ * Mistral, Qwen 2 to 3, SmolLM2, Mistral-Nemo and alike, and .tiktoken ranks (r50k, p50k, cl100k, o200k, Llama 3). The ids are
  * those of the packages tokenizers 0.23 and tiktoken 0.14; what a file asks for and is not done here is an error
  * that names it. Memory: a tokenizer, and for each thread that encodes a cache of 1 MiB and what the longest text
  * without a split needs (36 bytes per byte of that piece). */
@@ -543,7 +543,8 @@ TT_API int           tt_token_is_special(const tt_tokenizer *, int id);
 typedef enum tt_special { TT_SPECIAL_PARSE = 0, TT_SPECIAL_TEXT, TT_SPECIAL_REFUSE } tt_special;
 /* Both append to out, or on failure nothing. Special tokens in the text are cut out first (PARSE), read as plain
  * text (TEXT), or are an error (REFUSE). Decoding gives the bytes back, also such as are no UTF-8, but for what the
- * file's normalizer has changed (NFC; the space that Llama 2 adds is taken off again). */
+ * file's normalizer has changed (NFC; the space that Llama 2 adds is taken off again, and so is the text's own where
+ * Metaspace, finding one, adds none). */
 TT_API tt_status tt_encode(const tt_tokenizer *, const char *text, size_t size, tt_special special, tt_ids *out);
 TT_API tt_status tt_decode(const tt_tokenizer *, const int32_t *ids, size_t n, int skip_special, tt_text *out);
 /* As tt_encode, with the tokens that the file's post_processor puts around a text (Llama: its BOS). */
@@ -4731,6 +4732,7 @@ static tt_status tti_key_to_bytes(const char *key, size_t size, tt_text *out, in
 /* ---- pre-tokenizers ----
  * Each pattern is written out by hand: a function that is given the beginning of a piece and returns its end. */
 #define TTI_PRETOKENIZE_MARKS 100        /* beside tt_pretokenizer: Llama 2, no pattern; see tti_piece_marks */
+#define TTI_PRETOKENIZE_EACH_MARK 101    /* Metaspace with "split": each U+2581 begins a piece               */
 #define TTI_WORD_TAIL "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
 #define TTI_WORD_HEAD "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|"
 #define TTI_CAPITAL_1 "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]*[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]+"
@@ -4892,10 +4894,11 @@ static const char *tti_piece_o200k(tti_scanner *s, const char *at, int digits, i
     stop = tti_piece_symbols(s, at, "\r\n/");
     return stop ? stop : tti_piece_space(s, at);
 }
-/* Where no token holds a mark U+2581 (a space) behind anything else, no merge crosses the place before such a mark. */
-static const char *tti_piece_marks(tti_scanner *s, const char *at) {
+/* Where no token holds a mark U+2581 (a space) behind anything else, no merge crosses the place before such a mark.
+ * each: marks side by side are pieces of their own. */
+static const char *tti_piece_marks(tti_scanner *s, const char *at, int each) {
     const char *end = s->end;
-    while (end - at >= 3 && memcmp(at, TTI_SPACE_MARK, 3) == 0) { at += 3; }
+    while (end - at >= 3 && memcmp(at, TTI_SPACE_MARK, 3) == 0) { at += 3; if (each) { break; } }
     while (at < end) {
         const char *mark = (const char *)memchr(at, TTI_SPACE_MARK[0], (size_t)(end - at));
         if (!mark || end - mark < 3) { return end; }
@@ -4915,7 +4918,8 @@ static const char *tti_piece(int kind, tti_scanner *s, const char *at) {
     case TT_PRETOKENIZE_CL100K: return tti_piece_llama3(s, at, 3, 1);
     case TT_PRETOKENIZE_O200K: return tti_piece_o200k(s, at, 3, 1);
     case TT_PRETOKENIZE_TEKKEN: return tti_piece_o200k(s, at, 1, 0);
-    case TTI_PRETOKENIZE_MARKS: return tti_piece_marks(s, at);
+    case TTI_PRETOKENIZE_MARKS: return tti_piece_marks(s, at, 0);
+    case TTI_PRETOKENIZE_EACH_MARK: return tti_piece_marks(s, at, 1);
     default: s->hit = 1; return s->end;
     }
 }
@@ -5103,10 +5107,16 @@ typedef struct tti_merge { int32_t left, right, result; } tti_merge;
 typedef struct tti_branch { int32_t id, child, sibling; unsigned char byte; } tti_branch;      /* id -1 = no token ends here */
 #define TTI_MAX_TEMPLATE 8
 
+/* SentencePiece's kind: what puts U+2581 in the place of spaces and before the text. The normalizer does so in each section
+ * between added tokens; Metaspace, behind it, before each section (or the first, or none) that has no space there already. */
+typedef enum tti_marks { TTI_MARKS_NONE, TTI_MARKS_NORMALIZER, TTI_MARKS_ALWAYS, TTI_MARKS_FIRST, TTI_MARKS_NEVER } tti_marks;
+static const char *const tti_prepend_schemes[] = {"always", "first", "never"};      /* from TTI_MARKS_ALWAYS on */
+
 struct tt_tokenizer {
     tt_context *ctx;
-    int pretokenizer;                /* a tt_pretokenizer, or TTI_PRETOKENIZE_MARKS */
-    int characters;                  /* SentencePiece's kind: tokens are texts, not bytes in GPT-2's mapping */
+    int pretokenizer;                /* a tt_pretokenizer, or TTI_PRETOKENIZE_... */
+    tti_marks characters;            /* not 0: SentencePiece's kind, tokens are texts, not bytes in GPT-2's mapping */
+    int strip;                       /* decoding takes one space off at the start   */
     int ignore_merges;               /* a piece that is a token is taken whole          */
     int nfc, prefix_space;           /* prefix_space: "add_prefix_space" of ByteLevel   */
     int refuse;                      /* TT_REFUSE_                                      */
@@ -5400,6 +5410,7 @@ typedef struct tti_encoder {
     const tt_tokenizer *t;
     tti_bpe_worker *w;
     const char *text, *section;      /* section: what is being encoded, in text */
+    const char *begin;               /* the section as it is normalized         */
     tt_special special;
     int quiet;                       /* 1: errors set no text */
     tt_ids *out;
@@ -5478,11 +5489,37 @@ static tt_status tti_encode_piece(const tti_encoder *e, const char *at, size_t s
     }
     return tti_encode_push(e, ids, n);
 }
+/* The text with U+2581 for each space and, if wanted, before it; in the worker's memory. */
+static tt_status tti_mark_spaces(tti_bpe_worker *w, int prepend, const char **at, const char **end) {
+    tti_bytes *out = &w->prefixed;
+    tt_status status;
+    const char *p;
+    out->size = 0;
+    status = tti_bytes_append(w, out, TTI_SPACE_MARK, prepend ? 3 : 0);
+    for (p = *at; p < *end && status == TT_OK; ) {
+        const char *space = (const char *)memchr(p, ' ', (size_t)(*end - p));
+        if (!space) { space = *end; }
+        status = tti_bytes_append(w, out, p, (size_t)(space - p));
+        if (status == TT_OK && space < *end) { status = tti_bytes_append(w, out, TTI_SPACE_MARK, 3); }
+        p = space + 1;
+    }
+    if (status == TT_OK) {
+        *at = out->data;
+        *end = out->data + out->size;
+    }
+    return status;
+}
+/* Whether Metaspace puts a mark before [at, end). */
+static int tti_metaspace_prepends(const tti_encoder *e, const char *at, const char *end) {
+    if (*at == ' ' || (end - at >= 3 && memcmp(at, TTI_SPACE_MARK, 3) == 0)) { return 0; }
+    return e->t->characters == TTI_MARKS_ALWAYS || (e->t->characters == TTI_MARKS_FIRST && e->section == e->text && at == e->begin);
+}
 /* Text without added tokens. */
 static tt_status tti_encode_pieces(const tti_encoder *e, const char *at, const char *end) {
     const tt_tokenizer *t = e->t;
     tti_scanner scanner;
     tt_status status = TT_OK;
+    if (t->characters >= TTI_MARKS_ALWAYS) { status = tti_mark_spaces(e->w, tti_metaspace_prepends(e, at, end), &at, &end); }
     if (t->prefix_space && *at != ' ') {
         e->w->prefixed.size = 0;
         status = tti_bytes_append(e->w, &e->w->prefixed, " ", 1);
@@ -5503,27 +5540,15 @@ static tt_status tti_encode_pieces(const tti_encoder *e, const char *at, const c
 }
 /* The text as the file's normalizer gives it, in *at and *end: the text itself, or in the worker's memory. */
 static tt_status tti_normalize(const tt_tokenizer *t, tti_bpe_worker *w, const char **at, const char **end) {
-    tti_bytes *out = &w->normal;
     tt_status status = TT_OK;
-    const char *p;
     int same = 1;
-    out->size = 0;
-    if (t->nfc) { status = tti_nfc(t->map, &t->compose, w, *at, *end, out, &same); }
-    if (t->characters && *at < *end) {
-        same = 0;
-        status = tti_bytes_append(w, out, TTI_SPACE_MARK, 3);
-        for (p = *at; p < *end && status == TT_OK; ) {
-            const char *space = (const char *)memchr(p, ' ', (size_t)(*end - p));
-            if (!space) { space = *end; }
-            status = tti_bytes_append(w, out, p, (size_t)(space - p));
-            if (status == TT_OK && space < *end) { status = tti_bytes_append(w, out, TTI_SPACE_MARK, 3); }
-            p = space + 1;
-        }
-    }
+    w->normal.size = 0;
+    if (t->nfc) { status = tti_nfc(t->map, &t->compose, w, *at, *end, &w->normal, &same); }
     if (status == TT_OK && !same) {
-        *at = out->data;
-        *end = out->data + out->size;
+        *at = w->normal.data;
+        *end = w->normal.data + w->normal.size;
     }
+    if (status == TT_OK && t->characters == TTI_MARKS_NORMALIZER && *at < *end) { status = tti_mark_spaces(w, 1, at, end); }
     return status;
 }
 /* The longest added token at `at`: its id, its bytes in *size; -1 if there is none. */
@@ -5601,6 +5626,7 @@ static tt_status tti_encode_section(tti_encoder *e, const char *begin, const cha
     if (level == 1) { return tti_encode_pieces(e, begin, end); }
     e->section = begin;
     status = tti_normalize(e->t, e->w, &begin, &end);
+    e->begin = begin;
     return status == TT_OK ? tti_encode_level(e, begin, end, 1) : status;
 }
 static tt_status tti_encode(const tt_tokenizer *t, tti_bpe_worker *w, const char *text, size_t size, tt_special special, int quiet, tt_ids *out) {
@@ -5609,7 +5635,7 @@ static tt_status tti_encode(const tt_tokenizer *t, tti_bpe_worker *w, const char
     size_t before = out->size, n_cache = 0;
     e.t = t;
     e.w = w;
-    e.text = e.section = text;
+    e.text = e.section = e.begin = text;
     e.special = special;
     e.quiet = quiet;
     e.out = out;
@@ -5712,7 +5738,7 @@ static tt_status tti_decode_one(const tt_tokenizer *t, int32_t id, size_t place,
 }
 /* Takes the space off that SentencePiece's kind puts before a text. */
 static void tti_decode_strip(const tt_tokenizer *t, tt_text *out, size_t begin) {
-    if (!t->characters || out->size == begin || out->data[begin] != ' ') { return; }
+    if (!t->strip || out->size == begin || out->data[begin] != ' ') { return; }
     memmove(out->data + begin, out->data + begin + 1, out->size - begin);
     out->size--;
 }
@@ -5937,7 +5963,7 @@ static tt_status tti_read_model(tt_tokenizer *t, const tt_json *model) {
         if (t->characters) { return tt_fail(t->ctx, TT_ERR_FILE, "tt_tokenizer_parse: model.vocab has no <0x%02X>, expected all 256 bytes with byte_fallback", (unsigned)i); }
         if (!tti_member_null(model, "unk_token")) { return tti_unsupported(t->ctx, "model.", model, "unk_token", "null, as not every byte has a token"); }
     }
-    if (t->characters) { t->pretokenizer = t->ignore_merges || tti_marks_inside(t) ? (int)TT_PRETOKENIZE_BYTES : TTI_PRETOKENIZE_MARKS; }
+    if (t->characters && t->pretokenizer != TTI_PRETOKENIZE_EACH_MARK) { t->pretokenizer = t->ignore_merges || tti_marks_inside(t) ? (int)TT_PRETOKENIZE_BYTES : TTI_PRETOKENIZE_MARKS; }
     return TT_OK;
 }
 /* Split by a known pattern, each piece on its own. */
@@ -5952,6 +5978,18 @@ static tt_status tti_read_split(tt_tokenizer *t, const tt_json *split) {
     }
     return tt_fail(t->ctx, TT_ERR_FILE, "tt_tokenizer_parse: pre_tokenizer Split by %.300s, behavior %.20s, expected Isolated by a pattern of GPT-2, "
                    "Llama 3, Qwen 2, cl100k, o200k or Mistral-Nemo", tti_member_shown(tt_json_get(split, "pattern"), "Regex"), tti_member_shown(split, "behavior"));
+}
+/* Metaspace of U+2581; "add_prefix_space" is an older field, which has to agree. */
+static tt_status tti_read_metaspace(tt_tokenizer *t, const tt_json *root) {
+    const tt_json *pre = tt_json_get(root, "pre_tokenizer"), *scheme = tt_json_get(pre, "prepend_scheme");
+    int k = 0;
+    if (!tti_node_is(tt_json_get(pre, "replacement"), TTI_SPACE_MARK)) { return tti_unsupported(t->ctx, "pre_tokenizer Metaspace.", pre, "replacement", "U+2581"); }
+    if (scheme) { while (k < 3 && !tti_node_is(scheme, tti_prepend_schemes[k])) { k++; } }
+    if (k == 3) { return tti_unsupported(t->ctx, "pre_tokenizer Metaspace.", pre, "prepend_scheme", "always, first or never"); }
+    if (k != 2 && tt_json_number(pre, "add_prefix_space", 1) == 0) { return tti_unsupported(t->ctx, "pre_tokenizer Metaspace.", pre, "add_prefix_space", "true with this prepend_scheme"); }
+    t->characters = (tti_marks)((int)TTI_MARKS_ALWAYS + k);
+    if (tt_json_number(pre, "split", 1) != 0) { t->pretokenizer = TTI_PRETOKENIZE_EACH_MARK; }
+    return TT_OK;
 }
 /* ByteLevel alone, or behind a Split (then without its own pattern) or Digits (with it). */
 static tt_status tti_read_pre_tokenizer(tt_tokenizer *t, const tt_json *root) {
@@ -5996,7 +6034,7 @@ static tt_status tti_read_normalizer(tt_tokenizer *t, const tt_json *root) {
                  tti_node_is(tt_json_get(step, "content"), TTI_SPACE_MARK) && prepend && !replace) { replace = 1; }
         else { break; }
     }
-    t->characters = prepend;
+    if (prepend) { t->characters = TTI_MARKS_NORMALIZER; }
     if (step || prepend != replace || whole->type != TT_JSON_OBJECT) {
         return tti_unsupported(t->ctx, step && step != whole ? "normalizer Sequence: " : "", step && step != whole ? step : root,
                                step && step != whole ? "type" : "normalizer", "null, NFC, or Prepend and Replace of U+2581");
@@ -6036,7 +6074,7 @@ static tt_status tti_read_post_processor(tt_tokenizer *t, const tt_json *root) {
     }
     return TT_OK;
 }
-/* ByteLevel; or SentencePiece's Replace U+2581 by " ", ByteFallback, Fuse, Strip one " " at the start. */
+/* ByteLevel; or SentencePiece's Replace U+2581 by " ", ByteFallback, Fuse and, if so wished, Strip one " " at the start. */
 static tt_status tti_read_decoder(tt_tokenizer *t, const tt_json *root) {
     static const char *const kinds[] = {"Replace", "ByteFallback", "Fuse", "Strip"};
     const tt_json *whole = tt_json_get(root, "decoder"), *step = tti_steps(whole, "decoders");
@@ -6047,21 +6085,25 @@ static tt_status tti_read_decoder(tt_tokenizer *t, const tt_json *root) {
         if (k == 3 && (!tti_node_is(tt_json_get(step, "content"), " ") || tt_json_number(step, "start", 0) != 1 || tt_json_number(step, "stop", 0) != 0)) { break; }
         k++;
     }
-    return k == 4 && !step ? TT_OK : tti_unsupported(t->ctx, "", root, "decoder", "a Sequence of Replace U+2581, ByteFallback, Fuse and Strip of one space");
+    t->strip = k == 4;
+    return k >= 3 && !step ? TT_OK : tti_unsupported(t->ctx, "", root, "decoder", "a Sequence of Replace U+2581, ByteFallback, Fuse and Strip of one space");
 }
 static tt_status tti_read_tokenizer(tt_tokenizer *t, const tt_json *root) {
     static const char *const absent[] = {"truncation", "padding"};
     const tt_json *added = tt_json_get(root, "added_tokens"), *node;
     tt_status status;
     size_t i;
+    int metaspace;
     if (root->type != TT_JSON_OBJECT) { return tt_fail(t->ctx, TT_ERR_FILE, "tt_tokenizer_parse: the text is no JSON object"); }
     for (i = 0; i < 2; i++) { if (!tti_member_null(root, absent[i])) { return tti_unsupported(t->ctx, "", root, absent[i], "null"); } }
     status = tti_read_normalizer(t, root);
+    metaspace = status == TT_OK && !t->characters && tti_type_is(tt_json_get(root, "pre_tokenizer"), "Metaspace");
+    if (metaspace) { status = tti_read_metaspace(t, root); }
     if (status == TT_OK) { status = tti_read_post_processor(t, root); }
     if (status == TT_OK) { status = tti_read_decoder(t, root); }
     if (status == TT_OK && !tti_member_null(root, "added_tokens") && added->type != TT_JSON_ARRAY) { status = tti_unsupported(t->ctx, "", root, "added_tokens", "an array"); }
     if (status == TT_OK && !t->characters) { status = tti_read_pre_tokenizer(t, root); }
-    if (status == TT_OK && t->characters && !tti_member_null(root, "pre_tokenizer")) { status = tti_unsupported(t->ctx, "", root, "pre_tokenizer", "null with this normalizer"); }
+    if (status == TT_OK && t->characters && !metaspace && !tti_member_null(root, "pre_tokenizer")) { status = tti_unsupported(t->ctx, "", root, "pre_tokenizer", "null with this normalizer"); }
     for (node = added ? added->child : NULL; node && status == TT_OK; node = node->next) { status = tti_read_added(t, node); }
     if (status == TT_OK) { status = tti_read_model(t, tt_json_get(root, "model")); }
     for (i = 0; i < (size_t)(t->n_before + t->n_after) && status == TT_OK; i++) {
@@ -6266,6 +6308,10 @@ static tt_status tti_write_pre_tokenizer(const tt_tokenizer *t, tt_text *out) {
     size_t i, n = sizeof tti_patterns / sizeof *tti_patterns;
     const char *close = "";
     tt_status status = tt_text_format(out, "  \"pre_tokenizer\": ");
+    if (status == TT_OK && t->characters >= TTI_MARKS_ALWAYS) {
+        return tt_text_format(out, "{\"type\": \"Metaspace\", \"replacement\": \"%s\", \"prepend_scheme\": \"%s\", \"split\": %s},\n", TTI_SPACE_MARK,
+                              tti_prepend_schemes[(int)t->characters - (int)TTI_MARKS_ALWAYS], tti_write_bool(t->pretokenizer == TTI_PRETOKENIZE_EACH_MARK));
+    }
     if (t->characters) { return status == TT_OK ? tt_text_format(out, "null,\n") : status; }
     for (i = 0; i < n && (int)tti_patterns[i].kind != t->pretokenizer; i++) { }
     if (status == TT_OK && t->pretokenizer == TT_PRETOKENIZE_SMOLLM2) {
@@ -6311,7 +6357,7 @@ static tt_status tti_write_pipeline(const tt_tokenizer *t, tt_text *out) {
     static const char nfc[] = "{\"type\": \"NFC\"}";
     static const char marks[] = "{\"type\": \"Prepend\", \"prepend\": \"" TTI_SPACE_MARK "\"}, {\"type\": \"Replace\", \"pattern\": {\"String\": \" \"}, \"content\": \"" TTI_SPACE_MARK "\"}";
     tt_status status;
-    if (t->characters) { status = tt_text_format(out, "  \"normalizer\": {\"type\": \"Sequence\", \"normalizers\": [%s%s%s]},\n", t->nfc ? nfc : "", t->nfc ? ", " : "", marks); }
+    if (t->characters == TTI_MARKS_NORMALIZER) { status = tt_text_format(out, "  \"normalizer\": {\"type\": \"Sequence\", \"normalizers\": [%s%s%s]},\n", t->nfc ? nfc : "", t->nfc ? ", " : "", marks); }
     else { status = tt_text_format(out, "  \"normalizer\": %s,\n", t->nfc ? nfc : "null"); }
     if (status == TT_OK) { status = tti_write_pre_tokenizer(t, out); }
     if (status == TT_OK) { status = tti_write_post_processor(t, out); }
@@ -6320,14 +6366,14 @@ static tt_status tti_write_pipeline(const tt_tokenizer *t, tt_text *out) {
         return tt_text_format(out, "  \"decoder\": {\"type\": \"ByteLevel\", \"add_prefix_space\": true, \"trim_offsets\": true, \"use_regex\": true},\n");
     }
     return tt_text_format(out, "  \"decoder\": {\"type\": \"Sequence\", \"decoders\": [{\"type\": \"Replace\", \"pattern\": {\"String\": \"%s\"}, \"content\": \" \"}, "
-                          "{\"type\": \"ByteFallback\"}, {\"type\": \"Fuse\"}, {\"type\": \"Strip\", \"content\": \" \", \"start\": 1, \"stop\": 0}]},\n", TTI_SPACE_MARK);
+                          "{\"type\": \"ByteFallback\"}, {\"type\": \"Fuse\"}%s]},\n", TTI_SPACE_MARK, t->strip ? ", {\"type\": \"Strip\", \"content\": \" \", \"start\": 1, \"stop\": 0}" : "");
 }
 static tt_status tti_write_model(const tt_tokenizer *t, tt_text *key, tt_text *out) {
     const char *comma = "";
     size_t i;
     tt_status status = tt_text_format(out, "  \"model\": {\n    \"type\": \"BPE\",\n    \"dropout\": null,\n    \"unk_token\": null,\n"
         "    \"continuing_subword_prefix\": null,\n    \"end_of_word_suffix\": null,\n    \"fuse_unk\": false,\n"
-        "    \"byte_fallback\": %s,\n    \"ignore_merges\": %s,\n    \"vocab\": {", tti_write_bool(t->characters), tti_write_bool(t->ignore_merges));
+        "    \"byte_fallback\": %s,\n    \"ignore_merges\": %s,\n    \"vocab\": {", tti_write_bool(t->characters != TTI_MARKS_NONE), tti_write_bool(t->ignore_merges));
     for (i = 0; i < t->n_tokens && status == TT_OK; i++) {
         if (!(t->tokens[i].flags & TTI_IN_MODEL)) { continue; }
         status = tt_text_format(out, "%s\n      ", comma);

@@ -391,22 +391,28 @@ TT_TEST(nfc) {
 /* ---- SentencePiece's kind, with byte fallback ---- */
 
 #define MARK "\xE2\x96\x81"
-static tt_tokenizer *small_sentencepiece(tt_context *ctx, const char *more) {
+/* pipeline: normalizer and pre_tokenizer, each with a comma; more: behind the vocabulary. */
+static tt_tokenizer *small_marks(tt_context *ctx, const char *pipeline, int strip, const char *more) {
     tt_text json = TT_INIT;
     tt_tokenizer *t;
     int b;
     json.ctx = ctx;
-    TT_CHECK_OK(ctx, tt_text_format(&json, "{\"added_tokens\":[{\"id\":0,\"content\":\"<s>\",\"special\":true}],\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":["
-        "{\"type\":\"Prepend\",\"prepend\":\"" MARK "\"},{\"type\":\"Replace\",\"pattern\":{\"String\":\" \"},\"content\":\"" MARK "\"}]},"
+    TT_CHECK_OK(ctx, tt_text_format(&json, "{\"added_tokens\":[{\"id\":0,\"content\":\"<s>\",\"special\":true},{\"id\":264,\"content\":\"<n>\",\"normalized\":true}],%s"
         "\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{\"id\":\"<s>\",\"type_id\":0}},{\"Sequence\":{\"id\":\"A\",\"type_id\":0}}],"
         "\"special_tokens\":{\"<s>\":{\"id\":\"<s>\",\"ids\":[0],\"tokens\":[\"<s>\"]}}},"
         "\"decoder\":{\"type\":\"Sequence\",\"decoders\":[{\"type\":\"Replace\",\"pattern\":{\"String\":\"" MARK "\"},\"content\":\" \"},{\"type\":\"ByteFallback\"},"
-        "{\"type\":\"Fuse\"},{\"type\":\"Strip\",\"content\":\" \",\"start\":1,\"stop\":0}]},\"model\":{\"byte_fallback\":true,\"unk_token\":\"<s>\",\"fuse_unk\":true,\"vocab\":{"));
+        "{\"type\":\"Fuse\"}%s]},\"model\":{\"byte_fallback\":true,\"unk_token\":\"<s>\",\"fuse_unk\":true,\"vocab\":{", pipeline,
+        strip ? ",{\"type\":\"Strip\",\"content\":\" \",\"start\":1,\"stop\":0}" : ""));
     for (b = 0; b < 256; b++) TT_CHECK_OK(ctx, tt_text_format(&json, "\"<0x%02X>\":%d,", b, b + 1));
     TT_CHECK_OK(ctx, tt_text_format(&json, "\"" MARK "\":257,\"a\":258,\"b\":259,\"" MARK "a\":260,\"" MARK MARK "\":261,\"ab\":262%s}}", more));
-    t = tt_tokenizer_parse(ctx, json.data, json.size);
-    if (!t) printf("  %s\n", tt_error(ctx));
+    t = json.size ? tt_tokenizer_parse(ctx, json.data, json.size) : NULL;
     tt_text_free(&json);
+    return t;
+}
+#define MARK_STEPS "{\"type\":\"Prepend\",\"prepend\":\"" MARK "\"},{\"type\":\"Replace\",\"pattern\":{\"String\":\" \"},\"content\":\"" MARK "\"}"
+static tt_tokenizer *small_sentencepiece(tt_context *ctx, const char *more) {
+    tt_tokenizer *t = small_marks(ctx, "\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":[" MARK_STEPS "]},", 1, more);
+    if (!t) printf("  %s\n", tt_error(ctx));
     return t;
 }
 
@@ -434,6 +440,94 @@ TT_TEST(sentencepiece_with_byte_fallback) {
     check_ids(t, ctx, "ab a", 4, TT_SPECIAL_PARSE, crossing, 3);
     tt_tokenizer_destroy(t);
     tt_destroy(ctx);
+}
+
+static void check_text(const tt_tokenizer *t, tt_context *ctx, const int32_t *ids, size_t n, const char *want) {
+    tt_text out = TT_INIT;
+    out.ctx = ctx;
+    TT_CHECK_OK(ctx, tt_decode(t, ids, n, 0, &out));
+    TT_CHECK_STR(out.data, want);
+    tt_text_free(&out);
+}
+static tt_tokenizer *small_metaspace(tt_context *ctx, const char *scheme, int split, int strip) {
+    char pipeline[256];
+    snprintf(pipeline, sizeof pipeline, "\"pre_tokenizer\":{\"type\":\"Metaspace\",\"replacement\":\"%s\",\"prepend_scheme\":\"%s\",\"split\":%s},", MARK, scheme, split ? "true" : "false");
+    return small_marks(ctx, pipeline, strip, "},\"merges\":[\"" MARK " a\",\"" MARK " " MARK "\",\"a b\"]");
+}
+/* The ids are those of tokenizers 0.23.3. */
+TT_TEST(metaspace_in_all_its_ways) {
+    static const char *const texts[] = {"ab a", " a", "   a", "a<s>a", "<s>a", MARK "a", "<n>a"};
+    static const struct { const char *scheme; int split, ids[7][5]; } cases[] = {
+        {"always", 0, {{260, 259, 260, -1, 0}, {260, -1, 0, 0, 0}, {261, 260, -1, 0, 0}, {260, 0, 260, -1, 0}, {0, 260, -1, 0, 0}, {260, -1, 0, 0, 0}, {264, 260, -1, 0, 0}}},
+        {"always", 1, {{260, 259, 260, -1, 0}, {260, -1, 0, 0, 0}, {257, 257, 260, -1, 0}, {260, 0, 260, -1, 0}, {0, 260, -1, 0, 0}, {260, -1, 0, 0, 0}, {264, 260, -1, 0, 0}}},
+        {"first", 0, {{260, 259, 260, -1, 0}, {260, -1, 0, 0, 0}, {261, 260, -1, 0, 0}, {260, 0, 258, -1, 0}, {0, 258, -1, 0, 0}, {260, -1, 0, 0, 0}, {264, 258, -1, 0, 0}}},
+        {"never", 0, {{262, 260, -1, 0, 0}, {260, -1, 0, 0, 0}, {261, 260, -1, 0, 0}, {258, 0, 258, -1, 0}, {0, 258, -1, 0, 0}, {260, -1, 0, 0, 0}, {264, 258, -1, 0, 0}}},
+        {"never", 1, {{262, 260, -1, 0, 0}, {260, -1, 0, 0, 0}, {257, 257, 260, -1, 0}, {258, 0, 258, -1, 0}, {0, 258, -1, 0, 0}, {260, -1, 0, 0, 0}, {264, 258, -1, 0, 0}}}};
+    static const int32_t twice[] = {260, 260};
+    tt_context *ctx = tt_create(NULL);
+    tt_text a = TT_INIT, b = TT_INIT;
+    size_t i, k, n;
+    a.ctx = b.ctx = ctx;
+    for (i = 0; i < sizeof cases / sizeof *cases; i++) {
+        int strip = strcmp(cases[i].scheme, "never") != 0;
+        tt_tokenizer *t = small_metaspace(ctx, cases[i].scheme, cases[i].split, strip), *again;
+        TT_REQUIRE(t != NULL);
+        for (k = 0; k < sizeof texts / sizeof *texts; k++) {
+            for (n = 0; cases[i].ids[k][n] >= 0; n++) { }
+            check_ids(t, ctx, texts[k], strlen(texts[k]), TT_SPECIAL_PARSE, cases[i].ids[k], n);
+        }
+        check_text(t, ctx, twice, 2, strip ? "a a" : " a a");
+        a.size = b.size = 0;
+        TT_CHECK_OK(ctx, tt_tokenizer_json(t, &a));
+        again = tt_tokenizer_parse(ctx, a.data, a.size);
+        TT_REQUIRE(again != NULL);
+        TT_CHECK_OK(ctx, tt_tokenizer_json(again, &b));
+        TT_CHECK_STR(a.data, b.data);
+        TT_CHECK(again->characters == t->characters && again->pretokenizer == t->pretokenizer && again->strip == strip);
+        tt_tokenizer_destroy(again);
+        tt_tokenizer_destroy(t);
+    }
+    tt_text_free(&a);
+    tt_text_free(&b);
+    tt_destroy(ctx);
+}
+TT_TEST(nfc_before_marks) {
+    static const int ids[] = {257, 196, 170, 260};       /* e and U+0301 are one character of two bytes then */
+    tt_context *ctx = tt_create(NULL);
+    tt_tokenizer *t = small_marks(ctx, "\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"NFC\"}," MARK_STEPS "]},", 1,
+                                  "},\"merges\":[\"" MARK " a\",\"a b\"]");
+    TT_REQUIRE(t != NULL);
+    check_ids(t, ctx, "e\xCC\x81 a", 5, TT_SPECIAL_PARSE, ids, 4);
+    tt_tokenizer_destroy(t);
+    tt_destroy(ctx);
+}
+TT_TEST(metaspace_with_lost_memory) {
+    tt_status status = TT_ERR_MEM;
+    long n;
+    for (n = 1; n < 1000 && status == TT_ERR_MEM; n++) {
+        tt_test_memory memory = tt_test_memory_none();
+        tt_desc desc = TT_INIT;
+        tt_context *ctx;
+        tt_ids ids = TT_INIT;
+        tt_tokenizer *t;
+        desc.n_threads = 1;
+        desc.allocator = tt_test_allocator(&memory);
+        ctx = tt_create(&desc);
+        TT_REQUIRE(ctx != NULL);
+        ids.ctx = ctx;
+        t = small_metaspace(ctx, "first", 0, 1);
+        TT_REQUIRE(t != NULL);
+        memory.fail_at = memory.calls + n;
+        status = tt_encode(t, "a <s> b a", 9, TT_SPECIAL_PARSE, &ids);
+        memory.fail_at = 0;
+        if (status == TT_ERR_MEM) TT_CHECK_INT(ids.size, 0);
+        tt_ids_free(&ids);
+        tt_tokenizer_destroy(t);
+        tt_destroy(ctx);
+        TT_CHECK_NO_LEAK(memory);
+    }
+    TT_CHECK_INT(status, TT_OK);
+    TT_CHECK(n > 3);
 }
 
 /* ---- decoding token by token, many texts, refusals ---- */
@@ -1114,7 +1208,10 @@ TT_TEST(what_is_not_supported_is_named) {
         {"{\"post_processor\":{\"type\":\"TemplateProcessing\"}}", "TemplateProcessing: single is missing"},
         {"{\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{\"id\":\"x\"}}]}}", "SpecialToken is an object"},
         {"{}", "decoder is missing"},
-        {"{\"decoder\":{\"type\":\"ByteLevel\"},\"pre_tokenizer\":{\"type\":\"Metaspace\"}}", "pre_tokenizer is Metaspace"},
+        {"{\"pre_tokenizer\":{\"type\":\"Metaspace\",\"replacement\":\"_\"}}", "Metaspace.replacement is _"},
+        {"{\"pre_tokenizer\":{\"type\":\"Metaspace\",\"replacement\":\"" MARK "\",\"prepend_scheme\":\"last\"}}", "Metaspace.prepend_scheme is last"},
+        {"{\"pre_tokenizer\":{\"type\":\"Metaspace\",\"replacement\":\"" MARK "\",\"add_prefix_space\":false}}", "Metaspace.add_prefix_space is false"},
+        {"{\"decoder\":{\"type\":\"Metaspace\"},\"pre_tokenizer\":{\"type\":\"Metaspace\",\"replacement\":\"" MARK "\"}}", "decoder is Metaspace"},
         {"{\"decoder\":{\"type\":\"ByteLevel\"},\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"Digits\",\"individual_digits\":true},{\"type\":\"ByteLevel\"}]}}", "add_prefix_space is missing"},
         {"{\"decoder\":{\"type\":\"ByteLevel\"},\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"Digits\"},{}]}}", "individual_digits is missing"},
         {"{\"decoder\":{\"type\":\"ByteLevel\"},\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"Punctuation\"},{}]}}", "type is Punctuation"},
@@ -1249,7 +1346,8 @@ TT_TEST(every_allocation_may_fail) {
 }
 
 TT_MAIN(gpt2_matches_its_vectors, gpt2_matches_llamacpp, all_vectors_of_all_vocabularies, ranks_encode_like_merges,
-        ranks_that_are_wrong_are_named, pieces_of_each_pattern, nfc, sentencepiece_with_byte_fallback,
+        ranks_that_are_wrong_are_named, pieces_of_each_pattern, nfc, sentencepiece_with_byte_fallback, metaspace_in_all_its_ways,
+        nfc_before_marks, metaspace_with_lost_memory,
         decoder_gives_whole_characters, batches_equal_single_texts, refusals_are_a_choice, added_tokens_as_words,
         every_code_point_and_pair_of_bytes_returns, chat_equals_transformers, chat_of_no_and_of_wrong_messages,
         chat_templates_are_told_apart, chat_templates_of_published_models, chat_with_lost_memory, merges_by_rank_then_leftmost, long_pieces_merge_like_short_ones,
