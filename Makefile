@@ -60,7 +60,7 @@ demo: build/thinktune
 
 examples: $(EXAMPLES)
 
-test: $(TESTS:%=build/%) build/test_header_cpp build/test_cuda_host build/generate $(CUDA_TESTS)
+test: $(TESTS:%=build/%) build/test_header_cpp build/test_cuda_host build/generate build/sft $(CUDA_TESTS)
 	$(if $(CUDA_TESTS),,@echo 'skipped: the tests on a GPU: no device')
 	@PYTHON="$(PYTHON)" tests/run.sh $(TESTS:%=build/%) build/test_header_cpp build/test_cuda_host $(CUDA_TESTS) tests/test_docs.sh tests/test_convert.py
 
