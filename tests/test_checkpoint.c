@@ -1063,6 +1063,77 @@ TT_TEST(generation_config_is_read_and_kept) {
     tt_destroy(ctx);
     TT_CHECK_NO_LEAK(memory);
 }
+/* ---- chat template ---- */
+#define CHATML "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n'}}{% endfor %}" \
+               "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+static void check_chat(tt_context *ctx, const char *dir, const char *format) {
+    tt_model *m = tt_model_load(ctx, dir);
+    if (!TT_CHECK(m != NULL)) { printf("  %s\n", tt_error(ctx)); }
+    if (m) { TT_CHECK_STR(tt_model_chat_format(m), format); }
+    tt_model_destroy(m);
+}
+TT_TEST(chat_template_is_read_and_kept) {
+    static const char json[] = "{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[]},"
+        "\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false},\"decoder\":{\"type\":\"ByteLevel\"}}";
+    tt_test_memory memory;
+    tt_context *ctx = open_context(&memory);
+    tt_model_config c = config_of(0);
+    const char *dir = tt_test_tmp("model/chat"), *dir2 = tt_test_tmp("model/chat2");
+    tt_tokenizer *t = tt_tokenizer_parse(ctx, json, sizeof json - 1);
+    tt_model *m = tt_model_create(ctx, &c, 1), *copy;
+    tt_text text = TT_INIT;
+    long n, blocks;
+    text.ctx = ctx;
+    TT_REQUIRE(m != NULL && t != NULL);
+    TT_CHECK_STR(tt_model_chat_format(m), "");
+    remove(in_dir(dir, "tokenizer_config.json"));
+    remove(in_dir(dir, "chat_template.jinja"));
+    remove(in_dir(dir2, "chat_template.jinja"));
+    TT_CHECK_OK(ctx, tt_model_save(m, NULL, dir));
+    tt_model_destroy(m);
+    check_chat(ctx, dir, "");
+    put_text(dir, "tokenizer_config.json", "{\"chat_template\": null}");
+    check_chat(ctx, dir, "");
+    put_text(dir, "tokenizer_config.json", "{\"chat_template\": [{\"name\": \"rag\", \"template\": \"x\"}, {\"name\": \"default\", \"template\": \"" CHATML "\"}]}");
+    check_chat(ctx, dir, "chatml");
+    put_text(dir, "tokenizer_config.json", "{\"chat_template\": \"{{ messages }}\"}");
+    check_chat(ctx, dir, NULL);
+    TT_CHECK_CONTAINS(tt_error(ctx), "chat template {{messages}}... is not known here");
+    put_text(dir, "chat_template.jinja", CHATML);                   /* goes before the other file */
+    m = tt_model_load(ctx, dir);
+    TT_REQUIRE(m != NULL);
+    TT_CHECK_STR(tt_model_chat_format(m), "chatml");
+    copy = tt_model_copy(m);
+    TT_CHECK_STR(tt_model_chat_format(copy), "chatml");
+    tt_model_destroy(copy);
+    TT_CHECK_OK(ctx, tt_model_save(m, t, dir2));
+    tt_model_destroy(m);
+    check_chat(ctx, dir2, "chatml");
+    TT_CHECK_OK(ctx, tt_file_read(ctx, in_dir(dir2, "tokenizer_config.json"), &text));
+    TT_CHECK_CONTAINS(text.data, "\"chat_template\": \"{% for message in messages %}");
+    tt_text_free(&text);
+    blocks = memory.live_blocks;
+    for (n = 1; n < 400; n++) {
+        memory.fail_at = memory.calls + n;
+        m = tt_model_load(ctx, dir2);
+        copy = m ? tt_model_copy(m) : NULL;
+        memory.fail_at = 0;
+        tt_model_destroy(copy);
+        tt_model_destroy(m);
+        TT_CHECK_INT(memory.live_blocks, blocks);
+        if (copy) { break; }
+    }
+    TT_CHECK(n > 20 && n < 400);
+    put_text(dir2, "tokenizer_config.json", "{\"chat_template\": ");
+    TT_CHECK(tt_model_load(ctx, dir2) == NULL);
+    TT_CHECK_CONTAINS(tt_error(ctx), "tokenizer_config.json: ");
+    put_text(dir2, "tokenizer_config.json", "{\"chat_template\": \"a\\u0000b\"}");
+    TT_CHECK(tt_model_load(ctx, dir2) == NULL);
+    TT_CHECK_CONTAINS(tt_error(ctx), "the chat template holds a byte 0");
+    tt_tokenizer_destroy(t);
+    tt_destroy(ctx);
+    TT_CHECK_NO_LEAK(memory);
+}
 TT_TEST(generation_config_refuses) {
     static const struct { const char *json, *part1, *part2; } bad[] = {
         {"{", "generation_config.json", "JSON"},
@@ -1396,5 +1467,5 @@ TT_MAIN(safetensors_types, safetensors_refuses, safetensors_header_lengths, json
         state_each_prefix_and_bit_flip, state_each_failing_allocation, state_full_disk_leaves_the_old_file, config_reads_each_family, config_refuses,
         config_round_trip, config_json_refuses_what_a_family_lacks, config_each_failing_allocation, published_configs, model_round_trip,
         model_with_tokenizer, model_files_that_do_not_fit, model_tied_head_may_be_stored, model_gpt2_prefix_and_buffers, model_shards,
-        model_huge_config, model_each_failing_allocation, generation_config_is_read_and_kept, generation_config_refuses, save_in_shards,
+        model_huge_config, model_each_failing_allocation, generation_config_is_read_and_kept, chat_template_is_read_and_kept, generation_config_refuses, save_in_shards,
         save_as_half_and_map, map_of_unaligned_data, lora_directories)
