@@ -9,6 +9,7 @@ LDLIBS   := -lm
 TEST_CFLAGS ?= -O1 -g
 SANITIZE := -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
 SEEDS    ?= 1
+STUDY_SEEDS ?= 5
 FUZZ_SECONDS ?= 60
 PYTHON   ?= python3
 
@@ -38,6 +39,7 @@ HEADER_UNITS := tests/header_second.c tests/header_static.c
 
 help:
 	@echo 'make demo        trains, compares GRPO with ThinkTuning, writes runs/demo (SEEDS=n repeats it)'
+	@echo 'make study       the table with its ablations over 5 seeds, about an hour, resumable: runs/study (STUDY_SEEDS=n)'
 	@echo 'make examples    builds build/thinktune, pretrain, sft, generate, ...'
 	@echo 'make test        builds and runs every test; the last line sums up'
 	@echo 'make check       the same under address and undefined-behaviour sanitizers'
@@ -57,6 +59,10 @@ help:
 
 demo: build/thinktune
 	build/thinktune --out runs/demo --seeds $(SEEDS)
+
+# Goes on where it was stopped.
+study: build/study
+	build/study --out runs/study --seeds $(STUDY_SEEDS)
 
 examples: $(EXAMPLES)
 
@@ -181,5 +187,5 @@ build/cuda/%: examples/%.c $(LIBRARY) $(wildcard examples/*.h) build/tt_cuda.o |
 $(FUZZERS): build/%: tests/%.c $(LIBRARY) | build
 	clang -std=c99 $(SANITIZE) -fsanitize=fuzzer $< -o $@ $(LDLIBS)
 
-.PHONY: help demo examples test check race strict docs-check parity fuzz bench cuda mpi test-mpi bench-mpi real-model clean
+.PHONY: help demo study examples test check race strict docs-check parity fuzz bench cuda mpi test-mpi bench-mpi real-model clean
 .DEFAULT_GOAL := help

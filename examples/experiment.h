@@ -86,7 +86,8 @@ typedef struct app {
     options o;
     tt_context *ctx;
     tt_text settings;             /* all that the results depend on, as text */
-    tt_signs *signs;              /* of this seed                            */
+    tt_signs *signs;              /* of this seed, with the task signs       */
+    tt_puzzles *puzzles;          /* with the other tasks                    */
     tt_jsonl *data;               /* with --data                             */
     tt_task task;
     tt_tokenizer *tokenizer;
@@ -168,7 +169,7 @@ static void say(app *a, const char *format, ...) {
     fflush(stdout);
 }
 static tt_status interrupted(app *a, const char *what) {
-    return tt_fail(a->ctx, TT_ERR_STOP, "stopped during %s; go on with the same command and --resume", what);
+    return tt_fail(a->ctx, TT_ERR_STOP, "stopped during %s; go on with the same command%s", what, a->whole > 0 ? "" : " and --resume");
 }
 
 /* ---- pretraining ---- */
@@ -178,7 +179,7 @@ static tt_status pack_document(app *a, pack *p, uint64_t index, double at, tt_te
     size_t from = 0, before = p->tokens.size, i;
     int32_t end;
     text->size = 0;
-    CHECK(tt_signs_document(a->signs, index, at, text, &from));
+    CHECK(a->signs ? tt_signs_document(a->signs, index, at, text, &from) : tt_puzzles_document(a->puzzles, index, at, text, &from));
     CHECK(tt_encode(a->tokenizer, text->data, from, TT_SPECIAL_PARSE, &p->tokens));
     for (i = before; i < p->tokens.size; i++) { CHECK(tt_text_append(&p->mask, "\0", 1)); }
     before = p->tokens.size;
@@ -293,7 +294,7 @@ static tt_status pretrain(app *a, const char *dir) {
     pack p;
     char state[1100];
     tt_status status = TT_ERR_MEM;
-    a->tokenizer = tt_signs_tokenizer(a->signs);
+    a->tokenizer = a->signs ? tt_signs_tokenizer(a->signs) : tt_puzzles_tokenizer(a->puzzles);
     if (!a->tokenizer) { return tt_error_status(a->ctx); }
     config.vocab_size = tt_vocab_size(a->tokenizer);
     config.hidden_size = a->o.hidden;
@@ -328,7 +329,7 @@ static tt_status base_from_cache(app *a) {
     char key[256], dir[1024], complete[1100];
     const options *o = &a->o;
     tt_status status = TT_OK;
-    snprintf(key, sizeof key, "signs " TT_VERSION " seed %d layers %d hidden %d heads %d inner %d context %d steps %d tokens %d lr %.9g", a->seed,
+    snprintf(key, sizeof key, "%s " TT_VERSION " seed %d layers %d hidden %d heads %d inner %d context %d steps %d tokens %d lr %.9g", o->task, a->seed,
              o->layers, o->hidden, o->heads, o->inner, o->context, o->pretrain_steps, o->pretrain_tokens, o->pretrain_lr);
     if (o->gradient_parts) { snprintf(key + strlen(key), sizeof key - strlen(key), " parts %d", o->gradient_parts); }
     snprintf(dir, sizeof dir, "%s", path_of(o->out, "base-%d-%016llx", a->seed, (unsigned long long)tt_hash(key, strlen(key), 0)));
@@ -352,6 +353,41 @@ static tt_status base_from_directory(app *a) {
     a->base = tt_model_load(a->ctx, a->o.model);
     a->tokenizer = a->base ? tt_tokenizer_load(a->ctx, path_of(a->o.model, "tokenizer.json")) : NULL;
     return a->tokenizer ? TT_OK : tt_error_status(a->ctx);
+}
+
+/* The task of this seed and the base to start from. */
+static tt_status open_base(app *a) {
+    tt_signs_desc signs = TT_INIT;
+    tt_puzzles_desc puzzles = TT_INIT;
+    signs.seed = puzzles.seed = (uint64_t)a->seed;
+    puzzles.kind = (tt_puzzle)find_word(TASK_WORDS, a->o.task, strlen(a->o.task));      /* 0 is signs */
+    if (a->o.data) {
+        a->data = tt_jsonl_load(a->ctx, a->o.data);
+        if (a->data) { a->task = tt_task_jsonl(a->data, a->o.prompt, a->o.end_token); }
+    } else if (puzzles.kind == 0) {
+        a->signs = tt_signs_create(a->ctx, &signs);
+        if (a->signs) { a->task = tt_task_signs(a->signs); }
+    } else {
+        puzzles.min_n = puzzles.max_n = 3;
+        puzzles.max_result = 99;
+        puzzles.operators = TT_PLUS | TT_MINUS | TT_TIMES;
+        a->puzzles = tt_puzzles_create(a->ctx, &puzzles);
+        if (a->puzzles) { a->task = tt_task_puzzles(a->puzzles, "<user>{question}<student>", "<end>"); }
+    }
+    if (!a->data && !a->signs && !a->puzzles) { return tt_error_status(a->ctx); }
+    return a->data ? base_from_directory(a) : base_from_cache(a);
+}
+static void close_base(app *a) {
+    tt_model_destroy(a->base);
+    tt_tokenizer_destroy(a->tokenizer);
+    tt_jsonl_destroy(a->data);
+    tt_signs_destroy(a->signs);
+    tt_puzzles_destroy(a->puzzles);
+    a->base = NULL;
+    a->tokenizer = NULL;
+    a->data = NULL;
+    a->signs = NULL;
+    a->puzzles = NULL;
 }
 
 /* ---- the teacher: a frozen copy of the base under another prompt ---- */
@@ -508,17 +544,30 @@ static tt_status gate_leak_of(app *a, const tt_rollouts *attempts, int index, co
     tt_step_reset(a->ctx);
     return status;
 }
-static tt_status gate_leak(app *a, const tt_rollouts *attempts, gate *g) {
-    int vocab = tt_vocab_size(a->tokenizer), end = tt_token_id(a->tokenizer, a->task.end_token), i;
-    char *known = (char *)tt_alloc(a->ctx, (size_t)vocab, 1), word[4];
-    tt_status status = known ? TT_OK : TT_ERR_MEM;
-    for (i = -9; i <= 9 && known; i++) {
-        int id;
-        snprintf(word, sizeof word, " %+d", i);
-        id = tt_token_id(a->tokenizer, i ? word : " answer");
-        if (id >= 0) { known[id] = 1; }
+/* The words of right answers, which are those of all attempts. */
+static tt_status known_words(app *a, char *known) {
+    tt_text question = new_text(a), answer = new_text(a);
+    tt_ids ids = new_ids(a);
+    tt_status status = TT_OK;
+    int32_t end = tt_token_id(a->tokenizer, a->task.end_token);
+    uint64_t i;
+    size_t k;
+    for (i = 0; i < 1000 && status == TT_OK; i++) {
+        question.size = answer.size = 0;
+        status = a->task.question(a->task.user, 1, i, &question, &answer);
+        if (status == TT_OK) { status = tt_encode(a->tokenizer, answer.data, answer.size, TT_SPECIAL_TEXT, &ids); }
     }
-    if (known && end >= 0) { known[end] = 1; }
+    for (k = 0; k < ids.size; k++) { known[ids.data[k]] = 1; }
+    if (end >= 0) { known[end] = 1; }
+    tt_text_free(&question);
+    tt_text_free(&answer);
+    tt_ids_free(&ids);
+    return status;
+}
+static tt_status gate_leak(app *a, const tt_rollouts *attempts, gate *g) {
+    int vocab = tt_vocab_size(a->tokenizer), i;
+    char *known = (char *)tt_alloc(a->ctx, (size_t)vocab, 1);
+    tt_status status = known ? known_words(a, known) : TT_ERR_MEM;
     for (i = 0; i < attempts->n && status == TT_OK; i++) {
         double leak = 0;
         status = gate_leak_of(a, attempts, i, known, &leak);
@@ -678,26 +727,19 @@ static tt_status evaluate(app *a, tt_model *model, const char *method, tt_text *
     return TT_OK;
 }
 static const char *result_path(const app *a, int seed, const char *method) { return path_of(a->o.out, "seed-%d/%s/result.json", seed, method); }
-static tt_status measure(app *a, tt_model *model, const char *method) {
-    tt_text json = new_text(a);
+static tt_status write_gate(app *a, tt_text *json) {
     gate g;
-    tt_status status;
-    if (parallel_rank > 0) { return TT_OK; }
-    status = tt_make_dirs(a->ctx, path_of(a->o.out, "seed-%d/%s", a->seed, method));
-    if (status == TT_OK) { status = tt_text_format(&json, "{\"seed\":%d,\"method\":\"%s\"", a->seed, method); }
-    if (status == TT_OK) { status = evaluate(a, model, method, &json); }
-    if (status == TT_OK && strcmp(method, "base") == 0) {
-        status = tt_text_format(&json, ",\"guided\":[");
-        if (status == TT_OK) { status = run_gate(a, &g, &json); }
-        if (status == TT_OK) {
-            status = tt_text_format(&json, "],\"gate\":{\"seed\":%d,\"teacher_hit\":%.9g,\"rescue_rate\":%.9g,\"spoil_rate\":%.9g,\"coherence\":%.9g,\"leak\":%.9g,\"leak_max\":%.9g}",
-                                    a->seed, g.hit, g.rescue, g.spoil, g.coherence, g.leak, g.leak_max);
-        }
-    }
-    if (status == TT_OK) { status = tt_text_append(&json, "}\n", 2); }
-    if (status == TT_OK) { status = tt_file_write(a->ctx, result_path(a, a->seed, method), json.data, json.size); }
-    tt_text_free(&json);
-    return status;
+    CHECK(tt_text_format(json, ",\"guided\":["));
+    CHECK(run_gate(a, &g, json));
+    return tt_text_format(json, "],\"gate\":{\"seed\":%d,\"teacher_hit\":%.9g,\"rescue_rate\":%.9g,\"spoil_rate\":%.9g,\"coherence\":%.9g,\"leak\":%.9g,\"leak_max\":%.9g}",
+                          a->seed, g.hit, g.rescue, g.spoil, g.coherence, g.leak, g.leak_max);
+}
+static tt_status read_json(app *a, const char *path, tt_json **out) {
+    tt_text text = new_text(a);
+    tt_status status = tt_file_read(a->ctx, path, &text);
+    if (status == TT_OK) { *out = tt_json_parse(a->ctx, text.data, text.size); }
+    tt_text_free(&text);
+    return status == TT_OK && !*out ? tt_error_status(a->ctx) : status;
 }
 
 /* ---- training one arm ---- */

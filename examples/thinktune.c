@@ -99,6 +99,20 @@ static void apply_quick(options *o) {
     if (o->prompts == d.prompts) { o->prompts = 4; }
 }
 
+/* ---- one arm of one seed ---- */
+static tt_status measure(app *a, tt_model *model, const char *method) {
+    tt_text json = new_text(a);
+    tt_status status;
+    if (parallel_rank > 0) { return TT_OK; }
+    status = tt_make_dirs(a->ctx, path_of(a->o.out, "seed-%d/%s", a->seed, method));
+    if (status == TT_OK) { status = tt_text_format(&json, "{\"seed\":%d,\"method\":\"%s\"", a->seed, method); }
+    if (status == TT_OK) { status = evaluate(a, model, method, &json); }
+    if (status == TT_OK && strcmp(method, "base") == 0) { status = write_gate(a, &json); }
+    if (status == TT_OK) { status = tt_text_append(&json, "}\n", 2); }
+    if (status == TT_OK) { status = tt_file_write(a->ctx, result_path(a, a->seed, method), json.data, json.size); }
+    tt_text_free(&json);
+    return status;
+}
 static tt_status train_arm(app *a, const char *method, int n_lines) {
     tt_model *student = new_student(a), *frozen = NULL;
     tt_model_teacher *model = NULL;
@@ -192,30 +206,6 @@ static tt_status run_seed(app *a) {
     }
     return TT_OK;
 }
-static tt_status open_seed(app *a) {
-    tt_signs_desc desc = TT_INIT;
-    if (a->o.data) {
-        a->data = tt_jsonl_load(a->ctx, a->o.data);
-        if (!a->data) { return tt_error_status(a->ctx); }
-        a->task = tt_task_jsonl(a->data, a->o.prompt, a->o.end_token);
-        return base_from_directory(a);
-    }
-    desc.seed = (uint64_t)a->seed;
-    a->signs = tt_signs_create(a->ctx, &desc);
-    if (!a->signs) { return tt_error_status(a->ctx); }
-    a->task = tt_task_signs(a->signs);
-    return base_from_cache(a);
-}
-static void close_seed(app *a) {
-    tt_model_destroy(a->base);
-    tt_tokenizer_destroy(a->tokenizer);
-    tt_jsonl_destroy(a->data);
-    tt_signs_destroy(a->signs);
-    a->base = NULL;
-    a->tokenizer = NULL;
-    a->data = NULL;
-    a->signs = NULL;
-}
 static tt_status describe_settings(app *a) {
     static const char free_ones[] = "--out,--resume,--threads";
     int i;
@@ -265,9 +255,9 @@ static tt_status run(app *a) {
     if (parallel_rank == 0) { CHECK(prepare_folder(a)); }
     parallel_any(0);                           /* until the folder is clean */
     for (a->seed = a->o.first_seed; a->seed < a->o.first_seed + a->o.seeds; a->seed++) {
-        tt_status status = open_seed(a);
+        tt_status status = open_base(a);
         if (status == TT_OK) { status = run_seed(a); }
-        close_seed(a);
+        close_base(a);
         CHECK(status);
     }
     return parallel_rank == 0 ? finish(a) : TT_OK;
