@@ -23,6 +23,7 @@ typedef struct arm {
     method method;
     teacher_kind teacher;
     int steps;                    /* 0 = those of the options                                            */
+    int generations;              /* responses per prompt; 0 = those of the options                      */
     int equal_tokens;             /* 1: ends once it has sampled as many tokens as "thinktune" of its seed */
     int questions;                /* of its evaluation; 0 = those of the options                         */
     const char *aas, *mask, *schedule;
@@ -38,6 +39,7 @@ static const arm arms[] = {
     {.name = "grpo", .part = "main", .what = "GRPO, equal rollouts", .work = 4, .method = GRPO},
     {.name = "grpo_tokens", .part = "main", .what = "GRPO, equal sampled tokens", .work = 25, .method = GRPO, .steps = 1000, .equal_tokens = 1},
     {.name = "sft", .part = "main", .what = "SFT on the teacher's right outputs, equal rollouts", .work = 15, .method = SFT},
+    {.name = "sft_feedback", .part = "main", .what = "SFT on them, as much feedback as ThinkTuning", .work = 4, .method = SFT, .steps = 14, .generations = 1},
     {.name = "low_thinktune", .part = "low", .what = "ThinkTuning, low coherence", .work = 11, .base = BASE_LOW},
     {.name = "low_grpo", .part = "low", .what = "GRPO, low coherence, 250 steps", .work = 14, .base = BASE_LOW, .method = GRPO, .steps = 250},
     {.name = "formula", .part = "shaping", .what = "AAS as the text has it", .work = 9, .aas = "formula"},
@@ -62,7 +64,7 @@ static const arm arms[] = {
     {.name = "control_thinktune", .part = "control", .what = "ThinkTuning, control", .work = 8, .base = BASE_CONTROL},
 #define RARE(shaping, p, text) {.name = "rare_" shaping "_" text, .part = "rare", .what = shaping ", marker at " text, .work = 7, .aas = shaping, \
     .marker = p, .schedule = "constant", .init_pct = 0.1, .off_eps = -1, .steps = 40, .questions = 128}
-    RARE("released", 1e-3, "1e-3"), RARE("formula", 1e-3, "1e-3"), RARE("released", 1e-4, "1e-4"), RARE("formula", 1e-4, "1e-4"),
+    RARE("released", 3e-4, "3e-4"), RARE("formula", 3e-4, "3e-4"), RARE("released", 1e-4, "1e-4"), RARE("formula", 1e-4, "1e-4"),
     RARE("released", 1e-5, "1e-5"), RARE("formula", 1e-5, "1e-5"), RARE("released", 1e-7, "1e-7"), RARE("formula", 1e-7, "1e-7")
 };
 enum { N_ARMS = sizeof arms / sizeof *arms };
@@ -88,6 +90,7 @@ static options arm_options(const arm *m) {
     options o = given;
     o.resume = 1;
     if (m->steps) { o.steps = m->steps; }
+    if (m->generations) { o.generations = m->generations; }
     if (m->questions) { o.questions = m->questions; }
     if (m->aas) { o.aas = m->aas; }
     if (m->mask) { o.mask = m->mask; }
