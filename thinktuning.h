@@ -11218,27 +11218,34 @@ static int tti_signs_script(void *task, tti_script *s, tt_rng *rng) {
     tti_say_attempt(&s->answer, &p, mask);
     return finished;
 }
-/* Document `index` of a task whose scripts are drawn by `draw`; see tt_signs_document. */
-typedef int (*tti_draw_script)(void *task, tti_script *s, tt_rng *rng);
-static tt_status tti_document(void *task, tti_draw_script draw_script, uint64_t seed, uint64_t index, double progress, tt_text *text, size_t *target_from) {
+/* A task as a source of documents. */
+typedef struct tti_author {
+    tt_context *ctx;
+    void *task;
+    uint64_t seed;
+    int (*script)(void *task, tti_script *s, tt_rng *rng);
+    tt_status (*words)(const void *task, tt_text *text, int *n_words);      /* all that its texts can hold */
+} tti_author;
+enum { TTI_SCRIPT_TRIES = 10000 };
+static tt_status tti_document(const tti_author *a, uint64_t index, double progress, tt_text *text, size_t *target_from) {
     tti_line line;
     tti_script script;
     tt_rng rng;
     double teacher = progress < 0.93 ? 0.35 : 0, notes = progress < 0.93 ? 0.2 : 0, draw;
     size_t from;
-    rng.seed = seed;
-    rng.stream = tt_random(seed, TTI_STREAM_DOCUMENT, index);
+    int tries = 0;
+    rng.seed = a->seed;
+    rng.stream = tt_random(a->seed, TTI_STREAM_DOCUMENT, index);
     rng.index = 0;
     draw = tt_rng_uniform(&rng);
-    do { tti_script_begin(&script, draw < teacher ? TTI_TEACHER : draw < teacher + notes ? TTI_NOTES : TTI_STUDENT); } while (!draw_script(task, &script, &rng));
+    do {
+        if (tries++ == TTI_SCRIPT_TRIES) { return tt_fail(a->ctx, TT_ERR_ARG, "document of a task: no question was found in %d tries; widen max_number, max_result or operators", TTI_SCRIPT_TRIES); }
+        tti_script_begin(&script, draw < teacher ? TTI_TEACHER : draw < teacher + notes ? TTI_NOTES : TTI_STUDENT);
+    } while (!a->script(a->task, &script, &rng));
     tti_say_script(&line, &script, &from);
     if (target_from) { *target_from = text->size + from; }
     return tt_text_append(text, line.text, line.size);
 }
-TT_API tt_status tt_signs_document(tt_signs *signs, uint64_t index, double progress, tt_text *text, size_t *target_from) {
-    return tti_document(signs, tti_signs_script, signs->seed, index, progress, text, target_from);
-}
-
 /* Every word that the grammar can make, so that no rare number is missing from the tokenizer's text. */
 static tt_status tti_signs_words(const void *task, tt_text *text, int *n_words) {
     static const char words[] = " make from answer correct incorrect wait mentors would say , check : need . no twice over"
@@ -11252,17 +11259,22 @@ static tt_status tti_signs_words(const void *task, tt_text *text, int *n_words) 
     *n_words += 2 * (2 * top + 1) + 9;
     return status == TT_OK ? tt_text_append(text, "\n\n so", 5) : status;      /* "\n\n" and one more " so" */
 }
+static tti_author tti_signs_author(const tt_signs *signs) {
+    tti_author a;
+    a.ctx = signs->ctx;
+    a.task = (void *)signs;
+    a.seed = signs->seed;
+    a.script = tti_signs_script;
+    a.words = tti_signs_words;
+    return a;
+}
+TT_API tt_status tt_signs_document(tt_signs *signs, uint64_t index, double progress, tt_text *text, size_t *target_from) {
+    tti_author author = tti_signs_author(signs);
+    return tti_document(&author, index, progress, text, target_from);
+}
+
 /* What a tokenizer learns from: first the words of the task, then 2000 documents without their tags, which are never merged. */
-typedef struct tti_corpus {
-    tt_context *ctx;
-    void *task;
-    uint64_t seed, next;
-    tti_draw_script draw;
-    tt_status (*words)(const void *task, tt_text *text, int *n_words);
-    tt_text text;
-    size_t at;
-    tt_status status;
-} tti_corpus;
+typedef struct tti_corpus { tti_author author; tt_text text; size_t at; uint64_t next; tt_status status; } tti_corpus;
 static size_t tti_corpus_read(void *user, char *bytes, size_t n) {
     tti_corpus *c = (tti_corpus *)user;
     size_t done = 0;
@@ -11271,7 +11283,7 @@ static size_t tti_corpus_read(void *user, char *bytes, size_t n) {
         if (c->at == c->text.size) {
             c->at = c->text.size = 0;
             if (c->next > 2000) { break; }
-            c->status = c->next ? tti_document(c->task, c->draw, c->seed, c->next, 0, &c->text, NULL) : c->words(c->task, &c->text, &n_words);
+            c->status = c->next ? tti_document(&c->author, c->next, 0, &c->text, NULL) : c->author.words(c->author.task, &c->text, &n_words);
             c->next++;
         } else if (c->text.data[c->at] == '<') {
             while (c->text.data[c->at++] != '>') { }
@@ -11279,48 +11291,42 @@ static size_t tti_corpus_read(void *user, char *bytes, size_t n) {
     }
     return done;
 }
-static tt_status tti_corpus_check(const tti_corpus *c, const tt_tokenizer *tokenizer) {
+static tt_status tti_check_words(const tti_author *a, const tt_tokenizer *tokenizer) {
     tt_text text = TT_INIT;
     tt_ids ids = TT_INIT;
     int n_words = 0;
     tt_status status;
-    text.ctx = ids.ctx = c->ctx;
-    status = c->words(c->task, &text, &n_words);
+    text.ctx = ids.ctx = a->ctx;
+    status = a->words(a->task, &text, &n_words);
     if (status == TT_OK) { status = tt_encode(tokenizer, text.data, text.size, TT_SPECIAL_TEXT, &ids); }
     if (status == TT_OK && ids.size != (size_t)n_words) {
-        status = tt_fail(c->ctx, TT_ERR_ARG, "tokenizer of a task: %lu tokens for its list of words, expected %d, one per word", (unsigned long)ids.size, n_words);
+        status = tt_fail(a->ctx, TT_ERR_ARG, "tokenizer of a task: %lu tokens for its list of words, expected %d, one per word", (unsigned long)ids.size, n_words);
     }
     tt_text_free(&text);
     tt_ids_free(&ids);
     return status;
 }
-static tt_tokenizer *tti_corpus_tokenizer(tti_corpus *c) {
+static tt_tokenizer *tti_task_tokenizer(tti_author author) {
+    tti_corpus corpus = TT_INIT;
     tt_tokenizer_desc desc = TT_INIT;
     tt_text_source source;
     tt_tokenizer *tokenizer;
-    c->text.ctx = c->ctx;
+    corpus.author = author;
+    corpus.text.ctx = author.ctx;
     source.read = tti_corpus_read;
-    source.user = c;
+    source.user = &corpus;
     desc.min_frequency = 1;
     desc.pretokenizer = TT_PRETOKENIZE_WHITESPACE;
     desc.n_special_tokens = tt_signs_specials(&desc.special_tokens);
-    tokenizer = tt_tokenizer_train(c->ctx, &desc, source);
-    tt_text_free(&c->text);
-    if (tokenizer && (c->status != TT_OK || tti_corpus_check(c, tokenizer) != TT_OK)) {
+    tokenizer = tt_tokenizer_train(author.ctx, &desc, source);
+    tt_text_free(&corpus.text);
+    if (tokenizer && (corpus.status != TT_OK || tti_check_words(&author, tokenizer) != TT_OK)) {
         tt_tokenizer_destroy(tokenizer);
         return NULL;
     }
     return tokenizer;
 }
-TT_API tt_tokenizer *tt_signs_tokenizer(const tt_signs *signs) {
-    tti_corpus corpus = TT_INIT;
-    corpus.ctx = signs->ctx;
-    corpus.task = (void *)signs;
-    corpus.seed = signs->seed;
-    corpus.draw = tti_signs_script;
-    corpus.words = tti_signs_words;
-    return tti_corpus_tokenizer(&corpus);
-}
+TT_API tt_tokenizer *tt_signs_tokenizer(const tt_signs *signs) { return tti_task_tokenizer(tti_signs_author(signs)); }
 
 static tt_status tti_signs_question(void *user, int split, uint64_t index, tt_text *question, tt_text *answer) {
     const tt_signs *signs = (const tt_signs *)user;
@@ -11612,9 +11618,12 @@ TT_API tt_task tt_task_puzzles(tt_puzzles *p, const char *prompt_template, const
  * An attempt is right with probability 0.3. Arithmetic: else off by up to 9. Countdown: else any expression; each try is the
  * right one with probability one half, the third always. Guess: else any of the numbers. */
 enum { TTI_PUZZLE_TRY = 3 };
-/* Any expression over the numbers, whatever its value. */
+/* Any expression over the numbers, whatever its value; left as it was if chance makes none. */
 static void tti_any_expression(const tt_puzzles *p, tt_rng *rng, const int *numbers, int n, tti_term *out) {
-    while (!tti_puzzle_expression(p, rng, numbers, n, out)) { }
+    tti_term term = TT_INIT;
+    int tries;
+    for (tries = 0; tries < 100 && !tti_puzzle_expression(p, rng, numbers, n, &term); tries++) { }
+    if (tries < 100) { *out = term; }
 }
 static void tti_say_opener(tti_line *line, long number) { tti_say(line, number > 9 ? " mentors would say , check :" : " wait , check :"); }
 static void tti_arithmetic_script(const tt_puzzles *p, tti_script *s, tt_rng *rng, const tti_term *term) {
@@ -11664,9 +11673,6 @@ static int tti_puzzle_script(void *task, tti_script *s, tt_rng *rng) {
     else { tti_guess_script(s, rng, numbers, n, tti_puzzle_guess(p, rng, numbers, n)); }
     return 1;
 }
-TT_API tt_status tt_puzzles_document(tt_puzzles *p, uint64_t index, double progress, tt_text *text, size_t *target_from) {
-    return tti_document(p, tti_puzzle_script, p->desc.seed, index, progress, text, target_from);
-}
 static tt_status tti_puzzle_words(const void *task, tt_text *text, int *n_words) {
     static const char words[] = " make compute guess from answer correct incorrect wait mentors would say , check : need . no yes try said"
                                 " largest + - * / ( )";
@@ -11682,15 +11688,20 @@ static tt_status tti_puzzle_words(const void *task, tt_text *text, int *n_words)
     }
     return status == TT_OK ? tt_text_append(text, "\n\n so", 5) : status;
 }
-TT_API tt_tokenizer *tt_puzzles_tokenizer(const tt_puzzles *p) {
-    tti_corpus corpus = TT_INIT;
-    corpus.ctx = p->ctx;
-    corpus.task = (void *)p;
-    corpus.seed = p->desc.seed;
-    corpus.draw = tti_puzzle_script;
-    corpus.words = tti_puzzle_words;
-    return tti_corpus_tokenizer(&corpus);
+static tti_author tti_puzzle_author(const tt_puzzles *p) {
+    tti_author a;
+    a.ctx = p->ctx;
+    a.task = (void *)p;
+    a.seed = p->desc.seed;
+    a.script = tti_puzzle_script;
+    a.words = tti_puzzle_words;
+    return a;
 }
+TT_API tt_status tt_puzzles_document(tt_puzzles *p, uint64_t index, double progress, tt_text *text, size_t *target_from) {
+    tti_author author = tti_puzzle_author(p);
+    return tti_document(&author, index, progress, text, target_from);
+}
+TT_API tt_tokenizer *tt_puzzles_tokenizer(const tt_puzzles *p) { return tti_task_tokenizer(tti_puzzle_author(p)); }
 
 /* ---- task from JSON lines ----
  * All texts stand in one block, NUL-terminated; offsets has two entries per record. */
