@@ -111,6 +111,33 @@ TT_TEST(formats_are_patterns) {
     TT_CHECK(score(tt_reward_format, word, "", "", "yes") == 1 && score(tt_reward_format, word, "", "", "yes!") == 0 && score(tt_reward_format, word, "", "", "ye") == 0);
     TT_CHECK(score(tt_reward_format, tail, "", "", "aabab") == 1 && score(tt_reward_format, tail, "", "", "aaba") == 0);
 }
+/* ---- cases of TRL's tests/test_rewards.py, with the rewards they expect ---- */
+/* TestThinkFormatReward. Its last two cases, a second <think>, are not restated: a pattern cannot forbid a text. */
+TT_TEST(trl_wants_thoughts_in_their_tags) {
+    static const char *const valid[] = {
+        "<think>This is my reasoning.</think>This is my answer.", "<think>\nThis is my reasoning.\n</think>\nThis is my answer.",
+        "<think>\nThis is\nmy reasoning.\n</think>\nThis is my answer.", "<think>\nThis is <some tag> my reasoning.</think>\nThis is my answer.",
+        "<think></think>\nThis is my answer."
+    };
+    static const char *const invalid[] = {
+        "<think>\nThis is my reasoning.\nThis is my answer.", "<think>This is my reasoning.\nThis is my answer.", "This is my reasoning. This is my answer.",
+        "This is my reasoning.\nThis is my answer.", "This is my reasoning.</think>\nThis is my answer.", "This is my reasoning.</think>This is my answer.",
+        "This<think>is my reasoning.</think>\nThis is my answer."
+    };
+    static char pattern[] = "<think>*</think>*";
+    size_t i;
+    for (i = 0; i < sizeof valid / sizeof *valid; i++) { TT_CHECK(score(tt_reward_format, pattern, "", "", valid[i]) == 1); }
+    for (i = 0; i < sizeof invalid / sizeof *invalid; i++) { TT_CHECK(score(tt_reward_format, pattern, "", "", invalid[i]) == 0); }
+}
+/* TestAccuracyReward: right answer as LaTeX and as fraction, wrong answers with and without LaTeX. */
+TT_TEST(trl_compares_boxed_answers) {
+    static const struct { const char *gold, *said; float want; } cases[] = {
+        {"\\frac{63}{400}", "\\boxed{\\frac{63}{400}}", 1}, {"63/400", "\\boxed{\\frac{63}{400}}", 1},
+        {"\\frac{63}{400}", "\\boxed{\\frac{64}{400}}", 0}, {"6", "\\boxed{3}", 0}, {"\\frac{1}{3}", "\\boxed{\\frac{1}{3}}", 1}
+    };
+    size_t i;
+    for (i = 0; i < sizeof cases / sizeof *cases; i++) { TT_CHECK_NEAR(score(tt_reward_boxed, NULL, "", cases[i].gold, cases[i].said), cases[i].want, 0); }
+}
 
 /* ---- countdown ---- */
 TT_TEST(countdown_wants_each_number_once) {
@@ -788,7 +815,7 @@ TT_TEST(every_failed_allocation_is_reported_and_leaks_nothing) {
 }
 
 TT_MAIN(answers_are_equal_by_text_value_or_parts, answers_of_math500_equal_those_of_their_solutions, rewards_read_the_answer_where_it_stands,
-        formats_are_patterns, countdown_wants_each_number_once, countdown_test_set_is_solved_and_checked, puzzles_are_answered_and_split_by_their_numbers,
+        formats_are_patterns, trl_wants_thoughts_in_their_tags, trl_compares_boxed_answers, countdown_wants_each_number_once, countdown_test_set_is_solved_and_checked, puzzles_are_answered_and_split_by_their_numbers,
         puzzle_documents_show_right_checks_of_unseen_questions, puzzle_tokenizers_survive_lost_memory, puzzle_settings_are_checked, intervals_are_those_of_the_textbook, pass_at_k_counts_the_samples_that_miss, evaluation_counts_passes_and_votes,
         a_failing_reward_is_counted_not_fatal, evaluations_are_a_table_and_json, reflection_is_read_from_words_without_a_judge,
         jsonl_sets_hold_out_what_is_asked, every_failed_allocation_is_reported_and_leaks_nothing)
