@@ -147,6 +147,7 @@ ifneq ($(OS),Windows_NT)
 $(HEADER_TESTS) build/test_trainer build/sanitize/test_trainer build/cuda/test_trainer: LDLIBS += -lpthread
 endif
 
+build/test_study build/sanitize/test_study: examples/study.c $(wildcard examples/*.h)
 build/test_%: tests/test_%.c $(HARNESS) | build
 	$(CC) $(STD) $(WARN) $(TEST_CFLAGS) $(CPPFLAGS) $< $(EXTRA) -o $@ $(LDFLAGS) $(LDLIBS)
 

@@ -31,15 +31,15 @@ typedef struct arm {
     double corrupt;               /* share of attempts that get the feedback on another attempt          */
     double marker;                /* probability of the marker "\n\n" where the student would end; 0 = as it is */
 } arm;
+/* In the order in which they are run, all seeds of one before the next. */
 static const arm arms[] = {
     {.name = "base", .part = "main", .what = "before RL", .work = 80, .method = BASE},
-    {.name = "base_low", .part = "low", .what = "base of low coherence", .work = 32, .method = BASE, .base = BASE_LOW},
-    {.name = "base_control", .part = "control", .what = "base of the task guess", .work = 16, .method = BASE, .base = BASE_CONTROL},
     {.name = "thinktune", .part = "main", .what = "ThinkTuning (released shaping)", .work = 11},
     {.name = "grpo", .part = "main", .what = "GRPO, equal rollouts", .work = 4, .method = GRPO},
     {.name = "grpo_tokens", .part = "main", .what = "GRPO, equal sampled tokens", .work = 25, .method = GRPO, .steps = 1000, .equal_tokens = 1},
     {.name = "sft", .part = "main", .what = "SFT on the teacher's right outputs, equal rollouts", .work = 15, .method = SFT},
     {.name = "sft_feedback", .part = "main", .what = "SFT on them, as much feedback as ThinkTuning", .work = 4, .method = SFT, .steps = 14, .generations = 1},
+    {.name = "base_low", .part = "low", .what = "base of low coherence", .work = 32, .method = BASE, .base = BASE_LOW},
     {.name = "low_thinktune", .part = "low", .what = "ThinkTuning, low coherence", .work = 11, .base = BASE_LOW},
     {.name = "low_grpo", .part = "low", .what = "GRPO, low coherence, 250 steps", .work = 14, .base = BASE_LOW, .method = GRPO, .steps = 250},
     {.name = "formula", .part = "shaping", .what = "AAS as the text has it", .work = 9, .aas = "formula"},
@@ -53,19 +53,20 @@ static const arm arms[] = {
     {.name = "corrupt_25", .part = "quality", .what = "25 % of the feedback on another attempt", .work = 11, .corrupt = 0.25},
     {.name = "corrupt_50", .part = "quality", .what = "50 %", .work = 11, .corrupt = 0.5},
     {.name = "corrupt_100", .part = "quality", .what = "all of it", .work = 8, .corrupt = 1},
-    {.name = "always", .part = "schedule", .what = "the teacher stays for all steps", .work = 14, .off_eps = -1},
-    {.name = "constant", .part = "schedule", .what = "constant share, all steps", .work = 14, .schedule = "constant"},
-    {.name = "cosine", .part = "schedule", .what = "cosine", .work = 11, .schedule = "cosine"},
-    {.name = "exp", .part = "schedule", .what = "exponential", .work = 11, .schedule = "exp"},
-    {.name = "pct_5", .part = "share", .what = "5 % at first, leaving at the same step", .work = 11, .init_pct = 0.05, .off_eps = 0.009},
-    {.name = "pct_10", .part = "share", .what = "10 % at first", .work = 11, .init_pct = 0.1},
-    {.name = "pct_50", .part = "share", .what = "50 % at first", .work = 12, .init_pct = 0.5},
+    {.name = "base_control", .part = "control", .what = "base of the task guess", .work = 16, .method = BASE, .base = BASE_CONTROL},
     {.name = "control_grpo", .part = "control", .what = "GRPO, control", .work = 4, .base = BASE_CONTROL, .method = GRPO},
     {.name = "control_thinktune", .part = "control", .what = "ThinkTuning, control", .work = 8, .base = BASE_CONTROL},
 #define RARE(shaping, p, text) {.name = "rare_" shaping "_" text, .part = "rare", .what = shaping ", marker at " text, .work = 7, .aas = shaping, \
     .marker = p, .schedule = "constant", .init_pct = 0.1, .off_eps = -1, .steps = 40, .questions = 128}
     RARE("released", 3e-4, "3e-4"), RARE("formula", 3e-4, "3e-4"), RARE("released", 1e-4, "1e-4"), RARE("formula", 1e-4, "1e-4"),
-    RARE("released", 1e-5, "1e-5"), RARE("formula", 1e-5, "1e-5"), RARE("released", 1e-7, "1e-7"), RARE("formula", 1e-7, "1e-7")
+    RARE("released", 1e-5, "1e-5"), RARE("formula", 1e-5, "1e-5"), RARE("released", 1e-7, "1e-7"), RARE("formula", 1e-7, "1e-7"),
+    {.name = "always", .part = "schedule", .what = "the teacher stays for all steps", .work = 14, .off_eps = -1},
+    {.name = "constant", .part = "schedule", .what = "constant share, all steps", .work = 14, .schedule = "constant"},
+    {.name = "pct_5", .part = "share", .what = "5 % at first, leaving at the same step", .work = 11, .init_pct = 0.05, .off_eps = 0.009},
+    {.name = "pct_10", .part = "share", .what = "10 % at first", .work = 11, .init_pct = 0.1},
+    {.name = "pct_50", .part = "share", .what = "50 % at first", .work = 12, .init_pct = 0.5},
+    {.name = "cosine", .part = "schedule", .what = "cosine", .work = 11, .schedule = "cosine"},
+    {.name = "exp", .part = "schedule", .what = "exponential", .work = 11, .schedule = "exp"}
 };
 enum { N_ARMS = sizeof arms / sizeof *arms };
 
