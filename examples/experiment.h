@@ -23,10 +23,11 @@ static void on_signal(int number) { (void)number; stop_requested = 1; }
 /* ---- options ---- */
 typedef struct options {
     int seeds, first_seed, steps, pretrain_steps, pretrain_tokens, layers, hidden, heads, inner, context;
-    int prompts, generations, length, iterations, questions, gate_questions, teacher_length, threads, gradient_parts, quick, resume, help;
+    int prompts, generations, length, iterations, questions, gate_questions, teacher_length, threads, gradient_parts, quick, resume;
+    int chat, lora_rank, hold_out, keep_best, abort_patience;
     double pretrain_lr, lr, weight_decay, clip, temperature, beta, epsilon_low, epsilon_high, dual_clip, entropy_coef;
     double init_pct, min_pct, off_eps;
-    const char *out, *task, *arms, *aas, *mask, *schedule, *model, *data, *prompt, *end_token;
+    const char *out, *task, *arms, *aas, *mask, *schedule, *model, *data, *prompt, *end_token, *examples;
 } options;
 
 static options default_options(void) {
@@ -89,6 +90,7 @@ typedef struct app {
     tt_signs *signs;              /* of this seed, with the task signs       */
     tt_puzzles *puzzles;          /* with the other tasks                    */
     tt_jsonl *data;               /* with --data                             */
+    tt_text prompt, teacher_system, teacher_prompt;      /* with --data: as the model's chat wants them */
     tt_task task;
     tt_tokenizer *tokenizer;
     tt_model *base;
@@ -349,22 +351,39 @@ static tt_status base_from_cache(app *a) {
     a->tokenizer = a->base ? tt_tokenizer_load(a->ctx, path_of(dir, "tokenizer.json")) : NULL;
     return a->tokenizer ? TT_OK : tt_error_status(a->ctx);
 }
+/* Adapters leave their base as it is: then it stays in its file, for base, teacher and students together. */
+static tt_model *load_model(app *a) { return a->o.lora_rank ? tt_model_map(a->ctx, a->o.model) : tt_model_load(a->ctx, a->o.model); }
 static tt_status base_from_directory(app *a) {
-    a->base = tt_model_load(a->ctx, a->o.model);
+    a->base = load_model(a);
     a->tokenizer = a->base ? tt_tokenizer_load(a->ctx, path_of(a->o.model, "tokenizer.json")) : NULL;
     return a->tokenizer ? TT_OK : tt_error_status(a->ctx);
 }
 
+/* What a user says, in the chat template of the model, up to where the answer begins; or just what is said. */
+static tt_status render_turn(app *a, const char *content, tt_text *out) {
+    tt_message message;
+    message.role = "user";
+    message.content = content;
+    out->ctx = a->ctx;
+    return a->o.chat ? tt_chat_render(a->ctx, a->tokenizer, NULL, &message, 1, 1, out) : tt_text_append(out, content, strlen(content));
+}
+static tt_status open_data(app *a) {
+    a->data = tt_jsonl_load(a->ctx, a->o.data);
+    if (!a->data) { return tt_error_status(a->ctx); }
+    if (a->o.hold_out) { CHECK(tt_jsonl_hold_out(a->data, a->o.hold_out)); }
+    CHECK(base_from_directory(a));
+    CHECK(render_turn(a, a->o.prompt, &a->prompt));
+    a->task = tt_task_jsonl(a->data, a->prompt.data, a->o.end_token);
+    return TT_OK;
+}
 /* The task of this seed and the base to start from. */
 static tt_status open_base(app *a) {
     tt_signs_desc signs = TT_INIT;
     tt_puzzles_desc puzzles = TT_INIT;
     signs.seed = puzzles.seed = (uint64_t)a->seed;
     puzzles.kind = (tt_puzzle)find_word(TASK_WORDS, a->o.task, strlen(a->o.task));      /* 0 is signs */
-    if (a->o.data) {
-        a->data = tt_jsonl_load(a->ctx, a->o.data);
-        if (a->data) { a->task = tt_task_jsonl(a->data, a->o.prompt, a->o.end_token); }
-    } else if (puzzles.kind == 0) {
+    if (a->o.data) { return open_data(a); }
+    if (puzzles.kind == 0) {
         a->signs = tt_signs_create(a->ctx, &signs);
         if (a->signs) { a->task = tt_task_signs(a->signs); }
     } else {
@@ -374,8 +393,7 @@ static tt_status open_base(app *a) {
         a->puzzles = tt_puzzles_create(a->ctx, &puzzles);
         if (a->puzzles) { a->task = tt_task_puzzles(a->puzzles, "<user>{question}<student>", "<end>"); }
     }
-    if (!a->data && !a->signs && !a->puzzles) { return tt_error_status(a->ctx); }
-    return a->data ? base_from_directory(a) : base_from_cache(a);
+    return a->signs || a->puzzles ? base_from_cache(a) : tt_error_status(a->ctx);
 }
 static void close_base(app *a) {
     tt_model_destroy(a->base);
@@ -383,6 +401,9 @@ static void close_base(app *a) {
     tt_jsonl_destroy(a->data);
     tt_signs_destroy(a->signs);
     tt_puzzles_destroy(a->puzzles);
+    tt_text_free(&a->prompt);
+    tt_text_free(&a->teacher_system);
+    tt_text_free(&a->teacher_prompt);
     a->base = NULL;
     a->tokenizer = NULL;
     a->data = NULL;
@@ -403,15 +424,33 @@ static const char worked_examples[] =
     "Question:\nA bus has 20 seats, half are taken. How many are free?\n\nResponse:\n10. #### 10\n\n"
     "<opinion>correct</opinion> <reason>The answer is right, but I should have checked it: half of 20 is 10, and 10 + 10 = 20.</reason> <phrase>So 10 are free. #### 10</phrase>\n\n";
 
+/* In a chat instruction, examples, question and response are one turn: what the template puts before and after it. */
+static tt_status teacher_turn(app *a) {
+    static const char mark[] = "{teacher}", ask[] = "Question:\n{question}\n\nResponse:\n{response}";
+    tt_text turn = new_text(a);
+    const char *at;
+    tt_status status = render_turn(a, mark, &turn);
+    a->teacher_system.ctx = a->teacher_prompt.ctx = a->ctx;
+    a->teacher_system.size = a->teacher_prompt.size = 0;
+    at = status == TT_OK ? strstr(turn.data, mark) : NULL;
+    if (at) { status = tt_text_append(&a->teacher_system, turn.data, (size_t)(at - turn.data)); }
+    if (at && status == TT_OK && !a->o.examples) { status = tt_text_append(&a->teacher_system, worked_examples, sizeof worked_examples - 1); }
+    if (at && status == TT_OK) { status = tt_text_format(&a->teacher_prompt, "%s%s", ask, at + sizeof mark - 1); }
+    tt_text_free(&turn);
+    return status;
+}
 static tt_model_teacher *make_teacher(app *a, tt_model *frozen) {
     tt_teacher_prompt prompt = TT_INIT;
     prompt.max_new_tokens = a->o.teacher_length;
-    prompt.stop_token = a->o.end_token;
-    prompt.system = worked_examples;
-    if (!a->data) {
+    if (a->data) {
+        if (teacher_turn(a) != TT_OK) { return NULL; }
+        prompt.system = a->teacher_system.data;
+        prompt.prompt_template = a->teacher_prompt.data;
+        prompt.examples_path = a->o.examples;
+        prompt.stop_token = a->o.end_token;
+    } else {
         prompt.prompt_template = TT_SIGNS_TEACHER_TEMPLATE;
         prompt.stop_token = TT_SIGNS_TEACHER_STOP;
-        prompt.system = NULL;
     }
     return tt_model_teacher_create(frozen, a->tokenizer, &prompt);
 }
@@ -700,7 +739,15 @@ static tt_status write_evaluation(tt_text *json, const char *name, const tt_eval
                           name, e->accuracy, e->first_accuracy, e->reflection_rate, e->correction_rate, e->spoil_rate, e->mean_length, e->stopped_rate,
                           e->behaviour[TT_SELF_AGREEMENT], e->behaviour[TT_SELF_CONFLICT], e->behaviour[TT_SELF_CONSULTATION], e->behaviour[TT_SELF_CRITIQUE]);
 }
-static tt_status evaluate(app *a, tt_model *model, const char *method, tt_text *json) {
+/* With --data also each question's verdict, for paired comparisons. */
+static tt_status write_verdicts(app *a, const double *right, tt_text *json) {
+    int i;
+    if (!a->data) { return TT_OK; }
+    CHECK(tt_text_format(json, ",\"right\":["));
+    for (i = 0; i < a->o.questions; i++) { CHECK(tt_text_format(json, "%s%g", i ? "," : "", right[i])); }
+    return tt_text_append(json, "]", 1);
+}
+static tt_status evaluate_into(app *a, tt_model *model, const char *method, double *right, tt_text *json) {
     tt_evaluate_desc d = TT_INIT;
     tt_evaluation sampled, greedy;
     collector c;
@@ -712,7 +759,10 @@ static tt_status evaluate(app *a, tt_model *model, const char *method, tt_text *
     d.max_new_tokens = a->o.length;
     d.temperature = (float)a->o.temperature;
     d.seed = (uint64_t)a->seed;
+    d.question_accuracy = right;
     CHECK(tt_evaluate(model, a->tokenizer, &a->task, &d, &sampled));
+    CHECK(write_verdicts(a, right, json));
+    d.question_accuracy = NULL;
     CHECK(tt_text_format(json, ",\"transcripts\":["));
     d.greedy = 1;
     d.on_response = collect;
@@ -725,6 +775,12 @@ static tt_status evaluate(app *a, tt_model *model, const char *method, tt_text *
     say(a, "seed %d  %-10s alone: accuracy %.3f (greedy %.3f)  reflection %.3f  correction %.3f  spoil %.3f\n", a->seed, method,
         sampled.accuracy, greedy.accuracy, sampled.reflection_rate, sampled.correction_rate, sampled.spoil_rate);
     return TT_OK;
+}
+static tt_status evaluate(app *a, tt_model *model, const char *method, tt_text *json) {
+    double *right = (double *)tt_alloc(a->ctx, (size_t)a->o.questions, sizeof *right);
+    tt_status status = right ? evaluate_into(a, model, method, right, json) : TT_ERR_MEM;
+    tt_free(a->ctx, right, (size_t)a->o.questions, sizeof *right);
+    return status;
 }
 static const char *result_path(const app *a, int seed, const char *method) { return path_of(a->o.out, "seed-%d/%s/result.json", seed, method); }
 static tt_status write_gate(app *a, tt_text *json) {
@@ -814,9 +870,42 @@ static tt_trainer_desc arm_desc(app *a, tt_model *student, const char *method, c
     d.adamw.weight_decay = (float)o->weight_decay;
     d.adamw.max_grad_norm = (float)o->clip;
     d.schedule.lr = (float)o->lr;
+    d.abort_patience = o->abort_patience;
     return d;
 }
-typedef struct arm_run { const char *method; tt_trainer *trainer; FILE *metrics, *timings; int warned; double guided; } arm_run;
+typedef struct arm_run { const char *method; tt_trainer *trainer; tt_model *student; FILE *metrics, *timings; int warned; double guided, window, best; } arm_run;
+
+static tt_status save_student(app *a, const tt_model *student, const char *dir) {
+    return a->o.lora_rank ? tt_model_lora_save(student, dir) : tt_model_save(student, a->tokenizer, dir);
+}
+/* --keep-best n: the student as it was after the n steps with the highest mean reward of its own responses. */
+static int best_so_far(const app *a, arm_run *arm, int step, double reward) {
+    double mean;
+    arm->window += reward;
+    if (a->o.keep_best == 0 || step % a->o.keep_best != 0) { return 0; }
+    mean = arm->window / a->o.keep_best;
+    arm->window = 0;
+    if (mean <= arm->best) { return 0; }
+    arm->best = mean;
+    return 1;
+}
+/* What the steps before an interruption said. */
+static tt_status replay_best(app *a, arm_run *arm, const char *metrics, int n_lines) {
+    tt_text text = new_text(a);
+    size_t at = 0;
+    int line, last = n_lines + tt_trainer_step_count(arm->trainer);
+    tt_status status = last > n_lines && a->o.keep_best ? tt_file_read(a->ctx, metrics, &text) : TT_OK;
+    for (line = 0; line < last && at < text.size && status == TT_OK; line++) {
+        size_t size = strcspn(text.data + at, "\n");
+        tt_json *json = line >= n_lines ? tt_json_parse(a->ctx, text.data + at, size) : NULL;
+        if (line >= n_lines && !json) { status = tt_error_status(a->ctx); }
+        if (json) { best_so_far(a, arm, line - n_lines + 1, tt_json_number(json, "think/reward_unguided", 0)); }
+        tt_json_free(a->ctx, json);
+        at += size + 1;
+    }
+    tt_text_free(&text);
+    return status;
+}
 
 /* Guided rewards that fall to nothing mean that the student has changed so much that feedback no longer fits. */
 static void watch_guided(app *a, arm_run *arm, const tt_step_metrics *m) {
@@ -828,7 +917,7 @@ static void watch_guided(app *a, arm_run *arm, const tt_step_metrics *m) {
 }
 static tt_status train_loop(app *a, arm_run *arm, const char *state) {
     int total = a->o.steps;
-    double saved = tt_clock(), first_tokens = -1;
+    double saved = tt_clock(), pause = 10, first_tokens = -1;
     progress_begin(a, tt_trainer_step_count(arm->trainer));
     while (tt_trainer_step_count(arm->trainer) < total) {
         tt_step_metrics m;
@@ -840,9 +929,14 @@ static tt_status train_loop(app *a, arm_run *arm, const char *state) {
         if (first_tokens < 0) { first_tokens = step - 1 == a->first_step && a->first_step > 0 ? m.num_tokens : 0; }
         progress(a, arm->method, step, total, m.num_tokens - first_tokens, "reward %.3f  reflection %.3f", m.think.reward_unguided, m.reflection_rate);
         watch_guided(a, arm, &m);
+        if (best_so_far(a, arm, step, m.think.reward_unguided) && parallel_rank == 0) {
+            CHECK(save_student(a, arm->student, path_of(a->o.out, "seed-%d/%s/best", a->seed, arm->method)));
+        }
         if (a->stop_tokens > 0 && m.num_tokens >= a->stop_tokens) { return TT_OK; }
-        if (!stop && tt_clock() - saved < 10 && step < total) { continue; }
+        if (!stop && tt_clock() - saved < pause && step < total) { continue; }
+        saved = tt_clock();
         if (parallel_rank == 0) { CHECK(tt_trainer_save(arm->trainer, state)); }
+        if (20 * (tt_clock() - saved) > pause) { pause = 20 * (tt_clock() - saved); }      /* large models: at most a twentieth of the time */
         saved = tt_clock();
         if (stop && step < total) { return interrupted(a, arm->method); }
     }
@@ -855,10 +949,13 @@ static tt_status train_student(app *a, const char *method, const tt_trainer_desc
     tt_status status = TT_OK;
     memset(&arm, 0, sizeof arm);
     arm.method = method;
+    arm.student = desc->model;
+    arm.best = -HUGE_VAL;
     snprintf(state, sizeof state, "%s", path_of(a->o.out, "seed-%d/%s/train.state", a->seed, method));
     arm.trainer = tt_trainer_create(a->ctx, desc);
     if (!arm.trainer) { return tt_error_status(a->ctx); }
     if (parallel_any(a->o.resume && file_exists(state))) { status = tt_trainer_load(arm.trainer, state); }
+    if (status == TT_OK) { status = replay_best(a, &arm, metrics, n_lines); }
     if (status == TT_OK) { status = open_metrics(a, metrics, n_lines + tt_trainer_step_count(arm.trainer), &arm.metrics); }
     if (parallel_rank == 0) { arm.timings = fopen(path_of(a->o.out, "timings.jsonl"), "ab"); }
     if (status == TT_OK) { status = train_loop(a, &arm, state); }
@@ -867,10 +964,13 @@ static tt_status train_student(app *a, const char *method, const tt_trainer_desc
     tt_trainer_destroy(arm.trainer);
     return status;
 }
-/* A student that starts as the base. */
+/* A student that starts as the base: with weights of its own, or with adapters on it. */
 static tt_model *new_student(app *a) {
-    tt_model *student = tt_model_create(a->ctx, tt_model_config_get(a->base), 0);
-    if (student && tt_model_assign(student, a->base) != TT_OK) {
+    tt_lora_desc lora = TT_INIT;
+    tt_model *student = a->o.lora_rank ? load_model(a) : tt_model_create(a->ctx, tt_model_config_get(a->base), 0);
+    lora.rank = a->o.lora_rank;
+    lora.seed = (uint64_t)a->seed;
+    if (student && (a->o.lora_rank ? tt_model_lora_add(student, &lora) : tt_model_assign(student, a->base)) != TT_OK) {
         tt_model_destroy(student);
         return NULL;
     }

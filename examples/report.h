@@ -235,12 +235,46 @@ static tt_status write_budget(const results *r, tt_text *t) {
     for (m = 1; m < r->n_methods; m++) { CHECK(tt_text_format(t, " %s %.2f M%s", r->methods[m], sampled_tokens(r, m) / 1e6, m + 1 < r->n_methods ? "," : ".")); }
     return TT_OK;
 }
+/* Difference of two methods over the same questions of all seeds, with its 95 % interval (bootstrap over questions). */
+static tt_status write_difference(app *a, const results *r, int x, int y, tt_text *t) {
+    int n = r->n_seeds * a->o.questions, at = 0, s;
+    double *values = (double *)tt_alloc(a->ctx, (size_t)n, sizeof *values), mean = 0;
+    tt_interval interval = TT_INIT;
+    tt_status status = values ? TT_OK : TT_ERR_MEM;
+    for (s = 0; s < r->n_seeds && values; s++) {
+        const tt_json *p = tt_json_get(r->of[x][s], "right"), *q = tt_json_get(r->of[y][s], "right");
+        for (p = p ? p->child : NULL, q = q ? q->child : NULL; p && q && at < n; p = p->next, q = q->next) {
+            mean += p->number - q->number;
+            values[at++] = p->number - q->number;
+        }
+    }
+    if (status == TT_OK && at > 0) { status = tt_bootstrap(a->ctx, values, at, 0, &interval); }
+    if (status == TT_OK && at > 0) {
+        status = tt_text_format(t, "accuracy T=1, %s less %s: %+.4f [%+.4f, %+.4f] over %d questions", r->methods[x], r->methods[y], mean / at, interval.low, interval.high, at);
+    }
+    tt_free(a->ctx, values, (size_t)n, sizeof *values);
+    return status;
+}
+/* With --data: each method against the base, and each against the one before it. */
+static tt_status write_differences(app *a, const results *r, const char *line, tt_text *t) {
+    int m;
+    if (!tt_json_get(r->of[0][0], "right")) { return TT_OK; }
+    for (m = 1; m < r->n_methods; m++) {
+        CHECK(tt_text_format(t, "%s", line));
+        CHECK(write_difference(a, r, m, 0, t));
+        if (m == 1) { continue; }
+        CHECK(tt_text_format(t, "%s", line));
+        CHECK(write_difference(a, r, m, m - 1, t));
+    }
+    return TT_OK;
+}
 static tt_status build_report(app *a, const results *r, tt_text *t, const tt_text *curves) {
     CHECK(page_begin(t, "ThinkTuning", "Feedback against reward alone"));
     CHECK(tt_text_format(t, "<p>Task %s, %d seed%s (all that were run), %d steps of %d prompts x %d responses. ", a->task.name, r->n_seeds, r->n_seeds > 1 ? "s" : "", r->n_steps, a->o.prompts, a->o.generations));
     CHECK(write_budget(r, t));
     CHECK(tt_text_format(t, "</p>\n"));
     CHECK(html_table(t, r));
+    CHECK(write_differences(a, r, "<br>", t));
     CHECK(tt_text_append(t, curves->data, curves->size));
     CHECK(tt_text_format(t, "<h2>Before RL: can the base teach?</h2>\n"));
     CHECK(html_gate(a, t, r));

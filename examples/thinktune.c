@@ -65,6 +65,12 @@ static const option option_list[] = {
     {"--data", OPTION_TEXT, &given.data, 0, 0, "JSON lines {\"question\",\"answer\"} to use as task instead"},
     {"--prompt", OPTION_TEXT, &given.prompt, 0, 0, "prompt around {question}, with --data"},
     {"--end-token", OPTION_TEXT, &given.end_token, 0, 0, "text of the token that ends a response, with --data"},
+    {"--hold-out", OPTION_INT, &given.hold_out, 0, 1e9, "the last records of --data that are held out; 0 = an eighth"},
+    {"--chat", OPTION_FLAG, &given.chat, 0, 0, "with --data: prompts are turns in the chat template of the model"},
+    {"--lora-rank", OPTION_INT, &given.lora_rank, 0, 4096, "with --model: train adapters of this rank instead of all weights"},
+    {"--teacher-examples", OPTION_TEXT, &given.examples, 0, 0, "with --data: worked examples of the teacher, as in examples/teacher.txt"},
+    {"--keep-best", OPTION_INT, &given.keep_best, 0, 1e6, "keep the student of the best so many steps in seed-SEED/METHOD/best; 0 = the last one alone"},
+    {"--abort-patience", OPTION_INT, &given.abort_patience, 0, 1e6, "end after so many steps in a row without a finite gradient, reward or entropy; 0 = never"},
     {"--teacher-length", OPTION_INT, &given.teacher_length, 1, 1e6, "tokens of a feedback"}
 };
 enum { N_OPTIONS = sizeof option_list / sizeof *option_list };
@@ -87,6 +93,7 @@ static void check_options(const options *o) {
     check_words("--schedule", o->schedule, SCHEDULE_WORDS);
     check_words("--arms", o->arms, "grpo,thinktune,formula,luffy,off");
     if (!o->model != !o->data) { example_exit(2, "thinktune: %s wants %s beside it", o->model ? "--model" : "--data", o->model ? "--data" : "--model"); }
+    if (o->lora_rank && !o->model) { example_exit(2, "thinktune: --lora-rank wants --model beside it"); }
     if (o->data && !o->end_token) { example_exit(2, "thinktune: --data wants --end-token beside it"); }
 }
 /* Values that --quick replaces, unless they are given. */
@@ -114,7 +121,7 @@ static tt_status measure(app *a, tt_model *model, const char *method) {
     return status;
 }
 static tt_status train_arm(app *a, const char *method, int n_lines) {
-    tt_model *student = new_student(a), *frozen = NULL;
+    tt_model *student = new_student(a);
     tt_model_teacher *model = NULL;
     tt_teacher teacher;
     tt_trainer_desc desc;
@@ -124,17 +131,15 @@ static tt_status train_arm(app *a, const char *method, int n_lines) {
     if (status == TT_OK) { status = tt_make_dirs(a->ctx, path_of(a->o.out, "seed-%d/%s", a->seed, method)); }
     memset(&teacher, 0, sizeof teacher);
     if (status == TT_OK && has_teacher) {
-        frozen = tt_model_copy(a->base);
-        model = frozen ? make_teacher(a, frozen) : NULL;
+        model = make_teacher(a, a->base);      /* which no step changes */
         if (model) { teacher = tt_teacher_model(model); } else { status = tt_error_status(a->ctx); }
     }
     desc = arm_desc(a, student, method, has_teacher ? &teacher : NULL);
     snprintf(metrics, sizeof metrics, "%s", path_of(a->o.out, "metrics.jsonl"));
     if (status == TT_OK) { status = train_student(a, method, &desc, metrics, n_lines); }
-    if (status == TT_OK && parallel_rank == 0) { status = tt_model_save(student, a->tokenizer, path_of(a->o.out, "seed-%d/%s", a->seed, method)); }
+    if (status == TT_OK && parallel_rank == 0) { status = save_student(a, student, path_of(a->o.out, "seed-%d/%s", a->seed, method)); }
     if (status == TT_OK) { status = measure(a, student, method); }
     tt_model_teacher_destroy(model);
-    tt_model_destroy(frozen);
     tt_model_destroy(student);
     return status;
 }
@@ -184,6 +189,7 @@ static tt_status finish(app *a) {
     if (status == TT_OK) { status = write_summary(a, &r); }
     if (status == TT_OK) { status = write_pages(a, &r); }
     if (status == TT_OK) { status = write_budget(&r, &budget); }
+    if (status == TT_OK) { status = write_differences(a, &r, "\n", &budget); }
     if (status == TT_OK) {
         print_transcripts(&r, 3);
         print_table(&r);

@@ -7,6 +7,21 @@
 #include <sys/time.h>
 #endif
 
+static void same_file(const char *x, const char *y, const char *name) {
+    char a[300], b[300];
+    tt_context *ctx = tt_create(NULL);
+    tt_text left = TT_INIT, right = TT_INIT;
+    left.ctx = right.ctx = ctx;
+    snprintf(a, sizeof a, "%s/%s", x, name);
+    snprintf(b, sizeof b, "%s/%s", y, name);
+    TT_CHECK_OK(ctx, tt_file_read(ctx, a, &left));
+    TT_CHECK_OK(ctx, tt_file_read(ctx, b, &right));
+    TT_CHECK(left.size > 100 && left.size == right.size && memcmp(left.data, right.data, left.size) == 0);
+    tt_text_free(&left);
+    tt_text_free(&right);
+    tt_destroy(ctx);
+}
+
 /* ---- statistics ---- */
 static sample sample_with(int n, const double *values) {
     sample s;
@@ -152,6 +167,69 @@ TT_TEST(corruption_hands_feedback_round) {
     tt_destroy(ctx);
 }
 
+/* ---- the best checkpoint ---- */
+/* Trains a fresh student for so many steps, from a checkpoint if there is one, and saves it as it ends. */
+static void train_plain(app *a, const char *name, int steps, int keep_best, int stop_at_once) {
+    tt_model *student = new_student(a);
+    tt_trainer_desc desc;
+    char metrics[300];
+    a->o.steps = steps;
+    a->o.keep_best = keep_best;
+    desc = arm_desc(a, student, "grpo", NULL);
+    stop_requested = stop_at_once;
+    TT_CHECK_OK(a->ctx, tt_make_dirs(a->ctx, path_of(a->o.out, "seed-1/%s/best", name)));
+    snprintf(metrics, sizeof metrics, "%s", path_of(a->o.out, "seed-1/%s/metrics.jsonl", name));
+    TT_CHECK_INT(train_student(a, name, &desc, metrics, 0), stop_at_once ? TT_ERR_STOP : TT_OK);
+    TT_CHECK_OK(a->ctx, save_student(a, student, path_of(a->o.out, "seed-1/%s", name)));
+    stop_requested = 0;
+    tt_model_destroy(student);
+}
+TT_TEST(the_best_checkpoint_is_that_of_the_best_steps) {
+    app a;
+    tt_text text = TT_INIT;
+    double rewards[6] = {0}, best = -1;
+    size_t at = 0;
+    int step, window = 0, k;
+    char kept[300], other[300];
+    memset(&a, 0, sizeof a);
+    given = default_options();
+    given.quick = 1;
+    given.pretrain_steps = 10000;                  /* a hundred steps when quick: it learns to end, and its length to vary */
+    given.out = tt_test_tmp("study_best");
+    a.ctx = text.ctx = tt_create(NULL);
+    a.seed = 1;
+    a.whole = 1;
+    a.o = arm_options(arm_named("base_control"));
+    a.o.pretrain_steps = 200;
+    a.o.prompts = 8;
+    TT_REQUIRE(open_base(&a) == TT_OK);
+    for (k = 0; k < 3; k++) { remove(path_of(a.o.out, "seed-1/%s/train.state", k == 0 ? "whole" : k == 1 ? "halves" : "short")); }
+    train_plain(&a, "whole", 6, 2, 0);
+    TT_CHECK_OK(a.ctx, tt_file_read(a.ctx, path_of(a.o.out, "seed-1/whole/metrics.jsonl"), &text));
+    for (step = 0; step < 6 && at < text.size; step++) {
+        size_t size = strcspn(text.data + at, "\n");
+        tt_json *line = tt_json_parse(a.ctx, text.data + at, size);
+        rewards[step] = tt_json_number(line, "think/reward_unguided", -1);
+        tt_json_free(a.ctx, line);
+        at += size + 1;
+    }
+    for (k = 0; k < 3; k++) {
+        if (rewards[2 * k] + rewards[2 * k + 1] > best) { best = rewards[2 * k] + rewards[2 * k + 1]; window = k; }
+    }
+    TT_CHECK(best > 0 && window < 2);              /* else "last" would do */
+    train_plain(&a, "short", 2 * window + 2, 0, 0);      /* the same run, as far as there */
+    snprintf(kept, sizeof kept, "%s", path_of(a.o.out, "seed-1/whole/best"));
+    snprintf(other, sizeof other, "%s", path_of(a.o.out, "seed-1/short"));
+    same_file(kept, other, "model.safetensors");
+    for (k = 0; k < 3; k++) { train_plain(&a, "halves", 6, 2, 1); }      /* one step each, then all */
+    train_plain(&a, "halves", 6, 2, 0);
+    snprintf(other, sizeof other, "%s", path_of(a.o.out, "seed-1/halves/best"));
+    same_file(kept, other, "model.safetensors");
+    tt_text_free(&text);
+    close_base(&a);
+    tt_destroy(a.ctx);
+}
+
 /* ---- the marker ---- */
 /* Independent of study.c: probability of the marker at the last place of an attempt, from the model's own logits. */
 static double probability_at_end(app *a, tt_model *model, const tt_rollouts *attempts, int index) {
@@ -214,20 +292,6 @@ static int run_study(const char *out, const char *arms_to_run, int stop_after_ms
     setitimer(ITIMER_REAL, &timer, NULL);
     return study_main(8, argv);
 }
-static void same_file(const char *x, const char *y, const char *name) {
-    char a[300], b[300];
-    tt_context *ctx = tt_create(NULL);
-    tt_text left = TT_INIT, right = TT_INIT;
-    left.ctx = right.ctx = ctx;
-    snprintf(a, sizeof a, "%s/%s", x, name);
-    snprintf(b, sizeof b, "%s/%s", y, name);
-    TT_CHECK_OK(ctx, tt_file_read(ctx, a, &left));
-    TT_CHECK_OK(ctx, tt_file_read(ctx, b, &right));
-    TT_CHECK(left.size > 100 && left.size == right.size && memcmp(left.data, right.data, left.size) == 0);
-    tt_text_free(&left);
-    tt_text_free(&right);
-    tt_destroy(ctx);
-}
 TT_TEST(an_interrupted_study_ends_with_the_same_bytes) {
     static const char list[] = "base,thinktune,grpo_tokens,sft,teacher_ema,rare_formula_1e-4";
     char whole[200], parts[200], command[500];
@@ -250,4 +314,4 @@ TT_TEST(an_interrupted_study_ends_with_the_same_bytes) {
 #endif
 
 TT_MAIN(intervals_and_p_are_those_worked_by_hand, survival_counts_those_still_watched, claims_count_seeds_and_pair_them, the_predicted_push_is_the_shapings,
-        ablations_change_one_factor, corruption_hands_feedback_round, the_marker_gets_the_probability_asked_for, an_interrupted_study_ends_with_the_same_bytes)
+        ablations_change_one_factor, corruption_hands_feedback_round, the_best_checkpoint_is_that_of_the_best_steps, the_marker_gets_the_probability_asked_for, an_interrupted_study_ends_with_the_same_bytes)
