@@ -177,11 +177,14 @@ static tt_status interrupted(app *a, const char *what) {
 /* ---- pretraining ---- */
 typedef struct pack { tt_ids tokens, offsets; tt_text mask; } pack;
 /* Documents until the step has its tokens: a pure function of (seed, step). */
+static tt_status write_document(app *a, uint64_t index, double at, tt_text *text, size_t *from) {
+    return a->signs ? tt_signs_document(a->signs, index, at, text, from) : tt_puzzles_document(a->puzzles, index, at, text, from);
+}
 static tt_status pack_document(app *a, pack *p, uint64_t index, double at, tt_text *text) {
     size_t from = 0, before = p->tokens.size, i;
     int32_t end;
     text->size = 0;
-    CHECK(a->signs ? tt_signs_document(a->signs, index, at, text, &from) : tt_puzzles_document(a->puzzles, index, at, text, &from));
+    CHECK(write_document(a, index, at, text, &from));
     CHECK(tt_encode(a->tokenizer, text->data, from, TT_SPECIAL_PARSE, &p->tokens));
     for (i = before; i < p->tokens.size; i++) { CHECK(tt_text_append(&p->mask, "\0", 1)); }
     before = p->tokens.size;
@@ -583,23 +586,21 @@ static tt_status gate_leak_of(app *a, const tt_rollouts *attempts, int index, co
     tt_step_reset(a->ctx);
     return status;
 }
-/* The words of right answers, which are those of all attempts. */
+/* The words of what students say in their documents, which at the end of pretraining are all. */
 static tt_status known_words(app *a, char *known) {
-    tt_text question = new_text(a), answer = new_text(a);
+    tt_text text = new_text(a);
     tt_ids ids = new_ids(a);
     tt_status status = TT_OK;
-    int32_t end = tt_token_id(a->tokenizer, a->task.end_token);
     uint64_t i;
     size_t k;
-    for (i = 0; i < 1000 && status == TT_OK; i++) {
-        question.size = answer.size = 0;
-        status = a->task.question(a->task.user, 1, i, &question, &answer);
-        if (status == TT_OK) { status = tt_encode(a->tokenizer, answer.data, answer.size, TT_SPECIAL_TEXT, &ids); }
+    for (i = 0; i < 2000 && status == TT_OK; i++) {
+        size_t from = 0;
+        text.size = 0;
+        status = write_document(a, i, 1, &text, &from);
+        if (status == TT_OK) { status = tt_encode(a->tokenizer, text.data + from, text.size - from, TT_SPECIAL_PARSE, &ids); }
     }
     for (k = 0; k < ids.size; k++) { known[ids.data[k]] = 1; }
-    if (end >= 0) { known[end] = 1; }
-    tt_text_free(&question);
-    tt_text_free(&answer);
+    tt_text_free(&text);
     tt_ids_free(&ids);
     return status;
 }

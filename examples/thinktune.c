@@ -2,7 +2,8 @@
  *
  *     make demo                                   (= build/thinktune --out runs/demo --seeds 1)
  *     build/thinktune --seeds 3 --arms grpo,thinktune,formula,off
- *     build/thinktune --model DIR --data FILE.jsonl --end-token "<|im_end|>"
+ *     build/thinktune --task arithmetic           (or countdown, or guess: the control, in which reflection cannot help)
+ *     build/thinktune --model DIR --data FILE.jsonl --chat --end-token "<|im_end|>"       (see make study-real)
  *
  * As build/thinktune-mpi (make mpi) it shares prompts and gradients among the processes of mpirun; process 0 measures and
  * writes.

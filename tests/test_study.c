@@ -230,6 +230,49 @@ TT_TEST(the_best_checkpoint_is_that_of_the_best_steps) {
     tt_destroy(a.ctx);
 }
 
+/* ---- tasks ---- */
+TT_TEST(every_task_runs_from_scratch) {
+    static const char *const tasks[] = {"signs", "countdown", "arithmetic", "guess"};
+    int k;
+    for (k = 0; k < 4; k++) {
+        app a;
+        tt_text json = TT_INIT;
+        tt_model_teacher *model = NULL;
+        tt_trainer_desc desc;
+        tt_teacher teacher;
+        tt_model *student;
+        char metrics[300];
+        memset(&a, 0, sizeof a);
+        given = default_options();
+        given.quick = 1;
+        given.out = tt_test_tmp("study_tasks");
+        a.ctx = json.ctx = tt_create(NULL);
+        a.seed = k;
+        a.whole = 1;
+        a.o = arm_options(arm_named("thinktune"));
+        a.o.task = tasks[k];
+        a.o.steps = 2;
+        TT_REQUIRE(open_base(&a) == TT_OK);
+        TT_CHECK_STR(a.task.name, tasks[k]);
+        TT_CHECK_OK(a.ctx, evaluate(&a, a.base, "base", &json));
+        TT_CHECK_OK(a.ctx, write_gate(&a, &json));
+        student = new_student(&a);
+        model = make_teacher(&a, a.base);
+        TT_REQUIRE(model && student);
+        teacher = tt_teacher_model(model);
+        desc = arm_desc(&a, student, "thinktune", &teacher);
+        remove(path_of(a.o.out, "seed-%d/arm/train.state", k));
+        TT_CHECK_OK(a.ctx, tt_make_dirs(a.ctx, path_of(a.o.out, "seed-%d/arm", k)));
+        snprintf(metrics, sizeof metrics, "%s", path_of(a.o.out, "seed-%d/arm/metrics.jsonl", k));
+        TT_CHECK_OK(a.ctx, train_student(&a, "arm", &desc, metrics, 0));
+        tt_model_teacher_destroy(model);
+        tt_model_destroy(student);
+        tt_text_free(&json);
+        close_base(&a);
+        tt_destroy(a.ctx);
+    }
+}
+
 /* ---- the marker ---- */
 /* Independent of study.c: probability of the marker at the last place of an attempt, from the model's own logits. */
 static double probability_at_end(app *a, tt_model *model, const tt_rollouts *attempts, int index) {
@@ -314,4 +357,4 @@ TT_TEST(an_interrupted_study_ends_with_the_same_bytes) {
 #endif
 
 TT_MAIN(intervals_and_p_are_those_worked_by_hand, survival_counts_those_still_watched, claims_count_seeds_and_pair_them, the_predicted_push_is_the_shapings,
-        ablations_change_one_factor, corruption_hands_feedback_round, the_best_checkpoint_is_that_of_the_best_steps, the_marker_gets_the_probability_asked_for, an_interrupted_study_ends_with_the_same_bytes)
+        ablations_change_one_factor, corruption_hands_feedback_round, the_best_checkpoint_is_that_of_the_best_steps, every_task_runs_from_scratch, the_marker_gets_the_probability_asked_for, an_interrupted_study_ends_with_the_same_bytes)
