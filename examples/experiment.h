@@ -923,9 +923,11 @@ static tt_status train_loop(app *a, arm_run *arm, const char *state) {
     while (tt_trainer_step_count(arm->trainer) < total) {
         tt_step_metrics m;
         int step, stop;
-        CHECK(tt_trainer_step(arm->trainer, &m));
+        tt_status status = tt_trainer_step(arm->trainer, &m);
+        if (status != TT_OK && status != TT_ERR_STOP) { return status; }
         stop = parallel_any(stop_requested);
         CHECK(write_metrics(a, arm->metrics, arm->timings, arm->method, &m));
+        CHECK(status);                             /* --abort-patience: tt_error has the reason */
         step = tt_trainer_step_count(arm->trainer);
         if (first_tokens < 0) { first_tokens = step - 1 == a->first_step && a->first_step > 0 ? m.num_tokens : 0; }
         progress(a, arm->method, step, total, m.num_tokens - first_tokens, "reward %.3f  reflection %.3f", m.think.reward_unguided, m.reflection_rate);
@@ -978,4 +980,28 @@ static tt_model *new_student(app *a) {
     return student;
 }
 
+
+/* From options to exit status: 0, 1 after an error, 130 if it was stopped. */
+static int experiment_main(app *a, const options *o, const char *program, tt_status (*run)(app *a)) {
+    tt_desc desc = TT_INIT;
+    tt_status status;
+    a->o = *o;
+    signal(SIGINT, on_signal);
+#ifdef SIGTERM
+    signal(SIGTERM, on_signal);
+#endif
+    a->terminal = IS_TERMINAL();
+    desc.n_threads = o->threads;
+    a->ctx = tt_create(&desc);
+    if (!a->ctx) { example_exit(1, "%s: out of memory", program); }
+    printf("%s: %d seed%s, %d threads, %s kernels, results in %s%s\n", program, o->seeds, o->seeds > 1 ? "s" : "", tt_threads(a->ctx), tt_kernel(a->ctx), o->out,
+           o->quick ? " (quick: the numbers mean nothing)" : "");
+    fflush(stdout);
+    status = run(a);
+    if (status != TT_OK) { fprintf(stderr, "%s%s: %s\n", a->terminal ? "\n" : "", program, tt_error(a->ctx)); }
+    tt_text_free(&a->settings);
+    tt_destroy(a->ctx);
+    if (status == TT_OK || status == TT_ERR_STOP) { parallel_end(); }      /* on all processes at the same step */
+    return status == TT_OK ? 0 : status == TT_ERR_STOP ? 130 : 1;
+}
 #endif

@@ -468,26 +468,11 @@ static tt_status run(app *a) {
 }
 int main(int argc, char **argv) {
     app a;
-    tt_desc desc = TT_INIT;
-    tt_status status;
     memset(&a, 0, sizeof a);
     parallel_begin(&argc, &argv);
     given = default_options();
     given.seeds = 5;
     given.out = "runs/study";
     options_read(argc, argv, "the paper's table and ablations over several seeds", option_list, N_OPTIONS);
-    a.o = given;
-    signal(SIGINT, on_signal);
-#ifdef SIGTERM
-    signal(SIGTERM, on_signal);
-#endif
-    a.terminal = IS_TERMINAL();
-    desc.n_threads = given.threads;
-    a.ctx = tt_create(&desc);
-    if (!a.ctx) { example_exit(1, "study: out of memory"); }
-    status = run(&a);
-    if (status != TT_OK) { fprintf(stderr, "%sstudy: %s\n", a.terminal ? "\n" : "", tt_error(a.ctx)); }
-    tt_destroy(a.ctx);
-    parallel_end();
-    return status == TT_OK ? 0 : status == TT_ERR_STOP ? 130 : 1;
+    return experiment_main(&a, &given, "study", run);
 }

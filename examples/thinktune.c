@@ -271,30 +271,11 @@ static tt_status run(app *a) {
 }
 int main(int argc, char **argv) {
     app a;
-    tt_desc desc = TT_INIT;
-    tt_status status;
     memset(&a, 0, sizeof a);
     parallel_begin(&argc, &argv);
     given = default_options();
     options_read(argc, argv, "GRPO against ThinkTuning on one base, with a report", option_list, N_OPTIONS);
     check_options(&given);
     if (given.quick) { apply_quick(&given); }
-    a.o = given;
-    signal(SIGINT, on_signal);
-#ifdef SIGTERM
-    signal(SIGTERM, on_signal);
-#endif
-    a.terminal = IS_TERMINAL();
-    desc.n_threads = a.o.threads;
-    a.ctx = tt_create(&desc);
-    if (!a.ctx) { fprintf(stderr, "thinktune: out of memory\n"); return 1; }
-    printf("thinktune: %d seed%s, arms %s, %d threads, %s kernels, results in %s%s\n", a.o.seeds, a.o.seeds > 1 ? "s" : "", a.o.arms, tt_threads(a.ctx), tt_kernel(a.ctx), a.o.out,
-           a.o.quick ? " (quick: the numbers mean nothing)" : "");
-    fflush(stdout);
-    status = run(&a);
-    if (status != TT_OK) { fprintf(stderr, "%sthinktune: %s\n", a.terminal ? "\n" : "", tt_error(a.ctx)); }
-    tt_text_free(&a.settings);
-    tt_destroy(a.ctx);
-    if (status == TT_OK || status == TT_ERR_STOP) { parallel_end(); }      /* on all processes at the same step */
-    return status == TT_OK ? 0 : status == TT_ERR_STOP ? 130 : 1;
+    return experiment_main(&a, &given, "thinktune", run);
 }
