@@ -36,7 +36,7 @@ static const arm arms[] = {
     {.name = "base", .part = "main", .what = "before RL", .work = 80, .method = BASE},
     {.name = "thinktune", .part = "main", .what = "ThinkTuning (released shaping)", .work = 11},
     {.name = "grpo", .part = "main", .what = "GRPO, equal rollouts", .work = 4, .method = GRPO},
-    {.name = "grpo_tokens", .part = "main", .what = "GRPO, equal sampled tokens", .work = 25, .method = GRPO, .steps = 1000, .equal_tokens = 1},
+    {.name = "grpo_tokens", .part = "main", .what = "GRPO, equal sampled tokens", .work = 22, .method = GRPO, .steps = 1000, .equal_tokens = 1},
     {.name = "sft", .part = "main", .what = "SFT on the teacher's right outputs, equal rollouts", .work = 15, .method = SFT},
     {.name = "sft_feedback", .part = "main", .what = "SFT on them, as much feedback as ThinkTuning", .work = 4, .method = SFT, .steps = 14, .generations = 1},
     {.name = "base_low", .part = "low", .what = "base of low coherence", .work = 32, .method = BASE, .base = BASE_LOW},
@@ -80,7 +80,7 @@ static const option option_list[] = {
     {"--only", OPTION_TEXT, &only, 0, 0, "arms to run, by name, with commas; empty = all"},
     {"--steps", OPTION_INT, &given.steps, 1, 1e6, "RL steps of an arm"},
     {"--pretrain-steps", OPTION_INT, &given.pretrain_steps, 1, 1e7, "of a base of high coherence; one of low coherence has 0.4 of them"},
-    {"--questions", OPTION_INT, &given.questions, 1, 1e6, "held-out questions of an evaluation"},
+    {"--questions", OPTION_INT, &given.questions, 1, 1e6, "held-out questions of an evaluation, half as many for ablations"},
     {"--quick", OPTION_FLAG, &given.quick, 0, 0, "a few steps of everything, to see that it runs; numbers mean nothing"},
     {"--threads", OPTION_INT, &given.threads, 0, 1024, "0 = all; results do not depend on it"}
 };
@@ -92,6 +92,7 @@ static options arm_options(const arm *m) {
     o.resume = 1;
     if (m->steps) { o.steps = m->steps; }
     if (m->generations) { o.generations = m->generations; }
+    if (strcmp(m->part, "main") != 0 && strcmp(m->part, "low") != 0) { o.questions = (o.questions + 1) / 2; }      /* seeds differ by more */
     if (m->questions) { o.questions = m->questions; }
     if (m->aas) { o.aas = m->aas; }
     if (m->mask) { o.mask = m->mask; }
