@@ -1,6 +1,6 @@
 /* report.h - the second half of thinktune.c: reads result.json and metrics.jsonl of all seeds back and writes
  * summary.json, curves.svg and report.html. Everything comes from those files, so that a resumed run and a
- * whole one write the same. Needs `app`, CHECK, new_text, path_of and result_path of thinktune.c. */
+ * whole one write the same. Stands on experiment.h. */
 
 #include "page.h"
 

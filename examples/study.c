@@ -202,13 +202,13 @@ static tt_status get_marker(app *a, tt_model *model, const tt_rollouts *attempts
 }
 
 /* ---- teachers ---- */
-typedef struct corrupter { tt_teacher inner; double share; uint64_t seed, asked; } corrupter;
+typedef struct corrupter { tt_teacher inner; double share; uint64_t seed; } corrupter;
 static void swap_feedback(tt_feedback *x, tt_feedback *y) {
     tt_feedback was = *x;
     *x = *y;
     *y = was;
 }
-/* A share of the attempts, drawn anew each time, hand their feedback round among themselves. */
+/* A share of the attempts, drawn by what they say, hand their feedback round among themselves. */
 static tt_status corrupt_feedback(void *user, const tt_attempt *attempts, int n, tt_feedback *out) {
     corrupter *c = (corrupter *)user;
     int i, last = -1;
