@@ -1056,6 +1056,9 @@ TT_API tt_task   tt_task_signs(tt_signs *);
 TT_API tt_status tt_signs_document(tt_signs *, uint64_t index, double progress, tt_text *text, size_t *target_from);
 TT_API int       tt_signs_specials(const char *const **names);   /* special tokens of the task's texts */
 TT_API tt_tokenizer *tt_signs_tokenizer(const tt_signs *);       /* BPE trained on the documents: each word one token */
+/* A teacher by rule, in the words of the documents: it always leads to a right answer; an attempt without n signed digits
+ * gets no feedback. It samples nothing. signs is lent. */
+TT_API tt_teacher tt_signs_teacher(tt_signs *);
 /* What the teacher is asked: template for tt_teacher_prompt, and its stop token. */
 #define TT_SIGNS_TEACHER_TEMPLATE "<mentor>{question}<attempt>{response}<feedback>"
 #define TT_SIGNS_TEACHER_STOP "<stop>"
@@ -1094,6 +1097,9 @@ typedef struct tt_puzzles tt_puzzles;
 TT_API tt_puzzles *tt_puzzles_create(tt_context *, const tt_puzzles_desc *);
 TT_API void        tt_puzzles_destroy(tt_puzzles *);
 TT_API tt_task     tt_task_puzzles(tt_puzzles *, const char *prompt_template, const char *end_token);
+/* As of signs, for tasks with its tags: prompt "<user>{question}<student>", end "<end>", TT_SIGNS_TEACHER_TEMPLATE and _STOP. */
+TT_API tt_status   tt_puzzles_document(tt_puzzles *, uint64_t index, double progress, tt_text *text, size_t *target_from);
+TT_API tt_tokenizer *tt_puzzles_tokenizer(const tt_puzzles *);   /* each word of the documents one token */
 
 /* Questions from a JSON-lines file {"question" or "problem", "answer"}; gold = what follows "####", else the whole; the
  * reward is tt_reward_answer. Held out: the last eighth of the records (at least one), or as many of the last as
@@ -11710,17 +11716,18 @@ static void tti_say_check(tti_line *line, const tti_puzzle *p, unsigned mask) {
     }
     tti_say(line, " need %d .", p->target);
 }
-static int tti_digit_to_flip(const tti_puzzle *p, unsigned mask, tt_rng *rng) {
+/* The largest digit with a wrong sign; with probability slip any digit. */
+static int tti_digit_to_flip(const tti_puzzle *p, unsigned mask, double slip, tt_rng *rng) {
     unsigned wrong = mask ^ tti_nearest_solution(p, mask);
     int i, best = -1;
-    if (tt_rng_uniform(rng) < 0.05) { return tt_rng_below(rng, p->n); }
+    if (tt_rng_uniform(rng) < slip) { return tt_rng_below(rng, p->n); }
     for (i = 0; i < p->n; i++) {
         if ((wrong >> i) & 1u && (best < 0 || p->digits[i] > p->digits[best])) { best = i; }
     }
     return best;
 }
 /* Leads *mask to a solution; 0 if that would take too many flips. */
-static int tti_say_reason(tti_line *line, const tti_puzzle *p, unsigned *mask, tt_rng *rng) {
+static int tti_say_reason(tti_line *line, const tti_puzzle *p, unsigned *mask, double slip, tt_rng *rng) {
     int flips, excess, flip;
     tti_say(line, p->target > 9 ? " mentors would say , check :" : " wait , check :");
     for (flips = 0; flips <= TTI_SIGNS_FLIPS; flips++) {
@@ -11730,56 +11737,78 @@ static int tti_say_reason(tti_line *line, const tti_puzzle *p, unsigned *mask, t
             tti_say(line, flips == 0 && p->target < 0 ? " yes , but I should check first ." : " yes .");
             return 1;
         }
-        flip = tti_digit_to_flip(p, *mask, rng);
+        flip = tti_digit_to_flip(p, *mask, slip, rng);
         tti_say(line, " no , twice %d %s , flip %d :", abs(excess) / 2, excess > 0 ? "over" : "short", p->digits[flip]);
         *mask ^= 1u << flip;
     }
     return 0;
 }
+/* The parts of a document; author: one of the eight names. */
 typedef enum tti_kind { TTI_STUDENT, TTI_TEACHER, TTI_NOTES } tti_kind;
-/* One draw of a document; 0 = draw again. *from: where its answer begins. */
-static int tti_say_document(tti_line *line, const tt_signs *signs, tti_kind kind, tt_rng *rng, size_t *from) {
-    tti_puzzle p = tti_signs_draw(signs, rng, 0);
-    unsigned mask = tt_rng_uniform(rng) < 0.3 ? p.mask : (unsigned)tt_rng_below(rng, 1 << p.n);
-    int author = TTI_SIGNS_AUTHOR + tt_rng_below(rng, TTI_SIGNS_N_NAMES - TTI_SIGNS_AUTHOR), finished;
+typedef struct tti_script { tti_kind kind; int author, right; tti_line question, attempt, reason, answer; } tti_script;
+static void tti_script_begin(tti_script *s, tti_kind kind) {
+    s->kind = kind;
+    s->question.size = s->attempt.size = s->reason.size = s->answer.size = 0;
+}
+static int tti_draw_author(tt_rng *rng) { return TTI_SIGNS_AUTHOR + tt_rng_below(rng, TTI_SIGNS_N_NAMES - TTI_SIGNS_AUTHOR); }
+/* *from: where the part to learn begins. */
+static void tti_say_script(tti_line *line, const tti_script *s, size_t *from) {
+    int teacher = s->kind == TTI_TEACHER;
     line->size = 0;
-    tti_say(line, kind == TTI_STUDENT ? "<user>" : kind == TTI_TEACHER ? "<mentor>" : tti_signs_names[author]);
-    tti_say_question(line, &p);
-    tti_say(line, kind == TTI_STUDENT ? "<student>" : "<attempt>");
+    tti_say(line, s->kind == TTI_STUDENT ? "<user>" : teacher ? "<mentor>" : tti_signs_names[s->author]);
+    tti_say(line, s->kind == TTI_STUDENT ? "%s<student>" : "%s<attempt>", s->question.text);
     *from = line->size;
-    tti_say_attempt(line, &p, mask);
-    if (kind == TTI_STUDENT) { tti_say(line, "<end>"); return 1; }
-    if (kind == TTI_TEACHER) {
-        const char *opinion = tti_signed_sum(&p, mask) == p.target ? "correct" : "incorrect";
-        tti_say(line, "<feedback><opinion> %s</opinion><reason>", opinion);
-    } else { tti_say(line, "\n\n"); }
-    finished = tti_say_reason(line, &p, &mask, rng);
-    tti_say(line, kind == TTI_TEACHER ? "</reason><phrase> so" : "\n\n so");
-    tti_say_attempt(line, &p, mask);
-    tti_say(line, kind == TTI_TEACHER ? "</phrase><stop>" : "<end>");
+    tti_say(line, "%s", s->attempt.text);
+    if (s->kind == TTI_STUDENT) { tti_say(line, "<end>"); return; }
+    if (teacher) { tti_say(line, "<feedback><opinion> %s</opinion><reason>", s->right ? "correct" : "incorrect"); } else { tti_say(line, "\n\n"); }
+    tti_say(line, "%s%s so%s%s", s->reason.text, teacher ? "</reason><phrase>" : "\n\n", s->answer.text, teacher ? "</phrase><stop>" : "<end>");
+}
+/* One draw of a document; 0 = draw again. */
+static int tti_signs_script(void *task, tti_script *s, tt_rng *rng) {
+    tti_puzzle p = tti_signs_draw((const tt_signs *)task, rng, 0);
+    unsigned mask = tt_rng_uniform(rng) < 0.3 ? p.mask : (unsigned)tt_rng_below(rng, 1 << p.n);
+    int finished = 1;
+    s->author = tti_draw_author(rng);
+    s->right = tti_signed_sum(&p, mask) == p.target;
+    tti_say_question(&s->question, &p);
+    tti_say_attempt(&s->attempt, &p, mask);
+    if (s->kind != TTI_STUDENT) { finished = tti_say_reason(&s->reason, &p, &mask, 0.05, rng); }
+    tti_say_attempt(&s->answer, &p, mask);
     return finished;
 }
-TT_API tt_status tt_signs_document(tt_signs *signs, uint64_t index, double progress, tt_text *text, size_t *target_from) {
+/* A task as a source of documents. */
+typedef struct tti_author {
+    tt_context *ctx;
+    void *task;
+    uint64_t seed;
+    int (*script)(void *task, tti_script *s, tt_rng *rng);
+    tt_status (*words)(const void *task, tt_text *text, int *n_words);      /* all that its texts can hold */
+} tti_author;
+enum { TTI_SCRIPT_TRIES = 10000 };
+static tt_status tti_document(const tti_author *a, uint64_t index, double progress, tt_text *text, size_t *target_from) {
     tti_line line;
+    tti_script script;
     tt_rng rng;
     double teacher = progress < 0.93 ? 0.35 : 0, notes = progress < 0.93 ? 0.2 : 0, draw;
     size_t from;
-    tti_kind kind;
-    rng.seed = signs->seed;
-    rng.stream = tt_random(signs->seed, TTI_STREAM_DOCUMENT, index);
+    int tries = 0;
+    rng.seed = a->seed;
+    rng.stream = tt_random(a->seed, TTI_STREAM_DOCUMENT, index);
     rng.index = 0;
     draw = tt_rng_uniform(&rng);
-    kind = draw < teacher ? TTI_TEACHER : draw < teacher + notes ? TTI_NOTES : TTI_STUDENT;
-    while (!tti_say_document(&line, signs, kind, &rng, &from)) { }
+    do {
+        if (tries++ == TTI_SCRIPT_TRIES) { return tt_fail(a->ctx, TT_ERR_ARG, "document of a task: no question was found in %d tries; widen max_number, max_result or operators", TTI_SCRIPT_TRIES); }
+        tti_script_begin(&script, draw < teacher ? TTI_TEACHER : draw < teacher + notes ? TTI_NOTES : TTI_STUDENT);
+    } while (!a->script(a->task, &script, &rng));
+    tti_say_script(&line, &script, &from);
     if (target_from) { *target_from = text->size + from; }
     return tt_text_append(text, line.text, line.size);
 }
-
 /* Every word that the grammar can make, so that no rare number is missing from the tokenizer's text. */
-static tt_status tti_signs_words(const tt_signs *signs, tt_text *text, int *n_words) {
+static tt_status tti_signs_words(const void *task, tt_text *text, int *n_words) {
     static const char words[] = " make from answer correct incorrect wait mentors would say , check : need . no twice over"
                                 " short flip yes but I should first so";
-    int i, top = 9 * signs->max_n;
+    int i, top = 9 * ((const tt_signs *)task)->max_n;
     const char *c;
     tt_status status = tt_text_append(text, words, sizeof words - 1);
     for (*n_words = 2, c = words; *c; c++) { *n_words += *c == ' '; }
@@ -11788,60 +11817,74 @@ static tt_status tti_signs_words(const tt_signs *signs, tt_text *text, int *n_wo
     *n_words += 2 * (2 * top + 1) + 9;
     return status == TT_OK ? tt_text_append(text, "\n\n so", 5) : status;      /* "\n\n" and one more " so" */
 }
-typedef struct tti_signs_source { tt_signs signs; tt_text text; size_t at; uint64_t next; tt_status status; } tti_signs_source;
-/* First the words, then 2000 documents without their tags, which the tokenizer never merges. */
-static size_t tti_signs_read(void *user, char *bytes, size_t n) {
-    tti_signs_source *s = (tti_signs_source *)user;
+static tti_author tti_signs_author(const tt_signs *signs) {
+    tti_author a;
+    a.ctx = signs->ctx;
+    a.task = (void *)signs;
+    a.seed = signs->seed;
+    a.script = tti_signs_script;
+    a.words = tti_signs_words;
+    return a;
+}
+TT_API tt_status tt_signs_document(tt_signs *signs, uint64_t index, double progress, tt_text *text, size_t *target_from) {
+    tti_author author = tti_signs_author(signs);
+    return tti_document(&author, index, progress, text, target_from);
+}
+
+/* What a tokenizer learns from: first the words of the task, then 2000 documents without their tags, which are never merged. */
+typedef struct tti_corpus { tti_author author; tt_text text; size_t at; uint64_t next; tt_status status; } tti_corpus;
+static size_t tti_corpus_read(void *user, char *bytes, size_t n) {
+    tti_corpus *c = (tti_corpus *)user;
     size_t done = 0;
     int n_words;
-    while (done < n && s->status == TT_OK) {
-        if (s->at == s->text.size) {
-            s->at = s->text.size = 0;
-            if (s->next > 2000) { break; }
-            s->status = s->next ? tt_signs_document(&s->signs, s->next, 0, &s->text, NULL) : tti_signs_words(&s->signs, &s->text, &n_words);
-            s->next++;
-        } else if (s->text.data[s->at] == '<') {
-            while (s->text.data[s->at++] != '>') { }
-        } else { bytes[done++] = s->text.data[s->at++]; }
+    while (done < n && c->status == TT_OK) {
+        if (c->at == c->text.size) {
+            c->at = c->text.size = 0;
+            if (c->next > 2000) { break; }
+            c->status = c->next ? tti_document(&c->author, c->next, 0, &c->text, NULL) : c->author.words(c->author.task, &c->text, &n_words);
+            c->next++;
+        } else if (c->text.data[c->at] == '<') {
+            while (c->text.data[c->at++] != '>') { }
+        } else { bytes[done++] = c->text.data[c->at++]; }
     }
     return done;
 }
-static tt_status tti_signs_check_words(const tt_signs *signs, const tt_tokenizer *tokenizer) {
+static tt_status tti_check_words(const tti_author *a, const tt_tokenizer *tokenizer) {
     tt_text text = TT_INIT;
     tt_ids ids = TT_INIT;
     int n_words = 0;
     tt_status status;
-    text.ctx = ids.ctx = signs->ctx;
-    status = tti_signs_words(signs, &text, &n_words);
+    text.ctx = ids.ctx = a->ctx;
+    status = a->words(a->task, &text, &n_words);
     if (status == TT_OK) { status = tt_encode(tokenizer, text.data, text.size, TT_SPECIAL_TEXT, &ids); }
     if (status == TT_OK && ids.size != (size_t)n_words) {
-        status = tt_fail(signs->ctx, TT_ERR_ARG, "tt_signs_tokenizer: %lu tokens for the task's word list, expected %d, one per word", (unsigned long)ids.size, n_words);
+        status = tt_fail(a->ctx, TT_ERR_ARG, "tokenizer of a task: %lu tokens for its list of words, expected %d, one per word", (unsigned long)ids.size, n_words);
     }
     tt_text_free(&text);
     tt_ids_free(&ids);
     return status;
 }
-TT_API tt_tokenizer *tt_signs_tokenizer(const tt_signs *signs) {
-    tti_signs_source from = TT_INIT;
+static tt_tokenizer *tti_task_tokenizer(tti_author author) {
+    tti_corpus corpus = TT_INIT;
     tt_tokenizer_desc desc = TT_INIT;
     tt_text_source source;
     tt_tokenizer *tokenizer;
-    from.signs = *signs;
-    from.text.ctx = signs->ctx;
-    from.status = TT_OK;
-    source.read = tti_signs_read;
-    source.user = &from;
+    corpus.author = author;
+    corpus.text.ctx = author.ctx;
+    source.read = tti_corpus_read;
+    source.user = &corpus;
     desc.min_frequency = 1;
     desc.pretokenizer = TT_PRETOKENIZE_WHITESPACE;
     desc.n_special_tokens = tt_signs_specials(&desc.special_tokens);
-    tokenizer = tt_tokenizer_train(signs->ctx, &desc, source);
-    tt_text_free(&from.text);
-    if (tokenizer && (from.status != TT_OK || tti_signs_check_words(signs, tokenizer) != TT_OK)) {
+    tokenizer = tt_tokenizer_train(author.ctx, &desc, source);
+    tt_text_free(&corpus.text);
+    if (tokenizer && (corpus.status != TT_OK || tti_check_words(&author, tokenizer) != TT_OK)) {
         tt_tokenizer_destroy(tokenizer);
         return NULL;
     }
     return tokenizer;
 }
+TT_API tt_tokenizer *tt_signs_tokenizer(const tt_signs *signs) { return tti_task_tokenizer(tti_signs_author(signs)); }
 
 static tt_status tti_signs_question(void *user, int split, uint64_t index, tt_text *question, tt_text *answer) {
     const tt_signs *signs = (const tt_signs *)user;
@@ -11894,6 +11937,47 @@ static int tti_signs_right(const tti_puzzle *p, const char *at) {
     size = tti_next_word(&at, &word);
     return sum == p->target && !tti_is_signed(word, size);
 }
+/* The signs of the last attempt in a response; 0 if it holds none of the question's form. */
+static int tti_signs_last_mask(const tti_puzzle *p, const char *response, unsigned *mask) {
+    const char *at = response, *word, *last = NULL;
+    size_t n;
+    int i;
+    while ((n = tti_next_word(&at, &word)) > 0) { if (tti_word_is(word, n, "answer")) { last = at; } }
+    for (i = 0, *mask = 0; last && i < p->n; i++) {
+        n = tti_next_word(&last, &word);
+        if (!tti_is_signed(word, n) || word[1] - '0' != p->digits[i]) { return 0; }
+        if (word[0] == '-') { *mask |= 1u << i; }
+    }
+    return last != NULL;
+}
+static tt_status tti_signs_feedback(void *user, const tt_attempt *attempts, int n, tt_feedback *out) {
+    tt_signs *signs = (tt_signs *)user;
+    tt_rng rng = TT_INIT;
+    int i;
+    for (i = 0; i < n; i++) {
+        tti_line reason, answer;
+        tti_puzzle p;
+        unsigned mask;
+        tt_status status;
+        reason.size = answer.size = 0;
+        if (!tti_signs_parse(attempts[i].question, &p) || !tti_signs_last_mask(&p, attempts[i].response, &mask)) { continue; }
+        p.mask = mask;
+        tti_say_reason(&reason, &p, &mask, 0, &rng);
+        tti_say(&answer, " so");
+        tti_say_attempt(&answer, &p, mask);
+        status = tt_text_append(&out[i].reason, reason.text, reason.size);
+        if (status == TT_OK) { status = tt_text_append(&out[i].phrase, answer.text, answer.size); }
+        if (status != TT_OK) { return tt_fail(signs->ctx, status, "tt_signs_teacher: no memory for feedback"); }
+    }
+    return TT_OK;
+}
+TT_API tt_teacher tt_signs_teacher(tt_signs *signs) {
+    tt_teacher teacher;
+    teacher.feedback = tti_signs_feedback;
+    teacher.user = signs;
+    return teacher;
+}
+
 static tt_status tti_signs_judge(void *user, const tt_reward_input *in, tt_outcome *out) {
     tti_puzzle p;
     const char *at = in->response, *word, *consults = NULL;
@@ -11944,7 +12028,7 @@ TT_API tt_task tt_task_signs(tt_signs *signs) {
  * the question of the one and the answer of the other. */
 enum { TTI_PUZZLE_MAX = 8, TTI_PUZZLE_TRIES = 10000 };
 struct tt_puzzles { tt_context *ctx; tt_puzzles_desc desc; };
-typedef struct tti_term { long value; int joined; char text[160]; } tti_term;      /* joined: it wants brackets inside another */
+typedef struct tti_term { long value; int joined; char text[160], steps[320]; } tti_term;      /* joined: it wants brackets inside another */
 
 TT_API tt_puzzles *tt_puzzles_create(tt_context *ctx, const tt_puzzles_desc *desc) {
     tt_puzzles *p;
@@ -12004,7 +12088,9 @@ static int tti_join(const tt_puzzles *p, tt_rng *rng, const tti_term *a, const t
     n = snprintf(out->text, sizeof out->text, "%s%s%s %c %s%s%s", a->joined ? "( " : "", a->text, a->joined ? " )" : "", signs[k],
                  b->joined ? "( " : "", b->text, b->joined ? " )" : "");
     out->joined = 1;
-    return n > 0 && n < (int)sizeof out->text;
+    if (n <= 0 || n >= (int)sizeof out->text) { return 0; }
+    n = snprintf(out->steps, sizeof out->steps, "%s%s %ld %c %ld =%ld", a->steps, b->steps, a->value, signs[k], b->value, out->value);
+    return n > 0 && n < (int)sizeof out->steps;
 }
 /* One expression over all the numbers; 0 if chance made none. */
 static int tti_puzzle_expression(const tt_puzzles *p, tt_rng *rng, const int *numbers, int n, tti_term *out) {
@@ -12013,6 +12099,7 @@ static int tti_puzzle_expression(const tt_puzzles *p, tt_rng *rng, const int *nu
     for (i = 0; i < n; i++) {
         terms[i].value = numbers[i];
         terms[i].joined = 0;
+        terms[i].steps[0] = 0;
         snprintf(terms[i].text, sizeof terms[i].text, "%d", numbers[i]);
     }
     while (n > 1) {
@@ -12028,22 +12115,28 @@ static int tti_puzzle_expression(const tt_puzzles *p, tt_rng *rng, const int *nu
     *out = terms[0];
     return labs(out->value) <= p->desc.max_result;
 }
-static tt_status tti_puzzle_write(const tt_puzzles *p, tt_rng *rng, const int *numbers, int n, const tti_term *term, tt_text *question, tt_text *answer) {
+static void tti_puzzle_question_text(const tt_puzzles *p, tti_line *line, const int *numbers, int n, const tti_term *term) {
+    int i;
+    if (p->desc.kind == TT_PUZZLE_ARITHMETIC) { tti_say(line, " compute %s", term->text); return; }
+    if (p->desc.kind == TT_PUZZLE_GUESS) { tti_say(line, " guess from"); } else { tti_say(line, " make %ld from", term->value); }
+    for (i = 0; i < n; i++) { tti_say(line, " %d", numbers[i]); }
+}
+/* The largest number with probability luck, else another one. */
+static int tti_puzzle_guess(const tt_puzzles *p, tt_rng *rng, const int *numbers, int n) {
     int largest = 0, i;
+    for (i = 0; i < n; i++) { if (numbers[i] > numbers[largest]) { largest = i; } }
+    return numbers[tt_rng_uniform(rng) < (double)p->desc.luck ? largest : (largest + 1 + tt_rng_below(rng, n - 1)) % n];
+}
+static tt_status tti_puzzle_write(const tt_puzzles *p, tt_rng *rng, const int *numbers, int n, const tti_term *term, tt_text *question, tt_text *answer) {
+    tti_line line;
     tt_status status;
-    if (p->desc.kind == TT_PUZZLE_ARITHMETIC) {
-        status = tt_text_format(question, " compute %s", term->text);
-        return status == TT_OK ? tt_text_format(answer, " answer %ld", term->value) : status;
-    }
-    status = p->desc.kind == TT_PUZZLE_GUESS ? tt_text_format(question, " guess from") : tt_text_format(question, " make %ld from", term->value);
-    for (i = 0; i < n && status == TT_OK; i++) {
-        status = tt_text_format(question, " %d", numbers[i]);
-        if (numbers[i] > numbers[largest]) { largest = i; }
-    }
+    line.size = 0;
+    tti_puzzle_question_text(p, &line, numbers, n, term);
+    status = tt_text_append(question, line.text, line.size);
     if (status != TT_OK) { return status; }
+    if (p->desc.kind == TT_PUZZLE_ARITHMETIC) { return tt_text_format(answer, " answer %ld", term->value); }
     if (p->desc.kind == TT_PUZZLE_COUNTDOWN) { return tt_text_format(answer, " answer %s", term->text); }
-    i = tt_rng_uniform(rng) < (double)p->desc.luck ? largest : (largest + 1 + tt_rng_below(rng, n - 1)) % n;
-    return tt_text_format(answer, " answer %d", numbers[i]);
+    return tt_text_format(answer, " answer %d", tti_puzzle_guess(p, rng, numbers, n));
 }
 static tt_status tti_puzzle_question(void *user, int split, uint64_t index, tt_text *question, tt_text *answer) {
     const tt_puzzles *p = (const tt_puzzles *)user;
@@ -12072,6 +12165,101 @@ TT_API tt_task tt_task_puzzles(tt_puzzles *p, const char *prompt_template, const
     task.user = p;
     return task;
 }
+
+/* ---- documents of the puzzles: those of signs, with other words ----
+ *
+ *   reason     = opener ":" check ending                       opener   = "mentors would say , check" if its number > 9, else "wait , check"
+ *   arithmetic = { a op b "=c" } "said" attempt "."            ending   = "yes ." | "no ."
+ *   guess      = "largest" m "said" attempt "."
+ *   countdown  = steps { "no , try" expression ":" steps }     steps    = { a op b "=c" } "need" T "."
+ *
+ * An attempt is right with probability 0.3. Arithmetic: else off by up to 9. Countdown: else any expression; each try is the
+ * right one with probability one half, the third always. Guess: else any of the numbers. */
+enum { TTI_PUZZLE_TRY = 3 };
+/* Any expression over the numbers, whatever its value; left as it was if chance makes none. */
+static void tti_any_expression(const tt_puzzles *p, tt_rng *rng, const int *numbers, int n, tti_term *out) {
+    tti_term term = TT_INIT;
+    int tries;
+    for (tries = 0; tries < 100 && !tti_puzzle_expression(p, rng, numbers, n, &term); tries++) { }
+    if (tries < 100) { *out = term; }
+}
+static void tti_say_opener(tti_line *line, long number) { tti_say(line, number > 9 ? " mentors would say , check :" : " wait , check :"); }
+static void tti_arithmetic_script(const tt_puzzles *p, tti_script *s, tt_rng *rng, const tti_term *term) {
+    long said = term->value;
+    if (tt_rng_uniform(rng) >= 0.3) { said += tt_rng_below(rng, 2) ? 1 + tt_rng_below(rng, 9) : -1 - tt_rng_below(rng, 9); }
+    if (labs(said) > p->desc.max_result) { said = term->value; }
+    s->right = said == term->value;
+    tti_say(&s->attempt, " answer %ld", said);
+    tti_say_opener(&s->reason, said);
+    tti_say(&s->reason, "%s said %ld . %s .", term->steps, said, s->right ? "yes" : "no");
+    tti_say(&s->answer, " answer %ld", term->value);
+}
+static void tti_countdown_script(const tt_puzzles *p, tti_script *s, tt_rng *rng, const int *numbers, int n, const tti_term *term) {
+    tti_term at = *term;
+    int tries = 0;
+    if (tt_rng_uniform(rng) >= 0.3) { tti_any_expression(p, rng, numbers, n, &at); }
+    s->right = at.value == term->value;
+    tti_say(&s->attempt, " answer %s", at.text);
+    tti_say_opener(&s->reason, term->value);
+    tti_say(&s->reason, "%s need %ld .", at.steps, term->value);
+    while (at.value != term->value) {
+        if (++tries == TTI_PUZZLE_TRY || tt_rng_uniform(rng) < 0.5) { at = *term; } else { tti_any_expression(p, rng, numbers, n, &at); }
+        tti_say(&s->reason, " no , try %s :%s need %ld .", at.text, at.steps, term->value);
+    }
+    tti_say(&s->reason, " yes .");
+    tti_say(&s->answer, " answer %s", at.text);
+}
+static void tti_guess_script(tti_script *s, tt_rng *rng, const int *numbers, int n, int answer) {
+    int said = tt_rng_uniform(rng) < 0.3 ? answer : numbers[tt_rng_below(rng, n)], largest = 0, i;
+    for (i = 0; i < n; i++) { if (numbers[i] > largest) { largest = numbers[i]; } }
+    s->right = said == answer;
+    tti_say(&s->attempt, " answer %d", said);
+    tti_say_opener(&s->reason, said);
+    tti_say(&s->reason, " largest %d said %d . %s .", largest, said, s->right ? "yes" : "no");
+    tti_say(&s->answer, " answer %d", answer);
+}
+static int tti_puzzle_script(void *task, tti_script *s, tt_rng *rng) {
+    const tt_puzzles *p = (const tt_puzzles *)task;
+    int numbers[TTI_PUZZLE_MAX], n = tti_puzzle_numbers(p, rng, numbers);
+    tti_term term = TT_INIT;
+    if (tti_puzzle_held_out(numbers, n)) { return 0; }
+    if (p->desc.kind != TT_PUZZLE_GUESS && !tti_puzzle_expression(p, rng, numbers, n, &term)) { return 0; }
+    s->author = tti_draw_author(rng);
+    tti_puzzle_question_text(p, &s->question, numbers, n, &term);
+    if (p->desc.kind == TT_PUZZLE_ARITHMETIC) { tti_arithmetic_script(p, s, rng, &term); }
+    else if (p->desc.kind == TT_PUZZLE_COUNTDOWN) { tti_countdown_script(p, s, rng, numbers, n, &term); }
+    else { tti_guess_script(s, rng, numbers, n, tti_puzzle_guess(p, rng, numbers, n)); }
+    return 1;
+}
+static tt_status tti_puzzle_words(const void *task, tt_text *text, int *n_words) {
+    static const char words[] = " make compute guess from answer correct incorrect wait mentors would say , check : need . no yes try said"
+                                " largest + - * / ( )";
+    const tt_puzzles_desc *d = &((const tt_puzzles *)task)->desc;
+    int top = d->kind == TT_PUZZLE_COUNTDOWN ? 10 * d->max_result : d->kind == TT_PUZZLE_ARITHMETIC ? d->max_result : 0, i;
+    const char *c;
+    tt_status status = tt_text_append(text, words, sizeof words - 1);
+    if (top < d->max_number) { top = d->max_number; }
+    for (*n_words = 2, c = words; *c; c++) { *n_words += *c == ' '; }
+    for (i = d->kind == TT_PUZZLE_ARITHMETIC ? -top : 0; i <= top && status == TT_OK; i++) {
+        status = d->kind == TT_PUZZLE_GUESS ? tt_text_format(text, " %d", i) : tt_text_format(text, " %d =%d", i, i);
+        *n_words += d->kind == TT_PUZZLE_GUESS ? 1 : 2;
+    }
+    return status == TT_OK ? tt_text_append(text, "\n\n so", 5) : status;
+}
+static tti_author tti_puzzle_author(const tt_puzzles *p) {
+    tti_author a;
+    a.ctx = p->ctx;
+    a.task = (void *)p;
+    a.seed = p->desc.seed;
+    a.script = tti_puzzle_script;
+    a.words = tti_puzzle_words;
+    return a;
+}
+TT_API tt_status tt_puzzles_document(tt_puzzles *p, uint64_t index, double progress, tt_text *text, size_t *target_from) {
+    tti_author author = tti_puzzle_author(p);
+    return tti_document(&author, index, progress, text, target_from);
+}
+TT_API tt_tokenizer *tt_puzzles_tokenizer(const tt_puzzles *p) { return tti_task_tokenizer(tti_puzzle_author(p)); }
 
 /* ---- task from JSON lines ----
  * All texts stand in one block, NUL-terminated; offsets has two entries per record. */
