@@ -364,11 +364,16 @@ static tt_status base_from_directory(app *a) {
 
 /* What a user says, in the chat template of the model, up to where the answer begins; or just what is said. */
 static tt_status render_turn(app *a, const char *content, tt_text *out) {
+    tt_chat_desc chat = TT_INIT;
     tt_message message;
     message.role = "user";
     message.content = content;
     out->ctx = a->ctx;
-    return a->o.chat ? tt_chat_render(a->ctx, a->tokenizer, NULL, &message, 1, 1, out) : tt_text_append(out, content, strlen(content));
+    if (!a->o.chat) return tt_text_append(out, content, strlen(content));
+    chat.format = tt_model_chat_format(a->base);
+    chat.tokenizer = a->tokenizer;
+    chat.generation_prompt = 1;
+    return chat.format ? tt_chat_render(a->ctx, &chat, &message, 1, out) : tt_error_status(a->ctx);
 }
 static tt_status open_data(app *a) {
     a->data = tt_jsonl_load(a->ctx, a->o.data);
