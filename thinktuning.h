@@ -2510,7 +2510,7 @@ static tt_status tti_cpu_open_bf16(tt_context *ctx, tti_cpu *cpu) {
         cpu->products.tile_rows = cpu->products.tile_columns = 32;
     }
 #endif
-    snprintf(cpu->name, sizeof cpu->name, "%s, bf16 by %s", cpu->kernels->name, cpu->amx ? "amx" : "rounding");
+    snprintf(cpu->name, sizeof cpu->name, "%s+%s", cpu->kernels->name, cpu->amx ? "amx-bf16" : "bf16");
     ctx->kernel_name = cpu->name;
     return TT_OK;
 }
