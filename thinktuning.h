@@ -13,7 +13,8 @@
  *     #include "thinktuning.h"        (before other headers, so that POSIX calls are visible under -std=c99)
  *
  * and in all others just the #include. Build: cc -O2 app.c -lm, threads included (POSIX). The
- * fast kernels (AVX2, AVX-512, NEON) are compiled in by function attributes and chosen at run time: no -march needed.
+ * fast kernels (AVX2, AVX-512, NEON; AMX for bf16) are compiled in by function attributes and chosen at run time: no
+ * -march needed.
  *
  * ---- a complete program: train, save, load, sample ----
  *
