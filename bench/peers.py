@@ -4,10 +4,11 @@
     python3 bench/peers.py [THREADS [PART]]         THREADS 0, the default: one, then one per processor
     python3 bench/peers.py --write LOG RESULTS      puts the lines of LOG as tables into the generated part of RESULTS
 
-ROUNDS=n in the environment: runs of each, 3 by default. What is not installed is skipped by name: torch (eager and compiled), transformers, trl with datasets, tokenizers, tiktoken,
+What is not installed is skipped by name: torch (eager and compiled), transformers, trl with datasets, tokenizers, tiktoken,
 llama-cpp-python (with make real-model). PEER_DIR=DIR: checkouts DIR/llama2.c and DIR/llm.c, built here with
 -Ofast -march=native -fopenmp. Models and sizes are those of bench.h, weights are random, training is float32 with AdamW.
 Each rival is a process of its own: a run is asked for by a line and answered by its figure, between two runs of ours.
+ROUNDS=n in the environment: how many of these, 3 by default.
 """
 import importlib.metadata
 import importlib.util
@@ -46,13 +47,13 @@ def need(*packages):
             raise Skip(f'{package} is not installed')
 
 
-def checkout(name, *command):
+def checkout(name, file):
     """Compiles the program of a checkout of PEER_DIR; its path."""
     source = os.path.join(os.environ.get('PEER_DIR', '/nowhere'), name)
     if not os.path.isdir(source):
         raise Skip(f'no {name} in PEER_DIR')
     program = os.path.join(MADE, name)
-    subprocess.run(['cc', '-Ofast', '-march=native', '-fopenmp', '-I', source, os.path.join(source, command[0]), '-o', program, '-lm'],
+    subprocess.run(['cc', '-Ofast', '-fno-finite-math-only', '-march=native', '-fopenmp', '-DOMP', '-I', source, os.path.join(source, file), '-o', program, '-lm'],
                    check=True, stderr=subprocess.DEVNULL)
     return program
 
