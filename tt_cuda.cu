@@ -1678,9 +1678,9 @@ static tt_status tti_cuda_cast(tt_context *ctx, void *to, tt_dtype to_type, cons
 
 /* ---- the table, one for each device; they differ only in the number that config points to ---- */
 #define TTI_CUDA_TABLE(device) {                                                                                                          \
-        "cuda", (void *)(uintptr_t)&numbers[device], tti_cuda_open, tti_cuda_close,                                                       \
+        "cuda", 0, (void *)(uintptr_t)&numbers[device], tti_cuda_open, tti_cuda_close,                                                       \
         tti_cuda_alloc, tti_cuda_free, tti_cuda_upload, tti_cuda_download, tti_cuda_copy, tti_cuda_zero, tti_cuda_sync,                   \
-        tti_cuda_gemm, tti_cuda_attention_forward, tti_cuda_attention_backward, tti_cuda_logprobs_forward, tti_cuda_logprobs_backward,    \
+        tti_cuda_gemm, NULL, tti_cuda_attention_forward, tti_cuda_attention_backward, NULL, NULL, tti_cuda_logprobs_forward, tti_cuda_logprobs_backward,    \
         tti_cuda_gather_rows, tti_cuda_scatter_add_rows, tti_cuda_scatter_rows, tti_cuda_columns, tti_cuda_columns_backward,              \
         tti_cuda_rmsnorm, tti_cuda_rmsnorm_backward, tti_cuda_layernorm, tti_cuda_layernorm_backward, tti_cuda_rope,                      \
         tti_cuda_unary, tti_cuda_unary_backward, tti_cuda_binary, tti_cuda_binary_backward, tti_cuda_where, tti_cuda_where_backward,      \

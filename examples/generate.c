@@ -17,7 +17,8 @@
 
 enum { MAX_MESSAGES = 1000, MAX_LINE = 1 << 16 };
 
-static const char *model_dir, *lora_dir, *prompt_text, *system_text, *stop_text, *format;
+static const char *model_dir, *lora_dir, *prompt_text, *system_text, *stop_text;
+static tt_chat_desc chat;
 static int as_ids, as_chat, map_weights;
 
 static void fail(const tt_context *ctx) { example_exit(1, "generate: %s", tt_error(ctx)); }
@@ -122,7 +123,7 @@ static char *answer(tt_model *model, const tt_tokenizer *tokenizer, tt_sampling 
     text.ctx = ids.ctx = s.text.ctx = ctx;
     s.decoder.tokenizer = tokenizer;
     s.decoder.skip_special = 1;
-    if (tt_chat_render(ctx, tokenizer, format, messages, n, 1, &text) != TT_OK || encode_prompt(model, tokenizer, text.data, text.size, &ids) != TT_OK) fail(ctx);
+    if (tt_chat_render(ctx, &chat, messages, n, &text) != TT_OK || encode_prompt(model, tokenizer, text.data, text.size, &ids) != TT_OK) fail(ctx);
     if ((int)ids.size >= room) example_exit(1, "generate: the conversation has %d tokens, the model holds %d", (int)ids.size, room);
     if (sampling.max_new_tokens > room - (int)ids.size) sampling.max_new_tokens = room - (int)ids.size;
     request.prompt = ids.data;
@@ -195,7 +196,8 @@ int main(int argc, char **argv) {
         {"--lora", OPTION_TEXT, &lora_dir, 0, 0, "directory of adapters (peft) for it"},
         {"--prompt", OPTION_TEXT, &prompt_text, 0, 0, "text to continue, or the first turn of --chat"},
         {"--chat", OPTION_FLAG, &as_chat, 0, 0, "a conversation in the chat template; turns come from standard input"},
-        {"--format", OPTION_TEXT, &format, 0, 0, "template: chatml, llama3, plain; not given = by the model's tokens"},
+        {"--format", OPTION_TEXT, &chat.format, 0, 0, "chatml, qwen2, qwen2.5, qwen3, smollm2, llama3, llama3.1, plain; not given = the model's own"},
+        {"--date", OPTION_TEXT, &chat.date, 0, 0, "today's, for llama3.1; not given = 26 Jul 2024"},
         {"--system", OPTION_TEXT, &system_text, 0, 0, "system message of --chat"},
         {"--max-tokens", OPTION_INT, &sampling.max_new_tokens, 1, 1000000, "tokens to sample"},
         {"--temperature", OPTION_FLOAT, &sampling.temperature, 1e-6, 1000, "divides the logits; -1 = the model's own, or 1"},
@@ -230,6 +232,10 @@ int main(int argc, char **argv) {
     if (tt_vocab_size(tokenizer) > tt_model_config_get(model)->vocab_size)
         example_exit(1, "generate: %s has %d tokens, expected at most the model's vocab_size %d", path, tt_vocab_size(tokenizer), tt_model_config_get(model)->vocab_size);
     complete_sampling(&sampling, model, tokenizer, stops);
+    chat.tokenizer = tokenizer;
+    chat.generation_prompt = 1;
+    if (as_chat && !chat.format) chat.format = tt_model_chat_format(model);
+    if (as_chat && !chat.format) fail(ctx);
     if (as_chat) converse(model, tokenizer, &sampling);
     else continue_prompt(model, tokenizer, &sampling, n);
     tt_tokenizer_destroy(tokenizer);

@@ -10,13 +10,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-typedef enum option_type { OPTION_TEXT = 1, OPTION_REQUIRED, OPTION_INT, OPTION_FLOAT, OPTION_SEED, OPTION_FLAG } option_type;
+typedef enum option_type { OPTION_TEXT = 1, OPTION_REQUIRED, OPTION_INT, OPTION_FLOAT, OPTION_DOUBLE, OPTION_SEED, OPTION_FLAG } option_type;
 
 typedef struct option {
     const char *name;      /* with its two dashes                                                  */
     option_type type;
-    void *value;           /* const char * (TEXT, REQUIRED), int (INT, FLAG), float, uint64_t (SEED) */
-    double low, high;      /* legal range of INT and FLOAT                                         */
+    void *value;           /* const char * (TEXT, REQUIRED), int (INT, FLAG), float, double, uint64_t (SEED) */
+    double low, high;      /* legal range of INT, FLOAT and DOUBLE                                 */
     const char *help;
 } option;
 
@@ -41,6 +41,7 @@ static void options_help(const char *program, const char *about, const option *t
         if (text) printf(" [%s]", text);
         if (o->type == OPTION_INT) printf(" [%d]", *(int *)o->value);
         if (o->type == OPTION_FLOAT) printf(" [%g]", (double)*(float *)o->value);
+        if (o->type == OPTION_DOUBLE) printf(" [%g]", *(double *)o->value);
         if (o->type == OPTION_SEED) printf(" [%llu]", (unsigned long long)*(uint64_t *)o->value);
         printf("\n");
     }
@@ -66,6 +67,7 @@ static void option_set(const char *program, const option *o, const char *text) {
         example_exit(2, "%s: %s is \"%s\", expected %s from %g to %g", program, o->name, text,
                      o->type == OPTION_INT ? "a whole number" : "a number", o->low, o->high);
     if (o->type == OPTION_INT) *(int *)o->value = (int)number;
+    else if (o->type == OPTION_DOUBLE) *(double *)o->value = number;
     else *(float *)o->value = (float)number;
 }
 

@@ -1,6 +1,8 @@
 /* report.h - the second half of thinktune.c: reads result.json and metrics.jsonl of all seeds back and writes
  * summary.json, curves.svg and report.html. Everything comes from those files, so that a resumed run and a
- * whole one write the same. Needs `app`, CHECK, new_text, path_of and result_path of thinktune.c. */
+ * whole one write the same. Stands on experiment.h. */
+
+#include "page.h"
 
 /* ---- results ---- */
 typedef struct results {
@@ -19,13 +21,6 @@ static void free_results(app *a, results *r) {
     tt_free(a->ctx, r->reward, n_places(r), sizeof(double));
     tt_free(a->ctx, r->reflection, n_places(r), sizeof(double));
     tt_free(a->ctx, r->tokens, n_places(r), sizeof(double));
-}
-static tt_status read_json(app *a, const char *path, tt_json **out) {
-    tt_text text = new_text(a);
-    tt_status status = tt_file_read(a->ctx, path, &text);
-    if (status == TT_OK) { *out = tt_json_parse(a->ctx, text.data, text.size); }
-    tt_text_free(&text);
-    return status == TT_OK && !*out ? tt_error_status(a->ctx) : status;
 }
 static tt_status read_curve_line(app *a, results *r, const char *line, size_t size) {
     tt_json *json = tt_json_parse(a->ctx, line, size);
@@ -190,14 +185,6 @@ static tt_status draw_curves(tt_text *t, const results *r) {
 }
 
 /* ---- the report ---- */
-static tt_status html(tt_text *t, const char *text) {
-    tt_status status = TT_OK;
-    for (; *text && status == TT_OK; text++) {
-        const char *as = *text == '<' ? "&lt;" : *text == '>' ? "&gt;" : *text == '&' ? "&amp;" : NULL;
-        status = as ? tt_text_append(t, as, strlen(as)) : tt_text_append(t, text, 1);
-    }
-    return status;
-}
 static tt_status html_table(tt_text *t, const results *r) {
     char text[64];
     int m, f;
@@ -218,11 +205,6 @@ static tt_status html_gate(app *a, tt_text *t, const results *r) {
                              tt_json_number(g, "coherence", 0), tt_json_number(g, "leak", 0), tt_json_number(g, "leak_max", 0)));
     }
     return tt_text_format(t, "</table>\n");
-}
-static tt_status html_said(tt_text *t, const char *kind, const char *label, const char *text, int right) {
-    CHECK(tt_text_format(t, "<p class=\"%s\"><i>%s</i>", kind, label));
-    CHECK(html(t, text));
-    return tt_text_format(t, "%s</p>\n", right < 0 ? "" : right ? " <b class=\"yes\">right</b>" : " <b class=\"no\">wrong</b>");
 }
 /* The same questions to all, unselected: the first ones of the first seed. */
 static tt_status html_transcripts(tt_text *t, const results *r) {
@@ -247,23 +229,52 @@ static tt_status html_guided(tt_text *t, const results *r) {
     }
     return TT_OK;
 }
-static const char report_head[] =
-    "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>ThinkTuning</title><style>body{font:15px/1.5 sans-serif;max-width:60em;margin:2em auto;padding:0 1em;color:#111}"
-    "table{border-collapse:collapse;margin:1em 0}td,th{border:1px solid #ddd;padding:.3em .6em;text-align:right}td:first-child,th:first-child{text-align:left}"
-    "p{margin:.2em 0;white-space:pre-wrap}p i{display:inline-block;width:6em;color:#666}.q{margin-top:1em;font-weight:bold}.s{background:#eff6ff}.t{background:#fef3c7}"
-    ".yes{color:#15803d}.no{color:#b91c1c}svg{width:100%;height:auto}</style>\n<h1>Feedback against reward alone</h1>\n";
 static tt_status write_budget(const results *r, tt_text *t) {
     int m;
     CHECK(tt_text_format(t, "Equal rollouts for all, not equal tokens. Sampled tokens per seed:"));
     for (m = 1; m < r->n_methods; m++) { CHECK(tt_text_format(t, " %s %.2f M%s", r->methods[m], sampled_tokens(r, m) / 1e6, m + 1 < r->n_methods ? "," : ".")); }
     return TT_OK;
 }
+/* Difference of two methods over the same questions of all seeds, with its 95 % interval (bootstrap over questions). */
+static tt_status write_difference(app *a, const results *r, int x, int y, tt_text *t) {
+    int n = r->n_seeds * a->o.questions, at = 0, s;
+    double *values = (double *)tt_alloc(a->ctx, (size_t)n, sizeof *values), mean = 0;
+    tt_interval interval = TT_INIT;
+    tt_status status = values ? TT_OK : TT_ERR_MEM;
+    for (s = 0; s < r->n_seeds && values; s++) {
+        const tt_json *p = tt_json_get(r->of[x][s], "right"), *q = tt_json_get(r->of[y][s], "right");
+        for (p = p ? p->child : NULL, q = q ? q->child : NULL; p && q && at < n; p = p->next, q = q->next) {
+            mean += p->number - q->number;
+            values[at++] = p->number - q->number;
+        }
+    }
+    if (status == TT_OK && at > 0) { status = tt_bootstrap(a->ctx, values, at, 0, &interval); }
+    if (status == TT_OK && at > 0) {
+        status = tt_text_format(t, "accuracy T=1, %s less %s: %+.4f [%+.4f, %+.4f] over %d questions", r->methods[x], r->methods[y], mean / at, interval.low, interval.high, at);
+    }
+    tt_free(a->ctx, values, (size_t)n, sizeof *values);
+    return status;
+}
+/* With --data: each method against the base, and each against the one before it. */
+static tt_status write_differences(app *a, const results *r, const char *line, tt_text *t) {
+    int m;
+    if (!tt_json_get(r->of[0][0], "right")) { return TT_OK; }
+    for (m = 1; m < r->n_methods; m++) {
+        CHECK(tt_text_format(t, "%s", line));
+        CHECK(write_difference(a, r, m, 0, t));
+        if (m == 1) { continue; }
+        CHECK(tt_text_format(t, "%s", line));
+        CHECK(write_difference(a, r, m, m - 1, t));
+    }
+    return TT_OK;
+}
 static tt_status build_report(app *a, const results *r, tt_text *t, const tt_text *curves) {
-    CHECK(tt_text_append(t, report_head, sizeof report_head - 1));
+    CHECK(page_begin(t, "ThinkTuning", "Feedback against reward alone"));
     CHECK(tt_text_format(t, "<p>Task %s, %d seed%s (all that were run), %d steps of %d prompts x %d responses. ", a->task.name, r->n_seeds, r->n_seeds > 1 ? "s" : "", r->n_steps, a->o.prompts, a->o.generations));
     CHECK(write_budget(r, t));
     CHECK(tt_text_format(t, "</p>\n"));
     CHECK(html_table(t, r));
+    CHECK(write_differences(a, r, "<br>", t));
     CHECK(tt_text_append(t, curves->data, curves->size));
     CHECK(tt_text_format(t, "<h2>Before RL: can the base teach?</h2>\n"));
     CHECK(html_gate(a, t, r));

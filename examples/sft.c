@@ -27,7 +27,7 @@ typedef struct examples {
 /* Where a run stands: everything but weights and moments, which tt_optimizer_save keeps. */
 typedef struct progress { int epoch, at, step; double loss, targets; } progress;
 
-static const char *model_dir, *data_path, *out_dir, *format, *template_text = "Question: {question}\nAnswer: ";
+static const char *model_dir, *data_path, *out_dir, *format, *date, *template_text = "Question: {question}\nAnswer: ";
 static int epochs = 3, batch_tokens = 2048, lora_rank, merge, resume, save_every = 100, stop_after, gradient_parts;
 static float learning_rate = 1e-4f, lora_alpha;
 static uint64_t seed;
@@ -59,23 +59,48 @@ static void add_pair(examples *all, const tt_tokenizer *tokenizer, const tt_json
     if (end >= 0 && (tt_ids_append(&all->tokens, &end, 1) != TT_OK || tt_text_append(&all->learn, "\1", 1) != TT_OK)) fail(text.ctx);
     tt_text_free(&text);
 }
-/* An assistant turn is what the rendered conversation gains by it, after the head that sampling starts from. */
-static void add_messages(examples *all, const tt_tokenizer *tokenizer, const tt_json *list, size_t line) {
+/* Ends the example that has been gathered since the last one, if it fits the model and has something to learn. */
+static void close_example(examples *all, const tt_model *model) {
+    int32_t begin = all->begin.data[all->n], end = (int32_t)all->tokens.size;
+    if (end - begin > tt_model_config_get(model)->max_position_embeddings || !memchr(all->learn.data + begin, 1, (size_t)(end - begin))) {
+        all->tokens.size = all->learn.size = (size_t)begin;
+        all->n_left_out++;
+        return;
+    }
+    if (tt_ids_append(&all->begin, &end, 1) != TT_OK) fail(all->tokens.ctx);
+    all->n++;
+}
+/* An assistant turn is what the rendered conversation gains by it, after the head that sampling starts from. Where the
+ * template changes earlier turns (Qwen 3 drops their thoughts), the turn begins an example of its own. */
+static void add_messages(examples *all, const tt_model *model, const tt_tokenizer *tokenizer, const tt_json *list, size_t line) {
+    tt_chat_desc chat = TT_INIT;
     tt_message messages[256];
     const tt_json *node;
     tt_text before = TT_INIT, after = TT_INIT;
     size_t done = 0;
     int n = 0, learnt = 0;
     before.ctx = after.ctx = all->tokens.ctx;
+    if (!format) format = tt_model_chat_format(model);
+    if (!format) fail(before.ctx);
+    chat.format = format;
+    chat.date = date;
+    chat.tokenizer = tokenizer;
     for (node = list->child; node; node = node->next, n++) {
         if (n == 256) bad_line(line, "has more than 256 messages");
         messages[n].role = tt_json_text(node, "role", NULL);
         messages[n].content = tt_json_text(node, "content", NULL);
         if (!messages[n].role || !messages[n].content) bad_line(line, "has a message without \"role\" or \"content\" as texts");
         if (strcmp(messages[n].role, "assistant") != 0) continue;
-        before.size = after.size = 0;
-        if (tt_chat_render(before.ctx, tokenizer, format, messages, n, 1, &before) != TT_OK ||
-            tt_chat_render(before.ctx, tokenizer, format, messages, n + 1, 0, &after) != TT_OK) fail(before.ctx);
+        before.size = 0;
+        chat.generation_prompt = 1;
+        if (tt_chat_render(before.ctx, &chat, messages, n, &before) != TT_OK) fail(before.ctx);
+        if (done > 0 && (done > before.size || memcmp(before.data, after.data, done) != 0)) {
+            close_example(all, model);
+            done = 0;
+        }
+        after.size = 0;
+        chat.generation_prompt = 0;
+        if (tt_chat_render(before.ctx, &chat, messages, n + 1, &after) != TT_OK) fail(before.ctx);
         if (after.size < before.size || memcmp(before.data, after.data, before.size) != 0) bad_line(line, "is changed by the template as it grows");
         add_piece(all, tokenizer, before.data + done, before.size - done, TT_SPECIAL_PARSE, 0);
         add_piece(all, tokenizer, after.data + before.size, after.size - before.size, TT_SPECIAL_PARSE, 1);
@@ -89,17 +114,9 @@ static void add_messages(examples *all, const tt_tokenizer *tokenizer, const tt_
 static void add_example(examples *all, tt_model *model, const tt_tokenizer *tokenizer, const tt_json *record, size_t line) {
     const tt_model_config *config = tt_model_config_get(model);
     const tt_json *messages = tt_json_get(record, "messages");
-    int32_t begin = all->begin.data[all->n], end;
-    if (messages) add_messages(all, tokenizer, messages, line);
+    if (messages) add_messages(all, model, tokenizer, messages, line);
     else add_pair(all, tokenizer, record, config->eos_token_id, line);
-    end = (int32_t)all->tokens.size;
-    if (end - begin > config->max_position_embeddings || !memchr(all->learn.data + begin, 1, (size_t)(end - begin))) {
-        all->tokens.size = all->learn.size = (size_t)begin;
-        all->n_left_out++;
-        return;
-    }
-    if (tt_ids_append(&all->begin, &end, 1) != TT_OK) fail(all->tokens.ctx);
-    all->n++;
+    close_example(all, model);
 }
 static void read_examples(examples *all, tt_model *model, const tt_tokenizer *tokenizer) {
     tt_context *ctx = tt_model_context(model);
@@ -309,7 +326,8 @@ int main(int argc, char **argv) {
         {"--data", OPTION_REQUIRED, &data_path, 0, 0, "JSON lines"},
         {"--out", OPTION_REQUIRED, &out_dir, 0, 0, "directory of the new model or adapter"},
         {"--template", OPTION_TEXT, &template_text, 0, 0, "text around {question}"},
-        {"--format", OPTION_TEXT, &format, 0, 0, "of messages: chatml, llama3, plain; not given = by the model's tokens"},
+        {"--format", OPTION_TEXT, &format, 0, 0, "of messages: chatml, qwen2, qwen2.5, qwen3, smollm2, llama3, llama3.1, plain; not given = the model's own"},
+        {"--date", OPTION_TEXT, &date, 0, 0, "today's, for llama3.1; not given = 26 Jul 2024"},
         {"--epochs", OPTION_INT, &epochs, 1, 10000, "passes over the data"},
         {"--batch-tokens", OPTION_INT, &batch_tokens, 16, 1000000, "tokens of one update"},
         {"--lr", OPTION_FLOAT, &learning_rate, 1e-9, 1, "peak learning rate"},

@@ -87,6 +87,16 @@ def compare(name, path, reference, stream, options=('--no-bos',)):
     verdict(name, bad, n, lambda x: (repr(x[0])[:200], 'ours', x[1][:24], 'theirs', x[2][:24]))
 
 
+def compare_decoding(name, path, tokenizer, stream):
+    """All texts as one: half a character, a space at the start and special tokens decode alike."""
+    text = ' '.join(stream)
+    ids = ours(path, [text])[0]
+    run = subprocess.run([TOOL, 'decode', '--tokenizer', path], input=' '.join(map(str, ids)).encode(), capture_output=True, check=True)
+    mine, theirs = run.stdout, tokenizer.decode(ids, skip_special_tokens=False).encode()
+    at = next((i for i, (a, b) in enumerate(zip(mine, theirs)) if a != b), min(len(mine), len(theirs)))
+    verdict(f'{name}, decoded', [at] if mine != theirs else [], 1, lambda i: ('at byte', i, mine[i - 20:i + 20], theirs[i - 20:i + 20]))
+
+
 def code_points(step):
     """Each code point (of step) alone, in a word, behind a space, and as a mark between marks."""
     for c in range(1, 0x110000, step):
@@ -116,8 +126,42 @@ def published(args, data):
         compare(name, path, hf(tokenizer), texts(args.strings, args.seed, special))
         compare(f'{name}, document', path, hf(tokenizer, True), texts(args.strings // 20, args.seed + 1, special), ())
         compare(f'{name}, code points', path, hf(tokenizer), code_points(args.step))
+        compare_decoding(name, path, tokenizer, texts(args.strings // 20, args.seed + 3, special))
         tokenizer.encode_special_tokens = True
         compare(f'{name}, special as text', path, hf(tokenizer), texts(args.strings // 20, args.seed + 2, special), ('--no-bos', '--special', 'text'))
+
+
+def metaspace(args, data):
+    """Llama 2's vocabulary behind what other files of SentencePiece's kind have: Metaspace, in all its ways, or NFC first."""
+    import tokenizers
+    source = data / 'tokenizers' / 'llama2' / 'tokenizer.json'
+    if args.only and args.only != 'metaspace':
+        return
+    if not source.exists():
+        print(f'skip metaspace: no {source}')
+        return
+    TMP.mkdir(parents=True, exist_ok=True)
+    file = json.loads(source.read_text(encoding='utf-8'))
+    marks, decoders = file['normalizer']['normalizers'], file['decoder']['decoders']
+
+    def one(name, n, normalizer, pre_tokenizer, decoder):
+        path = TMP / 'parity_metaspace.json'
+        path.write_text(json.dumps({**file, 'normalizer': normalizer, 'pre_tokenizer': pre_tokenizer, 'decoder': {'type': 'Sequence', 'decoders': decoder}}))
+        tokenizer = tokenizers.Tokenizer.from_file(str(path))
+        extra = ['<s>', '</s>', '<unk>', ' <s>', '<s> ', '\u2581<s>', ' ', '  ']
+        compare(name, path, hf(tokenizer), texts(n, args.seed, extra))
+        compare_decoding(name, path, tokenizer, texts(args.strings // 20, args.seed + 1, extra))
+        compare_decoding(f'{name}, space first', path, tokenizer, [' ', 'a'])
+    for scheme in ('first', 'always', 'never'):
+        for split in (False, True):
+            for nfc in (False, True):
+                one(f'metaspace {scheme}{" split" * split}{" NFC" * nfc}', args.strings if scheme == 'first' and not split and not nfc else args.strings // 10,
+                    {'type': 'NFC'} if nfc else None, {'type': 'Metaspace', 'replacement': '\u2581', 'prepend_scheme': scheme, 'split': split},
+                    decoders[:3] if scheme == 'never' else decoders)
+    old = {'type': 'Metaspace', 'replacement': '\u2581'}
+    one('metaspace by default', args.strings // 10, None, old, decoders)
+    one('metaspace add_prefix_space', args.strings // 10, None, {**old, 'add_prefix_space': False, 'prepend_scheme': 'never', 'split': False}, decoders)
+    one('NFC before marks', args.strings // 10, {'type': 'Sequence', 'normalizers': [{'type': 'NFC'}, *marks]}, None, decoders)
 
 
 def ranks(args, data):
@@ -218,7 +262,7 @@ def main():
     data = pathlib.Path(os.environ.get('TT_DATA', ROOT.parent / 'shared' / 'data'))
     if not TOOL.exists():
         print(f'skip parity_tokenizer: no {TOOL}, make build/tokenize')
-    for package, parts in (('tokenizers', (published, trained, added)), ('tiktoken', (ranks,))):
+    for package, parts in (('tokenizers', (published, metaspace, trained, added)), ('tiktoken', (ranks,))):
         try:
             __import__(package)
         except ImportError:

@@ -1063,6 +1063,77 @@ TT_TEST(generation_config_is_read_and_kept) {
     tt_destroy(ctx);
     TT_CHECK_NO_LEAK(memory);
 }
+/* ---- chat template ---- */
+#define CHATML "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n'}}{% endfor %}" \
+               "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+static void check_chat(tt_context *ctx, const char *dir, const char *format) {
+    tt_model *m = tt_model_load(ctx, dir);
+    if (!TT_CHECK(m != NULL)) { printf("  %s\n", tt_error(ctx)); }
+    if (m) { TT_CHECK_STR(tt_model_chat_format(m), format); }
+    tt_model_destroy(m);
+}
+TT_TEST(chat_template_is_read_and_kept) {
+    static const char json[] = "{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[]},"
+        "\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false},\"decoder\":{\"type\":\"ByteLevel\"}}";
+    tt_test_memory memory;
+    tt_context *ctx = open_context(&memory);
+    tt_model_config c = config_of(0);
+    const char *dir = tt_test_tmp("model/chat"), *dir2 = tt_test_tmp("model/chat2");
+    tt_tokenizer *t = tt_tokenizer_parse(ctx, json, sizeof json - 1);
+    tt_model *m = tt_model_create(ctx, &c, 1), *copy;
+    tt_text text = TT_INIT;
+    long n, blocks;
+    text.ctx = ctx;
+    TT_REQUIRE(m != NULL && t != NULL);
+    TT_CHECK_STR(tt_model_chat_format(m), "");
+    remove(in_dir(dir, "tokenizer_config.json"));
+    remove(in_dir(dir, "chat_template.jinja"));
+    remove(in_dir(dir2, "chat_template.jinja"));
+    TT_CHECK_OK(ctx, tt_model_save(m, NULL, dir));
+    tt_model_destroy(m);
+    check_chat(ctx, dir, "");
+    put_text(dir, "tokenizer_config.json", "{\"chat_template\": null}");
+    check_chat(ctx, dir, "");
+    put_text(dir, "tokenizer_config.json", "{\"chat_template\": [{\"name\": \"rag\", \"template\": \"x\"}, {\"name\": \"default\", \"template\": \"" CHATML "\"}]}");
+    check_chat(ctx, dir, "chatml");
+    put_text(dir, "tokenizer_config.json", "{\"chat_template\": \"{{ messages }}\"}");
+    check_chat(ctx, dir, NULL);
+    TT_CHECK_CONTAINS(tt_error(ctx), "chat template {{messages}}... is not known here");
+    put_text(dir, "chat_template.jinja", CHATML);                   /* goes before the other file */
+    m = tt_model_load(ctx, dir);
+    TT_REQUIRE(m != NULL);
+    TT_CHECK_STR(tt_model_chat_format(m), "chatml");
+    copy = tt_model_copy(m);
+    TT_CHECK_STR(tt_model_chat_format(copy), "chatml");
+    tt_model_destroy(copy);
+    TT_CHECK_OK(ctx, tt_model_save(m, t, dir2));
+    tt_model_destroy(m);
+    check_chat(ctx, dir2, "chatml");
+    TT_CHECK_OK(ctx, tt_file_read(ctx, in_dir(dir2, "tokenizer_config.json"), &text));
+    TT_CHECK_CONTAINS(text.data, "\"chat_template\": \"{% for message in messages %}");
+    tt_text_free(&text);
+    blocks = memory.live_blocks;
+    for (n = 1; n < 400; n++) {
+        memory.fail_at = memory.calls + n;
+        m = tt_model_load(ctx, dir2);
+        copy = m ? tt_model_copy(m) : NULL;
+        memory.fail_at = 0;
+        tt_model_destroy(copy);
+        tt_model_destroy(m);
+        TT_CHECK_INT(memory.live_blocks, blocks);
+        if (copy) { break; }
+    }
+    TT_CHECK(n > 20 && n < 400);
+    put_text(dir2, "tokenizer_config.json", "{\"chat_template\": ");
+    TT_CHECK(tt_model_load(ctx, dir2) == NULL);
+    TT_CHECK_CONTAINS(tt_error(ctx), "tokenizer_config.json: ");
+    put_text(dir2, "tokenizer_config.json", "{\"chat_template\": \"a\\u0000b\"}");
+    TT_CHECK(tt_model_load(ctx, dir2) == NULL);
+    TT_CHECK_CONTAINS(tt_error(ctx), "the chat template holds a byte 0");
+    tt_tokenizer_destroy(t);
+    tt_destroy(ctx);
+    TT_CHECK_NO_LEAK(memory);
+}
 TT_TEST(generation_config_refuses) {
     static const struct { const char *json, *part1, *part2; } bad[] = {
         {"{", "generation_config.json", "JSON"},
@@ -1159,6 +1230,19 @@ TT_TEST(save_in_shards) {
     TT_CHECK_NO_LEAK(memory);
 }
 static float rounded(float x, tt_dtype dtype) { return dtype == TT_BF16 ? tti_from_bf16(tti_to_bf16(x)) : tti_from_f16(tti_to_f16(x)); }
+/* Log-probs and entropies of three tokens. */
+static void logprobs_of(tt_model *m, float *out) {
+    static const int32_t tokens[] = {1, 3, 2, 5}, offsets[] = {0, 4};
+    tt_context *ctx = m->ctx;
+    tt_batch_desc batch = TT_INIT;
+    tt_tensor *logprobs, *entropy;
+    batch.n_sequences = 1;
+    batch.offsets = offsets;
+    batch.tokens = tokens;
+    logprobs = tt_model_logprobs(m, tt_batch_create(ctx, &batch), 1, &entropy);
+    TT_CHECK(logprobs && tt_tensor_get(logprobs, out) == TT_OK && tt_tensor_get(entropy, out + 3) == TT_OK);
+    tt_step_reset(ctx);
+}
 TT_TEST(save_as_half_and_map) {
     static const tt_dtype types[2] = {TT_BF16, TT_F16};
     int which, k;
@@ -1189,7 +1273,11 @@ TT_TEST(save_as_half_and_map) {
                 TT_CHECK_BYTES(a, b, tt_model_param(m, i)->size * sizeof(float));
                 lent += tt_model_param(mapped, i)->lent;
             }
-            TT_CHECK_INT(lent, c.num_hidden_layers * (which == 7 ? 4 : 7));       /* the layers' matrices */
+            /* the layers' matrices; of bf16 also the embedding and a head of its own */
+            TT_CHECK_INT(lent, c.num_hidden_layers * (which == 7 ? 4 : 7) + (k == 0 ? c.tie_word_embeddings ? 1 : 2 : 0));
+            logprobs_of(half, a);
+            logprobs_of(mapped, b);
+            TT_CHECK_BYTES(a, b, 6 * sizeof(float));
             TT_CHECK(tt_model_assign(mapped, half) != TT_OK);
             TT_CHECK_CONTAINS(tt_error(ctx), "mapped");
             TT_CHECK_OK(ctx, tt_model_assign(half, mapped));
@@ -1379,5 +1467,5 @@ TT_MAIN(safetensors_types, safetensors_refuses, safetensors_header_lengths, json
         state_each_prefix_and_bit_flip, state_each_failing_allocation, state_full_disk_leaves_the_old_file, config_reads_each_family, config_refuses,
         config_round_trip, config_json_refuses_what_a_family_lacks, config_each_failing_allocation, published_configs, model_round_trip,
         model_with_tokenizer, model_files_that_do_not_fit, model_tied_head_may_be_stored, model_gpt2_prefix_and_buffers, model_shards,
-        model_huge_config, model_each_failing_allocation, generation_config_is_read_and_kept, generation_config_refuses, save_in_shards,
+        model_huge_config, model_each_failing_allocation, generation_config_is_read_and_kept, chat_template_is_read_and_kept, generation_config_refuses, save_in_shards,
         save_as_half_and_map, map_of_unaligned_data, lora_directories)

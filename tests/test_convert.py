@@ -27,6 +27,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 TOOL = os.path.join(HERE, '..', 'tools', 'convert_weights.py')
 DATA = os.path.join(HERE, '..', '..', 'shared', 'data')
 GENERATE = os.path.join(HERE, '..', 'build', 'generate')
+SFT = os.path.join(HERE, '..', 'build', 'sft')
 sys.path.insert(0, os.path.dirname(TOOL))
 try:
     import numpy as np
@@ -446,6 +447,41 @@ class Llama2c(Case):
             self.assertIn(run().stdout.strip()[:400], published)
         self.assertEqual(ran.stderr, '')
         self.assertEqual([int(x) for x in ran.stdout.split()], ids)
+
+    def test_stories_learn_more_in_c(self):
+        for program in (GENERATE, SFT):
+            if not os.path.exists(program):
+                raise unittest.SkipTest(f'{program} is not built (make examples)')
+        model, trained, lines = self.path(), self.path(), self.path('more.jsonl')
+        self.convert(data('models', 'stories260K', 'stories260K.bin'), model, '--tokenizer', data('models', 'stories260K', 'tok512.bin'))
+        where = {'park': 'ball', 'shop': 'ball', 'zoo': 'bird', 'lake': 'bird'}
+        rows = [(f'{name} went to the {place}.', f' {name} saw a red {thing} there.') for name in ('Lily', 'Tom', 'Anna', 'Ben', 'Mia', 'Max', 'Sue', 'Tim') for place, thing in where.items()]
+        write(lines, ''.join(json.dumps({'prompt': p, 'completion': c}) + '\n' for p, c in rows))
+        ran = subprocess.run([SFT, '--model', model, '--data', lines, '--out', trained, '--epochs', '8', '--lr', '1e-3', '--batch-tokens', '256'], capture_output=True, text=True)
+        self.assertEqual((ran.returncode, ran.stderr), (0, ''))
+        losses = [float(line.split('validation loss ')[1]) for line in ran.stdout.splitlines() if 'validation loss' in line]
+        self.assertEqual(len(losses), 8)
+        self.assertLess(losses[-1], min(0.05, losses[0] / 4), ran.stdout)
+        say = lambda path, p: subprocess.run([GENERATE, '--model', path, '--prompt', p, '--greedy', '--max-tokens', '32'], capture_output=True, text=True).stdout
+        for p, c in rows[::5]:
+            self.assertEqual(say(trained, p), p + c + '\n')
+            self.assertNotEqual(say(model, p), p + c + '\n')
+
+    def test_a_template_that_changes_earlier_turns(self):
+        """Qwen 3 drops the thoughts of earlier answers, so that each answer is an example of its own."""
+        if not os.path.exists(SFT):
+            raise unittest.SkipTest(f'{SFT} is not built (make examples)')
+        model, lines = self.path(), self.path('talk.jsonl')
+        self.convert(data('models', 'stories260K', 'stories260K.bin'), model, '--tokenizer', data('models', 'stories260K', 'tok512.bin'))
+        talk = [('user', 'Hi'), ('assistant', '<think>\na\n</think>\n\nHello.'), ('user', 'Who?'), ('assistant', 'Me.')]
+        write(lines, json.dumps({'messages': [{'role': r, 'content': c} for r, c in talk]}) + '\n')
+        for name, n in (('chatml', 1), ('smollm2', 1), ('qwen3', 2)):
+            ran = subprocess.run([SFT, '--model', model, '--data', lines, '--out', self.path(), '--format', name, '--epochs', '1'], capture_output=True, text=True)
+            self.assertIn(f': {n} examples, 0 held out, 0 left out', ran.stdout, ran.stderr)
+        write(os.path.join(model, 'chat_template.jinja'), '{{ messages }}')
+        ran = subprocess.run([SFT, '--model', model, '--data', lines, '--out', self.path(), '--epochs', '1'], capture_output=True, text=True)
+        self.assertEqual(ran.returncode, 1)
+        self.assertIn('chat template {{messages}}... is not known here, choose the format by name', ran.stderr)
 
     def test_every_version(self):
         for tied in (True, False):

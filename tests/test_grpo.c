@@ -689,6 +689,144 @@ TT_TEST(stale_responses_leave_the_loss_only_if_they_were_bad) {
     tt_rollouts_free(&all);
     golden_close(&g);
 }
+/* ---- cases of the peers' own tests, with the numbers they expect ---- */
+/* TRL, tests/test_rewards.py, TestSoftOverlongPunishmentReward: limit 100, cache 20. */
+TT_TEST(trl_punishes_length_softly) {
+    static const struct { int length; double want; } cases[] = {{50, 0}, {110, -1}, {90, -0.5}};
+    tt_grpo_config c = TT_INIT;
+    int i;
+    c.max_completion_length = 100;
+    c.overlong_cache = 20;
+    for (i = 0; i < 3; i++) { TT_CHECK_NEAR(tt_grpo_overlong(&c, cases[i].length), cases[i].want, 1e-7); }
+}
+/* TRL, tests/test_grpo_trainer.py, test_reward_metric_reflects_reward_weights: rewards 1 and 0 of weights 0.7 and 0.3. */
+TT_TEST(trl_logs_the_weighted_reward) {
+    static const int lengths[3] = {1, 1, 1};
+    static const float weights[2] = {0.7f, 0.3f};
+    static const tt_advantage_type types[2] = {TT_ADV_GRPO, TT_ADV_GDPO};      /* sum_then_normalize, normalize_then_sum */
+    tt_context *ctx = tt_create(NULL);
+    int k, i;
+    for (k = 0; k < 2; k++) {
+        tt_rollouts all;
+        tt_grpo_config c = TT_INIT;
+        tt_grpo_metrics m = TT_INIT;
+        TT_REQUIRE(make_rollouts(ctx, 1, 3, lengths, &all) == TT_OK);
+        c.advantage = types[k];
+        all.n_rewards = 2;
+        for (i = 0; i < 3; i++) { all.items[i].rewards[0] = 1; }
+        TT_CHECK_OK(ctx, tt_grpo_advantages(&all, &c, weights, &m));
+        TT_CHECK_NEAR(m.reward, 0.7, 1e-6);
+        tt_rollouts_free(&all);
+    }
+    tt_destroy(ctx);
+}
+/* verl, tests/utils/test_groupwise.py, test_group_mean_std_simple: [1, 3] has mean 2 and std sqrt 2; a group of one mean 0 and std 1. */
+TT_TEST(verl_standardises_groups) {
+    static const int two[2] = {1, 1}, one[1] = {1};
+    tt_context *ctx = tt_create(NULL);
+    tt_rollouts all;
+    tt_grpo_config c = TT_INIT;
+    tt_grpo_metrics m = TT_INIT;
+    TT_REQUIRE(make_rollouts(ctx, 1, 2, two, &all) == TT_OK);
+    all.items[0].rewards[0] = 1;
+    all.items[1].rewards[0] = 3;
+    TT_CHECK_OK(ctx, tt_grpo_advantages(&all, &c, NULL, &m));
+    TT_CHECK_NEAR(m.reward, 2, 1e-7);
+    TT_CHECK_NEAR(m.reward_std, sqrt(2.0), 1e-6);
+    TT_CHECK_NEAR(all.items[1].advantage, 1 / (sqrt(2.0) + 1e-6), 1e-6);
+    tt_rollouts_free(&all);
+    TT_REQUIRE(make_rollouts(ctx, 1, 1, one, &all) == TT_OK);
+    all.items[0].rewards[0] = 2;
+    c.keep_single = 1;
+    TT_CHECK_OK(ctx, tt_grpo_advantages(&all, &c, NULL, NULL));
+    TT_CHECK_NEAR(all.items[0].advantage, 2, 1e-5);
+    tt_rollouts_free(&all);
+    tt_destroy(ctx);
+}
+/* d loss / d logp of rollouts whose log-probs and sampler's log-probs are constant along each response. */
+static void constant_slopes(tt_context *ctx, tt_rollouts *all, const double *logp, const double *sampled, const tt_grpo_config *c, double *out, tt_grpo_metrics *m) {
+    int indices[4], lengths[4], i, t, n = 0, at = 0;
+    float values[32], slopes[32];
+    tt_tensor *x, *loss;
+    for (i = 0; i < all->n; i++) {
+        tt_rollout *r = &all->items[i];
+        indices[i] = i;
+        lengths[i] = r->response_length;
+        r->old_logprobs = r->old_logprobs ? r->old_logprobs : (float *)tt_alloc(ctx, (size_t)lengths[i], sizeof(float));
+        for (t = 0; t < lengths[i]; t++) {
+            values[n++] = r->old_logprobs[t] = (float)logp[i];
+            r->sampling_logprobs[t] = (float)sampled[i];
+        }
+    }
+    x = tt_constant(ctx, 1, &n, values);
+    x->requires_grad = 1;
+    memset(m, 0, sizeof *m);
+    loss = tt_grpo_loss(ctx, x, NULL, all, indices, all->n, c, m);
+    TT_CHECK_OK(ctx, tt_backward(ctx, loss));
+    TT_CHECK_OK(ctx, tt_tensor_get_grad(x, slopes));
+    for (i = 0; i < all->n; i++) {
+        out[i] = (double)slopes[at];
+        at += lengths[i];
+    }
+    tt_step_reset(ctx);
+}
+/* TRL, tests/test_grpo_trainer.py, test_get_off_policy_mask and _padding: threshold 1; a bad response whose log-probs fell by 2
+ * on average leaves, by 0.5 it stays, a good one stays. There is no padding here that could be averaged in. */
+TT_TEST(trl_masks_bad_responses_off_policy) {
+    static const int lengths[3] = {4, 4, 4}, two[1] = {2};
+    static const double logp[3] = {-2, -0.5, -2}, sampled[3] = {0, 0, 0}, near_enough[1] = {-0.5};
+    tt_context *ctx = tt_create(NULL);
+    tt_rollouts all;
+    tt_grpo_config c = TT_INIT;
+    tt_grpo_metrics m;
+    double slopes[3];
+    c.loss = TT_LOSS_REINFORCE;
+    c.off_policy_mask_threshold = 1;
+    TT_REQUIRE(make_rollouts(ctx, 1, 3, lengths, &all) == TT_OK);
+    all.items[0].advantage = 1;
+    all.items[1].advantage = all.items[2].advantage = -1;
+    constant_slopes(ctx, &all, logp, sampled, &c, slopes, &m);
+    TT_CHECK(slopes[0] != 0 && slopes[1] != 0 && slopes[2] == 0);
+    tt_rollouts_free(&all);
+    TT_REQUIRE(make_rollouts(ctx, 1, 1, two, &all) == TT_OK);
+    all.items[0].advantage = -1;
+    constant_slopes(ctx, &all, logp, sampled, &c, slopes, &m);
+    TT_CHECK(slopes[0] == 0);
+    constant_slopes(ctx, &all, near_enough, sampled, &c, slopes, &m);
+    TT_CHECK(slopes[0] != 0);
+    tt_rollouts_free(&all);
+    tt_destroy(ctx);
+}
+/* verl, tests/trainer/ppo/test_rollout_corr.py, test_mask_mode: trainer -2, sampler -1 and -2.5 give the weights 0.368 and 1.649;
+ * with the bounds 0.5 and 2 the first response is rejected, the second stays; test_basic_rollout_correction: never above 2. */
+TT_TEST(verl_weighs_and_rejects_by_mismatch) {
+    static const int lengths[2] = {5, 5};
+    static const double logp[2] = {-2, -2}, sampled[2] = {-1, -2.5}, far[2] = {-1, -4};
+    tt_context *ctx = tt_create(NULL);
+    tt_rollouts all;
+    tt_grpo_config c = TT_INIT;
+    tt_grpo_metrics m;
+    double slopes[2], plain[2];
+    TT_REQUIRE(make_rollouts(ctx, 1, 2, lengths, &all) == TT_OK);
+    all.items[0].advantage = all.items[1].advantage = 1;
+    c.loss = TT_LOSS_REINFORCE;
+    constant_slopes(ctx, &all, logp, sampled, &c, plain, &m);
+    c.mismatch = TT_MISMATCH_TOKEN_TRUNCATE;
+    c.mismatch_high = 2;
+    constant_slopes(ctx, &all, logp, sampled, &c, slopes, &m);
+    TT_CHECK_NEAR(slopes[0] / plain[0], 0.368, 1e-3);
+    TT_CHECK_NEAR(slopes[1] / plain[1], 1.649, 1e-3);
+    constant_slopes(ctx, &all, logp, far, &c, slopes, &m);
+    TT_CHECK_NEAR(slopes[1] / plain[1], 2, 1e-6);
+    c.mismatch = TT_MISMATCH_TOKEN_MASK;
+    c.mismatch_low = 0.5f;
+    constant_slopes(ctx, &all, logp, sampled, &c, slopes, &m);
+    TT_CHECK(slopes[0] == 0);
+    TT_CHECK_NEAR(slopes[1] / plain[1], 1.649, 1e-3);
+    tt_rollouts_free(&all);
+    tt_destroy(ctx);
+}
+
 /* Rewards 2e-4 apart: verl's 1e-8 stands beside the variance in the root, OpenRLHF's is its least value. */
 TT_TEST(whitening_guards_a_small_variance) {
     static const int lengths[2] = {1, 1};
@@ -877,6 +1015,7 @@ TT_MAIN(advantages_have_the_golden_values, equal_rewards_and_groups_of_one_give_
         gamma_is_the_texts_or_the_released_codes, guided_rows_have_the_golden_values, the_pole_of_the_released_factor_is_finite,
         slopes_are_those_of_the_losses, gradients_are_those_of_the_batch_loss, the_entropy_bonus_reaches_its_gradient,
         the_sampler_and_the_trainer_agree_to_the_bit, mismatch_weights_are_one_unless_the_sampler_differs,
-        stale_responses_leave_the_loss_only_if_they_were_bad, whitening_guards_a_small_variance,
+        stale_responses_leave_the_loss_only_if_they_were_bad, trl_punishes_length_softly, trl_logs_the_weighted_reward, verl_standardises_groups,
+        trl_masks_bad_responses_off_policy, verl_weighs_and_rejects_by_mismatch, whitening_guards_a_small_variance,
         an_off_policy_response_takes_a_samples_place, a_replaced_response_is_marked_as_the_teachers,
         every_failed_allocation_is_reported_and_leaks_nothing)

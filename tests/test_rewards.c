@@ -111,6 +111,33 @@ TT_TEST(formats_are_patterns) {
     TT_CHECK(score(tt_reward_format, word, "", "", "yes") == 1 && score(tt_reward_format, word, "", "", "yes!") == 0 && score(tt_reward_format, word, "", "", "ye") == 0);
     TT_CHECK(score(tt_reward_format, tail, "", "", "aabab") == 1 && score(tt_reward_format, tail, "", "", "aaba") == 0);
 }
+/* ---- cases of TRL's tests/test_rewards.py, with the rewards they expect ---- */
+/* TestThinkFormatReward. Its last two cases, a second <think>, are not restated: a pattern cannot forbid a text. */
+TT_TEST(trl_wants_thoughts_in_their_tags) {
+    static const char *const valid[] = {
+        "<think>This is my reasoning.</think>This is my answer.", "<think>\nThis is my reasoning.\n</think>\nThis is my answer.",
+        "<think>\nThis is\nmy reasoning.\n</think>\nThis is my answer.", "<think>\nThis is <some tag> my reasoning.</think>\nThis is my answer.",
+        "<think></think>\nThis is my answer."
+    };
+    static const char *const invalid[] = {
+        "<think>\nThis is my reasoning.\nThis is my answer.", "<think>This is my reasoning.\nThis is my answer.", "This is my reasoning. This is my answer.",
+        "This is my reasoning.\nThis is my answer.", "This is my reasoning.</think>\nThis is my answer.", "This is my reasoning.</think>This is my answer.",
+        "This<think>is my reasoning.</think>\nThis is my answer."
+    };
+    static char pattern[] = "<think>*</think>*";
+    size_t i;
+    for (i = 0; i < sizeof valid / sizeof *valid; i++) { TT_CHECK(score(tt_reward_format, pattern, "", "", valid[i]) == 1); }
+    for (i = 0; i < sizeof invalid / sizeof *invalid; i++) { TT_CHECK(score(tt_reward_format, pattern, "", "", invalid[i]) == 0); }
+}
+/* TestAccuracyReward: right answer as LaTeX and as fraction, wrong answers with and without LaTeX. */
+TT_TEST(trl_compares_boxed_answers) {
+    static const struct { const char *gold, *said; float want; } cases[] = {
+        {"\\frac{63}{400}", "\\boxed{\\frac{63}{400}}", 1}, {"63/400", "\\boxed{\\frac{63}{400}}", 1},
+        {"\\frac{63}{400}", "\\boxed{\\frac{64}{400}}", 0}, {"6", "\\boxed{3}", 0}, {"\\frac{1}{3}", "\\boxed{\\frac{1}{3}}", 1}
+    };
+    size_t i;
+    for (i = 0; i < sizeof cases / sizeof *cases; i++) { TT_CHECK_NEAR(score(tt_reward_boxed, NULL, "", cases[i].gold, cases[i].said), cases[i].want, 0); }
+}
 
 /* ---- countdown ---- */
 TT_TEST(countdown_wants_each_number_once) {
@@ -270,6 +297,157 @@ TT_TEST(puzzles_are_answered_and_split_by_their_numbers) {
     }
     tt_destroy(ctx);
 }
+/* ---- documents of the puzzles: read word by word, checked by value ---- */
+static tt_puzzles *make_puzzles(tt_context *ctx, tt_puzzle kind) {
+    tt_puzzles_desc d = TT_INIT;
+    d.kind = kind;
+    d.min_n = d.max_n = 3;
+    d.max_result = 60;
+    d.operators = TT_PLUS | TT_MINUS | TT_TIMES;
+    d.seed = 11;
+    return tt_puzzles_create(ctx, &d);
+}
+/* What stands between two marks, NUL-terminated in out; 0 if they are not there in this order. */
+static int between(const char *text, const char *from, const char *to, char *out, size_t size) {
+    const char *begin = strstr(text, from), *end = begin ? strstr(begin + strlen(from), to) : NULL;
+    size_t n;
+    if (!end) { return 0; }
+    begin += strlen(from);
+    n = (size_t)(end - begin);
+    if (n >= size) { return 0; }
+    memcpy(out, begin, n);
+    out[n] = 0;
+    return 1;
+}
+/* Each " a op b =c" of a check must hold; how many there are, or -1. */
+static int count_true_steps(const char *reason) {
+    const char *at;
+    int n = 0;
+    for (at = strstr(reason, " ="); at; at = strstr(at + 2, " =")) {
+        const char *from = at;
+        long a, b, c;
+        char op;
+        int spaces = 0;
+        while (from > reason && spaces < 3) { spaces += *--from == ' '; }
+        if (sscanf(from, " %ld %c %ld =%ld", &a, &op, &b, &c) != 4) { return -1; }
+        if (c != (op == '+' ? a + b : op == '-' ? a - b : op == '*' ? a * b : c + 1)) { return -1; }
+        n++;
+    }
+    return n;
+}
+typedef struct told { int teacher, notes, opinion; char question[200], attempt[100], reason[800], answer[100]; } told;
+static int read_told(const char *text, told *d) {
+    char opinion[32];
+    memset(d, 0, sizeof *d);
+    if (between(text, "<user>", "<student>", d->question, sizeof d->question)) { return between(text, "<student>", "<end>", d->attempt, sizeof d->attempt); }
+    if (!between(text, ">", "<attempt>", d->question, sizeof d->question)) { return 0; }
+    d->teacher = strncmp(text, "<mentor>", 8) == 0;
+    d->notes = !d->teacher;
+    if (d->notes) { return between(text, "<attempt>", "\n\n", d->attempt, sizeof d->attempt) && between(text, "\n\n", "\n\n", d->reason, sizeof d->reason) && between(text, "\n\n so", "<end>", d->answer, sizeof d->answer); }
+    if (!between(text, "<attempt>", "<feedback>", d->attempt, sizeof d->attempt) || !between(text, "<opinion>", "</opinion>", opinion, sizeof opinion)) { return 0; }
+    d->opinion = strcmp(opinion, " correct") == 0;
+    return between(text, "<reason>", "</reason>", d->reason, sizeof d->reason) && between(text, "<phrase> so", "</phrase><stop>", d->answer, sizeof d->answer);
+}
+static int told_right(tt_puzzle kind, const tt_task *task, const told *d, const char *said) {
+    char gold[32];
+    if (kind == TT_PUZZLE_ARITHMETIC) { return equal(d->question + strlen(" compute"), said + strlen(" answer")); }
+    snprintf(gold, sizeof gold, " answer %ld", strtol(d->question + strlen(" make"), NULL, 10));
+    return score(task->reward, task->user, d->question, gold, said) == 1;
+}
+TT_TEST(puzzle_documents_show_right_checks_of_unseen_questions) {
+    enum { N = 3000 };
+    static uint64_t held_out[N];
+    tt_context *ctx = tt_create(NULL);
+    tt_puzzle kind;
+    for (kind = TT_PUZZLE_COUNTDOWN; kind <= TT_PUZZLE_GUESS; kind = (tt_puzzle)(kind + 1)) {
+        tt_puzzles *p = make_puzzles(ctx, kind);
+        tt_task task = tt_task_puzzles(p, "<user>{question}<student>", "<end>");
+        tt_tokenizer *tokenizer = tt_puzzles_tokenizer(p);
+        tt_text text = TT_INIT, answer = TT_INIT;
+        tt_ids ids = TT_INIT;
+        int i, k, teachers = 0, notes = 0, rights = 0, lucky = 0, answers = 0, steps;
+        text.ctx = answer.ctx = ids.ctx = ctx;
+        TT_REQUIRE(p && tokenizer);
+        for (i = 0; i < N; i++) {
+            text.size = answer.size = 0;
+            TT_REQUIRE(task.question(task.user, 1, (uint64_t)i, &text, &answer) == TT_OK);
+            held_out[i] = key_of(text.data);
+        }
+        for (i = 0; i < N; i++) {
+            told d;
+            size_t from = 0;
+            int words = 0;
+            const char *c;
+            text.size = ids.size = 0;
+            TT_REQUIRE(tt_puzzles_document(p, (uint64_t)i, 0, &text, &from) == TT_OK);
+            if (!TT_CHECK(read_told(text.data, &d))) { printf("  %s\n", text.data); break; }
+            TT_CHECK(strncmp(text.data + from, " answer", 7) == 0 && strncmp(text.data + from, d.attempt, strlen(d.attempt)) == 0);
+            teachers += d.teacher;
+            notes += d.notes;
+            for (k = 0; k < N && held_out[k] != key_of(d.question); k++) { }
+            TT_CHECK_INT(k, N);                            /* never a held-out multiset */
+            TT_CHECK_OK(ctx, tt_encode(tokenizer, text.data, text.size, TT_SPECIAL_PARSE, &ids));
+            for (c = text.data; *c; c++) { words += *c == ' ' || *c == '<' || (*c == '\n' && c[1] == '\n'); }
+            TT_CHECK_INT(ids.size, words);                 /* each word and tag one token */
+            if (kind != TT_PUZZLE_GUESS) { rights += told_right(kind, &task, &d, d.attempt); }
+            if (!d.teacher && !d.notes) { continue; }
+            answers++;
+            if (kind == TT_PUZZLE_GUESS) {
+                long largest = 0, said = -1;
+                for (c = d.question; *c; c++) { if (*c == ' ' && atol(c) > largest) { largest = atol(c); } }
+                lucky += atol(d.answer + strlen(" answer")) == largest;
+                TT_CHECK(sscanf(strstr(d.reason, "largest"), "largest %ld", &said) == 1 && said == largest);
+                if (d.teacher) { TT_CHECK_INT(d.opinion, strcmp(d.attempt, d.answer) == 0); }
+                continue;
+            }
+            steps = count_true_steps(d.reason);
+            TT_CHECK(steps >= 2 && steps % 2 == 0 && steps <= 8);
+            if (!TT_CHECK(told_right(kind, &task, &d, d.answer))) { printf("  %s\n", text.data); }
+            if (d.teacher) { TT_CHECK_INT(d.opinion, told_right(kind, &task, &d, d.attempt)); }
+        }
+        TT_CHECK_NEAR(teachers / (double)N, 0.35, 0.03);
+        TT_CHECK_NEAR(notes / (double)N, 0.2, 0.03);
+        if (kind == TT_PUZZLE_ARITHMETIC) { TT_CHECK_NEAR(rights / (double)N, 0.32, 0.04); }
+        if (kind == TT_PUZZLE_COUNTDOWN) { TT_CHECK(rights > 0.3 * N && rights < 0.5 * N); }
+        if (kind == TT_PUZZLE_GUESS) { TT_CHECK_NEAR(lucky / (double)answers, 0.75, 0.04); }
+        text.size = 0;
+        for (i = 0; i < 50; i++) { TT_CHECK_OK(ctx, tt_puzzles_document(p, (uint64_t)i, 0.93, &text, NULL)); }
+        TT_CHECK(strstr(text.data, "<attempt>") == NULL);      /* post-training on direct answers */
+        tt_text_free(&text);
+        tt_text_free(&answer);
+        tt_ids_free(&ids);
+        tt_tokenizer_destroy(tokenizer);
+        tt_puzzles_destroy(p);
+    }
+    tt_destroy(ctx);
+}
+TT_TEST(puzzle_tokenizers_survive_lost_memory) {
+    long n, calls = 0, step = 1;
+    for (n = 0; n < 10000000; n += step) {
+        tt_test_memory memory = tt_test_memory_none();
+        tt_desc desc = TT_INIT;
+        tt_context *ctx;
+        tt_puzzles *p;
+        tt_tokenizer *tokenizer;
+        desc.allocator = tt_test_allocator(&memory);
+        ctx = tt_create(&desc);
+        p = make_puzzles(ctx, TT_PUZZLE_GUESS);
+        TT_REQUIRE(p != NULL);
+        memory.fail_at = n ? memory.calls + n : 0;
+        calls = memory.calls;
+        tokenizer = tt_puzzles_tokenizer(p);
+        calls = memory.calls - calls;
+        TT_CHECK_INT(tokenizer != NULL, n == 0 || n > calls);
+        if (n && !tokenizer) { TT_CHECK_INT(tt_error_status(ctx), TT_ERR_MEM); }
+        tt_tokenizer_destroy(tokenizer);
+        tt_puzzles_destroy(p);
+        tt_destroy(ctx);
+        TT_CHECK_NO_LEAK(memory);
+        if (n == 0) { step = 1 + calls / 60; n = 1 - step; }
+        else if (n > calls) { break; }
+    }
+    TT_CHECK(calls > 20);
+}
 TT_TEST(puzzle_settings_are_checked) {
     tt_context *ctx = tt_create(NULL);
     tt_puzzles_desc d = TT_INIT;
@@ -295,6 +473,8 @@ TT_TEST(puzzle_settings_are_checked) {
     task = tt_task_puzzles(p, "{question}", "<end>");
     TT_CHECK_INT(task.question(task.user, 0, 1, &question, &answer), TT_ERR_ARG);      /* there is no such puzzle: an error, no endless search */
     TT_CHECK_CONTAINS(tt_error(ctx), "widen max_number");
+    TT_CHECK_INT(tt_puzzles_document(p, 0, 0, &question, NULL), TT_ERR_ARG);
+    TT_CHECK_CONTAINS(tt_error(ctx), "document of a task: no question was found in 10000 tries");
     tt_puzzles_destroy(p);
     tt_text_free(&question);
     tt_text_free(&answer);
@@ -635,7 +815,7 @@ TT_TEST(every_failed_allocation_is_reported_and_leaks_nothing) {
 }
 
 TT_MAIN(answers_are_equal_by_text_value_or_parts, answers_of_math500_equal_those_of_their_solutions, rewards_read_the_answer_where_it_stands,
-        formats_are_patterns, countdown_wants_each_number_once, countdown_test_set_is_solved_and_checked, puzzles_are_answered_and_split_by_their_numbers,
-        puzzle_settings_are_checked, intervals_are_those_of_the_textbook, pass_at_k_counts_the_samples_that_miss, evaluation_counts_passes_and_votes,
+        formats_are_patterns, trl_wants_thoughts_in_their_tags, trl_compares_boxed_answers, countdown_wants_each_number_once, countdown_test_set_is_solved_and_checked, puzzles_are_answered_and_split_by_their_numbers,
+        puzzle_documents_show_right_checks_of_unseen_questions, puzzle_tokenizers_survive_lost_memory, puzzle_settings_are_checked, intervals_are_those_of_the_textbook, pass_at_k_counts_the_samples_that_miss, evaluation_counts_passes_and_votes,
         a_failing_reward_is_counted_not_fatal, evaluations_are_a_table_and_json, reflection_is_read_from_words_without_a_judge,
         jsonl_sets_hold_out_what_is_asked, every_failed_allocation_is_reported_and_leaks_nothing)

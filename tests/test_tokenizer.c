@@ -391,22 +391,28 @@ TT_TEST(nfc) {
 /* ---- SentencePiece's kind, with byte fallback ---- */
 
 #define MARK "\xE2\x96\x81"
-static tt_tokenizer *small_sentencepiece(tt_context *ctx, const char *more) {
+/* pipeline: normalizer and pre_tokenizer, each with a comma; more: behind the vocabulary. */
+static tt_tokenizer *small_marks(tt_context *ctx, const char *pipeline, int strip, const char *more) {
     tt_text json = TT_INIT;
     tt_tokenizer *t;
     int b;
     json.ctx = ctx;
-    TT_CHECK_OK(ctx, tt_text_format(&json, "{\"added_tokens\":[{\"id\":0,\"content\":\"<s>\",\"special\":true}],\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":["
-        "{\"type\":\"Prepend\",\"prepend\":\"" MARK "\"},{\"type\":\"Replace\",\"pattern\":{\"String\":\" \"},\"content\":\"" MARK "\"}]},"
+    TT_CHECK_OK(ctx, tt_text_format(&json, "{\"added_tokens\":[{\"id\":0,\"content\":\"<s>\",\"special\":true},{\"id\":264,\"content\":\"<n>\",\"normalized\":true}],%s"
         "\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{\"id\":\"<s>\",\"type_id\":0}},{\"Sequence\":{\"id\":\"A\",\"type_id\":0}}],"
         "\"special_tokens\":{\"<s>\":{\"id\":\"<s>\",\"ids\":[0],\"tokens\":[\"<s>\"]}}},"
         "\"decoder\":{\"type\":\"Sequence\",\"decoders\":[{\"type\":\"Replace\",\"pattern\":{\"String\":\"" MARK "\"},\"content\":\" \"},{\"type\":\"ByteFallback\"},"
-        "{\"type\":\"Fuse\"},{\"type\":\"Strip\",\"content\":\" \",\"start\":1,\"stop\":0}]},\"model\":{\"byte_fallback\":true,\"unk_token\":\"<s>\",\"fuse_unk\":true,\"vocab\":{"));
+        "{\"type\":\"Fuse\"}%s]},\"model\":{\"byte_fallback\":true,\"unk_token\":\"<s>\",\"fuse_unk\":true,\"vocab\":{", pipeline,
+        strip ? ",{\"type\":\"Strip\",\"content\":\" \",\"start\":1,\"stop\":0}" : ""));
     for (b = 0; b < 256; b++) TT_CHECK_OK(ctx, tt_text_format(&json, "\"<0x%02X>\":%d,", b, b + 1));
     TT_CHECK_OK(ctx, tt_text_format(&json, "\"" MARK "\":257,\"a\":258,\"b\":259,\"" MARK "a\":260,\"" MARK MARK "\":261,\"ab\":262%s}}", more));
-    t = tt_tokenizer_parse(ctx, json.data, json.size);
-    if (!t) printf("  %s\n", tt_error(ctx));
+    t = json.size ? tt_tokenizer_parse(ctx, json.data, json.size) : NULL;
     tt_text_free(&json);
+    return t;
+}
+#define MARK_STEPS "{\"type\":\"Prepend\",\"prepend\":\"" MARK "\"},{\"type\":\"Replace\",\"pattern\":{\"String\":\" \"},\"content\":\"" MARK "\"}"
+static tt_tokenizer *small_sentencepiece(tt_context *ctx, const char *more) {
+    tt_tokenizer *t = small_marks(ctx, "\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":[" MARK_STEPS "]},", 1, more);
+    if (!t) printf("  %s\n", tt_error(ctx));
     return t;
 }
 
@@ -434,6 +440,94 @@ TT_TEST(sentencepiece_with_byte_fallback) {
     check_ids(t, ctx, "ab a", 4, TT_SPECIAL_PARSE, crossing, 3);
     tt_tokenizer_destroy(t);
     tt_destroy(ctx);
+}
+
+static void check_text(const tt_tokenizer *t, tt_context *ctx, const int32_t *ids, size_t n, const char *want) {
+    tt_text out = TT_INIT;
+    out.ctx = ctx;
+    TT_CHECK_OK(ctx, tt_decode(t, ids, n, 0, &out));
+    TT_CHECK_STR(out.data, want);
+    tt_text_free(&out);
+}
+static tt_tokenizer *small_metaspace(tt_context *ctx, const char *scheme, int split, int strip) {
+    char pipeline[256];
+    snprintf(pipeline, sizeof pipeline, "\"pre_tokenizer\":{\"type\":\"Metaspace\",\"replacement\":\"%s\",\"prepend_scheme\":\"%s\",\"split\":%s},", MARK, scheme, split ? "true" : "false");
+    return small_marks(ctx, pipeline, strip, "},\"merges\":[\"" MARK " a\",\"" MARK " " MARK "\",\"a b\"]");
+}
+/* The ids are those of tokenizers 0.23.3. */
+TT_TEST(metaspace_in_all_its_ways) {
+    static const char *const texts[] = {"ab a", " a", "   a", "a<s>a", "<s>a", MARK "a", "<n>a"};
+    static const struct { const char *scheme; int split, ids[7][5]; } cases[] = {
+        {"always", 0, {{260, 259, 260, -1, 0}, {260, -1, 0, 0, 0}, {261, 260, -1, 0, 0}, {260, 0, 260, -1, 0}, {0, 260, -1, 0, 0}, {260, -1, 0, 0, 0}, {264, 260, -1, 0, 0}}},
+        {"always", 1, {{260, 259, 260, -1, 0}, {260, -1, 0, 0, 0}, {257, 257, 260, -1, 0}, {260, 0, 260, -1, 0}, {0, 260, -1, 0, 0}, {260, -1, 0, 0, 0}, {264, 260, -1, 0, 0}}},
+        {"first", 0, {{260, 259, 260, -1, 0}, {260, -1, 0, 0, 0}, {261, 260, -1, 0, 0}, {260, 0, 258, -1, 0}, {0, 258, -1, 0, 0}, {260, -1, 0, 0, 0}, {264, 258, -1, 0, 0}}},
+        {"never", 0, {{262, 260, -1, 0, 0}, {260, -1, 0, 0, 0}, {261, 260, -1, 0, 0}, {258, 0, 258, -1, 0}, {0, 258, -1, 0, 0}, {260, -1, 0, 0, 0}, {264, 258, -1, 0, 0}}},
+        {"never", 1, {{262, 260, -1, 0, 0}, {260, -1, 0, 0, 0}, {257, 257, 260, -1, 0}, {258, 0, 258, -1, 0}, {0, 258, -1, 0, 0}, {260, -1, 0, 0, 0}, {264, 258, -1, 0, 0}}}};
+    static const int32_t twice[] = {260, 260};
+    tt_context *ctx = tt_create(NULL);
+    tt_text a = TT_INIT, b = TT_INIT;
+    size_t i, k, n;
+    a.ctx = b.ctx = ctx;
+    for (i = 0; i < sizeof cases / sizeof *cases; i++) {
+        int strip = strcmp(cases[i].scheme, "never") != 0;
+        tt_tokenizer *t = small_metaspace(ctx, cases[i].scheme, cases[i].split, strip), *again;
+        TT_REQUIRE(t != NULL);
+        for (k = 0; k < sizeof texts / sizeof *texts; k++) {
+            for (n = 0; cases[i].ids[k][n] >= 0; n++) { }
+            check_ids(t, ctx, texts[k], strlen(texts[k]), TT_SPECIAL_PARSE, cases[i].ids[k], n);
+        }
+        check_text(t, ctx, twice, 2, strip ? "a a" : " a a");
+        a.size = b.size = 0;
+        TT_CHECK_OK(ctx, tt_tokenizer_json(t, &a));
+        again = tt_tokenizer_parse(ctx, a.data, a.size);
+        TT_REQUIRE(again != NULL);
+        TT_CHECK_OK(ctx, tt_tokenizer_json(again, &b));
+        TT_CHECK_STR(a.data, b.data);
+        TT_CHECK(again->characters == t->characters && again->pretokenizer == t->pretokenizer && again->strip == strip);
+        tt_tokenizer_destroy(again);
+        tt_tokenizer_destroy(t);
+    }
+    tt_text_free(&a);
+    tt_text_free(&b);
+    tt_destroy(ctx);
+}
+TT_TEST(nfc_before_marks) {
+    static const int ids[] = {257, 196, 170, 260};       /* e and U+0301 are one character of two bytes then */
+    tt_context *ctx = tt_create(NULL);
+    tt_tokenizer *t = small_marks(ctx, "\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"NFC\"}," MARK_STEPS "]},", 1,
+                                  "},\"merges\":[\"" MARK " a\",\"a b\"]");
+    TT_REQUIRE(t != NULL);
+    check_ids(t, ctx, "e\xCC\x81 a", 5, TT_SPECIAL_PARSE, ids, 4);
+    tt_tokenizer_destroy(t);
+    tt_destroy(ctx);
+}
+TT_TEST(metaspace_with_lost_memory) {
+    tt_status status = TT_ERR_MEM;
+    long n;
+    for (n = 1; n < 1000 && status == TT_ERR_MEM; n++) {
+        tt_test_memory memory = tt_test_memory_none();
+        tt_desc desc = TT_INIT;
+        tt_context *ctx;
+        tt_ids ids = TT_INIT;
+        tt_tokenizer *t;
+        desc.n_threads = 1;
+        desc.allocator = tt_test_allocator(&memory);
+        ctx = tt_create(&desc);
+        TT_REQUIRE(ctx != NULL);
+        ids.ctx = ctx;
+        t = small_metaspace(ctx, "first", 0, 1);
+        TT_REQUIRE(t != NULL);
+        memory.fail_at = memory.calls + n;
+        status = tt_encode(t, "a <s> b a", 9, TT_SPECIAL_PARSE, &ids);
+        memory.fail_at = 0;
+        if (status == TT_ERR_MEM) TT_CHECK_INT(ids.size, 0);
+        tt_ids_free(&ids);
+        tt_tokenizer_destroy(t);
+        tt_destroy(ctx);
+        TT_CHECK_NO_LEAK(memory);
+    }
+    TT_CHECK_INT(status, TT_OK);
+    TT_CHECK(n > 3);
 }
 
 /* ---- decoding token by token, many texts, refusals ---- */
@@ -604,39 +698,192 @@ TT_TEST(every_code_point_and_pair_of_bytes_returns) {
 
 /* ---- chat templates ---- */
 
-/* What transformers 5.23 makes of them with the templates of Qwen 2.5 and Llama 3. */
-TT_TEST(chat_templates) {
-    static const tt_message messages[] = {{"system", "Be brief."}, {"user", " Hi there!\n"}, {"assistant", "Hello."}, {"user", "What is 2+2?"}};
-    static const char chatml[] = "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n Hi there!\n<|im_end|>\n<|im_start|>assistant\nHello.<|im_end|>\n"
-                                 "<|im_start|>user\nWhat is 2+2?<|im_end|>\n";
-    static const char llama3[] = "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nHi there!<|eot_id|>"
-                                 "<|start_header_id|>assistant<|end_header_id|>\n\nHello.<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nWhat is 2+2?<|eot_id|>"
-                                 "<|start_header_id|>assistant<|end_header_id|>\n\n";
-    static const char json[] = HEAD "\"added_tokens\":[{\"id\":9,\"content\":\"<|im_start|>\",\"special\":true}]," SMALL_MODEL;
+/* tests/golden/chat.json holds what transformers writes with the published templates (make_chat_golden.py). */
+static void check_conversation(tt_context *ctx, const char *format, const tt_json *talk, const tt_json *row, int index) {
+    static const char *const dated[] = {"dated", "llama3.1", "01 Feb 2026"};
+    int is_dated = strcmp(format, dated[0]) == 0, n = 0;
+    tt_message messages[16];
+    tt_chat_desc desc = TT_INIT;
+    tt_text out = TT_INIT, want = TT_INIT;
+    out.ctx = want.ctx = ctx;
+    desc.format = is_dated ? dated[1] : format;
+    desc.date = is_dated ? dated[2] : NULL;
+    for (talk = talk->child; talk && n < 16; talk = talk->next, n++) {
+        messages[n].role = tt_json_text(talk, "role", "");
+        messages[n].content = tt_json_text(talk, "content", "");
+    }
+    for (; desc.generation_prompt < 2; desc.generation_prompt++) {
+        const tt_json *part = desc.generation_prompt ? row->child->next : row->child;
+        out.size = 0;
+        TT_CHECK_OK(ctx, tt_text_append(&want, part->string, part->length));
+        TT_CHECK_OK(ctx, tt_chat_render(ctx, &desc, messages, n, &out));
+        if (!TT_CHECK_STR(out.data, want.data)) printf("  format %s, conversation %d\n", format, index);
+    }
+    tt_text_free(&out);
+    tt_text_free(&want);
+}
+TT_TEST(chat_equals_transformers) {
+    static const char *const formats[] = {"chatml", "qwen2", "qwen2.5", "qwen3", "smollm2", "llama3", "llama3.1", "dated"};
     tt_context *ctx = tt_create(NULL);
-    tt_tokenizer *t = tt_tokenizer_parse(ctx, json, sizeof json - 1);
-    tt_message bad = TT_INIT;
+    tt_text text = read_data(ctx, "tests/golden/chat.json");
+    tt_json *root = tt_json_parse(ctx, text.data, text.size);
+    const tt_json *all = tt_json_get(root, "formats");
+    size_t i;
+    TT_REQUIRE(all != NULL);
+    TT_CHECK_INT(all->length, sizeof formats / sizeof *formats);
+    for (i = 0; i < sizeof formats / sizeof *formats; i++) {
+        const tt_json *rows = tt_json_get(all, formats[i]), *row = rows ? rows->child : NULL, *talk = tt_json_get(root, "conversations")->child;
+        int n = 0;
+        for (; row && talk; row = row->next, talk = talk->next, n++) check_conversation(ctx, formats[i], talk, row, n);
+        TT_CHECK(row == NULL && n == (strcmp(formats[i], "dated") == 0 ? 2 : 27));
+    }
+    tt_json_free(ctx, root);
+    tt_text_free(&text);
+    tt_destroy(ctx);
+}
+TT_TEST(chat_of_no_and_of_wrong_messages) {
+    static const char json[] = HEAD "\"added_tokens\":[{\"id\":9,\"content\":\"<|im_start|>\",\"special\":true}]," SMALL_MODEL;
+    static const char llama[] = HEAD "\"added_tokens\":[{\"id\":9,\"content\":\"<|start_header_id|>\",\"special\":true}," 
+                                "{\"id\":10,\"content\":\"<|finetune_right_pad_id|>\",\"special\":true}]," SMALL_MODEL;
+    tt_context *ctx = tt_create(NULL);
+    tt_tokenizer *t = tt_tokenizer_parse(ctx, json, sizeof json - 1), *t2 = tt_tokenizer_parse(ctx, llama, sizeof llama - 1);
+    tt_message one = TT_INIT;
+    tt_chat_desc desc = TT_INIT;
     tt_text out = TT_INIT;
     out.ctx = ctx;
-    TT_REQUIRE(t != NULL);
-    TT_CHECK_OK(ctx, tt_chat_render(ctx, NULL, "chatml", messages, 4, 0, &out));
-    TT_CHECK_STR(out.data, chatml);
-    TT_CHECK_OK(ctx, tt_chat_render(ctx, t, NULL, messages, 0, 1, &out));
-    TT_CHECK_STR(out.data + sizeof chatml - 1, "<|im_start|>assistant\n");
+    one.role = "user";
+    one.content = "Hi.";
+    TT_REQUIRE(t != NULL && t2 != NULL);
+    desc.generation_prompt = 1;
+    TT_CHECK_OK(ctx, tt_chat_render(ctx, &desc, &one, 1, &out));
+    TT_CHECK_STR(out.data, "user: Hi.\nassistant:");
     out.size = 0;
-    TT_CHECK_OK(ctx, tt_chat_render(ctx, NULL, "llama3", messages, 4, 1, &out));
-    TT_CHECK_STR(out.data, llama3);
+    desc.tokenizer = t;
+    desc.format = "";
+    TT_CHECK_OK(ctx, tt_chat_render(ctx, &desc, NULL, 0, &out));
+    TT_CHECK_STR(out.data, "<|im_start|>assistant\n");
     out.size = 0;
-    TT_CHECK_OK(ctx, tt_chat_render(ctx, NULL, NULL, messages, 1, 1, &out));
-    TT_CHECK_STR(out.data, "system: Be brief.\nassistant:");
-    TT_CHECK_INT(tt_chat_render(ctx, NULL, "vicuna", messages, 1, 1, &out), TT_ERR_ARG);
-    TT_CHECK_CONTAINS(tt_error(ctx), "format is \"vicuna\"");
-    TT_CHECK_INT(tt_chat_render(ctx, NULL, "plain", &bad, 1, 1, &out), TT_ERR_ARG);
+    desc.tokenizer = t2;
+    desc.generation_prompt = 0;
+    TT_CHECK_OK(ctx, tt_chat_render(ctx, &desc, NULL, 0, &out));
+    TT_CHECK_CONTAINS(out.data, "Today Date: 26 Jul 2024\n\n<|eot_id|>");
+    out.size = 0;
+    desc.format = "smollm2";
+    TT_CHECK_OK(ctx, tt_chat_render(ctx, &desc, NULL, 0, &out));
+    TT_CHECK_STR(out.data, "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n");
+    desc.format = "vicuna";
+    TT_CHECK_INT(tt_chat_render(ctx, &desc, &one, 1, &out), TT_ERR_ARG);
+    TT_CHECK_CONTAINS(tt_error(ctx), "format is \"vicuna\", expected chatml, qwen2, qwen2.5, qwen3, smollm2, llama3.1, llama3 or plain");
+    desc.format = "qwen2.5";
+    one.role = "tool";
+    TT_CHECK_INT(tt_chat_render(ctx, &desc, &one, 1, &out), TT_ERR_ARG);
+    TT_CHECK_CONTAINS(tt_error(ctx), "messages[0].role is \"tool\", expected system, user or assistant in qwen2.5");
+    one.role = NULL;
+    TT_CHECK_INT(tt_chat_render(ctx, &desc, &one, 1, &out), TT_ERR_ARG);
     TT_CHECK_CONTAINS(tt_error(ctx), "messages[0].role is NULL");
-    TT_CHECK_STR(out.data, "system: Be brief.\nassistant:");
+    TT_CHECK_CONTAINS(out.data, "named SmolLM");
     tt_text_free(&out);
     tt_tokenizer_destroy(t);
+    tt_tokenizer_destroy(t2);
     tt_destroy(ctx);
+}
+
+static const char *recognized(tt_context *ctx, const char *chat_template) { return tt_chat_recognize(ctx, chat_template, strlen(chat_template)); }
+/* One program in many spellings, and programs that differ in one thing that is printed. */
+TT_TEST(chat_templates_are_told_apart) {
+    static const char *const same[] = {
+        "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}",
+        "{#- A comment. -#}\n{%- for message in messages -%}\n    {{- \"<|im_start|>\" + message.role + \"\\n\" + message[\"content\"] + \"<|im_end|>\\n\" -}}\n{%- endfor %}\n"
+        "{%- if add_generation_prompt %}{{- '<|im_start|>' + 'assistant\\n' }}{%- endif %}\n",
+        "{% for message in messages %}\n  {{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}{% endfor %}\n"
+        "  {% if add_generation_prompt %}\n{{ '<|im_start|>assistant\\n' }}{% endif %}"};
+    static const char *const other[] = {
+        "{% for message in messages %} {{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}",
+        "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] | trim + '<|im_end|>' + '\n'}}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}",
+        "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>'}}\n{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}",
+        "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}{{ '<|im_start|>assistant\n' }}",
+        "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}\n\n\n",
+        "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n<think>\n' }}{% endif %}",
+        "", "{", "{{", "{% 'a", "{{ 'a' + ", "{#", "{{ ['a'] }}", "{{ ']", "text"};
+    tt_context *ctx = tt_create(NULL);
+    size_t i, n = strlen(same[0]);
+    for (i = 0; i < sizeof same / sizeof *same; i++) {
+        const char *name = recognized(ctx, same[i]);
+        if (!name) printf("  %s\n", tt_error(ctx));
+        TT_CHECK_STR(name, "chatml");
+    }
+    for (i = 0; i < sizeof other / sizeof *other; i++) {
+        if (!TT_CHECK(recognized(ctx, other[i]) == NULL)) printf("  %s\n", other[i]);
+        TT_CHECK_INT(tt_error_status(ctx), TT_ERR_FILE);
+    }
+    TT_CHECK(recognized(ctx, other[1]) == NULL);
+    TT_CHECK_CONTAINS(tt_error(ctx), "chat template {%formessageinmessages%}{{'<|im_start|>'+message.role");
+    TT_CHECK_CONTAINS(tt_error(ctx), "choose the format by name: chatml, ");
+    for (i = 0; i < n; i++) TT_CHECK(tt_chat_recognize(ctx, same[0], i) == NULL);      /* each prefix */
+    tt_destroy(ctx);
+}
+TT_TEST(chat_templates_of_published_models) {
+    static const struct { const char *path, *name; } models[] = {
+        {"tokenizers/qwen2.5/tokenizer_config.json", "qwen2.5"}, {"tokenizers/qwen3/tokenizer_config.json", "qwen3"},
+        {"tokenizers/llama3/tokenizer_config.json", "llama3.1"}, {"tokenizers/smollm2/tokenizer_config.json", NULL}};   /* SmolVLM's */
+    tt_context *ctx = tt_create(NULL);
+    size_t i;
+    int found = 0;
+    for (i = 0; i < sizeof models / sizeof *models; i++) {
+        const char *path = tt_test_data(models[i].path), *chat_template;
+        tt_text text;
+        tt_json *root;
+        if (!path) continue;
+        text = read_data(ctx, path);
+        root = tt_json_parse(ctx, text.data, text.size);
+        chat_template = tt_json_text(root, "chat_template", NULL);
+        TT_CHECK(chat_template != NULL);
+        if (chat_template && !TT_CHECK_STR(recognized(ctx, chat_template), models[i].name)) printf("  %s: %s\n", path, tt_error(ctx));
+        tt_json_free(ctx, root);
+        tt_text_free(&text);
+        found++;
+    }
+    tt_destroy(ctx);
+    if (!found) TT_SKIP("no published tokenizer_config.json");
+}
+TT_TEST(chat_with_lost_memory) {
+    static const char small[] = "{{ 'a' + message['role'] + 'b\n' }}\n{# c #}{% if x[0]['y'] %}z{% endif %}";
+    static const tt_message messages[] = {{"system", " Be brief. "}, {"user", "Hi."}, {"assistant", "<think>a</think>b"}};
+    tt_chat_desc desc = TT_INIT;
+    tt_status status = TT_ERR_MEM;
+    long n;
+    int kind;
+    for (kind = 0; kind < 3; kind++) {
+        status = TT_ERR_MEM;
+        desc.format = kind == 0 ? "qwen3" : "llama3.1";
+        for (n = 1; n < 60 && status == TT_ERR_MEM; n++) {
+            tt_test_memory memory = tt_test_memory_none();
+            tt_desc d = TT_INIT;
+            tt_context *ctx;
+            tt_text out = TT_INIT;
+            d.allocator = tt_test_allocator(&memory);
+            d.n_threads = 1;
+            ctx = tt_create(&d);
+            TT_REQUIRE(ctx != NULL);
+            out.ctx = ctx;
+            memory.fail_at = memory.calls + n;
+            if (kind < 2) status = tt_chat_render(ctx, &desc, messages, 3, &out);
+            else if (!tt_chat_recognize(ctx, small, sizeof small - 1)) status = tt_error_status(ctx);
+            memory.fail_at = 0;
+            if (status == TT_ERR_MEM) TT_CHECK_INT(out.size, 0);
+            tt_text_free(&out);
+            tt_destroy(ctx);
+            TT_CHECK_NO_LEAK(memory);
+        }
+        TT_CHECK(n > 2);
+        TT_CHECK_INT(status, kind < 2 ? TT_OK : TT_ERR_FILE);
+    }
 }
 
 /* ---- merging ---- */
@@ -961,7 +1208,10 @@ TT_TEST(what_is_not_supported_is_named) {
         {"{\"post_processor\":{\"type\":\"TemplateProcessing\"}}", "TemplateProcessing: single is missing"},
         {"{\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{\"id\":\"x\"}}]}}", "SpecialToken is an object"},
         {"{}", "decoder is missing"},
-        {"{\"decoder\":{\"type\":\"ByteLevel\"},\"pre_tokenizer\":{\"type\":\"Metaspace\"}}", "pre_tokenizer is Metaspace"},
+        {"{\"pre_tokenizer\":{\"type\":\"Metaspace\",\"replacement\":\"_\"}}", "Metaspace.replacement is _"},
+        {"{\"pre_tokenizer\":{\"type\":\"Metaspace\",\"replacement\":\"" MARK "\",\"prepend_scheme\":\"last\"}}", "Metaspace.prepend_scheme is last"},
+        {"{\"pre_tokenizer\":{\"type\":\"Metaspace\",\"replacement\":\"" MARK "\",\"add_prefix_space\":false}}", "Metaspace.add_prefix_space is false"},
+        {"{\"decoder\":{\"type\":\"Metaspace\"},\"pre_tokenizer\":{\"type\":\"Metaspace\",\"replacement\":\"" MARK "\"}}", "decoder is Metaspace"},
         {"{\"decoder\":{\"type\":\"ByteLevel\"},\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"Digits\",\"individual_digits\":true},{\"type\":\"ByteLevel\"}]}}", "add_prefix_space is missing"},
         {"{\"decoder\":{\"type\":\"ByteLevel\"},\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"Digits\"},{}]}}", "individual_digits is missing"},
         {"{\"decoder\":{\"type\":\"ByteLevel\"},\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"Punctuation\"},{}]}}", "type is Punctuation"},
@@ -1096,9 +1346,11 @@ TT_TEST(every_allocation_may_fail) {
 }
 
 TT_MAIN(gpt2_matches_its_vectors, gpt2_matches_llamacpp, all_vectors_of_all_vocabularies, ranks_encode_like_merges,
-        ranks_that_are_wrong_are_named, pieces_of_each_pattern, nfc, sentencepiece_with_byte_fallback,
+        ranks_that_are_wrong_are_named, pieces_of_each_pattern, nfc, sentencepiece_with_byte_fallback, metaspace_in_all_its_ways,
+        nfc_before_marks, metaspace_with_lost_memory,
         decoder_gives_whole_characters, batches_equal_single_texts, refusals_are_a_choice, added_tokens_as_words,
-        every_code_point_and_pair_of_bytes_returns, chat_templates, merges_by_rank_then_leftmost, long_pieces_merge_like_short_ones,
+        every_code_point_and_pair_of_bytes_returns, chat_equals_transformers, chat_of_no_and_of_wrong_messages,
+        chat_templates_are_told_apart, chat_templates_of_published_models, chat_with_lost_memory, merges_by_rank_then_leftmost, long_pieces_merge_like_short_ones,
         a_million_equal_letters, ignore_merges_takes_a_known_piece_whole, added_tokens, training_by_hand,
         training_does_not_depend_on_chunks, whitespace_words_become_tokens, all_bytes_encode_and_return,
         training_errors_name_the_field, save_and_load_keep_everything, what_is_not_supported_is_named,

@@ -331,6 +331,57 @@ TT_TEST(signs_words_are_single_tokens) {
     tt_destroy(ctx);
 }
 
+/* Attempt, feedback by rule and answer together must be a document of "notes", with a right end. */
+TT_TEST(signs_teacher_leads_to_a_right_answer) {
+    tt_context *ctx = tt_create(NULL);
+    tt_signs *signs = make_signs(ctx, 4);
+    tt_task task = tt_task_signs(signs);
+    tt_teacher teacher = tt_signs_teacher(signs);
+    tt_text question = TT_INIT, answer = TT_INIT, document = TT_INIT;
+    int i, wrong = 0, right = 0;
+    question.ctx = answer.ctx = document.ctx = ctx;
+    for (i = 0; i < 600; i++) {
+        tt_feedback feedback = TT_INIT;
+        tt_attempt attempt = TT_INIT;
+        puzzle p;
+        int sum, flips;
+        size_t at;
+        char *c;
+        feedback.reason.ctx = feedback.phrase.ctx = feedback.opinion.ctx = ctx;
+        question.size = answer.size = document.size = 0;
+        TT_REQUIRE(task.question(task.user, i % 2, (uint64_t)i, &question, &answer) == TT_OK);
+        for (c = answer.data; *c; c++) { if ((*c == '+' || *c == '-') && tt_random(1, (uint64_t)i, (uint64_t)(c - answer.data)) % 3 == 0) { *c = *c == '+' ? '-' : '+'; } }
+        attempt.question = question.data;
+        attempt.response = answer.data;
+        TT_CHECK_OK(ctx, teacher.feedback(teacher.user, &attempt, 1, &feedback));
+        TT_REQUIRE(feedback.reason.data && feedback.phrase.data);
+        TT_CHECK_OK(ctx, tt_text_format(&document, "<bob>%s<attempt>%s\n\n%s\n\n%s<end>", question.data, answer.data, feedback.reason.data, feedback.phrase.data));
+        if (!TT_CHECK_INT(read_document(document.data, &p, &sum, &flips, &at), NOTES)) { printf("  %s\n", document.data); }
+        TT_CHECK(flips <= p.n);                             /* no slips: each flip brings it nearer */
+        *(sum == p.target ? &right : &wrong) += 1;
+        tt_text_free(&feedback.reason);
+        tt_text_free(&feedback.phrase);
+    }
+    TT_CHECK(right > 50 && wrong > 200);
+    {
+        static const char *const odd[] = {"", " answer", " answer +3 +4", " answer +9 +9 +9", "wait"};
+        for (i = 0; i < 5; i++) {
+            tt_feedback feedback = TT_INIT;
+            tt_attempt attempt = TT_INIT;
+            feedback.reason.ctx = feedback.phrase.ctx = ctx;
+            attempt.question = " make 6 from 1 2 3";
+            attempt.response = odd[i];
+            TT_CHECK_OK(ctx, teacher.feedback(teacher.user, &attempt, 1, &feedback));
+            TT_CHECK(feedback.reason.size == 0 && feedback.phrase.size == 0);
+        }
+    }
+    tt_text_free(&question);
+    tt_text_free(&answer);
+    tt_text_free(&document);
+    tt_signs_destroy(signs);
+    tt_destroy(ctx);
+}
+
 /* ---- JSON lines ---- */
 static tt_jsonl *load_lines(tt_context *ctx, const char *lines) {
     const char *path = tt_test_tmp("records.jsonl");
@@ -1570,7 +1621,7 @@ TT_TEST(evaluation_is_repeatable) {
     rig_close(&r);
 }
 
-TT_MAIN(signs_documents_follow_the_grammar, signs_splits_are_disjoint, signs_judges_responses, signs_words_are_single_tokens,
+TT_MAIN(signs_documents_follow_the_grammar, signs_splits_are_disjoint, signs_judges_responses, signs_words_are_single_tokens, signs_teacher_leads_to_a_right_answer,
         jsonl_rewards_answers, jsonl_errors_name_the_line, trainer_learns, trainer_resumes_bit_for_bit, trainer_threads_do_not_matter,
         trainer_micro_batches_add_up, reducer_adds_parts_as_a_tree, reducer_gathers_exactly, trainer_names_wrong_ranks,
         ranks_survive_lost_memory, ranks_give_the_same_bits, ranks_agree_with_one_process, ranks_resume_with_another_number, trainer_with_reference_and_two_iterations, trainer_with_adapters, trainer_with_teacher,

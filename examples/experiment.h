@@ -1,0 +1,1007 @@
+/* experiment.h - what thinktune.c and study.c share: a small base pretrained on a task of the library, the gate that
+ * tells whether it can teach, students trained from it with or without a teacher, and their evaluation alone. All of it
+ * is a function of options and seed, may be killed at any time, and goes on from its last checkpoint with the same bits. */
+#ifndef EXPERIMENT_H
+#define EXPERIMENT_H
+#include "../thinktuning.h"
+#include "options.h"
+#include "parallel_mpi.h"
+#include <signal.h>
+#if defined(_WIN32)
+#include <io.h>
+#define IS_TERMINAL() _isatty(1)
+#else
+#define IS_TERMINAL() isatty(1)
+#endif
+
+#define CHECK(call) do { tt_status check_ = (call); if (check_ != TT_OK) { return check_; } } while (0)
+enum { MAX_ARMS = 5, MAX_SEEDS = 100, SHOWN = 6 };
+
+static volatile sig_atomic_t stop_requested;
+static void on_signal(int number) { (void)number; stop_requested = 1; }
+
+/* ---- options ---- */
+typedef struct options {
+    int seeds, first_seed, steps, pretrain_steps, pretrain_tokens, layers, hidden, heads, inner, context;
+    int prompts, generations, length, iterations, questions, gate_questions, teacher_length, threads, gradient_parts, quick, resume;
+    int chat, lora_rank, hold_out, keep_best, abort_patience;
+    double pretrain_lr, lr, weight_decay, clip, temperature, beta, epsilon_low, epsilon_high, dual_clip, entropy_coef;
+    double init_pct, min_pct, off_eps;
+    const char *out, *task, *arms, *aas, *mask, *schedule, *model, *data, *prompt, *end_token, *examples;
+} options;
+
+static options default_options(void) {
+    options o;
+    memset(&o, 0, sizeof o);
+    o.seeds = o.first_seed = 1;
+    o.steps = 50;
+    o.pretrain_steps = 10000;
+    o.pretrain_tokens = 500;
+    o.layers = 3;
+    o.hidden = 96;
+    o.heads = 3;
+    o.inner = 256;
+    o.context = 320;
+    o.prompts = 16;
+    o.generations = 8;
+    o.length = 128;
+    o.iterations = 1;
+    o.questions = 1024;
+    o.gate_questions = 512;
+    o.teacher_length = 160;
+    o.pretrain_lr = 4e-3;
+    o.lr = 2e-4;
+    o.weight_decay = 0.01;
+    o.clip = 1;
+    o.temperature = 1;
+    o.epsilon_low = o.epsilon_high = 0.2;
+    o.dual_clip = 3;
+    o.init_pct = 0.25;
+    o.min_pct = 0.01;
+    o.off_eps = 0.05;
+    o.out = "runs/demo";
+    o.task = "signs";
+    o.arms = "grpo,thinktune";
+    o.aas = "released";
+    o.mask = "whole";
+    o.schedule = "linear";
+    o.prompt = "Question: {question}\nAnswer:";
+    return o;
+}
+#define TASK_WORDS "signs,countdown,arithmetic,guess"
+#define AAS_WORDS "released,formula,luffy,off"
+#define SCHEDULE_WORDS "linear,constant,cosine,exp"
+/* Is word one of the comma-separated words of list? Its place, or -1. */
+static int find_word(const char *list, const char *word, size_t size) {
+    int place = 0;
+    for (; *list; place++) {
+        size_t n = strcspn(list, ",");
+        if (n == size && memcmp(list, word, n) == 0) { return place; }
+        list += n + (list[n] == ',');
+    }
+    return -1;
+}
+
+/* ---- the run ---- */
+typedef struct app {
+    options o;
+    tt_context *ctx;
+    tt_text settings;             /* all that the results depend on, as text */
+    tt_signs *signs;              /* of this seed, with the task signs       */
+    tt_puzzles *puzzles;          /* with the other tasks                    */
+    tt_jsonl *data;               /* with --data                             */
+    tt_text prompt, teacher_system, teacher_prompt;      /* with --data: as the model's chat wants them */
+    tt_task task;
+    tt_tokenizer *tokenizer;
+    tt_model *base;
+    tt_reducer *reducer;          /* of pretraining                          */
+    int seed, n_arms, terminal;
+    char arms[MAX_ARMS][16];
+    double begin, shown;          /* clock of the phase and of its last line */
+    int first_step;
+    double stop_tokens;           /* an arm ends once so many tokens are sampled; 0 = by its steps alone */
+    double whole, done, part;     /* a study: work of all jobs, of those that are done, of this one; 0 = no study */
+    double whole_begin, whole_from;
+} app;
+
+static tt_text new_text(app *a) {
+    tt_text text;
+    memset(&text, 0, sizeof text);
+    text.ctx = a->ctx;
+    return text;
+}
+static tt_ids new_ids(app *a) {
+    tt_ids ids;
+    memset(&ids, 0, sizeof ids);
+    ids.ctx = a->ctx;
+    return ids;
+}
+/* A path under OUT; valid for the next three calls. */
+static const char *path_of(const char *out, const char *format, ...) {
+    static char paths[4][1024];
+    static int next;
+    char *path = paths[next++ % 4];
+    int n = snprintf(path, 1024, "%s/", out);
+    va_list list;
+    va_start(list, format);
+    if (n > 0 && n < 1024) { vsnprintf(path + n, (size_t)(1024 - n), format, list); }
+    va_end(list);
+    return path;
+}
+static int file_exists(const char *path) {
+    FILE *file = fopen(path, "rb");
+    if (file) { fclose(file); }
+    return file != NULL;
+}
+
+/* ---- live progress: one line, rewritten on a terminal, else a new line now and then ---- */
+static void progress_begin(app *a, int first_step) {
+    a->begin = tt_clock();
+    a->shown = -1e9;
+    a->first_step = first_step;
+}
+/* How much of the study is done, by the expected work of its jobs, and what is left at the pace of this start. */
+static void print_whole(const app *a, double share) {
+    double done = a->done + a->part * share, pace = (done - a->whole_from) / (tt_clock() - a->whole_begin), left = pace > 0 ? (a->whole - done) / pace : 0;
+    printf("  | study %4.1f %%, %d:%02d:%02d left", 100 * done / a->whole, (int)left / 3600, (int)left / 60 % 60, (int)left % 60);
+}
+static void progress(app *a, const char *phase, int step, int total, double tokens, const char *format, ...) {
+    double now = tt_clock(), elapsed = now - a->begin, left;
+    char figures[160];
+    va_list list;
+    if (now - a->shown < (a->terminal ? 0.1 : 10) && step < total) { return; }
+    a->shown = now;
+    va_start(list, format);
+    vsnprintf(figures, sizeof figures, format, list);
+    va_end(list);
+    left = step > a->first_step ? elapsed / (step - a->first_step) * (total - step) : 0;
+    printf("%sseed %d  %-10s %5d/%d  %s  %6.0f tokens/s  %2d:%02d left", a->terminal ? "\r" : "", a->seed, phase, step, total, figures,
+           elapsed > 0 ? tokens / elapsed : 0, (int)left / 60, (int)left % 60);
+    if (a->whole > 0) { print_whole(a, (double)step / total); }
+    printf("%s", a->terminal ? "\033[K" : "\n");
+    if (a->terminal && step >= total) { printf("\n"); }
+    fflush(stdout);
+}
+static void say(app *a, const char *format, ...) {
+    va_list list;
+    (void)a;
+    va_start(list, format);
+    vprintf(format, list);
+    va_end(list);
+    fflush(stdout);
+}
+static tt_status interrupted(app *a, const char *what) {
+    return tt_fail(a->ctx, TT_ERR_STOP, "stopped during %s; go on with the same command%s", what, a->whole > 0 ? "" : " and --resume");
+}
+
+/* ---- pretraining ---- */
+typedef struct pack { tt_ids tokens, offsets; tt_text mask; } pack;
+/* Documents until the step has its tokens: a pure function of (seed, step). */
+static tt_status write_document(app *a, uint64_t index, double at, tt_text *text, size_t *from) {
+    return a->signs ? tt_signs_document(a->signs, index, at, text, from) : tt_puzzles_document(a->puzzles, index, at, text, from);
+}
+static tt_status pack_document(app *a, pack *p, uint64_t index, double at, tt_text *text) {
+    size_t from = 0, before = p->tokens.size, i;
+    int32_t end;
+    text->size = 0;
+    CHECK(write_document(a, index, at, text, &from));
+    CHECK(tt_encode(a->tokenizer, text->data, from, TT_SPECIAL_PARSE, &p->tokens));
+    for (i = before; i < p->tokens.size; i++) { CHECK(tt_text_append(&p->mask, "\0", 1)); }
+    before = p->tokens.size;
+    CHECK(tt_encode(a->tokenizer, text->data + from, text->size - from, TT_SPECIAL_PARSE, &p->tokens));
+    for (i = before; i < p->tokens.size; i++) { CHECK(tt_text_append(&p->mask, "\1", 1)); }
+    end = (int32_t)p->tokens.size;
+    return tt_ids_append(&p->offsets, &end, 1);
+}
+static tt_status pack_step(app *a, pack *p, int step) {
+    tt_text text = new_text(a);
+    int32_t zero = 0;
+    uint64_t index = (uint64_t)step << 20;
+    tt_status status;
+    p->tokens.size = p->offsets.size = p->mask.size = 0;
+    status = tt_ids_append(&p->offsets, &zero, 1);
+    while (status == TT_OK && p->tokens.size < (size_t)a->o.pretrain_tokens) {
+        status = pack_document(a, p, index++, (double)step / a->o.pretrain_steps, &text);
+    }
+    tt_text_free(&text);
+    return status;
+}
+/* Documents [begin, end) of the pack: their share of the mean negative log-likelihood of all n_targets. */
+static tt_status pretrain_part(app *a, const pack *p, int begin, int end, int n_targets, double *loss_out) {
+    tt_batch_desc desc = TT_INIT;
+    tt_batch *batch;
+    tt_tensor *loss;
+    tt_ids offsets = new_ids(a);
+    int32_t first = p->offsets.data[begin], next;
+    tt_status status = TT_OK;
+    int i;
+    for (i = begin; i <= end && status == TT_OK; i++) {
+        next = p->offsets.data[i] - first;
+        status = tt_ids_append(&offsets, &next, 1);
+    }
+    desc.n_sequences = end - begin;
+    desc.offsets = offsets.data;
+    desc.tokens = p->tokens.data + first;
+    desc.mask = (const unsigned char *)p->mask.data + first;
+    batch = status == TT_OK ? tt_batch_create(a->ctx, &desc) : NULL;
+    loss = tt_neg(a->ctx, tt_mean(a->ctx, tt_model_logprobs(a->base, batch, 1, NULL)));
+    if (batch && batch->n_targets != n_targets) { loss = tt_scale(a->ctx, loss, (float)batch->n_targets / (float)n_targets); }
+    tt_ids_free(&offsets);
+    CHECK(status);
+    CHECK(tt_backward(a->ctx, loss));
+    *loss_out += tt_item(loss);
+    tt_step_reset(a->ctx);
+    return TT_OK;
+}
+/* Gradients of the mean over the pack; each process has some parts of the documents, one process all. */
+static tt_status pretrain_backward(app *a, const pack *p, double *loss_out) {
+    const tt_reducer_desc *d = tt_reducer_desc_get(a->reducer);
+    int own = d->n_parts / d->world_size, n = (int)p->offsets.size - 1, n_targets = 0, part;
+    size_t i;
+    *loss_out = 0;
+    for (i = 0; i < p->mask.size; i++) { n_targets += p->mask.data[i] != 0; }      /* never the first of a document */
+    for (part = d->rank * own; part < (d->rank + 1) * own; part++) {
+        int begin = (int)((long long)n * part / d->n_parts), end = (int)((long long)n * (part + 1) / d->n_parts);
+        if (begin < end) { CHECK(pretrain_part(a, p, begin, end, n_targets, loss_out)); }
+        CHECK(tt_reducer_add(a->reducer));
+    }
+    *loss_out = parallel_add(*loss_out);
+    return tt_reducer_sum(a->reducer);
+}
+/* Mean negative log-likelihood of what follows the question, and one update. */
+static tt_status pretrain_step(app *a, tt_optimizer *optimizer, pack *p, int step, double *loss_out) {
+    tt_schedule schedule = TT_INIT;
+    CHECK(pack_step(a, p, step));
+    schedule.type = TT_LINEAR;
+    schedule.lr = (float)a->o.pretrain_lr;
+    schedule.total_steps = a->o.pretrain_steps;
+    schedule.warmup_steps = a->o.pretrain_steps < 1000 ? a->o.pretrain_steps / 10 : 100;
+    CHECK(pretrain_backward(a, p, loss_out));
+    return tt_optimizer_step(optimizer, tt_learning_rate(&schedule, step), NULL);
+}
+static tt_status pretrain_resume(app *a, tt_optimizer *optimizer, const char *state, int *step) {
+    tt_text json = new_text(a);
+    tt_json *root;
+    tt_status status;
+    if (!file_exists(state)) { return TT_OK; }
+    status = tt_optimizer_load(optimizer, state, &json);
+    root = status == TT_OK ? tt_json_parse(a->ctx, json.data, json.size) : NULL;
+    *step = (int)tt_json_number(root, "step", 0);
+    tt_json_free(a->ctx, root);
+    tt_text_free(&json);
+    return status;
+}
+static tt_status pretrain_loop(app *a, tt_optimizer *optimizer, pack *p, const char *state) {
+    int step = 0, total = a->o.pretrain_steps;
+    double loss = 0, tokens = 0, saved = tt_clock();
+    char json[64];
+    CHECK(pretrain_resume(a, optimizer, state, &step));
+    for (progress_begin(a, step); step < total; ) {
+        double now;
+        int stop;
+        CHECK(pretrain_step(a, optimizer, p, step++, &loss));
+        stop = parallel_any(stop_requested);
+        tokens += (double)p->tokens.size;
+        progress(a, "pretrain", step, total, tokens, "loss %.3f", loss);
+        now = tt_clock();
+        if (!stop && now - saved < 10 && step < total) { continue; }
+        snprintf(json, sizeof json, "{\"step\":%d}", step);
+        if (parallel_rank == 0) { CHECK(tt_optimizer_save(optimizer, state, json)); }
+        saved = now;
+        if (stop && step < total) { return interrupted(a, "pretraining"); }
+    }
+    return TT_OK;
+}
+static tt_status pretrain(app *a, const char *dir) {
+    tt_model_config config = TT_INIT;
+    tt_adamw_desc adamw = TT_INIT;
+    tt_optimizer *optimizer;
+    pack p;
+    char state[1100];
+    tt_status status = TT_ERR_MEM;
+    a->tokenizer = a->signs ? tt_signs_tokenizer(a->signs) : tt_puzzles_tokenizer(a->puzzles);
+    if (!a->tokenizer) { return tt_error_status(a->ctx); }
+    config.vocab_size = tt_vocab_size(a->tokenizer);
+    config.hidden_size = a->o.hidden;
+    config.num_hidden_layers = a->o.layers;
+    config.num_attention_heads = a->o.heads;
+    config.intermediate_size = a->o.inner;
+    config.max_position_embeddings = a->o.context;
+    config.bos_token_id = -1;
+    config.eos_token_id = tt_token_id(a->tokenizer, "<end>");
+    adamw.beta2 = 0.98f;
+    adamw.weight_decay = 0.01f;
+    adamw.max_grad_norm = 1;
+    a->base = tt_model_create(a->ctx, &config, (uint64_t)a->seed);
+    optimizer = a->base ? tt_adamw_create(a->base, &adamw) : NULL;
+    a->reducer = optimizer ? parallel_reducer(a->ctx, a->base, a->o.gradient_parts) : NULL;
+    p.tokens = new_ids(a);
+    p.offsets = new_ids(a);
+    p.mask = new_text(a);
+    snprintf(state, sizeof state, "%s/pretrain.state", dir);
+    if (a->reducer) { status = pretrain_loop(a, optimizer, &p, state); }
+    if (status == TT_OK && parallel_rank == 0) { status = tt_model_save(a->base, a->tokenizer, dir); }
+    tt_ids_free(&p.tokens);
+    tt_ids_free(&p.offsets);
+    tt_text_free(&p.mask);
+    tt_reducer_destroy(a->reducer);
+    tt_optimizer_destroy(optimizer);
+    return status;
+}
+/* The base is found by all that it depends on. It is always read back from its folder, whose file "complete"
+ * is written last, so that the first start and the second see the same model. */
+static tt_status base_from_cache(app *a) {
+    char key[256], dir[1024], complete[1100];
+    const options *o = &a->o;
+    tt_status status = TT_OK;
+    snprintf(key, sizeof key, "%s " TT_VERSION " seed %d layers %d hidden %d heads %d inner %d context %d steps %d tokens %d lr %.9g", o->task, a->seed,
+             o->layers, o->hidden, o->heads, o->inner, o->context, o->pretrain_steps, o->pretrain_tokens, o->pretrain_lr);
+    if (o->gradient_parts) { snprintf(key + strlen(key), sizeof key - strlen(key), " parts %d", o->gradient_parts); }
+    snprintf(dir, sizeof dir, "%s", path_of(o->out, "base-%d-%016llx", a->seed, (unsigned long long)tt_hash(key, strlen(key), 0)));
+    snprintf(complete, sizeof complete, "%s/complete", dir);
+    CHECK(tt_make_dirs(a->ctx, dir));
+    if (parallel_any(!file_exists(complete))) {
+        status = pretrain(a, dir);
+        if (status == TT_OK && parallel_rank == 0) { status = tt_file_write(a->ctx, complete, key, strlen(key)); }
+        tt_model_destroy(a->base);
+        tt_tokenizer_destroy(a->tokenizer);
+        a->base = NULL;
+        a->tokenizer = NULL;
+        CHECK(status);
+        parallel_any(0);                       /* until the file is there */
+    } else { say(a, "seed %d  base found in %s\n", a->seed, dir); }
+    a->base = tt_model_load(a->ctx, dir);
+    a->tokenizer = a->base ? tt_tokenizer_load(a->ctx, path_of(dir, "tokenizer.json")) : NULL;
+    return a->tokenizer ? TT_OK : tt_error_status(a->ctx);
+}
+/* Adapters leave their base as it is: then it stays in its file, for base, teacher and students together. */
+static tt_model *load_model(app *a) { return a->o.lora_rank ? tt_model_map(a->ctx, a->o.model) : tt_model_load(a->ctx, a->o.model); }
+static tt_status base_from_directory(app *a) {
+    a->base = load_model(a);
+    a->tokenizer = a->base ? tt_tokenizer_load(a->ctx, path_of(a->o.model, "tokenizer.json")) : NULL;
+    return a->tokenizer ? TT_OK : tt_error_status(a->ctx);
+}
+
+/* What a user says, in the chat template of the model, up to where the answer begins; or just what is said. */
+static tt_status render_turn(app *a, const char *content, tt_text *out) {
+    tt_message message;
+    message.role = "user";
+    message.content = content;
+    out->ctx = a->ctx;
+    return a->o.chat ? tt_chat_render(a->ctx, a->tokenizer, NULL, &message, 1, 1, out) : tt_text_append(out, content, strlen(content));
+}
+static tt_status open_data(app *a) {
+    a->data = tt_jsonl_load(a->ctx, a->o.data);
+    if (!a->data) { return tt_error_status(a->ctx); }
+    if (a->o.hold_out) { CHECK(tt_jsonl_hold_out(a->data, a->o.hold_out)); }
+    CHECK(base_from_directory(a));
+    CHECK(render_turn(a, a->o.prompt, &a->prompt));
+    a->task = tt_task_jsonl(a->data, a->prompt.data, a->o.end_token);
+    return TT_OK;
+}
+/* The task of this seed and the base to start from. */
+static tt_status open_base(app *a) {
+    tt_signs_desc signs = TT_INIT;
+    tt_puzzles_desc puzzles = TT_INIT;
+    signs.seed = puzzles.seed = (uint64_t)a->seed;
+    puzzles.kind = (tt_puzzle)find_word(TASK_WORDS, a->o.task, strlen(a->o.task));      /* 0 is signs */
+    if (a->o.data) { return open_data(a); }
+    if (puzzles.kind == 0) {
+        a->signs = tt_signs_create(a->ctx, &signs);
+        if (a->signs) { a->task = tt_task_signs(a->signs); }
+    } else {
+        puzzles.min_n = puzzles.max_n = 3;
+        puzzles.max_result = 99;
+        puzzles.operators = TT_PLUS | TT_MINUS | TT_TIMES;
+        a->puzzles = tt_puzzles_create(a->ctx, &puzzles);
+        if (a->puzzles) { a->task = tt_task_puzzles(a->puzzles, "<user>{question}<student>", "<end>"); }
+    }
+    return a->signs || a->puzzles ? base_from_cache(a) : tt_error_status(a->ctx);
+}
+static void close_base(app *a) {
+    tt_model_destroy(a->base);
+    tt_tokenizer_destroy(a->tokenizer);
+    tt_jsonl_destroy(a->data);
+    tt_signs_destroy(a->signs);
+    tt_puzzles_destroy(a->puzzles);
+    tt_text_free(&a->prompt);
+    tt_text_free(&a->teacher_system);
+    tt_text_free(&a->teacher_prompt);
+    a->base = NULL;
+    a->tokenizer = NULL;
+    a->data = NULL;
+    a->signs = NULL;
+    a->puzzles = NULL;
+}
+
+/* ---- the teacher: a frozen copy of the base under another prompt ---- */
+static const char worked_examples[] =
+    "You read a question and a student's response, and write feedback in the student's own voice, in this form:\n"
+    "<opinion>correct or incorrect</opinion> <reason>reflection in the first person</reason> <phrase>continuation that ends with the final answer</phrase>\n\n"
+    "Question:\nTom has 3 bags of 4 apples. How many apples?\n\nResponse:\n3 x 4 = 12. #### 12\n\n"
+    "<opinion>correct</opinion> <reason>Let me go over my steps: 3 bags with 4 each is 4 + 4 + 4 = 12, so it holds.</reason> <phrase>I stay with 12. #### 12</phrase>\n\n"
+    "Question:\nAnn had 10 coins and gave away 4. How many are left?\n\nResponse:\n10 + 4 = 14. #### 14\n\n"
+    "<opinion>incorrect</opinion> <reason>Wait, she gave coins away, so there cannot be more than 10; I added where I must subtract.</reason> <phrase>10 - 4 = 6. #### 6</phrase>\n\n"
+    "Question:\nA pen costs 2 and a book 5. What do 2 pens and a book cost?\n\nResponse:\n2 + 5 = 7. #### 7\n\n"
+    "<opinion>incorrect</opinion> <reason>What would a mentor say? Count each thing that is bought: two pens, not one.</reason> <phrase>2 x 2 + 5 = 9. #### 9</phrase>\n\n"
+    "Question:\nA bus has 20 seats, half are taken. How many are free?\n\nResponse:\n10. #### 10\n\n"
+    "<opinion>correct</opinion> <reason>The answer is right, but I should have checked it: half of 20 is 10, and 10 + 10 = 20.</reason> <phrase>So 10 are free. #### 10</phrase>\n\n";
+
+/* In a chat instruction, examples, question and response are one turn: what the template puts before and after it. */
+static tt_status teacher_turn(app *a) {
+    static const char mark[] = "{teacher}", ask[] = "Question:\n{question}\n\nResponse:\n{response}";
+    tt_text turn = new_text(a);
+    const char *at;
+    tt_status status = render_turn(a, mark, &turn);
+    a->teacher_system.ctx = a->teacher_prompt.ctx = a->ctx;
+    a->teacher_system.size = a->teacher_prompt.size = 0;
+    at = status == TT_OK ? strstr(turn.data, mark) : NULL;
+    if (at) { status = tt_text_append(&a->teacher_system, turn.data, (size_t)(at - turn.data)); }
+    if (at && status == TT_OK && !a->o.examples) { status = tt_text_append(&a->teacher_system, worked_examples, sizeof worked_examples - 1); }
+    if (at && status == TT_OK) { status = tt_text_format(&a->teacher_prompt, "%s%s", ask, at + sizeof mark - 1); }
+    tt_text_free(&turn);
+    return status;
+}
+static tt_model_teacher *make_teacher(app *a, tt_model *frozen) {
+    tt_teacher_prompt prompt = TT_INIT;
+    prompt.max_new_tokens = a->o.teacher_length;
+    if (a->data) {
+        if (teacher_turn(a) != TT_OK) { return NULL; }
+        prompt.system = a->teacher_system.data;
+        prompt.prompt_template = a->teacher_prompt.data;
+        prompt.examples_path = a->o.examples;
+        prompt.stop_token = a->o.end_token;
+    } else {
+        prompt.prompt_template = TT_SIGNS_TEACHER_TEMPLATE;
+        prompt.stop_token = TT_SIGNS_TEACHER_STOP;
+    }
+    return tt_model_teacher_create(frozen, a->tokenizer, &prompt);
+}
+
+/* ---- the gate: can this base teach, and would reward alone find reflection anyway? ---- */
+static tt_status prompt_ids(app *a, const char *question, tt_ids *ids) {
+    const char *mark = strstr(a->task.prompt_template, "{question}"), *rest = mark + strlen("{question}");
+    CHECK(tt_encode(a->tokenizer, a->task.prompt_template, (size_t)(mark - a->task.prompt_template), TT_SPECIAL_PARSE, ids));
+    CHECK(tt_encode(a->tokenizer, question, strlen(question), TT_SPECIAL_TEXT, ids));
+    return tt_encode(a->tokenizer, rest, strlen(rest), TT_SPECIAL_PARSE, ids);
+}
+/* Is this the right response to question `index` of a split? */
+static tt_status assess(app *a, int split, uint64_t index, const int32_t *tokens, int n, int stopped, int *right) {
+    tt_text question = new_text(a), answer = new_text(a), response = new_text(a);
+    tt_reward_input in;
+    float reward = 0;
+    tt_status status = a->task.question(a->task.user, split, index, &question, &answer);
+    if (status == TT_OK) { status = tt_decode(a->tokenizer, tokens, (size_t)(n - (stopped ? 1 : 0)), 0, &response); }
+    if (status == TT_OK) { status = tt_text_append(&response, "", 0); }
+    in.question = question.data;
+    in.answer = answer.data;
+    in.response = response.data;
+    in.response_size = response.size;
+    in.stopped = stopped;
+    if (status == TT_OK) { status = a->task.reward(a->task.user, &in, &reward); }
+    *right = reward > 0.5f;
+    tt_text_free(&question);
+    tt_text_free(&answer);
+    tt_text_free(&response);
+    return status;
+}
+/* Samples once from each of n prompts that stand one after another in ids; ends[i] is where prompt i ends. */
+static tt_status sample_prompts(app *a, tt_model *model, const tt_ids *ids, const tt_ids *ends, uint64_t seed, tt_rollouts *out) {
+    int n = (int)ends->size, i, at = 0;
+    int32_t end = tt_token_id(a->tokenizer, a->task.end_token);
+    tt_request *requests = (tt_request *)tt_alloc(a->ctx, (size_t)n, sizeof *requests);
+    tt_sampling sampling = TT_INIT;
+    tt_completions completions = TT_INIT;
+    tt_status status;
+    if (!requests) { return TT_ERR_MEM; }
+    for (i = 0; i < n; i++) {
+        requests[i].prompt = ids->data + at;
+        requests[i].prompt_length = ends->data[i] - at;
+        requests[i].n = 1;
+        requests[i].id = (uint64_t)i;
+        at = ends->data[i];
+    }
+    sampling.max_new_tokens = a->o.length;
+    sampling.temperature = (float)a->o.temperature;
+    sampling.seed = seed;
+    sampling.stop_tokens = &end;
+    sampling.n_stop_tokens = 1;
+    status = tt_generate(model, requests, n, &sampling, &completions);
+    if (status == TT_OK) { status = tt_rollouts_create(a->ctx, requests, n, &completions, end, out); }
+    tt_completions_free(&completions);
+    tt_free(a->ctx, requests, (size_t)n, sizeof *requests);
+    return status;
+}
+/* A model's own attempts at questions first, first + 1, ... of a split; later passes continue them. */
+static tt_status attempt_questions(app *a, tt_model *model, int split, uint64_t first, int n, uint64_t seed, tt_rollouts *attempts) {
+    tt_ids ids = new_ids(a), ends = new_ids(a);
+    tt_text question = new_text(a), answer = new_text(a);
+    tt_status status = TT_OK;
+    int i;
+    for (i = 0; i < n && status == TT_OK; i++) {
+        int32_t end;
+        question.size = answer.size = 0;
+        status = a->task.question(a->task.user, split, first + (uint64_t)i, &question, &answer);
+        if (status == TT_OK) { status = prompt_ids(a, question.data, &ids); }
+        end = (int32_t)ids.size;
+        if (status == TT_OK) { status = tt_ids_append(&ends, &end, 1); }
+    }
+    if (status == TT_OK) { status = sample_prompts(a, model, &ids, &ends, seed, attempts); }
+    for (i = 0; i < attempts->n && status == TT_OK; i++) {
+        question.size = answer.size = 0;
+        status = a->task.question(a->task.user, split, first + (uint64_t)i, &question, &answer);
+        if (status == TT_OK) { status = tt_rollouts_question(attempts, i, question.data); }
+    }
+    tt_ids_free(&ids);
+    tt_ids_free(&ends);
+    tt_text_free(&question);
+    tt_text_free(&answer);
+    return status;
+}
+/* The teacher continues every attempt that has ended. */
+static tt_status guide_all(app *a, const tt_teacher *teacher, tt_rollouts *attempts, tt_think_metrics *metrics) {
+    tt_think_config think = TT_INIT;
+    tt_grpo_config grpo = TT_INIT;
+    think.init_pct = think.min_pct = 1;
+    think.off_eps = -1;
+    think.total_steps = 1;
+    think.schedule = TT_THINK_CONSTANT;
+    grpo.num_generations = 1;
+    grpo.max_completion_length = a->o.length;
+    return tt_think_augment(attempts, teacher, a->tokenizer, &think, &grpo, tt_token_id(a->tokenizer, a->task.end_token), 0, metrics);
+}
+typedef struct gate { double hit, rescue, spoil, coherence, leak, leak_max; } gate;
+
+/* Leak: the probability that an attempt holds any word that student documents never hold (the sum over its
+ * positions; they are tiny). From such a word on, the base falls into the voice of its other documents. */
+static double foreign_mass(const float *logits, int vocab, const char *known) {
+    double top = (double)logits[0], sum = 0, mass = 0;
+    int i;
+    for (i = 1; i < vocab; i++) { if ((double)logits[i] > top) { top = (double)logits[i]; } }
+    for (i = 0; i < vocab; i++) {
+        double e = exp((double)logits[i] - top);
+        sum += e;
+        if (!known[i]) { mass += e; }
+    }
+    return mass / sum;
+}
+static tt_status gate_leak_of(app *a, const tt_rollouts *attempts, int index, const char *known, double *leak) {
+    tt_batch *batch;
+    tt_tensor *logits = NULL;
+    float *values;
+    int row;
+    size_t size;
+    tt_status status;
+    tt_no_grad_begin(a->ctx);
+    batch = tt_rollouts_batch(a->ctx, attempts, &index, 1);
+    if (batch) { logits = tt_model_logits(a->base, tt_gather_rows(a->ctx, tt_model_forward(a->base, batch), batch->target_rows, batch->n_targets)); }
+    tt_no_grad_end(a->ctx);
+    if (!logits) { return tt_eval(a->ctx); }
+    size = logits->size;
+    values = (float *)tt_alloc(a->ctx, size, sizeof *values);
+    if (!values) { return TT_ERR_MEM; }
+    status = tt_tensor_get(logits, values);
+    for (*leak = 0, row = 0; row < logits->shape[0]; row++) { *leak += foreign_mass(values + (size_t)row * (size_t)logits->shape[1], logits->shape[1], known); }
+    tt_free(a->ctx, values, size, sizeof *values);
+    tt_step_reset(a->ctx);
+    return status;
+}
+/* The words of what students say in their documents, which at the end of pretraining are all. */
+static tt_status known_words(app *a, char *known) {
+    tt_text text = new_text(a);
+    tt_ids ids = new_ids(a);
+    tt_status status = TT_OK;
+    uint64_t i;
+    size_t k;
+    for (i = 0; i < 2000 && status == TT_OK; i++) {
+        size_t from = 0;
+        text.size = 0;
+        status = write_document(a, i, 1, &text, &from);
+        if (status == TT_OK) { status = tt_encode(a->tokenizer, text.data + from, text.size - from, TT_SPECIAL_PARSE, &ids); }
+    }
+    for (k = 0; k < ids.size; k++) { known[ids.data[k]] = 1; }
+    tt_text_free(&text);
+    tt_ids_free(&ids);
+    return status;
+}
+static tt_status gate_leak(app *a, const tt_rollouts *attempts, gate *g) {
+    int vocab = tt_vocab_size(a->tokenizer), i;
+    char *known = (char *)tt_alloc(a->ctx, (size_t)vocab, 1);
+    tt_status status = known ? known_words(a, known) : TT_ERR_MEM;
+    for (i = 0; i < attempts->n && status == TT_OK; i++) {
+        double leak = 0;
+        status = gate_leak_of(a, attempts, i, known, &leak);
+        g->leak += leak / attempts->n;
+        if (leak > g->leak_max) { g->leak_max = leak; }
+    }
+    tt_free(a->ctx, known, (size_t)vocab, 1);
+    return status;
+}
+/* Coherence: "\n\n" is put after each attempt and the student goes on by itself; share of right answers. */
+static tt_status gate_coherence(app *a, const tt_rollouts *attempts, gate *g) {
+    tt_ids ids = new_ids(a), ends = new_ids(a);
+    tt_rollouts more = TT_INIT;
+    tt_status status = TT_OK;
+    int32_t marker = tt_token_id(a->tokenizer, "\n\n");
+    int i, right;
+    for (i = 0; i < attempts->n && status == TT_OK; i++) {
+        const tt_rollout *r = &attempts->items[i];
+        int32_t end;
+        status = tt_ids_append(&ids, r->tokens, (size_t)(r->prompt_length + r->response_length - (r->stopped ? 1 : 0)));
+        if (status == TT_OK) { status = tt_ids_append(&ids, &marker, 1); }
+        end = (int32_t)ids.size;
+        if (status == TT_OK) { status = tt_ids_append(&ends, &end, 1); }
+    }
+    if (status == TT_OK) { status = sample_prompts(a, a->base, &ids, &ends, (uint64_t)a->seed + 1, &more); }
+    for (i = 0; i < attempts->n && status == TT_OK; i++) {
+        const tt_rollout *r = &more.items[i];
+        int prompt = attempts->items[i].prompt_length;
+        status = assess(a, 1, (uint64_t)i, r->tokens + prompt, r->prompt_length + r->response_length - prompt, r->stopped, &right);
+        g->coherence += (double)right / attempts->n;
+    }
+    tt_rollouts_free(&more);
+    tt_ids_free(&ids);
+    tt_ids_free(&ends);
+    return status;
+}
+static tt_status write_guided(app *a, const tt_rollout *r, int right, tt_text *json) {
+    tt_text attempt = new_text(a), feedback = new_text(a), question = new_text(a);
+    const int32_t *response = r->tokens + r->prompt_length;
+    tt_status status = tt_decode(a->tokenizer, r->tokens, (size_t)r->prompt_length, 1, &question);
+    if (status == TT_OK) { status = tt_decode(a->tokenizer, response, (size_t)r->attempt_length, 1, &attempt); }
+    if (status == TT_OK) { status = tt_decode(a->tokenizer, response + r->attempt_length, (size_t)(r->response_length - r->attempt_length), 1, &feedback); }
+    if (status == TT_OK) { status = tt_text_format(json, "%s{\"right\":%d,\"question\":", json->data[json->size - 1] == '[' ? "" : ",", right); }
+    if (status == TT_OK) { status = tt_text_json(json, question.data, question.size); }
+    if (status == TT_OK) { status = tt_text_format(json, ",\"attempt\":"); }
+    if (status == TT_OK) { status = tt_text_json(json, attempt.data, attempt.size); }
+    if (status == TT_OK) { status = tt_text_format(json, ",\"feedback\":"); }
+    if (status == TT_OK) { status = tt_text_json(json, feedback.data, feedback.size); }
+    if (status == TT_OK) { status = tt_text_append(json, "}", 1); }
+    tt_text_free(&attempt);
+    tt_text_free(&feedback);
+    tt_text_free(&question);
+    return status;
+}
+/* The teacher continues every attempt: hit = final answer right, rescue = of the wrong ones, spoil = of the right ones. */
+static tt_status gate_hit_count(app *a, tt_rollouts *attempts, const char *was_right, gate *g, tt_text *json) {
+    int i, n = 0, right, hits = 0, rights = 0, rescued = 0, spoiled = 0;
+    for (i = 0; i < attempts->n; i++) {
+        const tt_rollout *r = &attempts->items[i];
+        if (!r->guided) { continue; }
+        CHECK(assess(a, 1, (uint64_t)i, r->tokens + r->prompt_length, r->response_length, r->stopped, &right));
+        if (n++ < SHOWN) { CHECK(write_guided(a, r, right, json)); }
+        hits += right;
+        rights += was_right[i];
+        rescued += right && !was_right[i];
+        spoiled += was_right[i] && !right;
+    }
+    g->hit = n ? (double)hits / n : 0;
+    g->rescue = n > rights ? (double)rescued / (n - rights) : 0;
+    g->spoil = rights ? (double)spoiled / rights : 0;
+    return TT_OK;
+}
+static tt_status gate_hit(app *a, tt_rollouts *attempts, gate *g, tt_text *json) {
+    tt_model_teacher *model = make_teacher(a, a->base);
+    tt_think_metrics metrics;
+    tt_teacher teacher;
+    size_t n = (size_t)attempts->n;
+    char *was_right = (char *)tt_alloc(a->ctx, n, 1);
+    tt_status status = model && was_right ? TT_OK : TT_ERR_MEM;
+    int i, right;
+    for (i = 0; i < attempts->n && status == TT_OK; i++) {
+        const tt_rollout *r = &attempts->items[i];
+        status = assess(a, 1, (uint64_t)i, r->tokens + r->prompt_length, r->response_length, r->stopped, &right);
+        was_right[i] = (char)right;
+    }
+    if (status == TT_OK) {
+        teacher = tt_teacher_model(model);
+        status = guide_all(a, &teacher, attempts, &metrics);
+    }
+    if (status == TT_OK) { status = gate_hit_count(a, attempts, was_right, g, json); }
+    tt_free(a->ctx, was_right, n, 1);
+    tt_model_teacher_destroy(model);
+    return status;
+}
+/* Thresholds: judged from the bases of several pilots; below them runs begin to fail. */
+static void say_gate(app *a, const gate *g) {
+    say(a, "seed %d  gate: teacher's hit %.3f (rescues %.3f, spoils %.3f)", a->seed, g->hit, g->rescue, g->spoil);
+    if (!a->data) { say(a, ", coherence %.3f, leak %.1e (largest %.1e)", g->coherence, g->leak, g->leak_max); }
+    say(a, "\n");
+    if (g->hit < 0.7) { say(a, "  warning: a hit below 0.7: feedback that is often wrong is punished, not learned\n"); }
+    if (!a->data && g->coherence < 0.15) { say(a, "  warning: coherence below 0.15: the student may learn to say the marker and nothing behind it\n"); }
+    if (!a->data && g->leak > 1e-3) { say(a, "  warning: leak above 1e-3: reward alone may find reflection by accident\n"); }
+}
+static tt_status run_gate(app *a, gate *g, tt_text *json) {
+    tt_rollouts attempts = TT_INIT;
+    tt_status status = attempt_questions(a, a->base, 1, 0, a->o.gate_questions, (uint64_t)a->seed, &attempts);
+    memset(g, 0, sizeof *g);
+    if (status == TT_OK && !a->data) { status = gate_leak(a, &attempts, g); }
+    if (status == TT_OK && !a->data) { status = gate_coherence(a, &attempts, g); }
+    if (status == TT_OK) { status = gate_hit(a, &attempts, g, json); }
+    tt_rollouts_free(&attempts);
+    if (status == TT_OK) { say_gate(a, g); }
+    return status;
+}
+
+/* ---- evaluation: the student alone; one result.json per seed and method ---- */
+typedef struct collector { app *a; tt_text *json; int n; tt_status status; } collector;
+static void collect(void *user, const char *question, const char *response, const tt_outcome *outcome) {
+    collector *c = (collector *)user;
+    if (c->n >= SHOWN || c->status != TT_OK) { return; }
+    c->status = tt_text_format(c->json, "%s{\"right\":%d,\"first_right\":%d,\"question\":", c->n++ ? "," : "", outcome->final_right, outcome->first_right);
+    if (c->status == TT_OK) { c->status = tt_text_json(c->json, question, strlen(question)); }
+    if (c->status == TT_OK) { c->status = tt_text_format(c->json, ",\"response\":"); }
+    if (c->status == TT_OK) { c->status = tt_text_json(c->json, response, strlen(response)); }
+    if (c->status == TT_OK) { c->status = tt_text_append(c->json, "}", 1); }
+}
+static tt_status write_evaluation(tt_text *json, const char *name, const tt_evaluation *e) {
+    return tt_text_format(json, ",\"%s\":{\"accuracy\":%.9g,\"first_accuracy\":%.9g,\"reflection_rate\":%.9g,\"correction_rate\":%.9g,"
+                          "\"spoil_rate\":%.9g,\"mean_length\":%.9g,\"stopped_rate\":%.9g,\"behaviour\":[%.9g,%.9g,%.9g,%.9g]}",
+                          name, e->accuracy, e->first_accuracy, e->reflection_rate, e->correction_rate, e->spoil_rate, e->mean_length, e->stopped_rate,
+                          e->behaviour[TT_SELF_AGREEMENT], e->behaviour[TT_SELF_CONFLICT], e->behaviour[TT_SELF_CONSULTATION], e->behaviour[TT_SELF_CRITIQUE]);
+}
+/* With --data also each question's verdict, for paired comparisons. */
+static tt_status write_verdicts(app *a, const double *right, tt_text *json) {
+    int i;
+    if (!a->data) { return TT_OK; }
+    CHECK(tt_text_format(json, ",\"right\":["));
+    for (i = 0; i < a->o.questions; i++) { CHECK(tt_text_format(json, "%s%g", i ? "," : "", right[i])); }
+    return tt_text_append(json, "]", 1);
+}
+static tt_status evaluate_into(app *a, tt_model *model, const char *method, double *right, tt_text *json) {
+    tt_evaluate_desc d = TT_INIT;
+    tt_evaluation sampled, greedy;
+    collector c;
+    c.a = a;
+    c.json = json;
+    c.n = 0;
+    c.status = TT_OK;
+    d.n_questions = a->o.questions;
+    d.max_new_tokens = a->o.length;
+    d.temperature = (float)a->o.temperature;
+    d.seed = (uint64_t)a->seed;
+    d.question_accuracy = right;
+    CHECK(tt_evaluate(model, a->tokenizer, &a->task, &d, &sampled));
+    CHECK(write_verdicts(a, right, json));
+    d.question_accuracy = NULL;
+    CHECK(tt_text_format(json, ",\"transcripts\":["));
+    d.greedy = 1;
+    d.on_response = collect;
+    d.user = &c;
+    CHECK(tt_evaluate(model, a->tokenizer, &a->task, &d, &greedy));
+    CHECK(c.status);
+    CHECK(tt_text_append(json, "]", 1));
+    CHECK(write_evaluation(json, "sampled", &sampled));
+    CHECK(write_evaluation(json, "greedy", &greedy));
+    say(a, "seed %d  %-10s alone: accuracy %.3f (greedy %.3f)  reflection %.3f  correction %.3f  spoil %.3f\n", a->seed, method,
+        sampled.accuracy, greedy.accuracy, sampled.reflection_rate, sampled.correction_rate, sampled.spoil_rate);
+    return TT_OK;
+}
+static tt_status evaluate(app *a, tt_model *model, const char *method, tt_text *json) {
+    double *right = (double *)tt_alloc(a->ctx, (size_t)a->o.questions, sizeof *right);
+    tt_status status = right ? evaluate_into(a, model, method, right, json) : TT_ERR_MEM;
+    tt_free(a->ctx, right, (size_t)a->o.questions, sizeof *right);
+    return status;
+}
+static const char *result_path(const app *a, int seed, const char *method) { return path_of(a->o.out, "seed-%d/%s/result.json", seed, method); }
+static tt_status write_gate(app *a, tt_text *json) {
+    gate g;
+    CHECK(tt_text_format(json, ",\"guided\":["));
+    CHECK(run_gate(a, &g, json));
+    return tt_text_format(json, "],\"gate\":{\"seed\":%d,\"teacher_hit\":%.9g,\"rescue_rate\":%.9g,\"spoil_rate\":%.9g,\"coherence\":%.9g,\"leak\":%.9g,\"leak_max\":%.9g}",
+                          a->seed, g.hit, g.rescue, g.spoil, g.coherence, g.leak, g.leak_max);
+}
+static tt_status read_json(app *a, const char *path, tt_json **out) {
+    tt_text text = new_text(a);
+    tt_status status = tt_file_read(a->ctx, path, &text);
+    if (status == TT_OK) { *out = tt_json_parse(a->ctx, text.data, text.size); }
+    tt_text_free(&text);
+    return status == TT_OK && !*out ? tt_error_status(a->ctx) : status;
+}
+
+/* ---- training one arm ---- */
+/* Cuts a file of metrics back to its first n_lines and opens it for more: a line is on disk before the checkpoint
+ * that counts it. */
+static tt_status open_metrics(app *a, const char *path, int n_lines, FILE **file) {
+    tt_text text = new_text(a);
+    size_t at = 0;
+    int lines = 0;
+    tt_status status;
+    if (parallel_rank > 0) { return TT_OK; }
+    status = n_lines ? tt_file_read(a->ctx, path, &text) : TT_OK;
+    while (lines < n_lines && at < text.size) { lines += text.data[at++] == '\n'; }
+    if (status == TT_OK && lines < n_lines) {
+        status = tt_fail(a->ctx, TT_ERR_FILE, "%s has %d lines, expected at least %d; start again without --resume", path, lines, n_lines);
+    }
+    if (status == TT_OK) { status = tt_file_write(a->ctx, path, text.data ? text.data : "", at); }
+    tt_text_free(&text);
+    CHECK(status);
+    *file = fopen(path, "ab");
+    return *file ? TT_OK : tt_fail(a->ctx, TT_ERR_IO, "%s cannot be written: %s", path, strerror(errno));
+}
+static tt_status write_metrics(app *a, FILE *file, FILE *timings, const char *method, const tt_step_metrics *metrics) {
+    tt_text line = new_text(a);
+    tt_step_metrics m = *metrics;
+    tt_status status;
+    if (parallel_rank > 0) { return TT_OK; }
+    m.step_s = 0;                          /* leaves the timings out */
+    status = tt_metrics_json(&m, &line);
+    if (status == TT_OK && (fprintf(file, "{\"seed\":%d,\"method\":\"%s\",%s\n", a->seed, method, line.data + 1) < 0 || fflush(file) != 0)) {
+        status = tt_fail(a->ctx, TT_ERR_IO, "metrics cannot be written: %s", strerror(errno));
+    }
+    if (timings) {
+        fprintf(timings, "{\"seed\":%d,\"method\":\"%s\",\"step\":%d,\"rollout_s\":%.4f,\"teacher_s\":%.4f,\"update_s\":%.4f,\"step_s\":%.4f}\n",
+                a->seed, method, m.step, m.rollout_s, m.teacher_s, m.update_s, metrics->step_s);
+        fflush(timings);
+    }
+    tt_text_free(&line);
+    return status;
+}
+static tt_trainer_desc arm_desc(app *a, tt_model *student, const char *method, const tt_teacher *teacher) {
+    const options *o = &a->o;
+    tt_trainer_desc d = TT_INIT;
+    const char *aas = strcmp(method, "thinktune") == 0 ? o->aas : method;
+    d.model = student;
+    d.tokenizer = a->tokenizer;
+    d.task = &a->task;
+    d.teacher = teacher;
+    d.seed = (uint64_t)a->seed;
+    d.prompts_per_step = o->prompts;
+    d.allreduce = parallel_allreduce;
+    d.rank = parallel_rank;
+    d.world_size = parallel_size;
+    d.gradient_parts = o->gradient_parts;
+    d.grpo.num_generations = o->generations;
+    d.grpo.max_completion_length = o->length;
+    d.grpo.num_iterations = o->iterations;
+    d.grpo.temperature = (float)o->temperature;
+    d.grpo.beta = (float)o->beta;
+    d.grpo.epsilon_low = (float)o->epsilon_low;
+    d.grpo.epsilon_high = (float)o->epsilon_high;
+    d.grpo.dual_clip = (float)o->dual_clip;
+    d.grpo.entropy_coef = (float)o->entropy_coef;
+    if (teacher) { d.grpo.aas = (tt_aas)find_word(AAS_WORDS, aas, strlen(aas)); }
+    d.think.init_pct = (float)o->init_pct;
+    d.think.min_pct = (float)o->min_pct;
+    d.think.off_eps = (float)o->off_eps;
+    d.think.total_steps = o->steps;
+    d.think.seed = (uint64_t)a->seed;
+    d.think.mask = strcmp(o->mask, "whole") == 0 ? TT_MASK_WHOLE : TT_MASK_APPENDED;
+    d.think.schedule = (tt_think_schedule)find_word(SCHEDULE_WORDS, o->schedule, strlen(o->schedule));
+    d.adamw.weight_decay = (float)o->weight_decay;
+    d.adamw.max_grad_norm = (float)o->clip;
+    d.schedule.lr = (float)o->lr;
+    d.abort_patience = o->abort_patience;
+    return d;
+}
+typedef struct arm_run { const char *method; tt_trainer *trainer; tt_model *student; FILE *metrics, *timings; int warned; double guided, window, best; } arm_run;
+
+static tt_status save_student(app *a, const tt_model *student, const char *dir) {
+    return a->o.lora_rank ? tt_model_lora_save(student, dir) : tt_model_save(student, a->tokenizer, dir);
+}
+/* --keep-best n: the student as it was after the n steps with the highest mean reward of its own responses. */
+static int best_so_far(const app *a, arm_run *arm, int step, double reward) {
+    double mean;
+    arm->window += reward;
+    if (a->o.keep_best == 0 || step % a->o.keep_best != 0) { return 0; }
+    mean = arm->window / a->o.keep_best;
+    arm->window = 0;
+    if (mean <= arm->best) { return 0; }
+    arm->best = mean;
+    return 1;
+}
+/* What the steps before an interruption said. */
+static tt_status replay_best(app *a, arm_run *arm, const char *metrics, int n_lines) {
+    tt_text text = new_text(a);
+    size_t at = 0;
+    int line, last = n_lines + tt_trainer_step_count(arm->trainer);
+    tt_status status = last > n_lines && a->o.keep_best ? tt_file_read(a->ctx, metrics, &text) : TT_OK;
+    for (line = 0; line < last && at < text.size && status == TT_OK; line++) {
+        size_t size = strcspn(text.data + at, "\n");
+        tt_json *json = line >= n_lines ? tt_json_parse(a->ctx, text.data + at, size) : NULL;
+        if (line >= n_lines && !json) { status = tt_error_status(a->ctx); }
+        if (json) { best_so_far(a, arm, line - n_lines + 1, tt_json_number(json, "think/reward_unguided", 0)); }
+        tt_json_free(a->ctx, json);
+        at += size + 1;
+    }
+    tt_text_free(&text);
+    return status;
+}
+
+/* Guided rewards that fall to nothing mean that the student has changed so much that feedback no longer fits. */
+static void watch_guided(app *a, arm_run *arm, const tt_step_metrics *m) {
+    if (m->think.n_guided == 0) { return; }
+    arm->guided = m->step == 0 ? m->think.reward_guided : 0.7 * arm->guided + 0.3 * m->think.reward_guided;
+    if (m->step < 5 || arm->guided > 0.2 || arm->warned) { return; }
+    arm->warned = 1;
+    say(a, "%s  warning: step %d: guided responses earn only %.2f on average; the marker may stay without its meaning\n", a->terminal ? "\n" : "", m->step, arm->guided);
+}
+static tt_status train_loop(app *a, arm_run *arm, const char *state) {
+    int total = a->o.steps;
+    double saved = tt_clock(), pause = 10, first_tokens = -1;
+    progress_begin(a, tt_trainer_step_count(arm->trainer));
+    while (tt_trainer_step_count(arm->trainer) < total) {
+        tt_step_metrics m;
+        int step, stop;
+        tt_status status = tt_trainer_step(arm->trainer, &m);
+        if (status != TT_OK && status != TT_ERR_STOP) { return status; }
+        stop = parallel_any(stop_requested);
+        CHECK(write_metrics(a, arm->metrics, arm->timings, arm->method, &m));
+        CHECK(status);                             /* --abort-patience: tt_error has the reason */
+        step = tt_trainer_step_count(arm->trainer);
+        if (first_tokens < 0) { first_tokens = step - 1 == a->first_step && a->first_step > 0 ? m.num_tokens : 0; }
+        progress(a, arm->method, step, total, m.num_tokens - first_tokens, "reward %.3f  reflection %.3f", m.think.reward_unguided, m.reflection_rate);
+        watch_guided(a, arm, &m);
+        if (best_so_far(a, arm, step, m.think.reward_unguided) && parallel_rank == 0) {
+            CHECK(save_student(a, arm->student, path_of(a->o.out, "seed-%d/%s/best", a->seed, arm->method)));
+        }
+        if (a->stop_tokens > 0 && m.num_tokens >= a->stop_tokens) { return TT_OK; }
+        if (!stop && tt_clock() - saved < pause && step < total) { continue; }
+        saved = tt_clock();
+        if (parallel_rank == 0) { CHECK(tt_trainer_save(arm->trainer, state)); }
+        if (20 * (tt_clock() - saved) > pause) { pause = 20 * (tt_clock() - saved); }      /* large models: at most a twentieth of the time */
+        saved = tt_clock();
+        if (stop && step < total) { return interrupted(a, arm->method); }
+    }
+    return TT_OK;
+}
+/* One arm: its metrics follow the first n_lines of the file, its checkpoint is seed-SEED/METHOD/train.state. */
+static tt_status train_student(app *a, const char *method, const tt_trainer_desc *desc, const char *metrics, int n_lines) {
+    char state[1024];
+    arm_run arm;
+    tt_status status = TT_OK;
+    memset(&arm, 0, sizeof arm);
+    arm.method = method;
+    arm.student = desc->model;
+    arm.best = -HUGE_VAL;
+    snprintf(state, sizeof state, "%s", path_of(a->o.out, "seed-%d/%s/train.state", a->seed, method));
+    arm.trainer = tt_trainer_create(a->ctx, desc);
+    if (!arm.trainer) { return tt_error_status(a->ctx); }
+    if (parallel_any(a->o.resume && file_exists(state))) { status = tt_trainer_load(arm.trainer, state); }
+    if (status == TT_OK) { status = replay_best(a, &arm, metrics, n_lines); }
+    if (status == TT_OK) { status = open_metrics(a, metrics, n_lines + tt_trainer_step_count(arm.trainer), &arm.metrics); }
+    if (parallel_rank == 0) { arm.timings = fopen(path_of(a->o.out, "timings.jsonl"), "ab"); }
+    if (status == TT_OK) { status = train_loop(a, &arm, state); }
+    if (arm.metrics) { fclose(arm.metrics); }
+    if (arm.timings) { fclose(arm.timings); }
+    tt_trainer_destroy(arm.trainer);
+    return status;
+}
+/* A student that starts as the base: with weights of its own, or with adapters on it. */
+static tt_model *new_student(app *a) {
+    tt_lora_desc lora = TT_INIT;
+    tt_model *student = a->o.lora_rank ? load_model(a) : tt_model_create(a->ctx, tt_model_config_get(a->base), 0);
+    lora.rank = a->o.lora_rank;
+    lora.seed = (uint64_t)a->seed;
+    if (student && (a->o.lora_rank ? tt_model_lora_add(student, &lora) : tt_model_assign(student, a->base)) != TT_OK) {
+        tt_model_destroy(student);
+        return NULL;
+    }
+    return student;
+}
+
+
+/* From options to exit status: 0, 1 after an error, 130 if it was stopped. */
+static int experiment_main(app *a, const options *o, const char *program, tt_status (*run)(app *a)) {
+    tt_desc desc = TT_INIT;
+    tt_status status;
+    a->o = *o;
+    signal(SIGINT, on_signal);
+#ifdef SIGTERM
+    signal(SIGTERM, on_signal);
+#endif
+    a->terminal = IS_TERMINAL();
+    desc.n_threads = o->threads;
+    a->ctx = tt_create(&desc);
+    if (!a->ctx) { example_exit(1, "%s: out of memory", program); }
+    printf("%s: %d seed%s, %d threads, %s kernels, results in %s%s\n", program, o->seeds, o->seeds > 1 ? "s" : "", tt_threads(a->ctx), tt_kernel(a->ctx), o->out,
+           o->quick ? " (quick: the numbers mean nothing)" : "");
+    fflush(stdout);
+    status = run(a);
+    if (status != TT_OK) { fprintf(stderr, "%s%s: %s\n", a->terminal ? "\n" : "", program, tt_error(a->ctx)); }
+    tt_text_free(&a->settings);
+    tt_destroy(a->ctx);
+    if (status == TT_OK || status == TT_ERR_STOP) { parallel_end(); }      /* on all processes at the same step */
+    return status == TT_OK ? 0 : status == TT_ERR_STOP ? 130 : 1;
+}
+#endif

@@ -1,0 +1,479 @@
+/* study.c - the paper's table and its ablations in miniature, with error bars.
+ *
+ *     make study                                  (= build/study --out runs/study --seeds 5)
+ *     build/study --quick --seeds 2 --out runs/look   (minutes; shows that everything runs, its numbers mean nothing)
+ *
+ * One base per seed and kind is trained once; every arm starts from it, differs from the arm "thinktune" in one factor,
+ * and is measured alone on held-out questions. Kill it at any time: the same command goes on where it stopped, and what
+ * is done is never done again. A new row in the table of arms is run by the next start.
+ *
+ * OUT gets results.jsonl (one line per seed and arm), table.md, report.html, and beneath seed-SEED/ARM/ the metrics of
+ * every step. All of them are the same bytes for the same seeds and settings, however often the run was interrupted. */
+#define THINKTUNING_IMPLEMENTATION
+#include "experiment.h"
+
+/* ---- the arms ---- */
+typedef enum base_kind { BASE_HIGH = 0, BASE_LOW, BASE_CONTROL, N_BASES } base_kind;      /* by coherence; the control is another task */
+typedef enum method { THINK = 0, GRPO, SFT, BASE } method;
+typedef enum teacher_kind { FROZEN = 0, STUDENT, EMA, OTHER, RULE } teacher_kind;
+typedef struct arm {
+    const char *name, *part, *what;
+    double work;                  /* seconds on two quiet cores, for the time left                       */
+    base_kind base;
+    method method;
+    teacher_kind teacher;
+    int steps;                    /* 0 = those of the options                                            */
+    int generations;              /* responses per prompt; 0 = those of the options                      */
+    int equal_tokens;             /* 1: ends once it has sampled as many tokens as "thinktune" of its seed */
+    int questions;                /* of its evaluation; 0 = those of the options                         */
+    const char *aas, *mask, *schedule;
+    double init_pct, off_eps;     /* 0 = those of the options                                            */
+    double corrupt;               /* share of attempts that get the feedback on another attempt          */
+    double marker;                /* probability of the marker "\n\n" where the student would end; 0 = as it is */
+} arm;
+/* In the order in which they are run, all seeds of one before the next. */
+static const arm arms[] = {
+    {.name = "base", .part = "main", .what = "before RL", .work = 80, .method = BASE},
+    {.name = "thinktune", .part = "main", .what = "ThinkTuning (released shaping)", .work = 11},
+    {.name = "grpo", .part = "main", .what = "GRPO, equal rollouts", .work = 4, .method = GRPO},
+    {.name = "grpo_tokens", .part = "main", .what = "GRPO, equal sampled tokens", .work = 22, .method = GRPO, .steps = 1000, .equal_tokens = 1},
+    {.name = "sft", .part = "main", .what = "SFT on the teacher's right outputs, equal rollouts", .work = 15, .method = SFT},
+    {.name = "sft_feedback", .part = "main", .what = "SFT on them, as much feedback as ThinkTuning", .work = 4, .method = SFT, .steps = 14, .generations = 1},
+    {.name = "base_low", .part = "low", .what = "base of low coherence", .work = 32, .method = BASE, .base = BASE_LOW},
+    {.name = "low_thinktune", .part = "low", .what = "ThinkTuning, low coherence", .work = 11, .base = BASE_LOW},
+    {.name = "low_grpo", .part = "low", .what = "GRPO, low coherence, 250 steps", .work = 14, .base = BASE_LOW, .method = GRPO, .steps = 250},
+    {.name = "formula", .part = "shaping", .what = "AAS as the text has it", .work = 9, .aas = "formula"},
+    {.name = "luffy", .part = "shaping", .what = "LUFFY's shaping", .work = 9, .aas = "luffy"},
+    {.name = "off", .part = "shaping", .what = "no shaping: the ordinary term", .work = 9, .aas = "off"},
+    {.name = "appended", .part = "mask", .what = "only the teacher's tokens shaped", .work = 11, .mask = "appended"},
+    {.name = "teacher_rule", .part = "teacher", .what = "a rule that is always right", .work = 10, .teacher = RULE},
+    {.name = "teacher_student", .part = "teacher", .what = "the current student", .work = 11, .teacher = STUDENT},
+    {.name = "teacher_ema", .part = "teacher", .what = "moving average of the student", .work = 11, .teacher = EMA},
+    {.name = "teacher_other", .part = "teacher", .what = "the base of another seed", .work = 11, .teacher = OTHER},
+    {.name = "corrupt_25", .part = "quality", .what = "25 % of the feedback on another attempt", .work = 11, .corrupt = 0.25},
+    {.name = "corrupt_50", .part = "quality", .what = "50 %", .work = 11, .corrupt = 0.5},
+    {.name = "corrupt_100", .part = "quality", .what = "all of it", .work = 8, .corrupt = 1},
+    {.name = "base_control", .part = "control", .what = "base of the task guess", .work = 16, .method = BASE, .base = BASE_CONTROL},
+    {.name = "control_grpo", .part = "control", .what = "GRPO, control", .work = 4, .base = BASE_CONTROL, .method = GRPO},
+    {.name = "control_thinktune", .part = "control", .what = "ThinkTuning, control", .work = 8, .base = BASE_CONTROL},
+#define RARE(shaping, p, text) {.name = "rare_" shaping "_" text, .part = "rare", .what = shaping ", marker at " text, .work = 7, .aas = shaping, \
+    .marker = p, .schedule = "constant", .init_pct = 0.1, .off_eps = -1, .steps = 40, .questions = 128}
+    RARE("released", 3e-4, "3e-4"), RARE("formula", 3e-4, "3e-4"), RARE("released", 1e-4, "1e-4"), RARE("formula", 1e-4, "1e-4"),
+    RARE("released", 1e-5, "1e-5"), RARE("formula", 1e-5, "1e-5"), RARE("released", 1e-7, "1e-7"), RARE("formula", 1e-7, "1e-7"),
+    {.name = "always", .part = "schedule", .what = "the teacher stays for all steps", .work = 14, .off_eps = -1},
+    {.name = "constant", .part = "schedule", .what = "constant share, all steps", .work = 14, .schedule = "constant"},
+    {.name = "pct_5", .part = "share", .what = "5 % at first, leaving at the same step", .work = 11, .init_pct = 0.05, .off_eps = 0.009},
+    {.name = "pct_10", .part = "share", .what = "10 % at first", .work = 11, .init_pct = 0.1},
+    {.name = "pct_50", .part = "share", .what = "50 % at first", .work = 12, .init_pct = 0.5},
+    {.name = "cosine", .part = "schedule", .what = "cosine", .work = 11, .schedule = "cosine"},
+    {.name = "exp", .part = "schedule", .what = "exponential", .work = 11, .schedule = "exp"}
+};
+enum { N_ARMS = sizeof arms / sizeof *arms };
+
+/* ---- options ---- */
+static options given;
+static const char *only = "";
+static const option option_list[] = {
+    {"--seeds", OPTION_INT, &given.seeds, 1, MAX_SEEDS, "how many seeds"},
+    {"--first-seed", OPTION_INT, &given.first_seed, 0, 1000000, "the first of them"},
+    {"--out", OPTION_TEXT, &given.out, 0, 0, "folder of all results"},
+    {"--only", OPTION_TEXT, &only, 0, 0, "arms to run, by name, with commas; empty = all"},
+    {"--steps", OPTION_INT, &given.steps, 1, 1e6, "RL steps of an arm"},
+    {"--pretrain-steps", OPTION_INT, &given.pretrain_steps, 1, 1e7, "of a base of high coherence; one of low coherence has 0.4 of them"},
+    {"--questions", OPTION_INT, &given.questions, 1, 1e6, "held-out questions of an evaluation, half as many for ablations"},
+    {"--quick", OPTION_FLAG, &given.quick, 0, 0, "a few steps of everything, to see that it runs; numbers mean nothing"},
+    {"--threads", OPTION_INT, &given.threads, 0, 1024, "0 = all; results do not depend on it"}
+};
+enum { N_OPTIONS = sizeof option_list / sizeof *option_list };
+
+/* The settings of one arm: the options, but for its one factor. */
+static options arm_options(const arm *m) {
+    options o = given;
+    o.resume = 1;
+    if (m->steps) { o.steps = m->steps; }
+    if (m->generations) { o.generations = m->generations; }
+    if (strcmp(m->part, "main") != 0 && strcmp(m->part, "low") != 0) { o.questions = (o.questions + 1) / 2; }      /* seeds differ by more */
+    if (m->questions) { o.questions = m->questions; }
+    if (m->aas) { o.aas = m->aas; }
+    if (m->mask) { o.mask = m->mask; }
+    if (m->schedule) { o.schedule = m->schedule; }
+    if (m->init_pct > 0) { o.init_pct = m->init_pct; }
+    if (m->off_eps != 0) { o.off_eps = m->off_eps; }
+    if (m->base == BASE_LOW) { o.pretrain_steps = o.pretrain_steps * 4 / 10; }
+    if (m->base == BASE_CONTROL) { o.pretrain_steps = o.pretrain_steps / 5; o.task = "guess"; }
+    if (o.quick) {
+        o.steps = o.steps < 6 ? o.steps : 6;
+        o.pretrain_steps = o.pretrain_steps / 100 + 1;
+        o.questions = 64;
+        o.gate_questions = 32;
+        o.prompts = 4;
+    }
+    return o;
+}
+static const arm *arm_named(const char *name) {
+    int i;
+    for (i = 0; i < N_ARMS; i++) { if (strcmp(arms[i].name, name) == 0) { return &arms[i]; } }
+    return NULL;
+}
+
+/* ---- the marker: how likely "\n\n" is where an attempt would end ----
+ * gap = its logit at that place; every gap can be shifted alike by moving the marker's row of the head along the mean of
+ * the hidden states there. */
+typedef struct ends { int n, width, vocab, marker; float *hidden, *head; } ends;      /* hidden [n, width], head [vocab, width] */
+static void free_ends(app *a, ends *e) {
+    tt_free(a->ctx, e->hidden, (size_t)e->n * (size_t)e->width, sizeof *e->hidden);
+    tt_free(a->ctx, e->head, (size_t)e->vocab * (size_t)e->width, sizeof *e->head);
+}
+static tt_status read_ends(app *a, tt_model *model, const tt_rollouts *attempts, ends *e) {
+    int i, row = 0, *indices = (int *)tt_alloc(a->ctx, (size_t)attempts->n, sizeof *indices);
+    int32_t *rows = (int32_t *)tt_alloc(a->ctx, (size_t)attempts->n, sizeof *rows);
+    tt_tensor *hidden = NULL, *head = tt_model_param_find(model, "lm_head.weight");
+    tt_batch *batch;
+    tt_status status = TT_ERR_MEM;
+    e->n = attempts->n;
+    e->width = tt_model_config_get(model)->hidden_size;
+    e->vocab = tt_model_config_get(model)->vocab_size;
+    e->marker = tt_token_id(a->tokenizer, "\n\n");
+    e->hidden = (float *)tt_alloc(a->ctx, (size_t)e->n * (size_t)e->width, sizeof *e->hidden);
+    e->head = (float *)tt_alloc(a->ctx, (size_t)e->vocab * (size_t)e->width, sizeof *e->head);
+    if (indices && rows && e->hidden && e->head) {
+        for (i = 0; i < e->n; i++) { indices[i] = i; }
+        tt_no_grad_begin(a->ctx);
+        batch = tt_rollouts_batch(a->ctx, attempts, indices, e->n);
+        for (i = 0; batch && i < e->n; i++) {
+            row += attempts->items[i].response_length;
+            rows[i] = batch->target_rows[row - 1];
+        }
+        if (batch) { hidden = tt_gather_rows(a->ctx, tt_model_forward(model, batch), rows, e->n); }
+        tt_no_grad_end(a->ctx);
+        status = hidden ? tt_tensor_get(hidden, e->hidden) : tt_eval(a->ctx);
+        if (status == TT_OK) { status = tt_tensor_get(head, e->head); }
+        tt_step_reset(a->ctx);
+    }
+    tt_free(a->ctx, indices, (size_t)attempts->n, sizeof *indices);
+    tt_free(a->ctx, rows, (size_t)attempts->n, sizeof *rows);
+    return status;
+}
+static double dot(const float *x, const float *y, int n) {
+    double sum = 0;
+    int i;
+    for (i = 0; i < n; i++) { sum += (double)x[i] * (double)y[i]; }
+    return sum;
+}
+/* Mean probability of the marker with its row moved by shift * along. */
+static double marker_probability(const ends *e, const float *along, double shift) {
+    double mean = 0;
+    int i, v;
+    for (i = 0; i < e->n; i++) {
+        const float *h = e->hidden + (size_t)i * (size_t)e->width;
+        double gap = dot(h, e->head + (size_t)e->marker * (size_t)e->width, e->width) + shift * dot(h, along, e->width), others = 0;
+        for (v = 0; v < e->vocab; v++) { if (v != e->marker) { others += exp(dot(h, e->head + (size_t)v * (size_t)e->width, e->width) - gap); } }
+        mean += 1 / (1 + others) / e->n;
+    }
+    return mean;
+}
+/* Moves the marker's row so that its mean probability becomes p, to a thousandth. */
+static tt_status set_marker(app *a, tt_model *model, const tt_rollouts *attempts, double p) {
+    ends e = TT_INIT;
+    tt_status status = read_ends(a, model, attempts, &e);
+    float *along = (float *)tt_alloc(a->ctx, (size_t)e.width, sizeof *along);
+    double low = -40, high = 40, square;
+    int i, k;
+    if (status == TT_OK && !along) { status = TT_ERR_MEM; }
+    for (i = 0; i < e.n && status == TT_OK; i++) { for (k = 0; k < e.width; k++) { along[k] += e.hidden[(size_t)i * (size_t)e.width + (size_t)k] / (float)e.n; } }
+    square = status == TT_OK ? dot(along, along, e.width) : 1;
+    for (k = 0; k < e.width && status == TT_OK; k++) { along[k] /= (float)square; }
+    while (status == TT_OK && high - low > 1e-3) {
+        double middle = (low + high) / 2;
+        if (marker_probability(&e, along, middle) < p) { low = middle; } else { high = middle; }
+    }
+    for (k = 0; k < e.width && status == TT_OK; k++) { e.head[(size_t)e.marker * (size_t)e.width + (size_t)k] += (float)low * along[k]; }
+    if (status == TT_OK) { status = tt_tensor_set(tt_model_param_find(model, "lm_head.weight"), e.head); }
+    tt_free(a->ctx, along, (size_t)e.width, sizeof *along);
+    free_ends(a, &e);
+    return status;
+}
+static tt_status get_marker(app *a, tt_model *model, const tt_rollouts *attempts, double *p) {
+    ends e = TT_INIT;
+    tt_status status = read_ends(a, model, attempts, &e);
+    if (status == TT_OK) { *p = marker_probability(&e, e.hidden, 0); }
+    free_ends(a, &e);
+    return status;
+}
+
+/* ---- teachers ---- */
+typedef struct corrupter { tt_teacher inner; double share; uint64_t seed; } corrupter;
+static void swap_feedback(tt_feedback *x, tt_feedback *y) {
+    tt_feedback was = *x;
+    *x = *y;
+    *y = was;
+}
+/* A share of the attempts, drawn by what they say, hand their feedback round among themselves. */
+static tt_status corrupt_feedback(void *user, const tt_attempt *attempts, int n, tt_feedback *out) {
+    corrupter *c = (corrupter *)user;
+    int i, last = -1;
+    CHECK(c->inner.feedback(c->inner.user, attempts, n, out));
+    for (i = 0; i < n; i++) {
+        tt_rng rng;
+        rng.seed = c->seed;
+        rng.stream = tt_hash(attempts[i].question, attempts[i].question_size, tt_hash(attempts[i].response, attempts[i].response_size, 0));
+        rng.index = 0;
+        if (tt_rng_uniform(&rng) >= c->share) { continue; }
+        if (last >= 0) { swap_feedback(&out[last], &out[i]); }
+        last = i;
+    }
+    return TT_OK;
+}
+typedef struct teaching { tt_model *model; tt_model_teacher *prompted; tt_tokenizer *tokenizer; corrupter corrupter; tt_teacher teacher; } teaching;
+static void close_teaching(teaching *t) {
+    tt_model_teacher_destroy(t->prompted);
+    tt_model_destroy(t->model);
+    tt_tokenizer_destroy(t->tokenizer);
+}
+/* The base of the next seed, which reads and writes with its own tokenizer. */
+static tt_status other_base(const app *a, teaching *t) {
+    app other = *a;
+    tt_status status;
+    other.seed = a->seed + 1 < a->o.first_seed + a->o.seeds ? a->seed + 1 : a->o.first_seed;
+    other.base = NULL;
+    other.tokenizer = NULL;
+    other.signs = NULL;
+    status = open_base(&other);
+    t->model = other.base;
+    t->tokenizer = other.tokenizer;
+    other.base = NULL;
+    other.tokenizer = NULL;
+    close_base(&other);
+    return status;
+}
+static tt_status open_teaching(app *a, const arm *m, tt_model *student, teaching *t) {
+    app reader = *a;
+    if (m->teacher == RULE) { t->teacher = tt_signs_teacher(a->signs); return TT_OK; }
+    if (m->teacher == OTHER) { CHECK(other_base(a, t)); }
+    else if (m->teacher != STUDENT) { t->model = tt_model_copy(a->base); }
+    if (m->teacher != STUDENT && !t->model) { return tt_error_status(a->ctx); }
+    if (t->tokenizer) { reader.tokenizer = t->tokenizer; }
+    t->prompted = make_teacher(&reader, m->teacher == STUDENT ? student : t->model);
+    if (!t->prompted) { return tt_error_status(a->ctx); }
+    t->teacher = tt_teacher_model(t->prompted);
+    if (m->corrupt > 0) {
+        t->corrupter.inner = t->teacher;
+        t->corrupter.share = m->corrupt;
+        t->corrupter.seed = (uint64_t)a->seed;
+        t->teacher.feedback = corrupt_feedback;
+        t->teacher.user = &t->corrupter;
+    }
+    return TT_OK;
+}
+
+/* ---- SFT: the base's attempts, each continued by the teacher; the right ones are imitated ---- */
+static tt_status sft_step(app *a, tt_model *student, tt_optimizer *optimizer, const tt_teacher *teacher, int step, double *tokens) {
+    int n = a->o.prompts * a->o.generations, i, k = 0, right, *chosen = (int *)tt_alloc(a->ctx, (size_t)n, sizeof *chosen);
+    uint64_t first = (uint64_t)step * (uint64_t)n;
+    tt_rollouts attempts = TT_INIT;
+    tt_think_metrics metrics = TT_INIT;
+    tt_status status = chosen ? attempt_questions(a, a->base, 0, first, n, tt_random((uint64_t)a->seed, 0, (uint64_t)step), &attempts) : TT_ERR_MEM;
+    for (i = 0; i < n && status == TT_OK; i++) { *tokens += attempts.items[i].response_length; }
+    if (status == TT_OK) { status = guide_all(a, teacher, &attempts, &metrics); }
+    *tokens += metrics.teacher_tokens;
+    for (i = 0; i < n && status == TT_OK; i++) {
+        const tt_rollout *r = &attempts.items[i];
+        status = assess(a, 0, first + (uint64_t)i, r->tokens + r->prompt_length, r->response_length, r->stopped, &right);
+        if (r->guided && right) { chosen[k++] = i; }
+    }
+    if (status == TT_OK && k > 0) {
+        status = tt_backward(a->ctx, tt_neg(a->ctx, tt_mean(a->ctx, tt_model_logprobs(student, tt_rollouts_batch(a->ctx, &attempts, chosen, k), 1, NULL))));
+        tt_step_reset(a->ctx);
+        if (status == TT_OK) { status = tt_optimizer_step(optimizer, (float)a->o.lr, NULL); }
+    }
+    tt_rollouts_free(&attempts);
+    tt_free(a->ctx, chosen, (size_t)n, sizeof *chosen);
+    return status;
+}
+/* An arm of seconds: it starts again if it is interrupted. */
+static tt_status train_sft(app *a, tt_model *student, const tt_teacher *teacher, double *tokens) {
+    tt_adamw_desc adamw = TT_INIT;
+    tt_optimizer *optimizer;
+    tt_status status;
+    int step = 0;
+    adamw.weight_decay = (float)a->o.weight_decay;
+    adamw.max_grad_norm = (float)a->o.clip;
+    optimizer = tt_adamw_create(student, &adamw);
+    status = optimizer ? TT_OK : tt_error_status(a->ctx);
+    for (progress_begin(a, 0); step < a->o.steps && status == TT_OK; ) {
+        status = sft_step(a, student, optimizer, teacher, step++, tokens);
+        progress(a, "sft", step, a->o.steps, *tokens, "");
+        if (stop_requested && status == TT_OK) { status = interrupted(a, "sft"); }
+    }
+    tt_optimizer_destroy(optimizer);
+    return status;
+}
+
+/* ---- one arm of one seed ---- */
+static tt_status read_number(app *a, int seed, const char *name, const char *key, double *out) {
+    tt_json *json = NULL;
+    tt_status status = read_json(a, result_path(a, seed, name), &json);
+    *out = tt_json_number(json, key, 0);
+    tt_json_free(a->ctx, json);
+    return status;
+}
+/* What the steps said: totals, and rollouts until the student's own reflection first passes 10 % and 50 % (-1 = never). */
+static tt_status write_curve(app *a, const char *path, double per_step, tt_text *json) {
+    tt_text text = new_text(a), lines = new_text(a);
+    double tokens = 0, first_10 = -1, first_50 = -1;
+    size_t at = 0;
+    int n = 0;
+    tt_status status = tt_file_read(a->ctx, path, &text);
+    while (status == TT_OK && at < text.size) {
+        size_t size = strcspn(text.data + at, "\n");
+        tt_json *line = tt_json_parse(a->ctx, text.data + at, size);
+        double reflection = tt_json_number(line, "think/reflection_rate", 0);
+        if (!line) { status = tt_error_status(a->ctx); break; }
+        tokens = tt_json_number(line, "num_tokens", 0);
+        if (first_10 < 0 && reflection >= 0.1) { first_10 = per_step * (n + 1); }
+        if (first_50 < 0 && reflection >= 0.5) { first_50 = per_step * (n + 1); }
+        status = tt_text_format(&lines, "%s[%.4g,%.4g]", n++ ? "," : "", tt_json_number(line, "think/reward_unguided", 0), reflection);
+        tt_json_free(a->ctx, line);
+        at += size + 1;
+    }
+    if (status == TT_OK) { status = tt_text_append(&lines, "", 0); }
+    if (status == TT_OK) {
+        status = tt_text_format(json, ",\"rollouts\":%.9g,\"num_tokens\":%.9g,\"first_10\":%.9g,\"first_50\":%.9g,\"curve\":[%s]", per_step * n, tokens, first_10, first_50, lines.data);
+    }
+    tt_text_free(&text);
+    tt_text_free(&lines);
+    return status;
+}
+static tt_status train_rl(app *a, const arm *m, tt_model *student, const teaching *t, tt_text *json) {
+    tt_trainer_desc desc = arm_desc(a, student, m->method == GRPO ? "grpo" : "thinktune", m->method == GRPO ? NULL : &t->teacher);
+    char metrics[1024];
+    if (m->teacher == EMA) { desc.ema = t->model; }
+    snprintf(metrics, sizeof metrics, "%s", path_of(a->o.out, "seed-%d/%s/metrics.jsonl", a->seed, m->name));
+    a->stop_tokens = 0;
+    if (m->equal_tokens) { CHECK(read_number(a, a->seed, "thinktune", "num_tokens", &a->stop_tokens)); }
+    CHECK(train_student(a, m->name, &desc, metrics, 0));
+    return write_curve(a, metrics, (double)a->o.prompts * a->o.generations, json);
+}
+static tt_status train_arm(app *a, const arm *m, tt_model *student, tt_text *json) {
+    teaching t;
+    double tokens = 0;
+    tt_status status = TT_OK;
+    memset(&t, 0, sizeof t);
+    if (m->method != GRPO) { status = open_teaching(a, m, student, &t); }
+    if (status == TT_OK && m->method == SFT) { status = train_sft(a, student, &t.teacher, &tokens); }
+    else if (status == TT_OK) { status = train_rl(a, m, student, &t, json); }
+    if (status == TT_OK && m->method == SFT) {
+        status = tt_text_format(json, ",\"rollouts\":%.9g,\"num_tokens\":%.9g", (double)a->o.steps * a->o.prompts * a->o.generations, tokens);
+    }
+    close_teaching(&t);
+    return status;
+}
+static tt_status run_student(app *a, const arm *m, tt_text *json) {
+    tt_model *student = new_student(a);
+    tt_rollouts attempts = TT_INIT;
+    double before = 0, after = 0;
+    tt_status status = student ? TT_OK : tt_error_status(a->ctx);
+    if (status == TT_OK && m->marker > 0) {
+        status = attempt_questions(a, a->base, 1, 0, a->o.questions, (uint64_t)a->seed, &attempts);
+        if (status == TT_OK) { status = set_marker(a, student, &attempts, m->marker); }
+        if (status == TT_OK) { status = get_marker(a, student, &attempts, &before); }
+    }
+    if (status == TT_OK) { status = train_arm(a, m, student, json); }
+    if (status == TT_OK && m->marker > 0) {
+        status = get_marker(a, student, &attempts, &after);
+        if (status == TT_OK) { status = tt_text_format(json, ",\"marker_before\":%.9g,\"marker_after\":%.9g", before, after); }
+    }
+    if (status == TT_OK) { status = evaluate(a, student, m->name, json); }
+    tt_rollouts_free(&attempts);
+    tt_model_destroy(student);
+    return status;
+}
+/* One line of results.jsonl; its file is what tells the next start that this job is done. */
+static tt_status run_job(app *a, const arm *m) {
+    tt_text json = new_text(a);
+    tt_status status = tt_make_dirs(a->ctx, path_of(a->o.out, "seed-%d/%s", a->seed, m->name));
+    if (status == TT_OK) { status = tt_text_format(&json, "{\"seed\":%d,\"arm\":\"%s\"", a->seed, m->name); }
+    if (status == TT_OK) { status = open_base(a); }
+    if (status == TT_OK && m->method == BASE) {
+        status = evaluate(a, a->base, m->name, &json);
+        if (status == TT_OK) { status = write_gate(a, &json); }
+    } else if (status == TT_OK) { status = run_student(a, m, &json); }
+    if (status == TT_OK) { status = tt_text_append(&json, "}\n", 2); }
+    if (status == TT_OK) { status = tt_file_write(a->ctx, result_path(a, a->seed, m->name), json.data, json.size); }
+    if (status == TT_OK) {
+        remove(path_of(a->o.out, "seed-%d/%s/train.state", a->seed, m->name));
+    }
+    close_base(a);
+    tt_text_free(&json);
+    return status;
+}
+
+/* ---- all jobs ---- */
+static int wanted(const arm *m) { return !*only || find_word(only, m->name, strlen(m->name)) >= 0; }
+static void add_up_work(app *a) {
+    int i, seed;
+    for (i = 0; i < N_ARMS; i++) {
+        for (seed = given.first_seed; seed < given.first_seed + given.seeds; seed++) {
+            if (!wanted(&arms[i])) { continue; }
+            a->whole += arms[i].work;
+            if (file_exists(result_path(a, seed, arms[i].name))) { a->done += arms[i].work; }
+        }
+    }
+    a->whole_from = a->done;
+    a->whole_begin = tt_clock();
+}
+static tt_status run_arm(app *a, const arm *m) {
+    for (a->seed = given.first_seed; a->seed < given.first_seed + given.seeds; a->seed++) {
+        if (file_exists(result_path(a, a->seed, m->name))) { continue; }
+        a->o = arm_options(m);
+        a->part = m->work;
+        CHECK(run_job(a, m));
+        a->done += m->work;
+        a->part = 0;
+        if (stop_requested) { return interrupted(a, "the study"); }
+    }
+    return TT_OK;
+}
+/* What the numbers depend on beside the table of arms must not change between two starts. */
+static tt_status check_settings(app *a) {
+    tt_text now = new_text(a), was = new_text(a);
+    char path[1024];
+    int same = 1;
+    tt_status status = tt_text_format(&now, "thinktuning " TT_VERSION "\n--steps %d\n--pretrain-steps %d\n--questions %d\n--quick %d\n--first-seed %d\n", given.steps,
+                                      given.pretrain_steps, given.questions, given.quick, given.first_seed);
+    snprintf(path, sizeof path, "%s", path_of(a->o.out, "settings.txt"));
+    if (status == TT_OK && file_exists(path)) {
+        status = tt_file_read(a->ctx, path, &was);
+        same = status == TT_OK && was.size == now.size && memcmp(was.data, now.data, now.size) == 0;
+    }
+    if (status == TT_OK && !same) { status = tt_fail(a->ctx, TT_ERR_ARG, "the study in %s has other settings (see settings.txt there); choose another --out", a->o.out); }
+    if (status == TT_OK) { status = tt_file_write(a->ctx, path, now.data, now.size); }
+    tt_text_free(&now);
+    tt_text_free(&was);
+    return status;
+}
+
+#include "study_report.h"
+
+static tt_status run(app *a) {
+    int i;
+    CHECK(tt_make_dirs(a->ctx, a->o.out));
+    CHECK(check_settings(a));
+    add_up_work(a);
+    for (i = 0; i < N_ARMS; i++) {
+        if (!wanted(&arms[i])) { continue; }
+        CHECK(run_arm(a, &arms[i]));
+        CHECK(write_study(a));
+    }
+    return TT_OK;
+}
+int main(int argc, char **argv) {
+    app a;
+    memset(&a, 0, sizeof a);
+    parallel_begin(&argc, &argv);
+    given = default_options();
+    given.seeds = 5;
+    given.out = "runs/study";
+    options_read(argc, argv, "the paper's table and ablations over several seeds", option_list, N_OPTIONS);
+    return experiment_main(&a, &given, "study", run);
+}
