@@ -2,13 +2,15 @@
  *
  *   MACHINE cpu="..." cores=2 simd=avx512 compiler="..." flags="..." commit=... load=...
  *   LIMIT threads=1 fma=... bf16=... unit=GFLOP/s read=... unit=GB/s
- *   BENCH name=... threads=1 ours=... unit=... spread=lo..hi rival=... rival_value=... ratio=... kernel=avx512 peak=fma share=...
+ *   BENCH name=... threads=1 ours=... unit=... spread=lo..hi rival=... rival_value=... ratio=... kernel="avx512" peak=fma share=...
  *
  * ours: the median of the runs; spread: the least and the greatest of them. ratio: how many times better ours is, the
  * median over pairs of runs, one of ours and one of the rival right after it. share: what part the run made of the limit
  * named by peak, at the same number of threads: fma and bf16, the rate of multiply-adds in registers with the widest
  * instructions that this CPU has; read, that of reading READ_BYTES once, which weights that fit a cache can pass. "-"
  * stands for what there is not, as a share where TT_BACKEND=cuda.
+ *
+ * With TT_MATMUL=bf16 the names end in _bf16, and their share is of that peak.
  *
  * Every bench: build/bench_NAME [THREADS [PART]]. THREADS 0, the default: one thread, then one per processor. PART: only
  * figures with this in their names. */
@@ -107,6 +109,23 @@ BENCH_MULTIPLY_ADD(bench_fma_avx512, BENCH_AVX512, __m512, _mm512_set1_ps, BENCH
 BENCH_MULTIPLY_ADD(bench_bf16_avx512, BENCH_AVX512_BF16, __m512, _mm512_set1_ps, BENCH_STEP_BF16)
 BENCH_READ_ALL(bench_read_avx2, BENCH_AVX2, __m256i, _mm256_setzero_si256())
 BENCH_READ_ALL(bench_read_avx512, BENCH_AVX512, __m512i, _mm512_setzero_si512())
+#ifdef TTI_AMX
+/* Four tiles of sums; a product of tiles is 16 x 16 x 32 multiply-adds. */
+enum { TILE_STEPS = CHAIN_STEPS / 64, TILE_FLOPS = 2 * 16 * 16 * 32 };
+__attribute__((target("amx-tile,amx-bf16"))) static float bench_bf16_amx(void) {
+    int i;
+    tti_amx_begin();
+    _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3); _tile_zero(4); _tile_zero(5); _tile_zero(6); _tile_zero(7);
+    for (i = 0; i < TILE_STEPS; i++) {
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_dpbf16ps(1, 4, 7);
+        _tile_dpbf16ps(2, 5, 6);
+        _tile_dpbf16ps(3, 5, 7);
+    }
+    _tile_release();
+    return 0;
+}
+#endif
 #elif defined(__aarch64__)
 #define BENCH_STEP_NEON(s) s = vfmaq_f32(b, s, a);
 BENCH_MULTIPLY_ADD(bench_fma_neon, , float32x4_t, vdupq_n_f32, BENCH_STEP_NEON)
@@ -115,7 +134,7 @@ BENCH_READ_ALL(bench_read_neon, , uint64x2_t, vdupq_n_u64(0))
 
 /* Ascending width; the last one that runs names the machine. */
 static const bench_instructions *bench_instruction_sets(int *n) {
-    static bench_instructions sets[4];
+    static bench_instructions sets[5];
     int k = 0;
 #define BENCH_SET(NAME, RUNS, FLOPS, PEAK, MULTIPLY_ADD, READ) \
     sets[k].name = NAME; sets[k].runs = RUNS; sets[k].flops = FLOPS; sets[k].peak = PEAK; sets[k].multiply_add = MULTIPLY_ADD; sets[k++].read = READ
@@ -124,6 +143,9 @@ static const bench_instructions *bench_instruction_sets(int *n) {
     BENCH_SET("avx2", __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"), 16, BENCH_FMA, bench_fma_avx2, bench_read_avx2);
     BENCH_SET("avx512", __builtin_cpu_supports("avx512f") != 0, 32, BENCH_FMA, bench_fma_avx512, bench_read_avx512);
     BENCH_SET("avx512+bf16", __builtin_cpu_supports("avx512bf16") != 0, 64, BENCH_BF16, bench_bf16_avx512, NULL);
+#ifdef TTI_AMX
+    BENCH_SET("avx512+amx", tti_amx_usable(), (double)TILE_FLOPS * TILE_STEPS * 4 / CHAIN_STEPS / CHAINS, BENCH_BF16, bench_bf16_amx, NULL);
+#endif
 #elif defined(__aarch64__)
     BENCH_SET("neon", 1, 8, BENCH_FMA, bench_fma_neon, bench_read_neon);
 #endif
@@ -333,8 +355,10 @@ static double bench_roof(int threads, bench_peak peak) { return bench_state.limi
 static void bench_number(double x, const char *then) { printf("%.*f%s", x < 10 ? 3 : x < 100 ? 2 : x < 1000 ? 1 : 0, x, then); }
 static void bench_print(const bench_figure *f) {
     static const char *const peaks[] = {"-", "fma", "bf16", "read"};
-    double limit = bench_roof(f->threads, f->peak);
-    printf("BENCH name=%s threads=%d ours=", f->name, f->threads);
+    int bf16 = strstr(bench_state.kernel, "bf16") != NULL;
+    bench_peak peak = bf16 && f->peak == BENCH_FMA ? BENCH_BF16 : f->peak;
+    double limit = bench_roof(f->threads, peak);
+    printf("BENCH name=%s%s threads=%d ours=", f->name, bf16 ? "_bf16" : "", f->threads);
     bench_number(f->ours.median, " unit=");
     printf("%s spread=", f->unit);
     bench_number(f->ours.low, "..");
@@ -344,8 +368,8 @@ static void bench_print(const bench_figure *f) {
         bench_number(f->rival_value, " ratio=");
         bench_number(f->ratio, " ");
     } else { printf("- rival_value=- ratio=- "); }
-    printf("kernel=%s ", bench_state.kernel);
-    if (limit > 0 && bench_state.on_cpu) { printf("peak=%s share=%.3f\n", peaks[f->peak], f->peak_rate / limit); }
+    printf("kernel=\"%s\" ", bench_state.kernel);
+    if (limit > 0 && bench_state.on_cpu) { printf("peak=%s share=%.3f\n", peaks[peak], f->peak_rate / limit); }
     else { printf("peak=- share=-\n"); }
     fflush(stdout);
 }

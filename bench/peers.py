@@ -4,11 +4,13 @@
     python3 bench/peers.py [THREADS [PART]]         THREADS 0, the default: one, then one per processor
     python3 bench/peers.py --write LOG RESULTS      puts the lines of LOG as tables into the generated part of RESULTS
 
-ROUNDS=n in the environment: runs of each, 3 by default. What is not installed is skipped by name: torch (eager and compiled), transformers, trl with datasets, tokenizers, tiktoken,
+What is not installed is skipped by name: torch (eager and compiled), transformers, trl with datasets, tokenizers, tiktoken,
 llama-cpp-python (with make real-model). PEER_DIR=DIR: checkouts DIR/llama2.c and DIR/llm.c, built here with
 -Ofast -march=native -fopenmp. Models and sizes are those of bench.h, weights are random, training is float32 with AdamW.
 Each rival is a process of its own: a run is asked for by a line and answered by its figure, between two runs of ours.
+ROUNDS=n in the environment: how many of these, 3 by default.
 """
+import importlib.metadata
 import importlib.util
 import os
 import re
@@ -45,13 +47,13 @@ def need(*packages):
             raise Skip(f'{package} is not installed')
 
 
-def checkout(name, *command):
+def checkout(name, file):
     """Compiles the program of a checkout of PEER_DIR; its path."""
     source = os.path.join(os.environ.get('PEER_DIR', '/nowhere'), name)
     if not os.path.isdir(source):
         raise Skip(f'no {name} in PEER_DIR')
     program = os.path.join(MADE, name)
-    subprocess.run(['cc', '-Ofast', '-march=native', '-fopenmp', '-I', source, os.path.join(source, command[0]), '-o', program, '-lm'],
+    subprocess.run(['cc', '-Ofast', '-fno-finite-math-only', '-march=native', '-fopenmp', '-DOMP', '-I', source, os.path.join(source, file), '-o', program, '-lm'],
                    check=True, stderr=subprocess.DEVNULL)
     return program
 
@@ -478,32 +480,47 @@ def turns(figure, program, rival, threads):
     ratio = statistics.median(b / a if less_is_better else a / b for a, b in zip(mine, theirs))
     print(f'BENCH name={figure} threads={threads} ours={statistics.median(mine):.5g} unit={line["unit"]} spread={min(mine):.5g}..{max(mine):.5g} '
           f'rival={rival} rival_value={statistics.median(theirs):.5g} rival_spread={min(theirs):.5g}..{max(theirs):.5g} ratio={ratio:.3f} '
-          f'kernel={line["kernel"]} peak={line["peak"]} share={line["share"]}', flush=True)
+          f'kernel="{line["kernel"]}" peak={line["peak"]} share={line["share"]}', flush=True)
+
+
+def versions():
+    """A PEERS line: what is installed, and the commits of the checkouts."""
+    found = []
+    for package in 'torch', 'transformers', 'trl', 'tokenizers', 'tiktoken', 'llama-cpp-python':
+        try:
+            found.append(f'{package}={importlib.metadata.version(package)}')
+        except importlib.metadata.PackageNotFoundError:
+            pass
+    for name in 'llama2.c', 'llm.c':
+        where = os.path.join(os.environ.get('PEER_DIR', '/nowhere'), name)
+        if os.path.isdir(where):
+            done = subprocess.run(['git', '-C', where, 'rev-parse', '--short', 'HEAD'], capture_output=True, text=True)
+            found.append(f'{name}={done.stdout.strip() or "unknown"}')
+    print('PEERS', *found, flush=True)
 
 
 def measure_all(threads, part):
     os.makedirs(MADE, exist_ok=True)
-    cores = os.cpu_count() or 1
-    for n in [threads] if threads else sorted({1, cores}):
-        skipped = {}
+    versions()
+    skipped = {}
+    for n in [threads] if threads else sorted({1, os.cpu_count() or 1}):
         for figure, program, rival, _ in rivals(n):
             if part not in figure and part != rival:
                 continue
-            if not os.path.exists(os.path.join(BUILD, program)):
-                skipped.setdefault((rival, f'no build/{program}'), []).append(figure)
-                continue
             try:
+                if not os.path.exists(os.path.join(BUILD, program)):
+                    raise Skip(f'no build/{program}')
                 turns(figure, program, rival, n)
             except Skip as why:
-                skipped.setdefault((rival, str(why)), []).append(figure)
-        for (rival, why), figures in skipped.items():
-            print(f'skip {rival} ({" ".join(figures)}, {n} threads): {why}', flush=True)
+                skipped.setdefault((rival, str(why)), {}).setdefault(figure)
+    for (rival, why), figures in skipped.items():
+        print(f'skip {rival} ({" ".join(figures)}): {why}', flush=True)
 
 
 # ==== RESULTS.md ================================================================================
 BEGIN, END = '<!-- made by make bench: begin -->', '<!-- made by make bench: end -->'
-TITLES = [('gemm_', 'Matrix products'), ('train_', 'Training steps'), ('memory_', 'Peak resident memory of training'), ('decode_', 'Sampling'), ('first_', 'From exec to the first token'),
-          ('grpo_', 'GRPO steps'), ('think_', 'ThinkTuning steps'), ('encode_', 'Tokenizers: encoding'), ('bpe_', 'Tokenizers: training')]
+TITLES = [('gemm_', 'Matrix products'), ('train_', 'Training steps'), ('memory_train_', 'Peak resident memory of training'), ('decode_', 'Sampling'), ('first_', 'From exec to the first token'),
+          ('grpo_', 'GRPO steps'), ('think_', 'ThinkTuning steps'), ('encode_', 'Tokenizers: encoding'), (('bpe_', 'memory_bpe_'), 'Tokenizers: training')]
 
 
 def cells(row):
@@ -555,7 +572,7 @@ def write(log, results):
                 best[key] = max(best.get(key, 0), float(f[key]))
     text += [f'| {n} | {b["fma"]:.0f} GFLOP/s | {b["bf16"]:.0f} GFLOP/s | {b["read"]:.1f} GB/s |' for n, b in sorted(limits.items())]
     text += tables(lines)
-    for title, kind in ('Where the time of a step goes', 'PARTS'), ('Left out', 'skip'):
+    for title, kind in ('Rivals', 'PEERS'), ('Where the time of a step goes', 'PARTS'), ('Left out', 'skip'):
         some = [line[len(kind) + 1:].replace('name=', '').replace('=', ' ') for line in lines if line.startswith(kind + ' ')]
         if some:
             text += [f'\n### {title}\n'] + [f'- {line}' for line in some]
