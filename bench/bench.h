@@ -368,7 +368,7 @@ static void bench_print(const bench_figure *f) {
         bench_number(f->rival_value, " ratio=");
         bench_number(f->ratio, " ");
     } else { printf("- rival_value=- ratio=- "); }
-    printf("kernel=\"%s\" ", bench_state.kernel);
+    printf("kernel=%s ", bench_state.kernel);
     if (limit > 0 && bench_state.on_cpu) { printf("peak=%s share=%.3f\n", peaks[peak], f->peak_rate / limit); }
     else { printf("peak=- share=-\n"); }
     fflush(stdout);
