@@ -480,7 +480,7 @@ def turns(figure, program, rival, threads):
     ratio = statistics.median(b / a if less_is_better else a / b for a, b in zip(mine, theirs))
     print(f'BENCH name={figure} threads={threads} ours={statistics.median(mine):.5g} unit={line["unit"]} spread={min(mine):.5g}..{max(mine):.5g} '
           f'rival={rival} rival_value={statistics.median(theirs):.5g} rival_spread={min(theirs):.5g}..{max(theirs):.5g} ratio={ratio:.3f} '
-          f'kernel="{line["kernel"]}" peak={line["peak"]} share={line["share"]}', flush=True)
+          f'kernel={line["kernel"]} peak={line["peak"]} share={line["share"]}', flush=True)
 
 
 def versions():
