@@ -1119,6 +1119,17 @@ TT_API tt_status   tt_reducer_sum(tt_reducer *);
 /* all[rank * n + i] = mine[i] of each rank, exactly (within the range of float; NaN and infinities too). */
 TT_API tt_status   tt_reducer_gather(tt_reducer *, const double *mine, int n, double *all);
 
+/* The hook over NCCL, in tt_cuda.cu compiled with TT_CUDA_NCCL: one process a GPU, the sum stays on the devices. Rank 0 makes
+ * an id and brings it to the others by its own means (examples/parallel_nccl.h: MPI); then all create together.
+ * ordered = 1: ranks are summed as the tree above; 0: in NCCL's own order, faster, the same bits at equal ranks and machines.
+ * The hook's user is the tt_nccl. NULL, or TT_ERR_DEVICE with NCCL's reason, on failure. Not a word reaches the host. */
+#define TT_NCCL_ID_BYTES 128
+typedef struct tt_nccl tt_nccl;
+extern tt_status tt_nccl_id(tt_context *, char id[TT_NCCL_ID_BYTES]);
+extern tt_nccl  *tt_nccl_create(tt_context *, const char id[TT_NCCL_ID_BYTES], int rank, int world_size, int ordered);
+extern void      tt_nccl_destroy(tt_nccl *);
+extern tt_status tt_nccl_allreduce(void *nccl, float *data, size_t n);
+
 typedef struct tt_trainer_desc {
     tt_model *model;               /* the student; lent                                        */
     const tt_tokenizer *tokenizer;

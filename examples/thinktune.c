@@ -873,7 +873,8 @@ static tt_trainer_desc arm_desc(app *a, tt_model *student, const char *method, c
     d.teacher = teacher;
     d.seed = (uint64_t)a->seed;
     d.prompts_per_step = o->prompts;
-    d.allreduce = parallel_allreduce;
+    d.allreduce = parallel_hook;
+    d.allreduce_user = parallel_user(a->ctx, o->gradient_parts > 0);
     d.rank = parallel_rank;
     d.world_size = parallel_size;
     d.gradient_parts = o->gradient_parts;
