@@ -5733,12 +5733,15 @@ static tt_status tti_decode_one(const tt_tokenizer *t, int32_t id, size_t place,
     }
     if (skip_special && token->flags & TTI_SPECIAL) { return TT_OK; }
     bytes = tti_token_bytes(t, token);
-    if (!t->characters) { return tt_text_append(out, bytes, token->size); }
+    end = bytes + token->size;
+    if (token->flags & TTI_NORMALIZED) { status = tti_normalize(t, &t->workers[0], &bytes, &end); }      /* what was found in the text */
+    if (status != TT_OK) { return status; }
+    if (!t->characters) { return tt_text_append(out, bytes, (size_t)(end - bytes)); }
     if (token->flags & TTI_BYTE) {
         char byte = (char)strtol(bytes + 3, NULL, 16);       /* <0x41> */
         return tt_text_append(out, &byte, 1);
     }
-    for (end = bytes + token->size; bytes < end && status == TT_OK; ) {
+    while (bytes < end && status == TT_OK) {
         int mark = end - bytes >= 3 && memcmp(bytes, TTI_SPACE_MARK, 3) == 0;
         uint32_t c;
         size_t size = mark ? 3 : tti_utf8(bytes, end, &c);
@@ -8658,16 +8661,11 @@ static tt_status tti_save_weights(const tt_model *m, const char *dir, const tt_s
 }
 /* "eos_token": "<end>", if the id is one of the tokenizer's special tokens. */
 static tt_status tti_save_token(const tt_tokenizer *t, const char *key, int32_t id, tt_text *out) {
-    tt_text token = TT_INIT;
     tt_status status;
     if (id < 0 || id >= tt_vocab_size(t) || !tt_token_is_special(t, id)) { return TT_OK; }
-    token.ctx = out->ctx;
-    status = tt_decode(t, &id, 1, 0, &token);
-    if (status == TT_OK) { status = tt_text_format(out, "  \"%s\": ", key); }
-    if (status == TT_OK) { status = tt_text_json(out, token.data, token.size); }
-    if (status == TT_OK) { status = tt_text_append(out, ",\n", 2); }
-    tt_text_free(&token);
-    return status;
+    status = tt_text_format(out, "  \"%s\": ", key);
+    if (status == TT_OK) { status = tt_text_json(out, tti_token_bytes(t, &t->tokens[id]), t->tokens[id].size); }
+    return status == TT_OK ? tt_text_append(out, ",\n", 2) : status;
 }
 static tt_status tti_save_tokenizer(const tt_model *m, const tt_tokenizer *tokenizer, const char *dir, tt_text *path) {
     tt_context *ctx = m->ctx;

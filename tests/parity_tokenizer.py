@@ -248,6 +248,7 @@ def added(args, data):
             tokenizer = tokenizers.Tokenizer.from_file(str(path))
             stream = texts(max(args.strings // 20, 1000), args.seed + seed, contents * 6 + [' <a>', '<a> ', '_', 'x'])
             compare(f'added {normalizer and "NFC"} {seed}', path, hf(tokenizer), stream)
+            compare_decoding(f'added {normalizer and "NFC"} {seed}', path, tokenizer, texts(1000, seed, contents * 6))
 
 
 def main():
