@@ -653,6 +653,13 @@ class Tokenizers(Case):
             self.assertEqual(meta['tokenizer.ggml.add_bos_token'], bos, name)
             self.assertEqual(back['model']['ignore_merges'], root['model'].get('ignore_merges', False))
 
+    def test_metaspace_becomes_the_prefix_of_gguf(self):
+        root = json.load(open(data('tokenizers', 'llama2', 'tokenizer.json')))
+        for scheme, prefix in (('always', True), ('first', True), ('never', False)):
+            root.update(normalizer=None, pre_tokenizer={'type': 'Metaspace', 'replacement': '\u2581', 'prepend_scheme': scheme, 'split': False})
+            meta = cw.gguf_vocabulary(cw.Checkpoint('', {'bos_token_id': 1, 'eos_token_id': 2}, {}, 'hf', False, False, root, {}), 32000, scheme)
+            self.assertEqual(meta['tokenizer.ggml.add_space_prefix'], prefix, scheme)
+
     def test_chat_template_and_special_tokens_from_gguf(self):
         pieces, scores, types = spm_pieces()
         fields, tensors = gguf_model(LLAMA, random_model(LLAMA))
@@ -666,7 +673,7 @@ class Tokenizers(Case):
         self.assertEqual((settings['chat_template'], settings['bos_token'], settings['eos_token'], settings['unk_token'], settings['add_bos_token']), (fields['tokenizer.chat_template'][1], '<s>', '</s>', '<unk>', True))
         self.assertEqual(json.load(open(os.path.join(out, 'generation_config.json'))), {'bos_token_id': 1, 'eos_token_id': [2, 7]})
         root = json.load(open(os.path.join(out, 'tokenizer.json')))
-        self.assertEqual(root['normalizer'], {'type': 'Replace', 'pattern': {'String': ' '}, 'content': '\u2581'})
+        self.assertEqual((root['normalizer'], root['pre_tokenizer']), (None, {'type': 'Metaspace', 'replacement': '\u2581', 'prepend_scheme': 'never', 'split': False}))
         self.assertEqual([d['type'] for d in root['decoder']['decoders']], ['Replace', 'ByteFallback', 'Fuse'])
         self.assertEqual([(t['id'], t['special']) for t in root['added_tokens']], [(0, True), (1, True), (2, True), (290, False)])
         self.convert(out, back, '--to', 'gguf', '--verify')
