@@ -779,6 +779,7 @@ static tt_status evaluate(app *a, tt_model *model, const char *method, tt_text *
     tt_evaluate_desc d = TT_INIT;
     tt_evaluation sampled, greedy;
     collector c;
+    tt_status status;
     c.a = a;
     c.json = json;
     c.n = 0;
@@ -787,12 +788,16 @@ static tt_status evaluate(app *a, tt_model *model, const char *method, tt_text *
     d.max_new_tokens = a->o.length;
     d.temperature = (float)a->o.temperature;
     d.seed = (uint64_t)a->seed;
-    CHECK(tt_evaluate(model, a->tokenizer, &a->task, &d, &sampled));
-    CHECK(tt_text_format(json, ",\"transcripts\":["));
+    d.reducer = parallel_reducer(a->ctx, model, a->o.gradient_parts);
+    if (!d.reducer) { return tt_error_status(a->ctx); }
+    status = tt_evaluate(model, a->tokenizer, &a->task, &d, &sampled);
+    if (status == TT_OK) { status = tt_text_format(json, ",\"transcripts\":["); }
     d.greedy = 1;
     d.on_response = collect;
     d.user = &c;
-    CHECK(tt_evaluate(model, a->tokenizer, &a->task, &d, &greedy));
+    if (status == TT_OK) { status = tt_evaluate(model, a->tokenizer, &a->task, &d, &greedy); }
+    tt_reducer_destroy(d.reducer);
+    CHECK(status);
     CHECK(c.status);
     CHECK(tt_text_append(json, "]", 1));
     CHECK(write_evaluation(json, "sampled", &sampled));
@@ -806,10 +811,10 @@ static tt_status measure(app *a, tt_model *model, const char *method) {
     tt_text json = new_text(a);
     gate g;
     tt_status status;
-    if (parallel_rank > 0) { return TT_OK; }
-    status = tt_make_dirs(a->ctx, path_of(a->o.out, "seed-%d/%s", a->seed, method));
-    if (status == TT_OK) { status = tt_text_format(&json, "{\"seed\":%d,\"method\":\"%s\"", a->seed, method); }
+    status = tt_text_format(&json, "{\"seed\":%d,\"method\":\"%s\"", a->seed, method);
     if (status == TT_OK) { status = evaluate(a, model, method, &json); }
+    if (parallel_rank > 0 || status != TT_OK) { tt_text_free(&json); return status; }
+    status = tt_make_dirs(a->ctx, path_of(a->o.out, "seed-%d/%s", a->seed, method));
     if (status == TT_OK && strcmp(method, "base") == 0) {
         status = tt_text_format(&json, ",\"guided\":[");
         if (status == TT_OK) { status = run_gate(a, &g, &json); }
@@ -1031,7 +1036,7 @@ static tt_status finish(app *a) {
 /* ---- all seeds ---- */
 static tt_status run_seed(app *a) {
     int i;
-    if (!a->o.resume || !file_exists(result_path(a, a->seed, "base"))) { CHECK(measure(a, a->base, "base")); }
+    if (parallel_any(!a->o.resume || !file_exists(result_path(a, a->seed, "base")))) { CHECK(measure(a, a->base, "base")); }
     for (i = 0; i < a->n_arms; i++) {
         int arms_before = (a->seed - a->o.first_seed) * a->n_arms + i;
         if (parallel_any(a->o.resume && file_exists(result_path(a, a->seed, a->arms[i])))) { continue; }
