@@ -35,6 +35,10 @@ endif
 MPICC    ?= mpicc
 MPIRUN   ?= mpirun
 MPI_PROGRAMS := $(patsubst %,build/%-mpi,thinktune pretrain sft)
+# Several GPUs: NCCL sums, MPI brings the processes together. NCCL_HOME: where include and lib of NCCL are, if not CUDA's.
+NCCL_HOME     ?= $(CUDA_HOME)
+NCCL_LIBS     := -L$(NCCL_HOME)/lib64 -L$(NCCL_HOME)/lib -Wl,-rpath,$(NCCL_HOME)/lib64:$(NCCL_HOME)/lib -lnccl
+NCCL_PROGRAMS := $(patsubst %,build/cuda/%-nccl,thinktune pretrain sft)
 # The header in further translation units of the same program: as a user, and as a private copy (TT_STATIC).
 HEADER_UNITS := tests/header_second.c tests/header_static.c
 
@@ -53,6 +57,7 @@ help:
 	@echo 'make parity      compares with transformers and peft, live (PYTHON with torch, transformers, peft)'
 	@echo 'make fuzz        fuzzes the readers with clang (FUZZ_SECONDS=n each)'
 	@echo 'make cuda        tt_cuda.cu, and tests, examples and benches linked with it, in build/cuda (needs nvcc)'
+	@echo 'make cuda-nccl   build/cuda/thinktune-nccl, pretrain-nccl, sft-nccl: one process a GPU (MPICC, NCCL_HOME)'
 	@echo 'make mpi         build/thinktune-mpi, pretrain-mpi, sft-mpi for mpirun (MPICC)'
 	@echo 'make test-mpi    compares 1, 2 and 4 processes, if MPICC is there (MPIRUN)'
 	@echo 'make bench-mpi   a training step shared by 1 and 2 processes'
@@ -141,6 +146,8 @@ $(REAL)/SmolLM2-135M-Instruct: tools/convert_weights.py
 
 cuda: build/tt_cuda.o $(CUDA_TESTED) $(CUDA_PROGRAMS)
 
+cuda-nccl: $(NCCL_PROGRAMS)
+
 mpi: $(MPI_PROGRAMS)
 
 test-mpi:
@@ -195,7 +202,8 @@ build/test_header_cpp: tests/header_cpp.cpp $(HARNESS) | build
 	$(CXX) -std=c++11 $(WARN) $(TEST_CFLAGS) $(CPPFLAGS) $< -o $@ $(LDFLAGS) $(LDLIBS)
 
 # The kernels of tt_cuda.cu on the CPU.
-build/test_cuda_host build/sanitize/test_cuda_host: tests/cuda_host.h tt_cuda.cu
+build/test_cuda_host build/sanitize/test_cuda_host: tests/cuda_host.h tests/nccl_host.h tt_cuda.cu
+build/test_cuda_host build/sanitize/test_cuda_host: LDLIBS += -lpthread
 build/test_cuda_host: tests/test_cuda_host.cpp $(HARNESS) | build
 	$(CXX) -std=c++11 $(WARN) $(TEST_CFLAGS) $(CPPFLAGS) $< -o $@ $(LDFLAGS) $(LDLIBS)
 
@@ -204,6 +212,12 @@ build/sanitize/test_cuda_host: tests/test_cuda_host.cpp $(HARNESS) | build/sanit
 
 build/tt_cuda.o: tt_cuda.cu $(LIBRARY) | build
 	$(NVCC) -O3 -std=c++14 $(CUDA_ARCH) -Werror all-warnings -Xcompiler -Wall,-Wextra -c $< -o $@
+
+build/tt_cuda_nccl.o: tt_cuda.cu $(LIBRARY) | build
+	$(NVCC) -O3 -std=c++14 $(CUDA_ARCH) -Werror all-warnings -Xcompiler -Wall,-Wextra -DTT_CUDA_NCCL -I$(NCCL_HOME)/include -c $< -o $@
+
+build/cuda/%-nccl: examples/%.c $(LIBRARY) $(wildcard examples/*.h) build/tt_cuda_nccl.o | build/cuda
+	$(MPICC) $(STD) $(WARN) $(CFLAGS) $(CPPFLAGS) -DTT_MPI -DTT_CUDA -DTT_CUDA_NCCL $< build/tt_cuda_nccl.o -o $@ $(LDFLAGS) $(NCCL_LIBS) $(CUDA_LIBS) $(LDLIBS)
 
 # The operators once more, against the CPU backend, on the device.
 build/cuda/test_cuda: tests/test_cuda_host.cpp $(HARNESS) build/tt_cuda.o | build/cuda
@@ -222,5 +236,5 @@ build/cuda/%: examples/%.c $(LIBRARY) $(wildcard examples/*.h) build/tt_cuda.o |
 $(FUZZERS): build/%: tests/%.c $(LIBRARY) | build
 	clang -std=c99 $(SANITIZE) -fsanitize=fuzzer $< -o $@ $(LDLIBS)
 
-.PHONY: help demo study study-real examples test test-kernels test-cross check race strict docs-check parity fuzz bench cuda mpi test-mpi bench-mpi real-model clean
+.PHONY: help demo study study-real examples test test-kernels test-cross check race strict docs-check parity fuzz bench cuda cuda-nccl mpi test-mpi bench-mpi real-model clean
 .DEFAULT_GOAL := help

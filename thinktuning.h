@@ -1145,6 +1145,17 @@ TT_API tt_status   tt_reducer_sum(tt_reducer *);
 /* all[rank * n + i] = mine[i] of each rank, exactly (within the range of float; NaN and infinities too). */
 TT_API tt_status   tt_reducer_gather(tt_reducer *, const double *mine, int n, double *all);
 
+/* The hook over NCCL, in tt_cuda.cu compiled with TT_CUDA_NCCL: one process a GPU, the sum stays on the devices. Rank 0 makes
+ * an id and brings it to the others by its own means (examples/parallel_nccl.h: MPI); then all create together.
+ * ordered = 1: ranks are summed as the tree above; 0: in NCCL's own order, faster, the same bits at equal ranks and machines.
+ * The hook's user is the tt_nccl. NULL, or TT_ERR_DEVICE with NCCL's reason, on failure. Not a word reaches the host. */
+#define TT_NCCL_ID_BYTES 128
+typedef struct tt_nccl tt_nccl;
+extern tt_status tt_nccl_id(tt_context *, char id[TT_NCCL_ID_BYTES]);
+extern tt_nccl  *tt_nccl_create(tt_context *, const char id[TT_NCCL_ID_BYTES], int rank, int world_size, int ordered);
+extern void      tt_nccl_destroy(tt_nccl *);
+extern tt_status tt_nccl_allreduce(void *nccl, float *data, size_t n);
+
 typedef struct tt_trainer_desc {
     tt_model *model;               /* the student; lent                                        */
     const tt_tokenizer *tokenizer;
@@ -1243,6 +1254,8 @@ typedef struct tt_evaluate_desc {
     void (*on_response)(void *user, const char *question, const char *response, const tt_outcome *outcome);
     void *user;
     double *question_accuracy;     /* [n_questions] receives each question's share of right samples, for tt_bootstrap; NULL */
+    tt_reducer *reducer;           /* its ranks share the questions: all of them call, and all get what one process would;
+                                      on_response hears of the rank's own, which on rank 0 are the first. NULL = one process */
 } tt_evaluate_desc;
 TT_API tt_status tt_evaluate(tt_model *, const tt_tokenizer *, const tt_task *, const tt_evaluate_desc *, tt_evaluation *out);
 /* One line of text per evaluation under a head, columns aligned; shares in percent with their intervals. Appends to out. */
@@ -5889,12 +5902,15 @@ static tt_status tti_decode_one(const tt_tokenizer *t, int32_t id, size_t place,
     }
     if (skip_special && token->flags & TTI_SPECIAL) { return TT_OK; }
     bytes = tti_token_bytes(t, token);
-    if (!t->characters) { return tt_text_append(out, bytes, token->size); }
+    end = bytes + token->size;
+    if (token->flags & TTI_NORMALIZED) { status = tti_normalize(t, &t->workers[0], &bytes, &end); }      /* what was found in the text */
+    if (status != TT_OK) { return status; }
+    if (!t->characters) { return tt_text_append(out, bytes, (size_t)(end - bytes)); }
     if (token->flags & TTI_BYTE) {
         char byte = (char)strtol(bytes + 3, NULL, 16);       /* <0x41> */
         return tt_text_append(out, &byte, 1);
     }
-    for (end = bytes + token->size; bytes < end && status == TT_OK; ) {
+    while (bytes < end && status == TT_OK) {
         int mark = end - bytes >= 3 && memcmp(bytes, TTI_SPACE_MARK, 3) == 0;
         uint32_t c;
         size_t size = mark ? 3 : tti_utf8(bytes, end, &c);
@@ -8817,16 +8833,11 @@ static tt_status tti_save_weights(const tt_model *m, const char *dir, const tt_s
 }
 /* "eos_token": "<end>", if the id is one of the tokenizer's special tokens. */
 static tt_status tti_save_token(const tt_tokenizer *t, const char *key, int32_t id, tt_text *out) {
-    tt_text token = TT_INIT;
     tt_status status;
     if (id < 0 || id >= tt_vocab_size(t) || !tt_token_is_special(t, id)) { return TT_OK; }
-    token.ctx = out->ctx;
-    status = tt_decode(t, &id, 1, 0, &token);
-    if (status == TT_OK) { status = tt_text_format(out, "  \"%s\": ", key); }
-    if (status == TT_OK) { status = tt_text_json(out, token.data, token.size); }
-    if (status == TT_OK) { status = tt_text_append(out, ",\n", 2); }
-    tt_text_free(&token);
-    return status;
+    status = tt_text_format(out, "  \"%s\": ", key);
+    if (status == TT_OK) { status = tt_text_json(out, tti_token_bytes(t, &t->tokens[id]), t->tokens[id].size); }
+    return status == TT_OK ? tt_text_append(out, ",\n", 2) : status;
 }
 static tt_status tti_save_tokenizer(const tt_model *m, const tt_tokenizer *tokenizer, const char *dir, tt_text *path) {
     tt_context *ctx = m->ctx;
@@ -12591,7 +12602,8 @@ struct tt_reducer {
     tt_context *ctx;
     tt_reducer_desc desc;             /* resolved                              */
     size_t size;                      /* values of all gradients               */
-    float *flat;                      /* [size] what the hook sums; NULL without a hook */
+    size_t room;                      /* size, or more if there are hardly any */
+    float *flat;                      /* [room] what the hook sums; NULL without a hook */
     float *levels[TTI_MAX_LEVELS];    /* [size] each                           */
     int n_levels, n_added;
 };
@@ -12619,7 +12631,8 @@ TT_API tt_reducer *tt_reducer_create(tt_context *ctx, const tt_reducer_desc *des
     r->ctx = ctx;
     r->desc = d;
     for (i = 0; i < d.model->n_params; i++) { r->size += d.model->params[i]->requires_grad ? d.model->params[i]->size : 0; }
-    if (d.allreduce) { ok = (r->flat = (float *)ctx->backend->alloc(ctx, r->size * sizeof(float))) != NULL; }
+    r->room = r->size < 1024 ? 1024 : r->size;
+    if (d.allreduce) { ok = (r->flat = (float *)ctx->backend->alloc(ctx, r->room * sizeof(float))) != NULL; }
     for (i = d.n_parts / d.world_size; ok && i > 1; i /= 2) { ok = (r->levels[r->n_levels++] = (float *)ctx->backend->alloc(ctx, r->size * sizeof(float))) != NULL; }
     if (!ok) { tt_reducer_destroy(r); return NULL; }
     return r;
@@ -12627,7 +12640,7 @@ TT_API tt_reducer *tt_reducer_create(tt_context *ctx, const tt_reducer_desc *des
 TT_API void tt_reducer_destroy(tt_reducer *r) {
     int i;
     if (!r) { return; }
-    if (r->flat) { r->ctx->backend->free(r->ctx, r->flat, r->size * sizeof(float)); }
+    if (r->flat) { r->ctx->backend->free(r->ctx, r->flat, r->room * sizeof(float)); }
     for (i = 0; i < r->n_levels; i++) { if (r->levels[i]) { r->ctx->backend->free(r->ctx, r->levels[i], r->size * sizeof(float)); } }
     tt_free(r->ctx, r, 1, sizeof *r);
 }
@@ -12677,7 +12690,7 @@ static tt_status tti_reducer_host(tt_reducer *r, float *values, size_t n) {
     const tt_backend *b = r->ctx->backend;
     tt_status status = TT_OK;
     while (n > 0 && status == TT_OK) {
-        size_t piece = n < r->size ? n : r->size;
+        size_t piece = n < r->room ? n : r->room;
         status = b->upload(r->ctx, r->flat, values, piece * sizeof(float));
         if (status == TT_OK) { status = r->desc.allreduce(r->desc.user, r->flat, piece); }
         if (status == TT_OK) { status = b->download(r->ctx, values, r->flat, piece * sizeof(float)); }
@@ -13673,6 +13686,7 @@ typedef struct tti_exam {
     const tt_task *task;
     tt_evaluate_desc desc;            /* resolved                             */
     int end_token;
+    int begin, end;                   /* the questions of this rank           */
     double *columns;                  /* [TTI_Q_COLUMNS, n_questions]         */
     tt_text votes;                    /* answers of one question, each with a NUL */
     size_t *vote_at;                  /* [n_samples]                          */
@@ -13720,11 +13734,11 @@ static tt_status tti_exam_response(tti_exam *e, const tti_prompts *p, const tt_c
     tt_reward_input in = TT_INIT;
     tt_outcome o;
     float reward = (float)NAN;
-    int q = c->request, ends = 0, stopped, k;
+    int q = e->begin + c->request, ends = 0, stopped, k;
     tt_status status;
     for (k = 0; k < c->length; k++) { ends += c->tokens[k] == e->end_token; }
     stopped = ends == 1 && c->tokens[c->length - 1] == e->end_token;
-    status = tti_reward_input(e->tokenizer, p, q, c->tokens, c->length, stopped, scratch, &in);
+    status = tti_reward_input(e->tokenizer, p, c->request, c->tokens, c->length, stopped, scratch, &in);
     if (status == TT_OK) { status = tti_reward_call(e->ctx, &call, &in, q, c->sample, &e->errors, &reward); }
     if (status == TT_OK) { status = tti_judge(e->ctx, e->task, &in, reward, q, c->sample, &e->errors, &o); }
     e->vote_at[c->sample] = e->votes.size;
@@ -13750,7 +13764,7 @@ static tt_status tti_exam_responses(tti_exam *e, const tti_prompts *p, const tt_
     scratch.ctx = e->votes.ctx = e->ctx;
     for (i = 0; i < completions->n && status == TT_OK; i++) {
         const tt_completion *c = &completions->items[i];
-        int q = c->request, right;
+        int q = e->begin + c->request, right;
         if (c->sample == 0) { e->votes.size = 0; }
         status = tti_exam_response(e, p, c, &scratch);
         if (status != TT_OK || c->sample + 1 < e->desc.n_samples) { continue; }
@@ -13759,9 +13773,30 @@ static tt_status tti_exam_responses(tti_exam *e, const tti_prompts *p, const tt_
             *tti_exam_cell(e, TTI_Q_PASS + k, q) = tt_pass_at_k(e->desc.n_samples, right, e->out->k[k]);
             *tti_exam_cell(e, TTI_Q_MAJ + k, q) = tti_majority_right(e, e->out->k[k]);
         }
-        if (e->desc.question_accuracy) { e->desc.question_accuracy[q] = (double)right / e->desc.n_samples; }
     }
     tt_text_free(&scratch);
+    return status;
+}
+/* Adds what the other ranks found. Each question is a rank's own, so that sums are copies; the tally is of whole numbers. */
+static tt_status tti_exam_share(tti_exam *e) {
+    enum { N_TALLY = sizeof(tti_tally) / sizeof(double) };
+    tt_reducer *r = e->desc.reducer;
+    size_t cells = (size_t)TTI_Q_COLUMNS * (size_t)e->desc.n_questions, n = cells + N_TALLY + 1, ranks = (size_t)tt_reducer_desc_get(r)->world_size, i, k;
+    double *mine = (double *)tt_alloc(e->ctx, n * (ranks + 1), sizeof *mine), *all = mine + n;
+    tt_status status;
+    if (!mine) { return TT_ERR_MEM; }
+    memcpy(mine, e->columns, cells * sizeof *mine);
+    memcpy(mine + cells, &e->tally, sizeof e->tally);
+    mine[n - 1] = e->errors.n;
+    status = tt_reducer_gather(r, mine, (int)n, all);
+    memset(mine, 0, n * sizeof *mine);
+    for (k = 0; k < ranks; k++) { for (i = 0; i < n; i++) { mine[i] += all[k * n + i]; } }
+    if (status == TT_OK) {
+        memcpy(e->columns, mine, cells * sizeof *mine);
+        memcpy(&e->tally, mine + cells, sizeof e->tally);
+        e->errors.n = (int)mine[n - 1];
+    }
+    tt_free(e->ctx, mine, n * (ranks + 1), sizeof *mine);
     return status;
 }
 static tt_status tti_exam_finish(tti_exam *e) {
@@ -13774,6 +13809,7 @@ static tt_status tti_exam_finish(tti_exam *e) {
     tt_interval *const out[5] = {&o->accuracy_interval, &o->first_accuracy_interval, &o->reflection_interval, &o->correction_interval, &o->spoil_interval};
     tti_tally_finish(&e->tally, o);
     o->n_errors = e->errors.n;
+    for (q = 0; q < n && e->desc.question_accuracy; q++) { e->desc.question_accuracy[q] = *tti_exam_cell(e, TTI_Q_RIGHT, q) / e->desc.n_samples; }
     for (k = 0; k < 5; k++) {
         ratios[count].above = tti_exam_cell(e, columns[k][0], 0);
         ratios[count].below = tti_exam_cell(e, columns[k][1], 0);
@@ -13794,13 +13830,13 @@ static tt_status tti_exam_sample(tti_exam *e, tt_model *model) {
     tt_sampling sampling = TT_INIT;
     tt_completions completions = TT_INIT;
     tti_prompts p = TT_INIT;
-    uint64_t *numbers = (uint64_t *)tt_alloc(e->ctx, (size_t)d->n_questions, sizeof *numbers);
+    int n = e->end - e->begin, i;
+    uint64_t *numbers = (uint64_t *)tt_alloc(e->ctx, (size_t)n, sizeof *numbers);
     tt_status status;
-    int i;
     p.ctx = e->ctx;
     if (!numbers) { return TT_ERR_MEM; }
-    for (i = 0; i < d->n_questions; i++) { numbers[i] = (uint64_t)i; }
-    status = tti_prompts_make(&p, e->ctx, e->task, e->tokenizer, !d->split_train, numbers, numbers, d->n_questions, d->n_samples);
+    for (i = 0; i < n; i++) { numbers[i] = (uint64_t)(e->begin + i); }
+    status = tti_prompts_make(&p, e->ctx, e->task, e->tokenizer, !d->split_train, numbers, numbers, n, d->n_samples);
     sampling.max_new_tokens = d->max_new_tokens;
     sampling.greedy = d->greedy;
     sampling.temperature = d->temperature;
@@ -13808,12 +13844,18 @@ static tt_status tti_exam_sample(tti_exam *e, tt_model *model) {
     sampling.stop_tokens = &e->end_token;
     sampling.n_stop_tokens = 1;
     sampling.max_batch = d->max_batch;
-    if (status == TT_OK) { status = tt_generate(model, p.requests, d->n_questions, &sampling, &completions); }
+    if (status == TT_OK) { status = tt_generate(model, p.requests, n, &sampling, &completions); }
     if (status == TT_OK) { status = tti_exam_responses(e, &p, &completions); }
     tt_completions_free(&completions);
     tti_prompts_free(&p);
-    tt_free(e->ctx, numbers, (size_t)d->n_questions, sizeof *numbers);
+    tt_free(e->ctx, numbers, (size_t)n, sizeof *numbers);
     return status;
+}
+/* Rank 0 has the first questions. */
+static void tti_exam_slice(tti_exam *e) {
+    const tt_reducer_desc *d = e->desc.reducer ? tt_reducer_desc_get(e->desc.reducer) : NULL;
+    e->begin = d ? (int)((int64_t)e->desc.n_questions * d->rank / d->world_size) : 0;
+    e->end = d ? (int)((int64_t)e->desc.n_questions * (d->rank + 1) / d->world_size) : e->desc.n_questions;
 }
 TT_API tt_status tt_evaluate(tt_model *model, const tt_tokenizer *tokenizer, const tt_task *task, const tt_evaluate_desc *desc, tt_evaluation *out) {
     tti_exam e = TT_INIT;
@@ -13837,12 +13879,15 @@ TT_API tt_status tt_evaluate(tt_model *model, const tt_tokenizer *tokenizer, con
     out->n_samples = e.desc.n_samples;
     for (k = 1; k < e.desc.n_samples && out->n_pass < TT_MAX_PASS - 1; k *= 2) { out->k[out->n_pass++] = k; }
     out->k[out->n_pass++] = e.desc.n_samples;
+    tti_exam_slice(&e);
     cells = (size_t)TTI_Q_COLUMNS * (size_t)e.desc.n_questions;
     samples = (size_t)e.desc.n_samples;
     e.columns = (double *)tt_alloc(e.ctx, cells, sizeof *e.columns);
     e.vote_at = (size_t *)tt_alloc(e.ctx, samples, sizeof *e.vote_at);
     e.right = (unsigned char *)tt_alloc(e.ctx, samples, 1);
-    status = e.columns && e.vote_at && e.right ? tti_exam_sample(&e, model) : TT_ERR_MEM;
+    status = e.columns && e.vote_at && e.right ? TT_OK : TT_ERR_MEM;
+    if (status == TT_OK && e.end > e.begin) { status = tti_exam_sample(&e, model); }
+    if (status == TT_OK && e.desc.reducer) { status = tti_exam_share(&e); }
     if (status == TT_OK) { status = tti_exam_finish(&e); }
     tt_free(e.ctx, e.columns, cells, sizeof *e.columns);
     tt_free(e.ctx, e.vote_at, samples, sizeof *e.vote_at);

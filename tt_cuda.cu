@@ -15,7 +15,7 @@
  *            21 of 24 bits (Ootomo and Yokota 2022, arXiv 2203.03341, without their scaling)
  *     tf32   factors rounded to 10 bits of mantissa      bf16   to 7 bits; sums are always float
  *     fast   products by cuBLASLt, attention by our tiles      own   all by our tiles      naive   all naive
- * TT_CUDA_NO_CUBLAS builds without cuBLASLt: fast is then own.
+ * TT_CUDA_NO_CUBLAS builds without cuBLASLt: fast is then own. TT_CUDA_NCCL adds the sum over several GPUs (link -lnccl).
  *
  * ---- the rules of chapter 2, here ----
  * Bits    No sum uses atomics; the same call on the same GPU gives the same bits. With own and naive kernels a row does
@@ -1712,3 +1712,100 @@ extern "C" tt_memory tt_cuda_memory_get(const tt_context *ctx) {
     tt_memory none = TT_INIT;
     return cuda && strcmp(tt_backend_get(ctx)->name, "cuda") == 0 ? cuda->memory : none;
 }
+
+/* ---- several GPUs ----
+ * tt_reducer's hook over NCCL. In order, as over MPI: each rank is sent its slice of everyone's data, sums it as a binary
+ * tree of ranks, and hands it to the others; that moves 2 (ranks - 1) / ranks of the data per rank. */
+#ifdef TT_CUDA_NCCL
+#ifndef TTI_CUDA_HOST
+#include <nccl.h>
+#define TTI_NCCL_PIECE ((size_t)1 << 24)    /* floats on their way at once */
+#endif
+struct tt_nccl { tt_context *ctx; ncclComm_t comm; int rank, size, ordered; float *slices; };
+
+static tt_status tti_nccl_check(tt_context *ctx, ncclResult_t result, const char *what) {
+    return result == ncclSuccess ? TT_OK : tt_fail(ctx, TT_ERR_DEVICE, "nccl: %s: %s", what, ncclGetErrorString(result));
+}
+extern "C" tt_status tt_nccl_id(tt_context *ctx, char id[TT_NCCL_ID_BYTES]) {
+    ncclUniqueId unique;
+    tt_status status = tti_nccl_check(ctx, ncclGetUniqueId(&unique), "id");
+    static_assert(sizeof unique == TT_NCCL_ID_BYTES, "NCCL's id has another size");
+    if (status == TT_OK) { memcpy(id, &unique, sizeof unique); }
+    return status;
+}
+extern "C" void tt_nccl_destroy(tt_nccl *c) {
+    if (!c) { return; }
+    if (c->slices) { tti_cuda_free(c->ctx, c->slices, TTI_NCCL_PIECE * sizeof *c->slices); }
+    if (c->comm) { tti_cuda_sync(c->ctx); ncclCommDestroy(c->comm); }
+    tt_free(c->ctx, c, 1, sizeof *c);
+}
+extern "C" tt_nccl *tt_nccl_create(tt_context *ctx, const char id[TT_NCCL_ID_BYTES], int rank, int world_size, int ordered) {
+    ncclUniqueId unique;
+    tt_nccl *c;
+    if (strcmp(tt_backend_get(ctx)->name, "cuda") != 0 || !tt_backend_state(ctx)) {
+        tt_fail(ctx, TT_ERR_ARG, "tt_nccl_create: the context's backend is %s, expected an open cuda", tt_backend_get(ctx)->name);
+        return NULL;
+    }
+    if (world_size < 1 || rank < 0 || rank >= world_size || (size_t)world_size > TTI_NCCL_PIECE) {
+        tt_fail(ctx, TT_ERR_ARG, "tt_nccl_create: rank is %d of world_size %d, expected 0 <= rank < world_size", rank, world_size);
+        return NULL;
+    }
+    c = (tt_nccl *)tt_alloc(ctx, 1, sizeof *c);
+    if (!c) { return NULL; }
+    c->ctx = ctx;
+    c->rank = rank;
+    c->size = world_size;
+    c->ordered = ordered;
+    memcpy(&unique, id, sizeof unique);
+    tti_cuda_of(ctx);                       /* makes the device current, which is where the communicator will live */
+    if (ordered) { c->slices = (float *)tti_cuda_alloc(ctx, TTI_NCCL_PIECE * sizeof *c->slices); }
+    if ((ordered && !c->slices) || tti_nccl_check(ctx, ncclCommInitRank(&c->comm, world_size, unique, rank), "communicator") != TT_OK) {
+        tt_nccl_destroy(c);
+        return NULL;
+    }
+    return c;
+}
+/* slices[begin] += slices[begin + 1 .. begin + count), each of n values. */
+static tt_status tti_nccl_sum(tt_nccl *c, int begin, int count, size_t n) {
+    int half = count % 2 ? count - 1 : count / 2;
+    float *a = c->slices + (size_t)begin * n;
+    tt_status status;
+    if (count == 1) { return TT_OK; }
+    status = tti_nccl_sum(c, begin, half, n);
+    if (status == TT_OK) { status = tti_nccl_sum(c, begin + half, count - half, n); }
+    return status == TT_OK ? tti_cuda_axpy(c->ctx, a, a + (size_t)half * n, 1, n) : status;
+}
+/* size slices of n values: mine of each rank to me, the sum of them to everyone. */
+static tt_status tti_nccl_slices(tt_nccl *c, float *data, size_t n, cudaStream_t stream) {
+    ncclResult_t result = ncclGroupStart();
+    tt_status status;
+    int r;
+    for (r = 0; r < c->size && result == ncclSuccess; r++) {
+        result = ncclSend(data + (size_t)r * n, n, ncclFloat, r, c->comm, stream);
+        if (result == ncclSuccess) { result = ncclRecv(c->slices + (size_t)r * n, n, ncclFloat, r, c->comm, stream); }
+    }
+    status = tti_nccl_check(c->ctx, result, "exchange");
+    result = ncclGroupEnd();                /* also after an error: a group must not stay open */
+    if (status == TT_OK) { status = tti_nccl_check(c->ctx, result, "exchange"); }
+    if (status == TT_OK) { status = tti_nccl_sum(c, 0, c->size, n); }
+    return status == TT_OK ? tti_nccl_check(c->ctx, ncclAllGather(c->slices, data, n, ncclFloat, c->comm, stream), "gather") : status;
+}
+/* The last values, fewer than ranks: each rank sums them all. */
+static tt_status tti_nccl_rest(tt_nccl *c, float *data, size_t n, cudaStream_t stream) {
+    tt_status status = tti_nccl_check(c->ctx, ncclAllGather(data, c->slices, n, ncclFloat, c->comm, stream), "gather");
+    if (status == TT_OK) { status = tti_nccl_sum(c, 0, c->size, n); }
+    return status == TT_OK ? tti_cuda_copy(c->ctx, data, c->slices, n * sizeof *data) : status;
+}
+extern "C" tt_status tt_nccl_allreduce(void *nccl, float *data, size_t n) {
+    tt_nccl *c = (tt_nccl *)nccl;
+    cudaStream_t stream = tti_cuda_of(c->ctx)->stream;
+    size_t size = (size_t)c->size, most = TTI_NCCL_PIECE / size, slice;
+    tt_status status = TT_OK;
+    if (!c->ordered) { return tti_nccl_check(c->ctx, ncclAllReduce(data, data, n, ncclFloat, ncclSum, c->comm, stream), "sum"); }
+    for (; n >= size && status == TT_OK; data += slice * size, n -= slice * size) {
+        slice = n / size < most ? n / size : most;
+        status = tti_nccl_slices(c, data, slice, stream);
+    }
+    return status == TT_OK && n > 0 ? tti_nccl_rest(c, data, n, stream) : status;
+}
+#endif

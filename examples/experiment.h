@@ -753,9 +753,8 @@ static tt_status write_verdicts(app *a, const double *right, tt_text *json) {
     for (i = 0; i < a->o.questions; i++) { CHECK(tt_text_format(json, "%s%g", i ? "," : "", right[i])); }
     return tt_text_append(json, "]", 1);
 }
-static tt_status evaluate_into(app *a, tt_model *model, const char *method, double *right, tt_text *json) {
+static tt_status evaluate_by(app *a, tt_model *model, tt_reducer *reducer, double *right, tt_evaluation *sampled, tt_evaluation *greedy, tt_text *json) {
     tt_evaluate_desc d = TT_INIT;
-    tt_evaluation sampled, greedy;
     collector c;
     c.a = a;
     c.json = json;
@@ -765,28 +764,33 @@ static tt_status evaluate_into(app *a, tt_model *model, const char *method, doub
     d.max_new_tokens = a->o.length;
     d.temperature = (float)a->o.temperature;
     d.seed = (uint64_t)a->seed;
+    d.reducer = reducer;
     d.question_accuracy = right;
-    CHECK(tt_evaluate(model, a->tokenizer, &a->task, &d, &sampled));
+    CHECK(tt_evaluate(model, a->tokenizer, &a->task, &d, sampled));
     CHECK(write_verdicts(a, right, json));
     d.question_accuracy = NULL;
     CHECK(tt_text_format(json, ",\"transcripts\":["));
     d.greedy = 1;
     d.on_response = collect;
     d.user = &c;
-    CHECK(tt_evaluate(model, a->tokenizer, &a->task, &d, &greedy));
+    CHECK(tt_evaluate(model, a->tokenizer, &a->task, &d, greedy));
     CHECK(c.status);
     CHECK(tt_text_append(json, "]", 1));
-    CHECK(write_evaluation(json, "sampled", &sampled));
-    CHECK(write_evaluation(json, "greedy", &greedy));
+    CHECK(write_evaluation(json, "sampled", sampled));
+    return write_evaluation(json, "greedy", greedy);
+}
+/* All ranks together; rank 0 has the transcripts. */
+static tt_status evaluate(app *a, tt_model *model, const char *method, tt_text *json) {
+    double *right = (double *)tt_alloc(a->ctx, (size_t)a->o.questions, sizeof *right);
+    tt_reducer *reducer = right ? parallel_reducer(a->ctx, model, a->o.gradient_parts) : NULL;
+    tt_evaluation sampled, greedy;
+    tt_status status = reducer ? evaluate_by(a, model, reducer, right, &sampled, &greedy, json) : tt_error_status(a->ctx);
+    tt_reducer_destroy(reducer);
+    tt_free(a->ctx, right, (size_t)a->o.questions, sizeof *right);
+    CHECK(status);
     say(a, "seed %d  %-10s alone: accuracy %.3f (greedy %.3f)  reflection %.3f  correction %.3f  spoil %.3f\n", a->seed, method,
         sampled.accuracy, greedy.accuracy, sampled.reflection_rate, sampled.correction_rate, sampled.spoil_rate);
     return TT_OK;
-}
-static tt_status evaluate(app *a, tt_model *model, const char *method, tt_text *json) {
-    double *right = (double *)tt_alloc(a->ctx, (size_t)a->o.questions, sizeof *right);
-    tt_status status = right ? evaluate_into(a, model, method, right, json) : TT_ERR_MEM;
-    tt_free(a->ctx, right, (size_t)a->o.questions, sizeof *right);
-    return status;
 }
 static const char *result_path(const app *a, int seed, const char *method) { return path_of(a->o.out, "seed-%d/%s/result.json", seed, method); }
 static tt_status write_gate(app *a, tt_text *json) {
@@ -852,7 +856,8 @@ static tt_trainer_desc arm_desc(app *a, tt_model *student, const char *method, c
     d.teacher = teacher;
     d.seed = (uint64_t)a->seed;
     d.prompts_per_step = o->prompts;
-    d.allreduce = parallel_allreduce;
+    d.allreduce = parallel_hook;
+    d.allreduce_user = parallel_user(a->ctx, o->gradient_parts > 0);
     d.rank = parallel_rank;
     d.world_size = parallel_size;
     d.gradient_parts = o->gradient_parts;

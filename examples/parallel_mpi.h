@@ -88,13 +88,5 @@ static tt_status parallel_allreduce(void *user, float *data, size_t n) {
     return TT_OK;
 }
 #endif
-static tt_reducer *parallel_reducer(tt_context *ctx, tt_model *model, int n_parts) {
-    tt_reducer_desc d = TT_INIT;
-    d.model = model;
-    d.allreduce = parallel_allreduce;
-    d.rank = parallel_rank;
-    d.world_size = parallel_size;
-    d.n_parts = n_parts;
-    return tt_reducer_create(ctx, &d);
-}
+#include "parallel_nccl.h"
 #endif

@@ -111,10 +111,10 @@ static void apply_quick(options *o) {
 static tt_status measure(app *a, tt_model *model, const char *method) {
     tt_text json = new_text(a);
     tt_status status;
-    if (parallel_rank > 0) { return TT_OK; }
-    status = tt_make_dirs(a->ctx, path_of(a->o.out, "seed-%d/%s", a->seed, method));
-    if (status == TT_OK) { status = tt_text_format(&json, "{\"seed\":%d,\"method\":\"%s\"", a->seed, method); }
+    status = tt_text_format(&json, "{\"seed\":%d,\"method\":\"%s\"", a->seed, method);
     if (status == TT_OK) { status = evaluate(a, model, method, &json); }
+    if (parallel_rank > 0 || status != TT_OK) { tt_text_free(&json); return status; }
+    status = tt_make_dirs(a->ctx, path_of(a->o.out, "seed-%d/%s", a->seed, method));
     if (status == TT_OK && strcmp(method, "base") == 0) { status = write_gate(a, &json); }
     if (status == TT_OK) { status = tt_text_append(&json, "}\n", 2); }
     if (status == TT_OK) { status = tt_file_write(a->ctx, result_path(a, a->seed, method), json.data, json.size); }
@@ -205,7 +205,7 @@ static tt_status finish(app *a) {
 /* ---- all seeds ---- */
 static tt_status run_seed(app *a) {
     int i;
-    if (!a->o.resume || !file_exists(result_path(a, a->seed, "base"))) { CHECK(measure(a, a->base, "base")); }
+    if (parallel_any(!a->o.resume || !file_exists(result_path(a, a->seed, "base")))) { CHECK(measure(a, a->base, "base")); }
     for (i = 0; i < a->n_arms; i++) {
         int arms_before = (a->seed - a->o.first_seed) * a->n_arms + i;
         if (parallel_any(a->o.resume && file_exists(result_path(a, a->seed, a->arms[i])))) { continue; }

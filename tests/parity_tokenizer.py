@@ -92,9 +92,9 @@ def compare_decoding(name, path, tokenizer, stream):
     text = ' '.join(stream)
     ids = ours(path, [text])[0]
     run = subprocess.run([TOOL, 'decode', '--tokenizer', path], input=' '.join(map(str, ids)).encode(), capture_output=True, check=True)
-    mine, theirs = run.stdout, tokenizer.decode(ids, skip_special_tokens=False).encode()
+    mine, theirs = run.stdout.decode(errors='replace'), tokenizer.decode(ids, skip_special_tokens=False)      # as the reference shows lost bytes
     at = next((i for i, (a, b) in enumerate(zip(mine, theirs)) if a != b), min(len(mine), len(theirs)))
-    verdict(f'{name}, decoded', [at] if mine != theirs else [], 1, lambda i: ('at byte', i, mine[i - 20:i + 20], theirs[i - 20:i + 20]))
+    verdict(f'{name}, decoded', [at] if mine != theirs else [], 1, lambda i: ('at', i, mine[max(i - 20, 0):i + 20], theirs[max(i - 20, 0):i + 20]))
 
 
 def code_points(step):

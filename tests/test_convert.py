@@ -4,7 +4,7 @@
     python3 tests/test_convert.py            every test
     python3 tests/test_convert.py pickle     those whose name has the word
 
-Needs numpy. Compares with the packages gguf, safetensors, tokenizers, torch and transformers and with the data of
+Needs numpy. Compares with the packages gguf, safetensors, tokenizers, torch, transformers and xllamacpp and with the data of
 ../shared/data where they are present, and says "skip" where not. FUZZ=1 flips every bit instead of one a byte.
 """
 import contextlib
@@ -20,7 +20,9 @@ import subprocess
 import sys
 import tempfile
 import time
+import unicodedata
 import unittest
+import urllib.request
 import zipfile
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -582,6 +584,61 @@ class Tokenizers(Case):
         for text, line in list(zip(texts, lines))[:46]:
             self.assertEqual(t.encode(text).ids, [int(x) for x in line.split()], text)
 
+    KINDS = (('qwen2.5', 'qwen2', 151936), ('llama3', 'llama-bpe', 128256))      # folder, GGUF's name, size
+
+    def difficult_texts(self):
+        texts = open(data('vectors', 'llamacpp', 'ggml-vocab-gpt-2.gguf.inp'), encoding='utf-8', newline='').read().split('\n__ggml_vocab_test__\n')
+        return texts[:46] + ["It'LL cost 12345678 x\u0301 \u212b e\u0301\u0323 don'T", 'a\r\n\n  b \t\u3000c', 'ünïcödé 한국어 \u1112\u1161\u11ab 🙂🙂']
+
+    def test_vocabularies_as_llamacpp_writes_them(self):
+        """The steps of llama.cpp's own converter with its library: GGUFWriter, SpecialVocab, padding up to the model's size."""
+        gguf, tokenizers = package('gguf'), package('tokenizers')
+        for name, pre, n in self.KINDS:
+            folder = os.path.dirname(data('tokenizers', name, 'tokenizer.json'))
+            published = json.load(open(os.path.join(folder, 'tokenizer.json')))
+            pieces, types = [f'[PAD{i}]' for i in range(n)], [gguf.TokenType.UNUSED] * n
+            for piece, i in published['model']['vocab'].items():
+                pieces[i], types[i] = piece, gguf.TokenType.NORMAL
+            for token in published['added_tokens']:
+                pieces[token['id']], types[token['id']] = token['content'], gguf.TokenType.CONTROL if token['special'] else gguf.TokenType.USER_DEFINED
+            path = self.path(f'{name}.gguf')
+            writer = gguf.GGUFWriter(path, 'llama')
+            writer.add_tokenizer_model('gpt2')
+            writer.add_tokenizer_pre(pre)
+            writer.add_token_list(pieces)
+            writer.add_token_types(types)
+            gguf.SpecialVocab(folder, load_merges=True).add_to_gguf(writer, quiet=True)
+            writer.write_header_to_file()
+            writer.write_kv_data_to_file()
+            writer.close()
+            root, files = cw.open_tokenizer(path, n)
+            mine, judge = tokenizers.Tokenizer.from_str(json.dumps(root)), tokenizers.Tokenizer.from_str(json.dumps(published))
+            for text in self.difficult_texts() + [''.join(token['content'] + ' x' for token in published['added_tokens'][:20])]:
+                self.assertEqual(mine.encode(text).ids, judge.encode(text).ids, (name, text))
+            settings, expected = json.loads(files['tokenizer_config.json']), json.load(open(os.path.join(folder, 'tokenizer_config.json')))
+            self.assertEqual(settings['chat_template'], expected['chat_template'])
+            self.assertEqual(settings['eos_token'], expected['eos_token'])
+
+    def test_llamacpp_gives_the_ids(self):
+        """llama.cpp reads the vocabularies that are written here, and encodes with them. It has no NFC: it is given composed text."""
+        xllamacpp, tokenizers = package('xllamacpp'), package('tokenizers')
+        for name, pre, n in self.KINDS:
+            published = open(data('tokenizers', name, 'tokenizer.json'), encoding='utf-8').read()
+            config = {**LLAMA, 'vocab_size': n, 'tie_word_embeddings': True, 'bos_token_id': None, 'eos_token_id': n - 300}
+            source = write_hf(self.path(), config, random_model(config), tokenizer__json=published)
+            path = self.path(f'{name}.gguf')
+            self.convert(source, path, '--to', 'gguf')
+            params = xllamacpp.CommonParams()
+            params.model.path, params.n_ctx, params.n_parallel, params.warmup, params.verbosity = path, 64, 1, False, -1
+            server, judge = xllamacpp.Server(params), tokenizers.Tokenizer.from_str(published)
+            address = server.listening_address
+            for text in self.difficult_texts():
+                text = unicodedata.normalize('NFC', text)
+                request = urllib.request.Request(f'{address}/tokenize', json.dumps({'content': text, 'parse_special': True}).encode(), {'Content-Type': 'application/json'})
+                ids = json.load(urllib.request.urlopen(request))['tokens']
+                self.assertEqual(ids, judge.encode(text, add_special_tokens=False).ids, (name, text))
+            del server
+
     def test_published_tokenizers_survive_gguf(self):
         for name, vocab, bos in (('gpt2', 50257, False), ('smollm2', 49280, False), ('llama2', 32000, True), ('llama3', 128256, True), ('qwen2.5', 151936, False)):
             root = json.load(open(data('tokenizers', name, 'tokenizer.json')))
@@ -596,6 +653,13 @@ class Tokenizers(Case):
             self.assertEqual(meta['tokenizer.ggml.add_bos_token'], bos, name)
             self.assertEqual(back['model']['ignore_merges'], root['model'].get('ignore_merges', False))
 
+    def test_metaspace_becomes_the_prefix_of_gguf(self):
+        root = json.load(open(data('tokenizers', 'llama2', 'tokenizer.json')))
+        for scheme, prefix in (('always', True), ('first', True), ('never', False)):
+            root.update(normalizer=None, pre_tokenizer={'type': 'Metaspace', 'replacement': '\u2581', 'prepend_scheme': scheme, 'split': False})
+            meta = cw.gguf_vocabulary(cw.Checkpoint('', {'bos_token_id': 1, 'eos_token_id': 2}, {}, 'hf', False, False, root, {}), 32000, scheme)
+            self.assertEqual(meta['tokenizer.ggml.add_space_prefix'], prefix, scheme)
+
     def test_chat_template_and_special_tokens_from_gguf(self):
         pieces, scores, types = spm_pieces()
         fields, tensors = gguf_model(LLAMA, random_model(LLAMA))
@@ -609,7 +673,7 @@ class Tokenizers(Case):
         self.assertEqual((settings['chat_template'], settings['bos_token'], settings['eos_token'], settings['unk_token'], settings['add_bos_token']), (fields['tokenizer.chat_template'][1], '<s>', '</s>', '<unk>', True))
         self.assertEqual(json.load(open(os.path.join(out, 'generation_config.json'))), {'bos_token_id': 1, 'eos_token_id': [2, 7]})
         root = json.load(open(os.path.join(out, 'tokenizer.json')))
-        self.assertEqual(root['normalizer'], {'type': 'Replace', 'pattern': {'String': ' '}, 'content': '\u2581'})
+        self.assertEqual((root['normalizer'], root['pre_tokenizer']), (None, {'type': 'Metaspace', 'replacement': '\u2581', 'prepend_scheme': 'never', 'split': False}))
         self.assertEqual([d['type'] for d in root['decoder']['decoders']], ['Replace', 'ByteFallback', 'Fuse'])
         self.assertEqual([(t['id'], t['special']) for t in root['added_tokens']], [(0, True), (1, True), (2, True), (290, False)])
         self.convert(out, back, '--to', 'gguf', '--verify')

@@ -12,7 +12,9 @@ static void host_reset(void) {}
 #define TTI_CUDA_WORKSPACE ((size_t)1 << 12)
 #define TTI_CUDA_VOCAB_ROWS ((size_t)40)      /* several blocks of rows and of columns */
 #define TTI_CUDA_VOCAB_BLOCK ((size_t)150)
+#define TT_CUDA_NCCL
 #include "cuda_host.h"
+#include "nccl_host.h"
 #include "../tt_cuda.cu"
 static void host_reset(void) {
     host.order = host.fenced = 0;
@@ -648,6 +650,98 @@ TT_TEST(order_of_threads_changes_nothing) {
 
 /* ---- errors ---- */
 #ifndef TT_TEST_CUDA
+/* ---- several processes ---- */
+static float tree_sum(const std::vector<std::vector<float> > &x, size_t i, size_t begin, size_t count) {
+    size_t half = count % 2 ? count - 1 : count / 2;
+    return count == 1 ? x[begin][i] : tree_sum(x, i, begin, half) + tree_sum(x, i, begin + half, count - half);
+}
+/* Run by each rank in a process of its own; what is wrong is counted. */
+static int nccl_rank(int rank, int size, size_t n, int ordered) {
+    tt_context *ctx = cuda_context();
+    const tt_backend *b = tt_backend_get(ctx);
+    std::vector<std::vector<float> > all;
+    std::vector<float> sum(n);
+    char id[TT_NCCL_ID_BYTES];
+    int wrong = 0;
+    for (int r = 0; r < size; r++) { all.push_back(noise(n, (uint64_t)(100 + r), r % 2 ? 1e3f : 1.0f)); }
+    if (tt_nccl_id(ctx, id) != TT_OK) { return 1; }
+    tt_nccl *nccl = tt_nccl_create(ctx, id, rank, size, ordered);
+    float *data = (float *)b->alloc(ctx, n * sizeof(float));
+    if (!nccl || !data) { return 1; }
+    wrong += b->upload(ctx, data, all[(size_t)rank].data(), n * sizeof(float)) != TT_OK;
+    wrong += tt_nccl_allreduce(nccl, data, n) != TT_OK;
+    wrong += b->download(ctx, sum.data(), data, n * sizeof(float)) != TT_OK;
+    for (size_t i = 0; i < n; i++) {
+        float want = tree_sum(all, i, 0, (size_t)size);
+        if (ordered ? memcmp(&sum[i], &want, sizeof want) != 0 : fabsf(sum[i] - want) > 1e-3f) { wrong++; }
+    }
+    if (ordered && nccl_host->sent[rank] > 2 * n * (size_t)(size - 1) / (size_t)size + (size_t)size * (size_t)size) { wrong++; }
+    b->free(ctx, data, n * sizeof(float));
+    tt_nccl_destroy(nccl);
+    wrong += *tt_error(ctx) != 0;
+    tt_destroy(ctx);
+    return wrong + (host.faults != 0) + (host.used != 0);
+}
+TT_TEST(nccl_sums_in_the_order_of_a_tree) {
+    static const size_t sizes[] = {1, 2, 3, 5, 64, 67, 1000};
+    for (int size = 1; size <= 6; size++) {
+        for (size_t k = 0; k < sizeof sizes / sizeof *sizes * 2; k++) {
+            pid_t ranks[NCCL_HOST_RANKS];
+            pthread_barrierattr_t shared;
+            nccl_host = (nccl_host_shared *)mmap(NULL, sizeof *nccl_host, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+            TT_REQUIRE(nccl_host != MAP_FAILED);
+            pthread_barrierattr_init(&shared);
+            pthread_barrierattr_setpshared(&shared, PTHREAD_PROCESS_SHARED);
+            pthread_barrier_init(&nccl_host->barrier, &shared, (unsigned)size);
+            host_reset();
+            host.fenced = 1;
+            fflush(NULL);
+            for (int r = 0; r < size; r++) {
+                ranks[r] = fork();
+                if (ranks[r] == 0) { _exit(nccl_rank(r, size, sizes[k / 2], k % 2 == 0) != 0); }
+            }
+            for (int r = 0; r < size; r++) {
+                int status = -1;
+                TT_CHECK(ranks[r] > 0 && waitpid(ranks[r], &status, 0) == ranks[r]);
+                if (!TT_CHECK_INT(status, 0)) { printf("  rank %d of %d, %d values\n", r, size, (int)sizes[k / 2]); }
+            }
+            munmap(nccl_host, sizeof *nccl_host);
+        }
+    }
+    host_reset();
+}
+TT_TEST(nccl_errors_are_named) {
+    static const char id[TT_NCCL_ID_BYTES] = {0};
+    host_reset();
+    tt_context *ctx = cuda_context(), *cpu = tt_create(NULL);
+    char good[TT_NCCL_ID_BYTES];
+    TT_CHECK_OK(ctx, tt_nccl_id(ctx, good));
+    TT_CHECK(tt_nccl_create(cpu, good, 0, 1, 0) == NULL);
+    TT_CHECK_CONTAINS(tt_error(cpu), "backend is cpu, expected an open cuda");
+    TT_CHECK(tt_nccl_create(ctx, good, 2, 2, 0) == NULL);
+    TT_CHECK_CONTAINS(tt_error(ctx), "rank is 2 of world_size 2");
+    TT_CHECK(tt_nccl_create(ctx, id, 0, 1, 1) == NULL);
+    TT_CHECK_CONTAINS(tt_error(ctx), "nccl: communicator: invalid argument");
+    tt_nccl *nccl = tt_nccl_create(ctx, good, 0, 1, 1), *free_order = tt_nccl_create(ctx, good, 0, 1, 0);
+    TT_REQUIRE(nccl != NULL && free_order != NULL);
+    nccl_host_fail = 1;
+    TT_CHECK_INT(tt_nccl_allreduce(nccl, NULL, 5), TT_ERR_DEVICE);
+    TT_CHECK_CONTAINS(tt_error(ctx), "nccl: exchange");
+    TT_CHECK_INT(nccl_host_open, 0);
+    TT_CHECK_INT(tt_nccl_allreduce(free_order, NULL, 5), TT_ERR_DEVICE);
+    TT_CHECK_CONTAINS(tt_error(ctx), "nccl: sum");
+    nccl_host_fail = 0;
+    tt_nccl_destroy(NULL);
+    tt_nccl_destroy(nccl);
+    tt_nccl_destroy(free_order);
+    host.fail_at = host.allocations + 1;
+    TT_CHECK(tt_nccl_create(ctx, good, 0, 1, 1) == NULL);
+    TT_CHECK_INT(tt_error_status(ctx), TT_ERR_MEM);
+    host.fail_at = 0;
+    tt_destroy(cpu);
+    tt_destroy(ctx);
+    TT_CHECK_INT(host.used, 0);
+}
 TT_TEST(no_device_is_an_error) {
     tt_desc desc = TT_INIT;
     tt_context *ctx;
@@ -752,5 +846,5 @@ TT_TEST(too_much_memory_is_an_error) {
 #ifdef TT_TEST_CUDA
 COMMON_TESTS(too_much_memory_is_an_error)
 #else
-COMMON_TESTS(no_device_is_an_error, settings_are_checked, survives_lost_device_memory)
+COMMON_TESTS(nccl_sums_in_the_order_of_a_tree, nccl_errors_are_named, no_device_is_an_error, settings_are_checked, survives_lost_device_memory)
 #endif

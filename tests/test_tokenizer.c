@@ -420,7 +420,7 @@ TT_TEST(sentencepiece_with_byte_fallback) {
     static const char plain_merges[] = "},\"merges\":[\"" MARK " a\",\"" MARK " " MARK "\",\"a b\"]";
     static const char inside[] = ",\"b" MARK "\":263},\"merges\":[\"b " MARK "\",\"" MARK " a\",\"a b\"]";
     static const int words[] = {260, 259, 260}, accent[] = {257, 196, 170, 259}, spaces[] = {261, 260}, document[] = {0, 260}, crossing[] = {260, 263, 258};
-    static const int invalid[] = {257, 256};
+    static const int invalid[] = {257, 256}, added[] = {260, 264, 258};
     tt_context *ctx = tt_create(NULL);
     tt_tokenizer *t = small_sentencepiece(ctx, plain_merges);
     TT_REQUIRE(t != NULL);
@@ -431,6 +431,8 @@ TT_TEST(sentencepiece_with_byte_fallback) {
     check_ids(t, ctx, "\xFF", 1, TT_SPECIAL_PARSE, invalid, 2);
     check_document(t, ctx, "a", 1, document, 2);
     check_round_trip(t, ctx, "ab  \xC3\xA9 \xFF\n a ", 11, TT_SPECIAL_PARSE);
+    check_ids(t, ctx, "a <n>a", 6, TT_SPECIAL_PARSE, added, 3);      /* a "normalized" token is found with the space that it got */
+    check_round_trip(t, ctx, "a <n>a <n>", 10, TT_SPECIAL_PARSE);
     TT_CHECK_INT(tt_token_id(t, " a"), 260);
     TT_CHECK_INT(tt_token_id(t, "\n"), 11);
     tt_tokenizer_destroy(t);

@@ -815,7 +815,8 @@ typedef struct meeting {
     float *data[MAX_RANKS];
     double sent;
 } meeting;
-typedef struct seat { meeting *m; int rank, n_steps; rig r; char json[4000]; tt_status status; } seat;
+enum { EXAM_QUESTIONS = 10 };
+typedef struct seat { meeting *m; int rank, n_steps; rig r; char json[4000]; tt_status status; tt_evaluation exam; double accuracy[EXAM_QUESTIONS]; int n_heard; } seat;
 
 static void meet(meeting *m) {
     int round;
@@ -846,9 +847,42 @@ static tt_status meet_and_sum(void *user, float *data, size_t n) {
     free(sum);
     return TT_OK;
 }
-static void *take_seat(void *user) {
+static void hear(void *user, const char *question, const char *response, const tt_outcome *outcome) {
+    (void)question, (void)response, (void)outcome;
+    ((seat *)user)->n_heard++;
+}
+static tt_status odd_is_right(void *user, const tt_reward_input *in, float *reward) {
+    (void)user;
+    *reward = in->response_size % 2;
+    return TT_OK;
+}
+static tt_status take_exam(seat *s) {
+    tt_task task = s->r.task;
+    tt_reducer_desc d = TT_INIT;
+    tt_evaluate_desc e = TT_INIT;
+    tt_status status;
+    d.model = s->r.model;
+    d.allreduce = meet_and_sum;
+    d.user = s;
+    d.rank = s->rank;
+    d.world_size = s->m->n_ranks;
+    e.reducer = tt_reducer_create(s->r.ctx, &d);
+    if (!e.reducer) { return tt_error_status(s->r.ctx); }
+    e.n_questions = EXAM_QUESTIONS;
+    e.n_samples = 3;
+    e.max_new_tokens = 4;
+    e.question_accuracy = s->accuracy;
+    e.on_response = hear;
+    e.user = s;
+    task.reward = odd_is_right;
+    status = tt_evaluate(s->r.model, s->r.tokenizer, &task, &e, &s->exam);
+    tt_reducer_destroy(e.reducer);
+    return status;
+}
+static void *take_seat(void *user) {      /* no steps: an evaluation */
     seat *s = (seat *)user;
     rig_start(&s->r);
+    if (s->n_steps == 0) { s->status = take_exam(s); return NULL; }
     s->status = s->r.trainer ? rig_run(&s->r, s->n_steps, s->json, sizeof s->json) : tt_error_status(s->r.ctx);
     return NULL;
 }
@@ -939,6 +973,26 @@ TT_TEST(ranks_give_the_same_bits) {
         close_ranks(one, 1);
     }
 }
+TT_TEST(ranks_share_an_evaluation) {
+    static seat one[1], many[MAX_RANKS];
+    meeting m;
+    int n, i;
+    run_ranks(one, &m, 1, 0, 0, 0);
+    TT_CHECK(one[0].exam.n == 3 * EXAM_QUESTIONS && one[0].exam.accuracy > 0 && one[0].exam.accuracy < 1);
+    for (n = 2; n <= MAX_RANKS; n *= 2) {
+        int heard = 0;
+        run_ranks(many, &m, n, 0, 0, 0);
+        for (i = 0; i < n; i++) {
+            TT_CHECK_BYTES(&many[i].exam, &one[0].exam, sizeof one[0].exam);
+            TT_CHECK_BYTES(many[i].accuracy, one[0].accuracy, sizeof one[0].accuracy);
+            heard += many[i].n_heard;
+        }
+        TT_CHECK_INT(heard, 3 * EXAM_QUESTIONS);
+        TT_CHECK(many[0].n_heard < 3 * EXAM_QUESTIONS && many[0].n_heard > 0);
+        close_ranks(many, n);
+    }
+    close_ranks(one, 1);
+}
 TT_TEST(ranks_agree_with_one_process) {
     static seat one[1], many[MAX_RANKS];
     meeting m;
@@ -989,6 +1043,7 @@ TT_TEST(ranks_resume_with_another_number) {
 }
 #else
 TT_TEST(ranks_give_the_same_bits) { TT_SKIP("no POSIX threads"); }
+TT_TEST(ranks_share_an_evaluation) { TT_SKIP("no POSIX threads"); }
 TT_TEST(ranks_agree_with_one_process) { TT_SKIP("no POSIX threads"); }
 TT_TEST(ranks_resume_with_another_number) { TT_SKIP("no POSIX threads"); }
 #endif
@@ -1624,7 +1679,7 @@ TT_TEST(evaluation_is_repeatable) {
 TT_MAIN(signs_documents_follow_the_grammar, signs_splits_are_disjoint, signs_judges_responses, signs_words_are_single_tokens, signs_teacher_leads_to_a_right_answer,
         jsonl_rewards_answers, jsonl_errors_name_the_line, trainer_learns, trainer_resumes_bit_for_bit, trainer_threads_do_not_matter,
         trainer_micro_batches_add_up, reducer_adds_parts_as_a_tree, reducer_gathers_exactly, trainer_names_wrong_ranks,
-        ranks_survive_lost_memory, ranks_give_the_same_bits, ranks_agree_with_one_process, ranks_resume_with_another_number, trainer_with_reference_and_two_iterations, trainer_with_adapters, trainer_with_teacher,
+        ranks_survive_lost_memory, ranks_give_the_same_bits, ranks_share_an_evaluation, ranks_agree_with_one_process, ranks_resume_with_another_number, trainer_with_reference_and_two_iterations, trainer_with_adapters, trainer_with_teacher,
         trainer_adds_and_logs_rewards, trainer_survives_a_failing_reward, trainer_replaces_groups_of_equal_rewards, trainer_updates_on_mini_batches,
         trainer_mixes_in_off_policy_responses, trainer_moves_and_saves_an_average, trainer_takes_any_model_as_teacher, trainer_measures_divergence_on_request,
         trainer_takes_divergence_from_the_reward, trainer_stops_with_a_reason, trainer_has_bnpos_trap_only_under_its_name,

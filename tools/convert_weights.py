@@ -990,7 +990,8 @@ def sentencepiece_tokenizer(pieces, scores, types, special, add_bos, prefix, whe
     refuse_if(len(scores) != len(pieces), f'{where}: {len(scores)} scores for {len(pieces)} tokens')
     space = {'type': 'Replace', 'pattern': {'String': ' '}, 'content': '\u2581'}
     decoders = [{'type': 'Replace', 'pattern': {'String': '\u2581'}, 'content': ' '}, {'type': 'ByteFallback'}, {'type': 'Fuse'}]
-    pipeline = {'normalizer': {'type': 'Sequence', 'normalizers': [{'type': 'Prepend', 'prepend': '\u2581'}, space]} if prefix else space,
+    pipeline = {'normalizer': {'type': 'Sequence', 'normalizers': [{'type': 'Prepend', 'prepend': '\u2581'}, space]} if prefix else None,
+                'pre_tokenizer': None if prefix else {'type': 'Metaspace', 'replacement': '\u2581', 'prepend_scheme': 'never', 'split': False},
                 'decoder': {'type': 'Sequence', 'decoders': decoders + ([{'type': 'Strip', 'content': ' ', 'start': 1, 'stop': 0}] if prefix else [])}}
     model = {'unk_token': pieces[special['unk']] if special.get('unk') is not None else None, 'fuse_unk': True,
              'byte_fallback': sum(t == 6 for t in types) == 256, 'merges': merges_by_score(pieces, scores, types, where)}
@@ -1275,7 +1276,9 @@ def gguf_vocabulary(ckpt, vocab, where):
     pieces, types, pairs = vocabulary(root, vocab, where)
     meta = {'tokens': pieces, 'token_type': types, 'add_bos_token': begins_with_bos(root)}
     if '"ByteFallback"' in json.dumps(root.get('decoder')):
-        meta.update(model='llama', pre='default', scores=scores_of(pieces, types, pairs), add_space_prefix='"Prepend"' in json.dumps(root.get('normalizer')))
+        pre = root.get('pre_tokenizer') or {}
+        prefix = '"Prepend"' in json.dumps(root.get('normalizer')) or (pre.get('type') == 'Metaspace' and pre.get('prepend_scheme') != 'never')
+        meta.update(model='llama', pre='default', scores=scores_of(pieces, types, pairs), add_space_prefix=prefix)
     else:
         plain = lambda splitter: json.dumps(splitter, sort_keys=True).replace('"trim_offsets": true', '"trim_offsets": false')      # offsets do not matter here
         pre = [name for name, entry in PRE.items() if plain(entry[0]) == plain(root.get('pre_tokenizer')) and entry[1] == root.get('normalizer')]
