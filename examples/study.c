@@ -13,7 +13,7 @@
 #include "experiment.h"
 
 /* ---- the arms ---- */
-typedef enum base_kind { BASE_HIGH = 0, BASE_LOW, BASE_CONTROL, N_BASES } base_kind;      /* by coherence; the control is another task */
+typedef enum base_kind { BASE_FULL = 0, BASE_WEAK, BASE_CONTROL, N_BASES } base_kind;      /* weak: with 0.4 of the pretraining; the control is another task */
 typedef enum method { THINK = 0, GRPO, SFT, BASE } method;
 typedef enum teacher_kind { FROZEN = 0, STUDENT, EMA, OTHER, RULE } teacher_kind;
 typedef struct arm {
@@ -39,9 +39,9 @@ static const arm arms[] = {
     {.name = "grpo_tokens", .part = "main", .what = "GRPO, equal sampled tokens", .work = 22, .method = GRPO, .steps = 1000, .equal_tokens = 1},
     {.name = "sft", .part = "main", .what = "SFT on the teacher's right outputs, equal rollouts", .work = 15, .method = SFT},
     {.name = "sft_feedback", .part = "main", .what = "SFT on them, as much feedback as ThinkTuning", .work = 4, .method = SFT, .steps = 14, .generations = 1},
-    {.name = "base_low", .part = "low", .what = "base of low coherence", .work = 32, .method = BASE, .base = BASE_LOW},
-    {.name = "low_thinktune", .part = "low", .what = "ThinkTuning, low coherence", .work = 11, .base = BASE_LOW},
-    {.name = "low_grpo", .part = "low", .what = "GRPO, low coherence, 250 steps", .work = 14, .base = BASE_LOW, .method = GRPO, .steps = 250},
+    {.name = "base_low", .part = "low", .what = "weaker base, 0.4 of the pretraining", .work = 32, .method = BASE, .base = BASE_WEAK},
+    {.name = "low_thinktune", .part = "low", .what = "ThinkTuning, weaker base", .work = 11, .base = BASE_WEAK},
+    {.name = "low_grpo", .part = "low", .what = "GRPO, weaker base, 250 steps", .work = 14, .base = BASE_WEAK, .method = GRPO, .steps = 250},
     {.name = "formula", .part = "shaping", .what = "AAS as the text has it", .work = 9, .aas = "formula"},
     {.name = "luffy", .part = "shaping", .what = "LUFFY's shaping", .work = 9, .aas = "luffy"},
     {.name = "off", .part = "shaping", .what = "no shaping: the ordinary term", .work = 9, .aas = "off"},
@@ -79,7 +79,7 @@ static const option option_list[] = {
     {"--out", OPTION_TEXT, &given.out, 0, 0, "folder of all results"},
     {"--only", OPTION_TEXT, &only, 0, 0, "arms to run, by name, with commas; empty = all"},
     {"--steps", OPTION_INT, &given.steps, 1, 1e6, "RL steps of an arm"},
-    {"--pretrain-steps", OPTION_INT, &given.pretrain_steps, 1, 1e7, "of a base of high coherence; one of low coherence has 0.4 of them"},
+    {"--pretrain-steps", OPTION_INT, &given.pretrain_steps, 1, 1e7, "of a base; a weaker one has 0.4 of them"},
     {"--questions", OPTION_INT, &given.questions, 1, 1e6, "held-out questions of an evaluation, half as many for ablations"},
     {"--quick", OPTION_FLAG, &given.quick, 0, 0, "a few steps of everything, to see that it runs; numbers mean nothing"},
     {"--threads", OPTION_INT, &given.threads, 0, 1024, "0 = all; results do not depend on it"}
@@ -99,7 +99,7 @@ static options arm_options(const arm *m) {
     if (m->schedule) { o.schedule = m->schedule; }
     if (m->init_pct > 0) { o.init_pct = m->init_pct; }
     if (m->off_eps != 0) { o.off_eps = m->off_eps; }
-    if (m->base == BASE_LOW) { o.pretrain_steps = o.pretrain_steps * 4 / 10; }
+    if (m->base == BASE_WEAK) { o.pretrain_steps = o.pretrain_steps * 4 / 10; }
     if (m->base == BASE_CONTROL) { o.pretrain_steps = o.pretrain_steps / 5; o.task = "guess"; }
     if (o.quick) {
         o.steps = o.steps < 6 ? o.steps : 6;
@@ -409,6 +409,16 @@ static tt_status run_job(app *a, const arm *m) {
 }
 
 /* ---- all jobs ---- */
+static void check_only(void) {
+    const char *at = only;
+    while (*at) {
+        size_t size = strcspn(at, ",");
+        int i;
+        for (i = 0; i < N_ARMS && (strlen(arms[i].name) != size || memcmp(arms[i].name, at, size) != 0); i++) { }
+        if (i == N_ARMS) { example_exit(2, "study: --only names \"%.*s\", which is no arm", (int)size, at); }
+        at += size + (at[size] == ',');
+    }
+}
 static int wanted(const arm *m) { return !*only || find_word(only, m->name, strlen(m->name)) >= 0; }
 static void add_up_work(app *a) {
     int i, seed;
@@ -475,5 +485,6 @@ int main(int argc, char **argv) {
     given.seeds = 5;
     given.out = "runs/study";
     options_read(argc, argv, "the paper's table and ablations over several seeds", option_list, N_OPTIONS);
+    check_only();
     return experiment_main(&a, &given, "study", run);
 }

@@ -192,7 +192,7 @@ static tt_status claim_of_accuracy(page *p, const results *r, const char *x, con
 static tt_status claims(page *p, const results *r) {
     CHECK(claim_of_reflection(p, r, "thinktune", "grpo", "at equal rollouts"));
     CHECK(claim_of_reflection(p, r, "thinktune", "grpo_tokens", "at equal sampled tokens"));
-    CHECK(claim_of_reflection(p, r, "low_thinktune", "low_grpo", "bases of low coherence, GRPO with five times the rollouts"));
+    CHECK(claim_of_reflection(p, r, "low_thinktune", "low_grpo", "weaker bases, GRPO with five times the rollouts"));
     CHECK(claim_of_accuracy(p, r, "thinktune", "grpo", "GRPO at equal rollouts"));
     CHECK(claim_of_accuracy(p, r, "thinktune", "grpo_tokens", "GRPO at equal sampled tokens"));
     return claim_of_accuracy(p, r, "thinktune", "sft", "SFT on the teacher's right outputs");
@@ -461,23 +461,32 @@ static tt_status rare_markers(page *p, const results *r) {
 }
 
 /* ---- the bases, and what was said ---- */
+/* Rollouts until an arm's student passed 10 %, or that it never did. */
+static tt_status start_cell(page *p, const results *r, const char *arm_name, int seed) {
+    double first = arm_name ? value_of(r, place_of_arm(arm_name), seed, NULL, "first_10") : (double)NAN;
+    double end = arm_name ? value_of(r, place_of_arm(arm_name), seed, NULL, "rollouts") : (double)NAN;
+    if (first > 0) { return cell(p, "%.0f", first); }
+    return end == end ? cell(p, "not in %.0f", end) : cell(p, "–");
+}
+static tt_status gate_row(page *p, const results *r, int at, int seed) {
+    static const struct { const char *base, *grpo, *thinktune; } arms_of[] = {{"base", "grpo_tokens", "thinktune"}, {"base_low", "low_grpo", "low_thinktune"}};
+    static const char *const keys[] = {"teacher_hit", "rescue_rate", "spoil_rate", "coherence"};
+    int k, pair = strcmp(arms[at].name, "base_low") == 0, known = pair || strcmp(arms[at].name, "base") == 0;
+    CHECK(cell(p, "%s", arms[at].what));
+    CHECK(cell(p, "%d", given.first_seed + seed));
+    for (k = 0; k < 4; k++) { CHECK(cell(p, "%.3f", value_of(r, at, seed, "gate", keys[k]))); }
+    CHECK(cell(p, "%.1e", value_of(r, at, seed, "gate", "leak")));
+    CHECK(start_cell(p, r, known ? arms_of[pair].grpo : NULL, seed));
+    CHECK(start_cell(p, r, known ? arms_of[pair].thinktune : NULL, seed));
+    return row_end(p);
+}
+/* The higher the coherence of a base, the sooner reward alone can stumble on a reflection that is right. */
 static tt_status gates(page *p, const results *r) {
-    static const char *const headings[] = {"base", "seed", "teacher's hit", "rescues", "spoils", "coherence", "leak, mean", "leak, largest"};
+    static const char *const headings[] = {"base", "seed", "teacher's hit", "rescues", "spoils", "coherence", "leak, mean", "GRPO reflects in 10 % after", "ThinkTuning after"};
     int i, seed;
-    CHECK(table_begin(p, headings, 8));
+    CHECK(table_begin(p, headings, 9));
     for (i = 0; i < N_ARMS; i++) {
-        for (seed = 0; seed < given.seeds && arms[i].method == BASE; seed++) {
-            if (!r->of[i][seed]) { continue; }
-            CHECK(cell(p, "%s", arms[i].what));
-            CHECK(cell(p, "%d", given.first_seed + seed));
-            CHECK(cell(p, "%.3f", value_of(r, i, seed, "gate", "teacher_hit")));
-            CHECK(cell(p, "%.3f", value_of(r, i, seed, "gate", "rescue_rate")));
-            CHECK(cell(p, "%.3f", value_of(r, i, seed, "gate", "spoil_rate")));
-            CHECK(cell(p, "%.3f", value_of(r, i, seed, "gate", "coherence")));
-            CHECK(cell(p, "%.1e", value_of(r, i, seed, "gate", "leak")));
-            CHECK(cell(p, "%.1e", value_of(r, i, seed, "gate", "leak_max")));
-            CHECK(row_end(p));
-        }
+        for (seed = 0; seed < given.seeds && arms[i].method == BASE; seed++) { if (r->of[i][seed]) { CHECK(gate_row(p, r, i, seed)); } }
     }
     return table_end(p);
 }
@@ -524,7 +533,7 @@ static tt_status write_page(page *p, const results *r) {
     CHECK(heading(p, "The budget: how many rollouts until the student reflects by itself"));
     CHECK(budget_table(p, r));
     CHECK(pictures(p, r));
-    CHECK(heading(p, "Bases of low coherence"));
+    CHECK(heading(p, "Weaker bases"));
     CHECK(main_table(p, r, "low"));
     CHECK(heading(p, "Ablations"));
     CHECK(ablations(p, r));
@@ -534,6 +543,8 @@ static tt_status write_page(page *p, const results *r) {
     CHECK(paragraph(p, "In guess no text can tell the answer: nobody is right more often than 0.75."));
     CHECK(main_table(p, r, "control"));
     CHECK(heading(p, "Before RL: can the base teach?"));
+    CHECK(paragraph(p, "Hit: the teacher's final answer is right. Coherence: right answers after a forced marker, the student alone. Leak: probability of any word no student document holds. "
+                       "The last columns are the rollouts until the student's own reflection passed 10 %%."));
     CHECK(gates(p, r));
     CHECK(transcripts(p, r));
     return p->html ? tt_text_format(p->text, "</html>\n") : TT_OK;
