@@ -14103,7 +14103,9 @@ TTI_INLINE void TTI_K(store_part)(float *p, TTI_V v, size_t n) {
     float t[TTI_W];
     size_t i = 0;
     TTI_STORE(t, v);
+#if TTI_W >= 4
     for (; i + 4 <= n && i + 4 <= TTI_W; i += 4) { memcpy(p + i, t + i, 4 * sizeof *t); }
+#endif
     for (; i < n && i < TTI_W; i++) { p[i] = t[i]; }
 #endif
 }

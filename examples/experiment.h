@@ -11,6 +11,7 @@
 #include <io.h>
 #define IS_TERMINAL() _isatty(1)
 #else
+#include <fcntl.h>
 #define IS_TERMINAL() isatty(1)
 #endif
 
@@ -990,7 +991,23 @@ static tt_model *new_student(app *a) {
     return student;
 }
 
-
+/* OUT belongs to one run at a time: two would write each other's files. The lock goes with the process, however it ends. */
+static tt_status claim_folder(app *a) {
+    CHECK(tt_make_dirs(a->ctx, a->o.out));
+#if !defined(_WIN32)
+    {
+        struct flock lock;
+        int file = open(path_of(a->o.out, "lock"), O_RDWR | O_CREAT, 0666);
+        memset(&lock, 0, sizeof lock);
+        lock.l_type = F_WRLCK;
+        if (file < 0) { return tt_fail(a->ctx, TT_ERR_IO, "%s/lock cannot be written: %s", a->o.out, strerror(errno)); }
+        if (fcntl(file, F_SETLK, &lock) == -1 && (errno == EACCES || errno == EAGAIN)) {
+            return tt_fail(a->ctx, TT_ERR_IO, "another run is writing to %s", a->o.out);
+        }
+    }
+#endif
+    return TT_OK;
+}
 /* From options to exit status: 0, 1 after an error, 130 if it was stopped. */
 static int experiment_main(app *a, const options *o, const char *program, tt_status (*run)(app *a)) {
     tt_desc desc = TT_INIT;
@@ -1007,7 +1024,9 @@ static int experiment_main(app *a, const options *o, const char *program, tt_sta
     printf("%s: %d seed%s, %d threads, %s kernels, results in %s%s\n", program, o->seeds, o->seeds > 1 ? "s" : "", tt_threads(a->ctx), tt_kernel(a->ctx), o->out,
            o->quick ? " (quick: the numbers mean nothing)" : "");
     fflush(stdout);
-    status = run(a);
+    status = parallel_rank == 0 ? claim_folder(a) : TT_OK;
+    if (parallel_any(status != TT_OK) && status == TT_OK) { status = tt_fail(a->ctx, TT_ERR_IO, "rank 0 cannot have %s", o->out); }
+    if (status == TT_OK) { status = run(a); }
     if (status != TT_OK) { fprintf(stderr, "%s%s: %s\n", a->terminal ? "\n" : "", program, tt_error(a->ctx)); }
     tt_text_free(&a->settings);
     tt_destroy(a->ctx);

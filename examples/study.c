@@ -467,7 +467,6 @@ static tt_status check_settings(app *a) {
 
 static tt_status run(app *a) {
     int i;
-    CHECK(tt_make_dirs(a->ctx, a->o.out));
     CHECK(check_settings(a));
     add_up_work(a);
     for (i = 0; i < N_ARMS; i++) {

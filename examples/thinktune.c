@@ -233,7 +233,6 @@ static tt_status prepare_folder(app *a) {
     tt_text was = new_text(a);
     int s, i, same;
     snprintf(path, sizeof path, "%s", path_of(a->o.out, "settings.txt"));
-    CHECK(tt_make_dirs(a->ctx, a->o.out));
     if (a->o.resume && file_exists(path)) {
         CHECK(tt_file_read(a->ctx, path, &was));
         same = was.size == a->settings.size && memcmp(was.data, a->settings.data, was.size) == 0;

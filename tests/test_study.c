@@ -5,6 +5,7 @@
 #include "tt_test.h"
 #ifndef _WIN32
 #include <sys/time.h>
+#include <sys/wait.h>
 #endif
 
 static void same_file(const char *x, const char *y, const char *name) {
@@ -321,7 +322,21 @@ TT_TEST(the_marker_gets_the_probability_asked_for) {
 
 #ifdef _WIN32
 TT_TEST(an_interrupted_study_ends_with_the_same_bytes) { TT_SKIP("no interval timer"); }
+TT_TEST(a_folder_belongs_to_one_run) { TT_SKIP("no lock"); }
 #else
+TT_TEST(a_folder_belongs_to_one_run) {
+    app a;
+    pid_t other;
+    int status = 0;
+    memset(&a, 0, sizeof a);
+    a.ctx = tt_create(NULL);
+    a.o.out = tt_test_tmp("claimed");
+    TT_CHECK_OK(a.ctx, claim_folder(&a));
+    other = fork();
+    if (other == 0) { _exit(claim_folder(&a) == TT_ERR_IO && strstr(tt_error(a.ctx), "another run") ? 7 : 1); }
+    TT_CHECK(other > 0 && waitpid(other, &status, 0) == other && WIFEXITED(status) && WEXITSTATUS(status) == 7);
+    tt_destroy(a.ctx);
+}
 /* ---- a study that is stopped again and again ends as the one that never was ---- */
 static int run_study(const char *out, const char *arms_to_run, int stop_after_ms) {
     char *argv[] = {(char *)"study", (char *)"--quick", (char *)"--seeds", (char *)"1", (char *)"--out", NULL, (char *)"--only", NULL, NULL};
@@ -357,4 +372,5 @@ TT_TEST(an_interrupted_study_ends_with_the_same_bytes) {
 #endif
 
 TT_MAIN(intervals_and_p_are_those_worked_by_hand, survival_counts_those_still_watched, claims_count_seeds_and_pair_them, the_predicted_push_is_the_shapings,
-        ablations_change_one_factor, corruption_hands_feedback_round, the_best_checkpoint_is_that_of_the_best_steps, every_task_runs_from_scratch, the_marker_gets_the_probability_asked_for, an_interrupted_study_ends_with_the_same_bytes)
+        ablations_change_one_factor, corruption_hands_feedback_round, the_best_checkpoint_is_that_of_the_best_steps, every_task_runs_from_scratch, the_marker_gets_the_probability_asked_for, a_folder_belongs_to_one_run,
+        an_interrupted_study_ends_with_the_same_bytes)
