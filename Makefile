@@ -74,7 +74,7 @@ study: build/study
 	build/study --out runs/study --seeds $(STUDY_SEEDS)
 
 # One night on two cores. GSM8K: its train.jsonl and test.jsonl, in a folder; all of test is held out.
-GSM8K ?= ../shared/data/corpora/gsm8k
+GSM8K ?= gsm8k
 study-real: $(REAL)/SmolLM2-135M-Instruct build/thinktune
 	mkdir -p runs/study-real && cat $(GSM8K)/train.jsonl $(GSM8K)/test.jsonl > runs/study-real/gsm8k.jsonl
 	build/thinktune --model $< --data runs/study-real/gsm8k.jsonl --hold-out 1319 --chat --end-token '<|im_end|>' \
