@@ -2329,8 +2329,13 @@ typedef struct tti_logits {
     const float *dlogprobs, *dentropy, *entropy, *lse;
 } tti_logits;
 
+/* A small C is not worth the threads' meetings that packing costs once per block of k. */
+#define TTI_SMALL_C ((size_t)40000)
 /* Whether A's rows are copied into panels first: else those of a tile would share cache sets, or each k touch a new page. */
-static int tti_gemm_turns(const tti_gemm *g) { return g->bf16 || (g->a_row == 1 ? g->a_k > 128 : g->m > 8 && g->a_row % 512 == 0); }
+static int tti_gemm_turns(const tti_gemm *g) {
+    if (g->bf16) { return 1; }
+    return g->a_row == 1 ? g->a_k > 128 && g->m * g->n > TTI_SMALL_C : g->m > 8 && g->a_row % 512 == 0;
+}
 
 static void tti_softmax_merge(tti_softmax *s, float max, float sum, float dot) {
     double gap = s->sum > 0 ? (double)s->max - (double)max : 0.0, shrink = exp(gap);
@@ -2580,7 +2585,7 @@ static void tti_run_piece(void *user, int part, int worker) {
 }
 static tt_status tti_run(tt_context *ctx, tti_kernel kernel, const tti_job *job, size_t n, size_t cost) {
     const size_t worth = (size_t)1 << 18;
-    size_t threads = (size_t)ctx->n_threads, parts = n < 4 * threads ? n : 4 * threads;
+    size_t threads = (size_t)ctx->n_threads, parts = n < 16 * threads ? n : 16 * threads;
     tti_pieces p;
     if (n == 0) { return TT_OK; }
     p.kernel = kernel;
@@ -2626,7 +2631,7 @@ static tt_status tti_cpu_sync(tt_context *ctx) { (void)ctx; return TT_OK; }
 /* Fewer rows in an item until there is work for all threads. */
 static size_t tti_gemm_items(const tt_context *ctx, const tti_cpu *cpu, tti_gemm *g) {
     size_t groups = (g->n1 - g->n0 + TTI_NG - 1) / TTI_NG;
-    for (g->rows = cpu->gemm_rows; g->rows > cpu->gemm_rows / 4 && g->m / g->rows * groups < 4 * (size_t)ctx->n_threads; ) { g->rows /= 2; }
+    for (g->rows = cpu->gemm_rows; g->rows > cpu->gemm_rows / 4 && g->m / g->rows * groups < 8 * (size_t)ctx->n_threads; ) { g->rows /= 2; }
     return (g->m + g->rows - 1) / g->rows * groups;
 }
 /* Shared scratch for a block of B (returned) and for all rows of A of the same depth. */
@@ -2691,7 +2696,7 @@ static void tti_gemm_of(const tti_cpu *cpu, const tt_gemm_args *args, tti_gemm *
 }
 static tt_status tti_cpu_gemm(tt_context *ctx, const tt_gemm_args *args) {
     tti_cpu *cpu = tti_cpu_of(ctx);
-    size_t tile = cpu->products.tile_columns;
+    size_t tile = cpu->products.tile_columns, items;
     tti_job job = TT_INIT;
     tti_gemm g;
     int few, pack_b;
@@ -2700,7 +2705,7 @@ static tt_status tti_cpu_gemm(tt_context *ctx, const tt_gemm_args *args) {
     tti_gemm_of(cpu, args, &g);
     job.args = &g;
     few = g.m <= (g.b_column == 1 && !g.bf16 ? TTI_MC / 4 : TTI_MC);
-    pack_b = !few && !g.packed && (g.b_column != 1 || g.b_k > 128 || g.half_b || tti_gemm_turns(&g));
+    pack_b = !few && !g.packed && (g.b_column != 1 || g.half_b || (g.b_k > 128 && g.m * g.n > TTI_SMALL_C) || tti_gemm_turns(&g));
     if (tti_thread_scratch(ctx, TTI_GEMM_SCRATCH) != TT_OK
         || tti_gemm_scratch(ctx, cpu, &g, few ? g.k : cpu->gemm_k, pack_b, tti_gemm_turns(&g) && (few || g.bf16), &job.y) != TT_OK) { return TT_ERR_MEM; }
     if (few) {
@@ -2708,7 +2713,8 @@ static tt_status tti_cpu_gemm(tt_context *ctx, const tt_gemm_args *args) {
         return tti_run(ctx, cpu->products.gemm_panels, &job, (g.n + tile - 1) / tile, 2 * g.m * g.k * tile);
     }
     if (pack_b || g.packed) { return tti_gemm_packed(ctx, cpu, &g, &job); }
-    return tti_run(ctx, cpu->products.gemm_blocks, &job, tti_gemm_items(ctx, cpu, &g), 2 * g.rows * (g.n < TTI_NG ? g.n : TTI_NG) * g.k);
+    items = tti_gemm_items(ctx, cpu, &g);
+    return tti_run(ctx, cpu->products.gemm_blocks, &job, items, 2 * g.rows * (g.n < TTI_NG ? g.n : TTI_NG) * g.k);
 }
 static size_t tti_cpu_gemm_panels(tt_context *ctx, const tt_gemm_args *args, void *to) {
     tti_cpu *cpu = tti_cpu_of(ctx);

@@ -285,7 +285,7 @@ BENCH_MAYBE static bench_stat bench_rate_of(const double *seconds, int n, double
 BENCH_MAYBE static void bench_rest(void) {
     struct timespec rest;
     rest.tv_sec = 0;
-    rest.tv_nsec = 60 * 1000 * 1000;
+    rest.tv_nsec = 200 * 1000 * 1000;
     nanosleep(&rest, NULL);
 }
 
