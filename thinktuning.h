@@ -967,7 +967,8 @@ typedef struct tt_teacher {
 } tt_teacher;
 
 /* The paper's teacher: a model under a prompt. The template's {question} and {response} are replaced; special
- * tokens in the template are parsed, in question and response read as plain text... decoding is greedy by default. */
+ * tokens in the template are parsed, in question and response read as plain text. Decoding is greedy by default. An attempt
+ * whose prompt fills the context gets no feedback; that none has room is an error. */
 typedef struct tt_teacher_prompt {
     const char *prompt_template;  /* NULL = "Question:\n{question}\n\nResponse:\n{response}"               */
     const char *system;           /* put before it (format, worked examples); NULL = none                 */
@@ -10940,10 +10941,11 @@ static tt_status tti_feedback_read(const tt_model_teacher *t, const tt_completio
     }
     return status;
 }
+/* An attempt whose prompt leaves no room gets no feedback; that none has room is an error. */
 static tt_status tti_model_feedback(void *user, const tt_attempt *attempts, int n, tt_feedback *out) {
     const tt_model_teacher *t = (const tt_model_teacher *)user;
     tt_context *ctx = t->ctx;
-    int limit = tt_model_config_get(t->model)->max_position_embeddings, longest = 0, i;
+    int limit = tt_model_config_get(t->model)->max_position_embeddings, longest = 0, fitting = 0, i;
     tt_request *requests = (tt_request *)tt_alloc(ctx, (size_t)n, sizeof *requests);
     size_t *offsets = (size_t *)tt_alloc(ctx, (size_t)n + 1, sizeof *offsets);
     tt_sampling sampling = TT_INIT;
@@ -10957,21 +10959,23 @@ static tt_status tti_model_feedback(void *user, const tt_attempt *attempts, int 
         offsets[i + 1] = ids.size;
     }
     for (i = 0; i < n && status == TT_OK; i++) {
-        requests[i].prompt = ids.data + offsets[i];
-        requests[i].prompt_length = (int)(offsets[i + 1] - offsets[i]);
-        requests[i].id = (uint64_t)i;
-        if (requests[i].prompt_length > longest) { longest = requests[i].prompt_length; }
+        int length = (int)(offsets[i + 1] - offsets[i]);
+        if (length >= limit) { continue; }
+        requests[fitting].prompt = ids.data + offsets[i];
+        requests[fitting].prompt_length = length;
+        requests[fitting++].id = (uint64_t)i;
+        if (length > longest) { longest = length; }
     }
-    if (status == TT_OK && longest >= limit) {
-        status = tt_fail(ctx, TT_ERR_ARG, "teacher: its prompt has %d tokens, expected fewer than max_position_embeddings %d", longest, limit);
+    if (status == TT_OK && n > 0 && fitting == 0) {
+        status = tt_fail(ctx, TT_ERR_ARG, "teacher: its prompt has %d tokens, expected fewer than max_position_embeddings %d", (int)offsets[1], limit);
     }
     sampling.greedy = 1;
     sampling.max_new_tokens = t->max_new_tokens < limit - longest ? t->max_new_tokens : limit - longest;
     sampling.stop_tokens = &t->stop_token;
     sampling.n_stop_tokens = 1;
     sampling.max_batch = t->max_batch;
-    if (status == TT_OK) { status = tt_generate(t->model, requests, n, &sampling, &completions); }
-    for (i = 0; i < n && status == TT_OK; i++) { status = tti_feedback_read(t, &completions.items[i], &scratch, &out[i]); }
+    if (status == TT_OK) { status = tt_generate(t->model, requests, fitting, &sampling, &completions); }
+    for (i = 0; i < fitting && status == TT_OK; i++) { status = tti_feedback_read(t, &completions.items[i], &scratch, &out[requests[i].id]); }
     if (status == TT_OK || completions.n) { tt_completions_free(&completions); }
     if (requests) { tt_free(ctx, requests, (size_t)n, sizeof *requests); }
     if (offsets) { tt_free(ctx, offsets, (size_t)n + 1, sizeof *offsets); }

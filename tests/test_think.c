@@ -428,6 +428,16 @@ TT_TEST(a_model_teacher_reads_its_template_and_decodes_greedily) {
     attempts[0].response_size = 70;
     TT_CHECK_INT(teacher.feedback(teacher.user, attempts, 1, out), TT_ERR_ARG);
     TT_CHECK_CONTAINS(tt_error(ctx), "its prompt has 80 tokens, expected fewer than max_position_embeddings 64");
+    memset(out, 0, sizeof out);                           /* beside one that fits, it only goes without feedback */
+    for (i = 0; i < 2; i++) { out[i].reason.ctx = out[i].phrase.ctx = out[i].opinion.ctx = ctx; }
+    tt_error_clear(ctx);
+    TT_CHECK_OK(ctx, teacher.feedback(teacher.user, attempts, 2, out));
+    TT_CHECK(out[0].n_tokens == 0 && out[1].n_tokens > 0);
+    for (i = 0; i < 2; i++) {
+        tt_text_free(&out[i].reason);
+        tt_text_free(&out[i].phrase);
+        tt_text_free(&out[i].opinion);
+    }
     tt_ids_free(&ids);
     tt_ids_free(&want);
     tt_model_teacher_destroy(built);
