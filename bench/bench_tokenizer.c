@@ -99,7 +99,7 @@ static void bench_letters(const char *name, tt_context *ctx, const tt_tokenizer 
     tt_text_free(&letters);
 }
 static void bench_vocabulary(tt_context *ctx, const char *vocabulary, const char *path) {
-    static const char *const texts[][2] = {{"shakespeare", "corpora/tinyshakespeare/input.txt"}, {"multilingual", "vectors/multilingual/inputs.json"}};
+    static const char *const texts[][2] = {{"shakespeare", "corpora/tinyshakespeare/input.txt"}, {"multilingual", "vectors/multilingual/inputs.json"}, {"code", NULL}};      /* code: the library's own */
     tt_text file = TT_INIT;
     tt_tokenizer *t;
     char name[64];
@@ -112,11 +112,11 @@ static void bench_vocabulary(tt_context *ctx, const char *vocabulary, const char
     t = tt_tokenizer_parse(ctx, file.data, file.size);
     bench_check(ctx, t != NULL);
     tt_tokenizer_refuse(t, TT_REFUSE_NOTHING);
-    for (i = 0; i < 2; i++) {
+    for (i = 0; i < 3; i++) {
         tt_text text = TT_INIT;
         text.ctx = ctx;
         snprintf(name, sizeof name, "encode_%s_%s", vocabulary, texts[i][0]);
-        if (bench_wants(name) && read_data(texts[i][1], &text)) { bench_encode(name, t, &text, n_threads); }
+        if (bench_wants(name) && (texts[i][1] ? read_data(texts[i][1], &text) : tt_file_read(ctx, "thinktuning.h", &text) == TT_OK)) { bench_encode(name, t, &text, n_threads); }
         tt_text_free(&text);
     }
     snprintf(name, sizeof name, "encode_%s_letters", vocabulary);

@@ -27,7 +27,8 @@ BUILD = os.path.join(os.path.dirname(HERE), 'build')
 MADE = os.path.join(BUILD, 'bench')
 DATA = os.path.join(os.path.dirname(os.path.dirname(HERE)), 'shared', 'data')
 FIELDS = 'gpt2 layers hidden heads inner vocab tied context sequences length'.split()
-TEXTS = {'shakespeare': 'corpora/tinyshakespeare/input.txt', 'multilingual': 'vectors/multilingual/inputs.json'}
+TEXTS = {'shakespeare': 'corpora/tinyshakespeare/input.txt', 'multilingual': 'vectors/multilingual/inputs.json',
+         'code': os.path.join(os.path.dirname(HERE), 'thinktuning.h')}
 
 
 class Skip(Exception):
