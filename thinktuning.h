@@ -1744,7 +1744,7 @@ TT_API tt_context *tt_create(const tt_desc *desc) {
     ctx->device.on_backend = 1;
     wish = desc->kernel ? desc->kernel : getenv("TT_KERNEL");
     if (wish) { snprintf(ctx->kernel_wish, sizeof ctx->kernel_wish, "%s", wish); }
-    wish = desc && desc->matmul ? desc->matmul : getenv("TT_MATMUL");
+    wish = desc->matmul ? desc->matmul : getenv("TT_MATMUL");
     if (wish) { snprintf(ctx->matmul_wish, sizeof ctx->matmul_wish, "%s", wish); }
     ctx->kernel_name = "none";
     if (desc->n_threads < 0 || desc->n_threads > TTI_MAX_THREADS) {
@@ -9357,12 +9357,8 @@ static tt_status tti_engine_panels(tti_engine *e) {
     return status == TT_OK ? tti_panels_make(m->head, 1, &left) : status;
 }
 static void tti_engine_panels_free(tti_engine *e) {
-    int i, k;
-    if (!e->owns_panels) { return; }
-    for (i = 0; i < e->model->config.num_hidden_layers; i++) {
-        for (k = 0; k < TTI_N_MATRICES; k++) { if (e->model->layers[i].matrix[k].w) { tti_panels_free(e->model->layers[i].matrix[k].w); } }
-    }
-    tti_panels_free(e->model->head);
+    int i;
+    for (i = 0; e->owns_panels && i < e->model->n_params; i++) { tti_panels_free(e->model->params[i]); }
 }
 static tt_status tti_engine_open(tti_engine *e) {
     tt_context *ctx = e->ctx;
