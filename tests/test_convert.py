@@ -5,7 +5,8 @@
     python3 tests/test_convert.py pickle     those whose name has the word
 
 Needs numpy. Compares with the packages gguf, safetensors, tokenizers, torch, transformers and xllamacpp and with the data of
-../shared/data where they are present, and says "skip" where not. FUZZ=1 flips every bit instead of one a byte.
+../shared/data where they are present, and says "skip" where not. FUZZ=1 flips every bit instead of one a byte. TT_GGUF_VOCABS names a
+folder with llama.cpp's vocabularies, ggml-vocab-*.gguf (in llama-cpp-python's source package: vendor/llama.cpp/models).
 """
 import contextlib
 import io
@@ -30,6 +31,7 @@ TOOL = os.path.join(HERE, '..', 'tools', 'convert_weights.py')
 DATA = os.path.join(HERE, '..', '..', 'shared', 'data')
 GENERATE = os.path.join(HERE, '..', 'build', 'generate')
 SFT = os.path.join(HERE, '..', 'build', 'sft')
+TOKENIZE = os.path.join(HERE, '..', 'build', 'tokenize')
 sys.path.insert(0, os.path.dirname(TOOL))
 try:
     import numpy as np
@@ -618,6 +620,28 @@ class Tokenizers(Case):
             settings, expected = json.loads(files['tokenizer_config.json']), json.load(open(os.path.join(folder, 'tokenizer_config.json')))
             self.assertEqual(settings['chat_template'], expected['chat_template'])
             self.assertEqual(settings['eos_token'], expected['eos_token'])
+
+    def test_published_gguf_vocabularies(self):
+        """llama.cpp's own vocabularies with the ids it expects: the folder vendor/llama.cpp/models of llama-cpp-python's source package."""
+        gguf, tokenizers = package('gguf'), package('tokenizers')
+        folder = os.environ.get('TT_GGUF_VOCABS')
+        if not folder:
+            self.skipTest('TT_GGUF_VOCABS names no folder with ggml-vocab-*.gguf')
+        for name in ('gpt-2', 'llama-spm', 'llama-bpe', 'phi-3', 'qwen2'):
+            path = os.path.join(folder, f'ggml-vocab-{name}.gguf')
+            n = len(gguf.GGUFReader(path).fields['tokenizer.ggml.tokens'].data)
+            root = json.dumps(cw.open_tokenizer(path, n)[0])
+            judge = tokenizers.Tokenizer.from_str(root)
+            texts = open(path + '.inp', encoding='utf-8', newline='').read().split('\n__ggml_vocab_test__\n')
+            expected = [[int(x) for x in line.split()] for line in open(path + '.out').read().split('\n')]
+            self.assertEqual(len(texts), 47)
+            self.assertEqual([judge.encode(text, add_special_tokens=False).ids for text in texts], expected, name)
+            ours = subprocess.run([TOKENIZE, 'encode', '--tokenizer', write(self.path('tokenizer.json'), root.encode()), '--no-bos', '-0'],
+                                  input=''.join(text + '\0' for text in texts).encode(), capture_output=True, check=True).stdout.decode()
+            self.assertEqual([[int(x) for x in line.split()] for line in ours.split('\n')[:-1]], expected, name)
+        for name in ('aquila', 'bert-bge', 'command-r', 'deepseek-coder', 'falcon', 'gemma-4', 'gpt-neox', 'mpt', 'starcoder'):
+            with self.assertRaisesRegex(cw.Refused, "tokenizer.ggml.(pre|model) is .*, expected", msg=name):
+                cw.open_tokenizer(os.path.join(folder, f'ggml-vocab-{name}.gguf'), 1)
 
     def test_llamacpp_gives_the_ids(self):
         """llama.cpp reads the vocabularies that are written here, and encodes with them. It has no NFC: it is given composed text."""
