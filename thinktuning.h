@@ -2266,23 +2266,27 @@ extern "C" {
 
 #if defined(__GNUC__) || defined(__clang__)
 #define TTI_INLINE static inline __attribute__((always_inline))
-#define TTI_PREFETCH(p) __builtin_prefetch(p, 1)
+#define TTI_PREFETCH(p) __builtin_prefetch((const void *)(p), 1)
+#define TTI_PREFETCH_L2(p) __builtin_prefetch((const void *)(p), 0, 2)
 #else
 #define TTI_INLINE static inline
 #define TTI_PREFETCH(p) ((void)(p))
+#define TTI_PREFETCH_L2(p) ((void)(p))
 #endif
 
 /* Sizes of blocks. Those that count columns of C are multiples of every kernel set's tile width (32, 24, 12, 3). */
 #define TTI_MC ((size_t)96)          /* gemm: rows of an item                           */
-#define TTI_KC ((size_t)256)         /* gemm: depth of the packed panels                */
-#define TTI_NC ((size_t)1152)        /* gemm: columns of B packed at a time ...         */
+#define TTI_KC ((size_t)384)         /* gemm: depth of the packed panels                */
+#define TTI_NC ((size_t)768)         /* gemm: columns of B packed at a time ...         */
 #define TTI_NG ((size_t)384)         /* ... and of one item                             */
+#define TTI_SQUARES ((size_t)16384)  /* squares: values in one sum                       */
 #define TTI_KEYS ((size_t)96)        /* attention: keys in a block                      */
 #define TTI_QUERIES ((size_t)48)     /* attention: rows in a block                      */
 #define TTI_VOCAB_ROWS ((size_t)192) /* log-probs: rows times columns of logits at once */
 #ifndef TTI_VOCAB_BLOCK
 #define TTI_VOCAB_BLOCK ((size_t)2304)
 #endif
+#define TTI_AMX_KC ((size_t)512)     /* the depth in bf16                               */
 #define TTI_GEMM_SCRATCH ((TTI_MC + 32) * TTI_KC + 16)      /* rows of an item and a panel of B */
 
 typedef struct tti_job {             /* what a kernel works on; each reads the fields it knows */
@@ -2301,7 +2305,7 @@ typedef struct tti_gemm {            /* element (i,k) of A is a[i * a_row + k * 
     const float *a, *b, *bias;
     const uint16_t *half_b;          /* B in bf16, instead of b                 */
     float *c;
-    int accumulate, bf16;            /* bf16: the factors are rounded           */
+    int accumulate, bf16, few;       /* bf16: the factors are rounded; few: an item is all rows */
     size_t n0, n1, k0, k1;           /* the block of B that is packed           */
     const float *packed;             /* panels of B ...                         */
     size_t b0, p0, p1;               /* ... from column b0, and of k from p0 to p1 */
@@ -2309,6 +2313,8 @@ typedef struct tti_gemm {            /* element (i,k) of A is a[i * a_row + k * 
     size_t t0, t1;                   /* ... of k from t0 to t1                  */
     size_t rows;                     /* of C in one item                        */
 } tti_gemm;
+
+typedef struct tti_squares { const float *x; size_t n; double *sums; } tti_squares;      /* sums: one for each TTI_SQUARES values */
 
 typedef struct tti_norm {
     size_t n, dim;
@@ -2332,10 +2338,11 @@ typedef struct tti_logits {
 
 /* A small C is not worth the threads' meetings that packing costs once per block of k. */
 #define TTI_SMALL_C ((size_t)40000)
-/* Whether A's rows are copied into panels first: else those of a tile would share cache sets, or each k touch a new page. */
+/* Whether A's rows are copied into panels first: where few rows meet many panels of B, where those of a tile would share
+ * cache sets, or where each k would touch a new page. */
 static int tti_gemm_turns(const tti_gemm *g) {
-    if (g->bf16) { return 1; }
-    return g->a_row == 1 ? g->a_k > 128 && g->m * g->n > TTI_SMALL_C : g->m > 8 && g->a_row % 512 == 0;
+    if (g->bf16 || (g->few && g->packed && g->m > 1)) { return 1; }
+    return g->a_row == 1 ? g->a_k > 128 && g->m * g->n > TTI_SMALL_C : g->m > 8 && (g->few || g->a_row % 512 == 0);
 }
 
 static void tti_softmax_merge(tti_softmax *s, float max, float sum, float dot) {
@@ -2424,7 +2431,7 @@ static float tti_normal_cdf(float x) { return 0.5f * erfcf(-0.707106781f * x); }
 
 #define TTI_KERNEL_LIST(X) X(gemm_panels) X(gemm_pack) X(gemm_turn) X(gemm_blocks) X(attention_forward) X(attention_backward) \
     X(logits_scan) X(logits_back) X(norm) X(norm_dx) X(norm_dw) X(rope) X(unary) X(unary_back) X(binary) \
-    X(binary_back) X(axpy) X(add_rows) X(adamw)
+    X(binary_back) X(axpy) X(add_rows) X(squares) X(adamw)
 typedef struct tti_kernels {
     const char *name;
     size_t tile_rows, tile_columns;
@@ -2522,7 +2529,7 @@ static tt_status tti_cpu_open_bf16(tt_context *ctx, tti_cpu *cpu) {
     if (cpu->kernels == &tti_avx512_kernels && tti_amx_usable()) {
         cpu->amx = 1;
         cpu->gemm_rows = 128;
-        cpu->gemm_k = 2 * TTI_KC;
+        cpu->gemm_k = TTI_AMX_KC;
         cpu->products.gemm_panels = tti_amx_gemm_panels;
         cpu->products.gemm_pack = tti_amx_gemm_pack;
         cpu->products.gemm_turn = tti_amx_gemm_turn;
@@ -2700,16 +2707,16 @@ static tt_status tti_cpu_gemm(tt_context *ctx, const tt_gemm_args *args) {
     size_t tile = cpu->products.tile_columns, items;
     tti_job job = TT_INIT;
     tti_gemm g;
-    int few, pack_b;
+    int pack_b;
     if (args->m < 0 || args->n < 0 || args->k < 0) { return tt_fail(ctx, TT_ERR_ARG, "gemm: m, n, k are %d, %d, %d, expected >= 0", args->m, args->n, args->k); }
     if (args->m == 0 || args->n == 0 || (args->k == 0 && args->accumulate)) { return TT_OK; }
     tti_gemm_of(cpu, args, &g);
     job.args = &g;
-    few = g.m <= (g.b_column == 1 && !g.bf16 ? TTI_MC / 4 : TTI_MC);
-    pack_b = !few && !g.packed && (g.b_column != 1 || g.half_b || (g.b_k > 128 && g.m * g.n > TTI_SMALL_C) || tti_gemm_turns(&g));
+    g.few = g.m <= (g.b_column == 1 && !g.bf16 ? TTI_MC / 4 : TTI_MC);
+    pack_b = !g.few && !g.packed && (g.b_column != 1 || g.half_b || (g.b_k > 128 && g.m * g.n > TTI_SMALL_C) || tti_gemm_turns(&g));
     if (tti_thread_scratch(ctx, TTI_GEMM_SCRATCH) != TT_OK
-        || tti_gemm_scratch(ctx, cpu, &g, few ? g.k : cpu->gemm_k, pack_b, tti_gemm_turns(&g) && (few || g.bf16), &job.y) != TT_OK) { return TT_ERR_MEM; }
-    if (few) {
+        || tti_gemm_scratch(ctx, cpu, &g, g.few ? g.k : cpu->gemm_k, pack_b, tti_gemm_turns(&g) && (g.few || g.bf16), &job.y) != TT_OK) { return TT_ERR_MEM; }
+    if (g.few) {
         tti_gemm_turn(ctx, cpu, &g, &job, 0, g.k);
         return tti_run(ctx, cpu->products.gemm_panels, &job, (g.n + tile - 1) / tile, 2 * g.m * g.k * tile);
     }
@@ -3084,13 +3091,19 @@ static tt_status tti_cpu_reduce(tt_context *ctx, float *y, const float *x, const
     return TT_OK;
 }
 static tt_status tti_cpu_sum_squares(tt_context *ctx, const float *x, size_t n, double *out) {
-    double sums[8] = {0, 0, 0, 0, 0, 0, 0, 0};
-    size_t i, j;
-    (void)ctx;
-    for (i = 0; i + 8 <= n; i += 8) { for (j = 0; j < 8; j++) { sums[j] += (double)x[i + j] * (double)x[i + j]; } }
-    for (; i < n; i++) { sums[i % 8] += (double)x[i] * (double)x[i]; }
-    *out = ((sums[0] + sums[1]) + (sums[2] + sums[3])) + ((sums[4] + sums[5]) + (sums[6] + sums[7]));
-    return TT_OK;
+    size_t items = (n + TTI_SQUARES - 1) / TTI_SQUARES, i;
+    tti_cpu *cpu = tti_cpu_of(ctx);
+    tti_squares q;
+    tti_job job = TT_INIT;
+    tt_status status = tti_scratch(ctx, &cpu->shared, &cpu->shared_size, 2 * items + 16);
+    if (status != TT_OK) { return status; }
+    q.x = x;
+    q.n = n;
+    q.sums = (double *)(void *)tti_aligned(cpu->shared);
+    job.args = &q;
+    status = tti_run(ctx, cpu->kernels->squares, &job, items, 2 * TTI_SQUARES);
+    for (*out = 0, i = 0; i < items; i++) { *out += q.sums[i]; }
+    return status;
 }
 
 static tt_status tti_cpu_cast(tt_context *ctx, void *to, tt_dtype to_type, const void *from, tt_dtype from_type, size_t n) {
@@ -14315,9 +14328,15 @@ static void TTI_K(round)(float *x, size_t n) {
 #define TTI_ROWS12(X) TTI_ROWS8(X) X(8) X(9) X(10) X(11)
 #define TTI_TILE(R) \
 TTI_INLINE void TTI_K(tile##R)(size_t k, const float *a, size_t a_row, size_t a_k, const float *b, size_t ldb, \
-                               const float *begin, size_t begin_step, float *c, size_t ldc, size_t columns) { \
+                               const float *begin, size_t begin_step, float *c, size_t ldc, size_t columns, uintptr_t ahead, size_t every) { \
     TTI_ROWS##R(TTI_DECLARE) \
     TTI_ROWS##R(TTI_BEGIN) \
+    for (; ahead && k > every; ahead += TTI_NR * sizeof(float)) { \
+        size_t steps = every; \
+        TTI_PREFETCH_L2(ahead); \
+        TTI_PREFETCH_L2(ahead + (TTI_NR - 1) * sizeof(float)); \
+        for (k -= every; steps > 0; steps--, a += a_k, b += ldb) { TTI_B TTI_ROWS##R(TTI_STEP) } \
+    } \
     for (; k > 0; k--, a += a_k, b += ldb) { TTI_B TTI_ROWS##R(TTI_STEP) } \
     TTI_ROWS##R(TTI_END) \
 }
@@ -14346,31 +14365,37 @@ TTI_INLINE size_t TTI_K(tile_rows)(size_t left) {
     if (left >= TTI_MR) { return TTI_MR; }
     return left >= 8 && TTI_MR > 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1;
 }
-#define TTI_TILE_ROWS(R, a_row, a_k) TTI_K(tile##R)(k, a, a_row, a_k, b, ldb, begin, begin_step, c, ldc, columns)
-/* Both forms exist, as constant strides save registers: A's rows side by side (a_row = 1), or along k (a_k = 1). */
-#define TTI_TILE_SWITCH(name, a_row, a_k) \
+#define TTI_TILE_ROWS(R, a_row, a_k, ahead, every) TTI_K(tile##R)(k, a, a_row, a_k, b, ldb, begin, begin_step, c, ldc, columns, ahead, every)
+/* Three forms, as constants save registers: A's rows side by side (a_row = 1); along k (a_k = 1); and the first with panels
+ * of B that are fetched ahead: from `next` on, TTI_NR floats each time that k has done `every` steps. */
+#define TTI_TILE_SWITCH(name, more, a_row, a_k, ahead, every) \
 static void TTI_K(name)(size_t rows, size_t k, const float *a, size_t step, const float *b, size_t ldb, \
-                        const float *begin, size_t begin_step, float *c, size_t ldc, size_t columns) { \
+                        const float *begin, size_t begin_step, float *c, size_t ldc, size_t columns more) { \
     switch (rows) { \
-    TTI_CASE12(a_row, a_k) \
-    TTI_CASE8(a_row, a_k) \
-    case 4: TTI_TILE_ROWS(4, a_row, a_k); break; \
-    case 2: TTI_TILE_ROWS(2, a_row, a_k); break; \
-    default: TTI_TILE_ROWS(1, a_row, a_k); break; \
+    TTI_CASE12(a_row, a_k, ahead, every) \
+    TTI_CASE8(a_row, a_k, ahead, every) \
+    case 4: TTI_TILE_ROWS(4, a_row, a_k, ahead, every); break; \
+    case 2: TTI_TILE_ROWS(2, a_row, a_k, ahead, every); break; \
+    default: TTI_TILE_ROWS(1, a_row, a_k, ahead, every); break; \
     } \
 }
 #if TTI_MR >= 12
-#define TTI_CASE12(a_row, a_k) case 12: TTI_TILE_ROWS(12, a_row, a_k); break;
+#define TTI_CASE12(a_row, a_k, ahead, every) case 12: TTI_TILE_ROWS(12, a_row, a_k, ahead, every); break;
 #else
-#define TTI_CASE12(a_row, a_k)
+#define TTI_CASE12(a_row, a_k, ahead, every)
 #endif
 #if TTI_MR >= 8
-#define TTI_CASE8(a_row, a_k) case 8: TTI_TILE_ROWS(8, a_row, a_k); break;
+#define TTI_CASE8(a_row, a_k, ahead, every) case 8: TTI_TILE_ROWS(8, a_row, a_k, ahead, every); break;
 #else
-#define TTI_CASE8(a_row, a_k)
+#define TTI_CASE8(a_row, a_k, ahead, every)
 #endif
-TTI_TILE_SWITCH(tile_columns, 1, step)
-TTI_TILE_SWITCH(tile_lines, step, 1)
+#define TTI_NOTHING
+#define TTI_AHEAD , uintptr_t next, size_t often
+TTI_TILE_SWITCH(tile_columns, TTI_NOTHING, 1, step, 0, 0)
+TTI_TILE_SWITCH(tile_lines, TTI_NOTHING, step, 1, 0, 0)
+TTI_TILE_SWITCH(tile_ahead, TTI_AHEAD, 1, step, next, often)
+#undef TTI_NOTHING
+#undef TTI_AHEAD
 #undef TTI_TILE_ROWS
 #undef TTI_TILE_SWITCH
 #undef TTI_CASE12
@@ -14436,13 +14461,33 @@ static void TTI_K(gemm_strip)(const tti_gemm *g, size_t m0, size_t m1, size_t n0
         k0 = k1;
     } while (k0 < g->k);
 }
+/* All rows, few, against a panel that was made before. Panels come from memory, once: while tiles multiply one piece, each
+ * fetches its share of the piece that follows. */
+static void TTI_K(gemm_stream)(const tti_gemm *g, size_t n0) {
+    size_t columns = g->n - n0 < TTI_NR ? g->n - n0 : TTI_NR, tiles = (g->m + TTI_MR - 1) / TTI_MR, k0 = 0, k, i, rows;
+    const float *b = g->packed + n0 * g->k;
+    do {
+        k = g->k - k0 < TTI_KC ? g->k - k0 : TTI_KC;
+        for (i = 0; i < g->m; i += rows) {
+            float *c = g->c + i * g->ldc + n0;
+            const float *begin = k0 > 0 || g->accumulate ? c : g->bias ? g->bias + n0 : NULL;
+            uintptr_t next = (uintptr_t)(b + k * TTI_NR) + i / TTI_MR * (k / tiles) * TTI_NR * sizeof(float);
+            rows = TTI_K(tile_rows)(g->m - i);
+            TTI_K(tile_ahead)(rows, k, g->turned ? g->turned + i * g->k + k0 * rows : g->a + k0 * g->a_k, g->turned ? rows : g->a_k,
+                              b, TTI_NR, begin, begin == c ? g->ldc : 0, c, g->ldc, columns, next, tiles);
+        }
+        b += k * TTI_NR;
+        k0 += k;
+    } while (k0 < g->k);
+}
 /* Items: panels of B. */
 static void TTI_K(gemm_panels)(const tti_job *job, float *scratch, size_t begin, size_t end) {
     const tti_gemm *g = (const tti_gemm *)job->args;
     size_t p, n0;
     for (p = begin; p < end; p++) {
         n0 = p * TTI_NR;
-        TTI_K(gemm_strip)(g, 0, g->m, n0, g->n - n0 < TTI_NR ? g->n : n0 + TTI_NR, scratch);
+        if (g->packed) { TTI_K(gemm_stream)(g, n0); }
+        else { TTI_K(gemm_strip)(g, 0, g->m, n0, g->n - n0 < TTI_NR ? g->n : n0 + TTI_NR, scratch); }
     }
 }
 /* Items: panels of the block of B, into job->y. */
@@ -14893,6 +14938,21 @@ static void TTI_K(add_rows)(const tti_job *job, float *scratch, size_t begin, si
         TTI_EACH(i, begin, end) { TTI_K(store)(y + i, TTI_A(y) + TTI_A(x), end - i); }
     }
 }
+/* An item is TTI_SQUARES values. */
+static void TTI_K(squares)(const tti_job *job, float *scratch, size_t begin, size_t end) {
+    const tti_squares *q = (const tti_squares *)job->args;
+    size_t item, i, j;
+    (void)scratch;
+    for (item = begin; item < end; item++) {
+        const float *x = q->x + item * TTI_SQUARES;
+        size_t n = q->n - item * TTI_SQUARES < TTI_SQUARES ? q->n - item * TTI_SQUARES : TTI_SQUARES;
+        double sums[16] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0};
+        for (i = 0; i + 16 <= n; i += 16) { for (j = 0; j < 16; j++) { sums[j] += (double)x[i + j] * (double)x[i + j]; } }
+        for (; i < n; i++) { sums[i % 16] += (double)x[i] * (double)x[i]; }
+        for (j = 8; j > 0; j /= 2) { for (i = 0; i < j; i++) { sums[i] += sums[i + j]; } }
+        q->sums[item] = sums[0];
+    }
+}
 /* AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101) */
 static void TTI_K(adamw)(const tti_job *job, float *scratch, size_t begin, size_t end) {
     const tt_adamw_args *a = (const tt_adamw_args *)job->args;
@@ -15061,7 +15121,7 @@ static void tti_amx_gemm_panels(const tti_job *job, float *scratch, size_t begin
     for (p = begin; p < end; p++) {
         k0 = 0;
         do {
-            k1 = g->k - k0 < 2 * TTI_KC ? g->k : k0 + 2 * TTI_KC;
+            k1 = g->k - k0 < TTI_AMX_KC ? g->k : k0 + TTI_AMX_KC;
             tti_amx_gemm_block(g, 0, g->m, p * 32, g->n - p * 32 < 32 ? g->n : p * 32 + 32, k0, k1, scratch);
             k0 = k1;
         } while (k0 < g->k);
