@@ -26,7 +26,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 BUILD = os.path.join(os.path.dirname(HERE), 'build')
 MADE = os.path.join(BUILD, 'bench')
 DATA = os.path.join(os.path.dirname(os.path.dirname(HERE)), 'shared', 'data')
-FIELDS = 'gpt2 layers hidden heads inner vocab tied context sequences length'.split()
+FIELDS = 'gpt2 layers hidden heads inner vocab tied context sequences length kv_heads device'.split()
 TEXTS = {'shakespeare': 'corpora/tinyshakespeare/input.txt', 'multilingual': 'vectors/multilingual/inputs.json',
          'code': os.path.join(os.path.dirname(HERE), 'thinktuning.h')}
 
