@@ -58,7 +58,7 @@ help:
 	@echo 'make parity      compares with transformers and peft, live (PYTHON with torch, transformers, peft)'
 	@echo 'make fuzz        fuzzes the readers with clang (FUZZ_SECONDS=n each)'
 	@echo 'make cuda        tt_cuda.cu, and tests, examples and benches linked with it, in build/cuda (needs nvcc)'
-	@echo 'make bench-cuda  every figure of the GPU in f32, TF32 and bf16, into build/bench/cuda-log'
+	@echo 'make bench-cuda  every figure of the GPU in f32, TF32 and bf16, and PyTorch on it if PYTHON has it, into build/bench/cuda-log'
 	@echo 'make cuda-nccl   build/cuda/thinktune-nccl, pretrain-nccl, sft-nccl: one process a GPU (MPICC, NCCL_HOME)'
 	@echo 'make mpi         build/thinktune-mpi, pretrain-mpi, sft-mpi for mpirun (MPICC)'
 	@echo 'make test-mpi    compares 1, 2 and 4 processes, if MPICC is there (MPIRUN)'
@@ -151,7 +151,8 @@ cuda: build/tt_cuda.o $(CUDA_TESTED) $(CUDA_PROGRAMS)
 # Each precision is a run of its own; the names of the figures tell it.
 bench-cuda: $(CUDA_BENCHES)
 	@mkdir -p build/bench
-	@$(if $(CUDA_TESTS),{ for math in f32 tf32 bf16; do for b in $^; do TT_BACKEND=cuda TT_CUDA_MATH=$$math $$b || echo "FAIL $$b $$math"; done; done; } | tee build/bench/cuda-log; ! grep '^FAIL' build/bench/cuda-log,echo 'skipped: the benches on a GPU: no device')
+	@$(if $(CUDA_TESTS),{ for math in f32 tf32 bf16; do for b in $^; do TT_BACKEND=cuda TT_CUDA_MATH=$$math $$b || echo "FAIL $$b $$math"; done; done; \
+	  $(PYTHON) bench/peers.py --cuda || echo "FAIL peers.py"; } | tee build/bench/cuda-log; ! grep '^FAIL' build/bench/cuda-log,echo 'skipped: the benches on a GPU: no device')
 
 cuda-nccl: $(NCCL_PROGRAMS)
 
