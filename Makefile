@@ -58,6 +58,7 @@ help:
 	@echo 'make parity      compares with transformers and peft, live (PYTHON with torch, transformers, peft)'
 	@echo 'make fuzz        fuzzes the readers with clang (FUZZ_SECONDS=n each)'
 	@echo 'make cuda        tt_cuda.cu, and tests, examples and benches linked with it, in build/cuda (needs nvcc)'
+	@echo 'make cuda-check  the tests on the GPU and a short training under compute-sanitizer'
 	@echo 'make bench-cuda  every figure of the GPU in f32, TF32 and bf16, and PyTorch on it if PYTHON has it, into build/bench/cuda-log'
 	@echo 'make cuda-nccl   build/cuda/thinktune-nccl, pretrain-nccl, sft-nccl: one process a GPU (MPICC, NCCL_HOME)'
 	@echo 'make mpi         build/thinktune-mpi, pretrain-mpi, sft-mpi for mpirun (MPICC)'
@@ -154,6 +155,9 @@ bench-cuda: $(CUDA_BENCHES)
 	@$(if $(CUDA_TESTS),{ for math in f32 tf32 bf16; do for b in $^; do TT_BACKEND=cuda TT_CUDA_MATH=$$math $$b || echo "FAIL $$b $$math"; done; done; \
 	  $(PYTHON) bench/peers.py --cuda || echo "FAIL peers.py"; } | tee build/bench/cuda-log; ! grep '^FAIL' build/bench/cuda-log,echo 'skipped: the benches on a GPU: no device')
 
+cuda-check: $(if $(CUDA_TESTS),build/cuda/test_cuda build/cuda/pretrain)
+	@$(if $(CUDA_TESTS),CUDA_HOME="$(CUDA_HOME)" tests/cuda_check.sh,echo 'skipped: the GPU under compute-sanitizer: no device')
+
 cuda-nccl: $(NCCL_PROGRAMS)
 
 mpi: $(MPI_PROGRAMS)
@@ -244,5 +248,5 @@ build/cuda/%: examples/%.c $(LIBRARY) $(wildcard examples/*.h) build/tt_cuda.o |
 $(FUZZERS): build/%: tests/%.c $(LIBRARY) | build
 	clang -std=c99 $(SANITIZE) -fsanitize=fuzzer $< -o $@ $(LDLIBS)
 
-.PHONY: help demo study study-real examples test test-kernels test-cross check race strict docs-check parity fuzz bench cuda bench-cuda cuda-nccl mpi test-mpi bench-mpi real-model clean
+.PHONY: help demo study study-real examples test test-kernels test-cross check race strict docs-check parity fuzz bench cuda bench-cuda cuda-check cuda-nccl mpi test-mpi bench-mpi real-model clean
 .DEFAULT_GOAL := help
