@@ -572,30 +572,57 @@ static run run_model(tt_context *ctx, int gpt2, int steps) {
     tt_model_destroy(model);
     return r;
 }
-/* On both backends, with device memory fenced: nothing but kernels and copies may touch it. */
-static void models_agree(int gpt2, int kernels, double tolerance) {
+/* The same training on both backends, with device memory fenced: nothing but kernels and copies may touch it. The loss of
+ * every step is the CPU's to `tolerance`; in f32 the weights are so to 1e-3, after many steps to one of Adam's, 1e-2, and the
+ * samples are the same. */
+static void models_agree(int gpt2, int kernels, int math, int steps, double tolerance) {
     tt_context *cpu = tt_create(NULL), *gpu;
     run a, b;
     host_reset();
     host.fenced = 1;
     gpu = cuda_context();
-    TT_CHECK_OK(gpu, tt_cuda_set(gpu, TT_CUDA_F32, (tt_cuda_kernels)kernels));
-    a = run_model(cpu, gpt2, 3);
-    b = run_model(gpu, gpt2, 3);
-    for (size_t i = 0; i < a.losses.size(); i++) { TT_CHECK_NEAR(b.losses[i], a.losses[i], tolerance); }
-    double most = 0;
+    TT_CHECK_OK(gpu, tt_cuda_set(gpu, (tt_cuda_math)math, (tt_cuda_kernels)kernels));
+    a = run_model(cpu, gpt2, steps);
+    b = run_model(gpu, gpt2, steps);
+    TT_CHECK_INT(b.losses.size(), steps);
+    double far = 0, most = 0;
+    for (size_t i = 0; i < a.losses.size(); i++) { double d = fabs(b.losses[i] - a.losses[i]); if (!(d <= far)) { far = d; } }
     for (size_t i = 0; i < a.weights.size(); i++) { most = fmax(most, fabs((double)a.weights[i] - (double)b.weights[i])); }
-    TT_CHECK_NEAR(most, 0.0, 1e-3);      /* Adam divides by a gradient's own size: tiny ones move as far as their noise */
-    TT_CHECK_INT(a.tokens.size(), b.tokens.size());
-    TT_CHECK_BYTES(a.tokens.data(), b.tokens.data(), a.tokens.size() * sizeof(int32_t));
+    TT_CHECK_NEAR(far, 0.0, tolerance);
+    if (math == TT_CUDA_F32) {
+        TT_CHECK_NEAR(most, 0.0, steps <= 3 ? 1e-3 : 1e-2);      /* Adam divides by a gradient's own size: tiny ones move as far as their noise */
+        TT_CHECK_INT(a.tokens.size(), b.tokens.size());
+        TT_CHECK_BYTES(a.tokens.data(), b.tokens.data(), a.tokens.size() * sizeof(int32_t));
+    }
     tt_destroy(cpu);
     tt_destroy(gpu);
     TT_CHECK_INT(host.faults, 0);
     TT_CHECK_INT(host.used, 0);
 }
-TT_TEST(llama_trains_and_samples_like_the_cpu) { models_agree(0, TT_CUDA_FAST, 2e-5); }
-TT_TEST(gpt2_trains_and_samples_like_the_cpu) { models_agree(1, TT_CUDA_FAST, 2e-5); }
-TT_TEST(own_kernels_train_like_the_cpu) { models_agree(0, TT_CUDA_OWN, 2e-5); }
+TT_TEST(llama_trains_and_samples_like_the_cpu) { models_agree(0, TT_CUDA_FAST, TT_CUDA_F32, 3, 2e-5); }
+TT_TEST(gpt2_trains_and_samples_like_the_cpu) { models_agree(1, TT_CUDA_FAST, TT_CUDA_F32, 3, 2e-5); }
+TT_TEST(own_kernels_train_like_the_cpu) { models_agree(0, TT_CUDA_OWN, TT_CUDA_F32, 3, 2e-5); }
+/* 24 steps, in which the loss falls from 5 to 0.004 (here by the stand-in for cuBLASLt, off by 4e-7 at most). */
+TT_TEST(a_training_run_agrees_with_the_cpu) {
+#ifdef HOST_ASAN
+    TT_SKIP("slow under the address sanitizer, and not about addresses");
+#endif
+    models_agree(0, TT_CUDA_FAST, TT_CUDA_F32, 24, 2e-5);
+#ifdef TT_TEST_CUDA
+    models_agree(1, TT_CUDA_FAST, TT_CUDA_F32, 24, 2e-5);
+    models_agree(0, TT_CUDA_OWN, TT_CUDA_F32, 24, 2e-5);
+#endif
+}
+/* Off by 2e-4 and 3e-3 here. */
+TT_TEST(rounded_products_train_near_the_cpu) {
+#ifdef HOST_ASAN
+    TT_SKIP("slow under the address sanitizer, and not about addresses");
+#endif
+    for (int kernels = TT_CUDA_FAST; kernels <= TT_CUDA_OWN; kernels++) {
+        models_agree(0, kernels, TT_CUDA_TF32, 3, 5e-3);
+        models_agree(0, kernels, TT_CUDA_BF16, 3, 2e-2);
+    }
+}
 
 /* The promise of own and naive kernels: log-probs of sampling are those of training, bit for bit. */
 TT_TEST(sampled_logprobs_are_trained_logprobs) {
@@ -972,7 +999,7 @@ TT_TEST(too_much_memory_is_an_error) {
     TT_MAIN(gemm_matches_cpu, gemm_keeps_its_bits, gemm_plans_fit, attention_matches_cpu, decode_equals_prefill, decode_over_a_long_cache,     \
             logprobs_match_cpu, samples_match_cpu, norms_match_cpu, rope_matches_cpu, elementwise_matches_cpu, where_axpy_adamw_match_cpu, rows_match_cpu, shapes_match_cpu,           \
             sums_and_casts_match_cpu, llama_trains_and_samples_like_the_cpu, gpt2_trains_and_samples_like_the_cpu,                              \
-            own_kernels_train_like_the_cpu, sampled_logprobs_are_trained_logprobs, a_step_as_one_changes_nothing, order_of_threads_changes_nothing, __VA_ARGS__)
+            own_kernels_train_like_the_cpu, a_training_run_agrees_with_the_cpu, rounded_products_train_near_the_cpu, sampled_logprobs_are_trained_logprobs, a_step_as_one_changes_nothing, order_of_threads_changes_nothing, __VA_ARGS__)
 #ifdef TT_TEST_CUDA
 COMMON_TESTS(too_much_memory_is_an_error)
 #else
