@@ -45,7 +45,7 @@
 #define TTI_CUDA_DEVICES 16
 #define TTI_CUDA_THREADS 256                /* of most kernels                                              */
 #define TTI_CUDA_PLANS 256
-#define TTI_CUDA_GRAPH_TRIES 8              /* captures that may fail before a context gives them up */
+#define TTI_CUDA_GRAPH_TRIES 8              /* graphs that may fail or not fit, less those that do, before a context gives them up */
 #ifndef TTI_CUDA_RING                       /* the test has smaller ones */
 #define TTI_CUDA_RING ((size_t)1 << 22)     /* pinned bytes through which small uploads pass without a wait */
 #define TTI_CUDA_WORKSPACE ((size_t)1 << 25)
@@ -101,9 +101,11 @@ static tt_status tti_cuda_launched(tt_context *ctx, const char *kernel) { return
  * step, which costs about what launching them would, so that all arguments are those of this step; the graph that is
  * kept is only updated with them, and made anew where CUDA refuses (another number of kernels, say). Uploads of a held step
  * read the ring when the graph runs, and nothing else is written there before the stream is waited for.
- * What cannot be captured makes a step lost: all that it launches is thrown away, and step_end asks for it once more. */
+ * What cannot be captured makes a step lost: all that it launches is thrown away, and step_end asks for it once more.
+ * Losses, and graphs made anew, which costs more than it saves, use up tries; an update gives one back. */
 static int tti_cuda_hold(tti_cuda *cuda) {
     cuda->held = cudaStreamBeginCapture(cuda->stream, cudaStreamCaptureModeRelaxed) == cudaSuccess;
+    if (!cuda->held) { cuda->graph_tries--; cudaGetLastError(); }
     return cuda->held;
 }
 /* Memory is made and freed at once, so the capture ends for that long. */
@@ -140,16 +142,17 @@ static int tti_cuda_step_begin(tt_context *ctx) {
 static int tti_cuda_step_end(tt_context *ctx) {
     tti_cuda *cuda = tti_cuda_of(ctx);
     cudaGraph_t graph = NULL;
-    int ok = cudaStreamEndCapture(cuda->stream, &graph) == cudaSuccess && graph && !cuda->lost;
+    int gain = 0, ok = cudaStreamEndCapture(cuda->stream, &graph) == cudaSuccess && graph && !cuda->lost;
     cuda->held = 0;
-    if (ok && cuda->graph && tti_cuda_graph_update(cuda->graph, graph) != cudaSuccess) {
-        cudaGraphExecDestroy(cuda->graph);
-        cuda->graph = NULL;
+    if (ok && cuda->graph) {
+        gain = tti_cuda_graph_update(cuda->graph, graph) == cudaSuccess ? 1 : -1;
+        if (gain < 0) { cudaGraphExecDestroy(cuda->graph); cuda->graph = NULL; }
     }
     if (ok && !cuda->graph && cudaGraphInstantiateWithFlags(&cuda->graph, graph, 0) != cudaSuccess) { cuda->graph = NULL; }
     ok = ok && cuda->graph && cudaGraphLaunch(cuda->graph, cuda->stream) == cudaSuccess;
     if (graph) { cudaGraphDestroy(graph); }
-    if (!ok) { cuda->graph_tries--; }
+    cuda->graph_tries += ok ? gain : -1;
+    if (cuda->graph_tries > TTI_CUDA_GRAPH_TRIES) { cuda->graph_tries = TTI_CUDA_GRAPH_TRIES; }
     cudaGetLastError();
     return ok;
 }

@@ -9,8 +9,9 @@
  * What it reports (host_fault, which fails the test): a barrier that not all threads reach; a copy in the wrong
  * direction, beyond its block or with overlap; a host pointer passed to a kernel; an mma operand that was not rounded;
  * memory made, freed or read from where it is not pinned while a stream is captured. What is captured runs when its graph
- * is launched, with the arguments as they were and the memory as it is then. host.capture_breaks: the so-manieth call of
- * a capture is one that CUDA does not take; host.refuse_update, host.fail_instantiate, host.fail_graph_launch: as named.
+ * is launched, with the arguments as they were and the memory as it is then. host.capture_breaks: number of the call
+ * that CUDA refuses in each capture, 0 = none; host.fail_capture, host.refuse_update, host.fail_instantiate and
+ * host.fail_graph_launch as named.
  * With host.fenced set before a context opens, device memory can only be touched while a kernel or a copy runs: code
  * that reads a device pointer on the host dies. host.order: threads run upwards, downwards or shuffled; a missing
  * barrier changes results between them. host.limit: bytes of device memory. What it cannot see: warps that run at once,
@@ -65,7 +66,7 @@ struct host_node { int kind; std::function<void()> run; };
 typedef std::vector<host_node> host_nodes;
 struct host_machine {
     int order, fenced, n_devices, capability;
-    int capturing, broken, refuse_update, fail_instantiate, fail_graph_launch;
+    int capturing, broken, fail_capture, refuse_update, fail_instantiate, fail_graph_launch;
     long captured, capture_breaks, graphs, instantiated, updated, graph_launches;      /* graphs: that live */
     host_nodes capture;
     std::map<char *, size_t> pinned;
@@ -421,7 +422,7 @@ typedef host_nodes *cudaGraphExec_t;
 typedef int cudaGraphExecUpdateResultInfo;
 enum { cudaStreamCaptureModeRelaxed = 2 };
 static int cudaStreamBeginCapture(cudaStream_t, int) {
-    if (host.capturing) { return host.error = cudaErrorIllegalState; }
+    if (host.capturing || host.fail_capture) { return host.error = cudaErrorIllegalState; }
     host.capturing = 1;
     host.broken = 0;
     host.captured = 0;
