@@ -2,8 +2,8 @@
  *   build/bench_gemm [THREADS [PART]]           TT_KERNEL=portable|avx2|avx512|neon forces ours
  * gemm_nt_MxNxK: C[m,n] = A[m,k] B[n,k]^T, a layer forward; nn: B[k,n], back to its input; tn: A[k,m], C +=, the gradient of
  * its weights. gemm_geomean_training and _decode: the geometric means over the shapes of those names. On a device, whose
- * training shapes are larger, also attention_forward_BxTxHxD and attention_backward_: B causal sequences of T tokens, H heads
- * of D channels, a quarter of them with keys of their own; four operations a channel for each of half of T x T pairs, back ten. */
+ * training shapes are larger, also attention_forward_BxTxHxD and attention_backward_: B causal sequences of T tokens, H heads of
+ * D channels, four of which share their keys; four operations a channel for each of half of T x T pairs, back ten. */
 #include "bench.h"
 #ifdef TT_OPENBLAS
 #include <cblas.h>
