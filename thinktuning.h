@@ -363,6 +363,11 @@ struct tt_backend {
     tt_status (*cast)(tt_context *ctx, void *to, tt_dtype to_type, const void *from, tt_dtype from_type, size_t n);
     /* NULL = rows of logits are downloaded and chapter 8 draws on the host, as it does with top-k, top-p, min-p and penalty */
     tt_status (*sample)(tt_context *ctx, const tt_sample_args *args);
+    /* Steps of decoding launch the same kernels again and again. From step_begin on (1 = it does so) a backend may hold the
+     * launches back, to hand them over as one at step_end; nothing is downloaded in between. step_end: 0 = none of the
+     * step's work was done, and it has to be launched once more. NULL = each launch goes on its own. */
+    int       (*step_begin)(tt_context *ctx);
+    int       (*step_end)(tt_context *ctx);
 };
 
 TT_API const tt_backend *tt_cpu_backend(void);
@@ -3125,7 +3130,8 @@ TT_API const tt_backend *tt_cpu_backend(void) {
         tti_cpu_gather_rows, tti_cpu_scatter_add_rows, tti_cpu_scatter_rows, tti_cpu_columns, tti_cpu_columns_backward,
         tti_cpu_rmsnorm, tti_cpu_rmsnorm_backward, tti_cpu_layernorm, tti_cpu_layernorm_backward, tti_cpu_rope,
         tti_cpu_unary, tti_cpu_unary_backward, tti_cpu_binary, tti_cpu_binary_backward, tti_cpu_where, tti_cpu_where_backward,
-        tti_cpu_broadcast, tti_cpu_reduce, tti_cpu_bias_backward, tti_cpu_axpy, tti_cpu_sum_squares, tti_cpu_adamw, tti_cpu_cast, NULL
+        tti_cpu_broadcast, tti_cpu_reduce, tti_cpu_bias_backward, tti_cpu_axpy, tti_cpu_sum_squares, tti_cpu_adamw, tti_cpu_cast, NULL,
+        NULL, NULL
     };
     return &backend;
 }
@@ -9276,6 +9282,7 @@ typedef struct tti_engine {
     int32_t *offsets, *tokens, *slot_ids;   /* of a batch            */
     size_t n_tokens;                /* capacity of tokens            */
     int owns_panels;
+    int n_before;                   /* sequences of the step before; 0 = prompts ran since */
 } tti_engine;
 
 static tt_status tti_sampling_check(tt_context *ctx, const tt_sampling *in, tt_sampling *s) {
@@ -9445,6 +9452,7 @@ static tt_status tti_engine_fill(tti_engine *e) {
         e->slot_ids[n++] = i;
     }
     if (n > 0 && !tti_engine_forward(e, n)) { return tt_error_status(e->ctx); }
+    if (n > 0) { e->n_before = 0; }
     for (i = 0; i < e->n_slots; i++) {
         tti_sequence *q = &e->slots[i];
         if (q->item < first || tt_kv_cache_length(e->cache, i) > 0 || q->length == 1) { continue; }
@@ -9508,17 +9516,17 @@ static int tti_engine_samples_there(const tti_engine *e) {
     const tt_sampling *s = e->s;
     return e->ctx->backend->sample && s->top_k <= 0 && s->top_p >= 1.0f && s->min_p <= 0 && s->repetition_penalty == 1.0f;
 }
-static tt_status tti_engine_sample_there(tti_engine *e, const tt_tensor *logits, int n) {
+/* drawn: on the backend, n tokens and behind them n log-probs. */
+static tt_status tti_engine_sample_there(tti_engine *e, const tt_tensor *logits, int n, int32_t **drawn) {
     tt_context *ctx = e->ctx;
-    size_t count = (size_t)n, bytes = count * (sizeof(int32_t) + sizeof(float));
+    size_t count = (size_t)n;
     double *u = (double *)tti_arena_alloc(ctx, &ctx->host, count * sizeof(double));
-    int32_t *tokens = (int32_t *)tti_arena_alloc(ctx, &ctx->host, bytes);
     double *there_u = (double *)tti_arena_alloc(ctx, &ctx->device, count * sizeof(double));
-    int32_t *there = (int32_t *)tti_arena_alloc(ctx, &ctx->device, bytes);
     tt_sample_args a = TT_INIT;
     tt_status status;
     int i;
-    if (!u || !tokens || !there_u || !there) { return TT_ERR_MEM; }
+    *drawn = (int32_t *)tti_arena_alloc(ctx, &ctx->device, count * (sizeof(int32_t) + sizeof(float)));
+    if (!u || !there_u || !*drawn) { return TT_ERR_MEM; }
     for (i = 0; i < n; i++) { u[i] = tti_engine_draw(e, &e->slots[e->slot_ids[i]]); }
     a.n = n;
     a.vocab = e->model->config.vocab_size;
@@ -9526,11 +9534,17 @@ static tt_status tti_engine_sample_there(tti_engine *e, const tt_tensor *logits,
     a.inv_temperature = 1.0f / e->s->temperature;
     a.logits = TT_F(logits);
     a.u = there_u;
-    a.tokens = there;
-    a.logprobs = (float *)(there + n);
+    a.tokens = *drawn;
+    a.logprobs = (float *)(*drawn + n);
     status = ctx->backend->upload(ctx, there_u, u, count * sizeof(double));
-    if (status == TT_OK) { status = ctx->backend->sample(ctx, &a); }
-    if (status == TT_OK) { status = ctx->backend->download(ctx, tokens, there, bytes); }
+    return status == TT_OK ? ctx->backend->sample(ctx, &a) : status;
+}
+static tt_status tti_engine_collect(tti_engine *e, const int32_t *drawn, int n) {
+    tt_context *ctx = e->ctx;
+    size_t bytes = (size_t)n * (sizeof(int32_t) + sizeof(float));
+    int32_t *tokens = (int32_t *)tti_arena_alloc(ctx, &ctx->host, bytes);
+    tt_status status = tokens ? ctx->backend->download(ctx, tokens, drawn, bytes) : TT_ERR_MEM;
+    int i;
     for (i = 0; status == TT_OK && i < n; i++) {
         tti_sequence *q = &e->slots[e->slot_ids[i]];
         q->tokens[q->length] = tokens[i];
@@ -9558,11 +9572,29 @@ static tt_status tti_engine_sample_here(tti_engine *e, const tt_tensor *logits, 
     draw.vocab = (size_t)vocab;
     return tti_parallel(ctx, tti_engine_sample_part, &draw, (n + TTI_DRAWS - 1) / TTI_DRAWS);
 }
+/* The last token of n sequences through the model, and where the backend draws, what it draws. */
+static tt_status tti_engine_launch(tti_engine *e, int n, tt_tensor **logits, int32_t **drawn) {
+    *drawn = NULL;
+    *logits = tt_model_logits(e->model, tti_engine_forward(e, n));
+    if (!*logits) { return tt_error_status(e->ctx); }
+    return tti_engine_samples_there(e) ? tti_engine_sample_there(e, *logits, n, drawn) : TT_OK;
+}
+/* The same, handed over as one if the step is like the one before, which has then made room for all that it needs. */
+static tt_status tti_engine_step(tti_engine *e, int n, tt_tensor **logits, int32_t **drawn) {
+    const tt_backend *backend = e->ctx->backend;
+    int held = backend->step_begin && n == e->n_before && backend->step_begin(e->ctx), i;
+    tt_status status = tti_engine_launch(e, n, logits, drawn);
+    e->n_before = n;
+    if (!held || backend->step_end(e->ctx) || status != TT_OK) { return status; }
+    for (i = 0; i < n; i++) { tt_kv_cache_truncate(e->cache, (int)e->slot_ids[i], tt_kv_cache_length(e->cache, (int)e->slot_ids[i]) - 1); }
+    return tti_engine_launch(e, n, logits, drawn);
+}
 /* One token for every sequence in a slot. */
 static tt_status tti_engine_turn(tti_engine *e) {
     tt_context *ctx = e->ctx;
     int n = 0, i, k;
     tt_tensor *logits;
+    int32_t *drawn;
     tt_status status;
     for (i = 0; i < e->n_slots; i++) {
         if (e->slots[i].item < 0) { continue; }
@@ -9570,9 +9602,8 @@ static tt_status tti_engine_turn(tti_engine *e) {
         e->slot_ids[n++] = (int32_t)i;
         e->offsets[n] = (int32_t)n;
     }
-    logits = tt_model_logits(e->model, tti_engine_forward(e, n));
-    if (!logits) { return tt_error_status(ctx); }
-    status = tti_engine_samples_there(e) ? tti_engine_sample_there(e, logits, n) : tti_engine_sample_here(e, logits, n);
+    status = tti_engine_step(e, n, &logits, &drawn);
+    if (status == TT_OK) { status = drawn ? tti_engine_collect(e, drawn, n) : tti_engine_sample_here(e, logits, n); }
     if (status != TT_OK) { return status; }
     for (i = 0; i < n; i++) {
         tti_sequence *q = &e->slots[e->slot_ids[i]];

@@ -10,7 +10,8 @@
  * The table tt_backend of chapter 2, in its order. tti_cuda_NAME is an entry of the table (host code: checks, scratch
  * memory, launch), tti_gpu_NAME a kernel. Products and attention exist twice: naive, one thread per result, which is
  * the specification; and in tiles on tensor cores. Which one runs is the context's choice (tt_cuda_set), or that of
- * the environment: TT_CUDA_MATH = f32, tf32, bf16 and TT_CUDA_KERNELS = fast, own, naive.
+ * the environment: TT_CUDA_MATH = f32, tf32, bf16 and TT_CUDA_KERNELS = fast, own, naive. Steps of decoding go to the
+ * device as CUDA graphs, but with TT_CUDA_GRAPH = 0.
  *     f32    products of floats; our tiles split each factor in two TF32 halves and take three products, which keeps
  *            21 of 24 bits (Ootomo and Yokota 2022, arXiv 2203.03341, without their scaling)
  *     tf32   factors rounded to 10 bits of mantissa      bf16   to 7 bits; sums are always float
@@ -44,6 +45,7 @@
 #define TTI_CUDA_DEVICES 16
 #define TTI_CUDA_THREADS 256                /* of most kernels                                              */
 #define TTI_CUDA_PLANS 256
+#define TTI_CUDA_GRAPH_TRIES 8              /* graphs that may fail or not fit, less those that do, before a context gives them up */
 #ifndef TTI_CUDA_RING                       /* the test has smaller ones */
 #define TTI_CUDA_RING ((size_t)1 << 22)     /* pinned bytes through which small uploads pass without a wait */
 #define TTI_CUDA_WORKSPACE ((size_t)1 << 25)
@@ -68,6 +70,8 @@ typedef struct tti_cuda {
     size_t scratch_bytes[TTI_N_SCRATCHES];
     char *ring;
     size_t ring_used;
+    int held, lost, graph_tries;            /* see "a step as one" */
+    cudaGraphExec_t graph;
 #ifndef TT_CUDA_NO_CUBLAS
     cublasLtHandle_t blas;
     void *workspace;
@@ -81,15 +85,81 @@ static tti_cuda *tti_cuda_of(tt_context *ctx) {
     cudaSetDevice(cuda->device);
     return cuda;
 }
+/* An error while launches are held costs the step, which is launched once more on its own and reports what is still wrong. */
 static tt_status tti_cuda_check(tt_context *ctx, cudaError_t error, const char *what) {
+    tti_cuda *cuda = (tti_cuda *)tt_backend_state(ctx);
     if (error == cudaSuccess) { return TT_OK; }
     cudaGetLastError();                     /* clears what can be cleared */
+    if (cuda && cuda->held) { cuda->lost = 1; return TT_OK; }
     return tt_fail(ctx, TT_ERR_DEVICE, "cuda: %s: %s", what, cudaGetErrorString(error));
 }
 static tt_status tti_cuda_launched(tt_context *ctx, const char *kernel) { return tti_cuda_check(ctx, cudaGetLastError(), kernel); }
 
+/* ---- a step as one ----
+ * A step of decoding is some twenty kernels a layer, most of them shorter than the time between two launches. So the
+ * launches between step_begin and step_end are captured and go to the device as one graph. They are captured anew each
+ * step, which costs about what launching them would, so that all arguments are those of this step; the graph that is
+ * kept is only updated with them, and made anew where CUDA refuses (another number of kernels, say). Uploads of a held step
+ * read the ring when the graph runs, and nothing else is written there before the stream is waited for.
+ * What cannot be captured makes a step lost: all that it launches is thrown away, and step_end asks for it once more.
+ * Losses, and graphs made anew, which costs more than it saves, use up tries; an update gives one back. */
+static int tti_cuda_hold(tti_cuda *cuda) {
+    cuda->held = cudaStreamBeginCapture(cuda->stream, cudaStreamCaptureModeRelaxed) == cudaSuccess;
+    if (!cuda->held) { cuda->graph_tries--; cudaGetLastError(); }
+    return cuda->held;
+}
+/* Memory is made and freed at once, so the capture ends for that long. */
+static int tti_cuda_let_go(tti_cuda *cuda) {
+    cudaGraph_t graph = NULL;
+    if (!cuda->held) { return 0; }
+    cuda->held = 0;
+    cuda->lost = 1;
+    cudaStreamEndCapture(cuda->stream, &graph);
+    if (graph) { cudaGraphDestroy(graph); }
+    cudaGetLastError();
+    return 1;
+}
+static cudaError_t tti_cuda_graph_update(cudaGraphExec_t to, cudaGraph_t from) {
+#if !defined(TTI_CUDA_HOST) && CUDART_VERSION < 12000
+    cudaGraphNode_t node;
+    cudaGraphExecUpdateResult result;
+    return cudaGraphExecUpdate(to, from, &node, &result);
+#else
+    cudaGraphExecUpdateResultInfo result;
+    return cudaGraphExecUpdate(to, from, &result);
+#endif
+}
+static int tti_cuda_step_begin(tt_context *ctx) {
+    tti_cuda *cuda = tti_cuda_of(ctx);
+    if (cuda->graph_tries <= 0) { return 0; }
+    if (cuda->ring_used > TTI_CUDA_RING / 2) {      /* half of it is more than the ids of a step */
+        if (cudaStreamSynchronize(cuda->stream) != cudaSuccess) { return 0; }
+        cuda->ring_used = 0;
+    }
+    cuda->lost = 0;
+    return tti_cuda_hold(cuda);
+}
+static int tti_cuda_step_end(tt_context *ctx) {
+    tti_cuda *cuda = tti_cuda_of(ctx);
+    cudaGraph_t graph = NULL;
+    int gain = 0, ok = cudaStreamEndCapture(cuda->stream, &graph) == cudaSuccess && graph && !cuda->lost;
+    cuda->held = 0;
+    if (ok && cuda->graph) {
+        gain = tti_cuda_graph_update(cuda->graph, graph) == cudaSuccess ? 1 : -1;
+        if (gain < 0) { cudaGraphExecDestroy(cuda->graph); cuda->graph = NULL; }
+    }
+    if (ok && !cuda->graph && cudaGraphInstantiateWithFlags(&cuda->graph, graph, 0) != cudaSuccess) { cuda->graph = NULL; }
+    ok = ok && cuda->graph && cudaGraphLaunch(cuda->graph, cuda->stream) == cudaSuccess;
+    if (graph) { cudaGraphDestroy(graph); }
+    cuda->graph_tries += ok ? gain : -1;
+    if (cuda->graph_tries > TTI_CUDA_GRAPH_TRIES) { cuda->graph_tries = TTI_CUDA_GRAPH_TRIES; }
+    cudaGetLastError();
+    return ok;
+}
+static tt_status tti_cuda_held_fail(tt_context *ctx, const char *what) { return tt_fail(ctx, TT_ERR_DEVICE, "cuda: %s between step_begin and step_end", what); }
+
 /* ---- memory ---- */
-static void *tti_cuda_alloc(tt_context *ctx, size_t bytes) {
+static void *tti_cuda_alloc_now(tt_context *ctx, size_t bytes) {
     tti_cuda *cuda = tti_cuda_of(ctx);
     size_t wanted = bytes ? bytes : 1, free_bytes = 0, all_bytes = 0;
     void *memory = NULL;
@@ -112,11 +182,21 @@ static void *tti_cuda_alloc(tt_context *ctx, size_t bytes) {
     if (cuda->memory.current_bytes > cuda->memory.peak_bytes) { cuda->memory.peak_bytes = cuda->memory.current_bytes; }
     return memory;
 }
+static void *tti_cuda_alloc(tt_context *ctx, size_t bytes) {
+    tti_cuda *cuda = tti_cuda_of(ctx);
+    int held = tti_cuda_let_go(cuda);
+    void *memory = tti_cuda_alloc_now(ctx, bytes);
+    if (held) { tti_cuda_hold(cuda); }
+    return memory;
+}
 static void tti_cuda_free(tt_context *ctx, void *memory, size_t bytes) {
     tti_cuda *cuda = tti_cuda_of(ctx);
+    int held;
     if (!memory) { return; }
+    held = tti_cuda_let_go(cuda);
     cuda->memory.current_bytes -= bytes;
     cudaFreeAsync(memory, cuda->stream);
+    if (held) { tti_cuda_hold(cuda); }
 }
 /* Scratch memory grows to the largest size asked for and stays; its content does not survive growth. */
 static void *tti_cuda_scratch(tt_context *ctx, int which, size_t bytes) {
@@ -134,6 +214,7 @@ static void *tti_cuda_scratch(tt_context *ctx, int which, size_t bytes) {
 static tt_status tti_cuda_upload(tt_context *ctx, void *to, const void *from, size_t bytes) {
     tti_cuda *cuda = tti_cuda_of(ctx);
     if (bytes == 0) { return TT_OK; }
+    if (cuda->held && (bytes > TTI_CUDA_RING / 16 || cuda->ring_used + bytes > TTI_CUDA_RING)) { cuda->lost = 1; return TT_OK; }
     if (bytes <= TTI_CUDA_RING / 16) {
         if (cuda->ring_used + bytes > TTI_CUDA_RING) {
             if (tti_cuda_check(ctx, cudaStreamSynchronize(cuda->stream), "upload") != TT_OK) { return TT_ERR_DEVICE; }
@@ -150,6 +231,7 @@ static tt_status tti_cuda_upload(tt_context *ctx, void *to, const void *from, si
 static tt_status tti_cuda_download(tt_context *ctx, void *to, const void *from, size_t bytes) {
     tti_cuda *cuda = tti_cuda_of(ctx);
     if (bytes == 0) { return TT_OK; }
+    if (cuda->held) { return tti_cuda_held_fail(ctx, "download"); }
     if (tti_cuda_check(ctx, cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, cuda->stream), "download") != TT_OK) { return TT_ERR_DEVICE; }
     return tti_cuda_check(ctx, cudaStreamSynchronize(cuda->stream), "download");
 }
@@ -170,7 +252,10 @@ static tt_status tti_cuda_zero(tt_context *ctx, void *to, size_t bytes) {
     if (bytes == 0) { return TT_OK; }
     return tti_cuda_check(ctx, cudaMemsetAsync(to, 0, bytes, tti_cuda_of(ctx)->stream), "zero");
 }
-static tt_status tti_cuda_sync(tt_context *ctx) { return tti_cuda_check(ctx, cudaStreamSynchronize(tti_cuda_of(ctx)->stream), "sync"); }
+static tt_status tti_cuda_sync(tt_context *ctx) {
+    tti_cuda *cuda = tti_cuda_of(ctx);
+    return cuda->held ? tti_cuda_held_fail(ctx, "sync") : tti_cuda_check(ctx, cudaStreamSynchronize(cuda->stream), "sync");
+}
 
 /* ---- opening ---- */
 static void tti_cuda_close(tt_context *ctx, void *state) {
@@ -178,6 +263,7 @@ static void tti_cuda_close(tt_context *ctx, void *state) {
     int i;
     cudaSetDevice(cuda->device);
     if (cuda->stream) { cudaStreamSynchronize(cuda->stream); }
+    if (cuda->graph) { cudaGraphExecDestroy(cuda->graph); }
     for (i = 0; i < TTI_N_SCRATCHES; i++) { if (cuda->scratch[i]) { cudaFreeAsync(cuda->scratch[i], cuda->stream); } }
 #ifndef TT_CUDA_NO_CUBLAS
     if (cuda->workspace) { cudaFreeAsync(cuda->workspace, cuda->stream); }
@@ -211,8 +297,11 @@ static int tti_cuda_choice(tt_context *ctx, const char *variable, const char *co
 static tt_status tti_cuda_open_device(tt_context *ctx, tti_cuda *cuda) {
     static const char *const maths[3] = {"f32", "tf32", "bf16"}, *const kernels[3] = {"fast", "own", "naive"};
     int count = 0, major = 0, shared = 0, math = tti_cuda_choice(ctx, "TT_CUDA_MATH", maths), set = tti_cuda_choice(ctx, "TT_CUDA_KERNELS", kernels);
+    const char *graph = getenv("TT_CUDA_GRAPH");
     cudaError_t error = cudaGetDeviceCount(&count);
     if (math < 0 || set < 0) { return TT_ERR_ARG; }
+    if (graph && graph[0] && strcmp(graph, "0") != 0 && strcmp(graph, "1") != 0) { return tt_fail(ctx, TT_ERR_ARG, "cuda: TT_CUDA_GRAPH is \"%s\", expected 0 or 1", graph); }
+    cuda->graph_tries = graph && graph[0] == '0' ? 0 : TTI_CUDA_GRAPH_TRIES;
     cuda->math = (tt_cuda_math)math;
     cuda->kernels = (tt_cuda_kernels)set;
     if (error != cudaSuccess || count == 0) {
@@ -557,6 +646,7 @@ static tt_status tti_cuda_gemm_blas(tt_context *ctx, const tt_gemm_args *args) {
     tti_cuda_blas_end(&t);
     if (status == CUBLAS_STATUS_SUCCESS) { return TT_OK; }
     if (status != CUBLAS_STATUS_NOT_SUPPORTED && status != CUBLAS_STATUS_INVALID_VALUE) {
+        if (cuda->held) { cuda->lost = 1; return TT_OK; }
         return tt_fail(ctx, TT_ERR_DEVICE, "cuda: cuBLASLt fails with status %d at m %d, n %d, k %d", (int)status, args->m, args->n, args->k);
     }
     return tti_cuda_gemm_tiles(ctx, args);
@@ -1678,14 +1768,14 @@ static tt_status tti_cuda_cast(tt_context *ctx, void *to, tt_dtype to_type, cons
 
 /* ---- the table, one for each device; they differ only in the number that config points to ---- */
 #define TTI_CUDA_TABLE(device) {                                                                                                          \
-        "cuda", 0, (void *)(uintptr_t)&numbers[device], tti_cuda_open, tti_cuda_close,                                                       \
+        "cuda", 0, (void *)(uintptr_t)&numbers[device], tti_cuda_open, tti_cuda_close,                                                    \
         tti_cuda_alloc, tti_cuda_free, tti_cuda_upload, tti_cuda_download, tti_cuda_copy, tti_cuda_zero, tti_cuda_sync,                   \
         tti_cuda_gemm, NULL, tti_cuda_attention_forward, tti_cuda_attention_backward, NULL, NULL, tti_cuda_logprobs_forward, tti_cuda_logprobs_backward,    \
         tti_cuda_gather_rows, tti_cuda_scatter_add_rows, tti_cuda_scatter_rows, tti_cuda_columns, tti_cuda_columns_backward,              \
         tti_cuda_rmsnorm, tti_cuda_rmsnorm_backward, tti_cuda_layernorm, tti_cuda_layernorm_backward, tti_cuda_rope,                      \
         tti_cuda_unary, tti_cuda_unary_backward, tti_cuda_binary, tti_cuda_binary_backward, tti_cuda_where, tti_cuda_where_backward,      \
         tti_cuda_broadcast, tti_cuda_reduce, tti_cuda_bias_backward, tti_cuda_axpy, tti_cuda_sum_squares, tti_cuda_adamw, tti_cuda_cast,  \
-        tti_cuda_sample                                                                                                                   \
+        tti_cuda_sample, tti_cuda_step_begin, tti_cuda_step_end                                                                           \
     }
 extern "C" const tt_backend *tt_cuda_backend(int device) {
     static const int numbers[TTI_CUDA_DEVICES + 1] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, -1};

@@ -8,9 +8,18 @@
  * median over pairs of runs, one of ours and one of the rival right after it. share: what part the run made of the limit
  * named by peak, at the same number of threads: fma and bf16, the rate of multiply-adds in registers with the widest
  * instructions that this CPU has; read, that of reading READ_BYTES once, which weights that fit a cache can pass. "-"
- * stands for what there is not, as a share where TT_BACKEND=cuda.
+ * stands for what there is not.
  *
  * With TT_MATMUL=bf16 the names end in _bf16, and their share is of that peak.
+ *
+ * build/cuda/bench_NAME with TT_BACKEND=cuda measures on the device, which has figures of its own and one line of limits:
+ *
+ *   DEVICE name="..." f32=... tf32=... bf16=... unit=GFLOP/s copy=... unit=GB/s
+ *
+ * f32, tf32, bf16: the best product of two matrices of PEAK_SIDE squared in that precision, cuBLASLt's as tt_cuda.cu calls
+ * it, so with the rounding of floats to bf16; not what the tensor cores could do at most. copy: bytes read and written by a
+ * copy of READ_BYTES on the device. TT_CUDA_MATH chooses the precision: names end in _tf32 or _bf16, peak is that line's,
+ * kernel is cuda_MATH, with TT_CUDA_KERNELS behind it if that is set.
  *
  * Every bench: build/bench_NAME [THREADS [PART]]. THREADS 0, the default: one thread, then one per processor. PART: only
  * figures with this in their names. */
@@ -39,7 +48,7 @@
 
 #define BENCH_MAYBE __attribute__((unused))     /* not every bench needs it */
 
-enum { READ_BYTES = 512 << 20, BENCH_MAX_THREADS = 1024, BENCH_MAX_RUNS = 64 };
+enum { READ_BYTES = 512 << 20, PEAK_SIDE = 16384, BENCH_MAX_THREADS = 1024, BENCH_MAX_RUNS = 64 };
 
 typedef enum bench_peak { BENCH_NO_PEAK = 0, BENCH_FMA, BENCH_BF16, BENCH_READ } bench_peak;
 typedef struct bench_limits { double rate[4]; /* by bench_peak, GFLOP/s and GB/s; 0 = not on this CPU */ } bench_limits;
@@ -294,20 +303,24 @@ BENCH_MAYBE static int bench_again(int n_runs, double seconds) { return n_runs <
 
 /* ---- the models ---- */
 
-/* bench/peers.py reads these rows too. Rivals' shapes: GPT-2's smallest, stories15M and stories110M of llama2.c. */
+/* bench/peers.py reads these rows too. Rivals' shapes: GPT-2's smallest, stories15M and stories110M of llama2.c, Llama 3.2 1B. */
 typedef struct bench_model {
     const char *name;
     int gpt2, layers, hidden, heads, inner, vocab, tied, context;
     int sequences, length;      /* of a training step; 0 = it is only sampled from, or trained by GRPO */
+    int kv_heads;               /* 0 = heads                    */
+    int device;                 /* only measured on a device    */
 } bench_model;
 static const bench_model bench_models[] = {
-    {"demo", 0, 3, 96, 3, 256, 240, 0, 320, 50, 40},
-    {"4x128", 0, 4, 128, 4, 352, 512, 0, 256, 32, 128},
-    {"6x384", 0, 6, 384, 6, 1024, 512, 0, 256, 16, 256},
-    {"gpt2_124m", 1, 12, 768, 12, 3072, 50257, 1, 1024, 4, 64},
-    {"15m", 0, 6, 288, 6, 768, 32000, 1, 256, 0, 0},
-    {"110m", 0, 12, 768, 12, 2048, 32000, 1, 1024, 0, 0},
-    {"10m", 0, 8, 320, 5, 864, 240, 0, 320, 0, 0},
+    {"demo", 0, 3, 96, 3, 256, 240, 0, 320, 50, 40, 0, 0},
+    {"4x128", 0, 4, 128, 4, 352, 512, 0, 256, 32, 128, 0, 0},
+    {"6x384", 0, 6, 384, 6, 1024, 512, 0, 256, 16, 256, 0, 0},
+    {"gpt2_124m", 1, 12, 768, 12, 3072, 50257, 1, 1024, 4, 64, 0, 0},
+    {"15m", 0, 6, 288, 6, 768, 32000, 1, 256, 0, 0, 0, 0},
+    {"110m", 0, 12, 768, 12, 2048, 32000, 1, 1024, 0, 0, 0, 0},
+    {"10m", 0, 8, 320, 5, 864, 240, 0, 320, 0, 0, 0, 0},
+    {"gpt2_124m_16x1024", 1, 12, 768, 12, 3072, 50257, 1, 1024, 16, 1024, 0, 1},
+    {"llama_1b", 0, 16, 2048, 32, 8192, 128256, 1, 4096, 4, 1024, 8, 1},
 };
 enum { BENCH_N_MODELS = sizeof bench_models / sizeof bench_models[0] };
 BENCH_MAYBE static const bench_model *bench_model_find(const char *name) {
@@ -321,6 +334,7 @@ BENCH_MAYBE static tt_model_config bench_config(const bench_model *m) {
     c.num_hidden_layers = m->layers;
     c.hidden_size = m->hidden;
     c.num_attention_heads = m->heads;
+    c.num_key_value_heads = m->kv_heads;
     c.intermediate_size = m->inner;
     c.vocab_size = m->vocab;
     c.tie_word_embeddings = m->tied;
@@ -338,7 +352,7 @@ BENCH_MAYBE static double bench_matrix_weights(const tt_model *model) {
 }
 
 /* ---- a bench ---- */
-static struct { int n_threads, first_threads, on_cpu; const char *part; bench_limits limits[2]; const char *kernel; } bench_state;
+static struct { int n_threads, first_threads, on_device; const char *part; bench_limits limits[2]; const char *kernel; } bench_state;
 
 typedef struct bench_figure {
     const char *name, *unit;
@@ -354,11 +368,11 @@ static int bench_wants(const char *name) { return !bench_state.part || strstr(na
 static double bench_roof(int threads, bench_peak peak) { return bench_state.limits[threads == bench_state.n_threads].rate[peak]; }
 static void bench_number(double x, const char *then) { printf("%.*f%s", x < 10 ? 3 : x < 100 ? 2 : x < 1000 ? 1 : 0, x, then); }
 static void bench_print(const bench_figure *f) {
-    static const char *const peaks[] = {"-", "fma", "bf16", "read"};
-    int bf16 = strstr(bench_state.kernel, "bf16") != NULL;
+    static const char *const cpu_peaks[] = {"-", "fma", "bf16", "read"}, *const device_peaks[] = {"-", "f32", "bf16", "copy"};
+    int bf16 = strstr(bench_state.kernel, "bf16") != NULL, tf32 = strstr(bench_state.kernel, "tf32") != NULL;
     bench_peak peak = bf16 && f->peak == BENCH_FMA ? BENCH_BF16 : f->peak;
     double limit = bench_roof(f->threads, peak);
-    printf("BENCH name=%s%s threads=%d ours=", f->name, bf16 ? "_bf16" : "", f->threads);
+    printf("BENCH name=%s%s threads=%d ours=", f->name, bf16 ? "_bf16" : tf32 ? "_tf32" : "", f->threads);
     bench_number(f->ours.median, " unit=");
     printf("%s spread=", f->unit);
     bench_number(f->ours.low, "..");
@@ -369,9 +383,16 @@ static void bench_print(const bench_figure *f) {
         bench_number(f->ratio, " ");
     } else { printf("- rival_value=- ratio=- "); }
     printf("kernel=%s ", bench_state.kernel);
-    if (limit > 0 && bench_state.on_cpu) { printf("peak=%s share=%.3f\n", peaks[peak], f->peak_rate / limit); }
+    if (limit > 0) { printf("peak=%s share=%.3f\n", !bench_state.on_device ? cpu_peaks[peak] : tf32 && peak == BENCH_FMA ? "tf32" : device_peaks[peak], f->peak_rate / limit); }
     else { printf("peak=- share=-\n"); }
     fflush(stdout);
+}
+/* cuda_MATH or cuda_MATH_KERNELS, as the environment has them. */
+static const char *bench_device_kernel(void) {
+    static char name[64];
+    const char *math = getenv("TT_CUDA_MATH"), *kernels = getenv("TT_CUDA_KERNELS");
+    snprintf(name, sizeof name, "cuda_%s%s%s", math && math[0] ? math : "f32", kernels && kernels[0] ? "_" : "", kernels ? kernels : "");
+    return name;
 }
 static tt_context *bench_context(int n_threads) {
     tt_desc desc = TT_INIT;
@@ -382,8 +403,8 @@ static tt_context *bench_context(int n_threads) {
         fprintf(stderr, "bench: %s\n", tt_error(ctx));
         exit(1);
     }
-    bench_state.on_cpu = tt_backend_get(ctx) == tt_cpu_backend();
-    bench_state.kernel = bench_state.on_cpu ? tt_kernel(ctx) : tt_backend_get(ctx)->name;
+    bench_state.on_device = tt_backend_get(ctx) != tt_cpu_backend();
+    bench_state.kernel = bench_state.on_device ? bench_device_kernel() : tt_kernel(ctx);
     return ctx;
 }
 BENCH_MAYBE static void bench_check(tt_context *ctx, int good) {
@@ -391,6 +412,98 @@ BENCH_MAYBE static void bench_check(tt_context *ctx, int good) {
     fprintf(stderr, "bench: %s\n", tt_error(ctx));
     exit(1);
 }
+/* Floats in the context's memory. */
+BENCH_MAYBE static float *bench_floats(tt_context *ctx, size_t n) {
+    const tt_backend *backend = tt_backend_get(ctx);
+    float *x = (float *)tt_alloc(ctx, n, sizeof *x), *there = x;
+    size_t i;
+    bench_check(ctx, x != NULL);
+    for (i = 0; i < n; i++) { x[i] = (float)((i * 2654435761u >> 7) % 2001) * 1e-3f - 1.0f; }
+    if (!bench_state.on_device) { return x; }
+    there = (float *)backend->alloc(ctx, n * sizeof *x);
+    bench_check(ctx, there && backend->upload(ctx, there, x, n * sizeof *x) == TT_OK);
+    tt_free(ctx, x, n, sizeof *x);
+    return there;
+}
+BENCH_MAYBE static void bench_floats_free(tt_context *ctx, const float *x, size_t n) {
+    if (!bench_state.on_device) { tt_free(ctx, (void *)(uintptr_t)x, n, sizeof *x); }
+    else { tt_backend_get(ctx)->free(ctx, (void *)(uintptr_t)x, n * sizeof *x); }
+}
+/* Until a device has done all that it was given. */
+BENCH_MAYBE static void bench_sync(tt_context *ctx) { bench_check(ctx, tt_backend_get(ctx)->sync(ctx) == TT_OK); }
+
+#ifdef TT_CUDA
+/* GFLOP/s of the best of several products. */
+static double bench_device_product(tt_context *ctx, tt_cuda_math math, tt_gemm_args *g) {
+    double best = 0, begin, rate;
+    int run;
+    bench_check(ctx, tt_cuda_set(ctx, math, TT_CUDA_FAST) == TT_OK);
+    for (run = 0; run < 10; run++) {
+        bench_sync(ctx);
+        begin = tt_clock();
+        bench_check(ctx, tt_backend_get(ctx)->gemm(ctx, g) == TT_OK);
+        bench_sync(ctx);
+        rate = 2e-9 * g->m * g->n * g->k / (tt_clock() - begin);
+        if (rate > best) { best = rate; }
+    }
+    return best;
+}
+static double bench_device_copy(tt_context *ctx, float *to, const float *from) {
+    double best = 0, begin, rate;
+    int run;
+    for (run = 0; run < 10; run++) {
+        bench_sync(ctx);
+        begin = tt_clock();
+        bench_check(ctx, tt_backend_get(ctx)->copy(ctx, to, from, READ_BYTES) == TT_OK);
+        bench_sync(ctx);
+        rate = 2e-9 * READ_BYTES / (tt_clock() - begin);
+        if (rate > best) { best = rate; }
+    }
+    return best;
+}
+static void bench_device_name(char *name, size_t size) {
+    FILE *smi = popen("nvidia-smi --query-gpu=name --format=csv,noheader 2> /dev/null", "r");
+    if (!smi || !fgets(name, (int)size, smi)) { snprintf(name, size, "unknown"); }
+    name[strcspn(name, "\n")] = 0;
+    if (smi) { pclose(smi); }
+}
+/* The limits of the device in the place of the CPU's, in the precision of the figures. */
+static void bench_device_limits(void) {
+    tt_context *ctx = bench_context(1);
+    size_t n = (size_t)PEAK_SIDE * PEAK_SIDE;
+    float *a = bench_floats(ctx, n), *b = bench_floats(ctx, n), *c = bench_floats(ctx, n);
+    double rates[3], copy = bench_device_copy(ctx, a, b);
+    tt_gemm_args g = TT_INIT;
+    char name[128];
+    int math;
+    g.m = g.n = g.k = g.lda = g.ldb = g.ldc = PEAK_SIDE;
+    g.transpose_b = 1;
+    g.a = a;
+    g.b = b;
+    g.c = c;
+    for (math = 0; math < 3; math++) { rates[math] = bench_device_product(ctx, (tt_cuda_math)math, &g); }
+    bench_device_name(name, sizeof name);
+    printf("DEVICE name=\"%s\" f32=%.0f tf32=%.0f bf16=%.0f unit=GFLOP/s copy=%.0f unit=GB/s\n", name, rates[TT_CUDA_F32], rates[TT_CUDA_TF32], rates[TT_CUDA_BF16], copy);
+    bench_state.limits[0].rate[BENCH_FMA] = rates[strstr(bench_state.kernel, "tf32") ? TT_CUDA_TF32 : TT_CUDA_F32];
+    bench_state.limits[0].rate[BENCH_BF16] = rates[TT_CUDA_BF16];
+    bench_state.limits[0].rate[BENCH_READ] = copy;
+    bench_state.limits[1] = bench_state.limits[0];
+    bench_floats_free(ctx, a, n);
+    bench_floats_free(ctx, b, n);
+    bench_floats_free(ctx, c, n);
+    tt_destroy(ctx);
+}
+/* On a device the threads of the CPU make no difference: one, unless asked. */
+static int bench_device_main(void (*run)(int n_threads), int n_threads) {
+    tt_destroy(bench_context(1));
+    if (!bench_state.on_device) { return 0; }
+    bench_state.n_threads = bench_state.first_threads = n_threads > 0 ? n_threads : 1;
+    bench_device_limits();
+    fflush(stdout);
+    run(bench_state.n_threads);
+    return 1;
+}
+#endif
 /* Measures the limits and calls run for each number of threads; returns main's status. */
 static int bench_main(int argc, char **argv, void (*run)(int n_threads)) {
     int asked = argc > 1 ? atoi(argv[1]) : 0, at;
@@ -402,6 +515,9 @@ static int bench_main(int argc, char **argv, void (*run)(int n_threads)) {
     bench_state.first_threads = asked > 0 ? asked : 1;
     bench_state.part = argc > 2 ? argv[2] : NULL;
     bench_machine_print();
+#ifdef TT_CUDA
+    if (bench_device_main(run, asked)) { return 0; }
+#endif
     for (at = bench_state.first_threads;; at = bench_state.n_threads) {
         bench_limits *limits = &bench_state.limits[at == bench_state.n_threads];
         *limits = bench_limits_measure(at);

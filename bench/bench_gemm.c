@@ -1,7 +1,9 @@
 /* Matrix products of training and of decoding, OpenBLAS beside ours in the same process where the Makefile finds it.
  *   build/bench_gemm [THREADS [PART]]           TT_KERNEL=portable|avx2|avx512|neon forces ours
  * gemm_nt_MxNxK: C[m,n] = A[m,k] B[n,k]^T, a layer forward; nn: B[k,n], back to its input; tn: A[k,m], C +=, the gradient of
- * its weights. gemm_geomean_training and _decode: the geometric means over the shapes of those names. */
+ * its weights. gemm_geomean_training and _decode: the geometric means over the shapes of those names. On a device, whose
+ * training shapes are larger, also attention_forward_BxTxHxD and attention_backward_: B causal sequences of T tokens, H heads of
+ * D channels, four of which share their keys; four operations a channel for each of half of T x T pairs, back ten. */
 #include "bench.h"
 #ifdef TT_OPENBLAS
 #include <cblas.h>
@@ -22,6 +24,12 @@ static const shape training[] = {
     {"nn", 256, 2304, 768, 0}, {"nn", 256, 768, 3072, 0}, {"nt", 256, 3072, 768, 0}, {"nt", 256, 768, 2304, 0}, {"tn", 768, 3072, 256, 0},
     {"nt", 256, 50257, 768, 0}, {"nn", 256, 768, 50257, 0}, {"tn", 50257, 768, 256, 0},
     {"nt", 512, 512, 512, 0}, {"nn", 512, 512, 512, 0}, {"tn", 512, 512, 512, 0}, {"nt", 1024, 1024, 1024, 0}
+};
+/* On a device: GPT-2 124M (16 x 1024 tokens) and Llama 3.2 1B (4 x 1024), layers and head, and a square. */
+static const shape device_training[] = {
+    {"nt", 16384, 2304, 768, 0}, {"nt", 16384, 3072, 768, 0}, {"nt", 16384, 768, 3072, 0}, {"nn", 16384, 768, 3072, 0}, {"tn", 3072, 768, 16384, 0}, {"nt", 16384, 50257, 768, 0},
+    {"nt", 4096, 2048, 2048, 0}, {"nt", 4096, 8192, 2048, 0}, {"nt", 4096, 2048, 8192, 0}, {"nn", 4096, 2048, 8192, 0}, {"tn", 8192, 2048, 4096, 0}, {"nt", 4096, 128256, 2048, 0},
+    {"nt", 8192, 8192, 8192, 0}
 };
 /* M rows at once through a layer of the demo, a layer and the head of 110M, each product with the next of as many matrices
  * as the model has weights: from memory, as in decoding, unless all of them fit a cache. */
@@ -53,16 +61,11 @@ static double speed(void (*run)(product *), product *p, int repeats) {
     int i;
     if (rival_name && run == run_ours && tt_threads(p->ctx) > 1) { bench_rest(); }
     run(p);
+    bench_sync(p->ctx);
     begin = tt_clock();
     for (i = 0; i < repeats; i++) { run(p); }
+    bench_sync(p->ctx);
     return work * repeats / (tt_clock() - begin);
-}
-static float *filled(tt_context *ctx, size_t n) {
-    float *x = (float *)tt_alloc(ctx, n, sizeof *x);
-    size_t i;
-    bench_check(ctx, x != NULL);
-    for (i = 0; i < n; i++) { x[i] = (float)((i * 2654435761u >> 7) % 2001) * 1e-3f - 1.0f; }
-    return x;
 }
 /* Our median and, as a pair of runs each, how many times the rival's speed it is. */
 static bench_stat compare(product *p, double *rival_value, double *ratio) {
@@ -92,15 +95,15 @@ static void matrices(tt_context *ctx, const shape *s, product *p) {
     g->k = s->k;
     g->lda = g->transpose_a ? s->m : s->k;
     g->ldb = g->transpose_b ? s->k : s->n;
-    g->a = filled(ctx, (size_t)s->m * (size_t)s->k);
-    g->c = filled(ctx, (size_t)s->m * (size_t)s->n);
-    p->b = filled(ctx, b_size * (size_t)p->n_matrices);
+    g->a = bench_floats(ctx, (size_t)s->m * (size_t)s->k);
+    g->c = bench_floats(ctx, (size_t)s->m * (size_t)s->n);
+    p->b = bench_floats(ctx, b_size * (size_t)p->n_matrices);
 }
 static void matrices_free(product *p) {
     const tt_gemm_args *g = &p->args;
-    tt_free(p->ctx, (void *)(uintptr_t)g->a, (size_t)g->m * (size_t)g->k, sizeof(float));
-    tt_free(p->ctx, g->c, (size_t)g->m * (size_t)g->n, sizeof(float));
-    tt_free(p->ctx, (void *)(uintptr_t)p->b, (size_t)g->k * (size_t)g->n * (size_t)p->n_matrices, sizeof(float));
+    bench_floats_free(p->ctx, g->a, (size_t)g->m * (size_t)g->k);
+    bench_floats_free(p->ctx, g->c, (size_t)g->m * (size_t)g->n);
+    bench_floats_free(p->ctx, p->b, (size_t)g->k * (size_t)g->n * (size_t)p->n_matrices);
 }
 /* Logarithms of our speed, the rival's and the ratio, summed for the geometric means. */
 typedef struct means { double ours, rival, ratio; int n; } means;
@@ -144,14 +147,95 @@ static void bench_means(const char *name, int threads, const means *sum) {
     f.peak_rate = f.ours.median;
     bench_print(&f);
 }
+
+/* ---- attention, on a device ---- */
+typedef struct pairs { int sequences, length, heads, head_dim; } pairs;
+static const pairs attentions[] = {{16, 1024, 12, 64}, {4, 4096, 32, 64}, {4, 4096, 32, 128}, {64, 256, 32, 64}};
+typedef struct heads { tt_attention_args args; int32_t *offsets; size_t n_queries, n_keys; } heads;
+
+static void heads_make(tt_context *ctx, const pairs *s, heads *h) {
+    const tt_backend *backend = tt_backend_get(ctx);
+    tt_attention_args *a = &h->args;
+    size_t bytes = ((size_t)s->sequences + 1) * sizeof(int32_t);
+    int32_t *offsets = (int32_t *)tt_alloc(ctx, (size_t)s->sequences + 1, sizeof *offsets), *there = (int32_t *)backend->alloc(ctx, bytes);
+    int i;
+    memset(h, 0, sizeof *h);
+    bench_check(ctx, offsets && there);
+    for (i = 0; i <= s->sequences; i++) { offsets[i] = i * s->length; }
+    bench_check(ctx, backend->upload(ctx, there, offsets, bytes) == TT_OK);
+    h->offsets = offsets;
+    a->n_sequences = s->sequences;
+    a->n_tokens = s->sequences * s->length;
+    a->n_heads = s->heads;
+    a->n_kv_heads = s->heads / 4;
+    a->head_dim = s->head_dim;
+    a->scale = 1.0f / sqrtf((float)s->head_dim);
+    a->offsets = there;
+    a->host_offsets = offsets;
+    h->n_queries = (size_t)a->n_tokens * (size_t)(s->heads * s->head_dim);
+    h->n_keys = h->n_queries / 4;
+    a->q = bench_floats(ctx, h->n_queries);
+    a->k = bench_floats(ctx, h->n_keys);
+    a->v = bench_floats(ctx, h->n_keys);
+    a->dout = bench_floats(ctx, h->n_queries);
+    a->out = bench_floats(ctx, h->n_queries);
+    a->dq = bench_floats(ctx, h->n_queries);
+    a->dk = bench_floats(ctx, h->n_keys);
+    a->dv = bench_floats(ctx, h->n_keys);
+    a->lse = bench_floats(ctx, (size_t)a->n_tokens * (size_t)s->heads);
+}
+static void heads_free(tt_context *ctx, heads *h) {
+    const tt_attention_args *a = &h->args;
+    size_t bytes = ((size_t)a->n_sequences + 1) * sizeof(int32_t);
+    bench_floats_free(ctx, a->q, h->n_queries);
+    bench_floats_free(ctx, a->k, h->n_keys);
+    bench_floats_free(ctx, a->v, h->n_keys);
+    bench_floats_free(ctx, a->dout, h->n_queries);
+    bench_floats_free(ctx, a->out, h->n_queries);
+    bench_floats_free(ctx, a->dq, h->n_queries);
+    bench_floats_free(ctx, a->dk, h->n_keys);
+    bench_floats_free(ctx, a->dv, h->n_keys);
+    bench_floats_free(ctx, a->lse, (size_t)a->n_tokens * (size_t)a->n_heads);
+    tt_backend_get(ctx)->free(ctx, (void *)(uintptr_t)a->offsets, bytes);
+    tt_free(ctx, h->offsets, bytes / sizeof(int32_t), sizeof(int32_t));
+}
+static double heads_seconds(tt_context *ctx, const heads *h, int backward) {
+    const tt_backend *backend = tt_backend_get(ctx);
+    double begin = tt_clock();
+    bench_check(ctx, (backward ? backend->attention_backward : backend->attention_forward)(ctx, &h->args) == TT_OK);
+    bench_sync(ctx);
+    return tt_clock() - begin;
+}
+static void bench_attention(tt_context *ctx, const pairs *s, int backward) {
+    bench_figure f = TT_INIT;
+    double seconds[BENCH_MAX_RUNS], total = 0, work = (backward ? 5e-9 : 2e-9) * s->sequences * s->length * s->length * s->heads * s->head_dim;
+    char name[64];
+    heads h;
+    int n = 0;
+    snprintf(name, sizeof name, "attention_%s_%dx%dx%dx%d", backward ? "backward" : "forward", s->sequences, s->length, s->heads, s->head_dim);
+    if (!bench_wants(name)) { return; }
+    heads_make(ctx, s, &h);
+    heads_seconds(ctx, &h, 0);                /* backward needs what it leaves */
+    heads_seconds(ctx, &h, backward);
+    for (; bench_again(n, total); n++) { total += seconds[n] = heads_seconds(ctx, &h, backward); }
+    f.name = name;
+    f.unit = "GFLOP/s";
+    f.threads = tt_threads(ctx);
+    f.ours = bench_rate_of(seconds, n, work);
+    f.peak = BENCH_FMA;
+    f.peak_rate = f.ours.median;
+    bench_print(&f);
+    heads_free(ctx, &h);
+}
 static void run(int n_threads) {
     tt_context *ctx = bench_context(n_threads);
     means trained = TT_INIT, decoded = TT_INIT;
-    size_t i, r;
+    const shape *shapes = bench_state.on_device ? device_training : training;
+    size_t i, r, n_shapes = bench_state.on_device ? sizeof device_training / sizeof device_training[0] : sizeof training / sizeof training[0];
 #ifdef TT_OPENBLAS
     openblas_set_num_threads(n_threads);
 #endif
-    for (i = 0; i < sizeof training / sizeof training[0]; i++) { bench(ctx, &training[i], &trained); }
+    for (i = 0; i < n_shapes; i++) { bench(ctx, &shapes[i], &trained); }
     for (i = 0; i < sizeof decode / sizeof decode[0]; i++) {
         for (r = 0; r < sizeof decode_rows / sizeof decode_rows[0]; r++) {
             shape s = decode[i];
@@ -161,6 +245,7 @@ static void run(int n_threads) {
     }
     bench_means("gemm_geomean_training", n_threads, &trained);
     bench_means("gemm_geomean_decode", n_threads, &decoded);
+    for (i = 0; bench_state.on_device && i < 2 * sizeof attentions / sizeof attentions[0]; i++) { bench_attention(ctx, &attentions[i / 2], (int)i % 2); }
     tt_destroy(ctx);
 }
 int main(int argc, char **argv) { return bench_main(argc, argv, run); }

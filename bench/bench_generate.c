@@ -2,8 +2,8 @@
  *   build/bench_generate [THREADS [PART]]
  * decode_MODEL_bN: N sequences at once, float32, models of bench.h with random weights. decode_smollm2_TYPE_bN: weights of
  * build/real-model (make real-model), mapped. first_token_15m: from before the exec of a process that maps a model of that
- * size, 61 MB on disk, until the token is there. share: of one sequence, its weights read once per token; of more,
- * two operations for each weight and token. */
+ * size, 61 MB on disk, until the token is there. share: of one sequence, its weights read once per token; of more, two
+ * operations for each weight and token. On a device: 1, 64 and 256 sequences of GPT-2 124M and of Llama 3.2 1B. */
 #include "bench.h"
 #include <sys/wait.h>
 
@@ -163,6 +163,16 @@ static void bench_first_token(int n_threads) {
 }
 
 static void run(int n_threads) {
+    if (bench_state.on_device) {
+        static const char *const models[] = {"gpt2_124m", "llama_1b"};
+        int i;
+        for (i = 0; i < 2; i++) {
+            bench_random(models[i], n_threads, 1, 128);
+            bench_random(models[i], n_threads, 64, 128);
+            bench_random(models[i], n_threads, 256, 128);
+        }
+        return;
+    }
     bench_random("demo", n_threads, 1, 128);
     bench_random("demo", n_threads, MAX_SEQUENCES, 128);
     bench_random("15m", n_threads, 1, 128);

@@ -82,6 +82,7 @@ static double old_logprobs_seconds(grpo *g, double *tokens) {
         tt_step_reset(g->ctx);
     }
     tt_no_grad_end(g->ctx);
+    bench_sync(g->ctx);
     return tt_clock() - begin;
 }
 /* work: operations of a token; 0 = not of a limit. */

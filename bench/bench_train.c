@@ -1,4 +1,5 @@
-/* A training step: forward, backward and AdamW in float32, tokens per second, and the most memory that was resident.
+/* A training step: forward, backward and AdamW in float32, tokens per second, and the most memory that was resident (on a
+ * device: the most of its memory that was in use).
  *   build/bench_train [THREADS [PART]]
  * train_MODEL, memory_train_MODEL: models and sizes of the step stand in bench.h. share: six operations for each weight of a
  * matrix product and token, and the attention's products (causal: half of T x T) three times; recomputation does not count. */
@@ -43,7 +44,16 @@ static double step_seconds(training *t) {
     tt_backward(t->ctx, tt_neg(t->ctx, tt_mean(t->ctx, tt_model_logprobs(t->model, tt_batch_create(t->ctx, &batch), 1, NULL))));
     bench_check(t->ctx, tt_optimizer_step(t->adamw, 1e-4f, NULL) == TT_OK);
     tt_step_reset(t->ctx);
+    bench_sync(t->ctx);
     return tt_clock() - begin;
+}
+static double device_peak_bytes(const tt_context *ctx) {
+#ifdef TT_CUDA
+    return (double)tt_cuda_memory_get(ctx).peak_bytes;
+#else
+    (void)ctx;
+    return 0;
+#endif
 }
 static void bench(const bench_model *shape, int n_threads) {
     bench_figure f = TT_INIT;
@@ -70,12 +80,12 @@ static void bench(const bench_model *shape, int n_threads) {
     f.name = name;
     f.unit = "MB";
     f.threads = n_threads;
-    f.ours.median = f.ours.low = f.ours.high = 1e-6 * bench_peak_bytes();
+    f.ours.median = f.ours.low = f.ours.high = 1e-6 * (bench_state.on_device ? device_peak_bytes(t.ctx) : bench_peak_bytes());
     bench_print(&f);
     training_end(&t);
 }
 static void run(int n_threads) {
     int i;
-    for (i = 0; i < BENCH_N_MODELS; i++) { bench(&bench_models[i], n_threads); }
+    for (i = 0; i < BENCH_N_MODELS; i++) { if (!bench_models[i].device || bench_state.on_device) { bench(&bench_models[i], n_threads); } }
 }
 int main(int argc, char **argv) { return bench_main(argc, argv, run); }

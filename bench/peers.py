@@ -2,6 +2,7 @@
 """The rivals of the benches, each measured in turns with ours: A B A B, in the lines of bench.h.
 
     python3 bench/peers.py [THREADS [PART]]         THREADS 0, the default: one, then one per processor
+    python3 bench/peers.py --cuda [PART]            PyTorch on the device, beside build/cuda/bench_* (make bench-cuda)
     python3 bench/peers.py --write LOG RESULTS      puts the lines of LOG as tables into the generated part of RESULTS
 
 What is not installed is skipped by name: torch (eager and compiled), transformers, trl with datasets, tokenizers, tiktoken,
@@ -9,6 +10,10 @@ llama-cpp-python (with make real-model). PEER_DIR=DIR: checkouts DIR/llama2.c an
 -Ofast -march=native -fopenmp. Models and sizes are those of bench.h, weights are random, training is float32 with AdamW.
 Each rival is a process of its own: a run is asked for by a line and answered by its figure, between two runs of ours.
 ROUNDS=n in the environment: how many of these, 3 by default.
+
+On the device everything is measured in f32, TF32 and bf16. In bf16 PyTorch has the best of it: its products and attention get
+bf16 tensors and leave some, its generation holds bf16 weights; training is float32 under autocast. Attention is
+scaled_dot_product_attention, which is FlashAttention in bf16; generation has a static cache, for which it compiles.
 """
 import importlib.metadata
 import importlib.util
@@ -26,7 +31,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 BUILD = os.path.join(os.path.dirname(HERE), 'build')
 MADE = os.path.join(BUILD, 'bench')
 DATA = os.path.join(os.path.dirname(os.path.dirname(HERE)), 'shared', 'data')
-FIELDS = 'gpt2 layers hidden heads inner vocab tied context sequences length'.split()
+FIELDS = 'gpt2 layers hidden heads inner vocab tied context sequences length kv_heads device'.split()
 TEXTS = {'shakespeare': 'corpora/tinyshakespeare/input.txt', 'multilingual': 'vectors/multilingual/inputs.json',
          'code': os.path.join(os.path.dirname(HERE), 'thinktuning.h')}
 
@@ -87,24 +92,27 @@ def torch_model(s):
     from torch import nn
     import torch.nn.functional as F
     hidden, heads, gpt2 = s['hidden'], s['heads'], s['gpt2']
-    size = hidden // heads
+    size, kv_heads = hidden // heads, s['kv_heads'] or heads
     norm = (lambda: nn.LayerNorm(hidden)) if gpt2 else (lambda: nn.RMSNorm(hidden, eps=1e-5))
 
     class Block(nn.Module):
         def __init__(self):
             super().__init__()
             self.norm1, self.norm2 = norm(), norm()
-            self.qkv = nn.Linear(hidden, 3 * hidden, bias=bool(gpt2))
+            self.qkv = nn.Linear(hidden, (heads + 2 * kv_heads) * size, bias=bool(gpt2))
             self.out = nn.Linear(hidden, hidden, bias=bool(gpt2))
             self.up = nn.Linear(hidden, (1 if gpt2 else 2) * s['inner'], bias=bool(gpt2))
             self.down = nn.Linear(s['inner'], hidden, bias=bool(gpt2))
 
         def forward(self, x, cos, sin):
             batch, length, _ = x.shape
-            q, k, v = self.qkv(self.norm1(x)).view(batch, length, 3, heads, size).permute(2, 0, 3, 1, 4)
+            if kv_heads == heads:
+                q, k, v = self.qkv(self.norm1(x)).view(batch, length, 3, heads, size).permute(2, 0, 3, 1, 4)
+            else:
+                q, k, v = self.qkv(self.norm1(x)).view(batch, length, -1, size).transpose(1, 2).split((heads, kv_heads, kv_heads), 1)
             if not gpt2:
                 q, k = (t * cos + torch.cat((-t[..., size // 2:], t[..., :size // 2]), -1) * sin for t in (q, k))
-            y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+            y = F.scaled_dot_product_attention(q, k, v, is_causal=True, **({} if kv_heads == heads else {'enable_gqa': True}))
             x = x + self.out(y.transpose(1, 2).reshape(batch, length, hidden))
             h = self.up(self.norm2(x))
             if gpt2:
@@ -165,14 +173,19 @@ def torch_train(shape, threads, compiled, what='speed'):
 
 # ==== transformers and TRL ======================================================================
 def llama(shape):
+    """Or GPT-2."""
     need('torch', 'transformers')
     import torch
     import transformers
     torch.manual_seed(1)
+    if shape['gpt2']:
+        return transformers.GPT2LMHeadModel(transformers.GPT2Config(
+            vocab_size=shape['vocab'], n_embd=shape['hidden'], n_layer=shape['layers'], n_head=shape['heads'], n_inner=shape['inner'],
+            n_positions=shape['context'], bos_token_id=None, eos_token_id=None, pad_token_id=0))
     config = transformers.LlamaConfig(
         vocab_size=shape['vocab'], hidden_size=shape['hidden'], num_hidden_layers=shape['layers'], num_attention_heads=shape['heads'],
         intermediate_size=shape['inner'], max_position_embeddings=shape['context'], tie_word_embeddings=bool(shape['tied']),
-        bos_token_id=None, eos_token_id=None, pad_token_id=0)
+        bos_token_id=None, eos_token_id=None, pad_token_id=0, **({'num_key_value_heads': shape['kv_heads']} if shape['kv_heads'] else {}))
     return transformers.LlamaForCausalLM(config)
 
 
@@ -195,9 +208,11 @@ def transformers_generate(shape, threads, sequences, tokens):
     return lambda: generate(tokens)
 
 
-def trl_step(shape, threads):
-    """Seconds of GRPOTrainer's steps: as many prompts, responses and tokens, prompts of twelve tokens, any reward."""
+def trl_step(shape, threads, math=None):
+    """math: on the device. Seconds of GRPOTrainer's steps: as many prompts, responses and tokens, prompts of twelve tokens, any reward."""
     need('torch', 'transformers', 'trl', 'datasets')
+    if math:
+        device_torch(math)
     os.environ['TRL_EXPERIMENTAL_SILENCE'] = '1'
     import torch
     import datasets
@@ -225,13 +240,140 @@ def trl_step(shape, threads):
     model = llama(shape)
     model.generation_config.eos_token_id = model.config.eos_token_id = 1
     config = trl.GRPOConfig(
-        output_dir=os.path.join(MADE, 'trl'), use_cpu=True, bf16=False, fp16=False, report_to='none', save_strategy='no', logging_strategy='no',
+        output_dir=os.path.join(MADE, 'trl'), use_cpu=math is None, bf16=math == 'bf16', fp16=False, report_to='none', save_strategy='no', logging_strategy='no',
         disable_tqdm=True, gradient_checkpointing=False, per_device_train_batch_size=PROMPTS * GENERATIONS, num_generations=GENERATIONS, max_completion_length=LENGTH,
         temperature=1.0, beta=0.0, max_steps=1000, learning_rate=1e-6, lr_scheduler_type='constant')
     trainer = trl.GRPOTrainer(model=model, reward_funcs=lambda completions, **_: [float(len(c) % 3) for c in completions], args=config,
                               train_dataset=datasets.Dataset.from_dict({'prompt': prompts}), processing_class=tokenizer, callbacks=[Turns()])
     sys.stdout = sys.stderr
     trainer.train()
+
+
+# ==== on the device =============================================================================
+MATHS = {'f32': '', 'tf32': '_tf32', 'bf16': '_bf16'}       # TT_CUDA_MATH, and how the names of bench.h end then
+
+
+def device_torch(math):
+    """torch, whose products of floats have that precision."""
+    need('torch')
+    import torch
+    if not torch.cuda.is_available():
+        raise Skip('PyTorch sees no device')
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = math == 'tf32'
+    torch.manual_seed(1)
+    return torch
+
+
+def device_rate(torch, run, work):
+    """work a second: the median of seven times as many runs as take some 20 ms."""
+    def seconds(n):
+        torch.cuda.synchronize()
+        begin = time.perf_counter()
+        for _ in range(n):
+            run()
+        torch.cuda.synchronize()
+        return (time.perf_counter() - begin) / n
+
+    seconds(2)
+    repeats = 1 + int(0.02 / seconds(1))
+    return lambda: work / statistics.median(seconds(repeats) for _ in range(7))
+
+
+def bench_rows(name):
+    """The numbers in the rows of a table of bench_gemm.c, with the kind of product before them if they have one."""
+    text = open(os.path.join(HERE, 'bench_gemm.c'), encoding='utf-8').read()
+    table = text.split(f' {name}[] = {{', 1)[1].split('};', 1)[0]
+    return [(kind, *map(int, numbers.split(','))) for kind, numbers in re.findall(r'\{(?:"(\w+)", )?([\d, ]+)\}', table)]
+
+
+def device_gemm(math, kind, m, n, k):
+    torch = device_torch(math)
+    dtype = torch.bfloat16 if math == 'bf16' else torch.float32
+    a = torch.randn((k, m) if kind[0] == 't' else (m, k), device='cuda', dtype=dtype)
+    b = torch.randn((n, k) if kind[1] == 't' else (k, n), device='cuda', dtype=dtype)
+    c = torch.zeros((m, n), device='cuda', dtype=dtype)
+    a, b = a.T if kind[0] == 't' else a, b.T if kind[1] == 't' else b
+    run = (lambda: c.addmm_(a, b)) if kind[0] == 't' else (lambda: torch.mm(a, b, out=c))
+    return device_rate(torch, run, 2e-9 * m * n * k)
+
+
+def device_attention(math, sequences, length, heads, size, backward):
+    torch = device_torch(math)
+    dtype = torch.bfloat16 if math == 'bf16' else torch.float32
+    q, k, v = (torch.randn((sequences, h, length, size), device='cuda', dtype=dtype, requires_grad=backward) for h in (heads, heads // 4, heads // 4))
+    attend = lambda: torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+    out = attend()
+    dout = torch.randn_like(out)
+    run = (lambda: torch.autograd.grad(out, (q, k, v), dout, retain_graph=True)) if backward else attend
+    return device_rate(torch, run, (5e-9 if backward else 2e-9) * sequences * length * length * heads * size)
+
+
+def device_train(shape, math, compiled, what='speed'):
+    torch = device_torch(math)
+    model = torch_model(shape)
+    model.cos, model.sin = model.cos.cuda(), model.sin.cuda()
+    loss_of = torch.compile(model.cuda()) if compiled else model.cuda()
+    adamw = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0, fused=True)
+    tokens = torch.randint(shape['vocab'], (shape['sequences'], shape['length']), device='cuda')
+
+    def step():
+        with torch.autocast('cuda', torch.bfloat16, enabled=math == 'bf16'):
+            loss = loss_of(tokens)
+        loss.backward()
+        adamw.step()
+        adamw.zero_grad()
+
+    rate = device_rate(torch, step, shape['sequences'] * shape['length'])
+    return rate if what == 'speed' else lambda: 1e-6 * torch.cuda.max_memory_allocated()
+
+
+def device_generate(shape, math, sequences, tokens):
+    torch = device_torch(math)
+    model = llama(shape).eval().to('cuda', torch.bfloat16 if math == 'bf16' else torch.float32)
+    prompt = torch.ones((sequences, 1), dtype=torch.long, device='cuda')
+
+    def generate():
+        torch.cuda.synchronize()
+        begin = time.perf_counter()
+        with torch.inference_mode():
+            out = model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=tokens, min_new_tokens=tokens,
+                                 do_sample=sequences > 1, top_k=0, top_p=1.0, temperature=1.0, cache_implementation='static')
+        torch.cuda.synchronize()
+        assert out.shape[1] == 1 + tokens
+        return sequences * tokens / (time.perf_counter() - begin)
+
+    generate()
+    generate()
+    return generate
+
+
+def device_rivals():
+    """As rivals() below, on the device, in each precision."""
+    s = shapes()
+    for math, end in MATHS.items():
+        for kind, m, n, k, _ in bench_rows('device_training'):
+            yield f'gemm_{kind}_{m}x{n}x{k}{end}', 'cuda/bench_gemm', 'pytorch', lambda math=math, p=(kind, m, n, k): device_gemm(math, *p)
+        for _, *sizes in bench_rows('attentions'):
+            for back in False, True:
+                yield (f'attention_{"backward" if back else "forward"}_{"x".join(map(str, sizes))}{end}', 'cuda/bench_gemm', 'pytorch',
+                       lambda math=math, sizes=sizes, back=back: device_attention(math, *sizes, back))
+        for name in 'gpt2_124m', 'gpt2_124m_16x1024', 'llama_1b':
+            for rival, compiled in ('pytorch', False), ('pytorch_compile', True):
+                for figure, what in ('train', 'speed'), ('memory_train', 'memory'):
+                    yield f'{figure}_{name}{end}', 'cuda/bench_train', rival, lambda math=math, name=name, compiled=compiled, what=what: device_train(s[name], math, compiled, what)
+        for name in 'gpt2_124m', 'llama_1b':
+            for n in 1, 64, 256:
+                yield f'decode_{name}_b{n}{end}', 'cuda/bench_generate', 'transformers_compile', lambda math=math, name=name, n=n: device_generate(s[name], math, n, 128)
+        for name, shape in ('tiny', 'demo'), ('10m', '10m'):
+            yield f'grpo_step_{name}{end}', 'cuda/bench_grpo', 'trl', lambda math=math, shape=shape: trl_step(s[shape], 1, math)
+
+
+def split_math(figure):
+    """The figure's name without its ending, and the precision that the ending tells."""
+    for math in 'tf32', 'bf16':
+        if figure.endswith('_' + math):
+            return figure[:-len(math) - 1], math
+    return figure, 'f32'
 
 
 # ==== programs in C =============================================================================
@@ -427,9 +569,9 @@ def answer(value):
 
 
 def serve(figure, rival, threads):
-    """In the rival's process: a line asks for a figure."""
+    """In the rival's process: a line asks for a figure. threads 0: on the device."""
     try:
-        make = next(m for f, _, r, m in rivals(threads) if (f, r) == (figure, rival))
+        make = next(m for f, _, r, m in (rivals(threads) if threads else device_rivals()) if (f, r) == (figure, rival))
         measure = make()
         answer('ready')
         for _ in sys.stdin:
@@ -445,7 +587,11 @@ def fields(line):
 
 
 def ours(program, figure, threads):
-    done = subprocess.run([os.path.join(BUILD, program), str(threads), figure], cwd=os.path.dirname(BUILD), capture_output=True, text=True)
+    part, env = figure, None
+    if not threads:
+        part, math = split_math(figure)
+        env = {**os.environ, 'TT_BACKEND': 'cuda', 'TT_CUDA_MATH': math}
+    done = subprocess.run([os.path.join(BUILD, program), str(threads), part], cwd=os.path.dirname(BUILD), env=env, capture_output=True, text=True)
     for line in done.stdout.splitlines():
         if line.startswith('BENCH') and fields(line)['name'] == figure:
             return fields(line)
@@ -455,6 +601,8 @@ def ours(program, figure, threads):
 def turns(figure, program, rival, threads):
     command = [sys.executable, os.path.abspath(__file__), '--serve', figure, rival, str(threads)]
     env = {**os.environ, 'OMP_NUM_THREADS': str(threads), 'RAYON_NUM_THREADS': str(threads), 'TOKENIZERS_PARALLELISM': 'false', 'HF_HUB_OFFLINE': '1'}
+    if not threads:
+        env = {**os.environ, 'TOKENIZERS_PARALLELISM': 'false', 'HF_HUB_OFFLINE': '1'}
     with open(os.path.join(MADE, 'peers.log'), 'a', encoding='utf-8') as log:
         child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, env=env)
         try:
@@ -479,7 +627,7 @@ def turns(figure, program, rival, threads):
                 child.kill()
     less_is_better = line['unit'] in ('s', 'ms', 'MB')
     ratio = statistics.median(b / a if less_is_better else a / b for a, b in zip(mine, theirs))
-    print(f'BENCH name={figure} threads={threads} ours={statistics.median(mine):.5g} unit={line["unit"]} spread={min(mine):.5g}..{max(mine):.5g} '
+    print(f'BENCH name={figure} threads={threads or 1} ours={statistics.median(mine):.5g} unit={line["unit"]} spread={min(mine):.5g}..{max(mine):.5g} '
           f'rival={rival} rival_value={statistics.median(theirs):.5g} rival_spread={min(theirs):.5g}..{max(theirs):.5g} ratio={ratio:.3f} '
           f'kernel={line["kernel"]} peak={line["peak"]} share={line["share"]}', flush=True)
 
@@ -500,12 +648,12 @@ def versions():
     print('PEERS', *found, flush=True)
 
 
-def measure_all(threads, part):
+def measure_all(threads, part, on_device=False):
     os.makedirs(MADE, exist_ok=True)
     versions()
     skipped = {}
-    for n in [threads] if threads else sorted({1, os.cpu_count() or 1}):
-        for figure, program, rival, _ in rivals(n):
+    for n in [0] if on_device else [threads] if threads else sorted({1, os.cpu_count() or 1}):
+        for figure, program, rival, _ in device_rivals() if on_device else rivals(n):
             if part not in figure and part != rival:
                 continue
             try:
@@ -589,6 +737,8 @@ def write(log, results):
 if __name__ == '__main__':
     if sys.argv[1:2] == ['--serve']:
         serve(sys.argv[2], sys.argv[3], int(sys.argv[4]))
+    elif sys.argv[1:2] == ['--cuda']:
+        measure_all(0, sys.argv[2] if len(sys.argv) > 2 else '', True)
     elif sys.argv[1:2] == ['--write']:
         write(sys.argv[2], sys.argv[3])
     else:

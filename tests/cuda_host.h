@@ -7,13 +7,18 @@
  * the PTX manual, so a wrong index map gives wrong numbers. cuBLASLt is a naive column-major product.
  *
  * What it reports (host_fault, which fails the test): a barrier that not all threads reach; a copy in the wrong
- * direction, beyond its block or with overlap; a host pointer passed to a kernel; an mma operand that was not rounded.
+ * direction, beyond its block or with overlap; a host pointer passed to a kernel; an mma operand that was not rounded;
+ * memory made, freed or read from where it is not pinned while a stream is captured. What is captured runs when its graph
+ * is launched, with the arguments as they were and the memory as it is then. host.capture_breaks: number of the call
+ * that CUDA refuses in each capture, 0 = none; host.fail_capture, host.refuse_update, host.fail_instantiate and
+ * host.fail_graph_launch as named.
  * With host.fenced set before a context opens, device memory can only be touched while a kernel or a copy runs: code
  * that reads a device pointer on the host dies. host.order: threads run upwards, downwards or shuffled; a missing
  * barrier changes results between them. host.limit: bytes of device memory. What it cannot see: warps that run at once,
  * memory-model effects, launch limits (registers, real sizes), speed. */
 #ifndef CUDA_HOST_H
 #define CUDA_HOST_H
+#include <functional>
 #include <map>
 #include <math.h>
 #include <setjmp.h>
@@ -23,6 +28,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <ucontext.h>
+#include <vector>
 #if defined(__SANITIZE_ADDRESS__)
 #define HOST_ASAN 1
 #elif defined(__has_feature)
@@ -55,8 +61,15 @@ static dim3 threadIdx, blockIdx, blockDim, gridDim;
 #define HOST_REGION ((size_t)1 << 28)
 struct host_barrier { unsigned arrived, generation; };
 struct host_fiber { ucontext_t context; jmp_buf jump; char *stack; void *fake_stack; int done; const host_barrier *waits; unsigned generation, exchanges; };
+enum { HOST_KERNEL, HOST_COPY, HOST_SET, HOST_PRODUCT };
+struct host_node { int kind; std::function<void()> run; };
+typedef std::vector<host_node> host_nodes;
 struct host_machine {
     int order, fenced, n_devices, capability;
+    int capturing, broken, fail_capture, refuse_update, fail_instantiate, fail_graph_launch;
+    long captured, capture_breaks, graphs, instantiated, updated, graph_launches;      /* graphs: that live */
+    host_nodes capture;
+    std::map<char *, size_t> pinned;
     size_t limit, used, shared_limit;
     long allocations, fail_at, faults, products;      /* products: of cuBLASLt */
     int error;                                 /* cudaGetLastError */
@@ -79,6 +92,17 @@ static host_machine host;
 
 static void host_fault(const char *what) {
     if (host.faults++ < 10) { printf("  cuda_host: %s\n", what); }
+}
+/* Runs the work now, or at the launch of the graph that is captured; an error of CUDA. */
+static int host_do(int kind, const std::function<void()> &work) {
+    host_node node;
+    if (!host.capturing) { work(); return 0; }
+    if (host.capture_breaks && ++host.captured == host.capture_breaks) { host.broken = 1; }
+    if (host.broken) { return host.error = 901; }      /* cudaErrorStreamCaptureInvalidated */
+    node.kind = kind;
+    node.run = work;
+    host.capture.push_back(node);
+    return 0;
 }
 static void host_switch_begin(void **fake_stack, const void *bottom, size_t size) {
 #ifdef HOST_ASAN
@@ -159,12 +183,16 @@ static void host_run_block(void) {
 static void host_fence(int open) {
     if (host.region) { mprotect(host.region, HOST_REGION, open ? PROT_READ | PROT_WRITE : PROT_NONE); }
 }
-static void host_run(void (*body)(void *), void *call, dim3 grid, dim3 threads, size_t shared) {
+static int host_fits(dim3 grid, dim3 threads, size_t shared) {
     unsigned n = threads.x * threads.y * threads.z;
     if (n == 0 || n > HOST_THREADS || n % 32 || grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.y > 65535 || grid.z > 65535 || shared > host.shared_limit) {
         host.error = 9;      /* cudaErrorInvalidConfiguration */
-        return;
+        return 0;
     }
+    return 1;
+}
+static void host_run(void (*body)(void *), void *call, dim3 grid, dim3 threads, size_t shared) {
+    unsigned n = threads.x * threads.y * threads.z;
     host_fence(1);
     host.body = body;
     host.call = call;
@@ -295,13 +323,18 @@ template <class... P, class... A> static void host_launch(void (*kernel)(P...), 
     host_job<P...> job;
     job.kernel = kernel;
     host_fill(job.call, arguments...);
-    host_run(host_body<P...>, &job, grid, threads, shared);
+    if (!host_fits(grid, threads, shared)) { return; }
+    host_do(HOST_KERNEL, [=]() {
+        host_job<P...> own = job;
+        host_run(host_body<P...>, &own, grid, threads, shared);
+    });
 }
 #define TTI_LAUNCH(cuda, kernel, grid, threads, shared, ...) ((void)(cuda), host_launch(kernel, grid, threads, shared, __VA_ARGS__))
 
 /* ---- the runtime, as far as tt_cuda.cu calls it ---- */
 typedef int cudaError_t;
-enum { cudaSuccess = 0, cudaErrorMemoryAllocation = 2, cudaErrorInvalidConfiguration = 9, cudaErrorNoDevice = 100, cudaErrorInvalidValue = 1 };
+enum { cudaSuccess = 0, cudaErrorMemoryAllocation = 2, cudaErrorInvalidConfiguration = 9, cudaErrorNoDevice = 100, cudaErrorInvalidValue = 1,
+       cudaErrorStreamCaptureUnsupported = 900, cudaErrorGraphExecUpdateFailure = 910, cudaErrorIllegalState = 401 };
 enum { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice };
 enum { cudaStreamNonBlocking = 1, cudaMemAllocationTypePinned = 1, cudaMemLocationTypeDevice = 1, cudaMemPoolAttrReleaseThreshold = 4, cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
 enum { cudaDevAttrComputeCapabilityMajor = 75, cudaDevAttrMaxSharedMemoryPerBlockOptin = 97, cudaDevAttrMultiProcessorCount = 16 };
@@ -320,9 +353,13 @@ static int cudaDeviceGetAttribute(int *value, int what, int) {
 }
 static int cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned) { *stream = (char *)malloc(1); return cudaSuccess; }
 static int cudaStreamDestroy(cudaStream_t stream) { free(stream); return cudaSuccess; }
-static int cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
-static int cudaMallocHost(void **p, size_t bytes) { *p = malloc(bytes); return cudaSuccess; }
-static int cudaFreeHost(void *p) { free(p); return cudaSuccess; }
+static int cudaStreamSynchronize(cudaStream_t) {
+    if (!host.capturing) { return cudaSuccess; }
+    host.broken = 1;
+    return host.error = cudaErrorStreamCaptureUnsupported;
+}
+static int cudaMallocHost(void **p, size_t bytes) { *p = malloc(bytes); host.pinned[(char *)*p] = bytes; return cudaSuccess; }
+static int cudaFreeHost(void *p) { host.pinned.erase((char *)p); free(p); return cudaSuccess; }
 static int cudaMemPoolCreate(cudaMemPool_t *pool, const cudaMemPoolProps *) { *pool = (char *)malloc(1); return cudaSuccess; }
 static int cudaMemPoolDestroy(cudaMemPool_t pool) { free(pool); return cudaSuccess; }
 static int cudaMemPoolSetAttribute(cudaMemPool_t, int, void *) { return cudaSuccess; }
@@ -330,6 +367,7 @@ static int cudaMemPoolTrimTo(cudaMemPool_t, size_t) { return cudaSuccess; }
 static int cudaMemGetInfo(size_t *free_bytes, size_t *all) { *all = host.limit; *free_bytes = host.limit - host.used; return cudaSuccess; }
 static int cudaMallocFromPoolAsync(void **p, size_t bytes, cudaMemPool_t, cudaStream_t) {
     char *block;
+    if (host.capturing) { host_fault("memory is made inside a capture"); }
     host.allocations++;
     if (bytes > host.limit - host.used || (host.fail_at && host.allocations >= host.fail_at)) { return host.error = cudaErrorMemoryAllocation; }
     if (host.fenced) {
@@ -348,6 +386,7 @@ static int cudaMallocFromPoolAsync(void **p, size_t bytes, cudaMemPool_t, cudaSt
 }
 static int cudaFreeAsync(void *p, cudaStream_t) {
     std::map<char *, size_t>::iterator i = host.blocks.find((char *)p);
+    if (host.capturing) { host_fault("memory is freed inside a capture"); }
     if (i == host.blocks.end()) { host_fault("a free of what is no block"); return cudaErrorInvalidValue; }
     host.used -= i->second;
     host.blocks.erase(i);
@@ -356,25 +395,77 @@ static int cudaFreeAsync(void *p, cudaStream_t) {
 }
 static int cudaMemsetAsync(void *to, int value, size_t bytes, cudaStream_t) {
     if (!host_on_device(to, bytes)) { host_fault("memset outside of device memory"); return cudaErrorInvalidValue; }
-    host_fence(1);
-    memset(to, value, bytes);
-    host_fence(0);
-    return cudaSuccess;
+    return host_do(HOST_SET, [=]() {
+        host_fence(1);
+        memset(to, value, bytes);
+        host_fence(0);
+    });
+}
+static int host_is_pinned(const void *p) {
+    std::map<char *, size_t>::iterator i = host.pinned.upper_bound((char *)(uintptr_t)p);
+    return i != host.pinned.begin() && (--i, (const char *)p < i->first + i->second);
 }
 static int cudaMemcpyAsync(void *to, const void *from, size_t bytes, int kind, cudaStream_t) {
     int on = host_on_device(to, bytes), off = host_on_device(from, bytes);
     if (on != (kind != cudaMemcpyDeviceToHost) || off != (kind != cudaMemcpyHostToDevice)) { host_fault("a copy in the wrong direction or beyond its block"); return cudaErrorInvalidValue; }
     if ((char *)to < (const char *)from + bytes && (const char *)from < (char *)to + bytes) { host_fault("a copy that overlaps"); }
-    host_fence(1);
-    memmove(to, from, bytes);
-    host_fence(0);
+    if (host.capturing && kind != cudaMemcpyDeviceToDevice && !host_is_pinned(kind == cudaMemcpyHostToDevice ? from : to)) { host_fault("a copy inside a capture with memory that is not pinned"); }
+    return host_do(HOST_COPY, [=]() {
+        host_fence(1);
+        memmove(to, from, bytes);
+        host_fence(0);
+    });
+}
+/* Graphs: a list of calls in their order. */
+typedef host_nodes *cudaGraph_t;
+typedef host_nodes *cudaGraphExec_t;
+typedef int cudaGraphExecUpdateResultInfo;
+enum { cudaStreamCaptureModeRelaxed = 2 };
+static int cudaStreamBeginCapture(cudaStream_t, int) {
+    if (host.capturing || host.fail_capture) { return host.error = cudaErrorIllegalState; }
+    host.capturing = 1;
+    host.broken = 0;
+    host.captured = 0;
+    host.capture.clear();
+    return cudaSuccess;
+}
+static int cudaStreamEndCapture(cudaStream_t, cudaGraph_t *graph) {
+    *graph = NULL;
+    if (!host.capturing) { return host.error = cudaErrorIllegalState; }
+    host.capturing = 0;
+    if (host.broken) { return host.error = 901; }
+    *graph = new host_nodes(host.capture);
+    host.graphs++;
+    return cudaSuccess;
+}
+static int cudaGraphDestroy(cudaGraph_t graph) { delete graph; host.graphs--; return cudaSuccess; }
+static int cudaGraphExecDestroy(cudaGraphExec_t graph) { return cudaGraphDestroy(graph); }
+static int cudaGraphInstantiateWithFlags(cudaGraphExec_t *to, cudaGraph_t from, int) {
+    if (host.fail_instantiate) { return host.error = cudaErrorMemoryAllocation; }
+    *to = new host_nodes(*from);
+    host.graphs++;
+    host.instantiated++;
+    return cudaSuccess;
+}
+static int cudaGraphExecUpdate(cudaGraphExec_t to, cudaGraph_t from, cudaGraphExecUpdateResultInfo *) {
+    int same = to->size() == from->size() && !host.refuse_update;
+    for (size_t i = 0; same && i < to->size(); i++) { same = (*to)[i].kind == (*from)[i].kind; }
+    if (!same) { return host.error = cudaErrorGraphExecUpdateFailure; }
+    *to = *from;
+    host.updated++;
+    return cudaSuccess;
+}
+static int cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t) {
+    if (host.fail_graph_launch) { return host.error = cudaErrorMemoryAllocation; }
+    for (size_t i = 0; i < graph->size(); i++) { (*graph)[i].run(); }
+    host.graph_launches++;
     return cudaSuccess;
 }
 template <class F> static int cudaFuncSetAttribute(F, int, int bytes) { return (size_t)bytes <= host.shared_limit ? cudaSuccess : cudaErrorInvalidValue; }
 
 /* ---- cuBLASLt: columns first, op on a stored matrix of rows x cols, leading dimension = step between columns ---- */
 typedef int cublasStatus_t;
-enum { CUBLAS_STATUS_SUCCESS = 0, CUBLAS_STATUS_NOT_SUPPORTED = 15, CUBLAS_STATUS_INVALID_VALUE = 7 };
+enum { CUBLAS_STATUS_SUCCESS = 0, CUBLAS_STATUS_NOT_SUPPORTED = 15, CUBLAS_STATUS_INVALID_VALUE = 7, CUBLAS_STATUS_INTERNAL_ERROR = 14 };
 typedef enum { CUBLAS_OP_N, CUBLAS_OP_T } cublasOperation_t;
 typedef enum { CUDA_R_32F, CUDA_R_16BF } cudaDataType_t;
 typedef enum { CUBLAS_COMPUTE_32F, CUBLAS_COMPUTE_32F_FAST_TF32 } cublasComputeType_t;
@@ -425,25 +516,33 @@ static double host_matrix_at(const void *matrix, const host_layout *l, cublasOpe
     uint64_t at = op == CUBLAS_OP_N ? row + column * (uint64_t)l->ld : column + row * (uint64_t)l->ld;
     return l->type == CUDA_R_32F ? (double)((const float *)matrix)[at] : (double)__uint_as_float((uint32_t)((const uint16_t *)matrix)[at] << 16);
 }
-static int cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t d, const float *alpha, const void *a, cublasLtMatrixLayout_t la, const void *b, cublasLtMatrixLayout_t lb,
-                          const float *beta, const void *c, cublasLtMatrixLayout_t lc, void *out, cublasLtMatrixLayout_t, const cublasLtMatmulAlgo_t *algo, void *, size_t, cudaStream_t) {
-    uint64_t m = lc->rows, n = lc->columns, k = d->a == CUBLAS_OP_N ? la->columns : la->rows, i, j, p;
-    if ((uintptr_t)a % algo->alignment[1] || (uintptr_t)b % algo->alignment[2] || (uintptr_t)c % algo->alignment[3]) { host_fault("an operand is aligned less than the plan assumes"); }
-    if (memcmp(&algo->a, la, sizeof *la) || memcmp(&algo->b, lb, sizeof *lb) || memcmp(&algo->c, lc, sizeof *lc)) { host_fault("a plan for another shape"); }
-    if ((d->a == CUBLAS_OP_N ? la->rows : la->columns) != m || (d->b == CUBLAS_OP_N ? lb->columns : lb->rows) != n || (d->b == CUBLAS_OP_N ? lb->rows : lb->columns) != k) { return CUBLAS_STATUS_INVALID_VALUE; }
-    host_check_pointer(a); host_check_pointer(b); host_check_pointer(c); host_check_pointer(d->bias);
+static void host_product(const host_matmul *d, const void *a, const host_layout *la, const void *b, const host_layout *lb, float *out, uint64_t ld,
+                         uint64_t m, uint64_t n, uint64_t k, double alpha, double beta) {
+    uint64_t i, j, p;
     host_fence(1);
     for (j = 0; j < n; j++) {
         for (i = 0; i < m; i++) {
-            float *to = (float *)out + i + j * (uint64_t)lc->ld;
+            float *to = out + i + j * ld;
             double sum = 0;
             for (p = 0; p < k; p++) { sum += host_matrix_at(a, la, d->a, i, p) * host_matrix_at(b, lb, d->b, p, j); }
-            sum = (double)*alpha * sum + (*beta != 0 ? (double)*beta * (double)*to : 0.0);
+            sum = alpha * sum + (beta != 0 ? beta * (double)*to : 0.0);
             *to = (float)(d->epilogue == CUBLASLT_EPILOGUE_BIAS ? sum + (double)d->bias[i] : sum);
         }
     }
     host_fence(0);
     host.products++;
-    return CUBLAS_STATUS_SUCCESS;
+}
+static int cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t d, const float *alpha, const void *a, cublasLtMatrixLayout_t la, const void *b, cublasLtMatrixLayout_t lb,
+                          const float *beta, const void *c, cublasLtMatrixLayout_t lc, void *out, cublasLtMatrixLayout_t, const cublasLtMatmulAlgo_t *algo, void *, size_t, cudaStream_t) {
+    const uint64_t m = lc->rows, n = lc->columns, k = d->a == CUBLAS_OP_N ? la->columns : la->rows;
+    if ((uintptr_t)a % algo->alignment[1] || (uintptr_t)b % algo->alignment[2] || (uintptr_t)c % algo->alignment[3]) { host_fault("an operand is aligned less than the plan assumes"); }
+    if (memcmp(&algo->a, la, sizeof *la) || memcmp(&algo->b, lb, sizeof *lb) || memcmp(&algo->c, lc, sizeof *lc)) { host_fault("a plan for another shape"); }
+    if ((d->a == CUBLAS_OP_N ? la->rows : la->columns) != m || (d->b == CUBLAS_OP_N ? lb->columns : lb->rows) != n || (d->b == CUBLAS_OP_N ? lb->rows : lb->columns) != k) { return CUBLAS_STATUS_INVALID_VALUE; }
+    host_check_pointer(a); host_check_pointer(b); host_check_pointer(c); host_check_pointer(d->bias);
+    const host_matmul matmul = *d;
+    const host_layout of_a = *la, of_b = *lb;
+    const double times = (double)*alpha, kept = (double)*beta;
+    const uint64_t ld = (uint64_t)lc->ld;
+    return host_do(HOST_PRODUCT, [=]() { host_product(&matmul, a, &of_a, b, &of_b, (float *)out, ld, m, n, k, times, kept); }) ? CUBLAS_STATUS_INTERNAL_ERROR : CUBLAS_STATUS_SUCCESS;
 }
 #endif

@@ -23,6 +23,8 @@ static void host_reset(void) {
     host.limit = (size_t)1 << 40;
     host.shared_limit = 232448;
     host.fail_at = host.faults = 0;
+    host.capture_breaks = host.instantiated = host.updated = host.graph_launches = 0;
+    host.fail_capture = host.refuse_update = host.fail_instantiate = host.fail_graph_launch = 0;
     if (host.region) { munmap(host.region, HOST_REGION); }
     host.region = NULL;
     host.region_used = 0;
@@ -570,30 +572,57 @@ static run run_model(tt_context *ctx, int gpt2, int steps) {
     tt_model_destroy(model);
     return r;
 }
-/* On both backends, with device memory fenced: nothing but kernels and copies may touch it. */
-static void models_agree(int gpt2, int kernels, double tolerance) {
+/* The same training on both backends, with device memory fenced: nothing but kernels and copies may touch it. The loss of
+ * every step is the CPU's to `tolerance`; in f32 the weights are so to 1e-3, after many steps to one of Adam's, 1e-2, and the
+ * samples are the same. */
+static void models_agree(int gpt2, int kernels, int math, int steps, double tolerance) {
     tt_context *cpu = tt_create(NULL), *gpu;
     run a, b;
     host_reset();
     host.fenced = 1;
     gpu = cuda_context();
-    TT_CHECK_OK(gpu, tt_cuda_set(gpu, TT_CUDA_F32, (tt_cuda_kernels)kernels));
-    a = run_model(cpu, gpt2, 3);
-    b = run_model(gpu, gpt2, 3);
-    for (size_t i = 0; i < a.losses.size(); i++) { TT_CHECK_NEAR(b.losses[i], a.losses[i], tolerance); }
-    double most = 0;
+    TT_CHECK_OK(gpu, tt_cuda_set(gpu, (tt_cuda_math)math, (tt_cuda_kernels)kernels));
+    a = run_model(cpu, gpt2, steps);
+    b = run_model(gpu, gpt2, steps);
+    TT_CHECK_INT(b.losses.size(), steps);
+    double far = 0, most = 0;
+    for (size_t i = 0; i < a.losses.size(); i++) { double d = fabs(b.losses[i] - a.losses[i]); if (!(d <= far)) { far = d; } }
     for (size_t i = 0; i < a.weights.size(); i++) { most = fmax(most, fabs((double)a.weights[i] - (double)b.weights[i])); }
-    TT_CHECK_NEAR(most, 0.0, 1e-3);      /* Adam divides by a gradient's own size: tiny ones move as far as their noise */
-    TT_CHECK_INT(a.tokens.size(), b.tokens.size());
-    TT_CHECK_BYTES(a.tokens.data(), b.tokens.data(), a.tokens.size() * sizeof(int32_t));
+    TT_CHECK_NEAR(far, 0.0, tolerance);
+    if (math == TT_CUDA_F32) {
+        TT_CHECK_NEAR(most, 0.0, steps <= 3 ? 1e-3 : 1e-2);      /* Adam divides by a gradient's own size: tiny ones move as far as their noise */
+        TT_CHECK_INT(a.tokens.size(), b.tokens.size());
+        TT_CHECK_BYTES(a.tokens.data(), b.tokens.data(), a.tokens.size() * sizeof(int32_t));
+    }
     tt_destroy(cpu);
     tt_destroy(gpu);
     TT_CHECK_INT(host.faults, 0);
     TT_CHECK_INT(host.used, 0);
 }
-TT_TEST(llama_trains_and_samples_like_the_cpu) { models_agree(0, TT_CUDA_FAST, 2e-5); }
-TT_TEST(gpt2_trains_and_samples_like_the_cpu) { models_agree(1, TT_CUDA_FAST, 2e-5); }
-TT_TEST(own_kernels_train_like_the_cpu) { models_agree(0, TT_CUDA_OWN, 2e-5); }
+TT_TEST(llama_trains_and_samples_like_the_cpu) { models_agree(0, TT_CUDA_FAST, TT_CUDA_F32, 3, 2e-5); }
+TT_TEST(gpt2_trains_and_samples_like_the_cpu) { models_agree(1, TT_CUDA_FAST, TT_CUDA_F32, 3, 2e-5); }
+TT_TEST(own_kernels_train_like_the_cpu) { models_agree(0, TT_CUDA_OWN, TT_CUDA_F32, 3, 2e-5); }
+/* 24 steps, in which the loss falls from 5 to 0.004 (here by the stand-in for cuBLASLt, off by 4e-7 at most). */
+TT_TEST(a_training_run_agrees_with_the_cpu) {
+#ifdef HOST_ASAN
+    TT_SKIP("slow under the address sanitizer, and not about addresses");
+#endif
+    models_agree(0, TT_CUDA_FAST, TT_CUDA_F32, 24, 2e-5);
+#ifdef TT_TEST_CUDA
+    models_agree(1, TT_CUDA_FAST, TT_CUDA_F32, 24, 2e-5);
+    models_agree(0, TT_CUDA_OWN, TT_CUDA_F32, 24, 2e-5);
+#endif
+}
+/* Off by 2e-4 and 3e-3 here. */
+TT_TEST(rounded_products_train_near_the_cpu) {
+#ifdef HOST_ASAN
+    TT_SKIP("slow under the address sanitizer, and not about addresses");
+#endif
+    for (int kernels = TT_CUDA_FAST; kernels <= TT_CUDA_OWN; kernels++) {
+        models_agree(0, kernels, TT_CUDA_TF32, 3, 5e-3);
+        models_agree(0, kernels, TT_CUDA_BF16, 3, 2e-2);
+    }
+}
 
 /* The promise of own and naive kernels: log-probs of sampling are those of training, bit for bit. */
 TT_TEST(sampled_logprobs_are_trained_logprobs) {
@@ -623,6 +652,133 @@ TT_TEST(sampled_logprobs_are_trained_logprobs) {
         tt_destroy(ctx);
     }
 }
+
+/* ---- a step of decoding as one ---- */
+/* Tokens and log-probs of two prompts, one of them twice in turns of two slots: prompts come in between, and the number of
+ * sequences falls at the end. */
+static std::vector<char> decoded(tt_context *ctx, int kind) {
+    static const int32_t tokens[] = {5, 9, 2, 7, 7, 1};
+    tt_model_config config = config_of(0);
+    tt_model *model = tt_model_create(ctx, &config, 1);
+    tt_request requests[2] = {TT_INIT, TT_INIT};
+    tt_sampling s = TT_INIT;
+    tt_completions out;
+    std::vector<char> all;
+    requests[0].prompt = tokens; requests[0].prompt_length = 6; requests[0].n = 2;
+    requests[1].prompt = tokens + 2; requests[1].prompt_length = 3;
+    s.greedy = kind == 1; s.top_k = kind == 2 ? 5 : 0;
+    s.max_new_tokens = 9; s.max_batch = 2; s.seed = 3;
+    TT_CHECK_OK(ctx, tt_generate(model, requests, 2, &s, &out));
+    for (int i = 0; i < out.n; i++) {
+        const char *ids = (const char *)out.items[i].tokens, *logprobs = (const char *)out.items[i].logprobs;
+        all.insert(all.end(), ids, ids + (size_t)out.items[i].length * sizeof(int32_t));
+        all.insert(all.end(), logprobs, logprobs + (size_t)out.items[i].length * sizeof(float));
+    }
+    tt_completions_free(&out);
+    tt_model_destroy(model);
+    return all;
+}
+static std::vector<char> decoded_anew(int graph, int kernels, int kind) {
+    setenv("TT_CUDA_GRAPH", graph ? "1" : "0", 1);
+    tt_context *ctx = cuda_context();
+    unsetenv("TT_CUDA_GRAPH");
+    TT_CHECK_OK(ctx, tt_cuda_set(ctx, TT_CUDA_F32, (tt_cuda_kernels)kernels));
+    std::vector<char> all = decoded(ctx, kind);
+    TT_CHECK_STR(tt_error(ctx), "");
+    tt_destroy(ctx);
+    TT_CHECK_INT(host.faults, 0);
+    TT_CHECK_INT(host.used, 0);
+    return all;
+}
+TT_TEST(a_step_as_one_changes_nothing) {
+    for (int kernels = TT_CUDA_FAST; kernels <= TT_CUDA_NAIVE; kernels++) {
+        for (int kind = 0; kind < 3; kind++) {
+            host_reset();
+            host.fenced = 1;
+            std::vector<char> plain = decoded_anew(0, kernels, kind);
+            TT_CHECK_INT(plain.size(), 3 * 9 * 8);
+#ifndef TT_TEST_CUDA
+            TT_CHECK_INT(host.graph_launches, 0);
+#endif
+            host_reset();
+            host.fenced = 1;
+            TT_CHECK(decoded_anew(1, kernels, kind) == plain);
+#ifndef TT_TEST_CUDA
+            TT_CHECK_INT(host.graph_launches, 16);      /* 9 steps of two sequences, 9 of one; the first of each is launched plainly */
+            TT_CHECK_INT(host.instantiated, 1);
+            TT_CHECK_INT(host.updated, 15);
+            TT_CHECK_INT(host.graphs, 0);
+#endif
+        }
+    }
+}
+#ifndef TT_TEST_CUDA
+/* Whatever of a capture fails, the tokens are the same and nothing is reported; after a few times it is not tried again. */
+TT_TEST(a_step_that_cannot_be_one_is_launched_plainly) {
+    host_reset();
+    std::vector<char> plain = decoded_anew(0, TT_CUDA_FAST, 0);
+    for (long at = 1, whole = 0; !whole; at += 3) {
+        host_reset();
+        host.capture_breaks = at;
+        TT_CHECK(decoded_anew(1, TT_CUDA_FAST, 0) == plain);
+        whole = host.graph_launches > 0;      /* no capture is that long */
+        TT_CHECK_INT(host.graph_launches, whole ? 16 : 0);
+        TT_CHECK(!whole || at > 45);
+        TT_CHECK_INT(host.graphs, 0);
+    }
+    host_reset();
+    host.refuse_update = 1;
+    TT_CHECK(decoded_anew(1, TT_CUDA_FAST, 0) == plain);
+    TT_CHECK_INT(host.instantiated, 1 + TTI_CUDA_GRAPH_TRIES);
+    TT_CHECK_INT(host.graph_launches, 1 + TTI_CUDA_GRAPH_TRIES);
+    host_reset();
+    host.fail_capture = 1;
+    TT_CHECK(decoded_anew(1, TT_CUDA_FAST, 0) == plain);
+    TT_CHECK_INT(host.graph_launches, 0);
+    host_reset();
+    host.fail_instantiate = 1;
+    TT_CHECK(decoded_anew(1, TT_CUDA_FAST, 0) == plain);
+    host_reset();
+    host.fail_graph_launch = 1;
+    TT_CHECK(decoded_anew(1, TT_CUDA_FAST, 0) == plain);
+    TT_CHECK_INT(host.instantiated, 1);
+    TT_CHECK_INT(host.updated, TTI_CUDA_GRAPH_TRIES - 1);
+    TT_CHECK_INT(host.graphs, 0);
+}
+/* The hooks by themselves: work waits for the end; what makes or frees memory, or is too much for the ring, loses the step. */
+TT_TEST(a_held_step_is_whole_or_lost) {
+    host_reset();
+    two t;
+    floats x(t, 5, 1), y(t, 2000, 2);
+    std::vector<float> before = x.get(), five(5, 5.0f), many(2000, 7.0f), before_y = y.get();
+    tti_cuda *cuda = (tti_cuda *)tt_backend_state(t.gpu);
+    for (int kind = 0; kind < 5; kind++) {
+        void *memory = kind == 2 ? t.g->alloc(t.gpu, 64) : NULL;
+        TT_REQUIRE(t.g->step_begin(t.gpu) == 1);
+        TT_CHECK_OK(t.gpu, t.g->upload(t.gpu, x.gpu, five.data(), x.bytes));
+        if (kind == 1) { memory = t.g->alloc(t.gpu, 64); TT_CHECK(memory != NULL); }
+        if (kind == 2) { t.g->free(t.gpu, memory, 64); }
+        if (kind == 3) { TT_CHECK_OK(t.gpu, t.g->upload(t.gpu, y.gpu, many.data(), y.bytes)); }
+        for (int i = 0; kind == 4 && i < 70; i++) { TT_CHECK_OK(t.gpu, t.g->upload(t.gpu, y.gpu, many.data(), 64)); }
+        TT_CHECK_OK(t.gpu, t.g->zero(t.gpu, y.gpu, sizeof(float)));
+        TT_CHECK_INT(t.g->step_end(t.gpu), kind == 0);
+        if (kind == 1) { t.g->free(t.gpu, memory, 64); }
+        TT_CHECK_BYTES(x.get().data(), kind ? before.data() : five.data(), x.bytes);
+        TT_CHECK_NEAR(y.get()[0], kind ? before_y[0] : 0, 0);
+        TT_CHECK_OK(t.gpu, t.g->upload(t.gpu, x.gpu, before.data(), x.bytes));
+        TT_CHECK_OK(t.gpu, t.g->upload(t.gpu, y.gpu, before_y.data(), y.bytes));
+    }
+    TT_CHECK_INT(cuda->graph_tries, TTI_CUDA_GRAPH_TRIES - 4);
+    TT_REQUIRE(t.g->step_begin(t.gpu) == 1);
+    TT_CHECK_INT(t.g->download(t.gpu, five.data(), x.gpu, x.bytes), TT_ERR_DEVICE);
+    TT_CHECK_CONTAINS(tt_error(t.gpu), "download between step_begin and step_end");
+    TT_CHECK_INT(t.g->sync(t.gpu), TT_ERR_DEVICE);
+    t.g->step_end(t.gpu);
+    tt_error_clear(t.gpu);
+    cuda->graph_tries = 0;
+    TT_CHECK_INT(t.g->step_begin(t.gpu), 0);
+}
+#endif
 
 /* Threads upwards, downwards and shuffled: a barrier that is missing would show. */
 TT_TEST(order_of_threads_changes_nothing) {
@@ -781,6 +937,11 @@ TT_TEST(settings_are_checked) {
     TT_CHECK_INT(tt_cuda_set(ctx, (tt_cuda_math)7, TT_CUDA_FAST), TT_ERR_ARG);
     tt_destroy(ctx);
     unsetenv("TT_CUDA_MATH");
+    setenv("TT_CUDA_GRAPH", "yes", 1);
+    ctx = cuda_context();
+    TT_CHECK_CONTAINS(tt_error(ctx), "TT_CUDA_GRAPH is \"yes\", expected 0 or 1");
+    tt_destroy(ctx);
+    unsetenv("TT_CUDA_GRAPH");
     cpu = tt_create(NULL);
     TT_CHECK_INT(tt_cuda_set(cpu, TT_CUDA_F32, TT_CUDA_FAST), TT_ERR_ARG);
     TT_CHECK_CONTAINS(tt_error(cpu), "backend is cpu");
@@ -842,9 +1003,9 @@ TT_TEST(too_much_memory_is_an_error) {
     TT_MAIN(gemm_matches_cpu, gemm_keeps_its_bits, gemm_plans_fit, attention_matches_cpu, decode_equals_prefill, decode_over_a_long_cache,     \
             logprobs_match_cpu, samples_match_cpu, norms_match_cpu, rope_matches_cpu, elementwise_matches_cpu, where_axpy_adamw_match_cpu, rows_match_cpu, shapes_match_cpu,           \
             sums_and_casts_match_cpu, llama_trains_and_samples_like_the_cpu, gpt2_trains_and_samples_like_the_cpu,                              \
-            own_kernels_train_like_the_cpu, sampled_logprobs_are_trained_logprobs, order_of_threads_changes_nothing, __VA_ARGS__)
+            own_kernels_train_like_the_cpu, a_training_run_agrees_with_the_cpu, rounded_products_train_near_the_cpu, sampled_logprobs_are_trained_logprobs, a_step_as_one_changes_nothing, order_of_threads_changes_nothing, __VA_ARGS__)
 #ifdef TT_TEST_CUDA
 COMMON_TESTS(too_much_memory_is_an_error)
 #else
-COMMON_TESTS(nccl_sums_in_the_order_of_a_tree, nccl_errors_are_named, no_device_is_an_error, settings_are_checked, survives_lost_device_memory)
+COMMON_TESTS(a_step_that_cannot_be_one_is_launched_plainly, a_held_step_is_whole_or_lost, nccl_sums_in_the_order_of_a_tree, nccl_errors_are_named, no_device_is_an_error, settings_are_checked, survives_lost_device_memory)
 #endif
