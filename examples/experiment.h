@@ -484,6 +484,8 @@ static tt_status assess(app *a, int split, uint64_t index, const int32_t *tokens
     in.response = response.data;
     in.response_size = response.size;
     in.stopped = stopped;
+    in.tokens = tokens;
+    in.n_tokens = n;
     if (status == TT_OK) { status = a->task.reward(a->task.user, &in, &reward); }
     *right = reward > 0.5f;
     tt_text_free(&question);
