@@ -561,9 +561,9 @@ static tt_status guide_all(app *a, const tt_teacher *teacher, tt_rollouts *attem
 }
 typedef struct gate { double hit, rescue, spoil, coherence, leak, leak_max; } gate;
 /* What was found of one question; right: after the teacher's feedback, which only an attempt that ended gets. */
-typedef struct gate_row { double was_right, guided, right, coherent, leak; } gate_row;
+typedef struct gate_finding { double was_right, guided, right, coherent, leak; } gate_finding;
 /* A rank's own questions of the gate, begin .. begin + attempts.n, and their rows. */
-typedef struct gate_share { int begin; gate_row *rows; tt_rollouts attempts; } gate_share;
+typedef struct gate_share { int begin; gate_finding *rows; tt_rollouts attempts; } gate_share;
 
 /* Leak: the probability that an attempt holds any word that student documents never hold (the sum over its
  * positions; they are tiny). From such a word on, the base falls into the voice of its other documents. */
@@ -691,7 +691,7 @@ static tt_status gate_hit(app *a, gate_share *own, tt_text *json) {
         status = guide_all(a, &teacher, &own->attempts, &metrics);
     }
     for (i = 0; i < own->attempts.n && status == TT_OK; i++) {
-        gate_row *row = &own->rows[i];
+        gate_finding *row = &own->rows[i];
         if (!own->attempts.items[i].guided) { continue; }
         row->guided = 1;
         status = gate_right(a, own, i, &row->right);
@@ -700,7 +700,7 @@ static tt_status gate_hit(app *a, gate_share *own, tt_text *json) {
     tt_model_teacher_destroy(model);
     return status;
 }
-static tt_status gate_of_share(app *a, gate_row *rows, int begin, int n, tt_text *json) {
+static tt_status gate_of_share(app *a, gate_finding *rows, int begin, int n, tt_text *json) {
     gate_share own = TT_INIT;
     tt_status status = attempt_questions(a, a->base, 1, (uint64_t)begin, n, (uint64_t)begin, (uint64_t)a->seed, &own.attempts);
     own.begin = begin;
@@ -712,7 +712,7 @@ static tt_status gate_of_share(app *a, gate_row *rows, int begin, int n, tt_text
     return status;
 }
 /* The rows of the other ranks. Each question is one rank's, so that the sums are copies. */
-static tt_status gate_gather(app *a, gate_row *rows) {
+static tt_status gate_gather(app *a, gate_finding *rows) {
     size_t n = (size_t)a->o.gate_questions * sizeof *rows / sizeof(double), ranks = (size_t)parallel_size, i, k;
     double *all = (double *)tt_alloc(a->ctx, n * ranks, sizeof *all), *sums = (double *)rows;
     tt_reducer *reducer = all ? parallel_reducer(a->ctx, a->base, a->o.gradient_parts) : NULL;
@@ -725,12 +725,12 @@ static tt_status gate_gather(app *a, gate_row *rows) {
     return status;
 }
 /* hit = final answer right, rescue = of the wrong ones, spoil = of the right ones. */
-static void gate_finish(const gate_row *rows, int n_rows, gate *g) {
+static void gate_finish(const gate_finding *rows, int n_rows, gate *g) {
     double n = 0, hits = 0, rights = 0, rescued = 0, spoiled = 0;
     int i;
     memset(g, 0, sizeof *g);
     for (i = 0; i < n_rows; i++) {
-        const gate_row *r = &rows[i];
+        const gate_finding *r = &rows[i];
         g->coherence += r->coherent / n_rows;
         g->leak += r->leak / n_rows;
         if (r->leak > g->leak_max) { g->leak_max = r->leak; }
@@ -756,7 +756,7 @@ static void say_gate(app *a, const gate *g) {
 /* All ranks together; rank 0 has the first questions and their texts. */
 static tt_status run_gate(app *a, gate *g, tt_text *json) {
     int n = a->o.gate_questions, begin = (int)((int64_t)n * parallel_rank / parallel_size), end = (int)((int64_t)n * (parallel_rank + 1) / parallel_size);
-    gate_row *rows = (gate_row *)tt_alloc(a->ctx, (size_t)n, sizeof *rows);
+    gate_finding *rows = (gate_finding *)tt_alloc(a->ctx, (size_t)n, sizeof *rows);
     tt_status status = TT_OK;
     if (!rows) { return TT_ERR_MEM; }
     if (end > begin) { status = gate_of_share(a, rows, begin, end - begin, json); }
