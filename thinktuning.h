@@ -858,7 +858,8 @@ typedef enum tt_loss_type {
     TT_LOSS_GSPO_TOKEN,            /* verl's GSPO: as GSPO, mean(l - o) at most 10                          */
     TT_LOSS_GMPO,                  /* sequence: -A exp(mean of l - o, each clipped to +-epsilon)            */
     TT_LOSS_VESPO,                 /* -sg(phi) A l, phi = w^k exp(lambda (1 - w)), w = product of r         */
-    TT_LOSS_RLOO                   /* sequence: PPO_CLIP of exp(sum(l - o))                                 */
+    TT_LOSS_RLOO,                  /* sequence: PPO_CLIP of exp(sum(l - o))                                 */
+    TT_LOSS_DRO                    /* verl's DRO: -A l + dro_beta / 2 (l - o)^2                             */
 } tt_loss_type;
 /* Weight of a token. n: tokens of its response in the loss, B: responses, both of the whole optimizer batch. */
 typedef enum tt_aggregation {
@@ -869,7 +870,8 @@ typedef enum tt_aggregation {
     TT_SEQ_MEAN_FILLED,            /* verl seq-mean-token-mean: 1 / ((n + 1e-8) non-empty responses)        */
     TT_SEQ_SUM_NORM,               /* verl seq-mean-token-sum-norm: 1 / longest response                    */
     TT_LUSPO,                      /* TRL luspo: 1 / B                                                      */
-    TT_BNPO                        /* TRL bnpo: 1 / tokens of the MICRO-batch: depends on how the batch is split */
+    TT_BNPO,                       /* TRL bnpo: 1 / tokens of the MICRO-batch: depends on how the batch is split */
+    TT_TOKEN_SUM                   /* verl token-sum: 1                                                     */
 } tt_aggregation;
 /* x = reference - l */
 typedef enum tt_kl_type {
@@ -917,6 +919,10 @@ typedef struct tt_grpo_config {
     float off_policy_mask_threshold;     /* responses with A < 0 and mean(s - l) above this leave the policy loss; 0 = off */
     float sapo_tau_pos, sapo_tau_neg;    /* 0 = 1, 1.05                                */
     float vespo_k_pos, vespo_lambda_pos, vespo_k_neg, vespo_lambda_neg;   /* 0 = 2, 3, 3, 2 */
+    float dro_beta;                /* 0 = 0.05                                         */
+    /* Policy loss and entropy bonus of this share of the tokens alone, those of the highest entropy (Beyond the 80/20 rule,
+     * arXiv 2506.01939: 0.2); the denominators stay. TRL's threshold: a quantile over the MICRO-batch. 0 = 1: all */
+    float top_entropy_quantile;
     int num_iterations;            /* passes over a rollout batch; 0 = 1               */
     int num_mini_batches;          /* updates in a pass, each on as many whole groups; 0 = 1 */
     int dynamic_sampling;          /* groups of equal rewards are sampled anew from other questions, at most so many times (DAPO); 0 = off */
@@ -1031,6 +1037,8 @@ typedef struct tt_reward_input {
     const char *question, *answer, *response;   /* NUL-terminated; response without its end token */
     size_t response_size;
     int stopped;                                /* exactly one end token, at the very end         */
+    const int32_t *tokens;                      /* [n_tokens] of the response, with its end token */
+    int n_tokens;
 } tt_reward_input;
 /* What a response did: was the first attempt right, the final answer, and which reflection stands between. */
 typedef enum tt_behaviour { TT_NO_REFLECTION = 0, TT_SELF_AGREEMENT, TT_SELF_CONFLICT, TT_SELF_CONSULTATION, TT_SELF_CRITIQUE, TT_N_BEHAVIOURS } tt_behaviour;
@@ -1084,6 +1092,23 @@ TT_API tt_status tt_reward_countdown(void *user, const tt_reward_input *in, floa
 /* The response has the form of a pattern, const char *user, in which * stands for any text:
  * "<think>*</think>*<answer>*</answer>". */
 TT_API tt_status tt_reward_format(void *user, const tt_reward_input *in, float *reward);
+/* "<think>*</think>*" with one <think>: TRL's think_format_reward. */
+TT_API tt_status tt_reward_think_format(void *user, const tt_reward_input *in, float *reward);
+
+/* ---- rewards by length, of responses that stopped or not: TRL's, after Yeo et al., arXiv 2502.03373, appendix C ---- */
+typedef struct tt_repetition { int ngram_size; float max_penalty; } tt_repetition;   /* 0 = 3, -1 */
+/* max_penalty (1 - different n-grams / n-grams) of the response's tokens; 0 if they are fewer than ngram_size. user: const
+ * tt_repetition *, NULL = the defaults. Time: the square of the response's length. */
+TT_API tt_status tt_reward_repetition(void *user, const tt_reward_input *in, float *reward);
+/* A right response is worth max_value_correct at length 0 and min_value_correct from max_length tokens on, a wrong one
+ * min_value_wrong and max_value_wrong, with half a cosine between: right answers short, wrong ones at least tried. */
+typedef struct tt_cosine {
+    tt_status (*reward)(void *user, const tt_reward_input *in, float *reward);   /* right: above 0.5; NaN = abstain; NULL = tt_reward_answer */
+    void *user;
+    int max_length;                                       /* required                 */
+    float min_value_wrong, max_value_wrong, min_value_correct, max_value_correct;   /* all 0 = -1, -0.5, 0.5, 1 */
+} tt_cosine;
+TT_API tt_status tt_reward_cosine(void *cosine, const tt_reward_input *in, float *reward);
 
 /* Puzzles without end, none to download. Countdown: " make 24 from 3 8 2", " answer ( 8 / 2 ) ..." with each number once.
  * Arithmetic: " compute ( 3 + 8 ) * 2", " answer 22". Guess is a control in which reflection cannot help: " guess from 3 8 2",
@@ -10053,17 +10078,19 @@ static tt_grpo_config tti_grpo_resolve(const tt_grpo_config *in) {
     if (c.vespo_lambda_pos == 0) { c.vespo_lambda_pos = 3; }
     if (c.vespo_k_neg == 0) { c.vespo_k_neg = 3; }
     if (c.vespo_lambda_neg == 0) { c.vespo_lambda_neg = 2; }
+    if (c.dro_beta == 0) { c.dro_beta = 0.05f; }
+    if (c.top_entropy_quantile == 0) { c.top_entropy_quantile = 1; }
     return c;
 }
 /* A field outside its range is an error that names field, value and range. c is resolved. */
 static tt_status tti_grpo_check(tt_context *ctx, const tt_grpo_config *c) {
-    struct { const char *name; double value, low, high; } fields[23];
+    struct { const char *name; double value, low, high; } fields[25];
     int n = 0, i;
 #define TTI_RANGE(field, least, most) (fields[n].name = #field, fields[n].value = (double)c->field, fields[n].low = least, fields[n].high = most, n++)
     TTI_RANGE(advantage, TT_ADV_GRPO, TT_ADV_LUFFY);
     TTI_RANGE(scale_rewards, TT_SCALE_GROUP, TT_SCALE_NONE);
-    TTI_RANGE(loss, TT_LOSS_PPO_CLIP, TT_LOSS_RLOO);
-    TTI_RANGE(aggregation, TT_TOKEN_MEAN, TT_BNPO);
+    TTI_RANGE(loss, TT_LOSS_PPO_CLIP, TT_LOSS_DRO);
+    TTI_RANGE(aggregation, TT_TOKEN_MEAN, TT_TOKEN_SUM);
     TTI_RANGE(kl, TT_KL_K3, TT_KL_K3_RATIO);
     TTI_RANGE(mismatch, TT_MISMATCH_OFF, TT_MISMATCH_GEOMETRIC_MASK);
     TTI_RANGE(aas, TT_AAS_RELEASED, TT_AAS_OFF);
@@ -10076,6 +10103,8 @@ static tt_status tti_grpo_check(tt_context *ctx, const tt_grpo_config *c) {
     TTI_RANGE(beta, 0, 1e6);
     TTI_RANGE(entropy_coef, -1e6, 1e6);
     TTI_RANGE(cispo_epsilon_max, 0, HUGE_VAL);
+    TTI_RANGE(dro_beta, 0, 1e6);
+    TTI_RANGE(top_entropy_quantile, 0, 1);
     TTI_RANGE(advantage_eps, 0, 1e6);
     TTI_RANGE(overlong_cache, 0, c->max_completion_length);
     TTI_RANGE(overlong_factor, 0, 1e6);
@@ -10367,6 +10396,10 @@ static void tti_loss_ordinary(const tt_grpo_config *c, double l, double x, doubl
     case TT_LOSS_REINFORCE: tti_loss_weighted(1, a, l, out); return;
     case TT_LOSS_CISPO: case TT_LOSS_CISPO_CLAMP: tti_loss_cispo(c, l, r, a, out); return;
     case TT_LOSS_VESPO: tti_loss_weighted(tti_vespo_phi(c, near, a), a, l, out); return;
+    case TT_LOSS_DRO:                 /* Richemond et al., arXiv 2405.19107, with the advantage for the reward less its value */
+        out->loss = -a * l + (double)c->dro_beta / 2 * x * x;
+        out->dloss = -a + (double)c->dro_beta * x;
+        return;
     case TT_LOSS_SAPO:                /* a soft gate instead of the clip */
         tau = (double)(a > 0 ? c->sapo_tau_pos : c->sapo_tau_neg);
         s = 1 / (1 + exp(-tau * (r - 1)));
@@ -10464,6 +10497,7 @@ static double tti_loss_weight(const tt_grpo_config *c, const tti_denominators *d
     case TT_DR_GRPO: return 1 / (d->sequences * c->max_completion_length);
     case TT_LUSPO: return 1 / d->sequences;
     case TT_BNPO: return 1 / d->micro;
+    case TT_TOKEN_SUM: return 1;
     case TT_TOKEN_MEAN: break;
     }
     return 1 / d->tokens;
@@ -10472,6 +10506,7 @@ typedef struct tti_batch_loss {       /* lives in the step's arena until backwar
     int n;
     float *logprobs, *entropy;        /* host values; entropy NULL if not given   */
     float *dlogprobs, *dentropy;      /* d loss / d value                         */
+    double least;                     /* entropy from which on a token has a policy loss; see top_entropy_quantile */
     double loss;
 } tti_batch_loss;
 
@@ -10481,15 +10516,18 @@ typedef struct tti_shared {
     double log_mismatch;   /* sum of o - s over the n_sampled tokens of the sampler              */
     double gap;            /* sum of s - l over the same                                         */
     double policy;         /* of the policy loss, 1 or less: 0 if the response leaves it         */
-    double weights;        /* sum of the mismatch weights of the ordinary tokens                 */
+    double weights;        /* sum of the mismatch weights of the ordinary tokens that are kept   */
     int n, n_sampled;
     tt_token_loss loss;    /* of a sequence loss                                                 */
 } tti_shared;
-/* Log-probs of token t: l now, o at the rollout (that of now if there is none), s by the sampler, f of the reference. */
-typedef struct tti_logps { double l, o, s, f; } tti_logps;
-static tti_logps tti_logps_at(const tt_rollout *r, const float *logprobs, int t) {
+/* Log-probs of token t: l now, o at the rollout (that of now if there is none), s by the sampler, f of the reference; its
+ * entropy h; kept: 1, or 0 for a token whose entropy is too small for the policy loss. */
+typedef struct tti_logps { double l, o, s, f, h, kept; } tti_logps;
+static tti_logps tti_logps_at(const tt_rollout *r, const tti_batch_loss *b, size_t at, int t) {
     tti_logps p;
-    p.l = (double)logprobs[t];
+    p.l = (double)b->logprobs[at + (size_t)t];
+    p.h = b->entropy ? (double)b->entropy[at + (size_t)t] : 0;
+    p.kept = p.h >= b->least;
     p.o = r->old_logprobs ? (double)r->old_logprobs[t] : p.l;
     p.s = (double)r->sampling_logprobs[t];
     p.f = r->ref_logprobs ? (double)r->ref_logprobs[t] : (double)NAN;
@@ -10532,13 +10570,13 @@ static double tti_gmpo_clip(const tt_grpo_config *c, double x, double a, int *li
     *live = a > 0 ? s >= x : s <= x;
     return *live ? x : s;
 }
-static tti_shared tti_shared_read(const tt_rollout *r, const float *logprobs, const tt_grpo_config *c) {
+static tti_shared tti_shared_read(const tt_rollout *r, const tti_batch_loss *b, size_t at, const tt_grpo_config *c) {
     tti_shared q;
     double a = (double)r->advantage;
     int t, live;
     memset(&q, 0, sizeof q);
     for (t = 0; t < r->response_length; t++) {
-        tti_logps p = tti_logps_at(r, logprobs, t);
+        tti_logps p = tti_logps_at(r, b, at, t);
         if (!tti_in_loss(r, t, c)) { continue; }
         if (!isnan(p.s)) { q.log_mismatch += p.o - p.s; q.gap += p.s - p.l; q.n_sampled++; }
         if (r->teacher_mask[t]) { continue; }
@@ -10548,8 +10586,8 @@ static tti_shared tti_shared_read(const tt_rollout *r, const float *logprobs, co
     q.policy = c->off_policy_mask_threshold != 0 && a < 0 && q.n_sampled > 0 && q.gap / q.n_sampled > (double)c->off_policy_mask_threshold ? 0 : 1;
     if (!tti_is_sequence_loss(c->loss) || q.n == 0) { return q; }
     for (t = 0; t < r->response_length; t++) {
-        tti_logps p = tti_logps_at(r, logprobs, t);
-        if (tti_in_loss(r, t, c) && !r->teacher_mask[t]) { q.weights += tti_mismatch_weight(c, &q, &p); }
+        tti_logps p = tti_logps_at(r, b, at, t);
+        if (tti_in_loss(r, t, c) && !r->teacher_mask[t]) { q.weights += tti_mismatch_weight(c, &q, &p) * p.kept; }
     }
     tti_sequence_loss(c, &q, a);
     return q;
@@ -10566,20 +10604,20 @@ static tt_token_loss tti_loss_at(const tt_grpo_config *c, const tt_rollout *r, i
         if (c->loss == TT_LOSS_GMPO) { tti_gmpo_clip(c, p->l - p->o, a, &live); }
         x.clipped_low |= !live && a < 0;
         x.clipped_high |= !live && a > 0;
-        x.loss *= *weight;
+        x.loss *= *weight * p->kept;
         x.dloss *= live ? q->weights * q->policy : 0;
     } else {
         tti_loss_policy(c, p->l, p->o, a, whose, &x);
         if (whose == TTI_ORDINARY && c->loss == TT_LOSS_VESPO) { tti_loss_weighted(tti_vespo_phi(c, q->log_ratio, a), a, p->l, &x); }
-        x.loss *= *weight;
-        x.dloss *= *weight;
+        x.loss *= *weight * p->kept;
+        x.dloss *= *weight * p->kept;
     }
     if (!isnan(p->f)) { tti_loss_kl(c, p->l, p->o, p->f, &x); }
     return x;
 }
-static void tti_loss_measure(tt_grpo_metrics *m, const tti_denominators *d, int guided, const tti_logps *p, double h, const tt_token_loss *x, double weight) {
+static void tti_loss_measure(tt_grpo_metrics *m, const tti_denominators *d, int guided, const tti_logps *p, const tt_token_loss *x, double weight) {
     double gap = isnan(p->s) ? 0 : fabs(p->o - p->s);
-    m->entropy += h / d->tokens;
+    m->entropy += p->h / d->tokens;
     m->kl += x->kl / d->tokens;
     m->ppo_kl += (p->o - p->l) / d->tokens;
     m->clip_low += x->clipped_low / d->tokens;
@@ -10595,21 +10633,46 @@ static void tti_loss_measure(tt_grpo_metrics *m, const tti_denominators *d, int 
     m->aas_factor_mean += x->factor / d->guided;
     if (x->factor > m->aas_factor_max) { m->aas_factor_max = x->factor; }
 }
+static int tti_ascending(const void *a, const void *b) {
+    float x = *(const float *)a, y = *(const float *)b;
+    return x < y ? -1 : x > y;
+}
+/* The (1 - top_entropy_quantile) quantile of the entropies of the tokens in the loss, linear between neighbours. */
+static tt_status tti_entropy_least(tt_context *ctx, tti_batch_loss *b, const tt_rollouts *all, const int *indices, int n, const tt_grpo_config *c) {
+    size_t count = 0, at = 0, below;
+    float *sorted = c->top_entropy_quantile < 1 ? (float *)tt_alloc(ctx, (size_t)b->n, sizeof *sorted) : NULL;
+    double place;
+    int i, t;
+    b->least = -HUGE_VAL;
+    if (c->top_entropy_quantile >= 1) { return TT_OK; }
+    if (!sorted) { return TT_ERR_MEM; }
+    for (i = 0; i < n; i++) {
+        const tt_rollout *r = &all->items[indices[i]];
+        for (t = 0; t < r->response_length; t++, at++) { if (tti_in_loss(r, t, c)) { sorted[count++] = b->entropy[at]; } }
+    }
+    qsort(sorted, count, sizeof *sorted, tti_ascending);
+    place = count > 0 ? (1 - (double)c->top_entropy_quantile) * (double)(count - 1) : 0;
+    below = (size_t)place;
+    if (count > 0) { b->least = (double)sorted[below]; }
+    if (below + 1 < count) { b->least += (place - (double)below) * ((double)sorted[below + 1] - (double)sorted[below]); }
+    tt_free(ctx, sorted, (size_t)b->n, sizeof *sorted);
+    return TT_OK;
+}
 /* Loss and gradients of one rollout whose values begin at `at`. */
 static void tti_rollout_loss(tti_batch_loss *b, size_t at, const tt_rollout *r, const tt_grpo_config *c, const tti_denominators *d, tt_grpo_metrics *m) {
     int n = tti_loss_tokens(r, c), t;
     double w = n > 0 ? tti_loss_weight(c, d, n) : 0;
-    tti_shared shared = tti_shared_read(r, b->logprobs + at, c);
+    tti_shared shared = tti_shared_read(r, b, at, c);
     for (t = 0; t < r->response_length; t++) {
-        tti_logps p = tti_logps_at(r, b->logprobs + at, t);
-        double h = b->entropy ? (double)b->entropy[at + (size_t)t] : 0, weight;
+        tti_logps p = tti_logps_at(r, b, at, t);
+        double bonus = (double)c->entropy_coef * p.kept, weight;
         tt_token_loss x;
         if (!tti_in_loss(r, t, c)) { continue; }
         x = tti_loss_at(c, r, t, &shared, &p, &weight);
-        b->loss += w * (x.loss - (double)c->entropy_coef * h);
+        b->loss += w * (x.loss - bonus * p.h);
         b->dlogprobs[at + (size_t)t] += (float)(w * x.dloss);
-        if (b->dentropy) { b->dentropy[at + (size_t)t] = (float)(-w * (double)c->entropy_coef); }
-        if (m) { tti_loss_measure(m, d, r->teacher_mask[t], &p, h, &x, weight); }
+        if (b->dentropy) { b->dentropy[at + (size_t)t] = (float)(-w * bonus); }
+        if (m) { tti_loss_measure(m, d, r->teacher_mask[t], &p, &x, weight); }
     }
 }
 static tt_status tti_grpo_forward(void *user, tt_tensor *const *in, int n_in, tt_tensor *out) {
@@ -10645,8 +10708,9 @@ static tt_tensor *tti_grpo_loss(tt_context *ctx, tt_tensor *logprobs, tt_tensor 
     for (i = 0; i < n; i++) { total += all->items[indices[i]].response_length; }
     if ((int)logprobs->size != total) { return tti_graph_fail(ctx, "tt_grpo_loss", "number of log-probs", (int)logprobs->size, total); }
     if (entropy && (int)entropy->size != total) { return tti_graph_fail(ctx, "tt_grpo_loss", "number of entropies", (int)entropy->size, total); }
-    if (c.entropy_coef != 0 && !entropy) {
-        tt_fail(ctx, TT_ERR_ARG, "tt_grpo_loss: entropy_coef is %g but entropy is NULL", (double)c.entropy_coef);
+    if ((c.entropy_coef != 0 || c.top_entropy_quantile < 1) && !entropy) {
+        tt_fail(ctx, TT_ERR_ARG, "tt_grpo_loss: %s is %g but entropy is NULL", c.entropy_coef != 0 ? "entropy_coef" : "top_entropy_quantile",
+                (double)(c.entropy_coef != 0 ? c.entropy_coef : c.top_entropy_quantile));
         ctx->graph_error = 1;
         return NULL;
     }
@@ -10661,6 +10725,7 @@ static tt_tensor *tti_grpo_loss(tt_context *ctx, tt_tensor *logprobs, tt_tensor 
     }
     if (!tti_graph_ok(ctx, tt_tensor_get(logprobs, b->logprobs))) { return NULL; }
     if (entropy && !tti_graph_ok(ctx, tt_tensor_get(entropy, b->entropy))) { return NULL; }
+    if (!tti_graph_ok(ctx, tti_entropy_least(ctx, b, all, indices, n, &c))) { return NULL; }
     for (i = 0; i < n; i++) { d.micro += tti_loss_tokens(&all->items[indices[i]], &c); }
     for (total = 0, i = 0; i < n; i++) {
         tti_rollout_loss(b, (size_t)total, &all->items[indices[i]], &c, &d, metrics);
@@ -11570,6 +11635,50 @@ TT_API tt_status tt_reward_format(void *user, const tt_reward_input *in, float *
     size_t begin = 0, size = in->response_size;
     tti_trim(in->response, &begin, &size);
     *reward = tti_right(in, tti_glob((const char *)user, in->response + begin, in->response + begin + size));
+    return TT_OK;
+}
+TT_API tt_status tt_reward_think_format(void *user, const tt_reward_input *in, float *reward) {
+    static const char *const tag = "<think>";
+    const char *first = strstr(in->response, tag);
+    (void)user;
+    *reward = tti_right(in, first == in->response && !strstr(first + 1, tag) && strstr(first, "</think>"));
+    return TT_OK;
+}
+
+/* ---- rewards by length ---- */
+/* n-gram i has not stood at an earlier place. */
+static int tti_is_new_ngram(const int32_t *tokens, int i, int size) {
+    int k;
+    for (k = 0; k < i; k++) { if (tokens[k] == tokens[i] && memcmp(tokens + k, tokens + i, (size_t)size * sizeof *tokens) == 0) { return 0; } }
+    return 1;
+}
+TT_API tt_status tt_reward_repetition(void *user, const tt_reward_input *in, float *reward) {
+    const tt_repetition *given = (const tt_repetition *)user;
+    int size = given && given->ngram_size ? given->ngram_size : 3, n = in->n_tokens - size + 1, different = 0, i;
+    double most = given && given->max_penalty != 0 ? (double)given->max_penalty : -1;
+    *reward = 0;
+    if (size < 1 || most > 0) { return TT_ERR_ARG; }
+    for (i = 0; i < n; i++) { different += tti_is_new_ngram(in->tokens, i, size); }
+    if (different < n) { *reward = (float)(most * (1 - (double)different / n)); }
+    return TT_OK;
+}
+TT_API tt_status tt_reward_cosine(void *user, const tt_reward_input *in, float *reward) {
+    tt_cosine c = *(const tt_cosine *)user;
+    double share, shortest, longest;
+    tt_status status;
+    if (c.max_length < 1) { return TT_ERR_ARG; }
+    if (c.min_value_wrong == 0 && c.max_value_wrong == 0 && c.min_value_correct == 0 && c.max_value_correct == 0) {
+        c.min_value_wrong = -1;
+        c.max_value_wrong = -0.5f;
+        c.min_value_correct = 0.5f;
+        c.max_value_correct = 1;
+    }
+    status = (c.reward ? c.reward : tt_reward_answer)(c.user, in, reward);
+    if (status != TT_OK || isnan(*reward)) { return status; }
+    share = in->n_tokens < c.max_length ? (double)in->n_tokens / c.max_length : 1;
+    shortest = (double)(*reward > 0.5f ? c.max_value_correct : c.min_value_wrong);
+    longest = (double)(*reward > 0.5f ? c.min_value_correct : c.max_value_wrong);
+    *reward = (float)(longest + 0.5 * (shortest - longest) * (1 + cos(share * 3.141592653589793)));
     return TT_OK;
 }
 
@@ -12575,6 +12684,8 @@ static tt_status tti_reward_input(const tt_tokenizer *tokenizer, const tti_promp
     in->response = scratch->data;
     in->response_size = scratch->size;
     in->stopped = stopped;
+    in->tokens = tokens;
+    in->n_tokens = n;
     return status;
 }
 static tt_reward tti_task_reward(const tt_task *task) {

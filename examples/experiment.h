@@ -484,6 +484,8 @@ static tt_status assess(app *a, int split, uint64_t index, const int32_t *tokens
     in.response = response.data;
     in.response_size = response.size;
     in.stopped = stopped;
+    in.tokens = tokens;
+    in.n_tokens = n;
     if (status == TT_OK) { status = a->task.reward(a->task.user, &in, &reward); }
     *right = reward > 0.5f;
     tt_text_free(&question);
@@ -491,8 +493,9 @@ static tt_status assess(app *a, int split, uint64_t index, const int32_t *tokens
     tt_text_free(&response);
     return status;
 }
-/* Samples once from each of n prompts that stand one after another in ids; ends[i] is where prompt i ends. */
-static tt_status sample_prompts(app *a, tt_model *model, const tt_ids *ids, const tt_ids *ends, uint64_t seed, tt_rollouts *out) {
+/* Samples once from each of n prompts that stand one after another in ids; ends[i] is where prompt i ends. Its random
+ * numbers are those of (seed, id + i). */
+static tt_status sample_prompts(app *a, tt_model *model, const tt_ids *ids, const tt_ids *ends, uint64_t id, uint64_t seed, tt_rollouts *out) {
     int n = (int)ends->size, i, at = 0;
     int32_t end = tt_token_id(a->tokenizer, a->task.end_token);
     tt_request *requests = (tt_request *)tt_alloc(a->ctx, (size_t)n, sizeof *requests);
@@ -504,7 +507,7 @@ static tt_status sample_prompts(app *a, tt_model *model, const tt_ids *ids, cons
         requests[i].prompt = ids->data + at;
         requests[i].prompt_length = ends->data[i] - at;
         requests[i].n = 1;
-        requests[i].id = (uint64_t)i;
+        requests[i].id = id + (uint64_t)i;
         at = ends->data[i];
     }
     sampling.max_new_tokens = a->o.length;
@@ -518,8 +521,8 @@ static tt_status sample_prompts(app *a, tt_model *model, const tt_ids *ids, cons
     tt_free(a->ctx, requests, (size_t)n, sizeof *requests);
     return status;
 }
-/* A model's own attempts at questions first, first + 1, ... of a split; later passes continue them. */
-static tt_status attempt_questions(app *a, tt_model *model, int split, uint64_t first, int n, uint64_t seed, tt_rollouts *attempts) {
+/* A model's own attempts at questions first, first + 1, ... of a split, sampled as id, id + 1, ...; later passes continue them. */
+static tt_status attempt_questions(app *a, tt_model *model, int split, uint64_t first, int n, uint64_t id, uint64_t seed, tt_rollouts *attempts) {
     tt_ids ids = new_ids(a), ends = new_ids(a);
     tt_text question = new_text(a), answer = new_text(a);
     tt_status status = TT_OK;
@@ -532,7 +535,7 @@ static tt_status attempt_questions(app *a, tt_model *model, int split, uint64_t 
         end = (int32_t)ids.size;
         if (status == TT_OK) { status = tt_ids_append(&ends, &end, 1); }
     }
-    if (status == TT_OK) { status = sample_prompts(a, model, &ids, &ends, seed, attempts); }
+    if (status == TT_OK) { status = sample_prompts(a, model, &ids, &ends, id, seed, attempts); }
     for (i = 0; i < attempts->n && status == TT_OK; i++) {
         question.size = answer.size = 0;
         status = a->task.question(a->task.user, split, first + (uint64_t)i, &question, &answer);
@@ -557,6 +560,10 @@ static tt_status guide_all(app *a, const tt_teacher *teacher, tt_rollouts *attem
     return tt_think_augment(attempts, teacher, a->tokenizer, &think, &grpo, tt_token_id(a->tokenizer, a->task.end_token), 0, metrics);
 }
 typedef struct gate { double hit, rescue, spoil, coherence, leak, leak_max; } gate;
+/* What was found of one question; right: after the teacher's feedback, which only an attempt that ended gets. */
+typedef struct gate_finding { double was_right, guided, right, coherent, leak; } gate_finding;
+/* A rank's own questions of the gate, begin .. begin + attempts.n, and their rows. */
+typedef struct gate_share { int begin; gate_finding *rows; tt_rollouts attempts; } gate_share;
 
 /* Leak: the probability that an attempt holds any word that student documents never hold (the sum over its
  * positions; they are tiny). From such a word on, the base falls into the voice of its other documents. */
@@ -610,21 +617,17 @@ static tt_status known_words(app *a, char *known) {
     tt_ids_free(&ids);
     return status;
 }
-static tt_status gate_leak(app *a, const tt_rollouts *attempts, gate *g) {
+static tt_status gate_leak(app *a, gate_share *own) {
     int vocab = tt_vocab_size(a->tokenizer), i;
     char *known = (char *)tt_alloc(a->ctx, (size_t)vocab, 1);
     tt_status status = known ? known_words(a, known) : TT_ERR_MEM;
-    for (i = 0; i < attempts->n && status == TT_OK; i++) {
-        double leak = 0;
-        status = gate_leak_of(a, attempts, i, known, &leak);
-        g->leak += leak / attempts->n;
-        if (leak > g->leak_max) { g->leak_max = leak; }
-    }
+    for (i = 0; i < own->attempts.n && status == TT_OK; i++) { status = gate_leak_of(a, &own->attempts, i, known, &own->rows[i].leak); }
     tt_free(a->ctx, known, (size_t)vocab, 1);
     return status;
 }
 /* Coherence: "\n\n" is put after each attempt and the student goes on by itself; share of right answers. */
-static tt_status gate_coherence(app *a, const tt_rollouts *attempts, gate *g) {
+static tt_status gate_coherence(app *a, gate_share *own) {
+    const tt_rollouts *attempts = &own->attempts;
     tt_ids ids = new_ids(a), ends = new_ids(a);
     tt_rollouts more = TT_INIT;
     tt_status status = TT_OK;
@@ -638,12 +641,12 @@ static tt_status gate_coherence(app *a, const tt_rollouts *attempts, gate *g) {
         end = (int32_t)ids.size;
         if (status == TT_OK) { status = tt_ids_append(&ends, &end, 1); }
     }
-    if (status == TT_OK) { status = sample_prompts(a, a->base, &ids, &ends, (uint64_t)a->seed + 1, &more); }
+    if (status == TT_OK) { status = sample_prompts(a, a->base, &ids, &ends, (uint64_t)own->begin, (uint64_t)a->seed + 1, &more); }
     for (i = 0; i < attempts->n && status == TT_OK; i++) {
         const tt_rollout *r = &more.items[i];
         int prompt = attempts->items[i].prompt_length;
-        status = assess(a, 1, (uint64_t)i, r->tokens + prompt, r->prompt_length + r->response_length - prompt, r->stopped, &right);
-        g->coherence += (double)right / attempts->n;
+        status = assess(a, 1, (uint64_t)(own->begin + i), r->tokens + prompt, r->prompt_length + r->response_length - prompt, r->stopped, &right);
+        own->rows[i].coherent = right;
     }
     tt_rollouts_free(&more);
     tt_ids_free(&ids);
@@ -668,45 +671,78 @@ static tt_status write_guided(app *a, const tt_rollout *r, int right, tt_text *j
     tt_text_free(&question);
     return status;
 }
-/* The teacher continues every attempt: hit = final answer right, rescue = of the wrong ones, spoil = of the right ones. */
-static tt_status gate_hit_count(app *a, tt_rollouts *attempts, const char *was_right, gate *g, tt_text *json) {
-    int i, n = 0, right, hits = 0, rights = 0, rescued = 0, spoiled = 0;
-    for (i = 0; i < attempts->n; i++) {
-        const tt_rollout *r = &attempts->items[i];
-        if (!r->guided) { continue; }
-        CHECK(assess(a, 1, (uint64_t)i, r->tokens + r->prompt_length, r->response_length, r->stopped, &right));
-        if (n++ < SHOWN) { CHECK(write_guided(a, r, right, json)); }
-        hits += right;
-        rights += was_right[i];
-        rescued += right && !was_right[i];
-        spoiled += was_right[i] && !right;
-    }
-    g->hit = n ? (double)hits / n : 0;
-    g->rescue = n > rights ? (double)rescued / (n - rights) : 0;
-    g->spoil = rights ? (double)spoiled / rights : 0;
+static tt_status gate_right(app *a, const gate_share *own, int i, double *out) {
+    const tt_rollout *r = &own->attempts.items[i];
+    int right;
+    CHECK(assess(a, 1, (uint64_t)(own->begin + i), r->tokens + r->prompt_length, r->response_length, r->stopped, &right));
+    *out = right;
     return TT_OK;
 }
-static tt_status gate_hit(app *a, tt_rollouts *attempts, gate *g, tt_text *json) {
+/* The teacher continues every attempt; the first ones are kept as texts. */
+static tt_status gate_hit(app *a, gate_share *own, tt_text *json) {
     tt_model_teacher *model = make_teacher(a, a->base);
     tt_think_metrics metrics;
     tt_teacher teacher;
-    size_t n = (size_t)attempts->n;
-    char *was_right = (char *)tt_alloc(a->ctx, n, 1);
-    tt_status status = model && was_right ? TT_OK : TT_ERR_MEM;
-    int i, right;
-    for (i = 0; i < attempts->n && status == TT_OK; i++) {
-        const tt_rollout *r = &attempts->items[i];
-        status = assess(a, 1, (uint64_t)i, r->tokens + r->prompt_length, r->response_length, r->stopped, &right);
-        was_right[i] = (char)right;
-    }
+    tt_status status = model ? TT_OK : tt_error_status(a->ctx);
+    int i, shown = 0;
+    for (i = 0; i < own->attempts.n && status == TT_OK; i++) { status = gate_right(a, own, i, &own->rows[i].was_right); }
     if (status == TT_OK) {
         teacher = tt_teacher_model(model);
-        status = guide_all(a, &teacher, attempts, &metrics);
+        status = guide_all(a, &teacher, &own->attempts, &metrics);
     }
-    if (status == TT_OK) { status = gate_hit_count(a, attempts, was_right, g, json); }
-    tt_free(a->ctx, was_right, n, 1);
+    for (i = 0; i < own->attempts.n && status == TT_OK; i++) {
+        gate_finding *row = &own->rows[i];
+        if (!own->attempts.items[i].guided) { continue; }
+        row->guided = 1;
+        status = gate_right(a, own, i, &row->right);
+        if (status == TT_OK && shown++ < SHOWN) { status = write_guided(a, &own->attempts.items[i], row->right > 0, json); }
+    }
     tt_model_teacher_destroy(model);
     return status;
+}
+static tt_status gate_of_share(app *a, gate_finding *rows, int begin, int n, tt_text *json) {
+    gate_share own = TT_INIT;
+    tt_status status = attempt_questions(a, a->base, 1, (uint64_t)begin, n, (uint64_t)begin, (uint64_t)a->seed, &own.attempts);
+    own.begin = begin;
+    own.rows = rows + begin;
+    if (status == TT_OK && !a->data) { status = gate_leak(a, &own); }
+    if (status == TT_OK && !a->data) { status = gate_coherence(a, &own); }
+    if (status == TT_OK) { status = gate_hit(a, &own, json); }
+    tt_rollouts_free(&own.attempts);
+    return status;
+}
+/* The rows of the other ranks. Each question is one rank's, so that the sums are copies. */
+static tt_status gate_gather(app *a, gate_finding *rows) {
+    size_t n = (size_t)a->o.gate_questions * sizeof *rows / sizeof(double), ranks = (size_t)parallel_size, i, k;
+    double *all = (double *)tt_alloc(a->ctx, n * ranks, sizeof *all), *sums = (double *)rows;
+    tt_reducer *reducer = all ? parallel_reducer(a->ctx, a->base, a->o.gradient_parts) : NULL;
+    tt_status status = reducer ? tt_reducer_gather(reducer, sums, (int)n, all) : tt_error_status(a->ctx);
+    for (i = 0; i < n && status == TT_OK; i++) {
+        for (sums[i] = 0, k = 0; k < ranks; k++) { sums[i] += all[k * n + i]; }
+    }
+    tt_reducer_destroy(reducer);
+    tt_free(a->ctx, all, n * ranks, sizeof *all);
+    return status;
+}
+/* hit = final answer right, rescue = of the wrong ones, spoil = of the right ones. */
+static void gate_finish(const gate_finding *rows, int n_rows, gate *g) {
+    double n = 0, hits = 0, rights = 0, rescued = 0, spoiled = 0;
+    int i;
+    memset(g, 0, sizeof *g);
+    for (i = 0; i < n_rows; i++) {
+        const gate_finding *r = &rows[i];
+        g->coherence += r->coherent / n_rows;
+        g->leak += r->leak / n_rows;
+        if (r->leak > g->leak_max) { g->leak_max = r->leak; }
+        n += r->guided;
+        hits += r->guided * r->right;
+        rights += r->guided * r->was_right;
+        rescued += r->guided * r->right * (1 - r->was_right);
+        spoiled += r->guided * r->was_right * (1 - r->right);
+    }
+    g->hit = n > 0 ? hits / n : 0;
+    g->rescue = n > rights ? rescued / (n - rights) : 0;
+    g->spoil = rights > 0 ? spoiled / rights : 0;
 }
 /* Thresholds: judged from the bases of several pilots; below them runs begin to fail. */
 static void say_gate(app *a, const gate *g) {
@@ -717,14 +753,16 @@ static void say_gate(app *a, const gate *g) {
     if (!a->data && g->coherence < 0.15) { say(a, "  warning: coherence below 0.15: the student may learn to say the marker and nothing behind it\n"); }
     if (!a->data && g->leak > 1e-3) { say(a, "  warning: leak above 1e-3: reward alone may find reflection by accident\n"); }
 }
+/* All ranks together; rank 0 has the first questions and their texts. */
 static tt_status run_gate(app *a, gate *g, tt_text *json) {
-    tt_rollouts attempts = TT_INIT;
-    tt_status status = attempt_questions(a, a->base, 1, 0, a->o.gate_questions, (uint64_t)a->seed, &attempts);
-    memset(g, 0, sizeof *g);
-    if (status == TT_OK && !a->data) { status = gate_leak(a, &attempts, g); }
-    if (status == TT_OK && !a->data) { status = gate_coherence(a, &attempts, g); }
-    if (status == TT_OK) { status = gate_hit(a, &attempts, g, json); }
-    tt_rollouts_free(&attempts);
+    int n = a->o.gate_questions, begin = (int)((int64_t)n * parallel_rank / parallel_size), end = (int)((int64_t)n * (parallel_rank + 1) / parallel_size);
+    gate_finding *rows = (gate_finding *)tt_alloc(a->ctx, (size_t)n, sizeof *rows);
+    tt_status status = TT_OK;
+    if (!rows) { return TT_ERR_MEM; }
+    if (end > begin) { status = gate_of_share(a, rows, begin, end - begin, json); }
+    if (status == TT_OK) { status = gate_gather(a, rows); }
+    if (status == TT_OK) { gate_finish(rows, n, g); }
+    tt_free(a->ctx, rows, (size_t)n, sizeof *rows);
     if (status == TT_OK) { say_gate(a, g); }
     return status;
 }

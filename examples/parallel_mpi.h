@@ -7,7 +7,6 @@
  * of the data and hands it to the others; that moves 2 (ranks - 1) / ranks of the data per rank, whatever their number. */
 #ifndef PARALLEL_MPI_H
 #define PARALLEL_MPI_H
-
 static int parallel_rank, parallel_size = 1;
 
 #ifndef TT_MPI
@@ -18,10 +17,12 @@ static void parallel_end(void) {}
 static tt_status (*const parallel_allreduce)(void *user, float *data, size_t n) = NULL;
 #else
 #include <mpi.h>
-enum { PARALLEL_PIECE = 1 << 22 };     /* floats on their way at once: 16 MB, and as many again */
+#ifndef PARALLEL_BLOCK
+#define PARALLEL_BLOCK (1 << 18)       /* floats that ranks share out among them at a time: 1 MB */
+#endif
+enum { PARALLEL_BLOCKS = 16 };         /* on their way at once, and as many again                */
 static int parallel_running;
-static float *parallel_slices;         /* [PARALLEL_PIECE] */
-
+static float *parallel_slices;         /* [PARALLEL_BLOCKS * PARALLEL_BLOCK] */
 /* A rank that leaves before parallel_end takes the others with it: they would wait for it for ever. */
 static void parallel_abort(void) {
     if (!parallel_running) return;
@@ -36,7 +37,7 @@ static void parallel_begin(int *argc, char ***argv) {
     MPI_Comm_size(MPI_COMM_WORLD, &parallel_size);
     parallel_running = 1;
     atexit(parallel_abort);
-    parallel_slices = (float *)malloc(PARALLEL_PIECE * sizeof(float));
+    parallel_slices = (float *)malloc(PARALLEL_BLOCKS * PARALLEL_BLOCK * sizeof(float));
     if (!parallel_slices) exit(1);
     if (parallel_rank > 0 && !freopen(getenv("COMSPEC") ? "NUL" : "/dev/null", "w", stdout)) exit(1);
 }
@@ -47,15 +48,13 @@ static void parallel_end(void) {
 }
 /* Is the flag set on any rank? All ranks get the same answer, so that they stop at the same step. */
 static inline int parallel_any(int flag) {
-    int any = flag;
-    MPI_Allreduce(&flag, &any, 1, MPI_INT, MPI_MAX, MPI_COMM_WORLD);
-    return any;
+    MPI_Allreduce(MPI_IN_PLACE, &flag, 1, MPI_INT, MPI_MAX, MPI_COMM_WORLD);
+    return flag;
 }
 /* The sum of a number that is only shown; the order is MPI's. */
 static inline double parallel_add(double value) {
-    double sum = value;
-    MPI_Allreduce(&value, &sum, 1, MPI_DOUBLE, MPI_SUM, MPI_COMM_WORLD);
-    return sum;
+    MPI_Allreduce(MPI_IN_PLACE, &value, 1, MPI_DOUBLE, MPI_SUM, MPI_COMM_WORLD);
+    return value;
 }
 /* slices[begin] += slices[begin + 1 .. begin + count), each of n values. */
 static void parallel_sum(float *slices, int begin, int count, int n) {
@@ -66,24 +65,33 @@ static void parallel_sum(float *slices, int begin, int count, int n) {
     parallel_sum(slices, begin + half, count - half, n);
     for (i = 0; i < n; i++) a[i] += b[i];
 }
+/* n blocks of `slice` values for each rank. All are under way at once, so that both directions of a wire are busy and one is
+ * summed while others arrive: 98 MB on a link of 1 Gb/s take 0.95 s, and 1.56 s if each exchange waits for the last one. */
+static void parallel_blocks(float *data, int n, int slice) {
+    MPI_Request way[PARALLEL_BLOCKS];
+    size_t size = (size_t)slice * (size_t)parallel_size, k;
+    for (k = 0; k < (size_t)n; k++) MPI_Ialltoall(data + k * size, slice, MPI_FLOAT, parallel_slices + k * size, slice, MPI_FLOAT, MPI_COMM_WORLD, &way[k]);
+    for (k = 0; k < (size_t)n; k++) {
+        float *slices = parallel_slices + k * size;
+        MPI_Wait(&way[k], MPI_STATUS_IGNORE);
+        parallel_sum(slices, 0, parallel_size, slice);
+        MPI_Iallgather(slices, slice, MPI_FLOAT, data + k * size, slice, MPI_FLOAT, MPI_COMM_WORLD, &way[k]);
+    }
+    for (k = 0; k < (size_t)n; k++) MPI_Wait(&way[k], MPI_STATUS_IGNORE);
+}
 /* The hook: data[0..n) becomes the sum over all ranks. An error inside MPI ends the job with MPI's own message. */
 static tt_status parallel_allreduce(void *user, float *data, size_t n) {
-    int most = PARALLEL_PIECE / parallel_size;
+    size_t size = (size_t)parallel_size, most = PARALLEL_BLOCK / size, slice, blocks;
     (void)user;
-    while (n > 0) {
-        int slice = n / (size_t)parallel_size < (size_t)most ? (int)(n / (size_t)parallel_size) : most, piece = slice * parallel_size;
-        if (slice > 0) {
-            MPI_Alltoall(data, slice, MPI_FLOAT, parallel_slices, slice, MPI_FLOAT, MPI_COMM_WORLD);
-            parallel_sum(parallel_slices, 0, parallel_size, slice);
-            MPI_Allgather(parallel_slices, slice, MPI_FLOAT, data, slice, MPI_FLOAT, MPI_COMM_WORLD);
-        } else {                       /* the last values, fewer than ranks: each rank sums them all */
-            piece = (int)n;
-            MPI_Allgather(data, piece, MPI_FLOAT, parallel_slices, piece, MPI_FLOAT, MPI_COMM_WORLD);
-            parallel_sum(parallel_slices, 0, parallel_size, piece);
-            memcpy(data, parallel_slices, (size_t)piece * sizeof *data);
-        }
-        data += piece;
-        n -= (size_t)piece;
+    for (; n >= size; data += blocks * slice * size, n -= blocks * slice * size) {
+        slice = n / size < most ? n / size : most;
+        blocks = n / (slice * size) < PARALLEL_BLOCKS ? n / (slice * size) : PARALLEL_BLOCKS;
+        parallel_blocks(data, (int)blocks, (int)slice);
+    }
+    if (n > 0) {                       /* the last values, fewer than ranks: each rank sums them all */
+        MPI_Allgather(data, (int)n, MPI_FLOAT, parallel_slices, (int)n, MPI_FLOAT, MPI_COMM_WORLD);
+        parallel_sum(parallel_slices, 0, parallel_size, (int)n);
+        memcpy(data, parallel_slices, n * sizeof *data);
     }
     return TT_OK;
 }

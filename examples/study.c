@@ -272,7 +272,7 @@ static tt_status sft_step(app *a, tt_model *student, tt_optimizer *optimizer, co
     uint64_t first = (uint64_t)step * (uint64_t)n;
     tt_rollouts attempts = TT_INIT;
     tt_think_metrics metrics = TT_INIT;
-    tt_status status = chosen ? attempt_questions(a, a->base, 0, first, n, tt_random((uint64_t)a->seed, 0, (uint64_t)step), &attempts) : TT_ERR_MEM;
+    tt_status status = chosen ? attempt_questions(a, a->base, 0, first, n, 0, tt_random((uint64_t)a->seed, 0, (uint64_t)step), &attempts) : TT_ERR_MEM;
     for (i = 0; i < n && status == TT_OK; i++) { *tokens += attempts.items[i].response_length; }
     if (status == TT_OK) { status = guide_all(a, teacher, &attempts, &metrics); }
     *tokens += metrics.teacher_tokens;
@@ -374,7 +374,7 @@ static tt_status run_student(app *a, const arm *m, tt_text *json) {
     double before = 0, after = 0;
     tt_status status = student ? TT_OK : tt_error_status(a->ctx);
     if (status == TT_OK && m->marker > 0) {
-        status = attempt_questions(a, a->base, 1, 0, a->o.questions, (uint64_t)a->seed, &attempts);
+        status = attempt_questions(a, a->base, 1, 0, a->o.questions, 0, (uint64_t)a->seed, &attempts);
         if (status == TT_OK) { status = set_marker(a, student, &attempts, m->marker); }
         if (status == TT_OK) { status = get_marker(a, student, &attempts, &before); }
     }

@@ -113,9 +113,9 @@ static tt_status measure(app *a, tt_model *model, const char *method) {
     tt_status status;
     status = tt_text_format(&json, "{\"seed\":%d,\"method\":\"%s\"", a->seed, method);
     if (status == TT_OK) { status = evaluate(a, model, method, &json); }
+    if (status == TT_OK && strcmp(method, "base") == 0) { status = write_gate(a, &json); }
     if (parallel_rank > 0 || status != TT_OK) { tt_text_free(&json); return status; }
     status = tt_make_dirs(a->ctx, path_of(a->o.out, "seed-%d/%s", a->seed, method));
-    if (status == TT_OK && strcmp(method, "base") == 0) { status = write_gate(a, &json); }
     if (status == TT_OK) { status = tt_text_append(&json, "}\n", 2); }
     if (status == TT_OK) { status = tt_file_write(a->ctx, result_path(a, a->seed, method), json.data, json.size); }
     tt_text_free(&json);

@@ -306,11 +306,13 @@ TT_TEST(settings_out_of_range_are_named) {
         TT_CHECK_CONTAINS(tt_error(ctx), text);                                    \
         tt_step_reset(ctx);                                                        \
     } while (0)
-    EXPECT_RANGE(loss, (tt_loss_type)17, "loss is 17, expected 0 .. 9");
+    EXPECT_RANGE(loss, (tt_loss_type)17, "loss is 17, expected 0 .. 10");
     EXPECT_RANGE(epsilon_low, 1.5f, "epsilon_low is 1.5, expected 0 .. 1");
     EXPECT_RANGE(beta, -1, "beta is -1, expected 0");
     EXPECT_RANGE(temperature, (float)NAN, "temperature is nan");
     EXPECT_RANGE(mismatch_low, 5, "mismatch_low is 5, expected 0 .. 3");
+    EXPECT_RANGE(dro_beta, -1, "dro_beta is -1, expected 0");
+    EXPECT_RANGE(top_entropy_quantile, 1.5f, "top_entropy_quantile is 1.5, expected 0 .. 1");
     EXPECT_RANGE(overlong_cache, 500, "overlong_cache is 500, expected 0 .. 128");
     tt_rollouts_free(&all);
     tt_destroy(ctx);
@@ -541,7 +543,7 @@ static double moved_loss(golden *g, const tt_rollouts *all, const tt_grpo_config
 /* Central differences of the whole batch's loss for each loss, aggregation and KL, with weights for sampler mismatch and a
  * guided row. Left out is what the formula holds constant: CISPO's and VESPO's weights, AAS's denominator. */
 TT_TEST(gradients_are_those_of_the_batch_loss) {
-    static const tt_loss_type losses[] = {TT_LOSS_PPO_CLIP, TT_LOSS_SAPO, TT_LOSS_GSPO, TT_LOSS_REINFORCE, TT_LOSS_GSPO_TOKEN, TT_LOSS_GMPO, TT_LOSS_RLOO};
+    static const tt_loss_type losses[] = {TT_LOSS_PPO_CLIP, TT_LOSS_SAPO, TT_LOSS_GSPO, TT_LOSS_REINFORCE, TT_LOSS_GSPO_TOKEN, TT_LOSS_GMPO, TT_LOSS_RLOO, TT_LOSS_DRO};
     static const int rows[ROWS] = {0, 1, 2};
     golden g;
     tt_rollouts all;
@@ -826,6 +828,193 @@ TT_TEST(verl_weighs_and_rejects_by_mismatch) {
     tt_rollouts_free(&all);
     tt_destroy(ctx);
 }
+/* Loss of rollouts[begin .. end) with these log-probs and, if not NULL, entropies, response by response; slopes and
+ * entropy_slopes receive its derivatives unless NULL. */
+static double loss_of(tt_context *ctx, const tt_rollouts *all, int begin, int end, const float *logprobs, const float *entropies, const tt_grpo_config *c, float *slopes, float *entropy_slopes) {
+    int indices[8], n = 0, i;
+    tt_tensor *l, *h = NULL, *loss;
+    double out;
+    for (i = begin; i < end; i++) {
+        indices[i - begin] = i;
+        n += all->items[i].response_length;
+    }
+    l = tt_constant(ctx, 1, &n, logprobs);
+    l->requires_grad = 1;
+    if (entropies) {
+        h = tt_constant(ctx, 1, &n, entropies);
+        h->requires_grad = 1;
+    }
+    loss = tt_grpo_loss(ctx, l, h, all, indices, end - begin, c, NULL);
+    TT_CHECK_OK(ctx, tt_backward(ctx, loss));
+    out = loss ? tt_item(loss) : (double)NAN;
+    if (slopes) { TT_CHECK_OK(ctx, tt_tensor_get_grad(l, slopes)); }
+    if (entropy_slopes) { TT_CHECK_OK(ctx, tt_tensor_get_grad(h, entropy_slopes)); }
+    tt_step_reset(ctx);
+    return out;
+}
+/* TRL, tests/test_grpo_trainer.py, TestGetHighEntropyMask; its threshold is 1 - top_entropy_quantile. */
+TT_TEST(trl_keeps_the_tokens_of_highest_entropy) {
+    static const float rising[12] = {0.1f, 0.2f, 0.3f, 0.4f, 0.5f, 0.6f, 0.7f, 0.8f, 0.9f, 1.0f, 1.1f, 1.2f};
+    static const float mixed[12] = {0.1f, 0.2f, 0.3f, 1.4f, 0.5f, 0.14f, 0.5f, 0.6f, 0.7f, 0.8f, 0.9f, 1.0f};
+    static const struct { const float *entropies; const char *mask, *kept; float quantile; } cases[] = {
+        {rising, "111111111100", "000000001100", 0.2f}, {mixed, "111100111100", "000100000100", 0.2f}, {rising, "111111111100", "000001111100", 0.5f},
+        {rising, "111111111100", "111111111100", 1}, {rising, "111111111100", "000000000100", 1e-6f}, {rising, "000000000000", "000000000000", 0.5f},
+        {rising, "111111111000", "000011111000", 0.5f}                       /* ours: the token at the threshold stays */
+    };
+    static const int lengths[2] = {6, 6};
+    static const float logprobs[12] = {0};
+    tt_context *ctx = tt_create(NULL);
+    tt_rollouts all;
+    tt_grpo_config c = TT_INIT;
+    float slopes[12];
+    int k, t;
+    TT_REQUIRE(make_rollouts(ctx, 1, 2, lengths, &all) == TT_OK);
+    all.items[0].advantage = all.items[1].advantage = 1;
+    c.loss = TT_LOSS_REINFORCE;
+    c.aggregation = TT_TOKEN_SUM;
+    for (k = 0; k < (int)(sizeof cases / sizeof *cases); k++) {
+        for (t = 0; t < 12; t++) { all.items[t / 6].mask[t % 6] = cases[k].mask[t] == '1'; }
+        c.top_entropy_quantile = cases[k].quantile;
+        loss_of(ctx, &all, 0, 2, logprobs, cases[k].entropies, &c, slopes, NULL);
+        for (t = 0; t < 12; t++) { TT_CHECK(slopes[t] == (cases[k].kept[t] == '1' ? -1.0f : 0.0f)); }
+    }
+    tt_rollouts_free(&all);
+    tt_destroy(ctx);
+}
+/* Central differences, with divergence and entropy bonus, a guided and an off-policy response: only the divergence reaches a
+ * token of small entropy, or in a sequence's loss the ratio that it shares. */
+TT_TEST(gradients_keep_to_the_tokens_of_highest_entropy) {
+    static const tt_loss_type losses[] = {TT_LOSS_PPO_CLIP, TT_LOSS_SAPO, TT_LOSS_GSPO, TT_LOSS_REINFORCE, TT_LOSS_GMPO, TT_LOSS_RLOO, TT_LOSS_DRO};
+    static const int lengths[4] = {4, 3, 2, 3};
+    static const float entropies[12] = {0.3f, 1.1f, 0.2f, 0.9f, 0.8f, 0.1f, 0.7f, 1.2f, 0.4f, 0.5f, 1.0f, 0.6f};   /* the median: 0.65 */
+    tt_context *ctx = tt_create(NULL);
+    tt_rollouts all;
+    int k, i, t;
+    TT_REQUIRE(make_rollouts(ctx, 1, 4, lengths, &all) == TT_OK);
+    for (i = 0; i < 4; i++) {
+        tt_rollout *r = &all.items[i];
+        r->advantage = i % 2 ? -0.7f : 1.3f;
+        r->old_logprobs = (float *)tt_alloc(ctx, (size_t)lengths[i], sizeof(float));
+        r->ref_logprobs = (float *)tt_alloc(ctx, (size_t)lengths[i], sizeof(float));
+        for (t = 0; t < lengths[i]; t++) {
+            r->old_logprobs[t] = -1.0f - 0.02f * (float)t;
+            r->ref_logprobs[t] = -1.3f + 0.1f * (float)t;
+            r->sampling_logprobs[t] = -1.1f;
+        }
+    }
+    memset(all.items[2].teacher_mask, 1, 2);
+    all.items[3].off_policy = 1;
+    for (k = 0; k < (int)(sizeof losses / sizeof *losses); k++) {
+        const float h = 1.0f / 512;
+        tt_grpo_config c = TT_INIT;
+        float logprobs[12], slopes[12], without[12], entropy_slopes[12];
+        double all_tokens, kept;
+        c.loss = losses[k];
+        c.mismatch = TT_MISMATCH_TOKEN_TRUNCATE;
+        c.aas = TT_AAS_LUFFY;
+        c.beta = 0.3f;
+        c.entropy_coef = 0.1f;
+        c.top_entropy_quantile = 0.5f;
+        for (t = 0; t < 12; t++) { logprobs[t] = -1.05f + 0.01f * (float)t; }
+        kept = loss_of(ctx, &all, 0, 4, logprobs, entropies, &c, slopes, entropy_slopes);
+        for (t = 0; t < 12; t++) {
+            float here = logprobs[t];
+            double up, down;
+            logprobs[t] = here + h;
+            up = loss_of(ctx, &all, 0, 4, logprobs, entropies, &c, NULL, NULL);
+            logprobs[t] = here - h;
+            down = loss_of(ctx, &all, 0, 4, logprobs, entropies, &c, NULL, NULL);
+            logprobs[t] = here;
+            if (!TT_CHECK_NEAR(slopes[t], (up - down) / (2 * (double)h), 2e-4)) { printf("  loss %d, token %d\n", losses[k], t); }
+            TT_CHECK_NEAR(entropy_slopes[t], entropies[t] > 0.65f ? -0.1 / 12 : 0, 1e-8);
+        }
+        c.top_entropy_quantile = 0;
+        all_tokens = loss_of(ctx, &all, 0, 4, logprobs, entropies, &c, without, entropy_slopes);
+        TT_CHECK(fabs(all_tokens - kept) > 1e-3);
+        for (t = 0; t < 12; t++) { TT_CHECK_NEAR(entropy_slopes[t], -0.1 / 12, 1e-8); }
+        TT_CHECK_NEAR(slopes[11], 0.3 / 12 * (1 - exp(all.items[3].ref_logprobs[2] - logprobs[11])), 1e-6);    /* off-policy, entropy 0.6: the divergence alone */
+        TT_CHECK(slopes[7] == without[7]);                                                                       /* guided, entropy 1.2: all of it */
+    }
+    {
+        int n = 12, indices[4] = {0, 1, 2, 3};
+        tt_grpo_config c = TT_INIT;
+        c.top_entropy_quantile = 0.5f;
+        TT_CHECK(tt_grpo_loss(ctx, tt_constant(ctx, 1, &n, entropies), NULL, &all, indices, 4, &c, NULL) == NULL);
+        TT_CHECK_CONTAINS(tt_error(ctx), "top_entropy_quantile is 0.5 but entropy is NULL");
+        tt_step_reset(ctx);
+    }
+    tt_rollouts_free(&all);
+    tt_destroy(ctx);
+}
+/* verl, tests/trainer/ppo/test_loss_aggregation_on_cpu.py: a loss of A = -1 is the log-prob. What ranks have is added here, not
+ * averaged, so nothing is scaled by their number. */
+TT_TEST(verl_sums_over_tokens) {
+    static const int lengths[8] = {3, 3, 3, 3, 3, 3, 3, 3};
+    static const float values[6] = {1, 2, 30, 4, 50, 6};
+    tt_context *ctx = tt_create(NULL);
+    tt_rollouts all;
+    tt_grpo_config c = TT_INIT;
+    float rising[24];
+    int i, parts;
+    c.loss = TT_LOSS_REINFORCE;
+    c.aggregation = TT_TOKEN_SUM;
+    TT_REQUIRE(make_rollouts(ctx, 1, 8, lengths, &all) == TT_OK);
+    for (i = 0; i < 8; i++) {
+        all.items[i].advantage = -1;
+        all.items[i].mask[i == 1 ? 1 : 2] = 0;
+    }
+    TT_CHECK_NEAR(loss_of(ctx, &all, 0, 2, values, NULL, &c, NULL, NULL), 1 + 2 + 4 + 6, 0);
+    all.items[1].mask[1] = 1;
+    all.items[1].mask[2] = 0;
+    for (i = 0; i < 24; i++) { rising[i] = (float)(i + 1); }
+    for (parts = 1; parts <= 8; parts *= 2) {
+        double sum = 0;
+        for (i = 0; i < parts; i++) { sum += loss_of(ctx, &all, i * 8 / parts, (i + 1) * 8 / parts, rising + i * 24 / parts, NULL, &c, NULL, NULL); }
+        TT_CHECK_NEAR(sum, 192, 0);                    /* 1 + 2 + 4 + 5 + ... + 22 + 23 */
+    }
+    tt_rollouts_free(&all);
+    tt_destroy(ctx);
+}
+/* verl, tests/trainer/ppo/test_dynamic_policy_losses_on_cpu.py, test_dro_matches_direct_formula; its third token is masked. */
+TT_TEST(verl_penalises_the_square_of_the_log_ratio) {
+    tt_grpo_config c = TT_INIT;
+    tt_token_loss first, second;
+    c.loss = TT_LOSS_DRO;
+    c.dro_beta = 0.05f;
+    first = tt_grpo_token_loss(&c, -0.8, -1.0, (double)NAN, 2, 0);
+    second = tt_grpo_token_loss(&c, -0.9, -0.7, (double)NAN, -1.5, 0);
+    TT_CHECK_NEAR((first.loss + second.loss) / 2, ((1.6 + 0.025 * 0.04) + (-1.35 + 0.025 * 0.04)) / 2, 1e-9);
+    TT_CHECK_NEAR(first.dloss, -2 + 0.05 * 0.2, 1e-9);
+    TT_CHECK_NEAR(second.dloss, 1.5 - 0.05 * 0.2, 1e-9);
+}
+/* TRL, tests/test_grpo_trainer.py, test_get_sapo_token_loss: ratio 1 and temperature 1 give 4 sigmoid(0) = 2. */
+TT_TEST(trl_gates_softly) {
+    tt_grpo_config c = TT_INIT;
+    c.loss = TT_LOSS_SAPO;
+    c.sapo_tau_pos = 1;
+    TT_CHECK_NEAR(tt_grpo_token_loss(&c, -0.5, -0.5, (double)NAN, 1, 0).loss, -2, 1e-12);
+}
+/* verl, tests/trainer/ppo/test_reinforce_pp_multiturn_on_cpu.py, gamma 1: what the student did not write stands in no
+ * advantage's way. */
+TT_TEST(verl_skips_what_the_student_did_not_write) {
+    static const int compact[2] = {4, 4}, expanded[2] = {6, 4};
+    tt_context *ctx = tt_create(NULL);
+    float advantages[2][2];
+    int k, i;
+    for (k = 0; k < 2; k++) {
+        tt_rollouts all;
+        tt_grpo_config c = TT_INIT;
+        c.advantage = TT_ADV_REINFORCE_PP;
+        TT_REQUIRE(make_rollouts(ctx, 1, 2, k ? expanded : compact, &all) == TT_OK);
+        if (k) { all.items[0].mask[2] = all.items[0].mask[3] = 0; }
+        all.items[0].rewards[0] = 1;
+        TT_CHECK_OK(ctx, tt_grpo_advantages(&all, &c, NULL, NULL));
+        for (i = 0; i < 2; i++) { advantages[k][i] = all.items[i].advantage; }
+        tt_rollouts_free(&all);
+    }
+    TT_CHECK(advantages[0][0] > 0 && memcmp(advantages[0], advantages[1], sizeof advantages[0]) == 0);
+    tt_destroy(ctx);
+}
 
 /* Rewards 2e-4 apart: verl's 1e-8 stands beside the variance in the root, OpenRLHF's is its least value. */
 TT_TEST(whitening_guards_a_small_variance) {
@@ -1016,6 +1205,8 @@ TT_MAIN(advantages_have_the_golden_values, equal_rewards_and_groups_of_one_give_
         slopes_are_those_of_the_losses, gradients_are_those_of_the_batch_loss, the_entropy_bonus_reaches_its_gradient,
         the_sampler_and_the_trainer_agree_to_the_bit, mismatch_weights_are_one_unless_the_sampler_differs,
         stale_responses_leave_the_loss_only_if_they_were_bad, trl_punishes_length_softly, trl_logs_the_weighted_reward, verl_standardises_groups,
-        trl_masks_bad_responses_off_policy, verl_weighs_and_rejects_by_mismatch, whitening_guards_a_small_variance,
+        trl_masks_bad_responses_off_policy, verl_weighs_and_rejects_by_mismatch, trl_keeps_the_tokens_of_highest_entropy,
+        gradients_keep_to_the_tokens_of_highest_entropy, verl_sums_over_tokens, verl_penalises_the_square_of_the_log_ratio, trl_gates_softly,
+        verl_skips_what_the_student_did_not_write, whitening_guards_a_small_variance,
         an_off_policy_response_takes_a_samples_place, a_replaced_response_is_marked_as_the_teachers,
         every_failed_allocation_is_reported_and_leaks_nothing)

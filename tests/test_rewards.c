@@ -112,7 +112,7 @@ TT_TEST(formats_are_patterns) {
     TT_CHECK(score(tt_reward_format, tail, "", "", "aabab") == 1 && score(tt_reward_format, tail, "", "", "aaba") == 0);
 }
 /* ---- cases of TRL's tests/test_rewards.py, with the rewards they expect ---- */
-/* TestThinkFormatReward. Its last two cases, a second <think>, are not restated: a pattern cannot forbid a text. */
+/* TestThinkFormatReward. Its last two cases have a second <think>, which a pattern cannot forbid. */
 TT_TEST(trl_wants_thoughts_in_their_tags) {
     static const char *const valid[] = {
         "<think>This is my reasoning.</think>This is my answer.", "<think>\nThis is my reasoning.\n</think>\nThis is my answer.",
@@ -124,10 +124,16 @@ TT_TEST(trl_wants_thoughts_in_their_tags) {
         "This is my reasoning.\nThis is my answer.", "This is my reasoning.</think>\nThis is my answer.", "This is my reasoning.</think>This is my answer.",
         "This<think>is my reasoning.</think>\nThis is my answer."
     };
+    static const char *const second[] = {
+        "<think>This is<think>my reasoning.</think></think>This is my answer.", "<think>This is</think>\nmy\n<think>reasoning.</think>\nThis is my answer."
+    };
     static char pattern[] = "<think>*</think>*";
     size_t i;
     for (i = 0; i < sizeof valid / sizeof *valid; i++) { TT_CHECK(score(tt_reward_format, pattern, "", "", valid[i]) == 1); }
     for (i = 0; i < sizeof invalid / sizeof *invalid; i++) { TT_CHECK(score(tt_reward_format, pattern, "", "", invalid[i]) == 0); }
+    for (i = 0; i < sizeof valid / sizeof *valid; i++) { TT_CHECK(score(tt_reward_think_format, NULL, "", "", valid[i]) == 1); }
+    for (i = 0; i < sizeof invalid / sizeof *invalid; i++) { TT_CHECK(score(tt_reward_think_format, NULL, "", "", invalid[i]) == 0); }
+    for (i = 0; i < sizeof second / sizeof *second; i++) { TT_CHECK(score(tt_reward_think_format, NULL, "", "", second[i]) == 0); }
 }
 /* TestAccuracyReward: right answer as LaTeX and as fraction, wrong answers with and without LaTeX. */
 TT_TEST(trl_compares_boxed_answers) {
@@ -137,6 +143,56 @@ TT_TEST(trl_compares_boxed_answers) {
     };
     size_t i;
     for (i = 0; i < sizeof cases / sizeof *cases; i++) { TT_CHECK_NEAR(score(tt_reward_boxed, NULL, "", cases[i].gold, cases[i].said), cases[i].want, 0); }
+}
+/* A reward of a response of n tokens, which are those given or all alike. */
+static float score_tokens(tt_status (*reward)(void *, const tt_reward_input *, float *), void *user, const char *gold, const char *said, const int32_t *tokens, int n) {
+    static const int32_t ones[200] = {0};
+    tt_reward_input in = TT_INIT;
+    float out = (float)NAN;
+    in.question = "";
+    in.answer = gold;
+    in.response = said;
+    in.response_size = strlen(said);
+    in.stopped = 1;
+    in.tokens = tokens ? tokens : ones;
+    in.n_tokens = n;
+    TT_CHECK_INT(reward(user, &in, &out), TT_OK);
+    return out;
+}
+/* TestCosineScaledReward, and get_repetition_penalty_reward as its documentation shows it: n-grams of 2, penalty -1. */
+TT_TEST(trl_scales_by_length_and_repetition) {
+    static const struct { const char *said; int n; double want; } cases[] = {
+        {"\\boxed{\\frac{1}{3}}", 25, 0.92678}, {"\\boxed{\\frac{1}{3}}", 75, 0.57322}, {"\\boxed{\\frac{1}{2}}", 25, -0.92678}, {"\\boxed{\\frac{1}{2}}", 75, -0.57322},
+        {"\\boxed{\\frac{1}{3}}", 50, 0.75}, {"\\boxed{\\frac{1}{2}}", 50, -0.75}, {"\\boxed{\\frac{1}{3}}", 0, 1}, {"\\boxed{\\frac{1}{3}}", 100, 0.5},
+        {"\\boxed{\\frac{1}{2}}", 0, -1}, {"\\boxed{\\frac{1}{2}}", 100, -0.5}, {"\\boxed{\\frac{1}{3}}", 200, 0.5}, {"\\boxed{\\frac{1}{2}}", 200, -0.5}
+    };
+    static const int32_t apart[4] = {1, 2, 3, 4}, alike[5] = {5, 5, 5, 5, 5}, twice[8] = {1, 2, 3, 9, 1, 2, 3, 8};
+    tt_repetition pairs = TT_INIT;
+    tt_cosine cosine = TT_INIT;
+    tt_reward_input in = TT_INIT;
+    size_t i;
+    float out;
+    cosine.max_length = 100;
+    for (i = 0; i < sizeof cases / sizeof *cases; i++) { TT_CHECK_NEAR(score_tokens(tt_reward_cosine, &cosine, "\\frac{1}{3}", cases[i].said, NULL, cases[i].n), cases[i].want, 1e-5); }
+    cosine.reward = tt_reward_boxed;
+    cosine.min_value_wrong = -1;
+    cosine.max_value_wrong = -0.5f;
+    cosine.max_value_correct = 2;                      /* min_value_correct: 0 */
+    TT_CHECK_NEAR(score_tokens(tt_reward_cosine, &cosine, "\\frac{1}{3}", "\\boxed{\\frac{1}{3}}", NULL, 50), 1, 1e-6);
+    cosine.reward = tt_reward_countdown;               /* a gold answer that is no number: abstains, as TRL where it cannot parse it */
+    TT_CHECK(isnan(score_tokens(tt_reward_cosine, &cosine, "forty two", "(8-2)*4", NULL, 50)));
+    cosine.max_length = 0;
+    TT_CHECK_INT(tt_reward_cosine(&cosine, &in, &out), TT_ERR_ARG);
+
+    pairs.ngram_size = 2;
+    TT_CHECK(score_tokens(tt_reward_repetition, &pairs, "", "", apart, 4) == 0);
+    TT_CHECK_NEAR(score_tokens(tt_reward_repetition, &pairs, "", "", alike, 5), -0.75, 1e-7);
+    TT_CHECK(score_tokens(tt_reward_repetition, &pairs, "", "", alike, 1) == 0 && score_tokens(tt_reward_repetition, NULL, "", "", alike, 2) == 0);
+    TT_CHECK_NEAR(score_tokens(tt_reward_repetition, NULL, "", "", twice, 8), -1.0 / 6, 1e-7);       /* 123 239 391 912 123 238 */
+    pairs.max_penalty = -0.5f;
+    TT_CHECK_NEAR(score_tokens(tt_reward_repetition, &pairs, "", "", twice, 8), -0.5 * 2 / 7, 1e-7);
+    pairs.max_penalty = 0.5f;
+    TT_CHECK_INT(tt_reward_repetition(&pairs, &in, &out), TT_ERR_ARG);
 }
 
 /* ---- countdown ---- */
@@ -815,7 +871,7 @@ TT_TEST(every_failed_allocation_is_reported_and_leaks_nothing) {
 }
 
 TT_MAIN(answers_are_equal_by_text_value_or_parts, answers_of_math500_equal_those_of_their_solutions, rewards_read_the_answer_where_it_stands,
-        formats_are_patterns, trl_wants_thoughts_in_their_tags, trl_compares_boxed_answers, countdown_wants_each_number_once, countdown_test_set_is_solved_and_checked, puzzles_are_answered_and_split_by_their_numbers,
+        formats_are_patterns, trl_wants_thoughts_in_their_tags, trl_compares_boxed_answers, trl_scales_by_length_and_repetition, countdown_wants_each_number_once, countdown_test_set_is_solved_and_checked, puzzles_are_answered_and_split_by_their_numbers,
         puzzle_documents_show_right_checks_of_unseen_questions, puzzle_tokenizers_survive_lost_memory, puzzle_settings_are_checked, intervals_are_those_of_the_textbook, pass_at_k_counts_the_samples_that_miss, evaluation_counts_passes_and_votes,
         a_failing_reward_is_counted_not_fatal, evaluations_are_a_table_and_json, reflection_is_read_from_words_without_a_judge,
         jsonl_sets_hold_out_what_is_asked, every_failed_allocation_is_reported_and_leaks_nothing)

@@ -304,7 +304,7 @@ TT_TEST(the_marker_gets_the_probability_asked_for) {
     a.whole = 1;
     a.o = arm_options(arm_named("base"));
     TT_REQUIRE(open_base(&a) == TT_OK);
-    TT_CHECK_OK(a.ctx, attempt_questions(&a, a.base, 1, 0, 64, 1, &attempts));
+    TT_CHECK_OK(a.ctx, attempt_questions(&a, a.base, 1, 0, 64, 0, 1, &attempts));
     student = new_student(&a);
     for (k = 0; k < 3; k++) {
         double p = 0, mean = 0;

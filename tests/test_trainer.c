@@ -1129,6 +1129,11 @@ static tt_status size_reward(void *user, const tt_reward_input *in, float *rewar
     *reward = (float)in->response_size;
     return TT_OK;
 }
+static tt_status token_reward(void *user, const tt_reward_input *in, float *reward) {
+    (void)user;
+    *reward = (float)in->n_tokens + (float)in->tokens[in->n_tokens - 1] / 1024;
+    return TT_OK;
+}
 static tt_status moody_reward(void *user, const tt_reward_input *in, float *reward) {
     int *calls = (int *)user;
     (void)in;
@@ -1157,7 +1162,7 @@ TT_TEST(trainer_adds_and_logs_rewards) {
     rewards[1].reward = moody_reward;
     rewards[1].user = &calls;
     rewards[2].name = "only \"seen\"";
-    rewards[2].reward = size_reward;
+    rewards[2].reward = token_reward;
     rewards[2].log_only = 1;
     r.desc.rewards = rewards;
     r.desc.n_rewards = 3;
@@ -1171,6 +1176,7 @@ TT_TEST(trainer_adds_and_logs_rewards) {
         const tt_rollout *o = &all->items[i];
         double want = 2 * (double)o->rewards[0] - 0.5 * (double)o->rewards[1] + (isnan(o->rewards[2]) ? 0 : 0.125);
         TT_CHECK_NEAR(o->reward, want, 1e-6);
+        TT_CHECK_NEAR(o->rewards[3], o->response_length + (double)o->tokens[o->prompt_length + o->response_length - 1] / 1024, 1e-6);
         TT_CHECK_INT(isnan(o->rewards[2]) != 0, i % 3 == 2);
     }
     TT_CHECK_INT(calls, all->n);
