@@ -396,6 +396,7 @@ struct tt_tensor {
     size_t size;                    /* number of elements                                    */
     void *data;                     /* on the backend                                        */
     float *grad;                    /* on the backend; NULL until a backward needs it        */
+    int grad_is_zero;               /* whatever stands in grad; tt_grad writes the zeros     */
     int requires_grad;              /* gradient flows to or through this tensor              */
     int retain_grad;                /* set to keep grad of an inner tensor after tt_backward */
     int persistent;                 /* long-lived                                            */
@@ -3214,6 +3215,7 @@ TT_API tt_tensor *tt_parameter(tt_context *ctx, int ndim, const int *shape, cons
 static void tti_grad_free(tt_tensor *t) {
     if (t->grad) { t->ctx->backend->free(t->ctx, t->grad, t->size * sizeof(float)); }
     t->grad = NULL;
+    t->grad_is_zero = 0;
 }
 TT_API void tt_tensor_destroy(tt_tensor *t) {
     if (!t || !t->persistent) { return; }
@@ -3284,7 +3286,7 @@ TT_API tt_status tt_tensor_get(const tt_tensor *t, float *values) {
     return status;
 }
 TT_API tt_status tt_tensor_get_grad(const tt_tensor *t, float *values) {
-    if (!t->grad) { memset(values, 0, t->size * sizeof(float)); return TT_OK; }
+    if (!t->grad || t->grad_is_zero) { memset(values, 0, t->size * sizeof(float)); return TT_OK; }
     return t->ctx->backend->download(t->ctx, values, t->grad, t->size * sizeof(float));
 }
 TT_API double tt_item(const tt_tensor *t) {
@@ -3366,17 +3368,18 @@ static tt_tensor *tti_graph_fail(tt_context *ctx, const char *who, const char *w
 static int tti_cols(const tt_tensor *x) { return x->ndim ? x->shape[x->ndim - 1] : 1; }
 static int tti_rows(const tt_tensor *x) { return (int)(x->size / (size_t)tti_cols(x)); }
 
-/* The gradient to add to: of parameters persistent, of inner tensors from the spares. A new one is zeroed, unless
- * `fresh` is given: then *fresh = 1 tells the caller to overwrite it. */
+/* The gradient to add to: of parameters persistent, of inner tensors from the spares. A new one, or one that tt_zero_grad
+ * declared zero, is zeroed, unless `fresh` is given: then *fresh = 1 tells the caller to overwrite it. */
 static float *tti_grad(tt_tensor *t, int *fresh) {
     tt_context *ctx;
     size_t bytes;
     if (fresh) { *fresh = 0; }
     if (!t || !t->requires_grad) { return NULL; }
-    if (t->grad) { return t->grad; }
+    if (t->grad && !t->grad_is_zero) { return t->grad; }
     ctx = t->ctx;
     bytes = t->size * sizeof(float);
-    if (t->persistent) { t->grad = (float *)ctx->backend->alloc(ctx, bytes); }
+    if (t->grad_is_zero) { t->grad_is_zero = 0; }
+    else if (t->persistent) { t->grad = (float *)ctx->backend->alloc(ctx, bytes); }
     else {
         tti_spare **link = &ctx->spare_grads;
         while (*link && (*link)->size != t->size) { link = &(*link)->next; }
@@ -3427,7 +3430,9 @@ TT_API tt_status tt_backward(tt_context *ctx, tt_tensor *loss) {
 }
 TT_API tt_status tt_eval(tt_context *ctx) { return ctx->graph_error ? ctx->status : TT_OK; }
 TT_API tt_status tt_zero_grad(tt_tensor *t) {
-    return t->grad ? t->ctx->backend->zero(t->ctx, t->grad, t->size * sizeof(float)) : TT_OK;
+    if (!t->persistent) { return t->grad ? t->ctx->backend->zero(t->ctx, t->grad, t->size * sizeof(float)) : TT_OK; }
+    t->grad_is_zero = t->grad != NULL;
+    return TT_OK;
 }
 TT_API void tt_no_grad_begin(tt_context *ctx) { ctx->no_grad++; }
 TT_API void tt_no_grad_end(tt_context *ctx) { if (ctx->no_grad > 0) { ctx->no_grad--; } }
@@ -3745,8 +3750,8 @@ static tt_status tti_product_back(tt_context *ctx, tti_node *node) {
     tt_tensor *x = node->in[0], *w = node->in[1], *b = node->n_in > 2 ? node->in[2] : NULL;
     const float *dy = node->out->grad;
     int n = tti_rows(x), k = tti_cols(x), m = tti_cols(node->out);
-    int fresh;
-    float *dx = tti_grad(x, &fresh), *dw = tt_grad(w), *db = tt_grad(b);
+    int fresh, fresh_w;
+    float *dx = tti_grad(x, &fresh), *dw = tti_grad(w, &fresh_w), *db = tt_grad(b);
     tt_gemm_args g;
     tt_status status = TT_OK;
     if (dx) {
@@ -3757,7 +3762,7 @@ static tt_status tti_product_back(tt_context *ctx, tti_node *node) {
     if (dw && status == TT_OK) {
         if (w_is_mk) { tti_gemm_set(&g, m, k, n, dy, m, 1, TT_F(x), k, 0, dw); }
         else { tti_gemm_set(&g, k, m, n, TT_F(x), k, 1, dy, m, 0, dw); }
-        g.accumulate = 1;
+        g.accumulate = !fresh_w;
         status = ctx->backend->gemm(ctx, &g);
     }
     if (db && status == TT_OK) { status = ctx->backend->bias_backward(ctx, db, dy, n, m); }
@@ -9774,7 +9779,7 @@ static tt_status tti_grad_norm(tt_optimizer *o, double *norm) {
     int i;
     for (i = 0; status == TT_OK && i < o->n; i++) {
         const tt_tensor *p = o->params[i];
-        if (p->grad) { status = backend->sum_squares(o->ctx, p->grad, p->size, o->squares + i); }
+        if (p->grad && tt_grad(o->params[i])) { status = backend->sum_squares(o->ctx, p->grad, p->size, o->squares + i); }
     }
     if (status == TT_OK) { status = backend->download(o->ctx, o->host_squares, o->squares, bytes); }
     if (status != TT_OK) { return status; }
