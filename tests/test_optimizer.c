@@ -51,15 +51,15 @@ TT_TEST(adamw_follows_its_formulas) {
     d.max_grad_norm = 0.5f;
     o = tt_adamw_create(m, &d);
     for (at = 0, i = 0; i < tt_model_n_params(m); i++) for (k = 0; k < tt_model_param(m, i)->size; k++) p[at++] = (double)TT_F(tt_model_param(m, i))[k];
-    for (step = 0; step < 5; step++) {
-        double norm = 0, scale, lr = 0.01;
-        set_gradients(m, step, 1);
-        for (i = 0; i < tt_model_n_params(m); i++) for (k = 0; k < tt_model_param(m, i)->size; k++) norm += pow((double)gradient(i, k, step), 2);
+    for (step = 0; step < 6; step++) {
+        double norm = 0, scale, lr = 0.01, given = step != 4;      /* 4: no backward, so the gradient is zero */
+        if (given > 0) { set_gradients(m, step, 1); }
+        for (i = 0; i < tt_model_n_params(m); i++) for (k = 0; k < tt_model_param(m, i)->size; k++) norm += pow(given * (double)gradient(i, k, step), 2);
         norm = sqrt(norm);
         scale = 0.5 / (norm + 1e-6) < 1 ? 0.5 / (norm + 1e-6) : 1;
         for (at = 0, i = 0; i < tt_model_n_params(m); i++) {
             for (k = 0; k < tt_model_param(m, i)->size; k++, at++) {
-                double g = scale * (double)gradient(i, k, step), decay = tt_model_param(m, i)->ndim > 1 ? 0.1 : 0;
+                double g = scale * given * (double)gradient(i, k, step), decay = tt_model_param(m, i)->ndim > 1 ? 0.1 : 0;
                 m1[at] = 0.9 * m1[at] + 0.1 * g;
                 m2[at] = 0.999 * m2[at] + 0.001 * g * g;
                 p[at] -= lr * decay * p[at];
