@@ -724,7 +724,7 @@ def write(log, results):
     for title, kind in ('Rivals', 'PEERS'), ('Where the time of a step goes', 'PARTS'), ('Left out', 'skip'):
         some = [line[len(kind) + 1:].replace('name=', '').replace('=', ' ') for line in lines if line.startswith(kind + ' ')]
         if some:
-            text += [f'\n### {title}\n'] + [f'- {line}' for line in some]
+            text += [f'\n### {title}\n'] + [f'- {line}' for line in dict.fromkeys(some)]
     text.append(END)
     whole = open(results, encoding='utf-8').read()
     if BEGIN not in whole or END not in whole:
