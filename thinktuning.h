@@ -396,7 +396,8 @@ struct tt_tensor {
     size_t size;                    /* number of elements                                    */
     void *data;                     /* on the backend                                        */
     float *grad;                    /* on the backend; NULL until a backward needs it        */
-    int grad_is_zero;               /* whatever stands in grad; tt_grad writes the zeros     */
+    int grad_is_zero;               /* 1: it is, whatever stands in grad, until tt_grad      */
+                                    /* writes the zeros or a product overwrites them         */
     int requires_grad;              /* gradient flows to or through this tensor              */
     int retain_grad;                /* set to keep grad of an inner tensor after tt_backward */
     int persistent;                 /* long-lived                                            */
@@ -2308,16 +2309,16 @@ extern "C" {
 /* Sizes of blocks. Those that count columns of C are multiples of every kernel set's tile width (32, 24, 12, 3). */
 #define TTI_MC ((size_t)96)          /* gemm: rows of an item                           */
 #define TTI_KC ((size_t)384)         /* gemm: depth of the packed panels                */
+#define TTI_AMX_KC ((size_t)512)     /* ... and of AMX, in bf16                         */
 #define TTI_NC ((size_t)768)         /* gemm: columns of B packed at a time ...         */
 #define TTI_NG ((size_t)384)         /* ... and of one item                             */
-#define TTI_SQUARES ((size_t)16384)  /* squares: values in one sum                       */
+#define TTI_SQUARES ((size_t)16384)  /* squares: values in one sum                      */
 #define TTI_KEYS ((size_t)96)        /* attention: keys in a block                      */
 #define TTI_QUERIES ((size_t)48)     /* attention: rows in a block                      */
 #define TTI_VOCAB_ROWS ((size_t)192) /* log-probs: rows times columns of logits at once */
 #ifndef TTI_VOCAB_BLOCK
 #define TTI_VOCAB_BLOCK ((size_t)2304)
 #endif
-#define TTI_AMX_KC ((size_t)512)     /* the depth in bf16                               */
 #define TTI_GEMM_SCRATCH ((TTI_MC + 32) * TTI_KC + 16)      /* rows of an item and a panel of B */
 
 typedef struct tti_job {             /* what a kernel works on; each reads the fields it knows */
