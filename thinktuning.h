@@ -253,7 +253,7 @@ typedef struct tt_gemm_args {
     int lda, ldb, ldc;
     const float *a, *b, *bias;
     const uint16_t *half_b;             /* B in bf16, instead of b; only if the backend takes_half */
-    const void *panels;                 /* what gemm_panels made of the same B, or NULL            */
+    const void *panels;                 /* what gemm_panels made of this B, beside it, or NULL     */
     float *c;
 } tt_gemm_args;
 
@@ -2341,6 +2341,7 @@ typedef struct tti_gemm {            /* element (i,k) of A is a[i * a_row + k * 
     size_t n0, n1, k0, k1;           /* the block of B that is packed           */
     const float *packed;             /* panels of B ...                         */
     size_t b0, p0, p1;               /* ... from column b0, and of k from p0 to p1 */
+    int pairs;                       /* of bf16, two k in a float               */
     float *turned;                   /* panels of A ...                         */
     size_t t0, t1;                   /* ... of k from t0 to t1                  */
     size_t rows;                     /* of C in one item                        */
@@ -2728,6 +2729,7 @@ static void tti_gemm_of(const tti_cpu *cpu, const tt_gemm_args *args, tti_gemm *
     g->b_column = args->transpose_b ? (size_t)args->ldb : 1;
     g->b_k = args->transpose_b ? 1 : (size_t)args->ldb;
     g->packed = args->panels ? tti_aligned((float *)(uintptr_t)args->panels) : NULL;
+    g->pairs = args->half_b && !cpu->amx && g->b_k == 1 && g->k % 2 == 0 && g->b_column % 2 == 0;
     g->c = args->c;
     g->ldc = (size_t)args->ldc;
     g->bias = args->bias;
@@ -2745,6 +2747,7 @@ static tt_status tti_cpu_gemm(tt_context *ctx, const tt_gemm_args *args) {
     tti_gemm_of(cpu, args, &g);
     job.args = &g;
     g.few = g.m <= (g.b_column == 1 && !g.bf16 ? TTI_MC / 4 : TTI_MC);
+    if (g.pairs && !g.few) { g.packed = NULL; }
     pack_b = !g.few && !g.packed && (g.b_column != 1 || g.half_b || (g.b_k > 128 && g.m * g.n > TTI_SMALL_C) || tti_gemm_turns(&g));
     if (tti_thread_scratch(ctx, TTI_GEMM_SCRATCH) != TT_OK
         || tti_gemm_scratch(ctx, cpu, &g, g.few ? g.k : cpu->gemm_k, pack_b, tti_gemm_turns(&g) && (g.few || g.bf16), &job.y) != TT_OK) { return TT_ERR_MEM; }
@@ -2762,12 +2765,19 @@ static size_t tti_cpu_gemm_panels(tt_context *ctx, const tt_gemm_args *args, voi
     tti_job job = TT_INIT;
     tti_gemm g;
     tti_gemm_of(cpu, args, &g);
+    if (g.pairs) {                       /* moved as if they were floats */
+        g.b = (const float *)(const void *)g.half_b;
+        g.half_b = NULL;
+        g.bf16 = 0;
+        g.b_column /= 2;
+        g.k = g.k1 = g.p1 = k / 2;
+    }
     job.args = &g;
     if (to) {
         job.y = tti_aligned((float *)to);
         tti_gemm_pack(ctx, cpu, &g, &job);
     }
-    return 64 + (g.n + tile - 1) / tile * tile * (cpu->amx ? (k + 31) / 32 * 32 * sizeof(uint16_t) : k * sizeof(float));
+    return 64 + (g.n + tile - 1) / tile * tile * (cpu->amx ? (k + 31) / 32 * 32 * sizeof(uint16_t) : g.k * sizeof(float));
 }
 
 /* ---- attention ---- */
@@ -14247,6 +14257,8 @@ TT_API tt_status tt_evaluation_json(const tt_evaluation *e, tt_text *out) {
 #define TTI_IF(c, a, b) ((c) != 0.0f ? (a) : (b))
 #define TTI_POW2(t) tti_pow2(t)
 #define TTI_WIDE(p) tti_from_bf16(*(p))
+#define TTI_LOW(v) tti_float(tti_bits(v) << 16)
+#define TTI_HIGH(v) tti_float(tti_bits(v) & 0xFFFF0000u)
 #define TTI_TO_BF16(v) tti_from_bf16(tti_to_bf16(v))
 #endif
 
@@ -14331,6 +14343,10 @@ TTI_INLINE TTI_V TTI_K(sigmoid)(TTI_V x) { return TTI_SET(1.0f) / (TTI_SET(1.0f)
  * A tile of TTI_MR x TTI_NR elements of C stays in registers while k runs. Its operands are packed: a panel of A holds
  * the tile's rows of one k side by side, a panel of B its columns. Whatever the shape, an element of C goes through
  * c = fma(a, b, c) for k = 0, 1, 2, ...; only who loads and stores c differs. */
+TTI_INLINE void TTI_K(store_pair)(float *to, size_t width, TTI_V v, size_t lanes) {
+    TTI_K(store)(to, TTI_LOW(v), lanes);
+    TTI_K(store)(to + width, TTI_HIGH(v), lanes);
+}
 #if TTI_W > 1
 /* Columns k..k+3 of TTI_W rows, each a vector: every 128-bit lane turns a 4 x 4 block. */
 #if TTI_SIMD_PASS == TTI_PASS_AVX512
@@ -14360,10 +14376,6 @@ TTI_INLINE float32x4_t TTI_K(quad)(const float *p, size_t step, size_t last) { (
     a = vcombine_f32(vget_low_f32(t0.val[0]), vget_low_f32(t1.val[0])); b = vcombine_f32(vget_low_f32(t0.val[1]), vget_low_f32(t1.val[1])); \
     c = vcombine_f32(vget_high_f32(t0.val[0]), vget_high_f32(t1.val[0])); d = vcombine_f32(vget_high_f32(t0.val[1]), vget_high_f32(t1.val[1])); } while (0)
 #endif
-TTI_INLINE void TTI_K(store_pair)(float *to, size_t width, TTI_V v, size_t lanes) {
-    TTI_K(store)(to, TTI_LOW(v), lanes);
-    TTI_K(store)(to + width, TTI_HIGH(v), lanes);
-}
 /* `lanes` rows (a multiple of 4, at most TTI_W) times k columns (a multiple of 4) into to[k][width]. With `pairs` a column
  * is two of bf16, which become two of to. */
 TTI_INLINE void TTI_K(pack_turned)(float *to, const float *from, size_t step, size_t lanes, size_t width, size_t k, int pairs) {
@@ -14476,14 +14488,17 @@ static void TTI_K(round)(float *x, size_t n) {
 #define TTI_ROWS12(X) TTI_ROWS8(X) X(8) X(9) X(10) X(11)
 #define TTI_TILE(R) \
 TTI_INLINE void TTI_K(tile##R)(size_t k, const float *a, size_t a_row, size_t a_k, const float *b, size_t ldb, \
-                               const float *begin, size_t begin_step, float *c, size_t ldc, size_t columns, uintptr_t ahead, size_t every) { \
+                               const float *begin, size_t begin_step, float *c, size_t ldc, size_t columns, uintptr_t ahead, size_t tiles) { \
+    size_t streams = tiles == 1 ? 4 : 1, every = tiles * streams, apart = ahead ? k / streams * TTI_NR * sizeof(float) : 0; \
     TTI_ROWS##R(TTI_DECLARE) \
     TTI_ROWS##R(TTI_BEGIN) \
     for (; ahead && k > every; ahead += TTI_NR * sizeof(float)) { \
-        size_t steps = every; \
-        TTI_PREFETCH_L2(ahead); \
-        TTI_PREFETCH_L2(ahead + (TTI_NR - 1) * sizeof(float)); \
-        for (k -= every; steps > 0; steps--, a += a_k, b += ldb) { TTI_B TTI_ROWS##R(TTI_STEP) } \
+        size_t steps; \
+        for (steps = 0; steps < streams; steps++) { \
+            TTI_PREFETCH_L2(ahead + steps * apart); \
+            TTI_PREFETCH_L2(ahead + steps * apart + (TTI_NR - 1) * sizeof(float)); \
+        } \
+        for (steps = every, k -= steps; steps > 0; steps--, a += a_k, b += ldb) { TTI_B TTI_ROWS##R(TTI_STEP) } \
     } \
     for (; k > 0; k--, a += a_k, b += ldb) { TTI_B TTI_ROWS##R(TTI_STEP) } \
     TTI_ROWS##R(TTI_END) \
@@ -14497,6 +14512,53 @@ TTI_TILE(8)
 TTI_TILE(4)
 TTI_TILE(2)
 TTI_TILE(1)
+/* One row times R panels of B, `apart` from each other: memory serves several streams faster than one. Columns of begin and c
+ * lie side by side. A panel of pairs holds two k of bf16 in each float. */
+#define TTI_LINES 4
+#define TTI_LINE_AHEAD (1024 / sizeof(float))
+#define TTI_LINE_FETCH(r) TTI_PREFETCH_L2(b + r * apart + TTI_LINE_AHEAD); TTI_PREFETCH_L2(b + r * apart + TTI_LINE_AHEAD + TTI_NR - 1);
+#define TTI_LINE_ONE(r, v) c##r##v = TTI_FMA(x, TTI_LOAD(b + r * apart + v * TTI_W), c##r##v);
+#define TTI_LINE_TWO(r, v) { \
+    TTI_V w = TTI_LOAD(b + r * apart + v * TTI_W); \
+    c##r##v = TTI_FMA(x, TTI_LOW(w), c##r##v); \
+    c##r##v = TTI_FMA(y, TTI_HIGH(w), c##r##v); }
+#if TTI_NV == 2
+#define TTI_ONE_STEP(r) TTI_LINE_ONE(r, 0) TTI_LINE_ONE(r, 1)
+#define TTI_TWO_STEP(r) TTI_LINE_TWO(r, 0) TTI_LINE_TWO(r, 1)
+#else
+#define TTI_ONE_STEP(r) TTI_LINE_ONE(r, 0) TTI_LINE_ONE(r, 1) TTI_LINE_ONE(r, 2)
+#define TTI_TWO_STEP(r) TTI_LINE_TWO(r, 0) TTI_LINE_TWO(r, 1) TTI_LINE_TWO(r, 2)
+#endif
+#define TTI_LINE(R) \
+TTI_INLINE void TTI_K(line##R)(size_t k, const float *a, size_t a_k, const float *b, size_t apart, int pairs, const float *begin, float *c, size_t columns) { \
+    const size_t begin_step = TTI_NR, ldc = TTI_NR; \
+    TTI_ROWS##R(TTI_DECLARE) \
+    TTI_ROWS##R(TTI_BEGIN) \
+    for (; pairs && k > 0; k -= 2, a += 2 * a_k, b += TTI_NR) { \
+        TTI_V x = TTI_SET(a[0]), y = TTI_SET(a[a_k]); \
+        TTI_ROWS##R(TTI_LINE_FETCH) \
+        TTI_ROWS##R(TTI_TWO_STEP) \
+    } \
+    for (; k > 0; k--, a += a_k, b += TTI_NR) { \
+        TTI_V x = TTI_SET(*a); \
+        TTI_ROWS##R(TTI_LINE_FETCH) \
+        TTI_ROWS##R(TTI_ONE_STEP) \
+    } \
+    TTI_ROWS##R(TTI_END) \
+}
+TTI_LINE(4)
+TTI_LINE(1)
+static void TTI_K(lines)(size_t panels, size_t k, const float *a, size_t a_k, const float *b, size_t apart, int pairs, const float *begin, float *c, size_t columns) {
+    if (panels == TTI_LINES) { TTI_K(line4)(k, a, a_k, b, apart, pairs, begin, c, TTI_NR); }
+    else { TTI_K(line1)(k, a, a_k, b, apart, pairs, begin, c, columns); }
+}
+#undef TTI_LINE_AHEAD
+#undef TTI_LINE_FETCH
+#undef TTI_LINE_ONE
+#undef TTI_LINE_TWO
+#undef TTI_ONE_STEP
+#undef TTI_TWO_STEP
+#undef TTI_LINE
 #undef TTI_DECLARE
 #undef TTI_BEGIN
 #undef TTI_STEP
@@ -14513,35 +14575,36 @@ TTI_INLINE size_t TTI_K(tile_rows)(size_t left) {
     if (left >= TTI_MR) { return TTI_MR; }
     return left >= 8 && TTI_MR > 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1;
 }
-#define TTI_TILE_ROWS(R, a_row, a_k, ahead, every) TTI_K(tile##R)(k, a, a_row, a_k, b, ldb, begin, begin_step, c, ldc, columns, ahead, every)
+#define TTI_TILE_ROWS(R, a_row, a_k, ahead, tiles) TTI_K(tile##R)(k, a, a_row, a_k, b, ldb, begin, begin_step, c, ldc, columns, ahead, tiles)
 /* Three forms, as constants save registers: A's rows side by side (a_row = 1); along k (a_k = 1); and the first with panels
- * of B that are fetched ahead: from `next` on, TTI_NR floats each time that k has done `every` steps. */
-#define TTI_TILE_SWITCH(name, more, a_row, a_k, ahead, every) \
+ * of B that are fetched ahead: from `next` on, TTI_NR floats each time that k has done `tiles` steps; where there is one
+ * tile and memory is all that matters, from four places at once. */
+#define TTI_TILE_SWITCH(name, more, a_row, a_k, ahead, tiles) \
 static void TTI_K(name)(size_t rows, size_t k, const float *a, size_t step, const float *b, size_t ldb, \
                         const float *begin, size_t begin_step, float *c, size_t ldc, size_t columns more) { \
     switch (rows) { \
-    TTI_CASE12(a_row, a_k, ahead, every) \
-    TTI_CASE8(a_row, a_k, ahead, every) \
-    case 4: TTI_TILE_ROWS(4, a_row, a_k, ahead, every); break; \
-    case 2: TTI_TILE_ROWS(2, a_row, a_k, ahead, every); break; \
-    default: TTI_TILE_ROWS(1, a_row, a_k, ahead, every); break; \
+    TTI_CASE12(a_row, a_k, ahead, tiles) \
+    TTI_CASE8(a_row, a_k, ahead, tiles) \
+    case 4: TTI_TILE_ROWS(4, a_row, a_k, ahead, tiles); break; \
+    case 2: TTI_TILE_ROWS(2, a_row, a_k, ahead, tiles); break; \
+    default: TTI_TILE_ROWS(1, a_row, a_k, ahead, tiles); break; \
     } \
 }
 #if TTI_MR >= 12
-#define TTI_CASE12(a_row, a_k, ahead, every) case 12: TTI_TILE_ROWS(12, a_row, a_k, ahead, every); break;
+#define TTI_CASE12(a_row, a_k, ahead, tiles) case 12: TTI_TILE_ROWS(12, a_row, a_k, ahead, tiles); break;
 #else
-#define TTI_CASE12(a_row, a_k, ahead, every)
+#define TTI_CASE12(a_row, a_k, ahead, tiles)
 #endif
 #if TTI_MR >= 8
-#define TTI_CASE8(a_row, a_k, ahead, every) case 8: TTI_TILE_ROWS(8, a_row, a_k, ahead, every); break;
+#define TTI_CASE8(a_row, a_k, ahead, tiles) case 8: TTI_TILE_ROWS(8, a_row, a_k, ahead, tiles); break;
 #else
-#define TTI_CASE8(a_row, a_k, ahead, every)
+#define TTI_CASE8(a_row, a_k, ahead, tiles)
 #endif
 #define TTI_NOTHING
-#define TTI_AHEAD , uintptr_t next, size_t often
+#define TTI_AHEAD , uintptr_t next, size_t tiles
 TTI_TILE_SWITCH(tile_columns, TTI_NOTHING, 1, step, 0, 0)
 TTI_TILE_SWITCH(tile_lines, TTI_NOTHING, step, 1, 0, 0)
-TTI_TILE_SWITCH(tile_ahead, TTI_AHEAD, 1, step, next, often)
+TTI_TILE_SWITCH(tile_ahead, TTI_AHEAD, 1, step, next, tiles)
 #undef TTI_NOTHING
 #undef TTI_AHEAD
 #undef TTI_TILE_ROWS
@@ -14609,33 +14672,58 @@ static void TTI_K(gemm_strip)(const tti_gemm *g, size_t m0, size_t m1, size_t n0
         k0 = k1;
     } while (k0 < g->k);
 }
-/* All rows, few, against a panel that was made before. Panels come from memory, once: while tiles multiply one piece, each
- * fetches its share of the piece that follows. */
-static void TTI_K(gemm_stream)(const tti_gemm *g, size_t n0) {
-    size_t columns = g->n - n0 < TTI_NR ? g->n - n0 : TTI_NR, tiles = (g->m + TTI_MR - 1) / TTI_MR, k0 = 0, k, i, rows;
-    const float *b = g->packed + n0 * g->k;
+/* The panel of column n0 that was made before, k0..k0 + k. */
+TTI_INLINE const float *TTI_K(ready)(const tti_gemm *g, size_t n0, size_t k0) {
+    return g->packed + (g->pairs ? (n0 * g->k + k0 * TTI_NR) / 2 : n0 * g->k + k0 * TTI_NR);
+}
+/* One or two rows against one such panel or TTI_LINES: nothing but the panels' way from memory counts. */
+static void TTI_K(gemm_lines)(const tti_gemm *g, size_t n0, size_t panels) {
+    size_t columns = g->n - n0 < TTI_NR ? g->n - n0 : TTI_NR, apart = g->pairs ? g->k / 2 * TTI_NR : g->k * TTI_NR, k0 = 0, k, i;
     do {
+        k = g->m == 1 || g->k - k0 < TTI_KC ? g->k - k0 : TTI_KC;
+        for (i = 0; i < g->m; i++) {
+            float *c = g->c + i * g->ldc + n0;
+            const float *begin = k0 > 0 || g->accumulate ? c : g->bias ? g->bias + n0 : NULL;
+            TTI_K(lines)(panels, k, g->turned ? g->turned + k0 * g->m + i : g->a + k0 * g->a_k, g->turned ? g->m : g->a_k,
+                         TTI_K(ready)(g, n0, k0), apart, g->pairs, begin, c, columns);
+        }
+        k0 += k;
+    } while (k0 < g->k);
+}
+/* More rows, but few: panels come from memory, once. While tiles multiply one piece, each fetches its share of the piece
+ * that follows. */
+static void TTI_K(gemm_stream)(const tti_gemm *g, size_t n0, float *scratch) {
+    size_t columns = g->n - n0 < TTI_NR ? g->n - n0 : TTI_NR, tiles = (g->m + TTI_MR - 1) / TTI_MR, k0 = 0, k, i, rows;
+    float *wide = tti_aligned(scratch);
+    do {
+        const float *b = TTI_K(ready)(g, n0, k0), *next;
         k = g->k - k0 < TTI_KC ? g->k - k0 : TTI_KC;
+        next = b + (g->pairs ? k / 2 : k) * TTI_NR;
+        if (g->pairs) {
+            for (i = 0; i < k / 2 * TTI_NR; i += TTI_W) { TTI_K(store_pair)(wide + i / TTI_NR * 2 * TTI_NR + i % TTI_NR, TTI_NR, TTI_LOAD(b + i), TTI_W); }
+            b = wide;
+        }
         for (i = 0; i < g->m; i += rows) {
             float *c = g->c + i * g->ldc + n0;
             const float *begin = k0 > 0 || g->accumulate ? c : g->bias ? g->bias + n0 : NULL;
-            uintptr_t next = (uintptr_t)(b + k * TTI_NR) + i / TTI_MR * (k / tiles) * TTI_NR * sizeof(float);
+            uintptr_t share = (uintptr_t)next + i / TTI_MR * (k / tiles) * TTI_NR * (g->pairs ? sizeof(uint16_t) : sizeof(float));
             rows = TTI_K(tile_rows)(g->m - i);
             TTI_K(tile_ahead)(rows, k, g->turned ? g->turned + i * g->k + k0 * rows : g->a + k0 * g->a_k, g->turned ? rows : g->a_k,
-                              b, TTI_NR, begin, begin == c ? g->ldc : 0, c, g->ldc, columns, next, tiles);
+                              b, TTI_NR, begin, begin == c ? g->ldc : 0, c, g->ldc, columns, share, g->pairs ? 2 * tiles : tiles);
         }
-        b += k * TTI_NR;
         k0 += k;
     } while (k0 < g->k);
 }
 /* Items: panels of B. */
 static void TTI_K(gemm_panels)(const tti_job *job, float *scratch, size_t begin, size_t end) {
     const tti_gemm *g = (const tti_gemm *)job->args;
-    size_t p, n0;
-    for (p = begin; p < end; p++) {
+    size_t p, n0, panels;
+    for (p = begin; p < end; p += panels) {
         n0 = p * TTI_NR;
-        if (g->packed) { TTI_K(gemm_stream)(g, n0); }
-        else { TTI_K(gemm_strip)(g, 0, g->m, n0, g->n - n0 < TTI_NR ? g->n : n0 + TTI_NR, scratch); }
+        panels = g->packed && g->m <= 2 && end - p >= TTI_LINES && g->n - n0 >= TTI_LINES * TTI_NR ? TTI_LINES : 1;
+        if (!g->packed) { TTI_K(gemm_strip)(g, 0, g->m, n0, g->n - n0 < TTI_NR ? g->n : n0 + TTI_NR, scratch); }
+        else if (g->m <= 2) { TTI_K(gemm_lines)(g, n0, panels); }
+        else { TTI_K(gemm_stream)(g, n0, scratch); }
     }
 }
 /* Items: panels of the block of B, into job->y. */

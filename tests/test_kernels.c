@@ -141,7 +141,7 @@ static void check_gemm(tt_context *ctx) {
 TT_TEST(gemm_matches_reference) { with_each(check_gemm); }
 TT_TEST(gemm_of_rounded_factors_matches_reference) { with_each_rounded(check_gemm); }
 
-/* B in bf16 gives the bits of B widened, and B's panels those of B. */
+/* B in bf16 gives the bits of B widened. */
 static void check_gemm_half(tt_context *ctx) {
     static const int shapes[][3] = {{1, 33, 7}, {3, 64, 64}, {13, 35, 41}, {37, 70, 530}, {130, 97, 77}, {200, 1200, 34}};
     static uint16_t half[1 << 20];
@@ -168,18 +168,52 @@ static void check_gemm_half(tt_context *ctx) {
             TT_CHECK_OK(ctx, tt_backend_get(ctx)->gemm(ctx, &g));
             TT_CHECK_OK(ctx, tt_backend_get(ctx)->gemm(ctx, &h));
             CHECK_SAME(g.c, h.c, size);
-            n = tt_backend_get(ctx)->gemm_panels(ctx, &h, NULL);
-            h.panels = room(n / sizeof(float) + 1);
-            memset((void *)(uintptr_t)h.panels, 0xFF, n);
-            TT_CHECK_INT(tt_backend_get(ctx)->gemm_panels(ctx, &h, (void *)(uintptr_t)h.panels), n);
-            h.half_b = NULL;
-            h.c = zeros(size);
-            TT_CHECK_OK(ctx, tt_backend_get(ctx)->gemm(ctx, &h));
-            CHECK_SAME(g.c, h.c, size);
         }
     }
 }
 TT_TEST(gemm_of_half_is_that_of_widened) { with_each(check_gemm_half); with_each_rounded(check_gemm_half); }
+
+/* B's panels give the bits of B: one, two and more rows, several panels and the rest of one, begun from C or a bias. */
+static void check_panels(tt_context *ctx, tt_gemm_args g, const uint16_t *half) {
+    size_t size = (size_t)g.m * (size_t)g.ldc, bytes;
+    tt_gemm_args h = g;
+    float *begin = noise(size, 3, 1.0f);
+    g.c = same(begin, size);
+    h.c = same(begin, size);
+    if (half) { h.b = NULL; }
+    h.half_b = half;
+    bytes = tt_backend_get(ctx)->gemm_panels(ctx, &h, NULL);
+    h.panels = room(bytes / sizeof(float) + 1);
+    memset((void *)(uintptr_t)h.panels, 0xFF, bytes);
+    TT_CHECK_INT(tt_backend_get(ctx)->gemm_panels(ctx, &h, (void *)(uintptr_t)h.panels), bytes);
+    TT_CHECK_OK(ctx, tt_backend_get(ctx)->gemm(ctx, &g));
+    TT_CHECK_OK(ctx, tt_backend_get(ctx)->gemm(ctx, &h));
+    CHECK_SAME(g.c, h.c, size);
+}
+static void check_gemm_panels(tt_context *ctx) {
+    static const int shapes[][3] = {{1, 33, 7}, {1, 300, 64}, {2, 300, 802}, {3, 161, 770}, {13, 35, 41}, {37, 70, 530}, {40, 33, 400}, {130, 97, 78}, {200, 1200, 34}};
+    static uint16_t half[1 << 20];
+    size_t s, n, i;
+    int kind;
+    for (s = 0; s < sizeof shapes / sizeof shapes[0]; s++) {
+        for (kind = 0; kind < 12; kind++) {
+            tt_gemm_args g;
+            float *b;
+            pool_used = 0;
+            g = gemm_args(shapes[s][0], shapes[s][1], shapes[s][2], kind & 1, (kind >> 1) & 1, NULL, NULL, NULL);
+            g.ldb -= g.ldb % 2;                        /* bf16 in pairs, where k is even too */
+            g.a = noise(gemm_a_size(&g), 1, 1.0f);
+            g.bias = kind / 4 == 1 ? noise((size_t)g.n, 4, 1.0f) : NULL;
+            g.accumulate = kind / 4 == 2;
+            n = gemm_b_size(&g);
+            g.b = b = noise(n, 2, 1.0f);
+            check_panels(ctx, g, NULL);
+            for (i = 0; i < n; i++) { half[i] = tti_to_bf16(b[i]); b[i] = tti_from_bf16(half[i]); }
+            check_panels(ctx, g, half);
+        }
+    }
+}
+TT_TEST(gemm_of_panels_keeps_its_bits) { with_each(check_gemm_panels); with_each_rounded(check_gemm_panels); }
 
 /* Row i of a product is the same alone, and a product split along k and continued is the same as in one go. */
 static void check_gemm_bits(tt_context *ctx) {
@@ -884,7 +918,7 @@ TT_TEST(scratch_is_freed_and_its_lack_reported) {
     TT_CHECK_NO_LEAK(memory);
 }
 
-TT_MAIN(gemm_matches_reference, gemm_of_rounded_factors_matches_reference, gemm_of_half_is_that_of_widened, gemm_keeps_its_bits, attention_matches_reference, decode_equals_prefill, logprobs_match_reference,
+TT_MAIN(gemm_matches_reference, gemm_of_rounded_factors_matches_reference, gemm_of_half_is_that_of_widened, gemm_of_panels_keeps_its_bits, gemm_keeps_its_bits, attention_matches_reference, decode_equals_prefill, logprobs_match_reference,
         logprobs_keep_their_bits, norms_match_reference, rope_turns_and_turns_back, elementwise_matches_reference, exp_is_right_at_its_ends,
         rows_and_shapes, adamw_matches_reference, casts_round_to_even, threads_do_not_change_bits, unknown_kernel_is_an_error,
         scratch_is_freed_and_its_lack_reported)
