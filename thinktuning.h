@@ -242,9 +242,11 @@ TT_API double         tt_json_number(const tt_json *object, const char *key, dou
  * in the batch. Kernels return TT_OK or tt_fail(ctx, ...). */
 
 typedef enum tt_dtype { TT_F32 = 0, TT_BF16, TT_F16, TT_I32 } tt_dtype;
+typedef enum tt_unary  { TT_NEG = 1, TT_EXP, TT_LOG, TT_TANH, TT_CLAMP, TT_SCALE, TT_GELU_TANH, TT_GELU_ERF } tt_unary;
+typedef enum tt_binary { TT_ADD = 1, TT_SUB, TT_MUL, TT_DIV, TT_MINIMUM, TT_MAXIMUM, TT_LESS, TT_SWIGLU } tt_binary;
 
-/* C[m,n] = (accumulate ? C : bias or 0) + A[m,k] B[k,n]; transpose_a: A is stored [k,m]; transpose_b: B is
- * stored [n,k]. ld.: row strides of the stored matrices. One chain of fused multiply-adds over k per
+/* C[m,n] = (accumulate ? C : bias or 0) + A[m,k] B[k,n] and, if `activation`, Y = activation(C); transpose_a: A is
+ * stored [k,m]; transpose_b: B is stored [n,k]. ld.: row strides of the stored matrices. One chain of fused multiply-adds over k per
  * element of C, begun from C or bias, so a product split along k (in bf16: at a multiple of 32) and continued gives the
  * same bits. */
 typedef struct tt_gemm_args {
@@ -255,6 +257,8 @@ typedef struct tt_gemm_args {
     const uint16_t *half_b;             /* B in bf16, instead of b; only if the backend takes_half */
     const void *panels;                 /* what gemm_panels made of this B, beside it, or NULL     */
     float *c;
+    tt_unary activation;                /* 0 = none; not TT_CLAMP or TT_SCALE                      */
+    float *y;                           /* strides of c; may be c                                  */
 } tt_gemm_args;
 
 /* Sequence s has query rows offsets[s] .. offsets[s+1]-1; its first query stands at position
@@ -301,9 +305,6 @@ typedef struct tt_adamw_args {
     float correction1, correction2;     /* 1 - beta^t             */
     float grad_scale;                   /* multiplies g (clipping) */
 } tt_adamw_args;
-
-typedef enum tt_unary  { TT_NEG = 1, TT_EXP, TT_LOG, TT_TANH, TT_CLAMP, TT_SCALE, TT_GELU_TANH, TT_GELU_ERF } tt_unary;
-typedef enum tt_binary { TT_ADD = 1, TT_SUB, TT_MUL, TT_DIV, TT_MINIMUM, TT_MAXIMUM, TT_LESS, TT_SWIGLU } tt_binary;
 
 struct tt_backend {
     const char *name;
@@ -2336,7 +2337,8 @@ typedef struct tti_gemm {            /* element (i,k) of A is a[i * a_row + k * 
     size_t m, n, k, a_row, a_k, b_column, b_k, ldc;
     const float *a, *b, *bias;
     const uint16_t *half_b;          /* B in bf16, instead of b                 */
-    float *c;
+    float *c, *y;
+    int activation;                  /* y = activation(c)                       */
     int accumulate, bf16, few;       /* bf16: the factors are rounded; few: an item is all rows */
     size_t n0, n1, k0, k1;           /* the block of B that is packed           */
     const float *packed;             /* panels of B ...                         */
@@ -2732,6 +2734,8 @@ static void tti_gemm_of(const tti_cpu *cpu, const tt_gemm_args *args, tti_gemm *
     g->pairs = args->half_b && !cpu->amx && g->b_k == 1 && g->k % 2 == 0 && g->b_column % 2 == 0;
     g->c = args->c;
     g->ldc = (size_t)args->ldc;
+    g->y = args->y;
+    g->activation = (int)args->activation;
     g->bias = args->bias;
     g->accumulate = args->accumulate;
     g->bf16 = cpu->bf16;
@@ -2743,7 +2747,7 @@ static tt_status tti_cpu_gemm(tt_context *ctx, const tt_gemm_args *args) {
     tti_gemm g;
     int pack_b;
     if (args->m < 0 || args->n < 0 || args->k < 0) { return tt_fail(ctx, TT_ERR_ARG, "gemm: m, n, k are %d, %d, %d, expected >= 0", args->m, args->n, args->k); }
-    if (args->m == 0 || args->n == 0 || (args->k == 0 && args->accumulate)) { return TT_OK; }
+    if (args->m == 0 || args->n == 0 || (args->k == 0 && args->accumulate && !args->activation)) { return TT_OK; }
     tti_gemm_of(cpu, args, &g);
     job.args = &g;
     g.few = g.m <= (g.b_column == 1 && !g.bf16 ? TTI_MC / 4 : TTI_MC);
@@ -3630,17 +3634,23 @@ static tt_status tti_unary_back(tt_context *ctx, tti_node *node) {
     float *dx = tt_grad(x);
     return dx ? ctx->backend->unary_backward(ctx, u->op, dx, y->grad, TT_F(x), TT_F(y), x->size, u->p0, u->p1) : TT_OK;
 }
-static tt_tensor *tti_unary(tt_context *ctx, const char *name, tt_unary op, tt_tensor *x, float p0, float p1) {
-    tti_unary_op *u;
-    tt_tensor *y;
-    if (!tti_inputs_ok(ctx, name, &x, 1)) { return NULL; }
-    u = (tti_unary_op *)tti_step_alloc(ctx, sizeof *u);
-    y = u ? tti_tensor(ctx, name, x->ndim, x->shape) : NULL;
+/* y = op(x), but for its values. */
+static tt_tensor *tti_unary_begin(tt_context *ctx, const char *name, tt_unary op, tt_tensor *x, float p0, float p1, tti_unary_op **saved) {
+    tti_unary_op *u = (tti_unary_op *)tti_step_alloc(ctx, sizeof *u);
+    tt_tensor *y = u ? tti_tensor(ctx, name, x->ndim, x->shape) : NULL;
     if (!y) { ctx->graph_error = 1; return NULL; }
     u->op = op;
     u->p0 = p0;
     u->p1 = p1;
-    if (!tti_graph_ok(ctx, ctx->backend->unary(ctx, op, TT_F(y), TT_F(x), x->size, p0, p1))) { return NULL; }
+    *saved = u;
+    return y;
+}
+static tt_tensor *tti_unary(tt_context *ctx, const char *name, tt_unary op, tt_tensor *x, float p0, float p1) {
+    tti_unary_op *u;
+    tt_tensor *y;
+    if (!tti_inputs_ok(ctx, name, &x, 1)) { return NULL; }
+    y = tti_unary_begin(ctx, name, op, x, p0, p1, &u);
+    if (!y || !tti_graph_ok(ctx, ctx->backend->unary(ctx, op, TT_F(y), TT_F(x), x->size, p0, p1))) { return NULL; }
     return tti_record(ctx, name, tti_unary_back, &x, 1, y, NULL, u);
 }
 TT_API tt_tensor *tt_neg(tt_context *ctx, tt_tensor *x) { return tti_unary(ctx, "tt_neg", TT_NEG, x, 0, 0); }
@@ -3712,7 +3722,8 @@ TT_API tt_tensor *tt_where(tt_context *ctx, tt_tensor *condition, tt_tensor *a, 
 }
 
 /* ---- matrix product ----
- * y = x w^T + b (linear) or x w + b (matmul).   dx += dy w (dy w^T),  dw += dy^T x (x^T dy),  db += column sums of dy. */
+ * y = x w^T + b (linear) or x w + b (matmul).   dx += dy w (dy w^T),  dw += dy^T x (x^T dy),  db += column sums of dy.
+ * An activation that follows is made in the same pass, and is an op of its own on the way back. */
 static void tti_gemm_set(tt_gemm_args *g, int m, int n, int k, const float *a, int lda, int transpose_a, const float *b, int ldb, int transpose_b, float *c) {
     memset(g, 0, sizeof *g);
     g->m = m;
@@ -3749,8 +3760,17 @@ static tt_status tti_gemm_weight(tt_context *ctx, tt_gemm_args g, const tt_tenso
     for (at = 0; at < rows && status == TT_OK; at += step) {
         int n = rows - at < step ? rows - at : step;
         status = ctx->backend->cast(ctx, wide, TT_F32, (const uint16_t *)w->data + (size_t)at * cols, w->dtype, (size_t)n * cols);
-        if (g.transpose_b) { block.n = n; block.c = g.c + at; block.bias = g.bias ? g.bias + at : NULL; }
-        else { block.k = n; block.a = g.a + at; block.accumulate = g.accumulate || at > 0; }
+        if (g.transpose_b) {
+            block.n = n;
+            block.c = g.c + at;
+            block.y = g.y ? g.y + at : NULL;
+            block.bias = g.bias ? g.bias + at : NULL;
+        } else {
+            block.k = n;
+            block.a = g.a + at;
+            block.accumulate = g.accumulate || at > 0;
+            block.activation = at + n == rows ? g.activation : (tt_unary)0;
+        }
         if (status == TT_OK) { status = ctx->backend->gemm(ctx, &block); }
     }
     tti_arena_release(&ctx->device, mark);
@@ -3779,8 +3799,9 @@ static tt_status tti_product_back(tt_context *ctx, tti_node *node) {
     if (db && status == TT_OK) { status = ctx->backend->bias_backward(ctx, db, dy, n, m); }
     return status;
 }
-static tt_tensor *tti_product(tt_context *ctx, const char *who, int w_is_mk, tt_tensor *x, tt_tensor *w, tt_tensor *bias) {
-    tt_tensor *in[3], *y;
+static tt_tensor *tti_product(tt_context *ctx, const char *who, int w_is_mk, tt_tensor *x, tt_tensor *w, tt_tensor *bias, tt_unary activation) {
+    tt_tensor *in[3], *y, *active = NULL;
+    tti_unary_op *u = NULL;
     int shape[TT_MAX_DIMS], n, k, m, *saved;
     tt_gemm_args g;
     in[0] = x;
@@ -3802,11 +3823,18 @@ static tt_tensor *tti_product(tt_context *ctx, const char *who, int w_is_mk, tt_
     *saved = w_is_mk;
     tti_gemm_set(&g, n, m, k, TT_F(x), k, 0, NULL, w_is_mk ? k : m, w_is_mk, TT_F(y));
     g.bias = bias ? TT_F(bias) : NULL;
+    if (activation) {
+        active = tti_unary_begin(ctx, who, activation, y, 0, 0, &u);
+        if (!active) { return NULL; }
+        g.activation = activation;
+        g.y = TT_F(active);
+    }
     if (!tti_graph_ok(ctx, tti_gemm_weight(ctx, g, w))) { return NULL; }
-    return tti_record(ctx, who, tti_product_back, in, bias ? 3 : 2, y, NULL, saved);
+    y = tti_record(ctx, who, tti_product_back, in, bias ? 3 : 2, y, NULL, saved);
+    return y && active ? tti_record(ctx, "activation", tti_unary_back, &y, 1, active, NULL, u) : y;
 }
-TT_API tt_tensor *tt_linear(tt_context *ctx, tt_tensor *x, tt_tensor *w, tt_tensor *bias) { return tti_product(ctx, "tt_linear", 1, x, w, bias); }
-TT_API tt_tensor *tt_matmul(tt_context *ctx, tt_tensor *x, tt_tensor *w, tt_tensor *bias) { return tti_product(ctx, "tt_matmul", 0, x, w, bias); }
+TT_API tt_tensor *tt_linear(tt_context *ctx, tt_tensor *x, tt_tensor *w, tt_tensor *bias) { return tti_product(ctx, "tt_linear", 1, x, w, bias, (tt_unary)0); }
+TT_API tt_tensor *tt_matmul(tt_context *ctx, tt_tensor *x, tt_tensor *w, tt_tensor *bias) { return tti_product(ctx, "tt_matmul", 0, x, w, bias, (tt_unary)0); }
 
 /* ---- normalisation ---- 
  * rmsnorm: y = w x r, r = 1/sqrt(mean x^2 + eps).   layernorm: y = w (x - mean) r + b. Statistics are kept per row. */
@@ -7765,11 +7793,12 @@ static tt_tensor *tti_head_norm(const tt_model *m, tt_tensor *x, tt_tensor *w) {
     heads[1] = m->config.head_dim;
     return tt_view(m->ctx, tt_rmsnorm(m->ctx, tt_view(m->ctx, x, 2, heads), w, m->config.norm_eps), 2, flat);
 }
+static int tti_adapts(const tt_model *m, const tti_matrix *a) { return a->lora_a && !m->lora_off; }
 /* x W^T + b (GPT-2: x W + b), and what an adapter adds. */
 static tt_tensor *tti_matrix_apply(const tt_model *m, tt_tensor *x, const tti_matrix *a) {
     tt_context *ctx = m->ctx;
     tt_tensor *y = m->config.gpt2 ? tt_matmul(ctx, x, a->w, a->bias) : tt_linear(ctx, x, a->w, a->bias);
-    if (!a->lora_a || m->lora_off) { return y; }
+    if (!tti_adapts(m, a)) { return y; }
     return tt_add(ctx, y, tt_scale(ctx, tt_linear(ctx, tt_linear(ctx, x, a->lora_a, NULL), a->lora_b, NULL), m->lora_scale));
 }
 static tt_tensor *tti_attention_block(const tt_model *m, const tti_layer *l, int layer, tt_tensor *x, const tt_batch *batch) {
@@ -7798,10 +7827,15 @@ static tt_tensor *tti_attention_block(const tt_model *m, const tti_layer *l, int
     return tti_matrix_apply(m, tt_attention(ctx, q, k, v, batch, &attention), &l->matrix[TTI_O]);
 }
 static tt_tensor *tti_mlp_block(const tt_model *m, const tti_layer *l, tt_tensor *x) {
+    const tti_matrix *up = &l->matrix[TTI_UP];
     tt_context *ctx = m->ctx;
-    tt_tensor *up = tti_matrix_apply(m, x, &l->matrix[TTI_UP]);
-    up = m->config.gpt2 ? tt_gelu(ctx, up, 1) : tt_swiglu(ctx, tti_matrix_apply(m, x, &l->matrix[TTI_GATE]), up);
-    return tti_matrix_apply(m, up, &l->matrix[TTI_DOWN]);
+    tt_tensor *h;
+    if (!m->config.gpt2) {
+        h = tti_matrix_apply(m, x, up);
+        h = tt_swiglu(ctx, tti_matrix_apply(m, x, &l->matrix[TTI_GATE]), h);
+    } else if (tti_adapts(m, up)) { h = tt_gelu(ctx, tti_matrix_apply(m, x, up), 1); }
+    else { h = tti_product(ctx, "tt_matmul", 0, x, up->w, up->bias, TT_GELU_TANH); }
+    return tti_matrix_apply(m, h, &l->matrix[TTI_DOWN]);
 }
 typedef struct tti_layer_call { tt_model *model; const tt_batch *batch; int layer; } tti_layer_call;
 /* One layer, in the form that tt_checkpoint can run twice. */
@@ -14338,6 +14372,30 @@ TTI_INLINE TTI_V TTI_K(exp)(TTI_V x) {
     return p * TTI_POW2(t) * TTI_POW2((n - half) + magic);
 }
 TTI_INLINE TTI_V TTI_K(sigmoid)(TTI_V x) { return TTI_SET(1.0f) / (TTI_SET(1.0f) + TTI_K(exp)(TTI_SET(0.0f) - x)); }
+TTI_INLINE TTI_V TTI_K(map)(float (*f)(float), TTI_V x) {
+    float t[TTI_W];
+    size_t i;
+    TTI_STORE(t, x);
+    for (i = 0; i < TTI_W; i++) { t[i] = f(t[i]); }
+    return TTI_LOAD(t);
+}
+/* gelu(x) = x (1 + tanh u) / 2 = x sigmoid(2u),  u = sqrt(2/pi) (x + 0.044715 x^3)   (Hendrycks and Gimpel 2016) */
+TTI_INLINE TTI_V TTI_K(gelu_sigmoid)(TTI_V x) {
+    return TTI_K(sigmoid)(TTI_SET(1.59576912f) * x * TTI_FMA(TTI_SET(0.044715f) * x, x, TTI_SET(1.0f)));
+}
+/* op(x) of tt_unary. */
+TTI_INLINE TTI_V TTI_K(value)(int op, TTI_V x, TTI_V p0, TTI_V p1) {
+    switch (op) {
+    case TT_NEG: return x * TTI_SET(-1.0f);
+    case TT_EXP: return TTI_K(exp)(x);
+    case TT_LOG: return TTI_K(map)(logf, x);
+    case TT_TANH: return TTI_K(map)(tanhf, x);
+    case TT_CLAMP: return TTI_MIN(p1, TTI_MAX(p0, x));
+    case TT_SCALE: return x * p0;
+    case TT_GELU_TANH: return x * TTI_K(gelu_sigmoid)(x);
+    default: return x * TTI_K(map)(tti_normal_cdf, x);
+    }
+}
 
 /* ---- matrix product ----
  * A tile of TTI_MR x TTI_NR elements of C stays in registers while k runs. Its operands are packed: a panel of A holds
@@ -14672,6 +14730,16 @@ static void TTI_K(gemm_strip)(const tti_gemm *g, size_t m0, size_t m1, size_t n0
         k0 = k1;
     } while (k0 < g->k);
 }
+/* Y of rows m0..m1 and columns n0..n1, just after the last k, while C is in the cache. */
+static void TTI_K(activate)(const tti_gemm *g, size_t m0, size_t m1, size_t n0, size_t n1) {
+    const TTI_V none = TTI_SET(0.0f);
+    size_t i, j;
+    for (i = m0; g->activation && i < m1; i++) {
+        const float *c = g->c + i * g->ldc;
+        float *y = g->y + i * g->ldc;
+        for (j = n0; j < n1; j += TTI_W) { TTI_K(store)(y + j, TTI_K(value)(g->activation, TTI_K(load)(c + j, n1 - j), none, none), n1 - j); }
+    }
+}
 /* The panel of column n0 that was made before, k0..k0 + k. */
 TTI_INLINE const float *TTI_K(ready)(const tti_gemm *g, size_t n0, size_t k0) {
     return g->packed + (g->pairs ? (n0 * g->k + k0 * TTI_NR) / 2 : n0 * g->k + k0 * TTI_NR);
@@ -14724,6 +14792,7 @@ static void TTI_K(gemm_panels)(const tti_job *job, float *scratch, size_t begin,
         if (!g->packed) { TTI_K(gemm_strip)(g, 0, g->m, n0, g->n - n0 < TTI_NR ? g->n : n0 + TTI_NR, scratch); }
         else if (g->m <= 2) { TTI_K(gemm_lines)(g, n0, panels); }
         else { TTI_K(gemm_stream)(g, n0, scratch); }
+        TTI_K(activate)(g, 0, g->m, n0, g->n - n0 < panels * TTI_NR ? g->n : n0 + panels * TTI_NR);
     }
 }
 /* Items: panels of the block of B, into job->y. */
@@ -14749,6 +14818,7 @@ static void TTI_K(gemm_blocks)(const tti_job *job, float *scratch, size_t begin,
         size_t m1 = g->m - m0 < g->rows ? g->m : m0 + g->rows, n1 = g->n1 - n0 < TTI_NG ? g->n1 : n0 + TTI_NG;
         if (g->packed) { TTI_K(gemm_block)(g, m0, m1, n0, n1, g->k0, g->k1, scratch); }
         else { TTI_K(gemm_strip)(g, m0, m1, n0, n1, scratch); }
+        if (g->k1 == g->k) { TTI_K(activate)(g, m0, m1, n0, n1); }
     }
 }
 /* C (+)= A B from plain pieces; `turned`: B is stored [n,k]. */
@@ -15065,34 +15135,12 @@ static void TTI_K(rope)(const tti_job *job, float *scratch, size_t begin, size_t
 
 /* ---- elementwise: items are values ---- */
 #define TTI_A(p) TTI_K(load)(p + i, end - i)
-TTI_INLINE TTI_V TTI_K(map)(float (*f)(float), TTI_V x) {
-    float t[TTI_W];
-    size_t i;
-    TTI_STORE(t, x);
-    for (i = 0; i < TTI_W; i++) { t[i] = f(t[i]); }
-    return TTI_LOAD(t);
-}
-/* gelu(x) = x (1 + tanh u) / 2 = x sigmoid(2u),  u = sqrt(2/pi) (x + 0.044715 x^3)   (Hendrycks and Gimpel 2016) */
-TTI_INLINE TTI_V TTI_K(gelu_sigmoid)(TTI_V x) {
-    return TTI_K(sigmoid)(TTI_SET(1.59576912f) * x * TTI_FMA(TTI_SET(0.044715f) * x, x, TTI_SET(1.0f)));
-}
 static void TTI_K(unary)(const tti_job *job, float *scratch, size_t begin, size_t end) {
     const TTI_V p0 = TTI_SET(job->p0), p1 = TTI_SET(job->p1);
     size_t i;
     (void)scratch;
     TTI_EACH(i, begin, end) {
-        TTI_V x = TTI_A(job->a), y = x;
-        switch (job->op) {
-        case TT_NEG: y = x * TTI_SET(-1.0f); break;
-        case TT_EXP: y = TTI_K(exp)(x); break;
-        case TT_LOG: y = TTI_K(map)(logf, x); break;
-        case TT_TANH: y = TTI_K(map)(tanhf, x); break;
-        case TT_CLAMP: y = TTI_MIN(p1, TTI_MAX(p0, x)); break;
-        case TT_SCALE: y = x * p0; break;
-        case TT_GELU_TANH: y = x * TTI_K(gelu_sigmoid)(x); break;
-        default: y = x * TTI_K(map)(tti_normal_cdf, x); break;
-        }
-        TTI_K(store)(job->y + i, y, end - i);
+        TTI_K(store)(job->y + i, TTI_K(value)(job->op, TTI_A(job->a), p0, p1), end - i);
     }
 }
 static void TTI_K(unary_back)(const tti_job *job, float *scratch, size_t begin, size_t end) {
@@ -15361,6 +15409,7 @@ static void tti_amx_gemm_panels(const tti_job *job, float *scratch, size_t begin
             tti_amx_gemm_block(g, 0, g->m, p * 32, g->n - p * 32 < 32 ? g->n : p * 32 + 32, k0, k1, scratch);
             k0 = k1;
         } while (k0 < g->k);
+        TTI_K(activate)(g, 0, g->m, p * 32, g->n - p * 32 < 32 ? g->n : p * 32 + 32);
     }
     _tile_release();
 }
@@ -15372,6 +15421,7 @@ static void tti_amx_gemm_blocks(const tti_job *job, float *scratch, size_t begin
         size_t m0 = item / groups * g->rows, n0 = g->n0 + item % groups * TTI_NG;
         size_t m1 = g->m - m0 < g->rows ? g->m : m0 + g->rows, n1 = g->n1 - n0 < TTI_NG ? g->n1 : n0 + TTI_NG;
         tti_amx_gemm_block(g, m0, m1, n0, n1, g->k0, g->k1, scratch);
+        if (g->k1 == g->k) { TTI_K(activate)(g, m0, m1, n0, n1); }
     }
     _tile_release();
 }

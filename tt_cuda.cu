@@ -478,6 +478,23 @@ static __device__ __forceinline__ void tti_gpu_fill(E *to, int ld, const tti_lin
 }
 
 /* ---- matrix product ---- */
+static __device__ float tti_gpu_sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
+static __device__ float tti_gpu_normal_cdf(float x) { return 0.5f * erfcf(-0.707106781f * x); }
+/* gelu(x) = x (1 + tanh u) / 2 = x sigmoid(2u),  u = sqrt(2/pi) (x + 0.044715 x^3)   (Hendrycks and Gimpel 2016) */
+static __device__ float tti_gpu_gelu_sigmoid(float x) { return tti_gpu_sigmoid(1.59576912f * x * fmaf(0.044715f * x, x, 1.0f)); }
+/* op(x) of tt_unary. */
+static __device__ float tti_gpu_value(int op, float x, float p0, float p1) {
+    switch (op) {
+    case TT_NEG: return -x;
+    case TT_EXP: return expf(x);
+    case TT_LOG: return logf(x);
+    case TT_TANH: return tanhf(x);
+    case TT_CLAMP: x = p0 > x ? p0 : x; return p1 < x ? p1 : x;
+    case TT_SCALE: return x * p0;
+    case TT_GELU_TANH: return x * tti_gpu_gelu_sigmoid(x);
+    default: return x * tti_gpu_normal_cdf(x);
+    }
+}
 /* Naive: the chain of the CPU's kernels, bit for bit. */
 static __global__ void tti_gpu_gemm(tt_gemm_args g) {
     size_t i = (size_t)blockIdx.y * blockDim.y + threadIdx.y, j = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
@@ -487,6 +504,7 @@ static __global__ void tti_gpu_gemm(tt_gemm_args g) {
         float *c = g.c + i * (size_t)g.ldc + j, sum = g.accumulate ? *c : g.bias ? g.bias[j] : 0.0f;
         for (size_t k = 0; k < (size_t)g.k; k++) { sum = fmaf(g.a[i * a_row + k * a_k], g.b[j * b_column + k * b_k], sum); }
         *c = sum;
+        if (g.activation) { g.y[i * (size_t)g.ldc + j] = tti_gpu_value(g.activation, sum, 0.0f, 0.0f); }
     }
 }
 /* In tiles: a block makes TTI_TILE x TTI_TILE of C in steps of TTI_TILE_K; its 8 warps make 64 x 32 each. C is taken up
@@ -526,7 +544,10 @@ template <int MATH> static __global__ void __launch_bounds__(256) tti_gpu_gemm_t
     }
     TTI_EACH_C(i, j, r) {
         int y = TTI_C_ROW(i, r), x = TTI_C_COLUMN(j, r);
-        if (y < rows && x < columns) { g.c[(size_t)(m0 + y) * (size_t)g.ldc + (size_t)(n0 + x)] = c[i][j][r]; }
+        size_t at = (size_t)(m0 + y) * (size_t)g.ldc + (size_t)(n0 + x);
+        if (y >= rows || x >= columns) { continue; }
+        g.c[at] = c[i][j][r];
+        if (g.activation) { g.y[at] = tti_gpu_value(g.activation, c[i][j][r], 0.0f, 0.0f); }
     }
 #undef TTI_C_ROW
 #undef TTI_C_COLUMN
@@ -548,6 +569,12 @@ static tt_status tti_cuda_gemm_tiles(tt_context *ctx, const tt_gemm_args *g) {
     return tti_cuda_launched(ctx, "gemm_tiles");
 }
 #ifndef TT_CUDA_NO_CUBLAS
+static __global__ void tti_gpu_activate(tt_gemm_args g) {
+    TTI_EACH_VALUE(i, (size_t)g.m * (size_t)g.n) {
+        size_t at = i / (size_t)g.n * (size_t)g.ldc + i % (size_t)g.n;
+        g.y[at] = tti_gpu_value(g.activation, g.c[at], 0.0f, 0.0f);
+    }
+}
 /* Rows of floats to rows of bf16, their lengths rounded up to a multiple of 8. */
 static __global__ void tti_gpu_pack_bf16(uint16_t *to, const float *from, size_t rows, size_t columns, size_t to_step, size_t from_step) {
     TTI_EACH_VALUE(i, rows * to_step) {
@@ -577,7 +604,9 @@ typedef struct tti_blas { cublasLtMatmulDesc_t product; cublasLtMatrixLayout_t a
 static int tti_cuda_blas_begin(tti_blas *t, const tt_gemm_args *g, int math) {
     const cudaDataType_t in = math == TT_CUDA_BF16 ? CUDA_R_16BF : CUDA_R_32F;
     const cublasOperation_t yes = CUBLAS_OP_T, no = CUBLAS_OP_N;
-    const cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_BIAS;
+    const int biased = g->bias && !g->accumulate;
+    const cublasLtEpilogue_t epilogue = !g->activation ? CUBLASLT_EPILOGUE_BIAS : biased ? CUBLASLT_EPILOGUE_GELU_AUX_BIAS : CUBLASLT_EPILOGUE_GELU_AUX;
+    const int64_t ldc = g->ldc;
     const uint64_t m = (uint64_t)g->m, n = (uint64_t)g->n, k = (uint64_t)g->k;
     int bad = cublasLtMatmulDescCreate(&t->product, math == TT_CUDA_TF32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F, CUDA_R_32F) != CUBLAS_STATUS_SUCCESS
         || cublasLtMatmulDescSetAttribute(t->product, CUBLASLT_MATMUL_DESC_TRANSA, g->transpose_b ? &yes : &no, sizeof yes) != CUBLAS_STATUS_SUCCESS
@@ -585,9 +614,11 @@ static int tti_cuda_blas_begin(tti_blas *t, const tt_gemm_args *g, int math) {
         || cublasLtMatrixLayoutCreate(&t->b, in, g->transpose_b ? k : n, g->transpose_b ? n : k, g->ldb) != CUBLAS_STATUS_SUCCESS
         || cublasLtMatrixLayoutCreate(&t->a, in, g->transpose_a ? m : k, g->transpose_a ? k : m, g->lda) != CUBLAS_STATUS_SUCCESS
         || cublasLtMatrixLayoutCreate(&t->c, CUDA_R_32F, n, m, g->ldc) != CUBLAS_STATUS_SUCCESS;
-    if (!bad && g->bias && !g->accumulate) {
-        bad = cublasLtMatmulDescSetAttribute(t->product, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof epilogue) != CUBLAS_STATUS_SUCCESS
-           || cublasLtMatmulDescSetAttribute(t->product, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &g->bias, sizeof g->bias) != CUBLAS_STATUS_SUCCESS;
+    if (!bad && (biased || g->activation)) { bad = cublasLtMatmulDescSetAttribute(t->product, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof epilogue) != CUBLAS_STATUS_SUCCESS; }
+    if (!bad && biased) { bad = cublasLtMatmulDescSetAttribute(t->product, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &g->bias, sizeof g->bias) != CUBLAS_STATUS_SUCCESS; }
+    if (!bad && g->activation) {
+        bad = cublasLtMatmulDescSetAttribute(t->product, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, &g->c, sizeof g->c) != CUBLAS_STATUS_SUCCESS
+           || cublasLtMatmulDescSetAttribute(t->product, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, &ldc, sizeof ldc) != CUBLAS_STATUS_SUCCESS;
     }
     return !bad;
 }
@@ -601,7 +632,7 @@ static void tti_cuda_blas_end(tti_blas *t) {
 /* The library's first choice for this shape, asked for once. */
 static tti_plan *tti_cuda_plan(tti_cuda *cuda, tti_blas *t, const tt_gemm_args *g, int math) {
     const size_t workspace = TTI_CUDA_WORKSPACE;
-    uint32_t a = tti_cuda_alignment(g->a), b = tti_cuda_alignment(g->b), c = tti_cuda_alignment(g->c), bias = g->bias ? tti_cuda_alignment(g->bias) : 0;
+    uint32_t a = tti_cuda_alignment(g->a), b = tti_cuda_alignment(g->b), c = tti_cuda_alignment(g->activation ? g->y : g->c), bias = g->bias ? tti_cuda_alignment(g->bias) : 0;
     cublasLtMatmulHeuristicResult_t result;
     tti_plan_key key;
     tti_plan *plan;
@@ -609,7 +640,7 @@ static tti_plan *tti_cuda_plan(tti_cuda *cuda, tti_blas *t, const tt_gemm_args *
     memset(&key, 0, sizeof key);
     key.m = g->m; key.n = g->n; key.k = g->k; key.lda = g->lda; key.ldb = g->ldb; key.ldc = g->ldc;
     key.transposes = g->transpose_a | g->transpose_b << 1;
-    key.kind = math * 4 + (g->accumulate ? 2 : g->bias ? 1 : 0);
+    key.kind = math * 8 + (g->activation ? 4 : 0) + (g->accumulate ? 2 : g->bias ? 1 : 0);
     key.alignments[0] = a; key.alignments[1] = b; key.alignments[2] = c; key.alignments[3] = bias;
     plan = &cuda->plans[tt_hash(&key, sizeof key, 0) % TTI_CUDA_PLANS];
     if (plan->known && memcmp(&plan->key, &key, sizeof key) == 0) { return plan; }
@@ -625,6 +656,23 @@ static tti_plan *tti_cuda_plan(tti_cuda *cuda, tti_blas *t, const tt_gemm_args *
     if (plan->found) { plan->algo = result.algo; }
     return plan;
 }
+/* Whether cuBLASLt makes this activation too: its GELU is the tanh form, and of C, which it calls aux, it wants rows of a
+ * multiple of 8, 16 bytes aligned. */
+static int tti_cuda_activates(const tt_gemm_args *g) {
+    return g->activation == TT_GELU_TANH && !g->accumulate && g->y != g->c && g->n % 8 == 0 && g->ldc % 8 == 0 && tti_cuda_alignment(g->c) >= 16;
+}
+static tt_status tti_cuda_gemm_blas(tt_context *ctx, const tt_gemm_args *args);
+/* The product, then the activation. */
+static tt_status tti_cuda_gemm_apart(tt_context *ctx, const tt_gemm_args *args) {
+    tti_cuda *cuda = tti_cuda_of(ctx);
+    tt_gemm_args g = *args;
+    tt_status status;
+    g.activation = (tt_unary)0;
+    status = tti_cuda_gemm_blas(ctx, &g);
+    if (status != TT_OK) { return status; }
+    TTI_LAUNCH(cuda, tti_gpu_activate, tti_cuda_grid(cuda, (size_t)g.m * (size_t)g.n), TTI_CUDA_THREADS, 0, *args);
+    return tti_cuda_launched(ctx, "activate");
+}
 /* bf16: both factors are rounded first, unless there are so few rows that reading the weights is all the work. A shape
  * that cuBLASLt does not take is made in our tiles. */
 static tt_status tti_cuda_gemm_blas(tt_context *ctx, const tt_gemm_args *args) {
@@ -635,13 +683,15 @@ static tt_status tti_cuda_gemm_blas(tt_context *ctx, const tt_gemm_args *args) {
     const float one = 1.0f, beta = g.accumulate ? 1.0f : 0.0f;
     int math = cuda->math == TT_CUDA_BF16 && g.m <= 32 && !g.transpose_a ? TT_CUDA_TF32 : cuda->math;
     cublasStatus_t status = CUBLAS_STATUS_NOT_SUPPORTED;
+    float *out = g.activation ? g.y : g.c;
+    if (g.activation && !tti_cuda_activates(&g)) { return tti_cuda_gemm_apart(ctx, args); }
     if (math == TT_CUDA_BF16) {
         if (tti_cuda_pack_bf16(ctx, TTI_SCRATCH_A, &g.a, g.transpose_a ? g.k : g.m, g.transpose_a ? g.m : g.k, &g.lda) != TT_OK) { return tt_error_status(ctx); }
         if (tti_cuda_pack_bf16(ctx, TTI_SCRATCH_B, &g.b, g.transpose_b ? g.n : g.k, g.transpose_b ? g.k : g.n, &g.ldb) != TT_OK) { return tt_error_status(ctx); }
     }
     if (tti_cuda_blas_begin(&t, &g, math)) { plan = tti_cuda_plan(cuda, &t, &g, math); }
     if (plan && plan->found) {
-        status = cublasLtMatmul(cuda->blas, t.product, &one, g.b, t.b, g.a, t.a, &beta, g.c, t.c, g.c, t.c, &plan->algo, cuda->workspace, TTI_CUDA_WORKSPACE, cuda->stream);
+        status = cublasLtMatmul(cuda->blas, t.product, &one, g.b, t.b, g.a, t.a, &beta, out, t.c, out, t.c, &plan->algo, cuda->workspace, TTI_CUDA_WORKSPACE, cuda->stream);
     }
     tti_cuda_blas_end(&t);
     if (status == CUBLAS_STATUS_SUCCESS) { return TT_OK; }
@@ -649,13 +699,13 @@ static tt_status tti_cuda_gemm_blas(tt_context *ctx, const tt_gemm_args *args) {
         if (cuda->held) { cuda->lost = 1; return TT_OK; }
         return tt_fail(ctx, TT_ERR_DEVICE, "cuda: cuBLASLt fails with status %d at m %d, n %d, k %d", (int)status, args->m, args->n, args->k);
     }
-    return tti_cuda_gemm_tiles(ctx, args);
+    return args->activation ? tti_cuda_gemm_apart(ctx, args) : tti_cuda_gemm_tiles(ctx, args);
 }
 #endif
 static tt_status tti_cuda_gemm(tt_context *ctx, const tt_gemm_args *args) {
     const tti_cuda *cuda = tti_cuda_of(ctx);
     if (args->m < 0 || args->n < 0 || args->k < 0) { return tt_fail(ctx, TT_ERR_ARG, "gemm: m, n, k are %d, %d, %d, expected >= 0", args->m, args->n, args->k); }
-    if (args->m == 0 || args->n == 0 || (args->k == 0 && args->accumulate)) { return TT_OK; }
+    if (args->m == 0 || args->n == 0 || (args->k == 0 && args->accumulate && !args->activation)) { return TT_OK; }
     if (args->k == 0 || cuda->kernels == TT_CUDA_NAIVE) { return tti_cuda_gemm_naive(ctx, args); }
 #ifndef TT_CUDA_NO_CUBLAS
     if (cuda->kernels == TT_CUDA_FAST) { return tti_cuda_gemm_blas(ctx, args); }
@@ -1528,24 +1578,8 @@ static tt_status tti_cuda_rope(tt_context *ctx, float *y, const float *x, const 
 }
 
 /* ---- elementwise ---- */
-static __device__ float tti_gpu_sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
-static __device__ float tti_gpu_normal_cdf(float x) { return 0.5f * erfcf(-0.707106781f * x); }
-/* gelu(x) = x (1 + tanh u) / 2 = x sigmoid(2u),  u = sqrt(2/pi) (x + 0.044715 x^3)   (Hendrycks and Gimpel 2016) */
-static __device__ float tti_gpu_gelu_sigmoid(float x) { return tti_gpu_sigmoid(1.59576912f * x * fmaf(0.044715f * x, x, 1.0f)); }
 static __global__ void tti_gpu_unary(int op, float *y, const float *x_all, size_t n, float p0, float p1) {
-    TTI_EACH_VALUE(i, n) {
-        float x = x_all[i];
-        switch (op) {
-        case TT_NEG: y[i] = -x; break;
-        case TT_EXP: y[i] = expf(x); break;
-        case TT_LOG: y[i] = logf(x); break;
-        case TT_TANH: y[i] = tanhf(x); break;
-        case TT_CLAMP: x = p0 > x ? p0 : x; y[i] = p1 < x ? p1 : x; break;
-        case TT_SCALE: y[i] = x * p0; break;
-        case TT_GELU_TANH: y[i] = x * tti_gpu_gelu_sigmoid(x); break;
-        default: y[i] = x * tti_gpu_normal_cdf(x); break;
-        }
-    }
+    TTI_EACH_VALUE(i, n) { y[i] = tti_gpu_value(op, x_all[i], p0, p1); }
 }
 static __global__ void tti_gpu_unary_back(int op, float *dx_all, const float *dy_all, const float *x_all, const float *y_all, size_t n, float p0, float p1) {
     TTI_EACH_VALUE(i, n) {

@@ -71,7 +71,7 @@ struct host_machine {
     host_nodes capture;
     std::map<char *, size_t> pinned;
     size_t limit, used, shared_limit;
-    long allocations, fail_at, faults, products;      /* products: of cuBLASLt */
+    long allocations, fail_at, faults, products, activations;      /* products: of cuBLASLt, and with its GELU */
     int error;                                 /* cudaGetLastError */
     std::map<char *, size_t> blocks;           /* device memory    */
     char *region;
@@ -469,11 +469,12 @@ enum { CUBLAS_STATUS_SUCCESS = 0, CUBLAS_STATUS_NOT_SUPPORTED = 15, CUBLAS_STATU
 typedef enum { CUBLAS_OP_N, CUBLAS_OP_T } cublasOperation_t;
 typedef enum { CUDA_R_32F, CUDA_R_16BF } cudaDataType_t;
 typedef enum { CUBLAS_COMPUTE_32F, CUBLAS_COMPUTE_32F_FAST_TF32 } cublasComputeType_t;
-typedef enum { CUBLASLT_EPILOGUE_DEFAULT, CUBLASLT_EPILOGUE_BIAS } cublasLtEpilogue_t;
-enum { CUBLASLT_MATMUL_DESC_TRANSA, CUBLASLT_MATMUL_DESC_TRANSB, CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_MATMUL_DESC_BIAS_POINTER };
+typedef enum { CUBLASLT_EPILOGUE_DEFAULT, CUBLASLT_EPILOGUE_BIAS, CUBLASLT_EPILOGUE_GELU_AUX, CUBLASLT_EPILOGUE_GELU_AUX_BIAS } cublasLtEpilogue_t;
+enum { CUBLASLT_MATMUL_DESC_TRANSA, CUBLASLT_MATMUL_DESC_TRANSB, CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_MATMUL_DESC_BIAS_POINTER,
+       CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD };
 enum { CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
        CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES };
-struct host_matmul { cublasComputeType_t compute; cublasOperation_t a, b; cublasLtEpilogue_t epilogue; const float *bias; };
+struct host_matmul { cublasComputeType_t compute; cublasOperation_t a, b; cublasLtEpilogue_t epilogue; const float *bias; float *aux; int64_t aux_ld; };
 struct host_layout { cudaDataType_t type; uint64_t rows, columns; int64_t ld; };
 struct host_preference { uint32_t alignment[5]; };
 typedef host_matmul *cublasLtMatmulDesc_t;
@@ -487,7 +488,8 @@ static int cublasLtDestroy(cublasLtHandle_t h) { free(h); return 0; }
 static int cublasLtMatmulDescCreate(cublasLtMatmulDesc_t *d, cublasComputeType_t compute, cudaDataType_t) { *d = (host_matmul *)calloc(1, sizeof **d); (*d)->compute = compute; return 0; }
 static int cublasLtMatmulDescDestroy(cublasLtMatmulDesc_t d) { free(d); return 0; }
 static int cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t d, int what, const void *value, size_t bytes) {
-    void *to = what == CUBLASLT_MATMUL_DESC_TRANSA ? (void *)&d->a : what == CUBLASLT_MATMUL_DESC_TRANSB ? (void *)&d->b : what == CUBLASLT_MATMUL_DESC_EPILOGUE ? (void *)&d->epilogue : (void *)&d->bias;
+    void *to = what == CUBLASLT_MATMUL_DESC_TRANSA ? (void *)&d->a : what == CUBLASLT_MATMUL_DESC_TRANSB ? (void *)&d->b : what == CUBLASLT_MATMUL_DESC_EPILOGUE ? (void *)&d->epilogue
+             : what == CUBLASLT_MATMUL_DESC_BIAS_POINTER ? (void *)&d->bias : what == CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER ? (void *)&d->aux : (void *)&d->aux_ld;
     memcpy(to, value, bytes);
     return 0;
 }
@@ -526,11 +528,16 @@ static void host_product(const host_matmul *d, const void *a, const host_layout 
             double sum = 0;
             for (p = 0; p < k; p++) { sum += host_matrix_at(a, la, d->a, i, p) * host_matrix_at(b, lb, d->b, p, j); }
             sum = alpha * sum + (beta != 0 ? beta * (double)*to : 0.0);
-            *to = (float)(d->epilogue == CUBLASLT_EPILOGUE_BIAS ? sum + (double)d->bias[i] : sum);
+            *to = (float)(d->bias ? sum + (double)d->bias[i] : sum);
+            if (d->aux) {
+                d->aux[i + j * (uint64_t)d->aux_ld] = *to;
+                *to = (float)(0.5 * (double)*to * (1.0 + tanh(0.7978845608028654 * ((double)*to + 0.044715 * pow((double)*to, 3)))));
+            }
         }
     }
     host_fence(0);
     host.products++;
+    host.activations += d->aux != NULL;
 }
 static int cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t d, const float *alpha, const void *a, cublasLtMatrixLayout_t la, const void *b, cublasLtMatrixLayout_t lb,
                           const float *beta, const void *c, cublasLtMatrixLayout_t lc, void *out, cublasLtMatrixLayout_t, const cublasLtMatmulAlgo_t *algo, void *, size_t, cudaStream_t) {
@@ -538,7 +545,10 @@ static int cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t d, const float 
     if ((uintptr_t)a % algo->alignment[1] || (uintptr_t)b % algo->alignment[2] || (uintptr_t)c % algo->alignment[3]) { host_fault("an operand is aligned less than the plan assumes"); }
     if (memcmp(&algo->a, la, sizeof *la) || memcmp(&algo->b, lb, sizeof *lb) || memcmp(&algo->c, lc, sizeof *lc)) { host_fault("a plan for another shape"); }
     if ((d->a == CUBLAS_OP_N ? la->rows : la->columns) != m || (d->b == CUBLAS_OP_N ? lb->columns : lb->rows) != n || (d->b == CUBLAS_OP_N ? lb->rows : lb->columns) != k) { return CUBLAS_STATUS_INVALID_VALUE; }
-    host_check_pointer(a); host_check_pointer(b); host_check_pointer(c); host_check_pointer(d->bias);
+    if ((d->aux != NULL) != (d->epilogue == CUBLASLT_EPILOGUE_GELU_AUX || d->epilogue == CUBLASLT_EPILOGUE_GELU_AUX_BIAS)
+        || (d->bias != NULL) != (d->epilogue == CUBLASLT_EPILOGUE_BIAS || d->epilogue == CUBLASLT_EPILOGUE_GELU_AUX_BIAS)) { host_fault("an epilogue without its pointer"); }
+    if (d->aux && (m % 8 || d->aux_ld % 8 || d->aux_ld < (int64_t)m || (uintptr_t)d->aux % 16 || d->aux == out)) { host_fault("aux of a shape that is not taken"); }
+    host_check_pointer(a); host_check_pointer(b); host_check_pointer(c); host_check_pointer(d->bias); host_check_pointer(d->aux);
     const host_matmul matmul = *d;
     const host_layout of_a = *la, of_b = *lb;
     const double times = (double)*alpha, kept = (double)*beta;

@@ -141,6 +141,37 @@ TT_TEST(gemm_matches_cpu) {
         }
     }
 }
+/* mode: 1 begun from C, 2 from a bias; 3: y in place of c. */
+static void activation_one(int kernels, int math, tt_unary op, int n, int ldc, int mode) {
+    const int m = 21, k = 19;
+    two t;
+    tt_gemm_args a = TT_INIT, b;
+    floats x(t, (size_t)(m * k), 1), w(t, (size_t)(n * k), 2), z(t, (size_t)(m * ldc), 3), bias(t, (size_t)n, 4), active(t, (size_t)(m * ldc), 5);
+    a.m = m; a.n = n; a.k = k; a.lda = a.ldb = k; a.ldc = ldc; a.transpose_b = 1; a.activation = op; a.accumulate = mode == 1;
+    b = a;
+    a.a = x.c(); a.b = w.c(); a.c = z.c(); a.y = mode == 3 ? z.c() : active.c();
+    b.a = x.g(); b.b = w.g(); b.c = z.g(); b.y = mode == 3 ? z.g() : active.g();
+    if (mode == 2) { a.bias = bias.c(); b.bias = bias.g(); }
+    TT_CHECK_OK(t.gpu, tt_cuda_set(t.gpu, (tt_cuda_math)math, (tt_cuda_kernels)kernels));
+    OK2(t, t.c->gemm(t.cpu, &a), t.g->gemm(t.gpu, &b));
+    CHECK_GAP(z, product_tolerance(math, k));
+    CHECK_GAP(active, product_tolerance(math, k));
+}
+/* Sizes that cuBLASLt's own epilogue takes, and such as it does not. */
+TT_TEST(gemm_activates_in_the_same_pass) {
+    static const int sizes[][2] = {{24, 24}, {24, 32}, {24, 25}, {21, 24}};
+    host_reset();
+    for (int kernels = 0; kernels < 3; kernels++) {
+        for (int math = 0; math < (kernels == TT_CUDA_NAIVE ? 1 : 3); math++) {
+            for (int kind = 0; kind < 32; kind++) {
+                activation_one(kernels, math, kind / 16 ? TT_GELU_ERF : TT_GELU_TANH, sizes[kind % 4][0], sizes[kind % 4][1], kind / 4 % 4);
+            }
+        }
+    }
+#ifndef TT_TEST_CUDA
+    TT_CHECK(host.activations > 0);      /* cuBLASLt made some */
+#endif
+}
 /* Own and naive kernels: a row is the same alone; a product split along k at a multiple of 16 and continued is the same. */
 TT_TEST(gemm_keeps_its_bits) {
     host_reset();
@@ -1000,7 +1031,7 @@ TT_TEST(too_much_memory_is_an_error) {
 #endif
 
 #define COMMON_TESTS(...)                                                                                                                   \
-    TT_MAIN(gemm_matches_cpu, gemm_keeps_its_bits, gemm_plans_fit, attention_matches_cpu, decode_equals_prefill, decode_over_a_long_cache,     \
+    TT_MAIN(gemm_matches_cpu, gemm_activates_in_the_same_pass, gemm_keeps_its_bits, gemm_plans_fit, attention_matches_cpu, decode_equals_prefill, decode_over_a_long_cache,     \
             logprobs_match_cpu, samples_match_cpu, norms_match_cpu, rope_matches_cpu, elementwise_matches_cpu, where_axpy_adamw_match_cpu, rows_match_cpu, shapes_match_cpu,           \
             sums_and_casts_match_cpu, llama_trains_and_samples_like_the_cpu, gpt2_trains_and_samples_like_the_cpu,                              \
             own_kernels_train_like_the_cpu, a_training_run_agrees_with_the_cpu, rounded_products_train_near_the_cpu, sampled_logprobs_are_trained_logprobs, a_step_as_one_changes_nothing, order_of_threads_changes_nothing, __VA_ARGS__)

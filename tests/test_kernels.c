@@ -215,6 +215,50 @@ static void check_gemm_panels(tt_context *ctx) {
 }
 TT_TEST(gemm_of_panels_keeps_its_bits) { with_each(check_gemm_panels); with_each_rounded(check_gemm_panels); }
 
+/* An activation in the same pass gives the bits of one that comes after, beside C and in its place. */
+static void check_gemm_activation(tt_context *ctx) {
+    static const int shapes[][3] = {{1, 300, 64}, {2, 300, 802}, {13, 35, 41}, {40, 33, 400}, {130, 97, 778}, {200, 1200, 34}, {5, 40, 0}};
+    static const tt_unary ops[] = {TT_NEG, TT_EXP, TT_TANH, TT_GELU_TANH, TT_GELU_ERF};
+    size_t s, size, bytes;
+    int kind, r;
+    for (s = 0; s < sizeof shapes / sizeof shapes[0]; s++) {
+        for (kind = 0; kind < 20; kind++) {
+            tt_gemm_args g, h;
+            float *begin, *apart;
+            pool_used = 0;
+            g = gemm_args(shapes[s][0], shapes[s][1], shapes[s][2], kind & 1, (kind >> 1) & 1, NULL, NULL, NULL);
+            size = (size_t)g.m * (size_t)g.ldc;
+            g.a = noise(gemm_a_size(&g), 1, 0.2f);
+            g.b = noise(gemm_b_size(&g), 2, 0.2f);
+            g.bias = kind / 4 % 3 == 1 ? noise((size_t)g.n, 4, 1.0f) : NULL;
+            g.accumulate = kind / 4 % 3 == 2;
+            if (kind % 2) {
+                bytes = tt_backend_get(ctx)->gemm_panels(ctx, &g, NULL);
+                g.panels = room(bytes / sizeof(float) + 1);
+                tt_backend_get(ctx)->gemm_panels(ctx, &g, (void *)(uintptr_t)g.panels);
+            }
+            begin = noise(size, 3, 1.0f);
+            g.c = same(begin, size);
+            TT_CHECK_OK(ctx, tt_backend_get(ctx)->gemm(ctx, &g));
+            apart = same(begin, size);
+            for (r = 0; r < g.m; r++) {
+                TT_CHECK_OK(ctx, tt_backend_get(ctx)->unary(ctx, ops[kind / 4], apart + r * g.ldc, g.c + r * g.ldc, (size_t)g.n, 0, 0));
+            }
+            h = g;
+            h.c = same(begin, size);
+            h.y = same(begin, size);
+            h.activation = ops[kind / 4];
+            TT_CHECK_OK(ctx, tt_backend_get(ctx)->gemm(ctx, &h));
+            CHECK_SAME(g.c, h.c, size);
+            CHECK_SAME(apart, h.y, size);
+            h.c = h.y = same(begin, size);
+            TT_CHECK_OK(ctx, tt_backend_get(ctx)->gemm(ctx, &h));
+            CHECK_SAME(apart, h.c, size);
+        }
+    }
+}
+TT_TEST(gemm_activates_in_the_same_pass) { with_each(check_gemm_activation); with_each_rounded(check_gemm_activation); }
+
 /* Row i of a product is the same alone, and a product split along k and continued is the same as in one go. */
 static void check_gemm_bits(tt_context *ctx) {
     int m = 137, n = 75, k = 533, cut = rounded ? 96 : 101, i, ta, tb;
@@ -918,7 +962,7 @@ TT_TEST(scratch_is_freed_and_its_lack_reported) {
     TT_CHECK_NO_LEAK(memory);
 }
 
-TT_MAIN(gemm_matches_reference, gemm_of_rounded_factors_matches_reference, gemm_of_half_is_that_of_widened, gemm_of_panels_keeps_its_bits, gemm_keeps_its_bits, attention_matches_reference, decode_equals_prefill, logprobs_match_reference,
+TT_MAIN(gemm_matches_reference, gemm_of_rounded_factors_matches_reference, gemm_of_half_is_that_of_widened, gemm_of_panels_keeps_its_bits, gemm_activates_in_the_same_pass, gemm_keeps_its_bits, attention_matches_reference, decode_equals_prefill, logprobs_match_reference,
         logprobs_keep_their_bits, norms_match_reference, rope_turns_and_turns_back, elementwise_matches_reference, exp_is_right_at_its_ends,
         rows_and_shapes, adamw_matches_reference, casts_round_to_even, threads_do_not_change_bits, unknown_kernel_is_an_error,
         scratch_is_freed_and_its_lack_reported)
