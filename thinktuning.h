@@ -862,7 +862,11 @@ typedef enum tt_loss_type {
     TT_LOSS_GMPO,                  /* sequence: -A exp(mean of l - o, each clipped to +-epsilon)            */
     TT_LOSS_VESPO,                 /* -sg(phi) A l, phi = w^k exp(lambda (1 - w)), w = product of r         */
     TT_LOSS_RLOO,                  /* sequence: PPO_CLIP of exp(sum(l - o))                                 */
-    TT_LOSS_DRO                    /* verl's DRO: -A l + dro_beta / 2 (l - o)^2                             */
+    TT_LOSS_DRO,                   /* verl's DRO: -A l + dro_beta / 2 (l - o)^2                             */
+    TT_LOSS_CLIP_COV,              /* PPO_CLIP; 0 for the tokens that clip_cov_ratio chooses                */
+    TT_LOSS_KL_COV,                /* -A r; for those that kl_cov_ratio chooses + ppo_kl_coef |l - o|       */
+    TT_LOSS_DPPO_TV,               /* -sg(min(r, dual_clip)) A l; 0 where A pushes p on from where |p - p_old| > epsilon */
+    TT_LOSS_DPPO_KL                /* the same with KL(p_old, p) of this token against all others           */
 } tt_loss_type;
 /* Weight of a token. n: tokens of its response in the loss, B: responses, both of the whole optimizer batch. */
 typedef enum tt_aggregation {
@@ -899,8 +903,8 @@ typedef struct tt_grpo_config {
     int num_generations;           /* G; 0 = 8                                         */
     int max_completion_length;     /* 0 = 128                                          */
     float temperature;             /* 0 = 1                                            */
-    float epsilon_low, epsilon_high;   /* 0 = 0.2                                      */
-    float dual_clip;               /* c for A < 0; 0 = 3; negative = off               */
+    float epsilon_low, epsilon_high;   /* 0 = 0.2; GMPO 0.4, DPPO_TV 0.15, DPPO_KL 0.05 */
+    float dual_clip;               /* c for A < 0; 0 = 3; CLIP_COV: 0 = off; DPPO, for every A: 0 = 20; negative = off */
     float delta;                   /* two-sided clip; 0 = off                          */
     float beta;                    /* KL to the reference; 0 = off                     */
     float entropy_coef;            /* bonus; 0 = off                                   */
@@ -923,6 +927,14 @@ typedef struct tt_grpo_config {
     float sapo_tau_pos, sapo_tau_neg;    /* 0 = 1, 1.05                                */
     float vespo_k_pos, vespo_lambda_pos, vespo_k_neg, vespo_lambda_neg;   /* 0 = 2, 3, 3, 2 */
     float dro_beta;                /* 0 = 0.05                                         */
+    /* Entropy falls by the few tokens of large covariance (A - mean A) (l - mean l): The Entropy Mechanism of RL, arXiv 2505.22617.
+     * CLIP_COV drops this share of the tokens, drawn from those with a covariance inside (clip_cov_lb, clip_cov_ub) that PPO does
+     * not clip; KL_COV's penalty is for the share of largest covariance, first the earlier of equals, and has no slope where
+     * l = o. Each chooses 1 token at least. Means and shares are those of the student's tokens in the MICRO-batch, as in verl. The
+     * draw depends on clip_cov_seed, prompt_id, sample and place in the response alone, not on the order of the batch. */
+    float clip_cov_ratio, clip_cov_lb, clip_cov_ub;   /* 0 = 2e-4, 1, 5 */
+    uint64_t clip_cov_seed;
+    float kl_cov_ratio, ppo_kl_coef;     /* 0 = 2e-4, 0.1 (paper: 1)                   */
     /* Policy loss and entropy bonus of this share of the tokens alone, those of the highest entropy (Beyond the 80/20 rule,
      * arXiv 2506.01939: 0.2); the denominators stay. TRL's threshold: a quantile over the MICRO-batch. 0 = 1: all */
     float top_entropy_quantile;
@@ -940,6 +952,7 @@ typedef struct tt_grpo_config {
 /* Means over the tokens of the whole optimizer batch: each tt_grpo_loss adds its micro-batch's part. Start from zero. */
 typedef struct tt_grpo_metrics {
     double loss, entropy, kl, ppo_kl, clip_low, clip_high, clip_dual;
+    double clip_cov;               /* share of tokens that CLIP_COV or KL_COV chose     */
     double aas_fallback_share, aas_factor_mean, aas_factor_max;
     double sampling_logp_difference_max;
     double mismatch_mean, mismatch_deviation_max;   /* of the weights w; largest |w - 1|; 1 and 0 where sampler and trainer agree */
@@ -955,8 +968,9 @@ typedef struct tt_grpo_metrics {
 TT_API tt_status tt_grpo_advantages(tt_rollouts *, const tt_grpo_config *, const float *reward_weights, tt_grpo_metrics *);
 TT_API double    tt_grpo_overlong(const tt_grpo_config *, int response_length);   /* what the length adds to the reward, <= 0 */
 /* One token: loss and d loss / d logp, in double. In: logp l, old o, reference f (NaN = none), advantage; guided: 0 the
- * student's, 1 of a guided response, 2 off-policy. Losses of a sequence take it as a sequence of one. */
-typedef struct tt_token_loss { double loss, dloss, kl; int clipped_low, clipped_high, clipped_dual, fallback; double factor; } tt_token_loss;
+ * student's, 1 of a guided response, 2 off-policy. Losses of a sequence take it as a sequence of one, CLIP_COV and KL_COV as
+ * one that is not chosen. */
+typedef struct tt_token_loss { double loss, dloss, kl; int clipped_low, clipped_high, clipped_dual, clipped_cov, fallback; double factor; } tt_token_loss;
 TT_API tt_token_loss tt_grpo_token_loss(const tt_grpo_config *, double logp, double old_logp, double ref_logp, double advantage, int guided);
 /* Policy loss of rollouts[indices[0..n)] in one graph: a scalar whose denominators are those of ALL of `all`, so
  * micro-batch losses add up to the batch's. logprobs, entropy: tt_model_logprobs of those rollouts' response
@@ -10103,14 +10117,16 @@ TT_API tt_batch *tt_rollouts_batch(tt_context *ctx, const tt_rollouts *all, cons
 }
 
 /* ---- config ---- */
+static float tti_default_epsilon(tt_loss_type loss) { return loss == TT_LOSS_GMPO ? 0.4f : loss == TT_LOSS_DPPO_TV ? 0.15f : loss == TT_LOSS_DPPO_KL ? 0.05f : 0.2f; }
+static float tti_default_dual_clip(tt_loss_type loss) { return loss == TT_LOSS_CLIP_COV ? -1.0f : loss == TT_LOSS_DPPO_TV || loss == TT_LOSS_DPPO_KL ? 20.0f : 3.0f; }
 static tt_grpo_config tti_grpo_resolve(const tt_grpo_config *in) {
     tt_grpo_config c = *in;
     if (c.num_generations == 0) { c.num_generations = 8; }
     if (c.max_completion_length == 0) { c.max_completion_length = 128; }
     if (c.temperature == 0) { c.temperature = 1; }
-    if (c.epsilon_low == 0) { c.epsilon_low = c.loss == TT_LOSS_GMPO ? 0.4f : 0.2f; }
-    if (c.epsilon_high == 0) { c.epsilon_high = c.loss == TT_LOSS_GMPO ? 0.4f : 0.2f; }
-    if (c.dual_clip == 0) { c.dual_clip = 3; }
+    if (c.epsilon_low == 0) { c.epsilon_low = tti_default_epsilon(c.loss); }
+    if (c.epsilon_high == 0) { c.epsilon_high = tti_default_epsilon(c.loss); }
+    if (c.dual_clip == 0) { c.dual_clip = tti_default_dual_clip(c.loss); }
     if (c.cispo_epsilon_max == 0) { c.cispo_epsilon_max = 5; }
     if (c.advantage_eps == 0) { c.advantage_eps = 1e-6f; }
     if (c.gamma_min == 0 && c.gamma_max == 0 && c.advantage_min == 0 && c.advantage_max == 0) {
@@ -10129,17 +10145,22 @@ static tt_grpo_config tti_grpo_resolve(const tt_grpo_config *in) {
     if (c.vespo_k_neg == 0) { c.vespo_k_neg = 3; }
     if (c.vespo_lambda_neg == 0) { c.vespo_lambda_neg = 2; }
     if (c.dro_beta == 0) { c.dro_beta = 0.05f; }
+    if (c.clip_cov_ratio == 0) { c.clip_cov_ratio = 2e-4f; }
+    if (c.clip_cov_lb == 0) { c.clip_cov_lb = 1; }
+    if (c.clip_cov_ub == 0) { c.clip_cov_ub = 5; }
+    if (c.kl_cov_ratio == 0) { c.kl_cov_ratio = 2e-4f; }
+    if (c.ppo_kl_coef == 0) { c.ppo_kl_coef = 0.1f; }
     if (c.top_entropy_quantile == 0) { c.top_entropy_quantile = 1; }
     return c;
 }
 /* A field outside its range is an error that names field, value and range. c is resolved. */
 static tt_status tti_grpo_check(tt_context *ctx, const tt_grpo_config *c) {
-    struct { const char *name; double value, low, high; } fields[25];
+    struct { const char *name; double value, low, high; } fields[30];
     int n = 0, i;
 #define TTI_RANGE(field, least, most) (fields[n].name = #field, fields[n].value = (double)c->field, fields[n].low = least, fields[n].high = most, n++)
     TTI_RANGE(advantage, TT_ADV_GRPO, TT_ADV_LUFFY);
     TTI_RANGE(scale_rewards, TT_SCALE_GROUP, TT_SCALE_NONE);
-    TTI_RANGE(loss, TT_LOSS_PPO_CLIP, TT_LOSS_DRO);
+    TTI_RANGE(loss, TT_LOSS_PPO_CLIP, TT_LOSS_DPPO_KL);
     TTI_RANGE(aggregation, TT_TOKEN_MEAN, TT_TOKEN_SUM);
     TTI_RANGE(kl, TT_KL_K3, TT_KL_K3_RATIO);
     TTI_RANGE(mismatch, TT_MISMATCH_OFF, TT_MISMATCH_GEOMETRIC_MASK);
@@ -10154,6 +10175,11 @@ static tt_status tti_grpo_check(tt_context *ctx, const tt_grpo_config *c) {
     TTI_RANGE(entropy_coef, -1e6, 1e6);
     TTI_RANGE(cispo_epsilon_max, 0, HUGE_VAL);
     TTI_RANGE(dro_beta, 0, 1e6);
+    TTI_RANGE(clip_cov_ratio, 0, 1);
+    TTI_RANGE(clip_cov_ub, -HUGE_VAL, HUGE_VAL);
+    TTI_RANGE(clip_cov_lb, -HUGE_VAL, c->clip_cov_ub);
+    TTI_RANGE(kl_cov_ratio, 0, 1);
+    TTI_RANGE(ppo_kl_coef, 0, 1e6);
     TTI_RANGE(top_entropy_quantile, 0, 1);
     TTI_RANGE(advantage_eps, 0, 1e6);
     TTI_RANGE(overlong_cache, 0, c->max_completion_length);
@@ -10439,6 +10465,20 @@ static double tti_vespo_phi(const tt_grpo_config *c, double x, double a) {
     double w = tti_clip(x, log(1e-8), 20), k = (double)(a >= 0 ? c->vespo_k_pos : c->vespo_k_neg), lambda = (double)(a >= 0 ? c->vespo_lambda_pos : c->vespo_lambda_neg);
     return exp(lambda + k * w - lambda * exp(w));
 }
+/* DPPO (Qi et al., arXiv 2602.04879) bounds how far a probability moves where PPO bounds its ratio. The binary form tells this
+ * token, p now and q at the rollout, from all others. 1e-8 is verl's. */
+static double tti_binary_divergence(tt_loss_type loss, double l, double o) {
+    double p = exp(l), q = exp(o);
+    return loss == TT_LOSS_DPPO_TV ? fabs(p - q) : q * (o - l) + (1 - q) * log((1 - q + 1e-8) / (1 - p + 1e-8));
+}
+static void tti_loss_dppo(const tt_grpo_config *c, double l, double o, double r, double a, tt_token_loss *out) {
+    double distance = tti_binary_divergence(c->loss, l, o), cap = c->dual_clip > 0 ? (double)c->dual_clip : HUGE_VAL;
+    out->clipped_low = a <= 0 && l < o && distance > (double)c->epsilon_low;
+    out->clipped_high = a > 0 && l > o && distance > (double)c->epsilon_high;
+    if (out->clipped_low || out->clipped_high) { return; }
+    out->clipped_dual = r > cap;
+    tti_loss_weighted(r < cap ? r : cap, a, l, out);
+}
 /* x = l - o of a token, or what stands for it in a sequence: see tti_sequence_loss. */
 static void tti_loss_ordinary(const tt_grpo_config *c, double l, double x, double a, tt_token_loss *out) {
     double near = tti_clip(x, -20, 20), r = exp(near), dr = near == x ? r : 0, tau, s;
@@ -10446,6 +10486,11 @@ static void tti_loss_ordinary(const tt_grpo_config *c, double l, double x, doubl
     case TT_LOSS_REINFORCE: tti_loss_weighted(1, a, l, out); return;
     case TT_LOSS_CISPO: case TT_LOSS_CISPO_CLAMP: tti_loss_cispo(c, l, r, a, out); return;
     case TT_LOSS_VESPO: tti_loss_weighted(tti_vespo_phi(c, near, a), a, l, out); return;
+    case TT_LOSS_DPPO_TV: case TT_LOSS_DPPO_KL: tti_loss_dppo(c, l, l - x, r, a, out); return;
+    case TT_LOSS_KL_COV:
+        out->loss = -a * r;
+        out->dloss = -a * dr;
+        return;
     case TT_LOSS_DRO:                 /* Richemond et al., arXiv 2405.19107, with the advantage for the reward less its value */
         out->loss = -a * l + (double)c->dro_beta / 2 * x * x;
         out->dloss = -a + (double)c->dro_beta * x;
@@ -10464,7 +10509,7 @@ static void tti_loss_ordinary(const tt_grpo_config *c, double l, double x, doubl
         out->loss = -a * r;
         out->dloss = -a * dr;
         return;
-    case TT_LOSS_GSPO: case TT_LOSS_GSPO_TOKEN: case TT_LOSS_RLOO: case TT_LOSS_PPO_CLIP: tti_loss_ppo(c, r, dr, a, out); return;
+    case TT_LOSS_GSPO: case TT_LOSS_GSPO_TOKEN: case TT_LOSS_RLOO: case TT_LOSS_CLIP_COV: case TT_LOSS_PPO_CLIP: tti_loss_ppo(c, r, dr, a, out); return;
     }
 }
 /* Advantage-Aware Shaping: gamma falls from gamma(A_max) = gamma_min to gamma(A_min) = gamma_max. The released
@@ -10557,6 +10602,7 @@ typedef struct tti_batch_loss {       /* lives in the step's arena until backwar
     float *logprobs, *entropy;        /* host values; entropy NULL if not given   */
     float *dlogprobs, *dentropy;      /* d loss / d value                         */
     double least;                     /* entropy from which on a token has a policy loss; see top_entropy_quantile */
+    unsigned char *chosen;            /* by tti_covariance_choose; NULL in other losses */
     double loss;
 } tti_batch_loss;
 
@@ -10571,13 +10617,14 @@ typedef struct tti_shared {
     tt_token_loss loss;    /* of a sequence loss                                                 */
 } tti_shared;
 /* Log-probs of token t: l now, o at the rollout (that of now if there is none), s by the sampler, f of the reference; its
- * entropy h; kept: 1, or 0 for a token whose entropy is too small for the policy loss. */
-typedef struct tti_logps { double l, o, s, f, h, kept; } tti_logps;
+ * entropy h; kept: 1, or 0 for a token whose entropy is too small for the policy loss; chosen: see tti_covariance_choose. */
+typedef struct tti_logps { double l, o, s, f, h, kept; int chosen; } tti_logps;
 static tti_logps tti_logps_at(const tt_rollout *r, const tti_batch_loss *b, size_t at, int t) {
     tti_logps p;
     p.l = (double)b->logprobs[at + (size_t)t];
     p.h = b->entropy ? (double)b->entropy[at + (size_t)t] : 0;
     p.kept = p.h >= b->least;
+    p.chosen = b->chosen && b->chosen[at + (size_t)t];
     p.o = r->old_logprobs ? (double)r->old_logprobs[t] : p.l;
     p.s = (double)r->sampling_logprobs[t];
     p.f = r->ref_logprobs ? (double)r->ref_logprobs[t] : (double)NAN;
@@ -10642,6 +10689,13 @@ static tti_shared tti_shared_read(const tt_rollout *r, const tti_batch_loss *b, 
     tti_sequence_loss(c, &q, a);
     return q;
 }
+/* What becomes of a chosen token whose log-ratio is x. */
+static void tti_loss_chosen(const tt_grpo_config *c, double x, tt_token_loss *out) {
+    out->clipped_cov = 1;
+    if (c->loss == TT_LOSS_CLIP_COV) { out->loss = out->dloss = 0; return; }
+    out->loss += (double)c->ppo_kl_coef * fabs(x);
+    out->dloss += (double)c->ppo_kl_coef * ((x > 0) - (x < 0));
+}
 /* Loss of one token of a sequence; *weight receives its mismatch weight. A sequence loss stands for each of its
  * tokens, so each of them moves the ratio that all of them use. */
 static tt_token_loss tti_loss_at(const tt_grpo_config *c, const tt_rollout *r, int t, const tti_shared *q, const tti_logps *p, double *weight) {
@@ -10659,6 +10713,7 @@ static tt_token_loss tti_loss_at(const tt_grpo_config *c, const tt_rollout *r, i
     } else {
         tti_loss_policy(c, p->l, p->o, a, whose, &x);
         if (whose == TTI_ORDINARY && c->loss == TT_LOSS_VESPO) { tti_loss_weighted(tti_vespo_phi(c, q->log_ratio, a), a, p->l, &x); }
+        if (p->chosen) { tti_loss_chosen(c, p->l - p->o, &x); }
         x.loss *= *weight * p->kept;
         x.dloss *= *weight * p->kept;
     }
@@ -10673,6 +10728,7 @@ static void tti_loss_measure(tt_grpo_metrics *m, const tti_denominators *d, int 
     m->clip_low += x->clipped_low / d->tokens;
     m->clip_high += x->clipped_high / d->tokens;
     m->clip_dual += x->clipped_dual / d->tokens;
+    m->clip_cov += x->clipped_cov / d->tokens;
     m->mismatch_mean += weight / d->tokens;
     m->n_tokens += 1;
     if (gap > m->sampling_logp_difference_max) { m->sampling_logp_difference_max = gap; }
@@ -10708,6 +10764,73 @@ static tt_status tti_entropy_least(tt_context *ctx, tti_batch_loss *b, const tt_
     tt_free(ctx, sorted, (size_t)b->n, sizeof *sorted);
     return TT_OK;
 }
+/* ---- tokens chosen by their covariance ---- */
+/* A token that may be chosen; those of the least order are, of equals the earlier. clipped: by PPO. */
+typedef struct tti_covariance { size_t at; double a, l, order; int clipped; } tti_covariance;
+static int tti_covariance_order(const void *a, const void *b) {
+    const tti_covariance *x = (const tti_covariance *)a, *y = (const tti_covariance *)b;
+    return x->order < y->order ? -1 : x->order > y->order ? 1 : (x->at > y->at) - (x->at < y->at);
+}
+/* The student's tokens in the loss, in a random order; how many. */
+static size_t tti_covariance_tokens(tti_covariance *out, const tti_batch_loss *b, const tt_rollouts *all, const int *indices, int n, const tt_grpo_config *c) {
+    size_t count = 0, at = 0;
+    int i, t;
+    for (i = 0; i < n; i++) {
+        const tt_rollout *r = &all->items[indices[i]];
+        uint64_t stream = tt_random(c->clip_cov_seed, r->prompt_id, (uint64_t)r->sample);
+        for (t = 0; t < r->response_length; t++) {
+            tti_logps p = tti_logps_at(r, b, at, t);
+            tti_covariance *x = &out[count];
+            tt_token_loss loss;
+            if (!tti_in_loss(r, t, c) || r->teacher_mask[t]) { continue; }
+            tti_loss_policy(c, p.l, p.o, (double)r->advantage, TTI_ORDINARY, &loss);
+            x->at = at + (size_t)t;
+            x->a = (double)r->advantage;
+            x->l = p.l;
+            x->order = tti_unit(tt_random(c->clip_cov_seed, stream, (uint64_t)t));
+            x->clipped = loss.clipped_low || loss.clipped_high;
+            count++;
+        }
+        at += (size_t)r->response_length;
+    }
+    return count;
+}
+/* Keeps those of n tokens that CLIP_COV may choose, or KL_COV: all, in the order of falling covariance; how many. */
+static size_t tti_covariance_candidates(tti_covariance *x, size_t n, const tt_grpo_config *c) {
+    double mean_a = 0, mean_l = 0;
+    size_t count = 0, k;
+    for (k = 0; k < n; k++) {
+        mean_a += x[k].a;
+        mean_l += x[k].l;
+    }
+    mean_a /= n > 0 ? (double)n : 1;
+    mean_l /= n > 0 ? (double)n : 1;
+    for (k = 0; k < n; k++) {
+        double covariance = (x[k].a - mean_a) * (x[k].l - mean_l);
+        if (isnan(covariance)) { continue; }      /* of an infinite log-prob: the sort wants an order */
+        if (c->loss == TT_LOSS_KL_COV) { x[k].order = -covariance; }
+        else if (x[k].clipped || covariance <= (double)c->clip_cov_lb || covariance >= (double)c->clip_cov_ub) { continue; }
+        x[count++] = x[k];
+    }
+    return count;
+}
+/* Marks the tokens whose loss CLIP_COV drops or KL_COV adds to. 0.7f is a little less than 0.7, but 7 of 10 tokens. */
+static tt_status tti_covariance_choose(tt_context *ctx, tti_batch_loss *b, const tt_rollouts *all, const int *indices, int n, const tt_grpo_config *c) {
+    double share = (double)(c->loss == TT_LOSS_CLIP_COV ? c->clip_cov_ratio : c->kl_cov_ratio) * (1 + 1.2e-7);
+    tti_covariance *x;
+    size_t n_tokens, count, most, k;
+    if (c->loss != TT_LOSS_CLIP_COV && c->loss != TT_LOSS_KL_COV) { return TT_OK; }
+    x = (tti_covariance *)tti_step_alloc(ctx, (size_t)b->n * sizeof *x);
+    b->chosen = (unsigned char *)tti_step_alloc(ctx, (size_t)b->n);
+    if (!x || !b->chosen) { return TT_ERR_MEM; }
+    n_tokens = tti_covariance_tokens(x, b, all, indices, n, c);
+    count = tti_covariance_candidates(x, n_tokens, c);
+    most = (size_t)(share * (double)n_tokens);
+    qsort(x, count, sizeof *x, tti_covariance_order);
+    for (k = 0; k < count && k < (most > 1 ? most : 1); k++) { b->chosen[x[k].at] = 1; }
+    return TT_OK;
+}
+/* ---- the graph ---- */
 /* Loss and gradients of one rollout whose values begin at `at`. */
 static void tti_rollout_loss(tti_batch_loss *b, size_t at, const tt_rollout *r, const tt_grpo_config *c, const tti_denominators *d, tt_grpo_metrics *m) {
     int n = tti_loss_tokens(r, c), t;
@@ -10776,6 +10899,7 @@ static tt_tensor *tti_grpo_loss(tt_context *ctx, tt_tensor *logprobs, tt_tensor 
     if (!tti_graph_ok(ctx, tt_tensor_get(logprobs, b->logprobs))) { return NULL; }
     if (entropy && !tti_graph_ok(ctx, tt_tensor_get(entropy, b->entropy))) { return NULL; }
     if (!tti_graph_ok(ctx, tti_entropy_least(ctx, b, all, indices, n, &c))) { return NULL; }
+    if (!tti_graph_ok(ctx, tti_covariance_choose(ctx, b, all, indices, n, &c))) { return NULL; }
     for (i = 0; i < n; i++) { d.micro += tti_loss_tokens(&all->items[indices[i]], &c); }
     for (total = 0, i = 0; i < n; i++) {
         tti_rollout_loss(b, (size_t)total, &all->items[indices[i]], &c, &d, metrics);
@@ -13527,7 +13651,7 @@ static tt_status tti_part_backward(tt_trainer *t, const tt_rollouts *part, const
 #define TTI_MEASURE(field) offsetof(tt_grpo_metrics, field)
 static const size_t tti_measures[] = {
     TTI_MEASURE(loss), TTI_MEASURE(entropy), TTI_MEASURE(kl), TTI_MEASURE(ppo_kl), TTI_MEASURE(clip_low), TTI_MEASURE(clip_high), TTI_MEASURE(clip_dual),
-    TTI_MEASURE(aas_fallback_share), TTI_MEASURE(aas_factor_mean), TTI_MEASURE(mismatch_mean), TTI_MEASURE(n_tokens), TTI_MEASURE(n_guided_tokens),
+    TTI_MEASURE(clip_cov), TTI_MEASURE(aas_fallback_share), TTI_MEASURE(aas_factor_mean), TTI_MEASURE(mismatch_mean), TTI_MEASURE(n_tokens), TTI_MEASURE(n_guided_tokens),
     TTI_MEASURE(aas_factor_max), TTI_MEASURE(sampling_logp_difference_max), TTI_MEASURE(mismatch_deviation_max)
 };
 enum { TTI_N_MEASURES = (int)(sizeof tti_measures / sizeof *tti_measures), TTI_N_SUMS = TTI_N_MEASURES - 3 };
@@ -13583,7 +13707,7 @@ static tt_status tti_step_update(tt_trainer *t, const tt_rollouts *batch, const 
 }
 /* Means over mini-batches of what each of them has as its own mean. */
 static void tti_metrics_divide(tt_grpo_metrics *m, double n) {
-    double *means[10];
+    double *means[11];
     int i, count = 0;
     means[count++] = &m->loss;
     means[count++] = &m->entropy;
@@ -13592,6 +13716,7 @@ static void tti_metrics_divide(tt_grpo_metrics *m, double n) {
     means[count++] = &m->clip_low;
     means[count++] = &m->clip_high;
     means[count++] = &m->clip_dual;
+    means[count++] = &m->clip_cov;
     means[count++] = &m->aas_fallback_share;
     means[count++] = &m->aas_factor_mean;
     means[count++] = &m->mismatch_mean;
@@ -13754,6 +13879,7 @@ static const tti_metric tti_metrics[] = {
     TTI_METRIC("completions/mean_length", mean_length), TTI_METRIC("completions/clipped_ratio", clipped_ratio),
     TTI_METRIC("loss", grpo.loss), TTI_METRIC("entropy", grpo.entropy), TTI_METRIC("kl", grpo.kl), TTI_METRIC("ppo_kl", grpo.ppo_kl),
     TTI_METRIC("clip_ratio/low_mean", grpo.clip_low), TTI_METRIC("clip_ratio/high_mean", grpo.clip_high), TTI_METRIC("clip_ratio/dual_mean", grpo.clip_dual),
+    TTI_METRIC("clip_ratio/cov_mean", grpo.clip_cov),
     TTI_METRIC("sampling/sampling_logp_difference/max", grpo.sampling_logp_difference_max),
     TTI_METRIC("sampling/importance_sampling_ratio/mean", grpo.mismatch_mean), TTI_METRIC("sampling/importance_sampling_ratio/max_deviation", grpo.mismatch_deviation_max),
     TTI_METRIC("rewards/overlong/mean", grpo.overlong), TTI_METRIC("rewards/kl/mean", grpo.reward_kl), TTI_METRIC("n_unscored", grpo.n_unscored),

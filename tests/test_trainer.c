@@ -904,7 +904,7 @@ static void use_setting(rig *r, int k) {
     if (k == 4) { d->grpo.advantage = TT_ADV_REINFORCE_PP; d->grpo.aggregation = TT_SEQ_MEAN_FILLED; }
     if (k == 5) { d->grpo.beta = 0.1f; d->grpo.kl_in_reward = 1; d->grpo.aggregation = TT_DR_GRPO; }
     if (k == 6) { d->grpo.beta = 0.1f; d->grpo.num_mini_batches = 2; d->grpo.num_iterations = 2; }
-    if (k == 7) { d->grpo.aggregation = TT_BNPO; d->grpo.micro_batch_tokens = 20; }
+    if (k == 7) { d->grpo.aggregation = TT_BNPO; d->grpo.micro_batch_tokens = 20; d->grpo.loss = TT_LOSS_CLIP_COV; d->grpo.clip_cov_lb = 0.01f; }
     if (k == 8) { d->grpo.aggregation = TT_SEQ_SUM_NORM; d->grpo.entropy_coef = 0.01f; }
     if (k == 9) { d->grpo.dynamic_sampling = 2; d->grpo.advantage = TT_ADV_GPG; }
     if (k == 10) { d->grpo.aggregation = TT_SEQ_MEAN_TOKEN_MEAN; d->grpo.overlong_cache = 3; d->teacher = &r->teacher; d->think.total_steps = 80; }
@@ -999,7 +999,7 @@ TT_TEST(ranks_agree_with_one_process) {
     int setting, n, i;
     double worst = 0;
     for (setting = 0; setting < N_SETTINGS; setting++) {
-        if (setting == 7) { continue; }          /* BNPO depends on how the batch is cut */
+        if (setting == 7) { continue; }          /* BNPO and CLIP_COV depend on how the batch is cut */
         run_ranks(one, &m, 1, 0, setting, 3);
         for (n = 2; n <= MAX_RANKS; n *= 2) {
             run_ranks(many, &m, n, 0, setting, 3);
@@ -1290,12 +1290,15 @@ TT_TEST(trainer_updates_on_mini_batches) {
     rig r;
     rig_open(&r, 1, NULL);
     r.desc.grpo.num_mini_batches = 2;
+    r.desc.grpo.loss = TT_LOSS_KL_COV;
+    r.desc.grpo.kl_cov_ratio = 0.25f;
     rig_start(&r);
     TT_REQUIRE(r.trainer != NULL);
     TT_CHECK_OK(r.ctx, tt_trainer_step(r.trainer, &m));
     TT_CHECK(m.grpo.ppo_kl != 0);
     TT_CHECK(m.grpo.sampling_logp_difference_max == 0);      /* old log-probs are still the sampler's, to the bit */
     TT_CHECK_NEAR(m.grpo.mismatch_mean, 1, 1e-9);
+    TT_CHECK_NEAR(m.grpo.clip_cov, 0.25, 0.02);              /* of each */
     TT_CHECK_INT(r.trainer->optimizer->step, 2);
     tt_trainer_destroy(r.trainer);
     r.desc.grpo.num_mini_batches = 3;
@@ -1619,7 +1622,7 @@ TT_TEST(trainer_survives_lost_memory) {
 }
 TT_TEST(metrics_are_json) {
     static const char *const names[] = {"reward", "reward_std", "frac_reward_zero_std", "completions/mean_length", "completions/clipped_ratio", "entropy", "kl",
-        "clip_ratio/low_mean", "clip_ratio/high_mean", "clip_ratio/dual_mean", "ppo_kl", "grad_norm", "learning_rate", "num_tokens",
+        "clip_ratio/low_mean", "clip_ratio/high_mean", "clip_ratio/dual_mean", "clip_ratio/cov_mean", "ppo_kl", "grad_norm", "learning_rate", "num_tokens",
         "sampling/sampling_logp_difference/max", "think/pct", "think/reflection_rate", "think/aas_factor_max"};
     tt_context *ctx = tt_create(NULL);
     tt_step_metrics m;
