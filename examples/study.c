@@ -45,6 +45,7 @@ static const arm arms[] = {
     {.name = "low_grpo", .part = "low", .what = "GRPO, weaker base, 250 steps", .work = 14, .base = BASE_WEAK, .method = GRPO, .steps = 250},
     {.name = "base_incoherent", .part = "low", .what = "base of low coherence", .work = 56, .method = BASE, .base = BASE_LOW},
     {.name = "incoherent_thinktune", .part = "low", .what = "ThinkTuning, low coherence", .work = 12, .base = BASE_LOW},
+    {.name = "incoherent_thinktune_long", .part = "low", .what = "ThinkTuning, low coherence, 150 steps", .work = 36, .base = BASE_LOW, .steps = 150},
     {.name = "incoherent_grpo", .part = "low", .what = "GRPO, low coherence, equal rollouts", .work = 4, .base = BASE_LOW, .method = GRPO},
     {.name = "incoherent_grpo_long", .part = "low", .what = "GRPO, low coherence, 250 steps", .work = 14, .base = BASE_LOW, .method = GRPO, .steps = 250},
     {.name = "formula", .part = "shaping", .what = "AAS as the text has it", .work = 9, .aas = "formula"},

@@ -194,6 +194,7 @@ static tt_status claims(page *p, const results *r) {
     CHECK(claim_of_reflection(p, r, "thinktune", "grpo_tokens", "at equal sampled tokens"));
     CHECK(claim_of_reflection(p, r, "low_thinktune", "low_grpo", "weaker bases, GRPO with five times the rollouts"));
     CHECK(claim_of_reflection(p, r, "incoherent_thinktune", "incoherent_grpo_long", "bases of low coherence, GRPO with five times the rollouts"));
+    CHECK(claim_of_reflection(p, r, "incoherent_thinktune_long", "incoherent_grpo_long", "bases of low coherence, ThinkTuning with three times the rollouts and GRPO with five"));
     CHECK(claim_of_accuracy(p, r, "thinktune", "grpo", "GRPO at equal rollouts"));
     CHECK(claim_of_accuracy(p, r, "thinktune", "grpo_tokens", "GRPO at equal sampled tokens"));
     return claim_of_accuracy(p, r, "thinktune", "sft", "SFT on the teacher's right outputs");
@@ -230,8 +231,8 @@ static double median_start(const lifetime *l) {
     for (i = 0; i < l->n; i++) { if (l->event[i] && survival(l, l->at[i]) <= 0.5) { return l->at[i]; } }
     return -1;
 }
-static const char *const budget_arms[] = {"thinktune", "grpo_tokens", "low_thinktune", "low_grpo", "incoherent_thinktune", "incoherent_grpo_long"};
-static const char *const budget_colors[] = {"#1d4ed8", "#c2410c", "#60a5fa", "#f59e0b", "#0f766e", "#a21caf"};
+static const char *const budget_arms[] = {"thinktune", "grpo_tokens", "low_thinktune", "low_grpo", "incoherent_thinktune", "incoherent_thinktune_long", "incoherent_grpo_long"};
+static const char *const budget_colors[] = {"#1d4ed8", "#c2410c", "#60a5fa", "#f59e0b", "#6ee7b7", "#0f766e", "#a21caf"};
 enum { N_BUDGET_ARMS = sizeof budget_arms / sizeof *budget_arms };
 static tt_status budget_table(page *p, const results *r) {
     static const char *const headings[] = {"rollouts until own reflection passes", "10 %: seeds", "median", "earliest", "50 %: seeds", "median", "earliest", "watched for"};
@@ -280,7 +281,7 @@ static tt_status draw_point(tt_text *t, const axis *x, int x0, double at, double
 static tt_status draw_legend(tt_text *t) {
     int i;
     for (i = 0; i < N_BUDGET_ARMS; i++) {
-        int x = 50 + i / 2 * 300, y = 278 + i % 2 * 20;      /* a column for each kind of base */
+        int x = 50 + i / 3 * 300, y = 278 + i % 3 * 20;
         CHECK(tt_text_format(t, "<rect x=\"%d\" y=\"%d\" width=\"12\" height=\"12\" fill=\"%s\"/><text x=\"%d\" y=\"%d\">%s</text>\n", x, y, budget_colors[i], x + 17, y + 11,
                              arms[place_of_arm(budget_arms[i])].what));
     }
@@ -339,7 +340,7 @@ static tt_status draw_curves(tt_text *t, const results *r, int column_at, const 
     return TT_OK;
 }
 static tt_status pictures(page *p, const results *r) {
-    static const char open[] = "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 930 320\" font-family=\"sans-serif\" font-size=\"12\">\n";
+    static const char open[] = "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 930 340\" font-family=\"sans-serif\" font-size=\"12\">\n";
     if (!p->html) { return TT_OK; }
     CHECK(paragraph(p, "Share of seeds whose student does not yet reflect by itself (Kaplan-Meier; + marks the end of a run that never started):"));
     CHECK(tt_text_append(p->text, open, sizeof open - 1));
@@ -472,7 +473,7 @@ static tt_status start_cell(page *p, const results *r, const char *arm_name, int
 }
 static tt_status gate_row(page *p, const results *r, int at, int seed) {
     static const struct { const char *base, *grpo, *thinktune; } trained[] = {
-        {"base", "grpo_tokens", "thinktune"}, {"base_low", "low_grpo", "low_thinktune"}, {"base_incoherent", "incoherent_grpo_long", "incoherent_thinktune"}
+        {"base", "grpo_tokens", "thinktune"}, {"base_low", "low_grpo", "low_thinktune"}, {"base_incoherent", "incoherent_grpo_long", "incoherent_thinktune_long"}
     };
     static const char *const keys[] = {"teacher_hit", "rescue_rate", "spoil_rate", "coherence"};
     int k, from;

@@ -433,7 +433,7 @@ static int run_study(const char *out, const char *arms_to_run, int stop_after_ms
     return study_main(8, argv);
 }
 TT_TEST(an_interrupted_study_ends_with_the_same_bytes) {
-    static const char list[] = "base,thinktune,grpo_tokens,sft,base_incoherent,incoherent_thinktune,incoherent_grpo_long,teacher_ema,rare_formula_1e-4";
+    static const char list[] = "base,thinktune,grpo_tokens,sft,base_incoherent,incoherent_thinktune,incoherent_thinktune_long,incoherent_grpo_long,teacher_ema,rare_formula_1e-4";
     char whole[200], parts[200], command[500];
     int i, stops = 0;
     snprintf(whole, sizeof whole, "%s", tt_test_tmp("study_whole"));
@@ -455,5 +455,6 @@ TT_TEST(an_interrupted_study_ends_with_the_same_bytes) {
 #endif
 
 TT_MAIN(intervals_and_p_are_those_worked_by_hand, survival_counts_those_still_watched, claims_count_seeds_and_pair_them, the_predicted_push_is_the_shapings,
-        ablations_change_one_factor, a_base_of_low_coherence_reads_notes_in_its_first_half_alone, bases_with_and_without_late_notes_are_not_taken_for_each_other, corruption_hands_feedback_round, the_best_checkpoint_is_that_of_the_best_steps, every_task_runs_from_scratch, the_marker_gets_the_probability_asked_for, a_folder_belongs_to_one_run,
+        ablations_change_one_factor, a_base_of_low_coherence_reads_notes_in_its_first_half_alone,
+        bases_with_and_without_late_notes_are_not_taken_for_each_other, corruption_hands_feedback_round, the_best_checkpoint_is_that_of_the_best_steps, every_task_runs_from_scratch, the_marker_gets_the_probability_asked_for, a_folder_belongs_to_one_run,
         an_interrupted_study_ends_with_the_same_bytes)
