@@ -28,6 +28,8 @@ typedef struct options {
     int chat, lora_rank, hold_out, keep_best, abort_patience;
     double pretrain_lr, lr, weight_decay, clip, temperature, beta, epsilon_low, epsilon_high, dual_clip, entropy_coef;
     double init_pct, min_pct, off_eps;
+    double notes_until;           /* share of pretraining after which no notes by others are read, 0 = to the end: a base that has half
+                                   * forgotten them teaches as before, but hardly ends a reflection of its own rightly (low coherence) */
     const char *out, *task, *arms, *aas, *mask, *schedule, *model, *data, *prompt, *end_token, *examples;
 } options;
 
@@ -181,11 +183,14 @@ typedef struct pack { tt_ids tokens, offsets; tt_text mask; } pack;
 static tt_status write_document(app *a, uint64_t index, double at, tt_text *text, size_t *from) {
     return a->signs ? tt_signs_document(a->signs, index, at, text, from) : tt_puzzles_document(a->puzzles, index, at, text, from);
 }
+/* Notes begin with the name of their author. */
+static int is_note(const tt_text *text) { return strncmp(text->data, "<user>", 6) != 0 && strncmp(text->data, "<mentor>", 8) != 0; }
 static tt_status pack_document(app *a, pack *p, uint64_t index, double at, tt_text *text) {
     size_t from = 0, before = p->tokens.size, i;
     int32_t end;
     text->size = 0;
     CHECK(write_document(a, index, at, text, &from));
+    if (a->o.notes_until > 0 && at > a->o.notes_until && is_note(text)) { return TT_OK; }
     CHECK(tt_encode(a->tokenizer, text->data, from, TT_SPECIAL_PARSE, &p->tokens));
     for (i = before; i < p->tokens.size; i++) { CHECK(tt_text_append(&p->mask, "\0", 1)); }
     before = p->tokens.size;
@@ -337,6 +342,7 @@ static tt_status base_from_cache(app *a) {
     tt_status status = TT_OK;
     snprintf(key, sizeof key, "%s " TT_VERSION " seed %d layers %d hidden %d heads %d inner %d context %d steps %d tokens %d lr %.9g", o->task, a->seed,
              o->layers, o->hidden, o->heads, o->inner, o->context, o->pretrain_steps, o->pretrain_tokens, o->pretrain_lr);
+    if (o->notes_until > 0) { snprintf(key + strlen(key), sizeof key - strlen(key), " notes until %.9g", o->notes_until); }
     if (o->gradient_parts) { snprintf(key + strlen(key), sizeof key - strlen(key), " parts %d", o->gradient_parts); }
     snprintf(dir, sizeof dir, "%s", path_of(o->out, "base-%d-%016llx", a->seed, (unsigned long long)tt_hash(key, strlen(key), 0)));
     snprintf(complete, sizeof complete, "%s/complete", dir);

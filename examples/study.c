@@ -13,7 +13,8 @@
 #include "experiment.h"
 
 /* ---- the arms ---- */
-typedef enum base_kind { BASE_FULL = 0, BASE_WEAK, BASE_CONTROL, N_BASES } base_kind;      /* weak: with 0.4 of the pretraining; the control is another task */
+/* Weak: with 0.4 of the pretraining. Low coherence: with 0.7 of it, and notes in its first half alone. The control is another task. */
+typedef enum base_kind { BASE_FULL = 0, BASE_WEAK, BASE_LOW, BASE_CONTROL, N_BASES } base_kind;
 typedef enum method { THINK = 0, GRPO, SFT, BASE } method;
 typedef enum teacher_kind { FROZEN = 0, STUDENT, EMA, OTHER, RULE } teacher_kind;
 typedef struct arm {
@@ -42,6 +43,11 @@ static const arm arms[] = {
     {.name = "base_low", .part = "low", .what = "weaker base, 0.4 of the pretraining", .work = 32, .method = BASE, .base = BASE_WEAK},
     {.name = "low_thinktune", .part = "low", .what = "ThinkTuning, weaker base", .work = 11, .base = BASE_WEAK},
     {.name = "low_grpo", .part = "low", .what = "GRPO, weaker base, 250 steps", .work = 14, .base = BASE_WEAK, .method = GRPO, .steps = 250},
+    {.name = "base_incoherent", .part = "low", .what = "base of low coherence", .work = 56, .method = BASE, .base = BASE_LOW},
+    {.name = "incoherent_thinktune", .part = "low", .what = "ThinkTuning, low coherence", .work = 12, .base = BASE_LOW},
+    {.name = "incoherent_thinktune_long", .part = "low", .what = "ThinkTuning, low coherence, 150 steps", .work = 36, .base = BASE_LOW, .steps = 150},
+    {.name = "incoherent_grpo", .part = "low", .what = "GRPO, low coherence, equal rollouts", .work = 4, .base = BASE_LOW, .method = GRPO},
+    {.name = "incoherent_grpo_long", .part = "low", .what = "GRPO, low coherence, 250 steps", .work = 14, .base = BASE_LOW, .method = GRPO, .steps = 250},
     {.name = "formula", .part = "shaping", .what = "AAS as the text has it", .work = 9, .aas = "formula"},
     {.name = "luffy", .part = "shaping", .what = "LUFFY's shaping", .work = 9, .aas = "luffy"},
     {.name = "off", .part = "shaping", .what = "no shaping: the ordinary term", .work = 9, .aas = "off"},
@@ -79,7 +85,7 @@ static const option option_list[] = {
     {"--out", OPTION_TEXT, &given.out, 0, 0, "folder of all results"},
     {"--only", OPTION_TEXT, &only, 0, 0, "arms to run, by name, with commas; empty = all"},
     {"--steps", OPTION_INT, &given.steps, 1, 1e6, "RL steps of an arm"},
-    {"--pretrain-steps", OPTION_INT, &given.pretrain_steps, 1, 1e7, "of a base; a weaker one has 0.4 of them"},
+    {"--pretrain-steps", OPTION_INT, &given.pretrain_steps, 1, 1e7, "of a base; a weaker one has 0.4 of them, one of low coherence 0.7"},
     {"--questions", OPTION_INT, &given.questions, 1, 1e6, "held-out questions of an evaluation, half as many for ablations"},
     {"--quick", OPTION_FLAG, &given.quick, 0, 0, "a few steps of everything, to see that it runs; numbers mean nothing"},
     {"--threads", OPTION_INT, &given.threads, 0, 1024, "0 = all; results do not depend on it"}
@@ -100,6 +106,10 @@ static options arm_options(const arm *m) {
     if (m->init_pct > 0) { o.init_pct = m->init_pct; }
     if (m->off_eps != 0) { o.off_eps = m->off_eps; }
     if (m->base == BASE_WEAK) { o.pretrain_steps = o.pretrain_steps * 4 / 10; }
+    if (m->base == BASE_LOW) {
+        o.pretrain_steps = o.pretrain_steps * 7 / 10;
+        o.notes_until = 0.5;
+    }
     if (m->base == BASE_CONTROL) { o.pretrain_steps = o.pretrain_steps / 5; o.task = "guess"; }
     if (o.quick) {
         o.steps = o.steps < 6 ? o.steps : 6;

@@ -193,6 +193,8 @@ static tt_status claims(page *p, const results *r) {
     CHECK(claim_of_reflection(p, r, "thinktune", "grpo", "at equal rollouts"));
     CHECK(claim_of_reflection(p, r, "thinktune", "grpo_tokens", "at equal sampled tokens"));
     CHECK(claim_of_reflection(p, r, "low_thinktune", "low_grpo", "weaker bases, GRPO with five times the rollouts"));
+    CHECK(claim_of_reflection(p, r, "incoherent_thinktune", "incoherent_grpo_long", "bases of low coherence, GRPO with five times the rollouts"));
+    CHECK(claim_of_reflection(p, r, "incoherent_thinktune_long", "incoherent_grpo_long", "bases of low coherence, ThinkTuning with three times the rollouts and GRPO with five"));
     CHECK(claim_of_accuracy(p, r, "thinktune", "grpo", "GRPO at equal rollouts"));
     CHECK(claim_of_accuracy(p, r, "thinktune", "grpo_tokens", "GRPO at equal sampled tokens"));
     return claim_of_accuracy(p, r, "thinktune", "sft", "SFT on the teacher's right outputs");
@@ -229,14 +231,14 @@ static double median_start(const lifetime *l) {
     for (i = 0; i < l->n; i++) { if (l->event[i] && survival(l, l->at[i]) <= 0.5) { return l->at[i]; } }
     return -1;
 }
-static const char *const budget_arms[] = {"thinktune", "grpo_tokens", "low_thinktune", "low_grpo"};
-static const char *const budget_colors[] = {"#1d4ed8", "#c2410c", "#60a5fa", "#f59e0b"};
+static const char *const budget_arms[] = {"thinktune", "grpo_tokens", "low_thinktune", "low_grpo", "incoherent_thinktune", "incoherent_thinktune_long", "incoherent_grpo_long"};
+static const char *const budget_colors[] = {"#1d4ed8", "#c2410c", "#60a5fa", "#f59e0b", "#6ee7b7", "#0f766e", "#a21caf"};
+enum { N_BUDGET_ARMS = sizeof budget_arms / sizeof *budget_arms };
 static tt_status budget_table(page *p, const results *r) {
     static const char *const headings[] = {"rollouts until own reflection passes", "10 %: seeds", "median", "earliest", "50 %: seeds", "median", "earliest", "watched for"};
-    size_t i;
-    int k;
+    int i, k;
     CHECK(table_begin(p, headings, 8));
-    for (i = 0; i < 4; i++) {
+    for (i = 0; i < N_BUDGET_ARMS; i++) {
         int at = place_of_arm(budget_arms[i]);
         sample rollouts = sample_of(r, at, NULL, "rollouts");
         if (rollouts.n == 0) { continue; }
@@ -276,10 +278,11 @@ static tt_status draw_frame(tt_text *t, const axis *x, const char *title, const 
 static tt_status draw_point(tt_text *t, const axis *x, int x0, double at, double share) {
     return tt_text_format(t, "%.1f,%.1f ", x0 + PANEL_W * along_axis(x, at), 30 + PANEL_H * (1 - share));
 }
-static tt_status draw_legend(tt_text *t, int n) {
+static tt_status draw_legend(tt_text *t) {
     int i;
-    for (i = 0; i < n; i++) {
-        CHECK(tt_text_format(t, "<rect x=\"%d\" y=\"278\" width=\"12\" height=\"12\" fill=\"%s\"/><text x=\"%d\" y=\"289\">%s</text>\n", 50 + i * 220, budget_colors[i], 67 + i * 220,
+    for (i = 0; i < N_BUDGET_ARMS; i++) {
+        int x = 50 + i / 3 * 300, y = 278 + i % 3 * 20;
+        CHECK(tt_text_format(t, "<rect x=\"%d\" y=\"%d\" width=\"12\" height=\"12\" fill=\"%s\"/><text x=\"%d\" y=\"%d\">%s</text>\n", x, y, budget_colors[i], x + 17, y + 11,
                              arms[place_of_arm(budget_arms[i])].what));
     }
     return TT_OK;
@@ -288,7 +291,7 @@ static tt_status draw_survival(tt_text *t, const results *r, const char *key, co
     axis x = {128, 131072, 1};
     int i, k;
     CHECK(draw_frame(t, &x, title, "rollouts", x0));
-    for (i = 0; i < 4; i++) {
+    for (i = 0; i < N_BUDGET_ARMS; i++) {
         lifetime l = lifetime_of(r, place_of_arm(budget_arms[i]), key);
         if (l.n == 0) { continue; }
         CHECK(tt_text_format(t, "<polyline fill=\"none\" stroke-width=\"2.5\" stroke=\"%s\" points=\"", budget_colors[i]));
@@ -324,7 +327,7 @@ static tt_status draw_curves(tt_text *t, const results *r, int column_at, const 
     axis x = {0, 6400, 0};
     x.high = (double)steps * given.prompts * given.generations;
     CHECK(draw_frame(t, &x, title, "rollouts", x0));
-    for (i = 0; i < 4; i++) {
+    for (i = 0; i < N_BUDGET_ARMS; i++) {
         int at = place_of_arm(budget_arms[i]);
         if (sample_of(r, at, NULL, "rollouts").n == 0) { continue; }
         CHECK(tt_text_format(t, "<polyline fill=\"none\" stroke-width=\"2.5\" stroke=\"%s\" points=\"", budget_colors[i]));
@@ -337,19 +340,19 @@ static tt_status draw_curves(tt_text *t, const results *r, int column_at, const 
     return TT_OK;
 }
 static tt_status pictures(page *p, const results *r) {
-    static const char open[] = "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 930 300\" font-family=\"sans-serif\" font-size=\"12\">\n";
+    static const char open[] = "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 930 340\" font-family=\"sans-serif\" font-size=\"12\">\n";
     if (!p->html) { return TT_OK; }
     CHECK(paragraph(p, "Share of seeds whose student does not yet reflect by itself (Kaplan-Meier; + marks the end of a run that never started):"));
     CHECK(tt_text_append(p->text, open, sizeof open - 1));
     CHECK(draw_survival(p->text, r, "first_10", "reflection below 10 %", 50));
     CHECK(draw_survival(p->text, r, "first_50", "reflection below 50 %", 50 + PANEL_W + GAP));
-    CHECK(draw_legend(p->text, 4));
+    CHECK(draw_legend(p->text));
     CHECK(tt_text_format(p->text, "</svg>\n"));
     CHECK(paragraph(p, "The student's own rollouts during training, mean over seeds and five steps:"));
     CHECK(tt_text_append(p->text, open, sizeof open - 1));
     CHECK(draw_curves(p->text, r, 0, "reward", 50));
     CHECK(draw_curves(p->text, r, 1, "reflection", 50 + PANEL_W + GAP));
-    CHECK(draw_legend(p->text, 4));
+    CHECK(draw_legend(p->text));
     return tt_text_format(p->text, "</svg>\n");
 }
 
@@ -469,15 +472,18 @@ static tt_status start_cell(page *p, const results *r, const char *arm_name, int
     return end == end ? cell(p, "not in %.0f", end) : cell(p, "–");
 }
 static tt_status gate_row(page *p, const results *r, int at, int seed) {
-    static const struct { const char *base, *grpo, *thinktune; } arms_of[] = {{"base", "grpo_tokens", "thinktune"}, {"base_low", "low_grpo", "low_thinktune"}};
+    static const struct { const char *base, *grpo, *thinktune; } trained[] = {
+        {"base", "grpo_tokens", "thinktune"}, {"base_low", "low_grpo", "low_thinktune"}, {"base_incoherent", "incoherent_grpo_long", "incoherent_thinktune_long"}
+    };
     static const char *const keys[] = {"teacher_hit", "rescue_rate", "spoil_rate", "coherence"};
-    int k, pair = strcmp(arms[at].name, "base_low") == 0, known = pair || strcmp(arms[at].name, "base") == 0;
+    int k, from;
+    for (from = 0; from < 3 && strcmp(arms[at].name, trained[from].base) != 0; from++) { }
     CHECK(cell(p, "%s", arms[at].what));
     CHECK(cell(p, "%d", given.first_seed + seed));
     for (k = 0; k < 4; k++) { CHECK(cell(p, "%.3f", value_of(r, at, seed, "gate", keys[k]))); }
     CHECK(cell(p, "%.1e", value_of(r, at, seed, "gate", "leak")));
-    CHECK(start_cell(p, r, known ? arms_of[pair].grpo : NULL, seed));
-    CHECK(start_cell(p, r, known ? arms_of[pair].thinktune : NULL, seed));
+    CHECK(start_cell(p, r, from < 3 ? trained[from].grpo : NULL, seed));
+    CHECK(start_cell(p, r, from < 3 ? trained[from].thinktune : NULL, seed));
     return row_end(p);
 }
 /* The higher the coherence of a base, the sooner reward alone can stumble on a reflection that is right. */
@@ -533,7 +539,7 @@ static tt_status write_page(page *p, const results *r) {
     CHECK(heading(p, "The budget: how many rollouts until the student reflects by itself"));
     CHECK(budget_table(p, r));
     CHECK(pictures(p, r));
-    CHECK(heading(p, "Weaker bases"));
+    CHECK(heading(p, "Weaker bases, and bases of low coherence"));
     CHECK(main_table(p, r, "low"));
     CHECK(heading(p, "Ablations"));
     CHECK(ablations(p, r));

@@ -125,6 +125,88 @@ TT_TEST(ablations_change_one_factor) {
     }
 }
 
+/* ---- bases of low coherence ---- */
+/* Documents of steps [begin, end) of a pretraining of 100 steps, by who speaks. */
+typedef struct speakers { int students, teachers, notes; } speakers;
+static speakers count_speakers(app *a, int begin, int end) {
+    speakers n = TT_INIT;
+    pack p;
+    int step;
+    size_t i;
+    p.tokens = new_ids(a);
+    p.offsets = new_ids(a);
+    p.mask = new_text(a);
+    for (step = begin; step < end; step++) {
+        TT_CHECK_OK(a->ctx, pack_step(a, &p, step));
+        TT_CHECK(p.tokens.size >= (size_t)a->o.pretrain_tokens && p.mask.size == p.tokens.size);
+        for (i = 0; i + 1 < p.offsets.size; i++) {
+            int32_t first = p.tokens.data[p.offsets.data[i]];
+            if (first == tt_token_id(a->tokenizer, "<user>")) { n.students++; } else if (first == tt_token_id(a->tokenizer, "<mentor>")) { n.teachers++; } else { n.notes++; }
+        }
+    }
+    tt_ids_free(&p.tokens);
+    tt_ids_free(&p.offsets);
+    tt_text_free(&p.mask);
+    return n;
+}
+TT_TEST(a_base_of_low_coherence_reads_notes_in_its_first_half_alone) {
+    static const char *const names[2] = {"base", "base_incoherent"};
+    speakers early[2], late[2];
+    app a;
+    int k;
+    memset(&a, 0, sizeof a);
+    a.ctx = tt_create(NULL);
+    a.seed = 1;
+    for (k = 0; k < 2; k++) {
+        tt_signs_desc signs = TT_INIT;
+        signs.seed = 1;
+        given = default_options();
+        a.o = arm_options(arm_named(names[k]));
+        TT_CHECK_INT(a.o.pretrain_steps, k ? 7000 : 10000);
+        a.o.pretrain_steps = 100;
+        a.signs = tt_signs_create(a.ctx, &signs);
+        a.tokenizer = tt_signs_tokenizer(a.signs);
+        TT_REQUIRE(a.tokenizer != NULL);
+        early[k] = count_speakers(&a, 0, 51);
+        late[k] = count_speakers(&a, 51, 93);
+        close_base(&a);
+    }
+    TT_CHECK(early[1].notes > 0 && late[1].notes == 0 && late[1].teachers > 0 && late[1].students > 0);
+    TT_CHECK(memcmp(&early[0], &early[1], sizeof early[0]) == 0);
+    TT_CHECK(late[0].notes > 0);
+    tt_destroy(a.ctx);
+}
+/* With the same steps, so that the notes alone tell them apart. */
+TT_TEST(bases_with_and_without_late_notes_are_not_taken_for_each_other) {
+    app a;
+    float *heads[2];
+    size_t size = 0;
+    int k;
+    memset(&a, 0, sizeof a);
+    given = default_options();
+    given.quick = 1;
+    given.out = tt_test_tmp("study_notes");
+    a.ctx = tt_create(NULL);
+    a.seed = 1;
+    a.whole = 1;
+    a.o = arm_options(arm_named("base"));
+    a.o.pretrain_steps = 20;
+    for (k = 0; k < 2; k++) {
+        tt_tensor *head;
+        a.o.notes_until = 0.5 * k;
+        TT_REQUIRE(open_base(&a) == TT_OK);
+        head = tt_model_param_find(a.base, "lm_head.weight");
+        size = head->size;
+        heads[k] = (float *)malloc(size * sizeof **heads);
+        TT_CHECK_OK(a.ctx, tt_tensor_get(head, heads[k]));
+        close_base(&a);
+    }
+    TT_CHECK(memcmp(heads[0], heads[1], size * sizeof **heads) != 0);
+    free(heads[0]);
+    free(heads[1]);
+    tt_destroy(a.ctx);
+}
+
 /* ---- corrupted feedback ---- */
 static tt_status number_feedback(void *user, const tt_attempt *attempts, int n, tt_feedback *out) {
     int i;
@@ -351,7 +433,7 @@ static int run_study(const char *out, const char *arms_to_run, int stop_after_ms
     return study_main(8, argv);
 }
 TT_TEST(an_interrupted_study_ends_with_the_same_bytes) {
-    static const char list[] = "base,thinktune,grpo_tokens,sft,teacher_ema,rare_formula_1e-4";
+    static const char list[] = "base,thinktune,grpo_tokens,sft,base_incoherent,incoherent_thinktune,incoherent_thinktune_long,incoherent_grpo_long,teacher_ema,rare_formula_1e-4";
     char whole[200], parts[200], command[500];
     int i, stops = 0;
     snprintf(whole, sizeof whole, "%s", tt_test_tmp("study_whole"));
@@ -366,11 +448,13 @@ TT_TEST(an_interrupted_study_ends_with_the_same_bytes) {
     same_file(whole, parts, "table.md");
     same_file(whole, parts, "report.html");
     same_file(whole, parts, "seed-1/thinktune/metrics.jsonl");
+    same_file(whole, parts, "seed-1/incoherent_thinktune/metrics.jsonl");
     TT_CHECK_INT(run_study(parts, list, 0), 0);      /* nothing is left to do */
     same_file(whole, parts, "results.jsonl");
 }
 #endif
 
 TT_MAIN(intervals_and_p_are_those_worked_by_hand, survival_counts_those_still_watched, claims_count_seeds_and_pair_them, the_predicted_push_is_the_shapings,
-        ablations_change_one_factor, corruption_hands_feedback_round, the_best_checkpoint_is_that_of_the_best_steps, every_task_runs_from_scratch, the_marker_gets_the_probability_asked_for, a_folder_belongs_to_one_run,
+        ablations_change_one_factor, a_base_of_low_coherence_reads_notes_in_its_first_half_alone,
+        bases_with_and_without_late_notes_are_not_taken_for_each_other, corruption_hands_feedback_round, the_best_checkpoint_is_that_of_the_best_steps, every_task_runs_from_scratch, the_marker_gets_the_probability_asked_for, a_folder_belongs_to_one_run,
         an_interrupted_study_ends_with_the_same_bytes)
