@@ -246,9 +246,9 @@ typedef enum tt_unary  { TT_NEG = 1, TT_EXP, TT_LOG, TT_TANH, TT_CLAMP, TT_SCALE
 typedef enum tt_binary { TT_ADD = 1, TT_SUB, TT_MUL, TT_DIV, TT_MINIMUM, TT_MAXIMUM, TT_LESS, TT_SWIGLU } tt_binary;
 
 /* C[m,n] = (accumulate ? C : bias or 0) + A[m,k] B[k,n] and, if `activation`, Y = activation(C); transpose_a: A is
- * stored [k,m]; transpose_b: B is stored [n,k]. ld.: row strides of the stored matrices. One chain of fused multiply-adds over k per
- * element of C, begun from C or bias, so a product split along k (in bf16: at a multiple of 32) and continued gives the
- * same bits. */
+ * stored [k,m]; transpose_b: B is stored [n,k]. ld.: row strides of the stored matrices. One chain of fused
+ * multiply-adds over k per element of C, begun from C or bias, so a product split along k (in bf16: at a multiple of
+ * 32) and continued gives the same bits. */
 typedef struct tt_gemm_args {
     int m, n, k;
     int transpose_a, transpose_b, accumulate;
@@ -14699,8 +14699,8 @@ TTI_TILE(1)
 /* One row times R panels of B, `apart` from each other: memory serves several streams faster than one. Columns of begin and c
  * lie side by side. A panel of pairs holds two k of bf16 in each float. */
 #define TTI_LINES 4
-#define TTI_LINE_AHEAD (1024 / sizeof(float))
-#define TTI_LINE_FETCH(r) TTI_PREFETCH_L2(b + r * apart + TTI_LINE_AHEAD); TTI_PREFETCH_L2(b + r * apart + TTI_LINE_AHEAD + TTI_NR - 1);
+#define TTI_LINE_AHEAD 1024     /* bytes */
+#define TTI_LINE_FETCH(r) TTI_PREFETCH_L2((uintptr_t)(b + r * apart) + TTI_LINE_AHEAD); TTI_PREFETCH_L2((uintptr_t)(b + r * apart + TTI_NR - 1) + TTI_LINE_AHEAD);
 #define TTI_LINE_ONE(r, v) c##r##v = TTI_FMA(x, TTI_LOAD(b + r * apart + v * TTI_W), c##r##v);
 #define TTI_LINE_TWO(r, v) { \
     TTI_V w = TTI_LOAD(b + r * apart + v * TTI_W); \
