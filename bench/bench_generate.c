@@ -68,20 +68,16 @@ static int there(const char *dir) {
     if (file) { fclose(file); }
     return file != NULL;
 }
-static void bench_mapped(const char *type, const char *dir, double layer_bytes, int n_threads, int n_sequences) {
+static void bench_mapped(const char *type, const char *dir, double bytes, int n_threads, int n_sequences) {
     tt_context *ctx;
     tt_model *model;
     char name[64];
-    const tt_model_config *c;
-    double head;
     snprintf(name, sizeof name, "decode_smollm2_%s_b%d", type, n_sequences);
     if (!bench_wants(name)) { return; }
     ctx = bench_context(n_threads);
     model = tt_model_map(ctx, dir);
     bench_check(ctx, model != NULL);
-    c = tt_model_config_get(model);
-    head = (double)c->vocab_size * c->hidden_size;
-    bench(name, model, 4 * head + layer_bytes * (bench_matrix_weights(model) - head), n_sequences, 32);
+    bench(name, model, bytes * bench_matrix_weights(model), n_sequences, n_sequences == 1 ? 128 : 32);
     tt_model_destroy(model);
     tt_destroy(ctx);
 }

@@ -553,7 +553,7 @@ def rivals(threads):
         yield f'decode_{name}_b1', 'bench_generate', 'llama2.c', lambda name=name, tokens=tokens: llama2c(s[name], threads, tokens)
     for kind in 'f32', 'bf16':
         for n in 1, 32:
-            yield f'decode_smollm2_{kind}_b{n}', 'bench_generate', 'llama.cpp', lambda kind=kind, n=n: llama_cpp(kind, threads, n, 32)
+            yield f'decode_smollm2_{kind}_b{n}', 'bench_generate', 'llama.cpp', lambda kind=kind, n=n: llama_cpp(kind, threads, n, 128 if n == 1 else 32)
     for name, shape in ('tiny', 'demo'), ('10m', '10m'):
         yield f'grpo_step_{name}', 'bench_grpo', 'trl', lambda shape=shape: trl_step(s[shape], threads)
     if threads == 1:
