@@ -14884,8 +14884,8 @@ static void TTI_K(gemm_lines)(const tti_gemm *g, size_t n0, size_t panels) {
         k0 += k;
     } while (k0 < g->k);
 }
-/* More rows, but few: panels come from memory, once. While tiles multiply one piece, each fetches its share of the piece
- * that follows. */
+/* More rows, but few, all turned: panels come from memory, once. While tiles multiply one piece, each fetches its share of
+ * the piece that follows. */
 static void TTI_K(gemm_stream)(const tti_gemm *g, size_t n0, float *scratch) {
     size_t columns = g->n - n0 < TTI_NR ? g->n - n0 : TTI_NR, tiles = (g->m + TTI_MR - 1) / TTI_MR, k0 = 0, k, i, rows;
     float *wide = tti_aligned(scratch);
@@ -14902,8 +14902,8 @@ static void TTI_K(gemm_stream)(const tti_gemm *g, size_t n0, float *scratch) {
             const float *begin = k0 > 0 || g->accumulate ? c : g->bias ? g->bias + n0 : NULL;
             uintptr_t share = (uintptr_t)next + i / TTI_MR * (k / tiles) * TTI_NR * (g->pairs ? sizeof(uint16_t) : sizeof(float));
             rows = TTI_K(tile_rows)(g->m - i);
-            TTI_K(tile_ahead)(rows, k, g->turned ? g->turned + i * g->k + k0 * rows : g->a + k0 * g->a_k, g->turned ? rows : g->a_k,
-                              b, TTI_NR, begin, begin == c ? g->ldc : 0, c, g->ldc, columns, share, g->pairs ? 2 * tiles : tiles);
+            TTI_K(tile_ahead)(rows, k, g->turned + i * g->k + k0 * rows, rows, b, TTI_NR, begin, begin == c ? g->ldc : 0, c, g->ldc, columns,
+                              share, g->pairs ? 2 * tiles : tiles);
         }
         k0 += k;
     } while (k0 < g->k);
@@ -15557,6 +15557,7 @@ static void tti_amx_gemm_blocks(const tti_job *job, float *scratch, size_t begin
 #endif
 #endif
 
+#undef TTI_LINES
 #undef TTI_A
 #undef TTI_EACH
 #undef TTI_K

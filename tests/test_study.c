@@ -176,20 +176,24 @@ TT_TEST(a_base_of_low_coherence_reads_notes_in_its_first_half_alone) {
     TT_CHECK(late[0].notes > 0);
     tt_destroy(a.ctx);
 }
+/* A quick study in a folder of its own, with the options of an arm. */
+static void start_quick(app *a, const char *folder, const char *arm, int seed) {
+    memset(a, 0, sizeof *a);
+    given = default_options();
+    given.quick = 1;
+    given.out = tt_test_tmp(folder);
+    a->ctx = tt_create(NULL);
+    a->seed = seed;
+    a->whole = 1;
+    a->o = arm_options(arm_named(arm));
+}
 /* With the same steps, so that the notes alone tell them apart. */
 TT_TEST(bases_with_and_without_late_notes_are_not_taken_for_each_other) {
     app a;
     float *heads[2];
     size_t size = 0;
     int k;
-    memset(&a, 0, sizeof a);
-    given = default_options();
-    given.quick = 1;
-    given.out = tt_test_tmp("study_notes");
-    a.ctx = tt_create(NULL);
-    a.seed = 1;
-    a.whole = 1;
-    a.o = arm_options(arm_named("base"));
+    start_quick(&a, "study_notes", "base", 1);
     a.o.pretrain_steps = 20;
     for (k = 0; k < 2; k++) {
         tt_tensor *head;
@@ -325,14 +329,8 @@ TT_TEST(every_task_runs_from_scratch) {
         tt_teacher teacher;
         tt_model *student;
         char metrics[300];
-        memset(&a, 0, sizeof a);
-        given = default_options();
-        given.quick = 1;
-        given.out = tt_test_tmp("study_tasks");
-        a.ctx = json.ctx = tt_create(NULL);
-        a.seed = k;
-        a.whole = 1;
-        a.o = arm_options(arm_named("thinktune"));
+        start_quick(&a, "study_tasks", "thinktune", k);
+        json.ctx = a.ctx;
         a.o.task = tasks[k];
         a.o.steps = 2;
         TT_REQUIRE(open_base(&a) == TT_OK);
@@ -377,14 +375,7 @@ TT_TEST(the_marker_gets_the_probability_asked_for) {
     tt_rollouts attempts = TT_INIT;
     tt_model *student;
     int k, i;
-    memset(&a, 0, sizeof a);
-    given = default_options();
-    given.quick = 1;
-    given.out = tt_test_tmp("study_marker");
-    a.ctx = tt_create(NULL);
-    a.seed = 1;
-    a.whole = 1;
-    a.o = arm_options(arm_named("base"));
+    start_quick(&a, "study_marker", "base", 1);
     TT_REQUIRE(open_base(&a) == TT_OK);
     TT_CHECK_OK(a.ctx, attempt_questions(&a, a.base, 1, 0, 64, 0, 1, &attempts));
     student = new_student(&a);
