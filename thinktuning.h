@@ -156,7 +156,8 @@ typedef struct tt_desc {
     const char *kernel;         /* CPU kernels: "portable", "avx2", "avx512", "neon"; NULL = the
                                    environment's TT_KERNEL, else the best that this CPU runs      */
     const char *matmul;         /* CPU: "f32", or "bf16": the factors of weight products are rounded to bf16, the
-                                   sums are float32 (mixed precision; weights, gradients and all else stay float32);
+                                   sums are float32 (mixed precision; weights, gradients and all else stay float32),
+                                   by AMX tiles or AVX512-BF16 where they pay ("amx-bf16", "dot-bf16" force them);
                                    NULL = the environment's TT_MATMUL, else "f32"                 */
     const tt_backend *backend;  /* NULL = CPU (but see TT_CUDA above)                             */
     tt_allocator allocator;
@@ -2300,8 +2301,11 @@ TT_API double tt_json_number(const tt_json *object, const char *key, double fall
 #endif
 #ifdef TTI_X86
 #include <immintrin.h>
-#if defined(__linux__) && ((defined(__clang__) && __clang_major__ >= 12) || (!defined(__clang__) && __GNUC__ >= 11))
-#define TTI_AMX 1                    /* products of bf16 tiles, 2023 Xeons and later; Linux wants to be asked for them */
+#if (defined(__clang__) && __clang_major__ >= 12) || (!defined(__clang__) && __GNUC__ >= 11)
+#define TTI_BF16_PANELS 1            /* products of pairs of bf16 ...                                     */
+#ifdef __linux__
+#define TTI_AMX 1                    /* ... and of tiles, 2023 Xeons and later; Linux wants to be asked for them */
+#endif
 #endif
 #endif
 #ifdef TTI_ARM
@@ -2324,7 +2328,7 @@ extern "C" {
 /* Sizes of blocks. Those that count columns of C are multiples of every kernel set's tile width (32, 24, 12, 3). */
 #define TTI_MC ((size_t)96)          /* gemm: rows of an item                           */
 #define TTI_KC ((size_t)384)         /* gemm: depth of the packed panels                */
-#define TTI_AMX_KC ((size_t)512)     /* ... and of AMX, in bf16                         */
+#define TTI_BF16_KC ((size_t)512)    /* ... and of those in bf16                        */
 #define TTI_NC ((size_t)768)         /* gemm: columns of B packed at a time ...         */
 #define TTI_NG ((size_t)384)         /* ... and of one item                             */
 #define TTI_SQUARES ((size_t)16384)  /* squares: values in one sum                      */
@@ -2518,7 +2522,7 @@ typedef struct tti_cpu {
     const tti_kernels *kernels;
     tti_kernels products;                 /* gemm_* of weight products    */
     size_t gemm_rows, gemm_k;             /* rows of an item, depth of panels */
-    int bf16, amx;
+    int bf16, halves;                     /* factors are rounded; panels hold bf16 */
     char name[32];
     float *shared, *threads, *block;      /* packed B; scratch of each thread; logits and sums */
     size_t shared_size, threads_size, block_size, thread_size;
@@ -2567,26 +2571,51 @@ static int tti_amx_usable(void) {
     return result == 0;
 }
 #endif
-/* Which kernels make products whose factors are rounded to bf16: tiles of AMX, or those of float32 on rounded panels. */
+/* A product of bf16 pairs takes Intel's CPUs twice as long as the same in float32 (Sapphire Rapids), AMD's half as long (Zen 5). */
+static int tti_dot_usable(int pays) {
+#ifdef TTI_BF16_PANELS
+    return __builtin_cpu_supports("avx512bf16") && (!pays || __builtin_cpu_is("amd"));
+#else
+    (void)pays;
+    return 0;
+#endif
+}
+/* Which kernels make products whose factors are rounded to bf16: tiles of AMX, dot products of pairs, or the multiply-adds of
+ * float32 on rounded panels. */
 static tt_status tti_cpu_open_bf16(tt_context *ctx, tti_cpu *cpu) {
-    if (!ctx->matmul_wish[0] || strcmp(ctx->matmul_wish, "f32") == 0) { return TT_OK; }
-    if (strcmp(ctx->matmul_wish, "bf16") != 0) {
-        return tt_fail(ctx, TT_ERR_ARG, "tt_create: matmul (or TT_MATMUL) is \"%s\", expected \"f32\" or \"bf16\"", ctx->matmul_wish);
-    }
-    cpu->bf16 = 1;
+    const char *wish = ctx->matmul_wish, *way = "bf16";
+    if (!wish[0] || strcmp(wish, "f32") == 0) { return TT_OK; }
+#ifdef TTI_BF16_PANELS
+    if (cpu->kernels == &tti_avx512_kernels) {
+        int any = strcmp(wish, "bf16") == 0;
+        if ((any || strcmp(wish, "dot-bf16") == 0) && tti_dot_usable(any)) {
+            way = "dot-bf16";
+            cpu->products.gemm_panels = tti_dot_gemm_panels;
+            cpu->products.gemm_blocks = tti_dot_gemm_blocks;
+        }
 #ifdef TTI_AMX
-    if (cpu->kernels == &tti_avx512_kernels && tti_amx_usable()) {
-        cpu->amx = 1;
-        cpu->gemm_rows = 128;
-        cpu->gemm_k = TTI_AMX_KC;
-        cpu->products.gemm_panels = tti_amx_gemm_panels;
-        cpu->products.gemm_pack = tti_amx_gemm_pack;
-        cpu->products.gemm_turn = tti_amx_gemm_turn;
-        cpu->products.gemm_blocks = tti_amx_gemm_blocks;
-        cpu->products.tile_rows = cpu->products.tile_columns = 32;
+        if ((any || strcmp(wish, "amx-bf16") == 0) && tti_amx_usable()) {
+            way = "amx-bf16";
+            cpu->products.gemm_panels = tti_amx_gemm_panels;
+            cpu->products.gemm_blocks = tti_amx_gemm_blocks;
+        }
+#endif
+        if (strcmp(way, "bf16") != 0) {
+            cpu->halves = 1;
+            cpu->gemm_rows = 128;
+            cpu->gemm_k = TTI_BF16_KC;
+            cpu->products.gemm_pack = tti_half_gemm_pack;
+            cpu->products.gemm_turn = tti_half_gemm_turn;
+            cpu->products.tile_rows = cpu->products.tile_columns = 32;
+        }
     }
 #endif
-    snprintf(cpu->name, sizeof cpu->name, "%s+%s", cpu->kernels->name, cpu->amx ? "amx-bf16" : "bf16");
+    if (strcmp(wish, "bf16") != 0 && strcmp(wish, way) != 0) {
+        return tt_fail(ctx, TT_ERR_ARG, "tt_create: matmul (or TT_MATMUL) is \"%s\", expected \"f32\", \"bf16\", or of those that this CPU and \"%s\" have: \"amx-bf16\", \"dot-bf16\"",
+                       wish, cpu->kernels->name);
+    }
+    cpu->bf16 = 1;
+    snprintf(cpu->name, sizeof cpu->name, "%s+%s", cpu->kernels->name, way);
     ctx->kernel_name = cpu->name;
     return TT_OK;
 }
@@ -2694,7 +2723,7 @@ static size_t tti_gemm_items(const tt_context *ctx, const tti_cpu *cpu, tti_gemm
 /* Shared scratch for a block of B (returned) and for all rows of A of the same depth. */
 static tt_status tti_gemm_scratch(tt_context *ctx, tti_cpu *cpu, tti_gemm *g, size_t deep, int pack_b, int turn_a, float **block) {
     size_t tile = cpu->products.tile_columns, rows = g->m, k = g->k < deep ? g->k : deep, b;
-    if (cpu->amx) { rows = (rows + 31) / 32 * 32; k = (k + 31) / 32 * 16; }      /* bf16: half a float each */
+    if (cpu->halves) { rows = (rows + 31) / 32 * 32; k = (k + 31) / 32 * 16; }      /* bf16: half a float each */
     b = pack_b ? (k * (g->n < TTI_NC ? g->n + tile : TTI_NC) + 15) / 16 * 16 : 0;
     if (tti_scratch(ctx, &cpu->shared, &cpu->shared_size, b + (turn_a ? rows * k : 0) + 16) != TT_OK) { return TT_ERR_MEM; }
     *block = pack_b ? tti_aligned(cpu->shared) : NULL;
@@ -2745,7 +2774,7 @@ static void tti_gemm_of(const tti_cpu *cpu, const tt_gemm_args *args, tti_gemm *
     g->b_column = args->transpose_b ? (size_t)args->ldb : 1;
     g->b_k = args->transpose_b ? 1 : (size_t)args->ldb;
     g->packed = args->panels ? tti_aligned((float *)(uintptr_t)args->panels) : NULL;
-    g->pairs = args->half_b && !cpu->amx && g->b_k == 1 && g->k % 2 == 0 && g->b_column % 2 == 0;
+    g->pairs = args->half_b && !cpu->halves && g->b_k == 1 && g->k % 2 == 0 && g->b_column % 2 == 0;
     g->c = args->c;
     g->ldc = (size_t)args->ldc;
     g->y = args->y;
@@ -2795,7 +2824,7 @@ static size_t tti_cpu_gemm_panels(tt_context *ctx, const tt_gemm_args *args, voi
         job.y = tti_aligned((float *)to);
         tti_gemm_pack(ctx, cpu, &g, &job);
     }
-    return 64 + (g.n + tile - 1) / tile * tile * (cpu->amx ? (k + 31) / 32 * 32 * sizeof(uint16_t) : g.k * sizeof(float));
+    return 64 + (g.n + tile - 1) / tile * tile * (cpu->halves ? (k + 31) / 32 * 32 * sizeof(uint16_t) : g.k * sizeof(float));
 }
 
 /* ---- attention ---- */
@@ -14617,8 +14646,11 @@ static void TTI_K(pack)(float *to, const float *from, const uint16_t *half, size
         }
     }
 }
-/* Whole panels, `stride` apart. Where their lanes adjoin, k is outermost: a row of memory is read once, from end to end. */
+/* Whole panels, `stride` apart. Where their lanes adjoin, k is outermost: a row of memory is read once, from end to end, and
+ * fetched before. Panels narrower than a vector are stored as whole vectors, since the next k covers what hangs over; only the
+ * last k and the last panel are cut, as they would spoil a neighbour or read from beyond. */
 static void TTI_K(pack_panels)(float *to, const float *from, const uint16_t *half, size_t lane_step, size_t k_step, size_t panels, size_t width, size_t stride, size_t k) {
+    const size_t rows_ahead = 16, line = 64 / sizeof *from;
     size_t p, i, lane;
     if (lane_step != 1) {
         for (p = 0; p < panels; p++) {
@@ -14628,10 +14660,12 @@ static void TTI_K(pack_panels)(float *to, const float *from, const uint16_t *hal
         return;
     }
     for (i = 0; i < k; i++, to += width) {
+        size_t whole = half || i + 1 == k || 2 * width < TTI_W || panels == 0 ? 0 : panels - 1;
+        for (lane = 0; !half && i + rows_ahead < k && lane < panels * width; lane += line) { TTI_PREFETCH_L2(from + (i + rows_ahead) * k_step + lane); }
         for (p = 0; p < panels; p++) {
             for (lane = 0; lane < width; lane += TTI_W) {
-                size_t at = i * k_step + p * width + lane;
-                TTI_K(store)(to + p * stride + lane, half ? TTI_K(load_half)(half + at, width - lane) : TTI_K(load)(from + at, width - lane), width - lane);
+                size_t at = i * k_step + p * width + lane, left = p < whole ? TTI_W : width - lane;
+                TTI_K(store)(to + p * stride + lane, half ? TTI_K(load_half)(half + at, left) : TTI_K(load)(from + at, left), left);
             }
         }
     }
@@ -14743,17 +14777,9 @@ static void TTI_K(lines)(size_t panels, size_t k, const float *a, size_t a_k, co
 #undef TTI_ONE_STEP
 #undef TTI_TWO_STEP
 #undef TTI_LINE
-#undef TTI_DECLARE
-#undef TTI_BEGIN
 #undef TTI_STEP
-#undef TTI_END
 #undef TTI_B
 #undef TTI_TILE
-#undef TTI_ROWS1
-#undef TTI_ROWS2
-#undef TTI_ROWS4
-#undef TTI_ROWS8
-#undef TTI_ROWS12
 
 TTI_INLINE size_t TTI_K(tile_rows)(size_t left) {
     if (left >= TTI_MR) { return TTI_MR; }
@@ -15387,29 +15413,29 @@ static const tti_kernels TTI_K(kernels) = {
 #undef TTI_ENTRY
 };
 
-#if TTI_SIMD_PASS == TTI_PASS_AVX512 && defined(TTI_AMX)
-/* ---- products of bf16 tiles (AMX) ----
- * A tile register holds 16 rows of 64 bytes. C is 2 x 2 tiles of 16 x 16 floats; per step 32 of k go in: of A 16 rows of 32
- * bf16, of B 16 rows of 16 pairs (k, k+1). A panel of A or B is 32 lanes wide, two tiles a step, its last lanes and its last
- * k filled with zeros. An element of C is summed in the same steps of 32 whatever stands beside it. */
+#if TTI_SIMD_PASS == TTI_PASS_AVX512 && defined(TTI_BF16_PANELS)
+/* ---- products of bf16 panels (AMX, or AVX512-BF16) ----
+ * Both sum pairs (k, k+1), in steps of 32 of k. A panel of A or B is 32 lanes wide: per step two tiles of 16 rows of 64 bytes,
+ * in A a row is a lane with 32 of k, in B a pair of k with 16 lanes. Its last lanes and its last k are filled with zeros. An
+ * element of C is summed in the same steps whatever stands beside it. */
 #if defined(__clang__)
 #pragma clang attribute pop
-#pragma clang attribute push(__attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,fma,avx512bf16,amx-tile,amx-bf16"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,fma,avx512bf16"))), apply_to = function)
 #else
 #pragma GCC push_options
-#pragma GCC target("avx512f,avx512dq,avx512bw,avx512vl,fma,avx512bf16,amx-tile,amx-bf16")
+#pragma GCC target("avx512f,avx512dq,avx512bw,avx512vl,fma,avx512bf16")
 #endif
 #define TTI_STEP_HALVES ((size_t)1024)      /* bf16 of a panel per step */
 
 /* 16 rows of 16 pairs, rows to columns. */
-static void tti_amx_transpose(uint16_t *x) {
+static void tti_half_transpose(uint16_t *x) {
     float t[256];
     memcpy(t, x, sizeof t);
     tti_avx512_pack_turned((float *)(void *)x, t, 16, 16, 16, 16, 0);
 }
 /* One tile: `lanes` <= 16 lanes of k <= 32, from element (lane, k) at lane * lane_step + k * k_step. by_lane: a row is a
  * lane (A), else a pair of k (B). */
-static void tti_amx_tile(uint16_t *to, const float *from, const uint16_t *half, size_t lane_step, size_t k_step, size_t lanes, size_t k, int by_lane) {
+static void tti_half_tile(uint16_t *to, const float *from, const uint16_t *half, size_t lane_step, size_t k_step, size_t lanes, size_t k, int by_lane) {
     static const uint16_t zip[32] = {0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
     size_t i;
     for (i = 0; i < 16; i++, to += 32) {
@@ -15435,28 +15461,127 @@ static void tti_amx_tile(uint16_t *to, const float *from, const uint16_t *half, 
         }
         _mm512_storeu_si512(to, row);
     }
-    if ((lane_step != 1 || k_step == 1) != by_lane) { tti_amx_transpose(to - 512); }
+    if ((lane_step != 1 || k_step == 1) != by_lane) { tti_half_transpose(to - 512); }
 }
 /* Lanes l0..l1 and k from k0 to k1 as panels side by side. */
-static void tti_amx_pack(uint16_t *to, const float *from, const uint16_t *half, size_t lane_step, size_t k_step, size_t l0, size_t l1, size_t k0, size_t k1, int by_lane) {
+static void tti_half_pack(uint16_t *to, const float *from, const uint16_t *half, size_t lane_step, size_t k_step, size_t l0, size_t l1, size_t k0, size_t k1, int by_lane) {
     size_t l, k, t;
     for (l = l0; l < l1; l += 32) {
         for (k = k0; k < k1; k += 32) {
             for (t = 0; t < 32; t += 16, to += 512) {
                 size_t at = (l + t) * lane_step + k * k_step, lanes = l + t < l1 ? l1 - l - t : 0, left = k1 - k < 32 ? k1 - k : 32;
                 if (!lanes) { memset(to, 0, 1024); continue; }
-                tti_amx_tile(to, half ? NULL : from + at, half ? half + at : NULL, lane_step, k_step, lanes < 16 ? lanes : 16, left, by_lane);
+                tti_half_tile(to, half ? NULL : from + at, half ? half + at : NULL, lane_step, k_step, lanes < 16 ? lanes : 16, left, by_lane);
             }
         }
     }
 }
+/* 32 x 32 of C: c = begin ? c : 0, + steps of a b; of the rows from `rows` on nothing is promised. */
+typedef void (*tti_half_product)(const uint16_t *a, const uint16_t *b, size_t steps, size_t rows, float *c, size_t ldc, int begin);
+/* As gemm_block. A tile of C that sticks out, or begins with the bias, is made beside and copied. */
+static void tti_half_gemm_block(const tti_gemm *g, size_t m0, size_t m1, size_t n0, size_t n1, size_t k0, size_t k1, float *scratch, tti_half_product product) {
+    size_t steps = (k1 - k0 + 31) / 32, all = (g->t1 - g->t0 + 31) / 32, deep = (g->p1 - g->p0 + 31) / 32, i, j, r, l;
+    uint16_t *panel = (uint16_t *)(void *)tti_aligned(scratch);
+    float beside[32 * 32];
+    for (j = n0; j < n1; j += 32) {
+        size_t columns = n1 - j < 32 ? n1 - j : 32;
+        const uint16_t *b = g->packed ? (const uint16_t *)(const void *)g->packed + ((j - g->b0) / 32 * deep + (k0 - g->p0) / 32) * TTI_STEP_HALVES : panel;
+        if (!g->packed) { tti_half_pack(panel, g->b, g->half_b, g->b_column, g->b_k, j, j + columns, k0, k1, 0); }
+        for (i = m0; i < m1; i += 32) {
+            const uint16_t *a = (const uint16_t *)(const void *)g->turned + (i / 32 * all + (k0 - g->t0) / 32) * TTI_STEP_HALVES;
+            size_t rows = m1 - i < 32 ? m1 - i : 32;
+            float *c = g->c + i * g->ldc + j;
+            int begin = k0 > 0 || g->accumulate;
+            for (r = 0; r < 32 && i + 32 + r < m1; r++) { TTI_PREFETCH(c + (32 + r) * g->ldc); TTI_PREFETCH(c + (32 + r) * g->ldc + 16); }
+            if (rows == 32 && columns == 32 && (begin || !g->bias)) { product(a, b, steps, 32, c, g->ldc, begin); continue; }
+            for (r = 0; r < rows; r++) {
+                for (l = 0; l < columns; l++) { beside[r * 32 + l] = begin ? c[r * g->ldc + l] : g->bias ? g->bias[j + l] : 0.0f; }
+            }
+            product(a, b, steps, rows, beside, 32, 1);
+            for (r = 0; r < rows; r++) { memcpy(c + r * g->ldc, beside + r * 32, columns * sizeof(float)); }
+        }
+    }
+}
+static void tti_half_gemm_turn(const tti_job *job, float *scratch, size_t begin, size_t end) {
+    const tti_gemm *g = (const tti_gemm *)job->args;
+    size_t m0 = begin * 32, m1 = end * 32 < g->m ? end * 32 : g->m;
+    (void)scratch;
+    tti_half_pack((uint16_t *)(void *)g->turned + begin * ((g->t1 - g->t0 + 31) / 32) * TTI_STEP_HALVES, g->a, NULL, g->a_row, g->a_k, m0, m1, g->t0, g->t1, 1);
+}
+static void tti_half_gemm_pack(const tti_job *job, float *scratch, size_t begin, size_t end) {
+    const tti_gemm *g = (const tti_gemm *)job->args;
+    size_t n0 = g->n0 + begin * 32, n1 = g->n0 + end * 32 < g->n1 ? g->n0 + end * 32 : g->n1;
+    (void)scratch;
+    tti_half_pack((uint16_t *)(void *)job->y + begin * ((g->k1 - g->k0 + 31) / 32) * TTI_STEP_HALVES, g->b, g->half_b, g->b_column, g->b_k, n0, n1, g->k0, g->k1, 0);
+}
+static void tti_half_gemm_panels(const tti_job *job, float *scratch, size_t begin, size_t end, tti_half_product product) {
+    const tti_gemm *g = (const tti_gemm *)job->args;
+    size_t p, k0, k1;
+    for (p = begin; p < end; p++) {
+        k0 = 0;
+        do {
+            k1 = g->k - k0 < TTI_BF16_KC ? g->k : k0 + TTI_BF16_KC;
+            tti_half_gemm_block(g, 0, g->m, p * 32, g->n - p * 32 < 32 ? g->n : p * 32 + 32, k0, k1, scratch, product);
+            k0 = k1;
+        } while (k0 < g->k);
+        TTI_K(activate)(g, 0, g->m, p * 32, g->n - p * 32 < 32 ? g->n : p * 32 + 32);
+    }
+}
+static void tti_half_gemm_blocks(const tti_job *job, float *scratch, size_t begin, size_t end, tti_half_product product) {
+    const tti_gemm *g = (const tti_gemm *)job->args;
+    size_t groups = (g->n1 - g->n0 + TTI_NG - 1) / TTI_NG, item;
+    for (item = begin; item < end; item++) {
+        size_t m0 = item / groups * g->rows, n0 = g->n0 + item % groups * TTI_NG;
+        size_t m1 = g->m - m0 < g->rows ? g->m : m0 + g->rows, n1 = g->n1 - n0 < TTI_NG ? g->n1 : n0 + TTI_NG;
+        tti_half_gemm_block(g, m0, m1, n0, n1, g->k0, g->k1, scratch, product);
+        if (g->k1 == g->k) { TTI_K(activate)(g, m0, m1, n0, n1); }
+    }
+}
+/* Eight rows at a time, each with a pair of k for all 32 lanes. */
+#define TTI_DOT(r) { \
+    int32_t pair; \
+    memcpy(&pair, x + r * 32, sizeof pair); \
+    c##r##0 = _mm512_dpbf16_ps(c##r##0, (__m512bh)_mm512_set1_epi32(pair), b0); \
+    c##r##1 = _mm512_dpbf16_ps(c##r##1, (__m512bh)_mm512_set1_epi32(pair), b1); }
+static void tti_dot_product(const uint16_t *a, const uint16_t *b, size_t steps, size_t rows, float *c, size_t ldc, int add) {
+    const size_t columns = 32, begin_step = ldc;
+    size_t row, i, k;
+    for (row = 0; row < rows; row += 8, c += 8 * ldc) {
+        const uint16_t *x = a + row * 32, *y = b;
+        const float *begin = add ? c : NULL;
+        TTI_ROWS8(TTI_DECLARE)
+        TTI_ROWS8(TTI_BEGIN)
+        for (i = 0; i < steps; i++, x += TTI_STEP_HALVES - 32, y += TTI_STEP_HALVES - 512) {
+            for (k = 0; k < 32; k += 2, x += 2, y += 32) {
+                __m512bh b0 = (__m512bh)_mm512_loadu_ps(y), b1 = (__m512bh)_mm512_loadu_ps(y + 512);
+                TTI_ROWS8(TTI_DOT)
+            }
+        }
+        TTI_ROWS8(TTI_END)
+    }
+}
+#undef TTI_DOT
+static void tti_dot_gemm_panels(const tti_job *job, float *scratch, size_t begin, size_t end) { tti_half_gemm_panels(job, scratch, begin, end, tti_dot_product); }
+static void tti_dot_gemm_blocks(const tti_job *job, float *scratch, size_t begin, size_t end) { tti_half_gemm_blocks(job, scratch, begin, end, tti_dot_product); }
+#if !defined(__clang__)
+#pragma GCC pop_options
+#endif
+
+#ifdef TTI_AMX
+#if defined(__clang__)
+#pragma clang attribute pop
+#pragma clang attribute push(__attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,fma,avx512bf16,amx-tile,amx-bf16"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512dq,avx512bw,avx512vl,fma,avx512bf16,amx-tile,amx-bf16")
+#endif
 static void tti_amx_begin(void) {
     static const unsigned char config[64] = {1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 64, 0, 64, 0, 64, 0, 64, 0, 64, 0, 64, 0, 64, 0, 64, 0,
                                              0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 16, 16, 16, 16, 16, 16, 16, 16};
     __asm__ volatile("" ::: "memory");      /* what was packed is in memory: the intrinsics do not say that they read it */
     _tile_loadconfig(config);
 }
-/* 32 x 32 of C: c = begin or 0, + steps of a b. rows <= 16: the lower tiles are left out. */
+/* C is 2 x 2 tiles of 16 x 16; rows <= 16: the lower ones are left out. */
 static void tti_amx_product(const uint16_t *a, const uint16_t *b, size_t steps, size_t rows, float *c, size_t ldc, int begin) {
     size_t bytes = ldc * sizeof(float);
     float *below = c + 16 * ldc;
@@ -15488,76 +15613,32 @@ static void tti_amx_product(const uint16_t *a, const uint16_t *b, size_t steps, 
     if (both) { _tile_stored(2, below, bytes); _tile_stored(3, below + 16, bytes); }
     __asm__ volatile("" ::: "memory");
 }
-/* As gemm_block. A tile of C that sticks out, or begins with the bias, is made beside and copied. */
-static void tti_amx_gemm_block(const tti_gemm *g, size_t m0, size_t m1, size_t n0, size_t n1, size_t k0, size_t k1, float *scratch) {
-    size_t steps = (k1 - k0 + 31) / 32, all = (g->t1 - g->t0 + 31) / 32, deep = (g->p1 - g->p0 + 31) / 32, i, j, r, l;
-    uint16_t *panel = (uint16_t *)(void *)tti_aligned(scratch);
-    float beside[32 * 32];
-    for (j = n0; j < n1; j += 32) {
-        size_t columns = n1 - j < 32 ? n1 - j : 32;
-        const uint16_t *b = g->packed ? (const uint16_t *)(const void *)g->packed + ((j - g->b0) / 32 * deep + (k0 - g->p0) / 32) * TTI_STEP_HALVES : panel;
-        if (!g->packed) { tti_amx_pack(panel, g->b, g->half_b, g->b_column, g->b_k, j, j + columns, k0, k1, 0); }
-        for (i = m0; i < m1; i += 32) {
-            const uint16_t *a = (const uint16_t *)(const void *)g->turned + (i / 32 * all + (k0 - g->t0) / 32) * TTI_STEP_HALVES;
-            size_t rows = m1 - i < 32 ? m1 - i : 32;
-            float *c = g->c + i * g->ldc + j;
-            int begin = k0 > 0 || g->accumulate;
-            for (r = 0; r < 32 && i + 32 + r < m1; r++) { TTI_PREFETCH(c + (32 + r) * g->ldc); TTI_PREFETCH(c + (32 + r) * g->ldc + 16); }
-            if (rows == 32 && columns == 32 && (begin || !g->bias)) { tti_amx_product(a, b, steps, 32, c, g->ldc, begin); continue; }
-            for (r = 0; r < rows; r++) {
-                for (l = 0; l < columns; l++) { beside[r * 32 + l] = begin ? c[r * g->ldc + l] : g->bias ? g->bias[j + l] : 0.0f; }
-            }
-            tti_amx_product(a, b, steps, rows, beside, 32, 1);
-            for (r = 0; r < rows; r++) { memcpy(c + r * g->ldc, beside + r * 32, columns * sizeof(float)); }
-        }
-    }
-}
-static void tti_amx_gemm_turn(const tti_job *job, float *scratch, size_t begin, size_t end) {
-    const tti_gemm *g = (const tti_gemm *)job->args;
-    size_t m0 = begin * 32, m1 = end * 32 < g->m ? end * 32 : g->m;
-    (void)scratch;
-    tti_amx_pack((uint16_t *)(void *)g->turned + begin * ((g->t1 - g->t0 + 31) / 32) * TTI_STEP_HALVES, g->a, NULL, g->a_row, g->a_k, m0, m1, g->t0, g->t1, 1);
-}
-static void tti_amx_gemm_pack(const tti_job *job, float *scratch, size_t begin, size_t end) {
-    const tti_gemm *g = (const tti_gemm *)job->args;
-    size_t n0 = g->n0 + begin * 32, n1 = g->n0 + end * 32 < g->n1 ? g->n0 + end * 32 : g->n1;
-    (void)scratch;
-    tti_amx_pack((uint16_t *)(void *)job->y + begin * ((g->k1 - g->k0 + 31) / 32) * TTI_STEP_HALVES, g->b, g->half_b, g->b_column, g->b_k, n0, n1, g->k0, g->k1, 0);
-}
 static void tti_amx_gemm_panels(const tti_job *job, float *scratch, size_t begin, size_t end) {
-    const tti_gemm *g = (const tti_gemm *)job->args;
-    size_t p, k0, k1;
     tti_amx_begin();
-    for (p = begin; p < end; p++) {
-        k0 = 0;
-        do {
-            k1 = g->k - k0 < TTI_AMX_KC ? g->k : k0 + TTI_AMX_KC;
-            tti_amx_gemm_block(g, 0, g->m, p * 32, g->n - p * 32 < 32 ? g->n : p * 32 + 32, k0, k1, scratch);
-            k0 = k1;
-        } while (k0 < g->k);
-        TTI_K(activate)(g, 0, g->m, p * 32, g->n - p * 32 < 32 ? g->n : p * 32 + 32);
-    }
+    tti_half_gemm_panels(job, scratch, begin, end, tti_amx_product);
     _tile_release();
 }
 static void tti_amx_gemm_blocks(const tti_job *job, float *scratch, size_t begin, size_t end) {
-    const tti_gemm *g = (const tti_gemm *)job->args;
-    size_t groups = (g->n1 - g->n0 + TTI_NG - 1) / TTI_NG, item;
     tti_amx_begin();
-    for (item = begin; item < end; item++) {
-        size_t m0 = item / groups * g->rows, n0 = g->n0 + item % groups * TTI_NG;
-        size_t m1 = g->m - m0 < g->rows ? g->m : m0 + g->rows, n1 = g->n1 - n0 < TTI_NG ? g->n1 : n0 + TTI_NG;
-        tti_amx_gemm_block(g, m0, m1, n0, n1, g->k0, g->k1, scratch);
-        if (g->k1 == g->k) { TTI_K(activate)(g, m0, m1, n0, n1); }
-    }
+    tti_half_gemm_blocks(job, scratch, begin, end, tti_amx_product);
     _tile_release();
 }
-#undef TTI_STEP_HALVES
 #if !defined(__clang__)
 #pragma GCC pop_options
 #endif
 #endif
+#undef TTI_STEP_HALVES
+#endif
 
 #undef TTI_LINES
+#undef TTI_DECLARE
+#undef TTI_BEGIN
+#undef TTI_END
+#undef TTI_ROWS1
+#undef TTI_ROWS2
+#undef TTI_ROWS4
+#undef TTI_ROWS8
+#undef TTI_ROWS12
 #undef TTI_A
 #undef TTI_EACH
 #undef TTI_K

@@ -25,7 +25,7 @@ typedef struct arm {
     teacher_kind teacher;
     int steps;                    /* 0 = those of the options                                            */
     int generations;              /* responses per prompt; 0 = those of the options                      */
-    int equal_tokens;             /* 1: ends once it has sampled as many tokens as "thinktune" of its seed */
+    const char *equal_tokens;     /* ends once it has sampled as many tokens as this arm of its seed       */
     int questions;                /* of its evaluation; 0 = those of the options                         */
     const char *aas, *mask, *schedule;
     double init_pct, off_eps;     /* 0 = those of the options                                            */
@@ -37,7 +37,7 @@ static const arm arms[] = {
     {.name = "base", .part = "main", .what = "before RL", .work = 80, .method = BASE},
     {.name = "thinktune", .part = "main", .what = "ThinkTuning (released shaping)", .work = 11},
     {.name = "grpo", .part = "main", .what = "GRPO, equal rollouts", .work = 4, .method = GRPO},
-    {.name = "grpo_tokens", .part = "main", .what = "GRPO, equal sampled tokens", .work = 22, .method = GRPO, .steps = 1000, .equal_tokens = 1},
+    {.name = "grpo_tokens", .part = "main", .what = "GRPO, equal sampled tokens", .work = 22, .method = GRPO, .steps = 1000, .equal_tokens = "thinktune"},
     {.name = "sft", .part = "main", .what = "SFT on the teacher's right outputs, equal rollouts", .work = 15, .method = SFT},
     {.name = "sft_feedback", .part = "main", .what = "SFT on them, as much feedback as ThinkTuning", .work = 4, .method = SFT, .steps = 14, .generations = 1},
     {.name = "base_low", .part = "low", .what = "weaker base, 0.4 of the pretraining", .work = 32, .method = BASE, .base = BASE_WEAK},
@@ -48,6 +48,8 @@ static const arm arms[] = {
     {.name = "incoherent_thinktune_long", .part = "low", .what = "ThinkTuning, low coherence, 150 steps", .work = 36, .base = BASE_LOW, .steps = 150},
     {.name = "incoherent_grpo", .part = "low", .what = "GRPO, low coherence, equal rollouts", .work = 4, .base = BASE_LOW, .method = GRPO},
     {.name = "incoherent_grpo_long", .part = "low", .what = "GRPO, low coherence, 250 steps", .work = 14, .base = BASE_LOW, .method = GRPO, .steps = 250},
+    {.name = "incoherent_grpo_tokens", .part = "low", .what = "GRPO, low coherence, as many tokens as the 150 steps", .work = 110, .base = BASE_LOW, .method = GRPO, .steps = 3000,
+     .equal_tokens = "incoherent_thinktune_long"},
     {.name = "formula", .part = "shaping", .what = "AAS as the text has it", .work = 9, .aas = "formula"},
     {.name = "luffy", .part = "shaping", .what = "LUFFY's shaping", .work = 9, .aas = "luffy"},
     {.name = "off", .part = "shaping", .what = "no shaping: the ordinary term", .work = 9, .aas = "off"},
@@ -360,7 +362,7 @@ static tt_status train_rl(app *a, const arm *m, tt_model *student, const teachin
     if (m->teacher == EMA) { desc.ema = t->model; }
     snprintf(metrics, sizeof metrics, "%s", path_of(a->o.out, "seed-%d/%s/metrics.jsonl", a->seed, m->name));
     a->stop_tokens = 0;
-    if (m->equal_tokens) { CHECK(read_number(a, a->seed, "thinktune", "num_tokens", &a->stop_tokens)); }
+    if (m->equal_tokens) { CHECK(read_number(a, a->seed, m->equal_tokens, "num_tokens", &a->stop_tokens)); }
     CHECK(train_student(a, m->name, &desc, metrics, 0));
     return write_curve(a, metrics, (double)a->o.prompts * a->o.generations, json);
 }

@@ -195,6 +195,7 @@ static tt_status claims(page *p, const results *r) {
     CHECK(claim_of_reflection(p, r, "low_thinktune", "low_grpo", "weaker bases, GRPO with five times the rollouts"));
     CHECK(claim_of_reflection(p, r, "incoherent_thinktune", "incoherent_grpo_long", "bases of low coherence, GRPO with five times the rollouts"));
     CHECK(claim_of_reflection(p, r, "incoherent_thinktune_long", "incoherent_grpo_long", "bases of low coherence, ThinkTuning with three times the rollouts and GRPO with five"));
+    CHECK(claim_of_reflection(p, r, "incoherent_thinktune_long", "incoherent_grpo_tokens", "bases of low coherence, ThinkTuning with three times the rollouts and GRPO with as many tokens"));
     CHECK(claim_of_accuracy(p, r, "thinktune", "grpo", "GRPO at equal rollouts"));
     CHECK(claim_of_accuracy(p, r, "thinktune", "grpo_tokens", "GRPO at equal sampled tokens"));
     return claim_of_accuracy(p, r, "thinktune", "sft", "SFT on the teacher's right outputs");
@@ -231,8 +232,8 @@ static double median_start(const lifetime *l) {
     for (i = 0; i < l->n; i++) { if (l->event[i] && survival(l, l->at[i]) <= 0.5) { return l->at[i]; } }
     return -1;
 }
-static const char *const budget_arms[] = {"thinktune", "grpo_tokens", "low_thinktune", "low_grpo", "incoherent_thinktune", "incoherent_thinktune_long", "incoherent_grpo_long"};
-static const char *const budget_colors[] = {"#1d4ed8", "#c2410c", "#60a5fa", "#f59e0b", "#6ee7b7", "#0f766e", "#a21caf"};
+static const char *const budget_arms[] = {"thinktune", "grpo_tokens", "low_thinktune", "low_grpo", "incoherent_thinktune", "incoherent_thinktune_long", "incoherent_grpo_long", "incoherent_grpo_tokens"};
+static const char *const budget_colors[] = {"#1d4ed8", "#c2410c", "#60a5fa", "#f59e0b", "#6ee7b7", "#0f766e", "#a21caf", "#e879f9"};
 enum { N_BUDGET_ARMS = sizeof budget_arms / sizeof *budget_arms };
 static tt_status budget_table(page *p, const results *r) {
     static const char *const headings[] = {"rollouts until own reflection passes", "10 %: seeds", "median", "earliest", "50 %: seeds", "median", "earliest", "watched for"};
@@ -473,7 +474,7 @@ static tt_status start_cell(page *p, const results *r, const char *arm_name, int
 }
 static tt_status gate_row(page *p, const results *r, int at, int seed) {
     static const struct { const char *base, *grpo, *thinktune; } trained[] = {
-        {"base", "grpo_tokens", "thinktune"}, {"base_low", "low_grpo", "low_thinktune"}, {"base_incoherent", "incoherent_grpo_long", "incoherent_thinktune_long"}
+        {"base", "grpo_tokens", "thinktune"}, {"base_low", "low_grpo", "low_thinktune"}, {"base_incoherent", "incoherent_grpo_tokens", "incoherent_thinktune_long"}
     };
     static const char *const keys[] = {"teacher_hit", "rescue_rate", "spoil_rate", "coherence"};
     int k, from;

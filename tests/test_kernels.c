@@ -5,13 +5,16 @@
 
 static const char *const all_kernels[] = {"portable", "avx2", "avx512", "neon"};
 
-static int rounded;                     /* 1: factors of products are rounded to bf16 */
-/* A context with that kernel set, or NULL if this CPU has it not. */
+static const char *const roundings[] = {"bf16", "amx-bf16", "dot-bf16"};
+enum { N_ROUNDINGS = 3 };
+static const char *matmul = "f32";
+static int rounded(void) { return strcmp(matmul, "f32") != 0; }      /* factors of products are rounded to bf16 */
+/* A context with that kernel set and those products, or NULL if this CPU has them not. */
 static tt_context *context_of(const char *kernel, int n_threads) {
     tt_desc desc = TT_INIT;
     tt_context *ctx;
     desc.kernel = kernel;
-    desc.matmul = rounded ? "bf16" : "f32";
+    desc.matmul = matmul;
     desc.n_threads = n_threads;
     ctx = tt_create(&desc);
     if (ctx && tt_error_status(ctx) == TT_ERR_ARG) { tt_destroy(ctx); return NULL; }
@@ -24,7 +27,7 @@ static void with_each(void (*check)(tt_context *ctx)) {
         tt_context *ctx = context_of(all_kernels[i], 1);
         int before = tt_test_now()->failures;
         if (!ctx) { continue; }
-        TT_CHECK(strncmp(tt_kernel(ctx), all_kernels[i], strlen(all_kernels[i])) == 0 && !rounded == !strstr(tt_kernel(ctx), "bf16"));
+        TT_CHECK(strncmp(tt_kernel(ctx), all_kernels[i], strlen(all_kernels[i])) == 0 && !rounded() == !strstr(tt_kernel(ctx), "bf16"));
         check(ctx);
         if (tt_test_now()->failures > before) { printf("  with kernel %s\n", tt_kernel(ctx)); }
         TT_CHECK_INT(tt_error_status(ctx), TT_OK);
@@ -32,9 +35,12 @@ static void with_each(void (*check)(tt_context *ctx)) {
     }
 }
 static void with_each_rounded(void (*check)(tt_context *ctx)) {
-    rounded = 1;
-    with_each(check);
-    rounded = 0;
+    size_t i;
+    for (i = 0; i < N_ROUNDINGS; i++) {
+        matmul = roundings[i];
+        with_each(check);
+    }
+    matmul = "f32";
 }
 /* Memory of one check: bump from a static block. */
 static float pool[1 << 21];
@@ -95,7 +101,7 @@ static tt_gemm_args gemm_args(int m, int n, int k, int ta, int tb, const float *
 }
 static size_t gemm_a_size(const tt_gemm_args *g) { return (size_t)((g->transpose_a ? g->k : g->m) * g->lda + 1); }
 static size_t gemm_b_size(const tt_gemm_args *g) { return (size_t)((g->transpose_b ? g->n : g->k) * g->ldb + 1); }
-static double factor(float x) { return (double)(rounded ? tti_from_bf16(tti_to_bf16(x)) : x); }
+static double factor(float x) { return (double)(rounded() ? tti_from_bf16(tti_to_bf16(x)) : x); }
 static void gemm_naive(const tt_gemm_args *g, const float *c_before, double *out) {
     int i, j, p;
     for (i = 0; i < g->m; i++) {
@@ -261,7 +267,7 @@ TT_TEST(gemm_activates_in_the_same_pass) { with_each(check_gemm_activation); wit
 
 /* Row i of a product is the same alone, and a product split along k and continued is the same as in one go. */
 static void check_gemm_bits(tt_context *ctx) {
-    int m = 137, n = 75, k = 533, cut = rounded ? 96 : 101, i, ta, tb;
+    int m = 137, n = 75, k = 533, cut = rounded() ? 96 : 101, i, ta, tb;
     for (ta = 0; ta < 2; ta++) {
         for (tb = 0; tb < 2; tb++) {
             tt_gemm_args g, h;
@@ -924,10 +930,13 @@ static void check_threads(void) {
     }
 }
 TT_TEST(threads_do_not_change_bits) {
+    size_t i;
     check_threads();
-    rounded = 1;
-    check_threads();
-    rounded = 0;
+    for (i = 0; i < N_ROUNDINGS; i++) {
+        matmul = roundings[i];
+        check_threads();
+    }
+    matmul = "f32";
 }
 
 /* ---- opening ---- */
@@ -940,6 +949,14 @@ TT_TEST(unknown_kernel_is_an_error) {
     TT_CHECK_INT(tt_error_status(ctx), TT_ERR_ARG);
     TT_CHECK_CONTAINS(tt_error(ctx), "mmx");
     TT_CHECK_CONTAINS(tt_error(ctx), "portable");
+    tt_destroy(ctx);
+    desc.kernel = "portable";
+    desc.matmul = "dot-bf16";
+    ctx = tt_create(&desc);
+    TT_REQUIRE(ctx != NULL);
+    TT_CHECK_INT(tt_error_status(ctx), TT_ERR_ARG);
+    TT_CHECK_CONTAINS(tt_error(ctx), "dot-bf16");
+    TT_CHECK_CONTAINS(tt_error(ctx), "\"f32\"");
     tt_destroy(ctx);
 }
 TT_TEST(scratch_is_freed_and_its_lack_reported) {
