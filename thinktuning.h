@@ -94,9 +94,12 @@
 #define THINKTUNING_H
 
 /* The implementing file may include this header before any other; then POSIX calls (fsync, monotonic
- * clock) are visible even under -std=c99. */
+ * clock) and Linux's large pages are visible even under -std=c99. */
 #if defined(THINKTUNING_IMPLEMENTATION) && !defined(_WIN32) && !defined(_POSIX_C_SOURCE) && !defined(_GNU_SOURCE)
 #define _POSIX_C_SOURCE 200809L
+#if defined(__linux__) && !defined(_DEFAULT_SOURCE)
+#define _DEFAULT_SOURCE 1
+#endif
 #endif
 #include <stddef.h>
 #include <stdint.h>
@@ -1426,7 +1429,18 @@ static int tti_mul_size(size_t a, size_t b, size_t *out) {
     *out = a * b;
     return 1;
 }
-static void *tti_default_alloc(void *user, size_t bytes) { (void)user; return malloc(bytes); }
+/* Weights, caches and arenas are walked from end to end: large pages where the system gives them to those who ask. (Memory
+ * that also begins at one is slower: everything would meet in the same sets of the caches.) */
+static void *tti_default_alloc(void *user, size_t bytes) {
+    void *memory = malloc(bytes);
+#ifdef MADV_HUGEPAGE
+    const uintptr_t page = (uintptr_t)2 << 20, end = ((uintptr_t)memory + bytes) / page * page;
+    uintptr_t begin = ((uintptr_t)memory + page - 1) / page * page;
+    if (memory && begin < end) { madvise((void *)begin, end - begin, MADV_HUGEPAGE); }
+#endif
+    (void)user;
+    return memory;
+}
 static void tti_default_free(void *user, void *memory, size_t bytes) { (void)user; (void)bytes; free(memory); }
 
 static void *tti_alloc_raw(tt_context *ctx, size_t bytes) {
@@ -15053,9 +15067,17 @@ static void TTI_K(scores)(const tt_attention_args *a, const tti_queries *u, size
     g.p1 = kv_stride;
     TTI_K(gemm_strip)(&g, 0, g.m, 0, g.n, scratch);
 }
+/* Few rows wait for keys and values, which lie in pieces too short for the CPU to foresee: those of the block at key0, in
+ * tiles of `lanes` rows. */
+static void TTI_K(fetch)(const tt_attention_args *a, const tti_queries *u, size_t key0, const float *from, size_t lanes) {
+    size_t dim = (size_t)a->head_dim, kv_stride = (size_t)a->n_kv_heads * dim, n_keys = u->position + u->rows / u->group, row, i;
+    size_t keys = n_keys - key0 < TTI_KEYS ? n_keys - key0 : TTI_KEYS;
+    from += (u->key_row + key0) * kv_stride + u->kv_head * dim * lanes;
+    for (row = 0; row < keys; row += lanes) { for (i = 0; i < dim * lanes; i += 64 / sizeof *from) { TTI_PREFETCH_L2(from + row * kv_stride + i); } }
+}
 static void TTI_K(attention_forward)(const tti_job *job, float *scratch, size_t begin, size_t end) {
     const tt_attention_args *a = (const tt_attention_args *)job->args;
-    size_t dim = (size_t)a->head_dim, heads = (size_t)a->n_heads, kv_stride = (size_t)a->n_kv_heads * dim, item, row;
+    size_t dim = (size_t)a->head_dim, heads = (size_t)a->n_heads, kv_stride = (size_t)a->n_kv_heads * dim, lanes = a->key_tiles ? TTI_NR : 1, item, row;
     tti_walk walk = TT_INIT;
     for (item = begin; item < end; item++) {
         tti_queries u = tti_queries_of(a, item, &walk);
@@ -15067,7 +15089,14 @@ static void TTI_K(attention_forward)(const tti_job *job, float *scratch, size_t 
         for (row = 0; row < u.rows; row++) { max[row] = -HUGE_VALF; sum[row] = 0.0f; }
         for (key0 = 0; key0 < n_keys; key0 += TTI_KEYS) {
             size_t keys = n_keys - key0 < TTI_KEYS ? n_keys - key0 : TTI_KEYS;
+            if (u.rows < TTI_MR) { TTI_K(fetch)(a, &u, key0, a->v, 1); }
             TTI_K(scores)(a, &u, key0, keys, q, s, rest);
+            if (u.rows < TTI_MR && key0 + keys < n_keys) { TTI_K(fetch)(a, &u, key0 + keys, a->k, lanes); }
+            else if (u.rows < TTI_MR && item + 1 < end) {
+                tti_walk ahead = walk;
+                tti_queries next = tti_queries_of(a, item + 1, &ahead);
+                TTI_K(fetch)(a, &next, 0, a->k, lanes);
+            }
             for (row = 0; row < u.rows; row++) {
                 size_t limit = TTI_K(limit)(&u, row, key0, keys);
                 if (limit > 0) { TTI_K(softmax_step)(s + row * TTI_KEYS, limit, max + row, sum + row, out + row * dim, dim); }
