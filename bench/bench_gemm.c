@@ -1,13 +1,15 @@
 /* Matrix products of training and of decoding, OpenBLAS beside ours in the same process where the Makefile finds it.
  *   build/bench_gemm [THREADS [PART]]           TT_KERNEL=portable|avx2|avx512|neon forces ours
  * gemm_nt_MxNxK: C[m,n] = A[m,k] B[n,k]^T, a layer forward; nn: B[k,n], back to its input; tn: A[k,m], C +=, the gradient of
- * its weights. gemm_geomean_training and _decode: the geometric means over the shapes of those names. On a device, whose
+ * its weights. gemm_panels_: nt with the panels of B made before, as tt_generate does. gemm_geomean_training, _decode and _panels:
+ * the geometric means over the shapes of those names. On a device, whose
  * training shapes are larger, also attention_forward_BxTxHxD and attention_backward_: B causal sequences of T tokens, H heads of
  * D channels, four of which share their keys; four operations a channel for each of half of T x T pairs, back ten. */
 #include "bench.h"
 #ifdef TT_OPENBLAS
 #include <cblas.h>
 void openblas_set_num_threads(int n);
+char *openblas_get_corename(void);
 static const char *const rival_name = "openblas";
 #else
 static const char *const rival_name = NULL;
@@ -36,7 +38,14 @@ static const shape device_training[] = {
 static const int decode_rows[] = {1, 2, 4, 8, 16, 32, 64};
 static const shape decode[] = {{"nt", 0, 256, 96, 1500 << 10}, {"nt", 0, 2048, 768, 440 << 20}, {"nt", 0, 32000, 768, 440 << 20}};
 
-typedef struct product { tt_gemm_args args; const float *b; int n_matrices, at; tt_context *ctx; } product;
+typedef struct product {
+    tt_gemm_args args;
+    const float *b;
+    char *panels;                               /* of all matrices, or NULL    */
+    size_t panel_bytes;                         /* of one                      */
+    int n_matrices, at;
+    tt_context *ctx;
+} product;
 
 static const float *next_matrix(product *p) {
     p->at = (p->at + 1) % p->n_matrices;
@@ -44,6 +53,7 @@ static const float *next_matrix(product *p) {
 }
 static void run_ours(product *p) {
     p->args.b = next_matrix(p);
+    p->args.panels = p->panels ? p->panels + (size_t)p->at * p->panel_bytes : NULL;
     bench_check(p->ctx, tt_backend_get(p->ctx)->gemm(p->ctx, &p->args) == TT_OK);
 }
 static void run_rival(product *p) {
@@ -81,6 +91,18 @@ static bench_stat compare(product *p, double *rival_value, double *ratio) {
     *ratio = bench_stat_of(ratios, RUNS).median;
     return bench_stat_of(ours, RUNS);
 }
+static void panels(product *p) {
+    const tt_backend *backend = tt_backend_get(p->ctx);
+    int i;
+    p->args.b = p->b;
+    p->panel_bytes = backend->gemm_panels(p->ctx, &p->args, NULL);
+    p->panels = (char *)tt_alloc(p->ctx, (size_t)p->n_matrices, p->panel_bytes);
+    bench_check(p->ctx, p->panels != NULL);
+    for (i = 0; i < p->n_matrices; i++) {
+        p->args.b = p->b + (size_t)i * (size_t)p->args.n * (size_t)p->args.k;
+        backend->gemm_panels(p->ctx, &p->args, p->panels + (size_t)i * p->panel_bytes);
+    }
+}
 static void matrices(tt_context *ctx, const shape *s, product *p) {
     size_t b_size = (size_t)s->k * (size_t)s->n;
     tt_gemm_args *g = &p->args;
@@ -88,7 +110,7 @@ static void matrices(tt_context *ctx, const shape *s, product *p) {
     p->ctx = ctx;
     p->n_matrices = 1 + (int)(s->walk_bytes / (b_size * sizeof(float)));
     g->transpose_a = s->kind[0] == 't';
-    g->transpose_b = s->kind[1] == 't';
+    g->transpose_b = s->kind[1] != 'n';
     g->accumulate = g->transpose_a;
     g->m = s->m;
     g->n = g->ldc = s->n;
@@ -98,12 +120,14 @@ static void matrices(tt_context *ctx, const shape *s, product *p) {
     g->a = bench_floats(ctx, (size_t)s->m * (size_t)s->k);
     g->c = bench_floats(ctx, (size_t)s->m * (size_t)s->n);
     p->b = bench_floats(ctx, b_size * (size_t)p->n_matrices);
+    if (s->kind[0] == 'p') { panels(p); }
 }
 static void matrices_free(product *p) {
     const tt_gemm_args *g = &p->args;
     bench_floats_free(p->ctx, g->a, (size_t)g->m * (size_t)g->k);
     bench_floats_free(p->ctx, g->c, (size_t)g->m * (size_t)g->n);
     bench_floats_free(p->ctx, p->b, (size_t)g->k * (size_t)g->n * (size_t)p->n_matrices);
+    tt_free(p->ctx, p->panels, (size_t)p->n_matrices, p->panel_bytes);
 }
 /* Logarithms of our speed, the rival's and the ratio, summed for the geometric means. */
 typedef struct means { double ours, rival, ratio; int n; } means;
@@ -229,11 +253,12 @@ static void bench_attention(tt_context *ctx, const pairs *s, int backward) {
 }
 static void run(int n_threads) {
     tt_context *ctx = bench_context(n_threads);
-    means trained = TT_INIT, decoded = TT_INIT;
+    means trained = TT_INIT, decoded = TT_INIT, packed = TT_INIT;
     const shape *shapes = bench_state.on_device ? device_training : training;
     size_t i, r, n_shapes = bench_state.on_device ? sizeof device_training / sizeof device_training[0] : sizeof training / sizeof training[0];
 #ifdef TT_OPENBLAS
     openblas_set_num_threads(n_threads);
+    printf("RIVAL openblas=%s threads=%d\n", openblas_get_corename(), n_threads);      /* its kernels */
 #endif
     for (i = 0; i < n_shapes; i++) { bench(ctx, &shapes[i], &trained); }
     for (i = 0; i < sizeof decode / sizeof decode[0]; i++) {
@@ -241,10 +266,13 @@ static void run(int n_threads) {
             shape s = decode[i];
             s.m = decode_rows[r];
             bench(ctx, &s, &decoded);
+            s.kind = "panels";
+            if (tt_backend_get(ctx)->gemm_panels) { bench(ctx, &s, &packed); }
         }
     }
     bench_means("gemm_geomean_training", n_threads, &trained);
     bench_means("gemm_geomean_decode", n_threads, &decoded);
+    bench_means("gemm_geomean_panels", n_threads, &packed);
     for (i = 0; bench_state.on_device && i < 2 * sizeof attentions / sizeof attentions[0]; i++) { bench_attention(ctx, &attentions[i / 2], (int)i % 2); }
     tt_destroy(ctx);
 }

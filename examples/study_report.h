@@ -198,6 +198,7 @@ static tt_status claims(page *p, const results *r) {
     CHECK(claim_of_reflection(p, r, "incoherent_thinktune_long", "incoherent_grpo_tokens", "bases of low coherence, ThinkTuning with three times the rollouts and GRPO with as many tokens"));
     CHECK(claim_of_accuracy(p, r, "thinktune", "grpo", "GRPO at equal rollouts"));
     CHECK(claim_of_accuracy(p, r, "thinktune", "grpo_tokens", "GRPO at equal sampled tokens"));
+    CHECK(claim_of_accuracy(p, r, "incoherent_thinktune_long", "incoherent_grpo_tokens", "GRPO with as many tokens, on bases of low coherence"));
     return claim_of_accuracy(p, r, "thinktune", "sft", "SFT on the teacher's right outputs");
 }
 
