@@ -2871,15 +2871,24 @@ static tt_status tti_cpu_attention_backward(tt_context *ctx, const tt_attention_
 }
 
 static int tti_cpu_key_tile(tt_context *ctx) { return (int)tti_cpu_of(ctx)->kernels->tile_columns; }
-/* Channel d of head h of row r: ((r / tile * heads + h) * head_dim + d) * tile + r % tile. */
-static tt_status tti_cpu_store_keys(tt_context *ctx, float *cache, const float *k, const int32_t *rows, int n, int heads, int head_dim) {
-    size_t tile = tti_cpu_of(ctx)->kernels->tile_columns, width = (size_t)heads * (size_t)head_dim, d;
-    int i;
-    for (i = 0; i < n; i++, k += width) {
-        float *to = cache + (size_t)rows[i] / tile * width * tile + (size_t)rows[i] % tile;
-        for (d = 0; d < width; d++) { to[d * tile] = k[d]; }
+/* Items: new keys. Channel d of head h of row r: ((r / tile * heads + h) * head_dim + d) * tile + r % tile. */
+static void tti_store_keys(const tti_job *job, float *scratch, size_t begin, size_t end) {
+    size_t tile = job->n, i, d;
+    (void)scratch;
+    for (i = begin; i < end; i++) {
+        size_t row = (size_t)job->ids[i];
+        float *to = job->y + row / tile * job->dim * tile + row % tile;
+        for (d = 0; d < job->dim; d++) { to[d * tile] = job->a[i * job->dim + d]; }
     }
-    return TT_OK;
+}
+static tt_status tti_cpu_store_keys(tt_context *ctx, float *cache, const float *k, const int32_t *rows, int n, int heads, int head_dim) {
+    tti_job job = TT_INIT;
+    job.y = cache;
+    job.a = k;
+    job.ids = rows;
+    job.n = tti_cpu_of(ctx)->kernels->tile_columns;
+    job.dim = (size_t)heads * (size_t)head_dim;
+    return tti_run(ctx, tti_store_keys, &job, (size_t)n, 32 * job.dim);
 }
 
 /* ---- log-probs ----
@@ -15568,29 +15577,36 @@ static void tti_half_gemm_blocks(const tti_job *job, float *scratch, size_t begi
         if (g->k1 == g->k) { TTI_K(activate)(g, m0, m1, n0, n1); }
     }
 }
-/* Eight rows at a time, each with a pair of k for all 32 lanes. */
+/* R rows at a time, each with a pair of k for all 32 lanes. */
 #define TTI_DOT(r) { \
     int32_t pair; \
-    memcpy(&pair, x + r * 32, sizeof pair); \
+    memcpy(&pair, a + r * 32, sizeof pair); \
     c##r##0 = _mm512_dpbf16_ps(c##r##0, (__m512bh)_mm512_set1_epi32(pair), b0); \
     c##r##1 = _mm512_dpbf16_ps(c##r##1, (__m512bh)_mm512_set1_epi32(pair), b1); }
-static void tti_dot_product(const uint16_t *a, const uint16_t *b, size_t steps, size_t rows, float *c, size_t ldc, int add) {
-    const size_t columns = 32, begin_step = ldc;
-    size_t row, i, k;
-    for (row = 0; row < rows; row += 8, c += 8 * ldc) {
-        const uint16_t *x = a + row * 32, *y = b;
-        const float *begin = add ? c : NULL;
-        TTI_ROWS8(TTI_DECLARE)
-        TTI_ROWS8(TTI_BEGIN)
-        for (i = 0; i < steps; i++, x += TTI_STEP_HALVES - 32, y += TTI_STEP_HALVES - 512) {
-            for (k = 0; k < 32; k += 2, x += 2, y += 32) {
-                __m512bh b0 = (__m512bh)_mm512_loadu_ps(y), b1 = (__m512bh)_mm512_loadu_ps(y + 512);
-                TTI_ROWS8(TTI_DOT)
-            }
-        }
-        TTI_ROWS8(TTI_END)
-    }
+#define TTI_DOT_ROWS(R) \
+TTI_INLINE void tti_dot_rows##R(const uint16_t *a, const uint16_t *b, size_t steps, const float *begin, float *c, size_t ldc) { \
+    const size_t columns = 32, begin_step = ldc; \
+    size_t k; \
+    TTI_ROWS##R(TTI_DECLARE) \
+    TTI_ROWS##R(TTI_BEGIN) \
+    for (; steps > 0; steps--, a += TTI_STEP_HALVES - 32, b += TTI_STEP_HALVES - 512) { \
+        for (k = 0; k < 32; k += 2, a += 2, b += 32) { \
+            __m512bh b0 = (__m512bh)_mm512_loadu_ps(b), b1 = (__m512bh)_mm512_loadu_ps(b + 512); \
+            TTI_PREFETCH_L2((uintptr_t)b + 4096); \
+            TTI_PREFETCH_L2((uintptr_t)b + 5120); \
+            TTI_ROWS##R(TTI_DOT) \
+        } \
+    } \
+    TTI_ROWS##R(TTI_END) \
 }
+TTI_DOT_ROWS(8)
+TTI_DOT_ROWS(1)
+static void tti_dot_product(const uint16_t *a, const uint16_t *b, size_t steps, size_t rows, float *c, size_t ldc, int begin) {
+    size_t row;
+    if (rows == 1) { tti_dot_rows1(a, b, steps, begin ? c : NULL, c, ldc); return; }
+    for (row = 0; row < rows; row += 8, c += 8 * ldc) { tti_dot_rows8(a + row * 32, b, steps, begin ? c : NULL, c, ldc); }
+}
+#undef TTI_DOT_ROWS
 #undef TTI_DOT
 static void tti_dot_gemm_panels(const tti_job *job, float *scratch, size_t begin, size_t end) { tti_half_gemm_panels(job, scratch, begin, end, tti_dot_product); }
 static void tti_dot_gemm_blocks(const tti_job *job, float *scratch, size_t begin, size_t end) { tti_half_gemm_blocks(job, scratch, begin, end, tti_dot_product); }
