@@ -13,7 +13,7 @@
  *     #include "thinktuning.h"        (before other headers, so that POSIX calls are visible under -std=c99)
  *
  * and in all others just the #include. Build: cc -O2 app.c -lm, threads included (POSIX). The
- * fast kernels (AVX2, AVX-512, NEON; AMX for bf16) are compiled in by function attributes and chosen at run time: no
+ * fast kernels (AVX2, AVX-512, NEON; AMX and AVX512-BF16) are compiled in by function attributes and chosen at run time: no
  * -march needed.
  *
  * ---- a complete program: train, save, load, sample ----
@@ -14615,10 +14615,10 @@ TTI_INLINE float32x4_t TTI_K(quad)(const float *p, size_t step, size_t last) { (
 /* `lanes` rows (a multiple of 4, at most TTI_W) times k columns (a multiple of 4) into to[k][width]. With `pairs` a column
  * is two of bf16, which become two of to. */
 TTI_INLINE void TTI_K(pack_turned)(float *to, const float *from, size_t step, size_t lanes, size_t width, size_t k, int pairs) {
-    const size_t line = 64 / sizeof *from;
+    const size_t line = 64 / sizeof *from, ahead = 256;      /* values, bytes */
     size_t i, l, last = lanes - 4;
     for (i = 0; i < k; i += 4, from += 4, to += pairs ? 8 * width : 4 * width) {
-        for (l = i % line ? lanes : 0; l < lanes; l++) { TTI_PREFETCH_L2(from + l * step + 4 * line); }
+        for (l = i % line ? lanes : 0; l < lanes; l++) { TTI_PREFETCH_L2((uintptr_t)(from + l * step) + ahead); }
         TTI_V a = TTI_K(quad)(from, step, last), b = TTI_K(quad)(from + step, step, last);
         TTI_V c = TTI_K(quad)(from + 2 * step, step, last), d = TTI_K(quad)(from + 3 * step, step, last);
         TTI_TURN(a, b, c, d);
