@@ -2585,15 +2585,10 @@ static int tti_amx_usable(void) {
     return result == 0;
 }
 #endif
-/* A product of bf16 pairs takes Intel's CPUs twice as long as the same in float32 (Sapphire Rapids), AMD's half as long (Zen 5). */
-static int tti_dot_usable(int pays) {
 #ifdef TTI_BF16_PANELS
-    return __builtin_cpu_supports("avx512bf16") && (!pays || __builtin_cpu_is("amd"));
-#else
-    (void)pays;
-    return 0;
+/* A product of bf16 pairs takes Intel's CPUs twice as long as the same in float32 (Sapphire Rapids), AMD's half as long (Zen 5). */
+static int tti_dot_usable(int pays) { return __builtin_cpu_supports("avx512bf16") && (!pays || __builtin_cpu_is("amd")); }
 #endif
-}
 /* Which kernels make products whose factors are rounded to bf16: tiles of AMX, dot products of pairs, or the multiply-adds of
  * float32 on rounded panels. */
 static tt_status tti_cpu_open_bf16(tt_context *ctx, tti_cpu *cpu) {
