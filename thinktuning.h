@@ -2593,10 +2593,10 @@ static int tti_dot_usable(int pays) { return __builtin_cpu_supports("avx512bf16"
  * float32 on rounded panels. */
 static tt_status tti_cpu_open_bf16(tt_context *ctx, tti_cpu *cpu) {
     const char *wish = ctx->matmul_wish, *way = "bf16";
+    int any = strcmp(wish, "bf16") == 0;
     if (!wish[0] || strcmp(wish, "f32") == 0) { return TT_OK; }
 #ifdef TTI_BF16_PANELS
     if (cpu->kernels == &tti_avx512_kernels) {
-        int any = strcmp(wish, "bf16") == 0;
         if ((any || strcmp(wish, "dot-bf16") == 0) && tti_dot_usable(any)) {
             way = "dot-bf16";
             cpu->products.gemm_panels = tti_dot_gemm_panels;
@@ -2619,7 +2619,7 @@ static tt_status tti_cpu_open_bf16(tt_context *ctx, tti_cpu *cpu) {
         }
     }
 #endif
-    if (strcmp(wish, "bf16") != 0 && strcmp(wish, way) != 0) {
+    if (!any && strcmp(wish, way) != 0) {
         return tt_fail(ctx, TT_ERR_ARG, "tt_create: matmul (or TT_MATMUL) is \"%s\", expected \"f32\", \"bf16\", or of those that this CPU and \"%s\" have: \"amx-bf16\", \"dot-bf16\"",
                        wish, cpu->kernels->name);
     }
@@ -14610,10 +14610,10 @@ TTI_INLINE float32x4_t TTI_K(quad)(const float *p, size_t step, size_t last) { (
 /* `lanes` rows (a multiple of 4, at most TTI_W) times k columns (a multiple of 4) into to[k][width]. With `pairs` a column
  * is two of bf16, which become two of to. */
 TTI_INLINE void TTI_K(pack_turned)(float *to, const float *from, size_t step, size_t lanes, size_t width, size_t k, int pairs) {
-    const size_t line = 64 / sizeof *from, ahead = 256;      /* values, bytes */
+    const size_t line = 64 / sizeof *from, ahead = 4 * line;
     size_t i, l, last = lanes - 4;
     for (i = 0; i < k; i += 4, from += 4, to += pairs ? 8 * width : 4 * width) {
-        for (l = i % line ? lanes : 0; l < lanes; l++) { TTI_PREFETCH_L2((uintptr_t)(from + l * step) + ahead); }
+        for (l = i % line || i + ahead >= k ? lanes : 0; l < lanes; l++) { TTI_PREFETCH_L2(from + l * step + ahead); }
         TTI_V a = TTI_K(quad)(from, step, last), b = TTI_K(quad)(from + step, step, last);
         TTI_V c = TTI_K(quad)(from + 2 * step, step, last), d = TTI_K(quad)(from + 3 * step, step, last);
         TTI_TURN(a, b, c, d);
@@ -14667,8 +14667,8 @@ static void TTI_K(pack)(float *to, const float *from, const uint16_t *half, size
     }
 }
 /* Whole panels, `stride` apart. Where their lanes adjoin, k is outermost: a row of memory is read once, from end to end, and
- * fetched before. Panels narrower than a vector are stored as whole vectors, since the next k covers what hangs over; only the
- * last k and the last panel are cut, as they would spoil a neighbour or read from beyond. */
+ * fetched before. Panels narrower than a vector, but not than half of one, are stored as whole vectors, since the next k covers
+ * what hangs over; only the last k and the last panel are cut, as they would spoil a neighbour or read from beyond. */
 static void TTI_K(pack_panels)(float *to, const float *from, const uint16_t *half, size_t lane_step, size_t k_step, size_t panels, size_t width, size_t stride, size_t k) {
     const size_t rows_ahead = 16, line = 64 / sizeof *from;
     size_t p, i, lane;
@@ -14680,11 +14680,10 @@ static void TTI_K(pack_panels)(float *to, const float *from, const uint16_t *hal
         return;
     }
     for (i = 0; i < k; i++, to += width) {
-        size_t whole = half || i + 1 == k || 2 * width < TTI_W || panels == 0 ? 0 : panels - 1;
         for (lane = 0; !half && i + rows_ahead < k && lane < panels * width; lane += line) { TTI_PREFETCH_L2(from + (i + rows_ahead) * k_step + lane); }
         for (p = 0; p < panels; p++) {
             for (lane = 0; lane < width; lane += TTI_W) {
-                size_t at = i * k_step + p * width + lane, left = p < whole ? TTI_W : width - lane;
+                size_t at = i * k_step + p * width + lane, left = p + 1 < panels && i + 1 < k ? TTI_W : width - lane;
                 TTI_K(store)(to + p * stride + lane, half ? TTI_K(load_half)(half + at, left) : TTI_K(load)(from + at, left), left);
             }
         }
@@ -15085,24 +15084,23 @@ static void TTI_K(attention_forward)(const tti_job *job, float *scratch, size_t 
     const tt_attention_args *a = (const tt_attention_args *)job->args;
     size_t dim = (size_t)a->head_dim, heads = (size_t)a->n_heads, kv_stride = (size_t)a->n_kv_heads * dim, lanes = a->key_tiles ? TTI_NR : 1, item, row;
     tti_walk walk = TT_INIT;
+    tti_queries next = tti_queries_of(a, begin, &walk);
     for (item = begin; item < end; item++) {
-        tti_queries u = tti_queries_of(a, item, &walk);
+        tti_queries u = next;
         size_t n_keys = u.position + u.rows / u.group, key0, d;
         const float *v = a->v + u.key_row * kv_stride + u.kv_head * dim;
+        int few = u.rows < TTI_MR;
         float *q = scratch, *out = q + u.rows * dim, *s = out + u.rows * dim, *max = s + u.rows * TTI_KEYS, *sum = max + u.rows, *rest = sum + u.rows;
+        if (item + 1 < end) { next = tti_queries_of(a, item + 1, &walk); }
         TTI_K(collect)(&u, q, a->q, heads * dim, dim, a->scale);
         memset(out, 0, u.rows * dim * sizeof(float));
         for (row = 0; row < u.rows; row++) { max[row] = -HUGE_VALF; sum[row] = 0.0f; }
         for (key0 = 0; key0 < n_keys; key0 += TTI_KEYS) {
             size_t keys = n_keys - key0 < TTI_KEYS ? n_keys - key0 : TTI_KEYS;
-            if (u.rows < TTI_MR) { TTI_K(fetch)(a, &u, key0, a->v, 1); }
+            if (few) { TTI_K(fetch)(a, &u, key0, a->v, 1); }
             TTI_K(scores)(a, &u, key0, keys, q, s, rest);
-            if (u.rows < TTI_MR && key0 + keys < n_keys) { TTI_K(fetch)(a, &u, key0 + keys, a->k, lanes); }
-            else if (u.rows < TTI_MR && item + 1 < end) {
-                tti_walk ahead = walk;
-                tti_queries next = tti_queries_of(a, item + 1, &ahead);
-                TTI_K(fetch)(a, &next, 0, a->k, lanes);
-            }
+            if (few && key0 + keys < n_keys) { TTI_K(fetch)(a, &u, key0 + keys, a->k, lanes); }
+            else if (few && item + 1 < end) { TTI_K(fetch)(a, &next, 0, a->k, lanes); }
             for (row = 0; row < u.rows; row++) {
                 size_t limit = TTI_K(limit)(&u, row, key0, keys);
                 if (limit > 0) { TTI_K(softmax_step)(s + row * TTI_KEYS, limit, max + row, sum + row, out + row * dim, dim); }
@@ -15580,15 +15578,15 @@ static void tti_half_gemm_blocks(const tti_job *job, float *scratch, size_t begi
     c##r##1 = _mm512_dpbf16_ps(c##r##1, (__m512bh)_mm512_set1_epi32(pair), b1); }
 #define TTI_DOT_ROWS(R) \
 TTI_INLINE void tti_dot_rows##R(const uint16_t *a, const uint16_t *b, size_t steps, const float *begin, float *c, size_t ldc) { \
-    const size_t columns = 32, begin_step = ldc; \
+    const size_t columns = 32, begin_step = ldc, ahead = 2 * TTI_STEP_HALVES * sizeof *b; \
     size_t k; \
     TTI_ROWS##R(TTI_DECLARE) \
     TTI_ROWS##R(TTI_BEGIN) \
     for (; steps > 0; steps--, a += TTI_STEP_HALVES - 32, b += TTI_STEP_HALVES - 512) { \
         for (k = 0; k < 32; k += 2, a += 2, b += 32) { \
             __m512bh b0 = (__m512bh)_mm512_loadu_ps(b), b1 = (__m512bh)_mm512_loadu_ps(b + 512); \
-            TTI_PREFETCH_L2((uintptr_t)b + 4096); \
-            TTI_PREFETCH_L2((uintptr_t)b + 5120); \
+            TTI_PREFETCH_L2((uintptr_t)b + ahead); \
+            TTI_PREFETCH_L2((uintptr_t)(b + 512) + ahead); \
             TTI_ROWS##R(TTI_DOT) \
         } \
     } \

@@ -51,9 +51,10 @@ static const float *next_matrix(product *p) {
     p->at = (p->at + 1) % p->n_matrices;
     return p->b + (size_t)p->at * (size_t)p->args.n * (size_t)p->args.k;
 }
+static void *panels_of(const product *p) { return p->panels ? p->panels + (size_t)p->at * p->panel_bytes : NULL; }
 static void run_ours(product *p) {
     p->args.b = next_matrix(p);
-    p->args.panels = p->panels ? p->panels + (size_t)p->at * p->panel_bytes : NULL;
+    p->args.panels = panels_of(p);
     bench_check(p->ctx, tt_backend_get(p->ctx)->gemm(p->ctx, &p->args) == TT_OK);
 }
 static void run_rival(product *p) {
@@ -91,16 +92,15 @@ static bench_stat compare(product *p, double *rival_value, double *ratio) {
     *ratio = bench_stat_of(ratios, RUNS).median;
     return bench_stat_of(ours, RUNS);
 }
-static void panels(product *p) {
+static void make_panels(product *p) {
     const tt_backend *backend = tt_backend_get(p->ctx);
     int i;
-    p->args.b = p->b;
     p->panel_bytes = backend->gemm_panels(p->ctx, &p->args, NULL);
     p->panels = (char *)tt_alloc(p->ctx, (size_t)p->n_matrices, p->panel_bytes);
     bench_check(p->ctx, p->panels != NULL);
     for (i = 0; i < p->n_matrices; i++) {
-        p->args.b = p->b + (size_t)i * (size_t)p->args.n * (size_t)p->args.k;
-        backend->gemm_panels(p->ctx, &p->args, p->panels + (size_t)i * p->panel_bytes);
+        p->args.b = next_matrix(p);
+        backend->gemm_panels(p->ctx, &p->args, panels_of(p));
     }
 }
 static void matrices(tt_context *ctx, const shape *s, product *p) {
@@ -110,7 +110,7 @@ static void matrices(tt_context *ctx, const shape *s, product *p) {
     p->ctx = ctx;
     p->n_matrices = 1 + (int)(s->walk_bytes / (b_size * sizeof(float)));
     g->transpose_a = s->kind[0] == 't';
-    g->transpose_b = s->kind[1] != 'n';
+    g->transpose_b = s->kind[1] != 'n';                 /* "panels" too */
     g->accumulate = g->transpose_a;
     g->m = s->m;
     g->n = g->ldc = s->n;
@@ -120,7 +120,7 @@ static void matrices(tt_context *ctx, const shape *s, product *p) {
     g->a = bench_floats(ctx, (size_t)s->m * (size_t)s->k);
     g->c = bench_floats(ctx, (size_t)s->m * (size_t)s->n);
     p->b = bench_floats(ctx, b_size * (size_t)p->n_matrices);
-    if (s->kind[0] == 'p') { panels(p); }
+    if (s->kind[0] == 'p') { make_panels(p); }
 }
 static void matrices_free(product *p) {
     const tt_gemm_args *g = &p->args;

@@ -551,10 +551,9 @@ def rivals(threads):
         yield f'decode_{name}_b{n}', 'bench_generate', 'transformers', lambda name=name, n=n, tokens=tokens: transformers_generate(s[name], threads, n, tokens)
     for name, tokens in ('15m', 129), ('110m', 33):
         yield f'decode_{name}_b1', 'bench_generate', 'llama2.c', lambda name=name, tokens=tokens: llama2c(s[name], threads, tokens)
-    for kind in 'f32', 'bf16':
+    for kind, rounded in ('f32', ''), ('bf16', ''), ('bf16', '_bf16'):             # llama.cpp rounds the activations of bf16 too
         for n in 1, 32:
-            for rounded in ('', '_bf16') if kind == 'bf16' else ('',):          # llama.cpp rounds the activations too
-                yield f'decode_smollm2_{kind}_b{n}{rounded}', 'bench_generate', 'llama.cpp', lambda kind=kind, n=n: llama_cpp(kind, threads, n, 128 if n == 1 else 32)
+            yield f'decode_smollm2_{kind}_b{n}{rounded}', 'bench_generate', 'llama.cpp', lambda kind=kind, n=n: llama_cpp(kind, threads, n, 128 if n == 1 else 32)
     for name, shape in ('tiny', 'demo'), ('10m', '10m'):
         yield f'grpo_step_{name}', 'bench_grpo', 'trl', lambda shape=shape: trl_step(s[shape], threads)
     if threads == 1:
@@ -591,7 +590,7 @@ def ours(program, figure, threads):
     part, env = figure, None
     if threads and figure.endswith('_bf16'):
         part, env = figure[:-len('_bf16')], {**os.environ, 'TT_MATMUL': 'bf16'}
-    if not threads:
+    elif not threads:
         part, math = split_math(figure)
         env = {**os.environ, 'TT_BACKEND': 'cuda', 'TT_CUDA_MATH': math}
     done = subprocess.run([os.path.join(BUILD, program), str(threads), part], cwd=os.path.dirname(BUILD), env=env, capture_output=True, text=True)
