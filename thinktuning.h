@@ -730,7 +730,8 @@ TT_API const char     *tt_safetensors_metadata(const tt_safetensors *, const cha
 
 /* ==== 8. sampler ===========================================================================
  * Continuous batching: a slot is refilled as its sequence ends; the samples of one prompt share its
- * prefill. The sequence of (request id, sample) depends on nothing but model, prompt, settings and seed. */
+ * prefill, and all prompts that of the tokens (32 or more) with which they all begin. The sequence of
+ * (request id, sample) depends on nothing but model, prompt, settings and seed. */
 
 typedef struct tt_kv_cache tt_kv_cache;
 TT_API tt_kv_cache *tt_kv_cache_create(tt_model *, int n_slots, int capacity);   /* capacity: positions per slot */
@@ -786,7 +787,8 @@ typedef struct tt_optimizer tt_optimizer;
 typedef struct tt_optimizer_stats { double grad_norm; int skipped; long n_skipped, step; } tt_optimizer_stats;
 TT_API tt_optimizer *tt_adamw_create(tt_model *, const tt_adamw_desc *);   /* for the parameters that require a gradient now */
 TT_API void          tt_optimizer_destroy(tt_optimizer *);
-/* One update from the gradients, which are then zeroed. A non-finite gradient norm skips the update and is counted. */
+/* One update from the gradients, which are then zeroed. A parameter that no gradient reached has the gradient 0: its moments
+ * and its decay go on. A non-finite gradient norm skips the update and is counted. */
 TT_API tt_status     tt_optimizer_step(tt_optimizer *, float lr, tt_optimizer_stats *stats_or_null);
 /* Those parameters, both moments and the counters, with the caller's JSON, through tt_state_save/load. */
 TT_API tt_status     tt_optimizer_save(tt_optimizer *, const char *path, const char *json);
@@ -1559,14 +1561,15 @@ static void tti_arena_destroy(tt_context *ctx, tti_arena *arena) {
     }
     arena->current = NULL;
 }
-/* Empties the arena. Several chunks become one that holds them all, so that a steady step allocates nothing. */
+/* Empties the arena. Several chunks become one that holds them all and an eighth more, so that a steady step allocates nothing
+ * and one that grows a little does not begin on new memory each time: to map and clear it takes longer than to fill it. */
 static void tti_arena_reset(tt_context *ctx, tti_arena *arena) {
     size_t total = 0;
     tti_chunk *chunk;
     if (arena->first && arena->first->next) {
         for (chunk = arena->first; chunk; chunk = chunk->next) { total += chunk->size; }
         tti_arena_destroy(ctx, arena);
-        arena->first = tti_chunk_create(ctx, arena, total);
+        arena->first = tti_chunk_create(ctx, arena, total + total / 8);
         if (!arena->first) { tt_error_clear(ctx); }            /* the next step asks again and reports */
     }
     if (arena->first) { arena->first->used = 0; }
@@ -3837,13 +3840,11 @@ static tt_status tti_gemm_weight(tt_context *ctx, tt_gemm_args g, const tt_tenso
     tti_arena_release(&ctx->device, mark);
     return status;
 }
-static tt_status tti_product_back(tt_context *ctx, tti_node *node) {
-    int w_is_mk = *(int *)node->saved;
-    tt_tensor *x = node->in[0], *w = node->in[1], *b = node->n_in > 2 ? node->in[2] : NULL;
-    const float *dy = node->out->grad;
-    int n = tti_rows(x), k = tti_cols(x), m = tti_cols(node->out);
+/* The gradients of x and w from that of their product. */
+static tt_status tti_factors_back(tt_context *ctx, int w_is_mk, tt_tensor *x, tt_tensor *w, const float *dy) {
+    int n = tti_rows(x), k = tti_cols(x), m = w->shape[w_is_mk ? 0 : 1];
     int fresh, fresh_w;
-    float *dx = tti_grad(x, &fresh), *dw = tti_grad(w, &fresh_w), *db = tt_grad(b);
+    float *dx = tti_grad(x, &fresh), *dw = tti_grad(w, &fresh_w);
     tt_gemm_args g;
     tt_status status = TT_OK;
     if (dx) {
@@ -3857,7 +3858,13 @@ static tt_status tti_product_back(tt_context *ctx, tti_node *node) {
         g.accumulate = !fresh_w;
         status = ctx->backend->gemm(ctx, &g);
     }
-    if (db && status == TT_OK) { status = ctx->backend->bias_backward(ctx, db, dy, n, m); }
+    return status;
+}
+static tt_status tti_product_back(tt_context *ctx, tti_node *node) {
+    tt_tensor *x = node->in[0], *b = node->n_in > 2 ? node->in[2] : NULL;
+    float *db = tt_grad(b);
+    tt_status status = tti_factors_back(ctx, *(int *)node->saved, x, node->in[1], node->out->grad);
+    if (db && status == TT_OK) { status = ctx->backend->bias_backward(ctx, db, node->out->grad, tti_rows(x), tti_cols(node->out)); }
     return status;
 }
 static tt_tensor *tti_product(tt_context *ctx, const char *who, int w_is_mk, tt_tensor *x, tt_tensor *w, tt_tensor *bias, tt_unary activation) {
@@ -3893,6 +3900,35 @@ static tt_tensor *tti_product(tt_context *ctx, const char *who, int w_is_mk, tt_
     if (!tti_graph_ok(ctx, tti_gemm_weight(ctx, g, w))) { return NULL; }
     y = tti_record(ctx, who, tti_product_back, in, bias ? 3 : 2, y, NULL, saved);
     return y && active ? tti_record(ctx, "activation", tti_unary_back, &y, 1, active, NULL, u) : y;
+}
+/* y + x w^T in the place of y, which must be a product's that nothing else reads: its own backward asks for no values of y. The
+ * gradient of the sum is that of y and goes on as it lies. */
+static tt_status tti_product_add_back(tt_context *ctx, tti_node *node) {
+    tt_tensor *y = node->in[0], *sum = node->out;
+    tt_status status = tti_factors_back(ctx, 1, node->in[1], node->in[2], sum->grad);
+    if (y->requires_grad) {
+        y->grad = sum->grad;
+        sum->grad = NULL;
+    }
+    return status;
+}
+static tt_tensor *tti_product_add(tt_context *ctx, tt_tensor *y, tt_tensor *x, tt_tensor *w) {
+    static const char *const who = "tti_product_add";
+    tt_tensor *in[3], *sum;
+    tt_gemm_args g;
+    in[0] = y;
+    in[1] = x;
+    in[2] = w;
+    if (!tti_inputs_ok(ctx, who, in, 3)) { return NULL; }
+    sum = (tt_tensor *)tti_step_alloc(ctx, sizeof *sum);
+    if (!sum) { ctx->graph_error = 1; return NULL; }
+    *sum = *y;
+    sum->node = NULL;
+    sum->requires_grad = 0;
+    tti_gemm_set(&g, tti_rows(x), tti_cols(y), tti_cols(x), TT_F(x), tti_cols(x), 0, NULL, tti_cols(x), 1, TT_F(y));
+    g.accumulate = 1;
+    if (!tti_graph_ok(ctx, tti_gemm_weight(ctx, g, w))) { return NULL; }
+    return tti_record(ctx, who, tti_product_add_back, in, 3, sum, NULL, NULL);
 }
 TT_API tt_tensor *tt_linear(tt_context *ctx, tt_tensor *x, tt_tensor *w, tt_tensor *bias) { return tti_product(ctx, "tt_linear", 1, x, w, bias, (tt_unary)0); }
 TT_API tt_tensor *tt_matmul(tt_context *ctx, tt_tensor *x, tt_tensor *w, tt_tensor *bias) { return tti_product(ctx, "tt_matmul", 0, x, w, bias, (tt_unary)0); }
@@ -7860,7 +7896,7 @@ static tt_tensor *tti_matrix_apply(const tt_model *m, tt_tensor *x, const tti_ma
     tt_context *ctx = m->ctx;
     tt_tensor *y = m->config.gpt2 ? tt_matmul(ctx, x, a->w, a->bias) : tt_linear(ctx, x, a->w, a->bias);
     if (!tti_adapts(m, a)) { return y; }
-    return tt_add(ctx, y, tt_scale(ctx, tt_linear(ctx, tt_linear(ctx, x, a->lora_a, NULL), a->lora_b, NULL), m->lora_scale));
+    return tti_product_add(ctx, y, tt_scale(ctx, tt_linear(ctx, x, a->lora_a, NULL), m->lora_scale), a->lora_b);
 }
 static tt_tensor *tti_attention_block(const tt_model *m, const tti_layer *l, int layer, tt_tensor *x, const tt_batch *batch) {
     const tt_model_config *c = &m->config;
@@ -7909,6 +7945,16 @@ static tt_tensor *tti_layer_forward(tt_context *ctx, void *user, tt_tensor *cons
     x = tt_add(ctx, x, tti_attention_block(m, l, call->layer, tti_norm_apply(m, x, l->norm1, l->norm1_bias), call->batch));
     return tt_add(ctx, x, tti_mlp_block(m, l, tti_norm_apply(m, x, l->norm2, l->norm2_bias)));
 }
+/* Without gradients: the result takes the place of x, and all else that the layer left is given back, so that a pass over any
+ * number of layers has the memory of one and stays in the caches. */
+static tt_tensor *tti_layer_replace(tt_context *ctx, tti_layer_call *call, tt_tensor *x) {
+    tti_mark host = tti_arena_mark(&ctx->host), device = tti_arena_mark(&ctx->device);
+    tt_tensor *y = tti_layer_forward(ctx, call, &x, 1);
+    if (!y || !tti_graph_ok(ctx, ctx->backend->copy(ctx, x->data, y->data, y->size * sizeof(float)))) { return NULL; }
+    tti_arena_release(&ctx->host, host);
+    tti_arena_release(&ctx->device, device);
+    return x;
+}
 /* The residual stream after the last layer, before the last norm. */
 static tt_tensor *tti_model_body(tt_model *m, const tt_batch *batch) {
     tt_context *ctx = m->ctx;
@@ -7931,7 +7977,8 @@ static tt_tensor *tti_model_body(tt_model *m, const tt_batch *batch) {
         call->model = m;
         call->batch = batch;
         call->layer = n;
-        x = m->config.recompute && !batch->cache ? tt_checkpoint(ctx, tti_layer_forward, call, &x, 1) : tti_layer_forward(ctx, call, &x, 1);
+        if (ctx->no_grad) { x = tti_layer_replace(ctx, call, x); }
+        else { x = m->config.recompute && !batch->cache ? tt_checkpoint(ctx, tti_layer_forward, call, &x, 1) : tti_layer_forward(ctx, call, &x, 1); }
     }
     if (x && batch->cache && !tti_graph_ok(ctx, tti_cache_advance(batch))) { return NULL; }
     return x;
@@ -9214,9 +9261,9 @@ TT_API tt_status tt_model_lora_load(tt_model *m, const char *dir) {
 
 /* ==== 8. sampler ===========================================================================
  * The cache keeps keys and values of every layer in rows [slot * capacity + position]. A sequence is in
- * a slot while it grows. Each turn of tt_generate has three parts: empty slots are given to waiting
- * sequences, whose prompts (all but the last token) run through the model as one packed batch, once per
- * prompt; then one token of every sequence runs as a batch; then each row of logits gives a token.
+ * a slot while it grows. What all prompts begin with runs first, once for all slots. Each turn of tt_generate
+ * has three parts: empty slots are given to waiting sequences, whose prompts (the rest of them, all but the
+ * last token) run through the model as one packed batch, once per prompt; then one token of every sequence runs as a batch; then each row of logits gives a token.
  *
  * Nothing of this order can be seen in the results: a row's arithmetic does not depend on the rows beside
  * it, and the random number of a token is a function of (seed, request id, sample, position). */
@@ -9415,6 +9462,7 @@ typedef struct tti_engine {
     tt_kv_cache *cache;
     tti_sequence *slots;            /* [n_slots]                     */
     int n_slots, capacity, next;    /* next: first waiting item      */
+    int common;                     /* tokens with which all prompts begin: every slot holds them from the start on, to the end */
     int32_t *offsets, *tokens, *slot_ids;   /* of a batch            */
     size_t n_tokens;                /* capacity of tokens            */
     int owns_panels;
@@ -9436,6 +9484,18 @@ static tt_status tti_sampling_check(tt_context *ctx, const tt_sampling *in, tt_s
     if (!(s->repetition_penalty > 0)) { return tt_fail(ctx, TT_ERR_ARG, "tt_generate: repetition_penalty is %g, expected > 0", (double)s->repetition_penalty); }
     if (s->max_batch < 1) { return tt_fail(ctx, TT_ERR_ARG, "tt_generate: max_batch is %d, expected >= 1", s->max_batch); }
     return TT_OK;
+}
+/* With how many tokens all prompts begin, the last of each aside; 0 for so few that to run them apart would not pay. */
+#define TTI_COMMON_LEAST 32
+static int tti_engine_common(const tti_engine *e, int n_requests) {
+    const tt_request *first = e->requests, *q;
+    int common = n_requests > 1 ? first->prompt_length - 1 : 0, k;
+    for (q = first + 1; q < first + n_requests; q++) {
+        if (common > q->prompt_length - 1) { common = q->prompt_length - 1; }
+        for (k = 0; k < common && q->prompt[k] == first->prompt[k]; k++) { }
+        common = k;
+    }
+    return common < TTI_COMMON_LEAST ? 0 : common;
 }
 /* The items in order, and the longest sequence. */
 static tt_status tti_engine_items(tti_engine *e, int n_requests) {
@@ -9467,6 +9527,7 @@ static tt_status tti_engine_items(tti_engine *e, int n_requests) {
         }
     }
     e->n_slots = total < e->s->max_batch ? total : e->s->max_batch;
+    e->common = tti_engine_common(e, n_requests);
     return TT_OK;
 }
 /* Weights that many products will read, as the kernels like them best; not if that took more memory than the weights. */
@@ -9568,30 +9629,43 @@ static int tti_engine_donor(const tti_engine *e, int request, int but, int cache
     }
     return -1;
 }
+/* The tokens with which all prompts begin, such as a teacher's worked examples, run once for all slots. */
+static tt_status tti_engine_prefix(tti_engine *e) {
+    tt_status status = TT_OK;
+    int i;
+    if (e->common == 0) { return TT_OK; }
+    e->offsets[1] = e->common;
+    e->slot_ids[0] = 0;
+    memcpy(e->tokens, e->requests[0].prompt, (size_t)e->common * sizeof(int32_t));
+    if (!tti_engine_forward(e, 1)) { return tt_error_status(e->ctx); }
+    for (i = 1; i < e->n_slots && status == TT_OK; i++) { status = tt_kv_cache_share(e->cache, 0, i, e->common); }
+    return status;
+}
 /* Gives empty slots to waiting sequences. The first of a request runs its prompt, the others copy it. */
 static tt_status tti_engine_fill(tti_engine *e) {
     int i, n = 0, first = e->next;
     for (i = 0; i < e->n_slots && e->next < e->out->n; i++) {
         tti_sequence *q = &e->slots[i];
         const tt_request *r;
-        int donor;
+        int donor, left;
         if (q->item >= 0) { continue; }
         r = &e->requests[e->out->items[e->next].request];
         donor = tti_engine_donor(e, e->out->items[e->next].request, i, 0);
         q->item = e->next++;
         q->length = r->prompt_length;
         memcpy(q->tokens, r->prompt, (size_t)r->prompt_length * sizeof(int32_t));
-        tt_kv_cache_truncate(e->cache, i, 0);
-        if (donor >= 0 || r->prompt_length == 1) { continue; }
-        e->offsets[n + 1] = e->offsets[n] + (int32_t)(r->prompt_length - 1);
-        memcpy(e->tokens + e->offsets[n], r->prompt, (size_t)(r->prompt_length - 1) * sizeof(int32_t));
+        tt_kv_cache_truncate(e->cache, i, e->common);
+        left = r->prompt_length - 1 - e->common;
+        if (donor >= 0 || left == 0) { continue; }
+        e->offsets[n + 1] = e->offsets[n] + (int32_t)left;
+        memcpy(e->tokens + e->offsets[n], r->prompt + e->common, (size_t)left * sizeof(int32_t));
         e->slot_ids[n++] = i;
     }
     if (n > 0 && !tti_engine_forward(e, n)) { return tt_error_status(e->ctx); }
     if (n > 0) { e->n_before = 0; }
     for (i = 0; i < e->n_slots; i++) {
         tti_sequence *q = &e->slots[i];
-        if (q->item < first || tt_kv_cache_length(e->cache, i) > 0 || q->length == 1) { continue; }
+        if (q->item < first || tt_kv_cache_length(e->cache, i) == q->length - 1) { continue; }
         n = tti_engine_donor(e, e->out->items[q->item].request, i, q->length - 1);
         if (tt_kv_cache_share(e->cache, n, i, q->length - 1) != TT_OK) { return tt_error_status(e->ctx); }
     }
@@ -9760,7 +9834,7 @@ static tt_status tti_engine_turn(tti_engine *e) {
 static tt_status tti_engine_run(tti_engine *e) {
     tt_context *ctx = e->ctx;
     tti_mark host = tti_arena_mark(&ctx->host), device = tti_arena_mark(&ctx->device);
-    tt_status status = TT_OK;
+    tt_status status = tti_engine_prefix(e);
     int i, busy = 1;
     while (status == TT_OK && busy) {
         status = tti_engine_fill(e);
@@ -9884,9 +9958,10 @@ static tt_status tti_grad_norm(tt_optimizer *o, double *norm) {
     double total = 0;
     int i;
     for (i = 0; status == TT_OK && i < o->n; i++) {
-        const tt_tensor *p = o->params[i];
-        if (p->grad && tt_grad(o->params[i])) { status = backend->sum_squares(o->ctx, p->grad, p->size, o->squares + i); }
+        const float *g = tt_grad(o->params[i]);
+        if (g) { status = backend->sum_squares(o->ctx, g, o->params[i]->size, o->squares + i); }
     }
+    if (o->ctx->graph_error) { return o->ctx->status; }
     if (status == TT_OK) { status = backend->download(o->ctx, o->host_squares, o->squares, bytes); }
     if (status != TT_OK) { return status; }
     for (i = 0; i < o->n; i++) { total += o->host_squares[i]; }
@@ -9909,10 +9984,10 @@ TT_API tt_status tt_optimizer_step(tt_optimizer *o, float lr, tt_optimizer_stats
     for (i = 0; !skip && i < o->n; i++) {
         tt_tensor *p = o->params[i];
         tt_adamw_args a;
-        if (!p->grad) { continue; }
+        a.g = tt_grad(p);
+        if (!a.g) { continue; }
         a.n = p->size;
         a.p = TT_F(p);
-        a.g = p->grad;
         a.m = TT_F(o->m[i]);
         a.v = TT_F(o->v[i]);
         a.lr = lr;
@@ -10901,6 +10976,12 @@ static tt_status tti_grpo_forward(void *user, tt_tensor *const *in, int n_in, tt
     (void)n_in;
     return tt_tensor_set(out, &loss);
 }
+static int tti_all_zero(const float *x, int n) {
+    int i = 0;
+    while (i < n && x[i] == 0) { i++; }
+    return i == n;
+}
+/* Where all gradients are 0, as when each group's rewards are equal, none is passed on: the whole backward pass falls away. */
 static tt_status tti_grpo_backward(void *user, tt_tensor *const *in, int n_in, tt_tensor *out) {
     tti_batch_loss *b = (tti_batch_loss *)user;
     tt_context *ctx = out->ctx;
@@ -10909,9 +10990,10 @@ static tt_status tti_grpo_backward(void *user, tt_tensor *const *in, int n_in, t
     tt_status status = device ? ctx->backend->download(ctx, &scale, out->grad, sizeof scale) : TT_ERR_MEM;
     int k;
     for (k = 0; k < n_in && status == TT_OK; k++) {
-        float *grad = tt_grad(in[k]);
+        const float *values = k ? b->dentropy : b->dlogprobs;
+        float *grad = tti_all_zero(values, b->n) ? NULL : tt_grad(in[k]);
         if (!grad) { continue; }
-        status = ctx->backend->upload(ctx, device, k ? b->dentropy : b->dlogprobs, bytes);
+        status = ctx->backend->upload(ctx, device, values, bytes);
         if (status == TT_OK) { status = ctx->backend->axpy(ctx, grad, device, scale, (size_t)b->n); }
     }
     return status;

@@ -1,4 +1,5 @@
-/* Where the time of a GRPO step goes: 16 prompts x 8 responses of at most 64 tokens of the task "signs", a random model.
+/* Where the time of a GRPO step goes: 16 prompts x 8 responses of at most 64 tokens of the task "signs", a random model whose
+ * responses are worth their length modulo 3: were all wrong, the advantages would be 0 and the backward pass would fall away.
  *   build/bench_grpo [THREADS [PART]]
  * grpo_step_MODEL: seconds of a whole step. grpo_rollout_, grpo_update_, tokens per second: sampled; of forward, backward
  * and AdamW. grpo_old_logprobs_: one forward pass over the same rollouts, which a step has if it updates more than once.
@@ -17,6 +18,11 @@ typedef struct grpo {
     tt_trainer *trainer;
 } grpo;
 
+static tt_status length_reward(void *user, const tt_reward_input *in, float *reward) {
+    (void)user;
+    *reward = (float)(strlen(in->response) % 3);
+    return TT_OK;
+}
 static void grpo_begin(grpo *g, const bench_model *shape, int n_threads, int has_teacher) {
     tt_trainer_desc d = TT_INIT;
     tt_model_config config = bench_config(shape);
@@ -27,6 +33,7 @@ static void grpo_begin(grpo *g, const bench_model *shape, int n_threads, int has
     g->signs = tt_signs_create(g->ctx, NULL);
     bench_check(g->ctx, g->signs != NULL);
     g->task = tt_task_signs(g->signs);
+    g->task.reward = length_reward;
     g->tokenizer = tt_signs_tokenizer(g->signs);
     bench_check(g->ctx, g->tokenizer != NULL);
     config.vocab_size = tt_vocab_size(g->tokenizer);

@@ -24,7 +24,7 @@ static void on_signal(int number) { (void)number; stop_requested = 1; }
 /* ---- options ---- */
 typedef struct options {
     int seeds, first_seed, steps, pretrain_steps, pretrain_tokens, layers, hidden, heads, inner, context;
-    int prompts, generations, length, iterations, questions, gate_questions, teacher_length, threads, gradient_parts, quick, resume;
+    int prompts, generations, length, iterations, micro_batch, questions, gate_questions, teacher_length, threads, gradient_parts, quick, resume;
     int chat, lora_rank, hold_out, keep_best, abort_patience;
     double pretrain_lr, lr, weight_decay, clip, temperature, beta, epsilon_low, epsilon_high, dual_clip, entropy_coef;
     double init_pct, min_pct, off_eps;
@@ -49,6 +49,7 @@ static options default_options(void) {
     o.generations = 8;
     o.length = 128;
     o.iterations = 1;
+    o.micro_batch = 8192;
     o.questions = 1024;
     o.gate_questions = 512;
     o.teacher_length = 160;
@@ -909,6 +910,7 @@ static tt_trainer_desc arm_desc(app *a, tt_model *student, const char *method, c
     d.grpo.num_generations = o->generations;
     d.grpo.max_completion_length = o->length;
     d.grpo.num_iterations = o->iterations;
+    d.grpo.micro_batch_tokens = o->micro_batch;
     d.grpo.temperature = (float)o->temperature;
     d.grpo.beta = (float)o->beta;
     d.grpo.epsilon_low = (float)o->epsilon_low;

@@ -39,6 +39,7 @@ static const option option_list[] = {
     {"--num-generations", OPTION_INT, &given.generations, 2, 1024, "responses per prompt"},
     {"--max-length", OPTION_INT, &given.length, 2, 1e6, "tokens of a response"},
     {"--num-iterations", OPTION_INT, &given.iterations, 1, 100, "updates per batch of rollouts"},
+    {"--micro-batch-tokens", OPTION_INT, &given.micro_batch, 1, 1e9, "tokens of one forward and backward: memory grows with them"},
     {"--lr", OPTION_DOUBLE, &given.lr, 1e-12, 10, "learning rate of RL"},
     {"--weight-decay", OPTION_DOUBLE, &given.weight_decay, 0, 10, "of AdamW"},
     {"--max-grad-norm", OPTION_DOUBLE, &given.clip, 0, 1e6, "global gradient clip, 0 = off"},

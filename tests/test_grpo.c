@@ -612,6 +612,7 @@ TT_TEST(the_entropy_bonus_reaches_its_gradient) {
     TT_CHECK_NEAR(tt_item(loss), -0.1 * 4, 1e-6);
     TT_CHECK_OK(g.ctx, tt_tensor_get_grad(entropy, gradient));
     for (i = 0; i < 9; i++) { TT_CHECK_NEAR(gradient[i], -2 * 0.1 / 9, 1e-7); }
+    TT_CHECK(logprobs->grad == NULL);           /* advantages of 0 send no backward pass that way */
     tt_step_reset(g.ctx);
     TT_CHECK(tt_grpo_loss(g.ctx, tt_constant(g.ctx, 1, &n, values), NULL, &all, rows, ROWS, &c, NULL) == NULL);
     TT_CHECK_CONTAINS(tt_error(g.ctx), "entropy_coef is 0.1 but entropy is NULL");

@@ -121,6 +121,72 @@ TT_TEST(neighbours_slots_and_threads_change_nothing) {
     tt_completions_free(&first);
     tt_destroy(keep);
 }
+/* A CPU backend that counts the rows of embeddings, so the tokens that run through the model. */
+static tt_backend counting;
+static long n_rows;
+static tt_status counting_gather(tt_context *ctx, float *y, const float *x, const int32_t *rows, int n, int dim) {
+    n_rows += n;
+    return tt_cpu_backend()->gather_rows(ctx, y, x, rows, n, dim);
+}
+/* Five prompts that begin with COMMON equal tokens; the first has one more, the others up to four. */
+enum { COMMON = 37, TAILS = 5 };
+static void alike_requests(tt_request *r, int32_t (*prompts)[COMMON + 4]) {
+    static const int32_t tails[TAILS][4] = {{5}, {6, 7}, {6, 8, 9}, {7, 8, 9, 10}, {8, 8}};
+    static const int lengths[TAILS] = {1, 2, 3, 4, 2};
+    int i, k;
+    memset(r, 0, TAILS * sizeof *r);
+    for (i = 0; i < TAILS; i++) {
+        for (k = 0; k < COMMON; k++) { prompts[i][k] = (int32_t)(k * 7 % 53); }
+        for (k = 0; k < lengths[i]; k++) { prompts[i][COMMON + k] = tails[i][k]; }
+        r[i].prompt = prompts[i];
+        r[i].prompt_length = COMMON + lengths[i];
+        r[i].n = 2;
+        r[i].id = (uint64_t)i;
+    }
+}
+TT_TEST(prompts_share_what_they_begin_with) {
+    static const int batches[3] = {1, 3, 0};
+    int32_t prompts[TAILS][COMMON + 4];
+    tt_request r[TAILS];
+    tt_desc desc = TT_INIT;
+    tt_context *ctx;
+    tt_model *m;
+    int i, k;
+    alike_requests(r, prompts);
+    counting = *tt_cpu_backend();
+    counting.gather_rows = counting_gather;
+    desc.backend = &counting;
+    ctx = tt_create(&desc);
+    TT_REQUIRE(ctx != NULL);
+    m = small_model(ctx, 0);
+    for (k = 0; k < 3; k++) {
+        tt_sampling s = usual();
+        tt_completions c, one;
+        long together, alone = 0, sampled = 0;
+        s.max_batch = batches[k];
+        s.max_new_tokens = 20;
+        n_rows = 0;
+        TT_CHECK_OK(ctx, tt_generate(m, r, TAILS, &s, &c));
+        together = n_rows;
+        TT_CHECK_INT(c.n, 2 * TAILS);
+        for (i = 0; i < TAILS; i++) {
+            int j;
+            n_rows = 0;
+            TT_CHECK_OK(ctx, tt_generate(m, r + i, 1, &s, &one));
+            alone += n_rows;
+            for (j = 0; j < 2 && c.n == 2 * TAILS; j++) {
+                same_completions(&c.items[2 * i + j], &one.items[j]);
+                sampled += one.items[j].length;
+            }
+            tt_completions_free(&one);
+        }
+        TT_CHECK(together < alone);
+        if (batches[k] == 0) { TT_CHECK_INT(together, sampled + COMMON + (1 + 2 + 3 + 4 + 2) - TAILS); }
+        tt_completions_free(&c);
+    }
+    tt_model_destroy(m);
+    tt_destroy(ctx);
+}
 TT_TEST(cached_decoding_equals_the_full_forward) {
     tt_context *ctx = tt_create(NULL);
     tt_model *m = small_model(ctx, 0);
@@ -328,14 +394,15 @@ TT_TEST(every_failing_allocation_is_an_error) {
         if (ctx) {
             tt_model *m = small_model(ctx, 0);
             tt_status status = TT_ERR_MEM;
-            tt_request r[3];
+            tt_request r[TAILS];
+            int32_t prompts[TAILS][COMMON + 4];
             tt_sampling s = usual();
             tt_completions c;
-            requests_of(r);
+            alike_requests(r, prompts);
             s.max_new_tokens = 6;
             s.max_batch = 4;
             if (m) {
-                status = tt_generate(m, r, 3, &s, &c);
+                status = tt_generate(m, r, TAILS, &s, &c);
                 tt_completions_free(&c);
             }
             done = status == TT_OK && memory.calls < n;
@@ -348,6 +415,7 @@ TT_TEST(every_failing_allocation_is_an_error) {
     TT_CHECK(done && n > 20);
 }
 
-TT_MAIN(sampling_logprobs_are_training_logprobs, neighbours_slots_and_threads_change_nothing, cached_decoding_equals_the_full_forward,
+TT_MAIN(sampling_logprobs_are_training_logprobs, neighbours_slots_and_threads_change_nothing, prompts_share_what_they_begin_with,
+        cached_decoding_equals_the_full_forward,
         controls_give_the_renormalised_distribution, greedy_takes_the_most_likely, streaming_and_errors,
         every_failing_allocation_is_an_error)

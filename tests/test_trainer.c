@@ -635,6 +635,34 @@ TT_TEST(trainer_resumes_bit_for_bit) {
     rig_close(&b);
     rig_close(&c);
 }
+/* Equal rewards leave no gradient, but the moments and the decay go on, in a run that goes through and in one that begins
+ * again at that place, where no parameter has had a gradient yet. */
+TT_TEST(trainer_resumes_without_a_signal) {
+    const char *path = tt_test_tmp("silent.state");
+    tt_step_metrics m;
+    rig a, b, c;
+    rig *all[3];
+    int i;
+    all[0] = &a; all[1] = &b; all[2] = &c;
+    for (i = 0; i < 3; i++) {
+        rig_open(all[i], 1, NULL);
+        all[i]->desc.adamw.weight_decay = 0.1f;
+        rig_start(all[i]);
+    }
+    TT_REQUIRE(a.trainer && b.trainer && c.trainer);
+    TT_CHECK_OK(a.ctx, rig_run(&a, 2, NULL, 0));
+    TT_CHECK_OK(b.ctx, rig_run(&b, 2, NULL, 0));
+    TT_CHECK_OK(b.ctx, tt_trainer_save(b.trainer, path));
+    TT_CHECK_OK(c.ctx, tt_trainer_load(c.trainer, path));
+    a.e.bad_reward = c.e.bad_reward = 0.5f;
+    TT_CHECK_OK(a.ctx, tt_trainer_step(a.trainer, &m));
+    TT_CHECK_NEAR(m.grad_norm, 0, 0);
+    TT_CHECK(m.grpo.entropy > 0 && m.grpo.n_tokens > 0);            /* the forward pass still measures */
+    TT_CHECK_OK(c.ctx, tt_trainer_step(c.trainer, &m));
+    TT_CHECK(!same_weights(a.model, b.model));
+    TT_CHECK(same_weights(a.model, c.model));
+    for (i = 0; i < 3; i++) { rig_close(all[i]); }
+}
 TT_TEST(trainer_threads_do_not_matter) {
     char one[4000], two[4000];
     rig a, b;
@@ -1686,7 +1714,7 @@ TT_TEST(evaluation_is_repeatable) {
 }
 
 TT_MAIN(signs_documents_follow_the_grammar, signs_splits_are_disjoint, signs_judges_responses, signs_words_are_single_tokens, signs_teacher_leads_to_a_right_answer,
-        jsonl_rewards_answers, jsonl_errors_name_the_line, trainer_learns, trainer_resumes_bit_for_bit, trainer_threads_do_not_matter,
+        jsonl_rewards_answers, jsonl_errors_name_the_line, trainer_learns, trainer_resumes_bit_for_bit, trainer_resumes_without_a_signal, trainer_threads_do_not_matter,
         trainer_micro_batches_add_up, reducer_adds_parts_as_a_tree, reducer_gathers_exactly, trainer_names_wrong_ranks,
         ranks_survive_lost_memory, ranks_give_the_same_bits, ranks_share_an_evaluation, ranks_agree_with_one_process, ranks_resume_with_another_number, trainer_with_reference_and_two_iterations, trainer_with_adapters, trainer_with_teacher,
         trainer_adds_and_logs_rewards, trainer_survives_a_failing_reward, trainer_replaces_groups_of_equal_rewards, trainer_updates_on_mini_batches,
