@@ -208,8 +208,8 @@ def transformers_generate(shape, threads, sequences, tokens):
     return lambda: generate(tokens)
 
 
-def trl_step(shape, threads, math=None):
-    """math: on the device. Seconds of GRPOTrainer's steps: as many prompts, responses and tokens, prompts of twelve tokens, any reward."""
+def trl_step(shape, threads, math=None, bf16=False):
+    """math: on the device. bf16: products by autocast. Seconds of GRPOTrainer's steps: as many prompts, responses and tokens, prompts of twelve tokens, any reward."""
     need('torch', 'transformers', 'trl', 'datasets')
     if math:
         device_torch(math)
@@ -240,7 +240,7 @@ def trl_step(shape, threads, math=None):
     model = llama(shape)
     model.generation_config.eos_token_id = model.config.eos_token_id = 1
     config = trl.GRPOConfig(
-        output_dir=os.path.join(MADE, 'trl'), use_cpu=math is None, bf16=math == 'bf16', fp16=False, report_to='none', save_strategy='no', logging_strategy='no',
+        output_dir=os.path.join(MADE, 'trl'), use_cpu=math is None, bf16=bf16 or math == 'bf16', fp16=False, report_to='none', save_strategy='no', logging_strategy='no',
         disable_tqdm=True, gradient_checkpointing=False, per_device_train_batch_size=PROMPTS * GENERATIONS, num_generations=GENERATIONS, max_completion_length=LENGTH,
         temperature=1.0, beta=0.0, max_steps=1000, learning_rate=1e-6, lr_scheduler_type='constant')
     trainer = trl.GRPOTrainer(model=model, reward_funcs=lambda completions, **_: [float(len(c) % 3) for c in completions], args=config,
@@ -555,7 +555,8 @@ def rivals(threads):
         for n in 1, 32:
             yield f'decode_smollm2_{kind}_b{n}{rounded}', 'bench_generate', 'llama.cpp', lambda kind=kind, n=n: llama_cpp(kind, threads, n, 128 if n == 1 else 32)
     for name, shape in ('tiny', 'demo'), ('10m', '10m'):
-        yield f'grpo_step_{name}', 'bench_grpo', 'trl', lambda shape=shape: trl_step(s[shape], threads)
+        for bf16 in False, True:
+            yield f'grpo_step_{name}{"_bf16" * bf16}', 'bench_grpo', 'trl', lambda shape=shape, bf16=bf16: trl_step(s[shape], threads, bf16=bf16)
     if threads == 1:
         for text in TEXTS:
             for name, library, path in (('gpt2', 'tokenizers', 'gpt2/tokenizer.json'), ('gpt2', 'tiktoken', 'tiktoken/r50k_base.tiktoken'),

@@ -138,6 +138,19 @@ static int file_exists(const char *path) {
     return file != NULL;
 }
 
+/* An error that names the first line in which the settings of the run in --out differ from those of now. */
+static tt_status same_settings(app *a, const char *was, const char *now) {
+    while (*was && *now) {
+        int m = (int)strcspn(was, "\n"), n = (int)strcspn(now, "\n");
+        if (m != n || memcmp(was, now, (size_t)m) != 0) {
+            return tt_fail(a->ctx, TT_ERR_ARG, "the run in %s began with \"%.*s\", this one has \"%.*s\": give that again, or another --out", a->o.out, m, was, n, now);
+        }
+        was += m + (was[m] == '\n');
+        now += n + (now[n] == '\n');
+    }
+    return *was == *now ? TT_OK : tt_fail(a->ctx, TT_ERR_ARG, "the run in %s was begun by another version: give another --out", a->o.out);
+}
+
 /* ---- live progress: one line, rewritten on a terminal, else a new line now and then ---- */
 static void progress_begin(app *a, int first_step) {
     a->begin = tt_clock();

@@ -460,15 +460,13 @@ static tt_status run_arm(app *a, const arm *m) {
 static tt_status check_settings(app *a) {
     tt_text now = new_text(a), was = new_text(a);
     char path[1024];
-    int same = 1;
-    tt_status status = tt_text_format(&now, "thinktuning " TT_VERSION "\n--steps %d\n--pretrain-steps %d\n--questions %d\n--quick %d\n--first-seed %d\n", given.steps,
-                                      given.pretrain_steps, given.questions, given.quick, given.first_seed);
+    tt_status status = tt_text_format(&now, "thinktuning " TT_VERSION "\n--steps %d\n--pretrain-steps %d\n--questions %d\n--quick %d\n--first-seed %d\narithmetic %s\n", given.steps,
+                                      given.pretrain_steps, given.questions, given.quick, given.first_seed, tt_kernel(a->ctx));
     snprintf(path, sizeof path, "%s", path_of(a->o.out, "settings.txt"));
     if (status == TT_OK && file_exists(path)) {
         status = tt_file_read(a->ctx, path, &was);
-        same = status == TT_OK && was.size == now.size && memcmp(was.data, now.data, now.size) == 0;
+        if (status == TT_OK) { status = same_settings(a, was.data, now.data); }
     }
-    if (status == TT_OK && !same) { status = tt_fail(a->ctx, TT_ERR_ARG, "the study in %s has other settings (see settings.txt there); choose another --out", a->o.out); }
     if (status == TT_OK) { status = tt_file_write(a->ctx, path, now.data, now.size); }
     tt_text_free(&now);
     tt_text_free(&was);

@@ -262,37 +262,49 @@ static tt_status budget_table(page *p, const results *r) {
 
 /* ---- pictures ---- */
 enum { PANEL_W = 380, PANEL_H = 190, GAP = 80 };
-typedef struct axis { double low, high; int log; } axis;
-static double along_axis(const axis *x, double value) {
-    return x->log ? (log(value) - log(x->low)) / (log(x->high) - log(x->low)) : (value - x->low) / (x->high - x->low);
+/* Rollouts, logarithmic: from those of one step on, so far that all runs fit in and each quarter is a power of two. */
+typedef struct axis { double low, high; } axis;
+static axis budget_axis(const results *r) {
+    axis x;
+    double most = 0;
+    int i, seed;
+    for (i = 0; i < N_BUDGET_ARMS; i++) {
+        for (seed = 0; seed < given.seeds; seed++) { most = fmax(most, value_of(r, place_of_arm(budget_arms[i]), seed, NULL, "rollouts")); }
+    }
+    x.low = (double)given.prompts * given.generations;
+    for (x.high = 16 * x.low; x.high < most; x.high *= 16) { }
+    return x;
 }
-static tt_status draw_frame(tt_text *t, const axis *x, const char *title, const char *label, int x0) {
+static double along_axis(const axis *x, double value) { return (log(value) - log(x->low)) / (log(x->high) - log(x->low)); }
+static tt_status draw_frame(tt_text *t, const axis *x, const char *title, int x0) {
     int i;
     CHECK(tt_text_format(t, "<text x=\"%d\" y=\"18\" font-weight=\"bold\">%s</text>\n", x0, title));
     for (i = 0; i <= 4; i++) {
-        double value = x->log ? x->low * pow(x->high / x->low, i / 4.0) : x->low + (x->high - x->low) * i / 4;
+        double value = x->low * pow(x->high / x->low, i / 4.0);
         int y = 30 + PANEL_H - PANEL_H * i / 4;
         CHECK(tt_text_format(t, "<line x1=\"%d\" x2=\"%d\" y1=\"%d\" y2=\"%d\" stroke=\"#e5e7eb\"/><text x=\"%d\" y=\"%d\" text-anchor=\"end\" fill=\"#6b7280\">%.2f</text>", x0, x0 + PANEL_W, y, y, x0 - 6, y + 4, i / 4.0));
         CHECK(tt_text_format(t, "<text x=\"%d\" y=\"%d\" text-anchor=\"middle\" fill=\"#6b7280\">%.0f</text>\n", x0 + PANEL_W * i / 4, 30 + PANEL_H + 18, value));
     }
-    return tt_text_format(t, "<text x=\"%d\" y=\"%d\" text-anchor=\"middle\" fill=\"#6b7280\">%s</text>\n", x0 + PANEL_W / 2, 30 + PANEL_H + 36, label);
+    return tt_text_format(t, "<text x=\"%d\" y=\"%d\" text-anchor=\"middle\" fill=\"#6b7280\">rollouts</text>\n", x0 + PANEL_W / 2, 30 + PANEL_H + 36);
 }
 static tt_status draw_point(tt_text *t, const axis *x, int x0, double at, double share) {
     return tt_text_format(t, "%.1f,%.1f ", x0 + PANEL_W * along_axis(x, at), 30 + PANEL_H * (1 - share));
 }
-static tt_status draw_legend(tt_text *t) {
-    int i;
+/* The arms of which there is a run, in two columns. */
+static tt_status draw_legend(tt_text *t, const results *r) {
+    int i, n = 0;
     for (i = 0; i < N_BUDGET_ARMS; i++) {
-        int x = 50 + i / 3 * 300, y = 278 + i % 3 * 20;
-        CHECK(tt_text_format(t, "<rect x=\"%d\" y=\"%d\" width=\"12\" height=\"12\" fill=\"%s\"/><text x=\"%d\" y=\"%d\">%s</text>\n", x, y, budget_colors[i], x + 17, y + 11,
-                             arms[place_of_arm(budget_arms[i])].what));
+        int at = place_of_arm(budget_arms[i]), x = 50 + n % 2 * (PANEL_W + GAP), y = 278 + n / 2 * 20;
+        if (sample_of(r, at, NULL, "rollouts").n == 0) { continue; }
+        CHECK(tt_text_format(t, "<rect x=\"%d\" y=\"%d\" width=\"12\" height=\"12\" fill=\"%s\"/><text x=\"%d\" y=\"%d\">%s</text>\n", x, y, budget_colors[i], x + 17, y + 11, arms[at].what));
+        n++;
     }
     return TT_OK;
 }
 static tt_status draw_survival(tt_text *t, const results *r, const char *key, const char *title, int x0) {
-    axis x = {128, 131072, 1};
+    axis x = budget_axis(r);
     int i, k;
-    CHECK(draw_frame(t, &x, title, "rollouts", x0));
+    CHECK(draw_frame(t, &x, title, x0));
     for (i = 0; i < N_BUDGET_ARMS; i++) {
         lifetime l = lifetime_of(r, place_of_arm(budget_arms[i]), key);
         if (l.n == 0) { continue; }
@@ -325,36 +337,35 @@ static double curve_at(const results *r, int arm_at, int step, int column_at) {
     return n ? sum / n : (double)NAN;
 }
 static tt_status draw_curves(tt_text *t, const results *r, int column_at, const char *title, int x0) {
-    int steps = 50, i, step;
-    axis x = {0, 6400, 0};
-    x.high = (double)steps * given.prompts * given.generations;
-    CHECK(draw_frame(t, &x, title, "rollouts", x0));
+    axis x = budget_axis(r);
+    int i, step;
+    CHECK(draw_frame(t, &x, title, x0));
     for (i = 0; i < N_BUDGET_ARMS; i++) {
         int at = place_of_arm(budget_arms[i]);
         if (sample_of(r, at, NULL, "rollouts").n == 0) { continue; }
         CHECK(tt_text_format(t, "<polyline fill=\"none\" stroke-width=\"2.5\" stroke=\"%s\" points=\"", budget_colors[i]));
-        for (step = 0; step < steps; step++) {
+        for (step = 0; step * x.low < x.high; step += 1 + step / 50) {
             double y = curve_at(r, at, step, column_at);
-            if (y == y) { CHECK(draw_point(t, &x, x0, x.high * (step + 1) / steps, y)); }
+            if (y == y) { CHECK(draw_point(t, &x, x0, x.low * (step + 1), y)); }
         }
         CHECK(tt_text_format(t, "\"/>\n"));
     }
     return TT_OK;
 }
 static tt_status pictures(page *p, const results *r) {
-    static const char open[] = "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 930 340\" font-family=\"sans-serif\" font-size=\"12\">\n";
+    static const char open[] = "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 930 350\" font-family=\"sans-serif\" font-size=\"12\">\n";
     if (!p->html) { return TT_OK; }
     CHECK(paragraph(p, "Share of seeds whose student does not yet reflect by itself (Kaplan-Meier; + marks the end of a run that never started):"));
     CHECK(tt_text_append(p->text, open, sizeof open - 1));
     CHECK(draw_survival(p->text, r, "first_10", "reflection below 10 %", 50));
     CHECK(draw_survival(p->text, r, "first_50", "reflection below 50 %", 50 + PANEL_W + GAP));
-    CHECK(draw_legend(p->text));
+    CHECK(draw_legend(p->text, r));
     CHECK(tt_text_format(p->text, "</svg>\n"));
     CHECK(paragraph(p, "The student's own rollouts during training, mean over seeds and five steps:"));
     CHECK(tt_text_append(p->text, open, sizeof open - 1));
     CHECK(draw_curves(p->text, r, 0, "reward", 50));
     CHECK(draw_curves(p->text, r, 1, "reflection", 50 + PANEL_W + GAP));
-    CHECK(draw_legend(p->text));
+    CHECK(draw_legend(p->text, r));
     return tt_text_format(p->text, "</svg>\n");
 }
 

@@ -226,19 +226,19 @@ static tt_status describe_settings(app *a) {
         else if (p->type == OPTION_DOUBLE) { CHECK(tt_text_format(&a->settings, "%.9g\n", *(double *)p->value)); }
         else { CHECK(tt_text_format(&a->settings, "%d\n", *(int *)p->value)); }
     }
-    return TT_OK;
+    return tt_text_format(&a->settings, "arithmetic %s\n", tt_kernel(a->ctx));
 }
 /* --resume goes on only under the settings that the run began with; a fresh start forgets its last results. */
 static tt_status prepare_folder(app *a) {
     char path[1024];
     tt_text was = new_text(a);
-    int s, i, same;
+    int s, i;
     snprintf(path, sizeof path, "%s", path_of(a->o.out, "settings.txt"));
     if (a->o.resume && file_exists(path)) {
-        CHECK(tt_file_read(a->ctx, path, &was));
-        same = was.size == a->settings.size && memcmp(was.data, a->settings.data, was.size) == 0;
+        tt_status status = tt_file_read(a->ctx, path, &was);
+        if (status == TT_OK) { status = same_settings(a, was.data, a->settings.data); }
         tt_text_free(&was);
-        return same ? TT_OK : tt_fail(a->ctx, TT_ERR_ARG, "--resume: the settings differ from those of the run in %s (see settings.txt there)", a->o.out);
+        return status;
     }
     for (s = a->o.first_seed; s < a->o.first_seed + a->o.seeds; s++) {
         remove(result_path(a, s, "base"));

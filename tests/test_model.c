@@ -170,6 +170,46 @@ TT_TEST(recomputation_changes_no_bit) {
     int f;
     for (f = 0; f < N_FAMILIES; f++) compare_grads((family)f, run_grads((family)f, 1, 0, 0), run_grads((family)f, 1, 1, 0));
 }
+/* Bytes of the step after a forward pass over 500 tokens. */
+static double forward_megabytes(int n_layers, int with_gradients) {
+    enum { TOKENS = 500 };
+    tt_test_memory memory = tt_test_memory_none();
+    tt_desc desc = TT_INIT;
+    tt_context *ctx;
+    tt_model_config c = TT_INIT;
+    tt_model *m;
+    tt_batch_desc d = TT_INIT;
+    int32_t tokens[TOKENS], offsets[2] = {0, TOKENS};
+    double before, after;
+    int i;
+    desc.allocator = tt_test_allocator(&memory);
+    ctx = tt_create(&desc);
+    c.vocab_size = 50;
+    c.hidden_size = 64;
+    c.num_attention_heads = 4;
+    c.num_hidden_layers = n_layers;
+    c.max_position_embeddings = TOKENS;
+    m = tt_model_create(ctx, &c, 5);
+    for (i = 0; i < TOKENS; i++) { tokens[i] = (int32_t)(i * 7 % 50); }
+    d.n_sequences = 1;
+    d.offsets = offsets;
+    d.tokens = tokens;
+    before = (double)memory.live_bytes;
+    if (!with_gradients) { tt_no_grad_begin(ctx); }
+    TT_CHECK(tt_model_forward(m, tt_batch_create(ctx, &d)) != NULL);
+    if (!with_gradients) { tt_no_grad_end(ctx); }
+    after = (double)memory.live_bytes;
+    tt_model_destroy(m);
+    tt_destroy(ctx);
+    TT_CHECK_NO_LEAK(memory);
+    return (after - before) / 1e6;
+}
+TT_TEST(without_gradients_one_layer_is_kept) {
+    double two = forward_megabytes(2, 0), twelve = forward_megabytes(12, 0), all = forward_megabytes(12, 1);
+    printf("  2 layers %.1f MB, 12 layers %.1f MB, with gradients %.1f MB\n", two, twelve, all);
+    TT_CHECK(twelve < 1.5 * two);
+    TT_CHECK(all > 4 * twelve);
+}
 TT_TEST(threads_change_no_bit) {
     int f;
     for (f = 0; f < N_FAMILIES; f++) compare_grads((family)f, run_grads((family)f, 1, 0, 0), run_grads((family)f, 2, 0, 0));
@@ -606,7 +646,7 @@ TT_TEST(lora_survives_lost_memory) {
     TT_CHECK_NO_LEAK(memory);
 }
 
-TT_MAIN(gradients_of_every_family, packing_changes_no_bit, recomputation_changes_no_bit, threads_change_no_bit,
+TT_MAIN(gradients_of_every_family, packing_changes_no_bit, recomputation_changes_no_bit, without_gradients_one_layer_is_kept, threads_change_no_bit,
         micro_batches_sum_to_the_batch, parameters_have_hugging_face_names, bad_configs_are_named,
         positions_beyond_the_table_are_an_error, half_weights_change_no_bit, lora_gradients_of_every_family, lora_bits, lora_merge_is_the_same_function,
         lora_trains_the_adapters_alone, lora_bad_descriptions_are_named, lora_survives_lost_memory, every_failing_allocation_is_an_error)

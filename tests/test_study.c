@@ -73,6 +73,42 @@ TT_TEST(survival_counts_those_still_watched) {
     free_results(&a, &r);
     tt_destroy(a.ctx);
 }
+TT_TEST(pictures_have_room_for_every_run) {
+    static results r;
+    app a;
+    axis x;
+    memset(&a, 0, sizeof a);
+    memset(&r, 0, sizeof r);
+    a.ctx = tt_create(NULL);
+    given = default_options();
+    given.seeds = 2;
+    put_result(a.ctx, &r, "thinktune", 0, "{\"first_10\":30,\"rollouts\":2000}");
+    x = budget_axis(&r);
+    TT_CHECK_NEAR(x.low, 128, 0);
+    TT_CHECK_NEAR(x.high, 2048, 0);
+    put_result(a.ctx, &r, "grpo_tokens", 1, "{\"first_10\":-1,\"rollouts\":283904}");
+    x = budget_axis(&r);
+    TT_CHECK_NEAR(x.high, 128 * 4096, 0);
+    TT_CHECK_NEAR(along_axis(&x, 1024), 0.25, 1e-12);
+    free_results(&a, &r);
+    tt_destroy(a.ctx);
+}
+TT_TEST(other_settings_are_named) {
+    app a;
+    memset(&a, 0, sizeof a);
+    a.ctx = tt_create(NULL);
+    a.o.out = "runs/x";
+    TT_CHECK_OK(a.ctx, same_settings(&a, "--steps 50\n--lr 0.1\n", "--steps 50\n--lr 0.1\n"));
+    TT_CHECK_INT(same_settings(&a, "--steps 50\n--lr 0.1\narithmetic avx512\n", "--steps 50\n--lr 0.1\narithmetic avx512+dot-bf16\n"), TT_ERR_ARG);
+    TT_CHECK_CONTAINS(tt_error(a.ctx), "runs/x began with \"arithmetic avx512\", this one has \"arithmetic avx512+dot-bf16\"");
+    tt_error_clear(a.ctx);
+    TT_CHECK_INT(same_settings(&a, "--steps 50\n--lr 0.1\n", "--steps 500\n--lr 0.1\n"), TT_ERR_ARG);
+    TT_CHECK_CONTAINS(tt_error(a.ctx), "began with \"--steps 50\", this one has \"--steps 500\"");
+    tt_error_clear(a.ctx);
+    TT_CHECK_INT(same_settings(&a, "--steps 50\n", "--steps 50\n--lr 0.1\n"), TT_ERR_ARG);
+    TT_CHECK_CONTAINS(tt_error(a.ctx), "another version");
+    tt_destroy(a.ctx);
+}
 TT_TEST(claims_count_seeds_and_pair_them) {
     static results r;
     app a;
@@ -445,7 +481,7 @@ TT_TEST(an_interrupted_study_ends_with_the_same_bytes) {
 }
 #endif
 
-TT_MAIN(intervals_and_p_are_those_worked_by_hand, survival_counts_those_still_watched, claims_count_seeds_and_pair_them, the_predicted_push_is_the_shapings,
+TT_MAIN(intervals_and_p_are_those_worked_by_hand, survival_counts_those_still_watched, pictures_have_room_for_every_run, other_settings_are_named, claims_count_seeds_and_pair_them, the_predicted_push_is_the_shapings,
         ablations_change_one_factor, a_base_of_low_coherence_reads_notes_in_its_first_half_alone,
         bases_with_and_without_late_notes_are_not_taken_for_each_other, corruption_hands_feedback_round, the_best_checkpoint_is_that_of_the_best_steps, every_task_runs_from_scratch, the_marker_gets_the_probability_asked_for, a_folder_belongs_to_one_run,
         an_interrupted_study_ends_with_the_same_bytes)
