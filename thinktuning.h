@@ -438,7 +438,7 @@ TT_API void      tt_step_reset(tt_context *ctx);
 TT_API tt_status tt_backward(tt_context *ctx, tt_tensor *loss);   /* loss has one element; consumes the tape   */
 TT_API tt_status tt_eval(tt_context *ctx);                        /* first error of graph building, else TT_OK */
 TT_API tt_status tt_zero_grad(tt_tensor *tensor);
-TT_API void tt_no_grad_begin(tt_context *ctx);                    /* nestable: ops record nothing              */
+TT_API void tt_no_grad_begin(tt_context *ctx);    /* nestable: ops record nothing, a model's layers keep one layer's memory */
 TT_API void tt_no_grad_end(tt_context *ctx);
 
 /* Elementary ops; binary ones broadcast like NumPy. min/max send the gradient to a on a tie. */
@@ -947,7 +947,7 @@ typedef struct tt_grpo_config {
     int num_iterations;            /* passes over a rollout batch; 0 = 1               */
     int num_mini_batches;          /* updates in a pass, each on as many whole groups; 0 = 1 */
     int dynamic_sampling;          /* groups of equal rewards are sampled anew from other questions, at most so many times (DAPO); 0 = off */
-    int micro_batch_tokens;        /* tokens of one forward/backward; 0 = 8192         */
+    int micro_batch_tokens;        /* tokens of one forward/backward, to which its memory is proportional; 0 = 8192 */
     /* ThinkTuning's Advantage-Aware Shaping, for tokens with teacher_mask */
     tt_aas aas;
     float gamma_min, gamma_max, advantage_min, advantage_max;   /* all 0 = 0.001, -0.001, -4, 4 */

@@ -209,7 +209,7 @@ def transformers_generate(shape, threads, sequences, tokens):
 
 
 def trl_step(shape, threads, math=None, bf16=False):
-    """math: on the device. bf16: products by autocast. Seconds of GRPOTrainer's steps: as many prompts, responses and tokens, prompts of twelve tokens, any reward."""
+    """math: on the device. bf16: products by autocast. Seconds of GRPOTrainer's steps: as many prompts, responses and tokens, prompts of nine tokens (ours have 8.6), any reward."""
     need('torch', 'transformers', 'trl', 'datasets')
     if math:
         device_torch(math)
@@ -224,7 +224,7 @@ def trl_step(shape, threads, math=None, bf16=False):
     bare = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token='w0'))
     bare.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=bare, pad_token='w0', eos_token='w1', unk_token='w0')
-    prompts = [' '.join(f'w{(7 * i + 13 * k) % (shape["vocab"] - 2) + 2}' for k in range(12)) for i in range(4096)]
+    prompts = [' '.join(f'w{(7 * i + 13 * k) % (shape["vocab"] - 2) + 2}' for k in range(9)) for i in range(4096)]
     seconds = []
 
     class Turns(transformers.TrainerCallback):

@@ -999,7 +999,7 @@ static tt_status train_loop(app *a, arm_run *arm, const char *state) {
         CHECK(write_metrics(a, arm->metrics, arm->timings, arm->method, &m));
         CHECK(status);                             /* --abort-patience: tt_error has the reason */
         step = tt_trainer_step_count(arm->trainer);
-        if (first_tokens < 0) { first_tokens = step - 1 == a->first_step && a->first_step > 0 ? m.num_tokens : 0; }
+        if (first_tokens < 0) { first_tokens = m.num_tokens - m.rollout_tokens - m.think.teacher_tokens; }      /* of the runs before this one */
         progress(a, arm->method, step, total, m.num_tokens - first_tokens, "reward %.3f  reflection %.3f", m.think.reward_unguided, m.reflection_rate);
         watch_guided(a, arm, &m);
         if (best_so_far(a, arm, step, m.think.reward_unguided) && parallel_rank == 0) {
