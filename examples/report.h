@@ -8,6 +8,7 @@
 typedef struct results {
     int n_seeds, n_methods, n_steps;
     const char *methods[MAX_ARMS + 1];
+    char sampled[32];                             /* heading of the accuracy that is sampled        */
     tt_json *of[MAX_ARMS + 1][MAX_SEEDS];         /* result.json                                    */
     double *reward, *reflection, *tokens;         /* [method][seed][step] of metrics.jsonl          */
 } results;
@@ -55,6 +56,7 @@ static tt_status read_results(app *a, results *r) {
     r->n_steps = a->o.steps;
     r->n_methods = a->n_arms + 1;
     r->methods[0] = "base";
+    snprintf(r->sampled, sizeof r->sampled, "accuracy T=%g", a->o.temperature);
     for (m = 1; m < r->n_methods; m++) { r->methods[m] = a->arms[m - 1]; }
     r->reward = (double *)tt_alloc(a->ctx, n_places(r), sizeof(double));
     r->reflection = (double *)tt_alloc(a->ctx, n_places(r), sizeof(double));
@@ -69,12 +71,13 @@ static tt_status read_results(app *a, results *r) {
 /* The rows of every table: name in summary.json, heading, and where the figure stands in result.json. */
 typedef struct figure { const char *name, *heading, *part, *key; } figure;
 static const figure figures[] = {
-    {"sampled_accuracy", "accuracy T=1", "sampled", "accuracy"}, {"greedy_accuracy", "greedy", "greedy", "accuracy"},
+    {"sampled_accuracy", NULL, "sampled", "accuracy"}, {"greedy_accuracy", "greedy", "greedy", "accuracy"},
     {"first_accuracy", "first try", "sampled", "first_accuracy"}, {"reflection_rate", "reflection", "sampled", "reflection_rate"},
     {"correction_rate", "correction", "sampled", "correction_rate"}, {"spoil_rate", "spoil", "sampled", "spoil_rate"},
     {"mean_length", "length", "sampled", "mean_length"}
 };
 enum { N_FIGURES = 7 };
+static const char *heading_of(const results *r, int f) { return f ? figures[f].heading : r->sampled; }
 static double figure_of(const results *r, int method, int seed, int f) {
     return tt_json_number(tt_json_get(r->of[method][seed], figures[f].part), figures[f].key, 0);
 }
@@ -189,7 +192,7 @@ static tt_status html_table(tt_text *t, const results *r) {
     char text[64];
     int m, f;
     CHECK(tt_text_format(t, "<table><tr><th>student alone, held out</th>"));
-    for (f = 0; f < N_FIGURES; f++) { CHECK(tt_text_format(t, "<th>%s</th>", figures[f].heading)); }
+    for (f = 0; f < N_FIGURES; f++) { CHECK(tt_text_format(t, "<th>%s</th>", heading_of(r, f))); }
     for (m = 0; m < r->n_methods; m++) {
         CHECK(tt_text_format(t, "</tr>\n<tr><td style=\"color:%s\"><b>%s</b></td>", color_of(r->methods[m]), r->methods[m]));
         for (f = 0; f < N_FIGURES; f++) { CHECK(tt_text_format(t, "<td>%s</td>", cell(r, m, f, " &plusmn; ", text, sizeof text))); }
@@ -250,7 +253,7 @@ static tt_status write_difference(app *a, const results *r, int x, int y, tt_tex
     }
     if (status == TT_OK && at > 0) { status = tt_bootstrap(a->ctx, values, at, 0, &interval); }
     if (status == TT_OK && at > 0) {
-        status = tt_text_format(t, "accuracy T=1, %s less %s: %+.4f [%+.4f, %+.4f] over %d questions", r->methods[x], r->methods[y], mean / at, interval.low, interval.high, at);
+        status = tt_text_format(t, "%s, %s less %s: %+.4f [%+.4f, %+.4f] over %d questions", r->sampled, r->methods[x], r->methods[y], mean / at, interval.low, interval.high, at);
     }
     tt_free(a->ctx, values, (size_t)n, sizeof *values);
     return status;

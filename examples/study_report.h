@@ -353,7 +353,7 @@ static tt_status draw_curves(tt_text *t, const results *r, int column_at, const 
     return TT_OK;
 }
 static tt_status pictures(page *p, const results *r) {
-    static const char open[] = "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 930 350\" font-family=\"sans-serif\" font-size=\"12\">\n";
+    static const char open[] = "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 930 350\" font-family=\"sans-serif\" font-size=\"12\">\n<rect width=\"930\" height=\"350\" fill=\"#ffffff\"/>\n";
     if (!p->html) { return TT_OK; }
     CHECK(paragraph(p, "Share of seeds whose student does not yet reflect by itself (Kaplan-Meier; + marks the end of a run that never started):"));
     CHECK(tt_text_append(p->text, open, sizeof open - 1));

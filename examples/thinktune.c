@@ -153,7 +153,7 @@ static void print_table(const results *r) {
     char text[64];
     int m, f, width = r->n_seeds > 1 ? 16 : 13;
     printf("\nstudent alone, held out\n%-10s", "");
-    for (f = 0; f < N_FIGURES; f++) { printf("%*s", width, figures[f].heading); }
+    for (f = 0; f < N_FIGURES; f++) { printf("%*s", width, heading_of(r, f)); }
     for (m = 0; m < r->n_methods; m++) {
         printf("\n%-10s", r->methods[m]);
         for (f = 0; f < N_FIGURES; f++) { printf("%*s", width, cell(r, m, f, " +- ", text, sizeof text)); }
