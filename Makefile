@@ -81,7 +81,7 @@ GSM8K ?= gsm8k
 study-real: $(REAL)/SmolLM2-135M-Instruct build/thinktune
 	mkdir -p runs/study-real && cat $(GSM8K)/train.jsonl $(GSM8K)/test.jsonl > runs/study-real/gsm8k.jsonl
 	build/thinktune --model $< --data runs/study-real/gsm8k.jsonl --hold-out 1319 --chat --end-token '<|im_end|>' \
-	  --prompt '{question}' --temperature 0.7 --teacher-examples examples/teacher.txt --lora-rank 16 --lr 1e-4 --steps 250 --prompts 8 \
+	  --prompt '{question}' --temperature 0.7 --teacher-examples examples/teacher.txt --close-tags --lora-rank 16 --lr 1e-4 --steps 250 --prompts 8 \
 	  --num-generations 5 --max-length 256 --teacher-length 192 --init-pct 0.2 --micro-batch-tokens 2048 --questions 1319 \
 	  --gate-questions 64 --out runs/study-real --resume $(REAL_OPTIONS)
 

@@ -1009,6 +1009,8 @@ typedef struct tt_teacher_prompt {
     const char *examples_path;    /* worked examples from a text file, after system; NULL = none          */
     const char *example_template; /* NULL = "Question:\n{question}\n\nResponse:\n{response}\n\n{feedback}\n\n" */
     const char *stop_token;       /* text of the token that ends the feedback; required                   */
+    int close_tags;               /* 1: a tag in which the feedback ends is closed there, for small models that forget it;
+                                   * 0 = it is missing, as in the paper                                   */
     int max_new_tokens;           /* 0 = 1024                                                             */
     int max_batch;
 } tt_teacher_prompt;
@@ -9261,9 +9263,10 @@ TT_API tt_status tt_model_lora_load(tt_model *m, const char *dir) {
 
 /* ==== 8. sampler ===========================================================================
  * The cache keeps keys and values of every layer in rows [slot * capacity + position]. A sequence is in
- * a slot while it grows. What all prompts begin with runs first, once for all slots. Each turn of tt_generate
- * has three parts: empty slots are given to waiting sequences, whose prompts (the rest of them, all but the
- * last token) run through the model as one packed batch, once per prompt; then one token of every sequence runs as a batch; then each row of logits gives a token.
+ * a slot while it grows. What all prompts begin with runs first, once for all slots. Each turn of
+ * tt_generate has three parts: empty slots are given to waiting sequences, whose prompts (what is left of
+ * them, but for the last token) run through the model as one packed batch, once per prompt; then one token
+ * of every sequence runs as a batch; then each row of logits gives a token.
  *
  * Nothing of this order can be seen in the results: a row's arithmetic does not depend on the rows beside
  * it, and the random number of a token is a function of (seed, request id, sample, position). */
@@ -11160,7 +11163,7 @@ struct tt_model_teacher {
     char *prompt_template;
     tt_ids before;                 /* system text and worked examples */
     int32_t stop_token;
-    int max_new_tokens, max_batch;
+    int max_new_tokens, max_batch, close_tags;
 };
 /* ---- worked examples ---- */
 enum { TTI_QUESTION, TTI_RESPONSE, TTI_FEEDBACK, TTI_INSTRUCTION, TTI_N_PARTS };
@@ -11276,6 +11279,7 @@ TT_API tt_model_teacher *tt_model_teacher_create(tt_model *model, const tt_token
     t->stop_token = (int32_t)stop;
     t->max_new_tokens = prompt->max_new_tokens ? prompt->max_new_tokens : 1024;
     t->max_batch = prompt->max_batch;
+    t->close_tags = prompt->close_tags;
     status = t->prompt_template ? TT_OK : TT_ERR_MEM;
     if (status == TT_OK && prompt->system) { status = tt_encode(tokenizer, prompt->system, strlen(prompt->system), TT_SPECIAL_PARSE, &t->before); }
     if (status == TT_OK && prompt->examples_path) { status = tti_examples_read(t, prompt->examples_path, prompt->example_template); }
@@ -11330,8 +11334,23 @@ TT_API tt_status tt_teacher_follow(tt_model *teacher, const tt_model *student, f
     }
     return status;
 }
+static const char *const tti_tags[3] = {"reason", "phrase", "opinion"};
+/* Closes the tag in which the text ends, if it ends in one. */
+static tt_status tti_close_tag(tt_text *text) {
+    const char *last = NULL, *end = text->data + text->size;
+    char open[16], close[16];
+    int k, which = 0;
+    for (k = 0; k < 3; k++) {
+        const char *at;
+        snprintf(open, sizeof open, "<%s>", tti_tags[k]);
+        at = tti_find_last(text->data, end, open);
+        if (at && (!last || at > last)) { last = at; which = k; }
+    }
+    if (!last) { return TT_OK; }
+    snprintf(close, sizeof close, "</%s>", tti_tags[which]);
+    return tti_find_last(last, end, close) ? TT_OK : tt_text_append(text, close, strlen(close));
+}
 static tt_status tti_feedback_read(const tt_model_teacher *t, const tt_completion *c, tt_text *scratch, tt_feedback *out) {
-    static const char *const tags[3] = {"reason", "phrase", "opinion"};
     tt_text *texts[3];
     const char *begin;
     size_t length;
@@ -11342,9 +11361,10 @@ static tt_status tti_feedback_read(const tt_model_teacher *t, const tt_completio
     texts[2] = &out->opinion;
     scratch->size = 0;
     out->n_tokens = c->length;
-    status = tti_decode_sampled(t->tokenizer, c->tokens, c->length, scratch);
+    status = tti_decode_sampled(t->tokenizer, c->tokens, c->length - (t->close_tags ? c->stopped : 0), scratch);
+    if (status == TT_OK && t->close_tags) { status = tti_close_tag(scratch); }
     for (k = 0; k < 3 && status == TT_OK; k++) {
-        tt_think_tag(scratch->data, scratch->size, tags[k], &begin, &length);
+        tt_think_tag(scratch->data, scratch->size, tti_tags[k], &begin, &length);
         status = tt_text_append(texts[k], begin, length);
     }
     return status;

@@ -25,7 +25,7 @@ static void on_signal(int number) { (void)number; stop_requested = 1; }
 typedef struct options {
     int seeds, first_seed, steps, pretrain_steps, pretrain_tokens, layers, hidden, heads, inner, context;
     int prompts, generations, length, iterations, micro_batch, questions, gate_questions, teacher_length, threads, gradient_parts, quick, resume;
-    int chat, lora_rank, hold_out, keep_best, abort_patience;
+    int chat, close_tags, lora_rank, hold_out, keep_best, abort_patience;
     double pretrain_lr, lr, weight_decay, clip, temperature, beta, epsilon_low, epsilon_high, dual_clip, entropy_coef;
     double init_pct, min_pct, off_eps;
     double notes_until;           /* share of pretraining after which no notes by others are read, 0 = to the end: a base that has half
@@ -94,7 +94,7 @@ typedef struct app {
     tt_signs *signs;              /* of this seed, with the task signs       */
     tt_puzzles *puzzles;          /* with the other tasks                    */
     tt_jsonl *data;               /* with --data                             */
-    tt_text prompt, teacher_system, teacher_prompt;      /* with --data: as the model's chat wants them */
+    tt_text prompt, teacher_system, teacher_example, teacher_prompt;      /* with --data: as the model's chat wants them */
     tt_task task;
     tt_tokenizer *tokenizer;
     tt_model *base;
@@ -383,25 +383,31 @@ static tt_status base_from_directory(app *a) {
     return a->tokenizer ? TT_OK : tt_error_status(a->ctx);
 }
 
-/* What a user says, in the chat template of the model, up to where the answer begins; or just what is said. */
-static tt_status render_turn(app *a, const char *content, tt_text *out) {
+/* What user and model say in turns, the user first, in the chat template of the model, up to where the next answer begins; or
+ * just what is said, with empty lines between. */
+enum { MOST_TURNS = 3 };
+static tt_status render_turns(app *a, const char *const *contents, int n, tt_text *out) {
     tt_chat_desc chat = TT_INIT;
-    tt_message message;
-    message.role = "user";
-    message.content = content;
+    tt_message messages[MOST_TURNS];
+    int i;
     out->ctx = a->ctx;
-    if (!a->o.chat) return tt_text_append(out, content, strlen(content));
+    for (i = 0; i < n; i++) {
+        messages[i].role = i % 2 ? "assistant" : "user";
+        messages[i].content = contents[i];
+        if (!a->o.chat) { CHECK(tt_text_format(out, "%s%s", i ? "\n\n" : "", contents[i])); }
+    }
+    if (!a->o.chat) { return TT_OK; }
     chat.format = tt_model_chat_format(a->base);
     chat.tokenizer = a->tokenizer;
     chat.generation_prompt = 1;
-    return chat.format ? tt_chat_render(a->ctx, &chat, &message, 1, out) : tt_error_status(a->ctx);
+    return chat.format ? tt_chat_render(a->ctx, &chat, messages, n, out) : tt_error_status(a->ctx);
 }
 static tt_status open_data(app *a) {
     a->data = tt_jsonl_load(a->ctx, a->o.data);
     if (!a->data) { return tt_error_status(a->ctx); }
     if (a->o.hold_out) { CHECK(tt_jsonl_hold_out(a->data, a->o.hold_out)); }
     CHECK(base_from_directory(a));
-    CHECK(render_turn(a, a->o.prompt, &a->prompt));
+    CHECK(render_turns(a, &a->o.prompt, 1, &a->prompt));
     a->task = tt_task_jsonl(a->data, a->prompt.data, a->o.end_token);
     return TT_OK;
 }
@@ -432,6 +438,7 @@ static void close_base(app *a) {
     tt_puzzles_destroy(a->puzzles);
     tt_text_free(&a->prompt);
     tt_text_free(&a->teacher_system);
+    tt_text_free(&a->teacher_example);
     tt_text_free(&a->teacher_prompt);
     a->base = NULL;
     a->tokenizer = NULL;
@@ -441,42 +448,67 @@ static void close_base(app *a) {
 }
 
 /* ---- the teacher: a frozen copy of the base under another prompt ---- */
-static const char worked_examples[] =
+static const char instruction[] =
     "You read a question and a student's response, and write feedback in the student's own voice, in this form:\n"
-    "<opinion>correct or incorrect</opinion> <reason>reflection in the first person</reason> <phrase>continuation that ends with the final answer</phrase>\n\n"
-    "Question:\nTom has 3 bags of 4 apples. How many apples?\n\nResponse:\n3 x 4 = 12. #### 12\n\n"
-    "<opinion>correct</opinion> <reason>Let me go over my steps: 3 bags with 4 each is 4 + 4 + 4 = 12, so it holds.</reason> <phrase>I stay with 12. #### 12</phrase>\n\n"
-    "Question:\nAnn had 10 coins and gave away 4. How many are left?\n\nResponse:\n10 + 4 = 14. #### 14\n\n"
-    "<opinion>incorrect</opinion> <reason>Wait, she gave coins away, so there cannot be more than 10; I added where I must subtract.</reason> <phrase>10 - 4 = 6. #### 6</phrase>\n\n"
-    "Question:\nA pen costs 2 and a book 5. What do 2 pens and a book cost?\n\nResponse:\n2 + 5 = 7. #### 7\n\n"
-    "<opinion>incorrect</opinion> <reason>What would a mentor say? Count each thing that is bought: two pens, not one.</reason> <phrase>2 x 2 + 5 = 9. #### 9</phrase>\n\n"
-    "Question:\nA bus has 20 seats, half are taken. How many are free?\n\nResponse:\n10. #### 10\n\n"
-    "<opinion>correct</opinion> <reason>The answer is right, but I should have checked it: half of 20 is 10, and 10 + 10 = 20.</reason> <phrase>So 10 are free. #### 10</phrase>\n\n";
+    "<opinion>correct or incorrect</opinion> <reason>reflection in the first person</reason> <phrase>continuation that ends with the final answer</phrase>\n\n";
+static const struct { const char *question, *response, *feedback; } worked_examples[] = {
+    {"Tom has 3 bags of 4 apples. How many apples?", "3 x 4 = 12. #### 12",
+     "<opinion>correct</opinion> <reason>Let me go over my steps: 3 bags with 4 each is 4 + 4 + 4 = 12, so it holds.</reason> <phrase>I stay with 12. #### 12</phrase>"},
+    {"Ann had 10 coins and gave away 4. How many are left?", "10 + 4 = 14. #### 14",
+     "<opinion>incorrect</opinion> <reason>Wait, she gave coins away, so there cannot be more than 10; I added where I must subtract.</reason> <phrase>10 - 4 = 6. #### 6</phrase>"},
+    {"A pen costs 2 and a book 5. What do 2 pens and a book cost?", "2 + 5 = 7. #### 7",
+     "<opinion>incorrect</opinion> <reason>What would a mentor say? Count each thing that is bought: two pens, not one.</reason> <phrase>2 x 2 + 5 = 9. #### 9</phrase>"},
+    {"A bus has 20 seats, half are taken. How many are free?", "10. #### 10",
+     "<opinion>correct</opinion> <reason>The answer is right, but I should have checked it: half of 20 is 10, and 10 + 10 = 20.</reason> <phrase>So 10 are free. #### 10</phrase>"}
+};
 
-/* In a chat instruction, examples, question and response are one turn: what the template puts before and after it. */
-static tt_status teacher_turn(app *a) {
-    static const char mark[] = "{teacher}", ask[] = "Question:\n{question}\n\nResponse:\n{response}";
-    tt_text turn = new_text(a);
-    const char *at;
-    tt_status status = render_turn(a, mark, &turn);
-    a->teacher_system.ctx = a->teacher_prompt.ctx = a->ctx;
-    a->teacher_system.size = a->teacher_prompt.size = 0;
-    at = status == TT_OK ? strstr(turn.data, mark) : NULL;
-    if (at) { status = tt_text_append(&a->teacher_system, turn.data, (size_t)(at - turn.data)); }
-    if (at && status == TT_OK && !a->o.examples) { status = tt_text_append(&a->teacher_system, worked_examples, sizeof worked_examples - 1); }
-    if (at && status == TT_OK) { status = tt_text_format(&a->teacher_prompt, "%s%s", ask, at + sizeof mark - 1); }
-    tt_text_free(&turn);
+/* What stands between the texts of a conversation of three turns: before the user's, before the answer, before the next turn of
+ * the user, before the answer that is asked for. Without a chat: empty lines. */
+enum { N_BETWEEN = 4 };
+static tt_status between_turns(app *a, tt_text *turns, const char **at, size_t *size) {
+    static const char *const marks[N_BETWEEN - 1] = {"{user}", "{feedback}", "{next}"};
+    const char *from, *end;
+    int i;
+    CHECK(render_turns(a, marks, N_BETWEEN - 1, turns));
+    for (from = turns->data, i = 0; i < N_BETWEEN; i++) {
+        end = i < N_BETWEEN - 1 ? strstr(from, marks[i]) : from + strlen(from);
+        if (!end) { return tt_fail(a->ctx, TT_ERR_FILE, "the chat template leaves out a turn of the teacher's examples"); }
+        at[i] = from;
+        size[i] = (size_t)(end - from);
+        if (i < N_BETWEEN - 1) { from = end + strlen(marks[i]); }
+    }
+    return TT_OK;
+}
+/* Each worked example is a turn of its own and its feedback the model's answer to it; the instruction opens the first turn. */
+static tt_status teacher_turns(app *a) {
+    static const char ask[] = "Question:\n{question}\n\nResponse:\n{response}";
+    tt_text turns = new_text(a);
+    const char *at[N_BETWEEN];
+    size_t size[N_BETWEEN], k;
+    tt_status status = between_turns(a, &turns, at, size);
+    a->teacher_system.ctx = a->teacher_example.ctx = a->teacher_prompt.ctx = a->ctx;
+    a->teacher_system.size = a->teacher_example.size = a->teacher_prompt.size = 0;
+    if (status == TT_OK) { status = tt_text_format(&a->teacher_system, "%.*s%s", (int)size[0], at[0], a->o.examples ? "" : instruction); }
+    for (k = 0; k < sizeof worked_examples / sizeof *worked_examples && !a->o.examples && status == TT_OK; k++) {
+        status = tt_text_format(&a->teacher_system, "Question:\n%s\n\nResponse:\n%s%.*s%s%.*s", worked_examples[k].question, worked_examples[k].response,
+                                (int)size[1], at[1], worked_examples[k].feedback, (int)size[2], at[2]);
+    }
+    if (status == TT_OK) { status = tt_text_format(&a->teacher_example, "%s%.*s{feedback}%.*s", ask, (int)size[1], at[1], (int)size[2], at[2]); }
+    if (status == TT_OK) { status = tt_text_format(&a->teacher_prompt, "%s%.*s", ask, (int)size[3], at[3]); }
+    tt_text_free(&turns);
     return status;
 }
 static tt_model_teacher *make_teacher(app *a, tt_model *frozen) {
     tt_teacher_prompt prompt = TT_INIT;
     prompt.max_new_tokens = a->o.teacher_length;
     if (a->data) {
-        if (teacher_turn(a) != TT_OK) { return NULL; }
+        if (teacher_turns(a) != TT_OK) { return NULL; }
         prompt.system = a->teacher_system.data;
         prompt.prompt_template = a->teacher_prompt.data;
         prompt.examples_path = a->o.examples;
+        prompt.example_template = a->teacher_example.data;
         prompt.stop_token = a->o.end_token;
+        prompt.close_tags = a->o.close_tags;
     } else {
         prompt.prompt_template = TT_SIGNS_TEACHER_TEMPLATE;
         prompt.stop_token = TT_SIGNS_TEACHER_STOP;
@@ -579,9 +611,9 @@ static tt_status guide_all(app *a, const tt_teacher *teacher, tt_rollouts *attem
     grpo.max_completion_length = a->o.length;
     return tt_think_augment(attempts, teacher, a->tokenizer, &think, &grpo, tt_token_id(a->tokenizer, a->task.end_token), 0, metrics);
 }
-typedef struct gate { double hit, rescue, spoil, coherence, leak, leak_max; } gate;
-/* What was found of one question; right: after the teacher's feedback, which only an attempt that ended gets. */
-typedef struct gate_finding { double was_right, guided, right, coherent, leak; } gate_finding;
+typedef struct gate { double hit, rescue, spoil, said, coherence, leak, leak_max; } gate;
+/* What was found of one question; right: after the teacher's feedback, which only an attempt that ended gets; said: not blank. */
+typedef struct gate_finding { double was_right, guided, right, said, coherent, leak; } gate_finding;
 /* A rank's own questions of the gate, begin .. begin + attempts.n, and their rows. */
 typedef struct gate_share { int begin; gate_finding *rows; tt_rollouts attempts; } gate_share;
 
@@ -673,14 +705,15 @@ static tt_status gate_coherence(app *a, gate_share *own) {
     tt_ids_free(&ends);
     return status;
 }
-static tt_status write_guided(app *a, const tt_rollout *r, int right, tt_text *json) {
-    tt_text attempt = new_text(a), feedback = new_text(a), question = new_text(a);
-    const int32_t *response = r->tokens + r->prompt_length;
-    tt_status status = tt_decode(a->tokenizer, r->tokens, (size_t)r->prompt_length, 1, &question);
-    if (status == TT_OK) { status = tt_decode(a->tokenizer, response, (size_t)r->attempt_length, 1, &attempt); }
-    if (status == TT_OK) { status = tt_decode(a->tokenizer, response + r->attempt_length, (size_t)(r->response_length - r->attempt_length), 1, &feedback); }
+static tt_status feedback_of(app *a, const tt_rollout *r, tt_text *out) {
+    return tt_decode(a->tokenizer, r->tokens + r->prompt_length + r->attempt_length, (size_t)(r->response_length - r->attempt_length), 1, out);
+}
+static tt_status write_guided(app *a, const char *question, const tt_rollout *r, int right, tt_text *json) {
+    tt_text attempt = new_text(a), feedback = new_text(a);
+    tt_status status = tt_decode(a->tokenizer, r->tokens + r->prompt_length, (size_t)r->attempt_length, 1, &attempt);
+    if (status == TT_OK) { status = feedback_of(a, r, &feedback); }
     if (status == TT_OK) { status = tt_text_format(json, "%s{\"right\":%d,\"question\":", json->data[json->size - 1] == '[' ? "" : ",", right); }
-    if (status == TT_OK) { status = tt_text_json(json, question.data, question.size); }
+    if (status == TT_OK) { status = tt_text_json(json, question, strlen(question)); }
     if (status == TT_OK) { status = tt_text_format(json, ",\"attempt\":"); }
     if (status == TT_OK) { status = tt_text_json(json, attempt.data, attempt.size); }
     if (status == TT_OK) { status = tt_text_format(json, ",\"feedback\":"); }
@@ -688,7 +721,6 @@ static tt_status write_guided(app *a, const tt_rollout *r, int right, tt_text *j
     if (status == TT_OK) { status = tt_text_append(json, "}", 1); }
     tt_text_free(&attempt);
     tt_text_free(&feedback);
-    tt_text_free(&question);
     return status;
 }
 static tt_status gate_right(app *a, const gate_share *own, int i, double *out) {
@@ -697,6 +729,13 @@ static tt_status gate_right(app *a, const gate_share *own, int i, double *out) {
     CHECK(assess(a, 1, (uint64_t)(own->begin + i), r->tokens + r->prompt_length, r->response_length, r->stopped, &right));
     *out = right;
     return TT_OK;
+}
+static tt_status gate_said(app *a, const tt_rollout *r, double *out) {
+    tt_text text = new_text(a);
+    tt_status status = feedback_of(a, r, &text);
+    *out = status == TT_OK && text.size > 0 && strspn(text.data, " \t\r\n") < text.size;
+    tt_text_free(&text);
+    return status;
 }
 /* The teacher continues every attempt; the first ones are kept as texts. */
 static tt_status gate_hit(app *a, gate_share *own, tt_text *json) {
@@ -715,7 +754,8 @@ static tt_status gate_hit(app *a, gate_share *own, tt_text *json) {
         if (!own->attempts.items[i].guided) { continue; }
         row->guided = 1;
         status = gate_right(a, own, i, &row->right);
-        if (status == TT_OK && shown++ < SHOWN) { status = write_guided(a, &own->attempts.items[i], row->right > 0, json); }
+        if (status == TT_OK) { status = gate_said(a, &own->attempts.items[i], &row->said); }
+        if (status == TT_OK && shown++ < SHOWN) { status = write_guided(a, own->attempts.questions[i], &own->attempts.items[i], row->right > 0, json); }
     }
     tt_model_teacher_destroy(model);
     return status;
@@ -746,7 +786,7 @@ static tt_status gate_gather(app *a, gate_finding *rows) {
 }
 /* hit = final answer right, rescue = of the wrong ones, spoil = of the right ones. */
 static void gate_finish(const gate_finding *rows, int n_rows, gate *g) {
-    double n = 0, hits = 0, rights = 0, rescued = 0, spoiled = 0;
+    double n = 0, hits = 0, rights = 0, rescued = 0, spoiled = 0, said = 0;
     int i;
     memset(g, 0, sizeof *g);
     for (i = 0; i < n_rows; i++) {
@@ -756,11 +796,13 @@ static void gate_finish(const gate_finding *rows, int n_rows, gate *g) {
         if (r->leak > g->leak_max) { g->leak_max = r->leak; }
         n += r->guided;
         hits += r->guided * r->right;
+        said += r->said;
         rights += r->guided * r->was_right;
         rescued += r->guided * r->right * (1 - r->was_right);
         spoiled += r->guided * r->was_right * (1 - r->right);
     }
     g->hit = n > 0 ? hits / n : 0;
+    g->said = n > 0 ? said / n : 0;
     g->rescue = n > rights ? rescued / (n - rights) : 0;
     g->spoil = rights > 0 ? spoiled / rights : 0;
 }
@@ -769,6 +811,10 @@ static void say_gate(app *a, const gate *g) {
     say(a, "seed %d  gate: teacher's hit %.3f (rescues %.3f, spoils %.3f)", a->seed, g->hit, g->rescue, g->spoil);
     if (!a->data) { say(a, ", coherence %.3f, leak %.1e (largest %.1e)", g->coherence, g->leak, g->leak_max); }
     say(a, "\n");
+    if (g->said < 0.9) {
+        say(a, "  warning: %.0f %% of the feedback is blank, without its tags: try other --teacher-examples, a longer --teacher-length%s\n", 100 * (1 - g->said),
+            a->data && !a->o.close_tags ? ", --close-tags" : "");
+    }
     if (g->hit < 0.7) { say(a, "  warning: a hit below 0.7: feedback that is often wrong is punished, not learned\n"); }
     if (!a->data && g->coherence < 0.15) { say(a, "  warning: coherence below 0.15: the student may learn to say the marker and nothing behind it\n"); }
     if (!a->data && g->leak > 1e-3) { say(a, "  warning: leak above 1e-3: reward alone may find reflection by accident\n"); }
@@ -856,8 +902,8 @@ static tt_status write_gate(app *a, tt_text *json) {
     gate g;
     CHECK(tt_text_format(json, ",\"guided\":["));
     CHECK(run_gate(a, &g, json));
-    return tt_text_format(json, "],\"gate\":{\"seed\":%d,\"teacher_hit\":%.9g,\"rescue_rate\":%.9g,\"spoil_rate\":%.9g,\"coherence\":%.9g,\"leak\":%.9g,\"leak_max\":%.9g}",
-                          a->seed, g.hit, g.rescue, g.spoil, g.coherence, g.leak, g.leak_max);
+    return tt_text_format(json, "],\"gate\":{\"seed\":%d,\"teacher_hit\":%.9g,\"rescue_rate\":%.9g,\"spoil_rate\":%.9g,\"said\":%.9g,\"coherence\":%.9g,\"leak\":%.9g,\"leak_max\":%.9g}",
+                          a->seed, g.hit, g.rescue, g.spoil, g.said, g.coherence, g.leak, g.leak_max);
 }
 static tt_status read_json(app *a, const char *path, tt_json **out) {
     tt_text text = new_text(a);

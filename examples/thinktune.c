@@ -71,6 +71,7 @@ static const option option_list[] = {
     {"--chat", OPTION_FLAG, &given.chat, 0, 0, "with --data: prompts are turns in the chat template of the model"},
     {"--lora-rank", OPTION_INT, &given.lora_rank, 0, 4096, "with --model: train adapters of this rank instead of all weights"},
     {"--teacher-examples", OPTION_TEXT, &given.examples, 0, 0, "with --data: worked examples of the teacher, as in examples/teacher.txt"},
+    {"--close-tags", OPTION_FLAG, &given.close_tags, 0, 0, "with --data: a tag in which the teacher's feedback ends is closed there; else it is missing, as in the paper"},
     {"--keep-best", OPTION_INT, &given.keep_best, 0, 1e6, "keep the student of the best so many steps in seed-SEED/METHOD/best; 0 = the last one alone"},
     {"--abort-patience", OPTION_INT, &given.abort_patience, 0, 1e6, "end after so many steps in a row without a finite gradient, reward or entropy; 0 = never"},
     {"--teacher-length", OPTION_INT, &given.teacher_length, 1, 1e6, "tokens of a feedback"}

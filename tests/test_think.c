@@ -175,6 +175,27 @@ TT_TEST(the_last_closed_tag_counts) {
     TT_CHECK_INT(tt_think_tag("<reason>a</reason>", 12, "reason", &begin, &length), 0);   /* the text ends before </reason> */
 }
 
+static void check_closed(tt_context *ctx, const char *said, const char *want) {
+    tt_text text = TT_INIT;
+    text.ctx = ctx;
+    TT_CHECK_OK(ctx, tt_text_append(&text, said, strlen(said)));
+    TT_CHECK_OK(ctx, tti_close_tag(&text));
+    TT_CHECK_STR(text.data, want);
+    tt_text_free(&text);
+}
+TT_TEST(the_tag_in_which_a_text_ends_can_be_closed) {
+    tt_context *ctx = tt_create(NULL);
+    check_closed(ctx, "<reason>one", "<reason>one</reason>");
+    check_closed(ctx, "<opinion>wrong</opinion> <reason>one</reason> <phrase>two", "<opinion>wrong</opinion> <reason>one</reason> <phrase>two</phrase>");
+    check_closed(ctx, "<reason>one <phrase>two", "<reason>one <phrase>two</phrase>");        /* the other one stays open, so missing */
+    check_closed(ctx, "<reason>one</reason> <reason>two", "<reason>one</reason> <reason>two</reason>");
+    check_closed(ctx, "<phrase>one</phrase>", "<phrase>one</phrase>");
+    check_closed(ctx, "</phrase> <phrase>", "</phrase> <phrase></phrase>");
+    check_closed(ctx, "no tag", "no tag");
+    check_closed(ctx, "", "");
+    tt_destroy(ctx);
+}
+
 /* ---- augmentation ---- */
 TT_TEST(a_guided_response_is_attempt_reason_phrase) {
     static const char *const texts[2] = {"ab$", "cd"};
@@ -648,7 +669,7 @@ TT_TEST(every_failed_allocation_is_reported_and_leaks_nothing) {
     TT_CHECK(n > 30 && n < 1000);
 }
 
-TT_MAIN(the_share_falls_as_the_schedule_says, the_teacher_leaves_for_good, the_last_closed_tag_counts,
+TT_MAIN(the_share_falls_as_the_schedule_says, the_teacher_leaves_for_good, the_last_closed_tag_counts, the_tag_in_which_a_text_ends_can_be_closed,
         a_guided_response_is_attempt_reason_phrase, selection_takes_a_share_of_the_stopped_responses,
         the_teacher_leaves_off_policy_responses_alone, a_failing_teacher_and_bad_settings_are_reported, rates_compare_with_the_attempt,
         a_model_teacher_reads_its_template_and_decodes_greedily, worked_examples_come_from_a_text_file, a_teacher_follows_its_student,
