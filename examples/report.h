@@ -200,12 +200,15 @@ static tt_status html_table(tt_text *t, const results *r) {
     return tt_text_format(t, "</tr></table>\n");
 }
 static tt_status html_gate(app *a, tt_text *t, const results *r) {
-    int s;
-    CHECK(tt_text_format(t, "<table><tr><th>seed</th><th>teacher's hit</th><th>coherence</th><th>leak, mean</th><th>leak, largest</th></tr>\n"));
+    int s, built_in = a->data == NULL;            /* coherence and leak are known of built-in tasks alone */
+    CHECK(tt_text_format(t, "<table><tr><th>seed</th><th>teacher's hit</th><th>rescues</th><th>spoils</th><th>feedback not blank</th>%s</tr>\n",
+                         built_in ? "<th>coherence</th><th>leak, mean</th><th>leak, largest</th>" : ""));
     for (s = 0; s < r->n_seeds; s++) {
         const tt_json *g = tt_json_get(r->of[0][s], "gate");
-        CHECK(tt_text_format(t, "<tr><td>%d</td><td>%.3f</td><td>%.3f</td><td>%.1e</td><td>%.1e</td></tr>\n", a->o.first_seed + s, tt_json_number(g, "teacher_hit", 0),
-                             tt_json_number(g, "coherence", 0), tt_json_number(g, "leak", 0), tt_json_number(g, "leak_max", 0)));
+        CHECK(tt_text_format(t, "<tr><td>%d</td><td>%.3f</td><td>%.3f</td><td>%.3f</td><td>%.3f</td>", a->o.first_seed + s, tt_json_number(g, "teacher_hit", 0),
+                             tt_json_number(g, "rescue_rate", 0), tt_json_number(g, "spoil_rate", 0), tt_json_number(g, "said", 0)));
+        if (built_in) { CHECK(tt_text_format(t, "<td>%.3f</td><td>%.1e</td><td>%.1e</td>", tt_json_number(g, "coherence", 0), tt_json_number(g, "leak", 0), tt_json_number(g, "leak_max", 0))); }
+        CHECK(tt_text_format(t, "</tr>\n"));
     }
     return tt_text_format(t, "</table>\n");
 }
