@@ -132,7 +132,7 @@ BENCH_LOG := build/bench/log
 
 bench: $(filter-out build/bench_parallel,$(BENCHES))
 	@mkdir -p build/bench
-	@{ for b in $^; do $$b || echo "FAIL $$b"; done; for b in build/bench_train build/bench_generate; do TT_MATMUL=bf16 $$b || echo "FAIL $$b bf16"; done; $(PYTHON) bench/peers.py || echo "FAIL peers.py"; } | tee $(BENCH_LOG)
+	@{ for b in $^; do $$b || echo "FAIL $$b"; done; for b in build/bench_train build/bench_generate build/bench_grpo; do TT_MATMUL=bf16 $$b || echo "FAIL $$b bf16"; done; $(PYTHON) bench/peers.py || echo "FAIL peers.py"; } | tee $(BENCH_LOG)
 	@! grep '^FAIL' $(BENCH_LOG)
 	$(PYTHON) bench/peers.py --write $(BENCH_LOG) bench/RESULTS.md
 

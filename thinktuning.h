@@ -11109,6 +11109,22 @@ TT_API int tt_think_tag(const char *text, size_t size, const char *name, const c
     *length = (size_t)(to - from);
     return 1;
 }
+static const char *const tti_tags[3] = {"reason", "phrase", "opinion"};
+/* Closes the tag in which the text ends, if it ends in one. */
+static tt_status tti_close_tag(tt_text *text) {
+    const char *last = NULL, *end = text->data + text->size;
+    char open[16], close[16];
+    int k, which = 0;
+    for (k = 0; k < 3; k++) {
+        const char *at;
+        snprintf(open, sizeof open, "<%s>", tti_tags[k]);
+        at = tti_find_last(text->data, end, open);
+        if (at && (!last || at > last)) { last = at; which = k; }
+    }
+    if (!last) { return TT_OK; }
+    snprintf(close, sizeof close, "</%s>", tti_tags[which]);
+    return tti_find_last(last, end, close) ? TT_OK : tt_text_append(text, close, strlen(close));
+}
 
 /* ---- templates ----
  * {names} in a template are replaced by texts. Special tokens of the template count, those in a text only if it says so. */
@@ -11333,22 +11349,6 @@ TT_API tt_status tt_teacher_follow(tt_model *teacher, const tt_model *student, f
         if (status == TT_OK) { status = ctx->backend->axpy(ctx, TT_F(to), TT_F(from), 1 - decay, to->size); }
     }
     return status;
-}
-static const char *const tti_tags[3] = {"reason", "phrase", "opinion"};
-/* Closes the tag in which the text ends, if it ends in one. */
-static tt_status tti_close_tag(tt_text *text) {
-    const char *last = NULL, *end = text->data + text->size;
-    char open[16], close[16];
-    int k, which = 0;
-    for (k = 0; k < 3; k++) {
-        const char *at;
-        snprintf(open, sizeof open, "<%s>", tti_tags[k]);
-        at = tti_find_last(text->data, end, open);
-        if (at && (!last || at > last)) { last = at; which = k; }
-    }
-    if (!last) { return TT_OK; }
-    snprintf(close, sizeof close, "</%s>", tti_tags[which]);
-    return tti_find_last(last, end, close) ? TT_OK : tt_text_append(text, close, strlen(close));
 }
 static tt_status tti_feedback_read(const tt_model_teacher *t, const tt_completion *c, tt_text *scratch, tt_feedback *out) {
     tt_text *texts[3];

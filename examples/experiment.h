@@ -150,6 +150,14 @@ static tt_status same_settings(app *a, const char *was, const char *now) {
     }
     return *was == *now ? TT_OK : tt_fail(a->ctx, TT_ERR_ARG, "the run in %s was begun by another version: give another --out", a->o.out);
 }
+/* The same of the settings in a file. */
+static tt_status same_settings_as(app *a, const char *path, const char *now) {
+    tt_text was = new_text(a);
+    tt_status status = tt_file_read(a->ctx, path, &was);
+    if (status == TT_OK) { status = same_settings(a, was.data, now); }
+    tt_text_free(&was);
+    return status;
+}
 
 /* ---- live progress: one line, rewritten on a terminal, else a new line now and then ---- */
 static void progress_begin(app *a, int first_step) {
@@ -448,6 +456,7 @@ static void close_base(app *a) {
 }
 
 /* ---- the teacher: a frozen copy of the base under another prompt ---- */
+#define TEACHER_ASK(question, response) "Question:\n" question "\n\nResponse:\n" response
 static const char instruction[] =
     "You read a question and a student's response, and write feedback in the student's own voice, in this form:\n"
     "<opinion>correct or incorrect</opinion> <reason>reflection in the first person</reason> <phrase>continuation that ends with the final answer</phrase>\n\n";
@@ -467,21 +476,23 @@ static const struct { const char *question, *response, *feedback; } worked_examp
 enum { N_BETWEEN = 4 };
 static tt_status between_turns(app *a, tt_text *turns, const char **at, size_t *size) {
     static const char *const marks[N_BETWEEN - 1] = {"{user}", "{feedback}", "{next}"};
-    const char *from, *end;
+    const char *from, *mark;
     int i;
     CHECK(render_turns(a, marks, N_BETWEEN - 1, turns));
-    for (from = turns->data, i = 0; i < N_BETWEEN; i++) {
-        end = i < N_BETWEEN - 1 ? strstr(from, marks[i]) : from + strlen(from);
-        if (!end) { return tt_fail(a->ctx, TT_ERR_FILE, "the chat template leaves out a turn of the teacher's examples"); }
+    for (from = turns->data, i = 0; i < N_BETWEEN - 1; i++) {
+        mark = strstr(from, marks[i]);
+        if (!mark) { return tt_fail(a->ctx, TT_ERR_FILE, "the chat template leaves out a turn of the teacher's examples"); }
         at[i] = from;
-        size[i] = (size_t)(end - from);
-        if (i < N_BETWEEN - 1) { from = end + strlen(marks[i]); }
+        size[i] = (size_t)(mark - from);
+        from = mark + strlen(marks[i]);
     }
+    at[i] = from;
+    size[i] = strlen(from);
     return TT_OK;
 }
 /* Each worked example is a turn of its own and its feedback the model's answer to it; the instruction opens the first turn. */
 static tt_status teacher_turns(app *a) {
-    static const char ask[] = "Question:\n{question}\n\nResponse:\n{response}";
+    static const char ask[] = TEACHER_ASK("{question}", "{response}");
     tt_text turns = new_text(a);
     const char *at[N_BETWEEN];
     size_t size[N_BETWEEN], k;
@@ -490,7 +501,7 @@ static tt_status teacher_turns(app *a) {
     a->teacher_system.size = a->teacher_example.size = a->teacher_prompt.size = 0;
     if (status == TT_OK) { status = tt_text_format(&a->teacher_system, "%.*s%s", (int)size[0], at[0], a->o.examples ? "" : instruction); }
     for (k = 0; k < sizeof worked_examples / sizeof *worked_examples && !a->o.examples && status == TT_OK; k++) {
-        status = tt_text_format(&a->teacher_system, "Question:\n%s\n\nResponse:\n%s%.*s%s%.*s", worked_examples[k].question, worked_examples[k].response,
+        status = tt_text_format(&a->teacher_system, TEACHER_ASK("%s", "%s") "%.*s%s%.*s", worked_examples[k].question, worked_examples[k].response,
                                 (int)size[1], at[1], worked_examples[k].feedback, (int)size[2], at[2]);
     }
     if (status == TT_OK) { status = tt_text_format(&a->teacher_example, "%s%.*s{feedback}%.*s", ask, (int)size[1], at[1], (int)size[2], at[2]); }

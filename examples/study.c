@@ -458,18 +458,14 @@ static tt_status run_arm(app *a, const arm *m) {
 }
 /* What the numbers depend on beside the table of arms must not change between two starts. */
 static tt_status check_settings(app *a) {
-    tt_text now = new_text(a), was = new_text(a);
+    tt_text now = new_text(a);
     char path[1024];
     tt_status status = tt_text_format(&now, "thinktuning " TT_VERSION "\n--steps %d\n--pretrain-steps %d\n--questions %d\n--quick %d\n--first-seed %d\narithmetic %s\n", given.steps,
                                       given.pretrain_steps, given.questions, given.quick, given.first_seed, tt_kernel(a->ctx));
     snprintf(path, sizeof path, "%s", path_of(a->o.out, "settings.txt"));
-    if (status == TT_OK && file_exists(path)) {
-        status = tt_file_read(a->ctx, path, &was);
-        if (status == TT_OK) { status = same_settings(a, was.data, now.data); }
-    }
+    if (status == TT_OK && file_exists(path)) { status = same_settings_as(a, path, now.data); }
     if (status == TT_OK) { status = tt_file_write(a->ctx, path, now.data, now.size); }
     tt_text_free(&now);
-    tt_text_free(&was);
     return status;
 }
 

@@ -232,15 +232,9 @@ static tt_status describe_settings(app *a) {
 /* --resume goes on only under the settings that the run began with; a fresh start forgets its last results. */
 static tt_status prepare_folder(app *a) {
     char path[1024];
-    tt_text was = new_text(a);
     int s, i;
     snprintf(path, sizeof path, "%s", path_of(a->o.out, "settings.txt"));
-    if (a->o.resume && file_exists(path)) {
-        tt_status status = tt_file_read(a->ctx, path, &was);
-        if (status == TT_OK) { status = same_settings(a, was.data, a->settings.data); }
-        tt_text_free(&was);
-        return status;
-    }
+    if (a->o.resume && file_exists(path)) { return same_settings_as(a, path, a->settings.data); }
     for (s = a->o.first_seed; s < a->o.first_seed + a->o.seeds; s++) {
         remove(result_path(a, s, "base"));
         for (i = 0; i < a->n_arms; i++) {

@@ -50,15 +50,19 @@ static void put_result(tt_context *ctx, results *r, const char *name, int seed, 
     r->of[place_of_arm(name)][seed] = tt_json_parse(ctx, json, strlen(json));
     TT_CHECK(r->of[place_of_arm(name)][seed] != NULL);
 }
+/* A study of so many seeds without a result yet. */
+static void begin_results(app *a, results *r, int seeds) {
+    memset(a, 0, sizeof *a);
+    memset(r, 0, sizeof *r);
+    a->ctx = tt_create(NULL);
+    given = default_options();
+    given.seeds = seeds;
+}
 TT_TEST(survival_counts_those_still_watched) {
     static results r;
     app a;
     lifetime l;
-    memset(&a, 0, sizeof a);
-    memset(&r, 0, sizeof r);
-    a.ctx = tt_create(NULL);
-    given = default_options();
-    given.seeds = 4;
+    begin_results(&a, &r, 4);
     put_result(a.ctx, &r, "thinktune", 0, "{\"first_10\":30,\"rollouts\":99}");
     put_result(a.ctx, &r, "thinktune", 1, "{\"first_10\":-1,\"rollouts\":20}");      /* watched until 20, never started */
     put_result(a.ctx, &r, "thinktune", 2, "{\"first_10\":10,\"rollouts\":99}");
@@ -77,11 +81,7 @@ TT_TEST(pictures_have_room_for_every_run) {
     static results r;
     app a;
     axis x;
-    memset(&a, 0, sizeof a);
-    memset(&r, 0, sizeof r);
-    a.ctx = tt_create(NULL);
-    given = default_options();
-    given.seeds = 2;
+    begin_results(&a, &r, 2);
     put_result(a.ctx, &r, "thinktune", 0, "{\"first_10\":30,\"rollouts\":2000}");
     x = budget_axis(&r);
     TT_CHECK_NEAR(x.low, 128, 0);
@@ -115,12 +115,9 @@ TT_TEST(claims_count_seeds_and_pair_them) {
     tt_text text = TT_INIT;
     page p = {NULL, 0, 0};
     int seed;
-    memset(&a, 0, sizeof a);
-    memset(&r, 0, sizeof r);
-    a.ctx = text.ctx = tt_create(NULL);
+    begin_results(&a, &r, 5);
+    text.ctx = a.ctx;
     p.text = &text;
-    given = default_options();
-    given.seeds = 5;
     for (seed = 0; seed < 5; seed++) {
         static const char *const with = "{\"sampled\":{\"accuracy\":0.75,\"reflection_rate\":1,\"correction_rate\":0.6},\"greedy\":{\"accuracy\":0.5}}";
         static const char *const empty = "{\"sampled\":{\"accuracy\":0.25,\"reflection_rate\":1,\"correction_rate\":0.1},\"greedy\":{\"accuracy\":0.5}}";
