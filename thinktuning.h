@@ -804,186 +804,236 @@ typedef struct tt_schedule {
 TT_API float tt_learning_rate(const tt_schedule *, int step);   /* step 0, 1, ...; warm-up: lr (step + 1) / warmup_steps */
 
 /* ==== 10. grpo =============================================================================
- * Formulas and names follow TRL's GRPOTrainer and verl's core_algos. */
+ * Group-relative policy optimisation (Shao et al. 2024, arXiv 2402.03300) and its relatives; names and formulas are those
+ * of TRL's GRPOTrainer and verl's core_algos. One update: responses become rollouts, each gets a reward, the rewards of a
+ * group become advantages, and each micro-batch of rollouts a loss whose denominators are those of the whole batch. */
 
 #define TT_MAX_REWARDS 8
-/* One response. Arrays are owned by the tt_rollouts. */
+
+/* Who wrote a token; this decides its loss. */
+typedef enum tt_token_kind {
+    TT_KIND_PROMPT = 0,
+    TT_KIND_STUDENT,        /* sampled by the student: the policy loss                                    */
+    TT_KIND_GUIDED,         /* the student's, in a response that a teacher continued: the shaped loss     */
+    TT_KIND_TEACHER,        /* a teacher's feedback: the shaped loss                                      */
+    TT_KIND_OFF_POLICY,     /* of a response that came from elsewhere: LUFFY's loss                       */
+    TT_KIND_ENVIRONMENT     /* a tool's or an environment's answer: no loss                               */
+} tt_token_kind;
+
+/* One prompt and one response. Arrays are owned by the tt_rollouts. */
 typedef struct tt_rollout {
-    int group, sample;                  /* prompt index in the batch, sample within the group        */
+    int group, sample;                  /* prompt index in the batch, sample within the group             */
     uint64_t prompt_id;
     int prompt_length, response_length;
-    int32_t *tokens;                    /* [prompt_length + response_length]                         */
-    float *sampling_logprobs;           /* [response_length] by the sampler; NaN for teacher tokens  */
-    float *old_logprobs, *ref_logprobs; /* [response_length] by the trainer; NULL until computed     */
-    unsigned char *mask;                /* [response_length] 1 = token in the loss                   */
-    unsigned char *teacher_mask;        /* [response_length] 1 = shaped loss (ThinkTuning)           */
-    unsigned char *is_teacher;          /* [response_length] 1 = token written by the teacher        */
-    int stopped;                        /* exactly one end token, at the very end                    */
-    int guided;                         /* augmented by a teacher                                    */
-    int off_policy;                     /* written by the user: tt_rollout_off_policy                */
-    int attempt_length;                 /* guided: tokens before the feedback                        */
-    float attempt_reward;               /* guided: reward of the response before augmentation        */
-    float rewards[TT_MAX_REWARDS];      /* NaN = abstains                                            */
-    float reward, advantage;            /* reward NaN: nobody scored it                              */
+    int32_t *tokens;                    /* [prompt_length + response_length]                              */
+    unsigned char *kind;                /* [prompt_length + response_length] tt_token_kind                */
+    float *sampling_logprobs;           /* [response_length] by the sampler; NaN where it did not sample  */
+    float *old_logprobs, *ref_logprobs; /* [response_length] by the trainer; NULL until computed          */
+    int stopped;                        /* exactly one end token, at the very end                         */
+    int guided;                         /* continued by a teacher                                         */
+    int off_policy;                     /* written by the user: tt_rollout_off_policy                     */
+    int attempt_length;                 /* guided: tokens before the feedback                             */
+    float attempt_reward;               /* guided: reward of the response before the feedback             */
+    float rewards[TT_MAX_REWARDS];      /* NaN = abstains                                                 */
+    float reward, advantage;            /* reward NaN: nobody scored it                                   */
 } tt_rollout;
+
 typedef struct tt_rollouts {
     tt_context *ctx;
     int n, n_groups, num_generations;
-    int n_rewards;                      /* rewards in use, 1 after create                                   */
-    tt_rollout *items;                  /* [n], group by group                                              */
-    char **questions;                   /* [n_groups] what a teacher reads; NULL = the prompt's plain text  */
+    int n_rewards;                      /* rewards in use, 1 after create                                 */
+    tt_rollout *items;                  /* [n], group by group                                            */
+    char **questions;                   /* [n_groups] what a teacher reads; NULL = the prompt's plain text */
 } tt_rollouts;
-/* From completions: requests[g] gave num_generations samples each. end_token marks .stopped. */
-TT_API tt_status tt_rollouts_create(tt_context *, const tt_request *requests, int n_requests, const tt_completions *, int end_token, tt_rollouts *out);
+
+/* From completions: requests[g] gave num_generations samples each. end_token decides what is .stopped. */
+TT_API tt_status tt_rollouts_create(tt_context *, const tt_request *requests, int n_requests,
+                                    const tt_completions *, int end_token, tt_rollouts *out);
 TT_API tt_status tt_rollouts_question(tt_rollouts *, int group, const char *text);   /* copied */
-TT_API tt_status tt_rollout_replace(tt_rollouts *, int index, const int32_t *response, int length, int attempt_length, int end_token);  /* new response text */
-/* A response that the student did not write takes the place of a sample (LUFFY, arXiv 2504.14945). It is rewarded like any
- * other; its tokens have the loss -A p / (p + luffy_gamma). */
+/* A new response whose first attempt_length tokens are the old one's and whose others are a teacher's. */
+TT_API tt_status tt_rollout_replace(tt_rollouts *, int index, const int32_t *response, int length,
+                                    int attempt_length, int end_token);
+/* A response that the student did not write takes the place of a sample (LUFFY, arXiv 2504.14945). It is
+ * rewarded like any other; its tokens have the loss -A p / (p + luffy_gamma). */
 TT_API tt_status tt_rollout_off_policy(tt_rollouts *, int index, const int32_t *response, int length, int end_token);
 TT_API void      tt_rollouts_free(tt_rollouts *);
 
-typedef enum tt_scale_rewards { TT_SCALE_GROUP = 0, TT_SCALE_BATCH, TT_SCALE_NONE } tt_scale_rewards;
-/* R: reward, mean and std of its group unless said; scale: see scale_rewards. */
-typedef enum tt_advantage_type {
-    TT_ADV_GRPO = 0,               /* (R - mean) / scale; with TT_SCALE_NONE Dr.GRPO                        */
-    TT_ADV_RLOO,                   /* R - mean of the others (leave one out)                                */
-    TT_ADV_OPO,                    /* R - sum n_j R_j / sum n_j, weighted by response length                */
-    TT_ADV_PASSK,                  /* the best gets (best - second) / scale, all others 0                   */
-    TT_ADV_REINFORCE_PP_BASELINE,  /* R - mean, then whitened over all tokens of the batch                  */
-    TT_ADV_GPG,                    /* (R - mean) * samples / samples with R != 0                            */
-    TT_ADV_REINFORCE_PP,           /* R, then whitened over all tokens of the batch                         */
-    TT_ADV_GDPO,                   /* sum of weight * (R_k - mean) / std of each reward, then standardised over the batch */
-    TT_ADV_LUFFY                   /* mean and std of the group's on-policy samples, for all of them        */
+/* ---- choices: each has a row {name, formula, source} that tt_grpo_choice gives ---- */
+typedef enum tt_advantage_type {   /* R: a response's reward; mean, std: of its group                      */
+    TT_ADV_GRPO = 0,               /* (R - mean) / (std + eps); with TT_SCALE_NONE Dr.GRPO                 */
+    TT_ADV_RLOO,                   /* R - mean of the others                                               */
+    TT_ADV_OPO,                    /* R - mean weighted by response length                                 */
+    TT_ADV_PASSK,                  /* the best gets (best - second) / (std + eps), all others 0            */
+    TT_ADV_REINFORCE_PP_BASELINE,  /* R - mean, then whitened over all tokens of the batch                 */
+    TT_ADV_GPG,                    /* (R - mean) * responses / responses with R != 0                       */
+    TT_ADV_REINFORCE_PP,           /* R, then whitened over all tokens of the batch                        */
+    TT_ADV_GDPO,                   /* sum of weight * (R_k - mean) / std of each reward, standardised over the batch */
+    TT_ADV_LUFFY                   /* as GRPO, mean and std of the group's on-policy responses             */
 } tt_advantage_type;
-/* l, o, s: log-prob now, at the rollout, by the sampler; r = exp(l - o). Losses of a whole sequence stand for each of
- * its tokens; TT_SEQ_MEAN_TOKEN_MEAN then gives their mean over sequences. */
-typedef enum tt_loss_type {
-    TT_LOSS_PPO_CLIP = 0,          /* max(-A r, -A clamp(r, 1 - epsilon_low, 1 + epsilon_high))             */
-    TT_LOSS_CISPO,                 /* -sg(min(r, cispo_epsilon_max)) A l                                    */
-    TT_LOSS_SAPO,                  /* -A 4/tau sigmoid(tau (r - 1))                                         */
-    TT_LOSS_GSPO,                  /* sequence: PPO_CLIP of exp(mean(l - o))                                */
-    TT_LOSS_REINFORCE,             /* -A l                                                                  */
-    TT_LOSS_CISPO_CLAMP,           /* verl's CISPO: -sg(clamp(r, 1 - epsilon_low, 1 + epsilon_high)) A l    */
-    TT_LOSS_GSPO_TOKEN,            /* verl's GSPO: as GSPO, mean(l - o) at most 10                          */
-    TT_LOSS_GMPO,                  /* sequence: -A exp(mean of l - o, each clipped to +-epsilon)            */
-    TT_LOSS_VESPO,                 /* -sg(phi) A l, phi = w^k exp(lambda (1 - w)), w = product of r         */
-    TT_LOSS_RLOO,                  /* sequence: PPO_CLIP of exp(sum(l - o))                                 */
-    TT_LOSS_DRO,                   /* verl's DRO: -A l + dro_beta / 2 (l - o)^2                             */
-    TT_LOSS_CLIP_COV,              /* PPO_CLIP; 0 for the tokens that clip_cov_ratio chooses                */
-    TT_LOSS_KL_COV,                /* -A r; for those that kl_cov_ratio chooses + ppo_kl_coef |l - o|       */
-    TT_LOSS_DPPO_TV,               /* -sg(min(r, dual_clip)) A l; 0 where A pushes p on from where |p - p_old| > epsilon */
-    TT_LOSS_DPPO_KL                /* the same with KL(p_old, p) of this token against all others           */
+typedef enum tt_scale_rewards { TT_SCALE_GROUP = 0, TT_SCALE_BATCH, TT_SCALE_NONE } tt_scale_rewards;
+typedef enum tt_loss_type {        /* r = p / p_old of the token, A its advantage                          */
+    TT_LOSS_PPO_CLIP = 0,          /* max(-A r, -A clip(r, 1 - epsilon_low, 1 + epsilon_high))             */
+    TT_LOSS_CISPO,                 /* -sg(min(r, cispo_epsilon_max)) A log p                               */
+    TT_LOSS_CISPO_CLAMP,           /* verl's: -sg(clip(r, 1 - epsilon_low, 1 + epsilon_high)) A log p      */
+    TT_LOSS_REINFORCE,             /* -A log p                                                             */
+    TT_LOSS_GSPO,                  /* PPO_CLIP of the response's geometric mean of r                       */
+    TT_LOSS_GSPO_TOKEN,            /* verl's: the same, its logarithm at most 10                           */
+    TT_LOSS_GMPO,                  /* -A times the geometric mean of r, each clipped by exp(+-epsilon)     */
+    TT_LOSS_RLOO                   /* PPO_CLIP of the response's product of r                              */
 } tt_loss_type;
-/* Weight of a token. n: tokens of its response in the loss, B: responses, both of the whole optimizer batch. */
+/* Weight of a token; n: tokens of its response in the loss. A loss of the whole response stands for each of its tokens:
+ * TT_SEQ_MEAN_TOKEN_MEAN then gives the mean over responses. */
 typedef enum tt_aggregation {
-    TT_TOKEN_MEAN = 0,             /* verl token-mean, TRL dapo: 1 / all tokens                             */
-    TT_SEQ_MEAN_TOKEN_MEAN,        /* TRL grpo: 1 / (n B)                                                   */
-    TT_SEQ_MEAN_TOKEN_SUM,         /* verl: 1 / non-empty responses                                         */
-    TT_DR_GRPO,                    /* 1 / (B max_completion_length)                                         */
-    TT_SEQ_MEAN_FILLED,            /* verl seq-mean-token-mean: 1 / ((n + 1e-8) non-empty responses)        */
-    TT_SEQ_SUM_NORM,               /* verl seq-mean-token-sum-norm: 1 / longest response                    */
-    TT_LUSPO,                      /* TRL luspo: 1 / B                                                      */
-    TT_BNPO,                       /* TRL bnpo: 1 / tokens of the MICRO-batch: depends on how the batch is split */
-    TT_TOKEN_SUM                   /* verl token-sum: 1                                                     */
+    TT_TOKEN_MEAN = 0,             /* 1 / all tokens: verl token-mean, TRL dapo                            */
+    TT_SEQ_MEAN_TOKEN_MEAN,        /* 1 / (n * responses): TRL grpo                                        */
+    TT_SEQ_MEAN_TOKEN_SUM,         /* 1 / non-empty responses: verl                                        */
+    TT_DR_GRPO,                    /* 1 / (responses * max_completion_length)                              */
+    TT_SEQ_MEAN_FILLED,            /* 1 / ((n + 1e-8) * non-empty responses): verl seq-mean-token-mean     */
+    TT_SEQ_SUM_NORM,               /* 1 / longest response: verl seq-mean-token-sum-norm                   */
+    TT_LUSPO,                      /* 1 / responses: TRL luspo                                             */
+    TT_BNPO,                       /* 1 / tokens of the MICRO-batch: TRL bnpo; depends on how the batch is split */
+    TT_TOKEN_SUM                   /* 1: verl token-sum                                                    */
 } tt_aggregation;
-/* x = reference - l */
-typedef enum tt_kl_type {
-    TT_KL_K3 = 0,                  /* e^x - x - 1                                                           */
-    TT_KL_K1,                      /* -x                                                                    */
-    TT_KL_K2,                      /* x^2 / 2                                                               */
-    TT_KL_K3_CLAMP,                /* verl low_var_kl: k3 at most 10, x within +-20                         */
-    TT_KL_K3_RATIO                 /* r k3: TRL use_bias_correction_kl                                      */
+typedef enum tt_kl_type {          /* x = log p_ref - log p                                                */
+    TT_KL_K3 = 0,                  /* e^x - x - 1                                                          */
+    TT_KL_K1,                      /* -x                                                                   */
+    TT_KL_K2,                      /* x^2 / 2                                                              */
+    TT_KL_K3_CLAMP,                /* k3 at most 10, x within +-20: verl low_var_kl                        */
+    TT_KL_K3_RATIO                 /* r k3: TRL use_bias_correction_kl                                     */
 } tt_kl_type;
-/* Correction w = exp(o - s) of the policy loss where sampler and trainer disagree (top-p, another engine). */
+/* Weight w = p_old / p_sampler of the policy loss where sampler and trainer disagree (top-p, another engine). */
 typedef enum tt_mismatch {
     TT_MISMATCH_OFF = 0,
-    TT_MISMATCH_TOKEN_TRUNCATE,    /* TIS: w within [mismatch_low, mismatch_high]                           */
-    TT_MISMATCH_TOKEN_MASK,        /* w, 0 outside                                                          */
-    TT_MISMATCH_SEQ_TRUNCATE,      /* the same of the product over the response                             */
-    TT_MISMATCH_SEQ_MASK,
-    TT_MISMATCH_GEOMETRIC_MASK     /* w, 0 for responses whose geometric mean of w is outside: OpenRLHF     */
+    TT_MISMATCH_TOKEN_TRUNCATE,    /* w of the token, within [mismatch_low, mismatch_high]                 */
+    TT_MISMATCH_TOKEN_MASK,        /* w of the token, 0 outside                                            */
+    TT_MISMATCH_SEQ_TRUNCATE,      /* product of w over the response, within the bounds                    */
+    TT_MISMATCH_SEQ_MASK,          /* product of w over the response, 0 outside                            */
+    TT_MISMATCH_GEOMETRIC_MASK     /* w of the token, 0 in responses whose geometric mean of w is outside: OpenRLHF */
 } tt_mismatch;
-typedef enum tt_aas { TT_AAS_RELEASED = 0, TT_AAS_FORMULA, TT_AAS_LUFFY, TT_AAS_OFF } tt_aas;   /* THINK: shaping of guided tokens */
+typedef enum tt_aas { TT_AAS_RELEASED = 0, TT_AAS_FORMULA, TT_AAS_LUFFY, TT_AAS_OFF } tt_aas;   /* shaping of guided tokens */
+
+typedef struct tt_choice { const char *name, *formula, *source; } tt_choice;
+/* Row number `value` of the config's field "advantage", "loss", "aggregation", "kl", "mismatch" or "aas"; NULL beyond the
+ * last. tt_grpo_choose reads a name; an unknown one is an error that lists those that are known. */
+TT_API const tt_choice *tt_grpo_choice(const char *field, int value);
+TT_API tt_status tt_grpo_choose(tt_context *, const char *field, const char *name, int *value);
+
+/* ---- a loss of your own: a function of one token ---- */
+struct tt_grpo_config;
+typedef struct tt_loss_input {
+    const struct tt_grpo_config *config;   /* resolved                                                    */
+    void *user;                     /* token_loss_user of the config                                      */
+    double logp, old_logp;          /* log-probs of the token now and at the rollout                      */
+    double log_ratio;               /* logp - old_logp; of GSPO, GMPO, RLOO the mean or sum of the response's */
+    double ratio, dratio;           /* exp(log_ratio), kept within exp(+-20); its slope by logp, 0 at a bound */
+    double response_log_ratio;      /* sum of the log_ratio of the response's own tokens, each within +-20 */
+    double advantage;
+    size_t index;                   /* of the token among the response tokens of the micro-batch          */
+} tt_loss_input;
+typedef struct tt_token_loss {      /* zeros at first, factor 1                                           */
+    double loss, dloss;             /* and its slope by logp                                              */
+    double kl;                      /* to the reference                                                   */
+    double factor;                  /* what shaping made of p / p                                         */
+    int clipped_low, clipped_high, clipped_dual;   /* which bound has cut the gradient                    */
+    int fallback;                   /* a guided token that took the policy loss                           */
+} tt_token_loss;
+typedef void (*tt_token_loss_fn)(const tt_loss_input *in, tt_token_loss *out);
+
+typedef struct tt_loss_batch tt_loss_batch;
 
 typedef struct tt_grpo_config {
-    int num_generations;           /* G; 0 = 8                                         */
-    int max_completion_length;     /* 0 = 128                                          */
-    float temperature;             /* 0 = 1                                            */
-    float epsilon_low, epsilon_high;   /* 0 = 0.2; GMPO 0.4, DPPO_TV 0.15, DPPO_KL 0.05 */
-    float dual_clip;               /* c for A < 0; 0 = 3; CLIP_COV: 0 = off; DPPO, for every A: 0 = 20; negative = off */
-    float delta;                   /* two-sided clip; 0 = off                          */
-    float beta;                    /* KL to the reference; 0 = off                     */
-    float entropy_coef;            /* bonus; 0 = off                                   */
-    float cispo_epsilon_max;       /* 0 = 5                                            */
-    float advantage_eps;           /* 0 = 1e-6 (verl, paper); TRL 1e-4                 */
-    int biased_std;                /* 1: variances divide by n, not n - 1              */
-    int keep_single;               /* 1: a group of one keeps R (mean 0, std 1: verl); 0: gets 0 */
+    int num_generations;           /* G; 0 = 8                                                             */
+    int max_completion_length;     /* 0 = 128                                                              */
+    float temperature;             /* 0 = 1                                                                */
+    float epsilon_low, epsilon_high;   /* 0 = 0.2; GMPO 0.4                                                */
+    float dual_clip;               /* bound c of the ratio for A < 0; 0 = 3, negative = off                */
+    float delta;                   /* two-sided clip; 0 = off                                              */
+    float beta;                    /* KL to the reference; 0 = off                                         */
+    float entropy_coef;            /* bonus; 0 = off                                                       */
+    float cispo_epsilon_max;       /* 0 = 5                                                                */
+    float advantage_eps;           /* 0 = 1e-6 (verl, paper); TRL 1e-4                                     */
+    int biased_std;                /* 1: variances divide by n, not n - 1                                  */
+    int keep_single;               /* 1: a group of one keeps R (mean 0, std 1: verl); 0: gets 0           */
     tt_advantage_type advantage;
     tt_scale_rewards scale_rewards;
     tt_loss_type loss;
+    tt_token_loss_fn token_loss;   /* in place of `loss` for the student's tokens; NULL = none             */
+    void *token_loss_user;
+    /* Called before the tokens of a micro-batch, with all of its log-probs (for losses that rank tokens); NULL = none. */
+    tt_status (*token_loss_begin)(void *user, const struct tt_grpo_config *, const tt_loss_batch *, const float *logprobs);
     tt_aggregation aggregation;
     tt_kl_type kl;
-    int kl_in_reward;              /* 1: beta KL(old, reference) of the response is taken from its reward, not added to the loss */
-    int mask_truncated_completions;    /* 1: responses without end token leave the loss */
-    int overlong_cache;            /* c: tokens before max_completion_length L in which the reward falls by (n - L + c) / c; 0 = off */
-    float overlong_factor;         /* times this, without a floor: verl; 0 = TRL: -1 at most */
+    int kl_in_reward;              /* 1: beta KL(old, reference) is taken from the reward, not added to the loss */
+    int mask_truncated_completions;    /* 1: responses without end token leave the loss                    */
+    int overlong_cache;            /* c: tokens before max_completion_length L in which the reward falls by
+                                      (n - L + c) / c (DAPO); 0 = off                                      */
+    float overlong_factor;         /* times this, without a floor: verl; 0 = TRL: -1 at most               */
     tt_mismatch mismatch;
-    float mismatch_low, mismatch_high;   /* 0 = none, 2 (masks: 3)                     */
-    float off_policy_mask_threshold;     /* responses with A < 0 and mean(s - l) above this leave the policy loss; 0 = off */
-    float sapo_tau_pos, sapo_tau_neg;    /* 0 = 1, 1.05                                */
-    float vespo_k_pos, vespo_lambda_pos, vespo_k_neg, vespo_lambda_neg;   /* 0 = 2, 3, 3, 2 */
-    float dro_beta;                /* 0 = 0.05                                         */
-    /* Entropy falls by the few tokens of large covariance (A - mean A) (l - mean l): The Entropy Mechanism of RL, arXiv 2505.22617.
-     * CLIP_COV drops this share of the tokens, drawn from those with a covariance inside (clip_cov_lb, clip_cov_ub) that PPO does
-     * not clip; KL_COV's penalty is for the share of largest covariance, first the earlier of equals, and has no slope where
-     * l = o. Each chooses 1 token at least. Means and shares are those of the student's tokens in the MICRO-batch, as in verl. The
-     * draw depends on clip_cov_seed, prompt_id, sample and place in the response alone, not on the order of the batch. */
-    float clip_cov_ratio, clip_cov_lb, clip_cov_ub;   /* 0 = 2e-4, 1, 5 */
-    uint64_t clip_cov_seed;
-    float kl_cov_ratio, ppo_kl_coef;     /* 0 = 2e-4, 0.1 (paper: 1)                   */
-    /* Policy loss and entropy bonus of this share of the tokens alone, those of the highest entropy (Beyond the 80/20 rule,
-     * arXiv 2506.01939: 0.2); the denominators stay. TRL's threshold: a quantile over the MICRO-batch. 0 = 1: all */
+    float mismatch_low, mismatch_high;   /* 0 = none, 2 (masks: 3)                                         */
+    float off_policy_mask_threshold;     /* responses with A < 0 and mean(log p_sampler - log p) above this
+                                            leave the policy loss (DeepSeek-V3.2); 0 = off                 */
+    /* Policy loss and entropy bonus of this share of the tokens alone, those of the highest entropy (Beyond the
+     * 80/20 rule, arXiv 2506.01939: 0.2); the denominators stay. TRL's threshold: a quantile over the
+     * MICRO-batch. 0 = 1: all */
     float top_entropy_quantile;
-    int num_iterations;            /* passes over a rollout batch; 0 = 1               */
-    int num_mini_batches;          /* updates in a pass, each on as many whole groups; 0 = 1 */
-    int dynamic_sampling;          /* groups of equal rewards are sampled anew from other questions, at most so many times (DAPO); 0 = off */
+    int num_iterations;            /* passes over a rollout batch; 0 = 1                                   */
+    int num_mini_batches;          /* updates in a pass, each on as many whole groups; 0 = 1               */
+    int dynamic_sampling;          /* groups of equal rewards are sampled anew from other questions, at most
+                                      so many times (DAPO); 0 = off                                        */
     int micro_batch_tokens;        /* tokens of one forward/backward, to which its memory is proportional; 0 = 8192 */
-    /* ThinkTuning's Advantage-Aware Shaping, for tokens with teacher_mask */
+    /* ThinkTuning's Advantage-Aware Shaping, for tokens of the kinds guided and teacher */
     tt_aas aas;
-    float gamma_min, gamma_max, advantage_min, advantage_max;   /* all 0 = 0.001, -0.001, -4, 4 */
-    float luffy_gamma;             /* 0 = 0.1; negative: the loss is -A p, unshaped    */
-    float fallback_p;              /* A < 0 and p below this: ordinary term; 0 = 0.01, negative = off */
+    float gamma_min, gamma_max, advantage_min, advantage_max;   /* all 0 = 0.001, -0.001, -4, 4            */
+    float luffy_gamma;             /* 0 = 0.1; negative: the loss is -A p, unshaped                        */
+    float fallback_p;              /* A < 0 and p below this: the policy loss; 0 = 0.01, negative = off    */
 } tt_grpo_config;
+
+TT_API tt_grpo_config tt_grpo_resolve(const tt_grpo_config *);                 /* defaults filled in */
+TT_API tt_status tt_grpo_check(tt_context *, const tt_grpo_config *);          /* an error names field, value and range */
 
 /* Means over the tokens of the whole optimizer batch: each tt_grpo_loss adds its micro-batch's part. Start from zero. */
 typedef struct tt_grpo_metrics {
     double loss, entropy, kl, ppo_kl, clip_low, clip_high, clip_dual;
-    double clip_cov;               /* share of tokens that CLIP_COV or KL_COV chose     */
     double aas_fallback_share, aas_factor_mean, aas_factor_max;
     double sampling_logp_difference_max;
     double mismatch_mean, mismatch_deviation_max;   /* of the weights w; largest |w - 1|; 1 and 0 where sampler and trainer agree */
     double reward, reward_std, frac_reward_zero_std;
     double rewards[TT_MAX_REWARDS], overlong, reward_kl;   /* means: of each reward, what the length cost, beta KL */
-    double n_unscored;             /* responses that nobody scored                      */
+    double n_unscored;             /* responses that nobody scored                                         */
     double n_tokens, n_guided_tokens;
 } tt_grpo_metrics;
 
-/* reward = sum of rewards[k] * weights[k] (NULL = 1), less the cost of length and KL; then advantage. A NaN abstains; a
- * response that nobody scores gets 0 and leaves the statistics. An infinite reward is an error naming prompt and
- * sample. Equal rewards in a group, and groups of one, give exactly 0 (before REINFORCE++'s whitening). */
-TT_API tt_status tt_grpo_advantages(tt_rollouts *, const tt_grpo_config *, const float *reward_weights, tt_grpo_metrics *);
+/* reward = sum of rewards[k] * weights[k] (NULL = 1), less the cost of length and KL. A NaN abstains; a response that nobody
+ * scores gets NaN. An infinite reward is an error naming prompt and sample. tt_grpo_advantages begins with this. */
+TT_API tt_status tt_grpo_rewards(tt_rollouts *, const tt_grpo_config *, const float *reward_weights, tt_grpo_metrics *);
 TT_API double    tt_grpo_overlong(const tt_grpo_config *, int response_length);   /* what the length adds to the reward, <= 0 */
-/* One token: loss and d loss / d logp, in double. In: logp l, old o, reference f (NaN = none), advantage; guided: 0 the
- * student's, 1 of a guided response, 2 off-policy. Losses of a sequence take it as a sequence of one, CLIP_COV and KL_COV as
- * one that is not chosen. */
-typedef struct tt_token_loss { double loss, dloss, kl; int clipped_low, clipped_high, clipped_dual, clipped_cov, fallback; double factor; } tt_token_loss;
-TT_API tt_token_loss tt_grpo_token_loss(const tt_grpo_config *, double logp, double old_logp, double ref_logp, double advantage, int guided);
-/* Policy loss of rollouts[indices[0..n)] in one graph: a scalar whose denominators are those of ALL of `all`, so
- * micro-batch losses add up to the batch's. logprobs, entropy: tt_model_logprobs of those rollouts' response
- * tokens, in order. old_logprobs NULL in a rollout = the current value (one update per batch, ratio 1). */
-TT_API tt_tensor *tt_grpo_loss(tt_context *, tt_tensor *logprobs, tt_tensor *entropy, const tt_rollouts *all, const int *indices, int n, const tt_grpo_config *, tt_grpo_metrics *);
-/* Packs rollouts[indices] into a batch whose targets are the response tokens. */
+typedef struct tt_reward_stats { int n, equal; double mean, std; } tt_reward_stats;   /* of those that have a reward */
+TT_API tt_reward_stats tt_group_rewards(const tt_rollouts *, int group);
+/* Rewards, then advantages. A response that nobody scores gets 0 and leaves the statistics. Equal rewards in a group,
+ * and groups of one, give exactly 0 (before REINFORCE++'s whitening). */
+TT_API tt_status tt_grpo_advantages(tt_rollouts *, const tt_grpo_config *, const float *reward_weights, tt_grpo_metrics *);
+
+/* One token of kind student, guided, teacher or off-policy: its loss, in double. ref_logp NaN = no reference. Losses of a
+ * response take the token as a response of one. */
+TT_API tt_token_loss tt_grpo_token_loss(const tt_grpo_config *, double logp, double old_logp, double ref_logp,
+                                        double advantage, tt_token_kind kind);
+
+/* Packs rollouts[indices[0..n)] into a batch whose targets are the response tokens; indices NULL = all, n ignored. */
 TT_API tt_batch  *tt_rollouts_batch(tt_context *, const tt_rollouts *all, const int *indices, int n);
+/* What the weights of tokens divide by, over an optimizer batch. Those of several processes: sums, and the largest longest. */
+typedef struct tt_loss_totals { double tokens, guided, sequences, filled, longest; } tt_loss_totals;
+TT_API tt_loss_totals tt_grpo_totals(const tt_rollouts *, const tt_grpo_config *);
+/* A micro-batch: rollouts[indices[0..n)] of the optimizer batch; indices NULL = all, n ignored. */
+struct tt_loss_batch {
+    const tt_rollouts *rollouts;
+    const int *indices;
+    int n;
+    const tt_loss_totals *totals;       /* NULL = tt_grpo_totals(rollouts, config)                         */
+};
+/* Policy loss of a micro-batch in one graph, a scalar; micro-batch losses add up to the batch's. logprobs, entropy: tt_model_logprobs of
+ * tt_rollouts_batch. old_logprobs NULL in a rollout = the current value (one update per batch, ratio 1). */
+TT_API tt_tensor *tt_grpo_loss(tt_context *, tt_tensor *logprobs, tt_tensor *entropy, const tt_loss_batch *,
+                               const tt_grpo_config *, tt_grpo_metrics *);
 
 /* ==== 11. think ============================================================================
  * ThinkTuning (RRV et al., EMNLP 2025, arXiv 2508.07616): a teacher of the same size reads some of the
@@ -1050,7 +1100,7 @@ typedef struct tt_think_metrics {
 TT_API double    tt_think_pct(const tt_think_config *, int step);      /* of the schedule                       */
 TT_API int       tt_think_active(const tt_think_config *, int step);   /* 0 once the teacher is off             */
 /* Selects per group k = max(1, floor(eligible * pct)) stopped responses without replacement, asks the teacher, replaces them
- * in place (cut at max_completion_length) and sets teacher_mask, guided, attempt_length. Rewards come afterwards. */
+ * in place (cut at max_completion_length) and sets kind, guided, attempt_length. Rewards come afterwards. */
 TT_API tt_status tt_think_augment(tt_rollouts *, const tt_teacher *, const tt_tokenizer *, const tt_think_config *, const tt_grpo_config *, int end_token, int step, tt_think_metrics *);
 /* After the rewards: the rates. A response is right if its first reward is above one half. */
 TT_API void      tt_think_score(const tt_rollouts *, tt_think_metrics *);
@@ -10099,97 +10149,134 @@ TT_API float tt_learning_rate(const tt_schedule *s, int step) {
 
 /* ==== 10. grpo =============================================================================
  * Rollouts stand group by group. One optimizer batch is: tt_grpo_advantages over all rollouts, then for each
- * micro-batch tt_rollouts_batch, tt_model_logprobs, tt_grpo_loss, tt_backward. The loss is a function of
- * two short vectors, log-probs and entropies, so it is computed on the host in double, value and gradient
- * in one pass: tt_grpo_token_loss is the whole mathematics of one token. */
+ * micro-batch tt_rollouts_batch, tt_model_logprobs, tt_grpo_loss, tt_backward.
+ *
+ * What can be chosen (advantage, loss, aggregation, KL, correction) is a table with one row for each choice: name,
+ * formula, source, and a function of a few lines that stands above the table. The loss of a batch is a function of two
+ * short vectors, log-probs and entropies of the response tokens, so it is computed on the host in double, value and
+ * slopes in one pass, and enters the graph as one op. */
 
-/* ---- rollouts ---- */
+static double tti_clip(double x, double low, double high) {
+    return x < low ? low : x > high ? high : x;
+}
+
+/* ---- [tt:grpo.rollouts] rollouts ---- */
+
 static void tti_rollout_free(tt_context *ctx, tt_rollout *r) {
-    size_t n = (size_t)r->response_length;
-    tt_free(ctx, r->tokens, (size_t)r->prompt_length + n, sizeof *r->tokens);
+    size_t n = (size_t)r->response_length, length = (size_t)r->prompt_length + n;
+    tt_free(ctx, r->tokens, length, sizeof *r->tokens);
+    tt_free(ctx, r->kind, length, 1);
     tt_free(ctx, r->sampling_logprobs, n, sizeof(float));
     tt_free(ctx, r->old_logprobs, n, sizeof(float));
     tt_free(ctx, r->ref_logprobs, n, sizeof(float));
-    tt_free(ctx, r->mask, n, 1);
-    tt_free(ctx, r->teacher_mask, n, 1);
-    tt_free(ctx, r->is_teacher, n, 1);
     r->tokens = NULL;
+    r->kind = NULL;
     r->sampling_logprobs = r->old_logprobs = r->ref_logprobs = NULL;
-    r->mask = r->teacher_mask = r->is_teacher = NULL;
 }
-/* Arrays for a prompt and a response; every response token counts, none is the teacher's. */
-static tt_status tti_rollout_fill(tt_context *ctx, tt_rollout *r, const int32_t *prompt, int prompt_length, const int32_t *response, int length, int end_token) {
-    size_t n = (size_t)length;
+
+/* Tokens of a response: `n` of them, and which one ends it. */
+typedef struct tti_response { const int32_t *tokens; int n, end_token; } tti_response;
+
+/* Gives r arrays for its prompt (prompt_length tokens) and a response of the student. */
+static tt_status tti_rollout_fill(tt_context *ctx, tt_rollout *r, const int32_t *prompt, const tti_response *response) {
+    size_t n = (size_t)response->n, begin = (size_t)r->prompt_length;
     int t, ends = 0;
-    r->prompt_length = prompt_length;
-    r->response_length = length;
-    r->tokens = (int32_t *)tt_alloc(ctx, (size_t)prompt_length + n, sizeof *r->tokens);
+    r->response_length = response->n;
+    r->tokens = (int32_t *)tt_alloc(ctx, begin + n, sizeof *r->tokens);
+    r->kind = (unsigned char *)tt_alloc(ctx, begin + n, 1);
     r->sampling_logprobs = (float *)tt_alloc(ctx, n, sizeof(float));
-    r->mask = (unsigned char *)tt_alloc(ctx, n, 1);
-    r->teacher_mask = (unsigned char *)tt_alloc(ctx, n, 1);
-    r->is_teacher = (unsigned char *)tt_alloc(ctx, n, 1);
-    if (!r->tokens || !r->sampling_logprobs || !r->mask || !r->teacher_mask || !r->is_teacher) { tti_rollout_free(ctx, r); return TT_ERR_MEM; }
-    memcpy(r->tokens, prompt, (size_t)prompt_length * sizeof *r->tokens);
-    memcpy(r->tokens + prompt_length, response, n * sizeof *r->tokens);
-    memset(r->mask, 1, n);
-    for (t = 0; t < length; t++) { ends += response[t] == end_token; }
-    r->stopped = ends == 1 && response[length - 1] == end_token;
+    if (!r->tokens || !r->kind || !r->sampling_logprobs) {
+        tti_rollout_free(ctx, r);
+        return TT_ERR_MEM;
+    }
+    memcpy(r->tokens, prompt, begin * sizeof *r->tokens);
+    memcpy(r->tokens + begin, response->tokens, n * sizeof *r->tokens);
+    memset(r->kind + begin, TT_KIND_STUDENT, n);
+    for (t = 0; t < response->n; t++) { ends += response->tokens[t] == response->end_token; }
+    r->stopped = ends == 1 && response->tokens[response->n - 1] == response->end_token;
     return TT_OK;
 }
-TT_API tt_status tt_rollouts_create(tt_context *ctx, const tt_request *requests, int n_requests, const tt_completions *completions, int end_token, tt_rollouts *out) {
-    int i;
+
+/* Rollout number i from its completion. */
+static tt_status tti_rollout_begin(tt_rollouts *all, int i, const tt_request *q, const tt_completion *c, int end_token) {
+    tt_rollout *r = &all->items[i];
+    tti_response response;
+    tt_status status;
+    if (c->request != i / all->num_generations) {
+        return tt_fail(all->ctx, TT_ERR_ARG, "tt_rollouts_create: completion %d is of request %d, expected %d for each request",
+                       i, c->request, all->num_generations);
+    }
+    r->group = c->request;
+    r->sample = c->sample;
+    r->prompt_id = q->id;
+    r->prompt_length = q->prompt_length;
+    response.tokens = c->tokens;
+    response.n = c->length;
+    response.end_token = end_token;
+    status = tti_rollout_fill(all->ctx, r, q->prompt, &response);
+    if (status == TT_OK) { memcpy(r->sampling_logprobs, c->logprobs, (size_t)c->length * sizeof(float)); }
+    return status;
+}
+
+TT_API tt_status tt_rollouts_create(tt_context *ctx, const tt_request *requests, int n_requests,
+                                    const tt_completions *completions, int end_token, tt_rollouts *out) {
+    int n = completions->n, i;
+    tt_status status = TT_OK;
     memset(out, 0, sizeof *out);
     out->ctx = ctx;
-    if (n_requests < 1 || completions->n < n_requests || completions->n % n_requests) {
-        return tt_fail(ctx, TT_ERR_ARG, "tt_rollouts_create: %d completions of %d requests, expected the same number for each", completions->n, n_requests);
+    if (n_requests < 1 || n < n_requests || n % n_requests) {
+        return tt_fail(ctx, TT_ERR_ARG, "tt_rollouts_create: %d completions of %d requests, expected the same number for each", n, n_requests);
     }
-    out->items = (tt_rollout *)tt_alloc(ctx, (size_t)completions->n, sizeof *out->items);
+    out->items = (tt_rollout *)tt_alloc(ctx, (size_t)n, sizeof *out->items);
     out->questions = (char **)tt_alloc(ctx, (size_t)n_requests, sizeof *out->questions);
-    out->n = out->items ? completions->n : 0;
+    out->n = out->items ? n : 0;
     out->n_groups = out->questions ? n_requests : 0;
-    if (!out->items || !out->questions) { tt_rollouts_free(out); return TT_ERR_MEM; }
-    out->num_generations = completions->n / n_requests;
+    out->num_generations = n / n_requests;
     out->n_rewards = 1;
-    for (i = 0; i < out->n; i++) {
+    if (!out->items || !out->questions) { status = TT_ERR_MEM; }
+    for (i = 0; i < out->n && status == TT_OK; i++) {
         const tt_completion *c = &completions->items[i];
-        const tt_request *q = &requests[c->request];
-        tt_rollout *r = &out->items[i];
-        if (c->request != i / out->num_generations) {
-            tt_rollouts_free(out);
-            return tt_fail(ctx, TT_ERR_ARG, "tt_rollouts_create: completion %d is of request %d, expected %d for each request", i, c->request, completions->n / n_requests);
-        }
-        r->group = c->request;
-        r->sample = c->sample;
-        r->prompt_id = q->id;
-        if (tti_rollout_fill(ctx, r, q->prompt, q->prompt_length, c->tokens, c->length, end_token) != TT_OK) { tt_rollouts_free(out); return TT_ERR_MEM; }
-        memcpy(r->sampling_logprobs, c->logprobs, (size_t)c->length * sizeof(float));
+        status = tti_rollout_begin(out, i, &requests[c->request], c, end_token);
     }
-    return TT_OK;
+    if (status != TT_OK) { tt_rollouts_free(out); }
+    return status;
 }
+
 TT_API tt_status tt_rollouts_question(tt_rollouts *all, int group, const char *text) {
     char *copy;
-    if (group < 0 || group >= all->n_groups) { return tt_fail(all->ctx, TT_ERR_ARG, "tt_rollouts_question: group is %d, expected 0..%d", group, all->n_groups - 1); }
+    if (group < 0 || group >= all->n_groups) {
+        return tt_fail(all->ctx, TT_ERR_ARG, "tt_rollouts_question: group is %d, expected 0..%d", group, all->n_groups - 1);
+    }
     copy = tti_strdup(all->ctx, text);
     if (!copy) { return TT_ERR_MEM; }
     tti_strfree(all->ctx, all->questions[group]);
     all->questions[group] = copy;
     return TT_OK;
 }
-TT_API tt_status tt_rollout_replace(tt_rollouts *all, int index, const int32_t *response, int length, int attempt_length, int end_token) {
+
+TT_API tt_status tt_rollout_replace(tt_rollouts *all, int index, const int32_t *response, int length,
+                                    int attempt_length, int end_token) {
     tt_rollout *r, fresh;
-    int t;
-    if (index < 0 || index >= all->n) { return tt_fail(all->ctx, TT_ERR_ARG, "tt_rollout_replace: index is %d, expected 0..%d", index, all->n - 1); }
-    r = &all->items[index];
-    if (attempt_length < 0 || attempt_length > length || attempt_length > r->response_length || length < 1) {
-        return tt_fail(all->ctx, TT_ERR_ARG, "tt_rollout_replace: attempt_length is %d, expected 0..%d", attempt_length, length < r->response_length ? length : r->response_length);
+    tti_response text;
+    int most, t;
+    if (index < 0 || index >= all->n) {
+        return tt_fail(all->ctx, TT_ERR_ARG, "tt_rollout_replace: index is %d, expected 0..%d", index, all->n - 1);
     }
+    r = &all->items[index];
+    most = length < r->response_length ? length : r->response_length;
+    if (attempt_length < 0 || attempt_length > most || length < 1) {
+        return tt_fail(all->ctx, TT_ERR_ARG, "tt_rollout_replace: attempt_length is %d, expected 0..%d", attempt_length, most);
+    }
+    text.tokens = response;
+    text.n = length;
+    text.end_token = end_token;
     fresh = *r;
     fresh.old_logprobs = fresh.ref_logprobs = NULL;
-    if (tti_rollout_fill(all->ctx, &fresh, r->tokens, r->prompt_length, response, length, end_token) != TT_OK) { return TT_ERR_MEM; }
+    if (tti_rollout_fill(all->ctx, &fresh, r->tokens, &text) != TT_OK) { return TT_ERR_MEM; }
     memcpy(fresh.sampling_logprobs, r->sampling_logprobs, (size_t)attempt_length * sizeof(float));
     for (t = attempt_length; t < length; t++) {
         fresh.sampling_logprobs[t] = (float)NAN;
-        fresh.is_teacher[t] = 1;
+        fresh.kind[fresh.prompt_length + t] = TT_KIND_TEACHER;
     }
     fresh.guided = 1;
     fresh.off_policy = 0;
@@ -10199,14 +10286,18 @@ TT_API tt_status tt_rollout_replace(tt_rollouts *all, int index, const int32_t *
     *r = fresh;
     return TT_OK;
 }
+
 TT_API tt_status tt_rollout_off_policy(tt_rollouts *all, int index, const int32_t *response, int length, int end_token) {
     tt_status status = tt_rollout_replace(all, index, response, length, 0, end_token);
+    tt_rollout *r;
     if (status != TT_OK) { return status; }
-    all->items[index].guided = 0;
-    all->items[index].off_policy = 1;
-    memset(all->items[index].teacher_mask, 1, (size_t)length);
+    r = &all->items[index];
+    r->guided = 0;
+    r->off_policy = 1;
+    memset(r->kind + r->prompt_length, TT_KIND_OFF_POLICY, (size_t)length);
     return TT_OK;
 }
+
 TT_API void tt_rollouts_free(tt_rollouts *all) {
     int i;
     for (i = 0; i < all->n; i++) { tti_rollout_free(all->ctx, &all->items[i]); }
@@ -10217,22 +10308,44 @@ TT_API void tt_rollouts_free(tt_rollouts *all) {
     all->questions = NULL;
     all->n = all->n_groups = 0;
 }
+
+/* Rollouts of a micro-batch: how many, and the k-th. */
+static int tti_batch_size(const tt_loss_batch *b) {
+    return b->indices ? b->n : b->rollouts->n;
+}
+
+static const tt_rollout *tti_rollout_at(const tt_rollouts *all, const int *indices, int k) {
+    return &all->items[indices ? indices[k] : k];
+}
+
+static const tt_rollout *tti_batch_at(const tt_loss_batch *b, int k) {
+    return tti_rollout_at(b->rollouts, b->indices, k);
+}
+
 TT_API tt_batch *tt_rollouts_batch(tt_context *ctx, const tt_rollouts *all, const int *indices, int n) {
     tt_batch_desc desc = TT_INIT;
     int32_t *offsets, *tokens;
     unsigned char *mask;
     int i, total = 0;
     if (ctx->graph_error) { return NULL; }
-    for (i = 0; i < n; i++) { total += all->items[indices[i]].prompt_length + all->items[indices[i]].response_length; }
+    if (!indices) { n = all->n; }
+    for (i = 0; i < n; i++) {
+        const tt_rollout *r = tti_rollout_at(all, indices, i);
+        total += r->prompt_length + r->response_length;
+    }
     offsets = (int32_t *)tti_step_alloc(ctx, ((size_t)n + 1) * sizeof *offsets);
     tokens = (int32_t *)tti_step_alloc(ctx, (size_t)total * sizeof *tokens);
     mask = (unsigned char *)tti_step_alloc(ctx, (size_t)total);
-    if (!offsets || !tokens || !mask) { ctx->graph_error = 1; return NULL; }
+    if (!offsets || !tokens || !mask) {
+        ctx->graph_error = 1;
+        return NULL;
+    }
     for (i = 0; i < n; i++) {
-        const tt_rollout *r = &all->items[indices[i]];
-        memcpy(tokens + offsets[i], r->tokens, (size_t)(r->prompt_length + r->response_length) * sizeof *tokens);
+        const tt_rollout *r = tti_rollout_at(all, indices, i);
+        int length = r->prompt_length + r->response_length;
+        memcpy(tokens + offsets[i], r->tokens, (size_t)length * sizeof *tokens);
         memset(mask + offsets[i] + r->prompt_length, 1, (size_t)r->response_length);
-        offsets[i + 1] = offsets[i] + (int32_t)(r->prompt_length + r->response_length);
+        offsets[i + 1] = offsets[i] + (int32_t)length;
     }
     desc.n_sequences = n;
     desc.offsets = offsets;
@@ -10241,139 +10354,376 @@ TT_API tt_batch *tt_rollouts_batch(tt_context *ctx, const tt_rollouts *all, cons
     return tt_batch_create(ctx, &desc);
 }
 
-/* ---- config ---- */
-static float tti_default_epsilon(tt_loss_type loss) { return loss == TT_LOSS_GMPO ? 0.4f : loss == TT_LOSS_DPPO_TV ? 0.15f : loss == TT_LOSS_DPPO_KL ? 0.05f : 0.2f; }
-static float tti_default_dual_clip(tt_loss_type loss) { return loss == TT_LOSS_CLIP_COV ? -1.0f : loss == TT_LOSS_DPPO_TV || loss == TT_LOSS_DPPO_KL ? 20.0f : 3.0f; }
-static tt_grpo_config tti_grpo_resolve(const tt_grpo_config *in) {
-    tt_grpo_config c = *in;
-    if (c.num_generations == 0) { c.num_generations = 8; }
-    if (c.max_completion_length == 0) { c.max_completion_length = 128; }
-    if (c.temperature == 0) { c.temperature = 1; }
-    if (c.epsilon_low == 0) { c.epsilon_low = tti_default_epsilon(c.loss); }
-    if (c.epsilon_high == 0) { c.epsilon_high = tti_default_epsilon(c.loss); }
-    if (c.dual_clip == 0) { c.dual_clip = tti_default_dual_clip(c.loss); }
-    if (c.cispo_epsilon_max == 0) { c.cispo_epsilon_max = 5; }
-    if (c.advantage_eps == 0) { c.advantage_eps = 1e-6f; }
-    if (c.gamma_min == 0 && c.gamma_max == 0 && c.advantage_min == 0 && c.advantage_max == 0) {
-        c.gamma_min = 0.001f;
-        c.gamma_max = -0.001f;
-        c.advantage_min = -4;
-        c.advantage_max = 4;
-    }
-    if (c.luffy_gamma == 0) { c.luffy_gamma = 0.1f; }
-    if (c.fallback_p == 0) { c.fallback_p = 0.01f; }
-    if (c.mismatch_high == 0) { c.mismatch_high = c.mismatch == TT_MISMATCH_TOKEN_TRUNCATE || c.mismatch == TT_MISMATCH_SEQ_TRUNCATE ? 2 : 3; }
-    if (c.sapo_tau_pos == 0) { c.sapo_tau_pos = 1; }
-    if (c.sapo_tau_neg == 0) { c.sapo_tau_neg = 1.05f; }
-    if (c.vespo_k_pos == 0) { c.vespo_k_pos = 2; }
-    if (c.vespo_lambda_pos == 0) { c.vespo_lambda_pos = 3; }
-    if (c.vespo_k_neg == 0) { c.vespo_k_neg = 3; }
-    if (c.vespo_lambda_neg == 0) { c.vespo_lambda_neg = 2; }
-    if (c.dro_beta == 0) { c.dro_beta = 0.05f; }
-    if (c.clip_cov_ratio == 0) { c.clip_cov_ratio = 2e-4f; }
-    if (c.clip_cov_lb == 0) { c.clip_cov_lb = 1; }
-    if (c.clip_cov_ub == 0) { c.clip_cov_ub = 5; }
-    if (c.kl_cov_ratio == 0) { c.kl_cov_ratio = 2e-4f; }
-    if (c.ppo_kl_coef == 0) { c.ppo_kl_coef = 0.1f; }
-    if (c.top_entropy_quantile == 0) { c.top_entropy_quantile = 1; }
-    return c;
-}
-/* A field outside its range is an error that names field, value and range. c is resolved. */
-static tt_status tti_grpo_check(tt_context *ctx, const tt_grpo_config *c) {
-    struct { const char *name; double value, low, high; } fields[30];
-    int n = 0, i;
-#define TTI_RANGE(field, least, most) (fields[n].name = #field, fields[n].value = (double)c->field, fields[n].low = least, fields[n].high = most, n++)
-    TTI_RANGE(advantage, TT_ADV_GRPO, TT_ADV_LUFFY);
-    TTI_RANGE(scale_rewards, TT_SCALE_GROUP, TT_SCALE_NONE);
-    TTI_RANGE(loss, TT_LOSS_PPO_CLIP, TT_LOSS_DPPO_KL);
-    TTI_RANGE(aggregation, TT_TOKEN_MEAN, TT_TOKEN_SUM);
-    TTI_RANGE(kl, TT_KL_K3, TT_KL_K3_RATIO);
-    TTI_RANGE(mismatch, TT_MISMATCH_OFF, TT_MISMATCH_GEOMETRIC_MASK);
-    TTI_RANGE(aas, TT_AAS_RELEASED, TT_AAS_OFF);
-    TTI_RANGE(num_generations, 1, INT_MAX);
-    TTI_RANGE(max_completion_length, 1, INT_MAX);
-    TTI_RANGE(temperature, 1e-6, 1e6);
-    TTI_RANGE(epsilon_low, 0, c->loss == TT_LOSS_GMPO ? 20 : 1);
-    TTI_RANGE(epsilon_high, 0, HUGE_VAL);
-    TTI_RANGE(delta, 0, HUGE_VAL);
-    TTI_RANGE(beta, 0, 1e6);
-    TTI_RANGE(entropy_coef, -1e6, 1e6);
-    TTI_RANGE(cispo_epsilon_max, 0, HUGE_VAL);
-    TTI_RANGE(dro_beta, 0, 1e6);
-    TTI_RANGE(clip_cov_ratio, 0, 1);
-    TTI_RANGE(clip_cov_ub, -HUGE_VAL, HUGE_VAL);
-    TTI_RANGE(clip_cov_lb, -HUGE_VAL, c->clip_cov_ub);
-    TTI_RANGE(kl_cov_ratio, 0, 1);
-    TTI_RANGE(ppo_kl_coef, 0, 1e6);
-    TTI_RANGE(top_entropy_quantile, 0, 1);
-    TTI_RANGE(advantage_eps, 0, 1e6);
-    TTI_RANGE(overlong_cache, 0, c->max_completion_length);
-    TTI_RANGE(overlong_factor, 0, 1e6);
-    TTI_RANGE(mismatch_low, 0, c->mismatch_high);
-    TTI_RANGE(dynamic_sampling, 0, 1000);
-    TTI_RANGE(num_iterations, 0, 1000000);
-    TTI_RANGE(num_mini_batches, 0, 1000000);
-#undef TTI_RANGE
-    for (i = 0; i < n; i++) {
-        if (fields[i].value >= fields[i].low && fields[i].value <= fields[i].high) { continue; }
-        return tt_fail(ctx, TT_ERR_ARG, "grpo: %s is %g, expected %g .. %g", fields[i].name, fields[i].value, fields[i].low, fields[i].high);
-    }
-    return TT_OK;
-}
-static double tti_clip(double x, double low, double high) { return x < low ? low : x > high ? high : x; }
+/* ---- [tt:grpo.tokens] which tokens count ---- */
 
-/* k1, k2, k3 of http://joschu.net/blog/kl-approx.html with x = reference - l; r = exp(l - o). e^x is kept within a
- * float's range. slope: d kl / d l. */
-static double tti_kl(const tt_grpo_config *c, double l, double o, double f, double *slope) {
-    double x = f - l, top = c->kl == TT_KL_K3_CLAMP ? tti_clip(x, -20, 20) : x < 80 ? x : 80, kl = exp(top) - top - 1, r;
-    *slope = top == x ? 1 - exp(x) : 0;
-    switch (c->kl) {
-    case TT_KL_K1: *slope = 1; return -x;
-    case TT_KL_K2: *slope = -x; return 0.5 * x * x;
-    case TT_KL_K3: return kl;
-    case TT_KL_K3_RATIO:
-        r = exp(tti_clip(l - o, -20, 20));
-        *slope = *slope * r + (fabs(l - o) <= 20 ? kl * r : 0);
-        return kl * r;
-    case TT_KL_K3_CLAMP: break;
-    }
-    if (kl <= 10) { return kl; }
-    *slope = 0;
-    return 10;
+static tt_token_kind tti_kind_of(const tt_rollout *r, int t) {
+    return (tt_token_kind)r->kind[r->prompt_length + t];
 }
 
-/* ---- rewards ---- */
-static int tti_in_loss(const tt_rollout *r, int t, const tt_grpo_config *c) { return r->mask[t] && (r->stopped || !c->mask_truncated_completions); }
+static int tti_in_loss(const tt_rollout *r, int t, const tt_grpo_config *c) {
+    return tti_kind_of(r, t) != TT_KIND_ENVIRONMENT && (r->stopped || !c->mask_truncated_completions);
+}
+
+/* The student's own tokens have the policy loss; all others in the loss have one of their own. */
+static int tti_is_student(const tt_rollout *r, int t) {
+    return tti_kind_of(r, t) == TT_KIND_STUDENT;
+}
+
 static int tti_loss_tokens(const tt_rollout *r, const tt_grpo_config *c) {
     int t, n = 0;
     for (t = 0; t < r->response_length; t++) { n += tti_in_loss(r, t, c); }
     return n;
 }
-/* Soft overlong punishment (DAPO, arXiv 2503.14476). */
+
+TT_API tt_loss_totals tt_grpo_totals(const tt_rollouts *all, const tt_grpo_config *c) {
+    tt_loss_totals d = TT_INIT;
+    int i, t;
+    for (i = 0; i < all->n; i++) {
+        const tt_rollout *r = &all->items[i];
+        int n = tti_loss_tokens(r, c);
+        d.tokens += n;
+        d.filled += n > 0;
+        if (r->response_length > d.longest) { d.longest = r->response_length; }
+        for (t = 0; t < r->response_length; t++) { d.guided += tti_in_loss(r, t, c) && !tti_is_student(r, t); }
+    }
+    d.sequences = all->n;
+    return d;
+}
+
+/* ---- [tt:grpo.aggregation] the weight of a token whose response has n tokens in the loss ---- */
+
+typedef struct tti_denominators {
+    tt_loss_totals of;         /* the optimizer batch              */
+    double micro;              /* tokens of the micro-batch        */
+    double limit;              /* max_completion_length            */
+} tti_denominators;
+
+static double tti_weight_token_mean(const tti_denominators *d, int n) { (void)n; return 1 / d->of.tokens; }
+static double tti_weight_seq_mean(const tti_denominators *d, int n) { return 1 / (n * d->of.sequences); }
+static double tti_weight_seq_sum(const tti_denominators *d, int n) { (void)n; return 1 / d->of.filled; }
+static double tti_weight_dr_grpo(const tti_denominators *d, int n) { (void)n; return 1 / (d->of.sequences * d->limit); }
+static double tti_weight_seq_filled(const tti_denominators *d, int n) { return 1 / ((n + 1e-8) * d->of.filled); }
+static double tti_weight_seq_norm(const tti_denominators *d, int n) { (void)n; return 1 / d->of.longest; }
+static double tti_weight_luspo(const tti_denominators *d, int n) { (void)n; return 1 / d->of.sequences; }
+static double tti_weight_bnpo(const tti_denominators *d, int n) { (void)n; return 1 / d->micro; }
+static double tti_weight_one(const tti_denominators *d, int n) { (void)d; (void)n; return 1; }
+
+typedef struct tti_aggregation_row { tt_choice choice; double (*weight)(const tti_denominators *, int n); } tti_aggregation_row;
+static const tti_aggregation_row tti_aggregations[] = {   /* in the order of tt_aggregation */
+    {{"token_mean", "1 / all tokens", "DAPO, arXiv 2503.14476; TRL dapo, verl token-mean"}, tti_weight_token_mean},
+    {{"seq_mean_token_mean", "1 / (n responses)", "GRPO, arXiv 2402.03300; TRL grpo"}, tti_weight_seq_mean},
+    {{"seq_mean_token_sum", "1 / non-empty responses", "verl seq-mean-token-sum"}, tti_weight_seq_sum},
+    {{"dr_grpo", "1 / (responses max_completion_length)", "Dr.GRPO, arXiv 2503.20783"}, tti_weight_dr_grpo},
+    {{"seq_mean_filled", "1 / ((n + 1e-8) non-empty responses)", "verl seq-mean-token-mean"}, tti_weight_seq_filled},
+    {{"seq_sum_norm", "1 / longest response", "verl seq-mean-token-sum-norm"}, tti_weight_seq_norm},
+    {{"luspo", "1 / responses", "TRL luspo"}, tti_weight_luspo},
+    {{"bnpo", "1 / tokens of the micro-batch", "TRL bnpo"}, tti_weight_bnpo},
+    {{"token_sum", "1", "verl token-sum"}, tti_weight_one}
+};
+
+/* ---- [tt:grpo.kl] divergence from the reference ----
+ * x = log p_ref - log p of a token; log_ratio = log p - log p_old. Each gives the estimate and its slope by log p.
+ * Source: Schulman 2020, http://joschu.net/blog/kl-approx.html */
+
+static double tti_kl_k1(double x, double log_ratio, double *slope) {
+    (void)log_ratio;
+    *slope = 1;
+    return -x;
+}
+
+static double tti_kl_k2(double x, double log_ratio, double *slope) {
+    (void)log_ratio;
+    *slope = -x;
+    return 0.5 * x * x;
+}
+
+/* e^x is kept within the range of a float, as TRL's is. */
+static double tti_kl_k3(double x, double log_ratio, double *slope) {
+    double kept = x < 80 ? x : 80;
+    (void)log_ratio;
+    *slope = kept == x ? 1 - exp(x) : 0;
+    return exp(kept) - kept - 1;
+}
+
+static double tti_kl_k3_clamp(double x, double log_ratio, double *slope) {
+    double kept = tti_clip(x, -20, 20), kl = exp(kept) - kept - 1;
+    (void)log_ratio;
+    *slope = kept == x && kl <= 10 ? 1 - exp(x) : 0;
+    return kl <= 10 ? kl : 10;
+}
+
+static double tti_kl_k3_ratio(double x, double log_ratio, double *slope) {
+    double kl = tti_kl_k3(x, log_ratio, slope), r = exp(tti_clip(log_ratio, -20, 20));
+    *slope = *slope * r + (fabs(log_ratio) <= 20 ? kl * r : 0);
+    return kl * r;
+}
+
+typedef struct tti_kl_row { tt_choice choice; double (*kl)(double x, double log_ratio, double *slope); } tti_kl_row;
+static const tti_kl_row tti_kls[] = {   /* in the order of tt_kl_type */
+    {{"k3", "e^x - x - 1", "Schulman 2020; TRL, verl kl"}, tti_kl_k3},
+    {{"k1", "-x", "Schulman 2020"}, tti_kl_k1},
+    {{"k2", "x^2 / 2", "Schulman 2020; verl mse"}, tti_kl_k2},
+    {{"k3_clamp", "min(e^x - x - 1, 10), x within +-20", "verl low_var_kl"}, tti_kl_k3_clamp},
+    {{"k3_ratio", "r (e^x - x - 1)", "TRL use_bias_correction_kl"}, tti_kl_k3_ratio}
+};
+
+/* ---- [tt:grpo.loss] the policy loss of one token ----
+ * r = in->ratio, A = in->advantage; dratio is 0 where the exponent was kept within its bounds. */
+
+/* max(-A min(r, delta), -A clip(r, 1 - epsilon_low, 1 + epsilon_high)), for A < 0 at most -A dual_clip.
+ * Source: Schulman et al. 2017, arXiv 1707.06347; asymmetric bounds: DAPO, arXiv 2503.14476; delta: INTELLECT-2,
+ * arXiv 2505.07291; dual clip: Ye et al. 2019, arXiv 1912.09729. */
+static void tti_loss_ppo(const tt_loss_input *in, tt_token_loss *out) {
+    const tt_grpo_config *c = in->config;
+    double a = in->advantage, r = in->ratio, low = 1 - (double)c->epsilon_low, high = 1 + (double)c->epsilon_high;
+    int capped = c->delta > 0 && r > (double)c->delta;
+    double plain = -a * (capped ? (double)c->delta : r), clipped = -a * tti_clip(r, low, high);
+    out->clipped_low = a < 0 && r < low;
+    out->clipped_high = a > 0 && r > high;
+    out->loss = plain >= clipped ? plain : clipped;
+    out->dloss = plain >= clipped && !capped ? -a * in->dratio : 0;
+    if (a < 0 && c->dual_clip > 0 && out->loss > -a * (double)c->dual_clip) {
+        out->loss = -a * (double)c->dual_clip;
+        out->dloss = 0;
+        out->clipped_dual = 1;
+    }
+}
+
+/* -sg(w) A log p: the weight w = clip(r, low, high) passes no gradient, so no token loses its own by the clip.
+ * Source: CISPO of MiniMax-M1, arXiv 2506.13585. */
+static void tti_loss_weighted_log(const tt_loss_input *in, double low, double high, tt_token_loss *out) {
+    double w = tti_clip(in->ratio, low, high);
+    out->clipped_low = in->ratio < low;
+    out->clipped_high = in->ratio > high;
+    out->loss = -w * in->advantage * in->logp;
+    out->dloss = -w * in->advantage;
+}
+
+static void tti_loss_cispo(const tt_loss_input *in, tt_token_loss *out) {
+    tti_loss_weighted_log(in, 0, (double)in->config->cispo_epsilon_max, out);
+}
+
+static void tti_loss_cispo_clamp(const tt_loss_input *in, tt_token_loss *out) {
+    tti_loss_weighted_log(in, 1 - (double)in->config->epsilon_low, 1 + (double)in->config->epsilon_high, out);
+}
+
+/* -A log p. Source: Williams 1992. */
+static void tti_loss_reinforce(const tt_loss_input *in, tt_token_loss *out) {
+    out->loss = -in->advantage * in->logp;
+    out->dloss = -in->advantage;
+}
+
+/* GMPO's clip of one log-ratio, on the side where it makes -A r larger; *live: the gradient passes. */
+static double tti_gmpo_clip(const tt_grpo_config *c, double log_ratio, double a, int *live) {
+    double s = tti_clip(log_ratio, -(double)c->epsilon_low, (double)c->epsilon_high);
+    *live = a > 0 ? s >= log_ratio : s <= log_ratio;
+    return *live ? log_ratio : s;
+}
+
+/* -A r, with the logarithm of r clipped. Source: Zhao et al. 2025, arXiv 2507.20673. */
+static void tti_loss_gmpo(const tt_loss_input *in, tt_token_loss *out) {
+    double a = in->advantage;
+    int live;
+    double kept = tti_gmpo_clip(in->config, in->log_ratio, a, &live);
+    out->clipped_low = !live && a < 0;
+    out->clipped_high = !live && a > 0;
+    out->loss = -a * (live ? in->ratio : exp(kept));
+    out->dloss = live ? -a * in->dratio : 0;
+}
+
+/* What a response pools its log-ratios to, if it has one loss for all of its tokens. */
+typedef enum tti_pool { TTI_POOL_NONE = 0, TTI_POOL_MEAN, TTI_POOL_SUM, TTI_POOL_CLIPPED_MEAN } tti_pool;
+typedef struct tti_loss_row {
+    tt_choice choice;
+    tt_token_loss_fn loss;
+    float epsilon, dual_clip;    /* what a zero in the config stands for           */
+    tti_pool pool;
+    double most;                 /* the pooled log-ratio is cut here, its slope 0  */
+} tti_loss_row;
+static const tti_loss_row tti_losses[] = {   /* in the order of tt_loss_type */
+    {{"ppo_clip", "max(-A r, -A clip(r, 1 - epsilon_low, 1 + epsilon_high))", "PPO, arXiv 1707.06347; TRL grpo, dapo"},
+     tti_loss_ppo, 0.2f, 3, TTI_POOL_NONE, 20},
+    {{"cispo", "-sg(min(r, cispo_epsilon_max)) A log p", "MiniMax-M1, arXiv 2506.13585; TRL cispo"},
+     tti_loss_cispo, 0.2f, 3, TTI_POOL_NONE, 20},
+    {{"cispo_clamp", "-sg(clip(r, 1 - epsilon_low, 1 + epsilon_high)) A log p", "verl cispo"},
+     tti_loss_cispo_clamp, 0.2f, 3, TTI_POOL_NONE, 20},
+    {{"reinforce", "-A log p", "Williams 1992"}, tti_loss_reinforce, 0.2f, 3, TTI_POOL_NONE, 20},
+    {{"gspo", "ppo_clip of exp(mean of log r over the response)", "GSPO, arXiv 2507.18071; TRL importance_sampling_level sequence"},
+     tti_loss_ppo, 0.2f, 3, TTI_POOL_MEAN, 20},
+    {{"gspo_token", "gspo, mean of log r at most 10", "verl gspo"}, tti_loss_ppo, 0.2f, 3, TTI_POOL_MEAN, 10},
+    {{"gmpo", "-A exp(mean of log r, each clipped to +-epsilon)", "GMPO, arXiv 2507.20673; verl geo_mean"},
+     tti_loss_gmpo, 0.4f, 3, TTI_POOL_CLIPPED_MEAN, 20},
+    {{"rloo", "ppo_clip of exp(sum of log r over the response)", "RLOO, arXiv 2402.14740; TRL RLOOTrainer"},
+     tti_loss_ppo, 0.2f, 3, TTI_POOL_SUM, 20}
+};
+
+/* A loss of the config's own is one of single tokens. */
+static tti_pool tti_loss_pool(const tt_grpo_config *c) {
+    return c->token_loss ? TTI_POOL_NONE : tti_losses[c->loss].pool;
+}
+
+static void tti_token_loss_zero(tt_token_loss *out) {
+    memset(out, 0, sizeof *out);
+    out->factor = 1;
+}
+
+/* The student's loss at this log-ratio (of a token, or pooled). in has config, logp, old_logp, advantage, index. */
+static void tti_loss_student(tt_loss_input *in, double log_ratio, tt_token_loss *out) {
+    const tti_loss_row *row = &tti_losses[in->config->loss];
+    double kept = tti_clip(log_ratio, -20, row->most);
+    in->user = in->config->token_loss_user;
+    in->log_ratio = log_ratio;
+    in->ratio = exp(kept);
+    in->dratio = kept == log_ratio ? in->ratio : 0;
+    if (in->config->token_loss) {
+        in->config->token_loss(in, out);
+    } else {
+        row->loss(in, out);
+    }
+}
+
+/* ---- [tt:grpo.shaping] tokens that the student did not write alone ---- */
+
+/* Advantage-Aware Shaping: gamma falls from gamma_min at advantage_max to gamma_max at advantage_min.
+ * Source: ThinkTuning, arXiv 2508.07616, eq. of gamma(A). The released code clamps with lower bound gamma_min and upper
+ * bound gamma_max; as gamma_min is the larger one, that gives gamma_max for every A. */
+static double tti_aas_gamma(const tt_grpo_config *c, double a) {
+    double low = (double)c->gamma_min, high = (double)c->gamma_max;
+    double span = (double)c->advantage_max - (double)c->advantage_min;
+    double gamma = low + (high - low) * ((double)c->advantage_max - a) / span;
+    if (c->aas == TT_AAS_FORMULA && low > high) { return tti_clip(gamma, high, low); }
+    if (gamma < low) { gamma = low; }
+    return gamma > high ? high : gamma;
+}
+
+/* -A p / (p + luffy_gamma), gradient through both; a negative luffy_gamma: -A p. Source: LUFFY, arXiv 2504.14945. */
+static void tti_loss_luffy(const tt_grpo_config *c, double p, double a, tt_token_loss *out) {
+    double gamma = (double)c->luffy_gamma;
+    out->factor = gamma < 0 ? p : p / (p + gamma);
+    out->loss = -a * out->factor;
+    out->dloss = gamma < 0 ? out->loss : out->loss * gamma / (p + gamma);
+}
+
+/* -A p / d, d = sg(p) + gamma(A) kept inside (0, 1]: d <= 0 becomes p / 1.0001, d > 1 becomes p / 0.9999. A token with A < 0 that
+ * is hardly ever said (p < fallback_p) is not pushed down by this: it takes the policy loss. */
+static void tti_loss_guided(tt_loss_input *in, tt_token_loss *out) {
+    const tt_grpo_config *c = in->config;
+    double p = exp(in->logp), a = in->advantage, d;
+    if (c->aas == TT_AAS_OFF || (a < 0 && p < (double)c->fallback_p)) {
+        out->fallback = c->aas != TT_AAS_OFF;
+        tti_loss_student(in, in->logp - in->old_logp, out);
+        return;
+    }
+    if (c->aas == TT_AAS_LUFFY) {
+        tti_loss_luffy(c, p, a, out);
+        return;
+    }
+    d = p + tti_aas_gamma(c, a);
+    out->factor = d <= 0 ? 1.0001 : d > 1 ? 0.9999 : p / d;
+    out->loss = out->dloss = -a * out->factor;
+}
+
+static const tt_choice tti_shapings[] = {   /* in the order of tt_aas */
+    {"released", "-A p / (sg(p) + gamma_max)", "the code released with ThinkTuning"},
+    {"formula", "-A p / (sg(p) + gamma(A))", "ThinkTuning, arXiv 2508.07616"},
+    {"luffy", "-A p / (p + luffy_gamma)", "LUFFY, arXiv 2504.14945"},
+    {"off", "the policy loss", ""}
+};
+
+/* The loss of a token by its kind. */
+static void tti_loss_by_kind(tt_loss_input *in, tt_token_kind kind, tt_token_loss *out) {
+    tti_token_loss_zero(out);
+    switch (kind) {
+    case TT_KIND_GUIDED:
+    case TT_KIND_TEACHER: tti_loss_guided(in, out); break;
+    case TT_KIND_OFF_POLICY: tti_loss_luffy(in->config, exp(in->logp), in->advantage, out); break;
+    case TT_KIND_STUDENT: tti_loss_student(in, in->logp - in->old_logp, out); break;
+    case TT_KIND_PROMPT:
+    case TT_KIND_ENVIRONMENT: break;
+    }
+}
+
+/* + beta KL(p, p_ref). */
+static void tti_loss_add_kl(const tt_loss_input *in, double ref_logp, tt_token_loss *out) {
+    const tt_grpo_config *c = in->config;
+    double slope, beta = c->kl_in_reward ? 0 : (double)c->beta;
+    out->kl = tti_kls[c->kl].kl(ref_logp - in->logp, in->logp - in->old_logp, &slope);
+    out->loss += beta * out->kl;
+    out->dloss += beta * slope;
+}
+
+TT_API tt_token_loss tt_grpo_token_loss(const tt_grpo_config *config, double logp, double old_logp, double ref_logp,
+                                        double advantage, tt_token_kind kind) {
+    tt_grpo_config c = tt_grpo_resolve(config);
+    tt_loss_input in = TT_INIT;
+    tt_token_loss out;
+    in.config = &c;
+    in.logp = logp;
+    in.old_logp = old_logp;
+    in.response_log_ratio = tti_clip(logp - old_logp, -20, 20);
+    in.advantage = advantage;
+    tti_loss_by_kind(&in, kind, &out);
+    if (!isnan(ref_logp)) { tti_loss_add_kl(&in, ref_logp, &out); }
+    return out;
+}
+
+/* ---- [tt:grpo.mismatch] correction where sampler and trainer disagree ----
+ * token: p_old / p_sampler; response: its product over the response; mean: its geometric mean. w: the weight of the
+ * policy loss, constant for the gradient. Source: Yao et al. 2025 (truncated importance sampling), TRL and verl. */
+
+typedef struct tti_mismatch_ratio { double token, response, mean, low, high; } tti_mismatch_ratio;
+
+static double tti_zero_outside(double w, double low, double high) { return w >= low && w <= high ? w : 0; }
+static double tti_mismatch_off(const tti_mismatch_ratio *m) { (void)m; return 1; }
+static double tti_token_truncate(const tti_mismatch_ratio *m) { return tti_clip(m->token, m->low, m->high); }
+static double tti_token_mask(const tti_mismatch_ratio *m) { return tti_zero_outside(m->token, m->low, m->high); }
+static double tti_seq_truncate(const tti_mismatch_ratio *m) { return tti_clip(m->response, m->low, m->high); }
+static double tti_seq_mask(const tti_mismatch_ratio *m) { return tti_zero_outside(m->response, m->low, m->high); }
+static double tti_geometric_mask(const tti_mismatch_ratio *m) { return tti_zero_outside(m->mean, m->low, m->high) > 0 ? m->token : 0; }
+
+typedef struct tti_mismatch_row { tt_choice choice; double (*weight)(const tti_mismatch_ratio *); float high; } tti_mismatch_row;
+static const tti_mismatch_row tti_mismatches[] = {   /* in the order of tt_mismatch */
+    {{"off", "1", ""}, tti_mismatch_off, 3},
+    {{"token_truncate", "clip(w, mismatch_low, mismatch_high)", "TRL token_truncate, verl token"}, tti_token_truncate, 2},
+    {{"token_mask", "w, 0 outside the bounds", "TRL token_mask"}, tti_token_mask, 3},
+    {{"seq_truncate", "clip(product of w, mismatch_low, mismatch_high)", "TRL sequence_truncate, verl sequence"}, tti_seq_truncate, 2},
+    {{"seq_mask", "product of w, 0 outside the bounds", "TRL sequence_mask"}, tti_seq_mask, 3},
+    {{"geometric_mask", "w, 0 where the geometric mean is outside the bounds", "OpenRLHF seq-mask-tis"}, tti_geometric_mask, 3}
+};
+
+/* ---- [tt:grpo.rewards] the reward of a response ---- */
+
+/* Soft overlong punishment. Source: DAPO, arXiv 2503.14476, eq. 13. */
 static double tti_overlong(const tt_grpo_config *c, int length) {
     double over = length - (c->max_completion_length - c->overlong_cache), cost;
     if (c->overlong_cache == 0 || over <= 0) { return 0; }
     cost = over / c->overlong_cache;
-    return c->overlong_factor > 0 ? -cost * (double)c->overlong_factor : cost > 1 ? -1 : -cost;
+    if (c->overlong_factor > 0) { return -cost * (double)c->overlong_factor; }
+    return cost > 1 ? -1 : -cost;
 }
+
 TT_API double tt_grpo_overlong(const tt_grpo_config *config, int response_length) {
-    tt_grpo_config c = tti_grpo_resolve(config);
+    tt_grpo_config c = tt_grpo_resolve(config);
     return tti_overlong(&c, response_length);
 }
-/* beta KL(old, reference) of a response. */
+
+/* beta KL(old, reference) of a response: PPO's way to stay near the reference, and REINFORCE++'s. */
 static tt_status tti_reward_kl(tt_context *ctx, const tt_grpo_config *c, const tt_rollout *r, double *kl) {
     double slope, sum = 0;
     int t;
     if (!r->old_logprobs || !r->ref_logprobs) {
-        return tt_fail(ctx, TT_ERR_ARG, "tt_grpo_advantages: kl_in_reward is 1 but prompt %d, sample %d has no %s_logprobs", r->group, r->sample, r->old_logprobs ? "ref" : "old");
+        return tt_fail(ctx, TT_ERR_ARG, "tt_grpo_advantages: kl_in_reward is 1 but prompt %d, sample %d has no %s_logprobs",
+                       r->group, r->sample, r->old_logprobs ? "ref" : "old");
     }
     for (t = 0; t < r->response_length; t++) {
-        if (r->mask[t]) { sum += tti_kl(c, (double)r->old_logprobs[t], (double)r->old_logprobs[t], (double)r->ref_logprobs[t], &slope); }
+        double old = (double)r->old_logprobs[t];
+        if (tti_kind_of(r, t) != TT_KIND_ENVIRONMENT) { sum += tti_kls[c->kl].kl((double)r->ref_logprobs[t] - old, 0, &slope); }
     }
     *kl = (double)c->beta * sum;
     return TT_OK;
 }
-/* reward = sum of weight * rewards, less what length and KL cost; NaN if every one of them abstains. */
+
+/* reward = sum of weight * rewards, less what length and KL cost; NaN if all abstain. */
 static tt_status tti_reward_sum(tt_rollouts *all, tt_rollout *r, const tt_grpo_config *c, const float *weights, tt_grpo_metrics *m) {
     double sum = 0, overlong = tti_overlong(c, r->response_length), kl = 0;
     int scored = 0, k;
@@ -10385,28 +10735,43 @@ static tt_status tti_reward_sum(tt_rollouts *all, tt_rollout *r, const tt_grpo_c
         scored = 1;
     }
     r->reward = scored ? (float)(sum + overlong - kl) : (float)NAN;
-    if (scored && !isfinite(r->reward)) { return tt_fail(all->ctx, TT_ERR_NUMBER, "reward of prompt %d, sample %d is %g, expected a finite number", r->group, r->sample, (double)r->reward); }
+    if (scored && !isfinite(r->reward)) {
+        return tt_fail(all->ctx, TT_ERR_NUMBER, "reward of prompt %d, sample %d is %g, expected a finite number",
+                       r->group, r->sample, (double)r->reward);
+    }
     m->overlong += overlong / all->n;
     m->reward_kl += kl / all->n;
     m->n_unscored += !scored;
     return TT_OK;
 }
+
 static tt_status tti_rewards_sum(tt_rollouts *all, const tt_grpo_config *c, const float *weights, tt_grpo_metrics *m) {
-    int i;
     tt_status status = TT_OK;
-    if (all->n_rewards < 1 || all->n_rewards > TT_MAX_REWARDS) { return tt_fail(all->ctx, TT_ERR_ARG, "tt_grpo_advantages: n_rewards is %d, expected 1..%d", all->n_rewards, TT_MAX_REWARDS); }
+    int i;
+    if (all->n_rewards < 1 || all->n_rewards > TT_MAX_REWARDS) {
+        return tt_fail(all->ctx, TT_ERR_ARG, "tt_grpo_advantages: n_rewards is %d, expected 1..%d", all->n_rewards, TT_MAX_REWARDS);
+    }
     m->overlong = m->reward_kl = m->n_unscored = 0;
     for (i = 0; i < all->n && status == TT_OK; i++) { status = tti_reward_sum(all, &all->items[i], c, weights, m); }
     return status;
 }
 
-/* ---- advantages ---- */
-/* Reward k of those who have one, or with k = TTI_TOTAL the sum; on_policy: off-policy responses do not count. */
+TT_API tt_status tt_grpo_rewards(tt_rollouts *all, const tt_grpo_config *config, const float *reward_weights, tt_grpo_metrics *metrics) {
+    tt_grpo_config c = tt_grpo_resolve(config);
+    tt_grpo_metrics ignored = TT_INIT;
+    return tti_rewards_sum(all, &c, reward_weights, metrics ? metrics : &ignored);
+}
+
+/* Reward number k, or with k = TTI_TOTAL the sum. */
 enum { TTI_TOTAL = -1 };
-typedef struct tti_stats { int n, equal; double mean, std; } tti_stats;
-static double tti_reward_of(const tt_rollout *r, int k) { return (double)(k == TTI_TOTAL ? r->reward : r->rewards[k]); }
-static tti_stats tti_reward_stats(const tt_rollout *r, int n, int k, int biased, int on_policy) {
-    tti_stats s = TT_INIT;
+
+static double tti_reward_of(const tt_rollout *r, int k) {
+    return (double)(k == TTI_TOTAL ? r->reward : r->rewards[k]);
+}
+
+/* Statistics of reward k over those of n responses that have one; with on_policy only over the student's own. */
+static tt_reward_stats tti_reward_stats(const tt_rollout *r, int n, int k, int biased, int on_policy) {
+    tt_reward_stats s = TT_INIT;
     double sum = 0, first = 0;
     int i;
     s.equal = 1;
@@ -10425,88 +10790,98 @@ static tti_stats tti_reward_stats(const tt_rollout *r, int n, int k, int biased,
     s.std = s.n > 1 ? sqrt(sum / (biased ? s.n : s.n - 1)) : 0;
     return s;
 }
-/* (reward - baseline) / scale for all who have one, 0 for the others. */
-static void tti_advantage_set(tt_rollout *r, int n, double baseline, double scale) {
-    int i;
-    for (i = 0; i < n; i++) { r[i].advantage = isnan(r[i].reward) ? 0.0f : (float)(((double)r[i].reward - baseline) / scale); }
+
+static tt_rollout *tti_group_of(const tt_rollouts *all, int group) {
+    return all->items + (size_t)group * (size_t)all->num_generations;
 }
-/* Best minus second best for the best (the first of equals), 0 for all others: verl's grpo_passk. */
-static void tti_advantage_passk(tt_rollout *r, int n, double scale) {
+
+TT_API tt_reward_stats tt_group_rewards(const tt_rollouts *all, int group) {
+    return tti_reward_stats(tti_group_of(all, group), all->num_generations, TTI_TOTAL, 0, 0);
+}
+
+/* ---- [tt:grpo.advantages] advantages ----
+ * A group and what its rule may use; batch_*: of the whole batch. */
+
+typedef struct tti_group {
+    tt_rollout *r;
+    int n;
+    const tt_grpo_config *config;
+    tt_reward_stats stats;
+    double scale;              /* of scale_rewards                   */
+    double batch_std;
+    double batch_nonzero;      /* share of rewards that are not 0    */
+} tti_group;
+
+/* (reward - baseline) / scale for all who have a reward, 0 for the others. */
+static void tti_advantage_set(const tti_group *g, double baseline, double scale) {
+    int i;
+    for (i = 0; i < g->n; i++) {
+        tt_rollout *r = &g->r[i];
+        r->advantage = isnan(r->reward) ? 0.0f : (float)(((double)r->reward - baseline) / scale);
+    }
+}
+
+/* Source: arXiv 2402.03300, eq. 4.1; without the scale arXiv 2503.20783. */
+static void tti_advantage_grpo(const tti_group *g) {
+    tti_advantage_set(g, g->stats.mean, g->scale);
+}
+
+/* R - mean of the others = (R - mean) n / (n - 1). */
+static void tti_advantage_rloo(const tti_group *g) {
+    tti_advantage_set(g, g->stats.mean, (double)(g->stats.n - 1) / g->stats.n);
+}
+
+static void tti_advantage_opo(const tti_group *g) {
+    double weight = 0, weighted = 0;
+    int i;
+    for (i = 0; i < g->n; i++) {
+        if (isnan(g->r[i].reward)) { continue; }
+        weight += g->r[i].response_length;
+        weighted += (double)g->r[i].response_length * (double)g->r[i].reward;
+    }
+    tti_advantage_set(g, weighted / weight, 1);
+}
+
+/* Of equals the first is the best. */
+static void tti_advantage_passk(const tti_group *g) {
+    tt_rollout *r = g->r;
     int best = -1, second = -1, i;
-    for (i = 0; i < n; i++) {
+    for (i = 0; i < g->n; i++) {
         r[i].advantage = 0;
         if (!isnan(r[i].reward) && (best < 0 || r[i].reward > r[best].reward)) { best = i; }
     }
-    for (i = 0; i < n; i++) { if (i != best && !isnan(r[i].reward) && (second < 0 || r[i].reward > r[second].reward)) { second = i; } }
-    if (second >= 0) { r[best].advantage = (float)(((double)r[best].reward - (double)r[second].reward) / scale); }
+    for (i = 0; i < g->n; i++) {
+        if (i != best && !isnan(r[i].reward) && (second < 0 || r[i].reward > r[second].reward)) { second = i; }
+    }
+    if (second >= 0) { r[best].advantage = (float)(((double)r[best].reward - (double)r[second].reward) / g->scale); }
 }
-/* LUFFY's grpo_split: one on-policy sample has mean 0 and std 1, equal ones have std 1. */
-static void tti_advantage_luffy(tt_rollout *r, int n, const tt_grpo_config *c) {
-    tti_stats s = tti_reward_stats(r, n, TTI_TOTAL, c->biased_std, 1);
+
+static void tti_advantage_mean(const tti_group *g) {
+    tti_advantage_set(g, g->stats.mean, 1);
+}
+
+static void tti_advantage_gpg(const tti_group *g) {
+    tti_advantage_set(g, g->stats.mean, g->batch_nonzero);
+}
+
+static void tti_advantage_plain(const tti_group *g) {
+    tti_advantage_set(g, 0, 1);
+}
+
+/* LUFFY's grpo_split: one on-policy response has mean 0 and std 1, equal ones have std 1. */
+static void tti_advantage_luffy(const tti_group *g) {
+    const tt_grpo_config *c = g->config;
+    tt_reward_stats s = tti_reward_stats(g->r, g->n, TTI_TOTAL, c->biased_std, 1);
     double scale = (s.n > 1 && !s.equal ? s.std : 1) + (double)c->advantage_eps;
-    tti_advantage_set(r, n, s.n > 1 ? s.mean : 0, c->scale_rewards == TT_SCALE_NONE ? 1 : scale);
+    tti_advantage_set(g, s.n > 1 ? s.mean : 0, c->scale_rewards == TT_SCALE_NONE ? 1 : scale);
 }
-static double tti_length_baseline(const tt_rollout *r, int n) {
-    double weight = 0, weighted = 0;
-    int i;
-    for (i = 0; i < n; i++) {
-        if (isnan(r[i].reward)) { continue; }
-        weight += r[i].response_length;
-        weighted += (double)r[i].response_length * (double)r[i].reward;
-    }
-    return weighted / weight;
-}
-/* Of the whole batch: standard deviation, and the share of rewards that are not 0. */
-typedef struct tti_batch_rewards { double std, scored; } tti_batch_rewards;
-static void tti_advantage_group(tt_rollout *r, int n, const tt_grpo_config *c, const tti_batch_rewards *batch) {
-    tti_stats s = tti_reward_stats(r, n, TTI_TOTAL, c->biased_std, 0);
-    double baseline = s.mean, scale = 1;
-    int i;
-    if (c->advantage == TT_ADV_LUFFY) { tti_advantage_luffy(r, n, c); return; }
-    if (c->advantage == TT_ADV_REINFORCE_PP) { tti_advantage_set(r, n, 0, 1); return; }
-    if (n == 1 && c->keep_single && c->advantage == TT_ADV_GRPO) { tti_advantage_set(r, 1, 0, 1 + (double)c->advantage_eps); return; }
-    if (s.equal) { for (i = 0; i < n; i++) { r[i].advantage = 0; } return; }
-    if (c->scale_rewards == TT_SCALE_GROUP) { scale = s.std + (double)c->advantage_eps; }
-    if (c->scale_rewards == TT_SCALE_BATCH) { scale = batch->std + (double)c->advantage_eps; }
-    switch (c->advantage) {
-    case TT_ADV_PASSK: tti_advantage_passk(r, n, scale); return;
-    case TT_ADV_RLOO: scale = (double)(s.n - 1) / s.n; break;         /* R_i - mean of the others */
-    case TT_ADV_OPO: baseline = tti_length_baseline(r, n); scale = 1; break;
-    case TT_ADV_GPG: scale = batch->scored; break;
-    case TT_ADV_REINFORCE_PP_BASELINE: scale = 1; break;
-    case TT_ADV_GRPO: case TT_ADV_REINFORCE_PP: case TT_ADV_GDPO: case TT_ADV_LUFFY: break;
-    }
-    tti_advantage_set(r, n, baseline, scale);
-}
-/* GDPO, TRL's normalize_then_sum: each reward is normalised in its group, the weighted sum over the batch. */
-static void tti_advantage_gdpo(tt_rollouts *all, const tt_grpo_config *c, const float *weights) {
-    int size = all->num_generations, scored = 0, k, g, i;
-    double mean = 0, variance = 0, eps = (double)c->advantage_eps;
-    for (i = 0; i < all->n; i++) { all->items[i].advantage = 0; }
-    for (g = 0; g < all->n_groups; g++) {
-        for (k = 0; k < all->n_rewards; k++) {
-            tt_rollout *r = all->items + (size_t)g * (size_t)size;
-            tti_stats s = tti_reward_stats(r, size, k, c->biased_std, 0);
-            for (i = 0; i < size && !s.equal; i++) {
-                double w = weights ? (double)weights[k] : 1;
-                if (!isnan(r[i].rewards[k])) { r[i].advantage += (float)(w * ((double)r[i].rewards[k] - s.mean) / (s.std + eps)); }
-            }
-        }
-    }
-    for (i = 0; i < all->n; i++) { scored += !isnan(all->items[i].reward); mean += (double)all->items[i].advantage; }
-    mean /= scored > 0 ? scored : 1;
-    for (i = 0; i < all->n; i++) { variance += isnan(all->items[i].reward) ? 0 : ((double)all->items[i].advantage - mean) * ((double)all->items[i].advantage - mean); }
-    variance /= scored > 1 && !c->biased_std ? scored - 1 : scored > 0 ? scored : 1;
-    for (i = 0; i < all->n; i++) {
-        tt_rollout *r = &all->items[i];
-        r->advantage = variance > 0 && !isnan(r->reward) ? (float)(((double)r->advantage - mean) / (sqrt(variance) + eps)) : 0.0f;
-    }
-}
+
 /* Whitened over all tokens of the batch: unbiased variance and 1e-8 inside the root (verl), biased and at least
- * 1e-8 (OpenRLHF). */
-static void tti_advantage_whiten(tt_rollouts *all, const tt_grpo_config *c) {
+ * 1e-8 (OpenRLHF). Source: REINFORCE++, arXiv 2501.03262. */
+static void tti_advantage_whiten(tt_rollouts *all, const tt_grpo_config *c, const float *weights) {
     double tokens = 0, mean = 0, variance = 0, root;
     int i;
+    (void)weights;
     for (i = 0; i < all->n; i++) {
         int n = tti_loss_tokens(&all->items[i], c);
         tokens += n;
@@ -10520,340 +10895,406 @@ static void tti_advantage_whiten(tt_rollouts *all, const tt_grpo_config *c) {
     }
     variance /= tokens > 1 && !c->biased_std ? tokens - 1 : tokens;
     root = c->biased_std ? sqrt(variance > 1e-8 ? variance : 1e-8) : sqrt(variance + 1e-8);
-    for (i = 0; i < all->n; i++) { if (!isnan(all->items[i].reward)) { all->items[i].advantage = (float)(((double)all->items[i].advantage - mean) / root); } }
+    for (i = 0; i < all->n; i++) {
+        tt_rollout *r = &all->items[i];
+        if (!isnan(r->reward)) { r->advantage = (float)(((double)r->advantage - mean) / root); }
+    }
 }
+
+/* Adds weight * (R_k - mean) / std of one reward of one group. */
+static void tti_gdpo_add(tt_rollout *r, int n, int k, double weight, const tt_grpo_config *c) {
+    tt_reward_stats s = tti_reward_stats(r, n, k, c->biased_std, 0);
+    int i;
+    for (i = 0; i < n && !s.equal; i++) {
+        double x = (double)r[i].rewards[k];
+        if (!isnan(x)) { r[i].advantage += (float)(weight * (x - s.mean) / (s.std + (double)c->advantage_eps)); }
+    }
+}
+
+/* Each reward is normalised in its group, their weighted sum over the batch: TRL's normalize_then_sum.
+ * Source: GDPO, arXiv 2601.05242. */
+static void tti_advantage_gdpo(tt_rollouts *all, const tt_grpo_config *c, const float *weights) {
+    int scored = 0, k, g, i;
+    double mean = 0, variance = 0;
+    for (i = 0; i < all->n; i++) { all->items[i].advantage = 0; }
+    for (g = 0; g < all->n_groups; g++) {
+        for (k = 0; k < all->n_rewards; k++) {
+            tti_gdpo_add(tti_group_of(all, g), all->num_generations, k, weights ? (double)weights[k] : 1, c);
+        }
+    }
+    for (i = 0; i < all->n; i++) {
+        scored += !isnan(all->items[i].reward);
+        mean += (double)all->items[i].advantage;
+    }
+    mean /= scored > 0 ? scored : 1;
+    for (i = 0; i < all->n; i++) {
+        double d = (double)all->items[i].advantage - mean;
+        variance += isnan(all->items[i].reward) ? 0 : d * d;
+    }
+    variance /= scored > 1 && !c->biased_std ? scored - 1 : scored > 0 ? scored : 1;
+    for (i = 0; i < all->n; i++) {
+        tt_rollout *r = &all->items[i];
+        double d = (double)r->advantage - mean;
+        r->advantage = variance > 0 && !isnan(r->reward) ? (float)(d / (sqrt(variance) + (double)c->advantage_eps)) : 0.0f;
+    }
+}
+
+typedef struct tti_advantage_row {
+    tt_choice choice;
+    void (*group)(const tti_group *);                                                  /* NULL: `batch` does it all          */
+    int equal_too;                                                                     /* also where all rewards are equal   */
+    void (*batch)(tt_rollouts *, const tt_grpo_config *, const float *weights);        /* after the groups; NULL = nothing   */
+} tti_advantage_row;
+static const tti_advantage_row tti_advantages[] = {   /* in the order of tt_advantage_type */
+    {{"grpo", "(R - mean) / (std + eps)", "arXiv 2402.03300; unscaled Dr.GRPO, arXiv 2503.20783"}, tti_advantage_grpo, 0, NULL},
+    {{"rloo", "R - mean of the others", "arXiv 2402.14740"}, tti_advantage_rloo, 0, NULL},
+    {{"opo", "R - sum(n R) / sum(n), n: response length", "arXiv 2505.23585; verl opo"}, tti_advantage_opo, 0, NULL},
+    {{"passk", "best: (best - second) / (std + eps), others: 0", "arXiv 2503.19595; verl grpo_passk"}, tti_advantage_passk, 0, NULL},
+    {{"reinforce_pp_baseline", "whitened(R - mean)", "arXiv 2501.03262"}, tti_advantage_mean, 0, tti_advantage_whiten},
+    {{"gpg", "(R - mean) responses / responses with R != 0", "arXiv 2504.02546; verl gpg"}, tti_advantage_gpg, 0, NULL},
+    {{"reinforce_pp", "whitened(R)", "arXiv 2501.03262"}, tti_advantage_plain, 1, tti_advantage_whiten},
+    {{"gdpo", "standardised sum of weight (R_k - mean) / std", "arXiv 2601.05242; TRL normalize_then_sum"}, NULL, 0, tti_advantage_gdpo},
+    {{"luffy", "grpo, mean and std of the on-policy responses", "arXiv 2504.14945"}, tti_advantage_luffy, 1, NULL}
+};
+
+/* Advantages of one group; batch has the values of the whole batch. */
+static void tti_advantage_group(tt_rollout *r, int n, const tt_grpo_config *c, const tti_group *batch) {
+    const tti_advantage_row *row = &tti_advantages[c->advantage];
+    tti_group g = *batch;
+    double eps = (double)c->advantage_eps;
+    int i;
+    g.r = r;
+    g.n = n;
+    g.config = c;
+    g.stats = tti_reward_stats(r, n, TTI_TOTAL, c->biased_std, 0);
+    g.scale = c->scale_rewards == TT_SCALE_GROUP ? g.stats.std + eps : c->scale_rewards == TT_SCALE_BATCH ? g.batch_std + eps : 1;
+    if (n == 1 && c->keep_single && c->advantage == TT_ADV_GRPO) {
+        tti_advantage_set(&g, 0, 1 + eps);
+    } else if (g.stats.equal && !row->equal_too) {
+        for (i = 0; i < n; i++) { r[i].advantage = 0; }
+    } else {
+        row->group(&g);
+    }
+}
+
 static void tti_advantage_measure(const tt_rollouts *all, const tt_grpo_config *c, tt_grpo_metrics *m) {
-    int size = all->num_generations, g, k;
+    int g, k;
     m->reward_std = m->frac_reward_zero_std = 0;
     for (g = 0; g < all->n_groups; g++) {
-        tti_stats s = tti_reward_stats(all->items + (size_t)g * (size_t)size, size, TTI_TOTAL, c->biased_std, 0);
+        tt_reward_stats s = tti_reward_stats(tti_group_of(all, g), all->num_generations, TTI_TOTAL, c->biased_std, 0);
         m->frac_reward_zero_std += s.equal / (double)all->n_groups;
         m->reward_std += s.equal ? 0 : s.std / all->n_groups;
     }
     m->reward = tti_reward_stats(all->items, all->n, TTI_TOTAL, 0, 0).mean;
     for (k = 0; k < all->n_rewards; k++) { m->rewards[k] = tti_reward_stats(all->items, all->n, k, 0, 0).mean; }
 }
+
 TT_API tt_status tt_grpo_advantages(tt_rollouts *all, const tt_grpo_config *config, const float *reward_weights, tt_grpo_metrics *metrics) {
-    tt_grpo_config c = tti_grpo_resolve(config);
-    int size = all->num_generations, g, i;
-    tti_batch_rewards batch;
+    tt_grpo_config c = tt_grpo_resolve(config);
+    const tti_advantage_row *row;
     tt_grpo_metrics ignored = TT_INIT;
+    tti_group batch;
     tt_status status;
+    int i;
+    memset(&batch, 0, sizeof batch);
     if (!metrics) { metrics = &ignored; }
     if (all->n < 1) { return tt_fail(all->ctx, TT_ERR_ARG, "tt_grpo_advantages: number of rollouts is %d, expected >= 1", all->n); }
-    if (c.advantage == TT_ADV_RLOO && size < 2) { return tt_fail(all->ctx, TT_ERR_ARG, "tt_grpo_advantages: num_generations is %d, expected >= 2 for RLOO", size); }
-    status = tti_grpo_check(all->ctx, &c);
+    if (c.advantage == TT_ADV_RLOO && all->num_generations < 2) {
+        return tt_fail(all->ctx, TT_ERR_ARG, "tt_grpo_advantages: num_generations is %d, expected >= 2 for RLOO", all->num_generations);
+    }
+    status = tt_grpo_check(all->ctx, &c);
     if (status == TT_OK) { status = tti_rewards_sum(all, &c, reward_weights, metrics); }
     if (status != TT_OK) { return status; }
-    batch.std = tti_reward_stats(all->items, all->n, TTI_TOTAL, c.biased_std, 0).std;
-    batch.scored = 0;
-    for (i = 0; i < all->n; i++) { batch.scored += (!isnan(all->items[i].reward) && all->items[i].reward != 0) / (double)all->n; }
-    if (c.advantage == TT_ADV_GDPO) { tti_advantage_gdpo(all, &c, reward_weights); }
-    else { for (g = 0; g < all->n_groups; g++) { tti_advantage_group(all->items + (size_t)g * (size_t)size, size, &c, &batch); } }
-    if (c.advantage == TT_ADV_REINFORCE_PP_BASELINE || c.advantage == TT_ADV_REINFORCE_PP) { tti_advantage_whiten(all, &c); }
+    row = &tti_advantages[c.advantage];
+    batch.batch_std = tti_reward_stats(all->items, all->n, TTI_TOTAL, c.biased_std, 0).std;
+    for (i = 0; i < all->n; i++) {
+        batch.batch_nonzero += (!isnan(all->items[i].reward) && all->items[i].reward != 0) / (double)all->n;
+    }
+    for (i = 0; i < all->n_groups && row->group; i++) {
+        tti_advantage_group(tti_group_of(all, i), all->num_generations, &c, &batch);
+    }
+    if (row->batch) { row->batch(all, &c, reward_weights); }
     tti_advantage_measure(all, &c, metrics);
     return TT_OK;
 }
 
-/* ---- the loss of one token ---- */
-/* PPO's clipped surrogate (Schulman et al., arXiv 1707.06347) with asymmetric bounds (DAPO), two-sided delta
- * (INTELLECT-2) and dual clip for A < 0 (Ye et al., arXiv 1912.09729): max(-A min(r, delta), -A clip(r)), at most -A c. */
-static void tti_loss_ppo(const tt_grpo_config *c, double r, double dr, double a, tt_token_loss *out) {
-    double low = 1 - (double)c->epsilon_low, high = 1 + (double)c->epsilon_high;
-    int capped = c->delta > 0 && r > (double)c->delta;
-    double plain = -a * (capped ? (double)c->delta : r), clipped = -a * tti_clip(r, low, high);
-    out->clipped_low = a < 0 && r < low;
-    out->clipped_high = a > 0 && r > high;
-    out->loss = plain >= clipped ? plain : clipped;
-    out->dloss = plain >= clipped && !capped ? -a * dr : 0;
-    if (a < 0 && c->dual_clip > 0 && out->loss > -a * (double)c->dual_clip) {
-        out->loss = -a * (double)c->dual_clip;
-        out->dloss = 0;
-        out->clipped_dual = 1;
+/* ---- [tt:grpo.config] defaults, ranges, choices by name ---- */
+
+/* One row for each field: what a zero stands for, and its range. whole: the field is an int (or an enum). */
+typedef struct tti_grpo_field { const char *name; size_t at; int whole; double zero, low, high; } tti_grpo_field;
+#define TTI_INT(field) #field, offsetof(tt_grpo_config, field), 1
+#define TTI_FLOAT(field) #field, offsetof(tt_grpo_config, field), 0
+#define TTI_LAST(table) (sizeof(table) / sizeof *(table) - 1)
+static const tti_grpo_field tti_grpo_fields[] = {
+    {TTI_INT(advantage), 0, 0, TTI_LAST(tti_advantages)},
+    {TTI_INT(scale_rewards), 0, 0, TT_SCALE_NONE},
+    {TTI_INT(loss), 0, 0, TTI_LAST(tti_losses)},
+    {TTI_INT(aggregation), 0, 0, TTI_LAST(tti_aggregations)},
+    {TTI_INT(kl), 0, 0, TTI_LAST(tti_kls)},
+    {TTI_INT(mismatch), 0, 0, TTI_LAST(tti_mismatches)},
+    {TTI_INT(aas), 0, 0, TTI_LAST(tti_shapings)},
+    {TTI_INT(num_generations), 8, 1, INT_MAX},
+    {TTI_INT(max_completion_length), 128, 1, INT_MAX},
+    {TTI_FLOAT(temperature), 1, 1e-6, 1e6},
+    {TTI_FLOAT(epsilon_low), 0, 0, 20},
+    {TTI_FLOAT(epsilon_high), 0, 0, HUGE_VAL},
+    {TTI_FLOAT(delta), 0, 0, HUGE_VAL},
+    {TTI_FLOAT(beta), 0, 0, 1e6},
+    {TTI_FLOAT(entropy_coef), 0, -1e6, 1e6},
+    {TTI_FLOAT(cispo_epsilon_max), 5, 0, HUGE_VAL},
+    {TTI_FLOAT(top_entropy_quantile), 1, 0, 1},
+    {TTI_FLOAT(advantage_eps), 1e-6, 0, 1e6},
+    {TTI_INT(overlong_cache), 0, 0, INT_MAX},
+    {TTI_FLOAT(overlong_factor), 0, 0, 1e6},
+    {TTI_FLOAT(mismatch_low), 0, 0, HUGE_VAL},
+    {TTI_FLOAT(luffy_gamma), 0.1, -HUGE_VAL, HUGE_VAL},
+    {TTI_FLOAT(fallback_p), 0.01, -HUGE_VAL, HUGE_VAL},
+    {TTI_INT(dynamic_sampling), 0, 0, 1000},
+    {TTI_INT(num_iterations), 0, 0, 1000000},
+    {TTI_INT(num_mini_batches), 0, 0, 1000000}
+};
+enum { TTI_N_GRPO_FIELDS = (int)(sizeof tti_grpo_fields / sizeof *tti_grpo_fields) };
+
+static double tti_grpo_get(const tt_grpo_config *c, const tti_grpo_field *f) {
+    const void *at = (const char *)c + f->at;
+    int whole = 0;
+    float number = 0;
+    if (f->whole) {
+        memcpy(&whole, at, sizeof whole);
+        return whole;
     }
-}
-/* A loss of the form -weight A l whose weight is held constant. */
-static void tti_loss_weighted(double weight, double a, double l, tt_token_loss *out) {
-    out->loss = -weight * a * l;
-    out->dloss = -weight * a;
-}
-/* CISPO (MiniMax-M1, arXiv 2506.13585): the ratio is a constant weight with a cap; in verl's form with both bounds. */
-static void tti_loss_cispo(const tt_grpo_config *c, double l, double r, double a, tt_token_loss *out) {
-    int both = c->loss == TT_LOSS_CISPO_CLAMP;
-    double low = both ? 1 - (double)c->epsilon_low : 0, high = both ? 1 + (double)c->epsilon_high : (double)c->cispo_epsilon_max;
-    out->clipped_low = r < low;
-    out->clipped_high = r > high;
-    tti_loss_weighted(tti_clip(r, low, high), a, l, out);
-}
-/* VESPO's weight of a sequence whose tokens have log-ratios that add up to x. */
-static double tti_vespo_phi(const tt_grpo_config *c, double x, double a) {
-    double w = tti_clip(x, log(1e-8), 20), k = (double)(a >= 0 ? c->vespo_k_pos : c->vespo_k_neg), lambda = (double)(a >= 0 ? c->vespo_lambda_pos : c->vespo_lambda_neg);
-    return exp(lambda + k * w - lambda * exp(w));
-}
-/* DPPO (Qi et al., arXiv 2602.04879) bounds how far a probability moves where PPO bounds its ratio. The binary form tells this
- * token, p now and q at the rollout, from all others. 1e-8 is verl's. */
-static double tti_binary_divergence(tt_loss_type loss, double l, double o) {
-    double p = exp(l), q = exp(o);
-    return loss == TT_LOSS_DPPO_TV ? fabs(p - q) : q * (o - l) + (1 - q) * log((1 - q + 1e-8) / (1 - p + 1e-8));
-}
-static void tti_loss_dppo(const tt_grpo_config *c, double l, double o, double r, double a, tt_token_loss *out) {
-    double distance = tti_binary_divergence(c->loss, l, o), cap = c->dual_clip > 0 ? (double)c->dual_clip : HUGE_VAL;
-    out->clipped_low = a <= 0 && l < o && distance > (double)c->epsilon_low;
-    out->clipped_high = a > 0 && l > o && distance > (double)c->epsilon_high;
-    if (out->clipped_low || out->clipped_high) { return; }
-    out->clipped_dual = r > cap;
-    tti_loss_weighted(r < cap ? r : cap, a, l, out);
-}
-/* x = l - o of a token, or what stands for it in a sequence: see tti_sequence_loss. */
-static void tti_loss_ordinary(const tt_grpo_config *c, double l, double x, double a, tt_token_loss *out) {
-    double near = tti_clip(x, -20, 20), r = exp(near), dr = near == x ? r : 0, tau, s;
-    switch (c->loss) {
-    case TT_LOSS_REINFORCE: tti_loss_weighted(1, a, l, out); return;
-    case TT_LOSS_CISPO: case TT_LOSS_CISPO_CLAMP: tti_loss_cispo(c, l, r, a, out); return;
-    case TT_LOSS_VESPO: tti_loss_weighted(tti_vespo_phi(c, near, a), a, l, out); return;
-    case TT_LOSS_DPPO_TV: case TT_LOSS_DPPO_KL: tti_loss_dppo(c, l, l - x, r, a, out); return;
-    case TT_LOSS_KL_COV:
-        out->loss = -a * r;
-        out->dloss = -a * dr;
-        return;
-    case TT_LOSS_DRO:                 /* Richemond et al., arXiv 2405.19107, with the advantage for the reward less its value */
-        out->loss = -a * l + (double)c->dro_beta / 2 * x * x;
-        out->dloss = -a + (double)c->dro_beta * x;
-        return;
-    case TT_LOSS_SAPO:                /* a soft gate instead of the clip */
-        tau = (double)(a > 0 ? c->sapo_tau_pos : c->sapo_tau_neg);
-        s = 1 / (1 + exp(-tau * (r - 1)));
-        out->loss = -a * 4 / tau * s;
-        out->dloss = -a * 4 * s * (1 - s) * dr;
-        return;
-    case TT_LOSS_GMPO:                /* the clip is in the logarithm, on the side where it makes -A r larger */
-        s = tti_clip(x, -(double)c->epsilon_low, (double)c->epsilon_high);
-        out->clipped_low = a < 0 && s > x;
-        out->clipped_high = a > 0 && s < x;
-        if (out->clipped_low || out->clipped_high) { r = exp(s); dr = 0; }
-        out->loss = -a * r;
-        out->dloss = -a * dr;
-        return;
-    case TT_LOSS_GSPO: case TT_LOSS_GSPO_TOKEN: case TT_LOSS_RLOO: case TT_LOSS_CLIP_COV: case TT_LOSS_PPO_CLIP: tti_loss_ppo(c, r, dr, a, out); return;
-    }
-}
-/* Advantage-Aware Shaping: gamma falls from gamma(A_max) = gamma_min to gamma(A_min) = gamma_max. The released
- * code clamps it with lower bound gamma_min and upper bound gamma_max; as gamma_min is the larger one, this
- * gives gamma_max for every A. */
-static double tti_aas_gamma(const tt_grpo_config *c, double a) {
-    double low = (double)c->gamma_min, high = (double)c->gamma_max;
-    double gamma = low + (high - low) * ((double)c->advantage_max - a) / ((double)c->advantage_max - (double)c->advantage_min);
-    if (c->aas == TT_AAS_FORMULA && low > high) { return tti_clip(gamma, high, low); }
-    if (gamma < low) { gamma = low; }
-    return gamma > high ? high : gamma;
-}
-/* LUFFY, arXiv 2504.14945: p / (p + gamma), gradient through both; a negative gamma: p as it is. */
-static void tti_loss_luffy(const tt_grpo_config *c, double p, double a, tt_token_loss *out) {
-    double gamma = (double)c->luffy_gamma;
-    out->factor = gamma < 0 ? p : p / (p + gamma);
-    out->loss = -a * out->factor;
-    out->dloss = gamma < 0 ? out->loss : out->loss * gamma / (p + gamma);
-}
-/* loss = -A w, w = p / d, d = sg(p) + gamma(A) kept inside (0, 1]: the gradient flows through the numerator only. */
-static void tti_loss_guided(const tt_grpo_config *c, double l, double o, double a, tt_token_loss *out) {
-    double p = exp(l), d;
-    if (c->aas == TT_AAS_OFF || (a < 0 && p < (double)c->fallback_p)) {     /* do not push down what is hardly said anyway */
-        out->fallback = c->aas != TT_AAS_OFF;
-        tti_loss_ordinary(c, l, l - o, a, out);
-        return;
-    }
-    if (c->aas == TT_AAS_LUFFY) { tti_loss_luffy(c, p, a, out); return; }
-    d = p + tti_aas_gamma(c, a);
-    out->factor = d <= 0 ? 1.0001 : d > 1 ? 0.9999 : p / d;                /* d <= 0: d = p / 1.0001; d > 1: d = p / 0.9999 */
-    out->loss = out->dloss = -a * out->factor;
-}
-static void tti_loss_kl(const tt_grpo_config *c, double l, double o, double f, tt_token_loss *out) {
-    double slope, beta = c->kl_in_reward ? 0 : (double)c->beta;
-    out->kl = tti_kl(c, l, o, f, &slope);
-    out->loss += beta * out->kl;
-    out->dloss += beta * slope;
-}
-/* Whose token it is, which decides its loss. */
-enum { TTI_ORDINARY, TTI_GUIDED, TTI_OFF_POLICY };
-static void tti_loss_policy(const tt_grpo_config *c, double l, double o, double a, int whose, tt_token_loss *out) {
-    memset(out, 0, sizeof *out);
-    out->factor = 1;
-    if (whose == TTI_GUIDED) { tti_loss_guided(c, l, o, a, out); }
-    else if (whose == TTI_OFF_POLICY) { tti_loss_luffy(c, exp(l), a, out); }
-    else { tti_loss_ordinary(c, l, l - o, a, out); }
-}
-TT_API tt_token_loss tt_grpo_token_loss(const tt_grpo_config *config, double logp, double old_logp, double ref_logp, double advantage, int guided) {
-    tt_grpo_config c = tti_grpo_resolve(config);
-    tt_token_loss out;
-    tti_loss_policy(&c, logp, old_logp, advantage, guided, &out);
-    if (!isnan(ref_logp)) { tti_loss_kl(&c, logp, old_logp, ref_logp, &out); }
-    return out;
+    memcpy(&number, at, sizeof number);
+    return (double)number;
 }
 
-/* ---- the loss of a batch ---- */
-/* What the weights divide by, over the whole optimizer batch; micro: tokens of the micro-batch, which tti_grpo_loss fills in. */
-typedef struct tti_denominators { double tokens, guided, sequences, filled, longest, micro; } tti_denominators;
-static tti_denominators tti_loss_denominators(const tt_rollouts *all, const tt_grpo_config *c) {
-    tti_denominators d = TT_INIT;
-    int i, t;
-    for (i = 0; i < all->n; i++) {
-        const tt_rollout *r = &all->items[i];
-        int n = tti_loss_tokens(r, c);
-        d.tokens += n;
-        d.filled += n > 0;
-        if (r->response_length > d.longest) { d.longest = r->response_length; }
-        for (t = 0; t < r->response_length; t++) { d.guided += tti_in_loss(r, t, c) && r->teacher_mask[t]; }
+static void tti_grpo_set(tt_grpo_config *c, const tti_grpo_field *f, double value) {
+    void *at = (char *)c + f->at;
+    int whole = (int)value;
+    float number = (float)value;
+    if (f->whole) {
+        memcpy(at, &whole, sizeof whole);
+    } else {
+        memcpy(at, &number, sizeof number);
     }
-    d.sequences = all->n;
-    return d;
 }
-/* Weight of one token of a sequence with n tokens in the loss. */
-static double tti_loss_weight(const tt_grpo_config *c, const tti_denominators *d, int n) {
-    switch (c->aggregation) {
-    case TT_SEQ_MEAN_TOKEN_MEAN: return 1 / (n * d->sequences);
-    case TT_SEQ_MEAN_FILLED: return 1 / ((n + 1e-8) * d->filled);
-    case TT_SEQ_MEAN_TOKEN_SUM: return 1 / d->filled;
-    case TT_SEQ_SUM_NORM: return 1 / d->longest;
-    case TT_DR_GRPO: return 1 / (d->sequences * c->max_completion_length);
-    case TT_LUSPO: return 1 / d->sequences;
-    case TT_BNPO: return 1 / d->micro;
-    case TT_TOKEN_SUM: return 1;
-    case TT_TOKEN_MEAN: break;
+
+TT_API tt_grpo_config tt_grpo_resolve(const tt_grpo_config *in) {
+    tt_grpo_config c = *in;
+    int loss = c.loss >= 0 && (size_t)c.loss <= TTI_LAST(tti_losses) ? (int)c.loss : 0;
+    int mismatch = c.mismatch >= 0 && (size_t)c.mismatch <= TTI_LAST(tti_mismatches) ? (int)c.mismatch : 0;
+    int k;
+    for (k = 0; k < TTI_N_GRPO_FIELDS; k++) {
+        const tti_grpo_field *f = &tti_grpo_fields[k];
+        if (f->zero != 0 && tti_grpo_get(&c, f) == 0) { tti_grpo_set(&c, f, f->zero); }
     }
-    return 1 / d->tokens;
+    if (c.epsilon_low == 0) { c.epsilon_low = tti_losses[loss].epsilon; }
+    if (c.epsilon_high == 0) { c.epsilon_high = tti_losses[loss].epsilon; }
+    if (c.dual_clip == 0) { c.dual_clip = tti_losses[loss].dual_clip; }
+    if (c.mismatch_high == 0) { c.mismatch_high = tti_mismatches[mismatch].high; }
+    if (c.gamma_min == 0 && c.gamma_max == 0 && c.advantage_min == 0 && c.advantage_max == 0) {
+        c.gamma_min = 0.001f;
+        c.gamma_max = -0.001f;
+        c.advantage_min = -4;
+        c.advantage_max = 4;
+    }
+    return c;
 }
-typedef struct tti_batch_loss {       /* lives in the step's arena until backward */
-    int n;
-    float *logprobs, *entropy;        /* host values; entropy NULL if not given   */
-    float *dlogprobs, *dentropy;      /* d loss / d value                         */
-    double least;                     /* entropy from which on a token has a policy loss; see top_entropy_quantile */
-    unsigned char *chosen;            /* by tti_covariance_choose; NULL in other losses */
+
+static tt_status tti_grpo_range(tt_context *ctx, const char *name, double value, double low, double high) {
+    if (value >= low && value <= high) { return TT_OK; }
+    return tt_fail(ctx, TT_ERR_ARG, "grpo: %s is %g, expected %g .. %g", name, value, low, high);
+}
+
+TT_API tt_status tt_grpo_check(tt_context *ctx, const tt_grpo_config *config) {
+    tt_grpo_config c = tt_grpo_resolve(config);
+    tt_status status = TT_OK;
+    int k;
+    for (k = 0; k < TTI_N_GRPO_FIELDS && status == TT_OK; k++) {
+        const tti_grpo_field *f = &tti_grpo_fields[k];
+        status = tti_grpo_range(ctx, f->name, tti_grpo_get(&c, f), f->low, f->high);
+    }
+    if (status == TT_OK && c.loss != TT_LOSS_GMPO) { status = tti_grpo_range(ctx, "epsilon_low", (double)c.epsilon_low, 0, 1); }
+    if (status == TT_OK) { status = tti_grpo_range(ctx, "overlong_cache", c.overlong_cache, 0, c.max_completion_length); }
+    if (status == TT_OK) { status = tti_grpo_range(ctx, "mismatch_low", (double)c.mismatch_low, 0, (double)c.mismatch_high); }
+    return status;
+}
+
+typedef struct tti_choices { const char *field; const void *rows; size_t row_bytes, n; } tti_choices;
+#define TTI_CHOICES(field, table) {field, table, sizeof *(table), sizeof(table) / sizeof *(table)}
+
+TT_API const tt_choice *tt_grpo_choice(const char *field, int value) {
+    static const tti_choices all[] = {
+        TTI_CHOICES("advantage", tti_advantages), TTI_CHOICES("loss", tti_losses),
+        TTI_CHOICES("aggregation", tti_aggregations), TTI_CHOICES("kl", tti_kls),
+        TTI_CHOICES("mismatch", tti_mismatches), TTI_CHOICES("aas", tti_shapings)
+    };
+    size_t k;
+    for (k = 0; k < sizeof all / sizeof *all; k++) {
+        if (strcmp(all[k].field, field) != 0) { continue; }
+        if (value < 0 || (size_t)value >= all[k].n) { return NULL; }
+        return (const tt_choice *)((const char *)all[k].rows + (size_t)value * all[k].row_bytes);   /* its first member */
+    }
+    return NULL;
+}
+
+TT_API tt_status tt_grpo_choose(tt_context *ctx, const char *field, const char *name, int *value) {
+    char known[256];
+    size_t size = 0;
+    const tt_choice *choice;
+    int k;
+    for (k = 0; (choice = tt_grpo_choice(field, k)) != NULL; k++) {
+        if (strcmp(choice->name, name) == 0) {
+            *value = k;
+            return TT_OK;
+        }
+    }
+    known[0] = 0;
+    for (k = 0; (choice = tt_grpo_choice(field, k)) != NULL && size < sizeof known - 32; k++) {
+        size += (size_t)snprintf(known + size, sizeof known - size, "%s%s", k ? ", " : "", choice->name);
+    }
+    return tt_fail(ctx, TT_ERR_ARG, "grpo: %s is \"%.64s\", expected one of %s", field, name, known);
+}
+
+/* ---- [tt:grpo.batch] the loss of a batch ---- */
+
+typedef struct tti_batch_loss {       /* lives in the step's arena until backward                     */
+    int n;                            /* response tokens                                              */
+    float *logprobs, *entropy;        /* host values; entropy NULL if not given                       */
+    float *dlogprobs, *dentropy;      /* slopes of the loss                                           */
+    double least_entropy;             /* from which on a token has a policy loss; see top_entropy_quantile */
     double loss;
 } tti_batch_loss;
 
-/* What the tokens of a response share. Ordinary tokens are those without teacher_mask. */
-typedef struct tti_shared {
-    double log_ratio;      /* sum of l - o over the n ordinary tokens; GMPO: of the clipped ones */
-    double log_mismatch;   /* sum of o - s over the n_sampled tokens of the sampler              */
-    double gap;            /* sum of s - l over the same                                         */
-    double policy;         /* of the policy loss, 1 or less: 0 if the response leaves it         */
-    double weights;        /* sum of the mismatch weights of the ordinary tokens that are kept   */
+/* What the tokens of a response share. */
+typedef struct tti_response_sums {
+    double log_ratio;        /* sum of log r over its n student tokens; GMPO: of the clipped ones            */
+    double log_ratio_kept;   /* the same, each within +-20                                                   */
+    double log_mismatch;     /* sum of log p_old - log p_sampler over the n_sampled tokens of the sampler     */
+    double gap;              /* sum of log p_sampler - log p over the same                                    */
+    double policy;           /* 1, or 0 if the response leaves the policy loss                               */
+    double weights;          /* sum of the mismatch weights of the student tokens that are kept               */
     int n, n_sampled;
-    tt_token_loss loss;    /* of a sequence loss                                                 */
-} tti_shared;
-/* Log-probs of token t: l now, o at the rollout (that of now if there is none), s by the sampler, f of the reference; its
- * entropy h; kept: 1, or 0 for a token whose entropy is too small for the policy loss; chosen: see tti_covariance_choose. */
-typedef struct tti_logps { double l, o, s, f, h, kept; int chosen; } tti_logps;
-static tti_logps tti_logps_at(const tt_rollout *r, const tti_batch_loss *b, size_t at, int t) {
-    tti_logps p;
-    p.l = (double)b->logprobs[at + (size_t)t];
-    p.h = b->entropy ? (double)b->entropy[at + (size_t)t] : 0;
-    p.kept = p.h >= b->least;
-    p.chosen = b->chosen && b->chosen[at + (size_t)t];
-    p.o = r->old_logprobs ? (double)r->old_logprobs[t] : p.l;
-    p.s = (double)r->sampling_logprobs[t];
-    p.f = r->ref_logprobs ? (double)r->ref_logprobs[t] : (double)NAN;
+    tt_token_loss loss;      /* one for all of them, if the loss pools                                        */
+} tti_response_sums;
+
+/* Log-probs of one token, its entropy, and whether that is large enough for the policy loss (1 or 0). */
+typedef struct tti_token_logps { double now, old, sampler, reference, entropy, kept; size_t index; } tti_token_logps;
+
+/* Token t of a response whose values begin at `at`. old: at the rollout, or that of now if there is none. */
+static tti_token_logps tti_token_logps_at(const tt_rollout *r, const tti_batch_loss *b, size_t at, int t) {
+    tti_token_logps p;
+    p.index = at + (size_t)t;
+    p.now = (double)b->logprobs[p.index];
+    p.entropy = b->entropy ? (double)b->entropy[p.index] : 0;
+    p.kept = p.entropy >= b->least_entropy;
+    p.old = r->old_logprobs ? (double)r->old_logprobs[t] : p.now;
+    p.sampler = (double)r->sampling_logprobs[t];
+    p.reference = r->ref_logprobs ? (double)r->ref_logprobs[t] : (double)NAN;
     return p;
 }
-static double tti_bounded(const tt_grpo_config *c, double w, int mask) {
-    double low = (double)c->mismatch_low, high = (double)c->mismatch_high;
-    return mask ? (w >= low && w <= high ? w : 0) : tti_clip(w, low, high);
+
+static double tti_mismatch_weight(const tt_grpo_config *c, const tti_response_sums *q, const tti_token_logps *p) {
+    tti_mismatch_ratio m;
+    m.token = isnan(p->sampler) ? 1 : exp(tti_clip(p->old - p->sampler, -20, 20));
+    m.response = exp(tti_clip(q->log_mismatch, -20, 20));
+    m.mean = exp(q->log_mismatch / (q->n_sampled + 1e-8));
+    m.low = (double)c->mismatch_low;
+    m.high = (double)c->mismatch_high;
+    return tti_mismatches[c->mismatch].weight(&m);
 }
-/* Weight of the policy loss of a token; constant for the gradient. */
-static double tti_mismatch_weight(const tt_grpo_config *c, const tti_shared *q, const tti_logps *p) {
-    double token = isnan(p->s) ? 1 : exp(tti_clip(p->o - p->s, -20, 20)), sequence = exp(tti_clip(q->log_mismatch, -20, 20));
-    switch (c->mismatch) {
-    case TT_MISMATCH_TOKEN_TRUNCATE: return tti_bounded(c, token, 0);
-    case TT_MISMATCH_TOKEN_MASK: return tti_bounded(c, token, 1);
-    case TT_MISMATCH_SEQ_TRUNCATE: return tti_bounded(c, sequence, 0);
-    case TT_MISMATCH_SEQ_MASK: return tti_bounded(c, sequence, 1);
-    case TT_MISMATCH_GEOMETRIC_MASK: return tti_bounded(c, exp(q->log_mismatch / (q->n_sampled + 1e-8)), 1) > 0 ? token : 0;
-    case TT_MISMATCH_OFF: break;
-    }
-    return 1;
+
+static tt_loss_input tti_loss_input_of(const tt_grpo_config *c, const tt_rollout *r, const tti_token_logps *p, const tti_response_sums *q) {
+    tt_loss_input in = TT_INIT;
+    in.config = c;
+    in.logp = p->now;
+    in.old_logp = p->old;
+    in.response_log_ratio = q->log_ratio_kept;
+    in.advantage = (double)r->advantage;
+    in.index = p->index;
+    return in;
 }
-/* One loss for the whole response: GSPO (arXiv 2507.18071), GMPO, RLOO; its slope is by each ordinary token's l. */
-static int tti_is_sequence_loss(tt_loss_type loss) { return loss == TT_LOSS_GSPO || loss == TT_LOSS_GSPO_TOKEN || loss == TT_LOSS_GMPO || loss == TT_LOSS_RLOO; }
-static void tti_sequence_loss(const tt_grpo_config *c, tti_shared *q, double a) {
-    double n = c->loss == TT_LOSS_RLOO ? 1 : c->loss == TT_LOSS_GMPO ? q->n + 1e-8 : q->n, x = q->log_ratio / n;
-    q->loss.factor = 1;
-    if (c->loss == TT_LOSS_GMPO) {
-        double r = exp(tti_clip(x, -20, 20));
-        q->loss.loss = q->loss.dloss = -a * r;
-    } else {
-        tti_loss_ordinary(c, 0, c->loss == TT_LOSS_GSPO_TOKEN && x > 10 ? 10 : x, a, &q->loss);
-        if (c->loss == TT_LOSS_GSPO_TOKEN && x > 10) { q->loss.dloss = 0; }
-    }
+
+/* One loss of the whole response: of its pooled log-ratio; its slope is by each student token's log p. */
+static void tti_pooled_loss(const tt_grpo_config *c, const tt_rollout *r, tti_response_sums *q) {
+    tti_pool pool = tti_loss_pool(c);
+    double n = pool == TTI_POOL_SUM ? 1 : pool == TTI_POOL_CLIPPED_MEAN ? q->n + 1e-8 : q->n;
+    tt_loss_input in = TT_INIT;
+    in.config = c;
+    in.advantage = (double)r->advantage;
+    tti_token_loss_zero(&q->loss);
+    tti_loss_student(&in, q->log_ratio / n, &q->loss);
     q->loss.dloss /= n;
 }
-/* GMPO's clip of one log-ratio; *live: it is not at a bound. */
-static double tti_gmpo_clip(const tt_grpo_config *c, double x, double a, int *live) {
-    double s = tti_clip(x, -(double)c->epsilon_low, (double)c->epsilon_high);
-    *live = a > 0 ? s >= x : s <= x;
-    return *live ? x : s;
+
+static void tti_sums_add(tti_response_sums *q, const tt_grpo_config *c, const tt_rollout *r, const tti_token_logps *p, int student) {
+    double log_ratio = p->now - p->old;
+    int live;
+    if (!isnan(p->sampler)) {
+        q->log_mismatch += p->old - p->sampler;
+        q->gap += p->sampler - p->now;
+        q->n_sampled++;
+    }
+    if (!student) { return; }
+    q->log_ratio_kept += tti_clip(log_ratio, -20, 20);
+    q->log_ratio += tti_loss_pool(c) == TTI_POOL_CLIPPED_MEAN ? tti_gmpo_clip(c, log_ratio, (double)r->advantage, &live) : log_ratio;
+    q->n++;
 }
-static tti_shared tti_shared_read(const tt_rollout *r, const tti_batch_loss *b, size_t at, const tt_grpo_config *c) {
-    tti_shared q;
-    double a = (double)r->advantage;
-    int t, live;
+
+static tti_response_sums tti_response_read(const tt_rollout *r, const tti_batch_loss *b, size_t at, const tt_grpo_config *c) {
+    double threshold = (double)c->off_policy_mask_threshold;
+    tti_response_sums q;
+    int t;
     memset(&q, 0, sizeof q);
     for (t = 0; t < r->response_length; t++) {
-        tti_logps p = tti_logps_at(r, b, at, t);
-        if (!tti_in_loss(r, t, c)) { continue; }
-        if (!isnan(p.s)) { q.log_mismatch += p.o - p.s; q.gap += p.s - p.l; q.n_sampled++; }
-        if (r->teacher_mask[t]) { continue; }
-        q.log_ratio += c->loss == TT_LOSS_GMPO ? tti_gmpo_clip(c, p.l - p.o, a, &live) : c->loss == TT_LOSS_VESPO ? tti_clip(p.l - p.o, -20, 20) : p.l - p.o;
-        q.n++;
+        tti_token_logps p = tti_token_logps_at(r, b, at, t);
+        if (tti_in_loss(r, t, c)) { tti_sums_add(&q, c, r, &p, tti_is_student(r, t)); }
     }
-    q.policy = c->off_policy_mask_threshold != 0 && a < 0 && q.n_sampled > 0 && q.gap / q.n_sampled > (double)c->off_policy_mask_threshold ? 0 : 1;
-    if (!tti_is_sequence_loss(c->loss) || q.n == 0) { return q; }
+    q.policy = threshold != 0 && r->advantage < 0 && q.n_sampled > 0 && q.gap / q.n_sampled > threshold ? 0 : 1;
+    if (tti_loss_pool(c) == TTI_POOL_NONE || q.n == 0) { return q; }
     for (t = 0; t < r->response_length; t++) {
-        tti_logps p = tti_logps_at(r, b, at, t);
-        if (tti_in_loss(r, t, c) && !r->teacher_mask[t]) { q.weights += tti_mismatch_weight(c, &q, &p) * p.kept; }
+        tti_token_logps p = tti_token_logps_at(r, b, at, t);
+        if (tti_in_loss(r, t, c) && tti_is_student(r, t)) { q.weights += tti_mismatch_weight(c, &q, &p) * p.kept; }
     }
-    tti_sequence_loss(c, &q, a);
+    tti_pooled_loss(c, r, &q);
     return q;
 }
-/* What becomes of a chosen token whose log-ratio is x. */
-static void tti_loss_chosen(const tt_grpo_config *c, double x, tt_token_loss *out) {
-    out->clipped_cov = 1;
-    if (c->loss == TT_LOSS_CLIP_COV) { out->loss = out->dloss = 0; return; }
-    out->loss += (double)c->ppo_kl_coef * fabs(x);
-    out->dloss += (double)c->ppo_kl_coef * ((x > 0) - (x < 0));
+
+/* The pooled loss as the loss of one of its tokens: each of them moves the ratio that all of them use. */
+static tt_token_loss tti_pooled_at(const tt_grpo_config *c, const tt_rollout *r, const tti_token_logps *p, const tti_response_sums *q, double weight) {
+    tt_token_loss x = q->loss;
+    int live = 1;
+    if (tti_loss_pool(c) == TTI_POOL_CLIPPED_MEAN) { tti_gmpo_clip(c, p->now - p->old, (double)r->advantage, &live); }
+    x.clipped_low |= !live && r->advantage < 0;
+    x.clipped_high |= !live && r->advantage > 0;
+    x.loss *= weight * p->kept;
+    x.dloss *= live ? q->weights * q->policy : 0;
+    return x;
 }
-/* Loss of one token of a sequence; *weight receives its mismatch weight. A sequence loss stands for each of its
- * tokens, so each of them moves the ratio that all of them use. */
-static tt_token_loss tti_loss_at(const tt_grpo_config *c, const tt_rollout *r, int t, const tti_shared *q, const tti_logps *p, double *weight) {
-    int whose = r->off_policy ? TTI_OFF_POLICY : r->teacher_mask[t] ? TTI_GUIDED : TTI_ORDINARY, live = 1;
-    double a = (double)r->advantage;
+
+/* Loss of token t; *weight receives its mismatch weight. */
+static tt_token_loss tti_loss_at(const tt_grpo_config *c, const tt_rollout *r, int t, const tti_response_sums *q, const tti_token_logps *p, double *weight) {
+    tt_loss_input in = tti_loss_input_of(c, r, p, q);
     tt_token_loss x;
     *weight = tti_mismatch_weight(c, q, p) * q->policy;
-    if (whose == TTI_ORDINARY && tti_is_sequence_loss(c->loss)) {
-        x = q->loss;
-        if (c->loss == TT_LOSS_GMPO) { tti_gmpo_clip(c, p->l - p->o, a, &live); }
-        x.clipped_low |= !live && a < 0;
-        x.clipped_high |= !live && a > 0;
-        x.loss *= *weight * p->kept;
-        x.dloss *= live ? q->weights * q->policy : 0;
+    if (tti_is_student(r, t) && tti_loss_pool(c) != TTI_POOL_NONE) {
+        x = tti_pooled_at(c, r, p, q, *weight);
     } else {
-        tti_loss_policy(c, p->l, p->o, a, whose, &x);
-        if (whose == TTI_ORDINARY && c->loss == TT_LOSS_VESPO) { tti_loss_weighted(tti_vespo_phi(c, q->log_ratio, a), a, p->l, &x); }
-        if (p->chosen) { tti_loss_chosen(c, p->l - p->o, &x); }
+        tti_loss_by_kind(&in, tti_kind_of(r, t), &x);
         x.loss *= *weight * p->kept;
         x.dloss *= *weight * p->kept;
     }
-    if (!isnan(p->f)) { tti_loss_kl(c, p->l, p->o, p->f, &x); }
+    if (!isnan(p->reference)) { tti_loss_add_kl(&in, p->reference, &x); }
     return x;
 }
-static void tti_loss_measure(tt_grpo_metrics *m, const tti_denominators *d, int guided, const tti_logps *p, const tt_token_loss *x, double weight) {
-    double gap = isnan(p->s) ? 0 : fabs(p->o - p->s);
-    m->entropy += p->h / d->tokens;
+
+static void tti_loss_measure(tt_grpo_metrics *m, const tt_loss_totals *d, int guided, const tti_token_logps *p, const tt_token_loss *x, double weight) {
+    double gap = isnan(p->sampler) ? 0 : fabs(p->old - p->sampler);
+    m->entropy += p->entropy / d->tokens;
     m->kl += x->kl / d->tokens;
-    m->ppo_kl += (p->o - p->l) / d->tokens;
+    m->ppo_kl += (p->old - p->now) / d->tokens;
     m->clip_low += x->clipped_low / d->tokens;
     m->clip_high += x->clipped_high / d->tokens;
     m->clip_dual += x->clipped_dual / d->tokens;
-    m->clip_cov += x->clipped_cov / d->tokens;
     m->mismatch_mean += weight / d->tokens;
     m->n_tokens += 1;
     if (gap > m->sampling_logp_difference_max) { m->sampling_logp_difference_max = gap; }
@@ -10864,127 +11305,87 @@ static void tti_loss_measure(tt_grpo_metrics *m, const tti_denominators *d, int 
     m->aas_factor_mean += x->factor / d->guided;
     if (x->factor > m->aas_factor_max) { m->aas_factor_max = x->factor; }
 }
+
 static int tti_ascending(const void *a, const void *b) {
     float x = *(const float *)a, y = *(const float *)b;
     return x < y ? -1 : x > y;
 }
+
 /* The (1 - top_entropy_quantile) quantile of the entropies of the tokens in the loss, linear between neighbours. */
-static tt_status tti_entropy_least(tt_context *ctx, tti_batch_loss *b, const tt_rollouts *all, const int *indices, int n, const tt_grpo_config *c) {
+static tt_status tti_entropy_quantile(tt_context *ctx, tti_batch_loss *b, const tt_loss_batch *batch, const tt_grpo_config *c) {
     size_t count = 0, at = 0, below;
-    float *sorted = c->top_entropy_quantile < 1 ? (float *)tt_alloc(ctx, (size_t)b->n, sizeof *sorted) : NULL;
+    float *sorted;
     double place;
     int i, t;
-    b->least = -HUGE_VAL;
+    b->least_entropy = -HUGE_VAL;
     if (c->top_entropy_quantile >= 1) { return TT_OK; }
+    sorted = (float *)tt_alloc(ctx, (size_t)b->n, sizeof *sorted);
     if (!sorted) { return TT_ERR_MEM; }
-    for (i = 0; i < n; i++) {
-        const tt_rollout *r = &all->items[indices[i]];
-        for (t = 0; t < r->response_length; t++, at++) { if (tti_in_loss(r, t, c)) { sorted[count++] = b->entropy[at]; } }
+    for (i = 0; i < tti_batch_size(batch); i++) {
+        const tt_rollout *r = tti_batch_at(batch, i);
+        for (t = 0; t < r->response_length; t++, at++) {
+            if (tti_in_loss(r, t, c)) { sorted[count++] = b->entropy[at]; }
+        }
     }
     qsort(sorted, count, sizeof *sorted, tti_ascending);
     place = count > 0 ? (1 - (double)c->top_entropy_quantile) * (double)(count - 1) : 0;
     below = (size_t)place;
-    if (count > 0) { b->least = (double)sorted[below]; }
-    if (below + 1 < count) { b->least += (place - (double)below) * ((double)sorted[below + 1] - (double)sorted[below]); }
+    if (count > 0) { b->least_entropy = (double)sorted[below]; }
+    if (below + 1 < count) { b->least_entropy += (place - (double)below) * ((double)sorted[below + 1] - (double)sorted[below]); }
     tt_free(ctx, sorted, (size_t)b->n, sizeof *sorted);
     return TT_OK;
 }
-/* ---- tokens chosen by their covariance ---- */
-/* A token that may be chosen; those of the least order are, of equals the earlier. clipped: by PPO. */
-typedef struct tti_covariance { size_t at; double a, l, order; int clipped; } tti_covariance;
-static int tti_covariance_order(const void *a, const void *b) {
-    const tti_covariance *x = (const tti_covariance *)a, *y = (const tti_covariance *)b;
-    return x->order < y->order ? -1 : x->order > y->order ? 1 : (x->at > y->at) - (x->at < y->at);
-}
-/* The student's tokens in the loss, in a random order; how many. */
-static size_t tti_covariance_tokens(tti_covariance *out, const tti_batch_loss *b, const tt_rollouts *all, const int *indices, int n, const tt_grpo_config *c) {
-    size_t count = 0, at = 0;
-    int i, t;
-    for (i = 0; i < n; i++) {
-        const tt_rollout *r = &all->items[indices[i]];
-        uint64_t stream = tt_random(c->clip_cov_seed, r->prompt_id, (uint64_t)r->sample);
-        for (t = 0; t < r->response_length; t++) {
-            tti_logps p = tti_logps_at(r, b, at, t);
-            tti_covariance *x = &out[count];
-            tt_token_loss loss;
-            if (!tti_in_loss(r, t, c) || r->teacher_mask[t]) { continue; }
-            tti_loss_policy(c, p.l, p.o, (double)r->advantage, TTI_ORDINARY, &loss);
-            x->at = at + (size_t)t;
-            x->a = (double)r->advantage;
-            x->l = p.l;
-            x->order = tti_unit(tt_random(c->clip_cov_seed, stream, (uint64_t)t));
-            x->clipped = loss.clipped_low || loss.clipped_high;
-            count++;
-        }
-        at += (size_t)r->response_length;
-    }
-    return count;
-}
-/* Keeps those of n tokens that CLIP_COV may choose, or KL_COV: all, in the order of falling covariance; how many. */
-static size_t tti_covariance_candidates(tti_covariance *x, size_t n, const tt_grpo_config *c) {
-    double mean_a = 0, mean_l = 0;
-    size_t count = 0, k;
-    for (k = 0; k < n; k++) {
-        mean_a += x[k].a;
-        mean_l += x[k].l;
-    }
-    mean_a /= n > 0 ? (double)n : 1;
-    mean_l /= n > 0 ? (double)n : 1;
-    for (k = 0; k < n; k++) {
-        double covariance = (x[k].a - mean_a) * (x[k].l - mean_l);
-        if (isnan(covariance)) { continue; }      /* of an infinite log-prob: the sort wants an order */
-        if (c->loss == TT_LOSS_KL_COV) { x[k].order = -covariance; }
-        else if (x[k].clipped || covariance <= (double)c->clip_cov_lb || covariance >= (double)c->clip_cov_ub) { continue; }
-        x[count++] = x[k];
-    }
-    return count;
-}
-/* Marks the tokens whose loss CLIP_COV drops or KL_COV adds to. 0.7f is a little less than 0.7, but 7 of 10 tokens. */
-static tt_status tti_covariance_choose(tt_context *ctx, tti_batch_loss *b, const tt_rollouts *all, const int *indices, int n, const tt_grpo_config *c) {
-    double share = (double)(c->loss == TT_LOSS_CLIP_COV ? c->clip_cov_ratio : c->kl_cov_ratio) * (1 + 1.2e-7);
-    tti_covariance *x;
-    size_t n_tokens, count, most, k;
-    if (c->loss != TT_LOSS_CLIP_COV && c->loss != TT_LOSS_KL_COV) { return TT_OK; }
-    x = (tti_covariance *)tti_step_alloc(ctx, (size_t)b->n * sizeof *x);
-    b->chosen = (unsigned char *)tti_step_alloc(ctx, (size_t)b->n);
-    if (!x || !b->chosen) { return TT_ERR_MEM; }
-    n_tokens = tti_covariance_tokens(x, b, all, indices, n, c);
-    count = tti_covariance_candidates(x, n_tokens, c);
-    most = (size_t)(share * (double)n_tokens);
-    qsort(x, count, sizeof *x, tti_covariance_order);
-    for (k = 0; k < count && k < (most > 1 ? most : 1); k++) { b->chosen[x[k].at] = 1; }
-    return TT_OK;
-}
-/* ---- the graph ---- */
-/* Loss and gradients of one rollout whose values begin at `at`. */
+
+/* Loss and slopes of one rollout whose values begin at `at`. */
 static void tti_rollout_loss(tti_batch_loss *b, size_t at, const tt_rollout *r, const tt_grpo_config *c, const tti_denominators *d, tt_grpo_metrics *m) {
     int n = tti_loss_tokens(r, c), t;
-    double w = n > 0 ? tti_loss_weight(c, d, n) : 0;
-    tti_shared shared = tti_shared_read(r, b, at, c);
+    double w = n > 0 ? tti_aggregations[c->aggregation].weight(d, n) : 0;
+    tti_response_sums sums = tti_response_read(r, b, at, c);
     for (t = 0; t < r->response_length; t++) {
-        tti_logps p = tti_logps_at(r, b, at, t);
+        tti_token_logps p = tti_token_logps_at(r, b, at, t);
         double bonus = (double)c->entropy_coef * p.kept, weight;
         tt_token_loss x;
         if (!tti_in_loss(r, t, c)) { continue; }
-        x = tti_loss_at(c, r, t, &shared, &p, &weight);
-        b->loss += w * (x.loss - bonus * p.h);
-        b->dlogprobs[at + (size_t)t] += (float)(w * x.dloss);
-        if (b->dentropy) { b->dentropy[at + (size_t)t] = (float)(-w * bonus); }
-        if (m) { tti_loss_measure(m, d, r->teacher_mask[t], &p, &x, weight); }
+        x = tti_loss_at(c, r, t, &sums, &p, &weight);
+        b->loss += w * (x.loss - bonus * p.entropy);
+        b->dlogprobs[p.index] += (float)(w * x.dloss);
+        if (b->dentropy) { b->dentropy[p.index] = (float)(-w * bonus); }
+        if (m) { tti_loss_measure(m, &d->of, !tti_is_student(r, t), &p, &x, weight); }
     }
 }
+
+static void tti_batch_losses(tti_batch_loss *b, const tt_loss_batch *batch, const tt_grpo_config *c, tt_grpo_metrics *metrics) {
+    tti_denominators d;
+    size_t at = 0;
+    int n = tti_batch_size(batch), i;
+    d.of = batch->totals ? *batch->totals : tt_grpo_totals(batch->rollouts, c);
+    d.limit = c->max_completion_length;
+    d.micro = 0;
+    for (i = 0; i < n; i++) { d.micro += tti_loss_tokens(tti_batch_at(batch, i), c); }
+    for (i = 0; i < n; i++) {
+        const tt_rollout *r = tti_batch_at(batch, i);
+        tti_rollout_loss(b, at, r, c, &d, metrics);
+        at += (size_t)r->response_length;
+    }
+    if (metrics) { metrics->loss += b->loss; }
+}
+
+/* ---- [tt:grpo.graph] the loss as an op ---- */
+
 static tt_status tti_grpo_forward(void *user, tt_tensor *const *in, int n_in, tt_tensor *out) {
     float loss = (float)((tti_batch_loss *)user)->loss;
     (void)in;
     (void)n_in;
     return tt_tensor_set(out, &loss);
 }
+
 static int tti_all_zero(const float *x, int n) {
     int i = 0;
     while (i < n && x[i] == 0) { i++; }
     return i == n;
 }
-/* Where all gradients are 0, as when each group's rewards are equal, none is passed on: the whole backward pass falls away. */
+
+/* Where all slopes are 0, as when each group's rewards are equal, none is passed on: the whole backward pass falls away. */
 static tt_status tti_grpo_backward(void *user, tt_tensor *const *in, int n_in, tt_tensor *out) {
     tti_batch_loss *b = (tti_batch_loss *)user;
     tt_context *ctx = out->ctx;
@@ -11001,43 +11402,56 @@ static tt_status tti_grpo_backward(void *user, tt_tensor *const *in, int n_in, t
     }
     return status;
 }
-/* tt_grpo_loss with the denominators of a batch of which `all` may be a part. */
-static tt_tensor *tti_grpo_loss(tt_context *ctx, tt_tensor *logprobs, tt_tensor *entropy, const tt_rollouts *all, const int *indices, int n, const tt_grpo_config *config, const tti_denominators *whole, tt_grpo_metrics *metrics) {
-    tt_grpo_config c = tti_grpo_resolve(config);
-    tti_denominators d = *whole;
-    tt_op_desc op = TT_INIT;
-    tt_tensor *in[2];
-    tti_batch_loss *b;
-    int i, total = 0;
-    if (!tti_inputs_ok(ctx, "tt_grpo_loss", &logprobs, 1) || !tti_graph_ok(ctx, tti_grpo_check(ctx, &c))) { return NULL; }
-    for (i = 0; i < n; i++) { total += all->items[indices[i]].response_length; }
-    if ((int)logprobs->size != total) { return tti_graph_fail(ctx, "tt_grpo_loss", "number of log-probs", (int)logprobs->size, total); }
-    if (entropy && (int)entropy->size != total) { return tti_graph_fail(ctx, "tt_grpo_loss", "number of entropies", (int)entropy->size, total); }
-    if ((c.entropy_coef != 0 || c.top_entropy_quantile < 1) && !entropy) {
-        tt_fail(ctx, TT_ERR_ARG, "tt_grpo_loss: %s is %g but entropy is NULL", c.entropy_coef != 0 ? "entropy_coef" : "top_entropy_quantile",
-                (double)(c.entropy_coef != 0 ? c.entropy_coef : c.top_entropy_quantile));
+
+/* Host copies of the two vectors, and room for their slopes; NULL with the graph's error set. */
+static tti_batch_loss *tti_batch_loss_begin(tt_context *ctx, tt_tensor *logprobs, tt_tensor *entropy) {
+    size_t n = logprobs->size;
+    tti_batch_loss *b = (tti_batch_loss *)tti_step_alloc(ctx, sizeof *b);
+    if (b) { b->logprobs = (float *)tti_step_alloc(ctx, n * 4 * sizeof(float)); }
+    if (!b || !b->logprobs) {
         ctx->graph_error = 1;
         return NULL;
     }
-    b = (tti_batch_loss *)tti_step_alloc(ctx, sizeof *b);
-    if (b) { b->logprobs = (float *)tti_step_alloc(ctx, (size_t)total * 4 * sizeof(float)); }
-    if (!b || !b->logprobs) { ctx->graph_error = 1; return NULL; }
-    b->n = total;
-    b->dlogprobs = b->logprobs + total;
-    if (entropy) {
-        b->entropy = b->dlogprobs + total;
-        b->dentropy = b->entropy + total;
-    }
+    b->n = (int)n;
+    b->dlogprobs = b->logprobs + n;
     if (!tti_graph_ok(ctx, tt_tensor_get(logprobs, b->logprobs))) { return NULL; }
-    if (entropy && !tti_graph_ok(ctx, tt_tensor_get(entropy, b->entropy))) { return NULL; }
-    if (!tti_graph_ok(ctx, tti_entropy_least(ctx, b, all, indices, n, &c))) { return NULL; }
-    if (!tti_graph_ok(ctx, tti_covariance_choose(ctx, b, all, indices, n, &c))) { return NULL; }
-    for (i = 0; i < n; i++) { d.micro += tti_loss_tokens(&all->items[indices[i]], &c); }
-    for (total = 0, i = 0; i < n; i++) {
-        tti_rollout_loss(b, (size_t)total, &all->items[indices[i]], &c, &d, metrics);
-        total += all->items[indices[i]].response_length;
+    if (!entropy) { return b; }
+    b->entropy = b->dlogprobs + n;
+    b->dentropy = b->entropy + n;
+    return tti_graph_ok(ctx, tt_tensor_get(entropy, b->entropy)) ? b : NULL;
+}
+
+/* The vectors have one value for each response token, and there are entropies if the config wants them. */
+static int tti_grpo_sizes_ok(tt_context *ctx, const tt_tensor *logprobs, const tt_tensor *entropy, const tt_loss_batch *batch, const tt_grpo_config *c) {
+    int total = 0, bonus = c->entropy_coef != 0, i;
+    for (i = 0; i < tti_batch_size(batch); i++) { total += tti_batch_at(batch, i)->response_length; }
+    if ((int)logprobs->size != total) {
+        tti_graph_fail(ctx, "tt_grpo_loss", "number of log-probs", (int)logprobs->size, total);
+        return 0;
     }
-    if (metrics) { metrics->loss += b->loss; }
+    if (entropy && (int)entropy->size != total) {
+        tti_graph_fail(ctx, "tt_grpo_loss", "number of entropies", (int)entropy->size, total);
+        return 0;
+    }
+    if (entropy || (!bonus && c->top_entropy_quantile >= 1)) { return 1; }
+    tt_fail(ctx, TT_ERR_ARG, "tt_grpo_loss: %s is %g but entropy is NULL", bonus ? "entropy_coef" : "top_entropy_quantile",
+            (double)(bonus ? c->entropy_coef : c->top_entropy_quantile));
+    ctx->graph_error = 1;
+    return 0;
+}
+
+TT_API tt_tensor *tt_grpo_loss(tt_context *ctx, tt_tensor *logprobs, tt_tensor *entropy, const tt_loss_batch *batch,
+                               const tt_grpo_config *config, tt_grpo_metrics *metrics) {
+    tt_grpo_config c = tt_grpo_resolve(config);
+    tt_op_desc op = TT_INIT;
+    tt_tensor *in[2];
+    tti_batch_loss *b;
+    if (!tti_inputs_ok(ctx, "tt_grpo_loss", &logprobs, 1) || !tti_graph_ok(ctx, tt_grpo_check(ctx, &c))) { return NULL; }
+    if (!tti_grpo_sizes_ok(ctx, logprobs, entropy, batch, &c)) { return NULL; }
+    b = tti_batch_loss_begin(ctx, logprobs, entropy);
+    if (!b || !tti_graph_ok(ctx, tti_entropy_quantile(ctx, b, batch, &c))) { return NULL; }
+    if (c.token_loss_begin && !tti_graph_ok(ctx, c.token_loss_begin(c.token_loss_user, &c, batch, b->logprobs))) { return NULL; }
+    tti_batch_losses(b, batch, &c, metrics);
     in[0] = logprobs;
     in[1] = entropy;
     op.name = "tt_grpo_loss";
@@ -11045,11 +11459,6 @@ static tt_tensor *tti_grpo_loss(tt_context *ctx, tt_tensor *logprobs, tt_tensor 
     op.backward = tti_grpo_backward;
     op.user = b;
     return tt_custom(ctx, &op, in, entropy ? 2 : 1, 0, NULL);
-}
-TT_API tt_tensor *tt_grpo_loss(tt_context *ctx, tt_tensor *logprobs, tt_tensor *entropy, const tt_rollouts *all, const int *indices, int n, const tt_grpo_config *config, tt_grpo_metrics *metrics) {
-    tt_grpo_config c = tti_grpo_resolve(config);
-    tti_denominators whole = tti_loss_denominators(all, &c);
-    return tti_grpo_loss(ctx, logprobs, entropy, all, indices, n, config, &whole, metrics);
 }
 
 /* ==== 11. think ============================================================================
@@ -11461,7 +11870,7 @@ static tt_status tti_think_replace(tt_rollouts *all, int index, const tt_feedbac
     if (status == TT_OK) { status = tt_ids_append(&ids, &end, 1); }
     if (status == TT_OK && ids.size > (size_t)limit) { ids.size = (size_t)limit; }
     if (status == TT_OK) { status = tt_rollout_replace(all, index, ids.data, (int)ids.size, attempt < (int)ids.size ? attempt : (int)ids.size, end_token); }
-    for (t = 0; t < r->response_length && status == TT_OK; t++) { r->teacher_mask[t] = c->mask == TT_MASK_WHOLE || r->is_teacher[t]; }
+    for (t = 0; t < r->response_length && status == TT_OK; t++) { if (c->mask == TT_MASK_WHOLE && tti_is_student(r, t)) { r->kind[r->prompt_length + t] = TT_KIND_GUIDED; } }
     tt_text_free(&text);
     tt_ids_free(&ids);
     return status;
@@ -11501,7 +11910,7 @@ static tt_status tti_think_ask(tt_rollouts *all, const tt_teacher *teacher, cons
 TT_API tt_status tt_think_augment(tt_rollouts *all, const tt_teacher *teacher, const tt_tokenizer *tokenizer, const tt_think_config *config, const tt_grpo_config *grpo, int end_token, int step, tt_think_metrics *metrics) {
     tt_context *ctx = all->ctx;
     tt_think_config c = tti_think_resolve(config);
-    int limit = tti_grpo_resolve(grpo).max_completion_length, n = 0, i;
+    int limit = tt_grpo_resolve(grpo).max_completion_length, n = 0, i;
     size_t count = (size_t)all->n;
     tt_think_metrics m = TT_INIT;
     tt_text text = TT_INIT;
@@ -13225,7 +13634,6 @@ struct tt_trainer {
 
 static tt_status tti_trainer_resolve_grpo(tt_context *ctx, tt_trainer_desc *d) {
     static const char *const who = "tt_trainer_create";
-    tt_grpo_config full;
     if (d->grpo.num_generations == 0) { d->grpo.num_generations = 8; }
     if (d->grpo.max_completion_length == 0) { d->grpo.max_completion_length = 128; }
     if (d->grpo.temperature == 0) { d->grpo.temperature = 1; }
@@ -13240,8 +13648,7 @@ static tt_status tti_trainer_resolve_grpo(tt_context *ctx, tt_trainer_desc *d) {
         return tt_fail(ctx, TT_ERR_ARG, "%s: max_completion_length is %d, expected 1 .. max_position_embeddings %d - 1", who,
                        d->grpo.max_completion_length, tt_model_config_get(d->model)->max_position_embeddings);
     }
-    full = tti_grpo_resolve(&d->grpo);
-    return tti_grpo_check(ctx, &full);
+    return tt_grpo_check(ctx, &d->grpo);
 }
 static tt_status tti_trainer_resolve_batch(tt_context *ctx, tt_trainer_desc *d) {
     static const char *const who = "tt_trainer_create";
@@ -13352,7 +13759,7 @@ typedef struct tti_step {
     tti_reward_errors errors;
     tt_step_metrics metrics;
     tt_rollouts board;                /* see tti_board_make                       */
-    unsigned char *masks;             /* of the board                             */
+    unsigned char *kinds;             /* of the board                             */
     float *logprobs;
 } tti_step;
 /* Place in the step of group i of a rank: each mini-batch is split over the ranks, so it holds the same groups at any
@@ -13515,15 +13922,14 @@ static void tti_step_take(tt_trainer *t, tti_step *s, int k, int g) {
 }
 /* The groups whose rewards are all equal: they have no gradient. */
 static tt_status tti_step_dull(tt_trainer *t, tti_step *s, int *n) {
-    tt_grpo_config c = tti_grpo_resolve(&t->desc.grpo);
-    tt_grpo_metrics ignored = TT_INIT;
-    int size = t->rollouts.num_generations, g;
+    tt_grpo_config c = tt_grpo_resolve(&t->desc.grpo);
+    int g;
     tt_status status;
     c.kl_in_reward = 0;
     *n = 0;
-    status = tti_rewards_sum(&t->rollouts, &c, t->weights, &ignored);
+    status = tt_grpo_rewards(&t->rollouts, &c, t->weights, NULL);
     for (g = 0; g < t->rollouts.n_groups && status == TT_OK; g++) {
-        if (tti_reward_stats(t->rollouts.items + (size_t)g * (size_t)size, size, TTI_TOTAL, 0, 0).equal) { s->groups[(*n)++] = g; }
+        if (tt_group_rewards(&t->rollouts, g).equal) { s->groups[(*n)++] = g; }
     }
     return status;
 }
@@ -13547,7 +13953,7 @@ static tt_status tti_step_collect(tt_trainer *t, tti_step *s) {
 }
 /* ---- one step: what every rank knows of every response ----
  * Advantages and denominators may be of the whole batch, so each rank computes them from the lengths, flags and rewards of all
- * responses: the board, rollouts without tokens, in the order of one process. A mask is a number of ones there. */
+ * responses: the board, rollouts without tokens, in the order of one process. Their kinds are a number of taught tokens there. */
 typedef struct tti_counts { tti_tally tally; double rollout_tokens, update_tokens, teacher_tokens, n_eligible, n_guided, n_errors, n_resampled; } tti_counts;   /* doubles alone */
 enum { TTI_ROW_LENGTH, TTI_ROW_STOPPED, TTI_ROW_GUIDED, TTI_ROW_OFF_POLICY, TTI_ROW_ATTEMPT, TTI_ROW_TAUGHT, TTI_ROW_REWARDS, TTI_N_COUNTS = (int)(sizeof(tti_counts) / sizeof(double)) };
 static int tti_kl_in_reward(const tt_trainer *t) { return t->desc.grpo.kl_in_reward && t->desc.grpo.beta != 0; }
@@ -13562,23 +13968,22 @@ static void tti_row_write(const tt_trainer *t, const tt_rollout *r, double *row)
     row[TTI_ROW_GUIDED] = r->guided;
     row[TTI_ROW_OFF_POLICY] = r->off_policy;
     row[TTI_ROW_ATTEMPT] = (double)r->attempt_reward;
-    for (i = 0; i < r->response_length; i++) { row[TTI_ROW_TAUGHT] += r->teacher_mask[i] != 0; }
+    for (i = 0; i < r->response_length; i++) { row[TTI_ROW_TAUGHT] += !tti_is_student(r, i); }
     for (i = 0; i < t->n_rewards; i++) { row[TTI_ROW_REWARDS + i] = (double)r->rewards[i]; }
     for (i = 0; i < r->response_length && tti_kl_in_reward(t); i++) {
         logprobs[i] = (double)r->old_logprobs[i];
         logprobs[limit + i] = (double)r->ref_logprobs[i];
     }
 }
-/* masks: limit ones, then as many zeros. */
-static void tti_row_read(const tt_trainer *t, const double *row, unsigned char *masks, float *logprobs, tt_rollout *r) {
+/* kinds: limit tokens of a teacher, then as many of the student. */
+static void tti_row_read(const tt_trainer *t, const double *row, unsigned char *kinds, float *logprobs, tt_rollout *r) {
     int i, limit = t->desc.grpo.max_completion_length;
     r->response_length = (int)row[TTI_ROW_LENGTH];
     r->stopped = (int)row[TTI_ROW_STOPPED];
     r->guided = (int)row[TTI_ROW_GUIDED];
     r->off_policy = (int)row[TTI_ROW_OFF_POLICY];
     r->attempt_reward = (float)row[TTI_ROW_ATTEMPT];
-    r->mask = masks;
-    r->teacher_mask = masks + limit - (int)row[TTI_ROW_TAUGHT];
+    r->kind = kinds + limit - (int)row[TTI_ROW_TAUGHT];
     for (i = 0; i < t->n_rewards; i++) { r->rewards[i] = (float)row[TTI_ROW_REWARDS + i]; }
     if (!logprobs) { return; }
     for (i = 0; i < 2 * limit; i++) { logprobs[i] = (float)row[TTI_ROW_REWARDS + t->n_rewards + i]; }
@@ -13630,16 +14035,17 @@ static tt_status tti_board_fill(tt_trainer *t, tti_step *s, const double *rows) 
     if (!board->items) { return TT_ERR_MEM; }
     board->n = own * t->desc.world_size;
     board->n_groups = t->desc.prompts_per_step;
-    s->masks = (unsigned char *)tt_alloc(t->ctx, 2 * (size_t)limit, 1);
+    s->kinds = (unsigned char *)tt_alloc(t->ctx, 2 * (size_t)limit, 1);
     if (tti_kl_in_reward(t)) { s->logprobs = (float *)tt_alloc(t->ctx, 2 * (size_t)limit * (size_t)board->n, sizeof *s->logprobs); }
-    if (!s->masks || (tti_kl_in_reward(t) && !s->logprobs)) { return TT_ERR_MEM; }
-    memset(s->masks, 1, (size_t)limit);
+    if (!s->kinds || (tti_kl_in_reward(t) && !s->logprobs)) { return TT_ERR_MEM; }
+    memset(s->kinds, TT_KIND_TEACHER, (size_t)limit);
+    memset(s->kinds + limit, TT_KIND_STUDENT, (size_t)limit);
     for (rank = 0; rank < t->desc.world_size; rank++) {
         for (i = 0; i < own; i++) {
             int g = tti_group_place(t, rank, i / group), at = g * group + i % group;
             board->items[at].group = g;
             board->items[at].sample = i % group;
-            tti_row_read(t, rows + (size_t)(rank * own + i) * (size_t)size, s->masks, s->logprobs ? s->logprobs + 2 * (size_t)limit * (size_t)at : NULL, &board->items[at]);
+            tti_row_read(t, rows + (size_t)(rank * own + i) * (size_t)size, s->kinds, s->logprobs ? s->logprobs + 2 * (size_t)limit * (size_t)at : NULL, &board->items[at]);
         }
     }
     return TT_OK;
@@ -13667,7 +14073,7 @@ static tt_status tti_board_make(tt_trainer *t, tti_step *s) {
 static void tti_board_free(tt_trainer *t, tti_step *s) {
     size_t limit = (size_t)t->desc.grpo.max_completion_length;
     tt_free(t->ctx, s->board.items, (size_t)s->board.n, sizeof *s->board.items);
-    tt_free(t->ctx, s->masks, 2 * limit, 1);
+    tt_free(t->ctx, s->kinds, 2 * limit, 1);
     tt_free(t->ctx, s->logprobs, 2 * limit * (size_t)s->board.n, sizeof *s->logprobs);
 }
 /* Rewards and advantages of the whole batch; each rank takes those of its own. */
@@ -13782,15 +14188,20 @@ static tt_status tti_bnpo_share(tt_trainer *t, const tt_rollouts *batch, int n_p
     return status;
 }
 /* Forward and backward over all micro-batches of a part of an optimizer batch. */
-static tt_status tti_part_backward(tt_trainer *t, const tt_rollouts *part, const int *indices, const tti_denominators *whole, double share, tt_grpo_metrics *m) {
+static tt_status tti_part_backward(tt_trainer *t, const tt_rollouts *part, const int *indices, const tt_loss_totals *whole, double share, tt_grpo_metrics *m) {
     const tt_trainer_desc *d = &t->desc;
+    tt_loss_batch batch = TT_INIT;
     int begin, end;
     tt_status status = TT_OK;
     for (begin = 0; begin < part->n && status == TT_OK; begin = end) {
         tt_tensor *entropy = NULL, *logprobs, *loss;
         end = tti_micro_batch_end(part, begin, d->grpo.micro_batch_tokens);
-        logprobs = tt_model_logprobs(d->model, tt_rollouts_batch(t->ctx, part, indices + begin, end - begin), d->grpo.temperature, &entropy);
-        loss = tti_grpo_loss(t->ctx, logprobs, entropy, part, indices + begin, end - begin, &d->grpo, whole, m);
+        batch.rollouts = part;
+        batch.indices = indices + begin;
+        batch.n = end - begin;
+        batch.totals = whole;
+        logprobs = tt_model_logprobs(d->model, tt_rollouts_batch(t->ctx, part, batch.indices, batch.n), d->grpo.temperature, &entropy);
+        loss = tt_grpo_loss(t->ctx, logprobs, entropy, &batch, &d->grpo, m);
         if (share != 1) { loss = tt_scale(t->ctx, loss, (float)share); }
         status = tti_end_graph(t->ctx, tt_backward(t->ctx, loss));
     }
@@ -13800,7 +14211,7 @@ static tt_status tti_part_backward(tt_trainer *t, const tt_rollouts *part, const
 #define TTI_MEASURE(field) offsetof(tt_grpo_metrics, field)
 static const size_t tti_measures[] = {
     TTI_MEASURE(loss), TTI_MEASURE(entropy), TTI_MEASURE(kl), TTI_MEASURE(ppo_kl), TTI_MEASURE(clip_low), TTI_MEASURE(clip_high), TTI_MEASURE(clip_dual),
-    TTI_MEASURE(clip_cov), TTI_MEASURE(aas_fallback_share), TTI_MEASURE(aas_factor_mean), TTI_MEASURE(mismatch_mean), TTI_MEASURE(n_tokens), TTI_MEASURE(n_guided_tokens),
+    TTI_MEASURE(aas_fallback_share), TTI_MEASURE(aas_factor_mean), TTI_MEASURE(mismatch_mean), TTI_MEASURE(n_tokens), TTI_MEASURE(n_guided_tokens),
     TTI_MEASURE(aas_factor_max), TTI_MEASURE(sampling_logp_difference_max), TTI_MEASURE(mismatch_deviation_max)
 };
 enum { TTI_N_MEASURES = (int)(sizeof tti_measures / sizeof *tti_measures), TTI_N_SUMS = TTI_N_MEASURES - 3 };
@@ -13821,8 +14232,8 @@ static void tti_measures_add(tt_grpo_metrics *m, const double *rows, int n_parts
 /* The gradients of an optimizer batch, of which batch is this rank's share; rows receives the measures of all its parts. */
 static tt_status tti_step_gradients(tt_trainer *t, const tt_rollouts *batch, const tt_rollouts *whole, const int *indices, double *rows) {
     const tt_reducer_desc *d = tt_reducer_desc_get(t->reducer);
-    tt_grpo_config c = tti_grpo_resolve(&t->desc.grpo);
-    tti_denominators denominators = tti_loss_denominators(whole, &c);
+    tt_grpo_config c = tt_grpo_resolve(&t->desc.grpo);
+    tt_loss_totals totals = tt_grpo_totals(whole, &c);
     int own = d->n_parts / d->world_size, k, i;
     double *mine = rows + (size_t)d->n_parts * TTI_N_MEASURES, share;
     tt_rollouts part = *batch;
@@ -13831,7 +14242,7 @@ static tt_status tti_step_gradients(tt_trainer *t, const tt_rollouts *batch, con
     for (k = 0; k < own && status == TT_OK; k++) {
         tt_grpo_metrics m = TT_INIT;
         part.items = batch->items + k * part.n;
-        status = tti_part_backward(t, &part, indices, &denominators, share, &m);
+        status = tti_part_backward(t, &part, indices, &totals, share, &m);
         if (status == TT_OK) { status = tt_reducer_add(t->reducer); }
         for (i = 0; i < TTI_N_MEASURES; i++) { mine[k * TTI_N_MEASURES + i] = *tti_measure_at(&m, i); }
     }
@@ -13856,7 +14267,7 @@ static tt_status tti_step_update(tt_trainer *t, const tt_rollouts *batch, const 
 }
 /* Means over mini-batches of what each of them has as its own mean. */
 static void tti_metrics_divide(tt_grpo_metrics *m, double n) {
-    double *means[11];
+    double *means[10];
     int i, count = 0;
     means[count++] = &m->loss;
     means[count++] = &m->entropy;
@@ -13865,7 +14276,6 @@ static void tti_metrics_divide(tt_grpo_metrics *m, double n) {
     means[count++] = &m->clip_low;
     means[count++] = &m->clip_high;
     means[count++] = &m->clip_dual;
-    means[count++] = &m->clip_cov;
     means[count++] = &m->aas_fallback_share;
     means[count++] = &m->aas_factor_mean;
     means[count++] = &m->mismatch_mean;
@@ -14028,7 +14438,7 @@ static const tti_metric tti_metrics[] = {
     TTI_METRIC("completions/mean_length", mean_length), TTI_METRIC("completions/clipped_ratio", clipped_ratio),
     TTI_METRIC("loss", grpo.loss), TTI_METRIC("entropy", grpo.entropy), TTI_METRIC("kl", grpo.kl), TTI_METRIC("ppo_kl", grpo.ppo_kl),
     TTI_METRIC("clip_ratio/low_mean", grpo.clip_low), TTI_METRIC("clip_ratio/high_mean", grpo.clip_high), TTI_METRIC("clip_ratio/dual_mean", grpo.clip_dual),
-    TTI_METRIC("clip_ratio/cov_mean", grpo.clip_cov),
+   
     TTI_METRIC("sampling/sampling_logp_difference/max", grpo.sampling_logp_difference_max),
     TTI_METRIC("sampling/importance_sampling_ratio/mean", grpo.mismatch_mean), TTI_METRIC("sampling/importance_sampling_ratio/max_deviation", grpo.mismatch_deviation_max),
     TTI_METRIC("rewards/overlong/mean", grpo.overlong), TTI_METRIC("rewards/kl/mean", grpo.reward_kl), TTI_METRIC("n_unscored", grpo.n_unscored),

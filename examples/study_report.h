@@ -425,8 +425,8 @@ static double predicted_push(double hit, double a, double p, tt_aas aas) {
         double ways = 1, up = group_advantage(c + 1, 1), down = group_advantage(c, 0);
         for (i = 0; i < c; i++) { ways = ways * (others - i) / (i + 1); }
         ways *= pow(a, c) * pow(1 - a, others - c);
-        push -= hit * ways * tt_grpo_token_loss(&config, log(p), log(p), (double)NAN, up, 1).dloss;
-        push -= (1 - hit) * ways * tt_grpo_token_loss(&config, log(p), log(p), (double)NAN, down, 1).dloss;
+        push -= hit * ways * tt_grpo_token_loss(&config, log(p), log(p), (double)NAN, up, TT_KIND_GUIDED).dloss;
+        push -= (1 - hit) * ways * tt_grpo_token_loss(&config, log(p), log(p), (double)NAN, down, TT_KIND_GUIDED).dloss;
     }
     return push;
 }
