@@ -1656,7 +1656,7 @@ TT_TEST(trainer_survives_lost_memory) {
 }
 TT_TEST(metrics_are_json) {
     static const char *const names[] = {"reward", "reward_std", "frac_reward_zero_std", "completions/mean_length", "completions/clipped_ratio", "entropy", "kl",
-        "clip_ratio/low_mean", "clip_ratio/high_mean", "clip_ratio/dual_mean", "clip_ratio/cov_mean", "ppo_kl", "grad_norm", "learning_rate", "num_tokens",
+        "clip_ratio/low_mean", "clip_ratio/high_mean", "clip_ratio/dual_mean", "ppo_kl", "grad_norm", "learning_rate", "num_tokens",
         "sampling/sampling_logp_difference/max", "think/pct", "think/reflection_rate", "think/aas_factor_max"};
     tt_context *ctx = tt_create(NULL);
     tt_step_metrics m;
