@@ -527,7 +527,7 @@ TT_API float     *tt_grad(tt_tensor *tensor);
 /* Recomputation (gradient checkpointing): runs fn without keeping its inner tensors and runs it again in
  * backward. fn must be a pure function of inputs, user and parameters. user must live until tt_backward. */
 typedef tt_tensor *(*tt_segment_fn)(tt_context *, void *user, tt_tensor *const *inputs, int n_inputs);
-TT_API tt_tensor *tt_checkpoint(tt_context *, tt_segment_fn fn, void *user, tt_tensor *const *inputs, int n_inputs);
+TT_API tt_tensor *tt_recompute(tt_context *, tt_segment_fn fn, void *user, tt_tensor *const *inputs, int n_inputs);
 
 /* ==== 5. tokenizer =========================================================================
  * BPE, byte-level or of SentencePiece's kind. Files: Hugging Face's tokenizer.json of GPT-2, GPT-NeoX, Llama 2 and 3,
@@ -3293,32 +3293,54 @@ TT_API const tt_backend *tt_cpu_backend(void) {
     return &backend;
 }
 /* ==== 3. tensor ============================================================================
- * A tensor is a shape over a block of backend memory. Long-lived ones are allocated one by one; those
- * of a step come from the context's arenas: the struct from the host's, the data from the backend's. */
+ * A tensor is a shape over a block of backend memory. Long-lived ones are allocated one by one; those of a step come
+ * from the context's two arenas: the struct from the host's, the data from the backend's. A failure while tensors of
+ * a step are made sets ctx->graph_error: from then on every op gives NULL, until tt_step_reset. */
+
+/* ---- [tt:tensor.shape] shapes and sizes ---- */
 
 static tt_status tti_shape_size(tt_context *ctx, const char *who, int ndim, const int *shape, size_t *size) {
     int i;
     *size = 1;
-    if (ndim < 0 || ndim > TT_MAX_DIMS) { return tt_fail(ctx, TT_ERR_SHAPE, "%s: ndim is %d, expected 0..%d", who, ndim, TT_MAX_DIMS); }
+    if (ndim < 0 || ndim > TT_MAX_DIMS) {
+        return tt_fail(ctx, TT_ERR_SHAPE, "%s: ndim is %d, expected 0..%d", who, ndim, TT_MAX_DIMS);
+    }
     for (i = 0; i < ndim; i++) {
-        if (shape[i] < 1) { return tt_fail(ctx, TT_ERR_SHAPE, "%s: shape[%d] is %d, expected >= 1", who, i, shape[i]); }
-        if (!tti_mul_size(*size, (size_t)shape[i], size)) { return tt_fail(ctx, TT_ERR_MEM, "%s: shape overflows", who); }
+        if (shape[i] < 1) {
+            return tt_fail(ctx, TT_ERR_SHAPE, "%s: shape[%d] is %d, expected >= 1", who, i, shape[i]);
+        }
+        if (!tti_mul_size(*size, (size_t)shape[i], size)) {
+            return tt_fail(ctx, TT_ERR_MEM, "%s: shape overflows", who);
+        }
     }
     return TT_OK;
 }
+
 static size_t tti_dtype_bytes(tt_dtype dtype) { return dtype == TT_BF16 || dtype == TT_F16 ? 2 : 4; }
+static size_t tti_tensor_bytes(const tt_tensor *t) { return t->size * tti_dtype_bytes(t->dtype); }
+
 static void tti_set_shape(tt_tensor *t, int ndim, const int *shape) {
     int i;
     t->ndim = ndim;
     for (i = 0; i < TT_MAX_DIMS; i++) { t->shape[i] = i < ndim ? shape[i] : 1; }
 }
 
-/* A long-lived tensor that has no data yet. */
+/* Rows and columns of x seen as a matrix over its last axis. */
+static int tti_cols(const tt_tensor *x) { return x->ndim ? x->shape[x->ndim - 1] : 1; }
+static int tti_rows(const tt_tensor *x) { return (int)(x->size / (size_t)tti_cols(x)); }
+
+/* ---- [tt:tensor.persistent] long-lived tensors ---- */
+
+/* One that has no data yet. */
 static tt_tensor *tti_tensor_shell(tt_context *ctx, tt_dtype dtype, int ndim, const int *shape, const char *name) {
     size_t size, bytes;
     tt_tensor *t;
-    if (ctx->broken != TT_OK || tti_shape_size(ctx, name ? name : "tt_tensor_create", ndim, shape, &size) != TT_OK) { return NULL; }
-    if (!tti_mul_size(size, tti_dtype_bytes(dtype), &bytes)) { tt_fail(ctx, TT_ERR_MEM, "tt_tensor_create: shape overflows"); return NULL; }
+    if (ctx->broken != TT_OK) { return NULL; }
+    if (tti_shape_size(ctx, name ? name : "tt_tensor_create", ndim, shape, &size) != TT_OK) { return NULL; }
+    if (!tti_mul_size(size, tti_dtype_bytes(dtype), &bytes)) {
+        tt_fail(ctx, TT_ERR_MEM, "tt_tensor_create: shape overflows");
+        return NULL;
+    }
     t = (tt_tensor *)tt_alloc(ctx, 1, sizeof *t);
     if (!t) { return NULL; }
     t->ctx = ctx;
@@ -3327,27 +3349,32 @@ static tt_tensor *tti_tensor_shell(tt_context *ctx, tt_dtype dtype, int ndim, co
     t->persistent = 1;
     tti_set_shape(t, ndim, shape);
     t->name = name ? tti_strdup(ctx, name) : NULL;
-    if (name && !t->name) { tt_tensor_destroy(t); return NULL; }
-    return t;
+    if (!name || t->name) { return t; }
+    tt_tensor_destroy(t);
+    return NULL;
 }
-static size_t tti_tensor_bytes(const tt_tensor *t) { return t->size * tti_dtype_bytes(t->dtype); }
+
 TT_API tt_tensor *tt_tensor_create(tt_context *ctx, tt_dtype dtype, int ndim, const int *shape, const char *name) {
     tt_tensor *t = tti_tensor_shell(ctx, dtype, ndim, shape, name);
     if (!t) { return NULL; }
     t->data = ctx->backend->alloc(ctx, tti_tensor_bytes(t));
-    if (!t->data || ctx->backend->zero(ctx, t->data, tti_tensor_bytes(t)) != TT_OK) { tt_tensor_destroy(t); return NULL; }
-    return t;
+    if (t->data && ctx->backend->zero(ctx, t->data, tti_tensor_bytes(t)) == TT_OK) { return t; }
+    tt_tensor_destroy(t);
+    return NULL;
 }
+
 TT_API tt_tensor *tt_parameter(tt_context *ctx, int ndim, const int *shape, const char *name) {
     tt_tensor *t = tt_tensor_create(ctx, TT_F32, ndim, shape, name);
     if (t) { t->requires_grad = 1; }
     return t;
 }
+
 static void tti_grad_free(tt_tensor *t) {
     if (t->grad) { t->ctx->backend->free(t->ctx, t->grad, t->size * sizeof(float)); }
     t->grad = NULL;
     t->grad_is_zero = 0;
 }
+
 TT_API void tt_tensor_destroy(tt_tensor *t) {
     if (!t || !t->persistent) { return; }
     if (t->data && !t->lent) { t->ctx->backend->free(t->ctx, t->data, tti_tensor_bytes(t)); }
@@ -3356,59 +3383,98 @@ TT_API void tt_tensor_destroy(tt_tensor *t) {
     tt_free(t->ctx, t, 1, sizeof *t);
 }
 
-/* A float tensor of the step with uninitialised data. */
+/* ---- [tt:tensor.step] tensors of a step, and the graph's error ---- */
+
+/* The graph has failed; the reason is set. */
+static tt_tensor *tti_graph_broken(tt_context *ctx) {
+    ctx->graph_error = 1;
+    return NULL;
+}
+
+static int tti_graph_ok(tt_context *ctx, tt_status status) {
+    if (status != TT_OK) { tti_graph_broken(ctx); }
+    return status == TT_OK;
+}
+
+static tt_tensor *tti_graph_fail(tt_context *ctx, const char *who, const char *what, int got, int wanted) {
+    tt_fail(ctx, TT_ERR_SHAPE, "%s: %s is %d, expected %d", who, what, got, wanted);
+    return tti_graph_broken(ctx);
+}
+
+/* 1 if the graph is sound and no input is NULL; a NULL input without an earlier error is an error itself. */
+static int tti_inputs_ok(tt_context *ctx, const char *who, tt_tensor *const *in, int n) {
+    int i;
+    if (ctx->graph_error) { return 0; }
+    for (i = 0; i < n; i++) {
+        if (in[i]) { continue; }
+        tt_fail(ctx, TT_ERR_ARG, "%s: input %d is NULL", who, i);
+        tti_graph_broken(ctx);
+        return 0;
+    }
+    return 1;
+}
+
+/* A float tensor with uninitialised data. */
 static tt_tensor *tti_tensor(tt_context *ctx, const char *who, int ndim, const int *shape) {
     size_t size;
     tt_tensor *t;
     if (ctx->graph_error) { return NULL; }
-    if (tti_shape_size(ctx, who, ndim, shape, &size) != TT_OK) { ctx->graph_error = 1; return NULL; }
+    if (tti_shape_size(ctx, who, ndim, shape, &size) != TT_OK) { return tti_graph_broken(ctx); }
     t = (tt_tensor *)tti_step_alloc(ctx, sizeof *t);
     if (t) { t->data = tti_arena_alloc(ctx, &ctx->device, size * sizeof(float)); }
-    if (!t || !t->data) { ctx->graph_error = 1; return NULL; }
+    if (!t || !t->data) { return tti_graph_broken(ctx); }
     t->ctx = ctx;
     t->size = size;
     tti_set_shape(t, ndim, shape);
     return t;
 }
-/* Marks the graph as failed if status is an error. */
-static int tti_graph_ok(tt_context *ctx, tt_status status) {
-    if (status != TT_OK) { ctx->graph_error = 1; }
-    return status == TT_OK;
-}
+
 TT_API tt_tensor *tt_zeros(tt_context *ctx, int ndim, const int *shape) {
     tt_tensor *t = tti_tensor(ctx, "tt_zeros", ndim, shape);
-    return t && tti_graph_ok(ctx, ctx->backend->zero(ctx, t->data, t->size * sizeof(float))) ? t : NULL;
+    if (!t || !tti_graph_ok(ctx, ctx->backend->zero(ctx, t->data, t->size * sizeof(float)))) { return NULL; }
+    return t;
 }
+
 TT_API tt_tensor *tt_constant(tt_context *ctx, int ndim, const int *shape, const float *values) {
     tt_tensor *t = tti_tensor(ctx, "tt_constant", ndim, shape);
-    return t && tti_graph_ok(ctx, ctx->backend->upload(ctx, t->data, values, t->size * sizeof(float))) ? t : NULL;
+    if (!t || !tti_graph_ok(ctx, ctx->backend->upload(ctx, t->data, values, t->size * sizeof(float)))) { return NULL; }
+    return t;
 }
+
 TT_API tt_tensor *tt_scalar(tt_context *ctx, float value) { return tt_constant(ctx, 0, NULL, &value); }
+
 /* Host ids copied to the backend for this step. */
 static const int32_t *tti_step_ids(tt_context *ctx, const int32_t *ids, int n) {
     size_t bytes = (size_t)n * sizeof(int32_t);
-    void *copy;
-    if (ctx->graph_error) { return NULL; }
-    copy = tti_arena_alloc(ctx, &ctx->device, bytes);
-    if (!copy) { ctx->graph_error = 1; return NULL; }
+    void *copy = ctx->graph_error ? NULL : tti_arena_alloc(ctx, &ctx->device, bytes);
+    if (!copy) {
+        tti_graph_broken(ctx);
+        return NULL;
+    }
     return tti_graph_ok(ctx, ctx->backend->upload(ctx, copy, ids, bytes)) ? (const int32_t *)copy : NULL;
 }
+
+/* ---- [tt:tensor.values] values between backend and host ---- */
 
 static tt_status tti_want_f32(const tt_tensor *t, const char *who) {
     if (t->dtype == TT_F32) { return TT_OK; }
     return tt_fail(t->ctx, TT_ERR_ARG, "%s: tensor %s is not float32", who, t->name ? t->name : "");
 }
+
 TT_API tt_status tt_tensor_set(tt_tensor *t, const float *values) {
     if (tti_want_f32(t, "tt_tensor_set") != TT_OK) { return TT_ERR_ARG; }
     return t->ctx->backend->upload(t->ctx, t->data, values, t->size * sizeof(float));
 }
+
+/* Half precision is read into the back half of values and widened in place from the front: value i is written to
+ * bytes [4 i, 4 i + 4), which end at or before the 2-byte values that are still to be read. */
 TT_API tt_status tt_tensor_get(const tt_tensor *t, float *values) {
-    const unsigned char *half = (const unsigned char *)values + 2 * t->size;   /* widened in place, from the front */
+    unsigned char *half = (unsigned char *)values + 2 * t->size;
     tt_status status;
     size_t i;
     if (t->dtype == TT_F32) { return t->ctx->backend->download(t->ctx, values, t->data, t->size * sizeof(float)); }
     if (t->dtype == TT_I32) { return tti_want_f32(t, "tt_tensor_get"); }
-    status = t->ctx->backend->download(t->ctx, (unsigned char *)values + 2 * t->size, t->data, 2 * t->size);
+    status = t->ctx->backend->download(t->ctx, half, t->data, 2 * t->size);
     for (i = 0; i < t->size && status == TT_OK; i++) {
         uint16_t bits;
         memcpy(&bits, half + 2 * i, 2);
@@ -3416,21 +3482,268 @@ TT_API tt_status tt_tensor_get(const tt_tensor *t, float *values) {
     }
     return status;
 }
+
 TT_API tt_status tt_tensor_get_grad(const tt_tensor *t, float *values) {
-    if (!t->grad || t->grad_is_zero) { memset(values, 0, t->size * sizeof(float)); return TT_OK; }
-    return t->ctx->backend->download(t->ctx, values, t->grad, t->size * sizeof(float));
+    if (t->grad && !t->grad_is_zero) {
+        return t->ctx->backend->download(t->ctx, values, t->grad, t->size * sizeof(float));
+    }
+    memset(values, 0, t->size * sizeof(float));
+    return TT_OK;
 }
+
 TT_API double tt_item(const tt_tensor *t) {
     float value;
     return t && t->size == 1 && tt_tensor_get(t, &value) == TT_OK ? (double)value : (double)NAN;
 }
 
-/* ==== 4. autograd ==========================================================================
+/* ==== 4. batch and cache ===================================================================
+ * What runs through a model at once: tokens of several sequences, end to end. With a cache a sequence is the next piece
+ * of one whose keys and values are kept; without, it begins at position 0. The cache has `stride` rows for each slot:
+ * row slot * stride + position, of every layer. */
+
+struct tt_kv_cache {
+    tt_context *ctx;
+    int n_layers, n_slots, capacity;
+    int tile, stride;                         /* rows of a slot: capacity up to a multiple of the backend's key_tile */
+    int n_heads, width;                       /* num_key_value_heads; times head_dim                                 */
+    tt_tensor **keys, **values;               /* [n_layers] of [n_slots * stride, width]                             */
+    int *lengths;                             /* [n_slots]                                                           */
+};
+
+/* ---- [tt:batch.cache] keys and values ---- */
+
+/* Allocates keys and values of the layers whose shape the cache tells. */
+static int tti_cache_fill(tt_kv_cache *cache) {
+    tt_context *ctx = cache->ctx;
+    int shape[2], i;
+    shape[0] = cache->n_slots * cache->stride;
+    shape[1] = cache->width;
+    cache->keys = (tt_tensor **)tt_alloc(ctx, (size_t)cache->n_layers, sizeof *cache->keys);
+    cache->values = (tt_tensor **)tt_alloc(ctx, (size_t)cache->n_layers, sizeof *cache->values);
+    cache->lengths = (int *)tt_alloc(ctx, (size_t)cache->n_slots, sizeof *cache->lengths);
+    if (!cache->keys || !cache->values || !cache->lengths) { return 0; }
+    for (i = 0; i < cache->n_layers; i++) {
+        cache->keys[i] = tt_tensor_create(ctx, TT_F32, 2, shape, NULL);
+        cache->values[i] = cache->keys[i] ? tt_tensor_create(ctx, TT_F32, 2, shape, NULL) : NULL;
+        if (!cache->values[i]) { return 0; }
+    }
+    return 1;
+}
+
+/* sizes: n_layers, n_slots, capacity, n_heads and width of the cache; the rest of it is not read. */
+static tt_kv_cache *tti_cache_create(tt_context *ctx, const tt_kv_cache *sizes) {
+    int slots = sizes->n_slots, capacity = sizes->capacity;
+    tt_kv_cache *cache;
+    if (slots < 1 || capacity < 1 || slots > INT_MAX / 2 / capacity || capacity > INT_MAX / 2 / slots - 128) {
+        tt_fail(ctx, TT_ERR_ARG, "tt_kv_cache_create: n_slots is %d and capacity %d, expected both >= 1 and the "
+                "product below 2^30", slots, capacity);
+        return NULL;
+    }
+    cache = (tt_kv_cache *)tt_alloc(ctx, 1, sizeof *cache);
+    if (!cache) { return NULL; }
+    *cache = *sizes;
+    cache->ctx = ctx;
+    cache->tile = ctx->backend->store_keys ? ctx->backend->key_tile(ctx) : 1;
+    cache->stride = (capacity + cache->tile - 1) / cache->tile * cache->tile;
+    if (tti_cache_fill(cache)) { return cache; }
+    tt_kv_cache_destroy(cache);
+    return NULL;
+}
+
+TT_API void tt_kv_cache_destroy(tt_kv_cache *cache) {
+    int i;
+    if (!cache) { return; }
+    for (i = 0; i < cache->n_layers; i++) {
+        if (cache->keys) { tt_tensor_destroy(cache->keys[i]); }
+        if (cache->values) { tt_tensor_destroy(cache->values[i]); }
+    }
+    tt_free(cache->ctx, cache->keys, (size_t)cache->n_layers, sizeof *cache->keys);
+    tt_free(cache->ctx, cache->values, (size_t)cache->n_layers, sizeof *cache->values);
+    tt_free(cache->ctx, cache->lengths, (size_t)cache->n_slots, sizeof *cache->lengths);
+    tt_free(cache->ctx, cache, 1, sizeof *cache);
+}
+
+static int tti_cache_has(const tt_kv_cache *cache, int slot) { return slot >= 0 && slot < cache->n_slots; }
+
+TT_API int tt_kv_cache_length(const tt_kv_cache *cache, int slot) {
+    return tti_cache_has(cache, slot) ? cache->lengths[slot] : 0;
+}
+
+TT_API void tt_kv_cache_truncate(tt_kv_cache *cache, int slot, int length) {
+    if (tti_cache_has(cache, slot) && length >= 0 && length < cache->lengths[slot]) { cache->lengths[slot] = length; }
+}
+
+/* The backend may store keys in tiles of several rows, so whole tiles are copied. */
+TT_API tt_status tt_kv_cache_share(tt_kv_cache *cache, int from_slot, int to_slot, int length) {
+    tt_context *ctx = cache->ctx;
+    size_t width = (size_t)cache->width, from = (size_t)from_slot * (size_t)cache->stride * width;
+    size_t to = (size_t)to_slot * (size_t)cache->stride * width;
+    size_t bytes = (size_t)((length + cache->tile - 1) / cache->tile * cache->tile) * width * sizeof(float);
+    int i;
+    if (!tti_cache_has(cache, from_slot) || !tti_cache_has(cache, to_slot)) {
+        return tt_fail(ctx, TT_ERR_ARG, "tt_kv_cache_share: slots are %d and %d, expected 0..%d", from_slot, to_slot,
+                       cache->n_slots - 1);
+    }
+    if (length < 0 || length > cache->lengths[from_slot]) {
+        return tt_fail(ctx, TT_ERR_ARG, "tt_kv_cache_share: length is %d, expected 0..%d", length,
+                       cache->lengths[from_slot]);
+    }
+    for (i = 0; from_slot != to_slot && length > 0 && i < cache->n_layers; i++) {
+        float *k = TT_F(cache->keys[i]), *v = TT_F(cache->values[i]);
+        tt_status status = ctx->backend->copy(ctx, k + to, k + from, bytes);
+        if (status == TT_OK) { status = ctx->backend->copy(ctx, v + to, v + from, bytes); }
+        if (status != TT_OK) { return status; }
+    }
+    cache->lengths[to_slot] = length;
+    return TT_OK;
+}
+
+/* The batch's new keys and values [n_tokens, width] of a layer go to their rows; *keys and *values are then what
+ * attention reads: the whole cache. */
+static tt_status tti_cache_write(const tt_batch *batch, int layer, const tt_tensor *k, const tt_tensor *v,
+                                 const float **keys, const float **values) {
+    tt_kv_cache *cache = batch->cache;
+    tt_context *ctx = cache->ctx;
+    int n = batch->n_tokens, width = (int)(k->size / (size_t)n);
+    float *to_k, *to_v;
+    tt_status status;
+    if (layer < 0 || layer >= cache->n_layers || width != cache->width) {
+        return tt_fail(ctx, TT_ERR_ARG, "tt_attention: layer %d of width %d does not fit the cache (%d layers of "
+                       "width %d)", layer, width, cache->n_layers, cache->width);
+    }
+    to_k = TT_F(cache->keys[layer]);
+    to_v = TT_F(cache->values[layer]);
+    if (ctx->backend->store_keys) {
+        status = ctx->backend->store_keys(ctx, to_k, TT_F(k), batch->d_cache_rows, n, cache->n_heads, width / cache->n_heads);
+    } else {
+        status = ctx->backend->scatter_rows(ctx, to_k, TT_F(k), batch->d_cache_rows, n, width);
+    }
+    if (status == TT_OK) { status = ctx->backend->scatter_rows(ctx, to_v, TT_F(v), batch->d_cache_rows, n, width); }
+    *keys = to_k;
+    *values = to_v;
+    return status;
+}
+
+/* After all layers: the batch's tokens belong to the cache. */
+static tt_status tti_cache_advance(const tt_batch *batch) {
+    int s;
+    for (s = 0; s < batch->n_sequences; s++) {
+        batch->cache->lengths[batch->slots[s]] += batch->offsets[s + 1] - batch->offsets[s];
+    }
+    return TT_OK;
+}
+
+/* ---- [tt:batch.batch] sequences end to end ---- */
+
+/* The arrays of a batch while they are filled. */
+typedef struct tti_batch_arrays {
+    int32_t *offsets, *query_start, *key_start;                               /* by sequence */
+    int32_t *tokens, *positions, *target_rows, *targets, *cache_rows;         /* by token    */
+} tti_batch_arrays;
+
+static int tti_batch_alloc(tt_context *ctx, const tt_batch_desc *desc, tti_batch_arrays *a) {
+    size_t sequences = (size_t)desc->n_sequences, n = (size_t)desc->offsets[desc->n_sequences];
+    a->offsets = (int32_t *)tti_step_alloc(ctx, sizeof(int32_t) * (sequences * 3 + 1));
+    a->tokens = (int32_t *)tti_step_alloc(ctx, sizeof(int32_t) * n * 5);
+    if (!a->offsets || !a->tokens) { return 0; }
+    a->query_start = a->offsets + sequences + 1;
+    a->key_start = a->query_start + sequences;
+    a->positions = a->tokens + n;
+    a->target_rows = a->positions + n;
+    a->targets = a->target_rows + n;
+    a->cache_rows = a->targets + n;
+    memcpy(a->offsets, desc->offsets, sizeof(int32_t) * (sequences + 1));
+    memcpy(a->tokens, desc->tokens, sizeof(int32_t) * n);
+    return 1;
+}
+
+/* Where sequence s goes on in its slot of the cache. */
+static int tti_batch_place(tt_context *ctx, const tt_batch_desc *desc, int s, tti_batch_arrays *a) {
+    const tt_kv_cache *cache = desc->cache;
+    int length = desc->offsets[s + 1] - desc->offsets[s], slot;
+    if (!cache) { return 1; }
+    slot = desc->slots[s];
+    if (!tti_cache_has(cache, slot)) {
+        tti_graph_fail(ctx, "tt_batch_create", "slot", slot, cache->n_slots - 1);
+        return 0;
+    }
+    a->query_start[s] = cache->lengths[slot];
+    a->key_start[s] = slot * cache->stride;
+    if (a->query_start[s] + length <= cache->capacity) { return 1; }
+    tti_graph_fail(ctx, "tt_batch_create", "length of a sequence with its cache", a->query_start[s] + length, cache->capacity);
+    return 0;
+}
+
+/* Positions of sequence s, and which of its tokens are targets: never the first, which nothing predicts. */
+static void tti_batch_sequence(tt_batch *b, const tt_batch_desc *desc, int s, tti_batch_arrays *a) {
+    int begin = a->offsets[s], end = a->offsets[s + 1], t;
+    if (end - begin > b->max_length) { b->max_length = end - begin; }
+    for (t = begin; t < end; t++) {
+        a->positions[t] = a->query_start[s] + t - begin;
+        a->cache_rows[t] = a->key_start[s] + a->positions[t];
+        if (t == begin || (desc->mask && !desc->mask[t])) { continue; }
+        a->target_rows[b->n_targets] = t - 1;
+        a->targets[b->n_targets++] = a->tokens[t];
+    }
+}
+
+static int tti_offsets_ok(tt_context *ctx, const tt_batch_desc *desc) {
+    int s;
+    if (desc->n_sequences < 1) {
+        tti_graph_fail(ctx, "tt_batch_create", "n_sequences", desc->n_sequences, 1);
+        return 0;
+    }
+    for (s = 0; s < desc->n_sequences; s++) {
+        if (desc->offsets[0] == 0 && desc->offsets[s + 1] > desc->offsets[s]) { continue; }
+        tt_fail(ctx, TT_ERR_ARG, "tt_batch_create: offsets[%d] is %d after %d, expected growing from 0", s + 1,
+                (int)desc->offsets[s + 1], (int)desc->offsets[s]);
+        tti_graph_broken(ctx);
+        return 0;
+    }
+    return 1;
+}
+
+TT_API tt_batch *tt_batch_create(tt_context *ctx, const tt_batch_desc *desc) {
+    tti_batch_arrays a;
+    tt_batch *b;
+    int s, n;
+    if (ctx->graph_error || !tti_offsets_ok(ctx, desc)) { return NULL; }
+    b = (tt_batch *)tti_step_alloc(ctx, sizeof *b);
+    if (!b || !tti_batch_alloc(ctx, desc, &a)) {
+        tti_graph_broken(ctx);
+        return NULL;
+    }
+    for (s = 0; s < desc->n_sequences; s++) {
+        if (!tti_batch_place(ctx, desc, s, &a)) { return NULL; }
+        tti_batch_sequence(b, desc, s, &a);
+    }
+    n = a.offsets[desc->n_sequences];
+    b->ctx = ctx;
+    b->n_sequences = desc->n_sequences;
+    b->n_tokens = n;
+    b->offsets = a.offsets;
+    b->tokens = a.tokens;
+    b->positions = a.positions;
+    b->target_rows = a.target_rows;
+    b->targets = a.targets;
+    b->cache = desc->cache;
+    b->slots = desc->slots;
+    b->d_offsets = tti_step_ids(ctx, a.offsets, desc->n_sequences + 1);
+    b->d_positions = tti_step_ids(ctx, a.positions, n);
+    if (desc->cache) {
+        b->d_query_start = tti_step_ids(ctx, a.query_start, desc->n_sequences);
+        b->d_key_start = tti_step_ids(ctx, a.key_start, desc->n_sequences);
+        b->d_cache_rows = tti_step_ids(ctx, a.cache_rows, n);
+    }
+    return ctx->graph_error ? NULL : b;
+}
+
+/* ==== 5. autograd ==========================================================================
  * A node remembers one op: what went in, what came out, what backward needs. Nodes form the tape, newest
  * first; because an op can only use what exists, walking the list is a walk in reverse topological order.
  *
  * Each op stands here as a pair: backward, which reads node->out->grad and adds to the gradients of
- * node->in, and below it the public forward, which computes and records. tti_record does what all
+ * node->in, and below it the public forward, which computes and records. tti_op_begin and tti_record do what all
  * share. A gradient buffer of an inner tensor lives from its first use to its node's backward and is then
  * handed on to the next tensor of the same size, so backward needs memory for one layer's gradients. */
 
@@ -3439,134 +3752,74 @@ TT_API double tt_item(const tt_tensor *t) {
 typedef struct tti_node tti_node;
 typedef tt_status (*tti_backward_fn)(tt_context *ctx, tti_node *node);
 struct tti_node {
-    tti_node *next;                /* recorded before this one               */
+    tti_node *next;                /* recorded before this one                */
     const char *name;
     tti_backward_fn backward;
     tt_tensor **in;
     int n_in;
-    tt_tensor *out, *out2;         /* out2: second result (entropy), or NULL */
-    void *saved;                   /* of the op: sizes, flags, statistics    */
+    tt_tensor *out, *out2;         /* out2: second result (entropy), or NULL  */
+    void *saved;                   /* of the op: sizes, flags, statistics     */
 };
+
+/* A gradient buffer that waits for the next tensor of its size. */
 typedef struct tti_spare { struct tti_spare *next; float *data; size_t size; } tti_spare;
 
-/* ---- the tape ---- */
+/* ---- [tt:autograd.tape] recording ---- */
+
+/* What an op begins with: *out is its result, uninitialised; gives zeroed bytes for backward to keep, or NULL. */
+static void *tti_op_begin(tt_context *ctx, const char *who, int ndim, const int *shape, size_t bytes, tt_tensor **out) {
+    void *saved = ctx->graph_error ? NULL : tti_step_alloc(ctx, bytes);
+    *out = saved ? tti_tensor(ctx, who, ndim, shape) : tti_graph_broken(ctx);
+    return *out ? saved : NULL;
+}
+
 static int tti_any_grad(tt_tensor *const *in, int n) {
     int i;
-    for (i = 0; i < n; i++) { if (in[i] && in[i]->requires_grad) { return 1; } }
+    for (i = 0; i < n; i++) {
+        if (in[i] && in[i]->requires_grad) { return 1; }
+    }
     return 0;
 }
-/* Called by each op with its finished output. Records a node if a gradient can flow, and returns out. */
-static tt_tensor *tti_record(tt_context *ctx, const char *name, tti_backward_fn backward, tt_tensor *const *in, int n_in,
-                             tt_tensor *out, tt_tensor *out2, void *saved) {
+
+/* What an op ends with: records a node whose outputs are made by node->out and out2, if a gradient can flow. */
+static tt_tensor *tti_record2(tt_context *ctx, const tti_node *op, tt_tensor *const *in) {
     tti_node *node;
     if (ctx->graph_error) { return NULL; }
-    if (ctx->no_grad || !tti_any_grad(in, n_in)) { return out; }
+    if (ctx->no_grad || !tti_any_grad(in, op->n_in)) { return op->out; }
     node = (tti_node *)tti_step_alloc(ctx, sizeof *node);
-    if (node) { node->in = (tt_tensor **)tti_step_alloc(ctx, (size_t)n_in * sizeof *node->in); }
-    if (!node || !node->in) { ctx->graph_error = 1; return NULL; }
-    memcpy(node->in, in, (size_t)n_in * sizeof *in);
-    node->n_in = n_in;
-    node->name = name;
-    node->backward = backward;
-    node->out = out;
-    node->out2 = out2;
-    node->saved = saved;
-    out->requires_grad = 1;
-    out->node = node;
-    if (out2) { out2->requires_grad = 1; out2->node = node; }
+    if (!node) { return tti_graph_broken(ctx); }
+    *node = *op;
+    node->in = (tt_tensor **)tti_step_alloc(ctx, (size_t)op->n_in * sizeof *node->in);
+    if (!node->in) { return tti_graph_broken(ctx); }
+    memcpy(node->in, in, (size_t)op->n_in * sizeof *in);
+    node->out->requires_grad = 1;
+    node->out->node = node;
+    if (node->out2) {
+        node->out2->requires_grad = 1;
+        node->out2->node = node;
+    }
     node->next = ctx->tape;
     ctx->tape = node;
-    return out;
+    return node->out;
 }
-/* 1 if the graph is sound and no input is NULL; a NULL input without an earlier error is an error itself. */
-static int tti_inputs_ok(tt_context *ctx, const char *who, tt_tensor *const *in, int n) {
-    int i;
-    if (ctx->graph_error) { return 0; }
-    for (i = 0; i < n; i++) {
-        if (in[i]) { continue; }
-        tt_fail(ctx, TT_ERR_ARG, "%s: input %d is NULL", who, i);
-        ctx->graph_error = 1;
-        return 0;
-    }
-    return 1;
-}
-static tt_tensor *tti_graph_fail(tt_context *ctx, const char *who, const char *what, int got, int wanted) {
-    tt_fail(ctx, TT_ERR_SHAPE, "%s: %s is %d, expected %d", who, what, got, wanted);
-    ctx->graph_error = 1;
-    return NULL;
-}
-/* Rows and columns of x seen as a matrix over its last axis. */
-static int tti_cols(const tt_tensor *x) { return x->ndim ? x->shape[x->ndim - 1] : 1; }
-static int tti_rows(const tt_tensor *x) { return (int)(x->size / (size_t)tti_cols(x)); }
 
-/* The gradient to add to: of parameters persistent, of inner tensors from the spares. A new one, or one that tt_zero_grad
- * declared zero, is zeroed, unless `fresh` is given: then *fresh = 1 tells the caller to overwrite it. */
-static float *tti_grad(tt_tensor *t, int *fresh) {
-    tt_context *ctx;
-    size_t bytes;
-    if (fresh) { *fresh = 0; }
-    if (!t || !t->requires_grad) { return NULL; }
-    if (t->grad && !t->grad_is_zero) { return t->grad; }
-    ctx = t->ctx;
-    bytes = t->size * sizeof(float);
-    if (t->grad_is_zero) { t->grad_is_zero = 0; }
-    else if (t->persistent) { t->grad = (float *)ctx->backend->alloc(ctx, bytes); }
-    else {
-        tti_spare **link = &ctx->spare_grads;
-        while (*link && (*link)->size != t->size) { link = &(*link)->next; }
-        if (*link) { t->grad = (*link)->data; *link = (*link)->next; }
-        else { t->grad = (float *)tti_arena_alloc(ctx, &ctx->device, bytes); }
-    }
-    if (fresh) { *fresh = t->grad != NULL; }
-    if (!t->grad || (!fresh && ctx->backend->zero(ctx, t->grad, bytes) != TT_OK)) { ctx->graph_error = 1; t->grad = NULL; }
-    return t->grad;
+/* The same for an op of one result; gives it back. */
+static tt_tensor *tti_record(tt_tensor *out, const char *name, tti_backward_fn backward, tt_tensor *const *in, int n_in,
+                             void *saved) {
+    tti_node op;
+    memset(&op, 0, sizeof op);
+    op.name = name;
+    op.backward = backward;
+    op.n_in = n_in;
+    op.out = out;
+    op.saved = saved;
+    return tti_record2(out->ctx, &op, in);
 }
-TT_API float *tt_grad(tt_tensor *t) { return tti_grad(t, NULL); }
-static void tti_grad_done(tt_context *ctx, tt_tensor *t) {
-    tti_spare *spare;
-    if (!t || !t->grad || t->retain_grad || t->persistent) { return; }
-    spare = (tti_spare *)tti_step_alloc(ctx, sizeof *spare);
-    if (!spare) { ctx->graph_error = 1; return; }
-    spare->data = t->grad;
-    spare->size = t->size;
-    spare->next = ctx->spare_grads;
-    ctx->spare_grads = spare;
-    t->grad = NULL;
-}
-/* Runs the tape's nodes newer than `stop`. A node whose outputs got no gradient is skipped. */
-static tt_status tti_run_backward(tt_context *ctx, tti_node *stop) {
-    while (ctx->tape != stop && !ctx->graph_error) {
-        tti_node *node = ctx->tape;
-        ctx->tape = node->next;
-        if (node->out->grad || (node->out2 && node->out2->grad)) {
-            tti_graph_ok(ctx, node->backward(ctx, node));
-            tti_grad_done(ctx, node->out);
-            tti_grad_done(ctx, node->out2);
-        }
-    }
-    return ctx->graph_error ? ctx->status : TT_OK;
-}
-TT_API tt_status tt_backward(tt_context *ctx, tt_tensor *loss) {
-    static const float one = 1.0f;
-    if (!tti_inputs_ok(ctx, "tt_backward", &loss, 1)) { return ctx->status; }
-    if (loss->size != 1) { tti_graph_fail(ctx, "tt_backward", "number of loss values", (int)loss->size, 1); return ctx->status; }
-    if (!loss->requires_grad) {
-        tt_fail(ctx, TT_ERR_ARG, "tt_backward: the loss depends on nothing that requires a gradient, or its tape was used");
-        ctx->graph_error = 1;
-        return ctx->status;
-    }
-    if (!tt_grad(loss) || !tti_graph_ok(ctx, ctx->backend->upload(ctx, loss->grad, &one, sizeof one))) { return ctx->status; }
-    loss->requires_grad = loss->node == NULL;
-    return tti_run_backward(ctx, NULL);
-}
+
 TT_API tt_status tt_eval(tt_context *ctx) { return ctx->graph_error ? ctx->status : TT_OK; }
-TT_API tt_status tt_zero_grad(tt_tensor *t) {
-    if (!t->persistent) { return t->grad ? t->ctx->backend->zero(t->ctx, t->grad, t->size * sizeof(float)) : TT_OK; }
-    t->grad_is_zero = t->grad != NULL;
-    return TT_OK;
-}
 TT_API void tt_no_grad_begin(tt_context *ctx) { ctx->no_grad++; }
-TT_API void tt_no_grad_end(tt_context *ctx) { if (ctx->no_grad > 0) { ctx->no_grad--; } }
+TT_API void tt_no_grad_end(tt_context *ctx) { ctx->no_grad -= ctx->no_grad > 0; }
+
 TT_API void tt_step_reset(tt_context *ctx) {
     ctx->tape = NULL;
     ctx->spare_grads = NULL;
@@ -3575,7 +3828,99 @@ TT_API void tt_step_reset(tt_context *ctx) {
     tti_arena_reset(ctx, &ctx->device);
 }
 
-/* ---- shapes: broadcast, reduce, view, columns, rows ---- */
+/* ---- [tt:autograd.backward] gradients ---- */
+
+/* Memory for the gradient of a tensor that has none: its own for a parameter, else a spare or the arena's. */
+static float *tti_grad_memory(tt_tensor *t) {
+    tt_context *ctx = t->ctx;
+    tti_spare **link = (tti_spare **)&ctx->spare_grads;
+    float *data;
+    if (t->persistent) { return (float *)ctx->backend->alloc(ctx, t->size * sizeof(float)); }
+    while (*link && (*link)->size != t->size) { link = &(*link)->next; }
+    if (!*link) { return (float *)tti_arena_alloc(ctx, &ctx->device, t->size * sizeof(float)); }
+    data = (*link)->data;
+    *link = (*link)->next;
+    return data;
+}
+
+/* The gradient to add to, NULL if none is wanted. A new one, or one that tt_zero_grad declared zero, is zeroed; but
+ * if `fresh` is given, *fresh = 1 tells the caller to overwrite it instead. */
+static float *tti_grad(tt_tensor *t, int *fresh) {
+    tt_context *ctx;
+    if (fresh) { *fresh = 0; }
+    if (!t || !t->requires_grad) { return NULL; }
+    if (t->grad && !t->grad_is_zero) { return t->grad; }
+    ctx = t->ctx;
+    if (!t->grad_is_zero) { t->grad = tti_grad_memory(t); }
+    t->grad_is_zero = 0;
+    if (fresh) { *fresh = t->grad != NULL; }
+    if (!t->grad || (!fresh && ctx->backend->zero(ctx, t->grad, t->size * sizeof(float)) != TT_OK)) {
+        t->grad = NULL;
+        tti_graph_broken(ctx);
+    }
+    return t->grad;
+}
+
+TT_API float *tt_grad(tt_tensor *t) { return tti_grad(t, NULL); }
+
+/* Nobody reads the gradient of this inner tensor any more. */
+static void tti_grad_done(tt_context *ctx, tt_tensor *t) {
+    tti_spare *spare;
+    if (!t || !t->grad || t->retain_grad || t->persistent) { return; }
+    spare = (tti_spare *)tti_step_alloc(ctx, sizeof *spare);
+    if (!spare) {
+        tti_graph_broken(ctx);
+        return;
+    }
+    spare->data = t->grad;
+    spare->size = t->size;
+    spare->next = ctx->spare_grads;
+    ctx->spare_grads = spare;
+    t->grad = NULL;
+}
+
+/* Runs the whole tape. A node whose outputs got no gradient is skipped. */
+static tt_status tti_run_backward(tt_context *ctx) {
+    while (ctx->tape && !ctx->graph_error) {
+        tti_node *node = ctx->tape;
+        ctx->tape = node->next;
+        if (!node->out->grad && !(node->out2 && node->out2->grad)) { continue; }
+        tti_graph_ok(ctx, node->backward(ctx, node));
+        tti_grad_done(ctx, node->out);
+        tti_grad_done(ctx, node->out2);
+    }
+    return tt_eval(ctx);
+}
+
+TT_API tt_status tt_backward(tt_context *ctx, tt_tensor *loss) {
+    static const float one = 1.0f;
+    if (!tti_inputs_ok(ctx, "tt_backward", &loss, 1)) { return ctx->status; }
+    if (loss->size != 1) {
+        tti_graph_fail(ctx, "tt_backward", "number of loss values", (int)loss->size, 1);
+        return ctx->status;
+    }
+    if (!loss->requires_grad) {
+        tt_fail(ctx, TT_ERR_ARG, "tt_backward: the loss depends on nothing that requires a gradient, or its tape was used");
+        tti_graph_broken(ctx);
+        return ctx->status;
+    }
+    if (!tt_grad(loss) || !tti_graph_ok(ctx, ctx->backend->upload(ctx, loss->grad, &one, sizeof one))) {
+        return ctx->status;
+    }
+    loss->requires_grad = loss->node == NULL;
+    return tti_run_backward(ctx);
+}
+
+TT_API tt_status tt_zero_grad(tt_tensor *t) {
+    if (!t->persistent) {
+        return t->grad ? t->ctx->backend->zero(t->ctx, t->grad, t->size * sizeof(float)) : TT_OK;
+    }
+    t->grad_is_zero = t->grad != NULL;
+    return TT_OK;
+}
+
+/* ---- [tt:autograd.shapes] broadcast and reduce: each is the other's backward ---- */
+
 typedef struct tti_shapes { int small_shape[4], big_shape[4]; } tti_shapes;
 
 /* Right-aligned to four dimensions, as the kernels want them. */
@@ -3583,22 +3928,41 @@ static void tti_align_shape(const tt_tensor *t, int out[4]) {
     int i;
     for (i = 0; i < 4; i++) { out[i] = i < 4 - t->ndim ? 1 : t->shape[i - (4 - t->ndim)]; }
 }
+
 static tt_status tti_broadcast_back(tt_context *ctx, tti_node *node) {
     tti_shapes *s = (tti_shapes *)node->saved;
     float *dx = tt_grad(node->in[0]);
     return dx ? ctx->backend->reduce(ctx, dx, node->out->grad, s->small_shape, s->big_shape, 1) : TT_OK;
 }
+
 static tt_tensor *tti_broadcast_to(tt_context *ctx, tt_tensor *x, int ndim, const int *shape) {
-    tti_shapes *s = (tti_shapes *)tti_step_alloc(ctx, sizeof *s);
-    tt_tensor *y = s ? tti_tensor(ctx, "broadcast", ndim, shape) : NULL;
-    if (!y) { return NULL; }
+    tt_tensor *y;
+    tti_shapes *s = (tti_shapes *)tti_op_begin(ctx, "broadcast", ndim, shape, sizeof *s, &y);
+    if (!s) { return NULL; }
     tti_align_shape(x, s->small_shape);
     tti_align_shape(y, s->big_shape);
     if (!tti_graph_ok(ctx, ctx->backend->broadcast(ctx, TT_F(y), TT_F(x), s->small_shape, s->big_shape, 0))) { return NULL; }
-    return tti_record(ctx, "broadcast", tti_broadcast_back, &x, 1, y, NULL, s);
+    return tti_record(y, "broadcast", tti_broadcast_back, &x, 1, s);
 }
+
+static tt_status tti_reduce_back(tt_context *ctx, tti_node *node) {
+    tti_shapes *s = (tti_shapes *)node->saved;
+    float *dx = tt_grad(node->in[0]);
+    return dx ? ctx->backend->broadcast(ctx, dx, node->out->grad, s->small_shape, s->big_shape, 1) : TT_OK;
+}
+
+static tt_tensor *tti_reduce_to(tt_context *ctx, tt_tensor *x, int ndim, const int *shape) {
+    tt_tensor *y;
+    tti_shapes *s = (tti_shapes *)tti_op_begin(ctx, "sum", ndim, shape, sizeof *s, &y);
+    if (!s) { return NULL; }
+    tti_align_shape(y, s->small_shape);
+    tti_align_shape(x, s->big_shape);
+    if (!tti_graph_ok(ctx, ctx->backend->reduce(ctx, TT_F(y), TT_F(x), s->small_shape, s->big_shape, 0))) { return NULL; }
+    return tti_record(y, "sum", tti_reduce_back, &x, 1, s);
+}
+
 /* NumPy's rule. Gives the common shape of a and b, or an error that shows both. */
-static int tti_common_shape(tt_context *ctx, const char *who, const tt_tensor *a, const tt_tensor *b, int *ndim, int shape[4]) {
+static int tti_common_shape(const char *who, const tt_tensor *a, const tt_tensor *b, int *ndim, int shape[4]) {
     int as[4], bs[4], full[4], i;
     tti_align_shape(a, as);
     tti_align_shape(b, bs);
@@ -3606,40 +3970,30 @@ static int tti_common_shape(tt_context *ctx, const char *who, const tt_tensor *a
     for (i = 0; i < 4; i++) {
         full[i] = as[i] > bs[i] ? as[i] : bs[i];
         if ((as[i] == full[i] || as[i] == 1) && (bs[i] == full[i] || bs[i] == 1)) { continue; }
-        tt_fail(ctx, TT_ERR_SHAPE, "%s: shapes [%d,%d,%d,%d] and [%d,%d,%d,%d] do not broadcast", who,
+        tt_fail(a->ctx, TT_ERR_SHAPE, "%s: shapes [%d,%d,%d,%d] and [%d,%d,%d,%d] do not broadcast", who,
                 as[0], as[1], as[2], as[3], bs[0], bs[1], bs[2], bs[3]);
-        ctx->graph_error = 1;
+        tti_graph_broken(a->ctx);
         return 0;
     }
     for (i = 0; i < *ndim; i++) { shape[i] = full[4 - *ndim + i]; }
     return 1;
 }
+
 static tt_tensor *tti_fit(tt_context *ctx, tt_tensor *x, int ndim, const int *shape) {
     int i, same = x->ndim == ndim;
     for (i = 0; same && i < ndim; i++) { same = x->shape[i] == shape[i]; }
     return same ? x : tti_broadcast_to(ctx, x, ndim, shape);
 }
-static tt_status tti_reduce_back(tt_context *ctx, tti_node *node) {
-    tti_shapes *s = (tti_shapes *)node->saved;
-    float *dx = tt_grad(node->in[0]);
-    return dx ? ctx->backend->broadcast(ctx, dx, node->out->grad, s->small_shape, s->big_shape, 1) : TT_OK;
-}
-static tt_tensor *tti_reduce_to(tt_context *ctx, tt_tensor *x, int ndim, const int *shape) {
-    tti_shapes *s = (tti_shapes *)tti_step_alloc(ctx, sizeof *s);
-    tt_tensor *y = s ? tti_tensor(ctx, "sum", ndim, shape) : NULL;
-    if (!y) { return NULL; }
-    tti_align_shape(y, s->small_shape);
-    tti_align_shape(x, s->big_shape);
-    if (!tti_graph_ok(ctx, ctx->backend->reduce(ctx, TT_F(y), TT_F(x), s->small_shape, s->big_shape, 0))) { return NULL; }
-    return tti_record(ctx, "sum", tti_reduce_back, &x, 1, y, NULL, s);
-}
+
 TT_API tt_tensor *tt_sum(tt_context *ctx, tt_tensor *x) {
     return tti_inputs_ok(ctx, "tt_sum", &x, 1) ? tti_reduce_to(ctx, x, 0, NULL) : NULL;
 }
+
 TT_API tt_tensor *tt_mean(tt_context *ctx, tt_tensor *x) {
     tt_tensor *sum = tt_sum(ctx, x);
     return sum ? tt_scale(ctx, sum, 1.0f / (float)x->size) : NULL;
 }
+
 TT_API tt_tensor *tt_sum_axis(tt_context *ctx, tt_tensor *x, int axis) {
     int shape[TT_MAX_DIMS];
     if (!tti_inputs_ok(ctx, "tt_sum_axis", &x, 1)) { return NULL; }
@@ -3649,15 +4003,19 @@ TT_API tt_tensor *tt_sum_axis(tt_context *ctx, tt_tensor *x, int axis) {
     shape[axis] = 1;
     return tti_reduce_to(ctx, x, x->ndim, shape);
 }
+
 TT_API tt_tensor *tt_mean_axis(tt_context *ctx, tt_tensor *x, int axis) {
     tt_tensor *sum = tt_sum_axis(ctx, x, axis);
     return sum ? tt_scale(ctx, sum, (float)sum->size / (float)x->size) : NULL;
 }
 
+/* ---- [tt:autograd.views] views, columns, rows ---- */
+
 static tt_status tti_view_back(tt_context *ctx, tti_node *node) {
     float *dx = tt_grad(node->in[0]);
     return dx ? ctx->backend->axpy(ctx, dx, node->out->grad, 1.0f, node->out->size) : TT_OK;
 }
+
 TT_API tt_tensor *tt_view(tt_context *ctx, tt_tensor *x, int ndim, const int *shape) {
     size_t size;
     tt_tensor *y;
@@ -3665,13 +4023,14 @@ TT_API tt_tensor *tt_view(tt_context *ctx, tt_tensor *x, int ndim, const int *sh
     if (!tti_graph_ok(ctx, tti_shape_size(ctx, "tt_view", ndim, shape, &size))) { return NULL; }
     if (size != x->size) { return tti_graph_fail(ctx, "tt_view", "number of elements", (int)size, (int)x->size); }
     y = (tt_tensor *)tti_step_alloc(ctx, sizeof *y);
-    if (!y) { ctx->graph_error = 1; return NULL; }
+    if (!y) { return tti_graph_broken(ctx); }
     y->ctx = ctx;
     y->size = size;
     y->data = x->data;
     tti_set_shape(y, ndim, shape);
-    return tti_record(ctx, "view", tti_view_back, &x, 1, y, NULL, NULL);
+    return tti_record(y, "view", tti_view_back, &x, 1, NULL);
 }
+
 TT_API tt_tensor *tt_detach(tt_context *ctx, tt_tensor *x) {
     tt_tensor *y;
     ctx->no_grad++;
@@ -3679,13 +4038,17 @@ TT_API tt_tensor *tt_detach(tt_context *ctx, tt_tensor *x) {
     ctx->no_grad--;
     return y;
 }
+
 typedef struct tti_range { int begin, count; } tti_range;
+
 static tt_status tti_columns_back(tt_context *ctx, tti_node *node) {
     tti_range *r = (tti_range *)node->saved;
     tt_tensor *x = node->in[0];
     float *dx = tt_grad(x);
-    return dx ? ctx->backend->columns_backward(ctx, dx, node->out->grad, tti_rows(x), tti_cols(x), r->begin, r->count) : TT_OK;
+    if (!dx) { return TT_OK; }
+    return ctx->backend->columns_backward(ctx, dx, node->out->grad, tti_rows(x), tti_cols(x), r->begin, r->count);
 }
+
 TT_API tt_tensor *tt_columns(tt_context *ctx, tt_tensor *x, int begin, int count) {
     int shape[2];
     tti_range *r;
@@ -3693,34 +4056,40 @@ TT_API tt_tensor *tt_columns(tt_context *ctx, tt_tensor *x, int begin, int count
     if (!tti_inputs_ok(ctx, "tt_columns", &x, 1)) { return NULL; }
     if (begin < 0 || count < 1 || count > tti_cols(x) || begin > tti_cols(x) - count) {
         tt_fail(ctx, TT_ERR_SHAPE, "tt_columns: begin %d and count %d, expected within %d columns", begin, count, tti_cols(x));
-        ctx->graph_error = 1;
-        return NULL;
+        return tti_graph_broken(ctx);
     }
     shape[0] = tti_rows(x);
     shape[1] = count;
-    r = (tti_range *)tti_step_alloc(ctx, sizeof *r);
-    y = r ? tti_tensor(ctx, "tt_columns", 2, shape) : NULL;
-    if (!y) { ctx->graph_error = 1; return NULL; }
+    r = (tti_range *)tti_op_begin(ctx, "tt_columns", 2, shape, sizeof *r, &y);
+    if (!r) { return NULL; }
     r->begin = begin;
     r->count = count;
     if (!tti_graph_ok(ctx, ctx->backend->columns(ctx, TT_F(y), TT_F(x), shape[0], tti_cols(x), begin, count))) { return NULL; }
-    return tti_record(ctx, "columns", tti_columns_back, &x, 1, y, NULL, r);
+    return tti_record(y, "columns", tti_columns_back, &x, 1, r);
 }
+
 /* y[i] = x[rows[i]].   dx[rows[i]] += dy[i].   Embedding is the same with a table of weights as x. */
 static tt_status tti_gather_back(tt_context *ctx, tti_node *node) {
     float *dx = tt_grad(node->in[0]);
-    return dx ? ctx->backend->scatter_add_rows(ctx, dx, node->out->grad, (const int32_t *)node->saved, node->out->shape[0], node->out->shape[1]) : TT_OK;
+    const int32_t *rows = (const int32_t *)node->saved;
+    const tt_tensor *y = node->out;
+    return dx ? ctx->backend->scatter_add_rows(ctx, dx, y->grad, rows, y->shape[0], y->shape[1]) : TT_OK;
 }
-static tt_status tti_gather_from(tt_context *ctx, float *y, const tt_tensor *x, const int32_t *ids, const int32_t *host_ids, int n) {
+
+/* The rows themselves, of a table of any precision. ids: the same on the backend. */
+static tt_status tti_gather_from(tt_tensor *y, const tt_tensor *x, const int32_t *ids, const int32_t *host_ids) {
+    tt_context *ctx = y->ctx;
     size_t dim = (size_t)tti_cols(x);
     tt_status status = TT_OK;
-    int i;
-    if (x->dtype == TT_F32) { return ctx->backend->gather_rows(ctx, y, TT_F(x), ids, n, (int)dim); }
+    int n = y->shape[0], i;
+    if (x->dtype == TT_F32) { return ctx->backend->gather_rows(ctx, TT_F(y), TT_F(x), ids, n, (int)dim); }
     for (i = 0; i < n && status == TT_OK; i++) {
-        status = ctx->backend->cast(ctx, y + (size_t)i * dim, TT_F32, (const uint16_t *)x->data + (size_t)host_ids[i] * dim, x->dtype, dim);
+        const uint16_t *row = (const uint16_t *)x->data + (size_t)host_ids[i] * dim;
+        status = ctx->backend->cast(ctx, TT_F(y) + (size_t)i * dim, TT_F32, row, x->dtype, dim);
     }
     return status;
 }
+
 static tt_tensor *tti_gather(tt_context *ctx, const char *who, tt_tensor *x, const int32_t *rows, int n) {
     int shape[2], i;
     const int32_t *ids;
@@ -3729,232 +4098,330 @@ static tt_tensor *tti_gather(tt_context *ctx, const char *who, tt_tensor *x, con
     for (i = 0; i < n; i++) {
         if (rows[i] >= 0 && rows[i] < tti_rows(x)) { continue; }
         tt_fail(ctx, TT_ERR_ARG, "%s: id %d at index %d, expected 0..%d", who, (int)rows[i], i, tti_rows(x) - 1);
-        ctx->graph_error = 1;
-        return NULL;
+        return tti_graph_broken(ctx);
     }
     shape[0] = n;
     shape[1] = tti_cols(x);
     y = tti_tensor(ctx, who, 2, shape);
     ids = y ? tti_step_ids(ctx, rows, n) : NULL;
-    if (!ids || !tti_graph_ok(ctx, tti_gather_from(ctx, TT_F(y), x, ids, rows, n))) { return NULL; }
-    return tti_record(ctx, who, tti_gather_back, &x, 1, y, NULL, (void *)(uintptr_t)ids);
+    if (!ids || !tti_graph_ok(ctx, tti_gather_from(y, x, ids, rows))) { return NULL; }
+    return tti_record(y, who, tti_gather_back, &x, 1, (void *)(uintptr_t)ids);
 }
-TT_API tt_tensor *tt_gather_rows(tt_context *ctx, tt_tensor *x, const int32_t *rows, int n) { return tti_gather(ctx, "tt_gather_rows", x, rows, n); }
-TT_API tt_tensor *tt_embedding(tt_context *ctx, tt_tensor *w, const int32_t *ids, int n) { return tti_gather(ctx, "tt_embedding", w, ids, n); }
 
-/* ---- elementary: one pair for all unary, one for all binary ops; the kernels hold the formulas ---- */
-typedef struct tti_unary_op { tt_unary op; float p0, p1; } tti_unary_op;
+TT_API tt_tensor *tt_gather_rows(tt_context *ctx, tt_tensor *x, const int32_t *rows, int n) {
+    return tti_gather(ctx, "tt_gather_rows", x, rows, n);
+}
+
+TT_API tt_tensor *tt_embedding(tt_context *ctx, tt_tensor *w, const int32_t *ids, int n) {
+    return tti_gather(ctx, "tt_embedding", w, ids, n);
+}
+
+/* ---- [tt:autograd.elementary] one pair for all unary, one for all binary ops; the kernels hold the formulas ---- */
+
+typedef struct tti_unary_op { tt_unary op; float p0, p1; } tti_unary_op;   /* p0, p1: bounds of clamp, factor of scale */
+
 static tt_status tti_unary_back(tt_context *ctx, tti_node *node) {
     tti_unary_op *u = (tti_unary_op *)node->saved;
     tt_tensor *x = node->in[0], *y = node->out;
     float *dx = tt_grad(x);
     return dx ? ctx->backend->unary_backward(ctx, u->op, dx, y->grad, TT_F(x), TT_F(y), x->size, u->p0, u->p1) : TT_OK;
 }
-/* y = op(x), but for its values. */
-static tt_tensor *tti_unary_begin(tt_context *ctx, const char *name, tt_unary op, tt_tensor *x, float p0, float p1, tti_unary_op **saved) {
-    tti_unary_op *u = (tti_unary_op *)tti_step_alloc(ctx, sizeof *u);
-    tt_tensor *y = u ? tti_tensor(ctx, name, x->ndim, x->shape) : NULL;
-    if (!y) { ctx->graph_error = 1; return NULL; }
-    u->op = op;
-    u->p0 = p0;
-    u->p1 = p1;
-    *saved = u;
-    return y;
-}
+
 static tt_tensor *tti_unary(tt_context *ctx, const char *name, tt_unary op, tt_tensor *x, float p0, float p1) {
     tti_unary_op *u;
     tt_tensor *y;
     if (!tti_inputs_ok(ctx, name, &x, 1)) { return NULL; }
-    y = tti_unary_begin(ctx, name, op, x, p0, p1, &u);
-    if (!y || !tti_graph_ok(ctx, ctx->backend->unary(ctx, op, TT_F(y), TT_F(x), x->size, p0, p1))) { return NULL; }
-    return tti_record(ctx, name, tti_unary_back, &x, 1, y, NULL, u);
+    u = (tti_unary_op *)tti_op_begin(ctx, name, x->ndim, x->shape, sizeof *u, &y);
+    if (!u) { return NULL; }
+    u->op = op;
+    u->p0 = p0;
+    u->p1 = p1;
+    if (!tti_graph_ok(ctx, ctx->backend->unary(ctx, op, TT_F(y), TT_F(x), x->size, p0, p1))) { return NULL; }
+    return tti_record(y, name, tti_unary_back, &x, 1, u);
 }
-TT_API tt_tensor *tt_neg(tt_context *ctx, tt_tensor *x) { return tti_unary(ctx, "tt_neg", TT_NEG, x, 0, 0); }
-TT_API tt_tensor *tt_exp(tt_context *ctx, tt_tensor *x) { return tti_unary(ctx, "tt_exp", TT_EXP, x, 0, 0); }
-TT_API tt_tensor *tt_log(tt_context *ctx, tt_tensor *x) { return tti_unary(ctx, "tt_log", TT_LOG, x, 0, 0); }
-TT_API tt_tensor *tt_tanh(tt_context *ctx, tt_tensor *x) { return tti_unary(ctx, "tt_tanh", TT_TANH, x, 0, 0); }
-TT_API tt_tensor *tt_clamp(tt_context *ctx, tt_tensor *x, float low, float high) { return tti_unary(ctx, "tt_clamp", TT_CLAMP, x, low, high); }
-TT_API tt_tensor *tt_scale(tt_context *ctx, tt_tensor *x, float factor) { return tti_unary(ctx, "tt_scale", TT_SCALE, x, factor, 0); }
-TT_API tt_tensor *tt_gelu(tt_context *ctx, tt_tensor *x, int tanh_form) { return tti_unary(ctx, "tt_gelu", tanh_form ? TT_GELU_TANH : TT_GELU_ERF, x, 0, 0); }
+
+#define TTI_UNARY(name, op) \
+    TT_API tt_tensor *name(tt_context *ctx, tt_tensor *x) { return tti_unary(ctx, #name, op, x, 0, 0); }
+TTI_UNARY(tt_neg, TT_NEG)
+TTI_UNARY(tt_exp, TT_EXP)
+TTI_UNARY(tt_log, TT_LOG)
+TTI_UNARY(tt_tanh, TT_TANH)
+#undef TTI_UNARY
+
+TT_API tt_tensor *tt_clamp(tt_context *ctx, tt_tensor *x, float low, float high) {
+    return tti_unary(ctx, "tt_clamp", TT_CLAMP, x, low, high);
+}
+
+TT_API tt_tensor *tt_scale(tt_context *ctx, tt_tensor *x, float factor) {
+    return tti_unary(ctx, "tt_scale", TT_SCALE, x, factor, 0);
+}
+
+TT_API tt_tensor *tt_gelu(tt_context *ctx, tt_tensor *x, int tanh_form) {
+    return tti_unary(ctx, "tt_gelu", tanh_form ? TT_GELU_TANH : TT_GELU_ERF, x, 0, 0);
+}
+
+/* Of a sum the gradient passes as it is: where a has none yet, y's buffer becomes a's. */
+static tt_status tti_add_back(tt_context *ctx, tt_tensor *a, tt_tensor *b, tt_tensor *y) {
+    float *db;
+    int fresh;
+    a->grad = y->grad;
+    y->grad = NULL;
+    db = tti_grad(b, &fresh);
+    if (!db) { return tt_eval(ctx); }
+    if (fresh) { return ctx->backend->copy(ctx, db, a->grad, a->size * sizeof(float)); }
+    return ctx->backend->axpy(ctx, db, a->grad, 1, a->size);
+}
 
 static tt_status tti_binary_back(tt_context *ctx, tti_node *node) {
     tt_binary op = *(tt_binary *)node->saved;
     tt_tensor *a = node->in[0], *b = node->in[1], *y = node->out;
     float *da, *db;
-    int fresh;
-    if (op == TT_ADD && a->requires_grad && !a->persistent && !a->grad && !y->retain_grad) {      /* y's gradient becomes a's */
-        a->grad = y->grad;
-        y->grad = NULL;
-        db = tti_grad(b, &fresh);
-        if (!db) { return ctx->graph_error ? ctx->status : TT_OK; }
-        return fresh ? ctx->backend->copy(ctx, db, a->grad, a->size * sizeof(float)) : ctx->backend->axpy(ctx, db, a->grad, 1, a->size);
+    if (op == TT_ADD && a->requires_grad && !a->persistent && !a->grad && !y->retain_grad) {
+        return tti_add_back(ctx, a, b, y);
     }
     da = tt_grad(a);
     db = tt_grad(b);
-    return ctx->backend->binary_backward(ctx, op, da, db, node->out->grad, TT_F(a), TT_F(b), a->size);
+    return ctx->backend->binary_backward(ctx, op, da, db, y->grad, TT_F(a), TT_F(b), a->size);
 }
+
 static tt_tensor *tti_binary(tt_context *ctx, const char *name, tt_binary op, tt_tensor *a, tt_tensor *b) {
     tt_tensor *in[2], *y;
     tt_binary *saved;
     int ndim, shape[TT_MAX_DIMS];
     in[0] = a;
     in[1] = b;
-    if (!tti_inputs_ok(ctx, name, in, 2) || !tti_common_shape(ctx, name, a, b, &ndim, shape)) { return NULL; }
+    if (!tti_inputs_ok(ctx, name, in, 2) || !tti_common_shape(name, a, b, &ndim, shape)) { return NULL; }
     in[0] = tti_fit(ctx, a, ndim, shape);
     in[1] = in[0] ? tti_fit(ctx, b, ndim, shape) : NULL;
-    y = in[1] ? tti_tensor(ctx, name, ndim, shape) : NULL;
-    saved = y ? (tt_binary *)tti_step_alloc(ctx, sizeof *saved) : NULL;
-    if (!saved) { ctx->graph_error = 1; return NULL; }
+    if (!in[1]) { return NULL; }
+    saved = (tt_binary *)tti_op_begin(ctx, name, ndim, shape, sizeof *saved, &y);
+    if (!saved) { return NULL; }
     *saved = op;
     if (!tti_graph_ok(ctx, ctx->backend->binary(ctx, op, TT_F(y), TT_F(in[0]), TT_F(in[1]), y->size))) { return NULL; }
-    return op == TT_LESS ? y : tti_record(ctx, name, tti_binary_back, in, 2, y, NULL, saved);
+    return op == TT_LESS ? y : tti_record(y, name, tti_binary_back, in, 2, saved);
 }
-TT_API tt_tensor *tt_add(tt_context *ctx, tt_tensor *a, tt_tensor *b) { return tti_binary(ctx, "tt_add", TT_ADD, a, b); }
-TT_API tt_tensor *tt_sub(tt_context *ctx, tt_tensor *a, tt_tensor *b) { return tti_binary(ctx, "tt_sub", TT_SUB, a, b); }
-TT_API tt_tensor *tt_mul(tt_context *ctx, tt_tensor *a, tt_tensor *b) { return tti_binary(ctx, "tt_mul", TT_MUL, a, b); }
-TT_API tt_tensor *tt_div(tt_context *ctx, tt_tensor *a, tt_tensor *b) { return tti_binary(ctx, "tt_div", TT_DIV, a, b); }
-TT_API tt_tensor *tt_minimum(tt_context *ctx, tt_tensor *a, tt_tensor *b) { return tti_binary(ctx, "tt_minimum", TT_MINIMUM, a, b); }
-TT_API tt_tensor *tt_maximum(tt_context *ctx, tt_tensor *a, tt_tensor *b) { return tti_binary(ctx, "tt_maximum", TT_MAXIMUM, a, b); }
-TT_API tt_tensor *tt_less(tt_context *ctx, tt_tensor *a, tt_tensor *b) { return tti_binary(ctx, "tt_less", TT_LESS, a, b); }
-TT_API tt_tensor *tt_swiglu(tt_context *ctx, tt_tensor *gate, tt_tensor *up) { return tti_binary(ctx, "tt_swiglu", TT_SWIGLU, gate, up); }
+
+#define TTI_BINARY(name, op) \
+    TT_API tt_tensor *name(tt_context *ctx, tt_tensor *a, tt_tensor *b) { return tti_binary(ctx, #name, op, a, b); }
+TTI_BINARY(tt_add, TT_ADD)
+TTI_BINARY(tt_sub, TT_SUB)
+TTI_BINARY(tt_mul, TT_MUL)
+TTI_BINARY(tt_div, TT_DIV)
+TTI_BINARY(tt_minimum, TT_MINIMUM)
+TTI_BINARY(tt_maximum, TT_MAXIMUM)
+TTI_BINARY(tt_less, TT_LESS)
+TTI_BINARY(tt_swiglu, TT_SWIGLU)
+#undef TTI_BINARY
 
 static tt_status tti_where_back(tt_context *ctx, tti_node *node) {
     float *da = tt_grad(node->in[1]), *db = tt_grad(node->in[2]);
     return ctx->backend->where_backward(ctx, da, db, node->out->grad, TT_F(node->in[0]), node->out->size);
 }
+
 TT_API tt_tensor *tt_where(tt_context *ctx, tt_tensor *condition, tt_tensor *a, tt_tensor *b) {
     tt_tensor *in[3], *y, shaped;
     int ndim, shape[TT_MAX_DIMS], i;
     in[0] = condition;
     in[1] = a;
     in[2] = b;
-    if (!tti_inputs_ok(ctx, "tt_where", in, 3) || !tti_common_shape(ctx, "tt_where", a, b, &ndim, shape)) { return NULL; }
+    if (!tti_inputs_ok(ctx, "tt_where", in, 3) || !tti_common_shape("tt_where", a, b, &ndim, shape)) { return NULL; }
     tti_set_shape(&shaped, ndim, shape);
-    if (!tti_common_shape(ctx, "tt_where", condition, &shaped, &ndim, shape)) { return NULL; }
-    for (i = 0; i < 3 && in[i]; i++) { in[i] = tti_fit(ctx, in[i], ndim, shape); }
-    y = in[0] && in[1] && in[2] ? tti_tensor(ctx, "tt_where", ndim, shape) : NULL;
-    if (!y || !tti_graph_ok(ctx, ctx->backend->where(ctx, TT_F(y), TT_F(in[0]), TT_F(in[1]), TT_F(in[2]), y->size))) { return NULL; }
-    return tti_record(ctx, "where", tti_where_back, in, 3, y, NULL, NULL);
+    if (!tti_common_shape("tt_where", condition, &shaped, &ndim, shape)) { return NULL; }
+    for (i = 0; i < 3; i++) {
+        in[i] = tti_fit(ctx, in[i], ndim, shape);
+        if (!in[i]) { return NULL; }
+    }
+    y = tti_tensor(ctx, "tt_where", ndim, shape);
+    if (!y) { return NULL; }
+    if (!tti_graph_ok(ctx, ctx->backend->where(ctx, TT_F(y), TT_F(in[0]), TT_F(in[1]), TT_F(in[2]), y->size))) { return NULL; }
+    return tti_record(y, "where", tti_where_back, in, 3, NULL);
 }
 
-/* ---- matrix product ----
+/* ---- [tt:autograd.product] matrix product ----
  * y = x w^T + b (linear) or x w + b (matmul).   dx += dy w (dy w^T),  dw += dy^T x (x^T dy),  db += column sums of dy.
  * An activation that follows is made in the same pass, and is an op of its own on the way back. */
-static void tti_gemm_set(tt_gemm_args *g, int m, int n, int k, const float *a, int lda, int transpose_a, const float *b, int ldb, int transpose_b, float *c) {
-    memset(g, 0, sizeof *g);
-    g->m = m;
-    g->n = n;
-    g->k = k;
-    g->a = a;
-    g->lda = lda;
-    g->transpose_a = transpose_a;
-    g->b = b;
-    g->ldb = ldb;
-    g->transpose_b = transpose_b;
-    g->c = c;
-    g->ldc = n;
+
+/* A factor of a product: a matrix with the stride of its rows, to be read as it is stored or turned. */
+typedef struct tti_factor { const float *data; int stride, transpose; } tti_factor;
+
+static tti_factor tti_factor_of(const float *data, int stride, int transpose) {
+    tti_factor f;
+    f.data = data;
+    f.stride = stride;
+    f.transpose = transpose;
+    return f;
 }
-/* g with the weight as B. What the backend does not take as it is, is widened in blocks of rows, that stay in the CPU's
- * cache: a block is some of C's columns, or (B not transposed) a piece of the sum, a multiple of 32 unless it is the last.
- * Either way the bits are those of a float32 weight. */
+
+/* c[m,n] = a[m,k] b[k,n]. */
+static tt_gemm_args tti_gemm_args_of(int m, int n, int k, tti_factor a, tti_factor b, float *c) {
+    tt_gemm_args g;
+    memset(&g, 0, sizeof g);
+    g.m = m;
+    g.n = n;
+    g.k = k;
+    g.a = a.data;
+    g.lda = a.stride;
+    g.transpose_a = a.transpose;
+    g.b = b.data;
+    g.ldb = b.stride;
+    g.transpose_b = b.transpose;
+    g.c = c;
+    g.ldc = n;
+    return g;
+}
+
+/* Rows [at, at + n) of the weight of g, widened to float: some of c's columns, or a piece of the sum. */
+static tt_gemm_args tti_gemm_block(const tt_gemm_args *g, int at, int n, int last, const float *wide) {
+    tt_gemm_args block = *g;
+    block.b = wide;
+    if (g->transpose_b) {
+        block.n = n;
+        block.c = g->c + at;
+        block.y = g->y ? g->y + at : NULL;
+        block.bias = g->bias ? g->bias + at : NULL;
+    } else {
+        block.k = n;
+        block.a = g->a + at;
+        block.accumulate = g->accumulate || at > 0;
+        block.activation = last ? g->activation : (tt_unary)0;
+    }
+    return block;
+}
+
+/* g with a weight in half precision that the backend does not take as it is: widened in blocks of rows that stay in the
+ * CPU's cache. A piece of the sum is a multiple of 32 rows unless it is the last, so the bits are those of a float32 weight. */
 #define TTI_WIDEN ((size_t)1 << 18)
-static tt_status tti_gemm_weight(tt_context *ctx, tt_gemm_args g, const tt_tensor *w) {
+static tt_status tti_gemm_widened(tt_context *ctx, const tt_gemm_args *g, const tt_tensor *w) {
     size_t cols = (size_t)w->shape[1];
     int rows = w->shape[0], step = TTI_WIDEN / cols > 32 ? (int)(TTI_WIDEN / cols / 32 * 32) : 32, at;
     tti_mark mark = tti_arena_mark(&ctx->device);
-    tt_gemm_args block = g;
     tt_status status = TT_OK;
     float *wide;
-    g.b = TT_F(w);
-    if (g.transpose_b == w->panels_transposed) { g.panels = w->panels; }
-    if (w->dtype == TT_BF16 && ctx->backend->takes_half) { g.half_b = (const uint16_t *)w->data; }
-    if (w->dtype == TT_F32 || g.half_b) { return ctx->backend->gemm(ctx, &g); }
     if (step > rows) { step = rows; }
     wide = (float *)tti_arena_alloc(ctx, &ctx->device, (size_t)step * cols * sizeof(float));
     if (!wide) { return TT_ERR_MEM; }
-    block.b = wide;
     for (at = 0; at < rows && status == TT_OK; at += step) {
         int n = rows - at < step ? rows - at : step;
-        status = ctx->backend->cast(ctx, wide, TT_F32, (const uint16_t *)w->data + (size_t)at * cols, w->dtype, (size_t)n * cols);
-        if (g.transpose_b) {
-            block.n = n;
-            block.c = g.c + at;
-            block.y = g.y ? g.y + at : NULL;
-            block.bias = g.bias ? g.bias + at : NULL;
-        } else {
-            block.k = n;
-            block.a = g.a + at;
-            block.accumulate = g.accumulate || at > 0;
-            block.activation = at + n == rows ? g.activation : (tt_unary)0;
-        }
+        const uint16_t *half = (const uint16_t *)w->data + (size_t)at * cols;
+        tt_gemm_args block = tti_gemm_block(g, at, n, at + n == rows, wide);
+        status = ctx->backend->cast(ctx, wide, TT_F32, half, w->dtype, (size_t)n * cols);
         if (status == TT_OK) { status = ctx->backend->gemm(ctx, &block); }
     }
     tti_arena_release(&ctx->device, mark);
     return status;
 }
-/* The gradients of x and w from that of their product. */
+
+/* g with the weight as b, whatever its precision, and with its panels, if tt_generate has made some. */
+static tt_status tti_gemm_weight(tt_context *ctx, tt_gemm_args g, const tt_tensor *w) {
+    g.b = TT_F(w);
+    if (g.transpose_b == w->panels_transposed) { g.panels = w->panels; }
+    if (w->dtype == TT_F32) { return ctx->backend->gemm(ctx, &g); }
+    if (w->dtype != TT_BF16 || !ctx->backend->takes_half) { return tti_gemm_widened(ctx, &g, w); }
+    g.half_b = (const uint16_t *)w->data;
+    return ctx->backend->gemm(ctx, &g);
+}
+
+/* The gradients of x and w from that of their product. w_is_mk: w is stored [m,k] (linear), else [k,m]. */
 static tt_status tti_factors_back(tt_context *ctx, int w_is_mk, tt_tensor *x, tt_tensor *w, const float *dy) {
-    int n = tti_rows(x), k = tti_cols(x), m = w->shape[w_is_mk ? 0 : 1];
-    int fresh, fresh_w;
-    float *dx = tti_grad(x, &fresh), *dw = tti_grad(w, &fresh_w);
-    tt_gemm_args g;
+    int n = tti_rows(x), k = tti_cols(x), m = w->shape[w_is_mk ? 0 : 1], fresh_x, fresh_w;
+    float *dx = tti_grad(x, &fresh_x), *dw = tti_grad(w, &fresh_w);
     tt_status status = TT_OK;
     if (dx) {
-        tti_gemm_set(&g, n, k, m, dy, m, 0, NULL, w_is_mk ? k : m, !w_is_mk, dx);
-        g.accumulate = !fresh;
+        tti_factor weight = tti_factor_of(NULL, w_is_mk ? k : m, !w_is_mk);
+        tt_gemm_args g = tti_gemm_args_of(n, k, m, tti_factor_of(dy, m, 0), weight, dx);
+        g.accumulate = !fresh_x;
         status = tti_gemm_weight(ctx, g, w);
     }
     if (dw && status == TT_OK) {
-        if (w_is_mk) { tti_gemm_set(&g, m, k, n, dy, m, 1, TT_F(x), k, 0, dw); }
-        else { tti_gemm_set(&g, k, m, n, TT_F(x), k, 1, dy, m, 0, dw); }
+        tt_gemm_args g = w_is_mk ? tti_gemm_args_of(m, k, n, tti_factor_of(dy, m, 1), tti_factor_of(TT_F(x), k, 0), dw)
+                                 : tti_gemm_args_of(k, m, n, tti_factor_of(TT_F(x), k, 1), tti_factor_of(dy, m, 0), dw);
         g.accumulate = !fresh_w;
         status = ctx->backend->gemm(ctx, &g);
     }
     return status;
 }
+
 static tt_status tti_product_back(tt_context *ctx, tti_node *node) {
-    tt_tensor *x = node->in[0], *b = node->n_in > 2 ? node->in[2] : NULL;
+    tt_tensor *x = node->in[0], *b = node->n_in > 2 ? node->in[2] : NULL, *y = node->out;
     float *db = tt_grad(b);
-    tt_status status = tti_factors_back(ctx, *(int *)node->saved, x, node->in[1], node->out->grad);
-    if (db && status == TT_OK) { status = ctx->backend->bias_backward(ctx, db, node->out->grad, tti_rows(x), tti_cols(node->out)); }
+    tt_status status = tti_factors_back(ctx, *(int *)node->saved, x, node->in[1], y->grad);
+    if (db && status == TT_OK) { status = ctx->backend->bias_backward(ctx, db, y->grad, tti_rows(x), tti_cols(y)); }
     return status;
 }
-static tt_tensor *tti_product(tt_context *ctx, const char *who, int w_is_mk, tt_tensor *x, tt_tensor *w, tt_tensor *bias, tt_unary activation) {
-    tt_tensor *in[3], *y, *active = NULL;
-    tti_unary_op *u = NULL;
-    int shape[TT_MAX_DIMS], n, k, m, *saved;
-    tt_gemm_args g;
-    in[0] = x;
-    in[1] = w;
-    in[2] = bias;
-    if (!tti_inputs_ok(ctx, who, in, 2)) { return NULL; }
-    if (w->ndim != 2) { return tti_graph_fail(ctx, who, "dimensions of the weight", w->ndim, 2); }
-    n = tti_rows(x);
+
+/* A product before it is made: its kind, its inputs (bias last, may be NULL), and what follows it (0 = nothing). */
+typedef struct tti_product_desc { const char *who; int w_is_mk; tt_tensor *in[3]; tt_unary activation; } tti_product_desc;
+
+static int tti_product_ok(tt_context *ctx, const tti_product_desc *p) {
+    const tt_tensor *x = p->in[0], *w = p->in[1], *bias = p->in[2];
+    int k, inner, m;
+    if (!tti_inputs_ok(ctx, p->who, p->in, 2)) { return 0; }
     k = tti_cols(x);
-    m = w->shape[w_is_mk ? 0 : 1];
-    if (w->shape[w_is_mk ? 1 : 0] != k) { return tti_graph_fail(ctx, who, "inner size of the weight", w->shape[w_is_mk ? 1 : 0], k); }
-    if (bias && (int)bias->size != m) { return tti_graph_fail(ctx, who, "size of the bias", (int)bias->size, m); }
+    inner = w->shape[p->w_is_mk ? 1 : 0];
+    m = w->shape[p->w_is_mk ? 0 : 1];
+    if (w->ndim != 2) {
+        tti_graph_fail(ctx, p->who, "dimensions of the weight", w->ndim, 2);
+    } else if (inner != k) {
+        tti_graph_fail(ctx, p->who, "inner size of the weight", inner, k);
+    } else if (bias && (int)bias->size != m) {
+        tti_graph_fail(ctx, p->who, "size of the bias", (int)bias->size, m);
+    } else if (x->ndim == 0) {
+        tti_graph_fail(ctx, p->who, "dimensions of x", 0, 2);
+    }
+    return !ctx->graph_error;
+}
+
+static tt_tensor *tti_product(tt_context *ctx, const tti_product_desc *p) {
+    tt_tensor *x = p->in[0], *w = p->in[1], *bias = p->in[2], *y, *active = NULL;
+    tti_unary_op *u = NULL;
+    int shape[TT_MAX_DIMS], k, m, *saved;
+    tt_gemm_args g;
+    if (!tti_product_ok(ctx, p)) { return NULL; }
+    k = tti_cols(x);
+    m = w->shape[p->w_is_mk ? 0 : 1];
     memcpy(shape, x->shape, sizeof shape);
-    if (x->ndim == 0) { return tti_graph_fail(ctx, who, "dimensions of x", 0, 2); }
     shape[x->ndim - 1] = m;
-    y = tti_tensor(ctx, who, x->ndim, shape);
-    saved = y ? (int *)tti_step_alloc(ctx, sizeof *saved) : NULL;
-    if (!saved) { ctx->graph_error = 1; return NULL; }
-    *saved = w_is_mk;
-    tti_gemm_set(&g, n, m, k, TT_F(x), k, 0, NULL, w_is_mk ? k : m, w_is_mk, TT_F(y));
+    saved = (int *)tti_op_begin(ctx, p->who, x->ndim, shape, sizeof *saved, &y);
+    if (!saved) { return NULL; }
+    *saved = p->w_is_mk;
+    g = tti_gemm_args_of(tti_rows(x), m, k, tti_factor_of(TT_F(x), k, 0),
+                    tti_factor_of(NULL, p->w_is_mk ? k : m, p->w_is_mk), TT_F(y));
     g.bias = bias ? TT_F(bias) : NULL;
-    if (activation) {
-        active = tti_unary_begin(ctx, who, activation, y, 0, 0, &u);
-        if (!active) { return NULL; }
-        g.activation = activation;
+    g.activation = p->activation;
+    if (p->activation) {
+        u = (tti_unary_op *)tti_op_begin(ctx, p->who, y->ndim, y->shape, sizeof *u, &active);
+        if (!u) { return NULL; }
+        u->op = p->activation;
         g.y = TT_F(active);
     }
     if (!tti_graph_ok(ctx, tti_gemm_weight(ctx, g, w))) { return NULL; }
-    y = tti_record(ctx, who, tti_product_back, in, bias ? 3 : 2, y, NULL, saved);
-    return y && active ? tti_record(ctx, "activation", tti_unary_back, &y, 1, active, NULL, u) : y;
+    y = tti_record(y, p->who, tti_product_back, p->in, bias ? 3 : 2, saved);
+    return y && active ? tti_record(active, "activation", tti_unary_back, &y, 1, u) : y;
 }
-/* y + x w^T in the place of y, which must be a product's that nothing else reads: its own backward asks for no values of y. The
- * gradient of the sum is that of y and goes on as it lies. */
+
+/* y = x w^T + b or x w + b. */
+static tt_tensor *tti_product_of(tt_context *ctx, tt_tensor *x, tt_tensor *w, tt_tensor *bias, int w_is_mk,
+                                 tt_unary activation) {
+    tti_product_desc p;
+    p.who = w_is_mk ? "tt_linear" : "tt_matmul";
+    p.w_is_mk = w_is_mk;
+    p.in[0] = x;
+    p.in[1] = w;
+    p.in[2] = bias;
+    p.activation = activation;
+    return tti_product(ctx, &p);
+}
+
+TT_API tt_tensor *tt_linear(tt_context *ctx, tt_tensor *x, tt_tensor *w, tt_tensor *bias) {
+    return tti_product_of(ctx, x, w, bias, 1, (tt_unary)0);
+}
+
+TT_API tt_tensor *tt_matmul(tt_context *ctx, tt_tensor *x, tt_tensor *w, tt_tensor *bias) {
+    return tti_product_of(ctx, x, w, bias, 0, (tt_unary)0);
+}
+
+/* y + x w^T in the place of y, which must be the result of a product that nothing else reads: its own backward asks for no values of
+ * y. The gradient of the sum is that of y, so its buffer is handed on. */
 static tt_status tti_product_add_back(tt_context *ctx, tti_node *node) {
     tt_tensor *y = node->in[0], *sum = node->out;
     tt_status status = tti_factors_back(ctx, 1, node->in[1], node->in[2], sum->grad);
@@ -3964,167 +4431,129 @@ static tt_status tti_product_add_back(tt_context *ctx, tti_node *node) {
     }
     return status;
 }
+
 static tt_tensor *tti_product_add(tt_context *ctx, tt_tensor *y, tt_tensor *x, tt_tensor *w) {
     static const char *const who = "tti_product_add";
     tt_tensor *in[3], *sum;
     tt_gemm_args g;
+    int k;
     in[0] = y;
     in[1] = x;
     in[2] = w;
     if (!tti_inputs_ok(ctx, who, in, 3)) { return NULL; }
     sum = (tt_tensor *)tti_step_alloc(ctx, sizeof *sum);
-    if (!sum) { ctx->graph_error = 1; return NULL; }
+    if (!sum) { return tti_graph_broken(ctx); }
     *sum = *y;
     sum->node = NULL;
     sum->requires_grad = 0;
-    tti_gemm_set(&g, tti_rows(x), tti_cols(y), tti_cols(x), TT_F(x), tti_cols(x), 0, NULL, tti_cols(x), 1, TT_F(y));
+    k = tti_cols(x);
+    g = tti_gemm_args_of(tti_rows(x), tti_cols(y), k, tti_factor_of(TT_F(x), k, 0), tti_factor_of(NULL, k, 1), TT_F(y));
     g.accumulate = 1;
     if (!tti_graph_ok(ctx, tti_gemm_weight(ctx, g, w))) { return NULL; }
-    return tti_record(ctx, who, tti_product_add_back, in, 3, sum, NULL, NULL);
+    return tti_record(sum, who, tti_product_add_back, in, 3, NULL);
 }
-TT_API tt_tensor *tt_linear(tt_context *ctx, tt_tensor *x, tt_tensor *w, tt_tensor *bias) { return tti_product(ctx, "tt_linear", 1, x, w, bias, (tt_unary)0); }
-TT_API tt_tensor *tt_matmul(tt_context *ctx, tt_tensor *x, tt_tensor *w, tt_tensor *bias) { return tti_product(ctx, "tt_matmul", 0, x, w, bias, (tt_unary)0); }
 
-/* ---- normalisation ---- 
- * rmsnorm: y = w x r, r = 1/sqrt(mean x^2 + eps).   layernorm: y = w (x - mean) r + b. Statistics are kept per row. */
-typedef struct tti_norm_stats { float *mean, *rstd; } tti_norm_stats;
+/* ---- [tt:autograd.norm] normalisation ----
+ * rmsnorm: y = w x r, r = 1 / sqrt(mean x^2 + eps).   layernorm: y = w (x - mean) r + b. Statistics are kept per row.
+ * Source: Zhang and Sennrich 2019, arXiv 1910.07467; Ba et al. 2016, arXiv 1607.06450. */
+
+typedef struct tti_norm_stats { float *mean, *rstd; } tti_norm_stats;   /* mean NULL: rmsnorm */
+
 static tt_status tti_norm_back(tt_context *ctx, tti_node *node) {
     tti_norm_stats *s = (tti_norm_stats *)node->saved;
     tt_tensor *x = node->in[0], *w = node->in[1];
-    float *dx = tt_grad(x), *dw = tt_grad(w);
+    float *dx = tt_grad(x), *dw = tt_grad(w), *db = s->mean ? tt_grad(node->in[2]) : NULL;
     const float *dy = node->out->grad;
-    if (!s->mean) { return ctx->backend->rmsnorm_backward(ctx, dx, dw, dy, TT_F(x), TT_F(w), s->rstd, tti_rows(x), tti_cols(x)); }
-    return ctx->backend->layernorm_backward(ctx, dx, dw, tt_grad(node->in[2]), dy, TT_F(x), TT_F(w), s->mean, s->rstd, tti_rows(x), tti_cols(x));
+    int n = tti_rows(x), dim = tti_cols(x);
+    if (!s->mean) { return ctx->backend->rmsnorm_backward(ctx, dx, dw, dy, TT_F(x), TT_F(w), s->rstd, n, dim); }
+    return ctx->backend->layernorm_backward(ctx, dx, dw, db, dy, TT_F(x), TT_F(w), s->mean, s->rstd, n, dim);
 }
-static tt_tensor *tti_normalise(tt_context *ctx, const char *who, tt_tensor *x, tt_tensor *w, tt_tensor *b, float eps, int n_in) {
-    tt_tensor *in[3], *y;
+
+/* b NULL and n_in 2: rmsnorm. */
+static tt_tensor *tti_normalise(tt_context *ctx, const char *who, tt_tensor *const *in, int n_in, float eps) {
+    tt_tensor *x = in[0], *w = in[1], *b = n_in > 2 ? in[2] : NULL, *y;
     tti_norm_stats *s;
     size_t bytes;
+    int n, dim;
     tt_status status;
+    if (!tti_inputs_ok(ctx, who, in, n_in)) { return NULL; }
+    n = tti_rows(x);
+    dim = tti_cols(x);
+    if (w->size != (size_t)dim) { return tti_graph_fail(ctx, who, "size of the weight", (int)w->size, dim); }
+    if (b && b->size != w->size) { return tti_graph_fail(ctx, who, "size of the bias", (int)b->size, (int)w->size); }
+    s = (tti_norm_stats *)tti_op_begin(ctx, who, x->ndim, x->shape, sizeof *s, &y);
+    if (!s) { return NULL; }
+    bytes = (size_t)n * sizeof(float);
+    s->rstd = (float *)tti_arena_alloc(ctx, &ctx->device, bytes);
+    if (b) { s->mean = (float *)tti_arena_alloc(ctx, &ctx->device, bytes); }
+    if (!s->rstd || (b && !s->mean)) { return tti_graph_broken(ctx); }
+    if (b) {
+        status = ctx->backend->layernorm(ctx, TT_F(y), s->mean, s->rstd, TT_F(x), TT_F(w), TT_F(b), n, dim, eps);
+    } else {
+        status = ctx->backend->rmsnorm(ctx, TT_F(y), s->rstd, TT_F(x), TT_F(w), n, dim, eps);
+    }
+    return tti_graph_ok(ctx, status) ? tti_record(y, who, tti_norm_back, in, n_in, s) : NULL;
+}
+
+TT_API tt_tensor *tt_rmsnorm(tt_context *ctx, tt_tensor *x, tt_tensor *w, float eps) {
+    tt_tensor *in[2];
+    in[0] = x;
+    in[1] = w;
+    return tti_normalise(ctx, "tt_rmsnorm", in, 2, eps);
+}
+
+TT_API tt_tensor *tt_layernorm(tt_context *ctx, tt_tensor *x, tt_tensor *w, tt_tensor *b, float eps) {
+    tt_tensor *in[3];
     in[0] = x;
     in[1] = w;
     in[2] = b;
-    if (!tti_inputs_ok(ctx, who, in, n_in)) { return NULL; }
-    if (w->size != (size_t)tti_cols(x)) { return tti_graph_fail(ctx, who, "size of the weight", (int)w->size, tti_cols(x)); }
-    if (b && b->size != w->size) { return tti_graph_fail(ctx, who, "size of the bias", (int)b->size, (int)w->size); }
-    bytes = (size_t)tti_rows(x) * sizeof(float);
-    s = (tti_norm_stats *)tti_step_alloc(ctx, sizeof *s);
-    y = s ? tti_tensor(ctx, who, x->ndim, x->shape) : NULL;
-    if (y) { s->rstd = (float *)tti_arena_alloc(ctx, &ctx->device, bytes); }
-    if (y && b) { s->mean = (float *)tti_arena_alloc(ctx, &ctx->device, bytes); }
-    if (!y || !s->rstd || (b && !s->mean)) { ctx->graph_error = 1; return NULL; }
-    if (b) { status = ctx->backend->layernorm(ctx, TT_F(y), s->mean, s->rstd, TT_F(x), TT_F(w), TT_F(b), tti_rows(x), tti_cols(x), eps); }
-    else { status = ctx->backend->rmsnorm(ctx, TT_F(y), s->rstd, TT_F(x), TT_F(w), tti_rows(x), tti_cols(x), eps); }
-    return tti_graph_ok(ctx, status) ? tti_record(ctx, who, tti_norm_back, in, n_in, y, NULL, s) : NULL;
-}
-TT_API tt_tensor *tt_rmsnorm(tt_context *ctx, tt_tensor *x, tt_tensor *w, float eps) { return tti_normalise(ctx, "tt_rmsnorm", x, w, NULL, eps, 2); }
-TT_API tt_tensor *tt_layernorm(tt_context *ctx, tt_tensor *x, tt_tensor *w, tt_tensor *b, float eps) { return tti_normalise(ctx, "tt_layernorm", x, w, b, eps, 3); }
-
-/* ---- batches ---- */
-static int tti_cache_capacity(const struct tt_kv_cache *cache);    /* chapter 8 */
-static int tti_cache_stride(const struct tt_kv_cache *cache);
-static int tti_cache_slots(const struct tt_kv_cache *cache);
-
-TT_API tt_batch *tt_batch_create(tt_context *ctx, const tt_batch_desc *desc) {
-    tt_batch *b;
-    int32_t *offsets, *tokens, *positions, *target_rows, *targets, *query_start, *key_start, *cache_rows;
-    int s, t, n;
-    if (ctx->graph_error) { return NULL; }
-    if (desc->n_sequences < 1) { tti_graph_fail(ctx, "tt_batch_create", "n_sequences", desc->n_sequences, 1); return NULL; }
-    n = desc->offsets[desc->n_sequences];
-    for (s = 0; s < desc->n_sequences; s++) {
-        if (desc->offsets[0] == 0 && desc->offsets[s + 1] > desc->offsets[s]) { continue; }
-        tt_fail(ctx, TT_ERR_ARG, "tt_batch_create: offsets[%d] is %d after %d, expected growing from 0", s + 1, (int)desc->offsets[s + 1], (int)desc->offsets[s]);
-        ctx->graph_error = 1;
-        return NULL;
-    }
-    b = (tt_batch *)tti_step_alloc(ctx, sizeof *b);
-    offsets = (int32_t *)tti_step_alloc(ctx, sizeof(int32_t) * ((size_t)desc->n_sequences * 3 + 1));
-    tokens = (int32_t *)tti_step_alloc(ctx, sizeof(int32_t) * (size_t)n * 5);
-    if (!b || !offsets || !tokens) { ctx->graph_error = 1; return NULL; }
-    query_start = offsets + desc->n_sequences + 1;
-    key_start = query_start + desc->n_sequences;
-    positions = tokens + n;
-    target_rows = positions + n;
-    targets = target_rows + n;
-    cache_rows = targets + n;
-    memcpy(offsets, desc->offsets, sizeof(int32_t) * ((size_t)desc->n_sequences + 1));
-    memcpy(tokens, desc->tokens, sizeof(int32_t) * (size_t)n);
-    for (s = 0; s < desc->n_sequences; s++) {
-        int length = offsets[s + 1] - offsets[s], slot = desc->cache ? desc->slots[s] : 0;
-        if (desc->cache) {
-            if (slot < 0 || slot >= tti_cache_slots(desc->cache)) { tti_graph_fail(ctx, "tt_batch_create", "slot", slot, tti_cache_slots(desc->cache) - 1); return NULL; }
-            query_start[s] = tt_kv_cache_length(desc->cache, slot);
-            key_start[s] = slot * tti_cache_stride(desc->cache);
-            if (query_start[s] + length > tti_cache_capacity(desc->cache)) {
-                tti_graph_fail(ctx, "tt_batch_create", "length of a sequence with its cache", query_start[s] + length, tti_cache_capacity(desc->cache));
-                return NULL;
-            }
-        }
-        if (length > b->max_length) { b->max_length = length; }
-        for (t = offsets[s]; t < offsets[s + 1]; t++) {
-            positions[t] = query_start[s] + t - offsets[s];
-            cache_rows[t] = key_start[s] + positions[t];
-            if (t == offsets[s] || (desc->mask && !desc->mask[t])) { continue; }
-            target_rows[b->n_targets] = t - 1;
-            targets[b->n_targets++] = tokens[t];
-        }
-    }
-    b->ctx = ctx;
-    b->n_sequences = desc->n_sequences;
-    b->n_tokens = n;
-    b->offsets = offsets;
-    b->tokens = tokens;
-    b->positions = positions;
-    b->target_rows = target_rows;
-    b->targets = targets;
-    b->cache = desc->cache;
-    b->slots = desc->slots;
-    b->d_offsets = tti_step_ids(ctx, offsets, desc->n_sequences + 1);
-    b->d_positions = tti_step_ids(ctx, positions, n);
-    if (desc->cache) {
-        b->d_query_start = tti_step_ids(ctx, query_start, desc->n_sequences);
-        b->d_key_start = tti_step_ids(ctx, key_start, desc->n_sequences);
-        b->d_cache_rows = tti_step_ids(ctx, cache_rows, n);
-    }
-    return ctx->graph_error ? NULL : b;
+    return tti_normalise(ctx, "tt_layernorm", in, 3, eps);
 }
 
-/* ---- rotary embedding: a rotation by the position's angles; its backward turns the other way ---- */
+/* ---- [tt:autograd.rope] rotary embedding: a rotation by the position's angles; its backward turns the other way ----
+ * Source: Su et al. 2021, arXiv 2104.09864, sec. 3.2. */
+
 typedef struct tti_rope { tt_tensor *cos_table, *sin_table; const int32_t *positions; int head_dim; } tti_rope;
+
+static tt_status tti_rope_turn(tt_context *ctx, const tti_rope *r, const tt_tensor *x, float *out, const float *in, int back) {
+    return ctx->backend->rope(ctx, out, in, TT_F(r->cos_table), TT_F(r->sin_table), r->positions, tti_rows(x),
+                              tti_cols(x) / r->head_dim, r->head_dim, back);
+}
+
 static tt_status tti_rope_back(tt_context *ctx, tti_node *node) {
-    tti_rope *r = (tti_rope *)node->saved;
     tt_tensor *x = node->in[0];
     float *dx = tt_grad(x);
-    if (!dx) { return TT_OK; }
-    return ctx->backend->rope(ctx, dx, node->out->grad, TT_F(r->cos_table), TT_F(r->sin_table), r->positions, tti_rows(x), tti_cols(x) / r->head_dim, r->head_dim, 1);
+    return dx ? tti_rope_turn(ctx, (const tti_rope *)node->saved, x, dx, node->out->grad, 1) : TT_OK;
 }
-TT_API tt_tensor *tt_rope(tt_context *ctx, tt_tensor *x, tt_tensor *cos_table, tt_tensor *sin_table, const tt_batch *batch, int head_dim) {
+
+TT_API tt_tensor *tt_rope(tt_context *ctx, tt_tensor *x, tt_tensor *cos_table, tt_tensor *sin_table,
+                          const tt_batch *batch, int head_dim) {
     tti_rope *r;
     tt_tensor *y;
-    int i;
+    int last, i;
     if (!tti_inputs_ok(ctx, "tt_rope", &x, 1) || !batch) { return NULL; }
-    if (head_dim < 2 || head_dim % 2 || tti_cols(x) % head_dim) { return tti_graph_fail(ctx, "tt_rope", "head_dim", head_dim, tti_cols(x)); }
-    if (tti_rows(x) != batch->n_tokens) { return tti_graph_fail(ctx, "tt_rope", "rows of x", tti_rows(x), batch->n_tokens); }
-    for (i = 0; i < batch->n_tokens; i++) {
-        if (batch->positions[i] >= cos_table->shape[0]) { return tti_graph_fail(ctx, "tt_rope", "position (max_position_embeddings too small)", batch->positions[i], cos_table->shape[0] - 1); }
+    if (head_dim < 2 || head_dim % 2 || tti_cols(x) % head_dim) {
+        return tti_graph_fail(ctx, "tt_rope", "head_dim", head_dim, tti_cols(x));
     }
-    r = (tti_rope *)tti_step_alloc(ctx, sizeof *r);
-    y = r ? tti_tensor(ctx, "tt_rope", x->ndim, x->shape) : NULL;
-    if (!y) { ctx->graph_error = 1; return NULL; }
+    if (tti_rows(x) != batch->n_tokens) { return tti_graph_fail(ctx, "tt_rope", "rows of x", tti_rows(x), batch->n_tokens); }
+    last = cos_table->shape[0] - 1;
+    for (i = 0; i < batch->n_tokens; i++) {
+        if (batch->positions[i] <= last) { continue; }
+        return tti_graph_fail(ctx, "tt_rope", "position (max_position_embeddings too small)", batch->positions[i], last);
+    }
+    r = (tti_rope *)tti_op_begin(ctx, "tt_rope", x->ndim, x->shape, sizeof *r, &y);
+    if (!r) { return NULL; }
     r->cos_table = cos_table;
     r->sin_table = sin_table;
     r->positions = batch->d_positions;
     r->head_dim = head_dim;
-    if (!tti_graph_ok(ctx, ctx->backend->rope(ctx, TT_F(y), TT_F(x), TT_F(cos_table), TT_F(sin_table), r->positions, tti_rows(x), tti_cols(x) / head_dim, head_dim, 0))) { return NULL; }
-    return tti_record(ctx, "rope", tti_rope_back, &x, 1, y, NULL, r);
+    if (!tti_graph_ok(ctx, tti_rope_turn(ctx, r, x, TT_F(y), TT_F(x), 0))) { return NULL; }
+    return tti_record(y, "rope", tti_rope_back, &x, 1, r);
 }
 
-/* ---- attention ----
+/* ---- [tt:autograd.attention] attention ----
  * With a cache in the batch the new keys and values are first written to their rows of the cache, and the
  * same kernel then reads the cache instead of k and v: one code for training, prefill and decode. */
-static tt_status tti_cache_write(tt_context *ctx, const tt_batch *batch, int layer, const tt_tensor *k, const tt_tensor *v,
-                                 const float **keys, const float **values);      /* chapter 8 */
 
 static tt_status tti_attention_back(tt_context *ctx, tti_node *node) {
     tt_attention_args *a = (tt_attention_args *)node->saved;
@@ -4134,22 +4563,36 @@ static tt_status tti_attention_back(tt_context *ctx, tti_node *node) {
     a->dv = tt_grad(node->in[2]);
     return ctx->backend->attention_backward(ctx, a);
 }
-TT_API tt_tensor *tt_attention(tt_context *ctx, tt_tensor *q, tt_tensor *k, tt_tensor *v, const tt_batch *batch, const tt_attention_desc *desc) {
+
+static int tti_attention_ok(tt_context *ctx, tt_tensor *const *in, const tt_batch *batch, const tt_attention_desc *desc) {
     static const char *const who = "tt_attention";
+    const tt_tensor *q = in[0], *k = in[1], *v = in[2];
+    int q_width = desc->n_heads * desc->head_dim, k_width = desc->n_kv_heads * desc->head_dim;
+    if (!tti_inputs_ok(ctx, who, in, 3) || !batch) { return 0; }
+    if (desc->n_kv_heads < 1 || desc->n_heads % desc->n_kv_heads) {
+        tti_graph_fail(ctx, who, "n_kv_heads (a divisor of n_heads)", desc->n_kv_heads, desc->n_heads);
+    } else if (tti_cols(q) != q_width) {
+        tti_graph_fail(ctx, who, "width of q", tti_cols(q), q_width);
+    } else if (tti_cols(k) != k_width) {
+        tti_graph_fail(ctx, who, "width of k", tti_cols(k), k_width);
+    } else if (v->size != k->size || tti_cols(v) != tti_cols(k)) {
+        tti_graph_fail(ctx, who, "size of v", (int)v->size, (int)k->size);
+    } else if (tti_rows(q) != batch->n_tokens || tti_rows(k) != batch->n_tokens) {
+        tti_graph_fail(ctx, who, "rows of q and k", tti_rows(q), batch->n_tokens);
+    }
+    return !ctx->graph_error;
+}
+
+TT_API tt_tensor *tt_attention(tt_context *ctx, tt_tensor *q, tt_tensor *k, tt_tensor *v, const tt_batch *batch,
+                               const tt_attention_desc *desc) {
     tt_tensor *in[3], *y;
     tt_attention_args *a;
     in[0] = q;
     in[1] = k;
     in[2] = v;
-    if (!tti_inputs_ok(ctx, who, in, 3) || !batch) { return NULL; }
-    if (desc->n_kv_heads < 1 || desc->n_heads % desc->n_kv_heads) { return tti_graph_fail(ctx, who, "n_kv_heads (a divisor of n_heads)", desc->n_kv_heads, desc->n_heads); }
-    if (tti_cols(q) != desc->n_heads * desc->head_dim) { return tti_graph_fail(ctx, who, "width of q", tti_cols(q), desc->n_heads * desc->head_dim); }
-    if (tti_cols(k) != desc->n_kv_heads * desc->head_dim) { return tti_graph_fail(ctx, who, "width of k", tti_cols(k), desc->n_kv_heads * desc->head_dim); }
-    if (v->size != k->size || tti_cols(v) != tti_cols(k)) { return tti_graph_fail(ctx, who, "size of v", (int)v->size, (int)k->size); }
-    if (tti_rows(q) != batch->n_tokens || tti_rows(k) != batch->n_tokens) { return tti_graph_fail(ctx, who, "rows of q and k", tti_rows(q), batch->n_tokens); }
-    a = (tt_attention_args *)tti_step_alloc(ctx, sizeof *a);
-    y = a ? tti_tensor(ctx, who, q->ndim, q->shape) : NULL;
-    if (!y) { ctx->graph_error = 1; return NULL; }
+    if (!tti_attention_ok(ctx, in, batch, desc)) { return NULL; }
+    a = (tt_attention_args *)tti_op_begin(ctx, "tt_attention", q->ndim, q->shape, sizeof *a, &y);
+    if (!a) { return NULL; }
     a->n_sequences = batch->n_sequences;
     a->n_tokens = batch->n_tokens;
     a->n_heads = desc->n_heads;
@@ -4166,17 +4609,18 @@ TT_API tt_tensor *tt_attention(tt_context *ctx, tt_tensor *q, tt_tensor *k, tt_t
         a->query_start = batch->d_query_start;
         a->key_start = batch->d_key_start;
         a->key_tiles = ctx->backend->store_keys != NULL;
-        if (!tti_graph_ok(ctx, tti_cache_write(ctx, batch, desc->layer, k, v, &a->k, &a->v))) { return NULL; }
+        if (!tti_graph_ok(ctx, tti_cache_write(batch, desc->layer, k, v, &a->k, &a->v))) { return NULL; }
     } else if (!ctx->no_grad) {
-        a->lse = (float *)tti_arena_alloc(ctx, &ctx->device, (size_t)batch->n_tokens * (size_t)desc->n_heads * sizeof(float));
-        if (!a->lse) { ctx->graph_error = 1; return NULL; }
+        size_t rows = (size_t)batch->n_tokens * (size_t)desc->n_heads;
+        a->lse = (float *)tti_arena_alloc(ctx, &ctx->device, rows * sizeof(float));
+        if (!a->lse) { return tti_graph_broken(ctx); }
     }
     if (!tti_graph_ok(ctx, ctx->backend->attention_forward(ctx, a))) { return NULL; }
-    if (batch->cache) { return y; }
-    return tti_record(ctx, who, tti_attention_back, in, 3, y, NULL, a);
+    return batch->cache ? y : tti_record(y, "tt_attention", tti_attention_back, in, 3, a);
 }
 
-/* ---- token log-probs ---- */
+/* ---- [tt:autograd.logprobs] token log-probs ---- */
+
 static tt_status tti_logprobs_back(tt_context *ctx, tti_node *node) {
     tt_logprobs_args *a = (tt_logprobs_args *)node->saved;
     a->dlogprobs = node->out->grad;
@@ -4185,79 +4629,117 @@ static tt_status tti_logprobs_back(tt_context *ctx, tti_node *node) {
     a->dw = tt_grad(node->in[1]);
     return ctx->backend->logprobs_backward(ctx, a);
 }
-TT_API tt_tensor *tt_token_logprobs(tt_context *ctx, tt_tensor *x, tt_tensor *w, const int32_t *targets, float temperature, tt_tensor **entropy_out) {
+
+static int tti_logprobs_ok(tt_context *ctx, tt_tensor *const *in, const int32_t *targets, float temperature) {
     static const char *const who = "tt_token_logprobs";
-    tt_tensor *in[2], *y, *h = NULL;
+    const tt_tensor *x = in[0], *w = in[1];
+    int vocab, i;
+    if (!tti_inputs_ok(ctx, who, in, 2)) { return 0; }
+    vocab = tti_rows(w);
+    if (tti_cols(w) != tti_cols(x)) {
+        tti_graph_fail(ctx, who, "width of the head", tti_cols(w), tti_cols(x));
+    } else if (!(temperature > 0) || !isfinite(temperature)) {
+        tt_fail(ctx, TT_ERR_ARG, "%s: temperature is %g, expected > 0", who, (double)temperature);
+        tti_graph_broken(ctx);
+    }
+    for (i = 0; i < tti_rows(x) && !ctx->graph_error; i++) {
+        if (targets[i] >= 0 && targets[i] < vocab) { continue; }
+        tti_graph_fail(ctx, who, "target (vocabulary too small)", (int)targets[i], vocab - 1);
+    }
+    return !ctx->graph_error;
+}
+
+TT_API tt_tensor *tt_token_logprobs(tt_context *ctx, tt_tensor *x, tt_tensor *w, const int32_t *targets, float temperature,
+                                    tt_tensor **entropy_out) {
+    static const char *const who = "tt_token_logprobs";
+    tt_tensor *in[2];
     tt_logprobs_args *a;
-    int n, i;
+    tti_node op;
+    int n;
     in[0] = x;
     in[1] = w;
     if (entropy_out) { *entropy_out = NULL; }
-    if (!tti_inputs_ok(ctx, who, in, 2)) { return NULL; }
+    if (!tti_logprobs_ok(ctx, in, targets, temperature)) { return NULL; }
     n = tti_rows(x);
-    if (tti_cols(w) != tti_cols(x)) { return tti_graph_fail(ctx, who, "width of the head", tti_cols(w), tti_cols(x)); }
-    if (!(temperature > 0) || !isfinite(temperature)) {
-        tt_fail(ctx, TT_ERR_ARG, "%s: temperature is %g, expected > 0", who, (double)temperature);
-        ctx->graph_error = 1;
-        return NULL;
-    }
-    for (i = 0; i < n; i++) {
-        if (targets[i] < 0 || targets[i] >= tti_rows(w)) { return tti_graph_fail(ctx, who, "target (vocabulary too small)", (int)targets[i], tti_rows(w) - 1); }
-    }
-    a = (tt_logprobs_args *)tti_step_alloc(ctx, sizeof *a);
-    y = a ? tti_tensor(ctx, who, 1, &n) : NULL;
-    if (y && entropy_out) { h = tti_tensor(ctx, who, 1, &n); }
-    if (y) { a->lse = (float *)tti_arena_alloc(ctx, &ctx->device, (size_t)n * sizeof(float)); }
-    if (!y || !a->lse || (entropy_out && !h)) { ctx->graph_error = 1; return NULL; }
+    memset(&op, 0, sizeof op);
+    a = (tt_logprobs_args *)tti_op_begin(ctx, who, 1, &n, sizeof *a, &op.out);
+    if (a && entropy_out) { op.out2 = tti_tensor(ctx, who, 1, &n); }
+    if (!a || (entropy_out && !op.out2)) { return NULL; }
     a->n = n;
     a->dim = tti_cols(x);
     a->vocab = tti_rows(w);
     a->inv_temperature = 1.0f / temperature;
     a->x = TT_F(x);
-    if (w->dtype == TT_BF16) { a->half_w = (const uint16_t *)w->data; }
-    else { a->w = TT_F(w); }
+    if (w->dtype == TT_BF16) {
+        a->half_w = (const uint16_t *)w->data;
+    } else {
+        a->w = TT_F(w);
+    }
+    a->lse = (float *)tti_arena_alloc(ctx, &ctx->device, (size_t)n * sizeof(float));
+    if (!a->lse) { return tti_graph_broken(ctx); }
     a->targets = tti_step_ids(ctx, targets, n);
-    a->logprobs = TT_F(y);
-    a->entropy = h ? TT_F(h) : NULL;
+    a->logprobs = TT_F(op.out);
+    a->entropy = op.out2 ? TT_F(op.out2) : NULL;
     if (!a->targets || !tti_graph_ok(ctx, ctx->backend->logprobs_forward(ctx, a))) { return NULL; }
-    if (entropy_out) { *entropy_out = h; }
-    return tti_record(ctx, who, tti_logprobs_back, in, 2, y, h, a);
+    if (entropy_out) { *entropy_out = op.out2; }
+    op.name = who;
+    op.backward = tti_logprobs_back;
+    op.n_in = 2;
+    op.saved = a;
+    return tti_record2(ctx, &op, in);
 }
 
-/* ---- ops of the user's own ---- */
+/* ---- [tt:autograd.custom] ops of the user's own ---- */
+
 static tt_status tti_custom_back(tt_context *ctx, tti_node *node) {
     tt_op_desc *op = (tt_op_desc *)node->saved;
     (void)ctx;
     return op->backward ? op->backward(op->user, node->in, node->n_in, node->out) : TT_OK;
 }
-TT_API tt_tensor *tt_custom(tt_context *ctx, const tt_op_desc *desc, tt_tensor *const *inputs, int n_inputs, int ndim, const int *shape) {
+
+TT_API tt_tensor *tt_custom(tt_context *ctx, const tt_op_desc *desc, tt_tensor *const *inputs, int n_inputs, int ndim,
+                            const int *shape) {
     const char *who = desc->name ? desc->name : "tt_custom";
     tt_op_desc *op;
     tt_tensor *y;
+    tt_status status;
     if (!tti_inputs_ok(ctx, who, inputs, n_inputs)) { return NULL; }
     op = (tt_op_desc *)tti_step_alloc(ctx, sizeof *op);
     y = op ? tt_zeros(ctx, ndim, shape) : NULL;
-    if (!y) { ctx->graph_error = 1; return NULL; }
+    if (!y) { return tti_graph_broken(ctx); }
     *op = *desc;
-    if (op->forward) {
-        tt_status status = op->forward(op->user, inputs, n_inputs, y);
-        if (status != TT_OK && ctx->status == TT_OK) { tt_fail(ctx, status, "%s: forward failed: %s", who, tt_status_name(status)); }
-        if (!tti_graph_ok(ctx, status)) { return NULL; }
+    status = op->forward ? op->forward(op->user, inputs, n_inputs, y) : TT_OK;
+    if (status != TT_OK && ctx->status == TT_OK) {
+        tt_fail(ctx, status, "%s: forward failed: %s", who, tt_status_name(status));
     }
-    return tti_record(ctx, who, tti_custom_back, inputs, n_inputs, y, NULL, op);
+    return tti_graph_ok(ctx, status) ? tti_record(y, who, tti_custom_back, inputs, n_inputs, op) : NULL;
 }
 
-/* ---- recomputation ----
+/* ---- [tt:autograd.recompute] recomputation ----
  * Forward: run the segment without recording, keep only its result, give the arena back to where it was.
  * Backward: run it again, recording, on fresh leaves that share the inputs' data and gradients, and walk
- * that piece of tape. */
+ * that piece of tape. Source: Chen et al. 2016, arXiv 1604.06174. */
+
 typedef struct tti_segment { tt_segment_fn fn; void *user; } tti_segment;
-static tt_status tti_checkpoint_back(tt_context *ctx, tti_node *node) {
+
+/* Runs the segment's own tape from dy. The spare gradients lie above the arena's mark then: none may be handed out later. */
+static tt_status tti_segment_backward(tt_context *ctx, tt_tensor *y, const float *dy) {
+    tti_spare *spares = ctx->spare_grads;
+    tt_status status;
+    if (!tt_grad(y)) { return ctx->status; }
+    status = ctx->backend->axpy(ctx, y->grad, dy, 1.0f, y->size);
+    ctx->spare_grads = NULL;
+    if (status == TT_OK) { status = tti_run_backward(ctx); }
+    ctx->spare_grads = spares;
+    return status;
+}
+
+static tt_status tti_recompute_back(tt_context *ctx, tti_node *node) {
     tti_segment *s = (tti_segment *)node->saved;
     tti_node *outer = ctx->tape;
-    tti_mark host = tti_arena_mark(&ctx->host), device;
+    tti_mark host, device;
     tt_tensor *leaves[TTI_MAX_INPUTS], *y;
-    tt_status status;
+    tt_status status = TT_OK;
     int i;
     for (i = 0; i < node->n_in; i++) { tt_grad(node->in[i]); }     /* before the mark: these outlive the segment */
     host = tti_arena_mark(&ctx->host);
@@ -4271,60 +4753,52 @@ static tt_status tti_checkpoint_back(tt_context *ctx, tti_node *node) {
     }
     ctx->tape = NULL;
     y = s->fn(ctx, s->user, leaves, node->n_in);
-    if (!y) { return ctx->graph_error ? ctx->status : tt_fail(ctx, TT_ERR_ARG, "tt_checkpoint: the segment returned NULL"); }
-    if (y->requires_grad) {
-        tti_spare *spares = ctx->spare_grads;      /* buffers above the mark must not be handed out later */
-        if (!tt_grad(y)) { return ctx->status; }
-        status = ctx->backend->axpy(ctx, y->grad, node->out->grad, 1.0f, y->size);
-        ctx->spare_grads = NULL;
-        if (status == TT_OK) { status = tti_run_backward(ctx, NULL); }
-        ctx->spare_grads = spares;
-        if (status != TT_OK) { return status; }
-    }
+    if (!y && ctx->graph_error) { return ctx->status; }
+    if (!y) { return tt_fail(ctx, TT_ERR_ARG, "tt_recompute: the segment returned NULL"); }
+    if (y->requires_grad) { status = tti_segment_backward(ctx, y, node->out->grad); }
+    if (status != TT_OK) { return status; }
     ctx->tape = outer;
     tti_arena_release(&ctx->host, host);
     tti_arena_release(&ctx->device, device);
     return TT_OK;
 }
-TT_API tt_tensor *tt_checkpoint(tt_context *ctx, tt_segment_fn fn, void *user, tt_tensor *const *inputs, int n_inputs) {
-    static const char *const who = "tt_checkpoint";
-    tti_segment *s;
-    tti_mark host, device;
-    tt_tensor *y, *inner;
-    int ndim, shape[TT_MAX_DIMS];
-    size_t bytes;
+
+/* Runs the segment without recording, then moves its result down to where the arenas were before it (source and
+ * target may overlap; a backend's copy allows that). */
+static int tti_segment_run(tt_context *ctx, const tti_segment *s, tt_tensor *const *inputs, int n_inputs, tt_tensor *y) {
+    tti_mark host = tti_arena_mark(&ctx->host), device = tti_arena_mark(&ctx->device);
+    tt_tensor *inner;
     void *data;
+    ctx->no_grad++;
+    inner = s->fn(ctx, s->user, inputs, n_inputs);
+    ctx->no_grad--;
+    if (!inner) { return 0; }
+    *y = *inner;
+    y->node = NULL;
+    y->requires_grad = 0;
+    data = inner->data;
+    tti_arena_release(&ctx->host, host);
+    tti_arena_release(&ctx->device, device);
+    y->data = tti_arena_alloc(ctx, &ctx->device, y->size * sizeof(float));
+    if (!y->data) { return tti_graph_broken(ctx) != NULL; }
+    return y->data == data || tti_graph_ok(ctx, ctx->backend->copy(ctx, y->data, data, y->size * sizeof(float)));
+}
+
+TT_API tt_tensor *tt_recompute(tt_context *ctx, tt_segment_fn fn, void *user, tt_tensor *const *inputs, int n_inputs) {
+    static const char *const who = "tt_recompute";
+    tti_segment *s;
+    tt_tensor *y;
     if (!tti_inputs_ok(ctx, who, inputs, n_inputs)) { return NULL; }
     if (n_inputs > TTI_MAX_INPUTS) { return tti_graph_fail(ctx, who, "number of inputs", n_inputs, TTI_MAX_INPUTS); }
     if (ctx->no_grad) { return fn(ctx, user, inputs, n_inputs); }
     s = (tti_segment *)tti_step_alloc(ctx, sizeof *s);
     y = s ? (tt_tensor *)tti_step_alloc(ctx, sizeof *y) : NULL;
-    if (!y) { ctx->graph_error = 1; return NULL; }
+    if (!y) { return tti_graph_broken(ctx); }
     s->fn = fn;
     s->user = user;
-    host = tti_arena_mark(&ctx->host);
-    device = tti_arena_mark(&ctx->device);
-    ctx->no_grad++;
-    inner = fn(ctx, user, inputs, n_inputs);
-    ctx->no_grad--;
-    if (!inner) { return NULL; }
-    *y = *inner;
-    y->node = NULL;
-    y->requires_grad = 0;
-    ndim = inner->ndim;
-    memcpy(shape, inner->shape, sizeof shape);
-    bytes = inner->size * sizeof(float);
-    data = inner->data;
-    tti_arena_release(&ctx->host, host);
-    tti_arena_release(&ctx->device, device);
-    /* the result moves down to the mark; source and target may overlap, so it goes over a copy if they do */
-    y->data = tti_arena_alloc(ctx, &ctx->device, bytes);
-    if (!y->data) { ctx->graph_error = 1; return NULL; }
-    if (y->data != data && !tti_graph_ok(ctx, ctx->backend->copy(ctx, y->data, data, bytes))) { return NULL; }
-    tti_set_shape(y, ndim, shape);
-    return tti_record(ctx, who, tti_checkpoint_back, inputs, n_inputs, y, NULL, s);
+    if (!tti_segment_run(ctx, s, inputs, n_inputs, y)) { return NULL; }
+    return tti_record(y, who, tti_recompute_back, inputs, n_inputs, s);
 }
-
 
 /* ==== 5. tokenizer =========================================================================
  * Text becomes ids in four steps. 1. Added tokens (such as "<end>") are cut out of the text. 2. What lies between
@@ -7898,8 +8372,11 @@ static tt_status tti_lora_fold(tt_model *m, const tti_matrix *a, float *scaled) 
     int rank = m->lora.rank, gpt2 = m->config.gpt2, in = a->lora_a->shape[1], out = a->lora_b->shape[0];
     tt_status status = backend->unary(m->ctx, TT_SCALE, scaled, TT_F(a->lora_a), a->lora_a->size, m->lora_scale, 0);
     tt_gemm_args g;
-    if (gpt2) { tti_gemm_set(&g, in, out, rank, scaled, in, 1, TT_F(a->lora_b), rank, 1, TT_F(a->w)); }
-    else { tti_gemm_set(&g, out, in, rank, TT_F(a->lora_b), rank, 0, scaled, in, 0, TT_F(a->w)); }
+    if (gpt2) {
+        g = tti_gemm_args_of(in, out, rank, tti_factor_of(scaled, in, 1), tti_factor_of(TT_F(a->lora_b), rank, 1), TT_F(a->w));
+    } else {
+        g = tti_gemm_args_of(out, in, rank, tti_factor_of(TT_F(a->lora_b), rank, 0), tti_factor_of(scaled, in, 0), TT_F(a->w));
+    }
     g.accumulate = 1;
     return status == TT_OK ? backend->gemm(m->ctx, &g) : status;
 }
@@ -7926,8 +8403,19 @@ TT_API tt_status tt_model_lora_merge(tt_model *m) {
     return TT_OK;
 }
 
+/* ---- cache ---- */
+TT_API tt_kv_cache *tt_kv_cache_create(tt_model *model, int n_slots, int capacity) {
+    tt_kv_cache sizes;
+    memset(&sizes, 0, sizeof sizes);
+    sizes.n_layers = model->config.num_hidden_layers;
+    sizes.n_slots = n_slots;
+    sizes.capacity = capacity;
+    sizes.n_heads = model->config.num_key_value_heads;
+    sizes.width = sizes.n_heads * model->config.head_dim;
+    return tti_cache_create(model->ctx, &sizes);
+}
+
 /* ---- forward ---- */
-static tt_status tti_cache_advance(const tt_batch *batch);      /* chapter 8 */
 
 static tt_tensor *tti_norm_apply(const tt_model *m, tt_tensor *x, tt_tensor *w, tt_tensor *bias) {
     return bias ? tt_layernorm(m->ctx, x, w, bias, m->config.norm_eps) : tt_rmsnorm(m->ctx, x, w, m->config.norm_eps);
@@ -7983,11 +8471,11 @@ static tt_tensor *tti_mlp_block(const tt_model *m, const tti_layer *l, tt_tensor
         h = tti_matrix_apply(m, x, up);
         h = tt_swiglu(ctx, tti_matrix_apply(m, x, &l->matrix[TTI_GATE]), h);
     } else if (tti_adapts(m, up)) { h = tt_gelu(ctx, tti_matrix_apply(m, x, up), 1); }
-    else { h = tti_product(ctx, "tt_matmul", 0, x, up->w, up->bias, TT_GELU_TANH); }
+    else { h = tti_product_of(ctx, x, up->w, up->bias, 0, TT_GELU_TANH); }
     return tti_matrix_apply(m, h, &l->matrix[TTI_DOWN]);
 }
 typedef struct tti_layer_call { tt_model *model; const tt_batch *batch; int layer; } tti_layer_call;
-/* One layer, in the form that tt_checkpoint can run twice. */
+/* One layer, in the form that tt_recompute can run twice. */
 static tt_tensor *tti_layer_forward(tt_context *ctx, void *user, tt_tensor *const *inputs, int n_inputs) {
     tti_layer_call *call = (tti_layer_call *)user;
     const tt_model *m = call->model;
@@ -8021,7 +8509,7 @@ static tt_tensor *tti_model_body(tt_model *m, const tt_batch *batch) {
         }
         x = tt_add(ctx, x, tt_embedding(ctx, m->positions, batch->positions, batch->n_tokens));
     }
-    /* a frozen embedding needs no gradient, but tt_checkpoint passes one on only through its inputs */
+    /* a frozen embedding needs no gradient, but tt_recompute passes one on only through its inputs */
     if (x && m->config.recompute && !ctx->no_grad && tti_any_grad(m->params, m->n_params)) { x->requires_grad = 1; }
     for (n = 0; n < m->config.num_hidden_layers && x; n++) {
         tti_layer_call *call = (tti_layer_call *)tti_step_alloc(ctx, sizeof *call);
@@ -8030,7 +8518,7 @@ static tt_tensor *tti_model_body(tt_model *m, const tt_batch *batch) {
         call->batch = batch;
         call->layer = n;
         if (ctx->no_grad) { x = tti_layer_replace(ctx, call, x); }
-        else { x = m->config.recompute && !batch->cache ? tt_checkpoint(ctx, tti_layer_forward, call, &x, 1) : tti_layer_forward(ctx, call, &x, 1); }
+        else { x = m->config.recompute && !batch->cache ? tt_recompute(ctx, tti_layer_forward, call, &x, 1) : tti_layer_forward(ctx, call, &x, 1); }
     }
     if (x && batch->cache && !tti_graph_ok(ctx, tti_cache_advance(batch))) { return NULL; }
     return x;
@@ -9312,114 +9800,13 @@ TT_API tt_status tt_model_lora_load(tt_model *m, const char *dir) {
 }
 
 /* ==== 8. sampler ===========================================================================
- * The cache keeps keys and values of every layer in rows [slot * capacity + position]. A sequence is in
- * a slot while it grows. What all prompts begin with runs first, once for all slots. Each turn of
+ * A sequence is in a slot of the cache while it grows. What all prompts begin with runs first, once for all slots. Each turn of
  * tt_generate has three parts: empty slots are given to waiting sequences, whose prompts (what is left of
  * them, but for the last token) run through the model as one packed batch, once per prompt; then one token
  * of every sequence runs as a batch; then each row of logits gives a token.
  *
  * Nothing of this order can be seen in the results: a row's arithmetic does not depend on the rows beside
  * it, and the random number of a token is a function of (seed, request id, sample, position). */
-
-struct tt_kv_cache {
-    tt_context *ctx;
-    int n_layers, n_slots, capacity;
-    int tile, stride;                         /* rows of a slot: a multiple of the backend's key_tile */
-    int n_heads, width;                       /* num_key_value_heads; times head_dim                  */
-    tt_tensor **keys, **values;               /* [n_layers] of [n_slots * stride, width] */
-    int *lengths;                             /* [n_slots]                              */
-};
-
-TT_API tt_kv_cache *tt_kv_cache_create(tt_model *model, int n_slots, int capacity) {
-    tt_context *ctx = model->ctx;
-    tt_kv_cache *cache;
-    int shape[2], i, ok = 1;
-    if (n_slots < 1 || capacity < 1 || n_slots > INT_MAX / 2 / capacity || capacity > INT_MAX / 2 / n_slots - 128) {
-        tt_fail(ctx, TT_ERR_ARG, "tt_kv_cache_create: n_slots is %d and capacity %d, expected both >= 1 and the product below 2^30", n_slots, capacity);
-        return NULL;
-    }
-    cache = (tt_kv_cache *)tt_alloc(ctx, 1, sizeof *cache);
-    if (!cache) { return NULL; }
-    cache->ctx = ctx;
-    cache->n_layers = model->config.num_hidden_layers;
-    cache->n_slots = n_slots;
-    cache->capacity = capacity;
-    cache->tile = ctx->backend->store_keys ? ctx->backend->key_tile(ctx) : 1;
-    cache->stride = (capacity + cache->tile - 1) / cache->tile * cache->tile;
-    cache->n_heads = model->config.num_key_value_heads;
-    cache->width = cache->n_heads * model->config.head_dim;
-    cache->keys = (tt_tensor **)tt_alloc(ctx, (size_t)cache->n_layers, sizeof *cache->keys);
-    cache->values = (tt_tensor **)tt_alloc(ctx, (size_t)cache->n_layers, sizeof *cache->values);
-    cache->lengths = (int *)tt_alloc(ctx, (size_t)n_slots, sizeof *cache->lengths);
-    ok = cache->keys && cache->values && cache->lengths;
-    shape[0] = n_slots * cache->stride;
-    shape[1] = cache->width;
-    for (i = 0; ok && i < cache->n_layers; i++) {
-        cache->keys[i] = tt_tensor_create(ctx, TT_F32, 2, shape, NULL);
-        cache->values[i] = cache->keys[i] ? tt_tensor_create(ctx, TT_F32, 2, shape, NULL) : NULL;
-        ok = cache->values[i] != NULL;
-    }
-    if (!ok) { tt_kv_cache_destroy(cache); return NULL; }
-    return cache;
-}
-TT_API void tt_kv_cache_destroy(tt_kv_cache *cache) {
-    int i;
-    if (!cache) { return; }
-    for (i = 0; i < cache->n_layers; i++) {
-        if (cache->keys) { tt_tensor_destroy(cache->keys[i]); }
-        if (cache->values) { tt_tensor_destroy(cache->values[i]); }
-    }
-    tt_free(cache->ctx, cache->keys, (size_t)cache->n_layers, sizeof *cache->keys);
-    tt_free(cache->ctx, cache->values, (size_t)cache->n_layers, sizeof *cache->values);
-    tt_free(cache->ctx, cache->lengths, (size_t)cache->n_slots, sizeof *cache->lengths);
-    tt_free(cache->ctx, cache, 1, sizeof *cache);
-}
-static int tti_cache_capacity(const tt_kv_cache *cache) { return cache->capacity; }
-static int tti_cache_stride(const tt_kv_cache *cache) { return cache->stride; }
-static int tti_cache_slots(const tt_kv_cache *cache) { return cache->n_slots; }
-TT_API int tt_kv_cache_length(const tt_kv_cache *cache, int slot) { return slot >= 0 && slot < cache->n_slots ? cache->lengths[slot] : 0; }
-TT_API void tt_kv_cache_truncate(tt_kv_cache *cache, int slot, int length) {
-    if (slot >= 0 && slot < cache->n_slots && length >= 0 && length < cache->lengths[slot]) { cache->lengths[slot] = length; }
-}
-TT_API tt_status tt_kv_cache_share(tt_kv_cache *cache, int from_slot, int to_slot, int length) {
-    size_t bytes = (size_t)cache->width * sizeof(float), from = (size_t)from_slot * (size_t)cache->stride, to = (size_t)to_slot * (size_t)cache->stride;
-    int i, whole = (length + cache->tile - 1) / cache->tile * cache->tile;      /* rows of whole tiles */
-    if (from_slot < 0 || from_slot >= cache->n_slots || to_slot < 0 || to_slot >= cache->n_slots) {
-        return tt_fail(cache->ctx, TT_ERR_ARG, "tt_kv_cache_share: slots are %d and %d, expected 0..%d", from_slot, to_slot, cache->n_slots - 1);
-    }
-    if (length < 0 || length > cache->lengths[from_slot]) {
-        return tt_fail(cache->ctx, TT_ERR_ARG, "tt_kv_cache_share: length is %d, expected 0..%d", length, cache->lengths[from_slot]);
-    }
-    for (i = 0; from_slot != to_slot && length > 0 && i < cache->n_layers; i++) {
-        float *k = TT_F(cache->keys[i]), *v = TT_F(cache->values[i]);
-        tt_status status = cache->ctx->backend->copy(cache->ctx, k + to * (size_t)cache->width, k + from * (size_t)cache->width, (size_t)whole * bytes);
-        if (status == TT_OK) { status = cache->ctx->backend->copy(cache->ctx, v + to * (size_t)cache->width, v + from * (size_t)cache->width, (size_t)whole * bytes); }
-        if (status != TT_OK) { return status; }
-    }
-    cache->lengths[to_slot] = length;
-    return TT_OK;
-}
-/* Called by tt_attention: new keys and values go to their rows; the kernel then reads the cache. */
-static tt_status tti_cache_write(tt_context *ctx, const tt_batch *batch, int layer, const tt_tensor *k, const tt_tensor *v, const float **keys, const float **values) {
-    tt_kv_cache *cache = batch->cache;
-    tt_status status;
-    if (layer < 0 || layer >= cache->n_layers || (int)(k->size / (size_t)batch->n_tokens) != cache->width) {
-        return tt_fail(ctx, TT_ERR_ARG, "tt_attention: layer %d of width %d does not fit the cache (%d layers of width %d)",
-                       layer, (int)(k->size / (size_t)batch->n_tokens), cache->n_layers, cache->width);
-    }
-    if (ctx->backend->store_keys) {
-        status = ctx->backend->store_keys(ctx, TT_F(cache->keys[layer]), TT_F(k), batch->d_cache_rows, batch->n_tokens, cache->n_heads, cache->width / cache->n_heads);
-    } else { status = ctx->backend->scatter_rows(ctx, TT_F(cache->keys[layer]), TT_F(k), batch->d_cache_rows, batch->n_tokens, cache->width); }
-    if (status == TT_OK) { status = ctx->backend->scatter_rows(ctx, TT_F(cache->values[layer]), TT_F(v), batch->d_cache_rows, batch->n_tokens, cache->width); }
-    *keys = TT_F(cache->keys[layer]);
-    *values = TT_F(cache->values[layer]);
-    return status;
-}
-static tt_status tti_cache_advance(const tt_batch *batch) {
-    int s;
-    for (s = 0; s < batch->n_sequences; s++) { batch->cache->lengths[batch->slots[s]] += batch->offsets[s + 1] - batch->offsets[s]; }
-    return TT_OK;
-}
 
 /* ---- one row of logits to one token ---- */
 /* Weights in a max-heap of token ids: the largest weight, and of equals the lowest id, is on top. */
