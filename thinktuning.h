@@ -157,7 +157,8 @@ typedef struct tt_allocator {
 typedef void (*tt_log_fn)(void *user, tt_status status, const char *text);
 
 typedef struct tt_desc {
-    int n_threads;              /* up to 1024; 0 = OMP_NUM_THREADS if set, else one per processor */
+    int n_threads;              /* up to 1024; 0 = OMP_NUM_THREADS if set, else one per processor; where the program
+                                   is linked without threads it is one, see tt_threads            */
     const char *kernel;         /* CPU kernels: "portable", "avx2", "avx512", "neon"; NULL = the
                                    environment's TT_KERNEL, else the best that this CPU runs      */
     const char *matmul;         /* CPU: "f32", or "bf16": the factors of weight products are rounded to bf16, the
@@ -257,6 +258,19 @@ TT_API void           tt_json_free(tt_context *ctx, tt_json *root);
 TT_API const tt_json *tt_json_get(const tt_json *object, const char *key);            /* NULL if absent or object is no object */
 TT_API const char    *tt_json_text(const tt_json *object, const char *key, const char *fallback);
 TT_API double         tt_json_number(const tt_json *object, const char *key, double fallback);
+
+/* JSON lines: one value a line. Lines of blanks are passed over, and so is a byte order mark. A text with the character
+ * U+0000 is an error, for it would end there as a C string. Errors name the file and the line. Start from {ctx} with all else 0. */
+typedef struct tt_json_lines {
+    tt_context *ctx;
+    tt_text text;               /* the whole file; to read from elsewhere, fill it and name in place of tt_json_lines_open */
+    const char *name;           /* of the file, for errors; must live as long */
+    size_t at;
+    int line;                   /* of the last value, from 1                                */
+} tt_json_lines;
+TT_API tt_status tt_json_lines_open(tt_json_lines *, const char *path);
+TT_API tt_status tt_json_lines_next(tt_json_lines *, tt_json **value);            /* yours to free; NULL at the end */
+TT_API void      tt_json_lines_close(tt_json_lines *);
 
 /* ==== 2. kernels ===========================================================================
  * tt_backend is the seam between autograd and the machine: memory and kernels. All pointers are on the
@@ -361,8 +375,8 @@ struct tt_backend {
     tt_status (*scatter_add_rows)(tt_context *ctx, float *dx, const float *dy, const int32_t *rows, int n, int dim);
     tt_status (*scatter_rows)(tt_context *ctx, float *y, const float *x, const int32_t *rows, int n, int dim);
     /* y[n,count] = x[n, begin..begin+count) of rows of width cols; backward adds dy into those columns of dx */
-    tt_status (*columns)(tt_context *ctx, float *y, const float *x, int n, int cols, int begin, int count);
-    tt_status (*columns_backward)(tt_context *ctx, float *dx, const float *dy, int n, int cols, int begin, int count);
+    tt_status (*slice)(tt_context *ctx, float *y, const float *x, int n, int cols, int begin, int count);
+    tt_status (*slice_backward)(tt_context *ctx, float *dx, const float *dy, int n, int cols, int begin, int count);
     tt_status (*rmsnorm)(tt_context *ctx, float *y, float *rstd, const float *x, const float *w, int n, int dim, float eps);
     tt_status (*rmsnorm_backward)(tt_context *ctx, float *dx, float *dw, const float *dy, const float *x, const float *w, const float *rstd, int n, int dim);
     tt_status (*layernorm)(tt_context *ctx, float *y, float *mean, float *rstd, const float *x, const float *w, const float *b, int n, int dim, float eps);
@@ -502,7 +516,7 @@ typedef struct tt_batch_desc {
     const unsigned char *mask;   /* [n_tokens], 1 = this token is a target (predicted from the one before it); the first
                                     token of a sequence never is. NULL = every token but the first                      */
     struct tt_kv_cache *cache;   /* NULL in training; chapter 8 */
-    const int32_t *slots;        /* [n_sequences] cache rows, with cache                                                */
+    const int32_t *cache_slots;  /* [n_sequences] cache rows, with cache                                                */
 } tt_batch_desc;
 typedef struct tt_batch {
     tt_context *ctx;
@@ -513,7 +527,7 @@ typedef struct tt_batch {
     /* the same on the backend (equal pointers on the CPU) */
     const int32_t *d_offsets, *d_positions, *d_key_start, *d_query_start;
     struct tt_kv_cache *cache;
-    const int32_t *slots;
+    const int32_t *cache_slots;
     const int32_t *d_cache_rows;                   /* [n_tokens] row in the cache that each token writes, with cache     */
 } tt_batch;
 TT_API tt_batch *tt_batch_create(tt_context *ctx, const tt_batch_desc *desc);
@@ -1726,6 +1740,11 @@ TT_API void tt_error_clear(tt_context *ctx) {
     ctx->graph_error = 0;
     ctx->error[0] = 0;
 }
+/* A call that works has succeeded: whatever failed before it is mended. */
+static tt_status tti_mended(tt_context *ctx) {
+    tt_error_clear(ctx);
+    return TT_OK;
+}
 
 /* ---- memory ---- */
 static int tti_mul_size(size_t a, size_t b, size_t *out) {
@@ -1895,9 +1914,15 @@ typedef void (*tti_part_fn)(void *user, int part, int worker);    /* worker: 0 .
 
 #ifdef TTI_TEAM
 #define TTI_SPIN_S 40e-6
-#if defined(__ELF__)
-#pragma weak pthread_create      /* older C libraries hold it in a library of its own: without that one, one thread */
+/* Older C libraries hold threads in a library of their own: a program linked without that one has one thread. Elsewhere the
+ * names must not be weak: a static link takes no member of an archive for the sake of a weak one. */
+#if defined(__ELF__) && (defined(__GLIBC__) ? __GLIBC__ == 2 && __GLIBC_MINOR__ < 34 : !defined(__linux__))
+#pragma weak pthread_create
 #pragma weak pthread_join
+#pragma weak pthread_sigmask
+#define TTI_THREADS_LINKED (pthread_create && pthread_join && pthread_sigmask)
+#else
+#define TTI_THREADS_LINKED 1
 #endif
 typedef struct tti_member { struct tti_team *team; pthread_t thread; int worker; } tti_member;
 typedef struct tti_team {
@@ -2064,9 +2089,6 @@ static int tti_default_threads(void) {
     long n = 1;
 #ifdef TTI_TEAM
     const char *wish = getenv("OMP_NUM_THREADS");
-#if defined(__ELF__)
-    if (!pthread_create || !pthread_join) { return 1; }
-#endif
 #ifdef _SC_NPROCESSORS_ONLN
     n = sysconf(_SC_NPROCESSORS_ONLN);
 #endif
@@ -2117,6 +2139,9 @@ TT_API tt_context *tt_create(const tt_desc *desc) {
         ctx->broken = tt_fail(ctx, TT_ERR_ARG, "tt_create: n_threads is %d, expected 0 .. %d", desc->n_threads, TTI_MAX_THREADS);
         ctx->n_threads = 1;
     }
+#ifdef TTI_TEAM
+    if (!TTI_THREADS_LINKED) { ctx->n_threads = 1; }
+#endif
     if (ctx->broken == TT_OK) { ctx->broken = tt_cpu_backend()->open(ctx, tt_cpu_backend(), &ctx->cpu_state); }
     ctx->backend = tt_cpu_backend();
     ctx->backend_state = ctx->cpu_state;
@@ -2746,6 +2771,47 @@ TT_API const char *tt_json_text(const tt_json *object, const char *key, const ch
 TT_API double tt_json_number(const tt_json *object, const char *key, double fallback) {
     const tt_json *member = tt_json_get(object, key);
     return member && (member->type == TT_JSON_NUMBER || member->type == TT_JSON_BOOL) ? member->number : fallback;
+}
+
+/* ---- JSON lines ---- */
+TT_API tt_status tt_json_lines_open(tt_json_lines *lines, const char *path) {
+    lines->text.ctx = lines->ctx;
+    lines->name = path;
+    return tt_file_read(lines->ctx, path, &lines->text);
+}
+TT_API void tt_json_lines_close(tt_json_lines *lines) { if (lines->text.ctx) { tt_text_free(&lines->text); } }
+/* The first text with a NUL; its depth is that of the parser. */
+static const tt_json *tti_json_find_nul(const tt_json *node) {
+    const tt_json *found = NULL;
+    if (node->type == TT_JSON_STRING) { return node->length && memchr(node->string, 0, node->length) ? node : NULL; }
+    for (node = node->child; node && !found; node = node->next) { found = tti_json_find_nul(node); }
+    return found;
+}
+TT_API tt_status tt_json_lines_next(tt_json_lines *lines, tt_json **value) {
+    const tt_text *text = &lines->text;
+    const tt_json *bad;
+    char why[TTI_ERROR_SIZE];
+    *value = NULL;
+    if (lines->at == 0 && text->size >= 3 && memcmp(text->data, "\xef\xbb\xbf", 3) == 0) { lines->at = 3; }
+    while (lines->at < text->size) {
+        const char *begin = text->data + lines->at, *end = (const char *)memchr(begin, '\n', text->size - lines->at);
+        size_t size = end ? (size_t)(end - begin) : text->size - lines->at;
+        lines->at += size + (end != NULL);
+        lines->line++;
+        if (strspn(begin, " \t\r") >= size) { continue; }
+        *value = tt_json_parse(lines->ctx, begin, size);
+        if (!*value) {
+            snprintf(why, sizeof why, "%s", tt_error(lines->ctx));
+            return tt_fail(lines->ctx, tt_error_status(lines->ctx), "%s line %d: %s", lines->name, lines->line, why);
+        }
+        bad = tti_json_find_nul(*value);
+        if (!bad) { return TT_OK; }
+        tt_fail(lines->ctx, TT_ERR_FILE, "%s line %d: \"%s\" has the character U+0000, expected text without it", lines->name, lines->line, bad->key ? bad->key : "a list");
+        tt_json_free(lines->ctx, *value);
+        *value = NULL;
+        return TT_ERR_FILE;
+    }
+    return TT_OK;
 }
 
 
@@ -3955,9 +4021,10 @@ TT_API tt_status tt_backward(tt_context *ctx, tt_tensor *loss) {
     }
     if (!tt_grad(loss) || !tti_graph_ok(ctx, ctx->backend->upload(ctx, loss->grad, &one, sizeof one))) { return ctx->status; }
     loss->requires_grad = loss->node == NULL;
-    return tti_run_backward(ctx, NULL);
+    tti_run_backward(ctx, NULL);
+    return tt_eval(ctx);
 }
-TT_API tt_status tt_eval(tt_context *ctx) { return ctx->graph_error ? ctx->status : TT_OK; }
+TT_API tt_status tt_eval(tt_context *ctx) { return ctx->graph_error ? ctx->status : tti_mended(ctx); }
 TT_API tt_status tt_zero_grad(tt_tensor *t) {
     if (!t->persistent) { return t->grad ? t->ctx->backend->zero(t->ctx, t->grad, t->size * sizeof(float)) : TT_OK; }
     t->grad_is_zero = t->grad != NULL;
@@ -4083,7 +4150,7 @@ static tt_status tti_columns_back(tt_context *ctx, tti_node *node) {
     tti_range *r = (tti_range *)node->saved;
     tt_tensor *x = node->in[0];
     float *dx = tt_grad(x);
-    return dx ? ctx->backend->columns_backward(ctx, dx, node->out->grad, tti_rows(x), tti_cols(x), r->begin, r->count) : TT_OK;
+    return dx ? ctx->backend->slice_backward(ctx, dx, node->out->grad, tti_rows(x), tti_cols(x), r->begin, r->count) : TT_OK;
 }
 TT_API tt_tensor *tt_columns(tt_context *ctx, tt_tensor *x, int begin, int count) {
     int shape[2];
@@ -4102,7 +4169,7 @@ TT_API tt_tensor *tt_columns(tt_context *ctx, tt_tensor *x, int begin, int count
     if (!y) { ctx->graph_error = 1; return NULL; }
     r->begin = begin;
     r->count = count;
-    if (!tti_graph_ok(ctx, ctx->backend->columns(ctx, TT_F(y), TT_F(x), shape[0], tti_cols(x), begin, count))) { return NULL; }
+    if (!tti_graph_ok(ctx, ctx->backend->slice(ctx, TT_F(y), TT_F(x), shape[0], tti_cols(x), begin, count))) { return NULL; }
     return tti_record(ctx, "columns", tti_columns_back, &x, 1, y, NULL, r);
 }
 /* y[i] = x[rows[i]].   dx[rows[i]] += dy[i].   Embedding is the same with a table of weights as x. */
@@ -4450,7 +4517,7 @@ TT_API tt_batch *tt_batch_create(tt_context *ctx, const tt_batch_desc *desc) {
     memcpy(offsets, desc->offsets, sizeof(int32_t) * ((size_t)desc->n_sequences + 1));
     memcpy(tokens, desc->tokens, sizeof(int32_t) * (size_t)n);
     for (s = 0; s < desc->n_sequences; s++) {
-        int length = offsets[s + 1] - offsets[s], slot = desc->cache ? desc->slots[s] : 0;
+        int length = offsets[s + 1] - offsets[s], slot = desc->cache ? desc->cache_slots[s] : 0;
         if (desc->cache) {
             if (slot < 0 || slot >= tti_cache_slots(desc->cache)) { tti_graph_fail(ctx, "tt_batch_create", "slot", slot, tti_cache_slots(desc->cache) - 1); return NULL; }
             query_start[s] = tt_kv_cache_length(desc->cache, slot);
@@ -4478,7 +4545,7 @@ TT_API tt_batch *tt_batch_create(tt_context *ctx, const tt_batch_desc *desc) {
     b->target_rows = target_rows;
     b->targets = targets;
     b->cache = desc->cache;
-    b->slots = desc->slots;
+    b->cache_slots = desc->cache_slots;
     b->d_offsets = tti_step_ids(ctx, offsets, desc->n_sequences + 1);
     b->d_positions = tti_step_ids(ctx, positions, n);
     if (desc->cache) {
@@ -9803,7 +9870,7 @@ static tt_status tti_cache_write(tt_context *ctx, const tt_batch *batch, int lay
 }
 static tt_status tti_cache_advance(const tt_batch *batch) {
     int s;
-    for (s = 0; s < batch->n_sequences; s++) { batch->cache->lengths[batch->slots[s]] += batch->offsets[s + 1] - batch->offsets[s]; }
+    for (s = 0; s < batch->n_sequences; s++) { batch->cache->lengths[batch->cache_slots[s]] += batch->offsets[s + 1] - batch->offsets[s]; }
     return TT_OK;
 }
 
@@ -10057,7 +10124,7 @@ static tt_tensor *tti_engine_forward(tti_engine *e, int n) {
     desc.offsets = e->offsets;
     desc.tokens = e->tokens;
     desc.cache = e->cache;
-    desc.slots = e->slot_ids;
+    desc.cache_slots = e->slot_ids;
     return tt_model_forward(e->model, tt_batch_create(e->ctx, &desc));
 }
 /* Another slot that holds the request, with at least `cached` positions in the cache; -1 if none. */
@@ -10307,7 +10374,8 @@ TT_API tt_status tt_generate(tt_model *model, const tt_request *requests, int n,
     if (status == TT_OK) { status = tti_engine_run(&e); }
     tt_no_grad_end(ctx);
     tti_engine_close(&e);
-    if (status != TT_OK) { tt_completions_free(out); }
+    if (status == TT_OK) { return tti_mended(ctx); }
+    tt_completions_free(out);
     return status;
 }
 TT_API void tt_completions_free(tt_completions *c) {
@@ -11042,11 +11110,11 @@ static void tti_loss_dppo(const tt_grpo_config *c, double l, double o, double r,
 }
 /* x = l - o of a token, or what stands for it in a sequence: see tti_sequence_loss. */
 static void tti_loss_ordinary(const tt_grpo_config *c, double l, double x, double a, tt_token_loss *out) {
-    double near = tti_clip(x, -20, 20), r = exp(near), dr = near == x ? r : 0, tau, s;
+    double clipped = tti_clip(x, -20, 20), r = exp(clipped), dr = clipped == x ? r : 0, tau, s;
     switch (c->loss) {
     case TT_LOSS_REINFORCE: tti_loss_weighted(1, a, l, out); return;
     case TT_LOSS_CISPO: case TT_LOSS_CISPO_CLAMP: tti_loss_cispo(c, l, r, a, out); return;
-    case TT_LOSS_VESPO: tti_loss_weighted(tti_vespo_phi(c, near, a), a, l, out); return;
+    case TT_LOSS_VESPO: tti_loss_weighted(tti_vespo_phi(c, clipped, a), a, l, out); return;
     case TT_LOSS_DPPO_TV: case TT_LOSS_DPPO_KL: tti_loss_dppo(c, l, l - x, r, a, out); return;
     case TT_LOSS_KL_COV:
         out->loss = -a * r;
@@ -13203,7 +13271,6 @@ static tt_status tti_jsonl_keep(tt_jsonl *data, const char *text, size_t size, s
 }
 static tt_status tti_jsonl_record(tt_jsonl *data, const char *path, int line, const tt_json *record) {
     const tt_json *question = tt_json_get(record, "question"), *answer = tt_json_get(record, "answer");
-    char number[32];
     const char *gold;
     void *offsets = data->offsets;
     tt_status status;
@@ -13214,8 +13281,7 @@ static tt_status tti_jsonl_record(tt_jsonl *data, const char *path, int line, co
     if (!answer || (answer->type != TT_JSON_STRING && answer->type != TT_JSON_NUMBER)) {
         return tt_fail(data->ctx, TT_ERR_FILE, "tt_jsonl_load: %s line %d: expected a text or number \"answer\"", path, line);
     }
-    snprintf(number, sizeof number, "%.15g", answer->number);
-    gold = answer->type == TT_JSON_STRING ? tti_after_hashes(answer->string) : number;
+    gold = answer->type == TT_JSON_STRING ? tti_after_hashes(answer->string) : answer->string;      /* of a number: as it is written */
     status = tti_grow(data->ctx, &offsets, &data->capacity, 2 * ((size_t)data->n + 1), sizeof *data->offsets);
     data->offsets = (size_t *)offsets;
     if (status == TT_OK) { status = tti_jsonl_keep(data, question->string, question->length, &data->offsets[2 * data->n]); }
@@ -13223,37 +13289,22 @@ static tt_status tti_jsonl_record(tt_jsonl *data, const char *path, int line, co
     if (status == TT_OK) { data->n++; }
     return status;
 }
-static tt_status tti_jsonl_line(tt_jsonl *data, const char *path, int line, const char *text, size_t size) {
-    char why[TTI_ERROR_SIZE];
-    tt_json *record;
-    tt_status status;
-    if (strspn(text, " \t\r") >= size) { return TT_OK; }
-    record = tt_json_parse(data->ctx, text, size);
-    if (!record) {
-        snprintf(why, sizeof why, "%s", tt_error(data->ctx));
-        return tt_fail(data->ctx, tt_error_status(data->ctx), "tt_jsonl_load: %s line %d: %s", path, line, why);
-    }
-    status = tti_jsonl_record(data, path, line, record);
-    tt_json_free(data->ctx, record);
-    return status;
-}
 static tt_status tti_jsonl_read(tt_jsonl *data, const char *path) {
-    tt_text file = TT_INIT;
-    size_t at = 0;
-    int line;
+    tt_json_lines lines = TT_INIT;
+    tt_json *record = NULL;
     tt_status status;
-    file.ctx = data->ctx;
-    status = tt_file_read(data->ctx, path, &file);
-    for (line = 1; status == TT_OK && at < file.size && line < INT_MAX; line++) {
-        const char *end = (const char *)memchr(file.data + at, '\n', file.size - at);
-        size_t size = end ? (size_t)(end - (file.data + at)) : file.size - at;
-        status = tti_jsonl_line(data, path, line, file.data + at, size);
-        at += size + 1;
+    lines.ctx = data->ctx;
+    status = tt_json_lines_open(&lines, path);
+    if (status == TT_OK) { status = tt_json_lines_next(&lines, &record); }
+    while (status == TT_OK && record) {
+        status = tti_jsonl_record(data, path, lines.line, record);
+        tt_json_free(data->ctx, record);
+        if (status == TT_OK) { status = tt_json_lines_next(&lines, &record); }
     }
     if (status == TT_OK && data->n < 2) {
         status = tt_fail(data->ctx, TT_ERR_FILE, "tt_jsonl_load: %s has %d records, expected at least 2", path, data->n);
     }
-    tt_text_free(&file);
+    tt_json_lines_close(&lines);
     return status;
 }
 TT_API tt_jsonl *tt_jsonl_load(tt_context *ctx, const char *path) {
@@ -14145,12 +14196,7 @@ static int tti_micro_batch_end(const tt_rollouts *rollouts, int begin, int max_t
 }
 /* Ends a graph. Resetting the step would also forget why it failed. */
 static tt_status tti_end_graph(tt_context *ctx, tt_status status) {
-    char why[TTI_ERROR_SIZE];
-    memcpy(why, ctx->error, sizeof why);
     tt_step_reset(ctx);
-    if (status == TT_OK) { return TT_OK; }
-    memcpy(ctx->error, why, sizeof why);
-    ctx->status = status;
     return status;
 }
 /* Log-probs of the responses under model, without gradients, into old_logprobs or ref_logprobs. */
