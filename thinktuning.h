@@ -102,6 +102,7 @@
 #define _DEFAULT_SOURCE 1
 #endif
 #endif
+#include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -215,6 +216,7 @@ TT_API tt_status tt_text_append(tt_text *text, const char *bytes, size_t size);
 /* Appends, printf form. Numbers have a point whatever the locale. %r is a double in the fewest digits that read back as the
  * same, %R a float; null, as JSON wants it, where it is not finite. No %a, %n, wide characters or long double. */
 TT_API tt_status tt_text_format(tt_text *text, const char *format, ...);
+TT_API tt_status tt_text_vformat(tt_text *text, const char *format, va_list list);
 TT_API tt_status tt_text_json(tt_text *text, const char *bytes, size_t size);  /* appends "quoted\n"   */
 TT_API void      tt_text_free(tt_text *text);
 TT_API tt_status tt_ids_append(tt_ids *ids, const int32_t *values, size_t n);
@@ -235,6 +237,7 @@ TT_API size_t    tt_number_read(const char *text, size_t size, double *out);
 TT_API tt_status tt_file_read(tt_context *ctx, const char *path, tt_text *out);   /* appends to out */
 TT_API tt_status tt_file_write(tt_context *ctx, const char *path, const void *bytes, size_t size);
 TT_API tt_status tt_file_writable(tt_context *ctx, const char *path);             /* could it be written now? To ask before long work */
+TT_API tt_status tt_file_readable(tt_context *ctx, const char *path);             /* does a regular file stand there that can be read? */
 TT_API int       tt_file_exists(const char *path);                                /* 1 if anything stands there                       */
 TT_API tt_status tt_make_dirs(tt_context *ctx, const char *path);                 /* like mkdir -p  */
 /* Appends all of an open stream, a FILE * such as stdin; name is for the error text. The same limit. */
@@ -1369,7 +1372,6 @@ TT_API tt_status tt_evaluation_json(const tt_evaluation *, tt_text *out);      /
 #include <float.h>
 #include <limits.h>
 #include <math.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -2240,21 +2242,27 @@ TT_API tt_status tt_text_append(tt_text *text, const char *bytes, size_t size) {
     text->data[text->size] = 0;
     return TT_OK;
 }
-TT_API tt_status tt_text_format(tt_text *text, const char *format, ...) {
-    va_list list;
+TT_API tt_status tt_text_vformat(tt_text *text, const char *format, va_list list) {
+    va_list again;
     int n;
     tt_status status;
-    va_start(list, format);
-    n = tti_vformat(NULL, 0, format, list);
-    va_end(list);
+    va_copy(again, list);
+    n = tti_vformat(NULL, 0, format, again);
+    va_end(again);
     if (n < 0) { return tt_fail(text->ctx, TT_ERR_ARG, "tt_text_format: bad format \"%s\"", format); }
     status = tti_text_reserve(text, (size_t)n);
     if (status != TT_OK) { return status; }
-    va_start(list, format);
     n = tti_vformat(text->data + text->size, (size_t)n + 1, format, list);
-    va_end(list);
     text->size += (size_t)n;
     return TT_OK;
+}
+TT_API tt_status tt_text_format(tt_text *text, const char *format, ...) {
+    va_list list;
+    tt_status status;
+    va_start(list, format);
+    status = tt_text_vformat(text, format, list);
+    va_end(list);
+    return status;
 }
 TT_API tt_status tt_text_json(tt_text *text, const char *bytes, size_t size) {
     size_t before = text->size, i;
@@ -2398,6 +2406,12 @@ TT_API tt_status tt_file_read(tt_context *ctx, const char *path, tt_text *out) {
     status = tt_stream_read(ctx, file, path, out);
     fclose(file);
     return status;
+}
+TT_API tt_status tt_file_readable(tt_context *ctx, const char *path) {
+    FILE *file = tti_file_open(ctx, path);
+    if (!file) { return tt_error_status(ctx); }
+    fclose(file);
+    return TT_OK;
 }
 /* A file being replaced: bytes go to a new file beside it, which takes the name PATH only when all of it is on disk. */
 typedef struct tti_writer { tt_context *ctx; FILE *file; char *path, *temporary; } tti_writer;
