@@ -54,7 +54,8 @@
  * Errors    Functions return tt_status or NULL; tt_error(ctx) says what, where and which value. An error while a
  *           graph is being built sticks until tt_step_reset: later ops return NULL quietly, and tt_backward,
  *           tt_eval and tt_optimizer_step report the first cause, so model code needs no check on each line.
- *           Nothing here prints, exits or aborts.
+ *           What tt_error says can still be read after tt_step_reset, and goes when the next step succeeds.
+ *           Nothing here prints, exits or aborts, or changes signals and locale.
  * Memory    All memory comes through the allocator in tt_desc. What _create returns, _destroy frees. Tensors that
  *           ops return live until tt_step_reset. A failed allocation is an error like any other, and leaks nothing.
  * Threads   A context is used by one thread at a time; any number of contexts may run at once. Inside, a context has
@@ -178,9 +179,12 @@ typedef struct tt_desc {
 TT_API tt_context *tt_create(const tt_desc *desc);
 TT_API void        tt_destroy(tt_context *ctx);
 
-/* The first sentence of trouble, never NULL, "" if none. An error in graph building stays until
- * tt_step_reset or tt_error_clear: later ops return NULL quietly. Any other error is replaced by the
- * next one. ctx may be NULL ("out of memory"). */
+/* The last sentence of trouble, never NULL, "" if none. An error in graph building is the first cause and sticks until
+ * tt_step_reset or tt_error_clear: later ops return NULL quietly. Any other error is replaced by the next one. The sentence
+ * can be read until then, also after tt_step_reset, and is gone once the trouble is mended: when a step's work succeeds
+ * (tt_backward, tt_eval, tt_optimizer_step, tt_generate, and so tt_trainer_step), or the call that failed succeeds when it is
+ * made again (those that read, write, load, save or parse something, or make a model or tokenizer). Other successes leave it,
+ * so that several things may be made before one look. ctx may be NULL ("out of memory"; tt_error_clear does nothing). */
 TT_API const char *tt_error(const tt_context *ctx);
 TT_API tt_status   tt_error_status(const tt_context *ctx);
 TT_API void        tt_error_clear(tt_context *ctx);
@@ -1431,6 +1435,7 @@ struct tt_context {
     const char *kernel_name;              /* set by the CPU kernels                         */
     char error[TTI_ERROR_SIZE];
     tt_status status;                     /* of the error text                              */
+    const char *failed;                   /* the function that it is of, where that is known */
     tt_status broken;                     /* a bad desc: every call fails                   */
     int graph_error;                      /* the error sticks: graph building has failed    */
     const tt_backend *backend;
@@ -1727,6 +1732,7 @@ TT_API const char *tt_status_name(tt_status status) {
 TT_API tt_status tt_fail(tt_context *ctx, tt_status status, const char *format, ...) {
     va_list list;
     if (!ctx || ctx->graph_error) { return status; }      /* the first cause stays */
+    ctx->failed = NULL;
     va_start(list, format);
     if (tti_vformat(ctx->error, sizeof ctx->error, format, list) < 0) { tti_format(ctx->error, sizeof ctx->error, "bad format: %s", format); }
     va_end(list);
@@ -1739,13 +1745,25 @@ TT_API tt_status tt_error_status(const tt_context *ctx) { return ctx ? ctx->stat
 TT_API void tt_error_clear(tt_context *ctx) {
     if (!ctx || ctx->broken != TT_OK) { return; }
     ctx->status = TT_OK;
+    ctx->failed = NULL;
     ctx->graph_error = 0;
     ctx->error[0] = 0;
 }
-/* A call that works has succeeded: whatever failed before it is mended. */
+/* A step's work has succeeded: whatever failed before it is mended. */
 static tt_status tti_mended(tt_context *ctx) {
     tt_error_clear(ctx);
     return TT_OK;
+}
+/* The end of a function that may be tried again, by its name: a success takes the sentence of its own failure away. */
+static tt_status tti_tried(tt_context *ctx, const char *who, tt_status status) {
+    if (ctx->graph_error) { return status; }
+    if (status != TT_OK) { ctx->failed = who; }
+    else if (ctx->failed && strcmp(ctx->failed, who) == 0) { tt_error_clear(ctx); }
+    return status;
+}
+static void *tti_made(tt_context *ctx, const char *who, void *object) {
+    tti_tried(ctx, who, object ? TT_OK : TT_ERR_ARG);
+    return object;
 }
 
 /* ---- memory ---- */
@@ -2401,11 +2419,9 @@ TT_API tt_status tt_stream_read(tt_context *ctx, void *file, const char *name, t
 }
 TT_API tt_status tt_file_read(tt_context *ctx, const char *path, tt_text *out) {
     FILE *file = tti_file_open(ctx, path);
-    tt_status status;
-    if (!file) { return tt_error_status(ctx); }
-    status = tt_stream_read(ctx, file, path, out);
-    fclose(file);
-    return status;
+    tt_status status = file ? tt_stream_read(ctx, file, path, out) : tt_error_status(ctx);
+    if (file) { fclose(file); }
+    return tti_tried(ctx, "tt_file_read", status);
 }
 TT_API tt_status tt_file_readable(tt_context *ctx, const char *path) {
     FILE *file = tti_file_open(ctx, path);
@@ -2513,7 +2529,7 @@ TT_API tt_status tt_file_write(tt_context *ctx, const char *path, const void *by
     tt_status status = tti_writer_open(&w, ctx, path);
     if (status == TT_OK) { status = tti_writer_write(&w, bytes, size); }
     if (status == TT_OK) { status = tti_writer_close(&w); }
-    return status;
+    return tti_tried(ctx, "tt_file_write", status);
 }
 TT_API tt_status tt_file_writable(tt_context *ctx, const char *path) {
     tti_writer w;
@@ -2557,7 +2573,7 @@ TT_API tt_status tt_make_dirs(tt_context *ctx, const char *path) {
         if (was == 0) { break; }
     }
     tti_strfree(ctx, copy);
-    return status;
+    return tti_tried(ctx, "tt_make_dirs", status);
 }
 
 /* ---- JSON ---- 
@@ -2742,7 +2758,7 @@ static void tti_json_document(tti_json_parser *p) {
     tti_json_space(p);
     if (!p->failed && p->at != p->end) { tti_json_fail(p, "text goes on after the value"); }
 }
-TT_API tt_json *tt_json_parse(tt_context *ctx, const char *text, size_t size) {
+static tt_json *tti_json_read(tt_context *ctx, const char *text, size_t size) {
     tti_json_parser count, fill;
     tti_json_block *block;
     size_t bytes;
@@ -2762,6 +2778,9 @@ TT_API tt_json *tt_json_parse(tt_context *ctx, const char *text, size_t size) {
     fill.strings = (char *)(fill.nodes + count.n_nodes);
     tti_json_document(&fill);
     return &block->root;
+}
+TT_API tt_json *tt_json_parse(tt_context *ctx, const char *text, size_t size) {
+    return (tt_json *)tti_made(ctx, "tt_json_parse", tti_json_read(ctx, text, size));
 }
 TT_API void tt_json_free(tt_context *ctx, tt_json *root) {
     tti_json_block *block;
@@ -7164,7 +7183,7 @@ TT_API tt_tokenizer *tt_tokenizer_parse(tt_context *ctx, const char *file, size_
         t = NULL;
     }
     tt_json_free(ctx, root);
-    return t;
+    return (tt_tokenizer *)tti_made(ctx, "tt_tokenizer_parse", t);
 }
 TT_API tt_tokenizer *tt_tokenizer_load(tt_context *ctx, const char *path) {
     tt_text file = TT_INIT;
@@ -7179,7 +7198,7 @@ TT_API tt_tokenizer *tt_tokenizer_load(tt_context *ctx, const char *path) {
         }
     }
     tt_text_free(&file);
-    return t;
+    return (tt_tokenizer *)tti_made(ctx, "tt_tokenizer_load", t);
 }
 
 /* ---- writing tokenizer.json ---- */
@@ -7893,7 +7912,7 @@ TT_API tt_tokenizer *tt_tokenizer_train(tt_context *ctx, const tt_tokenizer_desc
         t = NULL;
     }
     tti_bpe_free(&b);
-    return t;
+    return (tt_tokenizer *)tti_made(ctx, "tt_tokenizer_train", t);
 }
 /* ==== 6. model =============================================================================
  * A model is a list of named parameters and one forward function. tti_layer points into the list by role;
@@ -8154,7 +8173,9 @@ static tt_model *tti_model_new(tt_context *ctx, const tt_model_config *config, c
     tti_generation_of_config(&m->config, &m->generation);
     return m;
 }
-TT_API tt_model *tt_model_create(tt_context *ctx, const tt_model_config *config, uint64_t seed) { return tti_model_new(ctx, config, &seed, NULL); }
+TT_API tt_model *tt_model_create(tt_context *ctx, const tt_model_config *config, uint64_t seed) {
+    return (tt_model *)tti_made(ctx, "tt_model_create", tti_model_new(ctx, config, &seed, NULL));
+}
 TT_API void tt_model_destroy(tt_model *m) {
     int i;
     if (!m) { return; }
@@ -8687,8 +8708,8 @@ TT_API tt_safetensors *tt_safetensors_open(tt_context *ctx, const char *path) {
     if (!st) { return NULL; }
     st->ctx = st->text.ctx = ctx;
     st->path = tti_strdup(ctx, path);
-    if (!st->path || tti_safetensors_map(st) != TT_OK || tti_safetensors_parse(st) != TT_OK) { tt_safetensors_close(st); return NULL; }
-    return st;
+    if (!st->path || tti_safetensors_map(st) != TT_OK || tti_safetensors_parse(st) != TT_OK) { tt_safetensors_close(st); st = NULL; }
+    return (tt_safetensors *)tti_made(ctx, "tt_safetensors_open", st);
 }
 TT_API void tt_safetensors_close(tt_safetensors *st) {
     if (!st) { return; }
@@ -8832,9 +8853,12 @@ static tt_status tti_state_want_f32(const char *path, const tt_named *tensors, i
     for (i = 0; i < n && status == TT_OK; i++) { status = tti_want_f32(tensors[i].tensor, path); }
     return status;
 }
-TT_API tt_status tt_state_save(tt_context *ctx, const char *path, const tt_named *tensors, int n, const char *json) {
+static tt_status tti_state_save(tt_context *ctx, const char *path, const tt_named *tensors, int n, const char *json) {
     tt_status status = tti_state_want_f32(path, tensors, n);
     return status == TT_OK ? tti_safetensors_write(ctx, path, tensors, n, TT_F32, "state", json ? json : "") : status;
+}
+TT_API tt_status tt_state_save(tt_context *ctx, const char *path, const tt_named *tensors, int n, const char *json) {
+    return tti_tried(ctx, "tt_state_save", tti_state_save(ctx, path, tensors, n, json));
 }
 static tt_status tti_shape_check(tt_context *ctx, const char *path, const char *name, const tti_entry *e, const tt_tensor *t, const char *who) {
     char got[192] = "", want[64] = "";
@@ -8868,7 +8892,7 @@ static tt_status tti_state_check(tt_safetensors *st, const tt_named *tensors, in
     return status;
 }
 /* All that can fail comes before the first tensor is changed. */
-TT_API tt_status tt_state_load(tt_context *ctx, const char *path, const tt_named *tensors, int n, tt_text *json_out) {
+static tt_status tti_state_load(tt_context *ctx, const char *path, const tt_named *tensors, int n, tt_text *json_out) {
     tt_safetensors *st = tt_safetensors_open(ctx, path);
     const char *state = st ? tt_safetensors_metadata(st, "state") : NULL;
     size_t largest = tti_named_largest(tensors, n);
@@ -8883,6 +8907,9 @@ TT_API tt_status tt_state_load(tt_context *ctx, const char *path, const tt_named
     tt_free(ctx, values, largest, sizeof *values);
     tt_safetensors_close(st);
     return status;
+}
+TT_API tt_status tt_state_load(tt_context *ctx, const char *path, const tt_named *tensors, int n, tt_text *json_out) {
+    return tti_tried(ctx, "tt_state_load", tti_state_load(ctx, path, tensors, n, json_out));
 }
 
 /* ---- config.json ----
@@ -9091,7 +9118,7 @@ static tt_status tti_config_in_family(tt_context *ctx, const tt_model_config *c)
     else if (c->attention_out_bias != (c->attention_bias && !qwen2)) { field = "attention_out_bias"; }
     return field ? tt_fail(ctx, TT_ERR_ARG, "tt_model_config: %s does not have the value that a %s model has; choose another model_type", field, type) : TT_OK;
 }
-TT_API tt_status tt_model_config_parse(tt_context *ctx, const char *json, size_t size, tt_model_config *out) {
+static tt_status tti_model_config_parse(tt_context *ctx, const char *json, size_t size, tt_model_config *out) {
     tt_json *root = tt_json_parse(ctx, json, size);
     tti_config_reader r = TT_INIT;
     tt_model_config c = TT_INIT;
@@ -9119,6 +9146,9 @@ TT_API tt_status tt_model_config_parse(tt_context *ctx, const char *json, size_t
     if (r.status == TT_OK) { r.status = tti_config_in_family(ctx, &c); }
     if (r.status == TT_OK) { *out = c; }
     return r.status;
+}
+TT_API tt_status tt_model_config_parse(tt_context *ctx, const char *json, size_t size, tt_model_config *out) {
+    return tti_tried(ctx, "tt_model_config_parse", tti_model_config_parse(ctx, json, size, out));
 }
 
 static const char *tti_bool(int value) { return value ? "true" : "false"; }
@@ -9471,8 +9501,8 @@ static tt_model *tti_model_open(tt_context *ctx, const char *dir, int map) {
     tt_text_free(&text);
     return m;
 }
-TT_API tt_model *tt_model_load(tt_context *ctx, const char *dir) { return tti_model_open(ctx, dir, 0); }
-TT_API tt_model *tt_model_map(tt_context *ctx, const char *dir) { return tti_model_open(ctx, dir, 1); }
+TT_API tt_model *tt_model_load(tt_context *ctx, const char *dir) { return (tt_model *)tti_made(ctx, "tt_model_load", tti_model_open(ctx, dir, 0)); }
+TT_API tt_model *tt_model_map(tt_context *ctx, const char *dir) { return (tt_model *)tti_made(ctx, "tt_model_map", tti_model_open(ctx, dir, 1)); }
 
 static tt_status tti_save_text(tt_context *ctx, tt_text *path, const char *dir, const char *name, const tt_text *text) {
     tt_status status = tti_path_join(path, dir, name);
@@ -9590,7 +9620,7 @@ static tt_status tti_save_tokenizer(const tt_model *m, const tt_tokenizer *token
     tt_text_free(&text);
     return status;
 }
-TT_API tt_status tt_model_save_as(const tt_model *m, const tt_tokenizer *tokenizer, const char *dir, const tt_save_desc *desc) {
+static tt_status tti_model_save_as(const tt_model *m, const tt_tokenizer *tokenizer, const char *dir, const tt_save_desc *desc) {
     tt_context *ctx = m->ctx;
     tt_text path = TT_INIT, text = TT_INIT;
     tt_status status;
@@ -9608,6 +9638,9 @@ TT_API tt_status tt_model_save_as(const tt_model *m, const tt_tokenizer *tokeniz
     tt_text_free(&path);
     tt_text_free(&text);
     return status;
+}
+TT_API tt_status tt_model_save_as(const tt_model *m, const tt_tokenizer *tokenizer, const char *dir, const tt_save_desc *desc) {
+    return tti_tried(m->ctx, "tt_model_save_as", tti_model_save_as(m, tokenizer, dir, desc));
 }
 TT_API tt_status tt_model_save(const tt_model *m, const tt_tokenizer *tokenizer, const char *dir) {
     static const tt_save_desc desc = TT_INIT;
@@ -9655,7 +9688,7 @@ static tt_status tti_lora_json(const tt_model *m, tt_text *out) {
     if (status == TT_OK) { status = tti_lora_json_targets(m, out); }
     return status == TT_OK ? tt_text_format(out, "]\n}\n") : status;
 }
-TT_API tt_status tt_model_lora_save(const tt_model *m, const char *dir) {
+static tt_status tti_model_lora_save(const tt_model *m, const char *dir) {
     tt_context *ctx = m->ctx;
     tt_text path = TT_INIT, text = TT_INIT, names = TT_INIT;
     tt_named *list;
@@ -9674,6 +9707,9 @@ TT_API tt_status tt_model_lora_save(const tt_model *m, const char *dir) {
     tt_text_free(&text);
     tt_text_free(&names);
     return status;
+}
+TT_API tt_status tt_model_lora_save(const tt_model *m, const char *dir) {
+    return tti_tried(m->ctx, "tt_model_lora_save", tti_model_lora_save(m, dir));
 }
 /* What would make the adapter compute something else than scale (x A^T) B^T on whole matrices: empty, false or null. */
 static void tti_lora_only_plain(tti_config_reader *r) {
@@ -9756,7 +9792,7 @@ static tt_status tti_lora_fill(tt_model *m, tt_safetensors *file) {
     tt_text_free(&names);
     return status;
 }
-TT_API tt_status tt_model_lora_load(tt_model *m, const char *dir) {
+static tt_status tti_model_lora_load(tt_model *m, const char *dir) {
     tt_context *ctx = m->ctx;
     tt_text path = TT_INIT, text = TT_INIT;
     tt_safetensors *file = NULL;
@@ -9776,6 +9812,9 @@ TT_API tt_status tt_model_lora_load(tt_model *m, const char *dir) {
     tt_text_free(&path);
     tt_text_free(&text);
     return status;
+}
+TT_API tt_status tt_model_lora_load(tt_model *m, const char *dir) {
+    return tti_tried(m->ctx, "tt_model_lora_load", tti_model_lora_load(m, dir));
 }
 
 /* ==== 8. sampler ===========================================================================
@@ -10601,8 +10640,8 @@ static tt_status tti_optimizer_load(tt_optimizer *o, const tt_model *beside, con
     tt_text_free(&state);
     return status;
 }
-TT_API tt_status tt_optimizer_save(tt_optimizer *o, const char *path, const char *json) { return tti_optimizer_save(o, NULL, path, json); }
-TT_API tt_status tt_optimizer_load(tt_optimizer *o, const char *path, tt_text *json_out) { return tti_optimizer_load(o, NULL, path, json_out); }
+TT_API tt_status tt_optimizer_save(tt_optimizer *o, const char *path, const char *json) { return tti_tried(o->ctx, "tt_optimizer_save", tti_optimizer_save(o, NULL, path, json)); }
+TT_API tt_status tt_optimizer_load(tt_optimizer *o, const char *path, tt_text *json_out) { return tti_tried(o->ctx, "tt_optimizer_load", tti_optimizer_load(o, NULL, path, json_out)); }
 
 TT_API float tt_learning_rate(const tt_schedule *s, int step) {
     double progress, lr = (double)s->lr, low = (double)s->min_lr;
@@ -13326,7 +13365,7 @@ TT_API tt_jsonl *tt_jsonl_load(tt_context *ctx, const char *path) {
     if (!data) { return NULL; }
     data->ctx = data->text.ctx = ctx;
     data->held_out = -1;
-    if (tti_jsonl_read(data, path) == TT_OK) { return data; }
+    if (tti_tried(ctx, "tt_jsonl_load", tti_jsonl_read(data, path)) == TT_OK) { return data; }
     tt_jsonl_destroy(data);
     return NULL;
 }
@@ -14486,7 +14525,7 @@ TT_API tt_status tt_trainer_save(tt_trainer *t, const char *path) {
                             t->troubles[0], t->troubles[1], t->troubles[2]);
     if (status == TT_OK) { status = tti_optimizer_save(t->optimizer, t->desc.ema, path, json.data); }
     tt_text_free(&json);
-    return status;
+    return tti_tried(t->ctx, "tt_trainer_save", status);
 }
 static tt_status tti_trainer_restore(tt_trainer *t, const char *path, const tt_json *state) {
     char seed[32];
@@ -14515,7 +14554,7 @@ TT_API tt_status tt_trainer_load(tt_trainer *t, const char *path) {
     if (status == TT_OK) { status = state ? tti_trainer_restore(t, path, state) : TT_ERR_FILE; }
     if (state) { tt_json_free(t->ctx, state); }
     tt_text_free(&json);
-    return status;
+    return tti_tried(t->ctx, "tt_trainer_load", status);
 }
 
 /* ---- metrics and evaluation ---- */
