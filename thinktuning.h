@@ -2370,13 +2370,13 @@ TT_API int tt_file_exists(const char *path) {
 }
 #ifdef TTI_POSIX
 /* Opens a regular file to read it: a pipe would wait for its writer, a device might never end. -1 after an error. */
-static int tti_file_descriptor(tt_context *ctx, const char *path, size_t *size) {
+static int tti_file_descriptor(tt_context *ctx, const char *path, uint64_t *size) {
     struct stat info;
     int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
     const char *what = NULL;
     if (fd >= 0 && fstat(fd, &info) == 0) {
         what = tti_mode_name(info.st_mode);
-        *size = (size_t)info.st_size;
+        *size = (uint64_t)info.st_size;
         if (!what) { return fd; }
     }
     if (what) { tt_fail(ctx, TT_ERR_IO, "cannot read %s: it is %s, expected a regular file", path, what); }
@@ -2385,12 +2385,16 @@ static int tti_file_descriptor(tt_context *ctx, const char *path, size_t *size) 
     return -1;
 }
 #endif
+static tt_status tti_too_large(tt_context *ctx, const char *name) {
+    return tt_fail(ctx, TT_ERR_IO, "cannot read %s: it is larger than TT_MAX_FILE_BYTES, %llu", name, (unsigned long long)TT_MAX_FILE_BYTES);
+}
 static FILE *tti_file_open(tt_context *ctx, const char *path) {
     FILE *file = NULL;
 #if defined(TTI_POSIX)
-    size_t size;
+    uint64_t size;
     int fd = tti_file_descriptor(ctx, path, &size);
     if (fd < 0) { return NULL; }
+    if (size > TT_MAX_FILE_BYTES) { close(fd); tti_too_large(ctx, path); return NULL; }
     file = fdopen(fd, "rb");
     if (!file) { close(fd); }
 #else
@@ -2411,8 +2415,7 @@ TT_API tt_status tt_stream_read(tt_context *ctx, void *file, const char *name, t
     tt_status status = TT_OK;
     while (status == TT_OK && (n = fread(buffer, 1, sizeof buffer, (FILE *)file)) > 0) {
         total += n;
-        status = total > TT_MAX_FILE_BYTES ? tt_fail(ctx, TT_ERR_IO, "cannot read %s: it is larger than TT_MAX_FILE_BYTES, %llu", name, (unsigned long long)TT_MAX_FILE_BYTES)
-                                           : tt_text_append(out, buffer, n);
+        status = total > TT_MAX_FILE_BYTES ? tti_too_large(ctx, name) : tt_text_append(out, buffer, n);
     }
     if (status == TT_OK && ferror((FILE *)file)) { status = tt_fail(ctx, TT_ERR_IO, "cannot read %s: %s", name, strerror(errno)); }
     return status == TT_OK ? tt_text_append(out, "", 0) : status;
@@ -8685,15 +8688,15 @@ static tt_status tti_safetensors_parse(tt_safetensors *st) {
 static tt_status tti_safetensors_map(tt_safetensors *st) {
     tt_status status;
 #ifdef TTI_POSIX
-    size_t size;
+    uint64_t size;
     int fd = tti_file_descriptor(st->ctx, st->path, &size);
     void *memory = MAP_FAILED;
     if (fd < 0) { return tt_error_status(st->ctx); }
-    if (size > 0) { memory = mmap(NULL, size, PROT_READ, MAP_PRIVATE, fd, 0); }
+    if (size > 0 && size <= SIZE_MAX) { memory = mmap(NULL, (size_t)size, PROT_READ, MAP_PRIVATE, fd, 0); }
     close(fd);
     if (memory != MAP_FAILED) {
         st->bytes = (const unsigned char *)memory;
-        st->size = size;
+        st->size = (size_t)size;
         st->mapped = 1;
         return TT_OK;
     }
