@@ -743,9 +743,11 @@ TT_API tt_status    tt_kv_cache_share(tt_kv_cache *, int from_slot, int to_slot,
 typedef struct tt_sampling {
     int max_new_tokens;           /* 0 = 128                                                    */
     int greedy;                   /* 1 = most likely token, lowest id on a tie                  */
-    float temperature;            /* divides the logits, > 0; 0 = 1                             */
-    int top_k;                    /* 0 = all                                                    */
-    float top_p;                  /* nucleus mass in (0,1]; 0 = 1 (off)                         */
+    float temperature;            /* divides the logits, 1e-30 or more; 0 = 1. Then, in this order, each on
+                                     what the one before has left, as in transformers:          */
+    int top_k;                    /* keep the k most likely, and what equals the last; 0 = all  */
+    float top_p;                  /* drop the least likely, of equals the lowest id first, that
+                                     together have at most 1 - top_p; in (0,1]; 0 = 1 (off)     */
     float min_p;                  /* drop tokens below min_p * the largest probability; 0 = off */
     float repetition_penalty;     /* Hugging Face's; 0 = 1 (off)                                */
     uint64_t seed;
@@ -4135,6 +4137,9 @@ static tt_status tti_logprobs_back(tt_context *ctx, tti_node *node) {
     a->dw = tt_grad(node->in[1]);
     return ctx->backend->logprobs_backward(ctx, a);
 }
+/* Divided by less, logits that are finite might not stay so. */
+#define TTI_TEMPERATURES "1e-30 or more"
+static int tti_is_temperature(float t) { return t >= 1e-30f && t <= FLT_MAX; }
 TT_API tt_tensor *tt_token_logprobs(tt_context *ctx, tt_tensor *x, tt_tensor *w, const int32_t *targets, float temperature, tt_tensor **entropy_out) {
     static const char *const who = "tt_token_logprobs";
     tt_tensor *in[2], *y, *h = NULL;
@@ -4146,8 +4151,8 @@ TT_API tt_tensor *tt_token_logprobs(tt_context *ctx, tt_tensor *x, tt_tensor *w,
     if (!tti_inputs_ok(ctx, who, in, 2)) { return NULL; }
     n = tti_rows(x);
     if (tti_cols(w) != tti_cols(x)) { return tti_graph_fail(ctx, who, "width of the head", tti_cols(w), tti_cols(x)); }
-    if (!(temperature > 0) || !isfinite(temperature)) {
-        tt_fail(ctx, TT_ERR_ARG, "%s: temperature is %g, expected > 0", who, (double)temperature);
+    if (!tti_is_temperature(temperature)) {
+        tt_fail(ctx, TT_ERR_ARG, "%s: temperature is %g, expected " TTI_TEMPERATURES, who, (double)temperature);
         ctx->graph_error = 1;
         return NULL;
     }
@@ -9372,65 +9377,84 @@ static tt_status tti_cache_advance(const tt_batch *batch) {
 }
 
 /* ---- one row of logits to one token ---- */
-/* Weights in a max-heap of token ids: the largest weight, and of equals the lowest id, is on top. */
-static int tti_heap_before(const float *w, int32_t a, int32_t b) { return w[a] > w[b] || (w[a] == w[b] && a < b); }
-static void tti_heap_sink(const float *w, int32_t *heap, int n, int i) {
+/* Scores in a max-heap of token ids: the largest score, and of equals the highest id, is on top. */
+static int tti_heap_before(const float *scores, int32_t a, int32_t b) { return scores[a] > scores[b] || (scores[a] == scores[b] && a > b); }
+static void tti_heap_sink(const float *scores, int32_t *heap, int n, int i) {
     for (;;) {
         int child = 2 * i + 1;
         int32_t moved = heap[i];
         if (child >= n) { return; }
-        if (child + 1 < n && tti_heap_before(w, heap[child + 1], heap[child])) { child++; }
-        if (!tti_heap_before(w, heap[child], moved)) { return; }
+        if (child + 1 < n && tti_heap_before(scores, heap[child + 1], heap[child])) { child++; }
+        if (!tti_heap_before(scores, heap[child], moved)) { return; }
         heap[i] = heap[child];
         heap[child] = moved;
         i = child;
     }
 }
-/* Puts the tokens that top-k, top-p and min-p leave at the end of ids, most likely last; returns how many.
- * As in Hugging Face's logits processors: top-k first, then the smallest set of mass >= top_p of it, then
- * what has at least min_p of the largest probability. */
-static int tti_candidates(const float *w, int vocab, const tt_sampling *s, int32_t *ids) {
-    int limit = s->top_k > 0 && s->top_k < vocab ? s->top_k : vocab, left = vocab, kept, i;
-    double mass = 0, want = 0, largest;
-    for (i = 0; i < vocab; i++) { ids[i] = (int32_t)i; }
-    for (i = vocab / 2 - 1; i >= 0; i--) { tti_heap_sink(w, ids, vocab, i); }
-    largest = (double)w[ids[0]];
-    if (s->top_p < 1.0f && limit == vocab) { for (i = 0; i < vocab; i++) { want += (double)w[i]; } want *= (double)s->top_p; }
-    while (left > vocab - limit) {
-        int32_t top = ids[0];
-        if (left < vocab && limit == vocab && s->top_p < 1.0f && mass >= want) { break; }
-        if ((double)w[top] < (double)s->min_p * largest) { break; }
-        mass += (double)w[top];
-        ids[0] = ids[--left];
-        ids[left] = top;
-        tti_heap_sink(w, ids, left, 0);
+/* Token ids, of which the `sorted` largest stand at the end, the largest last; before them a heap of the others. */
+typedef struct tti_ranking { const float *scores; int32_t *ids; int n, sorted; } tti_ranking;
+/* The id in place `rank`, 0 = the largest; rank is at most `sorted`. */
+static int32_t tti_ranked(tti_ranking *r, int rank) {
+    int32_t *place = &r->ids[r->n - 1 - rank], top = r->ids[0];
+    if (rank < r->sorted) { return *place; }
+    r->ids[0] = *place;
+    *place = top;
+    r->sorted++;
+    tti_heap_sink(r->scores, r->ids, r->n - r->sorted, 0);
+    return top;
+}
+/* A float of few decimals as the number that was written: 1 - 0.8f is more than rounding away from 1 - 0.8. */
+static double tti_decimal(float x) {
+    double near = floor((double)x * 1e7 + 0.5) / 1e7;
+    return (float)near == x ? near : (double)x;
+}
+/* How many tokens top-k, top-p and min-p leave: the first so many of the ranking. w[id]: e to the power of the score, less
+ * the largest. The rules, their order and what they round are those of transformers' warpers: each looks at what the one
+ * before has left, renormalised, and compares floats. */
+static int tti_candidates(tti_ranking *r, const float *w, const tt_sampling *s) {
+    int n = r->n, kept, i;
+    double sum = 0, rest = 0;
+    float most = (float)(1 - tti_decimal(s->top_p));
+    for (i = 0; i < n; i++) { r->ids[i] = (int32_t)i; }
+    for (i = n / 2 - 1; i >= 0; i--) { tti_heap_sink(r->scores, r->ids, n, i); }
+    if (s->top_k > 0 && s->top_k < n) {              /* and what equals the last of them */
+        float least = -HUGE_VALF;
+        for (i = 0; i < n && (i < s->top_k || r->scores[r->ids[0]] == least); i++) { least = r->scores[tti_ranked(r, i)]; }
+        n = i;
     }
-    kept = vocab - left;
-    if (limit < vocab && s->top_p < 1.0f) {
-        want = 0;
-        for (i = 0; i < kept; i++) { want += (double)w[ids[vocab - 1 - i]]; }
-        want *= (double)s->top_p;
-        for (mass = 0, i = 0; i < kept && (i == 0 || mass < want); i++) { mass += (double)w[ids[vocab - 1 - i]]; }
-        kept = i;
+    for (i = 0; i < n; i++) { sum += (double)w[r->ids[r->n - 1 - i]]; }
+    kept = n;
+    if (s->top_p < 1.0f) {                           /* drops from the end what together has at most 1 - top_p */
+        for (i = 0; i < n; i++) { rest += (double)(float)((double)w[r->ids[r->n - 1 - i]] / sum); }
+        for (kept = 0; kept < n && (kept == 0 || (float)rest > most); kept++) { rest -= (double)(float)((double)w[tti_ranked(r, kept)] / sum); }
+        for (sum = 0, i = 0; i < kept; i++) { sum += (double)w[tti_ranked(r, i)]; }
+    }
+    if (s->min_p > 0) {
+        float least = s->min_p * (float)((double)w[tti_ranked(r, 0)] / sum);
+        for (n = kept, kept = 1; kept < n && (float)((double)w[tti_ranked(r, kept)] / sum) >= least; kept++) { }
     }
     return kept;
 }
 /* Hugging Face's repetition penalty, on each token of the history once. */
 static void tti_penalise(float *logits, const float *raw, const int32_t *history, int n, float penalty) {
     int i;
-    for (i = 0; i < n; i++) { logits[history[i]] = raw[history[i]] > 0 ? raw[history[i]] / penalty : raw[history[i]] * penalty; }
+    for (i = 0; i < n; i++) {
+        float z = raw[history[i]] > 0 ? raw[history[i]] / penalty : raw[history[i]] * penalty;
+        logits[history[i]] = z > FLT_MAX ? FLT_MAX : z < -FLT_MAX ? -FLT_MAX : z;
+    }
 }
-/* w: scratch of vocab floats, ids: scratch of vocab ids. u in [0,1). */
-static int32_t tti_choose(tt_context *ctx, const float *logits, int vocab, const tt_sampling *s, double u, float *w, int32_t *ids) {
+/* w, scores: scratch of vocab floats, ids: scratch of vocab ids; scores may be the logits. u in [0,1). */
+static int32_t tti_choose(tt_context *ctx, const float *logits, int vocab, const tt_sampling *s, double u, float *w, float *scores, int32_t *ids) {
     float largest = -FLT_MAX, inv_temperature = 1.0f / s->temperature;
     int32_t best = 0;
     double total = 0, mass = 0;
+    tti_ranking ranking;
     int i, kept;
     for (i = 0; i < vocab; i++) { if (logits[i] > largest) { largest = logits[i]; best = (int32_t)i; } }
     if (s->greedy) { return best; }
     for (i = 0; i < vocab; i++) { w[i] = (logits[i] - largest) * inv_temperature; }
     tti_row_exp(ctx, w, vocab);
-    if (s->top_k <= 0 && s->top_p >= 1.0f && s->min_p <= 0) {
+    if ((s->top_k <= 0 || s->top_k >= vocab) && s->top_p >= 1.0f && s->min_p <= 0) {
         for (i = 0; i < vocab; i++) { total += (double)w[i]; }
         for (i = 0; i < vocab; i++) {
             mass += (double)w[i];
@@ -9439,11 +9463,17 @@ static int32_t tti_choose(tt_context *ctx, const float *logits, int vocab, const
         }
         return best;
     }
-    kept = tti_candidates(w, vocab, s, ids);
-    for (i = 0; i < kept; i++) { total += (double)w[ids[vocab - 1 - i]]; }
+    for (i = 0; i < vocab; i++) { scores[i] = logits[i] / s->temperature; }
+    ranking.scores = scores;
+    ranking.ids = ids;
+    ranking.n = vocab;
+    ranking.sorted = 0;
+    kept = tti_candidates(&ranking, w, s);
+    for (i = 0; i < kept; i++) { total += (double)w[tti_ranked(&ranking, i)]; }
     for (i = 0; i < kept; i++) {
-        best = ids[vocab - 1 - i];
-        mass += (double)w[best];
+        int32_t id = tti_ranked(&ranking, i);
+        mass += (double)w[id];
+        if (w[id] > 0) { best = id; }
         if (mass > u * total) { break; }
     }
     return best;
@@ -9480,11 +9510,13 @@ static tt_status tti_sampling_check(tt_context *ctx, const tt_sampling *in, tt_s
     if (s->repetition_penalty == 0) { s->repetition_penalty = 1; }
     if (s->max_batch == 0) { s->max_batch = 128; }
     if (s->max_new_tokens < 1) { return tt_fail(ctx, TT_ERR_ARG, "tt_generate: max_new_tokens is %d, expected >= 1", s->max_new_tokens); }
-    if (!(s->temperature > 0) || !isfinite(s->temperature)) { return tt_fail(ctx, TT_ERR_ARG, "tt_generate: temperature is %g, expected > 0", (double)s->temperature); }
+    if (!tti_is_temperature(s->temperature)) { return tt_fail(ctx, TT_ERR_ARG, "tt_generate: temperature is %g, expected " TTI_TEMPERATURES, (double)s->temperature); }
     if (!(s->top_p > 0 && s->top_p <= 1)) { return tt_fail(ctx, TT_ERR_ARG, "tt_generate: top_p is %g, expected in (0, 1]", (double)s->top_p); }
     if (!(s->min_p >= 0 && s->min_p <= 1)) { return tt_fail(ctx, TT_ERR_ARG, "tt_generate: min_p is %g, expected in [0, 1]", (double)s->min_p); }
     if (s->top_k < 0) { return tt_fail(ctx, TT_ERR_ARG, "tt_generate: top_k is %d, expected >= 0", s->top_k); }
-    if (!(s->repetition_penalty > 0)) { return tt_fail(ctx, TT_ERR_ARG, "tt_generate: repetition_penalty is %g, expected > 0", (double)s->repetition_penalty); }
+    if (!(s->repetition_penalty > 0) || !isfinite(s->repetition_penalty)) {
+        return tt_fail(ctx, TT_ERR_ARG, "tt_generate: repetition_penalty is %g, expected a finite number > 0", (double)s->repetition_penalty);
+    }
     if (s->max_batch < 1) { return tt_fail(ctx, TT_ERR_ARG, "tt_generate: max_batch is %d, expected >= 1", s->max_batch); }
     return TT_OK;
 }
@@ -9709,7 +9741,7 @@ static void tti_engine_sample(const tti_engine *e, tti_sequence *q, const float 
         tti_penalise(scratch + vocab, logits, q->tokens, q->length, e->s->repetition_penalty);
         row = scratch + vocab;
     }
-    q->tokens[q->length] = tti_choose(e->ctx, row, vocab, e->s, u, scratch, ids);
+    q->tokens[q->length] = tti_choose(e->ctx, row, vocab, e->s, u, scratch, scratch + vocab, ids);
     tti_row_logprob(e->ctx, logits, vocab, q->tokens[q->length], 1.0f / e->s->temperature, &q->logprobs[q->length - r->prompt_length], NULL);
     q->length++;
 }
