@@ -746,7 +746,7 @@ typedef struct tt_sampling {
     float temperature;            /* divides the logits, 1e-30 or more; 0 = 1. Then, in this order, each on
                                      what the one before has left, as in transformers:          */
     int top_k;                    /* keep the k most likely, and what equals the last; 0 = all  */
-    float top_p;                  /* drop the least likely, of equals the lowest id first, that
+    float top_p;                  /* drop the least likely, of equals the highest id first, that
                                      together have at most 1 - top_p; in (0,1]; 0 = 1 (off)     */
     float min_p;                  /* drop tokens below min_p * the largest probability; 0 = off */
     float repetition_penalty;     /* Hugging Face's; 0 = 1 (off)                                */
@@ -9377,8 +9377,8 @@ static tt_status tti_cache_advance(const tt_batch *batch) {
 }
 
 /* ---- one row of logits to one token ---- */
-/* Scores in a max-heap of token ids: the largest score, and of equals the highest id, is on top. */
-static int tti_heap_before(const float *scores, int32_t a, int32_t b) { return scores[a] > scores[b] || (scores[a] == scores[b] && a > b); }
+/* Scores in a max-heap of token ids: the largest score, and of equals the lowest id, is on top. */
+static int tti_heap_before(const float *scores, int32_t a, int32_t b) { return scores[a] > scores[b] || (scores[a] == scores[b] && a < b); }
 static void tti_heap_sink(const float *scores, int32_t *heap, int n, int i) {
     for (;;) {
         int child = 2 * i + 1;
@@ -9410,7 +9410,7 @@ static double tti_decimal(float x) {
 }
 /* How many tokens top-k, top-p and min-p leave: the first so many of the ranking. w[id]: e to the power of the score, less
  * the largest. The rules, their order and what they round are those of transformers' warpers: each looks at what the one
- * before has left, renormalised, and compares floats. */
+ * before has left, renormalised, and compares floats. (Which of equal tokens top-p drops is not defined there.) */
 static int tti_candidates(tti_ranking *r, const float *w, const tt_sampling *s) {
     int n = r->n, kept, i;
     double sum = 0, rest = 0;

@@ -315,7 +315,7 @@ TT_TEST(controls_give_the_renormalised_distribution) {
 /* transformers' warpers one after another, written down as they are there: TopK, TopP, MinP over scores that are the logits /
  * temperature. w: e to the power of each score, less the largest. kept[i] = 1 for what is left. */
 enum { WIDE = 40 };
-static int ascending_scores(const float *scores, int a, int b) { return scores[a] < scores[b] || (scores[a] == scores[b] && a < b); }
+static int ascending_scores(const float *scores, int a, int b) { return scores[a] < scores[b] || (scores[a] == scores[b] && a > b); }
 static void softmax_of(const float *w, const char *kept, int n, float *p) {
     double sum = 0;
     int i;
@@ -326,7 +326,7 @@ static void warpers(const float *scores, const float *w, int n, int top_k, doubl
     int order[WIDE], i, k;
     float p[WIDE], least;
     double sum = 0;
-    for (i = 0; i < n; i++) {                                 /* a stable sort, ascending */
+    for (i = 0; i < n; i++) {                                 /* ascending, of equals the lowest id last */
         for (k = i; k > 0 && ascending_scores(scores, i, order[k - 1]); k--) { order[k] = order[k - 1]; }
         order[k] = i;
     }
@@ -414,9 +414,9 @@ TT_TEST(equal_tokens_share_their_fate_in_top_k_and_give_way_by_id_in_top_p) {
     TT_CHECK(seen[1] > 0 && seen[2] > 0 && seen[3] > 0 && seen[4] > 0 && seen[0] == 0 && seen[5] == 0);
     memset(seen, 0, sizeof seen);
     s.top_k = 0;
-    s.top_p = 0.8f;                                           /* 8 of 10: the two lowest ids go */
+    s.top_p = 0.8f;                                           /* 8 of 10: the two highest ids go */
     for (u = 0; u < 100; u++) { seen[tti_choose(ctx, even, 10, &s, u / 100.0, w, scores, ids)]++; }
-    TT_CHECK(seen[0] == 0 && seen[1] == 0 && seen[2] > 0 && seen[9] > 0);
+    TT_CHECK(seen[9] == 0 && seen[8] == 0 && seen[7] > 0 && seen[0] > 0);
     tt_destroy(ctx);
 }
 TT_TEST(extreme_settings_work_or_are_named) {
