@@ -565,6 +565,9 @@ typedef struct tt_tokenizer_desc {
 
 /* Merges the most frequent pair until vocab_size; a tie goes to the pair with the smaller ids (left, then right). */
 TT_API tt_tokenizer *tt_tokenizer_train(tt_context *, const tt_tokenizer_desc *, tt_text_source text);
+/* The same from a list: each word, a space before it included, becomes one token (its bytes and beginnings are tokens too).
+ * Here min_frequency 0 = 1 and pretokenizer 0 = WHITESPACE. n may be 0. */
+TT_API tt_tokenizer *tt_tokenizer_words(tt_context *, const tt_tokenizer_desc *desc_or_null, const char *const *words, int n);
 TT_API tt_tokenizer *tt_tokenizer_load(tt_context *, const char *path);                /* tokenizer.json or .tiktoken, by its content */
 TT_API tt_tokenizer *tt_tokenizer_parse(tt_context *, const char *file, size_t size);
 TT_API tt_status     tt_tokenizer_save(const tt_tokenizer *, const char *tokenizer_json_path);
@@ -7572,7 +7575,34 @@ static tt_status tti_train_alphabet(tt_tokenizer *t, const tti_dict *pieces, con
     }
     return TT_OK;
 }
-static tt_status tti_train(tt_tokenizer *t, tti_bpe *b, const tt_tokenizer_desc *desc, tt_text_source text) {
+/* A list of words in the place of a text: each is a piece. */
+typedef struct tti_word_list { const char *const *words; int n; } tti_word_list;
+static tt_status tti_words_check(const tt_tokenizer *t, const tti_word_list *list) {
+    tt_ids ids = TT_INIT;
+    tt_status status = TT_OK;
+    int i;
+    ids.ctx = t->ctx;
+    for (i = 0; i < list->n && status == TT_OK; i++) {
+        ids.size = 0;
+        status = tt_encode(t, list->words[i], strlen(list->words[i]), TT_SPECIAL_TEXT, &ids);
+        if (status == TT_OK && ids.size != 1) {
+            status = tt_fail(t->ctx, TT_ERR_ARG, "tt_tokenizer_words: words[%d] is \"%.60s\", which is %lu tokens, expected a word with a space at most before it", i, list->words[i], (unsigned long)ids.size);
+        }
+    }
+    tt_ids_free(&ids);
+    return status;
+}
+static tt_status tti_words_count(tti_bpe *b, const tti_word_list *list) {
+    tt_status status = TT_OK;
+    int i;
+    if (list->n < 0 || (list->n > 0 && !list->words)) { return tt_fail(b->ctx, TT_ERR_ARG, "tt_tokenizer_words: n is %d, expected the number of words", list->n); }
+    for (i = 0; i < list->n && status == TT_OK; i++) {
+        if (!list->words[i] || !*list->words[i]) { return tt_fail(b->ctx, TT_ERR_ARG, "tt_tokenizer_words: words[%d] is empty, expected a text", i); }
+        status = tti_bpe_count(b, list->words[i], strlen(list->words[i]));
+    }
+    return status;
+}
+static tt_status tti_train(tt_tokenizer *t, tti_bpe *b, const tt_tokenizer_desc *desc, tt_text_source text, const tti_word_list *list) {
     int vocab_size = desc->vocab_size ? desc->vocab_size : 32000;
     int min_frequency = desc->min_frequency ? desc->min_frequency : 2;
     tt_status status;
@@ -7581,30 +7611,47 @@ static tt_status tti_train(tt_tokenizer *t, tti_bpe *b, const tt_tokenizer_desc 
     if ((int)desc->pretokenizer < 0 || desc->pretokenizer > TT_PRETOKENIZE_TEKKEN) { return tt_fail(t->ctx, TT_ERR_ARG, "tt_tokenizer_train: pretokenizer is %d, expected a tt_pretokenizer", (int)desc->pretokenizer); }
     if (desc->n_special_tokens < 0 || desc->n_special_tokens > TTI_MAX_VOCAB) { return tt_fail(t->ctx, TT_ERR_ARG, "tt_tokenizer_train: n_special_tokens is %d, expected 0 to %d", desc->n_special_tokens, TTI_MAX_VOCAB); }
     if (desc->n_special_tokens > 0 && !desc->special_tokens) { return tt_fail(t->ctx, TT_ERR_ARG, "tt_tokenizer_train: special_tokens is NULL, expected %d texts", desc->n_special_tokens); }
-    if (!text.read) { return tt_fail(t->ctx, TT_ERR_ARG, "tt_tokenizer_train: text.read is NULL, expected a function"); }
+    if (!text.read && !list) { return tt_fail(t->ctx, TT_ERR_ARG, "tt_tokenizer_train: text.read is NULL, expected a function"); }
     t->pretokenizer = (int)(desc->pretokenizer ? desc->pretokenizer : TT_PRETOKENIZE_GPT2);
     status = tti_train_special(t, desc);
-    if (status == TT_OK) { status = tti_bpe_read(b, t, text); }
+    if (status == TT_OK) { status = list ? tti_words_count(b, list) : tti_bpe_read(b, t, text); }
     if (status == TT_OK) { status = tti_train_alphabet(t, &b->pieces, desc, (size_t)vocab_size); }
     if (status == TT_OK) { status = tti_tokenizer_finish(t); }       /* for byte_id */
     if (status == TT_OK) { status = tti_bpe_layout(b, t->byte_id); }
     if (status == TT_OK) { status = tti_bpe_train(b, t, (size_t)vocab_size, min_frequency); }
     if (status == TT_OK) { status = tti_tokenizer_finish(t); }
-    return status == TT_OK ? tti_added_index(t) : status;
+    if (status == TT_OK) { status = tti_added_index(t); }
+    return status == TT_OK && list ? tti_words_check(t, list) : status;
 }
-TT_API tt_tokenizer *tt_tokenizer_train(tt_context *ctx, const tt_tokenizer_desc *desc, tt_text_source text) {
-    static const tt_tokenizer_desc defaults = TT_INIT;
+static tt_tokenizer *tti_trained(tt_context *ctx, const tt_tokenizer_desc *desc, tt_text_source text, const tti_word_list *list) {
     tt_tokenizer *t = tti_tokenizer_create(ctx);
     tti_bpe b;
     if (!t) { return NULL; }
     memset(&b, 0, sizeof b);
     b.ctx = b.pieces.bytes.ctx = ctx;
-    if (tti_train(t, &b, desc ? desc : &defaults, text) != TT_OK) {
+    if (tti_train(t, &b, desc, text, list) != TT_OK) {
         tt_tokenizer_destroy(t);
         t = NULL;
     }
     tti_bpe_free(&b);
     return t;
+}
+TT_API tt_tokenizer *tt_tokenizer_train(tt_context *ctx, const tt_tokenizer_desc *desc, tt_text_source text) {
+    static const tt_tokenizer_desc defaults = TT_INIT;
+    return tti_trained(ctx, desc ? desc : &defaults, text, NULL);
+}
+TT_API tt_tokenizer *tt_tokenizer_words(tt_context *ctx, const tt_tokenizer_desc *desc_or_null, const char *const *words, int n) {
+    tt_tokenizer_desc desc = TT_INIT;
+    tt_text_source none;
+    tti_word_list list;
+    none.read = NULL;
+    none.user = NULL;
+    list.words = words;
+    list.n = n;
+    if (desc_or_null) { desc = *desc_or_null; }
+    if (desc.min_frequency == 0) { desc.min_frequency = 1; }
+    if (desc.pretokenizer == 0) { desc.pretokenizer = TT_PRETOKENIZE_WHITESPACE; }
+    return tti_trained(ctx, &desc, none, &list);
 }
 /* ==== 6. model =============================================================================
  * A model is a list of named parameters and one forward function. tti_layer points into the list by role;
