@@ -7,17 +7,14 @@
 static const char *const specials[] = {"<end>", "<ask>", "<tell>", "<stop>"};
 enum { END = 0, ASK = 1, TELL = 2, STOP = 3 };
 
-static size_t no_text(void *user, char *bytes, size_t n) { (void)user; (void)bytes; (void)n; return 0; }
 static tt_tokenizer *bytes_tokenizer(tt_context *ctx) {
     tt_tokenizer_desc desc = TT_INIT;
-    tt_text_source none;
-    none.read = no_text;
-    none.user = NULL;
+    desc.pretokenizer = TT_PRETOKENIZE_GPT2;
     desc.vocab_size = 300;
     desc.all_bytes = 1;
     desc.special_tokens = specials;
     desc.n_special_tokens = 4;
-    return tt_tokenizer_train(ctx, &desc, none);
+    return tt_tokenizer_words(ctx, &desc, NULL, 0);
 }
 /* One response of each group per text; "$" stands for the end token. Prompts are "Q". */
 static tt_status make_rollouts(tt_context *ctx, const tt_tokenizer *tokenizer, int n_groups, int size, const char *const *texts, tt_rollouts *out) {

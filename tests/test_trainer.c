@@ -472,12 +472,6 @@ static tt_status echo_reward(void *user, const tt_reward_input *in, float *rewar
     if (e->bad_reward != 0) { *reward = e->bad_reward; }
     return TT_OK;
 }
-static size_t echo_read(void *user, char *bytes, size_t n) {
-    const char **text = (const char **)user;
-    size_t done = 0;
-    while (done < n && **text) { bytes[done++] = *(*text)++; }
-    return done;
-}
 static tt_status echo_feedback(void *user, const tt_attempt *attempts, int n, tt_feedback *out) {
     int i;
     (void)user;
@@ -500,23 +494,18 @@ typedef struct rig {
     tt_covariance covariance;
 } rig;
 static void rig_open(rig *r, int n_threads, tt_test_memory *memory) {
-    const char *text = " a b c d\n\n a";
+    static const char *const words[] = {" a", " b", " c", " d", "\n\n", " a"};      /* what is twice there is merged first */
     tt_desc context = TT_INIT;
-    tt_tokenizer_desc words = TT_INIT;
+    tt_tokenizer_desc special = TT_INIT;
     tt_model_config config = TT_INIT;
-    tt_text_source source;
     memset(r, 0, sizeof *r);
     context.n_threads = n_threads;
     if (memory) { context.allocator = tt_test_allocator(memory); }
     r->ctx = r->e.ctx = tt_create(&context);
     if (!r->ctx) { return; }
-    words.min_frequency = 1;
-    words.pretokenizer = TT_PRETOKENIZE_WHITESPACE;
-    words.special_tokens = echo_specials;
-    words.n_special_tokens = 3;
-    source.read = echo_read;
-    source.user = (void *)&text;
-    r->tokenizer = tt_tokenizer_train(r->ctx, &words, source);
+    special.special_tokens = echo_specials;
+    special.n_special_tokens = 3;
+    r->tokenizer = tt_tokenizer_words(r->ctx, &special, words, 6);
     config.vocab_size = r->tokenizer ? tt_vocab_size(r->tokenizer) : 1;
     config.hidden_size = 32;
     config.num_hidden_layers = 1;
