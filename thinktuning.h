@@ -12019,7 +12019,7 @@ static size_t tti_plain_command(tti_answer *a, const char *at, const char *end) 
     static const struct { const char *name, *instead; } commands[] = {
         {"\\\\", "\\\\"}, {"\\left", ""}, {"\\right", ""}, {"\\!", ""}, {"\\$", ""}, {"$", ""}, {"\xE2\x82\xAC", ""}, {"\xC2\xA3", ""},
         {"\\%", "~percent"}, {"%", "~percent"}, {"^\\circ", "~degrees"}, {"^{\\circ}", "~degrees"}, {"\\degree", "~degrees"}, {"\xC2\xB0", "~degrees"},
-        {"\\displaystyle", ""}, {"\\boxed", ""}, {"\\fbox", ""}, {"\\cdot", "*"}, {"\\times", "*"}, {"\\div", "/"}, {"\xC3\x97", "*"}, {"\xC2\xB7", "*"},
+        {"\\(", ""}, {"\\)", ""}, {"\\[", ""}, {"\\]", ""}, {"\\displaystyle", ""}, {"\\boxed", ""}, {"\\fbox", ""}, {"\\cdot", "*"}, {"\\times", "*"}, {"\\div", "/"}, {"\xC3\x97", "*"}, {"\xC2\xB7", "*"},
         {"\xC3\xB7", "/"}, {"\xE2\x88\x92", "-"}, {"\xE2\x80\x93", "-"}, {"\xCF\x80", "\\pi"}, {"\xE2\x88\x9E", "\\infty"},
         {"\\leq", "\\le"}, {"\\geq", "\\ge"}, {"\\neq", "\\ne"}
     };
@@ -12277,8 +12277,7 @@ static int tti_is_name(const char *text, size_t size) {
     if (tti_letters(at, end) == 0) { return 0; }
     while (at < end && (tti_is_letter(*at) || *at == ' ')) { at++; }
     if (tti_begins(at, end, "_{")) { at += 1 + tti_braces(at + 1, end); }
-    if (end - at == 3 && at[0] == '(' && tti_is_letter(at[1]) && at[2] == ')') { at += 3; }
-    return at == end;
+    return at == end || (*at == '(' && tti_is_bracketed(at, (size_t)(end - at)));
 }
 
 /* Where the answer begins: after "x =", "x \in" or "40 + 2 =". An equation of other sides is an answer itself. */
@@ -12445,11 +12444,10 @@ static const char *tti_word_end(const char *at, const char *end) {
 
 static int tti_one_byte_of(char c, const char *set) { return c && strchr(set, c) != NULL; }
 
-/* How many more of the brackets that c opens or closes are opened than closed. */
-static int tti_open_brackets(tti_span s, char c) {
-    const char *pair = c == '(' || c == ')' ? "()" : c == '[' || c == ']' ? "[]" : "{}";
+/* How many more brackets are opened than closed; (3,4] is an interval. */
+static int tti_open_brackets(tti_span s) {
     int depth = 0;
-    for (; s.at < s.end; s.at++) { depth += (*s.at == pair[0]) - (*s.at == pair[1]); }
+    for (; s.at < s.end; s.at++) { depth += tti_one_byte_of(*s.at, "([{") - tti_one_byte_of(*s.at, ")]}"); }
     return depth;
 }
 
@@ -12457,29 +12455,31 @@ static int tti_open_brackets(tti_span s, char c) {
 static tti_span tti_bare(tti_span s) {
     for (; s.at < s.end; s.end--) {
         char c = s.end[-1];
-        if (!tti_one_byte_of(c, ".,;:!?'\"*_`#\\") && !(tti_one_byte_of(c, ")]}") && tti_open_brackets(s, c) < 0)) { break; }
+        if (!tti_one_byte_of(c, ".,;:!?'\"*_`#\\") && !(tti_one_byte_of(c, ")]}") && tti_open_brackets(s) < 0)) { break; }
     }
     for (; s.at < s.end; s.at++) {
         char c = *s.at, next = s.end - s.at > 1 ? s.at[1] : 0;
-        if (tti_one_byte_of(c, ",;:!?'\"*_`#") || (tti_one_byte_of(c, "([{") && tti_open_brackets(s, c) > 0)) { continue; }
-        if ((c != '\\' || (next != '(' && next != '[')) && (c != '.' || next != '.')) { break; }
+        if (tti_one_byte_of(c, ",;:!?'\"*_`#") || (tti_one_byte_of(c, "([{") && tti_open_brackets(s) > 0)) { continue; }
+        if ((c != '\\' || !tti_one_byte_of(next, "([") || tti_open_brackets(s) <= 0) && (c != '.' || next != '.')) { break; }
     }
     if (s.end - s.at > 2 && *s.at == '[' && s.end[-1] == ']' && !memchr(s.at, ',', (size_t)(s.end - s.at))) { return tti_bare(tti_span_of(s.at + 1, s.end - 1)); }
     return s;
 }
 
-/* What follows the last "=" of a word (x=5), or a colon after a letter. */
+/* What follows the last "=" of a word (x=5), or a colon after a letter; $...$ stays whole. */
 static tti_span tti_after_sign(tti_span word) {
     const char *at;
+    if (tti_math(word.at, word.end) == (size_t)(word.end - word.at)) { return word; }
     for (at = word.end - 1; at > word.at; at--) {
-        tti_span rest = tti_span_of(at + 1, word.end);
-        if (*at == '=' && !tti_one_byte_of(at[-1], "<>!") && tti_has_digit(rest)) { return rest; }
+        tti_span rest = tti_bare(tti_trimmed(tti_span_of(at + 1, word.end)));
+        tti_span left = tti_span_of(word.at, at);
+        if (*at == '=' && !tti_one_byte_of(at[-1], "<>!") && tti_has_digit(rest) && (tti_has_digit(left) || *left.at != '-')) { return rest; }
         if (*at == ':' && !tti_is_digit(at[-1]) && tti_has_digit(rest)) { return rest; }
     }
     return *word.at == '=' ? tti_span_of(word.at + 1, word.end) : word;
 }
 
-/* A digit in a word that is no name (H2O), or $...$ with a value (\pi). */
+/* A digit in a word that is no name (H2O), or a command or $...$ with a value (\pi). */
 static int tti_is_numeric(tti_span word) {
     const char *at = word.at;
     tti_answer a;
@@ -12487,7 +12487,7 @@ static int tti_is_numeric(tti_span word) {
         while (at < word.end && (tti_is_letter(*at) || tti_is_digit(*at))) { at++; }
         return at < word.end || tti_is_digit(*word.at);
     }
-    if (word.at == word.end || tti_math(word.at, word.end) == 0) { return 0; }
+    if (word.at == word.end || (*word.at != '\\' && tti_math(word.at, word.end) == 0)) { return 0; }
     tti_answer_read(word.at, (size_t)(word.end - word.at), &a);
     return a.is_number;
 }
@@ -12518,6 +12518,8 @@ static tti_span tti_extend_left(tti_span number, const tti_span *before) {
     if ((tti_begins(number.at, number.end, "10^") && tti_span_is_of(before[0], times, 5)) ||
         (tti_span_is(before[0], "/") && tti_all_digits(before[1]) && tti_all_digits(number))) {
         k = 2;
+    } else if (tti_begins(number.at, number.end, "\\") && tti_all_digits(whole)) {
+        k = 1;
     } else if (slash && tti_all_digits(whole) && tti_all_digits(tti_span_of(number.at, slash)) && tti_all_digits(tti_span_of(slash + 1, number.end))) {
         k = 1;
     } else if (head.end - head.at == 3 && tti_all_digits(head)) {
@@ -12532,14 +12534,16 @@ static tti_span tti_extend_left(tti_span number, const tti_span *before) {
     return number;
 }
 
-/* ... and with the unit after it, if it is one that is always a unit: 3 million, 5 km. */
+/* ... and with what belongs to it behind: commands (8 \pi, 5 \text{ cm}), and what is always a unit (3 million, 5 km). */
 static tti_span tti_extend_right(tti_span number, const char *end) {
     static const char *const units[] = {"hundred", "thousand", "million", "billion", "trillion", "percent", "cm", "mm", "km", "kg", "mg", "ml", "mL"};
     const char *at = number.end;
     tti_span next;
     while (at < end && *at == ' ') { at++; }
     next = tti_bare(tti_span_of(at, tti_word_end(at, end)));
-    return at > number.end && next.at == at && tti_span_is_of(next, units, sizeof units / sizeof *units) ? tti_span_of(number.at, next.end) : number;
+    if (at == number.end || next.at != at) { return number; }
+    if (tti_begins(at, end, "\\") && tti_letters(at + 1, end) > 0) { return tti_extend_right(tti_span_of(number.at, next.end), end); }
+    return tti_span_is_of(next, units, sizeof units / sizeof *units) ? tti_span_of(number.at, next.end) : number;
 }
 
 /* "(3," and "4)": the bracket of which the word is the end, if it has a comma and no words. */
@@ -12583,17 +12587,26 @@ static tti_span tti_last_number(tti_span text, int *n) {
     return found;
 }
 
-/* The answer in a line that is one: the whole, or what follows the last ": " or "=", or its only number. */
+/* A word of two letters, not a command. */
+static int tti_has_words(tti_span s) {
+    for (; s.at < s.end; s.at++) {
+        int n = tti_letters(s.at + (*s.at == '\\'), s.end);
+        if (n > 1 && *s.at != '\\') { return 1; }
+        s.at += n;
+    }
+    return 0;
+}
+
+/* The answer in a line that is one: the whole, or what follows a colon, or the only number among words. */
 static tti_span tti_line_answer(tti_span line) {
     tti_answer a;
     tti_span found;
     const char *at;
     int n;
     tti_answer_read(line.at, (size_t)(line.end - line.at), &a);
-    if (a.is_number || !tti_has_digit(line)) { return line; }
-    for (at = line.end - 1; at > line.at && *at != '=' && *at != ':'; at--) { }
-    found = tti_trimmed(tti_span_of(at + 1, line.end));
-    if (at > line.at && (*at == '=' || !tti_is_digit(at[-1])) && tti_has_digit(found)) { return found; }
+    if (a.is_number || !tti_has_words(line)) { return line; }
+    for (at = line.end - 1; at > line.at && *at != ':'; at--) { }
+    if (at > line.at && !tti_is_digit(at[-1])) { return tti_bare(tti_trimmed(tti_span_of(at + 1, line.end))); }
     found = tti_last_number(line, &n);
     return n == 1 ? found : line;
 }
@@ -12616,23 +12629,30 @@ static tti_span tti_hashed(tti_span text, int number) {
     rest = tti_trimmed(tti_span_of(line.end, text.end));
     line = tti_bare(line);
     if (rest.at == rest.end) { return tti_line_answer(line); }
-    if (line.at == line.end || (tti_says_answer(line) && !tti_has_digit(line))) { return tti_line_answer(tti_bare(tti_line_of(rest))); }
+    if (line.at == line.end || (tti_says_answer(line) && !tti_has_digit(line) && !memchr(line.at, ':', (size_t)(line.end - line.at)))) { return tti_line_answer(tti_bare(tti_line_of(rest))); }
     tti_answer_read(line.at, (size_t)(line.end - line.at), &a);
     if (!number || a.is_number || tti_says_answer(line) || (!tti_is_letter(*line.at) && tti_has_digit(line))) { return tti_line_answer(line); }
     rest = tti_last_number(rest, &n);
     return n > 0 ? rest : tti_line_answer(line);
 }
 
-/* The end of the last line, from "is", ":" or "=" on: where an answer in words is looked for. */
+/* The end of the last line, from "is", ":" or $...$ on: where an answer that is no number is looked for. */
 static tti_span tti_last_words(tti_span text) {
-    static const char *const signs[] = {" is ", " are ", ": ", "= "};
+    static const char *const signs[] = {" is ", " are ", ": "};
     const char *at, *from;
     size_t k, n;
+    int words = 0;
     text = tti_trimmed(text);
     for (from = text.end; from > text.at && from[-1] != '\n'; from--) { }
-    for (at = from; at < text.end; at++) {
-        n = tti_one_of(at, text.end, signs, 4, &k);
-        if (n > 0) { from = at + n; }
+    for (at = from; at < text.end; at += n ? n : 1) {
+        n = tti_math(at, text.end);
+        if (n > 0 && words) { from = at; }
+        words = n == 0 && (words || tti_is_letter(*at));
+        if (n > 0) { continue; }
+        n = tti_one_of(at, text.end, signs, 3, &k);
+        if (n == 0) { continue; }
+        from = at + n;
+        words = 0;
     }
     return tti_bare(tti_trimmed(tti_span_of(from, text.end)));
 }
