@@ -11774,7 +11774,7 @@ static int tti_value_power(tti_value *base, const tti_value *exponent) {
         base->negative = 0;
         return tti_value_settle(base);
     }
-    if (exponent->above.n > 3 || exponent->below.n > 3) { return 0; }
+    if (exponent->above.n > 3 || exponent->below.n > 3 || (exponent->above.n == 0 && base->above.n == 0)) { return 0; }
     if (root > 1 && !tti_value_root(base, root)) { return 0; }
     if (!tti_value_repeat(base, (int)tti_whole_double(&exponent->above), base)) { return 0; }
     tti_value_set(&one, 1);
@@ -12021,7 +12021,9 @@ static size_t tti_plain_command(tti_answer *a, const char *at, const char *end) 
         {"\\%", "~percent"}, {"%", "~percent"}, {"^\\circ", "~degrees"}, {"^{\\circ}", "~degrees"}, {"\\degree", "~degrees"}, {"\xC2\xB0", "~degrees"},
         {"\\(", ""}, {"\\)", ""}, {"\\[", ""}, {"\\]", ""}, {"\\displaystyle", ""}, {"\\boxed", ""}, {"\\fbox", ""}, {"\\cdot", "*"}, {"\\times", "*"}, {"\\div", "/"}, {"\xC3\x97", "*"}, {"\xC2\xB7", "*"},
         {"\xC3\xB7", "/"}, {"\xE2\x88\x92", "-"}, {"\xE2\x80\x93", "-"}, {"\xCF\x80", "\\pi"}, {"\xE2\x88\x9E", "\\infty"},
-        {"\\leq", "\\le"}, {"\\geq", "\\ge"}, {"\\neq", "\\ne"}
+        {"\\leq", "\\le"}, {"\\geq", "\\ge"}, {"\\neq", "\\ne"},
+        {"\xC2\xBC", "\\frac{1}{4}"}, {"\xC2\xBD", "\\frac{1}{2}"}, {"\xC2\xBE", "\\frac{3}{4}"}, {"\xE2\x85\x93", "\\frac{1}{3}"},
+        {"\xE2\x85\x94", "\\frac{2}{3}"}, {"\xE2\x81\x84", "/"}, {"minus ", "-"}, {"negative ", "-"}, {"Minus ", "-"}, {"Negative ", "-"}
     };
     size_t k;
     for (k = 0; k < sizeof commands / sizeof *commands; k++) {
@@ -12183,12 +12185,12 @@ static int tti_is_bracketed(const char *text, size_t size) {
     return size > 2 && i + 1 == size;
 }
 
-/* 2024-05-06, 3-5, 555-1234: as a date, a range or a number of a telephone it is no difference. */
+/* 2024-05-06, 3-5, 1-1/2: what may be a date, a range, a number of a telephone or a mixed one is no difference. */
 static int tti_is_hyphened(const char *text, size_t size) {
     size_t i, hyphens = 0;
     for (i = 0; i < size; i++) {
         hyphens += text[i] == '-';
-        if (!tti_is_digit(text[i]) && (text[i] != '-' || i == 0 || text[i - 1] == '-')) { return 0; }
+        if (!tti_is_digit(text[i]) && ((text[i] != '-' && text[i] != '/') || i == 0 || !tti_is_digit(text[i - 1]))) { return 0; }
     }
     return hyphens > 0;
 }
@@ -12294,6 +12296,19 @@ static size_t tti_after_name(const char *text, size_t size) {
     return from;
 }
 
+/* The unit that a sign of money before or after a number says; a pair of dollar signs is none. */
+static const char *tti_money(const char *text, size_t size) {
+    int dollars = 0;
+    const char *at = text, *end = text + size;
+    for (; at < end; at++) {
+        if (tti_begins(at, end, "\xE2\x82\xAC")) { return " euros"; }
+        if (tti_begins(at, end, "\xC2\xA3")) { return " pounds"; }
+        if (tti_begins(at, end, "\\$")) { return " dollars"; }
+        dollars += *at == '$';
+    }
+    return dollars % 2 ? " dollars" : "";
+}
+
 static void tti_answer_read(const char *text, size_t size, tti_answer *a) {
     tti_answer plain;
     size_t from;
@@ -12312,6 +12327,7 @@ static void tti_answer_read(const char *text, size_t size, tti_answer *a) {
     }
     a->too_long |= plain.too_long;
     if (a->unit == 0) { a->unit = a->size; }
+    if (a->is_number && a->unit == a->size) { tti_answer_put(a, tti_money(text, size), strlen(tti_money(text, size))); }
     if (tti_letters(a->text, a->text + a->size) > 1 && a->text[1] >= 'a' && a->text[0] < 'a') { a->text[0] = (char)(a->text[0] + 'a' - 'A'); }
 }
 
@@ -12362,21 +12378,22 @@ static tti_span tti_span_of(const char *at, const char *end) {
     return s;
 }
 
+/* A fraction in one sign begins here. */
+static int tti_is_one_sign(tti_span s) {
+    static const char *const fractions[] = {"\xC2\xBC", "\xC2\xBD", "\xC2\xBE", "\xE2\x85\x93", "\xE2\x85\x94"};
+    size_t which;
+    return tti_one_of(s.at, s.end, fractions, 5, &which) > 0;
+}
+
 static int tti_has_digit(tti_span s) {
-    while (s.at < s.end && !tti_is_digit(*s.at)) { s.at++; }
-    return s.at < s.end;
+    for (; s.at < s.end; s.at++) { if (tti_is_digit(*s.at) || tti_is_one_sign(s)) { return 1; } }
+    return 0;
 }
 
 static tti_span tti_trimmed(tti_span s) {
     while (s.at < s.end && tti_is_space(*s.at)) { s.at++; }
     while (s.at < s.end && tti_is_space(s.end[-1])) { s.end--; }
     return s;
-}
-
-/* One line, from s.at on. */
-static tti_span tti_line_of(tti_span s) {
-    const char *end = s.at < s.end ? (const char *)memchr(s.at, '\n', (size_t)(s.end - s.at)) : NULL;
-    return tti_trimmed(tti_span_of(s.at, end ? end : s.end));
 }
 
 static tti_span tti_boxed(tti_span text) {
@@ -12407,7 +12424,7 @@ static size_t tti_gap(const char *at, const char *end) {
     const unsigned char *c = (const unsigned char *)at;
     size_t n = (size_t)(end - at), i;
     if (tti_is_space(*at) || *at == '|') { return 1; }
-    if (*at == '<' && n > 2 && (at[1] == '/' || tti_is_letter(at[1]))) {
+    if (*at == '<' && n > 2 && (at[1] == '/' || at[1] == '|' || tti_is_letter(at[1]))) {
         for (i = 2; i < n && i < 32 && !tti_is_space(at[i]); i++) { if (at[i] == '>') { return i + 1; } }
     }
     if (n > 1 && c[0] == 0xC2 && (c[1] == 0xA0 || c[1] == 0xAB || c[1] == 0xBB)) { return 2; }
@@ -12509,7 +12526,8 @@ static int tti_span_is_of(tti_span s, const char *const *words, size_t n) {
 /* The number with the words before it that belong to it: "3 / 4", "1.5 x 10^5", "2 2/3", "1 234 567", and "- 3" where the sign
  * does not stand between two numbers. before[0] is the nearest word. */
 static tti_span tti_extend_left(tti_span number, const tti_span *before) {
-    static const char *const minus[] = {"-", "\xE2\x88\x92", "\xE2\x80\x93"}, *const times[] = {"*", "x", "\xC3\x97", "\\times", "\\cdot"};
+    static const char *const signs[] = {"-", "\xE2\x88\x92", "\xE2\x80\x93", "minus", "negative", "\xC2\xB1", "\\pm"};
+    static const char *const times[] = {"*", "x", "\xC3\x97", "\\times", "\\cdot"};
     const char *slash = (const char *)memchr(number.at, '/', (size_t)(number.end - number.at));
     tti_span whole = before[0], head = number;
     int k = 0;
@@ -12518,7 +12536,7 @@ static tti_span tti_extend_left(tti_span number, const tti_span *before) {
     if ((tti_begins(number.at, number.end, "10^") && tti_span_is_of(before[0], times, 5)) ||
         (tti_span_is(before[0], "/") && tti_all_digits(before[1]) && tti_all_digits(number))) {
         k = 2;
-    } else if (tti_begins(number.at, number.end, "\\") && tti_all_digits(whole)) {
+    } else if ((tti_begins(number.at, number.end, "\\") || tti_is_one_sign(number)) && tti_all_digits(whole)) {
         k = 1;
     } else if (slash && tti_all_digits(whole) && tti_all_digits(tti_span_of(number.at, slash)) && tti_all_digits(tti_span_of(slash + 1, number.end))) {
         k = 1;
@@ -12527,7 +12545,7 @@ static tti_span tti_extend_left(tti_span number, const tti_span *before) {
         if (tti_all_digits(before[k]) && before[k].end - before[k].at < 3 && *before[k].at != '0') { k++; }
     }
     if (k > 0) { number.at = before[k - 1].at; }
-    if (k < TTI_WORDS && tti_span_is_of(before[k], minus, 3)) {
+    if (k < TTI_WORDS && tti_span_is_of(before[k], signs, sizeof signs / sizeof *signs)) {
         tti_span left = before[k + 1];
         if (left.at == left.end || !(tti_is_digit(left.end[-1]) || tti_one_byte_of(left.end[-1], ")]}%$"))) { number.at = before[k].at; }
     }
@@ -12587,6 +12605,13 @@ static tti_span tti_last_number(tti_span text, int *n) {
     return found;
 }
 
+/* The rest of a line, up to a tag. */
+static tti_span tti_line_of(tti_span s) {
+    const char *end = s.at;
+    while (end < s.end && *end != '\n' && (*end != '<' || tti_gap(end, s.end) == 0)) { end++; }
+    return tti_trimmed(tti_span_of(s.at, end));
+}
+
 /* A word of two letters, not a command. */
 static int tti_has_words(tti_span s) {
     for (; s.at < s.end; s.at++) {
@@ -12631,7 +12656,7 @@ static tti_span tti_hashed(tti_span text, int number) {
     if (rest.at == rest.end) { return tti_line_answer(line); }
     if (line.at == line.end || (tti_says_answer(line) && !tti_has_digit(line) && !memchr(line.at, ':', (size_t)(line.end - line.at)))) { return tti_line_answer(tti_bare(tti_line_of(rest))); }
     tti_answer_read(line.at, (size_t)(line.end - line.at), &a);
-    if (!number || a.is_number || tti_says_answer(line) || (!tti_is_letter(*line.at) && tti_has_digit(line))) { return tti_line_answer(line); }
+    if (!number || a.is_number || tti_says_answer(line)) { return tti_line_answer(line); }
     rest = tti_last_number(rest, &n);
     return n > 0 ? rest : tti_line_answer(line);
 }
@@ -12657,18 +12682,31 @@ static tti_span tti_last_words(tti_span text) {
     return tti_bare(tti_trimmed(tti_span_of(from, text.end)));
 }
 
+/* A word of letters and a blank stand before. */
+static int tti_follows_word(const char *begin, const char *at) {
+    const char *word = at - 1;
+    if (at == begin || *word != ' ') { return 0; }
+    while (word > begin && tti_is_letter(word[-1])) { word--; }
+    return at - word > 2 && (word == begin || tti_is_space(word[-1]));
+}
+
 /* ---- rewards ---- */
-/* The answer of a response in its place. number: the gold answer is one. */
-static tti_span tti_answer_part(tt_answer_place place, tti_span text, int number) {
-    tti_span found = {NULL, NULL};
-    int n;
+/* The answer of a response in its place: a number if gold is one, or is NULL. */
+static tti_span tti_answer_part(tt_answer_place place, tti_span text, const tti_answer *gold) {
+    tti_span found = {NULL, NULL}, last;
+    tti_answer a;
+    int n, number = !gold || gold->is_number;
     if (place == TT_ANSWER_EXACT) { return tti_trimmed(text); }
     if (place == TT_ANSWER_LAST_NUMBER) { return tti_last_number(text, &n); }
     found = tti_boxed(text);
     if (place == TT_ANSWER_BOXED || found.at) { return found; }
     found = tti_hashed(text, number);
     if (found.at) { return found; }
-    return number ? tti_last_number(text, &n) : tti_last_words(text);
+    last = tti_last_number(text, &n);
+    if (number) { return last; }
+    if (!last.at || !tti_follows_word(text.at, last.at)) { return tti_last_words(text); }
+    tti_answer_read(last.at, (size_t)(last.end - last.at), &a);      /* at (3, 4) */
+    return tti_answers_equal(gold, &a) ? last : tti_last_words(text);
 }
 
 /* Of a gold answer: the whole, or what is in its box or follows "####". */
@@ -12695,7 +12733,7 @@ TT_API tt_status tt_answer_grade(tt_answer_place place, const tt_reward_input *i
     memset(&b, 0, sizeof b);
     a.too_long = b.too_long = 1;      /* as they stand */
     if (place != TT_ANSWER_EXACT && gold.at) { tti_answer_read(gold.at, (size_t)(gold.end - gold.at), &a); }
-    said = tti_answer_part(place, tti_span_of(in->response, in->response + in->response_size), a.is_number);
+    said = tti_answer_part(place, tti_span_of(in->response, in->response + in->response_size), &a);
     if (place != TT_ANSWER_EXACT && said.at) { tti_answer_read(said.at, (size_t)(said.end - said.at), &b); }
     if (gold.at && said.at && gold.at < gold.end) {
         right = a.too_long || b.too_long ? gold.end - gold.at == said.end - said.at && memcmp(gold.at, said.at, (size_t)(gold.end - gold.at)) == 0
@@ -14981,7 +15019,7 @@ static tt_status tti_extract(const tt_task *task, const tt_reward_input *in, tt_
     tti_answer a;
     tti_span part;
     if (task->extract) { return task->extract(task->user, in, answer); }
-    part = tti_answer_part(TT_ANSWER_ANY, tti_span_of(in->response, in->response + in->response_size), 1);
+    part = tti_answer_part(TT_ANSWER_ANY, tti_span_of(in->response, in->response + in->response_size), NULL);
     if (!part.at) { return TT_OK; }
     tti_answer_read(part.at, (size_t)(part.end - part.at), &a);
     a.size = a.unit;      /* 5 and 5 km are one vote */
