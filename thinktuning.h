@@ -11597,11 +11597,12 @@ static int tti_by_value(const void *a, const void *b) {
 }
 
 /* ---- exact numbers ----
- * Whole numbers as decimal digits, and fractions of them: answers are compared to their last digit, however long they are, and no
- * rounding makes two of them one. What is no fraction (a root, pi) is a double and marked rough. Functions return 0 where there
- * is no result, or none of up to TTI_MAX_DIGITS digits. */
+ * Whole numbers as decimal digits, and fractions of them: answers are compared to their last digit, and no
+ * rounding makes two of them one. What is no fraction (a root, pi) is a double and marked rough. Functions
+ * return 0 where there is no result, or none of up to TTI_MAX_DIGITS digits. */
 enum { TTI_MAX_DIGITS = 160 };
-typedef struct tti_whole { int n; unsigned char digit[TTI_MAX_DIGITS + 1]; } tti_whole;      /* lowest digit first; n = 0 is zero */
+/* The lowest digit first; n = 0 is zero. */
+typedef struct tti_whole { int n; unsigned char digit[TTI_MAX_DIGITS + 1]; } tti_whole;
 typedef struct tti_value { int negative, rough; double real; tti_whole above, below; } tti_value;
 
 static int tti_is_digit(int c) { return c >= '0' && c <= '9'; }
@@ -11668,11 +11669,14 @@ static void tti_whole_divide(const tti_whole *a, const tti_whole *b, tti_whole *
 static void tti_value_set(tti_value *v, double whole) {
     memset(v, 0, sizeof *v);
     v->real = whole;
-    for (; whole >= 1; whole = floor(whole / 10)) { v->above.digit[v->above.n++] = (unsigned char)fmod(whole, 10); }
+    for (; whole >= 1; whole = floor(whole / 10)) {
+        v->above.digit[v->above.n++] = (unsigned char)fmod(whole, 10);
+    }
     v->below.digit[v->below.n++] = 1;
 }
 
-/* In lowest terms, so that equal values are equal digits. A rough value is kept where its digits still tell neighbours apart. */
+/* In lowest terms, so that equal values are equal digits. A rough value is kept where its digits still
+ * tell neighbours apart. */
 static int tti_value_settle(tti_value *v) {
     tti_whole a = v->above, b = v->below, quotient, rest;
     if (v->rough) { return v->real == 0 || (fabs(v->real) > 1e-9 && fabs(v->real) < 1e9); }
@@ -11701,7 +11705,9 @@ static int tti_value_add(const tti_value *a, const tti_value *b, int sign, tti_v
     sum.real = a->real + sign * b->real;
     sum.negative = a->negative;
     if (!sum.rough) {
-        if (!tti_whole_multiply(&a->above, &b->below, &x) || !tti_whole_multiply(&b->above, &a->below, &y)) { return 0; }
+        if (!tti_whole_multiply(&a->above, &b->below, &x) || !tti_whole_multiply(&b->above, &a->below, &y)) {
+            return 0;
+        }
         if (!tti_whole_multiply(&a->below, &b->below, &sum.below)) { return 0; }
         if (opposite && tti_whole_compare(&x, &y) < 0) {
             tti_whole_add(&y, &x, -1, &sum.above);
@@ -11720,17 +11726,22 @@ static int tti_value_multiply(const tti_value *a, const tti_value *b, int divide
     product.rough = a->rough || b->rough;
     product.real = divide ? a->real / b->real : a->real * b->real;
     product.negative = a->negative != b->negative;
-    if (!product.rough && (!tti_whole_multiply(&a->above, divide ? &b->below : &b->above, &product.above) ||
-                           !tti_whole_multiply(&a->below, divide ? &b->above : &b->below, &product.below))) { return 0; }
+    if (!product.rough) {
+        if (!tti_whole_multiply(&a->above, divide ? &b->below : &b->above, &product.above)) { return 0; }
+        if (!tti_whole_multiply(&a->below, divide ? &b->above : &b->below, &product.below)) { return 0; }
+    }
     *out = product;
     return tti_value_settle(out);
 }
 
 static int tti_value_equal(const tti_value *a, const tti_value *b) {
-    return a->negative == b->negative && tti_whole_compare(&a->above, &b->above) == 0 && tti_whole_compare(&a->below, &b->below) == 0;
+    return a->negative == b->negative && tti_whole_compare(&a->above, &b->above) == 0 &&
+        tti_whole_compare(&a->below, &b->below) == 0;
 }
 
-static int tti_value_is_whole(const tti_value *v) { return !v->rough && v->below.n == 1 && v->below.digit[0] == 1; }
+static int tti_value_is_whole(const tti_value *v) {
+    return !v->rough && v->below.n == 1 && v->below.digit[0] == 1;
+}
 
 /* v^n by n products. */
 static int tti_value_repeat(const tti_value *v, int n, tti_value *out) {
@@ -11774,7 +11785,9 @@ static int tti_value_power(tti_value *base, const tti_value *exponent) {
         base->negative = 0;
         return tti_value_settle(base);
     }
-    if (exponent->above.n > 3 || exponent->below.n > 3 || (exponent->above.n == 0 && base->above.n == 0)) { return 0; }
+    if (exponent->above.n > 3 || exponent->below.n > 3 || (exponent->above.n == 0 && base->above.n == 0)) {
+        return 0;
+    }
     if (root > 1 && !tti_value_root(base, root)) { return 0; }
     if (!tti_value_repeat(base, (int)tti_whole_double(&exponent->above), base)) { return 0; }
     tti_value_set(&one, 1);
@@ -11782,13 +11795,21 @@ static int tti_value_power(tti_value *base, const tti_value *exponent) {
 }
 
 /* ---- values of expressions ----
- * sum = product {(+ | -) product}      product = factor {(* | /) factor}      factor = (+ | -) factor | atom ["^" factor]
- * atom = number | mixed | "(" sum ")" | "{" sum "}" | \frac arg arg | \sqrt ["[" n "]"] arg | \pi      arg = "{" sum "}" | digit
- * number = digits ["." digits] ["e" [sign] digits] | "." digits      mixed = digits " " digits "/" digits | digits \frac arg arg
- * A factor may follow another without a sign where it cannot be a number. plain: only whole numbers, + - * / and round brackets,
- * with white space between them, as in countdown. */
+ *
+ *   sum     = product {("+" | "-") product}            product = factor {("*" | "/") factor}
+ *   factor  = ("+" | "-") factor | atom ["^" factor]   arg     = "{" sum "}" | digit
+ *   atom    = number | mixed | "(" sum ")" | "{" sum "}" | \frac arg arg | \sqrt ["[" n "]"] arg | \pi
+ *   mixed   = digits " " digits "/" digits | digits \frac arg arg
+ *   number  = (digits ["." digits] | "." digits) ["e" [sign] digits]
+ *
+ * A factor may follow another without a sign where it cannot be a number. plain: only whole numbers, + - * /
+ * and round brackets, with white space between them, as in countdown. */
 enum { TTI_MAX_NUMBERS = 32, TTI_MAX_DEPTH = 64 };
-typedef struct tti_reader { const char *at, *end; int plain, bad, depth, n_numbers; double numbers[TTI_MAX_NUMBERS]; } tti_reader;
+typedef struct tti_reader {
+    const char *at, *end;
+    int plain, bad, depth, n_numbers;
+    double numbers[TTI_MAX_NUMBERS];
+} tti_reader;
 static void tti_read_sum(tti_reader *r, tti_value *v);
 
 static int tti_peek(tti_reader *r) {
@@ -11824,7 +11845,9 @@ static int tti_read_exponent(tti_reader *r) {
     negative = at < r->end && *at == '-';
     at += at < r->end && (*at == '-' || *at == '+');
     if (at == r->end || !tti_is_digit(*at)) { return 0; }
-    for (; at < r->end && tti_is_digit(*at) && exponent < TTI_MAX_DIGITS; at++) { exponent = exponent * 10 + *at - '0'; }
+    for (; at < r->end && tti_is_digit(*at) && exponent < TTI_MAX_DIGITS; at++) {
+        exponent = exponent * 10 + *at - '0';
+    }
     r->at = at;
     return negative ? -exponent : exponent;
 }
@@ -11841,7 +11864,10 @@ static void tti_read_number(tti_reader *r, tti_value *v) {
     }
     if (n + decimals == 0) { r->bad = 1; }
     shift = tti_read_exponent(r) - decimals;
-    if (r->bad || !tti_value_repeat(&ten, shift < 0 ? -shift : shift, &scale) || !tti_value_settle(v)) { r->bad = 1; return; }
+    if (r->bad || !tti_value_repeat(&ten, shift < 0 ? -shift : shift, &scale) || !tti_value_settle(v)) {
+        r->bad = 1;
+        return;
+    }
     if (!tti_value_multiply(v, &scale, shift < 0, v)) { r->bad = 1; }
     if (r->n_numbers < TTI_MAX_NUMBERS) { r->numbers[r->n_numbers] = v->real; }
     r->n_numbers++;
@@ -11872,7 +11898,10 @@ static void tti_read_root(tti_reader *r, tti_value *v) {
     tti_value_set(&degree, 2);
     if (tti_take(r, "[")) { tti_read_brackets(r, "]", &degree); }
     tti_read_argument(r, v);
-    if (r->bad || !tti_value_is_whole(&degree) || degree.negative || degree.real < 1 || degree.real > 99) { r->bad = 1; return; }
+    if (r->bad || !tti_value_is_whole(&degree) || degree.negative || degree.real < 1 || degree.real > 99) {
+        r->bad = 1;
+        return;
+    }
     if (!tti_value_root(v, (int)degree.real)) { r->bad = 1; }
 }
 
@@ -11962,11 +11991,14 @@ static int tti_read_value(const char *text, size_t size, int plain, tti_reader *
 }
 
 /* ---- the normal form of an answer ----
- * answer = [name ("=" | "\in")] form [unit]        form = value | open form {"," form} close | form "," form | text
- * An answer is first written plainly: one spelling of each sign and command, braces around every argument, without dollars, commas
- * of thousands and white space; but a blank stays between two numbers or words, and "~" stands before a word that was \text{...}
- * or a sign (%). Values are then written in lowest terms: equal answers are equal texts. What is in doubt stays a text, which
- * equals nothing but itself. */
+ *
+ *   answer = [name ("=" | "\in")] (value unit | form)
+ *   form   = value | open form {"," form} close | form "," form {"," form} | text
+ *
+ * An answer is first written plainly: one spelling of each sign and command, braces around every argument,
+ * without dollars, commas of thousands and white space; but a blank stays between two numbers or words, and
+ * "~" stands before a word that was \text{...} or a sign (%). Values are then written in lowest terms: equal
+ * answers are equal texts. What is in doubt stays a text, which equals nothing but itself. */
 enum { TTI_ANSWER = 512, TTI_ANSWER_DEPTH = 12 };
 typedef struct tti_answer {
     char text[TTI_ANSWER];
@@ -11982,11 +12014,17 @@ static void tti_answer_put(tti_answer *a, const char *text, size_t n) {
     a->text[a->size += n] = 0;
 }
 
-static int tti_begins(const char *at, const char *end, const char *word) { return (size_t)(end - at) >= strlen(word) && memcmp(at, word, strlen(word)) == 0; }
+static int tti_one_byte_of(char c, const char *set) { return c && strchr(set, c) != NULL; }
+
+static int tti_begins(const char *at, const char *end, const char *word) {
+    return (size_t)(end - at) >= strlen(word) && memcmp(at, word, strlen(word)) == 0;
+}
 
 /* The size of the first of the words that begins here, 0 if none does. */
 static size_t tti_one_of(const char *at, const char *end, const char *const *words, size_t n, size_t *which) {
-    for (*which = 0; *which < n; ++*which) { if (tti_begins(at, end, words[*which])) { return strlen(words[*which]); } }
+    for (*which = 0; *which < n; ++*which) {
+        if (tti_begins(at, end, words[*which])) { return strlen(words[*which]); }
+    }
     return 0;
 }
 
@@ -12003,7 +12041,10 @@ static size_t tti_braces(const char *text, const char *end) {
 }
 
 static size_t tti_blank(const char *at, const char *end) {
-    static const char *const blanks[] = {" ", "\n", "\t", "\r", "~", "\\,", "\\;", "\\:", "\\ ", "\\quad", "\\qquad", "\xC2\xA0", "\xE2\x80\x89", "\xE2\x80\xAF"};
+    static const char *const blanks[] = {
+        " ", "\n", "\t", "\r", "~", "\\,", "\\;", "\\:", "\\ ", "\\quad", "\\qquad", "\xC2\xA0",
+        "\xE2\x80\x89", "\xE2\x80\xAF"
+    };
     size_t which;
     return tti_one_of(at, end, blanks, sizeof blanks / sizeof *blanks, &which);
 }
@@ -12017,18 +12058,24 @@ static int tti_letters(const char *at, const char *end) {
 /* The steps below write what begins at `at` and return its size, or 0 if it is another thing. */
 static size_t tti_plain_command(tti_answer *a, const char *at, const char *end) {
     static const struct { const char *name, *instead; } commands[] = {
-        {"\\\\", "\\\\"}, {"\\left", ""}, {"\\right", ""}, {"\\!", ""}, {"\\$", ""}, {"$", ""}, {"\xE2\x82\xAC", ""}, {"\xC2\xA3", ""},
-        {"\\%", "~percent"}, {"%", "~percent"}, {"^\\circ", "~degrees"}, {"^{\\circ}", "~degrees"}, {"\\degree", "~degrees"}, {"\xC2\xB0", "~degrees"},
-        {"\\(", ""}, {"\\)", ""}, {"\\[", ""}, {"\\]", ""}, {"\\displaystyle", ""}, {"\\boxed", ""}, {"\\fbox", ""}, {"\\cdot", "*"}, {"\\times", "*"}, {"\\div", "/"}, {"\xC3\x97", "*"}, {"\xC2\xB7", "*"},
-        {"\xC3\xB7", "/"}, {"\xE2\x88\x92", "-"}, {"\xE2\x80\x93", "-"}, {"\xCF\x80", "\\pi"}, {"\xE2\x88\x9E", "\\infty"},
-        {"\\leq", "\\le"}, {"\\geq", "\\ge"}, {"\\neq", "\\ne"},
-        {"\xC2\xBC", "\\frac{1}{4}"}, {"\xC2\xBD", "\\frac{1}{2}"}, {"\xC2\xBE", "\\frac{3}{4}"}, {"\xE2\x85\x93", "\\frac{1}{3}"},
-        {"\xE2\x85\x94", "\\frac{2}{3}"}, {"\xE2\x81\x84", "/"}, {"minus ", "-"}, {"negative ", "-"}, {"Minus ", "-"}, {"Negative ", "-"}
+        {"\\\\", "\\\\"}, {"\\left", ""}, {"\\right", ""}, {"\\!", ""}, {"\\(", ""}, {"\\)", ""},
+        {"\\[", ""}, {"\\]", ""}, {"\\$", ""}, {"$", ""}, {"\xE2\x82\xAC", ""}, {"\xC2\xA3", ""}, {"\\boxed", ""}, {"\\fbox", ""},
+        {"\\displaystyle", ""}, {"\\%", "~percent"}, {"%", "~percent"}, {"^\\circ", "~degrees"},
+        {"^{\\circ}", "~degrees"}, {"\\degree", "~degrees"}, {"\xC2\xB0", "~degrees"}, {"\\cdot", "*"},
+        {"\\times", "*"}, {"\xC3\x97", "*"}, {"\xC2\xB7", "*"}, {"\\div", "/"}, {"\xC3\xB7", "/"},
+        {"\xE2\x81\x84", "/"}, {"\xE2\x88\x92", "-"}, {"\xE2\x80\x93", "-"}, {"minus ", "-"},
+        {"negative ", "-"}, {"\xCF\x80", "\\pi"}, {"\xE2\x88\x9E", "\\infty"}, {"\\leq", "\\le"}, {"\\geq", "\\ge"},
+        {"\\neq", "\\ne"},
+        {"\xC2\xBC", "\\frac{1}{4}"}, {"\xC2\xBD", "\\frac{1}{2}"}, {"\xC2\xBE", "\\frac{3}{4}"},
+        {"\xE2\x85\x93", "\\frac{1}{3}"}, {"\xE2\x85\x94", "\\frac{2}{3}"}
     };
     size_t k;
     for (k = 0; k < sizeof commands / sizeof *commands; k++) {
         size_t n = strlen(commands[k].name);
-        if (!tti_begins(at, end, commands[k].name) || (tti_is_letter(at[n - 1]) && tti_letters(at + n, end) > 0)) { continue; }
+        if (!tti_begins(at, end, commands[k].name) ||
+            (tti_is_letter(at[n - 1]) && tti_letters(at + n, end) > 0)) {
+            continue;
+        }
         tti_answer_put(a, commands[k].instead, strlen(commands[k].instead));
         return n;
     }
@@ -12036,7 +12083,9 @@ static size_t tti_plain_command(tti_answer *a, const char *at, const char *end) 
 }
 
 static size_t tti_plain_words(tti_answer *a, const char *at, const char *end, int nested) {
-    static const char *const heads[] = {"\\text{", "\\mbox{", "\\textbf{", "\\mathrm{", "\\textrm{", "\\mathbf{"};
+    static const char *const heads[] = {
+        "\\text{", "\\mbox{", "\\textbf{", "\\mathrm{", "\\textrm{", "\\mathbf{"
+    };
     size_t k, n, head = tti_one_of(at, end, heads, sizeof heads / sizeof *heads, &k);
     if (head == 0) { return 0; }
     at += head - 1;
@@ -12048,7 +12097,8 @@ static size_t tti_plain_words(tti_answer *a, const char *at, const char *end, in
     return head + k + 1;
 }
 
-/* An argument of a command: a group, a command of letters, the digits of an exponent, or one byte; written in braces. */
+/* An argument of a command: a group, a command of letters, the digits of an exponent, or one byte; written
+ * in braces. */
 static size_t tti_plain_argument(tti_answer *a, const char *at, const char *end, int digits, int nested) {
     const char *from = at, *to;
     while (from < end && tti_is_space(*from)) { from++; }
@@ -12083,19 +12133,27 @@ static size_t tti_plain_arguments(tti_answer *a, const char *at, const char *end
     return n;
 }
 
-/* Digits in groups of three, 1,234,567 or 10\,080, written without what stands between; a comma only outside brackets. */
+/* Digits in groups of three, 1,234,567 or 10\,080, written without what stands between; a comma only
+ * outside brackets. */
 static size_t tti_plain_thousands(tti_answer *a, const char *begin, const char *at, const char *end) {
-    static const char *const seps[] = {",", "{,}", "\\,", "\\ ", " ", "~", "\xC2\xA0", "\xE2\x80\x89", "\xE2\x80\xAF"};
+    static const char *const seps[] = {
+        ",", "{,}", "\\,", "\\ ", " ", "~", "\xC2\xA0", "\xE2\x80\x89", "\xE2\x80\xAF"
+    };
     const char *to = at;
     size_t before = a->size, k = 0, n;
     int groups = 0;
-    if (at == end || *at < '1' || *at > '9' || (at > begin && (tti_is_digit(at[-1]) || at[-1] == '.'))) { return 0; }
+    if (at == end || *at < '1' || *at > '9' || (at > begin && (tti_is_digit(at[-1]) || at[-1] == '.'))) {
+        return 0;
+    }
     while (to < end && tti_is_digit(*to)) { to++; }
     if (to - at > 3) { return 0; }
     tti_answer_put(a, at, (size_t)(to - at));
     for (;; groups++) {
-        n = groups ? (tti_begins(to, end, seps[k]) ? strlen(seps[k]) : 0) : tti_one_of(to, end, seps, sizeof seps / sizeof *seps, &k);
-        if (n > 0 && k == 0 && tti_begins(to + n, end, "\\!")) { for (n += 2; to + n < end && to[n] == ' '; n++) { } }
+        n = groups ? (tti_begins(to, end, seps[k]) ? strlen(seps[k]) : 0)
+            : tti_one_of(to, end, seps, sizeof seps / sizeof *seps, &k);
+        if (n > 0 && k == 0 && tti_begins(to + n, end, "\\!")) {
+            for (n += 2; to + n < end && to[n] == ' '; n++) { }
+        }
         if (n == 0 || to + n == end || !tti_is_digit(to[n])) { break; }
         to += n;
         for (n = 0; to + n < end && tti_is_digit(to[n]); n++) { }
@@ -12115,8 +12173,11 @@ static size_t tti_plain_blank(tti_answer *a, const char *at, const char *end) {
     while ((step = tti_blank(at + n, end)) > 0) { n += step; }
     at += n;
     if (n == 0 || at == end) { return n; }
-    if ((tti_is_letter(before) && (tti_is_letter(*at) || tti_is_digit(*at))) || (tti_is_digit(before) && tti_is_digit(*at)) ||
-        ((tti_is_digit(before) || before == '}' || before == ')') && tti_letters(at, end) > 1)) { tti_answer_put(a, " ", 1); }
+    if ((tti_is_letter(before) && (tti_is_letter(*at) || tti_is_digit(*at))) ||
+        (tti_is_digit(before) && tti_is_digit(*at)) ||
+        ((tti_is_digit(before) || before == '}' || before == ')') && tti_letters(at, end) > 1)) {
+        tti_answer_put(a, " ", 1);
+    }
     return n;
 }
 
@@ -12130,7 +12191,7 @@ static void tti_answer_plain(tti_answer *a, const char *text, size_t size, int n
         if (n == 0) { n = tti_plain_thousands(a, text, at, end); }
         if (n == 0) { n = tti_plain_blank(a, at, end); }
         if (n > 0) { at += n; continue; }
-        a->depth += (*at == '(' || *at == '[') - (*at == ')' || *at == ']');
+        a->depth += tti_one_byte_of(*at, "([") - tti_one_byte_of(*at, ")]");
         tti_answer_put(a, at++, 1);
     }
 }
@@ -12141,7 +12202,8 @@ static void tti_whole_write(tti_answer *a, const tti_whole *whole) {
     if (whole->n == 0) { tti_answer_put(a, "0", 1); }
 }
 
-/* In lowest terms; a rough one with 12 digits and a sign of its own, so that it is never taken for an exact one. */
+/* In lowest terms; a rough one with 12 digits and a sign of its own, so that it is never taken for an
+ * exact one. */
 static void tti_value_write(tti_answer *a, const tti_value *v) {
     char exponent[16];
     int n = 0;
@@ -12168,7 +12230,7 @@ static size_t tti_list_part(const char *text, size_t size) {
     int depth = 0;
     size_t i;
     for (i = 0; i < size; i++) {
-        depth += (text[i] == '(' || text[i] == '[' || text[i] == '{') - (text[i] == ')' || text[i] == ']' || text[i] == '}');
+        depth += tti_one_byte_of(text[i], "([{") - tti_one_byte_of(text[i], ")]}");
         if (depth == 0 && text[i] == ',') { return i; }
     }
     return size;
@@ -12179,18 +12241,22 @@ static int tti_is_bracketed(const char *text, size_t size) {
     int depth = 0;
     size_t i;
     for (i = 0; i < size; i++) {
-        depth += (text[i] == '(' || text[i] == '[') - (text[i] == ')' || text[i] == ']');
+        depth += tti_one_byte_of(text[i], "([") - tti_one_byte_of(text[i], ")]");
         if (depth < 1) { break; }
     }
     return size > 2 && i + 1 == size;
 }
 
-/* 2024-05-06, 3-5, 1-1/2: what may be a date, a range, a number of a telephone or a mixed one is no difference. */
+/* 2024-05-06, 3-5, 1-1/2: what may be a date, a range, a number of a telephone or a mixed one is no
+ * difference. */
 static int tti_is_hyphened(const char *text, size_t size) {
     size_t i, hyphens = 0;
     for (i = 0; i < size; i++) {
         hyphens += text[i] == '-';
-        if (!tti_is_digit(text[i]) && ((text[i] != '-' && text[i] != '/') || i == 0 || !tti_is_digit(text[i - 1]))) { return 0; }
+        if (!tti_is_digit(text[i]) &&
+            ((text[i] != '-' && text[i] != '/') || i == 0 || !tti_is_digit(text[i - 1]))) {
+            return 0;
+        }
     }
     return hyphens > 0;
 }
@@ -12216,51 +12282,47 @@ static void tti_form_write(tti_answer *a, const char *text, size_t size, int nes
     }
 }
 
-/* What stands after a number is its unit if it is "~" and words, a word of three letters, or one of these. */
+/* What stands after a number is its unit if it is "~" and words, a word of three letters (5 apples), or
+ * one of these. */
 static int tti_is_unit(const char *at, const char *end) {
-    static const char *const units[] = {"cm", "mm", "km", "kg", "mg", "ml", "mL", "ft", "yd", "mi", "lb", "oz", "hr"};
-    static const char *const words[] = {"or", "and", "more", "less", "than", "mod", "not"};
-    int is_text = *at == '~', n;
+    static const char *const units[] = {
+        "cm", "mm", "km", "kg", "mg", "ml", "mL", "ft", "yd", "mi", "lb", "oz", "hr"
+    };
+    static const char *const words[] = {
+        "or", "and", "more", "less", "than", "mod", "not", "hundred", "thousand", "million", "billion", "trillion"
+    };
+    char before = *at;
+    int n;
     size_t which;
-    at += *at == '~' || *at == ' ';
+    at += before == '~' || before == ' ';
     n = tti_letters(at, end);
-    if (n == 0 || !(is_text || n > 2 || (n == 2 && tti_one_of(at, end, units, sizeof units / sizeof *units, &which)))) { return 0; }
+    if (n == 0) { return 0; }
+    if (before != '~' && (before != ' ' || n < 3)) {
+        if (n != 2 || !tti_one_of(at, end, units, sizeof units / sizeof *units, &which)) { return 0; }
+    }
     while (at < end) {
         n = tti_letters(at, end);
-        if (n > 0 && tti_one_of(at, end, words, sizeof words / sizeof *words, &which) == (size_t)n) { return 0; }
+        if (n > 0 && tti_one_of(at, end, words, sizeof words / sizeof *words, &which) == (size_t)n) {
+            return 0;
+        }
         at += n;
-        if (at < end && tti_begins(at, end, "^{") && end - at > 3 && tti_is_digit(at[2]) && at[3] == '}') { at += 4; }
+        if (at < end && tti_begins(at, end, "^{") && end - at > 3 && tti_is_digit(at[2]) && at[3] == '}') {
+            at += 4;
+        }
         else if (at < end && (*at == ' ' || *at == '~' || *at == '/' || *at == '.' || *at == '-')) { at++; }
         else if (n == 0) { return 0; }
     }
     return 1;
 }
 
-/* 3 million. A dozen is a unit. */
-static size_t tti_read_scale(const char *at, const char *end, double *scale) {
-    static const char *const words[] = {"hundred", "thousand", "million", "billion", "trillion"};
-    static const double scales[] = {1e2, 1e3, 1e6, 1e9, 1e12};
-    size_t k, n;
-    at += at < end && (*at == ' ' || *at == '~');
-    n = tti_one_of(at, end, words, 5, &k);
-    if (n == 0 || tti_letters(at + n, end) > 0) { return 0; }
-    *scale = scales[k];
-    return n + 1;
-}
-
-/* number, scale and unit; 0 if the text is another thing. */
+/* A number and its unit; 0 if the text is another thing. */
 static int tti_measure_write(tti_answer *a, const char *text, size_t size) {
     tti_reader r;
-    tti_value scale;
-    double factor = 1;
     size_t i;
     for (i = 1; i < size; i++) {
         const char *unit = text + i, *end = text + size;
-        if (!(*unit == ' ' || *unit == '~' || (tti_is_letter(*unit) && tti_is_digit(unit[-1])))) { continue; }
+        if (*unit != ' ' && *unit != '~' && !(tti_is_letter(*unit) && tti_is_digit(unit[-1]))) { continue; }
         if (!tti_is_unit(unit, end) || !tti_read_value(text, i, 0, &r, &a->value)) { continue; }
-        unit += tti_read_scale(unit, end, &factor);
-        tti_value_set(&scale, factor);
-        if (!tti_value_multiply(&a->value, &scale, 0, &a->value)) { return 0; }
         a->is_number = 1;
         tti_value_write(a, &a->value);
         a->unit = a->size;
@@ -12282,15 +12344,19 @@ static int tti_is_name(const char *text, size_t size) {
     return at == end || (*at == '(' && tti_is_bracketed(at, (size_t)(end - at)));
 }
 
-/* Where the answer begins: after "x =", "x \in" or "40 + 2 =". An equation of other sides is an answer itself. */
+/* Where the answer begins: after "x =", "x \in" or "40 + 2 =". An equation of other sides is an answer
+ * itself. */
 static size_t tti_after_name(const char *text, size_t size) {
     tti_reader r;
     tti_value value;
     size_t i, from = 0;
     for (i = 0; i < size; i++) {
-        size_t sign = text[i] == '=' ? 1 : tti_begins(text + i, text + size, "\\in") && !tti_is_letter(text[i + 3]) ? 3 : 0;
-        if (sign == 0) { continue; }
-        if (!tti_is_name(text + from, i - from) && (sign > 1 || !tti_read_value(text + from, i - from, 0, &r, &value))) { return from; }
+        size_t sign = text[i] == '=' ? 1 : tti_begins(text + i, text + size, "\\in") ? 3 : 0;
+        if (sign == 0 || (sign == 3 && tti_letters(text + i + 3, text + size) > 0)) { continue; }
+        if (!tti_is_name(text + from, i - from) &&
+            (sign > 1 || !tti_read_value(text + from, i - from, 0, &r, &value))) {
+            return from;
+        }
         from = i + sign;
     }
     return from;
@@ -12323,12 +12389,18 @@ static void tti_answer_read(const char *text, size_t size, tti_answer *a) {
         while (plain.size > 0 && plain.text[plain.size - 1] == '.') { plain.size--; }
         from = tti_after_name(plain.text, plain.size);
         if (plain.size == from) { from = 0; }
-        if (!plain.too_long && !tti_measure_write(a, plain.text + from, plain.size - from)) { tti_form_write(a, plain.text + from, plain.size - from, 0); }
+        if (!plain.too_long && !tti_measure_write(a, plain.text + from, plain.size - from)) {
+            tti_form_write(a, plain.text + from, plain.size - from, 0);
+        }
     }
     a->too_long |= plain.too_long;
     if (a->unit == 0) { a->unit = a->size; }
-    if (a->is_number && a->unit == a->size) { tti_answer_put(a, tti_money(text, size), strlen(tti_money(text, size))); }
-    if (tti_letters(a->text, a->text + a->size) > 1 && a->text[1] >= 'a' && a->text[0] < 'a') { a->text[0] = (char)(a->text[0] + 'a' - 'A'); }
+    if (a->is_number && a->unit == a->size) {
+        tti_answer_put(a, tti_money(text, size), strlen(tti_money(text, size)));
+    }
+    if (tti_letters(a->text, a->text + a->size) > 1 && a->text[1] >= 'a' && a->text[0] < 'a') {
+        a->text[0] = (char)(a->text[0] + 'a' - 'A');
+    }
 }
 
 /* Units agree if one of them is not said, or is the other's plural. */
@@ -12337,10 +12409,13 @@ static int tti_units_agree(const tti_answer *a, const tti_answer *b) {
     const char *rest;
     if (n > m) { return tti_units_agree(b, a); }
     rest = b->text + b->unit + n;
-    return n == 0 || (memcmp(a->text + a->unit, b->text + b->unit, n) == 0 && (n == m || strcmp(rest, "s") == 0 || strcmp(rest, "es") == 0));
+    return n == 0 || (memcmp(a->text + a->unit, b->text + b->unit, n) == 0 &&
+                      (n == m || strcmp(rest, "s") == 0 || strcmp(rest, "es") == 0));
 }
 
-static int tti_is_percent(const tti_answer *a) { return a->is_number && strcmp(a->text + a->unit, " percent") == 0; }
+static int tti_is_percent(const tti_answer *a) {
+    return a->is_number && strcmp(a->text + a->unit, " percent") == 0;
+}
 
 static int tti_answers_equal(const tti_answer *a, const tti_answer *b) {
     tti_answer part;
@@ -12365,9 +12440,10 @@ TT_API int tt_answer_equal(const char *gold, size_t gold_size, const char *said,
 }
 
 /* ---- where an answer stands ----
- * In a box: \boxed{...}, \boxed 5, \fbox{...}, the last one that is not empty. Else after the last "####" that an answer follows; a
- * heading (#### Final answer) is none, but the answer may stand below it. Else the last number: the last word or $...$ that has a
- * digit, with the words that belong to it: a sign (- 3), a whole (2 2/3), digits (10 080), a unit (5 km). */
+ * In a box: \boxed{...}, \boxed 5, \fbox{...}, the last one that is not empty. Else after the last "####"
+ * that an answer follows; a heading (#### Final answer) is none, but the answer may stand below it. Else the
+ * last number: the last word or $...$ that has a digit, with the words that belong to it: a sign (- 3), a
+ * whole (2 2/3), digits (10 080), a unit (5 km). */
 typedef struct tti_span { const char *at, *end; } tti_span;      /* at NULL: none */
 enum { TTI_WORDS = 4 };
 
@@ -12380,7 +12456,9 @@ static tti_span tti_span_of(const char *at, const char *end) {
 
 /* A fraction in one sign begins here. */
 static int tti_is_one_sign(tti_span s) {
-    static const char *const fractions[] = {"\xC2\xBC", "\xC2\xBD", "\xC2\xBE", "\xE2\x85\x93", "\xE2\x85\x94"};
+    static const char *const fractions[] = {
+        "\xC2\xBC", "\xC2\xBD", "\xC2\xBE", "\xE2\x85\x93", "\xE2\x85\x94"
+    };
     size_t which;
     return tti_one_of(s.at, s.end, fractions, 5, &which) > 0;
 }
@@ -12411,15 +12489,17 @@ static tti_span tti_boxed(tti_span text) {
         if (n > 0) {
             inside = tti_span_of(inside.at + 1, inside.at + n - 1);
         } else {
-            for (inside.end = inside.at; inside.end < text.end && !tti_is_space(*inside.end) && *inside.end != '$'; inside.end++) { }
-            if (inside.at == inside.end || !(tti_is_digit(*inside.at) || *inside.at == '-' || *inside.at == '.' || *inside.at == '\\')) { continue; }
+            inside.end = inside.at;
+            while (inside.end < text.end && !tti_one_byte_of(*inside.end, " \n\t\r$")) { inside.end++; }
+            if (inside.at == inside.end || !tti_one_byte_of(*inside.at, "0123456789-.\\")) { continue; }
         }
         if (tti_trimmed(inside).at < inside.end) { found = inside; }
     }
     return found;
 }
 
-/* What parts words: white space, <tags>, "|", dashes and quotes that are no ASCII, and what is not written in letters of words. */
+/* What parts words: white space, <tags>, <<9*2=18>> (a calculator's note), "|", dashes and quotes that are
+ * no ASCII, and what is not written in letters of words. */
 static size_t tti_gap(const char *at, const char *end) {
     const unsigned char *c = (const unsigned char *)at;
     size_t n = (size_t)(end - at), i;
@@ -12427,20 +12507,28 @@ static size_t tti_gap(const char *at, const char *end) {
     if (*at == '<' && n > 2 && (at[1] == '/' || at[1] == '|' || tti_is_letter(at[1]))) {
         for (i = 2; i < n && i < 32 && !tti_is_space(at[i]); i++) { if (at[i] == '>') { return i + 1; } }
     }
+    if (tti_begins(at, end, "<<")) {
+        for (i = 2; i + 1 < n && at[i] != '\n'; i++) {
+            if (at[i] == '>' && at[i + 1] == '>') { return i + 2; }
+        }
+    }
     if (n > 1 && c[0] == 0xC2 && (c[1] == 0xA0 || c[1] == 0xAB || c[1] == 0xBB)) { return 2; }
-    if (n > 2 && c[0] == 0xE2 && ((c[1] == 0x80 && (c[2] < 0x90 || c[2] > 0x93)) || c[1] == 0x86 || c[1] == 0x87)) { return 3; }
+    if (n > 2 && c[0] == 0xE2 &&
+        ((c[1] == 0x80 && (c[2] < 0x90 || c[2] > 0x93)) || c[1] == 0x86 || c[1] == 0x87)) {
+        return 3;
+    }
     return n > 2 && c[0] >= 0xE3 ? (c[0] >= 0xF0 && n > 3 ? 4 : 3) : 0;
 }
 
-/* The size of $...$, \(...\) or \[...\] on one line; 0 for another thing. A dollar sign before an amount is no such bracket: these
- * stand at their text without white space, and no digit follows the last. */
+/* The size of $...$, \(...\) or \[...\] on one line; 0 for another thing. A dollar sign before an amount
+ * is no such bracket: these stand at their text without white space, and no digit follows the last. */
 static size_t tti_math(const char *at, const char *end) {
-    const char *close = at[0] == '$' ? "$" : tti_begins(at, end, "\\(") ? "\\)" : tti_begins(at, end, "\\[") ? "\\]" : NULL, *to;
-    size_t n;
-    if (!close) { return 0; }
-    if (tti_begins(at, end, "$$")) { close = "$$"; }
-    n = strlen(close);
-    if (close[0] == '$' && n == 1 && (end - at < 2 || tti_is_space(at[1]))) { return 0; }
+    static const char *const opens[] = {"$$", "$", "\\(", "\\["}, *const closes[] = {"$$", "$", "\\)", "\\]"};
+    const char *close, *to;
+    size_t k, n = tti_one_of(at, end, opens, 4, &k);
+    if (n == 0) { return 0; }
+    close = closes[k];
+    if (n == 1 && (end - at < 2 || tti_is_space(at[1]))) { return 0; }
     for (to = at + n; to < end && *to != '\n'; to++) {
         if (*to == '\\' && !tti_begins(to, end, close)) { to++; continue; }
         if (!tti_begins(to, end, close) || to == at + n) { continue; }
@@ -12459,8 +12547,6 @@ static const char *tti_word_end(const char *at, const char *end) {
     return at;
 }
 
-static int tti_one_byte_of(char c, const char *set) { return c && strchr(set, c) != NULL; }
-
 /* How many more brackets are opened than closed; (3,4] is an interval. */
 static int tti_open_brackets(tti_span s) {
     int depth = 0;
@@ -12472,14 +12558,24 @@ static int tti_open_brackets(tti_span s) {
 static tti_span tti_bare(tti_span s) {
     for (; s.at < s.end; s.end--) {
         char c = s.end[-1];
-        if (!tti_one_byte_of(c, ".,;:!?'\"*_`#\\") && !(tti_one_byte_of(c, ")]}") && tti_open_brackets(s) < 0)) { break; }
+        if (!tti_one_byte_of(c, ".,;:!?'\"*_`#\\") &&
+            !(tti_one_byte_of(c, ")]}") && tti_open_brackets(s) < 0)) {
+            break;
+        }
     }
     for (; s.at < s.end; s.at++) {
         char c = *s.at, next = s.end - s.at > 1 ? s.at[1] : 0;
-        if (tti_one_byte_of(c, ",;:!?'\"*_`#") || (tti_one_byte_of(c, "([{") && tti_open_brackets(s) > 0)) { continue; }
-        if ((c != '\\' || !tti_one_byte_of(next, "([") || tti_open_brackets(s) <= 0) && (c != '.' || next != '.')) { break; }
+        if (tti_one_byte_of(c, ",;:!?'\"*_`#") || (tti_one_byte_of(c, "([{") && tti_open_brackets(s) > 0)) {
+            continue;
+        }
+        if ((c != '\\' || !tti_one_byte_of(next, "([") || tti_open_brackets(s) <= 0) &&
+            (c != '.' || next != '.')) {
+            break;
+        }
     }
-    if (s.end - s.at > 2 && *s.at == '[' && s.end[-1] == ']' && !memchr(s.at, ',', (size_t)(s.end - s.at))) { return tti_bare(tti_span_of(s.at + 1, s.end - 1)); }
+    if (s.end - s.at > 2 && *s.at == '[' && s.end[-1] == ']' && !memchr(s.at, ',', (size_t)(s.end - s.at))) {
+        return tti_bare(tti_span_of(s.at + 1, s.end - 1));
+    }
     return s;
 }
 
@@ -12490,7 +12586,10 @@ static tti_span tti_after_sign(tti_span word) {
     for (at = word.end - 1; at > word.at; at--) {
         tti_span rest = tti_bare(tti_trimmed(tti_span_of(at + 1, word.end)));
         tti_span left = tti_span_of(word.at, at);
-        if (*at == '=' && !tti_one_byte_of(at[-1], "<>!") && tti_has_digit(rest) && (tti_has_digit(left) || *left.at != '-')) { return rest; }
+        if (*at == '=' && !tti_one_byte_of(at[-1], "<>!") && tti_has_digit(rest) &&
+            (tti_has_digit(left) || *left.at != '-')) {
+            return rest;
+        }
         if (*at == ':' && !tti_is_digit(at[-1]) && tti_has_digit(rest)) { return rest; }
     }
     return *word.at == '=' ? tti_span_of(word.at + 1, word.end) : word;
@@ -12515,7 +12614,9 @@ static int tti_all_digits(tti_span s) {
     return s.at < s.end && rest.at == s.end;
 }
 
-static int tti_span_is(tti_span s, const char *text) { return (size_t)(s.end - s.at) == strlen(text) && memcmp(s.at, text, strlen(text)) == 0; }
+static int tti_span_is(tti_span s, const char *text) {
+    return (size_t)(s.end - s.at) == strlen(text) && memcmp(s.at, text, strlen(text)) == 0;
+}
 
 static int tti_span_is_of(tti_span s, const char *const *words, size_t n) {
     size_t k;
@@ -12523,10 +12624,12 @@ static int tti_span_is_of(tti_span s, const char *const *words, size_t n) {
     return 0;
 }
 
-/* The number with the words before it that belong to it: "3 / 4", "1.5 x 10^5", "2 2/3", "1 234 567", and "- 3" where the sign
- * does not stand between two numbers. before[0] is the nearest word. */
+/* The number with the words before it that belong to it: "3 / 4", "1.5 x 10^5", "2 2/3", "1 234 567", and
+ * "- 3" where the sign does not stand between two numbers. before[0] is the nearest word. */
 static tti_span tti_extend_left(tti_span number, const tti_span *before) {
-    static const char *const signs[] = {"-", "\xE2\x88\x92", "\xE2\x80\x93", "minus", "negative", "\xC2\xB1", "\\pm"};
+    static const char *const signs[] = {
+        "-", "\xE2\x88\x92", "\xE2\x80\x93", "minus", "negative", "\xC2\xB1", "\\pm"
+    };
     static const char *const times[] = {"*", "x", "\xC3\x97", "\\times", "\\cdot"};
     const char *slash = (const char *)memchr(number.at, '/', (size_t)(number.end - number.at));
     tti_span whole = before[0], head = number;
@@ -12536,9 +12639,11 @@ static tti_span tti_extend_left(tti_span number, const tti_span *before) {
     if ((tti_begins(number.at, number.end, "10^") && tti_span_is_of(before[0], times, 5)) ||
         (tti_span_is(before[0], "/") && tti_all_digits(before[1]) && tti_all_digits(number))) {
         k = 2;
-    } else if ((tti_begins(number.at, number.end, "\\") || tti_is_one_sign(number)) && tti_all_digits(whole)) {
+    } else if ((tti_begins(number.at, number.end, "\\") || tti_is_one_sign(number)) &&
+               tti_all_digits(whole)) {
         k = 1;
-    } else if (slash && tti_all_digits(whole) && tti_all_digits(tti_span_of(number.at, slash)) && tti_all_digits(tti_span_of(slash + 1, number.end))) {
+    } else if (slash && tti_all_digits(whole) && tti_all_digits(tti_span_of(number.at, slash)) &&
+               tti_all_digits(tti_span_of(slash + 1, number.end))) {
         k = 1;
     } else if (head.end - head.at == 3 && tti_all_digits(head)) {
         while (k < TTI_WORDS && tti_all_digits(before[k]) && before[k].end - before[k].at == 3) { k++; }
@@ -12547,21 +12652,30 @@ static tti_span tti_extend_left(tti_span number, const tti_span *before) {
     if (k > 0) { number.at = before[k - 1].at; }
     if (k < TTI_WORDS && tti_span_is_of(before[k], signs, sizeof signs / sizeof *signs)) {
         tti_span left = before[k + 1];
-        if (left.at == left.end || !(tti_is_digit(left.end[-1]) || tti_one_byte_of(left.end[-1], ")]}%$"))) { number.at = before[k].at; }
+        if (left.at == left.end || !(tti_is_digit(left.end[-1]) || tti_one_byte_of(left.end[-1], ")]}%$"))) {
+            number.at = before[k].at;
+        }
     }
     return number;
 }
 
-/* ... and with what belongs to it behind: commands (8 \pi, 5 \text{ cm}), and what is always a unit (3 million, 5 km). */
+/* ... and with what belongs to it behind: commands (8 \pi, 5 \text{ cm}), and what is always a unit (3
+ * million, 5 km). */
 static tti_span tti_extend_right(tti_span number, const char *end) {
-    static const char *const units[] = {"hundred", "thousand", "million", "billion", "trillion", "percent", "cm", "mm", "km", "kg", "mg", "ml", "mL"};
+    static const char *const units[] = {
+        "hundred", "thousand", "million", "billion", "trillion", "percent", "cm", "mm", "km", "kg", "mg",
+        "ml", "mL"
+    };
     const char *at = number.end;
     tti_span next;
     while (at < end && *at == ' ') { at++; }
     next = tti_bare(tti_span_of(at, tti_word_end(at, end)));
     if (at == number.end || next.at != at) { return number; }
-    if (tti_begins(at, end, "\\") && tti_letters(at + 1, end) > 0) { return tti_extend_right(tti_span_of(number.at, next.end), end); }
-    return tti_span_is_of(next, units, sizeof units / sizeof *units) ? tti_span_of(number.at, next.end) : number;
+    if (tti_begins(at, end, "\\") && tti_letters(at + 1, end) > 0) {
+        return tti_extend_right(tti_span_of(number.at, next.end), end);
+    }
+    if (tti_span_is_of(next, units, sizeof units / sizeof *units)) { number.end = next.end; }
+    return number;
 }
 
 /* "(3," and "4)": the bracket of which the word is the end, if it has a comma and no words. */
@@ -12570,7 +12684,9 @@ static tti_span tti_whole_bracket(tti_span number, tti_span raw, const char *beg
     int depth = 1, commas = 0;
     while (close < raw.end && !tti_one_byte_of(*close, ")]")) { close++; }
     if (close == raw.end) { return number; }
-    while (at > begin && depth > 0 && !(tti_is_letter(at[-1]) && (at - begin < 2 || !(tti_is_letter(at[-2]) || at[-2] == '\\'))) && at[-1] != '\n') {
+    while (at > begin && depth > 0 && at[-1] != '\n') {
+        int word = tti_is_letter(at[-1]) && (at - begin < 2 || (!tti_is_letter(at[-2]) && at[-2] != '\\'));
+        if (word) { break; }
         at--;
         depth += tti_one_byte_of(*at, ")]") - tti_one_byte_of(*at, "([");
         commas += *at == ',';
@@ -12631,30 +12747,42 @@ static tti_span tti_line_answer(tti_span line) {
     tti_answer_read(line.at, (size_t)(line.end - line.at), &a);
     if (a.is_number || !tti_has_words(line)) { return line; }
     for (at = line.end - 1; at > line.at && *at != ':'; at--) { }
-    if (at > line.at && !tti_is_digit(at[-1])) { return tti_bare(tti_trimmed(tti_span_of(at + 1, line.end))); }
+    if (at > line.at && !tti_is_digit(at[-1])) {
+        return tti_bare(tti_trimmed(tti_span_of(at + 1, line.end)));
+    }
     found = tti_last_number(line, &n);
     return n == 1 ? found : line;
 }
 
 static int tti_says_answer(tti_span line) {
-    for (; line.at < line.end; line.at++) { if (tti_begins(line.at, line.end, "nswer") || tti_begins(line.at, line.end, "NSWER")) { return 1; } }
+    for (; line.at < line.end; line.at++) {
+        if (tti_begins(line.at, line.end, "nswer") || tti_begins(line.at, line.end, "NSWER")) { return 1; }
+    }
     return 0;
 }
 
-/* After "####". number: a number is sought, and a line without one is a heading; else one that does not say "answer" is it. */
+/* After "####". number: a number is sought, and a line without one is a heading; else one that does not
+ * say "answer" is it. */
 static tti_span tti_hashed(tti_span text, int number) {
     tti_span none = {NULL, NULL}, line, rest;
     tti_answer a;
     const char *at;
     int n;
-    for (at = text.end; at > text.at && !(tti_begins(at - 1, text.end, "####") && tti_trimmed(tti_span_of(at + 3, text.end)).at < text.end); at--) { }
+    for (at = text.end; at > text.at; at--) {
+        tti_span after = tti_span_of(at + 3, text.end);
+        if (tti_begins(at - 1, text.end, "####") && tti_trimmed(after).at < text.end) { break; }
+    }
     if (at == text.at) { return none; }
     for (at += 3; at < text.end && *at == '#'; at++) { }
     line = tti_line_of(tti_span_of(at, text.end));
     rest = tti_trimmed(tti_span_of(line.end, text.end));
     line = tti_bare(line);
     if (rest.at == rest.end) { return tti_line_answer(line); }
-    if (line.at == line.end || (tti_says_answer(line) && !tti_has_digit(line) && !memchr(line.at, ':', (size_t)(line.end - line.at)))) { return tti_line_answer(tti_bare(tti_line_of(rest))); }
+    if (line.at == line.end ||
+        (tti_says_answer(line) && !tti_has_digit(line) &&
+         !memchr(line.at, ':', (size_t)(line.end - line.at)))) {
+        return tti_line_answer(tti_bare(tti_line_of(rest)));
+    }
     tti_answer_read(line.at, (size_t)(line.end - line.at), &a);
     if (!number || a.is_number || tti_says_answer(line)) { return tti_line_answer(line); }
     rest = tti_last_number(rest, &n);
@@ -12721,10 +12849,12 @@ static tti_span tti_gold_part(tt_answer_place place, tti_span text) {
 
 static tt_status tti_answer_append(const tti_answer *a, tti_span part, tt_text *out) {
     if (!out || !part.at) { return TT_OK; }
-    return a->too_long ? tt_text_append(out, part.at, (size_t)(part.end - part.at)) : tt_text_append(out, a->text, a->size);
+    return a->too_long ? tt_text_append(out, part.at, (size_t)(part.end - part.at))
+        : tt_text_append(out, a->text, a->size);
 }
 
-TT_API tt_status tt_answer_grade(tt_answer_place place, const tt_reward_input *in, float *reward, tt_text *gold_form, tt_text *said_form) {
+TT_API tt_status tt_answer_grade(tt_answer_place place, const tt_reward_input *in, float *reward,
+                                 tt_text *gold_form, tt_text *said_form) {
     tti_span gold = tti_gold_part(place, tti_span_of(in->answer, in->answer + strlen(in->answer))), said;
     tti_answer a, b;
     int right = 0;
@@ -12736,8 +12866,9 @@ TT_API tt_status tt_answer_grade(tt_answer_place place, const tt_reward_input *i
     said = tti_answer_part(place, tti_span_of(in->response, in->response + in->response_size), &a);
     if (place != TT_ANSWER_EXACT && said.at) { tti_answer_read(said.at, (size_t)(said.end - said.at), &b); }
     if (gold.at && said.at && gold.at < gold.end) {
-        right = a.too_long || b.too_long ? gold.end - gold.at == said.end - said.at && memcmp(gold.at, said.at, (size_t)(gold.end - gold.at)) == 0
-                                         : tti_answers_equal(&a, &b);
+        size_t size = (size_t)(gold.end - gold.at);
+        int same = gold.end - gold.at == said.end - said.at && memcmp(gold.at, said.at, size) == 0;
+        right = a.too_long || b.too_long ? same : tti_answers_equal(&a, &b);
     }
     *reward = in->stopped && right ? 1.0f : 0.0f;
     status = tti_answer_append(&a, gold, gold_form);
