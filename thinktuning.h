@@ -1213,13 +1213,20 @@ TT_API tt_teacher tt_signs_teacher(tt_signs *);
 #define TT_SIGNS_TEACHER_STOP "<stop>"
 
 /* ---- rewards, for tt_task and tt_reward: 1 or 0; 0 for a response that did not stop. user is not used, but for format's ---- */
-/* Equal as texts, as numbers (1,234 and 1234.0), fractions and simple LaTeX (1/2, 0.5, \frac12, 2\sqrt{3}, \pi), or part by part
- * as lists (3, \frac{\pi}{2}). Units, degrees, percent and dollar signs do not count. */
+/* Equal as texts, as exact numbers (1,234 and 1234.0, 1e5, 2 2/3, 20!'s digits), fractions and simple LaTeX (1/2, 0.5, \frac12,
+ * 2\sqrt{3}, \pi), or part by part as lists (3, \frac{\pi}{2}). A unit (5 cm, 5\text{ cm}, 28\%) counts only against another one;
+ * 28 percent are also 0.28. What is in doubt is not equal: a rounded number, two numbers, algebra written in another way. */
 TT_API int       tt_answer_equal(const char *gold, size_t gold_size, const char *said, size_t said_size);
 TT_API tt_status tt_reward_exact(void *user, const tt_reward_input *in, float *reward);         /* the answer, white space around it cut       */
 TT_API tt_status tt_reward_last_number(void *user, const tt_reward_input *in, float *reward);   /* last numbers of response and answer agree   */
 TT_API tt_status tt_reward_boxed(void *user, const tt_reward_input *in, float *reward);         /* last \boxed{...} by tt_answer_equal         */
-TT_API tt_status tt_reward_answer(void *user, const tt_reward_input *in, float *reward);        /* \boxed{...}, after ####, or the last number */
+/* \boxed{...}, else after ####, else the last number with its sign and unit, by tt_answer_equal; for an answer that is no number,
+ * else what stands at the end, after "is" or a colon. */
+TT_API tt_status tt_reward_answer(void *user, const tt_reward_input *in, float *reward);
+/* What these four read and compare: appends the answers found in gold and response in normal form, in which equal answers are
+ * equal texts (8/3, "28 percent"; ~ before a root or pi), nothing where none was found. Both texts may be NULL. */
+typedef enum tt_answer_place { TT_ANSWER_EXACT = 1, TT_ANSWER_LAST_NUMBER, TT_ANSWER_BOXED, TT_ANSWER_ANY } tt_answer_place;
+TT_API tt_status tt_answer_grade(tt_answer_place place, const tt_reward_input *in, float *reward, tt_text *gold_form, tt_text *said_form);
 /* The expression in the last \boxed{} or <answer> tags, or after the last word "answer", uses each number of the question
  * once (those in its last [...], else after "from", else all) and has the value of the answer. */
 TT_API tt_status tt_reward_countdown(void *user, const tt_reward_input *in, float *reward);
@@ -13209,18 +13216,227 @@ static int tti_by_value(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
+/* ---- exact numbers ----
+ * Whole numbers as decimal digits, and fractions of them: answers are compared to their last digit, and no
+ * rounding makes two of them one. What is no fraction (a root, pi) is a double and marked rough. Functions
+ * return 0 where there is no result, or none of up to TTI_ANSWER_DIGITS digits. */
+enum { TTI_ANSWER_DIGITS = 160 };
+/* The lowest digit first; n = 0 is zero. */
+typedef struct tti_whole { int n; unsigned char digit[TTI_ANSWER_DIGITS + 1]; } tti_whole;
+typedef struct tti_value { int negative, rough; double real; tti_whole above, below; } tti_value;
+
+static int tti_is_digit(int c) { return c >= '0' && c <= '9'; }
+
+static int tti_is_letter(int c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); }
+
+static double tti_whole_double(const tti_whole *a) {
+    double value = 0;
+    int i;
+    for (i = a->n - 1; i >= 0; i--) { value = value * 10 + a->digit[i]; }
+    return value;
+}
+
+static int tti_whole_compare(const tti_whole *a, const tti_whole *b) {
+    int i = a->n - 1;
+    if (a->n != b->n) { return a->n - b->n; }
+    while (i >= 0 && a->digit[i] == b->digit[i]) { i--; }
+    return i < 0 ? 0 : a->digit[i] - b->digit[i];
+}
+
+/* a + sign b, where a >= b if sign is -1. out may be a or b. */
+static int tti_whole_add(const tti_whole *a, const tti_whole *b, int sign, tti_whole *out) {
+    tti_whole sum;
+    int i, carry = 0, most = a->n > b->n ? a->n : b->n;
+    sum.n = 0;
+    for (i = 0; i < most || carry; i++) {
+        int digit = (i < a->n ? a->digit[i] : 0) + sign * (i < b->n ? b->digit[i] : 0) + carry + 10;
+        if (i == TTI_ANSWER_DIGITS) { return 0; }
+        sum.digit[i] = (unsigned char)(digit % 10);
+        carry = digit / 10 - 1;
+        if (sum.digit[i]) { sum.n = i + 1; }
+    }
+    *out = sum;
+    return 1;
+}
+
+static int tti_whole_multiply(const tti_whole *a, const tti_whole *b, tti_whole *out) {
+    int sums[2 * TTI_ANSWER_DIGITS + 1] = {0}, i, j;
+    for (i = 0; i < a->n; i++) { for (j = 0; j < b->n; j++) { sums[i + j] += a->digit[i] * b->digit[j]; } }
+    out->n = 0;
+    for (i = 0; i < 2 * TTI_ANSWER_DIGITS; i++) {
+        sums[i + 1] += sums[i] / 10;
+        if (sums[i] % 10 && i >= TTI_ANSWER_DIGITS) { return 0; }
+        if (i < TTI_ANSWER_DIGITS) { out->digit[i] = (unsigned char)(sums[i] % 10); }
+        if (sums[i] % 10) { out->n = i + 1; }
+    }
+    return 1;
+}
+
+/* a = quotient b + rest by long division; b is not zero. */
+static void tti_whole_divide(const tti_whole *a, const tti_whole *b, tti_whole *quotient, tti_whole *rest) {
+    int i;
+    quotient->n = rest->n = 0;
+    for (i = a->n - 1; i >= 0; i--) {
+        memmove(rest->digit + 1, rest->digit, (size_t)rest->n);
+        rest->digit[0] = a->digit[i];
+        if (rest->n > 0 || a->digit[i]) { rest->n++; }
+        quotient->digit[i] = 0;
+        for (; tti_whole_compare(rest, b) >= 0; quotient->digit[i]++) { tti_whole_add(rest, b, -1, rest); }
+        if (quotient->digit[i] && quotient->n == 0) { quotient->n = i + 1; }
+    }
+}
+
+static void tti_value_set(tti_value *v, double whole) {
+    memset(v, 0, sizeof *v);
+    v->real = whole;
+    for (; whole >= 1; whole = floor(whole / 10)) {
+        v->above.digit[v->above.n++] = (unsigned char)fmod(whole, 10);
+    }
+    v->below.digit[v->below.n++] = 1;
+}
+
+/* In lowest terms, so that equal values are equal digits. A rough value is kept where its digits still
+ * tell neighbours apart. */
+static int tti_value_settle(tti_value *v) {
+    tti_whole a = v->above, b = v->below, quotient, rest;
+    if (v->rough) { return v->real == 0 || (fabs(v->real) > 1e-9 && fabs(v->real) < 1e9); }
+    if (b.n == 0) { return 0; }
+    while (b.n > 0) {
+        tti_whole_divide(&a, &b, &quotient, &rest);
+        a = b;
+        b = rest;
+    }
+    tti_whole_divide(&v->above, &a, &quotient, &rest);
+    v->above = quotient;
+    tti_whole_divide(&v->below, &a, &quotient, &rest);
+    v->below = quotient;
+    if (v->above.n == 0) { v->negative = 0; }
+    v->real = tti_whole_double(&v->above) / tti_whole_double(&v->below) * (v->negative ? -1 : 1);
+    return 1;
+}
+
+/* a + sign b. out may be a. */
+static int tti_value_add(const tti_value *a, const tti_value *b, int sign, tti_value *out) {
+    tti_value sum;
+    tti_whole x, y;
+    int opposite = a->negative != (b->negative != (sign < 0));
+    memset(&sum, 0, sizeof sum);
+    sum.rough = a->rough || b->rough;
+    sum.real = a->real + sign * b->real;
+    sum.negative = a->negative;
+    if (!sum.rough) {
+        if (!tti_whole_multiply(&a->above, &b->below, &x) || !tti_whole_multiply(&b->above, &a->below, &y)) {
+            return 0;
+        }
+        if (!tti_whole_multiply(&a->below, &b->below, &sum.below)) { return 0; }
+        if (opposite && tti_whole_compare(&x, &y) < 0) {
+            tti_whole_add(&y, &x, -1, &sum.above);
+            sum.negative = !a->negative;
+        } else if (!tti_whole_add(&x, &y, opposite ? -1 : 1, &sum.above)) { return 0; }
+    }
+    *out = sum;
+    return tti_value_settle(out);
+}
+
+/* a b, or a / b. out may be a. */
+static int tti_value_multiply(const tti_value *a, const tti_value *b, int divide, tti_value *out) {
+    tti_value product;
+    if (divide && b->real == 0) { return 0; }
+    memset(&product, 0, sizeof product);
+    product.rough = a->rough || b->rough;
+    product.real = divide ? a->real / b->real : a->real * b->real;
+    product.negative = a->negative != b->negative;
+    if (!product.rough) {
+        if (!tti_whole_multiply(&a->above, divide ? &b->below : &b->above, &product.above)) { return 0; }
+        if (!tti_whole_multiply(&a->below, divide ? &b->above : &b->below, &product.below)) { return 0; }
+    }
+    *out = product;
+    return tti_value_settle(out);
+}
+
+static int tti_value_equal(const tti_value *a, const tti_value *b) {
+    return a->negative == b->negative && tti_whole_compare(&a->above, &b->above) == 0 &&
+        tti_whole_compare(&a->below, &b->below) == 0;
+}
+
+static int tti_value_is_whole(const tti_value *v) {
+    return !v->rough && v->below.n == 1 && v->below.digit[0] == 1;
+}
+
+/* v^n by n products. */
+static int tti_value_repeat(const tti_value *v, int n, tti_value *out) {
+    tti_value power;
+    tti_value_set(&power, 1);
+    for (; n > 0; n--) { if (!tti_value_multiply(&power, v, 0, &power)) { return 0; } }
+    *out = power;
+    return 1;
+}
+
+/* The whole root of a whole number, found by its double; 0 if it has none. */
+static int tti_whole_root(tti_whole *a, int degree) {
+    tti_value root, power;
+    double guess = floor(pow(tti_whole_double(a), 1.0 / degree) + 0.5);
+    if (guess > 9e15) { return 0; }
+    tti_value_set(&root, guess);
+    if (!tti_value_repeat(&root, degree, &power) || tti_whole_compare(&power.above, a) != 0) { return 0; }
+    *a = root.above;
+    return 1;
+}
+
+static int tti_value_root(tti_value *v, int degree) {
+    tti_value exact = *v;
+    if (v->real < 0) { return 0; }
+    if (!v->rough && tti_whole_root(&exact.above, degree) && tti_whole_root(&exact.below, degree)) {
+        *v = exact;
+    } else {
+        v->rough = 1;
+        v->real = degree == 2 ? sqrt(v->real) : pow(v->real, 1.0 / degree);
+    }
+    return tti_value_settle(v);
+}
+
+/* base^(p/q): the q-th root p times; of exact numbers with p and q of up to three digits. */
+static int tti_value_power(tti_value *base, const tti_value *exponent) {
+    tti_value one;
+    int root = (int)tti_whole_double(&exponent->below);
+    if (base->rough || exponent->rough) {
+        base->rough = 1;
+        base->real = pow(base->real, exponent->real);
+        base->negative = 0;
+        return tti_value_settle(base);
+    }
+    if (exponent->above.n > 3 || exponent->below.n > 3 || (exponent->above.n == 0 && base->above.n == 0)) {
+        return 0;
+    }
+    if (root > 1 && !tti_value_root(base, root)) { return 0; }
+    if (!tti_value_repeat(base, (int)tti_whole_double(&exponent->above), base)) { return 0; }
+    tti_value_set(&one, 1);
+    return !exponent->negative || tti_value_multiply(&one, base, 1, base);
+}
+
 /* ---- values of expressions ----
- * sum = product {(+ | -) product}      product = factor {(* | /) factor}      factor = (+ | -) factor | atom ["^" factor]
- * atom = number | "(" sum ")" | "{" sum "}" | \frac arg arg | \sqrt ["[" n "]"] arg | \pi      arg = "{" sum "}" | digit
- * A factor may follow another without a sign where it cannot be a number; a whole number before \frac is a mixed one.
- * plain: only whole numbers, + - * / and round brackets, as in countdown. White space is skipped. */
+ *
+ *   sum     = product {("+" | "-") product}            product = factor {("*" | "/") factor}
+ *   factor  = ("+" | "-") factor | atom ["^" factor]   arg     = "{" sum "}" | digit
+ *   atom    = number | mixed | "(" sum ")" | "{" sum "}" | \frac arg arg | \sqrt ["[" n "]"] arg | \pi
+ *   mixed   = digits " " digits "/" digits | digits \frac arg arg
+ *   number  = (digits ["." digits] | "." digits) ["e" [sign] digits]
+ *
+ * A factor may follow another without a sign where it cannot be a number. plain: only whole numbers, + - * /
+ * and round brackets, with white space between them, as in countdown. */
 enum { TTI_MAX_NUMBERS = 32, TTI_MAX_DEPTH = 64 };
-typedef struct tti_reader { const char *at, *end; int plain, bad, depth, n_numbers; double numbers[TTI_MAX_NUMBERS]; } tti_reader;
-static double tti_read_sum(tti_reader *r);
+typedef struct tti_reader {
+    const char *at, *end;
+    int plain, bad, depth, n_numbers;
+    double numbers[TTI_MAX_NUMBERS];
+} tti_reader;
+static void tti_read_sum(tti_reader *r, tti_value *v);
+
 static int tti_peek(tti_reader *r) {
-    while (r->at < r->end && tti_is_space(*r->at)) { r->at++; }
+    while (r->plain && r->at < r->end && tti_is_space(*r->at)) { r->at++; }
     return r->at < r->end ? (unsigned char)*r->at : 0;
 }
+
 static int tti_take(tti_reader *r, const char *word) {
     size_t n = strlen(word);
     tti_peek(r);
@@ -13228,158 +13444,282 @@ static int tti_take(tti_reader *r, const char *word) {
     r->at += n;
     return 1;
 }
-static int tti_is_digit(int c) { return c >= '0' && c <= '9'; }
-static double tti_read_number(tti_reader *r) {
-    char digits[32];
-    size_t n = 0;
-    double value = 0;
-    while (r->at < r->end && (tti_is_digit(*r->at) || (*r->at == '.' && !r->plain)) && n + 1 < sizeof digits) { digits[n++] = *r->at++; }
-    digits[n] = 0;
-    tt_number_read(digits, n, &value);
-    if (n + 1 >= sizeof digits || strcmp(digits, ".") == 0 || (strchr(digits, '.') && strchr(strchr(digits, '.') + 1, '.'))) { r->bad = 1; }
-    if (r->n_numbers < TTI_MAX_NUMBERS) { r->numbers[r->n_numbers] = value; }
+
+/* The digits that follow, after those that v->above has; how many. */
+static int tti_read_digits(tti_reader *r, tti_value *v) {
+    int n = 0;
+    for (; r->at < r->end && tti_is_digit(*r->at); r->at++, n++) {
+        if (v->above.n == TTI_ANSWER_DIGITS) { r->bad = 1; return n; }
+        memmove(v->above.digit + 1, v->above.digit, (size_t)v->above.n);
+        v->above.digit[0] = (unsigned char)(*r->at - '0');
+        if (v->above.n > 0 || *r->at != '0') { v->above.n++; }
+    }
+    return n;
+}
+
+/* "e-7" after a number; white space was cut, and without digits the letter is no exponent. */
+static int tti_read_exponent(tti_reader *r) {
+    const char *at = r->at + 1;
+    int negative, exponent = 0;
+    if (r->plain || r->at == r->end || (*r->at != 'e' && *r->at != 'E')) { return 0; }
+    negative = at < r->end && *at == '-';
+    at += at < r->end && (*at == '-' || *at == '+');
+    if (at == r->end || !tti_is_digit(*at)) { return 0; }
+    for (; at < r->end && tti_is_digit(*at) && exponent < TTI_ANSWER_DIGITS; at++) {
+        exponent = exponent * 10 + *at - '0';
+    }
+    r->at = at;
+    return negative ? -exponent : exponent;
+}
+
+static void tti_read_number(tti_reader *r, tti_value *v) {
+    tti_value ten, scale;
+    int n, decimals = 0, shift;
+    tti_value_set(v, 0);
+    tti_value_set(&ten, 10);
+    n = tti_read_digits(r, v);
+    if (!r->plain && r->at < r->end && *r->at == '.') {
+        r->at++;
+        decimals = tti_read_digits(r, v);
+    }
+    if (n + decimals == 0) { r->bad = 1; }
+    shift = tti_read_exponent(r) - decimals;
+    if (r->bad || !tti_value_repeat(&ten, shift < 0 ? -shift : shift, &scale) || !tti_value_settle(v)) {
+        r->bad = 1;
+        return;
+    }
+    if (!tti_value_multiply(v, &scale, shift < 0, v)) { r->bad = 1; }
+    if (r->n_numbers < TTI_MAX_NUMBERS) { r->numbers[r->n_numbers] = v->real; }
     r->n_numbers++;
-    return value;
 }
-static double tti_read_brackets(tti_reader *r, const char *close) {
-    double value = tti_read_sum(r);
+
+static void tti_read_brackets(tti_reader *r, const char *close, tti_value *v) {
+    tti_read_sum(r, v);
     if (!tti_take(r, close)) { r->bad = 1; }
-    return value;
 }
+
 /* The argument of a command: a group, or one digit. */
-static double tti_read_argument(tti_reader *r) {
-    if (tti_take(r, "{")) { return tti_read_brackets(r, "}"); }
-    if (!tti_is_digit(tti_peek(r))) { r->bad = 1; return 0; }
-    return *r->at++ - '0';
+static void tti_read_argument(tti_reader *r, tti_value *v) {
+    if (tti_take(r, "{")) { tti_read_brackets(r, "}", v); return; }
+    if (!tti_is_digit(tti_peek(r))) { r->bad = 1; return; }
+    tti_value_set(v, *r->at++ - '0');
 }
-static double tti_read_fraction(tti_reader *r) {
-    double above = tti_read_argument(r), below = tti_read_argument(r);
-    if (below == 0) { r->bad = 1; return 0; }
-    return above / below;
+
+static void tti_read_fraction(tti_reader *r, tti_value *v) {
+    tti_value below;
+    tti_value_set(&below, 0);
+    tti_read_argument(r, v);
+    tti_read_argument(r, &below);
+    if (r->bad || !tti_value_multiply(v, &below, 1, v)) { r->bad = 1; }
 }
-static double tti_read_root(tti_reader *r) {
-    double degree = 2, value;
-    if (tti_take(r, "[")) { degree = tti_read_brackets(r, "]"); }
-    value = tti_read_argument(r);
-    if (value < 0 || degree < 1) { r->bad = 1; return 0; }
-    return degree == 2 ? sqrt(value) : pow(value, 1 / degree);
+
+static void tti_read_root(tti_reader *r, tti_value *v) {
+    tti_value degree;
+    tti_value_set(&degree, 2);
+    if (tti_take(r, "[")) { tti_read_brackets(r, "]", &degree); }
+    tti_read_argument(r, v);
+    if (r->bad || !tti_value_is_whole(&degree) || degree.negative || degree.real < 1 || degree.real > 99) {
+        r->bad = 1;
+        return;
+    }
+    if (!tti_value_root(v, (int)degree.real)) { r->bad = 1; }
 }
-static double tti_read_atom(tti_reader *r) {
+
+/* After a whole number: the fraction of a mixed number, below 1. */
+static void tti_read_mixed(tti_reader *r, tti_value *v) {
+    tti_value part, below;
+    if (r->plain || !tti_value_is_whole(v)) { return; }
+    if (tti_take(r, "\\frac")) { tti_read_fraction(r, &part); }
+    else if (tti_take(r, " ")) {
+        tti_read_number(r, &part);
+        if (r->bad || !tti_take(r, "/")) { r->bad = 1; return; }
+        tti_read_number(r, &below);
+        if (r->bad || !tti_value_multiply(&part, &below, 1, &part)) { r->bad = 1; }
+    } else { return; }
+    if (r->bad || part.real <= 0 || part.real >= 1 || !tti_value_add(v, &part, 1, v)) { r->bad = 1; }
+}
+
+static void tti_read_atom(tti_reader *r, tti_value *v) {
     int c = tti_peek(r);
     if (tti_is_digit(c) || (c == '.' && !r->plain)) {
-        double whole = tti_read_number(r);
-        if (!r->plain && whole == floor(whole) && tti_take(r, "\\frac")) { return whole + tti_read_fraction(r); }
-        return whole;
-    }
-    if (tti_take(r, "(")) { return tti_read_brackets(r, ")"); }
-    if (r->plain) { r->bad = 1; return 0; }
-    if (tti_take(r, "{")) { return tti_read_brackets(r, "}"); }
-    if (tti_take(r, "\\frac")) { return tti_read_fraction(r); }
-    if (tti_take(r, "\\sqrt")) { return tti_read_root(r); }
-    if (tti_take(r, "\\pi")) { return 3.141592653589793; }
-    r->bad = 1;
-    return 0;
+        tti_read_number(r, v);
+        if (!r->bad) { tti_read_mixed(r, v); }
+    } else if (tti_take(r, "(")) { tti_read_brackets(r, ")", v); }
+    else if (r->plain) { r->bad = 1; }
+    else if (tti_take(r, "{")) { tti_read_brackets(r, "}", v); }
+    else if (tti_take(r, "\\frac")) { tti_read_fraction(r, v); }
+    else if (tti_take(r, "\\sqrt")) { tti_read_root(r, v); }
+    else if (tti_take(r, "\\pi")) {
+        v->rough = 1;
+        v->real = 3.141592653589793;
+    } else { r->bad = 1; }
 }
-static double tti_read_factor(tti_reader *r) {
-    double value;
+
+static void tti_read_factor(tti_reader *r, tti_value *v) {
+    int minus;
+    tti_value exponent;
+    tti_value_set(v, 0);
     if (++r->depth > TTI_MAX_DEPTH) { r->bad = 1; }
-    if (r->bad) { r->depth--; return 0; }
-    if (tti_take(r, "-")) { value = -tti_read_factor(r); }
-    else if (tti_take(r, "+")) { value = tti_read_factor(r); }
-    else {
-        value = tti_read_atom(r);
-        if (!r->plain && tti_take(r, "^")) { value = pow(value, tti_read_factor(r)); }
+    minus = !r->bad && tti_take(r, "-");
+    if (r->bad) { r->depth--; return; }
+    if (minus || tti_take(r, "+")) {
+        tti_read_factor(r, v);
+        if (minus && v->real != 0) {
+            v->negative = !v->negative;
+            v->real = -v->real;
+        }
+    } else {
+        tti_read_atom(r, v);
+        if (!r->bad && !r->plain && tti_take(r, "^")) {
+            tti_read_factor(r, &exponent);
+            if (r->bad || !tti_value_power(v, &exponent)) { r->bad = 1; }
+        }
     }
     r->depth--;
-    return value;
 }
-static double tti_read_product(tti_reader *r) {
-    double value = tti_read_factor(r);
+
+static void tti_read_product(tti_reader *r, tti_value *v) {
+    tti_value next;
+    tti_read_factor(r, v);
     while (!r->bad) {
-        int c = tti_peek(r);
-        if (tti_take(r, "*")) { value *= tti_read_factor(r); }
-        else if (tti_take(r, "/")) {
-            double below = tti_read_factor(r);
-            if (below == 0) { r->bad = 1; } else { value /= below; }
-        } else if (!r->plain && (c == '(' || c == '\\' || c == '{')) { value *= tti_read_factor(r); }
-        else { break; }
+        int c = tti_peek(r), divide = tti_take(r, "/");
+        if (!divide && !tti_take(r, "*") && (r->plain || (c != '(' && c != '\\' && c != '{'))) { return; }
+        tti_read_factor(r, &next);
+        if (r->bad || !tti_value_multiply(v, &next, divide, v)) { r->bad = 1; }
     }
-    return value;
 }
-static double tti_read_sum(tti_reader *r) {
-    double value = tti_read_product(r);
+
+static void tti_read_sum(tti_reader *r, tti_value *v) {
+    tti_value next;
+    tti_read_product(r, v);
     while (!r->bad) {
-        if (tti_take(r, "+")) { value += tti_read_product(r); }
-        else if (tti_take(r, "-")) { value -= tti_read_product(r); }
-        else { break; }
+        int minus = tti_take(r, "-");
+        if (!minus && !tti_take(r, "+")) { return; }
+        tti_read_product(r, &next);
+        if (r->bad || !tti_value_add(v, &next, minus ? -1 : 1, v)) { r->bad = 1; }
     }
-    return value;
 }
+
 /* The value of the whole text; 0 if it is no expression. */
-static int tti_value(const char *text, size_t size, int plain, tti_reader *r, double *value) {
+static int tti_read_value(const char *text, size_t size, int plain, tti_reader *r, tti_value *value) {
     memset(r, 0, sizeof *r);
     r->at = text;
     r->end = text + size;
     r->plain = plain;
-    *value = tti_read_sum(r);
-    return !r->bad && tti_peek(r) == 0 && r->at == r->end && isfinite(*value) && r->n_numbers <= TTI_MAX_NUMBERS;
-}
-static int tti_same_value(double a, double b) {
-    double size = fabs(a) > fabs(b) ? fabs(a) : fabs(b);
-    return fabs(a - b) <= 1e-9 * (size > 1 ? size : 1);
+    tti_read_sum(r, value);
+    return !r->bad && tti_peek(r) == 0 && r->at == r->end && r->n_numbers <= TTI_MAX_NUMBERS;
 }
 
-/* ---- answers: numbers, fractions, simple LaTeX ----
- * An answer is first written plainly: no white space, dollars, percent signs, units or commas of thousands, one spelling of each
- * command, braces around every argument. Equal texts are equal answers; so are equal values, and equal parts of lists. */
+/* ---- the normal form of an answer ----
+ *
+ *   answer = [name ("=" | "\in")] (value unit | form)
+ *   form   = value | open form {"," form} close | form "," form {"," form} | text
+ *
+ * An answer is first written plainly: one spelling of each sign and command, braces around every argument,
+ * without dollars, commas of thousands and white space; but a blank stays between two numbers or words, and
+ * "~" stands before a word that was \text{...} or a sign (%). Values are then written in lowest terms: equal
+ * answers are equal texts. What is in doubt stays a text, which equals nothing but itself. */
 enum { TTI_ANSWER = 512, TTI_ANSWER_DEPTH = 12 };
-typedef struct tti_answer { char text[TTI_ANSWER]; size_t size; int depth, too_long; } tti_answer;      /* depth: of round and square brackets */
+typedef struct tti_answer {
+    char text[TTI_ANSWER];
+    size_t size, unit;                /* of text; where its unit begins, else size */
+    int depth, too_long, is_number;   /* depth: of round and square brackets       */
+    tti_value value;                  /* if is_number                              */
+} tti_answer;
 static void tti_answer_plain(tti_answer *a, const char *text, size_t size, int nested);
+
 static void tti_answer_put(tti_answer *a, const char *text, size_t n) {
     if (a->size + n >= TTI_ANSWER) { a->too_long = 1; return; }
     memcpy(a->text + a->size, text, n);
     a->text[a->size += n] = 0;
 }
-static int tti_begins(const char *at, const char *end, const char *word) { return (size_t)(end - at) >= strlen(word) && memcmp(at, word, strlen(word)) == 0; }
-static size_t tti_braces(const char *text, const char *end) {      /* size of {...} with its braces; 0 if it does not end */
+
+static int tti_one_byte_of(char c, const char *set) { return c && strchr(set, c) != NULL; }
+
+static int tti_begins(const char *at, const char *end, const char *word) {
+    return (size_t)(end - at) >= strlen(word) && memcmp(at, word, strlen(word)) == 0;
+}
+
+/* The size of the first of the words that begins here, 0 if none does. */
+static size_t tti_one_of(const char *at, const char *end, const char *const *words, size_t n, size_t *which) {
+    for (*which = 0; *which < n; ++*which) {
+        if (tti_begins(at, end, words[*which])) { return strlen(words[*which]); }
+    }
+    return 0;
+}
+
+/* The size of {...} with its braces; 0 if it does not end. */
+static size_t tti_braces(const char *text, const char *end) {
     int depth = 0;
     const char *at = text;
     for (; at < end; at++) {
+        if (*at == '\\' && end - at > 1) { at++; continue; }
         depth += (*at == '{') - (*at == '}');
         if (depth == 0) { return (size_t)(at - text) + 1; }
     }
     return 0;
 }
+
+static size_t tti_blank(const char *at, const char *end) {
+    static const char *const blanks[] = {
+        " ", "\n", "\t", "\r", "~", "\\,", "\\;", "\\:", "\\ ", "\\quad", "\\qquad", "\xC2\xA0",
+        "\xE2\x80\x89", "\xE2\x80\xAF"
+    };
+    size_t which;
+    return tti_one_of(at, end, blanks, sizeof blanks / sizeof *blanks, &which);
+}
+
+static int tti_letters(const char *at, const char *end) {
+    int n = 0;
+    while (at < end && tti_is_letter(*at)) { at++; n++; }
+    return n;
+}
+
 /* The steps below write what begins at `at` and return its size, or 0 if it is another thing. */
 static size_t tti_plain_command(tti_answer *a, const char *at, const char *end) {
     static const struct { const char *name, *instead; } commands[] = {
-        {"\\leftarrow", "\\leftarrow"}, {"\\left", ""}, {"\\rightarrow", "\\rightarrow"}, {"\\right", ""}, {"\\!", ""}, {"\\,", ""}, {"\\;", ""}, {"\\:", ""}, {"\\ ", ""},
-        {"\\$", ""}, {"\\%", ""}, {"%", ""}, {"$", ""}, {"^\\circ", ""}, {"^{\\circ}", ""}, {"\\displaystyle", ""}, {"\\qquad", ""}, {"\\quad", ""}, {"\\cdot", "*"},
-        {"\\times", "*"}, {"\\div", "/"}, {"\xC3\x97", "*"}, {"\xC3\xB7", "/"}, {"\xE2\x88\x92", "-"}, {"\\leq", "\\le"}, {"\\geq", "\\ge"}, {"\\neq", "\\ne"}
+        {"\\\\", "\\\\"}, {"\\left", ""}, {"\\right", ""}, {"\\!", ""}, {"\\(", ""}, {"\\)", ""},
+        {"\\[", ""}, {"\\]", ""}, {"\\$", ""}, {"$", ""}, {"\xE2\x82\xAC", ""}, {"\xC2\xA3", ""}, {"\\boxed", ""}, {"\\fbox", ""},
+        {"\\displaystyle", ""}, {"\\%", "~percent"}, {"%", "~percent"}, {"^\\circ", "~degrees"},
+        {"^{\\circ}", "~degrees"}, {"\\degree", "~degrees"}, {"\xC2\xB0", "~degrees"}, {"\\cdot", "*"},
+        {"\\times", "*"}, {"\xC3\x97", "*"}, {"\xC2\xB7", "*"}, {"\\div", "/"}, {"\xC3\xB7", "/"},
+        {"\xE2\x81\x84", "/"}, {"\xE2\x88\x92", "-"}, {"\xE2\x80\x93", "-"}, {"minus ", "-"},
+        {"negative ", "-"}, {"\xCF\x80", "\\pi"}, {"\xE2\x88\x9E", "\\infty"}, {"\\leq", "\\le"}, {"\\geq", "\\ge"},
+        {"\\neq", "\\ne"},
+        {"\xC2\xBC", "\\frac{1}{4}"}, {"\xC2\xBD", "\\frac{1}{2}"}, {"\xC2\xBE", "\\frac{3}{4}"},
+        {"\xE2\x85\x93", "\\frac{1}{3}"}, {"\xE2\x85\x94", "\\frac{2}{3}"}
     };
     size_t k;
     for (k = 0; k < sizeof commands / sizeof *commands; k++) {
-        if (!tti_begins(at, end, commands[k].name)) { continue; }
+        size_t n = strlen(commands[k].name);
+        if (!tti_begins(at, end, commands[k].name) ||
+            (tti_is_letter(at[n - 1]) && tti_letters(at + n, end) > 0)) {
+            continue;
+        }
         tti_answer_put(a, commands[k].instead, strlen(commands[k].instead));
-        return strlen(commands[k].name);
+        return n;
     }
     return 0;
 }
-/* Text in an answer is its unit, unless it is all there is. */
+
 static size_t tti_plain_words(tti_answer *a, const char *at, const char *end, int nested) {
-    static const char *const heads[] = {"\\text{", "\\mbox{", "\\textbf{", "\\mathrm{", "\\textrm{", "\\mathbf{"};
-    size_t k, n;
-    for (k = 0; k < sizeof heads / sizeof *heads; k++) {
-        size_t head = strlen(heads[k]) - 1;
-        if (!tti_begins(at, end, heads[k])) { continue; }
-        n = tti_braces(at + head, end);
-        if (n > 2 && a->size == 0) { tti_answer_plain(a, at + head + 1, n - 2, nested + 1); }
-        return n ? head + n : 0;
-    }
-    return 0;
+    static const char *const heads[] = {
+        "\\text{", "\\mbox{", "\\textbf{", "\\mathrm{", "\\textrm{", "\\mathbf{"
+    };
+    size_t k, n, head = tti_one_of(at, end, heads, sizeof heads / sizeof *heads, &k);
+    if (head == 0) { return 0; }
+    at += head - 1;
+    n = tti_braces(at, end);
+    if (n < 2) { return 0; }
+    if (a->size > 0 && n > 2) { tti_answer_put(a, "~", 1); }
+    for (at++, n -= 2, k = n; n > 0 && tti_is_space(*at); n--) { at++; }
+    tti_answer_plain(a, at, n, nested + 1);
+    return head + k + 1;
 }
-/* An argument of a command: a group, a command of letters, or one byte; written in braces. */
-static size_t tti_plain_argument(tti_answer *a, const char *at, const char *end, int nested) {
+
+/* An argument of a command: a group, a command of letters, the digits of an exponent, or one byte; written
+ * in braces. */
+static size_t tti_plain_argument(tti_answer *a, const char *at, const char *end, int digits, int nested) {
     const char *from = at, *to;
     while (from < end && tti_is_space(*from)) { from++; }
     if (from == end) { return (size_t)(from - at); }
@@ -13389,190 +13729,801 @@ static size_t tti_plain_argument(tti_answer *a, const char *at, const char *end,
         to = from + tti_braces(from, end);
         tti_answer_plain(a, from + 1, (size_t)(to - from) - 2, nested + 1);
     } else {
-        while (*from == '\\' && to < end && ((*to >= 'a' && *to <= 'z') || (*to >= 'A' && *to <= 'Z'))) { to++; }
+        if (*from == '\\') { to += tti_letters(to, end); }
+        while (digits && to < end && tti_is_digit(*to) && (tti_is_digit(to[-1]) || to[-1] == '-')) { to++; }
         tti_answer_put(a, from, (size_t)(to - from));
     }
     tti_answer_put(a, "}", 1);
     return (size_t)(to - at);
 }
+
 static size_t tti_plain_arguments(tti_answer *a, const char *at, const char *end, int nested) {
-    static const char *const names[] = {"\\frac", "\\dfrac", "\\tfrac", "\\cfrac", "\\sqrt"};
-    size_t k, n, i;
-    for (k = 0; k < 5 && !tti_begins(at, end, names[k]); k++) { }
-    if (k == 5) { return 0; }
-    n = strlen(names[k]);
-    tti_answer_put(a, k == 4 ? "\\sqrt" : "\\frac", 5);
+    static const char *const names[] = {"\\frac", "\\dfrac", "\\tfrac", "\\cfrac", "\\sqrt", "^", "_"};
+    size_t k, n = tti_one_of(at, end, names, sizeof names / sizeof *names, &k), i;
+    if (n == 0 || (k > 4 && (at + 1 == end || at[1] == '('))) { return 0; }
+    tti_answer_put(a, k > 4 ? names[k] : k == 4 ? "\\sqrt" : "\\frac", k > 4 ? 1 : 5);
     if (k == 4 && at + n < end && at[n] == '[') {
         for (i = n; at + i < end && at[i] != ']'; i++) { }
-        if (at + i < end) { tti_answer_put(a, at + n, i + 1 - n); n = i + 1; }
+        if (at + i < end) {
+            tti_answer_put(a, at + n, i + 1 - n);
+            n = i + 1;
+        }
     }
-    for (i = 0; i < (k == 4 ? 1u : 2u); i++) { n += tti_plain_argument(a, at + n, end, nested); }
+    for (i = 0; i < (k >= 4 ? 1u : 2u); i++) { n += tti_plain_argument(a, at + n, end, k > 4, nested); }
     return n;
 }
-/* A comma between a digit and exactly three digits, outside brackets: 1,234. */
-static int tti_is_thousands(const char *begin, const char *at, const char *end) {
-    int k;
-    if (*at != ',' || at == begin || !tti_is_digit(at[-1]) || end - at < 4) { return 0; }
-    for (k = 1; k <= 3; k++) { if (!tti_is_digit(at[k])) { return 0; } }
-    return end - at == 4 || !tti_is_digit(at[4]);
+
+/* Digits in groups of three, 1,234,567 or 10\,080, written without what stands between; a comma only
+ * outside brackets. */
+static size_t tti_plain_thousands(tti_answer *a, const char *begin, const char *at, const char *end) {
+    static const char *const seps[] = {
+        ",", "{,}", "\\,", "\\ ", " ", "~", "\xC2\xA0", "\xE2\x80\x89", "\xE2\x80\xAF"
+    };
+    const char *to = at;
+    size_t before = a->size, k = 0, n;
+    int groups = 0;
+    if (at == end || *at < '1' || *at > '9' || (at > begin && (tti_is_digit(at[-1]) || at[-1] == '.'))) {
+        return 0;
+    }
+    while (to < end && tti_is_digit(*to)) { to++; }
+    if (to - at > 3) { return 0; }
+    tti_answer_put(a, at, (size_t)(to - at));
+    for (;; groups++) {
+        n = groups ? (tti_begins(to, end, seps[k]) ? strlen(seps[k]) : 0)
+            : tti_one_of(to, end, seps, sizeof seps / sizeof *seps, &k);
+        if (n > 0 && k == 0 && tti_begins(to + n, end, "\\!")) {
+            for (n += 2; to + n < end && to[n] == ' '; n++) { }
+        }
+        if (n == 0 || to + n == end || !tti_is_digit(to[n])) { break; }
+        to += n;
+        for (n = 0; to + n < end && tti_is_digit(to[n]); n++) { }
+        if (n != 3 || (k == 0 && a->depth > 0)) { groups = 0; break; }
+        tti_answer_put(a, to, 3);
+        to += 3;
+    }
+    if (groups > 0 && !tti_begins(to, end, "/")) { return (size_t)(to - at); }
+    a->text[a->size = before] = 0;
+    return 0;
 }
+
+/* A blank stays where two numbers or words would become one. */
+static size_t tti_plain_blank(tti_answer *a, const char *at, const char *end) {
+    size_t n = 0, step;
+    char before = a->size > 0 ? a->text[a->size - 1] : '(';
+    while ((step = tti_blank(at + n, end)) > 0) { n += step; }
+    at += n;
+    if (n == 0 || at == end) { return n; }
+    if ((tti_is_letter(before) && (tti_is_letter(*at) || tti_is_digit(*at))) ||
+        (tti_is_digit(before) && tti_is_digit(*at)) ||
+        ((tti_is_digit(before) || before == '}' || before == ')') && tti_letters(at, end) > 1)) {
+        tti_answer_put(a, " ", 1);
+    }
+    return n;
+}
+
 static void tti_answer_plain(tti_answer *a, const char *text, size_t size, int nested) {
     const char *at = text, *end = text + size;
     if (nested > TTI_ANSWER_DEPTH) { a->too_long = 1; }
     while (at < end && !a->too_long) {
         size_t n = tti_plain_words(a, at, end, nested);
-        if (n == 0) { n = tti_plain_arguments(a, at, end, nested); }
         if (n == 0) { n = tti_plain_command(a, at, end); }
-        if (n == 0 && (tti_is_space(*at) || (a->depth == 0 && tti_is_thousands(text, at, end)))) { n = 1; }
+        if (n == 0) { n = tti_plain_arguments(a, at, end, nested); }
+        if (n == 0) { n = tti_plain_thousands(a, text, at, end); }
+        if (n == 0) { n = tti_plain_blank(a, at, end); }
         if (n > 0) { at += n; continue; }
-        a->depth += (*at == '(' || *at == '[') - (*at == ')' || *at == ']');
+        a->depth += tti_one_byte_of(*at, "([") - tti_one_byte_of(*at, ")]");
         tti_answer_put(a, at++, 1);
     }
 }
-/* The plain form, without a full stop at the end and without "x =" before it. */
-static void tti_answer_read(const char *text, size_t size, tti_answer *a) {
-    size_t i;
-    memset(a, 0, sizeof *a);
-    tti_answer_plain(a, text, size, 0);
-    while (a->size > 0 && a->text[a->size - 1] == '.') { a->text[--a->size] = 0; }
-    if (a->size > 2 && a->text[1] == '=' && !tti_is_digit(a->text[0])) {
-        for (i = 2; i <= a->size; i++) { a->text[i - 2] = a->text[i]; }
-        a->size -= 2;
-    }
+
+static void tti_whole_write(tti_answer *a, const tti_whole *whole) {
+    int i;
+    for (i = whole->n - 1; i >= 0; i--) { tti_answer_put(a, &"0123456789"[whole->digit[i]], 1); }
+    if (whole->n == 0) { tti_answer_put(a, "0", 1); }
 }
+
+/* In lowest terms; a rough one with 12 digits and a sign of its own, so that it is never taken for an
+ * exact one. */
+static void tti_value_write(tti_answer *a, const tti_value *v) {
+    char exponent[16];
+    int n = 0;
+    double size = fabs(v->real);
+    tti_value digits;
+    if (v->negative || (v->rough && v->real < 0)) { tti_answer_put(a, "-", 1); }
+    if (v->rough) {
+        for (; size > 0 && size < 99999999999.5; n++) { size *= 10; }
+        tti_value_set(&digits, floor(size + 0.5));
+        tti_answer_put(a, "~", 1);
+        tti_whole_write(a, &digits.above);
+        snprintf(exponent, sizeof exponent, "e-%d", n);
+        tti_answer_put(a, exponent, strlen(exponent));
+        return;
+    }
+    tti_whole_write(a, &v->above);
+    if (tti_value_is_whole(v)) { return; }
+    tti_answer_put(a, "/", 1);
+    tti_whole_write(a, &v->below);
+}
+
 /* The size of the first part of a list, up to a comma outside brackets. */
 static size_t tti_list_part(const char *text, size_t size) {
     int depth = 0;
     size_t i;
     for (i = 0; i < size; i++) {
-        depth += (strchr("([{", text[i]) != NULL) - (strchr(")]}", text[i]) != NULL);
+        depth += tti_one_byte_of(text[i], "([{") - tti_one_byte_of(text[i], ")]}");
         if (depth == 0 && text[i] == ',') { return i; }
     }
     return size;
 }
+
 /* "(...)" or "[...)" whose first bracket is closed by the last byte. */
 static int tti_is_bracketed(const char *text, size_t size) {
     int depth = 0;
     size_t i;
     for (i = 0; i < size; i++) {
-        depth += (text[i] == '(' || text[i] == '[') - (text[i] == ')' || text[i] == ']');
+        depth += tti_one_byte_of(text[i], "([") - tti_one_byte_of(text[i], ")]");
         if (depth < 1) { break; }
     }
     return size > 2 && i + 1 == size;
 }
-static int tti_parts_equal(const char *a, size_t n, const char *b, size_t m, int nested) {
-    tti_reader r;
-    double x, y;
-    size_t i, j;
-    if (n == m && memcmp(a, b, n) == 0) { return n > 0; }
-    if (n == 0 || m == 0 || nested > 4) { return 0; }
-    if (tti_value(a, n, 0, &r, &x) && tti_value(b, m, 0, &r, &y)) { return tti_same_value(x, y); }
-    if (tti_is_bracketed(a, n) && tti_is_bracketed(b, m) && a[0] == b[0] && a[n - 1] == b[m - 1]) { return tti_parts_equal(a + 1, n - 2, b + 1, m - 2, nested + 1); }
-    i = tti_list_part(a, n);
-    j = tti_list_part(b, m);
-    if (i == n || j == m) { return 0; }
-    return tti_parts_equal(a, i, b, j, nested + 1) && tti_parts_equal(a + i + 1, n - i - 1, b + j + 1, m - j - 1, nested);
+
+/* 2024-05-06, 3-5, 1-1/2: what may be a date, a range, a number of a telephone or a mixed one is no
+ * difference. */
+static int tti_is_hyphened(const char *text, size_t size) {
+    size_t i, hyphens = 0;
+    for (i = 0; i < size; i++) {
+        hyphens += text[i] == '-';
+        if (!tti_is_digit(text[i]) &&
+            ((text[i] != '-' && text[i] != '/') || i == 0 || !tti_is_digit(text[i - 1]))) {
+            return 0;
+        }
+    }
+    return hyphens > 0;
 }
+
+static void tti_form_write(tti_answer *a, const char *text, size_t size, int nested) {
+    tti_reader r;
+    size_t i, part = tti_list_part(text, size);
+    if (tti_read_value(text, size, 0, &r, &a->value)) {
+        a->is_number = nested == 0;
+        tti_value_write(a, &a->value);
+    } else if (nested < 4 && tti_is_bracketed(text, size)) {
+        tti_answer_put(a, text, 1);
+        tti_form_write(a, text + 1, size - 2, nested + 1);
+        tti_answer_put(a, text + size - 1, 1);
+    } else if (nested < 4 && part < size) {
+        for (i = 0; i < size; i += part + 1) {
+            part = tti_list_part(text + i, size - i);
+            if (i > 0) { tti_answer_put(a, ",", 1); }
+            tti_form_write(a, text + i, part, nested + 1);
+        }
+    } else {
+        for (i = 0; i < size; i++) { tti_answer_put(a, text[i] == '~' ? " " : text + i, 1); }
+    }
+}
+
+/* What stands after a number is its unit if it is "~" and words, a word of three letters (5 apples), or
+ * one of these. */
+static int tti_is_unit(const char *at, const char *end) {
+    static const char *const units[] = {
+        "cm", "mm", "km", "kg", "mg", "ml", "mL", "ft", "yd", "mi", "lb", "oz", "hr"
+    };
+    static const char *const words[] = {
+        "or", "and", "more", "less", "than", "mod", "not", "hundred", "thousand", "million", "billion", "trillion"
+    };
+    char before = *at;
+    int n;
+    size_t which;
+    at += before == '~' || before == ' ';
+    n = tti_letters(at, end);
+    if (n == 0) { return 0; }
+    if (before != '~' && (before != ' ' || n < 3)) {
+        if (n != 2 || !tti_one_of(at, end, units, sizeof units / sizeof *units, &which)) { return 0; }
+    }
+    while (at < end) {
+        n = tti_letters(at, end);
+        if (n > 0 && tti_one_of(at, end, words, sizeof words / sizeof *words, &which) == (size_t)n) {
+            return 0;
+        }
+        at += n;
+        if (at < end && tti_begins(at, end, "^{") && end - at > 3 && tti_is_digit(at[2]) && at[3] == '}') {
+            at += 4;
+        }
+        else if (at < end && (*at == ' ' || *at == '~' || *at == '/' || *at == '.' || *at == '-')) { at++; }
+        else if (n == 0) { return 0; }
+    }
+    return 1;
+}
+
+/* A number and its unit; 0 if the text is another thing. */
+static int tti_measure_write(tti_answer *a, const char *text, size_t size) {
+    tti_reader r;
+    size_t i;
+    for (i = 1; i < size; i++) {
+        const char *unit = text + i, *end = text + size;
+        if (*unit != ' ' && *unit != '~' && !(tti_is_letter(*unit) && tti_is_digit(unit[-1]))) { continue; }
+        if (!tti_is_unit(unit, end) || !tti_read_value(text, i, 0, &r, &a->value)) { continue; }
+        a->is_number = 1;
+        tti_value_write(a, &a->value);
+        a->unit = a->size;
+        for (unit += unit < end && (*unit == ' ' || *unit == '~'); unit < end; unit++) {
+            if (a->unit == a->size) { tti_answer_put(a, " ", 1); }
+            tti_answer_put(a, *unit == '~' ? " " : unit, 1);
+        }
+        return 1;
+    }
+    return 0;
+}
+
+/* "x", "y_{1}", "f(x)", "\theta", "Total": what may stand before "=". */
+static int tti_is_name(const char *text, size_t size) {
+    const char *at = text + (size > 0 && *text == '\\'), *end = text + size;
+    if (tti_letters(at, end) == 0) { return 0; }
+    while (at < end && (tti_is_letter(*at) || *at == ' ')) { at++; }
+    if (tti_begins(at, end, "_{")) { at += 1 + tti_braces(at + 1, end); }
+    return at == end || (*at == '(' && tti_is_bracketed(at, (size_t)(end - at)));
+}
+
+/* Where the answer begins: after "x =", "x \in" or "40 + 2 =". An equation of other sides is an answer
+ * itself. */
+static size_t tti_after_name(const char *text, size_t size) {
+    tti_reader r;
+    tti_value value;
+    size_t i, from = 0;
+    for (i = 0; i < size; i++) {
+        size_t sign = text[i] == '=' ? 1 : tti_begins(text + i, text + size, "\\in") ? 3 : 0;
+        if (sign == 0 || (sign == 3 && tti_letters(text + i + 3, text + size) > 0)) { continue; }
+        if (!tti_is_name(text + from, i - from) &&
+            (sign > 1 || !tti_read_value(text + from, i - from, 0, &r, &value))) {
+            return from;
+        }
+        from = i + sign;
+    }
+    return from;
+}
+
+/* The unit that a sign of money before or after a number says; a pair of dollar signs is none. */
+static const char *tti_money(const char *text, size_t size) {
+    int dollars = 0;
+    const char *at = text, *end = text + size;
+    for (; at < end; at++) {
+        if (tti_begins(at, end, "\xE2\x82\xAC")) { return " euros"; }
+        if (tti_begins(at, end, "\xC2\xA3")) { return " pounds"; }
+        if (tti_begins(at, end, "\\$")) { return " dollars"; }
+        dollars += *at == '$';
+    }
+    return dollars % 2 ? " dollars" : "";
+}
+
+static void tti_answer_read(const char *text, size_t size, tti_answer *a) {
+    tti_answer plain;
+    size_t from;
+    memset(&plain, 0, sizeof plain);
+    memset(a, 0, sizeof *a);
+    while (size > 0 && tti_is_space(*text)) { text++; size--; }
+    while (size > 0 && (tti_is_space(text[size - 1]) || text[size - 1] == '.')) { size--; }
+    if (tti_is_hyphened(text, size)) {
+        tti_answer_put(a, text, size);
+    } else {
+        tti_answer_plain(&plain, text, size, 0);
+        while (plain.size > 0 && plain.text[plain.size - 1] == '.') { plain.size--; }
+        from = tti_after_name(plain.text, plain.size);
+        if (plain.size == from) { from = 0; }
+        if (!plain.too_long && !tti_measure_write(a, plain.text + from, plain.size - from)) {
+            tti_form_write(a, plain.text + from, plain.size - from, 0);
+        }
+    }
+    a->too_long |= plain.too_long;
+    if (a->unit == 0) { a->unit = a->size; }
+    if (a->is_number && a->unit == a->size) {
+        tti_answer_put(a, tti_money(text, size), strlen(tti_money(text, size)));
+    }
+    if (tti_letters(a->text, a->text + a->size) > 1 && a->text[1] >= 'a' && a->text[0] < 'a') {
+        a->text[0] = (char)(a->text[0] + 'a' - 'A');
+    }
+}
+
+/* Units agree if one of them is not said, or is the other's plural. */
+static int tti_units_agree(const tti_answer *a, const tti_answer *b) {
+    size_t n = a->size - a->unit, m = b->size - b->unit;
+    const char *rest;
+    if (n > m) { return tti_units_agree(b, a); }
+    rest = b->text + b->unit + n;
+    return n == 0 || (memcmp(a->text + a->unit, b->text + b->unit, n) == 0 &&
+                      (n == m || strcmp(rest, "s") == 0 || strcmp(rest, "es") == 0));
+}
+
+static int tti_is_percent(const tti_answer *a) {
+    return a->is_number && strcmp(a->text + a->unit, " percent") == 0;
+}
+
+static int tti_answers_equal(const tti_answer *a, const tti_answer *b) {
+    tti_answer part;
+    tti_value hundred;
+    if (a->size == 0 || b->size == 0) { return 0; }
+    if (a->unit == b->unit && memcmp(a->text, b->text, a->unit) == 0) { return tti_units_agree(a, b); }
+    if (tti_is_percent(b) && !tti_is_percent(a)) { return tti_answers_equal(b, a); }
+    if (!tti_is_percent(a) || !b->is_number || b->unit < b->size) { return 0; }
+    memset(&part, 0, sizeof part);      /* 28 percent is 0.28 */
+    tti_value_set(&hundred, 100);
+    if (!tti_value_multiply(&a->value, &hundred, 1, &part.value)) { return 0; }
+    tti_value_write(&part, &part.value);
+    return part.size == b->size && memcmp(part.text, b->text, part.size) == 0;
+}
+
 TT_API int tt_answer_equal(const char *gold, size_t gold_size, const char *said, size_t said_size) {
     tti_answer a, b;
     tti_answer_read(gold, gold_size, &a);
     tti_answer_read(said, said_size, &b);
     if (a.too_long || b.too_long) { return gold_size == said_size && memcmp(gold, said, gold_size) == 0; }
-    return tti_parts_equal(a.text, a.size, b.text, b.size, 0);
+    return tti_answers_equal(&a, &b);
 }
 
-/* ---- where an answer stands ---- */
-/* A number begins at text (-1,234.50): its size, else 0. */
-static size_t tti_number_size(const char *text) {
-    const char *at = text + (*text == '-');
-    if (*at < '0' || *at > '9') { return 0; }
-    while ((*at >= '0' && *at <= '9') || (*at == ',' && at[1] >= '0' && at[1] <= '9')) { at++; }
-    if (*at == '.' && at[1] >= '0' && at[1] <= '9') { for (at++; *at >= '0' && *at <= '9'; at++) { } }
-    return (size_t)(at - text);
+/* ---- where an answer stands ----
+ * In a box: \boxed{...}, \boxed 5, \fbox{...}, the last one that is not empty. Else after the last "####"
+ * that an answer follows; a heading (#### Final answer) is none, but the answer may stand below it. Else the
+ * last number: the last word or $...$ that has a digit, with the words that belong to it: a sign (- 3), a
+ * whole (2 2/3), digits (10 080), a unit (5 km). */
+typedef struct tti_span { const char *at, *end; } tti_span;      /* at NULL: none */
+enum { TTI_WORDS = 4 };
+
+static tti_span tti_span_of(const char *at, const char *end) {
+    tti_span s;
+    s.at = at;
+    s.end = end;
+    return s;
 }
-static int tti_is_word_byte(char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '.'; }
-/* The last number in text[0..size); "3-5" ends with 5, not -5. Its size, 0 if there is none. */
-static size_t tti_last_number(const char *text, size_t size, const char **found) {
-    size_t at = 0, length = 0, n;
-    while (at < size) {
-        n = at > 0 && text[at] == '-' && tti_is_word_byte(text[at - 1]) ? 0 : tti_number_size(text + at);
-        if (n > size - at) { n = size - at; }
-        if (n > 0) { *found = text + at; length = n; at += n; } else { at++; }
+
+/* A fraction in one sign begins here. */
+static int tti_is_one_sign(tti_span s) {
+    static const char *const fractions[] = {
+        "\xC2\xBC", "\xC2\xBD", "\xC2\xBE", "\xE2\x85\x93", "\xE2\x85\x94"
+    };
+    size_t which;
+    return tti_one_of(s.at, s.end, fractions, 5, &which) > 0;
+}
+
+static int tti_has_digit(tti_span s) {
+    for (; s.at < s.end; s.at++) { if (tti_is_digit(*s.at) || tti_is_one_sign(s)) { return 1; } }
+    return 0;
+}
+
+static tti_span tti_trimmed(tti_span s) {
+    while (s.at < s.end && tti_is_space(*s.at)) { s.at++; }
+    while (s.at < s.end && tti_is_space(s.end[-1])) { s.end--; }
+    return s;
+}
+
+static tti_span tti_boxed(tti_span text) {
+    static const char *const names[] = {"\\boxed", "\\fbox"};
+    tti_span found = {NULL, NULL};
+    const char *at;
+    size_t k, n;
+    for (at = text.at; at < text.end; at++) {
+        tti_span inside = {NULL, NULL};
+        n = tti_one_of(at, text.end, names, 2, &k);
+        if (n == 0 || tti_letters(at + n, text.end) > 0) { continue; }
+        inside.at = at + n;
+        while (inside.at < text.end && *inside.at == ' ') { inside.at++; }
+        n = inside.at < text.end && *inside.at == '{' ? tti_braces(inside.at, text.end) : 0;
+        if (n > 0) {
+            inside = tti_span_of(inside.at + 1, inside.at + n - 1);
+        } else {
+            inside.end = inside.at;
+            while (inside.end < text.end && !tti_one_byte_of(*inside.end, " \n\t\r$")) { inside.end++; }
+            if (inside.at == inside.end || !tti_one_byte_of(*inside.at, "0123456789-.\\")) { continue; }
+        }
+        if (tti_trimmed(inside).at < inside.end) { found = inside; }
     }
-    return length;
+    return found;
 }
+
+/* What parts words: white space, <tags>, <<9*2=18>> (a calculator's note), "|", dashes and quotes that are
+ * no ASCII, and what is not written in letters of words. */
+static size_t tti_gap(const char *at, const char *end) {
+    const unsigned char *c = (const unsigned char *)at;
+    size_t n = (size_t)(end - at), i;
+    if (tti_is_space(*at) || *at == '|') { return 1; }
+    if (*at == '<' && n > 2 && (at[1] == '/' || at[1] == '|' || tti_is_letter(at[1]))) {
+        for (i = 2; i < n && i < 32 && !tti_is_space(at[i]); i++) { if (at[i] == '>') { return i + 1; } }
+    }
+    if (tti_begins(at, end, "<<")) {
+        for (i = 2; i + 1 < n && at[i] != '\n'; i++) {
+            if (at[i] == '>' && at[i + 1] == '>') { return i + 2; }
+        }
+    }
+    if (n > 1 && c[0] == 0xC2 && (c[1] == 0xA0 || c[1] == 0xAB || c[1] == 0xBB)) { return 2; }
+    if (n > 2 && c[0] == 0xE2 &&
+        ((c[1] == 0x80 && (c[2] < 0x90 || c[2] > 0x93)) || c[1] == 0x86 || c[1] == 0x87)) {
+        return 3;
+    }
+    return n > 2 && c[0] >= 0xE3 ? (c[0] >= 0xF0 && n > 3 ? 4 : 3) : 0;
+}
+
+/* The size of $...$, \(...\) or \[...\] on one line; 0 for another thing. A dollar sign before an amount
+ * is no such bracket: these stand at their text without white space, and no digit follows the last. */
+static size_t tti_math(const char *at, const char *end) {
+    static const char *const opens[] = {"$$", "$", "\\(", "\\["}, *const closes[] = {"$$", "$", "\\)", "\\]"};
+    const char *close, *to;
+    size_t k, n = tti_one_of(at, end, opens, 4, &k);
+    if (n == 0) { return 0; }
+    close = closes[k];
+    if (n == 1 && (end - at < 2 || tti_is_space(at[1]))) { return 0; }
+    for (to = at + n; to < end && *to != '\n'; to++) {
+        if (*to == '\\' && !tti_begins(to, end, close)) { to++; continue; }
+        if (!tti_begins(to, end, close) || to == at + n) { continue; }
+        if (n == 1 && (tti_is_space(to[-1]) || (to + 1 < end && tti_is_digit(to[1])))) { return 0; }
+        return (size_t)(to - at) + n;
+    }
+    return 0;
+}
+
+static const char *tti_word_end(const char *at, const char *end) {
+    while (at < end && tti_gap(at, end) == 0) {
+        size_t n = tti_math(at, end);
+        if (n == 0 && *at == '{') { n = tti_braces(at, end); }
+        at += n ? n : 1;
+    }
+    return at;
+}
+
+/* How many more brackets are opened than closed; (3,4] is an interval. */
+static int tti_open_brackets(tti_span s) {
+    int depth = 0;
+    for (; s.at < s.end; s.at++) { depth += tti_one_byte_of(*s.at, "([{") - tti_one_byte_of(*s.at, ")]}"); }
+    return depth;
+}
+
+/* A word without the punctuation around it. */
+static tti_span tti_bare(tti_span s) {
+    for (; s.at < s.end; s.end--) {
+        char c = s.end[-1];
+        if (!tti_one_byte_of(c, ".,;:!?'\"*_`#\\") &&
+            !(tti_one_byte_of(c, ")]}") && tti_open_brackets(s) < 0)) {
+            break;
+        }
+    }
+    for (; s.at < s.end; s.at++) {
+        char c = *s.at, next = s.end - s.at > 1 ? s.at[1] : 0;
+        if (tti_one_byte_of(c, ",;:!?'\"*_`#") || (tti_one_byte_of(c, "([{") && tti_open_brackets(s) > 0)) {
+            continue;
+        }
+        if ((c != '\\' || !tti_one_byte_of(next, "([") || tti_open_brackets(s) <= 0) &&
+            (c != '.' || next != '.')) {
+            break;
+        }
+    }
+    if (s.end - s.at > 2 && *s.at == '[' && s.end[-1] == ']' && !memchr(s.at, ',', (size_t)(s.end - s.at))) {
+        return tti_bare(tti_span_of(s.at + 1, s.end - 1));
+    }
+    return s;
+}
+
+/* What follows the last "=" of a word (x=5), or a colon after a letter; $...$ stays whole. */
+static tti_span tti_after_sign(tti_span word) {
+    const char *at;
+    if (tti_math(word.at, word.end) == (size_t)(word.end - word.at)) { return word; }
+    for (at = word.end - 1; at > word.at; at--) {
+        tti_span rest = tti_bare(tti_trimmed(tti_span_of(at + 1, word.end)));
+        tti_span left = tti_span_of(word.at, at);
+        if (*at == '=' && !tti_one_byte_of(at[-1], "<>!") && tti_has_digit(rest) &&
+            (tti_has_digit(left) || *left.at != '-')) {
+            return rest;
+        }
+        if (*at == ':' && !tti_is_digit(at[-1]) && tti_has_digit(rest)) { return rest; }
+    }
+    return *word.at == '=' ? tti_span_of(word.at + 1, word.end) : word;
+}
+
+/* A digit in a word that is no name (H2O), or a command or $...$ with a value (\pi). */
+static int tti_is_numeric(tti_span word) {
+    const char *at = word.at;
+    tti_answer a;
+    if (tti_has_digit(word)) {
+        while (at < word.end && (tti_is_letter(*at) || tti_is_digit(*at))) { at++; }
+        return at < word.end || tti_is_digit(*word.at);
+    }
+    if (word.at == word.end || (*word.at != '\\' && tti_math(word.at, word.end) == 0)) { return 0; }
+    tti_answer_read(word.at, (size_t)(word.end - word.at), &a);
+    return a.is_number;
+}
+
+static int tti_all_digits(tti_span s) {
+    tti_span rest = s;
+    while (rest.at < rest.end && tti_is_digit(*rest.at)) { rest.at++; }
+    return s.at < s.end && rest.at == s.end;
+}
+
+static int tti_span_is(tti_span s, const char *text) {
+    return (size_t)(s.end - s.at) == strlen(text) && memcmp(s.at, text, strlen(text)) == 0;
+}
+
+static int tti_span_is_of(tti_span s, const char *const *words, size_t n) {
+    size_t k;
+    for (k = 0; k < n; k++) { if (tti_span_is(s, words[k])) { return 1; } }
+    return 0;
+}
+
+/* The number with the words before it that belong to it: "3 / 4", "1.5 x 10^5", "2 2/3", "1 234 567", and
+ * "- 3" where the sign does not stand between two numbers. before[0] is the nearest word. */
+static tti_span tti_extend_left(tti_span number, const tti_span *before) {
+    static const char *const signs[] = {
+        "-", "\xE2\x88\x92", "\xE2\x80\x93", "minus", "negative", "\xC2\xB1", "\\pm"
+    };
+    static const char *const times[] = {"*", "x", "\xC3\x97", "\\times", "\\cdot"};
+    const char *slash = (const char *)memchr(number.at, '/', (size_t)(number.end - number.at));
+    tti_span whole = before[0], head = number;
+    int k = 0;
+    whole.at += tti_begins(whole.at, whole.end, "-");
+    if (number.end - number.at > 3 && number.at[3] == '.') { head.end = number.at + 3; }
+    if ((tti_begins(number.at, number.end, "10^") && tti_span_is_of(before[0], times, 5)) ||
+        (tti_span_is(before[0], "/") && tti_all_digits(before[1]) && tti_all_digits(number))) {
+        k = 2;
+    } else if ((tti_begins(number.at, number.end, "\\") || tti_is_one_sign(number)) &&
+               tti_all_digits(whole)) {
+        k = 1;
+    } else if (slash && tti_all_digits(whole) && tti_all_digits(tti_span_of(number.at, slash)) &&
+               tti_all_digits(tti_span_of(slash + 1, number.end))) {
+        k = 1;
+    } else if (head.end - head.at == 3 && tti_all_digits(head)) {
+        while (k < TTI_WORDS && tti_all_digits(before[k]) && before[k].end - before[k].at == 3) { k++; }
+        if (tti_all_digits(before[k]) && before[k].end - before[k].at < 3 && *before[k].at != '0') { k++; }
+    }
+    if (k > 0) { number.at = before[k - 1].at; }
+    if (k < TTI_WORDS && tti_span_is_of(before[k], signs, sizeof signs / sizeof *signs)) {
+        tti_span left = before[k + 1];
+        if (left.at == left.end || !(tti_is_digit(left.end[-1]) || tti_one_byte_of(left.end[-1], ")]}%$"))) {
+            number.at = before[k].at;
+        }
+    }
+    return number;
+}
+
+/* ... and with what belongs to it behind: commands (8 \pi, 5 \text{ cm}), and what is always a unit (3
+ * million, 5 km). */
+static tti_span tti_extend_right(tti_span number, const char *end) {
+    static const char *const units[] = {
+        "hundred", "thousand", "million", "billion", "trillion", "percent", "cm", "mm", "km", "kg", "mg",
+        "ml", "mL"
+    };
+    const char *at = number.end;
+    tti_span next;
+    while (at < end && *at == ' ') { at++; }
+    next = tti_bare(tti_span_of(at, tti_word_end(at, end)));
+    if (at == number.end || next.at != at) { return number; }
+    if (tti_begins(at, end, "\\") && tti_letters(at + 1, end) > 0) {
+        return tti_extend_right(tti_span_of(number.at, next.end), end);
+    }
+    if (tti_span_is_of(next, units, sizeof units / sizeof *units)) { number.end = next.end; }
+    return number;
+}
+
+/* "(3," and "4)": the bracket of which the word is the end, if it has a comma and no words. */
+static tti_span tti_whole_bracket(tti_span number, tti_span raw, const char *begin) {
+    const char *at = number.at, *close = number.end;
+    int depth = 1, commas = 0;
+    while (close < raw.end && !tti_one_byte_of(*close, ")]")) { close++; }
+    if (close == raw.end) { return number; }
+    while (at > begin && depth > 0 && at[-1] != '\n') {
+        int word = tti_is_letter(at[-1]) && (at - begin < 2 || (!tti_is_letter(at[-2]) && at[-2] != '\\'));
+        if (word) { break; }
+        at--;
+        depth += tti_one_byte_of(*at, ")]") - tti_one_byte_of(*at, "([");
+        commas += *at == ',';
+    }
+    return depth == 0 && commas > 0 ? tti_span_of(at, close + 1) : number;
+}
+
+/* The last number of a text and what belongs to it; n: how many numbers there are. */
+static tti_span tti_last_number(tti_span text, int *n) {
+    tti_span words[TTI_WORDS + 1], found = {NULL, NULL};
+    const char *at = text.at;
+    int k;
+    *n = 0;
+    for (k = 0; k <= TTI_WORDS; k++) { words[k] = tti_span_of(text.at, text.at); }
+    while (at < text.end) {
+        tti_span raw, word;
+        size_t gap = tti_gap(at, text.end);
+        if (gap > 0) { at += gap; continue; }
+        raw = tti_span_of(at, tti_word_end(at, text.end));
+        word = tti_bare(raw);
+        at = raw.end;
+        if (word.at < word.end && tti_is_numeric(word)) {
+            found = tti_after_sign(word);
+            if (found.at == raw.at) { found = tti_extend_left(found, words); }
+            if (word.end == raw.end) { found = tti_extend_right(found, text.end); }
+            found = tti_whole_bracket(found, raw, text.at);
+            ++*n;
+        }
+        memmove(words + 1, words, TTI_WORDS * sizeof *words);
+        words[0] = raw;
+    }
+    return found;
+}
+
+/* The rest of a line, up to a tag. */
+static tti_span tti_line_of(tti_span s) {
+    const char *end = s.at;
+    while (end < s.end && *end != '\n' && (*end != '<' || tti_gap(end, s.end) == 0)) { end++; }
+    return tti_trimmed(tti_span_of(s.at, end));
+}
+
+/* A word of two letters, not a command. */
+static int tti_has_words(tti_span s) {
+    for (; s.at < s.end; s.at++) {
+        int n = tti_letters(s.at + (*s.at == '\\'), s.end);
+        if (n > 1 && *s.at != '\\') { return 1; }
+        s.at += n;
+    }
+    return 0;
+}
+
+/* The answer in a line that is one: the whole, or what follows a colon, or the only number among words. */
+static tti_span tti_line_answer(tti_span line) {
+    tti_answer a;
+    tti_span found;
+    const char *at;
+    int n;
+    tti_answer_read(line.at, (size_t)(line.end - line.at), &a);
+    if (a.is_number || !tti_has_words(line)) { return line; }
+    for (at = line.end - 1; at > line.at && *at != ':'; at--) { }
+    if (at > line.at && !tti_is_digit(at[-1])) {
+        return tti_bare(tti_trimmed(tti_span_of(at + 1, line.end)));
+    }
+    found = tti_last_number(line, &n);
+    return n == 1 ? found : line;
+}
+
+static int tti_says_answer(tti_span line) {
+    for (; line.at < line.end; line.at++) {
+        if (tti_begins(line.at, line.end, "nswer") || tti_begins(line.at, line.end, "NSWER")) { return 1; }
+    }
+    return 0;
+}
+
+/* After "####". number: a number is sought, and a line without one is a heading; else one that does not
+ * say "answer" is it. */
+static tti_span tti_hashed(tti_span text, int number) {
+    tti_span none = {NULL, NULL}, line, rest;
+    tti_answer a;
+    const char *at;
+    int n;
+    for (at = text.end; at > text.at; at--) {
+        tti_span after = tti_span_of(at + 3, text.end);
+        if (tti_begins(at - 1, text.end, "####") && tti_trimmed(after).at < text.end) { break; }
+    }
+    if (at == text.at) { return none; }
+    for (at += 3; at < text.end && *at == '#'; at++) { }
+    line = tti_line_of(tti_span_of(at, text.end));
+    rest = tti_trimmed(tti_span_of(line.end, text.end));
+    line = tti_bare(line);
+    if (rest.at == rest.end) { return tti_line_answer(line); }
+    if (line.at == line.end ||
+        (tti_says_answer(line) && !tti_has_digit(line) &&
+         !memchr(line.at, ':', (size_t)(line.end - line.at)))) {
+        return tti_line_answer(tti_bare(tti_line_of(rest)));
+    }
+    tti_answer_read(line.at, (size_t)(line.end - line.at), &a);
+    if (!number || a.is_number || tti_says_answer(line)) { return tti_line_answer(line); }
+    rest = tti_last_number(rest, &n);
+    return n > 0 ? rest : tti_line_answer(line);
+}
+
+/* The end of the last line, from "is", ":" or $...$ on: where an answer that is no number is looked for. */
+static tti_span tti_last_words(tti_span text) {
+    static const char *const signs[] = {" is ", " are ", ": "};
+    const char *at, *from;
+    size_t k, n;
+    int words = 0;
+    text = tti_trimmed(text);
+    for (from = text.end; from > text.at && from[-1] != '\n'; from--) { }
+    for (at = from; at < text.end; at += n ? n : 1) {
+        n = tti_math(at, text.end);
+        if (n > 0 && words) { from = at; }
+        words = n == 0 && (words || tti_is_letter(*at));
+        if (n > 0) { continue; }
+        n = tti_one_of(at, text.end, signs, 3, &k);
+        if (n == 0) { continue; }
+        from = at + n;
+        words = 0;
+    }
+    return tti_bare(tti_trimmed(tti_span_of(from, text.end)));
+}
+
+/* A word of letters and a blank stand before. */
+static int tti_follows_word(const char *begin, const char *at) {
+    const char *word = at - 1;
+    if (at == begin || *word != ' ') { return 0; }
+    while (word > begin && tti_is_letter(word[-1])) { word--; }
+    return at - word > 2 && (word == begin || tti_is_space(word[-1]));
+}
+
+/* ---- rewards ---- */
+/* The answer of a response in its place: a number if gold is one, or is NULL. */
+static tti_span tti_answer_part(tt_answer_place place, tti_span text, const tti_answer *gold) {
+    tti_span found = {NULL, NULL}, last;
+    tti_answer a;
+    int n, number = !gold || gold->is_number;
+    if (place == TT_ANSWER_EXACT) { return tti_trimmed(text); }
+    if (place == TT_ANSWER_LAST_NUMBER) { return tti_last_number(text, &n); }
+    found = tti_boxed(text);
+    if (place == TT_ANSWER_BOXED || found.at) { return found; }
+    found = tti_hashed(text, number);
+    if (found.at) { return found; }
+    last = tti_last_number(text, &n);
+    if (number) { return last; }
+    if (!last.at || !tti_follows_word(text.at, last.at)) { return tti_last_words(text); }
+    tti_answer_read(last.at, (size_t)(last.end - last.at), &a);      /* at (3, 4) */
+    return tti_answers_equal(gold, &a) ? last : tti_last_words(text);
+}
+
+/* Of a gold answer: the whole, or what is in its box or follows "####". */
+static tti_span tti_gold_part(tt_answer_place place, tti_span text) {
+    tti_span found = {NULL, NULL};
+    int n;
+    if (place == TT_ANSWER_LAST_NUMBER) { return tti_last_number(text, &n); }
+    if (place != TT_ANSWER_EXACT) { found = tti_boxed(text); }
+    if (place == TT_ANSWER_ANY && !found.at) { found = tti_hashed(text, 1); }
+    return found.at ? found : tti_trimmed(text);
+}
+
+static tt_status tti_answer_append(const tti_answer *a, tti_span part, tt_text *out) {
+    if (!out || !part.at) { return TT_OK; }
+    return a->too_long ? tt_text_append(out, part.at, (size_t)(part.end - part.at))
+        : tt_text_append(out, a->text, a->size);
+}
+
+TT_API tt_status tt_answer_grade(tt_answer_place place, const tt_reward_input *in, float *reward,
+                                 tt_text *gold_form, tt_text *said_form) {
+    tti_span gold = tti_gold_part(place, tti_span_of(in->answer, in->answer + strlen(in->answer))), said;
+    tti_answer a, b;
+    int right = 0;
+    tt_status status;
+    memset(&a, 0, sizeof a);
+    memset(&b, 0, sizeof b);
+    a.too_long = b.too_long = 1;      /* as they stand */
+    if (place != TT_ANSWER_EXACT && gold.at) { tti_answer_read(gold.at, (size_t)(gold.end - gold.at), &a); }
+    said = tti_answer_part(place, tti_span_of(in->response, in->response + in->response_size), &a);
+    if (place != TT_ANSWER_EXACT && said.at) { tti_answer_read(said.at, (size_t)(said.end - said.at), &b); }
+    if (gold.at && said.at && gold.at < gold.end) {
+        size_t size = (size_t)(gold.end - gold.at);
+        int same = gold.end - gold.at == said.end - said.at && memcmp(gold.at, said.at, size) == 0;
+        right = a.too_long || b.too_long ? same : tti_answers_equal(&a, &b);
+    }
+    *reward = in->stopped && right ? 1.0f : 0.0f;
+    status = tti_answer_append(&a, gold, gold_form);
+    return status == TT_OK ? tti_answer_append(&b, said, said_form) : status;
+}
+
+TT_API tt_status tt_reward_exact(void *user, const tt_reward_input *in, float *reward) {
+    (void)user;
+    return tt_answer_grade(TT_ANSWER_EXACT, in, reward, NULL, NULL);
+}
+
+TT_API tt_status tt_reward_last_number(void *user, const tt_reward_input *in, float *reward) {
+    (void)user;
+    return tt_answer_grade(TT_ANSWER_LAST_NUMBER, in, reward, NULL, NULL);
+}
+
+TT_API tt_status tt_reward_boxed(void *user, const tt_reward_input *in, float *reward) {
+    (void)user;
+    return tt_answer_grade(TT_ANSWER_BOXED, in, reward, NULL, NULL);
+}
+
+TT_API tt_status tt_reward_answer(void *user, const tt_reward_input *in, float *reward) {
+    (void)user;
+    return tt_answer_grade(TT_ANSWER_ANY, in, reward, NULL, NULL);
+}
+
 /* What follows the last "####", else the whole. */
 static const char *tti_after_hashes(const char *text) {
     const char *at, *found = text;
     for (at = strstr(text, "####"); at; at = strstr(at, "####")) { at += 4; found = at; }
     return found;
 }
-/* The inside of the last \boxed{...} whose brace is closed; NULL if there is none. */
-static const char *tti_boxed_part(const char *text, size_t *size) {
-    const char *at = text, *end = text + strlen(text), *box = NULL;
-    for (*size = 0; (at = strstr(at, "\\boxed{")) != NULL; at += 7) {
-        size_t n = tti_braces(at + 6, end);
-        if (n > 0) { box = at + 7; *size = n - 2; }
-    }
-    return box;
-}
-/* The part of a response that is its answer: the last \boxed{...}, what follows the last ####, else the last number. */
-static size_t tti_answer_part(const char *text, const char **part) {
-    const char *at;
-    size_t n;
-    *part = tti_boxed_part(text, &n);
-    if (*part) { return n; }
-    at = tti_after_hashes(text);
-    *part = at;
-    return at != text ? strcspn(at, "\n") : tti_last_number(text, strlen(text), part);
-}
 
-/* ---- rewards ---- */
 static float tti_right(const tt_reward_input *in, int right) { return in->stopped && right ? 1.0f : 0.0f; }
-TT_API tt_status tt_reward_exact(void *user, const tt_reward_input *in, float *reward) {
-    size_t a = 0, b = 0, n = strlen(in->answer), m = in->response_size;
-    (void)user;
-    tti_trim(in->answer, &a, &n);
-    tti_trim(in->response, &b, &m);
-    *reward = tti_right(in, n > 0 && n == m && memcmp(in->answer + a, in->response + b, n) == 0);
-    return TT_OK;
-}
-TT_API tt_status tt_reward_last_number(void *user, const tt_reward_input *in, float *reward) {
-    const char *gold = NULL, *said = NULL;
-    size_t n = tti_last_number(in->answer, strlen(in->answer), &gold), m = tti_last_number(in->response, in->response_size, &said);
-    (void)user;
-    *reward = tti_right(in, n > 0 && m > 0 && tt_answer_equal(gold, n, said, m));
-    return TT_OK;
-}
-TT_API tt_status tt_reward_boxed(void *user, const tt_reward_input *in, float *reward) {
-    size_t n = 0;
-    const char *box = tti_boxed_part(in->response, &n);
-    (void)user;
-    *reward = tti_right(in, box && tt_answer_equal(in->answer, strlen(in->answer), box, n));
-    return TT_OK;
-}
-/* A number and then nothing but letters: 42 apples. */
-static size_t tti_number_with_unit(const char *part, size_t size, const char **number) {
-    size_t at = 0, n, i;
-    while (at < size && (tti_is_space(part[at]) || part[at] == '$')) { at++; }
-    n = at < size ? tti_number_size(part + at) : 0;
-    if (n > size - at) { n = size - at; }
-    for (i = at + n; n > 0 && i < size; i++) { if (!tti_is_space(part[i]) && (!tti_is_word_byte(part[i]) || tti_is_digit(part[i]))) { return 0; } }
-    *number = part + at;
-    return n;
-}
-TT_API tt_status tt_reward_answer(void *user, const tt_reward_input *in, float *reward) {
-    const char *part = NULL, *number = NULL;
-    size_t gold = strlen(in->answer), size = tti_answer_part(in->response, &part), box, n;
-    int right = tt_answer_equal(in->answer, gold, part, size);
-    (void)user;
-    if (!right && tti_number_size(in->answer) == gold && gold > 0) {
-        n = tti_boxed_part(in->response, &box) ? tti_number_with_unit(part, size, &number) : tti_last_number(part, size, &number);
-        right = n > 0 && tt_answer_equal(in->answer, gold, number, n);
-    }
-    *reward = tti_right(in, right);
-    return TT_OK;
-}
+
 /* * matches any text, also none: the shortest run that lets the rest match. */
 static int tti_glob(const char *pattern, const char *text, const char *end) {
     const char *star = NULL, *resume = text;
@@ -13645,8 +14596,9 @@ static const char *tti_last_of(const char *text, const char *word) {
 /* The expression of a response: in the last \boxed{} or <answer> tags, after the last word "answer", else the whole; up to
  * "=" or the end of the line, without full stops, colons or dollars around it. */
 static size_t tti_expression_part(const char *text, const char **part) {
-    size_t n, begin = 0;
-    const char *box = tti_boxed_part(text, &n), *tag = tti_last_of(text, "<answer>"), *word = tti_last_of(text, "answer"), *close;
+    tti_span boxed = tti_boxed(tti_span_of(text, text + strlen(text)));
+    size_t n = boxed.at ? (size_t)(boxed.end - boxed.at) : 0, begin = 0;
+    const char *box = boxed.at, *tag = tti_last_of(text, "<answer>"), *word = tti_last_of(text, "answer"), *close;
     if (!box) {
         box = tag ? tag : word ? word : text;
         close = strstr(box, "</answer>");
@@ -13668,8 +14620,8 @@ static int tti_question_numbers(const char *question, double *numbers) {
     if (!end) { at = from ? from : question; end = at + strlen(at); }
     while (at < end && n < TTI_MAX_NUMBERS) {
         if (!tti_is_digit(*at)) { at++; continue; }
-        tt_number_read(at, strlen(at), &numbers[n++]);
-        while (at < end && tti_is_digit(*at)) { at++; }
+        for (numbers[n] = 0; at < end && tti_is_digit(*at); at++) { numbers[n] = numbers[n] * 10 + *at - '0'; }
+        n++;
     }
     return n;
 }
@@ -13680,7 +14632,8 @@ static int tti_same_numbers(double *a, int n, double *b, int m) {
     return memcmp(a, b, (size_t)n * sizeof *a) == 0;
 }
 TT_API tt_status tt_reward_countdown(void *user, const tt_reward_input *in, float *reward) {
-    double numbers[TTI_MAX_NUMBERS], target, value;
+    double numbers[TTI_MAX_NUMBERS];
+    tti_value target, value;
     tti_answer plain;
     tti_reader gold, said;
     const char *part, *gold_part;
@@ -13688,10 +14641,10 @@ TT_API tt_status tt_reward_countdown(void *user, const tt_reward_input *in, floa
     int n = tti_question_numbers(in->question, numbers), right;
     (void)user;
     *reward = (float)NAN;                      /* a question without a target scores nobody */
-    if (!tti_value(gold_part, gold_size, 1, &gold, &target) || n == 0) { return TT_OK; }
+    if (!tti_read_value(gold_part, gold_size, 1, &gold, &target) || n == 0) { return TT_OK; }
     memset(&plain, 0, sizeof plain);
     tti_answer_plain(&plain, part, size, 0);   /* \times and its like */
-    right = !plain.too_long && tti_value(plain.text, plain.size, 1, &said, &value) && tti_same_value(value, target);
+    right = !plain.too_long && tti_read_value(plain.text, plain.size, 1, &said, &value) && tti_value_equal(&value, &target);
     *reward = tti_right(in, right && tti_same_numbers(numbers, n, said.numbers, said.n_numbers));
     return TT_OK;
 }
@@ -15788,23 +16741,16 @@ typedef struct tti_exam {
 } tti_exam;
 static double *tti_exam_cell(const tti_exam *e, int column, int question) { return e->columns + (size_t)column * (size_t)e->desc.n_questions + (size_t)question; }
 
-/* The plain form of an answer, its value if it has one: 1/2, 0.5 and \frac12 are one vote. */
-static tt_status tti_answer_append(const char *part, size_t size, tt_text *out) {
-    tti_answer a;
-    tti_reader r;
-    double value;
-    tti_answer_read(part, size, &a);
-    if (a.too_long) { return tt_text_append(out, part, size); }
-    if (tti_value(a.text, a.size, 0, &r, &value)) { return tt_text_format(out, "%.9g", value); }
-    return tt_text_append(out, a.text, a.size);
-}
 /* The default of tt_task.extract. */
 static tt_status tti_extract(const tt_task *task, const tt_reward_input *in, tt_text *answer) {
-    const char *part = NULL;
-    size_t size;
+    tti_answer a;
+    tti_span part;
     if (task->extract) { return task->extract(task->user, in, answer); }
-    size = tti_answer_part(in->response, &part);
-    return tti_answer_append(part, size, answer);
+    part = tti_answer_part(TT_ANSWER_ANY, tti_span_of(in->response, in->response + in->response_size), NULL);
+    if (!part.at) { return TT_OK; }
+    tti_answer_read(part.at, (size_t)(part.end - part.at), &a);
+    a.size = a.unit;      /* 5 and 5 km are one vote */
+    return tti_answer_append(&a, part, answer);
 }
 /* The answer that most of the first k samples give, the earliest on a tie; no answer never wins. */
 static int tti_majority_right(const tti_exam *e, int k) {
