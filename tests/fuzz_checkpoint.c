@@ -125,7 +125,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         text.ctx = ctx;
         fuzz_config(ctx, (const char *)data, size);
         if (tt_text_append(&text, (const char *)data, size) != TT_OK) abort();
-        check(ctx, tti_generation_parse(ctx, text.data, text.size, &generation) != TT_OK);
+        check(ctx, tti_generation_parse(ctx, "generation_config.json", text.data, text.size, &generation) != TT_OK);
         tti_strfree(ctx, generation.text);
         tt_text_free(&text);
         remove(fuzz_path("model.safetensors"));
