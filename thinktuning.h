@@ -55,8 +55,9 @@
  *           graph is being built sticks until tt_step_reset: later ops return NULL quietly, and tt_backward,
  *           tt_eval and tt_optimizer_step report the first cause, so model code needs no check on each line.
  *           Nothing here prints, exits or aborts.
- * Memory    All memory comes through the allocator in tt_desc. What _create returns, _destroy frees. Tensors that
- *           ops return live until tt_step_reset. A failed allocation is an error like any other, and leaks nothing.
+ * Memory    All memory comes through the allocator in tt_desc. What _create returns, _destroy frees: in any order, the
+ *           context last. Tensors that ops return live until tt_step_reset. A failed allocation is an error like any
+ *           other, and leaks nothing.
  * Threads   A context is used by one thread at a time; any number of contexts may run at once. Inside, a context has
  *           a team of n_threads POSIX threads; on other systems OpenMP's, where the compiler has it on.
  * Bits      A result does not depend on thread count, on what else is in a batch, on a sequence's slot, or on how
@@ -629,7 +630,7 @@ typedef struct tt_model_config {
     int intermediate_size;            /* 0 = 4 * hidden_size (gpt2), 8/3 rounded up to 32 (others)         */
     int num_key_value_heads;          /* 0 = num_attention_heads                                           */
     int head_dim;                     /* 0 = hidden_size / num_attention_heads                             */
-    int max_position_embeddings;      /* 0 = 2048                                                          */
+    int max_position_embeddings;      /* 0 = 2048; costs memory only as far as positions are used, but in gpt2 */
     float norm_eps;                   /* rms_norm_eps, layer_norm_epsilon; 0 = 1e-5 (qwen: 1e-6)           */
     float rope_theta;                 /* 0 = 10000                                                         */
     tt_rope_scaling rope_scaling;
@@ -641,7 +642,7 @@ typedef struct tt_model_config {
     int gpt2;                         /* 1: LayerNorm, learned positions, GELU, fused qkv in Conv1D layout */
     int bos_token_id, eos_token_id;   /* -1 = none; 0 is a token                                           */
     int n_more_eos, more_eos[TT_MAX_MORE_EOS];   /* further tokens that end a text (Llama 3 lists three)   */
-    int has_pad_token, pad_token_id;  /* kept for other programs; nothing here pads                        */
+    int has_pad_token, pad_token_id;  /* kept for other programs (of a list the first); nothing here pads  */
     char model_type[32];              /* "llama", "qwen2", "qwen3", "mistral", "smollm3", "gpt2"; "" = llama or gpt2 */
     int recompute;                    /* 1: per-layer recomputation in backward (memory for time); not in config.json */
 } tt_model_config;
@@ -689,12 +690,19 @@ TT_API tt_status tt_model_lora_merge(tt_model *);
 /* ==== 7. checkpoint ========================================================================
  * A model on disk is a Hugging Face directory: config.json, model.safetensors (or shards with
  * model.safetensors.index.json), generation_config.json and the chat template (kept as they are), tokenizer.json.
- * Every file is written to a temporary name, synced and renamed. */
+ * Every file is written to a temporary name, synced and renamed. Before the first, all values are looked at: one that is not
+ * finite in the type of the file is TT_ERR_NUMBER with the tensor's name, and all files stay as they were. That costs one
+ * pass over the data (on a GPU, a download).
+ * Where the system can, safetensors files are read by mapping them: from _open to _close, and within any _load; a file that
+ * another program cuts short just then ends this one by SIGBUS. */
 
+/* Weights of a tied pair may be stored under either name; where both are there and differ, the pair is not tied, as in
+ * transformers. All shapes are compared with config.json before memory is asked for. */
 TT_API tt_model *tt_model_load(tt_context *, const char *dir);
 /* The same for sampling and as a base of adapters: no weight requires a gradient, and those that need no conversion stay
  * in the file, mapped read-only: float32, layers' matrices of bf16 or f16, and embedding and head of bf16 (on the CPU). Half
- * precision is widened as it is used. The files must not be changed while the model lives. */
+ * precision is widened as it is used. The files must not be changed while the model lives: one that another program cuts
+ * short ends this one by a signal, SIGBUS. Programs that run for hours had better load. */
 TT_API tt_model *tt_model_map(tt_context *, const char *dir);
 TT_API tt_status tt_model_save(const tt_model *, const tt_tokenizer *tokenizer_or_null, const char *dir);
 typedef struct tt_save_desc {
@@ -703,7 +711,8 @@ typedef struct tt_save_desc {
 } tt_save_desc;
 /* A model with adapters cannot be saved: merge them, or save them apart. */
 TT_API tt_status tt_model_save_as(const tt_model *, const tt_tokenizer *tokenizer_or_null, const char *dir, const tt_save_desc *);
-/* Adapters as a directory of peft: adapter_config.json and adapter_model.safetensors. Load adds them to their base. */
+/* Adapters as a directory of peft: adapter_config.json and adapter_model.safetensors. Load adds them to their base, or fails
+ * and leaves the model as it was. */
 TT_API tt_status tt_model_lora_save(const tt_model *, const char *dir);
 TT_API tt_status tt_model_lora_load(tt_model *, const char *dir);
 /* The format of the directory's chat template, for tt_chat_desc: "" if there is none, NULL and an error if tt_chat_recognize
@@ -712,13 +721,15 @@ TT_API const char *tt_model_chat_format(const tt_model *);
 TT_API tt_status tt_model_config_parse(tt_context *, const char *json, size_t size, tt_model_config *out);
 TT_API tt_status tt_model_config_json(const tt_model_config *, tt_text *out);
 
-/* Training state in one atomic safetensors file: any named long-lived tensors and one JSON text
- * (counters, positions). Loading wants the same names and shapes. */
+/* Training state in one atomic safetensors file: any named long-lived tensors, all finite, and one JSON text (counters,
+ * positions). Loading wants the same names and shapes, and changes nothing if it fails. metadata "checksum" covers the text
+ * and the name and bytes of every tensor: a state that has changed on disk is TT_ERR_FILE. It may be missing, as in files of
+ * other programs; whoever edits a state by hand removes it. */
 typedef struct tt_named { const char *name; tt_tensor *tensor; } tt_named;
 TT_API tt_status tt_state_save(tt_context *, const char *path, const tt_named *tensors, int n, const char *json);
 TT_API tt_status tt_state_load(tt_context *, const char *path, const tt_named *tensors, int n, tt_text *json_out);
 
-/* Reading any safetensors file: tensors in file order, converted to float on read. */
+/* Reading any safetensors file: tensors in file order, converted to float on read. The file stays mapped until _close, see above. */
 typedef struct tt_safetensors tt_safetensors;
 typedef struct tt_safetensors_info { const char *name; tt_dtype dtype; int ndim; size_t shape[8], size; } tt_safetensors_info;
 TT_API tt_safetensors *tt_safetensors_open(tt_context *, const char *path);
@@ -791,7 +802,8 @@ TT_API void          tt_optimizer_destroy(tt_optimizer *);
 /* One update from the gradients, which are then zeroed. A parameter that no gradient reached has the gradient 0: its moments
  * and its decay go on. A non-finite gradient norm skips the update and is counted. */
 TT_API tt_status     tt_optimizer_step(tt_optimizer *, float lr, tt_optimizer_stats *stats_or_null);
-/* Those parameters, both moments and the counters, with the caller's JSON, through tt_state_save/load. */
+/* Those parameters, both moments and the counters, with the caller's JSON, through tt_state_save/load: what is not finite is
+ * not saved, and a load that fails has changed nothing. */
 TT_API tt_status     tt_optimizer_save(tt_optimizer *, const char *path, const char *json);
 TT_API tt_status     tt_optimizer_load(tt_optimizer *, const char *path, tt_text *json_out);
 
