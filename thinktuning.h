@@ -8833,6 +8833,8 @@ static tt_status tti_generation_parse(tt_context *ctx, const char *file, const c
     tti_field_range(&r, "top_p", 0, 1, "a number in 0..1", &g->top_p);
     tti_field_range(&r, "min_p", 0, 1, "a number in 0..1", &g->min_p);
     tti_field_range(&r, "repetition_penalty", (double)FLT_MIN, (double)FLT_MAX, "a number > 0", &g->repetition_penalty);
+    if (tti_field(&r, "top_p") && g->top_p == 0) { g->top_p = FLT_MIN; }               /* the likeliest token alone: 0 here is "not given" */
+    if (tti_field(&r, "temperature") && g->temperature == 0) { g->do_sample = 0; }     /* the same */
     n = tti_field_tokens(&r, "eos_token_id", stops);
     if (n > 0) {
         memcpy(g->stops, stops, (size_t)n * sizeof *stops);

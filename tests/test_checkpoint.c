@@ -1169,8 +1169,8 @@ TT_TEST(generation_config_is_read_and_kept) {
     tt_test_memory memory;
     tt_context *ctx = open_context(&memory);
     tt_model_config c = config_of(0);
-    const char *dir = tt_test_tmp("model/generation");
-    tt_model *m;
+    const char *dir = tt_test_tmp("model/generation"), *dir2 = tt_test_tmp("model/generation-odd");
+    tt_model *m, *odd;
     tt_sampling s;
     tt_text kept = TT_INIT;
     kept.ctx = ctx;
@@ -1185,6 +1185,7 @@ TT_TEST(generation_config_is_read_and_kept) {
     s = tt_model_sampling(m);
     TT_CHECK(s.greedy == 1 && s.n_stop_tokens == 3 && s.stop_tokens[0] == 5 && s.stop_tokens[1] == 11 && s.stop_tokens[2] == 0);
     TT_CHECK_OK(ctx, tt_model_save(m, NULL, dir));
+    TT_CHECK_OK(ctx, tt_model_save(m, NULL, dir2));
     tt_model_destroy(m);
     m = tt_model_load(ctx, dir);                                   /* what we write without one */
     TT_REQUIRE(m != NULL);
@@ -1199,6 +1200,17 @@ TT_TEST(generation_config_is_read_and_kept) {
     s = tt_model_sampling(m);
     TT_CHECK(s.greedy == 0 && s.temperature == 0.6f && s.top_k == 40 && s.top_p == 0.9f && s.min_p == 0.05f && s.repetition_penalty == 1.1f);
     TT_CHECK(s.n_stop_tokens == 3 && s.stop_tokens[0] == 7 && s.stop_tokens[1] == 3 && s.stop_tokens[2] == 9);
+    put_text(dir2, "generation_config.json", "{\"do_sample\":true,\"top_p\":0,\"top_k\":null,\"eos_token_id\":-1,\"pad_token_id\":-1}");
+    odd = tt_model_load(ctx, dir2);                                /* as people write them: 0 is the limit towards 0 */
+    TT_REQUIRE(odd != NULL);
+    s = tt_model_sampling(odd);
+    TT_CHECK(s.greedy == 0 && s.top_p > 0 && s.top_p < 1e-30f && s.n_stop_tokens == 3 && s.stop_tokens[0] == 5);
+    tt_model_destroy(odd);
+    put_text(dir2, "generation_config.json", "{\"do_sample\":true,\"temperature\":0}");
+    odd = tt_model_load(ctx, dir2);
+    TT_REQUIRE(odd != NULL);
+    TT_CHECK_INT(tt_model_sampling(odd).greedy, 1);
+    tt_model_destroy(odd);
     TT_CHECK_OK(ctx, tt_model_save(m, NULL, tt_test_tmp("model/generation2")));
     TT_CHECK_OK(ctx, tt_file_read(ctx, "build/tmp/model/generation2/generation_config.json", &kept));
     TT_CHECK_STR(kept.data, text);
