@@ -56,8 +56,9 @@
  *           tt_eval and tt_optimizer_step report the first cause, so model code needs no check on each line.
  *           What tt_error says can still be read after tt_step_reset, and goes when the next step succeeds.
  *           Nothing here prints, exits or aborts, or changes signals and locale.
- * Memory    All memory comes through the allocator in tt_desc. What _create returns, _destroy frees. Tensors that
- *           ops return live until tt_step_reset. A failed allocation is an error like any other, and leaks nothing.
+ * Memory    All memory comes through the allocator in tt_desc. What _create returns, _destroy frees: in any order, the
+ *           context last. Tensors that ops return live until tt_step_reset. A failed allocation is an error like any
+ *           other, and leaks nothing.
  * Threads   A context is used by one thread at a time; any number of contexts may run at once. Inside, a context has
  *           a team of n_threads POSIX threads; on other systems OpenMP's, where the compiler has it on.
  * Bits      A result does not depend on thread count, on what else is in a batch, on a sequence's slot, or on how
@@ -265,6 +266,7 @@ TT_API void           tt_json_free(tt_context *ctx, tt_json *root);
 TT_API const tt_json *tt_json_get(const tt_json *object, const char *key);            /* NULL if absent or object is no object */
 TT_API const char    *tt_json_text(const tt_json *object, const char *key, const char *fallback);
 TT_API double         tt_json_number(const tt_json *object, const char *key, double fallback);
+TT_API int            tt_json_int(const tt_json *object, const char *key, int fallback);   /* fallback also for all but whole numbers in 0..2147483647 */
 
 /* JSON lines: one value a line. Lines of blanks are passed over, and so is a byte order mark. A text with the character
  * U+0000 is an error, for it would end there as a C string. Errors name the file and the line. Start from {ctx} with all else 0. */
@@ -685,7 +687,7 @@ typedef struct tt_model_config {
     int intermediate_size;            /* 0 = 4 * hidden_size (gpt2), 8/3 rounded up to 32 (others)         */
     int num_key_value_heads;          /* 0 = num_attention_heads                                           */
     int head_dim;                     /* 0 = hidden_size / num_attention_heads                             */
-    int max_position_embeddings;      /* 0 = 2048                                                          */
+    int max_position_embeddings;      /* 0 = 2048; costs memory only as far as positions are used, but in gpt2 */
     float norm_eps;                   /* rms_norm_eps, layer_norm_epsilon; 0 = 1e-5 (qwen: 1e-6)           */
     float rope_theta;                 /* 0 = 10000                                                         */
     tt_rope_scaling rope_scaling;
@@ -697,7 +699,7 @@ typedef struct tt_model_config {
     int gpt2;                         /* 1: LayerNorm, learned positions, GELU, fused qkv in Conv1D layout */
     int bos_token_id, eos_token_id;   /* -1 = none; 0 is a token                                           */
     int n_more_eos, more_eos[TT_MAX_MORE_EOS];   /* further tokens that end a text (Llama 3 lists three)   */
-    int has_pad_token, pad_token_id;  /* kept for other programs; nothing here pads                        */
+    int has_pad_token, pad_token_id;  /* kept for other programs (of a list the first); nothing here pads  */
     char model_type[32];              /* "llama", "qwen2", "qwen3", "mistral", "smollm3", "gpt2"; "" = llama or gpt2 */
     int recompute;                    /* 1: per-layer recomputation in backward (memory for time); not in config.json */
 } tt_model_config;
@@ -745,12 +747,19 @@ TT_API tt_status tt_model_lora_merge(tt_model *);
 /* ==== 7. checkpoint ========================================================================
  * A model on disk is a Hugging Face directory: config.json, model.safetensors (or shards with
  * model.safetensors.index.json), generation_config.json and the chat template (kept as they are), tokenizer.json.
- * Every file is written to a temporary name, synced and renamed. */
+ * Every file is written to a temporary name, synced and renamed. Before the first, all values are looked at: one that is not
+ * finite in the type of the file is TT_ERR_NUMBER with the tensor's name, and all files stay as they were. That costs one
+ * pass over the data (on a GPU, a download).
+ * Where the system can, safetensors files are read by mapping them: from _open to _close, and within any _load; a file that
+ * another program cuts short just then ends this one by SIGBUS. */
 
+/* Weights of a tied pair may be stored under either name; where both are there and differ, the pair is not tied, as in
+ * transformers. All shapes are compared with config.json before memory is asked for. */
 TT_API tt_model *tt_model_load(tt_context *, const char *dir);
 /* The same for sampling and as a base of adapters: no weight requires a gradient, and those that need no conversion stay
  * in the file, mapped read-only: float32, layers' matrices of bf16 or f16, and embedding and head of bf16 (on the CPU). Half
- * precision is widened as it is used. The files must not be changed while the model lives. */
+ * precision is widened as it is used. The files must not be changed while the model lives: one that another program cuts
+ * short ends this one by a signal, SIGBUS. Programs that run for hours had better load. */
 TT_API tt_model *tt_model_map(tt_context *, const char *dir);
 TT_API tt_status tt_model_save(const tt_model *, const tt_tokenizer *tokenizer_or_null, const char *dir);
 typedef struct tt_save_desc {
@@ -759,7 +768,8 @@ typedef struct tt_save_desc {
 } tt_save_desc;
 /* A model with adapters cannot be saved: merge them, or save them apart. */
 TT_API tt_status tt_model_save_as(const tt_model *, const tt_tokenizer *tokenizer_or_null, const char *dir, const tt_save_desc *);
-/* Adapters as a directory of peft: adapter_config.json and adapter_model.safetensors. Load adds them to their base. */
+/* Adapters as a directory of peft: adapter_config.json and adapter_model.safetensors. Load adds them to their base, or fails
+ * and leaves the model as it was. */
 TT_API tt_status tt_model_lora_save(const tt_model *, const char *dir);
 TT_API tt_status tt_model_lora_load(tt_model *, const char *dir);
 /* The format of the directory's chat template, for tt_chat_desc: "" if there is none, NULL and an error if tt_chat_recognize
@@ -768,13 +778,15 @@ TT_API const char *tt_model_chat_format(const tt_model *);
 TT_API tt_status tt_model_config_parse(tt_context *, const char *json, size_t size, tt_model_config *out);
 TT_API tt_status tt_model_config_json(const tt_model_config *, tt_text *out);
 
-/* Training state in one atomic safetensors file: any named long-lived tensors and one JSON text
- * (counters, positions). Loading wants the same names and shapes. */
+/* Training state in one atomic safetensors file: any named long-lived tensors, all finite, and one JSON text (counters,
+ * positions). Loading wants the same names and shapes, and changes nothing if it fails. metadata "checksum" covers the text
+ * and the name and bytes of every tensor: a state that has changed on disk is TT_ERR_FILE. It may be missing, as in files of
+ * other programs; whoever edits a state by hand removes it. */
 typedef struct tt_named { const char *name; tt_tensor *tensor; } tt_named;
 TT_API tt_status tt_state_save(tt_context *, const char *path, const tt_named *tensors, int n, const char *json);
 TT_API tt_status tt_state_load(tt_context *, const char *path, const tt_named *tensors, int n, tt_text *json_out);
 
-/* Reading any safetensors file: tensors in file order, converted to float on read. */
+/* Reading any safetensors file: tensors in file order, converted to float on read. The file stays mapped until _close, see above. */
 typedef struct tt_safetensors tt_safetensors;
 typedef struct tt_safetensors_info { const char *name; tt_dtype dtype; int ndim; size_t shape[8], size; } tt_safetensors_info;
 TT_API tt_safetensors *tt_safetensors_open(tt_context *, const char *path);
@@ -849,7 +861,8 @@ TT_API void          tt_optimizer_destroy(tt_optimizer *);
 /* One update from the gradients, which are then zeroed. A parameter that no gradient reached has the gradient 0: its moments
  * and its decay go on. A non-finite gradient norm skips the update and is counted. */
 TT_API tt_status     tt_optimizer_step(tt_optimizer *, float lr, tt_optimizer_stats *stats_or_null);
-/* Those parameters, both moments and the counters, with the caller's JSON, through tt_state_save/load. */
+/* Those parameters, both moments and the counters, with the caller's JSON, through tt_state_save/load: what is not finite is
+ * not saved, and a load that fails has changed nothing. */
 TT_API tt_status     tt_optimizer_save(tt_optimizer *, const char *path, const char *json);
 TT_API tt_status     tt_optimizer_load(tt_optimizer *, const char *path, tt_text *json_out);
 
@@ -2883,6 +2896,16 @@ TT_API const char *tt_json_text(const tt_json *object, const char *key, const ch
 TT_API double tt_json_number(const tt_json *object, const char *key, double fallback) {
     const tt_json *member = tt_json_get(object, key);
     return member && (member->type == TT_JSON_NUMBER || member->type == TT_JSON_BOOL) ? member->number : fallback;
+}
+/* 1 if node is a whole number in 0..most (and 2^53): the one way from a number of a file to an integer. */
+static int tti_json_whole(const tt_json *node, uint64_t most, uint64_t *out) {
+    if (!node || node->type != TT_JSON_NUMBER || !(node->number >= 0 && node->number <= 9007199254740992.0) || floor(node->number) != node->number) { return 0; }
+    *out = (uint64_t)node->number;
+    return *out <= most;
+}
+TT_API int tt_json_int(const tt_json *object, const char *key, int fallback) {
+    uint64_t value;
+    return tti_json_whole(tt_json_get(object, key), INT_MAX, &value) ? (int)value : fallback;
 }
 
 /* ---- JSON lines ---- */
@@ -8774,7 +8797,7 @@ struct tt_model {
     tt_tensor *embedding, *positions; /* positions: gpt2                    */
     tt_tensor *norm, *norm_bias;
     tt_tensor *head;                  /* the embedding if tied              */
-    tt_tensor *cos_table, *sin_table; /* [max_position_embeddings, head_dim/2] */
+    tt_tensor *cos_table, *sin_table; /* [positions used so far, head_dim/2]; NULL before the first and for gpt2 */
     tt_lora_desc lora;                /* target_modules: owned copies       */
     char **lora_targets;
     float lora_scale;
@@ -8790,6 +8813,7 @@ static int tti_is_qwen(const tt_model_config *c) { return strncmp(c->model_type,
 /* Fills in defaults and checks what later code relies on. */
 static tt_status tti_config_resolve(tt_context *ctx, tt_model_config *c) {
     static const char *const who = "tt_model_config";
+    const tt_rope_scaling *s = &c->rope_scaling;
     if (!c->model_type[0]) { snprintf(c->model_type, sizeof c->model_type, "%s", c->gpt2 ? "gpt2" : "llama"); }
     if (c->vocab_size < 1) { return tt_fail(ctx, TT_ERR_ARG, "%s: vocab_size is %d, expected >= 1", who, c->vocab_size); }
     if (c->hidden_size < 1 || c->hidden_size > INT_MAX / 16) { return tt_fail(ctx, TT_ERR_ARG, "%s: hidden_size is %d, expected 1..%d", who, c->hidden_size, INT_MAX / 16); }
@@ -8804,6 +8828,9 @@ static tt_status tti_config_resolve(tt_context *ctx, tt_model_config *c) {
         c->head_dim = c->hidden_size / c->num_attention_heads;
     }
     if (c->head_dim < 1 || c->head_dim > 1024 || (!c->gpt2 && c->head_dim % 2)) { return tt_fail(ctx, TT_ERR_ARG, "%s: head_dim is %d, expected an even number in 2..1024", who, c->head_dim); }
+    if (c->num_attention_heads > INT_MAX / 16 / c->head_dim) {
+        return tt_fail(ctx, TT_ERR_ARG, "%s: num_attention_heads is %d, expected at most %d with head_dim %d", who, c->num_attention_heads, INT_MAX / 16 / c->head_dim, c->head_dim);
+    }
     if (c->num_key_value_heads == 0) { c->num_key_value_heads = c->num_attention_heads; }
     if (c->num_key_value_heads < 1 || c->num_attention_heads % c->num_key_value_heads) {
         return tt_fail(ctx, TT_ERR_ARG, "%s: num_key_value_heads is %d, expected a divisor of num_attention_heads %d", who, c->num_key_value_heads, c->num_attention_heads);
@@ -8815,16 +8842,17 @@ static tt_status tti_config_resolve(tt_context *ctx, tt_model_config *c) {
     if (c->intermediate_size == 0) {
         c->intermediate_size = c->gpt2 ? 4 * c->hidden_size : (c->hidden_size * 8 / 3 + 31) / 32 * 32;
     }
-    if (c->intermediate_size < 1) { return tt_fail(ctx, TT_ERR_ARG, "%s: intermediate_size is %d, expected >= 1", who, c->intermediate_size); }
+    if (c->intermediate_size < 1 || c->intermediate_size > INT_MAX / 16) { return tt_fail(ctx, TT_ERR_ARG, "%s: intermediate_size is %d, expected 1..%d", who, c->intermediate_size, INT_MAX / 16); }
     if (c->max_position_embeddings == 0) { c->max_position_embeddings = 2048; }
     if (c->max_position_embeddings < 1) { return tt_fail(ctx, TT_ERR_ARG, "%s: max_position_embeddings is %d, expected >= 1", who, c->max_position_embeddings); }
-    if ((size_t)c->num_attention_heads * (size_t)c->head_dim > INT_MAX / 16) {
-        return tt_fail(ctx, TT_ERR_ARG, "%s: num_attention_heads %d x head_dim %d is too large", who, c->num_attention_heads, c->head_dim);
-    }
     if (c->norm_eps == 0) { c->norm_eps = tti_is_qwen(c) ? 1e-6f : 1e-5f; }
     if (c->rope_theta == 0) { c->rope_theta = 10000.0f; }
-    if (!(c->norm_eps > 0) || !(c->rope_theta > 0)) {
+    if (!(c->norm_eps > 0) || !(c->rope_theta > 0) || !isfinite(c->norm_eps) || !isfinite(c->rope_theta)) {
         return tt_fail(ctx, TT_ERR_ARG, "%s: norm_eps is %g and rope_theta %g, expected both > 0", who, (double)c->norm_eps, (double)c->rope_theta);
+    }
+    if (!(s->factor >= 0) || !isfinite(s->factor) || (s->factor > 0 && !(s->low_freq_factor > 0 && s->high_freq_factor > s->low_freq_factor && s->original_max_position_embeddings > 0))) {
+        return tt_fail(ctx, TT_ERR_ARG, "%s: rope_scaling has factor %g, low_freq_factor %g, high_freq_factor %g and original_max_position_embeddings %d, expected factor > 0, 0 < low < high and a context", who,
+                       (double)s->factor, (double)s->low_freq_factor, (double)s->high_freq_factor, s->original_max_position_embeddings);
     }
     if (c->n_more_eos < 0 || c->n_more_eos > TT_MAX_MORE_EOS || (c->n_more_eos > 0 && c->eos_token_id < 0)) { return tt_fail(ctx, TT_ERR_ARG, "%s: n_more_eos is %d, expected 0..%d, and 0 without eos_token_id", who, c->n_more_eos, TT_MAX_MORE_EOS); }
     if (c->no_rope_interval < 0) { return tt_fail(ctx, TT_ERR_ARG, "%s: no_rope_interval is %d, expected >= 0", who, c->no_rope_interval); }
@@ -8840,8 +8868,18 @@ static void tti_generation_of_config(const tt_model_config *c, tti_generation *g
     for (i = 0; i < c->n_more_eos; i++) { g->stops[g->n_stops++] = c->more_eos[i]; }
 }
 
-/* ---- parameters ----
- * A matrix starts from N(0, std), std < 0 means filled with -std (norm weights: 1), 0 zeros (biases). Each
+/* ---- parameters ---- */
+/* Those that a file or another model fills have no data at first: a file's shapes are compared before memory is asked for. */
+static tt_tensor *tti_param_create(tt_context *ctx, int ndim, const int *shape, const char *name, int with_data) {
+    tt_tensor *t = with_data ? tt_parameter(ctx, ndim, shape, name) : tti_tensor_shell(ctx, TT_F32, ndim, shape, name);
+    if (t) { t->requires_grad = 1; }
+    return t;
+}
+static tt_status tti_param_alloc(tt_tensor *t) {
+    if (!t->data) { t->data = t->ctx->backend->alloc(t->ctx, tti_tensor_bytes(t)); }
+    return t->data ? TT_OK : TT_ERR_MEM;
+}
+/* A matrix starts from N(0, std), std < 0 means filled with -std (norm weights: 1), 0 zeros (biases). Each
  * parameter has a random stream of its own, named by the parameter, so adding one changes no other. */
 static tt_tensor *tti_new_param(tt_model *m, const uint64_t *seed, double std, int rows, int cols, const char *format, int layer) {
     tt_context *ctx = m->ctx;
@@ -8855,7 +8893,7 @@ static tt_tensor *tti_new_param(tt_model *m, const uint64_t *seed, double std, i
     snprintf(name, sizeof name, format, layer);
     shape[0] = rows;
     shape[1] = cols;
-    t = m->mapped ? tti_tensor_shell(ctx, TT_F32, cols ? 2 : 1, shape, name) : tt_parameter(ctx, cols ? 2 : 1, shape, name);
+    t = tti_param_create(ctx, cols ? 2 : 1, shape, name, seed != NULL);
     if (!t) { return NULL; }
     m->params[m->n_params++] = t;
     if (!seed || std == 0) { return t; }
@@ -8943,40 +8981,56 @@ static float tti_rope_frequency(const tt_model_config *c, int i) {
     smooth = (turns - s->low_freq_factor) / (s->high_freq_factor - s->low_freq_factor);
     return (float)((1.0 - smooth) * f / s->factor + smooth * f);
 }
-static tt_status tti_rope_tables(tt_model *m) {
+/* A table of n positions, or NULL. */
+static tt_tensor *tti_rope_table(const tt_model *m, int n, double (*fn)(double), const char *name) {
     tt_context *ctx = m->ctx;
-    int half = m->config.head_dim / 2, n = m->config.max_position_embeddings, shape[2], p, i;
-    size_t size;
-    float *cosines, *sines;
-    tt_status status = TT_ERR_MEM;
+    int half = m->config.head_dim / 2, shape[2], p, i;
+    size_t size = (size_t)n * (size_t)half;
+    float *values = (float *)tt_alloc(ctx, size, sizeof *values);
+    tt_tensor *t;
     shape[0] = n;
     shape[1] = half;
-    m->cos_table = tt_tensor_create(ctx, TT_F32, 2, shape, "rope.cos");
-    m->sin_table = m->cos_table ? tt_tensor_create(ctx, TT_F32, 2, shape, "rope.sin") : NULL;
-    if (!m->sin_table) { return TT_ERR_MEM; }
-    size = m->cos_table->size;
-    cosines = (float *)tt_alloc(ctx, size, sizeof(float));
-    sines = (float *)tt_alloc(ctx, size, sizeof(float));
-    if (cosines && sines) {
-        for (i = 0; i < half; i++) {
-            float frequency = tti_rope_frequency(&m->config, i);
-            for (p = 0; p < n; p++) {
-                float angle = (float)p * frequency;
-                cosines[(size_t)p * (size_t)half + (size_t)i] = (float)cos((double)angle);
-                sines[(size_t)p * (size_t)half + (size_t)i] = (float)sin((double)angle);
-            }
+    t = values ? tt_tensor_create(ctx, TT_F32, 2, shape, name) : NULL;
+    for (i = 0; t && i < half; i++) {
+        float frequency = tti_rope_frequency(&m->config, i);
+        for (p = 0; p < n; p++) {
+            float angle = (float)p * frequency;
+            values[(size_t)p * (size_t)half + (size_t)i] = (float)fn((double)angle);
         }
-        status = tt_tensor_set(m->cos_table, cosines);
-        if (status == TT_OK) { status = tt_tensor_set(m->sin_table, sines); }
     }
-    tt_free(ctx, cosines, size, sizeof(float));
-    tt_free(ctx, sines, size, sizeof(float));
-    return status;
+    if (t && tt_tensor_set(t, values) != TT_OK) { tt_tensor_destroy(t); t = NULL; }
+    tt_free(ctx, values, size, sizeof *values);
+    return t;
+}
+/* The tensor stays where it is, for the tape points to it; only its content changes. */
+static void tti_rope_put(tt_tensor **table, tt_tensor *longer) {
+    tt_tensor old;
+    if (!*table) { *table = longer; return; }
+    old = **table;
+    **table = *longer;
+    *longer = old;
+    tt_tensor_destroy(longer);
+}
+/* The tables reach as far as positions have been used, in powers of two: a model may promise millions. A longer table begins
+ * with the same numbers. Caches ask for their whole length, so that nothing grows while a backend holds launches back. */
+static tt_status tti_rope_reserve(tt_model *m, int n_positions) {
+    int most = m->config.max_position_embeddings, n = 64;
+    tt_tensor *cosines, *sines;
+    if (m->config.gpt2 || (m->cos_table && n_positions <= m->cos_table->shape[0])) { return TT_OK; }
+    while (n < n_positions && n <= most / 2) { n *= 2; }
+    if (n < n_positions || n > most) { n = most; }
+    if (m->cos_table && n <= m->cos_table->shape[0]) { return TT_OK; }      /* a cache longer than the model's context */
+    cosines = tti_rope_table(m, n, cos, "rope.cos");
+    sines = cosines ? tti_rope_table(m, n, sin, "rope.sin") : NULL;
+    if (!sines) { tt_tensor_destroy(cosines); return tt_error_status(m->ctx); }
+    tti_rope_put(&m->cos_table, cosines);
+    tti_rope_put(&m->sin_table, sines);
+    return TT_OK;
 }
 static void tti_shards_destroy(struct tti_shards *shards);      /* chapter 7 */
 static void tti_lora_forget(tt_model *m);
-/* seed NULL: parameters stay zero, for a caller that fills them all. With `mapped` they have no data yet; the model owns
- * the files from here on, also on failure. */
+/* seed NULL: parameters have no data yet, for a caller that fills them all. The model owns the files `mapped` from here on,
+ * also on failure. */
 static tt_model *tti_model_new(tt_context *ctx, const tt_model_config *config, const uint64_t *seed, struct tti_shards *mapped) {
     tt_model *m = NULL;
     tt_model_config c = *config;
@@ -8988,7 +9042,7 @@ static tt_model *tti_model_new(tt_context *ctx, const tt_model_config *config, c
     m->max_params = c.num_hidden_layers * TTI_LAYER_PARAMS + 5;
     m->params = (tt_tensor **)tt_alloc(ctx, (size_t)m->max_params, sizeof *m->params);
     m->layers = (tti_layer *)tt_alloc(ctx, (size_t)c.num_hidden_layers, sizeof *m->layers);
-    if (!m->params || !m->layers || !tti_model_params(m, seed) || (!c.gpt2 && tti_rope_tables(m) != TT_OK)) {
+    if (!m->params || !m->layers || !tti_model_params(m, seed)) {
         tt_model_destroy(m);
         return NULL;
     }
@@ -9047,8 +9101,11 @@ TT_API tt_model *tt_model_copy(const tt_model *from) {
         m->chat_template = tti_strdup(m->ctx, from->chat_template);
         if (!m->chat_template) { tt_model_destroy(m); return NULL; }
     }
+    for (i = 0; m && i < m->n_params; i++) {
+        m->params[i]->requires_grad = 0;
+        if (tti_param_alloc(m->params[i]) != TT_OK) { tt_model_destroy(m); return NULL; }
+    }
     if (m && tt_model_assign(m, from) != TT_OK) { tt_model_destroy(m); return NULL; }
-    for (i = 0; m && i < m->n_params; i++) { m->params[i]->requires_grad = 0; }
     return m;
 }
 TT_API const tt_model_config *tt_model_config_get(const tt_model *m) { return &m->config; }
@@ -9118,8 +9175,8 @@ static int tti_lora_count(const tt_model *m, const tt_lora_desc *d) {
     }
     return total;
 }
-/* Both halves of one adapter. */
-static tt_status tti_lora_attach(tt_model *m, const tt_lora_desc *d, tti_matrix *a) {
+/* Both halves of one adapter; `empty`: without data, for a file to fill. */
+static tt_status tti_lora_attach(tt_model *m, const tt_lora_desc *d, tti_matrix *a, int empty) {
     int in = a->w->shape[m->config.gpt2 ? 0 : 1], out = a->w->shape[m->config.gpt2 ? 1 : 0], shape[2];
     tt_text name = TT_INIT;
     tt_rng rng = TT_INIT;
@@ -9131,16 +9188,17 @@ static tt_status tti_lora_attach(tt_model *m, const tt_lora_desc *d, tti_matrix 
     if (status != TT_OK) { return status; }
     shape[0] = d->rank;
     shape[1] = in;
-    a->lora_a = tt_parameter(m->ctx, 2, shape, name.data);
+    a->lora_a = tti_param_create(m->ctx, 2, shape, name.data, !empty);
     if (a->lora_a) { m->params[m->n_params++] = a->lora_a; }
     rng.seed = d->seed;
     rng.stream = tt_hash(name.data, name.size, 0);
     name.data[name.size - strlen("A.weight")] = 'B';
     shape[0] = out;
     shape[1] = d->rank;
-    a->lora_b = a->lora_a ? tt_parameter(m->ctx, 2, shape, name.data) : NULL;
+    a->lora_b = a->lora_a ? tti_param_create(m->ctx, 2, shape, name.data, !empty) : NULL;
     if (a->lora_b) { m->params[m->n_params++] = a->lora_b; }
     tt_text_free(&name);
+    if (a->lora_b && empty) { return TT_OK; }
     values = a->lora_b ? (float *)tt_alloc(m->ctx, a->lora_a->size, sizeof *values) : NULL;
     if (!values) { return TT_ERR_MEM; }
     for (i = 0; i < a->lora_a->size; i++) { values[i] = (float)((2.0 * tt_rng_uniform(&rng) - 1.0) / sqrt((double)in)); }
@@ -9177,7 +9235,7 @@ static tt_status tti_params_grow(tt_model *m, int n) {
     m->max_params += n;
     return TT_OK;
 }
-static tt_status tti_lora_build(tt_model *m, const tt_lora_desc *desc) {
+static tt_status tti_lora_build(tt_model *m, const tt_lora_desc *desc, int empty) {
     tt_lora_desc d = *desc;
     tt_status status = tti_lora_resolve(m->ctx, &d);
     int count, n, k;
@@ -9189,7 +9247,7 @@ static tt_status tti_lora_build(tt_model *m, const tt_lora_desc *desc) {
     if (status == TT_OK) { status = tti_lora_remember(m, &d); }
     for (n = 0; n < m->config.num_hidden_layers && status == TT_OK; n++) {
         for (k = 0; k < TTI_N_MATRICES && status == TT_OK; k++) {
-            if (tti_lora_wants(&d, &m->layers[n].matrix[k])) { status = tti_lora_attach(m, &d, &m->layers[n].matrix[k]); }
+            if (tti_lora_wants(&d, &m->layers[n].matrix[k])) { status = tti_lora_attach(m, &d, &m->layers[n].matrix[k], empty); }
         }
     }
     if (status != TT_OK) { tti_lora_detach(m); return status; }
@@ -9206,7 +9264,7 @@ static void tti_lora_freeze(tt_model *m) {
 }
 TT_API tt_status tt_model_lora_add(tt_model *m, const tt_lora_desc *desc) {
     static const tt_lora_desc zero = TT_INIT;
-    tt_status status = tti_lora_build(m, desc ? desc : &zero);
+    tt_status status = tti_lora_build(m, desc ? desc : &zero, 0);
     if (status == TT_OK) { tti_lora_freeze(m); }
     return status;
 }
@@ -9255,14 +9313,17 @@ TT_API tt_status tt_model_lora_merge(tt_model *m) {
 
 /* ---- cache ---- */
 TT_API tt_kv_cache *tt_kv_cache_create(tt_model *model, int n_slots, int capacity) {
-    tt_kv_cache sizes;
+    tt_kv_cache sizes, *cache;
     memset(&sizes, 0, sizeof sizes);
     sizes.n_layers = model->config.num_hidden_layers;
     sizes.n_slots = n_slots;
     sizes.capacity = capacity;
     sizes.n_heads = model->config.num_key_value_heads;
     sizes.width = sizes.n_heads * model->config.head_dim;
-    return tti_cache_create(model->ctx, &sizes);
+    cache = tti_cache_create(model->ctx, &sizes);
+    if (!cache || tti_rope_reserve(model, capacity) == TT_OK) { return cache; }
+    tt_kv_cache_destroy(cache);
+    return NULL;
 }
 
 /* ---- forward ---- */
@@ -9349,16 +9410,15 @@ static tt_tensor *tti_layer_replace(tt_context *ctx, tti_layer_call *call, tt_te
 static tt_tensor *tti_model_body(tt_model *m, const tt_batch *batch) {
     tt_context *ctx = m->ctx;
     tt_tensor *x;
-    int n;
+    int n, last = 0;
     if (!batch) { tti_inputs_ok(ctx, "tt_model_forward: batch", (tt_tensor *const *)&batch, 1); return NULL; }
-    x = tt_embedding(ctx, m->embedding, batch->tokens, batch->n_tokens);
-    if (m->positions) {
-        for (n = 0; n < batch->n_tokens; n++) {
-            if (batch->positions[n] < m->config.max_position_embeddings) { continue; }
-            return tti_graph_fail(ctx, "tt_model_forward", "position (max_position_embeddings too small)", batch->positions[n], m->config.max_position_embeddings - 1);
-        }
-        x = tt_add(ctx, x, tt_embedding(ctx, m->positions, batch->positions, batch->n_tokens));
+    for (n = 0; n < batch->n_tokens; n++) { if (batch->positions[n] > last) { last = batch->positions[n]; } }
+    if (last >= m->config.max_position_embeddings) {
+        return tti_graph_fail(ctx, "tt_model_forward", "position (max_position_embeddings too small)", last, m->config.max_position_embeddings - 1);
     }
+    if (!tti_graph_ok(ctx, tti_rope_reserve(m, last + 1))) { return NULL; }
+    x = tt_embedding(ctx, m->embedding, batch->tokens, batch->n_tokens);
+    if (m->positions) { x = tt_add(ctx, x, tt_embedding(ctx, m->positions, batch->positions, batch->n_tokens)); }
     /* a frozen embedding needs no gradient, but tt_recompute passes one on only through its inputs */
     if (x && m->config.recompute && !ctx->no_grad && tti_any_grad(m->params, m->n_params)) { x->requires_grad = 1; }
     for (n = 0; n < m->config.num_hidden_layers && x; n++) {
@@ -9420,11 +9480,10 @@ static size_t tti_type_bytes(const char *type) {
     for (i = 0; i < sizeof types / sizeof types[0]; i++) { if (strcmp(type, types[i].name) == 0) { return types[i].bytes; } }
     return 0;
 }
-/* A JSON number that is a whole number in 0..2^53. */
 static int tti_json_size(const tt_json *node, size_t *out) {
-    if (!node || node->type != TT_JSON_NUMBER || !(node->number >= 0 && node->number <= 9007199254740992.0) || floor(node->number) != node->number) { return 0; }
-    if (node->number > (double)SIZE_MAX) { return 0; }
-    *out = (size_t)node->number;
+    uint64_t value;
+    if (!tti_json_whole(node, SIZE_MAX, &value)) { return 0; }
+    *out = (size_t)value;
     return 1;
 }
 static tt_status tti_entry_parse(tt_safetensors *st, const tt_json *node, size_t data_size, tti_entry *e) {
@@ -9478,10 +9537,10 @@ static tt_status tti_entries_check(tt_safetensors *st, size_t data_size) {
     tt_free(st->ctx, order, st->n, sizeof *order);
     return status;
 }
-/* The error of a JSON text, with the file that it stands in. */
+/* An error that what a file says has led to, with the file. */
 static tt_status tti_file_fail(tt_context *ctx, const char *path, const char *part) {
     char reason[TTI_ERROR_SIZE];
-    if (tt_error_status(ctx) != TT_ERR_FILE) { return tt_error_status(ctx); }
+    if (tt_error_status(ctx) != TT_ERR_FILE && tt_error_status(ctx) != TT_ERR_ARG) { return tt_error_status(ctx); }
     snprintf(reason, sizeof reason, "%s", tt_error(ctx));
     return tt_fail(ctx, TT_ERR_FILE, "%s: %s%.300s", path, part, reason);
 }
@@ -9603,13 +9662,15 @@ TT_API const char *tt_safetensors_metadata(const tt_safetensors *st, const char 
 }
 
 /* ---- writing ---- */
-static tt_status tti_safetensors_header(const tt_named *tensors, int n, tt_dtype dtype, const char *key, const char *value, tt_text *out) {
+static const char *tti_dtype_name(tt_dtype dtype) { return dtype == TT_F32 ? "F32" : dtype == TT_BF16 ? "BF16" : "F16"; }
+/* state: of a training state, with its checksum; NULL = none. */
+static tt_status tti_safetensors_header(const tt_named *tensors, int n, tt_dtype dtype, const char *state, uint64_t checksum, tt_text *out) {
     tt_status status = tt_text_format(out, "{\"__metadata__\":{\"format\":\"pt\"");
     size_t at = 0, used, bytes;
     int i, d;
-    if (status == TT_OK && key) {
-        status = tt_text_format(out, ",\"%s\":", key);
-        if (status == TT_OK) { status = tt_text_json(out, value, strlen(value)); }
+    if (status == TT_OK && state) {
+        status = tt_text_format(out, ",\"checksum\":\"%016llx\",\"state\":", (unsigned long long)checksum);
+        if (status == TT_OK) { status = tt_text_json(out, state, strlen(state)); }
     }
     if (status == TT_OK) { status = tt_text_append(out, "}", 1); }
     for (i = 0; i < n && status == TT_OK; i++) {
@@ -9617,7 +9678,7 @@ static tt_status tti_safetensors_header(const tt_named *tensors, int n, tt_dtype
         bytes = t->size * tti_dtype_bytes(dtype);
         status = tt_text_append(out, ",", 1);
         if (status == TT_OK) { status = tt_text_json(out, tensors[i].name, strlen(tensors[i].name)); }
-        if (status == TT_OK) { status = tt_text_format(out, ":{\"dtype\":\"%s\",\"shape\":[", dtype == TT_F32 ? "F32" : dtype == TT_BF16 ? "BF16" : "F16"); }
+        if (status == TT_OK) { status = tt_text_format(out, ":{\"dtype\":\"%s\",\"shape\":[", tti_dtype_name(dtype)); }
         for (d = 0; d < t->ndim && status == TT_OK; d++) { status = tt_text_format(out, "%s%d", d ? "," : "", t->shape[d]); }
         if (status == TT_OK) { status = tt_text_format(out, "],\"data_offsets\":[%.0f,%.0f]}", (double)at, (double)(at + bytes)); }
         at += bytes;
@@ -9648,17 +9709,66 @@ static size_t tti_named_largest(const tt_named *tensors, int n) {
     return largest;
 }
 /* One tensor's values in the file's type; values is scratch, narrowed in place. */
-static tt_status tti_named_write(tti_writer *writer, const tt_tensor *t, tt_dtype dtype, float *values) {
+static tt_status tti_named_values(const tt_tensor *t, tt_dtype dtype, float *values) {
     tt_status status = tt_tensor_get(t, values);
     size_t i;
-    if (status != TT_OK) { tti_writer_abort(writer); return status; }
-    for (i = 0; dtype != TT_F32 && i < t->size; i++) {
+    for (i = 0; status == TT_OK && dtype != TT_F32 && i < t->size; i++) {
         uint16_t half = dtype == TT_BF16 ? tti_to_bf16(values[i]) : tti_to_f16(values[i]);
         memcpy((unsigned char *)values + 2 * i, &half, 2);
     }
-    return tti_writer_write(writer, values, t->size * tti_dtype_bytes(dtype));
+    return status;
 }
-static tt_status tti_safetensors_write(tt_context *ctx, const char *path, const tt_named *tensors, int n, tt_dtype dtype, const char *key, const char *value) {
+/* Where the first value stands whose exponent is all ones: an infinity, or no number; n if there is none. */
+static size_t tti_not_finite(const void *values, size_t n, tt_dtype dtype) {
+    const unsigned char *bytes = (const unsigned char *)values;
+    uint16_t half, mask = dtype == TT_BF16 ? 0x7F80 : 0x7C00;
+    uint32_t word;
+    size_t i;
+    for (i = 0; dtype == TT_F32 && i < n; i++) {
+        memcpy(&word, bytes + 4 * i, 4);
+        if ((word & 0x7F800000u) == 0x7F800000u) { return i; }
+    }
+    for (i = 0; dtype != TT_F32 && i < n; i++) {
+        memcpy(&half, bytes + 2 * i, 2);
+        if ((half & mask) == mask) { return i; }
+    }
+    return n;
+}
+/* A checksum is the sum of these over name and bytes of each tensor, so that their order is free. Any change within one word
+ * of 8 bytes changes it for certain, for each step can be undone; any other change but for one case in 2^64. */
+static uint64_t tti_checksum(const char *name, const void *bytes, size_t size) {
+    const unsigned char *at = (const unsigned char *)bytes;
+    uint64_t h = tt_hash(name, strlen(name), 0), word;
+    size_t n;
+    for (; size > 0; size -= n, at += n) {
+        n = size < sizeof word ? size : sizeof word;
+        word = 0;
+        memcpy(&word, at, n);
+        h = (h ^ word) * 0x9E3779B97F4A7C15u;
+        h ^= h >> 32;
+    }
+    return h;
+}
+/* Before a file is touched: all that will be written is finite, so nothing else takes the place of a good file. Costs one pass
+ * over the data. sum: see tti_checksum. */
+static tt_status tti_named_scan(tt_context *ctx, const char *path, const tt_named *tensors, int n, tt_dtype dtype, uint64_t *sum) {
+    size_t largest = tti_named_largest(tensors, n), bad;
+    float *values = (float *)tt_alloc(ctx, largest, sizeof *values);
+    tt_status status = values ? TT_OK : TT_ERR_MEM;
+    int i;
+    for (*sum = 0, i = 0; i < n && status == TT_OK; i++) {
+        const tt_tensor *t = tensors[i].tensor;
+        status = tti_named_values(t, dtype, values);
+        if (status != TT_OK) { break; }
+        *sum += tti_checksum(tensors[i].name, values, t->size * tti_dtype_bytes(dtype));
+        bad = tti_not_finite(values, t->size, dtype);
+        if (bad == t->size) { continue; }
+        status = tt_fail(ctx, TT_ERR_NUMBER, "%s: not written, for value %lu of %s is not finite as %s", path, (unsigned long)bad, tensors[i].name, tti_dtype_name(dtype));
+    }
+    tt_free(ctx, values, largest, sizeof *values);
+    return status;
+}
+static tt_status tti_safetensors_write(tt_context *ctx, const char *path, const tt_named *tensors, int n, tt_dtype dtype, const char *state, uint64_t checksum) {
     tt_text header = TT_INIT;
     tti_writer writer;
     unsigned char length[8];
@@ -9667,7 +9777,7 @@ static tt_status tti_safetensors_write(tt_context *ctx, const char *path, const 
     tt_status status = tti_named_check(ctx, path, tensors, n);
     int i;
     header.ctx = ctx;
-    if (status == TT_OK) { status = tti_safetensors_header(tensors, n, dtype, key, value, &header); }
+    if (status == TT_OK) { status = tti_safetensors_header(tensors, n, dtype, state, checksum, &header); }
     if (status == TT_OK) { values = (float *)tt_alloc(ctx, largest, sizeof *values); }
     if (!values) { tt_text_free(&header); return status == TT_OK ? TT_ERR_MEM : status; }
     for (i = 0; i < 8; i++) { length[i] = (unsigned char)((uint64_t)header.size >> (8 * i)); }
@@ -9675,7 +9785,11 @@ static tt_status tti_safetensors_write(tt_context *ctx, const char *path, const 
     if (status == TT_OK) {                     /* from here on a failed write has closed the writer */
         status = tti_writer_write(&writer, length, 8);
         if (status == TT_OK) { status = tti_writer_write(&writer, header.data, header.size); }
-        for (i = 0; i < n && status == TT_OK; i++) { status = tti_named_write(&writer, tensors[i].tensor, dtype, values); }
+        for (i = 0; i < n && status == TT_OK; i++) {
+            status = tti_named_values(tensors[i].tensor, dtype, values);
+            if (status != TT_OK) { tti_writer_abort(&writer); break; }
+            status = tti_writer_write(&writer, values, tensors[i].tensor->size * tti_dtype_bytes(dtype));
+        }
         if (status == TT_OK) { status = tti_writer_close(&writer); }
     }
     tt_free(ctx, values, largest, sizeof *values);
@@ -9691,8 +9805,11 @@ static tt_status tti_state_want_f32(const char *path, const tt_named *tensors, i
     return status;
 }
 static tt_status tti_state_save(tt_context *ctx, const char *path, const tt_named *tensors, int n, const char *json) {
+    const char *state = json ? json : "";
+    uint64_t sum = 0;
     tt_status status = tti_state_want_f32(path, tensors, n);
-    return status == TT_OK ? tti_safetensors_write(ctx, path, tensors, n, TT_F32, "state", json ? json : "") : status;
+    if (status == TT_OK) { status = tti_named_scan(ctx, path, tensors, n, TT_F32, &sum); }
+    return status == TT_OK ? tti_safetensors_write(ctx, path, tensors, n, TT_F32, state, sum + tti_checksum("state", state, strlen(state))) : status;
 }
 TT_API tt_status tt_state_save(tt_context *ctx, const char *path, const tt_named *tensors, int n, const char *json) {
     return tti_tried(ctx, "tt_state_save", tti_state_save(ctx, path, tensors, n, json));
@@ -9708,10 +9825,18 @@ static tt_status tti_shape_check(tt_context *ctx, const char *path, const char *
     for (d = 0; d < t->ndim; d++) { snprintf(want + strlen(want), sizeof want - strlen(want), "%s%d", d ? "," : "", t->shape[d]); }
     return tt_fail(ctx, TT_ERR_FILE, "%s: tensor %s is [%s], %s [%s]", path, name, got, who, want);
 }
-/* values is scratch memory for the largest tensor. */
-static tt_status tti_tensor_fill(tt_safetensors *st, int index, tt_tensor *t, float *values) {
-    tt_status status = tt_safetensors_read(st, index, values);
-    return status == TT_OK ? tt_tensor_set(t, values) : status;
+/* A tensor takes its values, and its memory if it has none yet; other types are converted on the way. */
+static tt_status tti_tensor_fill(tt_safetensors *st, int index, tt_tensor *t) {
+    const tti_entry *e = &st->entries[index];
+    tt_status status = tti_param_alloc(t);
+    float *values;
+    if (status != TT_OK) { return status; }
+    if (strcmp(e->type, tti_dtype_name(t->dtype)) == 0) { return t->ctx->backend->upload(t->ctx, t->data, st->bytes + e->begin, tti_tensor_bytes(t)); }
+    values = (float *)tt_alloc(t->ctx, t->size, sizeof *values);
+    status = values ? tt_safetensors_read(st, index, values) : TT_ERR_MEM;
+    if (status == TT_OK) { status = tt_tensor_set(t, values); }
+    tt_free(t->ctx, values, t->size, sizeof *values);
+    return status;
 }
 /* Each tensor of the list is in the file once, with its shape, and nothing else is. */
 static tt_status tti_state_check(tt_safetensors *st, const tt_named *tensors, int n) {
@@ -9728,25 +9853,39 @@ static tt_status tti_state_check(tt_safetensors *st, const tt_named *tensors, in
     }
     return status;
 }
-/* All that can fail comes before the first tensor is changed. */
-static tt_status tti_state_load(tt_context *ctx, const char *path, const tt_named *tensors, int n, tt_text *json_out) {
+/* Every byte that matters is as it was written. Files of other programs have no checksum. */
+static tt_status tti_state_unchanged(const tt_safetensors *st, const char *state) {
+    const char *wanted = tt_safetensors_metadata(st, "checksum");
+    uint64_t sum = tti_checksum("state", state, strlen(state));
+    char found[32];
+    size_t i;
+    if (!wanted) { return TT_OK; }
+    for (i = 0; i < st->n; i++) { sum += tti_checksum(st->entries[i].name, st->bytes + st->entries[i].begin, st->entries[i].end - st->entries[i].begin); }
+    snprintf(found, sizeof found, "%016llx", (unsigned long long)sum);
+    return strcmp(wanted, found) == 0 ? TT_OK : tt_fail(st->ctx, TT_ERR_FILE, "%s: damaged: its checksum is %s, expected %.32s as in its header", st->path, found, wanted);
+}
+/* All that can fail comes before the first tensor is changed; what the state says, too, must be accepted first. */
+typedef tt_status (*tti_accept_fn)(void *user, const char *path, const char *state, size_t size);
+static tt_status tti_state_load(tt_context *ctx, const char *path, const tt_named *tensors, int n, tti_accept_fn accept, void *user) {
     tt_safetensors *st = tt_safetensors_open(ctx, path);
     const char *state = st ? tt_safetensors_metadata(st, "state") : NULL;
-    size_t largest = tti_named_largest(tensors, n);
-    float *values = NULL;
     tt_status status;
     int i;
     if (!st) { return tt_error_status(ctx); }
     status = state ? tti_state_check(st, tensors, n) : tt_fail(ctx, TT_ERR_FILE, "%s: no training state (metadata \"state\")", path);
-    if (status == TT_OK) { values = (float *)tt_alloc(ctx, largest, sizeof *values); status = values ? TT_OK : TT_ERR_MEM; }
-    if (status == TT_OK && json_out) { status = tt_text_append(json_out, state, strlen(state)); }
-    for (i = 0; i < n && status == TT_OK; i++) { status = tti_tensor_fill(st, tt_safetensors_find(st, tensors[i].name), tensors[i].tensor, values); }
-    tt_free(ctx, values, largest, sizeof *values);
+    if (status == TT_OK) { status = tti_state_unchanged(st, state); }
+    if (status == TT_OK) { status = accept(user, path, state, strlen(state)); }
+    for (i = 0; i < n && status == TT_OK; i++) { status = tti_tensor_fill(st, tt_safetensors_find(st, tensors[i].name), tensors[i].tensor); }
     tt_safetensors_close(st);
     return status;
 }
+/* user: the tt_text that receives the state, or NULL. */
+static tt_status tti_state_keep(void *user, const char *path, const char *state, size_t size) {
+    (void)path;
+    return user ? tt_text_append((tt_text *)user, state, size) : TT_OK;
+}
 TT_API tt_status tt_state_load(tt_context *ctx, const char *path, const tt_named *tensors, int n, tt_text *json_out) {
-    return tti_tried(ctx, "tt_state_load", tti_state_load(ctx, path, tensors, n, json_out));
+    return tti_tried(ctx, "tt_state_load", tti_state_load(ctx, path, tensors, n, tti_state_keep, json_out));
 }
 
 /* ---- config.json ----
@@ -9789,10 +9928,10 @@ static void tti_field_fail(tti_config_reader *r, const char *key, const tt_json 
 }
 static void tti_field_int(tti_config_reader *r, const char *key, int *out) {
     const tt_json *node = tti_field(r, key);
-    size_t size;
+    uint64_t value;
     if (!node) { return; }
-    if (!tti_json_size(node, &size) || size > INT_MAX) { tti_field_fail(r, key, node, "a whole number in 0..2147483647"); return; }
-    *out = (int)size;
+    if (!tti_json_whole(node, INT_MAX, &value)) { tti_field_fail(r, key, node, "a whole number in 0..2147483647"); return; }
+    *out = (int)value;
 }
 static void tti_field_float(tti_config_reader *r, const char *key, float *out) {
     const tt_json *node = tti_field(r, key);
@@ -9817,16 +9956,17 @@ static void tti_field_only(tti_config_reader *r, const char *key, double value, 
     const tt_json *node = tti_field(r, key);
     if (node && (node->number != value || (node->type != TT_JSON_NUMBER && node->type != TT_JSON_BOOL))) { tti_field_fail(r, key, node, want); }
 }
-/* A token id or a list of them; returns how many. */
+/* A token id or a list of them; returns how many. Some files write -1 where there is none. */
 static int tti_field_tokens(tti_config_reader *r, const char *key, int32_t out[TT_MAX_MORE_EOS + 1]) {
     const tt_json *node = tti_field(r, key), *token;
-    size_t size;
+    uint64_t id;
     int n = 0;
     if (!node) { return 0; }
     for (token = node->type == TT_JSON_ARRAY ? node->child : node; token && r->status == TT_OK; token = node->type == TT_JSON_ARRAY ? token->next : NULL) {
-        if (!tti_json_size(token, &size) || size > INT_MAX) { tti_field_fail(r, key, token, "a token id"); }
+        if (token->type == TT_JSON_NUMBER && token->number == -1) { continue; }
+        if (!tti_json_whole(token, INT_MAX, &id)) { tti_field_fail(r, key, token, "a token id"); }
         else if (n > TT_MAX_MORE_EOS) { tti_field_fail(r, key, node, "at most 8 token ids"); }
-        else { out[n++] = (int32_t)size; }
+        else { out[n++] = (int32_t)id; }
     }
     return r->status == TT_OK ? n : 0;
 }
@@ -9837,8 +9977,8 @@ static void tti_config_tokens(tti_config_reader *r, tt_model_config *c) {
     n = tti_field_tokens(r, "eos_token_id", ids);
     c->eos_token_id = n ? ids[0] : -1;
     for (i = 1; i < n; i++) { c->more_eos[c->n_more_eos++] = ids[i]; }
-    c->has_pad_token = tti_field(r, "pad_token_id") != NULL;
-    tti_field_int(r, "pad_token_id", &c->pad_token_id);
+    c->has_pad_token = tti_field_tokens(r, "pad_token_id", ids) > 0;
+    c->pad_token_id = c->has_pad_token ? ids[0] : 0;
 }
 static void tti_config_rope(tti_config_reader *r, tt_model_config *c) {
     static const char *const keys[2] = {"rope_scaling", "rope_parameters"};    /* older and newer files */
@@ -9853,7 +9993,7 @@ static void tti_config_rope(tti_config_reader *r, tt_model_config *c) {
         if (!inner.root) { continue; }
         if (inner.root->type != TT_JSON_OBJECT) { tti_field_fail(r, keys[k], inner.root, "an object"); return; }
         for (child = inner.root->child; child; child = child->next) {        /* one object per kind of layer */
-            if (child->type == TT_JSON_OBJECT) { r->status = tt_fail(r->ctx, TT_ERR_FILE, "config.json: %s holds %.40s, expected one rope for all layers", keys[k], child->key); return; }
+            if (child->type == TT_JSON_OBJECT) { r->status = tt_fail(r->ctx, TT_ERR_FILE, "%s: %s holds %.40s, expected one rope for all layers", r->file, keys[k], child->key); return; }
         }
         tti_field_only(&inner, "partial_rotary_factor", 1, "1");
         type = tt_json_text(inner.root, "rope_type", tt_json_text(inner.root, "type", "default"));
@@ -9864,10 +10004,10 @@ static void tti_config_rope(tti_config_reader *r, tt_model_config *c) {
             tti_field_float(&inner, "high_freq_factor", &c->rope_scaling.high_freq_factor);
             tti_field_int(&inner, "original_max_position_embeddings", &c->rope_scaling.original_max_position_embeddings);
             if (inner.status == TT_OK && (c->rope_scaling.factor <= 0 || c->rope_scaling.low_freq_factor <= 0 || c->rope_scaling.high_freq_factor <= c->rope_scaling.low_freq_factor || c->rope_scaling.original_max_position_embeddings < 1)) {
-                inner.status = tt_fail(r->ctx, TT_ERR_FILE, "config.json: %s of type llama3 wants factor, low_freq_factor < high_freq_factor and original_max_position_embeddings", keys[k]);
+                inner.status = tt_fail(r->ctx, TT_ERR_FILE, "%s: %s of type llama3 wants factor, low_freq_factor < high_freq_factor and original_max_position_embeddings", r->file, keys[k]);
             }
         } else if (strcmp(type, "default") != 0) {
-            inner.status = tt_fail(r->ctx, TT_ERR_FILE, "config.json: %s has type \"%s\", expected \"default\" or \"llama3\"", keys[k], type);
+            inner.status = tt_fail(r->ctx, TT_ERR_FILE, "%s: %s has type \"%.40s\", expected \"default\" or \"llama3\"", r->file, keys[k], type);
         }
         r->status = inner.status;
     }
@@ -9892,11 +10032,11 @@ static void tti_config_window(tti_config_reader *r, const tti_family *family, co
     tti_field_bool(r, "use_sliding_window", &used);
     tti_field_int(r, "sliding_window", &window);
     if (r->status == TT_OK && used && window > 0 && window < c->max_position_embeddings) {
-        r->status = tt_fail(r->ctx, TT_ERR_FILE, "config.json: sliding_window is %d, expected null or at least max_position_embeddings %d", window, c->max_position_embeddings);
+        r->status = tt_fail(r->ctx, TT_ERR_FILE, "%s: sliding_window is %d, expected null or at least max_position_embeddings %d", r->file, window, c->max_position_embeddings);
     }
     for (type = types ? types->child : NULL; type && r->status == TT_OK; type = type->next) {
         if (type->type == TT_JSON_STRING && strcmp(type->string, "full_attention") == 0) { continue; }
-        r->status = tt_fail(r->ctx, TT_ERR_FILE, "config.json: layer_types has \"%s\", expected \"full_attention\"", type->type == TT_JSON_STRING ? type->string : "");
+        r->status = tt_fail(r->ctx, TT_ERR_FILE, "%s: layer_types has \"%.40s\", expected \"full_attention\"", r->file, type->type == TT_JSON_STRING ? type->string : "");
     }
 }
 /* SmolLM3 lists a 1 for each layer with RoPE, else gives an interval; a list must be one that an interval makes. */
@@ -9906,14 +10046,14 @@ static void tti_config_no_rope(tti_config_reader *r, tt_model_config *c) {
     tti_field_int(r, "no_rope_layer_interval", &interval);
     if (list && list->type != TT_JSON_ARRAY) { tti_field_fail(r, "no_rope_layers", list, "a list"); return; }
     if (list && r->status == TT_OK && list->length != (size_t)c->num_hidden_layers) {
-        r->status = tt_fail(r->ctx, TT_ERR_FILE, "config.json: no_rope_layers has %lu entries, expected num_hidden_layers %d", (unsigned long)list->length, c->num_hidden_layers);
+        r->status = tt_fail(r->ctx, TT_ERR_FILE, "%s: no_rope_layers has %lu entries, expected num_hidden_layers %d", r->file, (unsigned long)list->length, c->num_hidden_layers);
     }
     if (list) { interval = 0; }
     for (node = list ? list->child : NULL; node && r->status == TT_OK; node = node->next) {
         n++;
         if (node->number == 0 && interval == 0) { interval = n; }
         if ((node->number != 0) == (interval == 0 || n % interval != 0)) { continue; }
-        r->status = tt_fail(r->ctx, TT_ERR_FILE, "config.json: no_rope_layers[%d] is %g, expected a 0 at every %d-th layer only", n - 1, node->number, interval);
+        r->status = tt_fail(r->ctx, TT_ERR_FILE, "%s: no_rope_layers[%d] is %g, expected a 0 at every %d-th layer only", r->file, n - 1, node->number, interval);
     }
     c->no_rope_interval = interval;
 }
@@ -9955,19 +10095,19 @@ static tt_status tti_config_in_family(tt_context *ctx, const tt_model_config *c)
     else if (c->attention_out_bias != (c->attention_bias && !qwen2)) { field = "attention_out_bias"; }
     return field ? tt_fail(ctx, TT_ERR_ARG, "tt_model_config: %s does not have the value that a %s model has; choose another model_type", field, type) : TT_OK;
 }
-static tt_status tti_model_config_parse(tt_context *ctx, const char *json, size_t size, tt_model_config *out) {
+static tt_status tti_config_parse(tt_context *ctx, const char *file, const char *json, size_t size, tt_model_config *out) {
     tt_json *root = tt_json_parse(ctx, json, size);
     tti_config_reader r = TT_INIT;
     tt_model_config c = TT_INIT;
     const tti_family *family;
     const char *type;
-    if (!root) { return tt_error_status(ctx); }
+    if (!root) { return tti_file_fail(ctx, file, ""); }
     r.ctx = ctx;
-    r.file = "config.json";
+    r.file = file;
     r.root = root;
     type = tt_json_text(root, "model_type", "");
     family = tti_family_find(type);
-    if (!family) { r.status = tt_fail(ctx, TT_ERR_FILE, "config.json: model_type is \"%.40s\", expected %s", type, tti_family_names); }
+    if (!family) { r.status = tt_fail(ctx, TT_ERR_FILE, "%s: model_type is \"%.40s\", expected %s", file, type, tti_family_names); }
     else {
         snprintf(c.model_type, sizeof c.model_type, "%s", type);
         c.max_position_embeddings = family->max_positions;
@@ -9979,13 +10119,12 @@ static tt_status tti_model_config_parse(tt_context *ctx, const char *json, size_
         if (tti_field(&r, "quantization_config")) { tti_field_fail(&r, "quantization_config", tti_field(&r, "quantization_config"), "null: only plain weights can be read"); }
     }
     tt_json_free(ctx, root);
-    if (r.status == TT_OK) { r.status = tti_config_resolve(ctx, &c); }
-    if (r.status == TT_OK) { r.status = tti_config_in_family(ctx, &c); }
+    if (r.status == TT_OK && (tti_config_resolve(ctx, &c) != TT_OK || tti_config_in_family(ctx, &c) != TT_OK)) { r.status = tti_file_fail(ctx, file, ""); }
     if (r.status == TT_OK) { *out = c; }
     return r.status;
 }
 TT_API tt_status tt_model_config_parse(tt_context *ctx, const char *json, size_t size, tt_model_config *out) {
-    return tti_tried(ctx, "tt_model_config_parse", tti_model_config_parse(ctx, json, size, out));
+    return tti_tried(ctx, "tt_model_config_parse", tti_config_parse(ctx, "config.json", json, size, out));
 }
 
 static const char *tti_bool(int value) { return value ? "true" : "false"; }
@@ -10067,14 +10206,14 @@ static void tti_field_range(tti_config_reader *r, const char *key, double low, d
     *out = (float)node->number;
 }
 /* Fields that are not given stay as config.json has them. Takes the text. */
-static tt_status tti_generation_parse(tt_context *ctx, const char *text, size_t size, tti_generation *g) {
+static tt_status tti_generation_parse(tt_context *ctx, const char *file, const char *text, size_t size, tti_generation *g) {
     tti_config_reader r = TT_INIT;
     int32_t stops[TT_MAX_MORE_EOS + 1];
     int n;
     tt_json *root = tt_json_parse(ctx, text, size);
-    if (!root) { return tti_file_fail(ctx, "generation_config.json", ""); }
+    if (!root) { return tti_file_fail(ctx, file, ""); }
     r.ctx = ctx;
-    r.file = "generation_config.json";
+    r.file = file;
     r.root = root;
     tti_field_bool(&r, "do_sample", &g->do_sample);
     tti_field_int(&r, "top_k", &g->top_k);
@@ -10082,6 +10221,8 @@ static tt_status tti_generation_parse(tt_context *ctx, const char *text, size_t 
     tti_field_range(&r, "top_p", 0, 1, "a number in 0..1", &g->top_p);
     tti_field_range(&r, "min_p", 0, 1, "a number in 0..1", &g->min_p);
     tti_field_range(&r, "repetition_penalty", (double)FLT_MIN, (double)FLT_MAX, "a number > 0", &g->repetition_penalty);
+    if (tti_field(&r, "top_p") && g->top_p == 0) { g->top_p = FLT_MIN; }               /* the likeliest token alone: 0 here is "not given" */
+    if (tti_field(&r, "temperature") && g->temperature == 0) { g->do_sample = 0; }     /* the same */
     n = tti_field_tokens(&r, "eos_token_id", stops);
     if (n > 0) {
         memcpy(g->stops, stops, (size_t)n * sizeof *stops);
@@ -10160,7 +10301,7 @@ static tt_status tti_shards_open(tti_shards *s, const char *dir) {
     }
     if (status == TT_OK && !single) {
         status = tt_file_read(ctx, path.data, &text);
-        if (status == TT_OK) { root = tt_json_parse(ctx, text.data, text.size); status = root ? TT_OK : tt_error_status(ctx); }
+        if (status == TT_OK) { root = tt_json_parse(ctx, text.data, text.size); status = root ? TT_OK : tti_file_fail(ctx, path.data, ""); }
         map = tt_json_get(root, "weight_map");
         if (status == TT_OK && (!map || map->type != TT_JSON_OBJECT || !map->length)) { status = tt_fail(ctx, TT_ERR_FILE, "%s: no weight_map", path.data); }
     }
@@ -10177,7 +10318,7 @@ static tt_status tti_shards_open(tti_shards *s, const char *dir) {
     tt_text_free(&text);
     return status;
 }
-/* Where a parameter is stored; GPT-2 files may leave out the prefix "transformer.". */
+/* Where a tensor is stored, -1 if nowhere; GPT-2 files may leave out the prefix "transformer.". */
 static int tti_shards_find(const tti_shards *s, const char *name, tt_safetensors **file) {
     size_t i;
     int k;
@@ -10186,6 +10327,19 @@ static int tti_shards_find(const tti_shards *s, const char *name, tt_safetensors
         if ((k = tt_safetensors_find(*file, name)) >= 0) { return k; }
     }
     return strncmp(name, "transformer.", 12) == 0 ? tti_shards_find(s, name + 12, file) : -1;
+}
+/* A tied pair may be stored under either name. */
+static int tti_shards_find_param(const tti_shards *s, const tt_model *m, const tt_tensor *t, tt_safetensors **file) {
+    int k = tti_shards_find(s, t->name, file);
+    return k < 0 && t == m->embedding && t == m->head ? tti_shards_find(s, "lm_head.weight", file) : k;
+}
+/* A pair that config.json ties but the files hold twice, with other values: then it is not tied, as in transformers. */
+static void tti_shards_untie(const tti_shards *s, tt_model_config *c) {
+    tt_safetensors *a = NULL, *b = NULL;
+    int i = tti_shards_find(s, c->gpt2 ? "transformer.wte.weight" : "model.embed_tokens.weight", &a), k = tti_shards_find(s, "lm_head.weight", &b);
+    const tti_entry *x = i < 0 ? NULL : &a->entries[i], *y = k < 0 ? NULL : &b->entries[k];
+    if (!x || !y || !c->tie_word_embeddings) { return; }
+    c->tie_word_embeddings = strcmp(x->type, y->type) == 0 && x->size == y->size && memcmp(a->bytes + x->begin, b->bytes + y->begin, x->end - x->begin) == 0;
 }
 static int tti_ends_with(const char *text, const char *end) {
     size_t n = strlen(text), m = strlen(end);
@@ -10199,26 +10353,18 @@ static tt_status tti_shards_no_extra(const tti_shards *s, const tt_model *m) {
             const char *name = s->files[i]->entries[k].name;
             char longer[256];
             tt_safetensors *file = NULL;
-            tt_tensor *t = tt_model_param_find(m, name);
+            tt_tensor *t;
+            if (tti_ends_with(name, ".attn.bias") || tti_ends_with(name, ".attn.masked_bias") || tti_ends_with(name, "rotary_emb.inv_freq")) { continue; }
+            t = tt_model_param_find(m, name);
             snprintf(longer, sizeof longer, "transformer.%s", name);
             if (!t && m->config.gpt2) { t = tt_model_param_find(m, longer); }
             if (t && tti_shards_find(s, t->name, &file) == (int)k && file == s->files[i]) { continue; }
             if (t) { return tt_fail(s->ctx, TT_ERR_FILE, "%s: tensor %s is stored twice, also in %s", s->files[i]->path, name, file->path); }
-            if (tti_ends_with(name, ".attn.bias") || tti_ends_with(name, ".attn.masked_bias") || tti_ends_with(name, "rotary_emb.inv_freq")) { continue; }
             if (m->config.tie_word_embeddings && strcmp(name, "lm_head.weight") == 0) { continue; }
             return tt_fail(s->ctx, TT_ERR_FILE, "%s: tensor %s is no parameter of a %s model", s->files[i]->path, name, m->config.model_type);
         }
     }
     return TT_OK;
-}
-/* The config may promise more than the files hold; that is found before memory is asked for. */
-static tt_status tti_shards_enough(const tti_shards *s, const tt_model_config *c, const char *dir) {
-    double total = 0, want = (double)c->vocab_size * c->hidden_size + (double)c->num_hidden_layers * c->hidden_size * ((double)c->intermediate_size + c->hidden_size);
-    size_t i, k;
-    for (i = 0; i < s->n; i++) { for (k = 0; k < s->files[i]->n; k++) { total += (double)s->files[i]->entries[k].size; } }
-    if (want <= total && c->max_position_embeddings <= 1 << 24) { return TT_OK; }
-    if (want <= total) { return tt_fail(s->ctx, TT_ERR_FILE, "%s/config.json: max_position_embeddings is %d, expected at most %d", dir, c->max_position_embeddings, 1 << 24); }
-    return tt_fail(s->ctx, TT_ERR_FILE, "%s: the files hold %.0f weights, config.json (vocab_size %d, hidden_size %d, num_hidden_layers %d) wants at least %.0f", dir, total, c->vocab_size, c->hidden_size, c->num_hidden_layers, want);
 }
 /* What of a file can serve as it is: float32, and half precision where the model multiplies by it (the head: only bf16,
  * and only where the backend reads it). */
@@ -10228,40 +10374,41 @@ static int tti_param_as_stored(const tt_model *m, const tt_tensor *t, tt_dtype d
     if (t == m->embedding || t == m->head) { return dtype == TT_BF16 && m->ctx->backend->takes_half; }
     return is_half && t->ndim == 2 && t != m->positions;
 }
-/* The data of a parameter that has none: a place in the mapped file, or memory of its own. */
-static tt_status tti_param_map(tt_model *m, tt_tensor *t, tt_safetensors *file, int index) {
-    const unsigned char *bytes = file->bytes + file->entries[index].begin;
-    tt_dtype dtype = tti_entry_dtype(&file->entries[index]);
-    t->requires_grad = 0;
-    if (tti_param_as_stored(m, t, dtype)) { t->dtype = dtype; }
-    if (t->dtype == dtype && m->ctx->backend == tt_cpu_backend() && (uintptr_t)bytes % tti_dtype_bytes(dtype) == 0) {
-        t->data = (void *)(uintptr_t)bytes;
-        t->lent = 1;
-        return TT_OK;
-    }
-    t->data = m->ctx->backend->alloc(m->ctx, tti_tensor_bytes(t));
-    if (!t->data) { return TT_ERR_MEM; }
-    return t->dtype == TT_F32 ? TT_OK : m->ctx->backend->upload(m->ctx, t->data, bytes, tti_tensor_bytes(t));
-}
-static tt_status tti_param_read(tt_model *m, tt_tensor *t, const tti_shards *s, const char *dir) {
-    tt_safetensors *file = NULL;
-    int k = tti_shards_find(s, t->name, &file);
-    float *values;
-    tt_status status;
-    if (k < 0) { return tt_fail(m->ctx, TT_ERR_FILE, "%s: tensor %s is missing", dir, t->name); }
-    status = tti_shape_check(m->ctx, file->path, t->name, &file->entries[k], t, "config wants");
-    if (status == TT_OK && !t->data) { status = tti_param_map(m, t, file, k); }
-    if (status != TT_OK || t->lent || t->dtype != TT_F32) { return status; }
-    values = (float *)tt_alloc(m->ctx, t->size, sizeof *values);
-    status = values ? tti_tensor_fill(file, k, t, values) : TT_ERR_MEM;
-    tt_free(m->ctx, values, t->size, sizeof *values);
-    return status;
-}
-static tt_status tti_model_fill(tt_model *m, const tti_shards *s, const char *dir) {
+/* The shapes of all, before there is memory for any: a config may promise far more than its files hold. */
+static tt_status tti_model_check(tt_model *m, const tti_shards *s, const char *dir) {
     tt_status status = TT_OK;
     int i;
-    for (i = 0; i < m->n_params && status == TT_OK; i++) { status = tti_param_read(m, m->params[i], s, dir); }
+    for (i = 0; i < m->n_params && status == TT_OK; i++) {
+        tt_tensor *t = m->params[i];
+        tt_safetensors *file = NULL;
+        int k = tti_shards_find_param(s, m, t, &file);
+        if (k < 0) { return tt_fail(m->ctx, TT_ERR_FILE, "%s: tensor %s is missing%s", dir, t->name, t == m->head ? " (tie_word_embeddings is false)" : ""); }
+        status = tti_shape_check(m->ctx, file->path, file->entries[k].name, &file->entries[k], t, "config wants");
+    }
     return status == TT_OK ? tti_shards_no_extra(s, m) : status;
+}
+/* The data of a parameter: a place in the mapped file, or memory of its own. */
+static tt_status tti_param_read(tt_model *m, tt_tensor *t, const tti_shards *s) {
+    tt_safetensors *file = NULL;
+    int k = tti_shards_find_param(s, m, t, &file);
+    const unsigned char *bytes = file->bytes + file->entries[k].begin;
+    tt_dtype dtype = tti_entry_dtype(&file->entries[k]);
+    if (m->mapped) {
+        t->requires_grad = 0;
+        if (tti_param_as_stored(m, t, dtype)) { t->dtype = dtype; }
+        if (t->dtype == dtype && m->ctx->backend == tt_cpu_backend() && (uintptr_t)bytes % tti_dtype_bytes(dtype) == 0) {
+            t->data = (void *)(uintptr_t)bytes;
+            t->lent = 1;
+            return TT_OK;
+        }
+    }
+    return tti_tensor_fill(file, k, t);
+}
+static tt_status tti_model_fill(tt_model *m, const tti_shards *s, const char *dir) {
+    tt_status status = tti_model_check(m, s, dir);
+    int i;
+    for (i = 0; i < m->n_params && status == TT_OK; i++) { status = tti_param_read(m, m->params[i], s); }
+    return status;
 }
 /* Reads generation_config.json if there is one. */
 static tt_status tti_model_generation(tt_model *m, const char *dir) {
@@ -10271,7 +10418,7 @@ static tt_status tti_model_generation(tt_model *m, const char *dir) {
     status = tti_path_join(&path, dir, "generation_config.json");
     if (status == TT_OK && tt_file_exists(path.data)) {
         status = tt_file_read(m->ctx, path.data, &text);
-        if (status == TT_OK) { status = tti_generation_parse(m->ctx, text.data, text.size, &m->generation); }
+        if (status == TT_OK) { status = tti_generation_parse(m->ctx, path.data, text.data, text.size, &m->generation); }
     }
     tt_text_free(&path);
     tt_text_free(&text);
@@ -10328,9 +10475,9 @@ static tt_model *tti_model_open(tt_context *ctx, const char *dir, int map) {
     shards->ctx = path.ctx = text.ctx = ctx;
     status = tti_path_join(&path, dir, "config.json");
     if (status == TT_OK) { status = tt_file_read(ctx, path.data, &text); }
-    if (status == TT_OK) { status = tt_model_config_parse(ctx, text.data, text.size, &config); }
+    if (status == TT_OK) { status = tti_config_parse(ctx, path.data, text.data, text.size, &config); }
     if (status == TT_OK) { status = tti_shards_open(shards, dir); }
-    if (status == TT_OK) { status = tti_shards_enough(shards, &config, dir); }
+    if (status == TT_OK) { tti_shards_untie(shards, &config); }
     if (status == TT_OK) { m = tti_model_new(ctx, &config, NULL, map ? shards : NULL); }
     if (m && (tti_model_fill(m, shards, dir) != TT_OK || tti_model_generation(m, dir) != TT_OK || tti_model_chat_template(m, dir) != TT_OK)) { tt_model_destroy(m); m = NULL; }
     if (status != TT_OK || !map) { tti_shards_destroy(shards); }       /* else the model has or had them */
@@ -10380,7 +10527,7 @@ static tt_status tti_save_shards(tt_context *ctx, const char *dir, const tt_name
         length = tti_shard_length(list + at, n - at, d);
         snprintf(name, sizeof name, "model-%05d-of-%05d.safetensors", ++number, count);
         status = tti_path_join(path, dir, name);
-        if (status == TT_OK) { status = tti_safetensors_write(ctx, path->data, list + at, length, d->dtype, NULL, NULL); }
+        if (status == TT_OK) { status = tti_safetensors_write(ctx, path->data, list + at, length, d->dtype, NULL, 0); }
         if (status == TT_OK) { status = tti_index_add(&index, list + at, length, name); }
     }
     if (status == TT_OK) {
@@ -10410,21 +10557,11 @@ static tt_named *tti_named_params(const tt_model *m, int from, int to, const cha
     }
     return list;
 }
-static tt_status tti_save_weights(const tt_model *m, const char *dir, const tt_save_desc *d, tt_text *path) {
-    tt_text names = TT_INIT;
-    tt_named *list;
+static tt_status tti_save_weights(tt_context *ctx, const char *dir, const tt_named *list, int n, const tt_save_desc *d, tt_text *path) {
     tt_status status;
-    names.ctx = m->ctx;
-    list = tti_named_params(m, 0, m->n_params, "", &names);
-    status = list ? TT_OK : TT_ERR_MEM;
-    if (list && tti_shard_length(list, m->n_params, d) < m->n_params) { status = tti_save_shards(m->ctx, dir, list, m->n_params, d, path); }
-    else if (list) {
-        status = tti_path_join(path, dir, "model.safetensors");
-        if (status == TT_OK) { status = tti_safetensors_write(m->ctx, path->data, list, m->n_params, d->dtype, NULL, NULL); }
-    }
-    tt_free(m->ctx, list, (size_t)m->n_params, sizeof *list);
-    tt_text_free(&names);
-    return status;
+    if (tti_shard_length(list, n, d) < n) { return tti_save_shards(ctx, dir, list, n, d, path); }
+    status = tti_path_join(path, dir, "model.safetensors");
+    return status == TT_OK ? tti_safetensors_write(ctx, path->data, list, n, d->dtype, NULL, 0) : status;
 }
 /* "eos_token": "<end>", if the id is one of the tokenizer's special tokens. */
 static tt_status tti_save_token(const tt_tokenizer *t, const char *key, int32_t id, tt_text *out) {
@@ -10459,21 +10596,27 @@ static tt_status tti_save_tokenizer(const tt_model *m, const tt_tokenizer *token
 }
 static tt_status tti_model_save_as(const tt_model *m, const tt_tokenizer *tokenizer, const char *dir, const tt_save_desc *desc) {
     tt_context *ctx = m->ctx;
-    tt_text path = TT_INIT, text = TT_INIT;
+    tt_text path = TT_INIT, text = TT_INIT, names = TT_INIT;
+    tt_named *list;
+    uint64_t sum;
     tt_status status;
     if (m->lora.rank) { return tt_fail(ctx, TT_ERR_ARG, "tt_model_save: the model has adapters: merge them first, or save them with tt_model_lora_save"); }
     if (desc->dtype != TT_F32 && desc->dtype != TT_BF16 && desc->dtype != TT_F16) { return tt_fail(ctx, TT_ERR_ARG, "tt_model_save_as: dtype is %d, expected TT_F32, TT_BF16 or TT_F16", (int)desc->dtype); }
-    path.ctx = text.ctx = ctx;
-    status = tti_config_json(&m->config, desc->dtype, &text);
+    path.ctx = text.ctx = names.ctx = ctx;
+    list = tti_named_params(m, 0, m->n_params, "", &names);
+    status = list ? tti_config_json(&m->config, desc->dtype, &text) : TT_ERR_MEM;
+    if (status == TT_OK) { status = tti_named_scan(ctx, dir, list, m->n_params, desc->dtype, &sum); }
     if (status == TT_OK) { status = tt_make_dirs(ctx, dir); }
     if (status == TT_OK) { status = tti_save_text(ctx, &path, dir, "config.json", &text); }
     text.size = 0;
     if (status == TT_OK) { status = tti_generation_json(m, &text); }
     if (status == TT_OK) { status = tti_save_text(ctx, &path, dir, "generation_config.json", &text); }
     if (status == TT_OK && tokenizer) { status = tti_save_tokenizer(m, tokenizer, dir, &path); }
-    if (status == TT_OK) { status = tti_save_weights(m, dir, desc, &path); }
+    if (status == TT_OK) { status = tti_save_weights(ctx, dir, list, m->n_params, desc, &path); }
+    tt_free(ctx, list, (size_t)m->n_params, sizeof *list);
     tt_text_free(&path);
     tt_text_free(&text);
+    tt_text_free(&names);
     return status;
 }
 TT_API tt_status tt_model_save_as(const tt_model *m, const tt_tokenizer *tokenizer, const char *dir, const tt_save_desc *desc) {
@@ -10529,16 +10672,18 @@ static tt_status tti_model_lora_save(const tt_model *m, const char *dir) {
     tt_context *ctx = m->ctx;
     tt_text path = TT_INIT, text = TT_INIT, names = TT_INIT;
     tt_named *list;
+    uint64_t sum;
     int n = m->n_params - m->n_base;
     tt_status status;
     if (!m->lora.rank) { return tt_fail(ctx, TT_ERR_ARG, "tt_model_lora_save: the model has no adapters"); }
     path.ctx = text.ctx = names.ctx = ctx;
     list = tti_named_params(m, m->n_base, m->n_params, TTI_PEFT_PREFIX, &names);
     status = list ? tti_lora_json(m, &text) : TT_ERR_MEM;
+    if (status == TT_OK) { status = tti_named_scan(ctx, dir, list, n, TT_F32, &sum); }
     if (status == TT_OK) { status = tt_make_dirs(ctx, dir); }
     if (status == TT_OK) { status = tti_save_text(ctx, &path, dir, "adapter_config.json", &text); }
     if (status == TT_OK) { status = tti_path_join(&path, dir, "adapter_model.safetensors"); }
-    if (status == TT_OK) { status = tti_safetensors_write(ctx, path.data, list, n, TT_F32, NULL, NULL); }
+    if (status == TT_OK) { status = tti_safetensors_write(ctx, path.data, list, n, TT_F32, NULL, 0); }
     tt_free(ctx, list, (size_t)n, sizeof *list);
     tt_text_free(&path);
     tt_text_free(&text);
@@ -10585,8 +10730,8 @@ static tt_status tti_lora_parse(tti_config_reader *r, tt_lora_desc *d, const cha
     d->n_target_modules = n;
     return TT_OK;
 }
-/* Adds adapters as adapter_config.json says, still empty; the base is not frozen yet. */
-static tt_status tti_lora_configure(tt_model *m, const char *text, size_t size) {
+/* Adds adapters as adapter_config.json says, still without data; the base is not frozen yet. */
+static tt_status tti_lora_configure(tt_model *m, const char *file, const char *text, size_t size) {
     tti_config_reader r = TT_INIT;
     tt_lora_desc d = TT_INIT;
     const char **targets = NULL;
@@ -10594,12 +10739,12 @@ static tt_status tti_lora_configure(tt_model *m, const char *text, size_t size) 
     const tt_json *list;
     tt_status status;
     r.ctx = m->ctx;
-    r.file = "adapter_config.json";
+    r.file = file;
     r.root = root;
-    if (!root) { return tti_file_fail(m->ctx, r.file, ""); }
+    if (!root) { return tti_file_fail(m->ctx, file, ""); }
     list = tt_json_get(root, "target_modules");
     status = tti_lora_parse(&r, &d, &targets);
-    if (status == TT_OK) { status = tti_lora_build(m, &d); }
+    if (status == TT_OK && tti_lora_build(m, &d, 1) != TT_OK) { status = tti_file_fail(m->ctx, file, ""); }
     tt_free(m->ctx, targets, targets ? list->length : 0, sizeof *targets);
     tt_json_free(m->ctx, root);
     return status;
@@ -10609,7 +10754,6 @@ static tt_status tti_lora_fill(tt_model *m, tt_safetensors *file) {
     int n = m->n_params - m->n_base, i;
     tt_named *list;
     tt_status status;
-    float *values = NULL;
     names.ctx = m->ctx;
     list = tti_named_params(m, m->n_base, m->n_params, TTI_PEFT_PREFIX, &names);
     status = list ? TT_OK : TT_ERR_MEM;
@@ -10617,14 +10761,12 @@ static tt_status tti_lora_fill(tt_model *m, tt_safetensors *file) {
         int k = tt_safetensors_find(file, list[i].name);
         if (k < 0) { status = tt_fail(m->ctx, TT_ERR_FILE, "%s: tensor %s is missing", file->path, list[i].name); break; }
         status = tti_shape_check(m->ctx, file->path, list[i].name, &file->entries[k], list[i].tensor, "adapter_config.json wants");
-        if (status == TT_OK) { values = (float *)tt_alloc(m->ctx, list[i].tensor->size, sizeof *values); status = values ? tti_tensor_fill(file, k, list[i].tensor, values) : TT_ERR_MEM; }
-        tt_free(m->ctx, values, list[i].tensor->size, sizeof *values);
-        values = NULL;
     }
     for (i = 0; i < (int)file->n && status == TT_OK && (int)file->n != n; i++) {       /* all are there: find the one too many */
         if (strncmp(file->entries[i].name, TTI_PEFT_PREFIX, strlen(TTI_PEFT_PREFIX)) == 0 && tt_model_param_find(m, file->entries[i].name + strlen(TTI_PEFT_PREFIX))) { continue; }
         status = tt_fail(m->ctx, TT_ERR_FILE, "%s: tensor %s belongs to no adapter of this model", file->path, file->entries[i].name);
     }
+    for (i = 0; i < n && status == TT_OK; i++) { status = tti_tensor_fill(file, tt_safetensors_find(file, list[i].name), list[i].tensor); }
     tt_free(m->ctx, list, (size_t)n, sizeof *list);
     tt_text_free(&names);
     return status;
@@ -10634,17 +10776,17 @@ static tt_status tti_model_lora_load(tt_model *m, const char *dir) {
     tt_text path = TT_INIT, text = TT_INIT;
     tt_safetensors *file = NULL;
     tt_status status;
+    int added;
     if (m->lora.rank) { return tt_fail(ctx, TT_ERR_ARG, "tt_model_lora_load: the model has adapters, of rank %d", m->lora.rank); }
     path.ctx = text.ctx = ctx;
     status = tti_path_join(&path, dir, "adapter_config.json");
     if (status == TT_OK) { status = tt_file_read(ctx, path.data, &text); }
+    if (status == TT_OK) { status = tti_lora_configure(m, path.data, text.data, text.size); }
+    added = status == TT_OK;
     if (status == TT_OK) { status = tti_path_join(&path, dir, "adapter_model.safetensors"); }
     if (status == TT_OK) { file = tt_safetensors_open(ctx, path.data); status = file ? TT_OK : tt_error_status(ctx); }
-    if (status == TT_OK) { status = tti_lora_configure(m, text.data, text.size); }
-    if (status == TT_OK) {
-        status = tti_lora_fill(m, file);
-        if (status == TT_OK) { tti_lora_freeze(m); } else { tti_lora_detach(m); }
-    }
+    if (status == TT_OK) { status = tti_lora_fill(m, file); }
+    if (status == TT_OK) { tti_lora_freeze(m); } else if (added) { tti_lora_detach(m); }
     tt_safetensors_close(file);
     tt_text_free(&path);
     tt_text_free(&text);
@@ -11376,35 +11518,47 @@ static tt_status tti_optimizer_save(tt_optimizer *o, const tt_model *beside, con
     tt_text_free(&state);
     return status;
 }
-static tt_status tti_optimizer_load(tt_optimizer *o, const tt_model *beside, const char *path, tt_text *json_out) {
-    tt_text names = TT_INIT, state = TT_INIT;
-    tt_json *root = NULL;
-    const tt_json *user;
+typedef struct tti_optimizer_state { tt_optimizer *o; tti_accept_fn accept; void *user; } tti_optimizer_state;
+/* The counters, once the caller has accepted its part. */
+static tt_status tti_optimizer_accept(void *user, const char *path, const char *state, size_t size) {
+    const tti_optimizer_state *s = (const tti_optimizer_state *)user;
+    tt_context *ctx = s->o->ctx;
+    tt_json *root = tt_json_parse(ctx, state, size);
+    const tt_json *text = tt_json_get(root, "user");
+    uint64_t step = 0, n_skipped = 0;
+    tt_status status;
+    if (!root) { return tti_file_fail(ctx, path, "state: "); }
+    if (!text || text->type != TT_JSON_STRING || !tti_json_whole(tt_json_get(root, "step"), LONG_MAX, &step) || !tti_json_whole(tt_json_get(root, "n_skipped"), LONG_MAX, &n_skipped)) {
+        status = tt_fail(ctx, TT_ERR_FILE, "%s: no optimizer state: expected step and n_skipped, whole numbers, and user, a text", path);
+    } else { status = s->accept(s->user, path, text->string, text->length); }
+    if (status == TT_OK) {
+        s->o->step = (long)step;
+        s->o->n_skipped = (long)n_skipped;
+    }
+    tt_json_free(ctx, root);
+    return status;
+}
+/* accept: of the text that tti_optimizer_save was given as json. All or nothing, as tti_state_load. */
+static tt_status tti_optimizer_load(tt_optimizer *o, const tt_model *beside, const char *path, tti_accept_fn accept, void *user) {
+    tti_optimizer_state state;
+    tt_text names = TT_INIT;
     tt_named *list;
     tt_status status;
     int n;
-    names.ctx = state.ctx = o->ctx;
+    state.o = o;
+    state.accept = accept;
+    state.user = user;
+    names.ctx = o->ctx;
     list = tti_optimizer_names(o, beside, &names, &n);
-    status = list ? tt_state_load(o->ctx, path, list, n, &state) : tt_error_status(o->ctx);
-    if (status == TT_OK) {
-        root = tt_json_parse(o->ctx, state.data ? state.data : "", state.size);
-        user = tt_json_get(root, "user");
-        if (!user || user->type != TT_JSON_STRING || tt_json_number(root, "step", -1) < 0) {
-            status = root ? tt_fail(o->ctx, TT_ERR_FILE, "%s: no optimizer state (step, n_skipped, user)", path) : tt_error_status(o->ctx);
-        } else {
-            o->step = (long)tt_json_number(root, "step", 0);
-            o->n_skipped = (long)tt_json_number(root, "n_skipped", 0);
-            if (json_out) { status = tt_text_append(json_out, user->string, user->length); }
-        }
-    }
-    tt_json_free(o->ctx, root);
+    status = list ? tti_state_load(o->ctx, path, list, n, tti_optimizer_accept, &state) : tt_error_status(o->ctx);
     if (list) { tt_free(o->ctx, list, (size_t)n, sizeof *list); }
     tt_text_free(&names);
-    tt_text_free(&state);
     return status;
 }
 TT_API tt_status tt_optimizer_save(tt_optimizer *o, const char *path, const char *json) { return tti_tried(o->ctx, "tt_optimizer_save", tti_optimizer_save(o, NULL, path, json)); }
-TT_API tt_status tt_optimizer_load(tt_optimizer *o, const char *path, tt_text *json_out) { return tti_tried(o->ctx, "tt_optimizer_load", tti_optimizer_load(o, NULL, path, json_out)); }
+TT_API tt_status tt_optimizer_load(tt_optimizer *o, const char *path, tt_text *json_out) {
+    return tti_tried(o->ctx, "tt_optimizer_load", tti_optimizer_load(o, NULL, path, tti_state_keep, json_out));
+}
 
 TT_API float tt_learning_rate(const tt_schedule *s, int step) {
     double progress, lr = (double)s->lr, low = (double)s->min_lr;
@@ -16553,8 +16707,10 @@ TT_API tt_status tt_trainer_save(tt_trainer *t, const char *path) {
 }
 static tt_status tti_trainer_restore(tt_trainer *t, const char *path, const tt_json *state) {
     char seed[32];
-    int prompts = (int)tt_json_number(state, "prompts_per_step", 0), samples = (int)tt_json_number(state, "num_generations", 0), k;
     const tt_json *troubles = tt_json_get(state, "troubles"), *trouble = troubles ? troubles->child : NULL;
+    int prompts = tt_json_int(state, "prompts_per_step", 0), samples = tt_json_int(state, "num_generations", 0), step = tt_json_int(state, "step", -1), k;
+    double num_tokens = tt_json_number(state, "num_tokens", -1);
+    uint64_t counts[TTI_N_TROUBLES] = {0};
     snprintf(seed, sizeof seed, "%016llx", (unsigned long long)t->desc.seed);
     if (strcmp(seed, tt_json_text(state, "seed", "")) != 0) {
         return tt_fail(t->ctx, TT_ERR_FILE, "tt_trainer_load: %s has seed %s, the trainer %s", path, tt_json_text(state, "seed", "none"), seed);
@@ -16563,22 +16719,24 @@ static tt_status tti_trainer_restore(tt_trainer *t, const char *path, const tt_j
         return tt_fail(t->ctx, TT_ERR_FILE, "tt_trainer_load: %s has prompts_per_step %d and num_generations %d, the trainer %d and %d",
                        path, prompts, samples, t->desc.prompts_per_step, t->desc.grpo.num_generations);
     }
-    t->step = (int)tt_json_number(state, "step", 0);
-    t->num_tokens = tt_json_number(state, "num_tokens", 0);
-    for (k = 0; k < TTI_N_TROUBLES; k++, trouble = trouble ? trouble->next : NULL) { t->troubles[k] = trouble ? (int)trouble->number : 0; }
+    for (k = 0; k < TTI_N_TROUBLES && trouble; k++, trouble = trouble->next) {
+        if (!tti_json_whole(trouble, INT_MAX, &counts[k])) { step = -1; }
+    }
+    if (step < 0 || !(num_tokens >= 0)) { return tt_fail(t->ctx, TT_ERR_FILE, "tt_trainer_load: %s: expected step and troubles, whole numbers, and num_tokens >= 0", path); }
+    t->step = step;
+    t->num_tokens = num_tokens;
+    for (k = 0; k < TTI_N_TROUBLES; k++) { t->troubles[k] = (int)counts[k]; }
     return TT_OK;
 }
+static tt_status tti_trainer_accept(void *user, const char *path, const char *text, size_t size) {
+    tt_trainer *t = (tt_trainer *)user;
+    tt_json *state = tt_json_parse(t->ctx, text, size);
+    tt_status status = state ? tti_trainer_restore(t, path, state) : tti_file_fail(t->ctx, path, "state: ");
+    tt_json_free(t->ctx, state);
+    return status;
+}
 TT_API tt_status tt_trainer_load(tt_trainer *t, const char *path) {
-    tt_text json = TT_INIT;
-    tt_json *state = NULL;
-    tt_status status;
-    json.ctx = t->ctx;
-    status = tti_optimizer_load(t->optimizer, t->desc.ema, path, &json);
-    if (status == TT_OK) { state = tt_json_parse(t->ctx, json.data ? json.data : "", json.size); }
-    if (status == TT_OK) { status = state ? tti_trainer_restore(t, path, state) : TT_ERR_FILE; }
-    if (state) { tt_json_free(t->ctx, state); }
-    tt_text_free(&json);
-    return tti_tried(t->ctx, "tt_trainer_load", status);
+    return tti_tried(t->ctx, "tt_trainer_load", tti_optimizer_load(t->optimizer, t->desc.ema, path, tti_trainer_accept, t));
 }
 
 /* ---- metrics and evaluation ---- */

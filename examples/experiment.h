@@ -25,7 +25,7 @@ static void on_signal(int number) { (void)number; stop_requested = 1; }
 typedef struct options {
     int seeds, first_seed, steps, pretrain_steps, pretrain_tokens, layers, hidden, heads, inner, context;
     int prompts, generations, length, iterations, micro_batch, questions, gate_questions, teacher_length, threads, gradient_parts, quick, resume;
-    int chat, close_tags, lora_rank, hold_out, keep_best, abort_patience;
+    int chat, close_tags, lora_rank, map, hold_out, keep_best, abort_patience;
     double pretrain_lr, lr, weight_decay, clip, temperature, beta, epsilon_low, epsilon_high, dual_clip, entropy_coef;
     double init_pct, min_pct, off_eps;
     double notes_until;           /* share of pretraining after which no notes by others are read, 0 = to the end: a base that has half
@@ -291,7 +291,8 @@ static tt_status pretrain_resume(app *a, tt_optimizer *optimizer, const char *st
     if (!tt_file_exists(state)) { return TT_OK; }
     status = tt_optimizer_load(optimizer, state, &json);
     root = status == TT_OK ? tt_json_parse(a->ctx, json.data, json.size) : NULL;
-    *step = (int)tt_json_number(root, "step", 0);
+    *step = tt_json_int(root, "step", -1);
+    if (status == TT_OK && *step < 0) { status = tt_fail(a->ctx, TT_ERR_FILE, "%s: step is no whole number", state); }
     tt_json_free(a->ctx, root);
     tt_text_free(&json);
     return status;
@@ -382,8 +383,9 @@ static tt_status base_from_cache(app *a) {
     a->tokenizer = a->base ? tt_tokenizer_load(a->ctx, path_of(dir, "tokenizer.json")) : NULL;
     return a->tokenizer ? TT_OK : tt_error_status(a->ctx);
 }
-/* Adapters leave their base as it is: then it stays in its file, for base, teacher and students together. */
-static tt_model *load_model(app *a) { return a->o.lora_rank ? tt_model_map(a->ctx, a->o.model) : tt_model_load(a->ctx, a->o.model); }
+/* Adapters leave their base as it is, so it may stay in its file, for base, teacher and students together. But a run takes
+ * hours, and a file that is cut short meanwhile would end it: only if asked for. */
+static tt_model *load_model(app *a) { return a->o.lora_rank && a->o.map ? tt_model_map(a->ctx, a->o.model) : tt_model_load(a->ctx, a->o.model); }
 static tt_status base_from_directory(app *a) {
     a->base = load_model(a);
     a->tokenizer = a->base ? tt_tokenizer_load(a->ctx, path_of(a->o.model, "tokenizer.json")) : NULL;

@@ -229,7 +229,7 @@ int main(int argc, char **argv) {
         {"--n", OPTION_INT, &n, 1, 100000, "number of samples"},
         {"--stop", OPTION_TEXT, &stop_text, 0, 0, "text of a token that ends a sample, beside the model's own"},
         {"--ids", OPTION_FLAG, &as_ids, 0, 0, "print token ids"},
-        {"--map", OPTION_FLAG, &map_weights, 0, 0, "leave the weights in their file: less memory, slower if they are bf16 or f16"},
+        {"--map", OPTION_FLAG, &map_weights, 0, 0, "leave the weights in their file, which must not change meanwhile: less memory, slower if they are bf16 or f16"},
     };
     char path[4096];
     int32_t stops[16];

@@ -30,7 +30,8 @@ typedef struct examples {
 typedef struct progress { int epoch, at, step; double loss, targets; } progress;
 
 static const char *model_dir, *data_path, *out_dir, *format, *date, *template_text = "Question: {question}\nAnswer: ";
-static int epochs = 3, batch_tokens = 2048, lora_rank, merge, resume, save_every = 100, stop_after, gradient_parts, parse_content;
+static int epochs = 3, batch_tokens = 2048, lora_rank, merge, map_base, resume, save_every = 100, stop_after, gradient_parts;
+static int parse_content;
 static float learning_rate = 1e-4f, lora_alpha;
 static uint64_t seed;
 
@@ -225,9 +226,10 @@ static void load_state(tt_context *ctx, tt_optimizer *optimizer, progress *p) {
     if (tt_optimizer_load(optimizer, state_path(), &text) != TT_OK) fail(ctx);
     json = tt_json_parse(ctx, text.data, text.size);
     if (!json) fail(ctx);
-    p->epoch = (int)tt_json_number(json, "epoch", 0);
-    p->at = (int)tt_json_number(json, "at", 0);
-    p->step = (int)tt_json_number(json, "step", 0);
+    p->epoch = tt_json_int(json, "epoch", -1);
+    p->at = tt_json_int(json, "at", -1);
+    p->step = tt_json_int(json, "step", -1);
+    if (p->epoch < 0 || p->at < 0 || p->step < 0) example_exit(1, "sft: %s: epoch, at and step are no whole numbers", state_path());
     p->loss = tt_json_number(json, "loss", 0);
     p->targets = tt_json_number(json, "targets", 0);
     tt_json_free(ctx, json);
@@ -297,9 +299,9 @@ static int train(tt_model *model, tt_reducer *reducer, tt_optimizer *optimizer, 
     }
     return 1;
 }
-/* With adapters alone, the base is mapped: it needs no memory of its own, and no optimizer state. */
+/* With adapters alone the base may stay in its file; but a file that is cut short meanwhile would end the run: only if asked for. */
 static tt_model *open_model(tt_context *ctx) {
-    tt_model *model = lora_rank && !merge ? tt_model_map(ctx, model_dir) : tt_model_load(ctx, model_dir);
+    tt_model *model = lora_rank && map_base && !merge ? tt_model_map(ctx, model_dir) : tt_model_load(ctx, model_dir);
     tt_lora_desc lora = TT_INIT;
     lora.rank = lora_rank;
     lora.alpha = lora_alpha;
@@ -328,6 +330,7 @@ int main(int argc, char **argv) {
         {"--lr", OPTION_FLOAT, &learning_rate, 1e-9, 1, "peak learning rate"},
         {"--seed", OPTION_SEED, &seed, 0, 0, "of the order of examples and of adapters"},
         {"--lora-rank", OPTION_INT, &lora_rank, 0, 65536, "train adapters of this rank on every matrix; 0 = train the whole model"},
+        {"--map", OPTION_FLAG, &map_base, 0, 0, "with --lora-rank: leave the base in its file, which must not change meanwhile: less memory, slower if bf16 or f16"},
         {"--lora-alpha", OPTION_FLOAT, &lora_alpha, 0, 1e6, "adapters are scaled by this / rank; 0 = 2 rank"},
         {"--merge", OPTION_FLAG, &merge, 0, 0, "add the adapters to the weights and save a whole model"},
         {"--save-every", OPTION_INT, &save_every, 1, 100000000, "steps between checkpoints"},

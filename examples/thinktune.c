@@ -70,6 +70,7 @@ static const option option_list[] = {
     {"--hold-out", OPTION_INT, &given.hold_out, 0, 1e9, "the last records of --data that are held out; 0 = an eighth"},
     {"--chat", OPTION_FLAG, &given.chat, 0, 0, "with --data: prompts are turns in the chat template of the model"},
     {"--lora-rank", OPTION_INT, &given.lora_rank, 0, 4096, "with --model: train adapters of this rank instead of all weights"},
+    {"--map", OPTION_FLAG, &given.map, 0, 0, "with --lora-rank: leave the base in its file, which must not change meanwhile: less memory, slower if bf16 or f16"},
     {"--teacher-examples", OPTION_TEXT, &given.examples, 0, 0, "with --data: worked examples of the teacher, as in examples/teacher.txt"},
     {"--close-tags", OPTION_FLAG, &given.close_tags, 0, 0, "with --data: a tag in which the teacher's feedback ends is closed there; else it is missing, as in the paper"},
     {"--keep-best", OPTION_INT, &given.keep_best, 0, 1e6, "keep the student of the best so many steps in seed-SEED/METHOD/best; 0 = the last one alone"},
