@@ -256,7 +256,7 @@ def from_bf16(a):
 def gguf_bytes(fields, tensors, blocks=None):
     """A GGUF file; fields are (type, value), tensors arrays, or (block type, shape, bytes)."""
     text = lambda s: struct.pack('<Q', len(s.encode())) + s.encode()
-    form = {0: 'B', 4: 'I', 5: 'i', 6: 'f', 7: '?', 10: 'Q'}
+    form = {0: 'B', 4: 'I', 5: 'i', 6: 'f', 7: '?', 10: 'Q', 12: 'd'}
     out = struct.pack('<4sIQQ', b'GGUF', 3, len(tensors), len(fields))
     for key, (kind, value) in fields.items():
         out += text(key)
@@ -1377,6 +1377,25 @@ class Fuzz(Case):
                 tried += 1
             write(path, good)
         self.assertGreater(taken, 100)
+        print(f'       {tried} odd values ({taken} taken)')
+
+    def test_gguf_values_of_other_types(self):
+        """Every field of a GGUF file as every type."""
+        fields, tensors = gguf_model(LLAMA, random_model(LLAMA))
+        pieces, scores, types = spm_pieces()
+        for key, entry in {'model': (8, 'llama'), 'tokens': (8, pieces), 'scores': (6, scores), 'token_type': (5, types), 'bos_token_id': (4, 1), 'eos_token_id': (4, 2), 'unknown_token_id': (4, 0), 'padding_token_id': (4, 0),
+                           'add_bos_token': (7, True), 'add_space_prefix': (7, True), 'add_eos_token': (7, False), 'pre': (8, 'default'), 'merges': (8, ['a b'])}.items():
+            fields['tokenizer.ggml.' + key] = entry
+        fields.update({'general.alignment': (4, 32), 'split.count': (4, 1), 'llama.rope.dimension_count': (4, 4), 'llama.attention.key_length': (4, 4), 'tokenizer.chat_template': (8, 'x')})
+        path, tried, taken = self.path('m.gguf'), 0, 0
+        odd = ((4, 0), (4, 2**32 - 1), (5, -1), (10, 2**63), (6, 0.5), (6, float('nan')), (12, 1e300), (7, True), (7, False), (8, ''), (8, 'gpt2'), (8, []), (8, ['a b', '']), (5, []), (5, [-1, 3]), (6, [0.0]))
+        for key in fields:
+            for n, entry in enumerate((None, *odd)):
+                changed = {**fields, key: entry}
+                write(path, gguf_bytes({k: v for k, v in changed.items() if v}, tensors))
+                taken += self.taken(path, path, 'hf' if n % 3 else 'gguf')
+                tried += 1
+        self.assertGreater(taken, 20)
         print(f'       {tried} odd values ({taken} taken)')
 
     def test_damaged_archives(self):

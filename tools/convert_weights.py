@@ -778,7 +778,8 @@ def grouped_int8(f, offset, shape, group):
             q, scale = np.empty(m, 'i1'), np.empty(m // group, '<f4')
             fill(f.f, q, offset + i, f.path)
             fill(f.f, scale, offset + n + i // group * 4, f.path)
-            out[i:i + m] = (q.reshape(-1, group) * scale[:, None]).reshape(-1)
+            with np.errstate(all='ignore'):
+                out[i:i + m] = (q.reshape(-1, group) * scale[:, None]).reshape(-1)
         return out.reshape(shape)
     return Tensor(shape, 'F32', f'int8 in groups of {group}', load)
 
