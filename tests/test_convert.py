@@ -1178,6 +1178,33 @@ class Command(Case):
         self.assertIn('does not exist', self.run_tool(source, os.path.join(self.dir, 'no', 'where')).stderr)
         self.assertIn('--max-shard-size', self.run_tool('--help').stdout)
 
+    def test_inputs_that_are_no_files(self):
+        """A FIFO is not waited for, a link that leads nowhere is not passed over."""
+        source = write_hf(self.path(), LLAMA, random_model(LLAMA))
+        aside = os.path.join(source, 'tokenizer.json')
+        for make, words in ((os.mkfifo, 'tokenizer.json: is a device or a pipe, expected a file'), (lambda path: os.symlink('nowhere', path), 'tokenizer.json: No such file')):
+            make(aside)
+            self.refused(words, source, self.path())
+            os.unlink(aside)
+        fifo = self.path()
+        os.mkfifo(fifo)
+        self.refused('is a device or a pipe', fifo, self.path())
+        self.refused('is a device or a pipe', '/dev/zero', self.path())
+
+    def test_output_that_nobody_reads(self):
+        """The conversion stands, and there is one sentence."""
+        source = write_hf(self.path(), LLAMA, random_model(LLAMA))
+        reader, writer = os.pipe()
+        os.close(reader)
+        buffered = {key: value for key, value in os.environ.items() if key != 'PYTHONUNBUFFERED'}
+        for out, stdout in ((self.path(), writer), (self.path(), None)):
+            command = f'exec "$@"{"" if stdout else " >&-"}'
+            ran = subprocess.run(['sh', '-c', command, 'sh', sys.executable, TOOL, source, out], stdout=stdout, stderr=subprocess.PIPE, text=True, env=buffered)
+            self.assertEqual((ran.returncode, os.path.isfile(os.path.join(out, 'model.safetensors'))), (0, True), ran.stderr)
+            self.assertNotIn('Exception', ran.stderr)
+            self.assertEqual('standard output: Broken pipe' in ran.stderr, stdout is not None)
+        os.close(writer)
+
     def test_verify_finds_damage(self):
         source = write_hf(self.path(), LLAMA, random_model(LLAMA))
         put = cw.put

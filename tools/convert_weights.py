@@ -1501,4 +1501,11 @@ def main(argv=None):
 if __name__ == '__main__':
     sys.stdout, sys.stderr = (stream or open(os.devnull, 'w') for stream in (sys.stdout, sys.stderr))       # None if closed
     sys.stdout.reconfigure(errors='backslashreplace')
-    main()
+    try:
+        main()
+    finally:
+        try:
+            sys.stdout.flush()
+        except OSError as e:                                            # would come again, as a traceback, at the exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            print(f'convert_weights.py: standard output: {e.strerror}', file=sys.stderr)
