@@ -3,61 +3,97 @@
  * ---- use ----
  *     nvcc -O3 -arch=native -c tt_cuda.cu                                    (or make cuda: build/tt_cuda.o)
  *     cc app.c tt_cuda.o -L/usr/local/cuda/lib64 -lcublasLt -lcudart -lstdc++ -lm
- * and one line in the program: desc.backend = tt_cuda_backend(0) before tt_create(&desc). All else stays: weights,
- * activations, moments and KV cache live on the device; ids go up, log-probs, logits rows and metrics come down.
+ * and one line in the program: desc.backend = tt_cuda_backend(0) before tt_create(&desc). All else stays:
+ * weights, activations, moments and KV cache live on the device; ids go up, log-probs, logits rows and
+ * metrics come down.
  *
  * ---- what is inside ----
- * The table tt_backend of chapter 2, in its order. tti_cuda_NAME is an entry of the table (host code: checks, scratch
- * memory, launch), tti_gpu_NAME a kernel. Products and attention exist twice: naive, one thread per result, which is
- * the specification; and in tiles on tensor cores. Which one runs is the context's choice (tt_cuda_set), or that of
- * the environment: TT_CUDA_MATH = f32, tf32, bf16 and TT_CUDA_KERNELS = fast, own, naive. Steps of decoding go to the
- * device as CUDA graphs, but with TT_CUDA_GRAPH = 0.
- *     f32    products of floats; our tiles split each factor in two TF32 halves and take three products, which keeps
- *            21 of 24 bits (Ootomo and Yokota 2022, arXiv 2203.03341, without their scaling)
+ * The table tt_backend of chapter 2, in its order. tti_cuda_NAME is an entry of the table (host code: checks,
+ * scratch memory, launch), tti_gpu_NAME a kernel or what kernels call. Places to jump to:
+ *     [tt:cuda.state]      the context's state           [tt:cuda.logprobs]     log-probs without the logits
+ *     [tt:cuda.step]       a step of decoding as one     [tt:cuda.sample]       sampling
+ *     [tt:cuda.memory]     memory and copies             [tt:cuda.rows]         rows and columns
+ *     [tt:cuda.open]       opening a device              [tt:cuda.norm]         RMSNorm, LayerNorm
+ *     [tt:cuda.launch]     launching, sums of a block    [tt:cuda.rope]         rotary embedding
+ *     [tt:cuda.tile]       products on tensor cores      [tt:cuda.elementwise]  elementwise, AdamW
+ *     [tt:cuda.gemm]       matrix product                [tt:cuda.shape]        broadcast, reduce, sums
+ *     [tt:cuda.blas]       the same by cuBLASLt          [tt:cuda.cast]         casts
+ *     [tt:cuda.attention]  attention                     [tt:cuda.table]        the table
+ *     [tt:cuda.decode]     attention of one query        [tt:cuda.nccl]         several GPUs
+ * Products and attention exist twice: naive, one thread per result, which is the specification; and in
+ * tiles on tensor cores. Which one runs is the context's choice (tt_cuda_set), or that of the environment:
+ * TT_CUDA_MATH = f32, tf32, bf16 and TT_CUDA_KERNELS = fast, own, naive. Steps of decoding go to the device
+ * as CUDA graphs, but with TT_CUDA_GRAPH = 0.
+ *     f32    products of floats; our tiles split each factor in two TF32 halves and take three products,
+ *            which keeps 21 of 24 bits (Ootomo and Yokota 2022, arXiv 2203.03341, without their scaling)
  *     tf32   factors rounded to 10 bits of mantissa      bf16   to 7 bits; sums are always float
  *     fast   products by cuBLASLt, attention by our tiles      own   all by our tiles      naive   all naive
- * TT_CUDA_NO_CUBLAS builds without cuBLASLt: fast is then own. TT_CUDA_NCCL adds the sum over several GPUs (link -lnccl).
+ * TT_CUDA_NO_CUBLAS builds without cuBLASLt: fast is then own. TT_CUDA_NCCL adds the sum over several GPUs
+ * (link -lnccl).
  *
  * ---- the rules of chapter 2, here ----
- * Bits    No sum uses atomics; the same call on the same GPU gives the same bits. With own and naive kernels a row does
- *         not depend on the rows beside it, decoding equals a prefill, and the log-probs of sampling are those of
- *         training. With fast kernels these three are only close: cuBLASLt chooses by shape, and decoding (one query per
- *         sequence) has a kernel of its own.
- * Memory  From CUDA's stream-ordered pool, which keeps what is freed. Out of device memory is TT_ERR_MEM with the
- *         sizes, and the context lives on. One stream per context; only download, sync and a full ring of uploads wait. */
+ * Bits    No sum uses atomics; the same call on the same GPU gives the same bits. With own and naive kernels
+ *         a row does not depend on the rows beside it, decoding equals a prefill, and the log-probs of
+ *         sampling are those of training. With fast kernels these three are only close: cuBLASLt chooses by
+ *         shape, and decoding (one query per sequence) has a kernel of its own.
+ * Memory  From CUDA's stream-ordered pool, which keeps what is freed. Out of device memory is TT_ERR_MEM with
+ *         the sizes, and the context lives on. One stream per context; only download, sync and a full ring of
+ *         uploads wait. */
 #include "thinktuning.h"
 #include <limits.h>
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-#ifndef TTI_CUDA_HOST      /* tests/test_cuda_host.cpp runs the kernels on a CPU, and stands in for all of this */
+/* tests/test_cuda_host.cpp runs the kernels on a CPU, and stands in for all of this. */
+#ifndef TTI_CUDA_HOST
 #include <cuda_runtime.h>
 #ifndef TT_CUDA_NO_CUBLAS
 #include <cublasLt.h>
 #endif
-#define TTI_LAUNCH(cuda, kernel, grid, threads, shared, ...) kernel<<<grid, threads, shared, (cuda)->stream>>>(__VA_ARGS__)
+#define TTI_LAUNCH(cuda, kernel, grid, threads, shared, ...) \
+    kernel<<<grid, threads, shared, (cuda)->stream>>>(__VA_ARGS__)
 #define TTI_DYNAMIC_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
-#define TTI_UNROLL _Pragma("unroll")      /* arrays in registers need it */
+#define TTI_UNROLL _Pragma("unroll")      /* arrays in registers need it: a register has no index */
 #endif
 
-/* ---- the context's state ---- */
+/* ---- [tt:cuda.state] the context's state ---- */
 #define TTI_CUDA_DEVICES 16
-#define TTI_CUDA_THREADS 256                /* of most kernels                                              */
+#define TTI_CUDA_THREADS 256                /* in a block, of most kernels */
 #define TTI_CUDA_PLANS 256
-#define TTI_CUDA_GRAPH_TRIES 8              /* graphs that may fail or not fit, less those that do, before a context gives them up */
+#define TTI_CUDA_GRAPH_TRIES 8              /* see [tt:cuda.step] */
+#define TTI_CUDA_GRID_LIMIT 65535           /* blocks along y and z of a grid, by CUDA */
 #ifndef TTI_CUDA_RING                       /* the test has smaller ones */
 #define TTI_CUDA_RING ((size_t)1 << 22)     /* pinned bytes through which small uploads pass without a wait */
-#define TTI_CUDA_WORKSPACE ((size_t)1 << 25)
-#define TTI_CUDA_VOCAB_ROWS ((size_t)2048)  /* log-probs: rows times columns of logits at once */
+#define TTI_CUDA_WORKSPACE ((size_t)1 << 25)        /* bytes that cuBLASLt may use for a product */
+#define TTI_CUDA_VOCAB_ROWS ((size_t)2048)          /* log-probs: rows times columns of logits at once */
 #define TTI_CUDA_VOCAB_BLOCK ((size_t)16384)
 #endif
-enum { TTI_SCRATCH_A, TTI_SCRATCH_B, TTI_SCRATCH_LOGITS, TTI_SCRATCH_STATES, TTI_SCRATCH_SUMS, TTI_N_SCRATCHES };
+
+/* Scratch memory by purpose; SUMS is whatever one call needs for itself. */
+enum {
+    TTI_SCRATCH_A,
+    TTI_SCRATCH_B,
+    TTI_SCRATCH_LOGITS,
+    TTI_SCRATCH_STATES,
+    TTI_SCRATCH_SUMS,
+    TTI_N_SCRATCHES
+};
 
 #ifndef TT_CUDA_NO_CUBLAS
-typedef struct tti_plan_key { int m, n, k, transposes, lda, ldb, ldc, kind; uint32_t alignments[4]; } tti_plan_key;
-typedef struct tti_plan { tti_plan_key key; int known, found; cublasLtMatmulAlgo_t algo; } tti_plan;
+typedef struct tti_plan_key {
+    int m, n, k, transposes, lda, ldb, ldc, kind;
+    uint32_t alignments[4];
+} tti_plan_key;
+
+typedef struct tti_plan {
+    tti_plan_key key;
+    int known;
+    cublasStatus_t status;                  /* of asking for the algorithm: not supported, say */
+    cublasLtMatmulAlgo_t algo;
+} tti_plan;
 #endif
+
 typedef struct tti_cuda {
     int device, n_processors;
     tt_cuda_math math;
@@ -70,12 +106,12 @@ typedef struct tti_cuda {
     size_t scratch_bytes[TTI_N_SCRATCHES];
     char *ring;
     size_t ring_used;
-    int held, lost, graph_tries;            /* see "a step as one" */
+    int held, lost, graph_tries;            /* see [tt:cuda.step] */
     cudaGraphExec_t graph;
 #ifndef TT_CUDA_NO_CUBLAS
     cublasLtHandle_t blas;
     void *workspace;
-    tti_plan plans[TTI_CUDA_PLANS];         /* chosen algorithms, by shape */
+    tti_plan plans[TTI_CUDA_PLANS];         /* chosen algorithms, by the hash of their key */
 #endif
 } tti_cuda;
 
@@ -85,29 +121,43 @@ static tti_cuda *tti_cuda_of(tt_context *ctx) {
     cudaSetDevice(cuda->device);
     return cuda;
 }
-/* An error while launches are held costs the step, which is launched once more on its own and reports what is still wrong. */
+
+/* An error while launches are held costs the step, which is launched once more on its own and then reports
+ * what is still wrong. */
 static tt_status tti_cuda_check(tt_context *ctx, cudaError_t error, const char *what) {
     tti_cuda *cuda = (tti_cuda *)tt_backend_state(ctx);
     if (error == cudaSuccess) { return TT_OK; }
     cudaGetLastError();                     /* clears what can be cleared */
-    if (cuda && cuda->held) { cuda->lost = 1; return TT_OK; }
+    if (cuda && cuda->held) {
+        cuda->lost = 1;
+        return TT_OK;
+    }
     return tt_fail(ctx, TT_ERR_DEVICE, "cuda: %s: %s", what, cudaGetErrorString(error));
 }
-static tt_status tti_cuda_launched(tt_context *ctx, const char *kernel) { return tti_cuda_check(ctx, cudaGetLastError(), kernel); }
 
-/* ---- a step as one ----
- * A step of decoding is some twenty kernels a layer, most of them shorter than the time between two launches. So the
- * launches between step_begin and step_end are captured and go to the device as one graph. They are captured anew each
- * step, which costs about what launching them would, so that all arguments are those of this step; the graph that is
- * kept is only updated with them, and made anew where CUDA refuses (another number of kernels, say). Uploads of a held step
- * read the ring when the graph runs, and nothing else is written there before the stream is waited for.
- * What cannot be captured makes a step lost: all that it launches is thrown away, and step_end asks for it once more.
- * Losses, and graphs made anew, which costs more than it saves, use up tries; an update gives one back. */
+static tt_status tti_cuda_launched(tt_context *ctx, const char *kernel) {
+    return tti_cuda_check(ctx, cudaGetLastError(), kernel);
+}
+
+/* ---- [tt:cuda.step] a step of decoding as one ----
+ * A step of decoding is some twenty kernels a layer, most of them shorter than the time between two
+ * launches. So the launches between step_begin and step_end are captured and go to the device as one graph.
+ * They are captured anew each step, which costs about what launching them would, so that all arguments are
+ * those of this step; the graph that is kept is only updated with them, and made anew where CUDA refuses
+ * (another number of kernels, say). Uploads of a held step read the ring when the graph runs, and nothing
+ * else is written there before the stream is waited for. What cannot be captured makes a step lost: all
+ * that it launches is thrown away, and step_end asks for it once more. A context begins with
+ * TTI_CUDA_GRAPH_TRIES tries. Losses, and graphs made anew, which costs more than it saves, use them up; an
+ * update gives one back; without any left, steps are launched plainly. */
 static int tti_cuda_hold(tti_cuda *cuda) {
     cuda->held = cudaStreamBeginCapture(cuda->stream, cudaStreamCaptureModeRelaxed) == cudaSuccess;
-    if (!cuda->held) { cuda->graph_tries--; cudaGetLastError(); }
+    if (!cuda->held) {
+        cuda->graph_tries--;
+        cudaGetLastError();
+    }
     return cuda->held;
 }
+
 /* Memory is made and freed at once, so the capture ends for that long. */
 static int tti_cuda_let_go(tti_cuda *cuda) {
     cudaGraph_t graph = NULL;
@@ -119,6 +169,7 @@ static int tti_cuda_let_go(tti_cuda *cuda) {
     cudaGetLastError();
     return 1;
 }
+
 static cudaError_t tti_cuda_graph_update(cudaGraphExec_t to, cudaGraph_t from) {
 #if !defined(TTI_CUDA_HOST) && CUDART_VERSION < 12000
     cudaGraphNode_t node;
@@ -129,6 +180,7 @@ static cudaError_t tti_cuda_graph_update(cudaGraphExec_t to, cudaGraph_t from) {
     return cudaGraphExecUpdate(to, from, &result);
 #endif
 }
+
 static int tti_cuda_step_begin(tt_context *ctx) {
     tti_cuda *cuda = tti_cuda_of(ctx);
     if (cuda->graph_tries <= 0) { return 0; }
@@ -139,16 +191,24 @@ static int tti_cuda_step_begin(tt_context *ctx) {
     cuda->lost = 0;
     return tti_cuda_hold(cuda);
 }
+
 static int tti_cuda_step_end(tt_context *ctx) {
     tti_cuda *cuda = tti_cuda_of(ctx);
     cudaGraph_t graph = NULL;
-    int gain = 0, ok = cudaStreamEndCapture(cuda->stream, &graph) == cudaSuccess && graph && !cuda->lost;
+    cudaError_t error = cudaStreamEndCapture(cuda->stream, &graph);
+    int gain = 0, ok = error == cudaSuccess && graph && !cuda->lost;
     cuda->held = 0;
     if (ok && cuda->graph) {
         gain = tti_cuda_graph_update(cuda->graph, graph) == cudaSuccess ? 1 : -1;
-        if (gain < 0) { cudaGraphExecDestroy(cuda->graph); cuda->graph = NULL; }
+        if (gain < 0) {
+            cudaGraphExecDestroy(cuda->graph);
+            cuda->graph = NULL;
+        }
     }
-    if (ok && !cuda->graph && cudaGraphInstantiateWithFlags(&cuda->graph, graph, 0) != cudaSuccess) { cuda->graph = NULL; }
+    if (ok && !cuda->graph) {
+        error = cudaGraphInstantiateWithFlags(&cuda->graph, graph, 0);
+        if (error != cudaSuccess) { cuda->graph = NULL; }
+    }
     ok = ok && cuda->graph && cudaGraphLaunch(cuda->graph, cuda->stream) == cudaSuccess;
     if (graph) { cudaGraphDestroy(graph); }
     cuda->graph_tries += ok ? gain : -1;
@@ -156,15 +216,18 @@ static int tti_cuda_step_end(tt_context *ctx) {
     cudaGetLastError();
     return ok;
 }
-static tt_status tti_cuda_held_fail(tt_context *ctx, const char *what) { return tt_fail(ctx, TT_ERR_DEVICE, "cuda: %s between step_begin and step_end", what); }
 
-/* ---- memory ---- */
+static tt_status tti_cuda_held_fail(tt_context *ctx, const char *what) {
+    return tt_fail(ctx, TT_ERR_DEVICE, "cuda: %s between step_begin and step_end", what);
+}
+
+/* ---- [tt:cuda.memory] memory and copies ---- */
 static void *tti_cuda_alloc_now(tt_context *ctx, size_t bytes) {
     tti_cuda *cuda = tti_cuda_of(ctx);
     size_t wanted = bytes ? bytes : 1, free_bytes = 0, all_bytes = 0;
     void *memory = NULL;
     cudaError_t error = cudaMallocFromPoolAsync(&memory, wanted, cuda->pool, cuda->stream);
-    if (error == cudaErrorMemoryAllocation) {      /* the pool may hold memory that is free but in the wrong pieces */
+    if (error == cudaErrorMemoryAllocation) {      /* free memory of the pool may lie in the wrong pieces */
         cudaGetLastError();
         cudaStreamSynchronize(cuda->stream);
         cudaMemPoolTrimTo(cuda->pool, 0);
@@ -173,15 +236,20 @@ static void *tti_cuda_alloc_now(tt_context *ctx, size_t bytes) {
     if (error == cudaErrorMemoryAllocation) {
         cudaGetLastError();
         cudaMemGetInfo(&free_bytes, &all_bytes);
-        tt_fail(ctx, TT_ERR_MEM, "out of device memory: %lu bytes wanted, %lu in use, %lu of %lu free on device %d", (unsigned long)bytes,
-                (unsigned long)cuda->memory.current_bytes, (unsigned long)free_bytes, (unsigned long)all_bytes, cuda->device);
+        tt_fail(ctx, TT_ERR_MEM,
+                "out of device memory: %lu bytes wanted, %lu in use, %lu of %lu free on device %d",
+                (unsigned long)bytes, (unsigned long)cuda->memory.current_bytes, (unsigned long)free_bytes,
+                (unsigned long)all_bytes, cuda->device);
         return NULL;
     }
     if (tti_cuda_check(ctx, error, "allocation") != TT_OK) { return NULL; }
     cuda->memory.current_bytes += bytes;
-    if (cuda->memory.current_bytes > cuda->memory.peak_bytes) { cuda->memory.peak_bytes = cuda->memory.current_bytes; }
+    if (cuda->memory.current_bytes > cuda->memory.peak_bytes) {
+        cuda->memory.peak_bytes = cuda->memory.current_bytes;
+    }
     return memory;
 }
+
 static void *tti_cuda_alloc(tt_context *ctx, size_t bytes) {
     tti_cuda *cuda = tti_cuda_of(ctx);
     int held = tti_cuda_let_go(cuda);
@@ -189,6 +257,7 @@ static void *tti_cuda_alloc(tt_context *ctx, size_t bytes) {
     if (held) { tti_cuda_hold(cuda); }
     return memory;
 }
+
 static void tti_cuda_free(tt_context *ctx, void *memory, size_t bytes) {
     tti_cuda *cuda = tti_cuda_of(ctx);
     int held;
@@ -198,6 +267,7 @@ static void tti_cuda_free(tt_context *ctx, void *memory, size_t bytes) {
     cudaFreeAsync(memory, cuda->stream);
     if (held) { tti_cuda_hold(cuda); }
 }
+
 /* Scratch memory grows to the largest size asked for and stays; its content does not survive growth. */
 static void *tti_cuda_scratch(tt_context *ctx, int which, size_t bytes) {
     tti_cuda *cuda = tti_cuda_of(ctx);
@@ -210,61 +280,91 @@ static void *tti_cuda_scratch(tt_context *ctx, int which, size_t bytes) {
     cuda->scratch_bytes[which] = bytes;
     return bigger;
 }
-/* Small uploads (ids, offsets, a scalar) are copied to the ring and do not wait for the device. */
+
+static tt_status tti_cuda_wait(tt_context *ctx, const char *what) {
+    return tti_cuda_check(ctx, cudaStreamSynchronize(tti_cuda_of(ctx)->stream), what);
+}
+
+/* Through the ring: the caller's bytes are copied there, and nobody waits for the device unless it is full.
+ * */
+static tt_status tti_cuda_upload_small(tt_context *ctx, void *to, const void *from, size_t bytes) {
+    tti_cuda *cuda = tti_cuda_of(ctx);
+    cudaError_t error;
+    char *place;
+    if (cuda->ring_used + bytes > TTI_CUDA_RING) {
+        if (tti_cuda_wait(ctx, "upload") != TT_OK) { return TT_ERR_DEVICE; }
+        cuda->ring_used = 0;
+    }
+    place = cuda->ring + cuda->ring_used;
+    memcpy(place, from, bytes);
+    cuda->ring_used += (bytes + 63) / 64 * 64;
+    error = cudaMemcpyAsync(to, place, bytes, cudaMemcpyHostToDevice, cuda->stream);
+    return tti_cuda_check(ctx, error, "upload");
+}
+
+/* Small uploads are ids, offsets, a scalar. A step that is held has no other way, as it cannot wait. */
 static tt_status tti_cuda_upload(tt_context *ctx, void *to, const void *from, size_t bytes) {
     tti_cuda *cuda = tti_cuda_of(ctx);
+    int small = bytes <= TTI_CUDA_RING / 16;
+    cudaError_t error;
     if (bytes == 0) { return TT_OK; }
-    if (cuda->held && (bytes > TTI_CUDA_RING / 16 || cuda->ring_used + bytes > TTI_CUDA_RING)) { cuda->lost = 1; return TT_OK; }
-    if (bytes <= TTI_CUDA_RING / 16) {
-        if (cuda->ring_used + bytes > TTI_CUDA_RING) {
-            if (tti_cuda_check(ctx, cudaStreamSynchronize(cuda->stream), "upload") != TT_OK) { return TT_ERR_DEVICE; }
-            cuda->ring_used = 0;
-        }
-        memcpy(cuda->ring + cuda->ring_used, from, bytes);
-        from = cuda->ring + cuda->ring_used;
-        cuda->ring_used += (bytes + 63) / 64 * 64;
-        return tti_cuda_check(ctx, cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, cuda->stream), "upload");
+    if (cuda->held && (!small || cuda->ring_used + bytes > TTI_CUDA_RING)) {
+        cuda->lost = 1;
+        return TT_OK;
     }
-    if (tti_cuda_check(ctx, cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, cuda->stream), "upload") != TT_OK) { return TT_ERR_DEVICE; }
-    return tti_cuda_check(ctx, cudaStreamSynchronize(cuda->stream), "upload");      /* from may be pinned: then the copy still reads it */
+    if (small) { return tti_cuda_upload_small(ctx, to, from, bytes); }
+    error = cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, cuda->stream);
+    if (tti_cuda_check(ctx, error, "upload") != TT_OK) { return TT_ERR_DEVICE; }
+    return tti_cuda_wait(ctx, "upload");      /* from may be pinned: then the copy still reads it */
 }
+
 static tt_status tti_cuda_download(tt_context *ctx, void *to, const void *from, size_t bytes) {
     tti_cuda *cuda = tti_cuda_of(ctx);
+    cudaError_t error;
     if (bytes == 0) { return TT_OK; }
     if (cuda->held) { return tti_cuda_held_fail(ctx, "download"); }
-    if (tti_cuda_check(ctx, cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, cuda->stream), "download") != TT_OK) { return TT_ERR_DEVICE; }
-    return tti_cuda_check(ctx, cudaStreamSynchronize(cuda->stream), "download");
+    error = cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, cuda->stream);
+    if (tti_cuda_check(ctx, error, "download") != TT_OK) { return TT_ERR_DEVICE; }
+    return tti_cuda_wait(ctx, "download");
 }
+
 /* Ranges that overlap go through scratch memory: a copy on the device has no direction. */
 static tt_status tti_cuda_copy(tt_context *ctx, void *to, const void *from, size_t bytes) {
     tti_cuda *cuda = tti_cuda_of(ctx);
     uintptr_t a = (uintptr_t)to, b = (uintptr_t)from;
+    cudaError_t error;
     if (bytes == 0 || a == b) { return TT_OK; }
     if ((a < b ? b - a : a - b) < bytes) {
         void *between = tti_cuda_scratch(ctx, TTI_SCRATCH_SUMS, bytes);
         if (!between) { return TT_ERR_MEM; }
-        if (tti_cuda_check(ctx, cudaMemcpyAsync(between, from, bytes, cudaMemcpyDeviceToDevice, cuda->stream), "copy") != TT_OK) { return TT_ERR_DEVICE; }
+        error = cudaMemcpyAsync(between, from, bytes, cudaMemcpyDeviceToDevice, cuda->stream);
+        if (tti_cuda_check(ctx, error, "copy") != TT_OK) { return TT_ERR_DEVICE; }
         from = between;
     }
-    return tti_cuda_check(ctx, cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, cuda->stream), "copy");
+    error = cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, cuda->stream);
+    return tti_cuda_check(ctx, error, "copy");
 }
+
 static tt_status tti_cuda_zero(tt_context *ctx, void *to, size_t bytes) {
     if (bytes == 0) { return TT_OK; }
     return tti_cuda_check(ctx, cudaMemsetAsync(to, 0, bytes, tti_cuda_of(ctx)->stream), "zero");
 }
+
 static tt_status tti_cuda_sync(tt_context *ctx) {
-    tti_cuda *cuda = tti_cuda_of(ctx);
-    return cuda->held ? tti_cuda_held_fail(ctx, "sync") : tti_cuda_check(ctx, cudaStreamSynchronize(cuda->stream), "sync");
+    if (tti_cuda_of(ctx)->held) { return tti_cuda_held_fail(ctx, "sync"); }
+    return tti_cuda_wait(ctx, "sync");
 }
 
-/* ---- opening ---- */
+/* ---- [tt:cuda.open] opening a device ---- */
 static void tti_cuda_close(tt_context *ctx, void *state) {
     tti_cuda *cuda = (tti_cuda *)state;
     int i;
     cudaSetDevice(cuda->device);
     if (cuda->stream) { cudaStreamSynchronize(cuda->stream); }
     if (cuda->graph) { cudaGraphExecDestroy(cuda->graph); }
-    for (i = 0; i < TTI_N_SCRATCHES; i++) { if (cuda->scratch[i]) { cudaFreeAsync(cuda->scratch[i], cuda->stream); } }
+    for (i = 0; i < TTI_N_SCRATCHES; i++) {
+        if (cuda->scratch[i]) { cudaFreeAsync(cuda->scratch[i], cuda->stream); }
+    }
 #ifndef TT_CUDA_NO_CUBLAS
     if (cuda->workspace) { cudaFreeAsync(cuda->workspace, cuda->stream); }
     if (cuda->blas) { cublasLtDestroy(cuda->blas); }
@@ -275,85 +375,136 @@ static void tti_cuda_close(tt_context *ctx, void *state) {
     if (cuda->stream) { cudaStreamDestroy(cuda->stream); }
     tt_free(ctx, cuda, 1, sizeof *cuda);
 }
+
+/* A pool of the context's own, which gives nothing back to the device before the context closes. */
 static tt_status tti_cuda_open_pool(tt_context *ctx, tti_cuda *cuda) {
     cudaMemPoolProps properties;
     uint64_t keep = UINT64_MAX;
+    cudaError_t error;
     memset(&properties, 0, sizeof properties);
     properties.allocType = cudaMemAllocationTypePinned;
     properties.location.type = cudaMemLocationTypeDevice;
     properties.location.id = cuda->device;
-    if (tti_cuda_check(ctx, cudaMemPoolCreate(&cuda->pool, &properties), "memory pool") != TT_OK) { return TT_ERR_DEVICE; }
-    return tti_cuda_check(ctx, cudaMemPoolSetAttribute(cuda->pool, cudaMemPoolAttrReleaseThreshold, &keep), "memory pool");
+    error = cudaMemPoolCreate(&cuda->pool, &properties);
+    if (tti_cuda_check(ctx, error, "memory pool") != TT_OK) { return TT_ERR_DEVICE; }
+    error = cudaMemPoolSetAttribute(cuda->pool, cudaMemPoolAttrReleaseThreshold, &keep);
+    return tti_cuda_check(ctx, error, "memory pool");
 }
-/* Index of the environment's value in a list of names; 0 if it is not set, -1 with the error set if it is unknown. */
+
+/* Index of the environment's value in a list of names; 0 if it is not set, -1 with the error set if
+ * unknown. */
 static int tti_cuda_choice(tt_context *ctx, const char *variable, const char *const names[3]) {
     const char *value = getenv(variable);
     int i;
     if (!value || !value[0]) { return 0; }
-    for (i = 0; i < 3; i++) { if (strcmp(value, names[i]) == 0) { return i; } }
-    tt_fail(ctx, TT_ERR_ARG, "cuda: %s is \"%s\", expected %s, %s or %s", variable, value, names[0], names[1], names[2]);
+    for (i = 0; i < 3; i++) {
+        if (strcmp(value, names[i]) == 0) { return i; }
+    }
+    tt_fail(ctx, TT_ERR_ARG, "cuda: %s is \"%s\", expected %s, %s or %s", variable, value, names[0], names[1],
+            names[2]);
     return -1;
 }
-static tt_status tti_cuda_open_device(tt_context *ctx, tti_cuda *cuda) {
-    static const char *const maths[3] = {"f32", "tf32", "bf16"}, *const kernels[3] = {"fast", "own", "naive"};
-    int count = 0, major = 0, shared = 0, math = tti_cuda_choice(ctx, "TT_CUDA_MATH", maths), set = tti_cuda_choice(ctx, "TT_CUDA_KERNELS", kernels);
+
+/* What the environment says: math, kernels, graphs or none. */
+static tt_status tti_cuda_open_settings(tt_context *ctx, tti_cuda *cuda) {
+    static const char *const maths[3] = {"f32", "tf32", "bf16"};
+    static const char *const kernels[3] = {"fast", "own", "naive"};
     const char *graph = getenv("TT_CUDA_GRAPH");
-    cudaError_t error = cudaGetDeviceCount(&count);
+    int math = tti_cuda_choice(ctx, "TT_CUDA_MATH", maths);
+    int set = tti_cuda_choice(ctx, "TT_CUDA_KERNELS", kernels);
     if (math < 0 || set < 0) { return TT_ERR_ARG; }
-    if (graph && graph[0] && strcmp(graph, "0") != 0 && strcmp(graph, "1") != 0) { return tt_fail(ctx, TT_ERR_ARG, "cuda: TT_CUDA_GRAPH is \"%s\", expected 0 or 1", graph); }
+    if (graph && graph[0] && strcmp(graph, "0") != 0 && strcmp(graph, "1") != 0) {
+        return tt_fail(ctx, TT_ERR_ARG, "cuda: TT_CUDA_GRAPH is \"%s\", expected 0 or 1", graph);
+    }
     cuda->graph_tries = graph && graph[0] == '0' ? 0 : TTI_CUDA_GRAPH_TRIES;
     cuda->math = (tt_cuda_math)math;
     cuda->kernels = (tt_cuda_kernels)set;
+    return TT_OK;
+}
+
+/* The device exists and is new enough; it is current afterwards. */
+static tt_status tti_cuda_open_device(tt_context *ctx, tti_cuda *cuda) {
+    int count = 0, major = 0, shared = 0;
+    cudaError_t error = cudaGetDeviceCount(&count);
     if (error != cudaSuccess || count == 0) {
         cudaGetLastError();
         return tt_fail(ctx, TT_ERR_DEVICE, "cuda: no device: %s", cudaGetErrorString(error));
     }
-    if (cuda->device < 0 || cuda->device >= count) { return tt_fail(ctx, TT_ERR_DEVICE, "cuda: device is %d, expected 0..%d", cuda->device, count - 1); }
+    if (cuda->device < 0 || cuda->device >= count) {
+        return tt_fail(ctx, TT_ERR_DEVICE, "cuda: device is %d, expected 0..%d", cuda->device, count - 1);
+    }
     if (tti_cuda_check(ctx, cudaSetDevice(cuda->device), "device") != TT_OK) { return TT_ERR_DEVICE; }
     cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, cuda->device);
     cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, cuda->device);
     cudaDeviceGetAttribute(&cuda->n_processors, cudaDevAttrMultiProcessorCount, cuda->device);
-    if (major < 8) { return tt_fail(ctx, TT_ERR_DEVICE, "cuda: device %d has compute capability %d.x, expected 8.0 or newer", cuda->device, major); }
+    if (major < 8) {
+        return tt_fail(ctx, TT_ERR_DEVICE,
+                       "cuda: device %d has compute capability %d.x, expected 8.0 or newer", cuda->device,
+                       major);
+    }
     cuda->shared_limit = (size_t)shared;
-    if (tti_cuda_check(ctx, cudaStreamCreateWithFlags(&cuda->stream, cudaStreamNonBlocking), "stream") != TT_OK) { return TT_ERR_DEVICE; }
-    if (tti_cuda_check(ctx, cudaMallocHost((void **)&cuda->ring, TTI_CUDA_RING), "pinned memory") != TT_OK) { return TT_ERR_DEVICE; }
+    return TT_OK;
+}
+
+/* Stream, ring, pool, and cuBLASLt with its workspace. */
+static tt_status tti_cuda_open_resources(tt_context *ctx, tti_cuda *cuda) {
+    cudaError_t error = cudaStreamCreateWithFlags(&cuda->stream, cudaStreamNonBlocking);
+    if (tti_cuda_check(ctx, error, "stream") != TT_OK) { return TT_ERR_DEVICE; }
+    error = cudaMallocHost((void **)&cuda->ring, TTI_CUDA_RING);
+    if (tti_cuda_check(ctx, error, "pinned memory") != TT_OK) { return TT_ERR_DEVICE; }
     if (tti_cuda_open_pool(ctx, cuda) != TT_OK) { return TT_ERR_DEVICE; }
 #ifndef TT_CUDA_NO_CUBLAS
-    if (cublasLtCreate(&cuda->blas) != CUBLAS_STATUS_SUCCESS) { return tt_fail(ctx, TT_ERR_DEVICE, "cuda: cuBLASLt does not open"); }
-    if (tti_cuda_check(ctx, cudaMallocFromPoolAsync(&cuda->workspace, TTI_CUDA_WORKSPACE, cuda->pool, cuda->stream), "workspace of cuBLASLt") != TT_OK) { return TT_ERR_DEVICE; }
+    if (cublasLtCreate(&cuda->blas) != CUBLAS_STATUS_SUCCESS) {
+        return tt_fail(ctx, TT_ERR_DEVICE, "cuda: cuBLASLt does not open");
+    }
+    error = cudaMallocFromPoolAsync(&cuda->workspace, TTI_CUDA_WORKSPACE, cuda->pool, cuda->stream);
+    if (tti_cuda_check(ctx, error, "workspace of cuBLASLt") != TT_OK) { return TT_ERR_DEVICE; }
 #endif
     return TT_OK;
 }
+
 static tt_status tti_cuda_open(tt_context *ctx, const tt_backend *self, void **state) {
     tti_cuda *cuda = (tti_cuda *)tt_alloc(ctx, 1, sizeof *cuda);
     tt_status status;
     if (!cuda) { return TT_ERR_MEM; }
     cuda->device = *(const int *)self->config;
-    status = tti_cuda_open_device(ctx, cuda);
-    if (status != TT_OK) { tti_cuda_close(ctx, cuda); return status; }
+    status = tti_cuda_open_settings(ctx, cuda);
+    if (status == TT_OK) { status = tti_cuda_open_device(ctx, cuda); }
+    if (status == TT_OK) { status = tti_cuda_open_resources(ctx, cuda); }
+    if (status != TT_OK) {
+        tti_cuda_close(ctx, cuda);
+        return status;
+    }
     *state = cuda;
     return TT_OK;
 }
 
-/* ---- launching ----
+/* ---- [tt:cuda.launch] launching, and sums of a block ----
  * Elementwise kernels walk over n values in strides of the whole grid. */
-#define TTI_EACH_VALUE(i, n) for (size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x; i < (n); i += (size_t)gridDim.x * blockDim.x)
+#define TTI_EACH_VALUE(i, n)                                               \
+    for (size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x; i < (n); \
+         i += (size_t)gridDim.x * blockDim.x)
+
+/* 16 blocks a processor are enough to fill it. */
 static unsigned tti_cuda_grid(const tti_cuda *cuda, size_t n) {
     size_t blocks = (n + TTI_CUDA_THREADS - 1) / TTI_CUDA_THREADS, most = (size_t)cuda->n_processors * 16;
     return (unsigned)(blocks < most ? blocks : most);
 }
-#define TTI_LAUNCH_VALUES(ctx, kernel, n, ...)                                                         \
-    do {                                                                                               \
-        tti_cuda *cuda_ = tti_cuda_of(ctx);                                                            \
-        size_t n_ = (n);                                                                               \
-        if (n_ == 0) { return TT_OK; }                                                                 \
-        TTI_LAUNCH(cuda_, kernel, tti_cuda_grid(cuda_, n_), TTI_CUDA_THREADS, 0, __VA_ARGS__);         \
-        return tti_cuda_launched(ctx, #kernel);                                                        \
+
+/* Launches an elementwise kernel and returns from the function that says so. */
+#define TTI_LAUNCH_VALUES(ctx, kernel, n, ...)                                                 \
+    do {                                                                                       \
+        tti_cuda *cuda_ = tti_cuda_of(ctx);                                                    \
+        size_t n_ = (n);                                                                       \
+        if (n_ == 0) { return TT_OK; }                                                         \
+        TTI_LAUNCH(cuda_, kernel, tti_cuda_grid(cuda_, n_), TTI_CUDA_THREADS, 0, __VA_ARGS__); \
+        return tti_cuda_launched(ctx, #kernel);                                                \
     } while (0)
 
-/* Sum over the threads of a block, the same value and the same order for all: a tree within each warp, then the warps
- * one after the other. Threads are whole warps. */
-template <class T> static __device__ T tti_gpu_sum(T value) {
+/* Sum over the threads of a block, the same value and the same order for all: a tree within each warp, then
+ * the warps one after the other. Threads are whole warps. */
+template <class T>
+static __device__ T tti_gpu_sum(T value) {
     __shared__ T parts[32];
     unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32, n_warps = blockDim.x / 32;
     for (int step = 16; step > 0; step /= 2) { value += __shfl_xor_sync(0xFFFFFFFFu, value, step); }
@@ -365,10 +516,13 @@ template <class T> static __device__ T tti_gpu_sum(T value) {
     __syncthreads();
     return value;
 }
+
 static __device__ float tti_gpu_max(float value) {
     __shared__ float parts[32];
     unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32, n_warps = blockDim.x / 32;
-    for (int step = 16; step > 0; step /= 2) { value = fmaxf(value, __shfl_xor_sync(0xFFFFFFFFu, value, step)); }
+    for (int step = 16; step > 0; step /= 2) {
+        value = fmaxf(value, __shfl_xor_sync(0xFFFFFFFFu, value, step));
+    }
     if (n_warps == 1) { return value; }
     if (lane == 0) { parts[warp] = value; }
     __syncthreads();
@@ -378,14 +532,27 @@ static __device__ float tti_gpu_max(float value) {
     return value;
 }
 
-/* ---- tensor cores ----
- * One product of tiles serves gemm and attention: C[i][j] += sum over k of A[i][k] B[j][k], A and B in shared memory
- * with k side by side, C in registers, spread over the warp as mma.m16n8 lays it out: of tile (i, j) lane 4g + t holds
- * rows 16i + g and 16i + g + 8, columns 8j + 2t and 8j + 2t + 1. Rows of shared tiles are TTI_PAD apart from a multiple
- * of 32, so that the 8 rows that a fragment reads lie in different banks. */
+/* ---- [tt:cuda.tile] products on tensor cores ----
+ * One product of tiles serves gemm and attention: C[i][j] += sum over k of A[i][k] B[j][k], A and B in
+ * shared memory with k side by side, C in registers, spread over the warp as mma.m16n8 lays it out: of tile
+ * (i, j) lane 4g + t holds rows 16i + g and 16i + g + 8, columns 8j + 2t and 8j + 2t + 1.
+ *     c[i][j][r]      row 16i + g + 8 (r / 2), column 8j + 2t + r % 2
+ * Rows of shared tiles are TTI_PAD apart from a multiple of 32, so that the 8 rows that a fragment reads
+ * lie in different banks. Source: PTX ISA, "Matrix Fragments for mma.m16n8k8" and "mma.m16n8k16". */
 #define TTI_PAD 8
-template <int MATH> struct tti_mode { typedef float element; enum { step = 8 }; };
-template <> struct tti_mode<TT_CUDA_BF16> { typedef uint16_t element; enum { step = 16 }; };
+
+/* What a tile holds of a float, and how many values of k one mma takes. */
+template <int MATH>
+struct tti_mode {
+    typedef float element;
+    enum { step = 8 };
+};
+
+template <>
+struct tti_mode<TT_CUDA_BF16> {
+    typedef uint16_t element;
+    enum { step = 16 };
+};
 
 #ifndef TTI_CUDA_HOST
 /* To the nearest of the floats with 10 bits of mantissa. */
@@ -394,82 +561,131 @@ static __device__ __forceinline__ uint32_t tti_gpu_tf32(float x) {
     asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(x));
     return bits;
 }
+
 static __device__ __forceinline__ uint16_t tti_gpu_bf16(float x) {
     uint16_t bits;
     asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(x));
     return bits;
 }
-static __device__ __forceinline__ void tti_gpu_mma_tf32(float c[4], const uint32_t a[4], const uint32_t b[2]) {
-    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+
+static __device__ __forceinline__ void tti_gpu_mma_tf32(float c[4], const uint32_t a[4],
+                                                        const uint32_t b[2]) {
+    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 "
+                 "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
-static __device__ __forceinline__ void tti_gpu_mma_bf16(float c[4], const uint32_t a[4], const uint32_t b[2]) {
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+
+static __device__ __forceinline__ void tti_gpu_mma_bf16(float c[4], const uint32_t a[4],
+                                                        const uint32_t b[2]) {
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+                 "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
+
 /* All tiles of a warp, one step of k. */
-template <int MATH, int MI, int NI> static __device__ __forceinline__ void tti_gpu_mma(float c[MI][NI][4], const uint32_t a[MI][4], const uint32_t b[NI][2]) {
-    TTI_UNROLL for (int i = 0; i < MI; i++) {
-        TTI_UNROLL for (int j = 0; j < NI; j++) {
-            if (MATH == TT_CUDA_BF16) { tti_gpu_mma_bf16(c[i][j], a[i], b[j]); }
-            else { tti_gpu_mma_tf32(c[i][j], a[i], b[j]); }
+template <int MATH, int MI, int NI>
+static __device__ __forceinline__ void tti_gpu_mma(float c[MI][NI][4], const uint32_t a[MI][4],
+                                                   const uint32_t b[NI][2]) {
+    TTI_UNROLL
+    for (int i = 0; i < MI; i++) {
+        TTI_UNROLL
+        for (int j = 0; j < NI; j++) {
+            if (MATH == TT_CUDA_BF16) {
+                tti_gpu_mma_bf16(c[i][j], a[i], b[j]);
+            } else {
+                tti_gpu_mma_tf32(c[i][j], a[i], b[j]);
+            }
         }
     }
 }
 #endif
-/* What a tile in shared memory holds of a float. */
-static __device__ __forceinline__ void tti_gpu_put(float *to, float x, int math) { *to = math == TT_CUDA_TF32 ? __uint_as_float(tti_gpu_tf32(x)) : x; }
+
+/* Puts a float into a tile. */
+static __device__ __forceinline__ void tti_gpu_put(float *to, float x, int math) {
+    *to = math == TT_CUDA_TF32 ? __uint_as_float(tti_gpu_tf32(x)) : x;
+}
+
 static __device__ __forceinline__ void tti_gpu_put(uint16_t *to, float x, int) { *to = tti_gpu_bf16(x); }
 
-/* A lane's share of a step of k. TF32: columns t and t + 4 of the fragment take elements 2t and 2t + 1, for A and B
- * alike: the sum over k is the same, and the two stand side by side. BF16: pairs 2t and 2t + 8, as the layout says. */
-static __device__ __forceinline__ void tti_gpu_pair(const float *p, unsigned t, uint32_t &low, uint32_t &high) {
-    float2 pair = *(const float2 *)(p + 2 * t);
-    low = __float_as_uint(pair.x);
-    high = __float_as_uint(pair.y);
+/* A lane's share of a step of k. TF32: columns t and t + 4 of the fragment take elements 2t and 2t + 1, for
+ * A and B alike: the sum over k is the same, and the two stand side by side. BF16: pairs 2t and 2t + 8, as
+ * the layout says. */
+static __device__ __forceinline__ void tti_gpu_pair(const float *row, unsigned t, uint32_t &first,
+                                                    uint32_t &second) {
+    float2 pair = *(const float2 *)(row + 2 * t);
+    first = __float_as_uint(pair.x);
+    second = __float_as_uint(pair.y);
 }
-static __device__ __forceinline__ void tti_gpu_pair(const uint16_t *p, unsigned t, uint32_t &low, uint32_t &high) {
-    low = *(const uint32_t *)(p + 2 * t);
-    high = *(const uint32_t *)(p + 2 * t + 8);
+
+static __device__ __forceinline__ void tti_gpu_pair(const uint16_t *row, unsigned t, uint32_t &first,
+                                                    uint32_t &second) {
+    first = *(const uint32_t *)(row + 2 * t);
+    second = *(const uint32_t *)(row + 2 * t + 8);
 }
-/* x = high + low, both TF32, to 21 bits. */
+
+/* x = high + low, both TF32, to 21 bits. high comes as x. */
 static __device__ __forceinline__ void tti_gpu_split(uint32_t &high, uint32_t &low) {
     float x = __uint_as_float(high);
     high = tti_gpu_tf32(x);
     low = tti_gpu_tf32(x - __uint_as_float(high));
 }
+
+/* c[MI][NI] tiles of a warp += a b' over k values. a: 16 MI rows, lda apart; b: 8 NI rows, ldb apart.
+ * F32: a b = a_high b_high + a_low b_high + a_high b_low; the product of the low halves is below the rest. */
 template <int MATH, int MI, int NI, class E>
-static __device__ __forceinline__ void tti_gpu_product(float c[MI][NI][4], const E *a, int lda, const E *b, int ldb, int k) {
+static __device__ __forceinline__ void tti_gpu_product(float c[MI][NI][4], const E *a, int lda, const E *b,
+                                                       int ldb, int k) {
     const unsigned lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-    uint32_t fa[MI][4], fb[NI][2], la[MI][4], lb[NI][2];
+    uint32_t a_high[MI][4], b_high[NI][2], a_low[MI][4], b_low[NI][2];
     for (int p = 0; p < k; p += tti_mode<MATH>::step) {
-        TTI_UNROLL for (int i = 0; i < MI; i++) {
-            tti_gpu_pair(a + (i * 16 + g) * lda + p, t, fa[i][0], fa[i][2]);
-            tti_gpu_pair(a + (i * 16 + g + 8) * lda + p, t, fa[i][1], fa[i][3]);
+        TTI_UNROLL
+        for (int i = 0; i < MI; i++) {
+            tti_gpu_pair(a + (i * 16 + g) * lda + p, t, a_high[i][0], a_high[i][2]);
+            tti_gpu_pair(a + (i * 16 + g + 8) * lda + p, t, a_high[i][1], a_high[i][3]);
         }
-        TTI_UNROLL for (int j = 0; j < NI; j++) { tti_gpu_pair(b + (j * 8 + g) * ldb + p, t, fb[j][0], fb[j][1]); }
+        TTI_UNROLL
+        for (int j = 0; j < NI; j++) {
+            tti_gpu_pair(b + (j * 8 + g) * ldb + p, t, b_high[j][0], b_high[j][1]);
+        }
         if (MATH == TT_CUDA_F32) {
-            TTI_UNROLL for (int i = 0; i < MI; i++) {
-                TTI_UNROLL for (int r = 0; r < 4; r++) { tti_gpu_split(fa[i][r], la[i][r]); }
+            TTI_UNROLL
+            for (int i = 0; i < MI; i++) {
+                TTI_UNROLL
+                for (int r = 0; r < 4; r++) { tti_gpu_split(a_high[i][r], a_low[i][r]); }
             }
-            TTI_UNROLL for (int j = 0; j < NI; j++) { tti_gpu_split(fb[j][0], lb[j][0]); tti_gpu_split(fb[j][1], lb[j][1]); }
-            tti_gpu_mma<MATH, MI, NI>(c, la, fb);
-            tti_gpu_mma<MATH, MI, NI>(c, fa, lb);
+            TTI_UNROLL
+            for (int j = 0; j < NI; j++) {
+                tti_gpu_split(b_high[j][0], b_low[j][0]);
+                tti_gpu_split(b_high[j][1], b_low[j][1]);
+            }
+            tti_gpu_mma<MATH, MI, NI>(c, a_low, b_high);
+            tti_gpu_mma<MATH, MI, NI>(c, a_high, b_low);
         }
-        tti_gpu_mma<MATH, MI, NI>(c, fa, fb);
+        tti_gpu_mma<MATH, MI, NI>(c, a_high, b_high);
     }
 }
 
-/* Rows in global memory: line r begins at p + (r / group) * step + (r % group) * part. Heads of a group make the rows
- * of a token's queries; for all else group is 1. */
-typedef struct tti_lines { const float *p; size_t step, part; int group; } tti_lines;
-static __device__ __forceinline__ const float *tti_gpu_line(const tti_lines &l, int r) {
-    return l.group == 1 ? l.p + (size_t)r * l.step : l.p + (size_t)(r / l.group) * l.step + (size_t)(r % l.group) * l.part;
+/* Rows in global memory: line r begins at p + (r / group) * step + (r % group) * part. Heads of a group
+ * make the rows of a token's queries; for all else group is 1. */
+typedef struct tti_lines {
+    const float *p;
+    size_t step, part;
+    int group;
+} tti_lines;
+
+static __device__ __forceinline__ const float *tti_gpu_line(const tti_lines &lines, int r) {
+    return lines.group == 1
+             ? lines.p + (size_t)r * lines.step
+             : lines.p + (size_t)(r / lines.group) * lines.step + (size_t)(r % lines.group) * lines.part;
 }
-/* A tile of LINES x WIDTH from line first on, column x0 on, into shared memory; what lies beyond `lines` and `width` is
- * 0. TURNED: element (line, x) goes to to[x * ld + line], else to[line * ld + x]. */
+
+/* A tile of LINES x WIDTH from line first on, column x0 on, into shared memory; what lies beyond `lines` and
+ * `width` is 0. TURNED: element (line, x) goes to to[x * ld + line], else to[line * ld + x]. */
 template <int MATH, int LINES, int WIDTH, int TURNED, class E>
-static __device__ __forceinline__ void tti_gpu_fill(E *to, int ld, const tti_lines &from, int first, int lines, int x0, int width) {
+static __device__ __forceinline__ void tti_gpu_fill(E *to, int ld, const tti_lines &from, int first,
+                                                    int lines, int x0, int width) {
     for (int i = (int)threadIdx.x; i < LINES * WIDTH; i += (int)blockDim.x) {
         int line = i / WIDTH, x = i % WIDTH;
         float value = line < lines && x < width ? tti_gpu_line(from, first + line)[x0 + x] : 0.0f;
@@ -477,11 +693,18 @@ static __device__ __forceinline__ void tti_gpu_fill(E *to, int ld, const tti_lin
     }
 }
 
-/* ---- matrix product ---- */
+/* ---- [tt:cuda.gemm] matrix product ----
+ * C [m, n] (+)= op(A) op(B) (+ bias), and y = activation(C) in the same pass; as tt_gemm_args says. */
 static __device__ float tti_gpu_sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
+
 static __device__ float tti_gpu_normal_cdf(float x) { return 0.5f * erfcf(-0.707106781f * x); }
-/* gelu(x) = x (1 + tanh u) / 2 = x sigmoid(2u),  u = sqrt(2/pi) (x + 0.044715 x^3)   (Hendrycks and Gimpel 2016) */
-static __device__ float tti_gpu_gelu_sigmoid(float x) { return tti_gpu_sigmoid(1.59576912f * x * fmaf(0.044715f * x, x, 1.0f)); }
+
+/* gelu(x) = x (1 + tanh u) / 2 = x sigmoid(2u),  u = sqrt(2/pi) (x + 0.044715 x^3).
+ * Source: Hendrycks and Gimpel 2016, arXiv 1606.08415. */
+static __device__ float tti_gpu_gelu_sigmoid(float x) {
+    return tti_gpu_sigmoid(1.59576912f * x * fmaf(0.044715f * x, x, 1.0f));
+}
+
 /* op(x) of tt_unary. */
 static __device__ float tti_gpu_value(int op, float x, float p0, float p1) {
     switch (op) {
@@ -489,29 +712,39 @@ static __device__ float tti_gpu_value(int op, float x, float p0, float p1) {
     case TT_EXP: return expf(x);
     case TT_LOG: return logf(x);
     case TT_TANH: return tanhf(x);
-    case TT_CLAMP: x = p0 > x ? p0 : x; return p1 < x ? p1 : x;
+    case TT_CLAMP:
+        x = p0 > x ? p0 : x;
+        return p1 < x ? p1 : x;
     case TT_SCALE: return x * p0;
     case TT_GELU_TANH: return x * tti_gpu_gelu_sigmoid(x);
-    default: return x * tti_gpu_normal_cdf(x);
+    default: return x * tti_gpu_normal_cdf(x);      /* TT_GELU_ERF */
     }
 }
-/* Naive: the chain of the CPU's kernels, bit for bit. */
+
+/* Naive, one thread per result: the chain of the CPU's kernels, bit for bit. */
 static __global__ void tti_gpu_gemm(tt_gemm_args g) {
-    size_t i = (size_t)blockIdx.y * blockDim.y + threadIdx.y, j = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
+    size_t i = (size_t)blockIdx.y * blockDim.y + threadIdx.y;
+    size_t j = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
     size_t a_row = g.transpose_a ? 1 : (size_t)g.lda, a_k = g.transpose_a ? (size_t)g.lda : 1;
     size_t b_column = g.transpose_b ? (size_t)g.ldb : 1, b_k = g.transpose_b ? 1 : (size_t)g.ldb;
     for (; j < (size_t)g.n && i < (size_t)g.m; i += (size_t)gridDim.y * blockDim.y) {
         float *c = g.c + i * (size_t)g.ldc + j, sum = g.accumulate ? *c : g.bias ? g.bias[j] : 0.0f;
-        for (size_t k = 0; k < (size_t)g.k; k++) { sum = fmaf(g.a[i * a_row + k * a_k], g.b[j * b_column + k * b_k], sum); }
+        for (size_t k = 0; k < (size_t)g.k; k++) {
+            sum = fmaf(g.a[i * a_row + k * a_k], g.b[j * b_column + k * b_k], sum);
+        }
         *c = sum;
         if (g.activation) { g.y[i * (size_t)g.ldc + j] = tti_gpu_value(g.activation, sum, 0.0f, 0.0f); }
     }
 }
-/* In tiles: a block makes TTI_TILE x TTI_TILE of C in steps of TTI_TILE_K; its 8 warps make 64 x 32 each. C is taken up
- * where it stands (or from the bias), so a product that is split along k at a multiple of 16 keeps its bits. */
+
+/* In tiles: a block makes TTI_TILE x TTI_TILE of C in steps of TTI_TILE_K; its 8 warps make 64 x 32 each. C
+ * is taken up where it stands (or from the bias), so a product that is split along k at a multiple of 16
+ * keeps its bits. */
 #define TTI_TILE 128
 #define TTI_TILE_K 32
-template <int MATH> static __global__ void __launch_bounds__(256) tti_gpu_gemm_tiles(tt_gemm_args g) {
+
+template <int MATH>
+static __global__ void __launch_bounds__(256) tti_gpu_gemm_tiles(tt_gemm_args g) {
     typedef typename tti_mode<MATH>::element E;
     enum { LD = TTI_TILE_K + TTI_PAD };
     __shared__ __align__(16) E a_tile[TTI_TILE * LD];
@@ -522,24 +755,39 @@ template <int MATH> static __global__ void __launch_bounds__(256) tti_gpu_gemm_t
     const int row = (int)(warp / 4 * 64 + lane / 4), column = (int)(warp % 4 * 32 + lane % 4 * 2);
     const tti_lines a = {g.a, (size_t)g.lda, 0, 1}, b = {g.b, (size_t)g.ldb, 0, 1};
     float c[4][4][4];
+/* Row and column, in the block's part of C, of the thread's result c[i][j][r]; and a walk over its results.
+ * */
 #define TTI_C_ROW(i, r) (row + (i) * 16 + (r) / 2 * 8)
 #define TTI_C_COLUMN(j, r) (column + (j) * 8 + (r) % 2)
-#define TTI_EACH_C(i, j, r) TTI_UNROLL for (int i = 0; i < 4; i++) TTI_UNROLL for (int j = 0; j < 4; j++) TTI_UNROLL for (int r = 0; r < 4; r++)
+#define TTI_EACH_C(i, j, r)                       \
+    TTI_UNROLL for (int i = 0; i < 4; i++)        \
+        TTI_UNROLL for (int j = 0; j < 4; j++)    \
+            TTI_UNROLL for (int r = 0; r < 4; r++)
     TTI_EACH_C(i, j, r) {
         int y = TTI_C_ROW(i, r), x = TTI_C_COLUMN(j, r);
         c[i][j][r] = 0.0f;
         if (y >= rows || x >= columns) { continue; }
-        if (g.accumulate) { c[i][j][r] = g.c[(size_t)(m0 + y) * (size_t)g.ldc + (size_t)(n0 + x)]; }
-        else if (g.bias) { c[i][j][r] = g.bias[n0 + x]; }
+        if (g.accumulate) {
+            c[i][j][r] = g.c[(size_t)(m0 + y) * (size_t)g.ldc + (size_t)(n0 + x)];
+        } else if (g.bias) {
+            c[i][j][r] = g.bias[n0 + x];
+        }
     }
     for (int k0 = 0; k0 < g.k; k0 += TTI_TILE_K) {
         const int ks = min(TTI_TILE_K, g.k - k0);
-        if (g.transpose_a) { tti_gpu_fill<MATH, TTI_TILE_K, TTI_TILE, 1>(a_tile, LD, a, k0, ks, m0, rows); }
-        else { tti_gpu_fill<MATH, TTI_TILE, TTI_TILE_K, 0>(a_tile, LD, a, m0, rows, k0, ks); }
-        if (g.transpose_b) { tti_gpu_fill<MATH, TTI_TILE, TTI_TILE_K, 0>(b_tile, LD, b, n0, columns, k0, ks); }
-        else { tti_gpu_fill<MATH, TTI_TILE_K, TTI_TILE, 1>(b_tile, LD, b, k0, ks, n0, columns); }
+        if (g.transpose_a) {
+            tti_gpu_fill<MATH, TTI_TILE_K, TTI_TILE, 1>(a_tile, LD, a, k0, ks, m0, rows);
+        } else {
+            tti_gpu_fill<MATH, TTI_TILE, TTI_TILE_K, 0>(a_tile, LD, a, m0, rows, k0, ks);
+        }
+        if (g.transpose_b) {
+            tti_gpu_fill<MATH, TTI_TILE, TTI_TILE_K, 0>(b_tile, LD, b, n0, columns, k0, ks);
+        } else {
+            tti_gpu_fill<MATH, TTI_TILE_K, TTI_TILE, 1>(b_tile, LD, b, k0, ks, n0, columns);
+        }
         __syncthreads();
-        tti_gpu_product<MATH, 4, 4>(c, a_tile + warp / 4 * 64 * LD, LD, b_tile + warp % 4 * 32 * LD, LD, TTI_TILE_K);
+        tti_gpu_product<MATH, 4, 4>(c, a_tile + warp / 4 * 64 * LD, LD, b_tile + warp % 4 * 32 * LD, LD,
+                                    TTI_TILE_K);
         __syncthreads();
     }
     TTI_EACH_C(i, j, r) {
@@ -553,21 +801,32 @@ template <int MATH> static __global__ void __launch_bounds__(256) tti_gpu_gemm_t
 #undef TTI_C_COLUMN
 #undef TTI_EACH_C
 }
+
 static tt_status tti_cuda_gemm_naive(tt_context *ctx, const tt_gemm_args *g) {
     tti_cuda *cuda = tti_cuda_of(ctx);
-    dim3 threads(32, 8), grid(((unsigned)g->n + 31) / 32, min(((unsigned)g->m + 7) / 8, 65535u));
+    unsigned across = ((unsigned)g->n + 31) / 32, down = ((unsigned)g->m + 7) / 8;
+    dim3 threads(32, 8), grid(across, min(down, (unsigned)TTI_CUDA_GRID_LIMIT));
     TTI_LAUNCH(cuda, tti_gpu_gemm, grid, threads, 0, *g);
     return tti_cuda_launched(ctx, "gemm");
 }
+
 static tt_status tti_cuda_gemm_tiles(tt_context *ctx, const tt_gemm_args *g) {
     tti_cuda *cuda = tti_cuda_of(ctx);
     dim3 grid(((unsigned)g->m + TTI_TILE - 1) / TTI_TILE, ((unsigned)g->n + TTI_TILE - 1) / TTI_TILE);
-    void (*kernel)(tt_gemm_args) = cuda->math == TT_CUDA_BF16 ? tti_gpu_gemm_tiles<TT_CUDA_BF16>
-                                 : cuda->math == TT_CUDA_TF32 ? tti_gpu_gemm_tiles<TT_CUDA_TF32> : tti_gpu_gemm_tiles<TT_CUDA_F32>;
-    if (grid.y > 65535) { return tt_fail(ctx, TT_ERR_ARG, "gemm: n is %d, expected at most %d", g->n, 65535 * TTI_TILE); }
+    void (*kernel)(tt_gemm_args) = tti_gpu_gemm_tiles<TT_CUDA_F32>;
+    if (cuda->math == TT_CUDA_TF32) { kernel = tti_gpu_gemm_tiles<TT_CUDA_TF32>; }
+    if (cuda->math == TT_CUDA_BF16) { kernel = tti_gpu_gemm_tiles<TT_CUDA_BF16>; }
+    if (grid.y > TTI_CUDA_GRID_LIMIT) {
+        return tt_fail(ctx, TT_ERR_ARG, "gemm: n is %d, expected at most %d", g->n,
+                       TTI_CUDA_GRID_LIMIT * TTI_TILE);
+    }
     TTI_LAUNCH(cuda, kernel, grid, TTI_CUDA_THREADS, 0, *g);
     return tti_cuda_launched(ctx, "gemm_tiles");
 }
+
+/* ---- [tt:cuda.blas] the same by cuBLASLt ----
+ * It counts columns first. A row-major matrix read that way is its transpose, so it is asked for C' = B'
+ * A': its first factor is our B, its rows are our n. */
 #ifndef TT_CUDA_NO_CUBLAS
 static __global__ void tti_gpu_activate(tt_gemm_args g) {
     TTI_EACH_VALUE(i, (size_t)g.m * (size_t)g.n) {
@@ -575,137 +834,245 @@ static __global__ void tti_gpu_activate(tt_gemm_args g) {
         g.y[at] = tti_gpu_value(g.activation, g.c[at], 0.0f, 0.0f);
     }
 }
-/* Rows of floats to rows of bf16, their lengths rounded up to a multiple of 8. */
-static __global__ void tti_gpu_pack_bf16(uint16_t *to, const float *from, size_t rows, size_t columns, size_t to_step, size_t from_step) {
+
+/* Rows of floats to rows of bf16, to_step apart, which is their length rounded up to a multiple of 8. */
+static __global__ void tti_gpu_pack_bf16(uint16_t *to, const float *from, size_t rows, size_t columns,
+                                         size_t to_step, size_t from_step) {
     TTI_EACH_VALUE(i, rows * to_step) {
         size_t row = i / to_step, column = i % to_step;
         to[i] = column < columns ? tti_gpu_bf16(from[row * from_step + column]) : (uint16_t)0;
     }
 }
-static tt_status tti_cuda_pack_bf16(tt_context *ctx, int which, const float **matrix, int rows, int columns, int *ld) {
+
+/* Puts a matrix, as bf16 in scratch memory, and its new leading dimension in the place of the old ones. */
+static tt_status tti_cuda_pack_bf16(tt_context *ctx, int which, const float **matrix, int rows, int columns,
+                                    int *ld) {
     tti_cuda *cuda = tti_cuda_of(ctx);
     size_t step = ((size_t)columns + 7) / 8 * 8, n = (size_t)rows * step;
     uint16_t *to = (uint16_t *)tti_cuda_scratch(ctx, which, n * sizeof *to);
     if (!to) { return TT_ERR_MEM; }
-    TTI_LAUNCH(cuda, tti_gpu_pack_bf16, tti_cuda_grid(cuda, n), TTI_CUDA_THREADS, 0, to, *matrix, (size_t)rows, (size_t)columns, step, (size_t)*ld);
+    TTI_LAUNCH(cuda, tti_gpu_pack_bf16, tti_cuda_grid(cuda, n), TTI_CUDA_THREADS, 0, to, *matrix,
+               (size_t)rows, (size_t)columns, step, (size_t)*ld);
     *matrix = (const float *)(const void *)to;
     *ld = (int)step;
     return tti_cuda_launched(ctx, "pack_bf16");
 }
+
 /* The largest power of two up to 256 that divides the address. */
 static uint32_t tti_cuda_alignment(const void *p) {
     uint32_t alignment = 256;
     while ((uintptr_t)p % alignment) { alignment /= 2; }
     return alignment;
 }
-/* cuBLASLt counts columns first. A row-major matrix read that way is its transpose, so it is asked for C' = B' A':
- * its first factor is our B, its rows are our n. */
-typedef struct tti_blas { cublasLtMatmulDesc_t product; cublasLtMatrixLayout_t a, b, c; cublasLtMatmulPreference_t preference; } tti_blas;
-static int tti_cuda_blas_begin(tti_blas *t, const tt_gemm_args *g, int math) {
-    const cudaDataType_t in = math == TT_CUDA_BF16 ? CUDA_R_16BF : CUDA_R_32F;
-    const cublasOperation_t yes = CUBLAS_OP_T, no = CUBLAS_OP_N;
+
+/* The description of one product. The first call that fails is kept, and nothing is called after it. */
+typedef struct tti_blas {
+    cublasLtMatmulDesc_t product;
+    cublasLtMatrixLayout_t a, b, c;
+    cublasLtMatmulPreference_t preference;
+    cublasStatus_t status;
+    const char *call;                       /* that gave the status */
+} tti_blas;
+
+static int tti_blas_ok(const tti_blas *blas) { return blas->status == CUBLAS_STATUS_SUCCESS; }
+
+static int tti_blas_note(tti_blas *blas, cublasStatus_t status, const char *call) {
+    blas->status = status;
+    blas->call = call;
+    return tti_blas_ok(blas);
+}
+
+static void tti_blas_layout(tti_blas *blas, cublasLtMatrixLayout_t *layout, cudaDataType_t type,
+                            uint64_t rows, uint64_t columns, int ld) {
+    if (!tti_blas_ok(blas)) { return; }
+    tti_blas_note(blas, cublasLtMatrixLayoutCreate(layout, type, rows, columns, ld), "MatrixLayoutCreate");
+}
+
+static void tti_blas_set(tti_blas *blas, cublasLtMatmulDescAttributes_t what, const void *value,
+                         size_t bytes) {
+    if (!tti_blas_ok(blas)) { return; }
+    tti_blas_note(blas, cublasLtMatmulDescSetAttribute(blas->product, what, value, bytes),
+                  "MatmulDescSetAttribute");
+}
+
+static void tti_blas_prefer(tti_blas *blas, cublasLtMatmulPreferenceAttributes_t what, const void *value,
+                            size_t bytes) {
+    if (!tti_blas_ok(blas)) { return; }
+    tti_blas_note(blas, cublasLtMatmulPreferenceSetAttribute(blas->preference, what, value, bytes),
+                  "MatmulPreferenceSetAttribute");
+}
+
+/* Bias and GELU are what cuBLASLt calls an epilogue; C before the activation is its "aux". */
+static void tti_blas_epilogue(tti_blas *blas, const tt_gemm_args *g) {
     const int biased = g->bias && !g->accumulate;
-    const cublasLtEpilogue_t epilogue = !g->activation ? CUBLASLT_EPILOGUE_BIAS : biased ? CUBLASLT_EPILOGUE_GELU_AUX_BIAS : CUBLASLT_EPILOGUE_GELU_AUX;
     const int64_t ldc = g->ldc;
+    cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_BIAS;
+    if (!biased && !g->activation) { return; }
+    if (g->activation) { epilogue = biased ? CUBLASLT_EPILOGUE_GELU_AUX_BIAS : CUBLASLT_EPILOGUE_GELU_AUX; }
+    tti_blas_set(blas, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof epilogue);
+    if (biased) { tti_blas_set(blas, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &g->bias, sizeof g->bias); }
+    if (!g->activation) { return; }
+    tti_blas_set(blas, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, &g->c, sizeof g->c);
+    tti_blas_set(blas, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, &ldc, sizeof ldc);
+}
+
+static void tti_blas_begin(tti_blas *blas, const tt_gemm_args *g, int math) {
+    const cublasComputeType_t sums = math == TT_CUDA_TF32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F;
+    const cudaDataType_t factors = math == TT_CUDA_BF16 ? CUDA_R_16BF : CUDA_R_32F;
+    const cublasOperation_t turn_a = g->transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N;
+    const cublasOperation_t turn_b = g->transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N;
     const uint64_t m = (uint64_t)g->m, n = (uint64_t)g->n, k = (uint64_t)g->k;
-    int bad = cublasLtMatmulDescCreate(&t->product, math == TT_CUDA_TF32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F, CUDA_R_32F) != CUBLAS_STATUS_SUCCESS
-        || cublasLtMatmulDescSetAttribute(t->product, CUBLASLT_MATMUL_DESC_TRANSA, g->transpose_b ? &yes : &no, sizeof yes) != CUBLAS_STATUS_SUCCESS
-        || cublasLtMatmulDescSetAttribute(t->product, CUBLASLT_MATMUL_DESC_TRANSB, g->transpose_a ? &yes : &no, sizeof yes) != CUBLAS_STATUS_SUCCESS
-        || cublasLtMatrixLayoutCreate(&t->b, in, g->transpose_b ? k : n, g->transpose_b ? n : k, g->ldb) != CUBLAS_STATUS_SUCCESS
-        || cublasLtMatrixLayoutCreate(&t->a, in, g->transpose_a ? m : k, g->transpose_a ? k : m, g->lda) != CUBLAS_STATUS_SUCCESS
-        || cublasLtMatrixLayoutCreate(&t->c, CUDA_R_32F, n, m, g->ldc) != CUBLAS_STATUS_SUCCESS;
-    if (!bad && (biased || g->activation)) { bad = cublasLtMatmulDescSetAttribute(t->product, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof epilogue) != CUBLAS_STATUS_SUCCESS; }
-    if (!bad && biased) { bad = cublasLtMatmulDescSetAttribute(t->product, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &g->bias, sizeof g->bias) != CUBLAS_STATUS_SUCCESS; }
-    if (!bad && g->activation) {
-        bad = cublasLtMatmulDescSetAttribute(t->product, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, &g->c, sizeof g->c) != CUBLAS_STATUS_SUCCESS
-           || cublasLtMatmulDescSetAttribute(t->product, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, &ldc, sizeof ldc) != CUBLAS_STATUS_SUCCESS;
-    }
-    return !bad;
+    memset(blas, 0, sizeof *blas);
+    tti_blas_note(blas, cublasLtMatmulDescCreate(&blas->product, sums, CUDA_R_32F), "MatmulDescCreate");
+    tti_blas_set(blas, CUBLASLT_MATMUL_DESC_TRANSA, &turn_b, sizeof turn_b);
+    tti_blas_set(blas, CUBLASLT_MATMUL_DESC_TRANSB, &turn_a, sizeof turn_a);
+    tti_blas_layout(blas, &blas->b, factors, g->transpose_b ? k : n, g->transpose_b ? n : k, g->ldb);
+    tti_blas_layout(blas, &blas->a, factors, g->transpose_a ? m : k, g->transpose_a ? k : m, g->lda);
+    tti_blas_layout(blas, &blas->c, CUDA_R_32F, n, m, g->ldc);
+    tti_blas_epilogue(blas, g);
 }
-static void tti_cuda_blas_end(tti_blas *t) {
-    if (t->preference) { cublasLtMatmulPreferenceDestroy(t->preference); }
-    if (t->a) { cublasLtMatrixLayoutDestroy(t->a); }
-    if (t->b) { cublasLtMatrixLayoutDestroy(t->b); }
-    if (t->c) { cublasLtMatrixLayoutDestroy(t->c); }
-    if (t->product) { cublasLtMatmulDescDestroy(t->product); }
+
+static void tti_blas_end(tti_blas *blas) {
+    if (blas->preference) { cublasLtMatmulPreferenceDestroy(blas->preference); }
+    if (blas->a) { cublasLtMatrixLayoutDestroy(blas->a); }
+    if (blas->b) { cublasLtMatrixLayoutDestroy(blas->b); }
+    if (blas->c) { cublasLtMatrixLayoutDestroy(blas->c); }
+    if (blas->product) { cublasLtMatmulDescDestroy(blas->product); }
 }
-/* The library's first choice for this shape, asked for once. */
-static tti_plan *tti_cuda_plan(tti_cuda *cuda, tti_blas *t, const tt_gemm_args *g, int math) {
-    const size_t workspace = TTI_CUDA_WORKSPACE;
-    uint32_t a = tti_cuda_alignment(g->a), b = tti_cuda_alignment(g->b), c = tti_cuda_alignment(g->activation ? g->y : g->c), bias = g->bias ? tti_cuda_alignment(g->bias) : 0;
-    cublasLtMatmulHeuristicResult_t result;
+
+/* All that an algorithm is chosen by. Alignments: of A, B, the result and the bias. */
+static tti_plan_key tti_cuda_plan_key(const tt_gemm_args *g, int math) {
     tti_plan_key key;
-    tti_plan *plan;
-    int found = 0;
-    memset(&key, 0, sizeof key);
-    key.m = g->m; key.n = g->n; key.k = g->k; key.lda = g->lda; key.ldb = g->ldb; key.ldc = g->ldc;
+    memset(&key, 0, sizeof key);            /* keys are hashed and compared as bytes */
+    key.m = g->m;
+    key.n = g->n;
+    key.k = g->k;
+    key.lda = g->lda;
+    key.ldb = g->ldb;
+    key.ldc = g->ldc;
     key.transposes = g->transpose_a | g->transpose_b << 1;
     key.kind = math * 8 + (g->activation ? 4 : 0) + (g->accumulate ? 2 : g->bias ? 1 : 0);
-    key.alignments[0] = a; key.alignments[1] = b; key.alignments[2] = c; key.alignments[3] = bias;
-    plan = &cuda->plans[tt_hash(&key, sizeof key, 0) % TTI_CUDA_PLANS];
-    if (plan->known && memcmp(&plan->key, &key, sizeof key) == 0) { return plan; }
+    key.alignments[0] = tti_cuda_alignment(g->a);
+    key.alignments[1] = tti_cuda_alignment(g->b);
+    key.alignments[2] = tti_cuda_alignment(g->activation ? g->y : g->c);
+    key.alignments[3] = g->bias ? tti_cuda_alignment(g->bias) : 0;
+    return key;
+}
+
+/* The library's first choice for a key, if it has one. */
+static void tti_cuda_plan_ask(const tti_cuda *cuda, tti_blas *blas, const tti_plan_key *key,
+                              cublasLtMatmulAlgo_t *algo) {
+    const size_t workspace = TTI_CUDA_WORKSPACE;
+    const uint32_t *a = &key->alignments[0], *b = &key->alignments[1], *c = &key->alignments[2];
+    cublasLtMatmulHeuristicResult_t result;
+    cublasStatus_t status;
+    int found = 0;
+    tti_blas_note(blas, cublasLtMatmulPreferenceCreate(&blas->preference), "MatmulPreferenceCreate");
+    tti_blas_prefer(blas, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace, sizeof workspace);
+    tti_blas_prefer(blas, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, b, sizeof *b);      /* its A is our B */
+    tti_blas_prefer(blas, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, a, sizeof *a);
+    tti_blas_prefer(blas, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, c, sizeof *c);
+    tti_blas_prefer(blas, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, c, sizeof *c);
+    if (!tti_blas_ok(blas)) { return; }
+    status = cublasLtMatmulAlgoGetHeuristic(cuda->blas, blas->product, blas->b, blas->a, blas->c, blas->c,
+                                            blas->preference, 1, &result, &found);
+    if (status == CUBLAS_STATUS_SUCCESS && found == 0) { status = CUBLAS_STATUS_NOT_SUPPORTED; }
+    tti_blas_note(blas, status, "MatmulAlgoGetHeuristic");
+    if (tti_blas_ok(blas)) { *algo = result.algo; }
+}
+
+/* Asked for once: the answer is kept, also that there is none. */
+static const cublasLtMatmulAlgo_t *tti_cuda_plan(tti_cuda *cuda, tti_blas *blas, const tt_gemm_args *g,
+                                                 int math) {
+    tti_plan_key key = tti_cuda_plan_key(g, math);
+    tti_plan *plan = &cuda->plans[tt_hash(&key, sizeof key, 0) % TTI_CUDA_PLANS];
+    if (!tti_blas_ok(blas)) { return NULL; }
+    if (plan->known && memcmp(&plan->key, &key, sizeof key) == 0) {
+        tti_blas_note(blas, plan->status, "MatmulAlgoGetHeuristic");
+        return &plan->algo;
+    }
+    tti_cuda_plan_ask(cuda, blas, &key, &plan->algo);
     plan->key = key;
     plan->known = 1;
-    plan->found = cublasLtMatmulPreferenceCreate(&t->preference) == CUBLAS_STATUS_SUCCESS
-        && cublasLtMatmulPreferenceSetAttribute(t->preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace, sizeof workspace) == CUBLAS_STATUS_SUCCESS
-        && cublasLtMatmulPreferenceSetAttribute(t->preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, &b, sizeof b) == CUBLAS_STATUS_SUCCESS
-        && cublasLtMatmulPreferenceSetAttribute(t->preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, &a, sizeof a) == CUBLAS_STATUS_SUCCESS
-        && cublasLtMatmulPreferenceSetAttribute(t->preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, &c, sizeof c) == CUBLAS_STATUS_SUCCESS
-        && cublasLtMatmulPreferenceSetAttribute(t->preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, &c, sizeof c) == CUBLAS_STATUS_SUCCESS
-        && cublasLtMatmulAlgoGetHeuristic(cuda->blas, t->product, t->b, t->a, t->c, t->c, t->preference, 1, &result, &found) == CUBLAS_STATUS_SUCCESS && found > 0;
-    if (plan->found) { plan->algo = result.algo; }
-    return plan;
+    plan->status = blas->status;
+    return &plan->algo;
 }
-/* Whether cuBLASLt makes this activation too: its GELU is the tanh form, and of C, which it calls aux, it wants rows of a
- * multiple of 8, 16 bytes aligned. */
+
+/* Whether cuBLASLt makes this activation too: its GELU is the tanh form, and of C, which it calls aux, it
+ * wants rows of a multiple of 8, 16 bytes aligned. */
 static int tti_cuda_activates(const tt_gemm_args *g) {
-    return g->activation == TT_GELU_TANH && !g->accumulate && g->y != g->c && g->n % 8 == 0 && g->ldc % 8 == 0 && tti_cuda_alignment(g->c) >= 16;
+    return g->activation == TT_GELU_TANH && !g->accumulate && g->y != g->c && g->n % 8 == 0 && g->ldc % 8 == 0
+        && tti_cuda_alignment(g->c) >= 16;
 }
+
 static tt_status tti_cuda_gemm_blas(tt_context *ctx, const tt_gemm_args *args);
+
 /* The product, then the activation. */
 static tt_status tti_cuda_gemm_apart(tt_context *ctx, const tt_gemm_args *args) {
     tti_cuda *cuda = tti_cuda_of(ctx);
     tt_gemm_args g = *args;
+    size_t n = (size_t)g.m * (size_t)g.n;
     tt_status status;
     g.activation = (tt_unary)0;
     status = tti_cuda_gemm_blas(ctx, &g);
     if (status != TT_OK) { return status; }
-    TTI_LAUNCH(cuda, tti_gpu_activate, tti_cuda_grid(cuda, (size_t)g.m * (size_t)g.n), TTI_CUDA_THREADS, 0, *args);
+    TTI_LAUNCH(cuda, tti_gpu_activate, tti_cuda_grid(cuda, n), TTI_CUDA_THREADS, 0, *args);
     return tti_cuda_launched(ctx, "activate");
 }
-/* bf16: both factors are rounded first, unless there are so few rows that reading the weights is all the work. A shape
- * that cuBLASLt does not take is made in our tiles. */
+
+/* Both factors rounded to bf16. */
+static tt_status tti_cuda_gemm_pack(tt_context *ctx, tt_gemm_args *g) {
+    int a_rows = g->transpose_a ? g->k : g->m, a_columns = g->transpose_a ? g->m : g->k;
+    int b_rows = g->transpose_b ? g->n : g->k, b_columns = g->transpose_b ? g->k : g->n;
+    tt_status status = tti_cuda_pack_bf16(ctx, TTI_SCRATCH_A, &g->a, a_rows, a_columns, &g->lda);
+    if (status != TT_OK) { return status; }
+    return tti_cuda_pack_bf16(ctx, TTI_SCRATCH_B, &g->b, b_rows, b_columns, &g->ldb);
+}
+
+/* bf16: both factors are rounded first, unless there are so few rows that reading the weights is all the
+ * work. A shape that cuBLASLt does not take is made in our tiles. */
 static tt_status tti_cuda_gemm_blas(tt_context *ctx, const tt_gemm_args *args) {
     tti_cuda *cuda = tti_cuda_of(ctx);
     tt_gemm_args g = *args;
-    tti_blas t = TT_INIT;
-    tti_plan *plan = NULL;
+    tti_blas blas;
+    const cublasLtMatmulAlgo_t *algo;
     const float one = 1.0f, beta = g.accumulate ? 1.0f : 0.0f;
-    int math = cuda->math == TT_CUDA_BF16 && g.m <= 32 && !g.transpose_a ? TT_CUDA_TF32 : cuda->math;
-    cublasStatus_t status = CUBLAS_STATUS_NOT_SUPPORTED;
+    int few = g.m <= 32 && !g.transpose_a;
+    int math = cuda->math == TT_CUDA_BF16 && few ? TT_CUDA_TF32 : cuda->math;
     float *out = g.activation ? g.y : g.c;
     if (g.activation && !tti_cuda_activates(&g)) { return tti_cuda_gemm_apart(ctx, args); }
-    if (math == TT_CUDA_BF16) {
-        if (tti_cuda_pack_bf16(ctx, TTI_SCRATCH_A, &g.a, g.transpose_a ? g.k : g.m, g.transpose_a ? g.m : g.k, &g.lda) != TT_OK) { return tt_error_status(ctx); }
-        if (tti_cuda_pack_bf16(ctx, TTI_SCRATCH_B, &g.b, g.transpose_b ? g.n : g.k, g.transpose_b ? g.k : g.n, &g.ldb) != TT_OK) { return tt_error_status(ctx); }
+    if (math == TT_CUDA_BF16 && tti_cuda_gemm_pack(ctx, &g) != TT_OK) { return tt_error_status(ctx); }
+    tti_blas_begin(&blas, &g, math);
+    algo = tti_cuda_plan(cuda, &blas, &g, math);
+    if (tti_blas_ok(&blas)) {
+        cublasStatus_t status =
+            cublasLtMatmul(cuda->blas, blas.product, &one, g.b, blas.b, g.a, blas.a, &beta, out, blas.c, out,
+                           blas.c, algo, cuda->workspace, TTI_CUDA_WORKSPACE, cuda->stream);
+        tti_blas_note(&blas, status, "Matmul");
     }
-    if (tti_cuda_blas_begin(&t, &g, math)) { plan = tti_cuda_plan(cuda, &t, &g, math); }
-    if (plan && plan->found) {
-        status = cublasLtMatmul(cuda->blas, t.product, &one, g.b, t.b, g.a, t.a, &beta, out, t.c, out, t.c, &plan->algo, cuda->workspace, TTI_CUDA_WORKSPACE, cuda->stream);
+    tti_blas_end(&blas);
+    if (tti_blas_ok(&blas)) { return TT_OK; }
+    if (blas.status == CUBLAS_STATUS_NOT_SUPPORTED || blas.status == CUBLAS_STATUS_INVALID_VALUE) {
+        return args->activation ? tti_cuda_gemm_apart(ctx, args) : tti_cuda_gemm_tiles(ctx, args);
     }
-    tti_cuda_blas_end(&t);
-    if (status == CUBLAS_STATUS_SUCCESS) { return TT_OK; }
-    if (status != CUBLAS_STATUS_NOT_SUPPORTED && status != CUBLAS_STATUS_INVALID_VALUE) {
-        if (cuda->held) { cuda->lost = 1; return TT_OK; }
-        return tt_fail(ctx, TT_ERR_DEVICE, "cuda: cuBLASLt fails with status %d at m %d, n %d, k %d", (int)status, args->m, args->n, args->k);
+    if (cuda->held) {
+        cuda->lost = 1;
+        return TT_OK;
     }
-    return args->activation ? tti_cuda_gemm_apart(ctx, args) : tti_cuda_gemm_tiles(ctx, args);
+    return tt_fail(ctx, TT_ERR_DEVICE, "cuda: cublasLt%s fails with status %d at m %d, n %d, k %d", blas.call,
+                   (int)blas.status, args->m, args->n, args->k);
 }
 #endif
+
 static tt_status tti_cuda_gemm(tt_context *ctx, const tt_gemm_args *args) {
     const tti_cuda *cuda = tti_cuda_of(ctx);
-    if (args->m < 0 || args->n < 0 || args->k < 0) { return tt_fail(ctx, TT_ERR_ARG, "gemm: m, n, k are %d, %d, %d, expected >= 0", args->m, args->n, args->k); }
-    if (args->m == 0 || args->n == 0 || (args->k == 0 && args->accumulate && !args->activation)) { return TT_OK; }
+    if (args->m < 0 || args->n < 0 || args->k < 0) {
+        return tt_fail(ctx, TT_ERR_ARG, "gemm: m, n, k are %d, %d, %d, expected >= 0", args->m, args->n,
+                       args->k);
+    }
+    if (args->m == 0 || args->n == 0 || (args->k == 0 && args->accumulate && !args->activation)) {
+        return TT_OK;
+    }
     if (args->k == 0 || cuda->kernels == TT_CUDA_NAIVE) { return tti_cuda_gemm_naive(ctx, args); }
 #ifndef TT_CUDA_NO_CUBLAS
     if (cuda->kernels == TT_CUDA_FAST) { return tti_cuda_gemm_blas(ctx, args); }
@@ -713,54 +1080,79 @@ static tt_status tti_cuda_gemm(tt_context *ctx, const tt_gemm_args *args) {
     return tti_cuda_gemm_tiles(ctx, args);
 }
 
-/* ---- attention (FlashAttention-2, Dao 2023, arXiv 2307.08691) ----
- * p = softmax(scale q k'),  out = p v.   dv = p' dout,  ds = p (dout v' - delta),  dq = scale ds k,  dk = scale ds' q,
- * delta = sum_d dout out. The queries of one key-value head are one matrix: row r is token r / group, head r % group. */
-typedef struct tti_heads { int first, tokens, position, key_row, group; } tti_heads;      /* of one sequence */
+/* ---- [tt:cuda.attention] attention ----
+ *     p = softmax(scale q k'),  out = p v
+ *     dv = p' dout,  ds = p (dout v' - delta),  dq = scale ds k,  dk = scale ds' q,  delta = sum_d dout out
+ * Source: FlashAttention-2, Dao 2023, arXiv 2307.08691; lse = log sum exp of a row's scores is what the
+ * forward keeps. The queries of one key-value head are one matrix: row r is token r / group, head r %
+ * group. */
+
+/* One sequence: its first token and their number, position of the first, row of its first key, heads a
+ * group. */
+typedef struct tti_heads {
+    int first, tokens, position, key_row, group;
+} tti_heads;
+
 static __device__ __forceinline__ tti_heads tti_gpu_heads(const tt_attention_args &a, int s) {
-    tti_heads u;
-    u.first = a.offsets[s];
-    u.tokens = a.offsets[s + 1] - u.first;
-    u.position = a.query_start ? a.query_start[s] : 0;
-    u.key_row = a.key_start ? a.key_start[s] : u.first;
-    u.group = a.n_heads / a.n_kv_heads;
-    return u;
-}
-/* Lines of x [tokens, heads * dim] that are u's rows of a key-value head; `keys`: of k or v, whose lines are positions. */
-static __device__ __forceinline__ tti_lines tti_gpu_rows(const tt_attention_args &a, const tti_heads &u, const float *x, int kv_head) {
-    size_t dim = (size_t)a.head_dim, step = (size_t)a.n_heads * dim;
-    tti_lines l = {x + (size_t)u.first * step + (size_t)(kv_head * u.group) * dim, step, dim, u.group};
-    return l;
-}
-static __device__ __forceinline__ tti_lines tti_gpu_keys(const tt_attention_args &a, const tti_heads &u, const float *x, int kv_head) {
-    size_t dim = (size_t)a.head_dim, step = (size_t)a.n_kv_heads * dim;
-    tti_lines l = {x + (size_t)u.key_row * step + (size_t)kv_head * dim, step, 0, 1};
-    return l;
+    tti_heads seq;
+    seq.first = a.offsets[s];
+    seq.tokens = a.offsets[s + 1] - seq.first;
+    seq.position = a.query_start ? a.query_start[s] : 0;
+    seq.key_row = a.key_start ? a.key_start[s] : seq.first;
+    seq.group = a.n_heads / a.n_kv_heads;
+    return seq;
 }
 
-/* Naive: one thread per row (dk and dv: per key). */
+/* Of x [tokens, n_heads * head_dim] the rows of a sequence that belong to a key-value head. */
+static __device__ __forceinline__ tti_lines tti_gpu_rows(const tt_attention_args &a, const tti_heads &seq,
+                                                         const float *x, int kv_head) {
+    size_t dim = (size_t)a.head_dim, step = (size_t)a.n_heads * dim;
+    const float *first = x + (size_t)seq.first * step + (size_t)(kv_head * seq.group) * dim;
+    tti_lines lines = {first, step, dim, seq.group};
+    return lines;
+}
+
+/* Of k or v [rows, n_kv_heads * head_dim], whose lines are positions. */
+static __device__ __forceinline__ tti_lines tti_gpu_keys(const tt_attention_args &a, const tti_heads &seq,
+                                                         const float *x, int kv_head) {
+    size_t dim = (size_t)a.head_dim, step = (size_t)a.n_kv_heads * dim;
+    tti_lines lines = {x + (size_t)seq.key_row * step + (size_t)kv_head * dim, step, 0, 1};
+    return lines;
+}
+
+/* The sequence s with offsets[s] <= token < offsets[s + 1]. */
 static __device__ int tti_gpu_sequence_of(const tt_attention_args &a, int token) {
-    int low = 0, high = a.n_sequences;                       /* offsets[low] <= token < offsets[high] */
+    int low = 0, high = a.n_sequences;
     while (high - low > 1) {
         int middle = (low + high) / 2;
-        if (a.offsets[middle] <= token) { low = middle; } else { high = middle; }
+        if (a.offsets[middle] <= token) {
+            low = middle;
+        } else {
+            high = middle;
+        }
     }
     return low;
 }
+
 static __device__ float tti_gpu_dot(const float *x, const float *y, int n) {
     float sum = 0.0f;
     for (int i = 0; i < n; i++) { sum = fmaf(x[i], y[i], sum); }
     return sum;
 }
+
+/* Naive: a thread for each token and head. */
 static __global__ void tti_gpu_attention_forward(tt_attention_args a) {
     TTI_EACH_VALUE(i, (size_t)a.n_tokens * (size_t)a.n_heads) {
         int token = (int)(i / (size_t)a.n_heads), head = (int)(i % (size_t)a.n_heads), dim = a.head_dim;
-        tti_heads u = tti_gpu_heads(a, tti_gpu_sequence_of(a, token));
-        tti_lines k = tti_gpu_keys(a, u, a.k, head / u.group), v = tti_gpu_keys(a, u, a.v, head / u.group);
+        tti_heads seq = tti_gpu_heads(a, tti_gpu_sequence_of(a, token));
+        tti_lines k = tti_gpu_keys(a, seq, a.k, head / seq.group);
+        tti_lines v = tti_gpu_keys(a, seq, a.v, head / seq.group);
         const float *q = a.q + i * (size_t)dim;
         float *out = a.out + i * (size_t)dim, max = -INFINITY, sum = 0.0f;
-        int n_keys = u.position + token - u.first + 1;
-        for (int j = 0; j < n_keys; j++) { max = fmaxf(max, a.scale * tti_gpu_dot(q, tti_gpu_line(k, j), dim)); }
+        int n_keys = seq.position + token - seq.first + 1;
+        for (int j = 0; j < n_keys; j++) {
+            max = fmaxf(max, a.scale * tti_gpu_dot(q, tti_gpu_line(k, j), dim));
+        }
         for (int d = 0; d < dim; d++) { out[d] = 0.0f; }
         for (int j = 0; j < n_keys; j++) {
             float p = expf(a.scale * tti_gpu_dot(q, tti_gpu_line(k, j), dim) - max);
@@ -771,120 +1163,184 @@ static __global__ void tti_gpu_attention_forward(tt_attention_args a) {
         if (a.lse) { a.lse[i] = max + logf(sum); }
     }
 }
+
 /* p and ds of one row and key of a packed batch. */
-static __device__ void tti_gpu_attention_slope(const tt_attention_args &a, const float *delta, size_t row, const float *k, const float *v, float *p, float *ds) {
+static __device__ void tti_gpu_attention_slope(const tt_attention_args &a, const float *delta, size_t row,
+                                               const float *k, const float *v, float *p, float *ds) {
     size_t at = row * (size_t)a.head_dim;
     *p = expf(a.scale * tti_gpu_dot(a.q + at, k, a.head_dim) - a.lse[row]);
     *ds = *p * (tti_gpu_dot(a.dout + at, v, a.head_dim) - delta[row]);
 }
+
+/* Naive: a thread for each token and head. */
 static __global__ void tti_gpu_attention_dq(tt_attention_args a, const float *delta) {
     TTI_EACH_VALUE(i, (size_t)a.n_tokens * (size_t)a.n_heads) {
         int token = (int)(i / (size_t)a.n_heads), head = (int)(i % (size_t)a.n_heads);
-        tti_heads u = tti_gpu_heads(a, tti_gpu_sequence_of(a, token));
-        tti_lines k = tti_gpu_keys(a, u, a.k, head / u.group), v = tti_gpu_keys(a, u, a.v, head / u.group);
+        tti_heads seq = tti_gpu_heads(a, tti_gpu_sequence_of(a, token));
+        tti_lines k = tti_gpu_keys(a, seq, a.k, head / seq.group);
+        tti_lines v = tti_gpu_keys(a, seq, a.v, head / seq.group);
         float *dq = a.dq + i * (size_t)a.head_dim, p, ds;
-        for (int j = 0; j <= token - u.first; j++) {
+        for (int j = 0; j <= token - seq.first; j++) {
             tti_gpu_attention_slope(a, delta, i, tti_gpu_line(k, j), tti_gpu_line(v, j), &p, &ds);
             for (int d = 0; d < a.head_dim; d++) { dq[d] = fmaf(a.scale * ds, tti_gpu_line(k, j)[d], dq[d]); }
         }
     }
 }
+
+/* Naive: a thread for each key and key-value head. */
 static __global__ void tti_gpu_attention_dkv(tt_attention_args a, const float *delta) {
     TTI_EACH_VALUE(i, (size_t)a.n_tokens * (size_t)a.n_kv_heads) {
-        int token = (int)(i / (size_t)a.n_kv_heads), kv_head = (int)(i % (size_t)a.n_kv_heads), dim = a.head_dim;
-        tti_heads u = tti_gpu_heads(a, tti_gpu_sequence_of(a, token));
-        tti_lines q = tti_gpu_rows(a, u, a.q, kv_head), g = tti_gpu_rows(a, u, a.dout, kv_head);
+        int token = (int)(i / (size_t)a.n_kv_heads), kv_head = (int)(i % (size_t)a.n_kv_heads);
+        int dim = a.head_dim;
+        tti_heads seq = tti_gpu_heads(a, tti_gpu_sequence_of(a, token));
+        tti_lines queries = tti_gpu_rows(a, seq, a.q, kv_head);
+        tti_lines douts = tti_gpu_rows(a, seq, a.dout, kv_head);
         size_t at = i * (size_t)dim;
         float p, ds;
-        for (int r = (token - u.first) * u.group; r < u.tokens * u.group; r++) {
-            const float *query = tti_gpu_line(q, r), *dout = tti_gpu_line(g, r);
-            tti_gpu_attention_slope(a, delta, (size_t)(query - a.q) / (size_t)dim, a.k + at, a.v + at, &p, &ds);
-            for (int d = 0; a.dv && d < dim; d++) { a.dv[at + (size_t)d] = fmaf(p, dout[d], a.dv[at + (size_t)d]); }
-            for (int d = 0; a.dk && d < dim; d++) { a.dk[at + (size_t)d] = fmaf(a.scale * ds, query[d], a.dk[at + (size_t)d]); }
+        for (int r = (token - seq.first) * seq.group; r < seq.tokens * seq.group; r++) {
+            const float *q = tti_gpu_line(queries, r), *dout = tti_gpu_line(douts, r);
+            size_t row = (size_t)(q - a.q) / (size_t)dim;
+            tti_gpu_attention_slope(a, delta, row, a.k + at, a.v + at, &p, &ds);
+            for (int d = 0; a.dv && d < dim; d++) {
+                a.dv[at + (size_t)d] = fmaf(p, dout[d], a.dv[at + (size_t)d]);
+            }
+            for (int d = 0; a.dk && d < dim; d++) {
+                a.dk[at + (size_t)d] = fmaf(a.scale * ds, q[d], a.dk[at + (size_t)d]);
+            }
         }
     }
 }
+
 /* delta[row] = sum_d dout out; a warp for each row. */
-static __global__ void tti_gpu_attention_delta(float *delta, const float *dout, const float *out, size_t rows, int dim) {
+static __global__ void tti_gpu_attention_delta(float *delta, const float *dout, const float *out, size_t rows,
+                                               int dim) {
     size_t row = (size_t)blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
     float sum = 0.0f;
-    if (row < rows) { for (int d = (int)(threadIdx.x % 32); d < dim; d += 32) { sum = fmaf(dout[row * (size_t)dim + (size_t)d], out[row * (size_t)dim + (size_t)d], sum); } }
+    if (row < rows) {
+        for (int d = (int)(threadIdx.x % 32); d < dim; d += 32) {
+            sum = fmaf(dout[row * (size_t)dim + (size_t)d], out[row * (size_t)dim + (size_t)d], sum);
+        }
+    }
     for (int step = 16; step > 0; step /= 2) { sum += __shfl_xor_sync(0xFFFFFFFFu, sum, step); }
     if (row < rows && threadIdx.x % 32 == 0) { delta[row] = sum; }
 }
 
-/* In tiles: TTI_ROWS rows against TTI_ROWS keys at a time. The 8 warps stand 2 x 4 over a tile: each makes 32 x 16 of the
- * scores, 32 x DIM/4 of out, dq, dk and dv. Grid: sequence, block (the longest first), key-value head. Key blocks begin
- * at key 0 and rows meet them one by one, so a row's bits do not depend on where its block begins. */
+/* In tiles: TTI_ROWS rows against TTI_ROWS keys at a time. The 8 warps stand 2 x 4 over a tile: each makes
+ * 32 x 16 of the scores, 32 x DIM/4 of out, dq, dk and dv. Grid: sequence, block (the longest first),
+ * key-value head. Key blocks begin at key 0 and rows meet them one by one, so a row's bits do not depend on
+ * where its block begins. DIM is head_dim rounded up to 64, 128 or 256. */
 #define TTI_ROWS 64
 #define TTI_LD (TTI_ROWS + TTI_PAD)
-#define TTI_WARP_ROW(i, r) ((int)(threadIdx.x / 128 * 32 + threadIdx.x % 32 / 4) + (i) * 16 + (r) / 2 * 8)
-#define TTI_WARP_COLUMN(width, j, r) ((int)(threadIdx.x / 32 % 4 * (width) + threadIdx.x % 4 * 2) + (j) * 8 + (r) % 2)
-#define TTI_EACH_RESULT(NI, i, j, r) TTI_UNROLL for (int i = 0; i < 2; i++) TTI_UNROLL for (int j = 0; j < NI; j++) TTI_UNROLL for (int r = 0; r < 4; r++)
 
-template <int MATH, int DIM> static __device__ __forceinline__ void tti_gpu_scores(float c[2][2][4], const typename tti_mode<MATH>::element *rows,
-                                                                                   const typename tti_mode<MATH>::element *columns, int k) {
+/* Row and column, in the block's tile, of the thread's result [i][j][r] where a warp makes `width` columns;
+ * and a walk over its results, NI tiles wide. */
+#define TTI_WARP_ROW(i, r) ((int)(threadIdx.x / 128 * 32 + threadIdx.x % 32 / 4) + (i) * 16 + (r) / 2 * 8)
+#define TTI_WARP_COLUMN(width, j, r) \
+    ((int)(threadIdx.x / 32 % 4 * (width) + threadIdx.x % 4 * 2) + (j) * 8 + (r) % 2)
+#define TTI_EACH_RESULT(NI, i, j, r)              \
+    TTI_UNROLL for (int i = 0; i < 2; i++)        \
+        TTI_UNROLL for (int j = 0; j < NI; j++)   \
+            TTI_UNROLL for (int r = 0; r < 4; r++)
+
+/* score = rows columns',  both [TTI_ROWS, DIM + TTI_PAD], over the first k of DIM */
+template <int MATH, int DIM>
+static __device__ __forceinline__ void tti_gpu_scores(float score[2][2][4],
+                                                      const typename tti_mode<MATH>::element *rows,
+                                                      const typename tti_mode<MATH>::element *columns,
+                                                      int k) {
     enum { LD = DIM + TTI_PAD };
-    TTI_EACH_RESULT(2, i, j, r) { c[i][j][r] = 0.0f; }
-    tti_gpu_product<MATH, 2, 2>(c, rows + threadIdx.x / 128 * 32 * LD, LD, columns + threadIdx.x / 32 % 4 * 16 * LD, LD, k);
+    const unsigned row = threadIdx.x / 128 * 32, column = threadIdx.x / 32 % 4 * 16;
+    TTI_EACH_RESULT(2, i, j, r) { score[i][j][r] = 0.0f; }
+    tti_gpu_product<MATH, 2, 2>(score, rows + row * LD, LD, columns + column * LD, LD, k);
 }
+
 /* out += s x,  s [TTI_ROWS, TTI_LD] and x turned, [DIM, TTI_LD] */
-template <int MATH, int DIM> static __device__ __forceinline__ void tti_gpu_attend(float out[2][DIM / 32][4], const typename tti_mode<MATH>::element *s,
-                                                                                   const typename tti_mode<MATH>::element *x) {
-    tti_gpu_product<MATH, 2, DIM / 32>(out, s + threadIdx.x / 128 * 32 * TTI_LD, TTI_LD, x + threadIdx.x / 32 % 4 * (DIM / 4) * TTI_LD, TTI_LD, TTI_ROWS);
+template <int MATH, int DIM>
+static __device__ __forceinline__ void tti_gpu_attend(float out[2][DIM / 32][4],
+                                                      const typename tti_mode<MATH>::element *s,
+                                                      const typename tti_mode<MATH>::element *x) {
+    const unsigned row = threadIdx.x / 128 * 32, column = threadIdx.x / 32 % 4 * (DIM / 4);
+    tti_gpu_product<MATH, 2, DIM / 32>(out, s + row * TTI_LD, TTI_LD, x + column * TTI_LD, TTI_LD, TTI_ROWS);
 }
-template <int MATH, int DIM> static size_t tti_cuda_forward_bytes(void) {
+
+/* Shared memory of the forward kernel, in this order. E: what a tile holds of a float.
+ *     q       E [TTI_ROWS][DIM + TTI_PAD]   the block's queries
+ *     kv      E [DIM][TTI_LD]               keys as [TTI_ROWS][DIM + TTI_PAD], which is not more because
+ *                                           DIM >= TTI_ROWS; then, in the same place, their values, turned
+ *     scores  float [TTI_ROWS][TTI_LD]
+ *     max, sum, shrink   float [TTI_ROWS] each: of a row so far; and the factor for what it summed before
+ *     p       E [TTI_ROWS][TTI_LD]          exp(score - max), which the product reads; if E is float, in the
+ *                                           place of the scores */
+template <int MATH, int DIM>
+static size_t tti_cuda_forward_bytes(void) {
     size_t element = sizeof(typename tti_mode<MATH>::element);
-    return element * (TTI_ROWS * (DIM + TTI_PAD) + DIM * TTI_LD) + sizeof(float) * (TTI_ROWS * TTI_LD + 3 * TTI_ROWS) + (element < sizeof(float) ? element * TTI_ROWS * TTI_LD : 0);
+    size_t q = TTI_ROWS * (DIM + TTI_PAD), kv = DIM * TTI_LD, scores = TTI_ROWS * TTI_LD;
+    size_t p = element < sizeof(float) ? scores : 0;
+    return element * (q + kv + p) + sizeof(float) * (scores + 3 * TTI_ROWS);
 }
-template <int MATH, int DIM> static __global__ void __launch_bounds__(256) tti_gpu_attention_forward_tiles(tt_attention_args a) {
+
+/* The online softmax of a tile of scores, in four neighbouring threads for each row, 16 keys each: p becomes
+ * exp(score - max), and what was summed before shrinks by exp(old max - max). */
+template <int MATH, class E>
+static __device__ __forceinline__ void tti_gpu_softmax_tile(const float *scores, E *p, float *max, float *sum,
+                                                            float *shrink) {
+    const int row = (int)threadIdx.x / 4, begin = row * TTI_LD + (int)threadIdx.x % 4 * 16;
+    float top = -INFINITY, total = 0.0f, before = max[row];
+    for (int i = 0; i < 16; i++) { top = fmaxf(top, scores[begin + i]); }
+    top = fmaxf(top, __shfl_xor_sync(0xFFFFFFFFu, top, 1));
+    top = fmaxf(top, __shfl_xor_sync(0xFFFFFFFFu, top, 2));
+    top = fmaxf(top, before);
+    for (int i = 0; i < 16; i++) {
+        float e = expf(scores[begin + i] - top);
+        total += e;
+        tti_gpu_put(p + begin + i, e, MATH);
+    }
+    total += __shfl_xor_sync(0xFFFFFFFFu, total, 1);
+    total += __shfl_xor_sync(0xFFFFFFFFu, total, 2);
+    if (threadIdx.x % 4 == 0) {
+        shrink[row] = expf(before - top);
+        sum[row] = sum[row] * shrink[row] + total;
+        max[row] = top;
+    }
+}
+
+template <int MATH, int DIM>
+static __global__ void __launch_bounds__(256) tti_gpu_attention_forward_tiles(tt_attention_args a) {
     typedef typename tti_mode<MATH>::element E;
     TTI_DYNAMIC_SHARED(shared);
-    E *q = (E *)shared, *kv = q + TTI_ROWS * (DIM + TTI_PAD);
-    float *s = (float *)(kv + DIM * TTI_LD), *max = s + TTI_ROWS * TTI_LD, *sum = max + TTI_ROWS, *shrink = sum + TTI_ROWS;
-    E *p = sizeof(E) == sizeof(float) ? (E *)s : (E *)(shrink + TTI_ROWS);      /* floats in place */
-    const tti_heads u = tti_gpu_heads(a, (int)blockIdx.x);
-    const int kv_head = (int)blockIdx.z, dim = a.head_dim, k_dim = (dim + 15) / 16 * 16, all = u.tokens * u.group;
-    const int row0 = ((all + TTI_ROWS - 1) / TTI_ROWS - 1 - (int)blockIdx.y) * TTI_ROWS, rows = min(TTI_ROWS, all - row0);
-    const int n_keys = u.position + (row0 + rows - 1) / u.group + 1;
-    const tti_lines keys = tti_gpu_keys(a, u, a.k, kv_head), values = tti_gpu_keys(a, u, a.v, kv_head);
-    float out[2][DIM / 32][4], c[2][2][4];
+    E *q = (E *)shared;
+    E *kv = q + TTI_ROWS * (DIM + TTI_PAD);
+    float *scores = (float *)(kv + DIM * TTI_LD);
+    float *max = scores + TTI_ROWS * TTI_LD, *sum = max + TTI_ROWS, *shrink = sum + TTI_ROWS;
+    E *p = sizeof(E) == sizeof(float) ? (E *)scores : (E *)(shrink + TTI_ROWS);
+    const tti_heads seq = tti_gpu_heads(a, (int)blockIdx.x);
+    const int kv_head = (int)blockIdx.z, dim = a.head_dim, k_dim = (dim + 15) / 16 * 16;
+    const int all_rows = seq.tokens * seq.group, n_blocks = (all_rows + TTI_ROWS - 1) / TTI_ROWS;
+    const int row0 = (n_blocks - 1 - (int)blockIdx.y) * TTI_ROWS, rows = min(TTI_ROWS, all_rows - row0);
+    const int n_keys = seq.position + (row0 + rows - 1) / seq.group + 1;
+    const tti_lines queries = tti_gpu_rows(a, seq, a.q, kv_head);
+    const tti_lines keys = tti_gpu_keys(a, seq, a.k, kv_head), values = tti_gpu_keys(a, seq, a.v, kv_head);
+    float out[2][DIM / 32][4], score[2][2][4];
     if (row0 < 0) { return; }
     TTI_EACH_RESULT(DIM / 32, i, j, r) { out[i][j][r] = 0.0f; }
-    if (threadIdx.x < TTI_ROWS) { max[threadIdx.x] = -INFINITY; sum[threadIdx.x] = 0.0f; }
-    tti_gpu_fill<MATH, TTI_ROWS, DIM, 0>(q, DIM + TTI_PAD, tti_gpu_rows(a, u, a.q, kv_head), row0, rows, 0, dim);
+    if (threadIdx.x < TTI_ROWS) {
+        max[threadIdx.x] = -INFINITY;
+        sum[threadIdx.x] = 0.0f;
+    }
+    tti_gpu_fill<MATH, TTI_ROWS, DIM, 0>(q, DIM + TTI_PAD, queries, row0, rows, 0, dim);
     for (int key0 = 0; key0 < n_keys; key0 += TTI_ROWS) {
         const int n = min(TTI_ROWS, n_keys - key0);
         tti_gpu_fill<MATH, TTI_ROWS, DIM, 0>(kv, DIM + TTI_PAD, keys, key0, n, 0, dim);
         __syncthreads();
-        tti_gpu_scores<MATH, DIM>(c, q, kv, k_dim);
+        tti_gpu_scores<MATH, DIM>(score, q, kv, k_dim);
         TTI_EACH_RESULT(2, i, j, r) {
             int row = TTI_WARP_ROW(i, r), key = TTI_WARP_COLUMN(16, j, r);
-            int seen = key < n && key0 + key <= u.position + (row0 + row) / u.group;
-            s[row * TTI_LD + key] = seen ? a.scale * c[i][j][r] : -INFINITY;
+            int seen = key < n && key0 + key <= seq.position + (row0 + row) / seq.group;
+            scores[row * TTI_LD + key] = seen ? a.scale * score[i][j][r] : -INFINITY;
         }
         __syncthreads();
         tti_gpu_fill<MATH, TTI_ROWS, DIM, 1>(kv, TTI_LD, values, key0, n, 0, dim);
-        {   /* four neighbours for a row: s becomes exp(s - max), old sums shrink by exp(old max - max) */
-            const int row = (int)threadIdx.x / 4, begin = row * TTI_LD + (int)threadIdx.x % 4 * 16;
-            float top = -INFINITY, total = 0.0f, before = max[row];
-            for (int i = 0; i < 16; i++) { top = fmaxf(top, s[begin + i]); }
-            top = fmaxf(top, __shfl_xor_sync(0xFFFFFFFFu, top, 1));
-            top = fmaxf(top, __shfl_xor_sync(0xFFFFFFFFu, top, 2));
-            top = fmaxf(top, before);
-            for (int i = 0; i < 16; i++) {
-                float e = expf(s[begin + i] - top);
-                total += e;
-                tti_gpu_put(p + begin + i, e, MATH);
-            }
-            total += __shfl_xor_sync(0xFFFFFFFFu, total, 1);
-            total += __shfl_xor_sync(0xFFFFFFFFu, total, 2);
-            if (threadIdx.x % 4 == 0) {
-                shrink[row] = expf(before - top);
-                sum[row] = sum[row] * shrink[row] + total;
-                max[row] = top;
-            }
-        }
+        tti_gpu_softmax_tile<MATH>(scores, p, max, sum, shrink);
         __syncthreads();
         TTI_EACH_RESULT(DIM / 32, i, j, r) { out[i][j][r] *= shrink[TTI_WARP_ROW(i, r)]; }
         tti_gpu_attend<MATH, DIM>(out, p, kv);
@@ -892,55 +1348,81 @@ template <int MATH, int DIM> static __global__ void __launch_bounds__(256) tti_g
     }
     TTI_EACH_RESULT(DIM / 32, i, j, r) {
         int row = TTI_WARP_ROW(i, r), d = TTI_WARP_COLUMN(DIM / 4, j, r);
-        tti_lines to = tti_gpu_rows(a, u, a.out, kv_head);
+        tti_lines to = tti_gpu_rows(a, seq, a.out, kv_head);
         if (row < rows && d < dim) { ((float *)tti_gpu_line(to, row0 + row))[d] = out[i][j][r] / sum[row]; }
     }
     if (a.lse && (int)threadIdx.x < rows) {
         int row = row0 + (int)threadIdx.x;
-        a.lse[(size_t)(u.first + row / u.group) * (size_t)a.n_heads + (size_t)(kv_head * u.group + row % u.group)] = max[threadIdx.x] + logf(sum[threadIdx.x]);
+        size_t token = (size_t)(seq.first + row / seq.group);
+        size_t head = (size_t)(kv_head * seq.group + row % seq.group);
+        a.lse[token * (size_t)a.n_heads + head] = max[threadIdx.x] + logf(sum[threadIdx.x]);
     }
 }
-/* lse and delta of TTI_ROWS rows. */
-static __device__ __forceinline__ void tti_gpu_statistics(const tt_attention_args &a, const tti_heads &u, const float *delta, int kv_head, int row0, int rows, float *to_lse, float *to_delta) {
+
+/* Shared memory of both backward kernels, in this order. A block owns rows of q (dq) or keys (dk, dv), and
+ * the others pass through x in blocks of TTI_ROWS, once for each product.
+ *                             dq                        dk, dv
+ *     2 x E [TTI_ROWS][DIM + TTI_PAD]   q, dout         k, v
+ *     x   E [DIM][TTI_LD]       k, v, k turned          q, dout, dout turned, q turned
+ *     s   E [TTI_ROWS][TTI_LD]  ds: rows by keys        p, then ds: keys by rows
+ *     lse, delta  float [TTI_ROWS] each                 of the rows in hand */
+template <int MATH, int DIM>
+static size_t tti_cuda_backward_bytes(void) {
+    size_t owned = 2 * TTI_ROWS * (DIM + TTI_PAD), x = DIM * TTI_LD, s = TTI_ROWS * TTI_LD;
+    return sizeof(typename tti_mode<MATH>::element) * (owned + x + s) + sizeof(float) * 2 * TTI_ROWS;
+}
+
+/* lse and delta of TTI_ROWS rows into shared memory. */
+static __device__ __forceinline__ void tti_gpu_statistics(const tt_attention_args &a, const tti_heads &seq,
+                                                          const float *delta, int kv_head, int row0, int rows,
+                                                          float *to_lse, float *to_delta) {
     int row = row0 + (int)threadIdx.x;
-    size_t at = (size_t)(u.first + row / u.group) * (size_t)a.n_heads + (size_t)(kv_head * u.group + row % u.group);
+    size_t token = (size_t)(seq.first + row / seq.group);
+    size_t head = (size_t)(kv_head * seq.group + row % seq.group);
+    size_t at = token * (size_t)a.n_heads + head;
     if (threadIdx.x >= TTI_ROWS) { return; }
     to_lse[threadIdx.x] = (int)threadIdx.x < rows ? a.lse[at] : 0.0f;
     to_delta[threadIdx.x] = (int)threadIdx.x < rows ? delta[at] : 0.0f;
 }
-template <int MATH, int DIM> static size_t tti_cuda_backward_bytes(void) {
-    return sizeof(typename tti_mode<MATH>::element) * (2 * TTI_ROWS * (DIM + TTI_PAD) + DIM * TTI_LD + TTI_ROWS * TTI_LD) + sizeof(float) * 2 * TTI_ROWS;
-}
-/* A block of rows goes over its keys. x holds in turn k, v and k turned. */
-template <int MATH, int DIM> static __global__ void __launch_bounds__(256) tti_gpu_attention_dq_tiles(tt_attention_args a, const float *delta_all) {
+
+/* A block of rows goes over its keys. */
+template <int MATH, int DIM>
+static __global__ void __launch_bounds__(256)
+    tti_gpu_attention_dq_tiles(tt_attention_args a, const float *delta_all) {
     typedef typename tti_mode<MATH>::element E;
     TTI_DYNAMIC_SHARED(shared);
-    E *q = (E *)shared, *dout = q + TTI_ROWS * (DIM + TTI_PAD), *x = dout + TTI_ROWS * (DIM + TTI_PAD), *ds = x + DIM * TTI_LD;
+    E *q = (E *)shared, *dout = q + TTI_ROWS * (DIM + TTI_PAD);
+    E *x = dout + TTI_ROWS * (DIM + TTI_PAD);
+    E *ds = x + DIM * TTI_LD;
     float *lse = (float *)(ds + TTI_ROWS * TTI_LD), *delta = lse + TTI_ROWS;
-    const tti_heads u = tti_gpu_heads(a, (int)blockIdx.x);
-    const int kv_head = (int)blockIdx.z, dim = a.head_dim, k_dim = (dim + 15) / 16 * 16, all = u.tokens * u.group;
-    const int row0 = ((all + TTI_ROWS - 1) / TTI_ROWS - 1 - (int)blockIdx.y) * TTI_ROWS, rows = min(TTI_ROWS, all - row0);
-    const int n_keys = (row0 + rows - 1) / u.group + 1;
-    const tti_lines keys = tti_gpu_keys(a, u, a.k, kv_head), values = tti_gpu_keys(a, u, a.v, kv_head);
-    float dq[2][DIM / 32][4], c[2][2][4], d[2][2][4];
+    const tti_heads seq = tti_gpu_heads(a, (int)blockIdx.x);
+    const int kv_head = (int)blockIdx.z, dim = a.head_dim, k_dim = (dim + 15) / 16 * 16;
+    const int all_rows = seq.tokens * seq.group, n_blocks = (all_rows + TTI_ROWS - 1) / TTI_ROWS;
+    const int row0 = (n_blocks - 1 - (int)blockIdx.y) * TTI_ROWS, rows = min(TTI_ROWS, all_rows - row0);
+    const int n_keys = (row0 + rows - 1) / seq.group + 1;
+    const tti_lines keys = tti_gpu_keys(a, seq, a.k, kv_head), values = tti_gpu_keys(a, seq, a.v, kv_head);
+    const tti_lines queries = tti_gpu_rows(a, seq, a.q, kv_head);
+    const tti_lines douts = tti_gpu_rows(a, seq, a.dout, kv_head);
+    float dq[2][DIM / 32][4], score[2][2][4], dp[2][2][4];      /* dp = dout v' */
     if (row0 < 0) { return; }
     TTI_EACH_RESULT(DIM / 32, i, j, r) { dq[i][j][r] = 0.0f; }
-    tti_gpu_statistics(a, u, delta_all, kv_head, row0, rows, lse, delta);
-    tti_gpu_fill<MATH, TTI_ROWS, DIM, 0>(q, DIM + TTI_PAD, tti_gpu_rows(a, u, a.q, kv_head), row0, rows, 0, dim);
-    tti_gpu_fill<MATH, TTI_ROWS, DIM, 0>(dout, DIM + TTI_PAD, tti_gpu_rows(a, u, a.dout, kv_head), row0, rows, 0, dim);
+    tti_gpu_statistics(a, seq, delta_all, kv_head, row0, rows, lse, delta);
+    tti_gpu_fill<MATH, TTI_ROWS, DIM, 0>(q, DIM + TTI_PAD, queries, row0, rows, 0, dim);
+    tti_gpu_fill<MATH, TTI_ROWS, DIM, 0>(dout, DIM + TTI_PAD, douts, row0, rows, 0, dim);
     for (int key0 = 0; key0 < n_keys; key0 += TTI_ROWS) {
         const int n = min(TTI_ROWS, n_keys - key0);
         tti_gpu_fill<MATH, TTI_ROWS, DIM, 0>(x, DIM + TTI_PAD, keys, key0, n, 0, dim);
         __syncthreads();
-        tti_gpu_scores<MATH, DIM>(c, q, x, k_dim);
+        tti_gpu_scores<MATH, DIM>(score, q, x, k_dim);
         __syncthreads();
         tti_gpu_fill<MATH, TTI_ROWS, DIM, 0>(x, DIM + TTI_PAD, values, key0, n, 0, dim);
         __syncthreads();
-        tti_gpu_scores<MATH, DIM>(d, dout, x, k_dim);
+        tti_gpu_scores<MATH, DIM>(dp, dout, x, k_dim);
         TTI_EACH_RESULT(2, i, j, r) {
-            int row = TTI_WARP_ROW(i, r), key = TTI_WARP_COLUMN(16, j, r), seen = row < rows && key < n && key0 + key <= (row0 + row) / u.group;
-            float p = seen ? expf(a.scale * c[i][j][r] - lse[row]) : 0.0f;
-            tti_gpu_put(ds + row * TTI_LD + key, p * (d[i][j][r] - delta[row]), MATH);
+            int row = TTI_WARP_ROW(i, r), key = TTI_WARP_COLUMN(16, j, r);
+            int seen = row < rows && key < n && key0 + key <= (row0 + row) / seq.group;
+            float p = seen ? expf(a.scale * score[i][j][r] - lse[row]) : 0.0f;
+            tti_gpu_put(ds + row * TTI_LD + key, p * (dp[i][j][r] - delta[row]), MATH);
         }
         __syncthreads();
         tti_gpu_fill<MATH, TTI_ROWS, DIM, 1>(x, TTI_LD, keys, key0, n, 0, dim);
@@ -950,39 +1432,49 @@ template <int MATH, int DIM> static __global__ void __launch_bounds__(256) tti_g
     }
     TTI_EACH_RESULT(DIM / 32, i, j, r) {
         int row = TTI_WARP_ROW(i, r), column = TTI_WARP_COLUMN(DIM / 4, j, r);
-        float *to = (float *)tti_gpu_line(tti_gpu_rows(a, u, a.dq, kv_head), row0 + (row < rows ? row : 0)) + column;
-        if (row < rows && column < dim) { *to += a.scale * dq[i][j][r]; }
+        tti_lines to = tti_gpu_rows(a, seq, a.dq, kv_head);
+        float *value = (float *)tti_gpu_line(to, row0 + (row < rows ? row : 0)) + column;
+        if (row < rows && column < dim) { *value += a.scale * dq[i][j][r]; }
     }
 }
-/* A block of keys goes over the rows that see it; scores stand turned, keys by rows. x holds in turn q, dout, and both turned. */
-template <int MATH, int DIM> static __global__ void __launch_bounds__(256) tti_gpu_attention_dkv_tiles(tt_attention_args a, const float *delta_all) {
+
+/* A block of keys goes over the rows that see it; scores stand turned, keys by rows. */
+template <int MATH, int DIM>
+static __global__ void __launch_bounds__(256)
+    tti_gpu_attention_dkv_tiles(tt_attention_args a, const float *delta_all) {
     typedef typename tti_mode<MATH>::element E;
     TTI_DYNAMIC_SHARED(shared);
-    E *k = (E *)shared, *v = k + TTI_ROWS * (DIM + TTI_PAD), *x = v + TTI_ROWS * (DIM + TTI_PAD), *s = x + DIM * TTI_LD;
+    E *k = (E *)shared, *v = k + TTI_ROWS * (DIM + TTI_PAD);
+    E *x = v + TTI_ROWS * (DIM + TTI_PAD);
+    E *s = x + DIM * TTI_LD;
     float *lse = (float *)(s + TTI_ROWS * TTI_LD), *delta = lse + TTI_ROWS;
-    const tti_heads u = tti_gpu_heads(a, (int)blockIdx.x);
-    const int kv_head = (int)blockIdx.z, dim = a.head_dim, k_dim = (dim + 15) / 16 * 16, all = u.tokens * u.group;
-    const int key0 = (int)blockIdx.y * TTI_ROWS, n = min(TTI_ROWS, u.tokens - key0);
-    const tti_lines queries = tti_gpu_rows(a, u, a.q, kv_head), douts = tti_gpu_rows(a, u, a.dout, kv_head);
-    float dk[2][DIM / 32][4], dv[2][DIM / 32][4], c[2][2][4], d[2][2][4];
+    const tti_heads seq = tti_gpu_heads(a, (int)blockIdx.x);
+    const int kv_head = (int)blockIdx.z, dim = a.head_dim, k_dim = (dim + 15) / 16 * 16;
+    const int all_rows = seq.tokens * seq.group;
+    const int key0 = (int)blockIdx.y * TTI_ROWS, n = min(TTI_ROWS, seq.tokens - key0);
+    const tti_lines keys = tti_gpu_keys(a, seq, a.k, kv_head), values = tti_gpu_keys(a, seq, a.v, kv_head);
+    const tti_lines queries = tti_gpu_rows(a, seq, a.q, kv_head);
+    const tti_lines douts = tti_gpu_rows(a, seq, a.dout, kv_head);
+    float dk[2][DIM / 32][4], dv[2][DIM / 32][4], score[2][2][4], dp[2][2][4];
     if (n <= 0) { return; }
     TTI_EACH_RESULT(DIM / 32, i, j, r) { dk[i][j][r] = dv[i][j][r] = 0.0f; }
-    tti_gpu_fill<MATH, TTI_ROWS, DIM, 0>(k, DIM + TTI_PAD, tti_gpu_keys(a, u, a.k, kv_head), key0, n, 0, dim);
-    tti_gpu_fill<MATH, TTI_ROWS, DIM, 0>(v, DIM + TTI_PAD, tti_gpu_keys(a, u, a.v, kv_head), key0, n, 0, dim);
-    for (int row0 = key0 * u.group; row0 < all; row0 += TTI_ROWS) {
-        const int rows = min(TTI_ROWS, all - row0);
-        tti_gpu_statistics(a, u, delta_all, kv_head, row0, rows, lse, delta);
+    tti_gpu_fill<MATH, TTI_ROWS, DIM, 0>(k, DIM + TTI_PAD, keys, key0, n, 0, dim);
+    tti_gpu_fill<MATH, TTI_ROWS, DIM, 0>(v, DIM + TTI_PAD, values, key0, n, 0, dim);
+    for (int row0 = key0 * seq.group; row0 < all_rows; row0 += TTI_ROWS) {
+        const int rows = min(TTI_ROWS, all_rows - row0);
+        tti_gpu_statistics(a, seq, delta_all, kv_head, row0, rows, lse, delta);
         tti_gpu_fill<MATH, TTI_ROWS, DIM, 0>(x, DIM + TTI_PAD, queries, row0, rows, 0, dim);
         __syncthreads();
-        tti_gpu_scores<MATH, DIM>(c, k, x, k_dim);
+        tti_gpu_scores<MATH, DIM>(score, k, x, k_dim);
         __syncthreads();
         tti_gpu_fill<MATH, TTI_ROWS, DIM, 0>(x, DIM + TTI_PAD, douts, row0, rows, 0, dim);
         __syncthreads();
-        tti_gpu_scores<MATH, DIM>(d, v, x, k_dim);
-        TTI_EACH_RESULT(2, i, j, r) {
-            int key = TTI_WARP_ROW(i, r), row = TTI_WARP_COLUMN(16, j, r), seen = row < rows && key < n && key0 + key <= (row0 + row) / u.group;
-            float p = seen ? expf(a.scale * c[i][j][r] - lse[row]) : 0.0f;
-            d[i][j][r] = p * (d[i][j][r] - delta[row]);
+        tti_gpu_scores<MATH, DIM>(dp, v, x, k_dim);
+        TTI_EACH_RESULT(2, i, j, r) {      /* p into the tile, ds stays in registers until dv is done */
+            int key = TTI_WARP_ROW(i, r), row = TTI_WARP_COLUMN(16, j, r);
+            int seen = row < rows && key < n && key0 + key <= (row0 + row) / seq.group;
+            float p = seen ? expf(a.scale * score[i][j][r] - lse[row]) : 0.0f;
+            dp[i][j][r] = p * (dp[i][j][r] - delta[row]);
             tti_gpu_put(s + key * TTI_LD + row, p, MATH);
         }
         __syncthreads();
@@ -990,7 +1482,9 @@ template <int MATH, int DIM> static __global__ void __launch_bounds__(256) tti_g
         __syncthreads();
         tti_gpu_attend<MATH, DIM>(dv, s, x);
         __syncthreads();
-        TTI_EACH_RESULT(2, i, j, r) { tti_gpu_put(s + TTI_WARP_ROW(i, r) * TTI_LD + TTI_WARP_COLUMN(16, j, r), d[i][j][r], MATH); }
+        TTI_EACH_RESULT(2, i, j, r) {
+            tti_gpu_put(s + TTI_WARP_ROW(i, r) * TTI_LD + TTI_WARP_COLUMN(16, j, r), dp[i][j][r], MATH);
+        }
         tti_gpu_fill<MATH, TTI_ROWS, DIM, 1>(x, TTI_LD, queries, row0, rows, 0, dim);
         __syncthreads();
         tti_gpu_attend<MATH, DIM>(dk, s, x);
@@ -998,69 +1492,111 @@ template <int MATH, int DIM> static __global__ void __launch_bounds__(256) tti_g
     }
     TTI_EACH_RESULT(DIM / 32, i, j, r) {
         int key = TTI_WARP_ROW(i, r), column = TTI_WARP_COLUMN(DIM / 4, j, r);
-        size_t at = (size_t)(u.first + key0 + key) * (size_t)a.n_kv_heads * (size_t)dim + (size_t)(kv_head * dim + column);
+        size_t row = (size_t)(seq.first + key0 + key);
+        size_t at = row * (size_t)a.n_kv_heads * (size_t)dim + (size_t)(kv_head * dim + column);
         if (key >= n || column >= dim) { continue; }
         if (a.dv) { a.dv[at] += dv[i][j][r]; }
         if (a.dk) { a.dk[at] += a.scale * dk[i][j][r]; }
     }
 }
 
-/* Decoding: one query per sequence, all heads of a group against the cache in chunks of TTI_ROWS keys, which TTI_SPLITS
- * blocks share (block z takes chunks z, z + TTI_SPLITS, ...). Each leaves max, sum and unscaled out of its keys; they are
- * put together in order. The grid depends on the number of sequences only. */
+/* ---- [tt:cuda.decode] attention of one query for each sequence ----
+ * All heads of a group against the cache in chunks of TTI_ROWS keys, which TTI_SPLITS blocks share (block z
+ * takes chunks z, z + TTI_SPLITS, ...), so that a long cache keeps the device busy. Each leaves max, sum
+ * and unscaled out of its keys; they are put together in order. The grid depends on the number of sequences
+ * only. */
 #define TTI_SPLITS 8
+
+/* Shared memory, all float, in this order.
+ *     tile              [TTI_ROWS][dim + 1]    a chunk of keys, then of its values
+ *     q, out            [group][dim] each      q scaled
+ *     p                 [group][TTI_ROWS]      scores, then exp(score - max)
+ *     max, sum, shrink  [group] each           as in the forward kernel */
 static size_t tti_cuda_decode_bytes(int group, int dim) {
-    return sizeof(float) * ((size_t)TTI_ROWS * (size_t)(dim + 1) + 2 * (size_t)group * (size_t)dim + (size_t)group * (TTI_ROWS + 3));
+    size_t heads = (size_t)group, channels = (size_t)dim;
+    return sizeof(float) * (TTI_ROWS * (channels + 1) + 2 * heads * channels + heads * (TTI_ROWS + 3));
 }
+
+/* The online softmax of a chunk: a warp for each head, two keys a lane. */
+static __device__ void tti_gpu_softmax_chunk(float *p, float *max, float *sum, float *shrink, int group) {
+    const int tid = (int)threadIdx.x, threads = (int)blockDim.x;
+    for (int h = tid / 32; h < group; h += threads / 32) {
+        float *s = p + h * TTI_ROWS + tid % 32, first = s[0], second = s[32];
+        float top = fmaxf(first, second), total;
+        for (int step = 16; step > 0; step /= 2) {
+            top = fmaxf(top, __shfl_xor_sync(0xFFFFFFFFu, top, step));
+        }
+        top = fmaxf(top, max[h]);
+        s[0] = first = expf(first - top);
+        s[32] = second = expf(second - top);
+        total = first + second;
+        for (int step = 16; step > 0; step /= 2) { total += __shfl_xor_sync(0xFFFFFFFFu, total, step); }
+        if (tid % 32 == 0) {
+            shrink[h] = expf(max[h] - top);
+            sum[h] = sum[h] * shrink[h] + total;
+            max[h] = top;
+        }
+    }
+}
+
+/* partial: [tokens][n_heads][TTI_SPLITS][dim + 2], out with its max and sum behind it. */
 static __global__ void __launch_bounds__(256) tti_gpu_attention_decode(tt_attention_args a, float *partial) {
     TTI_DYNAMIC_SHARED(shared);
-    const tti_heads u = tti_gpu_heads(a, (int)blockIdx.x);
-    const int kv_head = (int)blockIdx.y, dim = a.head_dim, group = u.group, n_keys = u.position + 1, tid = (int)threadIdx.x, threads = (int)blockDim.x;
-    float *tile = (float *)shared, *q = tile + TTI_ROWS * (dim + 1), *out = q + group * dim, *p = out + group * dim, *max = p + group * TTI_ROWS, *sum = max + group, *shrink = sum + group;
-    const tti_lines keys = tti_gpu_keys(a, u, a.k, kv_head), values = tti_gpu_keys(a, u, a.v, kv_head);
-    const float *query = tti_gpu_rows(a, u, a.q, kv_head).p;
-    for (int i = tid; i < group * dim; i += threads) { q[i] = a.scale * query[i]; out[i] = 0.0f; }
-    for (int i = tid; i < group; i += threads) { max[i] = -INFINITY; sum[i] = 0.0f; }
+    const tti_heads seq = tti_gpu_heads(a, (int)blockIdx.x);
+    const int kv_head = (int)blockIdx.y, dim = a.head_dim, group = seq.group, n_keys = seq.position + 1;
+    const int tid = (int)threadIdx.x, threads = (int)blockDim.x;
+    float *tile = (float *)shared;
+    float *q = tile + TTI_ROWS * (dim + 1), *out = q + group * dim;
+    float *p = out + group * dim;
+    float *max = p + group * TTI_ROWS, *sum = max + group, *shrink = sum + group;
+    const tti_lines keys = tti_gpu_keys(a, seq, a.k, kv_head), values = tti_gpu_keys(a, seq, a.v, kv_head);
+    const float *query = tti_gpu_rows(a, seq, a.q, kv_head).p;
+    size_t row;
+    for (int i = tid; i < group * dim; i += threads) {
+        q[i] = a.scale * query[i];
+        out[i] = 0.0f;
+    }
+    for (int i = tid; i < group; i += threads) {
+        max[i] = -INFINITY;
+        sum[i] = 0.0f;
+    }
     for (int key0 = (int)blockIdx.z * TTI_ROWS; key0 < n_keys; key0 += TTI_SPLITS * TTI_ROWS) {
         const int n = min(TTI_ROWS, n_keys - key0);
-        for (int i = tid; i < n * dim; i += threads) { tile[i / dim * (dim + 1) + i % dim] = tti_gpu_line(keys, key0 + i / dim)[i % dim]; }
+        for (int i = tid; i < n * dim; i += threads) {
+            tile[i / dim * (dim + 1) + i % dim] = tti_gpu_line(keys, key0 + i / dim)[i % dim];
+        }
         __syncthreads();
         for (int i = tid; i < group * TTI_ROWS; i += threads) {
             int key = i % TTI_ROWS;
             p[i] = key < n ? tti_gpu_dot(q + i / TTI_ROWS * dim, tile + key * (dim + 1), dim) : -INFINITY;
         }
         __syncthreads();
-        for (int h = tid / 32; h < group; h += threads / 32) {
-            float *s = p + h * TTI_ROWS + tid % 32, first = s[0], second = s[32], top = fmaxf(first, second), total;
-            for (int step = 16; step > 0; step /= 2) { top = fmaxf(top, __shfl_xor_sync(0xFFFFFFFFu, top, step)); }
-            top = fmaxf(top, max[h]);
-            s[0] = first = expf(first - top);
-            s[32] = second = expf(second - top);
-            total = first + second;
-            for (int step = 16; step > 0; step /= 2) { total += __shfl_xor_sync(0xFFFFFFFFu, total, step); }
-            if (tid % 32 == 0) {
-                shrink[h] = expf(max[h] - top);
-                sum[h] = sum[h] * shrink[h] + total;
-                max[h] = top;
-            }
+        tti_gpu_softmax_chunk(p, max, sum, shrink, group);
+        for (int i = tid; i < n * dim; i += threads) {
+            tile[i / dim * (dim + 1) + i % dim] = tti_gpu_line(values, key0 + i / dim)[i % dim];
         }
-        for (int i = tid; i < n * dim; i += threads) { tile[i / dim * (dim + 1) + i % dim] = tti_gpu_line(values, key0 + i / dim)[i % dim]; }
         __syncthreads();
         for (int i = tid; i < group * dim; i += threads) {
             const float *weights = p + i / dim * TTI_ROWS;
             float total = out[i] * shrink[i / dim];
-            for (int key = 0; key < n; key++) { total = fmaf(weights[key], tile[key * (dim + 1) + i % dim], total); }
+            for (int key = 0; key < n; key++) {
+                total = fmaf(weights[key], tile[key * (dim + 1) + i % dim], total);
+            }
             out[i] = total;
         }
         __syncthreads();
     }
-    partial += (((size_t)u.first * (size_t)a.n_heads + (size_t)(kv_head * group)) * TTI_SPLITS + blockIdx.z) * (size_t)(dim + 2);
+    row = (size_t)seq.first * (size_t)a.n_heads + (size_t)(kv_head * group);
+    partial += (row * TTI_SPLITS + blockIdx.z) * (size_t)(dim + 2);
     __syncthreads();
     for (int i = tid; i < group * (dim + 2); i += threads) {
         int h = i / (dim + 2), d = i % (dim + 2);
-        partial[(size_t)h * TTI_SPLITS * (size_t)(dim + 2) + (size_t)d] = d == dim ? max[h] : d > dim ? sum[h] : out[h * dim + d];
+        float value = d == dim ? max[h] : d > dim ? sum[h] : out[h * dim + d];
+        partial[(size_t)h * TTI_SPLITS * (size_t)(dim + 2) + (size_t)d] = value;
     }
 }
+
+/* A thread for each value of out puts the parts together. */
 static __global__ void tti_gpu_attention_decode_end(tt_attention_args a, const float *partial) {
     TTI_EACH_VALUE(i, (size_t)a.n_tokens * (size_t)a.n_heads * (size_t)a.head_dim) {
         size_t dim = (size_t)a.head_dim, row = i / dim, width = dim + 2;
@@ -1077,106 +1613,178 @@ static __global__ void tti_gpu_attention_decode_end(tt_attention_args a, const f
     }
 }
 
-/* Tile kernels by head_dim and math; all NULL where none fits the device. */
+/* The kernels in tiles for a head_dim and math; all NULL where none fits the device. */
 typedef struct tti_attention_kernels {
     void (*forward)(tt_attention_args);
-    void (*dq)(tt_attention_args, const float *), (*dkv)(tt_attention_args, const float *);
-    size_t forward_bytes, backward_bytes;
+    void (*dq)(tt_attention_args, const float *);
+    void (*dkv)(tt_attention_args, const float *);
+    size_t forward_bytes, backward_bytes;      /* of shared memory */
 } tti_attention_kernels;
-template <int MATH, int DIM> static tti_attention_kernels tti_cuda_attention_kernels_of(void) {
-    tti_attention_kernels k = {tti_gpu_attention_forward_tiles<MATH, DIM>, tti_gpu_attention_dq_tiles<MATH, DIM>, tti_gpu_attention_dkv_tiles<MATH, DIM>,
-                               tti_cuda_forward_bytes<MATH, DIM>(), tti_cuda_backward_bytes<MATH, DIM>()};
+
+template <int MATH, int DIM>
+static tti_attention_kernels tti_cuda_attention_kernels_of(void) {
+    tti_attention_kernels k;
+    k.forward = tti_gpu_attention_forward_tiles<MATH, DIM>;
+    k.dq = tti_gpu_attention_dq_tiles<MATH, DIM>;
+    k.dkv = tti_gpu_attention_dkv_tiles<MATH, DIM>;
+    k.forward_bytes = tti_cuda_forward_bytes<MATH, DIM>();
+    k.backward_bytes = tti_cuda_backward_bytes<MATH, DIM>();
     return k;
 }
-template <int MATH> static tti_attention_kernels tti_cuda_attention_kernels_at(int dim) {
-    return dim <= 64 ? tti_cuda_attention_kernels_of<MATH, 64>() : dim <= 128 ? tti_cuda_attention_kernels_of<MATH, 128>() : tti_cuda_attention_kernels_of<MATH, 256>();
+
+template <int MATH>
+static tti_attention_kernels tti_cuda_attention_kernels_at(int dim) {
+    if (dim <= 64) { return tti_cuda_attention_kernels_of<MATH, 64>(); }
+    if (dim <= 128) { return tti_cuda_attention_kernels_of<MATH, 128>(); }
+    return tti_cuda_attention_kernels_of<MATH, 256>();
 }
+
 static tti_attention_kernels tti_cuda_attention_kernels(const tti_cuda *cuda, int dim) {
     tti_attention_kernels k = TT_INIT;
     if (cuda->kernels == TT_CUDA_NAIVE || dim > 256) { return k; }
-    k = cuda->math == TT_CUDA_BF16 ? tti_cuda_attention_kernels_at<TT_CUDA_BF16>(dim)
-      : cuda->math == TT_CUDA_TF32 ? tti_cuda_attention_kernels_at<TT_CUDA_TF32>(dim) : tti_cuda_attention_kernels_at<TT_CUDA_F32>(dim);
+    switch (cuda->math) {
+    case TT_CUDA_BF16: k = tti_cuda_attention_kernels_at<TT_CUDA_BF16>(dim); break;
+    case TT_CUDA_TF32: k = tti_cuda_attention_kernels_at<TT_CUDA_TF32>(dim); break;
+    default: k = tti_cuda_attention_kernels_at<TT_CUDA_F32>(dim); break;
+    }
     if (k.forward_bytes > cuda->shared_limit) { k.forward = NULL; }
     if (k.backward_bytes > cuda->shared_limit) { k.dq = k.dkv = NULL; }
     return k;
 }
+
 static tt_status tti_cuda_attention_check(tt_context *ctx, const tt_attention_args *a) {
-    if (a->n_kv_heads >= 1 && a->n_heads % a->n_kv_heads == 0 && a->head_dim >= 1 && a->n_kv_heads <= 65535) { return TT_OK; }
-    return tt_fail(ctx, TT_ERR_ARG, "attention: n_heads %d, n_kv_heads %d, head_dim %d, expected a multiple and >= 1", a->n_heads, a->n_kv_heads, a->head_dim);
+    int divides = a->n_kv_heads >= 1 && a->n_heads % a->n_kv_heads == 0;
+    if (divides && a->head_dim >= 1 && a->n_kv_heads <= TTI_CUDA_GRID_LIMIT) { return TT_OK; }
+    return tt_fail(ctx, TT_ERR_ARG,
+                   "attention: n_heads %d, n_kv_heads %d, head_dim %d, expected a multiple and >= 1",
+                   a->n_heads, a->n_kv_heads, a->head_dim);
 }
+
 /* Most tokens in a sequence. */
 static int tti_cuda_longest(const tt_attention_args *a) {
     int s, longest = 0;
-    for (s = 0; s < a->n_sequences; s++) { if (a->host_offsets[s + 1] - a->host_offsets[s] > longest) { longest = a->host_offsets[s + 1] - a->host_offsets[s]; } }
+    for (s = 0; s < a->n_sequences; s++) {
+        int tokens = a->host_offsets[s + 1] - a->host_offsets[s];
+        if (tokens > longest) { longest = tokens; }
+    }
     return longest;
 }
+
+/* Blocks of TTI_ROWS rows in the longest sequence: a row is a token of one head of a group. */
+static size_t tti_cuda_row_blocks(const tt_attention_args *a) {
+    size_t rows = (size_t)tti_cuda_longest(a) * (size_t)(a->n_heads / a->n_kv_heads);
+    return (rows + TTI_ROWS - 1) / TTI_ROWS;
+}
+
+/* More shared memory than 48 KB has to be asked for. */
+template <class K>
+static tt_status tti_cuda_allow_shared(tt_context *ctx, K kernel, size_t bytes, const char *name) {
+    cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
+    return tti_cuda_check(ctx, error, name);
+}
+
 static tt_status tti_cuda_attention_decode(tt_context *ctx, const tt_attention_args *a, size_t bytes) {
     tti_cuda *cuda = tti_cuda_of(ctx);
-    size_t rows = (size_t)a->n_tokens * (size_t)a->n_heads;
-    float *partial = (float *)tti_cuda_scratch(ctx, TTI_SCRATCH_SUMS, rows * TTI_SPLITS * (size_t)(a->head_dim + 2) * sizeof(float));
+    size_t rows = (size_t)a->n_tokens * (size_t)a->n_heads, dim = (size_t)a->head_dim;
+    dim3 grid((unsigned)a->n_sequences, (unsigned)a->n_kv_heads, TTI_SPLITS);
+    unsigned end_grid = tti_cuda_grid(cuda, rows * dim);
+    float *partial =
+        (float *)tti_cuda_scratch(ctx, TTI_SCRATCH_SUMS, rows * TTI_SPLITS * (dim + 2) * sizeof(float));
     if (!partial) { return TT_ERR_MEM; }
-    if (tti_cuda_check(ctx, cudaFuncSetAttribute(tti_gpu_attention_decode, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes), "attention_decode") != TT_OK) { return TT_ERR_DEVICE; }
-    TTI_LAUNCH(cuda, tti_gpu_attention_decode, dim3((unsigned)a->n_sequences, (unsigned)a->n_kv_heads, TTI_SPLITS), TTI_CUDA_THREADS, bytes, *a, partial);
-    TTI_LAUNCH(cuda, tti_gpu_attention_decode_end, tti_cuda_grid(cuda, rows * (size_t)a->head_dim), TTI_CUDA_THREADS, 0, *a, partial);
+    if (tti_cuda_allow_shared(ctx, tti_gpu_attention_decode, bytes, "attention_decode") != TT_OK) {
+        return TT_ERR_DEVICE;
+    }
+    TTI_LAUNCH(cuda, tti_gpu_attention_decode, grid, TTI_CUDA_THREADS, bytes, *a, partial);
+    TTI_LAUNCH(cuda, tti_gpu_attention_decode_end, end_grid, TTI_CUDA_THREADS, 0, *a, partial);
     return tti_cuda_launched(ctx, "attention_decode");
 }
+
 static tt_status tti_cuda_attention_forward(tt_context *ctx, const tt_attention_args *a) {
     tti_cuda *cuda = tti_cuda_of(ctx);
     tti_attention_kernels k;
-    int longest, group;
-    size_t decode_bytes;
+    int longest, single;
+    size_t blocks, decode_bytes;
     if (tti_cuda_attention_check(ctx, a) != TT_OK) { return TT_ERR_ARG; }
     longest = tti_cuda_longest(a);
     if (longest == 0) { return TT_OK; }
-    group = a->n_heads / a->n_kv_heads;
-    decode_bytes = tti_cuda_decode_bytes(group, a->head_dim);
-    if (cuda->kernels == TT_CUDA_FAST && a->query_start && longest == 1 && a->n_tokens == a->n_sequences && decode_bytes <= cuda->shared_limit) {
+    single = a->query_start && longest == 1 && a->n_tokens == a->n_sequences;
+    decode_bytes = tti_cuda_decode_bytes(a->n_heads / a->n_kv_heads, a->head_dim);
+    if (cuda->kernels == TT_CUDA_FAST && single && decode_bytes <= cuda->shared_limit) {
         return tti_cuda_attention_decode(ctx, a, decode_bytes);
     }
     k = tti_cuda_attention_kernels(cuda, a->head_dim);
-    if (k.forward && (longest * (size_t)group + TTI_ROWS - 1) / TTI_ROWS <= 65535) {
-        dim3 grid((unsigned)a->n_sequences, (unsigned)((longest * group + TTI_ROWS - 1) / TTI_ROWS), (unsigned)a->n_kv_heads);
-        if (tti_cuda_check(ctx, cudaFuncSetAttribute(k.forward, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)k.forward_bytes), "attention_forward") != TT_OK) { return TT_ERR_DEVICE; }
+    blocks = tti_cuda_row_blocks(a);
+    if (k.forward && blocks <= TTI_CUDA_GRID_LIMIT) {
+        dim3 grid((unsigned)a->n_sequences, (unsigned)blocks, (unsigned)a->n_kv_heads);
+        if (tti_cuda_allow_shared(ctx, k.forward, k.forward_bytes, "attention_forward") != TT_OK) {
+            return TT_ERR_DEVICE;
+        }
         TTI_LAUNCH(cuda, k.forward, grid, TTI_CUDA_THREADS, k.forward_bytes, *a);
     } else {
-        TTI_LAUNCH(cuda, tti_gpu_attention_forward, tti_cuda_grid(cuda, (size_t)a->n_tokens * (size_t)a->n_heads), TTI_CUDA_THREADS, 0, *a);
+        unsigned grid = tti_cuda_grid(cuda, (size_t)a->n_tokens * (size_t)a->n_heads);
+        TTI_LAUNCH(cuda, tti_gpu_attention_forward, grid, TTI_CUDA_THREADS, 0, *a);
     }
     return tti_cuda_launched(ctx, "attention_forward");
 }
-static tt_status tti_cuda_attention_backward_tiles(tt_context *ctx, const tt_attention_args *a, const tti_attention_kernels *k, const float *delta) {
+
+static tt_status tti_cuda_attention_backward_tiles(tt_context *ctx, const tt_attention_args *a,
+                                                   const tti_attention_kernels *k, const float *delta) {
     tti_cuda *cuda = tti_cuda_of(ctx);
-    unsigned longest = (unsigned)tti_cuda_longest(a), group = (unsigned)(a->n_heads / a->n_kv_heads);
-    dim3 rows((unsigned)a->n_sequences, (longest * group + TTI_ROWS - 1) / TTI_ROWS, (unsigned)a->n_kv_heads);
-    dim3 keys((unsigned)a->n_sequences, (longest + TTI_ROWS - 1) / TTI_ROWS, (unsigned)a->n_kv_heads);
-    if (tti_cuda_check(ctx, cudaFuncSetAttribute(k->dq, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)k->backward_bytes), "attention_dq") != TT_OK) { return TT_ERR_DEVICE; }
-    if (tti_cuda_check(ctx, cudaFuncSetAttribute(k->dkv, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)k->backward_bytes), "attention_dkv") != TT_OK) { return TT_ERR_DEVICE; }
+    unsigned key_blocks = ((unsigned)tti_cuda_longest(a) + TTI_ROWS - 1) / TTI_ROWS;
+    dim3 rows((unsigned)a->n_sequences, (unsigned)tti_cuda_row_blocks(a), (unsigned)a->n_kv_heads);
+    dim3 keys((unsigned)a->n_sequences, key_blocks, (unsigned)a->n_kv_heads);
+    if (tti_cuda_allow_shared(ctx, k->dq, k->backward_bytes, "attention_dq") != TT_OK) {
+        return TT_ERR_DEVICE;
+    }
+    if (tti_cuda_allow_shared(ctx, k->dkv, k->backward_bytes, "attention_dkv") != TT_OK) {
+        return TT_ERR_DEVICE;
+    }
     if (a->dq) { TTI_LAUNCH(cuda, k->dq, rows, TTI_CUDA_THREADS, k->backward_bytes, *a, delta); }
     if (a->dk || a->dv) { TTI_LAUNCH(cuda, k->dkv, keys, TTI_CUDA_THREADS, k->backward_bytes, *a, delta); }
     return tti_cuda_launched(ctx, "attention_backward");
 }
+
 static tt_status tti_cuda_attention_backward(tt_context *ctx, const tt_attention_args *a) {
     tti_cuda *cuda = tti_cuda_of(ctx);
-    size_t rows = (size_t)a->n_tokens * (size_t)a->n_heads;
+    size_t rows = (size_t)a->n_tokens * (size_t)a->n_heads, keys;
     tti_attention_kernels k;
     float *delta;
     if (tti_cuda_attention_check(ctx, a) != TT_OK) { return TT_ERR_ARG; }
-    if (a->query_start || a->key_start || !a->lse) { return tt_fail(ctx, TT_ERR_ARG, "attention_backward: expected packed sequences and lse"); }
+    if (a->query_start || a->key_start || !a->lse) {
+        return tt_fail(ctx, TT_ERR_ARG, "attention_backward: expected packed sequences and lse");
+    }
     if (rows == 0) { return TT_OK; }
     delta = (float *)tti_cuda_scratch(ctx, TTI_SCRATCH_SUMS, rows * sizeof(float));
     if (!delta) { return TT_ERR_MEM; }
-    TTI_LAUNCH(cuda, tti_gpu_attention_delta, (unsigned)((rows + 7) / 8), TTI_CUDA_THREADS, 0, delta, a->dout, a->out, rows, a->head_dim);
+    TTI_LAUNCH(cuda, tti_gpu_attention_delta, (unsigned)((rows + 7) / 8), TTI_CUDA_THREADS, 0, delta, a->dout,
+               a->out, rows, a->head_dim);
     k = tti_cuda_attention_kernels(cuda, a->head_dim);
-    if (k.dq && ((size_t)tti_cuda_longest(a) * (size_t)(a->n_heads / a->n_kv_heads) + TTI_ROWS - 1) / TTI_ROWS <= 65535) { return tti_cuda_attention_backward_tiles(ctx, a, &k, delta); }
-    if (a->dq) { TTI_LAUNCH(cuda, tti_gpu_attention_dq, tti_cuda_grid(cuda, rows), TTI_CUDA_THREADS, 0, *a, delta); }
-    if (a->dk || a->dv) { TTI_LAUNCH(cuda, tti_gpu_attention_dkv, tti_cuda_grid(cuda, (size_t)a->n_tokens * (size_t)a->n_kv_heads), TTI_CUDA_THREADS, 0, *a, delta); }
+    if (k.dq && tti_cuda_row_blocks(a) <= TTI_CUDA_GRID_LIMIT) {
+        return tti_cuda_attention_backward_tiles(ctx, a, &k, delta);
+    }
+    keys = (size_t)a->n_tokens * (size_t)a->n_kv_heads;
+    if (a->dq) {
+        TTI_LAUNCH(cuda, tti_gpu_attention_dq, tti_cuda_grid(cuda, rows), TTI_CUDA_THREADS, 0, *a, delta);
+    }
+    if (a->dk || a->dv) {
+        TTI_LAUNCH(cuda, tti_gpu_attention_dkv, tti_cuda_grid(cuda, keys), TTI_CUDA_THREADS, 0, *a, delta);
+    }
     return tti_cuda_launched(ctx, "attention_backward");
 }
 
-/* ---- log-probs ----
- * Logits exist only as a block of TTI_CUDA_VOCAB_ROWS x TTI_CUDA_VOCAB_BLOCK: gemm makes it, a scan folds it into each
- * row's online softmax. Backward makes the same blocks again and turns them into dz in place. Row blocks go in order, so
- * that dw's chains run over the rows one after the other. */
-typedef struct tti_cuda_softmax { float max, target; double sum, dot; } tti_cuda_softmax;      /* as in chapter 2 */
+/* ---- [tt:cuda.logprobs] log-probs of tokens, without the logits ----
+ *     z = x w' / temperature,  logprob = z[target] - log sum exp z,  p = softmax(z),  H = -sum p log p
+ * Logits exist only as a block of TTI_CUDA_VOCAB_ROWS x TTI_CUDA_VOCAB_BLOCK: gemm makes it, a scan folds
+ * it into each row's online softmax. Backward makes the same blocks again and turns them into dz in place.
+ * Row blocks go in order, so that dw's chains run over the rows one after the other. */
+
+/* Of the columns seen: largest z, z of the target, and with e = exp(z - max) sum of e and of e (z - max);
+ * as in chapter 2. */
+typedef struct tti_cuda_softmax {
+    float max, target;
+    double sum, dot;
+} tti_cuda_softmax;
+
 typedef struct tti_cuda_logits {
     float *z;
     size_t stride, columns, column, vocab;      /* of z; of this block; its first; of all blocks */
@@ -1187,24 +1795,29 @@ typedef struct tti_cuda_logits {
     const float *dlogprobs, *dentropy;
 } tti_cuda_logits;
 
+/* p log p of a p that underflows is 0: no log-prob below this, the log of the smallest float, is taken. */
+#define TTI_LEAST_LOG -104.0f
+
 /* A block of threads for each row: its part of z joins the row's softmax; the last part gives the results. */
 static __global__ void tti_gpu_logits_scan(tti_cuda_logits l) {
     const size_t row = blockIdx.x, target = (size_t)l.targets[row];
     const float *z = l.z + row * l.stride;
     float top = -INFINITY, sum = 0.0f, dot = 0.0f;
-    for (size_t i = threadIdx.x; i < l.columns; i += blockDim.x) { top = fmaxf(top, z[i] * l.inv_temperature); }
+    for (size_t i = threadIdx.x; i < l.columns; i += blockDim.x) {
+        top = fmaxf(top, z[i] * l.inv_temperature);
+    }
     top = tti_gpu_max(top);
     if (l.column > 0) { top = fmaxf(top, l.states[row].max); }
     for (size_t i = threadIdx.x; i < l.columns; i += blockDim.x) {
         float d = z[i] * l.inv_temperature - top, e = expf(d);
         sum += e;
-        dot = fmaf(e, fmaxf(-104.0f, d), dot);
+        dot = fmaf(e, fmaxf(TTI_LEAST_LOG, d), dot);
     }
     sum = tti_gpu_sum(sum);
     dot = tti_gpu_sum(dot);
     if (threadIdx.x == 0) {
         tti_cuda_softmax s = {top, 0.0f, 0.0, 0.0};
-        if (l.column > 0) {
+        if (l.column > 0) {                 /* what came before, relative to the new maximum */
             s = l.states[row];
             double gap = (double)s.max - (double)top, shrink = exp(gap);
             s.dot = (s.dot + s.sum * gap) * shrink;
@@ -1213,7 +1826,9 @@ static __global__ void tti_gpu_logits_scan(tti_cuda_logits l) {
         }
         s.sum += (double)sum;
         s.dot += (double)dot;
-        if (target >= l.column && target - l.column < l.columns) { s.target = z[target - l.column] * l.inv_temperature; }
+        if (target >= l.column && target - l.column < l.columns) {
+            s.target = z[target - l.column] * l.inv_temperature;
+        }
         l.states[row] = s;
         if (l.column + l.columns == l.vocab) {
             double log_sum = log(s.sum);
@@ -1223,36 +1838,49 @@ static __global__ void tti_gpu_logits_scan(tti_cuda_logits l) {
         }
     }
 }
+
 /* dz = inv_temperature (dlogp (1[target] - p) - dH p (log p + H)), over z in place. */
 static __global__ void tti_gpu_logits_back(tti_cuda_logits l, size_t rows) {
     TTI_EACH_VALUE(i, rows * l.columns) {
         size_t row = i / l.columns, column = l.column + i % l.columns;
-        float dlogp = l.dlogprobs ? l.dlogprobs[row] : 0.0f, dh = l.dentropy ? l.dentropy[row] : 0.0f, h = l.dentropy ? l.entropy[row] : 0.0f;
+        float dlogp = l.dlogprobs ? l.dlogprobs[row] : 0.0f;
+        float dh = l.dentropy ? l.dentropy[row] : 0.0f, h = l.dentropy ? l.entropy[row] : 0.0f;
         float logp = l.z[i] * l.inv_temperature - l.lse[row];
-        float dz = -expf(logp) * fmaf(dh, fmaxf(-104.0f, logp) + h, dlogp);
+        float dz = -expf(logp) * fmaf(dh, fmaxf(TTI_LEAST_LOG, logp) + h, dlogp);
         l.z[i] = l.inv_temperature * (column == (size_t)l.targets[row] ? dz + dlogp : dz);
     }
 }
-static void tti_cuda_logits_gemm(tt_gemm_args *g, const tt_logprobs_args *a, float *z, size_t row, size_t rows, size_t column, size_t columns) {
+
+/* z [rows, columns] = x w' of a block: rows of x from `row` on, rows of w from l's column on. */
+static void tti_cuda_logits_gemm(tt_gemm_args *g, const tt_logprobs_args *a, const tti_cuda_logits *l,
+                                 size_t row, size_t rows) {
     memset(g, 0, sizeof *g);
     g->m = (int)rows;
-    g->n = g->ldc = (int)columns;
+    g->n = g->ldc = (int)l->columns;
     g->k = g->lda = g->ldb = a->dim;
     g->transpose_b = 1;
     g->a = a->x + row * (size_t)a->dim;
-    g->b = a->w + column * (size_t)a->dim;
-    g->c = z;
+    g->b = a->w + l->column * (size_t)a->dim;
+    g->c = l->z;
 }
+
+static size_t tti_cuda_least(size_t a, size_t b) { return a < b ? a : b; }
+
 /* Scratch memory, and what all blocks share. */
-static tt_status tti_cuda_logits_block(tt_context *ctx, const tt_logprobs_args *a, tti_cuda_logits *l) {
-    size_t rows = (size_t)a->n < TTI_CUDA_VOCAB_ROWS ? (size_t)a->n : TTI_CUDA_VOCAB_ROWS, columns = (size_t)a->vocab < TTI_CUDA_VOCAB_BLOCK ? (size_t)a->vocab : TTI_CUDA_VOCAB_BLOCK;
+static tt_status tti_cuda_logits_begin(tt_context *ctx, const tt_logprobs_args *a, tti_cuda_logits *l) {
+    size_t rows = tti_cuda_least((size_t)a->n, TTI_CUDA_VOCAB_ROWS);
+    size_t columns = tti_cuda_least((size_t)a->vocab, TTI_CUDA_VOCAB_BLOCK);
+    void *states;
     memset(l, 0, sizeof *l);
     l->vocab = (size_t)a->vocab;
     l->inv_temperature = a->inv_temperature;
     l->z = (float *)tti_cuda_scratch(ctx, TTI_SCRATCH_LOGITS, rows * columns * sizeof(float));
-    l->states = l->z ? (tti_cuda_softmax *)tti_cuda_scratch(ctx, TTI_SCRATCH_STATES, rows * sizeof(tti_cuda_softmax)) : NULL;
+    if (!l->z) { return TT_ERR_MEM; }
+    states = tti_cuda_scratch(ctx, TTI_SCRATCH_STATES, rows * sizeof(tti_cuda_softmax));
+    l->states = (tti_cuda_softmax *)states;
     return l->states ? TT_OK : TT_ERR_MEM;
 }
+
 /* The pointers of a block of rows. */
 static void tti_cuda_logits_rows(tti_cuda_logits *l, const tt_logprobs_args *a, size_t row) {
     l->targets = a->targets + row;
@@ -1262,6 +1890,13 @@ static void tti_cuda_logits_rows(tti_cuda_logits *l, const tt_logprobs_args *a, 
     l->dlogprobs = a->dlogprobs ? a->dlogprobs + row : NULL;
     l->dentropy = a->dentropy ? a->dentropy + row : NULL;
 }
+
+/* The next block of columns, from `column` on. */
+static void tti_cuda_logits_columns(tti_cuda_logits *l, size_t column) {
+    l->column = column;
+    l->columns = l->stride = tti_cuda_least(l->vocab - column, TTI_CUDA_VOCAB_BLOCK);
+}
+
 static tt_status tti_cuda_logprobs_forward(tt_context *ctx, const tt_logprobs_args *a) {
     size_t n = (size_t)a->n, vocab = (size_t)a->vocab, row, rows, column;
     tti_cuda *cuda = tti_cuda_of(ctx);
@@ -1269,14 +1904,13 @@ static tt_status tti_cuda_logprobs_forward(tt_context *ctx, const tt_logprobs_ar
     tt_gemm_args g;
     tti_cuda_logits l;
     if (n == 0) { return TT_OK; }
-    if (tti_cuda_logits_block(ctx, a, &l) != TT_OK) { return TT_ERR_MEM; }
+    if (tti_cuda_logits_begin(ctx, a, &l) != TT_OK) { return TT_ERR_MEM; }
     for (row = 0; row < n; row += rows) {
-        rows = n - row < TTI_CUDA_VOCAB_ROWS ? n - row : TTI_CUDA_VOCAB_ROWS;
+        rows = tti_cuda_least(n - row, TTI_CUDA_VOCAB_ROWS);
         tti_cuda_logits_rows(&l, a, row);
         for (column = 0; column < vocab; column += l.columns) {
-            l.column = column;
-            l.columns = l.stride = vocab - column < TTI_CUDA_VOCAB_BLOCK ? vocab - column : TTI_CUDA_VOCAB_BLOCK;
-            tti_cuda_logits_gemm(&g, a, l.z, row, rows, column, l.columns);
+            tti_cuda_logits_columns(&l, column);
+            tti_cuda_logits_gemm(&g, a, &l, row, rows);
             status = tti_cuda_gemm(ctx, &g);
             if (status != TT_OK) { return status; }
             TTI_LAUNCH(cuda, tti_gpu_logits_scan, (unsigned)rows, TTI_CUDA_THREADS, 0, l);
@@ -1284,53 +1918,67 @@ static tt_status tti_cuda_logprobs_forward(tt_context *ctx, const tt_logprobs_ar
     }
     return tti_cuda_launched(ctx, "logits_scan");
 }
+
+/* dz of a block in the place of z, and dx += dz w, dw += dz' x. */
+static tt_status tti_cuda_logprobs_back(tt_context *ctx, const tt_logprobs_args *a, const tti_cuda_logits *l,
+                                        size_t row, size_t rows) {
+    tti_cuda *cuda = tti_cuda_of(ctx);
+    unsigned grid = tti_cuda_grid(cuda, rows * l->columns);
+    tt_gemm_args g;
+    tt_status status;
+    tti_cuda_logits_gemm(&g, a, l, row, rows);
+    status = tti_cuda_gemm(ctx, &g);
+    if (status != TT_OK) { return status; }
+    TTI_LAUNCH(cuda, tti_gpu_logits_back, grid, TTI_CUDA_THREADS, 0, *l, rows);
+    status = tti_cuda_launched(ctx, "logits_back");
+    g.a = l->z;
+    g.accumulate = 1;
+    g.n = g.ldc = g.ldb = a->dim;
+    g.lda = (int)l->columns;
+    g.transpose_b = 0;
+    if (a->dx && status == TT_OK) {
+        g.k = (int)l->columns;
+        g.c = a->dx + row * (size_t)a->dim;
+        status = tti_cuda_gemm(ctx, &g);
+    }
+    if (a->dw && status == TT_OK) {
+        g.transpose_a = 1;
+        g.m = (int)l->columns;
+        g.k = (int)rows;
+        g.b = a->x + row * (size_t)a->dim;
+        g.c = a->dw + l->column * (size_t)a->dim;
+        status = tti_cuda_gemm(ctx, &g);
+    }
+    return status;
+}
+
 static tt_status tti_cuda_logprobs_backward(tt_context *ctx, const tt_logprobs_args *a) {
     size_t n = (size_t)a->n, vocab = (size_t)a->vocab, row, rows, column;
-    tti_cuda *cuda = tti_cuda_of(ctx);
     tt_status status = TT_OK;
-    tt_gemm_args g;
     tti_cuda_logits l;
-    if (a->dentropy && !a->entropy) { return tt_fail(ctx, TT_ERR_ARG, "logprobs_backward: dentropy without entropy"); }
+    if (a->dentropy && !a->entropy) {
+        return tt_fail(ctx, TT_ERR_ARG, "logprobs_backward: dentropy without entropy");
+    }
     if (n == 0) { return TT_OK; }
-    if (tti_cuda_logits_block(ctx, a, &l) != TT_OK) { return TT_ERR_MEM; }
+    if (tti_cuda_logits_begin(ctx, a, &l) != TT_OK) { return TT_ERR_MEM; }
     for (row = 0; row < n && status == TT_OK; row += rows) {
-        rows = n - row < TTI_CUDA_VOCAB_ROWS ? n - row : TTI_CUDA_VOCAB_ROWS;
+        rows = tti_cuda_least(n - row, TTI_CUDA_VOCAB_ROWS);
         tti_cuda_logits_rows(&l, a, row);
         for (column = 0; column < vocab && status == TT_OK; column += l.columns) {
-            l.column = column;
-            l.columns = l.stride = vocab - column < TTI_CUDA_VOCAB_BLOCK ? vocab - column : TTI_CUDA_VOCAB_BLOCK;
-            tti_cuda_logits_gemm(&g, a, l.z, row, rows, column, l.columns);
-            status = tti_cuda_gemm(ctx, &g);
-            if (status != TT_OK) { return status; }
-            TTI_LAUNCH(cuda, tti_gpu_logits_back, tti_cuda_grid(cuda, rows * l.columns), TTI_CUDA_THREADS, 0, l, rows);
-            status = tti_cuda_launched(ctx, "logits_back");
-            g.a = l.z;
-            g.accumulate = 1;
-            g.n = g.ldc = g.ldb = a->dim;
-            g.lda = (int)l.columns;
-            g.transpose_b = 0;
-            if (a->dx && status == TT_OK) {          /* dx += dz w */
-                g.k = (int)l.columns;
-                g.c = a->dx + row * (size_t)a->dim;
-                status = tti_cuda_gemm(ctx, &g);
-            }
-            if (a->dw && status == TT_OK) {          /* dw += dz' x */
-                g.transpose_a = 1;
-                g.m = (int)l.columns;
-                g.k = (int)rows;
-                g.b = a->x + row * (size_t)a->dim;
-                g.c = a->dw + column * (size_t)a->dim;
-                status = tti_cuda_gemm(ctx, &g);
-            }
+            tti_cuda_logits_columns(&l, column);
+            status = tti_cuda_logprobs_back(ctx, a, &l, row, rows);
         }
     }
     return status;
 }
 
-/* ---- sampling ----
- * A block of threads for each row, each thread with a run of columns beside the others'. */
+/* ---- [tt:cuda.sample] sampling ----
+ * A token of each row: the first whose probabilities, added from column 0 on, pass u times their sum. A
+ * block of threads for each row, each thread with a run of columns beside the others'. */
 static __device__ int tti_gpu_min(int value) {
-    for (int step = 16; step > 0; step /= 2) { value = min(value, __shfl_xor_sync(0xFFFFFFFFu, value, step)); }
+    for (int step = 16; step > 0; step /= 2) {
+        value = min(value, __shfl_xor_sync(0xFFFFFFFFu, value, step));
+    }
     __shared__ int parts[32];
     if (threadIdx.x % 32 == 0) { parts[threadIdx.x / 32] = value; }
     __syncthreads();
@@ -1339,17 +1987,21 @@ static __device__ int tti_gpu_min(int value) {
     __syncthreads();
     return value;
 }
+
 static __global__ void __launch_bounds__(256) tti_gpu_sample(tt_sample_args a) {
     __shared__ double sums[TTI_CUDA_THREADS];
     const float *z = a.logits + (size_t)blockIdx.x * (size_t)a.vocab;
-    const int each = (a.vocab + TTI_CUDA_THREADS - 1) / TTI_CUDA_THREADS, begin = min(a.vocab, (int)threadIdx.x * each), end = min(a.vocab, begin + each);
+    const int each = (a.vocab + TTI_CUDA_THREADS - 1) / TTI_CUDA_THREADS;
+    const int begin = min(a.vocab, (int)threadIdx.x * each), end = min(a.vocab, begin + each);
     float top = -INFINITY;
     double mass = 0, want = 0;
-    int token = INT_MAX, last = -1, i;      /* last: of some probability */
+    int token = INT_MAX, last = -1, i;      /* last: of those with some probability */
     for (i = (int)threadIdx.x; i < a.vocab; i += TTI_CUDA_THREADS) { top = fmaxf(top, z[i]); }
     top = tti_gpu_max(top);
     if (a.greedy) {
-        for (i = end - 1; i >= begin; i--) { if (z[i] == top) { token = i; } }
+        for (i = end - 1; i >= begin; i--) {
+            if (z[i] == top) { token = i; }
+        }
     } else {
         for (i = begin; i < end; i++) { mass += (double)expf((z[i] - top) * a.inv_temperature); }
         sums[threadIdx.x] = mass;
@@ -1357,7 +2009,8 @@ static __global__ void __launch_bounds__(256) tti_gpu_sample(tt_sample_args a) {
         for (i = 0; i < TTI_CUDA_THREADS; i++) { want += sums[i]; }
         want *= a.u[blockIdx.x];
         for (mass = 0, i = 0; i < (int)threadIdx.x; i++) { mass += sums[i]; }
-        for (i = begin; i < end && token == INT_MAX; i++) {      /* the first thread in whose run the mass is reached has it */
+        /* several threads may pass the mass, because each adds in its own order; the first column has it */
+        for (i = begin; i < end && token == INT_MAX; i++) {
             double weight = (double)expf((z[i] - top) * a.inv_temperature);
             mass += weight;
             if (weight > 0) { last = i; }
@@ -1368,36 +2021,45 @@ static __global__ void __launch_bounds__(256) tti_gpu_sample(tt_sample_args a) {
     last = -tti_gpu_min(-last);
     if (threadIdx.x == 0) { a.tokens[blockIdx.x] = token < a.vocab ? token : max(last, 0); }
 }
+
+/* The log-probs come from the scan of logprobs_forward, in its blocks: the bits are those of training. */
 static tt_status tti_cuda_sample(tt_context *ctx, const tt_sample_args *a) {
     tti_cuda *cuda = tti_cuda_of(ctx);
-    size_t vocab = (size_t)a->vocab;
+    size_t vocab = (size_t)a->vocab, bytes = (size_t)a->n * sizeof(tti_cuda_softmax);
     tti_cuda_logits l = TT_INIT;
     if (a->n <= 0) { return TT_OK; }
-    l.states = (tti_cuda_softmax *)tti_cuda_scratch(ctx, TTI_SCRATCH_STATES, (size_t)a->n * sizeof *l.states);
+    l.states = (tti_cuda_softmax *)tti_cuda_scratch(ctx, TTI_SCRATCH_STATES, bytes);
     if (!l.states) { return TT_ERR_MEM; }
     TTI_LAUNCH(cuda, tti_gpu_sample, (unsigned)a->n, TTI_CUDA_THREADS, 0, *a);
     l.stride = l.vocab = vocab;
     l.inv_temperature = a->inv_temperature;
     l.targets = a->tokens;
     l.logprobs = a->logprobs;
-    for (l.column = 0; l.column < vocab; l.column += l.columns) {      /* in the blocks of logprobs_forward, for the same bits */
-        l.columns = vocab - l.column < TTI_CUDA_VOCAB_BLOCK ? vocab - l.column : TTI_CUDA_VOCAB_BLOCK;
+    for (l.column = 0; l.column < vocab; l.column += l.columns) {
+        l.columns = tti_cuda_least(vocab - l.column, TTI_CUDA_VOCAB_BLOCK);
         l.z = (float *)(uintptr_t)a->logits + l.column;
         TTI_LAUNCH(cuda, tti_gpu_logits_scan, (unsigned)a->n, TTI_CUDA_THREADS, 0, l);
     }
     return tti_cuda_launched(ctx, "sample");
 }
 
-/* ---- rows ---- */
-static __global__ void tti_gpu_gather_rows(float *y, const float *x, const int32_t *rows, size_t n, size_t dim) {
+/* ---- [tt:cuda.rows] rows and columns ----
+ * x, y [n, dim]: gather y[i] = x[rows[i]], scatter y[rows[i]] = x[i], add dx[rows[i]] += dy[i]. */
+static __global__ void tti_gpu_gather_rows(float *y, const float *x, const int32_t *rows, size_t n,
+                                           size_t dim) {
     TTI_EACH_VALUE(i, n * dim) { y[i] = x[(size_t)rows[i / dim] * dim + i % dim]; }
 }
-static __global__ void tti_gpu_scatter_rows(float *y, const float *x, const int32_t *rows, size_t n, size_t dim) {
+
+static __global__ void tti_gpu_scatter_rows(float *y, const float *x, const int32_t *rows, size_t n,
+                                            size_t dim) {
     TTI_EACH_VALUE(i, n * dim) { y[(size_t)rows[i / dim] * dim + i % dim] = x[i]; }
 }
-/* next[i]: the next j > i with the same row, or n; later[j] = 1 if j is the next of some i. A warp for each i. */
+
+/* next[i]: the next j > i with the same row, or n; later[j] = 1 if j is the next of some i. A warp for each
+ * i. */
 static __global__ void tti_gpu_chain_rows(int32_t *next, int32_t *later, const int32_t *rows, int n) {
-    int i = (int)(blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32), lane = (int)(threadIdx.x % 32), found = n;
+    int i = (int)(blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32), lane = (int)(threadIdx.x % 32);
+    int found = n;
     for (int j0 = i + 1; j0 < n && found == n; j0 += 32) {
         unsigned hits = __ballot_sync(0xFFFFFFFFu, j0 + lane < n && rows[j0 + lane] == rows[i]);
         if (hits) { found = j0 + __ffs((int)hits) - 1; }
@@ -1407,8 +2069,10 @@ static __global__ void tti_gpu_chain_rows(int32_t *next, int32_t *later, const i
         if (found < n) { later[found] = 1; }
     }
 }
-/* The first of each row's occurrences adds them all, in order. */
-static __global__ void tti_gpu_add_rows(float *dx, const float *dy, const int32_t *rows, const int32_t *next, const int32_t *later, int n, size_t dim) {
+
+/* The first of each row's occurrences adds them all, in order: no two threads write to one place. */
+static __global__ void tti_gpu_add_rows(float *dx, const float *dy, const int32_t *rows, const int32_t *next,
+                                        const int32_t *later, int n, size_t dim) {
     int i = (int)blockIdx.x;
     size_t d = (size_t)blockIdx.y * blockDim.x + threadIdx.x;
     if (later[i] || d >= dim) { return; }
@@ -1416,47 +2080,71 @@ static __global__ void tti_gpu_add_rows(float *dx, const float *dy, const int32_
     for (; i < n; i = next[i]) { sum += dy[(size_t)i * dim + d]; }
     *to = sum;
 }
-static tt_status tti_cuda_gather_rows(tt_context *ctx, float *y, const float *x, const int32_t *rows, int n, int dim) {
+
+static tt_status tti_cuda_gather_rows(tt_context *ctx, float *y, const float *x, const int32_t *rows, int n,
+                                      int dim) {
     TTI_LAUNCH_VALUES(ctx, tti_gpu_gather_rows, (size_t)n * (size_t)dim, y, x, rows, (size_t)n, (size_t)dim);
 }
-static tt_status tti_cuda_scatter_rows(tt_context *ctx, float *y, const float *x, const int32_t *rows, int n, int dim) {
+
+static tt_status tti_cuda_scatter_rows(tt_context *ctx, float *y, const float *x, const int32_t *rows, int n,
+                                       int dim) {
     TTI_LAUNCH_VALUES(ctx, tti_gpu_scatter_rows, (size_t)n * (size_t)dim, y, x, rows, (size_t)n, (size_t)dim);
 }
-static tt_status tti_cuda_scatter_add_rows(tt_context *ctx, float *dx, const float *dy, const int32_t *rows, int n, int dim) {
+
+static tt_status tti_cuda_scatter_add_rows(tt_context *ctx, float *dx, const float *dy, const int32_t *rows,
+                                           int n, int dim) {
     tti_cuda *cuda = tti_cuda_of(ctx);
-    int32_t *next;
+    unsigned chain_grid = ((unsigned)n + 7) / 8;
+    dim3 add_grid((unsigned)n, ((unsigned)dim + TTI_CUDA_THREADS - 1) / TTI_CUDA_THREADS);
+    int32_t *next, *later;
     if (n <= 0 || dim <= 0) { return TT_OK; }
     next = (int32_t *)tti_cuda_scratch(ctx, TTI_SCRATCH_SUMS, 2 * (size_t)n * sizeof *next);
     if (!next) { return TT_ERR_MEM; }
-    if (tti_cuda_zero(ctx, next + n, (size_t)n * sizeof *next) != TT_OK) { return TT_ERR_DEVICE; }
-    TTI_LAUNCH(cuda, tti_gpu_chain_rows, ((unsigned)n + 7) / 8, TTI_CUDA_THREADS, 0, next, next + n, rows, n);
-    TTI_LAUNCH(cuda, tti_gpu_add_rows, dim3((unsigned)n, ((unsigned)dim + TTI_CUDA_THREADS - 1) / TTI_CUDA_THREADS), TTI_CUDA_THREADS, 0, dx, dy, rows, next, next + n, n, (size_t)dim);
+    later = next + n;
+    if (tti_cuda_zero(ctx, later, (size_t)n * sizeof *later) != TT_OK) { return TT_ERR_DEVICE; }
+    TTI_LAUNCH(cuda, tti_gpu_chain_rows, chain_grid, TTI_CUDA_THREADS, 0, next, later, rows, n);
+    TTI_LAUNCH(cuda, tti_gpu_add_rows, add_grid, TTI_CUDA_THREADS, 0, dx, dy, rows, next, later, n,
+               (size_t)dim);
     return tti_cuda_launched(ctx, "add_rows");
 }
-static __global__ void tti_gpu_columns(float *y, const float *x, size_t n, size_t cols, size_t begin, size_t count) {
+
+/* y [n, count] = columns begin .. begin + count of x [n, cols]; back adds dy into those of dx. */
+static __global__ void tti_gpu_columns(float *y, const float *x, size_t n, size_t cols, size_t begin,
+                                       size_t count) {
     TTI_EACH_VALUE(i, n * count) { y[i] = x[i / count * cols + begin + i % count]; }
 }
-static __global__ void tti_gpu_columns_back(float *dx, const float *dy, size_t n, size_t cols, size_t begin, size_t count) {
+
+static __global__ void tti_gpu_columns_back(float *dx, const float *dy, size_t n, size_t cols, size_t begin,
+                                            size_t count) {
     TTI_EACH_VALUE(i, n * count) { dx[i / count * cols + begin + i % count] += dy[i]; }
 }
-static tt_status tti_cuda_columns(tt_context *ctx, float *y, const float *x, int n, int cols, int begin, int count) {
-    TTI_LAUNCH_VALUES(ctx, tti_gpu_columns, (size_t)n * (size_t)count, y, x, (size_t)n, (size_t)cols, (size_t)begin, (size_t)count);
-}
-static tt_status tti_cuda_columns_backward(tt_context *ctx, float *dx, const float *dy, int n, int cols, int begin, int count) {
-    TTI_LAUNCH_VALUES(ctx, tti_gpu_columns_back, (size_t)n * (size_t)count, dx, dy, (size_t)n, (size_t)cols, (size_t)begin, (size_t)count);
+
+static tt_status tti_cuda_columns(tt_context *ctx, float *y, const float *x, int n, int cols, int begin,
+                                  int count) {
+    TTI_LAUNCH_VALUES(ctx, tti_gpu_columns, (size_t)n * (size_t)count, y, x, (size_t)n, (size_t)cols,
+                      (size_t)begin, (size_t)count);
 }
 
-/* ---- norms ----   y = x r w,  r = 1 / sqrt(mean(x^2) + eps)   (RMSNorm, Zhang and Sennrich 2019)
- *                   y = (x - mean) r w + b,  r = 1 / sqrt(var + eps)   (LayerNorm, Ba et al. 2016)
- * A block of threads for each row. Sums over rows are made in two rounds: each chunk of TTI_CHUNK_ROWS rows by itself, then
- * the chunks in order. */
+static tt_status tti_cuda_columns_backward(tt_context *ctx, float *dx, const float *dy, int n, int cols,
+                                           int begin, int count) {
+    TTI_LAUNCH_VALUES(ctx, tti_gpu_columns_back, (size_t)n * (size_t)count, dx, dy, (size_t)n, (size_t)cols,
+                      (size_t)begin, (size_t)count);
+}
+
+/* ---- [tt:cuda.norm] norms of rows ----
+ *     RMSNorm    y = x r w,  r = 1 / sqrt(mean(x^2) + eps)          Zhang and Sennrich 2019, arXiv 1910.07467
+ *     LayerNorm  y = (x - mean) r w + b,  r = 1 / sqrt(var + eps)   Ba et al. 2016, arXiv 1607.06450
+ * x, y, dx, dy [n, dim]; w, b, dw, db [dim]; mean, rstd [n]. A block of threads for each row. Sums over
+ * rows are made in two rounds: each chunk of TTI_CHUNK_ROWS rows by itself, then the chunks in order. */
 typedef struct tti_cuda_norm {
     size_t n, dim;
     float eps;
     const float *x, *w, *b, *dy;
-    float *y, *mean, *rstd, *dx, *dw, *db;
+    float *y, *mean, *rstd, *dx, *dw, *db;      /* mean: NULL for RMSNorm */
 } tti_cuda_norm;
+
 #define TTI_EACH_COLUMN(i, dim) for (size_t i = threadIdx.x; i < (dim); i += blockDim.x)
+
 static __global__ void tti_gpu_norm(tti_cuda_norm a) {
     for (size_t row = blockIdx.x; row < a.n; row += gridDim.x) {
         const float *x = a.x + row * a.dim;
@@ -1474,11 +2162,13 @@ static __global__ void tti_gpu_norm(tti_cuda_norm a) {
         }
     }
 }
+
 /* With n = (x - mean) r and g = dy w:  dx += r (g - mean(g) - n mean(g n)), mean(g) only for LayerNorm. */
 static __global__ void tti_gpu_norm_dx(tti_cuda_norm a) {
     for (size_t row = blockIdx.x; row < a.n; row += gridDim.x) {
         const float *x = a.x + row * a.dim, *dy = a.dy + row * a.dim;
-        float *dx = a.dx + row * a.dim, mean = a.mean ? a.mean[row] : 0.0f, r = a.rstd[row], sum = 0.0f, dot = 0.0f;
+        float *dx = a.dx + row * a.dim, mean = a.mean ? a.mean[row] : 0.0f, r = a.rstd[row];
+        float sum = 0.0f, dot = 0.0f;
         TTI_EACH_COLUMN(i, a.dim) {
             float g = dy[i] * a.w[i];
             sum += g;
@@ -1489,25 +2179,36 @@ static __global__ void tti_gpu_norm_dx(tti_cuda_norm a) {
         TTI_EACH_COLUMN(i, a.dim) { dx[i] = fmaf(r, dy[i] * a.w[i] - sum - (x[i] - mean) * r * dot, dx[i]); }
     }
 }
-/* dw = sum over rows of dy n,  db = of dy: a block makes 32 columns of one chunk of rows. parts: [2][chunks][dim]. x NULL: db only. */
+
+/* dw = sum over rows of dy n,  db = of dy: a block makes 32 columns of one chunk of rows. parts:
+ * [2][chunks][dim], of dw, then of db. x NULL: db only. */
 #define TTI_CHUNK_ROWS 256
+
 static __global__ void tti_gpu_norm_dw(tti_cuda_norm a, float *parts) {
     __shared__ float dw_parts[8][32], db_parts[8][32];
-    const size_t column = (size_t)blockIdx.x * 32 + threadIdx.x, chunk = blockIdx.y, end = min(a.n, (chunk + 1) * TTI_CHUNK_ROWS);
+    const size_t column = (size_t)blockIdx.x * 32 + threadIdx.x, chunk = blockIdx.y;
+    const size_t end = min(a.n, (chunk + 1) * TTI_CHUNK_ROWS);
     float dw = 0.0f, db = 0.0f;
     for (size_t row = chunk * TTI_CHUNK_ROWS + threadIdx.y; row < end && column < a.dim; row += 8) {
         float dy = a.dy[row * a.dim + column];
-        if (a.x) { dw = fmaf(dy, (a.x[row * a.dim + column] - (a.mean ? a.mean[row] : 0.0f)) * a.rstd[row], dw); }
+        if (a.x) {
+            float mean = a.mean ? a.mean[row] : 0.0f;
+            dw = fmaf(dy, (a.x[row * a.dim + column] - mean) * a.rstd[row], dw);
+        }
         db += dy;
     }
     dw_parts[threadIdx.y][threadIdx.x] = dw;
     db_parts[threadIdx.y][threadIdx.x] = db;
     __syncthreads();
     if (threadIdx.y != 0 || column >= a.dim) { return; }
-    for (int i = 1; i < 8; i++) { dw += dw_parts[i][threadIdx.x]; db += db_parts[i][threadIdx.x]; }
+    for (int i = 1; i < 8; i++) {
+        dw += dw_parts[i][threadIdx.x];
+        db += db_parts[i][threadIdx.x];
+    }
     parts[chunk * a.dim + column] = dw;
     parts[(gridDim.y + chunk) * a.dim + column] = db;
 }
+
 static __global__ void tti_gpu_add_chunks(float *to, const float *parts, size_t chunks, size_t dim) {
     TTI_EACH_VALUE(i, dim) {
         float sum = 0.0f;
@@ -1515,73 +2216,135 @@ static __global__ void tti_gpu_add_chunks(float *to, const float *parts, size_t 
         to[i] += sum;
     }
 }
+
 /* A short row is one warp's work. */
 static unsigned tti_cuda_row_threads(size_t dim) { return dim <= 256 ? 32 : TTI_CUDA_THREADS; }
-static unsigned tti_cuda_row_grid(size_t n) { return (unsigned)(n < ((size_t)1 << 30) ? n : (size_t)1 << 30); }
+
+static unsigned tti_cuda_row_grid(size_t n) { return (unsigned)tti_cuda_least(n, (size_t)1 << 30); }
+
 static tt_status tti_cuda_norm_forward(tt_context *ctx, const tti_cuda_norm *a) {
     if (a->n == 0) { return TT_OK; }
     TTI_LAUNCH(tti_cuda_of(ctx), tti_gpu_norm, tti_cuda_row_grid(a->n), tti_cuda_row_threads(a->dim), 0, *a);
     return tti_cuda_launched(ctx, "norm");
 }
+
 static tt_status tti_cuda_norm_dw(tt_context *ctx, const tti_cuda_norm *a) {
     tti_cuda *cuda = tti_cuda_of(ctx);
     size_t chunks = (a->n + TTI_CHUNK_ROWS - 1) / TTI_CHUNK_ROWS;
+    unsigned grid = tti_cuda_grid(cuda, a->dim);
+    dim3 parts_grid((unsigned)((a->dim + 31) / 32), (unsigned)chunks), threads(32, 8);
     float *parts = (float *)tti_cuda_scratch(ctx, TTI_SCRATCH_SUMS, 2 * chunks * a->dim * sizeof(float));
     if (!parts) { return TT_ERR_MEM; }
-    if (chunks > 65535) { return tt_fail(ctx, TT_ERR_ARG, "cuda: %lu rows, expected at most %lu", (unsigned long)a->n, 65535ul * TTI_CHUNK_ROWS); }
-    TTI_LAUNCH(cuda, tti_gpu_norm_dw, dim3((unsigned)((a->dim + 31) / 32), (unsigned)chunks), dim3(32, 8), 0, *a, parts);
-    if (a->dw) { TTI_LAUNCH(cuda, tti_gpu_add_chunks, tti_cuda_grid(cuda, a->dim), TTI_CUDA_THREADS, 0, a->dw, parts, chunks, a->dim); }
-    if (a->db) { TTI_LAUNCH(cuda, tti_gpu_add_chunks, tti_cuda_grid(cuda, a->dim), TTI_CUDA_THREADS, 0, a->db, parts + chunks * a->dim, chunks, a->dim); }
+    if (chunks > TTI_CUDA_GRID_LIMIT) {
+        return tt_fail(ctx, TT_ERR_ARG, "cuda: %lu rows, expected at most %lu", (unsigned long)a->n,
+                       (unsigned long)TTI_CUDA_GRID_LIMIT * TTI_CHUNK_ROWS);
+    }
+    TTI_LAUNCH(cuda, tti_gpu_norm_dw, parts_grid, threads, 0, *a, parts);
+    if (a->dw) {
+        TTI_LAUNCH(cuda, tti_gpu_add_chunks, grid, TTI_CUDA_THREADS, 0, a->dw, parts, chunks, a->dim);
+    }
+    parts += chunks * a->dim;
+    if (a->db) {
+        TTI_LAUNCH(cuda, tti_gpu_add_chunks, grid, TTI_CUDA_THREADS, 0, a->db, parts, chunks, a->dim);
+    }
     return tti_cuda_launched(ctx, "norm_dw");
 }
+
 static tt_status tti_cuda_norm_backward(tt_context *ctx, const tti_cuda_norm *a) {
+    unsigned grid = tti_cuda_row_grid(a->n), threads = tti_cuda_row_threads(a->dim);
     if (a->n == 0) { return TT_OK; }
-    if (a->dx) { TTI_LAUNCH(tti_cuda_of(ctx), tti_gpu_norm_dx, tti_cuda_row_grid(a->n), tti_cuda_row_threads(a->dim), 0, *a); }
+    if (a->dx) { TTI_LAUNCH(tti_cuda_of(ctx), tti_gpu_norm_dx, grid, threads, 0, *a); }
     if (a->dw || a->db) { return tti_cuda_norm_dw(ctx, a); }
     return tti_cuda_launched(ctx, "norm_dx");
 }
-static tt_status tti_cuda_rmsnorm(tt_context *ctx, float *y, float *rstd, const float *x, const float *w, int n, int dim, float eps) {
-    tti_cuda_norm a = {(size_t)n, (size_t)dim, eps, x, w, NULL, NULL, y, NULL, rstd, NULL, NULL, NULL};
+
+static tti_cuda_norm tti_cuda_norm_of(int n, int dim) {
+    tti_cuda_norm a = TT_INIT;
+    a.n = (size_t)n;
+    a.dim = (size_t)dim;
+    return a;
+}
+
+static tt_status tti_cuda_layernorm(tt_context *ctx, float *y, float *mean, float *rstd, const float *x,
+                                    const float *w, const float *b, int n, int dim, float eps) {
+    tti_cuda_norm a = tti_cuda_norm_of(n, dim);
+    a.eps = eps;
+    a.x = x;
+    a.w = w;
+    a.b = b;
+    a.y = y;
+    a.mean = mean;
+    a.rstd = rstd;
     return tti_cuda_norm_forward(ctx, &a);
 }
-static tt_status tti_cuda_layernorm(tt_context *ctx, float *y, float *mean, float *rstd, const float *x, const float *w, const float *b, int n, int dim, float eps) {
-    tti_cuda_norm a = {(size_t)n, (size_t)dim, eps, x, w, b, NULL, y, mean, rstd, NULL, NULL, NULL};
-    return tti_cuda_norm_forward(ctx, &a);
+
+static tt_status tti_cuda_rmsnorm(tt_context *ctx, float *y, float *rstd, const float *x, const float *w,
+                                  int n, int dim, float eps) {
+    return tti_cuda_layernorm(ctx, y, NULL, rstd, x, w, NULL, n, dim, eps);
 }
-static tt_status tti_cuda_layernorm_backward(tt_context *ctx, float *dx, float *dw, float *db, const float *dy, const float *x, const float *w,
+
+static tt_status tti_cuda_layernorm_backward(tt_context *ctx, float *dx, float *dw, float *db,
+                                             const float *dy, const float *x, const float *w,
                                              const float *mean, const float *rstd, int n, int dim) {
-    tti_cuda_norm a = {(size_t)n, (size_t)dim, 0, x, w, NULL, dy, NULL, (float *)(uintptr_t)mean, (float *)(uintptr_t)rstd, dx, dw, db};
-    return tti_cuda_norm_backward(ctx, &a);
-}
-static tt_status tti_cuda_rmsnorm_backward(tt_context *ctx, float *dx, float *dw, const float *dy, const float *x, const float *w, const float *rstd, int n, int dim) {
-    return tti_cuda_layernorm_backward(ctx, dx, dw, NULL, dy, x, w, NULL, rstd, n, dim);
-}
-static tt_status tti_cuda_bias_backward(tt_context *ctx, float *db, const float *dy, int n, int dim) {
-    tti_cuda_norm a = {(size_t)n, (size_t)dim, 0, NULL, NULL, NULL, dy, NULL, NULL, NULL, NULL, NULL, db};
+    tti_cuda_norm a = tti_cuda_norm_of(n, dim);
+    a.x = x;
+    a.w = w;
+    a.dy = dy;
+    a.mean = (float *)(uintptr_t)mean;      /* only read here */
+    a.rstd = (float *)(uintptr_t)rstd;
+    a.dx = dx;
+    a.dw = dw;
+    a.db = db;
     return tti_cuda_norm_backward(ctx, &a);
 }
 
-/* ---- rotary embedding (Su et al. 2021, arXiv 2104.09864, halves as in Llama) ----
- * y1 = x1 cos - x2 sin,  y2 = x2 cos + x1 sin;  the inverse turns by -angle and adds to y. */
-static __global__ void tti_gpu_rope(float *y, const float *x, const float *cos_table, const float *sin_table, const int32_t *positions, size_t n, size_t heads, size_t half, int inverse) {
+static tt_status tti_cuda_rmsnorm_backward(tt_context *ctx, float *dx, float *dw, const float *dy,
+                                           const float *x, const float *w, const float *rstd, int n,
+                                           int dim) {
+    return tti_cuda_layernorm_backward(ctx, dx, dw, NULL, dy, x, w, NULL, rstd, n, dim);
+}
+
+static tt_status tti_cuda_bias_backward(tt_context *ctx, float *db, const float *dy, int n, int dim) {
+    tti_cuda_norm a = tti_cuda_norm_of(n, dim);
+    a.dy = dy;
+    a.db = db;
+    return tti_cuda_norm_backward(ctx, &a);
+}
+
+/* ---- [tt:cuda.rope] rotary embedding ----
+ *     y1 = x1 cos - x2 sin,  y2 = x2 cos + x1 sin
+ * where x1, x2 are the halves of a head, as in Llama; the inverse turns by -angle and adds to y. x, y
+ * [n, heads, 2 half]; the tables [positions, half]. Source: Su et al. 2021, arXiv 2104.09864. */
+static __global__ void tti_gpu_rope(float *y, const float *x, const float *cos_table, const float *sin_table,
+                                    const int32_t *positions, size_t n, size_t heads, size_t half,
+                                    int inverse) {
     TTI_EACH_VALUE(i, n * heads * half) {
-        size_t d = i % half, at = i / half * 2 * half + d, angle = (size_t)positions[i / half / heads] * half + d;
-        float x1 = x[at], x2 = x[at + half], cosine = cos_table[angle], sine = inverse ? -sin_table[angle] : sin_table[angle];
+        size_t d = i % half, at = i / half * 2 * half + d;
+        size_t angle = (size_t)positions[i / half / heads] * half + d;
+        float x1 = x[at], x2 = x[at + half];
+        float cosine = cos_table[angle], sine = inverse ? -sin_table[angle] : sin_table[angle];
         float y1 = x1 * cosine - x2 * sine, y2 = x2 * cosine + x1 * sine;
         y[at] = inverse ? y[at] + y1 : y1;
         y[at + half] = inverse ? y[at + half] + y2 : y2;
     }
 }
-static tt_status tti_cuda_rope(tt_context *ctx, float *y, const float *x, const float *cos_table, const float *sin_table, const int32_t *positions,
-                               int n, int heads, int head_dim, int inverse) {
-    TTI_LAUNCH_VALUES(ctx, tti_gpu_rope, (size_t)n * (size_t)heads * (size_t)(head_dim / 2), y, x, cos_table, sin_table, positions, (size_t)n, (size_t)heads, (size_t)(head_dim / 2), inverse);
+
+static tt_status tti_cuda_rope(tt_context *ctx, float *y, const float *x, const float *cos_table,
+                               const float *sin_table, const int32_t *positions, int n, int heads,
+                               int head_dim, int inverse) {
+    size_t half = (size_t)(head_dim / 2);
+    TTI_LAUNCH_VALUES(ctx, tti_gpu_rope, (size_t)n * (size_t)heads * half, y, x, cos_table, sin_table,
+                      positions, (size_t)n, (size_t)heads, half, inverse);
 }
 
-/* ---- elementwise ---- */
+/* ---- [tt:cuda.elementwise] elementwise ---- */
 static __global__ void tti_gpu_unary(int op, float *y, const float *x_all, size_t n, float p0, float p1) {
     TTI_EACH_VALUE(i, n) { y[i] = tti_gpu_value(op, x_all[i], p0, p1); }
 }
-static __global__ void tti_gpu_unary_back(int op, float *dx_all, const float *dy_all, const float *x_all, const float *y_all, size_t n, float p0, float p1) {
+
+/* dx += dy op'(x); y = op(x). */
+static __global__ void tti_gpu_unary_back(int op, float *dx_all, const float *dy_all, const float *x_all,
+                                          const float *y_all, size_t n, float p0, float p1) {
     TTI_EACH_VALUE(i, n) {
         float dy = dy_all[i], x = x_all[i], y = y_all[i], dx, s;
         switch (op) {
@@ -1591,17 +2354,18 @@ static __global__ void tti_gpu_unary_back(int op, float *dx_all, const float *dy
         case TT_TANH: dx = dy * (1.0f - y * y); break;
         case TT_CLAMP: dx = x < p0 || p1 < x ? 0.0f : dy; break;
         case TT_SCALE: dx = dy * p0; break;
-        case TT_GELU_TANH:
+        case TT_GELU_TANH:                  /* s + x s (1 - s) 2u' */
             s = tti_gpu_gelu_sigmoid(x);
             dx = dy * (s + x * s * (1.0f - s) * 1.59576912f * fmaf(0.134145f * x, x, 1.0f));
             break;
-        default:      /* Phi(x) + x phi(x) */
+        default:                            /* TT_GELU_ERF: Phi(x) + x phi(x) */
             dx = dy * (tti_gpu_normal_cdf(x) + x * 0.398942280f * expf(-0.5f * x * x));
             break;
         }
         dx_all[i] += dx;
     }
 }
+
 static __global__ void tti_gpu_binary(int op, float *y, const float *a_all, const float *b_all, size_t n) {
     TTI_EACH_VALUE(i, n) {
         float a = a_all[i], b = b_all[i];
@@ -1613,74 +2377,128 @@ static __global__ void tti_gpu_binary(int op, float *y, const float *a_all, cons
         case TT_MINIMUM: y[i] = b < a ? b : a; break;
         case TT_MAXIMUM: y[i] = a < b ? b : a; break;
         case TT_LESS: y[i] = a < b ? 1.0f : 0.0f; break;
-        default: y[i] = a * tti_gpu_sigmoid(a) * b; break;
+        default: y[i] = a * tti_gpu_sigmoid(a) * b; break;      /* TT_SWIGLU */
         }
     }
 }
+
 /* da and db may be NULL. Of two equal values the minimum and maximum are a. */
-static __global__ void tti_gpu_binary_back(int op, float *da_all, float *db_all, const float *dy_all, const float *a_all, const float *b_all, size_t n) {
+static __global__ void tti_gpu_binary_back(int op, float *da_all, float *db_all, const float *dy_all,
+                                           const float *a_all, const float *b_all, size_t n) {
     TTI_EACH_VALUE(i, n) {
-        float a = a_all[i], b = b_all[i], dy = dy_all[i], da, db, s;
+        float a = a_all[i], b = b_all[i], dy = dy_all[i], da = 0.0f, db = 0.0f, s;
         switch (op) {
-        case TT_ADD: da = dy; db = dy; break;
-        case TT_SUB: da = dy; db = -dy; break;
-        case TT_MUL: da = dy * b; db = dy * a; break;
-        case TT_DIV: da = dy / b; db = -dy * (a / b) / b; break;
-        case TT_MINIMUM: da = b < a ? 0.0f : dy; db = b < a ? dy : 0.0f; break;
-        case TT_MAXIMUM: da = a < b ? 0.0f : dy; db = a < b ? dy : 0.0f; break;
-        case TT_LESS: da = db = 0.0f; break;
-        default: s = tti_gpu_sigmoid(a); da = dy * b * s * fmaf(a, 1.0f - s, 1.0f); db = dy * a * s; break;
+        case TT_ADD:
+            da = dy;
+            db = dy;
+            break;
+        case TT_SUB:
+            da = dy;
+            db = -dy;
+            break;
+        case TT_MUL:
+            da = dy * b;
+            db = dy * a;
+            break;
+        case TT_DIV:
+            da = dy / b;
+            db = -dy * (a / b) / b;
+            break;
+        case TT_MINIMUM:
+            da = b < a ? 0.0f : dy;
+            db = b < a ? dy : 0.0f;
+            break;
+        case TT_MAXIMUM:
+            da = a < b ? 0.0f : dy;
+            db = a < b ? dy : 0.0f;
+            break;
+        case TT_LESS: break;                /* a step: flat on both sides */
+        default:                            /* TT_SWIGLU */
+            s = tti_gpu_sigmoid(a);
+            da = dy * b * s * fmaf(a, 1.0f - s, 1.0f);
+            db = dy * a * s;
+            break;
         }
         if (da_all) { da_all[i] += da; }
         if (db_all) { db_all[i] += db; }
     }
 }
-static __global__ void tti_gpu_where(float *y, const float *condition, const float *a, const float *b, size_t n) {
+
+static __global__ void tti_gpu_where(float *y, const float *condition, const float *a, const float *b,
+                                     size_t n) {
     TTI_EACH_VALUE(i, n) { y[i] = condition[i] != 0.0f ? a[i] : b[i]; }
 }
-static __global__ void tti_gpu_where_back(float *da, float *db, const float *dy, const float *condition, size_t n) {
+
+static __global__ void tti_gpu_where_back(float *da, float *db, const float *dy, const float *condition,
+                                          size_t n) {
     TTI_EACH_VALUE(i, n) {
         float *to = condition[i] != 0.0f ? da : db;
         if (to) { to[i] += dy[i]; }
     }
 }
+
 static __global__ void tti_gpu_axpy(float *y, const float *x, float alpha, size_t n) {
     TTI_EACH_VALUE(i, n) { y[i] = fmaf(alpha, x[i], y[i]); }
 }
-/* AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101) */
+
+/* AdamW. Source: Loshchilov and Hutter 2019, arXiv 1711.05101, algorithm 2. */
 static __global__ void tti_gpu_adamw(tt_adamw_args a) {
     TTI_EACH_VALUE(i, a.n) {
         float p = a.p[i], g = a.g[i] * a.grad_scale;
-        float m = fmaf(a.beta1, a.m[i], (1.0f - a.beta1) * g), v = fmaf(a.beta2, a.v[i], (1.0f - a.beta2) * g * g);
+        float m = fmaf(a.beta1, a.m[i], (1.0f - a.beta1) * g);
+        float v = fmaf(a.beta2, a.v[i], (1.0f - a.beta2) * g * g);
         float step = m / a.correction1 / (sqrtf(v / a.correction2) + a.eps);
         a.m[i] = m;
         a.v[i] = v;
         a.p[i] = p - a.lr * (step + a.weight_decay * p);
     }
 }
-static tt_status tti_cuda_unary(tt_context *ctx, tt_unary op, float *y, const float *x, size_t n, float p0, float p1) {
+
+static tt_status tti_cuda_unary(tt_context *ctx, tt_unary op, float *y, const float *x, size_t n, float p0,
+                                float p1) {
     TTI_LAUNCH_VALUES(ctx, tti_gpu_unary, n, (int)op, y, x, n, p0, p1);
 }
-static tt_status tti_cuda_unary_backward(tt_context *ctx, tt_unary op, float *dx, const float *dy, const float *x, const float *y, size_t n, float p0, float p1) {
+
+static tt_status tti_cuda_unary_backward(tt_context *ctx, tt_unary op, float *dx, const float *dy,
+                                         const float *x, const float *y, size_t n, float p0, float p1) {
     TTI_LAUNCH_VALUES(ctx, tti_gpu_unary_back, n, (int)op, dx, dy, x, y, n, p0, p1);
 }
-static tt_status tti_cuda_binary(tt_context *ctx, tt_binary op, float *y, const float *a, const float *b, size_t n) {
+
+static tt_status tti_cuda_binary(tt_context *ctx, tt_binary op, float *y, const float *a, const float *b,
+                                 size_t n) {
     TTI_LAUNCH_VALUES(ctx, tti_gpu_binary, n, (int)op, y, a, b, n);
 }
-static tt_status tti_cuda_binary_backward(tt_context *ctx, tt_binary op, float *da, float *db, const float *dy, const float *a, const float *b, size_t n) {
+
+static tt_status tti_cuda_binary_backward(tt_context *ctx, tt_binary op, float *da, float *db,
+                                          const float *dy, const float *a, const float *b, size_t n) {
     TTI_LAUNCH_VALUES(ctx, tti_gpu_binary_back, n, (int)op, da, db, dy, a, b, n);
 }
-static tt_status tti_cuda_where(tt_context *ctx, float *y, const float *condition, const float *a, const float *b, size_t n) {
+
+static tt_status tti_cuda_where(tt_context *ctx, float *y, const float *condition, const float *a,
+                                const float *b, size_t n) {
     TTI_LAUNCH_VALUES(ctx, tti_gpu_where, n, y, condition, a, b, n);
 }
-static tt_status tti_cuda_where_backward(tt_context *ctx, float *da, float *db, const float *dy, const float *condition, size_t n) {
+
+static tt_status tti_cuda_where_backward(tt_context *ctx, float *da, float *db, const float *dy,
+                                         const float *condition, size_t n) {
     TTI_LAUNCH_VALUES(ctx, tti_gpu_where_back, n, da, db, dy, condition, n);
 }
-static tt_status tti_cuda_axpy(tt_context *ctx, float *y, const float *x, float alpha, size_t n) { TTI_LAUNCH_VALUES(ctx, tti_gpu_axpy, n, y, x, alpha, n); }
-static tt_status tti_cuda_adamw(tt_context *ctx, const tt_adamw_args *args) { TTI_LAUNCH_VALUES(ctx, tti_gpu_adamw, args->n, *args); }
 
-/* ---- shapes ---- */
-typedef struct tti_cuda_shapes { size_t big[4], steps[4], n; } tti_cuda_shapes;      /* steps: of small along each axis of big, 0 where it broadcasts */
+static tt_status tti_cuda_axpy(tt_context *ctx, float *y, const float *x, float alpha, size_t n) {
+    TTI_LAUNCH_VALUES(ctx, tti_gpu_axpy, n, y, x, alpha, n);
+}
+
+static tt_status tti_cuda_adamw(tt_context *ctx, const tt_adamw_args *args) {
+    TTI_LAUNCH_VALUES(ctx, tti_gpu_adamw, args->n, *args);
+}
+
+/* ---- [tt:cuda.shape] broadcast, reduce, sums ----
+ * small[4] broadcasts to big[4], whose entries are equal or 1 in small. steps: of small along each axis of
+ * big, 0 where it broadcasts; n: values of big. */
+typedef struct tti_cuda_shapes {
+    size_t big[4], steps[4], n;
+} tti_cuda_shapes;
+
 static tti_cuda_shapes tti_cuda_shapes_of(const int *small_shape, const int *big_shape) {
     tti_cuda_shapes s;
     size_t step = 1;
@@ -1694,66 +2512,97 @@ static tti_cuda_shapes tti_cuda_shapes_of(const int *small_shape, const int *big
     }
     return s;
 }
+
 static __global__ void tti_gpu_broadcast(float *y, const float *x, tti_cuda_shapes s, int accumulate) {
     TTI_EACH_VALUE(i, s.n) {
         size_t from = 0, rest = i;
-        for (int axis = 3; axis >= 0; axis--) { from += rest % s.big[axis] * s.steps[axis]; rest /= s.big[axis]; }
+        for (int axis = 3; axis >= 0; axis--) {
+            from += rest % s.big[axis] * s.steps[axis];
+            rest /= s.big[axis];
+        }
         y[i] = accumulate ? y[i] + x[from] : x[from];
     }
 }
-/* Sums in double. A group of `threads` (1 or a block) makes one element of y: it walks, in order, over the axes that
- * small has not. */
-static __global__ void tti_gpu_reduce(float *y, const float *x, tti_cuda_shapes s, size_t outputs, size_t terms, int threads, int accumulate) {
-    size_t output = threads == 1 ? (size_t)blockIdx.x * blockDim.x + threadIdx.x : blockIdx.x, first = 0, rest = output, step = 1;
+
+/* Sums in double. A group of `threads` (1 or a block) makes one element of y: it walks, in order, over the
+ * axes that small has not. */
+static __global__ void tti_gpu_reduce(float *y, const float *x, tti_cuda_shapes s, size_t outputs,
+                                      size_t terms, int threads, int accumulate) {
+    size_t output = threads == 1 ? (size_t)blockIdx.x * blockDim.x + threadIdx.x : blockIdx.x;
+    size_t first = 0, rest = output, step = 1;
     double sum = 0;
     for (int axis = 3; axis >= 0; axis--) {
-        if (s.steps[axis]) { first += rest % s.big[axis] * step; rest /= s.big[axis]; }
+        if (s.steps[axis]) {
+            first += rest % s.big[axis] * step;
+            rest /= s.big[axis];
+        }
         step *= s.big[axis];
     }
-    for (size_t term = threads == 1 ? 0 : threadIdx.x; term < terms && output < outputs; term += (size_t)threads) {
+    size_t begin = threads == 1 ? 0 : threadIdx.x;
+    for (size_t term = begin; term < terms && output < outputs; term += (size_t)threads) {
         size_t at = first;
         rest = term;
         step = 1;
         for (int axis = 3; axis >= 0; axis--) {
-            if (!s.steps[axis]) { at += rest % s.big[axis] * step; rest /= s.big[axis]; }
+            if (!s.steps[axis]) {
+                at += rest % s.big[axis] * step;
+                rest /= s.big[axis];
+            }
             step *= s.big[axis];
         }
         sum += (double)x[at];
     }
     if (threads > 1) { sum = tti_gpu_sum(sum); }
-    if (output < outputs && (threads == 1 || threadIdx.x == 0)) { y[output] = (float)(accumulate ? (double)y[output] + sum : sum); }
+    if (output < outputs && (threads == 1 || threadIdx.x == 0)) {
+        y[output] = (float)(accumulate ? (double)y[output] + sum : sum);
+    }
 }
-static tt_status tti_cuda_broadcast(tt_context *ctx, float *y, const float *x, const int *small_shape, const int *big_shape, int accumulate) {
+
+static tt_status tti_cuda_broadcast(tt_context *ctx, float *y, const float *x, const int *small_shape,
+                                    const int *big_shape, int accumulate) {
     tti_cuda_shapes s = tti_cuda_shapes_of(small_shape, big_shape);
     TTI_LAUNCH_VALUES(ctx, tti_gpu_broadcast, s.n, y, x, s, accumulate);
 }
-static tt_status tti_cuda_reduce(tt_context *ctx, float *y, const float *x, const int *small_shape, const int *big_shape, int accumulate) {
+
+static tt_status tti_cuda_reduce(tt_context *ctx, float *y, const float *x, const int *small_shape,
+                                 const int *big_shape, int accumulate) {
     tti_cuda *cuda = tti_cuda_of(ctx);
     tti_cuda_shapes s = tti_cuda_shapes_of(small_shape, big_shape);
-    size_t outputs = (size_t)small_shape[0] * (size_t)small_shape[1] * (size_t)small_shape[2] * (size_t)small_shape[3];
-    size_t terms = outputs ? s.n / outputs : 0, most = (size_t)1 << 31;
-    int threads = terms <= 32 ? 1 : TTI_CUDA_THREADS;
-    size_t grid = threads == 1 ? (outputs + TTI_CUDA_THREADS - 1) / TTI_CUDA_THREADS : outputs;
+    size_t outputs = 1, terms, grid;
+    const size_t most = (size_t)1 << 31;    /* blocks along x of a grid */
+    int threads, i;
+    for (i = 0; i < 4; i++) { outputs *= (size_t)small_shape[i]; }
     if (outputs == 0) { return TT_OK; }
-    if (grid >= most) { return tt_fail(ctx, TT_ERR_ARG, "reduce: %lu sums, expected below %lu", (unsigned long)outputs, (unsigned long)most); }
-    TTI_LAUNCH(cuda, tti_gpu_reduce, (unsigned)grid, TTI_CUDA_THREADS, 0, y, x, s, outputs, terms, threads, accumulate);
+    terms = s.n / outputs;
+    threads = terms <= 32 ? 1 : TTI_CUDA_THREADS;
+    grid = threads == 1 ? (outputs + TTI_CUDA_THREADS - 1) / TTI_CUDA_THREADS : outputs;
+    if (grid >= most) {
+        return tt_fail(ctx, TT_ERR_ARG, "reduce: %lu sums, expected below %lu", (unsigned long)outputs,
+                       (unsigned long)most);
+    }
+    TTI_LAUNCH(cuda, tti_gpu_reduce, (unsigned)grid, TTI_CUDA_THREADS, 0, y, x, s, outputs, terms, threads,
+               accumulate);
     return tti_cuda_launched(ctx, "reduce");
 }
-/* Two rounds: a block sums TTI_CHUNK_VALUES values, one block sums the blocks. */
+
+/* Sum of squares in two rounds: a block sums TTI_CHUNK_VALUES values, one block sums the blocks. */
 #define TTI_CHUNK_VALUES ((size_t)1 << 15)
+
 static __global__ void tti_gpu_sum_squares(double *parts, const float *x, size_t n) {
-    size_t end = min(n, (blockIdx.x + (size_t)1) * TTI_CHUNK_VALUES);
+    size_t begin = blockIdx.x * TTI_CHUNK_VALUES, end = min(n, (blockIdx.x + (size_t)1) * TTI_CHUNK_VALUES);
     double sum = 0;
-    for (size_t i = blockIdx.x * TTI_CHUNK_VALUES + threadIdx.x; i < end; i += blockDim.x) { sum += (double)x[i] * (double)x[i]; }
+    for (size_t i = begin + threadIdx.x; i < end; i += blockDim.x) { sum += (double)x[i] * (double)x[i]; }
     sum = tti_gpu_sum(sum);
     if (threadIdx.x == 0) { parts[blockIdx.x] = sum; }
 }
+
 static __global__ void tti_gpu_add_doubles(double *out, const double *parts, size_t n) {
     double sum = 0;
     TTI_EACH_COLUMN(i, n) { sum += parts[i]; }
     sum = tti_gpu_sum(sum);
     if (threadIdx.x == 0) { *out = sum; }
 }
+
 static tt_status tti_cuda_sum_squares(tt_context *ctx, const float *x, size_t n, double *out) {
     tti_cuda *cuda = tti_cuda_of(ctx);
     size_t chunks = (n + TTI_CHUNK_VALUES - 1) / TTI_CHUNK_VALUES;
@@ -1766,90 +2615,172 @@ static tt_status tti_cuda_sum_squares(tt_context *ctx, const float *x, size_t n,
     return tti_cuda_launched(ctx, "sum_squares");
 }
 
-/* ---- casts: to the nearest, ties to even ---- */
+/* ---- [tt:cuda.cast] casts: to the nearest, ties to even ----
+ * bf16: sign, 8 bits of exponent, 7 of mantissa. f16: sign, 5, 10. */
 static __device__ uint16_t tti_gpu_to_bf16(float x) {
     uint32_t bits = __float_as_uint(x);
-    if ((bits & 0x7FFFFFFFu) > 0x7F800000u) { return (uint16_t)((bits >> 16) | 0x40u); }      /* stays a NaN */
+    int is_nan = (bits & 0x7FFFFFFFu) > 0x7F800000u;
+    if (is_nan) { return (uint16_t)((bits >> 16) | 0x40u); }      /* stays one */
     return (uint16_t)((bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16);
 }
+
 static __device__ uint16_t tti_gpu_to_f16(float x) {
     uint32_t bits = __float_as_uint(x), sign = (bits >> 16) & 0x8000u, half;
     bits &= 0x7FFFFFFFu;
-    if (bits > 0x7F800000u) { return (uint16_t)(sign | 0x7E00u); }
-    if (bits >= 0x477FF000u) { return (uint16_t)(sign | 0x7C00u); }                            /* rounds beyond 65504 */
-    if (bits < 0x38800000u) { half = __float_as_uint(__uint_as_float(bits) + 0.5f) - 0x3F000000u; }      /* denormal: the sum rounds at 2^-24 */
-    else { half = (bits - 0x38000000u + 0xFFFu + ((bits >> 13) & 1u)) >> 13; }
+    if (bits > 0x7F800000u) { return (uint16_t)(sign | 0x7E00u); }      /* NaN */
+    if (bits >= 0x477FF000u) { return (uint16_t)(sign | 0x7C00u); }     /* rounds beyond 65504: infinity */
+    if (bits < 0x38800000u) {               /* below 2^-14, denormal: beside 0.5 the sum rounds at 2^-24 */
+        half = __float_as_uint(__uint_as_float(bits) + 0.5f) - 0x3F000000u;
+    } else {
+        half = (bits - 0x38000000u + 0xFFFu + ((bits >> 13) & 1u)) >> 13;
+    }
     return (uint16_t)(sign | half);
 }
+
 static __device__ float tti_gpu_from_f16(uint16_t h) {
     uint32_t sign = (uint32_t)(h & 0x8000u) << 16, rest = h & 0x7FFFu;
     if (rest >= 0x7C00u) { return __uint_as_float(sign | 0x7F800000u | (rest & 0x3FFu) << 13); }
     if (rest >= 0x400u) { return __uint_as_float(sign | ((rest << 13) + 0x38000000u)); }
     return __uint_as_float(sign | __float_as_uint((float)rest * (1.0f / 16777216.0f)));
 }
+
 static __global__ void tti_gpu_narrow(uint16_t *to, const float *from, size_t n, int bf16) {
     TTI_EACH_VALUE(i, n) { to[i] = bf16 ? tti_gpu_to_bf16(from[i]) : tti_gpu_to_f16(from[i]); }
 }
+
 static __global__ void tti_gpu_widen(float *to, const uint16_t *from, size_t n, int bf16) {
-    TTI_EACH_VALUE(i, n) { to[i] = bf16 ? __uint_as_float((uint32_t)from[i] << 16) : tti_gpu_from_f16(from[i]); }
-}
-static tt_status tti_cuda_cast(tt_context *ctx, void *to, tt_dtype to_type, const void *from, tt_dtype from_type, size_t n) {
-    if (to_type == from_type) { return tti_cuda_copy(ctx, to, from, n * (to_type == TT_BF16 || to_type == TT_F16 ? 2 : 4)); }
-    if (from_type == TT_F32 && (to_type == TT_BF16 || to_type == TT_F16)) { TTI_LAUNCH_VALUES(ctx, tti_gpu_narrow, n, (uint16_t *)to, (const float *)from, n, to_type == TT_BF16); }
-    if (to_type == TT_F32 && (from_type == TT_BF16 || from_type == TT_F16)) { TTI_LAUNCH_VALUES(ctx, tti_gpu_widen, n, (float *)to, (const uint16_t *)from, n, from_type == TT_BF16); }
-    return tt_fail(ctx, TT_ERR_ARG, "cast: from type %d to type %d, expected float to or from bf16 or f16", (int)from_type, (int)to_type);
+    TTI_EACH_VALUE(i, n) {
+        to[i] = bf16 ? __uint_as_float((uint32_t)from[i] << 16) : tti_gpu_from_f16(from[i]);
+    }
 }
 
-/* ---- the table, one for each device; they differ only in the number that config points to ---- */
-#define TTI_CUDA_TABLE(device) {                                                                                                          \
-        "cuda", 0, (void *)(uintptr_t)&numbers[device], tti_cuda_open, tti_cuda_close,                                                    \
-        tti_cuda_alloc, tti_cuda_free, tti_cuda_upload, tti_cuda_download, tti_cuda_copy, tti_cuda_zero, tti_cuda_sync,                   \
-        tti_cuda_gemm, NULL, tti_cuda_attention_forward, tti_cuda_attention_backward, NULL, NULL, tti_cuda_logprobs_forward, tti_cuda_logprobs_backward,    \
-        tti_cuda_gather_rows, tti_cuda_scatter_add_rows, tti_cuda_scatter_rows, tti_cuda_columns, tti_cuda_columns_backward,              \
-        tti_cuda_rmsnorm, tti_cuda_rmsnorm_backward, tti_cuda_layernorm, tti_cuda_layernorm_backward, tti_cuda_rope,                      \
-        tti_cuda_unary, tti_cuda_unary_backward, tti_cuda_binary, tti_cuda_binary_backward, tti_cuda_where, tti_cuda_where_backward,      \
-        tti_cuda_broadcast, tti_cuda_reduce, tti_cuda_bias_backward, tti_cuda_axpy, tti_cuda_sum_squares, tti_cuda_adamw, tti_cuda_cast,  \
-        tti_cuda_sample, tti_cuda_step_begin, tti_cuda_step_end                                                                           \
+static tt_status tti_cuda_cast(tt_context *ctx, void *to, tt_dtype to_type, const void *from,
+                               tt_dtype from_type, size_t n) {
+    int to_half = to_type == TT_BF16 || to_type == TT_F16;
+    int from_half = from_type == TT_BF16 || from_type == TT_F16;
+    if (to_type == from_type) { return tti_cuda_copy(ctx, to, from, n * (to_half ? 2 : 4)); }
+    if (from_type == TT_F32 && to_half) {
+        TTI_LAUNCH_VALUES(ctx, tti_gpu_narrow, n, (uint16_t *)to, (const float *)from, n, to_type == TT_BF16);
     }
-extern "C" const tt_backend *tt_cuda_backend(int device) {
-    static const int numbers[TTI_CUDA_DEVICES + 1] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, -1};
-    static const tt_backend tables[TTI_CUDA_DEVICES + 1] = {
-        TTI_CUDA_TABLE(0), TTI_CUDA_TABLE(1), TTI_CUDA_TABLE(2), TTI_CUDA_TABLE(3), TTI_CUDA_TABLE(4), TTI_CUDA_TABLE(5),
-        TTI_CUDA_TABLE(6), TTI_CUDA_TABLE(7), TTI_CUDA_TABLE(8), TTI_CUDA_TABLE(9), TTI_CUDA_TABLE(10), TTI_CUDA_TABLE(11),
-        TTI_CUDA_TABLE(12), TTI_CUDA_TABLE(13), TTI_CUDA_TABLE(14), TTI_CUDA_TABLE(15), TTI_CUDA_TABLE(16)
-    };
-    return &tables[device >= 0 && device < TTI_CUDA_DEVICES ? device : TTI_CUDA_DEVICES];
+    if (to_type == TT_F32 && from_half) {
+        TTI_LAUNCH_VALUES(ctx, tti_gpu_widen, n, (float *)to, (const uint16_t *)from, n,
+                          from_type == TT_BF16);
+    }
+    return tt_fail(ctx, TT_ERR_ARG, "cast: from type %d to type %d, expected float to or from bf16 or f16",
+                   (int)from_type, (int)to_type);
 }
+
+/* ---- [tt:cuda.table] the table ----
+ * One for each device; they differ only in the number that config points to. The last one stands for a
+ * device that cannot be: it opens with an error. Entries that are not named are 0: no half weights, no
+ * panels, and plain rows of keys. */
+static tt_backend tti_cuda_table(int *device) {
+    tt_backend b = TT_INIT;
+    b.name = "cuda";
+    b.config = device;
+    b.open = tti_cuda_open;
+    b.close = tti_cuda_close;
+    b.alloc = tti_cuda_alloc;
+    b.free = tti_cuda_free;
+    b.upload = tti_cuda_upload;
+    b.download = tti_cuda_download;
+    b.copy = tti_cuda_copy;
+    b.zero = tti_cuda_zero;
+    b.sync = tti_cuda_sync;
+    b.gemm = tti_cuda_gemm;
+    b.attention_forward = tti_cuda_attention_forward;
+    b.attention_backward = tti_cuda_attention_backward;
+    b.logprobs_forward = tti_cuda_logprobs_forward;
+    b.logprobs_backward = tti_cuda_logprobs_backward;
+    b.gather_rows = tti_cuda_gather_rows;
+    b.scatter_add_rows = tti_cuda_scatter_add_rows;
+    b.scatter_rows = tti_cuda_scatter_rows;
+    b.columns = tti_cuda_columns;
+    b.columns_backward = tti_cuda_columns_backward;
+    b.rmsnorm = tti_cuda_rmsnorm;
+    b.rmsnorm_backward = tti_cuda_rmsnorm_backward;
+    b.layernorm = tti_cuda_layernorm;
+    b.layernorm_backward = tti_cuda_layernorm_backward;
+    b.rope = tti_cuda_rope;
+    b.unary = tti_cuda_unary;
+    b.unary_backward = tti_cuda_unary_backward;
+    b.binary = tti_cuda_binary;
+    b.binary_backward = tti_cuda_binary_backward;
+    b.where = tti_cuda_where;
+    b.where_backward = tti_cuda_where_backward;
+    b.broadcast = tti_cuda_broadcast;
+    b.reduce = tti_cuda_reduce;
+    b.bias_backward = tti_cuda_bias_backward;
+    b.axpy = tti_cuda_axpy;
+    b.sum_squares = tti_cuda_sum_squares;
+    b.adamw = tti_cuda_adamw;
+    b.cast = tti_cuda_cast;
+    b.sample = tti_cuda_sample;
+    b.step_begin = tti_cuda_step_begin;
+    b.step_end = tti_cuda_step_end;
+    return b;
+}
+
+typedef struct tti_cuda_tables {
+    int numbers[TTI_CUDA_DEVICES + 1];
+    tt_backend of[TTI_CUDA_DEVICES + 1];
+    tti_cuda_tables() {
+        for (int i = 0; i <= TTI_CUDA_DEVICES; i++) {
+            numbers[i] = i < TTI_CUDA_DEVICES ? i : -1;
+            of[i] = tti_cuda_table(&numbers[i]);
+        }
+    }
+} tti_cuda_tables;
+
+/* C++ fills a static inside a function once, also where several threads come at once. */
+extern "C" const tt_backend *tt_cuda_backend(int device) {
+    static tti_cuda_tables tables;
+    return &tables.of[device >= 0 && device < TTI_CUDA_DEVICES ? device : TTI_CUDA_DEVICES];
+}
+
 extern "C" tt_status tt_cuda_set(tt_context *ctx, tt_cuda_math math, tt_cuda_kernels kernels) {
     const char *name = tt_backend_get(ctx)->name;
     tti_cuda *cuda = (tti_cuda *)tt_backend_state(ctx);
-    if (!cuda || strcmp(name, "cuda") != 0) { return tt_fail(ctx, TT_ERR_ARG, "tt_cuda_set: the context's backend is %s, expected an open cuda", name); }
+    if (!cuda || strcmp(name, "cuda") != 0) {
+        return tt_fail(ctx, TT_ERR_ARG, "tt_cuda_set: the context's backend is %s, expected an open cuda",
+                       name);
+    }
     if (math < TT_CUDA_F32 || math > TT_CUDA_BF16 || kernels < TT_CUDA_FAST || kernels > TT_CUDA_NAIVE) {
-        return tt_fail(ctx, TT_ERR_ARG, "tt_cuda_set: math is %d and kernels %d, expected 0..2 each", (int)math, (int)kernels);
+        return tt_fail(ctx, TT_ERR_ARG, "tt_cuda_set: math is %d and kernels %d, expected 0..2 each",
+                       (int)math, (int)kernels);
     }
     cuda->math = math;
     cuda->kernels = kernels;
     return TT_OK;
 }
+
 extern "C" tt_memory tt_cuda_memory_get(const tt_context *ctx) {
     const tti_cuda *cuda = (const tti_cuda *)tt_backend_state(ctx);
     tt_memory none = TT_INIT;
     return cuda && strcmp(tt_backend_get(ctx)->name, "cuda") == 0 ? cuda->memory : none;
 }
 
-/* ---- several GPUs ----
- * tt_reducer's hook over NCCL. In order, as over MPI: each rank is sent its slice of everyone's data, sums it as a binary
- * tree of ranks, and hands it to the others; that moves 2 (ranks - 1) / ranks of the data per rank. */
+/* ---- [tt:cuda.nccl] several GPUs ----
+ * tt_reducer's hook over NCCL. In order, as over MPI: each rank is sent its slice of everyone's data, sums
+ * it as a binary tree of ranks, and hands it to the others; that moves 2 (ranks - 1) / ranks of the data
+ * per rank. */
 #ifdef TT_CUDA_NCCL
 #ifndef TTI_CUDA_HOST
 #include <nccl.h>
 #define TTI_NCCL_PIECE ((size_t)1 << 24)    /* floats on their way at once */
 #endif
-struct tt_nccl { tt_context *ctx; ncclComm_t comm; int rank, size, ordered; float *slices; };
+struct tt_nccl {
+    tt_context *ctx;
+    ncclComm_t comm;
+    int rank, size, ordered;
+    float *slices;                          /* ordered: TTI_NCCL_PIECE floats on the device */
+};
 
 static tt_status tti_nccl_check(tt_context *ctx, ncclResult_t result, const char *what) {
-    return result == ncclSuccess ? TT_OK : tt_fail(ctx, TT_ERR_DEVICE, "nccl: %s: %s", what, ncclGetErrorString(result));
+    if (result == ncclSuccess) { return TT_OK; }
+    return tt_fail(ctx, TT_ERR_DEVICE, "nccl: %s: %s", what, ncclGetErrorString(result));
 }
+
 extern "C" tt_status tt_nccl_id(tt_context *ctx, char id[TT_NCCL_ID_BYTES]) {
     ncclUniqueId unique;
     tt_status status = tti_nccl_check(ctx, ncclGetUniqueId(&unique), "id");
@@ -1857,21 +2788,40 @@ extern "C" tt_status tt_nccl_id(tt_context *ctx, char id[TT_NCCL_ID_BYTES]) {
     if (status == TT_OK) { memcpy(id, &unique, sizeof unique); }
     return status;
 }
+
 extern "C" void tt_nccl_destroy(tt_nccl *c) {
     if (!c) { return; }
     if (c->slices) { tti_cuda_free(c->ctx, c->slices, TTI_NCCL_PIECE * sizeof *c->slices); }
-    if (c->comm) { tti_cuda_sync(c->ctx); ncclCommDestroy(c->comm); }
+    if (c->comm) {
+        tti_cuda_sync(c->ctx);
+        ncclCommDestroy(c->comm);
+    }
     tt_free(c->ctx, c, 1, sizeof *c);
 }
-extern "C" tt_nccl *tt_nccl_create(tt_context *ctx, const char id[TT_NCCL_ID_BYTES], int rank, int world_size, int ordered) {
+
+static tt_status tti_nccl_open(tt_nccl *c, const char id[TT_NCCL_ID_BYTES]) {
     ncclUniqueId unique;
+    memcpy(&unique, id, sizeof unique);
+    tti_cuda_of(c->ctx);                    /* makes the device current: there the communicator will live */
+    if (c->ordered) {
+        c->slices = (float *)tti_cuda_alloc(c->ctx, TTI_NCCL_PIECE * sizeof *c->slices);
+        if (!c->slices) { return TT_ERR_MEM; }
+    }
+    return tti_nccl_check(c->ctx, ncclCommInitRank(&c->comm, c->size, unique, c->rank), "communicator");
+}
+
+extern "C" tt_nccl *tt_nccl_create(tt_context *ctx, const char id[TT_NCCL_ID_BYTES], int rank, int world_size,
+                                   int ordered) {
     tt_nccl *c;
     if (strcmp(tt_backend_get(ctx)->name, "cuda") != 0 || !tt_backend_state(ctx)) {
-        tt_fail(ctx, TT_ERR_ARG, "tt_nccl_create: the context's backend is %s, expected an open cuda", tt_backend_get(ctx)->name);
+        tt_fail(ctx, TT_ERR_ARG, "tt_nccl_create: the context's backend is %s, expected an open cuda",
+                tt_backend_get(ctx)->name);
         return NULL;
     }
     if (world_size < 1 || rank < 0 || rank >= world_size || (size_t)world_size > TTI_NCCL_PIECE) {
-        tt_fail(ctx, TT_ERR_ARG, "tt_nccl_create: rank is %d of world_size %d, expected 0 <= rank < world_size", rank, world_size);
+        tt_fail(ctx, TT_ERR_ARG,
+                "tt_nccl_create: rank is %d of world_size %d, expected 0 <= rank < world_size", rank,
+                world_size);
         return NULL;
     }
     c = (tt_nccl *)tt_alloc(ctx, 1, sizeof *c);
@@ -1880,25 +2830,25 @@ extern "C" tt_nccl *tt_nccl_create(tt_context *ctx, const char id[TT_NCCL_ID_BYT
     c->rank = rank;
     c->size = world_size;
     c->ordered = ordered;
-    memcpy(&unique, id, sizeof unique);
-    tti_cuda_of(ctx);                       /* makes the device current, which is where the communicator will live */
-    if (ordered) { c->slices = (float *)tti_cuda_alloc(ctx, TTI_NCCL_PIECE * sizeof *c->slices); }
-    if ((ordered && !c->slices) || tti_nccl_check(ctx, ncclCommInitRank(&c->comm, world_size, unique, rank), "communicator") != TT_OK) {
+    if (tti_nccl_open(c, id) != TT_OK) {
         tt_nccl_destroy(c);
         return NULL;
     }
     return c;
 }
+
 /* slices[begin] += slices[begin + 1 .. begin + count), each of n values. */
 static tt_status tti_nccl_sum(tt_nccl *c, int begin, int count, size_t n) {
     int half = count % 2 ? count - 1 : count / 2;
-    float *a = c->slices + (size_t)begin * n;
+    float *to = c->slices + (size_t)begin * n;
     tt_status status;
     if (count == 1) { return TT_OK; }
     status = tti_nccl_sum(c, begin, half, n);
     if (status == TT_OK) { status = tti_nccl_sum(c, begin + half, count - half, n); }
-    return status == TT_OK ? tti_cuda_axpy(c->ctx, a, a + (size_t)half * n, 1, n) : status;
+    if (status == TT_OK) { status = tti_cuda_axpy(c->ctx, to, to + (size_t)half * n, 1, n); }
+    return status;
 }
+
 /* size slices of n values: mine of each rank to me, the sum of them to everyone. */
 static tt_status tti_nccl_slices(tt_nccl *c, float *data, size_t n, cudaStream_t stream) {
     ncclResult_t result = ncclGroupStart();
@@ -1906,30 +2856,42 @@ static tt_status tti_nccl_slices(tt_nccl *c, float *data, size_t n, cudaStream_t
     int r;
     for (r = 0; r < c->size && result == ncclSuccess; r++) {
         result = ncclSend(data + (size_t)r * n, n, ncclFloat, r, c->comm, stream);
-        if (result == ncclSuccess) { result = ncclRecv(c->slices + (size_t)r * n, n, ncclFloat, r, c->comm, stream); }
+        if (result == ncclSuccess) {
+            result = ncclRecv(c->slices + (size_t)r * n, n, ncclFloat, r, c->comm, stream);
+        }
     }
     status = tti_nccl_check(c->ctx, result, "exchange");
     result = ncclGroupEnd();                /* also after an error: a group must not stay open */
     if (status == TT_OK) { status = tti_nccl_check(c->ctx, result, "exchange"); }
     if (status == TT_OK) { status = tti_nccl_sum(c, 0, c->size, n); }
-    return status == TT_OK ? tti_nccl_check(c->ctx, ncclAllGather(c->slices, data, n, ncclFloat, c->comm, stream), "gather") : status;
+    if (status != TT_OK) { return status; }
+    result = ncclAllGather(c->slices, data, n, ncclFloat, c->comm, stream);
+    return tti_nccl_check(c->ctx, result, "gather");
 }
+
 /* The last values, fewer than ranks: each rank sums them all. */
 static tt_status tti_nccl_rest(tt_nccl *c, float *data, size_t n, cudaStream_t stream) {
-    tt_status status = tti_nccl_check(c->ctx, ncclAllGather(data, c->slices, n, ncclFloat, c->comm, stream), "gather");
+    ncclResult_t result = ncclAllGather(data, c->slices, n, ncclFloat, c->comm, stream);
+    tt_status status = tti_nccl_check(c->ctx, result, "gather");
     if (status == TT_OK) { status = tti_nccl_sum(c, 0, c->size, n); }
-    return status == TT_OK ? tti_cuda_copy(c->ctx, data, c->slices, n * sizeof *data) : status;
+    if (status == TT_OK) { status = tti_cuda_copy(c->ctx, data, c->slices, n * sizeof *data); }
+    return status;
 }
+
 extern "C" tt_status tt_nccl_allreduce(void *nccl, float *data, size_t n) {
     tt_nccl *c = (tt_nccl *)nccl;
     cudaStream_t stream = tti_cuda_of(c->ctx)->stream;
     size_t size = (size_t)c->size, most = TTI_NCCL_PIECE / size, slice;
     tt_status status = TT_OK;
-    if (!c->ordered) { return tti_nccl_check(c->ctx, ncclAllReduce(data, data, n, ncclFloat, ncclSum, c->comm, stream), "sum"); }
+    if (!c->ordered) {
+        ncclResult_t result = ncclAllReduce(data, data, n, ncclFloat, ncclSum, c->comm, stream);
+        return tti_nccl_check(c->ctx, result, "sum");
+    }
     for (; n >= size && status == TT_OK; data += slice * size, n -= slice * size) {
-        slice = n / size < most ? n / size : most;
+        slice = tti_cuda_least(n / size, most);
         status = tti_nccl_slices(c, data, slice, stream);
     }
-    return status == TT_OK && n > 0 ? tti_nccl_rest(c, data, n, stream) : status;
+    if (status == TT_OK && n > 0) { status = tti_nccl_rest(c, data, n, stream); }
+    return status;
 }
 #endif
