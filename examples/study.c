@@ -296,7 +296,7 @@ static tt_status sft_step(app *a, tt_model *student, tt_optimizer *optimizer, co
     if (status == TT_OK && k > 0) {
         status = tt_backward(a->ctx, tt_neg(a->ctx, tt_mean(a->ctx, tt_model_logprobs(student, tt_rollouts_batch(a->ctx, &attempts, chosen, k), 1, NULL))));
         tt_step_reset(a->ctx);
-        if (status == TT_OK) { status = tt_optimizer_step(optimizer, (float)a->o.lr, NULL); }
+        if (status == TT_OK) { status = take_update(a->ctx, optimizer, (float)a->o.lr, step, &a->skipped); }
     }
     tt_rollouts_free(&attempts);
     tt_free(a->ctx, chosen, (size_t)n, sizeof *chosen);
@@ -312,11 +312,13 @@ static tt_status train_sft(app *a, tt_model *student, const tt_teacher *teacher,
     adamw.max_grad_norm = (float)a->o.clip;
     optimizer = tt_adamw_create(student, &adamw);
     status = optimizer ? TT_OK : tt_error_status(a->ctx);
+    a->skipped = 0;
     for (progress_begin(a, 0); step < a->o.steps && status == TT_OK; ) {
         status = sft_step(a, student, optimizer, teacher, step++, tokens);
         progress(a, "sft", step, a->o.steps, *tokens, "");
         if (stop_requested && status == TT_OK) { status = interrupted(a, "sft"); }
     }
+    if (status == TT_OK) { status = check_updates(a->ctx, a->skipped); }
     tt_optimizer_destroy(optimizer);
     return status;
 }
@@ -344,7 +346,7 @@ static tt_status write_curve(app *a, const char *path, double per_step, tt_text 
         tokens = tt_json_number(line, "num_tokens", 0);
         if (first_10 < 0 && reflection >= 0.1) { first_10 = per_step * (n + 1); }
         if (first_50 < 0 && reflection >= 0.5) { first_50 = per_step * (n + 1); }
-        status = tt_text_format(&lines, "%s[%.4g,%.4g]", n++ ? "," : "", tt_json_number(line, "think/reward_unguided", 0), reflection);
+        status = tt_text_format(&lines, "%s[%.4g,%.4g]", n++ ? "," : "", tt_json_number(line, "think/own_reward", 0), reflection);
         tt_json_free(a->ctx, line);
         at += size + 1;
     }
@@ -358,7 +360,7 @@ static tt_status write_curve(app *a, const char *path, double per_step, tt_text 
 }
 static tt_status train_rl(app *a, const arm *m, tt_model *student, const teaching *t, tt_text *json) {
     tt_trainer_desc desc = arm_desc(a, student, m->method == GRPO ? "grpo" : "thinktune", m->method == GRPO ? NULL : &t->teacher);
-    char metrics[1024];
+    char metrics[PATH_SIZE];
     if (m->teacher == EMA) { desc.ema = t->model; }
     snprintf(metrics, sizeof metrics, "%s", path_of(a->o.out, "seed-%d/%s/metrics.jsonl", a->seed, m->name));
     a->stop_tokens = 0;
@@ -432,39 +434,43 @@ static void check_only(void) {
     }
 }
 static int wanted(const arm *m) { return !*only || find_word(only, m->name, strlen(m->name)) >= 0; }
+/* The table's seconds are those of the default options. */
+static double work_of(const arm *m) {
+    options o = arm_options(m), d = default_options();
+    double steps = (double)o.steps / (m->steps ? m->steps : d.steps), pretrain = (double)given.pretrain_steps / d.pretrain_steps;
+    if (o.quick) { pretrain /= 100; }
+    return m->work * (m->method == BASE ? pretrain : steps) * o.prompts / d.prompts + 0.1;
+}
 static void add_up_work(app *a) {
     int i, seed;
     for (i = 0; i < N_ARMS; i++) {
         for (seed = given.first_seed; seed < given.first_seed + given.seeds; seed++) {
             if (!wanted(&arms[i])) { continue; }
-            a->whole += arms[i].work;
-            if (file_exists(result_path(a, seed, arms[i].name))) { a->done += arms[i].work; }
+            a->whole += work_of(&arms[i]);
+            if (file_exists(result_path(a, seed, arms[i].name))) { a->done += work_of(&arms[i]); }
         }
     }
-    a->whole_from = a->done;
-    a->whole_begin = tt_clock();
+    whole_begin(a);
 }
 static tt_status run_arm(app *a, const arm *m) {
     for (a->seed = given.first_seed; a->seed < given.first_seed + given.seeds; a->seed++) {
         if (file_exists(result_path(a, a->seed, m->name))) { continue; }
         a->o = arm_options(m);
-        a->part = m->work;
+        a->part = work_of(m);
         CHECK(run_job(a, m));
-        a->done += m->work;
+        a->done += work_of(m);
         a->part = 0;
         if (stop_requested) { return interrupted(a, "the study"); }
     }
     return TT_OK;
 }
 /* What the numbers depend on beside the table of arms must not change between two starts. */
-static tt_status check_settings(app *a) {
+static tt_status settle(app *a) {
     tt_text now = new_text(a);
-    char path[1024];
-    tt_status status = tt_text_format(&now, "thinktuning " TT_VERSION "\n--steps %d\n--pretrain-steps %d\n--questions %d\n--quick %d\n--first-seed %d\narithmetic %s\n", given.steps,
-                                      given.pretrain_steps, given.questions, given.quick, given.first_seed, tt_kernel(a->ctx));
-    snprintf(path, sizeof path, "%s", path_of(a->o.out, "settings.txt"));
-    if (status == TT_OK && file_exists(path)) { status = same_settings_as(a, path, now.data); }
-    if (status == TT_OK) { status = tt_file_write(a->ctx, path, now.data, now.size); }
+    int goes_on = 1;
+    tt_status status = describe_settings(a->ctx, "study", option_list, N_OPTIONS, "--seeds,--out,--only,--threads", "", &now);
+    if (status == TT_OK) { status = check_settings(a->ctx, a->o.out, &now, path_of(a->o.out, "results.jsonl"), &goes_on); }
+    if (status == TT_OK && !goes_on) { status = write_settings(a->ctx, a->o.out, &now); }
     tt_text_free(&now);
     return status;
 }
@@ -473,7 +479,8 @@ static tt_status check_settings(app *a) {
 
 static tt_status run(app *a) {
     int i;
-    CHECK(check_settings(a));
+    a->resumes_itself = 1;
+    CHECK(settle(a));
     add_up_work(a);
     for (i = 0; i < N_ARMS; i++) {
         if (!wanted(&arms[i])) { continue; }

@@ -329,7 +329,7 @@ TT_TEST(the_best_checkpoint_is_that_of_the_best_steps) {
     for (step = 0; step < 6 && at < text.size; step++) {
         size_t size = strcspn(text.data + at, "\n");
         tt_json *line = tt_json_parse(a.ctx, text.data + at, size);
-        rewards[step] = tt_json_number(line, "think/reward_unguided", -1);
+        rewards[step] = tt_json_number(line, "think/own_reward", -1);
         tt_json_free(a.ctx, line);
         at += size + 1;
     }

@@ -325,7 +325,7 @@ TT_TEST(the_teacher_leaves_off_policy_responses_alone) {
     TT_CHECK_INT(chosen_of(&all), 2);
     tt_think_score(&all, &m);
     TT_CHECK_NEAR(m.guided_share, 0.5, 0);
-    TT_CHECK_NEAR(m.reward_unguided, 0, 0);
+    TT_CHECK_NEAR(m.own_reward, 0, 0);
     tt_rollouts_free(&all);
     tt_tokenizer_destroy(tokenizer);
     tt_destroy(ctx);
@@ -375,8 +375,8 @@ TT_TEST(rates_compare_with_the_attempt) {
     TT_CHECK_NEAR(m.teacher_accuracy, 0.5, 1e-12);
     TT_CHECK_NEAR(m.rescue_rate, 2.0 / 3, 1e-12);
     TT_CHECK_NEAR(m.spoil_rate, 1, 1e-12);
-    TT_CHECK_NEAR(m.reward_guided, 0.5, 1e-12);
-    TT_CHECK_NEAR(m.reward_unguided, 0.5, 1e-12);
+    TT_CHECK_NEAR(m.guided_reward, 0.5, 1e-12);
+    TT_CHECK_NEAR(m.own_reward, 0.5, 1e-12);
     tt_rollouts_free(&all);
     tt_tokenizer_destroy(tokenizer);
     tt_destroy(ctx);

@@ -1364,7 +1364,7 @@ TT_TEST(trainer_mixes_in_off_policy_responses) {
     TT_CHECK(m.grpo.n_guided_tokens > 0 && m.think.guided_share == 0);
     first = mean_of(all, 0);
     for (step = 0; step < 80; step++) { TT_CHECK_OK(r.ctx, tt_trainer_step(r.trainer, &m)); }
-    TT_CHECK(m.think.reward_unguided > first + 0.3);      /* shown the answers, the student learns them */
+    TT_CHECK(m.think.own_reward > first + 0.3);      /* shown the answers, the student learns them */
     tt_trainer_destroy(r.trainer);
     r.desc.n_off_policy = 8;
     rig_start(&r);
