@@ -8,6 +8,7 @@
  *     build/generate --model runs/shakespeare --prompt "ROMEO:" --greedy --ids
  *     build/generate --model SmolLM2-135M-Instruct --chat                (a line of standard input is a turn)
  *
+ * A sample ends at 128 tokens or where the model's context ends, whichever comes first; --max-tokens that do not fit are an error.
  * The same seed gives the same text. Controls that are not given are those of the model's generation_config.json, if it
  * says do_sample; every token that it lists as an end stops. With --n above 1 the samples are drawn together and
  * printed at the end. */
@@ -15,7 +16,7 @@
 #include "../thinktuning.h"
 #include "options.h"
 
-enum { MAX_MESSAGES = 1000, MAX_LINE = 1 << 16 };
+enum { MAX_MESSAGES = 1000, DEFAULT_TOKENS = 128 };
 
 static const char *model_dir, *lora_dir, *prompt_text, *system_text, *stop_text;
 static tt_chat_desc chat;
@@ -57,7 +58,7 @@ static void print_completion(tt_context *ctx, const tt_tokenizer *tokenizer, con
     tt_text text = TT_INIT;
     int i;
     text.ctx = ctx;
-    printf("---- sample %d: %d tokens, %s\n", c->sample, c->length, c->stopped ? "stopped" : "cut at --max-tokens");
+    printf("---- sample %d: %d tokens, %s\n", c->sample, c->length, c->stopped ? "stopped" : "cut");
     for (i = 0; as_ids && i < c->length; i++) printf("%s%d", i ? " " : "", (int)c->tokens[i]);
     if (!as_ids) {
         if (tt_decode(tokenizer, c->tokens, (size_t)c->length, 1, &text) != TT_OK) fail(ctx);
@@ -75,6 +76,16 @@ static tt_status encode_prompt(const tt_model *model, const tt_tokenizer *tokeni
     if (bos < 0) return tt_fail(out->ctx, TT_ERR_ARG, "the prompt is empty and the model has no first token");
     return tt_ids_append(out, &bos, 1);   /* begin as a document begins */
 }
+/* How many tokens may follow a prompt: as many as were asked for by name, else the default, or what the context has room for. */
+static int room_for(const tt_model *model, const tt_ids *prompt, int asked) {
+    int positions = tt_model_config_get(model)->max_position_embeddings, room = positions - (int)prompt->size;
+    if (room < 1) example_exit(1, "generate: the %s has %d tokens, which leaves no room in the model's context of %d", as_chat ? "conversation" : "prompt", (int)prompt->size, positions);
+    if (asked > room && !as_chat)
+        example_exit(1, "generate: --max-tokens is %d, but beside a prompt of %d tokens the model's context of %d has room for %d; without --max-tokens the text ends there",
+                     asked, (int)prompt->size, positions, room);
+    if (asked == 0) asked = DEFAULT_TOKENS;
+    return asked < room ? asked : room;
+}
 static void continue_prompt(tt_model *model, const tt_tokenizer *tokenizer, tt_sampling *sampling, int n) {
     tt_context *ctx = tt_model_context(model);
     tt_request request = TT_INIT;
@@ -86,6 +97,7 @@ static void continue_prompt(tt_model *model, const tt_tokenizer *tokenizer, tt_s
     s.decoder.tokenizer = tokenizer;
     s.decoder.skip_special = 1;
     if (encode_prompt(model, tokenizer, prompt_text, strlen(prompt_text), &ids) != TT_OK) fail(ctx);
+    sampling->max_new_tokens = room_for(model, &ids, sampling->max_new_tokens);
     request.prompt = ids.data;
     request.prompt_length = (int)ids.size;
     request.n = n;
@@ -113,7 +125,6 @@ static char *copy_text(const char *text, size_t size) {
 /* The assistant's answer to the conversation so far, malloc'd. */
 static char *answer(tt_model *model, const tt_tokenizer *tokenizer, tt_sampling sampling, const tt_message *messages, int n) {
     tt_context *ctx = tt_model_context(model);
-    int room = tt_model_config_get(model)->max_position_embeddings;
     tt_text text = TT_INIT;
     tt_ids ids = TT_INIT;
     tt_request request = TT_INIT;
@@ -124,8 +135,7 @@ static char *answer(tt_model *model, const tt_tokenizer *tokenizer, tt_sampling 
     s.decoder.tokenizer = tokenizer;
     s.decoder.skip_special = 1;
     if (tt_chat_render(ctx, &chat, messages, n, &text) != TT_OK || encode_prompt(model, tokenizer, text.data, text.size, &ids) != TT_OK) fail(ctx);
-    if ((int)ids.size >= room) example_exit(1, "generate: the conversation has %d tokens, the model holds %d", (int)ids.size, room);
-    if (sampling.max_new_tokens > room - (int)ids.size) sampling.max_new_tokens = room - (int)ids.size;
+    sampling.max_new_tokens = room_for(model, &ids, sampling.max_new_tokens);
     request.prompt = ids.data;
     request.prompt_length = (int)ids.size;
     request.id = (uint64_t)n;
@@ -140,28 +150,44 @@ static char *answer(tt_model *model, const tt_tokenizer *tokenizer, tt_sampling 
     tt_text_free(&text);
     return copy;
 }
+/* One line of standard input without its end, however long; 0 = there is none. */
+static int read_line(tt_text *line) {
+    int c;
+    char byte;
+    line->size = 0;
+    while ((c = getchar()) != EOF && c != '\n') {
+        byte = (char)c;
+        if (c == 0) example_exit(1, "generate: a line of standard input holds a NUL byte");
+        if (tt_text_append(line, &byte, 1) != TT_OK) fail(line->ctx);
+    }
+    if (c == EOF && line->size == 0) return 0;
+    if (line->size > 0 && line->data[line->size - 1] == '\r') line->size--;
+    if (tt_text_append(line, "", 0) != TT_OK) fail(line->ctx);
+    return 1;
+}
 static void converse(tt_model *model, const tt_tokenizer *tokenizer, const tt_sampling *sampling) {
     static tt_message messages[MAX_MESSAGES];
-    static char line[MAX_LINE];
+    tt_text line = TT_INIT;
     int n = 0, first;
+    line.ctx = tt_model_context(model);
     if (system_text) {
         messages[n].role = "system";
         messages[n++].content = system_text;
     }
     for (first = n; n + 2 <= MAX_MESSAGES; n += 2) {
-        const char *turn = prompt_text && n == first ? prompt_text : line;
-        if (turn == line) {
+        int given = prompt_text && n == first;
+        if (!given) {
             printf("> ");
             fflush(stdout);
-            if (!fgets(line, sizeof line, stdin)) break;
-            line[strcspn(line, "\r\n")] = 0;
+            if (!read_line(&line)) break;
         }
         messages[n].role = "user";
-        messages[n].content = copy_text(turn, strlen(turn));
+        messages[n].content = given ? copy_text(prompt_text, strlen(prompt_text)) : copy_text(line.data, line.size);
         messages[n + 1].role = "assistant";
         messages[n + 1].content = answer(model, tokenizer, *sampling, messages, n + 1);
     }
     printf("\n");
+    tt_text_free(&line);
     for (; first < n; first++) free((void *)(uintptr_t)messages[first].content);
 }
 
@@ -199,7 +225,7 @@ int main(int argc, char **argv) {
         {"--format", OPTION_TEXT, &chat.format, 0, 0, "chatml, qwen2, qwen2.5, qwen3, smollm2, llama3, llama3.1, plain; not given = the model's own"},
         {"--date", OPTION_TEXT, &chat.date, 0, 0, "today's, for llama3.1; not given = 26 Jul 2024"},
         {"--system", OPTION_TEXT, &system_text, 0, 0, "system message of --chat"},
-        {"--max-tokens", OPTION_INT, &sampling.max_new_tokens, 1, 1000000, "tokens to sample"},
+        {"--max-tokens", OPTION_INT, &sampling.max_new_tokens, 0, 1000000, "tokens to sample, of a turn at most; 0 = 128, or where the model's context ends"},
         {"--temperature", OPTION_FLOAT, &sampling.temperature, 1e-6, 1000, "divides the logits; -1 = the model's own, or 1"},
         {"--top-k", OPTION_INT, &sampling.top_k, 0, 1e9, "keep the k most likely tokens; 0 = all"},
         {"--top-p", OPTION_FLOAT, &sampling.top_p, 1e-9, 1, "keep the likeliest tokens of this total probability"},
@@ -218,7 +244,6 @@ int main(int argc, char **argv) {
     tt_model *model;
     tt_tokenizer *tokenizer;
 
-    sampling.max_new_tokens = 128;
     sampling.top_k = -1;
     sampling.temperature = sampling.top_p = sampling.min_p = sampling.repetition_penalty = -1;
     options_read(argc, argv, "continues a prompt", table, (int)(sizeof table / sizeof table[0]));
@@ -231,6 +256,8 @@ int main(int argc, char **argv) {
     if (!tokenizer || (lora_dir && tt_model_lora_load(model, lora_dir) != TT_OK)) fail(ctx);
     if (tt_vocab_size(tokenizer) > tt_model_config_get(model)->vocab_size)
         example_exit(1, "generate: %s has %d tokens, expected at most the model's vocab_size %d", path, tt_vocab_size(tokenizer), tt_model_config_get(model)->vocab_size);
+    if (sampling.max_new_tokens >= tt_model_config_get(model)->max_position_embeddings)
+        example_exit(1, "generate: --max-tokens is %d, but the model's context ends at %d", sampling.max_new_tokens, tt_model_config_get(model)->max_position_embeddings);
     complete_sampling(&sampling, model, tokenizer, stops);
     chat.tokenizer = tokenizer;
     chat.generation_prompt = 1;

@@ -100,18 +100,17 @@ static tt_status sample(learner *l, int step, question *questions, tt_rollouts *
 }
 /* ---- 4. advantage = (reward - mean of its group) / deviation; 5. loss, backward, update ---- */
 static tt_status learn(learner *l, tt_rollouts *rollouts, const question *questions, tt_grpo_metrics *m) {
-    int indices[PROMPTS * GROUP], i;
+    int i;
     tt_tensor *logprobs, *entropy, *loss;
     tt_status status;
     rollouts->n_rewards = 1;
     for (i = 0; i < rollouts->n; i++) {
         rollouts->items[i].rewards[0] = judge(&questions[rollouts->items[i].group], &rollouts->items[i]);
-        indices[i] = i;
     }
     status = tt_grpo_advantages(rollouts, &l->grpo, NULL, m);
     if (status != TT_OK) { return status; }
-    logprobs = tt_model_logprobs(l->model, tt_rollouts_batch(l->ctx, rollouts, indices, rollouts->n), 1, &entropy);
-    loss = tt_grpo_loss(l->ctx, logprobs, entropy, rollouts, indices, rollouts->n, &l->grpo, m);
+    logprobs = tt_model_logprobs(l->model, tt_rollouts_batch(l->ctx, rollouts, NULL, 0), 1, &entropy);
+    loss = tt_grpo_loss(l->ctx, logprobs, entropy, rollouts, NULL, 0, &l->grpo, m);
     status = tt_backward(l->ctx, loss);
     if (status != TT_OK) { return status; }
     tt_step_reset(l->ctx);

@@ -92,12 +92,19 @@ static inline tt_status describe_file(tt_context *ctx, const char *path, tt_text
     tt_text_free(&bytes);
     return status;
 }
+/* With as few digits as tell it from every other float. */
+static inline tt_status describe_float(float value, tt_text *out) {
+    char text[32];
+    int digits = 6;
+    do { snprintf(text, sizeof text, "%.*g", digits, (double)value); } while ((float)strtod(text, NULL) != value && ++digits <= 9);
+    return tt_text_format(out, "%s\n", text);
+}
 static inline tt_status describe_option(tt_context *ctx, const option *p, int is_file, tt_text *out) {
     const char *text = p->type == OPTION_TEXT || p->type == OPTION_REQUIRED ? *(const char **)p->value : NULL;
     CHECK(tt_text_format(out, "%s ", p->name));
     switch (p->type) {
     case OPTION_TEXT: case OPTION_REQUIRED: return text && is_file ? describe_file(ctx, text, out) : tt_text_format(out, "%s\n", text ? text : "-");
-    case OPTION_FLOAT: return tt_text_format(out, "%.9g\n", (double)*(float *)p->value);
+    case OPTION_FLOAT: return describe_float(*(float *)p->value, out);
     case OPTION_DOUBLE: return tt_text_format(out, "%.9g\n", *(double *)p->value);
     case OPTION_SEED: return tt_text_format(out, "%llu\n", (unsigned long long)*(uint64_t *)p->value);
     default: return tt_text_format(out, "%d\n", *(int *)p->value);

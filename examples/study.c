@@ -137,7 +137,7 @@ static void free_ends(app *a, ends *e) {
     tt_free(a->ctx, e->head, (size_t)e->vocab * (size_t)e->width, sizeof *e->head);
 }
 static tt_status read_ends(app *a, tt_model *model, const tt_rollouts *attempts, ends *e) {
-    int i, row = 0, *indices = (int *)tt_alloc(a->ctx, (size_t)attempts->n, sizeof *indices);
+    int i, row = 0;
     int32_t *rows = (int32_t *)tt_alloc(a->ctx, (size_t)attempts->n, sizeof *rows);
     tt_tensor *hidden = NULL, *head = tt_model_param_find(model, "lm_head.weight");
     tt_batch *batch;
@@ -148,10 +148,9 @@ static tt_status read_ends(app *a, tt_model *model, const tt_rollouts *attempts,
     e->marker = tt_token_id(a->tokenizer, "\n\n");
     e->hidden = (float *)tt_alloc(a->ctx, (size_t)e->n * (size_t)e->width, sizeof *e->hidden);
     e->head = (float *)tt_alloc(a->ctx, (size_t)e->vocab * (size_t)e->width, sizeof *e->head);
-    if (indices && rows && e->hidden && e->head) {
-        for (i = 0; i < e->n; i++) { indices[i] = i; }
+    if (rows && e->hidden && e->head) {
         tt_no_grad_begin(a->ctx);
-        batch = tt_rollouts_batch(a->ctx, attempts, indices, e->n);
+        batch = tt_rollouts_batch(a->ctx, attempts, NULL, 0);
         for (i = 0; batch && i < e->n; i++) {
             row += attempts->items[i].response_length;
             rows[i] = batch->target_rows[row - 1];
@@ -162,7 +161,6 @@ static tt_status read_ends(app *a, tt_model *model, const tt_rollouts *attempts,
         if (status == TT_OK) { status = tt_tensor_get(head, e->head); }
         tt_step_reset(a->ctx);
     }
-    tt_free(a->ctx, indices, (size_t)attempts->n, sizeof *indices);
     tt_free(a->ctx, rows, (size_t)attempts->n, sizeof *rows);
     return status;
 }
