@@ -94,20 +94,17 @@ TT_TEST(pictures_have_room_for_every_run) {
     tt_destroy(a.ctx);
 }
 TT_TEST(other_settings_are_named) {
-    app a;
-    memset(&a, 0, sizeof a);
-    a.ctx = tt_create(NULL);
-    a.o.out = "runs/x";
-    TT_CHECK_OK(a.ctx, same_settings(&a, "--steps 50\n--lr 0.1\n", "--steps 50\n--lr 0.1\n"));
-    TT_CHECK_INT(same_settings(&a, "--steps 50\n--lr 0.1\narithmetic avx512\n", "--steps 50\n--lr 0.1\narithmetic avx512+dot-bf16\n"), TT_ERR_ARG);
-    TT_CHECK_CONTAINS(tt_error(a.ctx), "runs/x began with \"arithmetic avx512\", this one has \"arithmetic avx512+dot-bf16\"");
-    tt_error_clear(a.ctx);
-    TT_CHECK_INT(same_settings(&a, "--steps 50\n--lr 0.1\n", "--steps 500\n--lr 0.1\n"), TT_ERR_ARG);
-    TT_CHECK_CONTAINS(tt_error(a.ctx), "began with \"--steps 50\", this one has \"--steps 500\"");
-    tt_error_clear(a.ctx);
-    TT_CHECK_INT(same_settings(&a, "--steps 50\n", "--steps 50\n--lr 0.1\n"), TT_ERR_ARG);
-    TT_CHECK_CONTAINS(tt_error(a.ctx), "another version");
-    tt_destroy(a.ctx);
+    tt_context *ctx = tt_create(NULL);
+    TT_CHECK_OK(ctx, same_settings(ctx, "runs/x", "--steps 50\n--lr 0.1\n", "--steps 50\n--lr 0.1\n"));
+    TT_CHECK_INT(same_settings(ctx, "runs/x", "--steps 50\n--lr 0.1\narithmetic avx512\n", "--steps 50\n--lr 0.1\narithmetic avx512+dot-bf16\n"), TT_ERR_ARG);
+    TT_CHECK_CONTAINS(tt_error(ctx), "runs/x began with \"arithmetic avx512\", this one has \"arithmetic avx512+dot-bf16\"");
+    tt_error_clear(ctx);
+    TT_CHECK_INT(same_settings(ctx, "runs/x", "--steps 50\n--lr 0.1\n", "--steps 500\n--lr 0.1\n"), TT_ERR_ARG);
+    TT_CHECK_CONTAINS(tt_error(ctx), "began with \"--steps 50\", this one has \"--steps 500\"");
+    tt_error_clear(ctx);
+    TT_CHECK_INT(same_settings(ctx, "runs/x", "--steps 50\n", "--steps 50\n--lr 0.1\n"), TT_ERR_ARG);
+    TT_CHECK_CONTAINS(tt_error(ctx), "another version");
+    tt_destroy(ctx);
 }
 TT_TEST(claims_count_seeds_and_pair_them) {
     static results r;
@@ -431,17 +428,15 @@ TT_TEST(an_interrupted_study_ends_with_the_same_bytes) { TT_SKIP("no interval ti
 TT_TEST(a_folder_belongs_to_one_run) { TT_SKIP("no lock"); }
 #else
 TT_TEST(a_folder_belongs_to_one_run) {
-    app a;
+    tt_context *ctx = tt_create(NULL);
+    const char *out = tt_test_tmp("claimed");
     pid_t other;
     int status = 0;
-    memset(&a, 0, sizeof a);
-    a.ctx = tt_create(NULL);
-    a.o.out = tt_test_tmp("claimed");
-    TT_CHECK_OK(a.ctx, claim_folder(&a));
+    TT_CHECK_OK(ctx, claim_folder(ctx, out));
     other = fork();
-    if (other == 0) { _exit(claim_folder(&a) == TT_ERR_IO && strstr(tt_error(a.ctx), "another run") ? 7 : 1); }
+    if (other == 0) { _exit(claim_folder(ctx, out) == TT_ERR_IO && strstr(tt_error(ctx), "another run") ? 7 : 1); }
     TT_CHECK(other > 0 && waitpid(other, &status, 0) == other && WIFEXITED(status) && WEXITSTATUS(status) == 7);
-    tt_destroy(a.ctx);
+    tt_destroy(ctx);
 }
 /* ---- a study that is stopped again and again ends as the one that never was ---- */
 static int run_study(const char *out, const char *arms_to_run, int stop_after_ms) {
