@@ -1003,7 +1003,7 @@ TT_API tt_batch  *tt_rollouts_batch(tt_context *, const tt_rollouts *all, const 
 
 typedef struct tt_attempt { const char *question, *response; size_t question_size, response_size; int rollout; } tt_attempt;
 typedef struct tt_feedback {           /* filled by the teacher                                             */
-    tt_text reason, phrase, opinion;
+    tt_text reason, phrase, opinion;   /* appended to; or data and size set to a text of the teacher's own, which is lent */
     int n_tokens;                      /* that it sampled; 0 = not known, then those that are appended count */
 } tt_feedback;
 typedef struct tt_teacher {
@@ -11471,6 +11471,8 @@ static int tti_think_select(const tt_rollouts *all, const tt_think_config *c, in
     return n;
 }
 /* The guided response: the attempt's own tokens without the end token, then the feedback, then the end token. */
+/* A text without capacity has not grown here: it is lent. */
+static void tti_free_said(tt_text *said) { if (said->capacity > 0) { tt_text_free(said); } }
 static tt_status tti_append_said(tt_text *text, const tt_text *said) { return said->data ? tt_text_append(text, said->data, said->size) : TT_OK; }
 static tt_status tti_think_replace(tt_rollouts *all, int index, const tt_feedback *f, const tt_tokenizer *tokenizer, const tt_think_config *c, int limit, int end_token, tt_think_metrics *m) {
     tt_rollout *r = &all->items[index];
@@ -11566,10 +11568,9 @@ TT_API tt_status tt_think_augment(tt_rollouts *all, const tt_teacher *teacher, c
     }
     if (metrics && status == TT_OK) { *metrics = m; }
     for (i = 0; feedback && i < n; i++) {
-        if (!feedback[i].reason.ctx) { continue; }
-        tt_text_free(&feedback[i].reason);
-        tt_text_free(&feedback[i].phrase);
-        tt_text_free(&feedback[i].opinion);
+        tti_free_said(&feedback[i].reason);
+        tti_free_said(&feedback[i].phrase);
+        tti_free_said(&feedback[i].opinion);
     }
     tt_free(ctx, chosen, count, sizeof *chosen);
     tt_free(ctx, at, 3 * count, sizeof *at);
