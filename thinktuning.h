@@ -1253,7 +1253,7 @@ typedef struct tt_trainer_desc {
     int n_off_policy;              /* 0 = 1 with off_policy; fewer than num_generations        */
     /* After so many steps in a row with an update skipped, a mean reward <= abort_reward or a mean entropy <
      * abort_entropy, tt_trainer_step gives its metrics and TT_ERR_STOP with the reason in tt_error. */
-    int abort_patience;            /* 0 = never, but for skipped updates: after TT_MAX_SKIPPED steps */
+    int abort_patience;            /* 0 = never, but for skipped updates: after TT_MAX_SKIPPED steps; -1 = never */
     float abort_reward;            /* 0 = 0                                                    */
     float abort_entropy;           /* 0 = 0.001                                                */
     tt_adamw_desc adamw;

@@ -119,7 +119,7 @@ static double time_left(const app *a, double share) {
 static void whole_begin(app *a) {
     a->whole_begin = tt_clock();
     a->whole_from = a->done;
-    say("expected time of the whole run: %s, as two quiet cores have it\n", clock_text(a->whole - a->done));
+    if (a->done < a->whole) { say("expected time of the whole run: %s, as two quiet cores have it\n", clock_text(a->whole - a->done)); }
 }
 /* What is left is that of the whole run, with all its seeds and arms, where its work is known, and of this phase elsewhere. */
 static void progress(app *a, const char *phase, int step, int total, double tokens, const char *format, ...) {

@@ -232,8 +232,8 @@ int main(int argc, char **argv) {
         tt_json_free(ctx, json);
         tt_text_free(&state);
     }
-    printf("%s: %lu tokens, vocabulary %d, model of %lu weights, %d threads, %s kernels\n", data_path,
-           (unsigned long)ids.size, config.vocab_size, (unsigned long)tt_model_size(model), tt_threads(ctx), tt_kernel(ctx));
+    say("%s: %lu tokens, vocabulary %d, model of %lu weights, %d threads, %s kernels\n", data_path,
+        (unsigned long)ids.size, config.vocab_size, (unsigned long)tt_model_size(model), tt_threads(ctx), tt_kernel(ctx));
 
     begin = tt_clock();
     for (first = step; step < steps; step++) {

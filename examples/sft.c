@@ -373,8 +373,8 @@ int main(int argc, char **argv) {
     if (tt_vocab_size(tokenizer) > tt_model_config_get(model)->vocab_size)
         example_exit(1, "sft: %s has %d tokens, expected at most the model's vocab_size %d", path, tt_vocab_size(tokenizer), tt_model_config_get(model)->vocab_size);
     read_examples(&all, model, tokenizer);
-    printf("%s: %d examples, %d held out, %d left out (longer than the model's %d positions or empty)\n", data_path, all.n,
-           all.n / 20, all.n_left_out, tt_model_config_get(model)->max_position_embeddings);
+    say("%s: %d examples, %d held out, %d left out (longer than the model's %d positions or empty)\n", data_path, all.n,
+        all.n / 20, all.n_left_out, tt_model_config_get(model)->max_position_embeddings);
 
     adamw.max_grad_norm = 1.0f;
     optimizer = tt_adamw_create(model, &adamw);

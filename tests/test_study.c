@@ -106,6 +106,47 @@ TT_TEST(other_settings_are_named) {
     TT_CHECK_CONTAINS(tt_error(ctx), "another version");
     tt_destroy(ctx);
 }
+/* ---- what is said while it runs ---- */
+TT_TEST(a_line_leaves_out_the_figures_that_do_not_fit) {
+    char line[200];
+    static const char figures[] = "own reward 0.188  reflection 0.123  12345 tokens/s";
+    fit_line(line, sizeof line, "seed 1  grpo 1/50", figures, "1:35 left", 80);
+    TT_CHECK_STR(line, "seed 1  grpo 1/50  own reward 0.188  reflection 0.123  12345 tokens/s  1:35 left");
+    fit_line(line, sizeof line, "seed 1  grpo 1/50", figures, "1:35 left", 79);
+    TT_CHECK_STR(line, "seed 1  grpo 1/50  own reward 0.188  reflection 0.123  1:35 left");
+    fit_line(line, sizeof line, "seed 1  grpo 1/50", figures, "1:35 left", 30);
+    TT_CHECK_STR(line, "seed 1  grpo 1/50  1:35 left");
+    fit_line(line, sizeof line, "sft", "", "0:00 left", 80);
+    TT_CHECK_STR(line, "sft  0:00 left");
+    TT_CHECK_STR(clock_text(3599.4), "59:59");
+    TT_CHECK_STR(clock_text(7384), "2:03:04");
+    TT_CHECK_STR(clock_text(-1), "0:00");
+    TT_CHECK_STR(clock_text(HUGE_VAL), "0:00");
+}
+TT_TEST(a_clock_that_is_set_back_keeps_nobody_waiting) {
+    double last = tt_clock();
+    TT_CHECK(!is_due(&last, 100));
+    last += 3600;
+    TT_CHECK(is_due(&last, 100) && last <= tt_clock());
+    last -= 101;
+    TT_CHECK(is_due(&last, 100) && !is_due(&last, 100));
+}
+/* Work is what two quiet cores need: the first figure is the expected one, later ones follow the pace of this machine. */
+TT_TEST(the_time_left_is_the_whole_runs_at_the_pace_of_this_machine) {
+    app a;
+    memset(&a, 0, sizeof a);
+    a.whole = 100;
+    a.whole_begin = tt_clock();
+    TT_CHECK_NEAR(time_left(&a, 0), 100, 0.1);
+    a.done = 40;
+    a.part = 20;
+    a.whole_begin = tt_clock() - 100;             /* half of it in 100 seconds: 105 for 55 */
+    TT_CHECK_NEAR(time_left(&a, 0.5), 50 * 105.0 / 55, 0.1);
+    a.whole_from = 40;                            /* of which 40 were found done */
+    TT_CHECK_NEAR(time_left(&a, 0.5), 50 * 105.0 / 15, 0.1);
+    a.whole_begin = tt_clock() + 1000;            /* set back */
+    TT_CHECK(time_left(&a, 0.5) > 0);
+}
 TT_TEST(claims_count_seeds_and_pair_them) {
     static results r;
     app a;
@@ -473,7 +514,8 @@ TT_TEST(an_interrupted_study_ends_with_the_same_bytes) {
 }
 #endif
 
-TT_MAIN(intervals_and_p_are_those_worked_by_hand, survival_counts_those_still_watched, pictures_have_room_for_every_run, other_settings_are_named, claims_count_seeds_and_pair_them, the_predicted_push_is_the_shapings,
+TT_MAIN(intervals_and_p_are_those_worked_by_hand, survival_counts_those_still_watched, pictures_have_room_for_every_run, other_settings_are_named, a_line_leaves_out_the_figures_that_do_not_fit, a_clock_that_is_set_back_keeps_nobody_waiting,
+        the_time_left_is_the_whole_runs_at_the_pace_of_this_machine, claims_count_seeds_and_pair_them, the_predicted_push_is_the_shapings,
         ablations_change_one_factor, a_base_of_low_coherence_reads_notes_in_its_first_half_alone,
         bases_with_and_without_late_notes_are_not_taken_for_each_other, corruption_hands_feedback_round, the_best_checkpoint_is_that_of_the_best_steps, every_task_runs_from_scratch, the_marker_gets_the_probability_asked_for, a_folder_belongs_to_one_run,
         an_interrupted_study_ends_with_the_same_bytes)
