@@ -13,6 +13,8 @@ STUDY_SEEDS ?= 5
 FUZZ_SECONDS ?= 60
 REAL     := build/real-model
 PYTHON   ?= python3
+# Said before a compilation in which nothing is to be seen.
+COMPILING = @echo 'compiling $@ (the whole library: up to half a minute) ...'
 
 LIBRARY  := thinktuning.h
 HARNESS  := $(LIBRARY) tests/tt_test.h
@@ -52,7 +54,7 @@ help:
 	@echo 'make check       the same under address and undefined-behaviour sanitizers'
 	@echo 'make race        the threaded parts under the thread sanitizer'
 	@echo 'make strict      the header without a warning: gcc and clang, C99 and C++11, with and without threads'
-	@echo 'make docs-check  compiles and runs the programs of README.md and of the manual'
+	@echo 'make docs-check  compiles and runs the programs of the manual, and every program and command of README.md, long ones shortened (DOCS_FULL=1: not)'
 	@echo 'make test-kernels the tests of the arithmetic with each set of CPU kernels forced'
 	@echo 'make test-cross  AArch64 under qemu, Windows, wasm32: what cross compilers are there'
 	@echo 'make parity      compares with transformers and peft, live (PYTHON with torch, transformers, peft)'
@@ -70,7 +72,7 @@ help:
 	@echo 'Variables: CC CXX CFLAGS PYTHON. Compile in parallel with -j.'
 
 demo: build/thinktune
-	build/thinktune --out runs/demo --seeds $(SEEDS)
+	build/thinktune --out runs/demo --seeds $(SEEDS) $(DEMO_OPTIONS)
 
 # Goes on where it was stopped.
 study: build/study
@@ -90,10 +92,10 @@ examples: $(EXAMPLES)
 # Without a C++ compiler these are left out.
 CXX_TESTS := $(if $(shell command -v $(CXX)),build/test_header_cpp build/test_cuda_host)
 
-test: $(TESTS:%=build/%) $(CXX_TESTS) build/generate build/sft $(CUDA_TESTS)
+test: $(TESTS:%=build/%) $(CXX_TESTS) $(EXAMPLES) $(CUDA_TESTS)
 	$(if $(CXX_TESTS),,@echo 'skipped: the header as C++, the CUDA kernels on the CPU: $(CXX) is not there')
 	$(if $(CUDA_TESTS),,@echo 'skipped: the tests on a GPU: no device')
-	@PYTHON="$(PYTHON)" tests/run.sh $(TESTS:%=build/%) $(CXX_TESTS) $(CUDA_TESTS) tests/test_docs.sh tests/test_convert.py
+	@PYTHON="$(PYTHON)" tests/run.sh $(TESTS:%=build/%) $(CXX_TESTS) $(CUDA_TESTS) tests/test_docs.sh tests/test_programs.sh tests/test_convert.py
 
 check: $(TESTS:%=build/sanitize/%) build/sanitize/test_cuda_host
 	@ASAN_OPTIONS=allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 tests/run.sh $^
@@ -104,7 +106,7 @@ race: build/race/test_base build/race/test_header build/race/test_sampler
 strict:
 	@tests/strict.sh
 
-docs-check:
+docs-check: $(EXAMPLES)
 	@CC="$(CC)" tests/test_docs.sh
 
 parity: build/test_parity
@@ -181,6 +183,7 @@ build build/sanitize build/race build/cuda:
 	mkdir -p $@
 
 $(EXAMPLES): build/%: examples/%.c $(LIBRARY) $(wildcard examples/*.h) | build
+	$(COMPILING)
 	$(CC) $(STD) $(WARN) $(CFLAGS) $(CPPFLAGS) $< -o $@ $(LDFLAGS) $(LDLIBS)
 
 # OpenBLAS for bench_gemm to be compared with, where it is; nothing else asks for it.
@@ -189,9 +192,11 @@ OPENBLAS = $(shell pkg-config --cflags --libs openblas 2> /dev/null || { echo 'i
 BENCH_DEFINES = -DBENCH_FLAGS='"$(CFLAGS)"' -DBENCH_COMMIT='"$(shell git describe --always --dirty --exclude="*" 2> /dev/null || echo unknown)"'
 build/bench_gemm: BENCH_MORE = $(if $(OPENBLAS),-DTT_OPENBLAS $(OPENBLAS))
 $(BENCHES): build/%: bench/%.c bench/bench.h $(LIBRARY) | build
+	$(COMPILING)
 	$(CC) $(STD) $(WARN) $(CFLAGS) $(CPPFLAGS) $(BENCH_DEFINES) $< -o $@ $(LDFLAGS) $(BENCH_MORE) -lpthread $(LDLIBS)
 
 $(MPI_PROGRAMS): build/%-mpi: examples/%.c $(LIBRARY) $(wildcard examples/*.h) | build
+	$(COMPILING)
 	$(MPICC) $(STD) $(WARN) $(CFLAGS) $(CPPFLAGS) -DTT_MPI $< -o $@ $(LDFLAGS) $(LDLIBS)
 
 build/bench_parallel build/bench_parallel-mpi: examples/parallel_mpi.h
@@ -207,24 +212,30 @@ endif
 
 build/test_study build/sanitize/test_study: examples/study.c $(wildcard examples/*.h)
 build/test_%: tests/test_%.c $(HARNESS) | build
+	$(COMPILING)
 	$(CC) $(STD) $(WARN) $(TEST_CFLAGS) $(CPPFLAGS) $< $(EXTRA) -o $@ $(LDFLAGS) $(LDLIBS)
 
 build/sanitize/test_%: tests/test_%.c $(HARNESS) | build/sanitize
+	$(COMPILING)
 	$(CC) $(STD) $(WARN) $(SANITIZE) $(CPPFLAGS) $< $(EXTRA) -o $@ $(LDFLAGS) $(LDLIBS)
 
 build/race/test_%: tests/test_%.c $(HARNESS) | build/race
+	$(COMPILING)
 	$(CC) $(STD) $(WARN) -O1 -g -fsanitize=thread $(CPPFLAGS) $< $(EXTRA) -o $@ $(LDFLAGS) $(LDLIBS)
 
 build/test_header_cpp: tests/header_cpp.cpp $(HARNESS) | build
+	$(COMPILING)
 	$(CXX) -std=c++11 $(WARN) $(TEST_CFLAGS) $(CPPFLAGS) $< -o $@ $(LDFLAGS) $(LDLIBS)
 
 # The kernels of tt_cuda.cu on the CPU.
 build/test_cuda_host build/sanitize/test_cuda_host: tests/cuda_host.h tests/nccl_host.h tt_cuda.cu
 build/test_cuda_host build/sanitize/test_cuda_host: LDLIBS += -lpthread
 build/test_cuda_host: tests/test_cuda_host.cpp $(HARNESS) | build
+	$(COMPILING)
 	$(CXX) -std=c++11 $(WARN) $(TEST_CFLAGS) $(CPPFLAGS) $< -o $@ $(LDFLAGS) $(LDLIBS)
 
 build/sanitize/test_cuda_host: tests/test_cuda_host.cpp $(HARNESS) | build/sanitize
+	$(COMPILING)
 	$(CXX) -std=c++11 $(WARN) $(SANITIZE) $(CPPFLAGS) $< -o $@ $(LDFLAGS) $(LDLIBS)
 
 build/tt_cuda.o: tt_cuda.cu $(LIBRARY) | build

@@ -11,7 +11,7 @@ static tt_context *open_context(tt_test_memory *memory) {
     desc.n_threads = 1;
     return tt_create(&desc);
 }
-static int file_exists(const char *path) {
+static int tt_file_exists(const char *path) {
     FILE *file = fopen(path, "rb");
     if (file) { fclose(file); }
     return file != NULL;
@@ -321,7 +321,7 @@ TT_TEST(state_refuses_what_does_not_fit) {
     TT_CHECK_INT(json.size, 0);
     remove(tt_test_tmp("twice.safetensors"));
     TT_CHECK(tt_state_save(ctx, tt_test_tmp("twice.safetensors"), other, 3, "") != TT_OK);
-    TT_CHECK(!file_exists(tt_test_tmp("twice.safetensors")));
+    TT_CHECK(!tt_file_exists(tt_test_tmp("twice.safetensors")));
     other[2].name = "half";
     other[2].tensor = half;
     TT_CHECK(tt_state_save(ctx, path, other, 3, "") != TT_OK);
@@ -457,7 +457,7 @@ TT_TEST(state_full_disk_leaves_the_old_file) {
     tt_context *ctx;
     const char *path = tt_test_tmp("full.safetensors"), *temporary = tt_test_tmp("full.safetensors.tmp");
     state a, b;
-    if (!file_exists("/dev/full")) { TT_SKIP("no /dev/full"); }
+    if (!tt_file_exists("/dev/full")) { TT_SKIP("no /dev/full"); }
     ctx = open_context(&memory);
     TT_REQUIRE(state_create(&a, ctx, 1) && state_create(&b, ctx, 2));
     TT_CHECK_OK(ctx, tt_state_save(ctx, path, a.named, 3, "{}"));
@@ -465,7 +465,7 @@ TT_TEST(state_full_disk_leaves_the_old_file) {
     TT_REQUIRE(symlink("/dev/full", temporary) == 0);
     TT_CHECK_INT(tt_state_save(ctx, path, b.named, 3, "{}"), TT_ERR_IO);
     TT_CHECK_CONTAINS(tt_error(ctx), "full.safetensors");
-    TT_CHECK(!file_exists(temporary));
+    TT_CHECK(!tt_file_exists(temporary));
     TT_CHECK_OK(ctx, tt_state_load(ctx, path, b.named, 3, NULL));
     TT_CHECK(state_is(&b, 1));
     state_destroy(&a);
@@ -844,8 +844,8 @@ TT_TEST(model_round_trip) {
             check_same_weights(a, b);
             TT_CHECK_INT(tt_model_param(b, 0)->requires_grad, 1);
         }
-        TT_CHECK(file_exists(in_dir(dir, "generation_config.json")));
-        TT_CHECK(!file_exists(in_dir(dir, "model.safetensors.tmp")));
+        TT_CHECK(tt_file_exists(in_dir(dir, "generation_config.json")));
+        TT_CHECK(!tt_file_exists(in_dir(dir, "model.safetensors.tmp")));
         tt_model_destroy(a);
         tt_model_destroy(b);
         tt_destroy(ctx);
@@ -1467,10 +1467,10 @@ TT_TEST(save_in_shards) {
     TT_CHECK_OK(ctx, tt_model_save(m, NULL, dir));
     d.max_shard_bytes = 1u << 30;
     TT_CHECK_OK(ctx, tt_model_save_as(m, NULL, dir, &d));                  /* all fits: one file */
-    TT_CHECK(file_exists(in_dir(dir, "model.safetensors")));
+    TT_CHECK(tt_file_exists(in_dir(dir, "model.safetensors")));
     d.max_shard_bytes = 4000;
     TT_CHECK_OK(ctx, tt_model_save_as(m, NULL, dir, &d));
-    TT_CHECK(!file_exists(in_dir(dir, "model.safetensors")));              /* it would count */
+    TT_CHECK(!tt_file_exists(in_dir(dir, "model.safetensors")));              /* it would count */
     check_load(m, dir, 1, "", "");
     TT_CHECK_OK(ctx, tt_file_read(ctx, in_dir(dir, "model.safetensors.index.json"), &index));
     root = tt_json_parse(ctx, index.data, index.size);
