@@ -1523,7 +1523,7 @@ extern "C" {
  * The context, and what every chapter stands on: errors, memory, text, files, JSON, random numbers.
  * A step's memory is an arena: a list of chunks that is filled from front to back and emptied at once. */
 
-#define TTI_ERROR_SIZE 512
+#define TTI_ERROR_SIZE 5120      /* the longest path, and what is said of it */
 #define TTI_CHUNK ((size_t)1 << 20)
 #define TTI_ALIGN ((size_t)64)
 
@@ -15002,7 +15002,7 @@ static int tti_say_reason(tti_line *line, const tti_puzzle *p, unsigned *mask, d
             return 1;
         }
         flip = tti_digit_to_flip(p, *mask, slip, rng);
-        tti_say(line, " no , twice %d %s , flip %d :", abs(excess) / 2, excess > 0 ? "over" : "short", p->digits[flip]);
+        tti_say(line, " no , twice %d %s , flip %d :", (excess > 0 ? excess : -excess) / 2, excess > 0 ? "over" : "short", p->digits[flip]);
         *mask ^= 1u << flip;
     }
     return 0;
