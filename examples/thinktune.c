@@ -234,8 +234,8 @@ static double response_tokens(const app *a, const char *method) {
     return strcmp(method, "grpo") == 0 || strcmp(method, "base") == 0 ? 6 : 70;
 }
 static double measure_work(const app *a, const char *method) {
-    double gate = strcmp(method, "base") == 0 ? a->o.gate_questions * (response_tokens(a, method) + 0.5 * a->o.teacher_length) : 0;
-    return 1 + token_work(3 * (2 * a->o.questions * response_tokens(a, method) + gate), base_weights(a));
+    double guided = strcmp(method, "base") == 0 ? a->o.gate_questions * (response_tokens(a, method) + 0.5 * a->o.teacher_length) : 0;
+    return 1 + token_work(3 * (2 * a->o.questions * response_tokens(a, method) + guided), base_weights(a));
 }
 static double arm_work(const app *a, const char *method) {
     double tokens = (double)a->o.steps * a->o.prompts * a->o.generations * response_tokens(a, method);
