@@ -1218,7 +1218,9 @@ typedef struct tt_task {
     /* appends the final answer in a form in which equal answers are equal texts, for maj@k; nothing = no answer;
      * NULL = \boxed{...}, what follows "####", or the last number */
     tt_status (*extract)(void *user, const tt_reward_input *in, tt_text *answer);
-    int (*count)(void *user, int split);        /* different questions of a split: index i is i % count; NULL = without end */
+    /* how many questions a split has, index i being i % count: tt_trainer_create then reads them all, and refuses by name one whose
+     * prompt leaves no room for max_completion_length; NULL = without end: such a prompt is an error of the step that draws it */
+    int (*count)(void *user, int split);
 } tt_task;
 
 /* The built-in task "signs": put + or - before each number so that the sum is the target. */

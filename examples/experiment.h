@@ -582,7 +582,7 @@ static tt_status guide_all(app *a, const tt_teacher *teacher, tt_rollouts *attem
     grpo.max_completion_length = a->o.length;
     return tt_think_augment(attempts, teacher, a->tokenizer, &think, &grpo, tt_token_id(a->tokenizer, a->task.end_token), 0, metrics);
 }
-typedef struct gate { double hit, rescue, spoil, said, cut, coherence, leak, leak_max; int longest; } gate;
+typedef struct gate { double hit, rescue, spoil, said, cut, coherence, leak, leak_max; int guided, longest; } gate;      /* cut: how many of the guided */
 /* What was found of one question; right: after the teacher's feedback, which only an attempt that ended gets; said: not blank.
  * n_cut, longest: see tt_think_metrics; of all questions of a rank, in its first row. */
 typedef struct gate_finding { double was_right, guided, right, said, coherent, leak, n_cut, longest; } gate_finding;
@@ -779,13 +779,13 @@ static void gate_finish(const gate_finding *rows, int n_rows, gate *g) {
     }
     g->hit = n > 0 ? hits / n : 0;
     g->said = n > 0 ? said / n : 0;
-    g->cut = n > 0 ? g->cut / n : 0;
+    g->guided = (int)n;
     g->rescue = n > rights ? rescued / (n - rights) : 0;
     g->spoil = rights > 0 ? spoiled / rights : 0;
 }
 /* Feedback that is cut teaches to begin what has no end, and earns nothing. */
-static void warn_cut(const app *a, const char *when, double share, int longest) {
-    say("  warning: %s%.0f %% of the guided responses are cut at --max-length %d and lose the end of their feedback: raise it to %d\n", when, 100 * share, a->o.length, longest);
+static void warn_cut(const app *a, const char *when, double n_cut, double n_guided, int longest) {
+    say("  warning: %s%.0f of %.0f guided responses are cut at --max-length %d and lose the end of their feedback: raise it to %d\n", when, n_cut, n_guided, a->o.length, longest);
 }
 /* Thresholds: judged from the bases of several pilots; below them runs begin to fail. */
 static void say_gate(app *a, const gate *g) {
@@ -796,7 +796,7 @@ static void say_gate(app *a, const gate *g) {
         say("  warning: %.0f %% of the feedback is blank, without its tags: try other --teacher-examples, a longer --teacher-length%s\n", 100 * (1 - g->said),
             a->data && !a->o.close_tags ? ", --close-tags" : "");
     }
-    if (g->cut > 0) { warn_cut(a, "", g->cut, g->longest); }
+    if (g->cut > 0) { warn_cut(a, "", g->cut, g->guided, g->longest); }
     if (g->hit < 0.7) { say("  warning: a hit below 0.7: feedback that is often wrong is punished, not learned\n"); }
     if (!a->data && g->coherence < 0.15) { say("  warning: coherence below 0.15: the student may learn to say the marker and nothing behind it\n"); }
     if (!a->data && g->leak > 1e-3) { say("  warning: leak above 1e-3: reward alone may find reflection by accident\n"); }
@@ -1021,7 +1021,7 @@ static void watch_guided(app *a, arm_run *arm, const tt_step_metrics *m) {
         arm->cut_said = 1;
         snprintf(when, sizeof when, "step %d: ", m->step);
         say("%s", a->terminal ? "\n" : "");
-        warn_cut(a, when, m->think.n_cut / m->think.n_guided, m->think.longest_guided);
+        warn_cut(a, when, m->think.n_cut, m->think.n_guided, m->think.longest_guided);
     }
     arm->guided = m->step == 0 ? m->think.guided_reward : 0.7 * arm->guided + 0.3 * m->think.guided_reward;
     if (m->step < 5 || arm->guided > 0.2 || arm->warned) { return; }

@@ -464,9 +464,15 @@ static tt_status run_arm(app *a, const arm *m) {
 /* What the numbers depend on beside the table of arms must not change between two starts. */
 static tt_status settle(app *a) {
     tt_text now = new_text(a);
-    int goes_on = 1;
-    tt_status status = describe_settings(a->ctx, "study", option_list, N_OPTIONS, "--seeds,--out,--only,--threads", "", &now);
-    if (status == TT_OK) { status = check_settings(a->ctx, a->o.out, &now, path_of(a->o.out, "results.jsonl"), &goes_on); }
+    char made[PATH_SIZE];
+    int goes_on = 1, i, seed;
+    tt_status status;
+    snprintf(made, sizeof made, "%s", path_of(a->o.out, "results.jsonl"));
+    for (i = 0; i < N_ARMS; i++) {
+        for (seed = given.first_seed; seed < given.first_seed + given.seeds && !file_exists(made); seed++) { snprintf(made, sizeof made, "%s", result_path(a, seed, arms[i].name)); }
+    }
+    status = describe_settings(a->ctx, "study", option_list, N_OPTIONS, "--seeds,--out,--only,--threads", "", &now);
+    if (status == TT_OK) { status = check_settings(a->ctx, a->o.out, &now, made, &goes_on); }
     if (status == TT_OK && !goes_on) { status = write_settings(a->ctx, a->o.out, &now); }
     tt_text_free(&now);
     return status;

@@ -223,8 +223,8 @@ static tt_status finish(app *a) {
 }
 
 /* ---- the expected time ---- */
-/* Seconds on two quiet cores of so many tokens through n weights: 3 for forward and backward, 1 forward. Small matrices are slow. */
-static double token_work(double tokens, double weights) { return tokens * weights * (weights < 1e7 ? 4.5e-12 : 1.5e-12); }
+/* Seconds on two quiet cores for so many tokens through so many weights; forward and backward count as three. Small matrices are slow. */
+static double token_work(double tokens, double weights) { return tokens * weights * (weights < 1e7 ? 1.4e-11 : 5e-12); }
 static double base_weights(const app *a) {
     if (a->base) { return (double)tt_model_size(a->base); }
     return (double)a->o.layers * a->o.hidden * (4.0 * a->o.hidden + 3.0 * a->o.inner);
@@ -235,8 +235,8 @@ static double response_tokens(const app *a, const char *method) {
     return strcmp(method, "grpo") == 0 || strcmp(method, "base") == 0 ? 6 : 70;
 }
 static double measure_work(const app *a, const char *method) {
-    double gate_tokens = strcmp(method, "base") == 0 ? a->o.gate_questions * (response_tokens(a, method) + 0.5 * a->o.teacher_length) : 0;
-    return 1 + token_work(3 * (2 * a->o.questions * response_tokens(a, method) + gate_tokens), base_weights(a));
+    double guided = strcmp(method, "base") == 0 ? a->o.gate_questions * (response_tokens(a, method) + 0.5 * a->o.teacher_length) : 0;
+    return 1 + token_work(3 * (2 * a->o.questions * response_tokens(a, method) + guided), base_weights(a));
 }
 static double arm_work(const app *a, const char *method) {
     double tokens = (double)a->o.steps * a->o.prompts * a->o.generations * response_tokens(a, method);
