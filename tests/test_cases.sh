@@ -495,7 +495,7 @@ END
     }
     for kind in $("$python" -c "import json, sys; print(*dict.fromkeys(json.loads(l)['kind'] for l in open(sys.argv[1])))" "$cases/rewards.jsonl"); do check "rewards of the kind $kind" grade_rows "$kind"; done
 else
-    failed=$((failed + 1)); echo "FAIL rewards: build/grade is not there"
+    check "rewards: build/grade is there" false
 fi
 
 # ---- hosts -----------------------------------------------------------------------------------------------------------
