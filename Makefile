@@ -57,6 +57,7 @@ help:
 	@echo 'make docs-check  compiles and runs the programs of the manual, and every program and command of README.md, long ones shortened (DOCS_FULL=1: not)'
 	@echo 'make test-kernels the tests of the arithmetic with each set of CPU kernels forced'
 	@echo 'make test-cross  AArch64 under qemu, Windows, wasm32: what cross compilers are there'
+	@echo 'make test-cases  odd and hostile inputs of ../shared/cases through library, programs and converter, if they are there (PYTHON)'
 	@echo 'make parity      compares with transformers and peft, live (PYTHON with torch, transformers, peft)'
 	@echo 'make fuzz        fuzzes the readers with clang (FUZZ_SECONDS=n each)'
 	@echo 'make cuda        tt_cuda.cu, and tests, examples and benches linked with it, in build/cuda (needs nvcc)'
@@ -108,6 +109,11 @@ strict:
 
 docs-check: $(EXAMPLES)
 	@CC="$(CC)" tests/test_docs.sh
+
+# CASES names another folder of them.
+CASES ?= ../shared/cases
+test-cases: $(EXAMPLES)
+	@CC="$(CC)" CXX="$(CXX)" PYTHON="$(PYTHON)" TT_CASES="$(CASES)" tests/test_cases.sh
 
 parity: build/test_parity
 	rm -rf build/parity
@@ -264,5 +270,5 @@ build/cuda/%: examples/%.c $(LIBRARY) $(wildcard examples/*.h) build/tt_cuda.o |
 $(FUZZERS): build/%: tests/%.c $(LIBRARY) | build
 	clang -std=c99 $(SANITIZE) -fsanitize=fuzzer $< -o $@ $(LDLIBS)
 
-.PHONY: help demo study study-real examples test test-kernels test-cross check race strict docs-check parity fuzz bench cuda bench-cuda cuda-check cuda-nccl mpi test-mpi bench-mpi real-model clean
+.PHONY: help demo study study-real examples test test-kernels test-cross test-cases check race strict docs-check parity fuzz bench cuda bench-cuda cuda-check cuda-nccl mpi test-mpi bench-mpi real-model clean
 .DEFAULT_GOAL := help
