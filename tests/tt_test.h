@@ -1,6 +1,6 @@
 /* tt_test.h - the test harness: one header, C99 and C++11. A test file is
  *
- *     #define THINKTUNING_IMPLEMENTATION
+ *     #define THINKTUNING_IMPLEMENTATION       (only if it tests what is private; else it is linked with an object)
  *     #include "../thinktuning.h"
  *     #include "tt_test.h"
  *
