@@ -1318,7 +1318,6 @@ static __global__ void __launch_bounds__(256) tti_gpu_attention_forward_tiles(tt
     const int all_rows = seq.tokens * seq.group, n_blocks = (all_rows + TTI_ROWS - 1) / TTI_ROWS;
     const int row0 = (n_blocks - 1 - (int)blockIdx.y) * TTI_ROWS, rows = min(TTI_ROWS, all_rows - row0);
     const int n_keys = seq.position + (row0 + rows - 1) / seq.group + 1;
-    const tti_lines queries = tti_gpu_rows(a, seq, a.q, kv_head);
     const tti_lines keys = tti_gpu_keys(a, seq, a.k, kv_head), values = tti_gpu_keys(a, seq, a.v, kv_head);
     float out[2][DIM / 32][4], score[2][2][4];
     if (row0 < 0) { return; }
@@ -1327,7 +1326,8 @@ static __global__ void __launch_bounds__(256) tti_gpu_attention_forward_tiles(tt
         max[threadIdx.x] = -INFINITY;
         sum[threadIdx.x] = 0.0f;
     }
-    tti_gpu_fill<MATH, TTI_ROWS, DIM, 0>(q, DIM + TTI_PAD, queries, row0, rows, 0, dim);
+    tti_gpu_fill<MATH, TTI_ROWS, DIM, 0>(q, DIM + TTI_PAD, tti_gpu_rows(a, seq, a.q, kv_head), row0, rows, 0,
+                                         dim);
     for (int key0 = 0; key0 < n_keys; key0 += TTI_ROWS) {
         const int n = min(TTI_ROWS, n_keys - key0);
         tti_gpu_fill<MATH, TTI_ROWS, DIM, 0>(kv, DIM + TTI_PAD, keys, key0, n, 0, dim);

@@ -28,7 +28,13 @@ if there aarch64-linux-gnu-gcc AArch64; then
     for test in kernels autograd; do
         program=$dir/test_$test-aarch64
         rm -f $program
-        aarch64-linux-gnu-gcc $flags -static tests/test_$test.c -o $program -lm > $dir/log 2>&1
+        object=          # a test that does not include the implementation is linked with it
+        if ! grep -q '^#define THINKTUNING_IMPLEMENTATION' tests/test_$test.c; then
+            object=$dir/thinktuning-aarch64.o
+            aarch64-linux-gnu-gcc $flags -x c -DTHINKTUNING_IMPLEMENTATION -c thinktuning.h -o $object > $dir/log 2>&1
+            verdict $? "AArch64: compiles the implementation"
+        fi
+        aarch64-linux-gnu-gcc $flags -static tests/test_$test.c $object -o $program -lm > $dir/log 2>&1
         verdict $? "AArch64: compiles test_$test"
         if [ -x $program ] && there qemu-aarch64 "AArch64: test_$test"; then
             for kernel in neon portable; do

@@ -255,27 +255,46 @@ static uint16_t tti_gpu_bf16(float x) {
 }
 /* D = A B + C from the fragments of 32 lanes. Of mma.m16n8k8 (TF32) lane 4g + t holds A[g + 8 (r % 2)][t + 4 (r / 2)] in
  * register r and B[t + 4r][g]; of m16n8k16 (BF16) pairs A[g + 8 (r % 2)][2t + 8 (r / 2) ..] and B[2t + 8r ..][g]. */
-template <int MATH, int MI, int NI> static void tti_gpu_mma(float c[MI][NI][4], const uint32_t a[MI][4], const uint32_t b[NI][2]) {
+template <int MATH, int MI, int NI>
+static void tti_gpu_mma(float c[MI][NI][4], const uint32_t a[MI][4], const uint32_t b[NI][2]) {
     struct { uint32_t a[MI][4], b[NI][2]; } mine;
-    const unsigned g = host.now % 32 / 4, t = host.now % 4, bf16 = MATH == TT_CUDA_BF16;
+    const unsigned bf16 = MATH == TT_CUDA_BF16, steps = bf16 ? 16 : 8;
+    double rows[MI * 2][16], columns[16][NI * 2];      /* what this lane's results need of A and B */
     unsigned set;
     memcpy(mine.a, a, sizeof mine.a);
     memcpy(mine.b, b, sizeof mine.b);
-    for (size_t i = 0; !bf16 && i < sizeof mine / 4; i++) { if (((uint32_t *)&mine)[i] & 0x1FFFu) { host_fault("an operand of mma is not TF32"); break; } }
+    for (size_t i = 0; !bf16 && i < sizeof mine / 4; i++) {
+        if (((uint32_t *)&mine)[i] & 0x1FFFu) { host_fault("an operand of mma is not TF32"); break; }
+    }
     uint32_t (*lanes)[2][32] = host_exchange(&mine, sizeof mine, &set);
-    for (int i = 0; i < MI; i++) {
-        for (int j = 0; j < NI; j++) {
-            for (unsigned r = 0; r < 4; r++) {
-                unsigned row = g + r / 2 * 8, column = 2 * t + r % 2;
-                double sum = (double)c[i][j][r];
-                for (unsigned k = 0; k < (bf16 ? 16u : 8u); k++) {
-                    unsigned part = bf16 ? k % 8 / 2 : k % 4, reg = bf16 ? k / 8 : k / 4, shift = k % 2 * 16;
-                    uint32_t x = lanes[row % 8 * 4 + part][set][(unsigned)i * 4 + row / 8 + 2 * reg], y = lanes[column * 4 + part][set][(unsigned)MI * 4 + (unsigned)j * 2 + reg];
-                    if (bf16) { x = (x >> shift & 0xFFFFu) << 16; y = (y >> shift & 0xFFFFu) << 16; }
-                    sum += (double)__uint_as_float(x) * (double)__uint_as_float(y);
-                }
-                c[i][j][r] = (float)sum;
+    for (unsigned k = 0; k < steps; k++) {
+        const unsigned part = bf16 ? k % 8 / 2 : k % 4, reg = bf16 ? k / 8 : k / 4, shift = bf16 ? k % 2 * 16 : 0;
+        const uint32_t mask = bf16 ? 0xFFFFu : 0xFFFFFFFFu;
+        const unsigned raise = bf16 ? 16 : 0, g = host.now % 32 / 4, t = host.now % 4;
+        const uint32_t *of_row = lanes[g * 4 + part][set];
+        for (unsigned i = 0; i < MI * 2; i++) {
+            rows[i][k] = (double)__uint_as_float((of_row[i / 2 * 4 + i % 2 + 2 * reg] >> shift & mask) << raise);
+        }
+        for (unsigned j = 0; j < NI * 2; j++) {
+            const uint32_t *of_column = lanes[(2 * t + j % 2) * 4 + part][set];
+            columns[k][j] = (double)__uint_as_float((of_column[MI * 4 + j / 2 * 2 + reg] >> shift & mask) << raise);
+        }
+    }
+    for (unsigned i = 0; i < MI * 2; i++) {
+        for (unsigned j = 0; j < NI; j += 2) {      /* four sums at a time: this loop is most of the test's time */
+            float *left = c[i / 2][j] + i % 2 * 2, *right = c[i / 2][j + 1] + i % 2 * 2;
+            double sum0 = (double)left[0], sum1 = (double)left[1], sum2 = (double)right[0], sum3 = (double)right[1];
+            for (unsigned k = 0; k < steps; k++) {
+                const double x = rows[i][k], *y = &columns[k][2 * j];
+                sum0 += x * y[0];
+                sum1 += x * y[1];
+                sum2 += x * y[2];
+                sum3 += x * y[3];
             }
+            left[0] = (float)sum0;
+            left[1] = (float)sum1;
+            right[0] = (float)sum2;
+            right[1] = (float)sum3;
         }
     }
 }

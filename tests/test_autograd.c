@@ -1,6 +1,5 @@
 /* Chapter 4: every op's gradient against central differences on odd shapes, for every kernel set that this
  * CPU runs. Each comparison is itself checked: the same gradient made 3 % wrong must fail it. */
-#define THINKTUNING_IMPLEMENTATION
 #include "../thinktuning.h"
 #include "tt_test.h"
 

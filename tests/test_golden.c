@@ -1,7 +1,6 @@
 /* Every formula of reasoning RL against the values of a file, through the public API alone: TT_GOLDEN names the file, default
  * tests/golden/rl.json. Other inputs can be tried with a file of the same form. The last test changes each number of the
  * file in turn by a thousandth and wants that to be seen. */
-#define THINKTUNING_IMPLEMENTATION
 #include "../thinktuning.h"
 #include "../examples/losses.h"
 #include "tt_test.h"

@@ -1,5 +1,4 @@
 /* Chapter 9: AdamW against its formulas in double, clipping, skipped steps, schedules, exact resume. */
-#define THINKTUNING_IMPLEMENTATION
 #include "../thinktuning.h"
 #include "tt_test.h"
 

@@ -1,6 +1,6 @@
 /* tt_test.h - the test harness: one header, C99 and C++11. A test file is
  *
- *     #define THINKTUNING_IMPLEMENTATION
+ *     #define THINKTUNING_IMPLEMENTATION       (only if it tests what is private; else it is linked with an object)
  *     #include "../thinktuning.h"
  *     #include "tt_test.h"
  *
@@ -30,6 +30,7 @@
  *         m.calls         allocations so far      m.live_blocks, m.live_bytes   not yet freed
  *         m.wrong_sizes   frees with another size than allocated
  *         TT_CHECK_NO_LEAK(m)   nothing live, no wrong size
+ *     tt_test_exhaustive()       whether to run the long sweeps: TT_EXHAUSTIVE=1, as make check, test-kernels and CI do
  * Run: build/test_x [part of a test name]. Lines are "ok name", "FAIL name", "skip name: why"; the last one is
  * "N passed, N failed" and the exit status is 1 if any test failed. */
 #ifndef TT_TEST_H
@@ -119,6 +120,16 @@ static inline int tt_test_bytes(const void *a, const void *b, size_t n, const ch
         tt_test_now()->skipped = 1;     \
         return;                         \
     } while (0)
+
+/* Whether the environment's TT_EXHAUSTIVE asks for the long sweeps too; on a GPU they are short and always run. */
+static inline int tt_test_exhaustive(void) {
+#ifdef TT_TEST_CUDA
+    return 1;
+#else
+    const char *wish = getenv("TT_EXHAUSTIVE");
+    return wish && wish[0] && strcmp(wish, "0") != 0;
+#endif
+}
 
 /* ---- data and scratch files ---- */
 
