@@ -2695,8 +2695,8 @@ static tt_backend tti_cuda_table(int *device) {
     b.gather_rows = tti_cuda_gather_rows;
     b.scatter_add_rows = tti_cuda_scatter_add_rows;
     b.scatter_rows = tti_cuda_scatter_rows;
-    b.columns = tti_cuda_columns;
-    b.columns_backward = tti_cuda_columns_backward;
+    b.slice = tti_cuda_columns;
+    b.slice_backward = tti_cuda_columns_backward;
     b.rmsnorm = tti_cuda_rmsnorm;
     b.rmsnorm_backward = tti_cuda_rmsnorm_backward;
     b.layernorm = tti_cuda_layernorm;
