@@ -399,7 +399,7 @@ static void sample_one(int vocab, float scale) {
         TT_CHECK_OK(t.gpu, t.g->download(t.gpu, tokens.data(), out.gpu, out.bytes));
         for (int i = 0; i < N; i++) {
             const float *row = z.c() + i * vocab;
-            TT_CHECK_INT(tokens[(size_t)i], tti_choose(t.cpu, row, vocab, &s, draws[i], w.c(), scratch.data()));
+            TT_CHECK_INT(tokens[(size_t)i], tti_choose(t.cpu, row, vocab, &s, draws[i], w.c(), std::vector<float>((size_t)vocab).data(), scratch.data()));
             tti_row_logprob(t.cpu, row, vocab, tokens[(size_t)i], 1.25f, &logprobs.c()[i], NULL);
         }
         CHECK_GAP(logprobs, 2e-6);
