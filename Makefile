@@ -9,6 +9,7 @@ LDLIBS   := -lm
 TEST_CFLAGS ?= -O1 -g
 SANITIZE := -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
 SEEDS    ?= 1
+DEMO_OUT ?= runs/demo
 STUDY_SEEDS ?= 5
 FUZZ_SECONDS ?= 60
 REAL     := build/real-model
@@ -73,7 +74,7 @@ help:
 	@echo 'Variables: CC CXX CFLAGS PYTHON. Compile in parallel with -j.'
 
 demo: build/thinktune
-	build/thinktune --out runs/demo --seeds $(SEEDS) $(DEMO_OPTIONS)
+	build/thinktune --out $(DEMO_OUT) --seeds $(SEEDS) $(DEMO_OPTIONS)
 
 # Goes on where it was stopped.
 study: build/study
@@ -81,12 +82,15 @@ study: build/study
 
 # One night on two cores. GSM8K: its train.jsonl and test.jsonl, in a folder; all of test is held out.
 GSM8K ?= gsm8k
+REAL_STEPS ?= 250
+REAL_QUESTIONS ?= 1319
+REAL_GATE ?= 64
 study-real: $(REAL)/SmolLM2-135M-Instruct build/thinktune
 	mkdir -p runs/study-real && cat $(GSM8K)/train.jsonl $(GSM8K)/test.jsonl > runs/study-real/gsm8k.jsonl
 	build/thinktune --model $< --data runs/study-real/gsm8k.jsonl --hold-out 1319 --chat --end-token '<|im_end|>' \
-	  --prompt '{question}' --temperature 0.7 --teacher-examples examples/teacher.txt --close-tags --lora-rank 16 --lr 1e-4 --steps 250 --prompts 8 \
-	  --num-generations 5 --max-length 256 --teacher-length 192 --init-pct 0.2 --micro-batch-tokens 2048 --questions 1319 \
-	  --gate-questions 64 --out runs/study-real --resume $(REAL_OPTIONS)
+	  --prompt '{question}' --temperature 0.7 --teacher-examples examples/teacher.txt --close-tags --lora-rank 16 --lr 1e-4 --steps $(REAL_STEPS) --prompts 8 \
+	  --num-generations 5 --max-length 256 --teacher-length 192 --init-pct 0.2 --micro-batch-tokens 2048 --questions $(REAL_QUESTIONS) \
+	  --gate-questions $(REAL_GATE) --out runs/study-real --resume $(REAL_OPTIONS)
 
 examples: $(EXAMPLES)
 
