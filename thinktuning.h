@@ -280,7 +280,8 @@ TT_API double         tt_json_number(const tt_json *object, const char *key, dou
 TT_API int            tt_json_int(const tt_json *object, const char *key, int fallback);   /* fallback also for all but whole numbers in 0..2147483647 */
 
 /* JSON lines: one value a line. Lines of blanks are passed over, and so is a byte order mark. A text with the character
- * U+0000 is an error, for it would end there as a C string. Errors name the file and the line. Start from {ctx} with all else 0. */
+ * U+0000 is an error, for it would end there as a C string, and so is a line that is no UTF-8. Errors name the file and the
+ * line. Start from {ctx} with all else 0. */
 typedef struct tt_json_lines {
     tt_context *ctx;
     tt_text text;               /* the whole file; to read from elsewhere, fill it and name in place of tt_json_lines_open */
@@ -290,6 +291,9 @@ typedef struct tt_json_lines {
 } tt_json_lines;
 TT_API tt_status tt_json_lines_open(tt_json_lines *, const char *path);
 TT_API tt_status tt_json_lines_next(tt_json_lines *, tt_json **value);            /* yours to free; NULL at the end */
+/* A text of the last value, which must be an object: NULL if it has no such member. With numbers = 1 a number is a text too,
+ * as it is written. Anything else is an error that says what stands there. */
+TT_API tt_status tt_json_lines_text(const tt_json_lines *, const tt_json *value, const char *key, int numbers, const char **text);
 TT_API void      tt_json_lines_close(tt_json_lines *);
 
 /* ==== 2. kernels ===========================================================================
@@ -905,9 +909,12 @@ TT_API void      tt_completions_free(tt_completions *);
 
 /* ==== 9. optimizer ========================================================================= */
 
+/* With rates and decays up to here one update moves no weight by more than a finite few powers of ten; a weight that is not
+ * finite is found by the next forward pass: its gradients are not, and tt_generate names the position. */
+#define TT_MAX_LR 100.0f
 typedef struct tt_adamw_desc {
     float beta1, beta2, eps;      /* 0 = 0.9, 0.999, 1e-8                                         */
-    float weight_decay;           /* decoupled; 0 = none                                          */
+    float weight_decay;           /* decoupled; 0 = none; at most 100                             */
     int decay_all;                /* 1: also norms and biases (1-d tensors)                       */
     float max_grad_norm;          /* clip by global norm: g * min(1, c / (norm + 1e-6)); 0 = off  */
 } tt_adamw_desc;
@@ -2983,6 +2990,35 @@ TT_API int tt_json_int(const tt_json *object, const char *key, int fallback) {
 }
 
 /* ---- JSON lines ---- */
+/* Length of the UTF-8 character at `at` (at < end). What is no valid character is one byte with code point
+ * UINT32_MAX, which is no letter, no number and no space. */
+static size_t tti_utf8(const char *at, const char *end, uint32_t *c) {
+    static const uint32_t least[5] = {0, 0, 0x80, 0x800, 0x10000};
+    const unsigned char *b = (const unsigned char *)at;
+    size_t size = b[0] < 0x80 ? 1 : b[0] >= 0xC2 && b[0] < 0xE0 ? 2 : (b[0] & 0xF0) == 0xE0 ? 3 : (b[0] & 0xF8) == 0xF0 ? 4 : 0;
+    size_t i;
+    *c = size == 1 ? b[0] : b[0] & (0x7Fu >> size);
+    if (size > (size_t)(end - at)) { size = 0; }
+    for (i = 1; i < size; i++) {
+        if ((b[i] & 0xC0) != 0x80) { size = 0; break; }
+        *c = (*c << 6) | (b[i] & 0x3Fu);
+    }
+    if (size == 0 || *c < least[size] || *c > 0x10FFFF || (*c >= 0xD800 && *c < 0xE000)) {
+        *c = UINT32_MAX;
+        return 1;
+    }
+    return size;
+}
+/* The first byte that belongs to no valid character; end if there is none. */
+static const char *tti_utf8_invalid(const char *at, const char *end) {
+    while (at < end) {
+        uint32_t c;
+        size_t size = tti_utf8(at, end, &c);
+        if (c == UINT32_MAX) { break; }
+        at += size;
+    }
+    return at;
+}
 TT_API tt_status tt_json_lines_open(tt_json_lines *lines, const char *path) {
     lines->text.ctx = lines->ctx;
     lines->name = path;
@@ -2999,6 +3035,7 @@ static const tt_json *tti_json_find_nul(const tt_json *node) {
 TT_API tt_status tt_json_lines_next(tt_json_lines *lines, tt_json **value) {
     const tt_text *text = &lines->text;
     const tt_json *bad;
+    const char *stray;
     char why[TTI_ERROR_SIZE];
     *value = NULL;
     if (lines->at == 0 && text->size >= 3 && memcmp(text->data, "\xef\xbb\xbf", 3) == 0) { lines->at = 3; }
@@ -3008,6 +3045,10 @@ TT_API tt_status tt_json_lines_next(tt_json_lines *lines, tt_json **value) {
         lines->at += size + (end != NULL);
         lines->line++;
         if (strspn(begin, " \t\r") >= size) { continue; }
+        stray = tti_utf8_invalid(begin, begin + size);
+        if (stray < begin + size) {
+            return tt_fail(lines->ctx, TT_ERR_FILE, "%s line %d column %lu: the byte 0x%02X is no UTF-8", lines->name, lines->line, (unsigned long)(stray - begin) + 1, (unsigned)(unsigned char)*stray);
+        }
         *value = tt_json_parse(lines->ctx, begin, size);
         if (!*value) {
             snprintf(why, sizeof why, "%s", tt_error(lines->ctx));
@@ -3020,6 +3061,22 @@ TT_API tt_status tt_json_lines_next(tt_json_lines *lines, tt_json **value) {
         *value = NULL;
         return TT_ERR_FILE;
     }
+    return TT_OK;
+}
+/* What a value is, in words. */
+static const char *tti_json_kind(const tt_json *node) {
+    static const char *const kinds[] = {"null", "true or false", "a number", "a text", "a list", "an object"};
+    return kinds[node->type];
+}
+TT_API tt_status tt_json_lines_text(const tt_json_lines *lines, const tt_json *value, const char *key, int numbers, const char **text) {
+    const tt_json *node = tt_json_get(value, key);
+    *text = NULL;
+    if (value->type != TT_JSON_OBJECT) { return tt_fail(lines->ctx, TT_ERR_FILE, "%s line %d: it is %s, expected an object", lines->name, lines->line, tti_json_kind(value)); }
+    if (!node) { return TT_OK; }
+    if (node->type != TT_JSON_STRING && (node->type != TT_JSON_NUMBER || !numbers)) {
+        return tt_fail(lines->ctx, TT_ERR_FILE, "%s line %d: \"%s\" is %s, expected a text%s", lines->name, lines->line, key, tti_json_kind(node), numbers ? " or a number" : "");
+    }
+    *text = node->string;
     return TT_OK;
 }
 
@@ -5989,25 +6046,6 @@ static tt_status tti_pair_add(tt_context *ctx, tti_pair_map *map, int32_t left, 
 }
 
 /* ---- characters ---- */
-/* Length of the UTF-8 character at `at` (at < end). What is no valid character is one byte with code point
- * UINT32_MAX, which is no letter, no number and no space. */
-static size_t tti_utf8(const char *at, const char *end, uint32_t *c) {
-    static const uint32_t least[5] = {0, 0, 0x80, 0x800, 0x10000};
-    const unsigned char *b = (const unsigned char *)at;
-    size_t size = b[0] < 0x80 ? 1 : b[0] >= 0xC2 && b[0] < 0xE0 ? 2 : (b[0] & 0xF0) == 0xE0 ? 3 : (b[0] & 0xF8) == 0xF0 ? 4 : 0;
-    size_t i;
-    *c = size == 1 ? b[0] : b[0] & (0x7Fu >> size);
-    if (size > (size_t)(end - at)) { size = 0; }
-    for (i = 1; i < size; i++) {
-        if ((b[i] & 0xC0) != 0x80) { size = 0; break; }
-        *c = (*c << 6) | (b[i] & 0x3Fu);
-    }
-    if (size == 0 || *c < least[size] || *c > 0x10FFFF || (*c >= 0xD800 && *c < 0xE000)) {
-        *c = UINT32_MAX;
-        return 1;
-    }
-    return size;
-}
 static size_t tti_utf8_put(uint32_t c, char out[4]) {
     size_t size = c < 0x80 ? 1 : c < 0x800 ? 2 : c < 0x10000 ? 3 : 4, i;
     for (i = size - 1; i > 0; i--) {
@@ -6016,16 +6054,6 @@ static size_t tti_utf8_put(uint32_t c, char out[4]) {
     }
     out[0] = (char)(size == 1 ? c : c | (0xF00u >> size & 0xFF));
     return size;
-}
-/* The first byte that belongs to no valid character; end if there is none. */
-static const char *tti_utf8_invalid(const char *at, const char *end) {
-    while (at < end) {
-        uint32_t c;
-        size_t size = tti_utf8(at, end, &c);
-        if (c == UINT32_MAX) { break; }
-        at += size;
-    }
-    return at;
 }
 /* Bytes at the end of the text that may be the beginning of a character. */
 static size_t tti_utf8_open(const char *begin, const char *end) {
@@ -9189,6 +9217,7 @@ static tt_status tti_train(tt_tokenizer *t, tti_bpe *b, const tt_tokenizer_desc 
     if (status == TT_OK) { status = tti_bpe_train(b, t, (size_t)vocab_size, min_frequency); }
     if (status == TT_OK) { status = tti_tokenizer_finish(t); }
     if (status == TT_OK) { status = tti_added_index(t); }
+    if (status == TT_OK && !list && tt_vocab_size(t) == 0) { status = tt_fail(t->ctx, TT_ERR_ARG, "tt_tokenizer_train: the text is empty: it gives no token"); }
     return status == TT_OK && list ? tti_words_check(t, list) : status;
 }
 static tt_tokenizer *tti_trained(tt_context *ctx, const tt_tokenizer_desc *desc, tt_text_source text, const tti_word_list *list) {
@@ -9723,9 +9752,25 @@ static void tti_lora_freeze(tt_model *m) {
         tti_grad_free(m->params[i]);
     }
 }
+/* Beyond this rank no adapter could say more than its matrix. peft takes such ranks, so tt_model_lora_load does. */
+static int tti_lora_most(const tt_model *m, const tt_lora_desc *d) {
+    int most = 0, n, k;
+    for (n = 0; n < m->config.num_hidden_layers; n++) {
+        for (k = 0; k < TTI_N_MATRICES; k++) {
+            const tti_matrix *a = &m->layers[n].matrix[k];
+            int least = a->w && a->w->shape[0] < a->w->shape[1] ? a->w->shape[0] : a->w ? a->w->shape[1] : 0;
+            if (tti_lora_wants(d, a) && least > most) { most = least; }
+        }
+    }
+    return most;
+}
 TT_API tt_status tt_model_lora_add(tt_model *m, const tt_lora_desc *desc) {
     static const tt_lora_desc zero = TT_INIT;
-    tt_status status = tti_lora_build(m, desc ? desc : &zero, 0);
+    tt_lora_desc d = desc ? *desc : zero;
+    tt_status status = tti_lora_resolve(m->ctx, &d);
+    int most = status == TT_OK ? tti_lora_most(m, &d) : 0;
+    if (most > 0 && d.rank > most) { return tt_fail(m->ctx, TT_ERR_ARG, "tt_model_lora_add: rank is %d, expected at most %d, the width of the matrices", d.rank, most); }
+    if (status == TT_OK) { status = tti_lora_build(m, &d, 0); }
     if (status == TT_OK) { tti_lora_freeze(m); }
     return status;
 }
@@ -10716,6 +10761,7 @@ TT_API tt_sampling tt_model_sampling(const tt_model *m) {
 
 /* ---- model directories ---- */
 static tt_status tti_path_join(tt_text *out, const char *dir, const char *name) {
+    if (!*dir) { return tt_fail(out->ctx, TT_ERR_ARG, "cannot open %s: the name of its folder is empty", name); }
     out->size = 0;
     return tt_text_format(out, "%s/%s", dir, name);
 }
@@ -10738,7 +10784,7 @@ static tt_status tti_shards_add(tti_shards *s, const char *dir, const char *name
     size_t i;
     for (i = 0; i < s->n; i++) { if (strcmp(s->names[i], name) == 0) { return TT_OK; } }
     if (!name[0] || strchr(name, '/') || strchr(name, '\\')) { return tt_fail(s->ctx, TT_ERR_FILE, "%s/model.safetensors.index.json: weight_map names \"%s\", expected a file beside it", dir, name); }
-    if (tti_path_join(path, dir, name) != TT_OK) { return TT_ERR_MEM; }
+    if (tti_path_join(path, dir, name) != TT_OK) { return tt_error_status(s->ctx); }
     s->names[s->n] = tti_strdup(s->ctx, name);
     if (!s->names[s->n]) { return TT_ERR_MEM; }
     s->files[s->n] = tt_safetensors_open(s->ctx, path->data);
@@ -11057,26 +11103,26 @@ static tt_status tti_save_tokenizer(const tt_model *m, const tt_tokenizer *token
 }
 static tt_status tti_model_save_as(const tt_model *m, const tt_tokenizer *tokenizer, const char *dir, const tt_save_desc *desc) {
     tt_context *ctx = m->ctx;
-    tt_text path = TT_INIT, text = TT_INIT, names = TT_INIT;
+    tt_text path = TT_INIT, text = TT_INIT, generation = TT_INIT, names = TT_INIT;
     tt_named *list;
     uint64_t sum;
     tt_status status;
     if (m->lora.rank) { return tt_fail(ctx, TT_ERR_ARG, "tt_model_save: the model has adapters: merge them first, or save them with tt_model_lora_save"); }
     if (desc->dtype != TT_F32 && desc->dtype != TT_BF16 && desc->dtype != TT_F16) { return tt_fail(ctx, TT_ERR_ARG, "tt_model_save_as: dtype is %d, expected TT_F32, TT_BF16 or TT_F16", (int)desc->dtype); }
-    path.ctx = text.ctx = names.ctx = ctx;
+    path.ctx = text.ctx = generation.ctx = names.ctx = ctx;
     list = tti_named_params(m, 0, m->n_params, "", &names);
     status = list ? tti_config_json(&m->config, desc->dtype, &text) : TT_ERR_MEM;
+    if (status == TT_OK) { status = tti_generation_json(m, &generation); }
     if (status == TT_OK) { status = tti_named_scan(ctx, dir, list, m->n_params, desc->dtype, &sum); }
     if (status == TT_OK) { status = tt_make_dirs(ctx, dir); }
-    if (status == TT_OK) { status = tti_save_text(ctx, &path, dir, "config.json", &text); }
-    text.size = 0;
-    if (status == TT_OK) { status = tti_generation_json(m, &text); }
-    if (status == TT_OK) { status = tti_save_text(ctx, &path, dir, "generation_config.json", &text); }
-    if (status == TT_OK && tokenizer) { status = tti_save_tokenizer(m, tokenizer, dir, &path); }
     if (status == TT_OK) { status = tti_save_weights(ctx, dir, list, m->n_params, desc, &path); }
+    if (status == TT_OK && tokenizer) { status = tti_save_tokenizer(m, tokenizer, dir, &path); }
+    if (status == TT_OK) { status = tti_save_text(ctx, &path, dir, "generation_config.json", &generation); }
+    if (status == TT_OK) { status = tti_save_text(ctx, &path, dir, "config.json", &text); }      /* last: without it there is no model */
     tt_free(ctx, list, (size_t)m->n_params, sizeof *list);
     tt_text_free(&path);
     tt_text_free(&text);
+    tt_text_free(&generation);
     tt_text_free(&names);
     return status;
 }
@@ -11142,9 +11188,9 @@ static tt_status tti_model_lora_save(const tt_model *m, const char *dir) {
     status = list ? tti_lora_json(m, &text) : TT_ERR_MEM;
     if (status == TT_OK) { status = tti_named_scan(ctx, dir, list, n, TT_F32, &sum); }
     if (status == TT_OK) { status = tt_make_dirs(ctx, dir); }
-    if (status == TT_OK) { status = tti_save_text(ctx, &path, dir, "adapter_config.json", &text); }
     if (status == TT_OK) { status = tti_path_join(&path, dir, "adapter_model.safetensors"); }
     if (status == TT_OK) { status = tti_safetensors_write(ctx, path.data, list, n, TT_F32, NULL, 0); }
+    if (status == TT_OK) { status = tti_save_text(ctx, &path, dir, "adapter_config.json", &text); }      /* last, as config.json */
     tt_free(ctx, list, (size_t)n, sizeof *list);
     tt_text_free(&path);
     tt_text_free(&text);
@@ -11834,8 +11880,9 @@ TT_API tt_optimizer *tt_adamw_create(tt_model *model, const tt_adamw_desc *desc)
     if (d.eps == 0) { d.eps = 1e-8f; }
     if (!(d.beta1 > 0 && d.beta1 < 1)) { tt_fail(ctx, TT_ERR_ARG, "tt_adamw_create: beta1 is %g, expected in (0, 1)", (double)d.beta1); return NULL; }
     if (!(d.beta2 > 0 && d.beta2 < 1)) { tt_fail(ctx, TT_ERR_ARG, "tt_adamw_create: beta2 is %g, expected in (0, 1)", (double)d.beta2); return NULL; }
-    if (!(d.eps > 0) || !(d.weight_decay >= 0) || !(d.max_grad_norm >= 0)) {
-        tt_fail(ctx, TT_ERR_ARG, "tt_adamw_create: eps is %g, weight_decay %g, max_grad_norm %g, expected > 0, >= 0, >= 0", (double)d.eps, (double)d.weight_decay, (double)d.max_grad_norm);
+    if (!(d.eps > 0 && d.eps <= 1) || !(d.weight_decay >= 0 && d.weight_decay <= 100) || !(d.max_grad_norm >= 0) || !isfinite(d.max_grad_norm)) {
+        tt_fail(ctx, TT_ERR_ARG, "tt_adamw_create: eps is %g, weight_decay %g, max_grad_norm %g, expected in (0, 1], in [0, 100], finite and >= 0",
+                (double)d.eps, (double)d.weight_decay, (double)d.max_grad_norm);
         return NULL;
     }
     o = (tt_optimizer *)tt_alloc(ctx, 1, sizeof *o);
@@ -11900,7 +11947,7 @@ TT_API tt_status tt_optimizer_step(tt_optimizer *o, float lr, tt_optimizer_stats
     tt_status status;
     int i, skip;
     if (ctx->graph_error) { return ctx->status; }
-    if (!(lr >= 0) || !isfinite(lr)) { return tt_fail(ctx, TT_ERR_ARG, "tt_optimizer_step: lr is %g, expected >= 0", (double)lr); }
+    if (!(lr >= 0 && lr <= TT_MAX_LR)) { return tt_fail(ctx, TT_ERR_ARG, "tt_optimizer_step: lr is %g, expected 0 .. %g", (double)lr, (double)TT_MAX_LR); }
     status = tti_grad_norm(o, &norm);
     if (status != TT_OK) { return status; }
     skip = !isfinite(norm);
@@ -15971,22 +16018,21 @@ static tt_status tti_jsonl_keep(tt_jsonl *data, const char *text, size_t size, s
     *offset = data->text.size;
     return tt_text_append(&data->text, text, size) == TT_OK ? tt_text_append(&data->text, "", 1) : TT_ERR_MEM;
 }
-static tt_status tti_jsonl_record(tt_jsonl *data, const char *path, int line, const tt_json *record) {
-    const tt_json *question = tt_json_get(record, "question"), *answer = tt_json_get(record, "answer");
-    const char *gold;
+static tt_status tti_jsonl_record(tt_jsonl *data, const tt_json_lines *lines, const tt_json *record) {
+    const char *question, *gold;
+    const tt_json *answer = tt_json_get(record, "answer");
     void *offsets = data->offsets;
-    tt_status status;
-    if (!question) { question = tt_json_get(record, "problem"); }
-    if (!record || record->type != TT_JSON_OBJECT || !question || question->type != TT_JSON_STRING || question->length == 0) {
-        return tt_fail(data->ctx, TT_ERR_FILE, "tt_jsonl_load: %s line %d: expected an object with a text \"question\"", path, line);
+    tt_status status = tt_json_lines_text(lines, record, "question", 0, &question);
+    if (status == TT_OK && !question) { status = tt_json_lines_text(lines, record, "problem", 0, &question); }
+    if (status == TT_OK) { status = tt_json_lines_text(lines, record, "answer", 1, &gold); }
+    if (status != TT_OK) { return status; }
+    if (!question || !*question || !gold) {
+        return tt_fail(data->ctx, TT_ERR_FILE, "tt_jsonl_load: %s line %d: it has no text \"%s\"", lines->name, lines->line, question && *question ? "answer" : "question");
     }
-    if (!answer || (answer->type != TT_JSON_STRING && answer->type != TT_JSON_NUMBER)) {
-        return tt_fail(data->ctx, TT_ERR_FILE, "tt_jsonl_load: %s line %d: expected a text or number \"answer\"", path, line);
-    }
-    gold = answer->type == TT_JSON_STRING ? tti_after_hashes(answer->string) : answer->string;      /* of a number: as it is written */
+    if (answer->type == TT_JSON_STRING) { gold = tti_after_hashes(gold); }      /* a number: as it is written */
     status = tti_grow(data->ctx, &offsets, &data->capacity, 2 * ((size_t)data->n + 1), sizeof *data->offsets);
     data->offsets = (size_t *)offsets;
-    if (status == TT_OK) { status = tti_jsonl_keep(data, question->string, question->length, &data->offsets[2 * data->n]); }
+    if (status == TT_OK) { status = tti_jsonl_keep(data, question, strlen(question), &data->offsets[2 * data->n]); }
     if (status == TT_OK) { status = tti_jsonl_keep(data, gold, strlen(gold), &data->offsets[2 * data->n + 1]); }
     if (status == TT_OK) { data->n++; }
     return status;
@@ -16000,7 +16046,7 @@ static tt_status tti_jsonl_read(tt_jsonl *data, const char *path) {
     if (status == TT_OK) { status = tt_json_lines_next(&lines, &record); }
     while (status == TT_OK && record) {
         int32_t line = (int32_t)lines.line;
-        status = tti_jsonl_record(data, path, lines.line, record);
+        status = tti_jsonl_record(data, &lines, record);
         tt_json_free(data->ctx, record);
         if (status == TT_OK) { status = tt_ids_append(&data->lines, &line, 1); }
         if (status == TT_OK) { status = tt_json_lines_next(&lines, &record); }
@@ -16080,12 +16126,21 @@ static void tti_prompts_free(tti_prompts *p) {
     tt_free(p->ctx, p->ids_at, n, sizeof *p->ids_at);
     tt_free(p->ctx, p->requests, n, sizeof *p->requests);
 }
+/* A callback of the user's, called after tt_error_clear, gave status: an error that it did not say is named here. */
+static tt_status tti_called(tt_context *ctx, tt_status status, const char *who, uint64_t number) {
+    if (status == TT_OK || tt_error_status(ctx) != TT_OK) { return status; }
+    return tt_fail(ctx, status, "%s %llu failed: %s", who, (unsigned long long)number, tt_status_name(status));
+}
+static tt_status tti_task_question(tt_context *ctx, const tt_task *task, int split, uint64_t index, tt_text *question, tt_text *answer) {
+    if (!ctx->graph_error) { tt_error_clear(ctx); }
+    return tti_called(ctx, task->question(task->user, split, index, question, answer), split ? "task.question: held-out question" : "task.question: question", index);
+}
 static tt_status tti_prompts_add(tti_prompts *p, int i, const tt_task *task, const tt_tokenizer *tokenizer, int split, uint64_t index) {
     tt_status status;
     p->question[i] = p->questions.size;
     p->answer[i] = p->answers.size;
     p->ids_at[i] = p->ids.size;
-    status = task->question(task->user, split, index, &p->questions, &p->answers);
+    status = tti_task_question(p->ctx, task, split, index, &p->questions, &p->answers);
     if (status == TT_OK) { status = tt_text_append(&p->questions, "", 1); }
     if (status == TT_OK) { status = tt_text_append(&p->answers, "", 1); }
     if (status == TT_OK) {
@@ -16169,7 +16224,7 @@ static tt_status tti_check_prompts(tt_context *ctx, const char *who, const tt_ta
     question.ctx = answer.ctx = ids.ctx = ctx;
     for (i = 0; i < n && status == TT_OK; i++) {
         question.size = answer.size = 0;
-        status = task->question(task->user, split, (uint64_t)i, &question, &answer);
+        status = tti_task_question(ctx, task, split, (uint64_t)i, &question, &answer);
         if (status == TT_OK) { status = tt_text_append(&question, "", 0); }
         if (status == TT_OK) { status = tti_prompt_length(tokenizer, task->prompt_template, question.data, &ids); }
         if (status != TT_OK || ids.size <= (size_t)(limit - max_new_tokens)) { continue; }
@@ -16469,7 +16524,7 @@ struct tt_trainer {
     tt_model *reference;              /* own copy; NULL if lent or not needed  */
     tt_reducer *reducer;
     tt_rollouts rollouts;             /* of the last step, this rank's         */
-    int end_token, step;
+    int end_token, step, stepping;    /* stepping: 1 within tt_trainer_step    */
     int troubles[TTI_N_TROUBLES];     /* steps in a row with each              */
     double num_tokens;
 };
@@ -16513,15 +16568,26 @@ static tt_status tti_trainer_resolve_batch(tt_context *ctx, tt_trainer_desc *d) 
     }
     return TT_OK;
 }
+static tt_status tti_schedule_check(tt_context *ctx, const char *who, const tt_schedule *s) {
+    if (!(s->lr > 0 && s->lr <= TT_MAX_LR)) { return tt_fail(ctx, TT_ERR_ARG, "%s: schedule.lr is %g, expected > 0 and at most %g", who, (double)s->lr, (double)TT_MAX_LR); }
+    if (!(s->min_lr >= 0 && s->min_lr <= TT_MAX_LR)) { return tt_fail(ctx, TT_ERR_ARG, "%s: schedule.min_lr is %g, expected 0 .. %g", who, (double)s->min_lr, (double)TT_MAX_LR); }
+    if (s->warmup_steps < 0 || s->total_steps < 0) {
+        return tt_fail(ctx, TT_ERR_ARG, "%s: schedule.warmup_steps is %d and total_steps %d, expected >= 0", who, s->warmup_steps, s->total_steps);
+    }
+    if ((int)s->type < 0 || (int)s->type > TT_COSINE) { return tt_fail(ctx, TT_ERR_ARG, "%s: schedule.type is %d, expected TT_CONSTANT, TT_LINEAR or TT_COSINE", who, (int)s->type); }
+    return TT_OK;
+}
 static tt_status tti_trainer_resolve(tt_context *ctx, tt_trainer_desc *d) {
     static const char *const who = "tt_trainer_create";
     tt_status status = tti_trainer_resolve_grpo(ctx, d);
     if (status == TT_OK) { status = tti_trainer_resolve_batch(ctx, d); }
+    if (status == TT_OK) { status = tti_schedule_check(ctx, who, &d->schedule); }
     if (status != TT_OK) { return status; }
     if (d->ema_decay == 0) { d->ema_decay = 0.99f; }
     if (d->abort_entropy == 0) { d->abort_entropy = 0.001f; }
     if (d->off_policy && d->n_off_policy == 0) { d->n_off_policy = 1; }
-    if (!(d->schedule.lr > 0)) { return tt_fail(ctx, TT_ERR_ARG, "%s: schedule.lr is %g, expected > 0", who, (double)d->schedule.lr); }
+    if (d->max_batch < 0) { return tt_fail(ctx, TT_ERR_ARG, "%s: max_batch is %d, expected >= 1, or 0 for 128", who, d->max_batch); }
+    if (d->ema && d->ema == d->model) { return tt_fail(ctx, TT_ERR_ARG, "%s: ema is the model itself, expected another one", who); }
     if (d->teacher && !d->teacher->feedback) { return tt_fail(ctx, TT_ERR_ARG, "%s: teacher.feedback is NULL", who); }
     if (d->teacher && d->think.total_steps < 1) { return tt_fail(ctx, TT_ERR_ARG, "%s: think.total_steps is %d, expected >= 1 with a teacher", who, d->think.total_steps); }
     if (d->n_rewards < 0 || d->n_rewards >= TT_MAX_REWARDS || (d->n_rewards > 0 && !d->rewards)) {
@@ -16689,7 +16755,8 @@ static tt_status tti_step_off_policy(tt_trainer *t, tti_step *s) {
         k = i % size - (size - d->n_off_policy);
         if (k < 0) { continue; }
         text.size = ids.size = 0;
-        status = d->off_policy(d->off_policy_user, tti_question_of(p, g), p->answers.data + p->answer[g], k, &text);
+        if (!t->ctx->graph_error) { tt_error_clear(t->ctx); }
+        status = tti_called(t->ctx, d->off_policy(d->off_policy_user, tti_question_of(p, g), p->answers.data + p->answer[g], k, &text), "off_policy: response", (uint64_t)k);
         if (status != TT_OK || text.size == 0) { continue; }
         status = tt_encode(d->tokenizer, text.data, text.size, TT_SPECIAL_TEXT, &ids);
         if (status == TT_OK) { status = tt_ids_append(&ids, &end, 1); }
@@ -17222,9 +17289,12 @@ static tt_status tti_step_watch(tt_trainer *t, const tt_step_metrics *m) {
 TT_API tt_status tt_trainer_step(tt_trainer *t, tt_step_metrics *metrics) {
     tti_step s;
     tt_status status;
+    if (t->stepping) { return tt_fail(t->ctx, TT_ERR_ARG, "tt_trainer_step: called by a callback of this trainer's own step"); }
     memset(&s, 0, sizeof s);
     s.prompts.ctx = t->ctx;
+    t->stepping = 1;
     status = tti_trainer_run(t, &s);
+    t->stepping = 0;
     if (s.groups) { tt_free(t->ctx, s.groups, (size_t)s.prompts.n, sizeof *s.groups); }
     tti_prompts_free(&s.prompts);
     tt_rollouts_free(&s.fresh);
