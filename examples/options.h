@@ -47,6 +47,11 @@ static inline void program_begin(void) {
 #endif
 }
 
+/* Whoever reads what is printed must know if a part of it is missing. */
+static inline void check_output(const char *program) {
+    if (fflush(stdout) != 0 || ferror(stdout)) example_exit(1, "%s: cannot write standard output: %s", program, strerror(errno));
+}
+
 static inline void options_help(const char *program, const char *about, const option *table, int n) {
     int i;
     printf("%s: %s\n", program, about);
@@ -89,6 +94,11 @@ static inline void option_set(const char *program, const option *o, const char *
     else *(float *)o->value = (float)number;
 }
 
+/* An option that means nothing here, because of the value or the lack of another. */
+static inline void option_alone(const char *program, int given, const char *name, const char *why) {
+    if (given) example_exit(2, "%s: %s means nothing %s", program, name, why);
+}
+
 /* Fills the variables that the table points to; --help prints it. */
 static inline void options_read(int argc, char **argv, const char *about, const option *table, int n) {
     const char *program = argv[0];
@@ -98,6 +108,7 @@ static inline void options_read(int argc, char **argv, const char *about, const 
     for (i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--help") == 0) {
             options_help(program, about, table, n);
+            check_output(program);
             exit(0);
         }
         for (k = 0; k < n && strcmp(argv[i], table[k].name) != 0; k++) {}
