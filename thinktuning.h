@@ -11999,7 +11999,7 @@ static int tti_read_value(const char *text, size_t size, int plain, tti_reader *
  * without dollars, commas of thousands and white space; but a blank stays between two numbers or words, and
  * "~" stands before a word that was \text{...} or a sign (%). Values are then written in lowest terms: equal
  * answers are equal texts. What is in doubt stays a text, which equals nothing but itself. */
-enum { TTI_ANSWER = 512, TTI_ANSWER_DEPTH = 12 };
+enum { TTI_ANSWER = 512, TTI_REACH = 4 * TTI_ANSWER, TTI_ANSWER_DEPTH = 12 };
 typedef struct tti_answer {
     char text[TTI_ANSWER];
     size_t size, unit;                /* of text; where its unit begins, else size */
@@ -12059,13 +12059,14 @@ static int tti_letters(const char *at, const char *end) {
 static size_t tti_plain_command(tti_answer *a, const char *at, const char *end) {
     static const struct { const char *name, *instead; } commands[] = {
         {"\\\\", "\\\\"}, {"\\left", ""}, {"\\right", ""}, {"\\!", ""}, {"\\(", ""}, {"\\)", ""},
-        {"\\[", ""}, {"\\]", ""}, {"\\$", ""}, {"$", ""}, {"\xE2\x82\xAC", ""}, {"\xC2\xA3", ""}, {"\\boxed", ""}, {"\\fbox", ""},
+        {"\\[", ""}, {"\\]", ""}, {"\\$", ""}, {"$", ""}, {"\xE2\x82\xAC", ""}, {"\xC2\xA3", ""},
+        {"\\boxed", ""}, {"\\fbox", ""},
         {"\\displaystyle", ""}, {"\\%", "~percent"}, {"%", "~percent"}, {"^\\circ", "~degrees"},
         {"^{\\circ}", "~degrees"}, {"\\degree", "~degrees"}, {"\xC2\xB0", "~degrees"}, {"\\cdot", "*"},
         {"\\times", "*"}, {"\xC3\x97", "*"}, {"\xC2\xB7", "*"}, {"\\div", "/"}, {"\xC3\xB7", "/"},
         {"\xE2\x81\x84", "/"}, {"\xE2\x88\x92", "-"}, {"\xE2\x80\x93", "-"}, {"minus ", "-"},
-        {"negative ", "-"}, {"\xCF\x80", "\\pi"}, {"\xE2\x88\x9E", "\\infty"}, {"\\leq", "\\le"}, {"\\geq", "\\ge"},
-        {"\\neq", "\\ne"},
+        {"negative ", "-"}, {"\xCF\x80", "\\pi"}, {"\xE2\x88\x9E", "\\infty"}, {"\\leq", "\\le"},
+        {"\\geq", "\\ge"}, {"\\neq", "\\ne"},
         {"\xC2\xBC", "\\frac{1}{4}"}, {"\xC2\xBD", "\\frac{1}{2}"}, {"\xC2\xBE", "\\frac{3}{4}"},
         {"\xE2\x85\x93", "\\frac{1}{3}"}, {"\xE2\x85\x94", "\\frac{2}{3}"}
     };
@@ -12289,7 +12290,8 @@ static int tti_is_unit(const char *at, const char *end) {
         "cm", "mm", "km", "kg", "mg", "ml", "mL", "ft", "yd", "mi", "lb", "oz", "hr"
     };
     static const char *const words[] = {
-        "or", "and", "more", "less", "than", "mod", "not", "hundred", "thousand", "million", "billion", "trillion"
+        "or", "and", "more", "less", "than", "mod", "not",
+        "hundred", "thousand", "million", "billion", "trillion"
     };
     char before = *at;
     int n;
@@ -12380,6 +12382,8 @@ static void tti_answer_read(const char *text, size_t size, tti_answer *a) {
     size_t from;
     memset(&plain, 0, sizeof plain);
     memset(a, 0, sizeof *a);
+    a->too_long = size > TTI_REACH;
+    if (a->too_long) { return; }
     while (size > 0 && tti_is_space(*text)) { text++; size--; }
     while (size > 0 && (tti_is_space(text[size - 1]) || text[size - 1] == '.')) { size--; }
     if (tti_is_hyphened(text, size)) {
@@ -12447,6 +12451,11 @@ TT_API int tt_answer_equal(const char *gold, size_t gold_size, const char *said,
 typedef struct tti_span { const char *at, *end; } tti_span;      /* at NULL: none */
 enum { TTI_WORDS = 4 };
 
+/* No answer reaches further: what a model writes costs time in proportion to its size. */
+static const char *tti_reach(const char *at, const char *end) {
+    return end - at > TTI_REACH ? at + TTI_REACH : end;
+}
+
 static tti_span tti_span_of(const char *at, const char *end) {
     tti_span s;
     s.at = at;
@@ -12477,21 +12486,21 @@ static tti_span tti_trimmed(tti_span s) {
 static tti_span tti_boxed(tti_span text) {
     static const char *const names[] = {"\\boxed", "\\fbox"};
     tti_span found = {NULL, NULL};
-    const char *at;
+    const char *at, *end;
     size_t k, n;
     for (at = text.at; at < text.end; at++) {
-        tti_span inside = {NULL, NULL};
+        tti_span inside;
         n = tti_one_of(at, text.end, names, 2, &k);
         if (n == 0 || tti_letters(at + n, text.end) > 0) { continue; }
         inside.at = at + n;
         while (inside.at < text.end && *inside.at == ' ') { inside.at++; }
-        n = inside.at < text.end && *inside.at == '{' ? tti_braces(inside.at, text.end) : 0;
+        inside.end = inside.at;
+        end = tti_reach(inside.at, text.end);
+        n = inside.at < end && *inside.at == '{' ? tti_braces(inside.at, end) : 0;
         if (n > 0) {
             inside = tti_span_of(inside.at + 1, inside.at + n - 1);
-        } else {
-            inside.end = inside.at;
-            while (inside.end < text.end && !tti_one_byte_of(*inside.end, " \n\t\r$")) { inside.end++; }
-            if (inside.at == inside.end || !tti_one_byte_of(*inside.at, "0123456789-.\\")) { continue; }
+        } else if (inside.at < end && tti_one_byte_of(*inside.at, "0123456789-.\\")) {
+            while (inside.end < end && !tti_one_byte_of(*inside.end, " \n\t\r$")) { inside.end++; }
         }
         if (tti_trimmed(inside).at < inside.end) { found = inside; }
     }
@@ -12508,7 +12517,7 @@ static size_t tti_gap(const char *at, const char *end) {
         for (i = 2; i < n && i < 32 && !tti_is_space(at[i]); i++) { if (at[i] == '>') { return i + 1; } }
     }
     if (tti_begins(at, end, "<<")) {
-        for (i = 2; i + 1 < n && at[i] != '\n'; i++) {
+        for (i = 2; i + 1 < n && i < TTI_REACH && at[i] != '\n'; i++) {
             if (at[i] == '>' && at[i + 1] == '>') { return i + 2; }
         }
     }
@@ -12529,6 +12538,7 @@ static size_t tti_math(const char *at, const char *end) {
     if (n == 0) { return 0; }
     close = closes[k];
     if (n == 1 && (end - at < 2 || tti_is_space(at[1]))) { return 0; }
+    end = tti_reach(at, end);
     for (to = at + n; to < end && *to != '\n'; to++) {
         if (*to == '\\' && !tti_begins(to, end, close)) { to++; continue; }
         if (!tti_begins(to, end, close) || to == at + n) { continue; }
@@ -12541,7 +12551,7 @@ static size_t tti_math(const char *at, const char *end) {
 static const char *tti_word_end(const char *at, const char *end) {
     while (at < end && tti_gap(at, end) == 0) {
         size_t n = tti_math(at, end);
-        if (n == 0 && *at == '{') { n = tti_braces(at, end); }
+        if (n == 0 && *at == '{') { n = tti_braces(at, tti_reach(at, end)); }
         at += n ? n : 1;
     }
     return at;
@@ -12556,6 +12566,7 @@ static int tti_open_brackets(tti_span s) {
 
 /* A word without the punctuation around it. */
 static tti_span tti_bare(tti_span s) {
+    if (s.end - s.at > TTI_REACH) { return s; }
     for (; s.at < s.end; s.end--) {
         char c = s.end[-1];
         if (!tti_one_byte_of(c, ".,;:!?'\"*_`#\\") &&
@@ -12582,15 +12593,14 @@ static tti_span tti_bare(tti_span s) {
 /* What follows the last "=" of a word (x=5), or a colon after a letter; $...$ stays whole. */
 static tti_span tti_after_sign(tti_span word) {
     const char *at;
-    if (tti_math(word.at, word.end) == (size_t)(word.end - word.at)) { return word; }
+    size_t size = (size_t)(word.end - word.at);
+    if (size > TTI_REACH || tti_math(word.at, word.end) == size) { return word; }
     for (at = word.end - 1; at > word.at; at--) {
-        tti_span rest = tti_bare(tti_trimmed(tti_span_of(at + 1, word.end)));
-        tti_span left = tti_span_of(word.at, at);
-        if (*at == '=' && !tti_one_byte_of(at[-1], "<>!") && tti_has_digit(rest) &&
-            (tti_has_digit(left) || *left.at != '-')) {
-            return rest;
-        }
-        if (*at == ':' && !tti_is_digit(at[-1]) && tti_has_digit(rest)) { return rest; }
+        int equals = *at == '=' && !tti_one_byte_of(at[-1], "<>!");
+        tti_span rest = tti_span_of(at + 1, word.end);
+        if (equals && *word.at == '-') { equals = tti_has_digit(tti_span_of(word.at, at)); }   /* not -x=5 */
+        if (!equals && (*at != ':' || tti_is_digit(at[-1]))) { continue; }
+        if (tti_has_digit(rest)) { return tti_bare(tti_trimmed(rest)); }
     }
     return *word.at == '=' ? tti_span_of(word.at + 1, word.end) : word;
 }
@@ -12683,7 +12693,8 @@ static tti_span tti_whole_bracket(tti_span number, tti_span raw, const char *beg
     const char *at = number.at, *close = number.end;
     int depth = 1, commas = 0;
     while (close < raw.end && !tti_one_byte_of(*close, ")]")) { close++; }
-    if (close == raw.end) { return number; }
+    if (close >= raw.end) { return number; }
+    if (at - begin > TTI_REACH) { begin = at - TTI_REACH; }
     while (at > begin && depth > 0 && at[-1] != '\n') {
         int word = tti_is_letter(at[-1]) && (at - begin < 2 || (!tti_is_letter(at[-2]) && at[-2] != '\\'));
         if (word) { break; }
