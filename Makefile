@@ -59,6 +59,7 @@ help:
 	@echo 'make test-cross  AArch64 under qemu, Windows, wasm32: what cross compilers are there'
 	@echo 'make test-cases  odd and hostile inputs of ../shared/cases through library, programs and converter, if they are there (PYTHON)'
 	@echo 'make parity      compares with transformers and peft, live (PYTHON with torch, transformers, peft)'
+	@echo 'make compare-rewards  the rewards beside Math-Verify on MATH500=test.jsonl (PYTHON with math-verify)'
 	@echo 'make fuzz        fuzzes the readers with clang (FUZZ_SECONDS=n each)'
 	@echo 'make cuda        tt_cuda.cu, and tests, examples and benches linked with it, in build/cuda (needs nvcc)'
 	@echo 'make cuda-check  the tests on the GPU and a short training under compute-sanitizer'
@@ -96,7 +97,7 @@ CXX_TESTS := $(if $(shell command -v $(CXX)),build/test_header_cpp build/test_cu
 test: $(TESTS:%=build/%) $(CXX_TESTS) $(EXAMPLES) $(CUDA_TESTS)
 	$(if $(CXX_TESTS),,@echo 'skipped: the header as C++, the CUDA kernels on the CPU: $(CXX) is not there')
 	$(if $(CUDA_TESTS),,@echo 'skipped: the tests on a GPU: no device')
-	@PYTHON="$(PYTHON)" CC="$(CC)" CXX="$(CXX)" tests/run.sh $(TESTS:%=build/%) $(CXX_TESTS) $(CUDA_TESTS) tests/test_docs.sh tests/test_programs.sh tests/test_hosts.sh tests/test_convert.py
+	@PYTHON="$(PYTHON)" CC="$(CC)" CXX="$(CXX)" tests/run.sh $(TESTS:%=build/%) $(CXX_TESTS) $(CUDA_TESTS) tests/test_docs.sh tests/test_programs.sh tests/test_hosts.sh tests/test_grade.sh tests/test_convert.py
 
 check: $(TESTS:%=build/sanitize/%) build/sanitize/test_cuda_host
 	@ASAN_OPTIONS=allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 tests/run.sh $^
@@ -114,6 +115,10 @@ docs-check: $(EXAMPLES)
 CASES ?= ../shared/cases
 test-cases: $(EXAMPLES)
 	@CC="$(CC)" CXX="$(CXX)" PYTHON="$(PYTHON)" TT_CASES="$(CASES)" tests/test_cases.sh
+
+# MATH500: its test.jsonl, with "answer" in each line.
+compare-rewards: build/grade
+	$(PYTHON) tests/compare_rewards.py $(MATH500)
 
 parity: build/test_parity
 	rm -rf build/parity
@@ -270,5 +275,5 @@ build/cuda/%: examples/%.c $(LIBRARY) $(wildcard examples/*.h) build/tt_cuda.o |
 $(FUZZERS): build/%: tests/%.c $(LIBRARY) | build
 	clang -std=c99 $(SANITIZE) -fsanitize=fuzzer $< -o $@ $(LDLIBS)
 
-.PHONY: help demo study study-real examples test test-kernels test-cross test-cases check race strict docs-check parity fuzz bench cuda bench-cuda cuda-check cuda-nccl mpi test-mpi bench-mpi real-model clean
+.PHONY: help demo study study-real examples test compare-rewards test-kernels test-cross test-cases check race strict docs-check parity fuzz bench cuda bench-cuda cuda-check cuda-nccl mpi test-mpi bench-mpi real-model clean
 .DEFAULT_GOAL := help

@@ -530,7 +530,7 @@ TT_API double    tt_item(const tt_tensor *tensor);                             /
 /* Frees everything of the step (tensors, tape), clears a graph error. Parameters and their grads stay. */
 TT_API void      tt_step_reset(tt_context *ctx);
 
-/* ==== 4. autograd ==========================================================================
+/* ==== 5. autograd ==========================================================================
  * Ops record themselves on the context's tape; tt_backward walks it in reverse once. Gradients of
  * leaves accumulate over calls until tt_zero_grad, so micro-batches simply add up. */
 
@@ -628,7 +628,7 @@ TT_API float     *tt_grad(tt_tensor *tensor);
 typedef tt_tensor *(*tt_segment_fn)(tt_context *, void *user, tt_tensor *const *inputs, int n_inputs);
 TT_API tt_tensor *tt_recompute(tt_context *, tt_segment_fn fn, void *user, tt_tensor *const *inputs, int n_inputs);
 
-/* ==== 5. tokenizer =========================================================================
+/* ==== 6. tokenizer =========================================================================
  * BPE, byte-level or of SentencePiece's kind. Files: Hugging Face's tokenizer.json of GPT-2, GPT-NeoX, Llama 2 and 3,
  * Mistral, Qwen 2 to 3, SmolLM2, Mistral-Nemo and alike, and .tiktoken ranks (r50k, p50k, cl100k, o200k, Llama 3). The ids are
  * those of the packages tokenizers 0.23 and tiktoken 0.14; what a file asks for and is not done here is an error
@@ -730,7 +730,7 @@ TT_API tt_status   tt_chat_encode(tt_context *, const tt_chat_desc *, const tt_m
  * of the above to the letter (but for its part about tools). See also tt_model_chat_format. */
 TT_API const char *tt_chat_recognize(tt_context *, const char *chat_template, size_t size);
 
-/* ==== 6. model =============================================================================
+/* ==== 7. model =============================================================================
  * One decoder-only transformer, switched by config. Field and tensor names are Hugging Face's. */
 
 typedef struct tt_rope_scaling {      /* "llama3" scaling of the rotary frequencies; factor 0 = none */
@@ -801,7 +801,7 @@ TT_API int       tt_model_lora_enable(tt_model *, int on);
  * the adapters must be gone. Weights mapped from a file cannot take them: load those with tt_model_load. */
 TT_API tt_status tt_model_lora_merge(tt_model *);
 
-/* ==== 7. checkpoint ========================================================================
+/* ==== 8. files ========================================================================
  * A model on disk is a Hugging Face directory: config.json, model.safetensors (or shards with
  * model.safetensors.index.json), generation_config.json and the chat template (kept as they are), tokenizer.json.
  * Every file is written to a temporary name, synced and renamed. Before the first, all values are looked at: one that is not
@@ -841,6 +841,7 @@ TT_API tt_status tt_model_config_json(const tt_model_config *, tt_text *out);
  * other programs; whoever edits a state by hand removes it. */
 typedef struct tt_named { const char *name; tt_tensor *tensor; } tt_named;
 TT_API tt_status tt_state_save(tt_context *, const char *path, const tt_named *tensors, int n, const char *json);
+TT_API tt_status tt_state_json(tt_context *ctx, const char *path, tt_text *json_out);   /* the JSON alone */
 TT_API tt_status tt_state_load(tt_context *, const char *path, const tt_named *tensors, int n, tt_text *json_out);
 
 /* Reading any safetensors file: tensors in file order, converted to float on read. The file stays mapped until _close, see above. */
@@ -854,7 +855,7 @@ TT_API int             tt_safetensors_find(const tt_safetensors *, const char *n
 TT_API tt_status       tt_safetensors_read(tt_safetensors *, int index, float *out);
 TT_API const char     *tt_safetensors_metadata(const tt_safetensors *, const char *key);   /* NULL if absent */
 
-/* ==== 8. sampler ===========================================================================
+/* ==== 9. generate ===========================================================================
  * Continuous batching: a slot is refilled as its sequence ends; the samples of one prompt share its
  * prefill, and all prompts that of the tokens (32 or more) with which they all begin. The sequence of
  * (request id, sample) depends on nothing but model, prompt, settings and seed. */
@@ -903,7 +904,7 @@ typedef struct tt_completions { tt_context *ctx; int n; tt_completion *items; si
 TT_API tt_status tt_generate(tt_model *, const tt_request *requests, int n, const tt_sampling *, tt_completions *out);
 TT_API void      tt_completions_free(tt_completions *);
 
-/* ==== 9. optimizer ========================================================================= */
+/* ==== 10. optimizer ========================================================================= */
 
 typedef struct tt_adamw_desc {
     float beta1, beta2, eps;      /* 0 = 0.9, 0.999, 1e-8                                         */
@@ -918,10 +919,12 @@ TT_API void          tt_optimizer_destroy(tt_optimizer *);
 /* One update from the gradients, which are then zeroed. A parameter that no gradient reached has the gradient 0: its moments
  * and its decay go on. A non-finite gradient norm skips the update and is counted. */
 TT_API tt_status     tt_optimizer_step(tt_optimizer *, float lr, tt_optimizer_stats *stats_or_null);
-/* Those parameters, both moments and the counters, with the caller's JSON, through tt_state_save/load: what is not finite is
- * not saved, and a load that fails has changed nothing. */
-TT_API tt_status     tt_optimizer_save(tt_optimizer *, const char *path, const char *json);
-TT_API tt_status     tt_optimizer_load(tt_optimizer *, const char *path, tt_text *json_out);
+/* Those parameters, both moments and the counters, with the caller's JSON and further tensors (NULL, 0 = none), through
+ * tt_state_save/load: what is not finite is not saved, and a load that fails has changed nothing. json_out may be NULL.
+ * tt_optimizer_peek reads the JSON alone, so that it can be looked at before anything is changed. */
+TT_API tt_status     tt_optimizer_save(tt_optimizer *, const char *path, const char *json, const tt_named *also, int n_also);
+TT_API tt_status     tt_optimizer_load(tt_optimizer *, const char *path, tt_text *json_out, const tt_named *also, int n_also);
+TT_API tt_status     tt_optimizer_peek(tt_optimizer *, const char *path, tt_text *json_out);
 
 typedef enum tt_schedule_type { TT_CONSTANT = 0, TT_LINEAR, TT_COSINE } tt_schedule_type;
 typedef struct tt_schedule {
@@ -932,7 +935,7 @@ typedef struct tt_schedule {
 } tt_schedule;
 TT_API float tt_learning_rate(const tt_schedule *, int step);   /* step 0, 1, ...; warm-up: lr (step + 1) / warmup_steps */
 
-/* ==== 10. grpo =============================================================================
+/* ==== 11. grpo =============================================================================
  * Group-relative policy optimisation (Shao et al. 2024, arXiv 2402.03300) and its relatives; names and formulas are those
  * of TRL's GRPOTrainer and verl's core_algos. One update: responses become rollouts, each gets a reward, the rewards of a
  * group become advantages, and each micro-batch of rollouts a loss whose denominators are those of the whole batch. */
@@ -1164,7 +1167,7 @@ struct tt_loss_batch {
 TT_API tt_tensor *tt_grpo_loss(tt_context *, tt_tensor *logprobs, tt_tensor *entropy, const tt_loss_batch *,
                                const tt_grpo_config *, tt_grpo_metrics *);
 
-/* ==== 11. think ============================================================================
+/* ==== 12. think ============================================================================
  * ThinkTuning (RRV et al., EMNLP 2025, arXiv 2508.07616): a teacher of the same size reads some of the
  * student's responses and continues them with feedback in the first person; the guided response takes
  * the place of the original in its group. */
@@ -1230,14 +1233,21 @@ typedef struct tt_think_metrics {
 } tt_think_metrics;
 TT_API double    tt_think_pct(const tt_think_config *, int step);      /* of the schedule                       */
 TT_API int       tt_think_active(const tt_think_config *, int step);   /* 0 once the teacher is off             */
+typedef struct tt_augment {
+    const tt_teacher *teacher;
+    const tt_tokenizer *tokenizer;
+    int end_token;
+    int max_completion_length;    /* a guided response is cut there                                   */
+    int step;                     /* of the schedule and of the random selection                      */
+} tt_augment;
 /* Selects per group k = max(1, floor(eligible * pct)) stopped responses without replacement, asks the teacher, replaces them
  * in place (cut at max_completion_length, and counted: n_cut) and sets kind, guided, attempt_length. Rewards come
  * afterwards. What the teacher says is bytes of any kind and length; a reason or phrase whose data is NULL is empty. */
-TT_API tt_status tt_think_augment(tt_rollouts *, const tt_teacher *, const tt_tokenizer *, const tt_think_config *, const tt_grpo_config *, int end_token, int step, tt_think_metrics *);
+TT_API tt_status tt_think_augment(tt_rollouts *, const tt_augment *, const tt_think_config *, tt_think_metrics *);
 /* After the rewards: the rates. A response is right if its first reward is above one half. */
 TT_API void      tt_think_score(const tt_rollouts *, tt_think_metrics *);
 
-/* ==== 12. trainer ========================================================================== */
+/* ==== 13. train ========================================================================== */
 
 /* A task: where prompts come from and what a response is worth. Texts are appended to tt_text. */
 typedef struct tt_reward_input {
@@ -1421,8 +1431,8 @@ typedef struct tt_trainer_desc {
     tt_model *reference;           /* for beta > 0; NULL = the model itself with its adapters
                                       off, or a frozen copy if it has none                     */
     int measure_kl;                /* 1: the metric kl also with beta 0, at the cost of a forward pass of the reference */
-    tt_model *ema;                 /* follows the student after each step, see tt_teacher_follow; saved beside it; lent */
-    float ema_decay;               /* 0 = 0.99                                                 */
+    const tt_named *also;          /* tensors of your own that are saved and loaded with the trainer; lent */
+    int n_also;
     /* Responses of your own (LUFFY): appends the text of number k for the question; nothing appended = none. The last
      * n_off_policy samples of each group give way to them. */
     tt_status (*off_policy)(void *user, const char *question, const char *answer, int k, tt_text *response);
@@ -1929,6 +1939,13 @@ static void *tti_made(tt_context *ctx, const char *who, void *object) {
 /* A step of a function that has several: on failure it goes to the cleanup behind `done`. */
 #define TTI_TRY(call)  do { status = (call); if (status != TT_OK) { goto done; } } while (0)
 
+/* The steps of a function that may fail one by one: the first failure goes to its label `done`, where it cleans up. */
+#define TTI_TRY(call)                                \
+    do {                                             \
+        status = (call);                             \
+        if (status != TT_OK) { goto done; }          \
+    } while (0)
+
 /* ---- memory ---- */
 static int tti_mul_size(size_t a, size_t b, size_t *out) {
     if (b != 0 && a > (size_t)PTRDIFF_MAX / b) { return 0; }
@@ -2405,6 +2422,8 @@ TT_API uint64_t tt_hash(const void *bytes, size_t size, uint64_t seed) {
     h = (h ^ (h >> 27)) * 0x94D049BB133111EBu;
     return h ^ (h >> 31);
 }
+
+static int tti_is_space(char c) { return c == ' ' || c == '\n' || c == '\t' || c == '\r'; }
 
 /* ---- text and ids ---- */
 static tt_status tti_text_reserve(tt_text *text, size_t more) {
@@ -5866,7 +5885,7 @@ TT_API tt_tensor *tt_recompute(tt_context *ctx, tt_segment_fn fn, void *user, tt
     return tti_record(y, who, tti_recompute_back, inputs, n_inputs, s);
 }
 
-/* ==== 5. tokenizer =========================================================================
+/* ==== 6. tokenizer =========================================================================
  * Text becomes ids in four steps. 1. Added tokens (such as "<end>") are cut out of the text. 2. What lies between
  * them is normalized, if the file asks for it. 3. It is split into pieces, roughly words, by a pre-tokenizer. 4. Each
  * piece starts as one token per byte (or per character), and byte pair encoding (Sennrich et al. 2016) merges
@@ -9221,7 +9240,7 @@ TT_API tt_tokenizer *tt_tokenizer_words(tt_context *ctx, const tt_tokenizer_desc
     if (desc.pretokenizer == 0) { desc.pretokenizer = TT_PRETOKENIZE_WHITESPACE; }
     return tti_trained(ctx, &desc, none, &list);
 }
-/* ==== 6. model =============================================================================
+/* ==== 7. model =============================================================================
  * A model is a list of named parameters and one forward function. tti_layer points into the list by role;
  * a NULL role is a switch that is off. The two families differ in three places: what stands before the
  * first layer (GPT-2 adds learned positions), the norm, and the shape of attention and MLP inputs. */
@@ -9907,7 +9926,7 @@ TT_API tt_tensor *tt_model_logprobs(tt_model *m, const tt_batch *batch, float te
     return tt_token_logprobs(m->ctx, x, m->head, batch->targets, temperature, entropy_out);
 }
 
-/* ==== 7. checkpoint ========================================================================
+/* ==== 8. files ========================================================================
  * safetensors: eight bytes N (little endian), N bytes of JSON that name each tensor's type, shape and place,
  * then the tensors' bytes end to end. The reader maps the file and trusts nothing in it: every tensor must
  * lie inside, have the size that its shape says, and the tensors together must cover the data exactly. */
@@ -10325,28 +10344,40 @@ static tt_status tti_state_unchanged(const tt_safetensors *st, const char *state
     snprintf(found, sizeof found, "%016llx", (unsigned long long)sum);
     return strcmp(wanted, found) == 0 ? TT_OK : tt_fail(st->ctx, TT_ERR_FILE, "%s: damaged: its checksum is %s, expected %.32s as in its header", st->path, found, wanted);
 }
-/* All that can fail comes before the first tensor is changed; what the state says, too, must be accepted first. */
-typedef tt_status (*tti_accept_fn)(void *user, const char *path, const char *state, size_t size);
-static tt_status tti_state_load(tt_context *ctx, const char *path, const tt_named *tensors, int n, tti_accept_fn accept, void *user) {
+/* The caller's JSON of a state, whose bytes are as they were written. */
+static tt_status tti_state_read(const tt_safetensors *st, tt_text *out) {
+    const char *state = tt_safetensors_metadata(st, "state");
+    tt_status status;
+    if (!state) { return tt_fail(st->ctx, TT_ERR_FILE, "%s: no training state (metadata \"state\")", st->path); }
+    status = tti_state_unchanged(st, state);
+    return status == TT_OK && out ? tt_text_append(out, state, strlen(state)) : status;
+}
+
+TT_API tt_status tt_state_json(tt_context *ctx, const char *path, tt_text *out) {
     tt_safetensors *st = tt_safetensors_open(ctx, path);
-    const char *state = st ? tt_safetensors_metadata(st, "state") : NULL;
+    tt_status status = st ? tti_state_read(st, out) : tt_error_status(ctx);
+    tt_safetensors_close(st);
+    return tti_tried(ctx, "tt_state_json", status);
+}
+
+/* All that can fail comes before the first tensor is changed. */
+static tt_status tti_state_load(tt_safetensors *st, const tt_named *tensors, int n, tt_text *json_out) {
+    size_t before = json_out ? json_out->size : 0;
     tt_status status;
     int i;
-    if (!st) { return tt_error_status(ctx); }
-    status = state ? tti_state_check(st, tensors, n) : tt_fail(ctx, TT_ERR_FILE, "%s: no training state (metadata \"state\")", path);
-    if (status == TT_OK) { status = tti_state_unchanged(st, state); }
-    if (status == TT_OK) { status = accept(user, path, state, strlen(state)); }
-    for (i = 0; i < n && status == TT_OK; i++) { status = tti_tensor_fill(st, tt_safetensors_find(st, tensors[i].name), tensors[i].tensor); }
-    tt_safetensors_close(st);
+    TTI_TRY(tti_state_check(st, tensors, n));
+    TTI_TRY(tti_state_read(st, json_out));
+    for (i = 0; i < n; i++) { TTI_TRY(tti_tensor_fill(st, tt_safetensors_find(st, tensors[i].name), tensors[i].tensor)); }
+done:
+    if (status != TT_OK && json_out) { json_out->size = before; }
     return status;
 }
-/* user: the tt_text that receives the state, or NULL. */
-static tt_status tti_state_keep(void *user, const char *path, const char *state, size_t size) {
-    (void)path;
-    return user ? tt_text_append((tt_text *)user, state, size) : TT_OK;
-}
+
 TT_API tt_status tt_state_load(tt_context *ctx, const char *path, const tt_named *tensors, int n, tt_text *json_out) {
-    return tti_tried(ctx, "tt_state_load", tti_state_load(ctx, path, tensors, n, tti_state_keep, json_out));
+    tt_safetensors *st = tt_safetensors_open(ctx, path);
+    tt_status status = st ? tti_state_load(st, tensors, n, json_out) : tt_error_status(ctx);
+    tt_safetensors_close(st);
+    return tti_tried(ctx, "tt_state_load", status);
 }
 
 /* ---- config.json ----
@@ -11257,7 +11288,7 @@ TT_API tt_status tt_model_lora_load(tt_model *m, const char *dir) {
     return tti_tried(m->ctx, "tt_model_lora_load", tti_model_lora_load(m, dir));
 }
 
-/* ==== 8. sampler ===========================================================================
+/* ==== 9. generate ===========================================================================
  * A sequence is in a slot of the cache while it grows. What all prompts begin with runs first, once for all slots. Each turn of
  * tt_generate has three parts: empty slots are given to waiting sequences, whose prompts (what is left of
  * them, but for the last token) run through the model as one packed batch, once per prompt; then one token
@@ -11809,59 +11840,80 @@ TT_API void tt_completions_free(tt_completions *c) {
     c->n_tokens = 0;
 }
 
-/* ==== 9. optimizer =========================================================================
- * AdamW (Loshchilov and Hutter, arXiv 1711.05101): decoupled decay, bias-corrected moments. */
+/* ==== 10. optimizer ========================================================================
+ * AdamW with decoupled decay and bias-corrected moments, over those parameters of a model that require a gradient.
+ * Source: Loshchilov and Hutter 2017, arXiv 1711.05101. */
 
 struct tt_optimizer {
     tt_context *ctx;
     tt_model *model;
     tt_adamw_desc desc;
-    int n;                    /* parameters that require a gradient     */
-    tt_tensor **params;       /* [n], of the model                      */
-    tt_tensor **m, **v;       /* moments, one pair per parameter        */
-    double *squares, *host_squares;   /* of each parameter's gradient, on the backend and here */
+    int n;                            /* parameters that require a gradient              */
+    tt_tensor **params;               /* [n], of the model                               */
+    tt_tensor **m, **v;               /* [n] first and second moments                    */
+    double *squares, *host_squares;   /* [n] sums of squares of the gradients, on the backend and here */
     long step, n_skipped;
 };
 
-TT_API tt_optimizer *tt_adamw_create(tt_model *model, const tt_adamw_desc *desc) {
-    static const tt_adamw_desc zero = TT_INIT;
-    tt_context *ctx = model->ctx;
-    tt_optimizer *o;
-    tt_adamw_desc d = desc ? *desc : zero;
-    int i, k, ok;
-    if (d.beta1 == 0) { d.beta1 = 0.9f; }
-    if (d.beta2 == 0) { d.beta2 = 0.999f; }
-    if (d.eps == 0) { d.eps = 1e-8f; }
-    if (!(d.beta1 > 0 && d.beta1 < 1)) { tt_fail(ctx, TT_ERR_ARG, "tt_adamw_create: beta1 is %g, expected in (0, 1)", (double)d.beta1); return NULL; }
-    if (!(d.beta2 > 0 && d.beta2 < 1)) { tt_fail(ctx, TT_ERR_ARG, "tt_adamw_create: beta2 is %g, expected in (0, 1)", (double)d.beta2); return NULL; }
-    if (!(d.eps > 0) || !(d.weight_decay >= 0) || !(d.max_grad_norm >= 0)) {
-        tt_fail(ctx, TT_ERR_ARG, "tt_adamw_create: eps is %g, weight_decay %g, max_grad_norm %g, expected > 0, >= 0, >= 0", (double)d.eps, (double)d.weight_decay, (double)d.max_grad_norm);
-        return NULL;
+/* ---- [tt:optimizer.create] creation ---- */
+
+static tt_status tti_adamw_check(tt_context *ctx, const tt_adamw_desc *d) {
+    if (!(d->beta1 > 0 && d->beta1 < 1)) {
+        return tt_fail(ctx, TT_ERR_ARG, "tt_adamw_create: beta1 is %g, expected in (0, 1)", (double)d->beta1);
     }
-    o = (tt_optimizer *)tt_alloc(ctx, 1, sizeof *o);
-    if (!o) { return NULL; }
-    o->ctx = ctx;
-    o->model = model;
-    o->desc = d;
-    for (i = 0; i < model->n_params; i++) { o->n += model->params[i]->requires_grad != 0; }
-    if (o->n == 0) { tt_fail(ctx, TT_ERR_ARG, "tt_adamw_create: no parameter of the model requires a gradient"); tt_optimizer_destroy(o); return NULL; }
+    if (!(d->beta2 > 0 && d->beta2 < 1)) {
+        return tt_fail(ctx, TT_ERR_ARG, "tt_adamw_create: beta2 is %g, expected in (0, 1)", (double)d->beta2);
+    }
+    if (!(d->eps > 0) || !(d->weight_decay >= 0) || !(d->max_grad_norm >= 0)) {
+        return tt_fail(ctx, TT_ERR_ARG, "tt_adamw_create: eps is %g, weight_decay %g, max_grad_norm %g, expected > 0, "
+                       ">= 0, >= 0", (double)d->eps, (double)d->weight_decay, (double)d->max_grad_norm);
+    }
+    return TT_OK;
+}
+
+/* Moments and sums for the n parameters of o. */
+static tt_status tti_adamw_fill(tt_optimizer *o) {
+    tt_context *ctx = o->ctx;
+    int i, k = 0;
     o->params = (tt_tensor **)tt_alloc(ctx, (size_t)o->n, sizeof *o->params);
     o->m = (tt_tensor **)tt_alloc(ctx, (size_t)o->n, sizeof *o->m);
     o->v = (tt_tensor **)tt_alloc(ctx, (size_t)o->n, sizeof *o->v);
     o->host_squares = (double *)tt_alloc(ctx, (size_t)o->n, sizeof(double));
     o->squares = (double *)ctx->backend->alloc(ctx, (size_t)o->n * sizeof(double));
-    ok = o->params && o->m && o->v && o->squares && o->host_squares;
-    for (i = 0, k = 0; ok && i < model->n_params; i++) {
-        tt_tensor *p = model->params[i];
+    if (!o->params || !o->m || !o->v || !o->squares || !o->host_squares) { return TT_ERR_MEM; }
+    for (i = 0; i < tt_model_n_params(o->model); i++) {
+        tt_tensor *p = tt_model_param(o->model, i);
         if (!p->requires_grad) { continue; }
         o->params[k] = p;
         o->m[k] = tt_tensor_create(ctx, TT_F32, p->ndim, p->shape, NULL);
         o->v[k] = o->m[k] ? tt_tensor_create(ctx, TT_F32, p->ndim, p->shape, NULL) : NULL;
-        ok = o->v[k++] != NULL;
+        if (!o->v[k++]) { return TT_ERR_MEM; }
     }
-    if (!ok) { tt_optimizer_destroy(o); return NULL; }
-    return o;
+    return TT_OK;
 }
+
+TT_API tt_optimizer *tt_adamw_create(tt_model *model, const tt_adamw_desc *desc) {
+    static const tt_adamw_desc zero = TT_INIT;
+    tt_context *ctx = tt_model_context(model);
+    tt_adamw_desc d = desc ? *desc : zero;
+    tt_optimizer *o;
+    int i;
+    if (d.beta1 == 0) { d.beta1 = 0.9f; }
+    if (d.beta2 == 0) { d.beta2 = 0.999f; }
+    if (d.eps == 0) { d.eps = 1e-8f; }
+    if (tti_adamw_check(ctx, &d) != TT_OK) { return NULL; }
+    o = (tt_optimizer *)tt_alloc(ctx, 1, sizeof *o);
+    if (!o) { return NULL; }
+    o->ctx = ctx;
+    o->model = model;
+    o->desc = d;
+    for (i = 0; i < tt_model_n_params(model); i++) { o->n += tt_model_param(model, i)->requires_grad != 0; }
+    if (o->n == 0) { tt_fail(ctx, TT_ERR_ARG, "tt_adamw_create: no parameter of the model requires a gradient"); }
+    if (o->n > 0 && tti_adamw_fill(o) == TT_OK) { return o; }
+    tt_optimizer_destroy(o);
+    return NULL;
+}
+
 TT_API void tt_optimizer_destroy(tt_optimizer *o) {
     int i;
     if (!o) { return; }
@@ -11876,55 +11928,69 @@ TT_API void tt_optimizer_destroy(tt_optimizer *o) {
     tt_free(o->ctx, o->v, (size_t)o->n, sizeof *o->v);
     tt_free(o->ctx, o, 1, sizeof *o);
 }
-/* One number per parameter, summed here; they come down together, so that a device is waited for once. */
+
+/* ---- [tt:optimizer.step] one update ---- */
+
+/* One number for each parameter, summed here; they come down together, so that a device is waited for once. */
 static tt_status tti_grad_norm(tt_optimizer *o, double *norm) {
     const tt_backend *backend = o->ctx->backend;
     size_t bytes = (size_t)o->n * sizeof(double);
-    tt_status status = backend->zero(o->ctx, o->squares, bytes);
     double total = 0;
+    tt_status status;
     int i;
-    for (i = 0; status == TT_OK && i < o->n; i++) {
+    TTI_TRY(backend->zero(o->ctx, o->squares, bytes));
+    for (i = 0; i < o->n; i++) {
         const float *g = tt_grad(o->params[i]);
-        if (g) { status = backend->sum_squares(o->ctx, g, o->params[i]->size, o->squares + i); }
+        if (g) { TTI_TRY(backend->sum_squares(o->ctx, g, o->params[i]->size, o->squares + i)); }
     }
     if (o->ctx->graph_error) { return o->ctx->status; }
-    if (status == TT_OK) { status = backend->download(o->ctx, o->host_squares, o->squares, bytes); }
-    if (status != TT_OK) { return status; }
+    TTI_TRY(backend->download(o->ctx, o->host_squares, o->squares, bytes));
     for (i = 0; i < o->n; i++) { total += o->host_squares[i]; }
     *norm = sqrt(total);
-    return TT_OK;
+done:
+    return status;
 }
+
+/* Parameter k moves by its gradient times grad_scale:
+ *     m = beta1 m + (1 - beta1) g,   v = beta2 v + (1 - beta2) g^2,
+ *     p -= lr (m / (1 - beta1^step) / (sqrt(v / (1 - beta2^step)) + eps) + weight_decay p). */
+static tt_status tti_adamw_move(tt_optimizer *o, int k, float lr, double grad_scale) {
+    tt_tensor *p = o->params[k];
+    tt_adamw_args a;
+    a.g = tt_grad(p);
+    if (!a.g) { return TT_OK; }
+    a.n = p->size;
+    a.p = TT_F(p);
+    a.m = TT_F(o->m[k]);
+    a.v = TT_F(o->v[k]);
+    a.lr = lr;
+    a.beta1 = o->desc.beta1;
+    a.beta2 = o->desc.beta2;
+    a.eps = o->desc.eps;
+    a.weight_decay = p->ndim > 1 || o->desc.decay_all ? o->desc.weight_decay : 0;
+    a.correction1 = (float)(1.0 - pow((double)a.beta1, (double)o->step));
+    a.correction2 = (float)(1.0 - pow((double)a.beta2, (double)o->step));
+    a.grad_scale = (float)grad_scale;
+    return o->ctx->backend->adamw(o->ctx, &a);
+}
+
 TT_API tt_status tt_optimizer_step(tt_optimizer *o, float lr, tt_optimizer_stats *stats) {
     tt_context *ctx = o->ctx;
     double norm = 0, scale = 1;
     tt_status status;
     int i, skip;
     if (ctx->graph_error) { return ctx->status; }
-    if (!(lr >= 0) || !isfinite(lr)) { return tt_fail(ctx, TT_ERR_ARG, "tt_optimizer_step: lr is %g, expected >= 0", (double)lr); }
+    if (!(lr >= 0) || !isfinite(lr)) {
+        return tt_fail(ctx, TT_ERR_ARG, "tt_optimizer_step: lr is %g, expected >= 0", (double)lr);
+    }
     status = tti_grad_norm(o, &norm);
     if (status != TT_OK) { return status; }
     skip = !isfinite(norm);
-    if (skip) { o->n_skipped++; } else { o->step++; }
+    o->n_skipped += skip;
+    o->step += !skip;
     if (o->desc.max_grad_norm > 0) { scale = (double)o->desc.max_grad_norm / (norm + 1e-6); }
-    if (scale > 1) { scale = 1; }
     for (i = 0; !skip && i < o->n; i++) {
-        tt_tensor *p = o->params[i];
-        tt_adamw_args a;
-        a.g = tt_grad(p);
-        if (!a.g) { continue; }
-        a.n = p->size;
-        a.p = TT_F(p);
-        a.m = TT_F(o->m[i]);
-        a.v = TT_F(o->v[i]);
-        a.lr = lr;
-        a.beta1 = o->desc.beta1;
-        a.beta2 = o->desc.beta2;
-        a.eps = o->desc.eps;
-        a.weight_decay = p->ndim > 1 || o->desc.decay_all ? o->desc.weight_decay : 0;
-        a.correction1 = (float)(1.0 - pow((double)a.beta1, (double)o->step));
-        a.correction2 = (float)(1.0 - pow((double)a.beta2, (double)o->step));
-        a.grad_scale = (float)scale;
-        status = ctx->backend->adamw(ctx, &a);
+        status = tti_adamw_move(o, i, lr, scale > 1 ? 1 : scale);
         if (status != TT_OK) { return status; }
     }
     tt_model_zero_grad(o->model);
@@ -11937,89 +12003,116 @@ TT_API tt_status tt_optimizer_step(tt_optimizer *o, float lr, tt_optimizer_stats
     return tt_eval(ctx);
 }
 
-/* ---- saving: weights as "model.NAME", moments as "adamw.m.NAME" and "adamw.v.NAME", those of a model beside as "ema.NAME" ---- */
-static tt_named *tti_optimizer_names(tt_optimizer *o, const tt_model *beside, tt_text *names, int *n_out) {
-    static const char *const prefix[4] = {"model.", "adamw.m.", "adamw.v.", "ema."};
-    int n = o->n, kinds = beside ? 4 : 3, i, k;
+/* ---- [tt:optimizer.state] saving and loading ----
+ * Tensors "model.NAME", "adamw.m.NAME", "adamw.v.NAME", then the caller's own; the state is
+ * {"step", "n_skipped", "user": the caller's JSON as a text}. */
+
+/* All tensors of the state, by names that are written one after another into `names`. */
+static tt_named *tti_optimizer_tensors(tt_optimizer *o, const tt_named *also, int n_also, tt_text *names) {
+    static const char *const prefix[3] = {"model.", "adamw.m.", "adamw.v."};
+    tt_named *list = (tt_named *)tt_alloc(o->ctx, (size_t)(3 * o->n + n_also), sizeof *list);
     size_t at = 0;
-    tt_named *list = (tt_named *)tt_alloc(o->ctx, (size_t)(n * kinds), sizeof *list);
-    *n_out = n * kinds;
-    for (k = 0; list && k < kinds; k++) {
-        for (i = 0; i < n; i++) {
-            const char *name = o->params[i]->name;
-            if (tt_text_format(names, "%s%s", prefix[k], name) == TT_OK && tt_text_append(names, "", 1) == TT_OK) { continue; }
-            tt_free(o->ctx, list, (size_t)(n * kinds), sizeof *list);
-            return NULL;
-        }
+    tt_status status = list ? TT_OK : TT_ERR_MEM;
+    int k;
+    for (k = 0; k < 3 * o->n && status == TT_OK; k++) {
+        status = tt_text_format(names, "%s%s", prefix[k / o->n], o->params[k % o->n]->name);
+        if (status == TT_OK) { status = tt_text_append(names, "", 1); }
     }
-    for (k = 0; list && k < kinds * n; k++) {      /* the text stands still now */
-        list[k].name = names->data + at;
-        list[k].tensor = k < n ? o->params[k] : k < 2 * n ? o->m[k - n] : k < 3 * n ? o->v[k - 2 * n] : tt_model_param_find(beside, o->params[k - 3 * n]->name);
-        at += strlen(list[k].name) + 1;
-        if (list[k].tensor) { continue; }
-        tt_fail(o->ctx, TT_ERR_SHAPE, "tt_trainer_save: the model beside has no parameter %s", o->params[k - 3 * n]->name);
-        tt_free(o->ctx, list, (size_t)(n * kinds), sizeof *list);
+    if (status != TT_OK) {
+        tt_free(o->ctx, list, (size_t)(3 * o->n + n_also), sizeof *list);
         return NULL;
     }
+    for (k = 0; k < 3 * o->n; k++) {      /* only now: a text that grows moves */
+        tt_tensor **const of[3] = {o->params, o->m, o->v};
+        list[k].name = names->data + at;
+        list[k].tensor = of[k / o->n][k % o->n];
+        at += strlen(list[k].name) + 1;
+    }
+    for (k = 0; k < n_also; k++) { list[3 * o->n + k] = also[k]; }
     return list;
 }
-static tt_status tti_optimizer_save(tt_optimizer *o, const tt_model *beside, const char *path, const char *json) {
+
+static tt_status tti_optimizer_save(tt_optimizer *o, const char *path, const char *json, const tt_named *also, int n_also) {
     tt_text names = TT_INIT, state = TT_INIT;
     tt_named *list;
     tt_status status;
-    int n;
     names.ctx = state.ctx = o->ctx;
-    list = tti_optimizer_names(o, beside, &names, &n);
-    status = list ? tt_text_format(&state, "{\"step\":%ld,\"n_skipped\":%ld,\"user\":", o->step, o->n_skipped) : tt_error_status(o->ctx);
-    if (status == TT_OK) { status = tt_text_json(&state, json ? json : "", json ? strlen(json) : 0); }
-    if (status == TT_OK) { status = tt_text_append(&state, "}", 1); }
-    if (status == TT_OK) { status = tt_state_save(o->ctx, path, list, n, state.data); }
-    if (list) { tt_free(o->ctx, list, (size_t)n, sizeof *list); }
+    list = tti_optimizer_tensors(o, also, n_also, &names);
+    status = list ? TT_OK : tt_error_status(o->ctx);
+    if (status != TT_OK) { goto done; }
+    TTI_TRY(tt_text_format(&state, "{\"step\":%ld,\"n_skipped\":%ld,\"user\":", o->step, o->n_skipped));
+    TTI_TRY(tt_text_json(&state, json ? json : "", json ? strlen(json) : 0));
+    TTI_TRY(tt_text_append(&state, "}", 1));
+    TTI_TRY(tt_state_save(o->ctx, path, list, 3 * o->n + n_also, state.data));
+done:
+    tt_free(o->ctx, list, (size_t)(3 * o->n + n_also), sizeof *list);
     tt_text_free(&names);
     tt_text_free(&state);
     return status;
 }
-typedef struct tti_optimizer_state { tt_optimizer *o; tti_accept_fn accept; void *user; } tti_optimizer_state;
-/* The counters, once the caller has accepted its part. */
-static tt_status tti_optimizer_accept(void *user, const char *path, const char *state, size_t size) {
-    const tti_optimizer_state *s = (const tti_optimizer_state *)user;
-    tt_context *ctx = s->o->ctx;
-    tt_json *root = tt_json_parse(ctx, state, size);
-    const tt_json *text = tt_json_get(root, "user");
-    uint64_t step = 0, n_skipped = 0;
+
+TT_API tt_status tt_optimizer_save(tt_optimizer *o, const char *path, const char *json, const tt_named *also, int n_also) {
+    return tti_tried(o->ctx, "tt_optimizer_save", tti_optimizer_save(o, path, json, also, n_also));
+}
+
+/* The counters of a state, and the caller's JSON, appended to json_out unless that is NULL. */
+static tt_status tti_optimizer_read(tt_context *ctx, const char *path, uint64_t counters[2], tt_text *json_out) {
+    tt_text state = TT_INIT;
+    tt_json *root = NULL;
+    const tt_json *text;
     tt_status status;
-    if (!root) { return tti_file_fail(ctx, path, "state: "); }
-    if (!text || text->type != TT_JSON_STRING || !tti_json_whole(tt_json_get(root, "step"), LONG_MAX, &step) || !tti_json_whole(tt_json_get(root, "n_skipped"), LONG_MAX, &n_skipped)) {
-        status = tt_fail(ctx, TT_ERR_FILE, "%s: no optimizer state: expected step and n_skipped, whole numbers, and user, a text", path);
-    } else { status = s->accept(s->user, path, text->string, text->length); }
-    if (status == TT_OK) {
-        s->o->step = (long)step;
-        s->o->n_skipped = (long)n_skipped;
+    state.ctx = ctx;
+    TTI_TRY(tt_state_json(ctx, path, &state));
+    root = tt_json_parse(ctx, state.data ? state.data : "", state.size);
+    if (!root) {
+        status = tti_file_fail(ctx, path, "state: ");
+        goto done;
     }
+    text = tt_json_get(root, "user");
+    if (!text || text->type != TT_JSON_STRING || !tti_json_whole(tt_json_get(root, "step"), LONG_MAX, &counters[0]) ||
+        !tti_json_whole(tt_json_get(root, "n_skipped"), LONG_MAX, &counters[1])) {
+        status = tt_fail(ctx, TT_ERR_FILE, "%s: no optimizer state: expected step and n_skipped, whole numbers, and "
+                         "user, a text", path);
+        goto done;
+    }
+    if (json_out) { TTI_TRY(tt_text_append(json_out, text->string, text->length)); }
+done:
     tt_json_free(ctx, root);
+    tt_text_free(&state);
     return status;
 }
-/* accept: of the text that tti_optimizer_save was given as json. All or nothing, as tti_state_load. */
-static tt_status tti_optimizer_load(tt_optimizer *o, const tt_model *beside, const char *path, tti_accept_fn accept, void *user) {
-    tti_optimizer_state state;
+
+TT_API tt_status tt_optimizer_peek(tt_optimizer *o, const char *path, tt_text *json_out) {
+    uint64_t counters[2];
+    return tti_tried(o->ctx, "tt_optimizer_peek", tti_optimizer_read(o->ctx, path, counters, json_out));
+}
+
+/* All that can fail comes before the first tensor is changed. */
+static tt_status tti_optimizer_load(tt_optimizer *o, const char *path, tt_text *json_out, const tt_named *also, int n_also) {
+    size_t before = json_out ? json_out->size : 0;
     tt_text names = TT_INIT;
-    tt_named *list;
+    tt_named *list = NULL;
+    uint64_t counters[2] = {0, 0};
     tt_status status;
-    int n;
-    state.o = o;
-    state.accept = accept;
-    state.user = user;
     names.ctx = o->ctx;
-    list = tti_optimizer_names(o, beside, &names, &n);
-    status = list ? tti_state_load(o->ctx, path, list, n, tti_optimizer_accept, &state) : tt_error_status(o->ctx);
-    if (list) { tt_free(o->ctx, list, (size_t)n, sizeof *list); }
+    TTI_TRY(tti_optimizer_read(o->ctx, path, counters, json_out));
+    list = tti_optimizer_tensors(o, also, n_also, &names);
+    status = list ? tt_state_load(o->ctx, path, list, 3 * o->n + n_also, NULL) : tt_error_status(o->ctx);
+    if (status != TT_OK) { goto done; }
+    o->step = (long)counters[0];
+    o->n_skipped = (long)counters[1];
+done:
+    if (status != TT_OK && json_out) { json_out->size = before; }
+    tt_free(o->ctx, list, (size_t)(3 * o->n + n_also), sizeof *list);
     tt_text_free(&names);
     return status;
 }
-TT_API tt_status tt_optimizer_save(tt_optimizer *o, const char *path, const char *json) { return tti_tried(o->ctx, "tt_optimizer_save", tti_optimizer_save(o, NULL, path, json)); }
-TT_API tt_status tt_optimizer_load(tt_optimizer *o, const char *path, tt_text *json_out) {
-    return tti_tried(o->ctx, "tt_optimizer_load", tti_optimizer_load(o, NULL, path, tti_state_keep, json_out));
+
+TT_API tt_status tt_optimizer_load(tt_optimizer *o, const char *path, tt_text *json_out, const tt_named *also, int n_also) {
+    return tti_tried(o->ctx, "tt_optimizer_load", tti_optimizer_load(o, path, json_out, also, n_also));
 }
+
+/* ---- [tt:optimizer.schedule] learning rate ---- */
 
 TT_API float tt_learning_rate(const tt_schedule *s, int step) {
     double progress, lr = (double)s->lr, low = (double)s->min_lr;
@@ -12032,7 +12125,7 @@ TT_API float tt_learning_rate(const tt_schedule *s, int step) {
     return (float)(low + (lr - low) * 0.5 * (1.0 + cos(3.141592653589793 * progress)));
 }
 
-/* ==== 10. grpo =============================================================================
+/* ==== 11. grpo =============================================================================
  * Rollouts stand group by group. One optimizer batch is: tt_grpo_advantages over all rollouts, then for each
  * micro-batch tt_rollouts_batch, tt_model_logprobs, tt_grpo_loss, tt_backward.
  *
@@ -13346,12 +13439,14 @@ TT_API tt_tensor *tt_grpo_loss(tt_context *ctx, tt_tensor *logprobs, tt_tensor *
     return tt_custom(ctx, &op, in, entropy ? 2 : 1, 0, NULL);
 }
 
-/* ==== 11. think ============================================================================
- * tt_think_augment: choose some stopped responses of each group, ask the teacher about all of them at once,
- * and put "response, reason, phrase" in the place of the response. The built-in teacher is a model: its
- * prompt is a template around question and response, its answer three tagged texts. */
+/* ==== 12. think ============================================================================
+ * tt_think_augment: choose some stopped responses of each group, ask the teacher about all of them at once, and put
+ * "response, reason, phrase" in the place of the response. Any function may be the teacher; the built-in one is a
+ * model whose prompt is a template around question and response, and whose answer has three tagged texts.
+ * Source: ThinkTuning, RRV et al., EMNLP 2025, arXiv 2508.07616. */
 
-/* ---- schedule (THINK, section on the teaching schedule) ---- */
+/* ---- [tt:think.schedule] how many responses are guided, and until when ---- */
+
 static tt_think_config tti_think_resolve(const tt_think_config *in) {
     tt_think_config c = *in;
     if (c.init_pct == 0) { c.init_pct = 0.1f; }
@@ -13360,39 +13455,52 @@ static tt_think_config tti_think_resolve(const tt_think_config *in) {
     if (!c.separator) { c.separator = "\n\n"; }
     return c;
 }
+
+/* From init_pct down to min_pct within the first third of total_steps: d steps. With s = min(step, d):
+ * linear init - (init - min) s / d;  cosine min + (init - min) (1 + cos(pi s / d)) / 2;  exp init (min / init)^(s / d). */
 TT_API double tt_think_pct(const tt_think_config *config, int step) {
     tt_think_config c = tti_think_resolve(config);
-    double init = (double)c.init_pct, low = (double)c.min_pct, days = c.total_steps / 3 > 1 ? c.total_steps / 3 : 1, at = step < days ? step : days, q;
+    double init = (double)c.init_pct, low = (double)c.min_pct, days = c.total_steps / 3 > 1 ? c.total_steps / 3 : 1;
+    double at = step < days ? step : days, pct;
     switch (c.schedule) {
     case TT_THINK_CONSTANT: return init;
     case TT_THINK_COSINE: return low + 0.5 * (init - low) * (1 + cos(3.141592653589793 * at / days));
     case TT_THINK_EXP:
-        q = pow((low > 1e-8 ? low : 1e-8) / init, 1 / days);
-        return init * pow(q, at) > low ? init * pow(q, at) : low;
-    default: return init - (init - low) * at / days;
+        pct = init * pow(pow((low > 1e-8 ? low : 1e-8) / init, 1 / days), at);
+        return pct > low ? pct : low;
+    case TT_THINK_LINEAR: break;
     }
+    return init - (init - low) * at / days;
 }
+
 /* pct never rises, so "off for good at the first step where it is low" is a test of this step alone. */
 TT_API int tt_think_active(const tt_think_config *config, int step) {
     tt_think_config c = tti_think_resolve(config);
     return c.off_eps < 0 || tt_think_pct(&c, step) > (double)c.off_eps + 0.01;
 }
 
-/* ---- tags ---- */
+/* ---- [tt:think.tags] the three texts of a feedback ---- */
+
+static const char *const tti_tags[3] = {"reason", "phrase", "opinion"};
+
 static const char *tti_find_last(const char *text, const char *end, const char *what) {
     size_t n = strlen(what);
     const char *at;
     if ((size_t)(end - text) < n) { return NULL; }
-    for (at = end - n; memcmp(at, what, n) != 0; at--) { if (at == text) { return NULL; } }
+    for (at = end - n; memcmp(at, what, n) != 0; at--) {
+        if (at == text) { return NULL; }
+    }
     return at;
 }
-static int tti_is_space(char c) { return c == ' ' || c == '\n' || c == '\t' || c == '\r'; }
+
 TT_API int tt_think_tag(const char *text, size_t size, const char *name, const char **begin, size_t *length) {
     char open[64], close[64];
     const char *end = text + size, *from, *to;
     *begin = text;
     *length = 0;
-    if (!text || snprintf(open, sizeof open, "<%s>", name) >= (int)sizeof open || snprintf(close, sizeof close, "</%s>", name) >= (int)sizeof close) { return 0; }
+    if (!text || strlen(name) > sizeof open - 4) { return 0; }
+    snprintf(open, sizeof open, "<%s>", name);
+    snprintf(close, sizeof close, "</%s>", name);
     to = tti_find_last(text, end, close);
     from = to ? tti_find_last(text, to, open) : NULL;
     if (!from) { return 0; }
@@ -13403,7 +13511,7 @@ TT_API int tt_think_tag(const char *text, size_t size, const char *name, const c
     *length = (size_t)(to - from);
     return 1;
 }
-static const char *const tti_tags[3] = {"reason", "phrase", "opinion"};
+
 /* Closes the tag in which the text ends, if it ends in one. */
 static tt_status tti_close_tag(tt_text *text) {
     const char *last = NULL, *end = text->data + text->size;
@@ -13413,14 +13521,20 @@ static tt_status tti_close_tag(tt_text *text) {
         const char *at;
         snprintf(open, sizeof open, "<%s>", tti_tags[k]);
         at = tti_find_last(text->data, end, open);
-        if (at && (!last || at > last)) { last = at; which = k; }
+        if (at && (!last || at > last)) {
+            last = at;
+            which = k;
+        }
     }
     if (!last) { return TT_OK; }
     snprintf(close, sizeof close, "</%s>", tti_tags[which]);
     return tti_find_last(last, end, close) ? TT_OK : tt_text_append(text, close, strlen(close));
 }
 
-/* ---- a model as teacher ---- */
+/* ---- [tt:think.examples] worked examples from a file ----
+ * Sections [system] (an instruction) and [self-...] (question, response, feedback under lines of those names) become, in
+ * their order, the ids before every prompt of the teacher. */
+
 struct tt_model_teacher {
     tt_context *ctx;
     tt_model *model;
@@ -13430,55 +13544,82 @@ struct tt_model_teacher {
     int32_t stop_token;
     int max_new_tokens, max_batch, close_tags;
 };
-/* ---- worked examples ---- */
+
 enum { TTI_QUESTION, TTI_RESPONSE, TTI_FEEDBACK, TTI_INSTRUCTION, TTI_N_PARTS };
+static const char *const tti_part_names[TTI_N_PARTS] = {"Question:", "Response:", "Feedback:", "text"};
+
 typedef struct tti_examples {
-    const char *path, *pattern, *section;   /* section: name of the one that is being read, NULL before the first */
+    const char *path, *pattern, *section;   /* section: the line that began the one being read, NULL before the first */
     size_t section_size, begin[TTI_N_PARTS], size[TTI_N_PARTS];
-    int part, line;                         /* part: the one that is being read, -1 = none                        */
+    int part, line;                         /* part: the one being read, -1 = none                                    */
     tt_text file;
 } tti_examples;
+
 /* "[name]" of small letters and hyphens. */
 static int tti_is_section(const char *line, size_t n) {
     size_t i;
     if (n < 3 || line[0] != '[' || line[n - 1] != ']') { return 0; }
-    for (i = 1; i + 1 < n; i++) { if (line[i] != '-' && (line[i] < 'a' || line[i] > 'z')) { return 0; } }
+    for (i = 1; i + 1 < n; i++) {
+        if (line[i] != '-' && (line[i] < 'a' || line[i] > 'z')) { return 0; }
+    }
     return 1;
 }
+
 static void tti_trim(const char *text, size_t *begin, size_t *size) {
-    while (*size > 0 && tti_is_space(text[*begin])) { ++*begin; --*size; }
+    while (*size > 0 && tti_is_space(text[*begin])) {
+        ++*begin;
+        --*size;
+    }
     while (*size > 0 && tti_is_space(text[*begin + *size - 1])) { --*size; }
 }
-/* The section that ends here goes to the prompt. */
+
+/* Each part that the section wants is there. */
+static tt_status tti_examples_check(tt_model_teacher *t, const tti_examples *e) {
+    int system = strncmp(e->section, "[system]", 8) == 0, k;
+    for (k = 0; k < TTI_N_PARTS; k++) {
+        if ((k == TTI_INSTRUCTION) != system || e->size[k] > 0) { continue; }
+        return tt_fail(t->ctx, TT_ERR_FILE, "%s line %d: section %.*s has no %s", e->path, e->line,
+                       (int)e->section_size, e->section, tti_part_names[k]);
+    }
+    return TT_OK;
+}
+
+/* The section that ends here goes to the prompt. The tags of a feedback may be special tokens. */
 static tt_status tti_examples_flush(tt_model_teacher *t, tti_examples *e) {
-    static const char *const names[TTI_N_PARTS] = {"Question:", "Response:", "Feedback:", "text"};
     const char *text = e->file.data;
     tti_slot slots[3];
+    tt_status status;
     int k;
     if (!e->section) { return TT_OK; }
     for (k = 0; k < TTI_N_PARTS; k++) { tti_trim(text, &e->begin[k], &e->size[k]); }
-    for (k = 0; k < TTI_N_PARTS; k++) {
-        int wanted = (k == TTI_INSTRUCTION) == (strncmp(e->section, "[system]", 8) == 0);
-        if (!wanted || e->size[k] > 0) { continue; }
-        return tt_fail(t->ctx, TT_ERR_FILE, "%s line %d: section %.*s has no %s", e->path, e->line, (int)e->section_size, e->section, names[k]);
-    }
-    if (e->size[TTI_INSTRUCTION] > 0) {
-        tt_status status = tt_encode(t->tokenizer, text + e->begin[TTI_INSTRUCTION], e->size[TTI_INSTRUCTION], TT_SPECIAL_PARSE, &t->before);
+    status = tti_examples_check(t, e);
+    if (status == TT_OK && e->size[TTI_INSTRUCTION] > 0) {
+        const char *instruction = text + e->begin[TTI_INSTRUCTION];
+        status = tt_encode(t->tokenizer, instruction, e->size[TTI_INSTRUCTION], TT_SPECIAL_PARSE, &t->before);
         return status == TT_OK ? tt_encode(t->tokenizer, "\n\n", 2, TT_SPECIAL_TEXT, &t->before) : status;
     }
+    if (status != TT_OK) { return status; }
     slots[0] = tti_slot_make("{question}", text + e->begin[0], e->size[0], TT_SPECIAL_TEXT);
     slots[1] = tti_slot_make("{response}", text + e->begin[1], e->size[1], TT_SPECIAL_TEXT);
-    slots[2] = tti_slot_make("{feedback}", text + e->begin[2], e->size[2], TT_SPECIAL_PARSE);      /* its tags may be special tokens */
+    slots[2] = tti_slot_make("{feedback}", text + e->begin[2], e->size[2], TT_SPECIAL_PARSE);
     return tti_render(t->tokenizer, e->pattern, e->pattern + strlen(e->pattern), slots, 3, &t->before);
 }
+
 static tt_status tti_examples_section(tt_model_teacher *t, tti_examples *e, const char *line, size_t n) {
-    static const char *const known[] = {"[system]", "[self-agreement]", "[self-conflict]", "[self-consultation]", "[self-critique]"};
+    static const char *const known[] = {
+        "[system]", "[self-agreement]", "[self-conflict]", "[self-consultation]", "[self-critique]"
+    };
     tt_status status = tti_examples_flush(t, e);
     size_t k;
     int found = 0;
-    for (k = 0; k < sizeof known / sizeof *known; k++) { found |= strlen(known[k]) == n && memcmp(known[k], line, n) == 0; }
     if (status != TT_OK) { return status; }
-    if (!found) { return tt_fail(t->ctx, TT_ERR_FILE, "%s line %d: section %.*s, expected [system], [self-agreement], [self-conflict], [self-consultation] or [self-critique]", e->path, e->line, (int)n, line); }
+    for (k = 0; k < sizeof known / sizeof *known; k++) {
+        found |= strlen(known[k]) == n && memcmp(known[k], line, n) == 0;
+    }
+    if (!found) {
+        return tt_fail(t->ctx, TT_ERR_FILE, "%s line %d: section %.*s, expected [system], [self-agreement], "
+                       "[self-conflict], [self-consultation] or [self-critique]", e->path, e->line, (int)n, line);
+    }
     e->section = line;
     e->section_size = n;
     memset(e->size, 0, sizeof e->size);
@@ -13486,15 +13627,15 @@ static tt_status tti_examples_section(tt_model_teacher *t, tti_examples *e, cons
     e->begin[TTI_INSTRUCTION] = (size_t)(line - e->file.data) + n;
     return TT_OK;
 }
+
 static tt_status tti_examples_line(tt_model_teacher *t, tti_examples *e, const char *line, size_t n) {
-    static const char *const labels[3] = {"Question:", "Response:", "Feedback:"};
     size_t at = (size_t)(line - e->file.data);
     int k;
     if (n > 0 && line[n - 1] == '\r') { n--; }
     if (tti_is_section(line, n)) { return tti_examples_section(t, e, line, n); }
     if (!e->section) { return TT_OK; }
-    for (k = 0; k < 3 && e->part != TTI_INSTRUCTION; k++) {
-        if (n != strlen(labels[k]) || memcmp(line, labels[k], n) != 0) { continue; }
+    for (k = 0; k < TTI_INSTRUCTION && e->part != TTI_INSTRUCTION; k++) {
+        if (n != strlen(tti_part_names[k]) || memcmp(line, tti_part_names[k], n) != 0) { continue; }
         e->part = k;
         e->begin[k] = at + n;
         return TT_OK;
@@ -13502,6 +13643,7 @@ static tt_status tti_examples_line(tt_model_teacher *t, tti_examples *e, const c
     if (e->part >= 0) { e->size[e->part] = at + n - e->begin[e->part]; }
     return TT_OK;
 }
+
 static tt_status tti_examples_read(tt_model_teacher *t, const char *path, const char *pattern) {
     tti_examples e;
     size_t at = 0;
@@ -13511,28 +13653,49 @@ static tt_status tti_examples_read(tt_model_teacher *t, const char *path, const 
     e.pattern = pattern ? pattern : "Question:\n{question}\n\nResponse:\n{response}\n\n{feedback}\n\n";
     e.part = -1;
     e.file.ctx = t->ctx;
-    status = tt_file_read(t->ctx, path, &e.file);
-    for (e.line = 1; status == TT_OK && at < e.file.size; e.line++) {
+    TTI_TRY(tt_file_read(t->ctx, path, &e.file));
+    for (e.line = 1; at < e.file.size; e.line++) {
         const char *line = e.file.data + at, *end = (const char *)memchr(line, '\n', e.file.size - at);
         size_t n = end ? (size_t)(end - line) : e.file.size - at;
-        status = tti_examples_line(t, &e, line, n);
+        TTI_TRY(tti_examples_line(t, &e, line, n));
         at += n + 1;
     }
-    if (status == TT_OK) { status = tti_examples_flush(t, &e); }
-    if (status == TT_OK && !e.section) { status = tt_fail(t->ctx, TT_ERR_FILE, "%s: no [section] in it", path); }
+    TTI_TRY(tti_examples_flush(t, &e));
+    if (!e.section) { status = tt_fail(t->ctx, TT_ERR_FILE, "%s: no [section] in it", path); }
+done:
     tt_text_free(&e.file);
+    return status;
+}
+
+/* ---- [tt:think.teacher] a model as teacher ---- */
+
+static tt_status tti_teacher_fill(tt_model_teacher *t, const char *pattern, const tt_teacher_prompt *prompt) {
+    tt_status status = TT_OK;
+    t->prompt_template = tti_strdup(t->ctx, pattern);
+    if (!t->prompt_template) { return TT_ERR_MEM; }
+    if (prompt->system) {
+        status = tt_encode(t->tokenizer, prompt->system, strlen(prompt->system), TT_SPECIAL_PARSE, &t->before);
+    }
+    if (status == TT_OK && prompt->examples_path) {
+        status = tti_examples_read(t, prompt->examples_path, prompt->example_template);
+    }
     return status;
 }
 
 TT_API tt_model_teacher *tt_model_teacher_create(tt_model *model, const tt_tokenizer *tokenizer, const tt_teacher_prompt *prompt) {
     tt_context *ctx = tt_model_context(model);
-    const char *pattern = prompt->prompt_template ? prompt->prompt_template : "Question:\n{question}\n\nResponse:\n{response}";
-    tt_model_teacher *t;
-    tt_status status;
+    const char *pattern = prompt->prompt_template;
     int stop = prompt->stop_token ? tt_token_id(tokenizer, prompt->stop_token) : -1;
-    if (stop < 0) { tt_fail(ctx, TT_ERR_ARG, "tt_model_teacher_create: stop_token is \"%s\", expected the text of a token", prompt->stop_token ? prompt->stop_token : "(NULL)"); return NULL; }
+    tt_model_teacher *t;
+    if (!pattern) { pattern = "Question:\n{question}\n\nResponse:\n{response}"; }
+    if (stop < 0) {
+        tt_fail(ctx, TT_ERR_ARG, "tt_model_teacher_create: stop_token is \"%s\", expected the text of a token",
+                prompt->stop_token ? prompt->stop_token : "(NULL)");
+        return NULL;
+    }
     if (!strstr(pattern, "{question}") || !strstr(pattern, "{response}")) {
-        tt_fail(ctx, TT_ERR_ARG, "tt_model_teacher_create: prompt_template is \"%.80s\", expected {question} and {response} in it", pattern);
+        tt_fail(ctx, TT_ERR_ARG, "tt_model_teacher_create: prompt_template is \"%.80s\", expected {question} and "
+                "{response} in it", pattern);
         return NULL;
     }
     t = (tt_model_teacher *)tt_alloc(ctx, 1, sizeof *t);
@@ -13540,33 +13703,37 @@ TT_API tt_model_teacher *tt_model_teacher_create(tt_model *model, const tt_token
     t->ctx = t->before.ctx = ctx;
     t->model = model;
     t->tokenizer = tokenizer;
-    t->prompt_template = tti_strdup(ctx, pattern);
     t->stop_token = (int32_t)stop;
     t->max_new_tokens = prompt->max_new_tokens ? prompt->max_new_tokens : 1024;
     t->max_batch = prompt->max_batch;
     t->close_tags = prompt->close_tags;
-    status = t->prompt_template ? TT_OK : TT_ERR_MEM;
-    if (status == TT_OK && prompt->system) { status = tt_encode(tokenizer, prompt->system, strlen(prompt->system), TT_SPECIAL_PARSE, &t->before); }
-    if (status == TT_OK && prompt->examples_path) { status = tti_examples_read(t, prompt->examples_path, prompt->example_template); }
-    if (status != TT_OK) { tt_model_teacher_destroy(t); return NULL; }
-    return t;
+    if (tti_teacher_fill(t, pattern, prompt) == TT_OK) { return t; }
+    tt_model_teacher_destroy(t);
+    return NULL;
 }
+
 TT_API void tt_model_teacher_destroy(tt_model_teacher *t) {
     if (!t) { return; }
     tti_strfree(t->ctx, t->prompt_template);
     tt_ids_free(&t->before);
     tt_free(t->ctx, t, 1, sizeof *t);
 }
-/* The prompt's ids: special tokens of system text and template count, those in question and response do not. */
+
+/* Appends the prompt's ids: special tokens of system text and template count, those in question and response do not. */
 static tt_status tti_teacher_prompt(const tt_model_teacher *t, const tt_attempt *a, tt_ids *ids) {
-    tti_slot slots[2];
+    const char *pattern = t->prompt_template;
     size_t begin = ids->size;
-    tt_status status = tt_ids_append(ids, t->before.data, t->before.size);
+    tti_slot slots[2];
+    tt_status status;
     slots[0] = tti_slot_make("{question}", a->question, a->question_size, TT_SPECIAL_TEXT);
     slots[1] = tti_slot_make("{response}", a->response, a->response_size, TT_SPECIAL_TEXT);
-    if (status == TT_OK) { status = tti_render(t->tokenizer, t->prompt_template, t->prompt_template + strlen(t->prompt_template), slots, 2, ids); }
-    return status == TT_OK ? tti_begin(t->tokenizer, ids, begin) : status;
+    TTI_TRY(tt_ids_append(ids, t->before.data, t->before.size));
+    TTI_TRY(tti_render(t->tokenizer, pattern, pattern + strlen(pattern), slots, 2, ids));
+    TTI_TRY(tti_begin(t->tokenizer, ids, begin));
+done:
+    return status;
 }
+
 TT_API tt_status tt_teacher_prompt_text(const tt_model_teacher *t, const char *question, const char *response, tt_text *out) {
     tt_attempt a = TT_INIT;
     tt_ids ids = TT_INIT;
@@ -13576,92 +13743,116 @@ TT_API tt_status tt_teacher_prompt_text(const tt_model_teacher *t, const char *q
     a.question_size = strlen(question);
     a.response = response;
     a.response_size = strlen(response);
-    status = tti_teacher_prompt(t, &a, &ids);
-    if (status == TT_OK) { status = tt_decode(t->tokenizer, ids.data, ids.size, 0, out); }
+    TTI_TRY(tti_teacher_prompt(t, &a, &ids));
+    TTI_TRY(tt_decode(t->tokenizer, ids.data, ids.size, 0, out));
+done:
     tt_ids_free(&ids);
     return status;
 }
-TT_API tt_status tt_teacher_follow(tt_model *teacher, const tt_model *student, float decay) {
-    tt_context *ctx = teacher->ctx;
-    int i;
-    tt_status status = TT_OK;
-    if (!(decay >= 0 && decay <= 1)) { return tt_fail(ctx, TT_ERR_ARG, "tt_teacher_follow: decay is %g, expected 0 .. 1", (double)decay); }
-    if (teacher->n_params != student->n_params || tt_model_size(teacher) != tt_model_size(student)) {
-        return tt_fail(ctx, TT_ERR_SHAPE, "tt_teacher_follow: the teacher has %lu weights, the student %lu", (unsigned long)tt_model_size(teacher), (unsigned long)tt_model_size(student));
+
+/* One parameter: to = decay to + (1 - decay) from. */
+static tt_status tti_follow(tt_context *ctx, tt_tensor *to, const tt_tensor *from, float decay) {
+    tt_status status;
+    if (!from->requires_grad) { return TT_OK; }      /* the frozen base of adapters */
+    if (to->size != from->size || to->dtype != TT_F32 || to->lent) {
+        return tt_fail(ctx, TT_ERR_SHAPE, "tt_teacher_follow: %s of the teacher has another size, is not of 32 bits or "
+                       "lies in a mapped file", to->name ? to->name : "a parameter");
     }
-    for (i = 0; i < teacher->n_params && status == TT_OK; i++) {
-        tt_tensor *to = teacher->params[i];
-        const tt_tensor *from = student->params[i];
-        if (!from->requires_grad) { continue; }      /* the frozen base of adapters */
-        if (to->size != from->size || to->dtype != TT_F32 || to->lent) {
-            return tt_fail(ctx, TT_ERR_SHAPE, "tt_teacher_follow: %s of the teacher has another size, is not of 32 bits or lies in a mapped file", to->name ? to->name : "a parameter");
-        }
-        status = ctx->backend->axpy(ctx, TT_F(to), TT_F(to), decay - 1, to->size);
-        if (status == TT_OK) { status = ctx->backend->axpy(ctx, TT_F(to), TT_F(from), 1 - decay, to->size); }
+    status = ctx->backend->axpy(ctx, TT_F(to), TT_F(to), decay - 1, to->size);
+    return status == TT_OK ? ctx->backend->axpy(ctx, TT_F(to), TT_F(from), 1 - decay, to->size) : status;
+}
+
+TT_API tt_status tt_teacher_follow(tt_model *teacher, const tt_model *student, float decay) {
+    tt_context *ctx = tt_model_context(teacher);
+    size_t has = tt_model_size(teacher), wants = tt_model_size(student);
+    tt_status status = TT_OK;
+    int n = tt_model_n_params(teacher), i;
+    if (!(decay >= 0 && decay <= 1)) {
+        return tt_fail(ctx, TT_ERR_ARG, "tt_teacher_follow: decay is %g, expected 0 .. 1", (double)decay);
+    }
+    if (n != tt_model_n_params(student) || has != wants) {
+        return tt_fail(ctx, TT_ERR_SHAPE, "tt_teacher_follow: the teacher has %lu weights, the student %lu",
+                       (unsigned long)has, (unsigned long)wants);
+    }
+    for (i = 0; i < n && status == TT_OK; i++) {
+        status = tti_follow(ctx, tt_model_param(teacher, i), tt_model_param(student, i), decay);
     }
     return status;
 }
+
 static tt_status tti_feedback_read(const tt_model_teacher *t, const tt_completion *c, tt_text *scratch, tt_feedback *out) {
-    tt_text *texts[3];
+    tt_text *const texts[3] = {&out->reason, &out->phrase, &out->opinion};
+    int n = c->length - (t->close_tags ? c->stopped : 0), k;
     const char *begin;
     size_t length;
-    int k;
     tt_status status;
-    texts[0] = &out->reason;
-    texts[1] = &out->phrase;
-    texts[2] = &out->opinion;
     scratch->size = 0;
     out->n_tokens = c->length;
-    status = tt_decode(t->tokenizer, c->tokens, (size_t)(c->length - (t->close_tags ? c->stopped : 0)), 0, scratch);
-    if (status == TT_OK && t->close_tags) { status = tti_close_tag(scratch); }
-    for (k = 0; k < 3 && status == TT_OK; k++) {
+    TTI_TRY(tt_decode(t->tokenizer, c->tokens, (size_t)n, 0, scratch));
+    if (t->close_tags) { TTI_TRY(tti_close_tag(scratch)); }
+    for (k = 0; k < 3; k++) {
         tt_think_tag(scratch->data, scratch->size, tti_tags[k], &begin, &length);
-        status = tt_text_append(texts[k], begin, length);
+        TTI_TRY(tt_text_append(texts[k], begin, length));
     }
+done:
     return status;
 }
+
+/* The prompts of a call that leave room for an answer. */
+typedef struct tti_questions { tt_ids ids; size_t *offsets; tt_request *requests; int n, longest; } tti_questions;
+
+static tt_status tti_questions_make(const tt_model_teacher *t, const tt_attempt *attempts, int n, int limit, tti_questions *q) {
+    int i;
+    for (i = 0; i < n; i++) {
+        tt_status status = tti_teacher_prompt(t, &attempts[i], &q->ids);
+        if (status != TT_OK) { return status; }
+        q->offsets[i + 1] = q->ids.size;
+    }
+    for (i = 0; i < n; i++) {
+        int length = (int)(q->offsets[i + 1] - q->offsets[i]);
+        if (length >= limit) { continue; }
+        q->requests[q->n].prompt = q->ids.data + q->offsets[i];
+        q->requests[q->n].prompt_length = length;
+        q->requests[q->n++].id = (uint64_t)i;
+        if (length > q->longest) { q->longest = length; }
+    }
+    if (n == 0 || q->n > 0) { return TT_OK; }
+    return tt_fail(t->ctx, TT_ERR_ARG, "teacher: its prompt has %d tokens, expected fewer than "
+                   "max_position_embeddings %d", (int)q->offsets[1], limit);
+}
+
 /* An attempt whose prompt leaves no room gets no feedback; that none has room is an error. */
 static tt_status tti_model_feedback(void *user, const tt_attempt *attempts, int n, tt_feedback *out) {
     const tt_model_teacher *t = (const tt_model_teacher *)user;
     tt_context *ctx = t->ctx;
-    int limit = tt_model_config_get(t->model)->max_position_embeddings, longest = 0, fitting = 0, i;
-    tt_request *requests = (tt_request *)tt_alloc(ctx, (size_t)n, sizeof *requests);
-    size_t *offsets = (size_t *)tt_alloc(ctx, (size_t)n + 1, sizeof *offsets);
+    int limit = tt_model_config_get(t->model)->max_position_embeddings, room, i;
     tt_sampling sampling = TT_INIT;
     tt_completions completions = TT_INIT;
-    tt_ids ids = TT_INIT;
+    tti_questions q = TT_INIT;
     tt_text scratch = TT_INIT;
-    tt_status status = requests && offsets ? TT_OK : TT_ERR_MEM;
-    ids.ctx = scratch.ctx = ctx;
-    for (i = 0; i < n && status == TT_OK; i++) {
-        status = tti_teacher_prompt(t, &attempts[i], &ids);
-        offsets[i + 1] = ids.size;
-    }
-    for (i = 0; i < n && status == TT_OK; i++) {
-        int length = (int)(offsets[i + 1] - offsets[i]);
-        if (length >= limit) { continue; }
-        requests[fitting].prompt = ids.data + offsets[i];
-        requests[fitting].prompt_length = length;
-        requests[fitting++].id = (uint64_t)i;
-        if (length > longest) { longest = length; }
-    }
-    if (status == TT_OK && n > 0 && fitting == 0) {
-        status = tt_fail(ctx, TT_ERR_ARG, "teacher: its prompt has %d tokens, expected fewer than max_position_embeddings %d", (int)offsets[1], limit);
-    }
+    tt_status status = TT_ERR_MEM;
+    q.ids.ctx = scratch.ctx = completions.ctx = ctx;
+    q.requests = (tt_request *)tt_alloc(ctx, (size_t)n, sizeof *q.requests);
+    q.offsets = (size_t *)tt_alloc(ctx, (size_t)n + 1, sizeof *q.offsets);
+    if (!q.requests || !q.offsets) { goto done; }
+    TTI_TRY(tti_questions_make(t, attempts, n, limit, &q));
+    room = limit - q.longest;
     sampling.greedy = 1;
-    sampling.max_new_tokens = t->max_new_tokens < limit - longest ? t->max_new_tokens : limit - longest;
+    sampling.max_new_tokens = t->max_new_tokens < room ? t->max_new_tokens : room;
     sampling.stop_tokens = &t->stop_token;
     sampling.n_stop_tokens = 1;
     sampling.max_batch = t->max_batch;
-    if (status == TT_OK) { status = tt_generate(t->model, requests, fitting, &sampling, &completions); }
-    for (i = 0; i < fitting && status == TT_OK; i++) { status = tti_feedback_read(t, &completions.items[i], &scratch, &out[requests[i].id]); }
-    if (status == TT_OK || completions.n) { tt_completions_free(&completions); }
-    if (requests) { tt_free(ctx, requests, (size_t)n, sizeof *requests); }
-    if (offsets) { tt_free(ctx, offsets, (size_t)n + 1, sizeof *offsets); }
-    tt_ids_free(&ids);
+    TTI_TRY(tt_generate(t->model, q.requests, q.n, &sampling, &completions));
+    for (i = 0; i < q.n; i++) { TTI_TRY(tti_feedback_read(t, &completions.items[i], &scratch, &out[q.requests[i].id])); }
+done:
+    if (completions.n) { tt_completions_free(&completions); }
+    tt_free(ctx, q.requests, (size_t)n, sizeof *q.requests);
+    tt_free(ctx, q.offsets, (size_t)n + 1, sizeof *q.offsets);
+    tt_ids_free(&q.ids);
     tt_text_free(&scratch);
     return status;
 }
+
 TT_API tt_teacher tt_teacher_model(tt_model_teacher *t) {
     tt_teacher teacher;
     teacher.feedback = tti_model_feedback;
@@ -13669,15 +13860,22 @@ TT_API tt_teacher tt_teacher_model(tt_model_teacher *t) {
     return teacher;
 }
 
-/* ---- augmentation ---- */
-/* k of each group's stopped responses, without replacement: a shuffle whose random stream is a function of
- * (seed, step, prompt id). chosen receives rollout indices, at most one per rollout. Returns how many. */
+/* ---- [tt:think.select] which responses ---- */
+
+static int tti_is_eligible(const tt_rollout *r) {
+    return r->stopped && !r->off_policy && r->response_length > 1;
+}
+
+/* k = max(1, floor(eligible pct)) of each group's stopped responses, without replacement: a shuffle whose random stream
+ * is a function of (seed, step, prompt id). chosen receives rollout indices; returns how many. */
 static int tti_think_select(const tt_rollouts *all, const tt_think_config *c, int step, int *chosen, tt_think_metrics *m) {
     int g, i, n = 0, size = all->num_generations;
     for (g = 0; g < all->n_groups; g++) {
         int *pool = chosen + n, eligible = 0, k;
         tt_rng rng;
-        for (i = g * size; i < (g + 1) * size; i++) { if (all->items[i].stopped && !all->items[i].off_policy && all->items[i].response_length > 1) { pool[eligible++] = i; } }
+        for (i = g * size; i < (g + 1) * size; i++) {
+            if (tti_is_eligible(&all->items[i])) { pool[eligible++] = i; }
+        }
         m->n_eligible += eligible;
         k = (int)floor(eligible * tt_think_pct(c, step));
         if (k < 1) { k = 1; }
@@ -13694,115 +13892,198 @@ static int tti_think_select(const tt_rollouts *all, const tt_think_config *c, in
     }
     return n;
 }
-/* The guided response: the attempt's own tokens without the end token, then the feedback, then the end token. */
-/* A text without capacity has not grown here: it is lent. */
-static void tti_free_said(tt_text *said) { if (said->capacity > 0) { tt_text_free(said); } }
-static tt_status tti_append_said(tt_text *text, const tt_text *said) { return said->data ? tt_text_append(text, said->data, said->size) : TT_OK; }
-static tt_status tti_think_replace(tt_rollouts *all, int index, const tt_feedback *f, const tt_tokenizer *tokenizer, const tt_think_config *c, int limit, int end_token, tt_think_metrics *m) {
-    tt_rollout *r = &all->items[index];
-    tt_text text = TT_INIT;
-    tt_ids ids = TT_INIT;
-    int attempt = r->response_length - 1, t;
-    int32_t end = (int32_t)end_token;
+
+/* ---- [tt:think.augment] feedback becomes part of the response ---- */
+
+/* One call of tt_think_augment: the chosen rollouts, what the teacher is shown of them, and what it said. */
+typedef struct tti_lesson {
+    tt_rollouts *all;
+    const tt_augment *how;
+    const tt_think_config *config;
+    tt_think_metrics *metrics;
+    int n, *chosen;               /* [all->n], n of them in use          */
+    size_t *at;                   /* [3 all->n] where question, response and the next begin in text */
+    tt_text text;                 /* question NUL response NUL ...       */
+    tt_attempt *attempts;         /* [all->n]                            */
+    tt_feedback *feedback;        /* [all->n]                            */
+} tti_lesson;
+
+/* What the teacher is shown of a rollout: question and response, without its end token. */
+static tt_status tti_think_attempt(tti_lesson *l, int index, size_t at[3]) {
+    const tt_rollout *r = &l->all->items[index];
+    const char *question = l->all->questions[r->group];
+    const int32_t *response = r->tokens + r->prompt_length;
+    const tt_tokenizer *tokenizer = l->how->tokenizer;
     tt_status status;
-    text.ctx = ids.ctx = all->ctx;
-    status = tt_text_format(&text, "%s", c->separator);
-    if (status == TT_OK) { status = tti_append_said(&text, &f->reason); }
-    if (status == TT_OK) { status = tt_text_append(&text, c->separator, strlen(c->separator)); }
-    if (status == TT_OK) { status = tti_append_said(&text, &f->phrase); }
-    if (status == TT_OK) { status = tt_ids_append(&ids, r->tokens + r->prompt_length, (size_t)attempt); }
-    if (status == TT_OK) { status = tt_encode(tokenizer, text.data, text.size, TT_SPECIAL_TEXT, &ids); }
-    if (status == TT_OK) { status = tt_ids_append(&ids, &end, 1); }
-    if (status == TT_OK && ids.size > (size_t)INT_MAX) { status = tt_fail(all->ctx, TT_ERR_ARG, "tt_think_augment: a feedback has %lu tokens", (unsigned long)ids.size); }
-    if (status == TT_OK && (int)ids.size > m->longest_guided) { m->longest_guided = (int)ids.size; }
-    if (status == TT_OK && ids.size > (size_t)limit) {
-        ids.size = (size_t)limit;
-        m->n_cut++;
+    at[0] = l->text.size;
+    if (question) {
+        TTI_TRY(tt_text_append(&l->text, question, strlen(question)));
+    } else {
+        TTI_TRY(tt_decode(tokenizer, r->tokens, (size_t)r->prompt_length, 1, &l->text));
     }
-    if (status == TT_OK) { status = tt_rollout_replace(all, index, ids.data, (int)ids.size, attempt < (int)ids.size ? attempt : (int)ids.size, end_token); }
-    for (t = 0; t < r->response_length && status == TT_OK; t++) { if (c->mask == TT_MASK_WHOLE && tti_is_student(r, t)) { r->kind[r->prompt_length + t] = TT_KIND_GUIDED; } }
+    TTI_TRY(tt_text_append(&l->text, "", 1));
+    at[1] = l->text.size;
+    TTI_TRY(tt_decode(tokenizer, response, (size_t)(r->response_length - 1), 0, &l->text));
+    TTI_TRY(tt_text_append(&l->text, "", 1));
+    at[2] = l->text.size;
+done:
+    return status;
+}
+
+static tt_status tti_think_ask(tti_lesson *l) {
+    tt_context *ctx = l->all->ctx;
+    const tt_teacher *teacher = l->how->teacher;
+    tt_status status;
+    int i;
+    for (i = 0; i < l->n; i++) {
+        status = tti_think_attempt(l, l->chosen[i], l->at + 3 * i);
+        if (status != TT_OK) { return status; }
+    }
+    for (i = 0; i < l->n; i++) {          /* only now: a text that grows moves */
+        const size_t *at = l->at + 3 * i;
+        tt_attempt *a = &l->attempts[i];
+        a->question = l->text.data + at[0];
+        a->question_size = at[1] - at[0] - 1;
+        a->response = l->text.data + at[1];
+        a->response_size = at[2] - at[1] - 1;
+        a->rollout = l->chosen[i];
+        l->feedback[i].reason.ctx = l->feedback[i].phrase.ctx = l->feedback[i].opinion.ctx = ctx;
+    }
+    tt_error_clear(ctx);                  /* an older error is not the teacher's reason */
+    status = teacher->feedback(teacher->user, l->attempts, l->n, l->feedback);
+    if (status != TT_OK && tt_error_status(ctx) == TT_OK) {
+        tt_fail(ctx, status, "tt_think_augment: the teacher failed: %s", tt_status_name(status));
+    }
+    return status;
+}
+
+static tt_status tti_append_said(tt_text *text, const tt_text *said) {
+    return said->data ? tt_text_append(text, said->data, said->size) : TT_OK;
+}
+
+/* A text without capacity has not grown here: it is lent. */
+static void tti_free_said(tt_text *said) {
+    if (said->capacity > 0) { tt_text_free(said); }
+}
+
+/* The guided response: the attempt without its end token, separator, reason, separator, phrase, end token; cut at the limit. */
+static tt_status tti_guided_tokens(tti_lesson *l, const tt_rollout *r, const tt_feedback *f, tt_ids *ids) {
+    const char *separator = l->config->separator;
+    int32_t end = (int32_t)l->how->end_token;
+    tt_text text = TT_INIT;
+    tt_status status;
+    text.ctx = l->all->ctx;
+    TTI_TRY(tt_text_append(&text, separator, strlen(separator)));
+    TTI_TRY(tti_append_said(&text, &f->reason));
+    TTI_TRY(tt_text_append(&text, separator, strlen(separator)));
+    TTI_TRY(tti_append_said(&text, &f->phrase));
+    TTI_TRY(tt_ids_append(ids, r->tokens + r->prompt_length, (size_t)(r->response_length - 1)));
+    TTI_TRY(tt_encode(l->how->tokenizer, text.data, text.size, TT_SPECIAL_TEXT, ids));
+    TTI_TRY(tt_ids_append(ids, &end, 1));
+    if (ids->size > (size_t)INT_MAX) {
+        status = tt_fail(l->all->ctx, TT_ERR_ARG, "tt_think_augment: a feedback has %lu tokens", (unsigned long)ids->size);
+    }
+done:
     tt_text_free(&text);
+    return status;
+}
+
+static tt_status tti_think_replace(tti_lesson *l, int index, const tt_feedback *f) {
+    tt_rollout *r = &l->all->items[index];
+    int attempt = r->response_length - 1, limit = l->how->max_completion_length, n, t;
+    tt_ids ids = TT_INIT;
+    tt_status status;
+    ids.ctx = l->all->ctx;
+    TTI_TRY(tti_guided_tokens(l, r, f, &ids));
+    n = (int)ids.size;
+    if (n > l->metrics->longest_guided) { l->metrics->longest_guided = n; }
+    if (n > limit) {
+        n = limit;
+        l->metrics->n_cut++;
+    }
+    TTI_TRY(tt_rollout_replace(l->all, index, ids.data, n, attempt < n ? attempt : n, l->how->end_token));
+    for (t = r->prompt_length; l->config->mask == TT_MASK_WHOLE && t < r->prompt_length + n; t++) {
+        if (r->kind[t] == TT_KIND_STUDENT) { r->kind[t] = TT_KIND_GUIDED; }
+    }
+    l->metrics->teacher_tokens += f->n_tokens > 0 ? f->n_tokens : r->response_length - r->attempt_length;
+done:
     tt_ids_free(&ids);
     return status;
 }
-/* What the teacher is shown of a rollout, appended to text: question NUL response NUL. */
-static tt_status tti_think_attempt(const tt_rollouts *all, int index, const tt_tokenizer *tokenizer, tt_text *text, size_t at[3]) {
-    const tt_rollout *r = &all->items[index];
-    const char *question = all->questions[r->group];
-    tt_status status;
-    at[0] = text->size;
-    status = question ? tt_text_append(text, question, strlen(question)) : tt_decode(tokenizer, r->tokens, (size_t)r->prompt_length, 1, text);
-    if (status == TT_OK) { status = tt_text_append(text, "", 1); }
-    at[1] = text->size;
-    if (status == TT_OK) { status = tt_decode(tokenizer, r->tokens + r->prompt_length, (size_t)(r->response_length - 1), 0, text); }
-    if (status == TT_OK) { status = tt_text_append(text, "", 1); }
-    at[2] = text->size;
-    return status;
-}
-static tt_status tti_think_ask(tt_rollouts *all, const tt_teacher *teacher, const tt_tokenizer *tokenizer, const int *chosen, int n, size_t *at, tt_attempt *attempts, tt_feedback *feedback, tt_text *text) {
+
+static tt_status tti_think_run(tti_lesson *l) {
+    size_t count = (size_t)l->all->n;
+    tt_context *ctx = l->all->ctx;
     tt_status status = TT_OK;
     int i;
-    for (i = 0; i < n && status == TT_OK; i++) { status = tti_think_attempt(all, chosen[i], tokenizer, text, at + 3 * i); }
-    for (i = 0; i < n && status == TT_OK; i++) {          /* the text stands still now */
-        const size_t *a = at + 3 * i;
-        attempts[i].question = text->data + a[0];
-        attempts[i].question_size = a[1] - a[0] - 1;
-        attempts[i].response = text->data + a[1];
-        attempts[i].response_size = a[2] - a[1] - 1;
-        attempts[i].rollout = chosen[i];
-        feedback[i].reason.ctx = feedback[i].phrase.ctx = feedback[i].opinion.ctx = all->ctx;
-    }
-    if (status != TT_OK) { return status; }
-    tt_error_clear(all->ctx);                             /* an older error is not the teacher's reason */
-    status = teacher->feedback(teacher->user, attempts, n, feedback);
-    if (status != TT_OK && tt_error_status(all->ctx) == TT_OK) { return tt_fail(all->ctx, status, "tt_think_augment: the teacher failed: %s", tt_status_name(status)); }
+    l->text.ctx = ctx;
+    l->chosen = (int *)tt_alloc(ctx, count, sizeof *l->chosen);
+    l->at = (size_t *)tt_alloc(ctx, 3 * count, sizeof *l->at);
+    l->attempts = (tt_attempt *)tt_alloc(ctx, count, sizeof *l->attempts);
+    l->feedback = (tt_feedback *)tt_alloc(ctx, count, sizeof *l->feedback);
+    if (!l->chosen || !l->at || !l->attempts || !l->feedback) { return TT_ERR_MEM; }
+    l->metrics->pct = tt_think_pct(l->config, l->how->step);
+    l->n = tti_think_select(l->all, l->config, l->how->step, l->chosen, l->metrics);
+    l->metrics->n_guided = l->n;
+    if (l->n > 0) { status = tti_think_ask(l); }
+    for (i = 0; i < l->n && status == TT_OK; i++) { status = tti_think_replace(l, l->chosen[i], &l->feedback[i]); }
     return status;
 }
-TT_API tt_status tt_think_augment(tt_rollouts *all, const tt_teacher *teacher, const tt_tokenizer *tokenizer, const tt_think_config *config, const tt_grpo_config *grpo, int end_token, int step, tt_think_metrics *metrics) {
-    tt_context *ctx = all->ctx;
+
+static void tti_lesson_free(tti_lesson *l) {
+    size_t count = (size_t)l->all->n;
+    tt_context *ctx = l->all->ctx;
+    int i;
+    for (i = 0; l->feedback && i < l->n; i++) {
+        tti_free_said(&l->feedback[i].reason);
+        tti_free_said(&l->feedback[i].phrase);
+        tti_free_said(&l->feedback[i].opinion);
+    }
+    tt_free(ctx, l->chosen, count, sizeof *l->chosen);
+    tt_free(ctx, l->at, 3 * count, sizeof *l->at);
+    tt_free(ctx, l->attempts, count, sizeof *l->attempts);
+    tt_free(ctx, l->feedback, count, sizeof *l->feedback);
+    tt_text_free(&l->text);
+}
+
+static tt_status tti_think_check(tt_context *ctx, const tt_augment *how, const tt_think_config *c) {
+    if (!how->teacher || !how->teacher->feedback) {
+        return tt_fail(ctx, TT_ERR_ARG, "tt_think_augment: teacher.feedback is NULL");
+    }
+    if (how->max_completion_length < 1) {
+        return tt_fail(ctx, TT_ERR_ARG, "tt_think_augment: max_completion_length is %d, expected >= 1", how->max_completion_length);
+    }
+    if (c->total_steps < 1) {
+        return tt_fail(ctx, TT_ERR_ARG, "tt_think_augment: total_steps is %d, expected >= 1", c->total_steps);
+    }
+    if (!(c->init_pct > 0 && c->init_pct <= 1 && c->min_pct > 0 && c->min_pct <= c->init_pct)) {
+        return tt_fail(ctx, TT_ERR_ARG, "tt_think_augment: init_pct is %g and min_pct %g, expected 0 < min_pct <= "
+                       "init_pct <= 1", (double)c->init_pct, (double)c->min_pct);
+    }
+    return TT_OK;
+}
+
+TT_API tt_status tt_think_augment(tt_rollouts *all, const tt_augment *how, const tt_think_config *config, tt_think_metrics *metrics) {
     tt_think_config c = tti_think_resolve(config);
-    int limit = tt_grpo_resolve(grpo).max_completion_length, n = 0, i;
-    size_t count = (size_t)all->n;
     tt_think_metrics m = TT_INIT;
-    tt_text text = TT_INIT;
-    int *chosen;
-    size_t *at;
-    tt_attempt *attempts;
-    tt_feedback *feedback;
-    tt_status status = TT_OK;
-    if (!teacher || !teacher->feedback) { return tt_fail(ctx, TT_ERR_ARG, "tt_think_augment: teacher.feedback is NULL"); }
-    if (c.total_steps < 1) { return tt_fail(ctx, TT_ERR_ARG, "tt_think_augment: total_steps is %d, expected >= 1", c.total_steps); }
-    if (!(c.init_pct > 0 && c.init_pct <= 1 && c.min_pct > 0 && c.min_pct <= c.init_pct)) {
-        return tt_fail(ctx, TT_ERR_ARG, "tt_think_augment: init_pct is %g and min_pct %g, expected 0 < min_pct <= init_pct <= 1", (double)c.init_pct, (double)c.min_pct);
-    }
-    text.ctx = ctx;
-    chosen = (int *)tt_alloc(ctx, count, sizeof *chosen);
-    at = (size_t *)tt_alloc(ctx, 3 * count, sizeof *at);
-    attempts = (tt_attempt *)tt_alloc(ctx, count, sizeof *attempts);
-    feedback = (tt_feedback *)tt_alloc(ctx, count, sizeof *feedback);
-    if (!chosen || !at || !attempts || !feedback) { status = TT_ERR_MEM; }
-    m.pct = tt_think_pct(&c, step);
-    if (status == TT_OK) { n = tti_think_select(all, &c, step, chosen, &m); }
-    if (status == TT_OK && n > 0) { status = tti_think_ask(all, teacher, tokenizer, chosen, n, at, attempts, feedback, &text); }
-    for (i = 0; i < n && status == TT_OK; i++) { status = tti_think_replace(all, chosen[i], &feedback[i], tokenizer, &c, limit, end_token, &m); }
-    m.n_guided = n;
-    for (i = 0; i < n && status == TT_OK; i++) {
-        const tt_rollout *r = &all->items[chosen[i]];
-        m.teacher_tokens += feedback[i].n_tokens > 0 ? feedback[i].n_tokens : r->response_length - r->attempt_length;
-    }
+    tti_lesson l;
+    tt_status status = tti_think_check(all->ctx, how, &c);
+    if (status != TT_OK) { return status; }
+    memset(&l, 0, sizeof l);
+    l.all = all;
+    l.how = how;
+    l.config = &c;
+    l.metrics = &m;
+    status = tti_think_run(&l);
+    tti_lesson_free(&l);
     if (metrics && status == TT_OK) { *metrics = m; }
-    for (i = 0; feedback && i < n; i++) {
-        tti_free_said(&feedback[i].reason);
-        tti_free_said(&feedback[i].phrase);
-        tti_free_said(&feedback[i].opinion);
-    }
-    tt_free(ctx, chosen, count, sizeof *chosen);
-    tt_free(ctx, at, 3 * count, sizeof *at);
-    tt_free(ctx, attempts, count, sizeof *attempts);
-    tt_free(ctx, feedback, count, sizeof *feedback);
-    tt_text_free(&text);
     return status;
 }
+
+/* ---- [tt:think.score] what the feedback was worth ---- */
+
+static double tti_share(double part, double whole) { return whole > 0 ? part / whole : 0; }
+
 TT_API void tt_think_score(const tt_rollouts *all, tt_think_metrics *m) {
     double guided = 0, own = 0, hits = 0, wrong = 0, rescued = 0, right = 0, spoiled = 0, guided_sum = 0, own_sum = 0;
     int i;
@@ -13811,7 +14092,11 @@ TT_API void tt_think_score(const tt_rollouts *all, tt_think_metrics *m) {
         int now = r->rewards[0] > 0.5f, before = r->attempt_reward > 0.5f;
         double reward = isnan(r->reward) ? 0 : (double)r->reward;
         if (r->off_policy) { continue; }
-        if (!r->guided) { own++; own_sum += reward; continue; }
+        if (!r->guided) {
+            own++;
+            own_sum += reward;
+            continue;
+        }
         guided++;
         guided_sum += reward;
         hits += now;
@@ -13820,15 +14105,15 @@ TT_API void tt_think_score(const tt_rollouts *all, tt_think_metrics *m) {
         rescued += !before && now;
         spoiled += before && !now;
     }
-    m->guided_share = all->n ? guided / all->n : 0;
-    m->teacher_accuracy = guided > 0 ? hits / guided : 0;
-    m->rescue_rate = wrong > 0 ? rescued / wrong : 0;
-    m->spoil_rate = right > 0 ? spoiled / right : 0;
-    m->guided_reward = guided > 0 ? guided_sum / guided : 0;
-    m->own_reward = own > 0 ? own_sum / own : 0;
+    m->guided_share = tti_share(guided, all->n);
+    m->teacher_accuracy = tti_share(hits, guided);
+    m->rescue_rate = tti_share(rescued, wrong);
+    m->spoil_rate = tti_share(spoiled, right);
+    m->guided_reward = tti_share(guided_sum, guided);
+    m->own_reward = tti_share(own_sum, own);
 }
 
-/* ==== 12. trainer ==========================================================================
+/* ==== 13. train ==========================================================================
  * The loops that tie the chapters together. A task gives questions and rewards; several are built in. The
  * trainer turns questions into prompts, prompts into rollouts, rollouts (after a teacher's feedback) into
  * rewards, advantages, gradients and one update. Its only state is the model, the optimizer and a step
@@ -14243,7 +14528,7 @@ static int tti_read_value(const char *text, size_t size, int plain, tti_reader *
  * without dollars, commas of thousands and white space; but a blank stays between two numbers or words, and
  * "~" stands before a word that was \text{...} or a sign (%). Values are then written in lowest terms: equal
  * answers are equal texts. What is in doubt stays a text, which equals nothing but itself. */
-enum { TTI_ANSWER = 512, TTI_ANSWER_DEPTH = 12 };
+enum { TTI_ANSWER = 512, TTI_REACH = 4 * TTI_ANSWER, TTI_ANSWER_DEPTH = 12 };
 typedef struct tti_answer {
     char text[TTI_ANSWER];
     size_t size, unit;                /* of text; where its unit begins, else size */
@@ -14303,13 +14588,14 @@ static int tti_letters(const char *at, const char *end) {
 static size_t tti_plain_command(tti_answer *a, const char *at, const char *end) {
     static const struct { const char *name, *instead; } commands[] = {
         {"\\\\", "\\\\"}, {"\\left", ""}, {"\\right", ""}, {"\\!", ""}, {"\\(", ""}, {"\\)", ""},
-        {"\\[", ""}, {"\\]", ""}, {"\\$", ""}, {"$", ""}, {"\xE2\x82\xAC", ""}, {"\xC2\xA3", ""}, {"\\boxed", ""}, {"\\fbox", ""},
+        {"\\[", ""}, {"\\]", ""}, {"\\$", ""}, {"$", ""}, {"\xE2\x82\xAC", ""}, {"\xC2\xA3", ""},
+        {"\\boxed", ""}, {"\\fbox", ""},
         {"\\displaystyle", ""}, {"\\%", "~percent"}, {"%", "~percent"}, {"^\\circ", "~degrees"},
         {"^{\\circ}", "~degrees"}, {"\\degree", "~degrees"}, {"\xC2\xB0", "~degrees"}, {"\\cdot", "*"},
         {"\\times", "*"}, {"\xC3\x97", "*"}, {"\xC2\xB7", "*"}, {"\\div", "/"}, {"\xC3\xB7", "/"},
         {"\xE2\x81\x84", "/"}, {"\xE2\x88\x92", "-"}, {"\xE2\x80\x93", "-"}, {"minus ", "-"},
-        {"negative ", "-"}, {"\xCF\x80", "\\pi"}, {"\xE2\x88\x9E", "\\infty"}, {"\\leq", "\\le"}, {"\\geq", "\\ge"},
-        {"\\neq", "\\ne"},
+        {"negative ", "-"}, {"\xCF\x80", "\\pi"}, {"\xE2\x88\x9E", "\\infty"}, {"\\leq", "\\le"},
+        {"\\geq", "\\ge"}, {"\\neq", "\\ne"},
         {"\xC2\xBC", "\\frac{1}{4}"}, {"\xC2\xBD", "\\frac{1}{2}"}, {"\xC2\xBE", "\\frac{3}{4}"},
         {"\xE2\x85\x93", "\\frac{1}{3}"}, {"\xE2\x85\x94", "\\frac{2}{3}"}
     };
@@ -14533,7 +14819,8 @@ static int tti_is_unit(const char *at, const char *end) {
         "cm", "mm", "km", "kg", "mg", "ml", "mL", "ft", "yd", "mi", "lb", "oz", "hr"
     };
     static const char *const words[] = {
-        "or", "and", "more", "less", "than", "mod", "not", "hundred", "thousand", "million", "billion", "trillion"
+        "or", "and", "more", "less", "than", "mod", "not",
+        "hundred", "thousand", "million", "billion", "trillion"
     };
     char before = *at;
     int n;
@@ -14624,6 +14911,8 @@ static void tti_answer_read(const char *text, size_t size, tti_answer *a) {
     size_t from;
     memset(&plain, 0, sizeof plain);
     memset(a, 0, sizeof *a);
+    a->too_long = size > TTI_REACH;
+    if (a->too_long) { return; }
     while (size > 0 && tti_is_space(*text)) { text++; size--; }
     while (size > 0 && (tti_is_space(text[size - 1]) || text[size - 1] == '.')) { size--; }
     if (tti_is_hyphened(text, size)) {
@@ -14691,6 +14980,11 @@ TT_API int tt_answer_equal(const char *gold, size_t gold_size, const char *said,
 typedef struct tti_span { const char *at, *end; } tti_span;      /* at NULL: none */
 enum { TTI_WORDS = 4 };
 
+/* No answer reaches further: what a model writes costs time in proportion to its size. */
+static const char *tti_reach(const char *at, const char *end) {
+    return end - at > TTI_REACH ? at + TTI_REACH : end;
+}
+
 static tti_span tti_span_of(const char *at, const char *end) {
     tti_span s;
     s.at = at;
@@ -14721,21 +15015,21 @@ static tti_span tti_trimmed(tti_span s) {
 static tti_span tti_boxed(tti_span text) {
     static const char *const names[] = {"\\boxed", "\\fbox"};
     tti_span found = {NULL, NULL};
-    const char *at;
+    const char *at, *end;
     size_t k, n;
     for (at = text.at; at < text.end; at++) {
-        tti_span inside = {NULL, NULL};
+        tti_span inside;
         n = tti_one_of(at, text.end, names, 2, &k);
         if (n == 0 || tti_letters(at + n, text.end) > 0) { continue; }
         inside.at = at + n;
         while (inside.at < text.end && *inside.at == ' ') { inside.at++; }
-        n = inside.at < text.end && *inside.at == '{' ? tti_braces(inside.at, text.end) : 0;
+        inside.end = inside.at;
+        end = tti_reach(inside.at, text.end);
+        n = inside.at < end && *inside.at == '{' ? tti_braces(inside.at, end) : 0;
         if (n > 0) {
             inside = tti_span_of(inside.at + 1, inside.at + n - 1);
-        } else {
-            inside.end = inside.at;
-            while (inside.end < text.end && !tti_one_byte_of(*inside.end, " \n\t\r$")) { inside.end++; }
-            if (inside.at == inside.end || !tti_one_byte_of(*inside.at, "0123456789-.\\")) { continue; }
+        } else if (inside.at < end && tti_one_byte_of(*inside.at, "0123456789-.\\")) {
+            while (inside.end < end && !tti_one_byte_of(*inside.end, " \n\t\r$")) { inside.end++; }
         }
         if (tti_trimmed(inside).at < inside.end) { found = inside; }
     }
@@ -14752,7 +15046,7 @@ static size_t tti_gap(const char *at, const char *end) {
         for (i = 2; i < n && i < 32 && !tti_is_space(at[i]); i++) { if (at[i] == '>') { return i + 1; } }
     }
     if (tti_begins(at, end, "<<")) {
-        for (i = 2; i + 1 < n && at[i] != '\n'; i++) {
+        for (i = 2; i + 1 < n && i < TTI_REACH && at[i] != '\n'; i++) {
             if (at[i] == '>' && at[i + 1] == '>') { return i + 2; }
         }
     }
@@ -14773,6 +15067,7 @@ static size_t tti_math(const char *at, const char *end) {
     if (n == 0) { return 0; }
     close = closes[k];
     if (n == 1 && (end - at < 2 || tti_is_space(at[1]))) { return 0; }
+    end = tti_reach(at, end);
     for (to = at + n; to < end && *to != '\n'; to++) {
         if (*to == '\\' && !tti_begins(to, end, close)) { to++; continue; }
         if (!tti_begins(to, end, close) || to == at + n) { continue; }
@@ -14785,7 +15080,7 @@ static size_t tti_math(const char *at, const char *end) {
 static const char *tti_word_end(const char *at, const char *end) {
     while (at < end && tti_gap(at, end) == 0) {
         size_t n = tti_math(at, end);
-        if (n == 0 && *at == '{') { n = tti_braces(at, end); }
+        if (n == 0 && *at == '{') { n = tti_braces(at, tti_reach(at, end)); }
         at += n ? n : 1;
     }
     return at;
@@ -14800,6 +15095,7 @@ static int tti_open_brackets(tti_span s) {
 
 /* A word without the punctuation around it. */
 static tti_span tti_bare(tti_span s) {
+    if (s.end - s.at > TTI_REACH) { return s; }
     for (; s.at < s.end; s.end--) {
         char c = s.end[-1];
         if (!tti_one_byte_of(c, ".,;:!?'\"*_`#\\") &&
@@ -14826,15 +15122,14 @@ static tti_span tti_bare(tti_span s) {
 /* What follows the last "=" of a word (x=5), or a colon after a letter; $...$ stays whole. */
 static tti_span tti_after_sign(tti_span word) {
     const char *at;
-    if (tti_math(word.at, word.end) == (size_t)(word.end - word.at)) { return word; }
+    size_t size = (size_t)(word.end - word.at);
+    if (size > TTI_REACH || tti_math(word.at, word.end) == size) { return word; }
     for (at = word.end - 1; at > word.at; at--) {
-        tti_span rest = tti_bare(tti_trimmed(tti_span_of(at + 1, word.end)));
-        tti_span left = tti_span_of(word.at, at);
-        if (*at == '=' && !tti_one_byte_of(at[-1], "<>!") && tti_has_digit(rest) &&
-            (tti_has_digit(left) || *left.at != '-')) {
-            return rest;
-        }
-        if (*at == ':' && !tti_is_digit(at[-1]) && tti_has_digit(rest)) { return rest; }
+        int equals = *at == '=' && !tti_one_byte_of(at[-1], "<>!");
+        tti_span rest = tti_span_of(at + 1, word.end);
+        if (equals && *word.at == '-') { equals = tti_has_digit(tti_span_of(word.at, at)); }   /* not -x=5 */
+        if (!equals && (*at != ':' || tti_is_digit(at[-1]))) { continue; }
+        if (tti_has_digit(rest)) { return tti_bare(tti_trimmed(rest)); }
     }
     return *word.at == '=' ? tti_span_of(word.at + 1, word.end) : word;
 }
@@ -14927,7 +15222,8 @@ static tti_span tti_whole_bracket(tti_span number, tti_span raw, const char *beg
     const char *at = number.at, *close = number.end;
     int depth = 1, commas = 0;
     while (close < raw.end && !tti_one_byte_of(*close, ")]")) { close++; }
-    if (close == raw.end) { return number; }
+    if (close >= raw.end) { return number; }
+    if (at - begin > TTI_REACH) { begin = at - TTI_REACH; }
     while (at > begin && depth > 0 && at[-1] != '\n') {
         int word = tti_is_letter(at[-1]) && (at - begin < 2 || (!tti_is_letter(at[-2]) && at[-2] != '\\'));
         if (word) { break; }
@@ -16518,7 +16814,6 @@ static tt_status tti_trainer_resolve(tt_context *ctx, tt_trainer_desc *d) {
     tt_status status = tti_trainer_resolve_grpo(ctx, d);
     if (status == TT_OK) { status = tti_trainer_resolve_batch(ctx, d); }
     if (status != TT_OK) { return status; }
-    if (d->ema_decay == 0) { d->ema_decay = 0.99f; }
     if (d->abort_entropy == 0) { d->abort_entropy = 0.001f; }
     if (d->off_policy && d->n_off_policy == 0) { d->n_off_policy = 1; }
     if (!(d->schedule.lr > 0)) { return tt_fail(ctx, TT_ERR_ARG, "%s: schedule.lr is %g, expected > 0", who, (double)d->schedule.lr); }
@@ -16730,7 +17025,14 @@ static tt_status tti_step_rewards(tt_trainer *t, tti_step *s, int guided_only) {
 static tt_status tti_step_teach(tt_trainer *t, tti_step *s) {
     const tt_trainer_desc *d = &t->desc;
     tt_think_metrics m = TT_INIT;
-    tt_status status = tt_think_augment(&s->fresh, d->teacher, d->tokenizer, &d->think, &d->grpo, t->end_token, t->step, &m);
+    tt_augment how = TT_INIT;
+    tt_status status;
+    how.teacher = d->teacher;
+    how.tokenizer = d->tokenizer;
+    how.end_token = t->end_token;
+    how.max_completion_length = d->grpo.max_completion_length;
+    how.step = t->step;
+    status = tt_think_augment(&s->fresh, &how, &d->think, &m);
     s->metrics.think.pct = m.pct;
     s->metrics.think.n_eligible += m.n_eligible;
     s->metrics.think.n_guided += m.n_guided;
@@ -17149,7 +17451,6 @@ static tt_status tti_step_learn(tt_trainer *t, tti_step *s, const int *indices) 
         }
         tti_metrics_divide(&m->grpo, c->num_mini_batches);
     }
-    if (status == TT_OK && t->desc.ema) { status = tt_teacher_follow(t->desc.ema, t->desc.model, t->desc.ema_decay); }
     return status;
 }
 static tt_status tti_trainer_run(tt_trainer *t, tti_step *s) {
@@ -17245,7 +17546,7 @@ TT_API tt_status tt_trainer_save(tt_trainer *t, const char *path) {
     status = tt_text_format(&json, "{\"step\":%d,\"num_tokens\":%r,\"seed\":\"%016llx\",\"prompts_per_step\":%d,\"num_generations\":%d,\"troubles\":[%d,%d,%d]}",
                             t->step, t->num_tokens, (unsigned long long)t->desc.seed, t->desc.prompts_per_step, t->desc.grpo.num_generations,
                             t->troubles[0], t->troubles[1], t->troubles[2]);
-    if (status == TT_OK) { status = tti_optimizer_save(t->optimizer, t->desc.ema, path, json.data); }
+    if (status == TT_OK) { status = tt_optimizer_save(t->optimizer, path, json.data, t->desc.also, t->desc.n_also); }
     tt_text_free(&json);
     return tti_tried(t->ctx, "tt_trainer_save", status);
 }
@@ -17272,15 +17573,24 @@ static tt_status tti_trainer_restore(tt_trainer *t, const char *path, const tt_j
     for (k = 0; k < TTI_N_TROUBLES; k++) { t->troubles[k] = (int)counts[k]; }
     return TT_OK;
 }
-static tt_status tti_trainer_accept(void *user, const char *path, const char *text, size_t size) {
-    tt_trainer *t = (tt_trainer *)user;
-    tt_json *state = tt_json_parse(t->ctx, text, size);
-    tt_status status = state ? tti_trainer_restore(t, path, state) : tti_file_fail(t->ctx, path, "state: ");
+static tt_status tti_trainer_load(tt_trainer *t, const char *path) {
+    tt_trainer was = *t;
+    tt_text text = TT_INIT;
+    tt_json *state = NULL;
+    tt_status status;
+    text.ctx = t->ctx;
+    TTI_TRY(tt_optimizer_peek(t->optimizer, path, &text));
+    state = tt_json_parse(t->ctx, text.data ? text.data : "", text.size);
+    TTI_TRY(state ? tti_trainer_restore(t, path, state) : tti_file_fail(t->ctx, path, "state: "));
+    TTI_TRY(tt_optimizer_load(t->optimizer, path, NULL, t->desc.also, t->desc.n_also));
+done:
+    if (status != TT_OK) { *t = was; }
     tt_json_free(t->ctx, state);
+    tt_text_free(&text);
     return status;
 }
 TT_API tt_status tt_trainer_load(tt_trainer *t, const char *path) {
-    return tti_tried(t->ctx, "tt_trainer_load", tti_optimizer_load(t->optimizer, t->desc.ema, path, tti_trainer_accept, t));
+    return tti_tried(t->ctx, "tt_trainer_load", tti_trainer_load(t, path));
 }
 
 /* ---- metrics and evaluation ---- */

@@ -137,7 +137,7 @@ static void save(tt_context *ctx, tt_model *model, const tt_tokenizer *tokenizer
     json.ctx = ctx;
     if (tt_text_format(&json, "{\"step\": %d}", step) != TT_OK ||
         tt_model_save(model, tokenizer, out_dir) != TT_OK ||
-        tt_optimizer_save(optimizer, path_of(out_dir, "training.safetensors"), json.data) != TT_OK) fail(ctx);
+        tt_optimizer_save(optimizer, path_of(out_dir, "training.safetensors"), json.data, NULL, 0) != TT_OK) fail(ctx);
     tt_text_free(&json);
 }
 
@@ -226,7 +226,7 @@ int main(int argc, char **argv) {
         tt_text state = TT_INIT;
         tt_json *json;
         state.ctx = ctx;
-        if (tt_optimizer_load(optimizer, path_of(out_dir, "training.safetensors"), &state) != TT_OK) fail(ctx);
+        if (tt_optimizer_load(optimizer, path_of(out_dir, "training.safetensors"), &state, NULL, 0) != TT_OK) fail(ctx);
         json = tt_json_parse(ctx, state.data, state.size);
         step = tt_json_int(json, "step", -1);
         if (step < 0) example_exit(1, "pretrain: %s: step is no whole number", path_of(out_dir, "training.safetensors"));

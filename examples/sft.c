@@ -215,14 +215,14 @@ static void save_state(tt_context *ctx, tt_optimizer *optimizer, const progress 
     if (parallel_rank > 0) return;
     json.ctx = ctx;
     if (tt_text_format(&json, "{\"epoch\": %d, \"at\": %d, \"step\": %d, \"loss\": %r, \"targets\": %r}", p->epoch, p->at, p->step, p->loss, p->targets) != TT_OK ||
-        tt_optimizer_save(optimizer, state_path(), json.data) != TT_OK) fail(ctx);
+        tt_optimizer_save(optimizer, state_path(), json.data, NULL, 0) != TT_OK) fail(ctx);
     tt_text_free(&json);
 }
 static void load_state(tt_context *ctx, tt_optimizer *optimizer, progress *p) {
     tt_text text = TT_INIT;
     tt_json *json;
     text.ctx = ctx;
-    if (tt_optimizer_load(optimizer, state_path(), &text) != TT_OK) fail(ctx);
+    if (tt_optimizer_load(optimizer, state_path(), &text, NULL, 0) != TT_OK) fail(ctx);
     json = tt_json_parse(ctx, text.data, text.size);
     if (!json) fail(ctx);
     p->epoch = tt_json_int(json, "epoch", -1);
