@@ -91,7 +91,7 @@
  *                              chooses, "cpu" or "cuda"; default "cpu"
  *
  * ---- chapters, here and in the implementation ----
- *  1 base        status, errors, allocation, text, files, JSON, threads, random numbers
+ *  1 base        status, errors, allocation, text, numbers, files, JSON, threads, random numbers
  *  2 kernels     the table of a backend; CPU kernels: matrix product, attention, norms, ...
  *  3 tensor      shape and storage
  *  4 autograd    tape, ops with forward and backward side by side, custom ops, recomputation
@@ -246,7 +246,7 @@ TT_API size_t    tt_number_read(const char *text, size_t size, double *out);
  * Writing is atomic: a new file beside it (tt-....tmp), fsync, rename; on failure the old file stands and the new one is
  * removed. It keeps the permissions of the file that it replaces. Anything else at path is refused: a device, a pipe, a
  * folder, a symbolic link. A limit on the size of files (ulimit -f) is an error too, if the program ignores SIGXFSZ, as those
- * of examples/ do: the library leaves signals alone. */
+ * of examples/ do; else the system ends the program. The library leaves signals alone. */
 #ifndef TT_MAX_FILE_BYTES
 #define TT_MAX_FILE_BYTES ((uint64_t)16 << 30)
 #endif
@@ -527,7 +527,7 @@ TT_API tt_status tt_tensor_set(tt_tensor *tensor, const float *values);
 TT_API tt_status tt_tensor_get(const tt_tensor *tensor, float *values);
 TT_API tt_status tt_tensor_get_grad(const tt_tensor *tensor, float *values);   /* zeros if there is none */
 TT_API double    tt_item(const tt_tensor *tensor);                             /* NaN on NULL            */
-/* Frees everything of the step (tensors, tape), clears a graph error. Parameters and their grads stay. */
+/* Frees everything of the step (tensors, tape) and ends a graph error; tt_error still says it. Parameters and grads stay. */
 TT_API void      tt_step_reset(tt_context *ctx);
 
 /* ==== 5. autograd ==========================================================================
@@ -1578,7 +1578,7 @@ extern "C" {
 #endif
 
 /* ==== 1. base ==============================================================================
- * The context, and what every chapter stands on: errors, memory, text, files, JSON, random numbers.
+ * The context, and what every chapter stands on: errors, memory, text, numbers, files, JSON, random numbers.
  * A step's memory is an arena: a list of chunks that is filled from front to back and emptied at once. */
 
 #define TTI_ERROR_SIZE 5120      /* the longest path, and what is said of it */
