@@ -90,10 +90,10 @@ examples: $(EXAMPLES)
 # Without a C++ compiler these are left out.
 CXX_TESTS := $(if $(shell command -v $(CXX)),build/test_header_cpp build/test_cuda_host)
 
-test: $(TESTS:%=build/%) $(CXX_TESTS) build/generate build/sft $(CUDA_TESTS)
+test: $(TESTS:%=build/%) $(CXX_TESTS) build/generate build/sft build/tokenize build/pretrain build/thinktune $(CUDA_TESTS)
 	$(if $(CXX_TESTS),,@echo 'skipped: the header as C++, the CUDA kernels on the CPU: $(CXX) is not there')
 	$(if $(CUDA_TESTS),,@echo 'skipped: the tests on a GPU: no device')
-	@PYTHON="$(PYTHON)" tests/run.sh $(TESTS:%=build/%) $(CXX_TESTS) $(CUDA_TESTS) tests/test_docs.sh tests/test_convert.py
+	@PYTHON="$(PYTHON)" CC="$(CC)" CXX="$(CXX)" tests/run.sh $(TESTS:%=build/%) $(CXX_TESTS) $(CUDA_TESTS) tests/test_docs.sh tests/test_hosts.sh tests/test_convert.py
 
 check: $(TESTS:%=build/sanitize/%) build/sanitize/test_cuda_host
 	@ASAN_OPTIONS=allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 tests/run.sh $^

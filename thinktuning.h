@@ -54,7 +54,8 @@
  * Errors    Functions return tt_status or NULL; tt_error(ctx) says what, where and which value. An error while a
  *           graph is being built sticks until tt_step_reset: later ops return NULL quietly, and tt_backward,
  *           tt_eval and tt_optimizer_step report the first cause, so model code needs no check on each line.
- *           Nothing here prints, exits or aborts.
+ *           What tt_error says can still be read after tt_step_reset, and goes when the next step succeeds.
+ *           Nothing here prints, exits or aborts, or changes signals and locale.
  * Memory    All memory comes through the allocator in tt_desc. What _create returns, _destroy frees: in any order, the
  *           context last. Tensors that ops return live until tt_step_reset. A failed allocation is an error like any
  *           other, and leaks nothing.
@@ -74,6 +75,7 @@
  * TT_HEADER_NAME               how the header includes itself for each kernel set, if you renamed the file;
  *                              default "thinktuning.h"
  * TT_ALLOW_FAST_MATH           accept -ffast-math, and lose the promise about bits
+ * TT_MAX_FILE_BYTES            the largest file that is read whole; default 16 GiB (weights are mapped, and have no limit)
  * TT_CUDA                      the program links tt_cuda.cu: where desc.backend is NULL, the environment's TT_BACKEND
  *                              chooses, "cpu" or "cuda"; default "cpu"
  *
@@ -102,6 +104,7 @@
 #define _DEFAULT_SOURCE 1
 #endif
 #endif
+#include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -146,7 +149,8 @@ typedef enum tt_status { TT_STATUS_LIST(TT_STATUS_ENUM) TT_STATUS_END_ = 1 } tt_
 typedef struct tt_context tt_context;
 typedef struct tt_backend tt_backend;   /* chapter 2 */
 
-/* Where all memory comes from. free receives the size that alloc was given. Both NULL = malloc/free. */
+/* Where all memory comes from. alloc returns memory aligned for any type, as malloc does. free receives the size that
+ * alloc was given. Both NULL = malloc/free. */
 typedef struct tt_allocator {
     void *(*alloc)(void *user, size_t bytes);
     void (*free)(void *user, void *memory, size_t bytes);
@@ -156,7 +160,8 @@ typedef struct tt_allocator {
 typedef void (*tt_log_fn)(void *user, tt_status status, const char *text);
 
 typedef struct tt_desc {
-    int n_threads;              /* up to 1024; 0 = OMP_NUM_THREADS if set, else one per processor */
+    int n_threads;              /* up to 1024; 0 = OMP_NUM_THREADS if set, else one per processor; where the program
+                                   is linked without threads it is one, see tt_threads            */
     const char *kernel;         /* CPU kernels: "portable", "avx2", "avx512", "neon"; NULL = the
                                    environment's TT_KERNEL, else the best that this CPU runs      */
     const char *matmul;         /* CPU: "f32", or "bf16": the factors of weight products are rounded to bf16, the
@@ -175,9 +180,12 @@ typedef struct tt_desc {
 TT_API tt_context *tt_create(const tt_desc *desc);
 TT_API void        tt_destroy(tt_context *ctx);
 
-/* The first sentence of trouble, never NULL, "" if none. An error in graph building stays until
- * tt_step_reset or tt_error_clear: later ops return NULL quietly. Any other error is replaced by the
- * next one. ctx may be NULL ("out of memory"). */
+/* The last sentence of trouble, never NULL, "" if none. An error in graph building is the first cause and sticks until
+ * tt_step_reset or tt_error_clear: later ops return NULL quietly. Any other error is replaced by the next one. The sentence
+ * can be read until then, also after tt_step_reset, and is gone once the trouble is mended: when a step's work succeeds
+ * (tt_backward, tt_eval, tt_optimizer_step, tt_generate, and so tt_trainer_step), or the call that failed succeeds when it is
+ * made again (those that read, write, load, save or parse something, or make a model or tokenizer). Other successes leave it,
+ * so that several things may be made before one look. ctx may be NULL ("out of memory"; tt_error_clear does nothing). */
 TT_API const char *tt_error(const tt_context *ctx);
 TT_API tt_status   tt_error_status(const tt_context *ctx);
 TT_API void        tt_error_clear(tt_context *ctx);
@@ -210,16 +218,35 @@ TT_API uint64_t tt_hash(const void *bytes, size_t size, uint64_t seed);
 typedef struct tt_text { tt_context *ctx; char *data; size_t size, capacity; } tt_text;
 typedef struct tt_ids  { tt_context *ctx; int32_t *data; size_t size, capacity; } tt_ids;
 TT_API tt_status tt_text_append(tt_text *text, const char *bytes, size_t size);
-TT_API tt_status tt_text_format(tt_text *text, const char *format, ...);       /* appends, printf form */
+/* Appends, printf form. Numbers have a point whatever the locale. %r is a double in the fewest digits that read back as the
+ * same, %R a float; null, as JSON wants it, where it is not finite. No %a, %n, wide characters or long double. */
+TT_API tt_status tt_text_format(tt_text *text, const char *format, ...);
+TT_API tt_status tt_text_vformat(tt_text *text, const char *format, va_list list);
 TT_API tt_status tt_text_json(tt_text *text, const char *bytes, size_t size);  /* appends "quoted\n"   */
 TT_API void      tt_text_free(tt_text *text);
 TT_API tt_status tt_ids_append(tt_ids *ids, const int32_t *values, size_t n);
 TT_API void      tt_ids_free(tt_ids *ids);
 
-/* Whole files. Writing is atomic: temporary file beside it, fsync, rename; on failure the old file stands. */
+/* Reads a decimal number, as -1.5e3, at the begin of text: the nearest double, whatever the locale. Returns how many bytes
+ * it took, 0 if there is none; no space before it, no hexadecimal, infinity or NaN. */
+TT_API size_t    tt_number_read(const char *text, size_t size, double *out);
+
+/* Whole files. What is read must be a regular file, for a pipe or a device might never end, of at most TT_MAX_FILE_BYTES.
+ * Writing is atomic: a new file beside it (tt-....tmp), fsync, rename; on failure the old file stands and the new one is
+ * removed. It keeps the permissions of the file that it replaces. Anything else at path is refused: a device, a pipe, a
+ * folder, a symbolic link. A limit on the size of files (ulimit -f) is an error too, if the program ignores SIGXFSZ, as those
+ * of examples/ do: the library leaves signals alone. */
+#ifndef TT_MAX_FILE_BYTES
+#define TT_MAX_FILE_BYTES ((uint64_t)16 << 30)
+#endif
 TT_API tt_status tt_file_read(tt_context *ctx, const char *path, tt_text *out);   /* appends to out */
 TT_API tt_status tt_file_write(tt_context *ctx, const char *path, const void *bytes, size_t size);
+TT_API tt_status tt_file_writable(tt_context *ctx, const char *path);             /* could it be written now? To ask before long work */
+TT_API tt_status tt_file_readable(tt_context *ctx, const char *path);             /* does a regular file stand there that can be read? */
+TT_API int       tt_file_exists(const char *path);                                /* 1 if anything stands there                       */
 TT_API tt_status tt_make_dirs(tt_context *ctx, const char *path);                 /* like mkdir -p  */
+/* Appends all of an open stream, a FILE * such as stdin; name is for the error text. The same limit. */
+TT_API tt_status tt_stream_read(tt_context *ctx, void *file, const char *name, tt_text *out);
 
 /* JSON, RFC 8259. A parsed document is one block of memory; nodes live as long as their root.
  * Strings are decoded UTF-8 (NUL-terminated, length beside it); \u escapes of lone surrogates become
@@ -228,8 +255,8 @@ typedef enum tt_json_type { TT_JSON_NULL, TT_JSON_BOOL, TT_JSON_NUMBER, TT_JSON_
 typedef struct tt_json {
     tt_json_type type;
     double number;              /* also 0/1 of a bool                                    */
-    const char *string;         /* text of a string                                      */
-    size_t length;              /* bytes of a string, elements of an array or object     */
+    const char *string;         /* text of a string; the characters of a number          */
+    size_t length;              /* bytes of string, elements of an array or object       */
     const char *key;            /* name if this is a member of an object, else NULL      */
     size_t key_length;
     const struct tt_json *child, *next;   /* first element, next sibling                 */
@@ -240,6 +267,19 @@ TT_API const tt_json *tt_json_get(const tt_json *object, const char *key);      
 TT_API const char    *tt_json_text(const tt_json *object, const char *key, const char *fallback);
 TT_API double         tt_json_number(const tt_json *object, const char *key, double fallback);
 TT_API int            tt_json_int(const tt_json *object, const char *key, int fallback);   /* fallback also for all but whole numbers in 0..2147483647 */
+
+/* JSON lines: one value a line. Lines of blanks are passed over, and so is a byte order mark. A text with the character
+ * U+0000 is an error, for it would end there as a C string. Errors name the file and the line. Start from {ctx} with all else 0. */
+typedef struct tt_json_lines {
+    tt_context *ctx;
+    tt_text text;               /* the whole file; to read from elsewhere, fill it and name in place of tt_json_lines_open */
+    const char *name;           /* of the file, for errors; must live as long */
+    size_t at;
+    int line;                   /* of the last value, from 1                                */
+} tt_json_lines;
+TT_API tt_status tt_json_lines_open(tt_json_lines *, const char *path);
+TT_API tt_status tt_json_lines_next(tt_json_lines *, tt_json **value);            /* yours to free; NULL at the end */
+TT_API void      tt_json_lines_close(tt_json_lines *);
 
 /* ==== 2. kernels ===========================================================================
  * tt_backend is the seam between autograd and the machine: memory and kernels. All pointers are on the
@@ -344,8 +384,8 @@ struct tt_backend {
     tt_status (*scatter_add_rows)(tt_context *ctx, float *dx, const float *dy, const int32_t *rows, int n, int dim);
     tt_status (*scatter_rows)(tt_context *ctx, float *y, const float *x, const int32_t *rows, int n, int dim);
     /* y[n,count] = x[n, begin..begin+count) of rows of width cols; backward adds dy into those columns of dx */
-    tt_status (*columns)(tt_context *ctx, float *y, const float *x, int n, int cols, int begin, int count);
-    tt_status (*columns_backward)(tt_context *ctx, float *dx, const float *dy, int n, int cols, int begin, int count);
+    tt_status (*slice)(tt_context *ctx, float *y, const float *x, int n, int cols, int begin, int count);
+    tt_status (*slice_backward)(tt_context *ctx, float *dx, const float *dy, int n, int cols, int begin, int count);
     tt_status (*rmsnorm)(tt_context *ctx, float *y, float *rstd, const float *x, const float *w, int n, int dim, float eps);
     tt_status (*rmsnorm_backward)(tt_context *ctx, float *dx, float *dw, const float *dy, const float *x, const float *w, const float *rstd, int n, int dim);
     tt_status (*layernorm)(tt_context *ctx, float *y, float *mean, float *rstd, const float *x, const float *w, const float *b, int n, int dim, float eps);
@@ -485,7 +525,7 @@ typedef struct tt_batch_desc {
     const unsigned char *mask;   /* [n_tokens], 1 = this token is a target (predicted from the one before it); the first
                                     token of a sequence never is. NULL = every token but the first                      */
     struct tt_kv_cache *cache;   /* NULL in training; chapter 8 */
-    const int32_t *slots;        /* [n_sequences] cache rows, with cache                                                */
+    const int32_t *cache_slots;  /* [n_sequences] cache rows, with cache                                                */
 } tt_batch_desc;
 typedef struct tt_batch {
     tt_context *ctx;
@@ -496,7 +536,7 @@ typedef struct tt_batch {
     /* the same on the backend (equal pointers on the CPU) */
     const int32_t *d_offsets, *d_positions, *d_key_start, *d_query_start;
     struct tt_kv_cache *cache;
-    const int32_t *slots;
+    const int32_t *cache_slots;
     const int32_t *d_cache_rows;                   /* [n_tokens] row in the cache that each token writes, with cache     */
 } tt_batch;
 TT_API tt_batch *tt_batch_create(tt_context *ctx, const tt_batch_desc *desc);
@@ -1349,7 +1389,6 @@ TT_API tt_status tt_evaluation_json(const tt_evaluation *, tt_text *out);      /
 #include <float.h>
 #include <limits.h>
 #include <math.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -1361,6 +1400,12 @@ TT_API tt_status tt_evaluation_json(const tt_evaluation *, tt_text *out);      /
 #include <sys/stat.h>
 #include <sys/types.h>
 #include <unistd.h>
+#elif defined(_WIN32)
+#include <direct.h>
+#include <fcntl.h>
+#include <io.h>
+#include <sys/stat.h>
+#include <sys/types.h>
 #endif
 #if defined(TT_NO_THREADS)
 #elif defined(TTI_POSIX) && defined(__GNUC__) && !(defined(TT_OPENMP) && defined(_OPENMP))
@@ -1379,7 +1424,7 @@ extern "C" {
  * The context, and what every chapter stands on: errors, memory, text, files, JSON, random numbers.
  * A step's memory is an arena: a list of chunks that is filled from front to back and emptied at once. */
 
-#define TTI_ERROR_SIZE 512
+#define TTI_ERROR_SIZE 5120      /* the longest path, and what is said of it */
 #define TTI_CHUNK ((size_t)1 << 20)
 #define TTI_ALIGN ((size_t)64)
 
@@ -1403,6 +1448,7 @@ struct tt_context {
     const char *kernel_name;              /* set by the CPU kernels                         */
     char error[TTI_ERROR_SIZE];
     tt_status status;                     /* of the error text                              */
+    const char *failed;                   /* the function that it is of, where that is known */
     tt_status broken;                     /* a bad desc: every call fails                   */
     int graph_error;                      /* the error sticks: graph building has failed    */
     const tt_backend *backend;
@@ -1412,6 +1458,281 @@ struct tt_context {
     struct tti_spare *spare_grads;
     int no_grad;
 };
+
+/* ---- numbers as text ----
+ * The C library's strtod and printf follow the host's locale, which may write 0.5 as 0,5. Here numbers are read and written
+ * with a point, and exactly: as quotients of whole numbers of at most TTI_LIMBS * 32 bits. */
+#define TTI_LIMBS 128
+#define TTI_MAX_DIGITS 780         /* more significant digits than this cannot move a double, but for not being zero */
+typedef struct tti_big { int n; uint32_t limb[TTI_LIMBS]; } tti_big;      /* the lowest first; limb[n - 1] is not zero */
+
+/* a * factor + add */
+static void tti_big_scale(tti_big *a, uint32_t factor, uint32_t add) {
+    uint64_t carry = add;
+    int i;
+    for (i = 0; i < a->n; i++) {
+        carry += (uint64_t)a->limb[i] * factor;
+        a->limb[i] = (uint32_t)carry;
+        carry >>= 32;
+    }
+    if (carry && a->n < TTI_LIMBS) { a->limb[a->n++] = (uint32_t)carry; }
+}
+static void tti_big_power(tti_big *a, int n) {      /* a * 10^n */
+    for (; n >= 9; n -= 9) { tti_big_scale(a, 1000000000u, 0); }
+    for (; n > 0; n--) { tti_big_scale(a, 10, 0); }
+}
+static void tti_big_shift(tti_big *a, int bits) {   /* a * 2^bits */
+    int limbs = bits / 32;
+    if (a->n && limbs && a->n + limbs <= TTI_LIMBS) {
+        memmove(a->limb + limbs, a->limb, (size_t)a->n * sizeof *a->limb);
+        memset(a->limb, 0, (size_t)limbs * sizeof *a->limb);
+        a->n += limbs;
+    }
+    tti_big_scale(a, (uint32_t)1 << bits % 32, 0);
+}
+static void tti_big_set(tti_big *a, uint64_t value, int shift) {      /* value * 2^shift */
+    a->limb[0] = (uint32_t)value;
+    a->limb[1] = (uint32_t)(value >> 32);
+    a->n = a->limb[1] ? 2 : a->limb[0] ? 1 : 0;
+    tti_big_shift(a, shift);
+}
+static int tti_big_bits(const tti_big *a) {
+    int bits = a->n ? 32 * (a->n - 1) : 0;
+    uint32_t top = a->n ? a->limb[a->n - 1] : 0;
+    for (; top; top >>= 1) { bits++; }
+    return bits;
+}
+static int tti_big_compare(const tti_big *a, const tti_big *b) {
+    int i;
+    if (a->n != b->n) { return a->n < b->n ? -1 : 1; }
+    for (i = a->n - 1; i >= 0; i--) { if (a->limb[i] != b->limb[i]) { return a->limb[i] < b->limb[i] ? -1 : 1; } }
+    return 0;
+}
+/* a + sign * b; not below zero */
+static void tti_big_add(tti_big *a, const tti_big *b, int sign) {
+    int64_t carry = 0;
+    int i;
+    for (i = 0; i < b->n || (carry && i < TTI_LIMBS); i++) {
+        if (i == a->n) { a->limb[a->n++] = 0; }
+        carry += (int64_t)a->limb[i] + (i < b->n ? sign * (int64_t)b->limb[i] : 0);
+        a->limb[i] = (uint32_t)carry;
+        carry = carry < 0 ? -1 : carry >> 32;
+    }
+    while (a->n && a->limb[a->n - 1] == 0) { a->n--; }
+}
+/* The double nearest to a / b, of two the even one. Both are used up. */
+static double tti_big_quotient(tti_big *a, tti_big *b) {
+    int exponent = tti_big_bits(a) - tti_big_bits(b), drop, i;
+    uint64_t bits = 0, rest, half, kept;
+    tti_big_shift(exponent < 0 ? a : b, exponent < 0 ? -exponent : exponent);
+    if (tti_big_compare(a, b) < 0) { exponent--; tti_big_shift(a, 1); }
+    for (i = 0; i < 64; i++) {                          /* 1 <= a / b < 2: its first 64 bits */
+        int bit = tti_big_compare(a, b) >= 0;
+        if (bit) { tti_big_add(a, b, -1); }
+        bits = bits << 1 | (uint64_t)bit;
+        tti_big_shift(a, 1);
+    }
+    drop = exponent < -1022 ? 11 - 1022 - exponent : 11;
+    if (drop > 64) { return 0; }
+    half = (uint64_t)1 << (drop - 1);
+    rest = bits & (half | (half - 1));
+    kept = drop == 64 ? 0 : bits >> drop;
+    if (rest > half || (rest == half && (a->n || (kept & 1)))) { kept++; }
+    return ldexp((double)kept, exponent - 63 + drop);
+}
+TT_API size_t tt_number_read(const char *text, size_t size, double *out) {
+    char digits[TTI_MAX_DIGITS + 1];
+    int n = 0, point = 0, any = 0, lost = 0, i, minus = size > 0 && *text == '-';
+    int64_t exponent = 0, power = 0;
+    size_t at = size > 0 && (*text == '-' || *text == '+'), next;
+    tti_big a, b;
+    for (; at < size && ((text[at] >= '0' && text[at] <= '9') || (text[at] == '.' && !point)); at++) {
+        if (text[at] == '.') { point = 1; continue; }
+        any = 1;
+        exponent -= point;
+        if (n == 0 && text[at] == '0') { continue; }
+        if (n < TTI_MAX_DIGITS) { digits[n++] = text[at]; continue; }
+        exponent++;
+        lost |= text[at] != '0';
+    }
+    if (!any) { return 0; }
+    next = at + 1;
+    if (next < size && (text[next] == '-' || text[next] == '+')) { next++; }
+    if (next < size && (text[at] == 'e' || text[at] == 'E') && text[next] >= '0' && text[next] <= '9') {
+        int below = text[at + 1] == '-';
+        for (at = next; at < size && text[at] >= '0' && text[at] <= '9'; at++) { if (power < ((int64_t)1 << 50)) { power = 10 * power + (text[at] - '0'); } }
+        exponent += below ? -power : power;
+    }
+    if (lost) { digits[n++] = '1'; exponent--; }
+    tti_big_set(&a, 0, 0);
+    tti_big_set(&b, 1, 0);
+    if (n == 0 || n + exponent < -330) { *out = 0; }
+    else if (n + exponent > 310) { *out = HUGE_VAL; }
+    else if (n <= 15 && exponent == 0) {
+        int64_t whole = 0;
+        for (i = 0; i < n; i++) { whole = 10 * whole + (digits[i] - '0'); }
+        *out = (double)whole;
+    } else {
+        for (i = 0; i < n; i++) { tti_big_scale(&a, 10, (uint32_t)(digits[i] - '0')); }
+        tti_big_power(exponent < 0 ? &b : &a, (int)(exponent < 0 ? -exponent : exponent));
+        *out = tti_big_quotient(&a, &b);
+    }
+    if (minus) { *out = -*out; }
+    return at;
+}
+/* The fewest digits that lie nearer to value = m * 2^e than to its neighbours (Steele and White 1990), as
+ * 0.DIGITS * 10^*point; narrow: the neighbour below is only half as far. Returns how many digits. */
+static int tti_shortest(double value, uint64_t m, int e, int narrow, char digits[24], int *point) {
+    tti_big r, s, above, below, sum;      /* value = r / s; half the way to the neighbours is above / s and below / s */
+    int up = e > 0 ? e : 0, down = e < 0 ? -e : 0, even = (m & 1) == 0, n = 0, k = (int)ceil(log10(value) - 1e-10), low, high, digit;
+    tti_big_set(&r, m, up + 1 + narrow);
+    tti_big_set(&s, 1, down + 1 + narrow);
+    tti_big_set(&above, 1, up + narrow);
+    tti_big_set(&below, 1, up);
+    tti_big_power(&s, k);
+    tti_big_power(&r, -k);
+    tti_big_power(&above, -k);
+    tti_big_power(&below, -k);
+    sum = r;
+    tti_big_add(&sum, &above, 1);
+    if (tti_big_compare(&sum, &s) > -even) { k++; tti_big_scale(&s, 10, 0); }
+    for (*point = k; ; n++) {
+        tti_big_scale(&r, 10, 0);
+        tti_big_scale(&above, 10, 0);
+        tti_big_scale(&below, 10, 0);
+        for (digit = 0; tti_big_compare(&r, &s) >= 0; digit++) { tti_big_add(&r, &s, -1); }
+        sum = r;
+        tti_big_add(&sum, &above, 1);
+        low = tti_big_compare(&r, &below) < even;
+        high = tti_big_compare(&sum, &s) > -even;
+        digits[n] = (char)('0' + digit);
+        if (low || high) { break; }
+    }
+    tti_big_scale(&r, 2, 0);
+    low = low && (!high || tti_big_compare(&r, &s) + (digit & 1) <= 0);
+    if (!low) { digits[n]++; }
+    return n + 1;
+}
+/* The shortest decimal that reads back as value, of a double or a float; written as Python does, whole numbers without ".0". */
+static size_t tti_number_text(char out[48], double value, int is_float) {
+    int n, point, e, i, narrow, bits = is_float ? 24 : 53, lowest = is_float ? -149 : -1074;
+    char digits[24], *at = out;
+    uint64_t m;
+    if (is_float) { value = (double)(float)value; }
+    if (!isfinite(value)) { memcpy(out, "null", 4); return 4; }
+    if (signbit(value)) { *at++ = '-'; value = -value; }
+    if (!(value > 0)) { *at++ = '0'; return (size_t)(at - out); }
+    m = (uint64_t)ldexp(frexp(value, &e), bits);
+    e -= bits;
+    if (e < lowest) { m >>= lowest - e; e = lowest; }
+    narrow = m == (uint64_t)1 << (bits - 1) && e > lowest;
+    n = tti_shortest(value, m, e, narrow, digits, &point);
+    if (point < -3 || point > 16) {
+        *at++ = digits[0];
+        if (n > 1) { *at++ = '.'; }
+        for (i = 1; i < n; i++) { *at++ = digits[i]; }
+        return (size_t)(at - out) + (size_t)snprintf(at, 8, "e%c%02d", point < 1 ? '-' : '+', point < 1 ? 1 - point : point - 1);
+    }
+    if (point <= 0) { *at++ = '0'; *at++ = '.'; }
+    for (i = point; i < 0; i++) { *at++ = '0'; }
+    for (i = 0; i < n || i < point; i++) {
+        if (i == point && i > 0) { *at++ = '.'; }
+        *at++ = i < n ? digits[i] : '0';
+    }
+    return (size_t)(at - out);
+}
+
+/* ---- formats ----
+ * printf's, but with a point in numbers whatever the locale, and with %r and %R (see tt_text_format). Writes what fits,
+ * with a NUL, and returns how much there is, or -1 where the format is none. */
+typedef struct tti_sink { char *out; size_t size, n; } tti_sink;
+static void tti_sink_put(tti_sink *s, const char *bytes, size_t n) {
+    size_t room = s->n + 1 < s->size ? s->size - 1 - s->n : 0;
+    if (room) { memcpy(s->out + s->n, bytes, n < room ? n : room); }
+    s->n += n;
+}
+/* Whatever printf has put between the digits of a number is the locale's point. */
+static void tti_sink_point(tti_sink *s, size_t from) {
+    size_t end = s->n < s->size ? s->n : s->size ? s->size - 1 : 0, to = from, at;
+    if (end < from) { return; }
+    for (at = from; at < end; at++) {
+        char c = s->out[at];
+        if ((c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '+' || c == '-' || c == ' ') { s->out[to++] = c; }
+        else if (to == from || s->out[to - 1] != '.') { s->out[to++] = '.'; }
+    }
+    s->n -= end - to;
+}
+static int tti_vformat(char *out, size_t size, const char *format, va_list list) {
+    tti_sink s;
+    s.out = out;
+    s.size = size;
+    s.n = 0;
+    while (*format) {
+        size_t plain = strcspn(format, "%"), length = 1, begin, room;
+        char spec[48] = "%", *to;
+        int wide = 0, n = 0;
+        tti_sink_put(&s, format, plain);
+        format += plain;
+        if (!*format) { break; }
+        for (format++; *format && strchr("-+ #0123456789.*", *format) && length < 24; format++) {
+            if (*format != '*') { spec[length++] = *format; continue; }
+            n = va_arg(list, int);
+            if (n < 0 && spec[length - 1] == '.') { length--; continue; }      /* as if not given */
+            length += (size_t)snprintf(spec + length, 12, "%d", n);
+        }
+        for (; *format && strchr("hlzjt", *format); format++) { wide = *format == 'l' && wide == 'l' ? 'L' : *format; }
+        to = spec + length;
+        begin = s.n;
+        room = s.n < s.size ? s.size - s.n : 0;
+        out = room ? s.out + s.n : NULL;
+        switch (*format) {
+        case '%': tti_sink_put(&s, "%", 1); n = 0; break;
+        case 'd': case 'i': {
+            long long value = wide == 'l' ? va_arg(list, long) : wide == 'L' ? va_arg(list, long long) : wide == 'j' ? (long long)va_arg(list, intmax_t) :
+                              wide == 'z' || wide == 't' ? (long long)va_arg(list, ptrdiff_t) : va_arg(list, int);
+            memcpy(to, "lld", 4);
+            n = snprintf(out, room, spec, value);
+            break;
+        }
+        case 'u': case 'x': case 'X': case 'o': {
+            unsigned long long value = wide == 'l' ? va_arg(list, unsigned long) : wide == 'L' ? va_arg(list, unsigned long long) :
+                                       wide == 'j' ? (unsigned long long)va_arg(list, uintmax_t) : wide == 'z' || wide == 't' ? (unsigned long long)va_arg(list, size_t) : va_arg(list, unsigned);
+            to[0] = to[1] = 'l';
+            to[2] = *format;
+            n = snprintf(out, room, spec, value);
+            break;
+        }
+        case 'e': case 'E': case 'f': case 'F': case 'g': case 'G':
+            to[0] = *format;
+            n = snprintf(out, room, spec, va_arg(list, double));
+            break;
+        case 'r': case 'R': {
+            char number[48];
+            tti_sink_put(&s, number, tti_number_text(number, va_arg(list, double), *format == 'R'));
+            n = 0;
+            break;
+        }
+        case 'c': to[0] = 'c'; n = snprintf(out, room, spec, va_arg(list, int)); break;
+        case 's': to[0] = 's'; n = snprintf(out, room, spec, va_arg(list, const char *)); break;
+        case 'p': to[0] = 'p'; n = snprintf(out, room, spec, va_arg(list, void *)); break;
+        default: return -1;
+        }
+        if (n < 0) { return -1; }
+        s.n += (size_t)n;
+        if (n && strchr("eEfFgG", *format)) { tti_sink_point(&s, begin); }
+        format++;
+    }
+    if (s.size) { s.out[s.n < s.size ? s.n : s.size - 1] = 0; }
+    return s.n <= INT_MAX ? (int)s.n : -1;
+}
+static int tti_format(char *out, size_t size, const char *format, ...) {
+    va_list list;
+    int n;
+    va_start(list, format);
+    n = tti_vformat(out, size, format, list);
+    va_end(list);
+    return n;
+}
 
 /* ---- errors ---- */
 TT_API const char *tt_status_name(tt_status status) {
@@ -1424,8 +1745,9 @@ TT_API const char *tt_status_name(tt_status status) {
 TT_API tt_status tt_fail(tt_context *ctx, tt_status status, const char *format, ...) {
     va_list list;
     if (!ctx || ctx->graph_error) { return status; }      /* the first cause stays */
+    ctx->failed = NULL;
     va_start(list, format);
-    vsnprintf(ctx->error, sizeof ctx->error, format, list);
+    if (tti_vformat(ctx->error, sizeof ctx->error, format, list) < 0) { tti_format(ctx->error, sizeof ctx->error, "bad format: %s", format); }
     va_end(list);
     ctx->status = status;
     if (ctx->log) { ctx->log(ctx->log_user, status, ctx->error); }
@@ -1434,10 +1756,27 @@ TT_API tt_status tt_fail(tt_context *ctx, tt_status status, const char *format, 
 TT_API const char *tt_error(const tt_context *ctx) { return ctx ? ctx->error : "out of memory"; }
 TT_API tt_status tt_error_status(const tt_context *ctx) { return ctx ? ctx->status : TT_ERR_MEM; }
 TT_API void tt_error_clear(tt_context *ctx) {
-    if (ctx->broken != TT_OK) { return; }
+    if (!ctx || ctx->broken != TT_OK) { return; }
     ctx->status = TT_OK;
+    ctx->failed = NULL;
     ctx->graph_error = 0;
     ctx->error[0] = 0;
+}
+/* A step's work has succeeded: whatever failed before it is mended. */
+static tt_status tti_mended(tt_context *ctx) {
+    tt_error_clear(ctx);
+    return TT_OK;
+}
+/* The end of a function that may be tried again, by its name: a success takes the sentence of its own failure away. */
+static tt_status tti_tried(tt_context *ctx, const char *who, tt_status status) {
+    if (ctx->graph_error) { return status; }
+    if (status != TT_OK) { ctx->failed = who; }
+    else if (ctx->failed && strcmp(ctx->failed, who) == 0) { tt_error_clear(ctx); }
+    return status;
+}
+static void *tti_made(tt_context *ctx, const char *who, void *object) {
+    tti_tried(ctx, who, object ? TT_OK : TT_ERR_ARG);
+    return object;
 }
 
 /* ---- memory ---- */
@@ -1585,7 +1924,6 @@ static void tti_arena_reset(tt_context *ctx, tti_arena *arena) {
         for (chunk = arena->first; chunk; chunk = chunk->next) { total += chunk->size; }
         tti_arena_destroy(ctx, arena);
         arena->first = tti_chunk_create(ctx, arena, total + total / 8);
-        if (!arena->first) { tt_error_clear(ctx); }            /* the next step asks again and reports */
     }
     if (arena->first) { arena->first->used = 0; }
     arena->current = arena->first;
@@ -1609,9 +1947,15 @@ typedef void (*tti_part_fn)(void *user, int part, int worker);    /* worker: 0 .
 
 #ifdef TTI_TEAM
 #define TTI_SPIN_S 40e-6
-#if defined(__ELF__)
-#pragma weak pthread_create      /* older C libraries hold it in a library of its own: without that one, one thread */
+/* Older C libraries hold threads in a library of their own: a program linked without that one has one thread. Elsewhere the
+ * names must not be weak: a static link takes no member of an archive for the sake of a weak one. */
+#if defined(__ELF__) && (defined(__GLIBC__) ? __GLIBC__ == 2 && __GLIBC_MINOR__ < 34 : !defined(__linux__))
+#pragma weak pthread_create
 #pragma weak pthread_join
+#pragma weak pthread_sigmask
+#define TTI_THREADS_LINKED (pthread_create && pthread_join && pthread_sigmask)
+#else
+#define TTI_THREADS_LINKED 1
 #endif
 typedef struct tti_member { struct tti_team *team; pthread_t thread; int worker; } tti_member;
 typedef struct tti_team {
@@ -1778,9 +2122,6 @@ static int tti_default_threads(void) {
     long n = 1;
 #ifdef TTI_TEAM
     const char *wish = getenv("OMP_NUM_THREADS");
-#if defined(__ELF__)
-    if (!pthread_create || !pthread_join) { return 1; }
-#endif
 #ifdef _SC_NPROCESSORS_ONLN
     n = sysconf(_SC_NPROCESSORS_ONLN);
 #endif
@@ -1831,6 +2172,9 @@ TT_API tt_context *tt_create(const tt_desc *desc) {
         ctx->broken = tt_fail(ctx, TT_ERR_ARG, "tt_create: n_threads is %d, expected 0 .. %d", desc->n_threads, TTI_MAX_THREADS);
         ctx->n_threads = 1;
     }
+#ifdef TTI_TEAM
+    if (!TTI_THREADS_LINKED) { ctx->n_threads = 1; }
+#endif
     if (ctx->broken == TT_OK) { ctx->broken = tt_cpu_backend()->open(ctx, tt_cpu_backend(), &ctx->cpu_state); }
     ctx->backend = tt_cpu_backend();
     ctx->backend_state = ctx->cpu_state;
@@ -1929,21 +2273,27 @@ TT_API tt_status tt_text_append(tt_text *text, const char *bytes, size_t size) {
     text->data[text->size] = 0;
     return TT_OK;
 }
-TT_API tt_status tt_text_format(tt_text *text, const char *format, ...) {
-    va_list list;
+TT_API tt_status tt_text_vformat(tt_text *text, const char *format, va_list list) {
+    va_list again;
     int n;
     tt_status status;
-    va_start(list, format);
-    n = vsnprintf(NULL, 0, format, list);
-    va_end(list);
-    if (n < 0) { return tt_fail(text->ctx, TT_ERR_ARG, "tt_text_format: bad format"); }
+    va_copy(again, list);
+    n = tti_vformat(NULL, 0, format, again);
+    va_end(again);
+    if (n < 0) { return tt_fail(text->ctx, TT_ERR_ARG, "tt_text_format: bad format \"%s\"", format); }
     status = tti_text_reserve(text, (size_t)n);
     if (status != TT_OK) { return status; }
-    va_start(list, format);
-    vsnprintf(text->data + text->size, (size_t)n + 1, format, list);
-    va_end(list);
+    n = tti_vformat(text->data + text->size, (size_t)n + 1, format, list);
     text->size += (size_t)n;
     return TT_OK;
+}
+TT_API tt_status tt_text_format(tt_text *text, const char *format, ...) {
+    va_list list;
+    tt_status status;
+    va_start(list, format);
+    status = tt_text_vformat(text, format, list);
+    va_end(list);
+    return status;
 }
 TT_API tt_status tt_text_json(tt_text *text, const char *bytes, size_t size) {
     size_t before = text->size, i;
@@ -1982,19 +2332,120 @@ TT_API void tt_ids_free(tt_ids *ids) {
 }
 
 /* ---- files ---- */
-TT_API tt_status tt_file_read(tt_context *ctx, const char *path, tt_text *out) {
+#if defined(TTI_POSIX)
+#ifndef O_NOFOLLOW
+#define O_NOFOLLOW 0        /* O_EXCL alone does not follow either */
+#endif
+#ifndef O_CLOEXEC
+#define O_CLOEXEC 0
+#endif
+static const char *tti_mode_name(unsigned mode) {
+    return S_ISREG(mode) ? NULL : S_ISDIR(mode) ? "a folder" : S_ISLNK(mode) ? "a symbolic link" : S_ISFIFO(mode) ? "a pipe" : "a device";
+}
+#elif defined(_WIN32)
+static const char *tti_mode_name(unsigned mode) {
+    return (mode & _S_IFMT) == _S_IFREG ? NULL : (mode & _S_IFMT) == _S_IFDIR ? "a folder" : "a device";
+}
+#endif
+/* What stands at path and is no regular file, a link as what it is itself; NULL if there is nothing. *mode: the
+ * permissions of a regular file, else those of a new one. */
+static const char *tti_obstacle(const char *path, unsigned *mode) {
+    *mode = 0666;
+#if defined(TTI_POSIX)
+    {
+        struct stat info;
+        if (lstat(path, &info) != 0) { return NULL; }
+        if (S_ISREG(info.st_mode)) { *mode = info.st_mode & 0777; }
+        return tti_mode_name(info.st_mode);
+    }
+#elif defined(_WIN32)
+    {
+        struct _stat info;
+        return _stat(path, &info) == 0 ? tti_mode_name(info.st_mode) : NULL;
+    }
+#else
+    (void)path;
+    return NULL;
+#endif
+}
+TT_API int tt_file_exists(const char *path) {
+#if defined(TTI_POSIX)
+    struct stat info;
+    return stat(path, &info) == 0;
+#elif defined(_WIN32)
+    struct _stat info;
+    return _stat(path, &info) == 0;
+#else
     FILE *file = fopen(path, "rb");
+    if (file) { fclose(file); }
+    return file != NULL;
+#endif
+}
+#ifdef TTI_POSIX
+/* Opens a regular file to read it: a pipe would wait for its writer, a device might never end. -1 after an error. */
+static int tti_file_descriptor(tt_context *ctx, const char *path, uint64_t *size) {
+    struct stat info;
+    int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+    const char *what = NULL;
+    if (fd >= 0 && fstat(fd, &info) == 0) {
+        what = tti_mode_name(info.st_mode);
+        *size = (uint64_t)info.st_size;
+        if (!what) { return fd; }
+    }
+    if (what) { tt_fail(ctx, TT_ERR_IO, "cannot read %s: it is %s, expected a regular file", path, what); }
+    else { tt_fail(ctx, TT_ERR_IO, "cannot read %s: %s", path, strerror(errno)); }
+    if (fd >= 0) { close(fd); }
+    return -1;
+}
+#endif
+static tt_status tti_too_large(tt_context *ctx, const char *name) {
+    return tt_fail(ctx, TT_ERR_IO, "cannot read %s: it is larger than TT_MAX_FILE_BYTES, %llu", name, (unsigned long long)TT_MAX_FILE_BYTES);
+}
+static FILE *tti_file_open(tt_context *ctx, const char *path) {
+    FILE *file = NULL;
+#if defined(TTI_POSIX)
+    uint64_t size;
+    int fd = tti_file_descriptor(ctx, path, &size);
+    if (fd < 0) { return NULL; }
+    if (size > TT_MAX_FILE_BYTES) { close(fd); tti_too_large(ctx, path); return NULL; }
+    file = fdopen(fd, "rb");
+    if (!file) { close(fd); }
+#else
+#if defined(_WIN32)
+    struct _stat info;
+    const char *what = _stat(path, &info) == 0 ? tti_mode_name(info.st_mode) : NULL;
+    if (what) { tt_fail(ctx, TT_ERR_IO, "cannot read %s: it is %s, expected a regular file", path, what); return NULL; }
+#endif
+    file = fopen(path, "rb");
+#endif
+    if (!file) { tt_fail(ctx, TT_ERR_IO, "cannot read %s: %s", path, strerror(errno)); }
+    return file;
+}
+TT_API tt_status tt_stream_read(tt_context *ctx, void *file, const char *name, tt_text *out) {
     char buffer[16384];
+    uint64_t total = 0;
     size_t n;
     tt_status status = TT_OK;
-    if (!file) { return tt_fail(ctx, TT_ERR_IO, "cannot read %s: %s", path, strerror(errno)); }
-    while (status == TT_OK && (n = fread(buffer, 1, sizeof buffer, file)) > 0) { status = tt_text_append(out, buffer, n); }
-    if (status == TT_OK && ferror(file)) { status = tt_fail(ctx, TT_ERR_IO, "cannot read %s: %s", path, strerror(errno)); }
-    if (status == TT_OK) { status = tt_text_append(out, "", 0); }
-    fclose(file);
-    return status;
+    while (status == TT_OK && (n = fread(buffer, 1, sizeof buffer, (FILE *)file)) > 0) {
+        total += n;
+        status = total > TT_MAX_FILE_BYTES ? tti_too_large(ctx, name) : tt_text_append(out, buffer, n);
+    }
+    if (status == TT_OK && ferror((FILE *)file)) { status = tt_fail(ctx, TT_ERR_IO, "cannot read %s: %s", name, strerror(errno)); }
+    return status == TT_OK ? tt_text_append(out, "", 0) : status;
 }
-/* A file being replaced: bytes go to PATH.tmp, which takes the name PATH only when all of it is on disk. */
+TT_API tt_status tt_file_read(tt_context *ctx, const char *path, tt_text *out) {
+    FILE *file = tti_file_open(ctx, path);
+    tt_status status = file ? tt_stream_read(ctx, file, path, out) : tt_error_status(ctx);
+    if (file) { fclose(file); }
+    return tti_tried(ctx, "tt_file_read", status);
+}
+TT_API tt_status tt_file_readable(tt_context *ctx, const char *path) {
+    FILE *file = tti_file_open(ctx, path);
+    if (!file) { return tt_error_status(ctx); }
+    fclose(file);
+    return TT_OK;
+}
+/* A file being replaced: bytes go to a new file beside it, which takes the name PATH only when all of it is on disk. */
 typedef struct tti_writer { tt_context *ctx; FILE *file; char *path, *temporary; } tti_writer;
 /* Gives up: the temporary file goes, the old one stands. */
 static void tti_writer_abort(tti_writer *w) {
@@ -2009,32 +2460,63 @@ static tt_status tti_writer_fail(tti_writer *w, const char *what) {
     tti_writer_abort(w);
     return TT_ERR_IO;
 }
+/* A new file: never one that is there, nor what a link points at. NULL with errno EEXIST if the name is taken. */
+static FILE *tti_file_create(const char *path, unsigned mode) {
+#if defined(TTI_POSIX)
+    int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, (mode_t)mode);
+    FILE *file = fd >= 0 ? fdopen(fd, "wb") : NULL;
+    if (fd >= 0 && !file) { close(fd); remove(path); }
+    if (file && mode != 0666) { (void)fchmod(fd, (mode_t)mode); }
+    return file;
+#elif defined(_WIN32)
+    int fd = _open(path, _O_WRONLY | _O_CREAT | _O_EXCL | _O_BINARY, _S_IREAD | _S_IWRITE);
+    (void)mode;
+    return fd >= 0 ? _fdopen(fd, "wb") : NULL;
+#else
+    (void)mode;
+    return fopen(path, "wbx");
+#endif
+}
 static tt_status tti_writer_open(tti_writer *w, tt_context *ctx, const char *path) {
-    size_t n = strlen(path);
+    const char *slash = strrchr(path, '/'), *what;
+    size_t n = slash ? (size_t)(slash + 1 - path) : 0;
+    uint64_t clock[2];
+    double now = tt_clock();
+    unsigned mode;
+    int i;
     memset(w, 0, sizeof *w);
     w->ctx = ctx;
+    what = tti_obstacle(path, &mode);
+    if (!*path) { return tt_fail(ctx, TT_ERR_IO, "cannot write: the path is empty"); }
+    if (what) { return tt_fail(ctx, TT_ERR_IO, "cannot write %s: it is %s, expected a regular file or nothing", path, what); }
     w->path = tti_strdup(ctx, path);
-    w->temporary = w->path ? (char *)tt_alloc(ctx, n + 5, 1) : NULL;
+    w->temporary = w->path ? (char *)tt_alloc(ctx, n + sizeof "tt-0123456789abcdef.tmp", 1) : NULL;
     if (!w->temporary) { tti_strfree(ctx, w->path); w->path = NULL; return TT_ERR_MEM; }
     memcpy(w->temporary, path, n);
-    memcpy(w->temporary + n, ".tmp", 5);
-    w->file = fopen(w->temporary, "wb");
-    return w->file ? TT_OK : tti_writer_fail(w, "create");
+    memcpy(clock, &now, sizeof now);
+    clock[1] = (uint64_t)(uintptr_t)w;
+    for (i = 0; i < 100 && !w->file; i++) {
+        snprintf(w->temporary + n, sizeof "tt-0123456789abcdef.tmp", "tt-%016llx.tmp", (unsigned long long)tt_hash(clock, sizeof clock, (uint64_t)time(NULL) + (uint64_t)i));
+        w->file = tti_file_create(w->temporary, mode);
+        if (!w->file && errno != EEXIST) { break; }
+    }
+    if (w->file) { return TT_OK; }
+    tti_strfree(ctx, w->temporary);          /* is not ours to remove */
+    w->temporary = NULL;
+    return tti_writer_fail(w, "create");
 }
 static tt_status tti_writer_write(tti_writer *w, const void *bytes, size_t size) {
     if (size && fwrite(bytes, 1, size, w->file) != size) { return tti_writer_fail(w, "write"); }
     return TT_OK;
 }
-static void tti_sync_parent(const char *path) {
+/* The new name is on disk only when its folder is. */
+static void tti_sync_parent(char *path) {
 #ifdef TTI_POSIX
-    char dir[4096];
-    const char *slash = strrchr(path, '/');
-    size_t n = slash ? (size_t)(slash - path) : 1;
+    char *slash = strrchr(path, '/');
     int fd;
-    if (n + 1 > sizeof dir) { return; }
-    memcpy(dir, slash ? path : ".", n);
-    dir[n] = 0;
-    fd = open(n ? dir : "/", O_RDONLY);
+    if (slash) { *slash = 0; }
+    fd = open(!slash ? "." : slash == path ? "/" : path, O_RDONLY | O_CLOEXEC);
+    if (slash) { *slash = '/'; }
     if (fd >= 0) { (void)fsync(fd); close(fd); }
 #else
     (void)path;
@@ -2063,30 +2545,51 @@ TT_API tt_status tt_file_write(tt_context *ctx, const char *path, const void *by
     tt_status status = tti_writer_open(&w, ctx, path);
     if (status == TT_OK) { status = tti_writer_write(&w, bytes, size); }
     if (status == TT_OK) { status = tti_writer_close(&w); }
+    return tti_tried(ctx, "tt_file_write", status);
+}
+TT_API tt_status tt_file_writable(tt_context *ctx, const char *path) {
+    tti_writer w;
+    tt_status status = tti_writer_open(&w, ctx, path);
+    if (status == TT_OK) { tti_writer_abort(&w); }
     return status;
 }
-#ifdef _WIN32
-#include <direct.h>
+#if defined(_WIN32)
 static int tti_mkdir(const char *path) { return _mkdir(path); }
 #elif defined(TTI_POSIX)
 static int tti_mkdir(const char *path) { return mkdir(path, 0777); }
 #else
 static int tti_mkdir(const char *path) { (void)path; errno = ENOENT; return -1; }
 #endif
+static int tti_is_folder(const char *path) {
+#if defined(TTI_POSIX)
+    struct stat info;
+    return stat(path, &info) == 0 && S_ISDIR(info.st_mode);
+#elif defined(_WIN32)
+    struct _stat info;
+    return _stat(path, &info) == 0 && (info.st_mode & _S_IFMT) == _S_IFDIR;
+#else
+    (void)path;
+    return 1;
+#endif
+}
 TT_API tt_status tt_make_dirs(tt_context *ctx, const char *path) {
     char *copy = tti_strdup(ctx, path), *c;
     tt_status status = TT_OK;
     if (!copy) { return TT_ERR_MEM; }
+    if (!*path) { status = tt_fail(ctx, TT_ERR_IO, "cannot create a directory: the path is empty"); }
     for (c = copy + 1; status == TT_OK; c++) {
         char was = *c;
         if (was != '/' && was != 0) { continue; }
         *c = 0;
-        if (tti_mkdir(copy) != 0 && errno != EEXIST) { status = tt_fail(ctx, TT_ERR_IO, "cannot create directory %s: %s", copy, strerror(errno)); }
+        if (tti_mkdir(copy) != 0) {
+            if (errno != EEXIST) { status = tt_fail(ctx, TT_ERR_IO, "cannot create directory %s: %s", copy, strerror(errno)); }
+            else if (!tti_is_folder(copy)) { status = tt_fail(ctx, TT_ERR_IO, "cannot create directory %s: something else has this name", copy); }
+        }
         *c = was;
         if (was == 0) { break; }
     }
     tti_strfree(ctx, copy);
-    return status;
+    return tti_tried(ctx, "tt_make_dirs", status);
 }
 
 /* ---- JSON ---- 
@@ -2178,33 +2681,36 @@ static const char *tti_json_string(tti_json_parser *p, size_t *length) {
     tti_json_put(p, 0);
     return p->strings ? p->strings + begin : NULL;
 }
-static double tti_json_scan_number(tti_json_parser *p) {
-    char copy[64];
+/* The characters stay beside the number: more digits than a double has are not lost. */
+static void tti_json_scan_number(tti_json_parser *p, tt_json *node) {
     const char *c = p->at;
-    size_t n;
+    size_t begin = p->n_bytes;
 #define TTI_DIGITS() while (c < p->end && *c >= '0' && *c <= '9') { c++; }
     if (c < p->end && *c == '-') { c++; }
     if (c < p->end && *c == '0') { c++; }
     else if (c < p->end && *c >= '1' && *c <= '9') { TTI_DIGITS() }
-    else { tti_json_fail(p, "expected a value"); return 0; }
+    else { tti_json_fail(p, "expected a value"); return; }
     if (c < p->end && *c == '.') {
         c++;
-        if (c >= p->end || *c < '0' || *c > '9') { tti_json_fail(p, "digits missing after the decimal point"); return 0; }
+        if (c >= p->end || *c < '0' || *c > '9') { tti_json_fail(p, "digits missing after the decimal point"); return; }
         TTI_DIGITS()
     }
     if (c < p->end && (*c == 'e' || *c == 'E')) {
         c++;
         if (c < p->end && (*c == '+' || *c == '-')) { c++; }
-        if (c >= p->end || *c < '0' || *c > '9') { tti_json_fail(p, "digits missing in the exponent"); return 0; }
+        if (c >= p->end || *c < '0' || *c > '9') { tti_json_fail(p, "digits missing in the exponent"); return; }
         TTI_DIGITS()
     }
 #undef TTI_DIGITS
-    n = (size_t)(c - p->at);
-    if (n >= sizeof copy) { tti_json_fail(p, "number of more than 63 characters"); return 0; }
-    memcpy(copy, p->at, n);
-    copy[n] = 0;
+    node->length = (size_t)(c - p->at);
+    if (p->strings) {
+        tt_number_read(p->at, node->length, &node->number);
+        memcpy(p->strings + begin, p->at, node->length);
+        node->string = p->strings + begin;
+    }
+    p->n_bytes += node->length;
+    tti_json_put(p, 0);
     p->at = c;
-    return strtod(copy, NULL);
 }
 static int tti_json_word(tti_json_parser *p, const char *word) {
     size_t n = strlen(word);
@@ -2260,7 +2766,7 @@ static tt_json *tti_json_value(tti_json_parser *p, int depth) {
     else if (tti_json_word(p, "true")) { node->type = TT_JSON_BOOL; node->number = 1; }
     else if (tti_json_word(p, "false")) { node->type = TT_JSON_BOOL; }
     else if (tti_json_word(p, "null")) { node->type = TT_JSON_NULL; }
-    else { node->type = TT_JSON_NUMBER; node->number = tti_json_scan_number(p); }
+    else { node->type = TT_JSON_NUMBER; tti_json_scan_number(p, node); }
     return p->nodes ? p->nodes + index : NULL;
 }
 static void tti_json_document(tti_json_parser *p) {
@@ -2268,7 +2774,7 @@ static void tti_json_document(tti_json_parser *p) {
     tti_json_space(p);
     if (!p->failed && p->at != p->end) { tti_json_fail(p, "text goes on after the value"); }
 }
-TT_API tt_json *tt_json_parse(tt_context *ctx, const char *text, size_t size) {
+static tt_json *tti_json_read(tt_context *ctx, const char *text, size_t size) {
     tti_json_parser count, fill;
     tti_json_block *block;
     size_t bytes;
@@ -2288,6 +2794,9 @@ TT_API tt_json *tt_json_parse(tt_context *ctx, const char *text, size_t size) {
     fill.strings = (char *)(fill.nodes + count.n_nodes);
     tti_json_document(&fill);
     return &block->root;
+}
+TT_API tt_json *tt_json_parse(tt_context *ctx, const char *text, size_t size) {
+    return (tt_json *)tti_made(ctx, "tt_json_parse", tti_json_read(ctx, text, size));
 }
 TT_API void tt_json_free(tt_context *ctx, tt_json *root) {
     tti_json_block *block;
@@ -2321,6 +2830,47 @@ static int tti_json_whole(const tt_json *node, uint64_t most, uint64_t *out) {
 TT_API int tt_json_int(const tt_json *object, const char *key, int fallback) {
     uint64_t value;
     return tti_json_whole(tt_json_get(object, key), INT_MAX, &value) ? (int)value : fallback;
+}
+
+/* ---- JSON lines ---- */
+TT_API tt_status tt_json_lines_open(tt_json_lines *lines, const char *path) {
+    lines->text.ctx = lines->ctx;
+    lines->name = path;
+    return tt_file_read(lines->ctx, path, &lines->text);
+}
+TT_API void tt_json_lines_close(tt_json_lines *lines) { if (lines->text.ctx) { tt_text_free(&lines->text); } }
+/* The first text with a NUL; its depth is that of the parser. */
+static const tt_json *tti_json_find_nul(const tt_json *node) {
+    const tt_json *found = NULL;
+    if (node->type == TT_JSON_STRING) { return node->length && memchr(node->string, 0, node->length) ? node : NULL; }
+    for (node = node->child; node && !found; node = node->next) { found = tti_json_find_nul(node); }
+    return found;
+}
+TT_API tt_status tt_json_lines_next(tt_json_lines *lines, tt_json **value) {
+    const tt_text *text = &lines->text;
+    const tt_json *bad;
+    char why[TTI_ERROR_SIZE];
+    *value = NULL;
+    if (lines->at == 0 && text->size >= 3 && memcmp(text->data, "\xef\xbb\xbf", 3) == 0) { lines->at = 3; }
+    while (lines->at < text->size) {
+        const char *begin = text->data + lines->at, *end = (const char *)memchr(begin, '\n', text->size - lines->at);
+        size_t size = end ? (size_t)(end - begin) : text->size - lines->at;
+        lines->at += size + (end != NULL);
+        lines->line++;
+        if (strspn(begin, " \t\r") >= size) { continue; }
+        *value = tt_json_parse(lines->ctx, begin, size);
+        if (!*value) {
+            snprintf(why, sizeof why, "%s", tt_error(lines->ctx));
+            return tt_fail(lines->ctx, tt_error_status(lines->ctx), "%s line %d: %s", lines->name, lines->line, why);
+        }
+        bad = tti_json_find_nul(*value);
+        if (!bad) { return TT_OK; }
+        tt_fail(lines->ctx, TT_ERR_FILE, "%s line %d: \"%s\" has the character U+0000, expected text without it", lines->name, lines->line, bad->key ? bad->key : "a list");
+        tt_json_free(lines->ctx, *value);
+        *value = NULL;
+        return TT_ERR_FILE;
+    }
+    return TT_OK;
 }
 
 
@@ -3530,9 +4080,10 @@ TT_API tt_status tt_backward(tt_context *ctx, tt_tensor *loss) {
     }
     if (!tt_grad(loss) || !tti_graph_ok(ctx, ctx->backend->upload(ctx, loss->grad, &one, sizeof one))) { return ctx->status; }
     loss->requires_grad = loss->node == NULL;
-    return tti_run_backward(ctx, NULL);
+    tti_run_backward(ctx, NULL);
+    return tt_eval(ctx);
 }
-TT_API tt_status tt_eval(tt_context *ctx) { return ctx->graph_error ? ctx->status : TT_OK; }
+TT_API tt_status tt_eval(tt_context *ctx) { return ctx->graph_error ? ctx->status : tti_mended(ctx); }
 TT_API tt_status tt_zero_grad(tt_tensor *t) {
     if (!t->persistent) { return t->grad ? t->ctx->backend->zero(t->ctx, t->grad, t->size * sizeof(float)) : TT_OK; }
     t->grad_is_zero = t->grad != NULL;
@@ -3543,9 +4094,10 @@ TT_API void tt_no_grad_end(tt_context *ctx) { if (ctx->no_grad > 0) { ctx->no_gr
 TT_API void tt_step_reset(tt_context *ctx) {
     ctx->tape = NULL;
     ctx->spare_grads = NULL;
-    tt_error_clear(ctx);
+    ctx->graph_error = 1;                     /* keeps what tt_error says: if memory is out here, the next step asks again and reports */
     tti_arena_reset(ctx, &ctx->host);
     tti_arena_reset(ctx, &ctx->device);
+    ctx->graph_error = ctx->broken != TT_OK;
 }
 
 /* ---- shapes: broadcast, reduce, view, columns, rows ---- */
@@ -3657,7 +4209,7 @@ static tt_status tti_columns_back(tt_context *ctx, tti_node *node) {
     tti_range *r = (tti_range *)node->saved;
     tt_tensor *x = node->in[0];
     float *dx = tt_grad(x);
-    return dx ? ctx->backend->columns_backward(ctx, dx, node->out->grad, tti_rows(x), tti_cols(x), r->begin, r->count) : TT_OK;
+    return dx ? ctx->backend->slice_backward(ctx, dx, node->out->grad, tti_rows(x), tti_cols(x), r->begin, r->count) : TT_OK;
 }
 TT_API tt_tensor *tt_columns(tt_context *ctx, tt_tensor *x, int begin, int count) {
     int shape[2];
@@ -3676,7 +4228,7 @@ TT_API tt_tensor *tt_columns(tt_context *ctx, tt_tensor *x, int begin, int count
     if (!y) { ctx->graph_error = 1; return NULL; }
     r->begin = begin;
     r->count = count;
-    if (!tti_graph_ok(ctx, ctx->backend->columns(ctx, TT_F(y), TT_F(x), shape[0], tti_cols(x), begin, count))) { return NULL; }
+    if (!tti_graph_ok(ctx, ctx->backend->slice(ctx, TT_F(y), TT_F(x), shape[0], tti_cols(x), begin, count))) { return NULL; }
     return tti_record(ctx, "columns", tti_columns_back, &x, 1, y, NULL, r);
 }
 /* y[i] = x[rows[i]].   dx[rows[i]] += dy[i].   Embedding is the same with a table of weights as x. */
@@ -4024,7 +4576,7 @@ TT_API tt_batch *tt_batch_create(tt_context *ctx, const tt_batch_desc *desc) {
     memcpy(offsets, desc->offsets, sizeof(int32_t) * ((size_t)desc->n_sequences + 1));
     memcpy(tokens, desc->tokens, sizeof(int32_t) * (size_t)n);
     for (s = 0; s < desc->n_sequences; s++) {
-        int length = offsets[s + 1] - offsets[s], slot = desc->cache ? desc->slots[s] : 0;
+        int length = offsets[s + 1] - offsets[s], slot = desc->cache ? desc->cache_slots[s] : 0;
         if (desc->cache) {
             if (slot < 0 || slot >= tti_cache_slots(desc->cache)) { tti_graph_fail(ctx, "tt_batch_create", "slot", slot, tti_cache_slots(desc->cache) - 1); return NULL; }
             query_start[s] = tt_kv_cache_length(desc->cache, slot);
@@ -4052,7 +4604,7 @@ TT_API tt_batch *tt_batch_create(tt_context *ctx, const tt_batch_desc *desc) {
     b->target_rows = target_rows;
     b->targets = targets;
     b->cache = desc->cache;
-    b->slots = desc->slots;
+    b->cache_slots = desc->cache_slots;
     b->d_offsets = tti_step_ids(ctx, offsets, desc->n_sequences + 1);
     b->d_positions = tti_step_ids(ctx, positions, n);
     if (desc->cache) {
@@ -6657,7 +7209,7 @@ TT_API tt_tokenizer *tt_tokenizer_parse(tt_context *ctx, const char *file, size_
         t = NULL;
     }
     tt_json_free(ctx, root);
-    return t;
+    return (tt_tokenizer *)tti_made(ctx, "tt_tokenizer_parse", t);
 }
 TT_API tt_tokenizer *tt_tokenizer_load(tt_context *ctx, const char *path) {
     tt_text file = TT_INIT;
@@ -6672,7 +7224,7 @@ TT_API tt_tokenizer *tt_tokenizer_load(tt_context *ctx, const char *path) {
         }
     }
     tt_text_free(&file);
-    return t;
+    return (tt_tokenizer *)tti_made(ctx, "tt_tokenizer_load", t);
 }
 
 /* ---- writing tokenizer.json ---- */
@@ -7386,7 +7938,7 @@ TT_API tt_tokenizer *tt_tokenizer_train(tt_context *ctx, const tt_tokenizer_desc
         t = NULL;
     }
     tti_bpe_free(&b);
-    return t;
+    return (tt_tokenizer *)tti_made(ctx, "tt_tokenizer_train", t);
 }
 /* ==== 6. model =============================================================================
  * A model is a list of named parameters and one forward function. tti_layer points into the list by role;
@@ -7678,7 +8230,9 @@ static tt_model *tti_model_new(tt_context *ctx, const tt_model_config *config, c
     tti_generation_of_config(&m->config, &m->generation);
     return m;
 }
-TT_API tt_model *tt_model_create(tt_context *ctx, const tt_model_config *config, uint64_t seed) { return tti_model_new(ctx, config, &seed, NULL); }
+TT_API tt_model *tt_model_create(tt_context *ctx, const tt_model_config *config, uint64_t seed) {
+    return (tt_model *)tti_made(ctx, "tt_model_create", tti_model_new(ctx, config, &seed, NULL));
+}
 TT_API void tt_model_destroy(tt_model *m) {
     int i;
     if (!m) { return; }
@@ -8190,19 +8744,15 @@ static tt_status tti_safetensors_parse(tt_safetensors *st) {
 static tt_status tti_safetensors_map(tt_safetensors *st) {
     tt_status status;
 #ifdef TTI_POSIX
-    struct stat info;
-    int fd = open(st->path, O_RDONLY);
+    uint64_t size;
+    int fd = tti_file_descriptor(st->ctx, st->path, &size);
     void *memory = MAP_FAILED;
-    if (fd < 0 || fstat(fd, &info) != 0) {
-        status = tt_fail(st->ctx, TT_ERR_IO, "cannot open %s: %s", st->path, strerror(errno));
-        if (fd >= 0) { close(fd); }
-        return status;
-    }
-    if (info.st_size > 0 && S_ISREG(info.st_mode)) { memory = mmap(NULL, (size_t)info.st_size, PROT_READ, MAP_PRIVATE, fd, 0); }
+    if (fd < 0) { return tt_error_status(st->ctx); }
+    if (size > 0 && size <= SIZE_MAX) { memory = mmap(NULL, (size_t)size, PROT_READ, MAP_PRIVATE, fd, 0); }
     close(fd);
     if (memory != MAP_FAILED) {
         st->bytes = (const unsigned char *)memory;
-        st->size = (size_t)info.st_size;
+        st->size = (size_t)size;
         st->mapped = 1;
         return TT_OK;
     }
@@ -8217,8 +8767,8 @@ TT_API tt_safetensors *tt_safetensors_open(tt_context *ctx, const char *path) {
     if (!st) { return NULL; }
     st->ctx = st->text.ctx = ctx;
     st->path = tti_strdup(ctx, path);
-    if (!st->path || tti_safetensors_map(st) != TT_OK || tti_safetensors_parse(st) != TT_OK) { tt_safetensors_close(st); return NULL; }
-    return st;
+    if (!st->path || tti_safetensors_map(st) != TT_OK || tti_safetensors_parse(st) != TT_OK) { tt_safetensors_close(st); st = NULL; }
+    return (tt_safetensors *)tti_made(ctx, "tt_safetensors_open", st);
 }
 TT_API void tt_safetensors_close(tt_safetensors *st) {
     if (!st) { return; }
@@ -8417,12 +8967,15 @@ static tt_status tti_state_want_f32(const char *path, const tt_named *tensors, i
     for (i = 0; i < n && status == TT_OK; i++) { status = tti_want_f32(tensors[i].tensor, path); }
     return status;
 }
-TT_API tt_status tt_state_save(tt_context *ctx, const char *path, const tt_named *tensors, int n, const char *json) {
+static tt_status tti_state_save(tt_context *ctx, const char *path, const tt_named *tensors, int n, const char *json) {
     const char *state = json ? json : "";
     uint64_t sum = 0;
     tt_status status = tti_state_want_f32(path, tensors, n);
     if (status == TT_OK) { status = tti_named_scan(ctx, path, tensors, n, TT_F32, &sum); }
     return status == TT_OK ? tti_safetensors_write(ctx, path, tensors, n, TT_F32, state, sum + tti_checksum("state", state, strlen(state))) : status;
+}
+TT_API tt_status tt_state_save(tt_context *ctx, const char *path, const tt_named *tensors, int n, const char *json) {
+    return tti_tried(ctx, "tt_state_save", tti_state_save(ctx, path, tensors, n, json));
 }
 static tt_status tti_shape_check(tt_context *ctx, const char *path, const char *name, const tti_entry *e, const tt_tensor *t, const char *who) {
     char got[192] = "", want[64] = "";
@@ -8495,7 +9048,7 @@ static tt_status tti_state_keep(void *user, const char *path, const char *state,
     return user ? tt_text_append((tt_text *)user, state, size) : TT_OK;
 }
 TT_API tt_status tt_state_load(tt_context *ctx, const char *path, const tt_named *tensors, int n, tt_text *json_out) {
-    return tti_state_load(ctx, path, tensors, n, tti_state_keep, json_out);
+    return tti_tried(ctx, "tt_state_load", tti_state_load(ctx, path, tensors, n, tti_state_keep, json_out));
 }
 
 /* ---- config.json ----
@@ -8527,7 +9080,7 @@ static const tt_json *tti_field(const tti_config_reader *r, const char *key) {
 static void tti_field_fail(tti_config_reader *r, const char *key, const tt_json *node, const char *want) {
     char value[64];
     switch (node->type) {
-    case TT_JSON_NUMBER: snprintf(value, sizeof value, "%.10g", node->number); break;
+    case TT_JSON_NUMBER: snprintf(value, sizeof value, "%.40s", node->string); break;
     case TT_JSON_STRING: snprintf(value, sizeof value, "\"%.40s\"", node->string); break;
     case TT_JSON_BOOL: snprintf(value, sizeof value, "%s", node->number != 0 ? "true" : "false"); break;
     case TT_JSON_ARRAY: snprintf(value, sizeof value, "a list"); break;
@@ -8733,7 +9286,9 @@ static tt_status tti_config_parse(tt_context *ctx, const char *file, const char 
     if (r.status == TT_OK) { *out = c; }
     return r.status;
 }
-TT_API tt_status tt_model_config_parse(tt_context *ctx, const char *json, size_t size, tt_model_config *out) { return tti_config_parse(ctx, "config.json", json, size, out); }
+TT_API tt_status tt_model_config_parse(tt_context *ctx, const char *json, size_t size, tt_model_config *out) {
+    return tti_tried(ctx, "tt_model_config_parse", tti_config_parse(ctx, "config.json", json, size, out));
+}
 
 static const char *tti_bool(int value) { return value ? "true" : "false"; }
 /* "bos_token_id": 1,\n  "eos_token_id": 2, or a list, or null */
@@ -8745,15 +9300,11 @@ static tt_status tti_config_json_tokens(const tt_model_config *c, tt_text *out) 
     for (i = 0; i < c->n_more_eos && status == TT_OK; i++) { status = tt_text_format(out, ", %d", c->more_eos[i]); }
     return status == TT_OK && c->n_more_eos ? tt_text_append(out, "]", 1) : status;
 }
-/* The shortest of 6 to 9 digits that reads back as the same float. */
+/* A number with a point or an exponent, so that other readers do not take it for a whole one. */
 static tt_status tti_config_float(tt_text *out, const char *key, float value, const char *end) {
-    char digits[32];
-    int n;
+    char digits[48];
     if (!isfinite(value)) { return tt_fail(out->ctx, TT_ERR_ARG, "tt_model_config: %s is %g, expected a finite number", key, (double)value); }
-    for (n = 6; n <= 9; n++) {
-        snprintf(digits, sizeof digits, "%.*g", n, (double)value);
-        if ((float)strtod(digits, NULL) == value) { break; }
-    }
+    tti_format(digits, sizeof digits, "%R", (double)value);
     return tt_text_format(out, "\"%s\": %s%s%s", key, digits, strpbrk(digits, ".e") ? "" : ".0", end);
 }
 static tt_status tti_config_json_gpt2(const tt_model_config *c, tt_text *out) {
@@ -8870,11 +9421,6 @@ static tt_status tti_path_join(tt_text *out, const char *dir, const char *name) 
     out->size = 0;
     return tt_text_format(out, "%s/%s", dir, name);
 }
-static int tti_file_exists(const char *path) {
-    FILE *file = fopen(path, "rb");
-    if (file) { fclose(file); }
-    return file != NULL;
-}
 typedef struct tti_shards { tt_context *ctx; tt_safetensors **files; char **names; size_t n, capacity; } tti_shards;
 static void tti_shards_close(tti_shards *s) {
     size_t i;
@@ -8911,9 +9457,9 @@ static tt_status tti_shards_open(tti_shards *s, const char *dir) {
     int single;
     path.ctx = text.ctx = ctx;
     status = tti_path_join(&path, dir, "model.safetensors");
-    single = status == TT_OK && tti_file_exists(path.data);              /* it counts, should there be old shards beside it */
+    single = status == TT_OK && tt_file_exists(path.data);              /* it counts, should there be old shards beside it */
     if (status == TT_OK && !single) { status = tti_path_join(&path, dir, "model.safetensors.index.json"); }
-    if (status == TT_OK && !single && !tti_file_exists(path.data)) {
+    if (status == TT_OK && !single && !tt_file_exists(path.data)) {
         status = tt_fail(ctx, TT_ERR_IO, "%s: neither model.safetensors nor model.safetensors.index.json can be read", dir);
     }
     if (status == TT_OK && !single) {
@@ -9033,7 +9579,7 @@ static tt_status tti_model_generation(tt_model *m, const char *dir) {
     tt_status status;
     path.ctx = text.ctx = m->ctx;
     status = tti_path_join(&path, dir, "generation_config.json");
-    if (status == TT_OK && tti_file_exists(path.data)) {
+    if (status == TT_OK && tt_file_exists(path.data)) {
         status = tt_file_read(m->ctx, path.data, &text);
         if (status == TT_OK) { status = tti_generation_parse(m->ctx, path.data, text.data, text.size, &m->generation); }
     }
@@ -9065,7 +9611,7 @@ static tt_status tti_model_chat_template(tt_model *m, const char *dir) {
     path.ctx = text.ctx = m->ctx;
     for (i = 0; i < 2 && status == TT_OK && text.size == 0; i++) {
         status = tti_path_join(&path, dir, names[i]);
-        if (status == TT_OK && tti_file_exists(path.data)) { status = tt_file_read(m->ctx, path.data, &text); }
+        if (status == TT_OK && tt_file_exists(path.data)) { status = tt_file_read(m->ctx, path.data, &text); }
     }
     if (status == TT_OK && text.size > 0 && i == 1) { status = tti_model_keep_template(m, text.data, text.size, path.data); }
     if (status == TT_OK && text.size > 0 && i == 2) {
@@ -9102,8 +9648,8 @@ static tt_model *tti_model_open(tt_context *ctx, const char *dir, int map) {
     tt_text_free(&text);
     return m;
 }
-TT_API tt_model *tt_model_load(tt_context *ctx, const char *dir) { return tti_model_open(ctx, dir, 0); }
-TT_API tt_model *tt_model_map(tt_context *ctx, const char *dir) { return tti_model_open(ctx, dir, 1); }
+TT_API tt_model *tt_model_load(tt_context *ctx, const char *dir) { return (tt_model *)tti_made(ctx, "tt_model_load", tti_model_open(ctx, dir, 0)); }
+TT_API tt_model *tt_model_map(tt_context *ctx, const char *dir) { return (tt_model *)tti_made(ctx, "tt_model_map", tti_model_open(ctx, dir, 1)); }
 
 static tt_status tti_save_text(tt_context *ctx, tt_text *path, const char *dir, const char *name, const tt_text *text) {
     tt_status status = tti_path_join(path, dir, name);
@@ -9211,7 +9757,7 @@ static tt_status tti_save_tokenizer(const tt_model *m, const tt_tokenizer *token
     tt_text_free(&text);
     return status;
 }
-TT_API tt_status tt_model_save_as(const tt_model *m, const tt_tokenizer *tokenizer, const char *dir, const tt_save_desc *desc) {
+static tt_status tti_model_save_as(const tt_model *m, const tt_tokenizer *tokenizer, const char *dir, const tt_save_desc *desc) {
     tt_context *ctx = m->ctx;
     tt_text path = TT_INIT, text = TT_INIT, names = TT_INIT;
     tt_named *list;
@@ -9235,6 +9781,9 @@ TT_API tt_status tt_model_save_as(const tt_model *m, const tt_tokenizer *tokeniz
     tt_text_free(&text);
     tt_text_free(&names);
     return status;
+}
+TT_API tt_status tt_model_save_as(const tt_model *m, const tt_tokenizer *tokenizer, const char *dir, const tt_save_desc *desc) {
+    return tti_tried(m->ctx, "tt_model_save_as", tti_model_save_as(m, tokenizer, dir, desc));
 }
 TT_API tt_status tt_model_save(const tt_model *m, const tt_tokenizer *tokenizer, const char *dir) {
     static const tt_save_desc desc = TT_INIT;
@@ -9282,7 +9831,7 @@ static tt_status tti_lora_json(const tt_model *m, tt_text *out) {
     if (status == TT_OK) { status = tti_lora_json_targets(m, out); }
     return status == TT_OK ? tt_text_format(out, "]\n}\n") : status;
 }
-TT_API tt_status tt_model_lora_save(const tt_model *m, const char *dir) {
+static tt_status tti_model_lora_save(const tt_model *m, const char *dir) {
     tt_context *ctx = m->ctx;
     tt_text path = TT_INIT, text = TT_INIT, names = TT_INIT;
     tt_named *list;
@@ -9303,6 +9852,9 @@ TT_API tt_status tt_model_lora_save(const tt_model *m, const char *dir) {
     tt_text_free(&text);
     tt_text_free(&names);
     return status;
+}
+TT_API tt_status tt_model_lora_save(const tt_model *m, const char *dir) {
+    return tti_tried(m->ctx, "tt_model_lora_save", tti_model_lora_save(m, dir));
 }
 /* What would make the adapter compute something else than scale (x A^T) B^T on whole matrices: empty, false or null. */
 static void tti_lora_only_plain(tti_config_reader *r) {
@@ -9382,7 +9934,7 @@ static tt_status tti_lora_fill(tt_model *m, tt_safetensors *file) {
     tt_text_free(&names);
     return status;
 }
-TT_API tt_status tt_model_lora_load(tt_model *m, const char *dir) {
+static tt_status tti_model_lora_load(tt_model *m, const char *dir) {
     tt_context *ctx = m->ctx;
     tt_text path = TT_INIT, text = TT_INIT;
     tt_safetensors *file = NULL;
@@ -9402,6 +9954,9 @@ TT_API tt_status tt_model_lora_load(tt_model *m, const char *dir) {
     tt_text_free(&path);
     tt_text_free(&text);
     return status;
+}
+TT_API tt_status tt_model_lora_load(tt_model *m, const char *dir) {
+    return tti_tried(m->ctx, "tt_model_lora_load", tti_model_lora_load(m, dir));
 }
 
 /* ==== 8. sampler ===========================================================================
@@ -9510,7 +10065,7 @@ static tt_status tti_cache_write(tt_context *ctx, const tt_batch *batch, int lay
 }
 static tt_status tti_cache_advance(const tt_batch *batch) {
     int s;
-    for (s = 0; s < batch->n_sequences; s++) { batch->cache->lengths[batch->slots[s]] += batch->offsets[s + 1] - batch->offsets[s]; }
+    for (s = 0; s < batch->n_sequences; s++) { batch->cache->lengths[batch->cache_slots[s]] += batch->offsets[s + 1] - batch->offsets[s]; }
     return TT_OK;
 }
 
@@ -9764,7 +10319,7 @@ static tt_tensor *tti_engine_forward(tti_engine *e, int n) {
     desc.offsets = e->offsets;
     desc.tokens = e->tokens;
     desc.cache = e->cache;
-    desc.slots = e->slot_ids;
+    desc.cache_slots = e->slot_ids;
     return tt_model_forward(e->model, tt_batch_create(e->ctx, &desc));
 }
 /* Another slot that holds the request, with at least `cached` positions in the cache; -1 if none. */
@@ -10014,7 +10569,8 @@ TT_API tt_status tt_generate(tt_model *model, const tt_request *requests, int n,
     if (status == TT_OK) { status = tti_engine_run(&e); }
     tt_no_grad_end(ctx);
     tti_engine_close(&e);
-    if (status != TT_OK) { tt_completions_free(out); }
+    if (status == TT_OK) { return tti_mended(ctx); }
+    tt_completions_free(out);
     return status;
 }
 TT_API void tt_completions_free(tt_completions *c) {
@@ -10236,8 +10792,8 @@ static tt_status tti_optimizer_load(tt_optimizer *o, const tt_model *beside, con
     tt_text_free(&names);
     return status;
 }
-TT_API tt_status tt_optimizer_save(tt_optimizer *o, const char *path, const char *json) { return tti_optimizer_save(o, NULL, path, json); }
-TT_API tt_status tt_optimizer_load(tt_optimizer *o, const char *path, tt_text *json_out) { return tti_optimizer_load(o, NULL, path, tti_state_keep, json_out); }
+TT_API tt_status tt_optimizer_save(tt_optimizer *o, const char *path, const char *json) { return tti_tried(o->ctx, "tt_optimizer_save", tti_optimizer_save(o, NULL, path, json)); }
+TT_API tt_status tt_optimizer_load(tt_optimizer *o, const char *path, tt_text *json_out) { return tti_tried(o->ctx, "tt_optimizer_load", tti_optimizer_load(o, NULL, path, tti_state_keep, json_out)); }
 
 TT_API float tt_learning_rate(const tt_schedule *s, int step) {
     double progress, lr = (double)s->lr, low = (double)s->min_lr;
@@ -10759,11 +11315,11 @@ static void tti_loss_dppo(const tt_grpo_config *c, double l, double o, double r,
 }
 /* x = l - o of a token, or what stands for it in a sequence: see tti_sequence_loss. */
 static void tti_loss_ordinary(const tt_grpo_config *c, double l, double x, double a, tt_token_loss *out) {
-    double near = tti_clip(x, -20, 20), r = exp(near), dr = near == x ? r : 0, tau, s;
+    double clipped = tti_clip(x, -20, 20), r = exp(clipped), dr = clipped == x ? r : 0, tau, s;
     switch (c->loss) {
     case TT_LOSS_REINFORCE: tti_loss_weighted(1, a, l, out); return;
     case TT_LOSS_CISPO: case TT_LOSS_CISPO_CLAMP: tti_loss_cispo(c, l, r, a, out); return;
-    case TT_LOSS_VESPO: tti_loss_weighted(tti_vespo_phi(c, near, a), a, l, out); return;
+    case TT_LOSS_VESPO: tti_loss_weighted(tti_vespo_phi(c, clipped, a), a, l, out); return;
     case TT_LOSS_DPPO_TV: case TT_LOSS_DPPO_KL: tti_loss_dppo(c, l, l - x, r, a, out); return;
     case TT_LOSS_KL_COV:
         out->loss = -a * r;
@@ -11756,12 +12312,14 @@ static int tti_is_digit(int c) { return c >= '0' && c <= '9'; }
 static double tti_read_number(tti_reader *r) {
     char digits[32];
     size_t n = 0;
+    double value = 0;
     while (r->at < r->end && (tti_is_digit(*r->at) || (*r->at == '.' && !r->plain)) && n + 1 < sizeof digits) { digits[n++] = *r->at++; }
     digits[n] = 0;
+    tt_number_read(digits, n, &value);
     if (n + 1 >= sizeof digits || strcmp(digits, ".") == 0 || (strchr(digits, '.') && strchr(strchr(digits, '.') + 1, '.'))) { r->bad = 1; }
-    if (r->n_numbers < TTI_MAX_NUMBERS) { r->numbers[r->n_numbers] = strtod(digits, NULL); }
+    if (r->n_numbers < TTI_MAX_NUMBERS) { r->numbers[r->n_numbers] = value; }
     r->n_numbers++;
-    return strtod(digits, NULL);
+    return value;
 }
 static double tti_read_brackets(tti_reader *r, const char *close) {
     double value = tti_read_sum(r);
@@ -12190,7 +12748,7 @@ static int tti_question_numbers(const char *question, double *numbers) {
     if (!end) { at = from ? from : question; end = at + strlen(at); }
     while (at < end && n < TTI_MAX_NUMBERS) {
         if (!tti_is_digit(*at)) { at++; continue; }
-        numbers[n++] = strtod(at, NULL);
+        tt_number_read(at, strlen(at), &numbers[n++]);
         while (at < end && tti_is_digit(*at)) { at++; }
     }
     return n;
@@ -12385,7 +12943,7 @@ static int tti_say_reason(tti_line *line, const tti_puzzle *p, unsigned *mask, d
             return 1;
         }
         flip = tti_digit_to_flip(p, *mask, slip, rng);
-        tti_say(line, " no , twice %d %s , flip %d :", abs(excess) / 2, excess > 0 ? "over" : "short", p->digits[flip]);
+        tti_say(line, " no , twice %d %s , flip %d :", (excess > 0 ? excess : -excess) / 2, excess > 0 ? "over" : "short", p->digits[flip]);
         *mask ^= 1u << flip;
     }
     return 0;
@@ -12918,7 +13476,6 @@ static tt_status tti_jsonl_keep(tt_jsonl *data, const char *text, size_t size, s
 }
 static tt_status tti_jsonl_record(tt_jsonl *data, const char *path, int line, const tt_json *record) {
     const tt_json *question = tt_json_get(record, "question"), *answer = tt_json_get(record, "answer");
-    char number[32];
     const char *gold;
     void *offsets = data->offsets;
     tt_status status;
@@ -12929,8 +13486,7 @@ static tt_status tti_jsonl_record(tt_jsonl *data, const char *path, int line, co
     if (!answer || (answer->type != TT_JSON_STRING && answer->type != TT_JSON_NUMBER)) {
         return tt_fail(data->ctx, TT_ERR_FILE, "tt_jsonl_load: %s line %d: expected a text or number \"answer\"", path, line);
     }
-    snprintf(number, sizeof number, "%.15g", answer->number);
-    gold = answer->type == TT_JSON_STRING ? tti_after_hashes(answer->string) : number;
+    gold = answer->type == TT_JSON_STRING ? tti_after_hashes(answer->string) : answer->string;      /* of a number: as it is written */
     status = tti_grow(data->ctx, &offsets, &data->capacity, 2 * ((size_t)data->n + 1), sizeof *data->offsets);
     data->offsets = (size_t *)offsets;
     if (status == TT_OK) { status = tti_jsonl_keep(data, question->string, question->length, &data->offsets[2 * data->n]); }
@@ -12938,37 +13494,22 @@ static tt_status tti_jsonl_record(tt_jsonl *data, const char *path, int line, co
     if (status == TT_OK) { data->n++; }
     return status;
 }
-static tt_status tti_jsonl_line(tt_jsonl *data, const char *path, int line, const char *text, size_t size) {
-    char why[TTI_ERROR_SIZE];
-    tt_json *record;
-    tt_status status;
-    if (strspn(text, " \t\r") >= size) { return TT_OK; }
-    record = tt_json_parse(data->ctx, text, size);
-    if (!record) {
-        snprintf(why, sizeof why, "%s", tt_error(data->ctx));
-        return tt_fail(data->ctx, tt_error_status(data->ctx), "tt_jsonl_load: %s line %d: %s", path, line, why);
-    }
-    status = tti_jsonl_record(data, path, line, record);
-    tt_json_free(data->ctx, record);
-    return status;
-}
 static tt_status tti_jsonl_read(tt_jsonl *data, const char *path) {
-    tt_text file = TT_INIT;
-    size_t at = 0;
-    int line;
+    tt_json_lines lines = TT_INIT;
+    tt_json *record = NULL;
     tt_status status;
-    file.ctx = data->ctx;
-    status = tt_file_read(data->ctx, path, &file);
-    for (line = 1; status == TT_OK && at < file.size && line < INT_MAX; line++) {
-        const char *end = (const char *)memchr(file.data + at, '\n', file.size - at);
-        size_t size = end ? (size_t)(end - (file.data + at)) : file.size - at;
-        status = tti_jsonl_line(data, path, line, file.data + at, size);
-        at += size + 1;
+    lines.ctx = data->ctx;
+    status = tt_json_lines_open(&lines, path);
+    if (status == TT_OK) { status = tt_json_lines_next(&lines, &record); }
+    while (status == TT_OK && record) {
+        status = tti_jsonl_record(data, path, lines.line, record);
+        tt_json_free(data->ctx, record);
+        if (status == TT_OK) { status = tt_json_lines_next(&lines, &record); }
     }
     if (status == TT_OK && data->n < 2) {
         status = tt_fail(data->ctx, TT_ERR_FILE, "tt_jsonl_load: %s has %d records, expected at least 2", path, data->n);
     }
-    tt_text_free(&file);
+    tt_json_lines_close(&lines);
     return status;
 }
 TT_API tt_jsonl *tt_jsonl_load(tt_context *ctx, const char *path) {
@@ -12976,7 +13517,7 @@ TT_API tt_jsonl *tt_jsonl_load(tt_context *ctx, const char *path) {
     if (!data) { return NULL; }
     data->ctx = data->text.ctx = ctx;
     data->held_out = -1;
-    if (tti_jsonl_read(data, path) == TT_OK) { return data; }
+    if (tti_tried(ctx, "tt_jsonl_load", tti_jsonl_read(data, path)) == TT_OK) { return data; }
     tt_jsonl_destroy(data);
     return NULL;
 }
@@ -13860,12 +14401,7 @@ static int tti_micro_batch_end(const tt_rollouts *rollouts, int begin, int max_t
 }
 /* Ends a graph. Resetting the step would also forget why it failed. */
 static tt_status tti_end_graph(tt_context *ctx, tt_status status) {
-    char why[TTI_ERROR_SIZE];
-    memcpy(why, ctx->error, sizeof why);
     tt_step_reset(ctx);
-    if (status == TT_OK) { return TT_OK; }
-    memcpy(ctx->error, why, sizeof why);
-    ctx->status = status;
     return status;
 }
 /* Log-probs of the responses under model, without gradients, into old_logprobs or ref_logprobs. */
@@ -14136,12 +14672,12 @@ TT_API tt_status tt_trainer_save(tt_trainer *t, const char *path) {
     tt_text json = TT_INIT;
     tt_status status;
     json.ctx = t->ctx;
-    status = tt_text_format(&json, "{\"step\":%d,\"num_tokens\":%.17g,\"seed\":\"%016llx\",\"prompts_per_step\":%d,\"num_generations\":%d,\"troubles\":[%d,%d,%d]}",
+    status = tt_text_format(&json, "{\"step\":%d,\"num_tokens\":%r,\"seed\":\"%016llx\",\"prompts_per_step\":%d,\"num_generations\":%d,\"troubles\":[%d,%d,%d]}",
                             t->step, t->num_tokens, (unsigned long long)t->desc.seed, t->desc.prompts_per_step, t->desc.grpo.num_generations,
                             t->troubles[0], t->troubles[1], t->troubles[2]);
     if (status == TT_OK) { status = tti_optimizer_save(t->optimizer, t->desc.ema, path, json.data); }
     tt_text_free(&json);
-    return status;
+    return tti_tried(t->ctx, "tt_trainer_save", status);
 }
 static tt_status tti_trainer_restore(tt_trainer *t, const char *path, const tt_json *state) {
     char seed[32];
@@ -14173,7 +14709,9 @@ static tt_status tti_trainer_accept(void *user, const char *path, const char *te
     tt_json_free(t->ctx, state);
     return status;
 }
-TT_API tt_status tt_trainer_load(tt_trainer *t, const char *path) { return tti_optimizer_load(t->optimizer, t->desc.ema, path, tti_trainer_accept, t); }
+TT_API tt_status tt_trainer_load(tt_trainer *t, const char *path) {
+    return tti_tried(t->ctx, "tt_trainer_load", tti_optimizer_load(t->optimizer, t->desc.ema, path, tti_trainer_accept, t));
+}
 
 /* ---- metrics and evaluation ---- */
 typedef struct tti_metric { const char *name; size_t at; } tti_metric;      /* a double of tt_step_metrics */
@@ -14204,15 +14742,12 @@ static const tti_metric tti_timings[] = {
     TTI_METRIC("rollout_s", rollout_s), TTI_METRIC("teacher_s", teacher_s), TTI_METRIC("update_s", update_s), TTI_METRIC("step_time", step_s),
     TTI_METRIC("rollout_tokens_per_s", rollout_tokens_per_s), TTI_METRIC("teacher_tokens_per_s", teacher_tokens_per_s), TTI_METRIC("update_tokens_per_s", update_tokens_per_s)
 };
-static tt_status tti_number_append(tt_text *out, double value) {      /* JSON knows no infinity */
-    return isfinite(value) ? tt_text_format(out, "%.9g", value) : tt_text_append(out, "null", 4);
-}
 static tt_status tti_metrics_append(tt_text *out, const tt_step_metrics *m, const tti_metric *list, size_t n) {
     tt_status status = TT_OK;
     size_t i;
     for (i = 0; i < n && status == TT_OK; i++) {
         status = tt_text_format(out, ",\"%s\":", list[i].name);
-        if (status == TT_OK) { status = tti_number_append(out, *(const double *)(const void *)((const char *)m + list[i].at)); }
+        if (status == TT_OK) { status = tt_text_format(out, "%r", *(const double *)(const void *)((const char *)m + list[i].at)); }
     }
     return status;
 }
@@ -14234,7 +14769,7 @@ TT_API tt_status tt_metrics_json(const tt_step_metrics *m, tt_text *out) {
     for (k = 0; k < m->n_rewards && status == TT_OK; k++) {
         status = tt_text_append(out, ",", 1);
         if (status == TT_OK) { status = tti_metrics_name(out, m->reward_names[k]); }
-        if (status == TT_OK) { status = tti_number_append(out, m->grpo.rewards[k]); }
+        if (status == TT_OK) { status = tt_text_format(out, "%r", m->grpo.rewards[k]); }
     }
     if (status == TT_OK && m->step_s > 0) { status = tti_metrics_append(out, m, tti_timings, sizeof tti_timings / sizeof *tti_timings); }
     return status == TT_OK ? tt_text_append(out, "}", 1) : status;
@@ -14540,7 +15075,7 @@ TT_API tt_status tt_evaluate(tt_model *model, const tt_tokenizer *tokenizer, con
 /* ---- evaluations as text ---- */
 static tt_status tti_table_cell(tt_text *out, double value, tt_interval i) {
     char cell[64];
-    snprintf(cell, sizeof cell, "%.1f [%.1f, %.1f]", 100 * value, 100 * i.low, 100 * i.high);
+    tti_format(cell, sizeof cell, "%.1f [%.1f, %.1f]", 100 * value, 100 * i.low, 100 * i.high);
     return tt_text_format(out, "  %-19s", cell);
 }
 /* pass@k and maj@k of the largest k are shown; all of them are in the JSON. */
@@ -14568,7 +15103,7 @@ TT_API tt_status tt_evaluation_table(const tt_evaluation *evaluations, const cha
     return status;
 }
 static tt_status tti_json_share(tt_text *out, const char *name, double value, tt_interval i) {
-    return tt_text_format(out, ",\"%s\":%.9g,\"%s/low\":%.9g,\"%s/high\":%.9g", name, value, name, i.low, name, i.high);
+    return tt_text_format(out, ",\"%s\":%r,\"%s/low\":%r,\"%s/high\":%r", name, value, name, i.low, name, i.high);
 }
 TT_API tt_status tt_evaluation_json(const tt_evaluation *e, tt_text *out) {
     static const char *const behaviours[TT_N_BEHAVIOURS] = {"no_reflection", "self_agreement", "self_conflict", "self_consultation", "self_critique"};
@@ -14580,13 +15115,13 @@ TT_API tt_status tt_evaluation_json(const tt_evaluation *e, tt_text *out) {
     if (status == TT_OK) { status = tti_json_share(out, "reflection_rate", e->reflection_rate, e->reflection_interval); }
     if (status == TT_OK) { status = tti_json_share(out, "correction_rate", e->correction_rate, e->correction_interval); }
     if (status == TT_OK) { status = tti_json_share(out, "spoil_rate", e->spoil_rate, e->spoil_interval); }
-    for (k = 0; k < TT_N_BEHAVIOURS && status == TT_OK; k++) { status = tt_text_format(out, ",\"%s\":%.9g", behaviours[k], e->behaviour[k]); }
+    for (k = 0; k < TT_N_BEHAVIOURS && status == TT_OK; k++) { status = tt_text_format(out, ",\"%s\":%r", behaviours[k], e->behaviour[k]); }
     for (k = 0; k < 2 * e->n_pass && status == TT_OK; k++) {
         int at = k / 2, maj = k % 2;
         snprintf(name, sizeof name, "%s@%d", maj ? "maj" : "pass", e->k[at]);
         status = tti_json_share(out, name, maj ? e->maj_at[at] : e->pass_at[at], maj ? e->maj_interval[at] : e->pass_interval[at]);
     }
-    return status == TT_OK ? tt_text_format(out, ",\"mean_length\":%.9g,\"stopped_rate\":%.9g}", e->mean_length, e->stopped_rate) : status;
+    return status == TT_OK ? tt_text_format(out, ",\"mean_length\":%r,\"stopped_rate\":%r}", e->mean_length, e->stopped_rate) : status;
 }
 
 #ifdef __cplusplus

@@ -121,23 +121,18 @@ static void add_example(examples *all, tt_model *model, const tt_tokenizer *toke
 }
 static void read_examples(examples *all, tt_model *model, const tt_tokenizer *tokenizer) {
     tt_context *ctx = tt_model_context(model);
-    tt_text text = TT_INIT;
-    size_t at = 0, line;
+    tt_json_lines lines = TT_INIT;
+    tt_json *record;
     int32_t zero = 0;
-    text.ctx = all->tokens.ctx = all->begin.ctx = all->learn.ctx = ctx;
-    if (tt_file_read(ctx, data_path, &text) != TT_OK || tt_ids_append(&all->begin, &zero, 1) != TT_OK) fail(ctx);
-    for (line = 1; at < text.size; line++) {
-        const char *stop = (const char *)memchr(text.data + at, '\n', text.size - at);
-        size_t size = stop ? (size_t)(stop - text.data) - at : text.size - at;
-        if (size > 0 && text.data[at] != '\r') {
-            tt_json *record = tt_json_parse(ctx, text.data + at, size);
-            if (!record) bad_line(line, tt_error(ctx));
-            add_example(all, model, tokenizer, record, line);
-            tt_json_free(ctx, record);
-        }
-        at += size + 1;
+    lines.ctx = all->tokens.ctx = all->begin.ctx = all->learn.ctx = ctx;
+    if (tt_json_lines_open(&lines, data_path) != TT_OK || tt_ids_append(&all->begin, &zero, 1) != TT_OK) fail(ctx);
+    for (;;) {
+        if (tt_json_lines_next(&lines, &record) != TT_OK) fail(ctx);
+        if (!record) break;
+        add_example(all, model, tokenizer, record, (size_t)lines.line);
+        tt_json_free(ctx, record);
     }
-    tt_text_free(&text);
+    tt_json_lines_close(&lines);
     if (all->n == 0) example_exit(1, "sft: --data %s holds no example", data_path);
 }
 
@@ -220,10 +215,12 @@ static const char *state_path(void) {
     return path;
 }
 static void save_state(tt_context *ctx, tt_optimizer *optimizer, const progress *p) {
-    char json[256];
+    tt_text json = TT_INIT;
     if (parallel_rank > 0) return;
-    snprintf(json, sizeof json, "{\"epoch\": %d, \"at\": %d, \"step\": %d, \"loss\": %.17g, \"targets\": %.17g}", p->epoch, p->at, p->step, p->loss, p->targets);
-    if (tt_optimizer_save(optimizer, state_path(), json) != TT_OK) fail(ctx);
+    json.ctx = ctx;
+    if (tt_text_format(&json, "{\"epoch\": %d, \"at\": %d, \"step\": %d, \"loss\": %r, \"targets\": %r}", p->epoch, p->at, p->step, p->loss, p->targets) != TT_OK ||
+        tt_optimizer_save(optimizer, state_path(), json.data) != TT_OK) fail(ctx);
+    tt_text_free(&json);
 }
 static void load_state(tt_context *ctx, tt_optimizer *optimizer, progress *p) {
     tt_text text = TT_INIT;

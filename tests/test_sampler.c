@@ -202,7 +202,7 @@ TT_TEST(cached_decoding_equals_the_full_forward) {
     d.tokens = P2;
     tt_tensor_get(tt_model_forward(m, tt_batch_create(ctx, &d)), full);
     d.cache = cache;
-    d.slots = slot1;
+    d.cache_slots = slot1;
     d.offsets = first;
     tt_tensor_get(tt_model_forward(m, tt_batch_create(ctx, &d)), piece);
     TT_CHECK_BYTES(full, piece, 4 * 24 * sizeof(float));
@@ -215,7 +215,7 @@ TT_TEST(cached_decoding_equals_the_full_forward) {
     }
     TT_CHECK_OK(ctx, tt_kv_cache_share(cache, 1, 2, 6));
     tt_kv_cache_truncate(cache, 1, 6);
-    { static const int32_t slot2[1] = {2}; d.slots = slot2; }
+    { static const int32_t slot2[1] = {2}; d.cache_slots = slot2; }
     d.tokens = P2 + 6;
     tt_tensor_get(tt_model_forward(m, tt_batch_create(ctx, &d)), piece);
     TT_CHECK_BYTES(full + 6 * 24, piece, 24 * sizeof(float));

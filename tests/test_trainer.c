@@ -431,6 +431,38 @@ TT_TEST(jsonl_rewards_answers) {
     tt_jsonl_destroy(data);
     tt_destroy(ctx);
 }
+/* As editors and spreadsheets leave it: a byte order mark, lines of blanks, Windows' line ends. */
+TT_TEST(jsonl_with_a_byte_order_mark_and_lines_of_blanks) {
+    tt_context *ctx = tt_create(NULL);
+    tt_jsonl *data = load_lines(ctx, "\xef\xbb\xbf{\"question\":\"a\",\"answer\":1}\r\n   \t\r\n\r\n{\"question\":\"b\",\"answer\":123456789012345678901.50}\n \n");
+    tt_text question = TT_INIT, answer = TT_INIT;
+    tt_task task;
+    TT_REQUIRE(data != NULL);
+    question.ctx = answer.ctx = ctx;
+    task = tt_task_jsonl(data, "{question}", "<end>");
+    TT_CHECK_OK(ctx, task.question(task.user, 0, 0, &question, &answer));
+    TT_CHECK_OK(ctx, task.question(task.user, 1, 0, &question, &answer));
+    TT_CHECK_STR(question.data, "ab");
+    TT_CHECK_STR(answer.data, "1123456789012345678901.50");            /* a number keeps its digits */
+    tt_text_free(&question);
+    tt_text_free(&answer);
+    tt_jsonl_destroy(data);
+    tt_destroy(ctx);
+}
+TT_TEST(jsonl_text_with_a_nul_is_refused_by_name) {
+    static const char *const fields[] = {"question", "answer"};
+    tt_context *ctx = tt_create(NULL);
+    char lines[200];
+    int i;
+    for (i = 0; i < 2; i++) {
+        snprintf(lines, sizeof lines, "{\"question\":\"a\",\"answer\":\"1\"}\n{\"question\":\"b%s\",\"answer\":\"2%s\"}\n", i == 0 ? "\\u0000c" : "", i == 1 ? "\\u0000" : "");
+        TT_CHECK(load_lines(ctx, lines) == NULL);
+        TT_CHECK_CONTAINS(tt_error(ctx), "records.jsonl line 2");
+        TT_CHECK_CONTAINS(tt_error(ctx), fields[i]);
+        TT_CHECK_CONTAINS(tt_error(ctx), "U+0000");
+    }
+    tt_destroy(ctx);
+}
 TT_TEST(jsonl_errors_name_the_line) {
     tt_test_memory memory = tt_test_memory_none();
     tt_desc desc = TT_INIT;
@@ -1714,7 +1746,7 @@ TT_TEST(evaluation_is_repeatable) {
 }
 
 TT_MAIN(signs_documents_follow_the_grammar, signs_splits_are_disjoint, signs_judges_responses, signs_words_are_single_tokens, signs_teacher_leads_to_a_right_answer,
-        jsonl_rewards_answers, jsonl_errors_name_the_line, trainer_learns, trainer_resumes_bit_for_bit, trainer_resumes_without_a_signal, trainer_threads_do_not_matter,
+        jsonl_rewards_answers, jsonl_with_a_byte_order_mark_and_lines_of_blanks, jsonl_text_with_a_nul_is_refused_by_name, jsonl_errors_name_the_line, trainer_learns, trainer_resumes_bit_for_bit, trainer_resumes_without_a_signal, trainer_threads_do_not_matter,
         trainer_micro_batches_add_up, reducer_adds_parts_as_a_tree, reducer_gathers_exactly, trainer_names_wrong_ranks,
         ranks_survive_lost_memory, ranks_give_the_same_bits, ranks_share_an_evaluation, ranks_agree_with_one_process, ranks_resume_with_another_number, trainer_with_reference_and_two_iterations, trainer_with_adapters, trainer_with_teacher,
         trainer_adds_and_logs_rewards, trainer_survives_a_failing_reward, trainer_replaces_groups_of_equal_rewards, trainer_updates_on_mini_batches,
