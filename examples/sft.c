@@ -31,10 +31,11 @@ typedef struct examples {
 typedef struct progress { int epoch, at, step; double loss, targets; int first, skipped; double begin; } progress;      /* of this start: its first step, updates left out in a row, clock */
 
 static const char *model_dir, *data_path, *out_dir, *on_long = "skip", *format, *date, *template_text = "Question: {question}\nAnswer: ";
-static int epochs = 3, batch_tokens = 2048, lora_rank, merge, map_base, resume, save_every = 100, stop_after, gradient_parts;
+static int epochs = 3, batch_tokens = 2048, lora_rank, merge, resume, save_every = 100, stop_after, gradient_parts;
 static int parse_content;
 static float learning_rate = 1e-4f, lora_alpha;
 static uint64_t seed;
+static int map_base;
 
 static void fail(const tt_context *ctx) { example_exit(1, "sft: %s", tt_error(ctx)); }
 static void bad_line(size_t line, const char *what) { example_exit(1, "sft: --data %s: line %lu %s", data_path, (unsigned long)line, what); }
