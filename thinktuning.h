@@ -534,7 +534,9 @@ TT_API tt_tensor *tt_checkpoint(tt_context *, tt_segment_fn fn, void *user, tt_t
  * Mistral, Qwen 2 to 3, SmolLM2, Mistral-Nemo and alike, and .tiktoken ranks (r50k, p50k, cl100k, o200k, Llama 3). The ids are
  * those of the packages tokenizers 0.23 and tiktoken 0.14; what a file asks for and is not done here is an error
  * that names it. Memory: a tokenizer, and for each thread that encodes a cache of 1 MiB and what the longest text
- * without a split needs (36 bytes per byte of that piece). */
+ * without a split needs (36 bytes per byte of that piece, 16 for each added token in a text). Encoding and decoding write to
+ * the tokenizer's caches, const as it is: like its context, it is used by one thread at a time. tt_encode_batch works on all
+ * threads of the context; threads of your own take a context and a tokenizer each. */
 
 typedef struct tt_tokenizer tt_tokenizer;
 typedef enum tt_pretokenizer {
@@ -563,6 +565,9 @@ typedef struct tt_tokenizer_desc {
 
 /* Merges the most frequent pair until vocab_size; a tie goes to the pair with the smaller ids (left, then right). */
 TT_API tt_tokenizer *tt_tokenizer_train(tt_context *, const tt_tokenizer_desc *, tt_text_source text);
+/* The same from a list: each word, a space before it included, becomes one token (its bytes and beginnings are tokens too).
+ * Here min_frequency 0 = 1 and pretokenizer 0 = WHITESPACE. n may be 0. */
+TT_API tt_tokenizer *tt_tokenizer_words(tt_context *, const tt_tokenizer_desc *desc_or_null, const char *const *words, int n);
 TT_API tt_tokenizer *tt_tokenizer_load(tt_context *, const char *path);                /* tokenizer.json or .tiktoken, by its content */
 TT_API tt_tokenizer *tt_tokenizer_parse(tt_context *, const char *file, size_t size);
 TT_API tt_status     tt_tokenizer_save(const tt_tokenizer *, const char *tokenizer_json_path);
@@ -576,11 +581,17 @@ typedef enum tt_special { TT_SPECIAL_PARSE = 0, TT_SPECIAL_TEXT, TT_SPECIAL_REFU
 /* Both append to out, or on failure nothing. Special tokens in the text are cut out first (PARSE), read as plain
  * text (TEXT), or are an error (REFUSE). Decoding gives the bytes back, also such as are no UTF-8, but for what the
  * file's normalizer has changed (NFC; the space that Llama 2 adds is taken off again, and so is the text's own where
- * Metaspace, finding one, adds none). */
+ * Metaspace, finding one, adds none). An id without a token reads as U+FFFD: models have more rows than their tokenizer has
+ * tokens, and may sample one of them. */
 TT_API tt_status tt_encode(const tt_tokenizer *, const char *text, size_t size, tt_special special, tt_ids *out);
 TT_API tt_status tt_decode(const tt_tokenizer *, const int32_t *ids, size_t n, int skip_special, tt_text *out);
 /* As tt_encode, with the tokens that the file's post_processor puts around a text (Llama: its BOS). */
 TT_API tt_status tt_encode_document(const tt_tokenizer *, const char *text, size_t size, tt_special special, tt_ids *out);
+/* How every prompt here begins. The text, whose special tokens count, with the question, which is plain text, in the place of
+ * each {question} (NULL: the text as it is), encoded as one. In front stands what the post_processor puts before a text
+ * (Llama: its BOS), unless the prompt begins with it, or with a turn of a chat template (<|im_start|>, <|start_header_id|>):
+ * such a template says itself how it begins. What follows a prompt, an answer or feedback, is tt_encode's. */
+TT_API tt_status tt_encode_prompt(const tt_tokenizer *, const char *text, size_t size, const char *question, size_t question_size, tt_ids *out);
 /* Many texts on all threads; text i gives out->data[offsets[i] .. offsets[i+1]), the ids that tt_encode gives.
  * offsets has n + 1 places; out is appended to. */
 typedef struct tt_span { const char *data; size_t size; } tt_span;
@@ -608,8 +619,14 @@ typedef struct tt_chat_desc {
     const tt_tokenizer *tokenizer;   /* may be NULL                                                                  */
     const char *date;                /* today's, for llama3.1; NULL = "26 Jul 2024", as its template says            */
     int generation_prompt;           /* 1: opens the assistant's answer at the end                                   */
+    int parse_content;               /* tt_chat_encode: 1 = special tokens in roles and contents count, as in transformers */
 } tt_chat_desc;
 TT_API tt_status   tt_chat_render(tt_context *, const tt_chat_desc *, const tt_message *messages, int n, tt_text *out);
+/* The same as ids, appended to out; the tokenizer is required. The template's special tokens count; what stands in role and
+ * content is text, so that nobody's text ends a turn or begins one ("plain" has no tokens for it and cannot tell). from: bytes
+ * of the text to leave out, since their ids are known; with 0 it begins as in tt_encode_prompt. answer_or_null: the last
+ * message is the assistant's, out receives all up to where sampling begins, answer the rest, which is what is to be learnt. */
+TT_API tt_status   tt_chat_encode(tt_context *, const tt_chat_desc *, const tt_message *messages, int n, size_t from, tt_ids *out, tt_ids *answer_or_null);
 /* The format that a chat_template of Hugging Face writes, a text that lives for ever; NULL and TT_ERR_FILE if it is none
  * of the above to the letter (but for its part about tools). See also tt_model_chat_format. */
 TT_API const char *tt_chat_recognize(tt_context *, const char *chat_template, size_t size);
@@ -1003,7 +1020,7 @@ typedef struct tt_teacher {
 } tt_teacher;
 
 /* The paper's teacher: a model under a prompt. The template's {question} and {response} are replaced; special
- * tokens in the template are parsed, in question and response read as plain text. Decoding is greedy by default. An attempt
+ * tokens in the template are parsed, in question and response read as plain text; it begins as in tt_encode_prompt. Decoding is greedy by default. An attempt
  * whose prompt fills the context gets no feedback; that none has room is an error. */
 typedef struct tt_teacher_prompt {
     const char *prompt_template;  /* NULL = "Question:\n{question}\n\nResponse:\n{response}"               */
@@ -1078,7 +1095,7 @@ typedef struct tt_task {
     /* behaviour of a response: see tt_outcome; NULL = the default: it reflects from the first "wait", "check", "verify" or "mentor"
      * on, the first attempt is what stands before, the reward judges both, and words tell the behaviour */
     tt_status (*judge)(void *user, const tt_reward_input *in, tt_outcome *out);
-    const char *prompt_template;                /* around {question}, e.g. "<user>{question}<student>" */
+    const char *prompt_template;                /* around {question}, e.g. "<user>{question}<student>"; see tt_encode_prompt */
     const char *end_token;                      /* text of the token that ends a response              */
     void *user;
     /* appends the final answer in a form in which equal answers are equal texts, for maj@k; nothing = no answer;
@@ -5310,6 +5327,7 @@ static const char *tti_piece(int kind, tti_scanner *s, const char *at) {
 typedef struct tti_cached { uint64_t words[3]; int32_t size, n, ids[TTI_CACHED_IDS]; } tti_cached;   /* 64 bytes; size 0 = free */
 typedef struct tti_link { int32_t id; uint32_t rank, previous, next; } tti_link;    /* rank of (this, next) */
 typedef struct tti_bytes { char *data; size_t size, capacity; } tti_bytes;
+typedef struct tti_found { size_t at; int32_t id, size; } tti_found;
 typedef struct tti_bpe_worker {
     tt_context *ctx;
     tti_cached *cache;               /* [1 << TTI_CACHE_BITS], from a piece to its ids; made when first needed */
@@ -5319,6 +5337,8 @@ typedef struct tti_bpe_worker {
     uint32_t *chars;                 /* NFC: characters of one stretch                                         */
     size_t links_capacity, heap_capacity, symbols_capacity, chars_capacity;
     tti_bytes normal, prefixed;
+    tti_found *found;                /* added tokens in what is being encoded, the first one last              */
+    size_t n_found, found_capacity;
     tt_ids ids;                      /* of a batch                                                             */
 } tti_bpe_worker;
 
@@ -5347,6 +5367,7 @@ static void tti_worker_free(tti_bpe_worker *w) {
     tt_free(w->ctx, w->chars, w->chars_capacity, sizeof *w->chars);
     tt_free(w->ctx, w->normal.data, w->normal.capacity, 1);
     tt_free(w->ctx, w->prefixed.data, w->prefixed.capacity, 1);
+    tt_free(w->ctx, w->found, w->found_capacity, sizeof *w->found);
     tt_ids_free(&w->ids);
 }
 
@@ -5482,8 +5503,13 @@ enum { TTI_USED = 1, TTI_ADDED = 2, TTI_SPECIAL = 4, TTI_IN_MODEL = 8, TTI_NORMA
        TTI_BYTE = 512 };             /* <0x41>: the byte 0x41, SentencePiece's kind only   */
 typedef struct tti_token { size_t begin, size; int flags; } tti_token;    /* bytes in added if TTI_ADDED, else in vocab */
 typedef struct tti_merge { int32_t left, right, result; } tti_merge;
-/* A tree of the added tokens: children of a branch are its child and that one's siblings. */
-typedef struct tti_branch { int32_t id, child, sibling; unsigned char byte; } tti_branch;      /* id -1 = no token ends here */
+/* A tree of the added tokens, read from their ends: children of a branch are its child and that one's siblings. fail: the
+ * longest branch with which what has been read ends elsewhere in the tree (Aho and Corasick 1975). */
+typedef struct tti_branch {
+    int32_t id, size;                /* the longest token that ends the bytes read, -1 = none */
+    int32_t child, sibling, fail;
+    unsigned char byte;
+} tti_branch;
 #define TTI_MAX_TEMPLATE 8
 
 /* SentencePiece's kind: what puts U+2581 in the place of spaces and before the text. The normalizer does so in each section
@@ -5506,9 +5532,9 @@ struct tt_tokenizer {
     size_t n_merges, merges_capacity;
     tti_pair_map ranks, compose;     /* compose: NFC's pairs of characters              */
     int32_t byte_id[256];            /* -1 = this byte has no token                     */
-    tti_branch *branches;            /* of added tokens                                 */
+    tti_branch *branches;            /* of added tokens; the first two are roots        */
     size_t n_branches, branches_capacity;
-    int32_t roots[2][256];           /* by first byte, 0 = none: [0] cut from the raw text, [1] "normalized" */
+    int32_t roots[2][256];           /* by last byte, 0 = none: [0] cut from the raw text, [1] "normalized" */
     unsigned char *map;              /* [TTI_MAP] */
     int32_t before[TTI_MAX_TEMPLATE], after[TTI_MAX_TEMPLATE];     /* tokens around a document */
     int n_before, n_after;
@@ -5575,30 +5601,62 @@ static tt_status tti_added_add(tt_tokenizer *t, int32_t id, const char *content,
     return TT_OK;
 }
 static int32_t tti_branch_child(const tt_tokenizer *t, int32_t at, char byte) {
-    int32_t k = t->branches[at].child;
+    int32_t k;
+    if (at < 2) { return t->roots[at][(unsigned char)byte]; }
+    k = t->branches[at].child;
     while (k && t->branches[k].byte != (unsigned char)byte) { k = t->branches[k].sibling; }
     return k;
 }
-/* Enters the bytes under which an added token is found; of equal ones the first stays. Branches 0 and 1 are roots. */
+static tt_status tti_branch_grow(tt_tokenizer *t, size_t n) {
+    void *branches = t->branches;
+    if (n > (size_t)INT32_MAX) { return tt_fail(t->ctx, TT_ERR_FILE, "tt_tokenizer_parse: added_tokens have more than 2^31 bytes"); }
+    if (tti_grow(t->ctx, &branches, &t->branches_capacity, n, sizeof *t->branches) != TT_OK) { return TT_ERR_MEM; }
+    t->branches = (tti_branch *)branches;
+    for (; t->n_branches < n; t->n_branches++) { t->branches[t->n_branches].id = -1; }
+    return TT_OK;
+}
+/* Enters the bytes under which an added token is found; of equal ones the first stays. */
 static tt_status tti_branch_add(tt_tokenizer *t, int level, const char *bytes, size_t size, int32_t id) {
     int32_t at = level;
     size_t i;
-    for (i = 0; i < size; i++) {
-        int32_t child = t->n_branches ? tti_branch_child(t, at, bytes[i]) : 0;
-        void *branches = t->branches;
+    for (i = size; i-- > 0; ) {
+        int32_t child = tti_branch_child(t, at, bytes[i]);
         if (child) { at = child; continue; }
-        if (t->n_branches == 0) { t->n_branches = 2; }
-        if (tti_grow(t->ctx, &branches, &t->branches_capacity, t->n_branches + 1, sizeof *t->branches) != TT_OK) { return TT_ERR_MEM; }
-        t->branches = (tti_branch *)branches;
-        child = (int32_t)t->n_branches++;
-        t->branches[child].id = -1;
+        child = (int32_t)t->n_branches;
+        if (tti_branch_grow(t, t->n_branches + 1) != TT_OK) { return tt_error_status(t->ctx); }
         t->branches[child].byte = (unsigned char)bytes[i];
         t->branches[child].sibling = t->branches[at].child;
         t->branches[at].child = child;
-        if (i == 0) { t->roots[level][(unsigned char)bytes[0]] = child; }
+        if (at == level) { t->roots[level][(unsigned char)bytes[i]] = child; }
         at = child;
     }
-    if (t->branches[at].id < 0) { t->branches[at].id = id; }
+    if (t->branches[at].id < 0) {
+        t->branches[at].id = id;
+        t->branches[at].size = (int32_t)size;
+    }
+    return TT_OK;
+}
+/* Breadth first, so that what a branch falls back to is known before its children ask. */
+static tt_status tti_branches_link(tt_tokenizer *t) {
+    int32_t *queue = (int32_t *)tt_alloc(t->ctx, t->n_branches, sizeof *queue), at, child;
+    size_t n = 2, i;
+    if (!queue) { return TT_ERR_MEM; }
+    t->branches[1].fail = 1;
+    queue[1] = 1;
+    for (i = 0; i < n; i++) {
+        at = queue[i];
+        for (child = t->branches[at].child; child; child = t->branches[child].sibling) {
+            int32_t fail = t->branches[at].fail, next = 0;
+            while (at > 1 && !(next = tti_branch_child(t, fail, (char)t->branches[child].byte)) && fail > 1) { fail = t->branches[fail].fail; }
+            t->branches[child].fail = next ? next : fail;
+            if (t->branches[child].id < 0) {
+                t->branches[child].id = t->branches[t->branches[child].fail].id;
+                t->branches[child].size = t->branches[t->branches[child].fail].size;
+            }
+            queue[n++] = child;
+        }
+    }
+    tt_free(t->ctx, queue, t->n_branches, sizeof *queue);
     return TT_OK;
 }
 static tt_status tti_merge_add(tt_tokenizer *t, int32_t left, int32_t right, int32_t result) {
@@ -5785,12 +5843,14 @@ static tt_status tti_tokenizer_finish(tt_tokenizer *t) {
 }
 
 /* ---- encode ---- */
+/* A text in parts, each with its own rule for special tokens, is encoded as one: words go across the borders. */
+typedef struct tti_part { size_t end, normal; tt_special special; } tti_part;    /* normal: end in the normalized section */
 typedef struct tti_encoder {
     const tt_tokenizer *t;
     tti_bpe_worker *w;
     const char *text, *section;      /* section: what is being encoded, in text */
     const char *begin;               /* the section as it is normalized         */
-    tt_special special;
+    tti_part *part, *last;           /* part: in which the section begins       */
     int quiet;                       /* 1: errors set no text */
     tt_ids *out;
 } tti_encoder;
@@ -5930,16 +5990,26 @@ static tt_status tti_normalize(const tt_tokenizer *t, tti_bpe_worker *w, const c
     if (status == TT_OK && t->characters == TTI_MARKS_NORMALIZER && *at < *end) { status = tti_mark_spaces(w, 1, at, end); }
     return status;
 }
-/* The longest added token at `at`: its id, its bytes in *size; -1 if there is none. */
-static int32_t tti_added_at(const tt_tokenizer *t, int level, const char *at, const char *end, size_t *size) {
-    int32_t branch = t->roots[level][(unsigned char)*at], id = -1;
-    const char *p = at + 1;
-    while (branch) {
-        if (t->branches[branch].id >= 0) { id = t->branches[branch].id; *size = (size_t)(p - at); }
-        if (p == end) { break; }
-        branch = tti_branch_child(t, branch, *p++);
+/* Puts the longest added token at each place of [begin, end) where one begins on the worker's pile, the first one on top.
+ * Read from its end, the text needs no place twice, however long the tokens are. */
+static tt_status tti_find_added(const tt_tokenizer *t, tti_bpe_worker *w, int level, const char *begin, const char *end) {
+    const int32_t *roots = t->roots[level];
+    int32_t branch = level, next;
+    size_t at;
+    for (at = (size_t)(end - begin); at-- > 0; ) {
+        while (!(next = tti_branch_child(t, branch, begin[at])) && branch != level) { branch = t->branches[branch].fail; }
+        if (!next) {
+            while (at > 0 && !roots[(unsigned char)begin[at - 1]]) { at--; }
+            continue;
+        }
+        branch = next;
+        if (t->branches[branch].id < 0) { continue; }
+        if (tti_worker_grow(w, &w->found, &w->found_capacity, w->n_found + 1, sizeof *w->found) != TT_OK) { return TT_ERR_MEM; }
+        w->found[w->n_found].at = at;
+        w->found[w->n_found].id = t->branches[branch].id;
+        w->found[w->n_found++].size = t->branches[branch].size;
     }
-    return id;
+    return TT_OK;
 }
 static const char *tti_before(const char *begin, const char *at, uint32_t *c) {      /* the character that ends at `at` */
     const char *p = at - 1;
@@ -5956,32 +6026,39 @@ static int tti_stands_alone(const char *begin, const char *at, const char *stop,
 }
 static tt_status tti_encode_section(tti_encoder *e, const char *begin, const char *end, int level);
 
+/* What a special token at [start, *stop) is by the part in which it lies. Across a border it is text, and the search goes on
+ * at the border: no part hides a token of another. */
+static tt_special tti_special_at(const tti_encoder *e, int level, const char *start, const char **stop) {
+    const char *origin = level == 0 ? e->text : e->begin;
+    size_t from = (size_t)(start - origin), to = (size_t)(*stop - origin), end;
+    const tti_part *part = e->part;
+    while (part < e->last && (level == 0 ? part->end : part->normal) <= from) { part++; }
+    end = level == 0 ? part->end : part->normal;
+    if (part == e->last || to <= end) { return part->special; }
+    *stop = origin + end;
+    return TT_SPECIAL_TEXT;
+}
 /* Cuts the added tokens of this level out of [begin, end). As in Hugging Face, a token that is found and not taken
  * (text, or part of a word) still ends the search for others inside it. */
 static tt_status tti_encode_level(tti_encoder *e, const char *begin, const char *end, int level) {
     const tt_tokenizer *t = e->t;
-    const int32_t *roots = t->roots[level];
     const char *at = begin, *from = begin;           /* from: not encoded yet */
-    tt_status status = TT_OK;
-    if (t->n_branches == 0) { return tti_encode_section(e, begin, end, level); }
-    while (status == TT_OK) {
-        const char *start, *stop;
-        size_t size = 0;
-        int32_t id;
-        int flags;
-        while (at < end && !roots[(unsigned char)*at]) { at++; }
-        if (at == end) { break; }
-        id = tti_added_at(t, level, at, end, &size);
-        if (id < 0) { at++; continue; }
-        start = at;
-        stop = at += size;
-        flags = t->tokens[id].flags;
-        if (flags & TTI_SPECIAL && e->special == TT_SPECIAL_TEXT) { continue; }
+    size_t below = e->w->n_found;
+    tt_status status = tti_find_added(t, e->w, level, begin, end);
+    while (status == TT_OK && e->w->n_found > below) {
+        tti_found f = e->w->found[--e->w->n_found];
+        const char *start = begin + f.at, *stop = start + f.size;
+        int flags = t->tokens[f.id].flags;
+        tt_special special = TT_SPECIAL_PARSE;
+        if (start < at) { continue; }
+        at = stop;
+        if (flags & TTI_SPECIAL) { special = tti_special_at(e, level, start, &at); }
+        if (special == TT_SPECIAL_TEXT) { continue; }
         if (flags & TTI_SINGLE && !tti_stands_alone(begin, start, stop, end)) { continue; }
-        if (flags & TTI_SPECIAL && e->special == TT_SPECIAL_REFUSE) {
+        if (special == TT_SPECIAL_REFUSE) {
             const char *where = level == 0 ? start : e->section;
             return e->quiet ? TT_ERR_ARG : tt_fail(t->ctx, TT_ERR_ARG, "tt_encode: special token %.*s at offset %lu, expected text without special tokens",
-                (int)(size < 200 ? size : 200), tti_token_bytes(t, &t->tokens[id]), (unsigned long)(where - e->text));
+                f.size < 200 ? (int)f.size : 200, tti_token_bytes(t, &t->tokens[f.id]), (unsigned long)(where - e->text));
         }
         if (flags & TTI_LSTRIP) {
             uint32_t c;
@@ -5995,27 +6072,43 @@ static tt_status tti_encode_level(tti_encoder *e, const char *begin, const char 
             while (stop < end && (n = tti_utf8(stop, end, &c), tti_char_class(c) == TTI_SPACE)) { stop += n; }
         }
         if (from < start) { status = tti_encode_section(e, from, start, level); }
-        if (status == TT_OK) { status = tti_encode_push(e, &id, 1); }
+        if (status == TT_OK) { status = tti_encode_push(e, &f.id, 1); }
         from = stop;
     }
     return status == TT_OK && from < end ? tti_encode_section(e, from, end, level) : status;
+}
+/* Finds the part in which the section begins, and where parts end in it as it is normalized. */
+static tt_status tti_part_borders(tti_encoder *e, const char *begin, const char *end) {
+    tt_status status = TT_OK;
+    tti_part *part;
+    while (e->part < e->last && e->text + e->part->end <= begin) { e->part++; }
+    for (part = e->part; part < e->last && e->text + part->end < end && status == TT_OK; part++) {
+        const char *at = begin, *stop = e->text + part->end;
+        status = tti_normalize(e->t, e->w, &at, &stop);
+        part->normal = (size_t)(stop - at);
+    }
+    part->normal = (size_t)-1;
+    return status;
 }
 static tt_status tti_encode_section(tti_encoder *e, const char *begin, const char *end, int level) {
     tt_status status;
     if (level == 1) { return tti_encode_pieces(e, begin, end); }
     e->section = begin;
-    status = tti_normalize(e->t, e->w, &begin, &end);
+    status = tti_part_borders(e, begin, end);
+    if (status == TT_OK) { status = tti_normalize(e->t, e->w, &begin, &end); }
     e->begin = begin;
     return status == TT_OK ? tti_encode_level(e, begin, end, 1) : status;
 }
-static tt_status tti_encode(const tt_tokenizer *t, tti_bpe_worker *w, const char *text, size_t size, tt_special special, int quiet, tt_ids *out) {
+/* n >= 1 parts, the last of which ends where the text does. */
+static tt_status tti_encode_parts(const tt_tokenizer *t, tti_bpe_worker *w, const char *text, size_t size, tti_part *parts, size_t n, int quiet, tt_ids *out) {
     tti_encoder e;
     tt_status status;
     size_t before = out->size, n_cache = 0;
     e.t = t;
     e.w = w;
     e.text = e.section = e.begin = text;
-    e.special = special;
+    e.part = parts;
+    e.last = parts + (n - 1);
     e.quiet = quiet;
     e.out = out;
     if (size >= (size_t)INT32_MAX / 4) {
@@ -6027,9 +6120,16 @@ static tt_status tti_encode(const tt_tokenizer *t, tti_bpe_worker *w, const char
     }
     if (size == 0) { return TT_OK; }
     status = w->cache ? TT_OK : tti_worker_grow(w, &w->cache, &n_cache, (size_t)1 << TTI_CACHE_BITS, sizeof *w->cache);
+    w->n_found = 0;
     if (status == TT_OK) { status = tti_encode_level(&e, text, text + size, 0); }
     if (status != TT_OK) { out->size = before; }
     return status;
+}
+static tt_status tti_encode(const tt_tokenizer *t, tti_bpe_worker *w, const char *text, size_t size, tt_special special, int quiet, tt_ids *out) {
+    tti_part all;
+    all.end = size;
+    all.special = special;
+    return tti_encode_parts(t, w, text, size, &all, 1, quiet, out);
 }
 static tt_status tti_special_check(const tt_tokenizer *t, tt_special special) {
     if ((int)special >= 0 && special <= TT_SPECIAL_REFUSE) { return TT_OK; }
@@ -6092,13 +6192,13 @@ TT_API tt_status tt_encode_batch(const tt_tokenizer *t, const tt_span *texts, si
 }
 
 /* ---- decode ---- */
+#define TTI_REPLACEMENT "\xEF\xBF\xBD"      /* U+FFFD */
 static tt_status tti_decode_one(const tt_tokenizer *t, int32_t id, size_t place, int skip_special, tt_text *out) {
     const tti_token *token = id >= 0 && (size_t)id < t->n_tokens ? &t->tokens[id] : NULL;
     const char *bytes, *end;
     tt_status status = TT_OK;
-    if (!token || !(token->flags & TTI_USED)) {
-        return tt_fail(t->ctx, TT_ERR_ARG, "tt_decode: ids[%lu] is %ld, expected an id of the vocabulary (0 to %ld)", (unsigned long)place, (long)id, (long)t->n_tokens - 1);
-    }
+    if (id < 0) { return tt_fail(t->ctx, TT_ERR_ARG, "tt_decode: ids[%lu] is %ld, expected a token id, which is >= 0", (unsigned long)place, (long)id); }
+    if (!token || !(token->flags & TTI_USED)) { return tt_text_append(out, TTI_REPLACEMENT, 3); }
     if (skip_special && token->flags & TTI_SPECIAL) { return TT_OK; }
     bytes = tti_token_bytes(t, token);
     end = bytes + token->size;
@@ -6215,7 +6315,7 @@ static tt_status tti_read_added(tt_tokenizer *t, const tt_json *token) {
 /* The tree of added tokens, when normalizer and tokens are known: a "normalized" token is looked for as the
  * normalizer writes it. */
 static tt_status tti_added_index(tt_tokenizer *t) {
-    tt_status status = TT_OK;
+    tt_status status = tti_branch_grow(t, 2);
     size_t i;
     for (i = 0; i < t->n_tokens && status == TT_OK; i++) {
         const tti_token *token = &t->tokens[i];
@@ -6227,7 +6327,7 @@ static tt_status tti_added_index(tt_tokenizer *t) {
         if (normalized) { status = tti_normalize(t, &t->workers[0], &at, &end); }
         if (status == TT_OK) { status = tti_branch_add(t, normalized, at, (size_t)(end - at), (int32_t)i); }
     }
-    return status;
+    return status == TT_OK ? tti_branches_link(t) : status;
 }
 static int tti_is_byte_name(const char *key, size_t size) {
     return size == 6 && memcmp(key, "<0x", 3) == 0 && key[3] && key[4] && strchr("0123456789ABCDEF", key[3]) && strchr("0123456789ABCDEF", key[4]) && key[5] == '>';
@@ -6961,10 +7061,112 @@ TT_API const char *tt_chat_recognize(tt_context *ctx, const char *chat_template,
     return name;
 }
 
-static tt_status tti_chat_message(const tti_chat_format *f, const char *role, const char *content, size_t size, tt_text *out) {
-    tt_status status = tt_text_format(out, "%s%s%s", f->head, role, f->middle);
-    if (status == TT_OK) { status = tt_text_append(out, content, size); }
-    return status == TT_OK ? tt_text_append(out, f->tail, strlen(f->tail)) : status;
+/* ---- prompts ----
+ * A text that is put together from parts of two kinds: what a template says, whose special tokens count, and what is filled
+ * in, where they are text. It is encoded as one text, so that words and spaces meet as they do on paper. */
+typedef struct tti_composition {
+    tt_text text;
+    tti_part *parts;
+    size_t n, capacity;
+    tt_status status;                /* the first failure of tti_compose */
+} tti_composition;
+static void tti_compose(tti_composition *c, const char *bytes, size_t size, tt_special special) {
+    void *parts = c->parts;
+    if (c->status != TT_OK || size == 0) { return; }
+    c->status = tti_grow(c->text.ctx, &parts, &c->capacity, c->n + 1, sizeof *c->parts);
+    c->parts = (tti_part *)parts;
+    if (c->status == TT_OK) { c->status = tt_text_append(&c->text, bytes, size); }
+    if (c->status != TT_OK) { return; }
+    if (c->n == 0 || c->parts[c->n - 1].special != special) { c->parts[c->n++].special = special; }
+    c->parts[c->n - 1].end = c->text.size;
+}
+static void tti_compose_text(tti_composition *c, const char *text, tt_special special) { tti_compose(c, text, strlen(text), special); }
+static void tti_composition_free(tti_composition *c) {
+    tt_free(c->text.ctx, c->parts, c->capacity, sizeof *c->parts);
+    tt_text_free(&c->text);
+}
+/* Appends the ids of the text from byte `from` on; the composition is of no use afterwards. */
+static tt_status tti_composition_encode(const tt_tokenizer *t, tti_composition *c, size_t from, tt_ids *out) {
+    size_t first = 0, i;
+    if (c->status != TT_OK || from == c->text.size) { return c->status; }
+    while (c->parts[first].end <= from) { first++; }
+    for (i = first; i < c->n; i++) { c->parts[i].end -= from; }
+    return tti_encode_parts(t, &t->workers[0], c->text.data + from, c->text.size - from, c->parts + first, c->n - first, 0, out);
+}
+/* {names} in a template are replaced by texts. */
+typedef struct tti_slot { const char *name, *text; size_t size; tt_special special; } tti_slot;
+static tti_slot tti_slot_make(const char *name, const char *text, size_t size, tt_special special) {
+    tti_slot slot;
+    slot.name = name;
+    slot.text = text;
+    slot.size = size;
+    slot.special = special;
+    return slot;
+}
+static const tti_slot *tti_slot_at(const char *at, const char *end, const tti_slot *slots, int n) {
+    int i;
+    for (i = 0; i < n; i++) {
+        size_t size = strlen(slots[i].name);
+        if ((size_t)(end - at) >= size && memcmp(at, slots[i].name, size) == 0) { return &slots[i]; }
+    }
+    return NULL;
+}
+static tt_status tti_render(const tt_tokenizer *t, const char *at, const char *end, const tti_slot *slots, int n, tt_ids *out) {
+    tti_composition c;
+    tt_status status;
+    memset(&c, 0, sizeof c);
+    c.text.ctx = t->ctx;
+    while (at < end) {
+        const tti_slot *slot = tti_slot_at(at, end, slots, n);
+        const char *next = at + 1;
+        if (slot) {
+            tti_compose(&c, slot->text, slot->size, slot->special);
+            at += strlen(slot->name);
+            continue;
+        }
+        while (next < end && !tti_slot_at(next, end, slots, n)) { next++; }
+        tti_compose(&c, at, (size_t)(next - at), TT_SPECIAL_PARSE);
+        at = next;
+    }
+    status = tti_composition_encode(t, &c, 0, out);
+    tti_composition_free(&c);
+    return status;
+}
+/* Makes the sequence that begins at out->data[from] begin as the file says. What begins so itself needs no second BOS; a chat
+ * template, which is told by the token that opens its turns, says all that it wants. */
+static tt_status tti_begin(const tt_tokenizer *t, tt_ids *out, size_t from) {
+    size_t n = (size_t)t->n_before, have = out->size - from, k;
+    tt_status status;
+    if (n == 0 || (have >= n && memcmp(out->data + from, t->before, n * sizeof *t->before) == 0)) { return TT_OK; }
+    for (k = 0; k < TTI_N_CHAT_FORMATS && have > 0; k++) {
+        const char *head = tti_chat_formats[k].head;
+        if (*head && out->data[from] == tt_token_id(t, head)) { return TT_OK; }
+    }
+    status = tt_ids_append(out, t->before, n);      /* for the room */
+    if (status != TT_OK) { return status; }
+    memmove(out->data + from + n, out->data + from, have * sizeof *t->before);
+    memcpy(out->data + from, t->before, n * sizeof *t->before);
+    return TT_OK;
+}
+TT_API tt_status tt_encode_prompt(const tt_tokenizer *t, const char *text, size_t size, const char *question, size_t question_size, tt_ids *out) {
+    tti_slot slot = tti_slot_make("{question}", question, question_size, TT_SPECIAL_TEXT);
+    size_t before = out->size;
+    tt_status status = tti_render(t, text, text + size, &slot, question ? 1 : 0, out);
+    if (status == TT_OK) { status = tti_begin(t, out, before); }
+    if (status != TT_OK) { out->size = before; }
+    return status;
+}
+
+/* ---- conversations ---- */
+static void tti_chat_head(const tti_chat_format *f, const char *role, tt_special special, tti_composition *out) {
+    tti_compose_text(out, f->head, TT_SPECIAL_PARSE);
+    tti_compose_text(out, role, special);
+    tti_compose_text(out, f->middle, TT_SPECIAL_PARSE);
+}
+static void tti_chat_message(const tti_chat_format *f, const char *role, const char *content, size_t size, tt_special special, tti_composition *out) {
+    tti_chat_head(f, role, special, out);
+    tti_compose(out, content, size, special);
+    tti_compose_text(out, f->tail, TT_SPECIAL_PARSE);
 }
 /* Cuts off what Python's str.strip() would, so that [*at, *end) is left. */
 static void tti_chat_trim(const char **at, const char **end) {
@@ -6975,18 +7177,21 @@ static void tti_chat_trim(const char **at, const char **end) {
     while (*end > *at && (p = tti_before(*at, *end, &c), tti_char_class(c) == TTI_SPACE || (c >= 0x1C && c <= 0x1F))) { *end = p; }
 }
 /* The first message is the system's: the dates, and what the first message says if it is one. */
-static tt_status tti_chat_dates(const tti_chat_format *f, const char *date, const char *content, tt_text *out) {
+static void tti_chat_dates(const tti_chat_format *f, const char *date, const char *content, tt_special special, tti_composition *out) {
     const char *end = content + strlen(content);
-    tt_status status = tt_text_format(out, "%ssystem%sCutting Knowledge Date: December 2023\nToday Date: %s\n\n", f->head, f->middle, date ? date : "26 Jul 2024");
+    tti_chat_head(f, "system", TT_SPECIAL_PARSE, out);
+    tti_compose_text(out, "Cutting Knowledge Date: December 2023\nToday Date: ", TT_SPECIAL_PARSE);
+    tti_compose_text(out, date ? date : "26 Jul 2024", special);
+    tti_compose_text(out, "\n\n", TT_SPECIAL_PARSE);
     tti_chat_trim(&content, &end);
-    if (status == TT_OK) { status = tt_text_append(out, content, (size_t)(end - content)); }
-    return status == TT_OK ? tt_text_append(out, f->tail, strlen(f->tail)) : status;
+    tti_compose(out, content, (size_t)(end - content), special);
+    tti_compose_text(out, f->tail, TT_SPECIAL_PARSE);
 }
 /* Qwen 3: an answer before the last question loses its thoughts; behind it they stand first, in the last one even if empty. */
-static tt_status tti_chat_thoughts(const tti_chat_format *f, const tt_message *m, int after_question, int last, tt_text *out) {
+static void tti_chat_thoughts(const tti_chat_format *f, const tt_message *m, int after_question, int last, tt_special special, tti_composition *out) {
     static const char open[] = "<think>", close[] = "</think>";
     const char *answer = m->content, *thoughts = m->content, *end = strstr(m->content, close), *p;
-    tt_status status = tt_text_format(out, "%s%s%s", f->head, m->role, f->middle);
+    tti_chat_head(f, m->role, special, out);
     if (!end) { end = thoughts; }
     else {
         for (p = end; p; p = strstr(answer, close)) { answer = p + sizeof close - 1; }
@@ -6997,11 +7202,12 @@ static tt_status tti_chat_thoughts(const tti_chat_format *f, const tt_message *m
     }
     if (after_question && (last || thoughts < end)) {
         while (*answer == '\n') { answer++; }
-        if (status == TT_OK) { status = tt_text_format(out, "%s\n", open); }
-        if (status == TT_OK) { status = tt_text_append(out, thoughts, (size_t)(end - thoughts)); }
-        if (status == TT_OK) { status = tt_text_format(out, "\n%s\n\n", close); }
+        tti_compose_text(out, "<think>\n", TT_SPECIAL_PARSE);
+        tti_compose(out, thoughts, (size_t)(end - thoughts), special);
+        tti_compose_text(out, "\n</think>\n\n", TT_SPECIAL_PARSE);
     }
-    return status == TT_OK ? tt_text_format(out, "%s%s", answer, f->tail) : status;
+    tti_compose_text(out, answer, special);
+    tti_compose_text(out, f->tail, TT_SPECIAL_PARSE);
 }
 /* The last message of the user that is not the answer of a tool; the last message if there is none. */
 static int tti_chat_question(const tt_message *messages, int n) {
@@ -7038,28 +7244,62 @@ static tt_status tti_chat_check(tt_context *ctx, const tti_chat_format *f, const
     }
     return TT_OK;
 }
-TT_API tt_status tt_chat_render(tt_context *ctx, const tt_chat_desc *d, const tt_message *messages, int n, tt_text *out) {
+static tt_status tti_chat_compose(tt_context *ctx, const tt_chat_desc *d, const tt_message *messages, int n, int generation_prompt, tti_composition *out) {
     const tti_chat_format *f = tti_chat_find(ctx, d);
-    size_t before = out->size;
-    tt_status status = f ? tti_chat_check(ctx, f, messages, n) : TT_ERR_ARG;
+    tt_special special = d->parse_content ? TT_SPECIAL_PARSE : TT_SPECIAL_TEXT;
     int question, system, i;
-    if (status != TT_OK) { return status; }
+    memset(out, 0, sizeof *out);
+    out->text.ctx = ctx;
+    out->status = f ? tti_chat_check(ctx, f, messages, n) : TT_ERR_ARG;
+    if (out->status != TT_OK) { return out->status; }
     question = tti_chat_question(messages, n);
     system = n > 0 && strcmp(messages[0].role, "system") == 0;
-    status = tt_text_append(out, f->begin, strlen(f->begin));
-    if (status == TT_OK && f->system && !system) { status = tti_chat_message(f, "system", f->system, strlen(f->system), out); }
-    if (status == TT_OK && f->flags & TTI_CHAT_DATE) { status = tti_chat_dates(f, d->date, system ? messages[0].content : "", out); }
-    for (i = f->flags & TTI_CHAT_DATE ? system : 0; i < n && status == TT_OK; i++) {
+    tti_compose_text(out, f->begin, TT_SPECIAL_PARSE);
+    if (f->system && !system) { tti_chat_message(f, "system", f->system, strlen(f->system), TT_SPECIAL_PARSE, out); }
+    if (f->flags & TTI_CHAT_DATE) { tti_chat_dates(f, d->date, system ? messages[0].content : "", special, out); }
+    for (i = f->flags & TTI_CHAT_DATE ? system : 0; i < n; i++) {
         const char *content = messages[i].content, *end = content + strlen(content);
         if (f->flags & TTI_CHAT_THOUGHTS && strcmp(messages[i].role, "assistant") == 0) {
-            status = tti_chat_thoughts(f, &messages[i], i > question, i == n - 1, out);
+            tti_chat_thoughts(f, &messages[i], i > question, i == n - 1, special, out);
             continue;
         }
         if (f->flags & TTI_CHAT_TRIM) { tti_chat_trim(&content, &end); }
-        status = tti_chat_message(f, messages[i].role, content, (size_t)(end - content), out);
+        tti_chat_message(f, messages[i].role, content, (size_t)(end - content), special, out);
     }
-    if (status == TT_OK && d->generation_prompt) { status = tt_text_append(out, f->prompt, strlen(f->prompt)); }
-    if (status != TT_OK && out->data) { out->size = before; out->data[before] = 0; }
+    if (generation_prompt) { tti_compose_text(out, f->prompt, TT_SPECIAL_PARSE); }
+    return out->status;
+}
+TT_API tt_status tt_chat_render(tt_context *ctx, const tt_chat_desc *d, const tt_message *messages, int n, tt_text *out) {
+    tti_composition c;
+    tt_status status = tti_chat_compose(ctx, d, messages, n, d->generation_prompt, &c);
+    if (status == TT_OK) { status = tt_text_append(out, c.text.data ? c.text.data : "", c.text.size); }
+    tti_composition_free(&c);
+    return status;
+}
+TT_API tt_status tt_chat_encode(tt_context *ctx, const tt_chat_desc *d, const tt_message *messages, int n, size_t from, tt_ids *out, tt_ids *answer_or_null) {
+    tti_composition prompt, all;
+    size_t before = out->size, head;
+    int turn = answer_or_null != NULL;
+    tt_status status;
+    if (!d->tokenizer) { return tt_fail(ctx, TT_ERR_ARG, "tt_chat_encode: tokenizer is NULL"); }
+    if (turn && (n < 1 || !messages[n - 1].role || strcmp(messages[n - 1].role, "assistant") != 0)) {
+        return tt_fail(ctx, TT_ERR_ARG, "tt_chat_encode: the last of %d messages is not the assistant's, expected its answer", n);
+    }
+    status = tti_chat_compose(ctx, d, messages, n - turn, turn || d->generation_prompt, &prompt);
+    head = prompt.text.size;
+    memset(&all, 0, sizeof all);
+    all.text.ctx = ctx;
+    if (status == TT_OK && turn) { status = tti_chat_compose(ctx, d, messages, n, 0, &all); }
+    if (status == TT_OK && turn && (all.text.size < head || (head > 0 && memcmp(all.text.data, prompt.text.data, head) != 0))) {
+        status = tt_fail(ctx, TT_ERR_ARG, "tt_chat_encode: the template changes what stands before the answer, messages[%d]", n - 1);
+    }
+    if (status == TT_OK && from > head) { status = tt_fail(ctx, TT_ERR_ARG, "tt_chat_encode: from is %lu, expected 0 to %lu, the bytes of the text", (unsigned long)from, (unsigned long)head); }
+    if (status == TT_OK) { status = tti_composition_encode(d->tokenizer, &prompt, from, out); }
+    if (status == TT_OK && from == 0) { status = tti_begin(d->tokenizer, out, before); }
+    if (status == TT_OK && turn) { status = tti_composition_encode(d->tokenizer, &all, head, answer_or_null); }
+    if (status != TT_OK) { out->size = before; }
+    tti_composition_free(&prompt);
+    tti_composition_free(&all);
     return status;
 }
 
@@ -7336,7 +7576,34 @@ static tt_status tti_train_alphabet(tt_tokenizer *t, const tti_dict *pieces, con
     }
     return TT_OK;
 }
-static tt_status tti_train(tt_tokenizer *t, tti_bpe *b, const tt_tokenizer_desc *desc, tt_text_source text) {
+/* A list of words in the place of a text: each is a piece. */
+typedef struct tti_word_list { const char *const *words; int n; } tti_word_list;
+static tt_status tti_words_check(const tt_tokenizer *t, const tti_word_list *list) {
+    tt_ids ids = TT_INIT;
+    tt_status status = TT_OK;
+    int i;
+    ids.ctx = t->ctx;
+    for (i = 0; i < list->n && status == TT_OK; i++) {
+        ids.size = 0;
+        status = tt_encode(t, list->words[i], strlen(list->words[i]), TT_SPECIAL_TEXT, &ids);
+        if (status == TT_OK && ids.size != 1) {
+            status = tt_fail(t->ctx, TT_ERR_ARG, "tt_tokenizer_words: words[%d] is \"%.60s\", which is %lu tokens, expected a word with a space at most before it", i, list->words[i], (unsigned long)ids.size);
+        }
+    }
+    tt_ids_free(&ids);
+    return status;
+}
+static tt_status tti_words_count(tti_bpe *b, const tti_word_list *list) {
+    tt_status status = TT_OK;
+    int i;
+    if (list->n < 0 || (list->n > 0 && !list->words)) { return tt_fail(b->ctx, TT_ERR_ARG, "tt_tokenizer_words: n is %d, expected the number of words", list->n); }
+    for (i = 0; i < list->n && status == TT_OK; i++) {
+        if (!list->words[i] || !*list->words[i]) { return tt_fail(b->ctx, TT_ERR_ARG, "tt_tokenizer_words: words[%d] is empty, expected a text", i); }
+        status = tti_bpe_count(b, list->words[i], strlen(list->words[i]));
+    }
+    return status;
+}
+static tt_status tti_train(tt_tokenizer *t, tti_bpe *b, const tt_tokenizer_desc *desc, tt_text_source text, const tti_word_list *list) {
     int vocab_size = desc->vocab_size ? desc->vocab_size : 32000;
     int min_frequency = desc->min_frequency ? desc->min_frequency : 2;
     tt_status status;
@@ -7345,30 +7612,47 @@ static tt_status tti_train(tt_tokenizer *t, tti_bpe *b, const tt_tokenizer_desc 
     if ((int)desc->pretokenizer < 0 || desc->pretokenizer > TT_PRETOKENIZE_TEKKEN) { return tt_fail(t->ctx, TT_ERR_ARG, "tt_tokenizer_train: pretokenizer is %d, expected a tt_pretokenizer", (int)desc->pretokenizer); }
     if (desc->n_special_tokens < 0 || desc->n_special_tokens > TTI_MAX_VOCAB) { return tt_fail(t->ctx, TT_ERR_ARG, "tt_tokenizer_train: n_special_tokens is %d, expected 0 to %d", desc->n_special_tokens, TTI_MAX_VOCAB); }
     if (desc->n_special_tokens > 0 && !desc->special_tokens) { return tt_fail(t->ctx, TT_ERR_ARG, "tt_tokenizer_train: special_tokens is NULL, expected %d texts", desc->n_special_tokens); }
-    if (!text.read) { return tt_fail(t->ctx, TT_ERR_ARG, "tt_tokenizer_train: text.read is NULL, expected a function"); }
+    if (!text.read && !list) { return tt_fail(t->ctx, TT_ERR_ARG, "tt_tokenizer_train: text.read is NULL, expected a function"); }
     t->pretokenizer = (int)(desc->pretokenizer ? desc->pretokenizer : TT_PRETOKENIZE_GPT2);
     status = tti_train_special(t, desc);
-    if (status == TT_OK) { status = tti_bpe_read(b, t, text); }
+    if (status == TT_OK) { status = list ? tti_words_count(b, list) : tti_bpe_read(b, t, text); }
     if (status == TT_OK) { status = tti_train_alphabet(t, &b->pieces, desc, (size_t)vocab_size); }
     if (status == TT_OK) { status = tti_tokenizer_finish(t); }       /* for byte_id */
     if (status == TT_OK) { status = tti_bpe_layout(b, t->byte_id); }
     if (status == TT_OK) { status = tti_bpe_train(b, t, (size_t)vocab_size, min_frequency); }
     if (status == TT_OK) { status = tti_tokenizer_finish(t); }
-    return status == TT_OK ? tti_added_index(t) : status;
+    if (status == TT_OK) { status = tti_added_index(t); }
+    return status == TT_OK && list ? tti_words_check(t, list) : status;
 }
-TT_API tt_tokenizer *tt_tokenizer_train(tt_context *ctx, const tt_tokenizer_desc *desc, tt_text_source text) {
-    static const tt_tokenizer_desc defaults = TT_INIT;
+static tt_tokenizer *tti_trained(tt_context *ctx, const tt_tokenizer_desc *desc, tt_text_source text, const tti_word_list *list) {
     tt_tokenizer *t = tti_tokenizer_create(ctx);
     tti_bpe b;
     if (!t) { return NULL; }
     memset(&b, 0, sizeof b);
     b.ctx = b.pieces.bytes.ctx = ctx;
-    if (tti_train(t, &b, desc ? desc : &defaults, text) != TT_OK) {
+    if (tti_train(t, &b, desc, text, list) != TT_OK) {
         tt_tokenizer_destroy(t);
         t = NULL;
     }
     tti_bpe_free(&b);
     return t;
+}
+TT_API tt_tokenizer *tt_tokenizer_train(tt_context *ctx, const tt_tokenizer_desc *desc, tt_text_source text) {
+    static const tt_tokenizer_desc defaults = TT_INIT;
+    return tti_trained(ctx, desc ? desc : &defaults, text, NULL);
+}
+TT_API tt_tokenizer *tt_tokenizer_words(tt_context *ctx, const tt_tokenizer_desc *desc_or_null, const char *const *words, int n) {
+    tt_tokenizer_desc desc = TT_INIT;
+    tt_text_source none;
+    tti_word_list list;
+    none.read = NULL;
+    none.user = NULL;
+    list.words = words;
+    list.n = n;
+    if (desc_or_null) { desc = *desc_or_null; }
+    if (desc.min_frequency == 0) { desc.min_frequency = 1; }
+    if (desc.pretokenizer == 0) { desc.pretokenizer = TT_PRETOKENIZE_WHITESPACE; }
+    return tti_trained(ctx, &desc, none, &list);
 }
 /* ==== 6. model =============================================================================
  * A model is a list of named parameters and one forward function. tti_layer points into the list by role;
@@ -11158,51 +11442,6 @@ static tt_status tti_close_tag(tt_text *text) {
     return tti_find_last(last, end, close) ? TT_OK : tt_text_append(text, close, strlen(close));
 }
 
-/* ---- templates ----
- * {names} in a template are replaced by texts. Special tokens of the template count, those in a text only if it says so. */
-typedef struct tti_slot { const char *name, *text; size_t size; tt_special special; } tti_slot;
-static const tti_slot *tti_slot_at(const char *at, const tti_slot *slots, int n) {
-    int i;
-    for (i = 0; i < n; i++) { if (strncmp(at, slots[i].name, strlen(slots[i].name)) == 0) { return &slots[i]; } }
-    return NULL;
-}
-static tt_status tti_render(const tt_tokenizer *tokenizer, const char *at, const tti_slot *slots, int n, tt_ids *ids) {
-    tt_status status = TT_OK;
-    while (*at && status == TT_OK) {
-        const tti_slot *slot = tti_slot_at(at, slots, n);
-        const char *next = at + 1;
-        if (slot) {
-            status = tt_encode(tokenizer, slot->text, slot->size, slot->special, ids);
-            at += strlen(slot->name);
-            continue;
-        }
-        while (*next && !tti_slot_at(next, slots, n)) { next++; }
-        status = tt_encode(tokenizer, at, (size_t)(next - at), TT_SPECIAL_PARSE, ids);
-        at = next;
-    }
-    return status;
-}
-static tti_slot tti_slot_make(const char *name, const char *text, size_t size, tt_special special) {
-    tti_slot slot;
-    slot.name = name;
-    slot.text = text;
-    slot.size = size;
-    slot.special = special;
-    return slot;
-}
-/* A model may have more ids than its tokenizer has tokens (padded vocabularies); such an id reads as U+FFFD. */
-static tt_status tti_decode_sampled(const tt_tokenizer *tokenizer, const int32_t *tokens, int n, tt_text *out) {
-    int vocab = tt_vocab_size(tokenizer), begin = 0, i;
-    tt_status status = TT_OK;
-    for (i = 0; i <= n && status == TT_OK; i++) {
-        if (i < n && tokens[i] < vocab) { continue; }
-        status = tt_decode(tokenizer, tokens + begin, (size_t)(i - begin), 0, out);
-        if (status == TT_OK && i < n) { status = tt_text_append(out, "\xEF\xBF\xBD", 3); }
-        begin = i + 1;
-    }
-    return status == TT_OK ? tt_text_append(out, "", 0) : status;
-}
-
 /* ---- a model as teacher ---- */
 struct tt_model_teacher {
     tt_context *ctx;
@@ -11252,7 +11491,7 @@ static tt_status tti_examples_flush(tt_model_teacher *t, tti_examples *e) {
     slots[0] = tti_slot_make("{question}", text + e->begin[0], e->size[0], TT_SPECIAL_TEXT);
     slots[1] = tti_slot_make("{response}", text + e->begin[1], e->size[1], TT_SPECIAL_TEXT);
     slots[2] = tti_slot_make("{feedback}", text + e->begin[2], e->size[2], TT_SPECIAL_PARSE);      /* its tags may be special tokens */
-    return tti_render(t->tokenizer, e->pattern, slots, 3, &t->before);
+    return tti_render(t->tokenizer, e->pattern, e->pattern + strlen(e->pattern), slots, 3, &t->before);
 }
 static tt_status tti_examples_section(tt_model_teacher *t, tti_examples *e, const char *line, size_t n) {
     static const char *const known[] = {"[system]", "[self-agreement]", "[self-conflict]", "[self-consultation]", "[self-critique]"};
@@ -11343,10 +11582,12 @@ TT_API void tt_model_teacher_destroy(tt_model_teacher *t) {
 /* The prompt's ids: special tokens of system text and template count, those in question and response do not. */
 static tt_status tti_teacher_prompt(const tt_model_teacher *t, const tt_attempt *a, tt_ids *ids) {
     tti_slot slots[2];
+    size_t begin = ids->size;
     tt_status status = tt_ids_append(ids, t->before.data, t->before.size);
     slots[0] = tti_slot_make("{question}", a->question, a->question_size, TT_SPECIAL_TEXT);
     slots[1] = tti_slot_make("{response}", a->response, a->response_size, TT_SPECIAL_TEXT);
-    return status == TT_OK ? tti_render(t->tokenizer, t->prompt_template, slots, 2, ids) : status;
+    if (status == TT_OK) { status = tti_render(t->tokenizer, t->prompt_template, t->prompt_template + strlen(t->prompt_template), slots, 2, ids); }
+    return status == TT_OK ? tti_begin(t->tokenizer, ids, begin) : status;
 }
 TT_API tt_status tt_teacher_prompt_text(const tt_model_teacher *t, const char *question, const char *response, tt_text *out) {
     tt_attempt a = TT_INIT;
@@ -11393,7 +11634,7 @@ static tt_status tti_feedback_read(const tt_model_teacher *t, const tt_completio
     texts[2] = &out->opinion;
     scratch->size = 0;
     out->n_tokens = c->length;
-    status = tti_decode_sampled(t->tokenizer, c->tokens, c->length - (t->close_tags ? c->stopped : 0), scratch);
+    status = tt_decode(t->tokenizer, c->tokens, (size_t)(c->length - (t->close_tags ? c->stopped : 0)), 0, scratch);
     if (status == TT_OK && t->close_tags) { status = tti_close_tag(scratch); }
     for (k = 0; k < 3 && status == TT_OK; k++) {
         tt_think_tag(scratch->data, scratch->size, tti_tags[k], &begin, &length);
@@ -11507,7 +11748,7 @@ static tt_status tti_think_attempt(const tt_rollouts *all, int index, const tt_t
     status = question ? tt_text_append(text, question, strlen(question)) : tt_decode(tokenizer, r->tokens, (size_t)r->prompt_length, 1, text);
     if (status == TT_OK) { status = tt_text_append(text, "", 1); }
     at[1] = text->size;
-    if (status == TT_OK) { status = tti_decode_sampled(tokenizer, r->tokens + r->prompt_length, r->response_length - 1, text); }
+    if (status == TT_OK) { status = tt_decode(tokenizer, r->tokens + r->prompt_length, (size_t)(r->response_length - 1), 0, text); }
     if (status == TT_OK) { status = tt_text_append(text, "", 1); }
     at[2] = text->size;
     return status;
@@ -12916,11 +13157,6 @@ static void tti_prompts_free(tti_prompts *p) {
     tt_free(p->ctx, p->ids_at, n, sizeof *p->ids_at);
     tt_free(p->ctx, p->requests, n, sizeof *p->requests);
 }
-/* The template around the question; only the template's special tokens are special. */
-static tt_status tti_encode_prompt(const tt_tokenizer *tokenizer, const char *prompt_template, const char *question, tt_ids *ids) {
-    tti_slot slot = tti_slot_make("{question}", question, strlen(question), TT_SPECIAL_TEXT);
-    return tti_render(tokenizer, prompt_template, &slot, 1, ids);
-}
 static tt_status tti_prompts_add(tti_prompts *p, int i, const tt_task *task, const tt_tokenizer *tokenizer, int split, uint64_t index) {
     tt_status status;
     p->question[i] = p->questions.size;
@@ -12929,7 +13165,10 @@ static tt_status tti_prompts_add(tti_prompts *p, int i, const tt_task *task, con
     status = task->question(task->user, split, index, &p->questions, &p->answers);
     if (status == TT_OK) { status = tt_text_append(&p->questions, "", 1); }
     if (status == TT_OK) { status = tt_text_append(&p->answers, "", 1); }
-    if (status == TT_OK) { status = tti_encode_prompt(tokenizer, task->prompt_template, p->questions.data + p->question[i], &p->ids); }
+    if (status == TT_OK) {
+        const char *question = p->questions.data + p->question[i];
+        status = tt_encode_prompt(tokenizer, task->prompt_template, strlen(task->prompt_template), question, strlen(question), &p->ids);
+    }
     p->requests[i].prompt_length = (int)(p->ids.size - p->ids_at[i]);
     if (status == TT_OK && p->requests[i].prompt_length < 1) { status = tt_fail(p->ctx, TT_ERR_ARG, "task %s: prompt %d has no token", task->name ? task->name : "", i); }
     return status;
@@ -13033,7 +13272,7 @@ static tt_status tti_reward_call(tt_context *ctx, const tt_reward *r, const tt_r
 static tt_status tti_reward_input(const tt_tokenizer *tokenizer, const tti_prompts *p, int i, const int32_t *tokens, int n, int stopped, tt_text *scratch, tt_reward_input *in) {
     tt_status status;
     scratch->size = 0;
-    status = tti_decode_sampled(tokenizer, tokens, n - (stopped ? 1 : 0), scratch);
+    status = tt_decode(tokenizer, tokens, (size_t)(n - (stopped ? 1 : 0)), 0, scratch);
     in->question = tti_question_of(p, i);
     in->answer = p->answers.data + p->answer[i];
     in->response = scratch->data;

@@ -529,10 +529,8 @@ static tt_model_teacher *make_teacher(app *a, tt_model *frozen) {
 
 /* ---- the gate: can this base teach, and would reward alone find reflection anyway? ---- */
 static tt_status prompt_ids(app *a, const char *question, tt_ids *ids) {
-    const char *mark = strstr(a->task.prompt_template, "{question}"), *rest = mark + strlen("{question}");
-    CHECK(tt_encode(a->tokenizer, a->task.prompt_template, (size_t)(mark - a->task.prompt_template), TT_SPECIAL_PARSE, ids));
-    CHECK(tt_encode(a->tokenizer, question, strlen(question), TT_SPECIAL_TEXT, ids));
-    return tt_encode(a->tokenizer, rest, strlen(rest), TT_SPECIAL_PARSE, ids);
+    const char *around = a->task.prompt_template;
+    return tt_encode_prompt(a->tokenizer, around, strlen(around), question, strlen(question), ids);
 }
 /* Is this the right response to question `index` of a split? */
 static tt_status assess(app *a, int split, uint64_t index, const int32_t *tokens, int n, int stopped, int *right) {

@@ -9,8 +9,10 @@
  *     build/sft ... --resume                                             (after a crash or --stop-after)
  *
  * A line is {"prompt": ..., "completion": ...}, taken as it is, {"question": ..., "answer": ...}, put into --template,
- * or {"messages": [{"role": ..., "content": ...}, ...]}, a conversation whose assistant turns are learnt. The model's
- * end token is appended to a completion. The last 5 % of the lines are held out. With --lora-rank, --out is a directory
+ * or {"messages": [{"role": ..., "content": ...}, ...]}, a conversation whose assistant turns are learnt. Special tokens
+ * count in prompt, template and chat template; question, answer, completion and the contents of messages are text, as they
+ * are in reinforcement learning (--parse-content: contents as transformers reads them). A prompt begins as the tokenizer's
+ * file says (Llama: with its BOS). The model's end token is appended to a completion. The last 5 % of the lines are held out. With --lora-rank, --out is a directory
  * of peft, or with --merge a whole model. */
 #define THINKTUNING_IMPLEMENTATION
 #include "../thinktuning.h"
@@ -28,7 +30,7 @@ typedef struct examples {
 typedef struct progress { int epoch, at, step; double loss, targets; } progress;
 
 static const char *model_dir, *data_path, *out_dir, *format, *date, *template_text = "Question: {question}\nAnswer: ";
-static int epochs = 3, batch_tokens = 2048, lora_rank, merge, resume, save_every = 100, stop_after, gradient_parts;
+static int epochs = 3, batch_tokens = 2048, lora_rank, merge, resume, save_every = 100, stop_after, gradient_parts, parse_content;
 static float learning_rate = 1e-4f, lora_alpha;
 static uint64_t seed;
 
@@ -36,28 +38,27 @@ static void fail(const tt_context *ctx) { example_exit(1, "sft: %s", tt_error(ct
 static void bad_line(size_t line, const char *what) { example_exit(1, "sft: --data %s: line %lu %s", data_path, (unsigned long)line, what); }
 
 /* ---- data ---- */
-/* Pieces are encoded apart, so that the border between them is the same as in sampling. */
-static void add_piece(examples *all, const tt_tokenizer *tokenizer, const char *text, size_t size, tt_special special, int learn) {
+/* Prompt and completion are encoded apart, so that the border between them is the same as in sampling. */
+static void add_ids(examples *all, const int32_t *ids, size_t n, int learn) {
     const char mark = (char)learn;
-    size_t before = all->tokens.size;
-    if (tt_encode(tokenizer, text, size, special, &all->tokens) != TT_OK) fail(all->tokens.ctx);
-    for (; before < all->tokens.size; before++) if (tt_text_append(&all->learn, &mark, 1) != TT_OK) fail(all->tokens.ctx);
+    if (tt_ids_append(&all->tokens, ids, n) != TT_OK) fail(all->tokens.ctx);
+    while (all->learn.size < all->tokens.size) if (tt_text_append(&all->learn, &mark, 1) != TT_OK) fail(all->tokens.ctx);
 }
 static void add_pair(examples *all, const tt_tokenizer *tokenizer, const tt_json *record, int32_t end, size_t line) {
     const char *question = tt_json_text(record, "question", NULL), *prompt = tt_json_text(record, "prompt", NULL);
-    const char *completion = tt_json_text(record, "completion", tt_json_text(record, "answer", NULL));
-    const char *mark = strstr(template_text, "{question}");
-    tt_text text = TT_INIT;
-    text.ctx = all->tokens.ctx;
+    const char *completion = tt_json_text(record, "completion", tt_json_text(record, "answer", NULL)), *text = prompt ? prompt : template_text;
+    tt_ids ids = TT_INIT;
+    ids.ctx = all->tokens.ctx;
     if (!completion) bad_line(line, "has neither \"completion\" nor \"answer\" nor \"messages\"");
     if (!prompt && !question) bad_line(line, "has neither \"prompt\" nor \"question\" nor \"messages\"");
-    if ((prompt ? tt_text_append(&text, prompt, strlen(prompt))
-                : tt_text_format(&text, "%.*s%s%s", (int)(mark - template_text), template_text, question, mark + strlen("{question}"))) != TT_OK) fail(text.ctx);
-    add_piece(all, tokenizer, text.data, text.size, TT_SPECIAL_PARSE, 0);
-    if ((int32_t)all->tokens.size == all->begin.data[all->n]) bad_line(line, "has an empty prompt");
-    add_piece(all, tokenizer, completion, strlen(completion), TT_SPECIAL_TEXT, 1);
-    if (end >= 0 && (tt_ids_append(&all->tokens, &end, 1) != TT_OK || tt_text_append(&all->learn, "\1", 1) != TT_OK)) fail(text.ctx);
-    tt_text_free(&text);
+    if (tt_encode_prompt(tokenizer, text, strlen(text), prompt ? NULL : question, prompt ? 0 : strlen(question), &ids) != TT_OK) fail(ids.ctx);
+    if (ids.size == 0) bad_line(line, "has an empty prompt");
+    add_ids(all, ids.data, ids.size, 0);
+    ids.size = 0;
+    if (tt_encode(tokenizer, completion, strlen(completion), TT_SPECIAL_TEXT, &ids) != TT_OK) fail(ids.ctx);
+    add_ids(all, ids.data, ids.size, 1);
+    if (end >= 0) add_ids(all, &end, 1, 1);
+    tt_ids_free(&ids);
 }
 /* Ends the example that has been gathered since the last one, if it fits the model and has something to learn. */
 static void close_example(examples *all, const tt_model *model) {
@@ -76,13 +77,15 @@ static void add_messages(examples *all, const tt_model *model, const tt_tokenize
     tt_chat_desc chat = TT_INIT;
     tt_message messages[256];
     const tt_json *node;
-    tt_text before = TT_INIT, after = TT_INIT;
-    size_t done = 0;
+    tt_context *ctx = all->tokens.ctx;
+    tt_text text = TT_INIT, longer = TT_INIT;     /* text: of the example so far */
+    tt_ids before = TT_INIT, answer = TT_INIT;
     int n = 0, learnt = 0;
-    before.ctx = after.ctx = all->tokens.ctx;
+    text.ctx = longer.ctx = before.ctx = answer.ctx = ctx;
     if (!format) format = tt_model_chat_format(model);
-    if (!format) fail(before.ctx);
+    if (!format) fail(ctx);
     chat.format = format;
+    chat.parse_content = parse_content;
     chat.date = date;
     chat.tokenizer = tokenizer;
     for (node = list->child; node; node = node->next, n++) {
@@ -91,25 +94,24 @@ static void add_messages(examples *all, const tt_model *model, const tt_tokenize
         messages[n].content = tt_json_text(node, "content", NULL);
         if (!messages[n].role || !messages[n].content) bad_line(line, "has a message without \"role\" or \"content\" as texts");
         if (strcmp(messages[n].role, "assistant") != 0) continue;
-        before.size = 0;
-        chat.generation_prompt = 1;
-        if (tt_chat_render(before.ctx, &chat, messages, n, &before) != TT_OK) fail(before.ctx);
-        if (done > 0 && (done > before.size || memcmp(before.data, after.data, done) != 0)) {
+        longer.size = before.size = answer.size = 0;
+        if (tt_chat_render(ctx, &chat, messages, n + 1, &longer) != TT_OK) fail(ctx);
+        if (text.size > 0 && (text.size > longer.size || memcmp(longer.data, text.data, text.size) != 0)) {
             close_example(all, model);
-            done = 0;
+            text.size = 0;
         }
-        after.size = 0;
-        chat.generation_prompt = 0;
-        if (tt_chat_render(before.ctx, &chat, messages, n + 1, &after) != TT_OK) fail(before.ctx);
-        if (after.size < before.size || memcmp(before.data, after.data, before.size) != 0) bad_line(line, "is changed by the template as it grows");
-        add_piece(all, tokenizer, before.data + done, before.size - done, TT_SPECIAL_PARSE, 0);
-        add_piece(all, tokenizer, after.data + before.size, after.size - before.size, TT_SPECIAL_PARSE, 1);
-        done = after.size;
+        if (tt_chat_encode(ctx, &chat, messages, n + 1, text.size, &before, &answer) != TT_OK) bad_line(line, tt_error(ctx));
+        add_ids(all, before.data, before.size, 0);
+        add_ids(all, answer.data, answer.size, 1);
+        text.size = 0;
+        if (tt_text_append(&text, longer.data, longer.size) != TT_OK) fail(ctx);
         learnt++;
     }
     if (!learnt) bad_line(line, "has no message of the assistant");
-    tt_text_free(&before);
-    tt_text_free(&after);
+    tt_text_free(&text);
+    tt_text_free(&longer);
+    tt_ids_free(&before);
+    tt_ids_free(&answer);
 }
 static void add_example(examples *all, tt_model *model, const tt_tokenizer *tokenizer, const tt_json *record, size_t line) {
     const tt_model_config *config = tt_model_config_get(model);
@@ -328,6 +330,7 @@ int main(int argc, char **argv) {
         {"--template", OPTION_TEXT, &template_text, 0, 0, "text around {question}"},
         {"--format", OPTION_TEXT, &format, 0, 0, "of messages: chatml, qwen2, qwen2.5, qwen3, smollm2, llama3, llama3.1, plain; not given = the model's own"},
         {"--date", OPTION_TEXT, &date, 0, 0, "today's, for llama3.1; not given = 26 Jul 2024"},
+        {"--parse-content", OPTION_FLAG, &parse_content, 0, 0, "special tokens within messages count, as in transformers; not given = they are text"},
         {"--epochs", OPTION_INT, &epochs, 1, 10000, "passes over the data"},
         {"--batch-tokens", OPTION_INT, &batch_tokens, 16, 1000000, "tokens of one update"},
         {"--lr", OPTION_FLOAT, &learning_rate, 1e-9, 1, "peak learning rate"},

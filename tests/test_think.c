@@ -7,17 +7,14 @@
 static const char *const specials[] = {"<end>", "<ask>", "<tell>", "<stop>"};
 enum { END = 0, ASK = 1, TELL = 2, STOP = 3 };
 
-static size_t no_text(void *user, char *bytes, size_t n) { (void)user; (void)bytes; (void)n; return 0; }
 static tt_tokenizer *bytes_tokenizer(tt_context *ctx) {
     tt_tokenizer_desc desc = TT_INIT;
-    tt_text_source none;
-    none.read = no_text;
-    none.user = NULL;
+    desc.pretokenizer = TT_PRETOKENIZE_GPT2;
     desc.vocab_size = 300;
     desc.all_bytes = 1;
     desc.special_tokens = specials;
     desc.n_special_tokens = 4;
-    return tt_tokenizer_train(ctx, &desc, none);
+    return tt_tokenizer_words(ctx, &desc, NULL, 0);
 }
 /* One response of each group per text; "$" stands for the end token. Prompts are "Q". */
 static tt_status make_rollouts(tt_context *ctx, const tt_tokenizer *tokenizer, int n_groups, int size, const char *const *texts, tt_rollouts *out) {
@@ -433,6 +430,14 @@ TT_TEST(a_model_teacher_reads_its_template_and_decodes_greedily) {
     TT_CHECK_OK(ctx, tt_encode(tokenizer, "r{question}:", 12, TT_SPECIAL_TEXT, &want));
     TT_CHECK_INT(ids.size, want.size);
     TT_CHECK_BYTES(ids.data, want.data, want.size * sizeof(int32_t));
+    tokenizer->before[0] = END;                           /* a file with a BOS, whose place is before the system text */
+    tokenizer->n_before = 1;
+    ids.size = 0;
+    TT_CHECK_OK(ctx, tti_teacher_prompt(built, &attempts[0], &ids));
+    TT_CHECK_INT(ids.size, want.size + 1);
+    TT_CHECK_INT(ids.data[0], END);
+    TT_CHECK_BYTES(ids.data + 1, want.data, want.size * sizeof(int32_t));
+    tokenizer->n_before = 0;
     TT_CHECK_OK(ctx, teacher.feedback(teacher.user, attempts, 2, out));
     TT_CHECK_OK(ctx, teacher.feedback(teacher.user, attempts, 2, again));
     for (i = 0; i < 2; i++) {

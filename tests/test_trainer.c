@@ -471,12 +471,6 @@ static tt_status echo_reward(void *user, const tt_reward_input *in, float *rewar
     if (e->bad_reward != 0) { *reward = e->bad_reward; }
     return TT_OK;
 }
-static size_t echo_read(void *user, char *bytes, size_t n) {
-    const char **text = (const char **)user;
-    size_t done = 0;
-    while (done < n && **text) { bytes[done++] = *(*text)++; }
-    return done;
-}
 static tt_status echo_feedback(void *user, const tt_attempt *attempts, int n, tt_feedback *out) {
     int i;
     (void)user;
@@ -498,23 +492,18 @@ typedef struct rig {
     tt_trainer *trainer;
 } rig;
 static void rig_open(rig *r, int n_threads, tt_test_memory *memory) {
-    const char *text = " a b c d\n\n a";
+    static const char *const words[] = {" a", " b", " c", " d", "\n\n", " a"};      /* what is twice there is merged first */
     tt_desc context = TT_INIT;
-    tt_tokenizer_desc words = TT_INIT;
+    tt_tokenizer_desc special = TT_INIT;
     tt_model_config config = TT_INIT;
-    tt_text_source source;
     memset(r, 0, sizeof *r);
     context.n_threads = n_threads;
     if (memory) { context.allocator = tt_test_allocator(memory); }
     r->ctx = r->e.ctx = tt_create(&context);
     if (!r->ctx) { return; }
-    words.min_frequency = 1;
-    words.pretokenizer = TT_PRETOKENIZE_WHITESPACE;
-    words.special_tokens = echo_specials;
-    words.n_special_tokens = 3;
-    source.read = echo_read;
-    source.user = (void *)&text;
-    r->tokenizer = tt_tokenizer_train(r->ctx, &words, source);
+    special.special_tokens = echo_specials;
+    special.n_special_tokens = 3;
+    r->tokenizer = tt_tokenizer_words(r->ctx, &special, words, 6);
     config.vocab_size = r->tokenizer ? tt_vocab_size(r->tokenizer) : 1;
     config.hidden_size = 32;
     config.num_hidden_layers = 1;
@@ -1713,6 +1702,33 @@ TT_TEST(evaluation_is_repeatable) {
     rig_close(&r);
 }
 
+/* A tokenizer's file with a BOS: each prompt begins with it, and what the teacher adds does not. */
+TT_TEST(prompts_begin_as_the_tokenizers_file_says) {
+    rig r;
+    tt_step_metrics m = TT_INIT;
+    const tt_rollouts *all;
+    int32_t bos;
+    int i, k;
+    rig_open(&r, 1, NULL);
+    bos = tt_token_id(r.tokenizer, "\n\n");
+    r.tokenizer->before[0] = bos;
+    r.tokenizer->n_before = 1;
+    r.desc.teacher = &r.teacher;
+    r.desc.think.total_steps = 10;
+    r.desc.think.separator = " ";
+    rig_start(&r);
+    TT_REQUIRE(r.trainer != NULL);
+    TT_CHECK_OK(r.ctx, tt_trainer_step(r.trainer, &m));
+    all = tt_trainer_rollouts(r.trainer);
+    TT_CHECK(all->n > 0);
+    for (i = 0; i < all->n; i++) {
+        const tt_rollout *one = &all->items[i];
+        TT_CHECK(one->prompt_length == 4 && one->tokens[0] == bos && one->tokens[1] == tt_token_id(r.tokenizer, "<q>"));
+        for (k = one->prompt_length + one->attempt_length; one->guided && k < one->prompt_length + one->response_length; k++) { TT_CHECK(one->tokens[k] != bos); }
+    }
+    rig_close(&r);
+}
+
 TT_MAIN(signs_documents_follow_the_grammar, signs_splits_are_disjoint, signs_judges_responses, signs_words_are_single_tokens, signs_teacher_leads_to_a_right_answer,
         jsonl_rewards_answers, jsonl_errors_name_the_line, trainer_learns, trainer_resumes_bit_for_bit, trainer_resumes_without_a_signal, trainer_threads_do_not_matter,
         trainer_micro_batches_add_up, reducer_adds_parts_as_a_tree, reducer_gathers_exactly, trainer_names_wrong_ranks,
@@ -1720,4 +1736,4 @@ TT_MAIN(signs_documents_follow_the_grammar, signs_splits_are_disjoint, signs_jud
         trainer_adds_and_logs_rewards, trainer_survives_a_failing_reward, trainer_replaces_groups_of_equal_rewards, trainer_updates_on_mini_batches,
         trainer_mixes_in_off_policy_responses, trainer_moves_and_saves_an_average, trainer_takes_any_model_as_teacher, trainer_measures_divergence_on_request,
         trainer_takes_divergence_from_the_reward, trainer_stops_with_a_reason, trainer_has_bnpos_trap_only_under_its_name,
-        trainer_errors_name_field_and_value, trainer_survives_lost_memory, metrics_are_json, evaluation_is_repeatable)
+        trainer_errors_name_field_and_value, trainer_survives_lost_memory, metrics_are_json, evaluation_is_repeatable, prompts_begin_as_the_tokenizers_file_says)
