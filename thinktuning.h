@@ -719,12 +719,12 @@ typedef struct tt_chat_desc {
     const char *date;                /* today's, for llama3.1; NULL = "26 Jul 2024", as its template says            */
     int generation_prompt;           /* 1: opens the assistant's answer at the end                                   */
     int parse_content;               /* tt_chat_encode: 1 = special tokens in roles and contents count, as in transformers */
+    size_t from;                     /* tt_chat_encode: bytes of the text to leave out, since their ids are known   */
 } tt_chat_desc;
 TT_API tt_status   tt_chat_render(tt_context *, const tt_chat_desc *, const tt_message *messages, int n, tt_text *out);
 /* The same as ids, appended to out; the tokenizer is required. The template's special tokens count; what stands in role and
  * content is text, so that nobody's text ends a turn or begins one ("plain" has no tokens for it and cannot tell). It begins
- * as in tt_encode_prompt. answer_or_null: the last message is the assistant's, out receives all up to where sampling begins,
- * answer the rest, which is what it learns. */
+ * as in tt_encode_prompt, unless from leaves that out. answer_or_null: the last message is the assistant's, out receives all up to where sampling begins, answer the rest, which is what is to be learnt. */
 TT_API tt_status   tt_chat_encode(tt_context *, const tt_chat_desc *, const tt_message *messages, int n, tt_ids *out, tt_ids *answer_or_null);
 /* The format that a chat_template of Hugging Face writes, a text that lives for ever; NULL and TT_ERR_FILE if it is none
  * of the above to the letter (but for its part about tools). See also tt_model_chat_format. */
@@ -1183,7 +1183,7 @@ typedef struct tt_teacher {
 } tt_teacher;
 
 /* The paper's teacher: a model under a prompt. The template's {question} and {response} are replaced; special
- * tokens in the template are parsed, in question and response read as plain text. Decoding is greedy by default. An attempt
+ * tokens in the template are parsed, in question and response read as plain text; it begins as in tt_encode_prompt. Decoding is greedy by default. An attempt
  * whose prompt fills the context gets no feedback; that none has room is an error. */
 typedef struct tt_teacher_prompt {
     const char *prompt_template;  /* NULL = "Question:\n{question}\n\nResponse:\n{response}"               */
@@ -1268,7 +1268,7 @@ typedef struct tt_task {
     /* behaviour of a response: see tt_outcome; NULL = the default: it reflects from the first "wait", "check", "verify" or "mentor"
      * on, the first attempt is what stands before, the reward judges both, and words tell the behaviour */
     tt_status (*judge)(void *user, const tt_reward_input *in, tt_outcome *out);
-    const char *prompt_template;                /* around {question}, e.g. "<user>{question}<student>" */
+    const char *prompt_template;                /* around {question}, e.g. "<user>{question}<student>"; see tt_encode_prompt */
     const char *end_token;                      /* text of the token that ends a response              */
     void *user;
     /* appends the final answer in a form in which equal answers are equal texts, for maj@k; nothing = no answer;
@@ -8865,7 +8865,7 @@ TT_API tt_status tt_chat_render(tt_context *ctx, const tt_chat_desc *d, const tt
 }
 TT_API tt_status tt_chat_encode(tt_context *ctx, const tt_chat_desc *d, const tt_message *messages, int n, tt_ids *out, tt_ids *answer_or_null) {
     tti_composition prompt, all;
-    size_t before = out->size, from;
+    size_t before = out->size, from = d->from, head;
     int turn = answer_or_null != NULL;
     tt_status status;
     if (!d->tokenizer) { return tt_fail(ctx, TT_ERR_ARG, "tt_chat_encode: tokenizer is NULL"); }
@@ -8873,16 +8873,17 @@ TT_API tt_status tt_chat_encode(tt_context *ctx, const tt_chat_desc *d, const tt
         return tt_fail(ctx, TT_ERR_ARG, "tt_chat_encode: the last of %d messages is not the assistant's, expected its answer", n);
     }
     status = tti_chat_compose(ctx, d, messages, n - turn, turn || d->generation_prompt, &prompt);
-    from = prompt.text.size;
+    head = prompt.text.size;
     memset(&all, 0, sizeof all);
     all.text.ctx = ctx;
     if (status == TT_OK && turn) { status = tti_chat_compose(ctx, d, messages, n, 0, &all); }
-    if (status == TT_OK && turn && (all.text.size < from || memcmp(all.text.data, prompt.text.data, from) != 0)) {
+    if (status == TT_OK && turn && (all.text.size < head || (head > 0 && memcmp(all.text.data, prompt.text.data, head) != 0))) {
         status = tt_fail(ctx, TT_ERR_ARG, "tt_chat_encode: the template changes what stands before the answer, messages[%d]", n - 1);
     }
-    if (status == TT_OK) { status = tti_composition_encode(d->tokenizer, &prompt, 0, out); }
-    if (status == TT_OK) { status = tti_begin(d->tokenizer, out, before); }
-    if (status == TT_OK && turn) { status = tti_composition_encode(d->tokenizer, &all, from, answer_or_null); }
+    if (status == TT_OK && from > head) { status = tt_fail(ctx, TT_ERR_ARG, "tt_chat_encode: from is %lu, expected 0 to %lu, the bytes of the text", (unsigned long)from, (unsigned long)head); }
+    if (status == TT_OK) { status = tti_composition_encode(d->tokenizer, &prompt, from, out); }
+    if (status == TT_OK && from == 0) { status = tti_begin(d->tokenizer, out, before); }
+    if (status == TT_OK && turn) { status = tti_composition_encode(d->tokenizer, &all, head, answer_or_null); }
     if (status != TT_OK) { out->size = before; }
     tti_composition_free(&prompt);
     tti_composition_free(&all);
@@ -9240,8 +9241,7 @@ TT_API tt_tokenizer *tt_tokenizer_words(tt_context *ctx, const tt_tokenizer_desc
     if (desc.pretokenizer == 0) { desc.pretokenizer = TT_PRETOKENIZE_WHITESPACE; }
     return tti_trained(ctx, &desc, none, &list);
 }
-/* ==== 7. model =============================================================================
- * A model is a list of named parameters and one forward function. tti_layer points into the list by role;
+/* ==== 7. model ====================================================================== * A model is a list of named parameters and one forward function. tti_layer points into the list by role;
  * a NULL role is a switch that is off. The two families differ in three places: what stands before the
  * first layer (GPT-2 adds learned positions), the norm, and the shape of attention and MLP inputs. */
 

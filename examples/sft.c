@@ -84,9 +84,10 @@ static void add_messages(examples *all, const tt_model *model, const tt_tokenize
     tt_message messages[256];
     const tt_json *node;
     tt_context *ctx = all->tokens.ctx;
+    tt_text text = TT_INIT, longer = TT_INIT;     /* text: of the example so far */
     tt_ids before = TT_INIT, answer = TT_INIT;
     int n = 0, learnt = 0;
-    before.ctx = answer.ctx = ctx;
+    text.ctx = longer.ctx = before.ctx = answer.ctx = ctx;
     if (!format) format = tt_model_chat_format(model);
     if (!format) fail(ctx);
     chat.format = format;
@@ -94,23 +95,28 @@ static void add_messages(examples *all, const tt_model *model, const tt_tokenize
     chat.date = date;
     chat.tokenizer = tokenizer;
     for (node = list->child; node; node = node->next, n++) {
-        size_t begin = (size_t)all->begin.data[all->n], have = all->tokens.size - begin;
         if (n == 256) bad_line(line, "has more than 256 messages");
         messages[n].role = tt_json_text(node, "role", NULL);
         messages[n].content = tt_json_text(node, "content", NULL);
         if (!messages[n].role || !messages[n].content) bad_line(line, "has a message without \"role\" or \"content\" as texts");
         if (strcmp(messages[n].role, "assistant") != 0) continue;
-        before.size = answer.size = 0;
-        if (tt_chat_encode(ctx, &chat, messages, n + 1, &before, &answer) != TT_OK) fail(ctx);
-        if (have > before.size || (have > 0 && memcmp(all->tokens.data + begin, before.data, have * sizeof *before.data) != 0)) {
+        longer.size = before.size = answer.size = 0;
+        if (tt_chat_render(ctx, &chat, messages, n + 1, &longer) != TT_OK) fail(ctx);
+        if (text.size > 0 && (text.size > longer.size || memcmp(longer.data, text.data, text.size) != 0)) {
             close_example(all, model, line);
-            have = 0;
+            text.size = 0;
         }
-        add_ids(all, before.data + have, before.size - have, 0);
+        chat.from = text.size;
+        if (tt_chat_encode(ctx, &chat, messages, n + 1, &before, &answer) != TT_OK) bad_line(line, tt_error(ctx));
+        add_ids(all, before.data, before.size, 0);
         add_ids(all, answer.data, answer.size, 1);
+        text.size = 0;
+        if (tt_text_append(&text, longer.data, longer.size) != TT_OK) fail(ctx);
         learnt++;
     }
     if (!learnt) bad_line(line, "has no message of the assistant");
+    tt_text_free(&text);
+    tt_text_free(&longer);
     tt_ids_free(&before);
     tt_ids_free(&answer);
 }

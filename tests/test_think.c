@@ -581,6 +581,14 @@ TT_TEST(a_model_teacher_reads_its_template_and_decodes_greedily) {
     TT_CHECK_OK(ctx, tt_encode(tokenizer, "r{question}:", 12, TT_SPECIAL_TEXT, &want));
     TT_CHECK_INT(ids.size, want.size);
     TT_CHECK_BYTES(ids.data, want.data, want.size * sizeof(int32_t));
+    tokenizer->before[0] = END;                           /* a file with a BOS, whose place is before the system text */
+    tokenizer->n_before = 1;
+    ids.size = 0;
+    TT_CHECK_OK(ctx, tti_teacher_prompt(built, &attempts[0], &ids));
+    TT_CHECK_INT(ids.size, want.size + 1);
+    TT_CHECK_INT(ids.data[0], END);
+    TT_CHECK_BYTES(ids.data + 1, want.data, want.size * sizeof(int32_t));
+    tokenizer->n_before = 0;
     TT_CHECK_OK(ctx, teacher.feedback(teacher.user, attempts, 2, out));
     TT_CHECK_OK(ctx, teacher.feedback(teacher.user, attempts, 2, again));
     for (i = 0; i < 2; i++) {

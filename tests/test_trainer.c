@@ -1914,6 +1914,33 @@ TT_TEST(evaluation_is_repeatable) {
     rig_close(&r);
 }
 
+/* A tokenizer's file with a BOS: each prompt begins with it, and what the teacher adds does not. */
+TT_TEST(prompts_begin_as_the_tokenizers_file_says) {
+    rig r;
+    tt_step_metrics m = TT_INIT;
+    const tt_rollouts *all;
+    int32_t bos;
+    int i, k;
+    rig_open(&r, 1, NULL);
+    bos = tt_token_id(r.tokenizer, "\n\n");
+    r.tokenizer->before[0] = bos;
+    r.tokenizer->n_before = 1;
+    r.desc.teacher = &r.teacher;
+    r.desc.think.total_steps = 10;
+    r.desc.think.separator = " ";
+    rig_start(&r);
+    TT_REQUIRE(r.trainer != NULL);
+    TT_CHECK_OK(r.ctx, tt_trainer_step(r.trainer, &m));
+    all = tt_trainer_rollouts(r.trainer);
+    TT_CHECK(all->n > 0);
+    for (i = 0; i < all->n; i++) {
+        const tt_rollout *one = &all->items[i];
+        TT_CHECK(one->prompt_length == 4 && one->tokens[0] == bos && one->tokens[1] == tt_token_id(r.tokenizer, "<q>"));
+        for (k = one->prompt_length + one->attempt_length; one->guided && k < one->prompt_length + one->response_length; k++) { TT_CHECK(one->tokens[k] != bos); }
+    }
+    rig_close(&r);
+}
+
 TT_MAIN(signs_documents_follow_the_grammar, signs_splits_are_disjoint, signs_judges_responses, signs_words_are_single_tokens, signs_teacher_leads_to_a_right_answer,
         jsonl_rewards_answers, jsonl_with_a_byte_order_mark_and_lines_of_blanks, jsonl_text_with_a_nul_is_refused_by_name, jsonl_errors_name_the_line, trainer_learns, trainer_resumes_bit_for_bit, trainer_resumes_without_a_signal, trainer_threads_do_not_matter,
         trainer_micro_batches_add_up, reducer_adds_parts_as_a_tree, reducer_gathers_exactly, trainer_names_wrong_ranks,
@@ -1922,4 +1949,4 @@ TT_MAIN(signs_documents_follow_the_grammar, signs_splits_are_disjoint, signs_jud
         trainer_mixes_in_off_policy_responses, trainer_saves_what_it_is_given_beside, trainer_takes_any_model_as_teacher, trainer_measures_divergence_on_request,
         trainer_takes_divergence_from_the_reward, trainer_stops_with_a_reason, trainer_has_bnpos_trap_only_under_its_name,
         trainer_errors_name_field_and_value, trainer_survives_lost_memory, reward_is_of_all_responses_and_own_reward_of_the_students_own,
-        what_max_completion_length_cuts_is_counted, a_question_that_is_too_long_is_named_before_training, rewards_of_any_size_train_or_are_left_out, metrics_are_json, evaluation_is_repeatable)
+        what_max_completion_length_cuts_is_counted, a_question_that_is_too_long_is_named_before_training, rewards_of_any_size_train_or_are_left_out, metrics_are_json, evaluation_is_repeatable, prompts_begin_as_the_tokenizers_file_says)
