@@ -1360,8 +1360,8 @@ TT_API tt_task     tt_task_puzzles(tt_puzzles *, const char *prompt_template, co
 TT_API tt_status   tt_puzzles_document(tt_puzzles *, uint64_t index, double progress, tt_text *text, size_t *target_from);
 TT_API tt_tokenizer *tt_puzzles_tokenizer(const tt_puzzles *);   /* each word of the documents one token */
 
-/* Questions from a JSON-lines file {"question" or "problem", "answer"}; gold = what follows "####", else the whole; the
- * reward is tt_reward_answer. Held out: the last eighth of the records (at least one), or as many of the last as
+/* Questions from a JSON-lines file {"question" or "problem", "answer"}; gold = what follows "####", else the whole, a number with
+ * the digits it has there; the reward is tt_reward_answer. Held out: the last eighth of the records (at least one), or as many of the last as
  * tt_jsonl_hold_out says, also none or all of them (a test set). */
 typedef struct tt_jsonl tt_jsonl;
 TT_API tt_jsonl *tt_jsonl_load(tt_context *, const char *path);
@@ -14778,17 +14778,18 @@ static int tti_is_bracketed(const char *text, size_t size) {
 }
 
 /* 2024-05-06, 3-5, 1-1/2: what may be a date, a range, a number of a telephone or a mixed one is no
- * difference. */
+ * difference. But a range rises: 10-5 is one. */
 static int tti_is_hyphened(const char *text, size_t size) {
-    size_t i, hyphens = 0;
+    size_t i, signs = 0, first = 0, second;
     for (i = 0; i < size; i++) {
-        hyphens += text[i] == '-';
-        if (!tti_is_digit(text[i]) &&
-            ((text[i] != '-' && text[i] != '/') || i == 0 || !tti_is_digit(text[i - 1]))) {
-            return 0;
-        }
+        if (tti_is_digit(text[i])) { continue; }
+        if (!tti_one_byte_of(text[i], "-/") || i == 0 || !tti_is_digit(text[i - 1])) { return 0; }
+        if (text[i] == '-') { first = i; }
+        signs++;
     }
-    return hyphens > 0;
+    second = size - first - 1;
+    if (first == 0 || signs > 1) { return first > 0; }
+    return first < second || (first == second && memcmp(text, text + first + 1, first) <= 0);
 }
 
 static void tti_form_write(tti_answer *a, const char *text, size_t size, int nested) {
@@ -15309,8 +15310,8 @@ static tti_span tti_hashed(tti_span text, int number) {
     const char *at;
     int n;
     for (at = text.end; at > text.at; at--) {
-        tti_span after = tti_span_of(at + 3, text.end);
-        if (tti_begins(at - 1, text.end, "####") && tti_trimmed(after).at < text.end) { break; }
+        if (!tti_begins(at - 1, text.end, "####")) { continue; }
+        if (tti_trimmed(tti_span_of(at + 3, text.end)).at < text.end) { break; }
     }
     if (at == text.at) { return none; }
     for (at += 3; at < text.end && *at == '#'; at++) { }
