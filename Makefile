@@ -110,6 +110,7 @@ docs-check:
 parity: build/test_parity
 	rm -rf build/parity
 	$(PYTHON) tests/golden/make_hf_golden.py build/parity/golden
+	$(PYTHON) tests/golden/make_sampler_golden.py build/parity/golden/sampler.json
 	TT_PARITY_DIR=build/parity/golden build/test_parity
 	$(PYTHON) tests/golden/make_hf_golden.py --verify build/parity/golden build/parity/saved
 

@@ -54,9 +54,11 @@
  * Errors    Functions return tt_status or NULL; tt_error(ctx) says what, where and which value. An error while a
  *           graph is being built sticks until tt_step_reset: later ops return NULL quietly, and tt_backward,
  *           tt_eval and tt_optimizer_step report the first cause, so model code needs no check on each line.
- *           Nothing here prints, exits or aborts.
- * Memory    All memory comes through the allocator in tt_desc. What _create returns, _destroy frees. Tensors that
- *           ops return live until tt_step_reset. A failed allocation is an error like any other, and leaks nothing.
+ *           What tt_error says can still be read after tt_step_reset, and goes when the next step succeeds.
+ *           Nothing here prints, exits or aborts, or changes signals and locale.
+ * Memory    All memory comes through the allocator in tt_desc. What _create returns, _destroy frees: in any order, the
+ *           context last. Tensors that ops return live until tt_step_reset. A failed allocation is an error like any
+ *           other, and leaks nothing.
  * Threads   A context is used by one thread at a time; any number of contexts may run at once. Inside, a context has
  *           a team of n_threads POSIX threads; on other systems OpenMP's, where the compiler has it on.
  * Bits      A result does not depend on thread count, on what else is in a batch, on a sequence's slot, or on how
@@ -73,6 +75,7 @@
  * TT_HEADER_NAME               how the header includes itself for each kernel set, if you renamed the file;
  *                              default "thinktuning.h"
  * TT_ALLOW_FAST_MATH           accept -ffast-math, and lose the promise about bits
+ * TT_MAX_FILE_BYTES            the largest file that is read whole; default 16 GiB (weights are mapped, and have no limit)
  * TT_CUDA                      the program links tt_cuda.cu: where desc.backend is NULL, the environment's TT_BACKEND
  *                              chooses, "cpu" or "cuda"; default "cpu"
  *
@@ -101,6 +104,7 @@
 #define _DEFAULT_SOURCE 1
 #endif
 #endif
+#include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -145,7 +149,8 @@ typedef enum tt_status { TT_STATUS_LIST(TT_STATUS_ENUM) TT_STATUS_END_ = 1 } tt_
 typedef struct tt_context tt_context;
 typedef struct tt_backend tt_backend;   /* chapter 2 */
 
-/* Where all memory comes from. free receives the size that alloc was given. Both NULL = malloc/free. */
+/* Where all memory comes from. alloc returns memory aligned for any type, as malloc does. free receives the size that
+ * alloc was given. Both NULL = malloc/free. */
 typedef struct tt_allocator {
     void *(*alloc)(void *user, size_t bytes);
     void (*free)(void *user, void *memory, size_t bytes);
@@ -155,7 +160,8 @@ typedef struct tt_allocator {
 typedef void (*tt_log_fn)(void *user, tt_status status, const char *text);
 
 typedef struct tt_desc {
-    int n_threads;              /* up to 1024; 0 = OMP_NUM_THREADS if set, else one per processor */
+    int n_threads;              /* up to 1024; 0 = OMP_NUM_THREADS if set, else one per processor; where the program
+                                   is linked without threads it is one, see tt_threads            */
     const char *kernel;         /* CPU kernels: "portable", "avx2", "avx512", "neon"; NULL = the
                                    environment's TT_KERNEL, else the best that this CPU runs      */
     const char *matmul;         /* CPU: "f32", or "bf16": the factors of weight products are rounded to bf16, the
@@ -174,9 +180,12 @@ typedef struct tt_desc {
 TT_API tt_context *tt_create(const tt_desc *desc);
 TT_API void        tt_destroy(tt_context *ctx);
 
-/* The first sentence of trouble, never NULL, "" if none. An error in graph building stays until
- * tt_step_reset or tt_error_clear: later ops return NULL quietly. Any other error is replaced by the
- * next one. ctx may be NULL ("out of memory"). */
+/* The last sentence of trouble, never NULL, "" if none. An error in graph building is the first cause and sticks until
+ * tt_step_reset or tt_error_clear: later ops return NULL quietly. Any other error is replaced by the next one. The sentence
+ * can be read until then, also after tt_step_reset, and is gone once the trouble is mended: when a step's work succeeds
+ * (tt_backward, tt_eval, tt_optimizer_step, tt_generate, and so tt_trainer_step), or the call that failed succeeds when it is
+ * made again (those that read, write, load, save or parse something, or make a model or tokenizer). Other successes leave it,
+ * so that several things may be made before one look. ctx may be NULL ("out of memory"; tt_error_clear does nothing). */
 TT_API const char *tt_error(const tt_context *ctx);
 TT_API tt_status   tt_error_status(const tt_context *ctx);
 TT_API void        tt_error_clear(tt_context *ctx);
@@ -209,16 +218,35 @@ TT_API uint64_t tt_hash(const void *bytes, size_t size, uint64_t seed);
 typedef struct tt_text { tt_context *ctx; char *data; size_t size, capacity; } tt_text;
 typedef struct tt_ids  { tt_context *ctx; int32_t *data; size_t size, capacity; } tt_ids;
 TT_API tt_status tt_text_append(tt_text *text, const char *bytes, size_t size);
-TT_API tt_status tt_text_format(tt_text *text, const char *format, ...);       /* appends, printf form */
+/* Appends, printf form. Numbers have a point whatever the locale. %r is a double in the fewest digits that read back as the
+ * same, %R a float; null, as JSON wants it, where it is not finite. No %a, %n, wide characters or long double. */
+TT_API tt_status tt_text_format(tt_text *text, const char *format, ...);
+TT_API tt_status tt_text_vformat(tt_text *text, const char *format, va_list list);
 TT_API tt_status tt_text_json(tt_text *text, const char *bytes, size_t size);  /* appends "quoted\n"   */
 TT_API void      tt_text_free(tt_text *text);
 TT_API tt_status tt_ids_append(tt_ids *ids, const int32_t *values, size_t n);
 TT_API void      tt_ids_free(tt_ids *ids);
 
-/* Whole files. Writing is atomic: temporary file beside it, fsync, rename; on failure the old file stands. */
+/* Reads a decimal number, as -1.5e3, at the begin of text: the nearest double, whatever the locale. Returns how many bytes
+ * it took, 0 if there is none; no space before it, no hexadecimal, infinity or NaN. */
+TT_API size_t    tt_number_read(const char *text, size_t size, double *out);
+
+/* Whole files. What is read must be a regular file, for a pipe or a device might never end, of at most TT_MAX_FILE_BYTES.
+ * Writing is atomic: a new file beside it (tt-....tmp), fsync, rename; on failure the old file stands and the new one is
+ * removed. It keeps the permissions of the file that it replaces. Anything else at path is refused: a device, a pipe, a
+ * folder, a symbolic link. A limit on the size of files (ulimit -f) is an error too, if the program ignores SIGXFSZ, as those
+ * of examples/ do: the library leaves signals alone. */
+#ifndef TT_MAX_FILE_BYTES
+#define TT_MAX_FILE_BYTES ((uint64_t)16 << 30)
+#endif
 TT_API tt_status tt_file_read(tt_context *ctx, const char *path, tt_text *out);   /* appends to out */
 TT_API tt_status tt_file_write(tt_context *ctx, const char *path, const void *bytes, size_t size);
+TT_API tt_status tt_file_writable(tt_context *ctx, const char *path);             /* could it be written now? To ask before long work */
+TT_API tt_status tt_file_readable(tt_context *ctx, const char *path);             /* does a regular file stand there that can be read? */
+TT_API int       tt_file_exists(const char *path);                                /* 1 if anything stands there                       */
 TT_API tt_status tt_make_dirs(tt_context *ctx, const char *path);                 /* like mkdir -p  */
+/* Appends all of an open stream, a FILE * such as stdin; name is for the error text. The same limit. */
+TT_API tt_status tt_stream_read(tt_context *ctx, void *file, const char *name, tt_text *out);
 
 /* JSON, RFC 8259. A parsed document is one block of memory; nodes live as long as their root.
  * Strings are decoded UTF-8 (NUL-terminated, length beside it); \u escapes of lone surrogates become
@@ -227,8 +255,8 @@ typedef enum tt_json_type { TT_JSON_NULL, TT_JSON_BOOL, TT_JSON_NUMBER, TT_JSON_
 typedef struct tt_json {
     tt_json_type type;
     double number;              /* also 0/1 of a bool                                    */
-    const char *string;         /* text of a string                                      */
-    size_t length;              /* bytes of a string, elements of an array or object     */
+    const char *string;         /* text of a string; the characters of a number          */
+    size_t length;              /* bytes of string, elements of an array or object       */
     const char *key;            /* name if this is a member of an object, else NULL      */
     size_t key_length;
     const struct tt_json *child, *next;   /* first element, next sibling                 */
@@ -238,6 +266,20 @@ TT_API void           tt_json_free(tt_context *ctx, tt_json *root);
 TT_API const tt_json *tt_json_get(const tt_json *object, const char *key);            /* NULL if absent or object is no object */
 TT_API const char    *tt_json_text(const tt_json *object, const char *key, const char *fallback);
 TT_API double         tt_json_number(const tt_json *object, const char *key, double fallback);
+TT_API int            tt_json_int(const tt_json *object, const char *key, int fallback);   /* fallback also for all but whole numbers in 0..2147483647 */
+
+/* JSON lines: one value a line. Lines of blanks are passed over, and so is a byte order mark. A text with the character
+ * U+0000 is an error, for it would end there as a C string. Errors name the file and the line. Start from {ctx} with all else 0. */
+typedef struct tt_json_lines {
+    tt_context *ctx;
+    tt_text text;               /* the whole file; to read from elsewhere, fill it and name in place of tt_json_lines_open */
+    const char *name;           /* of the file, for errors; must live as long */
+    size_t at;
+    int line;                   /* of the last value, from 1                                */
+} tt_json_lines;
+TT_API tt_status tt_json_lines_open(tt_json_lines *, const char *path);
+TT_API tt_status tt_json_lines_next(tt_json_lines *, tt_json **value);            /* yours to free; NULL at the end */
+TT_API void      tt_json_lines_close(tt_json_lines *);
 
 /* ==== 2. kernels ===========================================================================
  * tt_backend is the seam between autograd and the machine: memory and kernels. All pointers are on the
@@ -342,8 +384,8 @@ struct tt_backend {
     tt_status (*scatter_add_rows)(tt_context *ctx, float *dx, const float *dy, const int32_t *rows, int n, int dim);
     tt_status (*scatter_rows)(tt_context *ctx, float *y, const float *x, const int32_t *rows, int n, int dim);
     /* y[n,count] = x[n, begin..begin+count) of rows of width cols; backward adds dy into those columns of dx */
-    tt_status (*columns)(tt_context *ctx, float *y, const float *x, int n, int cols, int begin, int count);
-    tt_status (*columns_backward)(tt_context *ctx, float *dx, const float *dy, int n, int cols, int begin, int count);
+    tt_status (*slice)(tt_context *ctx, float *y, const float *x, int n, int cols, int begin, int count);
+    tt_status (*slice_backward)(tt_context *ctx, float *dx, const float *dy, int n, int cols, int begin, int count);
     tt_status (*rmsnorm)(tt_context *ctx, float *y, float *rstd, const float *x, const float *w, int n, int dim, float eps);
     tt_status (*rmsnorm_backward)(tt_context *ctx, float *dx, float *dw, const float *dy, const float *x, const float *w, const float *rstd, int n, int dim);
     tt_status (*layernorm)(tt_context *ctx, float *y, float *mean, float *rstd, const float *x, const float *w, const float *b, int n, int dim, float eps);
@@ -483,7 +525,7 @@ typedef struct tt_batch_desc {
     const unsigned char *mask;   /* [n_tokens], 1 = this token is a target (predicted from the one before it); the first
                                     token of a sequence never is. NULL = every token but the first                      */
     struct tt_kv_cache *cache;   /* NULL in training; chapter 8 */
-    const int32_t *slots;        /* [n_sequences] cache rows, with cache                                                */
+    const int32_t *cache_slots;  /* [n_sequences] cache rows, with cache                                                */
 } tt_batch_desc;
 typedef struct tt_batch {
     tt_context *ctx;
@@ -494,7 +536,7 @@ typedef struct tt_batch {
     /* the same on the backend (equal pointers on the CPU) */
     const int32_t *d_offsets, *d_positions, *d_key_start, *d_query_start;
     struct tt_kv_cache *cache;
-    const int32_t *slots;
+    const int32_t *cache_slots;
     const int32_t *d_cache_rows;                   /* [n_tokens] row in the cache that each token writes, with cache     */
 } tt_batch;
 TT_API tt_batch *tt_batch_create(tt_context *ctx, const tt_batch_desc *desc);
@@ -527,14 +569,16 @@ TT_API float     *tt_grad(tt_tensor *tensor);
 /* Recomputation (gradient checkpointing): runs fn without keeping its inner tensors and runs it again in
  * backward. fn must be a pure function of inputs, user and parameters. user must live until tt_backward. */
 typedef tt_tensor *(*tt_segment_fn)(tt_context *, void *user, tt_tensor *const *inputs, int n_inputs);
-TT_API tt_tensor *tt_checkpoint(tt_context *, tt_segment_fn fn, void *user, tt_tensor *const *inputs, int n_inputs);
+TT_API tt_tensor *tt_recompute(tt_context *, tt_segment_fn fn, void *user, tt_tensor *const *inputs, int n_inputs);
 
 /* ==== 5. tokenizer =========================================================================
  * BPE, byte-level or of SentencePiece's kind. Files: Hugging Face's tokenizer.json of GPT-2, GPT-NeoX, Llama 2 and 3,
  * Mistral, Qwen 2 to 3, SmolLM2, Mistral-Nemo and alike, and .tiktoken ranks (r50k, p50k, cl100k, o200k, Llama 3). The ids are
  * those of the packages tokenizers 0.23 and tiktoken 0.14; what a file asks for and is not done here is an error
  * that names it. Memory: a tokenizer, and for each thread that encodes a cache of 1 MiB and what the longest text
- * without a split needs (36 bytes per byte of that piece). */
+ * without a split needs (36 bytes per byte of that piece, 16 for each added token in a text). Encoding and decoding write to
+ * the tokenizer's caches, const as it is: like its context, it is used by one thread at a time. tt_encode_batch works on all
+ * threads of the context; threads of your own take a context and a tokenizer each. */
 
 typedef struct tt_tokenizer tt_tokenizer;
 typedef enum tt_pretokenizer {
@@ -563,6 +607,9 @@ typedef struct tt_tokenizer_desc {
 
 /* Merges the most frequent pair until vocab_size; a tie goes to the pair with the smaller ids (left, then right). */
 TT_API tt_tokenizer *tt_tokenizer_train(tt_context *, const tt_tokenizer_desc *, tt_text_source text);
+/* The same from a list: each word, a space before it included, becomes one token (its bytes and beginnings are tokens too).
+ * Here min_frequency 0 = 1 and pretokenizer 0 = WHITESPACE. n may be 0. */
+TT_API tt_tokenizer *tt_tokenizer_words(tt_context *, const tt_tokenizer_desc *desc_or_null, const char *const *words, int n);
 TT_API tt_tokenizer *tt_tokenizer_load(tt_context *, const char *path);                /* tokenizer.json or .tiktoken, by its content */
 TT_API tt_tokenizer *tt_tokenizer_parse(tt_context *, const char *file, size_t size);
 TT_API tt_status     tt_tokenizer_save(const tt_tokenizer *, const char *tokenizer_json_path);
@@ -576,11 +623,17 @@ typedef enum tt_special { TT_SPECIAL_PARSE = 0, TT_SPECIAL_TEXT, TT_SPECIAL_REFU
 /* Both append to out, or on failure nothing. Special tokens in the text are cut out first (PARSE), read as plain
  * text (TEXT), or are an error (REFUSE). Decoding gives the bytes back, also such as are no UTF-8, but for what the
  * file's normalizer has changed (NFC; the space that Llama 2 adds is taken off again, and so is the text's own where
- * Metaspace, finding one, adds none). */
+ * Metaspace, finding one, adds none). An id without a token reads as U+FFFD: models have more rows than their tokenizer has
+ * tokens, and may sample one of them. */
 TT_API tt_status tt_encode(const tt_tokenizer *, const char *text, size_t size, tt_special special, tt_ids *out);
 TT_API tt_status tt_decode(const tt_tokenizer *, const int32_t *ids, size_t n, int skip_special, tt_text *out);
 /* As tt_encode, with the tokens that the file's post_processor puts around a text (Llama: its BOS). */
 TT_API tt_status tt_encode_document(const tt_tokenizer *, const char *text, size_t size, tt_special special, tt_ids *out);
+/* How every prompt here begins. The text, whose special tokens count, with the question, which is plain text, in the place of
+ * each {question} (NULL: the text as it is), encoded as one. In front stands what the post_processor puts before a text
+ * (Llama: its BOS), unless the prompt begins with it, or with a turn of a chat template (<|im_start|>, <|start_header_id|>):
+ * such a template says itself how it begins. What follows a prompt, an answer or feedback, is tt_encode's. */
+TT_API tt_status tt_encode_prompt(const tt_tokenizer *, const char *text, size_t size, const char *question, size_t question_size, tt_ids *out);
 /* Many texts on all threads; text i gives out->data[offsets[i] .. offsets[i+1]), the ids that tt_encode gives.
  * offsets has n + 1 places; out is appended to. */
 typedef struct tt_span { const char *data; size_t size; } tt_span;
@@ -608,8 +661,14 @@ typedef struct tt_chat_desc {
     const tt_tokenizer *tokenizer;   /* may be NULL                                                                  */
     const char *date;                /* today's, for llama3.1; NULL = "26 Jul 2024", as its template says            */
     int generation_prompt;           /* 1: opens the assistant's answer at the end                                   */
+    int parse_content;               /* tt_chat_encode: 1 = special tokens in roles and contents count, as in transformers */
 } tt_chat_desc;
 TT_API tt_status   tt_chat_render(tt_context *, const tt_chat_desc *, const tt_message *messages, int n, tt_text *out);
+/* The same as ids, appended to out; the tokenizer is required. The template's special tokens count; what stands in role and
+ * content is text, so that nobody's text ends a turn or begins one ("plain" has no tokens for it and cannot tell). It begins
+ * as in tt_encode_prompt. answer_or_null: the last message is the assistant's, out receives all up to where sampling begins,
+ * answer the rest, which is what it learns. */
+TT_API tt_status   tt_chat_encode(tt_context *, const tt_chat_desc *, const tt_message *messages, int n, tt_ids *out, tt_ids *answer_or_null);
 /* The format that a chat_template of Hugging Face writes, a text that lives for ever; NULL and TT_ERR_FILE if it is none
  * of the above to the letter (but for its part about tools). See also tt_model_chat_format. */
 TT_API const char *tt_chat_recognize(tt_context *, const char *chat_template, size_t size);
@@ -628,7 +687,7 @@ typedef struct tt_model_config {
     int intermediate_size;            /* 0 = 4 * hidden_size (gpt2), 8/3 rounded up to 32 (others)         */
     int num_key_value_heads;          /* 0 = num_attention_heads                                           */
     int head_dim;                     /* 0 = hidden_size / num_attention_heads                             */
-    int max_position_embeddings;      /* 0 = 2048                                                          */
+    int max_position_embeddings;      /* 0 = 2048; costs memory only as far as positions are used, but in gpt2 */
     float norm_eps;                   /* rms_norm_eps, layer_norm_epsilon; 0 = 1e-5 (qwen: 1e-6)           */
     float rope_theta;                 /* 0 = 10000                                                         */
     tt_rope_scaling rope_scaling;
@@ -640,7 +699,7 @@ typedef struct tt_model_config {
     int gpt2;                         /* 1: LayerNorm, learned positions, GELU, fused qkv in Conv1D layout */
     int bos_token_id, eos_token_id;   /* -1 = none; 0 is a token                                           */
     int n_more_eos, more_eos[TT_MAX_MORE_EOS];   /* further tokens that end a text (Llama 3 lists three)   */
-    int has_pad_token, pad_token_id;  /* kept for other programs; nothing here pads                        */
+    int has_pad_token, pad_token_id;  /* kept for other programs (of a list the first); nothing here pads  */
     char model_type[32];              /* "llama", "qwen2", "qwen3", "mistral", "smollm3", "gpt2"; "" = llama or gpt2 */
     int recompute;                    /* 1: per-layer recomputation in backward (memory for time); not in config.json */
 } tt_model_config;
@@ -688,12 +747,19 @@ TT_API tt_status tt_model_lora_merge(tt_model *);
 /* ==== 7. checkpoint ========================================================================
  * A model on disk is a Hugging Face directory: config.json, model.safetensors (or shards with
  * model.safetensors.index.json), generation_config.json and the chat template (kept as they are), tokenizer.json.
- * Every file is written to a temporary name, synced and renamed. */
+ * Every file is written to a temporary name, synced and renamed. Before the first, all values are looked at: one that is not
+ * finite in the type of the file is TT_ERR_NUMBER with the tensor's name, and all files stay as they were. That costs one
+ * pass over the data (on a GPU, a download).
+ * Where the system can, safetensors files are read by mapping them: from _open to _close, and within any _load; a file that
+ * another program cuts short just then ends this one by SIGBUS. */
 
+/* Weights of a tied pair may be stored under either name; where both are there and differ, the pair is not tied, as in
+ * transformers. All shapes are compared with config.json before memory is asked for. */
 TT_API tt_model *tt_model_load(tt_context *, const char *dir);
 /* The same for sampling and as a base of adapters: no weight requires a gradient, and those that need no conversion stay
  * in the file, mapped read-only: float32, layers' matrices of bf16 or f16, and embedding and head of bf16 (on the CPU). Half
- * precision is widened as it is used. The files must not be changed while the model lives. */
+ * precision is widened as it is used. The files must not be changed while the model lives: one that another program cuts
+ * short ends this one by a signal, SIGBUS. Programs that run for hours had better load. */
 TT_API tt_model *tt_model_map(tt_context *, const char *dir);
 TT_API tt_status tt_model_save(const tt_model *, const tt_tokenizer *tokenizer_or_null, const char *dir);
 typedef struct tt_save_desc {
@@ -702,7 +768,8 @@ typedef struct tt_save_desc {
 } tt_save_desc;
 /* A model with adapters cannot be saved: merge them, or save them apart. */
 TT_API tt_status tt_model_save_as(const tt_model *, const tt_tokenizer *tokenizer_or_null, const char *dir, const tt_save_desc *);
-/* Adapters as a directory of peft: adapter_config.json and adapter_model.safetensors. Load adds them to their base. */
+/* Adapters as a directory of peft: adapter_config.json and adapter_model.safetensors. Load adds them to their base, or fails
+ * and leaves the model as it was. */
 TT_API tt_status tt_model_lora_save(const tt_model *, const char *dir);
 TT_API tt_status tt_model_lora_load(tt_model *, const char *dir);
 /* The format of the directory's chat template, for tt_chat_desc: "" if there is none, NULL and an error if tt_chat_recognize
@@ -711,13 +778,15 @@ TT_API const char *tt_model_chat_format(const tt_model *);
 TT_API tt_status tt_model_config_parse(tt_context *, const char *json, size_t size, tt_model_config *out);
 TT_API tt_status tt_model_config_json(const tt_model_config *, tt_text *out);
 
-/* Training state in one atomic safetensors file: any named long-lived tensors and one JSON text
- * (counters, positions). Loading wants the same names and shapes. */
+/* Training state in one atomic safetensors file: any named long-lived tensors, all finite, and one JSON text (counters,
+ * positions). Loading wants the same names and shapes, and changes nothing if it fails. metadata "checksum" covers the text
+ * and the name and bytes of every tensor: a state that has changed on disk is TT_ERR_FILE. It may be missing, as in files of
+ * other programs; whoever edits a state by hand removes it. */
 typedef struct tt_named { const char *name; tt_tensor *tensor; } tt_named;
 TT_API tt_status tt_state_save(tt_context *, const char *path, const tt_named *tensors, int n, const char *json);
 TT_API tt_status tt_state_load(tt_context *, const char *path, const tt_named *tensors, int n, tt_text *json_out);
 
-/* Reading any safetensors file: tensors in file order, converted to float on read. */
+/* Reading any safetensors file: tensors in file order, converted to float on read. The file stays mapped until _close, see above. */
 typedef struct tt_safetensors tt_safetensors;
 typedef struct tt_safetensors_info { const char *name; tt_dtype dtype; int ndim; size_t shape[8], size; } tt_safetensors_info;
 TT_API tt_safetensors *tt_safetensors_open(tt_context *, const char *path);
@@ -743,9 +812,11 @@ TT_API tt_status    tt_kv_cache_share(tt_kv_cache *, int from_slot, int to_slot,
 typedef struct tt_sampling {
     int max_new_tokens;           /* 0 = 128                                                    */
     int greedy;                   /* 1 = most likely token, lowest id on a tie                  */
-    float temperature;            /* divides the logits, > 0; 0 = 1                             */
-    int top_k;                    /* 0 = all                                                    */
-    float top_p;                  /* nucleus mass in (0,1]; 0 = 1 (off)                         */
+    float temperature;            /* divides the logits, 1e-30 or more; 0 = 1. Then, in this order, each on
+                                     what the one before has left, as in transformers:          */
+    int top_k;                    /* keep the k most likely, and what equals the last; 0 = all  */
+    float top_p;                  /* drop the least likely, of equals the highest id first, that
+                                     together have at most 1 - top_p; in (0,1]; 0 = 1 (off)     */
     float min_p;                  /* drop tokens below min_p * the largest probability; 0 = off */
     float repetition_penalty;     /* Hugging Face's; 0 = 1 (off)                                */
     uint64_t seed;
@@ -790,7 +861,8 @@ TT_API void          tt_optimizer_destroy(tt_optimizer *);
 /* One update from the gradients, which are then zeroed. A parameter that no gradient reached has the gradient 0: its moments
  * and its decay go on. A non-finite gradient norm skips the update and is counted. */
 TT_API tt_status     tt_optimizer_step(tt_optimizer *, float lr, tt_optimizer_stats *stats_or_null);
-/* Those parameters, both moments and the counters, with the caller's JSON, through tt_state_save/load. */
+/* Those parameters, both moments and the counters, with the caller's JSON, through tt_state_save/load: what is not finite is
+ * not saved, and a load that fails has changed nothing. */
 TT_API tt_status     tt_optimizer_save(tt_optimizer *, const char *path, const char *json);
 TT_API tt_status     tt_optimizer_load(tt_optimizer *, const char *path, tt_text *json_out);
 
@@ -804,186 +876,236 @@ typedef struct tt_schedule {
 TT_API float tt_learning_rate(const tt_schedule *, int step);   /* step 0, 1, ...; warm-up: lr (step + 1) / warmup_steps */
 
 /* ==== 10. grpo =============================================================================
- * Formulas and names follow TRL's GRPOTrainer and verl's core_algos. */
+ * Group-relative policy optimisation (Shao et al. 2024, arXiv 2402.03300) and its relatives; names and formulas are those
+ * of TRL's GRPOTrainer and verl's core_algos. One update: responses become rollouts, each gets a reward, the rewards of a
+ * group become advantages, and each micro-batch of rollouts a loss whose denominators are those of the whole batch. */
 
 #define TT_MAX_REWARDS 8
-/* One response. Arrays are owned by the tt_rollouts. */
+
+/* Who wrote a token; this decides its loss. */
+typedef enum tt_token_kind {
+    TT_KIND_PROMPT = 0,
+    TT_KIND_STUDENT,        /* sampled by the student: the policy loss                                    */
+    TT_KIND_GUIDED,         /* the student's, in a response that a teacher continued: the shaped loss     */
+    TT_KIND_TEACHER,        /* a teacher's feedback: the shaped loss                                      */
+    TT_KIND_OFF_POLICY,     /* of a response that came from elsewhere: LUFFY's loss                       */
+    TT_KIND_ENVIRONMENT     /* a tool's or an environment's answer: no loss                               */
+} tt_token_kind;
+
+/* One prompt and one response. Arrays are owned by the tt_rollouts. */
 typedef struct tt_rollout {
-    int group, sample;                  /* prompt index in the batch, sample within the group        */
+    int group, sample;                  /* prompt index in the batch, sample within the group             */
     uint64_t prompt_id;
     int prompt_length, response_length;
-    int32_t *tokens;                    /* [prompt_length + response_length]                         */
-    float *sampling_logprobs;           /* [response_length] by the sampler; NaN for teacher tokens  */
-    float *old_logprobs, *ref_logprobs; /* [response_length] by the trainer; NULL until computed     */
-    unsigned char *mask;                /* [response_length] 1 = token in the loss                   */
-    unsigned char *teacher_mask;        /* [response_length] 1 = shaped loss (ThinkTuning)           */
-    unsigned char *is_teacher;          /* [response_length] 1 = token written by the teacher        */
-    int stopped;                        /* exactly one end token, at the very end                    */
-    int guided;                         /* augmented by a teacher                                    */
-    int off_policy;                     /* written by the user: tt_rollout_off_policy                */
-    int attempt_length;                 /* guided: tokens before the feedback                        */
-    float attempt_reward;               /* guided: reward of the response before augmentation        */
-    float rewards[TT_MAX_REWARDS];      /* NaN = abstains                                            */
-    float reward, advantage;            /* reward NaN: nobody scored it                              */
+    int32_t *tokens;                    /* [prompt_length + response_length]                              */
+    unsigned char *kind;                /* [prompt_length + response_length] tt_token_kind                */
+    float *sampling_logprobs;           /* [response_length] by the sampler; NaN where it did not sample  */
+    float *old_logprobs, *ref_logprobs; /* [response_length] by the trainer; NULL until computed          */
+    int stopped;                        /* exactly one end token, at the very end                         */
+    int guided;                         /* continued by a teacher                                         */
+    int off_policy;                     /* written by the user: tt_rollout_off_policy                     */
+    int attempt_length;                 /* guided: tokens before the feedback                             */
+    float attempt_reward;               /* guided: reward of the response before the feedback             */
+    float rewards[TT_MAX_REWARDS];      /* NaN = abstains                                                 */
+    float reward, advantage;            /* reward NaN: nobody scored it                                   */
 } tt_rollout;
+
 typedef struct tt_rollouts {
     tt_context *ctx;
     int n, n_groups, num_generations;
-    int n_rewards;                      /* rewards in use, 1 after create                                   */
-    tt_rollout *items;                  /* [n], group by group                                              */
-    char **questions;                   /* [n_groups] what a teacher reads; NULL = the prompt's plain text  */
+    int n_rewards;                      /* rewards in use, 1 after create                                 */
+    tt_rollout *items;                  /* [n], group by group                                            */
+    char **questions;                   /* [n_groups] what a teacher reads; NULL = the prompt's plain text */
 } tt_rollouts;
-/* From completions: requests[g] gave num_generations samples each. end_token marks .stopped. */
-TT_API tt_status tt_rollouts_create(tt_context *, const tt_request *requests, int n_requests, const tt_completions *, int end_token, tt_rollouts *out);
+
+/* From completions: requests[g] gave num_generations samples each. end_token decides what is .stopped. */
+TT_API tt_status tt_rollouts_create(tt_context *, const tt_request *requests, int n_requests,
+                                    const tt_completions *, int end_token, tt_rollouts *out);
 TT_API tt_status tt_rollouts_question(tt_rollouts *, int group, const char *text);   /* copied */
-TT_API tt_status tt_rollout_replace(tt_rollouts *, int index, const int32_t *response, int length, int attempt_length, int end_token);  /* new response text */
-/* A response that the student did not write takes the place of a sample (LUFFY, arXiv 2504.14945). It is rewarded like any
- * other; its tokens have the loss -A p / (p + luffy_gamma). */
+/* A new response whose first attempt_length tokens are the old one's and whose others are a teacher's. */
+TT_API tt_status tt_rollout_replace(tt_rollouts *, int index, const int32_t *response, int length,
+                                    int attempt_length, int end_token);
+/* A response that the student did not write takes the place of a sample (LUFFY, arXiv 2504.14945). It is
+ * rewarded like any other; its tokens have the loss -A p / (p + luffy_gamma). */
 TT_API tt_status tt_rollout_off_policy(tt_rollouts *, int index, const int32_t *response, int length, int end_token);
 TT_API void      tt_rollouts_free(tt_rollouts *);
 
-typedef enum tt_scale_rewards { TT_SCALE_GROUP = 0, TT_SCALE_BATCH, TT_SCALE_NONE } tt_scale_rewards;
-/* R: reward, mean and std of its group unless said; scale: see scale_rewards. */
-typedef enum tt_advantage_type {
-    TT_ADV_GRPO = 0,               /* (R - mean) / scale; with TT_SCALE_NONE Dr.GRPO                        */
-    TT_ADV_RLOO,                   /* R - mean of the others (leave one out)                                */
-    TT_ADV_OPO,                    /* R - sum n_j R_j / sum n_j, weighted by response length                */
-    TT_ADV_PASSK,                  /* the best gets (best - second) / scale, all others 0                   */
-    TT_ADV_REINFORCE_PP_BASELINE,  /* R - mean, then whitened over all tokens of the batch                  */
-    TT_ADV_GPG,                    /* (R - mean) * samples / samples with R != 0                            */
-    TT_ADV_REINFORCE_PP,           /* R, then whitened over all tokens of the batch                         */
-    TT_ADV_GDPO,                   /* sum of weight * (R_k - mean) / std of each reward, then standardised over the batch */
-    TT_ADV_LUFFY                   /* mean and std of the group's on-policy samples, for all of them        */
+/* ---- choices: each has a row {name, formula, source} that tt_grpo_choice gives ---- */
+typedef enum tt_advantage_type {   /* R: a response's reward; mean, std: of its group                      */
+    TT_ADV_GRPO = 0,               /* (R - mean) / (std + eps); with TT_SCALE_NONE Dr.GRPO                 */
+    TT_ADV_RLOO,                   /* R - mean of the others                                               */
+    TT_ADV_OPO,                    /* R - mean weighted by response length                                 */
+    TT_ADV_PASSK,                  /* the best gets (best - second) / (std + eps), all others 0            */
+    TT_ADV_REINFORCE_PP_BASELINE,  /* R - mean, then whitened over all tokens of the batch                 */
+    TT_ADV_GPG,                    /* (R - mean) * responses / responses with R != 0                       */
+    TT_ADV_REINFORCE_PP,           /* R, then whitened over all tokens of the batch                        */
+    TT_ADV_GDPO,                   /* sum of weight * (R_k - mean) / std of each reward, standardised over the batch */
+    TT_ADV_LUFFY                   /* as GRPO, mean and std of the group's on-policy responses             */
 } tt_advantage_type;
-/* l, o, s: log-prob now, at the rollout, by the sampler; r = exp(l - o). Losses of a whole sequence stand for each of
- * its tokens; TT_SEQ_MEAN_TOKEN_MEAN then gives their mean over sequences. */
-typedef enum tt_loss_type {
-    TT_LOSS_PPO_CLIP = 0,          /* max(-A r, -A clamp(r, 1 - epsilon_low, 1 + epsilon_high))             */
-    TT_LOSS_CISPO,                 /* -sg(min(r, cispo_epsilon_max)) A l                                    */
-    TT_LOSS_SAPO,                  /* -A 4/tau sigmoid(tau (r - 1))                                         */
-    TT_LOSS_GSPO,                  /* sequence: PPO_CLIP of exp(mean(l - o))                                */
-    TT_LOSS_REINFORCE,             /* -A l                                                                  */
-    TT_LOSS_CISPO_CLAMP,           /* verl's CISPO: -sg(clamp(r, 1 - epsilon_low, 1 + epsilon_high)) A l    */
-    TT_LOSS_GSPO_TOKEN,            /* verl's GSPO: as GSPO, mean(l - o) at most 10                          */
-    TT_LOSS_GMPO,                  /* sequence: -A exp(mean of l - o, each clipped to +-epsilon)            */
-    TT_LOSS_VESPO,                 /* -sg(phi) A l, phi = w^k exp(lambda (1 - w)), w = product of r         */
-    TT_LOSS_RLOO,                  /* sequence: PPO_CLIP of exp(sum(l - o))                                 */
-    TT_LOSS_DRO,                   /* verl's DRO: -A l + dro_beta / 2 (l - o)^2                             */
-    TT_LOSS_CLIP_COV,              /* PPO_CLIP; 0 for the tokens that clip_cov_ratio chooses                */
-    TT_LOSS_KL_COV,                /* -A r; for those that kl_cov_ratio chooses + ppo_kl_coef |l - o|       */
-    TT_LOSS_DPPO_TV,               /* -sg(min(r, dual_clip)) A l; 0 where A pushes p on from where |p - p_old| > epsilon */
-    TT_LOSS_DPPO_KL                /* the same with KL(p_old, p) of this token against all others           */
+typedef enum tt_scale_rewards { TT_SCALE_GROUP = 0, TT_SCALE_BATCH, TT_SCALE_NONE } tt_scale_rewards;
+typedef enum tt_loss_type {        /* r = p / p_old of the token, A its advantage                          */
+    TT_LOSS_PPO_CLIP = 0,          /* max(-A r, -A clip(r, 1 - epsilon_low, 1 + epsilon_high))             */
+    TT_LOSS_CISPO,                 /* -sg(min(r, cispo_epsilon_max)) A log p                               */
+    TT_LOSS_CISPO_CLAMP,           /* verl's: -sg(clip(r, 1 - epsilon_low, 1 + epsilon_high)) A log p      */
+    TT_LOSS_REINFORCE,             /* -A log p                                                             */
+    TT_LOSS_GSPO,                  /* PPO_CLIP of the response's geometric mean of r                       */
+    TT_LOSS_GSPO_TOKEN,            /* verl's: the same, its logarithm at most 10                           */
+    TT_LOSS_GMPO,                  /* -A times the geometric mean of r, each clipped by exp(+-epsilon)     */
+    TT_LOSS_RLOO                   /* PPO_CLIP of the response's product of r                              */
 } tt_loss_type;
-/* Weight of a token. n: tokens of its response in the loss, B: responses, both of the whole optimizer batch. */
+/* Weight of a token; n: tokens of its response in the loss. A loss of the whole response stands for each of its tokens:
+ * TT_SEQ_MEAN_TOKEN_MEAN then gives the mean over responses. */
 typedef enum tt_aggregation {
-    TT_TOKEN_MEAN = 0,             /* verl token-mean, TRL dapo: 1 / all tokens                             */
-    TT_SEQ_MEAN_TOKEN_MEAN,        /* TRL grpo: 1 / (n B)                                                   */
-    TT_SEQ_MEAN_TOKEN_SUM,         /* verl: 1 / non-empty responses                                         */
-    TT_DR_GRPO,                    /* 1 / (B max_completion_length)                                         */
-    TT_SEQ_MEAN_FILLED,            /* verl seq-mean-token-mean: 1 / ((n + 1e-8) non-empty responses)        */
-    TT_SEQ_SUM_NORM,               /* verl seq-mean-token-sum-norm: 1 / longest response                    */
-    TT_LUSPO,                      /* TRL luspo: 1 / B                                                      */
-    TT_BNPO,                       /* TRL bnpo: 1 / tokens of the MICRO-batch: depends on how the batch is split */
-    TT_TOKEN_SUM                   /* verl token-sum: 1                                                     */
+    TT_TOKEN_MEAN = 0,             /* 1 / all tokens: verl token-mean, TRL dapo                            */
+    TT_SEQ_MEAN_TOKEN_MEAN,        /* 1 / (n * responses): TRL grpo                                        */
+    TT_SEQ_MEAN_TOKEN_SUM,         /* 1 / non-empty responses: verl                                        */
+    TT_DR_GRPO,                    /* 1 / (responses * max_completion_length)                              */
+    TT_SEQ_MEAN_FILLED,            /* 1 / ((n + 1e-8) * non-empty responses): verl seq-mean-token-mean     */
+    TT_SEQ_SUM_NORM,               /* 1 / longest response: verl seq-mean-token-sum-norm                   */
+    TT_LUSPO,                      /* 1 / responses: TRL luspo                                             */
+    TT_BNPO,                       /* 1 / tokens of the MICRO-batch: TRL bnpo; depends on how the batch is split */
+    TT_TOKEN_SUM                   /* 1: verl token-sum                                                    */
 } tt_aggregation;
-/* x = reference - l */
-typedef enum tt_kl_type {
-    TT_KL_K3 = 0,                  /* e^x - x - 1                                                           */
-    TT_KL_K1,                      /* -x                                                                    */
-    TT_KL_K2,                      /* x^2 / 2                                                               */
-    TT_KL_K3_CLAMP,                /* verl low_var_kl: k3 at most 10, x within +-20                         */
-    TT_KL_K3_RATIO                 /* r k3: TRL use_bias_correction_kl                                      */
+typedef enum tt_kl_type {          /* x = log p_ref - log p                                                */
+    TT_KL_K3 = 0,                  /* e^x - x - 1                                                          */
+    TT_KL_K1,                      /* -x                                                                   */
+    TT_KL_K2,                      /* x^2 / 2                                                              */
+    TT_KL_K3_CLAMP,                /* k3 at most 10, x within +-20: verl low_var_kl                        */
+    TT_KL_K3_RATIO                 /* r k3: TRL use_bias_correction_kl                                     */
 } tt_kl_type;
-/* Correction w = exp(o - s) of the policy loss where sampler and trainer disagree (top-p, another engine). */
+/* Weight w = p_old / p_sampler of the policy loss where sampler and trainer disagree (top-p, another engine). */
 typedef enum tt_mismatch {
     TT_MISMATCH_OFF = 0,
-    TT_MISMATCH_TOKEN_TRUNCATE,    /* TIS: w within [mismatch_low, mismatch_high]                           */
-    TT_MISMATCH_TOKEN_MASK,        /* w, 0 outside                                                          */
-    TT_MISMATCH_SEQ_TRUNCATE,      /* the same of the product over the response                             */
-    TT_MISMATCH_SEQ_MASK,
-    TT_MISMATCH_GEOMETRIC_MASK     /* w, 0 for responses whose geometric mean of w is outside: OpenRLHF     */
+    TT_MISMATCH_TOKEN_TRUNCATE,    /* w of the token, within [mismatch_low, mismatch_high]                 */
+    TT_MISMATCH_TOKEN_MASK,        /* w of the token, 0 outside                                            */
+    TT_MISMATCH_SEQ_TRUNCATE,      /* product of w over the response, within the bounds                    */
+    TT_MISMATCH_SEQ_MASK,          /* product of w over the response, 0 outside                            */
+    TT_MISMATCH_GEOMETRIC_MASK     /* w of the token, 0 in responses whose geometric mean of w is outside: OpenRLHF */
 } tt_mismatch;
-typedef enum tt_aas { TT_AAS_RELEASED = 0, TT_AAS_FORMULA, TT_AAS_LUFFY, TT_AAS_OFF } tt_aas;   /* THINK: shaping of guided tokens */
+typedef enum tt_aas { TT_AAS_RELEASED = 0, TT_AAS_FORMULA, TT_AAS_LUFFY, TT_AAS_OFF } tt_aas;   /* shaping of guided tokens */
+
+typedef struct tt_choice { const char *name, *formula, *source; } tt_choice;
+/* Row number `value` of the config's field "advantage", "loss", "aggregation", "kl", "mismatch" or "aas"; NULL beyond the
+ * last. tt_grpo_choose reads a name; an unknown one is an error that lists those that are known. */
+TT_API const tt_choice *tt_grpo_choice(const char *field, int value);
+TT_API tt_status tt_grpo_choose(tt_context *, const char *field, const char *name, int *value);
+
+/* ---- a loss of your own: a function of one token ---- */
+struct tt_grpo_config;
+typedef struct tt_loss_input {
+    const struct tt_grpo_config *config;   /* resolved                                                    */
+    void *user;                     /* token_loss_user of the config                                      */
+    double logp, old_logp;          /* log-probs of the token now and at the rollout                      */
+    double log_ratio;               /* logp - old_logp; of GSPO, GMPO, RLOO the mean or sum of the response's */
+    double ratio, dratio;           /* exp(log_ratio), kept within exp(+-20); its slope by logp, 0 at a bound */
+    double response_log_ratio;      /* sum of the log_ratio of the response's own tokens, each within +-20 */
+    double advantage;
+    size_t index;                   /* of the token among the response tokens of the micro-batch          */
+} tt_loss_input;
+typedef struct tt_token_loss {      /* zeros at first, factor 1                                           */
+    double loss, dloss;             /* and its slope by logp                                              */
+    double kl;                      /* to the reference                                                   */
+    double factor;                  /* what shaping made of p / p                                         */
+    int clipped_low, clipped_high, clipped_dual;   /* which bound has cut the gradient                    */
+    int fallback;                   /* a guided token that took the policy loss                           */
+} tt_token_loss;
+typedef void (*tt_token_loss_fn)(const tt_loss_input *in, tt_token_loss *out);
+
+typedef struct tt_loss_batch tt_loss_batch;
 
 typedef struct tt_grpo_config {
-    int num_generations;           /* G; 0 = 8                                         */
-    int max_completion_length;     /* 0 = 128                                          */
-    float temperature;             /* 0 = 1                                            */
-    float epsilon_low, epsilon_high;   /* 0 = 0.2; GMPO 0.4, DPPO_TV 0.15, DPPO_KL 0.05 */
-    float dual_clip;               /* c for A < 0; 0 = 3; CLIP_COV: 0 = off; DPPO, for every A: 0 = 20; negative = off */
-    float delta;                   /* two-sided clip; 0 = off                          */
-    float beta;                    /* KL to the reference; 0 = off                     */
-    float entropy_coef;            /* bonus; 0 = off                                   */
-    float cispo_epsilon_max;       /* 0 = 5                                            */
-    float advantage_eps;           /* 0 = 1e-6 (verl, paper); TRL 1e-4                 */
-    int biased_std;                /* 1: variances divide by n, not n - 1              */
-    int keep_single;               /* 1: a group of one keeps R (mean 0, std 1: verl); 0: gets 0 */
+    int num_generations;           /* G; 0 = 8                                                             */
+    int max_completion_length;     /* 0 = 128                                                              */
+    float temperature;             /* 0 = 1                                                                */
+    float epsilon_low, epsilon_high;   /* 0 = 0.2; GMPO 0.4                                                */
+    float dual_clip;               /* bound c of the ratio for A < 0; 0 = 3, negative = off                */
+    float delta;                   /* two-sided clip; 0 = off                                              */
+    float beta;                    /* KL to the reference; 0 = off                                         */
+    float entropy_coef;            /* bonus; 0 = off                                                       */
+    float cispo_epsilon_max;       /* 0 = 5                                                                */
+    float advantage_eps;           /* 0 = 1e-6 (verl, paper); TRL 1e-4                                     */
+    int biased_std;                /* 1: variances divide by n, not n - 1                                  */
+    int keep_single;               /* 1: a group of one keeps R (mean 0, std 1: verl); 0: gets 0           */
     tt_advantage_type advantage;
     tt_scale_rewards scale_rewards;
     tt_loss_type loss;
+    tt_token_loss_fn token_loss;   /* in place of `loss` for the student's tokens; NULL = none             */
+    void *token_loss_user;
+    /* Called before the tokens of a micro-batch, with all of its log-probs (for losses that rank tokens); NULL = none. */
+    tt_status (*token_loss_begin)(void *user, const struct tt_grpo_config *, const tt_loss_batch *, const float *logprobs);
     tt_aggregation aggregation;
     tt_kl_type kl;
-    int kl_in_reward;              /* 1: beta KL(old, reference) of the response is taken from its reward, not added to the loss */
-    int mask_truncated_completions;    /* 1: responses without end token leave the loss */
-    int overlong_cache;            /* c: tokens before max_completion_length L in which the reward falls by (n - L + c) / c; 0 = off */
-    float overlong_factor;         /* times this, without a floor: verl; 0 = TRL: -1 at most */
+    int kl_in_reward;              /* 1: beta KL(old, reference) is taken from the reward, not added to the loss */
+    int mask_truncated_completions;    /* 1: responses without end token leave the loss                    */
+    int overlong_cache;            /* c: tokens before max_completion_length L in which the reward falls by
+                                      (n - L + c) / c (DAPO); 0 = off                                      */
+    float overlong_factor;         /* times this, without a floor: verl; 0 = TRL: -1 at most               */
     tt_mismatch mismatch;
-    float mismatch_low, mismatch_high;   /* 0 = none, 2 (masks: 3)                     */
-    float off_policy_mask_threshold;     /* responses with A < 0 and mean(s - l) above this leave the policy loss; 0 = off */
-    float sapo_tau_pos, sapo_tau_neg;    /* 0 = 1, 1.05                                */
-    float vespo_k_pos, vespo_lambda_pos, vespo_k_neg, vespo_lambda_neg;   /* 0 = 2, 3, 3, 2 */
-    float dro_beta;                /* 0 = 0.05                                         */
-    /* Entropy falls by the few tokens of large covariance (A - mean A) (l - mean l): The Entropy Mechanism of RL, arXiv 2505.22617.
-     * CLIP_COV drops this share of the tokens, drawn from those with a covariance inside (clip_cov_lb, clip_cov_ub) that PPO does
-     * not clip; KL_COV's penalty is for the share of largest covariance, first the earlier of equals, and has no slope where
-     * l = o. Each chooses 1 token at least. Means and shares are those of the student's tokens in the MICRO-batch, as in verl. The
-     * draw depends on clip_cov_seed, prompt_id, sample and place in the response alone, not on the order of the batch. */
-    float clip_cov_ratio, clip_cov_lb, clip_cov_ub;   /* 0 = 2e-4, 1, 5 */
-    uint64_t clip_cov_seed;
-    float kl_cov_ratio, ppo_kl_coef;     /* 0 = 2e-4, 0.1 (paper: 1)                   */
-    /* Policy loss and entropy bonus of this share of the tokens alone, those of the highest entropy (Beyond the 80/20 rule,
-     * arXiv 2506.01939: 0.2); the denominators stay. TRL's threshold: a quantile over the MICRO-batch. 0 = 1: all */
+    float mismatch_low, mismatch_high;   /* 0 = none, 2 (masks: 3)                                         */
+    float off_policy_mask_threshold;     /* responses with A < 0 and mean(log p_sampler - log p) above this
+                                            leave the policy loss (DeepSeek-V3.2); 0 = off                 */
+    /* Policy loss and entropy bonus of this share of the tokens alone, those of the highest entropy (Beyond the
+     * 80/20 rule, arXiv 2506.01939: 0.2); the denominators stay. TRL's threshold: a quantile over the
+     * MICRO-batch. 0 = 1: all */
     float top_entropy_quantile;
-    int num_iterations;            /* passes over a rollout batch; 0 = 1               */
-    int num_mini_batches;          /* updates in a pass, each on as many whole groups; 0 = 1 */
-    int dynamic_sampling;          /* groups of equal rewards are sampled anew from other questions, at most so many times (DAPO); 0 = off */
+    int num_iterations;            /* passes over a rollout batch; 0 = 1                                   */
+    int num_mini_batches;          /* updates in a pass, each on as many whole groups; 0 = 1               */
+    int dynamic_sampling;          /* groups of equal rewards are sampled anew from other questions, at most
+                                      so many times (DAPO); 0 = off                                        */
     int micro_batch_tokens;        /* tokens of one forward/backward, to which its memory is proportional; 0 = 8192 */
-    /* ThinkTuning's Advantage-Aware Shaping, for tokens with teacher_mask */
+    /* ThinkTuning's Advantage-Aware Shaping, for tokens of the kinds guided and teacher */
     tt_aas aas;
-    float gamma_min, gamma_max, advantage_min, advantage_max;   /* all 0 = 0.001, -0.001, -4, 4 */
-    float luffy_gamma;             /* 0 = 0.1; negative: the loss is -A p, unshaped    */
-    float fallback_p;              /* A < 0 and p below this: ordinary term; 0 = 0.01, negative = off */
+    float gamma_min, gamma_max, advantage_min, advantage_max;   /* all 0 = 0.001, -0.001, -4, 4            */
+    float luffy_gamma;             /* 0 = 0.1; negative: the loss is -A p, unshaped                        */
+    float fallback_p;              /* A < 0 and p below this: the policy loss; 0 = 0.01, negative = off    */
 } tt_grpo_config;
+
+TT_API tt_grpo_config tt_grpo_resolve(const tt_grpo_config *);                 /* defaults filled in */
+TT_API tt_status tt_grpo_check(tt_context *, const tt_grpo_config *);          /* an error names field, value and range */
 
 /* Means over the tokens of the whole optimizer batch: each tt_grpo_loss adds its micro-batch's part. Start from zero. */
 typedef struct tt_grpo_metrics {
     double loss, entropy, kl, ppo_kl, clip_low, clip_high, clip_dual;
-    double clip_cov;               /* share of tokens that CLIP_COV or KL_COV chose     */
     double aas_fallback_share, aas_factor_mean, aas_factor_max;
     double sampling_logp_difference_max;
     double mismatch_mean, mismatch_deviation_max;   /* of the weights w; largest |w - 1|; 1 and 0 where sampler and trainer agree */
     double reward, reward_std, frac_reward_zero_std;
     double rewards[TT_MAX_REWARDS], overlong, reward_kl;   /* means: of each reward, what the length cost, beta KL */
-    double n_unscored;             /* responses that nobody scored                      */
+    double n_unscored;             /* responses that nobody scored                                         */
     double n_tokens, n_guided_tokens;
 } tt_grpo_metrics;
 
-/* reward = sum of rewards[k] * weights[k] (NULL = 1), less the cost of length and KL; then advantage. A NaN abstains; a
- * response that nobody scores gets 0 and leaves the statistics. An infinite reward is an error naming prompt and
- * sample. Equal rewards in a group, and groups of one, give exactly 0 (before REINFORCE++'s whitening). */
-TT_API tt_status tt_grpo_advantages(tt_rollouts *, const tt_grpo_config *, const float *reward_weights, tt_grpo_metrics *);
+/* reward = sum of rewards[k] * weights[k] (NULL = 1), less the cost of length and KL. A NaN abstains; a response that nobody
+ * scores gets NaN. An infinite reward is an error naming prompt and sample. tt_grpo_advantages begins with this. */
+TT_API tt_status tt_grpo_rewards(tt_rollouts *, const tt_grpo_config *, const float *reward_weights, tt_grpo_metrics *);
 TT_API double    tt_grpo_overlong(const tt_grpo_config *, int response_length);   /* what the length adds to the reward, <= 0 */
-/* One token: loss and d loss / d logp, in double. In: logp l, old o, reference f (NaN = none), advantage; guided: 0 the
- * student's, 1 of a guided response, 2 off-policy. Losses of a sequence take it as a sequence of one, CLIP_COV and KL_COV as
- * one that is not chosen. */
-typedef struct tt_token_loss { double loss, dloss, kl; int clipped_low, clipped_high, clipped_dual, clipped_cov, fallback; double factor; } tt_token_loss;
-TT_API tt_token_loss tt_grpo_token_loss(const tt_grpo_config *, double logp, double old_logp, double ref_logp, double advantage, int guided);
-/* Policy loss of rollouts[indices[0..n)] in one graph: a scalar whose denominators are those of ALL of `all`, so
- * micro-batch losses add up to the batch's. logprobs, entropy: tt_model_logprobs of those rollouts' response
- * tokens, in order. old_logprobs NULL in a rollout = the current value (one update per batch, ratio 1). */
-TT_API tt_tensor *tt_grpo_loss(tt_context *, tt_tensor *logprobs, tt_tensor *entropy, const tt_rollouts *all, const int *indices, int n, const tt_grpo_config *, tt_grpo_metrics *);
-/* Packs rollouts[indices] into a batch whose targets are the response tokens. */
+typedef struct tt_reward_stats { int n, equal; double mean, std; } tt_reward_stats;   /* of those that have a reward */
+TT_API tt_reward_stats tt_group_rewards(const tt_rollouts *, int group);
+/* Rewards, then advantages. A response that nobody scores gets 0 and leaves the statistics. Equal rewards in a group,
+ * and groups of one, give exactly 0 (before REINFORCE++'s whitening). */
+TT_API tt_status tt_grpo_advantages(tt_rollouts *, const tt_grpo_config *, const float *reward_weights, tt_grpo_metrics *);
+
+/* One token of kind student, guided, teacher or off-policy: its loss, in double. ref_logp NaN = no reference. Losses of a
+ * response take the token as a response of one. */
+TT_API tt_token_loss tt_grpo_token_loss(const tt_grpo_config *, double logp, double old_logp, double ref_logp,
+                                        double advantage, tt_token_kind kind);
+
+/* Packs rollouts[indices[0..n)] into a batch whose targets are the response tokens; indices NULL = all, n ignored. */
 TT_API tt_batch  *tt_rollouts_batch(tt_context *, const tt_rollouts *all, const int *indices, int n);
+/* What the weights of tokens divide by, over an optimizer batch. Those of several processes: sums, and the largest longest. */
+typedef struct tt_loss_totals { double tokens, guided, sequences, filled, longest; } tt_loss_totals;
+TT_API tt_loss_totals tt_grpo_totals(const tt_rollouts *, const tt_grpo_config *);
+/* A micro-batch: rollouts[indices[0..n)] of the optimizer batch; indices NULL = all, n ignored. */
+struct tt_loss_batch {
+    const tt_rollouts *rollouts;
+    const int *indices;
+    int n;
+    const tt_loss_totals *totals;       /* NULL = tt_grpo_totals(rollouts, config)                         */
+};
+/* Policy loss of a micro-batch in one graph, a scalar; micro-batch losses add up to the batch's. logprobs, entropy: tt_model_logprobs of
+ * tt_rollouts_batch. old_logprobs NULL in a rollout = the current value (one update per batch, ratio 1). */
+TT_API tt_tensor *tt_grpo_loss(tt_context *, tt_tensor *logprobs, tt_tensor *entropy, const tt_loss_batch *,
+                               const tt_grpo_config *, tt_grpo_metrics *);
 
 /* ==== 11. think ============================================================================
  * ThinkTuning (RRV et al., EMNLP 2025, arXiv 2508.07616): a teacher of the same size reads some of the
@@ -1050,7 +1172,7 @@ typedef struct tt_think_metrics {
 TT_API double    tt_think_pct(const tt_think_config *, int step);      /* of the schedule                       */
 TT_API int       tt_think_active(const tt_think_config *, int step);   /* 0 once the teacher is off             */
 /* Selects per group k = max(1, floor(eligible * pct)) stopped responses without replacement, asks the teacher, replaces them
- * in place (cut at max_completion_length) and sets teacher_mask, guided, attempt_length. Rewards come afterwards. */
+ * in place (cut at max_completion_length) and sets kind, guided, attempt_length. Rewards come afterwards. */
 TT_API tt_status tt_think_augment(tt_rollouts *, const tt_teacher *, const tt_tokenizer *, const tt_think_config *, const tt_grpo_config *, int end_token, int step, tt_think_metrics *);
 /* After the rewards: the rates. A response is right if its first reward is above one half. */
 TT_API void      tt_think_score(const tt_rollouts *, tt_think_metrics *);
@@ -1104,13 +1226,20 @@ TT_API tt_teacher tt_signs_teacher(tt_signs *);
 #define TT_SIGNS_TEACHER_STOP "<stop>"
 
 /* ---- rewards, for tt_task and tt_reward: 1 or 0; 0 for a response that did not stop. user is not used, but for format's ---- */
-/* Equal as texts, as numbers (1,234 and 1234.0), fractions and simple LaTeX (1/2, 0.5, \frac12, 2\sqrt{3}, \pi), or part by part
- * as lists (3, \frac{\pi}{2}). Units, degrees, percent and dollar signs do not count. */
+/* Equal as texts, as exact numbers (1,234 and 1234.0, 1e5, 2 2/3, 20!'s digits), fractions and simple LaTeX (1/2, 0.5, \frac12,
+ * 2\sqrt{3}, \pi), or part by part as lists (3, \frac{\pi}{2}). A unit (5 cm, 5\text{ cm}, 28\%) counts only against another one;
+ * 28 percent are also 0.28. What is in doubt is not equal: a rounded number, two numbers, algebra written in another way. */
 TT_API int       tt_answer_equal(const char *gold, size_t gold_size, const char *said, size_t said_size);
 TT_API tt_status tt_reward_exact(void *user, const tt_reward_input *in, float *reward);         /* the answer, white space around it cut       */
 TT_API tt_status tt_reward_last_number(void *user, const tt_reward_input *in, float *reward);   /* last numbers of response and answer agree   */
 TT_API tt_status tt_reward_boxed(void *user, const tt_reward_input *in, float *reward);         /* last \boxed{...} by tt_answer_equal         */
-TT_API tt_status tt_reward_answer(void *user, const tt_reward_input *in, float *reward);        /* \boxed{...}, after ####, or the last number */
+/* \boxed{...}, else after ####, else the last number with its sign and unit, by tt_answer_equal; for an answer that is no number,
+ * else what stands at the end, after "is" or a colon. */
+TT_API tt_status tt_reward_answer(void *user, const tt_reward_input *in, float *reward);
+/* What these four read and compare: appends the answers found in gold and response in normal form, in which equal answers are
+ * equal texts (8/3, "28 percent"; ~ before a root or pi), nothing where none was found. Both texts may be NULL. */
+typedef enum tt_answer_place { TT_ANSWER_EXACT = 1, TT_ANSWER_LAST_NUMBER, TT_ANSWER_BOXED, TT_ANSWER_ANY } tt_answer_place;
+TT_API tt_status tt_answer_grade(tt_answer_place place, const tt_reward_input *in, float *reward, tt_text *gold_form, tt_text *said_form);
 /* The expression in the last \boxed{} or <answer> tags, or after the last word "answer", uses each number of the question
  * once (those in its last [...], else after "from", else all) and has the value of the answer. */
 TT_API tt_status tt_reward_countdown(void *user, const tt_reward_input *in, float *reward);
@@ -1336,7 +1465,6 @@ TT_API tt_status tt_evaluation_json(const tt_evaluation *, tt_text *out);      /
 #include <float.h>
 #include <limits.h>
 #include <math.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -1348,6 +1476,12 @@ TT_API tt_status tt_evaluation_json(const tt_evaluation *, tt_text *out);      /
 #include <sys/stat.h>
 #include <sys/types.h>
 #include <unistd.h>
+#elif defined(_WIN32)
+#include <direct.h>
+#include <fcntl.h>
+#include <io.h>
+#include <sys/stat.h>
+#include <sys/types.h>
 #endif
 #if defined(TT_NO_THREADS)
 #elif defined(TTI_POSIX) && defined(__GNUC__) && !(defined(TT_OPENMP) && defined(_OPENMP))
@@ -1390,6 +1524,7 @@ struct tt_context {
     const char *kernel_name;              /* set by the CPU kernels                         */
     char error[TTI_ERROR_SIZE];
     tt_status status;                     /* of the error text                              */
+    const char *failed;                   /* the function that it is of, where that is known */
     tt_status broken;                     /* a bad desc: every call fails                   */
     int graph_error;                      /* the error sticks: graph building has failed    */
     const tt_backend *backend;
@@ -1399,6 +1534,281 @@ struct tt_context {
     struct tti_spare *spare_grads;
     int no_grad;
 };
+
+/* ---- numbers as text ----
+ * The C library's strtod and printf follow the host's locale, which may write 0.5 as 0,5. Here numbers are read and written
+ * with a point, and exactly: as quotients of whole numbers of at most TTI_LIMBS * 32 bits. */
+#define TTI_LIMBS 128
+#define TTI_MAX_DIGITS 780         /* more significant digits than this cannot move a double, but for not being zero */
+typedef struct tti_big { int n; uint32_t limb[TTI_LIMBS]; } tti_big;      /* the lowest first; limb[n - 1] is not zero */
+
+/* a * factor + add */
+static void tti_big_scale(tti_big *a, uint32_t factor, uint32_t add) {
+    uint64_t carry = add;
+    int i;
+    for (i = 0; i < a->n; i++) {
+        carry += (uint64_t)a->limb[i] * factor;
+        a->limb[i] = (uint32_t)carry;
+        carry >>= 32;
+    }
+    if (carry && a->n < TTI_LIMBS) { a->limb[a->n++] = (uint32_t)carry; }
+}
+static void tti_big_power(tti_big *a, int n) {      /* a * 10^n */
+    for (; n >= 9; n -= 9) { tti_big_scale(a, 1000000000u, 0); }
+    for (; n > 0; n--) { tti_big_scale(a, 10, 0); }
+}
+static void tti_big_shift(tti_big *a, int bits) {   /* a * 2^bits */
+    int limbs = bits / 32;
+    if (a->n && limbs && a->n + limbs <= TTI_LIMBS) {
+        memmove(a->limb + limbs, a->limb, (size_t)a->n * sizeof *a->limb);
+        memset(a->limb, 0, (size_t)limbs * sizeof *a->limb);
+        a->n += limbs;
+    }
+    tti_big_scale(a, (uint32_t)1 << bits % 32, 0);
+}
+static void tti_big_set(tti_big *a, uint64_t value, int shift) {      /* value * 2^shift */
+    a->limb[0] = (uint32_t)value;
+    a->limb[1] = (uint32_t)(value >> 32);
+    a->n = a->limb[1] ? 2 : a->limb[0] ? 1 : 0;
+    tti_big_shift(a, shift);
+}
+static int tti_big_bits(const tti_big *a) {
+    int bits = a->n ? 32 * (a->n - 1) : 0;
+    uint32_t top = a->n ? a->limb[a->n - 1] : 0;
+    for (; top; top >>= 1) { bits++; }
+    return bits;
+}
+static int tti_big_compare(const tti_big *a, const tti_big *b) {
+    int i;
+    if (a->n != b->n) { return a->n < b->n ? -1 : 1; }
+    for (i = a->n - 1; i >= 0; i--) { if (a->limb[i] != b->limb[i]) { return a->limb[i] < b->limb[i] ? -1 : 1; } }
+    return 0;
+}
+/* a + sign * b; not below zero */
+static void tti_big_add(tti_big *a, const tti_big *b, int sign) {
+    int64_t carry = 0;
+    int i;
+    for (i = 0; i < b->n || (carry && i < TTI_LIMBS); i++) {
+        if (i == a->n) { a->limb[a->n++] = 0; }
+        carry += (int64_t)a->limb[i] + (i < b->n ? sign * (int64_t)b->limb[i] : 0);
+        a->limb[i] = (uint32_t)carry;
+        carry = carry < 0 ? -1 : carry >> 32;
+    }
+    while (a->n && a->limb[a->n - 1] == 0) { a->n--; }
+}
+/* The double nearest to a / b, of two the even one. Both are used up. */
+static double tti_big_quotient(tti_big *a, tti_big *b) {
+    int exponent = tti_big_bits(a) - tti_big_bits(b), drop, i;
+    uint64_t bits = 0, rest, half, kept;
+    tti_big_shift(exponent < 0 ? a : b, exponent < 0 ? -exponent : exponent);
+    if (tti_big_compare(a, b) < 0) { exponent--; tti_big_shift(a, 1); }
+    for (i = 0; i < 64; i++) {                          /* 1 <= a / b < 2: its first 64 bits */
+        int bit = tti_big_compare(a, b) >= 0;
+        if (bit) { tti_big_add(a, b, -1); }
+        bits = bits << 1 | (uint64_t)bit;
+        tti_big_shift(a, 1);
+    }
+    drop = exponent < -1022 ? 11 - 1022 - exponent : 11;
+    if (drop > 64) { return 0; }
+    half = (uint64_t)1 << (drop - 1);
+    rest = bits & (half | (half - 1));
+    kept = drop == 64 ? 0 : bits >> drop;
+    if (rest > half || (rest == half && (a->n || (kept & 1)))) { kept++; }
+    return ldexp((double)kept, exponent - 63 + drop);
+}
+TT_API size_t tt_number_read(const char *text, size_t size, double *out) {
+    char digits[TTI_MAX_DIGITS + 1];
+    int n = 0, point = 0, any = 0, lost = 0, i, minus = size > 0 && *text == '-';
+    int64_t exponent = 0, power = 0;
+    size_t at = size > 0 && (*text == '-' || *text == '+'), next;
+    tti_big a, b;
+    for (; at < size && ((text[at] >= '0' && text[at] <= '9') || (text[at] == '.' && !point)); at++) {
+        if (text[at] == '.') { point = 1; continue; }
+        any = 1;
+        exponent -= point;
+        if (n == 0 && text[at] == '0') { continue; }
+        if (n < TTI_MAX_DIGITS) { digits[n++] = text[at]; continue; }
+        exponent++;
+        lost |= text[at] != '0';
+    }
+    if (!any) { return 0; }
+    next = at + 1;
+    if (next < size && (text[next] == '-' || text[next] == '+')) { next++; }
+    if (next < size && (text[at] == 'e' || text[at] == 'E') && text[next] >= '0' && text[next] <= '9') {
+        int below = text[at + 1] == '-';
+        for (at = next; at < size && text[at] >= '0' && text[at] <= '9'; at++) { if (power < ((int64_t)1 << 50)) { power = 10 * power + (text[at] - '0'); } }
+        exponent += below ? -power : power;
+    }
+    if (lost) { digits[n++] = '1'; exponent--; }
+    tti_big_set(&a, 0, 0);
+    tti_big_set(&b, 1, 0);
+    if (n == 0 || n + exponent < -330) { *out = 0; }
+    else if (n + exponent > 310) { *out = HUGE_VAL; }
+    else if (n <= 15 && exponent == 0) {
+        int64_t whole = 0;
+        for (i = 0; i < n; i++) { whole = 10 * whole + (digits[i] - '0'); }
+        *out = (double)whole;
+    } else {
+        for (i = 0; i < n; i++) { tti_big_scale(&a, 10, (uint32_t)(digits[i] - '0')); }
+        tti_big_power(exponent < 0 ? &b : &a, (int)(exponent < 0 ? -exponent : exponent));
+        *out = tti_big_quotient(&a, &b);
+    }
+    if (minus) { *out = -*out; }
+    return at;
+}
+/* The fewest digits that lie nearer to value = m * 2^e than to its neighbours (Steele and White 1990), as
+ * 0.DIGITS * 10^*point; narrow: the neighbour below is only half as far. Returns how many digits. */
+static int tti_shortest(double value, uint64_t m, int e, int narrow, char digits[24], int *point) {
+    tti_big r, s, above, below, sum;      /* value = r / s; half the way to the neighbours is above / s and below / s */
+    int up = e > 0 ? e : 0, down = e < 0 ? -e : 0, even = (m & 1) == 0, n = 0, k = (int)ceil(log10(value) - 1e-10), low, high, digit;
+    tti_big_set(&r, m, up + 1 + narrow);
+    tti_big_set(&s, 1, down + 1 + narrow);
+    tti_big_set(&above, 1, up + narrow);
+    tti_big_set(&below, 1, up);
+    tti_big_power(&s, k);
+    tti_big_power(&r, -k);
+    tti_big_power(&above, -k);
+    tti_big_power(&below, -k);
+    sum = r;
+    tti_big_add(&sum, &above, 1);
+    if (tti_big_compare(&sum, &s) > -even) { k++; tti_big_scale(&s, 10, 0); }
+    for (*point = k; ; n++) {
+        tti_big_scale(&r, 10, 0);
+        tti_big_scale(&above, 10, 0);
+        tti_big_scale(&below, 10, 0);
+        for (digit = 0; tti_big_compare(&r, &s) >= 0; digit++) { tti_big_add(&r, &s, -1); }
+        sum = r;
+        tti_big_add(&sum, &above, 1);
+        low = tti_big_compare(&r, &below) < even;
+        high = tti_big_compare(&sum, &s) > -even;
+        digits[n] = (char)('0' + digit);
+        if (low || high) { break; }
+    }
+    tti_big_scale(&r, 2, 0);
+    low = low && (!high || tti_big_compare(&r, &s) + (digit & 1) <= 0);
+    if (!low) { digits[n]++; }
+    return n + 1;
+}
+/* The shortest decimal that reads back as value, of a double or a float; written as Python does, whole numbers without ".0". */
+static size_t tti_number_text(char out[48], double value, int is_float) {
+    int n, point, e, i, narrow, bits = is_float ? 24 : 53, lowest = is_float ? -149 : -1074;
+    char digits[24], *at = out;
+    uint64_t m;
+    if (is_float) { value = (double)(float)value; }
+    if (!isfinite(value)) { memcpy(out, "null", 4); return 4; }
+    if (signbit(value)) { *at++ = '-'; value = -value; }
+    if (!(value > 0)) { *at++ = '0'; return (size_t)(at - out); }
+    m = (uint64_t)ldexp(frexp(value, &e), bits);
+    e -= bits;
+    if (e < lowest) { m >>= lowest - e; e = lowest; }
+    narrow = m == (uint64_t)1 << (bits - 1) && e > lowest;
+    n = tti_shortest(value, m, e, narrow, digits, &point);
+    if (point < -3 || point > 16) {
+        *at++ = digits[0];
+        if (n > 1) { *at++ = '.'; }
+        for (i = 1; i < n; i++) { *at++ = digits[i]; }
+        return (size_t)(at - out) + (size_t)snprintf(at, 8, "e%c%02d", point < 1 ? '-' : '+', point < 1 ? 1 - point : point - 1);
+    }
+    if (point <= 0) { *at++ = '0'; *at++ = '.'; }
+    for (i = point; i < 0; i++) { *at++ = '0'; }
+    for (i = 0; i < n || i < point; i++) {
+        if (i == point && i > 0) { *at++ = '.'; }
+        *at++ = i < n ? digits[i] : '0';
+    }
+    return (size_t)(at - out);
+}
+
+/* ---- formats ----
+ * printf's, but with a point in numbers whatever the locale, and with %r and %R (see tt_text_format). Writes what fits,
+ * with a NUL, and returns how much there is, or -1 where the format is none. */
+typedef struct tti_sink { char *out; size_t size, n; } tti_sink;
+static void tti_sink_put(tti_sink *s, const char *bytes, size_t n) {
+    size_t room = s->n + 1 < s->size ? s->size - 1 - s->n : 0;
+    if (room) { memcpy(s->out + s->n, bytes, n < room ? n : room); }
+    s->n += n;
+}
+/* Whatever printf has put between the digits of a number is the locale's point. */
+static void tti_sink_point(tti_sink *s, size_t from) {
+    size_t end = s->n < s->size ? s->n : s->size ? s->size - 1 : 0, to = from, at;
+    if (end < from) { return; }
+    for (at = from; at < end; at++) {
+        char c = s->out[at];
+        if ((c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '+' || c == '-' || c == ' ') { s->out[to++] = c; }
+        else if (to == from || s->out[to - 1] != '.') { s->out[to++] = '.'; }
+    }
+    s->n -= end - to;
+}
+static int tti_vformat(char *out, size_t size, const char *format, va_list list) {
+    tti_sink s;
+    s.out = out;
+    s.size = size;
+    s.n = 0;
+    while (*format) {
+        size_t plain = strcspn(format, "%"), length = 1, begin, room;
+        char spec[48] = "%", *to;
+        int wide = 0, n = 0;
+        tti_sink_put(&s, format, plain);
+        format += plain;
+        if (!*format) { break; }
+        for (format++; *format && strchr("-+ #0123456789.*", *format) && length < 24; format++) {
+            if (*format != '*') { spec[length++] = *format; continue; }
+            n = va_arg(list, int);
+            if (n < 0 && spec[length - 1] == '.') { length--; continue; }      /* as if not given */
+            length += (size_t)snprintf(spec + length, 12, "%d", n);
+        }
+        for (; *format && strchr("hlzjt", *format); format++) { wide = *format == 'l' && wide == 'l' ? 'L' : *format; }
+        to = spec + length;
+        begin = s.n;
+        room = s.n < s.size ? s.size - s.n : 0;
+        out = room ? s.out + s.n : NULL;
+        switch (*format) {
+        case '%': tti_sink_put(&s, "%", 1); n = 0; break;
+        case 'd': case 'i': {
+            long long value = wide == 'l' ? va_arg(list, long) : wide == 'L' ? va_arg(list, long long) : wide == 'j' ? (long long)va_arg(list, intmax_t) :
+                              wide == 'z' || wide == 't' ? (long long)va_arg(list, ptrdiff_t) : va_arg(list, int);
+            memcpy(to, "lld", 4);
+            n = snprintf(out, room, spec, value);
+            break;
+        }
+        case 'u': case 'x': case 'X': case 'o': {
+            unsigned long long value = wide == 'l' ? va_arg(list, unsigned long) : wide == 'L' ? va_arg(list, unsigned long long) :
+                                       wide == 'j' ? (unsigned long long)va_arg(list, uintmax_t) : wide == 'z' || wide == 't' ? (unsigned long long)va_arg(list, size_t) : va_arg(list, unsigned);
+            to[0] = to[1] = 'l';
+            to[2] = *format;
+            n = snprintf(out, room, spec, value);
+            break;
+        }
+        case 'e': case 'E': case 'f': case 'F': case 'g': case 'G':
+            to[0] = *format;
+            n = snprintf(out, room, spec, va_arg(list, double));
+            break;
+        case 'r': case 'R': {
+            char number[48];
+            tti_sink_put(&s, number, tti_number_text(number, va_arg(list, double), *format == 'R'));
+            n = 0;
+            break;
+        }
+        case 'c': to[0] = 'c'; n = snprintf(out, room, spec, va_arg(list, int)); break;
+        case 's': to[0] = 's'; n = snprintf(out, room, spec, va_arg(list, const char *)); break;
+        case 'p': to[0] = 'p'; n = snprintf(out, room, spec, va_arg(list, void *)); break;
+        default: return -1;
+        }
+        if (n < 0) { return -1; }
+        s.n += (size_t)n;
+        if (n && strchr("eEfFgG", *format)) { tti_sink_point(&s, begin); }
+        format++;
+    }
+    if (s.size) { s.out[s.n < s.size ? s.n : s.size - 1] = 0; }
+    return s.n <= INT_MAX ? (int)s.n : -1;
+}
+static int tti_format(char *out, size_t size, const char *format, ...) {
+    va_list list;
+    int n;
+    va_start(list, format);
+    n = tti_vformat(out, size, format, list);
+    va_end(list);
+    return n;
+}
 
 /* ---- errors ---- */
 TT_API const char *tt_status_name(tt_status status) {
@@ -1411,8 +1821,9 @@ TT_API const char *tt_status_name(tt_status status) {
 TT_API tt_status tt_fail(tt_context *ctx, tt_status status, const char *format, ...) {
     va_list list;
     if (!ctx || ctx->graph_error) { return status; }      /* the first cause stays */
+    ctx->failed = NULL;
     va_start(list, format);
-    vsnprintf(ctx->error, sizeof ctx->error, format, list);
+    if (tti_vformat(ctx->error, sizeof ctx->error, format, list) < 0) { tti_format(ctx->error, sizeof ctx->error, "bad format: %s", format); }
     va_end(list);
     ctx->status = status;
     if (ctx->log) { ctx->log(ctx->log_user, status, ctx->error); }
@@ -1421,10 +1832,27 @@ TT_API tt_status tt_fail(tt_context *ctx, tt_status status, const char *format, 
 TT_API const char *tt_error(const tt_context *ctx) { return ctx ? ctx->error : "out of memory"; }
 TT_API tt_status tt_error_status(const tt_context *ctx) { return ctx ? ctx->status : TT_ERR_MEM; }
 TT_API void tt_error_clear(tt_context *ctx) {
-    if (ctx->broken != TT_OK) { return; }
+    if (!ctx || ctx->broken != TT_OK) { return; }
     ctx->status = TT_OK;
+    ctx->failed = NULL;
     ctx->graph_error = 0;
     ctx->error[0] = 0;
+}
+/* A step's work has succeeded: whatever failed before it is mended. */
+static tt_status tti_mended(tt_context *ctx) {
+    tt_error_clear(ctx);
+    return TT_OK;
+}
+/* The end of a function that may be tried again, by its name: a success takes the sentence of its own failure away. */
+static tt_status tti_tried(tt_context *ctx, const char *who, tt_status status) {
+    if (ctx->graph_error) { return status; }
+    if (status != TT_OK) { ctx->failed = who; }
+    else if (ctx->failed && strcmp(ctx->failed, who) == 0) { tt_error_clear(ctx); }
+    return status;
+}
+static void *tti_made(tt_context *ctx, const char *who, void *object) {
+    tti_tried(ctx, who, object ? TT_OK : TT_ERR_ARG);
+    return object;
 }
 
 /* ---- memory ---- */
@@ -1572,7 +2000,6 @@ static void tti_arena_reset(tt_context *ctx, tti_arena *arena) {
         for (chunk = arena->first; chunk; chunk = chunk->next) { total += chunk->size; }
         tti_arena_destroy(ctx, arena);
         arena->first = tti_chunk_create(ctx, arena, total + total / 8);
-        if (!arena->first) { tt_error_clear(ctx); }            /* the next step asks again and reports */
     }
     if (arena->first) { arena->first->used = 0; }
     arena->current = arena->first;
@@ -1596,9 +2023,15 @@ typedef void (*tti_part_fn)(void *user, int part, int worker);    /* worker: 0 .
 
 #ifdef TTI_TEAM
 #define TTI_SPIN_S 40e-6
-#if defined(__ELF__)
-#pragma weak pthread_create      /* older C libraries hold it in a library of its own: without that one, one thread */
+/* Older C libraries hold threads in a library of their own: a program linked without that one has one thread. Elsewhere the
+ * names must not be weak: a static link takes no member of an archive for the sake of a weak one. */
+#if defined(__ELF__) && (defined(__GLIBC__) ? __GLIBC__ == 2 && __GLIBC_MINOR__ < 34 : !defined(__linux__))
+#pragma weak pthread_create
 #pragma weak pthread_join
+#pragma weak pthread_sigmask
+#define TTI_THREADS_LINKED (pthread_create && pthread_join && pthread_sigmask)
+#else
+#define TTI_THREADS_LINKED 1
 #endif
 typedef struct tti_member { struct tti_team *team; pthread_t thread; int worker; } tti_member;
 typedef struct tti_team {
@@ -1765,9 +2198,6 @@ static int tti_default_threads(void) {
     long n = 1;
 #ifdef TTI_TEAM
     const char *wish = getenv("OMP_NUM_THREADS");
-#if defined(__ELF__)
-    if (!pthread_create || !pthread_join) { return 1; }
-#endif
 #ifdef _SC_NPROCESSORS_ONLN
     n = sysconf(_SC_NPROCESSORS_ONLN);
 #endif
@@ -1818,6 +2248,9 @@ TT_API tt_context *tt_create(const tt_desc *desc) {
         ctx->broken = tt_fail(ctx, TT_ERR_ARG, "tt_create: n_threads is %d, expected 0 .. %d", desc->n_threads, TTI_MAX_THREADS);
         ctx->n_threads = 1;
     }
+#ifdef TTI_TEAM
+    if (!TTI_THREADS_LINKED) { ctx->n_threads = 1; }
+#endif
     if (ctx->broken == TT_OK) { ctx->broken = tt_cpu_backend()->open(ctx, tt_cpu_backend(), &ctx->cpu_state); }
     ctx->backend = tt_cpu_backend();
     ctx->backend_state = ctx->cpu_state;
@@ -1916,21 +2349,27 @@ TT_API tt_status tt_text_append(tt_text *text, const char *bytes, size_t size) {
     text->data[text->size] = 0;
     return TT_OK;
 }
-TT_API tt_status tt_text_format(tt_text *text, const char *format, ...) {
-    va_list list;
+TT_API tt_status tt_text_vformat(tt_text *text, const char *format, va_list list) {
+    va_list again;
     int n;
     tt_status status;
-    va_start(list, format);
-    n = vsnprintf(NULL, 0, format, list);
-    va_end(list);
-    if (n < 0) { return tt_fail(text->ctx, TT_ERR_ARG, "tt_text_format: bad format"); }
+    va_copy(again, list);
+    n = tti_vformat(NULL, 0, format, again);
+    va_end(again);
+    if (n < 0) { return tt_fail(text->ctx, TT_ERR_ARG, "tt_text_format: bad format \"%s\"", format); }
     status = tti_text_reserve(text, (size_t)n);
     if (status != TT_OK) { return status; }
-    va_start(list, format);
-    vsnprintf(text->data + text->size, (size_t)n + 1, format, list);
-    va_end(list);
+    n = tti_vformat(text->data + text->size, (size_t)n + 1, format, list);
     text->size += (size_t)n;
     return TT_OK;
+}
+TT_API tt_status tt_text_format(tt_text *text, const char *format, ...) {
+    va_list list;
+    tt_status status;
+    va_start(list, format);
+    status = tt_text_vformat(text, format, list);
+    va_end(list);
+    return status;
 }
 TT_API tt_status tt_text_json(tt_text *text, const char *bytes, size_t size) {
     size_t before = text->size, i;
@@ -1969,19 +2408,120 @@ TT_API void tt_ids_free(tt_ids *ids) {
 }
 
 /* ---- files ---- */
-TT_API tt_status tt_file_read(tt_context *ctx, const char *path, tt_text *out) {
+#if defined(TTI_POSIX)
+#ifndef O_NOFOLLOW
+#define O_NOFOLLOW 0        /* O_EXCL alone does not follow either */
+#endif
+#ifndef O_CLOEXEC
+#define O_CLOEXEC 0
+#endif
+static const char *tti_mode_name(unsigned mode) {
+    return S_ISREG(mode) ? NULL : S_ISDIR(mode) ? "a folder" : S_ISLNK(mode) ? "a symbolic link" : S_ISFIFO(mode) ? "a pipe" : "a device";
+}
+#elif defined(_WIN32)
+static const char *tti_mode_name(unsigned mode) {
+    return (mode & _S_IFMT) == _S_IFREG ? NULL : (mode & _S_IFMT) == _S_IFDIR ? "a folder" : "a device";
+}
+#endif
+/* What stands at path and is no regular file, a link as what it is itself; NULL if there is nothing. *mode: the
+ * permissions of a regular file, else those of a new one. */
+static const char *tti_obstacle(const char *path, unsigned *mode) {
+    *mode = 0666;
+#if defined(TTI_POSIX)
+    {
+        struct stat info;
+        if (lstat(path, &info) != 0) { return NULL; }
+        if (S_ISREG(info.st_mode)) { *mode = info.st_mode & 0777; }
+        return tti_mode_name(info.st_mode);
+    }
+#elif defined(_WIN32)
+    {
+        struct _stat info;
+        return _stat(path, &info) == 0 ? tti_mode_name(info.st_mode) : NULL;
+    }
+#else
+    (void)path;
+    return NULL;
+#endif
+}
+TT_API int tt_file_exists(const char *path) {
+#if defined(TTI_POSIX)
+    struct stat info;
+    return stat(path, &info) == 0;
+#elif defined(_WIN32)
+    struct _stat info;
+    return _stat(path, &info) == 0;
+#else
     FILE *file = fopen(path, "rb");
+    if (file) { fclose(file); }
+    return file != NULL;
+#endif
+}
+#ifdef TTI_POSIX
+/* Opens a regular file to read it: a pipe would wait for its writer, a device might never end. -1 after an error. */
+static int tti_file_descriptor(tt_context *ctx, const char *path, uint64_t *size) {
+    struct stat info;
+    int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+    const char *what = NULL;
+    if (fd >= 0 && fstat(fd, &info) == 0) {
+        what = tti_mode_name(info.st_mode);
+        *size = (uint64_t)info.st_size;
+        if (!what) { return fd; }
+    }
+    if (what) { tt_fail(ctx, TT_ERR_IO, "cannot read %s: it is %s, expected a regular file", path, what); }
+    else { tt_fail(ctx, TT_ERR_IO, "cannot read %s: %s", path, strerror(errno)); }
+    if (fd >= 0) { close(fd); }
+    return -1;
+}
+#endif
+static tt_status tti_too_large(tt_context *ctx, const char *name) {
+    return tt_fail(ctx, TT_ERR_IO, "cannot read %s: it is larger than TT_MAX_FILE_BYTES, %llu", name, (unsigned long long)TT_MAX_FILE_BYTES);
+}
+static FILE *tti_file_open(tt_context *ctx, const char *path) {
+    FILE *file = NULL;
+#if defined(TTI_POSIX)
+    uint64_t size;
+    int fd = tti_file_descriptor(ctx, path, &size);
+    if (fd < 0) { return NULL; }
+    if (size > TT_MAX_FILE_BYTES) { close(fd); tti_too_large(ctx, path); return NULL; }
+    file = fdopen(fd, "rb");
+    if (!file) { close(fd); }
+#else
+#if defined(_WIN32)
+    struct _stat info;
+    const char *what = _stat(path, &info) == 0 ? tti_mode_name(info.st_mode) : NULL;
+    if (what) { tt_fail(ctx, TT_ERR_IO, "cannot read %s: it is %s, expected a regular file", path, what); return NULL; }
+#endif
+    file = fopen(path, "rb");
+#endif
+    if (!file) { tt_fail(ctx, TT_ERR_IO, "cannot read %s: %s", path, strerror(errno)); }
+    return file;
+}
+TT_API tt_status tt_stream_read(tt_context *ctx, void *file, const char *name, tt_text *out) {
     char buffer[16384];
+    uint64_t total = 0;
     size_t n;
     tt_status status = TT_OK;
-    if (!file) { return tt_fail(ctx, TT_ERR_IO, "cannot read %s: %s", path, strerror(errno)); }
-    while (status == TT_OK && (n = fread(buffer, 1, sizeof buffer, file)) > 0) { status = tt_text_append(out, buffer, n); }
-    if (status == TT_OK && ferror(file)) { status = tt_fail(ctx, TT_ERR_IO, "cannot read %s: %s", path, strerror(errno)); }
-    if (status == TT_OK) { status = tt_text_append(out, "", 0); }
-    fclose(file);
-    return status;
+    while (status == TT_OK && (n = fread(buffer, 1, sizeof buffer, (FILE *)file)) > 0) {
+        total += n;
+        status = total > TT_MAX_FILE_BYTES ? tti_too_large(ctx, name) : tt_text_append(out, buffer, n);
+    }
+    if (status == TT_OK && ferror((FILE *)file)) { status = tt_fail(ctx, TT_ERR_IO, "cannot read %s: %s", name, strerror(errno)); }
+    return status == TT_OK ? tt_text_append(out, "", 0) : status;
 }
-/* A file being replaced: bytes go to PATH.tmp, which takes the name PATH only when all of it is on disk. */
+TT_API tt_status tt_file_read(tt_context *ctx, const char *path, tt_text *out) {
+    FILE *file = tti_file_open(ctx, path);
+    tt_status status = file ? tt_stream_read(ctx, file, path, out) : tt_error_status(ctx);
+    if (file) { fclose(file); }
+    return tti_tried(ctx, "tt_file_read", status);
+}
+TT_API tt_status tt_file_readable(tt_context *ctx, const char *path) {
+    FILE *file = tti_file_open(ctx, path);
+    if (!file) { return tt_error_status(ctx); }
+    fclose(file);
+    return TT_OK;
+}
+/* A file being replaced: bytes go to a new file beside it, which takes the name PATH only when all of it is on disk. */
 typedef struct tti_writer { tt_context *ctx; FILE *file; char *path, *temporary; } tti_writer;
 /* Gives up: the temporary file goes, the old one stands. */
 static void tti_writer_abort(tti_writer *w) {
@@ -1996,32 +2536,63 @@ static tt_status tti_writer_fail(tti_writer *w, const char *what) {
     tti_writer_abort(w);
     return TT_ERR_IO;
 }
+/* A new file: never one that is there, nor what a link points at. NULL with errno EEXIST if the name is taken. */
+static FILE *tti_file_create(const char *path, unsigned mode) {
+#if defined(TTI_POSIX)
+    int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, (mode_t)mode);
+    FILE *file = fd >= 0 ? fdopen(fd, "wb") : NULL;
+    if (fd >= 0 && !file) { close(fd); remove(path); }
+    if (file && mode != 0666) { (void)fchmod(fd, (mode_t)mode); }
+    return file;
+#elif defined(_WIN32)
+    int fd = _open(path, _O_WRONLY | _O_CREAT | _O_EXCL | _O_BINARY, _S_IREAD | _S_IWRITE);
+    (void)mode;
+    return fd >= 0 ? _fdopen(fd, "wb") : NULL;
+#else
+    (void)mode;
+    return fopen(path, "wbx");
+#endif
+}
 static tt_status tti_writer_open(tti_writer *w, tt_context *ctx, const char *path) {
-    size_t n = strlen(path);
+    const char *slash = strrchr(path, '/'), *what;
+    size_t n = slash ? (size_t)(slash + 1 - path) : 0;
+    uint64_t clock[2];
+    double now = tt_clock();
+    unsigned mode;
+    int i;
     memset(w, 0, sizeof *w);
     w->ctx = ctx;
+    what = tti_obstacle(path, &mode);
+    if (!*path) { return tt_fail(ctx, TT_ERR_IO, "cannot write: the path is empty"); }
+    if (what) { return tt_fail(ctx, TT_ERR_IO, "cannot write %s: it is %s, expected a regular file or nothing", path, what); }
     w->path = tti_strdup(ctx, path);
-    w->temporary = w->path ? (char *)tt_alloc(ctx, n + 5, 1) : NULL;
+    w->temporary = w->path ? (char *)tt_alloc(ctx, n + sizeof "tt-0123456789abcdef.tmp", 1) : NULL;
     if (!w->temporary) { tti_strfree(ctx, w->path); w->path = NULL; return TT_ERR_MEM; }
     memcpy(w->temporary, path, n);
-    memcpy(w->temporary + n, ".tmp", 5);
-    w->file = fopen(w->temporary, "wb");
-    return w->file ? TT_OK : tti_writer_fail(w, "create");
+    memcpy(clock, &now, sizeof now);
+    clock[1] = (uint64_t)(uintptr_t)w;
+    for (i = 0; i < 100 && !w->file; i++) {
+        snprintf(w->temporary + n, sizeof "tt-0123456789abcdef.tmp", "tt-%016llx.tmp", (unsigned long long)tt_hash(clock, sizeof clock, (uint64_t)time(NULL) + (uint64_t)i));
+        w->file = tti_file_create(w->temporary, mode);
+        if (!w->file && errno != EEXIST) { break; }
+    }
+    if (w->file) { return TT_OK; }
+    tti_strfree(ctx, w->temporary);          /* is not ours to remove */
+    w->temporary = NULL;
+    return tti_writer_fail(w, "create");
 }
 static tt_status tti_writer_write(tti_writer *w, const void *bytes, size_t size) {
     if (size && fwrite(bytes, 1, size, w->file) != size) { return tti_writer_fail(w, "write"); }
     return TT_OK;
 }
-static void tti_sync_parent(const char *path) {
+/* The new name is on disk only when its folder is. */
+static void tti_sync_parent(char *path) {
 #ifdef TTI_POSIX
-    char dir[4096];
-    const char *slash = strrchr(path, '/');
-    size_t n = slash ? (size_t)(slash - path) : 1;
+    char *slash = strrchr(path, '/');
     int fd;
-    if (n + 1 > sizeof dir) { return; }
-    memcpy(dir, slash ? path : ".", n);
-    dir[n] = 0;
-    fd = open(n ? dir : "/", O_RDONLY);
+    if (slash) { *slash = 0; }
+    fd = open(!slash ? "." : slash == path ? "/" : path, O_RDONLY | O_CLOEXEC);
+    if (slash) { *slash = '/'; }
     if (fd >= 0) { (void)fsync(fd); close(fd); }
 #else
     (void)path;
@@ -2050,30 +2621,51 @@ TT_API tt_status tt_file_write(tt_context *ctx, const char *path, const void *by
     tt_status status = tti_writer_open(&w, ctx, path);
     if (status == TT_OK) { status = tti_writer_write(&w, bytes, size); }
     if (status == TT_OK) { status = tti_writer_close(&w); }
+    return tti_tried(ctx, "tt_file_write", status);
+}
+TT_API tt_status tt_file_writable(tt_context *ctx, const char *path) {
+    tti_writer w;
+    tt_status status = tti_writer_open(&w, ctx, path);
+    if (status == TT_OK) { tti_writer_abort(&w); }
     return status;
 }
-#ifdef _WIN32
-#include <direct.h>
+#if defined(_WIN32)
 static int tti_mkdir(const char *path) { return _mkdir(path); }
 #elif defined(TTI_POSIX)
 static int tti_mkdir(const char *path) { return mkdir(path, 0777); }
 #else
 static int tti_mkdir(const char *path) { (void)path; errno = ENOENT; return -1; }
 #endif
+static int tti_is_folder(const char *path) {
+#if defined(TTI_POSIX)
+    struct stat info;
+    return stat(path, &info) == 0 && S_ISDIR(info.st_mode);
+#elif defined(_WIN32)
+    struct _stat info;
+    return _stat(path, &info) == 0 && (info.st_mode & _S_IFMT) == _S_IFDIR;
+#else
+    (void)path;
+    return 1;
+#endif
+}
 TT_API tt_status tt_make_dirs(tt_context *ctx, const char *path) {
     char *copy = tti_strdup(ctx, path), *c;
     tt_status status = TT_OK;
     if (!copy) { return TT_ERR_MEM; }
+    if (!*path) { status = tt_fail(ctx, TT_ERR_IO, "cannot create a directory: the path is empty"); }
     for (c = copy + 1; status == TT_OK; c++) {
         char was = *c;
         if (was != '/' && was != 0) { continue; }
         *c = 0;
-        if (tti_mkdir(copy) != 0 && errno != EEXIST) { status = tt_fail(ctx, TT_ERR_IO, "cannot create directory %s: %s", copy, strerror(errno)); }
+        if (tti_mkdir(copy) != 0) {
+            if (errno != EEXIST) { status = tt_fail(ctx, TT_ERR_IO, "cannot create directory %s: %s", copy, strerror(errno)); }
+            else if (!tti_is_folder(copy)) { status = tt_fail(ctx, TT_ERR_IO, "cannot create directory %s: something else has this name", copy); }
+        }
         *c = was;
         if (was == 0) { break; }
     }
     tti_strfree(ctx, copy);
-    return status;
+    return tti_tried(ctx, "tt_make_dirs", status);
 }
 
 /* ---- JSON ---- 
@@ -2165,33 +2757,36 @@ static const char *tti_json_string(tti_json_parser *p, size_t *length) {
     tti_json_put(p, 0);
     return p->strings ? p->strings + begin : NULL;
 }
-static double tti_json_scan_number(tti_json_parser *p) {
-    char copy[64];
+/* The characters stay beside the number: more digits than a double has are not lost. */
+static void tti_json_scan_number(tti_json_parser *p, tt_json *node) {
     const char *c = p->at;
-    size_t n;
+    size_t begin = p->n_bytes;
 #define TTI_DIGITS() while (c < p->end && *c >= '0' && *c <= '9') { c++; }
     if (c < p->end && *c == '-') { c++; }
     if (c < p->end && *c == '0') { c++; }
     else if (c < p->end && *c >= '1' && *c <= '9') { TTI_DIGITS() }
-    else { tti_json_fail(p, "expected a value"); return 0; }
+    else { tti_json_fail(p, "expected a value"); return; }
     if (c < p->end && *c == '.') {
         c++;
-        if (c >= p->end || *c < '0' || *c > '9') { tti_json_fail(p, "digits missing after the decimal point"); return 0; }
+        if (c >= p->end || *c < '0' || *c > '9') { tti_json_fail(p, "digits missing after the decimal point"); return; }
         TTI_DIGITS()
     }
     if (c < p->end && (*c == 'e' || *c == 'E')) {
         c++;
         if (c < p->end && (*c == '+' || *c == '-')) { c++; }
-        if (c >= p->end || *c < '0' || *c > '9') { tti_json_fail(p, "digits missing in the exponent"); return 0; }
+        if (c >= p->end || *c < '0' || *c > '9') { tti_json_fail(p, "digits missing in the exponent"); return; }
         TTI_DIGITS()
     }
 #undef TTI_DIGITS
-    n = (size_t)(c - p->at);
-    if (n >= sizeof copy) { tti_json_fail(p, "number of more than 63 characters"); return 0; }
-    memcpy(copy, p->at, n);
-    copy[n] = 0;
+    node->length = (size_t)(c - p->at);
+    if (p->strings) {
+        tt_number_read(p->at, node->length, &node->number);
+        memcpy(p->strings + begin, p->at, node->length);
+        node->string = p->strings + begin;
+    }
+    p->n_bytes += node->length;
+    tti_json_put(p, 0);
     p->at = c;
-    return strtod(copy, NULL);
 }
 static int tti_json_word(tti_json_parser *p, const char *word) {
     size_t n = strlen(word);
@@ -2247,7 +2842,7 @@ static tt_json *tti_json_value(tti_json_parser *p, int depth) {
     else if (tti_json_word(p, "true")) { node->type = TT_JSON_BOOL; node->number = 1; }
     else if (tti_json_word(p, "false")) { node->type = TT_JSON_BOOL; }
     else if (tti_json_word(p, "null")) { node->type = TT_JSON_NULL; }
-    else { node->type = TT_JSON_NUMBER; node->number = tti_json_scan_number(p); }
+    else { node->type = TT_JSON_NUMBER; tti_json_scan_number(p, node); }
     return p->nodes ? p->nodes + index : NULL;
 }
 static void tti_json_document(tti_json_parser *p) {
@@ -2255,7 +2850,7 @@ static void tti_json_document(tti_json_parser *p) {
     tti_json_space(p);
     if (!p->failed && p->at != p->end) { tti_json_fail(p, "text goes on after the value"); }
 }
-TT_API tt_json *tt_json_parse(tt_context *ctx, const char *text, size_t size) {
+static tt_json *tti_json_read(tt_context *ctx, const char *text, size_t size) {
     tti_json_parser count, fill;
     tti_json_block *block;
     size_t bytes;
@@ -2275,6 +2870,9 @@ TT_API tt_json *tt_json_parse(tt_context *ctx, const char *text, size_t size) {
     fill.strings = (char *)(fill.nodes + count.n_nodes);
     tti_json_document(&fill);
     return &block->root;
+}
+TT_API tt_json *tt_json_parse(tt_context *ctx, const char *text, size_t size) {
+    return (tt_json *)tti_made(ctx, "tt_json_parse", tti_json_read(ctx, text, size));
 }
 TT_API void tt_json_free(tt_context *ctx, tt_json *root) {
     tti_json_block *block;
@@ -2298,6 +2896,57 @@ TT_API const char *tt_json_text(const tt_json *object, const char *key, const ch
 TT_API double tt_json_number(const tt_json *object, const char *key, double fallback) {
     const tt_json *member = tt_json_get(object, key);
     return member && (member->type == TT_JSON_NUMBER || member->type == TT_JSON_BOOL) ? member->number : fallback;
+}
+/* 1 if node is a whole number in 0..most (and 2^53): the one way from a number of a file to an integer. */
+static int tti_json_whole(const tt_json *node, uint64_t most, uint64_t *out) {
+    if (!node || node->type != TT_JSON_NUMBER || !(node->number >= 0 && node->number <= 9007199254740992.0) || floor(node->number) != node->number) { return 0; }
+    *out = (uint64_t)node->number;
+    return *out <= most;
+}
+TT_API int tt_json_int(const tt_json *object, const char *key, int fallback) {
+    uint64_t value;
+    return tti_json_whole(tt_json_get(object, key), INT_MAX, &value) ? (int)value : fallback;
+}
+
+/* ---- JSON lines ---- */
+TT_API tt_status tt_json_lines_open(tt_json_lines *lines, const char *path) {
+    lines->text.ctx = lines->ctx;
+    lines->name = path;
+    return tt_file_read(lines->ctx, path, &lines->text);
+}
+TT_API void tt_json_lines_close(tt_json_lines *lines) { if (lines->text.ctx) { tt_text_free(&lines->text); } }
+/* The first text with a NUL; its depth is that of the parser. */
+static const tt_json *tti_json_find_nul(const tt_json *node) {
+    const tt_json *found = NULL;
+    if (node->type == TT_JSON_STRING) { return node->length && memchr(node->string, 0, node->length) ? node : NULL; }
+    for (node = node->child; node && !found; node = node->next) { found = tti_json_find_nul(node); }
+    return found;
+}
+TT_API tt_status tt_json_lines_next(tt_json_lines *lines, tt_json **value) {
+    const tt_text *text = &lines->text;
+    const tt_json *bad;
+    char why[TTI_ERROR_SIZE];
+    *value = NULL;
+    if (lines->at == 0 && text->size >= 3 && memcmp(text->data, "\xef\xbb\xbf", 3) == 0) { lines->at = 3; }
+    while (lines->at < text->size) {
+        const char *begin = text->data + lines->at, *end = (const char *)memchr(begin, '\n', text->size - lines->at);
+        size_t size = end ? (size_t)(end - begin) : text->size - lines->at;
+        lines->at += size + (end != NULL);
+        lines->line++;
+        if (strspn(begin, " \t\r") >= size) { continue; }
+        *value = tt_json_parse(lines->ctx, begin, size);
+        if (!*value) {
+            snprintf(why, sizeof why, "%s", tt_error(lines->ctx));
+            return tt_fail(lines->ctx, tt_error_status(lines->ctx), "%s line %d: %s", lines->name, lines->line, why);
+        }
+        bad = tti_json_find_nul(*value);
+        if (!bad) { return TT_OK; }
+        tt_fail(lines->ctx, TT_ERR_FILE, "%s line %d: \"%s\" has the character U+0000, expected text without it", lines->name, lines->line, bad->key ? bad->key : "a list");
+        tt_json_free(lines->ctx, *value);
+        *value = NULL;
+        return TT_ERR_FILE;
+    }
+    return TT_OK;
 }
 
 
@@ -3243,32 +3892,54 @@ TT_API const tt_backend *tt_cpu_backend(void) {
     return &backend;
 }
 /* ==== 3. tensor ============================================================================
- * A tensor is a shape over a block of backend memory. Long-lived ones are allocated one by one; those
- * of a step come from the context's arenas: the struct from the host's, the data from the backend's. */
+ * A tensor is a shape over a block of backend memory. Long-lived ones are allocated one by one; those of a step come
+ * from the context's two arenas: the struct from the host's, the data from the backend's. A failure while tensors of
+ * a step are made sets ctx->graph_error: from then on every op gives NULL, until tt_step_reset. */
+
+/* ---- [tt:tensor.shape] shapes and sizes ---- */
 
 static tt_status tti_shape_size(tt_context *ctx, const char *who, int ndim, const int *shape, size_t *size) {
     int i;
     *size = 1;
-    if (ndim < 0 || ndim > TT_MAX_DIMS) { return tt_fail(ctx, TT_ERR_SHAPE, "%s: ndim is %d, expected 0..%d", who, ndim, TT_MAX_DIMS); }
+    if (ndim < 0 || ndim > TT_MAX_DIMS) {
+        return tt_fail(ctx, TT_ERR_SHAPE, "%s: ndim is %d, expected 0..%d", who, ndim, TT_MAX_DIMS);
+    }
     for (i = 0; i < ndim; i++) {
-        if (shape[i] < 1) { return tt_fail(ctx, TT_ERR_SHAPE, "%s: shape[%d] is %d, expected >= 1", who, i, shape[i]); }
-        if (!tti_mul_size(*size, (size_t)shape[i], size)) { return tt_fail(ctx, TT_ERR_MEM, "%s: shape overflows", who); }
+        if (shape[i] < 1) {
+            return tt_fail(ctx, TT_ERR_SHAPE, "%s: shape[%d] is %d, expected >= 1", who, i, shape[i]);
+        }
+        if (!tti_mul_size(*size, (size_t)shape[i], size)) {
+            return tt_fail(ctx, TT_ERR_MEM, "%s: shape overflows", who);
+        }
     }
     return TT_OK;
 }
+
 static size_t tti_dtype_bytes(tt_dtype dtype) { return dtype == TT_BF16 || dtype == TT_F16 ? 2 : 4; }
+static size_t tti_tensor_bytes(const tt_tensor *t) { return t->size * tti_dtype_bytes(t->dtype); }
+
 static void tti_set_shape(tt_tensor *t, int ndim, const int *shape) {
     int i;
     t->ndim = ndim;
     for (i = 0; i < TT_MAX_DIMS; i++) { t->shape[i] = i < ndim ? shape[i] : 1; }
 }
 
-/* A long-lived tensor that has no data yet. */
+/* Rows and columns of x seen as a matrix over its last axis. */
+static int tti_cols(const tt_tensor *x) { return x->ndim ? x->shape[x->ndim - 1] : 1; }
+static int tti_rows(const tt_tensor *x) { return (int)(x->size / (size_t)tti_cols(x)); }
+
+/* ---- [tt:tensor.persistent] long-lived tensors ---- */
+
+/* One that has no data yet. */
 static tt_tensor *tti_tensor_shell(tt_context *ctx, tt_dtype dtype, int ndim, const int *shape, const char *name) {
     size_t size, bytes;
     tt_tensor *t;
-    if (ctx->broken != TT_OK || tti_shape_size(ctx, name ? name : "tt_tensor_create", ndim, shape, &size) != TT_OK) { return NULL; }
-    if (!tti_mul_size(size, tti_dtype_bytes(dtype), &bytes)) { tt_fail(ctx, TT_ERR_MEM, "tt_tensor_create: shape overflows"); return NULL; }
+    if (ctx->broken != TT_OK) { return NULL; }
+    if (tti_shape_size(ctx, name ? name : "tt_tensor_create", ndim, shape, &size) != TT_OK) { return NULL; }
+    if (!tti_mul_size(size, tti_dtype_bytes(dtype), &bytes)) {
+        tt_fail(ctx, TT_ERR_MEM, "tt_tensor_create: shape overflows");
+        return NULL;
+    }
     t = (tt_tensor *)tt_alloc(ctx, 1, sizeof *t);
     if (!t) { return NULL; }
     t->ctx = ctx;
@@ -3277,27 +3948,32 @@ static tt_tensor *tti_tensor_shell(tt_context *ctx, tt_dtype dtype, int ndim, co
     t->persistent = 1;
     tti_set_shape(t, ndim, shape);
     t->name = name ? tti_strdup(ctx, name) : NULL;
-    if (name && !t->name) { tt_tensor_destroy(t); return NULL; }
-    return t;
+    if (!name || t->name) { return t; }
+    tt_tensor_destroy(t);
+    return NULL;
 }
-static size_t tti_tensor_bytes(const tt_tensor *t) { return t->size * tti_dtype_bytes(t->dtype); }
+
 TT_API tt_tensor *tt_tensor_create(tt_context *ctx, tt_dtype dtype, int ndim, const int *shape, const char *name) {
     tt_tensor *t = tti_tensor_shell(ctx, dtype, ndim, shape, name);
     if (!t) { return NULL; }
     t->data = ctx->backend->alloc(ctx, tti_tensor_bytes(t));
-    if (!t->data || ctx->backend->zero(ctx, t->data, tti_tensor_bytes(t)) != TT_OK) { tt_tensor_destroy(t); return NULL; }
-    return t;
+    if (t->data && ctx->backend->zero(ctx, t->data, tti_tensor_bytes(t)) == TT_OK) { return t; }
+    tt_tensor_destroy(t);
+    return NULL;
 }
+
 TT_API tt_tensor *tt_parameter(tt_context *ctx, int ndim, const int *shape, const char *name) {
     tt_tensor *t = tt_tensor_create(ctx, TT_F32, ndim, shape, name);
     if (t) { t->requires_grad = 1; }
     return t;
 }
+
 static void tti_grad_free(tt_tensor *t) {
     if (t->grad) { t->ctx->backend->free(t->ctx, t->grad, t->size * sizeof(float)); }
     t->grad = NULL;
     t->grad_is_zero = 0;
 }
+
 TT_API void tt_tensor_destroy(tt_tensor *t) {
     if (!t || !t->persistent) { return; }
     if (t->data && !t->lent) { t->ctx->backend->free(t->ctx, t->data, tti_tensor_bytes(t)); }
@@ -3306,59 +3982,98 @@ TT_API void tt_tensor_destroy(tt_tensor *t) {
     tt_free(t->ctx, t, 1, sizeof *t);
 }
 
-/* A float tensor of the step with uninitialised data. */
+/* ---- [tt:tensor.step] tensors of a step, and the graph's error ---- */
+
+/* The graph has failed; the reason is set. */
+static tt_tensor *tti_graph_broken(tt_context *ctx) {
+    ctx->graph_error = 1;
+    return NULL;
+}
+
+static int tti_graph_ok(tt_context *ctx, tt_status status) {
+    if (status != TT_OK) { tti_graph_broken(ctx); }
+    return status == TT_OK;
+}
+
+static tt_tensor *tti_graph_fail(tt_context *ctx, const char *who, const char *what, int got, int wanted) {
+    tt_fail(ctx, TT_ERR_SHAPE, "%s: %s is %d, expected %d", who, what, got, wanted);
+    return tti_graph_broken(ctx);
+}
+
+/* 1 if the graph is sound and no input is NULL; a NULL input without an earlier error is an error itself. */
+static int tti_inputs_ok(tt_context *ctx, const char *who, tt_tensor *const *in, int n) {
+    int i;
+    if (ctx->graph_error) { return 0; }
+    for (i = 0; i < n; i++) {
+        if (in[i]) { continue; }
+        tt_fail(ctx, TT_ERR_ARG, "%s: input %d is NULL", who, i);
+        tti_graph_broken(ctx);
+        return 0;
+    }
+    return 1;
+}
+
+/* A float tensor with uninitialised data. */
 static tt_tensor *tti_tensor(tt_context *ctx, const char *who, int ndim, const int *shape) {
     size_t size;
     tt_tensor *t;
     if (ctx->graph_error) { return NULL; }
-    if (tti_shape_size(ctx, who, ndim, shape, &size) != TT_OK) { ctx->graph_error = 1; return NULL; }
+    if (tti_shape_size(ctx, who, ndim, shape, &size) != TT_OK) { return tti_graph_broken(ctx); }
     t = (tt_tensor *)tti_step_alloc(ctx, sizeof *t);
     if (t) { t->data = tti_arena_alloc(ctx, &ctx->device, size * sizeof(float)); }
-    if (!t || !t->data) { ctx->graph_error = 1; return NULL; }
+    if (!t || !t->data) { return tti_graph_broken(ctx); }
     t->ctx = ctx;
     t->size = size;
     tti_set_shape(t, ndim, shape);
     return t;
 }
-/* Marks the graph as failed if status is an error. */
-static int tti_graph_ok(tt_context *ctx, tt_status status) {
-    if (status != TT_OK) { ctx->graph_error = 1; }
-    return status == TT_OK;
-}
+
 TT_API tt_tensor *tt_zeros(tt_context *ctx, int ndim, const int *shape) {
     tt_tensor *t = tti_tensor(ctx, "tt_zeros", ndim, shape);
-    return t && tti_graph_ok(ctx, ctx->backend->zero(ctx, t->data, t->size * sizeof(float))) ? t : NULL;
+    if (!t || !tti_graph_ok(ctx, ctx->backend->zero(ctx, t->data, t->size * sizeof(float)))) { return NULL; }
+    return t;
 }
+
 TT_API tt_tensor *tt_constant(tt_context *ctx, int ndim, const int *shape, const float *values) {
     tt_tensor *t = tti_tensor(ctx, "tt_constant", ndim, shape);
-    return t && tti_graph_ok(ctx, ctx->backend->upload(ctx, t->data, values, t->size * sizeof(float))) ? t : NULL;
+    if (!t || !tti_graph_ok(ctx, ctx->backend->upload(ctx, t->data, values, t->size * sizeof(float)))) { return NULL; }
+    return t;
 }
+
 TT_API tt_tensor *tt_scalar(tt_context *ctx, float value) { return tt_constant(ctx, 0, NULL, &value); }
+
 /* Host ids copied to the backend for this step. */
 static const int32_t *tti_step_ids(tt_context *ctx, const int32_t *ids, int n) {
     size_t bytes = (size_t)n * sizeof(int32_t);
-    void *copy;
-    if (ctx->graph_error) { return NULL; }
-    copy = tti_arena_alloc(ctx, &ctx->device, bytes);
-    if (!copy) { ctx->graph_error = 1; return NULL; }
+    void *copy = ctx->graph_error ? NULL : tti_arena_alloc(ctx, &ctx->device, bytes);
+    if (!copy) {
+        tti_graph_broken(ctx);
+        return NULL;
+    }
     return tti_graph_ok(ctx, ctx->backend->upload(ctx, copy, ids, bytes)) ? (const int32_t *)copy : NULL;
 }
+
+/* ---- [tt:tensor.values] values between backend and host ---- */
 
 static tt_status tti_want_f32(const tt_tensor *t, const char *who) {
     if (t->dtype == TT_F32) { return TT_OK; }
     return tt_fail(t->ctx, TT_ERR_ARG, "%s: tensor %s is not float32", who, t->name ? t->name : "");
 }
+
 TT_API tt_status tt_tensor_set(tt_tensor *t, const float *values) {
     if (tti_want_f32(t, "tt_tensor_set") != TT_OK) { return TT_ERR_ARG; }
     return t->ctx->backend->upload(t->ctx, t->data, values, t->size * sizeof(float));
 }
+
+/* Half precision is read into the back half of values and widened in place from the front: value i is written to
+ * bytes [4 i, 4 i + 4), which end at or before the 2-byte values that are still to be read. */
 TT_API tt_status tt_tensor_get(const tt_tensor *t, float *values) {
-    const unsigned char *half = (const unsigned char *)values + 2 * t->size;   /* widened in place, from the front */
+    unsigned char *half = (unsigned char *)values + 2 * t->size;
     tt_status status;
     size_t i;
     if (t->dtype == TT_F32) { return t->ctx->backend->download(t->ctx, values, t->data, t->size * sizeof(float)); }
     if (t->dtype == TT_I32) { return tti_want_f32(t, "tt_tensor_get"); }
-    status = t->ctx->backend->download(t->ctx, (unsigned char *)values + 2 * t->size, t->data, 2 * t->size);
+    status = t->ctx->backend->download(t->ctx, half, t->data, 2 * t->size);
     for (i = 0; i < t->size && status == TT_OK; i++) {
         uint16_t bits;
         memcpy(&bits, half + 2 * i, 2);
@@ -3366,21 +4081,268 @@ TT_API tt_status tt_tensor_get(const tt_tensor *t, float *values) {
     }
     return status;
 }
+
 TT_API tt_status tt_tensor_get_grad(const tt_tensor *t, float *values) {
-    if (!t->grad || t->grad_is_zero) { memset(values, 0, t->size * sizeof(float)); return TT_OK; }
-    return t->ctx->backend->download(t->ctx, values, t->grad, t->size * sizeof(float));
+    if (t->grad && !t->grad_is_zero) {
+        return t->ctx->backend->download(t->ctx, values, t->grad, t->size * sizeof(float));
+    }
+    memset(values, 0, t->size * sizeof(float));
+    return TT_OK;
 }
+
 TT_API double tt_item(const tt_tensor *t) {
     float value;
     return t && t->size == 1 && tt_tensor_get(t, &value) == TT_OK ? (double)value : (double)NAN;
 }
 
-/* ==== 4. autograd ==========================================================================
+/* ==== 4. batch and cache ===================================================================
+ * What runs through a model at once: tokens of several sequences, end to end. With a cache a sequence is the next piece
+ * of one whose keys and values are kept; without, it begins at position 0. The cache has `stride` rows for each slot:
+ * row slot * stride + position, of every layer. */
+
+struct tt_kv_cache {
+    tt_context *ctx;
+    int n_layers, n_slots, capacity;
+    int tile, stride;                         /* rows of a slot: capacity up to a multiple of the backend's key_tile */
+    int n_heads, width;                       /* num_key_value_heads; times head_dim                                 */
+    tt_tensor **keys, **values;               /* [n_layers] of [n_slots * stride, width]                             */
+    int *lengths;                             /* [n_slots]                                                           */
+};
+
+/* ---- [tt:batch.cache] keys and values ---- */
+
+/* Allocates keys and values of the layers whose shape the cache tells. */
+static int tti_cache_fill(tt_kv_cache *cache) {
+    tt_context *ctx = cache->ctx;
+    int shape[2], i;
+    shape[0] = cache->n_slots * cache->stride;
+    shape[1] = cache->width;
+    cache->keys = (tt_tensor **)tt_alloc(ctx, (size_t)cache->n_layers, sizeof *cache->keys);
+    cache->values = (tt_tensor **)tt_alloc(ctx, (size_t)cache->n_layers, sizeof *cache->values);
+    cache->lengths = (int *)tt_alloc(ctx, (size_t)cache->n_slots, sizeof *cache->lengths);
+    if (!cache->keys || !cache->values || !cache->lengths) { return 0; }
+    for (i = 0; i < cache->n_layers; i++) {
+        cache->keys[i] = tt_tensor_create(ctx, TT_F32, 2, shape, NULL);
+        cache->values[i] = cache->keys[i] ? tt_tensor_create(ctx, TT_F32, 2, shape, NULL) : NULL;
+        if (!cache->values[i]) { return 0; }
+    }
+    return 1;
+}
+
+/* sizes: n_layers, n_slots, capacity, n_heads and width of the cache; the rest of it is not read. */
+static tt_kv_cache *tti_cache_create(tt_context *ctx, const tt_kv_cache *sizes) {
+    int slots = sizes->n_slots, capacity = sizes->capacity;
+    tt_kv_cache *cache;
+    if (slots < 1 || capacity < 1 || slots > INT_MAX / 2 / capacity || capacity > INT_MAX / 2 / slots - 128) {
+        tt_fail(ctx, TT_ERR_ARG, "tt_kv_cache_create: n_slots is %d and capacity %d, expected both >= 1 and the "
+                "product below 2^30", slots, capacity);
+        return NULL;
+    }
+    cache = (tt_kv_cache *)tt_alloc(ctx, 1, sizeof *cache);
+    if (!cache) { return NULL; }
+    *cache = *sizes;
+    cache->ctx = ctx;
+    cache->tile = ctx->backend->store_keys ? ctx->backend->key_tile(ctx) : 1;
+    cache->stride = (capacity + cache->tile - 1) / cache->tile * cache->tile;
+    if (tti_cache_fill(cache)) { return cache; }
+    tt_kv_cache_destroy(cache);
+    return NULL;
+}
+
+TT_API void tt_kv_cache_destroy(tt_kv_cache *cache) {
+    int i;
+    if (!cache) { return; }
+    for (i = 0; i < cache->n_layers; i++) {
+        if (cache->keys) { tt_tensor_destroy(cache->keys[i]); }
+        if (cache->values) { tt_tensor_destroy(cache->values[i]); }
+    }
+    tt_free(cache->ctx, cache->keys, (size_t)cache->n_layers, sizeof *cache->keys);
+    tt_free(cache->ctx, cache->values, (size_t)cache->n_layers, sizeof *cache->values);
+    tt_free(cache->ctx, cache->lengths, (size_t)cache->n_slots, sizeof *cache->lengths);
+    tt_free(cache->ctx, cache, 1, sizeof *cache);
+}
+
+static int tti_cache_has(const tt_kv_cache *cache, int slot) { return slot >= 0 && slot < cache->n_slots; }
+
+TT_API int tt_kv_cache_length(const tt_kv_cache *cache, int slot) {
+    return tti_cache_has(cache, slot) ? cache->lengths[slot] : 0;
+}
+
+TT_API void tt_kv_cache_truncate(tt_kv_cache *cache, int slot, int length) {
+    if (tti_cache_has(cache, slot) && length >= 0 && length < cache->lengths[slot]) { cache->lengths[slot] = length; }
+}
+
+/* The backend may store keys in tiles of several rows, so whole tiles are copied. */
+TT_API tt_status tt_kv_cache_share(tt_kv_cache *cache, int from_slot, int to_slot, int length) {
+    tt_context *ctx = cache->ctx;
+    size_t width = (size_t)cache->width, from = (size_t)from_slot * (size_t)cache->stride * width;
+    size_t to = (size_t)to_slot * (size_t)cache->stride * width;
+    size_t bytes = (size_t)((length + cache->tile - 1) / cache->tile * cache->tile) * width * sizeof(float);
+    int i;
+    if (!tti_cache_has(cache, from_slot) || !tti_cache_has(cache, to_slot)) {
+        return tt_fail(ctx, TT_ERR_ARG, "tt_kv_cache_share: slots are %d and %d, expected 0..%d", from_slot, to_slot,
+                       cache->n_slots - 1);
+    }
+    if (length < 0 || length > cache->lengths[from_slot]) {
+        return tt_fail(ctx, TT_ERR_ARG, "tt_kv_cache_share: length is %d, expected 0..%d", length,
+                       cache->lengths[from_slot]);
+    }
+    for (i = 0; from_slot != to_slot && length > 0 && i < cache->n_layers; i++) {
+        float *k = TT_F(cache->keys[i]), *v = TT_F(cache->values[i]);
+        tt_status status = ctx->backend->copy(ctx, k + to, k + from, bytes);
+        if (status == TT_OK) { status = ctx->backend->copy(ctx, v + to, v + from, bytes); }
+        if (status != TT_OK) { return status; }
+    }
+    cache->lengths[to_slot] = length;
+    return TT_OK;
+}
+
+/* The batch's new keys and values [n_tokens, width] of a layer go to their rows; *keys and *values are then what
+ * attention reads: the whole cache. */
+static tt_status tti_cache_write(const tt_batch *batch, int layer, const tt_tensor *k, const tt_tensor *v,
+                                 const float **keys, const float **values) {
+    tt_kv_cache *cache = batch->cache;
+    tt_context *ctx = cache->ctx;
+    int n = batch->n_tokens, width = (int)(k->size / (size_t)n);
+    float *to_k, *to_v;
+    tt_status status;
+    if (layer < 0 || layer >= cache->n_layers || width != cache->width) {
+        return tt_fail(ctx, TT_ERR_ARG, "tt_attention: layer %d of width %d does not fit the cache (%d layers of "
+                       "width %d)", layer, width, cache->n_layers, cache->width);
+    }
+    to_k = TT_F(cache->keys[layer]);
+    to_v = TT_F(cache->values[layer]);
+    if (ctx->backend->store_keys) {
+        status = ctx->backend->store_keys(ctx, to_k, TT_F(k), batch->d_cache_rows, n, cache->n_heads, width / cache->n_heads);
+    } else {
+        status = ctx->backend->scatter_rows(ctx, to_k, TT_F(k), batch->d_cache_rows, n, width);
+    }
+    if (status == TT_OK) { status = ctx->backend->scatter_rows(ctx, to_v, TT_F(v), batch->d_cache_rows, n, width); }
+    *keys = to_k;
+    *values = to_v;
+    return status;
+}
+
+/* After all layers: the batch's tokens belong to the cache. */
+static tt_status tti_cache_advance(const tt_batch *batch) {
+    int s;
+    for (s = 0; s < batch->n_sequences; s++) {
+        batch->cache->lengths[batch->cache_slots[s]] += batch->offsets[s + 1] - batch->offsets[s];
+    }
+    return TT_OK;
+}
+
+/* ---- [tt:batch.batch] sequences end to end ---- */
+
+/* The arrays of a batch while they are filled. */
+typedef struct tti_batch_arrays {
+    int32_t *offsets, *query_start, *key_start;                               /* by sequence */
+    int32_t *tokens, *positions, *target_rows, *targets, *cache_rows;         /* by token    */
+} tti_batch_arrays;
+
+static int tti_batch_alloc(tt_context *ctx, const tt_batch_desc *desc, tti_batch_arrays *a) {
+    size_t sequences = (size_t)desc->n_sequences, n = (size_t)desc->offsets[desc->n_sequences];
+    a->offsets = (int32_t *)tti_step_alloc(ctx, sizeof(int32_t) * (sequences * 3 + 1));
+    a->tokens = (int32_t *)tti_step_alloc(ctx, sizeof(int32_t) * n * 5);
+    if (!a->offsets || !a->tokens) { return 0; }
+    a->query_start = a->offsets + sequences + 1;
+    a->key_start = a->query_start + sequences;
+    a->positions = a->tokens + n;
+    a->target_rows = a->positions + n;
+    a->targets = a->target_rows + n;
+    a->cache_rows = a->targets + n;
+    memcpy(a->offsets, desc->offsets, sizeof(int32_t) * (sequences + 1));
+    memcpy(a->tokens, desc->tokens, sizeof(int32_t) * n);
+    return 1;
+}
+
+/* Where sequence s goes on in its slot of the cache. */
+static int tti_batch_place(tt_context *ctx, const tt_batch_desc *desc, int s, tti_batch_arrays *a) {
+    const tt_kv_cache *cache = desc->cache;
+    int length = desc->offsets[s + 1] - desc->offsets[s], slot;
+    if (!cache) { return 1; }
+    slot = desc->cache_slots[s];
+    if (!tti_cache_has(cache, slot)) {
+        tti_graph_fail(ctx, "tt_batch_create", "slot", slot, cache->n_slots - 1);
+        return 0;
+    }
+    a->query_start[s] = cache->lengths[slot];
+    a->key_start[s] = slot * cache->stride;
+    if (a->query_start[s] + length <= cache->capacity) { return 1; }
+    tti_graph_fail(ctx, "tt_batch_create", "length of a sequence with its cache", a->query_start[s] + length, cache->capacity);
+    return 0;
+}
+
+/* Positions of sequence s, and which of its tokens are targets: never the first, which nothing predicts. */
+static void tti_batch_sequence(tt_batch *b, const tt_batch_desc *desc, int s, tti_batch_arrays *a) {
+    int begin = a->offsets[s], end = a->offsets[s + 1], t;
+    if (end - begin > b->max_length) { b->max_length = end - begin; }
+    for (t = begin; t < end; t++) {
+        a->positions[t] = a->query_start[s] + t - begin;
+        a->cache_rows[t] = a->key_start[s] + a->positions[t];
+        if (t == begin || (desc->mask && !desc->mask[t])) { continue; }
+        a->target_rows[b->n_targets] = t - 1;
+        a->targets[b->n_targets++] = a->tokens[t];
+    }
+}
+
+static int tti_offsets_ok(tt_context *ctx, const tt_batch_desc *desc) {
+    int s;
+    if (desc->n_sequences < 1) {
+        tti_graph_fail(ctx, "tt_batch_create", "n_sequences", desc->n_sequences, 1);
+        return 0;
+    }
+    for (s = 0; s < desc->n_sequences; s++) {
+        if (desc->offsets[0] == 0 && desc->offsets[s + 1] > desc->offsets[s]) { continue; }
+        tt_fail(ctx, TT_ERR_ARG, "tt_batch_create: offsets[%d] is %d after %d, expected growing from 0", s + 1,
+                (int)desc->offsets[s + 1], (int)desc->offsets[s]);
+        tti_graph_broken(ctx);
+        return 0;
+    }
+    return 1;
+}
+
+TT_API tt_batch *tt_batch_create(tt_context *ctx, const tt_batch_desc *desc) {
+    tti_batch_arrays a;
+    tt_batch *b;
+    int s, n;
+    if (ctx->graph_error || !tti_offsets_ok(ctx, desc)) { return NULL; }
+    b = (tt_batch *)tti_step_alloc(ctx, sizeof *b);
+    if (!b || !tti_batch_alloc(ctx, desc, &a)) {
+        tti_graph_broken(ctx);
+        return NULL;
+    }
+    for (s = 0; s < desc->n_sequences; s++) {
+        if (!tti_batch_place(ctx, desc, s, &a)) { return NULL; }
+        tti_batch_sequence(b, desc, s, &a);
+    }
+    n = a.offsets[desc->n_sequences];
+    b->ctx = ctx;
+    b->n_sequences = desc->n_sequences;
+    b->n_tokens = n;
+    b->offsets = a.offsets;
+    b->tokens = a.tokens;
+    b->positions = a.positions;
+    b->target_rows = a.target_rows;
+    b->targets = a.targets;
+    b->cache = desc->cache;
+    b->cache_slots = desc->cache_slots;
+    b->d_offsets = tti_step_ids(ctx, a.offsets, desc->n_sequences + 1);
+    b->d_positions = tti_step_ids(ctx, a.positions, n);
+    if (desc->cache) {
+        b->d_query_start = tti_step_ids(ctx, a.query_start, desc->n_sequences);
+        b->d_key_start = tti_step_ids(ctx, a.key_start, desc->n_sequences);
+        b->d_cache_rows = tti_step_ids(ctx, a.cache_rows, n);
+    }
+    return ctx->graph_error ? NULL : b;
+}
+
+/* ==== 5. autograd ==========================================================================
  * A node remembers one op: what went in, what came out, what backward needs. Nodes form the tape, newest
  * first; because an op can only use what exists, walking the list is a walk in reverse topological order.
  *
  * Each op stands here as a pair: backward, which reads node->out->grad and adds to the gradients of
- * node->in, and below it the public forward, which computes and records. tti_record does what all
+ * node->in, and below it the public forward, which computes and records. tti_op_begin and tti_record do what all
  * share. A gradient buffer of an inner tensor lives from its first use to its node's backward and is then
  * handed on to the next tensor of the same size, so backward needs memory for one layer's gradients. */
 
@@ -3389,143 +4351,177 @@ TT_API double tt_item(const tt_tensor *t) {
 typedef struct tti_node tti_node;
 typedef tt_status (*tti_backward_fn)(tt_context *ctx, tti_node *node);
 struct tti_node {
-    tti_node *next;                /* recorded before this one               */
+    tti_node *next;                /* recorded before this one                */
     const char *name;
     tti_backward_fn backward;
     tt_tensor **in;
     int n_in;
-    tt_tensor *out, *out2;         /* out2: second result (entropy), or NULL */
-    void *saved;                   /* of the op: sizes, flags, statistics    */
+    tt_tensor *out, *out2;         /* out2: second result (entropy), or NULL  */
+    void *saved;                   /* of the op: sizes, flags, statistics     */
 };
+
+/* A gradient buffer that waits for the next tensor of its size. */
 typedef struct tti_spare { struct tti_spare *next; float *data; size_t size; } tti_spare;
 
-/* ---- the tape ---- */
+/* ---- [tt:autograd.tape] recording ---- */
+
+/* What an op begins with: *out is its result, uninitialised; gives zeroed bytes for backward to keep, or NULL. */
+static void *tti_op_begin(tt_context *ctx, const char *who, int ndim, const int *shape, size_t bytes, tt_tensor **out) {
+    void *saved = ctx->graph_error ? NULL : tti_step_alloc(ctx, bytes);
+    *out = saved ? tti_tensor(ctx, who, ndim, shape) : tti_graph_broken(ctx);
+    return *out ? saved : NULL;
+}
+
 static int tti_any_grad(tt_tensor *const *in, int n) {
     int i;
-    for (i = 0; i < n; i++) { if (in[i] && in[i]->requires_grad) { return 1; } }
+    for (i = 0; i < n; i++) {
+        if (in[i] && in[i]->requires_grad) { return 1; }
+    }
     return 0;
 }
-/* Called by each op with its finished output. Records a node if a gradient can flow, and returns out. */
-static tt_tensor *tti_record(tt_context *ctx, const char *name, tti_backward_fn backward, tt_tensor *const *in, int n_in,
-                             tt_tensor *out, tt_tensor *out2, void *saved) {
+
+/* What an op ends with: records a node whose outputs are made by node->out and out2, if a gradient can flow. */
+static tt_tensor *tti_record2(tt_context *ctx, const tti_node *op, tt_tensor *const *in) {
     tti_node *node;
     if (ctx->graph_error) { return NULL; }
-    if (ctx->no_grad || !tti_any_grad(in, n_in)) { return out; }
+    if (ctx->no_grad || !tti_any_grad(in, op->n_in)) { return op->out; }
     node = (tti_node *)tti_step_alloc(ctx, sizeof *node);
-    if (node) { node->in = (tt_tensor **)tti_step_alloc(ctx, (size_t)n_in * sizeof *node->in); }
-    if (!node || !node->in) { ctx->graph_error = 1; return NULL; }
-    memcpy(node->in, in, (size_t)n_in * sizeof *in);
-    node->n_in = n_in;
-    node->name = name;
-    node->backward = backward;
-    node->out = out;
-    node->out2 = out2;
-    node->saved = saved;
-    out->requires_grad = 1;
-    out->node = node;
-    if (out2) { out2->requires_grad = 1; out2->node = node; }
+    if (!node) { return tti_graph_broken(ctx); }
+    *node = *op;
+    node->in = (tt_tensor **)tti_step_alloc(ctx, (size_t)op->n_in * sizeof *node->in);
+    if (!node->in) { return tti_graph_broken(ctx); }
+    memcpy(node->in, in, (size_t)op->n_in * sizeof *in);
+    node->out->requires_grad = 1;
+    node->out->node = node;
+    if (node->out2) {
+        node->out2->requires_grad = 1;
+        node->out2->node = node;
+    }
     node->next = ctx->tape;
     ctx->tape = node;
-    return out;
+    return node->out;
 }
-/* 1 if the graph is sound and no input is NULL; a NULL input without an earlier error is an error itself. */
-static int tti_inputs_ok(tt_context *ctx, const char *who, tt_tensor *const *in, int n) {
-    int i;
-    if (ctx->graph_error) { return 0; }
-    for (i = 0; i < n; i++) {
-        if (in[i]) { continue; }
-        tt_fail(ctx, TT_ERR_ARG, "%s: input %d is NULL", who, i);
-        ctx->graph_error = 1;
-        return 0;
-    }
-    return 1;
-}
-static tt_tensor *tti_graph_fail(tt_context *ctx, const char *who, const char *what, int got, int wanted) {
-    tt_fail(ctx, TT_ERR_SHAPE, "%s: %s is %d, expected %d", who, what, got, wanted);
-    ctx->graph_error = 1;
-    return NULL;
-}
-/* Rows and columns of x seen as a matrix over its last axis. */
-static int tti_cols(const tt_tensor *x) { return x->ndim ? x->shape[x->ndim - 1] : 1; }
-static int tti_rows(const tt_tensor *x) { return (int)(x->size / (size_t)tti_cols(x)); }
 
-/* The gradient to add to: of parameters persistent, of inner tensors from the spares. A new one, or one that tt_zero_grad
- * declared zero, is zeroed, unless `fresh` is given: then *fresh = 1 tells the caller to overwrite it. */
+/* The same for an op of one result; gives it back. */
+static tt_tensor *tti_record(tt_tensor *out, const char *name, tti_backward_fn backward, tt_tensor *const *in, int n_in,
+                             void *saved) {
+    tti_node op;
+    memset(&op, 0, sizeof op);
+    op.name = name;
+    op.backward = backward;
+    op.n_in = n_in;
+    op.out = out;
+    op.saved = saved;
+    return tti_record2(out->ctx, &op, in);
+}
+
+TT_API tt_status tt_eval(tt_context *ctx) { return ctx->graph_error ? ctx->status : tti_mended(ctx); }
+TT_API void tt_no_grad_begin(tt_context *ctx) { ctx->no_grad++; }
+TT_API void tt_no_grad_end(tt_context *ctx) { ctx->no_grad -= ctx->no_grad > 0; }
+
+TT_API void tt_step_reset(tt_context *ctx) {
+    ctx->tape = NULL;
+    ctx->spare_grads = NULL;
+    ctx->graph_error = 1;     /* keeps what tt_error says: if memory is out here, the next step asks again and reports */
+    tti_arena_reset(ctx, &ctx->host);
+    tti_arena_reset(ctx, &ctx->device);
+    ctx->graph_error = ctx->broken != TT_OK;
+}
+
+/* ---- [tt:autograd.backward] gradients ---- */
+
+/* Memory for the gradient of a tensor that has none: its own for a parameter, else a spare or the arena's. */
+static float *tti_grad_memory(tt_tensor *t) {
+    tt_context *ctx = t->ctx;
+    tti_spare **link = (tti_spare **)&ctx->spare_grads;
+    float *data;
+    if (t->persistent) { return (float *)ctx->backend->alloc(ctx, t->size * sizeof(float)); }
+    while (*link && (*link)->size != t->size) { link = &(*link)->next; }
+    if (!*link) { return (float *)tti_arena_alloc(ctx, &ctx->device, t->size * sizeof(float)); }
+    data = (*link)->data;
+    *link = (*link)->next;
+    return data;
+}
+
+/* The gradient to add to, NULL if none is wanted. A new one, or one that tt_zero_grad declared zero, is zeroed; but
+ * if `fresh` is given, *fresh = 1 tells the caller to overwrite it instead. */
 static float *tti_grad(tt_tensor *t, int *fresh) {
     tt_context *ctx;
-    size_t bytes;
     if (fresh) { *fresh = 0; }
     if (!t || !t->requires_grad) { return NULL; }
     if (t->grad && !t->grad_is_zero) { return t->grad; }
     ctx = t->ctx;
-    bytes = t->size * sizeof(float);
-    if (t->grad_is_zero) { t->grad_is_zero = 0; }
-    else if (t->persistent) { t->grad = (float *)ctx->backend->alloc(ctx, bytes); }
-    else {
-        tti_spare **link = &ctx->spare_grads;
-        while (*link && (*link)->size != t->size) { link = &(*link)->next; }
-        if (*link) { t->grad = (*link)->data; *link = (*link)->next; }
-        else { t->grad = (float *)tti_arena_alloc(ctx, &ctx->device, bytes); }
-    }
+    if (!t->grad_is_zero) { t->grad = tti_grad_memory(t); }
+    t->grad_is_zero = 0;
     if (fresh) { *fresh = t->grad != NULL; }
-    if (!t->grad || (!fresh && ctx->backend->zero(ctx, t->grad, bytes) != TT_OK)) { ctx->graph_error = 1; t->grad = NULL; }
+    if (!t->grad || (!fresh && ctx->backend->zero(ctx, t->grad, t->size * sizeof(float)) != TT_OK)) {
+        t->grad = NULL;
+        tti_graph_broken(ctx);
+    }
     return t->grad;
 }
+
 TT_API float *tt_grad(tt_tensor *t) { return tti_grad(t, NULL); }
+
+/* Nobody reads the gradient of this inner tensor any more. */
 static void tti_grad_done(tt_context *ctx, tt_tensor *t) {
     tti_spare *spare;
     if (!t || !t->grad || t->retain_grad || t->persistent) { return; }
     spare = (tti_spare *)tti_step_alloc(ctx, sizeof *spare);
-    if (!spare) { ctx->graph_error = 1; return; }
+    if (!spare) {
+        tti_graph_broken(ctx);
+        return;
+    }
     spare->data = t->grad;
     spare->size = t->size;
     spare->next = ctx->spare_grads;
     ctx->spare_grads = spare;
     t->grad = NULL;
 }
-/* Runs the tape's nodes newer than `stop`. A node whose outputs got no gradient is skipped. */
-static tt_status tti_run_backward(tt_context *ctx, tti_node *stop) {
-    while (ctx->tape != stop && !ctx->graph_error) {
+
+/* Runs the whole tape. A node whose outputs got no gradient is skipped. */
+static tt_status tti_run_backward(tt_context *ctx) {
+    while (ctx->tape && !ctx->graph_error) {
         tti_node *node = ctx->tape;
         ctx->tape = node->next;
-        if (node->out->grad || (node->out2 && node->out2->grad)) {
-            tti_graph_ok(ctx, node->backward(ctx, node));
-            tti_grad_done(ctx, node->out);
-            tti_grad_done(ctx, node->out2);
-        }
+        if (!node->out->grad && !(node->out2 && node->out2->grad)) { continue; }
+        tti_graph_ok(ctx, node->backward(ctx, node));
+        tti_grad_done(ctx, node->out);
+        tti_grad_done(ctx, node->out2);
     }
     return ctx->graph_error ? ctx->status : TT_OK;
 }
+
 TT_API tt_status tt_backward(tt_context *ctx, tt_tensor *loss) {
     static const float one = 1.0f;
     if (!tti_inputs_ok(ctx, "tt_backward", &loss, 1)) { return ctx->status; }
-    if (loss->size != 1) { tti_graph_fail(ctx, "tt_backward", "number of loss values", (int)loss->size, 1); return ctx->status; }
-    if (!loss->requires_grad) {
-        tt_fail(ctx, TT_ERR_ARG, "tt_backward: the loss depends on nothing that requires a gradient, or its tape was used");
-        ctx->graph_error = 1;
+    if (loss->size != 1) {
+        tti_graph_fail(ctx, "tt_backward", "number of loss values", (int)loss->size, 1);
         return ctx->status;
     }
-    if (!tt_grad(loss) || !tti_graph_ok(ctx, ctx->backend->upload(ctx, loss->grad, &one, sizeof one))) { return ctx->status; }
+    if (!loss->requires_grad) {
+        tt_fail(ctx, TT_ERR_ARG, "tt_backward: the loss depends on nothing that requires a gradient, or its tape was used");
+        tti_graph_broken(ctx);
+        return ctx->status;
+    }
+    if (!tt_grad(loss) || !tti_graph_ok(ctx, ctx->backend->upload(ctx, loss->grad, &one, sizeof one))) {
+        return ctx->status;
+    }
     loss->requires_grad = loss->node == NULL;
-    return tti_run_backward(ctx, NULL);
+    tti_run_backward(ctx);
+    return tt_eval(ctx);
 }
-TT_API tt_status tt_eval(tt_context *ctx) { return ctx->graph_error ? ctx->status : TT_OK; }
+
 TT_API tt_status tt_zero_grad(tt_tensor *t) {
-    if (!t->persistent) { return t->grad ? t->ctx->backend->zero(t->ctx, t->grad, t->size * sizeof(float)) : TT_OK; }
+    if (!t->persistent) {
+        return t->grad ? t->ctx->backend->zero(t->ctx, t->grad, t->size * sizeof(float)) : TT_OK;
+    }
     t->grad_is_zero = t->grad != NULL;
     return TT_OK;
 }
-TT_API void tt_no_grad_begin(tt_context *ctx) { ctx->no_grad++; }
-TT_API void tt_no_grad_end(tt_context *ctx) { if (ctx->no_grad > 0) { ctx->no_grad--; } }
-TT_API void tt_step_reset(tt_context *ctx) {
-    ctx->tape = NULL;
-    ctx->spare_grads = NULL;
-    tt_error_clear(ctx);
-    tti_arena_reset(ctx, &ctx->host);
-    tti_arena_reset(ctx, &ctx->device);
-}
 
-/* ---- shapes: broadcast, reduce, view, columns, rows ---- */
+/* ---- [tt:autograd.shapes] broadcast and reduce: each is the other's backward ---- */
+
 typedef struct tti_shapes { int small_shape[4], big_shape[4]; } tti_shapes;
 
 /* Right-aligned to four dimensions, as the kernels want them. */
@@ -3533,22 +4529,41 @@ static void tti_align_shape(const tt_tensor *t, int out[4]) {
     int i;
     for (i = 0; i < 4; i++) { out[i] = i < 4 - t->ndim ? 1 : t->shape[i - (4 - t->ndim)]; }
 }
+
 static tt_status tti_broadcast_back(tt_context *ctx, tti_node *node) {
     tti_shapes *s = (tti_shapes *)node->saved;
     float *dx = tt_grad(node->in[0]);
     return dx ? ctx->backend->reduce(ctx, dx, node->out->grad, s->small_shape, s->big_shape, 1) : TT_OK;
 }
+
 static tt_tensor *tti_broadcast_to(tt_context *ctx, tt_tensor *x, int ndim, const int *shape) {
-    tti_shapes *s = (tti_shapes *)tti_step_alloc(ctx, sizeof *s);
-    tt_tensor *y = s ? tti_tensor(ctx, "broadcast", ndim, shape) : NULL;
-    if (!y) { return NULL; }
+    tt_tensor *y;
+    tti_shapes *s = (tti_shapes *)tti_op_begin(ctx, "broadcast", ndim, shape, sizeof *s, &y);
+    if (!s) { return NULL; }
     tti_align_shape(x, s->small_shape);
     tti_align_shape(y, s->big_shape);
     if (!tti_graph_ok(ctx, ctx->backend->broadcast(ctx, TT_F(y), TT_F(x), s->small_shape, s->big_shape, 0))) { return NULL; }
-    return tti_record(ctx, "broadcast", tti_broadcast_back, &x, 1, y, NULL, s);
+    return tti_record(y, "broadcast", tti_broadcast_back, &x, 1, s);
 }
+
+static tt_status tti_reduce_back(tt_context *ctx, tti_node *node) {
+    tti_shapes *s = (tti_shapes *)node->saved;
+    float *dx = tt_grad(node->in[0]);
+    return dx ? ctx->backend->broadcast(ctx, dx, node->out->grad, s->small_shape, s->big_shape, 1) : TT_OK;
+}
+
+static tt_tensor *tti_reduce_to(tt_context *ctx, tt_tensor *x, int ndim, const int *shape) {
+    tt_tensor *y;
+    tti_shapes *s = (tti_shapes *)tti_op_begin(ctx, "sum", ndim, shape, sizeof *s, &y);
+    if (!s) { return NULL; }
+    tti_align_shape(y, s->small_shape);
+    tti_align_shape(x, s->big_shape);
+    if (!tti_graph_ok(ctx, ctx->backend->reduce(ctx, TT_F(y), TT_F(x), s->small_shape, s->big_shape, 0))) { return NULL; }
+    return tti_record(y, "sum", tti_reduce_back, &x, 1, s);
+}
+
 /* NumPy's rule. Gives the common shape of a and b, or an error that shows both. */
-static int tti_common_shape(tt_context *ctx, const char *who, const tt_tensor *a, const tt_tensor *b, int *ndim, int shape[4]) {
+static int tti_common_shape(const char *who, const tt_tensor *a, const tt_tensor *b, int *ndim, int shape[4]) {
     int as[4], bs[4], full[4], i;
     tti_align_shape(a, as);
     tti_align_shape(b, bs);
@@ -3556,40 +4571,30 @@ static int tti_common_shape(tt_context *ctx, const char *who, const tt_tensor *a
     for (i = 0; i < 4; i++) {
         full[i] = as[i] > bs[i] ? as[i] : bs[i];
         if ((as[i] == full[i] || as[i] == 1) && (bs[i] == full[i] || bs[i] == 1)) { continue; }
-        tt_fail(ctx, TT_ERR_SHAPE, "%s: shapes [%d,%d,%d,%d] and [%d,%d,%d,%d] do not broadcast", who,
+        tt_fail(a->ctx, TT_ERR_SHAPE, "%s: shapes [%d,%d,%d,%d] and [%d,%d,%d,%d] do not broadcast", who,
                 as[0], as[1], as[2], as[3], bs[0], bs[1], bs[2], bs[3]);
-        ctx->graph_error = 1;
+        tti_graph_broken(a->ctx);
         return 0;
     }
     for (i = 0; i < *ndim; i++) { shape[i] = full[4 - *ndim + i]; }
     return 1;
 }
+
 static tt_tensor *tti_fit(tt_context *ctx, tt_tensor *x, int ndim, const int *shape) {
     int i, same = x->ndim == ndim;
     for (i = 0; same && i < ndim; i++) { same = x->shape[i] == shape[i]; }
     return same ? x : tti_broadcast_to(ctx, x, ndim, shape);
 }
-static tt_status tti_reduce_back(tt_context *ctx, tti_node *node) {
-    tti_shapes *s = (tti_shapes *)node->saved;
-    float *dx = tt_grad(node->in[0]);
-    return dx ? ctx->backend->broadcast(ctx, dx, node->out->grad, s->small_shape, s->big_shape, 1) : TT_OK;
-}
-static tt_tensor *tti_reduce_to(tt_context *ctx, tt_tensor *x, int ndim, const int *shape) {
-    tti_shapes *s = (tti_shapes *)tti_step_alloc(ctx, sizeof *s);
-    tt_tensor *y = s ? tti_tensor(ctx, "sum", ndim, shape) : NULL;
-    if (!y) { return NULL; }
-    tti_align_shape(y, s->small_shape);
-    tti_align_shape(x, s->big_shape);
-    if (!tti_graph_ok(ctx, ctx->backend->reduce(ctx, TT_F(y), TT_F(x), s->small_shape, s->big_shape, 0))) { return NULL; }
-    return tti_record(ctx, "sum", tti_reduce_back, &x, 1, y, NULL, s);
-}
+
 TT_API tt_tensor *tt_sum(tt_context *ctx, tt_tensor *x) {
     return tti_inputs_ok(ctx, "tt_sum", &x, 1) ? tti_reduce_to(ctx, x, 0, NULL) : NULL;
 }
+
 TT_API tt_tensor *tt_mean(tt_context *ctx, tt_tensor *x) {
     tt_tensor *sum = tt_sum(ctx, x);
     return sum ? tt_scale(ctx, sum, 1.0f / (float)x->size) : NULL;
 }
+
 TT_API tt_tensor *tt_sum_axis(tt_context *ctx, tt_tensor *x, int axis) {
     int shape[TT_MAX_DIMS];
     if (!tti_inputs_ok(ctx, "tt_sum_axis", &x, 1)) { return NULL; }
@@ -3599,15 +4604,19 @@ TT_API tt_tensor *tt_sum_axis(tt_context *ctx, tt_tensor *x, int axis) {
     shape[axis] = 1;
     return tti_reduce_to(ctx, x, x->ndim, shape);
 }
+
 TT_API tt_tensor *tt_mean_axis(tt_context *ctx, tt_tensor *x, int axis) {
     tt_tensor *sum = tt_sum_axis(ctx, x, axis);
     return sum ? tt_scale(ctx, sum, (float)sum->size / (float)x->size) : NULL;
 }
 
+/* ---- [tt:autograd.views] views, columns, rows ---- */
+
 static tt_status tti_view_back(tt_context *ctx, tti_node *node) {
     float *dx = tt_grad(node->in[0]);
     return dx ? ctx->backend->axpy(ctx, dx, node->out->grad, 1.0f, node->out->size) : TT_OK;
 }
+
 TT_API tt_tensor *tt_view(tt_context *ctx, tt_tensor *x, int ndim, const int *shape) {
     size_t size;
     tt_tensor *y;
@@ -3615,13 +4624,14 @@ TT_API tt_tensor *tt_view(tt_context *ctx, tt_tensor *x, int ndim, const int *sh
     if (!tti_graph_ok(ctx, tti_shape_size(ctx, "tt_view", ndim, shape, &size))) { return NULL; }
     if (size != x->size) { return tti_graph_fail(ctx, "tt_view", "number of elements", (int)size, (int)x->size); }
     y = (tt_tensor *)tti_step_alloc(ctx, sizeof *y);
-    if (!y) { ctx->graph_error = 1; return NULL; }
+    if (!y) { return tti_graph_broken(ctx); }
     y->ctx = ctx;
     y->size = size;
     y->data = x->data;
     tti_set_shape(y, ndim, shape);
-    return tti_record(ctx, "view", tti_view_back, &x, 1, y, NULL, NULL);
+    return tti_record(y, "view", tti_view_back, &x, 1, NULL);
 }
+
 TT_API tt_tensor *tt_detach(tt_context *ctx, tt_tensor *x) {
     tt_tensor *y;
     ctx->no_grad++;
@@ -3629,13 +4639,17 @@ TT_API tt_tensor *tt_detach(tt_context *ctx, tt_tensor *x) {
     ctx->no_grad--;
     return y;
 }
+
 typedef struct tti_range { int begin, count; } tti_range;
+
 static tt_status tti_columns_back(tt_context *ctx, tti_node *node) {
     tti_range *r = (tti_range *)node->saved;
     tt_tensor *x = node->in[0];
     float *dx = tt_grad(x);
-    return dx ? ctx->backend->columns_backward(ctx, dx, node->out->grad, tti_rows(x), tti_cols(x), r->begin, r->count) : TT_OK;
+    if (!dx) { return TT_OK; }
+    return ctx->backend->slice_backward(ctx, dx, node->out->grad, tti_rows(x), tti_cols(x), r->begin, r->count);
 }
+
 TT_API tt_tensor *tt_columns(tt_context *ctx, tt_tensor *x, int begin, int count) {
     int shape[2];
     tti_range *r;
@@ -3643,34 +4657,40 @@ TT_API tt_tensor *tt_columns(tt_context *ctx, tt_tensor *x, int begin, int count
     if (!tti_inputs_ok(ctx, "tt_columns", &x, 1)) { return NULL; }
     if (begin < 0 || count < 1 || count > tti_cols(x) || begin > tti_cols(x) - count) {
         tt_fail(ctx, TT_ERR_SHAPE, "tt_columns: begin %d and count %d, expected within %d columns", begin, count, tti_cols(x));
-        ctx->graph_error = 1;
-        return NULL;
+        return tti_graph_broken(ctx);
     }
     shape[0] = tti_rows(x);
     shape[1] = count;
-    r = (tti_range *)tti_step_alloc(ctx, sizeof *r);
-    y = r ? tti_tensor(ctx, "tt_columns", 2, shape) : NULL;
-    if (!y) { ctx->graph_error = 1; return NULL; }
+    r = (tti_range *)tti_op_begin(ctx, "tt_columns", 2, shape, sizeof *r, &y);
+    if (!r) { return NULL; }
     r->begin = begin;
     r->count = count;
-    if (!tti_graph_ok(ctx, ctx->backend->columns(ctx, TT_F(y), TT_F(x), shape[0], tti_cols(x), begin, count))) { return NULL; }
-    return tti_record(ctx, "columns", tti_columns_back, &x, 1, y, NULL, r);
+    if (!tti_graph_ok(ctx, ctx->backend->slice(ctx, TT_F(y), TT_F(x), shape[0], tti_cols(x), begin, count))) { return NULL; }
+    return tti_record(y, "columns", tti_columns_back, &x, 1, r);
 }
+
 /* y[i] = x[rows[i]].   dx[rows[i]] += dy[i].   Embedding is the same with a table of weights as x. */
 static tt_status tti_gather_back(tt_context *ctx, tti_node *node) {
     float *dx = tt_grad(node->in[0]);
-    return dx ? ctx->backend->scatter_add_rows(ctx, dx, node->out->grad, (const int32_t *)node->saved, node->out->shape[0], node->out->shape[1]) : TT_OK;
+    const int32_t *rows = (const int32_t *)node->saved;
+    const tt_tensor *y = node->out;
+    return dx ? ctx->backend->scatter_add_rows(ctx, dx, y->grad, rows, y->shape[0], y->shape[1]) : TT_OK;
 }
-static tt_status tti_gather_from(tt_context *ctx, float *y, const tt_tensor *x, const int32_t *ids, const int32_t *host_ids, int n) {
+
+/* The rows themselves, of a table of any precision. ids: the same on the backend. */
+static tt_status tti_gather_from(tt_tensor *y, const tt_tensor *x, const int32_t *ids, const int32_t *host_ids) {
+    tt_context *ctx = y->ctx;
     size_t dim = (size_t)tti_cols(x);
     tt_status status = TT_OK;
-    int i;
-    if (x->dtype == TT_F32) { return ctx->backend->gather_rows(ctx, y, TT_F(x), ids, n, (int)dim); }
+    int n = y->shape[0], i;
+    if (x->dtype == TT_F32) { return ctx->backend->gather_rows(ctx, TT_F(y), TT_F(x), ids, n, (int)dim); }
     for (i = 0; i < n && status == TT_OK; i++) {
-        status = ctx->backend->cast(ctx, y + (size_t)i * dim, TT_F32, (const uint16_t *)x->data + (size_t)host_ids[i] * dim, x->dtype, dim);
+        const uint16_t *row = (const uint16_t *)x->data + (size_t)host_ids[i] * dim;
+        status = ctx->backend->cast(ctx, TT_F(y) + (size_t)i * dim, TT_F32, row, x->dtype, dim);
     }
     return status;
 }
+
 static tt_tensor *tti_gather(tt_context *ctx, const char *who, tt_tensor *x, const int32_t *rows, int n) {
     int shape[2], i;
     const int32_t *ids;
@@ -3679,232 +4699,330 @@ static tt_tensor *tti_gather(tt_context *ctx, const char *who, tt_tensor *x, con
     for (i = 0; i < n; i++) {
         if (rows[i] >= 0 && rows[i] < tti_rows(x)) { continue; }
         tt_fail(ctx, TT_ERR_ARG, "%s: id %d at index %d, expected 0..%d", who, (int)rows[i], i, tti_rows(x) - 1);
-        ctx->graph_error = 1;
-        return NULL;
+        return tti_graph_broken(ctx);
     }
     shape[0] = n;
     shape[1] = tti_cols(x);
     y = tti_tensor(ctx, who, 2, shape);
     ids = y ? tti_step_ids(ctx, rows, n) : NULL;
-    if (!ids || !tti_graph_ok(ctx, tti_gather_from(ctx, TT_F(y), x, ids, rows, n))) { return NULL; }
-    return tti_record(ctx, who, tti_gather_back, &x, 1, y, NULL, (void *)(uintptr_t)ids);
+    if (!ids || !tti_graph_ok(ctx, tti_gather_from(y, x, ids, rows))) { return NULL; }
+    return tti_record(y, who, tti_gather_back, &x, 1, (void *)(uintptr_t)ids);
 }
-TT_API tt_tensor *tt_gather_rows(tt_context *ctx, tt_tensor *x, const int32_t *rows, int n) { return tti_gather(ctx, "tt_gather_rows", x, rows, n); }
-TT_API tt_tensor *tt_embedding(tt_context *ctx, tt_tensor *w, const int32_t *ids, int n) { return tti_gather(ctx, "tt_embedding", w, ids, n); }
 
-/* ---- elementary: one pair for all unary, one for all binary ops; the kernels hold the formulas ---- */
-typedef struct tti_unary_op { tt_unary op; float p0, p1; } tti_unary_op;
+TT_API tt_tensor *tt_gather_rows(tt_context *ctx, tt_tensor *x, const int32_t *rows, int n) {
+    return tti_gather(ctx, "tt_gather_rows", x, rows, n);
+}
+
+TT_API tt_tensor *tt_embedding(tt_context *ctx, tt_tensor *w, const int32_t *ids, int n) {
+    return tti_gather(ctx, "tt_embedding", w, ids, n);
+}
+
+/* ---- [tt:autograd.elementary] one pair for all unary, one for all binary ops; the kernels hold the formulas ---- */
+
+typedef struct tti_unary_op { tt_unary op; float p0, p1; } tti_unary_op;   /* p0, p1: bounds of clamp, factor of scale */
+
 static tt_status tti_unary_back(tt_context *ctx, tti_node *node) {
     tti_unary_op *u = (tti_unary_op *)node->saved;
     tt_tensor *x = node->in[0], *y = node->out;
     float *dx = tt_grad(x);
     return dx ? ctx->backend->unary_backward(ctx, u->op, dx, y->grad, TT_F(x), TT_F(y), x->size, u->p0, u->p1) : TT_OK;
 }
-/* y = op(x), but for its values. */
-static tt_tensor *tti_unary_begin(tt_context *ctx, const char *name, tt_unary op, tt_tensor *x, float p0, float p1, tti_unary_op **saved) {
-    tti_unary_op *u = (tti_unary_op *)tti_step_alloc(ctx, sizeof *u);
-    tt_tensor *y = u ? tti_tensor(ctx, name, x->ndim, x->shape) : NULL;
-    if (!y) { ctx->graph_error = 1; return NULL; }
-    u->op = op;
-    u->p0 = p0;
-    u->p1 = p1;
-    *saved = u;
-    return y;
-}
+
 static tt_tensor *tti_unary(tt_context *ctx, const char *name, tt_unary op, tt_tensor *x, float p0, float p1) {
     tti_unary_op *u;
     tt_tensor *y;
     if (!tti_inputs_ok(ctx, name, &x, 1)) { return NULL; }
-    y = tti_unary_begin(ctx, name, op, x, p0, p1, &u);
-    if (!y || !tti_graph_ok(ctx, ctx->backend->unary(ctx, op, TT_F(y), TT_F(x), x->size, p0, p1))) { return NULL; }
-    return tti_record(ctx, name, tti_unary_back, &x, 1, y, NULL, u);
+    u = (tti_unary_op *)tti_op_begin(ctx, name, x->ndim, x->shape, sizeof *u, &y);
+    if (!u) { return NULL; }
+    u->op = op;
+    u->p0 = p0;
+    u->p1 = p1;
+    if (!tti_graph_ok(ctx, ctx->backend->unary(ctx, op, TT_F(y), TT_F(x), x->size, p0, p1))) { return NULL; }
+    return tti_record(y, name, tti_unary_back, &x, 1, u);
 }
-TT_API tt_tensor *tt_neg(tt_context *ctx, tt_tensor *x) { return tti_unary(ctx, "tt_neg", TT_NEG, x, 0, 0); }
-TT_API tt_tensor *tt_exp(tt_context *ctx, tt_tensor *x) { return tti_unary(ctx, "tt_exp", TT_EXP, x, 0, 0); }
-TT_API tt_tensor *tt_log(tt_context *ctx, tt_tensor *x) { return tti_unary(ctx, "tt_log", TT_LOG, x, 0, 0); }
-TT_API tt_tensor *tt_tanh(tt_context *ctx, tt_tensor *x) { return tti_unary(ctx, "tt_tanh", TT_TANH, x, 0, 0); }
-TT_API tt_tensor *tt_clamp(tt_context *ctx, tt_tensor *x, float low, float high) { return tti_unary(ctx, "tt_clamp", TT_CLAMP, x, low, high); }
-TT_API tt_tensor *tt_scale(tt_context *ctx, tt_tensor *x, float factor) { return tti_unary(ctx, "tt_scale", TT_SCALE, x, factor, 0); }
-TT_API tt_tensor *tt_gelu(tt_context *ctx, tt_tensor *x, int tanh_form) { return tti_unary(ctx, "tt_gelu", tanh_form ? TT_GELU_TANH : TT_GELU_ERF, x, 0, 0); }
+
+#define TTI_UNARY(name, op) \
+    TT_API tt_tensor *name(tt_context *ctx, tt_tensor *x) { return tti_unary(ctx, #name, op, x, 0, 0); }
+TTI_UNARY(tt_neg, TT_NEG)
+TTI_UNARY(tt_exp, TT_EXP)
+TTI_UNARY(tt_log, TT_LOG)
+TTI_UNARY(tt_tanh, TT_TANH)
+#undef TTI_UNARY
+
+TT_API tt_tensor *tt_clamp(tt_context *ctx, tt_tensor *x, float low, float high) {
+    return tti_unary(ctx, "tt_clamp", TT_CLAMP, x, low, high);
+}
+
+TT_API tt_tensor *tt_scale(tt_context *ctx, tt_tensor *x, float factor) {
+    return tti_unary(ctx, "tt_scale", TT_SCALE, x, factor, 0);
+}
+
+TT_API tt_tensor *tt_gelu(tt_context *ctx, tt_tensor *x, int tanh_form) {
+    return tti_unary(ctx, "tt_gelu", tanh_form ? TT_GELU_TANH : TT_GELU_ERF, x, 0, 0);
+}
+
+/* Of a sum the gradient passes as it is: where a has none yet, y's buffer becomes a's. */
+static tt_status tti_add_back(tt_context *ctx, tt_tensor *a, tt_tensor *b, tt_tensor *y) {
+    float *db;
+    int fresh;
+    a->grad = y->grad;
+    y->grad = NULL;
+    db = tti_grad(b, &fresh);
+    if (!db) { return ctx->graph_error ? ctx->status : TT_OK; }
+    if (fresh) { return ctx->backend->copy(ctx, db, a->grad, a->size * sizeof(float)); }
+    return ctx->backend->axpy(ctx, db, a->grad, 1, a->size);
+}
 
 static tt_status tti_binary_back(tt_context *ctx, tti_node *node) {
     tt_binary op = *(tt_binary *)node->saved;
     tt_tensor *a = node->in[0], *b = node->in[1], *y = node->out;
     float *da, *db;
-    int fresh;
-    if (op == TT_ADD && a->requires_grad && !a->persistent && !a->grad && !y->retain_grad) {      /* y's gradient becomes a's */
-        a->grad = y->grad;
-        y->grad = NULL;
-        db = tti_grad(b, &fresh);
-        if (!db) { return ctx->graph_error ? ctx->status : TT_OK; }
-        return fresh ? ctx->backend->copy(ctx, db, a->grad, a->size * sizeof(float)) : ctx->backend->axpy(ctx, db, a->grad, 1, a->size);
+    if (op == TT_ADD && a->requires_grad && !a->persistent && !a->grad && !y->retain_grad) {
+        return tti_add_back(ctx, a, b, y);
     }
     da = tt_grad(a);
     db = tt_grad(b);
-    return ctx->backend->binary_backward(ctx, op, da, db, node->out->grad, TT_F(a), TT_F(b), a->size);
+    return ctx->backend->binary_backward(ctx, op, da, db, y->grad, TT_F(a), TT_F(b), a->size);
 }
+
 static tt_tensor *tti_binary(tt_context *ctx, const char *name, tt_binary op, tt_tensor *a, tt_tensor *b) {
     tt_tensor *in[2], *y;
     tt_binary *saved;
     int ndim, shape[TT_MAX_DIMS];
     in[0] = a;
     in[1] = b;
-    if (!tti_inputs_ok(ctx, name, in, 2) || !tti_common_shape(ctx, name, a, b, &ndim, shape)) { return NULL; }
+    if (!tti_inputs_ok(ctx, name, in, 2) || !tti_common_shape(name, a, b, &ndim, shape)) { return NULL; }
     in[0] = tti_fit(ctx, a, ndim, shape);
     in[1] = in[0] ? tti_fit(ctx, b, ndim, shape) : NULL;
-    y = in[1] ? tti_tensor(ctx, name, ndim, shape) : NULL;
-    saved = y ? (tt_binary *)tti_step_alloc(ctx, sizeof *saved) : NULL;
-    if (!saved) { ctx->graph_error = 1; return NULL; }
+    if (!in[1]) { return NULL; }
+    saved = (tt_binary *)tti_op_begin(ctx, name, ndim, shape, sizeof *saved, &y);
+    if (!saved) { return NULL; }
     *saved = op;
     if (!tti_graph_ok(ctx, ctx->backend->binary(ctx, op, TT_F(y), TT_F(in[0]), TT_F(in[1]), y->size))) { return NULL; }
-    return op == TT_LESS ? y : tti_record(ctx, name, tti_binary_back, in, 2, y, NULL, saved);
+    return op == TT_LESS ? y : tti_record(y, name, tti_binary_back, in, 2, saved);
 }
-TT_API tt_tensor *tt_add(tt_context *ctx, tt_tensor *a, tt_tensor *b) { return tti_binary(ctx, "tt_add", TT_ADD, a, b); }
-TT_API tt_tensor *tt_sub(tt_context *ctx, tt_tensor *a, tt_tensor *b) { return tti_binary(ctx, "tt_sub", TT_SUB, a, b); }
-TT_API tt_tensor *tt_mul(tt_context *ctx, tt_tensor *a, tt_tensor *b) { return tti_binary(ctx, "tt_mul", TT_MUL, a, b); }
-TT_API tt_tensor *tt_div(tt_context *ctx, tt_tensor *a, tt_tensor *b) { return tti_binary(ctx, "tt_div", TT_DIV, a, b); }
-TT_API tt_tensor *tt_minimum(tt_context *ctx, tt_tensor *a, tt_tensor *b) { return tti_binary(ctx, "tt_minimum", TT_MINIMUM, a, b); }
-TT_API tt_tensor *tt_maximum(tt_context *ctx, tt_tensor *a, tt_tensor *b) { return tti_binary(ctx, "tt_maximum", TT_MAXIMUM, a, b); }
-TT_API tt_tensor *tt_less(tt_context *ctx, tt_tensor *a, tt_tensor *b) { return tti_binary(ctx, "tt_less", TT_LESS, a, b); }
-TT_API tt_tensor *tt_swiglu(tt_context *ctx, tt_tensor *gate, tt_tensor *up) { return tti_binary(ctx, "tt_swiglu", TT_SWIGLU, gate, up); }
+
+#define TTI_BINARY(name, op) \
+    TT_API tt_tensor *name(tt_context *ctx, tt_tensor *a, tt_tensor *b) { return tti_binary(ctx, #name, op, a, b); }
+TTI_BINARY(tt_add, TT_ADD)
+TTI_BINARY(tt_sub, TT_SUB)
+TTI_BINARY(tt_mul, TT_MUL)
+TTI_BINARY(tt_div, TT_DIV)
+TTI_BINARY(tt_minimum, TT_MINIMUM)
+TTI_BINARY(tt_maximum, TT_MAXIMUM)
+TTI_BINARY(tt_less, TT_LESS)
+TTI_BINARY(tt_swiglu, TT_SWIGLU)
+#undef TTI_BINARY
 
 static tt_status tti_where_back(tt_context *ctx, tti_node *node) {
     float *da = tt_grad(node->in[1]), *db = tt_grad(node->in[2]);
     return ctx->backend->where_backward(ctx, da, db, node->out->grad, TT_F(node->in[0]), node->out->size);
 }
+
 TT_API tt_tensor *tt_where(tt_context *ctx, tt_tensor *condition, tt_tensor *a, tt_tensor *b) {
     tt_tensor *in[3], *y, shaped;
     int ndim, shape[TT_MAX_DIMS], i;
     in[0] = condition;
     in[1] = a;
     in[2] = b;
-    if (!tti_inputs_ok(ctx, "tt_where", in, 3) || !tti_common_shape(ctx, "tt_where", a, b, &ndim, shape)) { return NULL; }
+    if (!tti_inputs_ok(ctx, "tt_where", in, 3) || !tti_common_shape("tt_where", a, b, &ndim, shape)) { return NULL; }
     tti_set_shape(&shaped, ndim, shape);
-    if (!tti_common_shape(ctx, "tt_where", condition, &shaped, &ndim, shape)) { return NULL; }
-    for (i = 0; i < 3 && in[i]; i++) { in[i] = tti_fit(ctx, in[i], ndim, shape); }
-    y = in[0] && in[1] && in[2] ? tti_tensor(ctx, "tt_where", ndim, shape) : NULL;
-    if (!y || !tti_graph_ok(ctx, ctx->backend->where(ctx, TT_F(y), TT_F(in[0]), TT_F(in[1]), TT_F(in[2]), y->size))) { return NULL; }
-    return tti_record(ctx, "where", tti_where_back, in, 3, y, NULL, NULL);
+    if (!tti_common_shape("tt_where", condition, &shaped, &ndim, shape)) { return NULL; }
+    for (i = 0; i < 3; i++) {
+        in[i] = tti_fit(ctx, in[i], ndim, shape);
+        if (!in[i]) { return NULL; }
+    }
+    y = tti_tensor(ctx, "tt_where", ndim, shape);
+    if (!y) { return NULL; }
+    if (!tti_graph_ok(ctx, ctx->backend->where(ctx, TT_F(y), TT_F(in[0]), TT_F(in[1]), TT_F(in[2]), y->size))) { return NULL; }
+    return tti_record(y, "where", tti_where_back, in, 3, NULL);
 }
 
-/* ---- matrix product ----
+/* ---- [tt:autograd.product] matrix product ----
  * y = x w^T + b (linear) or x w + b (matmul).   dx += dy w (dy w^T),  dw += dy^T x (x^T dy),  db += column sums of dy.
  * An activation that follows is made in the same pass, and is an op of its own on the way back. */
-static void tti_gemm_set(tt_gemm_args *g, int m, int n, int k, const float *a, int lda, int transpose_a, const float *b, int ldb, int transpose_b, float *c) {
-    memset(g, 0, sizeof *g);
-    g->m = m;
-    g->n = n;
-    g->k = k;
-    g->a = a;
-    g->lda = lda;
-    g->transpose_a = transpose_a;
-    g->b = b;
-    g->ldb = ldb;
-    g->transpose_b = transpose_b;
-    g->c = c;
-    g->ldc = n;
+
+/* A factor of a product: a matrix with the stride of its rows, to be read as it is stored or turned. */
+typedef struct tti_factor { const float *data; int stride, transpose; } tti_factor;
+
+static tti_factor tti_factor_of(const float *data, int stride, int transpose) {
+    tti_factor f;
+    f.data = data;
+    f.stride = stride;
+    f.transpose = transpose;
+    return f;
 }
-/* g with the weight as B. What the backend does not take as it is, is widened in blocks of rows, that stay in the CPU's
- * cache: a block is some of C's columns, or (B not transposed) a piece of the sum, a multiple of 32 unless it is the last.
- * Either way the bits are those of a float32 weight. */
+
+/* c[m,n] = a[m,k] b[k,n]. */
+static tt_gemm_args tti_gemm_args_of(int m, int n, int k, tti_factor a, tti_factor b, float *c) {
+    tt_gemm_args g;
+    memset(&g, 0, sizeof g);
+    g.m = m;
+    g.n = n;
+    g.k = k;
+    g.a = a.data;
+    g.lda = a.stride;
+    g.transpose_a = a.transpose;
+    g.b = b.data;
+    g.ldb = b.stride;
+    g.transpose_b = b.transpose;
+    g.c = c;
+    g.ldc = n;
+    return g;
+}
+
+/* Rows [at, at + n) of the weight of g, widened to float: some of c's columns, or a piece of the sum. */
+static tt_gemm_args tti_gemm_block(const tt_gemm_args *g, int at, int n, int last, const float *wide) {
+    tt_gemm_args block = *g;
+    block.b = wide;
+    if (g->transpose_b) {
+        block.n = n;
+        block.c = g->c + at;
+        block.y = g->y ? g->y + at : NULL;
+        block.bias = g->bias ? g->bias + at : NULL;
+    } else {
+        block.k = n;
+        block.a = g->a + at;
+        block.accumulate = g->accumulate || at > 0;
+        block.activation = last ? g->activation : (tt_unary)0;
+    }
+    return block;
+}
+
+/* g with a weight in half precision that the backend does not take as it is: widened in blocks of rows that stay in the
+ * CPU's cache. A piece of the sum is a multiple of 32 rows unless it is the last, so the bits are those of a float32 weight. */
 #define TTI_WIDEN ((size_t)1 << 18)
-static tt_status tti_gemm_weight(tt_context *ctx, tt_gemm_args g, const tt_tensor *w) {
+static tt_status tti_gemm_widened(tt_context *ctx, const tt_gemm_args *g, const tt_tensor *w) {
     size_t cols = (size_t)w->shape[1];
     int rows = w->shape[0], step = TTI_WIDEN / cols > 32 ? (int)(TTI_WIDEN / cols / 32 * 32) : 32, at;
     tti_mark mark = tti_arena_mark(&ctx->device);
-    tt_gemm_args block = g;
     tt_status status = TT_OK;
     float *wide;
-    g.b = TT_F(w);
-    if (g.transpose_b == w->panels_transposed) { g.panels = w->panels; }
-    if (w->dtype == TT_BF16 && ctx->backend->takes_half) { g.half_b = (const uint16_t *)w->data; }
-    if (w->dtype == TT_F32 || g.half_b) { return ctx->backend->gemm(ctx, &g); }
     if (step > rows) { step = rows; }
     wide = (float *)tti_arena_alloc(ctx, &ctx->device, (size_t)step * cols * sizeof(float));
     if (!wide) { return TT_ERR_MEM; }
-    block.b = wide;
     for (at = 0; at < rows && status == TT_OK; at += step) {
         int n = rows - at < step ? rows - at : step;
-        status = ctx->backend->cast(ctx, wide, TT_F32, (const uint16_t *)w->data + (size_t)at * cols, w->dtype, (size_t)n * cols);
-        if (g.transpose_b) {
-            block.n = n;
-            block.c = g.c + at;
-            block.y = g.y ? g.y + at : NULL;
-            block.bias = g.bias ? g.bias + at : NULL;
-        } else {
-            block.k = n;
-            block.a = g.a + at;
-            block.accumulate = g.accumulate || at > 0;
-            block.activation = at + n == rows ? g.activation : (tt_unary)0;
-        }
+        const uint16_t *half = (const uint16_t *)w->data + (size_t)at * cols;
+        tt_gemm_args block = tti_gemm_block(g, at, n, at + n == rows, wide);
+        status = ctx->backend->cast(ctx, wide, TT_F32, half, w->dtype, (size_t)n * cols);
         if (status == TT_OK) { status = ctx->backend->gemm(ctx, &block); }
     }
     tti_arena_release(&ctx->device, mark);
     return status;
 }
-/* The gradients of x and w from that of their product. */
+
+/* g with the weight as b, whatever its precision, and with its panels, if tt_generate has made some. */
+static tt_status tti_gemm_weight(tt_context *ctx, tt_gemm_args g, const tt_tensor *w) {
+    g.b = TT_F(w);
+    if (g.transpose_b == w->panels_transposed) { g.panels = w->panels; }
+    if (w->dtype == TT_F32) { return ctx->backend->gemm(ctx, &g); }
+    if (w->dtype != TT_BF16 || !ctx->backend->takes_half) { return tti_gemm_widened(ctx, &g, w); }
+    g.half_b = (const uint16_t *)w->data;
+    return ctx->backend->gemm(ctx, &g);
+}
+
+/* The gradients of x and w from that of their product. w_is_mk: w is stored [m,k] (linear), else [k,m]. */
 static tt_status tti_factors_back(tt_context *ctx, int w_is_mk, tt_tensor *x, tt_tensor *w, const float *dy) {
-    int n = tti_rows(x), k = tti_cols(x), m = w->shape[w_is_mk ? 0 : 1];
-    int fresh, fresh_w;
-    float *dx = tti_grad(x, &fresh), *dw = tti_grad(w, &fresh_w);
-    tt_gemm_args g;
+    int n = tti_rows(x), k = tti_cols(x), m = w->shape[w_is_mk ? 0 : 1], fresh_x, fresh_w;
+    float *dx = tti_grad(x, &fresh_x), *dw = tti_grad(w, &fresh_w);
     tt_status status = TT_OK;
     if (dx) {
-        tti_gemm_set(&g, n, k, m, dy, m, 0, NULL, w_is_mk ? k : m, !w_is_mk, dx);
-        g.accumulate = !fresh;
+        tti_factor weight = tti_factor_of(NULL, w_is_mk ? k : m, !w_is_mk);
+        tt_gemm_args g = tti_gemm_args_of(n, k, m, tti_factor_of(dy, m, 0), weight, dx);
+        g.accumulate = !fresh_x;
         status = tti_gemm_weight(ctx, g, w);
     }
     if (dw && status == TT_OK) {
-        if (w_is_mk) { tti_gemm_set(&g, m, k, n, dy, m, 1, TT_F(x), k, 0, dw); }
-        else { tti_gemm_set(&g, k, m, n, TT_F(x), k, 1, dy, m, 0, dw); }
+        tt_gemm_args g = w_is_mk ? tti_gemm_args_of(m, k, n, tti_factor_of(dy, m, 1), tti_factor_of(TT_F(x), k, 0), dw)
+                                 : tti_gemm_args_of(k, m, n, tti_factor_of(TT_F(x), k, 1), tti_factor_of(dy, m, 0), dw);
         g.accumulate = !fresh_w;
         status = ctx->backend->gemm(ctx, &g);
     }
     return status;
 }
+
 static tt_status tti_product_back(tt_context *ctx, tti_node *node) {
-    tt_tensor *x = node->in[0], *b = node->n_in > 2 ? node->in[2] : NULL;
+    tt_tensor *x = node->in[0], *b = node->n_in > 2 ? node->in[2] : NULL, *y = node->out;
     float *db = tt_grad(b);
-    tt_status status = tti_factors_back(ctx, *(int *)node->saved, x, node->in[1], node->out->grad);
-    if (db && status == TT_OK) { status = ctx->backend->bias_backward(ctx, db, node->out->grad, tti_rows(x), tti_cols(node->out)); }
+    tt_status status = tti_factors_back(ctx, *(int *)node->saved, x, node->in[1], y->grad);
+    if (db && status == TT_OK) { status = ctx->backend->bias_backward(ctx, db, y->grad, tti_rows(x), tti_cols(y)); }
     return status;
 }
-static tt_tensor *tti_product(tt_context *ctx, const char *who, int w_is_mk, tt_tensor *x, tt_tensor *w, tt_tensor *bias, tt_unary activation) {
-    tt_tensor *in[3], *y, *active = NULL;
-    tti_unary_op *u = NULL;
-    int shape[TT_MAX_DIMS], n, k, m, *saved;
-    tt_gemm_args g;
-    in[0] = x;
-    in[1] = w;
-    in[2] = bias;
-    if (!tti_inputs_ok(ctx, who, in, 2)) { return NULL; }
-    if (w->ndim != 2) { return tti_graph_fail(ctx, who, "dimensions of the weight", w->ndim, 2); }
-    n = tti_rows(x);
+
+/* A product before it is made: its kind, its inputs (bias last, may be NULL), and what follows it (0 = nothing). */
+typedef struct tti_product_desc { const char *who; int w_is_mk; tt_tensor *in[3]; tt_unary activation; } tti_product_desc;
+
+static int tti_product_ok(tt_context *ctx, const tti_product_desc *p) {
+    const tt_tensor *x = p->in[0], *w = p->in[1], *bias = p->in[2];
+    int k, inner, m;
+    if (!tti_inputs_ok(ctx, p->who, p->in, 2)) { return 0; }
     k = tti_cols(x);
-    m = w->shape[w_is_mk ? 0 : 1];
-    if (w->shape[w_is_mk ? 1 : 0] != k) { return tti_graph_fail(ctx, who, "inner size of the weight", w->shape[w_is_mk ? 1 : 0], k); }
-    if (bias && (int)bias->size != m) { return tti_graph_fail(ctx, who, "size of the bias", (int)bias->size, m); }
+    inner = w->shape[p->w_is_mk ? 1 : 0];
+    m = w->shape[p->w_is_mk ? 0 : 1];
+    if (w->ndim != 2) {
+        tti_graph_fail(ctx, p->who, "dimensions of the weight", w->ndim, 2);
+    } else if (inner != k) {
+        tti_graph_fail(ctx, p->who, "inner size of the weight", inner, k);
+    } else if (bias && (int)bias->size != m) {
+        tti_graph_fail(ctx, p->who, "size of the bias", (int)bias->size, m);
+    } else if (x->ndim == 0) {
+        tti_graph_fail(ctx, p->who, "dimensions of x", 0, 2);
+    }
+    return !ctx->graph_error;
+}
+
+static tt_tensor *tti_product(tt_context *ctx, const tti_product_desc *p) {
+    tt_tensor *x = p->in[0], *w = p->in[1], *bias = p->in[2], *y, *active = NULL;
+    tti_unary_op *u = NULL;
+    int shape[TT_MAX_DIMS], k, m, *saved;
+    tt_gemm_args g;
+    if (!tti_product_ok(ctx, p)) { return NULL; }
+    k = tti_cols(x);
+    m = w->shape[p->w_is_mk ? 0 : 1];
     memcpy(shape, x->shape, sizeof shape);
-    if (x->ndim == 0) { return tti_graph_fail(ctx, who, "dimensions of x", 0, 2); }
     shape[x->ndim - 1] = m;
-    y = tti_tensor(ctx, who, x->ndim, shape);
-    saved = y ? (int *)tti_step_alloc(ctx, sizeof *saved) : NULL;
-    if (!saved) { ctx->graph_error = 1; return NULL; }
-    *saved = w_is_mk;
-    tti_gemm_set(&g, n, m, k, TT_F(x), k, 0, NULL, w_is_mk ? k : m, w_is_mk, TT_F(y));
+    saved = (int *)tti_op_begin(ctx, p->who, x->ndim, shape, sizeof *saved, &y);
+    if (!saved) { return NULL; }
+    *saved = p->w_is_mk;
+    g = tti_gemm_args_of(tti_rows(x), m, k, tti_factor_of(TT_F(x), k, 0),
+                    tti_factor_of(NULL, p->w_is_mk ? k : m, p->w_is_mk), TT_F(y));
     g.bias = bias ? TT_F(bias) : NULL;
-    if (activation) {
-        active = tti_unary_begin(ctx, who, activation, y, 0, 0, &u);
-        if (!active) { return NULL; }
-        g.activation = activation;
+    g.activation = p->activation;
+    if (p->activation) {
+        u = (tti_unary_op *)tti_op_begin(ctx, p->who, y->ndim, y->shape, sizeof *u, &active);
+        if (!u) { return NULL; }
+        u->op = p->activation;
         g.y = TT_F(active);
     }
     if (!tti_graph_ok(ctx, tti_gemm_weight(ctx, g, w))) { return NULL; }
-    y = tti_record(ctx, who, tti_product_back, in, bias ? 3 : 2, y, NULL, saved);
-    return y && active ? tti_record(ctx, "activation", tti_unary_back, &y, 1, active, NULL, u) : y;
+    y = tti_record(y, p->who, tti_product_back, p->in, bias ? 3 : 2, saved);
+    return y && active ? tti_record(active, "activation", tti_unary_back, &y, 1, u) : y;
 }
-/* y + x w^T in the place of y, which must be a product's that nothing else reads: its own backward asks for no values of y. The
- * gradient of the sum is that of y and goes on as it lies. */
+
+/* y = x w^T + b or x w + b. */
+static tt_tensor *tti_product_of(tt_context *ctx, tt_tensor *x, tt_tensor *w, tt_tensor *bias, int w_is_mk,
+                                 tt_unary activation) {
+    tti_product_desc p;
+    p.who = w_is_mk ? "tt_linear" : "tt_matmul";
+    p.w_is_mk = w_is_mk;
+    p.in[0] = x;
+    p.in[1] = w;
+    p.in[2] = bias;
+    p.activation = activation;
+    return tti_product(ctx, &p);
+}
+
+TT_API tt_tensor *tt_linear(tt_context *ctx, tt_tensor *x, tt_tensor *w, tt_tensor *bias) {
+    return tti_product_of(ctx, x, w, bias, 1, (tt_unary)0);
+}
+
+TT_API tt_tensor *tt_matmul(tt_context *ctx, tt_tensor *x, tt_tensor *w, tt_tensor *bias) {
+    return tti_product_of(ctx, x, w, bias, 0, (tt_unary)0);
+}
+
+/* y + x w^T in the place of y, which must be the result of a product that nothing else reads: its own backward asks for no values of
+ * y. The gradient of the sum is that of y, so its buffer is handed on. */
 static tt_status tti_product_add_back(tt_context *ctx, tti_node *node) {
     tt_tensor *y = node->in[0], *sum = node->out;
     tt_status status = tti_factors_back(ctx, 1, node->in[1], node->in[2], sum->grad);
@@ -3914,167 +5032,129 @@ static tt_status tti_product_add_back(tt_context *ctx, tti_node *node) {
     }
     return status;
 }
+
 static tt_tensor *tti_product_add(tt_context *ctx, tt_tensor *y, tt_tensor *x, tt_tensor *w) {
     static const char *const who = "tti_product_add";
     tt_tensor *in[3], *sum;
     tt_gemm_args g;
+    int k;
     in[0] = y;
     in[1] = x;
     in[2] = w;
     if (!tti_inputs_ok(ctx, who, in, 3)) { return NULL; }
     sum = (tt_tensor *)tti_step_alloc(ctx, sizeof *sum);
-    if (!sum) { ctx->graph_error = 1; return NULL; }
+    if (!sum) { return tti_graph_broken(ctx); }
     *sum = *y;
     sum->node = NULL;
     sum->requires_grad = 0;
-    tti_gemm_set(&g, tti_rows(x), tti_cols(y), tti_cols(x), TT_F(x), tti_cols(x), 0, NULL, tti_cols(x), 1, TT_F(y));
+    k = tti_cols(x);
+    g = tti_gemm_args_of(tti_rows(x), tti_cols(y), k, tti_factor_of(TT_F(x), k, 0), tti_factor_of(NULL, k, 1), TT_F(y));
     g.accumulate = 1;
     if (!tti_graph_ok(ctx, tti_gemm_weight(ctx, g, w))) { return NULL; }
-    return tti_record(ctx, who, tti_product_add_back, in, 3, sum, NULL, NULL);
+    return tti_record(sum, who, tti_product_add_back, in, 3, NULL);
 }
-TT_API tt_tensor *tt_linear(tt_context *ctx, tt_tensor *x, tt_tensor *w, tt_tensor *bias) { return tti_product(ctx, "tt_linear", 1, x, w, bias, (tt_unary)0); }
-TT_API tt_tensor *tt_matmul(tt_context *ctx, tt_tensor *x, tt_tensor *w, tt_tensor *bias) { return tti_product(ctx, "tt_matmul", 0, x, w, bias, (tt_unary)0); }
 
-/* ---- normalisation ---- 
- * rmsnorm: y = w x r, r = 1/sqrt(mean x^2 + eps).   layernorm: y = w (x - mean) r + b. Statistics are kept per row. */
-typedef struct tti_norm_stats { float *mean, *rstd; } tti_norm_stats;
+/* ---- [tt:autograd.norm] normalisation ----
+ * rmsnorm: y = w x r, r = 1 / sqrt(mean x^2 + eps).   layernorm: y = w (x - mean) r + b. Statistics are kept per row.
+ * Source: Zhang and Sennrich 2019, arXiv 1910.07467; Ba et al. 2016, arXiv 1607.06450. */
+
+typedef struct tti_norm_stats { float *mean, *rstd; } tti_norm_stats;   /* mean NULL: rmsnorm */
+
 static tt_status tti_norm_back(tt_context *ctx, tti_node *node) {
     tti_norm_stats *s = (tti_norm_stats *)node->saved;
     tt_tensor *x = node->in[0], *w = node->in[1];
-    float *dx = tt_grad(x), *dw = tt_grad(w);
+    float *dx = tt_grad(x), *dw = tt_grad(w), *db = s->mean ? tt_grad(node->in[2]) : NULL;
     const float *dy = node->out->grad;
-    if (!s->mean) { return ctx->backend->rmsnorm_backward(ctx, dx, dw, dy, TT_F(x), TT_F(w), s->rstd, tti_rows(x), tti_cols(x)); }
-    return ctx->backend->layernorm_backward(ctx, dx, dw, tt_grad(node->in[2]), dy, TT_F(x), TT_F(w), s->mean, s->rstd, tti_rows(x), tti_cols(x));
+    int n = tti_rows(x), dim = tti_cols(x);
+    if (!s->mean) { return ctx->backend->rmsnorm_backward(ctx, dx, dw, dy, TT_F(x), TT_F(w), s->rstd, n, dim); }
+    return ctx->backend->layernorm_backward(ctx, dx, dw, db, dy, TT_F(x), TT_F(w), s->mean, s->rstd, n, dim);
 }
-static tt_tensor *tti_normalise(tt_context *ctx, const char *who, tt_tensor *x, tt_tensor *w, tt_tensor *b, float eps, int n_in) {
-    tt_tensor *in[3], *y;
+
+/* b NULL and n_in 2: rmsnorm. */
+static tt_tensor *tti_normalise(tt_context *ctx, const char *who, tt_tensor *const *in, int n_in, float eps) {
+    tt_tensor *x = in[0], *w = in[1], *b = n_in > 2 ? in[2] : NULL, *y;
     tti_norm_stats *s;
     size_t bytes;
+    int n, dim;
     tt_status status;
+    if (!tti_inputs_ok(ctx, who, in, n_in)) { return NULL; }
+    n = tti_rows(x);
+    dim = tti_cols(x);
+    if (w->size != (size_t)dim) { return tti_graph_fail(ctx, who, "size of the weight", (int)w->size, dim); }
+    if (b && b->size != w->size) { return tti_graph_fail(ctx, who, "size of the bias", (int)b->size, (int)w->size); }
+    s = (tti_norm_stats *)tti_op_begin(ctx, who, x->ndim, x->shape, sizeof *s, &y);
+    if (!s) { return NULL; }
+    bytes = (size_t)n * sizeof(float);
+    s->rstd = (float *)tti_arena_alloc(ctx, &ctx->device, bytes);
+    if (b) { s->mean = (float *)tti_arena_alloc(ctx, &ctx->device, bytes); }
+    if (!s->rstd || (b && !s->mean)) { return tti_graph_broken(ctx); }
+    if (b) {
+        status = ctx->backend->layernorm(ctx, TT_F(y), s->mean, s->rstd, TT_F(x), TT_F(w), TT_F(b), n, dim, eps);
+    } else {
+        status = ctx->backend->rmsnorm(ctx, TT_F(y), s->rstd, TT_F(x), TT_F(w), n, dim, eps);
+    }
+    return tti_graph_ok(ctx, status) ? tti_record(y, who, tti_norm_back, in, n_in, s) : NULL;
+}
+
+TT_API tt_tensor *tt_rmsnorm(tt_context *ctx, tt_tensor *x, tt_tensor *w, float eps) {
+    tt_tensor *in[2];
+    in[0] = x;
+    in[1] = w;
+    return tti_normalise(ctx, "tt_rmsnorm", in, 2, eps);
+}
+
+TT_API tt_tensor *tt_layernorm(tt_context *ctx, tt_tensor *x, tt_tensor *w, tt_tensor *b, float eps) {
+    tt_tensor *in[3];
     in[0] = x;
     in[1] = w;
     in[2] = b;
-    if (!tti_inputs_ok(ctx, who, in, n_in)) { return NULL; }
-    if (w->size != (size_t)tti_cols(x)) { return tti_graph_fail(ctx, who, "size of the weight", (int)w->size, tti_cols(x)); }
-    if (b && b->size != w->size) { return tti_graph_fail(ctx, who, "size of the bias", (int)b->size, (int)w->size); }
-    bytes = (size_t)tti_rows(x) * sizeof(float);
-    s = (tti_norm_stats *)tti_step_alloc(ctx, sizeof *s);
-    y = s ? tti_tensor(ctx, who, x->ndim, x->shape) : NULL;
-    if (y) { s->rstd = (float *)tti_arena_alloc(ctx, &ctx->device, bytes); }
-    if (y && b) { s->mean = (float *)tti_arena_alloc(ctx, &ctx->device, bytes); }
-    if (!y || !s->rstd || (b && !s->mean)) { ctx->graph_error = 1; return NULL; }
-    if (b) { status = ctx->backend->layernorm(ctx, TT_F(y), s->mean, s->rstd, TT_F(x), TT_F(w), TT_F(b), tti_rows(x), tti_cols(x), eps); }
-    else { status = ctx->backend->rmsnorm(ctx, TT_F(y), s->rstd, TT_F(x), TT_F(w), tti_rows(x), tti_cols(x), eps); }
-    return tti_graph_ok(ctx, status) ? tti_record(ctx, who, tti_norm_back, in, n_in, y, NULL, s) : NULL;
-}
-TT_API tt_tensor *tt_rmsnorm(tt_context *ctx, tt_tensor *x, tt_tensor *w, float eps) { return tti_normalise(ctx, "tt_rmsnorm", x, w, NULL, eps, 2); }
-TT_API tt_tensor *tt_layernorm(tt_context *ctx, tt_tensor *x, tt_tensor *w, tt_tensor *b, float eps) { return tti_normalise(ctx, "tt_layernorm", x, w, b, eps, 3); }
-
-/* ---- batches ---- */
-static int tti_cache_capacity(const struct tt_kv_cache *cache);    /* chapter 8 */
-static int tti_cache_stride(const struct tt_kv_cache *cache);
-static int tti_cache_slots(const struct tt_kv_cache *cache);
-
-TT_API tt_batch *tt_batch_create(tt_context *ctx, const tt_batch_desc *desc) {
-    tt_batch *b;
-    int32_t *offsets, *tokens, *positions, *target_rows, *targets, *query_start, *key_start, *cache_rows;
-    int s, t, n;
-    if (ctx->graph_error) { return NULL; }
-    if (desc->n_sequences < 1) { tti_graph_fail(ctx, "tt_batch_create", "n_sequences", desc->n_sequences, 1); return NULL; }
-    n = desc->offsets[desc->n_sequences];
-    for (s = 0; s < desc->n_sequences; s++) {
-        if (desc->offsets[0] == 0 && desc->offsets[s + 1] > desc->offsets[s]) { continue; }
-        tt_fail(ctx, TT_ERR_ARG, "tt_batch_create: offsets[%d] is %d after %d, expected growing from 0", s + 1, (int)desc->offsets[s + 1], (int)desc->offsets[s]);
-        ctx->graph_error = 1;
-        return NULL;
-    }
-    b = (tt_batch *)tti_step_alloc(ctx, sizeof *b);
-    offsets = (int32_t *)tti_step_alloc(ctx, sizeof(int32_t) * ((size_t)desc->n_sequences * 3 + 1));
-    tokens = (int32_t *)tti_step_alloc(ctx, sizeof(int32_t) * (size_t)n * 5);
-    if (!b || !offsets || !tokens) { ctx->graph_error = 1; return NULL; }
-    query_start = offsets + desc->n_sequences + 1;
-    key_start = query_start + desc->n_sequences;
-    positions = tokens + n;
-    target_rows = positions + n;
-    targets = target_rows + n;
-    cache_rows = targets + n;
-    memcpy(offsets, desc->offsets, sizeof(int32_t) * ((size_t)desc->n_sequences + 1));
-    memcpy(tokens, desc->tokens, sizeof(int32_t) * (size_t)n);
-    for (s = 0; s < desc->n_sequences; s++) {
-        int length = offsets[s + 1] - offsets[s], slot = desc->cache ? desc->slots[s] : 0;
-        if (desc->cache) {
-            if (slot < 0 || slot >= tti_cache_slots(desc->cache)) { tti_graph_fail(ctx, "tt_batch_create", "slot", slot, tti_cache_slots(desc->cache) - 1); return NULL; }
-            query_start[s] = tt_kv_cache_length(desc->cache, slot);
-            key_start[s] = slot * tti_cache_stride(desc->cache);
-            if (query_start[s] + length > tti_cache_capacity(desc->cache)) {
-                tti_graph_fail(ctx, "tt_batch_create", "length of a sequence with its cache", query_start[s] + length, tti_cache_capacity(desc->cache));
-                return NULL;
-            }
-        }
-        if (length > b->max_length) { b->max_length = length; }
-        for (t = offsets[s]; t < offsets[s + 1]; t++) {
-            positions[t] = query_start[s] + t - offsets[s];
-            cache_rows[t] = key_start[s] + positions[t];
-            if (t == offsets[s] || (desc->mask && !desc->mask[t])) { continue; }
-            target_rows[b->n_targets] = t - 1;
-            targets[b->n_targets++] = tokens[t];
-        }
-    }
-    b->ctx = ctx;
-    b->n_sequences = desc->n_sequences;
-    b->n_tokens = n;
-    b->offsets = offsets;
-    b->tokens = tokens;
-    b->positions = positions;
-    b->target_rows = target_rows;
-    b->targets = targets;
-    b->cache = desc->cache;
-    b->slots = desc->slots;
-    b->d_offsets = tti_step_ids(ctx, offsets, desc->n_sequences + 1);
-    b->d_positions = tti_step_ids(ctx, positions, n);
-    if (desc->cache) {
-        b->d_query_start = tti_step_ids(ctx, query_start, desc->n_sequences);
-        b->d_key_start = tti_step_ids(ctx, key_start, desc->n_sequences);
-        b->d_cache_rows = tti_step_ids(ctx, cache_rows, n);
-    }
-    return ctx->graph_error ? NULL : b;
+    return tti_normalise(ctx, "tt_layernorm", in, 3, eps);
 }
 
-/* ---- rotary embedding: a rotation by the position's angles; its backward turns the other way ---- */
+/* ---- [tt:autograd.rope] rotary embedding: a rotation by the position's angles; its backward turns the other way ----
+ * Source: Su et al. 2021, arXiv 2104.09864, sec. 3.2. */
+
 typedef struct tti_rope { tt_tensor *cos_table, *sin_table; const int32_t *positions; int head_dim; } tti_rope;
+
+static tt_status tti_rope_turn(tt_context *ctx, const tti_rope *r, const tt_tensor *x, float *out, const float *in, int back) {
+    return ctx->backend->rope(ctx, out, in, TT_F(r->cos_table), TT_F(r->sin_table), r->positions, tti_rows(x),
+                              tti_cols(x) / r->head_dim, r->head_dim, back);
+}
+
 static tt_status tti_rope_back(tt_context *ctx, tti_node *node) {
-    tti_rope *r = (tti_rope *)node->saved;
     tt_tensor *x = node->in[0];
     float *dx = tt_grad(x);
-    if (!dx) { return TT_OK; }
-    return ctx->backend->rope(ctx, dx, node->out->grad, TT_F(r->cos_table), TT_F(r->sin_table), r->positions, tti_rows(x), tti_cols(x) / r->head_dim, r->head_dim, 1);
+    return dx ? tti_rope_turn(ctx, (const tti_rope *)node->saved, x, dx, node->out->grad, 1) : TT_OK;
 }
-TT_API tt_tensor *tt_rope(tt_context *ctx, tt_tensor *x, tt_tensor *cos_table, tt_tensor *sin_table, const tt_batch *batch, int head_dim) {
+
+TT_API tt_tensor *tt_rope(tt_context *ctx, tt_tensor *x, tt_tensor *cos_table, tt_tensor *sin_table,
+                          const tt_batch *batch, int head_dim) {
     tti_rope *r;
     tt_tensor *y;
-    int i;
+    int last, i;
     if (!tti_inputs_ok(ctx, "tt_rope", &x, 1) || !batch) { return NULL; }
-    if (head_dim < 2 || head_dim % 2 || tti_cols(x) % head_dim) { return tti_graph_fail(ctx, "tt_rope", "head_dim", head_dim, tti_cols(x)); }
-    if (tti_rows(x) != batch->n_tokens) { return tti_graph_fail(ctx, "tt_rope", "rows of x", tti_rows(x), batch->n_tokens); }
-    for (i = 0; i < batch->n_tokens; i++) {
-        if (batch->positions[i] >= cos_table->shape[0]) { return tti_graph_fail(ctx, "tt_rope", "position (max_position_embeddings too small)", batch->positions[i], cos_table->shape[0] - 1); }
+    if (head_dim < 2 || head_dim % 2 || tti_cols(x) % head_dim) {
+        return tti_graph_fail(ctx, "tt_rope", "head_dim", head_dim, tti_cols(x));
     }
-    r = (tti_rope *)tti_step_alloc(ctx, sizeof *r);
-    y = r ? tti_tensor(ctx, "tt_rope", x->ndim, x->shape) : NULL;
-    if (!y) { ctx->graph_error = 1; return NULL; }
+    if (tti_rows(x) != batch->n_tokens) { return tti_graph_fail(ctx, "tt_rope", "rows of x", tti_rows(x), batch->n_tokens); }
+    last = cos_table->shape[0] - 1;
+    for (i = 0; i < batch->n_tokens; i++) {
+        if (batch->positions[i] <= last) { continue; }
+        return tti_graph_fail(ctx, "tt_rope", "position (max_position_embeddings too small)", batch->positions[i], last);
+    }
+    r = (tti_rope *)tti_op_begin(ctx, "tt_rope", x->ndim, x->shape, sizeof *r, &y);
+    if (!r) { return NULL; }
     r->cos_table = cos_table;
     r->sin_table = sin_table;
     r->positions = batch->d_positions;
     r->head_dim = head_dim;
-    if (!tti_graph_ok(ctx, ctx->backend->rope(ctx, TT_F(y), TT_F(x), TT_F(cos_table), TT_F(sin_table), r->positions, tti_rows(x), tti_cols(x) / head_dim, head_dim, 0))) { return NULL; }
-    return tti_record(ctx, "rope", tti_rope_back, &x, 1, y, NULL, r);
+    if (!tti_graph_ok(ctx, tti_rope_turn(ctx, r, x, TT_F(y), TT_F(x), 0))) { return NULL; }
+    return tti_record(y, "rope", tti_rope_back, &x, 1, r);
 }
 
-/* ---- attention ----
+/* ---- [tt:autograd.attention] attention ----
  * With a cache in the batch the new keys and values are first written to their rows of the cache, and the
  * same kernel then reads the cache instead of k and v: one code for training, prefill and decode. */
-static tt_status tti_cache_write(tt_context *ctx, const tt_batch *batch, int layer, const tt_tensor *k, const tt_tensor *v,
-                                 const float **keys, const float **values);      /* chapter 8 */
 
 static tt_status tti_attention_back(tt_context *ctx, tti_node *node) {
     tt_attention_args *a = (tt_attention_args *)node->saved;
@@ -4084,22 +5164,36 @@ static tt_status tti_attention_back(tt_context *ctx, tti_node *node) {
     a->dv = tt_grad(node->in[2]);
     return ctx->backend->attention_backward(ctx, a);
 }
-TT_API tt_tensor *tt_attention(tt_context *ctx, tt_tensor *q, tt_tensor *k, tt_tensor *v, const tt_batch *batch, const tt_attention_desc *desc) {
+
+static int tti_attention_ok(tt_context *ctx, tt_tensor *const *in, const tt_batch *batch, const tt_attention_desc *desc) {
     static const char *const who = "tt_attention";
+    const tt_tensor *q = in[0], *k = in[1], *v = in[2];
+    int q_width = desc->n_heads * desc->head_dim, k_width = desc->n_kv_heads * desc->head_dim;
+    if (!tti_inputs_ok(ctx, who, in, 3) || !batch) { return 0; }
+    if (desc->n_kv_heads < 1 || desc->n_heads % desc->n_kv_heads) {
+        tti_graph_fail(ctx, who, "n_kv_heads (a divisor of n_heads)", desc->n_kv_heads, desc->n_heads);
+    } else if (tti_cols(q) != q_width) {
+        tti_graph_fail(ctx, who, "width of q", tti_cols(q), q_width);
+    } else if (tti_cols(k) != k_width) {
+        tti_graph_fail(ctx, who, "width of k", tti_cols(k), k_width);
+    } else if (v->size != k->size || tti_cols(v) != tti_cols(k)) {
+        tti_graph_fail(ctx, who, "size of v", (int)v->size, (int)k->size);
+    } else if (tti_rows(q) != batch->n_tokens || tti_rows(k) != batch->n_tokens) {
+        tti_graph_fail(ctx, who, "rows of q and k", tti_rows(q), batch->n_tokens);
+    }
+    return !ctx->graph_error;
+}
+
+TT_API tt_tensor *tt_attention(tt_context *ctx, tt_tensor *q, tt_tensor *k, tt_tensor *v, const tt_batch *batch,
+                               const tt_attention_desc *desc) {
     tt_tensor *in[3], *y;
     tt_attention_args *a;
     in[0] = q;
     in[1] = k;
     in[2] = v;
-    if (!tti_inputs_ok(ctx, who, in, 3) || !batch) { return NULL; }
-    if (desc->n_kv_heads < 1 || desc->n_heads % desc->n_kv_heads) { return tti_graph_fail(ctx, who, "n_kv_heads (a divisor of n_heads)", desc->n_kv_heads, desc->n_heads); }
-    if (tti_cols(q) != desc->n_heads * desc->head_dim) { return tti_graph_fail(ctx, who, "width of q", tti_cols(q), desc->n_heads * desc->head_dim); }
-    if (tti_cols(k) != desc->n_kv_heads * desc->head_dim) { return tti_graph_fail(ctx, who, "width of k", tti_cols(k), desc->n_kv_heads * desc->head_dim); }
-    if (v->size != k->size || tti_cols(v) != tti_cols(k)) { return tti_graph_fail(ctx, who, "size of v", (int)v->size, (int)k->size); }
-    if (tti_rows(q) != batch->n_tokens || tti_rows(k) != batch->n_tokens) { return tti_graph_fail(ctx, who, "rows of q and k", tti_rows(q), batch->n_tokens); }
-    a = (tt_attention_args *)tti_step_alloc(ctx, sizeof *a);
-    y = a ? tti_tensor(ctx, who, q->ndim, q->shape) : NULL;
-    if (!y) { ctx->graph_error = 1; return NULL; }
+    if (!tti_attention_ok(ctx, in, batch, desc)) { return NULL; }
+    a = (tt_attention_args *)tti_op_begin(ctx, "tt_attention", q->ndim, q->shape, sizeof *a, &y);
+    if (!a) { return NULL; }
     a->n_sequences = batch->n_sequences;
     a->n_tokens = batch->n_tokens;
     a->n_heads = desc->n_heads;
@@ -4116,17 +5210,18 @@ TT_API tt_tensor *tt_attention(tt_context *ctx, tt_tensor *q, tt_tensor *k, tt_t
         a->query_start = batch->d_query_start;
         a->key_start = batch->d_key_start;
         a->key_tiles = ctx->backend->store_keys != NULL;
-        if (!tti_graph_ok(ctx, tti_cache_write(ctx, batch, desc->layer, k, v, &a->k, &a->v))) { return NULL; }
+        if (!tti_graph_ok(ctx, tti_cache_write(batch, desc->layer, k, v, &a->k, &a->v))) { return NULL; }
     } else if (!ctx->no_grad) {
-        a->lse = (float *)tti_arena_alloc(ctx, &ctx->device, (size_t)batch->n_tokens * (size_t)desc->n_heads * sizeof(float));
-        if (!a->lse) { ctx->graph_error = 1; return NULL; }
+        size_t rows = (size_t)batch->n_tokens * (size_t)desc->n_heads;
+        a->lse = (float *)tti_arena_alloc(ctx, &ctx->device, rows * sizeof(float));
+        if (!a->lse) { return tti_graph_broken(ctx); }
     }
     if (!tti_graph_ok(ctx, ctx->backend->attention_forward(ctx, a))) { return NULL; }
-    if (batch->cache) { return y; }
-    return tti_record(ctx, who, tti_attention_back, in, 3, y, NULL, a);
+    return batch->cache ? y : tti_record(y, "tt_attention", tti_attention_back, in, 3, a);
 }
 
-/* ---- token log-probs ---- */
+/* ---- [tt:autograd.logprobs] token log-probs ---- */
+
 static tt_status tti_logprobs_back(tt_context *ctx, tti_node *node) {
     tt_logprobs_args *a = (tt_logprobs_args *)node->saved;
     a->dlogprobs = node->out->grad;
@@ -4135,79 +5230,121 @@ static tt_status tti_logprobs_back(tt_context *ctx, tti_node *node) {
     a->dw = tt_grad(node->in[1]);
     return ctx->backend->logprobs_backward(ctx, a);
 }
-TT_API tt_tensor *tt_token_logprobs(tt_context *ctx, tt_tensor *x, tt_tensor *w, const int32_t *targets, float temperature, tt_tensor **entropy_out) {
+
+/* Divided by less, logits that are finite might not stay so. */
+#define TTI_TEMPERATURES "1e-30 or more"
+static int tti_is_temperature(float t) { return t >= 1e-30f && t <= FLT_MAX; }
+
+static int tti_logprobs_ok(tt_context *ctx, tt_tensor *const *in, const int32_t *targets, float temperature) {
     static const char *const who = "tt_token_logprobs";
-    tt_tensor *in[2], *y, *h = NULL;
+    const tt_tensor *x = in[0], *w = in[1];
+    int vocab, i;
+    if (!tti_inputs_ok(ctx, who, in, 2)) { return 0; }
+    vocab = tti_rows(w);
+    if (tti_cols(w) != tti_cols(x)) {
+        tti_graph_fail(ctx, who, "width of the head", tti_cols(w), tti_cols(x));
+    } else if (!tti_is_temperature(temperature)) {
+        tt_fail(ctx, TT_ERR_ARG, "%s: temperature is %g, expected " TTI_TEMPERATURES, who, (double)temperature);
+        tti_graph_broken(ctx);
+    }
+    for (i = 0; i < tti_rows(x) && !ctx->graph_error; i++) {
+        if (targets[i] >= 0 && targets[i] < vocab) { continue; }
+        tti_graph_fail(ctx, who, "target (vocabulary too small)", (int)targets[i], vocab - 1);
+    }
+    return !ctx->graph_error;
+}
+
+TT_API tt_tensor *tt_token_logprobs(tt_context *ctx, tt_tensor *x, tt_tensor *w, const int32_t *targets, float temperature,
+                                    tt_tensor **entropy_out) {
+    static const char *const who = "tt_token_logprobs";
+    tt_tensor *in[2];
     tt_logprobs_args *a;
-    int n, i;
+    tti_node op;
+    int n;
     in[0] = x;
     in[1] = w;
     if (entropy_out) { *entropy_out = NULL; }
-    if (!tti_inputs_ok(ctx, who, in, 2)) { return NULL; }
+    if (!tti_logprobs_ok(ctx, in, targets, temperature)) { return NULL; }
     n = tti_rows(x);
-    if (tti_cols(w) != tti_cols(x)) { return tti_graph_fail(ctx, who, "width of the head", tti_cols(w), tti_cols(x)); }
-    if (!(temperature > 0) || !isfinite(temperature)) {
-        tt_fail(ctx, TT_ERR_ARG, "%s: temperature is %g, expected > 0", who, (double)temperature);
-        ctx->graph_error = 1;
-        return NULL;
-    }
-    for (i = 0; i < n; i++) {
-        if (targets[i] < 0 || targets[i] >= tti_rows(w)) { return tti_graph_fail(ctx, who, "target (vocabulary too small)", (int)targets[i], tti_rows(w) - 1); }
-    }
-    a = (tt_logprobs_args *)tti_step_alloc(ctx, sizeof *a);
-    y = a ? tti_tensor(ctx, who, 1, &n) : NULL;
-    if (y && entropy_out) { h = tti_tensor(ctx, who, 1, &n); }
-    if (y) { a->lse = (float *)tti_arena_alloc(ctx, &ctx->device, (size_t)n * sizeof(float)); }
-    if (!y || !a->lse || (entropy_out && !h)) { ctx->graph_error = 1; return NULL; }
+    memset(&op, 0, sizeof op);
+    a = (tt_logprobs_args *)tti_op_begin(ctx, who, 1, &n, sizeof *a, &op.out);
+    if (a && entropy_out) { op.out2 = tti_tensor(ctx, who, 1, &n); }
+    if (!a || (entropy_out && !op.out2)) { return NULL; }
     a->n = n;
     a->dim = tti_cols(x);
     a->vocab = tti_rows(w);
     a->inv_temperature = 1.0f / temperature;
     a->x = TT_F(x);
-    if (w->dtype == TT_BF16) { a->half_w = (const uint16_t *)w->data; }
-    else { a->w = TT_F(w); }
+    if (w->dtype == TT_BF16) {
+        a->half_w = (const uint16_t *)w->data;
+    } else {
+        a->w = TT_F(w);
+    }
+    a->lse = (float *)tti_arena_alloc(ctx, &ctx->device, (size_t)n * sizeof(float));
+    if (!a->lse) { return tti_graph_broken(ctx); }
     a->targets = tti_step_ids(ctx, targets, n);
-    a->logprobs = TT_F(y);
-    a->entropy = h ? TT_F(h) : NULL;
+    a->logprobs = TT_F(op.out);
+    a->entropy = op.out2 ? TT_F(op.out2) : NULL;
     if (!a->targets || !tti_graph_ok(ctx, ctx->backend->logprobs_forward(ctx, a))) { return NULL; }
-    if (entropy_out) { *entropy_out = h; }
-    return tti_record(ctx, who, tti_logprobs_back, in, 2, y, h, a);
+    if (entropy_out) { *entropy_out = op.out2; }
+    op.name = who;
+    op.backward = tti_logprobs_back;
+    op.n_in = 2;
+    op.saved = a;
+    return tti_record2(ctx, &op, in);
 }
 
-/* ---- ops of the user's own ---- */
+/* ---- [tt:autograd.custom] ops of the user's own ---- */
+
 static tt_status tti_custom_back(tt_context *ctx, tti_node *node) {
     tt_op_desc *op = (tt_op_desc *)node->saved;
     (void)ctx;
     return op->backward ? op->backward(op->user, node->in, node->n_in, node->out) : TT_OK;
 }
-TT_API tt_tensor *tt_custom(tt_context *ctx, const tt_op_desc *desc, tt_tensor *const *inputs, int n_inputs, int ndim, const int *shape) {
+
+TT_API tt_tensor *tt_custom(tt_context *ctx, const tt_op_desc *desc, tt_tensor *const *inputs, int n_inputs, int ndim,
+                            const int *shape) {
     const char *who = desc->name ? desc->name : "tt_custom";
     tt_op_desc *op;
     tt_tensor *y;
+    tt_status status;
     if (!tti_inputs_ok(ctx, who, inputs, n_inputs)) { return NULL; }
     op = (tt_op_desc *)tti_step_alloc(ctx, sizeof *op);
     y = op ? tt_zeros(ctx, ndim, shape) : NULL;
-    if (!y) { ctx->graph_error = 1; return NULL; }
+    if (!y) { return tti_graph_broken(ctx); }
     *op = *desc;
-    if (op->forward) {
-        tt_status status = op->forward(op->user, inputs, n_inputs, y);
-        if (status != TT_OK && ctx->status == TT_OK) { tt_fail(ctx, status, "%s: forward failed: %s", who, tt_status_name(status)); }
-        if (!tti_graph_ok(ctx, status)) { return NULL; }
+    status = op->forward ? op->forward(op->user, inputs, n_inputs, y) : TT_OK;
+    if (status != TT_OK && ctx->status == TT_OK) {
+        tt_fail(ctx, status, "%s: forward failed: %s", who, tt_status_name(status));
     }
-    return tti_record(ctx, who, tti_custom_back, inputs, n_inputs, y, NULL, op);
+    return tti_graph_ok(ctx, status) ? tti_record(y, who, tti_custom_back, inputs, n_inputs, op) : NULL;
 }
 
-/* ---- recomputation ----
+/* ---- [tt:autograd.recompute] recomputation ----
  * Forward: run the segment without recording, keep only its result, give the arena back to where it was.
  * Backward: run it again, recording, on fresh leaves that share the inputs' data and gradients, and walk
- * that piece of tape. */
+ * that piece of tape. Source: Chen et al. 2016, arXiv 1604.06174. */
+
 typedef struct tti_segment { tt_segment_fn fn; void *user; } tti_segment;
-static tt_status tti_checkpoint_back(tt_context *ctx, tti_node *node) {
+
+/* Runs the segment's own tape from dy. The spare gradients lie above the arena's mark then: none may be handed out later. */
+static tt_status tti_segment_backward(tt_context *ctx, tt_tensor *y, const float *dy) {
+    tti_spare *spares = ctx->spare_grads;
+    tt_status status;
+    if (!tt_grad(y)) { return ctx->status; }
+    status = ctx->backend->axpy(ctx, y->grad, dy, 1.0f, y->size);
+    ctx->spare_grads = NULL;
+    if (status == TT_OK) { status = tti_run_backward(ctx); }
+    ctx->spare_grads = spares;
+    return status;
+}
+
+static tt_status tti_recompute_back(tt_context *ctx, tti_node *node) {
     tti_segment *s = (tti_segment *)node->saved;
     tti_node *outer = ctx->tape;
-    tti_mark host = tti_arena_mark(&ctx->host), device;
+    tti_mark host, device;
     tt_tensor *leaves[TTI_MAX_INPUTS], *y;
-    tt_status status;
+    tt_status status = TT_OK;
     int i;
     for (i = 0; i < node->n_in; i++) { tt_grad(node->in[i]); }     /* before the mark: these outlive the segment */
     host = tti_arena_mark(&ctx->host);
@@ -4221,60 +5358,52 @@ static tt_status tti_checkpoint_back(tt_context *ctx, tti_node *node) {
     }
     ctx->tape = NULL;
     y = s->fn(ctx, s->user, leaves, node->n_in);
-    if (!y) { return ctx->graph_error ? ctx->status : tt_fail(ctx, TT_ERR_ARG, "tt_checkpoint: the segment returned NULL"); }
-    if (y->requires_grad) {
-        tti_spare *spares = ctx->spare_grads;      /* buffers above the mark must not be handed out later */
-        if (!tt_grad(y)) { return ctx->status; }
-        status = ctx->backend->axpy(ctx, y->grad, node->out->grad, 1.0f, y->size);
-        ctx->spare_grads = NULL;
-        if (status == TT_OK) { status = tti_run_backward(ctx, NULL); }
-        ctx->spare_grads = spares;
-        if (status != TT_OK) { return status; }
-    }
+    if (!y && ctx->graph_error) { return ctx->status; }
+    if (!y) { return tt_fail(ctx, TT_ERR_ARG, "tt_recompute: the segment returned NULL"); }
+    if (y->requires_grad) { status = tti_segment_backward(ctx, y, node->out->grad); }
+    if (status != TT_OK) { return status; }
     ctx->tape = outer;
     tti_arena_release(&ctx->host, host);
     tti_arena_release(&ctx->device, device);
     return TT_OK;
 }
-TT_API tt_tensor *tt_checkpoint(tt_context *ctx, tt_segment_fn fn, void *user, tt_tensor *const *inputs, int n_inputs) {
-    static const char *const who = "tt_checkpoint";
-    tti_segment *s;
-    tti_mark host, device;
-    tt_tensor *y, *inner;
-    int ndim, shape[TT_MAX_DIMS];
-    size_t bytes;
+
+/* Runs the segment without recording, then moves its result down to where the arenas were before it (source and
+ * target may overlap; a backend's copy allows that). */
+static int tti_segment_run(tt_context *ctx, const tti_segment *s, tt_tensor *const *inputs, int n_inputs, tt_tensor *y) {
+    tti_mark host = tti_arena_mark(&ctx->host), device = tti_arena_mark(&ctx->device);
+    tt_tensor *inner;
     void *data;
+    ctx->no_grad++;
+    inner = s->fn(ctx, s->user, inputs, n_inputs);
+    ctx->no_grad--;
+    if (!inner) { return 0; }
+    *y = *inner;
+    y->node = NULL;
+    y->requires_grad = 0;
+    data = inner->data;
+    tti_arena_release(&ctx->host, host);
+    tti_arena_release(&ctx->device, device);
+    y->data = tti_arena_alloc(ctx, &ctx->device, y->size * sizeof(float));
+    if (!y->data) { return tti_graph_broken(ctx) != NULL; }
+    return y->data == data || tti_graph_ok(ctx, ctx->backend->copy(ctx, y->data, data, y->size * sizeof(float)));
+}
+
+TT_API tt_tensor *tt_recompute(tt_context *ctx, tt_segment_fn fn, void *user, tt_tensor *const *inputs, int n_inputs) {
+    static const char *const who = "tt_recompute";
+    tti_segment *s;
+    tt_tensor *y;
     if (!tti_inputs_ok(ctx, who, inputs, n_inputs)) { return NULL; }
     if (n_inputs > TTI_MAX_INPUTS) { return tti_graph_fail(ctx, who, "number of inputs", n_inputs, TTI_MAX_INPUTS); }
     if (ctx->no_grad) { return fn(ctx, user, inputs, n_inputs); }
     s = (tti_segment *)tti_step_alloc(ctx, sizeof *s);
     y = s ? (tt_tensor *)tti_step_alloc(ctx, sizeof *y) : NULL;
-    if (!y) { ctx->graph_error = 1; return NULL; }
+    if (!y) { return tti_graph_broken(ctx); }
     s->fn = fn;
     s->user = user;
-    host = tti_arena_mark(&ctx->host);
-    device = tti_arena_mark(&ctx->device);
-    ctx->no_grad++;
-    inner = fn(ctx, user, inputs, n_inputs);
-    ctx->no_grad--;
-    if (!inner) { return NULL; }
-    *y = *inner;
-    y->node = NULL;
-    y->requires_grad = 0;
-    ndim = inner->ndim;
-    memcpy(shape, inner->shape, sizeof shape);
-    bytes = inner->size * sizeof(float);
-    data = inner->data;
-    tti_arena_release(&ctx->host, host);
-    tti_arena_release(&ctx->device, device);
-    /* the result moves down to the mark; source and target may overlap, so it goes over a copy if they do */
-    y->data = tti_arena_alloc(ctx, &ctx->device, bytes);
-    if (!y->data) { ctx->graph_error = 1; return NULL; }
-    if (y->data != data && !tti_graph_ok(ctx, ctx->backend->copy(ctx, y->data, data, bytes))) { return NULL; }
-    tti_set_shape(y, ndim, shape);
-    return tti_record(ctx, who, tti_checkpoint_back, inputs, n_inputs, y, NULL, s);
+    if (!tti_segment_run(ctx, s, inputs, n_inputs, y)) { return NULL; }
+    return tti_record(y, who, tti_recompute_back, inputs, n_inputs, s);
 }
-
 
 /* ==== 5. tokenizer =========================================================================
  * Text becomes ids in four steps. 1. Added tokens (such as "<end>") are cut out of the text. 2. What lies between
@@ -5305,6 +6434,7 @@ static const char *tti_piece(int kind, tti_scanner *s, const char *at) {
 typedef struct tti_cached { uint64_t words[3]; int32_t size, n, ids[TTI_CACHED_IDS]; } tti_cached;   /* 64 bytes; size 0 = free */
 typedef struct tti_link { int32_t id; uint32_t rank, previous, next; } tti_link;    /* rank of (this, next) */
 typedef struct tti_bytes { char *data; size_t size, capacity; } tti_bytes;
+typedef struct tti_found { size_t at; int32_t id, size; } tti_found;
 typedef struct tti_bpe_worker {
     tt_context *ctx;
     tti_cached *cache;               /* [1 << TTI_CACHE_BITS], from a piece to its ids; made when first needed */
@@ -5314,6 +6444,8 @@ typedef struct tti_bpe_worker {
     uint32_t *chars;                 /* NFC: characters of one stretch                                         */
     size_t links_capacity, heap_capacity, symbols_capacity, chars_capacity;
     tti_bytes normal, prefixed;
+    tti_found *found;                /* added tokens in what is being encoded, the first one last              */
+    size_t n_found, found_capacity;
     tt_ids ids;                      /* of a batch                                                             */
 } tti_bpe_worker;
 
@@ -5342,6 +6474,7 @@ static void tti_worker_free(tti_bpe_worker *w) {
     tt_free(w->ctx, w->chars, w->chars_capacity, sizeof *w->chars);
     tt_free(w->ctx, w->normal.data, w->normal.capacity, 1);
     tt_free(w->ctx, w->prefixed.data, w->prefixed.capacity, 1);
+    tt_free(w->ctx, w->found, w->found_capacity, sizeof *w->found);
     tt_ids_free(&w->ids);
 }
 
@@ -5477,8 +6610,13 @@ enum { TTI_USED = 1, TTI_ADDED = 2, TTI_SPECIAL = 4, TTI_IN_MODEL = 8, TTI_NORMA
        TTI_BYTE = 512 };             /* <0x41>: the byte 0x41, SentencePiece's kind only   */
 typedef struct tti_token { size_t begin, size; int flags; } tti_token;    /* bytes in added if TTI_ADDED, else in vocab */
 typedef struct tti_merge { int32_t left, right, result; } tti_merge;
-/* A tree of the added tokens: children of a branch are its child and that one's siblings. */
-typedef struct tti_branch { int32_t id, child, sibling; unsigned char byte; } tti_branch;      /* id -1 = no token ends here */
+/* A tree of the added tokens, read from their ends: children of a branch are its child and that one's siblings. fail: the
+ * longest branch with which what has been read ends elsewhere in the tree (Aho and Corasick 1975). */
+typedef struct tti_branch {
+    int32_t id, size;                /* the longest token that ends the bytes read, -1 = none */
+    int32_t child, sibling, fail;
+    unsigned char byte;
+} tti_branch;
 #define TTI_MAX_TEMPLATE 8
 
 /* SentencePiece's kind: what puts U+2581 in the place of spaces and before the text. The normalizer does so in each section
@@ -5501,9 +6639,9 @@ struct tt_tokenizer {
     size_t n_merges, merges_capacity;
     tti_pair_map ranks, compose;     /* compose: NFC's pairs of characters              */
     int32_t byte_id[256];            /* -1 = this byte has no token                     */
-    tti_branch *branches;            /* of added tokens                                 */
+    tti_branch *branches;            /* of added tokens; the first two are roots        */
     size_t n_branches, branches_capacity;
-    int32_t roots[2][256];           /* by first byte, 0 = none: [0] cut from the raw text, [1] "normalized" */
+    int32_t roots[2][256];           /* by last byte, 0 = none: [0] cut from the raw text, [1] "normalized" */
     unsigned char *map;              /* [TTI_MAP] */
     int32_t before[TTI_MAX_TEMPLATE], after[TTI_MAX_TEMPLATE];     /* tokens around a document */
     int n_before, n_after;
@@ -5570,30 +6708,62 @@ static tt_status tti_added_add(tt_tokenizer *t, int32_t id, const char *content,
     return TT_OK;
 }
 static int32_t tti_branch_child(const tt_tokenizer *t, int32_t at, char byte) {
-    int32_t k = t->branches[at].child;
+    int32_t k;
+    if (at < 2) { return t->roots[at][(unsigned char)byte]; }
+    k = t->branches[at].child;
     while (k && t->branches[k].byte != (unsigned char)byte) { k = t->branches[k].sibling; }
     return k;
 }
-/* Enters the bytes under which an added token is found; of equal ones the first stays. Branches 0 and 1 are roots. */
+static tt_status tti_branch_grow(tt_tokenizer *t, size_t n) {
+    void *branches = t->branches;
+    if (n > (size_t)INT32_MAX) { return tt_fail(t->ctx, TT_ERR_FILE, "tt_tokenizer_parse: added_tokens have more than 2^31 bytes"); }
+    if (tti_grow(t->ctx, &branches, &t->branches_capacity, n, sizeof *t->branches) != TT_OK) { return TT_ERR_MEM; }
+    t->branches = (tti_branch *)branches;
+    for (; t->n_branches < n; t->n_branches++) { t->branches[t->n_branches].id = -1; }
+    return TT_OK;
+}
+/* Enters the bytes under which an added token is found; of equal ones the first stays. */
 static tt_status tti_branch_add(tt_tokenizer *t, int level, const char *bytes, size_t size, int32_t id) {
     int32_t at = level;
     size_t i;
-    for (i = 0; i < size; i++) {
-        int32_t child = t->n_branches ? tti_branch_child(t, at, bytes[i]) : 0;
-        void *branches = t->branches;
+    for (i = size; i-- > 0; ) {
+        int32_t child = tti_branch_child(t, at, bytes[i]);
         if (child) { at = child; continue; }
-        if (t->n_branches == 0) { t->n_branches = 2; }
-        if (tti_grow(t->ctx, &branches, &t->branches_capacity, t->n_branches + 1, sizeof *t->branches) != TT_OK) { return TT_ERR_MEM; }
-        t->branches = (tti_branch *)branches;
-        child = (int32_t)t->n_branches++;
-        t->branches[child].id = -1;
+        child = (int32_t)t->n_branches;
+        if (tti_branch_grow(t, t->n_branches + 1) != TT_OK) { return tt_error_status(t->ctx); }
         t->branches[child].byte = (unsigned char)bytes[i];
         t->branches[child].sibling = t->branches[at].child;
         t->branches[at].child = child;
-        if (i == 0) { t->roots[level][(unsigned char)bytes[0]] = child; }
+        if (at == level) { t->roots[level][(unsigned char)bytes[i]] = child; }
         at = child;
     }
-    if (t->branches[at].id < 0) { t->branches[at].id = id; }
+    if (t->branches[at].id < 0) {
+        t->branches[at].id = id;
+        t->branches[at].size = (int32_t)size;
+    }
+    return TT_OK;
+}
+/* Breadth first, so that what a branch falls back to is known before its children ask. */
+static tt_status tti_branches_link(tt_tokenizer *t) {
+    int32_t *queue = (int32_t *)tt_alloc(t->ctx, t->n_branches, sizeof *queue), at, child;
+    size_t n = 2, i;
+    if (!queue) { return TT_ERR_MEM; }
+    t->branches[1].fail = 1;
+    queue[1] = 1;
+    for (i = 0; i < n; i++) {
+        at = queue[i];
+        for (child = t->branches[at].child; child; child = t->branches[child].sibling) {
+            int32_t fail = t->branches[at].fail, next = 0;
+            while (at > 1 && !(next = tti_branch_child(t, fail, (char)t->branches[child].byte)) && fail > 1) { fail = t->branches[fail].fail; }
+            t->branches[child].fail = next ? next : fail;
+            if (t->branches[child].id < 0) {
+                t->branches[child].id = t->branches[t->branches[child].fail].id;
+                t->branches[child].size = t->branches[t->branches[child].fail].size;
+            }
+            queue[n++] = child;
+        }
+    }
+    tt_free(t->ctx, queue, t->n_branches, sizeof *queue);
     return TT_OK;
 }
 static tt_status tti_merge_add(tt_tokenizer *t, int32_t left, int32_t right, int32_t result) {
@@ -5780,12 +6950,14 @@ static tt_status tti_tokenizer_finish(tt_tokenizer *t) {
 }
 
 /* ---- encode ---- */
+/* A text in parts, each with its own rule for special tokens, is encoded as one: words go across the borders. */
+typedef struct tti_part { size_t end, normal; tt_special special; } tti_part;    /* normal: end in the normalized section */
 typedef struct tti_encoder {
     const tt_tokenizer *t;
     tti_bpe_worker *w;
     const char *text, *section;      /* section: what is being encoded, in text */
     const char *begin;               /* the section as it is normalized         */
-    tt_special special;
+    tti_part *part, *last;           /* part: in which the section begins       */
     int quiet;                       /* 1: errors set no text */
     tt_ids *out;
 } tti_encoder;
@@ -5925,16 +7097,26 @@ static tt_status tti_normalize(const tt_tokenizer *t, tti_bpe_worker *w, const c
     if (status == TT_OK && t->characters == TTI_MARKS_NORMALIZER && *at < *end) { status = tti_mark_spaces(w, 1, at, end); }
     return status;
 }
-/* The longest added token at `at`: its id, its bytes in *size; -1 if there is none. */
-static int32_t tti_added_at(const tt_tokenizer *t, int level, const char *at, const char *end, size_t *size) {
-    int32_t branch = t->roots[level][(unsigned char)*at], id = -1;
-    const char *p = at + 1;
-    while (branch) {
-        if (t->branches[branch].id >= 0) { id = t->branches[branch].id; *size = (size_t)(p - at); }
-        if (p == end) { break; }
-        branch = tti_branch_child(t, branch, *p++);
+/* Puts the longest added token at each place of [begin, end) where one begins on the worker's pile, the first one on top.
+ * Read from its end, the text needs no place twice, however long the tokens are. */
+static tt_status tti_find_added(const tt_tokenizer *t, tti_bpe_worker *w, int level, const char *begin, const char *end) {
+    const int32_t *roots = t->roots[level];
+    int32_t branch = level, next;
+    size_t at;
+    for (at = (size_t)(end - begin); at-- > 0; ) {
+        while (!(next = tti_branch_child(t, branch, begin[at])) && branch != level) { branch = t->branches[branch].fail; }
+        if (!next) {
+            while (at > 0 && !roots[(unsigned char)begin[at - 1]]) { at--; }
+            continue;
+        }
+        branch = next;
+        if (t->branches[branch].id < 0) { continue; }
+        if (tti_worker_grow(w, &w->found, &w->found_capacity, w->n_found + 1, sizeof *w->found) != TT_OK) { return TT_ERR_MEM; }
+        w->found[w->n_found].at = at;
+        w->found[w->n_found].id = t->branches[branch].id;
+        w->found[w->n_found++].size = t->branches[branch].size;
     }
-    return id;
+    return TT_OK;
 }
 static const char *tti_before(const char *begin, const char *at, uint32_t *c) {      /* the character that ends at `at` */
     const char *p = at - 1;
@@ -5951,32 +7133,39 @@ static int tti_stands_alone(const char *begin, const char *at, const char *stop,
 }
 static tt_status tti_encode_section(tti_encoder *e, const char *begin, const char *end, int level);
 
+/* What a special token at [start, *stop) is by the part in which it lies. Across a border it is text, and the search goes on
+ * at the border: no part hides a token of another. */
+static tt_special tti_special_at(const tti_encoder *e, int level, const char *start, const char **stop) {
+    const char *origin = level == 0 ? e->text : e->begin;
+    size_t from = (size_t)(start - origin), to = (size_t)(*stop - origin), end;
+    const tti_part *part = e->part;
+    while (part < e->last && (level == 0 ? part->end : part->normal) <= from) { part++; }
+    end = level == 0 ? part->end : part->normal;
+    if (part == e->last || to <= end) { return part->special; }
+    *stop = origin + end;
+    return TT_SPECIAL_TEXT;
+}
 /* Cuts the added tokens of this level out of [begin, end). As in Hugging Face, a token that is found and not taken
  * (text, or part of a word) still ends the search for others inside it. */
 static tt_status tti_encode_level(tti_encoder *e, const char *begin, const char *end, int level) {
     const tt_tokenizer *t = e->t;
-    const int32_t *roots = t->roots[level];
     const char *at = begin, *from = begin;           /* from: not encoded yet */
-    tt_status status = TT_OK;
-    if (t->n_branches == 0) { return tti_encode_section(e, begin, end, level); }
-    while (status == TT_OK) {
-        const char *start, *stop;
-        size_t size = 0;
-        int32_t id;
-        int flags;
-        while (at < end && !roots[(unsigned char)*at]) { at++; }
-        if (at == end) { break; }
-        id = tti_added_at(t, level, at, end, &size);
-        if (id < 0) { at++; continue; }
-        start = at;
-        stop = at += size;
-        flags = t->tokens[id].flags;
-        if (flags & TTI_SPECIAL && e->special == TT_SPECIAL_TEXT) { continue; }
+    size_t below = e->w->n_found;
+    tt_status status = tti_find_added(t, e->w, level, begin, end);
+    while (status == TT_OK && e->w->n_found > below) {
+        tti_found f = e->w->found[--e->w->n_found];
+        const char *start = begin + f.at, *stop = start + f.size;
+        int flags = t->tokens[f.id].flags;
+        tt_special special = TT_SPECIAL_PARSE;
+        if (start < at) { continue; }
+        at = stop;
+        if (flags & TTI_SPECIAL) { special = tti_special_at(e, level, start, &at); }
+        if (special == TT_SPECIAL_TEXT) { continue; }
         if (flags & TTI_SINGLE && !tti_stands_alone(begin, start, stop, end)) { continue; }
-        if (flags & TTI_SPECIAL && e->special == TT_SPECIAL_REFUSE) {
+        if (special == TT_SPECIAL_REFUSE) {
             const char *where = level == 0 ? start : e->section;
             return e->quiet ? TT_ERR_ARG : tt_fail(t->ctx, TT_ERR_ARG, "tt_encode: special token %.*s at offset %lu, expected text without special tokens",
-                (int)(size < 200 ? size : 200), tti_token_bytes(t, &t->tokens[id]), (unsigned long)(where - e->text));
+                f.size < 200 ? (int)f.size : 200, tti_token_bytes(t, &t->tokens[f.id]), (unsigned long)(where - e->text));
         }
         if (flags & TTI_LSTRIP) {
             uint32_t c;
@@ -5990,27 +7179,43 @@ static tt_status tti_encode_level(tti_encoder *e, const char *begin, const char 
             while (stop < end && (n = tti_utf8(stop, end, &c), tti_char_class(c) == TTI_SPACE)) { stop += n; }
         }
         if (from < start) { status = tti_encode_section(e, from, start, level); }
-        if (status == TT_OK) { status = tti_encode_push(e, &id, 1); }
+        if (status == TT_OK) { status = tti_encode_push(e, &f.id, 1); }
         from = stop;
     }
     return status == TT_OK && from < end ? tti_encode_section(e, from, end, level) : status;
+}
+/* Finds the part in which the section begins, and where parts end in it as it is normalized. */
+static tt_status tti_part_borders(tti_encoder *e, const char *begin, const char *end) {
+    tt_status status = TT_OK;
+    tti_part *part;
+    while (e->part < e->last && e->text + e->part->end <= begin) { e->part++; }
+    for (part = e->part; part < e->last && e->text + part->end < end && status == TT_OK; part++) {
+        const char *at = begin, *stop = e->text + part->end;
+        status = tti_normalize(e->t, e->w, &at, &stop);
+        part->normal = (size_t)(stop - at);
+    }
+    part->normal = (size_t)-1;
+    return status;
 }
 static tt_status tti_encode_section(tti_encoder *e, const char *begin, const char *end, int level) {
     tt_status status;
     if (level == 1) { return tti_encode_pieces(e, begin, end); }
     e->section = begin;
-    status = tti_normalize(e->t, e->w, &begin, &end);
+    status = tti_part_borders(e, begin, end);
+    if (status == TT_OK) { status = tti_normalize(e->t, e->w, &begin, &end); }
     e->begin = begin;
     return status == TT_OK ? tti_encode_level(e, begin, end, 1) : status;
 }
-static tt_status tti_encode(const tt_tokenizer *t, tti_bpe_worker *w, const char *text, size_t size, tt_special special, int quiet, tt_ids *out) {
+/* n >= 1 parts, the last of which ends where the text does. */
+static tt_status tti_encode_parts(const tt_tokenizer *t, tti_bpe_worker *w, const char *text, size_t size, tti_part *parts, size_t n, int quiet, tt_ids *out) {
     tti_encoder e;
     tt_status status;
     size_t before = out->size, n_cache = 0;
     e.t = t;
     e.w = w;
     e.text = e.section = e.begin = text;
-    e.special = special;
+    e.part = parts;
+    e.last = parts + (n - 1);
     e.quiet = quiet;
     e.out = out;
     if (size >= (size_t)INT32_MAX / 4) {
@@ -6022,9 +7227,16 @@ static tt_status tti_encode(const tt_tokenizer *t, tti_bpe_worker *w, const char
     }
     if (size == 0) { return TT_OK; }
     status = w->cache ? TT_OK : tti_worker_grow(w, &w->cache, &n_cache, (size_t)1 << TTI_CACHE_BITS, sizeof *w->cache);
+    w->n_found = 0;
     if (status == TT_OK) { status = tti_encode_level(&e, text, text + size, 0); }
     if (status != TT_OK) { out->size = before; }
     return status;
+}
+static tt_status tti_encode(const tt_tokenizer *t, tti_bpe_worker *w, const char *text, size_t size, tt_special special, int quiet, tt_ids *out) {
+    tti_part all;
+    all.end = size;
+    all.special = special;
+    return tti_encode_parts(t, w, text, size, &all, 1, quiet, out);
 }
 static tt_status tti_special_check(const tt_tokenizer *t, tt_special special) {
     if ((int)special >= 0 && special <= TT_SPECIAL_REFUSE) { return TT_OK; }
@@ -6087,13 +7299,13 @@ TT_API tt_status tt_encode_batch(const tt_tokenizer *t, const tt_span *texts, si
 }
 
 /* ---- decode ---- */
+#define TTI_REPLACEMENT "\xEF\xBF\xBD"      /* U+FFFD */
 static tt_status tti_decode_one(const tt_tokenizer *t, int32_t id, size_t place, int skip_special, tt_text *out) {
     const tti_token *token = id >= 0 && (size_t)id < t->n_tokens ? &t->tokens[id] : NULL;
     const char *bytes, *end;
     tt_status status = TT_OK;
-    if (!token || !(token->flags & TTI_USED)) {
-        return tt_fail(t->ctx, TT_ERR_ARG, "tt_decode: ids[%lu] is %ld, expected an id of the vocabulary (0 to %ld)", (unsigned long)place, (long)id, (long)t->n_tokens - 1);
-    }
+    if (id < 0) { return tt_fail(t->ctx, TT_ERR_ARG, "tt_decode: ids[%lu] is %ld, expected a token id, which is >= 0", (unsigned long)place, (long)id); }
+    if (!token || !(token->flags & TTI_USED)) { return tt_text_append(out, TTI_REPLACEMENT, 3); }
     if (skip_special && token->flags & TTI_SPECIAL) { return TT_OK; }
     bytes = tti_token_bytes(t, token);
     end = bytes + token->size;
@@ -6210,7 +7422,7 @@ static tt_status tti_read_added(tt_tokenizer *t, const tt_json *token) {
 /* The tree of added tokens, when normalizer and tokens are known: a "normalized" token is looked for as the
  * normalizer writes it. */
 static tt_status tti_added_index(tt_tokenizer *t) {
-    tt_status status = TT_OK;
+    tt_status status = tti_branch_grow(t, 2);
     size_t i;
     for (i = 0; i < t->n_tokens && status == TT_OK; i++) {
         const tti_token *token = &t->tokens[i];
@@ -6222,7 +7434,7 @@ static tt_status tti_added_index(tt_tokenizer *t) {
         if (normalized) { status = tti_normalize(t, &t->workers[0], &at, &end); }
         if (status == TT_OK) { status = tti_branch_add(t, normalized, at, (size_t)(end - at), (int32_t)i); }
     }
-    return status;
+    return status == TT_OK ? tti_branches_link(t) : status;
 }
 static int tti_is_byte_name(const char *key, size_t size) {
     return size == 6 && memcmp(key, "<0x", 3) == 0 && key[3] && key[4] && strchr("0123456789ABCDEF", key[3]) && strchr("0123456789ABCDEF", key[4]) && key[5] == '>';
@@ -6634,7 +7846,7 @@ TT_API tt_tokenizer *tt_tokenizer_parse(tt_context *ctx, const char *file, size_
         t = NULL;
     }
     tt_json_free(ctx, root);
-    return t;
+    return (tt_tokenizer *)tti_made(ctx, "tt_tokenizer_parse", t);
 }
 TT_API tt_tokenizer *tt_tokenizer_load(tt_context *ctx, const char *path) {
     tt_text file = TT_INIT;
@@ -6649,7 +7861,7 @@ TT_API tt_tokenizer *tt_tokenizer_load(tt_context *ctx, const char *path) {
         }
     }
     tt_text_free(&file);
-    return t;
+    return (tt_tokenizer *)tti_made(ctx, "tt_tokenizer_load", t);
 }
 
 /* ---- writing tokenizer.json ---- */
@@ -6956,10 +8168,112 @@ TT_API const char *tt_chat_recognize(tt_context *ctx, const char *chat_template,
     return name;
 }
 
-static tt_status tti_chat_message(const tti_chat_format *f, const char *role, const char *content, size_t size, tt_text *out) {
-    tt_status status = tt_text_format(out, "%s%s%s", f->head, role, f->middle);
-    if (status == TT_OK) { status = tt_text_append(out, content, size); }
-    return status == TT_OK ? tt_text_append(out, f->tail, strlen(f->tail)) : status;
+/* ---- prompts ----
+ * A text that is put together from parts of two kinds: what a template says, whose special tokens count, and what is filled
+ * in, where they are text. It is encoded as one text, so that words and spaces meet as they do on paper. */
+typedef struct tti_composition {
+    tt_text text;
+    tti_part *parts;
+    size_t n, capacity;
+    tt_status status;                /* the first failure of tti_compose */
+} tti_composition;
+static void tti_compose(tti_composition *c, const char *bytes, size_t size, tt_special special) {
+    void *parts = c->parts;
+    if (c->status != TT_OK || size == 0) { return; }
+    c->status = tti_grow(c->text.ctx, &parts, &c->capacity, c->n + 1, sizeof *c->parts);
+    c->parts = (tti_part *)parts;
+    if (c->status == TT_OK) { c->status = tt_text_append(&c->text, bytes, size); }
+    if (c->status != TT_OK) { return; }
+    if (c->n == 0 || c->parts[c->n - 1].special != special) { c->parts[c->n++].special = special; }
+    c->parts[c->n - 1].end = c->text.size;
+}
+static void tti_compose_text(tti_composition *c, const char *text, tt_special special) { tti_compose(c, text, strlen(text), special); }
+static void tti_composition_free(tti_composition *c) {
+    tt_free(c->text.ctx, c->parts, c->capacity, sizeof *c->parts);
+    tt_text_free(&c->text);
+}
+/* Appends the ids of the text from byte `from` on; the composition is of no use afterwards. */
+static tt_status tti_composition_encode(const tt_tokenizer *t, tti_composition *c, size_t from, tt_ids *out) {
+    size_t first = 0, i;
+    if (c->status != TT_OK || from == c->text.size) { return c->status; }
+    while (c->parts[first].end <= from) { first++; }
+    for (i = first; i < c->n; i++) { c->parts[i].end -= from; }
+    return tti_encode_parts(t, &t->workers[0], c->text.data + from, c->text.size - from, c->parts + first, c->n - first, 0, out);
+}
+/* {names} in a template are replaced by texts. */
+typedef struct tti_slot { const char *name, *text; size_t size; tt_special special; } tti_slot;
+static tti_slot tti_slot_make(const char *name, const char *text, size_t size, tt_special special) {
+    tti_slot slot;
+    slot.name = name;
+    slot.text = text;
+    slot.size = size;
+    slot.special = special;
+    return slot;
+}
+static const tti_slot *tti_slot_at(const char *at, const char *end, const tti_slot *slots, int n) {
+    int i;
+    for (i = 0; i < n; i++) {
+        size_t size = strlen(slots[i].name);
+        if ((size_t)(end - at) >= size && memcmp(at, slots[i].name, size) == 0) { return &slots[i]; }
+    }
+    return NULL;
+}
+static tt_status tti_render(const tt_tokenizer *t, const char *at, const char *end, const tti_slot *slots, int n, tt_ids *out) {
+    tti_composition c;
+    tt_status status;
+    memset(&c, 0, sizeof c);
+    c.text.ctx = t->ctx;
+    while (at < end) {
+        const tti_slot *slot = tti_slot_at(at, end, slots, n);
+        const char *next = at + 1;
+        if (slot) {
+            tti_compose(&c, slot->text, slot->size, slot->special);
+            at += strlen(slot->name);
+            continue;
+        }
+        while (next < end && !tti_slot_at(next, end, slots, n)) { next++; }
+        tti_compose(&c, at, (size_t)(next - at), TT_SPECIAL_PARSE);
+        at = next;
+    }
+    status = tti_composition_encode(t, &c, 0, out);
+    tti_composition_free(&c);
+    return status;
+}
+/* Makes the sequence that begins at out->data[from] begin as the file says. What begins so itself needs no second BOS; a chat
+ * template, which is told by the token that opens its turns, says all that it wants. */
+static tt_status tti_begin(const tt_tokenizer *t, tt_ids *out, size_t from) {
+    size_t n = (size_t)t->n_before, have = out->size - from, k;
+    tt_status status;
+    if (n == 0 || (have >= n && memcmp(out->data + from, t->before, n * sizeof *t->before) == 0)) { return TT_OK; }
+    for (k = 0; k < TTI_N_CHAT_FORMATS && have > 0; k++) {
+        const char *head = tti_chat_formats[k].head;
+        if (*head && out->data[from] == tt_token_id(t, head)) { return TT_OK; }
+    }
+    status = tt_ids_append(out, t->before, n);      /* for the room */
+    if (status != TT_OK) { return status; }
+    memmove(out->data + from + n, out->data + from, have * sizeof *t->before);
+    memcpy(out->data + from, t->before, n * sizeof *t->before);
+    return TT_OK;
+}
+TT_API tt_status tt_encode_prompt(const tt_tokenizer *t, const char *text, size_t size, const char *question, size_t question_size, tt_ids *out) {
+    tti_slot slot = tti_slot_make("{question}", question, question_size, TT_SPECIAL_TEXT);
+    size_t before = out->size;
+    tt_status status = tti_render(t, text, text + size, &slot, question ? 1 : 0, out);
+    if (status == TT_OK) { status = tti_begin(t, out, before); }
+    if (status != TT_OK) { out->size = before; }
+    return status;
+}
+
+/* ---- conversations ---- */
+static void tti_chat_head(const tti_chat_format *f, const char *role, tt_special special, tti_composition *out) {
+    tti_compose_text(out, f->head, TT_SPECIAL_PARSE);
+    tti_compose_text(out, role, special);
+    tti_compose_text(out, f->middle, TT_SPECIAL_PARSE);
+}
+static void tti_chat_message(const tti_chat_format *f, const char *role, const char *content, size_t size, tt_special special, tti_composition *out) {
+    tti_chat_head(f, role, special, out);
+    tti_compose(out, content, size, special);
+    tti_compose_text(out, f->tail, TT_SPECIAL_PARSE);
 }
 /* Cuts off what Python's str.strip() would, so that [*at, *end) is left. */
 static void tti_chat_trim(const char **at, const char **end) {
@@ -6970,18 +8284,21 @@ static void tti_chat_trim(const char **at, const char **end) {
     while (*end > *at && (p = tti_before(*at, *end, &c), tti_char_class(c) == TTI_SPACE || (c >= 0x1C && c <= 0x1F))) { *end = p; }
 }
 /* The first message is the system's: the dates, and what the first message says if it is one. */
-static tt_status tti_chat_dates(const tti_chat_format *f, const char *date, const char *content, tt_text *out) {
+static void tti_chat_dates(const tti_chat_format *f, const char *date, const char *content, tt_special special, tti_composition *out) {
     const char *end = content + strlen(content);
-    tt_status status = tt_text_format(out, "%ssystem%sCutting Knowledge Date: December 2023\nToday Date: %s\n\n", f->head, f->middle, date ? date : "26 Jul 2024");
+    tti_chat_head(f, "system", TT_SPECIAL_PARSE, out);
+    tti_compose_text(out, "Cutting Knowledge Date: December 2023\nToday Date: ", TT_SPECIAL_PARSE);
+    tti_compose_text(out, date ? date : "26 Jul 2024", special);
+    tti_compose_text(out, "\n\n", TT_SPECIAL_PARSE);
     tti_chat_trim(&content, &end);
-    if (status == TT_OK) { status = tt_text_append(out, content, (size_t)(end - content)); }
-    return status == TT_OK ? tt_text_append(out, f->tail, strlen(f->tail)) : status;
+    tti_compose(out, content, (size_t)(end - content), special);
+    tti_compose_text(out, f->tail, TT_SPECIAL_PARSE);
 }
 /* Qwen 3: an answer before the last question loses its thoughts; behind it they stand first, in the last one even if empty. */
-static tt_status tti_chat_thoughts(const tti_chat_format *f, const tt_message *m, int after_question, int last, tt_text *out) {
+static void tti_chat_thoughts(const tti_chat_format *f, const tt_message *m, int after_question, int last, tt_special special, tti_composition *out) {
     static const char open[] = "<think>", close[] = "</think>";
     const char *answer = m->content, *thoughts = m->content, *end = strstr(m->content, close), *p;
-    tt_status status = tt_text_format(out, "%s%s%s", f->head, m->role, f->middle);
+    tti_chat_head(f, m->role, special, out);
     if (!end) { end = thoughts; }
     else {
         for (p = end; p; p = strstr(answer, close)) { answer = p + sizeof close - 1; }
@@ -6992,11 +8309,12 @@ static tt_status tti_chat_thoughts(const tti_chat_format *f, const tt_message *m
     }
     if (after_question && (last || thoughts < end)) {
         while (*answer == '\n') { answer++; }
-        if (status == TT_OK) { status = tt_text_format(out, "%s\n", open); }
-        if (status == TT_OK) { status = tt_text_append(out, thoughts, (size_t)(end - thoughts)); }
-        if (status == TT_OK) { status = tt_text_format(out, "\n%s\n\n", close); }
+        tti_compose_text(out, "<think>\n", TT_SPECIAL_PARSE);
+        tti_compose(out, thoughts, (size_t)(end - thoughts), special);
+        tti_compose_text(out, "\n</think>\n\n", TT_SPECIAL_PARSE);
     }
-    return status == TT_OK ? tt_text_format(out, "%s%s", answer, f->tail) : status;
+    tti_compose_text(out, answer, special);
+    tti_compose_text(out, f->tail, TT_SPECIAL_PARSE);
 }
 /* The last message of the user that is not the answer of a tool; the last message if there is none. */
 static int tti_chat_question(const tt_message *messages, int n) {
@@ -7033,28 +8351,61 @@ static tt_status tti_chat_check(tt_context *ctx, const tti_chat_format *f, const
     }
     return TT_OK;
 }
-TT_API tt_status tt_chat_render(tt_context *ctx, const tt_chat_desc *d, const tt_message *messages, int n, tt_text *out) {
+static tt_status tti_chat_compose(tt_context *ctx, const tt_chat_desc *d, const tt_message *messages, int n, int generation_prompt, tti_composition *out) {
     const tti_chat_format *f = tti_chat_find(ctx, d);
-    size_t before = out->size;
-    tt_status status = f ? tti_chat_check(ctx, f, messages, n) : TT_ERR_ARG;
+    tt_special special = d->parse_content ? TT_SPECIAL_PARSE : TT_SPECIAL_TEXT;
     int question, system, i;
-    if (status != TT_OK) { return status; }
+    memset(out, 0, sizeof *out);
+    out->text.ctx = ctx;
+    out->status = f ? tti_chat_check(ctx, f, messages, n) : TT_ERR_ARG;
+    if (out->status != TT_OK) { return out->status; }
     question = tti_chat_question(messages, n);
     system = n > 0 && strcmp(messages[0].role, "system") == 0;
-    status = tt_text_append(out, f->begin, strlen(f->begin));
-    if (status == TT_OK && f->system && !system) { status = tti_chat_message(f, "system", f->system, strlen(f->system), out); }
-    if (status == TT_OK && f->flags & TTI_CHAT_DATE) { status = tti_chat_dates(f, d->date, system ? messages[0].content : "", out); }
-    for (i = f->flags & TTI_CHAT_DATE ? system : 0; i < n && status == TT_OK; i++) {
+    tti_compose_text(out, f->begin, TT_SPECIAL_PARSE);
+    if (f->system && !system) { tti_chat_message(f, "system", f->system, strlen(f->system), TT_SPECIAL_PARSE, out); }
+    if (f->flags & TTI_CHAT_DATE) { tti_chat_dates(f, d->date, system ? messages[0].content : "", special, out); }
+    for (i = f->flags & TTI_CHAT_DATE ? system : 0; i < n; i++) {
         const char *content = messages[i].content, *end = content + strlen(content);
         if (f->flags & TTI_CHAT_THOUGHTS && strcmp(messages[i].role, "assistant") == 0) {
-            status = tti_chat_thoughts(f, &messages[i], i > question, i == n - 1, out);
+            tti_chat_thoughts(f, &messages[i], i > question, i == n - 1, special, out);
             continue;
         }
         if (f->flags & TTI_CHAT_TRIM) { tti_chat_trim(&content, &end); }
-        status = tti_chat_message(f, messages[i].role, content, (size_t)(end - content), out);
+        tti_chat_message(f, messages[i].role, content, (size_t)(end - content), special, out);
     }
-    if (status == TT_OK && d->generation_prompt) { status = tt_text_append(out, f->prompt, strlen(f->prompt)); }
-    if (status != TT_OK && out->data) { out->size = before; out->data[before] = 0; }
+    if (generation_prompt) { tti_compose_text(out, f->prompt, TT_SPECIAL_PARSE); }
+    return out->status;
+}
+TT_API tt_status tt_chat_render(tt_context *ctx, const tt_chat_desc *d, const tt_message *messages, int n, tt_text *out) {
+    tti_composition c;
+    tt_status status = tti_chat_compose(ctx, d, messages, n, d->generation_prompt, &c);
+    if (status == TT_OK) { status = tt_text_append(out, c.text.data ? c.text.data : "", c.text.size); }
+    tti_composition_free(&c);
+    return status;
+}
+TT_API tt_status tt_chat_encode(tt_context *ctx, const tt_chat_desc *d, const tt_message *messages, int n, tt_ids *out, tt_ids *answer_or_null) {
+    tti_composition prompt, all;
+    size_t before = out->size, from;
+    int turn = answer_or_null != NULL;
+    tt_status status;
+    if (!d->tokenizer) { return tt_fail(ctx, TT_ERR_ARG, "tt_chat_encode: tokenizer is NULL"); }
+    if (turn && (n < 1 || !messages[n - 1].role || strcmp(messages[n - 1].role, "assistant") != 0)) {
+        return tt_fail(ctx, TT_ERR_ARG, "tt_chat_encode: the last of %d messages is not the assistant's, expected its answer", n);
+    }
+    status = tti_chat_compose(ctx, d, messages, n - turn, turn || d->generation_prompt, &prompt);
+    from = prompt.text.size;
+    memset(&all, 0, sizeof all);
+    all.text.ctx = ctx;
+    if (status == TT_OK && turn) { status = tti_chat_compose(ctx, d, messages, n, 0, &all); }
+    if (status == TT_OK && turn && (all.text.size < from || memcmp(all.text.data, prompt.text.data, from) != 0)) {
+        status = tt_fail(ctx, TT_ERR_ARG, "tt_chat_encode: the template changes what stands before the answer, messages[%d]", n - 1);
+    }
+    if (status == TT_OK) { status = tti_composition_encode(d->tokenizer, &prompt, 0, out); }
+    if (status == TT_OK) { status = tti_begin(d->tokenizer, out, before); }
+    if (status == TT_OK && turn) { status = tti_composition_encode(d->tokenizer, &all, from, answer_or_null); }
+    if (status != TT_OK) { out->size = before; }
+    tti_composition_free(&prompt);
+    tti_composition_free(&all);
     return status;
 }
 
@@ -7331,7 +8682,34 @@ static tt_status tti_train_alphabet(tt_tokenizer *t, const tti_dict *pieces, con
     }
     return TT_OK;
 }
-static tt_status tti_train(tt_tokenizer *t, tti_bpe *b, const tt_tokenizer_desc *desc, tt_text_source text) {
+/* A list of words in the place of a text: each is a piece. */
+typedef struct tti_word_list { const char *const *words; int n; } tti_word_list;
+static tt_status tti_words_check(const tt_tokenizer *t, const tti_word_list *list) {
+    tt_ids ids = TT_INIT;
+    tt_status status = TT_OK;
+    int i;
+    ids.ctx = t->ctx;
+    for (i = 0; i < list->n && status == TT_OK; i++) {
+        ids.size = 0;
+        status = tt_encode(t, list->words[i], strlen(list->words[i]), TT_SPECIAL_TEXT, &ids);
+        if (status == TT_OK && ids.size != 1) {
+            status = tt_fail(t->ctx, TT_ERR_ARG, "tt_tokenizer_words: words[%d] is \"%.60s\", which is %lu tokens, expected a word with a space at most before it", i, list->words[i], (unsigned long)ids.size);
+        }
+    }
+    tt_ids_free(&ids);
+    return status;
+}
+static tt_status tti_words_count(tti_bpe *b, const tti_word_list *list) {
+    tt_status status = TT_OK;
+    int i;
+    if (list->n < 0 || (list->n > 0 && !list->words)) { return tt_fail(b->ctx, TT_ERR_ARG, "tt_tokenizer_words: n is %d, expected the number of words", list->n); }
+    for (i = 0; i < list->n && status == TT_OK; i++) {
+        if (!list->words[i] || !*list->words[i]) { return tt_fail(b->ctx, TT_ERR_ARG, "tt_tokenizer_words: words[%d] is empty, expected a text", i); }
+        status = tti_bpe_count(b, list->words[i], strlen(list->words[i]));
+    }
+    return status;
+}
+static tt_status tti_train(tt_tokenizer *t, tti_bpe *b, const tt_tokenizer_desc *desc, tt_text_source text, const tti_word_list *list) {
     int vocab_size = desc->vocab_size ? desc->vocab_size : 32000;
     int min_frequency = desc->min_frequency ? desc->min_frequency : 2;
     tt_status status;
@@ -7340,30 +8718,47 @@ static tt_status tti_train(tt_tokenizer *t, tti_bpe *b, const tt_tokenizer_desc 
     if ((int)desc->pretokenizer < 0 || desc->pretokenizer > TT_PRETOKENIZE_TEKKEN) { return tt_fail(t->ctx, TT_ERR_ARG, "tt_tokenizer_train: pretokenizer is %d, expected a tt_pretokenizer", (int)desc->pretokenizer); }
     if (desc->n_special_tokens < 0 || desc->n_special_tokens > TTI_MAX_VOCAB) { return tt_fail(t->ctx, TT_ERR_ARG, "tt_tokenizer_train: n_special_tokens is %d, expected 0 to %d", desc->n_special_tokens, TTI_MAX_VOCAB); }
     if (desc->n_special_tokens > 0 && !desc->special_tokens) { return tt_fail(t->ctx, TT_ERR_ARG, "tt_tokenizer_train: special_tokens is NULL, expected %d texts", desc->n_special_tokens); }
-    if (!text.read) { return tt_fail(t->ctx, TT_ERR_ARG, "tt_tokenizer_train: text.read is NULL, expected a function"); }
+    if (!text.read && !list) { return tt_fail(t->ctx, TT_ERR_ARG, "tt_tokenizer_train: text.read is NULL, expected a function"); }
     t->pretokenizer = (int)(desc->pretokenizer ? desc->pretokenizer : TT_PRETOKENIZE_GPT2);
     status = tti_train_special(t, desc);
-    if (status == TT_OK) { status = tti_bpe_read(b, t, text); }
+    if (status == TT_OK) { status = list ? tti_words_count(b, list) : tti_bpe_read(b, t, text); }
     if (status == TT_OK) { status = tti_train_alphabet(t, &b->pieces, desc, (size_t)vocab_size); }
     if (status == TT_OK) { status = tti_tokenizer_finish(t); }       /* for byte_id */
     if (status == TT_OK) { status = tti_bpe_layout(b, t->byte_id); }
     if (status == TT_OK) { status = tti_bpe_train(b, t, (size_t)vocab_size, min_frequency); }
     if (status == TT_OK) { status = tti_tokenizer_finish(t); }
-    return status == TT_OK ? tti_added_index(t) : status;
+    if (status == TT_OK) { status = tti_added_index(t); }
+    return status == TT_OK && list ? tti_words_check(t, list) : status;
 }
-TT_API tt_tokenizer *tt_tokenizer_train(tt_context *ctx, const tt_tokenizer_desc *desc, tt_text_source text) {
-    static const tt_tokenizer_desc defaults = TT_INIT;
+static tt_tokenizer *tti_trained(tt_context *ctx, const tt_tokenizer_desc *desc, tt_text_source text, const tti_word_list *list) {
     tt_tokenizer *t = tti_tokenizer_create(ctx);
     tti_bpe b;
     if (!t) { return NULL; }
     memset(&b, 0, sizeof b);
     b.ctx = b.pieces.bytes.ctx = ctx;
-    if (tti_train(t, &b, desc ? desc : &defaults, text) != TT_OK) {
+    if (tti_train(t, &b, desc, text, list) != TT_OK) {
         tt_tokenizer_destroy(t);
         t = NULL;
     }
     tti_bpe_free(&b);
-    return t;
+    return (tt_tokenizer *)tti_made(ctx, "tt_tokenizer_train", t);
+}
+TT_API tt_tokenizer *tt_tokenizer_train(tt_context *ctx, const tt_tokenizer_desc *desc, tt_text_source text) {
+    static const tt_tokenizer_desc defaults = TT_INIT;
+    return tti_trained(ctx, desc ? desc : &defaults, text, NULL);
+}
+TT_API tt_tokenizer *tt_tokenizer_words(tt_context *ctx, const tt_tokenizer_desc *desc_or_null, const char *const *words, int n) {
+    tt_tokenizer_desc desc = TT_INIT;
+    tt_text_source none;
+    tti_word_list list;
+    none.read = NULL;
+    none.user = NULL;
+    list.words = words;
+    list.n = n;
+    if (desc_or_null) { desc = *desc_or_null; }
+    if (desc.min_frequency == 0) { desc.min_frequency = 1; }
+    if (desc.pretokenizer == 0) { desc.pretokenizer = TT_PRETOKENIZE_WHITESPACE; }
+    return tti_trained(ctx, &desc, none, &list);
 }
 /* ==== 6. model =============================================================================
  * A model is a list of named parameters and one forward function. tti_layer points into the list by role;
@@ -7402,7 +8797,7 @@ struct tt_model {
     tt_tensor *embedding, *positions; /* positions: gpt2                    */
     tt_tensor *norm, *norm_bias;
     tt_tensor *head;                  /* the embedding if tied              */
-    tt_tensor *cos_table, *sin_table; /* [max_position_embeddings, head_dim/2] */
+    tt_tensor *cos_table, *sin_table; /* [positions used so far, head_dim/2]; NULL before the first and for gpt2 */
     tt_lora_desc lora;                /* target_modules: owned copies       */
     char **lora_targets;
     float lora_scale;
@@ -7418,6 +8813,7 @@ static int tti_is_qwen(const tt_model_config *c) { return strncmp(c->model_type,
 /* Fills in defaults and checks what later code relies on. */
 static tt_status tti_config_resolve(tt_context *ctx, tt_model_config *c) {
     static const char *const who = "tt_model_config";
+    const tt_rope_scaling *s = &c->rope_scaling;
     if (!c->model_type[0]) { snprintf(c->model_type, sizeof c->model_type, "%s", c->gpt2 ? "gpt2" : "llama"); }
     if (c->vocab_size < 1) { return tt_fail(ctx, TT_ERR_ARG, "%s: vocab_size is %d, expected >= 1", who, c->vocab_size); }
     if (c->hidden_size < 1 || c->hidden_size > INT_MAX / 16) { return tt_fail(ctx, TT_ERR_ARG, "%s: hidden_size is %d, expected 1..%d", who, c->hidden_size, INT_MAX / 16); }
@@ -7432,6 +8828,9 @@ static tt_status tti_config_resolve(tt_context *ctx, tt_model_config *c) {
         c->head_dim = c->hidden_size / c->num_attention_heads;
     }
     if (c->head_dim < 1 || c->head_dim > 1024 || (!c->gpt2 && c->head_dim % 2)) { return tt_fail(ctx, TT_ERR_ARG, "%s: head_dim is %d, expected an even number in 2..1024", who, c->head_dim); }
+    if (c->num_attention_heads > INT_MAX / 16 / c->head_dim) {
+        return tt_fail(ctx, TT_ERR_ARG, "%s: num_attention_heads is %d, expected at most %d with head_dim %d", who, c->num_attention_heads, INT_MAX / 16 / c->head_dim, c->head_dim);
+    }
     if (c->num_key_value_heads == 0) { c->num_key_value_heads = c->num_attention_heads; }
     if (c->num_key_value_heads < 1 || c->num_attention_heads % c->num_key_value_heads) {
         return tt_fail(ctx, TT_ERR_ARG, "%s: num_key_value_heads is %d, expected a divisor of num_attention_heads %d", who, c->num_key_value_heads, c->num_attention_heads);
@@ -7443,16 +8842,17 @@ static tt_status tti_config_resolve(tt_context *ctx, tt_model_config *c) {
     if (c->intermediate_size == 0) {
         c->intermediate_size = c->gpt2 ? 4 * c->hidden_size : (c->hidden_size * 8 / 3 + 31) / 32 * 32;
     }
-    if (c->intermediate_size < 1) { return tt_fail(ctx, TT_ERR_ARG, "%s: intermediate_size is %d, expected >= 1", who, c->intermediate_size); }
+    if (c->intermediate_size < 1 || c->intermediate_size > INT_MAX / 16) { return tt_fail(ctx, TT_ERR_ARG, "%s: intermediate_size is %d, expected 1..%d", who, c->intermediate_size, INT_MAX / 16); }
     if (c->max_position_embeddings == 0) { c->max_position_embeddings = 2048; }
     if (c->max_position_embeddings < 1) { return tt_fail(ctx, TT_ERR_ARG, "%s: max_position_embeddings is %d, expected >= 1", who, c->max_position_embeddings); }
-    if ((size_t)c->num_attention_heads * (size_t)c->head_dim > INT_MAX / 16) {
-        return tt_fail(ctx, TT_ERR_ARG, "%s: num_attention_heads %d x head_dim %d is too large", who, c->num_attention_heads, c->head_dim);
-    }
     if (c->norm_eps == 0) { c->norm_eps = tti_is_qwen(c) ? 1e-6f : 1e-5f; }
     if (c->rope_theta == 0) { c->rope_theta = 10000.0f; }
-    if (!(c->norm_eps > 0) || !(c->rope_theta > 0)) {
+    if (!(c->norm_eps > 0) || !(c->rope_theta > 0) || !isfinite(c->norm_eps) || !isfinite(c->rope_theta)) {
         return tt_fail(ctx, TT_ERR_ARG, "%s: norm_eps is %g and rope_theta %g, expected both > 0", who, (double)c->norm_eps, (double)c->rope_theta);
+    }
+    if (!(s->factor >= 0) || !isfinite(s->factor) || (s->factor > 0 && !(s->low_freq_factor > 0 && s->high_freq_factor > s->low_freq_factor && s->original_max_position_embeddings > 0))) {
+        return tt_fail(ctx, TT_ERR_ARG, "%s: rope_scaling has factor %g, low_freq_factor %g, high_freq_factor %g and original_max_position_embeddings %d, expected factor > 0, 0 < low < high and a context", who,
+                       (double)s->factor, (double)s->low_freq_factor, (double)s->high_freq_factor, s->original_max_position_embeddings);
     }
     if (c->n_more_eos < 0 || c->n_more_eos > TT_MAX_MORE_EOS || (c->n_more_eos > 0 && c->eos_token_id < 0)) { return tt_fail(ctx, TT_ERR_ARG, "%s: n_more_eos is %d, expected 0..%d, and 0 without eos_token_id", who, c->n_more_eos, TT_MAX_MORE_EOS); }
     if (c->no_rope_interval < 0) { return tt_fail(ctx, TT_ERR_ARG, "%s: no_rope_interval is %d, expected >= 0", who, c->no_rope_interval); }
@@ -7468,8 +8868,18 @@ static void tti_generation_of_config(const tt_model_config *c, tti_generation *g
     for (i = 0; i < c->n_more_eos; i++) { g->stops[g->n_stops++] = c->more_eos[i]; }
 }
 
-/* ---- parameters ----
- * A matrix starts from N(0, std), std < 0 means filled with -std (norm weights: 1), 0 zeros (biases). Each
+/* ---- parameters ---- */
+/* Those that a file or another model fills have no data at first: a file's shapes are compared before memory is asked for. */
+static tt_tensor *tti_param_create(tt_context *ctx, int ndim, const int *shape, const char *name, int with_data) {
+    tt_tensor *t = with_data ? tt_parameter(ctx, ndim, shape, name) : tti_tensor_shell(ctx, TT_F32, ndim, shape, name);
+    if (t) { t->requires_grad = 1; }
+    return t;
+}
+static tt_status tti_param_alloc(tt_tensor *t) {
+    if (!t->data) { t->data = t->ctx->backend->alloc(t->ctx, tti_tensor_bytes(t)); }
+    return t->data ? TT_OK : TT_ERR_MEM;
+}
+/* A matrix starts from N(0, std), std < 0 means filled with -std (norm weights: 1), 0 zeros (biases). Each
  * parameter has a random stream of its own, named by the parameter, so adding one changes no other. */
 static tt_tensor *tti_new_param(tt_model *m, const uint64_t *seed, double std, int rows, int cols, const char *format, int layer) {
     tt_context *ctx = m->ctx;
@@ -7483,7 +8893,7 @@ static tt_tensor *tti_new_param(tt_model *m, const uint64_t *seed, double std, i
     snprintf(name, sizeof name, format, layer);
     shape[0] = rows;
     shape[1] = cols;
-    t = m->mapped ? tti_tensor_shell(ctx, TT_F32, cols ? 2 : 1, shape, name) : tt_parameter(ctx, cols ? 2 : 1, shape, name);
+    t = tti_param_create(ctx, cols ? 2 : 1, shape, name, seed != NULL);
     if (!t) { return NULL; }
     m->params[m->n_params++] = t;
     if (!seed || std == 0) { return t; }
@@ -7571,40 +8981,56 @@ static float tti_rope_frequency(const tt_model_config *c, int i) {
     smooth = (turns - s->low_freq_factor) / (s->high_freq_factor - s->low_freq_factor);
     return (float)((1.0 - smooth) * f / s->factor + smooth * f);
 }
-static tt_status tti_rope_tables(tt_model *m) {
+/* A table of n positions, or NULL. */
+static tt_tensor *tti_rope_table(const tt_model *m, int n, double (*fn)(double), const char *name) {
     tt_context *ctx = m->ctx;
-    int half = m->config.head_dim / 2, n = m->config.max_position_embeddings, shape[2], p, i;
-    size_t size;
-    float *cosines, *sines;
-    tt_status status = TT_ERR_MEM;
+    int half = m->config.head_dim / 2, shape[2], p, i;
+    size_t size = (size_t)n * (size_t)half;
+    float *values = (float *)tt_alloc(ctx, size, sizeof *values);
+    tt_tensor *t;
     shape[0] = n;
     shape[1] = half;
-    m->cos_table = tt_tensor_create(ctx, TT_F32, 2, shape, "rope.cos");
-    m->sin_table = m->cos_table ? tt_tensor_create(ctx, TT_F32, 2, shape, "rope.sin") : NULL;
-    if (!m->sin_table) { return TT_ERR_MEM; }
-    size = m->cos_table->size;
-    cosines = (float *)tt_alloc(ctx, size, sizeof(float));
-    sines = (float *)tt_alloc(ctx, size, sizeof(float));
-    if (cosines && sines) {
-        for (i = 0; i < half; i++) {
-            float frequency = tti_rope_frequency(&m->config, i);
-            for (p = 0; p < n; p++) {
-                float angle = (float)p * frequency;
-                cosines[(size_t)p * (size_t)half + (size_t)i] = (float)cos((double)angle);
-                sines[(size_t)p * (size_t)half + (size_t)i] = (float)sin((double)angle);
-            }
+    t = values ? tt_tensor_create(ctx, TT_F32, 2, shape, name) : NULL;
+    for (i = 0; t && i < half; i++) {
+        float frequency = tti_rope_frequency(&m->config, i);
+        for (p = 0; p < n; p++) {
+            float angle = (float)p * frequency;
+            values[(size_t)p * (size_t)half + (size_t)i] = (float)fn((double)angle);
         }
-        status = tt_tensor_set(m->cos_table, cosines);
-        if (status == TT_OK) { status = tt_tensor_set(m->sin_table, sines); }
     }
-    tt_free(ctx, cosines, size, sizeof(float));
-    tt_free(ctx, sines, size, sizeof(float));
-    return status;
+    if (t && tt_tensor_set(t, values) != TT_OK) { tt_tensor_destroy(t); t = NULL; }
+    tt_free(ctx, values, size, sizeof *values);
+    return t;
+}
+/* The tensor stays where it is, for the tape points to it; only its content changes. */
+static void tti_rope_put(tt_tensor **table, tt_tensor *longer) {
+    tt_tensor old;
+    if (!*table) { *table = longer; return; }
+    old = **table;
+    **table = *longer;
+    *longer = old;
+    tt_tensor_destroy(longer);
+}
+/* The tables reach as far as positions have been used, in powers of two: a model may promise millions. A longer table begins
+ * with the same numbers. Caches ask for their whole length, so that nothing grows while a backend holds launches back. */
+static tt_status tti_rope_reserve(tt_model *m, int n_positions) {
+    int most = m->config.max_position_embeddings, n = 64;
+    tt_tensor *cosines, *sines;
+    if (m->config.gpt2 || (m->cos_table && n_positions <= m->cos_table->shape[0])) { return TT_OK; }
+    while (n < n_positions && n <= most / 2) { n *= 2; }
+    if (n < n_positions || n > most) { n = most; }
+    if (m->cos_table && n <= m->cos_table->shape[0]) { return TT_OK; }      /* a cache longer than the model's context */
+    cosines = tti_rope_table(m, n, cos, "rope.cos");
+    sines = cosines ? tti_rope_table(m, n, sin, "rope.sin") : NULL;
+    if (!sines) { tt_tensor_destroy(cosines); return tt_error_status(m->ctx); }
+    tti_rope_put(&m->cos_table, cosines);
+    tti_rope_put(&m->sin_table, sines);
+    return TT_OK;
 }
 static void tti_shards_destroy(struct tti_shards *shards);      /* chapter 7 */
 static void tti_lora_forget(tt_model *m);
-/* seed NULL: parameters stay zero, for a caller that fills them all. With `mapped` they have no data yet; the model owns
- * the files from here on, also on failure. */
+/* seed NULL: parameters have no data yet, for a caller that fills them all. The model owns the files `mapped` from here on,
+ * also on failure. */
 static tt_model *tti_model_new(tt_context *ctx, const tt_model_config *config, const uint64_t *seed, struct tti_shards *mapped) {
     tt_model *m = NULL;
     tt_model_config c = *config;
@@ -7616,7 +9042,7 @@ static tt_model *tti_model_new(tt_context *ctx, const tt_model_config *config, c
     m->max_params = c.num_hidden_layers * TTI_LAYER_PARAMS + 5;
     m->params = (tt_tensor **)tt_alloc(ctx, (size_t)m->max_params, sizeof *m->params);
     m->layers = (tti_layer *)tt_alloc(ctx, (size_t)c.num_hidden_layers, sizeof *m->layers);
-    if (!m->params || !m->layers || !tti_model_params(m, seed) || (!c.gpt2 && tti_rope_tables(m) != TT_OK)) {
+    if (!m->params || !m->layers || !tti_model_params(m, seed)) {
         tt_model_destroy(m);
         return NULL;
     }
@@ -7624,7 +9050,9 @@ static tt_model *tti_model_new(tt_context *ctx, const tt_model_config *config, c
     tti_generation_of_config(&m->config, &m->generation);
     return m;
 }
-TT_API tt_model *tt_model_create(tt_context *ctx, const tt_model_config *config, uint64_t seed) { return tti_model_new(ctx, config, &seed, NULL); }
+TT_API tt_model *tt_model_create(tt_context *ctx, const tt_model_config *config, uint64_t seed) {
+    return (tt_model *)tti_made(ctx, "tt_model_create", tti_model_new(ctx, config, &seed, NULL));
+}
 TT_API void tt_model_destroy(tt_model *m) {
     int i;
     if (!m) { return; }
@@ -7673,8 +9101,11 @@ TT_API tt_model *tt_model_copy(const tt_model *from) {
         m->chat_template = tti_strdup(m->ctx, from->chat_template);
         if (!m->chat_template) { tt_model_destroy(m); return NULL; }
     }
+    for (i = 0; m && i < m->n_params; i++) {
+        m->params[i]->requires_grad = 0;
+        if (tti_param_alloc(m->params[i]) != TT_OK) { tt_model_destroy(m); return NULL; }
+    }
     if (m && tt_model_assign(m, from) != TT_OK) { tt_model_destroy(m); return NULL; }
-    for (i = 0; m && i < m->n_params; i++) { m->params[i]->requires_grad = 0; }
     return m;
 }
 TT_API const tt_model_config *tt_model_config_get(const tt_model *m) { return &m->config; }
@@ -7744,8 +9175,8 @@ static int tti_lora_count(const tt_model *m, const tt_lora_desc *d) {
     }
     return total;
 }
-/* Both halves of one adapter. */
-static tt_status tti_lora_attach(tt_model *m, const tt_lora_desc *d, tti_matrix *a) {
+/* Both halves of one adapter; `empty`: without data, for a file to fill. */
+static tt_status tti_lora_attach(tt_model *m, const tt_lora_desc *d, tti_matrix *a, int empty) {
     int in = a->w->shape[m->config.gpt2 ? 0 : 1], out = a->w->shape[m->config.gpt2 ? 1 : 0], shape[2];
     tt_text name = TT_INIT;
     tt_rng rng = TT_INIT;
@@ -7757,16 +9188,17 @@ static tt_status tti_lora_attach(tt_model *m, const tt_lora_desc *d, tti_matrix 
     if (status != TT_OK) { return status; }
     shape[0] = d->rank;
     shape[1] = in;
-    a->lora_a = tt_parameter(m->ctx, 2, shape, name.data);
+    a->lora_a = tti_param_create(m->ctx, 2, shape, name.data, !empty);
     if (a->lora_a) { m->params[m->n_params++] = a->lora_a; }
     rng.seed = d->seed;
     rng.stream = tt_hash(name.data, name.size, 0);
     name.data[name.size - strlen("A.weight")] = 'B';
     shape[0] = out;
     shape[1] = d->rank;
-    a->lora_b = a->lora_a ? tt_parameter(m->ctx, 2, shape, name.data) : NULL;
+    a->lora_b = a->lora_a ? tti_param_create(m->ctx, 2, shape, name.data, !empty) : NULL;
     if (a->lora_b) { m->params[m->n_params++] = a->lora_b; }
     tt_text_free(&name);
+    if (a->lora_b && empty) { return TT_OK; }
     values = a->lora_b ? (float *)tt_alloc(m->ctx, a->lora_a->size, sizeof *values) : NULL;
     if (!values) { return TT_ERR_MEM; }
     for (i = 0; i < a->lora_a->size; i++) { values[i] = (float)((2.0 * tt_rng_uniform(&rng) - 1.0) / sqrt((double)in)); }
@@ -7803,7 +9235,7 @@ static tt_status tti_params_grow(tt_model *m, int n) {
     m->max_params += n;
     return TT_OK;
 }
-static tt_status tti_lora_build(tt_model *m, const tt_lora_desc *desc) {
+static tt_status tti_lora_build(tt_model *m, const tt_lora_desc *desc, int empty) {
     tt_lora_desc d = *desc;
     tt_status status = tti_lora_resolve(m->ctx, &d);
     int count, n, k;
@@ -7815,7 +9247,7 @@ static tt_status tti_lora_build(tt_model *m, const tt_lora_desc *desc) {
     if (status == TT_OK) { status = tti_lora_remember(m, &d); }
     for (n = 0; n < m->config.num_hidden_layers && status == TT_OK; n++) {
         for (k = 0; k < TTI_N_MATRICES && status == TT_OK; k++) {
-            if (tti_lora_wants(&d, &m->layers[n].matrix[k])) { status = tti_lora_attach(m, &d, &m->layers[n].matrix[k]); }
+            if (tti_lora_wants(&d, &m->layers[n].matrix[k])) { status = tti_lora_attach(m, &d, &m->layers[n].matrix[k], empty); }
         }
     }
     if (status != TT_OK) { tti_lora_detach(m); return status; }
@@ -7832,7 +9264,7 @@ static void tti_lora_freeze(tt_model *m) {
 }
 TT_API tt_status tt_model_lora_add(tt_model *m, const tt_lora_desc *desc) {
     static const tt_lora_desc zero = TT_INIT;
-    tt_status status = tti_lora_build(m, desc ? desc : &zero);
+    tt_status status = tti_lora_build(m, desc ? desc : &zero, 0);
     if (status == TT_OK) { tti_lora_freeze(m); }
     return status;
 }
@@ -7848,8 +9280,11 @@ static tt_status tti_lora_fold(tt_model *m, const tti_matrix *a, float *scaled) 
     int rank = m->lora.rank, gpt2 = m->config.gpt2, in = a->lora_a->shape[1], out = a->lora_b->shape[0];
     tt_status status = backend->unary(m->ctx, TT_SCALE, scaled, TT_F(a->lora_a), a->lora_a->size, m->lora_scale, 0);
     tt_gemm_args g;
-    if (gpt2) { tti_gemm_set(&g, in, out, rank, scaled, in, 1, TT_F(a->lora_b), rank, 1, TT_F(a->w)); }
-    else { tti_gemm_set(&g, out, in, rank, TT_F(a->lora_b), rank, 0, scaled, in, 0, TT_F(a->w)); }
+    if (gpt2) {
+        g = tti_gemm_args_of(in, out, rank, tti_factor_of(scaled, in, 1), tti_factor_of(TT_F(a->lora_b), rank, 1), TT_F(a->w));
+    } else {
+        g = tti_gemm_args_of(out, in, rank, tti_factor_of(TT_F(a->lora_b), rank, 0), tti_factor_of(scaled, in, 0), TT_F(a->w));
+    }
     g.accumulate = 1;
     return status == TT_OK ? backend->gemm(m->ctx, &g) : status;
 }
@@ -7876,8 +9311,22 @@ TT_API tt_status tt_model_lora_merge(tt_model *m) {
     return TT_OK;
 }
 
+/* ---- cache ---- */
+TT_API tt_kv_cache *tt_kv_cache_create(tt_model *model, int n_slots, int capacity) {
+    tt_kv_cache sizes, *cache;
+    memset(&sizes, 0, sizeof sizes);
+    sizes.n_layers = model->config.num_hidden_layers;
+    sizes.n_slots = n_slots;
+    sizes.capacity = capacity;
+    sizes.n_heads = model->config.num_key_value_heads;
+    sizes.width = sizes.n_heads * model->config.head_dim;
+    cache = tti_cache_create(model->ctx, &sizes);
+    if (!cache || tti_rope_reserve(model, capacity) == TT_OK) { return cache; }
+    tt_kv_cache_destroy(cache);
+    return NULL;
+}
+
 /* ---- forward ---- */
-static tt_status tti_cache_advance(const tt_batch *batch);      /* chapter 8 */
 
 static tt_tensor *tti_norm_apply(const tt_model *m, tt_tensor *x, tt_tensor *w, tt_tensor *bias) {
     return bias ? tt_layernorm(m->ctx, x, w, bias, m->config.norm_eps) : tt_rmsnorm(m->ctx, x, w, m->config.norm_eps);
@@ -7933,11 +9382,11 @@ static tt_tensor *tti_mlp_block(const tt_model *m, const tti_layer *l, tt_tensor
         h = tti_matrix_apply(m, x, up);
         h = tt_swiglu(ctx, tti_matrix_apply(m, x, &l->matrix[TTI_GATE]), h);
     } else if (tti_adapts(m, up)) { h = tt_gelu(ctx, tti_matrix_apply(m, x, up), 1); }
-    else { h = tti_product(ctx, "tt_matmul", 0, x, up->w, up->bias, TT_GELU_TANH); }
+    else { h = tti_product_of(ctx, x, up->w, up->bias, 0, TT_GELU_TANH); }
     return tti_matrix_apply(m, h, &l->matrix[TTI_DOWN]);
 }
 typedef struct tti_layer_call { tt_model *model; const tt_batch *batch; int layer; } tti_layer_call;
-/* One layer, in the form that tt_checkpoint can run twice. */
+/* One layer, in the form that tt_recompute can run twice. */
 static tt_tensor *tti_layer_forward(tt_context *ctx, void *user, tt_tensor *const *inputs, int n_inputs) {
     tti_layer_call *call = (tti_layer_call *)user;
     const tt_model *m = call->model;
@@ -7961,17 +9410,16 @@ static tt_tensor *tti_layer_replace(tt_context *ctx, tti_layer_call *call, tt_te
 static tt_tensor *tti_model_body(tt_model *m, const tt_batch *batch) {
     tt_context *ctx = m->ctx;
     tt_tensor *x;
-    int n;
+    int n, last = 0;
     if (!batch) { tti_inputs_ok(ctx, "tt_model_forward: batch", (tt_tensor *const *)&batch, 1); return NULL; }
-    x = tt_embedding(ctx, m->embedding, batch->tokens, batch->n_tokens);
-    if (m->positions) {
-        for (n = 0; n < batch->n_tokens; n++) {
-            if (batch->positions[n] < m->config.max_position_embeddings) { continue; }
-            return tti_graph_fail(ctx, "tt_model_forward", "position (max_position_embeddings too small)", batch->positions[n], m->config.max_position_embeddings - 1);
-        }
-        x = tt_add(ctx, x, tt_embedding(ctx, m->positions, batch->positions, batch->n_tokens));
+    for (n = 0; n < batch->n_tokens; n++) { if (batch->positions[n] > last) { last = batch->positions[n]; } }
+    if (last >= m->config.max_position_embeddings) {
+        return tti_graph_fail(ctx, "tt_model_forward", "position (max_position_embeddings too small)", last, m->config.max_position_embeddings - 1);
     }
-    /* a frozen embedding needs no gradient, but tt_checkpoint passes one on only through its inputs */
+    if (!tti_graph_ok(ctx, tti_rope_reserve(m, last + 1))) { return NULL; }
+    x = tt_embedding(ctx, m->embedding, batch->tokens, batch->n_tokens);
+    if (m->positions) { x = tt_add(ctx, x, tt_embedding(ctx, m->positions, batch->positions, batch->n_tokens)); }
+    /* a frozen embedding needs no gradient, but tt_recompute passes one on only through its inputs */
     if (x && m->config.recompute && !ctx->no_grad && tti_any_grad(m->params, m->n_params)) { x->requires_grad = 1; }
     for (n = 0; n < m->config.num_hidden_layers && x; n++) {
         tti_layer_call *call = (tti_layer_call *)tti_step_alloc(ctx, sizeof *call);
@@ -7980,7 +9428,7 @@ static tt_tensor *tti_model_body(tt_model *m, const tt_batch *batch) {
         call->batch = batch;
         call->layer = n;
         if (ctx->no_grad) { x = tti_layer_replace(ctx, call, x); }
-        else { x = m->config.recompute && !batch->cache ? tt_checkpoint(ctx, tti_layer_forward, call, &x, 1) : tti_layer_forward(ctx, call, &x, 1); }
+        else { x = m->config.recompute && !batch->cache ? tt_recompute(ctx, tti_layer_forward, call, &x, 1) : tti_layer_forward(ctx, call, &x, 1); }
     }
     if (x && batch->cache && !tti_graph_ok(ctx, tti_cache_advance(batch))) { return NULL; }
     return x;
@@ -8032,11 +9480,10 @@ static size_t tti_type_bytes(const char *type) {
     for (i = 0; i < sizeof types / sizeof types[0]; i++) { if (strcmp(type, types[i].name) == 0) { return types[i].bytes; } }
     return 0;
 }
-/* A JSON number that is a whole number in 0..2^53. */
 static int tti_json_size(const tt_json *node, size_t *out) {
-    if (!node || node->type != TT_JSON_NUMBER || !(node->number >= 0 && node->number <= 9007199254740992.0) || floor(node->number) != node->number) { return 0; }
-    if (node->number > (double)SIZE_MAX) { return 0; }
-    *out = (size_t)node->number;
+    uint64_t value;
+    if (!tti_json_whole(node, SIZE_MAX, &value)) { return 0; }
+    *out = (size_t)value;
     return 1;
 }
 static tt_status tti_entry_parse(tt_safetensors *st, const tt_json *node, size_t data_size, tti_entry *e) {
@@ -8090,10 +9537,10 @@ static tt_status tti_entries_check(tt_safetensors *st, size_t data_size) {
     tt_free(st->ctx, order, st->n, sizeof *order);
     return status;
 }
-/* The error of a JSON text, with the file that it stands in. */
+/* An error that what a file says has led to, with the file. */
 static tt_status tti_file_fail(tt_context *ctx, const char *path, const char *part) {
     char reason[TTI_ERROR_SIZE];
-    if (tt_error_status(ctx) != TT_ERR_FILE) { return tt_error_status(ctx); }
+    if (tt_error_status(ctx) != TT_ERR_FILE && tt_error_status(ctx) != TT_ERR_ARG) { return tt_error_status(ctx); }
     snprintf(reason, sizeof reason, "%s", tt_error(ctx));
     return tt_fail(ctx, TT_ERR_FILE, "%s: %s%.300s", path, part, reason);
 }
@@ -8134,19 +9581,15 @@ static tt_status tti_safetensors_parse(tt_safetensors *st) {
 static tt_status tti_safetensors_map(tt_safetensors *st) {
     tt_status status;
 #ifdef TTI_POSIX
-    struct stat info;
-    int fd = open(st->path, O_RDONLY);
+    uint64_t size;
+    int fd = tti_file_descriptor(st->ctx, st->path, &size);
     void *memory = MAP_FAILED;
-    if (fd < 0 || fstat(fd, &info) != 0) {
-        status = tt_fail(st->ctx, TT_ERR_IO, "cannot open %s: %s", st->path, strerror(errno));
-        if (fd >= 0) { close(fd); }
-        return status;
-    }
-    if (info.st_size > 0 && S_ISREG(info.st_mode)) { memory = mmap(NULL, (size_t)info.st_size, PROT_READ, MAP_PRIVATE, fd, 0); }
+    if (fd < 0) { return tt_error_status(st->ctx); }
+    if (size > 0 && size <= SIZE_MAX) { memory = mmap(NULL, (size_t)size, PROT_READ, MAP_PRIVATE, fd, 0); }
     close(fd);
     if (memory != MAP_FAILED) {
         st->bytes = (const unsigned char *)memory;
-        st->size = (size_t)info.st_size;
+        st->size = (size_t)size;
         st->mapped = 1;
         return TT_OK;
     }
@@ -8161,8 +9604,8 @@ TT_API tt_safetensors *tt_safetensors_open(tt_context *ctx, const char *path) {
     if (!st) { return NULL; }
     st->ctx = st->text.ctx = ctx;
     st->path = tti_strdup(ctx, path);
-    if (!st->path || tti_safetensors_map(st) != TT_OK || tti_safetensors_parse(st) != TT_OK) { tt_safetensors_close(st); return NULL; }
-    return st;
+    if (!st->path || tti_safetensors_map(st) != TT_OK || tti_safetensors_parse(st) != TT_OK) { tt_safetensors_close(st); st = NULL; }
+    return (tt_safetensors *)tti_made(ctx, "tt_safetensors_open", st);
 }
 TT_API void tt_safetensors_close(tt_safetensors *st) {
     if (!st) { return; }
@@ -8219,13 +9662,15 @@ TT_API const char *tt_safetensors_metadata(const tt_safetensors *st, const char 
 }
 
 /* ---- writing ---- */
-static tt_status tti_safetensors_header(const tt_named *tensors, int n, tt_dtype dtype, const char *key, const char *value, tt_text *out) {
+static const char *tti_dtype_name(tt_dtype dtype) { return dtype == TT_F32 ? "F32" : dtype == TT_BF16 ? "BF16" : "F16"; }
+/* state: of a training state, with its checksum; NULL = none. */
+static tt_status tti_safetensors_header(const tt_named *tensors, int n, tt_dtype dtype, const char *state, uint64_t checksum, tt_text *out) {
     tt_status status = tt_text_format(out, "{\"__metadata__\":{\"format\":\"pt\"");
     size_t at = 0, used, bytes;
     int i, d;
-    if (status == TT_OK && key) {
-        status = tt_text_format(out, ",\"%s\":", key);
-        if (status == TT_OK) { status = tt_text_json(out, value, strlen(value)); }
+    if (status == TT_OK && state) {
+        status = tt_text_format(out, ",\"checksum\":\"%016llx\",\"state\":", (unsigned long long)checksum);
+        if (status == TT_OK) { status = tt_text_json(out, state, strlen(state)); }
     }
     if (status == TT_OK) { status = tt_text_append(out, "}", 1); }
     for (i = 0; i < n && status == TT_OK; i++) {
@@ -8233,7 +9678,7 @@ static tt_status tti_safetensors_header(const tt_named *tensors, int n, tt_dtype
         bytes = t->size * tti_dtype_bytes(dtype);
         status = tt_text_append(out, ",", 1);
         if (status == TT_OK) { status = tt_text_json(out, tensors[i].name, strlen(tensors[i].name)); }
-        if (status == TT_OK) { status = tt_text_format(out, ":{\"dtype\":\"%s\",\"shape\":[", dtype == TT_F32 ? "F32" : dtype == TT_BF16 ? "BF16" : "F16"); }
+        if (status == TT_OK) { status = tt_text_format(out, ":{\"dtype\":\"%s\",\"shape\":[", tti_dtype_name(dtype)); }
         for (d = 0; d < t->ndim && status == TT_OK; d++) { status = tt_text_format(out, "%s%d", d ? "," : "", t->shape[d]); }
         if (status == TT_OK) { status = tt_text_format(out, "],\"data_offsets\":[%.0f,%.0f]}", (double)at, (double)(at + bytes)); }
         at += bytes;
@@ -8264,17 +9709,66 @@ static size_t tti_named_largest(const tt_named *tensors, int n) {
     return largest;
 }
 /* One tensor's values in the file's type; values is scratch, narrowed in place. */
-static tt_status tti_named_write(tti_writer *writer, const tt_tensor *t, tt_dtype dtype, float *values) {
+static tt_status tti_named_values(const tt_tensor *t, tt_dtype dtype, float *values) {
     tt_status status = tt_tensor_get(t, values);
     size_t i;
-    if (status != TT_OK) { tti_writer_abort(writer); return status; }
-    for (i = 0; dtype != TT_F32 && i < t->size; i++) {
+    for (i = 0; status == TT_OK && dtype != TT_F32 && i < t->size; i++) {
         uint16_t half = dtype == TT_BF16 ? tti_to_bf16(values[i]) : tti_to_f16(values[i]);
         memcpy((unsigned char *)values + 2 * i, &half, 2);
     }
-    return tti_writer_write(writer, values, t->size * tti_dtype_bytes(dtype));
+    return status;
 }
-static tt_status tti_safetensors_write(tt_context *ctx, const char *path, const tt_named *tensors, int n, tt_dtype dtype, const char *key, const char *value) {
+/* Where the first value stands whose exponent is all ones: an infinity, or no number; n if there is none. */
+static size_t tti_not_finite(const void *values, size_t n, tt_dtype dtype) {
+    const unsigned char *bytes = (const unsigned char *)values;
+    uint16_t half, mask = dtype == TT_BF16 ? 0x7F80 : 0x7C00;
+    uint32_t word;
+    size_t i;
+    for (i = 0; dtype == TT_F32 && i < n; i++) {
+        memcpy(&word, bytes + 4 * i, 4);
+        if ((word & 0x7F800000u) == 0x7F800000u) { return i; }
+    }
+    for (i = 0; dtype != TT_F32 && i < n; i++) {
+        memcpy(&half, bytes + 2 * i, 2);
+        if ((half & mask) == mask) { return i; }
+    }
+    return n;
+}
+/* A checksum is the sum of these over name and bytes of each tensor, so that their order is free. Any change within one word
+ * of 8 bytes changes it for certain, for each step can be undone; any other change but for one case in 2^64. */
+static uint64_t tti_checksum(const char *name, const void *bytes, size_t size) {
+    const unsigned char *at = (const unsigned char *)bytes;
+    uint64_t h = tt_hash(name, strlen(name), 0), word;
+    size_t n;
+    for (; size > 0; size -= n, at += n) {
+        n = size < sizeof word ? size : sizeof word;
+        word = 0;
+        memcpy(&word, at, n);
+        h = (h ^ word) * 0x9E3779B97F4A7C15u;
+        h ^= h >> 32;
+    }
+    return h;
+}
+/* Before a file is touched: all that will be written is finite, so nothing else takes the place of a good file. Costs one pass
+ * over the data. sum: see tti_checksum. */
+static tt_status tti_named_scan(tt_context *ctx, const char *path, const tt_named *tensors, int n, tt_dtype dtype, uint64_t *sum) {
+    size_t largest = tti_named_largest(tensors, n), bad;
+    float *values = (float *)tt_alloc(ctx, largest, sizeof *values);
+    tt_status status = values ? TT_OK : TT_ERR_MEM;
+    int i;
+    for (*sum = 0, i = 0; i < n && status == TT_OK; i++) {
+        const tt_tensor *t = tensors[i].tensor;
+        status = tti_named_values(t, dtype, values);
+        if (status != TT_OK) { break; }
+        *sum += tti_checksum(tensors[i].name, values, t->size * tti_dtype_bytes(dtype));
+        bad = tti_not_finite(values, t->size, dtype);
+        if (bad == t->size) { continue; }
+        status = tt_fail(ctx, TT_ERR_NUMBER, "%s: not written, for value %lu of %s is not finite as %s", path, (unsigned long)bad, tensors[i].name, tti_dtype_name(dtype));
+    }
+    tt_free(ctx, values, largest, sizeof *values);
+    return status;
+}
+static tt_status tti_safetensors_write(tt_context *ctx, const char *path, const tt_named *tensors, int n, tt_dtype dtype, const char *state, uint64_t checksum) {
     tt_text header = TT_INIT;
     tti_writer writer;
     unsigned char length[8];
@@ -8283,7 +9777,7 @@ static tt_status tti_safetensors_write(tt_context *ctx, const char *path, const 
     tt_status status = tti_named_check(ctx, path, tensors, n);
     int i;
     header.ctx = ctx;
-    if (status == TT_OK) { status = tti_safetensors_header(tensors, n, dtype, key, value, &header); }
+    if (status == TT_OK) { status = tti_safetensors_header(tensors, n, dtype, state, checksum, &header); }
     if (status == TT_OK) { values = (float *)tt_alloc(ctx, largest, sizeof *values); }
     if (!values) { tt_text_free(&header); return status == TT_OK ? TT_ERR_MEM : status; }
     for (i = 0; i < 8; i++) { length[i] = (unsigned char)((uint64_t)header.size >> (8 * i)); }
@@ -8291,7 +9785,11 @@ static tt_status tti_safetensors_write(tt_context *ctx, const char *path, const 
     if (status == TT_OK) {                     /* from here on a failed write has closed the writer */
         status = tti_writer_write(&writer, length, 8);
         if (status == TT_OK) { status = tti_writer_write(&writer, header.data, header.size); }
-        for (i = 0; i < n && status == TT_OK; i++) { status = tti_named_write(&writer, tensors[i].tensor, dtype, values); }
+        for (i = 0; i < n && status == TT_OK; i++) {
+            status = tti_named_values(tensors[i].tensor, dtype, values);
+            if (status != TT_OK) { tti_writer_abort(&writer); break; }
+            status = tti_writer_write(&writer, values, tensors[i].tensor->size * tti_dtype_bytes(dtype));
+        }
         if (status == TT_OK) { status = tti_writer_close(&writer); }
     }
     tt_free(ctx, values, largest, sizeof *values);
@@ -8306,9 +9804,15 @@ static tt_status tti_state_want_f32(const char *path, const tt_named *tensors, i
     for (i = 0; i < n && status == TT_OK; i++) { status = tti_want_f32(tensors[i].tensor, path); }
     return status;
 }
-TT_API tt_status tt_state_save(tt_context *ctx, const char *path, const tt_named *tensors, int n, const char *json) {
+static tt_status tti_state_save(tt_context *ctx, const char *path, const tt_named *tensors, int n, const char *json) {
+    const char *state = json ? json : "";
+    uint64_t sum = 0;
     tt_status status = tti_state_want_f32(path, tensors, n);
-    return status == TT_OK ? tti_safetensors_write(ctx, path, tensors, n, TT_F32, "state", json ? json : "") : status;
+    if (status == TT_OK) { status = tti_named_scan(ctx, path, tensors, n, TT_F32, &sum); }
+    return status == TT_OK ? tti_safetensors_write(ctx, path, tensors, n, TT_F32, state, sum + tti_checksum("state", state, strlen(state))) : status;
+}
+TT_API tt_status tt_state_save(tt_context *ctx, const char *path, const tt_named *tensors, int n, const char *json) {
+    return tti_tried(ctx, "tt_state_save", tti_state_save(ctx, path, tensors, n, json));
 }
 static tt_status tti_shape_check(tt_context *ctx, const char *path, const char *name, const tti_entry *e, const tt_tensor *t, const char *who) {
     char got[192] = "", want[64] = "";
@@ -8321,10 +9825,18 @@ static tt_status tti_shape_check(tt_context *ctx, const char *path, const char *
     for (d = 0; d < t->ndim; d++) { snprintf(want + strlen(want), sizeof want - strlen(want), "%s%d", d ? "," : "", t->shape[d]); }
     return tt_fail(ctx, TT_ERR_FILE, "%s: tensor %s is [%s], %s [%s]", path, name, got, who, want);
 }
-/* values is scratch memory for the largest tensor. */
-static tt_status tti_tensor_fill(tt_safetensors *st, int index, tt_tensor *t, float *values) {
-    tt_status status = tt_safetensors_read(st, index, values);
-    return status == TT_OK ? tt_tensor_set(t, values) : status;
+/* A tensor takes its values, and its memory if it has none yet; other types are converted on the way. */
+static tt_status tti_tensor_fill(tt_safetensors *st, int index, tt_tensor *t) {
+    const tti_entry *e = &st->entries[index];
+    tt_status status = tti_param_alloc(t);
+    float *values;
+    if (status != TT_OK) { return status; }
+    if (strcmp(e->type, tti_dtype_name(t->dtype)) == 0) { return t->ctx->backend->upload(t->ctx, t->data, st->bytes + e->begin, tti_tensor_bytes(t)); }
+    values = (float *)tt_alloc(t->ctx, t->size, sizeof *values);
+    status = values ? tt_safetensors_read(st, index, values) : TT_ERR_MEM;
+    if (status == TT_OK) { status = tt_tensor_set(t, values); }
+    tt_free(t->ctx, values, t->size, sizeof *values);
+    return status;
 }
 /* Each tensor of the list is in the file once, with its shape, and nothing else is. */
 static tt_status tti_state_check(tt_safetensors *st, const tt_named *tensors, int n) {
@@ -8341,22 +9853,39 @@ static tt_status tti_state_check(tt_safetensors *st, const tt_named *tensors, in
     }
     return status;
 }
-/* All that can fail comes before the first tensor is changed. */
-TT_API tt_status tt_state_load(tt_context *ctx, const char *path, const tt_named *tensors, int n, tt_text *json_out) {
+/* Every byte that matters is as it was written. Files of other programs have no checksum. */
+static tt_status tti_state_unchanged(const tt_safetensors *st, const char *state) {
+    const char *wanted = tt_safetensors_metadata(st, "checksum");
+    uint64_t sum = tti_checksum("state", state, strlen(state));
+    char found[32];
+    size_t i;
+    if (!wanted) { return TT_OK; }
+    for (i = 0; i < st->n; i++) { sum += tti_checksum(st->entries[i].name, st->bytes + st->entries[i].begin, st->entries[i].end - st->entries[i].begin); }
+    snprintf(found, sizeof found, "%016llx", (unsigned long long)sum);
+    return strcmp(wanted, found) == 0 ? TT_OK : tt_fail(st->ctx, TT_ERR_FILE, "%s: damaged: its checksum is %s, expected %.32s as in its header", st->path, found, wanted);
+}
+/* All that can fail comes before the first tensor is changed; what the state says, too, must be accepted first. */
+typedef tt_status (*tti_accept_fn)(void *user, const char *path, const char *state, size_t size);
+static tt_status tti_state_load(tt_context *ctx, const char *path, const tt_named *tensors, int n, tti_accept_fn accept, void *user) {
     tt_safetensors *st = tt_safetensors_open(ctx, path);
     const char *state = st ? tt_safetensors_metadata(st, "state") : NULL;
-    size_t largest = tti_named_largest(tensors, n);
-    float *values = NULL;
     tt_status status;
     int i;
     if (!st) { return tt_error_status(ctx); }
     status = state ? tti_state_check(st, tensors, n) : tt_fail(ctx, TT_ERR_FILE, "%s: no training state (metadata \"state\")", path);
-    if (status == TT_OK) { values = (float *)tt_alloc(ctx, largest, sizeof *values); status = values ? TT_OK : TT_ERR_MEM; }
-    if (status == TT_OK && json_out) { status = tt_text_append(json_out, state, strlen(state)); }
-    for (i = 0; i < n && status == TT_OK; i++) { status = tti_tensor_fill(st, tt_safetensors_find(st, tensors[i].name), tensors[i].tensor, values); }
-    tt_free(ctx, values, largest, sizeof *values);
+    if (status == TT_OK) { status = tti_state_unchanged(st, state); }
+    if (status == TT_OK) { status = accept(user, path, state, strlen(state)); }
+    for (i = 0; i < n && status == TT_OK; i++) { status = tti_tensor_fill(st, tt_safetensors_find(st, tensors[i].name), tensors[i].tensor); }
     tt_safetensors_close(st);
     return status;
+}
+/* user: the tt_text that receives the state, or NULL. */
+static tt_status tti_state_keep(void *user, const char *path, const char *state, size_t size) {
+    (void)path;
+    return user ? tt_text_append((tt_text *)user, state, size) : TT_OK;
+}
+TT_API tt_status tt_state_load(tt_context *ctx, const char *path, const tt_named *tensors, int n, tt_text *json_out) {
+    return tti_tried(ctx, "tt_state_load", tti_state_load(ctx, path, tensors, n, tti_state_keep, json_out));
 }
 
 /* ---- config.json ----
@@ -8388,7 +9917,7 @@ static const tt_json *tti_field(const tti_config_reader *r, const char *key) {
 static void tti_field_fail(tti_config_reader *r, const char *key, const tt_json *node, const char *want) {
     char value[64];
     switch (node->type) {
-    case TT_JSON_NUMBER: snprintf(value, sizeof value, "%.10g", node->number); break;
+    case TT_JSON_NUMBER: snprintf(value, sizeof value, "%.40s", node->string); break;
     case TT_JSON_STRING: snprintf(value, sizeof value, "\"%.40s\"", node->string); break;
     case TT_JSON_BOOL: snprintf(value, sizeof value, "%s", node->number != 0 ? "true" : "false"); break;
     case TT_JSON_ARRAY: snprintf(value, sizeof value, "a list"); break;
@@ -8399,10 +9928,10 @@ static void tti_field_fail(tti_config_reader *r, const char *key, const tt_json 
 }
 static void tti_field_int(tti_config_reader *r, const char *key, int *out) {
     const tt_json *node = tti_field(r, key);
-    size_t size;
+    uint64_t value;
     if (!node) { return; }
-    if (!tti_json_size(node, &size) || size > INT_MAX) { tti_field_fail(r, key, node, "a whole number in 0..2147483647"); return; }
-    *out = (int)size;
+    if (!tti_json_whole(node, INT_MAX, &value)) { tti_field_fail(r, key, node, "a whole number in 0..2147483647"); return; }
+    *out = (int)value;
 }
 static void tti_field_float(tti_config_reader *r, const char *key, float *out) {
     const tt_json *node = tti_field(r, key);
@@ -8427,16 +9956,17 @@ static void tti_field_only(tti_config_reader *r, const char *key, double value, 
     const tt_json *node = tti_field(r, key);
     if (node && (node->number != value || (node->type != TT_JSON_NUMBER && node->type != TT_JSON_BOOL))) { tti_field_fail(r, key, node, want); }
 }
-/* A token id or a list of them; returns how many. */
+/* A token id or a list of them; returns how many. Some files write -1 where there is none. */
 static int tti_field_tokens(tti_config_reader *r, const char *key, int32_t out[TT_MAX_MORE_EOS + 1]) {
     const tt_json *node = tti_field(r, key), *token;
-    size_t size;
+    uint64_t id;
     int n = 0;
     if (!node) { return 0; }
     for (token = node->type == TT_JSON_ARRAY ? node->child : node; token && r->status == TT_OK; token = node->type == TT_JSON_ARRAY ? token->next : NULL) {
-        if (!tti_json_size(token, &size) || size > INT_MAX) { tti_field_fail(r, key, token, "a token id"); }
+        if (token->type == TT_JSON_NUMBER && token->number == -1) { continue; }
+        if (!tti_json_whole(token, INT_MAX, &id)) { tti_field_fail(r, key, token, "a token id"); }
         else if (n > TT_MAX_MORE_EOS) { tti_field_fail(r, key, node, "at most 8 token ids"); }
-        else { out[n++] = (int32_t)size; }
+        else { out[n++] = (int32_t)id; }
     }
     return r->status == TT_OK ? n : 0;
 }
@@ -8447,8 +9977,8 @@ static void tti_config_tokens(tti_config_reader *r, tt_model_config *c) {
     n = tti_field_tokens(r, "eos_token_id", ids);
     c->eos_token_id = n ? ids[0] : -1;
     for (i = 1; i < n; i++) { c->more_eos[c->n_more_eos++] = ids[i]; }
-    c->has_pad_token = tti_field(r, "pad_token_id") != NULL;
-    tti_field_int(r, "pad_token_id", &c->pad_token_id);
+    c->has_pad_token = tti_field_tokens(r, "pad_token_id", ids) > 0;
+    c->pad_token_id = c->has_pad_token ? ids[0] : 0;
 }
 static void tti_config_rope(tti_config_reader *r, tt_model_config *c) {
     static const char *const keys[2] = {"rope_scaling", "rope_parameters"};    /* older and newer files */
@@ -8463,7 +9993,7 @@ static void tti_config_rope(tti_config_reader *r, tt_model_config *c) {
         if (!inner.root) { continue; }
         if (inner.root->type != TT_JSON_OBJECT) { tti_field_fail(r, keys[k], inner.root, "an object"); return; }
         for (child = inner.root->child; child; child = child->next) {        /* one object per kind of layer */
-            if (child->type == TT_JSON_OBJECT) { r->status = tt_fail(r->ctx, TT_ERR_FILE, "config.json: %s holds %.40s, expected one rope for all layers", keys[k], child->key); return; }
+            if (child->type == TT_JSON_OBJECT) { r->status = tt_fail(r->ctx, TT_ERR_FILE, "%s: %s holds %.40s, expected one rope for all layers", r->file, keys[k], child->key); return; }
         }
         tti_field_only(&inner, "partial_rotary_factor", 1, "1");
         type = tt_json_text(inner.root, "rope_type", tt_json_text(inner.root, "type", "default"));
@@ -8474,10 +10004,10 @@ static void tti_config_rope(tti_config_reader *r, tt_model_config *c) {
             tti_field_float(&inner, "high_freq_factor", &c->rope_scaling.high_freq_factor);
             tti_field_int(&inner, "original_max_position_embeddings", &c->rope_scaling.original_max_position_embeddings);
             if (inner.status == TT_OK && (c->rope_scaling.factor <= 0 || c->rope_scaling.low_freq_factor <= 0 || c->rope_scaling.high_freq_factor <= c->rope_scaling.low_freq_factor || c->rope_scaling.original_max_position_embeddings < 1)) {
-                inner.status = tt_fail(r->ctx, TT_ERR_FILE, "config.json: %s of type llama3 wants factor, low_freq_factor < high_freq_factor and original_max_position_embeddings", keys[k]);
+                inner.status = tt_fail(r->ctx, TT_ERR_FILE, "%s: %s of type llama3 wants factor, low_freq_factor < high_freq_factor and original_max_position_embeddings", r->file, keys[k]);
             }
         } else if (strcmp(type, "default") != 0) {
-            inner.status = tt_fail(r->ctx, TT_ERR_FILE, "config.json: %s has type \"%s\", expected \"default\" or \"llama3\"", keys[k], type);
+            inner.status = tt_fail(r->ctx, TT_ERR_FILE, "%s: %s has type \"%.40s\", expected \"default\" or \"llama3\"", r->file, keys[k], type);
         }
         r->status = inner.status;
     }
@@ -8502,11 +10032,11 @@ static void tti_config_window(tti_config_reader *r, const tti_family *family, co
     tti_field_bool(r, "use_sliding_window", &used);
     tti_field_int(r, "sliding_window", &window);
     if (r->status == TT_OK && used && window > 0 && window < c->max_position_embeddings) {
-        r->status = tt_fail(r->ctx, TT_ERR_FILE, "config.json: sliding_window is %d, expected null or at least max_position_embeddings %d", window, c->max_position_embeddings);
+        r->status = tt_fail(r->ctx, TT_ERR_FILE, "%s: sliding_window is %d, expected null or at least max_position_embeddings %d", r->file, window, c->max_position_embeddings);
     }
     for (type = types ? types->child : NULL; type && r->status == TT_OK; type = type->next) {
         if (type->type == TT_JSON_STRING && strcmp(type->string, "full_attention") == 0) { continue; }
-        r->status = tt_fail(r->ctx, TT_ERR_FILE, "config.json: layer_types has \"%s\", expected \"full_attention\"", type->type == TT_JSON_STRING ? type->string : "");
+        r->status = tt_fail(r->ctx, TT_ERR_FILE, "%s: layer_types has \"%.40s\", expected \"full_attention\"", r->file, type->type == TT_JSON_STRING ? type->string : "");
     }
 }
 /* SmolLM3 lists a 1 for each layer with RoPE, else gives an interval; a list must be one that an interval makes. */
@@ -8516,14 +10046,14 @@ static void tti_config_no_rope(tti_config_reader *r, tt_model_config *c) {
     tti_field_int(r, "no_rope_layer_interval", &interval);
     if (list && list->type != TT_JSON_ARRAY) { tti_field_fail(r, "no_rope_layers", list, "a list"); return; }
     if (list && r->status == TT_OK && list->length != (size_t)c->num_hidden_layers) {
-        r->status = tt_fail(r->ctx, TT_ERR_FILE, "config.json: no_rope_layers has %lu entries, expected num_hidden_layers %d", (unsigned long)list->length, c->num_hidden_layers);
+        r->status = tt_fail(r->ctx, TT_ERR_FILE, "%s: no_rope_layers has %lu entries, expected num_hidden_layers %d", r->file, (unsigned long)list->length, c->num_hidden_layers);
     }
     if (list) { interval = 0; }
     for (node = list ? list->child : NULL; node && r->status == TT_OK; node = node->next) {
         n++;
         if (node->number == 0 && interval == 0) { interval = n; }
         if ((node->number != 0) == (interval == 0 || n % interval != 0)) { continue; }
-        r->status = tt_fail(r->ctx, TT_ERR_FILE, "config.json: no_rope_layers[%d] is %g, expected a 0 at every %d-th layer only", n - 1, node->number, interval);
+        r->status = tt_fail(r->ctx, TT_ERR_FILE, "%s: no_rope_layers[%d] is %g, expected a 0 at every %d-th layer only", r->file, n - 1, node->number, interval);
     }
     c->no_rope_interval = interval;
 }
@@ -8565,19 +10095,19 @@ static tt_status tti_config_in_family(tt_context *ctx, const tt_model_config *c)
     else if (c->attention_out_bias != (c->attention_bias && !qwen2)) { field = "attention_out_bias"; }
     return field ? tt_fail(ctx, TT_ERR_ARG, "tt_model_config: %s does not have the value that a %s model has; choose another model_type", field, type) : TT_OK;
 }
-TT_API tt_status tt_model_config_parse(tt_context *ctx, const char *json, size_t size, tt_model_config *out) {
+static tt_status tti_config_parse(tt_context *ctx, const char *file, const char *json, size_t size, tt_model_config *out) {
     tt_json *root = tt_json_parse(ctx, json, size);
     tti_config_reader r = TT_INIT;
     tt_model_config c = TT_INIT;
     const tti_family *family;
     const char *type;
-    if (!root) { return tt_error_status(ctx); }
+    if (!root) { return tti_file_fail(ctx, file, ""); }
     r.ctx = ctx;
-    r.file = "config.json";
+    r.file = file;
     r.root = root;
     type = tt_json_text(root, "model_type", "");
     family = tti_family_find(type);
-    if (!family) { r.status = tt_fail(ctx, TT_ERR_FILE, "config.json: model_type is \"%.40s\", expected %s", type, tti_family_names); }
+    if (!family) { r.status = tt_fail(ctx, TT_ERR_FILE, "%s: model_type is \"%.40s\", expected %s", file, type, tti_family_names); }
     else {
         snprintf(c.model_type, sizeof c.model_type, "%s", type);
         c.max_position_embeddings = family->max_positions;
@@ -8589,10 +10119,12 @@ TT_API tt_status tt_model_config_parse(tt_context *ctx, const char *json, size_t
         if (tti_field(&r, "quantization_config")) { tti_field_fail(&r, "quantization_config", tti_field(&r, "quantization_config"), "null: only plain weights can be read"); }
     }
     tt_json_free(ctx, root);
-    if (r.status == TT_OK) { r.status = tti_config_resolve(ctx, &c); }
-    if (r.status == TT_OK) { r.status = tti_config_in_family(ctx, &c); }
+    if (r.status == TT_OK && (tti_config_resolve(ctx, &c) != TT_OK || tti_config_in_family(ctx, &c) != TT_OK)) { r.status = tti_file_fail(ctx, file, ""); }
     if (r.status == TT_OK) { *out = c; }
     return r.status;
+}
+TT_API tt_status tt_model_config_parse(tt_context *ctx, const char *json, size_t size, tt_model_config *out) {
+    return tti_tried(ctx, "tt_model_config_parse", tti_config_parse(ctx, "config.json", json, size, out));
 }
 
 static const char *tti_bool(int value) { return value ? "true" : "false"; }
@@ -8605,15 +10137,11 @@ static tt_status tti_config_json_tokens(const tt_model_config *c, tt_text *out) 
     for (i = 0; i < c->n_more_eos && status == TT_OK; i++) { status = tt_text_format(out, ", %d", c->more_eos[i]); }
     return status == TT_OK && c->n_more_eos ? tt_text_append(out, "]", 1) : status;
 }
-/* The shortest of 6 to 9 digits that reads back as the same float. */
+/* A number with a point or an exponent, so that other readers do not take it for a whole one. */
 static tt_status tti_config_float(tt_text *out, const char *key, float value, const char *end) {
-    char digits[32];
-    int n;
+    char digits[48];
     if (!isfinite(value)) { return tt_fail(out->ctx, TT_ERR_ARG, "tt_model_config: %s is %g, expected a finite number", key, (double)value); }
-    for (n = 6; n <= 9; n++) {
-        snprintf(digits, sizeof digits, "%.*g", n, (double)value);
-        if ((float)strtod(digits, NULL) == value) { break; }
-    }
+    tti_format(digits, sizeof digits, "%R", (double)value);
     return tt_text_format(out, "\"%s\": %s%s%s", key, digits, strpbrk(digits, ".e") ? "" : ".0", end);
 }
 static tt_status tti_config_json_gpt2(const tt_model_config *c, tt_text *out) {
@@ -8678,14 +10206,14 @@ static void tti_field_range(tti_config_reader *r, const char *key, double low, d
     *out = (float)node->number;
 }
 /* Fields that are not given stay as config.json has them. Takes the text. */
-static tt_status tti_generation_parse(tt_context *ctx, const char *text, size_t size, tti_generation *g) {
+static tt_status tti_generation_parse(tt_context *ctx, const char *file, const char *text, size_t size, tti_generation *g) {
     tti_config_reader r = TT_INIT;
     int32_t stops[TT_MAX_MORE_EOS + 1];
     int n;
     tt_json *root = tt_json_parse(ctx, text, size);
-    if (!root) { return tti_file_fail(ctx, "generation_config.json", ""); }
+    if (!root) { return tti_file_fail(ctx, file, ""); }
     r.ctx = ctx;
-    r.file = "generation_config.json";
+    r.file = file;
     r.root = root;
     tti_field_bool(&r, "do_sample", &g->do_sample);
     tti_field_int(&r, "top_k", &g->top_k);
@@ -8693,6 +10221,8 @@ static tt_status tti_generation_parse(tt_context *ctx, const char *text, size_t 
     tti_field_range(&r, "top_p", 0, 1, "a number in 0..1", &g->top_p);
     tti_field_range(&r, "min_p", 0, 1, "a number in 0..1", &g->min_p);
     tti_field_range(&r, "repetition_penalty", (double)FLT_MIN, (double)FLT_MAX, "a number > 0", &g->repetition_penalty);
+    if (tti_field(&r, "top_p") && g->top_p == 0) { g->top_p = FLT_MIN; }               /* the likeliest token alone: 0 here is "not given" */
+    if (tti_field(&r, "temperature") && g->temperature == 0) { g->do_sample = 0; }     /* the same */
     n = tti_field_tokens(&r, "eos_token_id", stops);
     if (n > 0) {
         memcpy(g->stops, stops, (size_t)n * sizeof *stops);
@@ -8727,11 +10257,6 @@ TT_API tt_sampling tt_model_sampling(const tt_model *m) {
 static tt_status tti_path_join(tt_text *out, const char *dir, const char *name) {
     out->size = 0;
     return tt_text_format(out, "%s/%s", dir, name);
-}
-static int tti_file_exists(const char *path) {
-    FILE *file = fopen(path, "rb");
-    if (file) { fclose(file); }
-    return file != NULL;
 }
 typedef struct tti_shards { tt_context *ctx; tt_safetensors **files; char **names; size_t n, capacity; } tti_shards;
 static void tti_shards_close(tti_shards *s) {
@@ -8769,14 +10294,14 @@ static tt_status tti_shards_open(tti_shards *s, const char *dir) {
     int single;
     path.ctx = text.ctx = ctx;
     status = tti_path_join(&path, dir, "model.safetensors");
-    single = status == TT_OK && tti_file_exists(path.data);              /* it counts, should there be old shards beside it */
+    single = status == TT_OK && tt_file_exists(path.data);              /* it counts, should there be old shards beside it */
     if (status == TT_OK && !single) { status = tti_path_join(&path, dir, "model.safetensors.index.json"); }
-    if (status == TT_OK && !single && !tti_file_exists(path.data)) {
+    if (status == TT_OK && !single && !tt_file_exists(path.data)) {
         status = tt_fail(ctx, TT_ERR_IO, "%s: neither model.safetensors nor model.safetensors.index.json can be read", dir);
     }
     if (status == TT_OK && !single) {
         status = tt_file_read(ctx, path.data, &text);
-        if (status == TT_OK) { root = tt_json_parse(ctx, text.data, text.size); status = root ? TT_OK : tt_error_status(ctx); }
+        if (status == TT_OK) { root = tt_json_parse(ctx, text.data, text.size); status = root ? TT_OK : tti_file_fail(ctx, path.data, ""); }
         map = tt_json_get(root, "weight_map");
         if (status == TT_OK && (!map || map->type != TT_JSON_OBJECT || !map->length)) { status = tt_fail(ctx, TT_ERR_FILE, "%s: no weight_map", path.data); }
     }
@@ -8793,7 +10318,7 @@ static tt_status tti_shards_open(tti_shards *s, const char *dir) {
     tt_text_free(&text);
     return status;
 }
-/* Where a parameter is stored; GPT-2 files may leave out the prefix "transformer.". */
+/* Where a tensor is stored, -1 if nowhere; GPT-2 files may leave out the prefix "transformer.". */
 static int tti_shards_find(const tti_shards *s, const char *name, tt_safetensors **file) {
     size_t i;
     int k;
@@ -8802,6 +10327,19 @@ static int tti_shards_find(const tti_shards *s, const char *name, tt_safetensors
         if ((k = tt_safetensors_find(*file, name)) >= 0) { return k; }
     }
     return strncmp(name, "transformer.", 12) == 0 ? tti_shards_find(s, name + 12, file) : -1;
+}
+/* A tied pair may be stored under either name. */
+static int tti_shards_find_param(const tti_shards *s, const tt_model *m, const tt_tensor *t, tt_safetensors **file) {
+    int k = tti_shards_find(s, t->name, file);
+    return k < 0 && t == m->embedding && t == m->head ? tti_shards_find(s, "lm_head.weight", file) : k;
+}
+/* A pair that config.json ties but the files hold twice, with other values: then it is not tied, as in transformers. */
+static void tti_shards_untie(const tti_shards *s, tt_model_config *c) {
+    tt_safetensors *a = NULL, *b = NULL;
+    int i = tti_shards_find(s, c->gpt2 ? "transformer.wte.weight" : "model.embed_tokens.weight", &a), k = tti_shards_find(s, "lm_head.weight", &b);
+    const tti_entry *x = i < 0 ? NULL : &a->entries[i], *y = k < 0 ? NULL : &b->entries[k];
+    if (!x || !y || !c->tie_word_embeddings) { return; }
+    c->tie_word_embeddings = strcmp(x->type, y->type) == 0 && x->size == y->size && memcmp(a->bytes + x->begin, b->bytes + y->begin, x->end - x->begin) == 0;
 }
 static int tti_ends_with(const char *text, const char *end) {
     size_t n = strlen(text), m = strlen(end);
@@ -8815,26 +10353,18 @@ static tt_status tti_shards_no_extra(const tti_shards *s, const tt_model *m) {
             const char *name = s->files[i]->entries[k].name;
             char longer[256];
             tt_safetensors *file = NULL;
-            tt_tensor *t = tt_model_param_find(m, name);
+            tt_tensor *t;
+            if (tti_ends_with(name, ".attn.bias") || tti_ends_with(name, ".attn.masked_bias") || tti_ends_with(name, "rotary_emb.inv_freq")) { continue; }
+            t = tt_model_param_find(m, name);
             snprintf(longer, sizeof longer, "transformer.%s", name);
             if (!t && m->config.gpt2) { t = tt_model_param_find(m, longer); }
             if (t && tti_shards_find(s, t->name, &file) == (int)k && file == s->files[i]) { continue; }
             if (t) { return tt_fail(s->ctx, TT_ERR_FILE, "%s: tensor %s is stored twice, also in %s", s->files[i]->path, name, file->path); }
-            if (tti_ends_with(name, ".attn.bias") || tti_ends_with(name, ".attn.masked_bias") || tti_ends_with(name, "rotary_emb.inv_freq")) { continue; }
             if (m->config.tie_word_embeddings && strcmp(name, "lm_head.weight") == 0) { continue; }
             return tt_fail(s->ctx, TT_ERR_FILE, "%s: tensor %s is no parameter of a %s model", s->files[i]->path, name, m->config.model_type);
         }
     }
     return TT_OK;
-}
-/* The config may promise more than the files hold; that is found before memory is asked for. */
-static tt_status tti_shards_enough(const tti_shards *s, const tt_model_config *c, const char *dir) {
-    double total = 0, want = (double)c->vocab_size * c->hidden_size + (double)c->num_hidden_layers * c->hidden_size * ((double)c->intermediate_size + c->hidden_size);
-    size_t i, k;
-    for (i = 0; i < s->n; i++) { for (k = 0; k < s->files[i]->n; k++) { total += (double)s->files[i]->entries[k].size; } }
-    if (want <= total && c->max_position_embeddings <= 1 << 24) { return TT_OK; }
-    if (want <= total) { return tt_fail(s->ctx, TT_ERR_FILE, "%s/config.json: max_position_embeddings is %d, expected at most %d", dir, c->max_position_embeddings, 1 << 24); }
-    return tt_fail(s->ctx, TT_ERR_FILE, "%s: the files hold %.0f weights, config.json (vocab_size %d, hidden_size %d, num_hidden_layers %d) wants at least %.0f", dir, total, c->vocab_size, c->hidden_size, c->num_hidden_layers, want);
 }
 /* What of a file can serve as it is: float32, and half precision where the model multiplies by it (the head: only bf16,
  * and only where the backend reads it). */
@@ -8844,40 +10374,41 @@ static int tti_param_as_stored(const tt_model *m, const tt_tensor *t, tt_dtype d
     if (t == m->embedding || t == m->head) { return dtype == TT_BF16 && m->ctx->backend->takes_half; }
     return is_half && t->ndim == 2 && t != m->positions;
 }
-/* The data of a parameter that has none: a place in the mapped file, or memory of its own. */
-static tt_status tti_param_map(tt_model *m, tt_tensor *t, tt_safetensors *file, int index) {
-    const unsigned char *bytes = file->bytes + file->entries[index].begin;
-    tt_dtype dtype = tti_entry_dtype(&file->entries[index]);
-    t->requires_grad = 0;
-    if (tti_param_as_stored(m, t, dtype)) { t->dtype = dtype; }
-    if (t->dtype == dtype && m->ctx->backend == tt_cpu_backend() && (uintptr_t)bytes % tti_dtype_bytes(dtype) == 0) {
-        t->data = (void *)(uintptr_t)bytes;
-        t->lent = 1;
-        return TT_OK;
-    }
-    t->data = m->ctx->backend->alloc(m->ctx, tti_tensor_bytes(t));
-    if (!t->data) { return TT_ERR_MEM; }
-    return t->dtype == TT_F32 ? TT_OK : m->ctx->backend->upload(m->ctx, t->data, bytes, tti_tensor_bytes(t));
-}
-static tt_status tti_param_read(tt_model *m, tt_tensor *t, const tti_shards *s, const char *dir) {
-    tt_safetensors *file = NULL;
-    int k = tti_shards_find(s, t->name, &file);
-    float *values;
-    tt_status status;
-    if (k < 0) { return tt_fail(m->ctx, TT_ERR_FILE, "%s: tensor %s is missing", dir, t->name); }
-    status = tti_shape_check(m->ctx, file->path, t->name, &file->entries[k], t, "config wants");
-    if (status == TT_OK && !t->data) { status = tti_param_map(m, t, file, k); }
-    if (status != TT_OK || t->lent || t->dtype != TT_F32) { return status; }
-    values = (float *)tt_alloc(m->ctx, t->size, sizeof *values);
-    status = values ? tti_tensor_fill(file, k, t, values) : TT_ERR_MEM;
-    tt_free(m->ctx, values, t->size, sizeof *values);
-    return status;
-}
-static tt_status tti_model_fill(tt_model *m, const tti_shards *s, const char *dir) {
+/* The shapes of all, before there is memory for any: a config may promise far more than its files hold. */
+static tt_status tti_model_check(tt_model *m, const tti_shards *s, const char *dir) {
     tt_status status = TT_OK;
     int i;
-    for (i = 0; i < m->n_params && status == TT_OK; i++) { status = tti_param_read(m, m->params[i], s, dir); }
+    for (i = 0; i < m->n_params && status == TT_OK; i++) {
+        tt_tensor *t = m->params[i];
+        tt_safetensors *file = NULL;
+        int k = tti_shards_find_param(s, m, t, &file);
+        if (k < 0) { return tt_fail(m->ctx, TT_ERR_FILE, "%s: tensor %s is missing%s", dir, t->name, t == m->head ? " (tie_word_embeddings is false)" : ""); }
+        status = tti_shape_check(m->ctx, file->path, file->entries[k].name, &file->entries[k], t, "config wants");
+    }
     return status == TT_OK ? tti_shards_no_extra(s, m) : status;
+}
+/* The data of a parameter: a place in the mapped file, or memory of its own. */
+static tt_status tti_param_read(tt_model *m, tt_tensor *t, const tti_shards *s) {
+    tt_safetensors *file = NULL;
+    int k = tti_shards_find_param(s, m, t, &file);
+    const unsigned char *bytes = file->bytes + file->entries[k].begin;
+    tt_dtype dtype = tti_entry_dtype(&file->entries[k]);
+    if (m->mapped) {
+        t->requires_grad = 0;
+        if (tti_param_as_stored(m, t, dtype)) { t->dtype = dtype; }
+        if (t->dtype == dtype && m->ctx->backend == tt_cpu_backend() && (uintptr_t)bytes % tti_dtype_bytes(dtype) == 0) {
+            t->data = (void *)(uintptr_t)bytes;
+            t->lent = 1;
+            return TT_OK;
+        }
+    }
+    return tti_tensor_fill(file, k, t);
+}
+static tt_status tti_model_fill(tt_model *m, const tti_shards *s, const char *dir) {
+    tt_status status = tti_model_check(m, s, dir);
+    int i;
+    for (i = 0; i < m->n_params && status == TT_OK; i++) { status = tti_param_read(m, m->params[i], s); }
+    return status;
 }
 /* Reads generation_config.json if there is one. */
 static tt_status tti_model_generation(tt_model *m, const char *dir) {
@@ -8885,9 +10416,9 @@ static tt_status tti_model_generation(tt_model *m, const char *dir) {
     tt_status status;
     path.ctx = text.ctx = m->ctx;
     status = tti_path_join(&path, dir, "generation_config.json");
-    if (status == TT_OK && tti_file_exists(path.data)) {
+    if (status == TT_OK && tt_file_exists(path.data)) {
         status = tt_file_read(m->ctx, path.data, &text);
-        if (status == TT_OK) { status = tti_generation_parse(m->ctx, text.data, text.size, &m->generation); }
+        if (status == TT_OK) { status = tti_generation_parse(m->ctx, path.data, text.data, text.size, &m->generation); }
     }
     tt_text_free(&path);
     tt_text_free(&text);
@@ -8917,7 +10448,7 @@ static tt_status tti_model_chat_template(tt_model *m, const char *dir) {
     path.ctx = text.ctx = m->ctx;
     for (i = 0; i < 2 && status == TT_OK && text.size == 0; i++) {
         status = tti_path_join(&path, dir, names[i]);
-        if (status == TT_OK && tti_file_exists(path.data)) { status = tt_file_read(m->ctx, path.data, &text); }
+        if (status == TT_OK && tt_file_exists(path.data)) { status = tt_file_read(m->ctx, path.data, &text); }
     }
     if (status == TT_OK && text.size > 0 && i == 1) { status = tti_model_keep_template(m, text.data, text.size, path.data); }
     if (status == TT_OK && text.size > 0 && i == 2) {
@@ -8944,9 +10475,9 @@ static tt_model *tti_model_open(tt_context *ctx, const char *dir, int map) {
     shards->ctx = path.ctx = text.ctx = ctx;
     status = tti_path_join(&path, dir, "config.json");
     if (status == TT_OK) { status = tt_file_read(ctx, path.data, &text); }
-    if (status == TT_OK) { status = tt_model_config_parse(ctx, text.data, text.size, &config); }
+    if (status == TT_OK) { status = tti_config_parse(ctx, path.data, text.data, text.size, &config); }
     if (status == TT_OK) { status = tti_shards_open(shards, dir); }
-    if (status == TT_OK) { status = tti_shards_enough(shards, &config, dir); }
+    if (status == TT_OK) { tti_shards_untie(shards, &config); }
     if (status == TT_OK) { m = tti_model_new(ctx, &config, NULL, map ? shards : NULL); }
     if (m && (tti_model_fill(m, shards, dir) != TT_OK || tti_model_generation(m, dir) != TT_OK || tti_model_chat_template(m, dir) != TT_OK)) { tt_model_destroy(m); m = NULL; }
     if (status != TT_OK || !map) { tti_shards_destroy(shards); }       /* else the model has or had them */
@@ -8954,8 +10485,8 @@ static tt_model *tti_model_open(tt_context *ctx, const char *dir, int map) {
     tt_text_free(&text);
     return m;
 }
-TT_API tt_model *tt_model_load(tt_context *ctx, const char *dir) { return tti_model_open(ctx, dir, 0); }
-TT_API tt_model *tt_model_map(tt_context *ctx, const char *dir) { return tti_model_open(ctx, dir, 1); }
+TT_API tt_model *tt_model_load(tt_context *ctx, const char *dir) { return (tt_model *)tti_made(ctx, "tt_model_load", tti_model_open(ctx, dir, 0)); }
+TT_API tt_model *tt_model_map(tt_context *ctx, const char *dir) { return (tt_model *)tti_made(ctx, "tt_model_map", tti_model_open(ctx, dir, 1)); }
 
 static tt_status tti_save_text(tt_context *ctx, tt_text *path, const char *dir, const char *name, const tt_text *text) {
     tt_status status = tti_path_join(path, dir, name);
@@ -8996,7 +10527,7 @@ static tt_status tti_save_shards(tt_context *ctx, const char *dir, const tt_name
         length = tti_shard_length(list + at, n - at, d);
         snprintf(name, sizeof name, "model-%05d-of-%05d.safetensors", ++number, count);
         status = tti_path_join(path, dir, name);
-        if (status == TT_OK) { status = tti_safetensors_write(ctx, path->data, list + at, length, d->dtype, NULL, NULL); }
+        if (status == TT_OK) { status = tti_safetensors_write(ctx, path->data, list + at, length, d->dtype, NULL, 0); }
         if (status == TT_OK) { status = tti_index_add(&index, list + at, length, name); }
     }
     if (status == TT_OK) {
@@ -9026,21 +10557,11 @@ static tt_named *tti_named_params(const tt_model *m, int from, int to, const cha
     }
     return list;
 }
-static tt_status tti_save_weights(const tt_model *m, const char *dir, const tt_save_desc *d, tt_text *path) {
-    tt_text names = TT_INIT;
-    tt_named *list;
+static tt_status tti_save_weights(tt_context *ctx, const char *dir, const tt_named *list, int n, const tt_save_desc *d, tt_text *path) {
     tt_status status;
-    names.ctx = m->ctx;
-    list = tti_named_params(m, 0, m->n_params, "", &names);
-    status = list ? TT_OK : TT_ERR_MEM;
-    if (list && tti_shard_length(list, m->n_params, d) < m->n_params) { status = tti_save_shards(m->ctx, dir, list, m->n_params, d, path); }
-    else if (list) {
-        status = tti_path_join(path, dir, "model.safetensors");
-        if (status == TT_OK) { status = tti_safetensors_write(m->ctx, path->data, list, m->n_params, d->dtype, NULL, NULL); }
-    }
-    tt_free(m->ctx, list, (size_t)m->n_params, sizeof *list);
-    tt_text_free(&names);
-    return status;
+    if (tti_shard_length(list, n, d) < n) { return tti_save_shards(ctx, dir, list, n, d, path); }
+    status = tti_path_join(path, dir, "model.safetensors");
+    return status == TT_OK ? tti_safetensors_write(ctx, path->data, list, n, d->dtype, NULL, 0) : status;
 }
 /* "eos_token": "<end>", if the id is one of the tokenizer's special tokens. */
 static tt_status tti_save_token(const tt_tokenizer *t, const char *key, int32_t id, tt_text *out) {
@@ -9073,24 +10594,33 @@ static tt_status tti_save_tokenizer(const tt_model *m, const tt_tokenizer *token
     tt_text_free(&text);
     return status;
 }
-TT_API tt_status tt_model_save_as(const tt_model *m, const tt_tokenizer *tokenizer, const char *dir, const tt_save_desc *desc) {
+static tt_status tti_model_save_as(const tt_model *m, const tt_tokenizer *tokenizer, const char *dir, const tt_save_desc *desc) {
     tt_context *ctx = m->ctx;
-    tt_text path = TT_INIT, text = TT_INIT;
+    tt_text path = TT_INIT, text = TT_INIT, names = TT_INIT;
+    tt_named *list;
+    uint64_t sum;
     tt_status status;
     if (m->lora.rank) { return tt_fail(ctx, TT_ERR_ARG, "tt_model_save: the model has adapters: merge them first, or save them with tt_model_lora_save"); }
     if (desc->dtype != TT_F32 && desc->dtype != TT_BF16 && desc->dtype != TT_F16) { return tt_fail(ctx, TT_ERR_ARG, "tt_model_save_as: dtype is %d, expected TT_F32, TT_BF16 or TT_F16", (int)desc->dtype); }
-    path.ctx = text.ctx = ctx;
-    status = tti_config_json(&m->config, desc->dtype, &text);
+    path.ctx = text.ctx = names.ctx = ctx;
+    list = tti_named_params(m, 0, m->n_params, "", &names);
+    status = list ? tti_config_json(&m->config, desc->dtype, &text) : TT_ERR_MEM;
+    if (status == TT_OK) { status = tti_named_scan(ctx, dir, list, m->n_params, desc->dtype, &sum); }
     if (status == TT_OK) { status = tt_make_dirs(ctx, dir); }
     if (status == TT_OK) { status = tti_save_text(ctx, &path, dir, "config.json", &text); }
     text.size = 0;
     if (status == TT_OK) { status = tti_generation_json(m, &text); }
     if (status == TT_OK) { status = tti_save_text(ctx, &path, dir, "generation_config.json", &text); }
     if (status == TT_OK && tokenizer) { status = tti_save_tokenizer(m, tokenizer, dir, &path); }
-    if (status == TT_OK) { status = tti_save_weights(m, dir, desc, &path); }
+    if (status == TT_OK) { status = tti_save_weights(ctx, dir, list, m->n_params, desc, &path); }
+    tt_free(ctx, list, (size_t)m->n_params, sizeof *list);
     tt_text_free(&path);
     tt_text_free(&text);
+    tt_text_free(&names);
     return status;
+}
+TT_API tt_status tt_model_save_as(const tt_model *m, const tt_tokenizer *tokenizer, const char *dir, const tt_save_desc *desc) {
+    return tti_tried(m->ctx, "tt_model_save_as", tti_model_save_as(m, tokenizer, dir, desc));
 }
 TT_API tt_status tt_model_save(const tt_model *m, const tt_tokenizer *tokenizer, const char *dir) {
     static const tt_save_desc desc = TT_INIT;
@@ -9138,25 +10668,30 @@ static tt_status tti_lora_json(const tt_model *m, tt_text *out) {
     if (status == TT_OK) { status = tti_lora_json_targets(m, out); }
     return status == TT_OK ? tt_text_format(out, "]\n}\n") : status;
 }
-TT_API tt_status tt_model_lora_save(const tt_model *m, const char *dir) {
+static tt_status tti_model_lora_save(const tt_model *m, const char *dir) {
     tt_context *ctx = m->ctx;
     tt_text path = TT_INIT, text = TT_INIT, names = TT_INIT;
     tt_named *list;
+    uint64_t sum;
     int n = m->n_params - m->n_base;
     tt_status status;
     if (!m->lora.rank) { return tt_fail(ctx, TT_ERR_ARG, "tt_model_lora_save: the model has no adapters"); }
     path.ctx = text.ctx = names.ctx = ctx;
     list = tti_named_params(m, m->n_base, m->n_params, TTI_PEFT_PREFIX, &names);
     status = list ? tti_lora_json(m, &text) : TT_ERR_MEM;
+    if (status == TT_OK) { status = tti_named_scan(ctx, dir, list, n, TT_F32, &sum); }
     if (status == TT_OK) { status = tt_make_dirs(ctx, dir); }
     if (status == TT_OK) { status = tti_save_text(ctx, &path, dir, "adapter_config.json", &text); }
     if (status == TT_OK) { status = tti_path_join(&path, dir, "adapter_model.safetensors"); }
-    if (status == TT_OK) { status = tti_safetensors_write(ctx, path.data, list, n, TT_F32, NULL, NULL); }
+    if (status == TT_OK) { status = tti_safetensors_write(ctx, path.data, list, n, TT_F32, NULL, 0); }
     tt_free(ctx, list, (size_t)n, sizeof *list);
     tt_text_free(&path);
     tt_text_free(&text);
     tt_text_free(&names);
     return status;
+}
+TT_API tt_status tt_model_lora_save(const tt_model *m, const char *dir) {
+    return tti_tried(m->ctx, "tt_model_lora_save", tti_model_lora_save(m, dir));
 }
 /* What would make the adapter compute something else than scale (x A^T) B^T on whole matrices: empty, false or null. */
 static void tti_lora_only_plain(tti_config_reader *r) {
@@ -9195,8 +10730,8 @@ static tt_status tti_lora_parse(tti_config_reader *r, tt_lora_desc *d, const cha
     d->n_target_modules = n;
     return TT_OK;
 }
-/* Adds adapters as adapter_config.json says, still empty; the base is not frozen yet. */
-static tt_status tti_lora_configure(tt_model *m, const char *text, size_t size) {
+/* Adds adapters as adapter_config.json says, still without data; the base is not frozen yet. */
+static tt_status tti_lora_configure(tt_model *m, const char *file, const char *text, size_t size) {
     tti_config_reader r = TT_INIT;
     tt_lora_desc d = TT_INIT;
     const char **targets = NULL;
@@ -9204,12 +10739,12 @@ static tt_status tti_lora_configure(tt_model *m, const char *text, size_t size) 
     const tt_json *list;
     tt_status status;
     r.ctx = m->ctx;
-    r.file = "adapter_config.json";
+    r.file = file;
     r.root = root;
-    if (!root) { return tti_file_fail(m->ctx, r.file, ""); }
+    if (!root) { return tti_file_fail(m->ctx, file, ""); }
     list = tt_json_get(root, "target_modules");
     status = tti_lora_parse(&r, &d, &targets);
-    if (status == TT_OK) { status = tti_lora_build(m, &d); }
+    if (status == TT_OK && tti_lora_build(m, &d, 1) != TT_OK) { status = tti_file_fail(m->ctx, file, ""); }
     tt_free(m->ctx, targets, targets ? list->length : 0, sizeof *targets);
     tt_json_free(m->ctx, root);
     return status;
@@ -9219,7 +10754,6 @@ static tt_status tti_lora_fill(tt_model *m, tt_safetensors *file) {
     int n = m->n_params - m->n_base, i;
     tt_named *list;
     tt_status status;
-    float *values = NULL;
     names.ctx = m->ctx;
     list = tti_named_params(m, m->n_base, m->n_params, TTI_PEFT_PREFIX, &names);
     status = list ? TT_OK : TT_ERR_MEM;
@@ -9227,43 +10761,43 @@ static tt_status tti_lora_fill(tt_model *m, tt_safetensors *file) {
         int k = tt_safetensors_find(file, list[i].name);
         if (k < 0) { status = tt_fail(m->ctx, TT_ERR_FILE, "%s: tensor %s is missing", file->path, list[i].name); break; }
         status = tti_shape_check(m->ctx, file->path, list[i].name, &file->entries[k], list[i].tensor, "adapter_config.json wants");
-        if (status == TT_OK) { values = (float *)tt_alloc(m->ctx, list[i].tensor->size, sizeof *values); status = values ? tti_tensor_fill(file, k, list[i].tensor, values) : TT_ERR_MEM; }
-        tt_free(m->ctx, values, list[i].tensor->size, sizeof *values);
-        values = NULL;
     }
     for (i = 0; i < (int)file->n && status == TT_OK && (int)file->n != n; i++) {       /* all are there: find the one too many */
         if (strncmp(file->entries[i].name, TTI_PEFT_PREFIX, strlen(TTI_PEFT_PREFIX)) == 0 && tt_model_param_find(m, file->entries[i].name + strlen(TTI_PEFT_PREFIX))) { continue; }
         status = tt_fail(m->ctx, TT_ERR_FILE, "%s: tensor %s belongs to no adapter of this model", file->path, file->entries[i].name);
     }
+    for (i = 0; i < n && status == TT_OK; i++) { status = tti_tensor_fill(file, tt_safetensors_find(file, list[i].name), list[i].tensor); }
     tt_free(m->ctx, list, (size_t)n, sizeof *list);
     tt_text_free(&names);
     return status;
 }
-TT_API tt_status tt_model_lora_load(tt_model *m, const char *dir) {
+static tt_status tti_model_lora_load(tt_model *m, const char *dir) {
     tt_context *ctx = m->ctx;
     tt_text path = TT_INIT, text = TT_INIT;
     tt_safetensors *file = NULL;
     tt_status status;
+    int added;
     if (m->lora.rank) { return tt_fail(ctx, TT_ERR_ARG, "tt_model_lora_load: the model has adapters, of rank %d", m->lora.rank); }
     path.ctx = text.ctx = ctx;
     status = tti_path_join(&path, dir, "adapter_config.json");
     if (status == TT_OK) { status = tt_file_read(ctx, path.data, &text); }
+    if (status == TT_OK) { status = tti_lora_configure(m, path.data, text.data, text.size); }
+    added = status == TT_OK;
     if (status == TT_OK) { status = tti_path_join(&path, dir, "adapter_model.safetensors"); }
     if (status == TT_OK) { file = tt_safetensors_open(ctx, path.data); status = file ? TT_OK : tt_error_status(ctx); }
-    if (status == TT_OK) { status = tti_lora_configure(m, text.data, text.size); }
-    if (status == TT_OK) {
-        status = tti_lora_fill(m, file);
-        if (status == TT_OK) { tti_lora_freeze(m); } else { tti_lora_detach(m); }
-    }
+    if (status == TT_OK) { status = tti_lora_fill(m, file); }
+    if (status == TT_OK) { tti_lora_freeze(m); } else if (added) { tti_lora_detach(m); }
     tt_safetensors_close(file);
     tt_text_free(&path);
     tt_text_free(&text);
     return status;
 }
+TT_API tt_status tt_model_lora_load(tt_model *m, const char *dir) {
+    return tti_tried(m->ctx, "tt_model_lora_load", tti_model_lora_load(m, dir));
+}
 
 /* ==== 8. sampler ===========================================================================
- * The cache keeps keys and values of every layer in rows [slot * capacity + position]. A sequence is in
- * a slot while it grows. What all prompts begin with runs first, once for all slots. Each turn of
+ * A sequence is in a slot of the cache while it grows. What all prompts begin with runs first, once for all slots. Each turn of
  * tt_generate has three parts: empty slots are given to waiting sequences, whose prompts (what is left of
  * them, but for the last token) run through the model as one packed batch, once per prompt; then one token
  * of every sequence runs as a batch; then each row of logits gives a token.
@@ -9271,166 +10805,85 @@ TT_API tt_status tt_model_lora_load(tt_model *m, const char *dir) {
  * Nothing of this order can be seen in the results: a row's arithmetic does not depend on the rows beside
  * it, and the random number of a token is a function of (seed, request id, sample, position). */
 
-struct tt_kv_cache {
-    tt_context *ctx;
-    int n_layers, n_slots, capacity;
-    int tile, stride;                         /* rows of a slot: a multiple of the backend's key_tile */
-    int n_heads, width;                       /* num_key_value_heads; times head_dim                  */
-    tt_tensor **keys, **values;               /* [n_layers] of [n_slots * stride, width] */
-    int *lengths;                             /* [n_slots]                              */
-};
-
-TT_API tt_kv_cache *tt_kv_cache_create(tt_model *model, int n_slots, int capacity) {
-    tt_context *ctx = model->ctx;
-    tt_kv_cache *cache;
-    int shape[2], i, ok = 1;
-    if (n_slots < 1 || capacity < 1 || n_slots > INT_MAX / 2 / capacity || capacity > INT_MAX / 2 / n_slots - 128) {
-        tt_fail(ctx, TT_ERR_ARG, "tt_kv_cache_create: n_slots is %d and capacity %d, expected both >= 1 and the product below 2^30", n_slots, capacity);
-        return NULL;
-    }
-    cache = (tt_kv_cache *)tt_alloc(ctx, 1, sizeof *cache);
-    if (!cache) { return NULL; }
-    cache->ctx = ctx;
-    cache->n_layers = model->config.num_hidden_layers;
-    cache->n_slots = n_slots;
-    cache->capacity = capacity;
-    cache->tile = ctx->backend->store_keys ? ctx->backend->key_tile(ctx) : 1;
-    cache->stride = (capacity + cache->tile - 1) / cache->tile * cache->tile;
-    cache->n_heads = model->config.num_key_value_heads;
-    cache->width = cache->n_heads * model->config.head_dim;
-    cache->keys = (tt_tensor **)tt_alloc(ctx, (size_t)cache->n_layers, sizeof *cache->keys);
-    cache->values = (tt_tensor **)tt_alloc(ctx, (size_t)cache->n_layers, sizeof *cache->values);
-    cache->lengths = (int *)tt_alloc(ctx, (size_t)n_slots, sizeof *cache->lengths);
-    ok = cache->keys && cache->values && cache->lengths;
-    shape[0] = n_slots * cache->stride;
-    shape[1] = cache->width;
-    for (i = 0; ok && i < cache->n_layers; i++) {
-        cache->keys[i] = tt_tensor_create(ctx, TT_F32, 2, shape, NULL);
-        cache->values[i] = cache->keys[i] ? tt_tensor_create(ctx, TT_F32, 2, shape, NULL) : NULL;
-        ok = cache->values[i] != NULL;
-    }
-    if (!ok) { tt_kv_cache_destroy(cache); return NULL; }
-    return cache;
-}
-TT_API void tt_kv_cache_destroy(tt_kv_cache *cache) {
-    int i;
-    if (!cache) { return; }
-    for (i = 0; i < cache->n_layers; i++) {
-        if (cache->keys) { tt_tensor_destroy(cache->keys[i]); }
-        if (cache->values) { tt_tensor_destroy(cache->values[i]); }
-    }
-    tt_free(cache->ctx, cache->keys, (size_t)cache->n_layers, sizeof *cache->keys);
-    tt_free(cache->ctx, cache->values, (size_t)cache->n_layers, sizeof *cache->values);
-    tt_free(cache->ctx, cache->lengths, (size_t)cache->n_slots, sizeof *cache->lengths);
-    tt_free(cache->ctx, cache, 1, sizeof *cache);
-}
-static int tti_cache_capacity(const tt_kv_cache *cache) { return cache->capacity; }
-static int tti_cache_stride(const tt_kv_cache *cache) { return cache->stride; }
-static int tti_cache_slots(const tt_kv_cache *cache) { return cache->n_slots; }
-TT_API int tt_kv_cache_length(const tt_kv_cache *cache, int slot) { return slot >= 0 && slot < cache->n_slots ? cache->lengths[slot] : 0; }
-TT_API void tt_kv_cache_truncate(tt_kv_cache *cache, int slot, int length) {
-    if (slot >= 0 && slot < cache->n_slots && length >= 0 && length < cache->lengths[slot]) { cache->lengths[slot] = length; }
-}
-TT_API tt_status tt_kv_cache_share(tt_kv_cache *cache, int from_slot, int to_slot, int length) {
-    size_t bytes = (size_t)cache->width * sizeof(float), from = (size_t)from_slot * (size_t)cache->stride, to = (size_t)to_slot * (size_t)cache->stride;
-    int i, whole = (length + cache->tile - 1) / cache->tile * cache->tile;      /* rows of whole tiles */
-    if (from_slot < 0 || from_slot >= cache->n_slots || to_slot < 0 || to_slot >= cache->n_slots) {
-        return tt_fail(cache->ctx, TT_ERR_ARG, "tt_kv_cache_share: slots are %d and %d, expected 0..%d", from_slot, to_slot, cache->n_slots - 1);
-    }
-    if (length < 0 || length > cache->lengths[from_slot]) {
-        return tt_fail(cache->ctx, TT_ERR_ARG, "tt_kv_cache_share: length is %d, expected 0..%d", length, cache->lengths[from_slot]);
-    }
-    for (i = 0; from_slot != to_slot && length > 0 && i < cache->n_layers; i++) {
-        float *k = TT_F(cache->keys[i]), *v = TT_F(cache->values[i]);
-        tt_status status = cache->ctx->backend->copy(cache->ctx, k + to * (size_t)cache->width, k + from * (size_t)cache->width, (size_t)whole * bytes);
-        if (status == TT_OK) { status = cache->ctx->backend->copy(cache->ctx, v + to * (size_t)cache->width, v + from * (size_t)cache->width, (size_t)whole * bytes); }
-        if (status != TT_OK) { return status; }
-    }
-    cache->lengths[to_slot] = length;
-    return TT_OK;
-}
-/* Called by tt_attention: new keys and values go to their rows; the kernel then reads the cache. */
-static tt_status tti_cache_write(tt_context *ctx, const tt_batch *batch, int layer, const tt_tensor *k, const tt_tensor *v, const float **keys, const float **values) {
-    tt_kv_cache *cache = batch->cache;
-    tt_status status;
-    if (layer < 0 || layer >= cache->n_layers || (int)(k->size / (size_t)batch->n_tokens) != cache->width) {
-        return tt_fail(ctx, TT_ERR_ARG, "tt_attention: layer %d of width %d does not fit the cache (%d layers of width %d)",
-                       layer, (int)(k->size / (size_t)batch->n_tokens), cache->n_layers, cache->width);
-    }
-    if (ctx->backend->store_keys) {
-        status = ctx->backend->store_keys(ctx, TT_F(cache->keys[layer]), TT_F(k), batch->d_cache_rows, batch->n_tokens, cache->n_heads, cache->width / cache->n_heads);
-    } else { status = ctx->backend->scatter_rows(ctx, TT_F(cache->keys[layer]), TT_F(k), batch->d_cache_rows, batch->n_tokens, cache->width); }
-    if (status == TT_OK) { status = ctx->backend->scatter_rows(ctx, TT_F(cache->values[layer]), TT_F(v), batch->d_cache_rows, batch->n_tokens, cache->width); }
-    *keys = TT_F(cache->keys[layer]);
-    *values = TT_F(cache->values[layer]);
-    return status;
-}
-static tt_status tti_cache_advance(const tt_batch *batch) {
-    int s;
-    for (s = 0; s < batch->n_sequences; s++) { batch->cache->lengths[batch->slots[s]] += batch->offsets[s + 1] - batch->offsets[s]; }
-    return TT_OK;
-}
-
 /* ---- one row of logits to one token ---- */
-/* Weights in a max-heap of token ids: the largest weight, and of equals the lowest id, is on top. */
-static int tti_heap_before(const float *w, int32_t a, int32_t b) { return w[a] > w[b] || (w[a] == w[b] && a < b); }
-static void tti_heap_sink(const float *w, int32_t *heap, int n, int i) {
+/* Scores in a max-heap of token ids: the largest score, and of equals the lowest id, is on top. */
+static int tti_heap_before(const float *scores, int32_t a, int32_t b) { return scores[a] > scores[b] || (scores[a] == scores[b] && a < b); }
+static void tti_heap_sink(const float *scores, int32_t *heap, int n, int i) {
     for (;;) {
         int child = 2 * i + 1;
         int32_t moved = heap[i];
         if (child >= n) { return; }
-        if (child + 1 < n && tti_heap_before(w, heap[child + 1], heap[child])) { child++; }
-        if (!tti_heap_before(w, heap[child], moved)) { return; }
+        if (child + 1 < n && tti_heap_before(scores, heap[child + 1], heap[child])) { child++; }
+        if (!tti_heap_before(scores, heap[child], moved)) { return; }
         heap[i] = heap[child];
         heap[child] = moved;
         i = child;
     }
 }
-/* Puts the tokens that top-k, top-p and min-p leave at the end of ids, most likely last; returns how many.
- * As in Hugging Face's logits processors: top-k first, then the smallest set of mass >= top_p of it, then
- * what has at least min_p of the largest probability. */
-static int tti_candidates(const float *w, int vocab, const tt_sampling *s, int32_t *ids) {
-    int limit = s->top_k > 0 && s->top_k < vocab ? s->top_k : vocab, left = vocab, kept, i;
-    double mass = 0, want = 0, largest;
-    for (i = 0; i < vocab; i++) { ids[i] = (int32_t)i; }
-    for (i = vocab / 2 - 1; i >= 0; i--) { tti_heap_sink(w, ids, vocab, i); }
-    largest = (double)w[ids[0]];
-    if (s->top_p < 1.0f && limit == vocab) { for (i = 0; i < vocab; i++) { want += (double)w[i]; } want *= (double)s->top_p; }
-    while (left > vocab - limit) {
-        int32_t top = ids[0];
-        if (left < vocab && limit == vocab && s->top_p < 1.0f && mass >= want) { break; }
-        if ((double)w[top] < (double)s->min_p * largest) { break; }
-        mass += (double)w[top];
-        ids[0] = ids[--left];
-        ids[left] = top;
-        tti_heap_sink(w, ids, left, 0);
+/* Token ids, of which the `sorted` largest stand at the end, the largest last; before them a heap of the others. */
+typedef struct tti_ranking { const float *scores; int32_t *ids; int n, sorted; } tti_ranking;
+/* The id in place `rank`, 0 = the largest; rank is at most `sorted`. */
+static int32_t tti_ranked(tti_ranking *r, int rank) {
+    int32_t *place = &r->ids[r->n - 1 - rank], top = r->ids[0];
+    if (rank < r->sorted) { return *place; }
+    r->ids[0] = *place;
+    *place = top;
+    r->sorted++;
+    tti_heap_sink(r->scores, r->ids, r->n - r->sorted, 0);
+    return top;
+}
+/* A float of few decimals as the number that was written: 1 - 0.8f is more than rounding away from 1 - 0.8. */
+static double tti_decimal(float x) {
+    double near = floor((double)x * 1e7 + 0.5) / 1e7;
+    return (float)near == x ? near : (double)x;
+}
+/* How many tokens top-k, top-p and min-p leave: the first so many of the ranking. w[id]: e to the power of the score, less
+ * the largest. The rules, their order and what they round are those of transformers' warpers: each looks at what the one
+ * before has left, renormalised, and compares floats. (Which of equal tokens top-p drops is not defined there.) */
+static int tti_candidates(tti_ranking *r, const float *w, const tt_sampling *s) {
+    int n = r->n, kept, i;
+    double sum = 0, rest = 0;
+    float most = (float)(1 - tti_decimal(s->top_p));
+    for (i = 0; i < n; i++) { r->ids[i] = (int32_t)i; }
+    for (i = n / 2 - 1; i >= 0; i--) { tti_heap_sink(r->scores, r->ids, n, i); }
+    if (s->top_k > 0 && s->top_k < n) {              /* and what equals the last of them */
+        float least = -HUGE_VALF;
+        for (i = 0; i < n && (i < s->top_k || r->scores[r->ids[0]] == least); i++) { least = r->scores[tti_ranked(r, i)]; }
+        n = i;
     }
-    kept = vocab - left;
-    if (limit < vocab && s->top_p < 1.0f) {
-        want = 0;
-        for (i = 0; i < kept; i++) { want += (double)w[ids[vocab - 1 - i]]; }
-        want *= (double)s->top_p;
-        for (mass = 0, i = 0; i < kept && (i == 0 || mass < want); i++) { mass += (double)w[ids[vocab - 1 - i]]; }
-        kept = i;
+    for (i = 0; i < n; i++) { sum += (double)w[r->ids[r->n - 1 - i]]; }
+    kept = n;
+    if (s->top_p < 1.0f) {                           /* drops from the end what together has at most 1 - top_p */
+        for (i = 0; i < n; i++) { rest += (double)(float)((double)w[r->ids[r->n - 1 - i]] / sum); }
+        for (kept = 0; kept < n && (kept == 0 || (float)rest > most); kept++) { rest -= (double)(float)((double)w[tti_ranked(r, kept)] / sum); }
+        for (sum = 0, i = 0; i < kept; i++) { sum += (double)w[tti_ranked(r, i)]; }
+    }
+    if (s->min_p > 0) {
+        float least = s->min_p * (float)((double)w[tti_ranked(r, 0)] / sum);
+        for (n = kept, kept = 1; kept < n && (float)((double)w[tti_ranked(r, kept)] / sum) >= least; kept++) { }
     }
     return kept;
 }
 /* Hugging Face's repetition penalty, on each token of the history once. */
 static void tti_penalise(float *logits, const float *raw, const int32_t *history, int n, float penalty) {
     int i;
-    for (i = 0; i < n; i++) { logits[history[i]] = raw[history[i]] > 0 ? raw[history[i]] / penalty : raw[history[i]] * penalty; }
+    for (i = 0; i < n; i++) {
+        float z = raw[history[i]] > 0 ? raw[history[i]] / penalty : raw[history[i]] * penalty;
+        logits[history[i]] = z > FLT_MAX ? FLT_MAX : z < -FLT_MAX ? -FLT_MAX : z;
+    }
 }
-/* w: scratch of vocab floats, ids: scratch of vocab ids. u in [0,1). */
-static int32_t tti_choose(tt_context *ctx, const float *logits, int vocab, const tt_sampling *s, double u, float *w, int32_t *ids) {
+/* w, scores: scratch of vocab floats, ids: scratch of vocab ids; scores may be the logits. u in [0,1). */
+static int32_t tti_choose(tt_context *ctx, const float *logits, int vocab, const tt_sampling *s, double u, float *w, float *scores, int32_t *ids) {
     float largest = -FLT_MAX, inv_temperature = 1.0f / s->temperature;
     int32_t best = 0;
     double total = 0, mass = 0;
+    tti_ranking ranking;
     int i, kept;
     for (i = 0; i < vocab; i++) { if (logits[i] > largest) { largest = logits[i]; best = (int32_t)i; } }
     if (s->greedy) { return best; }
     for (i = 0; i < vocab; i++) { w[i] = (logits[i] - largest) * inv_temperature; }
     tti_row_exp(ctx, w, vocab);
-    if (s->top_k <= 0 && s->top_p >= 1.0f && s->min_p <= 0) {
+    if ((s->top_k <= 0 || s->top_k >= vocab) && s->top_p >= 1.0f && s->min_p <= 0) {
         for (i = 0; i < vocab; i++) { total += (double)w[i]; }
         for (i = 0; i < vocab; i++) {
             mass += (double)w[i];
@@ -9439,11 +10892,17 @@ static int32_t tti_choose(tt_context *ctx, const float *logits, int vocab, const
         }
         return best;
     }
-    kept = tti_candidates(w, vocab, s, ids);
-    for (i = 0; i < kept; i++) { total += (double)w[ids[vocab - 1 - i]]; }
+    for (i = 0; i < vocab; i++) { scores[i] = logits[i] / s->temperature; }
+    ranking.scores = scores;
+    ranking.ids = ids;
+    ranking.n = vocab;
+    ranking.sorted = 0;
+    kept = tti_candidates(&ranking, w, s);
+    for (i = 0; i < kept; i++) { total += (double)w[tti_ranked(&ranking, i)]; }
     for (i = 0; i < kept; i++) {
-        best = ids[vocab - 1 - i];
-        mass += (double)w[best];
+        int32_t id = tti_ranked(&ranking, i);
+        mass += (double)w[id];
+        if (w[id] > 0) { best = id; }
         if (mass > u * total) { break; }
     }
     return best;
@@ -9480,11 +10939,13 @@ static tt_status tti_sampling_check(tt_context *ctx, const tt_sampling *in, tt_s
     if (s->repetition_penalty == 0) { s->repetition_penalty = 1; }
     if (s->max_batch == 0) { s->max_batch = 128; }
     if (s->max_new_tokens < 1) { return tt_fail(ctx, TT_ERR_ARG, "tt_generate: max_new_tokens is %d, expected >= 1", s->max_new_tokens); }
-    if (!(s->temperature > 0) || !isfinite(s->temperature)) { return tt_fail(ctx, TT_ERR_ARG, "tt_generate: temperature is %g, expected > 0", (double)s->temperature); }
+    if (!tti_is_temperature(s->temperature)) { return tt_fail(ctx, TT_ERR_ARG, "tt_generate: temperature is %g, expected " TTI_TEMPERATURES, (double)s->temperature); }
     if (!(s->top_p > 0 && s->top_p <= 1)) { return tt_fail(ctx, TT_ERR_ARG, "tt_generate: top_p is %g, expected in (0, 1]", (double)s->top_p); }
     if (!(s->min_p >= 0 && s->min_p <= 1)) { return tt_fail(ctx, TT_ERR_ARG, "tt_generate: min_p is %g, expected in [0, 1]", (double)s->min_p); }
     if (s->top_k < 0) { return tt_fail(ctx, TT_ERR_ARG, "tt_generate: top_k is %d, expected >= 0", s->top_k); }
-    if (!(s->repetition_penalty > 0)) { return tt_fail(ctx, TT_ERR_ARG, "tt_generate: repetition_penalty is %g, expected > 0", (double)s->repetition_penalty); }
+    if (!(s->repetition_penalty > 0) || !isfinite(s->repetition_penalty)) {
+        return tt_fail(ctx, TT_ERR_ARG, "tt_generate: repetition_penalty is %g, expected a finite number > 0", (double)s->repetition_penalty);
+    }
     if (s->max_batch < 1) { return tt_fail(ctx, TT_ERR_ARG, "tt_generate: max_batch is %d, expected >= 1", s->max_batch); }
     return TT_OK;
 }
@@ -9621,7 +11082,7 @@ static tt_tensor *tti_engine_forward(tti_engine *e, int n) {
     desc.offsets = e->offsets;
     desc.tokens = e->tokens;
     desc.cache = e->cache;
-    desc.slots = e->slot_ids;
+    desc.cache_slots = e->slot_ids;
     return tt_model_forward(e->model, tt_batch_create(e->ctx, &desc));
 }
 /* Another slot that holds the request, with at least `cached` positions in the cache; -1 if none. */
@@ -9709,7 +11170,7 @@ static void tti_engine_sample(const tti_engine *e, tti_sequence *q, const float 
         tti_penalise(scratch + vocab, logits, q->tokens, q->length, e->s->repetition_penalty);
         row = scratch + vocab;
     }
-    q->tokens[q->length] = tti_choose(e->ctx, row, vocab, e->s, u, scratch, ids);
+    q->tokens[q->length] = tti_choose(e->ctx, row, vocab, e->s, u, scratch, scratch + vocab, ids);
     tti_row_logprob(e->ctx, logits, vocab, q->tokens[q->length], 1.0f / e->s->temperature, &q->logprobs[q->length - r->prompt_length], NULL);
     q->length++;
 }
@@ -9871,7 +11332,8 @@ TT_API tt_status tt_generate(tt_model *model, const tt_request *requests, int n,
     if (status == TT_OK) { status = tti_engine_run(&e); }
     tt_no_grad_end(ctx);
     tti_engine_close(&e);
-    if (status != TT_OK) { tt_completions_free(out); }
+    if (status == TT_OK) { return tti_mended(ctx); }
+    tt_completions_free(out);
     return status;
 }
 TT_API void tt_completions_free(tt_completions *c) {
@@ -10056,35 +11518,47 @@ static tt_status tti_optimizer_save(tt_optimizer *o, const tt_model *beside, con
     tt_text_free(&state);
     return status;
 }
-static tt_status tti_optimizer_load(tt_optimizer *o, const tt_model *beside, const char *path, tt_text *json_out) {
-    tt_text names = TT_INIT, state = TT_INIT;
-    tt_json *root = NULL;
-    const tt_json *user;
+typedef struct tti_optimizer_state { tt_optimizer *o; tti_accept_fn accept; void *user; } tti_optimizer_state;
+/* The counters, once the caller has accepted its part. */
+static tt_status tti_optimizer_accept(void *user, const char *path, const char *state, size_t size) {
+    const tti_optimizer_state *s = (const tti_optimizer_state *)user;
+    tt_context *ctx = s->o->ctx;
+    tt_json *root = tt_json_parse(ctx, state, size);
+    const tt_json *text = tt_json_get(root, "user");
+    uint64_t step = 0, n_skipped = 0;
+    tt_status status;
+    if (!root) { return tti_file_fail(ctx, path, "state: "); }
+    if (!text || text->type != TT_JSON_STRING || !tti_json_whole(tt_json_get(root, "step"), LONG_MAX, &step) || !tti_json_whole(tt_json_get(root, "n_skipped"), LONG_MAX, &n_skipped)) {
+        status = tt_fail(ctx, TT_ERR_FILE, "%s: no optimizer state: expected step and n_skipped, whole numbers, and user, a text", path);
+    } else { status = s->accept(s->user, path, text->string, text->length); }
+    if (status == TT_OK) {
+        s->o->step = (long)step;
+        s->o->n_skipped = (long)n_skipped;
+    }
+    tt_json_free(ctx, root);
+    return status;
+}
+/* accept: of the text that tti_optimizer_save was given as json. All or nothing, as tti_state_load. */
+static tt_status tti_optimizer_load(tt_optimizer *o, const tt_model *beside, const char *path, tti_accept_fn accept, void *user) {
+    tti_optimizer_state state;
+    tt_text names = TT_INIT;
     tt_named *list;
     tt_status status;
     int n;
-    names.ctx = state.ctx = o->ctx;
+    state.o = o;
+    state.accept = accept;
+    state.user = user;
+    names.ctx = o->ctx;
     list = tti_optimizer_names(o, beside, &names, &n);
-    status = list ? tt_state_load(o->ctx, path, list, n, &state) : tt_error_status(o->ctx);
-    if (status == TT_OK) {
-        root = tt_json_parse(o->ctx, state.data ? state.data : "", state.size);
-        user = tt_json_get(root, "user");
-        if (!user || user->type != TT_JSON_STRING || tt_json_number(root, "step", -1) < 0) {
-            status = root ? tt_fail(o->ctx, TT_ERR_FILE, "%s: no optimizer state (step, n_skipped, user)", path) : tt_error_status(o->ctx);
-        } else {
-            o->step = (long)tt_json_number(root, "step", 0);
-            o->n_skipped = (long)tt_json_number(root, "n_skipped", 0);
-            if (json_out) { status = tt_text_append(json_out, user->string, user->length); }
-        }
-    }
-    tt_json_free(o->ctx, root);
+    status = list ? tti_state_load(o->ctx, path, list, n, tti_optimizer_accept, &state) : tt_error_status(o->ctx);
     if (list) { tt_free(o->ctx, list, (size_t)n, sizeof *list); }
     tt_text_free(&names);
-    tt_text_free(&state);
     return status;
 }
-TT_API tt_status tt_optimizer_save(tt_optimizer *o, const char *path, const char *json) { return tti_optimizer_save(o, NULL, path, json); }
-TT_API tt_status tt_optimizer_load(tt_optimizer *o, const char *path, tt_text *json_out) { return tti_optimizer_load(o, NULL, path, json_out); }
+TT_API tt_status tt_optimizer_save(tt_optimizer *o, const char *path, const char *json) { return tti_tried(o->ctx, "tt_optimizer_save", tti_optimizer_save(o, NULL, path, json)); }
+TT_API tt_status tt_optimizer_load(tt_optimizer *o, const char *path, tt_text *json_out) {
+    return tti_tried(o->ctx, "tt_optimizer_load", tti_optimizer_load(o, NULL, path, tti_state_keep, json_out));
+}
 
 TT_API float tt_learning_rate(const tt_schedule *s, int step) {
     double progress, lr = (double)s->lr, low = (double)s->min_lr;
@@ -10099,97 +11573,134 @@ TT_API float tt_learning_rate(const tt_schedule *s, int step) {
 
 /* ==== 10. grpo =============================================================================
  * Rollouts stand group by group. One optimizer batch is: tt_grpo_advantages over all rollouts, then for each
- * micro-batch tt_rollouts_batch, tt_model_logprobs, tt_grpo_loss, tt_backward. The loss is a function of
- * two short vectors, log-probs and entropies, so it is computed on the host in double, value and gradient
- * in one pass: tt_grpo_token_loss is the whole mathematics of one token. */
+ * micro-batch tt_rollouts_batch, tt_model_logprobs, tt_grpo_loss, tt_backward.
+ *
+ * What can be chosen (advantage, loss, aggregation, KL, correction) is a table with one row for each choice: name,
+ * formula, source, and a function of a few lines that stands above the table. The loss of a batch is a function of two
+ * short vectors, log-probs and entropies of the response tokens, so it is computed on the host in double, value and
+ * slopes in one pass, and enters the graph as one op. */
 
-/* ---- rollouts ---- */
+static double tti_clip(double x, double low, double high) {
+    return x < low ? low : x > high ? high : x;
+}
+
+/* ---- [tt:grpo.rollouts] rollouts ---- */
+
 static void tti_rollout_free(tt_context *ctx, tt_rollout *r) {
-    size_t n = (size_t)r->response_length;
-    tt_free(ctx, r->tokens, (size_t)r->prompt_length + n, sizeof *r->tokens);
+    size_t n = (size_t)r->response_length, length = (size_t)r->prompt_length + n;
+    tt_free(ctx, r->tokens, length, sizeof *r->tokens);
+    tt_free(ctx, r->kind, length, 1);
     tt_free(ctx, r->sampling_logprobs, n, sizeof(float));
     tt_free(ctx, r->old_logprobs, n, sizeof(float));
     tt_free(ctx, r->ref_logprobs, n, sizeof(float));
-    tt_free(ctx, r->mask, n, 1);
-    tt_free(ctx, r->teacher_mask, n, 1);
-    tt_free(ctx, r->is_teacher, n, 1);
     r->tokens = NULL;
+    r->kind = NULL;
     r->sampling_logprobs = r->old_logprobs = r->ref_logprobs = NULL;
-    r->mask = r->teacher_mask = r->is_teacher = NULL;
 }
-/* Arrays for a prompt and a response; every response token counts, none is the teacher's. */
-static tt_status tti_rollout_fill(tt_context *ctx, tt_rollout *r, const int32_t *prompt, int prompt_length, const int32_t *response, int length, int end_token) {
-    size_t n = (size_t)length;
+
+/* Tokens of a response: `n` of them, and which one ends it. */
+typedef struct tti_response { const int32_t *tokens; int n, end_token; } tti_response;
+
+/* Gives r arrays for its prompt (prompt_length tokens) and a response of the student. */
+static tt_status tti_rollout_fill(tt_context *ctx, tt_rollout *r, const int32_t *prompt, const tti_response *response) {
+    size_t n = (size_t)response->n, begin = (size_t)r->prompt_length;
     int t, ends = 0;
-    r->prompt_length = prompt_length;
-    r->response_length = length;
-    r->tokens = (int32_t *)tt_alloc(ctx, (size_t)prompt_length + n, sizeof *r->tokens);
+    r->response_length = response->n;
+    r->tokens = (int32_t *)tt_alloc(ctx, begin + n, sizeof *r->tokens);
+    r->kind = (unsigned char *)tt_alloc(ctx, begin + n, 1);
     r->sampling_logprobs = (float *)tt_alloc(ctx, n, sizeof(float));
-    r->mask = (unsigned char *)tt_alloc(ctx, n, 1);
-    r->teacher_mask = (unsigned char *)tt_alloc(ctx, n, 1);
-    r->is_teacher = (unsigned char *)tt_alloc(ctx, n, 1);
-    if (!r->tokens || !r->sampling_logprobs || !r->mask || !r->teacher_mask || !r->is_teacher) { tti_rollout_free(ctx, r); return TT_ERR_MEM; }
-    memcpy(r->tokens, prompt, (size_t)prompt_length * sizeof *r->tokens);
-    memcpy(r->tokens + prompt_length, response, n * sizeof *r->tokens);
-    memset(r->mask, 1, n);
-    for (t = 0; t < length; t++) { ends += response[t] == end_token; }
-    r->stopped = ends == 1 && response[length - 1] == end_token;
+    if (!r->tokens || !r->kind || !r->sampling_logprobs) {
+        tti_rollout_free(ctx, r);
+        return TT_ERR_MEM;
+    }
+    memcpy(r->tokens, prompt, begin * sizeof *r->tokens);
+    memcpy(r->tokens + begin, response->tokens, n * sizeof *r->tokens);
+    memset(r->kind + begin, TT_KIND_STUDENT, n);
+    for (t = 0; t < response->n; t++) { ends += response->tokens[t] == response->end_token; }
+    r->stopped = ends == 1 && response->tokens[response->n - 1] == response->end_token;
     return TT_OK;
 }
-TT_API tt_status tt_rollouts_create(tt_context *ctx, const tt_request *requests, int n_requests, const tt_completions *completions, int end_token, tt_rollouts *out) {
-    int i;
+
+/* Rollout number i from its completion. */
+static tt_status tti_rollout_begin(tt_rollouts *all, int i, const tt_request *q, const tt_completion *c, int end_token) {
+    tt_rollout *r = &all->items[i];
+    tti_response response;
+    tt_status status;
+    if (c->request != i / all->num_generations) {
+        return tt_fail(all->ctx, TT_ERR_ARG, "tt_rollouts_create: completion %d is of request %d, expected %d for each request",
+                       i, c->request, all->num_generations);
+    }
+    r->group = c->request;
+    r->sample = c->sample;
+    r->prompt_id = q->id;
+    r->prompt_length = q->prompt_length;
+    response.tokens = c->tokens;
+    response.n = c->length;
+    response.end_token = end_token;
+    status = tti_rollout_fill(all->ctx, r, q->prompt, &response);
+    if (status == TT_OK) { memcpy(r->sampling_logprobs, c->logprobs, (size_t)c->length * sizeof(float)); }
+    return status;
+}
+
+TT_API tt_status tt_rollouts_create(tt_context *ctx, const tt_request *requests, int n_requests,
+                                    const tt_completions *completions, int end_token, tt_rollouts *out) {
+    int n = completions->n, i;
+    tt_status status = TT_OK;
     memset(out, 0, sizeof *out);
     out->ctx = ctx;
-    if (n_requests < 1 || completions->n < n_requests || completions->n % n_requests) {
-        return tt_fail(ctx, TT_ERR_ARG, "tt_rollouts_create: %d completions of %d requests, expected the same number for each", completions->n, n_requests);
+    if (n_requests < 1 || n < n_requests || n % n_requests) {
+        return tt_fail(ctx, TT_ERR_ARG, "tt_rollouts_create: %d completions of %d requests, expected the same number for each", n, n_requests);
     }
-    out->items = (tt_rollout *)tt_alloc(ctx, (size_t)completions->n, sizeof *out->items);
+    out->items = (tt_rollout *)tt_alloc(ctx, (size_t)n, sizeof *out->items);
     out->questions = (char **)tt_alloc(ctx, (size_t)n_requests, sizeof *out->questions);
-    out->n = out->items ? completions->n : 0;
+    out->n = out->items ? n : 0;
     out->n_groups = out->questions ? n_requests : 0;
-    if (!out->items || !out->questions) { tt_rollouts_free(out); return TT_ERR_MEM; }
-    out->num_generations = completions->n / n_requests;
+    out->num_generations = n / n_requests;
     out->n_rewards = 1;
-    for (i = 0; i < out->n; i++) {
+    if (!out->items || !out->questions) { status = TT_ERR_MEM; }
+    for (i = 0; i < out->n && status == TT_OK; i++) {
         const tt_completion *c = &completions->items[i];
-        const tt_request *q = &requests[c->request];
-        tt_rollout *r = &out->items[i];
-        if (c->request != i / out->num_generations) {
-            tt_rollouts_free(out);
-            return tt_fail(ctx, TT_ERR_ARG, "tt_rollouts_create: completion %d is of request %d, expected %d for each request", i, c->request, completions->n / n_requests);
-        }
-        r->group = c->request;
-        r->sample = c->sample;
-        r->prompt_id = q->id;
-        if (tti_rollout_fill(ctx, r, q->prompt, q->prompt_length, c->tokens, c->length, end_token) != TT_OK) { tt_rollouts_free(out); return TT_ERR_MEM; }
-        memcpy(r->sampling_logprobs, c->logprobs, (size_t)c->length * sizeof(float));
+        status = tti_rollout_begin(out, i, &requests[c->request], c, end_token);
     }
-    return TT_OK;
+    if (status != TT_OK) { tt_rollouts_free(out); }
+    return status;
 }
+
 TT_API tt_status tt_rollouts_question(tt_rollouts *all, int group, const char *text) {
     char *copy;
-    if (group < 0 || group >= all->n_groups) { return tt_fail(all->ctx, TT_ERR_ARG, "tt_rollouts_question: group is %d, expected 0..%d", group, all->n_groups - 1); }
+    if (group < 0 || group >= all->n_groups) {
+        return tt_fail(all->ctx, TT_ERR_ARG, "tt_rollouts_question: group is %d, expected 0..%d", group, all->n_groups - 1);
+    }
     copy = tti_strdup(all->ctx, text);
     if (!copy) { return TT_ERR_MEM; }
     tti_strfree(all->ctx, all->questions[group]);
     all->questions[group] = copy;
     return TT_OK;
 }
-TT_API tt_status tt_rollout_replace(tt_rollouts *all, int index, const int32_t *response, int length, int attempt_length, int end_token) {
+
+TT_API tt_status tt_rollout_replace(tt_rollouts *all, int index, const int32_t *response, int length,
+                                    int attempt_length, int end_token) {
     tt_rollout *r, fresh;
-    int t;
-    if (index < 0 || index >= all->n) { return tt_fail(all->ctx, TT_ERR_ARG, "tt_rollout_replace: index is %d, expected 0..%d", index, all->n - 1); }
-    r = &all->items[index];
-    if (attempt_length < 0 || attempt_length > length || attempt_length > r->response_length || length < 1) {
-        return tt_fail(all->ctx, TT_ERR_ARG, "tt_rollout_replace: attempt_length is %d, expected 0..%d", attempt_length, length < r->response_length ? length : r->response_length);
+    tti_response text;
+    int most, t;
+    if (index < 0 || index >= all->n) {
+        return tt_fail(all->ctx, TT_ERR_ARG, "tt_rollout_replace: index is %d, expected 0..%d", index, all->n - 1);
     }
+    r = &all->items[index];
+    most = length < r->response_length ? length : r->response_length;
+    if (attempt_length < 0 || attempt_length > most || length < 1) {
+        return tt_fail(all->ctx, TT_ERR_ARG, "tt_rollout_replace: attempt_length is %d, expected 0..%d", attempt_length, most);
+    }
+    text.tokens = response;
+    text.n = length;
+    text.end_token = end_token;
     fresh = *r;
     fresh.old_logprobs = fresh.ref_logprobs = NULL;
-    if (tti_rollout_fill(all->ctx, &fresh, r->tokens, r->prompt_length, response, length, end_token) != TT_OK) { return TT_ERR_MEM; }
+    if (tti_rollout_fill(all->ctx, &fresh, r->tokens, &text) != TT_OK) { return TT_ERR_MEM; }
     memcpy(fresh.sampling_logprobs, r->sampling_logprobs, (size_t)attempt_length * sizeof(float));
     for (t = attempt_length; t < length; t++) {
         fresh.sampling_logprobs[t] = (float)NAN;
-        fresh.is_teacher[t] = 1;
+        fresh.kind[fresh.prompt_length + t] = TT_KIND_TEACHER;
     }
     fresh.guided = 1;
     fresh.off_policy = 0;
@@ -10199,14 +11710,18 @@ TT_API tt_status tt_rollout_replace(tt_rollouts *all, int index, const int32_t *
     *r = fresh;
     return TT_OK;
 }
+
 TT_API tt_status tt_rollout_off_policy(tt_rollouts *all, int index, const int32_t *response, int length, int end_token) {
     tt_status status = tt_rollout_replace(all, index, response, length, 0, end_token);
+    tt_rollout *r;
     if (status != TT_OK) { return status; }
-    all->items[index].guided = 0;
-    all->items[index].off_policy = 1;
-    memset(all->items[index].teacher_mask, 1, (size_t)length);
+    r = &all->items[index];
+    r->guided = 0;
+    r->off_policy = 1;
+    memset(r->kind + r->prompt_length, TT_KIND_OFF_POLICY, (size_t)length);
     return TT_OK;
 }
+
 TT_API void tt_rollouts_free(tt_rollouts *all) {
     int i;
     for (i = 0; i < all->n; i++) { tti_rollout_free(all->ctx, &all->items[i]); }
@@ -10217,22 +11732,44 @@ TT_API void tt_rollouts_free(tt_rollouts *all) {
     all->questions = NULL;
     all->n = all->n_groups = 0;
 }
+
+/* Rollouts of a micro-batch: how many, and the k-th. */
+static int tti_batch_size(const tt_loss_batch *b) {
+    return b->indices ? b->n : b->rollouts->n;
+}
+
+static const tt_rollout *tti_rollout_at(const tt_rollouts *all, const int *indices, int k) {
+    return &all->items[indices ? indices[k] : k];
+}
+
+static const tt_rollout *tti_batch_at(const tt_loss_batch *b, int k) {
+    return tti_rollout_at(b->rollouts, b->indices, k);
+}
+
 TT_API tt_batch *tt_rollouts_batch(tt_context *ctx, const tt_rollouts *all, const int *indices, int n) {
     tt_batch_desc desc = TT_INIT;
     int32_t *offsets, *tokens;
     unsigned char *mask;
     int i, total = 0;
     if (ctx->graph_error) { return NULL; }
-    for (i = 0; i < n; i++) { total += all->items[indices[i]].prompt_length + all->items[indices[i]].response_length; }
+    if (!indices) { n = all->n; }
+    for (i = 0; i < n; i++) {
+        const tt_rollout *r = tti_rollout_at(all, indices, i);
+        total += r->prompt_length + r->response_length;
+    }
     offsets = (int32_t *)tti_step_alloc(ctx, ((size_t)n + 1) * sizeof *offsets);
     tokens = (int32_t *)tti_step_alloc(ctx, (size_t)total * sizeof *tokens);
     mask = (unsigned char *)tti_step_alloc(ctx, (size_t)total);
-    if (!offsets || !tokens || !mask) { ctx->graph_error = 1; return NULL; }
+    if (!offsets || !tokens || !mask) {
+        ctx->graph_error = 1;
+        return NULL;
+    }
     for (i = 0; i < n; i++) {
-        const tt_rollout *r = &all->items[indices[i]];
-        memcpy(tokens + offsets[i], r->tokens, (size_t)(r->prompt_length + r->response_length) * sizeof *tokens);
+        const tt_rollout *r = tti_rollout_at(all, indices, i);
+        int length = r->prompt_length + r->response_length;
+        memcpy(tokens + offsets[i], r->tokens, (size_t)length * sizeof *tokens);
         memset(mask + offsets[i] + r->prompt_length, 1, (size_t)r->response_length);
-        offsets[i + 1] = offsets[i] + (int32_t)(r->prompt_length + r->response_length);
+        offsets[i + 1] = offsets[i] + (int32_t)length;
     }
     desc.n_sequences = n;
     desc.offsets = offsets;
@@ -10241,139 +11778,376 @@ TT_API tt_batch *tt_rollouts_batch(tt_context *ctx, const tt_rollouts *all, cons
     return tt_batch_create(ctx, &desc);
 }
 
-/* ---- config ---- */
-static float tti_default_epsilon(tt_loss_type loss) { return loss == TT_LOSS_GMPO ? 0.4f : loss == TT_LOSS_DPPO_TV ? 0.15f : loss == TT_LOSS_DPPO_KL ? 0.05f : 0.2f; }
-static float tti_default_dual_clip(tt_loss_type loss) { return loss == TT_LOSS_CLIP_COV ? -1.0f : loss == TT_LOSS_DPPO_TV || loss == TT_LOSS_DPPO_KL ? 20.0f : 3.0f; }
-static tt_grpo_config tti_grpo_resolve(const tt_grpo_config *in) {
-    tt_grpo_config c = *in;
-    if (c.num_generations == 0) { c.num_generations = 8; }
-    if (c.max_completion_length == 0) { c.max_completion_length = 128; }
-    if (c.temperature == 0) { c.temperature = 1; }
-    if (c.epsilon_low == 0) { c.epsilon_low = tti_default_epsilon(c.loss); }
-    if (c.epsilon_high == 0) { c.epsilon_high = tti_default_epsilon(c.loss); }
-    if (c.dual_clip == 0) { c.dual_clip = tti_default_dual_clip(c.loss); }
-    if (c.cispo_epsilon_max == 0) { c.cispo_epsilon_max = 5; }
-    if (c.advantage_eps == 0) { c.advantage_eps = 1e-6f; }
-    if (c.gamma_min == 0 && c.gamma_max == 0 && c.advantage_min == 0 && c.advantage_max == 0) {
-        c.gamma_min = 0.001f;
-        c.gamma_max = -0.001f;
-        c.advantage_min = -4;
-        c.advantage_max = 4;
-    }
-    if (c.luffy_gamma == 0) { c.luffy_gamma = 0.1f; }
-    if (c.fallback_p == 0) { c.fallback_p = 0.01f; }
-    if (c.mismatch_high == 0) { c.mismatch_high = c.mismatch == TT_MISMATCH_TOKEN_TRUNCATE || c.mismatch == TT_MISMATCH_SEQ_TRUNCATE ? 2 : 3; }
-    if (c.sapo_tau_pos == 0) { c.sapo_tau_pos = 1; }
-    if (c.sapo_tau_neg == 0) { c.sapo_tau_neg = 1.05f; }
-    if (c.vespo_k_pos == 0) { c.vespo_k_pos = 2; }
-    if (c.vespo_lambda_pos == 0) { c.vespo_lambda_pos = 3; }
-    if (c.vespo_k_neg == 0) { c.vespo_k_neg = 3; }
-    if (c.vespo_lambda_neg == 0) { c.vespo_lambda_neg = 2; }
-    if (c.dro_beta == 0) { c.dro_beta = 0.05f; }
-    if (c.clip_cov_ratio == 0) { c.clip_cov_ratio = 2e-4f; }
-    if (c.clip_cov_lb == 0) { c.clip_cov_lb = 1; }
-    if (c.clip_cov_ub == 0) { c.clip_cov_ub = 5; }
-    if (c.kl_cov_ratio == 0) { c.kl_cov_ratio = 2e-4f; }
-    if (c.ppo_kl_coef == 0) { c.ppo_kl_coef = 0.1f; }
-    if (c.top_entropy_quantile == 0) { c.top_entropy_quantile = 1; }
-    return c;
-}
-/* A field outside its range is an error that names field, value and range. c is resolved. */
-static tt_status tti_grpo_check(tt_context *ctx, const tt_grpo_config *c) {
-    struct { const char *name; double value, low, high; } fields[30];
-    int n = 0, i;
-#define TTI_RANGE(field, least, most) (fields[n].name = #field, fields[n].value = (double)c->field, fields[n].low = least, fields[n].high = most, n++)
-    TTI_RANGE(advantage, TT_ADV_GRPO, TT_ADV_LUFFY);
-    TTI_RANGE(scale_rewards, TT_SCALE_GROUP, TT_SCALE_NONE);
-    TTI_RANGE(loss, TT_LOSS_PPO_CLIP, TT_LOSS_DPPO_KL);
-    TTI_RANGE(aggregation, TT_TOKEN_MEAN, TT_TOKEN_SUM);
-    TTI_RANGE(kl, TT_KL_K3, TT_KL_K3_RATIO);
-    TTI_RANGE(mismatch, TT_MISMATCH_OFF, TT_MISMATCH_GEOMETRIC_MASK);
-    TTI_RANGE(aas, TT_AAS_RELEASED, TT_AAS_OFF);
-    TTI_RANGE(num_generations, 1, INT_MAX);
-    TTI_RANGE(max_completion_length, 1, INT_MAX);
-    TTI_RANGE(temperature, 1e-6, 1e6);
-    TTI_RANGE(epsilon_low, 0, c->loss == TT_LOSS_GMPO ? 20 : 1);
-    TTI_RANGE(epsilon_high, 0, HUGE_VAL);
-    TTI_RANGE(delta, 0, HUGE_VAL);
-    TTI_RANGE(beta, 0, 1e6);
-    TTI_RANGE(entropy_coef, -1e6, 1e6);
-    TTI_RANGE(cispo_epsilon_max, 0, HUGE_VAL);
-    TTI_RANGE(dro_beta, 0, 1e6);
-    TTI_RANGE(clip_cov_ratio, 0, 1);
-    TTI_RANGE(clip_cov_ub, -HUGE_VAL, HUGE_VAL);
-    TTI_RANGE(clip_cov_lb, -HUGE_VAL, c->clip_cov_ub);
-    TTI_RANGE(kl_cov_ratio, 0, 1);
-    TTI_RANGE(ppo_kl_coef, 0, 1e6);
-    TTI_RANGE(top_entropy_quantile, 0, 1);
-    TTI_RANGE(advantage_eps, 0, 1e6);
-    TTI_RANGE(overlong_cache, 0, c->max_completion_length);
-    TTI_RANGE(overlong_factor, 0, 1e6);
-    TTI_RANGE(mismatch_low, 0, c->mismatch_high);
-    TTI_RANGE(dynamic_sampling, 0, 1000);
-    TTI_RANGE(num_iterations, 0, 1000000);
-    TTI_RANGE(num_mini_batches, 0, 1000000);
-#undef TTI_RANGE
-    for (i = 0; i < n; i++) {
-        if (fields[i].value >= fields[i].low && fields[i].value <= fields[i].high) { continue; }
-        return tt_fail(ctx, TT_ERR_ARG, "grpo: %s is %g, expected %g .. %g", fields[i].name, fields[i].value, fields[i].low, fields[i].high);
-    }
-    return TT_OK;
-}
-static double tti_clip(double x, double low, double high) { return x < low ? low : x > high ? high : x; }
+/* ---- [tt:grpo.tokens] which tokens count ---- */
 
-/* k1, k2, k3 of http://joschu.net/blog/kl-approx.html with x = reference - l; r = exp(l - o). e^x is kept within a
- * float's range. slope: d kl / d l. */
-static double tti_kl(const tt_grpo_config *c, double l, double o, double f, double *slope) {
-    double x = f - l, top = c->kl == TT_KL_K3_CLAMP ? tti_clip(x, -20, 20) : x < 80 ? x : 80, kl = exp(top) - top - 1, r;
-    *slope = top == x ? 1 - exp(x) : 0;
-    switch (c->kl) {
-    case TT_KL_K1: *slope = 1; return -x;
-    case TT_KL_K2: *slope = -x; return 0.5 * x * x;
-    case TT_KL_K3: return kl;
-    case TT_KL_K3_RATIO:
-        r = exp(tti_clip(l - o, -20, 20));
-        *slope = *slope * r + (fabs(l - o) <= 20 ? kl * r : 0);
-        return kl * r;
-    case TT_KL_K3_CLAMP: break;
-    }
-    if (kl <= 10) { return kl; }
-    *slope = 0;
-    return 10;
+static tt_token_kind tti_kind_of(const tt_rollout *r, int t) {
+    return (tt_token_kind)r->kind[r->prompt_length + t];
 }
 
-/* ---- rewards ---- */
-static int tti_in_loss(const tt_rollout *r, int t, const tt_grpo_config *c) { return r->mask[t] && (r->stopped || !c->mask_truncated_completions); }
+static int tti_in_loss(const tt_rollout *r, int t, const tt_grpo_config *c) {
+    return tti_kind_of(r, t) != TT_KIND_ENVIRONMENT && (r->stopped || !c->mask_truncated_completions);
+}
+
+/* The student's own tokens have the policy loss; all others in the loss have one of their own. */
+static int tti_is_student(const tt_rollout *r, int t) {
+    return tti_kind_of(r, t) == TT_KIND_STUDENT;
+}
+
 static int tti_loss_tokens(const tt_rollout *r, const tt_grpo_config *c) {
     int t, n = 0;
     for (t = 0; t < r->response_length; t++) { n += tti_in_loss(r, t, c); }
     return n;
 }
-/* Soft overlong punishment (DAPO, arXiv 2503.14476). */
+
+TT_API tt_loss_totals tt_grpo_totals(const tt_rollouts *all, const tt_grpo_config *c) {
+    tt_loss_totals d = TT_INIT;
+    int i, t;
+    for (i = 0; i < all->n; i++) {
+        const tt_rollout *r = &all->items[i];
+        int n = tti_loss_tokens(r, c);
+        d.tokens += n;
+        d.filled += n > 0;
+        if (r->response_length > d.longest) { d.longest = r->response_length; }
+        for (t = 0; t < r->response_length; t++) { d.guided += tti_in_loss(r, t, c) && !tti_is_student(r, t); }
+    }
+    d.sequences = all->n;
+    return d;
+}
+
+/* ---- [tt:grpo.aggregation] the weight of a token whose response has n tokens in the loss ---- */
+
+typedef struct tti_denominators {
+    tt_loss_totals of;         /* the optimizer batch              */
+    double micro;              /* tokens of the micro-batch        */
+    double limit;              /* max_completion_length            */
+} tti_denominators;
+
+static double tti_weight_token_mean(const tti_denominators *d, int n) { (void)n; return 1 / d->of.tokens; }
+static double tti_weight_seq_mean(const tti_denominators *d, int n) { return 1 / (n * d->of.sequences); }
+static double tti_weight_seq_sum(const tti_denominators *d, int n) { (void)n; return 1 / d->of.filled; }
+static double tti_weight_dr_grpo(const tti_denominators *d, int n) { (void)n; return 1 / (d->of.sequences * d->limit); }
+static double tti_weight_seq_filled(const tti_denominators *d, int n) { return 1 / ((n + 1e-8) * d->of.filled); }
+static double tti_weight_seq_norm(const tti_denominators *d, int n) { (void)n; return 1 / d->of.longest; }
+static double tti_weight_luspo(const tti_denominators *d, int n) { (void)n; return 1 / d->of.sequences; }
+static double tti_weight_bnpo(const tti_denominators *d, int n) { (void)n; return 1 / d->micro; }
+static double tti_weight_one(const tti_denominators *d, int n) { (void)d; (void)n; return 1; }
+
+typedef struct tti_aggregation_row { tt_choice choice; double (*weight)(const tti_denominators *, int n); } tti_aggregation_row;
+static const tti_aggregation_row tti_aggregations[] = {   /* in the order of tt_aggregation */
+    {{"token_mean", "1 / all tokens", "DAPO, arXiv 2503.14476; TRL dapo, verl token-mean"}, tti_weight_token_mean},
+    {{"seq_mean_token_mean", "1 / (n responses)", "GRPO, arXiv 2402.03300; TRL grpo"}, tti_weight_seq_mean},
+    {{"seq_mean_token_sum", "1 / non-empty responses", "verl seq-mean-token-sum"}, tti_weight_seq_sum},
+    {{"dr_grpo", "1 / (responses max_completion_length)", "Dr.GRPO, arXiv 2503.20783"}, tti_weight_dr_grpo},
+    {{"seq_mean_filled", "1 / ((n + 1e-8) non-empty responses)", "verl seq-mean-token-mean"}, tti_weight_seq_filled},
+    {{"seq_sum_norm", "1 / longest response", "verl seq-mean-token-sum-norm"}, tti_weight_seq_norm},
+    {{"luspo", "1 / responses", "TRL luspo"}, tti_weight_luspo},
+    {{"bnpo", "1 / tokens of the micro-batch", "TRL bnpo"}, tti_weight_bnpo},
+    {{"token_sum", "1", "verl token-sum"}, tti_weight_one}
+};
+
+/* ---- [tt:grpo.kl] divergence from the reference ----
+ * x = log p_ref - log p of a token; log_ratio = log p - log p_old. Each gives the estimate and its slope by log p.
+ * Source: Schulman 2020, http://joschu.net/blog/kl-approx.html */
+
+static double tti_kl_k1(double x, double log_ratio, double *slope) {
+    (void)log_ratio;
+    *slope = 1;
+    return -x;
+}
+
+static double tti_kl_k2(double x, double log_ratio, double *slope) {
+    (void)log_ratio;
+    *slope = -x;
+    return 0.5 * x * x;
+}
+
+/* e^x is kept within the range of a float, as TRL's is. */
+static double tti_kl_k3(double x, double log_ratio, double *slope) {
+    double kept = x < 80 ? x : 80;
+    (void)log_ratio;
+    *slope = kept == x ? 1 - exp(x) : 0;
+    return exp(kept) - kept - 1;
+}
+
+static double tti_kl_k3_clamp(double x, double log_ratio, double *slope) {
+    double kept = tti_clip(x, -20, 20), kl = exp(kept) - kept - 1;
+    (void)log_ratio;
+    *slope = kept == x && kl <= 10 ? 1 - exp(x) : 0;
+    return kl <= 10 ? kl : 10;
+}
+
+static double tti_kl_k3_ratio(double x, double log_ratio, double *slope) {
+    double kl = tti_kl_k3(x, log_ratio, slope), r = exp(tti_clip(log_ratio, -20, 20));
+    *slope = *slope * r + (fabs(log_ratio) <= 20 ? kl * r : 0);
+    return kl * r;
+}
+
+typedef struct tti_kl_row { tt_choice choice; double (*kl)(double x, double log_ratio, double *slope); } tti_kl_row;
+static const tti_kl_row tti_kls[] = {   /* in the order of tt_kl_type */
+    {{"k3", "e^x - x - 1", "Schulman 2020; TRL, verl kl"}, tti_kl_k3},
+    {{"k1", "-x", "Schulman 2020"}, tti_kl_k1},
+    {{"k2", "x^2 / 2", "Schulman 2020; verl mse"}, tti_kl_k2},
+    {{"k3_clamp", "min(e^x - x - 1, 10), x within +-20", "verl low_var_kl"}, tti_kl_k3_clamp},
+    {{"k3_ratio", "r (e^x - x - 1)", "TRL use_bias_correction_kl"}, tti_kl_k3_ratio}
+};
+
+/* ---- [tt:grpo.loss] the policy loss of one token ----
+ * r = in->ratio, A = in->advantage; dratio is 0 where the exponent was kept within its bounds. */
+
+/* max(-A min(r, delta), -A clip(r, 1 - epsilon_low, 1 + epsilon_high)), for A < 0 at most -A dual_clip.
+ * Source: Schulman et al. 2017, arXiv 1707.06347; asymmetric bounds: DAPO, arXiv 2503.14476; delta: INTELLECT-2,
+ * arXiv 2505.07291; dual clip: Ye et al. 2019, arXiv 1912.09729. */
+static void tti_loss_ppo(const tt_loss_input *in, tt_token_loss *out) {
+    const tt_grpo_config *c = in->config;
+    double a = in->advantage, r = in->ratio, low = 1 - (double)c->epsilon_low, high = 1 + (double)c->epsilon_high;
+    int capped = c->delta > 0 && r > (double)c->delta;
+    double plain = -a * (capped ? (double)c->delta : r), clipped = -a * tti_clip(r, low, high);
+    out->clipped_low = a < 0 && r < low;
+    out->clipped_high = a > 0 && r > high;
+    out->loss = plain >= clipped ? plain : clipped;
+    out->dloss = plain >= clipped && !capped ? -a * in->dratio : 0;
+    if (a < 0 && c->dual_clip > 0 && out->loss > -a * (double)c->dual_clip) {
+        out->loss = -a * (double)c->dual_clip;
+        out->dloss = 0;
+        out->clipped_dual = 1;
+    }
+}
+
+/* -sg(w) A log p: the weight w = clip(r, low, high) passes no gradient, so no token loses its own by the clip.
+ * Source: CISPO of MiniMax-M1, arXiv 2506.13585. */
+static void tti_loss_weighted_log(const tt_loss_input *in, double low, double high, tt_token_loss *out) {
+    double w = tti_clip(in->ratio, low, high);
+    out->clipped_low = in->ratio < low;
+    out->clipped_high = in->ratio > high;
+    out->loss = -w * in->advantage * in->logp;
+    out->dloss = -w * in->advantage;
+}
+
+static void tti_loss_cispo(const tt_loss_input *in, tt_token_loss *out) {
+    tti_loss_weighted_log(in, 0, (double)in->config->cispo_epsilon_max, out);
+}
+
+static void tti_loss_cispo_clamp(const tt_loss_input *in, tt_token_loss *out) {
+    tti_loss_weighted_log(in, 1 - (double)in->config->epsilon_low, 1 + (double)in->config->epsilon_high, out);
+}
+
+/* -A log p. Source: Williams 1992. */
+static void tti_loss_reinforce(const tt_loss_input *in, tt_token_loss *out) {
+    out->loss = -in->advantage * in->logp;
+    out->dloss = -in->advantage;
+}
+
+/* GMPO's clip of one log-ratio, on the side where it makes -A r larger; *live: the gradient passes. */
+static double tti_gmpo_clip(const tt_grpo_config *c, double log_ratio, double a, int *live) {
+    double s = tti_clip(log_ratio, -(double)c->epsilon_low, (double)c->epsilon_high);
+    *live = a > 0 ? s >= log_ratio : s <= log_ratio;
+    return *live ? log_ratio : s;
+}
+
+/* -A r, with the logarithm of r clipped. Source: Zhao et al. 2025, arXiv 2507.20673. */
+static void tti_loss_gmpo(const tt_loss_input *in, tt_token_loss *out) {
+    double a = in->advantage;
+    int live;
+    double kept = tti_gmpo_clip(in->config, in->log_ratio, a, &live);
+    out->clipped_low = !live && a < 0;
+    out->clipped_high = !live && a > 0;
+    out->loss = -a * (live ? in->ratio : exp(kept));
+    out->dloss = live ? -a * in->dratio : 0;
+}
+
+/* What a response pools its log-ratios to, if it has one loss for all of its tokens. */
+typedef enum tti_pool { TTI_POOL_NONE = 0, TTI_POOL_MEAN, TTI_POOL_SUM, TTI_POOL_CLIPPED_MEAN } tti_pool;
+typedef struct tti_loss_row {
+    tt_choice choice;
+    tt_token_loss_fn loss;
+    float epsilon, dual_clip;    /* what a zero in the config stands for           */
+    tti_pool pool;
+    double most;                 /* the pooled log-ratio is cut here, its slope 0  */
+} tti_loss_row;
+static const tti_loss_row tti_losses[] = {   /* in the order of tt_loss_type */
+    {{"ppo_clip", "max(-A r, -A clip(r, 1 - epsilon_low, 1 + epsilon_high))", "PPO, arXiv 1707.06347; TRL grpo, dapo"},
+     tti_loss_ppo, 0.2f, 3, TTI_POOL_NONE, 20},
+    {{"cispo", "-sg(min(r, cispo_epsilon_max)) A log p", "MiniMax-M1, arXiv 2506.13585; TRL cispo"},
+     tti_loss_cispo, 0.2f, 3, TTI_POOL_NONE, 20},
+    {{"cispo_clamp", "-sg(clip(r, 1 - epsilon_low, 1 + epsilon_high)) A log p", "verl cispo"},
+     tti_loss_cispo_clamp, 0.2f, 3, TTI_POOL_NONE, 20},
+    {{"reinforce", "-A log p", "Williams 1992"}, tti_loss_reinforce, 0.2f, 3, TTI_POOL_NONE, 20},
+    {{"gspo", "ppo_clip of exp(mean of log r over the response)", "GSPO, arXiv 2507.18071; TRL importance_sampling_level sequence"},
+     tti_loss_ppo, 0.2f, 3, TTI_POOL_MEAN, 20},
+    {{"gspo_token", "gspo, mean of log r at most 10", "verl gspo"}, tti_loss_ppo, 0.2f, 3, TTI_POOL_MEAN, 10},
+    {{"gmpo", "-A exp(mean of log r, each clipped to +-epsilon)", "GMPO, arXiv 2507.20673; verl geo_mean"},
+     tti_loss_gmpo, 0.4f, 3, TTI_POOL_CLIPPED_MEAN, 20},
+    {{"rloo", "ppo_clip of exp(sum of log r over the response)", "RLOO, arXiv 2402.14740; TRL RLOOTrainer"},
+     tti_loss_ppo, 0.2f, 3, TTI_POOL_SUM, 20}
+};
+
+/* A loss of the config's own is one of single tokens. */
+static tti_pool tti_loss_pool(const tt_grpo_config *c) {
+    return c->token_loss ? TTI_POOL_NONE : tti_losses[c->loss].pool;
+}
+
+static void tti_token_loss_zero(tt_token_loss *out) {
+    memset(out, 0, sizeof *out);
+    out->factor = 1;
+}
+
+/* The student's loss at this log-ratio (of a token, or pooled). in has config, logp, old_logp, advantage, index. */
+static void tti_loss_student(tt_loss_input *in, double log_ratio, tt_token_loss *out) {
+    const tti_loss_row *row = &tti_losses[in->config->loss];
+    double kept = tti_clip(log_ratio, -20, row->most);
+    in->user = in->config->token_loss_user;
+    in->log_ratio = log_ratio;
+    in->ratio = exp(kept);
+    in->dratio = kept == log_ratio ? in->ratio : 0;
+    if (in->config->token_loss) {
+        in->config->token_loss(in, out);
+    } else {
+        row->loss(in, out);
+    }
+}
+
+/* ---- [tt:grpo.shaping] tokens that the student did not write alone ---- */
+
+/* Advantage-Aware Shaping: gamma falls from gamma_min at advantage_max to gamma_max at advantage_min.
+ * Source: ThinkTuning, arXiv 2508.07616, eq. of gamma(A). The released code clamps with lower bound gamma_min and upper
+ * bound gamma_max; as gamma_min is the larger one, that gives gamma_max for every A. */
+static double tti_aas_gamma(const tt_grpo_config *c, double a) {
+    double low = (double)c->gamma_min, high = (double)c->gamma_max;
+    double span = (double)c->advantage_max - (double)c->advantage_min;
+    double gamma = low + (high - low) * ((double)c->advantage_max - a) / span;
+    if (c->aas == TT_AAS_FORMULA && low > high) { return tti_clip(gamma, high, low); }
+    if (gamma < low) { gamma = low; }
+    return gamma > high ? high : gamma;
+}
+
+/* -A p / (p + luffy_gamma), gradient through both; a negative luffy_gamma: -A p. Source: LUFFY, arXiv 2504.14945. */
+static void tti_loss_luffy(const tt_grpo_config *c, double p, double a, tt_token_loss *out) {
+    double gamma = (double)c->luffy_gamma;
+    out->factor = gamma < 0 ? p : p / (p + gamma);
+    out->loss = -a * out->factor;
+    out->dloss = gamma < 0 ? out->loss : out->loss * gamma / (p + gamma);
+}
+
+/* -A p / d, d = sg(p) + gamma(A) kept inside (0, 1]: d <= 0 becomes p / 1.0001, d > 1 becomes p / 0.9999. A token with A < 0 that
+ * is hardly ever said (p < fallback_p) is not pushed down by this: it takes the policy loss. */
+static void tti_loss_guided(tt_loss_input *in, tt_token_loss *out) {
+    const tt_grpo_config *c = in->config;
+    double p = exp(in->logp), a = in->advantage, d;
+    if (c->aas == TT_AAS_OFF || (a < 0 && p < (double)c->fallback_p)) {
+        out->fallback = c->aas != TT_AAS_OFF;
+        tti_loss_student(in, in->logp - in->old_logp, out);
+        return;
+    }
+    if (c->aas == TT_AAS_LUFFY) {
+        tti_loss_luffy(c, p, a, out);
+        return;
+    }
+    d = p + tti_aas_gamma(c, a);
+    out->factor = d <= 0 ? 1.0001 : d > 1 ? 0.9999 : p / d;
+    out->loss = out->dloss = -a * out->factor;
+}
+
+static const tt_choice tti_shapings[] = {   /* in the order of tt_aas */
+    {"released", "-A p / (sg(p) + gamma_max)", "the code released with ThinkTuning"},
+    {"formula", "-A p / (sg(p) + gamma(A))", "ThinkTuning, arXiv 2508.07616"},
+    {"luffy", "-A p / (p + luffy_gamma)", "LUFFY, arXiv 2504.14945"},
+    {"off", "the policy loss", ""}
+};
+
+/* The loss of a token by its kind. */
+static void tti_loss_by_kind(tt_loss_input *in, tt_token_kind kind, tt_token_loss *out) {
+    tti_token_loss_zero(out);
+    switch (kind) {
+    case TT_KIND_GUIDED:
+    case TT_KIND_TEACHER: tti_loss_guided(in, out); break;
+    case TT_KIND_OFF_POLICY: tti_loss_luffy(in->config, exp(in->logp), in->advantage, out); break;
+    case TT_KIND_STUDENT: tti_loss_student(in, in->logp - in->old_logp, out); break;
+    case TT_KIND_PROMPT:
+    case TT_KIND_ENVIRONMENT: break;
+    }
+}
+
+/* + beta KL(p, p_ref). */
+static void tti_loss_add_kl(const tt_loss_input *in, double ref_logp, tt_token_loss *out) {
+    const tt_grpo_config *c = in->config;
+    double slope, beta = c->kl_in_reward ? 0 : (double)c->beta;
+    out->kl = tti_kls[c->kl].kl(ref_logp - in->logp, in->logp - in->old_logp, &slope);
+    out->loss += beta * out->kl;
+    out->dloss += beta * slope;
+}
+
+TT_API tt_token_loss tt_grpo_token_loss(const tt_grpo_config *config, double logp, double old_logp, double ref_logp,
+                                        double advantage, tt_token_kind kind) {
+    tt_grpo_config c = tt_grpo_resolve(config);
+    tt_loss_input in = TT_INIT;
+    tt_token_loss out;
+    in.config = &c;
+    in.logp = logp;
+    in.old_logp = old_logp;
+    in.response_log_ratio = tti_clip(logp - old_logp, -20, 20);
+    in.advantage = advantage;
+    tti_loss_by_kind(&in, kind, &out);
+    if (!isnan(ref_logp)) { tti_loss_add_kl(&in, ref_logp, &out); }
+    return out;
+}
+
+/* ---- [tt:grpo.mismatch] correction where sampler and trainer disagree ----
+ * token: p_old / p_sampler; response: its product over the response; mean: its geometric mean. w: the weight of the
+ * policy loss, constant for the gradient. Source: Yao et al. 2025 (truncated importance sampling), TRL and verl. */
+
+typedef struct tti_mismatch_ratio { double token, response, mean, low, high; } tti_mismatch_ratio;
+
+static double tti_zero_outside(double w, double low, double high) { return w >= low && w <= high ? w : 0; }
+static double tti_mismatch_off(const tti_mismatch_ratio *m) { (void)m; return 1; }
+static double tti_token_truncate(const tti_mismatch_ratio *m) { return tti_clip(m->token, m->low, m->high); }
+static double tti_token_mask(const tti_mismatch_ratio *m) { return tti_zero_outside(m->token, m->low, m->high); }
+static double tti_seq_truncate(const tti_mismatch_ratio *m) { return tti_clip(m->response, m->low, m->high); }
+static double tti_seq_mask(const tti_mismatch_ratio *m) { return tti_zero_outside(m->response, m->low, m->high); }
+static double tti_geometric_mask(const tti_mismatch_ratio *m) { return tti_zero_outside(m->mean, m->low, m->high) > 0 ? m->token : 0; }
+
+typedef struct tti_mismatch_row { tt_choice choice; double (*weight)(const tti_mismatch_ratio *); float high; } tti_mismatch_row;
+static const tti_mismatch_row tti_mismatches[] = {   /* in the order of tt_mismatch */
+    {{"off", "1", ""}, tti_mismatch_off, 3},
+    {{"token_truncate", "clip(w, mismatch_low, mismatch_high)", "TRL token_truncate, verl token"}, tti_token_truncate, 2},
+    {{"token_mask", "w, 0 outside the bounds", "TRL token_mask"}, tti_token_mask, 3},
+    {{"seq_truncate", "clip(product of w, mismatch_low, mismatch_high)", "TRL sequence_truncate, verl sequence"}, tti_seq_truncate, 2},
+    {{"seq_mask", "product of w, 0 outside the bounds", "TRL sequence_mask"}, tti_seq_mask, 3},
+    {{"geometric_mask", "w, 0 where the geometric mean is outside the bounds", "OpenRLHF seq-mask-tis"}, tti_geometric_mask, 3}
+};
+
+/* ---- [tt:grpo.rewards] the reward of a response ---- */
+
+/* Soft overlong punishment. Source: DAPO, arXiv 2503.14476, eq. 13. */
 static double tti_overlong(const tt_grpo_config *c, int length) {
     double over = length - (c->max_completion_length - c->overlong_cache), cost;
     if (c->overlong_cache == 0 || over <= 0) { return 0; }
     cost = over / c->overlong_cache;
-    return c->overlong_factor > 0 ? -cost * (double)c->overlong_factor : cost > 1 ? -1 : -cost;
+    if (c->overlong_factor > 0) { return -cost * (double)c->overlong_factor; }
+    return cost > 1 ? -1 : -cost;
 }
+
 TT_API double tt_grpo_overlong(const tt_grpo_config *config, int response_length) {
-    tt_grpo_config c = tti_grpo_resolve(config);
+    tt_grpo_config c = tt_grpo_resolve(config);
     return tti_overlong(&c, response_length);
 }
-/* beta KL(old, reference) of a response. */
+
+/* beta KL(old, reference) of a response: PPO's way to stay near the reference, and REINFORCE++'s. */
 static tt_status tti_reward_kl(tt_context *ctx, const tt_grpo_config *c, const tt_rollout *r, double *kl) {
     double slope, sum = 0;
     int t;
     if (!r->old_logprobs || !r->ref_logprobs) {
-        return tt_fail(ctx, TT_ERR_ARG, "tt_grpo_advantages: kl_in_reward is 1 but prompt %d, sample %d has no %s_logprobs", r->group, r->sample, r->old_logprobs ? "ref" : "old");
+        return tt_fail(ctx, TT_ERR_ARG, "tt_grpo_advantages: kl_in_reward is 1 but prompt %d, sample %d has no %s_logprobs",
+                       r->group, r->sample, r->old_logprobs ? "ref" : "old");
     }
     for (t = 0; t < r->response_length; t++) {
-        if (r->mask[t]) { sum += tti_kl(c, (double)r->old_logprobs[t], (double)r->old_logprobs[t], (double)r->ref_logprobs[t], &slope); }
+        double old = (double)r->old_logprobs[t];
+        if (tti_kind_of(r, t) != TT_KIND_ENVIRONMENT) { sum += tti_kls[c->kl].kl((double)r->ref_logprobs[t] - old, 0, &slope); }
     }
     *kl = (double)c->beta * sum;
     return TT_OK;
 }
-/* reward = sum of weight * rewards, less what length and KL cost; NaN if every one of them abstains. */
+
+/* reward = sum of weight * rewards, less what length and KL cost; NaN if all abstain. */
 static tt_status tti_reward_sum(tt_rollouts *all, tt_rollout *r, const tt_grpo_config *c, const float *weights, tt_grpo_metrics *m) {
     double sum = 0, overlong = tti_overlong(c, r->response_length), kl = 0;
     int scored = 0, k;
@@ -10385,28 +12159,43 @@ static tt_status tti_reward_sum(tt_rollouts *all, tt_rollout *r, const tt_grpo_c
         scored = 1;
     }
     r->reward = scored ? (float)(sum + overlong - kl) : (float)NAN;
-    if (scored && !isfinite(r->reward)) { return tt_fail(all->ctx, TT_ERR_NUMBER, "reward of prompt %d, sample %d is %g, expected a finite number", r->group, r->sample, (double)r->reward); }
+    if (scored && !isfinite(r->reward)) {
+        return tt_fail(all->ctx, TT_ERR_NUMBER, "reward of prompt %d, sample %d is %g, expected a finite number",
+                       r->group, r->sample, (double)r->reward);
+    }
     m->overlong += overlong / all->n;
     m->reward_kl += kl / all->n;
     m->n_unscored += !scored;
     return TT_OK;
 }
+
 static tt_status tti_rewards_sum(tt_rollouts *all, const tt_grpo_config *c, const float *weights, tt_grpo_metrics *m) {
-    int i;
     tt_status status = TT_OK;
-    if (all->n_rewards < 1 || all->n_rewards > TT_MAX_REWARDS) { return tt_fail(all->ctx, TT_ERR_ARG, "tt_grpo_advantages: n_rewards is %d, expected 1..%d", all->n_rewards, TT_MAX_REWARDS); }
+    int i;
+    if (all->n_rewards < 1 || all->n_rewards > TT_MAX_REWARDS) {
+        return tt_fail(all->ctx, TT_ERR_ARG, "tt_grpo_advantages: n_rewards is %d, expected 1..%d", all->n_rewards, TT_MAX_REWARDS);
+    }
     m->overlong = m->reward_kl = m->n_unscored = 0;
     for (i = 0; i < all->n && status == TT_OK; i++) { status = tti_reward_sum(all, &all->items[i], c, weights, m); }
     return status;
 }
 
-/* ---- advantages ---- */
-/* Reward k of those who have one, or with k = TTI_TOTAL the sum; on_policy: off-policy responses do not count. */
+TT_API tt_status tt_grpo_rewards(tt_rollouts *all, const tt_grpo_config *config, const float *reward_weights, tt_grpo_metrics *metrics) {
+    tt_grpo_config c = tt_grpo_resolve(config);
+    tt_grpo_metrics ignored = TT_INIT;
+    return tti_rewards_sum(all, &c, reward_weights, metrics ? metrics : &ignored);
+}
+
+/* Reward number k, or with k = TTI_TOTAL the sum. */
 enum { TTI_TOTAL = -1 };
-typedef struct tti_stats { int n, equal; double mean, std; } tti_stats;
-static double tti_reward_of(const tt_rollout *r, int k) { return (double)(k == TTI_TOTAL ? r->reward : r->rewards[k]); }
-static tti_stats tti_reward_stats(const tt_rollout *r, int n, int k, int biased, int on_policy) {
-    tti_stats s = TT_INIT;
+
+static double tti_reward_of(const tt_rollout *r, int k) {
+    return (double)(k == TTI_TOTAL ? r->reward : r->rewards[k]);
+}
+
+/* Statistics of reward k over those of n responses that have one; with on_policy only over the student's own. */
+static tt_reward_stats tti_reward_stats(const tt_rollout *r, int n, int k, int biased, int on_policy) {
+    tt_reward_stats s = TT_INIT;
     double sum = 0, first = 0;
     int i;
     s.equal = 1;
@@ -10425,88 +12214,98 @@ static tti_stats tti_reward_stats(const tt_rollout *r, int n, int k, int biased,
     s.std = s.n > 1 ? sqrt(sum / (biased ? s.n : s.n - 1)) : 0;
     return s;
 }
-/* (reward - baseline) / scale for all who have one, 0 for the others. */
-static void tti_advantage_set(tt_rollout *r, int n, double baseline, double scale) {
-    int i;
-    for (i = 0; i < n; i++) { r[i].advantage = isnan(r[i].reward) ? 0.0f : (float)(((double)r[i].reward - baseline) / scale); }
+
+static tt_rollout *tti_group_of(const tt_rollouts *all, int group) {
+    return all->items + (size_t)group * (size_t)all->num_generations;
 }
-/* Best minus second best for the best (the first of equals), 0 for all others: verl's grpo_passk. */
-static void tti_advantage_passk(tt_rollout *r, int n, double scale) {
+
+TT_API tt_reward_stats tt_group_rewards(const tt_rollouts *all, int group) {
+    return tti_reward_stats(tti_group_of(all, group), all->num_generations, TTI_TOTAL, 0, 0);
+}
+
+/* ---- [tt:grpo.advantages] advantages ----
+ * A group and what its rule may use; batch_*: of the whole batch. */
+
+typedef struct tti_group {
+    tt_rollout *r;
+    int n;
+    const tt_grpo_config *config;
+    tt_reward_stats stats;
+    double scale;              /* of scale_rewards                   */
+    double batch_std;
+    double batch_nonzero;      /* share of rewards that are not 0    */
+} tti_group;
+
+/* (reward - baseline) / scale for all who have a reward, 0 for the others. */
+static void tti_advantage_set(const tti_group *g, double baseline, double scale) {
+    int i;
+    for (i = 0; i < g->n; i++) {
+        tt_rollout *r = &g->r[i];
+        r->advantage = isnan(r->reward) ? 0.0f : (float)(((double)r->reward - baseline) / scale);
+    }
+}
+
+/* Source: arXiv 2402.03300, eq. 4.1; without the scale arXiv 2503.20783. */
+static void tti_advantage_grpo(const tti_group *g) {
+    tti_advantage_set(g, g->stats.mean, g->scale);
+}
+
+/* R - mean of the others = (R - mean) n / (n - 1). */
+static void tti_advantage_rloo(const tti_group *g) {
+    tti_advantage_set(g, g->stats.mean, (double)(g->stats.n - 1) / g->stats.n);
+}
+
+static void tti_advantage_opo(const tti_group *g) {
+    double weight = 0, weighted = 0;
+    int i;
+    for (i = 0; i < g->n; i++) {
+        if (isnan(g->r[i].reward)) { continue; }
+        weight += g->r[i].response_length;
+        weighted += (double)g->r[i].response_length * (double)g->r[i].reward;
+    }
+    tti_advantage_set(g, weighted / weight, 1);
+}
+
+/* Of equals the first is the best. */
+static void tti_advantage_passk(const tti_group *g) {
+    tt_rollout *r = g->r;
     int best = -1, second = -1, i;
-    for (i = 0; i < n; i++) {
+    for (i = 0; i < g->n; i++) {
         r[i].advantage = 0;
         if (!isnan(r[i].reward) && (best < 0 || r[i].reward > r[best].reward)) { best = i; }
     }
-    for (i = 0; i < n; i++) { if (i != best && !isnan(r[i].reward) && (second < 0 || r[i].reward > r[second].reward)) { second = i; } }
-    if (second >= 0) { r[best].advantage = (float)(((double)r[best].reward - (double)r[second].reward) / scale); }
+    for (i = 0; i < g->n; i++) {
+        if (i != best && !isnan(r[i].reward) && (second < 0 || r[i].reward > r[second].reward)) { second = i; }
+    }
+    if (second >= 0) { r[best].advantage = (float)(((double)r[best].reward - (double)r[second].reward) / g->scale); }
 }
-/* LUFFY's grpo_split: one on-policy sample has mean 0 and std 1, equal ones have std 1. */
-static void tti_advantage_luffy(tt_rollout *r, int n, const tt_grpo_config *c) {
-    tti_stats s = tti_reward_stats(r, n, TTI_TOTAL, c->biased_std, 1);
+
+static void tti_advantage_mean(const tti_group *g) {
+    tti_advantage_set(g, g->stats.mean, 1);
+}
+
+static void tti_advantage_gpg(const tti_group *g) {
+    tti_advantage_set(g, g->stats.mean, g->batch_nonzero);
+}
+
+static void tti_advantage_plain(const tti_group *g) {
+    tti_advantage_set(g, 0, 1);
+}
+
+/* LUFFY's grpo_split: one on-policy response has mean 0 and std 1, equal ones have std 1. */
+static void tti_advantage_luffy(const tti_group *g) {
+    const tt_grpo_config *c = g->config;
+    tt_reward_stats s = tti_reward_stats(g->r, g->n, TTI_TOTAL, c->biased_std, 1);
     double scale = (s.n > 1 && !s.equal ? s.std : 1) + (double)c->advantage_eps;
-    tti_advantage_set(r, n, s.n > 1 ? s.mean : 0, c->scale_rewards == TT_SCALE_NONE ? 1 : scale);
+    tti_advantage_set(g, s.n > 1 ? s.mean : 0, c->scale_rewards == TT_SCALE_NONE ? 1 : scale);
 }
-static double tti_length_baseline(const tt_rollout *r, int n) {
-    double weight = 0, weighted = 0;
-    int i;
-    for (i = 0; i < n; i++) {
-        if (isnan(r[i].reward)) { continue; }
-        weight += r[i].response_length;
-        weighted += (double)r[i].response_length * (double)r[i].reward;
-    }
-    return weighted / weight;
-}
-/* Of the whole batch: standard deviation, and the share of rewards that are not 0. */
-typedef struct tti_batch_rewards { double std, scored; } tti_batch_rewards;
-static void tti_advantage_group(tt_rollout *r, int n, const tt_grpo_config *c, const tti_batch_rewards *batch) {
-    tti_stats s = tti_reward_stats(r, n, TTI_TOTAL, c->biased_std, 0);
-    double baseline = s.mean, scale = 1;
-    int i;
-    if (c->advantage == TT_ADV_LUFFY) { tti_advantage_luffy(r, n, c); return; }
-    if (c->advantage == TT_ADV_REINFORCE_PP) { tti_advantage_set(r, n, 0, 1); return; }
-    if (n == 1 && c->keep_single && c->advantage == TT_ADV_GRPO) { tti_advantage_set(r, 1, 0, 1 + (double)c->advantage_eps); return; }
-    if (s.equal) { for (i = 0; i < n; i++) { r[i].advantage = 0; } return; }
-    if (c->scale_rewards == TT_SCALE_GROUP) { scale = s.std + (double)c->advantage_eps; }
-    if (c->scale_rewards == TT_SCALE_BATCH) { scale = batch->std + (double)c->advantage_eps; }
-    switch (c->advantage) {
-    case TT_ADV_PASSK: tti_advantage_passk(r, n, scale); return;
-    case TT_ADV_RLOO: scale = (double)(s.n - 1) / s.n; break;         /* R_i - mean of the others */
-    case TT_ADV_OPO: baseline = tti_length_baseline(r, n); scale = 1; break;
-    case TT_ADV_GPG: scale = batch->scored; break;
-    case TT_ADV_REINFORCE_PP_BASELINE: scale = 1; break;
-    case TT_ADV_GRPO: case TT_ADV_REINFORCE_PP: case TT_ADV_GDPO: case TT_ADV_LUFFY: break;
-    }
-    tti_advantage_set(r, n, baseline, scale);
-}
-/* GDPO, TRL's normalize_then_sum: each reward is normalised in its group, the weighted sum over the batch. */
-static void tti_advantage_gdpo(tt_rollouts *all, const tt_grpo_config *c, const float *weights) {
-    int size = all->num_generations, scored = 0, k, g, i;
-    double mean = 0, variance = 0, eps = (double)c->advantage_eps;
-    for (i = 0; i < all->n; i++) { all->items[i].advantage = 0; }
-    for (g = 0; g < all->n_groups; g++) {
-        for (k = 0; k < all->n_rewards; k++) {
-            tt_rollout *r = all->items + (size_t)g * (size_t)size;
-            tti_stats s = tti_reward_stats(r, size, k, c->biased_std, 0);
-            for (i = 0; i < size && !s.equal; i++) {
-                double w = weights ? (double)weights[k] : 1;
-                if (!isnan(r[i].rewards[k])) { r[i].advantage += (float)(w * ((double)r[i].rewards[k] - s.mean) / (s.std + eps)); }
-            }
-        }
-    }
-    for (i = 0; i < all->n; i++) { scored += !isnan(all->items[i].reward); mean += (double)all->items[i].advantage; }
-    mean /= scored > 0 ? scored : 1;
-    for (i = 0; i < all->n; i++) { variance += isnan(all->items[i].reward) ? 0 : ((double)all->items[i].advantage - mean) * ((double)all->items[i].advantage - mean); }
-    variance /= scored > 1 && !c->biased_std ? scored - 1 : scored > 0 ? scored : 1;
-    for (i = 0; i < all->n; i++) {
-        tt_rollout *r = &all->items[i];
-        r->advantage = variance > 0 && !isnan(r->reward) ? (float)(((double)r->advantage - mean) / (sqrt(variance) + eps)) : 0.0f;
-    }
-}
+
 /* Whitened over all tokens of the batch: unbiased variance and 1e-8 inside the root (verl), biased and at least
- * 1e-8 (OpenRLHF). */
-static void tti_advantage_whiten(tt_rollouts *all, const tt_grpo_config *c) {
+ * 1e-8 (OpenRLHF). Source: REINFORCE++, arXiv 2501.03262. */
+static void tti_advantage_whiten(tt_rollouts *all, const tt_grpo_config *c, const float *weights) {
     double tokens = 0, mean = 0, variance = 0, root;
     int i;
+    (void)weights;
     for (i = 0; i < all->n; i++) {
         int n = tti_loss_tokens(&all->items[i], c);
         tokens += n;
@@ -10520,340 +12319,406 @@ static void tti_advantage_whiten(tt_rollouts *all, const tt_grpo_config *c) {
     }
     variance /= tokens > 1 && !c->biased_std ? tokens - 1 : tokens;
     root = c->biased_std ? sqrt(variance > 1e-8 ? variance : 1e-8) : sqrt(variance + 1e-8);
-    for (i = 0; i < all->n; i++) { if (!isnan(all->items[i].reward)) { all->items[i].advantage = (float)(((double)all->items[i].advantage - mean) / root); } }
+    for (i = 0; i < all->n; i++) {
+        tt_rollout *r = &all->items[i];
+        if (!isnan(r->reward)) { r->advantage = (float)(((double)r->advantage - mean) / root); }
+    }
 }
+
+/* Adds weight * (R_k - mean) / std of one reward of one group. */
+static void tti_gdpo_add(tt_rollout *r, int n, int k, double weight, const tt_grpo_config *c) {
+    tt_reward_stats s = tti_reward_stats(r, n, k, c->biased_std, 0);
+    int i;
+    for (i = 0; i < n && !s.equal; i++) {
+        double x = (double)r[i].rewards[k];
+        if (!isnan(x)) { r[i].advantage += (float)(weight * (x - s.mean) / (s.std + (double)c->advantage_eps)); }
+    }
+}
+
+/* Each reward is normalised in its group, their weighted sum over the batch: TRL's normalize_then_sum.
+ * Source: GDPO, arXiv 2601.05242. */
+static void tti_advantage_gdpo(tt_rollouts *all, const tt_grpo_config *c, const float *weights) {
+    int scored = 0, k, g, i;
+    double mean = 0, variance = 0;
+    for (i = 0; i < all->n; i++) { all->items[i].advantage = 0; }
+    for (g = 0; g < all->n_groups; g++) {
+        for (k = 0; k < all->n_rewards; k++) {
+            tti_gdpo_add(tti_group_of(all, g), all->num_generations, k, weights ? (double)weights[k] : 1, c);
+        }
+    }
+    for (i = 0; i < all->n; i++) {
+        scored += !isnan(all->items[i].reward);
+        mean += (double)all->items[i].advantage;
+    }
+    mean /= scored > 0 ? scored : 1;
+    for (i = 0; i < all->n; i++) {
+        double d = (double)all->items[i].advantage - mean;
+        variance += isnan(all->items[i].reward) ? 0 : d * d;
+    }
+    variance /= scored > 1 && !c->biased_std ? scored - 1 : scored > 0 ? scored : 1;
+    for (i = 0; i < all->n; i++) {
+        tt_rollout *r = &all->items[i];
+        double d = (double)r->advantage - mean;
+        r->advantage = variance > 0 && !isnan(r->reward) ? (float)(d / (sqrt(variance) + (double)c->advantage_eps)) : 0.0f;
+    }
+}
+
+typedef struct tti_advantage_row {
+    tt_choice choice;
+    void (*group)(const tti_group *);                                                  /* NULL: `batch` does it all          */
+    int equal_too;                                                                     /* also where all rewards are equal   */
+    void (*batch)(tt_rollouts *, const tt_grpo_config *, const float *weights);        /* after the groups; NULL = nothing   */
+} tti_advantage_row;
+static const tti_advantage_row tti_advantages[] = {   /* in the order of tt_advantage_type */
+    {{"grpo", "(R - mean) / (std + eps)", "arXiv 2402.03300; unscaled Dr.GRPO, arXiv 2503.20783"}, tti_advantage_grpo, 0, NULL},
+    {{"rloo", "R - mean of the others", "arXiv 2402.14740"}, tti_advantage_rloo, 0, NULL},
+    {{"opo", "R - sum(n R) / sum(n), n: response length", "arXiv 2505.23585; verl opo"}, tti_advantage_opo, 0, NULL},
+    {{"passk", "best: (best - second) / (std + eps), others: 0", "arXiv 2503.19595; verl grpo_passk"}, tti_advantage_passk, 0, NULL},
+    {{"reinforce_pp_baseline", "whitened(R - mean)", "arXiv 2501.03262"}, tti_advantage_mean, 0, tti_advantage_whiten},
+    {{"gpg", "(R - mean) responses / responses with R != 0", "arXiv 2504.02546; verl gpg"}, tti_advantage_gpg, 0, NULL},
+    {{"reinforce_pp", "whitened(R)", "arXiv 2501.03262"}, tti_advantage_plain, 1, tti_advantage_whiten},
+    {{"gdpo", "standardised sum of weight (R_k - mean) / std", "arXiv 2601.05242; TRL normalize_then_sum"}, NULL, 0, tti_advantage_gdpo},
+    {{"luffy", "grpo, mean and std of the on-policy responses", "arXiv 2504.14945"}, tti_advantage_luffy, 1, NULL}
+};
+
+/* Advantages of one group; batch has the values of the whole batch. */
+static void tti_advantage_group(tt_rollout *r, int n, const tt_grpo_config *c, const tti_group *batch) {
+    const tti_advantage_row *row = &tti_advantages[c->advantage];
+    tti_group g = *batch;
+    double eps = (double)c->advantage_eps;
+    int i;
+    g.r = r;
+    g.n = n;
+    g.config = c;
+    g.stats = tti_reward_stats(r, n, TTI_TOTAL, c->biased_std, 0);
+    g.scale = c->scale_rewards == TT_SCALE_GROUP ? g.stats.std + eps : c->scale_rewards == TT_SCALE_BATCH ? g.batch_std + eps : 1;
+    if (n == 1 && c->keep_single && c->advantage == TT_ADV_GRPO) {
+        tti_advantage_set(&g, 0, 1 + eps);
+    } else if (g.stats.equal && !row->equal_too) {
+        for (i = 0; i < n; i++) { r[i].advantage = 0; }
+    } else {
+        row->group(&g);
+    }
+}
+
 static void tti_advantage_measure(const tt_rollouts *all, const tt_grpo_config *c, tt_grpo_metrics *m) {
-    int size = all->num_generations, g, k;
+    int g, k;
     m->reward_std = m->frac_reward_zero_std = 0;
     for (g = 0; g < all->n_groups; g++) {
-        tti_stats s = tti_reward_stats(all->items + (size_t)g * (size_t)size, size, TTI_TOTAL, c->biased_std, 0);
+        tt_reward_stats s = tti_reward_stats(tti_group_of(all, g), all->num_generations, TTI_TOTAL, c->biased_std, 0);
         m->frac_reward_zero_std += s.equal / (double)all->n_groups;
         m->reward_std += s.equal ? 0 : s.std / all->n_groups;
     }
     m->reward = tti_reward_stats(all->items, all->n, TTI_TOTAL, 0, 0).mean;
     for (k = 0; k < all->n_rewards; k++) { m->rewards[k] = tti_reward_stats(all->items, all->n, k, 0, 0).mean; }
 }
+
 TT_API tt_status tt_grpo_advantages(tt_rollouts *all, const tt_grpo_config *config, const float *reward_weights, tt_grpo_metrics *metrics) {
-    tt_grpo_config c = tti_grpo_resolve(config);
-    int size = all->num_generations, g, i;
-    tti_batch_rewards batch;
+    tt_grpo_config c = tt_grpo_resolve(config);
+    const tti_advantage_row *row;
     tt_grpo_metrics ignored = TT_INIT;
+    tti_group batch;
     tt_status status;
+    int i;
+    memset(&batch, 0, sizeof batch);
     if (!metrics) { metrics = &ignored; }
     if (all->n < 1) { return tt_fail(all->ctx, TT_ERR_ARG, "tt_grpo_advantages: number of rollouts is %d, expected >= 1", all->n); }
-    if (c.advantage == TT_ADV_RLOO && size < 2) { return tt_fail(all->ctx, TT_ERR_ARG, "tt_grpo_advantages: num_generations is %d, expected >= 2 for RLOO", size); }
-    status = tti_grpo_check(all->ctx, &c);
+    if (c.advantage == TT_ADV_RLOO && all->num_generations < 2) {
+        return tt_fail(all->ctx, TT_ERR_ARG, "tt_grpo_advantages: num_generations is %d, expected >= 2 for RLOO", all->num_generations);
+    }
+    status = tt_grpo_check(all->ctx, &c);
     if (status == TT_OK) { status = tti_rewards_sum(all, &c, reward_weights, metrics); }
     if (status != TT_OK) { return status; }
-    batch.std = tti_reward_stats(all->items, all->n, TTI_TOTAL, c.biased_std, 0).std;
-    batch.scored = 0;
-    for (i = 0; i < all->n; i++) { batch.scored += (!isnan(all->items[i].reward) && all->items[i].reward != 0) / (double)all->n; }
-    if (c.advantage == TT_ADV_GDPO) { tti_advantage_gdpo(all, &c, reward_weights); }
-    else { for (g = 0; g < all->n_groups; g++) { tti_advantage_group(all->items + (size_t)g * (size_t)size, size, &c, &batch); } }
-    if (c.advantage == TT_ADV_REINFORCE_PP_BASELINE || c.advantage == TT_ADV_REINFORCE_PP) { tti_advantage_whiten(all, &c); }
+    row = &tti_advantages[c.advantage];
+    batch.batch_std = tti_reward_stats(all->items, all->n, TTI_TOTAL, c.biased_std, 0).std;
+    for (i = 0; i < all->n; i++) {
+        batch.batch_nonzero += (!isnan(all->items[i].reward) && all->items[i].reward != 0) / (double)all->n;
+    }
+    for (i = 0; i < all->n_groups && row->group; i++) {
+        tti_advantage_group(tti_group_of(all, i), all->num_generations, &c, &batch);
+    }
+    if (row->batch) { row->batch(all, &c, reward_weights); }
     tti_advantage_measure(all, &c, metrics);
     return TT_OK;
 }
 
-/* ---- the loss of one token ---- */
-/* PPO's clipped surrogate (Schulman et al., arXiv 1707.06347) with asymmetric bounds (DAPO), two-sided delta
- * (INTELLECT-2) and dual clip for A < 0 (Ye et al., arXiv 1912.09729): max(-A min(r, delta), -A clip(r)), at most -A c. */
-static void tti_loss_ppo(const tt_grpo_config *c, double r, double dr, double a, tt_token_loss *out) {
-    double low = 1 - (double)c->epsilon_low, high = 1 + (double)c->epsilon_high;
-    int capped = c->delta > 0 && r > (double)c->delta;
-    double plain = -a * (capped ? (double)c->delta : r), clipped = -a * tti_clip(r, low, high);
-    out->clipped_low = a < 0 && r < low;
-    out->clipped_high = a > 0 && r > high;
-    out->loss = plain >= clipped ? plain : clipped;
-    out->dloss = plain >= clipped && !capped ? -a * dr : 0;
-    if (a < 0 && c->dual_clip > 0 && out->loss > -a * (double)c->dual_clip) {
-        out->loss = -a * (double)c->dual_clip;
-        out->dloss = 0;
-        out->clipped_dual = 1;
+/* ---- [tt:grpo.config] defaults, ranges, choices by name ---- */
+
+/* One row for each field: what a zero stands for, and its range. whole: the field is an int (or an enum). */
+typedef struct tti_grpo_field { const char *name; size_t at; int whole; double zero, low, high; } tti_grpo_field;
+#define TTI_INT(field) #field, offsetof(tt_grpo_config, field), 1
+#define TTI_FLOAT(field) #field, offsetof(tt_grpo_config, field), 0
+#define TTI_LAST(table) (sizeof(table) / sizeof *(table) - 1)
+static const tti_grpo_field tti_grpo_fields[] = {
+    {TTI_INT(advantage), 0, 0, TTI_LAST(tti_advantages)},
+    {TTI_INT(scale_rewards), 0, 0, TT_SCALE_NONE},
+    {TTI_INT(loss), 0, 0, TTI_LAST(tti_losses)},
+    {TTI_INT(aggregation), 0, 0, TTI_LAST(tti_aggregations)},
+    {TTI_INT(kl), 0, 0, TTI_LAST(tti_kls)},
+    {TTI_INT(mismatch), 0, 0, TTI_LAST(tti_mismatches)},
+    {TTI_INT(aas), 0, 0, TTI_LAST(tti_shapings)},
+    {TTI_INT(num_generations), 8, 1, INT_MAX},
+    {TTI_INT(max_completion_length), 128, 1, INT_MAX},
+    {TTI_FLOAT(temperature), 1, 1e-6, 1e6},
+    {TTI_FLOAT(epsilon_low), 0, 0, 20},
+    {TTI_FLOAT(epsilon_high), 0, 0, HUGE_VAL},
+    {TTI_FLOAT(delta), 0, 0, HUGE_VAL},
+    {TTI_FLOAT(beta), 0, 0, 1e6},
+    {TTI_FLOAT(entropy_coef), 0, -1e6, 1e6},
+    {TTI_FLOAT(cispo_epsilon_max), 5, 0, HUGE_VAL},
+    {TTI_FLOAT(top_entropy_quantile), 1, 0, 1},
+    {TTI_FLOAT(advantage_eps), 1e-6, 0, 1e6},
+    {TTI_INT(overlong_cache), 0, 0, INT_MAX},
+    {TTI_FLOAT(overlong_factor), 0, 0, 1e6},
+    {TTI_FLOAT(mismatch_low), 0, 0, HUGE_VAL},
+    {TTI_FLOAT(luffy_gamma), 0.1, -HUGE_VAL, HUGE_VAL},
+    {TTI_FLOAT(fallback_p), 0.01, -HUGE_VAL, HUGE_VAL},
+    {TTI_INT(dynamic_sampling), 0, 0, 1000},
+    {TTI_INT(num_iterations), 0, 0, 1000000},
+    {TTI_INT(num_mini_batches), 0, 0, 1000000}
+};
+enum { TTI_N_GRPO_FIELDS = (int)(sizeof tti_grpo_fields / sizeof *tti_grpo_fields) };
+
+static double tti_grpo_get(const tt_grpo_config *c, const tti_grpo_field *f) {
+    const void *at = (const char *)c + f->at;
+    int whole = 0;
+    float number = 0;
+    if (f->whole) {
+        memcpy(&whole, at, sizeof whole);
+        return whole;
     }
-}
-/* A loss of the form -weight A l whose weight is held constant. */
-static void tti_loss_weighted(double weight, double a, double l, tt_token_loss *out) {
-    out->loss = -weight * a * l;
-    out->dloss = -weight * a;
-}
-/* CISPO (MiniMax-M1, arXiv 2506.13585): the ratio is a constant weight with a cap; in verl's form with both bounds. */
-static void tti_loss_cispo(const tt_grpo_config *c, double l, double r, double a, tt_token_loss *out) {
-    int both = c->loss == TT_LOSS_CISPO_CLAMP;
-    double low = both ? 1 - (double)c->epsilon_low : 0, high = both ? 1 + (double)c->epsilon_high : (double)c->cispo_epsilon_max;
-    out->clipped_low = r < low;
-    out->clipped_high = r > high;
-    tti_loss_weighted(tti_clip(r, low, high), a, l, out);
-}
-/* VESPO's weight of a sequence whose tokens have log-ratios that add up to x. */
-static double tti_vespo_phi(const tt_grpo_config *c, double x, double a) {
-    double w = tti_clip(x, log(1e-8), 20), k = (double)(a >= 0 ? c->vespo_k_pos : c->vespo_k_neg), lambda = (double)(a >= 0 ? c->vespo_lambda_pos : c->vespo_lambda_neg);
-    return exp(lambda + k * w - lambda * exp(w));
-}
-/* DPPO (Qi et al., arXiv 2602.04879) bounds how far a probability moves where PPO bounds its ratio. The binary form tells this
- * token, p now and q at the rollout, from all others. 1e-8 is verl's. */
-static double tti_binary_divergence(tt_loss_type loss, double l, double o) {
-    double p = exp(l), q = exp(o);
-    return loss == TT_LOSS_DPPO_TV ? fabs(p - q) : q * (o - l) + (1 - q) * log((1 - q + 1e-8) / (1 - p + 1e-8));
-}
-static void tti_loss_dppo(const tt_grpo_config *c, double l, double o, double r, double a, tt_token_loss *out) {
-    double distance = tti_binary_divergence(c->loss, l, o), cap = c->dual_clip > 0 ? (double)c->dual_clip : HUGE_VAL;
-    out->clipped_low = a <= 0 && l < o && distance > (double)c->epsilon_low;
-    out->clipped_high = a > 0 && l > o && distance > (double)c->epsilon_high;
-    if (out->clipped_low || out->clipped_high) { return; }
-    out->clipped_dual = r > cap;
-    tti_loss_weighted(r < cap ? r : cap, a, l, out);
-}
-/* x = l - o of a token, or what stands for it in a sequence: see tti_sequence_loss. */
-static void tti_loss_ordinary(const tt_grpo_config *c, double l, double x, double a, tt_token_loss *out) {
-    double near = tti_clip(x, -20, 20), r = exp(near), dr = near == x ? r : 0, tau, s;
-    switch (c->loss) {
-    case TT_LOSS_REINFORCE: tti_loss_weighted(1, a, l, out); return;
-    case TT_LOSS_CISPO: case TT_LOSS_CISPO_CLAMP: tti_loss_cispo(c, l, r, a, out); return;
-    case TT_LOSS_VESPO: tti_loss_weighted(tti_vespo_phi(c, near, a), a, l, out); return;
-    case TT_LOSS_DPPO_TV: case TT_LOSS_DPPO_KL: tti_loss_dppo(c, l, l - x, r, a, out); return;
-    case TT_LOSS_KL_COV:
-        out->loss = -a * r;
-        out->dloss = -a * dr;
-        return;
-    case TT_LOSS_DRO:                 /* Richemond et al., arXiv 2405.19107, with the advantage for the reward less its value */
-        out->loss = -a * l + (double)c->dro_beta / 2 * x * x;
-        out->dloss = -a + (double)c->dro_beta * x;
-        return;
-    case TT_LOSS_SAPO:                /* a soft gate instead of the clip */
-        tau = (double)(a > 0 ? c->sapo_tau_pos : c->sapo_tau_neg);
-        s = 1 / (1 + exp(-tau * (r - 1)));
-        out->loss = -a * 4 / tau * s;
-        out->dloss = -a * 4 * s * (1 - s) * dr;
-        return;
-    case TT_LOSS_GMPO:                /* the clip is in the logarithm, on the side where it makes -A r larger */
-        s = tti_clip(x, -(double)c->epsilon_low, (double)c->epsilon_high);
-        out->clipped_low = a < 0 && s > x;
-        out->clipped_high = a > 0 && s < x;
-        if (out->clipped_low || out->clipped_high) { r = exp(s); dr = 0; }
-        out->loss = -a * r;
-        out->dloss = -a * dr;
-        return;
-    case TT_LOSS_GSPO: case TT_LOSS_GSPO_TOKEN: case TT_LOSS_RLOO: case TT_LOSS_CLIP_COV: case TT_LOSS_PPO_CLIP: tti_loss_ppo(c, r, dr, a, out); return;
-    }
-}
-/* Advantage-Aware Shaping: gamma falls from gamma(A_max) = gamma_min to gamma(A_min) = gamma_max. The released
- * code clamps it with lower bound gamma_min and upper bound gamma_max; as gamma_min is the larger one, this
- * gives gamma_max for every A. */
-static double tti_aas_gamma(const tt_grpo_config *c, double a) {
-    double low = (double)c->gamma_min, high = (double)c->gamma_max;
-    double gamma = low + (high - low) * ((double)c->advantage_max - a) / ((double)c->advantage_max - (double)c->advantage_min);
-    if (c->aas == TT_AAS_FORMULA && low > high) { return tti_clip(gamma, high, low); }
-    if (gamma < low) { gamma = low; }
-    return gamma > high ? high : gamma;
-}
-/* LUFFY, arXiv 2504.14945: p / (p + gamma), gradient through both; a negative gamma: p as it is. */
-static void tti_loss_luffy(const tt_grpo_config *c, double p, double a, tt_token_loss *out) {
-    double gamma = (double)c->luffy_gamma;
-    out->factor = gamma < 0 ? p : p / (p + gamma);
-    out->loss = -a * out->factor;
-    out->dloss = gamma < 0 ? out->loss : out->loss * gamma / (p + gamma);
-}
-/* loss = -A w, w = p / d, d = sg(p) + gamma(A) kept inside (0, 1]: the gradient flows through the numerator only. */
-static void tti_loss_guided(const tt_grpo_config *c, double l, double o, double a, tt_token_loss *out) {
-    double p = exp(l), d;
-    if (c->aas == TT_AAS_OFF || (a < 0 && p < (double)c->fallback_p)) {     /* do not push down what is hardly said anyway */
-        out->fallback = c->aas != TT_AAS_OFF;
-        tti_loss_ordinary(c, l, l - o, a, out);
-        return;
-    }
-    if (c->aas == TT_AAS_LUFFY) { tti_loss_luffy(c, p, a, out); return; }
-    d = p + tti_aas_gamma(c, a);
-    out->factor = d <= 0 ? 1.0001 : d > 1 ? 0.9999 : p / d;                /* d <= 0: d = p / 1.0001; d > 1: d = p / 0.9999 */
-    out->loss = out->dloss = -a * out->factor;
-}
-static void tti_loss_kl(const tt_grpo_config *c, double l, double o, double f, tt_token_loss *out) {
-    double slope, beta = c->kl_in_reward ? 0 : (double)c->beta;
-    out->kl = tti_kl(c, l, o, f, &slope);
-    out->loss += beta * out->kl;
-    out->dloss += beta * slope;
-}
-/* Whose token it is, which decides its loss. */
-enum { TTI_ORDINARY, TTI_GUIDED, TTI_OFF_POLICY };
-static void tti_loss_policy(const tt_grpo_config *c, double l, double o, double a, int whose, tt_token_loss *out) {
-    memset(out, 0, sizeof *out);
-    out->factor = 1;
-    if (whose == TTI_GUIDED) { tti_loss_guided(c, l, o, a, out); }
-    else if (whose == TTI_OFF_POLICY) { tti_loss_luffy(c, exp(l), a, out); }
-    else { tti_loss_ordinary(c, l, l - o, a, out); }
-}
-TT_API tt_token_loss tt_grpo_token_loss(const tt_grpo_config *config, double logp, double old_logp, double ref_logp, double advantage, int guided) {
-    tt_grpo_config c = tti_grpo_resolve(config);
-    tt_token_loss out;
-    tti_loss_policy(&c, logp, old_logp, advantage, guided, &out);
-    if (!isnan(ref_logp)) { tti_loss_kl(&c, logp, old_logp, ref_logp, &out); }
-    return out;
+    memcpy(&number, at, sizeof number);
+    return (double)number;
 }
 
-/* ---- the loss of a batch ---- */
-/* What the weights divide by, over the whole optimizer batch; micro: tokens of the micro-batch, which tti_grpo_loss fills in. */
-typedef struct tti_denominators { double tokens, guided, sequences, filled, longest, micro; } tti_denominators;
-static tti_denominators tti_loss_denominators(const tt_rollouts *all, const tt_grpo_config *c) {
-    tti_denominators d = TT_INIT;
-    int i, t;
-    for (i = 0; i < all->n; i++) {
-        const tt_rollout *r = &all->items[i];
-        int n = tti_loss_tokens(r, c);
-        d.tokens += n;
-        d.filled += n > 0;
-        if (r->response_length > d.longest) { d.longest = r->response_length; }
-        for (t = 0; t < r->response_length; t++) { d.guided += tti_in_loss(r, t, c) && r->teacher_mask[t]; }
+static void tti_grpo_set(tt_grpo_config *c, const tti_grpo_field *f, double value) {
+    void *at = (char *)c + f->at;
+    int whole = (int)value;
+    float number = (float)value;
+    if (f->whole) {
+        memcpy(at, &whole, sizeof whole);
+    } else {
+        memcpy(at, &number, sizeof number);
     }
-    d.sequences = all->n;
-    return d;
 }
-/* Weight of one token of a sequence with n tokens in the loss. */
-static double tti_loss_weight(const tt_grpo_config *c, const tti_denominators *d, int n) {
-    switch (c->aggregation) {
-    case TT_SEQ_MEAN_TOKEN_MEAN: return 1 / (n * d->sequences);
-    case TT_SEQ_MEAN_FILLED: return 1 / ((n + 1e-8) * d->filled);
-    case TT_SEQ_MEAN_TOKEN_SUM: return 1 / d->filled;
-    case TT_SEQ_SUM_NORM: return 1 / d->longest;
-    case TT_DR_GRPO: return 1 / (d->sequences * c->max_completion_length);
-    case TT_LUSPO: return 1 / d->sequences;
-    case TT_BNPO: return 1 / d->micro;
-    case TT_TOKEN_SUM: return 1;
-    case TT_TOKEN_MEAN: break;
+
+TT_API tt_grpo_config tt_grpo_resolve(const tt_grpo_config *in) {
+    tt_grpo_config c = *in;
+    int loss = c.loss >= 0 && (size_t)c.loss <= TTI_LAST(tti_losses) ? (int)c.loss : 0;
+    int mismatch = c.mismatch >= 0 && (size_t)c.mismatch <= TTI_LAST(tti_mismatches) ? (int)c.mismatch : 0;
+    int k;
+    for (k = 0; k < TTI_N_GRPO_FIELDS; k++) {
+        const tti_grpo_field *f = &tti_grpo_fields[k];
+        if (f->zero != 0 && tti_grpo_get(&c, f) == 0) { tti_grpo_set(&c, f, f->zero); }
     }
-    return 1 / d->tokens;
+    if (c.epsilon_low == 0) { c.epsilon_low = tti_losses[loss].epsilon; }
+    if (c.epsilon_high == 0) { c.epsilon_high = tti_losses[loss].epsilon; }
+    if (c.dual_clip == 0) { c.dual_clip = tti_losses[loss].dual_clip; }
+    if (c.mismatch_high == 0) { c.mismatch_high = tti_mismatches[mismatch].high; }
+    if (c.gamma_min == 0 && c.gamma_max == 0 && c.advantage_min == 0 && c.advantage_max == 0) {
+        c.gamma_min = 0.001f;
+        c.gamma_max = -0.001f;
+        c.advantage_min = -4;
+        c.advantage_max = 4;
+    }
+    return c;
 }
-typedef struct tti_batch_loss {       /* lives in the step's arena until backward */
-    int n;
-    float *logprobs, *entropy;        /* host values; entropy NULL if not given   */
-    float *dlogprobs, *dentropy;      /* d loss / d value                         */
-    double least;                     /* entropy from which on a token has a policy loss; see top_entropy_quantile */
-    unsigned char *chosen;            /* by tti_covariance_choose; NULL in other losses */
+
+static tt_status tti_grpo_range(tt_context *ctx, const char *name, double value, double low, double high) {
+    if (value >= low && value <= high) { return TT_OK; }
+    return tt_fail(ctx, TT_ERR_ARG, "grpo: %s is %g, expected %g .. %g", name, value, low, high);
+}
+
+TT_API tt_status tt_grpo_check(tt_context *ctx, const tt_grpo_config *config) {
+    tt_grpo_config c = tt_grpo_resolve(config);
+    tt_status status = TT_OK;
+    int k;
+    for (k = 0; k < TTI_N_GRPO_FIELDS && status == TT_OK; k++) {
+        const tti_grpo_field *f = &tti_grpo_fields[k];
+        status = tti_grpo_range(ctx, f->name, tti_grpo_get(&c, f), f->low, f->high);
+    }
+    if (status == TT_OK && c.loss != TT_LOSS_GMPO) { status = tti_grpo_range(ctx, "epsilon_low", (double)c.epsilon_low, 0, 1); }
+    if (status == TT_OK) { status = tti_grpo_range(ctx, "overlong_cache", c.overlong_cache, 0, c.max_completion_length); }
+    if (status == TT_OK) { status = tti_grpo_range(ctx, "mismatch_low", (double)c.mismatch_low, 0, (double)c.mismatch_high); }
+    return status;
+}
+
+typedef struct tti_choices { const char *field; const void *rows; size_t row_bytes, n; } tti_choices;
+#define TTI_CHOICES(field, table) {field, table, sizeof *(table), sizeof(table) / sizeof *(table)}
+
+TT_API const tt_choice *tt_grpo_choice(const char *field, int value) {
+    static const tti_choices all[] = {
+        TTI_CHOICES("advantage", tti_advantages), TTI_CHOICES("loss", tti_losses),
+        TTI_CHOICES("aggregation", tti_aggregations), TTI_CHOICES("kl", tti_kls),
+        TTI_CHOICES("mismatch", tti_mismatches), TTI_CHOICES("aas", tti_shapings)
+    };
+    size_t k;
+    for (k = 0; k < sizeof all / sizeof *all; k++) {
+        if (strcmp(all[k].field, field) != 0) { continue; }
+        if (value < 0 || (size_t)value >= all[k].n) { return NULL; }
+        return (const tt_choice *)((const char *)all[k].rows + (size_t)value * all[k].row_bytes);   /* its first member */
+    }
+    return NULL;
+}
+
+TT_API tt_status tt_grpo_choose(tt_context *ctx, const char *field, const char *name, int *value) {
+    char known[256];
+    size_t size = 0;
+    const tt_choice *choice;
+    int k;
+    for (k = 0; (choice = tt_grpo_choice(field, k)) != NULL; k++) {
+        if (strcmp(choice->name, name) == 0) {
+            *value = k;
+            return TT_OK;
+        }
+    }
+    known[0] = 0;
+    for (k = 0; (choice = tt_grpo_choice(field, k)) != NULL && size < sizeof known - 32; k++) {
+        size += (size_t)snprintf(known + size, sizeof known - size, "%s%s", k ? ", " : "", choice->name);
+    }
+    return tt_fail(ctx, TT_ERR_ARG, "grpo: %s is \"%.64s\", expected one of %s", field, name, known);
+}
+
+/* ---- [tt:grpo.batch] the loss of a batch ---- */
+
+typedef struct tti_batch_loss {       /* lives in the step's arena until backward                     */
+    int n;                            /* response tokens                                              */
+    float *logprobs, *entropy;        /* host values; entropy NULL if not given                       */
+    float *dlogprobs, *dentropy;      /* slopes of the loss                                           */
+    double least_entropy;             /* from which on a token has a policy loss; see top_entropy_quantile */
     double loss;
 } tti_batch_loss;
 
-/* What the tokens of a response share. Ordinary tokens are those without teacher_mask. */
-typedef struct tti_shared {
-    double log_ratio;      /* sum of l - o over the n ordinary tokens; GMPO: of the clipped ones */
-    double log_mismatch;   /* sum of o - s over the n_sampled tokens of the sampler              */
-    double gap;            /* sum of s - l over the same                                         */
-    double policy;         /* of the policy loss, 1 or less: 0 if the response leaves it         */
-    double weights;        /* sum of the mismatch weights of the ordinary tokens that are kept   */
+/* What the tokens of a response share. */
+typedef struct tti_response_sums {
+    double log_ratio;        /* sum of log r over its n student tokens; GMPO: of the clipped ones            */
+    double log_ratio_kept;   /* the same, each within +-20                                                   */
+    double log_mismatch;     /* sum of log p_old - log p_sampler over the n_sampled tokens of the sampler     */
+    double gap;              /* sum of log p_sampler - log p over the same                                    */
+    double policy;           /* 1, or 0 if the response leaves the policy loss                               */
+    double weights;          /* sum of the mismatch weights of the student tokens that are kept               */
     int n, n_sampled;
-    tt_token_loss loss;    /* of a sequence loss                                                 */
-} tti_shared;
-/* Log-probs of token t: l now, o at the rollout (that of now if there is none), s by the sampler, f of the reference; its
- * entropy h; kept: 1, or 0 for a token whose entropy is too small for the policy loss; chosen: see tti_covariance_choose. */
-typedef struct tti_logps { double l, o, s, f, h, kept; int chosen; } tti_logps;
-static tti_logps tti_logps_at(const tt_rollout *r, const tti_batch_loss *b, size_t at, int t) {
-    tti_logps p;
-    p.l = (double)b->logprobs[at + (size_t)t];
-    p.h = b->entropy ? (double)b->entropy[at + (size_t)t] : 0;
-    p.kept = p.h >= b->least;
-    p.chosen = b->chosen && b->chosen[at + (size_t)t];
-    p.o = r->old_logprobs ? (double)r->old_logprobs[t] : p.l;
-    p.s = (double)r->sampling_logprobs[t];
-    p.f = r->ref_logprobs ? (double)r->ref_logprobs[t] : (double)NAN;
+    tt_token_loss loss;      /* one for all of them, if the loss pools                                        */
+} tti_response_sums;
+
+/* Log-probs of one token, its entropy, and whether that is large enough for the policy loss (1 or 0). */
+typedef struct tti_token_logps { double now, old, sampler, reference, entropy, kept; size_t index; } tti_token_logps;
+
+/* Token t of a response whose values begin at `at`. old: at the rollout, or that of now if there is none. */
+static tti_token_logps tti_token_logps_at(const tt_rollout *r, const tti_batch_loss *b, size_t at, int t) {
+    tti_token_logps p;
+    p.index = at + (size_t)t;
+    p.now = (double)b->logprobs[p.index];
+    p.entropy = b->entropy ? (double)b->entropy[p.index] : 0;
+    p.kept = p.entropy >= b->least_entropy;
+    p.old = r->old_logprobs ? (double)r->old_logprobs[t] : p.now;
+    p.sampler = (double)r->sampling_logprobs[t];
+    p.reference = r->ref_logprobs ? (double)r->ref_logprobs[t] : (double)NAN;
     return p;
 }
-static double tti_bounded(const tt_grpo_config *c, double w, int mask) {
-    double low = (double)c->mismatch_low, high = (double)c->mismatch_high;
-    return mask ? (w >= low && w <= high ? w : 0) : tti_clip(w, low, high);
+
+static double tti_mismatch_weight(const tt_grpo_config *c, const tti_response_sums *q, const tti_token_logps *p) {
+    tti_mismatch_ratio m;
+    m.token = isnan(p->sampler) ? 1 : exp(tti_clip(p->old - p->sampler, -20, 20));
+    m.response = exp(tti_clip(q->log_mismatch, -20, 20));
+    m.mean = exp(q->log_mismatch / (q->n_sampled + 1e-8));
+    m.low = (double)c->mismatch_low;
+    m.high = (double)c->mismatch_high;
+    return tti_mismatches[c->mismatch].weight(&m);
 }
-/* Weight of the policy loss of a token; constant for the gradient. */
-static double tti_mismatch_weight(const tt_grpo_config *c, const tti_shared *q, const tti_logps *p) {
-    double token = isnan(p->s) ? 1 : exp(tti_clip(p->o - p->s, -20, 20)), sequence = exp(tti_clip(q->log_mismatch, -20, 20));
-    switch (c->mismatch) {
-    case TT_MISMATCH_TOKEN_TRUNCATE: return tti_bounded(c, token, 0);
-    case TT_MISMATCH_TOKEN_MASK: return tti_bounded(c, token, 1);
-    case TT_MISMATCH_SEQ_TRUNCATE: return tti_bounded(c, sequence, 0);
-    case TT_MISMATCH_SEQ_MASK: return tti_bounded(c, sequence, 1);
-    case TT_MISMATCH_GEOMETRIC_MASK: return tti_bounded(c, exp(q->log_mismatch / (q->n_sampled + 1e-8)), 1) > 0 ? token : 0;
-    case TT_MISMATCH_OFF: break;
-    }
-    return 1;
+
+static tt_loss_input tti_loss_input_of(const tt_grpo_config *c, const tt_rollout *r, const tti_token_logps *p, const tti_response_sums *q) {
+    tt_loss_input in = TT_INIT;
+    in.config = c;
+    in.logp = p->now;
+    in.old_logp = p->old;
+    in.response_log_ratio = q->log_ratio_kept;
+    in.advantage = (double)r->advantage;
+    in.index = p->index;
+    return in;
 }
-/* One loss for the whole response: GSPO (arXiv 2507.18071), GMPO, RLOO; its slope is by each ordinary token's l. */
-static int tti_is_sequence_loss(tt_loss_type loss) { return loss == TT_LOSS_GSPO || loss == TT_LOSS_GSPO_TOKEN || loss == TT_LOSS_GMPO || loss == TT_LOSS_RLOO; }
-static void tti_sequence_loss(const tt_grpo_config *c, tti_shared *q, double a) {
-    double n = c->loss == TT_LOSS_RLOO ? 1 : c->loss == TT_LOSS_GMPO ? q->n + 1e-8 : q->n, x = q->log_ratio / n;
-    q->loss.factor = 1;
-    if (c->loss == TT_LOSS_GMPO) {
-        double r = exp(tti_clip(x, -20, 20));
-        q->loss.loss = q->loss.dloss = -a * r;
-    } else {
-        tti_loss_ordinary(c, 0, c->loss == TT_LOSS_GSPO_TOKEN && x > 10 ? 10 : x, a, &q->loss);
-        if (c->loss == TT_LOSS_GSPO_TOKEN && x > 10) { q->loss.dloss = 0; }
-    }
+
+/* One loss of the whole response: of its pooled log-ratio; its slope is by each student token's log p. */
+static void tti_pooled_loss(const tt_grpo_config *c, const tt_rollout *r, tti_response_sums *q) {
+    tti_pool pool = tti_loss_pool(c);
+    double n = pool == TTI_POOL_SUM ? 1 : pool == TTI_POOL_CLIPPED_MEAN ? q->n + 1e-8 : q->n;
+    tt_loss_input in = TT_INIT;
+    in.config = c;
+    in.advantage = (double)r->advantage;
+    tti_token_loss_zero(&q->loss);
+    tti_loss_student(&in, q->log_ratio / n, &q->loss);
     q->loss.dloss /= n;
 }
-/* GMPO's clip of one log-ratio; *live: it is not at a bound. */
-static double tti_gmpo_clip(const tt_grpo_config *c, double x, double a, int *live) {
-    double s = tti_clip(x, -(double)c->epsilon_low, (double)c->epsilon_high);
-    *live = a > 0 ? s >= x : s <= x;
-    return *live ? x : s;
+
+static void tti_sums_add(tti_response_sums *q, const tt_grpo_config *c, const tt_rollout *r, const tti_token_logps *p, int student) {
+    double log_ratio = p->now - p->old;
+    int live;
+    if (!isnan(p->sampler)) {
+        q->log_mismatch += p->old - p->sampler;
+        q->gap += p->sampler - p->now;
+        q->n_sampled++;
+    }
+    if (!student) { return; }
+    q->log_ratio_kept += tti_clip(log_ratio, -20, 20);
+    q->log_ratio += tti_loss_pool(c) == TTI_POOL_CLIPPED_MEAN ? tti_gmpo_clip(c, log_ratio, (double)r->advantage, &live) : log_ratio;
+    q->n++;
 }
-static tti_shared tti_shared_read(const tt_rollout *r, const tti_batch_loss *b, size_t at, const tt_grpo_config *c) {
-    tti_shared q;
-    double a = (double)r->advantage;
-    int t, live;
+
+static tti_response_sums tti_response_read(const tt_rollout *r, const tti_batch_loss *b, size_t at, const tt_grpo_config *c) {
+    double threshold = (double)c->off_policy_mask_threshold;
+    tti_response_sums q;
+    int t;
     memset(&q, 0, sizeof q);
     for (t = 0; t < r->response_length; t++) {
-        tti_logps p = tti_logps_at(r, b, at, t);
-        if (!tti_in_loss(r, t, c)) { continue; }
-        if (!isnan(p.s)) { q.log_mismatch += p.o - p.s; q.gap += p.s - p.l; q.n_sampled++; }
-        if (r->teacher_mask[t]) { continue; }
-        q.log_ratio += c->loss == TT_LOSS_GMPO ? tti_gmpo_clip(c, p.l - p.o, a, &live) : c->loss == TT_LOSS_VESPO ? tti_clip(p.l - p.o, -20, 20) : p.l - p.o;
-        q.n++;
+        tti_token_logps p = tti_token_logps_at(r, b, at, t);
+        if (tti_in_loss(r, t, c)) { tti_sums_add(&q, c, r, &p, tti_is_student(r, t)); }
     }
-    q.policy = c->off_policy_mask_threshold != 0 && a < 0 && q.n_sampled > 0 && q.gap / q.n_sampled > (double)c->off_policy_mask_threshold ? 0 : 1;
-    if (!tti_is_sequence_loss(c->loss) || q.n == 0) { return q; }
+    q.policy = threshold != 0 && r->advantage < 0 && q.n_sampled > 0 && q.gap / q.n_sampled > threshold ? 0 : 1;
+    if (tti_loss_pool(c) == TTI_POOL_NONE || q.n == 0) { return q; }
     for (t = 0; t < r->response_length; t++) {
-        tti_logps p = tti_logps_at(r, b, at, t);
-        if (tti_in_loss(r, t, c) && !r->teacher_mask[t]) { q.weights += tti_mismatch_weight(c, &q, &p) * p.kept; }
+        tti_token_logps p = tti_token_logps_at(r, b, at, t);
+        if (tti_in_loss(r, t, c) && tti_is_student(r, t)) { q.weights += tti_mismatch_weight(c, &q, &p) * p.kept; }
     }
-    tti_sequence_loss(c, &q, a);
+    tti_pooled_loss(c, r, &q);
     return q;
 }
-/* What becomes of a chosen token whose log-ratio is x. */
-static void tti_loss_chosen(const tt_grpo_config *c, double x, tt_token_loss *out) {
-    out->clipped_cov = 1;
-    if (c->loss == TT_LOSS_CLIP_COV) { out->loss = out->dloss = 0; return; }
-    out->loss += (double)c->ppo_kl_coef * fabs(x);
-    out->dloss += (double)c->ppo_kl_coef * ((x > 0) - (x < 0));
+
+/* The pooled loss as the loss of one of its tokens: each of them moves the ratio that all of them use. */
+static tt_token_loss tti_pooled_at(const tt_grpo_config *c, const tt_rollout *r, const tti_token_logps *p, const tti_response_sums *q, double weight) {
+    tt_token_loss x = q->loss;
+    int live = 1;
+    if (tti_loss_pool(c) == TTI_POOL_CLIPPED_MEAN) { tti_gmpo_clip(c, p->now - p->old, (double)r->advantage, &live); }
+    x.clipped_low |= !live && r->advantage < 0;
+    x.clipped_high |= !live && r->advantage > 0;
+    x.loss *= weight * p->kept;
+    x.dloss *= live ? q->weights * q->policy : 0;
+    return x;
 }
-/* Loss of one token of a sequence; *weight receives its mismatch weight. A sequence loss stands for each of its
- * tokens, so each of them moves the ratio that all of them use. */
-static tt_token_loss tti_loss_at(const tt_grpo_config *c, const tt_rollout *r, int t, const tti_shared *q, const tti_logps *p, double *weight) {
-    int whose = r->off_policy ? TTI_OFF_POLICY : r->teacher_mask[t] ? TTI_GUIDED : TTI_ORDINARY, live = 1;
-    double a = (double)r->advantage;
+
+/* Loss of token t; *weight receives its mismatch weight. */
+static tt_token_loss tti_loss_at(const tt_grpo_config *c, const tt_rollout *r, int t, const tti_response_sums *q, const tti_token_logps *p, double *weight) {
+    tt_loss_input in = tti_loss_input_of(c, r, p, q);
     tt_token_loss x;
     *weight = tti_mismatch_weight(c, q, p) * q->policy;
-    if (whose == TTI_ORDINARY && tti_is_sequence_loss(c->loss)) {
-        x = q->loss;
-        if (c->loss == TT_LOSS_GMPO) { tti_gmpo_clip(c, p->l - p->o, a, &live); }
-        x.clipped_low |= !live && a < 0;
-        x.clipped_high |= !live && a > 0;
-        x.loss *= *weight * p->kept;
-        x.dloss *= live ? q->weights * q->policy : 0;
+    if (tti_is_student(r, t) && tti_loss_pool(c) != TTI_POOL_NONE) {
+        x = tti_pooled_at(c, r, p, q, *weight);
     } else {
-        tti_loss_policy(c, p->l, p->o, a, whose, &x);
-        if (whose == TTI_ORDINARY && c->loss == TT_LOSS_VESPO) { tti_loss_weighted(tti_vespo_phi(c, q->log_ratio, a), a, p->l, &x); }
-        if (p->chosen) { tti_loss_chosen(c, p->l - p->o, &x); }
+        tti_loss_by_kind(&in, tti_kind_of(r, t), &x);
         x.loss *= *weight * p->kept;
         x.dloss *= *weight * p->kept;
     }
-    if (!isnan(p->f)) { tti_loss_kl(c, p->l, p->o, p->f, &x); }
+    if (!isnan(p->reference)) { tti_loss_add_kl(&in, p->reference, &x); }
     return x;
 }
-static void tti_loss_measure(tt_grpo_metrics *m, const tti_denominators *d, int guided, const tti_logps *p, const tt_token_loss *x, double weight) {
-    double gap = isnan(p->s) ? 0 : fabs(p->o - p->s);
-    m->entropy += p->h / d->tokens;
+
+static void tti_loss_measure(tt_grpo_metrics *m, const tt_loss_totals *d, int guided, const tti_token_logps *p, const tt_token_loss *x, double weight) {
+    double gap = isnan(p->sampler) ? 0 : fabs(p->old - p->sampler);
+    m->entropy += p->entropy / d->tokens;
     m->kl += x->kl / d->tokens;
-    m->ppo_kl += (p->o - p->l) / d->tokens;
+    m->ppo_kl += (p->old - p->now) / d->tokens;
     m->clip_low += x->clipped_low / d->tokens;
     m->clip_high += x->clipped_high / d->tokens;
     m->clip_dual += x->clipped_dual / d->tokens;
-    m->clip_cov += x->clipped_cov / d->tokens;
     m->mismatch_mean += weight / d->tokens;
     m->n_tokens += 1;
     if (gap > m->sampling_logp_difference_max) { m->sampling_logp_difference_max = gap; }
@@ -10864,127 +12729,87 @@ static void tti_loss_measure(tt_grpo_metrics *m, const tti_denominators *d, int 
     m->aas_factor_mean += x->factor / d->guided;
     if (x->factor > m->aas_factor_max) { m->aas_factor_max = x->factor; }
 }
+
 static int tti_ascending(const void *a, const void *b) {
     float x = *(const float *)a, y = *(const float *)b;
     return x < y ? -1 : x > y;
 }
+
 /* The (1 - top_entropy_quantile) quantile of the entropies of the tokens in the loss, linear between neighbours. */
-static tt_status tti_entropy_least(tt_context *ctx, tti_batch_loss *b, const tt_rollouts *all, const int *indices, int n, const tt_grpo_config *c) {
+static tt_status tti_entropy_quantile(tt_context *ctx, tti_batch_loss *b, const tt_loss_batch *batch, const tt_grpo_config *c) {
     size_t count = 0, at = 0, below;
-    float *sorted = c->top_entropy_quantile < 1 ? (float *)tt_alloc(ctx, (size_t)b->n, sizeof *sorted) : NULL;
+    float *sorted;
     double place;
     int i, t;
-    b->least = -HUGE_VAL;
+    b->least_entropy = -HUGE_VAL;
     if (c->top_entropy_quantile >= 1) { return TT_OK; }
+    sorted = (float *)tt_alloc(ctx, (size_t)b->n, sizeof *sorted);
     if (!sorted) { return TT_ERR_MEM; }
-    for (i = 0; i < n; i++) {
-        const tt_rollout *r = &all->items[indices[i]];
-        for (t = 0; t < r->response_length; t++, at++) { if (tti_in_loss(r, t, c)) { sorted[count++] = b->entropy[at]; } }
+    for (i = 0; i < tti_batch_size(batch); i++) {
+        const tt_rollout *r = tti_batch_at(batch, i);
+        for (t = 0; t < r->response_length; t++, at++) {
+            if (tti_in_loss(r, t, c)) { sorted[count++] = b->entropy[at]; }
+        }
     }
     qsort(sorted, count, sizeof *sorted, tti_ascending);
     place = count > 0 ? (1 - (double)c->top_entropy_quantile) * (double)(count - 1) : 0;
     below = (size_t)place;
-    if (count > 0) { b->least = (double)sorted[below]; }
-    if (below + 1 < count) { b->least += (place - (double)below) * ((double)sorted[below + 1] - (double)sorted[below]); }
+    if (count > 0) { b->least_entropy = (double)sorted[below]; }
+    if (below + 1 < count) { b->least_entropy += (place - (double)below) * ((double)sorted[below + 1] - (double)sorted[below]); }
     tt_free(ctx, sorted, (size_t)b->n, sizeof *sorted);
     return TT_OK;
 }
-/* ---- tokens chosen by their covariance ---- */
-/* A token that may be chosen; those of the least order are, of equals the earlier. clipped: by PPO. */
-typedef struct tti_covariance { size_t at; double a, l, order; int clipped; } tti_covariance;
-static int tti_covariance_order(const void *a, const void *b) {
-    const tti_covariance *x = (const tti_covariance *)a, *y = (const tti_covariance *)b;
-    return x->order < y->order ? -1 : x->order > y->order ? 1 : (x->at > y->at) - (x->at < y->at);
-}
-/* The student's tokens in the loss, in a random order; how many. */
-static size_t tti_covariance_tokens(tti_covariance *out, const tti_batch_loss *b, const tt_rollouts *all, const int *indices, int n, const tt_grpo_config *c) {
-    size_t count = 0, at = 0;
-    int i, t;
-    for (i = 0; i < n; i++) {
-        const tt_rollout *r = &all->items[indices[i]];
-        uint64_t stream = tt_random(c->clip_cov_seed, r->prompt_id, (uint64_t)r->sample);
-        for (t = 0; t < r->response_length; t++) {
-            tti_logps p = tti_logps_at(r, b, at, t);
-            tti_covariance *x = &out[count];
-            tt_token_loss loss;
-            if (!tti_in_loss(r, t, c) || r->teacher_mask[t]) { continue; }
-            tti_loss_policy(c, p.l, p.o, (double)r->advantage, TTI_ORDINARY, &loss);
-            x->at = at + (size_t)t;
-            x->a = (double)r->advantage;
-            x->l = p.l;
-            x->order = tti_unit(tt_random(c->clip_cov_seed, stream, (uint64_t)t));
-            x->clipped = loss.clipped_low || loss.clipped_high;
-            count++;
-        }
-        at += (size_t)r->response_length;
-    }
-    return count;
-}
-/* Keeps those of n tokens that CLIP_COV may choose, or KL_COV: all, in the order of falling covariance; how many. */
-static size_t tti_covariance_candidates(tti_covariance *x, size_t n, const tt_grpo_config *c) {
-    double mean_a = 0, mean_l = 0;
-    size_t count = 0, k;
-    for (k = 0; k < n; k++) {
-        mean_a += x[k].a;
-        mean_l += x[k].l;
-    }
-    mean_a /= n > 0 ? (double)n : 1;
-    mean_l /= n > 0 ? (double)n : 1;
-    for (k = 0; k < n; k++) {
-        double covariance = (x[k].a - mean_a) * (x[k].l - mean_l);
-        if (isnan(covariance)) { continue; }      /* of an infinite log-prob: the sort wants an order */
-        if (c->loss == TT_LOSS_KL_COV) { x[k].order = -covariance; }
-        else if (x[k].clipped || covariance <= (double)c->clip_cov_lb || covariance >= (double)c->clip_cov_ub) { continue; }
-        x[count++] = x[k];
-    }
-    return count;
-}
-/* Marks the tokens whose loss CLIP_COV drops or KL_COV adds to. 0.7f is a little less than 0.7, but 7 of 10 tokens. */
-static tt_status tti_covariance_choose(tt_context *ctx, tti_batch_loss *b, const tt_rollouts *all, const int *indices, int n, const tt_grpo_config *c) {
-    double share = (double)(c->loss == TT_LOSS_CLIP_COV ? c->clip_cov_ratio : c->kl_cov_ratio) * (1 + 1.2e-7);
-    tti_covariance *x;
-    size_t n_tokens, count, most, k;
-    if (c->loss != TT_LOSS_CLIP_COV && c->loss != TT_LOSS_KL_COV) { return TT_OK; }
-    x = (tti_covariance *)tti_step_alloc(ctx, (size_t)b->n * sizeof *x);
-    b->chosen = (unsigned char *)tti_step_alloc(ctx, (size_t)b->n);
-    if (!x || !b->chosen) { return TT_ERR_MEM; }
-    n_tokens = tti_covariance_tokens(x, b, all, indices, n, c);
-    count = tti_covariance_candidates(x, n_tokens, c);
-    most = (size_t)(share * (double)n_tokens);
-    qsort(x, count, sizeof *x, tti_covariance_order);
-    for (k = 0; k < count && k < (most > 1 ? most : 1); k++) { b->chosen[x[k].at] = 1; }
-    return TT_OK;
-}
-/* ---- the graph ---- */
-/* Loss and gradients of one rollout whose values begin at `at`. */
+
+/* Loss and slopes of one rollout whose values begin at `at`. */
 static void tti_rollout_loss(tti_batch_loss *b, size_t at, const tt_rollout *r, const tt_grpo_config *c, const tti_denominators *d, tt_grpo_metrics *m) {
     int n = tti_loss_tokens(r, c), t;
-    double w = n > 0 ? tti_loss_weight(c, d, n) : 0;
-    tti_shared shared = tti_shared_read(r, b, at, c);
+    double w = n > 0 ? tti_aggregations[c->aggregation].weight(d, n) : 0;
+    tti_response_sums sums = tti_response_read(r, b, at, c);
     for (t = 0; t < r->response_length; t++) {
-        tti_logps p = tti_logps_at(r, b, at, t);
+        tti_token_logps p = tti_token_logps_at(r, b, at, t);
         double bonus = (double)c->entropy_coef * p.kept, weight;
         tt_token_loss x;
         if (!tti_in_loss(r, t, c)) { continue; }
-        x = tti_loss_at(c, r, t, &shared, &p, &weight);
-        b->loss += w * (x.loss - bonus * p.h);
-        b->dlogprobs[at + (size_t)t] += (float)(w * x.dloss);
-        if (b->dentropy) { b->dentropy[at + (size_t)t] = (float)(-w * bonus); }
-        if (m) { tti_loss_measure(m, d, r->teacher_mask[t], &p, &x, weight); }
+        x = tti_loss_at(c, r, t, &sums, &p, &weight);
+        b->loss += w * (x.loss - bonus * p.entropy);
+        b->dlogprobs[p.index] += (float)(w * x.dloss);
+        if (b->dentropy) { b->dentropy[p.index] = (float)(-w * bonus); }
+        if (m) { tti_loss_measure(m, &d->of, !tti_is_student(r, t), &p, &x, weight); }
     }
 }
+
+static void tti_batch_losses(tti_batch_loss *b, const tt_loss_batch *batch, const tt_grpo_config *c, tt_grpo_metrics *metrics) {
+    tti_denominators d;
+    size_t at = 0;
+    int n = tti_batch_size(batch), i;
+    d.of = batch->totals ? *batch->totals : tt_grpo_totals(batch->rollouts, c);
+    d.limit = c->max_completion_length;
+    d.micro = 0;
+    for (i = 0; i < n; i++) { d.micro += tti_loss_tokens(tti_batch_at(batch, i), c); }
+    for (i = 0; i < n; i++) {
+        const tt_rollout *r = tti_batch_at(batch, i);
+        tti_rollout_loss(b, at, r, c, &d, metrics);
+        at += (size_t)r->response_length;
+    }
+    if (metrics) { metrics->loss += b->loss; }
+}
+
+/* ---- [tt:grpo.graph] the loss as an op ---- */
+
 static tt_status tti_grpo_forward(void *user, tt_tensor *const *in, int n_in, tt_tensor *out) {
     float loss = (float)((tti_batch_loss *)user)->loss;
     (void)in;
     (void)n_in;
     return tt_tensor_set(out, &loss);
 }
+
 static int tti_all_zero(const float *x, int n) {
     int i = 0;
     while (i < n && x[i] == 0) { i++; }
     return i == n;
 }
-/* Where all gradients are 0, as when each group's rewards are equal, none is passed on: the whole backward pass falls away. */
+
+/* Where all slopes are 0, as when each group's rewards are equal, none is passed on: the whole backward pass falls away. */
 static tt_status tti_grpo_backward(void *user, tt_tensor *const *in, int n_in, tt_tensor *out) {
     tti_batch_loss *b = (tti_batch_loss *)user;
     tt_context *ctx = out->ctx;
@@ -11001,43 +12826,56 @@ static tt_status tti_grpo_backward(void *user, tt_tensor *const *in, int n_in, t
     }
     return status;
 }
-/* tt_grpo_loss with the denominators of a batch of which `all` may be a part. */
-static tt_tensor *tti_grpo_loss(tt_context *ctx, tt_tensor *logprobs, tt_tensor *entropy, const tt_rollouts *all, const int *indices, int n, const tt_grpo_config *config, const tti_denominators *whole, tt_grpo_metrics *metrics) {
-    tt_grpo_config c = tti_grpo_resolve(config);
-    tti_denominators d = *whole;
-    tt_op_desc op = TT_INIT;
-    tt_tensor *in[2];
-    tti_batch_loss *b;
-    int i, total = 0;
-    if (!tti_inputs_ok(ctx, "tt_grpo_loss", &logprobs, 1) || !tti_graph_ok(ctx, tti_grpo_check(ctx, &c))) { return NULL; }
-    for (i = 0; i < n; i++) { total += all->items[indices[i]].response_length; }
-    if ((int)logprobs->size != total) { return tti_graph_fail(ctx, "tt_grpo_loss", "number of log-probs", (int)logprobs->size, total); }
-    if (entropy && (int)entropy->size != total) { return tti_graph_fail(ctx, "tt_grpo_loss", "number of entropies", (int)entropy->size, total); }
-    if ((c.entropy_coef != 0 || c.top_entropy_quantile < 1) && !entropy) {
-        tt_fail(ctx, TT_ERR_ARG, "tt_grpo_loss: %s is %g but entropy is NULL", c.entropy_coef != 0 ? "entropy_coef" : "top_entropy_quantile",
-                (double)(c.entropy_coef != 0 ? c.entropy_coef : c.top_entropy_quantile));
+
+/* Host copies of the two vectors, and room for their slopes; NULL with the graph's error set. */
+static tti_batch_loss *tti_batch_loss_begin(tt_context *ctx, tt_tensor *logprobs, tt_tensor *entropy) {
+    size_t n = logprobs->size;
+    tti_batch_loss *b = (tti_batch_loss *)tti_step_alloc(ctx, sizeof *b);
+    if (b) { b->logprobs = (float *)tti_step_alloc(ctx, n * 4 * sizeof(float)); }
+    if (!b || !b->logprobs) {
         ctx->graph_error = 1;
         return NULL;
     }
-    b = (tti_batch_loss *)tti_step_alloc(ctx, sizeof *b);
-    if (b) { b->logprobs = (float *)tti_step_alloc(ctx, (size_t)total * 4 * sizeof(float)); }
-    if (!b || !b->logprobs) { ctx->graph_error = 1; return NULL; }
-    b->n = total;
-    b->dlogprobs = b->logprobs + total;
-    if (entropy) {
-        b->entropy = b->dlogprobs + total;
-        b->dentropy = b->entropy + total;
-    }
+    b->n = (int)n;
+    b->dlogprobs = b->logprobs + n;
     if (!tti_graph_ok(ctx, tt_tensor_get(logprobs, b->logprobs))) { return NULL; }
-    if (entropy && !tti_graph_ok(ctx, tt_tensor_get(entropy, b->entropy))) { return NULL; }
-    if (!tti_graph_ok(ctx, tti_entropy_least(ctx, b, all, indices, n, &c))) { return NULL; }
-    if (!tti_graph_ok(ctx, tti_covariance_choose(ctx, b, all, indices, n, &c))) { return NULL; }
-    for (i = 0; i < n; i++) { d.micro += tti_loss_tokens(&all->items[indices[i]], &c); }
-    for (total = 0, i = 0; i < n; i++) {
-        tti_rollout_loss(b, (size_t)total, &all->items[indices[i]], &c, &d, metrics);
-        total += all->items[indices[i]].response_length;
+    if (!entropy) { return b; }
+    b->entropy = b->dlogprobs + n;
+    b->dentropy = b->entropy + n;
+    return tti_graph_ok(ctx, tt_tensor_get(entropy, b->entropy)) ? b : NULL;
+}
+
+/* The vectors have one value for each response token, and there are entropies if the config wants them. */
+static int tti_grpo_sizes_ok(tt_context *ctx, const tt_tensor *logprobs, const tt_tensor *entropy, const tt_loss_batch *batch, const tt_grpo_config *c) {
+    int total = 0, bonus = c->entropy_coef != 0, i;
+    for (i = 0; i < tti_batch_size(batch); i++) { total += tti_batch_at(batch, i)->response_length; }
+    if ((int)logprobs->size != total) {
+        tti_graph_fail(ctx, "tt_grpo_loss", "number of log-probs", (int)logprobs->size, total);
+        return 0;
     }
-    if (metrics) { metrics->loss += b->loss; }
+    if (entropy && (int)entropy->size != total) {
+        tti_graph_fail(ctx, "tt_grpo_loss", "number of entropies", (int)entropy->size, total);
+        return 0;
+    }
+    if (entropy || (!bonus && c->top_entropy_quantile >= 1)) { return 1; }
+    tt_fail(ctx, TT_ERR_ARG, "tt_grpo_loss: %s is %g but entropy is NULL", bonus ? "entropy_coef" : "top_entropy_quantile",
+            (double)(bonus ? c->entropy_coef : c->top_entropy_quantile));
+    ctx->graph_error = 1;
+    return 0;
+}
+
+TT_API tt_tensor *tt_grpo_loss(tt_context *ctx, tt_tensor *logprobs, tt_tensor *entropy, const tt_loss_batch *batch,
+                               const tt_grpo_config *config, tt_grpo_metrics *metrics) {
+    tt_grpo_config c = tt_grpo_resolve(config);
+    tt_op_desc op = TT_INIT;
+    tt_tensor *in[2];
+    tti_batch_loss *b;
+    if (!tti_inputs_ok(ctx, "tt_grpo_loss", &logprobs, 1) || !tti_graph_ok(ctx, tt_grpo_check(ctx, &c))) { return NULL; }
+    if (!tti_grpo_sizes_ok(ctx, logprobs, entropy, batch, &c)) { return NULL; }
+    b = tti_batch_loss_begin(ctx, logprobs, entropy);
+    if (!b || !tti_graph_ok(ctx, tti_entropy_quantile(ctx, b, batch, &c))) { return NULL; }
+    if (c.token_loss_begin && !tti_graph_ok(ctx, c.token_loss_begin(c.token_loss_user, &c, batch, b->logprobs))) { return NULL; }
+    tti_batch_losses(b, batch, &c, metrics);
     in[0] = logprobs;
     in[1] = entropy;
     op.name = "tt_grpo_loss";
@@ -11045,11 +12883,6 @@ static tt_tensor *tti_grpo_loss(tt_context *ctx, tt_tensor *logprobs, tt_tensor 
     op.backward = tti_grpo_backward;
     op.user = b;
     return tt_custom(ctx, &op, in, entropy ? 2 : 1, 0, NULL);
-}
-TT_API tt_tensor *tt_grpo_loss(tt_context *ctx, tt_tensor *logprobs, tt_tensor *entropy, const tt_rollouts *all, const int *indices, int n, const tt_grpo_config *config, tt_grpo_metrics *metrics) {
-    tt_grpo_config c = tti_grpo_resolve(config);
-    tti_denominators whole = tti_loss_denominators(all, &c);
-    return tti_grpo_loss(ctx, logprobs, entropy, all, indices, n, config, &whole, metrics);
 }
 
 /* ==== 11. think ============================================================================
@@ -11126,51 +12959,6 @@ static tt_status tti_close_tag(tt_text *text) {
     return tti_find_last(last, end, close) ? TT_OK : tt_text_append(text, close, strlen(close));
 }
 
-/* ---- templates ----
- * {names} in a template are replaced by texts. Special tokens of the template count, those in a text only if it says so. */
-typedef struct tti_slot { const char *name, *text; size_t size; tt_special special; } tti_slot;
-static const tti_slot *tti_slot_at(const char *at, const tti_slot *slots, int n) {
-    int i;
-    for (i = 0; i < n; i++) { if (strncmp(at, slots[i].name, strlen(slots[i].name)) == 0) { return &slots[i]; } }
-    return NULL;
-}
-static tt_status tti_render(const tt_tokenizer *tokenizer, const char *at, const tti_slot *slots, int n, tt_ids *ids) {
-    tt_status status = TT_OK;
-    while (*at && status == TT_OK) {
-        const tti_slot *slot = tti_slot_at(at, slots, n);
-        const char *next = at + 1;
-        if (slot) {
-            status = tt_encode(tokenizer, slot->text, slot->size, slot->special, ids);
-            at += strlen(slot->name);
-            continue;
-        }
-        while (*next && !tti_slot_at(next, slots, n)) { next++; }
-        status = tt_encode(tokenizer, at, (size_t)(next - at), TT_SPECIAL_PARSE, ids);
-        at = next;
-    }
-    return status;
-}
-static tti_slot tti_slot_make(const char *name, const char *text, size_t size, tt_special special) {
-    tti_slot slot;
-    slot.name = name;
-    slot.text = text;
-    slot.size = size;
-    slot.special = special;
-    return slot;
-}
-/* A model may have more ids than its tokenizer has tokens (padded vocabularies); such an id reads as U+FFFD. */
-static tt_status tti_decode_sampled(const tt_tokenizer *tokenizer, const int32_t *tokens, int n, tt_text *out) {
-    int vocab = tt_vocab_size(tokenizer), begin = 0, i;
-    tt_status status = TT_OK;
-    for (i = 0; i <= n && status == TT_OK; i++) {
-        if (i < n && tokens[i] < vocab) { continue; }
-        status = tt_decode(tokenizer, tokens + begin, (size_t)(i - begin), 0, out);
-        if (status == TT_OK && i < n) { status = tt_text_append(out, "\xEF\xBF\xBD", 3); }
-        begin = i + 1;
-    }
-    return status == TT_OK ? tt_text_append(out, "", 0) : status;
-}
-
 /* ---- a model as teacher ---- */
 struct tt_model_teacher {
     tt_context *ctx;
@@ -11220,7 +13008,7 @@ static tt_status tti_examples_flush(tt_model_teacher *t, tti_examples *e) {
     slots[0] = tti_slot_make("{question}", text + e->begin[0], e->size[0], TT_SPECIAL_TEXT);
     slots[1] = tti_slot_make("{response}", text + e->begin[1], e->size[1], TT_SPECIAL_TEXT);
     slots[2] = tti_slot_make("{feedback}", text + e->begin[2], e->size[2], TT_SPECIAL_PARSE);      /* its tags may be special tokens */
-    return tti_render(t->tokenizer, e->pattern, slots, 3, &t->before);
+    return tti_render(t->tokenizer, e->pattern, e->pattern + strlen(e->pattern), slots, 3, &t->before);
 }
 static tt_status tti_examples_section(tt_model_teacher *t, tti_examples *e, const char *line, size_t n) {
     static const char *const known[] = {"[system]", "[self-agreement]", "[self-conflict]", "[self-consultation]", "[self-critique]"};
@@ -11311,10 +13099,12 @@ TT_API void tt_model_teacher_destroy(tt_model_teacher *t) {
 /* The prompt's ids: special tokens of system text and template count, those in question and response do not. */
 static tt_status tti_teacher_prompt(const tt_model_teacher *t, const tt_attempt *a, tt_ids *ids) {
     tti_slot slots[2];
+    size_t begin = ids->size;
     tt_status status = tt_ids_append(ids, t->before.data, t->before.size);
     slots[0] = tti_slot_make("{question}", a->question, a->question_size, TT_SPECIAL_TEXT);
     slots[1] = tti_slot_make("{response}", a->response, a->response_size, TT_SPECIAL_TEXT);
-    return status == TT_OK ? tti_render(t->tokenizer, t->prompt_template, slots, 2, ids) : status;
+    if (status == TT_OK) { status = tti_render(t->tokenizer, t->prompt_template, t->prompt_template + strlen(t->prompt_template), slots, 2, ids); }
+    return status == TT_OK ? tti_begin(t->tokenizer, ids, begin) : status;
 }
 TT_API tt_status tt_teacher_prompt_text(const tt_model_teacher *t, const char *question, const char *response, tt_text *out) {
     tt_attempt a = TT_INIT;
@@ -11361,7 +13151,7 @@ static tt_status tti_feedback_read(const tt_model_teacher *t, const tt_completio
     texts[2] = &out->opinion;
     scratch->size = 0;
     out->n_tokens = c->length;
-    status = tti_decode_sampled(t->tokenizer, c->tokens, c->length - (t->close_tags ? c->stopped : 0), scratch);
+    status = tt_decode(t->tokenizer, c->tokens, (size_t)(c->length - (t->close_tags ? c->stopped : 0)), 0, scratch);
     if (status == TT_OK && t->close_tags) { status = tti_close_tag(scratch); }
     for (k = 0; k < 3 && status == TT_OK; k++) {
         tt_think_tag(scratch->data, scratch->size, tti_tags[k], &begin, &length);
@@ -11461,7 +13251,7 @@ static tt_status tti_think_replace(tt_rollouts *all, int index, const tt_feedbac
     if (status == TT_OK) { status = tt_ids_append(&ids, &end, 1); }
     if (status == TT_OK && ids.size > (size_t)limit) { ids.size = (size_t)limit; }
     if (status == TT_OK) { status = tt_rollout_replace(all, index, ids.data, (int)ids.size, attempt < (int)ids.size ? attempt : (int)ids.size, end_token); }
-    for (t = 0; t < r->response_length && status == TT_OK; t++) { r->teacher_mask[t] = c->mask == TT_MASK_WHOLE || r->is_teacher[t]; }
+    for (t = 0; t < r->response_length && status == TT_OK; t++) { if (c->mask == TT_MASK_WHOLE && tti_is_student(r, t)) { r->kind[r->prompt_length + t] = TT_KIND_GUIDED; } }
     tt_text_free(&text);
     tt_ids_free(&ids);
     return status;
@@ -11475,7 +13265,7 @@ static tt_status tti_think_attempt(const tt_rollouts *all, int index, const tt_t
     status = question ? tt_text_append(text, question, strlen(question)) : tt_decode(tokenizer, r->tokens, (size_t)r->prompt_length, 1, text);
     if (status == TT_OK) { status = tt_text_append(text, "", 1); }
     at[1] = text->size;
-    if (status == TT_OK) { status = tti_decode_sampled(tokenizer, r->tokens + r->prompt_length, r->response_length - 1, text); }
+    if (status == TT_OK) { status = tt_decode(tokenizer, r->tokens + r->prompt_length, (size_t)(r->response_length - 1), 0, text); }
     if (status == TT_OK) { status = tt_text_append(text, "", 1); }
     at[2] = text->size;
     return status;
@@ -11501,7 +13291,7 @@ static tt_status tti_think_ask(tt_rollouts *all, const tt_teacher *teacher, cons
 TT_API tt_status tt_think_augment(tt_rollouts *all, const tt_teacher *teacher, const tt_tokenizer *tokenizer, const tt_think_config *config, const tt_grpo_config *grpo, int end_token, int step, tt_think_metrics *metrics) {
     tt_context *ctx = all->ctx;
     tt_think_config c = tti_think_resolve(config);
-    int limit = tti_grpo_resolve(grpo).max_completion_length, n = 0, i;
+    int limit = tt_grpo_resolve(grpo).max_completion_length, n = 0, i;
     size_t count = (size_t)all->n;
     tt_think_metrics m = TT_INIT;
     tt_text text = TT_INIT;
@@ -11580,18 +13370,227 @@ static int tti_by_value(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
+/* ---- exact numbers ----
+ * Whole numbers as decimal digits, and fractions of them: answers are compared to their last digit, and no
+ * rounding makes two of them one. What is no fraction (a root, pi) is a double and marked rough. Functions
+ * return 0 where there is no result, or none of up to TTI_ANSWER_DIGITS digits. */
+enum { TTI_ANSWER_DIGITS = 160 };
+/* The lowest digit first; n = 0 is zero. */
+typedef struct tti_whole { int n; unsigned char digit[TTI_ANSWER_DIGITS + 1]; } tti_whole;
+typedef struct tti_value { int negative, rough; double real; tti_whole above, below; } tti_value;
+
+static int tti_is_digit(int c) { return c >= '0' && c <= '9'; }
+
+static int tti_is_letter(int c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); }
+
+static double tti_whole_double(const tti_whole *a) {
+    double value = 0;
+    int i;
+    for (i = a->n - 1; i >= 0; i--) { value = value * 10 + a->digit[i]; }
+    return value;
+}
+
+static int tti_whole_compare(const tti_whole *a, const tti_whole *b) {
+    int i = a->n - 1;
+    if (a->n != b->n) { return a->n - b->n; }
+    while (i >= 0 && a->digit[i] == b->digit[i]) { i--; }
+    return i < 0 ? 0 : a->digit[i] - b->digit[i];
+}
+
+/* a + sign b, where a >= b if sign is -1. out may be a or b. */
+static int tti_whole_add(const tti_whole *a, const tti_whole *b, int sign, tti_whole *out) {
+    tti_whole sum;
+    int i, carry = 0, most = a->n > b->n ? a->n : b->n;
+    sum.n = 0;
+    for (i = 0; i < most || carry; i++) {
+        int digit = (i < a->n ? a->digit[i] : 0) + sign * (i < b->n ? b->digit[i] : 0) + carry + 10;
+        if (i == TTI_ANSWER_DIGITS) { return 0; }
+        sum.digit[i] = (unsigned char)(digit % 10);
+        carry = digit / 10 - 1;
+        if (sum.digit[i]) { sum.n = i + 1; }
+    }
+    *out = sum;
+    return 1;
+}
+
+static int tti_whole_multiply(const tti_whole *a, const tti_whole *b, tti_whole *out) {
+    int sums[2 * TTI_ANSWER_DIGITS + 1] = {0}, i, j;
+    for (i = 0; i < a->n; i++) { for (j = 0; j < b->n; j++) { sums[i + j] += a->digit[i] * b->digit[j]; } }
+    out->n = 0;
+    for (i = 0; i < 2 * TTI_ANSWER_DIGITS; i++) {
+        sums[i + 1] += sums[i] / 10;
+        if (sums[i] % 10 && i >= TTI_ANSWER_DIGITS) { return 0; }
+        if (i < TTI_ANSWER_DIGITS) { out->digit[i] = (unsigned char)(sums[i] % 10); }
+        if (sums[i] % 10) { out->n = i + 1; }
+    }
+    return 1;
+}
+
+/* a = quotient b + rest by long division; b is not zero. */
+static void tti_whole_divide(const tti_whole *a, const tti_whole *b, tti_whole *quotient, tti_whole *rest) {
+    int i;
+    quotient->n = rest->n = 0;
+    for (i = a->n - 1; i >= 0; i--) {
+        memmove(rest->digit + 1, rest->digit, (size_t)rest->n);
+        rest->digit[0] = a->digit[i];
+        if (rest->n > 0 || a->digit[i]) { rest->n++; }
+        quotient->digit[i] = 0;
+        for (; tti_whole_compare(rest, b) >= 0; quotient->digit[i]++) { tti_whole_add(rest, b, -1, rest); }
+        if (quotient->digit[i] && quotient->n == 0) { quotient->n = i + 1; }
+    }
+}
+
+static void tti_value_set(tti_value *v, double whole) {
+    memset(v, 0, sizeof *v);
+    v->real = whole;
+    for (; whole >= 1; whole = floor(whole / 10)) {
+        v->above.digit[v->above.n++] = (unsigned char)fmod(whole, 10);
+    }
+    v->below.digit[v->below.n++] = 1;
+}
+
+/* In lowest terms, so that equal values are equal digits. A rough value is kept where its digits still
+ * tell neighbours apart. */
+static int tti_value_settle(tti_value *v) {
+    tti_whole a = v->above, b = v->below, quotient, rest;
+    if (v->rough) { return v->real == 0 || (fabs(v->real) > 1e-9 && fabs(v->real) < 1e9); }
+    if (b.n == 0) { return 0; }
+    while (b.n > 0) {
+        tti_whole_divide(&a, &b, &quotient, &rest);
+        a = b;
+        b = rest;
+    }
+    tti_whole_divide(&v->above, &a, &quotient, &rest);
+    v->above = quotient;
+    tti_whole_divide(&v->below, &a, &quotient, &rest);
+    v->below = quotient;
+    if (v->above.n == 0) { v->negative = 0; }
+    v->real = tti_whole_double(&v->above) / tti_whole_double(&v->below) * (v->negative ? -1 : 1);
+    return 1;
+}
+
+/* a + sign b. out may be a. */
+static int tti_value_add(const tti_value *a, const tti_value *b, int sign, tti_value *out) {
+    tti_value sum;
+    tti_whole x, y;
+    int opposite = a->negative != (b->negative != (sign < 0));
+    memset(&sum, 0, sizeof sum);
+    sum.rough = a->rough || b->rough;
+    sum.real = a->real + sign * b->real;
+    sum.negative = a->negative;
+    if (!sum.rough) {
+        if (!tti_whole_multiply(&a->above, &b->below, &x) || !tti_whole_multiply(&b->above, &a->below, &y)) {
+            return 0;
+        }
+        if (!tti_whole_multiply(&a->below, &b->below, &sum.below)) { return 0; }
+        if (opposite && tti_whole_compare(&x, &y) < 0) {
+            tti_whole_add(&y, &x, -1, &sum.above);
+            sum.negative = !a->negative;
+        } else if (!tti_whole_add(&x, &y, opposite ? -1 : 1, &sum.above)) { return 0; }
+    }
+    *out = sum;
+    return tti_value_settle(out);
+}
+
+/* a b, or a / b. out may be a. */
+static int tti_value_multiply(const tti_value *a, const tti_value *b, int divide, tti_value *out) {
+    tti_value product;
+    if (divide && b->real == 0) { return 0; }
+    memset(&product, 0, sizeof product);
+    product.rough = a->rough || b->rough;
+    product.real = divide ? a->real / b->real : a->real * b->real;
+    product.negative = a->negative != b->negative;
+    if (!product.rough) {
+        if (!tti_whole_multiply(&a->above, divide ? &b->below : &b->above, &product.above)) { return 0; }
+        if (!tti_whole_multiply(&a->below, divide ? &b->above : &b->below, &product.below)) { return 0; }
+    }
+    *out = product;
+    return tti_value_settle(out);
+}
+
+static int tti_value_equal(const tti_value *a, const tti_value *b) {
+    return a->negative == b->negative && tti_whole_compare(&a->above, &b->above) == 0 &&
+        tti_whole_compare(&a->below, &b->below) == 0;
+}
+
+static int tti_value_is_whole(const tti_value *v) {
+    return !v->rough && v->below.n == 1 && v->below.digit[0] == 1;
+}
+
+/* v^n by n products. */
+static int tti_value_repeat(const tti_value *v, int n, tti_value *out) {
+    tti_value power;
+    tti_value_set(&power, 1);
+    for (; n > 0; n--) { if (!tti_value_multiply(&power, v, 0, &power)) { return 0; } }
+    *out = power;
+    return 1;
+}
+
+/* The whole root of a whole number, found by its double; 0 if it has none. */
+static int tti_whole_root(tti_whole *a, int degree) {
+    tti_value root, power;
+    double guess = floor(pow(tti_whole_double(a), 1.0 / degree) + 0.5);
+    if (guess > 9e15) { return 0; }
+    tti_value_set(&root, guess);
+    if (!tti_value_repeat(&root, degree, &power) || tti_whole_compare(&power.above, a) != 0) { return 0; }
+    *a = root.above;
+    return 1;
+}
+
+static int tti_value_root(tti_value *v, int degree) {
+    tti_value exact = *v;
+    if (v->real < 0) { return 0; }
+    if (!v->rough && tti_whole_root(&exact.above, degree) && tti_whole_root(&exact.below, degree)) {
+        *v = exact;
+    } else {
+        v->rough = 1;
+        v->real = degree == 2 ? sqrt(v->real) : pow(v->real, 1.0 / degree);
+    }
+    return tti_value_settle(v);
+}
+
+/* base^(p/q): the q-th root p times; of exact numbers with p and q of up to three digits. */
+static int tti_value_power(tti_value *base, const tti_value *exponent) {
+    tti_value one;
+    int root = (int)tti_whole_double(&exponent->below);
+    if (base->rough || exponent->rough) {
+        base->rough = 1;
+        base->real = pow(base->real, exponent->real);
+        base->negative = 0;
+        return tti_value_settle(base);
+    }
+    if (exponent->above.n > 3 || exponent->below.n > 3 || (exponent->above.n == 0 && base->above.n == 0)) {
+        return 0;
+    }
+    if (root > 1 && !tti_value_root(base, root)) { return 0; }
+    if (!tti_value_repeat(base, (int)tti_whole_double(&exponent->above), base)) { return 0; }
+    tti_value_set(&one, 1);
+    return !exponent->negative || tti_value_multiply(&one, base, 1, base);
+}
+
 /* ---- values of expressions ----
- * sum = product {(+ | -) product}      product = factor {(* | /) factor}      factor = (+ | -) factor | atom ["^" factor]
- * atom = number | "(" sum ")" | "{" sum "}" | \frac arg arg | \sqrt ["[" n "]"] arg | \pi      arg = "{" sum "}" | digit
- * A factor may follow another without a sign where it cannot be a number; a whole number before \frac is a mixed one.
- * plain: only whole numbers, + - * / and round brackets, as in countdown. White space is skipped. */
+ *
+ *   sum     = product {("+" | "-") product}            product = factor {("*" | "/") factor}
+ *   factor  = ("+" | "-") factor | atom ["^" factor]   arg     = "{" sum "}" | digit
+ *   atom    = number | mixed | "(" sum ")" | "{" sum "}" | \frac arg arg | \sqrt ["[" n "]"] arg | \pi
+ *   mixed   = digits " " digits "/" digits | digits \frac arg arg
+ *   number  = (digits ["." digits] | "." digits) ["e" [sign] digits]
+ *
+ * A factor may follow another without a sign where it cannot be a number. plain: only whole numbers, + - * /
+ * and round brackets, with white space between them, as in countdown. */
 enum { TTI_MAX_NUMBERS = 32, TTI_MAX_DEPTH = 64 };
-typedef struct tti_reader { const char *at, *end; int plain, bad, depth, n_numbers; double numbers[TTI_MAX_NUMBERS]; } tti_reader;
-static double tti_read_sum(tti_reader *r);
+typedef struct tti_reader {
+    const char *at, *end;
+    int plain, bad, depth, n_numbers;
+    double numbers[TTI_MAX_NUMBERS];
+} tti_reader;
+static void tti_read_sum(tti_reader *r, tti_value *v);
+
 static int tti_peek(tti_reader *r) {
-    while (r->at < r->end && tti_is_space(*r->at)) { r->at++; }
+    while (r->plain && r->at < r->end && tti_is_space(*r->at)) { r->at++; }
     return r->at < r->end ? (unsigned char)*r->at : 0;
 }
+
 static int tti_take(tti_reader *r, const char *word) {
     size_t n = strlen(word);
     tti_peek(r);
@@ -11599,156 +13598,282 @@ static int tti_take(tti_reader *r, const char *word) {
     r->at += n;
     return 1;
 }
-static int tti_is_digit(int c) { return c >= '0' && c <= '9'; }
-static double tti_read_number(tti_reader *r) {
-    char digits[32];
-    size_t n = 0;
-    while (r->at < r->end && (tti_is_digit(*r->at) || (*r->at == '.' && !r->plain)) && n + 1 < sizeof digits) { digits[n++] = *r->at++; }
-    digits[n] = 0;
-    if (n + 1 >= sizeof digits || strcmp(digits, ".") == 0 || (strchr(digits, '.') && strchr(strchr(digits, '.') + 1, '.'))) { r->bad = 1; }
-    if (r->n_numbers < TTI_MAX_NUMBERS) { r->numbers[r->n_numbers] = strtod(digits, NULL); }
+
+/* The digits that follow, after those that v->above has; how many. */
+static int tti_read_digits(tti_reader *r, tti_value *v) {
+    int n = 0;
+    for (; r->at < r->end && tti_is_digit(*r->at); r->at++, n++) {
+        if (v->above.n == TTI_ANSWER_DIGITS) { r->bad = 1; return n; }
+        memmove(v->above.digit + 1, v->above.digit, (size_t)v->above.n);
+        v->above.digit[0] = (unsigned char)(*r->at - '0');
+        if (v->above.n > 0 || *r->at != '0') { v->above.n++; }
+    }
+    return n;
+}
+
+/* "e-7" after a number; white space was cut, and without digits the letter is no exponent. */
+static int tti_read_exponent(tti_reader *r) {
+    const char *at = r->at + 1;
+    int negative, exponent = 0;
+    if (r->plain || r->at == r->end || (*r->at != 'e' && *r->at != 'E')) { return 0; }
+    negative = at < r->end && *at == '-';
+    at += at < r->end && (*at == '-' || *at == '+');
+    if (at == r->end || !tti_is_digit(*at)) { return 0; }
+    for (; at < r->end && tti_is_digit(*at) && exponent < TTI_ANSWER_DIGITS; at++) {
+        exponent = exponent * 10 + *at - '0';
+    }
+    r->at = at;
+    return negative ? -exponent : exponent;
+}
+
+static void tti_read_number(tti_reader *r, tti_value *v) {
+    tti_value ten, scale;
+    int n, decimals = 0, shift;
+    tti_value_set(v, 0);
+    tti_value_set(&ten, 10);
+    n = tti_read_digits(r, v);
+    if (!r->plain && r->at < r->end && *r->at == '.') {
+        r->at++;
+        decimals = tti_read_digits(r, v);
+    }
+    if (n + decimals == 0) { r->bad = 1; }
+    shift = tti_read_exponent(r) - decimals;
+    if (r->bad || !tti_value_repeat(&ten, shift < 0 ? -shift : shift, &scale) || !tti_value_settle(v)) {
+        r->bad = 1;
+        return;
+    }
+    if (!tti_value_multiply(v, &scale, shift < 0, v)) { r->bad = 1; }
+    if (r->n_numbers < TTI_MAX_NUMBERS) { r->numbers[r->n_numbers] = v->real; }
     r->n_numbers++;
-    return strtod(digits, NULL);
 }
-static double tti_read_brackets(tti_reader *r, const char *close) {
-    double value = tti_read_sum(r);
+
+static void tti_read_brackets(tti_reader *r, const char *close, tti_value *v) {
+    tti_read_sum(r, v);
     if (!tti_take(r, close)) { r->bad = 1; }
-    return value;
 }
+
 /* The argument of a command: a group, or one digit. */
-static double tti_read_argument(tti_reader *r) {
-    if (tti_take(r, "{")) { return tti_read_brackets(r, "}"); }
-    if (!tti_is_digit(tti_peek(r))) { r->bad = 1; return 0; }
-    return *r->at++ - '0';
+static void tti_read_argument(tti_reader *r, tti_value *v) {
+    if (tti_take(r, "{")) { tti_read_brackets(r, "}", v); return; }
+    if (!tti_is_digit(tti_peek(r))) { r->bad = 1; return; }
+    tti_value_set(v, *r->at++ - '0');
 }
-static double tti_read_fraction(tti_reader *r) {
-    double above = tti_read_argument(r), below = tti_read_argument(r);
-    if (below == 0) { r->bad = 1; return 0; }
-    return above / below;
+
+static void tti_read_fraction(tti_reader *r, tti_value *v) {
+    tti_value below;
+    tti_value_set(&below, 0);
+    tti_read_argument(r, v);
+    tti_read_argument(r, &below);
+    if (r->bad || !tti_value_multiply(v, &below, 1, v)) { r->bad = 1; }
 }
-static double tti_read_root(tti_reader *r) {
-    double degree = 2, value;
-    if (tti_take(r, "[")) { degree = tti_read_brackets(r, "]"); }
-    value = tti_read_argument(r);
-    if (value < 0 || degree < 1) { r->bad = 1; return 0; }
-    return degree == 2 ? sqrt(value) : pow(value, 1 / degree);
+
+static void tti_read_root(tti_reader *r, tti_value *v) {
+    tti_value degree;
+    tti_value_set(&degree, 2);
+    if (tti_take(r, "[")) { tti_read_brackets(r, "]", &degree); }
+    tti_read_argument(r, v);
+    if (r->bad || !tti_value_is_whole(&degree) || degree.negative || degree.real < 1 || degree.real > 99) {
+        r->bad = 1;
+        return;
+    }
+    if (!tti_value_root(v, (int)degree.real)) { r->bad = 1; }
 }
-static double tti_read_atom(tti_reader *r) {
+
+/* After a whole number: the fraction of a mixed number, below 1. */
+static void tti_read_mixed(tti_reader *r, tti_value *v) {
+    tti_value part, below;
+    if (r->plain || !tti_value_is_whole(v)) { return; }
+    if (tti_take(r, "\\frac")) { tti_read_fraction(r, &part); }
+    else if (tti_take(r, " ")) {
+        tti_read_number(r, &part);
+        if (r->bad || !tti_take(r, "/")) { r->bad = 1; return; }
+        tti_read_number(r, &below);
+        if (r->bad || !tti_value_multiply(&part, &below, 1, &part)) { r->bad = 1; }
+    } else { return; }
+    if (r->bad || part.real <= 0 || part.real >= 1 || !tti_value_add(v, &part, 1, v)) { r->bad = 1; }
+}
+
+static void tti_read_atom(tti_reader *r, tti_value *v) {
     int c = tti_peek(r);
     if (tti_is_digit(c) || (c == '.' && !r->plain)) {
-        double whole = tti_read_number(r);
-        if (!r->plain && whole == floor(whole) && tti_take(r, "\\frac")) { return whole + tti_read_fraction(r); }
-        return whole;
-    }
-    if (tti_take(r, "(")) { return tti_read_brackets(r, ")"); }
-    if (r->plain) { r->bad = 1; return 0; }
-    if (tti_take(r, "{")) { return tti_read_brackets(r, "}"); }
-    if (tti_take(r, "\\frac")) { return tti_read_fraction(r); }
-    if (tti_take(r, "\\sqrt")) { return tti_read_root(r); }
-    if (tti_take(r, "\\pi")) { return 3.141592653589793; }
-    r->bad = 1;
-    return 0;
+        tti_read_number(r, v);
+        if (!r->bad) { tti_read_mixed(r, v); }
+    } else if (tti_take(r, "(")) { tti_read_brackets(r, ")", v); }
+    else if (r->plain) { r->bad = 1; }
+    else if (tti_take(r, "{")) { tti_read_brackets(r, "}", v); }
+    else if (tti_take(r, "\\frac")) { tti_read_fraction(r, v); }
+    else if (tti_take(r, "\\sqrt")) { tti_read_root(r, v); }
+    else if (tti_take(r, "\\pi")) {
+        v->rough = 1;
+        v->real = 3.141592653589793;
+    } else { r->bad = 1; }
 }
-static double tti_read_factor(tti_reader *r) {
-    double value;
+
+static void tti_read_factor(tti_reader *r, tti_value *v) {
+    int minus;
+    tti_value exponent;
+    tti_value_set(v, 0);
     if (++r->depth > TTI_MAX_DEPTH) { r->bad = 1; }
-    if (r->bad) { r->depth--; return 0; }
-    if (tti_take(r, "-")) { value = -tti_read_factor(r); }
-    else if (tti_take(r, "+")) { value = tti_read_factor(r); }
-    else {
-        value = tti_read_atom(r);
-        if (!r->plain && tti_take(r, "^")) { value = pow(value, tti_read_factor(r)); }
+    minus = !r->bad && tti_take(r, "-");
+    if (r->bad) { r->depth--; return; }
+    if (minus || tti_take(r, "+")) {
+        tti_read_factor(r, v);
+        if (minus && v->real != 0) {
+            v->negative = !v->negative;
+            v->real = -v->real;
+        }
+    } else {
+        tti_read_atom(r, v);
+        if (!r->bad && !r->plain && tti_take(r, "^")) {
+            tti_read_factor(r, &exponent);
+            if (r->bad || !tti_value_power(v, &exponent)) { r->bad = 1; }
+        }
     }
     r->depth--;
-    return value;
 }
-static double tti_read_product(tti_reader *r) {
-    double value = tti_read_factor(r);
+
+static void tti_read_product(tti_reader *r, tti_value *v) {
+    tti_value next;
+    tti_read_factor(r, v);
     while (!r->bad) {
-        int c = tti_peek(r);
-        if (tti_take(r, "*")) { value *= tti_read_factor(r); }
-        else if (tti_take(r, "/")) {
-            double below = tti_read_factor(r);
-            if (below == 0) { r->bad = 1; } else { value /= below; }
-        } else if (!r->plain && (c == '(' || c == '\\' || c == '{')) { value *= tti_read_factor(r); }
-        else { break; }
+        int c = tti_peek(r), divide = tti_take(r, "/");
+        if (!divide && !tti_take(r, "*") && (r->plain || (c != '(' && c != '\\' && c != '{'))) { return; }
+        tti_read_factor(r, &next);
+        if (r->bad || !tti_value_multiply(v, &next, divide, v)) { r->bad = 1; }
     }
-    return value;
 }
-static double tti_read_sum(tti_reader *r) {
-    double value = tti_read_product(r);
+
+static void tti_read_sum(tti_reader *r, tti_value *v) {
+    tti_value next;
+    tti_read_product(r, v);
     while (!r->bad) {
-        if (tti_take(r, "+")) { value += tti_read_product(r); }
-        else if (tti_take(r, "-")) { value -= tti_read_product(r); }
-        else { break; }
+        int minus = tti_take(r, "-");
+        if (!minus && !tti_take(r, "+")) { return; }
+        tti_read_product(r, &next);
+        if (r->bad || !tti_value_add(v, &next, minus ? -1 : 1, v)) { r->bad = 1; }
     }
-    return value;
 }
+
 /* The value of the whole text; 0 if it is no expression. */
-static int tti_value(const char *text, size_t size, int plain, tti_reader *r, double *value) {
+static int tti_read_value(const char *text, size_t size, int plain, tti_reader *r, tti_value *value) {
     memset(r, 0, sizeof *r);
     r->at = text;
     r->end = text + size;
     r->plain = plain;
-    *value = tti_read_sum(r);
-    return !r->bad && tti_peek(r) == 0 && r->at == r->end && isfinite(*value) && r->n_numbers <= TTI_MAX_NUMBERS;
-}
-static int tti_same_value(double a, double b) {
-    double size = fabs(a) > fabs(b) ? fabs(a) : fabs(b);
-    return fabs(a - b) <= 1e-9 * (size > 1 ? size : 1);
+    tti_read_sum(r, value);
+    return !r->bad && tti_peek(r) == 0 && r->at == r->end && r->n_numbers <= TTI_MAX_NUMBERS;
 }
 
-/* ---- answers: numbers, fractions, simple LaTeX ----
- * An answer is first written plainly: no white space, dollars, percent signs, units or commas of thousands, one spelling of each
- * command, braces around every argument. Equal texts are equal answers; so are equal values, and equal parts of lists. */
+/* ---- the normal form of an answer ----
+ *
+ *   answer = [name ("=" | "\in")] (value unit | form)
+ *   form   = value | open form {"," form} close | form "," form {"," form} | text
+ *
+ * An answer is first written plainly: one spelling of each sign and command, braces around every argument,
+ * without dollars, commas of thousands and white space; but a blank stays between two numbers or words, and
+ * "~" stands before a word that was \text{...} or a sign (%). Values are then written in lowest terms: equal
+ * answers are equal texts. What is in doubt stays a text, which equals nothing but itself. */
 enum { TTI_ANSWER = 512, TTI_ANSWER_DEPTH = 12 };
-typedef struct tti_answer { char text[TTI_ANSWER]; size_t size; int depth, too_long; } tti_answer;      /* depth: of round and square brackets */
+typedef struct tti_answer {
+    char text[TTI_ANSWER];
+    size_t size, unit;                /* of text; where its unit begins, else size */
+    int depth, too_long, is_number;   /* depth: of round and square brackets       */
+    tti_value value;                  /* if is_number                              */
+} tti_answer;
 static void tti_answer_plain(tti_answer *a, const char *text, size_t size, int nested);
+
 static void tti_answer_put(tti_answer *a, const char *text, size_t n) {
     if (a->size + n >= TTI_ANSWER) { a->too_long = 1; return; }
     memcpy(a->text + a->size, text, n);
     a->text[a->size += n] = 0;
 }
-static int tti_begins(const char *at, const char *end, const char *word) { return (size_t)(end - at) >= strlen(word) && memcmp(at, word, strlen(word)) == 0; }
-static size_t tti_braces(const char *text, const char *end) {      /* size of {...} with its braces; 0 if it does not end */
+
+static int tti_one_byte_of(char c, const char *set) { return c && strchr(set, c) != NULL; }
+
+static int tti_begins(const char *at, const char *end, const char *word) {
+    return (size_t)(end - at) >= strlen(word) && memcmp(at, word, strlen(word)) == 0;
+}
+
+/* The size of the first of the words that begins here, 0 if none does. */
+static size_t tti_one_of(const char *at, const char *end, const char *const *words, size_t n, size_t *which) {
+    for (*which = 0; *which < n; ++*which) {
+        if (tti_begins(at, end, words[*which])) { return strlen(words[*which]); }
+    }
+    return 0;
+}
+
+/* The size of {...} with its braces; 0 if it does not end. */
+static size_t tti_braces(const char *text, const char *end) {
     int depth = 0;
     const char *at = text;
     for (; at < end; at++) {
+        if (*at == '\\' && end - at > 1) { at++; continue; }
         depth += (*at == '{') - (*at == '}');
         if (depth == 0) { return (size_t)(at - text) + 1; }
     }
     return 0;
 }
+
+static size_t tti_blank(const char *at, const char *end) {
+    static const char *const blanks[] = {
+        " ", "\n", "\t", "\r", "~", "\\,", "\\;", "\\:", "\\ ", "\\quad", "\\qquad", "\xC2\xA0",
+        "\xE2\x80\x89", "\xE2\x80\xAF"
+    };
+    size_t which;
+    return tti_one_of(at, end, blanks, sizeof blanks / sizeof *blanks, &which);
+}
+
+static int tti_letters(const char *at, const char *end) {
+    int n = 0;
+    while (at < end && tti_is_letter(*at)) { at++; n++; }
+    return n;
+}
+
 /* The steps below write what begins at `at` and return its size, or 0 if it is another thing. */
 static size_t tti_plain_command(tti_answer *a, const char *at, const char *end) {
     static const struct { const char *name, *instead; } commands[] = {
-        {"\\leftarrow", "\\leftarrow"}, {"\\left", ""}, {"\\rightarrow", "\\rightarrow"}, {"\\right", ""}, {"\\!", ""}, {"\\,", ""}, {"\\;", ""}, {"\\:", ""}, {"\\ ", ""},
-        {"\\$", ""}, {"\\%", ""}, {"%", ""}, {"$", ""}, {"^\\circ", ""}, {"^{\\circ}", ""}, {"\\displaystyle", ""}, {"\\qquad", ""}, {"\\quad", ""}, {"\\cdot", "*"},
-        {"\\times", "*"}, {"\\div", "/"}, {"\xC3\x97", "*"}, {"\xC3\xB7", "/"}, {"\xE2\x88\x92", "-"}, {"\\leq", "\\le"}, {"\\geq", "\\ge"}, {"\\neq", "\\ne"}
+        {"\\\\", "\\\\"}, {"\\left", ""}, {"\\right", ""}, {"\\!", ""}, {"\\(", ""}, {"\\)", ""},
+        {"\\[", ""}, {"\\]", ""}, {"\\$", ""}, {"$", ""}, {"\xE2\x82\xAC", ""}, {"\xC2\xA3", ""}, {"\\boxed", ""}, {"\\fbox", ""},
+        {"\\displaystyle", ""}, {"\\%", "~percent"}, {"%", "~percent"}, {"^\\circ", "~degrees"},
+        {"^{\\circ}", "~degrees"}, {"\\degree", "~degrees"}, {"\xC2\xB0", "~degrees"}, {"\\cdot", "*"},
+        {"\\times", "*"}, {"\xC3\x97", "*"}, {"\xC2\xB7", "*"}, {"\\div", "/"}, {"\xC3\xB7", "/"},
+        {"\xE2\x81\x84", "/"}, {"\xE2\x88\x92", "-"}, {"\xE2\x80\x93", "-"}, {"minus ", "-"},
+        {"negative ", "-"}, {"\xCF\x80", "\\pi"}, {"\xE2\x88\x9E", "\\infty"}, {"\\leq", "\\le"}, {"\\geq", "\\ge"},
+        {"\\neq", "\\ne"},
+        {"\xC2\xBC", "\\frac{1}{4}"}, {"\xC2\xBD", "\\frac{1}{2}"}, {"\xC2\xBE", "\\frac{3}{4}"},
+        {"\xE2\x85\x93", "\\frac{1}{3}"}, {"\xE2\x85\x94", "\\frac{2}{3}"}
     };
     size_t k;
     for (k = 0; k < sizeof commands / sizeof *commands; k++) {
-        if (!tti_begins(at, end, commands[k].name)) { continue; }
+        size_t n = strlen(commands[k].name);
+        if (!tti_begins(at, end, commands[k].name) ||
+            (tti_is_letter(at[n - 1]) && tti_letters(at + n, end) > 0)) {
+            continue;
+        }
         tti_answer_put(a, commands[k].instead, strlen(commands[k].instead));
-        return strlen(commands[k].name);
+        return n;
     }
     return 0;
 }
-/* Text in an answer is its unit, unless it is all there is. */
+
 static size_t tti_plain_words(tti_answer *a, const char *at, const char *end, int nested) {
-    static const char *const heads[] = {"\\text{", "\\mbox{", "\\textbf{", "\\mathrm{", "\\textrm{", "\\mathbf{"};
-    size_t k, n;
-    for (k = 0; k < sizeof heads / sizeof *heads; k++) {
-        size_t head = strlen(heads[k]) - 1;
-        if (!tti_begins(at, end, heads[k])) { continue; }
-        n = tti_braces(at + head, end);
-        if (n > 2 && a->size == 0) { tti_answer_plain(a, at + head + 1, n - 2, nested + 1); }
-        return n ? head + n : 0;
-    }
-    return 0;
+    static const char *const heads[] = {
+        "\\text{", "\\mbox{", "\\textbf{", "\\mathrm{", "\\textrm{", "\\mathbf{"
+    };
+    size_t k, n, head = tti_one_of(at, end, heads, sizeof heads / sizeof *heads, &k);
+    if (head == 0) { return 0; }
+    at += head - 1;
+    n = tti_braces(at, end);
+    if (n < 2) { return 0; }
+    if (a->size > 0 && n > 2) { tti_answer_put(a, "~", 1); }
+    for (at++, n -= 2, k = n; n > 0 && tti_is_space(*at); n--) { at++; }
+    tti_answer_plain(a, at, n, nested + 1);
+    return head + k + 1;
 }
-/* An argument of a command: a group, a command of letters, or one byte; written in braces. */
-static size_t tti_plain_argument(tti_answer *a, const char *at, const char *end, int nested) {
+
+/* An argument of a command: a group, a command of letters, the digits of an exponent, or one byte; written
+ * in braces. */
+static size_t tti_plain_argument(tti_answer *a, const char *at, const char *end, int digits, int nested) {
     const char *from = at, *to;
     while (from < end && tti_is_space(*from)) { from++; }
     if (from == end) { return (size_t)(from - at); }
@@ -11758,190 +13883,801 @@ static size_t tti_plain_argument(tti_answer *a, const char *at, const char *end,
         to = from + tti_braces(from, end);
         tti_answer_plain(a, from + 1, (size_t)(to - from) - 2, nested + 1);
     } else {
-        while (*from == '\\' && to < end && ((*to >= 'a' && *to <= 'z') || (*to >= 'A' && *to <= 'Z'))) { to++; }
+        if (*from == '\\') { to += tti_letters(to, end); }
+        while (digits && to < end && tti_is_digit(*to) && (tti_is_digit(to[-1]) || to[-1] == '-')) { to++; }
         tti_answer_put(a, from, (size_t)(to - from));
     }
     tti_answer_put(a, "}", 1);
     return (size_t)(to - at);
 }
+
 static size_t tti_plain_arguments(tti_answer *a, const char *at, const char *end, int nested) {
-    static const char *const names[] = {"\\frac", "\\dfrac", "\\tfrac", "\\cfrac", "\\sqrt"};
-    size_t k, n, i;
-    for (k = 0; k < 5 && !tti_begins(at, end, names[k]); k++) { }
-    if (k == 5) { return 0; }
-    n = strlen(names[k]);
-    tti_answer_put(a, k == 4 ? "\\sqrt" : "\\frac", 5);
+    static const char *const names[] = {"\\frac", "\\dfrac", "\\tfrac", "\\cfrac", "\\sqrt", "^", "_"};
+    size_t k, n = tti_one_of(at, end, names, sizeof names / sizeof *names, &k), i;
+    if (n == 0 || (k > 4 && (at + 1 == end || at[1] == '('))) { return 0; }
+    tti_answer_put(a, k > 4 ? names[k] : k == 4 ? "\\sqrt" : "\\frac", k > 4 ? 1 : 5);
     if (k == 4 && at + n < end && at[n] == '[') {
         for (i = n; at + i < end && at[i] != ']'; i++) { }
-        if (at + i < end) { tti_answer_put(a, at + n, i + 1 - n); n = i + 1; }
+        if (at + i < end) {
+            tti_answer_put(a, at + n, i + 1 - n);
+            n = i + 1;
+        }
     }
-    for (i = 0; i < (k == 4 ? 1u : 2u); i++) { n += tti_plain_argument(a, at + n, end, nested); }
+    for (i = 0; i < (k >= 4 ? 1u : 2u); i++) { n += tti_plain_argument(a, at + n, end, k > 4, nested); }
     return n;
 }
-/* A comma between a digit and exactly three digits, outside brackets: 1,234. */
-static int tti_is_thousands(const char *begin, const char *at, const char *end) {
-    int k;
-    if (*at != ',' || at == begin || !tti_is_digit(at[-1]) || end - at < 4) { return 0; }
-    for (k = 1; k <= 3; k++) { if (!tti_is_digit(at[k])) { return 0; } }
-    return end - at == 4 || !tti_is_digit(at[4]);
+
+/* Digits in groups of three, 1,234,567 or 10\,080, written without what stands between; a comma only
+ * outside brackets. */
+static size_t tti_plain_thousands(tti_answer *a, const char *begin, const char *at, const char *end) {
+    static const char *const seps[] = {
+        ",", "{,}", "\\,", "\\ ", " ", "~", "\xC2\xA0", "\xE2\x80\x89", "\xE2\x80\xAF"
+    };
+    const char *to = at;
+    size_t before = a->size, k = 0, n;
+    int groups = 0;
+    if (at == end || *at < '1' || *at > '9' || (at > begin && (tti_is_digit(at[-1]) || at[-1] == '.'))) {
+        return 0;
+    }
+    while (to < end && tti_is_digit(*to)) { to++; }
+    if (to - at > 3) { return 0; }
+    tti_answer_put(a, at, (size_t)(to - at));
+    for (;; groups++) {
+        n = groups ? (tti_begins(to, end, seps[k]) ? strlen(seps[k]) : 0)
+            : tti_one_of(to, end, seps, sizeof seps / sizeof *seps, &k);
+        if (n > 0 && k == 0 && tti_begins(to + n, end, "\\!")) {
+            for (n += 2; to + n < end && to[n] == ' '; n++) { }
+        }
+        if (n == 0 || to + n == end || !tti_is_digit(to[n])) { break; }
+        to += n;
+        for (n = 0; to + n < end && tti_is_digit(to[n]); n++) { }
+        if (n != 3 || (k == 0 && a->depth > 0)) { groups = 0; break; }
+        tti_answer_put(a, to, 3);
+        to += 3;
+    }
+    if (groups > 0 && !tti_begins(to, end, "/")) { return (size_t)(to - at); }
+    a->text[a->size = before] = 0;
+    return 0;
 }
+
+/* A blank stays where two numbers or words would become one. */
+static size_t tti_plain_blank(tti_answer *a, const char *at, const char *end) {
+    size_t n = 0, step;
+    char before = a->size > 0 ? a->text[a->size - 1] : '(';
+    while ((step = tti_blank(at + n, end)) > 0) { n += step; }
+    at += n;
+    if (n == 0 || at == end) { return n; }
+    if ((tti_is_letter(before) && (tti_is_letter(*at) || tti_is_digit(*at))) ||
+        (tti_is_digit(before) && tti_is_digit(*at)) ||
+        ((tti_is_digit(before) || before == '}' || before == ')') && tti_letters(at, end) > 1)) {
+        tti_answer_put(a, " ", 1);
+    }
+    return n;
+}
+
 static void tti_answer_plain(tti_answer *a, const char *text, size_t size, int nested) {
     const char *at = text, *end = text + size;
     if (nested > TTI_ANSWER_DEPTH) { a->too_long = 1; }
     while (at < end && !a->too_long) {
         size_t n = tti_plain_words(a, at, end, nested);
-        if (n == 0) { n = tti_plain_arguments(a, at, end, nested); }
         if (n == 0) { n = tti_plain_command(a, at, end); }
-        if (n == 0 && (tti_is_space(*at) || (a->depth == 0 && tti_is_thousands(text, at, end)))) { n = 1; }
+        if (n == 0) { n = tti_plain_arguments(a, at, end, nested); }
+        if (n == 0) { n = tti_plain_thousands(a, text, at, end); }
+        if (n == 0) { n = tti_plain_blank(a, at, end); }
         if (n > 0) { at += n; continue; }
-        a->depth += (*at == '(' || *at == '[') - (*at == ')' || *at == ']');
+        a->depth += tti_one_byte_of(*at, "([") - tti_one_byte_of(*at, ")]");
         tti_answer_put(a, at++, 1);
     }
 }
-/* The plain form, without a full stop at the end and without "x =" before it. */
-static void tti_answer_read(const char *text, size_t size, tti_answer *a) {
-    size_t i;
-    memset(a, 0, sizeof *a);
-    tti_answer_plain(a, text, size, 0);
-    while (a->size > 0 && a->text[a->size - 1] == '.') { a->text[--a->size] = 0; }
-    if (a->size > 2 && a->text[1] == '=' && !tti_is_digit(a->text[0])) {
-        for (i = 2; i <= a->size; i++) { a->text[i - 2] = a->text[i]; }
-        a->size -= 2;
-    }
+
+static void tti_whole_write(tti_answer *a, const tti_whole *whole) {
+    int i;
+    for (i = whole->n - 1; i >= 0; i--) { tti_answer_put(a, &"0123456789"[whole->digit[i]], 1); }
+    if (whole->n == 0) { tti_answer_put(a, "0", 1); }
 }
+
+/* In lowest terms; a rough one with 12 digits and a sign of its own, so that it is never taken for an
+ * exact one. */
+static void tti_value_write(tti_answer *a, const tti_value *v) {
+    char exponent[16];
+    int n = 0;
+    double size = fabs(v->real);
+    tti_value digits;
+    if (v->negative || (v->rough && v->real < 0)) { tti_answer_put(a, "-", 1); }
+    if (v->rough) {
+        for (; size > 0 && size < 99999999999.5; n++) { size *= 10; }
+        tti_value_set(&digits, floor(size + 0.5));
+        tti_answer_put(a, "~", 1);
+        tti_whole_write(a, &digits.above);
+        snprintf(exponent, sizeof exponent, "e-%d", n);
+        tti_answer_put(a, exponent, strlen(exponent));
+        return;
+    }
+    tti_whole_write(a, &v->above);
+    if (tti_value_is_whole(v)) { return; }
+    tti_answer_put(a, "/", 1);
+    tti_whole_write(a, &v->below);
+}
+
 /* The size of the first part of a list, up to a comma outside brackets. */
 static size_t tti_list_part(const char *text, size_t size) {
     int depth = 0;
     size_t i;
     for (i = 0; i < size; i++) {
-        depth += (strchr("([{", text[i]) != NULL) - (strchr(")]}", text[i]) != NULL);
+        depth += tti_one_byte_of(text[i], "([{") - tti_one_byte_of(text[i], ")]}");
         if (depth == 0 && text[i] == ',') { return i; }
     }
     return size;
 }
+
 /* "(...)" or "[...)" whose first bracket is closed by the last byte. */
 static int tti_is_bracketed(const char *text, size_t size) {
     int depth = 0;
     size_t i;
     for (i = 0; i < size; i++) {
-        depth += (text[i] == '(' || text[i] == '[') - (text[i] == ')' || text[i] == ']');
+        depth += tti_one_byte_of(text[i], "([") - tti_one_byte_of(text[i], ")]");
         if (depth < 1) { break; }
     }
     return size > 2 && i + 1 == size;
 }
-static int tti_parts_equal(const char *a, size_t n, const char *b, size_t m, int nested) {
-    tti_reader r;
-    double x, y;
-    size_t i, j;
-    if (n == m && memcmp(a, b, n) == 0) { return n > 0; }
-    if (n == 0 || m == 0 || nested > 4) { return 0; }
-    if (tti_value(a, n, 0, &r, &x) && tti_value(b, m, 0, &r, &y)) { return tti_same_value(x, y); }
-    if (tti_is_bracketed(a, n) && tti_is_bracketed(b, m) && a[0] == b[0] && a[n - 1] == b[m - 1]) { return tti_parts_equal(a + 1, n - 2, b + 1, m - 2, nested + 1); }
-    i = tti_list_part(a, n);
-    j = tti_list_part(b, m);
-    if (i == n || j == m) { return 0; }
-    return tti_parts_equal(a, i, b, j, nested + 1) && tti_parts_equal(a + i + 1, n - i - 1, b + j + 1, m - j - 1, nested);
+
+/* 2024-05-06, 3-5, 1-1/2: what may be a date, a range, a number of a telephone or a mixed one is no
+ * difference. */
+static int tti_is_hyphened(const char *text, size_t size) {
+    size_t i, hyphens = 0;
+    for (i = 0; i < size; i++) {
+        hyphens += text[i] == '-';
+        if (!tti_is_digit(text[i]) &&
+            ((text[i] != '-' && text[i] != '/') || i == 0 || !tti_is_digit(text[i - 1]))) {
+            return 0;
+        }
+    }
+    return hyphens > 0;
 }
+
+static void tti_form_write(tti_answer *a, const char *text, size_t size, int nested) {
+    tti_reader r;
+    size_t i, part = tti_list_part(text, size);
+    if (tti_read_value(text, size, 0, &r, &a->value)) {
+        a->is_number = nested == 0;
+        tti_value_write(a, &a->value);
+    } else if (nested < 4 && tti_is_bracketed(text, size)) {
+        tti_answer_put(a, text, 1);
+        tti_form_write(a, text + 1, size - 2, nested + 1);
+        tti_answer_put(a, text + size - 1, 1);
+    } else if (nested < 4 && part < size) {
+        for (i = 0; i < size; i += part + 1) {
+            part = tti_list_part(text + i, size - i);
+            if (i > 0) { tti_answer_put(a, ",", 1); }
+            tti_form_write(a, text + i, part, nested + 1);
+        }
+    } else {
+        for (i = 0; i < size; i++) { tti_answer_put(a, text[i] == '~' ? " " : text + i, 1); }
+    }
+}
+
+/* What stands after a number is its unit if it is "~" and words, a word of three letters (5 apples), or
+ * one of these. */
+static int tti_is_unit(const char *at, const char *end) {
+    static const char *const units[] = {
+        "cm", "mm", "km", "kg", "mg", "ml", "mL", "ft", "yd", "mi", "lb", "oz", "hr"
+    };
+    static const char *const words[] = {
+        "or", "and", "more", "less", "than", "mod", "not", "hundred", "thousand", "million", "billion", "trillion"
+    };
+    char before = *at;
+    int n;
+    size_t which;
+    at += before == '~' || before == ' ';
+    n = tti_letters(at, end);
+    if (n == 0) { return 0; }
+    if (before != '~' && (before != ' ' || n < 3)) {
+        if (n != 2 || !tti_one_of(at, end, units, sizeof units / sizeof *units, &which)) { return 0; }
+    }
+    while (at < end) {
+        n = tti_letters(at, end);
+        if (n > 0 && tti_one_of(at, end, words, sizeof words / sizeof *words, &which) == (size_t)n) {
+            return 0;
+        }
+        at += n;
+        if (at < end && tti_begins(at, end, "^{") && end - at > 3 && tti_is_digit(at[2]) && at[3] == '}') {
+            at += 4;
+        }
+        else if (at < end && (*at == ' ' || *at == '~' || *at == '/' || *at == '.' || *at == '-')) { at++; }
+        else if (n == 0) { return 0; }
+    }
+    return 1;
+}
+
+/* A number and its unit; 0 if the text is another thing. */
+static int tti_measure_write(tti_answer *a, const char *text, size_t size) {
+    tti_reader r;
+    size_t i;
+    for (i = 1; i < size; i++) {
+        const char *unit = text + i, *end = text + size;
+        if (*unit != ' ' && *unit != '~' && !(tti_is_letter(*unit) && tti_is_digit(unit[-1]))) { continue; }
+        if (!tti_is_unit(unit, end) || !tti_read_value(text, i, 0, &r, &a->value)) { continue; }
+        a->is_number = 1;
+        tti_value_write(a, &a->value);
+        a->unit = a->size;
+        for (unit += unit < end && (*unit == ' ' || *unit == '~'); unit < end; unit++) {
+            if (a->unit == a->size) { tti_answer_put(a, " ", 1); }
+            tti_answer_put(a, *unit == '~' ? " " : unit, 1);
+        }
+        return 1;
+    }
+    return 0;
+}
+
+/* "x", "y_{1}", "f(x)", "\theta", "Total": what may stand before "=". */
+static int tti_is_name(const char *text, size_t size) {
+    const char *at = text + (size > 0 && *text == '\\'), *end = text + size;
+    if (tti_letters(at, end) == 0) { return 0; }
+    while (at < end && (tti_is_letter(*at) || *at == ' ')) { at++; }
+    if (tti_begins(at, end, "_{")) { at += 1 + tti_braces(at + 1, end); }
+    return at == end || (*at == '(' && tti_is_bracketed(at, (size_t)(end - at)));
+}
+
+/* Where the answer begins: after "x =", "x \in" or "40 + 2 =". An equation of other sides is an answer
+ * itself. */
+static size_t tti_after_name(const char *text, size_t size) {
+    tti_reader r;
+    tti_value value;
+    size_t i, from = 0;
+    for (i = 0; i < size; i++) {
+        size_t sign = text[i] == '=' ? 1 : tti_begins(text + i, text + size, "\\in") ? 3 : 0;
+        if (sign == 0 || (sign == 3 && tti_letters(text + i + 3, text + size) > 0)) { continue; }
+        if (!tti_is_name(text + from, i - from) &&
+            (sign > 1 || !tti_read_value(text + from, i - from, 0, &r, &value))) {
+            return from;
+        }
+        from = i + sign;
+    }
+    return from;
+}
+
+/* The unit that a sign of money before or after a number says; a pair of dollar signs is none. */
+static const char *tti_money(const char *text, size_t size) {
+    int dollars = 0;
+    const char *at = text, *end = text + size;
+    for (; at < end; at++) {
+        if (tti_begins(at, end, "\xE2\x82\xAC")) { return " euros"; }
+        if (tti_begins(at, end, "\xC2\xA3")) { return " pounds"; }
+        if (tti_begins(at, end, "\\$")) { return " dollars"; }
+        dollars += *at == '$';
+    }
+    return dollars % 2 ? " dollars" : "";
+}
+
+static void tti_answer_read(const char *text, size_t size, tti_answer *a) {
+    tti_answer plain;
+    size_t from;
+    memset(&plain, 0, sizeof plain);
+    memset(a, 0, sizeof *a);
+    while (size > 0 && tti_is_space(*text)) { text++; size--; }
+    while (size > 0 && (tti_is_space(text[size - 1]) || text[size - 1] == '.')) { size--; }
+    if (tti_is_hyphened(text, size)) {
+        tti_answer_put(a, text, size);
+    } else {
+        tti_answer_plain(&plain, text, size, 0);
+        while (plain.size > 0 && plain.text[plain.size - 1] == '.') { plain.size--; }
+        from = tti_after_name(plain.text, plain.size);
+        if (plain.size == from) { from = 0; }
+        if (!plain.too_long && !tti_measure_write(a, plain.text + from, plain.size - from)) {
+            tti_form_write(a, plain.text + from, plain.size - from, 0);
+        }
+    }
+    a->too_long |= plain.too_long;
+    if (a->unit == 0) { a->unit = a->size; }
+    if (a->is_number && a->unit == a->size) {
+        tti_answer_put(a, tti_money(text, size), strlen(tti_money(text, size)));
+    }
+    if (tti_letters(a->text, a->text + a->size) > 1 && a->text[1] >= 'a' && a->text[0] < 'a') {
+        a->text[0] = (char)(a->text[0] + 'a' - 'A');
+    }
+}
+
+/* Units agree if one of them is not said, or is the other's plural. */
+static int tti_units_agree(const tti_answer *a, const tti_answer *b) {
+    size_t n = a->size - a->unit, m = b->size - b->unit;
+    const char *rest;
+    if (n > m) { return tti_units_agree(b, a); }
+    rest = b->text + b->unit + n;
+    return n == 0 || (memcmp(a->text + a->unit, b->text + b->unit, n) == 0 &&
+                      (n == m || strcmp(rest, "s") == 0 || strcmp(rest, "es") == 0));
+}
+
+static int tti_is_percent(const tti_answer *a) {
+    return a->is_number && strcmp(a->text + a->unit, " percent") == 0;
+}
+
+static int tti_answers_equal(const tti_answer *a, const tti_answer *b) {
+    tti_answer part;
+    tti_value hundred;
+    if (a->size == 0 || b->size == 0) { return 0; }
+    if (a->unit == b->unit && memcmp(a->text, b->text, a->unit) == 0) { return tti_units_agree(a, b); }
+    if (tti_is_percent(b) && !tti_is_percent(a)) { return tti_answers_equal(b, a); }
+    if (!tti_is_percent(a) || !b->is_number || b->unit < b->size) { return 0; }
+    memset(&part, 0, sizeof part);      /* 28 percent is 0.28 */
+    tti_value_set(&hundred, 100);
+    if (!tti_value_multiply(&a->value, &hundred, 1, &part.value)) { return 0; }
+    tti_value_write(&part, &part.value);
+    return part.size == b->size && memcmp(part.text, b->text, part.size) == 0;
+}
+
 TT_API int tt_answer_equal(const char *gold, size_t gold_size, const char *said, size_t said_size) {
     tti_answer a, b;
     tti_answer_read(gold, gold_size, &a);
     tti_answer_read(said, said_size, &b);
     if (a.too_long || b.too_long) { return gold_size == said_size && memcmp(gold, said, gold_size) == 0; }
-    return tti_parts_equal(a.text, a.size, b.text, b.size, 0);
+    return tti_answers_equal(&a, &b);
 }
 
-/* ---- where an answer stands ---- */
-/* A number begins at text (-1,234.50): its size, else 0. */
-static size_t tti_number_size(const char *text) {
-    const char *at = text + (*text == '-');
-    if (*at < '0' || *at > '9') { return 0; }
-    while ((*at >= '0' && *at <= '9') || (*at == ',' && at[1] >= '0' && at[1] <= '9')) { at++; }
-    if (*at == '.' && at[1] >= '0' && at[1] <= '9') { for (at++; *at >= '0' && *at <= '9'; at++) { } }
-    return (size_t)(at - text);
+/* ---- where an answer stands ----
+ * In a box: \boxed{...}, \boxed 5, \fbox{...}, the last one that is not empty. Else after the last "####"
+ * that an answer follows; a heading (#### Final answer) is none, but the answer may stand below it. Else the
+ * last number: the last word or $...$ that has a digit, with the words that belong to it: a sign (- 3), a
+ * whole (2 2/3), digits (10 080), a unit (5 km). */
+typedef struct tti_span { const char *at, *end; } tti_span;      /* at NULL: none */
+enum { TTI_WORDS = 4 };
+
+static tti_span tti_span_of(const char *at, const char *end) {
+    tti_span s;
+    s.at = at;
+    s.end = end;
+    return s;
 }
-static int tti_is_word_byte(char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '.'; }
-/* The last number in text[0..size); "3-5" ends with 5, not -5. Its size, 0 if there is none. */
-static size_t tti_last_number(const char *text, size_t size, const char **found) {
-    size_t at = 0, length = 0, n;
-    while (at < size) {
-        n = at > 0 && text[at] == '-' && tti_is_word_byte(text[at - 1]) ? 0 : tti_number_size(text + at);
-        if (n > size - at) { n = size - at; }
-        if (n > 0) { *found = text + at; length = n; at += n; } else { at++; }
+
+/* A fraction in one sign begins here. */
+static int tti_is_one_sign(tti_span s) {
+    static const char *const fractions[] = {
+        "\xC2\xBC", "\xC2\xBD", "\xC2\xBE", "\xE2\x85\x93", "\xE2\x85\x94"
+    };
+    size_t which;
+    return tti_one_of(s.at, s.end, fractions, 5, &which) > 0;
+}
+
+static int tti_has_digit(tti_span s) {
+    for (; s.at < s.end; s.at++) { if (tti_is_digit(*s.at) || tti_is_one_sign(s)) { return 1; } }
+    return 0;
+}
+
+static tti_span tti_trimmed(tti_span s) {
+    while (s.at < s.end && tti_is_space(*s.at)) { s.at++; }
+    while (s.at < s.end && tti_is_space(s.end[-1])) { s.end--; }
+    return s;
+}
+
+static tti_span tti_boxed(tti_span text) {
+    static const char *const names[] = {"\\boxed", "\\fbox"};
+    tti_span found = {NULL, NULL};
+    const char *at;
+    size_t k, n;
+    for (at = text.at; at < text.end; at++) {
+        tti_span inside = {NULL, NULL};
+        n = tti_one_of(at, text.end, names, 2, &k);
+        if (n == 0 || tti_letters(at + n, text.end) > 0) { continue; }
+        inside.at = at + n;
+        while (inside.at < text.end && *inside.at == ' ') { inside.at++; }
+        n = inside.at < text.end && *inside.at == '{' ? tti_braces(inside.at, text.end) : 0;
+        if (n > 0) {
+            inside = tti_span_of(inside.at + 1, inside.at + n - 1);
+        } else {
+            inside.end = inside.at;
+            while (inside.end < text.end && !tti_one_byte_of(*inside.end, " \n\t\r$")) { inside.end++; }
+            if (inside.at == inside.end || !tti_one_byte_of(*inside.at, "0123456789-.\\")) { continue; }
+        }
+        if (tti_trimmed(inside).at < inside.end) { found = inside; }
     }
-    return length;
+    return found;
 }
+
+/* What parts words: white space, <tags>, <<9*2=18>> (a calculator's note), "|", dashes and quotes that are
+ * no ASCII, and what is not written in letters of words. */
+static size_t tti_gap(const char *at, const char *end) {
+    const unsigned char *c = (const unsigned char *)at;
+    size_t n = (size_t)(end - at), i;
+    if (tti_is_space(*at) || *at == '|') { return 1; }
+    if (*at == '<' && n > 2 && (at[1] == '/' || at[1] == '|' || tti_is_letter(at[1]))) {
+        for (i = 2; i < n && i < 32 && !tti_is_space(at[i]); i++) { if (at[i] == '>') { return i + 1; } }
+    }
+    if (tti_begins(at, end, "<<")) {
+        for (i = 2; i + 1 < n && at[i] != '\n'; i++) {
+            if (at[i] == '>' && at[i + 1] == '>') { return i + 2; }
+        }
+    }
+    if (n > 1 && c[0] == 0xC2 && (c[1] == 0xA0 || c[1] == 0xAB || c[1] == 0xBB)) { return 2; }
+    if (n > 2 && c[0] == 0xE2 &&
+        ((c[1] == 0x80 && (c[2] < 0x90 || c[2] > 0x93)) || c[1] == 0x86 || c[1] == 0x87)) {
+        return 3;
+    }
+    return n > 2 && c[0] >= 0xE3 ? (c[0] >= 0xF0 && n > 3 ? 4 : 3) : 0;
+}
+
+/* The size of $...$, \(...\) or \[...\] on one line; 0 for another thing. A dollar sign before an amount
+ * is no such bracket: these stand at their text without white space, and no digit follows the last. */
+static size_t tti_math(const char *at, const char *end) {
+    static const char *const opens[] = {"$$", "$", "\\(", "\\["}, *const closes[] = {"$$", "$", "\\)", "\\]"};
+    const char *close, *to;
+    size_t k, n = tti_one_of(at, end, opens, 4, &k);
+    if (n == 0) { return 0; }
+    close = closes[k];
+    if (n == 1 && (end - at < 2 || tti_is_space(at[1]))) { return 0; }
+    for (to = at + n; to < end && *to != '\n'; to++) {
+        if (*to == '\\' && !tti_begins(to, end, close)) { to++; continue; }
+        if (!tti_begins(to, end, close) || to == at + n) { continue; }
+        if (n == 1 && (tti_is_space(to[-1]) || (to + 1 < end && tti_is_digit(to[1])))) { return 0; }
+        return (size_t)(to - at) + n;
+    }
+    return 0;
+}
+
+static const char *tti_word_end(const char *at, const char *end) {
+    while (at < end && tti_gap(at, end) == 0) {
+        size_t n = tti_math(at, end);
+        if (n == 0 && *at == '{') { n = tti_braces(at, end); }
+        at += n ? n : 1;
+    }
+    return at;
+}
+
+/* How many more brackets are opened than closed; (3,4] is an interval. */
+static int tti_open_brackets(tti_span s) {
+    int depth = 0;
+    for (; s.at < s.end; s.at++) { depth += tti_one_byte_of(*s.at, "([{") - tti_one_byte_of(*s.at, ")]}"); }
+    return depth;
+}
+
+/* A word without the punctuation around it. */
+static tti_span tti_bare(tti_span s) {
+    for (; s.at < s.end; s.end--) {
+        char c = s.end[-1];
+        if (!tti_one_byte_of(c, ".,;:!?'\"*_`#\\") &&
+            !(tti_one_byte_of(c, ")]}") && tti_open_brackets(s) < 0)) {
+            break;
+        }
+    }
+    for (; s.at < s.end; s.at++) {
+        char c = *s.at, next = s.end - s.at > 1 ? s.at[1] : 0;
+        if (tti_one_byte_of(c, ",;:!?'\"*_`#") || (tti_one_byte_of(c, "([{") && tti_open_brackets(s) > 0)) {
+            continue;
+        }
+        if ((c != '\\' || !tti_one_byte_of(next, "([") || tti_open_brackets(s) <= 0) &&
+            (c != '.' || next != '.')) {
+            break;
+        }
+    }
+    if (s.end - s.at > 2 && *s.at == '[' && s.end[-1] == ']' && !memchr(s.at, ',', (size_t)(s.end - s.at))) {
+        return tti_bare(tti_span_of(s.at + 1, s.end - 1));
+    }
+    return s;
+}
+
+/* What follows the last "=" of a word (x=5), or a colon after a letter; $...$ stays whole. */
+static tti_span tti_after_sign(tti_span word) {
+    const char *at;
+    if (tti_math(word.at, word.end) == (size_t)(word.end - word.at)) { return word; }
+    for (at = word.end - 1; at > word.at; at--) {
+        tti_span rest = tti_bare(tti_trimmed(tti_span_of(at + 1, word.end)));
+        tti_span left = tti_span_of(word.at, at);
+        if (*at == '=' && !tti_one_byte_of(at[-1], "<>!") && tti_has_digit(rest) &&
+            (tti_has_digit(left) || *left.at != '-')) {
+            return rest;
+        }
+        if (*at == ':' && !tti_is_digit(at[-1]) && tti_has_digit(rest)) { return rest; }
+    }
+    return *word.at == '=' ? tti_span_of(word.at + 1, word.end) : word;
+}
+
+/* A digit in a word that is no name (H2O), or a command or $...$ with a value (\pi). */
+static int tti_is_numeric(tti_span word) {
+    const char *at = word.at;
+    tti_answer a;
+    if (tti_has_digit(word)) {
+        while (at < word.end && (tti_is_letter(*at) || tti_is_digit(*at))) { at++; }
+        return at < word.end || tti_is_digit(*word.at);
+    }
+    if (word.at == word.end || (*word.at != '\\' && tti_math(word.at, word.end) == 0)) { return 0; }
+    tti_answer_read(word.at, (size_t)(word.end - word.at), &a);
+    return a.is_number;
+}
+
+static int tti_all_digits(tti_span s) {
+    tti_span rest = s;
+    while (rest.at < rest.end && tti_is_digit(*rest.at)) { rest.at++; }
+    return s.at < s.end && rest.at == s.end;
+}
+
+static int tti_span_is(tti_span s, const char *text) {
+    return (size_t)(s.end - s.at) == strlen(text) && memcmp(s.at, text, strlen(text)) == 0;
+}
+
+static int tti_span_is_of(tti_span s, const char *const *words, size_t n) {
+    size_t k;
+    for (k = 0; k < n; k++) { if (tti_span_is(s, words[k])) { return 1; } }
+    return 0;
+}
+
+/* The number with the words before it that belong to it: "3 / 4", "1.5 x 10^5", "2 2/3", "1 234 567", and
+ * "- 3" where the sign does not stand between two numbers. before[0] is the nearest word. */
+static tti_span tti_extend_left(tti_span number, const tti_span *before) {
+    static const char *const signs[] = {
+        "-", "\xE2\x88\x92", "\xE2\x80\x93", "minus", "negative", "\xC2\xB1", "\\pm"
+    };
+    static const char *const times[] = {"*", "x", "\xC3\x97", "\\times", "\\cdot"};
+    const char *slash = (const char *)memchr(number.at, '/', (size_t)(number.end - number.at));
+    tti_span whole = before[0], head = number;
+    int k = 0;
+    whole.at += tti_begins(whole.at, whole.end, "-");
+    if (number.end - number.at > 3 && number.at[3] == '.') { head.end = number.at + 3; }
+    if ((tti_begins(number.at, number.end, "10^") && tti_span_is_of(before[0], times, 5)) ||
+        (tti_span_is(before[0], "/") && tti_all_digits(before[1]) && tti_all_digits(number))) {
+        k = 2;
+    } else if ((tti_begins(number.at, number.end, "\\") || tti_is_one_sign(number)) &&
+               tti_all_digits(whole)) {
+        k = 1;
+    } else if (slash && tti_all_digits(whole) && tti_all_digits(tti_span_of(number.at, slash)) &&
+               tti_all_digits(tti_span_of(slash + 1, number.end))) {
+        k = 1;
+    } else if (head.end - head.at == 3 && tti_all_digits(head)) {
+        while (k < TTI_WORDS && tti_all_digits(before[k]) && before[k].end - before[k].at == 3) { k++; }
+        if (tti_all_digits(before[k]) && before[k].end - before[k].at < 3 && *before[k].at != '0') { k++; }
+    }
+    if (k > 0) { number.at = before[k - 1].at; }
+    if (k < TTI_WORDS && tti_span_is_of(before[k], signs, sizeof signs / sizeof *signs)) {
+        tti_span left = before[k + 1];
+        if (left.at == left.end || !(tti_is_digit(left.end[-1]) || tti_one_byte_of(left.end[-1], ")]}%$"))) {
+            number.at = before[k].at;
+        }
+    }
+    return number;
+}
+
+/* ... and with what belongs to it behind: commands (8 \pi, 5 \text{ cm}), and what is always a unit (3
+ * million, 5 km). */
+static tti_span tti_extend_right(tti_span number, const char *end) {
+    static const char *const units[] = {
+        "hundred", "thousand", "million", "billion", "trillion", "percent", "cm", "mm", "km", "kg", "mg",
+        "ml", "mL"
+    };
+    const char *at = number.end;
+    tti_span next;
+    while (at < end && *at == ' ') { at++; }
+    next = tti_bare(tti_span_of(at, tti_word_end(at, end)));
+    if (at == number.end || next.at != at) { return number; }
+    if (tti_begins(at, end, "\\") && tti_letters(at + 1, end) > 0) {
+        return tti_extend_right(tti_span_of(number.at, next.end), end);
+    }
+    if (tti_span_is_of(next, units, sizeof units / sizeof *units)) { number.end = next.end; }
+    return number;
+}
+
+/* "(3," and "4)": the bracket of which the word is the end, if it has a comma and no words. */
+static tti_span tti_whole_bracket(tti_span number, tti_span raw, const char *begin) {
+    const char *at = number.at, *close = number.end;
+    int depth = 1, commas = 0;
+    while (close < raw.end && !tti_one_byte_of(*close, ")]")) { close++; }
+    if (close == raw.end) { return number; }
+    while (at > begin && depth > 0 && at[-1] != '\n') {
+        int word = tti_is_letter(at[-1]) && (at - begin < 2 || (!tti_is_letter(at[-2]) && at[-2] != '\\'));
+        if (word) { break; }
+        at--;
+        depth += tti_one_byte_of(*at, ")]") - tti_one_byte_of(*at, "([");
+        commas += *at == ',';
+    }
+    return depth == 0 && commas > 0 ? tti_span_of(at, close + 1) : number;
+}
+
+/* The last number of a text and what belongs to it; n: how many numbers there are. */
+static tti_span tti_last_number(tti_span text, int *n) {
+    tti_span words[TTI_WORDS + 1], found = {NULL, NULL};
+    const char *at = text.at;
+    int k;
+    *n = 0;
+    for (k = 0; k <= TTI_WORDS; k++) { words[k] = tti_span_of(text.at, text.at); }
+    while (at < text.end) {
+        tti_span raw, word;
+        size_t gap = tti_gap(at, text.end);
+        if (gap > 0) { at += gap; continue; }
+        raw = tti_span_of(at, tti_word_end(at, text.end));
+        word = tti_bare(raw);
+        at = raw.end;
+        if (word.at < word.end && tti_is_numeric(word)) {
+            found = tti_after_sign(word);
+            if (found.at == raw.at) { found = tti_extend_left(found, words); }
+            if (word.end == raw.end) { found = tti_extend_right(found, text.end); }
+            found = tti_whole_bracket(found, raw, text.at);
+            ++*n;
+        }
+        memmove(words + 1, words, TTI_WORDS * sizeof *words);
+        words[0] = raw;
+    }
+    return found;
+}
+
+/* The rest of a line, up to a tag. */
+static tti_span tti_line_of(tti_span s) {
+    const char *end = s.at;
+    while (end < s.end && *end != '\n' && (*end != '<' || tti_gap(end, s.end) == 0)) { end++; }
+    return tti_trimmed(tti_span_of(s.at, end));
+}
+
+/* A word of two letters, not a command. */
+static int tti_has_words(tti_span s) {
+    for (; s.at < s.end; s.at++) {
+        int n = tti_letters(s.at + (*s.at == '\\'), s.end);
+        if (n > 1 && *s.at != '\\') { return 1; }
+        s.at += n;
+    }
+    return 0;
+}
+
+/* The answer in a line that is one: the whole, or what follows a colon, or the only number among words. */
+static tti_span tti_line_answer(tti_span line) {
+    tti_answer a;
+    tti_span found;
+    const char *at;
+    int n;
+    tti_answer_read(line.at, (size_t)(line.end - line.at), &a);
+    if (a.is_number || !tti_has_words(line)) { return line; }
+    for (at = line.end - 1; at > line.at && *at != ':'; at--) { }
+    if (at > line.at && !tti_is_digit(at[-1])) {
+        return tti_bare(tti_trimmed(tti_span_of(at + 1, line.end)));
+    }
+    found = tti_last_number(line, &n);
+    return n == 1 ? found : line;
+}
+
+static int tti_says_answer(tti_span line) {
+    for (; line.at < line.end; line.at++) {
+        if (tti_begins(line.at, line.end, "nswer") || tti_begins(line.at, line.end, "NSWER")) { return 1; }
+    }
+    return 0;
+}
+
+/* After "####". number: a number is sought, and a line without one is a heading; else one that does not
+ * say "answer" is it. */
+static tti_span tti_hashed(tti_span text, int number) {
+    tti_span none = {NULL, NULL}, line, rest;
+    tti_answer a;
+    const char *at;
+    int n;
+    for (at = text.end; at > text.at; at--) {
+        tti_span after = tti_span_of(at + 3, text.end);
+        if (tti_begins(at - 1, text.end, "####") && tti_trimmed(after).at < text.end) { break; }
+    }
+    if (at == text.at) { return none; }
+    for (at += 3; at < text.end && *at == '#'; at++) { }
+    line = tti_line_of(tti_span_of(at, text.end));
+    rest = tti_trimmed(tti_span_of(line.end, text.end));
+    line = tti_bare(line);
+    if (rest.at == rest.end) { return tti_line_answer(line); }
+    if (line.at == line.end ||
+        (tti_says_answer(line) && !tti_has_digit(line) &&
+         !memchr(line.at, ':', (size_t)(line.end - line.at)))) {
+        return tti_line_answer(tti_bare(tti_line_of(rest)));
+    }
+    tti_answer_read(line.at, (size_t)(line.end - line.at), &a);
+    if (!number || a.is_number || tti_says_answer(line)) { return tti_line_answer(line); }
+    rest = tti_last_number(rest, &n);
+    return n > 0 ? rest : tti_line_answer(line);
+}
+
+/* The end of the last line, from "is", ":" or $...$ on: where an answer that is no number is looked for. */
+static tti_span tti_last_words(tti_span text) {
+    static const char *const signs[] = {" is ", " are ", ": "};
+    const char *at, *from;
+    size_t k, n;
+    int words = 0;
+    text = tti_trimmed(text);
+    for (from = text.end; from > text.at && from[-1] != '\n'; from--) { }
+    for (at = from; at < text.end; at += n ? n : 1) {
+        n = tti_math(at, text.end);
+        if (n > 0 && words) { from = at; }
+        words = n == 0 && (words || tti_is_letter(*at));
+        if (n > 0) { continue; }
+        n = tti_one_of(at, text.end, signs, 3, &k);
+        if (n == 0) { continue; }
+        from = at + n;
+        words = 0;
+    }
+    return tti_bare(tti_trimmed(tti_span_of(from, text.end)));
+}
+
+/* A word of letters and a blank stand before. */
+static int tti_follows_word(const char *begin, const char *at) {
+    const char *word = at - 1;
+    if (at == begin || *word != ' ') { return 0; }
+    while (word > begin && tti_is_letter(word[-1])) { word--; }
+    return at - word > 2 && (word == begin || tti_is_space(word[-1]));
+}
+
+/* ---- rewards ---- */
+/* The answer of a response in its place: a number if gold is one, or is NULL. */
+static tti_span tti_answer_part(tt_answer_place place, tti_span text, const tti_answer *gold) {
+    tti_span found = {NULL, NULL}, last;
+    tti_answer a;
+    int n, number = !gold || gold->is_number;
+    if (place == TT_ANSWER_EXACT) { return tti_trimmed(text); }
+    if (place == TT_ANSWER_LAST_NUMBER) { return tti_last_number(text, &n); }
+    found = tti_boxed(text);
+    if (place == TT_ANSWER_BOXED || found.at) { return found; }
+    found = tti_hashed(text, number);
+    if (found.at) { return found; }
+    last = tti_last_number(text, &n);
+    if (number) { return last; }
+    if (!last.at || !tti_follows_word(text.at, last.at)) { return tti_last_words(text); }
+    tti_answer_read(last.at, (size_t)(last.end - last.at), &a);      /* at (3, 4) */
+    return tti_answers_equal(gold, &a) ? last : tti_last_words(text);
+}
+
+/* Of a gold answer: the whole, or what is in its box or follows "####". */
+static tti_span tti_gold_part(tt_answer_place place, tti_span text) {
+    tti_span found = {NULL, NULL};
+    int n;
+    if (place == TT_ANSWER_LAST_NUMBER) { return tti_last_number(text, &n); }
+    if (place != TT_ANSWER_EXACT) { found = tti_boxed(text); }
+    if (place == TT_ANSWER_ANY && !found.at) { found = tti_hashed(text, 1); }
+    return found.at ? found : tti_trimmed(text);
+}
+
+static tt_status tti_answer_append(const tti_answer *a, tti_span part, tt_text *out) {
+    if (!out || !part.at) { return TT_OK; }
+    return a->too_long ? tt_text_append(out, part.at, (size_t)(part.end - part.at))
+        : tt_text_append(out, a->text, a->size);
+}
+
+TT_API tt_status tt_answer_grade(tt_answer_place place, const tt_reward_input *in, float *reward,
+                                 tt_text *gold_form, tt_text *said_form) {
+    tti_span gold = tti_gold_part(place, tti_span_of(in->answer, in->answer + strlen(in->answer))), said;
+    tti_answer a, b;
+    int right = 0;
+    tt_status status;
+    memset(&a, 0, sizeof a);
+    memset(&b, 0, sizeof b);
+    a.too_long = b.too_long = 1;      /* as they stand */
+    if (place != TT_ANSWER_EXACT && gold.at) { tti_answer_read(gold.at, (size_t)(gold.end - gold.at), &a); }
+    said = tti_answer_part(place, tti_span_of(in->response, in->response + in->response_size), &a);
+    if (place != TT_ANSWER_EXACT && said.at) { tti_answer_read(said.at, (size_t)(said.end - said.at), &b); }
+    if (gold.at && said.at && gold.at < gold.end) {
+        size_t size = (size_t)(gold.end - gold.at);
+        int same = gold.end - gold.at == said.end - said.at && memcmp(gold.at, said.at, size) == 0;
+        right = a.too_long || b.too_long ? same : tti_answers_equal(&a, &b);
+    }
+    *reward = in->stopped && right ? 1.0f : 0.0f;
+    status = tti_answer_append(&a, gold, gold_form);
+    return status == TT_OK ? tti_answer_append(&b, said, said_form) : status;
+}
+
+TT_API tt_status tt_reward_exact(void *user, const tt_reward_input *in, float *reward) {
+    (void)user;
+    return tt_answer_grade(TT_ANSWER_EXACT, in, reward, NULL, NULL);
+}
+
+TT_API tt_status tt_reward_last_number(void *user, const tt_reward_input *in, float *reward) {
+    (void)user;
+    return tt_answer_grade(TT_ANSWER_LAST_NUMBER, in, reward, NULL, NULL);
+}
+
+TT_API tt_status tt_reward_boxed(void *user, const tt_reward_input *in, float *reward) {
+    (void)user;
+    return tt_answer_grade(TT_ANSWER_BOXED, in, reward, NULL, NULL);
+}
+
+TT_API tt_status tt_reward_answer(void *user, const tt_reward_input *in, float *reward) {
+    (void)user;
+    return tt_answer_grade(TT_ANSWER_ANY, in, reward, NULL, NULL);
+}
+
 /* What follows the last "####", else the whole. */
 static const char *tti_after_hashes(const char *text) {
     const char *at, *found = text;
     for (at = strstr(text, "####"); at; at = strstr(at, "####")) { at += 4; found = at; }
     return found;
 }
-/* The inside of the last \boxed{...} whose brace is closed; NULL if there is none. */
-static const char *tti_boxed_part(const char *text, size_t *size) {
-    const char *at = text, *end = text + strlen(text), *box = NULL;
-    for (*size = 0; (at = strstr(at, "\\boxed{")) != NULL; at += 7) {
-        size_t n = tti_braces(at + 6, end);
-        if (n > 0) { box = at + 7; *size = n - 2; }
-    }
-    return box;
-}
-/* The part of a response that is its answer: the last \boxed{...}, what follows the last ####, else the last number. */
-static size_t tti_answer_part(const char *text, const char **part) {
-    const char *at;
-    size_t n;
-    *part = tti_boxed_part(text, &n);
-    if (*part) { return n; }
-    at = tti_after_hashes(text);
-    *part = at;
-    return at != text ? strcspn(at, "\n") : tti_last_number(text, strlen(text), part);
-}
 
-/* ---- rewards ---- */
 static float tti_right(const tt_reward_input *in, int right) { return in->stopped && right ? 1.0f : 0.0f; }
-TT_API tt_status tt_reward_exact(void *user, const tt_reward_input *in, float *reward) {
-    size_t a = 0, b = 0, n = strlen(in->answer), m = in->response_size;
-    (void)user;
-    tti_trim(in->answer, &a, &n);
-    tti_trim(in->response, &b, &m);
-    *reward = tti_right(in, n > 0 && n == m && memcmp(in->answer + a, in->response + b, n) == 0);
-    return TT_OK;
-}
-TT_API tt_status tt_reward_last_number(void *user, const tt_reward_input *in, float *reward) {
-    const char *gold = NULL, *said = NULL;
-    size_t n = tti_last_number(in->answer, strlen(in->answer), &gold), m = tti_last_number(in->response, in->response_size, &said);
-    (void)user;
-    *reward = tti_right(in, n > 0 && m > 0 && tt_answer_equal(gold, n, said, m));
-    return TT_OK;
-}
-TT_API tt_status tt_reward_boxed(void *user, const tt_reward_input *in, float *reward) {
-    size_t n = 0;
-    const char *box = tti_boxed_part(in->response, &n);
-    (void)user;
-    *reward = tti_right(in, box && tt_answer_equal(in->answer, strlen(in->answer), box, n));
-    return TT_OK;
-}
-/* A number and then nothing but letters: 42 apples. */
-static size_t tti_number_with_unit(const char *part, size_t size, const char **number) {
-    size_t at = 0, n, i;
-    while (at < size && (tti_is_space(part[at]) || part[at] == '$')) { at++; }
-    n = at < size ? tti_number_size(part + at) : 0;
-    if (n > size - at) { n = size - at; }
-    for (i = at + n; n > 0 && i < size; i++) { if (!tti_is_space(part[i]) && (!tti_is_word_byte(part[i]) || tti_is_digit(part[i]))) { return 0; } }
-    *number = part + at;
-    return n;
-}
-TT_API tt_status tt_reward_answer(void *user, const tt_reward_input *in, float *reward) {
-    const char *part = NULL, *number = NULL;
-    size_t gold = strlen(in->answer), size = tti_answer_part(in->response, &part), box, n;
-    int right = tt_answer_equal(in->answer, gold, part, size);
-    (void)user;
-    if (!right && tti_number_size(in->answer) == gold && gold > 0) {
-        n = tti_boxed_part(in->response, &box) ? tti_number_with_unit(part, size, &number) : tti_last_number(part, size, &number);
-        right = n > 0 && tt_answer_equal(in->answer, gold, number, n);
-    }
-    *reward = tti_right(in, right);
-    return TT_OK;
-}
+
 /* * matches any text, also none: the shortest run that lets the rest match. */
 static int tti_glob(const char *pattern, const char *text, const char *end) {
     const char *star = NULL, *resume = text;
@@ -12014,8 +14750,9 @@ static const char *tti_last_of(const char *text, const char *word) {
 /* The expression of a response: in the last \boxed{} or <answer> tags, after the last word "answer", else the whole; up to
  * "=" or the end of the line, without full stops, colons or dollars around it. */
 static size_t tti_expression_part(const char *text, const char **part) {
-    size_t n, begin = 0;
-    const char *box = tti_boxed_part(text, &n), *tag = tti_last_of(text, "<answer>"), *word = tti_last_of(text, "answer"), *close;
+    tti_span boxed = tti_boxed(tti_span_of(text, text + strlen(text)));
+    size_t n = boxed.at ? (size_t)(boxed.end - boxed.at) : 0, begin = 0;
+    const char *box = boxed.at, *tag = tti_last_of(text, "<answer>"), *word = tti_last_of(text, "answer"), *close;
     if (!box) {
         box = tag ? tag : word ? word : text;
         close = strstr(box, "</answer>");
@@ -12037,8 +14774,8 @@ static int tti_question_numbers(const char *question, double *numbers) {
     if (!end) { at = from ? from : question; end = at + strlen(at); }
     while (at < end && n < TTI_MAX_NUMBERS) {
         if (!tti_is_digit(*at)) { at++; continue; }
-        numbers[n++] = strtod(at, NULL);
-        while (at < end && tti_is_digit(*at)) { at++; }
+        for (numbers[n] = 0; at < end && tti_is_digit(*at); at++) { numbers[n] = numbers[n] * 10 + *at - '0'; }
+        n++;
     }
     return n;
 }
@@ -12049,7 +14786,8 @@ static int tti_same_numbers(double *a, int n, double *b, int m) {
     return memcmp(a, b, (size_t)n * sizeof *a) == 0;
 }
 TT_API tt_status tt_reward_countdown(void *user, const tt_reward_input *in, float *reward) {
-    double numbers[TTI_MAX_NUMBERS], target, value;
+    double numbers[TTI_MAX_NUMBERS];
+    tti_value target, value;
     tti_answer plain;
     tti_reader gold, said;
     const char *part, *gold_part;
@@ -12057,10 +14795,10 @@ TT_API tt_status tt_reward_countdown(void *user, const tt_reward_input *in, floa
     int n = tti_question_numbers(in->question, numbers), right;
     (void)user;
     *reward = (float)NAN;                      /* a question without a target scores nobody */
-    if (!tti_value(gold_part, gold_size, 1, &gold, &target) || n == 0) { return TT_OK; }
+    if (!tti_read_value(gold_part, gold_size, 1, &gold, &target) || n == 0) { return TT_OK; }
     memset(&plain, 0, sizeof plain);
     tti_answer_plain(&plain, part, size, 0);   /* \times and its like */
-    right = !plain.too_long && tti_value(plain.text, plain.size, 1, &said, &value) && tti_same_value(value, target);
+    right = !plain.too_long && tti_read_value(plain.text, plain.size, 1, &said, &value) && tti_value_equal(&value, &target);
     *reward = tti_right(in, right && tti_same_numbers(numbers, n, said.numbers, said.n_numbers));
     return TT_OK;
 }
@@ -12765,7 +15503,6 @@ static tt_status tti_jsonl_keep(tt_jsonl *data, const char *text, size_t size, s
 }
 static tt_status tti_jsonl_record(tt_jsonl *data, const char *path, int line, const tt_json *record) {
     const tt_json *question = tt_json_get(record, "question"), *answer = tt_json_get(record, "answer");
-    char number[32];
     const char *gold;
     void *offsets = data->offsets;
     tt_status status;
@@ -12776,8 +15513,7 @@ static tt_status tti_jsonl_record(tt_jsonl *data, const char *path, int line, co
     if (!answer || (answer->type != TT_JSON_STRING && answer->type != TT_JSON_NUMBER)) {
         return tt_fail(data->ctx, TT_ERR_FILE, "tt_jsonl_load: %s line %d: expected a text or number \"answer\"", path, line);
     }
-    snprintf(number, sizeof number, "%.15g", answer->number);
-    gold = answer->type == TT_JSON_STRING ? tti_after_hashes(answer->string) : number;
+    gold = answer->type == TT_JSON_STRING ? tti_after_hashes(answer->string) : answer->string;      /* of a number: as it is written */
     status = tti_grow(data->ctx, &offsets, &data->capacity, 2 * ((size_t)data->n + 1), sizeof *data->offsets);
     data->offsets = (size_t *)offsets;
     if (status == TT_OK) { status = tti_jsonl_keep(data, question->string, question->length, &data->offsets[2 * data->n]); }
@@ -12785,37 +15521,22 @@ static tt_status tti_jsonl_record(tt_jsonl *data, const char *path, int line, co
     if (status == TT_OK) { data->n++; }
     return status;
 }
-static tt_status tti_jsonl_line(tt_jsonl *data, const char *path, int line, const char *text, size_t size) {
-    char why[TTI_ERROR_SIZE];
-    tt_json *record;
-    tt_status status;
-    if (strspn(text, " \t\r") >= size) { return TT_OK; }
-    record = tt_json_parse(data->ctx, text, size);
-    if (!record) {
-        snprintf(why, sizeof why, "%s", tt_error(data->ctx));
-        return tt_fail(data->ctx, tt_error_status(data->ctx), "tt_jsonl_load: %s line %d: %s", path, line, why);
-    }
-    status = tti_jsonl_record(data, path, line, record);
-    tt_json_free(data->ctx, record);
-    return status;
-}
 static tt_status tti_jsonl_read(tt_jsonl *data, const char *path) {
-    tt_text file = TT_INIT;
-    size_t at = 0;
-    int line;
+    tt_json_lines lines = TT_INIT;
+    tt_json *record = NULL;
     tt_status status;
-    file.ctx = data->ctx;
-    status = tt_file_read(data->ctx, path, &file);
-    for (line = 1; status == TT_OK && at < file.size && line < INT_MAX; line++) {
-        const char *end = (const char *)memchr(file.data + at, '\n', file.size - at);
-        size_t size = end ? (size_t)(end - (file.data + at)) : file.size - at;
-        status = tti_jsonl_line(data, path, line, file.data + at, size);
-        at += size + 1;
+    lines.ctx = data->ctx;
+    status = tt_json_lines_open(&lines, path);
+    if (status == TT_OK) { status = tt_json_lines_next(&lines, &record); }
+    while (status == TT_OK && record) {
+        status = tti_jsonl_record(data, path, lines.line, record);
+        tt_json_free(data->ctx, record);
+        if (status == TT_OK) { status = tt_json_lines_next(&lines, &record); }
     }
     if (status == TT_OK && data->n < 2) {
         status = tt_fail(data->ctx, TT_ERR_FILE, "tt_jsonl_load: %s has %d records, expected at least 2", path, data->n);
     }
-    tt_text_free(&file);
+    tt_json_lines_close(&lines);
     return status;
 }
 TT_API tt_jsonl *tt_jsonl_load(tt_context *ctx, const char *path) {
@@ -12823,7 +15544,7 @@ TT_API tt_jsonl *tt_jsonl_load(tt_context *ctx, const char *path) {
     if (!data) { return NULL; }
     data->ctx = data->text.ctx = ctx;
     data->held_out = -1;
-    if (tti_jsonl_read(data, path) == TT_OK) { return data; }
+    if (tti_tried(ctx, "tt_jsonl_load", tti_jsonl_read(data, path)) == TT_OK) { return data; }
     tt_jsonl_destroy(data);
     return NULL;
 }
@@ -12884,11 +15605,6 @@ static void tti_prompts_free(tti_prompts *p) {
     tt_free(p->ctx, p->ids_at, n, sizeof *p->ids_at);
     tt_free(p->ctx, p->requests, n, sizeof *p->requests);
 }
-/* The template around the question; only the template's special tokens are special. */
-static tt_status tti_encode_prompt(const tt_tokenizer *tokenizer, const char *prompt_template, const char *question, tt_ids *ids) {
-    tti_slot slot = tti_slot_make("{question}", question, strlen(question), TT_SPECIAL_TEXT);
-    return tti_render(tokenizer, prompt_template, &slot, 1, ids);
-}
 static tt_status tti_prompts_add(tti_prompts *p, int i, const tt_task *task, const tt_tokenizer *tokenizer, int split, uint64_t index) {
     tt_status status;
     p->question[i] = p->questions.size;
@@ -12897,7 +15613,10 @@ static tt_status tti_prompts_add(tti_prompts *p, int i, const tt_task *task, con
     status = task->question(task->user, split, index, &p->questions, &p->answers);
     if (status == TT_OK) { status = tt_text_append(&p->questions, "", 1); }
     if (status == TT_OK) { status = tt_text_append(&p->answers, "", 1); }
-    if (status == TT_OK) { status = tti_encode_prompt(tokenizer, task->prompt_template, p->questions.data + p->question[i], &p->ids); }
+    if (status == TT_OK) {
+        const char *question = p->questions.data + p->question[i];
+        status = tt_encode_prompt(tokenizer, task->prompt_template, strlen(task->prompt_template), question, strlen(question), &p->ids);
+    }
     p->requests[i].prompt_length = (int)(p->ids.size - p->ids_at[i]);
     if (status == TT_OK && p->requests[i].prompt_length < 1) { status = tt_fail(p->ctx, TT_ERR_ARG, "task %s: prompt %d has no token", task->name ? task->name : "", i); }
     return status;
@@ -13001,7 +15720,7 @@ static tt_status tti_reward_call(tt_context *ctx, const tt_reward *r, const tt_r
 static tt_status tti_reward_input(const tt_tokenizer *tokenizer, const tti_prompts *p, int i, const int32_t *tokens, int n, int stopped, tt_text *scratch, tt_reward_input *in) {
     tt_status status;
     scratch->size = 0;
-    status = tti_decode_sampled(tokenizer, tokens, n - (stopped ? 1 : 0), scratch);
+    status = tt_decode(tokenizer, tokens, (size_t)(n - (stopped ? 1 : 0)), 0, scratch);
     in->question = tti_question_of(p, i);
     in->answer = p->answers.data + p->answer[i];
     in->response = scratch->data;
@@ -13225,7 +15944,6 @@ struct tt_trainer {
 
 static tt_status tti_trainer_resolve_grpo(tt_context *ctx, tt_trainer_desc *d) {
     static const char *const who = "tt_trainer_create";
-    tt_grpo_config full;
     if (d->grpo.num_generations == 0) { d->grpo.num_generations = 8; }
     if (d->grpo.max_completion_length == 0) { d->grpo.max_completion_length = 128; }
     if (d->grpo.temperature == 0) { d->grpo.temperature = 1; }
@@ -13240,8 +15958,7 @@ static tt_status tti_trainer_resolve_grpo(tt_context *ctx, tt_trainer_desc *d) {
         return tt_fail(ctx, TT_ERR_ARG, "%s: max_completion_length is %d, expected 1 .. max_position_embeddings %d - 1", who,
                        d->grpo.max_completion_length, tt_model_config_get(d->model)->max_position_embeddings);
     }
-    full = tti_grpo_resolve(&d->grpo);
-    return tti_grpo_check(ctx, &full);
+    return tt_grpo_check(ctx, &d->grpo);
 }
 static tt_status tti_trainer_resolve_batch(tt_context *ctx, tt_trainer_desc *d) {
     static const char *const who = "tt_trainer_create";
@@ -13352,7 +16069,7 @@ typedef struct tti_step {
     tti_reward_errors errors;
     tt_step_metrics metrics;
     tt_rollouts board;                /* see tti_board_make                       */
-    unsigned char *masks;             /* of the board                             */
+    unsigned char *kinds;             /* of the board                             */
     float *logprobs;
 } tti_step;
 /* Place in the step of group i of a rank: each mini-batch is split over the ranks, so it holds the same groups at any
@@ -13515,15 +16232,14 @@ static void tti_step_take(tt_trainer *t, tti_step *s, int k, int g) {
 }
 /* The groups whose rewards are all equal: they have no gradient. */
 static tt_status tti_step_dull(tt_trainer *t, tti_step *s, int *n) {
-    tt_grpo_config c = tti_grpo_resolve(&t->desc.grpo);
-    tt_grpo_metrics ignored = TT_INIT;
-    int size = t->rollouts.num_generations, g;
+    tt_grpo_config c = tt_grpo_resolve(&t->desc.grpo);
+    int g;
     tt_status status;
     c.kl_in_reward = 0;
     *n = 0;
-    status = tti_rewards_sum(&t->rollouts, &c, t->weights, &ignored);
+    status = tt_grpo_rewards(&t->rollouts, &c, t->weights, NULL);
     for (g = 0; g < t->rollouts.n_groups && status == TT_OK; g++) {
-        if (tti_reward_stats(t->rollouts.items + (size_t)g * (size_t)size, size, TTI_TOTAL, 0, 0).equal) { s->groups[(*n)++] = g; }
+        if (tt_group_rewards(&t->rollouts, g).equal) { s->groups[(*n)++] = g; }
     }
     return status;
 }
@@ -13547,7 +16263,7 @@ static tt_status tti_step_collect(tt_trainer *t, tti_step *s) {
 }
 /* ---- one step: what every rank knows of every response ----
  * Advantages and denominators may be of the whole batch, so each rank computes them from the lengths, flags and rewards of all
- * responses: the board, rollouts without tokens, in the order of one process. A mask is a number of ones there. */
+ * responses: the board, rollouts without tokens, in the order of one process. Their kinds are a number of taught tokens there. */
 typedef struct tti_counts { tti_tally tally; double rollout_tokens, update_tokens, teacher_tokens, n_eligible, n_guided, n_errors, n_resampled; } tti_counts;   /* doubles alone */
 enum { TTI_ROW_LENGTH, TTI_ROW_STOPPED, TTI_ROW_GUIDED, TTI_ROW_OFF_POLICY, TTI_ROW_ATTEMPT, TTI_ROW_TAUGHT, TTI_ROW_REWARDS, TTI_N_COUNTS = (int)(sizeof(tti_counts) / sizeof(double)) };
 static int tti_kl_in_reward(const tt_trainer *t) { return t->desc.grpo.kl_in_reward && t->desc.grpo.beta != 0; }
@@ -13562,23 +16278,22 @@ static void tti_row_write(const tt_trainer *t, const tt_rollout *r, double *row)
     row[TTI_ROW_GUIDED] = r->guided;
     row[TTI_ROW_OFF_POLICY] = r->off_policy;
     row[TTI_ROW_ATTEMPT] = (double)r->attempt_reward;
-    for (i = 0; i < r->response_length; i++) { row[TTI_ROW_TAUGHT] += r->teacher_mask[i] != 0; }
+    for (i = 0; i < r->response_length; i++) { row[TTI_ROW_TAUGHT] += !tti_is_student(r, i); }
     for (i = 0; i < t->n_rewards; i++) { row[TTI_ROW_REWARDS + i] = (double)r->rewards[i]; }
     for (i = 0; i < r->response_length && tti_kl_in_reward(t); i++) {
         logprobs[i] = (double)r->old_logprobs[i];
         logprobs[limit + i] = (double)r->ref_logprobs[i];
     }
 }
-/* masks: limit ones, then as many zeros. */
-static void tti_row_read(const tt_trainer *t, const double *row, unsigned char *masks, float *logprobs, tt_rollout *r) {
+/* kinds: limit tokens of a teacher, then as many of the student. */
+static void tti_row_read(const tt_trainer *t, const double *row, unsigned char *kinds, float *logprobs, tt_rollout *r) {
     int i, limit = t->desc.grpo.max_completion_length;
     r->response_length = (int)row[TTI_ROW_LENGTH];
     r->stopped = (int)row[TTI_ROW_STOPPED];
     r->guided = (int)row[TTI_ROW_GUIDED];
     r->off_policy = (int)row[TTI_ROW_OFF_POLICY];
     r->attempt_reward = (float)row[TTI_ROW_ATTEMPT];
-    r->mask = masks;
-    r->teacher_mask = masks + limit - (int)row[TTI_ROW_TAUGHT];
+    r->kind = kinds + limit - (int)row[TTI_ROW_TAUGHT];
     for (i = 0; i < t->n_rewards; i++) { r->rewards[i] = (float)row[TTI_ROW_REWARDS + i]; }
     if (!logprobs) { return; }
     for (i = 0; i < 2 * limit; i++) { logprobs[i] = (float)row[TTI_ROW_REWARDS + t->n_rewards + i]; }
@@ -13630,16 +16345,17 @@ static tt_status tti_board_fill(tt_trainer *t, tti_step *s, const double *rows) 
     if (!board->items) { return TT_ERR_MEM; }
     board->n = own * t->desc.world_size;
     board->n_groups = t->desc.prompts_per_step;
-    s->masks = (unsigned char *)tt_alloc(t->ctx, 2 * (size_t)limit, 1);
+    s->kinds = (unsigned char *)tt_alloc(t->ctx, 2 * (size_t)limit, 1);
     if (tti_kl_in_reward(t)) { s->logprobs = (float *)tt_alloc(t->ctx, 2 * (size_t)limit * (size_t)board->n, sizeof *s->logprobs); }
-    if (!s->masks || (tti_kl_in_reward(t) && !s->logprobs)) { return TT_ERR_MEM; }
-    memset(s->masks, 1, (size_t)limit);
+    if (!s->kinds || (tti_kl_in_reward(t) && !s->logprobs)) { return TT_ERR_MEM; }
+    memset(s->kinds, TT_KIND_TEACHER, (size_t)limit);
+    memset(s->kinds + limit, TT_KIND_STUDENT, (size_t)limit);
     for (rank = 0; rank < t->desc.world_size; rank++) {
         for (i = 0; i < own; i++) {
             int g = tti_group_place(t, rank, i / group), at = g * group + i % group;
             board->items[at].group = g;
             board->items[at].sample = i % group;
-            tti_row_read(t, rows + (size_t)(rank * own + i) * (size_t)size, s->masks, s->logprobs ? s->logprobs + 2 * (size_t)limit * (size_t)at : NULL, &board->items[at]);
+            tti_row_read(t, rows + (size_t)(rank * own + i) * (size_t)size, s->kinds, s->logprobs ? s->logprobs + 2 * (size_t)limit * (size_t)at : NULL, &board->items[at]);
         }
     }
     return TT_OK;
@@ -13667,7 +16383,7 @@ static tt_status tti_board_make(tt_trainer *t, tti_step *s) {
 static void tti_board_free(tt_trainer *t, tti_step *s) {
     size_t limit = (size_t)t->desc.grpo.max_completion_length;
     tt_free(t->ctx, s->board.items, (size_t)s->board.n, sizeof *s->board.items);
-    tt_free(t->ctx, s->masks, 2 * limit, 1);
+    tt_free(t->ctx, s->kinds, 2 * limit, 1);
     tt_free(t->ctx, s->logprobs, 2 * limit * (size_t)s->board.n, sizeof *s->logprobs);
 }
 /* Rewards and advantages of the whole batch; each rank takes those of its own. */
@@ -13707,12 +16423,7 @@ static int tti_micro_batch_end(const tt_rollouts *rollouts, int begin, int max_t
 }
 /* Ends a graph. Resetting the step would also forget why it failed. */
 static tt_status tti_end_graph(tt_context *ctx, tt_status status) {
-    char why[TTI_ERROR_SIZE];
-    memcpy(why, ctx->error, sizeof why);
     tt_step_reset(ctx);
-    if (status == TT_OK) { return TT_OK; }
-    memcpy(ctx->error, why, sizeof why);
-    ctx->status = status;
     return status;
 }
 /* Log-probs of the responses under model, without gradients, into old_logprobs or ref_logprobs. */
@@ -13782,15 +16493,20 @@ static tt_status tti_bnpo_share(tt_trainer *t, const tt_rollouts *batch, int n_p
     return status;
 }
 /* Forward and backward over all micro-batches of a part of an optimizer batch. */
-static tt_status tti_part_backward(tt_trainer *t, const tt_rollouts *part, const int *indices, const tti_denominators *whole, double share, tt_grpo_metrics *m) {
+static tt_status tti_part_backward(tt_trainer *t, const tt_rollouts *part, const int *indices, const tt_loss_totals *whole, double share, tt_grpo_metrics *m) {
     const tt_trainer_desc *d = &t->desc;
+    tt_loss_batch batch = TT_INIT;
     int begin, end;
     tt_status status = TT_OK;
     for (begin = 0; begin < part->n && status == TT_OK; begin = end) {
         tt_tensor *entropy = NULL, *logprobs, *loss;
         end = tti_micro_batch_end(part, begin, d->grpo.micro_batch_tokens);
-        logprobs = tt_model_logprobs(d->model, tt_rollouts_batch(t->ctx, part, indices + begin, end - begin), d->grpo.temperature, &entropy);
-        loss = tti_grpo_loss(t->ctx, logprobs, entropy, part, indices + begin, end - begin, &d->grpo, whole, m);
+        batch.rollouts = part;
+        batch.indices = indices + begin;
+        batch.n = end - begin;
+        batch.totals = whole;
+        logprobs = tt_model_logprobs(d->model, tt_rollouts_batch(t->ctx, part, batch.indices, batch.n), d->grpo.temperature, &entropy);
+        loss = tt_grpo_loss(t->ctx, logprobs, entropy, &batch, &d->grpo, m);
         if (share != 1) { loss = tt_scale(t->ctx, loss, (float)share); }
         status = tti_end_graph(t->ctx, tt_backward(t->ctx, loss));
     }
@@ -13800,7 +16516,7 @@ static tt_status tti_part_backward(tt_trainer *t, const tt_rollouts *part, const
 #define TTI_MEASURE(field) offsetof(tt_grpo_metrics, field)
 static const size_t tti_measures[] = {
     TTI_MEASURE(loss), TTI_MEASURE(entropy), TTI_MEASURE(kl), TTI_MEASURE(ppo_kl), TTI_MEASURE(clip_low), TTI_MEASURE(clip_high), TTI_MEASURE(clip_dual),
-    TTI_MEASURE(clip_cov), TTI_MEASURE(aas_fallback_share), TTI_MEASURE(aas_factor_mean), TTI_MEASURE(mismatch_mean), TTI_MEASURE(n_tokens), TTI_MEASURE(n_guided_tokens),
+    TTI_MEASURE(aas_fallback_share), TTI_MEASURE(aas_factor_mean), TTI_MEASURE(mismatch_mean), TTI_MEASURE(n_tokens), TTI_MEASURE(n_guided_tokens),
     TTI_MEASURE(aas_factor_max), TTI_MEASURE(sampling_logp_difference_max), TTI_MEASURE(mismatch_deviation_max)
 };
 enum { TTI_N_MEASURES = (int)(sizeof tti_measures / sizeof *tti_measures), TTI_N_SUMS = TTI_N_MEASURES - 3 };
@@ -13821,8 +16537,8 @@ static void tti_measures_add(tt_grpo_metrics *m, const double *rows, int n_parts
 /* The gradients of an optimizer batch, of which batch is this rank's share; rows receives the measures of all its parts. */
 static tt_status tti_step_gradients(tt_trainer *t, const tt_rollouts *batch, const tt_rollouts *whole, const int *indices, double *rows) {
     const tt_reducer_desc *d = tt_reducer_desc_get(t->reducer);
-    tt_grpo_config c = tti_grpo_resolve(&t->desc.grpo);
-    tti_denominators denominators = tti_loss_denominators(whole, &c);
+    tt_grpo_config c = tt_grpo_resolve(&t->desc.grpo);
+    tt_loss_totals totals = tt_grpo_totals(whole, &c);
     int own = d->n_parts / d->world_size, k, i;
     double *mine = rows + (size_t)d->n_parts * TTI_N_MEASURES, share;
     tt_rollouts part = *batch;
@@ -13831,7 +16547,7 @@ static tt_status tti_step_gradients(tt_trainer *t, const tt_rollouts *batch, con
     for (k = 0; k < own && status == TT_OK; k++) {
         tt_grpo_metrics m = TT_INIT;
         part.items = batch->items + k * part.n;
-        status = tti_part_backward(t, &part, indices, &denominators, share, &m);
+        status = tti_part_backward(t, &part, indices, &totals, share, &m);
         if (status == TT_OK) { status = tt_reducer_add(t->reducer); }
         for (i = 0; i < TTI_N_MEASURES; i++) { mine[k * TTI_N_MEASURES + i] = *tti_measure_at(&m, i); }
     }
@@ -13856,7 +16572,7 @@ static tt_status tti_step_update(tt_trainer *t, const tt_rollouts *batch, const 
 }
 /* Means over mini-batches of what each of them has as its own mean. */
 static void tti_metrics_divide(tt_grpo_metrics *m, double n) {
-    double *means[11];
+    double *means[10];
     int i, count = 0;
     means[count++] = &m->loss;
     means[count++] = &m->entropy;
@@ -13865,7 +16581,6 @@ static void tti_metrics_divide(tt_grpo_metrics *m, double n) {
     means[count++] = &m->clip_low;
     means[count++] = &m->clip_high;
     means[count++] = &m->clip_dual;
-    means[count++] = &m->clip_cov;
     means[count++] = &m->aas_fallback_share;
     means[count++] = &m->aas_factor_mean;
     means[count++] = &m->mismatch_mean;
@@ -13983,17 +16698,19 @@ TT_API tt_status tt_trainer_save(tt_trainer *t, const char *path) {
     tt_text json = TT_INIT;
     tt_status status;
     json.ctx = t->ctx;
-    status = tt_text_format(&json, "{\"step\":%d,\"num_tokens\":%.17g,\"seed\":\"%016llx\",\"prompts_per_step\":%d,\"num_generations\":%d,\"troubles\":[%d,%d,%d]}",
+    status = tt_text_format(&json, "{\"step\":%d,\"num_tokens\":%r,\"seed\":\"%016llx\",\"prompts_per_step\":%d,\"num_generations\":%d,\"troubles\":[%d,%d,%d]}",
                             t->step, t->num_tokens, (unsigned long long)t->desc.seed, t->desc.prompts_per_step, t->desc.grpo.num_generations,
                             t->troubles[0], t->troubles[1], t->troubles[2]);
     if (status == TT_OK) { status = tti_optimizer_save(t->optimizer, t->desc.ema, path, json.data); }
     tt_text_free(&json);
-    return status;
+    return tti_tried(t->ctx, "tt_trainer_save", status);
 }
 static tt_status tti_trainer_restore(tt_trainer *t, const char *path, const tt_json *state) {
     char seed[32];
-    int prompts = (int)tt_json_number(state, "prompts_per_step", 0), samples = (int)tt_json_number(state, "num_generations", 0), k;
     const tt_json *troubles = tt_json_get(state, "troubles"), *trouble = troubles ? troubles->child : NULL;
+    int prompts = tt_json_int(state, "prompts_per_step", 0), samples = tt_json_int(state, "num_generations", 0), step = tt_json_int(state, "step", -1), k;
+    double num_tokens = tt_json_number(state, "num_tokens", -1);
+    uint64_t counts[TTI_N_TROUBLES] = {0};
     snprintf(seed, sizeof seed, "%016llx", (unsigned long long)t->desc.seed);
     if (strcmp(seed, tt_json_text(state, "seed", "")) != 0) {
         return tt_fail(t->ctx, TT_ERR_FILE, "tt_trainer_load: %s has seed %s, the trainer %s", path, tt_json_text(state, "seed", "none"), seed);
@@ -14002,22 +16719,24 @@ static tt_status tti_trainer_restore(tt_trainer *t, const char *path, const tt_j
         return tt_fail(t->ctx, TT_ERR_FILE, "tt_trainer_load: %s has prompts_per_step %d and num_generations %d, the trainer %d and %d",
                        path, prompts, samples, t->desc.prompts_per_step, t->desc.grpo.num_generations);
     }
-    t->step = (int)tt_json_number(state, "step", 0);
-    t->num_tokens = tt_json_number(state, "num_tokens", 0);
-    for (k = 0; k < TTI_N_TROUBLES; k++, trouble = trouble ? trouble->next : NULL) { t->troubles[k] = trouble ? (int)trouble->number : 0; }
+    for (k = 0; k < TTI_N_TROUBLES && trouble; k++, trouble = trouble->next) {
+        if (!tti_json_whole(trouble, INT_MAX, &counts[k])) { step = -1; }
+    }
+    if (step < 0 || !(num_tokens >= 0)) { return tt_fail(t->ctx, TT_ERR_FILE, "tt_trainer_load: %s: expected step and troubles, whole numbers, and num_tokens >= 0", path); }
+    t->step = step;
+    t->num_tokens = num_tokens;
+    for (k = 0; k < TTI_N_TROUBLES; k++) { t->troubles[k] = (int)counts[k]; }
     return TT_OK;
 }
-TT_API tt_status tt_trainer_load(tt_trainer *t, const char *path) {
-    tt_text json = TT_INIT;
-    tt_json *state = NULL;
-    tt_status status;
-    json.ctx = t->ctx;
-    status = tti_optimizer_load(t->optimizer, t->desc.ema, path, &json);
-    if (status == TT_OK) { state = tt_json_parse(t->ctx, json.data ? json.data : "", json.size); }
-    if (status == TT_OK) { status = state ? tti_trainer_restore(t, path, state) : TT_ERR_FILE; }
-    if (state) { tt_json_free(t->ctx, state); }
-    tt_text_free(&json);
+static tt_status tti_trainer_accept(void *user, const char *path, const char *text, size_t size) {
+    tt_trainer *t = (tt_trainer *)user;
+    tt_json *state = tt_json_parse(t->ctx, text, size);
+    tt_status status = state ? tti_trainer_restore(t, path, state) : tti_file_fail(t->ctx, path, "state: ");
+    tt_json_free(t->ctx, state);
     return status;
+}
+TT_API tt_status tt_trainer_load(tt_trainer *t, const char *path) {
+    return tti_tried(t->ctx, "tt_trainer_load", tti_optimizer_load(t->optimizer, t->desc.ema, path, tti_trainer_accept, t));
 }
 
 /* ---- metrics and evaluation ---- */
@@ -14028,7 +16747,7 @@ static const tti_metric tti_metrics[] = {
     TTI_METRIC("completions/mean_length", mean_length), TTI_METRIC("completions/clipped_ratio", clipped_ratio),
     TTI_METRIC("loss", grpo.loss), TTI_METRIC("entropy", grpo.entropy), TTI_METRIC("kl", grpo.kl), TTI_METRIC("ppo_kl", grpo.ppo_kl),
     TTI_METRIC("clip_ratio/low_mean", grpo.clip_low), TTI_METRIC("clip_ratio/high_mean", grpo.clip_high), TTI_METRIC("clip_ratio/dual_mean", grpo.clip_dual),
-    TTI_METRIC("clip_ratio/cov_mean", grpo.clip_cov),
+   
     TTI_METRIC("sampling/sampling_logp_difference/max", grpo.sampling_logp_difference_max),
     TTI_METRIC("sampling/importance_sampling_ratio/mean", grpo.mismatch_mean), TTI_METRIC("sampling/importance_sampling_ratio/max_deviation", grpo.mismatch_deviation_max),
     TTI_METRIC("rewards/overlong/mean", grpo.overlong), TTI_METRIC("rewards/kl/mean", grpo.reward_kl), TTI_METRIC("n_unscored", grpo.n_unscored),
@@ -14049,15 +16768,12 @@ static const tti_metric tti_timings[] = {
     TTI_METRIC("rollout_s", rollout_s), TTI_METRIC("teacher_s", teacher_s), TTI_METRIC("update_s", update_s), TTI_METRIC("step_time", step_s),
     TTI_METRIC("rollout_tokens_per_s", rollout_tokens_per_s), TTI_METRIC("teacher_tokens_per_s", teacher_tokens_per_s), TTI_METRIC("update_tokens_per_s", update_tokens_per_s)
 };
-static tt_status tti_number_append(tt_text *out, double value) {      /* JSON knows no infinity */
-    return isfinite(value) ? tt_text_format(out, "%.9g", value) : tt_text_append(out, "null", 4);
-}
 static tt_status tti_metrics_append(tt_text *out, const tt_step_metrics *m, const tti_metric *list, size_t n) {
     tt_status status = TT_OK;
     size_t i;
     for (i = 0; i < n && status == TT_OK; i++) {
         status = tt_text_format(out, ",\"%s\":", list[i].name);
-        if (status == TT_OK) { status = tti_number_append(out, *(const double *)(const void *)((const char *)m + list[i].at)); }
+        if (status == TT_OK) { status = tt_text_format(out, "%r", *(const double *)(const void *)((const char *)m + list[i].at)); }
     }
     return status;
 }
@@ -14079,7 +16795,7 @@ TT_API tt_status tt_metrics_json(const tt_step_metrics *m, tt_text *out) {
     for (k = 0; k < m->n_rewards && status == TT_OK; k++) {
         status = tt_text_append(out, ",", 1);
         if (status == TT_OK) { status = tti_metrics_name(out, m->reward_names[k]); }
-        if (status == TT_OK) { status = tti_number_append(out, m->grpo.rewards[k]); }
+        if (status == TT_OK) { status = tt_text_format(out, "%r", m->grpo.rewards[k]); }
     }
     if (status == TT_OK && m->step_s > 0) { status = tti_metrics_append(out, m, tti_timings, sizeof tti_timings / sizeof *tti_timings); }
     return status == TT_OK ? tt_text_append(out, "}", 1) : status;
@@ -14183,23 +16899,16 @@ typedef struct tti_exam {
 } tti_exam;
 static double *tti_exam_cell(const tti_exam *e, int column, int question) { return e->columns + (size_t)column * (size_t)e->desc.n_questions + (size_t)question; }
 
-/* The plain form of an answer, its value if it has one: 1/2, 0.5 and \frac12 are one vote. */
-static tt_status tti_answer_append(const char *part, size_t size, tt_text *out) {
-    tti_answer a;
-    tti_reader r;
-    double value;
-    tti_answer_read(part, size, &a);
-    if (a.too_long) { return tt_text_append(out, part, size); }
-    if (tti_value(a.text, a.size, 0, &r, &value)) { return tt_text_format(out, "%.9g", value); }
-    return tt_text_append(out, a.text, a.size);
-}
 /* The default of tt_task.extract. */
 static tt_status tti_extract(const tt_task *task, const tt_reward_input *in, tt_text *answer) {
-    const char *part = NULL;
-    size_t size;
+    tti_answer a;
+    tti_span part;
     if (task->extract) { return task->extract(task->user, in, answer); }
-    size = tti_answer_part(in->response, &part);
-    return tti_answer_append(part, size, answer);
+    part = tti_answer_part(TT_ANSWER_ANY, tti_span_of(in->response, in->response + in->response_size), NULL);
+    if (!part.at) { return TT_OK; }
+    tti_answer_read(part.at, (size_t)(part.end - part.at), &a);
+    a.size = a.unit;      /* 5 and 5 km are one vote */
+    return tti_answer_append(&a, part, answer);
 }
 /* The answer that most of the first k samples give, the earliest on a tie; no answer never wins. */
 static int tti_majority_right(const tti_exam *e, int k) {
@@ -14385,7 +17094,7 @@ TT_API tt_status tt_evaluate(tt_model *model, const tt_tokenizer *tokenizer, con
 /* ---- evaluations as text ---- */
 static tt_status tti_table_cell(tt_text *out, double value, tt_interval i) {
     char cell[64];
-    snprintf(cell, sizeof cell, "%.1f [%.1f, %.1f]", 100 * value, 100 * i.low, 100 * i.high);
+    tti_format(cell, sizeof cell, "%.1f [%.1f, %.1f]", 100 * value, 100 * i.low, 100 * i.high);
     return tt_text_format(out, "  %-19s", cell);
 }
 /* pass@k and maj@k of the largest k are shown; all of them are in the JSON. */
@@ -14413,7 +17122,7 @@ TT_API tt_status tt_evaluation_table(const tt_evaluation *evaluations, const cha
     return status;
 }
 static tt_status tti_json_share(tt_text *out, const char *name, double value, tt_interval i) {
-    return tt_text_format(out, ",\"%s\":%.9g,\"%s/low\":%.9g,\"%s/high\":%.9g", name, value, name, i.low, name, i.high);
+    return tt_text_format(out, ",\"%s\":%r,\"%s/low\":%r,\"%s/high\":%r", name, value, name, i.low, name, i.high);
 }
 TT_API tt_status tt_evaluation_json(const tt_evaluation *e, tt_text *out) {
     static const char *const behaviours[TT_N_BEHAVIOURS] = {"no_reflection", "self_agreement", "self_conflict", "self_consultation", "self_critique"};
@@ -14425,13 +17134,13 @@ TT_API tt_status tt_evaluation_json(const tt_evaluation *e, tt_text *out) {
     if (status == TT_OK) { status = tti_json_share(out, "reflection_rate", e->reflection_rate, e->reflection_interval); }
     if (status == TT_OK) { status = tti_json_share(out, "correction_rate", e->correction_rate, e->correction_interval); }
     if (status == TT_OK) { status = tti_json_share(out, "spoil_rate", e->spoil_rate, e->spoil_interval); }
-    for (k = 0; k < TT_N_BEHAVIOURS && status == TT_OK; k++) { status = tt_text_format(out, ",\"%s\":%.9g", behaviours[k], e->behaviour[k]); }
+    for (k = 0; k < TT_N_BEHAVIOURS && status == TT_OK; k++) { status = tt_text_format(out, ",\"%s\":%r", behaviours[k], e->behaviour[k]); }
     for (k = 0; k < 2 * e->n_pass && status == TT_OK; k++) {
         int at = k / 2, maj = k % 2;
         snprintf(name, sizeof name, "%s@%d", maj ? "maj" : "pass", e->k[at]);
         status = tti_json_share(out, name, maj ? e->maj_at[at] : e->pass_at[at], maj ? e->maj_interval[at] : e->pass_interval[at]);
     }
-    return status == TT_OK ? tt_text_format(out, ",\"mean_length\":%.9g,\"stopped_rate\":%.9g}", e->mean_length, e->stopped_rate) : status;
+    return status == TT_OK ? tt_text_format(out, ",\"mean_length\":%r,\"stopped_rate\":%r}", e->mean_length, e->stopped_rate) : status;
 }
 
 #ifdef __cplusplus

@@ -25,7 +25,7 @@ static void on_signal(int number) { (void)number; stop_requested = 1; }
 typedef struct options {
     int seeds, first_seed, steps, pretrain_steps, pretrain_tokens, layers, hidden, heads, inner, context;
     int prompts, generations, length, iterations, micro_batch, questions, gate_questions, teacher_length, threads, gradient_parts, quick, resume;
-    int chat, close_tags, lora_rank, hold_out, keep_best, abort_patience;
+    int chat, close_tags, lora_rank, map, hold_out, keep_best, abort_patience;
     double pretrain_lr, lr, weight_decay, clip, temperature, beta, epsilon_low, epsilon_high, dual_clip, entropy_coef;
     double init_pct, min_pct, off_eps;
     double notes_until;           /* share of pretraining after which no notes by others are read, 0 = to the end: a base that has half
@@ -120,22 +120,19 @@ static tt_ids new_ids(app *a) {
     ids.ctx = a->ctx;
     return ids;
 }
-/* A path under OUT; valid for the next three calls. */
+/* A path under OUT; valid for the next three calls. Systems take no longer ones, and one that is cut is another file. */
+#define PATH_BYTES 4096
 static const char *path_of(const char *out, const char *format, ...) {
-    static char paths[4][1024];
+    static char paths[4][PATH_BYTES];
     static int next;
     char *path = paths[next++ % 4];
-    int n = snprintf(path, 1024, "%s/", out);
+    int n = snprintf(path, PATH_BYTES, "%s/", out);
     va_list list;
     va_start(list, format);
-    if (n > 0 && n < 1024) { vsnprintf(path + n, (size_t)(1024 - n), format, list); }
+    if (n < PATH_BYTES) { n += vsnprintf(path + n, (size_t)(PATH_BYTES - n), format, list); }
     va_end(list);
+    if (n >= PATH_BYTES) { example_exit(2, "a path under %.40s... is longer than %d bytes: give a shorter --out or --model", out, PATH_BYTES - 1); }
     return path;
-}
-static int file_exists(const char *path) {
-    FILE *file = fopen(path, "rb");
-    if (file) { fclose(file); }
-    return file != NULL;
 }
 
 /* An error that names the first line in which the settings of the run in --out differ from those of now. */
@@ -291,10 +288,11 @@ static tt_status pretrain_resume(app *a, tt_optimizer *optimizer, const char *st
     tt_text json = new_text(a);
     tt_json *root;
     tt_status status;
-    if (!file_exists(state)) { return TT_OK; }
+    if (!tt_file_exists(state)) { return TT_OK; }
     status = tt_optimizer_load(optimizer, state, &json);
     root = status == TT_OK ? tt_json_parse(a->ctx, json.data, json.size) : NULL;
-    *step = (int)tt_json_number(root, "step", 0);
+    *step = tt_json_int(root, "step", -1);
+    if (status == TT_OK && *step < 0) { status = tt_fail(a->ctx, TT_ERR_FILE, "%s: step is no whole number", state); }
     tt_json_free(a->ctx, root);
     tt_text_free(&json);
     return status;
@@ -325,7 +323,7 @@ static tt_status pretrain(app *a, const char *dir) {
     tt_adamw_desc adamw = TT_INIT;
     tt_optimizer *optimizer;
     pack p;
-    char state[1100];
+    char state[PATH_BYTES];
     tt_status status = TT_ERR_MEM;
     a->tokenizer = a->signs ? tt_signs_tokenizer(a->signs) : tt_puzzles_tokenizer(a->puzzles);
     if (!a->tokenizer) { return tt_error_status(a->ctx); }
@@ -346,7 +344,7 @@ static tt_status pretrain(app *a, const char *dir) {
     p.tokens = new_ids(a);
     p.offsets = new_ids(a);
     p.mask = new_text(a);
-    snprintf(state, sizeof state, "%s/pretrain.state", dir);
+    strcpy(state, path_of(dir, "pretrain.state"));
     if (a->reducer) { status = pretrain_loop(a, optimizer, &p, state); }
     if (status == TT_OK && parallel_rank == 0) { status = tt_model_save(a->base, a->tokenizer, dir); }
     tt_ids_free(&p.tokens);
@@ -359,19 +357,20 @@ static tt_status pretrain(app *a, const char *dir) {
 /* The base is found by all that it depends on. It is always read back from its folder, whose file "complete"
  * is written last, so that the first start and the second see the same model. */
 static tt_status base_from_cache(app *a) {
-    char key[256], dir[1024], complete[1100];
+    char dir[PATH_BYTES], complete[PATH_BYTES];
     const options *o = &a->o;
-    tt_status status = TT_OK;
-    snprintf(key, sizeof key, "%s " TT_VERSION " seed %d layers %d hidden %d heads %d inner %d context %d steps %d tokens %d lr %.9g", o->task, a->seed,
-             o->layers, o->hidden, o->heads, o->inner, o->context, o->pretrain_steps, o->pretrain_tokens, o->pretrain_lr);
-    if (o->notes_until > 0) { snprintf(key + strlen(key), sizeof key - strlen(key), " notes until %.9g", o->notes_until); }
-    if (o->gradient_parts) { snprintf(key + strlen(key), sizeof key - strlen(key), " parts %d", o->gradient_parts); }
-    snprintf(dir, sizeof dir, "%s", path_of(o->out, "base-%d-%016llx", a->seed, (unsigned long long)tt_hash(key, strlen(key), 0)));
-    snprintf(complete, sizeof complete, "%s/complete", dir);
+    tt_text key = new_text(a);
+    tt_status status = tt_text_format(&key, "%s " TT_VERSION " seed %d layers %d hidden %d heads %d inner %d context %d steps %d tokens %d lr %.9g", o->task, a->seed,
+                                      o->layers, o->hidden, o->heads, o->inner, o->context, o->pretrain_steps, o->pretrain_tokens, o->pretrain_lr);
+    if (status == TT_OK && o->notes_until > 0) { status = tt_text_format(&key, " notes until %.9g", o->notes_until); }
+    if (status == TT_OK && o->gradient_parts) { status = tt_text_format(&key, " parts %d", o->gradient_parts); }
+    CHECK(status);
+    strcpy(dir, path_of(o->out, "base-%d-%016llx", a->seed, (unsigned long long)tt_hash(key.data, key.size, 0)));
+    strcpy(complete, path_of(dir, "complete"));
     CHECK(tt_make_dirs(a->ctx, dir));
-    if (parallel_any(!file_exists(complete))) {
+    if (parallel_any(!tt_file_exists(complete))) {
         status = pretrain(a, dir);
-        if (status == TT_OK && parallel_rank == 0) { status = tt_file_write(a->ctx, complete, key, strlen(key)); }
+        if (status == TT_OK && parallel_rank == 0) { status = tt_file_write(a->ctx, complete, key.data, key.size); }
         tt_model_destroy(a->base);
         tt_tokenizer_destroy(a->tokenizer);
         a->base = NULL;
@@ -379,12 +378,14 @@ static tt_status base_from_cache(app *a) {
         CHECK(status);
         parallel_any(0);                       /* until the file is there */
     } else { say(a, "seed %d  base found in %s\n", a->seed, dir); }
+    tt_text_free(&key);
     a->base = tt_model_load(a->ctx, dir);
     a->tokenizer = a->base ? tt_tokenizer_load(a->ctx, path_of(dir, "tokenizer.json")) : NULL;
     return a->tokenizer ? TT_OK : tt_error_status(a->ctx);
 }
-/* Adapters leave their base as it is: then it stays in its file, for base, teacher and students together. */
-static tt_model *load_model(app *a) { return a->o.lora_rank ? tt_model_map(a->ctx, a->o.model) : tt_model_load(a->ctx, a->o.model); }
+/* Adapters leave their base as it is, so it may stay in its file, for base, teacher and students together. But a run takes
+ * hours, and a file that is cut short meanwhile would end it: only if asked for. */
+static tt_model *load_model(app *a) { return a->o.lora_rank && a->o.map ? tt_model_map(a->ctx, a->o.model) : tt_model_load(a->ctx, a->o.model); }
 static tt_status base_from_directory(app *a) {
     a->base = load_model(a);
     a->tokenizer = a->base ? tt_tokenizer_load(a->ctx, path_of(a->o.model, "tokenizer.json")) : NULL;
@@ -529,10 +530,8 @@ static tt_model_teacher *make_teacher(app *a, tt_model *frozen) {
 
 /* ---- the gate: can this base teach, and would reward alone find reflection anyway? ---- */
 static tt_status prompt_ids(app *a, const char *question, tt_ids *ids) {
-    const char *mark = strstr(a->task.prompt_template, "{question}"), *rest = mark + strlen("{question}");
-    CHECK(tt_encode(a->tokenizer, a->task.prompt_template, (size_t)(mark - a->task.prompt_template), TT_SPECIAL_PARSE, ids));
-    CHECK(tt_encode(a->tokenizer, question, strlen(question), TT_SPECIAL_TEXT, ids));
-    return tt_encode(a->tokenizer, rest, strlen(rest), TT_SPECIAL_PARSE, ids);
+    const char *around = a->task.prompt_template;
+    return tt_encode_prompt(a->tokenizer, around, strlen(around), question, strlen(question), ids);
 }
 /* Is this the right response to question `index` of a split? */
 static tt_status assess(app *a, int split, uint64_t index, const int32_t *tokens, int n, int stopped, int *right) {
@@ -856,8 +855,8 @@ static void collect(void *user, const char *question, const char *response, cons
     if (c->status == TT_OK) { c->status = tt_text_append(c->json, "}", 1); }
 }
 static tt_status write_evaluation(tt_text *json, const char *name, const tt_evaluation *e) {
-    return tt_text_format(json, ",\"%s\":{\"accuracy\":%.9g,\"first_accuracy\":%.9g,\"reflection_rate\":%.9g,\"correction_rate\":%.9g,"
-                          "\"spoil_rate\":%.9g,\"mean_length\":%.9g,\"stopped_rate\":%.9g,\"behaviour\":[%.9g,%.9g,%.9g,%.9g]}",
+    return tt_text_format(json, ",\"%s\":{\"accuracy\":%r,\"first_accuracy\":%r,\"reflection_rate\":%r,\"correction_rate\":%r,"
+                          "\"spoil_rate\":%r,\"mean_length\":%r,\"stopped_rate\":%r,\"behaviour\":[%r,%r,%r,%r]}",
                           name, e->accuracy, e->first_accuracy, e->reflection_rate, e->correction_rate, e->spoil_rate, e->mean_length, e->stopped_rate,
                           e->behaviour[TT_SELF_AGREEMENT], e->behaviour[TT_SELF_CONFLICT], e->behaviour[TT_SELF_CONSULTATION], e->behaviour[TT_SELF_CRITIQUE]);
 }
@@ -866,7 +865,7 @@ static tt_status write_verdicts(app *a, const double *right, tt_text *json) {
     int i;
     if (!a->data) { return TT_OK; }
     CHECK(tt_text_format(json, ",\"right\":["));
-    for (i = 0; i < a->o.questions; i++) { CHECK(tt_text_format(json, "%s%g", i ? "," : "", right[i])); }
+    for (i = 0; i < a->o.questions; i++) { CHECK(tt_text_format(json, "%s%r", i ? "," : "", right[i])); }
     return tt_text_append(json, "]", 1);
 }
 static tt_status evaluate_by(app *a, tt_model *model, tt_reducer *reducer, double *right, tt_evaluation *sampled, tt_evaluation *greedy, tt_text *json) {
@@ -913,7 +912,7 @@ static tt_status write_gate(app *a, tt_text *json) {
     gate g;
     CHECK(tt_text_format(json, ",\"guided\":["));
     CHECK(run_gate(a, &g, json));
-    return tt_text_format(json, "],\"gate\":{\"seed\":%d,\"teacher_hit\":%.9g,\"rescue_rate\":%.9g,\"spoil_rate\":%.9g,\"said\":%.9g,\"coherence\":%.9g,\"leak\":%.9g,\"leak_max\":%.9g}",
+    return tt_text_format(json, "],\"gate\":{\"seed\":%d,\"teacher_hit\":%r,\"rescue_rate\":%r,\"spoil_rate\":%r,\"said\":%r,\"coherence\":%r,\"leak\":%r,\"leak_max\":%r}",
                           a->seed, g.hit, g.rescue, g.spoil, g.said, g.coherence, g.leak, g.leak_max);
 }
 static tt_status read_json(app *a, const char *path, tt_json **out) {
@@ -927,6 +926,11 @@ static tt_status read_json(app *a, const char *path, tt_json **out) {
 /* ---- training one arm ---- */
 /* Cuts a file of metrics back to its first n_lines and opens it for more: a line is on disk before the checkpoint
  * that counts it. */
+static tt_status open_to_append(app *a, const char *path, FILE **file) {
+    CHECK(tt_file_writable(a->ctx, path));
+    *file = fopen(path, "ab");
+    return *file ? TT_OK : tt_fail(a->ctx, TT_ERR_IO, "%s cannot be written: %s", path, strerror(errno));
+}
 static tt_status open_metrics(app *a, const char *path, int n_lines, FILE **file) {
     tt_text text = new_text(a);
     size_t at = 0;
@@ -941,8 +945,7 @@ static tt_status open_metrics(app *a, const char *path, int n_lines, FILE **file
     if (status == TT_OK) { status = tt_file_write(a->ctx, path, text.data ? text.data : "", at); }
     tt_text_free(&text);
     CHECK(status);
-    *file = fopen(path, "ab");
-    return *file ? TT_OK : tt_fail(a->ctx, TT_ERR_IO, "%s cannot be written: %s", path, strerror(errno));
+    return open_to_append(a, path, file);
 }
 static tt_status write_metrics(app *a, FILE *file, FILE *timings, const char *method, const tt_step_metrics *metrics) {
     tt_text line = new_text(a);
@@ -954,9 +957,11 @@ static tt_status write_metrics(app *a, FILE *file, FILE *timings, const char *me
     if (status == TT_OK && (fprintf(file, "{\"seed\":%d,\"method\":\"%s\",%s\n", a->seed, method, line.data + 1) < 0 || fflush(file) != 0)) {
         status = tt_fail(a->ctx, TT_ERR_IO, "metrics cannot be written: %s", strerror(errno));
     }
-    if (timings) {
-        fprintf(timings, "{\"seed\":%d,\"method\":\"%s\",\"step\":%d,\"rollout_s\":%.4f,\"teacher_s\":%.4f,\"update_s\":%.4f,\"step_s\":%.4f}\n",
-                a->seed, method, m.step, m.rollout_s, m.teacher_s, m.update_s, metrics->step_s);
+    line.size = 0;
+    if (timings && status == TT_OK) {
+        status = tt_text_format(&line, "{\"seed\":%d,\"method\":\"%s\",\"step\":%d,\"rollout_s\":%.4f,\"teacher_s\":%.4f,\"update_s\":%.4f,\"step_s\":%.4f}\n",
+                                a->seed, method, m.step, m.rollout_s, m.teacher_s, m.update_s, metrics->step_s);
+        if (status == TT_OK) { fputs(line.data, timings); }
         fflush(timings);
     }
     tt_text_free(&line);
@@ -1019,19 +1024,20 @@ static int best_so_far(const app *a, arm_run *arm, int step, double reward) {
 }
 /* What the steps before an interruption said. */
 static tt_status replay_best(app *a, arm_run *arm, const char *metrics, int n_lines) {
-    tt_text text = new_text(a);
-    size_t at = 0;
-    int line, last = n_lines + tt_trainer_step_count(arm->trainer);
-    tt_status status = last > n_lines && a->o.keep_best ? tt_file_read(a->ctx, metrics, &text) : TT_OK;
-    for (line = 0; line < last && at < text.size && status == TT_OK; line++) {
-        size_t size = strcspn(text.data + at, "\n");
-        tt_json *json = line >= n_lines ? tt_json_parse(a->ctx, text.data + at, size) : NULL;
-        if (line >= n_lines && !json) { status = tt_error_status(a->ctx); }
-        if (json) { best_so_far(a, arm, line - n_lines + 1, tt_json_number(json, "think/reward_unguided", 0)); }
+    tt_json_lines lines = TT_INIT;
+    tt_json *json;
+    int last = n_lines + tt_trainer_step_count(arm->trainer);
+    tt_status status;
+    lines.ctx = a->ctx;
+    if (last == n_lines || !a->o.keep_best) { return TT_OK; }
+    status = tt_json_lines_open(&lines, metrics);
+    while (status == TT_OK && lines.line < last) {
+        status = tt_json_lines_next(&lines, &json);
+        if (!json) { break; }
+        if (lines.line > n_lines) { best_so_far(a, arm, lines.line - n_lines, tt_json_number(json, "think/reward_unguided", 0)); }
         tt_json_free(a->ctx, json);
-        at += size + 1;
     }
-    tt_text_free(&text);
+    tt_json_lines_close(&lines);
     return status;
 }
 
@@ -1074,20 +1080,20 @@ static tt_status train_loop(app *a, arm_run *arm, const char *state) {
 }
 /* One arm: its metrics follow the first n_lines of the file, its checkpoint is seed-SEED/METHOD/train.state. */
 static tt_status train_student(app *a, const char *method, const tt_trainer_desc *desc, const char *metrics, int n_lines) {
-    char state[1024];
+    char state[PATH_BYTES];
     arm_run arm;
     tt_status status = TT_OK;
     memset(&arm, 0, sizeof arm);
     arm.method = method;
     arm.student = desc->model;
     arm.best = -HUGE_VAL;
-    snprintf(state, sizeof state, "%s", path_of(a->o.out, "seed-%d/%s/train.state", a->seed, method));
+    strcpy(state, path_of(a->o.out, "seed-%d/%s/train.state", a->seed, method));
     arm.trainer = tt_trainer_create(a->ctx, desc);
     if (!arm.trainer) { return tt_error_status(a->ctx); }
-    if (parallel_any(a->o.resume && file_exists(state))) { status = tt_trainer_load(arm.trainer, state); }
+    if (parallel_any(a->o.resume && tt_file_exists(state))) { status = tt_trainer_load(arm.trainer, state); }
     if (status == TT_OK) { status = replay_best(a, &arm, metrics, n_lines); }
     if (status == TT_OK) { status = open_metrics(a, metrics, n_lines + tt_trainer_step_count(arm.trainer), &arm.metrics); }
-    if (parallel_rank == 0) { arm.timings = fopen(path_of(a->o.out, "timings.jsonl"), "ab"); }
+    if (status == TT_OK && parallel_rank == 0) { status = open_to_append(a, path_of(a->o.out, "timings.jsonl"), &arm.timings); }
     if (status == TT_OK) { status = train_loop(a, &arm, state); }
     if (arm.metrics) { fclose(arm.metrics); }
     if (arm.timings) { fclose(arm.timings); }

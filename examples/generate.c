@@ -8,6 +8,9 @@
  *     build/generate --model runs/shakespeare --prompt "ROMEO:" --greedy --ids
  *     build/generate --model SmolLM2-135M-Instruct --chat                (a line of standard input is a turn)
  *
+ * A prompt begins as the tokenizer's file says (Llama: with its BOS), a conversation as its template says. In a prompt special
+ * tokens count; what is said in a conversation is text, but with --parse-content, which is how transformers reads it.
+ *
  * The same seed gives the same text. Controls that are not given are those of the model's generation_config.json, if it
  * says do_sample; every token that it lists as an end stops. With --n above 1 the samples are drawn together and
  * printed at the end. */
@@ -15,7 +18,7 @@
 #include "../thinktuning.h"
 #include "options.h"
 
-enum { MAX_MESSAGES = 1000, MAX_LINE = 1 << 16 };
+enum { MAX_MESSAGES = 1000, MAX_LINE = 1 << 24 };
 
 static const char *model_dir, *lora_dir, *prompt_text, *system_text, *stop_text;
 static tt_chat_desc chat;
@@ -70,7 +73,7 @@ static void print_completion(tt_context *ctx, const tt_tokenizer *tokenizer, con
 /* ---- one prompt ---- */
 static tt_status encode_prompt(const tt_model *model, const tt_tokenizer *tokenizer, const char *text, size_t size, tt_ids *out) {
     int32_t bos = tt_model_config_get(model)->bos_token_id;
-    tt_status status = tt_encode(tokenizer, text, size, TT_SPECIAL_PARSE, out);
+    tt_status status = tt_encode_prompt(tokenizer, text, size, NULL, 0, out);
     if (status != TT_OK || out->size > 0) return status;
     if (bos < 0) return tt_fail(out->ctx, TT_ERR_ARG, "the prompt is empty and the model has no first token");
     return tt_ids_append(out, &bos, 1);   /* begin as a document begins */
@@ -114,16 +117,15 @@ static char *copy_text(const char *text, size_t size) {
 static char *answer(tt_model *model, const tt_tokenizer *tokenizer, tt_sampling sampling, const tt_message *messages, int n) {
     tt_context *ctx = tt_model_context(model);
     int room = tt_model_config_get(model)->max_position_embeddings;
-    tt_text text = TT_INIT;
     tt_ids ids = TT_INIT;
     tt_request request = TT_INIT;
     tt_completions out = TT_INIT;
     stream s = TT_INIT;
     char *copy;
-    text.ctx = ids.ctx = s.text.ctx = ctx;
+    ids.ctx = s.text.ctx = ctx;
     s.decoder.tokenizer = tokenizer;
     s.decoder.skip_special = 1;
-    if (tt_chat_render(ctx, &chat, messages, n, &text) != TT_OK || encode_prompt(model, tokenizer, text.data, text.size, &ids) != TT_OK) fail(ctx);
+    if (tt_chat_encode(ctx, &chat, messages, n, &ids, NULL) != TT_OK) fail(ctx);
     if ((int)ids.size >= room) example_exit(1, "generate: the conversation has %d tokens, the model holds %d", (int)ids.size, room);
     if (sampling.max_new_tokens > room - (int)ids.size) sampling.max_new_tokens = room - (int)ids.size;
     request.prompt = ids.data;
@@ -137,24 +139,39 @@ static char *answer(tt_model *model, const tt_tokenizer *tokenizer, tt_sampling 
     tt_completions_free(&out);
     tt_text_free(&s.text);
     tt_ids_free(&ids);
-    tt_text_free(&text);
     return copy;
+}
+/* The next line of standard input, whatever its length, in text; 0 at the end. */
+static int read_line(tt_text *text) {
+    int c = getchar();
+    text->size = 0;
+    if (c == EOF) return 0;
+    for (; c != EOF && c != '\n'; c = getchar()) {
+        const char byte = (char)c;
+        if (c == 0) example_exit(1, "generate: --chat: a line has a byte 0 behind %lu bytes", (unsigned long)text->size);
+        if (text->size == MAX_LINE) example_exit(1, "generate: --chat: a line has more than %d bytes", MAX_LINE);
+        if (tt_text_append(text, &byte, 1) != TT_OK) fail(text->ctx);
+    }
+    if (text->size > 0 && text->data[text->size - 1] == '\r') text->size--;
+    if (tt_text_append(text, "", 0) != TT_OK) fail(text->ctx);
+    return 1;
 }
 static void converse(tt_model *model, const tt_tokenizer *tokenizer, const tt_sampling *sampling) {
     static tt_message messages[MAX_MESSAGES];
-    static char line[MAX_LINE];
+    tt_text line = TT_INIT;
     int n = 0, first;
+    line.ctx = tt_model_context(model);
     if (system_text) {
         messages[n].role = "system";
         messages[n++].content = system_text;
     }
     for (first = n; n + 2 <= MAX_MESSAGES; n += 2) {
-        const char *turn = prompt_text && n == first ? prompt_text : line;
-        if (turn == line) {
+        const char *turn = n == first ? prompt_text : NULL;
+        if (!turn) {
             printf("> ");
             fflush(stdout);
-            if (!fgets(line, sizeof line, stdin)) break;
-            line[strcspn(line, "\r\n")] = 0;
+            if (!read_line(&line)) break;
+            turn = line.data;
         }
         messages[n].role = "user";
         messages[n].content = copy_text(turn, strlen(turn));
@@ -162,6 +179,7 @@ static void converse(tt_model *model, const tt_tokenizer *tokenizer, const tt_sa
         messages[n + 1].content = answer(model, tokenizer, *sampling, messages, n + 1);
     }
     printf("\n");
+    tt_text_free(&line);
     for (; first < n; first++) free((void *)(uintptr_t)messages[first].content);
 }
 
@@ -199,6 +217,7 @@ int main(int argc, char **argv) {
         {"--format", OPTION_TEXT, &chat.format, 0, 0, "chatml, qwen2, qwen2.5, qwen3, smollm2, llama3, llama3.1, plain; not given = the model's own"},
         {"--date", OPTION_TEXT, &chat.date, 0, 0, "today's, for llama3.1; not given = 26 Jul 2024"},
         {"--system", OPTION_TEXT, &system_text, 0, 0, "system message of --chat"},
+        {"--parse-content", OPTION_FLAG, &chat.parse_content, 0, 0, "special tokens within messages count, as in transformers; not given = they are text"},
         {"--max-tokens", OPTION_INT, &sampling.max_new_tokens, 1, 1000000, "tokens to sample"},
         {"--temperature", OPTION_FLOAT, &sampling.temperature, 1e-6, 1000, "divides the logits; -1 = the model's own, or 1"},
         {"--top-k", OPTION_INT, &sampling.top_k, 0, 1e9, "keep the k most likely tokens; 0 = all"},
@@ -210,7 +229,7 @@ int main(int argc, char **argv) {
         {"--n", OPTION_INT, &n, 1, 100000, "number of samples"},
         {"--stop", OPTION_TEXT, &stop_text, 0, 0, "text of a token that ends a sample, beside the model's own"},
         {"--ids", OPTION_FLAG, &as_ids, 0, 0, "print token ids"},
-        {"--map", OPTION_FLAG, &map_weights, 0, 0, "leave the weights in their file: less memory, slower if they are bf16 or f16"},
+        {"--map", OPTION_FLAG, &map_weights, 0, 0, "leave the weights in their file, which must not change meanwhile: less memory, slower if they are bf16 or f16"},
     };
     char path[4096];
     int32_t stops[16];

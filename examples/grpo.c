@@ -17,23 +17,13 @@ static int give_up(tt_context *ctx) {
 }
 
 /* ---- a tokenizer that knows the words of the task ---- */
-static size_t read_words(void *user, char *bytes, size_t n) {
-    const char **text = (const char **)user;
-    size_t done = 0;
-    while (done < n && **text) { bytes[done++] = *(*text)++; }
-    return done;
-}
 static tt_tokenizer *make_tokenizer(tt_context *ctx) {
     static const char *const special[] = {"<q>", "<a>", "<end>"};
-    const char *text = " 0 1 2 3 4 5 6 7 8 9";
-    tt_text_source source = {read_words, NULL};
+    static const char *const words[] = {" 0", " 1", " 2", " 3", " 4", " 5", " 6", " 7", " 8", " 9"};
     tt_tokenizer_desc desc = TT_INIT;
-    source.user = (void *)&text;
-    desc.min_frequency = 1;
-    desc.pretokenizer = TT_PRETOKENIZE_WHITESPACE;
     desc.special_tokens = special;
     desc.n_special_tokens = 3;
-    return tt_tokenizer_train(ctx, &desc, source);
+    return tt_tokenizer_words(ctx, &desc, words, 10);
 }
 static tt_model *make_model(tt_context *ctx, int vocab_size) {
     tt_model_config config = TT_INIT;
@@ -100,18 +90,19 @@ static tt_status sample(learner *l, int step, question *questions, tt_rollouts *
 }
 /* ---- 4. advantage = (reward - mean of its group) / deviation; 5. loss, backward, update ---- */
 static tt_status learn(learner *l, tt_rollouts *rollouts, const question *questions, tt_grpo_metrics *m) {
-    int indices[PROMPTS * GROUP], i;
+    tt_loss_batch batch = TT_INIT;
+    int i;
     tt_tensor *logprobs, *entropy, *loss;
     tt_status status;
+    batch.rollouts = rollouts;
     rollouts->n_rewards = 1;
     for (i = 0; i < rollouts->n; i++) {
         rollouts->items[i].rewards[0] = judge(&questions[rollouts->items[i].group], &rollouts->items[i]);
-        indices[i] = i;
     }
     status = tt_grpo_advantages(rollouts, &l->grpo, NULL, m);
     if (status != TT_OK) { return status; }
-    logprobs = tt_model_logprobs(l->model, tt_rollouts_batch(l->ctx, rollouts, indices, rollouts->n), 1, &entropy);
-    loss = tt_grpo_loss(l->ctx, logprobs, entropy, rollouts, indices, rollouts->n, &l->grpo, m);
+    logprobs = tt_model_logprobs(l->model, tt_rollouts_batch(l->ctx, rollouts, NULL, 0), 1, &entropy);
+    loss = tt_grpo_loss(l->ctx, logprobs, entropy, &batch, &l->grpo, m);
     status = tt_backward(l->ctx, loss);
     if (status != TT_OK) { return status; }
     tt_step_reset(l->ctx);

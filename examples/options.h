@@ -1,9 +1,10 @@
-/* options.h - command lines for the examples: one table row per option, read by options_read.
+/* options.h - command lines for the examples: one table row per option, read by options_read. Stands behind thinktuning.h.
  * A bad option ends the program with status 2 and a line that names the option and its value. */
 #ifndef OPTIONS_H
 #define OPTIONS_H
 
 #include <errno.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -50,6 +51,7 @@ static void options_help(const char *program, const char *about, const option *t
 static void option_set(const char *program, const option *o, const char *text) {
     char *end = NULL;
     double number;
+    size_t read;
     errno = 0;
     if (o->type == OPTION_TEXT || o->type == OPTION_REQUIRED) {
         *(const char **)o->value = text;
@@ -61,8 +63,8 @@ static void option_set(const char *program, const option *o, const char *text) {
             example_exit(2, "%s: %s is \"%s\", expected a whole number from 0 to 18446744073709551615", program, o->name, text);
         return;
     }
-    number = strtod(text, &end);
-    if (end == text || *end || !(number >= o->low && number <= o->high) ||
+    read = tt_number_read(text, strlen(text), &number);
+    if (read == 0 || text[read] || !(number >= o->low && number <= o->high) ||
         (o->type == OPTION_INT && number != (double)(int)number))
         example_exit(2, "%s: %s is \"%s\", expected %s from %g to %g", program, o->name, text,
                      o->type == OPTION_INT ? "a whole number" : "a number", o->low, o->high);
@@ -75,6 +77,9 @@ static void option_set(const char *program, const option *o, const char *text) {
 static void options_read(int argc, char **argv, const char *about, const option *table, int n) {
     const char *program = argv[0];
     int i, k;
+#ifdef SIGXFSZ
+    signal(SIGXFSZ, SIG_IGN);      /* a file larger than the system's limit is then an error with its name, not the end */
+#endif
     for (i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--help") == 0) {
             options_help(program, about, table, n);

@@ -231,7 +231,8 @@ int main(int argc, char **argv) {
         state.ctx = ctx;
         if (tt_optimizer_load(optimizer, in_dir("training.safetensors"), &state) != TT_OK) fail(ctx);
         json = tt_json_parse(ctx, state.data, state.size);
-        step = (int)tt_json_number(json, "step", 0);
+        step = tt_json_int(json, "step", -1);
+        if (step < 0) example_exit(1, "pretrain: %s: step is no whole number", in_dir("training.safetensors"));
         tt_json_free(ctx, json);
         tt_text_free(&state);
     }

@@ -23,10 +23,8 @@ static void free_results(app *a, results *r) {
     tt_free(a->ctx, r->reflection, n_places(r), sizeof(double));
     tt_free(a->ctx, r->tokens, n_places(r), sizeof(double));
 }
-static tt_status read_curve_line(app *a, results *r, const char *line, size_t size) {
-    tt_json *json = tt_json_parse(a->ctx, line, size);
+static void read_curve_line(app *a, results *r, const tt_json *json) {
     int m, seed = (int)tt_json_number(json, "seed", -1) - a->o.first_seed, step = (int)tt_json_number(json, "step", -1);
-    if (!json) { return tt_error_status(a->ctx); }
     for (m = 0; m < r->n_methods && strcmp(r->methods[m], tt_json_text(json, "method", "")) != 0; m++) { }
     if (m < r->n_methods && seed >= 0 && seed < r->n_seeds && step >= 0 && step < r->n_steps) {
         size_t at = place_of(r, m, seed, step);
@@ -34,19 +32,18 @@ static tt_status read_curve_line(app *a, results *r, const char *line, size_t si
         r->reflection[at] = tt_json_number(json, "think/reflection_rate", 0);
         r->tokens[at] = tt_json_number(json, "num_tokens", 0);
     }
-    tt_json_free(a->ctx, json);
-    return TT_OK;
 }
 static tt_status read_curves(app *a, results *r) {
-    tt_text text = new_text(a);
-    size_t at = 0;
-    tt_status status = tt_file_read(a->ctx, path_of(a->o.out, "metrics.jsonl"), &text);
-    while (status == TT_OK && at < text.size) {
-        size_t size = strcspn(text.data + at, "\n");
-        status = read_curve_line(a, r, text.data + at, size);
-        at += size + 1;
+    tt_json_lines lines = TT_INIT;
+    tt_json *json;
+    tt_status status;
+    lines.ctx = a->ctx;
+    status = tt_json_lines_open(&lines, path_of(a->o.out, "metrics.jsonl"));
+    while (status == TT_OK && (status = tt_json_lines_next(&lines, &json)) == TT_OK && json) {
+        read_curve_line(a, r, json);
+        tt_json_free(a->ctx, json);
     }
-    tt_text_free(&text);
+    tt_json_lines_close(&lines);
     return status;
 }
 static tt_status read_results(app *a, results *r) {
@@ -112,11 +109,11 @@ static tt_status write_summary(app *a, const results *r) {
     for (s = 0; s < r->n_seeds && status == TT_OK; s++) { status = tt_text_format(&t, "%s%d", s ? "," : "", a->o.first_seed + s); }
     if (status == TT_OK) { status = tt_text_format(&t, "],\"steps\":%d,\"methods\":{", r->n_steps); }
     for (m = 0; m < r->n_methods && status == TT_OK; m++) {
-        status = tt_text_format(&t, "%s\n\"%s\":{\"num_tokens\":%.9g", m ? "," : "", r->methods[m], sampled_tokens(r, m));
+        status = tt_text_format(&t, "%s\n\"%s\":{\"num_tokens\":%r", m ? "," : "", r->methods[m], sampled_tokens(r, m));
         for (f = 0; f < N_FIGURES && status == TT_OK; f++) {
             mean_sd(r, m, f, &mean, &sd);
-            status = tt_text_format(&t, ",\n  \"%s\":{\"mean\":%.9g,\"sd\":%.9g,\"values\":[", figures[f].name, mean, sd);
-            for (s = 0; s < r->n_seeds && status == TT_OK; s++) { status = tt_text_format(&t, "%s%.9g", s ? "," : "", figure_of(r, m, s, f)); }
+            status = tt_text_format(&t, ",\n  \"%s\":{\"mean\":%r,\"sd\":%r,\"values\":[", figures[f].name, mean, sd);
+            for (s = 0; s < r->n_seeds && status == TT_OK; s++) { status = tt_text_format(&t, "%s%r", s ? "," : "", figure_of(r, m, s, f)); }
             if (status == TT_OK) { status = tt_text_append(&t, "]}", 2); }
         }
         if (status == TT_OK) { status = tt_text_append(&t, "}", 1); }
@@ -124,7 +121,7 @@ static tt_status write_summary(app *a, const results *r) {
     if (status == TT_OK) { status = tt_text_format(&t, "},\n\"gate\":["); }
     for (s = 0; s < r->n_seeds && status == TT_OK; s++) {
         const tt_json *g = tt_json_get(r->of[0][s], "gate");
-        status = tt_text_format(&t, "%s\n  {\"seed\":%d,\"teacher_hit\":%.9g,\"coherence\":%.9g,\"leak\":%.9g,\"leak_max\":%.9g}", s ? "," : "", a->o.first_seed + s,
+        status = tt_text_format(&t, "%s\n  {\"seed\":%d,\"teacher_hit\":%r,\"coherence\":%r,\"leak\":%r,\"leak_max\":%r}", s ? "," : "", a->o.first_seed + s,
                                 tt_json_number(g, "teacher_hit", 0), tt_json_number(g, "coherence", 0), tt_json_number(g, "leak", 0), tt_json_number(g, "leak_max", 0));
     }
     if (status == TT_OK) { status = tt_text_format(&t, "]}\n"); }

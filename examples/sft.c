@@ -9,8 +9,10 @@
  *     build/sft ... --resume                                             (after a crash or --stop-after)
  *
  * A line is {"prompt": ..., "completion": ...}, taken as it is, {"question": ..., "answer": ...}, put into --template,
- * or {"messages": [{"role": ..., "content": ...}, ...]}, a conversation whose assistant turns are learnt. The model's
- * end token is appended to a completion. The last 5 % of the lines are held out. With --lora-rank, --out is a directory
+ * or {"messages": [{"role": ..., "content": ...}, ...]}, a conversation whose assistant turns are learnt. Special tokens
+ * count in prompt, template and chat template; question, answer, completion and the contents of messages are text, as they
+ * are in reinforcement learning (--parse-content: contents as transformers reads them). A prompt begins as the tokenizer's
+ * file says (Llama: with its BOS). The model's end token is appended to a completion. The last 5 % of the lines are held out. With --lora-rank, --out is a directory
  * of peft, or with --merge a whole model. */
 #define THINKTUNING_IMPLEMENTATION
 #include "../thinktuning.h"
@@ -28,7 +30,8 @@ typedef struct examples {
 typedef struct progress { int epoch, at, step; double loss, targets; } progress;
 
 static const char *model_dir, *data_path, *out_dir, *format, *date, *template_text = "Question: {question}\nAnswer: ";
-static int epochs = 3, batch_tokens = 2048, lora_rank, merge, resume, save_every = 100, stop_after, gradient_parts;
+static int epochs = 3, batch_tokens = 2048, lora_rank, merge, map_base, resume, save_every = 100, stop_after, gradient_parts;
+static int parse_content;
 static float learning_rate = 1e-4f, lora_alpha;
 static uint64_t seed;
 
@@ -36,28 +39,27 @@ static void fail(const tt_context *ctx) { example_exit(1, "sft: %s", tt_error(ct
 static void bad_line(size_t line, const char *what) { example_exit(1, "sft: --data %s: line %lu %s", data_path, (unsigned long)line, what); }
 
 /* ---- data ---- */
-/* Pieces are encoded apart, so that the border between them is the same as in sampling. */
-static void add_piece(examples *all, const tt_tokenizer *tokenizer, const char *text, size_t size, tt_special special, int learn) {
+/* Prompt and completion are encoded apart, so that the border between them is the same as in sampling. */
+static void add_ids(examples *all, const int32_t *ids, size_t n, int learn) {
     const char mark = (char)learn;
-    size_t before = all->tokens.size;
-    if (tt_encode(tokenizer, text, size, special, &all->tokens) != TT_OK) fail(all->tokens.ctx);
-    for (; before < all->tokens.size; before++) if (tt_text_append(&all->learn, &mark, 1) != TT_OK) fail(all->tokens.ctx);
+    if (tt_ids_append(&all->tokens, ids, n) != TT_OK) fail(all->tokens.ctx);
+    while (all->learn.size < all->tokens.size) if (tt_text_append(&all->learn, &mark, 1) != TT_OK) fail(all->tokens.ctx);
 }
 static void add_pair(examples *all, const tt_tokenizer *tokenizer, const tt_json *record, int32_t end, size_t line) {
     const char *question = tt_json_text(record, "question", NULL), *prompt = tt_json_text(record, "prompt", NULL);
-    const char *completion = tt_json_text(record, "completion", tt_json_text(record, "answer", NULL));
-    const char *mark = strstr(template_text, "{question}");
-    tt_text text = TT_INIT;
-    text.ctx = all->tokens.ctx;
+    const char *completion = tt_json_text(record, "completion", tt_json_text(record, "answer", NULL)), *text = prompt ? prompt : template_text;
+    tt_ids ids = TT_INIT;
+    ids.ctx = all->tokens.ctx;
     if (!completion) bad_line(line, "has neither \"completion\" nor \"answer\" nor \"messages\"");
     if (!prompt && !question) bad_line(line, "has neither \"prompt\" nor \"question\" nor \"messages\"");
-    if ((prompt ? tt_text_append(&text, prompt, strlen(prompt))
-                : tt_text_format(&text, "%.*s%s%s", (int)(mark - template_text), template_text, question, mark + strlen("{question}"))) != TT_OK) fail(text.ctx);
-    add_piece(all, tokenizer, text.data, text.size, TT_SPECIAL_PARSE, 0);
-    if ((int32_t)all->tokens.size == all->begin.data[all->n]) bad_line(line, "has an empty prompt");
-    add_piece(all, tokenizer, completion, strlen(completion), TT_SPECIAL_TEXT, 1);
-    if (end >= 0 && (tt_ids_append(&all->tokens, &end, 1) != TT_OK || tt_text_append(&all->learn, "\1", 1) != TT_OK)) fail(text.ctx);
-    tt_text_free(&text);
+    if (tt_encode_prompt(tokenizer, text, strlen(text), prompt ? NULL : question, prompt ? 0 : strlen(question), &ids) != TT_OK) fail(ids.ctx);
+    if (ids.size == 0) bad_line(line, "has an empty prompt");
+    add_ids(all, ids.data, ids.size, 0);
+    ids.size = 0;
+    if (tt_encode(tokenizer, completion, strlen(completion), TT_SPECIAL_TEXT, &ids) != TT_OK) fail(ids.ctx);
+    add_ids(all, ids.data, ids.size, 1);
+    if (end >= 0) add_ids(all, &end, 1, 1);
+    tt_ids_free(&ids);
 }
 /* Ends the example that has been gathered since the last one, if it fits the model and has something to learn. */
 static void close_example(examples *all, const tt_model *model) {
@@ -70,46 +72,42 @@ static void close_example(examples *all, const tt_model *model) {
     if (tt_ids_append(&all->begin, &end, 1) != TT_OK) fail(all->tokens.ctx);
     all->n++;
 }
-/* An assistant turn is what the rendered conversation gains by it, after the head that sampling starts from. Where the
- * template changes earlier turns (Qwen 3 drops their thoughts), the turn begins an example of its own. */
+/* Each turn of the assistant is learnt once, after all that stands before it. Where that does not begin with the example so
+ * far, because the template changes earlier turns (Qwen 3 drops their thoughts), the turn begins an example of its own. */
 static void add_messages(examples *all, const tt_model *model, const tt_tokenizer *tokenizer, const tt_json *list, size_t line) {
     tt_chat_desc chat = TT_INIT;
     tt_message messages[256];
     const tt_json *node;
-    tt_text before = TT_INIT, after = TT_INIT;
-    size_t done = 0;
+    tt_context *ctx = all->tokens.ctx;
+    tt_ids before = TT_INIT, answer = TT_INIT;
     int n = 0, learnt = 0;
-    before.ctx = after.ctx = all->tokens.ctx;
+    before.ctx = answer.ctx = ctx;
     if (!format) format = tt_model_chat_format(model);
-    if (!format) fail(before.ctx);
+    if (!format) fail(ctx);
     chat.format = format;
+    chat.parse_content = parse_content;
     chat.date = date;
     chat.tokenizer = tokenizer;
     for (node = list->child; node; node = node->next, n++) {
+        size_t begin = (size_t)all->begin.data[all->n], have = all->tokens.size - begin;
         if (n == 256) bad_line(line, "has more than 256 messages");
         messages[n].role = tt_json_text(node, "role", NULL);
         messages[n].content = tt_json_text(node, "content", NULL);
         if (!messages[n].role || !messages[n].content) bad_line(line, "has a message without \"role\" or \"content\" as texts");
         if (strcmp(messages[n].role, "assistant") != 0) continue;
-        before.size = 0;
-        chat.generation_prompt = 1;
-        if (tt_chat_render(before.ctx, &chat, messages, n, &before) != TT_OK) fail(before.ctx);
-        if (done > 0 && (done > before.size || memcmp(before.data, after.data, done) != 0)) {
+        before.size = answer.size = 0;
+        if (tt_chat_encode(ctx, &chat, messages, n + 1, &before, &answer) != TT_OK) fail(ctx);
+        if (have > before.size || (have > 0 && memcmp(all->tokens.data + begin, before.data, have * sizeof *before.data) != 0)) {
             close_example(all, model);
-            done = 0;
+            have = 0;
         }
-        after.size = 0;
-        chat.generation_prompt = 0;
-        if (tt_chat_render(before.ctx, &chat, messages, n + 1, &after) != TT_OK) fail(before.ctx);
-        if (after.size < before.size || memcmp(before.data, after.data, before.size) != 0) bad_line(line, "is changed by the template as it grows");
-        add_piece(all, tokenizer, before.data + done, before.size - done, TT_SPECIAL_PARSE, 0);
-        add_piece(all, tokenizer, after.data + before.size, after.size - before.size, TT_SPECIAL_PARSE, 1);
-        done = after.size;
+        add_ids(all, before.data + have, before.size - have, 0);
+        add_ids(all, answer.data, answer.size, 1);
         learnt++;
     }
     if (!learnt) bad_line(line, "has no message of the assistant");
-    tt_text_free(&before);
-    tt_text_free(&after);
+    tt_ids_free(&before);
+    tt_ids_free(&answer);
 }
 static void add_example(examples *all, tt_model *model, const tt_tokenizer *tokenizer, const tt_json *record, size_t line) {
     const tt_model_config *config = tt_model_config_get(model);
@@ -120,23 +118,18 @@ static void add_example(examples *all, tt_model *model, const tt_tokenizer *toke
 }
 static void read_examples(examples *all, tt_model *model, const tt_tokenizer *tokenizer) {
     tt_context *ctx = tt_model_context(model);
-    tt_text text = TT_INIT;
-    size_t at = 0, line;
+    tt_json_lines lines = TT_INIT;
+    tt_json *record;
     int32_t zero = 0;
-    text.ctx = all->tokens.ctx = all->begin.ctx = all->learn.ctx = ctx;
-    if (tt_file_read(ctx, data_path, &text) != TT_OK || tt_ids_append(&all->begin, &zero, 1) != TT_OK) fail(ctx);
-    for (line = 1; at < text.size; line++) {
-        const char *stop = (const char *)memchr(text.data + at, '\n', text.size - at);
-        size_t size = stop ? (size_t)(stop - text.data) - at : text.size - at;
-        if (size > 0 && text.data[at] != '\r') {
-            tt_json *record = tt_json_parse(ctx, text.data + at, size);
-            if (!record) bad_line(line, tt_error(ctx));
-            add_example(all, model, tokenizer, record, line);
-            tt_json_free(ctx, record);
-        }
-        at += size + 1;
+    lines.ctx = all->tokens.ctx = all->begin.ctx = all->learn.ctx = ctx;
+    if (tt_json_lines_open(&lines, data_path) != TT_OK || tt_ids_append(&all->begin, &zero, 1) != TT_OK) fail(ctx);
+    for (;;) {
+        if (tt_json_lines_next(&lines, &record) != TT_OK) fail(ctx);
+        if (!record) break;
+        add_example(all, model, tokenizer, record, (size_t)lines.line);
+        tt_json_free(ctx, record);
     }
-    tt_text_free(&text);
+    tt_json_lines_close(&lines);
     if (all->n == 0) example_exit(1, "sft: --data %s holds no example", data_path);
 }
 
@@ -219,10 +212,12 @@ static const char *state_path(void) {
     return path;
 }
 static void save_state(tt_context *ctx, tt_optimizer *optimizer, const progress *p) {
-    char json[256];
+    tt_text json = TT_INIT;
     if (parallel_rank > 0) return;
-    snprintf(json, sizeof json, "{\"epoch\": %d, \"at\": %d, \"step\": %d, \"loss\": %.17g, \"targets\": %.17g}", p->epoch, p->at, p->step, p->loss, p->targets);
-    if (tt_optimizer_save(optimizer, state_path(), json) != TT_OK) fail(ctx);
+    json.ctx = ctx;
+    if (tt_text_format(&json, "{\"epoch\": %d, \"at\": %d, \"step\": %d, \"loss\": %r, \"targets\": %r}", p->epoch, p->at, p->step, p->loss, p->targets) != TT_OK ||
+        tt_optimizer_save(optimizer, state_path(), json.data) != TT_OK) fail(ctx);
+    tt_text_free(&json);
 }
 static void load_state(tt_context *ctx, tt_optimizer *optimizer, progress *p) {
     tt_text text = TT_INIT;
@@ -231,9 +226,10 @@ static void load_state(tt_context *ctx, tt_optimizer *optimizer, progress *p) {
     if (tt_optimizer_load(optimizer, state_path(), &text) != TT_OK) fail(ctx);
     json = tt_json_parse(ctx, text.data, text.size);
     if (!json) fail(ctx);
-    p->epoch = (int)tt_json_number(json, "epoch", 0);
-    p->at = (int)tt_json_number(json, "at", 0);
-    p->step = (int)tt_json_number(json, "step", 0);
+    p->epoch = tt_json_int(json, "epoch", -1);
+    p->at = tt_json_int(json, "at", -1);
+    p->step = tt_json_int(json, "step", -1);
+    if (p->epoch < 0 || p->at < 0 || p->step < 0) example_exit(1, "sft: %s: epoch, at and step are no whole numbers", state_path());
     p->loss = tt_json_number(json, "loss", 0);
     p->targets = tt_json_number(json, "targets", 0);
     tt_json_free(ctx, json);
@@ -303,9 +299,9 @@ static int train(tt_model *model, tt_reducer *reducer, tt_optimizer *optimizer, 
     }
     return 1;
 }
-/* With adapters alone, the base is mapped: it needs no memory of its own, and no optimizer state. */
+/* With adapters alone the base may stay in its file; but a file that is cut short meanwhile would end the run: only if asked for. */
 static tt_model *open_model(tt_context *ctx) {
-    tt_model *model = lora_rank && !merge ? tt_model_map(ctx, model_dir) : tt_model_load(ctx, model_dir);
+    tt_model *model = lora_rank && map_base && !merge ? tt_model_map(ctx, model_dir) : tt_model_load(ctx, model_dir);
     tt_lora_desc lora = TT_INIT;
     lora.rank = lora_rank;
     lora.alpha = lora_alpha;
@@ -328,11 +324,13 @@ int main(int argc, char **argv) {
         {"--template", OPTION_TEXT, &template_text, 0, 0, "text around {question}"},
         {"--format", OPTION_TEXT, &format, 0, 0, "of messages: chatml, qwen2, qwen2.5, qwen3, smollm2, llama3, llama3.1, plain; not given = the model's own"},
         {"--date", OPTION_TEXT, &date, 0, 0, "today's, for llama3.1; not given = 26 Jul 2024"},
+        {"--parse-content", OPTION_FLAG, &parse_content, 0, 0, "special tokens within messages count, as in transformers; not given = they are text"},
         {"--epochs", OPTION_INT, &epochs, 1, 10000, "passes over the data"},
         {"--batch-tokens", OPTION_INT, &batch_tokens, 16, 1000000, "tokens of one update"},
         {"--lr", OPTION_FLOAT, &learning_rate, 1e-9, 1, "peak learning rate"},
         {"--seed", OPTION_SEED, &seed, 0, 0, "of the order of examples and of adapters"},
         {"--lora-rank", OPTION_INT, &lora_rank, 0, 65536, "train adapters of this rank on every matrix; 0 = train the whole model"},
+        {"--map", OPTION_FLAG, &map_base, 0, 0, "with --lora-rank: leave the base in its file, which must not change meanwhile: less memory, slower if bf16 or f16"},
         {"--lora-alpha", OPTION_FLOAT, &lora_alpha, 0, 1e6, "adapters are scaled by this / rank; 0 = 2 rank"},
         {"--merge", OPTION_FLAG, &merge, 0, 0, "add the adapters to the weights and save a whole model"},
         {"--save-every", OPTION_INT, &save_every, 1, 100000000, "steps between checkpoints"},

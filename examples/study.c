@@ -331,36 +331,35 @@ static tt_status read_number(app *a, int seed, const char *name, const char *key
 }
 /* What the steps said: totals, and rollouts until the student's own reflection first passes 10 % and 50 % (-1 = never). */
 static tt_status write_curve(app *a, const char *path, double per_step, tt_text *json) {
-    tt_text text = new_text(a), lines = new_text(a);
-    double tokens = 0, first_10 = -1, first_50 = -1;
-    size_t at = 0;
+    tt_text curve = new_text(a);
+    tt_json_lines lines = TT_INIT;
+    tt_json *line;
+    double tokens = 0, first_10 = -1, first_50 = -1, reflection;
     int n = 0;
-    tt_status status = tt_file_read(a->ctx, path, &text);
-    while (status == TT_OK && at < text.size) {
-        size_t size = strcspn(text.data + at, "\n");
-        tt_json *line = tt_json_parse(a->ctx, text.data + at, size);
-        double reflection = tt_json_number(line, "think/reflection_rate", 0);
-        if (!line) { status = tt_error_status(a->ctx); break; }
+    tt_status status;
+    lines.ctx = a->ctx;
+    status = tt_json_lines_open(&lines, path);
+    while (status == TT_OK && (status = tt_json_lines_next(&lines, &line)) == TT_OK && line) {
+        reflection = tt_json_number(line, "think/reflection_rate", 0);
         tokens = tt_json_number(line, "num_tokens", 0);
         if (first_10 < 0 && reflection >= 0.1) { first_10 = per_step * (n + 1); }
         if (first_50 < 0 && reflection >= 0.5) { first_50 = per_step * (n + 1); }
-        status = tt_text_format(&lines, "%s[%.4g,%.4g]", n++ ? "," : "", tt_json_number(line, "think/reward_unguided", 0), reflection);
+        status = tt_text_format(&curve, "%s[%.4g,%.4g]", n++ ? "," : "", tt_json_number(line, "think/reward_unguided", 0), reflection);
         tt_json_free(a->ctx, line);
-        at += size + 1;
     }
-    if (status == TT_OK) { status = tt_text_append(&lines, "", 0); }
+    if (status == TT_OK) { status = tt_text_append(&curve, "", 0); }
     if (status == TT_OK) {
-        status = tt_text_format(json, ",\"rollouts\":%.9g,\"num_tokens\":%.9g,\"first_10\":%.9g,\"first_50\":%.9g,\"curve\":[%s]", per_step * n, tokens, first_10, first_50, lines.data);
+        status = tt_text_format(json, ",\"rollouts\":%r,\"num_tokens\":%r,\"first_10\":%r,\"first_50\":%r,\"curve\":[%s]", per_step * n, tokens, first_10, first_50, curve.data);
     }
-    tt_text_free(&text);
-    tt_text_free(&lines);
+    tt_json_lines_close(&lines);
+    tt_text_free(&curve);
     return status;
 }
 static tt_status train_rl(app *a, const arm *m, tt_model *student, const teaching *t, tt_text *json) {
     tt_trainer_desc desc = arm_desc(a, student, m->method == GRPO ? "grpo" : "thinktune", m->method == GRPO ? NULL : &t->teacher);
-    char metrics[1024];
+    char metrics[PATH_BYTES];
     if (m->teacher == EMA) { desc.ema = t->model; }
-    snprintf(metrics, sizeof metrics, "%s", path_of(a->o.out, "seed-%d/%s/metrics.jsonl", a->seed, m->name));
+    strcpy(metrics, path_of(a->o.out, "seed-%d/%s/metrics.jsonl", a->seed, m->name));
     a->stop_tokens = 0;
     if (m->equal_tokens) { CHECK(read_number(a, a->seed, m->equal_tokens, "num_tokens", &a->stop_tokens)); }
     CHECK(train_student(a, m->name, &desc, metrics, 0));
@@ -375,7 +374,7 @@ static tt_status train_arm(app *a, const arm *m, tt_model *student, tt_text *jso
     if (status == TT_OK && m->method == SFT) { status = train_sft(a, student, &t.teacher, &tokens); }
     else if (status == TT_OK) { status = train_rl(a, m, student, &t, json); }
     if (status == TT_OK && m->method == SFT) {
-        status = tt_text_format(json, ",\"rollouts\":%.9g,\"num_tokens\":%.9g", (double)a->o.steps * a->o.prompts * a->o.generations, tokens);
+        status = tt_text_format(json, ",\"rollouts\":%r,\"num_tokens\":%r", (double)a->o.steps * a->o.prompts * a->o.generations, tokens);
     }
     close_teaching(&t);
     return status;
@@ -393,7 +392,7 @@ static tt_status run_student(app *a, const arm *m, tt_text *json) {
     if (status == TT_OK) { status = train_arm(a, m, student, json); }
     if (status == TT_OK && m->marker > 0) {
         status = get_marker(a, student, &attempts, &after);
-        if (status == TT_OK) { status = tt_text_format(json, ",\"marker_before\":%.9g,\"marker_after\":%.9g", before, after); }
+        if (status == TT_OK) { status = tt_text_format(json, ",\"marker_before\":%r,\"marker_after\":%r", before, after); }
     }
     if (status == TT_OK) { status = evaluate(a, student, m->name, json); }
     tt_rollouts_free(&attempts);
@@ -438,7 +437,7 @@ static void add_up_work(app *a) {
         for (seed = given.first_seed; seed < given.first_seed + given.seeds; seed++) {
             if (!wanted(&arms[i])) { continue; }
             a->whole += arms[i].work;
-            if (file_exists(result_path(a, seed, arms[i].name))) { a->done += arms[i].work; }
+            if (tt_file_exists(result_path(a, seed, arms[i].name))) { a->done += arms[i].work; }
         }
     }
     a->whole_from = a->done;
@@ -446,7 +445,7 @@ static void add_up_work(app *a) {
 }
 static tt_status run_arm(app *a, const arm *m) {
     for (a->seed = given.first_seed; a->seed < given.first_seed + given.seeds; a->seed++) {
-        if (file_exists(result_path(a, a->seed, m->name))) { continue; }
+        if (tt_file_exists(result_path(a, a->seed, m->name))) { continue; }
         a->o = arm_options(m);
         a->part = m->work;
         CHECK(run_job(a, m));
@@ -459,11 +458,11 @@ static tt_status run_arm(app *a, const arm *m) {
 /* What the numbers depend on beside the table of arms must not change between two starts. */
 static tt_status check_settings(app *a) {
     tt_text now = new_text(a);
-    char path[1024];
+    char path[PATH_BYTES];
     tt_status status = tt_text_format(&now, "thinktuning " TT_VERSION "\n--steps %d\n--pretrain-steps %d\n--questions %d\n--quick %d\n--first-seed %d\narithmetic %s\n", given.steps,
                                       given.pretrain_steps, given.questions, given.quick, given.first_seed, tt_kernel(a->ctx));
-    snprintf(path, sizeof path, "%s", path_of(a->o.out, "settings.txt"));
-    if (status == TT_OK && file_exists(path)) { status = same_settings_as(a, path, now.data); }
+    strcpy(path, path_of(a->o.out, "settings.txt"));
+    if (status == TT_OK && tt_file_exists(path)) { status = same_settings_as(a, path, now.data); }
     if (status == TT_OK) { status = tt_file_write(a->ctx, path, now.data, now.size); }
     tt_text_free(&now);
     return status;

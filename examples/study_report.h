@@ -76,7 +76,7 @@ static tt_status read_results(app *a, results *r, tt_text *lines) {
         for (seed = 0; seed < given.seeds; seed++) {
             const char *path = result_path(a, given.first_seed + seed, arms[i].name);
             size_t from = lines->size;
-            if (!file_exists(path)) { continue; }
+            if (!tt_file_exists(path)) { continue; }
             CHECK(tt_file_read(a->ctx, path, lines));
             r->of[i][seed] = tt_json_parse(a->ctx, lines->data + from, lines->size - from);
             if (!r->of[i][seed]) { return tt_error_status(a->ctx); }
@@ -93,12 +93,12 @@ static void free_results(app *a, results *r) {
 typedef struct page { tt_text *text; int html, cells; } page;
 static tt_status heading(page *p, const char *text) { return tt_text_format(p->text, p->html ? "<h2>%s</h2>\n" : "\n### %s\n\n", text); }
 static tt_status paragraph(page *p, const char *format, ...) {
-    char text[2000];
     va_list list;
+    tt_status status = tt_text_format(p->text, p->html ? "<p>" : "");
     va_start(list, format);
-    vsnprintf(text, sizeof text, format, list);
+    if (status == TT_OK) { status = tt_text_vformat(p->text, format, list); }
     va_end(list);
-    return tt_text_format(p->text, p->html ? "<p>%s</p>\n" : "%s\n\n", text);
+    return status == TT_OK ? tt_text_format(p->text, p->html ? "</p>\n" : "\n\n") : status;
 }
 static tt_status table_begin(page *p, const char *const *headings, int n) {
     int i;
@@ -110,13 +110,14 @@ static tt_status table_begin(page *p, const char *const *headings, int n) {
 }
 static tt_status table_end(page *p) { return tt_text_format(p->text, p->html ? "</table>\n" : "\n"); }
 static tt_status cell(page *p, const char *format, ...) {
-    char text[300];
     va_list list;
-    va_start(list, format);
-    vsnprintf(text, sizeof text, format, list);
-    va_end(list);
+    tt_status status;
     if (p->cells++ == 0) { CHECK(tt_text_format(p->text, p->html ? "<tr>" : "|")); }
-    return tt_text_format(p->text, p->html ? "<td>%s</td>" : " %s |", text);
+    CHECK(tt_text_format(p->text, p->html ? "<td>" : " "));
+    va_start(list, format);
+    status = tt_text_vformat(p->text, format, list);
+    va_end(list);
+    return status == TT_OK ? tt_text_format(p->text, p->html ? "</td>" : " |") : status;
 }
 static tt_status row_end(page *p) {
     p->cells = 0;
@@ -425,8 +426,8 @@ static double predicted_push(double hit, double a, double p, tt_aas aas) {
         double ways = 1, up = group_advantage(c + 1, 1), down = group_advantage(c, 0);
         for (i = 0; i < c; i++) { ways = ways * (others - i) / (i + 1); }
         ways *= pow(a, c) * pow(1 - a, others - c);
-        push -= hit * ways * tt_grpo_token_loss(&config, log(p), log(p), (double)NAN, up, 1).dloss;
-        push -= (1 - hit) * ways * tt_grpo_token_loss(&config, log(p), log(p), (double)NAN, down, 1).dloss;
+        push -= hit * ways * tt_grpo_token_loss(&config, log(p), log(p), (double)NAN, up, TT_KIND_GUIDED).dloss;
+        push -= (1 - hit) * ways * tt_grpo_token_loss(&config, log(p), log(p), (double)NAN, down, TT_KIND_GUIDED).dloss;
     }
     return push;
 }

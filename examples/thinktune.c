@@ -70,6 +70,7 @@ static const option option_list[] = {
     {"--hold-out", OPTION_INT, &given.hold_out, 0, 1e9, "the last records of --data that are held out; 0 = an eighth"},
     {"--chat", OPTION_FLAG, &given.chat, 0, 0, "with --data: prompts are turns in the chat template of the model"},
     {"--lora-rank", OPTION_INT, &given.lora_rank, 0, 4096, "with --model: train adapters of this rank instead of all weights"},
+    {"--map", OPTION_FLAG, &given.map, 0, 0, "with --lora-rank: leave the base in its file, which must not change meanwhile: less memory, slower if bf16 or f16"},
     {"--teacher-examples", OPTION_TEXT, &given.examples, 0, 0, "with --data: worked examples of the teacher, as in examples/teacher.txt"},
     {"--close-tags", OPTION_FLAG, &given.close_tags, 0, 0, "with --data: a tag in which the teacher's feedback ends is closed there; else it is missing, as in the paper"},
     {"--keep-best", OPTION_INT, &given.keep_best, 0, 1e6, "keep the student of the best so many steps in seed-SEED/METHOD/best; 0 = the last one alone"},
@@ -128,7 +129,7 @@ static tt_status train_arm(app *a, const char *method, int n_lines) {
     tt_model_teacher *model = NULL;
     tt_teacher teacher;
     tt_trainer_desc desc;
-    char metrics[1024];
+    char metrics[PATH_BYTES];
     int has_teacher = strcmp(method, "grpo") != 0;
     tt_status status = student ? TT_OK : tt_error_status(a->ctx);
     if (status == TT_OK) { status = tt_make_dirs(a->ctx, path_of(a->o.out, "seed-%d/%s", a->seed, method)); }
@@ -138,7 +139,7 @@ static tt_status train_arm(app *a, const char *method, int n_lines) {
         if (model) { teacher = tt_teacher_model(model); } else { status = tt_error_status(a->ctx); }
     }
     desc = arm_desc(a, student, method, has_teacher ? &teacher : NULL);
-    snprintf(metrics, sizeof metrics, "%s", path_of(a->o.out, "metrics.jsonl"));
+    strcpy(metrics, path_of(a->o.out, "metrics.jsonl"));
     if (status == TT_OK) { status = train_student(a, method, &desc, metrics, n_lines); }
     if (status == TT_OK && parallel_rank == 0) { status = save_student(a, student, path_of(a->o.out, "seed-%d/%s", a->seed, method)); }
     if (status == TT_OK) { status = measure(a, student, method); }
@@ -207,10 +208,10 @@ static tt_status finish(app *a) {
 /* ---- all seeds ---- */
 static tt_status run_seed(app *a) {
     int i;
-    if (parallel_any(!a->o.resume || !file_exists(result_path(a, a->seed, "base")))) { CHECK(measure(a, a->base, "base")); }
+    if (parallel_any(!a->o.resume || !tt_file_exists(result_path(a, a->seed, "base")))) { CHECK(measure(a, a->base, "base")); }
     for (i = 0; i < a->n_arms; i++) {
         int arms_before = (a->seed - a->o.first_seed) * a->n_arms + i;
-        if (parallel_any(a->o.resume && file_exists(result_path(a, a->seed, a->arms[i])))) { continue; }
+        if (parallel_any(a->o.resume && tt_file_exists(result_path(a, a->seed, a->arms[i])))) { continue; }
         CHECK(train_arm(a, a->arms[i], arms_before * a->o.steps));
     }
     return TT_OK;
@@ -224,17 +225,17 @@ static tt_status describe_settings(app *a) {
         if (find_word(free_ones, p->name, strlen(p->name)) >= 0) { continue; }
         CHECK(tt_text_format(&a->settings, "%s ", p->name));
         if (p->type == OPTION_TEXT) { CHECK(tt_text_format(&a->settings, "%s\n", *(const char **)p->value ? *(const char **)p->value : "-")); }
-        else if (p->type == OPTION_DOUBLE) { CHECK(tt_text_format(&a->settings, "%.9g\n", *(double *)p->value)); }
+        else if (p->type == OPTION_DOUBLE) { CHECK(tt_text_format(&a->settings, "%r\n", *(double *)p->value)); }
         else { CHECK(tt_text_format(&a->settings, "%d\n", *(int *)p->value)); }
     }
     return tt_text_format(&a->settings, "arithmetic %s\n", tt_kernel(a->ctx));
 }
 /* --resume goes on only under the settings that the run began with; a fresh start forgets its last results. */
 static tt_status prepare_folder(app *a) {
-    char path[1024];
+    char path[PATH_BYTES];
     int s, i;
-    snprintf(path, sizeof path, "%s", path_of(a->o.out, "settings.txt"));
-    if (a->o.resume && file_exists(path)) { return same_settings_as(a, path, a->settings.data); }
+    strcpy(path, path_of(a->o.out, "settings.txt"));
+    if (a->o.resume && tt_file_exists(path)) { return same_settings_as(a, path, a->settings.data); }
     for (s = a->o.first_seed; s < a->o.first_seed + a->o.seeds; s++) {
         remove(result_path(a, s, "base"));
         for (i = 0; i < a->n_arms; i++) {

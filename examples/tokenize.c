@@ -10,10 +10,11 @@
  *         build/tokenize decode --tokenizer build/tokenizer.json
  *     build/tokenize inspect --tokenizer build/tokenizer.json input.txt
  *
- * Where text is read, a file may be named; without one it is standard input. */
+ * Where text is read, a file may be named; without one, or as "-", it is standard input. */
 #define THINKTUNING_IMPLEMENTATION
 #include "../thinktuning.h"
 
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -83,7 +84,7 @@ static void read_options(options *o, int argc, char **argv) {
         if (strcmp(name, "-0") == 0) { o->records = 1; continue; }
         if (strcmp(name, "--skip-special") == 0) { o->skip_special = 1; continue; }
         if (train && strcmp(name, "--all-bytes") == 0) { o->desc.all_bytes = 1; continue; }
-        if (name[0] != '-' && !train && !o->file) { o->file = name; continue; }
+        if ((name[0] != '-' || name[1] == 0) && !train && !o->file) { o->file = name; continue; }
         if (name[0] != '-') stop(2, "\"%s\" is one argument too many%s", name, "");
         if (!value) stop(2, "%s is unknown or lacks its value%s; see tokenize --help", name, "");
         i++;
@@ -105,11 +106,14 @@ static void read_options(options *o, int argc, char **argv) {
 static size_t read_chunk(void *user, char *bytes, size_t n) { return fread(bytes, 1, n, (FILE *)user); }
 
 static tt_status train(tt_context *ctx, const options *o) {
-    FILE *file = fopen(o->input, "rb");
+    int from_stdin = strcmp(o->input, "-") == 0, bad;
+    FILE *file;
     tt_text_source source;
     tt_tokenizer *t;
-    tt_status status;
-    int bad;
+    tt_status status = tt_file_writable(ctx, o->out);      /* before the work */
+    if (status == TT_OK && !from_stdin) status = tt_file_readable(ctx, o->input);
+    if (status != TT_OK) return status;
+    file = from_stdin ? stdin : fopen(o->input, "rb");
     if (!file) return tt_fail(ctx, TT_ERR_IO, "cannot read %s", o->input);
     source.read = read_chunk;
     source.user = file;
@@ -123,26 +127,17 @@ static tt_status train(tt_context *ctx, const options *o) {
     return status;
 }
 
-/* All of FILE or standard input. */
+/* All of FILE, or of standard input. */
 static tt_status read_all(tt_context *ctx, const char *path, tt_text *out) {
-    char buffer[16384];
-    size_t n;
-    if (path) return tt_file_read(ctx, path, out);
-    while ((n = fread(buffer, 1, sizeof buffer, stdin)) > 0) {
-        if (tt_text_append(out, buffer, n) != TT_OK) return TT_ERR_MEM;
-    }
-    return ferror(stdin) ? tt_fail(ctx, TT_ERR_IO, "cannot read standard input") : tt_text_append(out, "", 0);
+    return path && strcmp(path, "-") != 0 ? tt_file_read(ctx, path, out) : tt_stream_read(ctx, stdin, "standard input", out);
 }
 
 static tt_tokenizer *load(tt_context *ctx, const char *path) {
     tt_text name = TT_INIT;
     tt_tokenizer *t = NULL;
-    FILE *file;
     name.ctx = ctx;
     if (tt_text_format(&name, "%s/tokenizer.json", path) != TT_OK) return NULL;
-    file = fopen(name.data, "rb");
-    if (file) fclose(file);
-    t = tt_tokenizer_load(ctx, file ? name.data : path);
+    t = tt_tokenizer_load(ctx, tt_file_exists(name.data) ? name.data : path);
     tt_text_free(&name);
     return t;
 }
@@ -258,6 +253,9 @@ int main(int argc, char **argv) {
     tt_context *ctx = tt_create(NULL);
     tt_status status;
     read_options(&o, argc, argv);
+#ifdef SIGXFSZ
+    signal(SIGXFSZ, SIG_IGN);      /* a file larger than the system's limit is then an error with its name, not the end */
+#endif
     if (!ctx) stop(1, "out of memory%s%s", "", "");
     status = strcmp(o.command, "train") == 0 ? train(ctx, &o) : use(ctx, &o);
     if (status == TT_OK && (fflush(stdout) != 0 || ferror(stdout))) status = tt_fail(ctx, TT_ERR_IO, "cannot write standard output");

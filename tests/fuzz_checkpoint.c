@@ -1,6 +1,6 @@
-/* fuzz_checkpoint.c - model files from anyone: a safetensors file that opens must be readable, a config.json that is
- * accepted must be written and read again to the same config, and a directory with the bytes as any one of its files
- * loads, or is refused with a reason, without a leak.
+/* fuzz_checkpoint.c - model files from anyone: a safetensors file that opens must be readable, a training state that is
+ * refused must have changed nothing, a config.json that is accepted must be written and read again to the same config, and
+ * a directory with the bytes as any one of its files loads, or is refused with a reason, without a leak.
  *
  *     make fuzz                                                          (libFuzzer, needs clang)
  *     cc -std=c99 -O1 -g -fsanitize=address,undefined -DTT_FUZZ_MAIN tests/fuzz_checkpoint.c -o build/fuzz -lm
@@ -36,6 +36,24 @@ static void check(tt_context *ctx, int failed) {
     tt_error_clear(ctx);
 }
 
+/* All or nothing. */
+static void fuzz_state(tt_context *ctx) {
+    static const float before[4] = {1, 2, 3, 4};
+    static const int shape[1] = {4};
+    float after[4];
+    tt_named w;
+    tt_text json = TT_INIT;
+    int failed;
+    json.ctx = ctx;
+    w.name = "w";
+    w.tensor = tt_tensor_create(ctx, TT_F32, 1, shape, "w");
+    if (!w.tensor || tt_tensor_set(w.tensor, before) != TT_OK) abort();
+    failed = tt_state_load(ctx, fuzz_path("model.safetensors"), &w, 1, &json) != TT_OK;
+    check(ctx, failed);
+    if (tt_tensor_get(w.tensor, after) != TT_OK || (failed && (json.size || memcmp(before, after, sizeof after) != 0))) abort();
+    tt_text_free(&json);
+    tt_tensor_destroy(w.tensor);
+}
 static void fuzz_safetensors(tt_context *ctx, const uint8_t *data, size_t size) {
     tt_safetensors *file;
     int i;
@@ -52,7 +70,7 @@ static void fuzz_safetensors(tt_context *ctx, const uint8_t *data, size_t size) 
     if (file) tt_safetensors_metadata(file, "state");
     tt_safetensors_close(file);
     tt_error_clear(ctx);
-    check(ctx, tt_state_load(ctx, fuzz_path("model.safetensors"), NULL, 0, NULL) != TT_OK);
+    fuzz_state(ctx);
 }
 static void fuzz_config(tt_context *ctx, const char *json, size_t size) {
     tt_model_config a, b;
@@ -125,7 +143,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         text.ctx = ctx;
         fuzz_config(ctx, (const char *)data, size);
         if (tt_text_append(&text, (const char *)data, size) != TT_OK) abort();
-        check(ctx, tti_generation_parse(ctx, text.data, text.size, &generation) != TT_OK);
+        check(ctx, tti_generation_parse(ctx, "generation_config.json", text.data, text.size, &generation) != TT_OK);
         tti_strfree(ctx, generation.text);
         tt_text_free(&text);
         remove(fuzz_path("model.safetensors"));
@@ -150,6 +168,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
 static const char header[] =
     "{\"__metadata__\":{\"format\":\"pt\",\"state\":\"{\\\"a\\\":1}\"},\"a.w\":{\"dtype\":\"F32\",\"shape\":[2,2],\"data_offsets\":[0,16]},"
     "\"b\":{\"dtype\":\"BF16\",\"shape\":[4],\"data_offsets\":[16,24]},\"c\":{\"dtype\":\"I64\",\"shape\":[],\"data_offsets\":[24,32]}}";
+/* four zeros as tt_state_save writes them */
+static const char state_header[] = "{\"__metadata__\":{\"format\":\"pt\",\"checksum\":\"3df5d1da7d111d52\",\"state\":\"{\\\"a\\\":1}\"},\"w\":{\"dtype\":\"F32\",\"shape\":[4],\"data_offsets\":[0,16]}}";
 static const char *const texts[] = {
     "{\"model_type\":\"llama\",\"vocab_size\":96,\"hidden_size\":64,\"num_hidden_layers\":4,\"num_attention_heads\":4,\"num_key_value_heads\":2,\"rms_norm_eps\":1e-05,"
     "\"rope_theta\":500000.0,\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":8,\"low_freq_factor\":1,\"high_freq_factor\":4,\"original_max_position_embeddings\":64},"
@@ -162,13 +182,14 @@ static const char *const texts[] = {
 };
 enum { N_TEXTS = sizeof texts / sizeof texts[0] };
 static size_t sample(char *out, int which) {
-    size_t n = sizeof header - 1;
+    const char *text = which % 2 ? state_header : header;
+    size_t n = strlen(text), data = which % 2 ? 16 : 32;
     if (which < N_TEXTS) { memcpy(out, texts[which], strlen(texts[which])); return strlen(texts[which]); }
-    memset(out, 0, 8 + n + 32);
+    memset(out, 0, 8 + n + data);
     out[0] = (char)(n & 255);
     out[1] = (char)(n >> 8);
-    memcpy(out + 8, header, n);
-    return 8 + n + 32;
+    memcpy(out + 8, text, n);
+    return 8 + n + data;
 }
 int main(int argc, char **argv) {
     static const char pieces[] = "0123456789-.e[]{},:\"truefalsnull\\";

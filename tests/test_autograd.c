@@ -161,10 +161,10 @@ static tt_tensor *segment(tt_context *x, void *user, tt_tensor *const *i, int n)
     return tt_mul(x, tt_tanh(x, tt_linear(x, i[0], i[1], NULL)), tt_exp(x, tt_linear(x, i[0], i[1], NULL)));
 }
 static tt_tensor *op_checkpoint(tt_context *x, tt_tensor **i) {
-    tt_tensor *y = tt_checkpoint(x, segment, NULL, i, 2), *in[2];
+    tt_tensor *y = tt_recompute(x, segment, NULL, i, 2), *in[2];
     in[0] = y;
     in[1] = i[1];
-    return tt_add(x, tt_checkpoint(x, segment, NULL, in, 2), y);
+    return tt_add(x, tt_recompute(x, segment, NULL, in, 2), y);
 }
 static tt_tensor *op_reuse(tt_context *x, tt_tensor **i) {   /* one tensor used by several ops */
     tt_tensor *y = tt_mul(x, i[0], i[0]);
@@ -401,7 +401,7 @@ static tt_status small_step(tt_context *ctx) {
     in[0] = x;
     in[1] = w;
     y = tt_linear(ctx, x, w, NULL);
-    y = tt_add(ctx, tt_mean(ctx, tt_exp(ctx, y)), tt_sum(ctx, tt_checkpoint(ctx, segment, NULL, in, 2)));
+    y = tt_add(ctx, tt_mean(ctx, tt_exp(ctx, y)), tt_sum(ctx, tt_recompute(ctx, segment, NULL, in, 2)));
     return tt_backward(ctx, y);
 }
 TT_TEST(a_steady_step_allocates_nothing) {

@@ -2,6 +2,11 @@
 #define THINKTUNING_IMPLEMENTATION
 #include "../thinktuning.h"
 #include "tt_test.h"
+#include <locale.h>
+#ifdef TT_TEST_POSIX
+#include <dirent.h>
+#include <sys/wait.h>
+#endif
 
 /* ---- errors ---- */
 typedef struct log_count { int n; tt_status status; char text[256]; } log_count;
@@ -41,10 +46,87 @@ TT_TEST(errors_are_replaced_and_stick_in_a_graph) {
         TT_CHECK_INT(tt_fail(ctx, TT_ERR_IO, "later"), TT_ERR_IO);     /* the graph's first cause stays */
         TT_CHECK_STR(tt_error(ctx), first);
         TT_CHECK(tt_scalar(ctx, 1.0f) == NULL);
+        TT_CHECK_INT(tt_eval(ctx), TT_ERR_SHAPE);
         tt_step_reset(ctx);
-        TT_CHECK_STR(tt_error(ctx), "");
+        TT_CHECK_STR(tt_error(ctx), first);                            /* can be read until the next step succeeds */
         TT_CHECK(tt_scalar(ctx, 1.0f) != NULL);
+        TT_CHECK_STR(tt_error(ctx), first);
+        TT_CHECK_INT(tt_eval(ctx), TT_OK);
+        TT_CHECK_STR(tt_error(ctx), "");
+        TT_CHECK_INT(tt_error_status(ctx), TT_OK);
     }
+    tt_destroy(ctx);
+}
+static tt_status train_once(tt_context *ctx, int wrong) {
+    int shape[1] = {2}, other[1] = {3};
+    tt_tensor *x = tt_tensor_create(ctx, TT_F32, 1, shape, "x"), *y = tt_zeros(ctx, 1, wrong ? other : shape);
+    tt_status status;
+    x->requires_grad = 1;
+    status = tt_backward(ctx, tt_sum(ctx, tt_mul(ctx, x, y)));
+    tt_step_reset(ctx);
+    tt_tensor_destroy(x);
+    return status;
+}
+TT_TEST(error_of_a_step_is_readable_after_the_reset_and_gone_after_the_next_step) {
+    tt_context *ctx = tt_create(NULL);
+    int round;
+    for (round = 0; round < 2; round++) {
+        TT_CHECK_INT(train_once(ctx, 1), TT_ERR_SHAPE);
+        TT_CHECK_CONTAINS(tt_error(ctx), "tt_mul");
+        TT_CHECK_INT(tt_error_status(ctx), TT_ERR_SHAPE);
+        TT_CHECK_OK(ctx, train_once(ctx, 0));
+        TT_CHECK_STR(tt_error(ctx), "");
+        TT_CHECK_INT(tt_error_status(ctx), TT_OK);
+    }
+    tt_destroy(ctx);
+}
+/* If memory is out while a reset makes one block of many, the reason of the step's end is still the one to read. */
+TT_TEST(error_of_a_step_outlives_a_reset_without_memory) {
+    tt_test_memory memory = tt_test_memory_none();
+    tt_desc desc = TT_INIT;
+    tt_context *ctx;
+    int shape[2] = {1000, 1000}, wrong[1] = {-1}, i;
+    desc.allocator = tt_test_allocator(&memory);
+    desc.n_threads = 1;
+    ctx = tt_create(&desc);
+    TT_REQUIRE(ctx != NULL);
+    for (i = 0; i < 6; i++) { TT_CHECK(tt_zeros(ctx, 2, shape) != NULL); }
+    TT_CHECK(tt_zeros(ctx, 1, wrong) == NULL);
+    memory.fail_at = memory.calls + 1;
+    memory.fail_all = 1;
+    tt_step_reset(ctx);
+    memory.fail_all = 0;
+    TT_CHECK(memory.calls >= memory.fail_at);
+    TT_CHECK_CONTAINS(tt_error(ctx), "-1");
+    TT_CHECK(tt_zeros(ctx, 2, shape) != NULL);
+    tt_destroy(ctx);
+    TT_CHECK_NO_LEAK(memory);
+}
+TT_TEST(error_goes_when_the_same_call_succeeds_and_no_sooner) {
+    tt_context *ctx = tt_create(NULL);
+    tt_text text = TT_INIT;
+    tt_json *root;
+    char missing[300];
+    snprintf(missing, sizeof missing, "%s", tt_test_tmp("no/such/file"));
+    text.ctx = ctx;
+    TT_CHECK_OK(ctx, tt_file_write(ctx, tt_test_tmp("mended"), "{}", 2));
+    TT_CHECK_INT(tt_file_read(ctx, missing, &text), TT_ERR_IO);
+    root = tt_json_parse(ctx, "{}", 2);                                /* another call that succeeds */
+    TT_CHECK_CONTAINS(tt_error(ctx), "no/such/file");
+    TT_CHECK_OK(ctx, tt_file_read(ctx, tt_test_tmp("mended"), &text));
+    TT_CHECK_STR(tt_error(ctx), "");
+    tt_json_free(ctx, root);
+    TT_CHECK(tt_json_parse(ctx, "{", 1) == NULL);
+    root = tt_json_parse(ctx, "{}", 2);
+    TT_CHECK_STR(tt_error(ctx), "");
+    tt_json_free(ctx, root);
+    TT_CHECK(tt_model_load(ctx, missing) == NULL);
+    TT_CHECK_OK(ctx, tt_file_read(ctx, tt_test_tmp("mended"), &text));
+    TT_CHECK_CONTAINS(tt_error(ctx), "no/such/file");                  /* of two things that are made, the error of the first */
+    TT_CHECK_INT(tt_file_write(ctx, missing, "", 0), TT_ERR_IO);
+    TT_CHECK_OK(ctx, tt_file_write(ctx, tt_test_tmp("mended"), "{}", 2));
+    TT_CHECK_STR(tt_error(ctx), "");
+    tt_text_free(&text);
     tt_destroy(ctx);
 }
 TT_TEST(errors_without_a_context) {
@@ -53,6 +135,7 @@ TT_TEST(errors_without_a_context) {
     TT_CHECK_INT(tt_fail(NULL, TT_ERR_ARG, "nowhere to go"), TT_ERR_ARG);
     TT_CHECK_STR(tt_status_name(TT_ERR_NUMBER), "number is not finite");
     TT_CHECK(tt_status_name((tt_status)-77) != NULL);
+    tt_error_clear(NULL);
     tt_destroy(NULL);
 }
 TT_TEST(errors_longer_than_the_buffer_are_cut) {
@@ -292,7 +375,220 @@ TT_TEST(json_numbers) {
     }
     for (i = 0; i < sizeof bad / sizeof bad[0]; i++) { if (!TT_CHECK(!parses(ctx, bad[i], strlen(bad[i])))) printf("  %s\n", bad[i]); }
     memset(many, '1', sizeof many);
-    TT_CHECK(!parses(ctx, many, sizeof many));
+    TT_CHECK(parses(ctx, many, sizeof many));                          /* of any length */
+    {
+        tt_json *root = tt_json_parse(ctx, "[123456789012345678901234567890, -2.50]", 39);
+        TT_REQUIRE(root != NULL);
+        TT_CHECK_STR(root->child->string, "123456789012345678901234567890");   /* the digits stay beside the number */
+        TT_CHECK_INT(root->child->length, 30);
+        TT_CHECK_NEAR(root->child->number, 123456789012345678901234567890.0, 0);
+        TT_CHECK_STR(root->child->next->string, "-2.50");
+        tt_json_free(ctx, root);
+    }
+    tt_destroy(ctx);
+}
+
+/* ---- numbers as text ---- */
+static uint64_t bits_of(double value) {
+    uint64_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+static double read_number(const char *text) {
+    double value = -77;
+    TT_CHECK_INT(tt_number_read(text, strlen(text), &value), strlen(text));
+    return value;
+}
+static const char *write_number(double value, int is_float) {
+    static char text[48];
+    text[tti_number_text(text, value, is_float)] = 0;
+    return text;
+}
+TT_TEST(numbers_are_read_as_far_as_they_go) {
+    static const struct { const char *text; size_t size; double value; } cases[] = {
+        {"0", 1, 0}, {"-0", 2, 0}, {"+3", 2, 3}, {".5", 2, 0.5}, {"5.", 2, 5}, {"1e3x", 3, 1000}, {"1e", 1, 1}, {"1e+", 1, 1}, {"2E-2 ", 4, 0.02},
+        {"1.2.3", 3, 1.2}, {"0,5", 1, 0}, {"0x10", 1, 0}, {"1e400", 5, HUGE_VAL}, {"-1e400", 6, -HUGE_VAL}, {"1e-400", 6, 0}, {"1e99999999999999999999", 22, HUGE_VAL},
+        {"0e99999999999999999999", 22, 0}, {"1e-99999999999999999999", 23, 0}, {"00012", 5, 12}, {"9007199254740993", 16, 9007199254740992.0},
+        {"9007199254740993.00000000000000000000000000001", 46, 9007199254740994.0}, {"4.9406564584124654e-324", 23, 4.9406564584124654e-324},
+        {"2.4703282292062327e-324", 23, 0}, {"2.4703282292062328e-324", 23, 4.9406564584124654e-324}, {"1.7976931348623158e308", 22, 1.7976931348623157e308},
+        {"1.7976931348623159e308", 22, HUGE_VAL}, {"2.2250738585072011e-308", 23, 2.2250738585072011e-308}, {"0.1e1", 5, 1},
+    };
+    static const char *const none[] = {"", "-", "+", ".", "-.", "e5", "x", " 1", "inf", "nan", ",5", "--1"};
+    double value;
+    size_t i;
+    for (i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        value = -77;
+        if (!TT_CHECK_INT(tt_number_read(cases[i].text, strlen(cases[i].text), &value), cases[i].size) || !TT_CHECK(value == cases[i].value)) { printf("  %s\n", cases[i].text); }
+    }
+    for (i = 0; i < sizeof none / sizeof none[0]; i++) { TT_CHECK_INT(tt_number_read(none[i], strlen(none[i]), &value), 0); }
+    TT_CHECK_INT(tt_number_read("123", 2, &value), 2);                 /* not behind the end */
+    TT_CHECK_NEAR(value, 12, 0);
+}
+/* Digits but for zeros at the begin and at the end. */
+static int significant(const char *text) {
+    int n = 0, until = 0;
+    for (; *text && *text != 'e'; text++) {
+        n += *text >= '0' && *text <= '9' && (n || *text != '0');
+        if (*text >= '1' && *text <= '9') { until = n; }
+    }
+    return until;
+}
+/* Against the C library in its own locale: random bits, powers of two with their neighbours, subnormals, decimals of few
+ * digits and of many, and halves between neighbours. */
+TT_TEST(numbers_are_read_and_written_exactly) {
+    enum { N = 60000 };
+    static char text[1300];
+    tt_rng rng = TT_INIT;
+    int i, k, wrong = 0;
+    for (i = 0; i < N && wrong < 5; i++) {
+        uint64_t bits = tt_rng_next(&rng);
+        double value, back;
+        float narrow;
+        uint32_t half = (uint32_t)bits;
+        int before = wrong;
+        if (i % 4 == 1) { bits = (bits % 2046 + 1) << 52; bits += (uint64_t)(int64_t)(i % 3 - 1); }
+        if (i % 8 == 2) { bits = (bits >> 12) >> (bits % 52); }
+        memcpy(&value, &bits, sizeof value);
+        memcpy(&narrow, &half, sizeof narrow);
+        if (i % 8 == 3) { value = (double)(bits % 10000000) / 1000; }
+        if (isfinite(value)) {
+            const char *written = write_number(value, 0);
+            size_t size = strlen(written);
+            wrong += tt_number_read(written, size, &back) != size || bits_of(back) != bits_of(value) || bits_of(strtod(written, NULL)) != bits_of(value);
+            for (k = 1; k < 17 && strtod((snprintf(text, sizeof text, "%.*e", k - 1, value), text), NULL) != value; k++) { }
+            wrong += value != 0 && significant(written) > k;
+            if (i % 16 == 0 && value != 0) {
+                snprintf(text, sizeof text, "%.*e", k - 1, value);
+                wrong += tt_number_read(text, strlen(text), &back) == 0 || bits_of(back) != bits_of(value);
+            }
+        }
+        if (isfinite(narrow)) {
+            tt_number_read(write_number((double)narrow, 1), strlen(write_number((double)narrow, 1)), &back);
+            wrong += (float)back != narrow || significant(write_number((double)narrow, 1)) > 9;
+        }
+        k = snprintf(text, sizeof text, "%s%llu%09llu.%llue%d", i % 2 ? "-" : "", (unsigned long long)tt_rng_next(&rng), (unsigned long long)(tt_rng_next(&rng) % 1000000000),
+                     (unsigned long long)(tt_rng_next(&rng) >> (bits % 64)), (int)(bits % 700) - 360);
+        wrong += (int)tt_number_read(text, (size_t)k, &back) != k || bits_of(back) != bits_of(strtod(text, NULL));
+        if (i % 64 == 5 && isfinite(value) && fabs(value) < 1e300) {   /* a tie to the last digit, and a little more than it */
+            k = snprintf(text, sizeof text, "%.1100Lf", ((long double)value + (long double)nextafter(value, HUGE_VAL)) / 2);
+            if (k >= (int)sizeof text) { continue; }
+            wrong += tt_number_read(text, (size_t)k, &back) == 0 || bits_of(back) != bits_of(strtod(text, NULL));
+            text[k - 1] = '1';
+            wrong += tt_number_read(text, (size_t)k, &back) == 0 || bits_of(back) != bits_of(strtod(text, NULL));
+        }
+        if (wrong > before) { printf("  %.17g %s\n", value, text); }
+    }
+    TT_CHECK_INT(wrong, 0);
+}
+TT_TEST(numbers_are_written_in_the_fewest_digits) {
+    static const struct { double value; const char *text; } cases[] = {
+        {0, "0"}, {-0.0, "-0"}, {1, "1"}, {-2.5, "-2.5"}, {0.1, "0.1"}, {1e15, "1000000000000000"}, {1e16, "1e+16"}, {123456789012345678.0, "1.2345678901234568e+17"},
+        {0.0001, "0.0001"}, {0.00001, "1e-05"}, {1e22, "1e+22"}, {1e23, "1e+23"}, {5e-324, "5e-324"}, {1.7976931348623157e308, "1.7976931348623157e+308"},
+        {2.2250738585072014e-308, "2.2250738585072014e-308"}, {9007199254740992.0, "9007199254740992"}, {0.3, "0.3"}, {2.0 / 3, "0.6666666666666666"}, {5.684341886080802e-14, "5.684341886080802e-14"},
+        {HUGE_VAL, "null"}, {-HUGE_VAL, "null"},
+    };
+    size_t i;
+    for (i = 0; i < sizeof cases / sizeof cases[0]; i++) { TT_CHECK_STR(write_number(cases[i].value, 0), cases[i].text); }
+    TT_CHECK_STR(write_number(NAN, 0), "null");
+    TT_CHECK_STR(write_number((double)0.1f, 0), "0.10000000149011612");
+    TT_CHECK_STR(write_number((double)0.1f, 1), "0.1");
+    TT_CHECK_STR(write_number((double)16777216.0f, 1), "16777216");
+    TT_CHECK_STR(write_number((double)1e-45f, 1), "1e-45");
+    TT_CHECK_STR(write_number((double)3.4028235e38f, 1), "3.4028235e+38");
+}
+static void check_formats(tt_context *ctx) {
+    tt_text text = TT_INIT;
+    char numbers[64];
+    text.ctx = ctx;
+    TT_CHECK_OK(ctx, tt_text_format(&text, "%5.2f|%-9.3e|%g|%lu|%zu|%08.3f|%+d|%%|%c|%4s|%.*s|%*d|%llx|%hd|%r|%R|%s|%G", 0.5, 12345.678, 1e-7, 123ul, (size_t)7, -3.14159, 5, 'x', "ab", 2,
+                                     "abcdef", -4, 42, 0xdeadbeefULL, 3, 0.1, (double)0.1f, "0,5", 1e300));
+    TT_CHECK_STR(text.data, " 0.50|1.235e+04|1e-07|123|7|-003.142|+5|%|x|  ab|ab|42  |deadbeef|3|0.1|0.1|0,5|1E+300");
+    TT_CHECK_INT(text.size, strlen(text.data));
+    TT_CHECK_INT(tt_text_format(&text, "%n", NULL), TT_ERR_ARG);
+    TT_CHECK_CONTAINS(tt_error(ctx), "%n");
+    tt_fail(ctx, TT_ERR_ARG, "x is %g, not %.3f", 0.25, 1.5);
+    TT_CHECK_STR(tt_error(ctx), "x is 0.25, not 1.500");
+    TT_CHECK_INT(tti_format(numbers, 6, "%s %.4f", "ab", 1.5), 9);     /* cut, and ended, like snprintf */
+    TT_CHECK_STR(numbers, "ab 1.");
+    tt_text_free(&text);
+}
+TT_TEST(formats_are_those_of_printf) {
+    tt_context *ctx = tt_create(NULL);
+    check_formats(ctx);
+    tt_destroy(ctx);
+}
+/* A locale with a decimal comma, if the system has one or can make one. */
+static int comma_locale(void) {
+    static const char *const names[] = {"de_DE.UTF-8", "fr_FR.UTF-8", "de_DE", "German_Germany.1252"};
+    char text[16];
+    int i, round;
+    for (round = 0; round < 2; round++) {
+        for (i = 0; i < 4; i++) {
+            if (!setlocale(LC_ALL, names[i])) { continue; }
+            snprintf(text, sizeof text, "%.1f", 0.5);
+            if (strcmp(text, "0,5") == 0) { return 1; }
+        }
+#ifdef TT_TEST_POSIX
+        if (round == 0) {
+            tt_test_mkdir(tt_test_tmp("locale"));
+            if (system("localedef -i de_DE -f UTF-8 build/tmp/locale/de_DE.UTF-8 > build/tmp/locale/log 2>&1") != 0) { break; }
+            setenv("LOCPATH", "build/tmp/locale", 1);
+        }
+#endif
+    }
+    setlocale(LC_ALL, "C");
+    return 0;
+}
+TT_TEST(a_decimal_comma_of_the_host_changes_nothing) {
+    static const char config_text[] = "{\"model_type\":\"llama\",\"vocab_size\":32,\"hidden_size\":16,\"num_hidden_layers\":1,\"num_attention_heads\":2,\"rms_norm_eps\":0.00001,"
+                                      "\"rope_theta\":10000.5,\"max_position_embeddings\":64}";
+    tt_context *ctx = tt_create(NULL);
+    tt_model_config config = TT_INIT;
+    tt_model *model, *back;
+    tt_text text = TT_INIT;
+    tt_step_metrics metrics;
+    tt_evaluation evaluation;
+    tt_json *root;
+    if (!comma_locale()) { tt_destroy(ctx); TT_SKIP("no locale with a decimal comma, and localedef makes none"); }
+    text.ctx = ctx;
+    check_formats(ctx);
+    TT_CHECK_STR(write_number(0.5, 0), "0.5");
+    TT_CHECK_NEAR(read_number("2.5e-1"), 0.25, 0);
+    root = tt_json_parse(ctx, "{\"a\": 0.5}", 10);
+    TT_CHECK_NEAR(tt_json_number(root, "a", -1), 0.5, 0);
+    tt_json_free(ctx, root);
+    TT_CHECK(tt_answer_equal("\\frac{1}{2}", 11, "0.5", 3));
+    TT_CHECK(!tt_answer_equal("0.5", 3, "0.75", 4));
+    TT_CHECK_OK(ctx, tt_model_config_parse(ctx, config_text, sizeof config_text - 1, &config));
+    TT_CHECK(config.norm_eps == 0.00001f && config.rope_theta == 10000.5f);
+    model = tt_model_create(ctx, &config, 1);
+    TT_CHECK_OK(ctx, tt_model_save(model, NULL, tt_test_tmp("comma-model")));
+    back = tt_model_load(ctx, tt_test_tmp("comma-model"));
+    if (TT_CHECK(back != NULL)) { TT_CHECK(tt_model_config_get(back)->norm_eps == 0.00001f && tt_model_config_get(back)->rope_theta == 10000.5f); }
+    memset(&metrics, 0, sizeof metrics);
+    memset(&evaluation, 0, sizeof evaluation);
+    metrics.grpo.reward = 0.1;
+    evaluation.accuracy = 0.3;
+    evaluation.n_pass = 1;
+    TT_CHECK_OK(ctx, tt_metrics_json(&metrics, &text));
+    root = tt_json_parse(ctx, text.data, text.size);
+    if (TT_CHECK(root != NULL)) { TT_CHECK_NEAR(tt_json_number(root, "reward", -1), 0.1, 0); }
+    tt_json_free(ctx, root);
+    text.size = 0;
+    TT_CHECK_OK(ctx, tt_evaluation_json(&evaluation, &text));
+    root = tt_json_parse(ctx, text.data, text.size);
+    if (TT_CHECK(root != NULL)) { TT_CHECK_NEAR(tt_json_number(root, "accuracy", -1), 0.3, 0); }
+    tt_json_free(ctx, root);
+    text.size = 0;
+    {
+        static const char *const names[] = {"a"};
+        TT_CHECK_OK(ctx, tt_evaluation_table(&evaluation, names, 1, &text));
+        TT_CHECK_CONTAINS(text.data, "30.0 [0.0, 0.0]");
+    }
+    setlocale(LC_ALL, "C");
+    tt_text_free(&text);
+    tt_model_destroy(back);
+    tt_model_destroy(model);
     tt_destroy(ctx);
 }
 TT_TEST(json_refuses) {
@@ -436,10 +732,19 @@ static void check_file(tt_context *ctx, const char *path, const char *bytes, siz
     if (text.size == size) { TT_CHECK_BYTES(text.data, bytes, size); }
     tt_text_free(&text);
 }
-static int file_exists(const char *path) {
-    FILE *file = fopen(path, "rb");
-    if (file) { fclose(file); }
-    return file != NULL;
+/* Temporary files of ours in a folder. */
+static int leftovers(const char *folder) {
+#ifdef TT_TEST_POSIX
+    DIR *dir = opendir(folder);
+    struct dirent *entry;
+    int n = 0;
+    while (dir && (entry = readdir(dir)) != NULL) { n += strncmp(entry->d_name, "tt-", 3) == 0 && strstr(entry->d_name, ".tmp"); }
+    if (dir) { closedir(dir); }
+    return n;
+#else
+    (void)folder;
+    return 0;
+#endif
 }
 TT_TEST(file_round_trip) {
     tt_context *ctx = tt_create(NULL);
@@ -453,7 +758,6 @@ TT_TEST(file_round_trip) {
     TT_CHECK_OK(ctx, tt_file_write(ctx, path, "", 0));
     check_file(ctx, path, "", 0);
     TT_CHECK_OK(ctx, tt_file_write(ctx, path, "xyz", 3));
-    TT_CHECK(!file_exists(tt_test_tmp("base.bin.tmp")));
     TT_CHECK_OK(ctx, tt_text_append(&text, "before ", 7));
     TT_CHECK_OK(ctx, tt_file_read(ctx, path, &text));                  /* appends */
     TT_CHECK_STR(text.data, "before xyz");
@@ -474,10 +778,19 @@ TT_TEST(file_directories) {
     TT_CHECK_OK(ctx, tt_make_dirs(ctx, inside));
     snprintf(inside, sizeof inside, "%s/file", path);
     TT_CHECK_OK(ctx, tt_file_write(ctx, inside, "1", 1));
-    TT_CHECK(file_exists(inside));
+    TT_CHECK(tt_file_exists(inside));
     snprintf(inside, sizeof inside, "%s/file/below", path);            /* a file is no directory */
     TT_CHECK_INT(tt_make_dirs(ctx, inside), TT_ERR_IO);
     TT_CHECK(tt_error(ctx)[0] != 0);
+    snprintf(inside, sizeof inside, "%s/file", path);                  /* nor may it be asked for as one */
+    TT_CHECK_INT(tt_make_dirs(ctx, inside), TT_ERR_IO);
+    TT_CHECK_CONTAINS(tt_error(ctx), "c/file");
+    TT_CHECK_INT(tt_make_dirs(ctx, ""), TT_ERR_IO);
+    TT_CHECK_CONTAINS(tt_error(ctx), "empty");
+    TT_CHECK_OK(ctx, tt_make_dirs(ctx, "."));
+    TT_CHECK_OK(ctx, tt_make_dirs(ctx, "/"));
+    TT_CHECK_INT(tt_file_write(ctx, "", "1", 1), TT_ERR_IO);
+    TT_CHECK_CONTAINS(tt_error(ctx), "empty");
     tt_destroy(ctx);
 }
 TT_TEST(file_failed_write_leaves_the_old_one) {
@@ -496,7 +809,7 @@ TT_TEST(file_failed_write_leaves_the_old_one) {
         memory.fail_at = memory.calls + n;
         if (tt_file_write(ctx, path, "new", 3) == TT_OK) { break; }
         check_file(ctx, path, "old", 3);
-        TT_CHECK(!file_exists(tt_test_tmp("kept.txt.tmp")));
+        TT_CHECK_INT(leftovers("build/tmp"), 0);
     }
     TT_CHECK(n > 1 && n < 10);
     memory.fail_at = 0;
@@ -505,26 +818,223 @@ TT_TEST(file_failed_write_leaves_the_old_one) {
     TT_CHECK_NO_LEAK(memory);
 }
 TT_TEST(file_write_to_a_full_disk) {
-#ifdef TTI_POSIX
-    const char *path = tt_test_tmp("full.txt"), *temporary = tt_test_tmp("full.txt.tmp");
+    const char *path = tt_test_tmp("full.txt");
     static char big[1 << 16];
-    tt_context *ctx;
+    tt_context *ctx = tt_create(NULL);
+    tt_status status;
     int round;
-    if (!file_exists("/dev/full")) { TT_SKIP("no /dev/full"); }
-    ctx = tt_create(NULL);
     TT_CHECK_OK(ctx, tt_file_write(ctx, path, "old", 3));
     for (round = 0; round < 2; round++) {                              /* fails at closing, at writing */
-        remove(temporary);
-        TT_REQUIRE(symlink("/dev/full", temporary) == 0);
-        TT_CHECK_INT(tt_file_write(ctx, path, big, round ? sizeof big : 10), TT_ERR_IO);
+        if (!tt_test_disk(5)) { tt_destroy(ctx); TT_SKIP("no limit on the size of files"); }
+        status = tt_file_write(ctx, path, big, round ? sizeof big : 10);
+        tt_test_disk(-1);
+        TT_CHECK_INT(status, TT_ERR_IO);
         TT_CHECK_CONTAINS(tt_error(ctx), "full.txt");
         check_file(ctx, path, "old", 3);
-        TT_CHECK(!file_exists(temporary));
+        TT_CHECK_INT(leftovers("build/tmp"), 0);
     }
     tt_destroy(ctx);
+}
+#ifdef TT_TEST_POSIX
+/* What stands at a name as it is itself: 0 nothing, else its type. */
+static unsigned kind_of(const char *path) {
+    struct stat info;
+    return lstat(path, &info) == 0 ? (unsigned)(info.st_mode & S_IFMT) : 0;
+}
+static void check_refused(tt_context *ctx, const char *path, unsigned kind, const char *word) {
+    TT_CHECK_INT(tt_file_write(ctx, path, "new", 3), TT_ERR_IO);
+    TT_CHECK_CONTAINS(tt_error(ctx), path);
+    TT_CHECK_CONTAINS(tt_error(ctx), word);
+    TT_CHECK_INT(tt_file_writable(ctx, path), TT_ERR_IO);
+    TT_CHECK_INT(kind_of(path), kind);
+    TT_CHECK_INT(leftovers("build/tmp/odd"), 0);
+}
+TT_TEST(file_refuses_what_is_no_regular_file) {
+    tt_context *ctx = tt_create(NULL);
+    tt_text text = TT_INIT;
+    text.ctx = ctx;
+    TT_REQUIRE(system("rm -rf build/tmp/odd") == 0);
+    TT_CHECK_OK(ctx, tt_make_dirs(ctx, "build/tmp/odd/folder"));
+    TT_REQUIRE(mkfifo("build/tmp/odd/pipe", 0666) == 0);
+    TT_REQUIRE(symlink("victim", "build/tmp/odd/link") == 0 && symlink("nowhere", "build/tmp/odd/dangling") == 0 && symlink("pipe", "build/tmp/odd/to-pipe") == 0);
+    TT_CHECK_OK(ctx, tt_file_write(ctx, "build/tmp/odd/victim", "keep", 4));
+    check_refused(ctx, "build/tmp/odd/folder", S_IFDIR, "a folder");
+    check_refused(ctx, "build/tmp/odd/pipe", S_IFIFO, "a pipe");
+    check_refused(ctx, "build/tmp/odd/link", S_IFLNK, "a symbolic link");
+    check_refused(ctx, "build/tmp/odd/dangling", S_IFLNK, "a symbolic link");
+    check_refused(ctx, "build/tmp/odd/to-pipe", S_IFLNK, "a symbolic link");
+    check_file(ctx, "build/tmp/odd/victim", "keep", 4);
+    TT_CHECK_INT(kind_of("build/tmp/odd/nowhere"), 0);
+    TT_CHECK_INT(tt_file_writable(ctx, "build/tmp/odd/none/x"), TT_ERR_IO);
+    TT_CHECK_OK(ctx, tt_file_writable(ctx, "build/tmp/odd/new"));
+    TT_CHECK_INT(kind_of("build/tmp/odd/new"), 0);
+    TT_CHECK_OK(ctx, tt_file_writable(ctx, "build/tmp/odd/victim"));
+    check_file(ctx, "build/tmp/odd/victim", "keep", 4);
+    /* reading follows a link, to a regular file; nothing else is waited for */
+    check_file(ctx, "build/tmp/odd/link", "keep", 4);
+    TT_CHECK_OK(ctx, tt_file_readable(ctx, "build/tmp/odd/link"));
+    TT_CHECK_INT(tt_file_read(ctx, "build/tmp/odd/pipe", &text), TT_ERR_IO);
+    TT_CHECK_CONTAINS(tt_error(ctx), "odd/pipe: it is a pipe");
+    TT_CHECK_INT(tt_file_read(ctx, "build/tmp/odd/to-pipe", &text), TT_ERR_IO);
+    TT_CHECK_INT(tt_file_read(ctx, "build/tmp/odd/folder", &text), TT_ERR_IO);
+    TT_CHECK_CONTAINS(tt_error(ctx), "a folder");
+    TT_CHECK_INT(tt_file_readable(ctx, "build/tmp/odd/pipe"), TT_ERR_IO);
+    TT_CHECK(tt_safetensors_open(ctx, "build/tmp/odd/pipe") == NULL);
+    TT_CHECK_CONTAINS(tt_error(ctx), "a pipe");
+    TT_CHECK(tt_tokenizer_load(ctx, "build/tmp/odd/pipe") == NULL);
+    if (tt_file_exists("/dev/zero")) {                                 /* an input without end */
+        TT_CHECK_INT(tt_file_read(ctx, "/dev/zero", &text), TT_ERR_IO);
+        TT_CHECK_CONTAINS(tt_error(ctx), "a device");
+        TT_CHECK(tt_safetensors_open(ctx, "/dev/zero") == NULL);
+    }
+    if (system("mknod build/tmp/odd/node c 1 3 2> build/tmp/odd/log") == 0) { check_refused(ctx, "build/tmp/odd/node", S_IFCHR, "a device"); }
+    else { printf("  a device node is left out: only root can make one\n"); }
+    TT_CHECK(text.size == 0);
+    tt_text_free(&text);
+    tt_destroy(ctx);
+}
+TT_TEST(file_temporary_is_new_and_follows_no_link) {
+    tt_context *ctx = tt_create(NULL);
+    struct stat info;
+    mode_t mask;
+    TT_REQUIRE(system("rm -rf build/tmp/traps") == 0);
+    TT_CHECK_OK(ctx, tt_make_dirs(ctx, "build/tmp/traps"));
+    TT_CHECK_OK(ctx, tt_file_write(ctx, "build/tmp/traps/victim", "keep", 4));
+    TT_REQUIRE(symlink("victim", "build/tmp/traps/x.tmp") == 0);
+    mask = umask(027);
+    TT_CHECK_OK(ctx, tt_file_write(ctx, "build/tmp/traps/x", "new", 3));
+    TT_REQUIRE(stat("build/tmp/traps/x", &info) == 0);
+    TT_CHECK_INT(info.st_mode & 0777, 0640);                           /* what umask leaves */
+    TT_REQUIRE(chmod("build/tmp/traps/x", 0604) == 0);
+    TT_CHECK_OK(ctx, tt_file_write(ctx, "build/tmp/traps/x", "newer", 5));
+    umask(mask);
+    TT_REQUIRE(stat("build/tmp/traps/x", &info) == 0);
+    TT_CHECK_INT(info.st_mode & 0777, 0604);                           /* what its owner said */
+    check_file(ctx, "build/tmp/traps/x", "newer", 5);
+    check_file(ctx, "build/tmp/traps/victim", "keep", 4);
+    TT_CHECK_INT(kind_of("build/tmp/traps/x.tmp"), S_IFLNK);
+    TT_CHECK_INT(leftovers("build/tmp/traps"), 0);
+    {                                                                  /* a name as long as the system takes */
+        char name[300];
+        snprintf(name, sizeof name, "build/tmp/traps/%0255d", 7);
+        TT_CHECK_OK(ctx, tt_file_write(ctx, name, "long", 4));
+        check_file(ctx, name, "long", 4);
+    }
+    /* a name that another program takes just then: the next one */
+    {
+        FILE *file = tti_file_create("build/tmp/traps/new", 0666);
+        TT_REQUIRE(file != NULL);
+        fclose(file);
+        TT_CHECK(tti_file_create("build/tmp/traps/new", 0666) == NULL && errno == EEXIST);
+        TT_CHECK(tti_file_create("build/tmp/traps/x.tmp", 0666) == NULL && errno == EEXIST);
+    }
+    tt_destroy(ctx);
+}
+TT_TEST(file_beyond_the_limit_is_refused_by_its_name) {
+    tt_context *ctx = tt_create(NULL);
+    tt_text text = TT_INIT;
+    const char *path = tt_test_tmp("sparse");
+    FILE *file = fopen(path, "wb");
+    text.ctx = ctx;
+    TT_REQUIRE(file != NULL);
+    if (ftruncate(fileno(file), (off_t)TT_MAX_FILE_BYTES + 1) != 0) { fclose(file); remove(path); tt_destroy(ctx); TT_SKIP("no file so large"); }
+    fclose(file);
+    TT_CHECK_INT(tt_file_read(ctx, path, &text), TT_ERR_IO);
+    TT_CHECK_CONTAINS(tt_error(ctx), "TT_MAX_FILE_BYTES");
+    TT_CHECK_CONTAINS(tt_error(ctx), "sparse");
+    TT_CHECK(text.size == 0);
+    remove(path);
+    tt_text_free(&text);
+    tt_destroy(ctx);
+}
+TT_TEST(file_of_a_long_path_stands_where_it_was_said) {
+    tt_context *ctx = tt_create(NULL);
+    char path[2000] = "build/tmp/long";
+    size_t n;
+    TT_REQUIRE(system("rm -rf build/tmp/long") == 0);
+    while ((n = strlen(path)) < 1500) { snprintf(path + n, sizeof path - n, "/%0200d", 1); }
+    TT_CHECK_OK(ctx, tt_make_dirs(ctx, path));
+    n = strlen(path);
+    snprintf(path + n, sizeof path - n, "/file");
+    TT_CHECK_OK(ctx, tt_file_write(ctx, path, "here", 4));
+    check_file(ctx, path, "here", 4);
+    TT_CHECK_INT(system("rm -rf build/tmp/long"), 0);
+    tt_destroy(ctx);
+}
+/* ulimit -f: an error where SIGXFSZ is ignored; else the system's own end of the program, as for any other. */
+TT_TEST(file_limit_of_the_system_is_an_error_or_the_signal) {
+    int ignored;
+    for (ignored = 0; ignored < 2; ignored++) {
+        int status = 0;
+        pid_t child;
+        fflush(stdout);
+        child = fork();
+        if (child == 0) {
+            tt_context *ctx = tt_create(NULL);
+            tt_test_disk(5);
+            signal(SIGXFSZ, ignored ? SIG_IGN : SIG_DFL);
+            _exit(tt_file_write(ctx, "build/tmp/limited", "0123456789", 10) == TT_ERR_IO && strstr(tt_error(ctx), "limited") ? 3 : 4);
+        }
+        TT_REQUIRE(child > 0 && waitpid(child, &status, 0) == child);
+        if (ignored) { TT_CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 3); }
+        else { TT_CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGXFSZ); }
+        TT_CHECK(!tt_file_exists("build/tmp/limited"));
+        TT_CHECK_INT(leftovers("build/tmp"), !ignored);
+        TT_CHECK_INT(system("rm -f build/tmp/tt-*.tmp"), 0);
+    }
+}
 #else
-    TT_SKIP("no /dev/full");
+#define SKIP_POSIX(name) TT_TEST(name) { TT_SKIP("no POSIX"); }
+SKIP_POSIX(file_refuses_what_is_no_regular_file)
+SKIP_POSIX(file_temporary_is_new_and_follows_no_link)
+SKIP_POSIX(file_beyond_the_limit_is_refused_by_its_name)
+SKIP_POSIX(file_of_a_long_path_stands_where_it_was_said)
+SKIP_POSIX(file_limit_of_the_system_is_an_error_or_the_signal)
 #endif
+
+/* ---- JSON lines ---- */
+static int count_lines(tt_context *ctx, const char *bytes, size_t size, int *last_line, char *error, size_t error_size) {
+    tt_json_lines lines = TT_INIT;
+    tt_json *value;
+    int n = 0;
+    tt_status status;
+    lines.ctx = ctx;
+    tt_error_clear(ctx);
+    TT_CHECK_OK(ctx, tt_file_write(ctx, tt_test_tmp("rows.jsonl"), bytes, size));
+    status = tt_json_lines_open(&lines, tt_test_tmp("rows.jsonl"));
+    while (status == TT_OK && (status = tt_json_lines_next(&lines, &value)) == TT_OK && value) {
+        n++;
+        *last_line = lines.line;
+        tt_json_free(ctx, value);
+    }
+    snprintf(error, error_size, "%s", status == TT_OK ? "" : tt_error(ctx));
+    tt_json_lines_close(&lines);
+    return n;
+}
+TT_TEST(json_lines_as_people_have_them) {
+    static const struct { const char *text; size_t size; int n, last; const char *error; } cases[] = {
+        {"", 0, 0, 0, ""}, {"\n\n", 2, 0, 0, ""}, {"1\n2\n", 4, 2, 2, ""}, {"1\n2", 3, 2, 2, ""}, {"1\r\n2\r\n", 6, 2, 2, ""},
+        {"\xef\xbb\xbf{}\n[]\n", 9, 2, 2, ""}, {"\xef\xbb\xbf", 3, 0, 0, ""}, {"\xef\xbb\xbf\n\n1", 6, 1, 3, ""},
+        {"  \t \r\n1\n \n\t\n2\n   ", 17, 2, 5, ""}, {"1\n{\n3", 5, 1, 1, "rows.jsonl line 2: JSON"}, {"1\n\xef\xbb\xbf" "2", 6, 1, 1, "line 2"},
+        {"1\n\n{\"a\":{\"b\":[\"x\\u0000y\"]}}", 27, 1, 1, "line 3: \"a list\" has the character U+0000"},
+        {"{\"a\":\"\\u0000\"}", 14, 0, 0, "line 1: \"a\" has the character U+0000"}, {"{\"a\":\"x\0y\"}", 11, 0, 0, "control character"},
+        {"1\n\0\n2", 5, 1, 1, "line 2"},
+    };
+    tt_test_memory memory = tt_test_memory_none();
+    tt_desc desc = TT_INIT;
+    tt_context *ctx;
+    char error[600];
+    size_t i;
+    desc.allocator = tt_test_allocator(&memory);
+    ctx = tt_create(&desc);
+    TT_REQUIRE(ctx != NULL);
+    for (i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        int last = 0;
+        if (!TT_CHECK_INT(count_lines(ctx, cases[i].text, cases[i].size, &last, error, sizeof error), cases[i].n) || !TT_CHECK_INT(last, cases[i].last)) { printf("  case %d\n", (int)i); }
+        if (cases[i].error[0]) { TT_CHECK_CONTAINS(error, cases[i].error); } else { TT_CHECK_STR(error, ""); }
+    }
+    tt_destroy(ctx);
+    TT_CHECK_NO_LEAK(memory);
 }
 
 /* ---- threads ---- */
@@ -588,9 +1098,14 @@ TT_TEST(team_needs_memory_and_no_work) {
     TT_CHECK_NO_LEAK(memory);
 }
 
-TT_MAIN(errors_are_replaced_and_stick_in_a_graph, errors_without_a_context, errors_longer_than_the_buffer_are_cut, bad_desc_fields_fail_every_call,
+TT_MAIN(errors_are_replaced_and_stick_in_a_graph, error_of_a_step_is_readable_after_the_reset_and_gone_after_the_next_step,
+        error_of_a_step_outlives_a_reset_without_memory, error_goes_when_the_same_call_succeeds_and_no_sooner,
+        errors_without_a_context, errors_longer_than_the_buffer_are_cut, bad_desc_fields_fail_every_call,
         memory_is_counted_and_zeroed, context_survives_each_failing_allocation, text_appends_formats_quotes, text_json_round_trip_of_each_byte,
-        failed_append_changes_nothing, json_document, json_each_prefix_and_bit_flip, json_numbers, json_refuses, json_escapes,
+        failed_append_changes_nothing, json_document, json_each_prefix_and_bit_flip, json_numbers, numbers_are_read_as_far_as_they_go, numbers_are_read_and_written_exactly,
+        numbers_are_written_in_the_fewest_digits, formats_are_those_of_printf, a_decimal_comma_of_the_host_changes_nothing, json_refuses, json_escapes,
         json_depth_and_failing_allocation, philox_known_answers, rng_walks_the_index, rng_statistics, rng_bounds, hash_differs,
-        file_round_trip, file_directories, file_failed_write_leaves_the_old_one, file_write_to_a_full_disk,
+        file_round_trip, file_directories, file_failed_write_leaves_the_old_one, file_write_to_a_full_disk, file_refuses_what_is_no_regular_file,
+        file_temporary_is_new_and_follows_no_link, file_beyond_the_limit_is_refused_by_its_name, file_of_a_long_path_stands_where_it_was_said,
+        file_limit_of_the_system_is_an_error_or_the_signal, json_lines_as_people_have_them,
         team_runs_each_part_once, team_needs_memory_and_no_work)

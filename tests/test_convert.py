@@ -256,7 +256,7 @@ def from_bf16(a):
 def gguf_bytes(fields, tensors, blocks=None):
     """A GGUF file; fields are (type, value), tensors arrays, or (block type, shape, bytes)."""
     text = lambda s: struct.pack('<Q', len(s.encode())) + s.encode()
-    form = {0: 'B', 4: 'I', 5: 'i', 6: 'f', 7: '?', 10: 'Q'}
+    form = {0: 'B', 4: 'I', 5: 'i', 6: 'f', 7: '?', 10: 'Q', 12: 'd'}
     out = struct.pack('<4sIQQ', b'GGUF', 3, len(tensors), len(fields))
     for key, (kind, value) in fields.items():
         out += text(key)
@@ -526,7 +526,7 @@ class Llama2c(Case):
         v2 = bytearray(llama2c_bytes(LLAMA, random_model(LLAMA), 2))
         self.refused('a llama2.c v0 model of|the file has', write(self.path(), blob + b'x'), self.path())
         self.refused('version 3', write(self.path(), struct.pack('<Ii', 0x616B3432, 3) + blob), self.path())
-        self.refused('no llama2.c file: config: hidden_size is -1', write(self.path(), struct.pack('<i', -1) + blob[4:]), self.path())
+        self.refused('no llama2.c file: hidden_size is -1', write(self.path(), struct.pack('<i', -1) + blob[4:]), self.path())
         struct.pack_into('<i', v2, 37, 7)
         self.refused('group size is 7', write(self.path(), bytes(v2)), self.path())
         self.refused('299 pieces, the model has 300', write(self.path(), blob), self.path(), '--tokenizer', write(self.path(), tokenizer_bin(*[x[:299] for x in spm_pieces()[:2]])))
@@ -666,7 +666,7 @@ class Tokenizers(Case):
     def test_published_tokenizers_survive_gguf(self):
         for name, vocab, bos in (('gpt2', 50257, False), ('smollm2', 49280, False), ('llama2', 32000, True), ('llama3', 128256, True), ('qwen2.5', 151936, False)):
             root = json.load(open(data('tokenizers', name, 'tokenizer.json')))
-            ckpt = cw.Checkpoint('', {'bos_token_id': 1, 'eos_token_id': 2}, {}, 'hf', False, False, root, {})
+            ckpt = cw.Checkpoint('', {'bos_token_id': 1, 'eos_token_id': 2}, {}, 'hf', False, False, root, {}, '', '')
             meta = cw.gguf_vocabulary(ckpt, vocab, name)
             back, _ = cw.gguf_tokenizer(meta, name)
             merges = lambda r: [m if isinstance(m, str) else ' '.join(m) for m in r['model']['merges']]
@@ -681,7 +681,7 @@ class Tokenizers(Case):
         root = json.load(open(data('tokenizers', 'llama2', 'tokenizer.json')))
         for scheme, prefix in (('always', True), ('first', True), ('never', False)):
             root.update(normalizer=None, pre_tokenizer={'type': 'Metaspace', 'replacement': '\u2581', 'prepend_scheme': scheme, 'split': False})
-            meta = cw.gguf_vocabulary(cw.Checkpoint('', {'bos_token_id': 1, 'eos_token_id': 2}, {}, 'hf', False, False, root, {}), 32000, scheme)
+            meta = cw.gguf_vocabulary(cw.Checkpoint('', {'bos_token_id': 1, 'eos_token_id': 2}, {}, 'hf', False, False, root, {}, '', ''), 32000, scheme)
             self.assertEqual(meta['tokenizer.ggml.add_space_prefix'], prefix, scheme)
 
     def test_chat_template_and_special_tokens_from_gguf(self):
@@ -714,7 +714,7 @@ class Tokenizers(Case):
             fields = {'tokenizer.ggml.' + key: entry for key, entry in {**base, **change}.items()}
             self.refused(word, model, self.path(), '--tokenizer', write(self.path(), gguf_bytes(fields, {})))
         self.refused('no JSON', model, self.path(), '--tokenizer', write(self.path(), b'{"model": '))
-        self.refused('no BPE', model, self.path(), '--tokenizer', write(self.path(), b'{"model": {"type": "Unigram"}}'))
+        self.refused("type is 'Unigram', expected BPE", model, self.path(), '--tokenizer', write(self.path(), b'{"model": {"type": "Unigram"}}'))
         self.refused('no id below the vocabulary size 300', model, self.path(), '--tokenizer', write(self.path(), b'{"model": {"type": "BPE", "vocab": {"a": 300}, "merges": []}}'))
         self.refused('no UTF-8', model, self.path(), '--tokenizer', write(self.path(), tokenizer_bin(pieces, scores)[:-2] + b'\xff\xff'))
 
@@ -924,7 +924,7 @@ class Gguf(Case):
             self.convert(source, file, '--to', 'gguf', '--verify')
             self.convert(file, out, '--verify')
             self.same(self.load(out), t)
-            back, was = cw.describe(self.config(out)), cw.describe(config)
+            back, was = cw.describe(self.config(out), out), cw.describe(config, '')
             self.assertEqual({**was, 'llama3': None}, {**back, 'llama3': None})
             self.assertEqual({k: v for k, v in (was.get('llama3') or {}).items()}, {k: v for k, v in (back.get('llama3') or {}).items() if k != 'rope_type'})
             os.unlink(file)
@@ -1178,6 +1178,33 @@ class Command(Case):
         self.assertIn('does not exist', self.run_tool(source, os.path.join(self.dir, 'no', 'where')).stderr)
         self.assertIn('--max-shard-size', self.run_tool('--help').stdout)
 
+    def test_inputs_that_are_no_files(self):
+        """A FIFO is not waited for, a link that leads nowhere is not passed over."""
+        source = write_hf(self.path(), LLAMA, random_model(LLAMA))
+        aside = os.path.join(source, 'tokenizer.json')
+        for make, words in ((os.mkfifo, 'tokenizer.json: is a device or a pipe, expected a file'), (lambda path: os.symlink('nowhere', path), 'tokenizer.json: No such file')):
+            make(aside)
+            self.refused(words, source, self.path())
+            os.unlink(aside)
+        fifo = self.path()
+        os.mkfifo(fifo)
+        self.refused('is a device or a pipe', fifo, self.path())
+        self.refused('is a device or a pipe', '/dev/zero', self.path())
+
+    def test_output_that_nobody_reads(self):
+        """The conversion stands, and there is one sentence."""
+        source = write_hf(self.path(), LLAMA, random_model(LLAMA))
+        reader, writer = os.pipe()
+        os.close(reader)
+        buffered = {key: value for key, value in os.environ.items() if key != 'PYTHONUNBUFFERED'}
+        for out, stdout in ((self.path(), writer), (self.path(), None)):
+            command = f'exec "$@"{"" if stdout else " >&-"}'
+            ran = subprocess.run(['sh', '-c', command, 'sh', sys.executable, TOOL, source, out], stdout=stdout, stderr=subprocess.PIPE, text=True, env=buffered)
+            self.assertEqual((ran.returncode, os.path.isfile(os.path.join(out, 'model.safetensors'))), (0, True), ran.stderr)
+            self.assertNotIn('Exception', ran.stderr)
+            self.assertEqual('standard output: Broken pipe' in ran.stderr, stdout is not None)
+        os.close(writer)
+
     def test_verify_finds_damage(self):
         source = write_hf(self.path(), LLAMA, random_model(LLAMA))
         put = cw.put
@@ -1293,7 +1320,7 @@ class Fuzz(Case):
             for w in cw.bind(ckpt, path)[0]:
                 w.read()
             if ckpt.tokenizer is not None:
-                cw.gguf_vocabulary(ckpt, cw.describe(ckpt.config)['V'], path)
+                cw.gguf_vocabulary(ckpt, cw.describe(ckpt.config, path)['V'], path)
             return True
         except cw.Refused as e:
             self.assertGreater(len(str(e)), 10)
@@ -1334,6 +1361,106 @@ class Fuzz(Case):
         finally:
             resource.setrlimit(resource.RLIMIT_AS, old)
         print('       fuzzed: ' + '; '.join(counts))
+
+    def model_with_everything(self):
+        """A directory whose every JSON file says something: a sharded Llama with llama3 scaling and a SentencePiece tokenizer."""
+        config = {**LLAMA, 'architectures': ['LlamaForCausalLM'], 'pad_token_id': 0, 'eos_token_id': [1, 2], 'head_dim': 4, 'hidden_act': 'silu', 'attention_bias': False, 'mlp_bias': False, 'torch_dtype': 'float32',
+                  'sliding_window': None, 'use_sliding_window': False, 'layer_types': ['full_attention'] * 2, 'quantization_config': None,
+                  'rope_scaling': {'rope_type': 'llama3', 'rope_theta': 10000.0, 'factor': 8.0, 'low_freq_factor': 1.0, 'high_freq_factor': 4.0, 'original_max_position_embeddings': 8192}}
+        source, t = self.path(), random_model(config)
+        pieces, scores, types = spm_pieces()
+        root = cw.sentencepiece_tokenizer(pieces, scores, types, {'bos': 1, 'eos': 2, 'unk': 0}, True, True, '')
+        root['model']['merges'] = root['model']['merges'][:20]
+        self.convert(write_hf(self.path(), config, t, tokenizer__json=cw.to_json(root), tokenizer_config__json=json.dumps({'chat_template': 'x', 'bos_token': '<s>'})), source, '--max-shard-size', '5KB')
+        return source
+
+    def test_values_of_other_types(self):
+        """Every field of every JSON file, at every depth, as every type: a conversion, or one sentence that names the file."""
+        source = self.model_with_everything()
+        odd = (None, True, False, 0, -1, 7, 2**31, 10**400, 0.5, -1e300, '', 'default', '\u00e4', [], [None], ['x', 2], {}, {'type': 5}, {'rope_type': []})
+        spots, tried, taken = [], 0, 0
+
+        def walk(value, place):
+            spots.append(place)
+            children = list(value.items()) if isinstance(value, dict) else list(enumerate(value)) if isinstance(value, list) else []
+            for key, child in children if len(children) <= 40 else children[:2] + children[-2:]:      # of a vocabulary a few
+                walk(child, (*place, key))
+
+        def replaced(value, place, new):
+            if not place:
+                return new
+            copy = dict(value) if isinstance(value, dict) else list(value)
+            copy[place[0]] = replaced(value[place[0]], place[1:], new)
+            return copy
+        for name in ('config.json', 'tokenizer.json', 'tokenizer_config.json', 'generation_config.json', 'model.safetensors.index.json'):
+            path = os.path.join(source, name)
+            good = open(path, 'rb').read()
+            root = json.loads(good)
+            spots.clear()
+            walk(root, ())
+            for n, (place, new) in enumerate((place, new) for place in spots for new in odd):
+                write(path, json.dumps(replaced(root, place, new)))
+                taken += self.taken(source, name, 'gguf' if n % 3 else 'hf')
+                tried += 1
+            write(path, good)
+        self.assertGreater(taken, 100)
+        print(f'       {tried} odd values ({taken} taken)')
+
+    def test_gguf_values_of_other_types(self):
+        """Every field of a GGUF file as every type."""
+        fields, tensors = gguf_model(LLAMA, random_model(LLAMA))
+        pieces, scores, types = spm_pieces()
+        for key, entry in {'model': (8, 'llama'), 'tokens': (8, pieces), 'scores': (6, scores), 'token_type': (5, types), 'bos_token_id': (4, 1), 'eos_token_id': (4, 2), 'unknown_token_id': (4, 0), 'padding_token_id': (4, 0),
+                           'add_bos_token': (7, True), 'add_space_prefix': (7, True), 'add_eos_token': (7, False), 'pre': (8, 'default'), 'merges': (8, ['a b'])}.items():
+            fields['tokenizer.ggml.' + key] = entry
+        fields.update({'general.alignment': (4, 32), 'split.count': (4, 1), 'llama.rope.dimension_count': (4, 4), 'llama.attention.key_length': (4, 4), 'tokenizer.chat_template': (8, 'x')})
+        path, tried, taken = self.path('m.gguf'), 0, 0
+        odd = ((4, 0), (4, 2**32 - 1), (5, -1), (10, 2**63), (6, 0.5), (6, float('nan')), (12, 1e300), (7, True), (7, False), (8, ''), (8, 'gpt2'), (8, []), (8, ['a b', '']), (5, []), (5, [-1, 3]), (6, [0.0]))
+        for key in fields:
+            for n, entry in enumerate((None, *odd)):
+                changed = {**fields, key: entry}
+                write(path, gguf_bytes({k: v for k, v in changed.items() if v}, tensors))
+                taken += self.taken(path, path, 'hf' if n % 3 else 'gguf')
+                tried += 1
+        self.assertGreater(taken, 20)
+        print(f'       {tried} odd values ({taken} taken)')
+
+    def test_damaged_archives(self):
+        """Zips of every compression that zipfile knows, bytes of them changed: never anything but a sentence."""
+        small = {**LLAMA, 'vocab_size': 6, 'hidden_size': 4, 'intermediate_size': 4, 'num_hidden_layers': 1, 'tie_word_embeddings': True}
+        source, rng = self.path(), np.random.default_rng(5)
+        os.makedirs(source)
+        write(os.path.join(source, 'config.json'), json.dumps(small))
+        plain = zipfile.ZipFile(torch_zip(self.path(), random_model(small)))
+        for method, good in (('ZIP_STORED', True), ('ZIP_DEFLATED', True), ('ZIP_BZIP2', False), ('ZIP_LZMA', False)):
+            blob = io.BytesIO()
+            with zipfile.ZipFile(blob, 'w', getattr(zipfile, method)) as packed:
+                for info in plain.infolist():
+                    packed.writestr(info.filename, plain.read(info))
+            blob = blob.getvalue()
+            path = write(os.path.join(source, 'pytorch_model.bin'), blob)
+            self.assertEqual(self.attempt(source), good, method)
+            for n in range(400):
+                damaged = bytearray(blob)
+                first = int(rng.integers(len(blob)))
+                for i in range(first, min(len(blob), first + int(rng.choice([1, 2, 8, 50])))):
+                    damaged[i] = int(rng.integers(256))
+                write(path, bytes(damaged[:len(blob) if n % 4 else int(rng.integers(len(blob)))]))
+                self.attempt(source)
+        self.refused('pytorch_model.bin: entry |is compressed by method 14, expected stored (0) or deflated (8)', os.path.dirname(write(path, blob)), self.path())
+
+    def taken(self, source, named, to):
+        """Converts, and says whether it could; the error must be a sentence that begins with the file, and must leave nothing behind."""
+        out, before = self.path(), os.listdir(self.dir)
+        try:
+            self.convert(source, out, '--to', to)
+        except AssertionError as e:
+            self.assertRegex(str(e), '^convert: convert_weights.py: ' + re.escape(source))
+            self.assertRegex(str(e), re.escape(named) + '|: tensor .*(missing|the config wants|no weight of a)|as tie_word_embeddings is true')
+            self.assertEqual(os.listdir(self.dir), before)
+            return False
+        shutil.rmtree(out) if to == 'hf' else os.unlink(out)
+        return True
 
     def test_tokenizer_bin(self):
         pieces, scores, _ = spm_pieces()

@@ -513,9 +513,9 @@ TT_TEST(rows_match_cpu) {
     floats x(t, (size_t)(table * dim), 1), y(t, (size_t)(n * dim), 2), part(t, (size_t)(n * 30), 3);
     OK2(t, t.c->gather_rows(t.cpu, y.c(), x.c(), r.c(), n, dim), t.g->gather_rows(t.gpu, y.g(), x.g(), r.g(), n, dim));
     CHECK_GAP(y, 0.0);
-    OK2(t, t.c->columns(t.cpu, part.c(), y.c(), n, dim, 240, 30), t.g->columns(t.gpu, part.g(), y.g(), n, dim, 240, 30));
+    OK2(t, t.c->slice(t.cpu, part.c(), y.c(), n, dim, 240, 30), t.g->slice(t.gpu, part.g(), y.g(), n, dim, 240, 30));
     CHECK_GAP(part, 0.0);
-    OK2(t, t.c->columns_backward(t.cpu, y.c(), part.c(), n, dim, 1, 30), t.g->columns_backward(t.gpu, y.g(), part.g(), n, dim, 1, 30));
+    OK2(t, t.c->slice_backward(t.cpu, y.c(), part.c(), n, dim, 1, 30), t.g->slice_backward(t.gpu, y.g(), part.g(), n, dim, 1, 30));
     CHECK_GAP(y, 0.0);
     OK2(t, t.c->scatter_add_rows(t.cpu, x.c(), y.c(), r.c(), n, dim), t.g->scatter_add_rows(t.gpu, x.g(), y.g(), r.g(), n, dim));
     CHECK_GAP(x, 0.0);      /* in the same order: the same bits */

@@ -2,6 +2,7 @@
  * tests/golden/rl.json. Other inputs can be tried with a file of the same form. The last test changes each number of the
  * file in turn by a thousandth and wants that to be seen. */
 #include "../thinktuning.h"
+#include "../examples/losses.h"
 #include "tt_test.h"
 
 enum { MAX_ROWS = 16, MAX_LENGTH = 16, END = 9 };
@@ -138,6 +139,7 @@ static int make_rollouts(golden *g, int n_groups, int size, const int *lengths, 
     all.n_tokens = 0;
     return note(g, tt_rollouts_create(g->ctx, requests, n_groups, &all, END, out) == TT_OK, "tt_rollouts_create", 0);
 }
+static void set_kind(tt_rollout *r, tt_token_kind kind) { memset(r->kind + r->prompt_length, kind, (size_t)r->response_length); }
 static int golden_rows(golden *g, int with_ref, tt_rollouts *all) {
     int i, t;
     if (!make_rollouts(g, 1, g->rows, g->lengths, all)) { return 0; }
@@ -160,6 +162,7 @@ typedef struct gradients { double at[MAX_ROWS][MAX_LENGTH]; } gradients;
 static double loss_of(golden *g, const tt_rollouts *all, int begin, int end, const tt_grpo_config *c, gradients *out) {
     float values[MAX_ROWS * MAX_LENGTH], slopes[MAX_ROWS * MAX_LENGTH];
     int indices[MAX_ROWS], n = 0, i, t;
+    tt_loss_batch batch = TT_INIT;
     tt_tensor *logprobs, *loss;
     double result;
     for (i = begin; i < end; i++) {
@@ -168,7 +171,10 @@ static double loss_of(golden *g, const tt_rollouts *all, int begin, int end, con
     }
     logprobs = tt_constant(g->ctx, 1, &n, values);
     logprobs->requires_grad = 1;
-    loss = tt_grpo_loss(g->ctx, logprobs, NULL, all, indices, end - begin, c, NULL);
+    batch.rollouts = all;
+    batch.indices = indices;
+    batch.n = end - begin;
+    loss = tt_grpo_loss(g->ctx, logprobs, NULL, &batch, c, NULL);
     if (!note(g, tt_backward(g->ctx, loss) == TT_OK, tt_error(g->ctx), 0)) { tt_step_reset(g->ctx); return (double)NAN; }
     tt_tensor_get_grad(logprobs, slopes);
     for (n = 0, i = begin; i < end; i++) {
@@ -211,8 +217,8 @@ static void check_tokens(golden *g, const tt_rollouts *all, const tt_grpo_config
         for (t = 0; t < g->width; t++) {
             const tt_rollout *r = &all->items[i];
             double f = r->ref_logprobs && t < g->lengths[i] ? (double)r->ref_logprobs[t] : (double)NAN;
-            int guided = t < g->lengths[i] && r->teacher_mask[t] ? r->off_policy ? 2 : 1 : 0;
-            tt_token_loss x = tt_grpo_token_loss(c, (double)g->logp[i][t], (double)g->old[i][t], f, (double)r->advantage, guided);
+            tt_token_kind kind = t < g->lengths[i] ? (tt_token_kind)r->kind[r->prompt_length + t] : TT_KIND_STUDENT;
+            tt_token_loss x = tt_grpo_token_loss(c, (double)g->logp[i][t], (double)g->old[i][t], f, (double)r->advantage, kind);
             near_node(g, t < g->lengths[i] ? x.loss : 0, element(element(losses, i), t), name, i * g->width + t);
         }
     }
@@ -366,8 +372,9 @@ static void check_token_losses(golden *g) {
     check_loss(g, &all, &c, "cispo_trl_cap0.2_default_trap");
     c.loss = TT_LOSS_CISPO_CLAMP;
     check_loss(g, &all, &c, "cispo_verl");
-    c.loss = TT_LOSS_SAPO;
+    c.token_loss = tt_loss_sapo;
     check_loss(g, &all, &c, "sapo");
+    c.token_loss = NULL;
     c.loss = TT_LOSS_REINFORCE;
     check_loss(g, &all, &c, "gpg_reinforce");
     c = config_of(g);
@@ -375,9 +382,9 @@ static void check_token_losses(golden *g) {
     c.dual_clip = g->dual_c;
     check_loss(g, &all, &c, "ppo_clip_sym_dual3");
     c.aas = TT_AAS_LUFFY;
-    for (i = 0; i < g->rows; i++) { memset(all.items[i].teacher_mask, 1, (size_t)g->lengths[i]); }
+    for (i = 0; i < g->rows; i++) { set_kind(&all.items[i], TT_KIND_GUIDED); }
     check_loss(g, &all, &c, "luffy_shape_0.1");
-    for (i = 0; i < g->rows; i++) { all.items[i].off_policy = 1; }      /* the same tokens, given by the user */
+    for (i = 0; i < g->rows; i++) { set_kind(&all.items[i], TT_KIND_OFF_POLICY); }      /* the same tokens, given by the user */
     c.aas = TT_AAS_RELEASED;
     check_loss(g, &all, &c, "luffy_shape_0.1");
     c.luffy_gamma = -1;
@@ -480,7 +487,7 @@ static void check_vespo(golden *g) {
     gradients slopes;
     tt_grpo_config c = config_of(g);
     int i, t;
-    c.loss = TT_LOSS_VESPO;
+    c.token_loss = tt_loss_vespo;
     if (!golden_rows(g, 0, &all)) { return; }
     check_batch(g, &all, &c, want, "vespo");
     loss_of(g, &all, 0, g->rows, &c, &slopes);
@@ -576,7 +583,7 @@ static void check_kl_in_reward(golden *g) {
 
 /* ---- advantage-aware shaping ---- */
 static double gamma_at(const tt_grpo_config *c, double a) {      /* p / factor = p + gamma */
-    tt_token_loss x = tt_grpo_token_loss(c, log(0.5), log(0.5), (double)NAN, a, 1);
+    tt_token_loss x = tt_grpo_token_loss(c, log(0.5), log(0.5), (double)NAN, a, TT_KIND_GUIDED);
     return 0.5 / x.factor - 0.5;
 }
 static void check_shaping_grid(golden *g) {
@@ -589,7 +596,7 @@ static void check_shaping_grid(golden *g) {
         double near_pole = denom && denom->type == TT_JSON_NUMBER ? 1e-10 / fabs(denom->number) * fabs(want) : 0;      /* gamma is a float */
         tt_token_loss x;
         c.aas = strcmp(tt_json_text(at, "variant", ""), "formula") == 0 ? TT_AAS_FORMULA : TT_AAS_RELEASED;
-        x = tt_grpo_token_loss(&c, log(p), log(p) - 0.05, (double)NAN, a, 1);
+        x = tt_grpo_token_loss(&c, log(p), log(p) - 0.05, (double)NAN, a, TT_KIND_GUIDED);
         note(g, fabs(x.loss - want) <= 1e-7 * (1 + fabs(want)) + near_pole, "aas grid: loss", i);
         note(g, fabs(x.dloss - tt_json_number(at, "dloss_dlogp", 99)) <= 1e-7 * (1 + fabs(want)) + near_pole, "aas grid: slope", i);
         note(g, x.fallback == (gamma && gamma->type == TT_JSON_NULL), "aas grid: fallback", i);
@@ -610,7 +617,7 @@ static void check_shaping_points(golden *g) {
     }
     for (at = section(g, "aas", "fallback_clipped")->child; at; at = at->next, i++) {
         tt_grpo_config c = TT_INIT;
-        tt_token_loss x = tt_grpo_token_loss(&c, tt_json_number(at, "logp", 0), tt_json_number(at, "old", 0), (double)NAN, tt_json_number(at, "A", 0), 1);
+        tt_token_loss x = tt_grpo_token_loss(&c, tt_json_number(at, "logp", 0), tt_json_number(at, "old", 0), (double)NAN, tt_json_number(at, "A", 0), TT_KIND_GUIDED);
         near_node(g, x.loss, tt_json_get(at, "loss"), "aas fallback", i);
         near_node(g, x.dloss, tt_json_get(at, "dloss_dlogp"), "aas fallback", i);
         note(g, x.fallback, "aas fallback", i);
@@ -618,12 +625,12 @@ static void check_shaping_points(golden *g) {
     for (i = 0, at = section(g, "aas", "pole_released_ratio")->child; at; at = at->next, i++) {
         tt_grpo_config c = TT_INIT;
         double p = atof(at->key + 2);
-        tt_token_loss x = tt_grpo_token_loss(&c, log(p), log(p), (double)NAN, 1, 1);
+        tt_token_loss x = tt_grpo_token_loss(&c, log(p), log(p), (double)NAN, 1, TT_KIND_GUIDED);
         note(g, at->key[0] == 'p' && fabs(x.dloss - at->number) <= (1e-6 + 5e-11 / fabs(p - 0.001)) * fabs(at->number), "aas pole", i);
     }
     {   /* at the pole itself the factor is guarded */
         tt_grpo_config c = TT_INIT;
-        tt_token_loss x = tt_grpo_token_loss(&c, log((double)0.001f), 0, (double)NAN, 1, 1);
+        tt_token_loss x = tt_grpo_token_loss(&c, log((double)0.001f), 0, (double)NAN, 1, TT_KIND_GUIDED);
         note(g, isfinite(x.loss) && isfinite(x.dloss), "aas pole", -1);
     }
 }
@@ -636,9 +643,9 @@ static void check_shaping_batches(golden *g) {
         c.epsilon_low = c.epsilon_high = c.dual_clip = 0;
         c.aas = k ? TT_AAS_FORMULA : TT_AAS_RELEASED;
         if (!golden_rows(g, 0, &all)) { return; }
-        memset(all.items[0].teacher_mask, 1, (size_t)g->lengths[0]);
+        set_kind(&all.items[0], TT_KIND_GUIDED);
         check_tokens(g, &all, &c, tt_json_get(section(g, "aas", "mixed_batch_row0_guided_rows12_on_policy_dual3"), name), name);
-        for (i = 0; i < g->rows; i++) { memset(all.items[i].teacher_mask, 1, (size_t)g->lengths[i]); }
+        for (i = 0; i < g->rows; i++) { set_kind(&all.items[i], TT_KIND_GUIDED); }
         check_tokens(g, &all, &c, tt_json_get(section(g, "aas", "guided_batch_token_mean"), name), name);
         tt_rollouts_free(&all);
     }

@@ -1,6 +1,7 @@
 /* Chapter 10: advantages, token losses and the loss of a batch, against the values of tests/golden/rl.json. */
 #define THINKTUNING_IMPLEMENTATION
 #include "../thinktuning.h"
+#include "../examples/losses.h"
 #include "tt_test.h"
 
 enum { ROWS = 3 };      /* sequences of the golden batch */
@@ -65,6 +66,26 @@ static tt_status make_rollouts(tt_context *ctx, int n_groups, int size, const in
     all.n_tokens = 0;
     return tt_rollouts_create(ctx, requests, n_groups, &all, 9, out);
 }
+static tt_tensor *grpo_loss(tt_context *ctx, tt_tensor *logprobs, tt_tensor *entropy, const tt_rollouts *all, const int *indices, int n, const tt_grpo_config *c, tt_grpo_metrics *m) {
+    tt_loss_batch batch = TT_INIT;
+    batch.rollouts = all;
+    batch.indices = indices;
+    batch.n = n;
+    return tt_grpo_loss(ctx, logprobs, entropy, &batch, c, m);
+}
+static void set_kind(tt_rollout *r, tt_token_kind kind) { memset(r->kind + r->prompt_length, kind, (size_t)r->response_length); }
+static unsigned char *kind_at(tt_rollout *r, int t) { return &r->kind[r->prompt_length + t]; }
+/* Token t is in the loss or not. */
+static void keep(tt_rollout *r, int t, int kept) { *kind_at(r, t) = (unsigned char)(kept ? TT_KIND_STUDENT : TT_KIND_ENVIRONMENT); }
+/* The losses of losses.h behind those of the header. */
+enum { LOSS_SAPO = TT_LOSS_RLOO + 1, LOSS_DRO, LOSS_CLIP_COV, LOSS_KL_COV };
+static void use_loss(tt_grpo_config *c, int loss, tt_covariance *covariance) {
+    c->loss = loss < LOSS_SAPO ? (tt_loss_type)loss : TT_LOSS_PPO_CLIP;
+    c->token_loss = loss == LOSS_SAPO ? tt_loss_sapo : loss == LOSS_DRO ? tt_loss_dro : loss >= LOSS_CLIP_COV ? tt_loss_covariance : NULL;
+    c->token_loss_begin = loss >= LOSS_CLIP_COV ? tt_covariance_begin : NULL;
+    c->token_loss_user = loss >= LOSS_CLIP_COV ? covariance : NULL;
+    covariance->kl = loss == LOSS_KL_COV;
+}
 /* The golden batch: three responses of 4, 2 and 3 tokens. */
 static int golden_rows(golden *g, tt_rollouts *all, int with_old, int with_ref) {
     static const int lengths[ROWS] = {4, 2, 3};
@@ -93,7 +114,7 @@ static double batch_loss(golden *g, const tt_rollouts *all, const int *indices, 
     }
     logprobs = tt_constant(g->ctx, 1, &size, values);
     logprobs->requires_grad = 1;
-    loss = tt_grpo_loss(g->ctx, logprobs, NULL, all, indices, n, c, m);
+    loss = grpo_loss(g->ctx, logprobs, NULL, all, indices, n, c, m);
     TT_CHECK_OK(g->ctx, tt_backward(g->ctx, loss));
     TT_CHECK_OK(g->ctx, tt_tensor_get_grad(logprobs, gradient));
     for (size = 0, i = 0; i < n; i++) {
@@ -282,7 +303,7 @@ TT_TEST(length_and_divergence_cost_reward) {
         int n = 6;
         all.items[0].advantage = all.items[1].advantage = 0;
         memset(&m, 0, sizeof m);
-        TT_CHECK_NEAR(tt_item(tt_grpo_loss(ctx, tt_constant(ctx, 1, &n, values), NULL, &all, indices, 2, &c, &m)), 0, 0);
+        TT_CHECK_NEAR(tt_item(grpo_loss(ctx, tt_constant(ctx, 1, &n, values), NULL, &all, indices, 2, &c, &m)), 0, 0);
         TT_CHECK_NEAR(m.kl, (4 * 0.5 + 2 * 2.0) / 6, 1e-7);      /* but measured */
     }
     tt_rollouts_free(&all);
@@ -302,21 +323,15 @@ TT_TEST(settings_out_of_range_are_named) {
         c.field = bad;                                                             \
         TT_CHECK_INT(tt_grpo_advantages(&all, &c, NULL, NULL), TT_ERR_ARG);        \
         TT_CHECK_CONTAINS(tt_error(ctx), text);                                    \
-        TT_CHECK(tt_grpo_loss(ctx, tt_constant(ctx, 1, &n, values), NULL, &all, indices, 2, &c, NULL) == NULL); \
+        TT_CHECK(grpo_loss(ctx, tt_constant(ctx, 1, &n, values), NULL, &all, indices, 2, &c, NULL) == NULL); \
         TT_CHECK_CONTAINS(tt_error(ctx), text);                                    \
         tt_step_reset(ctx);                                                        \
     } while (0)
-    EXPECT_RANGE(loss, (tt_loss_type)17, "loss is 17, expected 0 .. 14");
+    EXPECT_RANGE(loss, (tt_loss_type)17, "loss is 17, expected 0 .. 7");
     EXPECT_RANGE(epsilon_low, 1.5f, "epsilon_low is 1.5, expected 0 .. 1");
     EXPECT_RANGE(beta, -1, "beta is -1, expected 0");
     EXPECT_RANGE(temperature, (float)NAN, "temperature is nan");
     EXPECT_RANGE(mismatch_low, 5, "mismatch_low is 5, expected 0 .. 3");
-    EXPECT_RANGE(dro_beta, -1, "dro_beta is -1, expected 0");
-    EXPECT_RANGE(clip_cov_ratio, 1.5f, "clip_cov_ratio is 1.5, expected 0 .. 1");
-    EXPECT_RANGE(clip_cov_lb, 6, "clip_cov_lb is 6, expected -inf .. 5");
-    EXPECT_RANGE(clip_cov_ub, (float)NAN, "clip_cov_ub is nan, expected -inf .. inf");
-    EXPECT_RANGE(kl_cov_ratio, -0.1f, "kl_cov_ratio is -0.1, expected 0 .. 1");
-    EXPECT_RANGE(ppo_kl_coef, -1, "ppo_kl_coef is -1, expected 0");
     EXPECT_RANGE(top_entropy_quantile, 1.5f, "top_entropy_quantile is 1.5, expected 0 .. 1");
     EXPECT_RANGE(overlong_cache, 500, "overlong_cache is 500, expected 0 .. 128");
     tt_rollouts_free(&all);
@@ -346,13 +361,14 @@ TT_TEST(token_losses_have_the_golden_values) {
     check_batch(&g, &all, &c, tt_json_get(losses, "cispo_trl_cap5"));
     c.cispo_epsilon_max = 0.2f;
     check_batch(&g, &all, &c, tt_json_get(losses, "cispo_trl_cap0.2_default_trap"));
-    c.loss = TT_LOSS_SAPO;
+    c.token_loss = tt_loss_sapo;
     check_batch(&g, &all, &c, tt_json_get(losses, "sapo"));
+    c.token_loss = NULL;
     c.loss = TT_LOSS_REINFORCE;
     check_batch(&g, &all, &c, tt_json_get(losses, "gpg_reinforce"));
     c = golden_config(&g);
     c.aas = TT_AAS_LUFFY;
-    for (i = 0; i < ROWS; i++) { memset(all.items[i].teacher_mask, 1, (size_t)all.items[i].response_length); }
+    for (i = 0; i < ROWS; i++) { set_kind(&all.items[i], TT_KIND_GUIDED); }
     check_batch(&g, &all, &c, tt_json_get(losses, "luffy_shape_0.1"));
     tt_rollouts_free(&all);
     TT_REQUIRE(golden_rows(&g, &all, 0, 0));      /* no old log-probs: those of now, ratio 1 */
@@ -439,14 +455,14 @@ TT_TEST(shaping_has_the_golden_values) {
         double p = tt_json_number(at, "p", 0), a = tt_json_number(at, "A", 0), want = tt_json_number(at, "loss", 0);
         tt_token_loss x;
         c.aas = strcmp(tt_json_text(at, "variant", ""), "formula") == 0 ? TT_AAS_FORMULA : TT_AAS_RELEASED;
-        x = tt_grpo_token_loss(&c, log(p), log(p) - 0.05, (double)NAN, a, 1);      /* the fallback sees a ratio of e^0.05 */
+        x = tt_grpo_token_loss(&c, log(p), log(p) - 0.05, (double)NAN, a, TT_KIND_GUIDED);      /* the fallback sees a ratio of e^0.05 */
         TT_CHECK_NEAR(x.loss, want, 1e-4 * fabs(want) + 1e-6);       /* gamma is a float: 1e-4 near the pole */
         TT_CHECK_NEAR(x.dloss, tt_json_number(at, "dloss_dlogp", 0), 1e-4 * fabs(want) + 1e-6);
     }
     TT_CHECK_INT(n, 120);
     for (at = tt_json_get(aas, "fallback_clipped")->child; at; at = at->next) {
         tt_grpo_config c = TT_INIT;
-        tt_token_loss x = tt_grpo_token_loss(&c, tt_json_number(at, "logp", 0), tt_json_number(at, "old", 0), (double)NAN, tt_json_number(at, "A", 0), 1);
+        tt_token_loss x = tt_grpo_token_loss(&c, tt_json_number(at, "logp", 0), tt_json_number(at, "old", 0), (double)NAN, tt_json_number(at, "A", 0), TT_KIND_GUIDED);
         TT_CHECK_NEAR(x.loss, tt_json_number(at, "loss", 0), 1e-6);
         TT_CHECK_NEAR(x.dloss, tt_json_number(at, "dloss_dlogp", 0), 1e-6);
         TT_CHECK_INT(x.fallback, 1);
@@ -462,7 +478,7 @@ TT_TEST(gamma_is_the_texts_or_the_released_codes) {
         for (at = tt_json_get(tt_json_get(tt_json_get(g.root, "aas"), "gamma"), k ? "formula" : "released")->child; at; at = at->next) {
             tt_grpo_config c = TT_INIT;
             c.aas = k ? TT_AAS_FORMULA : TT_AAS_RELEASED;
-            c = tti_grpo_resolve(&c);
+            c = tt_grpo_resolve(&c);
             TT_CHECK_NEAR(tti_aas_gamma(&c, atof(at->key)), at->number, 1e-9);
         }
     }
@@ -481,9 +497,9 @@ TT_TEST(guided_rows_have_the_golden_values) {
         c.epsilon_high = 0;
         c.dual_clip = 0;
         c.aas = k ? TT_AAS_FORMULA : TT_AAS_RELEASED;
-        memset(all.items[0].teacher_mask, 1, 4);
+        set_kind(&all.items[0], TT_KIND_GUIDED);
         check_batch(&g, &all, &c, tt_json_get(tt_json_get(tt_json_get(g.root, "aas"), "mixed_batch_row0_guided_rows12_on_policy_dual3"), name));
-        for (i = 0; i < ROWS; i++) { memset(all.items[i].teacher_mask, 1, (size_t)all.items[i].response_length); }
+        for (i = 0; i < ROWS; i++) { set_kind(&all.items[i], TT_KIND_GUIDED); }
         check_batch(&g, &all, &c, tt_json_get(tt_json_get(tt_json_get(g.root, "aas"), "guided_batch_token_mean"), name));
         tt_rollouts_free(&all);
     }
@@ -492,9 +508,9 @@ TT_TEST(guided_rows_have_the_golden_values) {
 TT_TEST(the_pole_of_the_released_factor_is_finite) {
     tt_grpo_config c = TT_INIT;
     double p;
-    for (p = 0.00099; p < 0.00101; p += 1e-8) { TT_CHECK(isfinite(tt_grpo_token_loss(&c, log(p), log(p), (double)NAN, 1, 1).loss)); }
-    TT_CHECK(isfinite(tt_grpo_token_loss(&c, log((double)0.001f), 0, (double)NAN, 1, 1).loss));
-    TT_CHECK_NEAR(tt_grpo_token_loss(&c, log(0.0009), 0, (double)NAN, 1, 1).factor, 1.0001, 1e-9);
+    for (p = 0.00099; p < 0.00101; p += 1e-8) { TT_CHECK(isfinite(tt_grpo_token_loss(&c, log(p), log(p), (double)NAN, 1, TT_KIND_GUIDED).loss)); }
+    TT_CHECK(isfinite(tt_grpo_token_loss(&c, log((double)0.001f), 0, (double)NAN, 1, TT_KIND_GUIDED).loss));
+    TT_CHECK_NEAR(tt_grpo_token_loss(&c, log(0.0009), 0, (double)NAN, 1, TT_KIND_GUIDED).factor, 1.0001, 1e-9);
 }
 
 /* ---- gradients ---- */
@@ -502,28 +518,30 @@ TT_TEST(the_pole_of_the_released_factor_is_finite) {
  * makes the slope differ from that of the value: there the slope is known in closed form. */
 TT_TEST(slopes_are_those_of_the_losses) {
     tt_rng rng = {7, 0, 0};
-    int loss, aas, guided, i, n = 0;
-    for (loss = TT_LOSS_PPO_CLIP; loss <= TT_LOSS_REINFORCE; loss++) {
+    static const int losses[] = {TT_LOSS_PPO_CLIP, TT_LOSS_CISPO, LOSS_SAPO, TT_LOSS_GSPO, TT_LOSS_REINFORCE};
+    tt_covariance unused = TT_INIT;
+    int k, aas, guided, i, n = 0;
+    for (k = 0; k < (int)(sizeof losses / sizeof *losses); k++) {
         for (aas = TT_AAS_RELEASED; aas <= TT_AAS_OFF; aas++) {
             for (guided = 0; guided < 2; guided++) {
                 for (i = 0; i < 60; i++) {
                     tt_grpo_config c = TT_INIT;
                     double l = -4 * tt_rng_uniform(&rng), o = l + tt_rng_uniform(&rng) - 0.5, f = l + tt_rng_uniform(&rng) - 0.5, a = 3 * tt_rng_uniform(&rng) - 1.5, h = 1e-6;
                     tt_token_loss x, up, down;
-                    int constant = (guided && aas < TT_AAS_LUFFY) || (loss == TT_LOSS_CISPO && !(guided && aas == TT_AAS_LUFFY));
-                    c.loss = (tt_loss_type)loss;
+                    int constant = (guided && aas < TT_AAS_LUFFY) || (losses[k] == TT_LOSS_CISPO && !(guided && aas == TT_AAS_LUFFY));
+                    use_loss(&c, losses[k], &unused);
                     c.aas = (tt_aas)aas;
                     c.beta = 0.3f;
                     c.kl = (tt_kl_type)(i % 3);
                     c.delta = i % 4 == 0 ? 1.3f : 0;
-                    x = tt_grpo_token_loss(&c, l, o, f, a, guided);
-                    up = tt_grpo_token_loss(&c, l + h, o, f, a, guided);
-                    down = tt_grpo_token_loss(&c, l - h, o, f, a, guided);
+                    x = tt_grpo_token_loss(&c, l, o, f, a, guided ? TT_KIND_GUIDED : TT_KIND_STUDENT);
+                    up = tt_grpo_token_loss(&c, l + h, o, f, a, guided ? TT_KIND_GUIDED : TT_KIND_STUDENT);
+                    down = tt_grpo_token_loss(&c, l - h, o, f, a, guided ? TT_KIND_GUIDED : TT_KIND_STUDENT);
                     if (fabs(exp(l - o) - 0.8) < 1e-4 || fabs(exp(l - o) - 1.2) < 1e-4 || fabs(exp(l - o) - 1.3) < 1e-4) { continue; }
                     if (constant) {
                         tt_token_loss plain;
                         c.beta = 0;
-                        plain = tt_grpo_token_loss(&c, l, o, (double)NAN, a, guided);
+                        plain = tt_grpo_token_loss(&c, l, o, (double)NAN, a, guided ? TT_KIND_GUIDED : TT_KIND_STUDENT);
                         TT_CHECK_NEAR(plain.dloss, guided && aas < TT_AAS_LUFFY && !plain.fallback ? plain.loss : plain.loss / l, 1e-9);
                     } else { TT_CHECK_NEAR(x.dloss, (up.loss - down.loss) / (2 * h), 1e-5); }
                     n++;
@@ -541,14 +559,15 @@ static double moved_loss(golden *g, const tt_rollouts *all, const tt_grpo_config
     tt_grpo_metrics m = TT_INIT;
     for (i = 0; i < ROWS; i++) { for (t = 0; t < all->items[i].response_length; t++) { values[at++] = (float)value2(tt_json_get(g->in, "logp"), i, t); } }
     values[token] += h;
-    TT_CHECK(tt_grpo_loss(g->ctx, tt_constant(g->ctx, 1, &n, values), NULL, all, rows, ROWS, c, &m) != NULL);
+    TT_CHECK(grpo_loss(g->ctx, tt_constant(g->ctx, 1, &n, values), NULL, all, rows, ROWS, c, &m) != NULL);
     tt_step_reset(g->ctx);
     return m.loss;
 }
 /* Central differences of the whole batch's loss for each loss, aggregation and KL, with weights for sampler mismatch and a
  * guided row. Left out is what the formula holds constant: CISPO's and VESPO's weights, AAS's denominator. */
 TT_TEST(gradients_are_those_of_the_batch_loss) {
-    static const tt_loss_type losses[] = {TT_LOSS_PPO_CLIP, TT_LOSS_SAPO, TT_LOSS_GSPO, TT_LOSS_REINFORCE, TT_LOSS_GSPO_TOKEN, TT_LOSS_GMPO, TT_LOSS_RLOO, TT_LOSS_DRO, TT_LOSS_CLIP_COV, TT_LOSS_KL_COV};
+    static const int losses[] = {TT_LOSS_PPO_CLIP, LOSS_SAPO, TT_LOSS_GSPO, TT_LOSS_REINFORCE, TT_LOSS_GSPO_TOKEN, TT_LOSS_GMPO, TT_LOSS_RLOO, LOSS_DRO, LOSS_CLIP_COV, LOSS_KL_COV};
+    tt_covariance covariance = TT_INIT;
     static const int rows[ROWS] = {0, 1, 2};
     golden g;
     tt_rollouts all;
@@ -562,17 +581,17 @@ TT_TEST(gradients_are_those_of_the_batch_loss) {
             for (kl = TT_KL_K3; kl <= TT_KL_K3_RATIO; kl++) {
                 tt_grpo_config c = golden_config(&g);
                 double grads[ROWS][4] = {{0}};
-                c.loss = losses[k];
+                use_loss(&c, losses[k], &covariance);
                 c.aggregation = (tt_aggregation)how;
                 c.kl = (tt_kl_type)kl;
                 c.beta = 0.3f;
-                c.clip_cov_ratio = c.kl_cov_ratio = 0.4f;
-                c.clip_cov_lb = 1e-3f;
-                c.ppo_kl_coef = 0.5f;
+                covariance.ratio = 0.4f;
+                covariance.low = 1e-3f;
+                covariance.high = 5;
+                covariance.kl_coef = 0.5f;
                 c.mismatch = (tt_mismatch)((k + how + kl) % (TT_MISMATCH_GEOMETRIC_MASK + 1));
                 c.aas = kl % 2 ? TT_AAS_LUFFY : TT_AAS_OFF;
-                memset(all.items[1].teacher_mask, how % 2, 2);
-                all.items[1].off_policy = how % 4 == 3;
+                set_kind(&all.items[1], how % 4 == 3 ? TT_KIND_OFF_POLICY : how % 2 ? TT_KIND_GUIDED : TT_KIND_STUDENT);
                 batch_loss(&g, &all, rows, ROWS, &c, grads, NULL);
                 for (token = 0; token < 9; token++) {
                     int row = token < 4 ? 0 : token < 6 ? 1 : 2;
@@ -586,6 +605,7 @@ TT_TEST(gradients_are_those_of_the_batch_loss) {
         }
     }
     TT_CHECK(checked > 3500 && kinks < 100);
+    tt_covariance_free(&covariance);
     tt_rollouts_free(&all);
     golden_close(&g);
 }
@@ -607,18 +627,18 @@ TT_TEST(the_entropy_bonus_reaches_its_gradient) {
     entropy = tt_constant(g.ctx, 1, &n, values);
     logprobs->requires_grad = entropy->requires_grad = 1;
     for (i = 0; i < ROWS; i++) { all.items[i].advantage = 0; }
-    loss = tt_grpo_loss(g.ctx, logprobs, entropy, &all, rows, ROWS, &c, NULL);
+    loss = grpo_loss(g.ctx, logprobs, entropy, &all, rows, ROWS, &c, NULL);
     TT_CHECK_OK(g.ctx, tt_backward(g.ctx, tt_scale(g.ctx, loss, 2)));
     TT_CHECK_NEAR(tt_item(loss), -0.1 * 4, 1e-6);
     TT_CHECK_OK(g.ctx, tt_tensor_get_grad(entropy, gradient));
     for (i = 0; i < 9; i++) { TT_CHECK_NEAR(gradient[i], -2 * 0.1 / 9, 1e-7); }
     TT_CHECK(logprobs->grad == NULL);           /* advantages of 0 send no backward pass that way */
     tt_step_reset(g.ctx);
-    TT_CHECK(tt_grpo_loss(g.ctx, tt_constant(g.ctx, 1, &n, values), NULL, &all, rows, ROWS, &c, NULL) == NULL);
+    TT_CHECK(grpo_loss(g.ctx, tt_constant(g.ctx, 1, &n, values), NULL, &all, rows, ROWS, &c, NULL) == NULL);
     TT_CHECK_CONTAINS(tt_error(g.ctx), "entropy_coef is 0.1 but entropy is NULL");
     tt_step_reset(g.ctx);
     n = 8;
-    TT_CHECK(tt_grpo_loss(g.ctx, tt_constant(g.ctx, 1, &n, values), NULL, &all, rows, ROWS, &c, NULL) == NULL);
+    TT_CHECK(grpo_loss(g.ctx, tt_constant(g.ctx, 1, &n, values), NULL, &all, rows, ROWS, &c, NULL) == NULL);
     TT_CHECK_CONTAINS(tt_error(g.ctx), "number of log-probs is 8, expected 9");
     tt_rollouts_free(&all);
     golden_close(&g);
@@ -661,13 +681,13 @@ TT_TEST(the_sampler_and_the_trainer_agree_to_the_bit) {
     for (i = 0; i < 8; i++) { indices[i] = i; all.items[i].rewards[0] = (float)(i % 3); }
     TT_CHECK_OK(ctx, tt_grpo_advantages(&all, &c, NULL, &m));
     logprobs = tt_model_logprobs(model, tt_rollouts_batch(ctx, &all, indices, 8), c.temperature, &entropy);
-    TT_CHECK_OK(ctx, tt_backward(ctx, tt_grpo_loss(ctx, logprobs, entropy, &all, indices, 8, &c, &m)));
+    TT_CHECK_OK(ctx, tt_backward(ctx, grpo_loss(ctx, logprobs, entropy, &all, indices, 8, &c, &m)));
     TT_CHECK(m.sampling_logp_difference_max == 0);
     TT_CHECK(m.mismatch_deviation_max == 0);
     TT_CHECK(m.n_tokens == (double)completions.n_tokens && m.entropy > 0);
     all.items[0].sampling_logprobs[0] += 0.25f;      /* and a difference is seen */
     memset(&m, 0, sizeof m);
-    tt_grpo_loss(ctx, logprobs, entropy, &all, indices, 8, &c, &m);
+    grpo_loss(ctx, logprobs, entropy, &all, indices, 8, &c, &m);
     TT_CHECK_NEAR(m.sampling_logp_difference_max, 0.25, 1e-6);
     tt_step_reset(ctx);
     tt_rollouts_free(&all);
@@ -772,7 +792,7 @@ static void constant_slopes(tt_context *ctx, tt_rollouts *all, const double *log
     x = tt_constant(ctx, 1, &n, values);
     x->requires_grad = 1;
     memset(m, 0, sizeof *m);
-    loss = tt_grpo_loss(ctx, x, NULL, all, indices, all->n, c, m);
+    loss = grpo_loss(ctx, x, NULL, all, indices, all->n, c, m);
     TT_CHECK_OK(ctx, tt_backward(ctx, loss));
     TT_CHECK_OK(ctx, tt_tensor_get_grad(x, slopes));
     for (i = 0; i < all->n; i++) {
@@ -853,7 +873,7 @@ static double loss_of(tt_context *ctx, const tt_rollouts *all, int begin, int en
         h = tt_constant(ctx, 1, &n, entropies);
         h->requires_grad = 1;
     }
-    loss = tt_grpo_loss(ctx, l, h, all, indices, end - begin, c, NULL);
+    loss = grpo_loss(ctx, l, h, all, indices, end - begin, c, NULL);
     TT_CHECK_OK(ctx, tt_backward(ctx, loss));
     out = loss ? tt_item(loss) : (double)NAN;
     if (slopes) { TT_CHECK_OK(ctx, tt_tensor_get_grad(l, slopes)); }
@@ -882,7 +902,7 @@ TT_TEST(trl_keeps_the_tokens_of_highest_entropy) {
     c.loss = TT_LOSS_REINFORCE;
     c.aggregation = TT_TOKEN_SUM;
     for (k = 0; k < (int)(sizeof cases / sizeof *cases); k++) {
-        for (t = 0; t < 12; t++) { all.items[t / 6].mask[t % 6] = cases[k].mask[t] == '1'; }
+        for (t = 0; t < 12; t++) { keep(&all.items[t / 6], t % 6, cases[k].mask[t] == '1'); }
         c.top_entropy_quantile = cases[k].quantile;
         loss_of(ctx, &all, 0, 2, logprobs, cases[k].entropies, &c, slopes, NULL);
         for (t = 0; t < 12; t++) { TT_CHECK(slopes[t] == (cases[k].kept[t] == '1' ? -1.0f : 0.0f)); }
@@ -893,7 +913,8 @@ TT_TEST(trl_keeps_the_tokens_of_highest_entropy) {
 /* Central differences, with divergence and entropy bonus, a guided and an off-policy response: only the divergence reaches a
  * token of small entropy, or in a sequence's loss the ratio that it shares. */
 TT_TEST(gradients_keep_to_the_tokens_of_highest_entropy) {
-    static const tt_loss_type losses[] = {TT_LOSS_PPO_CLIP, TT_LOSS_SAPO, TT_LOSS_GSPO, TT_LOSS_REINFORCE, TT_LOSS_GMPO, TT_LOSS_RLOO, TT_LOSS_DRO, TT_LOSS_KL_COV};
+    static const int losses[] = {TT_LOSS_PPO_CLIP, LOSS_SAPO, TT_LOSS_GSPO, TT_LOSS_REINFORCE, TT_LOSS_GMPO, TT_LOSS_RLOO, LOSS_DRO, LOSS_KL_COV};
+    tt_covariance covariance = TT_INIT;
     static const int lengths[4] = {4, 3, 2, 3};
     static const float entropies[12] = {0.3f, 1.1f, 0.2f, 0.9f, 0.8f, 0.1f, 0.7f, 1.2f, 0.4f, 0.5f, 1.0f, 0.6f};   /* the median: 0.65 */
     tt_context *ctx = tt_create(NULL);
@@ -911,14 +932,14 @@ TT_TEST(gradients_keep_to_the_tokens_of_highest_entropy) {
             r->sampling_logprobs[t] = -1.1f;
         }
     }
-    memset(all.items[2].teacher_mask, 1, 2);
-    all.items[3].off_policy = 1;
+    set_kind(&all.items[2], TT_KIND_GUIDED);
+    set_kind(&all.items[3], TT_KIND_OFF_POLICY);
     for (k = 0; k < (int)(sizeof losses / sizeof *losses); k++) {
         const float h = 1.0f / 512;
         tt_grpo_config c = TT_INIT;
         float logprobs[12], slopes[12], without[12], entropy_slopes[12];
         double all_tokens, kept;
-        c.loss = losses[k];
+        use_loss(&c, losses[k], &covariance);
         c.mismatch = TT_MISMATCH_TOKEN_TRUNCATE;
         c.aas = TT_AAS_LUFFY;
         c.beta = 0.3f;
@@ -948,10 +969,11 @@ TT_TEST(gradients_keep_to_the_tokens_of_highest_entropy) {
         int n = 12, indices[4] = {0, 1, 2, 3};
         tt_grpo_config c = TT_INIT;
         c.top_entropy_quantile = 0.5f;
-        TT_CHECK(tt_grpo_loss(ctx, tt_constant(ctx, 1, &n, entropies), NULL, &all, indices, 4, &c, NULL) == NULL);
+        TT_CHECK(grpo_loss(ctx, tt_constant(ctx, 1, &n, entropies), NULL, &all, indices, 4, &c, NULL) == NULL);
         TT_CHECK_CONTAINS(tt_error(ctx), "top_entropy_quantile is 0.5 but entropy is NULL");
         tt_step_reset(ctx);
     }
+    tt_covariance_free(&covariance);
     tt_rollouts_free(&all);
     tt_destroy(ctx);
 }
@@ -970,11 +992,11 @@ TT_TEST(verl_sums_over_tokens) {
     TT_REQUIRE(make_rollouts(ctx, 1, 8, lengths, &all) == TT_OK);
     for (i = 0; i < 8; i++) {
         all.items[i].advantage = -1;
-        all.items[i].mask[i == 1 ? 1 : 2] = 0;
+        keep(&all.items[i], i == 1 ? 1 : 2, 0);
     }
     TT_CHECK_NEAR(loss_of(ctx, &all, 0, 2, values, NULL, &c, NULL, NULL), 1 + 2 + 4 + 6, 0);
-    all.items[1].mask[1] = 1;
-    all.items[1].mask[2] = 0;
+    keep(&all.items[1], 1, 1);
+    keep(&all.items[1], 2, 0);
     for (i = 0; i < 24; i++) { rising[i] = (float)(i + 1); }
     for (parts = 1; parts <= 8; parts *= 2) {
         double sum = 0;
@@ -988,10 +1010,9 @@ TT_TEST(verl_sums_over_tokens) {
 TT_TEST(verl_penalises_the_square_of_the_log_ratio) {
     tt_grpo_config c = TT_INIT;
     tt_token_loss first, second;
-    c.loss = TT_LOSS_DRO;
-    c.dro_beta = 0.05f;
-    first = tt_grpo_token_loss(&c, -0.8, -1.0, (double)NAN, 2, 0);
-    second = tt_grpo_token_loss(&c, -0.9, -0.7, (double)NAN, -1.5, 0);
+    c.token_loss = tt_loss_dro;
+    first = tt_grpo_token_loss(&c, -0.8, -1.0, (double)NAN, 2, TT_KIND_STUDENT);
+    second = tt_grpo_token_loss(&c, -0.9, -0.7, (double)NAN, -1.5, TT_KIND_STUDENT);
     TT_CHECK_NEAR((first.loss + second.loss) / 2, ((1.6 + 0.025 * 0.04) + (-1.35 + 0.025 * 0.04)) / 2, 1e-9);
     TT_CHECK_NEAR(first.dloss, -2 + 0.05 * 0.2, 1e-9);
     TT_CHECK_NEAR(second.dloss, 1.5 - 0.05 * 0.2, 1e-9);
@@ -1026,18 +1047,24 @@ static tt_grpo_metrics cov_metrics(tt_context *ctx, const tt_rollouts *all, cons
     static const int indices[4] = {0, 1, 2, 3};
     tt_grpo_metrics m = TT_INIT;
     int n = 12;
-    TT_CHECK(tt_grpo_loss(ctx, tt_constant(ctx, 1, &n, now), NULL, all, indices, 4, c, &m) != NULL);
+    TT_CHECK(grpo_loss(ctx, tt_constant(ctx, 1, &n, now), NULL, all, indices, 4, c, &m) != NULL);
     tt_step_reset(ctx);
     return m;
 }
-static tt_grpo_config cov_config(tt_loss_type loss) {
+static tt_grpo_config cov_config(int loss, tt_covariance *covariance) {
     tt_grpo_config c = TT_INIT;
-    c.loss = loss;
-    c.clip_cov_ratio = 0.5f;
-    c.clip_cov_lb = 0.3f;
-    c.clip_cov_ub = 2;
-    c.kl_cov_ratio = 0.25f;
+    use_loss(&c, loss, covariance);
+    covariance->ratio = covariance->kl ? 0.25f : 0.5f;
+    covariance->low = 0.3f;
+    covariance->high = 2;
     return c;
+}
+/* Tokens that the loss of all twelve chooses. */
+static double cov_chosen(tt_context *ctx, const tt_rollouts *all, const float *now, const tt_grpo_config *c) {
+    tt_covariance *covariance = (tt_covariance *)c->token_loss_user;
+    covariance->n_chosen = 0;
+    cov_metrics(ctx, all, now, c);
+    return covariance->n_chosen;
 }
 /* verl's clip_cov, kl_cov, gpg and geo_mean of these tokens, in double with torch's autograd. The covariances are 1.77 -1.42 0.71
  * 1.95 | 1.25 -0.83 0.21 | 0.47 -0.31 | -1 0 3.33. CLIP_COV: tokens 2, 3 and 7 are in the band and go, 0 and 4 are as well but PPO
@@ -1050,15 +1077,17 @@ TT_TEST(verl_drops_or_penalises_tokens_of_large_covariance) {
     static const double geometric[12] = {-0.085360346, -0.085360346, -0.085360346, -0.085360346, 0, 0.0524660635, 0.0524660635, -0.0717126059, 0, 0.164732922, 0.164732922, 0.164732922};
     tt_context *ctx = tt_create(NULL);
     tt_rollouts all;
-    tt_grpo_config c = cov_config(TT_LOSS_CLIP_COV);
+    tt_covariance covariance = TT_INIT;
+    tt_grpo_config c = cov_config(LOSS_CLIP_COV, &covariance);
     TT_REQUIRE(cov_rows(ctx, &all));
     check_cov(ctx, &all, 0, 4, &c, 0.563217688, clip);
-    c.loss = TT_LOSS_KL_COV;
+    c = cov_config(LOSS_KL_COV, &covariance);
     check_cov(ctx, &all, 0, 4, &c, 0.243361152, penalty);
-    c.kl_cov_ratio = 0;                                     /* 2e-4 of 12 tokens: one */
+    covariance.ratio = 0;                                   /* 2e-4 of 12 tokens: one */
     check_cov(ctx, &all, 0, 4, &c, 0.241277819, one_pays);
-    TT_CHECK_NEAR(cov_metrics(ctx, &all, cov_now, &c).clip_cov, 1.0 / 12, 1e-12);
-    c.loss = TT_LOSS_REINFORCE;
+    TT_CHECK_NEAR(cov_chosen(ctx, &all, cov_now, &c), 1, 0);
+    tt_covariance_free(&covariance);
+    use_loss(&c, TT_LOSS_REINFORCE, &covariance);
     check_cov(ctx, &all, 0, 4, &c, -0.385416667, plain);
     c.loss = TT_LOSS_GMPO;
     c.aggregation = TT_SEQ_MEAN_TOKEN_MEAN;
@@ -1073,13 +1102,15 @@ TT_TEST(covariances_are_those_of_the_micro_batch) {
                                          {-0.0367707043, -0.0778435816, 0.118036297, 0.0811250816, 0.475175945}};
     tt_context *ctx = tt_create(NULL);
     tt_rollouts all;
-    tt_grpo_config c = cov_config(TT_LOSS_CLIP_COV);
+    tt_covariance covariance = TT_INIT;
+    tt_grpo_config c = cov_config(LOSS_CLIP_COV, &covariance);
     TT_REQUIRE(cov_rows(ctx, &all));
     check_cov(ctx, &all, 0, 2, &c, -0.165306667, clip[0]);
     check_cov(ctx, &all, 2, 4, &c, 0.151369631, clip[1]);
-    c.loss = TT_LOSS_KL_COV;
+    c = cov_config(LOSS_KL_COV, &covariance);
     check_cov(ctx, &all, 0, 2, &c, -0.316361886, penalty[0]);
     check_cov(ctx, &all, 2, 4, &c, 0.563889704, penalty[1]);
+    tt_covariance_free(&covariance);
     tt_rollouts_free(&all);
     tt_destroy(ctx);
 }
@@ -1091,16 +1122,19 @@ TT_TEST(verl_bounds_the_move_of_a_probability) {
     static const double kl[12] = {0, -0.0758163325, -0.110312113, -0.125, 0, 0.0708217783, 0.0486750489, -0.0367707043, 0, 0.118036297, 0.0811250816, 0.208333333};
     tt_context *ctx = tt_create(NULL);
     tt_rollouts all;
-    tt_grpo_config c = cov_config(TT_LOSS_DPPO_TV);
+    tt_dppo dppo = TT_INIT;
+    tt_grpo_config c = TT_INIT;
     tt_grpo_metrics m;
     TT_REQUIRE(cov_rows(ctx, &all));
-    c.epsilon_low = 0.05f;
-    c.epsilon_high = 0.1f;
-    c.dual_clip = 2;
+    c.token_loss = tt_loss_dppo;
+    c.token_loss_user = &dppo;
+    dppo.epsilon_low = 0.05f;
+    dppo.epsilon_high = 0.1f;
+    dppo.ratio_max = 2;
     check_cov(ctx, &all, 0, 4, &c, -0.538037764, tv);
-    c.loss = TT_LOSS_DPPO_KL;
-    c.epsilon_low = 0.02f;
-    c.epsilon_high = 0.01f;
+    dppo.kl = 1;
+    dppo.epsilon_low = 0.02f;
+    dppo.epsilon_high = 0.01f;
     check_cov(ctx, &all, 0, 4, &c, -0.834873445, kl);
     m = cov_metrics(ctx, &all, cov_now, &c);
     TT_CHECK_NEAR(m.clip_low, 1.0 / 12, 1e-12);
@@ -1109,14 +1143,16 @@ TT_TEST(verl_bounds_the_move_of_a_probability) {
     tt_rollouts_free(&all);
     {   /* defaults: bounds 0.15 and 0.05; ratios up to 20. All others may have no mass, now or at the rollout: 1e-8 */
         tt_grpo_config d = TT_INIT;
-        d.loss = TT_LOSS_DPPO_TV;
-        TT_CHECK(tt_grpo_token_loss(&d, log(0.54), log(0.4), (double)NAN, 1, 0).dloss < -1.34 && tt_grpo_token_loss(&d, log(0.56), log(0.4), (double)NAN, 1, 0).dloss == 0);
-        TT_CHECK_NEAR(tt_grpo_token_loss(&d, log(0.1), log(0.001), (double)NAN, -1, 0).dloss, 20, 1e-6);
-        d.dual_clip = -1;
-        TT_CHECK_NEAR(tt_grpo_token_loss(&d, log(0.1), log(0.001), (double)NAN, -1, 0).dloss, 100, 1e-9);
-        d.loss = TT_LOSS_DPPO_KL;
-        TT_CHECK(tt_grpo_token_loss(&d, log(0.55), log(0.4), (double)NAN, 1, 0).dloss < -1.37 && tt_grpo_token_loss(&d, log(0.57), log(0.4), (double)NAN, 1, 0).dloss == 0);
-        TT_CHECK(tt_grpo_token_loss(&d, 0, log(0.4), (double)NAN, 1, 0).dloss == 0 && tt_grpo_token_loss(&d, -0.1, 0, (double)NAN, -1, 0).dloss == 0);
+        tt_dppo settings = TT_INIT;
+        d.token_loss = tt_loss_dppo;
+        TT_CHECK(tt_grpo_token_loss(&d, log(0.54), log(0.4), (double)NAN, 1, TT_KIND_STUDENT).dloss < -1.34 && tt_grpo_token_loss(&d, log(0.56), log(0.4), (double)NAN, 1, TT_KIND_STUDENT).dloss == 0);
+        TT_CHECK_NEAR(tt_grpo_token_loss(&d, log(0.1), log(0.001), (double)NAN, -1, TT_KIND_STUDENT).dloss, 20, 1e-6);
+        d.token_loss_user = &settings;
+        settings.ratio_max = -1;
+        TT_CHECK_NEAR(tt_grpo_token_loss(&d, log(0.1), log(0.001), (double)NAN, -1, TT_KIND_STUDENT).dloss, 100, 1e-9);
+        settings.kl = 1;
+        TT_CHECK(tt_grpo_token_loss(&d, log(0.55), log(0.4), (double)NAN, 1, TT_KIND_STUDENT).dloss < -1.37 && tt_grpo_token_loss(&d, log(0.57), log(0.4), (double)NAN, 1, TT_KIND_STUDENT).dloss == 0);
+        TT_CHECK(tt_grpo_token_loss(&d, 0, log(0.4), (double)NAN, 1, TT_KIND_STUDENT).dloss == 0 && tt_grpo_token_loss(&d, -0.1, 0, (double)NAN, -1, TT_KIND_STUDENT).dloss == 0);
     }
     tt_destroy(ctx);
 }
@@ -1129,7 +1165,7 @@ static unsigned dropped(tt_context *ctx, const tt_rollouts *all, const int *indi
     for (i = 0; i < 2; i++) { memcpy(ordered + i * 5, values + indices[i] * 5, 5 * sizeof *values); }
     x = tt_constant(ctx, 1, &n, ordered);
     x->requires_grad = 1;
-    TT_CHECK_OK(ctx, tt_backward(ctx, tt_grpo_loss(ctx, x, NULL, all, indices, 2, c, NULL)));
+    TT_CHECK_OK(ctx, tt_backward(ctx, grpo_loss(ctx, x, NULL, all, indices, 2, c, NULL)));
     TT_CHECK_OK(ctx, tt_tensor_get_grad(x, slopes));
     for (i = 0; i < 2; i++) { for (t = 0; t < 5; t++) { bits |= (unsigned)(slopes[i * 5 + t] == 0) << (indices[i] * 5 + t); } }
     tt_step_reset(ctx);
@@ -1145,15 +1181,16 @@ TT_TEST(clip_cov_draws_by_its_seed) {
     tt_context *ctx = tt_create(NULL);
     tt_rollouts all;
     tt_grpo_config c = TT_INIT;
+    tt_covariance covariance = TT_INIT;
     int seen[1024] = {0}, moved = 0, i, k, sets = 0;
     TT_REQUIRE(make_rollouts(ctx, 1, 2, lengths, &all) == TT_OK);
     all.items[0].advantage = 1;
     all.items[1].advantage = -1;
-    c.loss = TT_LOSS_CLIP_COV;
-    c.clip_cov_ratio = 0.3f;
+    use_loss(&c, LOSS_CLIP_COV, &covariance);
+    covariance.ratio = 0.3f;
     for (k = 0; k < DRAWS; k++) {
         unsigned bits;
-        c.clip_cov_seed = (uint64_t)k;
+        covariance.seed = (uint64_t)k;
         bits = dropped(ctx, &all, here, values, &c);
         TT_CHECK_INT(bits_of(bits), 3);
         TT_CHECK_INT(bits & (1u << 4 | 1u << 9), 0);
@@ -1170,63 +1207,65 @@ TT_TEST(clip_cov_draws_by_its_seed) {
     }
     TT_CHECK_INT(sets, 56);
     TT_CHECK(moved > 10);
-    c.clip_cov_ratio = 0.7f;                                /* in floats 6.99999988 of 10 */
+    covariance.ratio = 0.7f;                                /* in floats 6.99999988 of 10 */
     TT_CHECK_INT(bits_of(dropped(ctx, &all, here, values, &c)), 7);
-    c.clip_cov_ratio = 0.99f;                               /* nine, but eight are in the band */
+    covariance.ratio = 0.99f;                               /* nine, but eight are in the band */
     TT_CHECK_INT(bits_of(dropped(ctx, &all, here, values, &c)), 8);
-    c.clip_cov_ratio = 0;
+    covariance.ratio = 0;
     TT_CHECK_INT(bits_of(dropped(ctx, &all, here, values, &c)), 1);
-    c.clip_cov_lb = 4;                                      /* an empty band */
+    covariance.low = 4;     
+    covariance.high = 5;                                /* an empty band */
     TT_CHECK_INT(bits_of(dropped(ctx, &all, here, values, &c)), 0);
-    memset(all.items[0].mask, 0, 5);
-    memset(all.items[1].mask, 0, 5);
+    set_kind(&all.items[0], TT_KIND_ENVIRONMENT);
+    set_kind(&all.items[1], TT_KIND_ENVIRONMENT);
     TT_CHECK_INT(bits_of(dropped(ctx, &all, here, values, &c)), 10);     /* no token in the loss */
+    tt_covariance_free(&covariance);
     tt_rollouts_free(&all);
     tt_destroy(ctx);
 }
 /* Tokens with the teacher's loss take no part; nor do those out of the loss. Equal covariances: the first is chosen. */
 TT_TEST(covariances_are_those_of_the_students_tokens) {
-    static const tt_loss_type losses[2] = {TT_LOSS_CLIP_COV, TT_LOSS_KL_COV};
+    static const int losses[2] = {LOSS_CLIP_COV, LOSS_KL_COV};
+    tt_covariance covariance = TT_INIT;
     tt_context *ctx = tt_create(NULL);
     tt_rollouts all;
     int k, how, i;
     TT_REQUIRE(cov_rows(ctx, &all));
     for (k = 0; k < 2; k++) {
         for (how = 0; how < 2; how++) {
-            tt_grpo_config c = cov_config(losses[k]);
+            tt_grpo_config c = cov_config(losses[k], &covariance);
             float without[12], with[12];
-            memset(how ? all.items[3].mask : all.items[3].teacher_mask, !how, 3);
+            set_kind(&all.items[3], how ? TT_KIND_ENVIRONMENT : TT_KIND_GUIDED);
             loss_of(ctx, &all, 0, 3, cov_now, NULL, &c, without, NULL);
             loss_of(ctx, &all, 0, 4, cov_now, NULL, &c, with, NULL);
             for (i = 0; i < 9; i++) { TT_CHECK(with[i] == without[i]); }
-            TT_CHECK_NEAR(cov_metrics(ctx, &all, cov_now, &c).clip_cov, (k ? 2 : 1) / (how ? 9.0 : 12.0), 1e-12);
-            memset(all.items[3].teacher_mask, 0, 3);
-            memset(all.items[3].mask, 1, 3);
+            TT_CHECK_NEAR(cov_chosen(ctx, &all, cov_now, &c), k ? 2 : 1, 0);
+            set_kind(&all.items[3], TT_KIND_STUDENT);
         }
     }
     {
-        tt_grpo_config c = cov_config(TT_LOSS_KL_COV);
+        tt_grpo_config c = cov_config(LOSS_KL_COV, &covariance);
         float slopes[4], now[12];
-        c.kl_cov_ratio = 0;
+        covariance.ratio = 0;
         c.aggregation = TT_TOKEN_SUM;
         loss_of(ctx, &all, 0, 1, cov_now, NULL, &c, slopes, NULL);      /* one advantage, no covariance */
         TT_CHECK_NEAR(slopes[0], -1.5 * exp(0.25) + 0.1, 1e-6);
         TT_CHECK_NEAR(slopes[1], -1.5 * exp(-0.5), 1e-6);
-        c.kl_cov_ratio = 1;
-        TT_CHECK_NEAR(cov_metrics(ctx, &all, cov_now, &c).clip_cov, 1, 1e-12);
+        covariance.ratio = 1;
+        TT_CHECK_NEAR(cov_chosen(ctx, &all, cov_now, &c), 12, 0);
         memcpy(now, cov_now, sizeof now);
         now[5] = -HUGE_VALF;                                               /* covariance inf - inf: not chosen */
-        TT_CHECK_NEAR(cov_metrics(ctx, &all, now, &c).clip_cov, 11.0 / 12, 1e-12);
+        TT_CHECK_NEAR(cov_chosen(ctx, &all, now, &c), 11, 0);
     }
+    tt_covariance_free(&covariance);
     tt_rollouts_free(&all);
     tt_destroy(ctx);
 }
 /* TRL, tests/test_grpo_trainer.py, test_get_sapo_token_loss: ratio 1 and temperature 1 give 4 sigmoid(0) = 2. */
 TT_TEST(trl_gates_softly) {
     tt_grpo_config c = TT_INIT;
-    c.loss = TT_LOSS_SAPO;
-    c.sapo_tau_pos = 1;
-    TT_CHECK_NEAR(tt_grpo_token_loss(&c, -0.5, -0.5, (double)NAN, 1, 0).loss, -2, 1e-12);
+    c.token_loss = tt_loss_sapo;
+    TT_CHECK_NEAR(tt_grpo_token_loss(&c, -0.5, -0.5, (double)NAN, 1, TT_KIND_STUDENT).loss, -2, 1e-12);
 }
 /* verl, tests/trainer/ppo/test_reinforce_pp_multiturn_on_cpu.py, gamma 1: what the student did not write stands in no
  * advantage's way. */
@@ -1240,7 +1279,7 @@ TT_TEST(verl_skips_what_the_student_did_not_write) {
         tt_grpo_config c = TT_INIT;
         c.advantage = TT_ADV_REINFORCE_PP;
         TT_REQUIRE(make_rollouts(ctx, 1, 2, k ? expanded : compact, &all) == TT_OK);
-        if (k) { all.items[0].mask[2] = all.items[0].mask[3] = 0; }
+        if (k) { keep(&all.items[0], 2, 0); keep(&all.items[0], 3, 0); }
         all.items[0].rewards[0] = 1;
         TT_CHECK_OK(ctx, tt_grpo_advantages(&all, &c, NULL, NULL));
         for (i = 0; i < 2; i++) { advantages[k][i] = all.items[i].advantage; }
@@ -1311,7 +1350,7 @@ TT_TEST(mismatch_weights_are_one_unless_the_sampler_differs) {
             for (i = 0; i < 4; i++) { for (t = 0; t < all.items[i].response_length; t++) { all.items[i].sampling_logprobs[t] -= logf(0.8f); } }
         }
         logprobs = tt_model_logprobs(model, tt_rollouts_batch(ctx, &all, indices, 4), 1, NULL);
-        TT_CHECK(tt_grpo_loss(ctx, logprobs, NULL, &all, indices, 4, &c, &m) != NULL);
+        TT_CHECK(grpo_loss(ctx, logprobs, NULL, &all, indices, 4, &c, &m) != NULL);
         if (how == TT_MISMATCH_OFF) { plain = m.loss; }
         if (!off) {
             TT_CHECK(m.mismatch_deviation_max == 0);
@@ -1340,7 +1379,7 @@ TT_TEST(an_off_policy_response_takes_a_samples_place) {
     TT_CHECK_OK(ctx, tt_rollout_off_policy(&all, 0, given, 3, 9));
     r = &all.items[0];
     TT_CHECK(r->off_policy && !r->guided && r->stopped && r->response_length == 3);
-    for (t = 0; t < 3; t++) { TT_CHECK(r->teacher_mask[t] && r->is_teacher[t] && isnan(r->sampling_logprobs[t])); }
+    for (t = 0; t < 3; t++) { TT_CHECK(*kind_at(r, t) == TT_KIND_OFF_POLICY && isnan(r->sampling_logprobs[t])); }
     all.items[0].rewards[0] = 1;      /* mean and std are those of the others, 0 and 1 */
     c.advantage = TT_ADV_LUFFY;
     TT_CHECK_OK(ctx, tt_grpo_advantages(&all, &c, NULL, NULL));
@@ -1371,9 +1410,8 @@ TT_TEST(a_replaced_response_is_marked_as_the_teachers) {
     TT_CHECK_INT(r->attempt_length, 3);
     TT_CHECK(r->guided && r->stopped && r->attempt_reward == 0.5f);
     for (t = 0; t < 6; t++) {
-        TT_CHECK_INT(r->is_teacher[t], t >= 3);
+        TT_CHECK_INT(*kind_at(r, t), t >= 3 ? TT_KIND_TEACHER : TT_KIND_STUDENT);
         TT_CHECK_INT(isnan(r->sampling_logprobs[t]) != 0, t >= 3);
-        TT_CHECK_INT(r->mask[t], 1);
     }
     TT_CHECK_INT(tt_rollout_replace(&all, 1, longer, 6, 3, 9), TT_ERR_ARG);
     TT_CHECK_CONTAINS(tt_error(ctx), "attempt_length is 3, expected 0..2");
@@ -1393,7 +1431,8 @@ static tt_status everything(tt_context *ctx) {
     tt_grpo_config c = TT_INIT;
     tt_status status = make_rollouts(ctx, 2, 2, lengths, &all);
     int n = LONG + 6;
-    c.loss = TT_LOSS_KL_COV;
+    tt_covariance covariance = TT_INIT;
+    use_loss(&c, LOSS_KL_COV, &covariance);
     if (status != TT_OK) { return status; }
     all.items[0].rewards[0] = 1;
     status = tt_rollouts_question(&all, 0, "2 + 2 ?");
@@ -1405,8 +1444,9 @@ static tt_status everything(tt_context *ctx) {
         logprobs = tt_constant(ctx, 1, &n, zeros);
         if (logprobs) { logprobs->requires_grad = 1; }
         status = tt_rollouts_batch(ctx, &all, indices, 4) ? TT_OK : tt_eval(ctx);
-        if (status == TT_OK) { status = tt_backward(ctx, tt_grpo_loss(ctx, logprobs, NULL, &all, indices, 4, &c, NULL)); }
+        if (status == TT_OK) { status = tt_backward(ctx, grpo_loss(ctx, logprobs, NULL, &all, indices, 4, &c, NULL)); }
     }
+    tt_covariance_free(&covariance);
     tt_rollouts_free(&all);
     return status;
 }

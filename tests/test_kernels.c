@@ -795,10 +795,10 @@ static void check_rows(tt_context *ctx) {
     TT_CHECK_OK(ctx, k->scatter_rows(ctx, y, x, rows + 1, 3, dim));
     CHECK_SAME(y, x, (size_t)dim);
     CHECK_SAME(y + 3 * dim, x + 2 * dim, (size_t)dim);
-    TT_CHECK_OK(ctx, k->columns(ctx, y, x, 4, dim, 5, 3));
+    TT_CHECK_OK(ctx, k->slice(ctx, y, x, 4, dim, 5, 3));
     TT_CHECK(y[0] == x[5] && y[11] == x[3 * dim + 7]);
     memset(g, 0, 4 * 19 * sizeof *g);
-    TT_CHECK_OK(ctx, k->columns_backward(ctx, g, y, 4, dim, 5, 3));
+    TT_CHECK_OK(ctx, k->slice_backward(ctx, g, y, 4, dim, 5, 3));
     TT_CHECK(g[5] == x[5] && g[4] == 0 && g[8] == 0 && g[3 * dim + 7] == x[3 * dim + 7]);
     memset(g, 0, 4 * 19 * sizeof *g);
     TT_CHECK_OK(ctx, k->bias_backward(ctx, g, x, 4, dim));

@@ -300,6 +300,201 @@ TT_TEST(positions_beyond_the_table_are_an_error) {
     }
 }
 
+/* No product of sizes may overflow, and no number that is not finite gets into the angles. */
+TT_TEST(configs_of_absurd_sizes_are_refused) {
+    static const int heads[] = {2147483647, 2097152, 131072};
+    tt_context *ctx = tt_create(NULL);
+    tt_model_config c;
+    int i, f;
+    for (i = 0; i < 3 * 2; i++) {
+        memset(&c, 0, sizeof c);
+        c.gpt2 = i >= 3;
+        c.vocab_size = 16;
+        c.hidden_size = 32;
+        c.num_hidden_layers = 1;
+        c.num_attention_heads = heads[i % 3];
+        c.head_dim = 1024;
+        TT_CHECK(tt_model_create(ctx, &c, 1) == NULL);
+        TT_CHECK_CONTAINS(tt_error(ctx), "num_attention_heads");
+    }
+    for (i = 0; i < 5; i++) {
+        c = config_of(LLAMA);
+        c.rope_scaling.factor = i == 0 ? NAN : i == 1 ? INFINITY : i == 2 ? -1.0f : 8.0f;
+        c.rope_scaling.low_freq_factor = i == 3 ? NAN : 1;
+        c.rope_scaling.high_freq_factor = 4;
+        c.rope_scaling.original_max_position_embeddings = i == 4 ? 0 : 16;
+        TT_CHECK(tt_model_create(ctx, &c, 1) == NULL);
+        TT_CHECK_CONTAINS(tt_error(ctx), "rope_scaling");
+    }
+    for (i = 0; i < 2; i++) {
+        c = config_of(LLAMA);
+        if (i) { c.rope_theta = INFINITY; } else { c.norm_eps = INFINITY; }
+        TT_CHECK(tt_model_create(ctx, &c, 1) == NULL);
+        TT_CHECK_CONTAINS(tt_error(ctx), "inf");
+    }
+    c = config_of(LLAMA);
+    c.intermediate_size = 2147483647;
+    TT_CHECK(tt_model_create(ctx, &c, 1) == NULL);
+    TT_CHECK_CONTAINS(tt_error(ctx), "intermediate_size is 2147483647");
+    for (f = 0; f < N_FAMILIES; f++) {                         /* and the config itself is not touched by a refusal */
+        tt_model *m;
+        c = config_of((family)f);
+        m = tt_model_create(ctx, &c, 1);
+        TT_CHECK(m != NULL);
+        tt_model_destroy(m);
+    }
+    tt_destroy(ctx);
+}
+
+/* ---- the tables of angles: as long as the positions in use, and always with the same numbers ---- */
+static float *logprobs_of_length(tt_model *m, int n) {
+    tt_context *ctx = tt_model_context(m);
+    float *out = (float *)malloc((size_t)n * sizeof *out);
+    int32_t *tokens = (int32_t *)malloc((size_t)n * sizeof *tokens), ends[2] = {0, 0};
+    tt_batch_desc d = TT_INIT;
+    tt_tensor *l;
+    int i;
+    for (i = 0; i < n; i++) { tokens[i] = TOKENS[i % 20]; }
+    ends[1] = n;
+    d.n_sequences = 1;
+    d.offsets = ends;
+    d.tokens = tokens;
+    tt_no_grad_begin(ctx);
+    l = tt_model_logprobs(m, tt_batch_create(ctx, &d), 1, NULL);
+    tt_no_grad_end(ctx);
+    TT_CHECK(l && tt_tensor_get(l, out) == TT_OK);
+    tt_step_reset(ctx);
+    free(tokens);
+    return out;
+}
+TT_TEST(a_context_of_millions_costs_what_is_used) {
+    tt_test_memory memory = tt_test_memory_none();
+    tt_desc desc = TT_INIT;
+    tt_context *ctx;
+    tt_model_config c = config_of(LLAMA);
+    tt_model *small, *large;
+    tt_kv_cache *cache;
+    size_t used;
+    int n;
+    desc.allocator = tt_test_allocator(&memory);
+    desc.n_threads = 1;
+    ctx = tt_create(&desc);
+    c.max_position_embeddings = 400;
+    small = tt_model_create(ctx, &c, 3);
+    c.max_position_embeddings = 2147483647;
+    used = tt_memory_get(ctx).current_bytes;
+    large = tt_model_create(ctx, &c, 3);
+    TT_REQUIRE(small != NULL && large != NULL);
+    TT_CHECK(tt_memory_get(ctx).peak_bytes - used < 4 * tt_model_size(large) + 65536);
+    TT_CHECK(large->cos_table == NULL);
+    free(logprobs_of_length(small, 400));                       /* the whole table at once */
+    TT_CHECK_INT(small->cos_table->shape[0], 400);
+    for (n = 40; n <= 400; n += 90) {                           /* and piece by piece */
+        float *a = logprobs_of_length(small, n), *b = logprobs_of_length(large, n);
+        TT_CHECK_BYTES(a, b, (size_t)(n - 1) * sizeof *a);
+        TT_CHECK(large->cos_table->shape[0] >= n && large->cos_table->shape[0] < 2 * n + 64);
+        free(a);
+        free(b);
+    }
+    cache = tt_kv_cache_create(large, 1, 600);
+    TT_REQUIRE(cache != NULL);
+    TT_CHECK_INT(large->cos_table->shape[0], 1024);
+    tt_kv_cache_destroy(cache);
+    cache = tt_kv_cache_create(small, 1, 600);                  /* longer than the model's own context */
+    TT_REQUIRE(cache != NULL);
+    TT_CHECK_INT(small->cos_table->shape[0], 400);
+    tt_kv_cache_destroy(cache);
+    tt_model_destroy(small);
+    tt_model_destroy(large);
+    tt_destroy(ctx);
+    TT_CHECK_NO_LEAK(memory);
+}
+/* A graph that was recorded with short tables is walked back with long ones. */
+TT_TEST(tables_that_grow_within_a_step_change_no_bit) {
+    float *grads[2];
+    size_t size = 0;
+    int grown, n, failed = 0;
+    for (grown = 0; grown < 2; grown++) {
+        tt_context *ctx = tt_create(NULL);
+        tt_model_config c = config_of(QWEN3);
+        tt_model *m;
+        tt_tensor *loss;
+        c.max_position_embeddings = 4096;
+        m = tt_model_create(ctx, &c, 5);
+        TT_REQUIRE(m != NULL);
+        size = tt_model_size(m);
+        loss = loss_of(m, batch_of(ctx, 0, 3));
+        TT_CHECK_INT(m->cos_table->shape[0], 64);
+        if (grown) {
+            TT_CHECK_OK(ctx, tti_rope_reserve(m, 1000));
+            TT_CHECK_INT(m->cos_table->shape[0], 1024);
+        }
+        TT_CHECK_OK(ctx, tt_backward(ctx, loss));
+        grads[grown] = grads_of(m);
+        tt_model_destroy(m);
+        tt_destroy(ctx);
+    }
+    TT_CHECK_BYTES(grads[0], grads[1], size * sizeof(float));
+    free(grads[0]);
+    free(grads[1]);
+    for (n = 1; n < 20; n++) {                                  /* memory that is out while they grow leaves the short ones */
+        tt_test_memory memory = tt_test_memory_none();
+        tt_desc desc = TT_INIT;
+        tt_context *ctx;
+        tt_model_config c = config_of(LLAMA);
+        tt_model *m;
+        tt_status status;
+        desc.allocator = tt_test_allocator(&memory);
+        ctx = tt_create(&desc);
+        c.max_position_embeddings = 4096;
+        m = tt_model_create(ctx, &c, 5);
+        TT_CHECK_OK(ctx, tti_rope_reserve(m, 5));
+        memory.fail_at = memory.calls + n;
+        status = tti_rope_reserve(m, 100);
+        memory.fail_at = 0;
+        TT_CHECK(status == TT_OK || status == TT_ERR_MEM);
+        TT_CHECK_INT(m->cos_table->shape[0], status == TT_OK ? 128 : 64);
+        TT_CHECK_INT(m->sin_table->shape[0], status == TT_OK ? 128 : 64);
+        failed += status != TT_OK;
+        tt_model_destroy(m);
+        tt_destroy(ctx);
+        TT_CHECK_NO_LEAK(memory);
+    }
+    TT_CHECK(failed > 4 && failed < 19);
+}
+
+/* Everything a context has made may be destroyed in any order; the context comes last. */
+TT_TEST(destroy_in_any_order) {
+    static const int order[6][3] = {{0, 1, 2}, {0, 2, 1}, {1, 0, 2}, {1, 2, 0}, {2, 0, 1}, {2, 1, 0}};
+    int k, i, recorded;
+    for (k = 0; k < 12; k++) {
+        tt_test_memory memory = tt_test_memory_none();
+        tt_desc desc = TT_INIT;
+        tt_context *ctx;
+        tt_model_config c = config_of((k & 1) ? GPT2 : LLAMA);
+        tt_model *m;
+        tt_optimizer *o;
+        tt_kv_cache *cache;
+        desc.allocator = tt_test_allocator(&memory);
+        ctx = tt_create(&desc);
+        m = tt_model_create(ctx, &c, 5);
+        TT_REQUIRE(m != NULL);
+        o = tt_adamw_create(m, NULL);
+        cache = tt_kv_cache_create(m, 2, 32);
+        recorded = k >= 6;
+        TT_CHECK(loss_of(m, batch_of(ctx, 0, 3)) != NULL);      /* a graph that is never walked */
+        if (!recorded) { tt_step_reset(ctx); }
+        for (i = 0; i < 3; i++) {
+            if (order[k % 6][i] == 0) { tt_model_destroy(m); }
+            if (order[k % 6][i] == 1) { tt_optimizer_destroy(o); }
+            if (order[k % 6][i] == 2) { tt_kv_cache_destroy(cache); }
+        }
+        if (recorded) { tt_step_reset(ctx); }
+        tt_destroy(ctx);
+        TT_CHECK_NO_LEAK(memory);
+    }
+}
+
 TT_TEST(every_failing_allocation_is_an_error) {
     long n;
     int done = 0;
@@ -648,5 +843,6 @@ TT_TEST(lora_survives_lost_memory) {
 
 TT_MAIN(gradients_of_every_family, packing_changes_no_bit, recomputation_changes_no_bit, without_gradients_one_layer_is_kept, threads_change_no_bit,
         micro_batches_sum_to_the_batch, parameters_have_hugging_face_names, bad_configs_are_named,
-        positions_beyond_the_table_are_an_error, half_weights_change_no_bit, lora_gradients_of_every_family, lora_bits, lora_merge_is_the_same_function,
+        positions_beyond_the_table_are_an_error, configs_of_absurd_sizes_are_refused,
+        a_context_of_millions_costs_what_is_used, tables_that_grow_within_a_step_change_no_bit, destroy_in_any_order, half_weights_change_no_bit, lora_gradients_of_every_family, lora_bits, lora_merge_is_the_same_function,
         lora_trains_the_adapters_alone, lora_bad_descriptions_are_named, lora_survives_lost_memory, every_failing_allocation_is_an_error)

@@ -190,4 +190,94 @@ TT_TEST(resume_is_exact) {
     }
 }
 
-TT_MAIN(adamw_follows_its_formulas, a_gradient_that_is_not_finite_is_skipped_and_counted, schedules, resume_is_exact)
+/* ---- what a state must not do: change anything before all of it is known to be good, or take the place of a good one ---- */
+typedef struct small_run { tt_context *ctx; tt_model *m; tt_optimizer *o; } small_run;
+static small_run run_of(int steps) {
+    small_run r;
+    int step;
+    r.ctx = tt_create(NULL);
+    r.m = small_model(r.ctx);
+    r.o = tt_adamw_create(r.m, NULL);
+    for (step = 0; step < steps; step++) {
+        set_gradients(r.m, step, 1);
+        TT_CHECK_OK(r.ctx, tt_optimizer_step(r.o, 0.003f, NULL));
+    }
+    return r;
+}
+static void run_end(small_run *r) {
+    tt_optimizer_destroy(r->o);
+    tt_model_destroy(r->m);
+    tt_destroy(r->ctx);
+}
+/* A sum over weights, moments and counters. */
+static uint64_t print_of(const small_run *r) {
+    uint64_t sum = (uint64_t)r->o->step * 1000003u + (uint64_t)r->o->n_skipped;
+    int i, k;
+    for (i = 0; i < r->o->n; i++) {
+        tt_tensor *const of[3] = {r->o->params[i], r->o->m[i], r->o->v[i]};
+        for (k = 0; k < 3; k++) {
+            float values[4096];
+            tt_tensor_get(of[k], values);
+            sum = tt_hash(values, of[k]->size * sizeof(float), sum);
+        }
+    }
+    return sum;
+}
+static void save_under(small_run *r, const char *path, const char *state) {
+    tt_text names = TT_INIT;
+    tt_named *list;
+    int n;
+    names.ctx = r->ctx;
+    list = tti_optimizer_names(r->o, NULL, &names, &n);
+    TT_CHECK(list && tt_state_save(r->ctx, path, list, n, state) == TT_OK);
+    tt_free(r->ctx, list, (size_t)n, sizeof *list);
+    tt_text_free(&names);
+}
+TT_TEST(a_state_with_odd_counters_changes_nothing) {
+    static const char *const bad[] = {
+        "{\"step\":1e300,\"n_skipped\":0,\"user\":\"\"}", "{\"step\":2.5,\"n_skipped\":0,\"user\":\"\"}", "{\"step\":-1,\"n_skipped\":0,\"user\":\"\"}",
+        "{\"step\":\"3\",\"n_skipped\":0,\"user\":\"\"}", "{\"step\":true,\"n_skipped\":0,\"user\":\"\"}", "{\"step\":9007199254740994,\"n_skipped\":0,\"user\":\"\"}",
+        "{\"step\":3,\"n_skipped\":1e300,\"user\":\"\"}", "{\"step\":3,\"n_skipped\":-2,\"user\":\"\"}", "{\"step\":3,\"n_skipped\":0.5,\"user\":\"\"}",
+        "{\"step\":3,\"user\":\"\"}", "{\"n_skipped\":0,\"user\":\"\"}", "{\"step\":3,\"n_skipped\":0}", "{\"step\":3,\"n_skipped\":0,\"user\":7}",
+        "[]", "{", "", "null",
+    };
+    const char *path = tt_test_tmp("odd.safetensors");
+    small_run r = run_of(2), other = run_of(3);
+    tt_text json = TT_INIT;
+    uint64_t before = print_of(&r);
+    size_t i;
+    json.ctx = r.ctx;
+    for (i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        save_under(&other, path, bad[i]);
+        if (!TT_CHECK_INT(tt_optimizer_load(r.o, path, &json), TT_ERR_FILE)) { printf("  accepted: %s\n", bad[i]); }
+        TT_CHECK_CONTAINS(tt_error(r.ctx), "odd.safetensors");
+        TT_CHECK(print_of(&r) == before);
+        TT_CHECK_INT(json.size, 0);
+    }
+    save_under(&other, path, "{\"step\":3,\"n_skipped\":0,\"user\":\"x\"}");
+    TT_CHECK_OK(r.ctx, tt_optimizer_load(r.o, path, &json));
+    TT_CHECK_STR(json.data, "x");
+    TT_CHECK(print_of(&r) == print_of(&other));
+    tt_text_free(&json);
+    run_end(&r);
+    run_end(&other);
+}
+TT_TEST(moments_that_are_not_finite_replace_no_good_state) {
+    const char *path = tt_test_tmp("good.safetensors");
+    small_run r = run_of(2), other = run_of(0);
+    float values[4096];
+    uint64_t before = print_of(&r);
+    TT_CHECK_OK(r.ctx, tt_optimizer_save(r.o, path, "{}"));
+    tt_tensor_get(r.o->v[3], values);
+    values[7] = NAN;
+    tt_tensor_set(r.o->v[3], values);
+    TT_CHECK_INT(tt_optimizer_save(r.o, path, "{}"), TT_ERR_NUMBER);
+    TT_CHECK_CONTAINS(tt_error(r.ctx), "good.safetensors: not written, for value 7 of adamw.v.model.layers.0");
+    TT_CHECK_OK(other.ctx, tt_optimizer_load(other.o, path, NULL));
+    TT_CHECK(print_of(&other) == before);
+    run_end(&r);
+    run_end(&other);
+}
+
+TT_MAIN(adamw_follows_its_formulas, a_gradient_that_is_not_finite_is_skipped_and_counted, schedules, resume_is_exact,
+        a_state_with_odd_counters_changes_nothing, moments_that_are_not_finite_replace_no_good_state)

@@ -391,4 +391,63 @@ TT_TEST(adapters_of_peft) {
     }
 }
 
-TT_MAIN(logits_logprobs_and_every_gradient, greedy_texts_with_and_without_cache, mapped_weights_change_no_bit, saved_models_load_again, adapters_of_peft)
+/* A number or null, for minus infinity. */
+static int read_logits(const tt_json *list, float *out, int room) {
+    const tt_json *z;
+    int n = 0;
+    for (z = list ? list->child : NULL; z && n < room; z = z->next) { out[n++] = z->type == TT_JSON_NULL ? -(float)HUGE_VAL : (float)z->number; }
+    return n;
+}
+static int ascending(const void *a, const void *b) { float x = *(const float *)a, y = *(const float *)b; return x < y ? -1 : x > y; }
+/* What is left of the logits under the case's controls is what transformers' warpers leave of them. */
+TT_TEST(sampling_controls_keep_the_same_tokens) {
+    enum { WIDE = 64 };
+    const char *root = getenv("TT_PARITY_DIR");
+    tt_context *ctx = tt_create(NULL);
+    tt_text text = TT_INIT;
+    tt_json *json;
+    const tt_json *one;
+    int n_cases = 0, n_equal = 0;
+    char path[1024];
+    text.ctx = ctx;
+    snprintf(path, sizeof path, "%s/sampler.json", root ? root : "tests/golden");
+    TT_REQUIRE(tt_file_read(ctx, path, &text) == TT_OK);
+    json = tt_json_parse(ctx, text.data, text.size);
+    TT_REQUIRE(json != NULL);
+    for (one = tt_json_get(json, "cases")->child; one; one = one->next, n_cases++) {
+        float logits[WIDE], scores[WIDE], w[WIDE], largest = -FLT_MAX;
+        float want[WIDE], got[WIDE];
+        int32_t ids[WIDE];
+        tti_ranking ranking;
+        tt_sampling s = TT_INIT;
+        int n = read_logits(tt_json_get(one, "logits"), logits, WIDE), n_kept = read_logits(tt_json_get(one, "kept"), want, WIDE), left, n_left = 0, i, same;
+        s.temperature = (float)tt_json_number(one, "temperature", 1);
+        s.top_k = (int)tt_json_number(one, "top_k", 0);
+        s.top_p = (float)tt_json_number(one, "top_p", 1);
+        s.min_p = (float)tt_json_number(one, "min_p", 0);
+        for (i = 0; i < n; i++) { scores[i] = logits[i] / s.temperature; largest = logits[i] > largest ? logits[i] : largest; }
+        for (i = 0; i < n; i++) { w[i] = (logits[i] - largest) * (1.0f / s.temperature); }
+        tti_row_exp(ctx, w, n);
+        ranking.scores = scores;
+        ranking.ids = ids;
+        ranking.n = n;
+        ranking.sorted = 0;
+        left = tti_candidates(&ranking, w, &s);
+        for (i = left; i-- > 0; ) { if (logits[ids[n - 1 - i]] > -(float)HUGE_VAL) { got[n_left++] = logits[ids[n - 1 - i]]; } }
+        qsort(got, (size_t)n_left, sizeof *got, ascending);      /* some cases leave all, unsorted */
+        same = n_left == n_kept && memcmp(want, got, (size_t)n_left * sizeof *got) == 0;
+        n_equal += same;
+        if (!same) {
+            printf("  case %d: %d tokens, temperature %g, top_k %d, top_p %g, min_p %g: %d kept, expected %d\n", n_cases, n, (double)s.temperature,
+                   s.top_k, (double)s.top_p, (double)s.min_p, n_left, n_kept);
+        }
+    }
+    printf("  %d of %d sets equal\n", n_equal, n_cases);
+    TT_CHECK(n_cases > 0);
+    TT_CHECK_INT(n_equal, n_cases);
+    tt_json_free(ctx, json);
+    tt_text_free(&text);
+    tt_destroy(ctx);
+}
+
+TT_MAIN(logits_logprobs_and_every_gradient, greedy_texts_with_and_without_cache, mapped_weights_change_no_bit, saved_models_load_again, adapters_of_peft, sampling_controls_keep_the_same_tokens)

@@ -201,7 +201,7 @@ TT_TEST(cached_decoding_equals_the_full_forward) {
     d.tokens = P2;
     tt_tensor_get(tt_model_forward(m, tt_batch_create(ctx, &d)), full);
     d.cache = cache;
-    d.slots = slot1;
+    d.cache_slots = slot1;
     d.offsets = first;
     tt_tensor_get(tt_model_forward(m, tt_batch_create(ctx, &d)), piece);
     TT_CHECK_BYTES(full, piece, 4 * 24 * sizeof(float));
@@ -214,7 +214,7 @@ TT_TEST(cached_decoding_equals_the_full_forward) {
     }
     TT_CHECK_OK(ctx, tt_kv_cache_share(cache, 1, 2, 6));
     tt_kv_cache_truncate(cache, 1, 6);
-    { static const int32_t slot2[1] = {2}; d.slots = slot2; }
+    { static const int32_t slot2[1] = {2}; d.cache_slots = slot2; }
     d.tokens = P2 + 6;
     tt_tensor_get(tt_model_forward(m, tt_batch_create(ctx, &d)), piece);
     TT_CHECK_BYTES(full + 6 * 24, piece, 24 * sizeof(float));
@@ -310,6 +310,170 @@ TT_TEST(controls_give_the_renormalised_distribution) {
     s.top_k = 30;
     s.repetition_penalty = 1.7f;
     check_control(s);
+}
+/* transformers' warpers one after another, written down as they are there: TopK, TopP, MinP over scores that are the logits /
+ * temperature. w: e to the power of each score, less the largest. kept[i] = 1 for what is left. */
+enum { WIDE = 40 };
+static int ascending_scores(const float *scores, int a, int b) { return scores[a] < scores[b] || (scores[a] == scores[b] && a > b); }
+static void softmax_of(const float *w, const char *kept, int n, float *p) {
+    double sum = 0;
+    int i;
+    for (i = 0; i < n; i++) { if (kept[i]) { sum += (double)w[i]; } }
+    for (i = 0; i < n; i++) { p[i] = kept[i] ? (float)((double)w[i] / sum) : 0; }
+}
+static void warpers(const float *scores, const float *w, int n, int top_k, double top_p, float min_p, char *kept) {
+    int order[WIDE], i, k;
+    float p[WIDE], least;
+    double sum = 0;
+    for (i = 0; i < n; i++) {                                 /* ascending, of equals the lowest id last */
+        for (k = i; k > 0 && ascending_scores(scores, i, order[k - 1]); k--) { order[k] = order[k - 1]; }
+        order[k] = i;
+    }
+    for (i = 0; i < n; i++) { kept[i] = 1; }
+    if (top_k > 0) { for (i = 0; i < n; i++) { kept[i] = scores[i] >= scores[order[n - (top_k < n ? top_k : n)]]; } }
+    if (top_p < 1) {
+        softmax_of(w, kept, n, p);
+        for (i = 0; i < n - 1; i++) {
+            sum += (double)p[order[i]];
+            if ((float)sum <= (float)(1 - top_p)) { kept[order[i]] = 0; }
+        }
+    }
+    softmax_of(w, kept, n, p);
+    least = min_p * p[order[n - 1]];
+    for (i = 0; i < n - 1; i++) { kept[order[i]] = (char)(kept[order[i]] && p[order[i]] >= least); }
+}
+/* Logits of all shapes: of many values, of few (so that many are equal), all equal, some minus infinity. */
+static void random_logits(tt_rng *rng, float *logits, int n) {
+    int kind = tt_rng_below(rng, 5), i;
+    double wide = 0.1 + 6 * tt_rng_uniform(rng);
+    for (i = 0; i < n; i++) {
+        double z = wide * tt_rng_normal(rng);
+        if (kind == 1) { z = floor(z); }
+        if (kind == 2) { z = 1.5; }
+        if (kind == 3 && i > 0 && tt_rng_below(rng, 3) == 0) { z = -HUGE_VAL; }
+        if (kind == 4) { z = log(1 + tt_rng_below(rng, 4)); }
+        logits[i] = (float)z;
+    }
+}
+TT_TEST(controls_keep_what_the_warpers_of_transformers_keep) {
+    static const double round_p[] = {1, 0.95, 0.9, 0.8, 0.75, 0.5, 0.3, 0.25, 0.1, 1e-39}, round_min[] = {0, 0.05, 0.1, 0.25, 0.5, 1, 1e-39};
+    tt_context *ctx = tt_create(NULL);
+    tt_rng rng = {8, 1, 0};
+    int turn, wrong = 0, all_three = 0, equal = 0;
+    for (turn = 0; turn < 20000 && !wrong; turn++) {
+        float logits[WIDE], scores[WIDE], w[WIDE];
+        char want[WIDE], got[WIDE];
+        int32_t ids[WIDE];
+        tt_sampling s = TT_INIT;
+        tti_ranking ranking;
+        int n = 1 + tt_rng_below(&rng, WIDE), left, i;
+        double top_p = tt_rng_below(&rng, 2) ? round_p[tt_rng_below(&rng, 10)] : (double)(float)(0.001 + 0.998 * tt_rng_uniform(&rng));
+        double min_p = tt_rng_below(&rng, 2) ? round_min[tt_rng_below(&rng, 7)] : tt_rng_uniform(&rng) * tt_rng_uniform(&rng);
+        random_logits(&rng, logits, n);
+        s.temperature = tt_rng_below(&rng, 3) ? (float)exp(2 * tt_rng_normal(&rng)) : 1.0f;
+        s.top_k = tt_rng_below(&rng, 3) ? 1 + tt_rng_below(&rng, n + 3) : 0;
+        s.top_p = (float)top_p;
+        s.min_p = (float)min_p;
+        for (i = 0; i < n; i++) { scores[i] = logits[i] / s.temperature; }
+        { float top = scores[0]; for (i = 1; i < n; i++) { top = scores[i] > top ? scores[i] : top; } for (i = 0; i < n; i++) { w[i] = scores[i] - top; } }
+        tti_row_exp(ctx, w, n);
+        warpers(scores, w, n, s.top_k, top_p, s.min_p, want);
+        memset(got, 0, sizeof got);
+        ranking.scores = scores;
+        ranking.ids = ids;
+        ranking.n = n;
+        ranking.sorted = 0;
+        left = tti_candidates(&ranking, w, &s);
+        for (i = 0; i < left; i++) { got[ids[n - 1 - i]] = 1; }
+        wrong = memcmp(want, got, (size_t)n) != 0;
+        if (wrong) { printf("case %d: n %d temperature %g top_k %d top_p %g min_p %g\n", turn, n, (double)s.temperature, s.top_k, top_p, min_p); }
+        all_three += s.top_k > 0 && s.top_k < n && top_p < 1 && min_p > 0;
+        for (i = 1; i < n; i++) { if (logits[i] == logits[i - 1] && got[i] != got[i - 1]) { equal++; break; } }
+        for (i = 0; i < 4 && !wrong; i++) {                   /* and nothing else is drawn */
+            float scratch[2 * WIDE];
+            int32_t drawn = tti_choose(ctx, logits, n, &s, i < 3 ? i * 0.33333 : 1 - 1e-16, scratch, scratch + WIDE, ids);
+            TT_CHECK(drawn >= 0 && drawn < n && ((s.top_k == 0 && s.top_p >= 1 && s.min_p <= 0) || want[drawn]) && w[drawn] > 0);
+        }
+    }
+    TT_CHECK_INT(wrong, 0);
+    TT_CHECK(all_three > 3000 && equal > 300);
+    tt_destroy(ctx);
+}
+TT_TEST(equal_tokens_share_their_fate_in_top_k_and_give_way_by_id_in_top_p) {
+    static const float logits[6] = {1, 3, 2, 3, 2, 0}, even[10] = {0};
+    float w[10], scores[10];
+    int32_t ids[10];
+    tt_context *ctx = tt_create(NULL);
+    tt_sampling s = TT_INIT;
+    int u, seen[10] = {0};
+    s.temperature = 0.5f;
+    s.top_p = 1;
+    s.top_k = 3;                                              /* 1, 3, and both of 2 and 4 */
+    for (u = 0; u < 100; u++) { seen[tti_choose(ctx, logits, 6, &s, u / 100.0, w, scores, ids)]++; }
+    TT_CHECK(seen[1] > 0 && seen[2] > 0 && seen[3] > 0 && seen[4] > 0 && seen[0] == 0 && seen[5] == 0);
+    memset(seen, 0, sizeof seen);
+    s.top_k = 0;
+    s.top_p = 0.8f;                                           /* 8 of 10: the two highest ids go */
+    for (u = 0; u < 100; u++) { seen[tti_choose(ctx, even, 10, &s, u / 100.0, w, scores, ids)]++; }
+    TT_CHECK(seen[9] == 0 && seen[8] == 0 && seen[7] > 0 && seen[0] > 0);
+    tt_destroy(ctx);
+}
+TT_TEST(extreme_settings_work_or_are_named) {
+    static const float fine[] = {1e-30f, 1e-6f, 1e30f, 3e38f}, bad[] = {1e-39f, 1e-45f, 9e-31f, -1, (float)NAN, (float)INFINITY};
+    static const float tiny[] = {1e-45f, 1e-39f, 1e-30f};
+    tt_context *ctx = tt_create(NULL);
+    tt_model *m = small_model(ctx, 0);
+    tt_request r[3];
+    tt_sampling s = TT_INIT, greedy = TT_INIT;
+    tt_completions c, best;
+    size_t i, k;
+    requests_of(r);
+    greedy.greedy = 1;
+    greedy.max_new_tokens = s.max_new_tokens = 5;
+    TT_CHECK_OK(ctx, tt_generate(m, r, 1, &greedy, &best));
+    for (i = 0; i < sizeof fine / sizeof *fine; i++) {
+        s.temperature = fine[i];
+        TT_CHECK_OK(ctx, tt_generate(m, r, 1, &s, &c));
+        if (c.n && fine[i] < 1e-5f) { TT_CHECK_BYTES(c.items[0].tokens, best.items[0].tokens, 5 * sizeof(int32_t)); }
+        tt_completions_free(&c);
+    }
+    for (i = 0; i < sizeof bad / sizeof *bad; i++) {
+        char text[64];
+        s.temperature = bad[i];
+        snprintf(text, sizeof text, "temperature is %g, expected 1e-30 or more", (double)bad[i]);
+        TT_CHECK_INT(tt_generate(m, r, 1, &s, &c), TT_ERR_ARG);
+        TT_CHECK_CONTAINS(tt_error(ctx), text);
+        {   /* the training side */
+            static const int32_t ends[2] = {0, 5};
+            tt_batch_desc d = TT_INIT;
+            d.n_sequences = 1;
+            d.offsets = ends;
+            d.tokens = P0;
+            TT_CHECK(tt_model_logprobs(m, tt_batch_create(ctx, &d), bad[i], NULL) == NULL);
+            TT_CHECK_CONTAINS(tt_error(ctx), text);
+            tt_step_reset(ctx);
+        }
+    }
+    s.temperature = 0;
+    for (k = 0; k < 3; k++) {
+        for (i = 0; i < sizeof tiny / sizeof *tiny; i++) {
+            s.top_p = k == 0 ? tiny[i] : 0;
+            s.min_p = k == 1 ? tiny[i] : 0;
+            s.repetition_penalty = k == 2 ? tiny[i] : 0;
+            TT_CHECK_OK(ctx, tt_generate(m, r, 1, &s, &c));
+            if (c.n && k == 0) { TT_CHECK_INT(c.items[0].tokens[0], best.items[0].tokens[0]); }
+            tt_completions_free(&c);
+        }
+    }
+    s.repetition_penalty = 3e38f;
+    TT_CHECK_OK(ctx, tt_generate(m, r, 1, &s, &c));
+    tt_completions_free(&c);
+    s.repetition_penalty = (float)INFINITY;
+    TT_CHECK_INT(tt_generate(m, r, 1, &s, &c), TT_ERR_ARG);
+    TT_CHECK_CONTAINS(tt_error(ctx), "repetition_penalty is inf, expected a finite number");
+    tt_completions_free(&best);
+    tt_model_destroy(m);
+    tt_destroy(ctx);
 }
 TT_TEST(greedy_takes_the_most_likely) {
     tt_context *ctx = tt_create(NULL);
@@ -416,5 +580,6 @@ TT_TEST(every_failing_allocation_is_an_error) {
 
 TT_MAIN(sampling_logprobs_are_training_logprobs, neighbours_slots_and_threads_change_nothing, prompts_share_what_they_begin_with,
         cached_decoding_equals_the_full_forward,
-        controls_give_the_renormalised_distribution, greedy_takes_the_most_likely, streaming_and_errors,
+        controls_give_the_renormalised_distribution, controls_keep_what_the_warpers_of_transformers_keep,
+        equal_tokens_share_their_fate_in_top_k_and_give_way_by_id_in_top_p, extreme_settings_work_or_are_named, greedy_takes_the_most_likely, streaming_and_errors,
         every_failing_allocation_is_an_error)

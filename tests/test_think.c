@@ -7,17 +7,14 @@
 static const char *const specials[] = {"<end>", "<ask>", "<tell>", "<stop>"};
 enum { END = 0, ASK = 1, TELL = 2, STOP = 3 };
 
-static size_t no_text(void *user, char *bytes, size_t n) { (void)user; (void)bytes; (void)n; return 0; }
 static tt_tokenizer *bytes_tokenizer(tt_context *ctx) {
     tt_tokenizer_desc desc = TT_INIT;
-    tt_text_source none;
-    none.read = no_text;
-    none.user = NULL;
+    desc.pretokenizer = TT_PRETOKENIZE_GPT2;
     desc.vocab_size = 300;
     desc.all_bytes = 1;
     desc.special_tokens = specials;
     desc.n_special_tokens = 4;
-    return tt_tokenizer_train(ctx, &desc, none);
+    return tt_tokenizer_words(ctx, &desc, NULL, 0);
 }
 /* One response of each group per text; "$" stands for the end token. Prompts are "Q". */
 static tt_status make_rollouts(tt_context *ctx, const tt_tokenizer *tokenizer, int n_groups, int size, const char *const *texts, tt_rollouts *out) {
@@ -217,10 +214,9 @@ TT_TEST(a_guided_response_is_attempt_reason_phrase) {
     check_response(&all, 1, tokenizer, "cd");
     r = &all.items[0];
     TT_CHECK(r->guided && r->stopped && r->attempt_length == 2 && r->attempt_reward == 0.25f);
-    TT_CHECK(!all.items[1].guided && !all.items[1].teacher_mask[0]);
+    TT_CHECK(!all.items[1].guided && all.items[1].kind[all.items[1].prompt_length] == TT_KIND_STUDENT);
     for (t = 0; t < r->response_length; t++) {
-        TT_CHECK_INT(r->is_teacher[t], t >= 2);
-        TT_CHECK_INT(r->teacher_mask[t], 1);
+        TT_CHECK_INT(r->kind[r->prompt_length + t], t >= 2 ? TT_KIND_TEACHER : TT_KIND_GUIDED);
         TT_CHECK_INT(isnan(r->sampling_logprobs[t]) != 0, t >= 2);
     }
     TT_CHECK_INT(m.n_guided, 1);
@@ -238,7 +234,7 @@ TT_TEST(a_guided_response_is_attempt_reason_phrase) {
     TT_CHECK_OK(ctx, tt_think_augment(&all, &teacher, tokenizer, &c, &grpo, END, 0, NULL));
     TT_CHECK_STR(s.asked, "[2 + 2 ?|ab]");
     check_response(&all, 0, tokenizer, "ab//why//<end><end>");
-    for (t = 0; t < all.items[0].response_length; t++) { TT_CHECK_INT(all.items[0].teacher_mask[t], t >= 2); }
+    for (t = 0; t < all.items[0].response_length; t++) { TT_CHECK_INT(all.items[0].kind[all.items[0].prompt_length + t], t >= 2 ? TT_KIND_TEACHER : TT_KIND_STUDENT); }
     TT_CHECK(all.items[0].stopped);
     tt_rollouts_free(&all);
 

@@ -1,6 +1,7 @@
 /* Chapter 12: the tasks, the trainer and the evaluation. */
 #define THINKTUNING_IMPLEMENTATION
 #include "../thinktuning.h"
+#include "../examples/losses.h"
 #include "tt_test.h"
 
 /* ---- signs: an independent reader of its texts ---- */
@@ -471,12 +472,6 @@ static tt_status echo_reward(void *user, const tt_reward_input *in, float *rewar
     if (e->bad_reward != 0) { *reward = e->bad_reward; }
     return TT_OK;
 }
-static size_t echo_read(void *user, char *bytes, size_t n) {
-    const char **text = (const char **)user;
-    size_t done = 0;
-    while (done < n && **text) { bytes[done++] = *(*text)++; }
-    return done;
-}
 static tt_status echo_feedback(void *user, const tt_attempt *attempts, int n, tt_feedback *out) {
     int i;
     (void)user;
@@ -496,25 +491,21 @@ typedef struct rig {
     tt_teacher teacher;
     tt_trainer_desc desc;
     tt_trainer *trainer;
+    tt_covariance covariance;
 } rig;
 static void rig_open(rig *r, int n_threads, tt_test_memory *memory) {
-    const char *text = " a b c d\n\n a";
+    static const char *const words[] = {" a", " b", " c", " d", "\n\n", " a"};      /* what is twice there is merged first */
     tt_desc context = TT_INIT;
-    tt_tokenizer_desc words = TT_INIT;
+    tt_tokenizer_desc special = TT_INIT;
     tt_model_config config = TT_INIT;
-    tt_text_source source;
     memset(r, 0, sizeof *r);
     context.n_threads = n_threads;
     if (memory) { context.allocator = tt_test_allocator(memory); }
     r->ctx = r->e.ctx = tt_create(&context);
     if (!r->ctx) { return; }
-    words.min_frequency = 1;
-    words.pretokenizer = TT_PRETOKENIZE_WHITESPACE;
-    words.special_tokens = echo_specials;
-    words.n_special_tokens = 3;
-    source.read = echo_read;
-    source.user = (void *)&text;
-    r->tokenizer = tt_tokenizer_train(r->ctx, &words, source);
+    special.special_tokens = echo_specials;
+    special.n_special_tokens = 3;
+    r->tokenizer = tt_tokenizer_words(r->ctx, &special, words, 6);
     config.vocab_size = r->tokenizer ? tt_vocab_size(r->tokenizer) : 1;
     config.hidden_size = 32;
     config.num_hidden_layers = 1;
@@ -542,6 +533,7 @@ static void rig_open(rig *r, int n_threads, tt_test_memory *memory) {
 }
 static void rig_start(rig *r) { r->trainer = tt_trainer_create(r->ctx, &r->desc); }
 static void rig_close(rig *r) {
+    tt_covariance_free(&r->covariance);
     tt_trainer_destroy(r->trainer);
     tt_model_destroy(r->model);
     tt_tokenizer_destroy(r->tokenizer);
@@ -932,7 +924,7 @@ static void use_setting(rig *r, int k) {
     if (k == 4) { d->grpo.advantage = TT_ADV_REINFORCE_PP; d->grpo.aggregation = TT_SEQ_MEAN_FILLED; }
     if (k == 5) { d->grpo.beta = 0.1f; d->grpo.kl_in_reward = 1; d->grpo.aggregation = TT_DR_GRPO; }
     if (k == 6) { d->grpo.beta = 0.1f; d->grpo.num_mini_batches = 2; d->grpo.num_iterations = 2; }
-    if (k == 7) { d->grpo.aggregation = TT_BNPO; d->grpo.micro_batch_tokens = 20; d->grpo.loss = TT_LOSS_CLIP_COV; d->grpo.clip_cov_lb = 0.01f; }
+    if (k == 7) { d->grpo.aggregation = TT_BNPO; d->grpo.micro_batch_tokens = 20; d->grpo.token_loss = tt_loss_covariance; d->grpo.token_loss_begin = tt_covariance_begin; d->grpo.token_loss_user = &r->covariance; r->covariance.low = 0.01f; r->covariance.high = 5; }
     if (k == 8) { d->grpo.aggregation = TT_SEQ_SUM_NORM; d->grpo.entropy_coef = 0.01f; }
     if (k == 9) { d->grpo.dynamic_sampling = 2; d->grpo.advantage = TT_ADV_GPG; }
     if (k == 10) { d->grpo.aggregation = TT_SEQ_MEAN_TOKEN_MEAN; d->grpo.overlong_cache = 3; d->teacher = &r->teacher; d->think.total_steps = 80; }
@@ -1318,15 +1310,18 @@ TT_TEST(trainer_updates_on_mini_batches) {
     rig r;
     rig_open(&r, 1, NULL);
     r.desc.grpo.num_mini_batches = 2;
-    r.desc.grpo.loss = TT_LOSS_KL_COV;
-    r.desc.grpo.kl_cov_ratio = 0.25f;
+    r.desc.grpo.token_loss = tt_loss_covariance;
+    r.desc.grpo.token_loss_begin = tt_covariance_begin;
+    r.desc.grpo.token_loss_user = &r.covariance;
+    r.covariance.kl = 1;
+    r.covariance.ratio = 0.25f;
     rig_start(&r);
     TT_REQUIRE(r.trainer != NULL);
     TT_CHECK_OK(r.ctx, tt_trainer_step(r.trainer, &m));
     TT_CHECK(m.grpo.ppo_kl != 0);
     TT_CHECK(m.grpo.sampling_logp_difference_max == 0);      /* old log-probs are still the sampler's, to the bit */
     TT_CHECK_NEAR(m.grpo.mismatch_mean, 1, 1e-9);
-    TT_CHECK_NEAR(m.grpo.clip_cov, 0.25, 0.02);              /* of each */
+    TT_CHECK_NEAR(r.covariance.n_chosen / r.covariance.n_tokens, 0.25, 0.02);      /* of each */
     TT_CHECK_INT(r.trainer->optimizer->step, 2);
     tt_trainer_destroy(r.trainer);
     r.desc.grpo.num_mini_batches = 3;
@@ -1650,7 +1645,7 @@ TT_TEST(trainer_survives_lost_memory) {
 }
 TT_TEST(metrics_are_json) {
     static const char *const names[] = {"reward", "reward_std", "frac_reward_zero_std", "completions/mean_length", "completions/clipped_ratio", "entropy", "kl",
-        "clip_ratio/low_mean", "clip_ratio/high_mean", "clip_ratio/dual_mean", "clip_ratio/cov_mean", "ppo_kl", "grad_norm", "learning_rate", "num_tokens",
+        "clip_ratio/low_mean", "clip_ratio/high_mean", "clip_ratio/dual_mean", "ppo_kl", "grad_norm", "learning_rate", "num_tokens",
         "sampling/sampling_logp_difference/max", "think/pct", "think/reflection_rate", "think/aas_factor_max"};
     tt_context *ctx = tt_create(NULL);
     tt_step_metrics m;

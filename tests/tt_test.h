@@ -23,6 +23,8 @@
  *     tt_test_data("models/x")   path of a data file under the environment's TT_DATA, else ../shared/data,
  *                                or NULL if it is not there (then TT_SKIP); valid for the next 7 calls
  *     tt_test_tmp("name")        path of a scratch file, build/tmp/name; the folder is made; same lifetime
+ *     tt_test_disk(bytes)        0 where the system cannot (then TT_SKIP); else no file may grow beyond so many bytes, as on a
+ *                                full disk, until tt_test_disk(-1). Print nothing meanwhile
  *     tt_test_memory m = tt_test_memory_none();  desc.allocator = tt_test_allocator(&m);
  *         m.fail_at = n   the n-th allocation (from 1) fails, as does each later one if m.fail_all is set
  *         m.calls         allocations so far      m.live_blocks, m.live_bytes   not yet freed
@@ -44,6 +46,11 @@
 #include <sys/types.h>
 #ifdef _WIN32
 #include <direct.h>
+#endif
+#if defined(__unix__) || defined(__APPLE__)
+#include <signal.h>
+#include <sys/resource.h>
+#define TT_TEST_POSIX 1
 #endif
 
 typedef struct tt_test_state { int failures, skipped; } tt_test_state;
@@ -161,6 +168,20 @@ static inline const char *tt_test_tmp(const char *name) {
     tt_test_mkdir("build/tmp");
     snprintf(out, 1024, "build/tmp/%s", name);
     return out;
+}
+
+static inline int tt_test_disk(long bytes) {
+#ifdef TT_TEST_POSIX
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_FSIZE, &limit) != 0) return 0;
+    signal(SIGXFSZ, SIG_IGN);
+    fflush(stdout);
+    limit.rlim_cur = bytes < 0 ? limit.rlim_max : (rlim_t)bytes;
+    return setrlimit(RLIMIT_FSIZE, &limit) == 0;
+#else
+    (void)bytes;
+    return 0;
+#endif
 }
 
 /* ---- an allocator that counts, checks and fails ---- */

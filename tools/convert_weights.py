@@ -27,8 +27,10 @@ import pickletools
 import re
 import shutil
 import signal
+import stat
 import struct
 import sys
+import tempfile
 import time
 import zipfile
 import zlib
@@ -121,6 +123,7 @@ FAMILIES = {
 }
 # fields that would change the forward pass, and the values that do not
 FIXED = {'hidden_act': ('silu',), 'activation_function': ('gelu_new', 'gelu_pytorch_tanh'), 'scale_attn_weights': (True,), 'scale_attn_by_inverse_layer_idx': (False,), 'partial_rotary_factor': (1,)}
+TOKEN_IDS = ('bos_token_id', 'eos_token_id', 'pad_token_id')
 PAIRED = ('llama', 'smollm3')        # GGUF architectures whose rotary pairs stand side by side, like llama2.c's
 # Tensors that are no weights: masks and frequencies that older files carry along.
 BUFFER = re.compile(r'(^|\.)(attn\.(bias|masked_bias)|rotary_emb\.inv_freq|freqs_cos|freqs_sin|freqs_cis)$')
@@ -133,65 +136,79 @@ def shown(value):
     return repr(value)[:80] if value is None or isinstance(value, (str, int, float)) else type(value).__name__
 
 
-def field(config, key, default=None, kind=int, least=1, most=2**31 - 1):
-    """config[key], checked; default stands for a field that is missing or null."""
-    value = config.get(key)
+KINDS = {bool: 'true or false', float: 'a float > 0', str: 'a text', list: 'a list', dict: 'an object'}
+MISSING = object()
+
+
+def field(source, key, where, default=MISSING, kind=int, least=1, most=2**31 - 1):
+    """source[key], checked: the way to everything that a file says of itself. default stands for a field that is missing or null."""
+    value = source.get(key)
     if value is None:
-        refuse_if(default is None, f'config: {key} is missing')
+        refuse_if(default is MISSING, f'{where}: {key} is missing')
         return default
     good = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
     if kind is float:
         good = isinstance(value, (int, float)) and not isinstance(value, bool) and 1.2e-38 < value < 3.4e38
     refuse_if(not good or (kind is int and not least <= value <= most),
-              f'config: {key} is {shown(value)}, expected {"true or false" if kind is bool else "a float > 0" if kind is float else f"a whole number in {least}..{most}"}')
+              f'{where}: {key} is {shown(value)}, expected {KINDS.get(kind, f"a whole number in {least}..{most}")}')
     return value
 
 
-def describe(config):
+def token_ids(config, key, where):
+    """The ids of a special token, which is a number or a list of them; null and numbers below 0 stand for none."""
+    value = config.get(key)
+    listed = value if isinstance(value, list) else [] if value is None else [value]
+    refuse_if(value == [] or not all(isinstance(i, int) and not isinstance(i, bool) and abs(i) < 2**31 for i in listed),
+              f'{where}: {key} is {shown(value)}, expected null, a whole number or a list of some')
+    return [i for i in listed if i >= 0]
+
+
+def describe(config, where):
     """The letters of the tables, the switches and the rotary frequencies of a config.json."""
-    refuse_if(not isinstance(config.get('model_type'), str) or config['model_type'] not in FAMILIES,
-              f'config: model_type is {shown(config.get("model_type"))}, expected {", ".join(FAMILIES)}')
-    refuse_if(config.get('quantization_config') is not None, 'config: quantization_config is there, expected plain weights')
+    want = lambda key, *default, **more: field(config, key, where, *default, **more)
+    kind = want('model_type', kind=str)
+    refuse_if(kind not in FAMILIES, f'{where}: model_type is {shown(kind)}, expected {", ".join(FAMILIES)}')
+    refuse_if(config.get('quantization_config') is not None, f'{where}: quantization_config is there, expected plain weights')
     for key, good in FIXED.items():
-        refuse_if(config.get(key) not in (None, *good), f'config: {key} is {shown(config.get(key))}, expected {good[0]!r}')
-    kind = config['model_type']
+        refuse_if(config.get(key) not in (None, *good), f'{where}: {key} is {shown(config.get(key))}, expected {good[0]!r}')
+    for key in TOKEN_IDS:
+        token_ids(config, key, where)
     config = {**FAMILIES[kind][2], **{k: v for k, v in config.items() if v is not None}}
-    s = {'V': field(config, 'vocab_size'), 'untied': not field(config, 'tie_word_embeddings', False, bool)}
+    s = {'V': want('vocab_size'), 'untied': not want('tie_word_embeddings', False, kind=bool)}
     if kind == 'gpt2':
-        s.update(C=field(config, 'n_embd'), L=field(config, 'n_layer', most=1024), H=field(config, 'n_head'), P=field(config, 'n_positions', most=1 << 24))
-        s.update(F=field(config, 'n_inner', 4 * s['C']), G=s['H'], eps=field(config, 'layer_norm_epsilon', 1e-5, float))
+        s.update(C=want('n_embd'), L=want('n_layer', most=1024), H=want('n_head'), P=want('n_positions', most=1 << 24))
+        s.update(F=want('n_inner', 4 * s['C']), G=s['H'], eps=want('layer_norm_epsilon', 1e-5, kind=float))
     else:
-        s.update(C=field(config, 'hidden_size'), L=field(config, 'num_hidden_layers', most=1024), H=field(config, 'num_attention_heads'))
-        s.update(F=field(config, 'intermediate_size'), G=field(config, 'num_key_value_heads', s['H']), P=field(config, 'max_position_embeddings', 2048, most=1 << 24))
-        bias = field(config, 'attention_bias', False, bool)
-        s.update(qkv_bias=bias or kind == 'qwen2', o_bias=bias and kind != 'qwen2', mlp_bias=field(config, 'mlp_bias', False, bool))
-        s.update(qk_norm=kind == 'qwen3', eps=field(config, 'rms_norm_eps', 1e-6, float))
-        s['theta'], s['llama3'] = rope(config)
-        window, layers = config.get('sliding_window'), config.get('layer_types', [])
-        slides = field(config, 'use_sliding_window', kind == 'mistral', bool) and window is not None and window != 0
-        refuse_if(slides and field(config,
-                  'sliding_window') < s['P'], f'config: sliding_window is {shown(window)}, expected null or at least the {s["P"]} positions')
-        refuse_if(not isinstance(layers, list) or any(layer != 'full_attention' for layer in layers), 'config: layer_types is not full_attention throughout')
-    refuse_if(not config.get('head_dim') and s['C'] % s['H'], f'config: hidden size is {s["C"]}, expected a multiple of the {s["H"]} heads')
-    s['D'] = field(config, 'head_dim', s['C'] // s['H'])
+        s.update(C=want('hidden_size'), L=want('num_hidden_layers', most=1024), H=want('num_attention_heads'))
+        s.update(F=want('intermediate_size'), G=want('num_key_value_heads', s['H']), P=want('max_position_embeddings', 2048, most=1 << 24))
+        bias = want('attention_bias', False, kind=bool)
+        s.update(qkv_bias=bias or kind == 'qwen2', o_bias=bias and kind != 'qwen2', mlp_bias=want('mlp_bias', False, kind=bool))
+        s.update(qk_norm=kind == 'qwen3', eps=want('rms_norm_eps', 1e-6, kind=float))
+        s['theta'], s['llama3'] = rope(config, where)
+        window, layers = config.get('sliding_window'), want('layer_types', [], kind=list)
+        slides = want('use_sliding_window', kind == 'mistral', kind=bool) and window is not None and window != 0
+        refuse_if(slides and want('sliding_window') < s['P'], f'{where}: sliding_window is {shown(window)}, expected null or at least the {s["P"]} positions')
+        refuse_if(any(layer != 'full_attention' for layer in layers), f'{where}: layer_types is not full_attention throughout')
+    refuse_if(not config.get('head_dim') and s['C'] % s['H'], f'{where}: hidden size is {s["C"]}, expected a multiple of the {s["H"]} heads')
+    s['D'] = want('head_dim', s['C'] // s['H'])
     refuse_if(kind != 'gpt2' and (s['D'] % 2 or s['H'] % s['G']),
-              f'config: {s["H"]} heads of {s["D"]}, {s["G"]} of keys and values: expected an even size and a divisor')
+              f'{where}: {s["H"]} heads of {s["D"]}, {s["G"]} of keys and values: expected an even size and a divisor')
     s.update(Q=s['H'] * s['D'], K=s['G'] * s['D'])
     s['3C'] = 3 * s['C']
     return s
 
 
-def rope(config):
+def rope(config, where):
     """Base and, if any, llama3 scaling of the rotary frequencies, from older and newer spellings."""
-    theta, scaling = field(config, 'rope_theta', 10000.0, float), None
+    theta, scaling = field(config, 'rope_theta', where, 10000.0, float), None
     for key in ('rope_scaling', 'rope_parameters'):
-        inner = config.get(key) or {}
-        kind = inner.get('rope_type', inner.get('type', 'default')) if isinstance(inner, dict) else inner
-        refuse_if(kind not in ('default', 'llama3'), f'config: {key} is {shown(kind)}, expected the type default or llama3')
-        theta = field(inner, 'rope_theta', theta, float)
+        inner, inside = field(config, key, where, {}, dict), f'{where}: {key}'
+        kind = field(inner, 'rope_type', inside, field(inner, 'type', inside, 'default', str), str)
+        refuse_if(kind not in ('default', 'llama3'), f'{where}: {key} is {shown(kind)}, expected the type default or llama3')
+        theta = field(inner, 'rope_theta', inside, theta, float)
         if kind == 'llama3':
-            scaling = {k: field(inner, k, kind=float) for k in ('factor', 'low_freq_factor', 'high_freq_factor', 'original_max_position_embeddings')}
-            refuse_if(scaling['low_freq_factor'] >= scaling['high_freq_factor'], f'config: {key} wants low_freq_factor < high_freq_factor')
+            scaling = {k: field(inner, k, inside, kind=float) for k in ('factor', 'low_freq_factor', 'high_freq_factor', 'original_max_position_embeddings')}
+            refuse_if(scaling['low_freq_factor'] >= scaling['high_freq_factor'], f'{where}: {key} wants low_freq_factor < high_freq_factor')
     return theta, scaling
 
 
@@ -228,14 +245,15 @@ def to_pairs(a, heads):
 # ==== tensors ===================================================================================
 # load() gives the stored shape; dtype is a key of BYTES, kind what the user is told, e.g. Q4_1.
 Tensor = collections.namedtuple('Tensor', 'shape dtype kind load')
-# names: which column of the tables; paired, linear: how rope and conv rows are stored; files: texts to pass on by name
-Checkpoint = collections.namedtuple('Checkpoint', 'kind config tensors names paired linear tokenizer files')
+# names: which column of the tables; paired, linear: how rope and conv rows are stored; files: texts to pass on by name;
+# told, spelt: where config and tokenizer stand, for error texts
+Checkpoint = collections.namedtuple('Checkpoint', 'kind config tensors names paired linear tokenizer files told spelt')
 
 
 def bind(ckpt, where):
     """The weights that the config wants, in the order of the table, each with its tensor; and the tensors ignored."""
     config, tensors = dict(ckpt.config), dict(ckpt.tensors)
-    s = describe(config)
+    s = describe(config, ckpt.told)
     ignored = [name for name in tensors if BUFFER.search(name)]
     prefix = 'transformer.' if ckpt.names == 'hf' and 'wte.weight' in tensors else ''      # GPT-2's own file leaves it out
     column = lambda row: getattr(row, ckpt.names)[len(prefix) if row.hf.startswith(prefix) else 0:]
@@ -273,7 +291,7 @@ def tie(config, tensors, embedding, head):
 
 def same(a, b):
     """Equal matrices of weights, one in memory at a time."""
-    return (a.dtype, tuple(a.shape)) == (b.dtype, tuple(b.shape)) and a.dtype in NUMPY and len(a.shape) == 2 and digest(a.load()) == digest(b.load())
+    return (a.dtype, tuple(a.shape)) == (b.dtype, tuple(b.shape)) and a.dtype in NUMPY and len(a.shape) == 2 and math.prod(a.shape) > 0 and digest(a.load()) == digest(b.load())
 
 
 def chunks(array):
@@ -316,11 +334,13 @@ class File:
     """Reads with the file's size in view: no length in a file makes us ask for more than is there."""
     def __init__(self, path):
         self.path = path
-        try:
-            self.f = open(path, 'rb')
-            self.size = os.fstat(self.f.fileno()).st_size
-        except OSError as e:
-            raise Refused(f'{path}: {e.strerror}')
+        try:                                             # a FIFO is not waited for
+            self.f = open(path, 'rb', opener=lambda name, flags: os.open(name, flags | getattr(os, 'O_NONBLOCK', 0)))
+            status = os.fstat(self.f.fileno())
+        except (OSError, ValueError) as e:
+            raise Refused(f'{shown(path) if isinstance(e, ValueError) else path}: {getattr(e, "strerror", None) or e}')
+        refuse_if(not stat.S_ISREG(status.st_mode), f'{path}: is a device or a pipe, expected a file')
+        self.size = status.st_size
 
     def tell(self):
         return self.f.tell()
@@ -330,7 +350,9 @@ class File:
 
     def take(self, n, what):
         refuse_if(not 0 <= n <= self.left(), f'{self.path}: {what} wants {n} bytes at {self.tell()}, the file has {self.left()} more')
-        return self.f.read(n)
+        data = self.f.read(n)
+        refuse_if(len(data) != n, f'{self.path}: ends in {what}; it was {self.size} bytes long')
+        return data
 
     def unpack(self, form, what):
         return struct.unpack(form, self.take(struct.calcsize(form), what))
@@ -366,8 +388,12 @@ def parse_json(data, where):
     def once(pairs):
         refuse_if(len({k for k, _ in pairs}) != len(pairs), f'{where}: a key stands there twice')
         return dict(pairs)
+
+    def finite(text):
+        refuse_if(not math.isfinite(float(text)), f'{where}: no JSON: the number {text[:40]}')
+        return float(text)
     try:
-        root = json.loads(data.decode('utf-8'), object_pairs_hook=once)
+        root = json.loads(data.decode('utf-8'), object_pairs_hook=once, parse_float=finite, parse_constant=finite)
         if b'\\u' in data:
             json.dumps(root, ensure_ascii=False).encode('utf-8')           # fails on half a surrogate pair
     except (ValueError, RecursionError) as e:
@@ -467,7 +493,7 @@ def unpickle(stream, where):
             machine.step(op.name, argument)
     except Refused as e:
         raise Refused(f'{where}: {e}')
-    except (ValueError, IndexError, KeyError, TypeError, struct.error, OverflowError) as e:
+    except (ValueError, LookupError, TypeError, ArithmeticError, struct.error) as e:
         raise Refused(f'{where}: damaged pickle: {str(e)[:120] or type(e).__name__}')
     raise Refused(f'{where}: damaged pickle: no end')
 
@@ -551,22 +577,28 @@ def stored_tensor(view, load_range, where):
     return Tensor(view.shape, view.storage.dtype, view.storage.dtype, load)
 
 
+# What zipfile and zlib raise for files that are not as they should be.
+DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, ValueError, LookupError, ArithmeticError, RuntimeError)
+
+
 def torch_zip(path):
     try:
         archive = zipfile.ZipFile(path)
         members = {info.filename: info for info in archive.infolist()}
-    except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError, struct.error, OverflowError) as e:
-        raise Refused(f'{path}: damaged zip: {str(e)[:120]}')
+    except DAMAGE as e:
+        raise Refused(f'{path}: damaged zip: {str(e)[:120] or type(e).__name__}')
     pickles = [name for name in members if name == 'data.pkl' or name.endswith('/data.pkl')]
     refuse_if(len(pickles) != 1, f'{path}: {len(pickles)} entries data.pkl, expected one: no file of torch.save')
     root = pickles[0][:-len('data.pkl')]
 
     def read(name, use):
+        refuse_if(members[name].compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED),
+                  f'{path}: entry {name[:200]} is compressed by method {members[name].compress_type}, expected stored (0) or deflated (8)')
         try:
             with archive.open(members[name]) as stream:
                 return use(stream)
-        except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError, OSError, struct.error) as e:
-            raise Refused(f'{path}: entry {name[:200]} is damaged: {str(e)[:120]}')
+        except DAMAGE as e:
+            raise Refused(f'{path}: entry {name[:200]} is damaged: {str(e)[:120] or type(e).__name__}')
 
     def text(name):
         refuse_if(members[name].file_size > MAX_TEXT, f'{path}: entry {name[:200]} has {members[name].file_size} bytes, expected at most {MAX_TEXT}')
@@ -641,12 +673,12 @@ def open_training_checkpoint(path, tensors, args):
         config = {'model_type': 'gpt2', 'vocab_size': args.get('vocab_size'), 'n_positions': args.get('block_size'), 'n_embd': args.get('n_embd'), 'n_layer': args.get('n_layer'),
                   'n_head': args.get('n_head'), 'activation_function': 'gelu_new', 'layer_norm_epsilon': 1e-5, 'bos_token_id': None, 'eos_token_id': None}
         tie(config, tensors, 'transformer.wte.weight', 'lm_head.weight')
-        return Checkpoint('nanoGPT', config, tensors, 'hf', False, True, None, {})
+        return Checkpoint('nanoGPT', config, tensors, 'hf', False, True, None, {}, path, path)
     gate = tensors.get('layers.0.feed_forward.w1.weight')
     config = llama2c_config(args.get('dim'), gate.shape[0] if gate and gate.shape else None, args.get('n_layers'), args.get('n_heads'),
                             args.get('n_kv_heads'), args.get('vocab_size'), args.get('max_seq_len'))
     tie(config, tensors, 'tok_embeddings.weight', 'output.weight')
-    return Checkpoint('llama2.c .pt', config, tensors, 'meta', True, False, None, {})
+    return Checkpoint('llama2.c .pt', config, tensors, 'meta', True, False, None, {}, path, path)
 
 
 # ==== Hugging Face directories ==================================================================
@@ -655,25 +687,31 @@ SIDECARS = ('tokenizer.json', 'tokenizer_config.json', 'special_tokens_map.json'
             'added_tokens.json', 'vocab.json', 'merges.txt', 'tokenizer.model')
 
 
+def read_sidecars(path):
+    return {name: read_text(os.path.join(path, name)) for name in SIDECARS if os.path.lexists(os.path.join(path, name))}
+
+
 def open_directory(path, only=None):
     """The first kind of weights that is there, or the one file named."""
-    config = read_json(os.path.join(path, 'config.json'))
-    files = {name: read_text(os.path.join(path, name)) for name in SIDECARS if os.path.isfile(os.path.join(path, name))}
+    told, spelt = os.path.join(path, 'config.json'), os.path.join(path, 'tokenizer.json')
+    config, files = read_json(told), read_sidecars(path)
     tensors, kinds = {}, [only] if only else ['model.safetensors', 'model.safetensors.index.json', 'pytorch_model.bin', 'pytorch_model.bin.index.json']
-    found = next((name for name in kinds if os.path.isfile(os.path.join(path, name))), None)
+    found = next((name for name in kinds if os.path.lexists(os.path.join(path, name))), None)
     refuse_if(not found, f'{path}: none of {", ".join(kinds)}')
-    index = read_json(os.path.join(path, found)).get('weight_map') if found.endswith('.index.json') else None
+    where, index = os.path.join(path, found), None
     if found.endswith('.index.json'):
-        refuse_if(not isinstance(index, dict) or not index or not all(isinstance(name, str) and name and os.path.basename(name) == name for name in index.values()),
-                  f'{path}/{found}: weight_map is no table of files beside it')
+        index = field(read_json(where), 'weight_map', where, kind=dict)
+        refuse_if(not index or not all(isinstance(name, str) and name and os.path.basename(name) == name for name in index.values()),
+                  f'{where}: weight_map is no table of files beside it')
     for shard in sorted(set(index.values())) if index else [found]:
         file = os.path.join(path, shard)
+        refuse_if(index and not os.path.isfile(file), f'{where}: weight_map names {shown(shard)}, which is no file beside it')
         part = open_safetensors(file) if '.safetensors' in found else open_torch(file)[0]
         refuse_if(index and any(index.get(name) != shard for name in part), f'{file}: holds other tensors than {found} says')
         tensors.update(part)
-    refuse_if(index and len(tensors) != len(index), f'{path}/{found}: names {len(index or ())} tensors, the files hold {len(tensors)}')
-    tokenizer = parse_json(files['tokenizer.json'], f'{path}/tokenizer.json') if 'tokenizer.json' in files else None
-    return Checkpoint(f'Hugging Face, {found}', config, tensors, 'hf', False, False, tokenizer, files)
+    refuse_if(index and len(tensors) != len(index), f'{where}: names {len(index or ())} tensors, the files hold {len(tensors)}')
+    tokenizer = parse_json(files['tokenizer.json'], spelt) if 'tokenizer.json' in files else None
+    return Checkpoint(f'Hugging Face, {found}', config, tensors, 'hf', False, False, tokenizer, files, told, spelt)
 
 
 # ==== llama2.c and llm.c ========================================================================
@@ -716,10 +754,7 @@ def open_llama2c(path):
         shared, numbers[5] = numbers[5] > 0, abs(numbers[5])     # a negative vocabulary size says that the head is there
     dim, hidden, layers, heads, kv_heads, vocab, length = numbers
     config = llama2c_config(dim, hidden, layers, heads, kv_heads, vocab, length, bool(shared))
-    try:
-        s = describe(config)
-    except Refused as e:
-        raise Refused(f'{path}: no llama2.c file: {e}')
+    s = describe(config, f'{path}: no llama2.c file')
     offset, places = begin, []
     for name, shape in llama2c_parts(order, config, s):
         quantised = version == 2 and len(shape) == 2
@@ -729,7 +764,7 @@ def open_llama2c(path):
         offset += size
     refuse_if(offset != f.size, f'{path}: a llama2.c v{version} model of {numbers} has {offset} bytes, the file has {f.size}')
     tensors = {name: grouped_int8(f, place, shape, group) if quantised else f.tensor(place, shape, 'F32') for name, shape, place, quantised in places}
-    return Checkpoint(f'llama2.c v{version}', config, tensors, 'meta', True, False, None, {})
+    return Checkpoint(f'llama2.c v{version}', config, tensors, 'meta', True, False, None, {}, path, path)
 
 
 def grouped_int8(f, offset, shape, group):
@@ -743,7 +778,8 @@ def grouped_int8(f, offset, shape, group):
             q, scale = np.empty(m, 'i1'), np.empty(m // group, '<f4')
             fill(f.f, q, offset + i, f.path)
             fill(f.f, scale, offset + n + i // group * 4, f.path)
-            out[i:i + m] = (q.reshape(-1, group) * scale[:, None]).reshape(-1)
+            with np.errstate(all='ignore'):
+                out[i:i + m] = (q.reshape(-1, group) * scale[:, None]).reshape(-1)
         return out.reshape(shape)
     return Tensor(shape, 'F32', f'int8 in groups of {group}', load)
 
@@ -757,10 +793,7 @@ def open_llmc(path):
     dtype = 'F32' if version == 3 else 'BF16'
     config = {'model_type': 'gpt2', 'vocab_size': vocab, 'n_positions': length, 'n_embd': dim, 'n_layer': layers, 'n_head': heads, 'activation_function': 'gelu_new',
               'layer_norm_epsilon': 1e-5, 'tie_word_embeddings': True, 'bos_token_id': vocab - 1, 'eos_token_id': vocab - 1}
-    try:
-        s = describe(config)
-    except Refused as e:
-        raise Refused(f'{path}: {e}')
+    s = describe(config, path)
     refuse_if(not vocab <= padded < vocab + 4096, f'{path}: padded vocabulary is {padded}, expected {vocab} or little more')
     offset, tensors = 1024, {}
     for row in rows_of(config, s):
@@ -769,7 +802,7 @@ def open_llmc(path):
             tensors[at(row.hf, layer)] = f.tensor(offset, shape, dtype)
             offset += math.prod((padded, dim) if row is GPT2[0] else shape) * BYTES[dtype]
     refuse_if(offset != f.size, f'{path}: such a model has {offset} bytes, the file has {f.size}')
-    return Checkpoint(f'llm.c GPT-2 {dtype}', config, tensors, 'hf', False, True, None, {})
+    return Checkpoint(f'llm.c GPT-2 {dtype}', config, tensors, 'hf', False, True, None, {}, path, path)
 
 
 def read_llama2c_tokenizer(path, vocab):
@@ -901,10 +934,11 @@ def open_gguf(path):
         config.update(n_positions=get('context_length'), n_embd=get('embedding_length'), n_layer=get('block_count'), n_head=get('attention.head_count'), n_inner=get('feed_forward_length'),
                       activation_function='gelu_new', layer_norm_epsilon=tidy(get('attention.layer_norm_epsilon')))
     else:
-        head = get('attention.key_length') or get('rope.dimension_count')
+        either = lambda name, other: other if get(name) is None else get(name)
+        head = either('attention.key_length', get('rope.dimension_count'))
         config.update(hidden_size=get('embedding_length'), intermediate_size=get('feed_forward_length'), num_hidden_layers=get('block_count'), num_attention_heads=get('attention.head_count'),
-                      num_key_value_heads=get('attention.head_count_kv') or get('attention.head_count'), head_dim=head, max_position_embeddings=get('context_length'), hidden_act='silu',
-                      rms_norm_eps=tidy(get('attention.layer_norm_rms_epsilon')), rope_theta=tidy(get('rope.freq_base') or 10000.0),
+                      num_key_value_heads=either('attention.head_count_kv', get('attention.head_count')), head_dim=head, max_position_embeddings=get('context_length'), hidden_act='silu',
+                      rms_norm_eps=tidy(get('attention.layer_norm_rms_epsilon')), rope_theta=tidy(either('rope.freq_base', 10000.0)),
                       attention_bias='blk.0.attn_q.bias' in tensors and arch != 'qwen2', mlp_bias='blk.0.ffn_gate.bias' in tensors)
         refuse_if(any(get(key) not in (None, head) for key in ('attention.value_length',
                   'rope.dimension_count')), f'{path}: key, value and rotary size differ, expected heads of one size')
@@ -915,7 +949,7 @@ def open_gguf(path):
     config.update(bos_token_id=bos, eos_token_id=eos if eot in (None, eos) else eot if eos is None else [eos, eot], pad_token_id=pad)
     tie(config, tensors, 'token_embd.weight', 'output.weight')
     tokenizer, files = gguf_tokenizer(meta, path)
-    return Checkpoint(f'GGUF, {arch}', config, tensors, 'gguf', arch in PAIRED, True, tokenizer, files)
+    return Checkpoint(f'GGUF, {arch}', config, tensors, 'gguf', arch in PAIRED, True, tokenizer, files, path, path)
 
 
 def tidy(x):
@@ -927,8 +961,8 @@ def gguf_rope(config, divisors, path):
     """llama3 scaling is stored as its effect, D/2 divisors; the parameters that make just these are the published ones."""
     if divisors is None:
         return
-    values = divisors.load().reshape(-1).astype('<f4') if divisors.dtype == 'F32' else np.zeros(0, '<f4')
-    s = describe({**config, 'tie_word_embeddings': True})
+    s = describe(config, path)
+    values = divisors.load() if (divisors.dtype, divisors.shape) == ('F32', (s['D'] // 2,)) else np.zeros(0, '<f4')
     scaling = {'rope_type': 'llama3', 'factor': tidy(float(values.max(initial=1))), 'low_freq_factor': 1.0, 'high_freq_factor': 4.0, 'original_max_position_embeddings': 8192}
     refuse_if(values.shape != (s['D'] // 2,) or not np.allclose(values, llama3_divisors(s, scaling), rtol=1e-4),
               f'{path}: rope_freqs.weight is not what llama3 scaling from 8192 positions gives')
@@ -1011,31 +1045,31 @@ def merges_by_score(pieces, scores, types, where):
 
 def gguf_tokenizer(meta, where):
     """tokenizer.json and tokenizer_config.json from a GGUF file's metadata; None if it has none."""
-    get = lambda key, default=None: meta.get('tokenizer.ggml.' + key, default)
-    kind, pieces = get('model'), get('tokens')
+    get = lambda key, *default, **more: field(meta, 'tokenizer.ggml.' + key, where, *default, **more)
+    kind = get('model', None, kind=str)
     if kind is None:
         return None, {}
-    refuse_if(kind not in ('llama',
-              'gpt2') or not isinstance(pieces, list) or not all(isinstance(piece, str) for piece in pieces), f'{where}: tokenizer.ggml.model is {shown(kind)}, expected llama or gpt2 with a list of tokens')
+    pieces = get('tokens', [], kind=list)
+    refuse_if(kind not in ('llama', 'gpt2') or not all(isinstance(piece, str) for piece in pieces),
+              f'{where}: tokenizer.ggml.model is {shown(kind)}, expected llama or gpt2 with a list of tokens')
     for key in ('add_eos_token', 'precompiled_charsmap'):
-        refuse_if(get(key), f'{where}: tokenizer.ggml.{key} is {shown(get(key))}, which has no place here; give the model\'s tokenizer.json as --tokenizer')
-    types = get('token_type', [1] * len(pieces))
-    special = {'bos': get('bos_token_id'), 'eos': get('eos_token_id'), 'unk': get('unknown_token_id'), 'pad': get('padding_token_id')}
-    refuse_if(not isinstance(types, list), f'{where}: tokenizer.ggml.token_type is {shown(types)}, expected a list')
+        value = meta.get(f'tokenizer.ggml.{key}')
+        refuse_if(value, f'{where}: tokenizer.ggml.{key} is {shown(value)}, which has no place here; give the model\'s tokenizer.json as --tokenizer')
+    types = get('token_type', [1] * len(pieces), kind=list)
+    special = {key: get(f'{name}_token_id', None, least=0) for key, name in (('bos', 'bos'), ('eos', 'eos'), ('unk', 'unknown'), ('pad', 'padding'))}
     if kind == 'llama':
-        scores = get('scores', [])
-        refuse_if(not isinstance(scores, list) or not all(isinstance(x, float) for x in scores), f'{where}: tokenizer.ggml.scores is no list of floats')
-        add_bos = bool(get('add_bos_token', True))
-        root = sentencepiece_tokenizer(pieces, scores, types, special, add_bos, bool(get('add_space_prefix', True)), where)
+        scores = get('scores', [], kind=list)
+        refuse_if(not all(isinstance(x, float) for x in scores), f'{where}: tokenizer.ggml.scores is no list of floats')
+        add_bos = get('add_bos_token', True, kind=bool)
+        root = sentencepiece_tokenizer(pieces, scores, types, special, add_bos, get('add_space_prefix', True, kind=bool), where)
     else:
-        pre, merges = get('pre'), get('merges')
-        refuse_if(not isinstance(pre, str) or pre not in PRE,
-                  f'{where}: tokenizer.ggml.pre is {shown(pre)}, expected {", ".join(PRE)}; give the model\'s tokenizer.json as --tokenizer')
-        refuse_if(not isinstance(merges, list) or not all(isinstance(m, str) and m.count(' ') == 1 for m in merges),
+        pre, merges = get('pre', '', kind=str), get('merges', kind=list)
+        refuse_if(pre not in PRE, f'{where}: tokenizer.ggml.pre is {shown(pre)}, expected {", ".join(PRE)}; give the model\'s tokenizer.json as --tokenizer')
+        refuse_if(not all(isinstance(m, str) and m.count(' ') == 1 for m in merges),
                   f'{where}: tokenizer.ggml.merges is no list of pairs')
         check_pieces(pieces, types, special, where)
         splitter, normalizer, ignore, bos = PRE[pre]
-        add_bos = bool(get('add_bos_token', bos))
+        add_bos = get('add_bos_token', bos, kind=bool)
         pipeline = {'normalizer': normalizer, 'pre_tokenizer': splitter, 'decoder': byte_level(True, True, True)}
         root = tokenizer_json(pieces, types, special, add_bos, pipeline, {'ignore_merges': ignore, 'merges': merges})
     return root, {'tokenizer_config.json': to_json(tokenizer_config(root, special, pieces, add_bos, meta.get('tokenizer.chat_template')))}
@@ -1052,7 +1086,8 @@ def tokenizer_config(root, special, pieces, add_bos, template=None):
 def open_tokenizer(path, vocab):
     """tokenizer.json and the files to go with it, from any of the forms."""
     if os.path.isdir(path):
-        files = {name: read_text(os.path.join(path, name)) for name in SIDECARS if name != 'generation_config.json' and os.path.isfile(os.path.join(path, name))}
+        files = read_sidecars(path)
+        files.pop('generation_config.json', None)
         refuse_if('tokenizer.json' not in files, f'{path}: has no tokenizer.json')
         return parse_json(files['tokenizer.json'], f'{path}/tokenizer.json'), files
     start = File(path).read(4)
@@ -1069,18 +1104,21 @@ def open_tokenizer(path, vocab):
 
 def vocabulary(root, vocab, where):
     """(tokens by id, types, merges as pairs) of a tokenizer.json; ids without a token are unused."""
-    model = root.get('model')
-    vocab_json, merges = (model.get('vocab'), model.get('merges')) if isinstance(model, dict) else (None, None)
-    added = root.get('added_tokens') or []
-    refuse_if(not isinstance(vocab_json, dict) or not isinstance(merges, list) or not isinstance(added, list) or not all(isinstance(t, dict) for t in added) or model.get('type',
-              'BPE') != 'BPE', f'{where}: model is no BPE with vocab and merges')
+    model, inside = field(root, 'model', where, kind=dict), f'{where}: model'
+    kind = field(model, 'type', inside, 'BPE', str)
+    refuse_if(kind != 'BPE', f'{inside}: type is {shown(kind)}, expected BPE')
+    vocab_json, merges = field(model, 'vocab', inside, kind=dict), field(model, 'merges', inside, kind=list)
+    fallback, unknown = field(model, 'byte_fallback', inside, False, bool), field(model, 'unk_token', inside, None, str)
+    added = field(root, 'added_tokens', where, [], list)
+    refuse_if(not all(isinstance(t, dict) for t in added), f'{where}: added_tokens is no list of objects')
     listed = [*vocab_json.items(), *((t.get('content'), t.get('id')) for t in added)]
     refuse_if(not all(isinstance(piece, str) and is_size(i, vocab - 1) for piece, i in listed), f'{where}: a token has no id below the vocabulary size {vocab}')
     pieces, types = [f'[PAD{i}]' for i in range(vocab)], [5] * vocab
     for piece, i in listed:
-        pieces[i], types[i] = piece, 6 if model.get('byte_fallback') and re.fullmatch('<0x[0-9A-F]{2}>', piece) else 1
+        pieces[i], types[i] = piece, 6 if fallback and re.fullmatch('<0x[0-9A-F]{2}>', piece) else 1
     for t in added:
-        types[t['id']] = 2 if t['content'] == model.get('unk_token') else 3 if t.get('special') else 4
+        special = field(t, 'special', f'{where}: added token {shown(t["content"])}', False, bool)
+        types[t['id']] = 2 if t['content'] == unknown else 3 if special else 4
     pairs = [m.split(' ') if isinstance(m, str) else m for m in merges]
     refuse_if(not all(isinstance(m, list) and len(m) == 2 and all(isinstance(side, str) for side in m) for m in pairs), f'{where}: merges are no pairs')
     return pieces, types, pairs
@@ -1110,7 +1148,7 @@ def begins_with_bos(root):
 # ==== writing ===================================================================================
 
 class Output:
-    """Files under temporary names beside OUT; commit() renames them, anything else removes them."""
+    """Files in new folders beside OUT, which nobody else writes to; commit() renames them to their places, and the folders go."""
     def __init__(self):
         self.staged = []
 
@@ -1118,21 +1156,19 @@ class Output:
         path = os.path.normpath(path)
         refuse_if(os.path.lexists(path), f'{path}: exists already; remove it or choose another name')
         refuse_if(not os.path.isdir(os.path.dirname(path) or '.'), f'{path}: the directory {os.path.dirname(path)} does not exist')
-        self.staged.append((f'{path}.tmp-{os.getpid()}', path))
+        folder = tempfile.mkdtemp(prefix=os.path.basename(path)[:200] + '.tmp-', dir=os.path.dirname(path) or '.')
+        self.staged.append((os.path.join(folder, os.path.basename(path)), path))
         return self.staged[-1][0]
 
     def commit(self):
-        for temporary, path in self.staged[::-1]:
+        for _, path in self.staged:
             refuse_if(os.path.lexists(path), f'{path}: appeared meanwhile; nothing written')
+        for temporary, path in self.staged[::-1]:
             os.rename(temporary, path)
-        self.staged = []
 
     def discard(self):
         for temporary, _ in self.staged:
-            if os.path.isdir(temporary):
-                shutil.rmtree(temporary, ignore_errors=True)
-            elif os.path.exists(temporary):
-                os.unlink(temporary)
+            shutil.rmtree(os.path.dirname(temporary), ignore_errors=True)
 
 
 class Progress:
@@ -1152,7 +1188,7 @@ class Progress:
 
 @contextlib.contextmanager
 def synced(path):
-    with open(path, 'wb') as f:
+    with open(path, 'xb') as f:
         yield f
         f.flush()
         os.fsync(f.fileno())
@@ -1217,7 +1253,7 @@ def write_hf(path, ckpt, weights, s, args, progress):
     files = dict(ckpt.files)
     if ckpt.tokenizer is not None:
         files.setdefault('tokenizer.json', to_json(ckpt.tokenizer))
-    files.setdefault('generation_config.json', to_json({key: config[key] for key in ('bos_token_id', 'eos_token_id', 'pad_token_id') if config.get(key) is not None}))
+    files.setdefault('generation_config.json', to_json({key: config[key] for key in TOKEN_IDS if token_ids(config, key, ckpt.told)}))
     for name, data in files.items():
         save(os.path.join(path, name), data)
 
@@ -1276,7 +1312,7 @@ def gguf_vocabulary(ckpt, vocab, where):
     pieces, types, pairs = vocabulary(root, vocab, where)
     meta = {'tokens': pieces, 'token_type': types, 'add_bos_token': begins_with_bos(root)}
     if '"ByteFallback"' in json.dumps(root.get('decoder')):
-        pre = root.get('pre_tokenizer') or {}
+        pre = field(root, 'pre_tokenizer', where, {}, dict)
         prefix = '"Prepend"' in json.dumps(root.get('normalizer')) or (pre.get('type') == 'Metaspace' and pre.get('prepend_scheme') != 'never')
         meta.update(model='llama', pre='default', scores=scores_of(pieces, types, pairs), add_space_prefix=prefix)
     else:
@@ -1284,14 +1320,12 @@ def gguf_vocabulary(ckpt, vocab, where):
         pre = [name for name, entry in PRE.items() if plain(entry[0]) == plain(root.get('pre_tokenizer')) and entry[1] == root.get('normalizer')]
         refuse_if(not pre, f'{where}: its pre_tokenizer and normalizer have no name in GGUF, expected those of {", ".join(PRE)}')
         meta.update(model='gpt2', pre=pre[0], merges=[f'{left} {right}' for left, right in pairs])
-    ends = config.get('eos_token_id')
-    ends = ends if isinstance(ends, list) else [ends]
+    bos, ends, pad = (token_ids(config, key, ckpt.told) for key in TOKEN_IDS)
     unknown = root['model'].get('unk_token')
-    tokens = {'bos': config.get('bos_token_id'), 'eos': ends[0], 'eot': ends[-1] if len(ends) > 1 else None, 'padding': config.get('pad_token_id'),
-              'unknown': pieces.index(unknown) if unknown in pieces else None}
-    meta.update({f'{key}_token_id': token for key, token in tokens.items() if is_size(token, vocab - 1)})
+    tokens = {'bos': bos[:1], 'eos': ends[:1], 'eot': ends[1:][-1:], 'padding': pad[:1], 'unknown': [pieces.index(unknown)] if unknown in pieces else []}
+    meta.update({f'{key}_token_id': token for key, ids in tokens.items() for token in ids if token < vocab})
     meta = {f'tokenizer.ggml.{key}': value for key, value in meta.items() if value != []}
-    template = parse_json(ckpt.files['tokenizer_config.json'], 'tokenizer_config.json').get('chat_template') if 'tokenizer_config.json' in ckpt.files else None
+    template = parse_json(ckpt.files['tokenizer_config.json'], f'{ckpt.spelt}: its tokenizer_config.json').get('chat_template') if 'tokenizer_config.json' in ckpt.files else None
     template = ckpt.files['chat_template.jinja'].decode('utf-8', 'replace') if 'chat_template.jinja' in ckpt.files else template
     return {**meta, 'tokenizer.chat_template': template} if isinstance(template, str) else meta
 
@@ -1306,10 +1340,10 @@ def write_gguf(path, ckpt, weights, s, args, progress):
     else:
         meta.update({'attention.head_count_kv': s['G'], 'attention.layer_norm_rms_epsilon': s['eps'], 'attention.key_length': s['D'], 'attention.value_length': s['D'],
                      'rope.freq_base': s['theta'], 'rope.dimension_count': s['D'], 'vocab_size': s['V']})
-    refuse_if(arch == 'smollm3' and smollm3_interval(ckpt.config, s['L']) != 4, 'config: no_rope_layers is not every fourth layer, which is all that GGUF readers know of smollm3')
+    refuse_if(arch == 'smollm3' and smollm3_interval(ckpt.config, s['L'], ckpt.told) != 4, f'{ckpt.told}: no_rope_layers is not every fourth layer, which is all that GGUF readers know of smollm3')
     matrix = next(dtype for w, dtype in zip(weights, dtypes) if len(w.shape) > 1)
     meta = {'general.architecture': arch, 'general.file_type': {'F32': 0, 'F16': 1, 'BF16': 32}[matrix], **{f'{arch}.{key}': value for key, value in meta.items()}}
-    meta.update(gguf_vocabulary(ckpt, s['V'], 'tokenizer.json'))
+    meta.update(gguf_vocabulary(ckpt, s['V'], ckpt.spelt))
     entries = [(at(w.row.gguf, w.layer), w.shape[::-1] if not w.row.conv else w.shape, dtype, w) for w, dtype in zip(weights, dtypes)]
     if s.get('llama3'):
         entries.append(('rope_freqs.weight', (s['D'] // 2,), 'F32', None))
@@ -1329,10 +1363,10 @@ def write_gguf(path, ckpt, weights, s, args, progress):
             f.write(bytes(-put(f, array, have, dtype, w.name if w else name, progress) % ALIGNMENT))
 
 
-def smollm3_interval(config, layers):
+def smollm3_interval(config, layers, where):
     listed = config.get('no_rope_layers')
     if listed is None:
-        return field(config, 'no_rope_layer_interval', 4)
+        return field(config, 'no_rope_layer_interval', where, 4)
     return next((n for n in range(1, layers + 2) if listed == [int((i + 1) % n != 0) for i in range(layers)]), 0)
 
 
@@ -1401,9 +1435,9 @@ def convert(args):
     if args.tokenizer:
         root, files = open_tokenizer(args.tokenizer, s['V'])
         keep = {name: data for name, data in ckpt.files.items() if name == 'generation_config.json'}
-        ckpt = ckpt._replace(tokenizer=root, files={**keep, **files})
+        ckpt = ckpt._replace(tokenizer=root, files={**keep, **files}, spelt=args.tokenizer)
     if ckpt.tokenizer is not None:
-        vocabulary(ckpt.tokenizer, s['V'], 'tokenizer.json')
+        vocabulary(ckpt.tokenizer, s['V'], ckpt.spelt)
     report(ckpt, weights, ignored, args.input)
     output = Output()
     dtypes = plan(weights, 'F32' if args.to == 'llama2c' else args.dtype, 'F32' if args.to == 'gguf' else None)
@@ -1413,7 +1447,7 @@ def convert(args):
         WRITERS[args.to](path, ckpt, weights, s, args, progress)
         progress.tick(end=True)
         if args.to == 'llama2c' and ckpt.tokenizer is not None:
-            data = llama2c_tokenizer(ckpt.tokenizer, s['V'], 'tokenizer.json')
+            data = llama2c_tokenizer(ckpt.tokenizer, s['V'], ckpt.spelt)
             if data is None:
                 print('  tokenizer: not written, llama2.c knows SentencePiece with byte fallback only')
             else:
@@ -1429,7 +1463,7 @@ def convert(args):
 
 def shard_size(text):
     match = re.fullmatch(r'(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?', text, re.IGNORECASE)
-    if not match or float(match[1]) <= 0:
+    if not match or not 1 <= float(match[1]) * 1000 ** ' KMGT'.index(match[2].upper() or ' ') < 2**63:
         raise argparse.ArgumentTypeError(f'{text!r}, expected a size such as 5GB or 500MB')
     return int(float(match[1]) * 1000 ** ' KMGT'.index(match[2].upper() or ' '))
 
@@ -1447,13 +1481,17 @@ def main(argv=None):
     args.dtype = args.dtype and args.dtype.upper()
     if args.max_shard_size and args.to != 'hf':
         parser.error('--max-shard-size is for --to hf')
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))             # so that the temporary files go
+    for name in ('SIGTERM', 'SIGHUP'):                                  # so that the temporary files go
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), lambda number, _: sys.exit(128 + number))
     try:
         convert(args)
     except Refused as e:
         sys.exit(f'convert_weights.py: {e}')
     except OSError as e:
         sys.exit(f'convert_weights.py: {e.filename or args.output}: {e.strerror or e}')
+    except RecursionError:
+        sys.exit(f'convert_weights.py: {args.input}: JSON of too many levels')
     except MemoryError:
         sys.exit('convert_weights.py: out of memory')
     except KeyboardInterrupt:
@@ -1461,5 +1499,13 @@ def main(argv=None):
 
 
 if __name__ == '__main__':
+    sys.stdout, sys.stderr = (stream or open(os.devnull, 'w') for stream in (sys.stdout, sys.stderr))       # None if closed
     sys.stdout.reconfigure(errors='backslashreplace')
-    main()
+    try:
+        main()
+    finally:
+        try:
+            sys.stdout.flush()
+        except OSError as e:                                            # would come again, as a traceback, at the exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            print(f'convert_weights.py: standard output: {e.strerror}', file=sys.stderr)
