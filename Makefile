@@ -6,7 +6,7 @@ CFLAGS   ?= -O2 -g
 STD      := -std=c99
 WARN     := -Wall -Wextra
 LDLIBS   := -lm
-# A test file holds the whole implementation: -O1 keeps its compilation short.
+# Most test files hold the whole implementation: -O1 keeps its compilation short.
 TEST_CFLAGS ?= -O1 -g
 SANITIZE := -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
 SEEDS    ?= 1
@@ -19,6 +19,8 @@ HARNESS  := $(LIBRARY) tests/tt_test.h
 TESTS    := $(patsubst tests/%.c,%,$(wildcard tests/test_*.c))
 EXAMPLES := $(patsubst examples/%.c,build/%,$(wildcard examples/*.c))
 FUZZERS  := $(patsubst tests/%.c,build/%,$(wildcard tests/fuzz_*.c))
+# Tests of public names alone are linked with one object of the implementation; the others include it themselves.
+LINKED   := $(patsubst tests/%.c,%,$(shell grep -L -e THINKTUNING_IMPLEMENTATION -e 'examples/.*\.c"' tests/test_*.c))
 # The header in further translation units of the same program: as a user, and as a private copy (TT_STATIC).
 HEADER_UNITS := tests/header_second.c tests/header_static.c
 
@@ -43,15 +45,15 @@ include bench/bench.mk
 # Without a C++ compiler these are left out.
 CXX_TESTS := $(if $(shell command -v $(CXX)),build/test_header_cpp build/test_cuda_host)
 
-## make test        builds and runs every test; the last line sums up
+## make test        builds and runs every test; the last line sums up (TT_EXHAUSTIVE=1: with the long sweeps)
 test: $(TESTS:%=build/%) $(CXX_TESTS) build/generate build/sft $(CUDA_TESTS)
 	$(if $(CXX_TESTS),,@echo 'skipped: the header as C++, the CUDA kernels on the CPU: $(CXX) is not there')
 	$(if $(CUDA_TESTS),,@echo 'skipped: the tests on a GPU: no device')
 	@PYTHON="$(PYTHON)" tests/run.sh $(TESTS:%=build/%) $(CXX_TESTS) $(CUDA_TESTS) tests/test_docs.sh tests/test_convert.py
 
-## make check       the same under address and undefined-behaviour sanitizers
+## make check       the same, with the long sweeps of TT_EXHAUSTIVE=1, under address and undefined-behaviour sanitizers
 check: $(TESTS:%=build/sanitize/%) build/sanitize/test_cuda_host
-	@ASAN_OPTIONS=allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 tests/run.sh $^
+	@TT_EXHAUSTIVE=1 ASAN_OPTIONS=allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 tests/run.sh $^
 
 ## make race        the threaded parts under the thread sanitizer
 race: build/race/test_base build/race/test_header build/race/test_sampler
@@ -70,7 +72,7 @@ KERNEL_TESTS := $(patsubst %,build/test_%,kernels autograd model sampler parity 
 
 ## make test-kernels the tests of the arithmetic with each set of CPU kernels forced
 test-kernels: build/generate $(KERNEL_TESTS)
-	@tests/kernels.sh $(KERNEL_TESTS)
+	@TT_EXHAUSTIVE=1 tests/kernels.sh $(KERNEL_TESTS)
 
 ## make test-cross  AArch64 under qemu, Windows, wasm32: what cross compilers are there
 test-cross:
@@ -107,6 +109,18 @@ ifneq ($(OS),Windows_NT)
 $(HEADER_TESTS) build/test_trainer build/sanitize/test_trainer build/cuda/test_trainer: LDLIBS += -lpthread
 endif
 
+$(LINKED:%=build/%) $(LINKED:%=build/cuda/%): build/thinktuning.o
+$(LINKED:%=build/%) $(LINKED:%=build/cuda/%): EXTRA := build/thinktuning.o
+$(LINKED:%=build/sanitize/%): build/sanitize/thinktuning.o
+$(LINKED:%=build/sanitize/%): EXTRA := build/sanitize/thinktuning.o
+$(LINKED:%=build/race/%): build/race/thinktuning.o
+$(LINKED:%=build/race/%): EXTRA := build/race/thinktuning.o
+build/thinktuning.o: OBJECT_CFLAGS = $(TEST_CFLAGS)
+build/sanitize/thinktuning.o: OBJECT_CFLAGS = $(SANITIZE)
+build/race/thinktuning.o: OBJECT_CFLAGS = -O1 -g -fsanitize=thread
+build/thinktuning.o build/sanitize/thinktuning.o build/race/thinktuning.o: $(LIBRARY) | build build/sanitize build/race
+	$(CC) $(STD) $(WARN) $(OBJECT_CFLAGS) $(CPPFLAGS) -x c -DTHINKTUNING_IMPLEMENTATION -c $< -o $@
+
 build/test_study build/sanitize/test_study: examples/study.c $(wildcard examples/*.h)
 build/test_%: tests/test_%.c $(HARNESS) | build
 	$(CC) $(STD) $(WARN) $(TEST_CFLAGS) $(CPPFLAGS) $< $(EXTRA) -o $@ $(LDFLAGS) $(LDLIBS)
@@ -119,15 +133,6 @@ build/race/test_%: tests/test_%.c $(HARNESS) | build/race
 
 build/test_header_cpp: tests/header_cpp.cpp $(HARNESS) | build
 	$(CXX) -std=c++11 $(WARN) $(TEST_CFLAGS) $(CPPFLAGS) $< -o $@ $(LDFLAGS) $(LDLIBS)
-
-# The kernels of tt_cuda.cu on the CPU.
-build/test_cuda_host build/sanitize/test_cuda_host: tests/cuda_host.h tests/nccl_host.h tt_cuda.cu
-build/test_cuda_host build/sanitize/test_cuda_host: LDLIBS += -lpthread
-build/test_cuda_host: tests/test_cuda_host.cpp $(HARNESS) | build
-	$(CXX) -std=c++11 $(WARN) $(TEST_CFLAGS) $(CPPFLAGS) $< -o $@ $(LDFLAGS) $(LDLIBS)
-
-build/sanitize/test_cuda_host: tests/test_cuda_host.cpp $(HARNESS) | build/sanitize
-	$(CXX) -std=c++11 $(WARN) $(SANITIZE) $(CPPFLAGS) $< -o $@ $(LDFLAGS) $(LDLIBS)
 
 $(FUZZERS): build/%: tests/%.c $(LIBRARY) | build
 	clang -std=c99 $(SANITIZE) -fsanitize=fuzzer $< -o $@ $(LDLIBS)

@@ -58,6 +58,15 @@ build/bench_parallel build/bench_parallel-mpi: examples/parallel_mpi.h
 build/bench_parallel-mpi: bench/bench_parallel.c $(LIBRARY) | build
 	$(MPICC) $(STD) $(WARN) $(CFLAGS) $(CPPFLAGS) -DTT_MPI $< -o $@ $(LDFLAGS) $(LDLIBS)
 
+# The kernels of tt_cuda.cu on the CPU.
+build/test_cuda_host build/sanitize/test_cuda_host: tests/cuda_host.h tests/nccl_host.h tt_cuda.cu
+build/test_cuda_host build/sanitize/test_cuda_host: LDLIBS += -lpthread
+build/test_cuda_host: tests/test_cuda_host.cpp $(HARNESS) | build
+	$(CXX) -std=c++11 $(WARN) $(TEST_CFLAGS) $(CPPFLAGS) $< -o $@ $(LDFLAGS) $(LDLIBS)
+
+build/sanitize/test_cuda_host: tests/test_cuda_host.cpp $(HARNESS) | build/sanitize
+	$(CXX) -std=c++11 $(WARN) $(SANITIZE) $(CPPFLAGS) $< -o $@ $(LDFLAGS) $(LDLIBS)
+
 build/tt_cuda.o: tt_cuda.cu $(LIBRARY) | build
 	$(CUDA_COMPILE) -c $< -o $@
 
@@ -70,10 +79,12 @@ build/cuda/%-nccl: examples/%.c $(LIBRARY) $(wildcard examples/*.h) build/tt_cud
 
 # The operators once more, against the CPU backend, on the device.
 build/cuda/test_cuda: tests/test_cuda_host.cpp $(HARNESS) build/tt_cuda.o | build/cuda
-	$(CXX) -std=c++11 $(WARN) $(TEST_CFLAGS) $(CPPFLAGS) -DTT_TEST_CUDA $< build/tt_cuda.o -o $@ $(LDFLAGS) $(CUDA_LIBS) $(LDLIBS)
+	$(CXX) -std=c++11 $(WARN) $(TEST_CFLAGS) $(CPPFLAGS) -DTT_TEST_CUDA $< build/tt_cuda.o -o $@ \
+	  $(LDFLAGS) $(CUDA_LIBS) $(LDLIBS)
 
 build/cuda/test_%: tests/test_%.c $(HARNESS) build/tt_cuda.o | build/cuda
-	$(CC) $(STD) $(WARN) $(TEST_CFLAGS) $(CPPFLAGS) -DTT_TEST_CUDA $< build/tt_cuda.o -o $@ $(LDFLAGS) $(CUDA_LIBS) $(LDLIBS)
+	$(CC) $(STD) $(WARN) $(TEST_CFLAGS) $(CPPFLAGS) -DTT_TEST_CUDA $< $(EXTRA) build/tt_cuda.o -o $@ \
+	  $(LDFLAGS) $(CUDA_LIBS) $(LDLIBS)
 
 # TT_BACKEND=cuda puts them on the device.
 build/cuda/bench_%: bench/bench_%.c bench/bench.h $(LIBRARY) build/tt_cuda.o | build/cuda

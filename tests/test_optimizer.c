@@ -1,4 +1,5 @@
 /* Chapter 9: AdamW against its formulas in double, clipping, skipped steps, schedules, exact resume. */
+#define THINKTUNING_IMPLEMENTATION
 #include "../thinktuning.h"
 #include "tt_test.h"
 

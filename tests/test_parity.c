@@ -6,6 +6,7 @@
  *
  * The models are those in tests/golden/hf, or in $TT_PARITY_DIR. What is saved here stays in build/parity/saved, one
  * directory FAMILY-WHAT each with our logits, for make_hf_golden.py --verify (make parity). */
+#define THINKTUNING_IMPLEMENTATION
 #include "../thinktuning.h"
 #include "tt_test.h"
 

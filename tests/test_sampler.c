@@ -1,5 +1,6 @@
 /* Chapter 8: what is sampled depends on (model, prompt, settings, seed, request id, sample) and nothing else,
  * and its log-probs are those of training, bit for bit. */
+#define THINKTUNING_IMPLEMENTATION
 #include "../thinktuning.h"
 #include "tt_test.h"
 
