@@ -118,7 +118,7 @@ $(LINKED:%=build/race/%): EXTRA := build/race/thinktuning.o
 build/thinktuning.o: OBJECT_CFLAGS = $(TEST_CFLAGS)
 build/sanitize/thinktuning.o: OBJECT_CFLAGS = $(SANITIZE)
 build/race/thinktuning.o: OBJECT_CFLAGS = -O1 -g -fsanitize=thread
-build/thinktuning.o build/sanitize/thinktuning.o build/race/thinktuning.o: $(LIBRARY) | build build/sanitize build/race
+build/thinktuning.o build/sanitize/thinktuning.o build/race/thinktuning.o: $(LIBRARY) | build/sanitize build/race
 	$(CC) $(STD) $(WARN) $(OBJECT_CFLAGS) $(CPPFLAGS) -x c -DTHINKTUNING_IMPLEMENTATION -c $< -o $@
 
 build/test_study build/sanitize/test_study: examples/study.c $(wildcard examples/*.h)

