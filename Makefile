@@ -13,6 +13,8 @@ SEEDS    ?= 1
 STUDY_SEEDS ?= 5
 FUZZ_SECONDS ?= 60
 PYTHON   ?= python3
+# Said before a compilation in which nothing is to be seen.
+COMPILING = @echo 'compiling $@ (the whole library: up to half a minute) ...'
 
 LIBRARY  := thinktuning.h
 HARNESS  := $(LIBRARY) tests/tt_test.h
@@ -30,7 +32,7 @@ help:
 
 ## make demo        trains, compares GRPO with ThinkTuning, writes runs/demo (SEEDS=n repeats it)
 demo: build/thinktune
-	build/thinktune --out runs/demo --seeds $(SEEDS)
+	build/thinktune --out runs/demo --seeds $(SEEDS) $(DEMO_OPTIONS)
 
 ## make study       the table with its ablations over 5 seeds, about an hour, resumable: runs/study (STUDY_SEEDS=n)
 study: build/study
@@ -46,10 +48,11 @@ include bench/bench.mk
 CXX_TESTS := $(if $(shell command -v $(CXX)),build/test_header_cpp build/test_cuda_host)
 
 ## make test        builds and runs every test; the last line sums up (TT_EXHAUSTIVE=1: with the long sweeps)
-test: $(TESTS:%=build/%) $(CXX_TESTS) build/generate build/sft $(CUDA_TESTS)
+test: $(TESTS:%=build/%) $(CXX_TESTS) $(EXAMPLES) $(CUDA_TESTS)
 	$(if $(CXX_TESTS),,@echo 'skipped: the header as C++, the CUDA kernels on the CPU: $(CXX) is not there')
 	$(if $(CUDA_TESTS),,@echo 'skipped: the tests on a GPU: no device')
-	@PYTHON="$(PYTHON)" tests/run.sh $(TESTS:%=build/%) $(CXX_TESTS) $(CUDA_TESTS) tests/test_docs.sh tests/test_convert.py
+	@PYTHON="$(PYTHON)" CC="$(CC)" CXX="$(CXX)" tests/run.sh $(TESTS:%=build/%) $(CXX_TESTS) $(CUDA_TESTS) \
+	  tests/test_docs.sh tests/test_programs.sh tests/test_hosts.sh tests/test_convert.py
 
 ## make check       the same, with the long sweeps of TT_EXHAUSTIVE=1, under address and undefined-behaviour sanitizers
 check: $(TESTS:%=build/sanitize/%) build/sanitize/test_cuda_host
@@ -63,8 +66,9 @@ race: build/race/test_base build/race/test_header build/race/test_sampler
 strict:
 	@tests/strict.sh
 
-## make docs-check  compiles and runs the programs of README.md and of the manual
-docs-check:
+## make docs-check  compiles and runs the programs of the manual, and every program and command of README.md,
+##                  long ones shortened (DOCS_FULL=1: not)
+docs-check: $(EXAMPLES)
 	@CC="$(CC)" tests/test_docs.sh
 
 # Forced kernels: what they compute goes through these tests.
@@ -78,13 +82,10 @@ test-kernels: build/generate $(KERNEL_TESTS)
 test-cross:
 	@tests/cross.sh
 
-## make parity      compares with transformers and peft, live (PYTHON with torch, transformers, peft)
-parity: build/test_parity
-	rm -rf build/parity
-	$(PYTHON) tests/golden/make_hf_golden.py build/parity/golden
-	$(PYTHON) tests/golden/make_sampler_golden.py build/parity/golden/sampler.json
-	TT_PARITY_DIR=build/parity/golden build/test_parity
-	$(PYTHON) tests/golden/make_hf_golden.py --verify build/parity/golden build/parity/saved
+CASES ?= ../shared/cases
+## make test-cases  odd and hostile inputs of the folder CASES through library, programs and converter, if there (PYTHON)
+test-cases: $(EXAMPLES)
+	@CC="$(CC)" CXX="$(CXX)" PYTHON="$(PYTHON)" TT_CASES="$(CASES)" tests/test_cases.sh
 
 ## make fuzz        fuzzes the readers with clang (FUZZ_SECONDS=n each)
 fuzz: $(FUZZERS)
@@ -100,6 +101,7 @@ build build/sanitize build/race build/cuda:
 	mkdir -p $@
 
 $(EXAMPLES): build/%: examples/%.c $(LIBRARY) $(wildcard examples/*.h) | build
+	$(COMPILING)
 	$(CC) $(STD) $(WARN) $(CFLAGS) $(CPPFLAGS) $< -o $@ $(LDFLAGS) $(LDLIBS)
 
 HEADER_TESTS := build/test_header build/sanitize/test_header build/race/test_header
@@ -119,23 +121,28 @@ build/thinktuning.o: OBJECT_CFLAGS = $(TEST_CFLAGS)
 build/sanitize/thinktuning.o: OBJECT_CFLAGS = $(SANITIZE)
 build/race/thinktuning.o: OBJECT_CFLAGS = -O1 -g -fsanitize=thread
 build/thinktuning.o build/sanitize/thinktuning.o build/race/thinktuning.o: $(LIBRARY) | build/sanitize build/race
+	$(COMPILING)
 	$(CC) $(STD) $(WARN) $(OBJECT_CFLAGS) $(CPPFLAGS) -x c -DTHINKTUNING_IMPLEMENTATION -c $< -o $@
 
 build/test_study build/sanitize/test_study: examples/study.c $(wildcard examples/*.h)
 build/test_%: tests/test_%.c $(HARNESS) | build
+	$(COMPILING)
 	$(CC) $(STD) $(WARN) $(TEST_CFLAGS) $(CPPFLAGS) $< $(EXTRA) -o $@ $(LDFLAGS) $(LDLIBS)
 
 build/sanitize/test_%: tests/test_%.c $(HARNESS) | build/sanitize
+	$(COMPILING)
 	$(CC) $(STD) $(WARN) $(SANITIZE) $(CPPFLAGS) $< $(EXTRA) -o $@ $(LDFLAGS) $(LDLIBS)
 
 build/race/test_%: tests/test_%.c $(HARNESS) | build/race
+	$(COMPILING)
 	$(CC) $(STD) $(WARN) -O1 -g -fsanitize=thread $(CPPFLAGS) $< $(EXTRA) -o $@ $(LDFLAGS) $(LDLIBS)
 
 build/test_header_cpp: tests/header_cpp.cpp $(HARNESS) | build
+	$(COMPILING)
 	$(CXX) -std=c++11 $(WARN) $(TEST_CFLAGS) $(CPPFLAGS) $< -o $@ $(LDFLAGS) $(LDLIBS)
 
 $(FUZZERS): build/%: tests/%.c $(LIBRARY) | build
 	clang -std=c99 $(SANITIZE) -fsanitize=fuzzer $< -o $@ $(LDLIBS)
 
-.PHONY: help demo study examples test check race strict docs-check test-kernels test-cross parity fuzz clean
+.PHONY: help demo study examples test check race strict docs-check test-kernels test-cross test-cases fuzz clean
 .DEFAULT_GOAL := help

@@ -12,7 +12,18 @@
  *     #define THINKTUNING_IMPLEMENTATION
  *     #include "thinktuning.h"        (before other headers, so that POSIX calls are visible under -std=c99)
  *
- * and in all others just the #include. Build: cc -O2 app.c -lm, threads included (POSIX). The
+ * and in all others just the #include. Best it is a file of its own, tt.c, with these two lines and nothing else: it takes
+ * half a minute at -O2, once, and an edit of the rest less than a second:
+ *
+ *     cc -O2 -c tt.c                  (once)
+ *     cc -O2 app.c tt.o -lm           (after each edit; threads included, on POSIX)
+ *
+ * In a shared library all else can be hidden: with the same TT_API before the #include in every file,
+ *
+ *     #define TT_API __attribute__((visibility("default")))        (Windows: __declspec(dllexport))
+ *     cc -O2 -fPIC -fvisibility=hidden -shared tt.c -o libtt.so -lm
+ *
+ * exports the tt_ functions and nothing else; without TT_API, -fvisibility=hidden leaves none. The
  * fast kernels (AVX2, AVX-512, NEON; AMX and AVX512-BF16) are compiled in by function attributes and chosen at run time: no
  * -march needed.
  *
@@ -69,7 +80,7 @@
  * ---- macros ----
  * THINKTUNING_IMPLEMENTATION   compile the implementation here
  * TT_STATIC                    every function static: several independent copies in one program
- * TT_API                       your own linkage, e.g. __declspec(dllexport)
+ * TT_API                       your own linkage: what a shared library exports, see use
  * TT_NO_THREADS                everything on the calling thread
  * TT_OPENMP                    OpenMP's threads instead of a team of our own, for hosts that run on them already
  * TT_HEADER_NAME               how the header includes itself for each kernel set, if you renamed the file;
@@ -1114,7 +1125,7 @@ TT_API tt_tensor *tt_grpo_loss(tt_context *, tt_tensor *logprobs, tt_tensor *ent
 
 typedef struct tt_attempt { const char *question, *response; size_t question_size, response_size; int rollout; } tt_attempt;
 typedef struct tt_feedback {           /* filled by the teacher                                             */
-    tt_text reason, phrase, opinion;
+    tt_text reason, phrase, opinion;   /* appended to; or data and size set to a text of the teacher's own, which is lent */
     int n_tokens;                      /* that it sampled; 0 = not known, then those that are appended count */
 } tt_feedback;
 typedef struct tt_teacher {
@@ -1166,13 +1177,16 @@ typedef struct tt_think_config {
 typedef struct tt_think_metrics {
     double pct; int n_guided, n_eligible;
     double guided_share, teacher_accuracy, rescue_rate, spoil_rate;   /* from rewards; see tt_think_score */
-    double reward_guided, reward_unguided;
+    double guided_reward, own_reward;                                 /* mean reward of guided responses, and of the student's own */
     double teacher_tokens;                                            /* sampled by the teacher */
+    double n_cut;                                                     /* guided responses that max_completion_length cut: their feedback is lost in part, and the end token */
+    int longest_guided;                                               /* tokens of the longest one before the cut, on this rank: the length that would do */
 } tt_think_metrics;
 TT_API double    tt_think_pct(const tt_think_config *, int step);      /* of the schedule                       */
 TT_API int       tt_think_active(const tt_think_config *, int step);   /* 0 once the teacher is off             */
 /* Selects per group k = max(1, floor(eligible * pct)) stopped responses without replacement, asks the teacher, replaces them
- * in place (cut at max_completion_length) and sets kind, guided, attempt_length. Rewards come afterwards. */
+ * in place (cut at max_completion_length, and counted: n_cut) and sets kind, guided, attempt_length. Rewards come
+ * afterwards. What the teacher says is bytes of any kind and length; a reason or phrase whose data is NULL is empty. */
 TT_API tt_status tt_think_augment(tt_rollouts *, const tt_teacher *, const tt_tokenizer *, const tt_think_config *, const tt_grpo_config *, int end_token, int step, tt_think_metrics *);
 /* After the rewards: the rates. A response is right if its first reward is above one half. */
 TT_API void      tt_think_score(const tt_rollouts *, tt_think_metrics *);
@@ -1204,6 +1218,9 @@ typedef struct tt_task {
     /* appends the final answer in a form in which equal answers are equal texts, for maj@k; nothing = no answer;
      * NULL = \boxed{...}, what follows "####", or the last number */
     tt_status (*extract)(void *user, const tt_reward_input *in, tt_text *answer);
+    /* how many questions a split has, index i being i % count: tt_trainer_create then reads them all, and refuses by name one whose
+     * prompt leaves no room for max_completion_length; NULL = without end: such a prompt is an error of the step that draws it */
+    int (*count)(void *user, int split);
 } tt_task;
 
 /* The built-in task "signs": put + or - before each number so that the sum is the target. */
@@ -1295,6 +1312,9 @@ TT_API tt_jsonl *tt_jsonl_load(tt_context *, const char *path);
 TT_API void      tt_jsonl_destroy(tt_jsonl *);
 TT_API int       tt_jsonl_count(const tt_jsonl *, int split);
 TT_API tt_status tt_jsonl_hold_out(tt_jsonl *, int n);
+/* Records whose prompt has more than max_tokens tokens leave both splits, which else stay as they are; n_left_out receives how
+ * many. NULL: the first of them is an error that names its line, its length and how many more there are. */
+TT_API tt_status tt_jsonl_limit(tt_jsonl *, const tt_tokenizer *, const char *prompt_template, int max_tokens, int *n_left_out);
 TT_API tt_task   tt_task_jsonl(tt_jsonl *, const char *prompt_template, const char *end_token);
 
 /* A reward beside the task's. A reward function that fails (but for TT_ERR_STOP and TT_ERR_MEM) or returns an infinity
@@ -1341,6 +1361,7 @@ extern tt_nccl  *tt_nccl_create(tt_context *, const char id[TT_NCCL_ID_BYTES], i
 extern void      tt_nccl_destroy(tt_nccl *);
 extern tt_status tt_nccl_allreduce(void *nccl, float *data, size_t n);
 
+enum { TT_MAX_SKIPPED = 10 };      /* updates in a row that are left out before a run is given up, unless it says otherwise */
 typedef struct tt_trainer_desc {
     tt_model *model;               /* the student; lent                                        */
     const tt_tokenizer *tokenizer;
@@ -1362,8 +1383,8 @@ typedef struct tt_trainer_desc {
     void *off_policy_user;
     int n_off_policy;              /* 0 = 1 with off_policy; fewer than num_generations        */
     /* After so many steps in a row with an update skipped, a mean reward <= abort_reward or a mean entropy <
-     * abort_entropy, tt_trainer_step gives its metrics and TT_ERR_STOP with the reason in tt_error; 0 = never. */
-    int abort_patience;
+     * abort_entropy, tt_trainer_step gives its metrics and TT_ERR_STOP with the reason in tt_error. */
+    int abort_patience;            /* 0 = never, but for skipped updates: after TT_MAX_SKIPPED steps; -1 = never */
     float abort_reward;            /* 0 = 0                                                    */
     float abort_entropy;           /* 0 = 0.001                                                */
     tt_adamw_desc adamw;
@@ -1379,9 +1400,12 @@ typedef struct tt_trainer_desc {
     int rank, world_size;          /* world_size 0 = 1; divides the prompts of a mini-batch    */
     int gradient_parts;            /* n_parts of each mini-batch: the same bits at every number of ranks that divides it; 0 = world_size */
 } tt_trainer_desc;
+/* Two rewards, each under one name: `reward`, TRL's, is the mean over all responses of the step, which the update learns from;
+ * `own reward`, in the metrics think/own_reward, the mean over the student's own ones, without guided and off-policy responses.
+ * Without a teacher the two are equal. */
 typedef struct tt_step_metrics {
     int step;
-    tt_grpo_metrics grpo;
+    tt_grpo_metrics grpo;          /* grpo.reward: reward; think.own_reward: own reward        */
     tt_think_metrics think;
     double mean_length, clipped_ratio, reflection_rate, correction_rate, spoil_rate;   /* of the student's own responses, before a teacher's */
     double behaviour[TT_N_BEHAVIOURS];
@@ -1389,6 +1413,7 @@ typedef struct tt_step_metrics {
     double update_skipped;         /* updates left out because a gradient was not finite       */
     double reward_errors;          /* calls of a reward function that failed                   */
     double n_resampled;            /* groups that dynamic sampling replaced                    */
+    double n_off_policy_cut;       /* responses of your own that max_completion_length cut     */
     double num_tokens;             /* tokens sampled by student and teacher since step 0       */
     double rollout_tokens, update_tokens;   /* of this step: sampled by the student; of forward and backward passes */
     double rollout_s, teacher_s, update_s, step_s;
@@ -1500,7 +1525,7 @@ extern "C" {
  * The context, and what every chapter stands on: errors, memory, text, files, JSON, random numbers.
  * A step's memory is an arena: a list of chunks that is filled from front to back and emptied at once. */
 
-#define TTI_ERROR_SIZE 512
+#define TTI_ERROR_SIZE 5120      /* the longest path, and what is said of it */
 #define TTI_CHUNK ((size_t)1 << 20)
 #define TTI_ALIGN ((size_t)64)
 
@@ -13234,7 +13259,10 @@ static int tti_think_select(const tt_rollouts *all, const tt_think_config *c, in
     return n;
 }
 /* The guided response: the attempt's own tokens without the end token, then the feedback, then the end token. */
-static tt_status tti_think_replace(tt_rollouts *all, int index, const tt_feedback *f, const tt_tokenizer *tokenizer, const tt_think_config *c, int limit, int end_token) {
+/* A text without capacity has not grown here: it is lent. */
+static void tti_free_said(tt_text *said) { if (said->capacity > 0) { tt_text_free(said); } }
+static tt_status tti_append_said(tt_text *text, const tt_text *said) { return said->data ? tt_text_append(text, said->data, said->size) : TT_OK; }
+static tt_status tti_think_replace(tt_rollouts *all, int index, const tt_feedback *f, const tt_tokenizer *tokenizer, const tt_think_config *c, int limit, int end_token, tt_think_metrics *m) {
     tt_rollout *r = &all->items[index];
     tt_text text = TT_INIT;
     tt_ids ids = TT_INIT;
@@ -13243,13 +13271,18 @@ static tt_status tti_think_replace(tt_rollouts *all, int index, const tt_feedbac
     tt_status status;
     text.ctx = ids.ctx = all->ctx;
     status = tt_text_format(&text, "%s", c->separator);
-    if (status == TT_OK) { status = tt_text_append(&text, f->reason.data ? f->reason.data : "", f->reason.size); }
+    if (status == TT_OK) { status = tti_append_said(&text, &f->reason); }
     if (status == TT_OK) { status = tt_text_append(&text, c->separator, strlen(c->separator)); }
-    if (status == TT_OK) { status = tt_text_append(&text, f->phrase.data ? f->phrase.data : "", f->phrase.size); }
+    if (status == TT_OK) { status = tti_append_said(&text, &f->phrase); }
     if (status == TT_OK) { status = tt_ids_append(&ids, r->tokens + r->prompt_length, (size_t)attempt); }
     if (status == TT_OK) { status = tt_encode(tokenizer, text.data, text.size, TT_SPECIAL_TEXT, &ids); }
     if (status == TT_OK) { status = tt_ids_append(&ids, &end, 1); }
-    if (status == TT_OK && ids.size > (size_t)limit) { ids.size = (size_t)limit; }
+    if (status == TT_OK && ids.size > (size_t)INT_MAX) { status = tt_fail(all->ctx, TT_ERR_ARG, "tt_think_augment: a feedback has %lu tokens", (unsigned long)ids.size); }
+    if (status == TT_OK && (int)ids.size > m->longest_guided) { m->longest_guided = (int)ids.size; }
+    if (status == TT_OK && ids.size > (size_t)limit) {
+        ids.size = (size_t)limit;
+        m->n_cut++;
+    }
     if (status == TT_OK) { status = tt_rollout_replace(all, index, ids.data, (int)ids.size, attempt < (int)ids.size ? attempt : (int)ids.size, end_token); }
     for (t = 0; t < r->response_length && status == TT_OK; t++) { if (c->mask == TT_MASK_WHOLE && tti_is_student(r, t)) { r->kind[r->prompt_length + t] = TT_KIND_GUIDED; } }
     tt_text_free(&text);
@@ -13284,6 +13317,7 @@ static tt_status tti_think_ask(tt_rollouts *all, const tt_teacher *teacher, cons
         feedback[i].reason.ctx = feedback[i].phrase.ctx = feedback[i].opinion.ctx = all->ctx;
     }
     if (status != TT_OK) { return status; }
+    tt_error_clear(all->ctx);                             /* an older error is not the teacher's reason */
     status = teacher->feedback(teacher->user, attempts, n, feedback);
     if (status != TT_OK && tt_error_status(all->ctx) == TT_OK) { return tt_fail(all->ctx, status, "tt_think_augment: the teacher failed: %s", tt_status_name(status)); }
     return status;
@@ -13300,6 +13334,7 @@ TT_API tt_status tt_think_augment(tt_rollouts *all, const tt_teacher *teacher, c
     tt_attempt *attempts;
     tt_feedback *feedback;
     tt_status status = TT_OK;
+    if (!teacher || !teacher->feedback) { return tt_fail(ctx, TT_ERR_ARG, "tt_think_augment: teacher.feedback is NULL"); }
     if (c.total_steps < 1) { return tt_fail(ctx, TT_ERR_ARG, "tt_think_augment: total_steps is %d, expected >= 1", c.total_steps); }
     if (!(c.init_pct > 0 && c.init_pct <= 1 && c.min_pct > 0 && c.min_pct <= c.init_pct)) {
         return tt_fail(ctx, TT_ERR_ARG, "tt_think_augment: init_pct is %g and min_pct %g, expected 0 < min_pct <= init_pct <= 1", (double)c.init_pct, (double)c.min_pct);
@@ -13313,7 +13348,7 @@ TT_API tt_status tt_think_augment(tt_rollouts *all, const tt_teacher *teacher, c
     m.pct = tt_think_pct(&c, step);
     if (status == TT_OK) { n = tti_think_select(all, &c, step, chosen, &m); }
     if (status == TT_OK && n > 0) { status = tti_think_ask(all, teacher, tokenizer, chosen, n, at, attempts, feedback, &text); }
-    for (i = 0; i < n && status == TT_OK; i++) { status = tti_think_replace(all, chosen[i], &feedback[i], tokenizer, &c, limit, end_token); }
+    for (i = 0; i < n && status == TT_OK; i++) { status = tti_think_replace(all, chosen[i], &feedback[i], tokenizer, &c, limit, end_token, &m); }
     m.n_guided = n;
     for (i = 0; i < n && status == TT_OK; i++) {
         const tt_rollout *r = &all->items[chosen[i]];
@@ -13321,10 +13356,9 @@ TT_API tt_status tt_think_augment(tt_rollouts *all, const tt_teacher *teacher, c
     }
     if (metrics && status == TT_OK) { *metrics = m; }
     for (i = 0; feedback && i < n; i++) {
-        if (!feedback[i].reason.ctx) { continue; }
-        tt_text_free(&feedback[i].reason);
-        tt_text_free(&feedback[i].phrase);
-        tt_text_free(&feedback[i].opinion);
+        tti_free_said(&feedback[i].reason);
+        tti_free_said(&feedback[i].phrase);
+        tti_free_said(&feedback[i].opinion);
     }
     tt_free(ctx, chosen, count, sizeof *chosen);
     tt_free(ctx, at, 3 * count, sizeof *at);
@@ -13354,8 +13388,8 @@ TT_API void tt_think_score(const tt_rollouts *all, tt_think_metrics *m) {
     m->teacher_accuracy = guided > 0 ? hits / guided : 0;
     m->rescue_rate = wrong > 0 ? rescued / wrong : 0;
     m->spoil_rate = right > 0 ? spoiled / right : 0;
-    m->reward_guided = guided > 0 ? guided_sum / guided : 0;
-    m->reward_unguided = own > 0 ? own_sum / own : 0;
+    m->guided_reward = guided > 0 ? guided_sum / guided : 0;
+    m->own_reward = own > 0 ? own_sum / own : 0;
 }
 
 /* ==== 12. trainer ==========================================================================
@@ -14970,7 +15004,7 @@ static int tti_say_reason(tti_line *line, const tti_puzzle *p, unsigned *mask, d
             return 1;
         }
         flip = tti_digit_to_flip(p, *mask, slip, rng);
-        tti_say(line, " no , twice %d %s , flip %d :", abs(excess) / 2, excess > 0 ? "over" : "short", p->digits[flip]);
+        tti_say(line, " no , twice %d %s , flip %d :", (excess > 0 ? excess : -excess) / 2, excess > 0 ? "over" : "short", p->digits[flip]);
         *mask ^= 1u << flip;
     }
     return 0;
@@ -15495,7 +15529,7 @@ TT_API tt_tokenizer *tt_puzzles_tokenizer(const tt_puzzles *p) { return tti_task
 
 /* ---- task from JSON lines ----
  * All texts stand in one block, NUL-terminated; offsets has two entries per record. */
-struct tt_jsonl { tt_context *ctx; tt_text text; size_t *offsets, capacity; int n, held_out; };      /* held_out: -1 = an eighth */
+struct tt_jsonl { tt_context *ctx; tt_text text; size_t *offsets, capacity; tt_ids lines; int n, held_out; };      /* lines: [n]; held_out: -1 = an eighth */
 
 static tt_status tti_jsonl_keep(tt_jsonl *data, const char *text, size_t size, size_t *offset) {
     *offset = data->text.size;
@@ -15529,8 +15563,10 @@ static tt_status tti_jsonl_read(tt_jsonl *data, const char *path) {
     status = tt_json_lines_open(&lines, path);
     if (status == TT_OK) { status = tt_json_lines_next(&lines, &record); }
     while (status == TT_OK && record) {
+        int32_t line = (int32_t)lines.line;
         status = tti_jsonl_record(data, path, lines.line, record);
         tt_json_free(data->ctx, record);
+        if (status == TT_OK) { status = tt_ids_append(&data->lines, &line, 1); }
         if (status == TT_OK) { status = tt_json_lines_next(&lines, &record); }
     }
     if (status == TT_OK && data->n < 2) {
@@ -15542,7 +15578,7 @@ static tt_status tti_jsonl_read(tt_jsonl *data, const char *path) {
 TT_API tt_jsonl *tt_jsonl_load(tt_context *ctx, const char *path) {
     tt_jsonl *data = (tt_jsonl *)tt_alloc(ctx, 1, sizeof *data);
     if (!data) { return NULL; }
-    data->ctx = data->text.ctx = ctx;
+    data->ctx = data->text.ctx = data->lines.ctx = ctx;
     data->held_out = -1;
     if (tti_tried(ctx, "tt_jsonl_load", tti_jsonl_read(data, path)) == TT_OK) { return data; }
     tt_jsonl_destroy(data);
@@ -15551,6 +15587,7 @@ TT_API tt_jsonl *tt_jsonl_load(tt_context *ctx, const char *path) {
 TT_API void tt_jsonl_destroy(tt_jsonl *data) {
     if (!data) { return; }
     tt_text_free(&data->text);
+    tt_ids_free(&data->lines);
     tt_free(data->ctx, data->offsets, data->capacity, sizeof *data->offsets);
     tt_free(data->ctx, data, 1, sizeof *data);
 }
@@ -15574,6 +15611,7 @@ static tt_status tti_jsonl_question(void *user, int split, uint64_t index, tt_te
     return status == TT_OK ? tt_text_append(answer, a, strlen(a)) : status;
 }
 
+static int tti_jsonl_count(void *user, int split) { return tt_jsonl_count((const tt_jsonl *)user, split); }
 TT_API tt_task tt_task_jsonl(tt_jsonl *data, const char *prompt_template, const char *end_token) {
     tt_task task = TT_INIT;
     task.name = "jsonl";
@@ -15582,6 +15620,7 @@ TT_API tt_task tt_task_jsonl(tt_jsonl *data, const char *prompt_template, const 
     task.prompt_template = prompt_template;
     task.end_token = end_token;
     task.user = data;
+    task.count = tti_jsonl_count;
     return task;
 }
 
@@ -15649,6 +15688,63 @@ static tt_status tti_prompts_make(tti_prompts *p, tt_context *ctx, const tt_task
     return status;
 }
 static const char *tti_question_of(const tti_prompts *p, int i) { return p->questions.data + p->question[i]; }
+
+/* ---- prompts that are too long ---- */
+static tt_status tti_prompt_length(const tt_tokenizer *tokenizer, const char *prompt_template, const char *question, tt_ids *scratch) {
+    scratch->size = 0;
+    return tt_encode_prompt(tokenizer, prompt_template, strlen(prompt_template), question, strlen(question), scratch);
+}
+TT_API tt_status tt_jsonl_limit(tt_jsonl *data, const tt_tokenizer *tokenizer, const char *prompt_template, int max_tokens, int *n_left_out) {
+    int held_out = tt_jsonl_count(data, 1), train = tt_jsonl_count(data, 0), kept = 0, n_long = 0, longest = 0, first = 0, i;
+    tt_ids ids = TT_INIT;
+    tt_status status = TT_OK;
+    ids.ctx = data->ctx;
+    for (i = 0; i < data->n && status == TT_OK; i++) {
+        const size_t *at = data->offsets + 2 * (size_t)i;
+        status = tti_prompt_length(tokenizer, prompt_template, data->text.data + at[0], &ids);
+        if (status != TT_OK) { break; }
+        if ((int)ids.size > max_tokens) {
+            if (n_long++ == 0) { first = (int)data->lines.data[i]; }
+            if ((int)ids.size > longest) { longest = (int)ids.size; }
+            held_out -= i >= train;
+            continue;
+        }
+        if (!n_left_out) { continue; }
+        memmove(data->offsets + 2 * (size_t)kept, at, 2 * sizeof *at);
+        data->lines.data[kept++] = data->lines.data[i];
+    }
+    tt_ids_free(&ids);
+    if (status != TT_OK) { return status; }
+    if (n_left_out) {
+        *n_left_out = n_long;
+        data->n = kept;
+        data->held_out = held_out;
+    } else if (n_long > 0) {
+        return tt_fail(data->ctx, TT_ERR_ARG, "tt_jsonl_limit: the prompts of %d records, the first in line %d, are longer than %d tokens (the longest has %d)", n_long, first, max_tokens, longest);
+    }
+    return TT_OK;
+}
+/* All that a task without end may ask cannot be looked at: of such a task, nothing is. */
+static tt_status tti_check_prompts(tt_context *ctx, const char *who, const tt_task *task, const tt_tokenizer *tokenizer, int split, int n, int max_new_tokens, int limit) {
+    tt_text question = TT_INIT, answer = TT_INIT;
+    tt_ids ids = TT_INIT;
+    tt_status status = TT_OK;
+    int i;
+    question.ctx = answer.ctx = ids.ctx = ctx;
+    for (i = 0; i < n && status == TT_OK; i++) {
+        question.size = answer.size = 0;
+        status = task->question(task->user, split, (uint64_t)i, &question, &answer);
+        if (status == TT_OK) { status = tt_text_append(&question, "", 0); }
+        if (status == TT_OK) { status = tti_prompt_length(tokenizer, task->prompt_template, question.data, &ids); }
+        if (status != TT_OK || ids.size <= (size_t)(limit - max_new_tokens)) { continue; }
+        status = tt_fail(ctx, TT_ERR_ARG, "%s: question %d (\"%.40s\") makes a prompt of %lu tokens, which leaves no room for %d new ones in max_position_embeddings %d; see tt_jsonl_limit",
+                         who, i, question.data, (unsigned long)ids.size, max_new_tokens, limit);
+    }
+    tt_ids_free(&ids);
+    tt_text_free(&question);
+    tt_text_free(&answer);
+    return status;
+}
 
 /* Without a judge of its own: a response reflects if it holds one of these words; the first attempt is
  * what stands before it. */
@@ -15990,6 +16086,7 @@ static tt_status tti_trainer_resolve(tt_context *ctx, tt_trainer_desc *d) {
     if (d->abort_entropy == 0) { d->abort_entropy = 0.001f; }
     if (d->off_policy && d->n_off_policy == 0) { d->n_off_policy = 1; }
     if (!(d->schedule.lr > 0)) { return tt_fail(ctx, TT_ERR_ARG, "%s: schedule.lr is %g, expected > 0", who, (double)d->schedule.lr); }
+    if (d->teacher && !d->teacher->feedback) { return tt_fail(ctx, TT_ERR_ARG, "%s: teacher.feedback is NULL", who); }
     if (d->teacher && d->think.total_steps < 1) { return tt_fail(ctx, TT_ERR_ARG, "%s: think.total_steps is %d, expected >= 1 with a teacher", who, d->think.total_steps); }
     if (d->n_rewards < 0 || d->n_rewards >= TT_MAX_REWARDS || (d->n_rewards > 0 && !d->rewards)) {
         return tt_fail(ctx, TT_ERR_ARG, "%s: n_rewards is %d, expected 0 .. %d with as many rewards", who, d->n_rewards, TT_MAX_REWARDS - 1);
@@ -16029,6 +16126,8 @@ TT_API tt_trainer *tt_trainer_create(tt_context *ctx, const tt_trainer_desc *des
     if (!d.model) { tt_fail(ctx, TT_ERR_ARG, "tt_trainer_create: model is NULL"); return NULL; }
     end = tti_check_setting("tt_trainer_create", d.model, d.tokenizer, d.task);
     if (end < 0 || tti_trainer_resolve(ctx, &d) != TT_OK) { return NULL; }
+    if (tti_check_prompts(ctx, "tt_trainer_create", d.task, d.tokenizer, 0, d.task->count ? d.task->count(d.task->user, 0) : 0, d.grpo.max_completion_length,
+                          tt_model_config_get(d.model)->max_position_embeddings) != TT_OK) { return NULL; }
     t = (tt_trainer *)tt_alloc(ctx, 1, sizeof *t);
     if (!t) { return NULL; }
     t->ctx = ctx;
@@ -16158,7 +16257,10 @@ static tt_status tti_step_off_policy(tt_trainer *t, tti_step *s) {
         if (status != TT_OK || text.size == 0) { continue; }
         status = tt_encode(d->tokenizer, text.data, text.size, TT_SPECIAL_TEXT, &ids);
         if (status == TT_OK) { status = tt_ids_append(&ids, &end, 1); }
-        if (ids.size > (size_t)d->grpo.max_completion_length) { ids.size = (size_t)d->grpo.max_completion_length; }
+        if (ids.size > (size_t)d->grpo.max_completion_length) {
+            ids.size = (size_t)d->grpo.max_completion_length;
+            s->metrics.n_off_policy_cut++;
+        }
         if (status == TT_OK) { status = tt_rollout_off_policy(&s->fresh, i, ids.data, (int)ids.size, t->end_token); }
     }
     tt_text_free(&text);
@@ -16197,6 +16299,8 @@ static tt_status tti_step_teach(tt_trainer *t, tti_step *s) {
     s->metrics.think.n_eligible += m.n_eligible;
     s->metrics.think.n_guided += m.n_guided;
     s->metrics.think.teacher_tokens += m.teacher_tokens;
+    s->metrics.think.n_cut += m.n_cut;
+    if (m.longest_guided > s->metrics.think.longest_guided) { s->metrics.think.longest_guided = m.longest_guided; }
     return status == TT_OK ? tti_step_rewards(t, s, 1) : status;
 }
 /* Samples, rewards and feedback for the n groups of a round, into s->fresh. */
@@ -16264,7 +16368,7 @@ static tt_status tti_step_collect(tt_trainer *t, tti_step *s) {
 /* ---- one step: what every rank knows of every response ----
  * Advantages and denominators may be of the whole batch, so each rank computes them from the lengths, flags and rewards of all
  * responses: the board, rollouts without tokens, in the order of one process. Their kinds are a number of taught tokens there. */
-typedef struct tti_counts { tti_tally tally; double rollout_tokens, update_tokens, teacher_tokens, n_eligible, n_guided, n_errors, n_resampled; } tti_counts;   /* doubles alone */
+typedef struct tti_counts { tti_tally tally; double rollout_tokens, update_tokens, teacher_tokens, n_eligible, n_guided, n_cut, n_off_policy_cut, n_errors, n_resampled; } tti_counts;   /* doubles alone */
 enum { TTI_ROW_LENGTH, TTI_ROW_STOPPED, TTI_ROW_GUIDED, TTI_ROW_OFF_POLICY, TTI_ROW_ATTEMPT, TTI_ROW_TAUGHT, TTI_ROW_REWARDS, TTI_N_COUNTS = (int)(sizeof(tti_counts) / sizeof(double)) };
 static int tti_kl_in_reward(const tt_trainer *t) { return t->desc.grpo.kl_in_reward && t->desc.grpo.beta != 0; }
 static int tti_row_size(const tt_trainer *t) { return TTI_ROW_REWARDS + t->n_rewards + (tti_kl_in_reward(t) ? 2 * t->desc.grpo.max_completion_length : 0); }
@@ -16307,6 +16411,8 @@ static void tti_counts_get(tti_step *s, tti_counts *c) {
     c->teacher_tokens = s->metrics.think.teacher_tokens;
     c->n_eligible = s->metrics.think.n_eligible;
     c->n_guided = s->metrics.think.n_guided;
+    c->n_cut = s->metrics.think.n_cut;
+    c->n_off_policy_cut = s->metrics.n_off_policy_cut;
     c->n_errors = s->errors.n;
     c->n_resampled = s->metrics.n_resampled;
 }
@@ -16317,6 +16423,8 @@ static void tti_counts_set(tti_step *s, const tti_counts *c) {
     s->metrics.think.teacher_tokens = c->teacher_tokens;
     s->metrics.think.n_eligible = (int)c->n_eligible;
     s->metrics.think.n_guided = (int)c->n_guided;
+    s->metrics.think.n_cut = c->n_cut;
+    s->metrics.n_off_policy_cut = c->n_off_policy_cut;
     s->errors.n = (int)c->n_errors;
     s->metrics.n_resampled = c->n_resampled;
 }
@@ -16666,9 +16774,9 @@ static tt_status tti_step_watch(tt_trainer *t, const tt_step_metrics *m) {
     bad[TTI_TROUBLE_REWARD] = m->grpo.reward <= (double)t->desc.abort_reward;
     bad[TTI_TROUBLE_ENTROPY] = m->grpo.entropy < (double)t->desc.abort_entropy;
     for (k = 0; k < TTI_N_TROUBLES; k++) { t->troubles[k] = bad[k] ? t->troubles[k] + 1 : 0; }
-    for (k = 0; k < TTI_N_TROUBLES && t->desc.abort_patience > 0; k++) {
-        int steps = t->troubles[k];
-        if (steps < t->desc.abort_patience) { continue; }
+    for (k = 0; k < TTI_N_TROUBLES; k++) {
+        int steps = t->troubles[k], patience = t->desc.abort_patience == 0 && k == TTI_TROUBLE_NUMBER ? TT_MAX_SKIPPED : t->desc.abort_patience;
+        if (patience <= 0 || steps < patience) { continue; }
         t->troubles[k] = 0;
         return tt_fail(t->ctx, TT_ERR_STOP, "tt_trainer_step: stopped after step %d: %s, %d steps in a row (loss %g, reward %g, entropy %g, grad_norm %g)",
                        m->step, what[k], steps, m->grpo.loss, m->grpo.reward, m->grpo.entropy, m->grad_norm);
@@ -16751,12 +16859,12 @@ static const tti_metric tti_metrics[] = {
     TTI_METRIC("sampling/sampling_logp_difference/max", grpo.sampling_logp_difference_max),
     TTI_METRIC("sampling/importance_sampling_ratio/mean", grpo.mismatch_mean), TTI_METRIC("sampling/importance_sampling_ratio/max_deviation", grpo.mismatch_deviation_max),
     TTI_METRIC("rewards/overlong/mean", grpo.overlong), TTI_METRIC("rewards/kl/mean", grpo.reward_kl), TTI_METRIC("n_unscored", grpo.n_unscored),
-    TTI_METRIC("reward_errors", reward_errors), TTI_METRIC("n_resampled", n_resampled), TTI_METRIC("update_skipped", update_skipped),
+    TTI_METRIC("reward_errors", reward_errors), TTI_METRIC("n_resampled", n_resampled), TTI_METRIC("off_policy/cut", n_off_policy_cut), TTI_METRIC("update_skipped", update_skipped),
     TTI_METRIC("rollout_tokens", rollout_tokens), TTI_METRIC("think/teacher_tokens", think.teacher_tokens),
     TTI_METRIC("grad_norm", grad_norm), TTI_METRIC("learning_rate", learning_rate), TTI_METRIC("num_tokens", num_tokens),
     TTI_METRIC("think/pct", think.pct), TTI_METRIC("think/guided_share", think.guided_share), TTI_METRIC("think/teacher_accuracy", think.teacher_accuracy),
     TTI_METRIC("think/rescue_rate", think.rescue_rate), TTI_METRIC("think/spoil_rate", think.spoil_rate),
-    TTI_METRIC("think/reward_guided", think.reward_guided), TTI_METRIC("think/reward_unguided", think.reward_unguided),
+    TTI_METRIC("think/guided_reward", think.guided_reward), TTI_METRIC("think/own_reward", think.own_reward), TTI_METRIC("think/cut", think.n_cut),
     TTI_METRIC("think/reflection_rate", reflection_rate), TTI_METRIC("think/correction_rate", correction_rate),
     TTI_METRIC("think/own_spoil_rate", spoil_rate),
     TTI_METRIC("think/self_agreement", behaviour[TT_SELF_AGREEMENT]), TTI_METRIC("think/self_conflict", behaviour[TT_SELF_CONFLICT]),

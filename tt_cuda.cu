@@ -2119,13 +2119,13 @@ static __global__ void tti_gpu_columns_back(float *dx, const float *dy, size_t n
     TTI_EACH_VALUE(i, n * count) { dx[i / count * cols + begin + i % count] += dy[i]; }
 }
 
-static tt_status tti_cuda_columns(tt_context *ctx, float *y, const float *x, int n, int cols, int begin,
+static tt_status tti_cuda_slice(tt_context *ctx, float *y, const float *x, int n, int cols, int begin,
                                   int count) {
     TTI_LAUNCH_VALUES(ctx, tti_gpu_columns, (size_t)n * (size_t)count, y, x, (size_t)n, (size_t)cols,
                       (size_t)begin, (size_t)count);
 }
 
-static tt_status tti_cuda_columns_backward(tt_context *ctx, float *dx, const float *dy, int n, int cols,
+static tt_status tti_cuda_slice_backward(tt_context *ctx, float *dx, const float *dy, int n, int cols,
                                            int begin, int count) {
     TTI_LAUNCH_VALUES(ctx, tti_gpu_columns_back, (size_t)n * (size_t)count, dx, dy, (size_t)n, (size_t)cols,
                       (size_t)begin, (size_t)count);
@@ -2695,8 +2695,8 @@ static tt_backend tti_cuda_table(int *device) {
     b.gather_rows = tti_cuda_gather_rows;
     b.scatter_add_rows = tti_cuda_scatter_add_rows;
     b.scatter_rows = tti_cuda_scatter_rows;
-    b.columns = tti_cuda_columns;
-    b.columns_backward = tti_cuda_columns_backward;
+    b.slice = tti_cuda_slice;
+    b.slice_backward = tti_cuda_slice_backward;
     b.rmsnorm = tti_cuda_rmsnorm;
     b.rmsnorm_backward = tti_cuda_rmsnorm_backward;
     b.layernorm = tti_cuda_layernorm;

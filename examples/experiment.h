@@ -4,18 +4,9 @@
 #ifndef EXPERIMENT_H
 #define EXPERIMENT_H
 #include "../thinktuning.h"
-#include "options.h"
-#include "parallel_mpi.h"
+#include "run.h"
 #include <signal.h>
-#if defined(_WIN32)
-#include <io.h>
-#define IS_TERMINAL() _isatty(1)
-#else
-#include <fcntl.h>
-#define IS_TERMINAL() isatty(1)
-#endif
 
-#define CHECK(call) do { tt_status check_ = (call); if (check_ != TT_OK) { return check_; } } while (0)
 enum { MAX_ARMS = 5, MAX_SEEDS = 100, SHOWN = 6 };
 
 static volatile sig_atomic_t stop_requested;
@@ -30,7 +21,7 @@ typedef struct options {
     double init_pct, min_pct, off_eps;
     double notes_until;           /* share of pretraining after which no notes by others are read, 0 = to the end: a base that has half
                                    * forgotten them teaches as before, but hardly ends a reflection of its own rightly (low coherence) */
-    const char *out, *task, *arms, *aas, *mask, *schedule, *model, *data, *prompt, *end_token, *examples;
+    const char *out, *task, *arms, *aas, *mask, *schedule, *model, *data, *prompt, *end_token, *examples, *on_long;
 } options;
 
 static options default_options(void) {
@@ -70,21 +61,12 @@ static options default_options(void) {
     o.mask = "whole";
     o.schedule = "linear";
     o.prompt = "Question: {question}\nAnswer:";
+    o.on_long = "skip";
     return o;
 }
 #define TASK_WORDS "signs,countdown,arithmetic,guess"
 #define AAS_WORDS "released,formula,luffy,off"
 #define SCHEDULE_WORDS "linear,constant,cosine,exp"
-/* Is word one of the comma-separated words of list? Its place, or -1. */
-static int find_word(const char *list, const char *word, size_t size) {
-    int place = 0;
-    for (; *list; place++) {
-        size_t n = strcspn(list, ",");
-        if (n == size && memcmp(list, word, n) == 0) { return place; }
-        list += n + (list[n] == ',');
-    }
-    return -1;
-}
 
 /* ---- the run ---- */
 typedef struct app {
@@ -104,8 +86,10 @@ typedef struct app {
     double begin, shown;          /* clock of the phase and of its last line */
     int first_step;
     double stop_tokens;           /* an arm ends once so many tokens are sampled; 0 = by its steps alone */
-    double whole, done, part;     /* a study: work of all jobs, of those that are done, of this one; 0 = no study */
-    double whole_begin, whole_from;
+    double whole, done, part;     /* work of all jobs, of those that are done, of this one; see time_left */
+    double whole_begin, whole_from, base_work;
+    int resumes_itself;           /* a study: the same command goes on       */
+    int skipped;                  /* updates left out, in a row              */
 } app;
 
 static tt_text new_text(app *a) {
@@ -120,80 +104,44 @@ static tt_ids new_ids(app *a) {
     ids.ctx = a->ctx;
     return ids;
 }
-/* A path under OUT; valid for the next three calls. Systems take no longer ones, and one that is cut is another file. */
-#define PATH_BYTES 4096
-static const char *path_of(const char *out, const char *format, ...) {
-    static char paths[4][PATH_BYTES];
-    static int next;
-    char *path = paths[next++ % 4];
-    int n = snprintf(path, PATH_BYTES, "%s/", out);
-    va_list list;
-    va_start(list, format);
-    if (n < PATH_BYTES) { n += vsnprintf(path + n, (size_t)(PATH_BYTES - n), format, list); }
-    va_end(list);
-    if (n >= PATH_BYTES) { example_exit(2, "a path under %.40s... is longer than %d bytes: give a shorter --out or --model", out, PATH_BYTES - 1); }
-    return path;
-}
-
-/* An error that names the first line in which the settings of the run in --out differ from those of now. */
-static tt_status same_settings(app *a, const char *was, const char *now) {
-    while (*was && *now) {
-        int m = (int)strcspn(was, "\n"), n = (int)strcspn(now, "\n");
-        if (m != n || memcmp(was, now, (size_t)m) != 0) {
-            return tt_fail(a->ctx, TT_ERR_ARG, "the run in %s began with \"%.*s\", this one has \"%.*s\": give that again, or another --out", a->o.out, m, was, n, now);
-        }
-        was += m + (was[m] == '\n');
-        now += n + (now[n] == '\n');
-    }
-    return *was == *now ? TT_OK : tt_fail(a->ctx, TT_ERR_ARG, "the run in %s was begun by another version: give another --out", a->o.out);
-}
-/* The same of the settings in a file. */
-static tt_status same_settings_as(app *a, const char *path, const char *now) {
-    tt_text was = new_text(a);
-    tt_status status = tt_file_read(a->ctx, path, &was);
-    if (status == TT_OK) { status = same_settings(a, was.data, now); }
-    tt_text_free(&was);
-    return status;
-}
-
 /* ---- live progress: one line, rewritten on a terminal, else a new line now and then ---- */
 static void progress_begin(app *a, int first_step) {
     a->begin = tt_clock();
     a->shown = -1e9;
     a->first_step = first_step;
 }
-/* How much of the study is done, by the expected work of its jobs, and what is left at the pace of this start. */
-static void print_whole(const app *a, double share) {
-    double done = a->done + a->part * share, pace = (done - a->whole_from) / (tt_clock() - a->whole_begin), left = pace > 0 ? (a->whole - done) / pace : 0;
-    printf("  | study %4.1f %%, %d:%02d:%02d left", 100 * done / a->whole, (int)left / 3600, (int)left / 60 % 60, (int)left % 60);
+/* Work is counted in seconds of a job on two quiet cores; the pace of this start corrects them, the less the fewer are done. */
+static double time_left(const app *a, double share) {
+    enum { EXPECTED = 5 };
+    double worked = a->done + a->part * share - a->whole_from, elapsed = tt_clock() - a->whole_begin;
+    return (a->whole - a->whole_from - worked) * ((elapsed > 0 ? elapsed : 0) + EXPECTED) / (worked + EXPECTED);
 }
+static void whole_begin(app *a) {
+    a->whole_begin = tt_clock();
+    a->whole_from = a->done;
+    if (a->done < a->whole) { say("expected time of the whole run: %s, as two quiet cores have it\n", clock_text(a->whole - a->done)); }
+}
+/* What is left is that of the whole run, with all its seeds and arms, where its work is known, and of this phase elsewhere. */
 static void progress(app *a, const char *phase, int step, int total, double tokens, const char *format, ...) {
-    double now = tt_clock(), elapsed = now - a->begin, left;
-    char figures[160];
+    double elapsed = tt_clock() - a->begin, left;
+    char head[120], figures[160], tail[40], line[400];
+    int n;
     va_list list;
-    if (now - a->shown < (a->terminal ? 0.1 : 10) && step < total) { return; }
-    a->shown = now;
+    if (!is_due(&a->shown, a->terminal ? 0.1 : 10) && step < total) { return; }
     va_start(list, format);
-    vsnprintf(figures, sizeof figures, format, list);
+    n = vsnprintf(figures, sizeof figures, format, list);
     va_end(list);
-    left = step > a->first_step ? elapsed / (step - a->first_step) * (total - step) : 0;
-    printf("%sseed %d  %-10s %5d/%d  %s  %6.0f tokens/s  %2d:%02d left", a->terminal ? "\r" : "", a->seed, phase, step, total, figures,
-           elapsed > 0 ? tokens / elapsed : 0, (int)left / 60, (int)left % 60);
-    if (a->whole > 0) { print_whole(a, (double)step / total); }
-    printf("%s", a->terminal ? "\033[K" : "\n");
+    if (n >= 0 && n < (int)sizeof figures) { snprintf(figures + n, sizeof figures - (size_t)n, "  %.0f tokens/s", elapsed > 0 ? tokens / elapsed : 0); }
+    left = a->whole > 0 ? time_left(a, (double)step / total) : step > a->first_step ? elapsed / (step - a->first_step) * (total - step) : 0;
+    snprintf(head, sizeof head, "seed %d  %-9s %d/%d", a->seed, phase, step, total);
+    snprintf(tail, sizeof tail, "%s left", clock_text(left));
+    fit_line(line, sizeof line, head, figures, tail, terminal_width() - a->terminal);
+    printf("%s%s%s", a->terminal ? "\r" : "", line, a->terminal ? "\033[K" : "\n");
     if (a->terminal && step >= total) { printf("\n"); }
     fflush(stdout);
 }
-static void say(app *a, const char *format, ...) {
-    va_list list;
-    (void)a;
-    va_start(list, format);
-    vprintf(format, list);
-    va_end(list);
-    fflush(stdout);
-}
 static tt_status interrupted(app *a, const char *what) {
-    return tt_fail(a->ctx, TT_ERR_STOP, "stopped during %s; go on with the same command%s", what, a->whole > 0 ? "" : " and --resume");
+    return tt_fail(a->ctx, TT_ERR_STOP, "stopped during %s; go on with the same command%s", what, a->resumes_itself ? "" : " and --resume");
 }
 
 /* ---- pretraining ---- */
@@ -282,7 +230,7 @@ static tt_status pretrain_step(app *a, tt_optimizer *optimizer, pack *p, int ste
     schedule.total_steps = a->o.pretrain_steps;
     schedule.warmup_steps = a->o.pretrain_steps < 1000 ? a->o.pretrain_steps / 10 : 100;
     CHECK(pretrain_backward(a, p, loss_out));
-    return tt_optimizer_step(optimizer, tt_learning_rate(&schedule, step), NULL);
+    return take_update(a->ctx, optimizer, tt_learning_rate(&schedule, step), step, &a->skipped);
 }
 static tt_status pretrain_resume(app *a, tt_optimizer *optimizer, const char *state, int *step) {
     tt_text json = new_text(a);
@@ -303,17 +251,16 @@ static tt_status pretrain_loop(app *a, tt_optimizer *optimizer, pack *p, const c
     char json[64];
     CHECK(pretrain_resume(a, optimizer, state, &step));
     for (progress_begin(a, step); step < total; ) {
-        double now;
         int stop;
         CHECK(pretrain_step(a, optimizer, p, step++, &loss));
         stop = parallel_any(stop_requested);
         tokens += (double)p->tokens.size;
         progress(a, "pretrain", step, total, tokens, "loss %.3f", loss);
-        now = tt_clock();
-        if (!stop && now - saved < 10 && step < total) { continue; }
+        if (!stop && step < total && !is_due(&saved, 10)) { continue; }
+        if (step == total) { CHECK(check_updates(a->ctx, a->skipped)); }
         snprintf(json, sizeof json, "{\"step\":%d}", step);
-        if (parallel_rank == 0) { CHECK(tt_optimizer_save(optimizer, state, json)); }
-        saved = now;
+        if (parallel_rank == 0 && a->skipped == 0) { CHECK(tt_optimizer_save(optimizer, state, json)); }
+        saved = tt_clock();
         if (stop && step < total) { return interrupted(a, "pretraining"); }
     }
     return TT_OK;
@@ -323,7 +270,7 @@ static tt_status pretrain(app *a, const char *dir) {
     tt_adamw_desc adamw = TT_INIT;
     tt_optimizer *optimizer;
     pack p;
-    char state[PATH_BYTES];
+    char state[PATH_SIZE];
     tt_status status = TT_ERR_MEM;
     a->tokenizer = a->signs ? tt_signs_tokenizer(a->signs) : tt_puzzles_tokenizer(a->puzzles);
     if (!a->tokenizer) { return tt_error_status(a->ctx); }
@@ -344,7 +291,7 @@ static tt_status pretrain(app *a, const char *dir) {
     p.tokens = new_ids(a);
     p.offsets = new_ids(a);
     p.mask = new_text(a);
-    strcpy(state, path_of(dir, "pretrain.state"));
+    snprintf(state, sizeof state, "%s", path_of(dir, "pretrain.state"));
     if (a->reducer) { status = pretrain_loop(a, optimizer, &p, state); }
     if (status == TT_OK && parallel_rank == 0) { status = tt_model_save(a->base, a->tokenizer, dir); }
     tt_ids_free(&p.tokens);
@@ -357,7 +304,7 @@ static tt_status pretrain(app *a, const char *dir) {
 /* The base is found by all that it depends on. It is always read back from its folder, whose file "complete"
  * is written last, so that the first start and the second see the same model. */
 static tt_status base_from_cache(app *a) {
-    char dir[PATH_BYTES], complete[PATH_BYTES];
+    char dir[PATH_SIZE], complete[PATH_SIZE];
     const options *o = &a->o;
     tt_text key = new_text(a);
     tt_status status = tt_text_format(&key, "%s " TT_VERSION " seed %d layers %d hidden %d heads %d inner %d context %d steps %d tokens %d lr %.9g", o->task, a->seed,
@@ -377,7 +324,10 @@ static tt_status base_from_cache(app *a) {
         a->tokenizer = NULL;
         CHECK(status);
         parallel_any(0);                       /* until the file is there */
-    } else { say(a, "seed %d  base found in %s\n", a->seed, dir); }
+    } else {
+        say("seed %d  base found in %s\n", a->seed, dir);
+        a->whole_from += a->base_work;         /* it takes no time now */
+    }
     tt_text_free(&key);
     a->base = tt_model_load(a->ctx, dir);
     a->tokenizer = a->base ? tt_tokenizer_load(a->ctx, path_of(dir, "tokenizer.json")) : NULL;
@@ -411,12 +361,23 @@ static tt_status render_turns(app *a, const char *const *contents, int n, tt_tex
     chat.generation_prompt = 1;
     return chat.format ? tt_chat_render(a->ctx, &chat, messages, n, out) : tt_error_status(a->ctx);
 }
+/* A question that leaves no room for a response is found here, not when it is drawn. */
+static tt_status limit_prompts(app *a) {
+    int positions = tt_model_config_get(a->base)->max_position_embeddings, room = positions - a->o.length, n = 0, all = tt_jsonl_count(a->data, 0) + tt_jsonl_count(a->data, 1);
+    int skip = strcmp(a->o.on_long, "skip") == 0;
+    if (room < 1) { return tt_fail(a->ctx, TT_ERR_ARG, "--max-length is %d, which leaves no room for a prompt in the model's %d positions", a->o.length, positions); }
+    CHECK(tt_jsonl_limit(a->data, a->tokenizer, a->prompt.data, room, skip ? &n : NULL));
+    if (n > 0) { say("%d of %d questions are left out: their prompts are longer than %d tokens, the model's %d positions less --max-length %d\n", n, all, room, positions, a->o.length); }
+    if (tt_jsonl_count(a->data, 0) < 1 || tt_jsonl_count(a->data, 1) < 1) { return tt_fail(a->ctx, TT_ERR_ARG, "--data %s: no question is left to %s", a->o.data, tt_jsonl_count(a->data, 0) < 1 ? "train on" : "be held out"); }
+    return TT_OK;
+}
 static tt_status open_data(app *a) {
     a->data = tt_jsonl_load(a->ctx, a->o.data);
     if (!a->data) { return tt_error_status(a->ctx); }
     if (a->o.hold_out) { CHECK(tt_jsonl_hold_out(a->data, a->o.hold_out)); }
     CHECK(base_from_directory(a));
     CHECK(render_turns(a, &a->o.prompt, 1, &a->prompt));
+    CHECK(limit_prompts(a));
     a->task = tt_task_jsonl(a->data, a->prompt.data, a->o.end_token);
     return TT_OK;
 }
@@ -621,9 +582,10 @@ static tt_status guide_all(app *a, const tt_teacher *teacher, tt_rollouts *attem
     grpo.max_completion_length = a->o.length;
     return tt_think_augment(attempts, teacher, a->tokenizer, &think, &grpo, tt_token_id(a->tokenizer, a->task.end_token), 0, metrics);
 }
-typedef struct gate { double hit, rescue, spoil, said, coherence, leak, leak_max; } gate;
-/* What was found of one question; right: after the teacher's feedback, which only an attempt that ended gets; said: not blank. */
-typedef struct gate_finding { double was_right, guided, right, said, coherent, leak; } gate_finding;
+typedef struct gate { double hit, rescue, spoil, said, cut, coherence, leak, leak_max; int guided, longest; } gate;      /* cut: how many of the guided */
+/* What was found of one question; right: after the teacher's feedback, which only an attempt that ended gets; said: not blank.
+ * n_cut, longest: see tt_think_metrics; of all questions of a rank, in its first row. */
+typedef struct gate_finding { double was_right, guided, right, said, coherent, leak, n_cut, longest; } gate_finding;
 /* A rank's own questions of the gate, begin .. begin + attempts.n, and their rows. */
 typedef struct gate_share { int begin; gate_finding *rows; tt_rollouts attempts; } gate_share;
 
@@ -750,7 +712,7 @@ static tt_status gate_said(app *a, const tt_rollout *r, double *out) {
 /* The teacher continues every attempt; the first ones are kept as texts. */
 static tt_status gate_hit(app *a, gate_share *own, tt_text *json) {
     tt_model_teacher *model = make_teacher(a, a->base);
-    tt_think_metrics metrics;
+    tt_think_metrics metrics = TT_INIT;
     tt_teacher teacher;
     tt_status status = model ? TT_OK : tt_error_status(a->ctx);
     int i, shown = 0;
@@ -758,6 +720,8 @@ static tt_status gate_hit(app *a, gate_share *own, tt_text *json) {
     if (status == TT_OK) {
         teacher = tt_teacher_model(model);
         status = guide_all(a, &teacher, &own->attempts, &metrics);
+        own->rows[0].n_cut = metrics.n_cut;
+        own->rows[0].longest = metrics.longest_guided;
     }
     for (i = 0; i < own->attempts.n && status == TT_OK; i++) {
         gate_finding *row = &own->rows[i];
@@ -804,6 +768,8 @@ static void gate_finish(const gate_finding *rows, int n_rows, gate *g) {
         g->coherence += r->coherent / n_rows;
         g->leak += r->leak / n_rows;
         if (r->leak > g->leak_max) { g->leak_max = r->leak; }
+        g->cut += r->n_cut;
+        if (r->longest > g->longest) { g->longest = (int)r->longest; }
         n += r->guided;
         hits += r->guided * r->right;
         said += r->said;
@@ -813,21 +779,27 @@ static void gate_finish(const gate_finding *rows, int n_rows, gate *g) {
     }
     g->hit = n > 0 ? hits / n : 0;
     g->said = n > 0 ? said / n : 0;
+    g->guided = (int)n;
     g->rescue = n > rights ? rescued / (n - rights) : 0;
     g->spoil = rights > 0 ? spoiled / rights : 0;
 }
+/* Feedback that is cut teaches to begin what has no end, and earns nothing. */
+static void warn_cut(const app *a, const char *when, double n_cut, double n_guided, int longest) {
+    say("  warning: %s%.0f of %.0f guided responses are cut at --max-length %d and lose the end of their feedback: raise it to %d\n", when, n_cut, n_guided, a->o.length, longest);
+}
 /* Thresholds: judged from the bases of several pilots; below them runs begin to fail. */
 static void say_gate(app *a, const gate *g) {
-    say(a, "seed %d  gate: teacher's hit %.3f (rescues %.3f, spoils %.3f)", a->seed, g->hit, g->rescue, g->spoil);
-    if (!a->data) { say(a, ", coherence %.3f, leak %.1e (largest %.1e)", g->coherence, g->leak, g->leak_max); }
-    say(a, "\n");
+    char more[80] = "";
+    if (!a->data) { snprintf(more, sizeof more, ", coherence %.3f, leak %.1e (largest %.1e)", g->coherence, g->leak, g->leak_max); }
+    say("seed %d  gate: teacher's hit %.3f (rescues %.3f, spoils %.3f)%s\n", a->seed, g->hit, g->rescue, g->spoil, more);
     if (g->said < 0.9) {
-        say(a, "  warning: %.0f %% of the feedback is blank, without its tags: try other --teacher-examples, a longer --teacher-length%s\n", 100 * (1 - g->said),
+        say("  warning: %.0f %% of the feedback is blank, without its tags: try other --teacher-examples, a longer --teacher-length%s\n", 100 * (1 - g->said),
             a->data && !a->o.close_tags ? ", --close-tags" : "");
     }
-    if (g->hit < 0.7) { say(a, "  warning: a hit below 0.7: feedback that is often wrong is punished, not learned\n"); }
-    if (!a->data && g->coherence < 0.15) { say(a, "  warning: coherence below 0.15: the student may learn to say the marker and nothing behind it\n"); }
-    if (!a->data && g->leak > 1e-3) { say(a, "  warning: leak above 1e-3: reward alone may find reflection by accident\n"); }
+    if (g->cut > 0) { warn_cut(a, "", g->cut, g->guided, g->longest); }
+    if (g->hit < 0.7) { say("  warning: a hit below 0.7: feedback that is often wrong is punished, not learned\n"); }
+    if (!a->data && g->coherence < 0.15) { say("  warning: coherence below 0.15: the student may learn to say the marker and nothing behind it\n"); }
+    if (!a->data && g->leak > 1e-3) { say("  warning: leak above 1e-3: reward alone may find reflection by accident\n"); }
 }
 /* All ranks together; rank 0 has the first questions and their texts. */
 static tt_status run_gate(app *a, gate *g, tt_text *json) {
@@ -903,7 +875,7 @@ static tt_status evaluate(app *a, tt_model *model, const char *method, tt_text *
     tt_reducer_destroy(reducer);
     tt_free(a->ctx, right, (size_t)a->o.questions, sizeof *right);
     CHECK(status);
-    say(a, "seed %d  %-10s alone: accuracy %.3f (greedy %.3f)  reflection %.3f  correction %.3f  spoil %.3f\n", a->seed, method,
+    say("seed %d  %-9s alone: accuracy %.3f (greedy %.3f)  reflection %.3f  correction %.3f  spoil %.3f\n", a->seed, method,
         sampled.accuracy, greedy.accuracy, sampled.reflection_rate, sampled.correction_rate, sampled.spoil_rate);
     return TT_OK;
 }
@@ -912,8 +884,8 @@ static tt_status write_gate(app *a, tt_text *json) {
     gate g;
     CHECK(tt_text_format(json, ",\"guided\":["));
     CHECK(run_gate(a, &g, json));
-    return tt_text_format(json, "],\"gate\":{\"seed\":%d,\"teacher_hit\":%r,\"rescue_rate\":%r,\"spoil_rate\":%r,\"said\":%r,\"coherence\":%r,\"leak\":%r,\"leak_max\":%r}",
-                          a->seed, g.hit, g.rescue, g.spoil, g.said, g.coherence, g.leak, g.leak_max);
+    return tt_text_format(json, "],\"gate\":{\"seed\":%d,\"teacher_hit\":%r,\"rescue_rate\":%r,\"spoil_rate\":%r,\"said\":%r,\"cut\":%r,\"coherence\":%r,\"leak\":%r,\"leak_max\":%r}",
+                          a->seed, g.hit, g.rescue, g.spoil, g.said, g.cut, g.coherence, g.leak, g.leak_max);
 }
 static tt_status read_json(app *a, const char *path, tt_json **out) {
     tt_text text = new_text(a);
@@ -1006,7 +978,7 @@ static tt_trainer_desc arm_desc(app *a, tt_model *student, const char *method, c
     d.abort_patience = o->abort_patience;
     return d;
 }
-typedef struct arm_run { const char *method; tt_trainer *trainer; tt_model *student; FILE *metrics, *timings; int warned; double guided, window, best; } arm_run;
+typedef struct arm_run { const char *method; tt_trainer *trainer; tt_model *student; FILE *metrics, *timings; int warned, cut_said, skipped; double guided, window, best; } arm_run;
 
 static tt_status save_student(app *a, const tt_model *student, const char *dir) {
     return a->o.lora_rank ? tt_model_lora_save(student, dir) : tt_model_save(student, a->tokenizer, dir);
@@ -1034,7 +1006,7 @@ static tt_status replay_best(app *a, arm_run *arm, const char *metrics, int n_li
     while (status == TT_OK && lines.line < last) {
         status = tt_json_lines_next(&lines, &json);
         if (!json) { break; }
-        if (lines.line > n_lines) { best_so_far(a, arm, lines.line - n_lines, tt_json_number(json, "think/reward_unguided", 0)); }
+        if (lines.line > n_lines) { best_so_far(a, arm, lines.line - n_lines, tt_json_number(json, "think/own_reward", 0)); }
         tt_json_free(a->ctx, json);
     }
     tt_json_lines_close(&lines);
@@ -1043,11 +1015,18 @@ static tt_status replay_best(app *a, arm_run *arm, const char *metrics, int n_li
 
 /* Guided rewards that fall to nothing mean that the student has changed so much that feedback no longer fits. */
 static void watch_guided(app *a, arm_run *arm, const tt_step_metrics *m) {
+    char when[32];
     if (m->think.n_guided == 0) { return; }
-    arm->guided = m->step == 0 ? m->think.reward_guided : 0.7 * arm->guided + 0.3 * m->think.reward_guided;
+    if (m->think.n_cut > 0 && !arm->cut_said) {
+        arm->cut_said = 1;
+        snprintf(when, sizeof when, "step %d: ", m->step);
+        say("%s", a->terminal ? "\n" : "");
+        warn_cut(a, when, m->think.n_cut, m->think.n_guided, m->think.longest_guided);
+    }
+    arm->guided = m->step == 0 ? m->think.guided_reward : 0.7 * arm->guided + 0.3 * m->think.guided_reward;
     if (m->step < 5 || arm->guided > 0.2 || arm->warned) { return; }
     arm->warned = 1;
-    say(a, "%s  warning: step %d: guided responses earn only %.2f on average; the marker may stay without its meaning\n", a->terminal ? "\n" : "", m->step, arm->guided);
+    say("%s  warning: step %d: guided responses earn only %.2f on average; the marker may stay without its meaning\n", a->terminal ? "\n" : "", m->step, arm->guided);
 }
 static tt_status train_loop(app *a, arm_run *arm, const char *state) {
     int total = a->o.steps;
@@ -1063,13 +1042,15 @@ static tt_status train_loop(app *a, arm_run *arm, const char *state) {
         CHECK(status);                             /* --abort-patience: tt_error has the reason */
         step = tt_trainer_step_count(arm->trainer);
         if (first_tokens < 0) { first_tokens = m.num_tokens - m.rollout_tokens - m.think.teacher_tokens; }      /* of the runs before this one */
-        progress(a, arm->method, step, total, m.num_tokens - first_tokens, "reward %.3f  reflection %.3f", m.think.reward_unguided, m.reflection_rate);
+        progress(a, arm->method, step, total, m.num_tokens - first_tokens, "own reward %.3f  reflection %.3f", m.think.own_reward, m.reflection_rate);
+        arm->skipped = m.update_skipped > 0 ? arm->skipped + 1 : 0;
+        CHECK(say_skipped(a->ctx, m.step, arm->skipped));
         watch_guided(a, arm, &m);
-        if (best_so_far(a, arm, step, m.think.reward_unguided) && parallel_rank == 0) {
+        if (best_so_far(a, arm, step, m.think.own_reward) && parallel_rank == 0) {
             CHECK(save_student(a, arm->student, path_of(a->o.out, "seed-%d/%s/best", a->seed, arm->method)));
         }
         if (a->stop_tokens > 0 && m.num_tokens >= a->stop_tokens) { return TT_OK; }
-        if (!stop && tt_clock() - saved < pause && step < total) { continue; }
+        if (!stop && step < total && !is_due(&saved, pause)) { continue; }
         saved = tt_clock();
         if (parallel_rank == 0) { CHECK(tt_trainer_save(arm->trainer, state)); }
         if (20 * (tt_clock() - saved) > pause) { pause = 20 * (tt_clock() - saved); }      /* large models: at most a twentieth of the time */
@@ -1080,7 +1061,7 @@ static tt_status train_loop(app *a, arm_run *arm, const char *state) {
 }
 /* One arm: its metrics follow the first n_lines of the file, its checkpoint is seed-SEED/METHOD/train.state. */
 static tt_status train_student(app *a, const char *method, const tt_trainer_desc *desc, const char *metrics, int n_lines) {
-    char state[PATH_BYTES];
+    char state[PATH_SIZE];
     arm_run arm;
     tt_status status = TT_OK;
     memset(&arm, 0, sizeof arm);
@@ -1113,23 +1094,6 @@ static tt_model *new_student(app *a) {
     return student;
 }
 
-/* OUT belongs to one run at a time: two would write each other's files. The lock goes with the process, however it ends. */
-static tt_status claim_folder(app *a) {
-    CHECK(tt_make_dirs(a->ctx, a->o.out));
-#if !defined(_WIN32)
-    {
-        struct flock lock;
-        int file = open(path_of(a->o.out, "lock"), O_RDWR | O_CREAT, 0666);
-        memset(&lock, 0, sizeof lock);
-        lock.l_type = F_WRLCK;
-        if (file < 0) { return tt_fail(a->ctx, TT_ERR_IO, "%s/lock cannot be written: %s", a->o.out, strerror(errno)); }
-        if (fcntl(file, F_SETLK, &lock) == -1 && (errno == EACCES || errno == EAGAIN)) {
-            return tt_fail(a->ctx, TT_ERR_IO, "another run is writing to %s", a->o.out);
-        }
-    }
-#endif
-    return TT_OK;
-}
 /* From options to exit status: 0, 1 after an error, 130 if it was stopped. */
 static int experiment_main(app *a, const options *o, const char *program, tt_status (*run)(app *a)) {
     tt_desc desc = TT_INIT;
@@ -1143,11 +1107,9 @@ static int experiment_main(app *a, const options *o, const char *program, tt_sta
     desc.n_threads = o->threads;
     a->ctx = tt_create(&desc);
     if (!a->ctx) { example_exit(1, "%s: out of memory", program); }
-    printf("%s: %d seed%s, %d threads, %s kernels, results in %s%s\n", program, o->seeds, o->seeds > 1 ? "s" : "", tt_threads(a->ctx), tt_kernel(a->ctx), o->out,
-           o->quick ? " (quick: the numbers mean nothing)" : "");
-    fflush(stdout);
-    status = parallel_rank == 0 ? claim_folder(a) : TT_OK;
-    if (parallel_any(status != TT_OK) && status == TT_OK) { status = tt_fail(a->ctx, TT_ERR_IO, "rank 0 cannot have %s", o->out); }
+    say("%s: %d seed%s, %d threads, %s kernels, results in %s%s\n", program, o->seeds, o->seeds > 1 ? "s" : "", tt_threads(a->ctx), tt_kernel(a->ctx), o->out,
+        o->quick ? " (quick: the numbers mean nothing)" : "");
+    status = claim_for_rank_0(a->ctx, o->out);
     if (status == TT_OK) { status = run(a); }
     if (status != TT_OK) { fprintf(stderr, "%s%s: %s\n", a->terminal ? "\n" : "", program, tt_error(a->ctx)); }
     tt_text_free(&a->settings);

@@ -10,6 +10,7 @@
  *
  * A prompt begins as the tokenizer's file says (Llama: with its BOS), a conversation as its template says. In a prompt special
  * tokens count; what is said in a conversation is text, but with --parse-content, which is how transformers reads it.
+ * A sample ends at 128 tokens or where the model's context ends, whichever comes first; --max-tokens that do not fit are an error.
  *
  * The same seed gives the same text. Controls that are not given are those of the model's generation_config.json, if it
  * says do_sample; every token that it lists as an end stops. With --n above 1 the samples are drawn together and
@@ -18,7 +19,7 @@
 #include "../thinktuning.h"
 #include "options.h"
 
-enum { MAX_MESSAGES = 1000, MAX_LINE = 1 << 24 };
+enum { MAX_MESSAGES = 1000, MAX_LINE = 1 << 24, DEFAULT_TOKENS = 128 };
 
 static const char *model_dir, *lora_dir, *prompt_text, *system_text, *stop_text;
 static tt_chat_desc chat;
@@ -60,7 +61,7 @@ static void print_completion(tt_context *ctx, const tt_tokenizer *tokenizer, con
     tt_text text = TT_INIT;
     int i;
     text.ctx = ctx;
-    printf("---- sample %d: %d tokens, %s\n", c->sample, c->length, c->stopped ? "stopped" : "cut at --max-tokens");
+    printf("---- sample %d: %d tokens, %s\n", c->sample, c->length, c->stopped ? "stopped" : "cut");
     for (i = 0; as_ids && i < c->length; i++) printf("%s%d", i ? " " : "", (int)c->tokens[i]);
     if (!as_ids) {
         if (tt_decode(tokenizer, c->tokens, (size_t)c->length, 1, &text) != TT_OK) fail(ctx);
@@ -78,6 +79,16 @@ static tt_status encode_prompt(const tt_model *model, const tt_tokenizer *tokeni
     if (bos < 0) return tt_fail(out->ctx, TT_ERR_ARG, "the prompt is empty and the model has no first token");
     return tt_ids_append(out, &bos, 1);   /* begin as a document begins */
 }
+/* How many tokens may follow a prompt: as many as were asked for by name, else the default, or what the context has room for. */
+static int room_for(const tt_model *model, const tt_ids *prompt, int asked) {
+    int positions = tt_model_config_get(model)->max_position_embeddings, room = positions - (int)prompt->size;
+    if (room < 1) example_exit(1, "generate: the %s has %d tokens, which leaves no room in the model's context of %d", as_chat ? "conversation" : "prompt", (int)prompt->size, positions);
+    if (asked > room && !as_chat)
+        example_exit(1, "generate: --max-tokens is %d, but beside a prompt of %d tokens the model's context of %d has room for %d; without --max-tokens the text ends there",
+                     asked, (int)prompt->size, positions, room);
+    if (asked == 0) asked = DEFAULT_TOKENS;
+    return asked < room ? asked : room;
+}
 static void continue_prompt(tt_model *model, const tt_tokenizer *tokenizer, tt_sampling *sampling, int n) {
     tt_context *ctx = tt_model_context(model);
     tt_request request = TT_INIT;
@@ -89,6 +100,7 @@ static void continue_prompt(tt_model *model, const tt_tokenizer *tokenizer, tt_s
     s.decoder.tokenizer = tokenizer;
     s.decoder.skip_special = 1;
     if (encode_prompt(model, tokenizer, prompt_text, strlen(prompt_text), &ids) != TT_OK) fail(ctx);
+    sampling->max_new_tokens = room_for(model, &ids, sampling->max_new_tokens);
     request.prompt = ids.data;
     request.prompt_length = (int)ids.size;
     request.n = n;
@@ -116,7 +128,6 @@ static char *copy_text(const char *text, size_t size) {
 /* The assistant's answer to the conversation so far, malloc'd. */
 static char *answer(tt_model *model, const tt_tokenizer *tokenizer, tt_sampling sampling, const tt_message *messages, int n) {
     tt_context *ctx = tt_model_context(model);
-    int room = tt_model_config_get(model)->max_position_embeddings;
     tt_ids ids = TT_INIT;
     tt_request request = TT_INIT;
     tt_completions out = TT_INIT;
@@ -126,8 +137,7 @@ static char *answer(tt_model *model, const tt_tokenizer *tokenizer, tt_sampling 
     s.decoder.tokenizer = tokenizer;
     s.decoder.skip_special = 1;
     if (tt_chat_encode(ctx, &chat, messages, n, &ids, NULL) != TT_OK) fail(ctx);
-    if ((int)ids.size >= room) example_exit(1, "generate: the conversation has %d tokens, the model holds %d", (int)ids.size, room);
-    if (sampling.max_new_tokens > room - (int)ids.size) sampling.max_new_tokens = room - (int)ids.size;
+    sampling.max_new_tokens = room_for(model, &ids, sampling.max_new_tokens);
     request.prompt = ids.data;
     request.prompt_length = (int)ids.size;
     request.id = (uint64_t)n;
@@ -218,7 +228,7 @@ int main(int argc, char **argv) {
         {"--date", OPTION_TEXT, &chat.date, 0, 0, "today's, for llama3.1; not given = 26 Jul 2024"},
         {"--system", OPTION_TEXT, &system_text, 0, 0, "system message of --chat"},
         {"--parse-content", OPTION_FLAG, &chat.parse_content, 0, 0, "special tokens within messages count, as in transformers; not given = they are text"},
-        {"--max-tokens", OPTION_INT, &sampling.max_new_tokens, 1, 1000000, "tokens to sample"},
+        {"--max-tokens", OPTION_INT, &sampling.max_new_tokens, 0, 1000000, "tokens to sample, of a turn at most; 0 = 128, or where the model's context ends"},
         {"--temperature", OPTION_FLOAT, &sampling.temperature, 1e-6, 1000, "divides the logits; -1 = the model's own, or 1"},
         {"--top-k", OPTION_INT, &sampling.top_k, 0, 1e9, "keep the k most likely tokens; 0 = all"},
         {"--top-p", OPTION_FLOAT, &sampling.top_p, 1e-9, 1, "keep the likeliest tokens of this total probability"},
@@ -237,7 +247,6 @@ int main(int argc, char **argv) {
     tt_model *model;
     tt_tokenizer *tokenizer;
 
-    sampling.max_new_tokens = 128;
     sampling.top_k = -1;
     sampling.temperature = sampling.top_p = sampling.min_p = sampling.repetition_penalty = -1;
     options_read(argc, argv, "continues a prompt", table, (int)(sizeof table / sizeof table[0]));
@@ -250,6 +259,8 @@ int main(int argc, char **argv) {
     if (!tokenizer || (lora_dir && tt_model_lora_load(model, lora_dir) != TT_OK)) fail(ctx);
     if (tt_vocab_size(tokenizer) > tt_model_config_get(model)->vocab_size)
         example_exit(1, "generate: %s has %d tokens, expected at most the model's vocab_size %d", path, tt_vocab_size(tokenizer), tt_model_config_get(model)->vocab_size);
+    if (sampling.max_new_tokens >= tt_model_config_get(model)->max_position_embeddings)
+        example_exit(1, "generate: --max-tokens is %d, but the model's context ends at %d", sampling.max_new_tokens, tt_model_config_get(model)->max_position_embeddings);
     complete_sampling(&sampling, model, tokenizer, stops);
     chat.tokenizer = tokenizer;
     chat.generation_prompt = 1;

@@ -9,11 +9,10 @@
  *
  * As build/pretrain-mpi (make mpi) the same program shares each step's windows among the processes of mpirun.
  * The last 5 % of the text are held out. --resume goes on where the last checkpoint stands and ends with the
- * same bits as a run that was never interrupted. */
+ * same bits as a run that was never interrupted; with other settings than the run was begun with (settings.txt) it is refused. */
 #define THINKTUNING_IMPLEMENTATION
 #include "../thinktuning.h"
-#include "options.h"
-#include "parallel_mpi.h"
+#include "run.h"
 
 static const char *end_of_text = "<|endoftext|>";
 
@@ -24,13 +23,6 @@ static float learning_rate = 3e-3f;
 static uint64_t seed;
 
 static void fail(const tt_context *ctx) { example_exit(1, "pretrain: %s", tt_error(ctx)); }
-
-static const char *in_dir(const char *name) {
-    static char path[4096];
-    if (snprintf(path, sizeof path, "%s/%s", out_dir, name) >= (int)sizeof path)
-        example_exit(2, "pretrain: --out is longer than %d bytes", (int)sizeof path);
-    return path;
-}
 
 /* The tokenizer reads its training text through a callback, so that it could come from anywhere. */
 typedef struct reader { const char *at; size_t left; } reader;
@@ -56,7 +48,7 @@ static tt_tokenizer *make_tokenizer(tt_context *ctx, const tt_text *text) {
     desc.all_bytes = 1;
     desc.special_tokens = &end_of_text;
     desc.n_special_tokens = 1;
-    tokenizer = resume ? tt_tokenizer_load(ctx, in_dir("tokenizer.json")) : tt_tokenizer_train(ctx, &desc, source);
+    tokenizer = resume ? tt_tokenizer_load(ctx, path_of(out_dir, "tokenizer.json")) : tt_tokenizer_train(ctx, &desc, source);
     if (!tokenizer) fail(ctx);
     return tokenizer;
 }
@@ -119,7 +111,7 @@ static double backward(tt_model *model, tt_reducer *reducer, const int32_t *ids,
 }
 
 /* Draws step's windows from the stream that the step names: resuming needs no state of a generator. */
-static double train_step(tt_model *model, tt_reducer *reducer, tt_optimizer *optimizer, const int32_t *ids, size_t n, int step) {
+static double train_step(tt_model *model, tt_reducer *reducer, tt_optimizer *optimizer, const int32_t *ids, size_t n, int step, int *skipped) {
     tt_context *ctx = tt_model_context(model);
     tt_schedule schedule = TT_INIT;
     size_t starts[1024];
@@ -134,17 +126,18 @@ static double train_step(tt_model *model, tt_reducer *reducer, tt_optimizer *opt
     schedule.total_steps = steps;
     schedule.type = TT_COSINE;
     loss = backward(model, reducer, ids, starts, n_windows);
-    if (tt_optimizer_step(optimizer, tt_learning_rate(&schedule, step), NULL) != TT_OK) fail(ctx);
+    if (take_update(ctx, optimizer, tt_learning_rate(&schedule, step), step + 1, skipped) != TT_OK) fail(ctx);
     return loss;
 }
 
+/* The checkpoint is the one of the last update that was made. */
 static void save(tt_context *ctx, tt_model *model, const tt_tokenizer *tokenizer, tt_optimizer *optimizer, int step) {
     tt_text json = TT_INIT;
     if (parallel_rank > 0) return;
     json.ctx = ctx;
     if (tt_text_format(&json, "{\"step\": %d}", step) != TT_OK ||
         tt_model_save(model, tokenizer, out_dir) != TT_OK ||
-        tt_optimizer_save(optimizer, in_dir("training.safetensors"), json.data) != TT_OK) fail(ctx);
+        tt_optimizer_save(optimizer, path_of(out_dir, "training.safetensors"), json.data) != TT_OK) fail(ctx);
     tt_text_free(&json);
 }
 
@@ -186,6 +179,7 @@ int main(int argc, char **argv) {
         {"--resume", OPTION_FLAG, &resume, 0, 0, "go on from the checkpoint in --out"},
         {"--gradient-parts", OPTION_INT, &gradient_parts, 0, 1024, "sum gradients as so many parts: the same bits at 1, 2, 4, ... processes up to it; 0 = fastest"},
     };
+    const int n_options = (int)(sizeof table / sizeof table[0]);
     tt_model_config config = TT_INIT;
     tt_adamw_desc adamw = TT_INIT;
     tt_context *ctx;
@@ -193,17 +187,20 @@ int main(int argc, char **argv) {
     tt_model *model;
     tt_reducer *reducer;
     tt_optimizer *optimizer;
-    tt_text text = TT_INIT;
+    tt_text text = TT_INIT, settings = TT_INIT;
     tt_ids ids = TT_INIT;
     size_t n_train;
-    int step = 0, first;
+    int step = 0, skipped = 0, first;
     double begin;
 
     parallel_begin(&argc, &argv);
-    options_read(argc, argv, "trains a tokenizer and a model on a text file", table, (int)(sizeof table / sizeof table[0]));
+    options_read(argc, argv, "trains a tokenizer and a model on a text file", table, n_options);
     ctx = tt_create(NULL);
     text.ctx = ids.ctx = ctx;
-    if (!ctx || tt_file_read(ctx, data_path, &text) != TT_OK || tt_make_dirs(ctx, out_dir) != TT_OK) fail(ctx);
+    if (!ctx || claim_for_rank_0(ctx, out_dir) != TT_OK || tt_file_read(ctx, data_path, &text) != TT_OK) fail(ctx);
+    if (describe_settings(ctx, "pretrain", table, n_options, "--out,--resume,--eval-every,--stop-after", "--data", &settings) != TT_OK ||
+        begin_run(ctx, out_dir, &settings, path_of(out_dir, "training.safetensors"), &resume) != TT_OK) fail(ctx);
+    tt_text_free(&settings);
     tokenizer = make_tokenizer(ctx, &text);
     if (tt_encode(tokenizer, text.data, text.size, TT_SPECIAL_TEXT, &ids) != TT_OK) fail(ctx);
     n_train = ids.size - ids.size / 20;
@@ -229,29 +226,30 @@ int main(int argc, char **argv) {
         tt_text state = TT_INIT;
         tt_json *json;
         state.ctx = ctx;
-        if (tt_optimizer_load(optimizer, in_dir("training.safetensors"), &state) != TT_OK) fail(ctx);
+        if (tt_optimizer_load(optimizer, path_of(out_dir, "training.safetensors"), &state) != TT_OK) fail(ctx);
         json = tt_json_parse(ctx, state.data, state.size);
         step = tt_json_int(json, "step", -1);
-        if (step < 0) example_exit(1, "pretrain: %s: step is no whole number", in_dir("training.safetensors"));
+        if (step < 0) example_exit(1, "pretrain: %s: step is no whole number", path_of(out_dir, "training.safetensors"));
         tt_json_free(ctx, json);
         tt_text_free(&state);
     }
-    printf("%s: %lu tokens, vocabulary %d, model of %lu weights, %d threads, %s kernels\n", data_path,
-           (unsigned long)ids.size, config.vocab_size, (unsigned long)tt_model_size(model), tt_threads(ctx), tt_kernel(ctx));
+    say("%s: %lu tokens, vocabulary %d, model of %lu weights, %d threads, %s kernels\n", data_path,
+        (unsigned long)ids.size, config.vocab_size, (unsigned long)tt_model_size(model), tt_threads(ctx), tt_kernel(ctx));
 
     begin = tt_clock();
     for (first = step; step < steps; step++) {
-        double loss = train_step(model, reducer, optimizer, ids.data, n_train, step), seconds = tt_clock() - begin;
+        double loss = train_step(model, reducer, optimizer, ids.data, n_train, step, &skipped), seconds = tt_clock() - begin;
         int done = step + 1 - first, last = step + 1 == steps || step + 1 == stop_after;
         if ((step + 1) % 10 == 0 || last) {
-            printf("step %d/%d  loss %.4f  %.0f tokens/s  %.0f s left\n", step + 1, steps, loss,
-                   (double)done * (batch_tokens / context) * context / seconds, seconds / done * (steps - step - 1));
+            printf("step %d/%d  loss %.4f  %.0f tokens/s  %s left\n", step + 1, steps, loss,
+                   (double)done * (batch_tokens / context) * context / seconds, clock_text(seconds / done * (steps - step - 1)));
             fflush(stdout);
         }
         if ((step + 1) % eval_every == 0 || last) {
             printf("step %d/%d  validation loss %.4f\n", step + 1, steps,
                    validate(model, ids.data + n_train, ids.size - n_train, context));
-            save(ctx, model, tokenizer, optimizer, step + 1);
+            if (last && check_updates(ctx, skipped) != TT_OK) fail(ctx);
+            if (skipped == 0) save(ctx, model, tokenizer, optimizer, step + 1);
         }
         if (step + 1 == stop_after) break;
     }

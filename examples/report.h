@@ -28,7 +28,7 @@ static void read_curve_line(app *a, results *r, const tt_json *json) {
     for (m = 0; m < r->n_methods && strcmp(r->methods[m], tt_json_text(json, "method", "")) != 0; m++) { }
     if (m < r->n_methods && seed >= 0 && seed < r->n_seeds && step >= 0 && step < r->n_steps) {
         size_t at = place_of(r, m, seed, step);
-        r->reward[at] = tt_json_number(json, "think/reward_unguided", 0);
+        r->reward[at] = tt_json_number(json, "think/own_reward", 0);
         r->reflection[at] = tt_json_number(json, "think/reflection_rate", 0);
         r->tokens[at] = tt_json_number(json, "num_tokens", 0);
     }
@@ -174,7 +174,7 @@ static tt_status draw_panel(tt_text *t, const results *r, const double *values, 
 static tt_status draw_curves(tt_text *t, const results *r) {
     int m;
     CHECK(tt_text_format(t, "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 800 290\" font-family=\"sans-serif\" font-size=\"12\">\n<rect width=\"800\" height=\"290\" fill=\"#ffffff\"/>\n"));
-    CHECK(draw_panel(t, r, r->reward, "reward of the student's own responses", 46, 36));
+    CHECK(draw_panel(t, r, r->reward, "own reward: of the student's own responses", 46, 36));
     CHECK(draw_panel(t, r, r->reflection, "share that reflects", 446, 36));
     CHECK(tt_text_format(t, "<text x=\"46\" y=\"276\" fill=\"#6b7280\">RL step (mean of 5 steps, %d seed%s)</text>\n", r->n_seeds, r->n_seeds > 1 ? "s" : ""));
     for (m = 1; m < r->n_methods; m++) {

@@ -12,12 +12,13 @@
  * or {"messages": [{"role": ..., "content": ...}, ...]}, a conversation whose assistant turns are learnt. Special tokens
  * count in prompt, template and chat template; question, answer, completion and the contents of messages are text, as they
  * are in reinforcement learning (--parse-content: contents as transformers reads them). A prompt begins as the tokenizer's
- * file says (Llama: with its BOS). The model's end token is appended to a completion. The last 5 % of the lines are held out. With --lora-rank, --out is a directory
+ * file says (Llama: with its BOS). The model's end token is appended to a completion. A line that is longer than the model's
+ * positions is left out and counted, or (--on-long error) named before any work. The last 5 % of the lines are held out. With
+ * --lora-rank, --out is a directory
  * of peft, or with --merge a whole model. */
 #define THINKTUNING_IMPLEMENTATION
 #include "../thinktuning.h"
-#include "options.h"
-#include "parallel_mpi.h"
+#include "run.h"
 
 /* All examples end to end; example i is tokens[begin[i] .. begin[i+1]). */
 typedef struct examples {
@@ -27,9 +28,9 @@ typedef struct examples {
 } examples;
 
 /* Where a run stands: everything but weights and moments, which tt_optimizer_save keeps. */
-typedef struct progress { int epoch, at, step; double loss, targets; } progress;
+typedef struct progress { int epoch, at, step; double loss, targets; int first, skipped; double begin; } progress;      /* of this start: its first step, updates left out in a row, clock */
 
-static const char *model_dir, *data_path, *out_dir, *format, *date, *template_text = "Question: {question}\nAnswer: ";
+static const char *model_dir, *data_path, *out_dir, *on_long = "skip", *format, *date, *template_text = "Question: {question}\nAnswer: ";
 static int epochs = 3, batch_tokens = 2048, lora_rank, merge, map_base, resume, save_every = 100, stop_after, gradient_parts;
 static int parse_content;
 static float learning_rate = 1e-4f, lora_alpha;
@@ -62,9 +63,12 @@ static void add_pair(examples *all, const tt_tokenizer *tokenizer, const tt_json
     tt_ids_free(&ids);
 }
 /* Ends the example that has been gathered since the last one, if it fits the model and has something to learn. */
-static void close_example(examples *all, const tt_model *model) {
+static void close_example(examples *all, const tt_model *model, size_t line) {
     int32_t begin = all->begin.data[all->n], end = (int32_t)all->tokens.size;
-    if (end - begin > tt_model_config_get(model)->max_position_embeddings || !memchr(all->learn.data + begin, 1, (size_t)(end - begin))) {
+    int positions = tt_model_config_get(model)->max_position_embeddings;
+    if (end - begin > positions && strcmp(on_long, "error") == 0)
+        example_exit(1, "sft: --data %s: line %lu has %d tokens, the model holds %d; --on-long skip leaves such lines out", data_path, (unsigned long)line, (int)(end - begin), positions);
+    if (end - begin > positions || !memchr(all->learn.data + begin, 1, (size_t)(end - begin))) {
         all->tokens.size = all->learn.size = (size_t)begin;
         all->n_left_out++;
         return;
@@ -98,7 +102,7 @@ static void add_messages(examples *all, const tt_model *model, const tt_tokenize
         before.size = answer.size = 0;
         if (tt_chat_encode(ctx, &chat, messages, n + 1, &before, &answer) != TT_OK) fail(ctx);
         if (have > before.size || (have > 0 && memcmp(all->tokens.data + begin, before.data, have * sizeof *before.data) != 0)) {
-            close_example(all, model);
+            close_example(all, model, line);
             have = 0;
         }
         add_ids(all, before.data + have, before.size - have, 0);
@@ -114,7 +118,7 @@ static void add_example(examples *all, tt_model *model, const tt_tokenizer *toke
     const tt_json *messages = tt_json_get(record, "messages");
     if (messages) add_messages(all, model, tokenizer, messages, line);
     else add_pair(all, tokenizer, record, config->eos_token_id, line);
-    close_example(all, model);
+    close_example(all, model, line);
 }
 static void read_examples(examples *all, tt_model *model, const tt_tokenizer *tokenizer) {
     tt_context *ctx = tt_model_context(model);
@@ -205,12 +209,7 @@ static void shuffle(int32_t *order, int n, int epoch) {
 }
 
 /* ---- training ---- */
-static const char *state_path(void) {
-    static char path[4096];
-    if (snprintf(path, sizeof path, "%s/training.safetensors", out_dir) >= (int)sizeof path)
-        example_exit(2, "sft: --out is longer than %d bytes", (int)sizeof path);
-    return path;
-}
+static const char *state_path(void) { return path_of(out_dir, "training.safetensors"); }
 static void save_state(tt_context *ctx, tt_optimizer *optimizer, const progress *p) {
     tt_text json = TT_INIT;
     if (parallel_rank > 0) return;
@@ -267,17 +266,19 @@ static double backward(tt_model *model, tt_reducer *reducer, const examples *all
 static void train_step(tt_model *model, tt_reducer *reducer, tt_optimizer *optimizer, const tt_schedule *schedule, const examples *all, const int32_t *order, int n, progress *p) {
     tt_context *ctx = tt_model_context(model);
     int size = batch_size(all, order + p->at, n - p->at), n_targets = count_targets(all, order + p->at, size);
-    double loss = backward(model, reducer, all, order + p->at, size, n_targets);
+    double loss = backward(model, reducer, all, order + p->at, size, n_targets), seconds;
     p->loss += loss * n_targets;
     p->targets += n_targets;
-    if (tt_optimizer_step(optimizer, tt_learning_rate(schedule, p->step), NULL) != TT_OK) fail(ctx);
+    if (take_update(ctx, optimizer, tt_learning_rate(schedule, p->step), p->step + 1, &p->skipped) != TT_OK) fail(ctx);
     p->at += size;
     p->step++;
-    if (p->step % 10 == 0) printf("step %d/~%d  loss %.4f\n", p->step, schedule->total_steps, loss);
+    seconds = tt_clock() - p->begin;
+    if (p->step % 10 == 0) printf("step %d/~%d  loss %.4f  %s left\n", p->step, schedule->total_steps, loss, clock_text(seconds / (p->step - p->first) * (schedule->total_steps - p->step)));
     fflush(stdout);
 }
 /* 1 = all epochs done, 0 = stopped before. */
 static int train(tt_model *model, tt_reducer *reducer, tt_optimizer *optimizer, const examples *all, int32_t *order, progress *p) {
+    tt_context *ctx = tt_model_context(model);
     int n_train = all->n - all->n / 20, steps = 0, i;
     tt_schedule schedule = TT_INIT;
     for (i = 0; i < all->n; i++) order[i] = i;
@@ -286,17 +287,21 @@ static int train(tt_model *model, tt_reducer *reducer, tt_optimizer *optimizer, 
     schedule.total_steps = steps * epochs;
     schedule.warmup_steps = schedule.total_steps / 20;
     schedule.type = TT_LINEAR;
+    p->first = p->step;
+    p->begin = tt_clock();
     for (; p->epoch < epochs; p->epoch++, p->at = 0, p->loss = p->targets = 0) {
         shuffle(order, n_train, p->epoch);
         while (p->at < n_train) {
             train_step(model, reducer, optimizer, &schedule, all, order, n_train, p);
-            if (p->step % save_every == 0 || p->step == stop_after) save_state(tt_model_context(model), optimizer, p);
+            if (p->step == stop_after && check_updates(ctx, p->skipped) != TT_OK) fail(ctx);
+            if ((p->step % save_every == 0 && p->skipped == 0) || p->step == stop_after) save_state(ctx, optimizer, p);
             if (p->step == stop_after) return 0;
         }
         printf("epoch %d/%d  loss %.4f", p->epoch + 1, epochs, p->loss / p->targets);
         if (n_train < all->n) printf("  validation loss %.4f", evaluate(model, all, order + n_train, all->n - n_train));
         printf("\n");
     }
+    if (check_updates(ctx, p->skipped) != TT_OK) fail(ctx);
     return 1;
 }
 /* With adapters alone the base may stay in its file; but a file that is cut short meanwhile would end the run: only if asked for. */
@@ -325,6 +330,7 @@ int main(int argc, char **argv) {
         {"--format", OPTION_TEXT, &format, 0, 0, "of messages: chatml, qwen2, qwen2.5, qwen3, smollm2, llama3, llama3.1, plain; not given = the model's own"},
         {"--date", OPTION_TEXT, &date, 0, 0, "today's, for llama3.1; not given = 26 Jul 2024"},
         {"--parse-content", OPTION_FLAG, &parse_content, 0, 0, "special tokens within messages count, as in transformers; not given = they are text"},
+        {"--on-long", OPTION_TEXT, &on_long, 0, 0, "a line longer than the model's positions is left out and counted (skip), or named before any work (error)"},
         {"--epochs", OPTION_INT, &epochs, 1, 10000, "passes over the data"},
         {"--batch-tokens", OPTION_INT, &batch_tokens, 16, 1000000, "tokens of one update"},
         {"--lr", OPTION_FLOAT, &learning_rate, 1e-9, 1, "peak learning rate"},
@@ -338,7 +344,9 @@ int main(int argc, char **argv) {
         {"--resume", OPTION_FLAG, &resume, 0, 0, "go on from the checkpoint in --out"},
         {"--gradient-parts", OPTION_INT, &gradient_parts, 0, 1024, "sum gradients as so many parts: the same bits at 1, 2, 4, ... processes up to it; 0 = fastest"},
     };
+    const int n_options = (int)(sizeof table / sizeof table[0]);
     char path[4096];
+    tt_text settings = TT_INIT;
     tt_adamw_desc adamw = TT_INIT;
     examples all = TT_INIT;
     progress p = TT_INIT;
@@ -351,26 +359,30 @@ int main(int argc, char **argv) {
     int done;
 
     parallel_begin(&argc, &argv);
-    options_read(argc, argv, "fine-tunes a model on prompts and completions", table, (int)(sizeof table / sizeof table[0]));
+    options_read(argc, argv, "fine-tunes a model on prompts and completions", table, n_options);
+    if (find_word("skip,error", on_long, strlen(on_long)) < 0) example_exit(2, "sft: --on-long is \"%s\", expected skip or error", on_long);
     if (!strstr(template_text, "{question}")) example_exit(2, "sft: --template is \"%s\", expected text with {question}", template_text);
     if (snprintf(path, sizeof path, "%s/tokenizer.json", model_dir) >= (int)sizeof path)
         example_exit(2, "sft: --model is longer than %d bytes", (int)sizeof path);
     ctx = tt_create(NULL);
-    if (!ctx || tt_make_dirs(ctx, out_dir) != TT_OK) fail(ctx);
+    if (!ctx || claim_for_rank_0(ctx, out_dir) != TT_OK) fail(ctx);
     model = open_model(ctx);
     tokenizer = tt_tokenizer_load(ctx, path);
     if (!tokenizer) fail(ctx);
     if (tt_vocab_size(tokenizer) > tt_model_config_get(model)->vocab_size)
         example_exit(1, "sft: %s has %d tokens, expected at most the model's vocab_size %d", path, tt_vocab_size(tokenizer), tt_model_config_get(model)->vocab_size);
     read_examples(&all, model, tokenizer);
-    printf("%s: %d examples, %d held out, %d left out (longer than the model's %d positions or empty)\n", data_path, all.n,
-           all.n / 20, all.n_left_out, tt_model_config_get(model)->max_position_embeddings);
+    say("%s: %d examples, %d held out, %d left out (longer than the model's %d positions or empty)\n", data_path, all.n,
+        all.n / 20, all.n_left_out, tt_model_config_get(model)->max_position_embeddings);
 
     adamw.max_grad_norm = 1.0f;
     optimizer = tt_adamw_create(model, &adamw);
     reducer = optimizer ? parallel_reducer(ctx, model, gradient_parts) : NULL;
     order = (int32_t *)tt_alloc(ctx, (size_t)all.n, sizeof *order);
     if (!reducer || !order) fail(ctx);
+    if (describe_settings(ctx, "sft", table, n_options, "--out,--resume,--save-every,--stop-after,--merge", "--data", &settings) != TT_OK ||
+        begin_run(ctx, out_dir, &settings, state_path(), &resume) != TT_OK) fail(ctx);
+    tt_text_free(&settings);
     if (resume) load_state(ctx, optimizer, &p);
     done = train(model, reducer, optimizer, &all, order, &p);
     tt_reducer_destroy(reducer);

@@ -137,7 +137,7 @@ static void free_ends(app *a, ends *e) {
     tt_free(a->ctx, e->head, (size_t)e->vocab * (size_t)e->width, sizeof *e->head);
 }
 static tt_status read_ends(app *a, tt_model *model, const tt_rollouts *attempts, ends *e) {
-    int i, row = 0, *indices = (int *)tt_alloc(a->ctx, (size_t)attempts->n, sizeof *indices);
+    int i, row = 0;
     int32_t *rows = (int32_t *)tt_alloc(a->ctx, (size_t)attempts->n, sizeof *rows);
     tt_tensor *hidden = NULL, *head = tt_model_param_find(model, "lm_head.weight");
     tt_batch *batch;
@@ -148,10 +148,9 @@ static tt_status read_ends(app *a, tt_model *model, const tt_rollouts *attempts,
     e->marker = tt_token_id(a->tokenizer, "\n\n");
     e->hidden = (float *)tt_alloc(a->ctx, (size_t)e->n * (size_t)e->width, sizeof *e->hidden);
     e->head = (float *)tt_alloc(a->ctx, (size_t)e->vocab * (size_t)e->width, sizeof *e->head);
-    if (indices && rows && e->hidden && e->head) {
-        for (i = 0; i < e->n; i++) { indices[i] = i; }
+    if (rows && e->hidden && e->head) {
         tt_no_grad_begin(a->ctx);
-        batch = tt_rollouts_batch(a->ctx, attempts, indices, e->n);
+        batch = tt_rollouts_batch(a->ctx, attempts, NULL, 0);
         for (i = 0; batch && i < e->n; i++) {
             row += attempts->items[i].response_length;
             rows[i] = batch->target_rows[row - 1];
@@ -162,7 +161,6 @@ static tt_status read_ends(app *a, tt_model *model, const tt_rollouts *attempts,
         if (status == TT_OK) { status = tt_tensor_get(head, e->head); }
         tt_step_reset(a->ctx);
     }
-    tt_free(a->ctx, indices, (size_t)attempts->n, sizeof *indices);
     tt_free(a->ctx, rows, (size_t)attempts->n, sizeof *rows);
     return status;
 }
@@ -296,7 +294,7 @@ static tt_status sft_step(app *a, tt_model *student, tt_optimizer *optimizer, co
     if (status == TT_OK && k > 0) {
         status = tt_backward(a->ctx, tt_neg(a->ctx, tt_mean(a->ctx, tt_model_logprobs(student, tt_rollouts_batch(a->ctx, &attempts, chosen, k), 1, NULL))));
         tt_step_reset(a->ctx);
-        if (status == TT_OK) { status = tt_optimizer_step(optimizer, (float)a->o.lr, NULL); }
+        if (status == TT_OK) { status = take_update(a->ctx, optimizer, (float)a->o.lr, step, &a->skipped); }
     }
     tt_rollouts_free(&attempts);
     tt_free(a->ctx, chosen, (size_t)n, sizeof *chosen);
@@ -312,11 +310,13 @@ static tt_status train_sft(app *a, tt_model *student, const tt_teacher *teacher,
     adamw.max_grad_norm = (float)a->o.clip;
     optimizer = tt_adamw_create(student, &adamw);
     status = optimizer ? TT_OK : tt_error_status(a->ctx);
+    a->skipped = 0;
     for (progress_begin(a, 0); step < a->o.steps && status == TT_OK; ) {
         status = sft_step(a, student, optimizer, teacher, step++, tokens);
         progress(a, "sft", step, a->o.steps, *tokens, "");
         if (stop_requested && status == TT_OK) { status = interrupted(a, "sft"); }
     }
+    if (status == TT_OK) { status = check_updates(a->ctx, a->skipped); }
     tt_optimizer_destroy(optimizer);
     return status;
 }
@@ -344,7 +344,7 @@ static tt_status write_curve(app *a, const char *path, double per_step, tt_text 
         tokens = tt_json_number(line, "num_tokens", 0);
         if (first_10 < 0 && reflection >= 0.1) { first_10 = per_step * (n + 1); }
         if (first_50 < 0 && reflection >= 0.5) { first_50 = per_step * (n + 1); }
-        status = tt_text_format(&curve, "%s[%.4g,%.4g]", n++ ? "," : "", tt_json_number(line, "think/reward_unguided", 0), reflection);
+        status = tt_text_format(&curve, "%s[%.4g,%.4g]", n++ ? "," : "", tt_json_number(line, "think/own_reward", 0), reflection);
         tt_json_free(a->ctx, line);
     }
     if (status == TT_OK) { status = tt_text_append(&curve, "", 0); }
@@ -357,7 +357,7 @@ static tt_status write_curve(app *a, const char *path, double per_step, tt_text 
 }
 static tt_status train_rl(app *a, const arm *m, tt_model *student, const teaching *t, tt_text *json) {
     tt_trainer_desc desc = arm_desc(a, student, m->method == GRPO ? "grpo" : "thinktune", m->method == GRPO ? NULL : &t->teacher);
-    char metrics[PATH_BYTES];
+    char metrics[PATH_SIZE];
     if (m->teacher == EMA) { desc.ema = t->model; }
     strcpy(metrics, path_of(a->o.out, "seed-%d/%s/metrics.jsonl", a->seed, m->name));
     a->stop_tokens = 0;
@@ -431,39 +431,49 @@ static void check_only(void) {
     }
 }
 static int wanted(const arm *m) { return !*only || find_word(only, m->name, strlen(m->name)) >= 0; }
+/* The table's seconds are those of the default options. */
+static double work_of(const arm *m) {
+    options o = arm_options(m), d = default_options();
+    double steps = (double)o.steps / (m->steps ? m->steps : d.steps), pretrain = (double)given.pretrain_steps / d.pretrain_steps;
+    if (o.quick) { pretrain /= 100; }
+    return m->work * (m->method == BASE ? pretrain : steps) * o.prompts / d.prompts + 0.1;
+}
 static void add_up_work(app *a) {
     int i, seed;
     for (i = 0; i < N_ARMS; i++) {
         for (seed = given.first_seed; seed < given.first_seed + given.seeds; seed++) {
             if (!wanted(&arms[i])) { continue; }
-            a->whole += arms[i].work;
-            if (tt_file_exists(result_path(a, seed, arms[i].name))) { a->done += arms[i].work; }
+            a->whole += work_of(&arms[i]);
+            if (tt_file_exists(result_path(a, seed, arms[i].name))) { a->done += work_of(&arms[i]); }
         }
     }
-    a->whole_from = a->done;
-    a->whole_begin = tt_clock();
+    whole_begin(a);
 }
 static tt_status run_arm(app *a, const arm *m) {
     for (a->seed = given.first_seed; a->seed < given.first_seed + given.seeds; a->seed++) {
         if (tt_file_exists(result_path(a, a->seed, m->name))) { continue; }
         a->o = arm_options(m);
-        a->part = m->work;
+        a->part = work_of(m);
         CHECK(run_job(a, m));
-        a->done += m->work;
+        a->done += work_of(m);
         a->part = 0;
         if (stop_requested) { return interrupted(a, "the study"); }
     }
     return TT_OK;
 }
 /* What the numbers depend on beside the table of arms must not change between two starts. */
-static tt_status check_settings(app *a) {
+static tt_status settle(app *a) {
     tt_text now = new_text(a);
-    char path[PATH_BYTES];
-    tt_status status = tt_text_format(&now, "thinktuning " TT_VERSION "\n--steps %d\n--pretrain-steps %d\n--questions %d\n--quick %d\n--first-seed %d\narithmetic %s\n", given.steps,
-                                      given.pretrain_steps, given.questions, given.quick, given.first_seed, tt_kernel(a->ctx));
-    strcpy(path, path_of(a->o.out, "settings.txt"));
-    if (status == TT_OK && tt_file_exists(path)) { status = same_settings_as(a, path, now.data); }
-    if (status == TT_OK) { status = tt_file_write(a->ctx, path, now.data, now.size); }
+    char made[PATH_SIZE];
+    int goes_on = 1, i, seed;
+    tt_status status;
+    snprintf(made, sizeof made, "%s", path_of(a->o.out, "results.jsonl"));
+    for (i = 0; i < N_ARMS; i++) {
+        for (seed = given.first_seed; seed < given.first_seed + given.seeds && !file_exists(made); seed++) { snprintf(made, sizeof made, "%s", result_path(a, seed, arms[i].name)); }
+    }
+    status = describe_settings(a->ctx, "study", option_list, N_OPTIONS, "--seeds,--out,--only,--threads", "", &now);
+    if (status == TT_OK) { status = check_settings(a->ctx, a->o.out, &now, made, &goes_on); }
+    if (status == TT_OK && !goes_on) { status = write_settings(a->ctx, a->o.out, &now); }
     tt_text_free(&now);
     return status;
 }
@@ -472,7 +482,8 @@ static tt_status check_settings(app *a) {
 
 static tt_status run(app *a) {
     int i;
-    CHECK(check_settings(a));
+    a->resumes_itself = 1;
+    CHECK(settle(a));
     add_up_work(a);
     for (i = 0; i < N_ARMS; i++) {
         if (!wanted(&arms[i])) { continue; }

@@ -364,7 +364,7 @@ static tt_status pictures(page *p, const results *r) {
     CHECK(tt_text_format(p->text, "</svg>\n"));
     CHECK(paragraph(p, "The student's own rollouts during training, mean over seeds and five steps:"));
     CHECK(tt_text_append(p->text, open, sizeof open - 1));
-    CHECK(draw_curves(p->text, r, 0, "reward", 50));
+    CHECK(draw_curves(p->text, r, 0, "own reward", 50));
     CHECK(draw_curves(p->text, r, 1, "reflection", 50 + PANEL_W + GAP));
     CHECK(draw_legend(p->text, r));
     return tt_text_format(p->text, "</svg>\n");

@@ -68,13 +68,14 @@ static const option option_list[] = {
     {"--prompt", OPTION_TEXT, &given.prompt, 0, 0, "prompt around {question}, with --data"},
     {"--end-token", OPTION_TEXT, &given.end_token, 0, 0, "text of the token that ends a response, with --data"},
     {"--hold-out", OPTION_INT, &given.hold_out, 0, 1e9, "the last records of --data that are held out; 0 = an eighth"},
+    {"--on-long", OPTION_TEXT, &given.on_long, 0, 0, "with --data: a question whose prompt leaves no room for --max-length is left out and counted (skip), or named before any work (error)"},
     {"--chat", OPTION_FLAG, &given.chat, 0, 0, "with --data: prompts are turns in the chat template of the model"},
     {"--lora-rank", OPTION_INT, &given.lora_rank, 0, 4096, "with --model: train adapters of this rank instead of all weights"},
     {"--map", OPTION_FLAG, &given.map, 0, 0, "with --lora-rank: leave the base in its file, which must not change meanwhile: less memory, slower if bf16 or f16"},
     {"--teacher-examples", OPTION_TEXT, &given.examples, 0, 0, "with --data: worked examples of the teacher, as in examples/teacher.txt"},
     {"--close-tags", OPTION_FLAG, &given.close_tags, 0, 0, "with --data: a tag in which the teacher's feedback ends is closed there; else it is missing, as in the paper"},
     {"--keep-best", OPTION_INT, &given.keep_best, 0, 1e6, "keep the student of the best so many steps in seed-SEED/METHOD/best; 0 = the last one alone"},
-    {"--abort-patience", OPTION_INT, &given.abort_patience, 0, 1e6, "end after so many steps in a row without a finite gradient, reward or entropy; 0 = never"},
+    {"--abort-patience", OPTION_INT, &given.abort_patience, 0, 1e6, "end after so many steps in a row without a finite gradient, reward or entropy; 0 = never, but for the gradient after 10"},
     {"--teacher-length", OPTION_INT, &given.teacher_length, 1, 1e6, "tokens of a feedback"}
 };
 enum { N_OPTIONS = sizeof option_list / sizeof *option_list };
@@ -95,6 +96,7 @@ static void check_options(const options *o) {
     check_words("--aas", o->aas, AAS_WORDS);
     check_words("--mask", o->mask, "whole,appended");
     check_words("--schedule", o->schedule, SCHEDULE_WORDS);
+    check_words("--on-long", o->on_long, "skip,error");
     check_words("--arms", o->arms, "grpo,thinktune,formula,luffy,off");
     if (!o->model != !o->data) { example_exit(2, "thinktune: %s wants %s beside it", o->model ? "--model" : "--data", o->model ? "--data" : "--model"); }
     if (o->lora_rank && !o->model) { example_exit(2, "thinktune: --lora-rank wants --model beside it"); }
@@ -129,7 +131,7 @@ static tt_status train_arm(app *a, const char *method, int n_lines) {
     tt_model_teacher *model = NULL;
     tt_teacher teacher;
     tt_trainer_desc desc;
-    char metrics[PATH_BYTES];
+    char metrics[PATH_SIZE];
     int has_teacher = strcmp(method, "grpo") != 0;
     tt_status status = student ? TT_OK : tt_error_status(a->ctx);
     if (status == TT_OK) { status = tt_make_dirs(a->ctx, path_of(a->o.out, "seed-%d/%s", a->seed, method)); }
@@ -151,28 +153,41 @@ static tt_status train_arm(app *a, const char *method, int n_lines) {
 /* ---- results ---- */
 #include "report.h"
 
+/* Methods side by side, as many as fit; the others below. */
 static void print_table(const results *r) {
+    enum { LABEL = 14 };
     char text[64];
-    int m, f, width = r->n_seeds > 1 ? 16 : 13;
-    printf("\nstudent alone, held out\n%-10s", "");
-    for (f = 0; f < N_FIGURES; f++) { printf("%*s", width, heading_of(r, f)); }
-    for (m = 0; m < r->n_methods; m++) {
-        printf("\n%-10s", r->methods[m]);
-        for (f = 0; f < N_FIGURES; f++) { printf("%*s", width, cell(r, m, f, " +- ", text, sizeof text)); }
+    int f, m, first, n, width = r->n_seeds > 1 ? 16 : 11, most = (terminal_width() - LABEL) / width;
+    if (most < 1) { most = 1; }
+    for (first = 0; first < r->n_methods; first += n) {
+        n = r->n_methods - first < most ? r->n_methods - first : most;
+        printf("\n%-*s", LABEL, first ? "" : "alone, unseen");
+        for (m = first; m < first + n; m++) { printf("%*s", width, r->methods[m]); }
+        for (f = 0; f < N_FIGURES; f++) {
+            printf("\n%-*s", LABEL, heading_of(r, f));
+            for (m = first; m < first + n; m++) { printf("%*s", width, cell(r, m, f, " +- ", text, sizeof text)); }
+        }
+        printf("\n");
     }
-    printf("\n");
+}
+static void print_response(const char *text) {
+    while (*text) {
+        size_t n = strcspn(text, "\n");
+        if (n > 0) { say("    %.*s\n", (int)n, text); }
+        text += n + (text[n] == '\n');
+    }
 }
 static void print_transcripts(const results *r, int n) {
     const tt_json *at[MAX_ARMS + 1];
     int m;
     for (m = 0; m < r->n_methods; m++) { at[m] = tt_json_get(r->of[m][0], "transcripts")->child; }
     for (; n > 0 && at[0]; n--) {
-        printf("\n%s ?\n", tt_json_text(at[0], "question", ""));
+        printf("\n");
+        print_wrapped(tt_json_text(at[0], "question", ""), 4);
+        printf(" ?\n");
         for (m = 0; m < r->n_methods && at[m]; m++) {
-            const char *c = tt_json_text(at[m], "response", "");
-            printf("  %-10s", r->methods[m]);
-            for (; *c; c++) { if (*c != '\n') { putchar(*c); } else if (c[1] != '\n') { printf("\n            "); } }
-            printf(tt_json_number(at[m], "right", 0) > 0 ? "   (right)\n" : "   (wrong)\n");
+            say("  %s: %s\n", r->methods[m], tt_json_number(at[m], "right", 0) > 0 ? "right" : "wrong");
+            print_response(tt_json_text(at[m], "response", ""));
             at[m] = at[m]->next;
         }
     }
@@ -183,7 +198,7 @@ static void print_verdicts(const app *a, const results *r) {
     for (m = 1; m < r->n_methods; m++) {
         int both = 0;
         for (s = 0; s < r->n_seeds; s++) { both += figure_of(r, m, s, 3) > 0.5 && figure_of(r, m, s, 4) > 0.3; }
-        printf("%-10s reflects and corrects itself (reflection > 0.5 and correction > 0.3) in %d of %d seeds\n", r->methods[m], both, a->o.seeds);
+        say("%s reflects and corrects itself (reflection > 0.5 and correction > 0.3) in %d of %d seeds\n", r->methods[m], both, a->o.seeds);
     }
 }
 static tt_status finish(app *a) {
@@ -198,44 +213,74 @@ static tt_status finish(app *a) {
         print_transcripts(&r, 3);
         print_table(&r);
         print_verdicts(a, &r);
-        printf("%s\nwritten: %s/summary.json, metrics.jsonl, report.html, curves.svg\n", budget.data, a->o.out);
+        printf("\n");
+        print_wrapped(budget.data, 4);
+        say("\nwritten: %s/summary.json, metrics.jsonl, report.html, curves.svg\n", a->o.out);
     }
     tt_text_free(&budget);
     free_results(a, &r);
     return status;
 }
 
+/* ---- the expected time ---- */
+/* Seconds on two quiet cores for so many tokens through so many weights; forward and backward count as three. Small matrices are slow. */
+static double token_work(double tokens, double weights) { return tokens * weights * (weights < 1e7 ? 1.4e-11 : 5e-12); }
+static double base_weights(const app *a) {
+    if (a->base) { return (double)tt_model_size(a->base); }
+    return (double)a->o.layers * a->o.hidden * (4.0 * a->o.hidden + 3.0 * a->o.inner);
+}
+/* Of the built-in tasks a plain answer has 6 tokens and one with reflection 70; of others nothing is known. */
+static double response_tokens(const app *a, const char *method) {
+    if (a->o.data) { return 0.5 * a->o.length; }
+    return strcmp(method, "grpo") == 0 || strcmp(method, "base") == 0 ? 6 : 70;
+}
+static double measure_work(const app *a, const char *method) {
+    double guided = strcmp(method, "base") == 0 ? a->o.gate_questions * (response_tokens(a, method) + 0.5 * a->o.teacher_length) : 0;
+    return 1 + token_work(3 * (2 * a->o.questions * response_tokens(a, method) + guided), base_weights(a));
+}
+static double arm_work(const app *a, const char *method) {
+    double tokens = (double)a->o.steps * a->o.prompts * a->o.generations * response_tokens(a, method);
+    return 1 + token_work((3 + 3 * a->o.iterations) * tokens, base_weights(a)) + measure_work(a, method);
+}
+static double base_work(const app *a) { return a->o.data ? 0 : token_work(3.0 * a->o.pretrain_steps * a->o.pretrain_tokens, base_weights(a)); }
+/* Of a built-in task before any work, of others as soon as the size of the model is known. */
+static void plan_run(app *a) {
+    int i;
+    if (a->whole > 0) { return; }
+    a->whole = base_work(a) + measure_work(a, "base");
+    for (i = 0; i < a->n_arms; i++) { a->whole += arm_work(a, a->arms[i]); }
+    a->whole *= a->o.seeds;
+    whole_begin(a);
+}
+/* A job of so much work is done, now or by an earlier start. */
+static void job_done(app *a, double work, int now) {
+    a->done += work;
+    if (!now) { a->whole_from += work; }
+    a->part = 0;
+}
+
 /* ---- all seeds ---- */
 static tt_status run_seed(app *a) {
-    int i;
-    if (parallel_any(!a->o.resume || !tt_file_exists(result_path(a, a->seed, "base")))) { CHECK(measure(a, a->base, "base")); }
+    int i, needed = parallel_any(!a->o.resume || !tt_file_exists(result_path(a, a->seed, "base")));
+    if (needed) { CHECK(measure(a, a->base, "base")); }
+    job_done(a, measure_work(a, "base"), needed);
     for (i = 0; i < a->n_arms; i++) {
         int arms_before = (a->seed - a->o.first_seed) * a->n_arms + i;
-        if (parallel_any(a->o.resume && tt_file_exists(result_path(a, a->seed, a->arms[i])))) { continue; }
-        CHECK(train_arm(a, a->arms[i], arms_before * a->o.steps));
+        needed = parallel_any(!a->o.resume || !tt_file_exists(result_path(a, a->seed, a->arms[i])));
+        a->part = arm_work(a, a->arms[i]) - measure_work(a, a->arms[i]);
+        if (needed) { CHECK(train_arm(a, a->arms[i], arms_before * a->o.steps)); }
+        job_done(a, arm_work(a, a->arms[i]), needed);
     }
     return TT_OK;
 }
-static tt_status describe_settings(app *a) {
-    static const char free_ones[] = "--out,--resume,--threads";
-    int i;
-    a->settings = new_text(a);
-    for (i = 0; i < N_OPTIONS; i++) {
-        const option *p = &option_list[i];
-        if (find_word(free_ones, p->name, strlen(p->name)) >= 0) { continue; }
-        CHECK(tt_text_format(&a->settings, "%s ", p->name));
-        if (p->type == OPTION_TEXT) { CHECK(tt_text_format(&a->settings, "%s\n", *(const char **)p->value ? *(const char **)p->value : "-")); }
-        else if (p->type == OPTION_DOUBLE) { CHECK(tt_text_format(&a->settings, "%r\n", *(double *)p->value)); }
-        else { CHECK(tt_text_format(&a->settings, "%d\n", *(int *)p->value)); }
-    }
-    return tt_text_format(&a->settings, "arithmetic %s\n", tt_kernel(a->ctx));
-}
-/* --resume goes on only under the settings that the run began with; a fresh start forgets its last results. */
+/* A fresh start forgets the last results. */
 static tt_status prepare_folder(app *a) {
-    char path[PATH_BYTES];
     int s, i;
-    strcpy(path, path_of(a->o.out, "settings.txt"));
-    if (a->o.resume && tt_file_exists(path)) { return same_settings_as(a, path, a->settings.data); }
+    CHECK(describe_settings(a->ctx, "thinktune", option_list, N_OPTIONS, "--out,--resume,--threads", "--data,--teacher-examples", &a->settings));
+    CHECK(check_settings(a->ctx, a->o.out, &a->settings, path_of(a->o.out, "metrics.jsonl"), &a->o.resume));
+    if (!a->o.resume) { CHECK(check_settings(a->ctx, a->o.out, &a->settings, result_path(a, a->o.first_seed, "base"), &a->o.resume)); }
+    if (a->o.resume) { return TT_OK; }
+    if (tt_file_exists(path_of(a->o.out, "metrics.jsonl"))) { say("the results in %s are replaced\n", a->o.out); }
     for (s = a->o.first_seed; s < a->o.first_seed + a->o.seeds; s++) {
         remove(result_path(a, s, "base"));
         for (i = 0; i < a->n_arms; i++) {
@@ -245,7 +290,7 @@ static tt_status prepare_folder(app *a) {
     }
     remove(path_of(a->o.out, "metrics.jsonl"));
     remove(path_of(a->o.out, "timings.jsonl"));
-    return tt_file_write(a->ctx, path, a->settings.data, a->settings.size);
+    return write_settings(a->ctx, a->o.out, &a->settings);
 }
 static tt_status run(app *a) {
     const char *at = a->o.arms;
@@ -254,11 +299,15 @@ static tt_status run(app *a) {
         snprintf(a->arms[a->n_arms++], sizeof a->arms[0], "%.*s", (int)size, at);
         at += size + (at[size] == ',');
     }
-    CHECK(describe_settings(a));
     if (parallel_rank == 0) { CHECK(prepare_folder(a)); }
-    parallel_any(0);                           /* until the folder is clean */
+    a->o.resume = parallel_any(parallel_rank == 0 && a->o.resume);      /* when the folder is clean */
+    if (!a->o.data) { plan_run(a); }
     for (a->seed = a->o.first_seed; a->seed < a->o.first_seed + a->o.seeds; a->seed++) {
-        tt_status status = open_base(a);
+        tt_status status;
+        a->part = a->base_work = base_work(a);
+        status = open_base(a);
+        if (status == TT_OK) { plan_run(a); }
+        job_done(a, a->base_work, 1);
         if (status == TT_OK) { status = run_seed(a); }
         close_base(a);
         CHECK(status);

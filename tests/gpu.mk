@@ -57,6 +57,7 @@ bench-mpi: build/bench_parallel build/bench_parallel-mpi
 	$(MPIRUN) -np 1 build/bench_parallel-mpi 1 && $(MPIRUN) -np 2 build/bench_parallel-mpi 1
 
 $(MPI_PROGRAMS): build/%-mpi: examples/%.c $(LIBRARY) $(wildcard examples/*.h) | build
+	$(COMPILING)
 	$(MPICC) $(STD) $(WARN) $(CFLAGS) $(CPPFLAGS) -DTT_MPI $< -o $@ $(LDFLAGS) $(LDLIBS)
 
 build/bench_parallel build/bench_parallel-mpi: examples/parallel_mpi.h
@@ -67,9 +68,11 @@ build/bench_parallel-mpi: bench/bench_parallel.c $(LIBRARY) | build
 build/test_cuda_host build/sanitize/test_cuda_host: tests/cuda_host.h tests/nccl_host.h tt_cuda.cu
 build/test_cuda_host build/sanitize/test_cuda_host: LDLIBS += -lpthread
 build/test_cuda_host: tests/test_cuda_host.cpp $(HARNESS) | build
+	$(COMPILING)
 	$(CXX) -std=c++11 $(WARN) $(TEST_CFLAGS) $(CPPFLAGS) $< -o $@ $(LDFLAGS) $(LDLIBS)
 
 build/sanitize/test_cuda_host: tests/test_cuda_host.cpp $(HARNESS) | build/sanitize
+	$(COMPILING)
 	$(CXX) -std=c++11 $(WARN) $(SANITIZE) $(CPPFLAGS) $< -o $@ $(LDFLAGS) $(LDLIBS)
 
 build/tt_cuda.o: tt_cuda.cu $(LIBRARY) | build

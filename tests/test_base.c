@@ -140,7 +140,7 @@ TT_TEST(errors_without_a_context) {
 }
 TT_TEST(errors_longer_than_the_buffer_are_cut) {
     tt_context *ctx = tt_create(NULL);
-    char text[4000];
+    static char text[20000];
     memset(text, 'x', sizeof text - 1);
     text[sizeof text - 1] = 0;
     tt_fail(ctx, TT_ERR_ARG, "%s", text);

@@ -11,11 +11,6 @@ static tt_context *open_context(tt_test_memory *memory) {
     desc.n_threads = 1;
     return tt_create(&desc);
 }
-static int file_exists(const char *path) {
-    FILE *file = fopen(path, "rb");
-    if (file) { fclose(file); }
-    return file != NULL;
-}
 /* Without sync and rename, for the loops that write thousands of files. */
 static void write_bytes(const char *path, const void *bytes, size_t size) {
     FILE *file = fopen(path, "wb");
@@ -321,7 +316,7 @@ TT_TEST(state_refuses_what_does_not_fit) {
     TT_CHECK_INT(json.size, 0);
     remove(tt_test_tmp("twice.safetensors"));
     TT_CHECK(tt_state_save(ctx, tt_test_tmp("twice.safetensors"), other, 3, "") != TT_OK);
-    TT_CHECK(!file_exists(tt_test_tmp("twice.safetensors")));
+    TT_CHECK(!tt_file_exists(tt_test_tmp("twice.safetensors")));
     other[2].name = "half";
     other[2].tensor = half;
     TT_CHECK(tt_state_save(ctx, path, other, 3, "") != TT_OK);
@@ -452,29 +447,25 @@ TT_TEST(state_each_failing_allocation) {
     TT_CHECK_NO_LEAK(memory);
 }
 TT_TEST(state_full_disk_leaves_the_old_file) {
-#ifdef TTI_POSIX
     tt_test_memory memory;
-    tt_context *ctx;
-    const char *path = tt_test_tmp("full.safetensors"), *temporary = tt_test_tmp("full.safetensors.tmp");
+    tt_context *ctx = open_context(&memory);
+    const char *path = tt_test_tmp("full.safetensors");
     state a, b;
-    if (!file_exists("/dev/full")) { TT_SKIP("no /dev/full"); }
-    ctx = open_context(&memory);
+    tt_status status;
     TT_REQUIRE(state_create(&a, ctx, 1) && state_create(&b, ctx, 2));
     TT_CHECK_OK(ctx, tt_state_save(ctx, path, a.named, 3, "{}"));
-    remove(temporary);
-    TT_REQUIRE(symlink("/dev/full", temporary) == 0);
-    TT_CHECK_INT(tt_state_save(ctx, path, b.named, 3, "{}"), TT_ERR_IO);
-    TT_CHECK_CONTAINS(tt_error(ctx), "full.safetensors");
-    TT_CHECK(!file_exists(temporary));
-    TT_CHECK_OK(ctx, tt_state_load(ctx, path, b.named, 3, NULL));
-    TT_CHECK(state_is(&b, 1));
+    if (tt_test_disk(100)) {
+        status = tt_state_save(ctx, path, b.named, 3, "{}");
+        tt_test_disk(-1);
+        TT_CHECK_INT(status, TT_ERR_IO);
+        TT_CHECK_CONTAINS(tt_error(ctx), "full.safetensors");
+        TT_CHECK_OK(ctx, tt_state_load(ctx, path, b.named, 3, NULL));
+        TT_CHECK(state_is(&b, 1));
+    } else { printf("  left out: no limit on the size of files\n"); }
     state_destroy(&a);
     state_destroy(&b);
     tt_destroy(ctx);
     TT_CHECK_NO_LEAK(memory);
-#else
-    TT_SKIP("no /dev/full");
-#endif
 }
 
 /* ---- config.json ---- */
@@ -559,7 +550,7 @@ TT_TEST(config_refuses) {
     check_config_refused("{\"model_type\":\"mamba\"," SIZES "}", "model_type", "mamba");
     check_config_refused(LLAMA_SIZES("0", "64", "2", "4", ""), "vocab_size", "0");
     check_config_refused(LLAMA_SIZES("-5", "64", "2", "4", ""), "vocab_size", "-5");
-    check_config_refused(LLAMA_SIZES("1e300", "64", "2", "4", ""), "vocab_size", "e+300");
+    check_config_refused(LLAMA_SIZES("1e300", "64", "2", "4", ""), "vocab_size", "1e300");
     check_config_refused(LLAMA_SIZES("2.5", "64", "2", "4", ""), "vocab_size", "2.5");
     check_config_refused(LLAMA_SIZES("\"many\"", "64", "2", "4", ""), "vocab_size", "many");
     check_config_refused(LLAMA_SIZES("true", "64", "2", "4", ""), "vocab_size", "true");
@@ -574,8 +565,8 @@ TT_TEST(config_refuses) {
     check_config_refused(LLAMA(",\"hidden_act\":\"gelu\""), "hidden_act", "gelu");
     check_config_refused(LLAMA(",\"hidden_act\":5"), "hidden_act", "silu");
     check_config_refused(LLAMA(",\"rms_norm_eps\":0"), "rms_norm_eps", "0");
-    check_config_refused(LLAMA(",\"rms_norm_eps\":1e400"), "rms_norm_eps", "inf");
-    check_config_refused(LLAMA(",\"rope_theta\":1e300"), "rope_theta", "e+300");
+    check_config_refused(LLAMA(",\"rms_norm_eps\":1e400"), "rms_norm_eps", "1e400");
+    check_config_refused(LLAMA(",\"rope_theta\":1e300"), "rope_theta", "1e300");
     check_config_refused(LLAMA(",\"rope_theta\":1e-60"), "rope_theta", "e-60");
     check_config_refused(LLAMA(",\"rope_theta\":\"x\""), "rope_theta", "x");
     check_config_refused(LLAMA(",\"rope_scaling\":{\"type\":\"linear\",\"factor\":2}"), "rope_scaling", "linear");
@@ -844,8 +835,7 @@ TT_TEST(model_round_trip) {
             check_same_weights(a, b);
             TT_CHECK_INT(tt_model_param(b, 0)->requires_grad, 1);
         }
-        TT_CHECK(file_exists(in_dir(dir, "generation_config.json")));
-        TT_CHECK(!file_exists(in_dir(dir, "model.safetensors.tmp")));
+        TT_CHECK(tt_file_exists(in_dir(dir, "generation_config.json")));
         tt_model_destroy(a);
         tt_model_destroy(b);
         tt_destroy(ctx);
@@ -1467,10 +1457,10 @@ TT_TEST(save_in_shards) {
     TT_CHECK_OK(ctx, tt_model_save(m, NULL, dir));
     d.max_shard_bytes = 1u << 30;
     TT_CHECK_OK(ctx, tt_model_save_as(m, NULL, dir, &d));                  /* all fits: one file */
-    TT_CHECK(file_exists(in_dir(dir, "model.safetensors")));
+    TT_CHECK(tt_file_exists(in_dir(dir, "model.safetensors")));
     d.max_shard_bytes = 4000;
     TT_CHECK_OK(ctx, tt_model_save_as(m, NULL, dir, &d));
-    TT_CHECK(!file_exists(in_dir(dir, "model.safetensors")));              /* it would count */
+    TT_CHECK(!tt_file_exists(in_dir(dir, "model.safetensors")));              /* it would count */
     check_load(m, dir, 1, "", "");
     TT_CHECK_OK(ctx, tt_file_read(ctx, in_dir(dir, "model.safetensors.index.json"), &index));
     root = tt_json_parse(ctx, index.data, index.size);

@@ -1,18 +1,22 @@
 #!/bin/sh
 # tests/test_docs.sh: compiles and runs what the documentation shows, so that it cannot rot.
-#   README.md        every ```c block with a main is run, every other one compiled; every "```sh run" block is run
+#   README.md        every ```c block with a main is run, every other one compiled; the lines of every ```sh block and of every
+#                    indented block of commands are run
 #   thinktuning.h    the program of the manual: from its #define THINKTUNING_IMPLEMENTATION to the } of main
-# Everything runs in the repository root. Last line: N passed, N failed.
+# Programs run in the repository root. Commands run in a folder of their own, build/docs/run, with small stand-ins for what is the
+# user's (mybook.txt, train.jsonl, app.c) and with the programs of build/, whose long runs are shortened; DOCS_FULL=1 leaves
+# them as they are written. A command that is not run is named with its reason. Last line: N passed, N failed.
 cd "$(dirname "$0")/.." || exit 1
+root=$(pwd)
 dir=build/docs
-rm -rf $dir && mkdir -p $dir
+rm -rf $dir && mkdir -p $dir/run/build
 passed=0 failed=0
 
 verdict() {   # status name
     if [ "$1" -eq 0 ]; then
-        passed=$((passed + 1)); echo "ok $2"
+        passed=$((passed + 1)); printf 'ok %s\n' "$2"
     else
-        failed=$((failed + 1)); echo "FAIL $2"; tail -n 20 $dir/log | sed 's/^/  /'
+        failed=$((failed + 1)); printf 'FAIL %s\n' "$2"; tail -n 20 $dir/log | sed 's/^/  /'
     fi
 }
 
@@ -21,13 +25,77 @@ program() {   # file name
     verdict $? "$2"
 }
 
-# Writes each fenced block to build/docs/LINE.c or .sh; LINE is where it stands.
+# ---- commands ----
+# build/NAME in the folder of commands: the program with options behind those of the README, which count instead of them.
+shorten() {   # name options
+    [ -n "$DOCS_FULL" ] && set -- "$1" ""
+    printf '#!/bin/sh\nexec "%s/build/%s" "$@" %s\n' "$root" "$1" "$2" > $dir/run/build/"$1"
+    chmod +x $dir/run/build/"$1"
+}
+stand_ins() {
+    shorten pretrain "--steps 40 --eval-every 40 --hidden-size 32 --layers 2"
+    shorten sft "--epochs 1"
+    shorten generate ""
+    shorten thinktune "--quick --steps 1 --prompts 2 --num-generations 2 --max-length 16 --questions 4 --gate-questions 2 --teacher-length 8"
+    cat > $dir/run/app.c <<'APP'
+#include "thinktuning.h"
+int main(void) {
+    tt_context *ctx = tt_create(NULL);
+    tt_destroy(ctx);
+    return ctx == NULL;
+}
+APP
+    ln -s "$root/thinktuning.h" $dir/run/thinktuning.h
+    awk 'BEGIN {
+        n = split("the old king sat by a river and told his men of bread the sun had not seen while seven dogs ran over hills", word, " ")
+        for (i = 0; i < 6000; i++) { line = ""; for (k = 0; k < 12; k++) { line = line word[1 + (i * 7 + k * k * 3 + i * k) % n] " " } print line "." }
+    }' > $dir/run/mybook.txt
+    awk 'BEGIN {
+        for (i = 1; i <= 400; i++) {
+            a = 2 + i % 9; b = 3 + i % 7
+            printf "{\"question\": \"Ann has %d bags with %d apples in each and buys %d more. She says \\\"enough\\\". How many apples has she now?\", ", a, b, i
+            printf "\"answer\": \"In the bags are %d*%d=%d apples.\\nWith the others she has %d+%d=%d.\\n#### %d\"}\n", a, b, a * b, a * b, i, a * b + i, a * b + i
+        }
+    }' > $dir/run/train.jsonl
+}
+why_not() {   # command: the reason why it is not run, nothing if it is
+    case $1 in
+    *apt-get*) echo "installs packages" ;;
+    "make test"*) echo "runs this script" ;;
+    *mpirun* | "make mpi"*) command -v "${MPICC:-mpicc}" > /dev/null && command -v "${MPIRUN:-mpirun}" > /dev/null || { echo "no MPI"; return; }
+                            echo "make test-mpi runs the programs over MPI" ;;
+    esac
+}
+make_target() {   # make and its target, here, where the Makefile is
+    case $1 in
+    "make demo"*) [ -n "$DOCS_FULL" ] && options= || options="--quick"
+                  make -C "$root" demo DEMO_OPTIONS="$options --out $dir/demo" ;;
+    *) make -C "$root" ${1#make } ;;
+    esac
+}
+commands() {   # file line
+    cp "$1" $dir/block
+    while IFS= read -r command; do
+        command=$(printf '%s\n' "$command" | sed 's/[[:space:]]*#[[:space:]].*//; s/[[:space:]]*$//')
+        [ -n "$command" ] || continue
+        reason=$(why_not "$command")
+        if [ -n "$reason" ]; then printf 'skip README.md:%s %s: %s\n' "$2" "$command" "$reason"; continue; fi
+        case $command in
+        make*) make_target "$command" > $dir/log 2>&1 ;;
+        *) (cd $dir/run && sh -ec "$command") > $dir/log 2>&1 < /dev/null ;;
+        esac
+        verdict $? "README.md:$2 $command"
+    done < $dir/block
+}
+
+# Writes each block to build/docs/LINE.c or .sh; LINE is where it stands. A ```sh run block is a ```sh block.
 [ -f README.md ] && awk -v dir=$dir '
     /^```/ && out { close(out); out = ""; next }
     /^```c$/ { out = dir "/" NR ".c"; next }
-    /^```sh run$/ { out = dir "/" NR ".sh"; next }
-    /^```[a-z]/ { out = "/dev/null"; next }
-    /^```$/ { out = "/dev/null"; next }
+    /^```sh( run)?$/ { out = dir "/" NR ".sh"; next }
+    /^```/ { out = "/dev/null"; next }
+    !out && /^    [^ ]/ { if (!block) { block = dir "/" NR ".sh" } print substr($0, 5) > block; next }
+    { block = "" }
     out { print > out }' README.md
 
 # The manual is a comment: " *" stands before each line, which begin cuts off. The last define before main counts.
@@ -55,11 +123,18 @@ for file in $dir/[0-9]*.c; do
         verdict $? "README.md:$line compiles"
     fi
 done
-for file in $dir/[0-9]*.sh; do
-    [ -f "$file" ] || continue
-    sh -e "$file" > $dir/log 2>&1
-    verdict $? "README.md:$(basename "$file" .sh) commands"
-done
+stand_ins
+for file in $(ls $dir | grep '^[0-9]*\.sh$' | sort -n); do commands "$dir/$file" "$(basename "$file" .sh)"; done
+
+# What a shared library shows: with TT_API, as the README and the manual have it, the tt_ functions and nothing else.
+if [ -f $dir/run/libtt.so ] && command -v nm > /dev/null; then
+    nm -D --defined-only $dir/run/libtt.so | awk '$2 ~ /[TDBR]/ { print $3 }' | grep -v '^_' > $dir/exported
+    grep -v '^tt_' $dir/exported > $dir/log
+    grep -q '^tt_trainer_step$' $dir/exported && grep -q '^tt_create$' $dir/exported && [ ! -s $dir/log ]
+    verdict $? "the shared library exports $(wc -l < $dir/exported) functions, all of them tt_"
+else
+    echo "skip the shared library's names: no libtt.so or no nm"
+fi
 # Files and make targets that the README names must exist.
 if [ -f README.md ]; then
     : > $dir/log

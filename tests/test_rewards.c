@@ -26,12 +26,13 @@ TT_TEST(answers_are_equal_by_text_value_or_parts) {
         {"2\\sqrt{3}", "2 \\sqrt 3", 1}, {"2\\sqrt{3}", "\\sqrt{12}", 1}, {"2\\sqrt{3}", "3\\sqrt{2}", 0}, {"\\sqrt[3]{8}", "2", 1}, {"\\sqrt[3]{8}", "8^{1/3}", 1},
         {"2\\frac{1}{2}", "2.5", 1}, {"2^{10}", "1024", 1}, {"-2^2", "-4", 1}, {"2^3^2", "512", 1}, {"6 - 5 - 4", "-3", 1}, {"24/4/2", "3", 1}, {"2(3+4)", "14", 1},
         {"50\\%", "50", 1}, {"50%", "50", 1}, {"\\$18.90", "18.9", 1}, {"$\\frac{3}{4}$", "0.75", 1}, {"90^\\circ", "90", 1}, {"90^{\\circ}", "90", 1},
-        {"5\\text{ cm}", "5", 1}, {"5\\mbox{ cm}^2", "5", 0}, {"\\text{Evelyn}", "Evelyn", 1}, {"\\text{(C)}", "(C)", 1}, {"\\text{even}", "\\text{odd}", 0},
+        {"5\\text{ cm}", "5", 1}, {"5\\mbox{ cm}^2", "5", 1}, {"5\\mbox{ cm}^2", "25", 0}, {"5 cm", "5 km", 0}, {"\\text{Evelyn}", "Evelyn", 1}, {"\\text{(C)}", "(C)", 1}, {"\\text{even}", "\\text{odd}", 0},
         {"\\left( 3, \\frac{\\pi}{2} \\right)", "(3,\\pi/2)", 1}, {"(3, 4)", "(4, 3)", 0}, {"(3, 4)", "[3, 4]", 0}, {"(3,4)", "(3,4,5)", 0}, {"(1,234)", "(1,234)", 1},
         {"(1,234)", "1234", 0}, {"1, 2, 3", "1,2,3.0", 1}, {"1, 2, 3", "1,2", 0}, {"((1,2),3)", "((1,2.0),3)", 1}, {"(1,2),(3,4)", "(1,2.0),(3,4)", 1}, {"(1,2),(3,4)", "(1,2),(3,5)", 0},
         {"[0,1)", "[0, 1.0)", 1}, {"[0,1)", "[0,1]", 0}, {"(-\\infty, 2]", "(-\\infty,2]", 1},
         {"x = 7", "7", 1}, {"7", "x=7", 1}, {"x^2+1", "x^2 + 1", 1}, {"x^2+1", "x^2-1", 0}, {"p - q", "p-q", 1}, {"3 \\times 4", "12", 1}, {"12 \\div 4", "3", 1},
-        {"1/0", "1/0", 1}, {"1/0", "2/0", 0}, {"((1", "(1", 0}, {"1..2", "1.2", 0}, {"a\\leftarrow b", "ab", 0}, {"0", "-0", 1}, {"1e5", "100000", 0}
+        {"1/0", "1/0", 1}, {"1/0", "2/0", 0}, {"((1", "(1", 0}, {"1..2", "1.2", 0}, {"a\\leftarrow b", "ab", 0}, {"0", "-0", 1}, {"1e5", "100000", 1}, {"2\\sqrt{3}", "3.4641016151", 0}, {"\\pi", "3.14159265359", 0},
+        {"1 2", "12", 0}, {"2\\text{ or }3", "23", 0}, {"3-5", "-2", 0}, {"2024-05-06", "2013", 0}, {"x^{2}", "x^2", 1}, {"0^0", "1", 0}
     };
     char deep[6000];
     size_t i, n;
@@ -98,6 +99,129 @@ TT_TEST(rewards_read_the_answer_where_it_stands) {
     in.response_size = 2;
     TT_CHECK_INT(tt_reward_answer(NULL, &in, &reward), TT_OK);      /* did not stop */
     TT_CHECK(reward == 0);
+}
+/* Rows {"kind", "reward", "answer", "response", "want"}: all of one kind, or of every kind where it is NULL. */
+static void grade_rows(const char *path, const char *kind) {
+    static const char *const names[] = {"exact", "last_number", "boxed", "answer"};
+    tt_context *ctx = tt_create(NULL);
+    tt_text file = TT_INIT;
+    size_t at = 0;
+    int n = 0;
+    file.ctx = ctx;
+    TT_CHECK_OK(ctx, tt_file_read(ctx, path, &file));
+    while (at < file.size) {
+        size_t size = strcspn(file.data + at, "\n");
+        tt_json *row = tt_json_parse(ctx, file.data + at, size);
+        if (!kind || strcmp(tt_json_text(row, "kind", ""), kind) == 0) {
+            const char *response = tt_json_text(row, "response", "");
+            tt_reward_input in = TT_INIT;
+            tt_text gold = TT_INIT, said = TT_INIT;
+            float reward = -1;
+            int place = 0;
+            while (strcmp(names[place], tt_json_text(row, "reward", "")) != 0) { place++; }
+            in.question = "";
+            in.answer = tt_json_get(row, "answer")->string;
+            in.response = response;
+            in.response_size = strlen(response);
+            in.stopped = 1;
+            gold.ctx = said.ctx = ctx;
+            TT_CHECK_OK(ctx, tt_answer_grade((tt_answer_place)(place + 1), &in, &reward, &gold, &said));
+            if (!TT_CHECK((double)reward == tt_json_number(row, "want", -1))) {
+                printf("  %.*s\n  read %s and %s\n", (int)size, file.data + at, gold.size ? gold.data : "", said.size ? said.data : "");
+            }
+            tt_text_free(&gold);
+            tt_text_free(&said);
+            n++;
+        }
+        tt_json_free(ctx, row);
+        at += size + 1;
+    }
+    TT_CHECK(n > 3);
+    tt_text_free(&file);
+    tt_destroy(ctx);
+}
+static const char *const rows = "tests/golden/rewards.jsonl";
+TT_TEST(signs_belong_to_their_numbers) { grade_rows(rows, "sign"); }
+TT_TEST(fractions_and_mixed_numbers_are_read) { grade_rows(rows, "fraction"); }
+TT_TEST(numbers_are_compared_to_their_last_digit) { grade_rows(rows, "exact"); }
+TT_TEST(thousands_are_read_however_they_are_parted) { grade_rows(rows, "thousands"); }
+TT_TEST(units_count_only_against_others) { grade_rows(rows, "unit"); }
+TT_TEST(headings_hide_no_answer) { grade_rows(rows, "heading"); }
+TT_TEST(boxes_are_seen_in_every_spelling) { grade_rows(rows, "box"); }
+TT_TEST(answers_need_not_be_numbers) { grade_rows(rows, "text"); }
+TT_TEST(answers_are_found_in_every_surrounding) { grade_rows(rows, "place"); }
+TT_TEST(what_is_in_doubt_is_not_right) { grade_rows(rows, "doubt"); }
+TT_TEST(last_numbers_and_exact_texts_are_compared) { grade_rows(rows, "last number"); grade_rows(rows, "exact text"); }
+TT_TEST(reward_cases_of_public_reports) {
+    const char *path = tt_test_data("cases/rewards.jsonl");
+    if (!path) { TT_SKIP("no cases/rewards.jsonl"); }
+    grade_rows(path, NULL);
+}
+TT_TEST(numeric_golds_keep_their_digits) {
+    static const char *const golds[] = {"12345678901234567890", "0.30000000000000004", "1e-07", "1000000000000000000000", "-7"};
+    const char *path = tt_test_tmp("digits.jsonl");
+    tt_context *ctx = tt_create(NULL);
+    tt_text lines = TT_INIT, question = TT_INIT, answer = TT_INIT;
+    tt_jsonl *data;
+    tt_task task;
+    size_t i;
+    lines.ctx = question.ctx = answer.ctx = ctx;
+    for (i = 0; i < 5; i++) { TT_CHECK_OK(ctx, tt_text_format(&lines, "{\"question\":\"q\",\"answer\":%s}\n", golds[i])); }
+    TT_CHECK_OK(ctx, tt_file_write(ctx, path, lines.data, lines.size));
+    data = tt_jsonl_load(ctx, path);
+    TT_REQUIRE(data != NULL);
+    TT_CHECK_OK(ctx, tt_jsonl_hold_out(data, 0));
+    task = tt_task_jsonl(data, "{question}", "<end>");
+    for (i = 0; i < 5; i++) {
+        answer.size = 0;
+        TT_CHECK_OK(ctx, task.question(task.user, 0, i, &question, &answer));
+        TT_CHECK_STR(answer.data, golds[i]);
+    }
+    tt_text_free(&lines);
+    tt_text_free(&question);
+    tt_text_free(&answer);
+    tt_jsonl_destroy(data);
+    tt_destroy(ctx);
+}
+TT_TEST(answers_written_in_other_ways_are_one_vote) {
+    static const char *const responses[] = {"it is 3/4.", "\\boxed{\\frac{3}{4}}", "so 0.75 km", "#### .75", "x = $\\frac34$", "75/100"};
+    tt_context *ctx = tt_create(NULL);
+    tt_task task = TT_INIT;
+    size_t i;
+    for (i = 0; i < sizeof responses / sizeof *responses; i++) {
+        tt_reward_input in = TT_INIT;
+        tt_text vote = TT_INIT;
+        vote.ctx = ctx;
+        in.response = responses[i];
+        in.response_size = strlen(in.response);
+        TT_CHECK_OK(ctx, tti_extract(&task, &in, &vote));
+        TT_REQUIRE(vote.size > 0);
+        TT_CHECK_STR(vote.data, "3/4");
+        tt_text_free(&vote);
+    }
+    tt_destroy(ctx);
+}
+/* Whatever a model writes is graded: pieces of answers in random order. */
+TT_TEST(no_response_is_too_strange_to_be_graded) {
+    static const char *const pieces[] = {
+        "\\boxed", "\\fbox", "{", "}", "####", "\n", " ", "$", "\\(", "\\)", "\\[", "-", "\xE2\x88\x92", "3", "4.5", "/", "2/3", "\\frac", "\\sqrt", "\\text{", "^",
+        "_", "=", ",", "000", "(", "]", "%", "<<", ">>", "<a>", "\\", "answer", "\xC2", "\xE2\x80", "\xF0", "e9", "1e999", "99999999999999999999", "\\pi", ":", "."
+    };
+    char text[600];
+    uint64_t i;
+    for (i = 0; i < 20000; i++) {
+        size_t n = 0, k, size;
+        uint64_t j;
+        text[0] = 0;
+        for (j = 0; j < 12 + i % 40; j++) {
+            k = (size_t)(tt_random(7, i, j) % (sizeof pieces / sizeof *pieces));
+            size = strlen(pieces[k]);
+            if (n + size < sizeof text) { memcpy(text + n, pieces[k], size + 1); n += size; }
+        }
+        TT_CHECK(score(tt_reward_answer, NULL, "", "zebra", text) == 0);
+        TT_CHECK(score(tt_reward_last_number, NULL, "", "31415", text) == 0);
+        TT_CHECK(equal(text, "zebra") == 0 && equal("31415", text) == 0);
+    }
 }
 TT_TEST(formats_are_patterns) {
     static char think[] = "<think>*</think>*<answer>*</answer>";
@@ -868,6 +992,10 @@ TT_TEST(every_failed_allocation_is_reported_and_leaks_nothing) {
 }
 
 TT_MAIN(answers_are_equal_by_text_value_or_parts, answers_of_math500_equal_those_of_their_solutions, rewards_read_the_answer_where_it_stands,
+        signs_belong_to_their_numbers, fractions_and_mixed_numbers_are_read, numbers_are_compared_to_their_last_digit, thousands_are_read_however_they_are_parted,
+        units_count_only_against_others, headings_hide_no_answer, boxes_are_seen_in_every_spelling, answers_need_not_be_numbers,
+        answers_are_found_in_every_surrounding, what_is_in_doubt_is_not_right, last_numbers_and_exact_texts_are_compared, reward_cases_of_public_reports,
+        numeric_golds_keep_their_digits, answers_written_in_other_ways_are_one_vote, no_response_is_too_strange_to_be_graded,
         formats_are_patterns, trl_wants_thoughts_in_their_tags, trl_compares_boxed_answers, trl_scales_by_length_and_repetition, countdown_wants_each_number_once, countdown_test_set_is_solved_and_checked, puzzles_are_answered_and_split_by_their_numbers,
         puzzle_documents_show_right_checks_of_unseen_questions, puzzle_tokenizers_survive_lost_memory, puzzle_settings_are_checked, intervals_are_those_of_the_textbook, pass_at_k_counts_the_samples_that_miss, evaluation_counts_passes_and_votes,
         a_failing_reward_is_counted_not_fatal, evaluations_are_a_table_and_json, reflection_is_read_from_words_without_a_judge,

@@ -94,20 +94,58 @@ TT_TEST(pictures_have_room_for_every_run) {
     tt_destroy(a.ctx);
 }
 TT_TEST(other_settings_are_named) {
+    tt_context *ctx = tt_create(NULL);
+    TT_CHECK_OK(ctx, same_settings(ctx, "runs/x", "--steps 50\n--lr 0.1\n", "--steps 50\n--lr 0.1\n"));
+    TT_CHECK_INT(same_settings(ctx, "runs/x", "--steps 50\n--lr 0.1\narithmetic avx512\n", "--steps 50\n--lr 0.1\narithmetic avx512+dot-bf16\n"), TT_ERR_ARG);
+    TT_CHECK_CONTAINS(tt_error(ctx), "runs/x began with \"arithmetic avx512\", this one has \"arithmetic avx512+dot-bf16\"");
+    tt_error_clear(ctx);
+    TT_CHECK_INT(same_settings(ctx, "runs/x", "--steps 50\n--lr 0.1\n", "--steps 500\n--lr 0.1\n"), TT_ERR_ARG);
+    TT_CHECK_CONTAINS(tt_error(ctx), "began with \"--steps 50\", this one has \"--steps 500\"");
+    tt_error_clear(ctx);
+    TT_CHECK_INT(same_settings(ctx, "runs/x", "--steps 50\n", "--steps 50\n--lr 0.1\n"), TT_ERR_ARG);
+    TT_CHECK_CONTAINS(tt_error(ctx), "another version");
+    tt_destroy(ctx);
+}
+/* ---- what is said while it runs ---- */
+TT_TEST(a_line_leaves_out_the_figures_that_do_not_fit) {
+    char line[200];
+    static const char figures[] = "own reward 0.188  reflection 0.123  12345 tokens/s";
+    fit_line(line, sizeof line, "seed 1  grpo 1/50", figures, "1:35 left", 80);
+    TT_CHECK_STR(line, "seed 1  grpo 1/50  own reward 0.188  reflection 0.123  12345 tokens/s  1:35 left");
+    fit_line(line, sizeof line, "seed 1  grpo 1/50", figures, "1:35 left", 79);
+    TT_CHECK_STR(line, "seed 1  grpo 1/50  own reward 0.188  reflection 0.123  1:35 left");
+    fit_line(line, sizeof line, "seed 1  grpo 1/50", figures, "1:35 left", 30);
+    TT_CHECK_STR(line, "seed 1  grpo 1/50  1:35 left");
+    fit_line(line, sizeof line, "sft", "", "0:00 left", 80);
+    TT_CHECK_STR(line, "sft  0:00 left");
+    TT_CHECK_STR(clock_text(3599.4), "59:59");
+    TT_CHECK_STR(clock_text(7384), "2:03:04");
+    TT_CHECK_STR(clock_text(-1), "0:00");
+    TT_CHECK_STR(clock_text(HUGE_VAL), "0:00");
+}
+TT_TEST(a_clock_that_is_set_back_keeps_nobody_waiting) {
+    double last = tt_clock();
+    TT_CHECK(!is_due(&last, 100));
+    last += 3600;
+    TT_CHECK(is_due(&last, 100) && last <= tt_clock());
+    last -= 101;
+    TT_CHECK(is_due(&last, 100) && !is_due(&last, 100));
+}
+/* Work is what two quiet cores need: the first figure is the expected one, later ones follow the pace of this machine. */
+TT_TEST(the_time_left_is_the_whole_runs_at_the_pace_of_this_machine) {
     app a;
     memset(&a, 0, sizeof a);
-    a.ctx = tt_create(NULL);
-    a.o.out = "runs/x";
-    TT_CHECK_OK(a.ctx, same_settings(&a, "--steps 50\n--lr 0.1\n", "--steps 50\n--lr 0.1\n"));
-    TT_CHECK_INT(same_settings(&a, "--steps 50\n--lr 0.1\narithmetic avx512\n", "--steps 50\n--lr 0.1\narithmetic avx512+dot-bf16\n"), TT_ERR_ARG);
-    TT_CHECK_CONTAINS(tt_error(a.ctx), "runs/x began with \"arithmetic avx512\", this one has \"arithmetic avx512+dot-bf16\"");
-    tt_error_clear(a.ctx);
-    TT_CHECK_INT(same_settings(&a, "--steps 50\n--lr 0.1\n", "--steps 500\n--lr 0.1\n"), TT_ERR_ARG);
-    TT_CHECK_CONTAINS(tt_error(a.ctx), "began with \"--steps 50\", this one has \"--steps 500\"");
-    tt_error_clear(a.ctx);
-    TT_CHECK_INT(same_settings(&a, "--steps 50\n", "--steps 50\n--lr 0.1\n"), TT_ERR_ARG);
-    TT_CHECK_CONTAINS(tt_error(a.ctx), "another version");
-    tt_destroy(a.ctx);
+    a.whole = 100;
+    a.whole_begin = tt_clock();
+    TT_CHECK_NEAR(time_left(&a, 0), 100, 0.1);
+    a.done = 40;
+    a.part = 20;
+    a.whole_begin = tt_clock() - 100;             /* half of it in 100 seconds: 105 for 55 */
+    TT_CHECK_NEAR(time_left(&a, 0.5), 50 * 105.0 / 55, 0.1);
+    a.whole_from = 40;                            /* of which 40 were found done */
+    TT_CHECK_NEAR(time_left(&a, 0.5), 50 * 105.0 / 15, 0.1);
+    a.whole_begin = tt_clock() + 1000;            /* set back */
+    TT_CHECK(time_left(&a, 0.5) > 0);
 }
 TT_TEST(claims_count_seeds_and_pair_them) {
     static results r;
@@ -329,7 +367,7 @@ TT_TEST(the_best_checkpoint_is_that_of_the_best_steps) {
     for (step = 0; step < 6 && at < text.size; step++) {
         size_t size = strcspn(text.data + at, "\n");
         tt_json *line = tt_json_parse(a.ctx, text.data + at, size);
-        rewards[step] = tt_json_number(line, "think/reward_unguided", -1);
+        rewards[step] = tt_json_number(line, "think/own_reward", -1);
         tt_json_free(a.ctx, line);
         at += size + 1;
     }
@@ -431,17 +469,15 @@ TT_TEST(an_interrupted_study_ends_with_the_same_bytes) { TT_SKIP("no interval ti
 TT_TEST(a_folder_belongs_to_one_run) { TT_SKIP("no lock"); }
 #else
 TT_TEST(a_folder_belongs_to_one_run) {
-    app a;
+    tt_context *ctx = tt_create(NULL);
+    const char *out = tt_test_tmp("claimed");
     pid_t other;
     int status = 0;
-    memset(&a, 0, sizeof a);
-    a.ctx = tt_create(NULL);
-    a.o.out = tt_test_tmp("claimed");
-    TT_CHECK_OK(a.ctx, claim_folder(&a));
+    TT_CHECK_OK(ctx, claim_folder(ctx, out));
     other = fork();
-    if (other == 0) { _exit(claim_folder(&a) == TT_ERR_IO && strstr(tt_error(a.ctx), "another run") ? 7 : 1); }
+    if (other == 0) { _exit(claim_folder(ctx, out) == TT_ERR_IO && strstr(tt_error(ctx), "another run") ? 7 : 1); }
     TT_CHECK(other > 0 && waitpid(other, &status, 0) == other && WIFEXITED(status) && WEXITSTATUS(status) == 7);
-    tt_destroy(a.ctx);
+    tt_destroy(ctx);
 }
 /* ---- a study that is stopped again and again ends as the one that never was ---- */
 static int run_study(const char *out, const char *arms_to_run, int stop_after_ms) {
@@ -478,7 +514,8 @@ TT_TEST(an_interrupted_study_ends_with_the_same_bytes) {
 }
 #endif
 
-TT_MAIN(intervals_and_p_are_those_worked_by_hand, survival_counts_those_still_watched, pictures_have_room_for_every_run, other_settings_are_named, claims_count_seeds_and_pair_them, the_predicted_push_is_the_shapings,
+TT_MAIN(intervals_and_p_are_those_worked_by_hand, survival_counts_those_still_watched, pictures_have_room_for_every_run, other_settings_are_named, a_line_leaves_out_the_figures_that_do_not_fit, a_clock_that_is_set_back_keeps_nobody_waiting,
+        the_time_left_is_the_whole_runs_at_the_pace_of_this_machine, claims_count_seeds_and_pair_them, the_predicted_push_is_the_shapings,
         ablations_change_one_factor, a_base_of_low_coherence_reads_notes_in_its_first_half_alone,
         bases_with_and_without_late_notes_are_not_taken_for_each_other, corruption_hands_feedback_round, the_best_checkpoint_is_that_of_the_best_steps, every_task_runs_from_scratch, the_marker_gets_the_probability_asked_for, a_folder_belongs_to_one_run,
         an_interrupted_study_ends_with_the_same_bytes)

@@ -321,7 +321,7 @@ TT_TEST(the_teacher_leaves_off_policy_responses_alone) {
     TT_CHECK_INT(chosen_of(&all), 2);
     tt_think_score(&all, &m);
     TT_CHECK_NEAR(m.guided_share, 0.5, 0);
-    TT_CHECK_NEAR(m.reward_unguided, 0, 0);
+    TT_CHECK_NEAR(m.own_reward, 0, 0);
     tt_rollouts_free(&all);
     tt_tokenizer_destroy(tokenizer);
     tt_destroy(ctx);
@@ -352,6 +352,149 @@ TT_TEST(a_failing_teacher_and_bad_settings_are_reported) {
     tt_tokenizer_destroy(tokenizer);
     tt_destroy(ctx);
 }
+/* ---- teachers that are not well ---- */
+typedef struct babble { const char *text; size_t size; int n_tokens, lent; tt_status answer; } babble;
+static tt_status babbled(void *user, const tt_attempt *attempts, int n, tt_feedback *out) {
+    const babble *b = (const babble *)user;
+    tt_status status = TT_OK;
+    int i;
+    (void)attempts;
+    for (i = 0; i < n && status == TT_OK; i++) {
+        out[i].n_tokens = b->n_tokens;
+        if (b->lent) {
+            out[i].reason.data = out[i].phrase.data = (char *)(uintptr_t)b->text;
+            out[i].reason.size = out[i].phrase.size = b->size;
+        } else if (b->text) { status = tt_text_append(&out[i].reason, b->text, b->size); }
+    }
+    return status == TT_OK ? b->answer : status;
+}
+/* What a group of two becomes when such a teacher reads it. */
+static tt_status listen(tt_context *ctx, const tt_tokenizer *tokenizer, const babble *b, int limit, tt_think_metrics *m, tt_rollouts *all) {
+    static const char *const texts[2] = {"ab$", "cd$"};
+    tt_teacher teacher;
+    tt_think_config c = config_of(1);
+    tt_grpo_config grpo = TT_INIT;
+    tt_status status = make_rollouts(ctx, tokenizer, 1, 2, texts, all);
+    teacher.feedback = b ? babbled : NULL;
+    teacher.user = (void *)(uintptr_t)b;
+    grpo.max_completion_length = limit;
+    return status == TT_OK ? tt_think_augment(all, &teacher, tokenizer, &c, &grpo, END, 0, m) : status;
+}
+TT_TEST(feedback_that_is_cut_is_counted_with_the_length_that_would_do) {
+    tt_context *ctx = tt_create(NULL);
+    tt_tokenizer *tokenizer = bytes_tokenizer(ctx);
+    static const babble b = {"0123456789", 10, 0, 0, TT_OK};
+    tt_think_metrics m = TT_INIT;
+    tt_rollouts all;
+    int limit;
+    for (limit = 16; limit <= 18; limit++) {      /* 2 + 2 + 10 + 2 + 1 */
+        TT_CHECK_OK(ctx, listen(ctx, tokenizer, &b, limit, &m, &all));
+        TT_CHECK_NEAR(m.n_cut, limit < 17 ? 2 : 0, 0);
+        TT_CHECK_INT(m.longest_guided, 17);
+        TT_CHECK_INT(all.items[0].stopped, limit >= 17);
+        tt_rollouts_free(&all);
+    }
+    tt_tokenizer_destroy(tokenizer);
+    tt_destroy(ctx);
+}
+TT_TEST(a_teacher_may_say_nothing_or_lend_its_text) {
+    static const babble silent = {NULL, 7, 0, 1, TT_OK}, lent = {"why", 3, -5, 1, TT_OK};
+    tt_test_memory memory = tt_test_memory_none();
+    tt_desc desc = TT_INIT;
+    tt_context *ctx;
+    tt_tokenizer *tokenizer;
+    tt_think_metrics m = TT_INIT;
+    tt_rollouts all;
+    desc.allocator = tt_test_allocator(&memory);
+    ctx = tt_create(&desc);
+    tokenizer = bytes_tokenizer(ctx);
+    TT_CHECK_OK(ctx, listen(ctx, tokenizer, &silent, 0, &m, &all));
+    check_response(&all, 0, tokenizer, "ab\n\n\n\n<end>");
+    tt_rollouts_free(&all);
+    TT_CHECK_OK(ctx, listen(ctx, tokenizer, &lent, 0, &m, &all));
+    check_response(&all, 1, tokenizer, "cd\n\nwhy\n\nwhy<end>");
+    TT_CHECK_NEAR(m.teacher_tokens, 22, 0);       /* -5 is no count: those that stand there */
+    tt_rollouts_free(&all);
+    TT_CHECK_INT(listen(ctx, tokenizer, NULL, 0, &m, &all), TT_ERR_ARG);
+    TT_CHECK_CONTAINS(tt_error(ctx), "teacher.feedback is NULL");
+    tt_rollouts_free(&all);
+    tt_tokenizer_destroy(tokenizer);
+    tt_destroy(ctx);
+    TT_CHECK_NO_LEAK(memory);
+}
+TT_TEST(feedback_of_any_bytes_and_any_length_is_read) {
+    static const char odd[] = "\xff\xfe\xc3 \xed\xa0\x80 \0 <end> \xf4\x90\x80\x80", *const fill[3] = {"a", "\xff", "word 12 \n"};
+    enum { LONG = 10 << 20 };
+    tt_context *ctx = tt_create(NULL);
+    tt_tokenizer *tokenizer = bytes_tokenizer(ctx);
+    babble b = {odd, sizeof odd - 1, INT_MAX, 0, TT_OK};
+    char *text = (char *)malloc(LONG);
+    tt_think_metrics m = TT_INIT;
+    tt_rollouts all;
+    size_t k, i;
+    TT_REQUIRE(text != NULL);
+    TT_CHECK_OK(ctx, listen(ctx, tokenizer, &b, 0, &m, &all));
+    TT_CHECK_INT(all.items[0].stopped, 1);        /* its "<end>" is text */
+    TT_CHECK_INT(all.items[0].response_length, 2 + 2 + (int)sizeof odd - 1 + 2 + 1);
+    tt_rollouts_free(&all);
+    for (k = 0; k < 3; k++) {
+        for (i = 0; i < LONG; i++) { text[i] = fill[k][i % strlen(fill[k])]; }
+        b.text = text;
+        b.size = LONG;
+        TT_CHECK_OK(ctx, listen(ctx, tokenizer, &b, 32, &m, &all));
+        TT_CHECK_NEAR(m.n_cut, 2, 0);
+        TT_CHECK_INT(m.longest_guided, 2 + 2 + LONG + 2 + 1);
+        TT_CHECK_INT(all.items[0].response_length, 32);
+        TT_CHECK_INT(all.items[0].stopped, 0);
+        tt_rollouts_free(&all);
+    }
+    free(text);
+    tt_tokenizer_destroy(tokenizer);
+    tt_destroy(ctx);
+}
+TT_TEST(a_failing_teacher_is_not_blamed_for_an_older_error) {
+    static const babble b = {NULL, 0, 0, 0, TT_ERR_IO};
+    tt_context *ctx = tt_create(NULL);
+    tt_tokenizer *tokenizer = bytes_tokenizer(ctx);
+    tt_rollouts all;
+    tt_fail(ctx, TT_ERR_FILE, "an older error");
+    TT_CHECK_INT(listen(ctx, tokenizer, &b, 0, NULL, &all), TT_ERR_IO);
+    TT_CHECK_CONTAINS(tt_error(ctx), "the teacher failed");
+    tt_rollouts_free(&all);
+    tt_tokenizer_destroy(tokenizer);
+    tt_destroy(ctx);
+}
+/* ---- rollouts that are not there ---- */
+TT_TEST(empty_rollouts_are_an_error_or_nothing) {
+    static const char *const texts[2] = {"$", "$"};
+    tt_context *ctx = tt_create(NULL);
+    tt_tokenizer *tokenizer = bytes_tokenizer(ctx);
+    tt_think_config c = config_of(1);
+    tt_grpo_config grpo = TT_INIT;
+    tt_think_metrics m = TT_INIT;
+    tt_grpo_metrics g = TT_INIT;
+    tt_rollouts none = TT_INIT, all;
+    script s;
+    tt_teacher teacher = teacher_of(&s);
+    none.ctx = ctx;
+    TT_CHECK_INT(tt_grpo_advantages(&none, &grpo, NULL, &g), TT_ERR_ARG);
+    TT_CHECK_CONTAINS(tt_error(ctx), "number of rollouts is 0");
+    tt_error_clear(ctx);
+    TT_CHECK_OK(ctx, tt_think_augment(&none, &teacher, tokenizer, &c, &grpo, END, 0, &m));
+    TT_CHECK(m.n_guided == 0 && s.calls == 0);
+    tt_think_score(&none, &m);
+    TT_CHECK(m.own_reward == 0 && m.guided_share == 0);
+    TT_CHECK(tt_rollouts_batch(ctx, &none, NULL, 0) == NULL);
+    TT_CHECK_CONTAINS(tt_error(ctx), "n_sequences is 0");
+    tt_step_reset(ctx);
+    tt_rollouts_free(&none);
+    TT_REQUIRE(make_rollouts(ctx, tokenizer, 1, 2, texts, &all) == TT_OK);      /* an end token and nothing before it */
+    TT_CHECK_OK(ctx, tt_think_augment(&all, &teacher, tokenizer, &c, &grpo, END, 0, &m));
+    TT_CHECK(m.n_eligible == 0 && m.n_guided == 0 && s.calls == 0);
+    tt_rollouts_free(&all);
+    tt_tokenizer_destroy(tokenizer);
+    tt_destroy(ctx);
+}
 TT_TEST(rates_compare_with_the_attempt) {
     static const char *const texts[6] = {"a$", "b$", "c$", "d$", "e$", "f$"};
     tt_context *ctx = tt_create(NULL);
@@ -371,8 +514,8 @@ TT_TEST(rates_compare_with_the_attempt) {
     TT_CHECK_NEAR(m.teacher_accuracy, 0.5, 1e-12);
     TT_CHECK_NEAR(m.rescue_rate, 2.0 / 3, 1e-12);
     TT_CHECK_NEAR(m.spoil_rate, 1, 1e-12);
-    TT_CHECK_NEAR(m.reward_guided, 0.5, 1e-12);
-    TT_CHECK_NEAR(m.reward_unguided, 0.5, 1e-12);
+    TT_CHECK_NEAR(m.guided_reward, 0.5, 1e-12);
+    TT_CHECK_NEAR(m.own_reward, 0.5, 1e-12);
     tt_rollouts_free(&all);
     tt_tokenizer_destroy(tokenizer);
     tt_destroy(ctx);
@@ -667,7 +810,9 @@ TT_TEST(every_failed_allocation_is_reported_and_leaks_nothing) {
 
 TT_MAIN(the_share_falls_as_the_schedule_says, the_teacher_leaves_for_good, the_last_closed_tag_counts, the_tag_in_which_a_text_ends_can_be_closed,
         a_guided_response_is_attempt_reason_phrase, selection_takes_a_share_of_the_stopped_responses,
-        the_teacher_leaves_off_policy_responses_alone, a_failing_teacher_and_bad_settings_are_reported, rates_compare_with_the_attempt,
+        the_teacher_leaves_off_policy_responses_alone, a_failing_teacher_and_bad_settings_are_reported,
+        feedback_that_is_cut_is_counted_with_the_length_that_would_do, a_teacher_may_say_nothing_or_lend_its_text, feedback_of_any_bytes_and_any_length_is_read,
+        a_failing_teacher_is_not_blamed_for_an_older_error, empty_rollouts_are_an_error_or_nothing, rates_compare_with_the_attempt,
         a_model_teacher_reads_its_template_and_decodes_greedily, worked_examples_come_from_a_text_file, a_teacher_follows_its_student,
         tagged_texts_reach_the_feedback,
         every_failed_allocation_is_reported_and_leaks_nothing)

@@ -432,6 +432,38 @@ TT_TEST(jsonl_rewards_answers) {
     tt_jsonl_destroy(data);
     tt_destroy(ctx);
 }
+/* As editors and spreadsheets leave it: a byte order mark, lines of blanks, Windows' line ends. */
+TT_TEST(jsonl_with_a_byte_order_mark_and_lines_of_blanks) {
+    tt_context *ctx = tt_create(NULL);
+    tt_jsonl *data = load_lines(ctx, "\xef\xbb\xbf{\"question\":\"a\",\"answer\":1}\r\n   \t\r\n\r\n{\"question\":\"b\",\"answer\":123456789012345678901.50}\n \n");
+    tt_text question = TT_INIT, answer = TT_INIT;
+    tt_task task;
+    TT_REQUIRE(data != NULL);
+    question.ctx = answer.ctx = ctx;
+    task = tt_task_jsonl(data, "{question}", "<end>");
+    TT_CHECK_OK(ctx, task.question(task.user, 0, 0, &question, &answer));
+    TT_CHECK_OK(ctx, task.question(task.user, 1, 0, &question, &answer));
+    TT_CHECK_STR(question.data, "ab");
+    TT_CHECK_STR(answer.data, "1123456789012345678901.50");            /* a number keeps its digits */
+    tt_text_free(&question);
+    tt_text_free(&answer);
+    tt_jsonl_destroy(data);
+    tt_destroy(ctx);
+}
+TT_TEST(jsonl_text_with_a_nul_is_refused_by_name) {
+    static const char *const fields[] = {"question", "answer"};
+    tt_context *ctx = tt_create(NULL);
+    char lines[200];
+    int i;
+    for (i = 0; i < 2; i++) {
+        snprintf(lines, sizeof lines, "{\"question\":\"a\",\"answer\":\"1\"}\n{\"question\":\"b%s\",\"answer\":\"2%s\"}\n", i == 0 ? "\\u0000c" : "", i == 1 ? "\\u0000" : "");
+        TT_CHECK(load_lines(ctx, lines) == NULL);
+        TT_CHECK_CONTAINS(tt_error(ctx), "records.jsonl line 2");
+        TT_CHECK_CONTAINS(tt_error(ctx), fields[i]);
+        TT_CHECK_CONTAINS(tt_error(ctx), "U+0000");
+    }
+    tt_destroy(ctx);
+}
 TT_TEST(jsonl_errors_name_the_line) {
     tt_test_memory memory = tt_test_memory_none();
     tt_desc desc = TT_INIT;
@@ -457,7 +489,7 @@ TT_TEST(jsonl_errors_name_the_line) {
 
 /* ---- trainer: a task that a tiny model learns in seconds: repeat the letter ---- */
 static const char *const echo_specials[] = {"<q>", "<a>", "<end>"};
-typedef struct echo { tt_context *ctx; float bad_reward; int questions; } echo;
+typedef struct echo { tt_context *ctx; float bad_reward; int questions; const float *rewards; } echo;
 
 static tt_status echo_question(void *user, int split, uint64_t index, tt_text *question, tt_text *answer) {
     echo *e = (echo *)user;
@@ -1359,7 +1391,7 @@ TT_TEST(trainer_mixes_in_off_policy_responses) {
     TT_CHECK(m.grpo.n_guided_tokens > 0 && m.think.guided_share == 0);
     first = mean_of(all, 0);
     for (step = 0; step < 80; step++) { TT_CHECK_OK(r.ctx, tt_trainer_step(r.trainer, &m)); }
-    TT_CHECK(m.think.reward_unguided > first + 0.3);      /* shown the answers, the student learns them */
+    TT_CHECK(m.think.own_reward > first + 0.3);      /* shown the answers, the student learns them */
     tt_trainer_destroy(r.trainer);
     r.desc.n_off_policy = 8;
     rig_start(&r);
@@ -1524,9 +1556,16 @@ TT_TEST(trainer_stops_with_a_reason) {
     TT_CHECK_CONTAINS(tt_error(r.ctx), "that is not finite, 3 steps in a row");
     tt_trainer_destroy(r.trainer);
 
-    r.desc.abort_patience = 0;
+    r.desc.abort_patience = 0;                                       /* of skipped updates there may be a few all the same */
     rig_start(&r);
-    for (i = 0; i < 4; i++) { TT_CHECK_OK(r.ctx, tt_trainer_step(r.trainer, &m)); }
+    for (i = 0; i < TT_MAX_SKIPPED - 1; i++) { TT_CHECK_OK(r.ctx, tt_trainer_step(r.trainer, &m)); }
+    TT_CHECK_INT(tt_trainer_step(r.trainer, &m), TT_ERR_STOP);
+    TT_CHECK_CONTAINS(tt_error(r.ctx), "that is not finite, 10 steps in a row");
+    tt_trainer_destroy(r.trainer);
+
+    r.desc.abort_patience = -1;
+    rig_start(&r);
+    for (i = 0; i < TT_MAX_SKIPPED + 1; i++) { TT_CHECK_OK(r.ctx, tt_trainer_step(r.trainer, &m)); }
     rig_close(&r);
 }
 /* BNPO divides by the micro-batch and takes the mean over micro-batches: the split shows, as in TRL; all else does not. */
@@ -1674,6 +1713,165 @@ TT_TEST(metrics_are_json) {
     tt_text_free(&text);
     tt_destroy(ctx);
 }
+/* ---- two rewards, and what is cut ---- */
+static tt_status long_feedback(void *user, const tt_attempt *attempts, int n, tt_feedback *out) {
+    int i;
+    (void)user;
+    (void)attempts;
+    for (i = 0; i < n; i++) { if (tt_text_append(&out[i].reason, " a b c d a b", 12) != TT_OK) { return TT_ERR_MEM; } }
+    return TT_OK;
+}
+TT_TEST(reward_is_of_all_responses_and_own_reward_of_the_students_own) {
+    rig r;
+    tt_step_metrics m;
+    tt_text text = TT_INIT;
+    const tt_rollouts *all;
+    double sum = 0, own = 0, guided = 0;
+    int i, n_guided = 0;
+    rig_open(&r, 1, NULL);
+    r.desc.teacher = &r.teacher;
+    r.desc.think.total_steps = 4;
+    r.desc.think.init_pct = 0.5f;
+    r.desc.grpo.max_completion_length = 10;
+    rig_start(&r);
+    TT_REQUIRE(r.trainer != NULL);
+    TT_CHECK_OK(r.ctx, tt_trainer_step(r.trainer, &m));
+    all = tt_trainer_rollouts(r.trainer);
+    for (i = 0; i < all->n; i++) {
+        double reward = (double)all->items[i].reward;
+        sum += reward;
+        n_guided += all->items[i].guided;
+        *(all->items[i].guided ? &guided : &own) += reward;
+    }
+    TT_REQUIRE(n_guided > 0 && n_guided < all->n);
+    TT_CHECK_NEAR(m.grpo.reward, sum / all->n, 1e-6);
+    TT_CHECK_NEAR(m.think.own_reward, own / (all->n - n_guided), 1e-6);
+    TT_CHECK_NEAR(m.think.guided_reward, guided / n_guided, 1e-6);
+    text.ctx = r.ctx;
+    TT_CHECK_OK(r.ctx, tt_metrics_json(&m, &text));
+    TT_CHECK_CONTAINS(text.data, "\"reward\":");
+    TT_CHECK_CONTAINS(text.data, "\"think/own_reward\":");
+    TT_CHECK_CONTAINS(text.data, "\"think/guided_reward\":");
+    TT_CHECK_CONTAINS(text.data, "\"think/cut\":");
+    tt_text_free(&text);
+    tt_trainer_destroy(r.trainer);
+    r.desc.teacher = NULL;
+    rig_start(&r);
+    TT_CHECK_OK(r.ctx, tt_trainer_step(r.trainer, &m));
+    TT_CHECK_NEAR(m.think.own_reward, m.grpo.reward, 1e-9);
+    rig_close(&r);
+}
+static tt_status long_answer(void *user, const char *question, const char *answer, int k, tt_text *response) {
+    (void)user;
+    (void)question;
+    (void)answer;
+    (void)k;
+    return tt_text_append(response, " a b c d a b c d", 16);
+}
+TT_TEST(what_max_completion_length_cuts_is_counted) {
+    rig r;
+    tt_step_metrics m;
+    tt_text text = TT_INIT;
+    rig_open(&r, 1, NULL);
+    r.teacher.feedback = long_feedback;
+    r.desc.teacher = &r.teacher;
+    r.desc.think.total_steps = 4;
+    r.desc.off_policy = long_answer;
+    rig_start(&r);
+    TT_REQUIRE(r.trainer != NULL);
+    TT_CHECK_OK(r.ctx, tt_trainer_step(r.trainer, &m));
+    TT_CHECK(m.think.n_guided > 0 && m.think.n_cut == m.think.n_guided && m.think.longest_guided >= 1 + 1 + 6 + 1 + 1);
+    TT_CHECK_NEAR(m.n_off_policy_cut, 4, 0);      /* one for each prompt */
+    text.ctx = r.ctx;
+    TT_CHECK_OK(r.ctx, tt_metrics_json(&m, &text));
+    TT_CHECK_CONTAINS(text.data, "\"off_policy/cut\":4");
+    TT_CHECK(strstr(text.data, "\"think/cut\":0") == NULL);
+    tt_text_free(&text);
+    rig_close(&r);
+}
+/* ---- prompts that do not fit ---- */
+static const char mixed_lines[] =
+    "{\"question\":\" a\",\"answer\":\" a\"}\n\n{\"question\":\" a b c d a b c d a b c d a b c d\",\"answer\":\" b\"}\n"
+    "{\"question\":\" c\",\"answer\":\" c\"}\n{\"question\":\" d a b c d a b c d a b\",\"answer\":\" b\"}\n{\"question\":\" d\",\"answer\":\" d\"}\n";
+TT_TEST(a_question_that_is_too_long_is_named_before_training) {
+    rig r;
+    tt_jsonl *data;
+    int n = -1, i;
+    rig_open(&r, 1, NULL);
+    data = load_lines(r.ctx, mixed_lines);
+    TT_REQUIRE(data != NULL);
+    TT_CHECK_OK(r.ctx, tt_jsonl_hold_out(data, 2));
+    r.task = tt_task_jsonl(data, "<q>{question}<a>", "<end>");
+    rig_start(&r);                                /* positions 16, max_completion_length 6 */
+    TT_CHECK(r.trainer == NULL);
+    TT_CHECK_CONTAINS(tt_error(r.ctx), "question 1 (\" a b c d");
+    TT_CHECK_CONTAINS(tt_error(r.ctx), "a prompt of 18 tokens, which leaves no room for 6 new ones in max_position_embeddings 16");
+    tt_error_clear(r.ctx);
+    TT_CHECK_INT(tt_jsonl_limit(data, r.tokenizer, r.task.prompt_template, 10, NULL), TT_ERR_ARG);
+    TT_CHECK_CONTAINS(tt_error(r.ctx), "the prompts of 2 records, the first in line 3, are longer than 10 tokens (the longest has 18)");
+    tt_error_clear(r.ctx);
+    TT_CHECK_INT(tt_jsonl_count(data, 0) * 10 + tt_jsonl_count(data, 1), 32);      /* nothing is lost by asking */
+    TT_CHECK_OK(r.ctx, tt_jsonl_limit(data, r.tokenizer, r.task.prompt_template, 10, &n));
+    TT_CHECK_INT(n, 2);
+    TT_CHECK_INT(tt_jsonl_count(data, 0), 2);
+    TT_CHECK_INT(tt_jsonl_count(data, 1), 1);
+    for (i = 0; i < 3; i++) {
+        static const char *const left[3] = {" a", " c", " d"};
+        tt_text question = TT_INIT, answer = TT_INIT;
+        question.ctx = answer.ctx = r.ctx;
+        TT_CHECK_OK(r.ctx, r.task.question(r.task.user, i == 2, (uint64_t)(i % 2), &question, &answer));
+        TT_CHECK_STR(question.data, left[i]);
+        TT_CHECK_STR(answer.data, left[i]);
+        tt_text_free(&question);
+        tt_text_free(&answer);
+    }
+    rig_start(&r);
+    TT_REQUIRE(r.trainer != NULL);
+    for (i = 0; i < 4; i++) { TT_CHECK_OK(r.ctx, tt_trainer_step(r.trainer, NULL)); }
+    TT_CHECK_OK(r.ctx, tt_jsonl_limit(data, r.tokenizer, r.task.prompt_template, 1, &n));
+    TT_CHECK_INT(n, 3);
+    TT_CHECK_INT(tt_jsonl_count(data, 0) + tt_jsonl_count(data, 1), 0);
+    TT_CHECK_INT(tt_trainer_step(r.trainer, NULL), TT_ERR_ARG);
+    TT_CHECK_CONTAINS(tt_error(r.ctx), "no records");
+    tt_jsonl_destroy(data);
+    rig_close(&r);
+}
+/* ---- rewards at the end of the numbers ---- */
+static tt_status wild_reward(void *user, const tt_reward_input *in, float *reward) {
+    *reward = ((const echo *)user)->rewards[in->n_tokens % 4];
+    return TT_OK;
+}
+TT_TEST(rewards_of_any_size_train_or_are_left_out) {
+    static float values[6][4] = {{1e38f, -1e38f, 1e38f, 0}, {3.4e38f, 3.4e38f, -3.4e38f, -3.4e38f}, {1e-45f, 0, 1e-45f, 0},
+                                 {0.5f, 0, 0, 1}, {0.5f, 0, 0, 1}, {0.5f, 0, 0, 1}};
+    int k, scale;
+    values[3][1] = (float)NAN;
+    values[4][1] = HUGE_VALF;
+    values[5][1] = -HUGE_VALF;
+    for (k = 0; k < 6; k++) {
+        for (scale = TT_SCALE_GROUP; scale <= TT_SCALE_NONE; scale++) {
+            rig r;
+            tt_step_metrics m;
+            tt_text text = TT_INIT;
+            int step;
+            rig_open(&r, 1, NULL);
+            r.task.reward = wild_reward;
+            r.desc.grpo.scale_rewards = (tt_scale_rewards)scale;
+            r.e.rewards = values[k];
+            rig_start(&r);
+            TT_REQUIRE(r.trainer != NULL);
+            text.ctx = r.ctx;
+            for (step = 0; step < 3; step++) {
+                TT_CHECK_OK(r.ctx, tt_trainer_step(r.trainer, &m));
+                TT_CHECK(isfinite(m.grpo.reward));
+                if (k >= 4) { TT_CHECK(m.reward_errors > 0); } else { TT_CHECK(m.reward_errors == 0); }
+            }
+            TT_CHECK_OK(r.ctx, tt_metrics_json(&m, &text));
+            tt_text_free(&text);
+            rig_close(&r);
+        }
+    }
+}
 static void count_responses(void *user, const char *question, const char *response, const tt_outcome *outcome) {
     int *count = (int *)user;
     (void)response;
@@ -1709,10 +1907,11 @@ TT_TEST(evaluation_is_repeatable) {
 }
 
 TT_MAIN(signs_documents_follow_the_grammar, signs_splits_are_disjoint, signs_judges_responses, signs_words_are_single_tokens, signs_teacher_leads_to_a_right_answer,
-        jsonl_rewards_answers, jsonl_errors_name_the_line, trainer_learns, trainer_resumes_bit_for_bit, trainer_resumes_without_a_signal, trainer_threads_do_not_matter,
+        jsonl_rewards_answers, jsonl_with_a_byte_order_mark_and_lines_of_blanks, jsonl_text_with_a_nul_is_refused_by_name, jsonl_errors_name_the_line, trainer_learns, trainer_resumes_bit_for_bit, trainer_resumes_without_a_signal, trainer_threads_do_not_matter,
         trainer_micro_batches_add_up, reducer_adds_parts_as_a_tree, reducer_gathers_exactly, trainer_names_wrong_ranks,
         ranks_survive_lost_memory, ranks_give_the_same_bits, ranks_share_an_evaluation, ranks_agree_with_one_process, ranks_resume_with_another_number, trainer_with_reference_and_two_iterations, trainer_with_adapters, trainer_with_teacher,
         trainer_adds_and_logs_rewards, trainer_survives_a_failing_reward, trainer_replaces_groups_of_equal_rewards, trainer_updates_on_mini_batches,
         trainer_mixes_in_off_policy_responses, trainer_moves_and_saves_an_average, trainer_takes_any_model_as_teacher, trainer_measures_divergence_on_request,
         trainer_takes_divergence_from_the_reward, trainer_stops_with_a_reason, trainer_has_bnpos_trap_only_under_its_name,
-        trainer_errors_name_field_and_value, trainer_survives_lost_memory, metrics_are_json, evaluation_is_repeatable)
+        trainer_errors_name_field_and_value, trainer_survives_lost_memory, reward_is_of_all_responses_and_own_reward_of_the_students_own,
+        what_max_completion_length_cuts_is_counted, a_question_that_is_too_long_is_named_before_training, rewards_of_any_size_train_or_are_left_out, metrics_are_json, evaluation_is_repeatable)

@@ -1,0 +1,201 @@
+#!/bin/sh
+# tests/test_programs.sh: what the programs of build/ do with folders, settings, lengths and terminals that are not as they should
+# be. Everything is made in build/programs. Last line: N passed, N failed.
+cd "$(dirname "$0")/.." || exit 1
+bin=$(pwd)/build
+rm -rf build/programs && mkdir -p build/programs && cd build/programs || exit 1
+passed=0 failed=0 good=1 name=
+
+begin() { end; name=$1 good=1; }
+end() {
+    [ -n "$name" ] || return
+    if [ $good -eq 1 ]; then passed=$((passed + 1)); echo "ok $name"; else failed=$((failed + 1)); echo "FAIL $name"; fi
+    name=
+}
+bad() { good=0; printf '  %s\n' "$*"; tail -n 5 out err 2> /dev/null | sed 's/^/    /'; }
+run() { "$@" > out 2> err < /dev/null; rc=$?; }
+works() { run "$@"; [ $rc -eq 0 ] || bad "exit $rc of $*"; }
+refuses() {   # text of the error, command
+    text=$1; shift
+    run "$@"
+    { [ $rc -gt 0 ] && [ $rc -lt 126 ]; } || bad "exit $rc of $*, expected an error"
+    grep -qF -- "$text" err || bad "no \"$text\" from $*"
+}
+said() { grep -qF -- "$1" out err || bad "not said: $1"; }
+same() { cmp -s "$1" "$2" || bad "$1 and $2 differ"; }
+narrow() {   # columns: no line of out is wider
+    awk -v most="$1" '{ gsub(/[\200-\277]/, ""); if (length($0) > most) { print; wide = 1 } } END { exit wide }' out > wide || bad "wider than $1: $(head -n 1 wide)"
+}
+
+words='BEGIN { n = split("the cat sat on a mat and dog ran over hill with seven old men who like to eat fresh bread in the sun by river", w, " ")
+    for (i = 0; i < 1500; i++) { t = ""; for (k = 0; k < 12; k++) { s = (s * 75 + 74 + seed) % 65537; t = t w[1 + s % n] " " } print t "." } }'
+LC_ALL=C awk -v seed=0 "$words" > text.txt
+LC_ALL=C awk -v seed=5 "$words" > other.txt
+awk 'BEGIN { for (i = 0; i < 60; i++) { printf "{\"question\": \"the cat %d\", \"answer\": \"%d\"}\n", i, i } }' > q.jsonl
+awk 'BEGIN { for (i = 0; i < 60; i++) { printf "{\"question\": \"a dog %d\", \"answer\": \"%d\"}\n", i, i } }' > q2.jsonl
+{ head -n 7 q.jsonl; awk 'BEGIN { printf "{\"question\": \""; for (i = 0; i < 90; i++) { printf "the cat sat " } printf "\", \"answer\": \"1\"}\n" }'; tail -n 30 q.jsonl; } > long.jsonl
+tiny="--hidden-size 16 --layers 1 --heads 2 --context 32 --batch-tokens 128 --vocab-size 300"
+quick="--quick --steps 2 --prompts 2 --num-generations 2 --max-length 16 --questions 4 --gate-questions 2 --teacher-length 8"
+pretrain="$bin/pretrain --data text.txt $tiny --eval-every 5"
+sft="$bin/sft --model base --data q.jsonl --batch-tokens 128"
+rl="$bin/thinktune --model base --end-token <|endoftext|> $quick"
+"$bin/pretrain" --data text.txt --out base --vocab-size 320 --hidden-size 16 --layers 1 --heads 2 --context 64 --steps 20 --batch-tokens 512 > out 2> err ||
+    { echo "FAIL no model to begin with"; cat err; echo "0 passed, 1 failed"; exit 1; }
+
+begin a_sample_ends_where_the_context_ends
+works "$bin/generate" --model base --prompt "the cat"
+refuses "--max-tokens is 63, but beside a prompt of" "$bin/generate" --model base --prompt "the cat" --max-tokens 63
+refuses "the model's context ends at 64" "$bin/generate" --model base --prompt "the cat" --max-tokens 64
+works "$bin/generate" --model base --prompt "the cat" --max-tokens 8 --n 2
+refuses "leaves no room in the model's context of 64" "$bin/generate" --model base --prompt "$(head -n 20 text.txt)"
+
+begin a_line_of_70000_bytes_is_one_turn
+cp -r base wide-base && sed 's/"max_position_embeddings": *64/"max_position_embeddings": 200000/' base/config.json > wide-base/config.json
+awk 'BEGIN { for (i = 0; i < 17500; i++) { printf "the " } print "" }' > line
+"$bin/generate" --model wide-base --chat --format plain --max-tokens 2 < line > out 2> err || bad "exit $?"
+[ "$(grep -c '^>' out)" -eq 2 ] || bad "turns: $(grep -c '^>' out)"      # the answer, and the end of the input
+
+begin an_output_that_cannot_be_is_refused_before_any_work
+echo precious > file && cp file kept
+for command in "$pretrain --steps 5" "$sft" "$bin/thinktune $quick" "$rl --data q.jsonl"; do
+    refuses "--out file is there and no folder" $command --out file
+    [ -s out ] && grep -qE 'loss|examples' out && bad "it worked first"
+    refuses "--out is empty" $command --out ""
+    refuses "file" $command --out file/x
+    refuses "bytes, expected at most" $command --out "$(awk 'BEGIN { for (i = 0; i < 450; i++) { printf "0123456789" } }')"
+done
+same file kept
+
+begin a_folder_belongs_to_one_program_at_a_time
+"$bin/pretrain" --data text.txt $tiny --steps 1000000 --eval-every 5 --out owned > owner 2>&1 &
+owner=$!
+for i in 1 2 3 4 5 6 7 8 9 10; do [ -f owned/training.safetensors ] || sleep 1; done
+refuses "another run is writing to owned" $pretrain --steps 5 --out owned
+refuses "another run is writing to owned" $sft --out owned
+refuses "another run is writing to owned" "$bin/thinktune" $quick --out owned
+kill -9 $owner
+wait $owner 2> /dev/null
+works $pretrain --steps 5 --out owned      # the lock goes with its owner
+
+begin a_run_goes_on_only_under_its_own_settings
+works $pretrain --steps 20 --out whole
+works $pretrain --steps 20 --stop-after 10 --out parts
+for other in "--seed 9" "--lr 1e-5" "--data other.txt" "--hidden-size 32" "--steps 30" "--gradient-parts 2"; do
+    refuses "parts began with \"${other%% *} " $pretrain --steps 20 --out parts --resume $other
+done
+cp text.txt moved.txt
+works $pretrain --steps 20 --out parts --resume --eval-every 3 --data moved.txt      # the same bytes at another place
+same whole/model.safetensors parts/model.safetensors
+works $sft --epochs 2 --out sft-whole
+works $sft --epochs 2 --stop-after 3 --out sft-parts
+for other in "--seed 9" "--lr 1e-5" "--data q2.jsonl" "--lora-rank 2" "--epochs 3" "--model whole"; do
+    refuses "sft-parts began with \"${other%% *} " $sft --epochs 2 --out sft-parts --resume $other
+done
+works $sft --epochs 2 --out sft-parts --resume
+same sft-whole/model.safetensors sft-parts/model.safetensors
+refuses "parts began with \"pretrain " $sft --out parts --resume
+works $rl --data q.jsonl --out rl
+for other in "--lr 1e-5" "--data q2.jsonl" "--steps 3" "--on-long error"; do refuses "rl began with \"${other%% *} " $rl --data q.jsonl --out rl --resume $other; done
+works $rl --data q.jsonl --out rl --resume
+
+begin nothing_is_removed_where_settings_are_missing
+rm parts/settings.txt sft-parts/settings.txt rl/settings.txt
+cp parts/training.safetensors p && cp sft-parts/training.safetensors s && cp rl/metrics.jsonl m
+for resume in "" --resume; do
+    refuses "parts/settings.txt" $pretrain --steps 20 --out parts $resume
+    refuses "sft-parts/settings.txt" $sft --out sft-parts $resume
+    refuses "rl/settings.txt" $rl --data q.jsonl --out rl $resume
+done
+same parts/training.safetensors p && same sft-parts/training.safetensors s && same rl/metrics.jsonl m
+
+begin a_new_run_does_not_go_on_from_an_old_checkpoint
+works $pretrain --steps 20 --stop-after 10 --out anew
+works $pretrain --steps 20 --stop-after 5 --seed 3 --out anew
+said "begins anew in anew; the checkpoint there is removed"
+works $pretrain --steps 20 --seed 3 --out anew --resume
+works $pretrain --steps 20 --seed 3 --out whole3
+same whole3/model.safetensors anew/model.safetensors
+works $pretrain --steps 5 --out nothing --resume
+said "nothing holds no checkpoint to go on from"
+
+begin updates_that_are_not_finite_are_said_and_end_the_run
+cp -r base poisoned
+{ head -c -4 base/model.safetensors; printf '\000\000\300\177'; } > poisoned/model.safetensors
+works $sft --epochs 1 --out kept-model && cp kept-model/model.safetensors good.safetensors
+for command in "$sft --epochs 1" "$sft --epochs 20 --save-every 1" "$sft --epochs 20 --stop-after 3" "$sft --epochs 1 --lora-rank 2"; do
+    refuses "left out" $command --model poisoned --out kept-model
+    said "the update is left out, a gradient is not finite"
+    same kept-model/model.safetensors good.safetensors
+    [ ! -e kept-model/training.safetensors ] || bad "a checkpoint of nothing"
+done
+refuses "not finite" $rl --model poisoned --data q.jsonl --out kept-rl
+
+begin what_is_too_long_is_left_out_and_counted_or_refused
+works $sft --data long.jsonl --out long-sft
+said "1 left out"
+refuses "long.jsonl: line 8 has" $sft --data long.jsonl --out long-sft --on-long error
+works $rl --data long.jsonl --out long-rl
+said "1 of 38 questions are left out"
+refuses "the first in line 8, are longer than" $rl --data long.jsonl --out long-rl2 --on-long error
+[ ! -e long-rl2/seed-1 ] || bad "it worked first"
+refuses "leaves no room for a prompt in the model's 64 positions" $rl --data long.jsonl --out long-rl3 --max-length 64
+refuses '--on-long is "drop"' $sft --data long.jsonl --out long-sft --on-long drop
+
+begin lines_fit_the_terminal
+for columns in 80 60; do
+    export COLUMNS=$columns
+    works "$bin/thinktune" $quick --seeds 2 --arms grpo,thinktune,formula,luffy,off --out narrow
+    narrow $columns
+    said "expected time of the whole run: "
+    said "own reward 0."
+    works $rl --data q.jsonl --out narrow-rl
+    narrow $columns
+    works $sft --data q.jsonl --epochs 10 --out narrow-sft
+    narrow $columns
+done
+unset COLUMNS
+if command -v python3 > /dev/null; then      # on a terminal the line is rewritten: no part of it may be wider
+    works python3 - "$bin/thinktune" $quick --seeds 2 --out narrow-tty <<'PYTHON'
+import fcntl, os, pty, re, struct, sys, termios
+pid, fd = pty.fork()
+if pid == 0:
+    os.environ.pop("COLUMNS", None)
+    os.execv(sys.argv[1], sys.argv[1:])
+fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 72, 0, 0))
+text = b""
+while True:
+    try:
+        got = os.read(fd, 65536)
+    except OSError:
+        break
+    if not got:
+        break
+    text += got
+status = os.waitpid(pid, 0)[1]
+lines = re.split(rb"[\r\n]+", re.sub(rb"\x1b\[K", b"", text))
+lines = lines[2:]      # the first are printed before the width is set
+wide = [line for line in lines if len(line.decode()) > 72]
+sys.exit(status != 0 or b"left" not in text or bool(wide) and print(wide[0]) is None)
+PYTHON
+fi
+
+begin a_run_depends_on_no_variable_of_its_surroundings
+works "$bin/thinktune" $quick --out with
+run env -i "$bin/thinktune" $quick --out without
+[ $rc -eq 0 ] || bad "exit $rc without any variable"
+for file in summary.json metrics.jsonl report.html; do same with/$file without/$file; done
+
+begin too_little_memory_is_an_error
+ends=
+for limit in 6000 12000 20000 30000 40000 60000 100000 200000; do
+    (ulimit -v $limit; exec "$bin/thinktune" --quick --steps 1 --threads 1 --out memory) > out 2> err < /dev/null
+    rc=$?
+    ends="$ends $rc"
+    { [ $rc -lt 128 ] && [ $rc -ne 134 ]; } || bad "exit $rc with $limit KB"
+    [ $rc -eq 0 ] || [ -s err ] || bad "nothing said with $limit KB"
+done
+case $ends in *" 1"*0) ;; *) echo "  ends:$ends" ;; esac
+
+end
+echo "$passed passed, $failed failed"
+[ "$failed" -eq 0 ]
