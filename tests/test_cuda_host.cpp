@@ -386,7 +386,8 @@ static void sample_one(int vocab, float scale) {
     static const double draws[N] = {0, 1e-12, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 0.999999, 1.0 - 1e-16, 0.3, 0.6};
     floats z(t, (size_t)(N * vocab), 1, scale), w(t, (size_t)vocab, 2), logprobs(t, N, 3);
     both u(t, draws, sizeof draws);
-    std::vector<int32_t> scratch((size_t)vocab), tokens(N);
+    std::vector<float> scores((size_t)vocab);
+    std::vector<int32_t> order((size_t)vocab), tokens(N);
     ids out(t, tokens.data(), N);
     for (int greedy = 0; greedy < 2; greedy++) {
         tt_sample_args a = TT_INIT;
@@ -399,7 +400,8 @@ static void sample_one(int vocab, float scale) {
         TT_CHECK_OK(t.gpu, t.g->download(t.gpu, tokens.data(), out.gpu, out.bytes));
         for (int i = 0; i < N; i++) {
             const float *row = z.c() + i * vocab;
-            TT_CHECK_INT(tokens[(size_t)i], tti_choose(t.cpu, row, vocab, &s, draws[i], w.c(), scratch.data()));
+            int32_t chosen = tti_choose(t.cpu, row, vocab, &s, draws[i], w.c(), scores.data(), order.data());
+            TT_CHECK_INT(tokens[(size_t)i], chosen);
             tti_row_logprob(t.cpu, row, vocab, tokens[(size_t)i], 1.25f, &logprobs.c()[i], NULL);
         }
         CHECK_GAP(logprobs, 2e-6);
