@@ -299,13 +299,19 @@ TT_API void      tt_json_lines_close(tt_json_lines *);
  * in the batch. Kernels return TT_OK or tt_fail(ctx, ...). */
 
 typedef enum tt_dtype { TT_F32 = 0, TT_BF16, TT_F16, TT_I32 } tt_dtype;
-typedef enum tt_unary  { TT_NEG = 1, TT_EXP, TT_LOG, TT_TANH, TT_CLAMP, TT_SCALE, TT_GELU_TANH, TT_GELU_ERF } tt_unary;
-typedef enum tt_binary { TT_ADD = 1, TT_SUB, TT_MUL, TT_DIV, TT_MINIMUM, TT_MAXIMUM, TT_LESS, TT_SWIGLU } tt_binary;
 
-/* C[m,n] = (accumulate ? C : bias or 0) + A[m,k] B[k,n] and, if `activation`, Y = activation(C); transpose_a: A is
- * stored [k,m]; transpose_b: B is stored [n,k]. ld.: row strides of the stored matrices. One chain of fused
- * multiply-adds over k per element of C, begun from C or bias, so a product split along k (in bf16: at a multiple of
- * 32) and continued gives the same bits. */
+typedef enum tt_unary {
+    TT_NEG = 1, TT_EXP, TT_LOG, TT_TANH, TT_CLAMP, TT_SCALE, TT_GELU_TANH, TT_GELU_ERF
+} tt_unary;
+
+typedef enum tt_binary {
+    TT_ADD = 1, TT_SUB, TT_MUL, TT_DIV, TT_MINIMUM, TT_MAXIMUM, TT_LESS, TT_SWIGLU
+} tt_binary;
+
+/* C[m,n] = (accumulate ? C : bias or 0) + A[m,k] B[k,n] and, if `activation`, Y = activation(C).
+ * transpose_a: A is stored [k,m]; transpose_b: B is stored [n,k]. ld.: row strides of the stored matrices.
+ * One chain of fused multiply-adds over k per element of C, begun from C or bias, so a product split
+ * along k (in bf16: at a multiple of 32) and continued gives the same bits. */
 typedef struct tt_gemm_args {
     int m, n, k;
     int transpose_a, transpose_b, accumulate;
@@ -328,8 +334,9 @@ typedef struct tt_attention_args {
     const int32_t *offsets, *query_start, *key_start;
     const int32_t *host_offsets;
     const float *q, *k, *v;       /* [n_tokens, n_heads*head_dim], [rows, n_kv_heads*head_dim] */
-    float *out, *lse;             /* lse [n_tokens, n_heads]: log sum exp of each row, for backward; NULL in decode */
-    const float *dout;            /* backward (only packed: query_start = key_start = NULL) */
+    float *out, *lse;             /* lse [n_tokens, n_heads]: log sum exp of a row's scores, for backward;
+                                     NULL in decode                                            */
+    const float *dout;            /* backward (only packed: query_start = key_start = NULL)    */
     float *dq, *dk, *dv;
 } tt_attention_args;
 
@@ -339,13 +346,13 @@ typedef struct tt_logprobs_args {
     const float *x, *w;                 /* [n,dim], [vocab,dim]  */
     const uint16_t *half_w;             /* w in bf16, instead of w; only if the backend takes_half */
     const int32_t *targets;             /* [n]                   */
-    float *logprobs, *entropy, *lse;    /* [n]; entropy may be NULL; lse of the scaled logits is kept for backward */
+    float *logprobs, *entropy, *lse;    /* [n]; entropy may be NULL; lse of the scaled logits, for backward */
     const float *dlogprobs, *dentropy;  /* backward: [n], either may be NULL */
     float *dx, *dw;
 } tt_logprobs_args;
 
-/* Per row one token: greedy the most likely, lowest id on a tie; else the first whose cumulated probability under
- * softmax(inv_temperature * logits) exceeds u. */
+/* Per row one token: greedy the most likely, lowest id on a tie; else the first whose cumulated probability
+ * under softmax(inv_temperature * logits) exceeds u. */
 typedef struct tt_sample_args {
     int n, vocab, greedy;
     float inv_temperature;
@@ -365,10 +372,11 @@ typedef struct tt_adamw_args {
 
 struct tt_backend {
     const char *name;
-    int takes_half;                                                    /* half_b, half_w are read     */
+    int takes_half;                     /* half_b, half_w are read */
     void *config;
     tt_status (*open)(tt_context *ctx, const tt_backend *self, void **state);
     void      (*close)(tt_context *ctx, void *state);
+
     /* memory */
     void     *(*alloc)(tt_context *ctx, size_t bytes);                 /* NULL with the error set */
     void      (*free)(tt_context *ctx, void *memory, size_t bytes);
@@ -377,61 +385,99 @@ struct tt_backend {
     tt_status (*copy)(tt_context *ctx, void *to, const void *from, size_t bytes);
     tt_status (*zero)(tt_context *ctx, void *to, size_t bytes);
     tt_status (*sync)(tt_context *ctx);
-    /* matrix product, attention, head */
+
+    /* Matrix product. gemm_panels: B in the order in which gemm reads it, for many products with the
+     * same B; returns the bytes that it takes (0 = none) and makes it in `to` unless that is NULL. NULL
+     * = never. */
     tt_status (*gemm)(tt_context *ctx, const tt_gemm_args *args);
-    /* B as the kernels read it, for many products: bytes that it takes, made in `to` unless that is NULL. NULL = none */
     size_t    (*gemm_panels)(tt_context *ctx, const tt_gemm_args *args, void *to);
+
+    /* Attention. A cache keeps keys in the order in which one query reads them: key_tile rows side by side
+     * for each channel. The cache of a sequence begins at a multiple of key_tile rows. store_keys: row i of
+     * k [n, heads*head_dim] goes to rows[i]. NULL = plain rows. */
     tt_status (*attention_forward)(tt_context *ctx, const tt_attention_args *args);
     tt_status (*attention_backward)(tt_context *ctx, const tt_attention_args *args);
-    /* A cache of keys in the order in which one query reads them: key_tile rows side by side for each channel. The cache of
-     * a sequence begins at a multiple of key_tile rows. k [n, heads*head_dim] goes to rows[n]. NULL = plain rows. */
     int       (*key_tile)(tt_context *ctx);
-    tt_status (*store_keys)(tt_context *ctx, float *cache, const float *k, const int32_t *rows, int n, int heads, int head_dim);
+    tt_status (*store_keys)(tt_context *ctx, float *cache, const float *k, const int32_t *rows,
+                            int n, int heads, int head_dim);
+
+    /* The head: log-probs of targets under softmax(inv_temperature * x w'), never as a whole matrix. */
     tt_status (*logprobs_forward)(tt_context *ctx, const tt_logprobs_args *args);
     tt_status (*logprobs_backward)(tt_context *ctx, const tt_logprobs_args *args);
-    /* rows: x, y [n,dim]; gather y[i] = x[rows[i]]; scatter_add dx[rows[i]] += dy[i] (rows may repeat);
-     * scatter y[rows[i]] = x[i] (rows distinct) */
+
+    /* Rows: x, y [n,dim]; gather y[i] = x[rows[i]]; scatter_add dx[rows[i]] += dy[i] (rows may repeat);
+     * scatter y[rows[i]] = x[i] (rows distinct). */
     tt_status (*gather_rows)(tt_context *ctx, float *y, const float *x, const int32_t *rows, int n, int dim);
-    tt_status (*scatter_add_rows)(tt_context *ctx, float *dx, const float *dy, const int32_t *rows, int n, int dim);
+    tt_status (*scatter_add_rows)(tt_context *ctx, float *dx, const float *dy, const int32_t *rows,
+                                  int n, int dim);
     tt_status (*scatter_rows)(tt_context *ctx, float *y, const float *x, const int32_t *rows, int n, int dim);
-    /* y[n,count] = x[n, begin..begin+count) of rows of width cols; backward adds dy into those columns of dx */
+
+    /* y[n,count] = x[n, begin..begin+count) of rows of width cols; backward adds dy to those columns of
+     * dx. */
     tt_status (*slice)(tt_context *ctx, float *y, const float *x, int n, int cols, int begin, int count);
-    tt_status (*slice_backward)(tt_context *ctx, float *dx, const float *dy, int n, int cols, int begin, int count);
-    tt_status (*rmsnorm)(tt_context *ctx, float *y, float *rstd, const float *x, const float *w, int n, int dim, float eps);
-    tt_status (*rmsnorm_backward)(tt_context *ctx, float *dx, float *dw, const float *dy, const float *x, const float *w, const float *rstd, int n, int dim);
-    tt_status (*layernorm)(tt_context *ctx, float *y, float *mean, float *rstd, const float *x, const float *w, const float *b, int n, int dim, float eps);
-    tt_status (*layernorm_backward)(tt_context *ctx, float *dx, float *dw, float *db, const float *dy, const float *x, const float *w, const float *mean, const float *rstd, int n, int dim);
-    /* y (+)= rotation of x by its position's angles; inverse = 1 turns back (the backward), which adds to y */
-    tt_status (*rope)(tt_context *ctx, float *y, const float *x, const float *cos_table, const float *sin_table, const int32_t *positions, int n, int heads, int head_dim, int inverse);
-    /* elementwise over n values; p0, p1: bounds of clamp, factor of scale */
+    tt_status (*slice_backward)(tt_context *ctx, float *dx, const float *dy,
+                                int n, int cols, int begin, int count);
+
+    /* Norms of rows x [n,dim]; mean and rstd [n] are kept for backward. */
+    tt_status (*rmsnorm)(tt_context *ctx, float *y, float *rstd, const float *x, const float *w,
+                         int n, int dim, float eps);
+    tt_status (*rmsnorm_backward)(tt_context *ctx, float *dx, float *dw, const float *dy, const float *x,
+                                  const float *w, const float *rstd, int n, int dim);
+    tt_status (*layernorm)(tt_context *ctx, float *y, float *mean, float *rstd, const float *x,
+                           const float *w, const float *b, int n, int dim, float eps);
+    tt_status (*layernorm_backward)(tt_context *ctx, float *dx, float *dw, float *db, const float *dy,
+                                    const float *x, const float *w, const float *mean, const float *rstd,
+                                    int n, int dim);
+
+    /* y = rotation of x by its position's angles; inverse = 1 turns back (the backward), and adds to y. */
+    tt_status (*rope)(tt_context *ctx, float *y, const float *x, const float *cos_table,
+                      const float *sin_table, const int32_t *positions,
+                      int n, int heads, int head_dim, int inverse);
+
+    /* Elementwise over n values; p0, p1: bounds of clamp, factor of scale. */
     tt_status (*unary)(tt_context *ctx, tt_unary op, float *y, const float *x, size_t n, float p0, float p1);
-    tt_status (*unary_backward)(tt_context *ctx, tt_unary op, float *dx, const float *dy, const float *x, const float *y, size_t n, float p0, float p1);
+    tt_status (*unary_backward)(tt_context *ctx, tt_unary op, float *dx, const float *dy,
+                                const float *x, const float *y, size_t n, float p0, float p1);
     tt_status (*binary)(tt_context *ctx, tt_binary op, float *y, const float *a, const float *b, size_t n);
-    tt_status (*binary_backward)(tt_context *ctx, tt_binary op, float *da, float *db, const float *dy, const float *a, const float *b, size_t n);
-    tt_status (*where)(tt_context *ctx, float *y, const float *condition, const float *a, const float *b, size_t n);
-    tt_status (*where_backward)(tt_context *ctx, float *da, float *db, const float *dy, const float *condition, size_t n);
-    /* small[4] broadcasts to big[4] (entries equal or 1). broadcast: y(big) (+)= x(small). reduce: y(small) (+)= sums of x(big) */
-    tt_status (*broadcast)(tt_context *ctx, float *y, const float *x, const int *small_shape, const int *big_shape, int accumulate);
-    tt_status (*reduce)(tt_context *ctx, float *y, const float *x, const int *small_shape, const int *big_shape, int accumulate);
-    /* db[dim] += column sums of dy[n,dim] */
+    tt_status (*binary_backward)(tt_context *ctx, tt_binary op, float *da, float *db, const float *dy,
+                                 const float *a, const float *b, size_t n);
+    tt_status (*where)(tt_context *ctx, float *y, const float *condition, const float *a, const float *b,
+                       size_t n);
+    tt_status (*where_backward)(tt_context *ctx, float *da, float *db, const float *dy,
+                                const float *condition, size_t n);
+
+    /* small[4] broadcasts to big[4] (entries equal or 1). broadcast: y(big) (+)= x(small).
+     * reduce: y(small) (+)= sums of x(big). bias_backward: db[dim] += column sums of dy[n,dim]. */
+    tt_status (*broadcast)(tt_context *ctx, float *y, const float *x, const int *small_shape,
+                           const int *big_shape, int accumulate);
+    tt_status (*reduce)(tt_context *ctx, float *y, const float *x, const int *small_shape,
+                        const int *big_shape, int accumulate);
     tt_status (*bias_backward)(tt_context *ctx, float *db, const float *dy, int n, int dim);
-    tt_status (*axpy)(tt_context *ctx, float *y, const float *x, float alpha, size_t n);          /* y += alpha x */
-    tt_status (*sum_squares)(tt_context *ctx, const float *x, size_t n, double *out);   /* *out = sum of x^2 */
+
+    tt_status (*axpy)(tt_context *ctx, float *y, const float *x, float alpha, size_t n);   /* y += alpha x */
+    tt_status (*sum_squares)(tt_context *ctx, const float *x, size_t n, double *out);
     tt_status (*adamw)(tt_context *ctx, const tt_adamw_args *args);
-    tt_status (*cast)(tt_context *ctx, void *to, tt_dtype to_type, const void *from, tt_dtype from_type, size_t n);
-    /* NULL = rows of logits are downloaded and chapter 8 draws on the host, as it does with top-k, top-p, min-p and penalty */
+    tt_status (*cast)(tt_context *ctx, void *to, tt_dtype to_type, const void *from, tt_dtype from_type,
+                      size_t n);
+
+    /* NULL = rows of logits are downloaded and drawn from on the host, as they are with top-k, top-p, min-p
+     * and repetition penalty. */
     tt_status (*sample)(tt_context *ctx, const tt_sample_args *args);
-    /* Steps of decoding launch the same kernels again and again. From step_begin on (1 = it does so) a backend may hold the
-     * launches back, to hand them over as one at step_end; nothing is downloaded in between. step_end: 0 = none of the
-     * step's work was done, and it has to be launched once more. NULL = each launch goes on its own. */
+
+    /* Steps of decoding launch the same kernels again and again. From step_begin on (1 = it does so) a
+     * backend may hold the launches back, to hand them over as one at step_end; nothing is downloaded in
+     * between. step_end: 0 = none of the step's work was done, and it has to be launched once more.
+     * NULL = each launch goes on its own. */
     int       (*step_begin)(tt_context *ctx);
     int       (*step_end)(tt_context *ctx);
 };
 
 TT_API const tt_backend *tt_cpu_backend(void);
-/* In tt_cuda.cu, an object that the program links: one NVIDIA GPU, devices 0..15. Errors (no such device, memory) are
- * those of tt_create. tt_cuda_set: precision of products and attention, and which kernels make them (see that file's
- * top); it starts from the environment's TT_CUDA_MATH and TT_CUDA_KERNELS. Device memory is counted apart from tt_memory_get. */
+
+/* In tt_cuda.cu, an object that the program links: one NVIDIA GPU, devices 0..15. Errors (no such device,
+ * memory) are those of tt_create. tt_cuda_set: precision of products and attention, and which kernels make
+ * them (see that file's top); it starts from the environment's TT_CUDA_MATH and TT_CUDA_KERNELS. Device
+ * memory is counted apart from tt_memory_get. */
 typedef enum tt_cuda_math { TT_CUDA_F32 = 0, TT_CUDA_TF32, TT_CUDA_BF16 } tt_cuda_math;
 typedef enum tt_cuda_kernels { TT_CUDA_FAST = 0, TT_CUDA_OWN, TT_CUDA_NAIVE } tt_cuda_kernels;
 extern const tt_backend *tt_cuda_backend(int device);
@@ -1880,6 +1926,9 @@ static void *tti_made(tt_context *ctx, const char *who, void *object) {
     return object;
 }
 
+/* A step of a function that has several: on failure it goes to the cleanup behind `done`. */
+#define TTI_TRY(call)  do { status = (call); if (status != TT_OK) { goto done; } } while (0)
+
 /* ---- memory ---- */
 static int tti_mul_size(size_t a, size_t b, size_t *out) {
     if (b != 0 && a > (size_t)PTRDIFF_MAX / b) { return 0; }
@@ -2974,16 +3023,19 @@ TT_API tt_status tt_json_lines_next(tt_json_lines *lines, tt_json **value) {
     return TT_OK;
 }
 
-
 /* ==== 2. kernels ===========================================================================
- * The CPU backend. Each entry of the backend table checks its arguments, describes the work as a job of `items`
- * (rows, columns, values, tiles: whatever can be computed apart) and hands it to tti_run, which holds the only
- * parallel loop. The kernels themselves compute a range of items. They stand at the end of the file, are written
- * once, and are compiled once per instruction set; a table of them is chosen when the context opens.
+ * The CPU backend. Each entry of the backend table checks its arguments, describes the work in the small
+ * struct of its family of kernels (tti_gemm, tti_norm, tti_binary_args, ...), cuts it into `items`
+ * (rows, columns, values, tiles: whatever can be computed apart) and hands it to tti_run, which holds
+ * the only parallel loop. A kernel computes a range of items. The kernels themselves are appendix A:
+ * written once, and compiled once per instruction set; a table of them is chosen when the context opens.
  *
- * Why results are the same bits for any number of threads and any batch: an output value belongs to one item, and
- * within the item it is summed in an order that depends on its own row only. */
+ * Why results are the same bits for any number of threads and any batch: an output value belongs to one
+ * item, and within the item it is summed in an order that depends on its own row only.
+ *
+ * Uses chapter 1 (memory, errors, tti_parallel). */
 
+/* ---- [tt:kernels.build] compiler and sizes ---- */
 #if (defined(__GNUC__) || defined(__clang__)) && defined(__x86_64__)
 #define TTI_X86 1
 #elif (defined(__GNUC__) || defined(__clang__)) && defined(__aarch64__)
@@ -2995,10 +3047,7 @@ TT_API tt_status tt_json_lines_next(tt_json_lines *lines, tt_json **value) {
 #ifdef TTI_X86
 #include <immintrin.h>
 #if (defined(__clang__) && __clang_major__ >= 12) || (!defined(__clang__) && __GNUC__ >= 11)
-#define TTI_BF16_PANELS 1            /* products of pairs of bf16 ...                                     */
-#ifdef __linux__
-#define TTI_AMX 1                    /* ... and of tiles, 2023 Xeons and later; Linux wants to be asked for them */
-#endif
+#define TTI_DOT_BF16 1               /* the compiler knows AVX512-BF16: products of pairs of bf16 */
 #endif
 #endif
 #ifdef TTI_ARM
@@ -3018,85 +3067,304 @@ extern "C" {
 #define TTI_PREFETCH_L2(p) ((void)(p))
 #endif
 
-/* Sizes of blocks. Those that count columns of C are multiples of every kernel set's tile width (32, 24, 12, 3). */
-#define TTI_MC ((size_t)96)          /* gemm: rows of an item                           */
-#define TTI_KC ((size_t)384)         /* gemm: depth of the packed panels                */
-#define TTI_BF16_KC ((size_t)512)    /* ... and of those in bf16                        */
-#define TTI_NC ((size_t)768)         /* gemm: columns of B packed at a time ...         */
-#define TTI_NG ((size_t)384)         /* ... and of one item                             */
-#define TTI_SQUARES ((size_t)16384)  /* squares: values in one sum                      */
-#define TTI_KEYS ((size_t)96)        /* attention: keys in a block                      */
-#define TTI_QUERIES ((size_t)48)     /* attention: rows in a block                      */
-#define TTI_VOCAB_ROWS ((size_t)192) /* log-probs: rows times columns of logits at once */
+/* Before a loop of constant length over an array of vectors: without the loop each has a register of its
+ * own. */
+#if defined(__clang__)
+#define TTI_UNROLL _Pragma("clang loop unroll(full)")
+#elif defined(__GNUC__) && __GNUC__ >= 8
+#define TTI_UNROLL _Pragma("GCC unroll 16")
+#else
+#define TTI_UNROLL
+#endif
+
+/* Sizes of blocks. Those that count columns of C are multiples of every kernel set's tile width (32, 24,
+ * 12, 3). A panel of B (TTI_DEPTH x 32 floats, 48 KB) is to stay in the first cache while it meets the
+ * rows of an item, and these rows (TTI_ITEM_ROWS x TTI_DEPTH, 147 KB) in the second while they meet all
+ * panels. */
+#define TTI_ITEM_ROWS ((size_t)96)       /* gemm: rows of C in an item ...                      */
+#define TTI_ITEM_COLUMNS ((size_t)384)   /* ... and columns                                     */
+#define TTI_DEPTH ((size_t)384)          /* gemm: steps of k before the next rows are taken     */
+#define TTI_BLOCK_COLUMNS ((size_t)768)  /* gemm: columns of B packed at a time                 */
+#define TTI_SMALL_C ((size_t)40000)      /* gemm: a C not worth the threads' meetings that packing costs */
+#define TTI_SQUARES ((size_t)16384)      /* squares: values in one sum                          */
+#define TTI_KEYS ((size_t)96)            /* attention: keys in a block                          */
+#define TTI_QUERIES ((size_t)48)         /* attention: rows in a block                          */
+#define TTI_VOCAB_ROWS ((size_t)192)     /* log-probs: rows times columns of logits at once     */
 #ifndef TTI_VOCAB_BLOCK
 #define TTI_VOCAB_BLOCK ((size_t)2304)
 #endif
-#define TTI_GEMM_SCRATCH ((TTI_MC + 32) * TTI_KC + 16)      /* rows of an item and a panel of B */
+#define TTI_GEMM_SCRATCH ((TTI_ITEM_ROWS + 32) * TTI_DEPTH + 16)      /* rows of an item and a panel of B */
 
-typedef struct tti_job {             /* what a kernel works on; each reads the fields it knows */
-    const void *args;
-    float *y, *y2;
-    const float *a, *b, *c;
-    const int32_t *ids;
-    size_t n, dim;
-    int op;
+static size_t tti_least(size_t a, size_t b) { return a < b ? a : b; }
+
+static float *tti_aligned(float *p) {
+    size_t misfit = (size_t)((uintptr_t)p & 63) / sizeof(float);
+    return misfit ? p + (16 - misfit) : p;
+}
+
+/* ---- [tt:kernels.half] half precision: to the nearest, ties to even ----
+ * bf16 is the upper half of a float; f16 has 5 bits of exponent (bias 15 where a float has 127) and 10
+ * of fraction. */
+static uint32_t tti_bits(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+
+static float tti_float(uint32_t bits) {
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+static uint16_t tti_to_bf16(float x) {
+    uint32_t bits = tti_bits(x);
+    if ((bits & 0x7FFFFFFFu) > 0x7F800000u) { return (uint16_t)((bits >> 16) | 0x40u); }   /* stays a NaN */
+    return (uint16_t)((bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16);
+}
+
+static float tti_from_bf16(uint16_t h) { return tti_float((uint32_t)h << 16); }
+
+static uint16_t tti_to_f16(float x) {
+    uint32_t bits = tti_bits(x), sign = (bits >> 16) & 0x8000u, half;
+    bits &= 0x7FFFFFFFu;
+    if (bits > 0x7F800000u) { return (uint16_t)(sign | 0x7E00u); }         /* NaN                  */
+    if (bits >= 0x477FF000u) { return (uint16_t)(sign | 0x7C00u); }        /* rounds beyond 65504  */
+    if (bits < 0x38800000u) {                   /* denormal: the sum with 0.5 rounds at 2^-24 */
+        half = tti_bits(tti_float(bits) + 0.5f) - 0x3F000000u;
+    } else {
+        half = (bits - 0x38000000u + 0xFFFu + ((bits >> 13) & 1u)) >> 13;
+    }
+    return (uint16_t)(sign | half);
+}
+
+static float tti_from_f16(uint16_t h) {
+    uint32_t sign = (uint32_t)(h & 0x8000u) << 16, rest = h & 0x7FFFu;
+    if (rest >= 0x7C00u) { return tti_float(sign | 0x7F800000u | (rest & 0x3FFu) << 13); }
+    if (rest >= 0x400u) { return tti_float(sign | ((rest << 13) + 0x38000000u)); }
+    return tti_float(sign | tti_bits((float)rest * (1.0f / 16777216.0f)));
+}
+
+/* ---- [tt:kernels.describe] what kernels work on ----
+ * A kernel knows its own struct (args), has scratch memory of its thread, and computes items begin ..
+ * end-1. */
+typedef void (*tti_kernel)(const void *args, float *scratch, size_t begin, size_t end);
+
+/* Elementwise; items: values. */
+typedef struct tti_unary_args {      /* y = op(x);  dx += dy op'(x) */
+    int op;                          /* of tt_unary                 */
     float p0, p1;
-} tti_job;
-typedef void (*tti_kernel)(const tti_job *job, float *scratch, size_t begin, size_t end);
+    const float *x, *dy;
+    float *y, *dx;                   /* backward reads y            */
+} tti_unary_args;
 
-typedef struct tti_gemm {            /* element (i,k) of A is a[i * a_row + k * a_k], (k,j) of B b[j * b_column + k * b_k] */
-    size_t m, n, k, a_row, a_k, b_column, b_k, ldc;
-    const float *a, *b, *bias;
-    const uint16_t *half_b;          /* B in bf16, instead of b                 */
-    float *c, *y;
-    int activation;                  /* y = activation(c)                       */
-    int accumulate, bf16, few;       /* bf16: the factors are rounded; few: an item is all rows */
-    size_t n0, n1, k0, k1;           /* the block of B that is packed           */
-    const float *packed;             /* panels of B ...                         */
-    size_t b0, p0, p1;               /* ... from column b0, and of k from p0 to p1 */
-    int pairs;                       /* of bf16, two k in a float               */
-    float *turned;                   /* panels of A ...                         */
-    size_t t0, t1;                   /* ... of k from t0 to t1                  */
-    size_t rows;                     /* of C in one item                        */
-} tti_gemm;
+typedef struct tti_binary_args {     /* y = op(a, b);  da, db +=    */
+    int op;                          /* of tt_binary                */
+    const float *a, *b, *dy;
+    float *y, *da, *db;              /* da, db: each may be NULL    */
+} tti_binary_args;
 
-typedef struct tti_squares { const float *x; size_t n; double *sums; } tti_squares;      /* sums: one for each TTI_SQUARES values */
+typedef struct tti_axpy_args {       /* y += alpha x                */
+    float alpha;
+    const float *x;
+    float *y;
+} tti_axpy_args;
 
-typedef struct tti_norm {
+/* y[rows ? rows[i] : 0] += x[i] for i = 0 .. n-1, in order; items: columns. */
+typedef struct tti_add_rows_args {
+    size_t n, dim;
+    const int32_t *rows;
+    const float *x;
+    float *y;
+} tti_add_rows_args;
+
+typedef struct tti_store_keys_args { /* rows of k to their places in a cache; items: rows of k */
+    size_t tile, width;              /* key_tile; channels of all heads */
+    const int32_t *rows;
+    const float *k;
+    float *cache;
+} tti_store_keys_args;
+
+typedef struct tti_squares_args {    /* sums[i]: of TTI_SQUARES values; items: these sums */
+    size_t n;
+    const float *x;
+    double *sums;
+} tti_squares_args;
+
+typedef struct tti_rope_args {       /* items: rows */
+    size_t heads, head_dim;
+    const int32_t *positions;
+    const float *x, *cosines, *sines;     /* tables [positions, head_dim / 2] */
+    float *y;
+    int inverse;
+} tti_rope_args;
+
+typedef struct tti_norm_args {       /* mean NULL: RMSNorm; items: rows, of dw and db columns */
     size_t n, dim;
     float eps;
     const float *x, *w, *b, *dy;
     float *y, *mean, *rstd, *dx, *dw, *db;
-} tti_norm;
+} tti_norm_args;
 
-/* Online softmax of a row that arrives in blocks: sum = sum exp(z - max), dot = sum exp(z - max) (z - max). Then
- * log p(target) = target - max - log(sum) and the entropy is log(sum) - dot / sum. */
-typedef struct tti_softmax { float max, target; double sum, dot; } tti_softmax;
-typedef struct tti_logits {
-    float *z;
-    const float *z_in;
-    size_t stride, columns, column;
-    float inv_temperature;
-    const int32_t *targets;
-    tti_softmax *states;
-    const float *dlogprobs, *dentropy, *entropy, *lse;
-} tti_logits;
+/* ---- [tt:kernels.product] the description of a matrix product ----
+ * C = A B is computed in tiles that stay in registers while k runs. Both factors are seen in the same
+ * way: a lane is a row of A or a column of B, and has k values. A panel is some neighbouring lanes
+ * copied for the tiles, side by side for each k:
+ *
+ *     a factor, lane by lane          its panels of 3 lanes
+ *     k: 0  1  2                      k: 0        1        2
+ *        a0 a1 a2                        a0 b0 c0 a1 b1 c1 a2 b2 c2
+ *        b0 b1 b2                        d0 e0 .. d1 e1 .. d2 e2 ..
+ *        c0 c1 c2
+ *        d0 d1 d2
+ *        e0 e1 e2
+ *
+ * Panels of B are as wide as a tile, the last one is filled up with zeros. Panels of A have as many
+ * lanes as the tile has rows, fewer where only few are left.
+ *
+ * Panels of pairs hold bf16, (k, k+1) of a lane in one float, k in its lower half; k counts half as many
+ * steps. */
+typedef struct tti_factor {
+    const float *values;             /* of lane l and k: values[l * lane_step + k * k_step] */
+    const uint16_t *half;            /* the same in bf16, instead of values                 */
+    size_t lane_step, k_step;
+} tti_factor;
 
-/* A small C is not worth the threads' meetings that packing costs once per block of k. */
-#define TTI_SMALL_C ((size_t)40000)
-/* Whether A's rows are copied into panels first: where few rows meet many panels of B, where those of a tile would share
- * cache sets, or where each k would touch a new page. */
-static int tti_gemm_turns(const tti_gemm *g) {
-    if (g->bf16 || (g->few && g->packed && g->m > 1)) { return 1; }
-    return g->a_row == 1 ? g->a_k > 128 && g->m * g->n > TTI_SMALL_C : g->m > 8 && (g->few || g->a_row % 512 == 0);
+static tti_factor tti_factor_of(const float *values, size_t lane_step, size_t k_step) {
+    tti_factor f = TT_INIT;
+    f.values = values;
+    f.lane_step = lane_step;
+    f.k_step = k_step;
+    return f;
 }
 
+/* The part that begins at (lane, k). */
+static tti_factor tti_factor_at(const tti_factor *f, size_t lane, size_t k) {
+    size_t skip = lane * f->lane_step + k * f->k_step;
+    tti_factor part = *f;
+    if (f->half) { part.half += skip; }
+    else { part.values += skip; }
+    return part;
+}
+
+static float tti_factor_value(const tti_factor *f, size_t lane, size_t k) {
+    size_t at = lane * f->lane_step + k * f->k_step;
+    return f->half ? tti_from_bf16(f->half[at]) : f->values[at];
+}
+
+/* Whether k values of each lane are pairs of bf16 already, which lie together. */
+static int tti_factor_has_pairs(const tti_factor *f, size_t k) {
+    return f->half && f->k_step == 1 && f->lane_step % 2 == 0 && k % 2 == 0;
+}
+
+/* Steps of k values in a panel. */
+static size_t tti_panel_steps(int pairs, size_t k) { return pairs ? (k + 1) / 2 : k; }
+
+typedef struct tti_panels {          /* data NULL: there are none                  */
+    float *data;
+    size_t lane, k;                  /* where they begin                  */
+    size_t depth;                    /* steps from one panel to the next  */
+    int pairs;
+} tti_panels;
+
+/* Of the panel that begins with `lane` and is `width` lanes wide, what stands from k on. */
+static float *tti_panel_at(const tti_panels *p, size_t lane, size_t width, size_t k) {
+    return p->data + (lane - p->lane) * p->depth + tti_panel_steps(p->pairs, k - p->k) * width;
+}
+
+typedef struct tti_packing {         /* lanes on their way into panels            */
+    tti_factor from;                 /* begins with the first lane and k          */
+    size_t lanes, width, k;          /* width: lanes of a panel                   */
+    int rounds, pairs;               /* to bf16; two k in a float                 */
+} tti_packing;
+
+/* Rows m0 .. m1-1 and columns n0 .. n1-1 of C over k0 .. k1-1. */
+typedef struct tti_block { size_t m0, m1, n0, n1, k0, k1; } tti_block;
+
+typedef struct tti_gemm {
+    /* the problem */
+    size_t m, n, k, c_step;          /* c_step: from row to row of c and y      */
+    tti_factor a, b;
+    const float *bias;
+    float *c, *y;                    /* y = activation(c)                       */
+    int activation, accumulate;
+    int rounds;                      /* factors are rounded to bf16 ...         */
+    int dot;                         /* ... and multiplied as pairs of bf16     */
+    /* how it is cut */
+    int few;                         /* few rows: an item is a panel of B and all rows; else item_rows rows */
+    size_t item_rows;
+    tti_block block;                 /* what is packed or multiplied now        */
+    tti_panels packed_a, packed_b;
+} tti_gemm;
+
+static tti_gemm tti_gemm_sized(size_t m, size_t n, size_t k, float *c, size_t c_step) {
+    tti_gemm g;
+    memset(&g, 0, sizeof g);
+    g.m = g.block.m1 = m;
+    g.n = g.block.n1 = n;
+    g.k = g.block.k1 = k;
+    g.c = c;
+    g.c_step = c_step;
+    return g;
+}
+
+/* A tile of C is a few rows of one panel of B. How it reads A: a panel, or rows that lie side by side;
+ * rows along k; a panel of pairs. */
+enum { TTI_SIDE_BY_SIDE, TTI_ALONG_K, TTI_IN_PAIRS };
+
+typedef struct tti_tile {
+    int form;                        /* how A is read                                         */
+    size_t rows, k;                  /* k: steps                                              */
+    const float *a, *b;
+    size_t a_step, b_step;           /* from step to step; of A along k: from row to row      */
+    const float *begin;              /* what sums begin with; NULL = zero                     */
+    size_t begin_step;               /* from row to row                                       */
+    float *c;
+    size_t c_step;
+    uintptr_t next;                  /* memory to be fetched meanwhile, or 0: a row of B ...  */
+    size_t every;                    /* ... each so many steps                                */
+} tti_tile;
+
+/* A sweep is one row of A against panels of B that were made before, for few rows. Panels of floats; of
+ * pairs that are widened; of pairs that are multiplied as they are. */
+enum { TTI_FLOATS, TTI_WIDENED, TTI_PAIRS };
+
+typedef struct tti_sweep {
+    size_t panels, k;                /* k: values of a, which are pairs in TTI_PAIRS          */
+    const float *a, *b;
+    size_t a_step, apart;            /* from step to step; from panel to panel                */
+    const float *begin;              /* what sums begin with; NULL = zero                     */
+    float *c;
+} tti_sweep;
+
+/* Whether A is copied into panels: where few rows meet many panels of B, where the rows of a tile would
+ * share cache sets (they are a multiple of 2 KB apart), or where each k would touch a new page. */
+static int tti_gemm_packs_a(const tti_gemm *g) {
+    if (g->rounds || (g->few && g->packed_b.data && g->m > 1)) { return 1; }
+    if (g->a.lane_step == 1) { return g->a.k_step > 128 && g->m * g->n > TTI_SMALL_C; }
+    return g->m > 8 && (g->few || g->a.lane_step % 512 == 0);
+}
+
+/* ---- [tt:kernels.softmax] softmax of a row that arrives in blocks ----
+ * sum = sum exp(z - max), dot = sum exp(z - max) (z - max). A block with a larger max shrinks both by
+ * exp(old max - max). Then  log p(target) = target - max - log(sum)  and the entropy is  log(sum) - dot
+ * / sum. */
+typedef struct tti_softmax { float max, target; double sum, dot; } tti_softmax;
+
+static void tti_softmax_begin(tti_softmax *s) {
+    s->max = -HUGE_VALF;
+    s->target = 0.0f;
+    s->sum = s->dot = 0.0;
+}
+
+/* max: of the block and of all before; sum, dot: of the block. */
 static void tti_softmax_merge(tti_softmax *s, float max, float sum, float dot) {
     double gap = s->sum > 0 ? (double)s->max - (double)max : 0.0, shrink = exp(gap);
     s->dot = (s->dot + s->sum * gap) * shrink + (double)dot;
     s->sum = s->sum * shrink + (double)sum;
     s->max = max;
 }
+
 static void tti_softmax_end(const tti_softmax *s, float *logprob, float *entropy, float *lse) {
     double log_sum = log(s->sum);
     if (logprob) { *logprob = (float)((double)s->target - (double)s->max - log_sum); }
@@ -3104,80 +3372,82 @@ static void tti_softmax_end(const tti_softmax *s, float *logprob, float *entropy
     if (lse) { *lse = (float)((double)s->max + log_sum); }
 }
 
-/* A block of queries of one sequence and one key-value head. Row r is token + r / group, head + r % group. */
-typedef struct tti_queries { size_t token, rows, group, head, kv_head, position, key_row; } tti_queries;
+typedef struct tti_logits_args {     /* a block of logits; items: rows */
+    float *dz;                       /* backward: logits, and then their gradient, in place */
+    const float *z;                  /* forward                           */
+    size_t columns, stride;
+    size_t first;                    /* vocabulary entry of column 0      */
+    float inv_temperature;
+    const int32_t *targets;
+    tti_softmax *states;
+    const float *dlogprobs, *dentropy, *entropy, *lse;
+} tti_logits_args;
+
+/* ---- [tt:kernels.queries] attention: blocks of queries ----
+ * A block holds up to TTI_QUERIES rows: the tokens of one sequence times the heads of one group, which
+ * share a key-value head. Row r is token + r / group, head + r % group. Item i is block i / n_kv_heads
+ * of all sequences, key-value head i % n_kv_heads. */
+typedef struct tti_queries {
+    size_t token, rows, group, head, kv_head;
+    size_t position, key_row;        /* of the first token; the row of key 0 */
+} tti_queries;
 
 static size_t tti_block_tokens(const tt_attention_args *a) {
     size_t group = (size_t)(a->n_heads / a->n_kv_heads);
     return group < TTI_QUERIES ? TTI_QUERIES / group : 1;
 }
+
+static size_t tti_sequence_blocks(const tt_attention_args *a, size_t sequence) {
+    size_t tokens = (size_t)(a->host_offsets[sequence + 1] - a->host_offsets[sequence]);
+    size_t per_block = tti_block_tokens(a);
+    return (tokens + per_block - 1) / per_block;
+}
+
 static size_t tti_first_block(const tt_attention_args *a, size_t sequence) {
-    size_t s, blocks = 0, per_block = tti_block_tokens(a);
-    for (s = 0; s < sequence; s++) { blocks += ((size_t)(a->host_offsets[s + 1] - a->host_offsets[s]) + per_block - 1) / per_block; }
+    size_t s, blocks = 0;
+    for (s = 0; s < sequence; s++) { blocks += tti_sequence_blocks(a, s); }
     return blocks;
 }
-/* at: where the walk over the sequences stands, zero at first; items only grow. */
-typedef struct tti_walk { size_t sequence, first; } tti_walk;
-static tti_queries tti_queries_of(const tt_attention_args *a, size_t item, tti_walk *at) {
-    size_t per_block = tti_block_tokens(a), block = item / (size_t)a->n_kv_heads, s, first, end, blocks;
+
+/* Scratch of a block in the backward: [rows, head_dim], [rows, TTI_KEYS], [rows]; rest: of products. */
+typedef struct tti_queries_back {
+    float *q, *dq, *dout, *out, *s, *dp, *lse, *delta, *rest;
+} tti_queries_back;
+
+/* Where a walk over the items stands, which only grow; zero at first. */
+typedef struct tti_walk { size_t sequence, first_block; } tti_walk;
+
+static tti_queries tti_queries_of(const tt_attention_args *a, size_t item, tti_walk *walk) {
+    size_t per_block = tti_block_tokens(a), block = item / (size_t)a->n_kv_heads, blocks, s, first, end;
     tti_queries u;
-    for (;; at->sequence++, at->first += blocks) {
-        s = at->sequence;
-        blocks = ((size_t)(a->host_offsets[s + 1] - a->host_offsets[s]) + per_block - 1) / per_block;
-        if (block - at->first < blocks) { break; }
+    for (;;) {
+        blocks = tti_sequence_blocks(a, walk->sequence);
+        if (block - walk->first_block < blocks) { break; }
+        walk->first_block += blocks;
+        walk->sequence++;
     }
-    block -= at->first;
+    s = walk->sequence;
     first = (size_t)a->host_offsets[s];
     end = (size_t)a->host_offsets[s + 1];
-    u.token = first + block * per_block;
+    u.token = first + (block - walk->first_block) * per_block;
     u.group = (size_t)(a->n_heads / a->n_kv_heads);
-    u.rows = (end - u.token < per_block ? end - u.token : per_block) * u.group;
+    u.rows = tti_least(end - u.token, per_block) * u.group;
     u.kv_head = item % (size_t)a->n_kv_heads;
     u.head = u.kv_head * u.group;
     u.position = (a->query_start ? (size_t)a->query_start[s] : 0) + (u.token - first);
     u.key_row = a->key_start ? (size_t)a->key_start[s] : first;
     return u;
 }
-/* Half precision, to the nearest, ties to even. */
-static uint32_t tti_bits(float x) { uint32_t bits; memcpy(&bits, &x, sizeof bits); return bits; }
-static float tti_float(uint32_t bits) { float x; memcpy(&x, &bits, sizeof x); return x; }
-static uint16_t tti_to_bf16(float x) {
-    uint32_t bits = tti_bits(x);
-    if ((bits & 0x7FFFFFFFu) > 0x7F800000u) { return (uint16_t)((bits >> 16) | 0x40u); }      /* stays a NaN */
-    return (uint16_t)((bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16);
-}
-static float tti_from_bf16(uint16_t h) { return tti_float((uint32_t)h << 16); }
-static uint16_t tti_to_f16(float x) {
-    uint32_t bits = tti_bits(x), sign = (bits >> 16) & 0x8000u, half;
-    bits &= 0x7FFFFFFFu;
-    if (bits > 0x7F800000u) { return (uint16_t)(sign | 0x7E00u); }
-    if (bits >= 0x477FF000u) { return (uint16_t)(sign | 0x7C00u); }                            /* rounds beyond 65504 */
-    if (bits < 0x38800000u) { half = tti_bits(tti_float(bits) + 0.5f) - 0x3F000000u; }         /* denormal: the sum rounds at 2^-24 */
-    else { half = (bits - 0x38000000u + 0xFFFu + ((bits >> 13) & 1u)) >> 13; }
-    return (uint16_t)(sign | half);
-}
-static float tti_from_f16(uint16_t h) {
-    uint32_t sign = (uint32_t)(h & 0x8000u) << 16, rest = h & 0x7FFFu;
-    if (rest >= 0x7C00u) { return tti_float(sign | 0x7F800000u | (rest & 0x3FFu) << 13); }
-    if (rest >= 0x400u) { return tti_float(sign | ((rest << 13) + 0x38000000u)); }
-    return tti_float(sign | tti_bits((float)rest * (1.0f / 16777216.0f)));
-}
-static float *tti_aligned(float *p) {
-    size_t misfit = (size_t)((uintptr_t)p & 63) / sizeof(float);
-    return misfit ? p + (16 - misfit) : p;
-}
-TTI_INLINE float tti_pow2(float t) {
-    uint32_t bits;
-    memcpy(&bits, &t, sizeof bits);
-    bits = (bits + 127u) << 23;
-    memcpy(&t, &bits, sizeof bits);
-    return t;
-}
-static float tti_normal_cdf(float x) { return 0.5f * erfcf(-0.707106781f * x); }
 
-#define TTI_KERNEL_LIST(X) X(gemm_panels) X(gemm_pack) X(gemm_turn) X(gemm_blocks) X(attention_forward) X(attention_backward) \
-    X(logits_scan) X(logits_back) X(norm) X(norm_dx) X(norm_dw) X(rope) X(unary) X(unary_back) X(binary) \
-    X(binary_back) X(axpy) X(add_rows) X(squares) X(adamw)
+/* ---- [tt:kernels.sets] kernel sets ----
+ * The header includes itself once per instruction set, and gives only appendix A then, whose names end up as
+ * tti_avx2_norm and so on, and whose last word is the set's table. The list names them all. */
+#define TTI_KERNEL_LIST(X) \
+    X(pack_a) X(pack_b) X(multiply_panels) X(multiply_blocks) \
+    X(attention_forward) X(attention_backward) X(logits_scan) X(logits_back) \
+    X(norm) X(norm_dx) X(norm_dw) X(rope) \
+    X(unary) X(unary_back) X(binary) X(binary_back) X(axpy) X(add_rows) X(squares) X(adamw)
+
 typedef struct tti_kernels {
     const char *name;
     size_t tile_rows, tile_columns;
@@ -3185,6 +3455,8 @@ typedef struct tti_kernels {
     TTI_KERNEL_LIST(TTI_FIELD)
 #undef TTI_FIELD
 } tti_kernels;
+
+static float tti_normal_cdf(float x) { return 0.5f * erfcf(-0.707106781f * x); }
 
 #ifndef TT_HEADER_NAME
 #define TT_HEADER_NAME "thinktuning.h"
@@ -3210,14 +3482,12 @@ typedef struct tti_kernels {
 #undef TTI_SIMD_PASS
 #endif
 
-/* ---- choosing kernels ---- */
+/* ---- [tt:kernels.choose] choosing a set ---- */
 typedef struct tti_cpu {
     const tti_kernels *kernels;
-    tti_kernels products;                 /* gemm_* of weight products    */
-    size_t gemm_rows, gemm_k;             /* rows of an item, depth of panels */
-    int bf16, halves;                     /* factors are rounded; panels hold bf16 */
-    char name[32];
-    float *shared, *threads, *block;      /* packed B; scratch of each thread; logits and sums */
+    int rounds, dot;                      /* of weight products: see tti_gemm          */
+    char name[32];                        /* what tt_kernel says, if not that of the set */
+    float *shared, *threads, *block;      /* packed factors, sums; scratch of each thread; logits */
     size_t shared_size, threads_size, block_size, thread_size;
 } tti_cpu;
 
@@ -3227,10 +3497,13 @@ static const tti_kernels *tti_kernels_at(int n) {
     int count = 0;
 #ifdef TTI_X86
     __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")
+        && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
         sets[count++] = &tti_avx512_kernels;
     }
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) { sets[count++] = &tti_avx2_kernels; }
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+        sets[count++] = &tti_avx2_kernels;
+    }
 #endif
 #ifdef TTI_ARM
     sets[count++] = &tti_neon_kernels;
@@ -3238,88 +3511,62 @@ static const tti_kernels *tti_kernels_at(int n) {
     sets[count++] = &tti_portable_kernels;
     return n < count ? sets[n] : NULL;
 }
+
 static const tti_kernels *tti_kernels_find(tt_context *ctx) {
+    const char *wish = ctx->kernel_wish;
     char names[64] = "";
     const tti_kernels *set;
     int n;
     for (n = 0; (set = tti_kernels_at(n)) != NULL; n++) {
-        if (!ctx->kernel_wish[0] || strcmp(ctx->kernel_wish, set->name) == 0) { return set; }
+        if (!wish[0] || strcmp(wish, set->name) == 0) { return set; }
         snprintf(names + strlen(names), sizeof names - strlen(names), "%s%s", n ? ", " : "", set->name);
     }
-    tt_fail(ctx, TT_ERR_ARG, "tt_create: kernel (or TT_KERNEL) is \"%s\", expected one of: %s", ctx->kernel_wish, names);
+    tt_fail(ctx, TT_ERR_ARG, "tt_create: kernel (or TT_KERNEL) is \"%s\", expected one of: %s", wish, names);
     return NULL;
 }
-#ifdef TTI_AMX
-/* CPUID says that the tiles are there; the kernel gives them (ARCH_REQ_XCOMP_PERM of XTILEDATA) to those who ask. */
-static int tti_amx_usable(void) {
-    unsigned a = 0, b, c, d = 0;
-    long result = 158;               /* arch_prctl */
-    __asm__("cpuid" : "=a"(a), "=b"(b), "=c"(c), "=d"(d) : "a"(0), "c"(0));
-    if (a < 7) { return 0; }
-    __asm__("cpuid" : "=a"(a), "=b"(b), "=c"(c), "=d"(d) : "a"(7), "c"(0));
-    if (!(d >> 22 & 1) || !(d >> 24 & 1)) { return 0; }
-    __asm__("cpuid" : "=a"(a), "=b"(b), "=c"(c), "=d"(d) : "a"(7), "c"(1));
-    if (!(a >> 5 & 1)) { return 0; }
-    __asm__ volatile("syscall" : "+a"(result) : "D"(0x1023L), "S"(18L) : "rcx", "r11", "memory");
-    return result == 0;
+
+/* Whether this CPU multiplies pairs of bf16, and (`pays`) faster than as many floats: twice as fast on
+ * AMD's (Zen 5), half as fast on Intel's (Sapphire Rapids). */
+static int tti_dot_usable(const tti_cpu *cpu, int pays) {
+#ifdef TTI_DOT_BF16
+    return cpu->kernels == &tti_avx512_kernels && __builtin_cpu_supports("avx512bf16")
+        && (!pays || __builtin_cpu_is("amd"));
+#else
+    (void)cpu;
+    (void)pays;
+    return 0;
+#endif
 }
-#endif
-#ifdef TTI_BF16_PANELS
-/* A product of bf16 pairs takes Intel's CPUs twice as long as the same in float32 (Sapphire Rapids), AMD's half as long (Zen 5). */
-static int tti_dot_usable(int pays) { return __builtin_cpu_supports("avx512bf16") && (!pays || __builtin_cpu_is("amd")); }
-#endif
-/* Which kernels make products whose factors are rounded to bf16: tiles of AMX, dot products of pairs, or the multiply-adds of
- * float32 on rounded panels. */
+
+/* How products are made whose factors are rounded to bf16: as pairs of bf16, or as floats after rounding. */
 static tt_status tti_cpu_open_bf16(tt_context *ctx, tti_cpu *cpu) {
-    const char *wish = ctx->matmul_wish, *way = "bf16";
+    const char *wish = ctx->matmul_wish;
     int any = strcmp(wish, "bf16") == 0;
     if (!wish[0] || strcmp(wish, "f32") == 0) { return TT_OK; }
-#ifdef TTI_BF16_PANELS
-    if (cpu->kernels == &tti_avx512_kernels) {
-        if ((any || strcmp(wish, "dot-bf16") == 0) && tti_dot_usable(any)) {
-            way = "dot-bf16";
-            cpu->products.gemm_panels = tti_dot_gemm_panels;
-            cpu->products.gemm_blocks = tti_dot_gemm_blocks;
-        }
-#ifdef TTI_AMX
-        if ((any || strcmp(wish, "amx-bf16") == 0) && tti_amx_usable()) {
-            way = "amx-bf16";
-            cpu->products.gemm_panels = tti_amx_gemm_panels;
-            cpu->products.gemm_blocks = tti_amx_gemm_blocks;
-        }
-#endif
-        if (strcmp(way, "bf16") != 0) {
-            cpu->halves = 1;
-            cpu->gemm_rows = 128;
-            cpu->gemm_k = TTI_BF16_KC;
-            cpu->products.gemm_pack = tti_half_gemm_pack;
-            cpu->products.gemm_turn = tti_half_gemm_turn;
-            cpu->products.tile_rows = cpu->products.tile_columns = 32;
-        }
+    cpu->rounds = 1;
+    cpu->dot = (any || strcmp(wish, "dot-bf16") == 0) && tti_dot_usable(cpu, any);
+    if (!any && !cpu->dot) {
+        return tt_fail(ctx, TT_ERR_ARG, "tt_create: matmul (or TT_MATMUL) is \"%s\", expected \"f32\", \"bf16\""
+                       ", or \"dot-bf16\" if this CPU and \"%s\" have it", wish, cpu->kernels->name);
     }
-#endif
-    if (!any && strcmp(wish, way) != 0) {
-        return tt_fail(ctx, TT_ERR_ARG, "tt_create: matmul (or TT_MATMUL) is \"%s\", expected \"f32\", \"bf16\", or of those that this CPU and \"%s\" have: \"amx-bf16\", \"dot-bf16\"",
-                       wish, cpu->kernels->name);
-    }
-    cpu->bf16 = 1;
-    snprintf(cpu->name, sizeof cpu->name, "%s+%s", cpu->kernels->name, way);
+    snprintf(cpu->name, sizeof cpu->name, "%s+%s", cpu->kernels->name, cpu->dot ? "dot-bf16" : "bf16");
     ctx->kernel_name = cpu->name;
     return TT_OK;
 }
+
 static tt_status tti_cpu_open(tt_context *ctx, const tt_backend *self, void **state) {
     const tti_kernels *kernels = tti_kernels_find(ctx);
-    tti_cpu *cpu = kernels ? (tti_cpu *)tt_alloc(ctx, 1, sizeof *cpu) : NULL;
+    tti_cpu *cpu;
     (void)self;
-    if (!cpu) { return kernels ? TT_ERR_MEM : TT_ERR_ARG; }
+    if (!kernels) { return TT_ERR_ARG; }
+    cpu = (tti_cpu *)tt_alloc(ctx, 1, sizeof *cpu);
+    if (!cpu) { return TT_ERR_MEM; }
     cpu->kernels = kernels;
-    cpu->products = *kernels;
-    cpu->gemm_rows = TTI_MC;
-    cpu->gemm_k = TTI_KC;
     ctx->kernel_name = kernels->name;
     *state = cpu;
     return tti_cpu_open_bf16(ctx, cpu);
 }
+
 static void tti_cpu_close(tt_context *ctx, void *state) {
     tti_cpu *cpu = (tti_cpu *)state;
     tt_free(ctx, cpu->shared, cpu->shared_size, sizeof(float));
@@ -3327,9 +3574,13 @@ static void tti_cpu_close(tt_context *ctx, void *state) {
     tt_free(ctx, cpu->block, cpu->block_size, sizeof(float));
     tt_free(ctx, cpu, 1, sizeof *cpu);
 }
+
 static tti_cpu *tti_cpu_of(tt_context *ctx) { return (tti_cpu *)ctx->cpu_state; }
 
-/* Scratch memory grows to the largest size asked for and stays; its content does not survive growth. */
+static const tti_kernels *tti_kernels_of(tt_context *ctx) { return tti_cpu_of(ctx)->kernels; }
+
+/* ---- [tt:kernels.run] scratch memory, and the parallel loop ----
+ * Scratch memory grows to the largest size asked for and stays; its content does not survive growth. */
 static tt_status tti_scratch(tt_context *ctx, float **memory, size_t *size, size_t want) {
     float *bigger;
     if (want <= *size) { return TT_OK; }
@@ -3340,397 +3591,500 @@ static tt_status tti_scratch(tt_context *ctx, float **memory, size_t *size, size
     *size = want;
     return TT_OK;
 }
+
 static tt_status tti_thread_scratch(tt_context *ctx, size_t want) {
     tti_cpu *cpu = tti_cpu_of(ctx);
     size_t each = want > cpu->thread_size ? want : cpu->thread_size, all;
-    if (!tti_mul_size(each, (size_t)ctx->n_threads, &all)) { return tt_fail(ctx, TT_ERR_MEM, "out of memory: scratch of the kernels"); }
+    if (!tti_mul_size(each, (size_t)ctx->n_threads, &all)) {
+        return tt_fail(ctx, TT_ERR_MEM, "out of memory: scratch of the kernels");
+    }
     if (tti_scratch(ctx, &cpu->threads, &cpu->threads_size, all) != TT_OK) { return TT_ERR_MEM; }
     cpu->thread_size = each;
     return TT_OK;
 }
 
-/* Runs items 0..n, in parallel if they are worth it. cost: floating point operations of one item, roughly. */
-typedef struct tti_pieces { tti_kernel kernel; const tti_job *job; size_t n, each; const tti_cpu *cpu; } tti_pieces;
+typedef struct tti_pieces {
+    tti_kernel kernel;
+    const void *args;
+    size_t n, each;                  /* items in all, and in a piece */
+    const tti_cpu *cpu;
+} tti_pieces;
+
 static void tti_run_piece(void *user, int part, int worker) {
     const tti_pieces *p = (const tti_pieces *)user;
-    size_t begin = (size_t)part * p->each, end = begin + p->each < p->n ? begin + p->each : p->n;
+    size_t begin = (size_t)part * p->each, end = tti_least(begin + p->each, p->n);
     float *scratch = p->cpu->threads ? p->cpu->threads + (size_t)worker * p->cpu->thread_size : NULL;
-    if (begin < end) { p->kernel(p->job, scratch, begin, end); }
+    if (begin < end) { p->kernel(p->args, scratch, begin, end); }
 }
-static tt_status tti_run(tt_context *ctx, tti_kernel kernel, const tti_job *job, size_t n, size_t cost) {
+
+/* Runs items 0 .. n-1, in parallel if they are worth it. cost: floating point operations of one item,
+ * roughly. Up to 16 pieces a thread, so that a thread that the system takes away leaves little to wait
+ * for. */
+static tt_status tti_run(tt_context *ctx, tti_kernel kernel, const void *args, size_t n, size_t cost) {
     const size_t worth = (size_t)1 << 18;
-    size_t threads = (size_t)ctx->n_threads, parts = n < 16 * threads ? n : 16 * threads;
+    size_t threads = (size_t)ctx->n_threads, parts = tti_least(n, 16 * threads);
     tti_pieces p;
     if (n == 0) { return TT_OK; }
     p.kernel = kernel;
-    p.job = job;
+    p.args = args;
     p.cpu = tti_cpu_of(ctx);
     p.n = p.each = n;
     if (threads == 1 || n <= worth / (cost ? cost : 1)) { parts = 1; }
     if (parts > 1) {
         p.each = (n + parts - 1) / parts;
-        if (p.each > 64) { p.each = (p.each + 63) / 64 * 64; }      /* threads share no cache line of values */
+        if (p.each > 64) { p.each = (p.each + 63) / 64 * 64; }     /* threads share no cache line of values */
     }
     return tti_parallel(ctx, tti_run_piece, &p, (int)parts);
 }
 
-/* ---- memory ---- */
+/* ---- [tt:kernels.memory] memory ---- */
 static void *tti_cpu_alloc(tt_context *ctx, size_t bytes) { return tti_alloc_raw(ctx, bytes); }
+
 static void tti_cpu_free(tt_context *ctx, void *memory, size_t bytes) { tt_free(ctx, memory, bytes, 1); }
+
 static tt_status tti_cpu_copy(tt_context *ctx, void *to, const void *from, size_t bytes) {
     (void)ctx;
     if (bytes) { memmove(to, from, bytes); }
     return TT_OK;
 }
-#define TTI_ZERO_PIECE ((size_t)1 << 17)
+
+#define TTI_ZERO_PIECE ((size_t)1 << 17)      /* bytes */
 typedef struct tti_zeros { char *to; size_t n; } tti_zeros;
+
 static void tti_zero_piece(void *user, int part, int worker) {
     const tti_zeros *z = (const tti_zeros *)user;
     size_t begin = (size_t)part * TTI_ZERO_PIECE;
     (void)worker;
-    memset(z->to + begin, 0, z->n - begin < TTI_ZERO_PIECE ? z->n - begin : TTI_ZERO_PIECE);
+    memset(z->to + begin, 0, tti_least(z->n - begin, TTI_ZERO_PIECE));
 }
+
 static tt_status tti_cpu_zero(tt_context *ctx, void *to, size_t bytes) {
     tti_zeros z;
     z.to = (char *)to;
     z.n = bytes;
     return tti_parallel(ctx, tti_zero_piece, &z, (int)((bytes + TTI_ZERO_PIECE - 1) / TTI_ZERO_PIECE));
 }
-static tt_status tti_cpu_sync(tt_context *ctx) { (void)ctx; return TT_OK; }
 
-/* ---- matrix product ----
- * Few rows: each panel of B is used once, so the thread that multiplies it packs it for itself; A is turned for all.
- * Many rows: B is packed for all, a block of gemm_k x TTI_NC at a time, unless its columns lie side by side and its rows
- * near each other; a thread turns the rows of A of its item (in bf16, which is half as much, all are turned together). */
-/* Fewer rows in an item until there is work for all threads. */
-static size_t tti_gemm_items(const tt_context *ctx, const tti_cpu *cpu, tti_gemm *g) {
-    size_t groups = (g->n1 - g->n0 + TTI_NG - 1) / TTI_NG;
-    for (g->rows = cpu->gemm_rows; g->rows > cpu->gemm_rows / 4 && g->m / g->rows * groups < 8 * (size_t)ctx->n_threads; ) { g->rows /= 2; }
-    return (g->m + g->rows - 1) / g->rows * groups;
-}
-/* Shared scratch for a block of B (returned) and for all rows of A of the same depth. */
-static tt_status tti_gemm_scratch(tt_context *ctx, tti_cpu *cpu, tti_gemm *g, size_t deep, int pack_b, int turn_a, float **block) {
-    size_t tile = cpu->products.tile_columns, rows = g->m, k = g->k < deep ? g->k : deep, b;
-    if (cpu->halves) { rows = (rows + 31) / 32 * 32; k = (k + 31) / 32 * 16; }      /* bf16: half a float each */
-    b = pack_b ? (k * (g->n < TTI_NC ? g->n + tile : TTI_NC) + 15) / 16 * 16 : 0;
-    if (tti_scratch(ctx, &cpu->shared, &cpu->shared_size, b + (turn_a ? rows * k : 0) + 16) != TT_OK) { return TT_ERR_MEM; }
-    *block = pack_b ? tti_aligned(cpu->shared) : NULL;
-    g->turned = turn_a ? tti_aligned(cpu->shared) + b : NULL;
+static tt_status tti_cpu_sync(tt_context *ctx) {
+    (void)ctx;
     return TT_OK;
 }
-static void tti_gemm_turn(tt_context *ctx, const tti_cpu *cpu, tti_gemm *g, const tti_job *job, size_t t0, size_t t1) {
-    size_t rows = cpu->products.tile_rows;
-    g->t0 = t0;
-    g->t1 = t1;
-    if (g->turned) { tti_run(ctx, cpu->products.gemm_turn, job, (g->m + rows - 1) / rows, 4 * rows * (t1 - t0)); }
+
+/* ---- [tt:kernels.gemm] matrix product: C = A B, see [tt:kernels.product] ----
+ * Few rows: an item is a panel of B and all rows; each panel is used once, so the thread that multiplies
+ * it packs it for itself, and A is packed for all. Many rows: an item is a block of rows and columns. B
+ * is packed for all, TTI_DEPTH x TTI_BLOCK_COLUMNS at a time, unless its columns lie side by side and
+ * its rows near each other; a thread packs the rows of A of its item (where factors are rounded, all are
+ * packed together, as the rounding is not to be done once per item). */
+static tti_gemm tti_gemm_of(const tti_cpu *cpu, const tt_gemm_args *args) {
+    size_t lda = (size_t)args->lda, ldb = (size_t)args->ldb;
+    size_t m = (size_t)args->m, n = (size_t)args->n, k = (size_t)args->k;
+    tti_gemm g = tti_gemm_sized(m, n, k, args->c, (size_t)args->ldc);
+    g.a = args->transpose_a ? tti_factor_of(args->a, 1, lda) : tti_factor_of(args->a, lda, 1);
+    g.b = args->transpose_b ? tti_factor_of(args->b, ldb, 1) : tti_factor_of(args->b, 1, ldb);
+    g.b.half = args->half_b;
+    g.bias = args->bias;
+    g.accumulate = args->accumulate;
+    g.activation = (int)args->activation;
+    g.y = args->y;
+    g.rounds = cpu->rounds;
+    g.dot = cpu->dot;
+    g.packed_b.data = args->panels ? tti_aligned((float *)(uintptr_t)args->panels) : NULL;
+    g.packed_b.pairs = g.dot || tti_factor_has_pairs(&g.b, g.k);
+    g.packed_b.depth = tti_panel_steps(g.packed_b.pairs, g.k);
+    return g;
 }
-/* Columns n0..n1 of B, k0..k1 of k, as panels into job->y. */
-static void tti_gemm_pack(tt_context *ctx, const tti_cpu *cpu, tti_gemm *g, const tti_job *job) {
-    size_t tile = cpu->products.tile_columns;
-    g->packed = job->y;
-    g->b0 = g->n0;
-    g->p0 = g->k0;
-    g->p1 = g->k1;
-    tti_run(ctx, cpu->products.gemm_pack, job, (g->n1 - g->n0 + tile - 1) / tile, 4 * (g->k1 - g->k0) * tile);
+
+/* Items of multiply_blocks: fewer rows in each until there is work for all threads. */
+static size_t tti_gemm_items(const tt_context *ctx, tti_gemm *g) {
+    size_t columns = g->block.n1 - g->block.n0;
+    size_t groups = (columns + TTI_ITEM_COLUMNS - 1) / TTI_ITEM_COLUMNS, enough = 8 * (size_t)ctx->n_threads;
+    g->item_rows = TTI_ITEM_ROWS;
+    while (g->item_rows > TTI_ITEM_ROWS / 4 && g->m / g->item_rows * groups < enough) { g->item_rows /= 2; }
+    return (g->m + g->item_rows - 1) / g->item_rows * groups;
 }
-static tt_status tti_gemm_packed(tt_context *ctx, const tti_cpu *cpu, tti_gemm *g, const tti_job *job) {
+
+/* Shared memory for a block of B and for all rows of A, of the same depth. */
+static tt_status tti_gemm_scratch(tt_context *ctx, tti_gemm *g, size_t deep, int pack_b, int pack_a) {
+    tti_cpu *cpu = tti_cpu_of(ctx);
+    size_t steps = tti_panel_steps(g->dot, tti_least(g->k, deep)), tile = cpu->kernels->tile_columns;
+    size_t columns = g->n < TTI_BLOCK_COLUMNS ? g->n + tile : TTI_BLOCK_COLUMNS;
+    size_t of_b = pack_b ? (steps * columns + 15) / 16 * 16 : 0, of_a = pack_a ? steps * g->m : 0;
+    if (tti_scratch(ctx, &cpu->shared, &cpu->shared_size, of_b + of_a + 16) != TT_OK) { return TT_ERR_MEM; }
+    if (pack_b) { g->packed_b.data = tti_aligned(cpu->shared); }
+    if (pack_a) { g->packed_a.data = tti_aligned(cpu->shared) + of_b; }
+    return TT_OK;
+}
+
+/* All rows of A, k0 .. k1-1 of the block, if they are to be packed together. */
+static tt_status tti_gemm_pack_a(tt_context *ctx, tti_gemm *g) {
+    const tti_kernels *kernels = tti_kernels_of(ctx);
+    size_t rows = kernels->tile_rows, k = g->block.k1 - g->block.k0;
+    if (!g->packed_a.data) { return TT_OK; }
+    g->packed_a.k = g->block.k0;
+    g->packed_a.depth = tti_panel_steps(g->dot, k);
+    g->packed_a.pairs = g->dot;
+    return tti_run(ctx, kernels->pack_a, g, (g->m + rows - 1) / rows, 4 * rows * k);
+}
+
+/* The block's columns and k of B. */
+static tt_status tti_gemm_pack_b(tt_context *ctx, tti_gemm *g, int pairs) {
+    const tti_kernels *kernels = tti_kernels_of(ctx);
+    size_t tile = kernels->tile_columns, n = g->block.n1 - g->block.n0, k = g->block.k1 - g->block.k0;
+    g->packed_b.lane = g->block.n0;
+    g->packed_b.k = g->block.k0;
+    g->packed_b.depth = tti_panel_steps(pairs, k);
+    g->packed_b.pairs = pairs;
+    return tti_run(ctx, kernels->pack_b, g, (n + tile - 1) / tile, 4 * k * tile);
+}
+
+static tt_status tti_gemm_multiply(tt_context *ctx, tti_gemm *g) {
+    size_t items = tti_gemm_items(ctx, g), columns = tti_least(g->block.n1 - g->block.n0, TTI_ITEM_COLUMNS);
+    size_t cost = 2 * g->item_rows * columns * (g->block.k1 - g->block.k0);
+    return tti_run(ctx, tti_kernels_of(ctx)->multiply_blocks, g, items, cost);
+}
+
+/* Many rows and a packed B: k in pieces, for each the columns in blocks. */
+static tt_status tti_gemm_packed(tt_context *ctx, tti_gemm *g, int pack_b) {
+    tti_block *x = &g->block;
+    tt_status status = TT_OK;
+    x->k0 = 0;
     do {
-        g->k1 = g->k - g->k0 < cpu->gemm_k ? g->k : g->k0 + cpu->gemm_k;
-        tti_gemm_turn(ctx, cpu, g, job, g->k0, g->k1);
-        for (g->n0 = 0; g->n0 < g->n; g->n0 = g->n1) {
-            size_t items, columns;
-            g->n1 = g->n - g->n0 < TTI_NC ? g->n : g->n0 + TTI_NC;
-            columns = g->n1 - g->n0 < TTI_NG ? g->n1 - g->n0 : TTI_NG;
-            items = tti_gemm_items(ctx, cpu, g);
-            if (job->y) { tti_gemm_pack(ctx, cpu, g, job); }
-            tti_run(ctx, cpu->products.gemm_blocks, job, items, 2 * g->rows * columns * (g->k1 - g->k0));
+        x->k1 = x->k0 + tti_least(g->k - x->k0, TTI_DEPTH);
+        TTI_TRY(tti_gemm_pack_a(ctx, g));
+        for (x->n0 = 0; x->n0 < g->n; x->n0 = x->n1) {
+            x->n1 = x->n0 + tti_least(g->n - x->n0, TTI_BLOCK_COLUMNS);
+            if (pack_b) { TTI_TRY(tti_gemm_pack_b(ctx, g, g->dot)); }
+            TTI_TRY(tti_gemm_multiply(ctx, g));
         }
-        g->k0 = g->k1;
-    } while (g->k0 < g->k);
-    return TT_OK;
-}
-static void tti_gemm_of(const tti_cpu *cpu, const tt_gemm_args *args, tti_gemm *g) {
-    memset(g, 0, sizeof *g);
-    g->m = (size_t)args->m;
-    g->n = g->n1 = (size_t)args->n;
-    g->k = g->k1 = g->p1 = (size_t)args->k;
-    g->a = args->a;
-    g->a_row = args->transpose_a ? 1 : (size_t)args->lda;
-    g->a_k = args->transpose_a ? (size_t)args->lda : 1;
-    g->b = args->b;
-    g->half_b = args->half_b;
-    g->b_column = args->transpose_b ? (size_t)args->ldb : 1;
-    g->b_k = args->transpose_b ? 1 : (size_t)args->ldb;
-    g->packed = args->panels ? tti_aligned((float *)(uintptr_t)args->panels) : NULL;
-    g->pairs = args->half_b && !cpu->halves && g->b_k == 1 && g->k % 2 == 0 && g->b_column % 2 == 0;
-    g->c = args->c;
-    g->ldc = (size_t)args->ldc;
-    g->y = args->y;
-    g->activation = (int)args->activation;
-    g->bias = args->bias;
-    g->accumulate = args->accumulate;
-    g->bf16 = cpu->bf16;
-}
-static tt_status tti_cpu_gemm(tt_context *ctx, const tt_gemm_args *args) {
-    tti_cpu *cpu = tti_cpu_of(ctx);
-    size_t tile = cpu->products.tile_columns, items;
-    tti_job job = TT_INIT;
-    tti_gemm g;
-    int pack_b;
-    if (args->m < 0 || args->n < 0 || args->k < 0) { return tt_fail(ctx, TT_ERR_ARG, "gemm: m, n, k are %d, %d, %d, expected >= 0", args->m, args->n, args->k); }
-    if (args->m == 0 || args->n == 0 || (args->k == 0 && args->accumulate && !args->activation)) { return TT_OK; }
-    tti_gemm_of(cpu, args, &g);
-    job.args = &g;
-    g.few = g.m <= (g.b_column == 1 && !g.bf16 ? TTI_MC / 4 : TTI_MC);
-    if (g.pairs && !g.few) { g.packed = NULL; }
-    pack_b = !g.few && !g.packed && (g.b_column != 1 || g.half_b || (g.b_k > 128 && g.m * g.n > TTI_SMALL_C) || tti_gemm_turns(&g));
-    if (tti_thread_scratch(ctx, TTI_GEMM_SCRATCH) != TT_OK
-        || tti_gemm_scratch(ctx, cpu, &g, g.few ? g.k : cpu->gemm_k, pack_b, tti_gemm_turns(&g) && (g.few || g.bf16), &job.y) != TT_OK) { return TT_ERR_MEM; }
-    if (g.few) {
-        tti_gemm_turn(ctx, cpu, &g, &job, 0, g.k);
-        return tti_run(ctx, cpu->products.gemm_panels, &job, (g.n + tile - 1) / tile, 2 * g.m * g.k * tile);
-    }
-    if (pack_b || g.packed) { return tti_gemm_packed(ctx, cpu, &g, &job); }
-    items = tti_gemm_items(ctx, cpu, &g);
-    return tti_run(ctx, cpu->products.gemm_blocks, &job, items, 2 * g.rows * (g.n < TTI_NG ? g.n : TTI_NG) * g.k);
-}
-static size_t tti_cpu_gemm_panels(tt_context *ctx, const tt_gemm_args *args, void *to) {
-    tti_cpu *cpu = tti_cpu_of(ctx);
-    size_t tile = cpu->products.tile_columns, k = (size_t)args->k;
-    tti_job job = TT_INIT;
-    tti_gemm g;
-    tti_gemm_of(cpu, args, &g);
-    if (g.pairs) {                       /* moved as if they were floats */
-        g.b = (const float *)(const void *)g.half_b;
-        g.half_b = NULL;
-        g.bf16 = 0;
-        g.b_column /= 2;
-        g.k = g.k1 = g.p1 = k / 2;
-    }
-    job.args = &g;
-    if (to) {
-        job.y = tti_aligned((float *)to);
-        tti_gemm_pack(ctx, cpu, &g, &job);
-    }
-    return 64 + (g.n + tile - 1) / tile * tile * (cpu->halves ? (k + 31) / 32 * 32 * sizeof(uint16_t) : g.k * sizeof(float));
+        x->k0 = x->k1;
+    } while (x->k0 < g->k);
+done:
+    return status;
 }
 
-/* ---- attention ---- */
+/* Many rows: whether B is packed, for which there must be a reason; else tiles read its rows where they
+ * lie. */
+static int tti_gemm_packs_b(const tti_gemm *g) {
+    if (g->few || g->packed_b.data) { return 0; }
+    return g->b.lane_step != 1 || g->b.half || (g->b.k_step > 128 && g->m * g->n > TTI_SMALL_C)
+        || tti_gemm_packs_a(g);
+}
+
+static tt_status tti_cpu_gemm(tt_context *ctx, const tt_gemm_args *args) {
+    const tti_kernels *kernels = tti_kernels_of(ctx);
+    size_t tile = kernels->tile_columns;
+    int pack_a, pack_b;
+    tt_status status;
+    tti_gemm g;
+    if (args->m < 0 || args->n < 0 || args->k < 0) {
+        return tt_fail(ctx, TT_ERR_ARG, "gemm: m, n, k are %d, %d, %d, expected >= 0",
+                       args->m, args->n, args->k);
+    }
+    if (args->m == 0 || args->n == 0) { return TT_OK; }
+    if (args->k == 0 && args->accumulate && !args->activation) { return TT_OK; }
+    g = tti_gemm_of(tti_cpu_of(ctx), args);
+    g.few = g.m <= (g.b.lane_step == 1 && !g.rounds ? TTI_ITEM_ROWS / 4 : TTI_ITEM_ROWS);
+    if (!g.few && g.packed_b.pairs && !g.dot) { g.packed_b.data = NULL; }   /* blocks read floats */
+    pack_a = tti_gemm_packs_a(&g) && (g.few || g.rounds);
+    pack_b = tti_gemm_packs_b(&g);
+    TTI_TRY(tti_thread_scratch(ctx, TTI_GEMM_SCRATCH));
+    TTI_TRY(tti_gemm_scratch(ctx, &g, g.few ? g.k : TTI_DEPTH, pack_b, pack_a));
+    if (g.few) {
+        TTI_TRY(tti_gemm_pack_a(ctx, &g));
+        return tti_run(ctx, kernels->multiply_panels, &g, (g.n + tile - 1) / tile, 2 * g.m * g.k * tile);
+    }
+    return g.packed_b.data ? tti_gemm_packed(ctx, &g, pack_b) : tti_gemm_multiply(ctx, &g);
+done:
+    return status;
+}
+
+static size_t tti_cpu_gemm_panels(tt_context *ctx, const tt_gemm_args *args, void *to) {
+    size_t tile = tti_kernels_of(ctx)->tile_columns;
+    tti_gemm g = tti_gemm_of(tti_cpu_of(ctx), args);
+    if (tti_thread_scratch(ctx, TTI_GEMM_SCRATCH) != TT_OK) { return 0; }
+    if (to) {
+        g.packed_b.data = tti_aligned((float *)to);
+        tti_gemm_pack_b(ctx, &g, g.packed_b.pairs);
+    }
+    return 64 + (g.n + tile - 1) / tile * tile * g.packed_b.depth * sizeof(float);
+}
+
+/* ---- [tt:kernels.attention] attention ---- */
 static tt_status tti_attention_check(tt_context *ctx, const tt_attention_args *a) {
     if (a->n_kv_heads >= 1 && a->n_heads % a->n_kv_heads == 0 && a->head_dim >= 1) { return TT_OK; }
-    return tt_fail(ctx, TT_ERR_ARG, "attention: n_heads %d, n_kv_heads %d, head_dim %d, expected a multiple and >= 1", a->n_heads, a->n_kv_heads, a->head_dim);
+    return tt_fail(ctx, TT_ERR_ARG, "attention: n_heads %d, n_kv_heads %d, head_dim %d, expected a multiple "
+                   "and >= 1", a->n_heads, a->n_kv_heads, a->head_dim);
 }
-static size_t tti_attention_rows(const tt_attention_args *a) { return tti_block_tokens(a) * (size_t)(a->n_heads / a->n_kv_heads); }
+
+/* Rows of a full block of queries. */
+static size_t tti_attention_rows(const tt_attention_args *a) {
+    return tti_block_tokens(a) * (size_t)(a->n_heads / a->n_kv_heads);
+}
+
+/* Scratch: q and out of the rows, their scores against a block of keys, max and sum. */
 static tt_status tti_cpu_attention_forward(tt_context *ctx, const tt_attention_args *args) {
-    tti_job job = TT_INIT;
-    size_t items, each;
+    size_t rows, items, each;
     if (tti_attention_check(ctx, args) != TT_OK) { return TT_ERR_ARG; }
+    rows = tti_attention_rows(args);
     items = tti_first_block(args, (size_t)args->n_sequences) * (size_t)args->n_kv_heads;
-    each = tti_attention_rows(args) * (2 * (size_t)args->head_dim + TTI_KEYS + 2);
+    each = rows * (2 * (size_t)args->head_dim + TTI_KEYS + 2);
     if (tti_thread_scratch(ctx, each + TTI_GEMM_SCRATCH) != TT_OK) { return TT_ERR_MEM; }
-    job.args = args;
-    return tti_run(ctx, tti_cpu_of(ctx)->kernels->attention_forward, &job, items, 4 * tti_attention_rows(args) * (size_t)args->head_dim * 32);
+    return tti_run(ctx, tti_kernels_of(ctx)->attention_forward, args, items,
+                   4 * rows * (size_t)args->head_dim * 32);
 }
+
+/* Scratch: q, dq, dout and out of the rows, probabilities and their gradient, lse and delta. An item is
+ * a whole sequence and key-value head, as dk and dv are sums over its queries. */
 static tt_status tti_cpu_attention_backward(tt_context *ctx, const tt_attention_args *args) {
-    tti_job job = TT_INIT;
     size_t items, each, average;
     if (tti_attention_check(ctx, args) != TT_OK) { return TT_ERR_ARG; }
-    if (args->query_start || args->key_start || !args->lse) { return tt_fail(ctx, TT_ERR_ARG, "attention_backward: expected packed sequences and lse"); }
+    if (args->query_start || args->key_start || !args->lse) {
+        return tt_fail(ctx, TT_ERR_ARG, "attention_backward: expected packed sequences and lse");
+    }
     items = (size_t)args->n_sequences * (size_t)args->n_kv_heads;
     each = tti_attention_rows(args) * (4 * (size_t)args->head_dim + 2 * TTI_KEYS + 2);
     if (tti_thread_scratch(ctx, each + TTI_GEMM_SCRATCH) != TT_OK) { return TT_ERR_MEM; }
     average = args->n_sequences ? (size_t)(args->n_tokens / args->n_sequences) + 1 : 1;
-    job.args = args;
-    return tti_run(ctx, tti_cpu_of(ctx)->kernels->attention_backward, &job, items, 5 * average * average * (size_t)args->head_dim);
+    return tti_run(ctx, tti_kernels_of(ctx)->attention_backward, args, items,
+                   5 * average * average * (size_t)args->head_dim);
 }
 
-static int tti_cpu_key_tile(tt_context *ctx) { return (int)tti_cpu_of(ctx)->kernels->tile_columns; }
-/* Items: new keys. Channel d of head h of row r: ((r / tile * heads + h) * head_dim + d) * tile + r % tile. */
-static void tti_store_keys(const tti_job *job, float *scratch, size_t begin, size_t end) {
-    size_t tile = job->n, i, d;
+static int tti_cpu_key_tile(tt_context *ctx) { return (int)tti_kernels_of(ctx)->tile_columns; }
+
+/* A cache of keys is a row of panels of B, which scores = q k' reads: channel d of head h of row r stands at
+ * ((r / tile * heads + h) * head_dim + d) * tile + r % tile. */
+static void tti_store_keys(const void *args, float *scratch, size_t begin, size_t end) {
+    const tti_store_keys_args *a = (const tti_store_keys_args *)args;
+    size_t i, d;
     (void)scratch;
     for (i = begin; i < end; i++) {
-        size_t row = (size_t)job->ids[i];
-        float *to = job->y + row / tile * job->dim * tile + row % tile;
-        for (d = 0; d < job->dim; d++) { to[d * tile] = job->a[i * job->dim + d]; }
+        size_t row = (size_t)a->rows[i];
+        float *to = a->cache + row / a->tile * a->width * a->tile + row % a->tile;
+        for (d = 0; d < a->width; d++) { to[d * a->tile] = a->k[i * a->width + d]; }
     }
-}
-static tt_status tti_cpu_store_keys(tt_context *ctx, float *cache, const float *k, const int32_t *rows, int n, int heads, int head_dim) {
-    tti_job job = TT_INIT;
-    job.y = cache;
-    job.a = k;
-    job.ids = rows;
-    job.n = tti_cpu_of(ctx)->kernels->tile_columns;
-    job.dim = (size_t)heads * (size_t)head_dim;
-    return tti_run(ctx, tti_store_keys, &job, (size_t)n, 32 * job.dim);
 }
 
-/* ---- log-probs ----
- * Logits exist only as a block of TTI_VOCAB_ROWS x TTI_VOCAB_BLOCK: gemm makes it, a scan folds it into each row's
- * online softmax. Backward makes the same blocks again and turns them into dz in place. Row blocks go in order, so
- * that dw's chains run over the rows one after the other, from what dw holds. */
-static void tti_logits_gemm(tt_gemm_args *g, const tt_logprobs_args *a, float *z, size_t row, size_t rows, size_t column, size_t columns) {
-    memset(g, 0, sizeof *g);
-    g->m = (int)rows;
-    g->n = (int)columns;
-    g->k = g->lda = g->ldb = a->dim;
-    g->ldc = (int)columns;
-    g->transpose_b = 1;
-    g->a = a->x + row * (size_t)a->dim;
-    if (a->half_w) { g->half_b = a->half_w + column * (size_t)a->dim; }
-    else { g->b = a->w + column * (size_t)a->dim; }
-    g->c = z;
+static tt_status tti_cpu_store_keys(tt_context *ctx, float *cache, const float *k, const int32_t *rows,
+                                    int n, int heads, int head_dim) {
+    tti_store_keys_args a;
+    a.tile = tti_kernels_of(ctx)->tile_columns;
+    a.width = (size_t)heads * (size_t)head_dim;
+    a.rows = rows;
+    a.k = k;
+    a.cache = cache;
+    return tti_run(ctx, tti_store_keys, &a, (size_t)n, 32 * a.width);
 }
-static tt_status tti_logits_block(tt_context *ctx, const tt_logprobs_args *a, tti_logits *l, float **z) {
+
+/* ---- [tt:kernels.logprobs] log-probs of targets under softmax(x w' / temperature) ----
+ * Logits exist only as a block of TTI_VOCAB_ROWS x TTI_VOCAB_BLOCK: gemm makes it, a scan folds it into
+ * each row's softmax ([tt:kernels.softmax]). Backward makes the same blocks again and turns them into dz
+ * in place:
+ *     dz = inv_temperature (dlogp (1[target] - p) - dH p (log p + H)),   dx += dz w,   dw += dz' x.
+ * Row blocks go in order, so that dw's chains run over the rows one after the other, from what dw holds. */
+typedef struct tti_logit_block {            /* the block that is worked on */
+    const tt_logprobs_args *args;
+    size_t row, rows, column, columns;
+    float *z;
+    tti_logits_args logits;
+} tti_logit_block;
+
+static tt_status tti_logit_block_begin(tt_context *ctx, const tt_logprobs_args *a, tti_logit_block *h) {
     tti_cpu *cpu = tti_cpu_of(ctx);
-    size_t rows = (size_t)a->n < TTI_VOCAB_ROWS ? (size_t)a->n : TTI_VOCAB_ROWS, columns = (size_t)a->vocab < TTI_VOCAB_BLOCK ? (size_t)a->vocab : TTI_VOCAB_BLOCK;
-    size_t states = rows * (sizeof(tti_softmax) / sizeof(float));
-    if (tti_scratch(ctx, &cpu->block, &cpu->block_size, states + rows * columns) != TT_OK) { return TT_ERR_MEM; }
-    memset(l, 0, sizeof *l);
-    l->states = (tti_softmax *)(void *)cpu->block;
-    l->inv_temperature = a->inv_temperature;
-    *z = cpu->block + states;
+    size_t rows = tti_least((size_t)a->n, TTI_VOCAB_ROWS);
+    size_t columns = tti_least((size_t)a->vocab, TTI_VOCAB_BLOCK);
+    size_t states = rows * (sizeof(tti_softmax) / sizeof(float)), size = states + rows * columns;
+    if (tti_scratch(ctx, &cpu->block, &cpu->block_size, size) != TT_OK) { return TT_ERR_MEM; }
+    memset(h, 0, sizeof *h);
+    h->args = a;
+    h->z = cpu->block + states;
+    h->logits.states = (tti_softmax *)(void *)cpu->block;
+    h->logits.inv_temperature = a->inv_temperature;
     return TT_OK;
 }
-static void tti_softmax_begin(tti_softmax *s) {
-    s->max = -HUGE_VALF;
-    s->target = 0.0f;
-    s->sum = s->dot = 0.0;
+
+static void tti_logit_block_rows(tti_logit_block *h) {
+    h->rows = tti_least((size_t)h->args->n - h->row, TTI_VOCAB_ROWS);
+    h->logits.targets = h->args->targets + h->row;
 }
+
+/* The description of z = x w' for the rows and the columns from h->column on. */
+static tt_gemm_args tti_logit_block_gemm(tti_logit_block *h) {
+    const tt_logprobs_args *a = h->args;
+    size_t dim = (size_t)a->dim;
+    tt_gemm_args g = TT_INIT;
+    h->columns = tti_least((size_t)a->vocab - h->column, TTI_VOCAB_BLOCK);
+    h->logits.first = h->column;
+    h->logits.columns = h->logits.stride = h->columns;
+    g.m = (int)h->rows;
+    g.n = g.ldc = (int)h->columns;
+    g.k = g.lda = g.ldb = a->dim;
+    g.transpose_b = 1;
+    g.a = a->x + h->row * dim;
+    if (a->half_w) { g.half_b = a->half_w + h->column * dim; }
+    else { g.b = a->w + h->column * dim; }
+    g.c = h->z;
+    return g;
+}
+
 static tt_status tti_cpu_logprobs_forward(tt_context *ctx, const tt_logprobs_args *a) {
-    size_t n = (size_t)a->n, vocab = (size_t)a->vocab, row, rows, column, i;
-    tt_status status = TT_OK;
+    tti_kernel scan = tti_kernels_of(ctx)->logits_scan;
+    tt_status status;
     tt_gemm_args g;
-    tti_logits l;
-    tti_job job = TT_INIT;
-    float *z;
-    if (tti_logits_block(ctx, a, &l, &z) != TT_OK) { return TT_ERR_MEM; }
-    job.args = &l;
-    for (row = 0; row < n && status == TT_OK; row += rows) {
-        rows = n - row < TTI_VOCAB_ROWS ? n - row : TTI_VOCAB_ROWS;
-        l.targets = a->targets + row;
-        for (i = 0; i < rows; i++) { tti_softmax_begin(l.states + i); }
-        for (column = 0; column < vocab && status == TT_OK; column += l.columns) {
-            l.column = column;
-            l.columns = l.stride = vocab - column < TTI_VOCAB_BLOCK ? vocab - column : TTI_VOCAB_BLOCK;
-            l.z_in = z;
-            tti_logits_gemm(&g, a, z, row, rows, column, l.columns);
-            status = tti_cpu_gemm(ctx, &g);
-            if (status == TT_OK) { status = tti_run(ctx, tti_cpu_of(ctx)->kernels->logits_scan, &job, rows, 16 * l.columns); }
+    tti_logit_block h;
+    size_t i;
+    TTI_TRY(tti_logit_block_begin(ctx, a, &h));
+    h.logits.z = h.z;
+    for (; h.row < (size_t)a->n; h.row += h.rows) {
+        tti_logit_block_rows(&h);
+        for (i = 0; i < h.rows; i++) { tti_softmax_begin(h.logits.states + i); }
+        for (h.column = 0; h.column < (size_t)a->vocab; h.column += h.columns) {
+            g = tti_logit_block_gemm(&h);
+            TTI_TRY(tti_cpu_gemm(ctx, &g));
+            TTI_TRY(tti_run(ctx, scan, &h.logits, h.rows, 16 * h.columns));
         }
-        for (i = 0; i < rows; i++) {
-            tti_softmax_end(l.states + i, a->logprobs + row + i, a->entropy ? a->entropy + row + i : NULL, a->lse ? a->lse + row + i : NULL);
+        for (i = 0; i < h.rows; i++) {
+            size_t row = h.row + i;
+            tti_softmax_end(h.logits.states + i, a->logprobs + row, a->entropy ? a->entropy + row : NULL,
+                            a->lse ? a->lse + row : NULL);
         }
     }
+done:
     return status;
 }
+
+/* dx += dz w and dw += dz' x for the block, where g made its z. */
+static tt_status tti_logit_block_back(tt_context *ctx, const tti_logit_block *h, tt_gemm_args g) {
+    const tt_logprobs_args *a = h->args;
+    size_t dim = (size_t)a->dim;
+    tt_status status = TT_OK;
+    g.a = h->z;
+    g.lda = (int)h->columns;
+    g.accumulate = 1;
+    g.n = g.ldc = g.ldb = a->dim;
+    g.transpose_b = 0;
+    if (a->dx) {
+        g.k = (int)h->columns;
+        g.c = a->dx + h->row * dim;
+        TTI_TRY(tti_cpu_gemm(ctx, &g));
+    }
+    if (a->dw) {
+        g.transpose_a = 1;
+        g.m = (int)h->columns;
+        g.k = (int)h->rows;
+        g.half_b = NULL;
+        g.b = a->x + h->row * dim;
+        g.c = a->dw + h->column * dim;
+        TTI_TRY(tti_cpu_gemm(ctx, &g));
+    }
+done:
+    return status;
+}
+
 static tt_status tti_cpu_logprobs_backward(tt_context *ctx, const tt_logprobs_args *a) {
-    size_t n = (size_t)a->n, vocab = (size_t)a->vocab, row, rows, column;
-    tt_status status = TT_OK;
+    tti_kernel back = tti_kernels_of(ctx)->logits_back;
+    tt_status status;
     tt_gemm_args g;
-    tti_logits l;
-    tti_job job = TT_INIT;
-    float *z;
-    if (a->dentropy && !a->entropy) { return tt_fail(ctx, TT_ERR_ARG, "logprobs_backward: dentropy without entropy"); }
-    if (tti_logits_block(ctx, a, &l, &z) != TT_OK) { return TT_ERR_MEM; }
-    job.args = &l;
-    l.z = z;
-    for (row = 0; row < n && status == TT_OK; row += rows) {
-        rows = n - row < TTI_VOCAB_ROWS ? n - row : TTI_VOCAB_ROWS;
-        l.targets = a->targets + row;
-        l.lse = a->lse + row;
-        l.dlogprobs = a->dlogprobs ? a->dlogprobs + row : NULL;
-        l.dentropy = a->dentropy ? a->dentropy + row : NULL;
-        l.entropy = a->entropy ? a->entropy + row : NULL;
-        for (column = 0; column < vocab && status == TT_OK; column += l.columns) {
-            l.column = column;
-            l.columns = l.stride = vocab - column < TTI_VOCAB_BLOCK ? vocab - column : TTI_VOCAB_BLOCK;
-            tti_logits_gemm(&g, a, z, row, rows, column, l.columns);
-            status = tti_cpu_gemm(ctx, &g);
-            if (status == TT_OK) { status = tti_run(ctx, tti_cpu_of(ctx)->kernels->logits_back, &job, rows, 16 * l.columns); }
-            g.a = z;
-            g.accumulate = 1;
-            g.n = g.ldc = g.ldb = a->dim;
-            g.lda = (int)l.columns;
-            g.transpose_b = 0;
-            if (a->dx && status == TT_OK) {          /* dx += dz w */
-                g.k = (int)l.columns;
-                g.c = a->dx + row * (size_t)a->dim;
-                status = tti_cpu_gemm(ctx, &g);
-            }
-            if (a->dw && status == TT_OK) {          /* dw += dz' x */
-                g.transpose_a = 1;
-                g.m = (int)l.columns;
-                g.k = (int)rows;
-                g.half_b = NULL;
-                g.b = a->x + row * (size_t)a->dim;
-                g.c = a->dw + column * (size_t)a->dim;
-                status = tti_cpu_gemm(ctx, &g);
-            }
+    tti_logit_block h;
+    if (a->dentropy && !a->entropy) {
+        return tt_fail(ctx, TT_ERR_ARG, "logprobs_backward: dentropy without entropy");
+    }
+    TTI_TRY(tti_logit_block_begin(ctx, a, &h));
+    h.logits.dz = h.z;
+    for (; h.row < (size_t)a->n; h.row += h.rows) {
+        tti_logit_block_rows(&h);
+        h.logits.lse = a->lse + h.row;
+        h.logits.dlogprobs = a->dlogprobs ? a->dlogprobs + h.row : NULL;
+        h.logits.dentropy = a->dentropy ? a->dentropy + h.row : NULL;
+        h.logits.entropy = a->entropy ? a->entropy + h.row : NULL;
+        for (h.column = 0; h.column < (size_t)a->vocab; h.column += h.columns) {
+            g = tti_logit_block_gemm(&h);
+            TTI_TRY(tti_cpu_gemm(ctx, &g));
+            TTI_TRY(tti_run(ctx, back, &h.logits, h.rows, 16 * h.columns));
+            TTI_TRY(tti_logit_block_back(ctx, &h, g));
         }
     }
+done:
     return status;
 }
-/* What logprobs_forward gives for a row whose logits (of the same gemm) are at hand, to the bit. */
-static void tti_row_logprob(tt_context *ctx, const float *logits, int vocab, int target, float inv_temperature, float *logprob, float *entropy_or_null) {
-    size_t n = (size_t)vocab, column;
+
+/* What logprobs_forward gives for a row whose logits (of the same gemm) are at hand, to the bit: for the
+ * sampler, and to be called from any thread. */
+static void tti_row_logprob(tt_context *ctx, const float *logits, int vocab, int target,
+                            float inv_temperature, float *logprob, float *entropy_or_null) {
+    size_t n = (size_t)vocab;
     int32_t id = (int32_t)target;
+    tti_logits_args l = TT_INIT;
     tti_softmax state;
-    tti_job job = TT_INIT;
-    tti_logits l = TT_INIT;
     tti_softmax_begin(&state);
     l.states = &state;
     l.targets = &id;
     l.inv_temperature = inv_temperature;
-    job.args = &l;
-    for (column = 0; column < n; column += l.columns) {
-        l.column = column;
-        l.columns = n - column < TTI_VOCAB_BLOCK ? n - column : TTI_VOCAB_BLOCK;
-        l.z_in = logits + column;
-        tti_cpu_of(ctx)->kernels->logits_scan(&job, NULL, 0, 1);
+    for (l.first = 0; l.first < n; l.first += l.columns) {
+        l.columns = tti_least(n - l.first, TTI_VOCAB_BLOCK);
+        l.z = logits + l.first;
+        tti_kernels_of(ctx)->logits_scan(&l, NULL, 0, 1);
     }
     tti_softmax_end(&state, logprob, entropy_or_null, NULL);
 }
-/* Replaces n values by their exponentials; like tti_row_logprob, to be called from any thread. */
+
+/* Replaces n values by their exponentials; to be called from any thread, too. */
 static void tti_row_exp(tt_context *ctx, float *values, int n) {
-    tti_job job = TT_INIT;
-    job.op = TT_EXP;
-    job.a = job.y = values;
-    tti_cpu_of(ctx)->kernels->unary(&job, NULL, 0, (size_t)n);
+    tti_unary_args a = TT_INIT;
+    a.op = TT_EXP;
+    a.x = a.y = values;
+    tti_kernels_of(ctx)->unary(&a, NULL, 0, (size_t)n);
 }
 
-/* ---- rows ---- */
-static tt_status tti_cpu_gather_rows(tt_context *ctx, float *y, const float *x, const int32_t *rows, int n, int dim) {
+/* ---- [tt:kernels.rows] rows and columns ---- */
+static tt_status tti_cpu_gather_rows(tt_context *ctx, float *y, const float *x, const int32_t *rows,
+                                     int n, int dim) {
     size_t i, width = (size_t)dim;
     (void)ctx;
-    for (i = 0; i < (size_t)n; i++) { memcpy(y + i * width, x + (size_t)rows[i] * width, width * sizeof(float)); }
+    for (i = 0; i < (size_t)n; i++) {
+        memcpy(y + i * width, x + (size_t)rows[i] * width, width * sizeof(float));
+    }
     return TT_OK;
 }
-static tt_status tti_cpu_scatter_rows(tt_context *ctx, float *y, const float *x, const int32_t *rows, int n, int dim) {
+
+static tt_status tti_cpu_scatter_rows(tt_context *ctx, float *y, const float *x, const int32_t *rows,
+                                      int n, int dim) {
     size_t i, width = (size_t)dim;
     (void)ctx;
-    for (i = 0; i < (size_t)n; i++) { memcpy(y + (size_t)rows[i] * width, x + i * width, width * sizeof(float)); }
+    for (i = 0; i < (size_t)n; i++) {
+        memcpy(y + (size_t)rows[i] * width, x + i * width, width * sizeof(float));
+    }
     return TT_OK;
 }
-static tt_status tti_cpu_scatter_add_rows(tt_context *ctx, float *dx, const float *dy, const int32_t *rows, int n, int dim) {
-    tti_job job = TT_INIT;
-    job.y = dx;
-    job.a = dy;
-    job.ids = rows;
-    job.n = (size_t)n;
-    job.dim = (size_t)dim;
-    return tti_run(ctx, tti_cpu_of(ctx)->kernels->add_rows, &job, job.dim, job.n);
+
+/* In parallel over columns, as rows may repeat. */
+static tt_status tti_cpu_scatter_add_rows(tt_context *ctx, float *dx, const float *dy, const int32_t *rows,
+                                          int n, int dim) {
+    tti_add_rows_args a;
+    a.n = (size_t)n;
+    a.dim = (size_t)dim;
+    a.rows = rows;
+    a.x = dy;
+    a.y = dx;
+    return tti_run(ctx, tti_kernels_of(ctx)->add_rows, &a, a.dim, a.n);
 }
+
 static tt_status tti_cpu_bias_backward(tt_context *ctx, float *db, const float *dy, int n, int dim) {
     return tti_cpu_scatter_add_rows(ctx, db, dy, NULL, n, dim);
 }
-static tt_status tti_cpu_columns(tt_context *ctx, float *y, const float *x, int n, int cols, int begin, int count) {
+
+static tt_status tti_cpu_columns(tt_context *ctx, float *y, const float *x,
+                                 int n, int cols, int begin, int count) {
     size_t i, width = (size_t)count;
     (void)ctx;
-    for (i = 0; i < (size_t)n; i++) { memcpy(y + i * width, x + i * (size_t)cols + (size_t)begin, width * sizeof(float)); }
+    for (i = 0; i < (size_t)n; i++) {
+        memcpy(y + i * width, x + i * (size_t)cols + (size_t)begin, width * sizeof(float));
+    }
     return TT_OK;
 }
-static tt_status tti_cpu_columns_backward(tt_context *ctx, float *dx, const float *dy, int n, int cols, int begin, int count) {
+
+static tt_status tti_cpu_columns_backward(tt_context *ctx, float *dx, const float *dy,
+                                          int n, int cols, int begin, int count) {
     size_t i, j, width = (size_t)count;
     (void)ctx;
     for (i = 0; i < (size_t)n; i++) {
@@ -3740,81 +4094,129 @@ static tt_status tti_cpu_columns_backward(tt_context *ctx, float *dx, const floa
     return TT_OK;
 }
 
-/* ---- norms: one description for RMSNorm (mean NULL) and LayerNorm ---- */
-static tt_status tti_norm_run(tt_context *ctx, tti_norm *a, int n, int dim) {
-    const tti_kernels *kernels = tti_cpu_of(ctx)->kernels;
-    tti_job job = TT_INIT;
+/* ---- [tt:kernels.norms] norms: one description for RMSNorm (mean NULL) and LayerNorm ---- */
+static tt_status tti_norm_run(tt_context *ctx, tti_norm_args *a, int n, int dim) {
+    const tti_kernels *kernels = tti_kernels_of(ctx);
+    tt_status status = TT_OK;
     a->n = (size_t)n;
     a->dim = (size_t)dim;
-    job.args = a;
-    if (a->y) { return tti_run(ctx, kernels->norm, &job, a->n, 8 * a->dim); }
-    if (a->dx) { tti_run(ctx, kernels->norm_dx, &job, a->n, 10 * a->dim); }
-    if (a->dw || a->db) { tti_run(ctx, kernels->norm_dw, &job, a->dim, 4 * a->n); }
-    return TT_OK;
-}
-static tt_status tti_cpu_rmsnorm(tt_context *ctx, float *y, float *rstd, const float *x, const float *w, int n, int dim, float eps) {
-    tti_norm a = TT_INIT;
-    a.y = y; a.rstd = rstd; a.x = x; a.w = w; a.eps = eps;
-    return tti_norm_run(ctx, &a, n, dim);
-}
-static tt_status tti_cpu_layernorm(tt_context *ctx, float *y, float *mean, float *rstd, const float *x, const float *w, const float *b, int n, int dim, float eps) {
-    tti_norm a = TT_INIT;
-    a.y = y; a.mean = mean; a.rstd = rstd; a.x = x; a.w = w; a.b = b; a.eps = eps;
-    return tti_norm_run(ctx, &a, n, dim);
-}
-static tt_status tti_cpu_layernorm_backward(tt_context *ctx, float *dx, float *dw, float *db, const float *dy, const float *x, const float *w,
-                                            const float *mean, const float *rstd, int n, int dim) {
-    tti_norm a = TT_INIT;
-    a.dx = dx; a.dw = dw; a.db = db; a.dy = dy; a.x = x; a.w = w;
-    a.mean = (float *)(uintptr_t)mean;
-    a.rstd = (float *)(uintptr_t)rstd;
-    return tti_norm_run(ctx, &a, n, dim);
-}
-static tt_status tti_cpu_rmsnorm_backward(tt_context *ctx, float *dx, float *dw, const float *dy, const float *x, const float *w, const float *rstd, int n, int dim) {
-    return tti_cpu_layernorm_backward(ctx, dx, dw, NULL, dy, x, w, NULL, rstd, n, dim);
-}
-static tt_status tti_cpu_rope(tt_context *ctx, float *y, const float *x, const float *cos_table, const float *sin_table, const int32_t *positions,
-                              int n, int heads, int head_dim, int inverse) {
-    tti_job job = TT_INIT;
-    job.y = y;
-    job.a = x;
-    job.b = cos_table;
-    job.c = sin_table;
-    job.ids = positions;
-    job.n = (size_t)heads;
-    job.dim = (size_t)head_dim;
-    job.op = inverse;
-    return tti_run(ctx, tti_cpu_of(ctx)->kernels->rope, &job, (size_t)n, 4 * job.n * job.dim);
+    if (a->y) { TTI_TRY(tti_run(ctx, kernels->norm, a, a->n, 8 * a->dim)); }
+    if (a->dx) { TTI_TRY(tti_run(ctx, kernels->norm_dx, a, a->n, 10 * a->dim)); }
+    if (a->dw || a->db) { TTI_TRY(tti_run(ctx, kernels->norm_dw, a, a->dim, 4 * a->n)); }
+done:
+    return status;
 }
 
-/* ---- elementwise ---- */
-static tt_status tti_cpu_unary(tt_context *ctx, tt_unary op, float *y, const float *x, size_t n, float p0, float p1) {
-    tti_job job = TT_INIT;
-    job.op = (int)op; job.y = y; job.a = x; job.p0 = p0; job.p1 = p1;
-    return tti_run(ctx, tti_cpu_of(ctx)->kernels->unary, &job, n, 8);
+static tt_status tti_cpu_layernorm(tt_context *ctx, float *y, float *mean, float *rstd, const float *x,
+                                   const float *w, const float *b, int n, int dim, float eps) {
+    tti_norm_args a = TT_INIT;
+    a.eps = eps;
+    a.x = x;
+    a.w = w;
+    a.b = b;
+    a.y = y;
+    a.mean = mean;
+    a.rstd = rstd;
+    return tti_norm_run(ctx, &a, n, dim);
 }
-static tt_status tti_cpu_unary_backward(tt_context *ctx, tt_unary op, float *dx, const float *dy, const float *x, const float *y, size_t n, float p0, float p1) {
-    tti_job job = TT_INIT;
-    job.op = (int)op; job.y = dx; job.a = x; job.b = dy; job.c = y; job.p0 = p0; job.p1 = p1;
-    return tti_run(ctx, tti_cpu_of(ctx)->kernels->unary_back, &job, n, 8);
+
+static tt_status tti_cpu_layernorm_backward(tt_context *ctx, float *dx, float *dw, float *db,
+                                            const float *dy, const float *x, const float *w,
+                                            const float *mean, const float *rstd, int n, int dim) {
+    tti_norm_args a = TT_INIT;
+    a.x = x;
+    a.w = w;
+    a.dy = dy;
+    a.mean = (float *)(uintptr_t)mean;
+    a.rstd = (float *)(uintptr_t)rstd;
+    a.dx = dx;
+    a.dw = dw;
+    a.db = db;
+    return tti_norm_run(ctx, &a, n, dim);
 }
-static tt_status tti_cpu_binary(tt_context *ctx, tt_binary op, float *y, const float *a, const float *b, size_t n) {
-    tti_job job = TT_INIT;
-    job.op = (int)op; job.y = y; job.a = a; job.b = b;
-    return tti_run(ctx, tti_cpu_of(ctx)->kernels->binary, &job, n, 8);
+
+static tt_status tti_cpu_rmsnorm(tt_context *ctx, float *y, float *rstd, const float *x, const float *w,
+                                 int n, int dim, float eps) {
+    return tti_cpu_layernorm(ctx, y, NULL, rstd, x, w, NULL, n, dim, eps);
 }
-static tt_status tti_cpu_binary_backward(tt_context *ctx, tt_binary op, float *da, float *db, const float *dy, const float *a, const float *b, size_t n) {
-    tti_job job = TT_INIT;
-    job.op = (int)op; job.y = da; job.y2 = db; job.a = a; job.b = b; job.c = dy;
-    return tti_run(ctx, tti_cpu_of(ctx)->kernels->binary_back, &job, n, 8);
+
+static tt_status tti_cpu_rmsnorm_backward(tt_context *ctx, float *dx, float *dw, const float *dy,
+                                          const float *x, const float *w, const float *rstd, int n, int dim) {
+    return tti_cpu_layernorm_backward(ctx, dx, dw, NULL, dy, x, w, NULL, rstd, n, dim);
 }
-static tt_status tti_cpu_where(tt_context *ctx, float *y, const float *condition, const float *a, const float *b, size_t n) {
+
+static tt_status tti_cpu_rope(tt_context *ctx, float *y, const float *x, const float *cos_table,
+                              const float *sin_table, const int32_t *positions,
+                              int n, int heads, int head_dim, int inverse) {
+    tti_rope_args a;
+    a.heads = (size_t)heads;
+    a.head_dim = (size_t)head_dim;
+    a.positions = positions;
+    a.x = x;
+    a.cosines = cos_table;
+    a.sines = sin_table;
+    a.y = y;
+    a.inverse = inverse;
+    return tti_run(ctx, tti_kernels_of(ctx)->rope, &a, (size_t)n, 4 * a.heads * a.head_dim);
+}
+
+/* ---- [tt:kernels.elementwise] elementwise ---- */
+static tt_status tti_cpu_unary(tt_context *ctx, tt_unary op, float *y, const float *x, size_t n,
+                               float p0, float p1) {
+    tti_unary_args a = TT_INIT;
+    a.op = (int)op;
+    a.p0 = p0;
+    a.p1 = p1;
+    a.x = x;
+    a.y = y;
+    return tti_run(ctx, tti_kernels_of(ctx)->unary, &a, n, 8);
+}
+
+static tt_status tti_cpu_unary_backward(tt_context *ctx, tt_unary op, float *dx, const float *dy,
+                                        const float *x, const float *y, size_t n, float p0, float p1) {
+    tti_unary_args a = TT_INIT;
+    a.op = (int)op;
+    a.p0 = p0;
+    a.p1 = p1;
+    a.x = x;
+    a.y = (float *)(uintptr_t)y;
+    a.dy = dy;
+    a.dx = dx;
+    return tti_run(ctx, tti_kernels_of(ctx)->unary_back, &a, n, 8);
+}
+
+static tt_status tti_cpu_binary(tt_context *ctx, tt_binary op, float *y, const float *a, const float *b,
+                                size_t n) {
+    tti_binary_args args = TT_INIT;
+    args.op = (int)op;
+    args.a = a;
+    args.b = b;
+    args.y = y;
+    return tti_run(ctx, tti_kernels_of(ctx)->binary, &args, n, 8);
+}
+
+static tt_status tti_cpu_binary_backward(tt_context *ctx, tt_binary op, float *da, float *db, const float *dy,
+                                         const float *a, const float *b, size_t n) {
+    tti_binary_args args = TT_INIT;
+    args.op = (int)op;
+    args.a = a;
+    args.b = b;
+    args.dy = dy;
+    args.da = da;
+    args.db = db;
+    return tti_run(ctx, tti_kernels_of(ctx)->binary_back, &args, n, 8);
+}
+
+static tt_status tti_cpu_where(tt_context *ctx, float *y, const float *condition, const float *a,
+                               const float *b, size_t n) {
     size_t i;
     (void)ctx;
     for (i = 0; i < n; i++) { y[i] = condition[i] != 0 ? a[i] : b[i]; }
     return TT_OK;
 }
-static tt_status tti_cpu_where_backward(tt_context *ctx, float *da, float *db, const float *dy, const float *condition, size_t n) {
+
+static tt_status tti_cpu_where_backward(tt_context *ctx, float *da, float *db, const float *dy,
+                                        const float *condition, size_t n) {
     size_t i;
     (void)ctx;
     for (i = 0; i < n; i++) {
@@ -3823,19 +4225,21 @@ static tt_status tti_cpu_where_backward(tt_context *ctx, float *da, float *db, c
     }
     return TT_OK;
 }
+
 static tt_status tti_cpu_axpy(tt_context *ctx, float *y, const float *x, float alpha, size_t n) {
-    tti_job job = TT_INIT;
-    job.y = y; job.a = x; job.p0 = alpha;
-    return tti_run(ctx, tti_cpu_of(ctx)->kernels->axpy, &job, n, 2);
-}
-static tt_status tti_cpu_adamw(tt_context *ctx, const tt_adamw_args *args) {
-    tti_job job = TT_INIT;
-    job.args = args;
-    return tti_run(ctx, tti_cpu_of(ctx)->kernels->adamw, &job, args->n, 16);
+    tti_axpy_args a;
+    a.alpha = alpha;
+    a.x = x;
+    a.y = y;
+    return tti_run(ctx, tti_kernels_of(ctx)->axpy, &a, n, 2);
 }
 
-/* ---- shapes ---- */
-/* Distance in `small` of neighbours along each axis of `big`: 0 where it broadcasts. */
+static tt_status tti_cpu_adamw(tt_context *ctx, const tt_adamw_args *args) {
+    return tti_run(ctx, tti_kernels_of(ctx)->adamw, args, args->n, 16);
+}
+
+/* ---- [tt:kernels.shapes] broadcasting and sums ----
+ * steps[i]: distance in `small` of neighbours along axis i of `big`: 0 where it broadcasts. */
 static void tti_small_steps(const int *small_shape, size_t steps[4]) {
     size_t step = 1;
     int i;
@@ -3844,13 +4248,19 @@ static void tti_small_steps(const int *small_shape, size_t steps[4]) {
         step *= (size_t)small_shape[i];
     }
 }
+
 /* Row r of big (its last axis) begins in small here. */
 static size_t tti_small_row(size_t r, const int *big, const size_t steps[4]) {
     size_t b1 = (size_t)big[1], b2 = (size_t)big[2];
     return r / (b1 * b2) * steps[0] + r / b2 % b1 * steps[1] + r % b2 * steps[2];
 }
-static size_t tti_shape_rows(const int *shape) { return (size_t)shape[0] * (size_t)shape[1] * (size_t)shape[2]; }
-static tt_status tti_cpu_broadcast(tt_context *ctx, float *y, const float *x, const int *small_shape, const int *big_shape, int accumulate) {
+
+static size_t tti_shape_rows(const int *shape) {
+    return (size_t)shape[0] * (size_t)shape[1] * (size_t)shape[2];
+}
+
+static tt_status tti_cpu_broadcast(tt_context *ctx, float *y, const float *x, const int *small_shape,
+                                   const int *big_shape, int accumulate) {
     size_t r, i, rows = tti_shape_rows(big_shape), width = (size_t)big_shape[3], steps[4];
     (void)ctx;
     tti_small_steps(small_shape, steps);
@@ -3860,9 +4270,12 @@ static tt_status tti_cpu_broadcast(tt_context *ctx, float *y, const float *x, co
     }
     return TT_OK;
 }
+
 /* Sums in double, in the order of x. */
-static tt_status tti_cpu_reduce(tt_context *ctx, float *y, const float *x, const int *small_shape, const int *big_shape, int accumulate) {
-    size_t r, i, rows = tti_shape_rows(big_shape), width = (size_t)big_shape[3], n = tti_shape_rows(small_shape) * (size_t)small_shape[3], steps[4];
+static tt_status tti_cpu_reduce(tt_context *ctx, float *y, const float *x, const int *small_shape,
+                                const int *big_shape, int accumulate) {
+    size_t r, i, rows = tti_shape_rows(big_shape), width = (size_t)big_shape[3], steps[4];
+    size_t n = tti_shape_rows(small_shape) * (size_t)small_shape[3];
     tti_cpu *cpu = tti_cpu_of(ctx);
     double *sums;
     if (tti_scratch(ctx, &cpu->shared, &cpu->shared_size, 2 * n + 16) != TT_OK) { return TT_ERR_MEM; }
@@ -3876,30 +4289,46 @@ static tt_status tti_cpu_reduce(tt_context *ctx, float *y, const float *x, const
     for (i = 0; i < n; i++) { y[i] = (float)(accumulate ? (double)y[i] + sums[i] : sums[i]); }
     return TT_OK;
 }
+
 static tt_status tti_cpu_sum_squares(tt_context *ctx, const float *x, size_t n, double *out) {
     size_t items = (n + TTI_SQUARES - 1) / TTI_SQUARES, i;
     tti_cpu *cpu = tti_cpu_of(ctx);
-    tti_squares q;
-    tti_job job = TT_INIT;
-    tt_status status = tti_scratch(ctx, &cpu->shared, &cpu->shared_size, 2 * items + 16);
-    if (status != TT_OK) { return status; }
-    q.x = x;
-    q.n = n;
-    q.sums = (double *)(void *)tti_aligned(cpu->shared);
-    job.args = &q;
-    status = tti_run(ctx, cpu->kernels->squares, &job, items, 2 * TTI_SQUARES);
-    for (*out = 0, i = 0; i < items; i++) { *out += q.sums[i]; }
+    tti_squares_args a;
+    tt_status status;
+    *out = 0;
+    TTI_TRY(tti_scratch(ctx, &cpu->shared, &cpu->shared_size, 2 * items + 16));
+    a.n = n;
+    a.x = x;
+    a.sums = (double *)(void *)tti_aligned(cpu->shared);
+    TTI_TRY(tti_run(ctx, cpu->kernels->squares, &a, items, 2 * TTI_SQUARES));
+    for (i = 0; i < items; i++) { *out += a.sums[i]; }
+done:
     return status;
 }
 
-static tt_status tti_cpu_cast(tt_context *ctx, void *to, tt_dtype to_type, const void *from, tt_dtype from_type, size_t n) {
+/* ---- [tt:kernels.cast] types, and the table of the backend ---- */
+static tt_status tti_cpu_cast(tt_context *ctx, void *to, tt_dtype to_type, const void *from,
+                              tt_dtype from_type, size_t n) {
+    const float *in = (const float *)from;
+    const uint16_t *half_in = (const uint16_t *)from;
+    float *out = (float *)to;
+    uint16_t *half_out = (uint16_t *)to;
     size_t i;
-    if (to_type == from_type) { return tti_cpu_copy(ctx, to, from, n * (to_type == TT_BF16 || to_type == TT_F16 ? 2 : 4)); }
-    if (from_type == TT_F32 && to_type == TT_BF16) { for (i = 0; i < n; i++) { ((uint16_t *)to)[i] = tti_to_bf16(((const float *)from)[i]); } }
-    else if (from_type == TT_F32 && to_type == TT_F16) { for (i = 0; i < n; i++) { ((uint16_t *)to)[i] = tti_to_f16(((const float *)from)[i]); } }
-    else if (from_type == TT_BF16 && to_type == TT_F32) { for (i = 0; i < n; i++) { ((float *)to)[i] = tti_from_bf16(((const uint16_t *)from)[i]); } }
-    else if (from_type == TT_F16 && to_type == TT_F32) { for (i = 0; i < n; i++) { ((float *)to)[i] = tti_from_f16(((const uint16_t *)from)[i]); } }
-    else { return tt_fail(ctx, TT_ERR_ARG, "cast: from type %d to type %d, expected float to or from bf16 or f16", (int)from_type, (int)to_type); }
+    if (to_type == from_type) {
+        return tti_cpu_copy(ctx, to, from, n * (to_type == TT_BF16 || to_type == TT_F16 ? 2 : 4));
+    }
+    if (from_type == TT_F32 && to_type == TT_BF16) {
+        for (i = 0; i < n; i++) { half_out[i] = tti_to_bf16(in[i]); }
+    } else if (from_type == TT_F32 && to_type == TT_F16) {
+        for (i = 0; i < n; i++) { half_out[i] = tti_to_f16(in[i]); }
+    } else if (from_type == TT_BF16 && to_type == TT_F32) {
+        for (i = 0; i < n; i++) { out[i] = tti_from_bf16(half_in[i]); }
+    } else if (from_type == TT_F16 && to_type == TT_F32) {
+        for (i = 0; i < n; i++) { out[i] = tti_from_f16(half_in[i]); }
+    } else {
+        return tt_fail(ctx, TT_ERR_ARG, "cast: from type %d to type %d, expected float to or from bf16 or "
+                       "f16", (int)from_type, (int)to_type);
+    }
     return TT_OK;
 }
 
@@ -3907,15 +4336,22 @@ TT_API const tt_backend *tt_cpu_backend(void) {
     static const tt_backend backend = {
         "cpu", 1, NULL, tti_cpu_open, tti_cpu_close,
         tti_cpu_alloc, tti_cpu_free, tti_cpu_copy, tti_cpu_copy, tti_cpu_copy, tti_cpu_zero, tti_cpu_sync,
-        tti_cpu_gemm, tti_cpu_gemm_panels, tti_cpu_attention_forward, tti_cpu_attention_backward, tti_cpu_key_tile, tti_cpu_store_keys, tti_cpu_logprobs_forward, tti_cpu_logprobs_backward,
-        tti_cpu_gather_rows, tti_cpu_scatter_add_rows, tti_cpu_scatter_rows, tti_cpu_columns, tti_cpu_columns_backward,
-        tti_cpu_rmsnorm, tti_cpu_rmsnorm_backward, tti_cpu_layernorm, tti_cpu_layernorm_backward, tti_cpu_rope,
-        tti_cpu_unary, tti_cpu_unary_backward, tti_cpu_binary, tti_cpu_binary_backward, tti_cpu_where, tti_cpu_where_backward,
-        tti_cpu_broadcast, tti_cpu_reduce, tti_cpu_bias_backward, tti_cpu_axpy, tti_cpu_sum_squares, tti_cpu_adamw, tti_cpu_cast, NULL,
-        NULL, NULL
+        tti_cpu_gemm, tti_cpu_gemm_panels,
+        tti_cpu_attention_forward, tti_cpu_attention_backward, tti_cpu_key_tile, tti_cpu_store_keys,
+        tti_cpu_logprobs_forward, tti_cpu_logprobs_backward,
+        tti_cpu_gather_rows, tti_cpu_scatter_add_rows, tti_cpu_scatter_rows,
+        tti_cpu_columns, tti_cpu_columns_backward,
+        tti_cpu_rmsnorm, tti_cpu_rmsnorm_backward,
+        tti_cpu_layernorm, tti_cpu_layernorm_backward, tti_cpu_rope,
+        tti_cpu_unary, tti_cpu_unary_backward, tti_cpu_binary, tti_cpu_binary_backward,
+        tti_cpu_where, tti_cpu_where_backward, tti_cpu_broadcast, tti_cpu_reduce, tti_cpu_bias_backward,
+        tti_cpu_axpy, tti_cpu_sum_squares, tti_cpu_adamw, tti_cpu_cast,
+        NULL,             /* sample: on the host        */
+        NULL, NULL        /* steps: nothing is launched */
     };
     return &backend;
 }
+
 /* ==== 3. tensor ============================================================================
  * A tensor is a shape over a block of backend memory. Long-lived ones are allocated one by one; those of a step come
  * from the context's two arenas: the struct from the host's, the data from the backend's. A failure while tensors of
@@ -4868,10 +5304,10 @@ TT_API tt_tensor *tt_where(tt_context *ctx, tt_tensor *condition, tt_tensor *a, 
  * An activation that follows is made in the same pass, and is an op of its own on the way back. */
 
 /* A factor of a product: a matrix with the stride of its rows, to be read as it is stored or turned. */
-typedef struct tti_factor { const float *data; int stride, transpose; } tti_factor;
+typedef struct tti_view { const float *data; int stride, transpose; } tti_view;
 
-static tti_factor tti_factor_of(const float *data, int stride, int transpose) {
-    tti_factor f;
+static tti_view tti_view_of(const float *data, int stride, int transpose) {
+    tti_view f;
     f.data = data;
     f.stride = stride;
     f.transpose = transpose;
@@ -4879,7 +5315,7 @@ static tti_factor tti_factor_of(const float *data, int stride, int transpose) {
 }
 
 /* c[m,n] = a[m,k] b[k,n]. */
-static tt_gemm_args tti_gemm_args_of(int m, int n, int k, tti_factor a, tti_factor b, float *c) {
+static tt_gemm_args tti_gemm_args_of(int m, int n, int k, tti_view a, tti_view b, float *c) {
     tt_gemm_args g;
     memset(&g, 0, sizeof g);
     g.m = m;
@@ -4953,14 +5389,14 @@ static tt_status tti_factors_back(tt_context *ctx, int w_is_mk, tt_tensor *x, tt
     float *dx = tti_grad(x, &fresh_x), *dw = tti_grad(w, &fresh_w);
     tt_status status = TT_OK;
     if (dx) {
-        tti_factor weight = tti_factor_of(NULL, w_is_mk ? k : m, !w_is_mk);
-        tt_gemm_args g = tti_gemm_args_of(n, k, m, tti_factor_of(dy, m, 0), weight, dx);
+        tti_view weight = tti_view_of(NULL, w_is_mk ? k : m, !w_is_mk);
+        tt_gemm_args g = tti_gemm_args_of(n, k, m, tti_view_of(dy, m, 0), weight, dx);
         g.accumulate = !fresh_x;
         status = tti_gemm_weight(ctx, g, w);
     }
     if (dw && status == TT_OK) {
-        tt_gemm_args g = w_is_mk ? tti_gemm_args_of(m, k, n, tti_factor_of(dy, m, 1), tti_factor_of(TT_F(x), k, 0), dw)
-                                 : tti_gemm_args_of(k, m, n, tti_factor_of(TT_F(x), k, 1), tti_factor_of(dy, m, 0), dw);
+        tt_gemm_args g = w_is_mk ? tti_gemm_args_of(m, k, n, tti_view_of(dy, m, 1), tti_view_of(TT_F(x), k, 0), dw)
+                                 : tti_gemm_args_of(k, m, n, tti_view_of(TT_F(x), k, 1), tti_view_of(dy, m, 0), dw);
         g.accumulate = !fresh_w;
         status = ctx->backend->gemm(ctx, &g);
     }
@@ -5010,8 +5446,8 @@ static tt_tensor *tti_product(tt_context *ctx, const tti_product_desc *p) {
     saved = (int *)tti_op_begin(ctx, p->who, x->ndim, shape, sizeof *saved, &y);
     if (!saved) { return NULL; }
     *saved = p->w_is_mk;
-    g = tti_gemm_args_of(tti_rows(x), m, k, tti_factor_of(TT_F(x), k, 0),
-                    tti_factor_of(NULL, p->w_is_mk ? k : m, p->w_is_mk), TT_F(y));
+    g = tti_gemm_args_of(tti_rows(x), m, k, tti_view_of(TT_F(x), k, 0),
+                    tti_view_of(NULL, p->w_is_mk ? k : m, p->w_is_mk), TT_F(y));
     g.bias = bias ? TT_F(bias) : NULL;
     g.activation = p->activation;
     if (p->activation) {
@@ -5073,7 +5509,7 @@ static tt_tensor *tti_product_add(tt_context *ctx, tt_tensor *y, tt_tensor *x, t
     sum->node = NULL;
     sum->requires_grad = 0;
     k = tti_cols(x);
-    g = tti_gemm_args_of(tti_rows(x), tti_cols(y), k, tti_factor_of(TT_F(x), k, 0), tti_factor_of(NULL, k, 1), TT_F(y));
+    g = tti_gemm_args_of(tti_rows(x), tti_cols(y), k, tti_view_of(TT_F(x), k, 0), tti_view_of(NULL, k, 1), TT_F(y));
     g.accumulate = 1;
     if (!tti_graph_ok(ctx, tti_gemm_weight(ctx, g, w))) { return NULL; }
     return tti_record(sum, who, tti_product_add_back, in, 3, NULL);
@@ -9306,9 +9742,9 @@ static tt_status tti_lora_fold(tt_model *m, const tti_matrix *a, float *scaled) 
     tt_status status = backend->unary(m->ctx, TT_SCALE, scaled, TT_F(a->lora_a), a->lora_a->size, m->lora_scale, 0);
     tt_gemm_args g;
     if (gpt2) {
-        g = tti_gemm_args_of(in, out, rank, tti_factor_of(scaled, in, 1), tti_factor_of(TT_F(a->lora_b), rank, 1), TT_F(a->w));
+        g = tti_gemm_args_of(in, out, rank, tti_view_of(scaled, in, 1), tti_view_of(TT_F(a->lora_b), rank, 1), TT_F(a->w));
     } else {
-        g = tti_gemm_args_of(out, in, rank, tti_factor_of(TT_F(a->lora_b), rank, 0), tti_factor_of(scaled, in, 0), TT_F(a->w));
+        g = tti_gemm_args_of(out, in, rank, tti_view_of(TT_F(a->lora_b), rank, 0), tti_view_of(scaled, in, 0), TT_F(a->w));
     }
     g.accumulate = 1;
     return status == TT_OK ? backend->gemm(m->ctx, &g) : status;
@@ -17258,11 +17694,14 @@ TT_API tt_status tt_evaluation_json(const tt_evaluation *e, tt_text *out) {
 #endif /* THINKTUNING_IMPLEMENTATION */
 #endif /* TTI_SIMD_PASS */
 
-/* ============================================================================================
- * Kernel bodies of chapter 2. Above, the header includes itself once per instruction set with TTI_SIMD_PASS
- * set; only this part is then compiled. First the dialect: a vector TTI_V of TTI_W floats on which + - * / work
- * lane by lane, and a few named operations. Then every kernel, once, in that dialect.
- * ============================================================================================ */
+/* ==== A. kernel bodies =====================================================================
+ * Chapter 2 includes the header once per instruction set with TTI_SIMD_PASS set; only this appendix is
+ * then compiled. First the dialect: a vector TTI_V of TTI_W floats on which + - * / work lane by lane,
+ * and a few named operations. Then every kernel, once, in that dialect. TTI_K(name) is the name in the
+ * set: tti_avx2_name.
+ *
+ * Of n values the last vector may hold fewer than TTI_W: TTI_K(load)(p, left) and TTI_K(store)(p, v,
+ * left) take what is left, and touch no memory beyond. */
 #ifdef TTI_SIMD_PASS
 #if defined(__clang__)
 #pragma STDC FP_CONTRACT OFF      /* a * b + c is one rounding only where TTI_FMA says so */
@@ -17270,47 +17709,55 @@ TT_API tt_status tt_evaluation_json(const tt_evaluation *e, tt_text *out) {
 #pragma GCC push_options
 #pragma GCC optimize("fp-contract=off")
 #pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"      /* g++ means the undefined lanes in its own intrinsics */
+/* g++ means the undefined lanes in its own intrinsics */
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #elif defined(_MSC_VER)
 #pragma fp_contract(off)
 #endif
 
-/* ---- the dialect ----
- * LOAD_PART, STORE_PART: the first n < TTI_W lanes, the others read as fill. MAX(a, b) and MIN give b if one is
- * NaN. LT gives 1 or 0; IF(c, a, b) takes a where c is not 0. POW2(t) is 2^i for t = 1.5 * 2^23 + i, the sum that
- * rounds to an integer: i stands in its lowest bits. WIDE(p) loads TTI_W values of bf16; of a vector of pairs of bf16, LOW and
- * HIGH are the first and the second of each; TO_BF16 rounds to the nearest, ties to even. TTI_NV: vectors in a row of a tile
- * of gemm, TTI_MR: its rows. */
+/* ---- [tt:bodies.dialect] the dialect ----
+ * SET: all lanes one value. LOAD_PART, STORE_PART: the first n < TTI_W lanes, the others read as fill.
+ * FMA(a, b, c): a b + c in one rounding (two in the portable set). MAX(a, b) and MIN give b if one is
+ * NaN. LT gives 1 or 0; IF(c, a, b) takes a where c is not 0. POW2(t) is 2^i for t = 1.5 * 2^23 + i, the
+ * sum that rounds to an integer: i stands in its lowest bits. bf16: WIDE(p) loads TTI_W values; of a
+ * vector of pairs LOW and HIGH are the first and the second of each; TO_BF16 rounds to the nearest, ties
+ * to even, and leaves floats whose lower halves are zero. A tile of C has TTI_ROWS rows of TTI_VECTORS
+ * vectors: as many as the registers hold beside a row of B. */
 #if TTI_SIMD_PASS == TTI_PASS_AVX512
 #define TTI_K(name) tti_avx512_##name
 #define TTI_NAME "avx512"
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,fma"))), apply_to = function)
+#pragma clang attribute push( \
+    __attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,fma"))), apply_to = function)
 #else
 #pragma GCC target("avx512f,avx512dq,avx512bw,avx512vl,fma")
 #endif
 #define TTI_V __m512
 #define TTI_W 16
-#define TTI_MR 12
-#define TTI_NV 2
+#define TTI_ROWS 12
+#define TTI_VECTORS 2
 #define TTI_SET(x) _mm512_set1_ps(x)
 #define TTI_LOAD(p) _mm512_loadu_ps(p)
 #define TTI_STORE(p, v) _mm512_storeu_ps(p, v)
-#define TTI_LOAD_PART(p, n, fill) _mm512_mask_loadu_ps(_mm512_set1_ps(fill), (__mmask16)((1u << (n)) - 1u), p)
-#define TTI_STORE_PART(p, v, n) _mm512_mask_storeu_ps(p, (__mmask16)((1u << (n)) - 1u), v)
+#define TTI_FIRST(n) ((__mmask16)((1u << (n)) - 1u))
+#define TTI_LOAD_PART(p, n, fill) _mm512_mask_loadu_ps(_mm512_set1_ps(fill), TTI_FIRST(n), p)
+#define TTI_STORE_PART(p, v, n) _mm512_mask_storeu_ps(p, TTI_FIRST(n), v)
 #define TTI_FMA(a, b, c) _mm512_fmadd_ps(a, b, c)
 #define TTI_MAX(a, b) _mm512_max_ps(a, b)
 #define TTI_MIN(a, b) _mm512_min_ps(a, b)
 #define TTI_SQRT(a) _mm512_sqrt_ps(a)
 #define TTI_LT(a, b) _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), _mm512_set1_ps(1.0f))
 #define TTI_IF(c, a, b) _mm512_mask_blend_ps(_mm512_cmp_ps_mask(c, _mm512_setzero_ps(), _CMP_NEQ_UQ), b, a)
-#define TTI_POW2(t) _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(_mm512_castps_si512(t), _mm512_set1_epi32(127)), 23))
-#define TTI_WIDE(p) _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)(p))), 16))
-#define TTI_LOW(v) _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(v), 16))
-#define TTI_HIGH(v) _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(v), _mm512_set1_epi32(-65536)))
-#define TTI_TO_BF16(v) _mm512_castsi512_ps(_mm512_and_si512(_mm512_set1_epi32(-65536), _mm512_add_epi32(_mm512_castps_si512(v), \
-    _mm512_add_epi32(_mm512_set1_epi32(0x7FFF), _mm512_and_si512(_mm512_srli_epi32(_mm512_castps_si512(v), 16), _mm512_set1_epi32(1))))))
+#define TTI_I __m512i
+#define TTI_TO_I(v) _mm512_castps_si512(v)
+#define TTI_FROM_I(i) _mm512_castsi512_ps(i)
+#define TTI_I_SET(n) _mm512_set1_epi32(n)
+#define TTI_I_ADD(a, b) _mm512_add_epi32(a, b)
+#define TTI_I_AND(a, b) _mm512_and_si512(a, b)
+#define TTI_I_LEFT(a, n) _mm512_slli_epi32(a, n)
+#define TTI_I_RIGHT(a, n) _mm512_srli_epi32(a, n)
+#define TTI_I_LOAD16(p) _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)(p)))
 
 #elif TTI_SIMD_PASS == TTI_PASS_AVX2
 #define TTI_K(name) tti_avx2_##name
@@ -17322,33 +17769,39 @@ TT_API tt_status tt_evaluation_json(const tt_evaluation *e, tt_text *out) {
 #endif
 #define TTI_V __m256
 #define TTI_W 8
-#define TTI_MR 4
-#define TTI_NV 3
+#define TTI_ROWS 4
+#define TTI_VECTORS 3
 #define TTI_SET(x) _mm256_set1_ps(x)
 #define TTI_LOAD(p) _mm256_loadu_ps(p)
 #define TTI_STORE(p, v) _mm256_storeu_ps(p, v)
-#define TTI_FIRST(n) _mm256_cmpgt_epi32(_mm256_set1_epi32((int)(n)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7))
-#define TTI_LOAD_PART(p, n, fill) _mm256_blendv_ps(_mm256_set1_ps(fill), _mm256_maskload_ps(p, TTI_FIRST(n)), _mm256_castsi256_ps(TTI_FIRST(n)))
+#define TTI_FIRST(n) \
+    _mm256_cmpgt_epi32(_mm256_set1_epi32((int)(n)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7))
+#define TTI_LOAD_PART(p, n, fill) \
+    _mm256_blendv_ps(_mm256_set1_ps(fill), _mm256_maskload_ps(p, TTI_FIRST(n)), \
+                     _mm256_castsi256_ps(TTI_FIRST(n)))
 #define TTI_FMA(a, b, c) _mm256_fmadd_ps(a, b, c)
 #define TTI_MAX(a, b) _mm256_max_ps(a, b)
 #define TTI_MIN(a, b) _mm256_min_ps(a, b)
 #define TTI_SQRT(a) _mm256_sqrt_ps(a)
 #define TTI_LT(a, b) _mm256_and_ps(_mm256_cmp_ps(a, b, _CMP_LT_OQ), _mm256_set1_ps(1.0f))
 #define TTI_IF(c, a, b) _mm256_blendv_ps(b, a, _mm256_cmp_ps(c, _mm256_setzero_ps(), _CMP_NEQ_UQ))
-#define TTI_POW2(t) _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_castps_si256(t), _mm256_set1_epi32(127)), 23))
-#define TTI_WIDE(p) _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)(p))), 16))
-#define TTI_LOW(v) _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(v), 16))
-#define TTI_HIGH(v) _mm256_castsi256_ps(_mm256_and_si256(_mm256_castps_si256(v), _mm256_set1_epi32(-65536)))
-#define TTI_TO_BF16(v) _mm256_castsi256_ps(_mm256_and_si256(_mm256_set1_epi32(-65536), _mm256_add_epi32(_mm256_castps_si256(v), \
-    _mm256_add_epi32(_mm256_set1_epi32(0x7FFF), _mm256_and_si256(_mm256_srli_epi32(_mm256_castps_si256(v), 16), _mm256_set1_epi32(1))))))
+#define TTI_I __m256i
+#define TTI_TO_I(v) _mm256_castps_si256(v)
+#define TTI_FROM_I(i) _mm256_castsi256_ps(i)
+#define TTI_I_SET(n) _mm256_set1_epi32(n)
+#define TTI_I_ADD(a, b) _mm256_add_epi32(a, b)
+#define TTI_I_AND(a, b) _mm256_and_si256(a, b)
+#define TTI_I_LEFT(a, n) _mm256_slli_epi32(a, n)
+#define TTI_I_RIGHT(a, n) _mm256_srli_epi32(a, n)
+#define TTI_I_LOAD16(p) _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)(p)))
 
 #elif TTI_SIMD_PASS == TTI_PASS_NEON
 #define TTI_K(name) tti_neon_##name
 #define TTI_NAME "neon"
 #define TTI_V float32x4_t
 #define TTI_W 4
-#define TTI_MR 8
-#define TTI_NV 3
+#define TTI_ROWS 8
+#define TTI_VECTORS 3
 #define TTI_SET(x) vdupq_n_f32(x)
 #define TTI_LOAD(p) vld1q_f32(p)
 #define TTI_STORE(p, v) vst1q_f32(p, v)
@@ -17358,20 +17811,23 @@ TT_API tt_status tt_evaluation_json(const tt_evaluation *e, tt_text *out) {
 #define TTI_SQRT(a) vsqrtq_f32(a)
 #define TTI_LT(a, b) vbslq_f32(vcltq_f32(a, b), vdupq_n_f32(1.0f), vdupq_n_f32(0.0f))
 #define TTI_IF(c, a, b) vbslq_f32(vceqq_f32(c, vdupq_n_f32(0.0f)), b, a)
-#define TTI_POW2(t) vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vreinterpretq_s32_f32(t), vdupq_n_s32(127)), 23))
-#define TTI_WIDE(p) vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16))
-#define TTI_LOW(v) vreinterpretq_f32_u32(vshlq_n_u32(vreinterpretq_u32_f32(v), 16))
-#define TTI_HIGH(v) vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(v), vdupq_n_u32(0xFFFF0000u)))
-#define TTI_TO_BF16(v) vreinterpretq_f32_u32(vandq_u32(vdupq_n_u32(0xFFFF0000u), vaddq_u32(vreinterpretq_u32_f32(v), \
-    vaddq_u32(vdupq_n_u32(0x7FFFu), vandq_u32(vshrq_n_u32(vreinterpretq_u32_f32(v), 16), vdupq_n_u32(1))))))
+#define TTI_I uint32x4_t
+#define TTI_TO_I(v) vreinterpretq_u32_f32(v)
+#define TTI_FROM_I(i) vreinterpretq_f32_u32(i)
+#define TTI_I_SET(n) vdupq_n_u32((uint32_t)(n))
+#define TTI_I_ADD(a, b) vaddq_u32(a, b)
+#define TTI_I_AND(a, b) vandq_u32(a, b)
+#define TTI_I_LEFT(a, n) vshlq_n_u32(a, n)
+#define TTI_I_RIGHT(a, n) vshrq_n_u32(a, n)
+#define TTI_I_LOAD16(p) vmovl_u16(vld1_u16(p))
 
 #else
 #define TTI_K(name) tti_portable_##name
 #define TTI_NAME "portable"
 #define TTI_V float
 #define TTI_W 1
-#define TTI_MR 4
-#define TTI_NV 3
+#define TTI_ROWS 4
+#define TTI_VECTORS 3
 #define TTI_SET(x) (x)
 #define TTI_LOAD(p) (*(p))
 #define TTI_STORE(p, v) (*(p) = (v))
@@ -17381,15 +17837,27 @@ TT_API tt_status tt_evaluation_json(const tt_evaluation *e, tt_text *out) {
 #define TTI_SQRT(a) sqrtf(a)
 #define TTI_LT(a, b) ((a) < (b) ? 1.0f : 0.0f)
 #define TTI_IF(c, a, b) ((c) != 0.0f ? (a) : (b))
-#define TTI_POW2(t) tti_pow2(t)
-#define TTI_WIDE(p) tti_from_bf16(*(p))
-#define TTI_LOW(v) tti_float(tti_bits(v) << 16)
-#define TTI_HIGH(v) tti_float(tti_bits(v) & 0xFFFF0000u)
-#define TTI_TO_BF16(v) tti_from_bf16(tti_to_bf16(v))
+#define TTI_I uint32_t
+#define TTI_TO_I(v) tti_bits(v)
+#define TTI_FROM_I(i) tti_float(i)
+#define TTI_I_SET(n) ((uint32_t)(n))
+#define TTI_I_ADD(a, b) ((a) + (b))
+#define TTI_I_AND(a, b) ((a) & (b))
+#define TTI_I_LEFT(a, n) ((a) << (n))
+#define TTI_I_RIGHT(a, n) ((a) >> (n))
+#define TTI_I_LOAD16(p) ((uint32_t)*(p))
 #endif
 
-#define TTI_NR (TTI_NV * TTI_W)
-#define TTI_UP(n) (((n) + TTI_W - 1) / TTI_W * TTI_W)      /* n rounded up to whole vectors */
+#define TTI_POW2(t) TTI_FROM_I(TTI_I_LEFT(TTI_I_ADD(TTI_TO_I(t), TTI_I_SET(127)), 23))
+#define TTI_WIDE(p) TTI_FROM_I(TTI_I_LEFT(TTI_I_LOAD16(p), 16))
+#define TTI_LOW(v) TTI_FROM_I(TTI_I_LEFT(TTI_TO_I(v), 16))
+#define TTI_HIGH(v) TTI_FROM_I(TTI_I_AND(TTI_TO_I(v), TTI_I_SET(-65536)))
+#define TTI_PAIR(low, high) TTI_FROM_I(TTI_I_ADD(TTI_I_RIGHT(TTI_TO_I(low), 16), TTI_TO_I(high)))
+
+/* Where a tile of C ends; n rounded up to whole vectors; a walk over vectors. */
+#define TTI_COLUMNS ((size_t)TTI_VECTORS * TTI_W)
+#define TTI_UP(n) (((n) + TTI_W - 1) / TTI_W * TTI_W)
+#define TTI_EACH(i, begin, end) for (i = begin; i < end; i += TTI_W)
 
 TTI_INLINE TTI_V TTI_K(load_part)(const float *p, size_t n, float fill) {
 #ifdef TTI_LOAD_PART
@@ -17401,6 +17869,7 @@ TTI_INLINE TTI_V TTI_K(load_part)(const float *p, size_t n, float fill) {
     return TTI_LOAD(t);
 #endif
 }
+
 TTI_INLINE void TTI_K(store_part)(float *p, TTI_V v, size_t n) {
 #ifdef TTI_STORE_PART
     TTI_STORE_PART(p, v, n);
@@ -17414,14 +17883,19 @@ TTI_INLINE void TTI_K(store_part)(float *p, TTI_V v, size_t n) {
     for (; i < n && i < TTI_W; i++) { p[i] = t[i]; }
 #endif
 }
-/* The next vector where `left` values are left, perhaps fewer than a vector. */
-TTI_INLINE TTI_V TTI_K(load_fill)(const float *p, size_t left, float fill) { return left >= TTI_W ? TTI_LOAD(p) : TTI_K(load_part)(p, left, fill); }
+
+TTI_INLINE TTI_V TTI_K(load_fill)(const float *p, size_t left, float fill) {
+    return left >= TTI_W ? TTI_LOAD(p) : TTI_K(load_part)(p, left, fill);
+}
+
 TTI_INLINE TTI_V TTI_K(load)(const float *p, size_t left) { return TTI_K(load_fill)(p, left, 0.0f); }
+
 TTI_INLINE void TTI_K(store)(float *p, TTI_V v, size_t left) {
     if (left >= TTI_W) { TTI_STORE(p, v); }
     else { TTI_K(store_part)(p, v, left); }
 }
-/* The same of bf16. */
+
+/* Of bf16, as floats. */
 TTI_INLINE TTI_V TTI_K(load_half)(const uint16_t *p, size_t left) {
     uint16_t t[TTI_W];
     size_t i;
@@ -17429,22 +17903,49 @@ TTI_INLINE TTI_V TTI_K(load_half)(const uint16_t *p, size_t left) {
     for (i = 0; i < TTI_W; i++) { t[i] = (uint16_t)(i < left ? p[i] : 0); }
     return TTI_WIDE(t);
 }
+
+/* A float rounded to bf16. (NaNs of a payload in the lower half alone are not kept by the vector sets.) */
+TTI_INLINE TTI_V TTI_K(to_bf16)(TTI_V v) {
+#if TTI_W > 1
+    TTI_I bits = TTI_TO_I(v), even = TTI_I_AND(TTI_I_RIGHT(bits, 16), TTI_I_SET(1));
+    bits = TTI_I_ADD(bits, TTI_I_ADD(TTI_I_SET(0x7FFF), even));
+    return TTI_FROM_I(TTI_I_AND(bits, TTI_I_SET(-65536)));
+#else
+    return tti_from_bf16(tti_to_bf16(v));
+#endif
+}
+
+/* Sums and maxima of the lanes, in halves: lane i meets lane i + half. */
 TTI_INLINE float TTI_K(sum)(TTI_V v) {
     float t[TTI_W];
     size_t half, i;
     TTI_STORE(t, v);
-    for (half = TTI_W / 2; half > 0; half /= 2) { for (i = 0; i < half; i++) { t[i] += t[i + half]; } }
+    for (half = TTI_W / 2; half > 0; half /= 2) {
+        for (i = 0; i < half; i++) { t[i] += t[i + half]; }
+    }
     return t[0];
 }
+
 TTI_INLINE float TTI_K(max)(TTI_V v) {
     float t[TTI_W];
     size_t half, i;
     TTI_STORE(t, v);
-    for (half = TTI_W / 2; half > 0; half /= 2) { for (i = 0; i < half; i++) { t[i] = t[i] > t[i + half] ? t[i] : t[i + half]; } }
+    for (half = TTI_W / 2; half > 0; half /= 2) {
+        for (i = 0; i < half; i++) { t[i] = t[i] > t[i + half] ? t[i] : t[i + half]; }
+    }
     return t[0];
 }
-/* e^x = 2^n e^r, n = round(x / ln 2), |r| <= ln(2)/2; polynomial of Cephes (Moshier), error below 2 ulp. 2^n goes
- * in two halves so that both ends of the range, infinity and denormals, come out right. */
+
+TTI_INLINE TTI_V TTI_K(map)(float (*f)(float), TTI_V x) {
+    float t[TTI_W];
+    size_t i;
+    TTI_STORE(t, x);
+    for (i = 0; i < TTI_W; i++) { t[i] = f(t[i]); }
+    return TTI_LOAD(t);
+}
+
+/* e^x = 2^n e^r, n = round(x / ln 2), |r| <= ln(2)/2; polynomial of Cephes (Moshier), error below 2 ulp.
+ * 2^n goes in two halves so that both ends of the range, infinity and denormals, come out right. */
 TTI_INLINE TTI_V TTI_K(exp)(TTI_V x) {
     const TTI_V magic = TTI_SET(12582912.0f);
     TTI_V n, half, r, p, t;
@@ -17463,19 +17964,18 @@ TTI_INLINE TTI_V TTI_K(exp)(TTI_V x) {
     half = t - magic;
     return p * TTI_POW2(t) * TTI_POW2((n - half) + magic);
 }
-TTI_INLINE TTI_V TTI_K(sigmoid)(TTI_V x) { return TTI_SET(1.0f) / (TTI_SET(1.0f) + TTI_K(exp)(TTI_SET(0.0f) - x)); }
-TTI_INLINE TTI_V TTI_K(map)(float (*f)(float), TTI_V x) {
-    float t[TTI_W];
-    size_t i;
-    TTI_STORE(t, x);
-    for (i = 0; i < TTI_W; i++) { t[i] = f(t[i]); }
-    return TTI_LOAD(t);
+
+TTI_INLINE TTI_V TTI_K(sigmoid)(TTI_V x) {
+    return TTI_SET(1.0f) / (TTI_SET(1.0f) + TTI_K(exp)(TTI_SET(0.0f) - x));
 }
-/* gelu(x) = x (1 + tanh u) / 2 = x sigmoid(2u),  u = sqrt(2/pi) (x + 0.044715 x^3)   (Hendrycks and Gimpel 2016) */
+
+/* gelu(x) = x (1 + tanh u) / 2 = x sigmoid(2u),  u = sqrt(2/pi) (x + 0.044715 x^3).
+ * Source: arXiv 1606.08415, sec. 2. */
 TTI_INLINE TTI_V TTI_K(gelu_sigmoid)(TTI_V x) {
     return TTI_K(sigmoid)(TTI_SET(1.59576912f) * x * TTI_FMA(TTI_SET(0.044715f) * x, x, TTI_SET(1.0f)));
 }
-/* op(x) of tt_unary. */
+
+/* ---- [tt:bodies.unary] op(x) and its derivative ---- */
 TTI_INLINE TTI_V TTI_K(value)(int op, TTI_V x, TTI_V p0, TTI_V p1) {
     switch (op) {
     case TT_NEG: return x * TTI_SET(-1.0f);
@@ -17489,664 +17989,182 @@ TTI_INLINE TTI_V TTI_K(value)(int op, TTI_V x, TTI_V p0, TTI_V p1) {
     }
 }
 
-/* ---- matrix product ----
- * A tile of TTI_MR x TTI_NR elements of C stays in registers while k runs. Its operands are packed: a panel of A holds
- * the tile's rows of one k side by side, a panel of B its columns. Whatever the shape, an element of C goes through
- * c = fma(a, b, c) for k = 0, 1, 2, ...; only who loads and stores c differs. */
-TTI_INLINE void TTI_K(store_pair)(float *to, size_t width, TTI_V v, size_t lanes) {
-    TTI_K(store)(to, TTI_LOW(v), lanes);
-    TTI_K(store)(to + width, TTI_HIGH(v), lanes);
-}
-#if TTI_W > 1
-/* Columns k..k+3 of TTI_W rows, each a vector: every 128-bit lane turns a 4 x 4 block. */
-#if TTI_SIMD_PASS == TTI_PASS_AVX512
-TTI_INLINE __m512 TTI_K(quad)(const float *p, size_t step, size_t last) {
-    const float *one = p + (last < 4 ? last : 4) * step, *two = p + (last < 8 ? last : 8) * step, *three = p + (last < 12 ? last : 12) * step;
-    __m512 v = _mm512_castps128_ps512(_mm_loadu_ps(p));
-    v = _mm512_mask_broadcast_f32x4(v, 0x00F0, _mm_loadu_ps(one));      /* a masked load, where an insert would take the shuffle unit */
-    v = _mm512_mask_broadcast_f32x4(v, 0x0F00, _mm_loadu_ps(two));
-    return _mm512_mask_broadcast_f32x4(v, 0xF000, _mm_loadu_ps(three));
-}
-#define TTI_TURN(a, b, c, d) do { \
-    __m512 t0 = _mm512_unpacklo_ps(a, b), t1 = _mm512_unpackhi_ps(a, b), t2 = _mm512_unpacklo_ps(c, d), t3 = _mm512_unpackhi_ps(c, d); \
-    a = _mm512_shuffle_ps(t0, t2, 0x44); b = _mm512_shuffle_ps(t0, t2, 0xEE); \
-    c = _mm512_shuffle_ps(t1, t3, 0x44); d = _mm512_shuffle_ps(t1, t3, 0xEE); } while (0)
-#elif TTI_SIMD_PASS == TTI_PASS_AVX2
-TTI_INLINE __m256 TTI_K(quad)(const float *p, size_t step, size_t last) {
-    return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p)), _mm_loadu_ps(p + (last < 4 ? last : 4) * step), 1);
-}
-#define TTI_TURN(a, b, c, d) do { \
-    __m256 t0 = _mm256_unpacklo_ps(a, b), t1 = _mm256_unpackhi_ps(a, b), t2 = _mm256_unpacklo_ps(c, d), t3 = _mm256_unpackhi_ps(c, d); \
-    a = _mm256_shuffle_ps(t0, t2, 0x44); b = _mm256_shuffle_ps(t0, t2, 0xEE); \
-    c = _mm256_shuffle_ps(t1, t3, 0x44); d = _mm256_shuffle_ps(t1, t3, 0xEE); } while (0)
-#else
-TTI_INLINE float32x4_t TTI_K(quad)(const float *p, size_t step, size_t last) { (void)step; (void)last; return vld1q_f32(p); }
-#define TTI_TURN(a, b, c, d) do { \
-    float32x4x2_t t0 = vtrnq_f32(a, b), t1 = vtrnq_f32(c, d); \
-    a = vcombine_f32(vget_low_f32(t0.val[0]), vget_low_f32(t1.val[0])); b = vcombine_f32(vget_low_f32(t0.val[1]), vget_low_f32(t1.val[1])); \
-    c = vcombine_f32(vget_high_f32(t0.val[0]), vget_high_f32(t1.val[0])); d = vcombine_f32(vget_high_f32(t0.val[1]), vget_high_f32(t1.val[1])); } while (0)
-#endif
-/* `lanes` rows (a multiple of 4, at most TTI_W) times k columns (a multiple of 4) into to[k][width]. With `pairs` a column
- * is two of bf16, which become two of to. */
-TTI_INLINE void TTI_K(pack_turned)(float *to, const float *from, size_t step, size_t lanes, size_t width, size_t k, int pairs) {
-    const size_t line = 64 / sizeof *from, ahead = 4 * line;
-    size_t i, l, last = lanes - 4;
-    for (i = 0; i < k; i += 4, from += 4, to += pairs ? 8 * width : 4 * width) {
-        for (l = i % line || i + ahead >= k ? lanes : 0; l < lanes; l++) { TTI_PREFETCH_L2(from + l * step + ahead); }
-        TTI_V a = TTI_K(quad)(from, step, last), b = TTI_K(quad)(from + step, step, last);
-        TTI_V c = TTI_K(quad)(from + 2 * step, step, last), d = TTI_K(quad)(from + 3 * step, step, last);
-        TTI_TURN(a, b, c, d);
-        if (pairs) {
-            TTI_K(store_pair)(to, width, a, lanes);
-            TTI_K(store_pair)(to + 2 * width, width, b, lanes);
-            TTI_K(store_pair)(to + 4 * width, width, c, lanes);
-            TTI_K(store_pair)(to + 6 * width, width, d, lanes);
-        } else {
-            TTI_K(store)(to, a, lanes);
-            TTI_K(store)(to + width, b, lanes);
-            TTI_K(store)(to + 2 * width, c, lanes);
-            TTI_K(store)(to + 3 * width, d, lanes);
-        }
+/* dx of y = op(x). Gelu by tanh, with s = sigmoid(2u):  s + x s (1 - s) 2u';  exactly:  Phi(x) + x phi(x). */
+TTI_INLINE TTI_V TTI_K(value_back)(const tti_unary_args *a, TTI_V dy, TTI_V x, TTI_V y) {
+    const TTI_V p0 = TTI_SET(a->p0), p1 = TTI_SET(a->p1), one = TTI_SET(1.0f), zero = TTI_SET(0.0f);
+    TTI_V s, slope;
+    switch (a->op) {
+    case TT_NEG: return dy * TTI_SET(-1.0f);
+    case TT_EXP: return dy * y;
+    case TT_LOG: return dy / x;
+    case TT_TANH: return dy * (one - y * y);
+    case TT_CLAMP: return TTI_IF(TTI_LT(x, p0), zero, TTI_IF(TTI_LT(p1, x), zero, dy));
+    case TT_SCALE: return dy * p0;
+    case TT_GELU_TANH:
+        s = TTI_K(gelu_sigmoid)(x);
+        slope = x * s * (one - s) * TTI_SET(1.59576912f) * TTI_FMA(TTI_SET(0.134145f) * x, x, one);
+        return dy * (s + slope);
+    default:
+        s = TTI_SET(0.398942280f) * TTI_K(exp)(TTI_SET(-0.5f) * x * x);
+        return dy * (TTI_K(map)(tti_normal_cdf, x) + x * s);
     }
 }
-#undef TTI_TURN
-#endif
-/* to[k][width] = from[lane * lane_step + k * k_step], or of bf16 half[...]; lanes from `lanes` on are 0. */
-static void TTI_K(pack)(float *to, const float *from, const uint16_t *half, size_t lane_step, size_t k_step, size_t lanes, size_t width, size_t k) {
-    size_t lane = 0, i, done = 0;
-    if (lane_step == 1) {
-        for (i = 0; i < k; i++) {
-            for (lane = 0; lane < width; lane += TTI_W) {
-                size_t at = i * k_step + lane, left = lanes > lane ? lanes - lane : 0;
-                TTI_K(store)(to + i * width + lane, half ? TTI_K(load_half)(half + at, left) : TTI_K(load)(from + at, left), width - lane);
-            }
-        }
-        return;
-    }
-#if TTI_W > 1
-    if (k_step == 1 && !(half && lane_step % 2)) {
-        done = half ? k / 8 * 8 : k / 4 * 4;
-        while (lanes - lane >= 4) {
-            size_t count = lanes - lane >= TTI_W ? TTI_W : (lanes - lane) / 4 * 4, l;
-            if (half) { TTI_K(pack_turned)(to + lane, (const float *)(const void *)(half + lane * lane_step), lane_step / 2, count, width, done / 2, 1); }
-            else { TTI_K(pack_turned)(to + lane, from + lane * lane_step, lane_step, count, width, done, 0); }
-            for (i = done; i < k; i++) {
-                for (l = lane; l < lane + count; l++) { to[i * width + l] = half ? tti_from_bf16(half[l * lane_step + i]) : from[l * lane_step + i]; }
-            }
-            lane += count;
-        }
-    }
-#endif
-    (void)done;
-    for (; lane < width; lane++) {
-        for (i = 0; i < k; i++) {
-            size_t at = lane * lane_step + i * k_step;
-            to[i * width + lane] = lane >= lanes ? 0.0f : half ? tti_from_bf16(half[at]) : from[at];
-        }
-    }
-}
-/* Whole panels, `stride` apart. Where their lanes adjoin, k is outermost: a row of memory is read once, from end to end, and
- * fetched before. Panels narrower than a vector, but not than half of one, are stored as whole vectors, since the next k covers
- * what hangs over; only the last k and the last panel are cut, as they would spoil a neighbour or read from beyond. */
-static void TTI_K(pack_panels)(float *to, const float *from, const uint16_t *half, size_t lane_step, size_t k_step, size_t panels, size_t width, size_t stride, size_t k) {
-    const size_t rows_ahead = 16, line = 64 / sizeof *from;
-    size_t p, i, lane;
-    if (lane_step != 1) {
-        for (p = 0; p < panels; p++) {
-            size_t at = p * width * lane_step;
-            TTI_K(pack)(to + p * stride, half ? NULL : from + at, half ? half + at : NULL, lane_step, k_step, width, width, k);
-        }
-        return;
-    }
-    for (i = 0; i < k; i++, to += width) {
-        for (lane = 0; !half && i + rows_ahead < k && lane < panels * width; lane += line) { TTI_PREFETCH_L2(from + (i + rows_ahead) * k_step + lane); }
-        for (p = 0; p < panels; p++) {
-            for (lane = 0; lane < width; lane += TTI_W) {
-                size_t at = i * k_step + p * width + lane, left = p + 1 < panels && i + 1 < k ? TTI_W : width - lane;
-                TTI_K(store)(to + p * stride + lane, half ? TTI_K(load_half)(half + at, left) : TTI_K(load)(from + at, left), left);
-            }
-        }
-    }
-}
-static void TTI_K(round)(float *x, size_t n) {
-    size_t i;
-    for (i = 0; i < n; i += TTI_W) { TTI_K(store)(x + i, TTI_TO_BF16(TTI_K(load)(x + i, n - i)), n - i); }
-}
-/* R rows of a tile: c = begin (or 0) + a b. `columns` of the TTI_NR columns are stored. One function per R, as the
- * accumulators must have names to live in registers. */
-#if TTI_NV == 2
-#define TTI_DECLARE(r) TTI_V c##r##0, c##r##1;
-#define TTI_BEGIN(r) \
-    c##r##0 = begin ? TTI_K(load)(begin + r * begin_step, columns) : TTI_SET(0.0f); \
-    c##r##1 = begin && columns > TTI_W ? TTI_K(load)(begin + r * begin_step + TTI_W, columns - TTI_W) : TTI_SET(0.0f);
-#define TTI_STEP(r) { TTI_V x = TTI_SET(a[r * a_row]); c##r##0 = TTI_FMA(x, b0, c##r##0); c##r##1 = TTI_FMA(x, b1, c##r##1); }
-#define TTI_END(r) \
-    TTI_K(store)(c + r * ldc, c##r##0, columns); \
-    if (columns > TTI_W) { TTI_K(store)(c + r * ldc + TTI_W, c##r##1, columns - TTI_W); }
-#define TTI_B TTI_V b0 = TTI_LOAD(b), b1 = TTI_LOAD(b + TTI_W);
-#else
-#define TTI_DECLARE(r) TTI_V c##r##0, c##r##1, c##r##2;
-#define TTI_BEGIN(r) \
-    c##r##0 = begin ? TTI_K(load)(begin + r * begin_step, columns) : TTI_SET(0.0f); \
-    c##r##1 = begin && columns > TTI_W ? TTI_K(load)(begin + r * begin_step + TTI_W, columns - TTI_W) : TTI_SET(0.0f); \
-    c##r##2 = begin && columns > 2 * TTI_W ? TTI_K(load)(begin + r * begin_step + 2 * TTI_W, columns - 2 * TTI_W) : TTI_SET(0.0f);
-#define TTI_STEP(r) { TTI_V x = TTI_SET(a[r * a_row]); c##r##0 = TTI_FMA(x, b0, c##r##0); c##r##1 = TTI_FMA(x, b1, c##r##1); c##r##2 = TTI_FMA(x, b2, c##r##2); }
-#define TTI_END(r) \
-    TTI_K(store)(c + r * ldc, c##r##0, columns); \
-    if (columns > TTI_W) { TTI_K(store)(c + r * ldc + TTI_W, c##r##1, columns - TTI_W); } \
-    if (columns > 2 * TTI_W) { TTI_K(store)(c + r * ldc + 2 * TTI_W, c##r##2, columns - 2 * TTI_W); }
-#define TTI_B TTI_V b0 = TTI_LOAD(b), b1 = TTI_LOAD(b + TTI_W), b2 = TTI_LOAD(b + 2 * TTI_W);
-#endif
-#define TTI_ROWS1(X) X(0)
-#define TTI_ROWS2(X) X(0) X(1)
-#define TTI_ROWS4(X) TTI_ROWS2(X) X(2) X(3)
-#define TTI_ROWS8(X) TTI_ROWS4(X) X(4) X(5) X(6) X(7)
-#define TTI_ROWS12(X) TTI_ROWS8(X) X(8) X(9) X(10) X(11)
-#define TTI_TILE(R) \
-TTI_INLINE void TTI_K(tile##R)(size_t k, const float *a, size_t a_row, size_t a_k, const float *b, size_t ldb, \
-                               const float *begin, size_t begin_step, float *c, size_t ldc, size_t columns, uintptr_t ahead, size_t tiles) { \
-    size_t streams = tiles == 1 ? 4 : 1, every = tiles * streams, apart = ahead ? k / streams * TTI_NR * sizeof(float) : 0; \
-    TTI_ROWS##R(TTI_DECLARE) \
-    TTI_ROWS##R(TTI_BEGIN) \
-    for (; ahead && k > every; ahead += TTI_NR * sizeof(float)) { \
-        size_t steps; \
-        for (steps = 0; steps < streams; steps++) { \
-            TTI_PREFETCH_L2(ahead + steps * apart); \
-            TTI_PREFETCH_L2(ahead + steps * apart + (TTI_NR - 1) * sizeof(float)); \
-        } \
-        for (steps = every, k -= steps; steps > 0; steps--, a += a_k, b += ldb) { TTI_B TTI_ROWS##R(TTI_STEP) } \
-    } \
-    for (; k > 0; k--, a += a_k, b += ldb) { TTI_B TTI_ROWS##R(TTI_STEP) } \
-    TTI_ROWS##R(TTI_END) \
-}
-#if TTI_MR >= 12
-TTI_TILE(12)
-#endif
-#if TTI_MR >= 8
-TTI_TILE(8)
-#endif
-TTI_TILE(4)
-TTI_TILE(2)
-TTI_TILE(1)
-/* One row times R panels of B, `apart` from each other: memory serves several streams faster than one. Columns of begin and c
- * lie side by side. A panel of pairs holds two k of bf16 in each float. */
-#define TTI_LINES 4
-#define TTI_LINE_AHEAD 1024     /* bytes */
-#define TTI_LINE_FETCH(r) TTI_PREFETCH_L2((uintptr_t)(b + r * apart) + TTI_LINE_AHEAD); TTI_PREFETCH_L2((uintptr_t)(b + r * apart + TTI_NR - 1) + TTI_LINE_AHEAD);
-#define TTI_LINE_ONE(r, v) c##r##v = TTI_FMA(x, TTI_LOAD(b + r * apart + v * TTI_W), c##r##v);
-#define TTI_LINE_TWO(r, v) { \
-    TTI_V w = TTI_LOAD(b + r * apart + v * TTI_W); \
-    c##r##v = TTI_FMA(x, TTI_LOW(w), c##r##v); \
-    c##r##v = TTI_FMA(y, TTI_HIGH(w), c##r##v); }
-#if TTI_NV == 2
-#define TTI_ONE_STEP(r) TTI_LINE_ONE(r, 0) TTI_LINE_ONE(r, 1)
-#define TTI_TWO_STEP(r) TTI_LINE_TWO(r, 0) TTI_LINE_TWO(r, 1)
-#else
-#define TTI_ONE_STEP(r) TTI_LINE_ONE(r, 0) TTI_LINE_ONE(r, 1) TTI_LINE_ONE(r, 2)
-#define TTI_TWO_STEP(r) TTI_LINE_TWO(r, 0) TTI_LINE_TWO(r, 1) TTI_LINE_TWO(r, 2)
-#endif
-#define TTI_LINE(R) \
-TTI_INLINE void TTI_K(line##R)(size_t k, const float *a, size_t a_k, const float *b, size_t apart, int pairs, const float *begin, float *c, size_t columns) { \
-    const size_t begin_step = TTI_NR, ldc = TTI_NR; \
-    TTI_ROWS##R(TTI_DECLARE) \
-    TTI_ROWS##R(TTI_BEGIN) \
-    for (; pairs && k > 0; k -= 2, a += 2 * a_k, b += TTI_NR) { \
-        TTI_V x = TTI_SET(a[0]), y = TTI_SET(a[a_k]); \
-        TTI_ROWS##R(TTI_LINE_FETCH) \
-        TTI_ROWS##R(TTI_TWO_STEP) \
-    } \
-    for (; k > 0; k--, a += a_k, b += TTI_NR) { \
-        TTI_V x = TTI_SET(*a); \
-        TTI_ROWS##R(TTI_LINE_FETCH) \
-        TTI_ROWS##R(TTI_ONE_STEP) \
-    } \
-    TTI_ROWS##R(TTI_END) \
-}
-TTI_LINE(4)
-TTI_LINE(1)
-static void TTI_K(lines)(size_t panels, size_t k, const float *a, size_t a_k, const float *b, size_t apart, int pairs, const float *begin, float *c, size_t columns) {
-    if (panels == TTI_LINES) { TTI_K(line4)(k, a, a_k, b, apart, pairs, begin, c, TTI_NR); }
-    else { TTI_K(line1)(k, a, a_k, b, apart, pairs, begin, c, columns); }
-}
-#undef TTI_LINE_AHEAD
-#undef TTI_LINE_FETCH
-#undef TTI_LINE_ONE
-#undef TTI_LINE_TWO
-#undef TTI_ONE_STEP
-#undef TTI_TWO_STEP
-#undef TTI_LINE
-#undef TTI_STEP
-#undef TTI_B
-#undef TTI_TILE
 
-TTI_INLINE size_t TTI_K(tile_rows)(size_t left) {
-    if (left >= TTI_MR) { return TTI_MR; }
-    return left >= 8 && TTI_MR > 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1;
-}
-#define TTI_TILE_ROWS(R, a_row, a_k, ahead, tiles) TTI_K(tile##R)(k, a, a_row, a_k, b, ldb, begin, begin_step, c, ldc, columns, ahead, tiles)
-/* Three forms, as constants save registers: A's rows side by side (a_row = 1); along k (a_k = 1); and the first with panels
- * of B that are fetched ahead: from `next` on, TTI_NR floats each time that k has done `tiles` steps; where there is one
- * tile and memory is all that matters, from four places at once. */
-#define TTI_TILE_SWITCH(name, more, a_row, a_k, ahead, tiles) \
-static void TTI_K(name)(size_t rows, size_t k, const float *a, size_t step, const float *b, size_t ldb, \
-                        const float *begin, size_t begin_step, float *c, size_t ldc, size_t columns more) { \
-    switch (rows) { \
-    TTI_CASE12(a_row, a_k, ahead, tiles) \
-    TTI_CASE8(a_row, a_k, ahead, tiles) \
-    case 4: TTI_TILE_ROWS(4, a_row, a_k, ahead, tiles); break; \
-    case 2: TTI_TILE_ROWS(2, a_row, a_k, ahead, tiles); break; \
-    default: TTI_TILE_ROWS(1, a_row, a_k, ahead, tiles); break; \
-    } \
-}
-#if TTI_MR >= 12
-#define TTI_CASE12(a_row, a_k, ahead, tiles) case 12: TTI_TILE_ROWS(12, a_row, a_k, ahead, tiles); break;
-#else
-#define TTI_CASE12(a_row, a_k, ahead, tiles)
-#endif
-#if TTI_MR >= 8
-#define TTI_CASE8(a_row, a_k, ahead, tiles) case 8: TTI_TILE_ROWS(8, a_row, a_k, ahead, tiles); break;
-#else
-#define TTI_CASE8(a_row, a_k, ahead, tiles)
-#endif
-#define TTI_NOTHING
-#define TTI_AHEAD , uintptr_t next, size_t tiles
-TTI_TILE_SWITCH(tile_columns, TTI_NOTHING, 1, step, 0, 0)
-TTI_TILE_SWITCH(tile_lines, TTI_NOTHING, step, 1, 0, 0)
-TTI_TILE_SWITCH(tile_ahead, TTI_AHEAD, 1, step, next, tiles)
-#undef TTI_NOTHING
-#undef TTI_AHEAD
-#undef TTI_TILE_ROWS
-#undef TTI_TILE_SWITCH
-#undef TTI_CASE12
-#undef TTI_CASE8
-/* Rows m0..m1 of A from k0 to k1 as panels; that of row i begins at to[(i - m0) * (k1 - k0)]. */
-static void TTI_K(turn)(const tti_gemm *g, float *to, size_t m0, size_t m1, size_t k0, size_t k1) {
-    const float *from = g->a + k0 * g->a_k;
-    size_t k = k1 - k0, i = m0 + (m1 - m0) / TTI_MR * TTI_MR, rows;
-    TTI_K(pack_panels)(to, from + m0 * g->a_row, NULL, g->a_row, g->a_k, (m1 - m0) / TTI_MR, TTI_MR, TTI_MR * k, k);
-    for (; i < m1; i += rows) {
-        rows = TTI_K(tile_rows)(m1 - i);
-        TTI_K(pack)(to + (i - m0) * k, from + i * g->a_row, NULL, g->a_row, g->a_k, rows, rows, k);
-    }
-    if (g->bf16) { TTI_K(round)(to, (m1 - m0) * k); }
-}
-/* Columns n0..n1 of B from k0 to k1 as panels, side by side. */
-static void TTI_K(pack_b)(const tti_gemm *g, float *to, size_t n0, size_t n1, size_t k0, size_t k1) {
-    size_t at = n0 * g->b_column + k0 * g->b_k, k = k1 - k0, whole = (n1 - n0) / TTI_NR, rest = (n1 - n0) % TTI_NR, skip = whole * TTI_NR;
-    const float *from = g->half_b ? NULL : g->b + at;
-    const uint16_t *half = g->half_b ? g->half_b + at : NULL;
-    TTI_K(pack_panels)(to, from, half, g->b_column, g->b_k, whole, TTI_NR, TTI_NR * k, k);
-    if (rest) {
-        size_t last = skip * g->b_column;
-        TTI_K(pack)(to + skip * k, half ? NULL : from + last, half ? half + last : NULL, g->b_column, g->b_k, rest, TTI_NR, k);
-    }
-    if (g->bf16 && !half) { TTI_K(round)(to, (skip + (rest ? TTI_NR : 0)) * k); }
-}
-/* Rows m0..m1 and columns n0..n1 of C over k0..k1 (at most TTI_KC). B's panels are in g->packed, or (NULL) are made here
- * one by one. scratch: TTI_GEMM_SCRATCH floats. */
-static void TTI_K(gemm_block)(const tti_gemm *g, size_t m0, size_t m1, size_t n0, size_t n1, size_t k0, size_t k1, float *scratch) {
-    size_t k = k1 - k0, stride = g->turned ? g->t1 - g->t0 : k, i, j, r, rows;
-    float *panel = tti_aligned(scratch), *mine = panel + TTI_NR * TTI_KC;
-    const float *turned = g->turned ? g->turned + m0 * stride : tti_gemm_turns(g) ? mine : NULL;
-    if (turned == mine) { TTI_K(turn)(g, mine, m0, m1, k0, k1); }
-    for (j = n0; j < n1; j += TTI_NR) {
-        size_t columns = n1 - j < TTI_NR ? n1 - j : TTI_NR, ldb = TTI_NR;
-        const float *b;
-        if (g->packed) { b = g->packed + (j - g->b0) * (g->p1 - g->p0) + (k0 - g->p0) * TTI_NR; }
-        else if (g->b_column == 1 && columns == TTI_NR && !g->half_b && !g->bf16) { b = g->b + j + k0 * g->b_k; ldb = g->b_k; }
-        else { TTI_K(pack_b)(g, panel, j, j + columns, k0, k1); b = panel; }
-        for (i = m0; i < m1; i += rows) {
-            const float *a = g->a + i * g->a_row + k0 * g->a_k;
-            float *c = g->c + i * g->ldc + j;
-            const float *begin = k0 > 0 || g->accumulate ? c : g->bias ? g->bias + j : NULL;
-            size_t begin_step = begin == c ? g->ldc : 0;
-            rows = TTI_K(tile_rows)(m1 - i);
-            for (r = rows; r < 2 * rows && i + r < m1; r++) {      /* C of the next tile */
-                TTI_PREFETCH(c + r * g->ldc);
-                TTI_PREFETCH(c + r * g->ldc + columns - 1);
-            }
-            if (turned) { TTI_K(tile_columns)(rows, k, turned + (i - m0) * stride + (g->turned ? k0 - g->t0 : 0) * rows, rows, b, ldb, begin, begin_step, c, g->ldc, columns); }
-            else if (g->a_row == 1) { TTI_K(tile_columns)(rows, k, a, g->a_k, b, ldb, begin, begin_step, c, g->ldc, columns); }
-            else { TTI_K(tile_lines)(rows, k, a, g->a_row, b, ldb, begin, begin_step, c, g->ldc, columns); }
-        }
-    }
-}
-/* The same over all of k. */
-static void TTI_K(gemm_strip)(const tti_gemm *g, size_t m0, size_t m1, size_t n0, size_t n1, float *scratch) {
-    size_t k0 = 0, k1;
-    do {
-        k1 = g->k - k0 < TTI_KC ? g->k : k0 + TTI_KC;
-        TTI_K(gemm_block)(g, m0, m1, n0, n1, k0, k1, scratch);
-        k0 = k1;
-    } while (k0 < g->k);
-}
-/* Y of rows m0..m1 and columns n0..n1, just after the last k, while C is in the cache. */
-static void TTI_K(activate)(const tti_gemm *g, size_t m0, size_t m1, size_t n0, size_t n1) {
-    const TTI_V none = TTI_SET(0.0f);
-    size_t i, j;
-    for (i = m0; g->activation && i < m1; i++) {
-        const float *c = g->c + i * g->ldc;
-        float *y = g->y + i * g->ldc;
-        for (j = n0; j < n1; j += TTI_W) { TTI_K(store)(y + j, TTI_K(value)(g->activation, TTI_K(load)(c + j, n1 - j), none, none), n1 - j); }
-    }
-}
-/* The panel of column n0 that was made before, k0..k0 + k. */
-TTI_INLINE const float *TTI_K(ready)(const tti_gemm *g, size_t n0, size_t k0) {
-    return g->packed + (g->pairs ? (n0 * g->k + k0 * TTI_NR) / 2 : n0 * g->k + k0 * TTI_NR);
-}
-/* One or two rows against one such panel or TTI_LINES: nothing but the panels' way from memory counts. */
-static void TTI_K(gemm_lines)(const tti_gemm *g, size_t n0, size_t panels) {
-    size_t columns = g->n - n0 < TTI_NR ? g->n - n0 : TTI_NR, apart = g->pairs ? g->k / 2 * TTI_NR : g->k * TTI_NR, k0 = 0, k, i;
-    do {
-        k = g->m == 1 || g->k - k0 < TTI_KC ? g->k - k0 : TTI_KC;
-        for (i = 0; i < g->m; i++) {
-            float *c = g->c + i * g->ldc + n0;
-            const float *begin = k0 > 0 || g->accumulate ? c : g->bias ? g->bias + n0 : NULL;
-            TTI_K(lines)(panels, k, g->turned ? g->turned + k0 * g->m + i : g->a + k0 * g->a_k, g->turned ? g->m : g->a_k,
-                         TTI_K(ready)(g, n0, k0), apart, g->pairs, begin, c, columns);
-        }
-        k0 += k;
-    } while (k0 < g->k);
-}
-/* More rows, but few, all turned: panels come from memory, once. While tiles multiply one piece, each fetches its share of
- * the piece that follows. */
-static void TTI_K(gemm_stream)(const tti_gemm *g, size_t n0, float *scratch) {
-    size_t columns = g->n - n0 < TTI_NR ? g->n - n0 : TTI_NR, tiles = (g->m + TTI_MR - 1) / TTI_MR, k0 = 0, k, i, rows;
-    float *wide = tti_aligned(scratch);
-    do {
-        const float *b = TTI_K(ready)(g, n0, k0), *next;
-        k = g->k - k0 < TTI_KC ? g->k - k0 : TTI_KC;
-        next = b + (g->pairs ? k / 2 : k) * TTI_NR;
-        if (g->pairs) {
-            for (i = 0; i < k / 2 * TTI_NR; i += TTI_W) { TTI_K(store_pair)(wide + i / TTI_NR * 2 * TTI_NR + i % TTI_NR, TTI_NR, TTI_LOAD(b + i), TTI_W); }
-            b = wide;
-        }
-        for (i = 0; i < g->m; i += rows) {
-            float *c = g->c + i * g->ldc + n0;
-            const float *begin = k0 > 0 || g->accumulate ? c : g->bias ? g->bias + n0 : NULL;
-            uintptr_t share = (uintptr_t)next + i / TTI_MR * (k / tiles) * TTI_NR * (g->pairs ? sizeof(uint16_t) : sizeof(float));
-            rows = TTI_K(tile_rows)(g->m - i);
-            TTI_K(tile_ahead)(rows, k, g->turned + i * g->k + k0 * rows, rows, b, TTI_NR, begin, begin == c ? g->ldc : 0, c, g->ldc, columns,
-                              share, g->pairs ? 2 * tiles : tiles);
-        }
-        k0 += k;
-    } while (k0 < g->k);
-}
-/* Items: panels of B. */
-static void TTI_K(gemm_panels)(const tti_job *job, float *scratch, size_t begin, size_t end) {
-    const tti_gemm *g = (const tti_gemm *)job->args;
-    size_t p, n0, panels;
-    for (p = begin; p < end; p += panels) {
-        n0 = p * TTI_NR;
-        panels = g->packed && g->m <= 2 && end - p >= TTI_LINES && g->n - n0 >= TTI_LINES * TTI_NR ? TTI_LINES : 1;
-        if (!g->packed) { TTI_K(gemm_strip)(g, 0, g->m, n0, g->n - n0 < TTI_NR ? g->n : n0 + TTI_NR, scratch); }
-        else if (g->m <= 2) { TTI_K(gemm_lines)(g, n0, panels); }
-        else { TTI_K(gemm_stream)(g, n0, scratch); }
-        TTI_K(activate)(g, 0, g->m, n0, g->n - n0 < panels * TTI_NR ? g->n : n0 + panels * TTI_NR);
-    }
-}
-/* Items: panels of the block of B, into job->y. */
-static void TTI_K(gemm_pack)(const tti_job *job, float *scratch, size_t begin, size_t end) {
-    const tti_gemm *g = (const tti_gemm *)job->args;
-    size_t n0 = g->n0 + begin * TTI_NR, n1 = g->n0 + end * TTI_NR < g->n1 ? g->n0 + end * TTI_NR : g->n1;
+#define TTI_NEXT(p) TTI_K(load)(p + i, end - i)      /* of the values i .. end-1 */
+static void TTI_K(unary)(const void *args, float *scratch, size_t begin, size_t end) {
+    const tti_unary_args *a = (const tti_unary_args *)args;
+    const TTI_V p0 = TTI_SET(a->p0), p1 = TTI_SET(a->p1);
+    size_t i;
     (void)scratch;
-    TTI_K(pack_b)(g, job->y + begin * TTI_NR * (g->k1 - g->k0), n0, n1, g->k0, g->k1);
+    TTI_EACH(i, begin, end) { TTI_K(store)(a->y + i, TTI_K(value)(a->op, TTI_NEXT(a->x), p0, p1), end - i); }
 }
-/* Items: panels of A, t0..t1 of k. */
-static void TTI_K(gemm_turn)(const tti_job *job, float *scratch, size_t begin, size_t end) {
-    const tti_gemm *g = (const tti_gemm *)job->args;
-    size_t m0 = begin * TTI_MR, m1 = end * TTI_MR < g->m ? end * TTI_MR : g->m;
+
+static void TTI_K(unary_back)(const void *args, float *scratch, size_t begin, size_t end) {
+    const tti_unary_args *a = (const tti_unary_args *)args;
+    size_t i;
     (void)scratch;
-    TTI_K(turn)(g, g->turned + m0 * (g->t1 - g->t0), m0, m1, g->t0, g->t1);
-}
-/* Items: blocks of g->rows rows times groups of TTI_NG columns. */
-static void TTI_K(gemm_blocks)(const tti_job *job, float *scratch, size_t begin, size_t end) {
-    const tti_gemm *g = (const tti_gemm *)job->args;
-    size_t groups = (g->n1 - g->n0 + TTI_NG - 1) / TTI_NG, item;
-    for (item = begin; item < end; item++) {
-        size_t m0 = item / groups * g->rows, n0 = g->n0 + item % groups * TTI_NG;
-        size_t m1 = g->m - m0 < g->rows ? g->m : m0 + g->rows, n1 = g->n1 - n0 < TTI_NG ? g->n1 : n0 + TTI_NG;
-        if (g->packed) { TTI_K(gemm_block)(g, m0, m1, n0, n1, g->k0, g->k1, scratch); }
-        else { TTI_K(gemm_strip)(g, m0, m1, n0, n1, scratch); }
-        if (g->k1 == g->k) { TTI_K(activate)(g, m0, m1, n0, n1); }
-    }
-}
-/* C (+)= A B from plain pieces; `turned`: B is stored [n,k]. */
-static void TTI_K(product)(size_t m, size_t n, size_t k, const float *a, size_t a_row, size_t a_k, const float *b, size_t ldb, int turned,
-                           float *c, size_t ldc, int accumulate, float *scratch) {
-    tti_gemm g;
-    memset(&g, 0, sizeof g);
-    g.m = m; g.n = n; g.k = k;
-    g.a = a; g.a_row = a_row; g.a_k = a_k;
-    g.b = b; g.b_column = turned ? ldb : 1; g.b_k = turned ? 1 : ldb;
-    g.c = c; g.ldc = ldc; g.accumulate = accumulate;
-    TTI_K(gemm_strip)(&g, 0, m, 0, n, scratch);
-}
-
-/* ---- attention (FlashAttention-2, Dao 2023, arXiv 2307.08691) ----
- * An item is a block of queries of one key-value head: all heads of the group of up to TTI_QUERIES / group tokens are
- * rows of one matrix. Keys come in blocks of TTI_KEYS that begin at key 0, so a row meets the same blocks whether it is
- * decoded alone or among a whole prompt, and takes part only up to its own position. */
-TTI_INLINE void TTI_K(scale)(float *x, float factor, size_t n) {
-    size_t i;
-    for (i = 0; i < n; i += TTI_W) { TTI_K(store)(x + i, TTI_K(load)(x + i, n - i) * TTI_SET(factor), n - i); }
-}
-/* Scores to probabilities below a running maximum: s = exp(s - max); old sums and out shrink by exp(old max - max). */
-static void TTI_K(softmax_step)(float *s, size_t n, float *max, float *sum, float *out, size_t dim) {
-    TTI_V top = TTI_SET(*max), total = TTI_SET(0.0f);
-    float t[TTI_W], shrink;
-    size_t i;
-    for (i = n; i < TTI_UP(n); i++) { s[i] = -HUGE_VALF; }
-    for (i = 0; i < n; i += TTI_W) { top = TTI_MAX(TTI_LOAD(s + i), top); }
-    top = TTI_SET(TTI_K(max)(top));
-    for (i = 0; i < n; i += TTI_W) {
-        TTI_V e = TTI_K(exp)(TTI_LOAD(s + i) - top);
-        TTI_STORE(s + i, e);
-        total = total + e;
-    }
-    TTI_STORE(t, TTI_K(exp)(TTI_SET(*max) - top));
-    shrink = t[0];
-    TTI_STORE(t, top);
-    *max = t[0];
-    *sum = *sum * shrink + TTI_K(sum)(total);
-    TTI_K(scale)(out, shrink, dim);
-}
-TTI_INLINE size_t TTI_K(limit)(const tti_queries *u, size_t row, size_t key0, size_t keys) {
-    size_t limit = u->position + row / u->group + 1;
-    return limit <= key0 ? 0 : limit - key0 < keys ? limit - key0 : keys;
-}
-/* out += p v: rows in groups up to their common limit, then each row to its own. */
-static void TTI_K(attend)(const tti_queries *u, const float *p, const float *v, size_t ldv, float *out, size_t dim, size_t key0, size_t keys, float *scratch) {
-    size_t row, i, rows;
-    for (row = 0; row < u->rows; row += rows) {
-        size_t common = TTI_K(limit)(u, row, key0, keys);
-        rows = common == keys ? u->rows - row : u->rows - row < TTI_MR ? u->rows - row : TTI_MR;
-        if (common > 0) { TTI_K(product)(rows, dim, common, p + row * TTI_KEYS, TTI_KEYS, 1, v, ldv, 0, out + row * dim, dim, 1, scratch); }
-        for (i = row; i < row + rows; i++) {
-            size_t limit = TTI_K(limit)(u, i, key0, keys);
-            if (limit <= common) { continue; }
-            TTI_K(product)(1, dim, limit - common, p + i * TTI_KEYS + common, TTI_KEYS, 1, v + common * ldv, ldv, 0, out + i * dim, dim, 1, scratch);
-        }
-    }
-}
-/* Rows of x [n_tokens, heads * dim] that belong to u, times factor, side by side. */
-static void TTI_K(collect)(const tti_queries *u, float *to, const float *x, size_t stride, size_t dim, float factor) {
-    size_t row;
-    for (row = 0; row < u->rows; row++) { memcpy(to + row * dim, x + (u->token + row / u->group) * stride + (u->head + row % u->group) * dim, dim * sizeof(float)); }
-    if (factor != 1.0f) { TTI_K(scale)(to, factor, u->rows * dim); }
-}
-/* s[rows, keys] = q k', k from key0 on. */
-static void TTI_K(scores)(const tt_attention_args *a, const tti_queries *u, size_t key0, size_t keys, const float *q, float *s, float *scratch) {
-    size_t dim = (size_t)a->head_dim, kv_stride = (size_t)a->n_kv_heads * dim, row = u->key_row + key0;
-    tti_gemm g;
-    if (!a->key_tiles) {
-        TTI_K(product)(u->rows, keys, dim, q, dim, 1, a->k + row * kv_stride + u->kv_head * dim, kv_stride, 1, s, TTI_KEYS, 0, scratch);
-        return;
-    }
-    memset(&g, 0, sizeof g);
-    g.m = u->rows; g.n = keys; g.k = dim;
-    g.a = q; g.a_row = dim; g.a_k = 1;
-    g.c = s; g.ldc = TTI_KEYS;
-    g.packed = a->k + row * kv_stride + u->kv_head * dim * TTI_NR;
-    g.p1 = kv_stride;
-    TTI_K(gemm_strip)(&g, 0, g.m, 0, g.n, scratch);
-}
-/* Few rows wait for keys and values, which lie in pieces too short for the CPU to foresee: those of the block at key0, in
- * tiles of `lanes` rows. */
-static void TTI_K(fetch)(const tt_attention_args *a, const tti_queries *u, size_t key0, const float *from, size_t lanes) {
-    size_t dim = (size_t)a->head_dim, kv_stride = (size_t)a->n_kv_heads * dim, n_keys = u->position + u->rows / u->group, row, i;
-    size_t keys = n_keys - key0 < TTI_KEYS ? n_keys - key0 : TTI_KEYS;
-    from += (u->key_row + key0) * kv_stride + u->kv_head * dim * lanes;
-    for (row = 0; row < keys; row += lanes) { for (i = 0; i < dim * lanes; i += 64 / sizeof *from) { TTI_PREFETCH_L2(from + row * kv_stride + i); } }
-}
-static void TTI_K(attention_forward)(const tti_job *job, float *scratch, size_t begin, size_t end) {
-    const tt_attention_args *a = (const tt_attention_args *)job->args;
-    size_t dim = (size_t)a->head_dim, heads = (size_t)a->n_heads, kv_stride = (size_t)a->n_kv_heads * dim, lanes = a->key_tiles ? TTI_NR : 1, item, row;
-    tti_walk walk = TT_INIT;
-    tti_queries next = tti_queries_of(a, begin, &walk);
-    for (item = begin; item < end; item++) {
-        tti_queries u = next;
-        size_t n_keys = u.position + u.rows / u.group, key0, d;
-        const float *v = a->v + u.key_row * kv_stride + u.kv_head * dim;
-        int few = u.rows < TTI_MR;
-        float *q = scratch, *out = q + u.rows * dim, *s = out + u.rows * dim, *max = s + u.rows * TTI_KEYS, *sum = max + u.rows, *rest = sum + u.rows;
-        if (item + 1 < end) { next = tti_queries_of(a, item + 1, &walk); }
-        TTI_K(collect)(&u, q, a->q, heads * dim, dim, a->scale);
-        memset(out, 0, u.rows * dim * sizeof(float));
-        for (row = 0; row < u.rows; row++) { max[row] = -HUGE_VALF; sum[row] = 0.0f; }
-        for (key0 = 0; key0 < n_keys; key0 += TTI_KEYS) {
-            size_t keys = n_keys - key0 < TTI_KEYS ? n_keys - key0 : TTI_KEYS;
-            if (few) { TTI_K(fetch)(a, &u, key0, a->v, 1); }
-            TTI_K(scores)(a, &u, key0, keys, q, s, rest);
-            if (few && key0 + keys < n_keys) { TTI_K(fetch)(a, &u, key0 + keys, a->k, lanes); }
-            else if (few && item + 1 < end) { TTI_K(fetch)(a, &next, 0, a->k, lanes); }
-            for (row = 0; row < u.rows; row++) {
-                size_t limit = TTI_K(limit)(&u, row, key0, keys);
-                if (limit > 0) { TTI_K(softmax_step)(s + row * TTI_KEYS, limit, max + row, sum + row, out + row * dim, dim); }
-            }
-            TTI_K(attend)(&u, s, v + key0 * kv_stride, kv_stride, out, dim, key0, keys, rest);
-        }
-        for (row = 0; row < u.rows; row++) {
-            size_t at = (u.token + row / u.group) * heads + u.head + row % u.group;
-            for (d = 0; d < dim; d += TTI_W) { TTI_K(store)(a->out + at * dim + d, TTI_K(load)(out + row * dim + d, dim - d) / TTI_SET(sum[row]), dim - d); }
-            if (a->lse) { a->lse[at] = max[row] + logf(sum[row]); }
-        }
-    }
-}
-/* p = exp(s - lse);  ds = p (dp - delta),  delta = sum_d dout out.  Over s and dp in place; 0 beyond the row's limit. */
-static void TTI_K(softmax_back)(float *s, float *dp, size_t limit, size_t keys, float lse, float delta) {
-    size_t i;
-    for (i = limit; i < TTI_UP(keys); i++) { s[i] = -HUGE_VALF; dp[i] = 0.0f; }
-    for (i = 0; i < keys; i += TTI_W) {
-        TTI_V p = TTI_K(exp)(TTI_LOAD(s + i) - TTI_SET(lse));
-        TTI_STORE(s + i, p);
-        TTI_STORE(dp + i, p * (TTI_LOAD(dp + i) - TTI_SET(delta)));
-    }
-}
-static float TTI_K(dot)(const float *x, const float *y, size_t n) {
-    TTI_V total = TTI_SET(0.0f);
-    size_t i;
-    for (i = 0; i < n; i += TTI_W) { total = TTI_FMA(TTI_K(load)(x + i, n - i), TTI_K(load)(y + i, n - i), total); }
-    return TTI_K(sum)(total);
-}
-/* dv += p' dout;  dk += ds' (scale q);  dq += scale ds k.  All for the queries u; dk and dv go on from what they hold. */
-static void TTI_K(attention_back_queries)(const tt_attention_args *a, const tti_queries *u, float *scratch) {
-    size_t dim = (size_t)a->head_dim, heads = (size_t)a->n_heads, kv_stride = (size_t)a->n_kv_heads * dim;
-    size_t n_keys = u->position + u->rows / u->group, key0, row, d, block = u->rows * dim;
-    float *q = scratch, *dq = q + block, *dout = dq + block, *out = dout + block, *s = out + block;
-    float *dp = s + u->rows * TTI_KEYS, *lse = dp + u->rows * TTI_KEYS, *delta = lse + u->rows, *rest = delta + u->rows;
-    TTI_K(collect)(u, q, a->q, heads * dim, dim, a->scale);
-    TTI_K(collect)(u, dout, a->dout, heads * dim, dim, 1.0f);
-    TTI_K(collect)(u, out, a->out, heads * dim, dim, 1.0f);
-    memset(dq, 0, block * sizeof(float));
-    for (row = 0; row < u->rows; row++) {
-        lse[row] = a->lse[(u->token + row / u->group) * heads + u->head + row % u->group];
-        delta[row] = TTI_K(dot)(dout + row * dim, out + row * dim, dim);
-    }
-    for (key0 = 0; key0 < n_keys; key0 += TTI_KEYS) {
-        size_t keys = n_keys - key0 < TTI_KEYS ? n_keys - key0 : TTI_KEYS, at = (u->key_row + key0) * kv_stride + u->kv_head * dim;
-        TTI_K(product)(u->rows, keys, dim, q, dim, 1, a->k + at, kv_stride, 1, s, TTI_KEYS, 0, rest);
-        TTI_K(product)(u->rows, keys, dim, dout, dim, 1, a->v + at, kv_stride, 1, dp, TTI_KEYS, 0, rest);
-        for (row = 0; row < u->rows; row++) {
-            TTI_K(softmax_back)(s + row * TTI_KEYS, dp + row * TTI_KEYS, TTI_K(limit)(u, row, key0, keys), keys, lse[row], delta[row]);
-        }
-        if (a->dv) { TTI_K(product)(keys, dim, u->rows, s, 1, TTI_KEYS, dout, dim, 0, a->dv + at, kv_stride, 1, rest); }
-        if (a->dk) { TTI_K(product)(keys, dim, u->rows, dp, 1, TTI_KEYS, q, dim, 0, a->dk + at, kv_stride, 1, rest); }
-        TTI_K(product)(u->rows, dim, keys, dp, TTI_KEYS, 1, a->k + at, kv_stride, 0, dq, dim, 1, rest);
-    }
-    for (row = 0; a->dq && row < u->rows; row++) {
-        float *to = a->dq + ((u->token + row / u->group) * heads + u->head + row % u->group) * dim;
-        for (d = 0; d < dim; d += TTI_W) {
-            TTI_V sum = TTI_FMA(TTI_SET(a->scale), TTI_K(load)(dq + row * dim + d, dim - d), TTI_K(load)(to + d, dim - d));
-            TTI_K(store)(to + d, sum, dim - d);
-        }
-    }
-}
-/* Items: sequence x key-value head. */
-static void TTI_K(attention_backward)(const tti_job *job, float *scratch, size_t begin, size_t end) {
-    const tt_attention_args *a = (const tt_attention_args *)job->args;
-    size_t kv_heads = (size_t)a->n_kv_heads, item, block;
-    for (item = begin; item < end; item++) {
-        size_t first = tti_first_block(a, item / kv_heads), next = tti_first_block(a, item / kv_heads + 1);
-        tti_walk walk;
-        walk.sequence = item / kv_heads;
-        walk.first = first;
-        for (block = first; block < next; block++) {
-            tti_queries u = tti_queries_of(a, block * kv_heads + item % kv_heads, &walk);
-            TTI_K(attention_back_queries)(a, &u, scratch);
-        }
+    TTI_EACH(i, begin, end) {
+        TTI_V dx = TTI_K(value_back)(a, TTI_NEXT(a->dy), TTI_NEXT(a->x), TTI_NEXT(a->y));
+        TTI_K(store)(a->dx + i, TTI_NEXT(a->dx) + dx, end - i);
     }
 }
 
-/* ---- log-probs ---- (see tti_softmax above; z: a block of logits, its first column is vocabulary entry `column`) */
-static void TTI_K(logits_scan)(const tti_job *job, float *scratch, size_t begin, size_t end) {
-    const tti_logits *l = (const tti_logits *)job->args;
-    const TTI_V factor = TTI_SET(l->inv_temperature), low = TTI_SET(-104.0f);
+/* ---- [tt:bodies.binary] op(a, b) and its derivatives ----
+ * Of two equal values the minimum and maximum are a. swiglu(a, b) = a sigmoid(a) b. */
+TTI_INLINE TTI_V TTI_K(combined)(int op, TTI_V a, TTI_V b) {
+    switch (op) {
+    case TT_ADD: return a + b;
+    case TT_SUB: return a - b;
+    case TT_MUL: return a * b;
+    case TT_DIV: return a / b;
+    case TT_MINIMUM: return TTI_IF(TTI_LT(b, a), b, a);
+    case TT_MAXIMUM: return TTI_IF(TTI_LT(a, b), b, a);
+    case TT_LESS: return TTI_LT(a, b);
+    default: return a * TTI_K(sigmoid)(a) * b;
+    }
+}
+
+static void TTI_K(binary)(const void *args, float *scratch, size_t begin, size_t end) {
+    const tti_binary_args *g = (const tti_binary_args *)args;
+    size_t i;
+    (void)scratch;
+    TTI_EACH(i, begin, end) {
+        TTI_K(store)(g->y + i, TTI_K(combined)(g->op, TTI_NEXT(g->a), TTI_NEXT(g->b)), end - i);
+    }
+}
+
+static void TTI_K(binary_back)(const void *args, float *scratch, size_t begin, size_t end) {
+    const tti_binary_args *g = (const tti_binary_args *)args;
+    const TTI_V zero = TTI_SET(0.0f), one = TTI_SET(1.0f);
+    size_t i;
+    (void)scratch;
+    TTI_EACH(i, begin, end) {
+        TTI_V a = TTI_NEXT(g->a), b = TTI_NEXT(g->b), dy = TTI_NEXT(g->dy), da = dy, db = dy, s;
+        switch (g->op) {
+        case TT_ADD:
+            break;
+        case TT_SUB:
+            db = zero - dy;
+            break;
+        case TT_MUL:
+            da = dy * b;
+            db = dy * a;
+            break;
+        case TT_DIV:
+            da = dy / b;
+            db = zero - dy * (a / b) / b;
+            break;
+        case TT_MINIMUM:
+        case TT_MAXIMUM:
+            s = g->op == TT_MINIMUM ? TTI_LT(b, a) : TTI_LT(a, b);      /* where y is b */
+            da = TTI_IF(s, zero, dy);
+            db = TTI_IF(s, dy, zero);
+            break;
+        case TT_LESS:
+            da = db = zero;
+            break;
+        default:
+            s = TTI_K(sigmoid)(a);
+            da = dy * b * s * TTI_FMA(a, one - s, one);
+            db = dy * a * s;
+            break;
+        }
+        if (g->da) { TTI_K(store)(g->da + i, TTI_NEXT(g->da) + da, end - i); }
+        if (g->db) { TTI_K(store)(g->db + i, TTI_NEXT(g->db) + db, end - i); }
+    }
+}
+
+/* ---- [tt:bodies.sums] sums into values, rows and squares ---- */
+static void TTI_K(axpy)(const void *args, float *scratch, size_t begin, size_t end) {
+    const tti_axpy_args *a = (const tti_axpy_args *)args;
+    size_t i;
+    (void)scratch;
+    TTI_EACH(i, begin, end) {
+        TTI_K(store)(a->y + i, TTI_FMA(TTI_SET(a->alpha), TTI_NEXT(a->x), TTI_NEXT(a->y)), end - i);
+    }
+}
+
+/* Items: columns. */
+static void TTI_K(add_rows)(const void *args, float *scratch, size_t begin, size_t end) {
+    const tti_add_rows_args *a = (const tti_add_rows_args *)args;
     size_t row, i;
     (void)scratch;
-    for (row = begin; row < end; row++) {
-        const float *z = l->z_in + row * l->stride;
-        tti_softmax *state = l->states + row;
-        TTI_V top = TTI_SET(state->max), sum = TTI_SET(0.0f), dot = sum;
-        float max;
-        size_t target = (size_t)l->targets[row];
-        for (i = 0; i < l->columns; i += TTI_W) { top = TTI_MAX(TTI_K(load_fill)(z + i, l->columns - i, -HUGE_VALF) * factor, top); }
-        max = TTI_K(max)(top);
-        top = TTI_SET(max);
-        for (i = 0; i < l->columns; i += TTI_W) {
-            TTI_V d = TTI_K(load_fill)(z + i, l->columns - i, -HUGE_VALF) * factor - top, e = TTI_K(exp)(d);
-            sum = sum + e;
-            dot = TTI_FMA(e, TTI_MAX(low, d), dot);
-        }
-        tti_softmax_merge(state, max, TTI_K(sum)(sum), TTI_K(sum)(dot));
-        if (target >= l->column && target - l->column < l->columns) { state->target = z[target - l->column] * l->inv_temperature; }
-    }
-}
-/* dz = inv_temperature (dlogp (1[target] - p) - dH p (log p + H)), over z in place. */
-static void TTI_K(logits_back)(const tti_job *job, float *scratch, size_t begin, size_t end) {
-    const tti_logits *l = (const tti_logits *)job->args;
-    const TTI_V factor = TTI_SET(l->inv_temperature), low = TTI_SET(-104.0f);
-    size_t row, i;
-    (void)scratch;
-    for (row = begin; row < end; row++) {
-        float *z = l->z + row * l->stride, dlogp = l->dlogprobs ? l->dlogprobs[row] : 0.0f, dh = l->dentropy ? l->dentropy[row] : 0.0f;
-        const TTI_V lse = TTI_SET(l->lse[row]), h = TTI_SET(l->dentropy ? l->entropy[row] : 0.0f);
-        size_t target = (size_t)l->targets[row];
-        for (i = 0; i < l->columns; i += TTI_W) {
-            TTI_V logp = TTI_K(load)(z + i, l->columns - i) * factor - lse, p = TTI_K(exp)(logp);
-            TTI_V slope = TTI_FMA(TTI_SET(dh), TTI_MAX(low, logp) + h, TTI_SET(dlogp));
-            TTI_K(store)(z + i, TTI_SET(-l->inv_temperature) * p * slope, l->columns - i);
-        }
-        if (target >= l->column && target - l->column < l->columns) { z[target - l->column] += l->inv_temperature * dlogp; }
+    for (row = 0; row < a->n; row++) {
+        float *y = a->y + (a->rows ? (size_t)a->rows[row] : 0) * a->dim;
+        const float *x = a->x + row * a->dim;
+        TTI_EACH(i, begin, end) { TTI_K(store)(y + i, TTI_NEXT(y) + TTI_NEXT(x), end - i); }
     }
 }
 
-/* ---- norms ----   y = x r w,  r = 1 / sqrt(mean(x^2) + eps)   (RMSNorm, Zhang and Sennrich 2019)
- *                   y = (x - mean) r w + b,  r = 1 / sqrt(var + eps)   (LayerNorm, Ba et al. 2016)
- * Items of the forward and of dx: rows; of dw and db: columns, each summed over the rows in order. */
-#define TTI_EACH(i, begin, end) for (i = begin; i < end; i += TTI_W)
-static void TTI_K(norm)(const tti_job *job, float *scratch, size_t begin, size_t end) {
-    const tti_norm *a = (const tti_norm *)job->args;
+/* Value i goes to sum i % 16 whatever the vectors are, so that all sets agree. */
+static void TTI_K(squares)(const void *args, float *scratch, size_t begin, size_t end) {
+    const tti_squares_args *a = (const tti_squares_args *)args;
+    size_t item, i, j;
+    (void)scratch;
+    for (item = begin; item < end; item++) {
+        const float *x = a->x + item * TTI_SQUARES;
+        size_t n = tti_least(a->n - item * TTI_SQUARES, TTI_SQUARES);
+        double sums[16] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0};
+        for (i = 0; i + 16 <= n; i += 16) {
+            for (j = 0; j < 16; j++) { sums[j] += (double)x[i + j] * (double)x[i + j]; }
+        }
+        for (; i < n; i++) { sums[i % 16] += (double)x[i] * (double)x[i]; }
+        for (j = 8; j > 0; j /= 2) {
+            for (i = 0; i < j; i++) { sums[i] += sums[i + j]; }
+        }
+        a->sums[item] = sums[0];
+    }
+}
+
+/* ---- [tt:bodies.adamw] AdamW ----
+ * m = beta1 m + (1 - beta1) g,  v = beta2 v + (1 - beta2) g^2,
+ * p -= lr (m / correction1 / (sqrt(v / correction2) + eps) + weight_decay p).
+ * Source: arXiv 1711.05101, algorithm 2. */
+static void TTI_K(adamw)(const void *args, float *scratch, size_t begin, size_t end) {
+    const tt_adamw_args *a = (const tt_adamw_args *)args;
+    const TTI_V beta1 = TTI_SET(a->beta1), beta2 = TTI_SET(a->beta2);
+    const TTI_V lr = TTI_SET(a->lr), one = TTI_SET(1.0f);
+    size_t i;
+    (void)scratch;
+    TTI_EACH(i, begin, end) {
+        TTI_V p = TTI_NEXT(a->p), g = TTI_NEXT(a->g) * TTI_SET(a->grad_scale), m, v, step;
+        m = TTI_FMA(beta1, TTI_NEXT(a->m), (one - beta1) * g);
+        v = TTI_FMA(beta2, TTI_NEXT(a->v), (one - beta2) * g * g);
+        step = m / TTI_SET(a->correction1) / (TTI_SQRT(v / TTI_SET(a->correction2)) + TTI_SET(a->eps));
+        TTI_K(store)(a->m + i, m, end - i);
+        TTI_K(store)(a->v + i, v, end - i);
+        TTI_K(store)(a->p + i, p - lr * (step + TTI_SET(a->weight_decay) * p), end - i);
+    }
+}
+#undef TTI_NEXT
+
+/* ---- [tt:bodies.norms] norms ----
+ * y = x r w,  r = 1 / sqrt(mean(x^2) + eps).                Source: RMSNorm, arXiv 1910.07467, eq. 4.
+ * y = (x - mean) r w + b,  r = 1 / sqrt(var + eps).         Source: LayerNorm, arXiv 1607.06450, eq. 3.
+ * With n = (x - mean) r and g = dy w:  dx += r (g - mean(g) - n mean(g n)), mean(g) only for LayerNorm;
+ * dw += dy n, db += dy, each column summed over the rows in order. */
+static void TTI_K(norm)(const void *args, float *scratch, size_t begin, size_t end) {
+    const tti_norm_args *a = (const tti_norm_args *)args;
     size_t row, i, dim = a->dim;
     (void)scratch;
     for (row = begin; row < end; row++) {
@@ -18158,7 +18176,7 @@ static void TTI_K(norm)(const tti_job *job, float *scratch, size_t begin, size_t
             a->mean[row] = TTI_K(sum)(sum) / (float)dim;
             mean = TTI_SET(a->mean[row]);
         }
-        TTI_EACH(i, 0, dim) {
+        TTI_EACH(i, 0, dim) {      /* what lies beyond the row counts as the mean */
             TTI_V d = TTI_K(load_fill)(x + i, dim - i, a->mean ? a->mean[row] : 0.0f) - mean;
             square = TTI_FMA(d, d, square);
         }
@@ -18172,9 +18190,9 @@ static void TTI_K(norm)(const tti_job *job, float *scratch, size_t begin, size_t
         }
     }
 }
-/* With n = (x - mean) r and g = dy w:  dx += r (g - mean(g) - n mean(g n)), mean(g) only for LayerNorm. */
-static void TTI_K(norm_dx)(const tti_job *job, float *scratch, size_t begin, size_t end) {
-    const tti_norm *a = (const tti_norm *)job->args;
+
+static void TTI_K(norm_dx)(const void *args, float *scratch, size_t begin, size_t end) {
+    const tti_norm_args *a = (const tti_norm_args *)args;
     size_t row, i, dim = a->dim;
     (void)scratch;
     for (row = begin; row < end; row++) {
@@ -18190,22 +18208,24 @@ static void TTI_K(norm_dx)(const tti_job *job, float *scratch, size_t begin, siz
         dot = TTI_SET(TTI_K(sum)(dot) / (float)dim);
         TTI_EACH(i, 0, dim) {
             float *to = a->dx + row * dim + i;
-            TTI_V g = TTI_K(load)(dy + i, dim - i) * TTI_K(load)(a->w + i, dim - i), n = (TTI_K(load)(x + i, dim - i) - mean) * r;
+            TTI_V g = TTI_K(load)(dy + i, dim - i) * TTI_K(load)(a->w + i, dim - i);
+            TTI_V n = (TTI_K(load)(x + i, dim - i) - mean) * r;
             TTI_K(store)(to, TTI_FMA(r, g - sum - n * dot, TTI_K(load)(to, dim - i)), dim - i);
         }
     }
 }
-/* dw += dy n,  db += dy */
-static void TTI_K(norm_dw)(const tti_job *job, float *scratch, size_t begin, size_t end) {
-    const tti_norm *a = (const tti_norm *)job->args;
+
+static void TTI_K(norm_dw)(const void *args, float *scratch, size_t begin, size_t end) {
+    const tti_norm_args *a = (const tti_norm_args *)args;
     size_t row, i;
     (void)scratch;
     TTI_EACH(i, begin, end) {
-        TTI_V dw = a->dw ? TTI_K(load)(a->dw + i, end - i) : TTI_SET(0.0f), db = a->db ? TTI_K(load)(a->db + i, end - i) : TTI_SET(0.0f);
+        TTI_V dw = a->dw ? TTI_K(load)(a->dw + i, end - i) : TTI_SET(0.0f);
+        TTI_V db = a->db ? TTI_K(load)(a->db + i, end - i) : TTI_SET(0.0f);
         for (row = 0; row < a->n; row++) {
-            TTI_V dy = TTI_K(load)(a->dy + row * a->dim + i, end - i);
+            TTI_V dy = TTI_K(load)(a->dy + row * a->dim + i, end - i), x;
             if (a->dw) {
-                TTI_V x = TTI_K(load)(a->x + row * a->dim + i, end - i) - TTI_SET(a->mean ? a->mean[row] : 0.0f);
+                x = TTI_K(load)(a->x + row * a->dim + i, end - i) - TTI_SET(a->mean ? a->mean[row] : 0.0f);
                 dw = TTI_FMA(dy, x * TTI_SET(a->rstd[row]), dw);
             }
             db = db + dy;
@@ -18215,21 +18235,28 @@ static void TTI_K(norm_dw)(const tti_job *job, float *scratch, size_t begin, siz
     }
 }
 
-/* ---- rotary embedding (Su et al. 2021, arXiv 2104.09864, halves as in Llama) ----
- * y1 = x1 cos - x2 sin,  y2 = x2 cos + x1 sin;  the inverse turns by -angle and adds to y.   Items: rows. */
-static void TTI_K(rope)(const tti_job *job, float *scratch, size_t begin, size_t end) {
-    size_t half = job->dim / 2, row, head, i;
+/* ---- [tt:bodies.rope] rotary embedding, halves as in Llama ----
+ * y1 = x1 cos - x2 sin,  y2 = x2 cos + x1 sin;  the inverse turns by -angle and adds to y.
+ * Source: arXiv 2104.09864, eq. 34. */
+static void TTI_K(rope)(const void *args, float *scratch, size_t begin, size_t end) {
+    const tti_rope_args *a = (const tti_rope_args *)args;
+    const TTI_V sign = TTI_SET(a->inverse ? -1.0f : 1.0f);
+    size_t half = a->head_dim / 2, row, head, i;
     (void)scratch;
     for (row = begin; row < end; row++) {
-        const float *c = job->b + (size_t)job->ids[row] * half, *s = job->c + (size_t)job->ids[row] * half;
-        for (head = 0; head < job->n; head++) {
-            const float *x = job->a + (row * job->n + head) * job->dim;
-            float *y = job->y + (row * job->n + head) * job->dim;
+        size_t angles = (size_t)a->positions[row] * half;
+        for (head = 0; head < a->heads; head++) {
+            const float *x = a->x + (row * a->heads + head) * a->head_dim;
+            float *y = a->y + (row * a->heads + head) * a->head_dim;
             TTI_EACH(i, 0, half) {
-                TTI_V x1 = TTI_K(load)(x + i, half - i), x2 = TTI_K(load)(x + half + i, half - i), cosine = TTI_K(load)(c + i, half - i);
-                TTI_V sine = TTI_K(load)(s + i, half - i) * TTI_SET(job->op ? -1.0f : 1.0f);
+                TTI_V x1 = TTI_K(load)(x + i, half - i), x2 = TTI_K(load)(x + half + i, half - i);
+                TTI_V cosine = TTI_K(load)(a->cosines + angles + i, half - i);
+                TTI_V sine = TTI_K(load)(a->sines + angles + i, half - i) * sign;
                 TTI_V y1 = x1 * cosine - x2 * sine, y2 = x2 * cosine + x1 * sine;
-                if (job->op) { y1 = y1 + TTI_K(load)(y + i, half - i); y2 = y2 + TTI_K(load)(y + half + i, half - i); }
+                if (a->inverse) {
+                    y1 = y1 + TTI_K(load)(y + i, half - i);
+                    y2 = y2 + TTI_K(load)(y + half + i, half - i);
+                }
                 TTI_K(store)(y + i, y1, half - i);
                 TTI_K(store)(y + half + i, y2, half - i);
             }
@@ -18237,376 +18264,967 @@ static void TTI_K(rope)(const tti_job *job, float *scratch, size_t begin, size_t
     }
 }
 
-/* ---- elementwise: items are values ---- */
-#define TTI_A(p) TTI_K(load)(p + i, end - i)
-static void TTI_K(unary)(const tti_job *job, float *scratch, size_t begin, size_t end) {
-    const TTI_V p0 = TTI_SET(job->p0), p1 = TTI_SET(job->p1);
-    size_t i;
+/* ---- [tt:bodies.logprobs] a block of logits, see [tt:kernels.softmax]: items are rows ---- */
+static void TTI_K(logits_scan)(const void *args, float *scratch, size_t begin, size_t end) {
+    const tti_logits_args *l = (const tti_logits_args *)args;
+    const TTI_V factor = TTI_SET(l->inv_temperature), low = TTI_SET(-104.0f);      /* 0 log 0 is to be 0 */
+    size_t row, i, n = l->columns;
     (void)scratch;
-    TTI_EACH(i, begin, end) {
-        TTI_K(store)(job->y + i, TTI_K(value)(job->op, TTI_A(job->a), p0, p1), end - i);
-    }
-}
-static void TTI_K(unary_back)(const tti_job *job, float *scratch, size_t begin, size_t end) {
-    const TTI_V p0 = TTI_SET(job->p0), p1 = TTI_SET(job->p1), one = TTI_SET(1.0f), zero = TTI_SET(0.0f);
-    size_t i;
-    (void)scratch;
-    TTI_EACH(i, begin, end) {
-        TTI_V dy = TTI_A(job->b), x = TTI_A(job->a), y = TTI_A(job->c), dx, s;
-        switch (job->op) {
-        case TT_NEG: dx = dy * TTI_SET(-1.0f); break;
-        case TT_EXP: dx = dy * y; break;
-        case TT_LOG: dx = dy / x; break;
-        case TT_TANH: dx = dy * (one - y * y); break;
-        case TT_CLAMP: dx = TTI_IF(TTI_LT(x, p0), zero, TTI_IF(TTI_LT(p1, x), zero, dy)); break;
-        case TT_SCALE: dx = dy * p0; break;
-        case TT_GELU_TANH:
-            s = TTI_K(gelu_sigmoid)(x);
-            dx = dy * (s + x * s * (one - s) * TTI_SET(1.59576912f) * TTI_FMA(TTI_SET(0.134145f) * x, x, one));
-            break;
-        default:      /* Phi(x) + x phi(x) */
-            s = TTI_SET(0.398942280f) * TTI_K(exp)(TTI_SET(-0.5f) * x * x);
-            dx = dy * (TTI_K(map)(tti_normal_cdf, x) + x * s);
-            break;
+    for (row = begin; row < end; row++) {
+        const float *z = l->z + row * l->stride;
+        tti_softmax *state = l->states + row;
+        TTI_V top = TTI_SET(state->max), sum = TTI_SET(0.0f), dot = sum;
+        float max;
+        size_t target = (size_t)l->targets[row];
+        TTI_EACH(i, 0, n) { top = TTI_MAX(TTI_K(load_fill)(z + i, n - i, -HUGE_VALF) * factor, top); }
+        max = TTI_K(max)(top);
+        top = TTI_SET(max);
+        TTI_EACH(i, 0, n) {
+            TTI_V d = TTI_K(load_fill)(z + i, n - i, -HUGE_VALF) * factor - top, e = TTI_K(exp)(d);
+            sum = sum + e;
+            dot = TTI_FMA(e, TTI_MAX(low, d), dot);
         }
-        TTI_K(store)(job->y + i, TTI_A(job->y) + dx, end - i);
-    }
-}
-static void TTI_K(binary)(const tti_job *job, float *scratch, size_t begin, size_t end) {
-    size_t i;
-    (void)scratch;
-    TTI_EACH(i, begin, end) {
-        TTI_V a = TTI_A(job->a), b = TTI_A(job->b), y;
-        switch (job->op) {
-        case TT_ADD: y = a + b; break;
-        case TT_SUB: y = a - b; break;
-        case TT_MUL: y = a * b; break;
-        case TT_DIV: y = a / b; break;
-        case TT_MINIMUM: y = TTI_IF(TTI_LT(b, a), b, a); break;
-        case TT_MAXIMUM: y = TTI_IF(TTI_LT(a, b), b, a); break;
-        case TT_LESS: y = TTI_LT(a, b); break;
-        default: y = a * TTI_K(sigmoid)(a) * b; break;
+        tti_softmax_merge(state, max, TTI_K(sum)(sum), TTI_K(sum)(dot));
+        if (target >= l->first && target - l->first < n) {
+            state->target = z[target - l->first] * l->inv_temperature;
         }
-        TTI_K(store)(job->y + i, y, end - i);
     }
 }
-/* y = da, y2 = db (each may be NULL), c = dy. Of two equal values the minimum and maximum are a. */
-static void TTI_K(binary_back)(const tti_job *job, float *scratch, size_t begin, size_t end) {
-    const TTI_V zero = TTI_SET(0.0f), one = TTI_SET(1.0f);
-    size_t i;
+
+/* dz = inv_temperature (dlogp (1[target] - p) - dH p (log p + H)), over z in place. */
+static void TTI_K(logits_back)(const void *args, float *scratch, size_t begin, size_t end) {
+    const tti_logits_args *l = (const tti_logits_args *)args;
+    const TTI_V factor = TTI_SET(l->inv_temperature), low = TTI_SET(-104.0f);
+    size_t row, i, n = l->columns;
     (void)scratch;
-    TTI_EACH(i, begin, end) {
-        TTI_V a = TTI_A(job->a), b = TTI_A(job->b), dy = TTI_A(job->c), da, db, s;
-        switch (job->op) {
-        case TT_ADD: da = dy; db = dy; break;
-        case TT_SUB: da = dy; db = zero - dy; break;
-        case TT_MUL: da = dy * b; db = dy * a; break;
-        case TT_DIV: da = dy / b; db = zero - dy * (a / b) / b; break;
-        case TT_MINIMUM: s = TTI_LT(b, a); da = TTI_IF(s, zero, dy); db = TTI_IF(s, dy, zero); break;
-        case TT_MAXIMUM: s = TTI_LT(a, b); da = TTI_IF(s, zero, dy); db = TTI_IF(s, dy, zero); break;
-        case TT_LESS: da = zero; db = zero; break;
-        default: s = TTI_K(sigmoid)(a); da = dy * b * s * TTI_FMA(a, one - s, one); db = dy * a * s; break;
+    for (row = begin; row < end; row++) {
+        float *z = l->dz + row * l->stride;
+        float dlogp = l->dlogprobs ? l->dlogprobs[row] : 0.0f, dh = l->dentropy ? l->dentropy[row] : 0.0f;
+        const TTI_V lse = TTI_SET(l->lse[row]), h = TTI_SET(l->dentropy ? l->entropy[row] : 0.0f);
+        size_t target = (size_t)l->targets[row];
+        TTI_EACH(i, 0, n) {
+            TTI_V logp = TTI_K(load)(z + i, n - i) * factor - lse, p = TTI_K(exp)(logp);
+            TTI_V slope = TTI_FMA(TTI_SET(dh), TTI_MAX(low, logp) + h, TTI_SET(dlogp));
+            TTI_K(store)(z + i, TTI_SET(-l->inv_temperature) * p * slope, n - i);
         }
-        if (job->y) { TTI_K(store)(job->y + i, TTI_A(job->y) + da, end - i); }
-        if (job->y2) { TTI_K(store)(job->y2 + i, TTI_A(job->y2) + db, end - i); }
+        if (target >= l->first && target - l->first < n) {
+            z[target - l->first] += l->inv_temperature * dlogp;
+        }
     }
 }
-static void TTI_K(axpy)(const tti_job *job, float *scratch, size_t begin, size_t end) {
-    size_t i;
-    (void)scratch;
-    TTI_EACH(i, begin, end) { TTI_K(store)(job->y + i, TTI_FMA(TTI_SET(job->p0), TTI_A(job->a), TTI_A(job->y)), end - i); }
+
+/* ---- [tt:bodies.packing] factors into panels, see [tt:kernels.product] ----
+ * Three ways, by how the factor lies in memory: lanes side by side (rows are copied), k side by side
+ * (blocks of 4 x 4 are turned in registers), or neither. */
+TTI_INLINE void TTI_K(store_pair)(float *to, size_t width, TTI_V v, size_t lanes) {
+    TTI_K(store)(to, TTI_LOW(v), lanes);
+    TTI_K(store)(to + width, TTI_HIGH(v), lanes);
 }
-/* y[ids ? ids[row] : 0] += a[row] for n rows in order. Items: columns. */
-static void TTI_K(add_rows)(const tti_job *job, float *scratch, size_t begin, size_t end) {
-    size_t row, i;
-    (void)scratch;
-    for (row = 0; row < job->n; row++) {
-        float *y = job->y + (job->ids ? (size_t)job->ids[row] : 0) * job->dim;
-        const float *x = job->a + row * job->dim;
-        TTI_EACH(i, begin, end) { TTI_K(store)(y + i, TTI_A(y) + TTI_A(x), end - i); }
+
+/* Lanes side by side. k is outermost: a row of memory is read once, from end to end, and fetched before.
+ * In panels narrower than a vector, but not than half of one, whole vectors are stored, since the next k
+ * covers what hangs over; the last k is cut, as it would spoil the next panel. */
+static void TTI_K(pack_rows)(float *to, const tti_packing *p) {
+    const size_t rows_ahead = 16, line = 64 / sizeof(float), width = p->width;
+    size_t k_step = p->from.k_step, i, lane, v;
+    for (i = 0; i < p->k; i++) {
+        const float *row = p->from.half ? NULL : p->from.values + i * k_step;
+        const uint16_t *half = p->from.half ? p->from.half + i * k_step : NULL;
+        int covered = i + 1 < p->k && 2 * width >= TTI_W;
+        for (lane = 0; row && i + rows_ahead < p->k && lane < p->lanes; lane += line) {
+            TTI_PREFETCH_L2(row + rows_ahead * k_step + lane);
+        }
+        for (lane = 0; lane < p->lanes; lane += width) {
+            float *panel = to + lane * p->k + i * width;
+            for (v = 0; v < width; v += TTI_W) {
+                size_t at = lane + v, left = p->lanes > at ? p->lanes - at : 0;
+                TTI_V x = half ? TTI_K(load_half)(half + at, left) : TTI_K(load)(row + at, left);
+                TTI_K(store)(panel + v, x, covered ? TTI_W : width - v);
+            }
+        }
     }
 }
-/* An item is TTI_SQUARES values. */
-static void TTI_K(squares)(const tti_job *job, float *scratch, size_t begin, size_t end) {
-    const tti_squares *q = (const tti_squares *)job->args;
-    size_t item, i, j;
-    (void)scratch;
+
+#if TTI_W > 1
+/* Columns k..k+3 of TTI_W rows, each a vector: every 128-bit lane turns a 4 x 4 block. QUAD loads 4
+ * floats of the rows at p, p + 4 step, p + 8 step, ..., or of row `last` where there are fewer. */
+#if TTI_SIMD_PASS == TTI_PASS_AVX512
+TTI_INLINE __m512 TTI_K(quad)(const float *p, size_t step, size_t last) {
+    const float *one = p + tti_least(last, 4) * step;
+    const float *two = p + tti_least(last, 8) * step;
+    const float *three = p + tti_least(last, 12) * step;
+    __m512 v = _mm512_castps128_ps512(_mm_loadu_ps(p));
+    /* a masked load, where an insert would take the shuffle unit */
+    v = _mm512_mask_broadcast_f32x4(v, 0x00F0, _mm_loadu_ps(one));
+    v = _mm512_mask_broadcast_f32x4(v, 0x0F00, _mm_loadu_ps(two));
+    return _mm512_mask_broadcast_f32x4(v, 0xF000, _mm_loadu_ps(three));
+}
+
+TTI_INLINE void TTI_K(turn)(__m512 v[4]) {
+    __m512 t0 = _mm512_unpacklo_ps(v[0], v[1]), t1 = _mm512_unpackhi_ps(v[0], v[1]);
+    __m512 t2 = _mm512_unpacklo_ps(v[2], v[3]), t3 = _mm512_unpackhi_ps(v[2], v[3]);
+    v[0] = _mm512_shuffle_ps(t0, t2, 0x44);
+    v[1] = _mm512_shuffle_ps(t0, t2, 0xEE);
+    v[2] = _mm512_shuffle_ps(t1, t3, 0x44);
+    v[3] = _mm512_shuffle_ps(t1, t3, 0xEE);
+}
+#elif TTI_SIMD_PASS == TTI_PASS_AVX2
+TTI_INLINE __m256 TTI_K(quad)(const float *p, size_t step, size_t last) {
+    const float *one = p + tti_least(last, 4) * step;
+    return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p)), _mm_loadu_ps(one), 1);
+}
+
+TTI_INLINE void TTI_K(turn)(__m256 v[4]) {
+    __m256 t0 = _mm256_unpacklo_ps(v[0], v[1]), t1 = _mm256_unpackhi_ps(v[0], v[1]);
+    __m256 t2 = _mm256_unpacklo_ps(v[2], v[3]), t3 = _mm256_unpackhi_ps(v[2], v[3]);
+    v[0] = _mm256_shuffle_ps(t0, t2, 0x44);
+    v[1] = _mm256_shuffle_ps(t0, t2, 0xEE);
+    v[2] = _mm256_shuffle_ps(t1, t3, 0x44);
+    v[3] = _mm256_shuffle_ps(t1, t3, 0xEE);
+}
+#else
+TTI_INLINE float32x4_t TTI_K(quad)(const float *p, size_t step, size_t last) {
+    (void)step;
+    (void)last;
+    return vld1q_f32(p);
+}
+
+TTI_INLINE void TTI_K(turn)(float32x4_t v[4]) {
+    float32x4x2_t t0 = vtrnq_f32(v[0], v[1]), t1 = vtrnq_f32(v[2], v[3]);
+    v[0] = vcombine_f32(vget_low_f32(t0.val[0]), vget_low_f32(t1.val[0]));
+    v[1] = vcombine_f32(vget_low_f32(t0.val[1]), vget_low_f32(t1.val[1]));
+    v[2] = vcombine_f32(vget_high_f32(t0.val[0]), vget_high_f32(t1.val[0]));
+    v[3] = vcombine_f32(vget_high_f32(t0.val[1]), vget_high_f32(t1.val[1]));
+}
+#endif
+
+/* `count` lanes (a multiple of 4, at most TTI_W) of one panel, 4 floats of k at a time. Of bf16 a pair
+ * is moved as if it were a float, and becomes two of `to`. Returns the k that are done: there may be
+ * some left. */
+TTI_INLINE size_t TTI_K(pack_turned)(float *to, const tti_packing *p, size_t lane, size_t count, int halves) {
+    const size_t line = 64 / sizeof(float), ahead = 4 * line, width = p->width;
+    const tti_factor f = tti_factor_at(&p->from, lane, 0);
+    const float *from = halves ? (const float *)(const void *)f.half : f.values;
+    size_t step = halves ? f.lane_step / 2 : f.lane_step, k = halves ? p->k / 8 * 4 : p->k / 4 * 4, i, l;
+    TTI_V v[4];
+    for (i = 0; i < k; i += 4, from += 4, to += halves ? 8 * width : 4 * width) {
+        for (l = i % line || i + ahead >= k ? count : 0; l < count; l++) {
+            TTI_PREFETCH_L2(from + l * step + ahead);
+        }
+        TTI_UNROLL
+        for (l = 0; l < 4; l++) { v[l] = TTI_K(quad)(from + l * step, step, count - 4); }
+        TTI_K(turn)(v);
+        TTI_UNROLL
+        for (l = 0; l < 4; l++) {
+            if (halves) { TTI_K(store_pair)(to + 2 * l * width, width, v[l], count); }
+            else { TTI_K(store)(to + l * width, v[l], count); }
+        }
+    }
+    return halves ? 2 * k : k;
+}
+#endif
+
+/* One panel of lanes that do not lie side by side. */
+static void TTI_K(pack_lanes)(float *to, const tti_packing *p) {
+    const tti_factor *f = &p->from;
+    size_t lane = 0, i, l;
+#if TTI_W > 1
+    while (f->k_step == 1 && !(f->half && f->lane_step % 2) && p->lanes - lane >= 4) {
+        size_t count = tti_least((p->lanes - lane) / 4 * 4, TTI_W);
+        if (f->half) { i = TTI_K(pack_turned)(to + lane, p, lane, count, 1); }
+        else { i = TTI_K(pack_turned)(to + lane, p, lane, count, 0); }
+        for (; i < p->k; i++) {
+            for (l = lane; l < lane + count; l++) { to[i * p->width + l] = tti_factor_value(f, l, i); }
+        }
+        lane += count;
+    }
+#endif
+    for (l = lane; l < p->width; l++) {
+        for (i = 0; i < p->k; i++) { to[i * p->width + l] = l < p->lanes ? tti_factor_value(f, l, i) : 0.0f; }
+    }
+}
+
+/* Panels of floats, side by side. */
+static void TTI_K(pack_floats)(float *to, const tti_packing *p) {
+    size_t padded = (p->lanes + p->width - 1) / p->width * p->width * p->k, lane, i;
+    if (p->from.lane_step == 1) {
+        TTI_K(pack_rows)(to, p);
+    } else {
+        for (lane = 0; lane < p->lanes; lane += p->width) {
+            tti_packing panel = *p;
+            panel.from = tti_factor_at(&p->from, lane, 0);
+            panel.lanes = tti_least(p->lanes - lane, p->width);
+            TTI_K(pack_lanes)(to + lane * p->k, &panel);
+        }
+    }
+    for (i = 0; p->rounds && i < padded; i += TTI_W) {
+        TTI_K(store)(to + i, TTI_K(to_bf16)(TTI_K(load)(to + i, padded - i)), padded - i);
+    }
+}
+
+/* Panels of pairs. Where bf16 lie in pairs, these are moved as if they were floats; else panels of
+ * floats are made beside, TTI_DEPTH of k at a time, and folded. */
+static void TTI_K(pack_pairs)(float *to, const tti_packing *p, float *beside) {
+    size_t lane, k0, i, l, width = p->width, steps = tti_panel_steps(1, p->k);
+    tti_packing part = *p;
+    part.rounds = 0;
+    if (tti_factor_has_pairs(&p->from, p->k)) {
+        part.from = tti_factor_of((const float *)(const void *)p->from.half, p->from.lane_step / 2, 1);
+        part.k = steps;
+        TTI_K(pack_floats)(to, &part);
+        return;
+    }
+    for (lane = 0; lane < p->lanes; lane += width) {
+        for (k0 = 0; k0 < p->k; k0 += part.k) {
+            float *fold = to + lane * steps + k0 / 2 * width;
+            part.from = tti_factor_at(&p->from, lane, k0);
+            part.lanes = tti_least(p->lanes - lane, width);
+            part.k = tti_least(p->k - k0, TTI_DEPTH);
+            TTI_K(pack_floats)(beside, &part);
+            if (part.k % 2) { memset(beside + part.k * width, 0, width * sizeof *beside); }
+            for (i = 0; i < part.k; i += 2) {
+                for (l = 0; l < width; l += TTI_W) {
+                    const float *first = beside + i * width + l;
+                    TTI_V low = TTI_K(to_bf16)(TTI_K(load)(first, width - l));
+                    TTI_V high = TTI_K(to_bf16)(TTI_K(load)(first + width, width - l));
+                    TTI_K(store)(fold + i / 2 * width + l, TTI_PAIR(low, high), width - l);
+                }
+            }
+        }
+    }
+}
+
+static void TTI_K(pack)(float *to, const tti_packing *p, float *beside) {
+    if (p->pairs) { TTI_K(pack_pairs)(to, p, beside); }
+    else { TTI_K(pack_floats)(to, p); }
+}
+
+/* Rows of the next tile, of `left`: so few kinds as every kind is code. */
+TTI_INLINE size_t TTI_K(tile_rows)(size_t left) {
+    if (left >= TTI_ROWS) { return TTI_ROWS; }
+    return left >= 8 && TTI_ROWS > 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1;
+}
+
+/* Rows x->m0 .. x->m1-1 of A. */
+static void TTI_K(pack_rows_of_a)(const tti_gemm *g, const tti_panels *to, const tti_block *x,
+                                  float *beside) {
+    size_t whole = (x->m1 - x->m0) / TTI_ROWS * TTI_ROWS, i;
+    tti_packing p;
+    p.k = x->k1 - x->k0;
+    p.rounds = g->rounds;
+    p.pairs = g->dot;
+    for (i = x->m0; i < x->m1; i += p.lanes) {
+        p.from = tti_factor_at(&g->a, i, x->k0);
+        p.width = TTI_K(tile_rows)(x->m1 - i);
+        p.lanes = i == x->m0 && whole ? whole : p.width;
+        TTI_K(pack)(tti_panel_at(to, i, p.width, x->k0), &p, beside);
+    }
+}
+
+/* Columns x->n0 .. x->n1-1 of B. */
+static void TTI_K(pack_columns_of_b)(const tti_gemm *g, float *to, const tti_block *x, int pairs,
+                                     float *beside) {
+    tti_packing p;
+    p.from = tti_factor_at(&g->b, x->n0, x->k0);
+    p.lanes = x->n1 - x->n0;
+    p.width = TTI_COLUMNS;
+    p.k = x->k1 - x->k0;
+    p.rounds = g->rounds && !g->b.half;
+    p.pairs = pairs;
+    TTI_K(pack)(to, &p, beside);
+}
+
+/* Items: panels of A, k0 .. k1-1 of the block. */
+static void TTI_K(pack_a)(const void *args, float *scratch, size_t begin, size_t end) {
+    const tti_gemm *g = (const tti_gemm *)args;
+    tti_block x = g->block;
+    x.m0 = begin * TTI_ROWS;
+    x.m1 = tti_least(end * TTI_ROWS, g->m);
+    TTI_K(pack_rows_of_a)(g, &g->packed_a, &x, scratch);
+}
+
+/* Items: panels of the block's columns of B. */
+static void TTI_K(pack_b)(const void *args, float *scratch, size_t begin, size_t end) {
+    const tti_gemm *g = (const tti_gemm *)args;
+    tti_block x = g->block;
+    float *to;
+    x.n0 = g->block.n0 + begin * TTI_COLUMNS;
+    x.n1 = tti_least(g->block.n0 + end * TTI_COLUMNS, g->block.n1);
+    to = tti_panel_at(&g->packed_b, x.n0, TTI_COLUMNS, x.k0);
+    TTI_K(pack_columns_of_b)(g, to, &x, g->packed_b.pairs, scratch);
+}
+
+/* ---- [tt:bodies.tile] a tile of C ----
+ * Its elements stay in registers while k runs; with a panel of A and one of B a step of k is, for a tile
+ * of 2 rows of 2 vectors,
+ *
+ *     b0 = LOAD(b), b1 = LOAD(b + TTI_W);
+ *     x = SET(a[0]);  sum00 = FMA(x, b0, sum00);  sum01 = FMA(x, b1, sum01);
+ *     x = SET(a[1]);  sum10 = FMA(x, b0, sum10);  sum11 = FMA(x, b1, sum11);
+ *     a += 2, b += 2 * TTI_W;
+ *
+ * which the loops below become, as their lengths are constants. Whatever the shape, an element of C goes
+ * through c = fma(a, b, c) for k = 0, 1, 2, ...; only who loads and stores c differs. */
+/* c + x b, where x, b are floats, or pairs of bf16: both products of a pair are added to c. That is one
+ * instruction of AVX512-BF16, as assembly since its intrinsic would want the whole set compiled for CPUs
+ * that have it. */
+TTI_INLINE TTI_V TTI_K(multiply_add)(TTI_V x, TTI_V b, TTI_V c, int pairs) {
+#if TTI_SIMD_PASS == TTI_PASS_AVX512 && defined(TTI_DOT_BF16)
+    if (pairs) {
+        __asm__("vdpbf16ps {%2, %1, %0|%0, %1, %2}" : "+v"(c) : "v"(x), "v"(b));
+        return c;
+    }
+#endif
+    (void)pairs;
+    return TTI_FMA(x, b, c);
+}
+
+/* One step: `rows` values of A, which are `a_row` apart, times a row of B. */
+TTI_INLINE void TTI_K(tile_step)(TTI_V sum[][TTI_VECTORS], const float *a, size_t a_row, const float *b,
+                                 size_t rows, int form) {
+    TTI_V row_of_b[TTI_VECTORS], x;
+    size_t r, v;
+    TTI_UNROLL
+    for (v = 0; v < TTI_VECTORS; v++) { row_of_b[v] = TTI_LOAD(b + v * TTI_W); }
+    TTI_UNROLL
+    for (r = 0; r < rows; r++) {
+        x = TTI_SET(a[r * a_row]);
+        TTI_UNROLL
+        for (v = 0; v < TTI_VECTORS; v++) {
+            sum[r][v] = TTI_K(multiply_add)(x, row_of_b[v], sum[r][v], form == TTI_IN_PAIRS);
+        }
+    }
+}
+
+/* rows and form are constants: each pair of them is code of its own. Where a panel comes from memory
+ * (next), a tile of all rows fetches from four places at once, as memory serves several streams faster
+ * than one. */
+TTI_INLINE void TTI_K(tile_of)(const tti_tile *t, size_t rows, int form) {
+    const size_t a_row = form == TTI_ALONG_K ? t->a_step : 1, a_k = form == TTI_ALONG_K ? 1 : t->a_step;
+    const size_t c_step = t->c_step, b_step = t->b_step, begin_step = t->begin_step;
+    const size_t streams = t->every == 1 ? 4 : 1, every = t->every * streams;
+    const size_t apart = t->k / streams * TTI_COLUMNS * sizeof(float);
+    const size_t last = (TTI_COLUMNS - 1) * sizeof(float);
+    const float *a = t->a, *b = t->b, *begin = t->begin;
+    uintptr_t next = form == TTI_ALONG_K ? 0 : t->next;
+    float *c = t->c;
+    size_t k = t->k, r, v, s;
+    TTI_V sum[12][TTI_VECTORS];
+    TTI_UNROLL
+    for (r = 0; r < rows; r++) {
+        TTI_UNROLL
+        for (v = 0; v < TTI_VECTORS; v++) {
+            sum[r][v] = begin ? TTI_LOAD(begin + r * begin_step + v * TTI_W) : TTI_SET(0.0f);
+        }
+    }
+    for (; next && k > every; next += TTI_COLUMNS * sizeof(float), k -= every) {
+        for (s = 0; s < streams; s++) {
+            TTI_PREFETCH_L2(next + s * apart);
+            TTI_PREFETCH_L2(next + s * apart + last);
+        }
+        for (s = every; s > 0; s--, a += a_k, b += b_step) { TTI_K(tile_step)(sum, a, a_row, b, rows, form); }
+    }
+    for (; k > 0; k--, a += a_k, b += b_step) { TTI_K(tile_step)(sum, a, a_row, b, rows, form); }
+    TTI_UNROLL
+    for (r = 0; r < rows; r++) {
+        TTI_UNROLL
+        for (v = 0; v < TTI_VECTORS; v++) { TTI_STORE(c + r * c_step + v * TTI_W, sum[r][v]); }
+    }
+}
+
+TTI_INLINE void TTI_K(tile_form)(const tti_tile *t, int form) {
+    if (TTI_ROWS >= 12 && t->rows == 12) { TTI_K(tile_of)(t, 12, form); }
+    else if (TTI_ROWS >= 8 && t->rows == 8) { TTI_K(tile_of)(t, 8, form); }
+    else if (t->rows == 4) { TTI_K(tile_of)(t, 4, form); }
+    else if (t->rows == 2) { TTI_K(tile_of)(t, 2, form); }
+    else { TTI_K(tile_of)(t, 1, form); }
+}
+
+static void TTI_K(tile)(const tti_tile *t) {
+#if TTI_SIMD_PASS == TTI_PASS_AVX512 && defined(TTI_DOT_BF16)
+    if (t->form == TTI_IN_PAIRS) {
+        TTI_K(tile_form)(t, TTI_IN_PAIRS);
+        return;
+    }
+#endif
+    if (t->form == TTI_SIDE_BY_SIDE) { TTI_K(tile_form)(t, TTI_SIDE_BY_SIDE); }
+    else { TTI_K(tile_form)(t, TTI_ALONG_K); }
+}
+
+/* ---- [tt:bodies.sweep] one row of A against several panels of B ----
+ * Nothing but the panels' way from memory counts: TTI_STREAMS of them are read at once, as memory serves
+ * several streams faster than one. Panels of floats; of pairs that are widened (k, then k + 1, so that
+ * the bits are those of floats); or of pairs that are multiplied as they are. */
+#define TTI_STREAMS 4
+#define TTI_SWEEP_AHEAD 1024     /* bytes from what is read to what is fetched */
+
+TTI_INLINE void TTI_K(sweep_step)(TTI_V sum[][TTI_VECTORS], TTI_V x, TTI_V y, const float *b, int kind) {
+    size_t v;
+    TTI_V w;
+    TTI_UNROLL
+    for (v = 0; v < TTI_VECTORS; v++) {
+        w = TTI_LOAD(b + v * TTI_W);
+        if (kind == TTI_WIDENED) {
+            sum[0][v] = TTI_FMA(x, TTI_LOW(w), sum[0][v]);
+            sum[0][v] = TTI_FMA(y, TTI_HIGH(w), sum[0][v]);
+        } else {
+            sum[0][v] = TTI_K(multiply_add)(x, w, sum[0][v], kind == TTI_PAIRS);
+        }
+    }
+}
+
+/* panels and kind are constants. Columns of begin and c lie side by side. */
+TTI_INLINE void TTI_K(sweep_of)(const tti_sweep *s, size_t panels, int kind) {
+    const size_t each = kind == TTI_WIDENED ? 2 : 1, a_step = s->a_step, apart = s->apart;
+    const float *a = s->a, *b = s->b, *begin = s->begin;
+    float *c = s->c;
+    size_t k = s->k, p, v;
+    TTI_V sum[TTI_STREAMS][TTI_VECTORS];
+    TTI_UNROLL
+    for (p = 0; p < panels; p++) {
+        TTI_UNROLL
+        for (v = 0; v < TTI_VECTORS; v++) {
+            sum[p][v] = begin ? TTI_LOAD(begin + p * TTI_COLUMNS + v * TTI_W) : TTI_SET(0.0f);
+        }
+    }
+    for (; k > 0; k -= each, a += each * a_step, b += TTI_COLUMNS) {
+        TTI_V x = TTI_SET(a[0]), y = kind == TTI_WIDENED ? TTI_SET(a[a_step]) : x;
+        TTI_UNROLL
+        for (p = 0; p < panels; p++) {
+            TTI_PREFETCH_L2((uintptr_t)(b + p * apart) + TTI_SWEEP_AHEAD);
+            TTI_PREFETCH_L2((uintptr_t)(b + p * apart + TTI_COLUMNS - 1) + TTI_SWEEP_AHEAD);
+        }
+        TTI_UNROLL
+        for (p = 0; p < panels; p++) { TTI_K(sweep_step)(sum + p, x, y, b + p * apart, kind); }
+    }
+    TTI_UNROLL
+    for (p = 0; p < panels; p++) {
+        TTI_UNROLL
+        for (v = 0; v < TTI_VECTORS; v++) { TTI_STORE(c + p * TTI_COLUMNS + v * TTI_W, sum[p][v]); }
+    }
+}
+
+TTI_INLINE void TTI_K(sweep_kind)(const tti_sweep *s, int kind) {
+    if (s->panels == TTI_STREAMS) { TTI_K(sweep_of)(s, TTI_STREAMS, kind); }
+    else { TTI_K(sweep_of)(s, 1, kind); }
+}
+
+static void TTI_K(sweep)(const tti_gemm *g, const tti_sweep *s) {
+#if TTI_SIMD_PASS == TTI_PASS_AVX512 && defined(TTI_DOT_BF16)
+    if (g->dot) {
+        TTI_K(sweep_kind)(s, TTI_PAIRS);
+        return;
+    }
+#endif
+    if (g->packed_b.pairs) { TTI_K(sweep_kind)(s, TTI_WIDENED); }
+    else { TTI_K(sweep_kind)(s, TTI_FLOATS); }
+}
+
+/* ---- [tt:bodies.multiply] matrix product ---- */
+/* What sums of C begin with at row i and column j, in the piece of k that begins at k0: C, the bias
+ * (begin_step 0), or NULL for zero. */
+TTI_INLINE const float *TTI_K(begin_of)(const tti_gemm *g, size_t i, size_t j, size_t k0) {
+    if (k0 > 0 || g->accumulate) { return g->c + i * g->c_step + j; }
+    return g->bias ? g->bias + j : NULL;
+}
+
+/* `columns` floats of a row, filled up with zeros, or as many as there are room for. */
+TTI_INLINE void TTI_K(copy_row)(float *to, const float *from, size_t columns, size_t room) {
+    size_t v;
+    for (v = 0; v < room; v += TTI_W) {
+        TTI_K(store)(to + v, TTI_K(load)(from + v, columns > v ? columns - v : 0), room - v);
+    }
+}
+
+/* The tile at row i and column j of C. One that sticks out of C is computed beside and its columns are
+ * copied. */
+static void TTI_K(tile_at)(const tti_gemm *g, tti_tile *t, size_t i, size_t j, size_t k0) {
+    float beside[TTI_ROWS * TTI_COLUMNS];
+    float *c = g->c + i * g->c_step + j;
+    size_t columns = tti_least(g->n - j, TTI_COLUMNS), r;
+    int inside = columns == TTI_COLUMNS;
+    const float *begin = TTI_K(begin_of)(g, i, j, k0);
+    size_t begin_step = begin == c ? g->c_step : 0;
+    for (r = 0; !inside && begin && r < t->rows; r++) {
+        TTI_K(copy_row)(beside + r * TTI_COLUMNS, begin + r * begin_step, columns, TTI_COLUMNS);
+    }
+    t->begin = inside || !begin ? begin : beside;
+    t->begin_step = inside ? begin_step : TTI_COLUMNS;
+    t->c = inside ? c : beside;
+    t->c_step = inside ? g->c_step : TTI_COLUMNS;
+    TTI_K(tile)(t);
+    for (r = 0; !inside && r < t->rows; r++) {
+        TTI_K(copy_row)(c + r * g->c_step, beside + r * TTI_COLUMNS, columns, columns);
+    }
+}
+
+/* A block of C over at most TTI_DEPTH of k. Panels of A and B that nobody made before are made here,
+ * those of B one by one. scratch: TTI_GEMM_SCRATCH floats. */
+static void TTI_K(multiply_piece)(const tti_gemm *g, const tti_block *x, float *scratch) {
+    float *panel = tti_aligned(scratch);
+    tti_panels a = g->packed_a;
+    tti_block columns = *x;
+    size_t i, j, r, k = x->k1 - x->k0;
+    tti_tile t = TT_INIT;
+    if (!a.data && tti_gemm_packs_a(g)) {
+        a.data = panel + TTI_COLUMNS * TTI_DEPTH;
+        a.lane = x->m0;
+        a.k = x->k0;
+        a.depth = k;
+        TTI_K(pack_rows_of_a)(g, &a, x, NULL);
+    }
+    t.form = g->dot ? TTI_IN_PAIRS : a.data || g->a.lane_step == 1 ? TTI_SIDE_BY_SIDE : TTI_ALONG_K;
+    t.k = tti_panel_steps(g->dot, k);
+    for (j = x->n0; j < x->n1; j += TTI_COLUMNS) {
+        int whole = x->n1 - j >= TTI_COLUMNS;
+        t.b_step = TTI_COLUMNS;
+        if (g->packed_b.data) {
+            t.b = tti_panel_at(&g->packed_b, j, TTI_COLUMNS, x->k0);
+        } else if (whole && g->b.lane_step == 1 && !g->b.half && !g->rounds) {   /* B's rows where they lie */
+            t.b = g->b.values + j + x->k0 * g->b.k_step;
+            t.b_step = g->b.k_step;
+        } else {
+            columns.n0 = j;
+            columns.n1 = tti_least(j + TTI_COLUMNS, x->n1);
+            TTI_K(pack_columns_of_b)(g, panel, &columns, g->dot, panel);
+            t.b = panel;
+        }
+        for (i = x->m0; i < x->m1; i += t.rows) {
+            float *c = g->c + i * g->c_step + j;
+            t.rows = TTI_K(tile_rows)(x->m1 - i);
+            t.a = a.data ? tti_panel_at(&a, i, t.rows, x->k0) : tti_factor_at(&g->a, i, x->k0).values;
+            t.a_step = a.data ? t.rows : g->a.lane_step == 1 ? g->a.k_step : g->a.lane_step;
+            for (r = t.rows; r < 2 * t.rows && i + r < x->m1; r++) {                /* C of the next tile */
+                TTI_PREFETCH(c + r * g->c_step);
+                TTI_PREFETCH(c + r * g->c_step + tti_least(x->n1 - j, TTI_COLUMNS) - 1);
+            }
+            TTI_K(tile_at)(g, &t, i, j, x->k0);
+        }
+    }
+}
+
+/* y of a block's rows and columns, just after the last k, while C is in the cache. */
+static void TTI_K(activate)(const tti_gemm *g, const tti_block *x) {
+    const TTI_V none = TTI_SET(0.0f);
+    size_t i, j;
+    for (i = x->m0; g->activation && i < x->m1; i++) {
+        const float *c = g->c + i * g->c_step;
+        float *y = g->y + i * g->c_step;
+        TTI_EACH(j, x->n0, x->n1) {
+            TTI_V value = TTI_K(value)(g->activation, TTI_K(load)(c + j, x->n1 - j), none, none);
+            TTI_K(store)(y + j, value, x->n1 - j);
+        }
+    }
+}
+
+/* A block of C over k0 .. k1-1. */
+static void TTI_K(multiply)(const tti_gemm *g, const tti_block *x, float *scratch) {
+    tti_block piece = *x;
+    do {
+        piece.k1 = piece.k0 + tti_least(x->k1 - piece.k0, TTI_DEPTH);
+        TTI_K(multiply_piece)(g, &piece, scratch);
+        piece.k0 = piece.k1;
+    } while (piece.k0 < x->k1);
+    if (x->k1 == g->k) { TTI_K(activate)(g, x); }
+}
+
+/* One or two rows against panels that were made before, from column n0 on: one of them or TTI_STREAMS.
+ * Two rows take pieces of k, so that the second finds them in the cache. */
+static void TTI_K(sweep_rows)(const tti_gemm *g, size_t n0, size_t panels) {
+    size_t columns = tti_least(g->n - n0, TTI_COLUMNS), k0 = 0, k, i;
+    float beside[TTI_COLUMNS];
+    tti_sweep s;
+    s.panels = panels;
+    s.apart = g->packed_b.depth * TTI_COLUMNS;
+    do {
+        k = g->m == 1 ? g->k : tti_least(g->k - k0, TTI_DEPTH);
+        s.k = tti_panel_steps(g->dot, k);
+        s.b = tti_panel_at(&g->packed_b, n0, TTI_COLUMNS, k0);
+        for (i = 0; i < g->m; i++) {
+            float *c = g->c + i * g->c_step + n0;
+            s.a = g->packed_a.data ? tti_panel_at(&g->packed_a, 0, g->m, k0) + i
+                                   : tti_factor_at(&g->a, i, k0).values;
+            s.a_step = g->packed_a.data ? g->m : g->a.k_step;
+            s.begin = TTI_K(begin_of)(g, i, n0, k0);
+            s.c = c;
+            if (columns < TTI_COLUMNS) {
+                if (s.begin) { TTI_K(copy_row)(beside, s.begin, columns, TTI_COLUMNS); }
+                s.begin = s.begin ? beside : NULL;
+                s.c = beside;
+            }
+            TTI_K(sweep)(g, &s);
+            if (columns < TTI_COLUMNS) { TTI_K(copy_row)(c, beside, columns, columns); }
+        }
+        k0 += k;
+    } while (k0 < g->k);
+}
+
+/* More rows, but few, all packed: the panel comes from memory, once. While tiles multiply one piece of
+ * it, each fetches its share of the piece that follows. Of pairs a piece is widened first, unless tiles
+ * multiply pairs. */
+static void TTI_K(stream_rows)(const tti_gemm *g, size_t n0, float *scratch) {
+    const tti_panels *panels = &g->packed_b;
+    size_t tiles = (g->m + TTI_ROWS - 1) / TTI_ROWS, k0 = 0, k, steps, i;
+    int widen = panels->pairs && !g->dot;
+    float *wide = tti_aligned(scratch);
+    tti_tile t = TT_INIT;
+    t.form = g->dot ? TTI_IN_PAIRS : TTI_SIDE_BY_SIDE;
+    t.b_step = TTI_COLUMNS;
+    t.every = widen ? 2 * tiles : tiles;
+    do {
+        uintptr_t next;
+        k = tti_least(g->k - k0, TTI_DEPTH);
+        steps = tti_panel_steps(panels->pairs, k);
+        t.k = tti_panel_steps(g->dot, k);
+        t.b = tti_panel_at(panels, n0, TTI_COLUMNS, k0);
+        next = (uintptr_t)t.b + steps * TTI_COLUMNS * sizeof(float);
+        for (i = 0; widen && i < steps * TTI_COLUMNS; i += TTI_W) {
+            float *to = wide + i / TTI_COLUMNS * 2 * TTI_COLUMNS + i % TTI_COLUMNS;
+            TTI_K(store_pair)(to, TTI_COLUMNS, TTI_LOAD(t.b + i), TTI_W);
+        }
+        if (widen) { t.b = wide; }
+        for (i = 0; i < g->m; i += t.rows) {
+            t.rows = TTI_K(tile_rows)(g->m - i);
+            t.a = tti_panel_at(&g->packed_a, i, t.rows, k0);
+            t.a_step = t.rows;
+            t.next = next + i / TTI_ROWS * (steps / tiles) * TTI_COLUMNS * sizeof(float);
+            TTI_K(tile_at)(g, &t, i, n0, k0);
+        }
+        k0 += k;
+    } while (k0 < g->k);
+}
+
+/* Items: panels of B; all rows of C. */
+static void TTI_K(multiply_panels)(const void *args, float *scratch, size_t begin, size_t end) {
+    const tti_gemm *g = (const tti_gemm *)args;
+    tti_block x = g->block;
+    size_t p, panels;
+    for (p = begin; p < end; p += panels) {
+        size_t whole = (g->n - p * TTI_COLUMNS) / TTI_COLUMNS;
+        int streams = g->packed_b.data && g->m <= 2 && tti_least(end - p, whole) >= TTI_STREAMS;
+        panels = streams ? TTI_STREAMS : 1;
+        x.n0 = p * TTI_COLUMNS;
+        x.n1 = tti_least(x.n0 + panels * TTI_COLUMNS, g->n);
+        if (!g->packed_b.data) {
+            TTI_K(multiply)(g, &x, scratch);
+        } else {
+            if (g->m <= 2) { TTI_K(sweep_rows)(g, x.n0, panels); }
+            else { TTI_K(stream_rows)(g, x.n0, scratch); }
+            TTI_K(activate)(g, &x);
+        }
+    }
+}
+
+/* Items: blocks of g->item_rows rows times groups of TTI_ITEM_COLUMNS columns. */
+static void TTI_K(multiply_blocks)(const void *args, float *scratch, size_t begin, size_t end) {
+    const tti_gemm *g = (const tti_gemm *)args;
+    size_t groups = (g->block.n1 - g->block.n0 + TTI_ITEM_COLUMNS - 1) / TTI_ITEM_COLUMNS, item;
+    tti_block x = g->block;
     for (item = begin; item < end; item++) {
-        const float *x = q->x + item * TTI_SQUARES;
-        size_t n = q->n - item * TTI_SQUARES < TTI_SQUARES ? q->n - item * TTI_SQUARES : TTI_SQUARES;
-        double sums[16] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0};
-        for (i = 0; i + 16 <= n; i += 16) { for (j = 0; j < 16; j++) { sums[j] += (double)x[i + j] * (double)x[i + j]; } }
-        for (; i < n; i++) { sums[i % 16] += (double)x[i] * (double)x[i]; }
-        for (j = 8; j > 0; j /= 2) { for (i = 0; i < j; i++) { sums[i] += sums[i + j]; } }
-        q->sums[item] = sums[0];
+        x.m0 = item / groups * g->item_rows;
+        x.m1 = tti_least(x.m0 + g->item_rows, g->m);
+        x.n0 = g->block.n0 + item % groups * TTI_ITEM_COLUMNS;
+        x.n1 = tti_least(x.n0 + TTI_ITEM_COLUMNS, g->block.n1);
+        TTI_K(multiply)(g, &x, scratch);
     }
 }
-/* AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101) */
-static void TTI_K(adamw)(const tti_job *job, float *scratch, size_t begin, size_t end) {
-    const tt_adamw_args *a = (const tt_adamw_args *)job->args;
-    const TTI_V one = TTI_SET(1.0f), beta1 = TTI_SET(a->beta1), beta2 = TTI_SET(a->beta2), lr = TTI_SET(a->lr);
+
+/* ---- [tt:bodies.attention] attention, forward ----
+ * An item is a block of queries of one key-value head ([tt:kernels.queries]). Keys come in blocks of
+ * TTI_KEYS that begin at key 0, so a row meets the same blocks whether it is decoded alone or among a
+ * whole prompt, and takes part only up to its own position.  s = scale q k',  p = exp(s - max),  out = p
+ * v / sum. Source: FlashAttention-2, arXiv 2307.08691, algorithm 1. */
+TTI_INLINE void TTI_K(scale)(float *x, float factor, size_t n) {
     size_t i;
-    (void)scratch;
-    TTI_EACH(i, begin, end) {
-        TTI_V p = TTI_A(a->p), g = TTI_A(a->g) * TTI_SET(a->grad_scale), m, v, step;
-        m = TTI_FMA(beta1, TTI_A(a->m), (one - beta1) * g);
-        v = TTI_FMA(beta2, TTI_A(a->v), (one - beta2) * g * g);
-        step = m / TTI_SET(a->correction1) / (TTI_SQRT(v / TTI_SET(a->correction2)) + TTI_SET(a->eps));
-        TTI_K(store)(a->m + i, m, end - i);
-        TTI_K(store)(a->v + i, v, end - i);
-        TTI_K(store)(a->p + i, p - lr * (step + TTI_SET(a->weight_decay) * p), end - i);
+    TTI_EACH(i, 0, n) { TTI_K(store)(x + i, TTI_K(load)(x + i, n - i) * TTI_SET(factor), n - i); }
+}
+
+/* Scores to probabilities below a running maximum: s = exp(s - max); old sums and out shrink by exp(old
+ * max - max). */
+static void TTI_K(softmax_step)(float *s, size_t n, float *max, float *sum, float *out, size_t dim) {
+    TTI_V top = TTI_SET(*max), total = TTI_SET(0.0f);
+    float t[TTI_W], shrink;
+    size_t i;
+    for (i = n; i < TTI_UP(n); i++) { s[i] = -HUGE_VALF; }
+    TTI_EACH(i, 0, n) { top = TTI_MAX(TTI_LOAD(s + i), top); }
+    top = TTI_SET(TTI_K(max)(top));
+    TTI_EACH(i, 0, n) {
+        TTI_V e = TTI_K(exp)(TTI_LOAD(s + i) - top);
+        TTI_STORE(s + i, e);
+        total = total + e;
+    }
+    TTI_STORE(t, TTI_K(exp)(TTI_SET(*max) - top));
+    shrink = t[0];
+    TTI_STORE(t, top);
+    *max = t[0];
+    *sum = *sum * shrink + TTI_K(sum)(total);
+    TTI_K(scale)(out, shrink, dim);
+}
+
+/* Of `keys` keys from key0 on, how many a row sees. */
+TTI_INLINE size_t TTI_K(limit)(const tti_queries *u, size_t row, size_t key0, size_t keys) {
+    size_t limit = u->position + row / u->group + 1;
+    return limit <= key0 ? 0 : tti_least(limit - key0, keys);
+}
+
+/* Where a row of the block begins in q, out and their gradients, in heads. */
+TTI_INLINE size_t TTI_K(place)(const tti_queries *u, size_t row, size_t heads) {
+    return (u->token + row / u->group) * heads + u->head + row % u->group;
+}
+
+/* Rows of x [n_tokens, heads * dim] that belong to u, times factor, side by side. */
+static void TTI_K(collect)(const tt_attention_args *a, const tti_queries *u, float *to, const float *x,
+                           float factor) {
+    size_t dim = (size_t)a->head_dim, heads = (size_t)a->n_heads, row;
+    for (row = 0; row < u->rows; row++) {
+        memcpy(to + row * dim, x + TTI_K(place)(u, row, heads) * dim, dim * sizeof(float));
+    }
+    if (factor != 1.0f) { TTI_K(scale)(to, factor, u->rows * dim); }
+}
+
+/* s[rows, keys] = q k' for k from key0 on. */
+static void TTI_K(scores)(const tt_attention_args *a, const tti_queries *u, size_t key0, size_t keys,
+                          const float *q, float *s, float *scratch) {
+    size_t dim = (size_t)a->head_dim, kv_stride = (size_t)a->n_kv_heads * dim;
+    const float *k = a->k + (u->key_row + key0) * kv_stride;
+    tti_gemm g = tti_gemm_sized(u->rows, keys, dim, s, TTI_KEYS);
+    g.a = tti_factor_of(q, dim, 1);
+    if (a->key_tiles) {      /* a cache: panels of all heads follow each other */
+        g.packed_b.data = (float *)(uintptr_t)(k + u->kv_head * dim * TTI_COLUMNS);
+        g.packed_b.depth = kv_stride;
+    } else {
+        g.b = tti_factor_of(k + u->kv_head * dim, kv_stride, 1);
+    }
+    TTI_K(multiply)(&g, &g.block, scratch);
+}
+
+/* out[rows, dim] += p v, where row i sees the keys of p and v up to its limit: rows in groups up to
+ * their common limit, then each row to its own. */
+static void TTI_K(attend)(const tt_attention_args *a, const tti_queries *u, size_t key0, size_t keys,
+                          const float *p, float *out, float *scratch) {
+    size_t dim = (size_t)a->head_dim, kv_stride = (size_t)a->n_kv_heads * dim, row, i, rows;
+    const float *v = a->v + (u->key_row + key0) * kv_stride + u->kv_head * dim;
+    for (row = 0; row < u->rows; row += rows) {
+        size_t common = TTI_K(limit)(u, row, key0, keys);
+        rows = common == keys ? u->rows - row : tti_least(u->rows - row, TTI_ROWS);
+        if (common > 0) {
+            tti_gemm g = tti_gemm_sized(rows, dim, common, out + row * dim, dim);
+            g.a = tti_factor_of(p + row * TTI_KEYS, TTI_KEYS, 1);
+            g.b = tti_factor_of(v, 1, kv_stride);
+            g.accumulate = 1;
+            TTI_K(multiply)(&g, &g.block, scratch);
+        }
+        for (i = row; i < row + rows; i++) {
+            size_t limit = TTI_K(limit)(u, i, key0, keys);
+            if (limit > common) {
+                tti_gemm g = tti_gemm_sized(1, dim, limit - common, out + i * dim, dim);
+                g.a = tti_factor_of(p + i * TTI_KEYS + common, TTI_KEYS, 1);
+                g.b = tti_factor_of(v + common * kv_stride, 1, kv_stride);
+                g.accumulate = 1;
+                TTI_K(multiply)(&g, &g.block, scratch);
+            }
+        }
+    }
+}
+
+/* Few rows wait for keys and values, which lie in pieces too short for the CPU to foresee: those of the
+ * block at key0, in tiles of `lanes` rows. */
+static void TTI_K(fetch)(const tt_attention_args *a, const tti_queries *u, size_t key0, const float *from,
+                         size_t lanes) {
+    size_t dim = (size_t)a->head_dim, kv_stride = (size_t)a->n_kv_heads * dim;
+    size_t n_keys = u->position + u->rows / u->group, keys = tti_least(n_keys - key0, TTI_KEYS), row, i;
+    from += (u->key_row + key0) * kv_stride + u->kv_head * dim * lanes;
+    for (row = 0; row < keys; row += lanes) {
+        for (i = 0; i < dim * lanes; i += 64 / sizeof *from) { TTI_PREFETCH_L2(from + row * kv_stride + i); }
+    }
+}
+
+/* out = out / sum and lse = max + log(sum), to their places. */
+static void TTI_K(finish)(const tt_attention_args *a, const tti_queries *u, const float *out,
+                          const float *max, const float *sum) {
+    size_t dim = (size_t)a->head_dim, row, d;
+    for (row = 0; row < u->rows; row++) {
+        size_t place = TTI_K(place)(u, row, (size_t)a->n_heads);
+        TTI_EACH(d, 0, dim) {
+            TTI_V value = TTI_K(load)(out + row * dim + d, dim - d) / TTI_SET(sum[row]);
+            TTI_K(store)(a->out + place * dim + d, value, dim - d);
+        }
+        if (a->lse) { a->lse[place] = max[row] + logf(sum[row]); }
+    }
+}
+
+/* A block of queries u; `then` comes after it, or is NULL. */
+static void TTI_K(attend_block)(const tt_attention_args *a, const tti_queries *u, const tti_queries *then,
+                                float *scratch) {
+    size_t dim = (size_t)a->head_dim, n_keys = u->position + u->rows / u->group, key0, row;
+    size_t lanes = a->key_tiles ? TTI_COLUMNS : 1;
+    int few = u->rows < TTI_ROWS;
+    float *q = scratch, *out = q + u->rows * dim, *s = out + u->rows * dim;
+    float *max = s + u->rows * TTI_KEYS, *sum = max + u->rows, *rest = sum + u->rows;
+    TTI_K(collect)(a, u, q, a->q, a->scale);
+    memset(out, 0, u->rows * dim * sizeof(float));
+    for (row = 0; row < u->rows; row++) {
+        max[row] = -HUGE_VALF;
+        sum[row] = 0.0f;
+    }
+    for (key0 = 0; key0 < n_keys; key0 += TTI_KEYS) {
+        size_t keys = tti_least(n_keys - key0, TTI_KEYS);
+        if (few) { TTI_K(fetch)(a, u, key0, a->v, 1); }
+        TTI_K(scores)(a, u, key0, keys, q, s, rest);
+        if (few && key0 + keys < n_keys) { TTI_K(fetch)(a, u, key0 + keys, a->k, lanes); }
+        else if (few && then) { TTI_K(fetch)(a, then, 0, a->k, lanes); }
+        for (row = 0; row < u->rows; row++) {
+            size_t limit = TTI_K(limit)(u, row, key0, keys);
+            if (limit == 0) { continue; }
+            TTI_K(softmax_step)(s + row * TTI_KEYS, limit, max + row, sum + row, out + row * dim, dim);
+        }
+        TTI_K(attend)(a, u, key0, keys, s, out, rest);
+    }
+    TTI_K(finish)(a, u, out, max, sum);
+}
+
+static void TTI_K(attention_forward)(const void *args, float *scratch, size_t begin, size_t end) {
+    const tt_attention_args *a = (const tt_attention_args *)args;
+    tti_walk walk = TT_INIT;
+    tti_queries u, then = tti_queries_of(a, begin, &walk);
+    size_t item;
+    for (item = begin; item < end; item++) {
+        u = then;
+        if (item + 1 < end) { then = tti_queries_of(a, item + 1, &walk); }
+        TTI_K(attend_block)(a, &u, item + 1 < end ? &then : NULL, scratch);
+    }
+}
+
+/* ---- [tt:bodies.attention_backward] attention, backward ----
+ * p = exp(s - lse);  ds = p (dp - delta),  dp = dout v',  delta = sum over channels of dout out;
+ * dv += p' dout;  dk += ds' (scale q);  dq += scale ds k.      Source: arXiv 2307.08691, algorithm 2. */
+static float TTI_K(dot)(const float *x, const float *y, size_t n) {
+    TTI_V total = TTI_SET(0.0f);
+    size_t i;
+    TTI_EACH(i, 0, n) { total = TTI_FMA(TTI_K(load)(x + i, n - i), TTI_K(load)(y + i, n - i), total); }
+    return TTI_K(sum)(total);
+}
+
+/* s to p and dp to ds, in place; 0 beyond the row's limit. */
+static void TTI_K(softmax_back)(float *s, float *dp, size_t limit, size_t keys, float lse, float delta) {
+    size_t i;
+    for (i = limit; i < TTI_UP(keys); i++) {
+        s[i] = -HUGE_VALF;
+        dp[i] = 0.0f;
+    }
+    TTI_EACH(i, 0, keys) {
+        TTI_V p = TTI_K(exp)(TTI_LOAD(s + i) - TTI_SET(lse));
+        TTI_STORE(s + i, p);
+        TTI_STORE(dp + i, p * (TTI_LOAD(dp + i) - TTI_SET(delta)));
+    }
+}
+
+/* The part of all keys from key0 on. */
+static void TTI_K(attention_back_keys)(const tt_attention_args *a, const tti_queries *u,
+                                       const tti_queries_back *w, size_t key0, size_t keys) {
+    size_t dim = (size_t)a->head_dim, kv_stride = (size_t)a->n_kv_heads * dim, row;
+    size_t at = (u->key_row + key0) * kv_stride + u->kv_head * dim;
+    tti_gemm g = tti_gemm_sized(u->rows, keys, dim, w->s, TTI_KEYS);              /* s = q k' */
+    g.a = tti_factor_of(w->q, dim, 1);
+    g.b = tti_factor_of(a->k + at, kv_stride, 1);
+    TTI_K(multiply)(&g, &g.block, w->rest);
+    g.a = tti_factor_of(w->dout, dim, 1);                                         /* dp = dout v' */
+    g.b = tti_factor_of(a->v + at, kv_stride, 1);
+    g.c = w->dp;
+    TTI_K(multiply)(&g, &g.block, w->rest);
+    for (row = 0; row < u->rows; row++) {
+        float *s = w->s + row * TTI_KEYS, *dp = w->dp + row * TTI_KEYS;
+        TTI_K(softmax_back)(s, dp, TTI_K(limit)(u, row, key0, keys), keys, w->lse[row], w->delta[row]);
+    }
+    if (a->dv) {                                                                  /* dv += p' dout */
+        g = tti_gemm_sized(keys, dim, u->rows, a->dv + at, kv_stride);
+        g.a = tti_factor_of(w->s, 1, TTI_KEYS);
+        g.b = tti_factor_of(w->dout, 1, dim);
+        g.accumulate = 1;
+        TTI_K(multiply)(&g, &g.block, w->rest);
+    }
+    if (a->dk) {                                                                  /* dk += ds' scale q */
+        g = tti_gemm_sized(keys, dim, u->rows, a->dk + at, kv_stride);
+        g.a = tti_factor_of(w->dp, 1, TTI_KEYS);
+        g.b = tti_factor_of(w->q, 1, dim);
+        g.accumulate = 1;
+        TTI_K(multiply)(&g, &g.block, w->rest);
+    }
+    g = tti_gemm_sized(u->rows, dim, keys, w->dq, dim);                           /* dq += ds k */
+    g.a = tti_factor_of(w->dp, TTI_KEYS, 1);
+    g.b = tti_factor_of(a->k + at, 1, kv_stride);
+    g.accumulate = 1;
+    TTI_K(multiply)(&g, &g.block, w->rest);
+}
+
+/* All for the queries u; dk and dv go on from what they hold. */
+static void TTI_K(attention_back_block)(const tt_attention_args *a, const tti_queries *u, float *scratch) {
+    size_t dim = (size_t)a->head_dim, heads = (size_t)a->n_heads, block = u->rows * dim;
+    size_t n_keys = u->position + u->rows / u->group, key0, row, d;
+    tti_queries_back w;
+    w.q = scratch;
+    w.dq = w.q + block;
+    w.dout = w.dq + block;
+    w.out = w.dout + block;
+    w.s = w.out + block;
+    w.dp = w.s + u->rows * TTI_KEYS;
+    w.lse = w.dp + u->rows * TTI_KEYS;
+    w.delta = w.lse + u->rows;
+    w.rest = w.delta + u->rows;
+    TTI_K(collect)(a, u, w.q, a->q, a->scale);
+    TTI_K(collect)(a, u, w.dout, a->dout, 1.0f);
+    TTI_K(collect)(a, u, w.out, a->out, 1.0f);
+    memset(w.dq, 0, block * sizeof(float));
+    for (row = 0; row < u->rows; row++) {
+        w.lse[row] = a->lse[TTI_K(place)(u, row, heads)];
+        w.delta[row] = TTI_K(dot)(w.dout + row * dim, w.out + row * dim, dim);
+    }
+    for (key0 = 0; key0 < n_keys; key0 += TTI_KEYS) {
+        TTI_K(attention_back_keys)(a, u, &w, key0, tti_least(n_keys - key0, TTI_KEYS));
+    }
+    for (row = 0; a->dq && row < u->rows; row++) {
+        float *to = a->dq + TTI_K(place)(u, row, heads) * dim;
+        TTI_EACH(d, 0, dim) {
+            TTI_V dq = TTI_K(load)(w.dq + row * dim + d, dim - d);
+            TTI_K(store)(to + d, TTI_FMA(TTI_SET(a->scale), dq, TTI_K(load)(to + d, dim - d)), dim - d);
+        }
+    }
+}
+
+/* Items: sequence x key-value head. */
+static void TTI_K(attention_backward)(const void *args, float *scratch, size_t begin, size_t end) {
+    const tt_attention_args *a = (const tt_attention_args *)args;
+    size_t kv_heads = (size_t)a->n_kv_heads, item, block;
+    for (item = begin; item < end; item++) {
+        size_t sequence = item / kv_heads, first = tti_first_block(a, sequence);
+        size_t end_block = first + tti_sequence_blocks(a, sequence);
+        tti_walk walk;
+        walk.sequence = sequence;
+        walk.first_block = first;
+        for (block = first; block < end_block; block++) {
+            tti_queries u = tti_queries_of(a, block * kv_heads + item % kv_heads, &walk);
+            TTI_K(attention_back_block)(a, &u, scratch);
+        }
     }
 }
 
 static const tti_kernels TTI_K(kernels) = {
-    TTI_NAME, TTI_MR, TTI_NR
+    TTI_NAME, TTI_ROWS, TTI_COLUMNS
 #define TTI_ENTRY(name) , TTI_K(name)
     TTI_KERNEL_LIST(TTI_ENTRY)
 #undef TTI_ENTRY
 };
 
-#if TTI_SIMD_PASS == TTI_PASS_AVX512 && defined(TTI_BF16_PANELS)
-/* ---- products of bf16 panels (AMX, or AVX512-BF16) ----
- * Both sum pairs (k, k+1), in steps of 32 of k. A panel of A or B is 32 lanes wide: per step two tiles of 16 rows of 64 bytes,
- * in A a row is a lane with 32 of k, in B a pair of k with 16 lanes. Its last lanes and its last k are filled with zeros. An
- * element of C is summed in the same steps whatever stands beside it. */
-#if defined(__clang__)
-#pragma clang attribute pop
-#pragma clang attribute push(__attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,fma,avx512bf16"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512dq,avx512bw,avx512vl,fma,avx512bf16")
-#endif
-#define TTI_STEP_HALVES ((size_t)1024)      /* bf16 of a panel per step */
-
-/* 16 rows of 16 pairs, rows to columns. */
-static void tti_half_transpose(uint16_t *x) {
-    float t[256];
-    memcpy(t, x, sizeof t);
-    tti_avx512_pack_turned((float *)(void *)x, t, 16, 16, 16, 16, 0);
-}
-/* One tile: `lanes` <= 16 lanes of k <= 32, from element (lane, k) at lane * lane_step + k * k_step. by_lane: a row is a
- * lane (A), else a pair of k (B). */
-static void tti_half_tile(uint16_t *to, const float *from, const uint16_t *half, size_t lane_step, size_t k_step, size_t lanes, size_t k, int by_lane) {
-    static const uint16_t zip[32] = {0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
-    size_t i;
-    for (i = 0; i < 16; i++, to += 32) {
-        __m512i row = _mm512_setzero_si512();
-        if (lane_step == 1 && k_step != 1) {          /* row: pair i of k, all lanes */
-            __mmask16 first = (__mmask16)(2 * i < k ? (1u << lanes) - 1u : 0u), second = (__mmask16)(2 * i + 1 < k ? (1u << lanes) - 1u : 0u);
-            size_t at = 2 * i * k_step;
-            if (half) {
-                __m256i low = _mm256_maskz_loadu_epi16(first, half + (first ? at : 0)), high = _mm256_maskz_loadu_epi16(second, half + (second ? at + k_step : 0));
-                row = _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
-            } else {
-                row = (__m512i)_mm512_cvtne2ps_pbh(_mm512_maskz_loadu_ps(second, from + (second ? at + k_step : 0)), _mm512_maskz_loadu_ps(first, from + (first ? at : 0)));
-            }
-            row = _mm512_permutexvar_epi16(_mm512_loadu_si512(zip), row);
-        } else if (i < lanes) {                       /* row: lane i, all k */
-            uint32_t mask = k < 32 ? (1u << k) - 1u : 0xFFFFFFFFu;
-            size_t at = i * lane_step;
-            if (half) { row = _mm512_maskz_loadu_epi16(mask, half + at); }
-            else {
-                __m512 low = _mm512_maskz_loadu_ps((__mmask16)(mask & 0xFFFFu), from + at), high = _mm512_maskz_loadu_ps((__mmask16)(mask >> 16), from + at + 16);
-                row = (__m512i)_mm512_cvtne2ps_pbh(high, low);
-            }
-        }
-        _mm512_storeu_si512(to, row);
-    }
-    if ((lane_step != 1 || k_step == 1) != by_lane) { tti_half_transpose(to - 512); }
-}
-/* Lanes l0..l1 and k from k0 to k1 as panels side by side. */
-static void tti_half_pack(uint16_t *to, const float *from, const uint16_t *half, size_t lane_step, size_t k_step, size_t l0, size_t l1, size_t k0, size_t k1, int by_lane) {
-    size_t l, k, t;
-    for (l = l0; l < l1; l += 32) {
-        for (k = k0; k < k1; k += 32) {
-            for (t = 0; t < 32; t += 16, to += 512) {
-                size_t at = (l + t) * lane_step + k * k_step, lanes = l + t < l1 ? l1 - l - t : 0, left = k1 - k < 32 ? k1 - k : 32;
-                if (!lanes) { memset(to, 0, 1024); continue; }
-                tti_half_tile(to, half ? NULL : from + at, half ? half + at : NULL, lane_step, k_step, lanes < 16 ? lanes : 16, left, by_lane);
-            }
-        }
-    }
-}
-/* 32 x 32 of C: c = begin ? c : 0, + steps of a b; of the rows from `rows` on nothing is promised. */
-typedef void (*tti_half_product)(const uint16_t *a, const uint16_t *b, size_t steps, size_t rows, float *c, size_t ldc, int begin);
-/* As gemm_block. A tile of C that sticks out, or begins with the bias, is made beside and copied. */
-static void tti_half_gemm_block(const tti_gemm *g, size_t m0, size_t m1, size_t n0, size_t n1, size_t k0, size_t k1, float *scratch, tti_half_product product) {
-    size_t steps = (k1 - k0 + 31) / 32, all = (g->t1 - g->t0 + 31) / 32, deep = (g->p1 - g->p0 + 31) / 32, i, j, r, l;
-    uint16_t *panel = (uint16_t *)(void *)tti_aligned(scratch);
-    float beside[32 * 32];
-    for (j = n0; j < n1; j += 32) {
-        size_t columns = n1 - j < 32 ? n1 - j : 32;
-        const uint16_t *b = g->packed ? (const uint16_t *)(const void *)g->packed + ((j - g->b0) / 32 * deep + (k0 - g->p0) / 32) * TTI_STEP_HALVES : panel;
-        if (!g->packed) { tti_half_pack(panel, g->b, g->half_b, g->b_column, g->b_k, j, j + columns, k0, k1, 0); }
-        for (i = m0; i < m1; i += 32) {
-            const uint16_t *a = (const uint16_t *)(const void *)g->turned + (i / 32 * all + (k0 - g->t0) / 32) * TTI_STEP_HALVES;
-            size_t rows = m1 - i < 32 ? m1 - i : 32;
-            float *c = g->c + i * g->ldc + j;
-            int begin = k0 > 0 || g->accumulate;
-            for (r = 0; r < 32 && i + 32 + r < m1; r++) { TTI_PREFETCH(c + (32 + r) * g->ldc); TTI_PREFETCH(c + (32 + r) * g->ldc + 16); }
-            if (rows == 32 && columns == 32 && (begin || !g->bias)) { product(a, b, steps, 32, c, g->ldc, begin); continue; }
-            for (r = 0; r < rows; r++) {
-                for (l = 0; l < columns; l++) { beside[r * 32 + l] = begin ? c[r * g->ldc + l] : g->bias ? g->bias[j + l] : 0.0f; }
-            }
-            product(a, b, steps, rows, beside, 32, 1);
-            for (r = 0; r < rows; r++) { memcpy(c + r * g->ldc, beside + r * 32, columns * sizeof(float)); }
-        }
-    }
-}
-static void tti_half_gemm_turn(const tti_job *job, float *scratch, size_t begin, size_t end) {
-    const tti_gemm *g = (const tti_gemm *)job->args;
-    size_t m0 = begin * 32, m1 = end * 32 < g->m ? end * 32 : g->m;
-    (void)scratch;
-    tti_half_pack((uint16_t *)(void *)g->turned + begin * ((g->t1 - g->t0 + 31) / 32) * TTI_STEP_HALVES, g->a, NULL, g->a_row, g->a_k, m0, m1, g->t0, g->t1, 1);
-}
-static void tti_half_gemm_pack(const tti_job *job, float *scratch, size_t begin, size_t end) {
-    const tti_gemm *g = (const tti_gemm *)job->args;
-    size_t n0 = g->n0 + begin * 32, n1 = g->n0 + end * 32 < g->n1 ? g->n0 + end * 32 : g->n1;
-    (void)scratch;
-    tti_half_pack((uint16_t *)(void *)job->y + begin * ((g->k1 - g->k0 + 31) / 32) * TTI_STEP_HALVES, g->b, g->half_b, g->b_column, g->b_k, n0, n1, g->k0, g->k1, 0);
-}
-static void tti_half_gemm_panels(const tti_job *job, float *scratch, size_t begin, size_t end, tti_half_product product) {
-    const tti_gemm *g = (const tti_gemm *)job->args;
-    size_t p, k0, k1;
-    for (p = begin; p < end; p++) {
-        k0 = 0;
-        do {
-            k1 = g->k - k0 < TTI_BF16_KC ? g->k : k0 + TTI_BF16_KC;
-            tti_half_gemm_block(g, 0, g->m, p * 32, g->n - p * 32 < 32 ? g->n : p * 32 + 32, k0, k1, scratch, product);
-            k0 = k1;
-        } while (k0 < g->k);
-        TTI_K(activate)(g, 0, g->m, p * 32, g->n - p * 32 < 32 ? g->n : p * 32 + 32);
-    }
-}
-static void tti_half_gemm_blocks(const tti_job *job, float *scratch, size_t begin, size_t end, tti_half_product product) {
-    const tti_gemm *g = (const tti_gemm *)job->args;
-    size_t groups = (g->n1 - g->n0 + TTI_NG - 1) / TTI_NG, item;
-    for (item = begin; item < end; item++) {
-        size_t m0 = item / groups * g->rows, n0 = g->n0 + item % groups * TTI_NG;
-        size_t m1 = g->m - m0 < g->rows ? g->m : m0 + g->rows, n1 = g->n1 - n0 < TTI_NG ? g->n1 : n0 + TTI_NG;
-        tti_half_gemm_block(g, m0, m1, n0, n1, g->k0, g->k1, scratch, product);
-        if (g->k1 == g->k) { TTI_K(activate)(g, m0, m1, n0, n1); }
-    }
-}
-/* R rows at a time, each with a pair of k for all 32 lanes. */
-#define TTI_DOT(r) { \
-    int32_t pair; \
-    memcpy(&pair, a + r * 32, sizeof pair); \
-    c##r##0 = _mm512_dpbf16_ps(c##r##0, (__m512bh)_mm512_set1_epi32(pair), b0); \
-    c##r##1 = _mm512_dpbf16_ps(c##r##1, (__m512bh)_mm512_set1_epi32(pair), b1); }
-#define TTI_DOT_ROWS(R) \
-TTI_INLINE void tti_dot_rows##R(const uint16_t *a, const uint16_t *b, size_t steps, const float *begin, float *c, size_t ldc) { \
-    const size_t columns = 32, begin_step = ldc, ahead = 2 * TTI_STEP_HALVES * sizeof *b; \
-    size_t k; \
-    TTI_ROWS##R(TTI_DECLARE) \
-    TTI_ROWS##R(TTI_BEGIN) \
-    for (; steps > 0; steps--, a += TTI_STEP_HALVES - 32, b += TTI_STEP_HALVES - 512) { \
-        for (k = 0; k < 32; k += 2, a += 2, b += 32) { \
-            __m512bh b0 = (__m512bh)_mm512_loadu_ps(b), b1 = (__m512bh)_mm512_loadu_ps(b + 512); \
-            TTI_PREFETCH_L2((uintptr_t)b + ahead); \
-            TTI_PREFETCH_L2((uintptr_t)(b + 512) + ahead); \
-            TTI_ROWS##R(TTI_DOT) \
-        } \
-    } \
-    TTI_ROWS##R(TTI_END) \
-}
-TTI_DOT_ROWS(8)
-TTI_DOT_ROWS(1)
-static void tti_dot_product(const uint16_t *a, const uint16_t *b, size_t steps, size_t rows, float *c, size_t ldc, int begin) {
-    size_t row;
-    if (rows == 1) { tti_dot_rows1(a, b, steps, begin ? c : NULL, c, ldc); return; }
-    for (row = 0; row < rows; row += 8, c += 8 * ldc) { tti_dot_rows8(a + row * 32, b, steps, begin ? c : NULL, c, ldc); }
-}
-#undef TTI_DOT_ROWS
-#undef TTI_DOT
-static void tti_dot_gemm_panels(const tti_job *job, float *scratch, size_t begin, size_t end) { tti_half_gemm_panels(job, scratch, begin, end, tti_dot_product); }
-static void tti_dot_gemm_blocks(const tti_job *job, float *scratch, size_t begin, size_t end) { tti_half_gemm_blocks(job, scratch, begin, end, tti_dot_product); }
-#if !defined(__clang__)
-#pragma GCC pop_options
-#endif
-
-#ifdef TTI_AMX
-#if defined(__clang__)
-#pragma clang attribute pop
-#pragma clang attribute push(__attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,fma,avx512bf16,amx-tile,amx-bf16"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512dq,avx512bw,avx512vl,fma,avx512bf16,amx-tile,amx-bf16")
-#endif
-static void tti_amx_begin(void) {
-    static const unsigned char config[64] = {1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 64, 0, 64, 0, 64, 0, 64, 0, 64, 0, 64, 0, 64, 0, 64, 0,
-                                             0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 16, 16, 16, 16, 16, 16, 16, 16};
-    __asm__ volatile("" ::: "memory");      /* what was packed is in memory: the intrinsics do not say that they read it */
-    _tile_loadconfig(config);
-}
-/* C is 2 x 2 tiles of 16 x 16; rows <= 16: the lower ones are left out. */
-static void tti_amx_product(const uint16_t *a, const uint16_t *b, size_t steps, size_t rows, float *c, size_t ldc, int begin) {
-    size_t bytes = ldc * sizeof(float);
-    float *below = c + 16 * ldc;
-    int both = rows > 16;
-    __asm__ volatile("" ::: "memory");
-    if (begin) { _tile_loadd(0, c, bytes); _tile_loadd(1, c + 16, bytes); }
-    else { _tile_zero(0); _tile_zero(1); }
-    if (both && begin) { _tile_loadd(2, below, bytes); _tile_loadd(3, below + 16, bytes); }
-    if (both && !begin) { _tile_zero(2); _tile_zero(3); }
-    for (; both && steps; steps--, a += TTI_STEP_HALVES, b += TTI_STEP_HALVES) {
-        _tile_loadd(4, a, 64);
-        _tile_loadd(6, b, 64);
-        _tile_loadd(7, b + 512, 64);
-        _tile_dpbf16ps(0, 4, 6);
-        _tile_dpbf16ps(1, 4, 7);
-        _tile_loadd(5, a + 512, 64);
-        _tile_dpbf16ps(2, 5, 6);
-        _tile_dpbf16ps(3, 5, 7);
-    }
-    for (; steps; steps--, a += TTI_STEP_HALVES, b += TTI_STEP_HALVES) {
-        _tile_loadd(4, a, 64);
-        _tile_loadd(6, b, 64);
-        _tile_loadd(7, b + 512, 64);
-        _tile_dpbf16ps(0, 4, 6);
-        _tile_dpbf16ps(1, 4, 7);
-    }
-    _tile_stored(0, c, bytes);
-    _tile_stored(1, c + 16, bytes);
-    if (both) { _tile_stored(2, below, bytes); _tile_stored(3, below + 16, bytes); }
-    __asm__ volatile("" ::: "memory");
-}
-static void tti_amx_gemm_panels(const tti_job *job, float *scratch, size_t begin, size_t end) {
-    tti_amx_begin();
-    tti_half_gemm_panels(job, scratch, begin, end, tti_amx_product);
-    _tile_release();
-}
-static void tti_amx_gemm_blocks(const tti_job *job, float *scratch, size_t begin, size_t end) {
-    tti_amx_begin();
-    tti_half_gemm_blocks(job, scratch, begin, end, tti_amx_product);
-    _tile_release();
-}
-#if !defined(__clang__)
-#pragma GCC pop_options
-#endif
-#endif
-#undef TTI_STEP_HALVES
-#endif
-
-#undef TTI_LINES
-#undef TTI_DECLARE
-#undef TTI_BEGIN
-#undef TTI_END
-#undef TTI_ROWS1
-#undef TTI_ROWS2
-#undef TTI_ROWS4
-#undef TTI_ROWS8
-#undef TTI_ROWS12
-#undef TTI_A
+#undef TTI_STREAMS
+#undef TTI_SWEEP_AHEAD
 #undef TTI_EACH
 #undef TTI_K
 #undef TTI_NAME
 #undef TTI_V
 #undef TTI_W
-#undef TTI_MR
-#undef TTI_NV
-#undef TTI_NR
+#undef TTI_ROWS
+#undef TTI_VECTORS
+#undef TTI_COLUMNS
 #undef TTI_UP
 #undef TTI_SET
 #undef TTI_LOAD
@@ -18620,11 +19238,20 @@ static void tti_amx_gemm_blocks(const tti_job *job, float *scratch, size_t begin
 #undef TTI_SQRT
 #undef TTI_LT
 #undef TTI_IF
+#undef TTI_I
+#undef TTI_TO_I
+#undef TTI_FROM_I
+#undef TTI_I_SET
+#undef TTI_I_ADD
+#undef TTI_I_AND
+#undef TTI_I_LEFT
+#undef TTI_I_RIGHT
+#undef TTI_I_LOAD16
 #undef TTI_POW2
 #undef TTI_WIDE
 #undef TTI_LOW
 #undef TTI_HIGH
-#undef TTI_TO_BF16
+#undef TTI_PAIR
 #if defined(__clang__)
 #if TTI_SIMD_PASS == TTI_PASS_AVX512 || TTI_SIMD_PASS == TTI_PASS_AVX2
 #pragma clang attribute pop

@@ -469,7 +469,7 @@ static tt_status settle(app *a) {
     tt_status status;
     snprintf(made, sizeof made, "%s", path_of(a->o.out, "results.jsonl"));
     for (i = 0; i < N_ARMS; i++) {
-        for (seed = given.first_seed; seed < given.first_seed + given.seeds && !file_exists(made); seed++) { snprintf(made, sizeof made, "%s", result_path(a, seed, arms[i].name)); }
+        for (seed = given.first_seed; seed < given.first_seed + given.seeds && !tt_file_exists(made); seed++) { snprintf(made, sizeof made, "%s", result_path(a, seed, arms[i].name)); }
     }
     status = describe_settings(a->ctx, "study", option_list, N_OPTIONS, "--seeds,--out,--only,--threads", "", &now);
     if (status == TT_OK) { status = check_settings(a->ctx, a->o.out, &now, made, &goes_on); }
