@@ -2109,25 +2109,25 @@ static tt_status tti_cuda_scatter_add_rows(tt_context *ctx, float *dx, const flo
 }
 
 /* y [n, count] = columns begin .. begin + count of x [n, cols]; back adds dy into those of dx. */
-static __global__ void tti_gpu_columns(float *y, const float *x, size_t n, size_t cols, size_t begin,
-                                       size_t count) {
+static __global__ void tti_gpu_slice(float *y, const float *x, size_t n, size_t cols, size_t begin,
+                                     size_t count) {
     TTI_EACH_VALUE(i, n * count) { y[i] = x[i / count * cols + begin + i % count]; }
 }
 
-static __global__ void tti_gpu_columns_back(float *dx, const float *dy, size_t n, size_t cols, size_t begin,
-                                            size_t count) {
+static __global__ void tti_gpu_slice_back(float *dx, const float *dy, size_t n, size_t cols, size_t begin,
+                                          size_t count) {
     TTI_EACH_VALUE(i, n * count) { dx[i / count * cols + begin + i % count] += dy[i]; }
 }
 
 static tt_status tti_cuda_slice(tt_context *ctx, float *y, const float *x, int n, int cols, int begin,
-                                  int count) {
-    TTI_LAUNCH_VALUES(ctx, tti_gpu_columns, (size_t)n * (size_t)count, y, x, (size_t)n, (size_t)cols,
+                                int count) {
+    TTI_LAUNCH_VALUES(ctx, tti_gpu_slice, (size_t)n * (size_t)count, y, x, (size_t)n, (size_t)cols,
                       (size_t)begin, (size_t)count);
 }
 
 static tt_status tti_cuda_slice_backward(tt_context *ctx, float *dx, const float *dy, int n, int cols,
-                                           int begin, int count) {
-    TTI_LAUNCH_VALUES(ctx, tti_gpu_columns_back, (size_t)n * (size_t)count, dx, dy, (size_t)n, (size_t)cols,
+                                         int begin, int count) {
+    TTI_LAUNCH_VALUES(ctx, tti_gpu_slice_back, (size_t)n * (size_t)count, dx, dy, (size_t)n, (size_t)cols,
                       (size_t)begin, (size_t)count);
 }
 
