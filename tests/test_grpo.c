@@ -1095,6 +1095,28 @@ TT_TEST(verl_drops_or_penalises_tokens_of_large_covariance) {
     tt_rollouts_free(&all);
     tt_destroy(ctx);
 }
+TT_TEST(without_indices_all_rollouts_are_meant) {
+    static const int indices[4] = {0, 1, 2, 3}, shape = 12;
+    tt_context *ctx = tt_create(NULL);
+    tt_rollouts all;
+    tt_loss_type loss;
+    TT_REQUIRE(cov_rows(ctx, &all));
+    for (loss = TT_LOSS_PPO_CLIP; loss <= TT_LOSS_DPPO_KL; loss = (tt_loss_type)(loss + 1)) {
+        tt_grpo_config c = cov_config(loss);
+        tt_batch *named = tt_rollouts_batch(ctx, &all, indices, 4), *meant = tt_rollouts_batch(ctx, &all, NULL, 0);
+        float entropies[12] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12};
+        tt_tensor *now = tt_constant(ctx, 1, &shape, cov_now), *entropy = tt_constant(ctx, 1, &shape, entropies);
+        c.top_entropy_quantile = 0.5f;
+        TT_REQUIRE(named && meant);
+        TT_CHECK(meant->n_tokens == named->n_tokens && meant->n_targets == named->n_targets && meant->n_sequences == 4);
+        TT_CHECK_BYTES(meant->tokens, named->tokens, (size_t)named->n_tokens * sizeof *named->tokens);
+        TT_CHECK_NEAR(tt_item(tt_grpo_loss(ctx, now, entropy, &all, NULL, 0, &c, NULL)), tt_item(tt_grpo_loss(ctx, now, entropy, &all, indices, 4, &c, NULL)), 0);
+        TT_CHECK_OK(ctx, tt_eval(ctx));
+        tt_step_reset(ctx);
+    }
+    tt_rollouts_free(&all);
+    tt_destroy(ctx);
+}
 /* The same with responses {0, 1} and {2, 3} as micro-batches of verl: each has its own means and choice, but the whole batch's denominator. */
 TT_TEST(covariances_are_those_of_the_micro_batch) {
     static const double clip[2][7] = {{0, -0.0758163325, -0.110312113, 0, 0, 0.0708217783, 0}, {0, 0, 0.118036297, 0, 0}};
@@ -1482,7 +1504,7 @@ TT_MAIN(advantages_have_the_golden_values, equal_rewards_and_groups_of_one_give_
         stale_responses_leave_the_loss_only_if_they_were_bad, trl_punishes_length_softly, trl_logs_the_weighted_reward, verl_standardises_groups,
         trl_masks_bad_responses_off_policy, verl_weighs_and_rejects_by_mismatch, trl_keeps_the_tokens_of_highest_entropy,
         gradients_keep_to_the_tokens_of_highest_entropy, verl_sums_over_tokens, verl_penalises_the_square_of_the_log_ratio, trl_gates_softly,
-        verl_drops_or_penalises_tokens_of_large_covariance, covariances_are_those_of_the_micro_batch, verl_bounds_the_move_of_a_probability,
+        verl_drops_or_penalises_tokens_of_large_covariance, without_indices_all_rollouts_are_meant, covariances_are_those_of_the_micro_batch, verl_bounds_the_move_of_a_probability,
         clip_cov_draws_by_its_seed, covariances_are_those_of_the_students_tokens,
         verl_skips_what_the_student_did_not_write, whitening_guards_a_small_variance,
         an_off_policy_response_takes_a_samples_place, a_replaced_response_is_marked_as_the_teachers,
