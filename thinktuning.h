@@ -1256,6 +1256,7 @@ typedef struct tt_reward_input {
     int stopped;                                /* exactly one end token, at the very end         */
     const int32_t *tokens;                      /* [n_tokens] of the response, with its end token */
     int n_tokens;
+    int prompt, sample;                         /* which it is, for errors                        */
 } tt_reward_input;
 /* What a response did: was the first attempt right, the final answer, and which reflection stands between. */
 typedef enum tt_behaviour { TT_NO_REFLECTION = 0, TT_SELF_AGREEMENT, TT_SELF_CONFLICT, TT_SELF_CONSULTATION, TT_SELF_CRITIQUE, TT_N_BEHAVIOURS } tt_behaviour;
@@ -1278,6 +1279,57 @@ typedef struct tt_task {
      * prompt leaves no room for max_completion_length; NULL = without end: such a prompt is an error of the step that draws it */
     int (*count)(void *user, int split);
 } tt_task;
+
+/* A reward beside the task's. A reward function that fails (but for TT_ERR_STOP and TT_ERR_MEM) or returns an infinity
+ * abstains from that response; this is counted and logged. Only if nobody scores any response does the step fail. */
+typedef struct tt_reward {
+    const char *name;              /* rewards/<name>/mean in the metrics; lent                 */
+    tt_status (*reward)(void *user, const tt_reward_input *in, float *reward);
+    void *user;
+    float weight;                  /* 0 = 1                                                    */
+    int log_only;                  /* 1: measured, not added                                   */
+} tt_reward;
+
+/* ---- for training and evaluation of your own: questions as prompts, responses judged ---- */
+
+/* n questions of a task as requests of tt_generate. Set requests[i].n and .id; the prompts live here. */
+typedef struct tt_prompts {
+    tt_context *ctx;
+    const tt_task *task;           /* lent */
+    const tt_tokenizer *tokenizer; /* lent */
+    int n;
+    tt_request *requests;          /* [n] */
+    /* private */
+    tt_text texts;                 /* questions and answers, each with a NUL                   */
+    tt_ids ids;                    /* all prompts end to end                                   */
+    size_t *at;                    /* [n][3] where question, answer and ids begin              */
+} tt_prompts;
+TT_API tt_status   tt_prompts_create(tt_context *, const tt_task *, const tt_tokenizer *, int n, tt_prompts *out);
+TT_API tt_status   tt_prompts_set(tt_prompts *, int i, int split, uint64_t number);   /* question `number` of a split in place i, also again */
+TT_API const char *tt_prompts_question(const tt_prompts *, int i);
+TT_API const char *tt_prompts_answer(const tt_prompts *, int i);
+/* in has tokens, n_tokens, stopped and sample; the rest is filled. response receives the text, which in points to. */
+TT_API tt_status   tt_prompts_input(const tt_prompts *, int i, tt_text *response, tt_reward_input *in);
+TT_API void        tt_prompts_free(tt_prompts *);
+/* Are model, tokenizer and task complete, and made for each other? An error names who asks. */
+TT_API tt_status   tt_task_check(tt_model *, const tt_tokenizer *, const tt_task *, const char *who, int *end_token);
+
+/* How many calls have failed, and the first of them. Start from zero. */
+typedef struct tt_reward_errors { int n; tt_status status; char text[512]; } tt_reward_errors;
+/* A call that fails, or gives an infinity, counts as NaN; TT_ERR_STOP and TT_ERR_MEM are passed on. */
+TT_API tt_status   tt_reward_call(tt_context *, const tt_reward *, const tt_reward_input *, tt_reward_errors *, float *out);
+/* What a response with that reward of the task did; nothing if the reward is NaN or the judge fails. */
+TT_API tt_status   tt_judge(tt_context *, const tt_task *, const tt_reward_input *, float reward, tt_reward_errors *, tt_outcome *out);
+/* Sums of outcomes, and the rates that they make. */
+typedef struct tt_tally { double n, right, first, reflects, corrected, spoiled, length, stopped, behaviour[TT_N_BEHAVIOURS]; } tt_tally;
+typedef struct tt_rates {
+    double accuracy, first_accuracy, reflection_rate;
+    double correction_rate;        /* right at the end, of those whose first attempt was wrong */
+    double spoil_rate;             /* wrong at the end, of those whose first attempt was right */
+    double mean_length, stopped_rate, behaviour[TT_N_BEHAVIOURS];
+} tt_rates;
+TT_API void        tt_tally_add(tt_tally *, const tt_outcome *, int length, int stopped);
+TT_API tt_rates    tt_tally_rates(const tt_tally *);
 
 /* The built-in task "signs": put + or - before each number so that the sum is the target. */
 typedef struct tt_signs_desc { int min_n, max_n; /* numbers per question; 0 = 3, 4 */ uint64_t seed; } tt_signs_desc;
@@ -1373,15 +1425,6 @@ TT_API tt_status tt_jsonl_hold_out(tt_jsonl *, int n);
 TT_API tt_status tt_jsonl_limit(tt_jsonl *, const tt_tokenizer *, const char *prompt_template, int max_tokens, int *n_left_out);
 TT_API tt_task   tt_task_jsonl(tt_jsonl *, const char *prompt_template, const char *end_token);
 
-/* A reward beside the task's. A reward function that fails (but for TT_ERR_STOP and TT_ERR_MEM) or returns an infinity
- * abstains from that response; this is counted and logged. Only if nobody scores any response does the step fail. */
-typedef struct tt_reward {
-    const char *name;              /* rewards/<name>/mean in the metrics; lent                 */
-    tt_status (*reward)(void *user, const tt_reward_input *in, float *reward);
-    void *user;
-    float weight;                  /* 0 = 1                                                    */
-    int log_only;                  /* 1: measured, not added                                   */
-} tt_reward;
 
 /* ---- more than one process: the same program runs as several ranks, over MPI or whatever fills the hook ----
  * A batch is cut into n_parts parts of which rank r has its consecutive n_parts / world_size. For each of them: backward of
@@ -16357,76 +16400,6 @@ TT_API tt_task tt_task_jsonl(tt_jsonl *data, const char *prompt_template, const 
     return task;
 }
 
-/* ---- questions, prompts, verdicts ---- */
-typedef struct tti_prompts {
-    tt_context *ctx;
-    int n;
-    tt_text questions, answers;       /* NUL-terminated one after another         */
-    tt_ids ids;                       /* all prompts end to end                   */
-    size_t *question, *answer, *ids_at;   /* [n]: where each begins               */
-    tt_request *requests;             /* [n]                                      */
-} tti_prompts;
-
-static void tti_prompts_free(tti_prompts *p) {
-    size_t n = (size_t)p->n;
-    tt_text_free(&p->questions);
-    tt_text_free(&p->answers);
-    tt_ids_free(&p->ids);
-    tt_free(p->ctx, p->question, n, sizeof *p->question);
-    tt_free(p->ctx, p->answer, n, sizeof *p->answer);
-    tt_free(p->ctx, p->ids_at, n, sizeof *p->ids_at);
-    tt_free(p->ctx, p->requests, n, sizeof *p->requests);
-}
-static tt_status tti_prompts_add(tti_prompts *p, int i, const tt_task *task, const tt_tokenizer *tokenizer, int split, uint64_t index) {
-    tt_status status;
-    p->question[i] = p->questions.size;
-    p->answer[i] = p->answers.size;
-    p->ids_at[i] = p->ids.size;
-    status = task->question(task->user, split, index, &p->questions, &p->answers);
-    if (status == TT_OK) { status = tt_text_append(&p->questions, "", 1); }
-    if (status == TT_OK) { status = tt_text_append(&p->answers, "", 1); }
-    if (status == TT_OK) {
-        const char *question = p->questions.data + p->question[i];
-        status = tt_encode_prompt(tokenizer, task->prompt_template, strlen(task->prompt_template), question, strlen(question), &p->ids);
-    }
-    p->requests[i].prompt_length = (int)(p->ids.size - p->ids_at[i]);
-    if (status == TT_OK && p->requests[i].prompt_length < 1) { status = tt_fail(p->ctx, TT_ERR_ARG, "task %s: prompt %d has no token", task->name ? task->name : "", i); }
-    return status;
-}
-/* After the last tti_prompts_add: the ids stand still. */
-static void tti_prompts_point(tti_prompts *p) {
-    int i;
-    for (i = 0; i < p->n; i++) { p->requests[i].prompt = p->ids.data + p->ids_at[i]; }
-}
-/* indices[i] is the question's number, ids[i] names the random stream of its samples. On failure too,
- * tti_prompts_free. */
-static tt_status tti_prompts_make(tti_prompts *p, tt_context *ctx, const tt_task *task, const tt_tokenizer *tokenizer,
-                                  int split, const uint64_t *indices, const uint64_t *ids, int n, int n_samples) {
-    int i;
-    tt_status status = TT_OK;
-    memset(p, 0, sizeof *p);
-    p->ctx = p->questions.ctx = p->answers.ctx = p->ids.ctx = ctx;
-    p->n = n;
-    p->question = (size_t *)tt_alloc(ctx, (size_t)n, sizeof *p->question);
-    p->answer = (size_t *)tt_alloc(ctx, (size_t)n, sizeof *p->answer);
-    p->ids_at = (size_t *)tt_alloc(ctx, (size_t)n, sizeof *p->ids_at);
-    p->requests = (tt_request *)tt_alloc(ctx, (size_t)n, sizeof *p->requests);
-    if (!p->question || !p->answer || !p->ids_at || !p->requests) { return TT_ERR_MEM; }
-    for (i = 0; i < n && status == TT_OK; i++) { status = tti_prompts_add(p, i, task, tokenizer, split, indices[i]); }
-    for (i = 0; i < n; i++) {
-        p->requests[i].n = n_samples;
-        p->requests[i].id = ids[i];
-    }
-    tti_prompts_point(p);
-    return status;
-}
-static const char *tti_question_of(const tti_prompts *p, int i) { return p->questions.data + p->question[i]; }
-
-/* ---- prompts that are too long ---- */
-static tt_status tti_prompt_length(const tt_tokenizer *tokenizer, const char *prompt_template, const char *question, tt_ids *scratch) {
-    scratch->size = 0;
-    return tt_encode_prompt(tokenizer, prompt_template, strlen(prompt_template), question, strlen(question), scratch);
-}
 TT_API tt_status tt_jsonl_limit(tt_jsonl *data, const tt_tokenizer *tokenizer, const char *prompt_template, int max_tokens, int *n_left_out) {
     int held_out = tt_jsonl_count(data, 1), train = tt_jsonl_count(data, 0), kept = 0, n_long = 0, longest = 0, first = 0, i;
     tt_ids ids = TT_INIT;
@@ -16434,7 +16407,8 @@ TT_API tt_status tt_jsonl_limit(tt_jsonl *data, const tt_tokenizer *tokenizer, c
     ids.ctx = data->ctx;
     for (i = 0; i < data->n && status == TT_OK; i++) {
         const size_t *at = data->offsets + 2 * (size_t)i;
-        status = tti_prompt_length(tokenizer, prompt_template, data->text.data + at[0], &ids);
+        ids.size = 0;
+        status = tt_encode_prompt(tokenizer, prompt_template, strlen(prompt_template), data->text.data + at[0], strlen(data->text.data + at[0]), &ids);
         if (status != TT_OK) { break; }
         if ((int)ids.size > max_tokens) {
             if (n_long++ == 0) { first = (int)data->lines.data[i]; }
@@ -16457,6 +16431,225 @@ TT_API tt_status tt_jsonl_limit(tt_jsonl *data, const tt_tokenizer *tokenizer, c
     }
     return TT_OK;
 }
+
+/* ---- [tt:train.prompts] questions of a task as prompts ---- */
+
+TT_API void tt_prompts_free(tt_prompts *p) {
+    size_t n = (size_t)p->n;
+    if (!p->ctx) { return; }
+    tt_text_free(&p->texts);
+    tt_ids_free(&p->ids);
+    tt_free(p->ctx, p->at, 3 * n, sizeof *p->at);
+    tt_free(p->ctx, p->requests, n, sizeof *p->requests);
+    memset(p, 0, sizeof *p);
+}
+
+TT_API tt_status tt_prompts_create(tt_context *ctx, const tt_task *task, const tt_tokenizer *tokenizer, int n, tt_prompts *out) {
+    memset(out, 0, sizeof *out);
+    out->ctx = out->texts.ctx = out->ids.ctx = ctx;
+    out->task = task;
+    out->tokenizer = tokenizer;
+    out->n = n;
+    out->at = (size_t *)tt_alloc(ctx, 3 * (size_t)n, sizeof *out->at);
+    out->requests = (tt_request *)tt_alloc(ctx, (size_t)n, sizeof *out->requests);
+    if (out->at && out->requests) { return TT_OK; }
+    tt_prompts_free(out);
+    return TT_ERR_MEM;
+}
+
+TT_API const char *tt_prompts_question(const tt_prompts *p, int i) { return p->texts.data + p->at[3 * i]; }
+TT_API const char *tt_prompts_answer(const tt_prompts *p, int i) { return p->texts.data + p->at[3 * i + 1]; }
+
+/* Asks the task for a question and its answer: question NUL answer NUL at the end of texts. */
+static tt_status tti_prompts_ask(tt_prompts *p, int i, int split, uint64_t number) {
+    tt_text answer = TT_INIT;
+    size_t *at = p->at + 3 * (size_t)i;
+    tt_status status;
+    answer.ctx = p->ctx;
+    at[0] = p->texts.size;
+    TTI_TRY(p->task->question(p->task->user, split, number, &p->texts, &answer));
+    TTI_TRY(tt_text_append(&p->texts, "", 1));
+    at[1] = p->texts.size;
+    TTI_TRY(tt_text_append(&p->texts, answer.data ? answer.data : "", answer.size));
+    TTI_TRY(tt_text_append(&p->texts, "", 1));
+done:
+    tt_text_free(&answer);
+    return status;
+}
+
+TT_API tt_status tt_prompts_set(tt_prompts *p, int i, int split, uint64_t number) {
+    const char *pattern = p->task->prompt_template, *question;
+    size_t begin = p->ids.size;
+    tt_status status;
+    int k;
+    TTI_TRY(tti_prompts_ask(p, i, split, number));
+    question = tt_prompts_question(p, i);
+    TTI_TRY(tt_encode_prompt(p->tokenizer, pattern, strlen(pattern), question, strlen(question), &p->ids));
+    p->at[3 * i + 2] = begin;
+    p->requests[i].prompt_length = (int)(p->ids.size - begin);
+    if (p->requests[i].prompt_length < 1) {
+        status = tt_fail(p->ctx, TT_ERR_ARG, "task %s: prompt %d has no token", p->task->name ? p->task->name : "", i);
+        goto done;
+    }
+    for (k = 0; k < p->n; k++) { p->requests[k].prompt = p->ids.data + p->at[3 * k + 2]; }      /* ids may have moved */
+done:
+    return status;
+}
+
+TT_API tt_status tt_prompts_input(const tt_prompts *p, int i, tt_text *response, tt_reward_input *in) {
+    tt_status status;
+    response->size = 0;
+    status = tt_decode(p->tokenizer, in->tokens, (size_t)(in->n_tokens - (in->stopped ? 1 : 0)), 0, response);
+    in->prompt = i;
+    in->question = tt_prompts_question(p, i);
+    in->answer = tt_prompts_answer(p, i);
+    in->response = response->data;
+    in->response_size = response->size;
+    return status;
+}
+
+/* What trainer and evaluation ask of model, tokenizer and task. */
+TT_API tt_status tt_task_check(tt_model *model, const tt_tokenizer *tokenizer, const tt_task *task, const char *who, int *end_token) {
+    tt_context *ctx = tt_model_context(model);
+    const char *missing = !tokenizer ? "tokenizer" : !task ? "task" : !task->question ? "task.question" :
+                          !task->reward ? "task.reward" : !task->end_token ? "task.end_token" : NULL;
+    int vocab = tt_model_config_get(model)->vocab_size;
+    if (missing) { return tt_fail(ctx, TT_ERR_ARG, "%s: %s is NULL", who, missing); }
+    if (!task->prompt_template || !strstr(task->prompt_template, "{question}")) {
+        return tt_fail(ctx, TT_ERR_ARG, "%s: task.prompt_template is \"%.60s\", expected a text with {question}", who,
+                       task->prompt_template ? task->prompt_template : "");
+    }
+    if (tt_vocab_size(tokenizer) > vocab) {
+        return tt_fail(ctx, TT_ERR_ARG, "%s: the tokenizer has %d tokens, the model's vocab_size is %d", who,
+                       tt_vocab_size(tokenizer), vocab);
+    }
+    *end_token = tt_token_id(tokenizer, task->end_token);
+    if (*end_token >= 0) { return TT_OK; }
+    return tt_fail(ctx, TT_ERR_ARG, "%s: task.end_token is \"%.60s\", which is no token of the tokenizer", who, task->end_token);
+}
+
+/* ---- [tt:train.rewards] reward functions are the user's: what fails in them costs a response its score, not the run
+ * its life ---- */
+
+static int tti_stops_run(tt_status status) { return status == TT_ERR_STOP || status == TT_ERR_MEM; }
+
+/* After a call that gave status: counts and logs the failure, names where it was. */
+static void tti_reward_failed(tt_context *ctx, tt_reward_errors *errors, const char *name, const tt_reward_input *in, tt_status status) {
+    char why[sizeof errors->text];
+    snprintf(why, sizeof why, "%.500s", tt_error_status(ctx) == status ? tt_error(ctx) : tt_status_name(status));
+    tt_fail(ctx, status, "reward %s of prompt %d, sample %d: %.400s", name ? name : "", in->prompt, in->sample, why);
+    if (errors->n++ == 0) {
+        errors->status = status;
+        snprintf(errors->text, sizeof errors->text, "%.500s", tt_error(ctx));
+    }
+    tt_error_clear(ctx);
+}
+
+TT_API tt_status tt_reward_call(tt_context *ctx, const tt_reward *r, const tt_reward_input *in, tt_reward_errors *errors, float *out) {
+    tt_status status;
+    *out = (float)NAN;
+    tt_error_clear(ctx);
+    status = r->reward(r->user, in, out);
+    if (tti_stops_run(status)) { return status; }
+    if (status == TT_OK && isinf(*out)) {
+        status = tt_fail(ctx, TT_ERR_NUMBER, "it is %g, expected a finite number", (double)*out);
+    }
+    if (status == TT_OK) { return TT_OK; }
+    *out = (float)NAN;
+    tti_reward_failed(ctx, errors, r->name, in, status);
+    return TT_OK;
+}
+
+/* ---- [tt:train.judge] what a response did ---- */
+
+/* Where a response begins to reflect, by these words; its end if it does not. */
+static size_t tti_reflection_at(const char *response) {
+    static const char *const words[] = {"wait", "Wait", "check", "Check", "verify", "Verify", "mentor", "Mentor"};
+    size_t first = strlen(response), i;
+    for (i = 0; i < sizeof words / sizeof *words; i++) {
+        const char *at = strstr(response, words[i]);
+        if (at && (size_t)(at - response) < first) { first = (size_t)(at - response); }
+    }
+    return first;
+}
+
+/* Which reflection it is, by the first kind of which a word occurs; none of them: not told. */
+static tt_behaviour tti_behaviour_by_words(const char *reflection) {
+    static const struct { tt_behaviour kind; const char *word; } words[] = {
+        {TT_SELF_CONSULTATION, "mentor"}, {TT_SELF_CONSULTATION, "Mentor"}, {TT_SELF_CRITIQUE, "should have"},
+        {TT_SELF_CRITIQUE, "should check"}, {TT_SELF_CONFLICT, "wrong"}, {TT_SELF_CONFLICT, "mistake"},
+        {TT_SELF_CONFLICT, "incorrect"}, {TT_SELF_CONFLICT, "contradict"}, {TT_SELF_CONFLICT, "error"},
+        {TT_SELF_AGREEMENT, "correct"}, {TT_SELF_AGREEMENT, "confirm"}, {TT_SELF_AGREEMENT, "holds"},
+        {TT_SELF_AGREEMENT, "agree"}
+    };
+    size_t k;
+    for (k = 0; k < sizeof words / sizeof *words; k++) {
+        if (strstr(reflection, words[k].word)) { return words[k].kind; }
+    }
+    return TT_NO_REFLECTION;
+}
+
+/* The first attempt is what stands before the reflection; the task's reward judges it as it judges the whole. */
+static tt_status tti_judge_by_reward(tt_context *ctx, const tt_task *task, const tt_reward_input *in, float reward, tt_outcome *out) {
+    tt_text attempt = TT_INIT;
+    tt_reward_input first = *in;
+    tt_status status;
+    out->final_right = out->first_right = reward > 0.5f;
+    first.response_size = tti_reflection_at(in->response);
+    if (first.response_size == in->response_size) { return TT_OK; }
+    out->reflects = 1;
+    out->behaviour = tti_behaviour_by_words(in->response + first.response_size);
+    attempt.ctx = ctx;
+    TTI_TRY(tt_text_append(&attempt, in->response, first.response_size));
+    first.response = attempt.data;
+    first.stopped = 1;
+    TTI_TRY(task->reward(task->user, &first, &reward));
+    out->first_right = reward > 0.5f;
+done:
+    tt_text_free(&attempt);
+    return status;
+}
+
+TT_API tt_status tt_judge(tt_context *ctx, const tt_task *task, const tt_reward_input *in, float reward,
+                          tt_reward_errors *errors, tt_outcome *out) {
+    tt_status status;
+    memset(out, 0, sizeof *out);
+    if (isnan(reward)) { return TT_OK; }
+    status = task->judge ? task->judge(task->user, in, out) : tti_judge_by_reward(ctx, task, in, reward, out);
+    if (status == TT_OK || tti_stops_run(status)) { return status; }
+    memset(out, 0, sizeof *out);
+    tti_reward_failed(ctx, errors, task->name, in, status);
+    return TT_OK;
+}
+
+TT_API void tt_tally_add(tt_tally *t, const tt_outcome *o, int length, int stopped) {
+    t->n++;
+    t->right += o->final_right;
+    t->first += o->first_right;
+    t->reflects += o->reflects;
+    t->corrected += o->final_right && !o->first_right;
+    t->spoiled += o->first_right && !o->final_right;
+    t->length += length;
+    t->stopped += stopped;
+    t->behaviour[o->behaviour]++;
+}
+
+static double tti_ratio(double a, double b) { return b > 0 ? a / b : 0; }
+
+TT_API tt_rates tt_tally_rates(const tt_tally *t) {
+    tt_rates r;
+    int i;
+    r.accuracy = tti_ratio(t->right, t->n);
+    r.first_accuracy = tti_ratio(t->first, t->n);
+    r.reflection_rate = tti_ratio(t->reflects, t->n);
+    r.correction_rate = tti_ratio(t->corrected, t->n - t->first);
+    r.spoil_rate = tti_ratio(t->spoiled, t->first);
+    r.mean_length = tti_ratio(t->length, t->n);
+    r.stopped_rate = tti_ratio(t->stopped, t->n);
+    for (i = 0; i < TT_N_BEHAVIOURS; i++) { r.behaviour[i] = tti_ratio(t->behaviour[i], t->n); }
+    return r;
+}
+
 /* All that a task without end may ask cannot be looked at: of such a task, nothing is. */
 static tt_status tti_check_prompts(tt_context *ctx, const char *who, const tt_task *task, const tt_tokenizer *tokenizer, int split, int n, int max_new_tokens, int limit) {
     tt_text question = TT_INIT, answer = TT_INIT;
@@ -16468,7 +16661,8 @@ static tt_status tti_check_prompts(tt_context *ctx, const char *who, const tt_ta
         question.size = answer.size = 0;
         status = task->question(task->user, split, (uint64_t)i, &question, &answer);
         if (status == TT_OK) { status = tt_text_append(&question, "", 0); }
-        if (status == TT_OK) { status = tti_prompt_length(tokenizer, task->prompt_template, question.data, &ids); }
+        ids.size = 0;
+        if (status == TT_OK) { status = tt_encode_prompt(tokenizer, task->prompt_template, strlen(task->prompt_template), question.data, strlen(question.data), &ids); }
         if (status != TT_OK || ids.size <= (size_t)(limit - max_new_tokens)) { continue; }
         status = tt_fail(ctx, TT_ERR_ARG, "%s: question %d (\"%.40s\") makes a prompt of %lu tokens, which leaves no room for %d new ones in max_position_embeddings %d; see tt_jsonl_limit",
                          who, i, question.data, (unsigned long)ids.size, max_new_tokens, limit);
@@ -16477,154 +16671,6 @@ static tt_status tti_check_prompts(tt_context *ctx, const char *who, const tt_ta
     tt_text_free(&question);
     tt_text_free(&answer);
     return status;
-}
-
-/* Without a judge of its own: a response reflects if it holds one of these words; the first attempt is
- * what stands before it. */
-static size_t tti_reflection_at(const char *response) {
-    static const char *const words[] = {"wait", "Wait", "check", "Check", "verify", "Verify", "mentor", "Mentor"};
-    size_t first = strlen(response), i;
-    for (i = 0; i < sizeof words / sizeof *words; i++) {
-        const char *at = strstr(response, words[i]);
-        if (at && (size_t)(at - response) < first) { first = (size_t)(at - response); }
-    }
-    return first;
-}
-/* Which reflection it is, by the first kind of which a word occurs; none of them: not told. */
-static tt_behaviour tti_behaviour_by_words(const char *reflection) {
-    static const struct { tt_behaviour kind; const char *word; } words[] = {
-        {TT_SELF_CONSULTATION, "mentor"}, {TT_SELF_CONSULTATION, "Mentor"}, {TT_SELF_CRITIQUE, "should have"}, {TT_SELF_CRITIQUE, "should check"},
-        {TT_SELF_CONFLICT, "wrong"}, {TT_SELF_CONFLICT, "mistake"}, {TT_SELF_CONFLICT, "incorrect"}, {TT_SELF_CONFLICT, "contradict"}, {TT_SELF_CONFLICT, "error"},
-        {TT_SELF_AGREEMENT, "correct"}, {TT_SELF_AGREEMENT, "confirm"}, {TT_SELF_AGREEMENT, "holds"}, {TT_SELF_AGREEMENT, "agree"}
-    };
-    size_t k;
-    for (k = 0; k < sizeof words / sizeof *words; k++) { if (strstr(reflection, words[k].word)) { return words[k].kind; } }
-    return TT_NO_REFLECTION;
-}
-static tt_status tti_judge_by_reward(tt_context *ctx, const tt_task *task, const tt_reward_input *in, float reward, tt_outcome *out) {
-    tt_text attempt = TT_INIT;
-    tt_reward_input first = *in;
-    tt_status status;
-    out->final_right = out->first_right = reward > 0.5f;
-    first.response_size = tti_reflection_at(in->response);
-    if (first.response_size == in->response_size) { return TT_OK; }
-    out->reflects = 1;
-    out->behaviour = tti_behaviour_by_words(in->response + first.response_size);
-    attempt.ctx = ctx;
-    status = tt_text_append(&attempt, in->response, first.response_size);
-    first.response = attempt.data;
-    first.stopped = 1;
-    if (status == TT_OK) { status = task->reward(task->user, &first, &reward); }
-    out->first_right = reward > 0.5f;
-    tt_text_free(&attempt);
-    return status;
-}
-/* Reward functions are the user's: what fails in them costs a response its score, not the run its life. */
-typedef struct tti_reward_errors { int n; tt_status status; char text[TTI_ERROR_SIZE]; } tti_reward_errors;      /* how many, and the first */
-static int tti_stops_run(tt_status status) { return status == TT_ERR_STOP || status == TT_ERR_MEM; }
-/* After a call that gave status: counts and logs a failure, names where it was. */
-static void tti_reward_failed(tt_context *ctx, tti_reward_errors *errors, const char *name, int prompt, int sample, tt_status status) {
-    char why[TTI_ERROR_SIZE];
-    snprintf(why, sizeof why, "%s", tt_error_status(ctx) == status ? tt_error(ctx) : tt_status_name(status));
-    tt_fail(ctx, status, "reward %s of prompt %d, sample %d: %.400s", name ? name : "", prompt, sample, why);
-    if (errors->n++ == 0) {
-        errors->status = status;
-        memcpy(errors->text, ctx->error, sizeof errors->text);
-    }
-    tt_error_clear(ctx);
-}
-static tt_status tti_reward_call(tt_context *ctx, const tt_reward *r, const tt_reward_input *in, int prompt, int sample, tti_reward_errors *errors, float *out) {
-    tt_status status;
-    *out = (float)NAN;
-    tt_error_clear(ctx);
-    status = r->reward(r->user, in, out);
-    if (tti_stops_run(status)) { return status; }
-    if (status == TT_OK && isinf(*out)) { status = tt_fail(ctx, TT_ERR_NUMBER, "it is %g, expected a finite number", (double)*out); }
-    if (status == TT_OK) { return TT_OK; }
-    *out = (float)NAN;
-    tti_reward_failed(ctx, errors, r->name, prompt, sample, status);
-    return TT_OK;
-}
-/* Decodes tokens[0..n) into scratch; in points there. */
-static tt_status tti_reward_input(const tt_tokenizer *tokenizer, const tti_prompts *p, int i, const int32_t *tokens, int n, int stopped, tt_text *scratch, tt_reward_input *in) {
-    tt_status status;
-    scratch->size = 0;
-    status = tt_decode(tokenizer, tokens, (size_t)(n - (stopped ? 1 : 0)), 0, scratch);
-    in->question = tti_question_of(p, i);
-    in->answer = p->answers.data + p->answer[i];
-    in->response = scratch->data;
-    in->response_size = scratch->size;
-    in->stopped = stopped;
-    in->tokens = tokens;
-    in->n_tokens = n;
-    return status;
-}
-static tt_reward tti_task_reward(const tt_task *task) {
-    tt_reward r = TT_INIT;
-    r.name = task->name;
-    r.reward = task->reward;
-    r.user = task->user;
-    return r;
-}
-/* What a response with that reward of the task did; nothing if the reward has failed or the judge does. */
-static tt_status tti_judge(tt_context *ctx, const tt_task *task, const tt_reward_input *in, float reward, int prompt, int sample, tti_reward_errors *errors, tt_outcome *out) {
-    tt_status status;
-    memset(out, 0, sizeof *out);
-    if (isnan(reward)) { return TT_OK; }
-    status = task->judge ? task->judge(task->user, in, out) : tti_judge_by_reward(ctx, task, in, reward, out);
-    if (status == TT_OK || tti_stops_run(status)) { return status; }
-    memset(out, 0, sizeof *out);
-    tti_reward_failed(ctx, errors, task->name, prompt, sample, status);
-    return TT_OK;
-}
-/* Sums of outcomes; tti_tally_finish makes rates of them. */
-typedef struct tti_tally { double n, right, first, reflects, corrected, spoiled, length, stopped, behaviour[TT_N_BEHAVIOURS]; } tti_tally;
-static void tti_tally_add(tti_tally *t, const tt_outcome *o, int length, int stopped) {
-    t->n++;
-    t->right += o->final_right;
-    t->first += o->first_right;
-    t->reflects += o->reflects;
-    t->corrected += o->final_right && !o->first_right;
-    t->spoiled += o->first_right && !o->final_right;
-    t->length += length;
-    t->stopped += stopped;
-    t->behaviour[o->behaviour]++;
-}
-static double tti_ratio(double a, double b) { return b > 0 ? a / b : 0; }
-static void tti_tally_finish(const tti_tally *t, tt_evaluation *out) {
-    int i;
-    out->n = (int)t->n;
-    out->accuracy = tti_ratio(t->right, t->n);
-    out->first_accuracy = tti_ratio(t->first, t->n);
-    out->reflection_rate = tti_ratio(t->reflects, t->n);
-    out->correction_rate = tti_ratio(t->corrected, t->n - t->first);
-    out->spoil_rate = tti_ratio(t->spoiled, t->first);
-    out->mean_length = tti_ratio(t->length, t->n);
-    out->stopped_rate = tti_ratio(t->stopped, t->n);
-    for (i = 0; i < TT_N_BEHAVIOURS; i++) { out->behaviour[i] = tti_ratio(t->behaviour[i], t->n); }
-}
-
-/* What trainer and evaluation ask of model, tokenizer and task; the end token's id, or -1 with the error set. */
-static int tti_check_setting(const char *who, tt_model *model, const tt_tokenizer *tokenizer, const tt_task *task) {
-    tt_context *ctx;
-    int end;
-    if (!model) { return -1; }
-    ctx = tt_model_context(model);
-    if (!tokenizer || !task || !task->question || !task->reward || !task->end_token) {
-        tt_fail(ctx, TT_ERR_ARG, "%s: %s is NULL", who, !tokenizer ? "tokenizer" : !task ? "task" : !task->question ? "task.question" : !task->reward ? "task.reward" : "task.end_token");
-        return -1;
-    }
-    if (!task->prompt_template || !strstr(task->prompt_template, "{question}")) {
-        tt_fail(ctx, TT_ERR_ARG, "%s: task.prompt_template is \"%.60s\", expected a text with {question}", who, task->prompt_template ? task->prompt_template : "");
-        return -1;
-    }
-    if (tt_vocab_size(tokenizer) > tt_model_config_get(model)->vocab_size) {
-        tt_fail(ctx, TT_ERR_ARG, "%s: the tokenizer has %d tokens, the model's vocab_size is %d", who, tt_vocab_size(tokenizer), tt_model_config_get(model)->vocab_size);
-        return -1;
-    }
-    end = tt_token_id(tokenizer, task->end_token);
-    if (end < 0) { tt_fail(ctx, TT_ERR_ARG, "%s: task.end_token is \"%.60s\", which is no token of the tokenizer", who, task->end_token); }
-    return end;
 }
 
 /* ---- more than one process ----
@@ -16830,7 +16876,9 @@ static tt_status tti_trainer_resolve(tt_context *ctx, tt_trainer_desc *d) {
 }
 static tt_status tti_trainer_rewards(tt_trainer *t) {
     int k;
-    t->rewards[0] = tti_task_reward(&t->task);
+    t->rewards[0].name = t->task.name;
+    t->rewards[0].reward = t->task.reward;
+    t->rewards[0].user = t->task.user;
     t->weights[0] = t->desc.task_weight != 0 ? t->desc.task_weight : 1;
     t->n_rewards = 1 + t->desc.n_rewards;
     for (k = 1; k < t->n_rewards; k++) {
@@ -16856,8 +16904,7 @@ TT_API tt_trainer *tt_trainer_create(tt_context *ctx, const tt_trainer_desc *des
     tt_trainer_desc d = *desc;
     int end, wants_reference = d.grpo.beta != 0 || d.measure_kl;
     if (!d.model) { tt_fail(ctx, TT_ERR_ARG, "tt_trainer_create: model is NULL"); return NULL; }
-    end = tti_check_setting("tt_trainer_create", d.model, d.tokenizer, d.task);
-    if (end < 0 || tti_trainer_resolve(ctx, &d) != TT_OK) { return NULL; }
+    if (tt_task_check(d.model, d.tokenizer, d.task, "tt_trainer_create", &end) != TT_OK || tti_trainer_resolve(ctx, &d) != TT_OK) { return NULL; }
     if (tti_check_prompts(ctx, "tt_trainer_create", d.task, d.tokenizer, 0, d.task->count ? d.task->count(d.task->user, 0) : 0, d.grpo.max_completion_length,
                           tt_model_config_get(d.model)->max_position_embeddings) != TT_OK) { return NULL; }
     t = (tt_trainer *)tt_alloc(ctx, 1, sizeof *t);
@@ -16893,11 +16940,11 @@ TT_API const tt_rollouts *tt_trainer_rollouts(const tt_trainer *t) { return &t->
  * Question numbers are random functions of (seed, step, place); dynamic sampling asks again in further rounds, whose
  * numbers and random streams are others. */
 typedef struct tti_step {
-    tti_prompts prompts;              /* one for each group                       */
+    tt_prompts prompts;              /* one for each group                       */
     int *groups;                      /* [n] those of the round                   */
     tt_rollouts fresh;                /* of the round                             */
-    tti_tally tally;                  /* of the student's own responses           */
-    tti_reward_errors errors;
+    tt_tally tally;                  /* of the student's own responses           */
+    tt_reward_errors errors;
     tt_step_metrics metrics;
     tt_rollouts board;                /* see tti_board_make                       */
     unsigned char *kinds;             /* of the board                             */
@@ -16919,15 +16966,12 @@ static uint64_t tti_prompt_number(const tt_trainer *t, int i, int round) {
 static tt_status tti_step_prompts(tt_trainer *t, tti_step *s) {
     const tt_trainer_desc *d = &t->desc;
     int n = d->prompts_per_step / d->world_size, i;
-    uint64_t *numbers = (uint64_t *)tt_alloc(t->ctx, 2 * (size_t)n, sizeof *numbers);
-    tt_status status;
-    if (!numbers) { return TT_ERR_MEM; }
-    for (i = 0; i < n; i++) {
-        numbers[i] = tti_prompt_number(t, i, 0);
-        numbers[n + i] = tti_prompt_place(t, i);
+    tt_status status = tt_prompts_create(t->ctx, d->task, d->tokenizer, n, &s->prompts);
+    for (i = 0; i < n && status == TT_OK; i++) {
+        status = tt_prompts_set(&s->prompts, i, 0, tti_prompt_number(t, i, 0));
+        s->prompts.requests[i].id = tti_prompt_place(t, i);
+        s->prompts.requests[i].n = d->grpo.num_generations;
     }
-    status = tti_prompts_make(&s->prompts, t->ctx, d->task, d->tokenizer, 0, numbers, numbers + n, n, d->grpo.num_generations);
-    tt_free(t->ctx, numbers, 2 * (size_t)n, sizeof *numbers);
     s->groups = status == TT_OK ? (int *)tt_alloc(t->ctx, (size_t)n, sizeof *s->groups) : NULL;
     for (i = 0; s->groups && i < n; i++) { s->groups[i] = i; }
     return status == TT_OK && !s->groups ? TT_ERR_MEM : status;
@@ -16938,10 +16982,9 @@ static tt_status tti_step_redraw(tt_trainer *t, tti_step *s, int n, int round) {
     tt_status status = TT_OK;
     for (k = 0; k < n && status == TT_OK; k++) {
         int g = s->groups[k];
-        status = tti_prompts_add(&s->prompts, g, t->desc.task, t->desc.tokenizer, 0, tti_prompt_number(t, g, round));
+        status = tt_prompts_set(&s->prompts, g, 0, tti_prompt_number(t, g, round));
         s->prompts.requests[g].id = ((uint64_t)round << 48) + tti_prompt_place(t, g);
     }
-    tti_prompts_point(&s->prompts);
     return status;
 }
 static tt_status tti_step_sample(tt_trainer *t, tti_step *s, const tt_request *requests, int n) {
@@ -16966,7 +17009,7 @@ static tt_status tti_step_sample(tt_trainer *t, tti_step *s, const tt_request *r
         s->metrics.rollout_tokens += (double)completions.n_tokens;
         status = tt_rollouts_create(t->ctx, requests, n, &completions, t->end_token, &s->fresh);
     }
-    for (i = 0; i < n && status == TT_OK; i++) { status = tt_rollouts_question(&s->fresh, i, tti_question_of(&s->prompts, s->groups[i])); }
+    for (i = 0; i < n && status == TT_OK; i++) { status = tt_rollouts_question(&s->fresh, i, tt_prompts_question(&s->prompts, s->groups[i])); }
     tt_completions_free(&completions);
     return status;
 }
@@ -16980,12 +17023,12 @@ static tt_status tti_step_off_policy(tt_trainer *t, tti_step *s) {
     tt_status status = TT_OK;
     text.ctx = ids.ctx = t->ctx;
     for (i = 0; i < s->fresh.n && status == TT_OK; i++) {
-        const tti_prompts *p = &s->prompts;
+        const tt_prompts *p = &s->prompts;
         int g = s->groups[i / size];
         k = i % size - (size - d->n_off_policy);
         if (k < 0) { continue; }
         text.size = ids.size = 0;
-        status = d->off_policy(d->off_policy_user, tti_question_of(p, g), p->answers.data + p->answer[g], k, &text);
+        status = d->off_policy(d->off_policy_user, tt_prompts_question(p, g), tt_prompts_answer(p, g), k, &text);
         if (status != TT_OK || text.size == 0) { continue; }
         status = tt_encode(d->tokenizer, text.data, text.size, TT_SPECIAL_TEXT, &ids);
         if (status == TT_OK) { status = tt_ids_append(&ids, &end, 1); }
@@ -17012,12 +17055,16 @@ static tt_status tti_step_rewards(tt_trainer *t, tti_step *s, int guided_only) {
         tt_reward_input in = TT_INIT;
         tt_outcome outcome;
         if (guided_only && !r->guided) { continue; }
-        status = tti_reward_input(t->desc.tokenizer, &s->prompts, g, r->tokens + r->prompt_length, r->response_length, r->stopped, &scratch, &in);
-        for (k = 0; k < t->n_rewards && status == TT_OK; k++) { status = tti_reward_call(t->ctx, &t->rewards[k], &in, g, r->sample, &s->errors, &r->rewards[k]); }
+        in.sample = r->sample;
+        in.tokens = r->tokens + r->prompt_length;
+        in.n_tokens = r->response_length;
+        in.stopped = r->stopped;
+        status = tt_prompts_input(&s->prompts, g, &scratch, &in);
+        for (k = 0; k < t->n_rewards && status == TT_OK; k++) { status = tt_reward_call(t->ctx, &t->rewards[k], &in, &s->errors, &r->rewards[k]); }
         r->reward = r->rewards[0];
         if (guided_only || r->off_policy || status != TT_OK) { continue; }
-        status = tti_judge(t->ctx, t->desc.task, &in, r->rewards[0], g, r->sample, &s->errors, &outcome);
-        if (status == TT_OK) { tti_tally_add(&s->tally, &outcome, r->response_length, r->stopped); }
+        status = tt_judge(t->ctx, t->desc.task, &in, r->rewards[0], &s->errors, &outcome);
+        if (status == TT_OK) { tt_tally_add(&s->tally, &outcome, r->response_length, r->stopped); }
     }
     tt_text_free(&scratch);
     return status;
@@ -17107,7 +17154,7 @@ static tt_status tti_step_collect(tt_trainer *t, tti_step *s) {
 /* ---- one step: what every rank knows of every response ----
  * Advantages and denominators may be of the whole batch, so each rank computes them from the lengths, flags and rewards of all
  * responses: the board, rollouts without tokens, in the order of one process. Their kinds are a number of taught tokens there. */
-typedef struct tti_counts { tti_tally tally; double rollout_tokens, update_tokens, teacher_tokens, n_eligible, n_guided, n_cut, n_off_policy_cut, n_errors, n_resampled; } tti_counts;   /* doubles alone */
+typedef struct tti_counts { tt_tally tally; double rollout_tokens, update_tokens, teacher_tokens, n_eligible, n_guided, n_cut, n_off_policy_cut, n_errors, n_resampled; } tti_counts;   /* doubles alone */
 enum { TTI_ROW_LENGTH, TTI_ROW_STOPPED, TTI_ROW_GUIDED, TTI_ROW_OFF_POLICY, TTI_ROW_ATTEMPT, TTI_ROW_TAUGHT, TTI_ROW_REWARDS, TTI_N_COUNTS = (int)(sizeof(tti_counts) / sizeof(double)) };
 static int tti_kl_in_reward(const tt_trainer *t) { return t->desc.grpo.kl_in_reward && t->desc.grpo.beta != 0; }
 static int tti_row_size(const tt_trainer *t) { return TTI_ROW_REWARDS + t->n_rewards + (tti_kl_in_reward(t) ? 2 * t->desc.grpo.max_completion_length : 0); }
@@ -17484,10 +17531,8 @@ static tt_status tti_trainer_run(tt_trainer *t, tti_step *s) {
 }
 static void tti_step_report(tt_trainer *t, tti_step *s) {
     tt_step_metrics *m = &s->metrics;
-    tt_evaluation own;
+    tt_rates own = tt_tally_rates(&s->tally);
     int i;
-    memset(&own, 0, sizeof own);
-    tti_tally_finish(&s->tally, &own);
     m->step = t->step;
     m->mean_length = own.mean_length;
     m->clipped_ratio = 1 - own.stopped_rate;
@@ -17528,7 +17573,7 @@ TT_API tt_status tt_trainer_step(tt_trainer *t, tt_step_metrics *metrics) {
     s.prompts.ctx = t->ctx;
     status = tti_trainer_run(t, &s);
     if (s.groups) { tt_free(t->ctx, s.groups, (size_t)s.prompts.n, sizeof *s.groups); }
-    tti_prompts_free(&s.prompts);
+    tt_prompts_free(&s.prompts);
     tt_rollouts_free(&s.fresh);
     tti_board_free(t, &s);
     if (status != TT_OK) { return tti_end_graph(t->ctx, status); }
@@ -17748,8 +17793,8 @@ typedef struct tti_exam {
     tt_text votes;                    /* answers of one question, each with a NUL */
     size_t *vote_at;                  /* [n_samples]                          */
     unsigned char *right;             /* [n_samples]                          */
-    tti_tally tally;
-    tti_reward_errors errors;
+    tt_tally tally;
+    tt_reward_errors errors;
     tt_evaluation *out;
 } tti_exam;
 static double *tti_exam_cell(const tti_exam *e, int column, int question) { return e->columns + (size_t)column * (size_t)e->desc.n_questions + (size_t)question; }
@@ -17779,8 +17824,8 @@ static int tti_majority_right(const tti_exam *e, int k) {
     }
     return 0;
 }
-static tt_status tti_exam_response(tti_exam *e, const tti_prompts *p, const tt_completion *c, tt_text *scratch) {
-    tt_reward call = tti_task_reward(e->task);
+static tt_status tti_exam_response(tti_exam *e, const tt_prompts *p, const tt_completion *c, tt_text *scratch) {
+    tt_reward call = TT_INIT;
     tt_reward_input in = TT_INIT;
     tt_outcome o;
     float reward = (float)NAN;
@@ -17788,15 +17833,23 @@ static tt_status tti_exam_response(tti_exam *e, const tti_prompts *p, const tt_c
     tt_status status;
     for (k = 0; k < c->length; k++) { ends += c->tokens[k] == e->end_token; }
     stopped = ends == 1 && c->tokens[c->length - 1] == e->end_token;
-    status = tti_reward_input(e->tokenizer, p, c->request, c->tokens, c->length, stopped, scratch, &in);
-    if (status == TT_OK) { status = tti_reward_call(e->ctx, &call, &in, q, c->sample, &e->errors, &reward); }
-    if (status == TT_OK) { status = tti_judge(e->ctx, e->task, &in, reward, q, c->sample, &e->errors, &o); }
+    call.name = e->task->name;
+    call.reward = e->task->reward;
+    call.user = e->task->user;
+    in.sample = c->sample;
+    in.tokens = c->tokens;
+    in.n_tokens = c->length;
+    in.stopped = stopped;
+    status = tt_prompts_input(p, c->request, scratch, &in);
+    in.prompt = q;
+    if (status == TT_OK) { status = tt_reward_call(e->ctx, &call, &in, &e->errors, &reward); }
+    if (status == TT_OK) { status = tt_judge(e->ctx, e->task, &in, reward, &e->errors, &o); }
     e->vote_at[c->sample] = e->votes.size;
     if (status == TT_OK) { status = tti_extract(e->task, &in, &e->votes); }
     if (status == TT_OK) { status = tt_text_append(&e->votes, "", 1); }
     if (status != TT_OK) { return status; }
     e->right[c->sample] = (unsigned char)o.final_right;
-    tti_tally_add(&e->tally, &o, c->length, stopped);
+    tt_tally_add(&e->tally, &o, c->length, stopped);
     *tti_exam_cell(e, TTI_Q_SAMPLES, q) += 1;
     *tti_exam_cell(e, TTI_Q_RIGHT, q) += o.final_right;
     *tti_exam_cell(e, TTI_Q_FIRST, q) += o.first_right;
@@ -17807,7 +17860,7 @@ static tt_status tti_exam_response(tti_exam *e, const tti_prompts *p, const tt_c
     if (e->desc.on_response) { e->desc.on_response(e->desc.user, in.question, in.response, &o); }
     return TT_OK;
 }
-static tt_status tti_exam_responses(tti_exam *e, const tti_prompts *p, const tt_completions *completions) {
+static tt_status tti_exam_responses(tti_exam *e, const tt_prompts *p, const tt_completions *completions) {
     tt_text scratch = TT_INIT;
     tt_status status = TT_OK;
     int i, k;
@@ -17829,7 +17882,7 @@ static tt_status tti_exam_responses(tti_exam *e, const tti_prompts *p, const tt_
 }
 /* Adds what the other ranks found. Each question is a rank's own, so that sums are copies; the tally is of whole numbers. */
 static tt_status tti_exam_share(tti_exam *e) {
-    enum { N_TALLY = sizeof(tti_tally) / sizeof(double) };
+    enum { N_TALLY = sizeof(tt_tally) / sizeof(double) };
     tt_reducer *r = e->desc.reducer;
     size_t cells = (size_t)TTI_Q_COLUMNS * (size_t)e->desc.n_questions, n = cells + N_TALLY + 1, ranks = (size_t)tt_reducer_desc_get(r)->world_size, i, k;
     double *mine = (double *)tt_alloc(e->ctx, n * (ranks + 1), sizeof *mine), *all = mine + n;
@@ -17851,13 +17904,22 @@ static tt_status tti_exam_share(tti_exam *e) {
 }
 static tt_status tti_exam_finish(tti_exam *e) {
     tt_evaluation *o = e->out;
+    tt_rates rates = tt_tally_rates(&e->tally);
     tti_ratio_of ratios[TTI_MAX_RATIOS];
     int n = e->desc.n_questions, count = 0, k, q;
     static const int columns[5][2] = {
         {TTI_Q_RIGHT, TTI_Q_SAMPLES}, {TTI_Q_FIRST, TTI_Q_SAMPLES}, {TTI_Q_REFLECTS, TTI_Q_SAMPLES}, {TTI_Q_CORRECTED, TTI_Q_WRONG_FIRST}, {TTI_Q_SPOILED, TTI_Q_FIRST}
     };
     tt_interval *const out[5] = {&o->accuracy_interval, &o->first_accuracy_interval, &o->reflection_interval, &o->correction_interval, &o->spoil_interval};
-    tti_tally_finish(&e->tally, o);
+    o->n = (int)e->tally.n;
+    o->accuracy = rates.accuracy;
+    o->first_accuracy = rates.first_accuracy;
+    o->reflection_rate = rates.reflection_rate;
+    o->correction_rate = rates.correction_rate;
+    o->spoil_rate = rates.spoil_rate;
+    o->mean_length = rates.mean_length;
+    o->stopped_rate = rates.stopped_rate;
+    memcpy(o->behaviour, rates.behaviour, sizeof o->behaviour);
     o->n_errors = e->errors.n;
     for (q = 0; q < n && e->desc.question_accuracy; q++) { e->desc.question_accuracy[q] = *tti_exam_cell(e, TTI_Q_RIGHT, q) / e->desc.n_samples; }
     for (k = 0; k < 5; k++) {
@@ -17879,14 +17941,14 @@ static tt_status tti_exam_sample(tti_exam *e, tt_model *model) {
     const tt_evaluate_desc *d = &e->desc;
     tt_sampling sampling = TT_INIT;
     tt_completions completions = TT_INIT;
-    tti_prompts p = TT_INIT;
+    tt_prompts p = TT_INIT;
     int n = e->end - e->begin, i;
-    uint64_t *numbers = (uint64_t *)tt_alloc(e->ctx, (size_t)n, sizeof *numbers);
-    tt_status status;
-    p.ctx = e->ctx;
-    if (!numbers) { return TT_ERR_MEM; }
-    for (i = 0; i < n; i++) { numbers[i] = (uint64_t)(e->begin + i); }
-    status = tti_prompts_make(&p, e->ctx, e->task, e->tokenizer, !d->split_train, numbers, numbers, n, d->n_samples);
+    tt_status status = tt_prompts_create(e->ctx, e->task, e->tokenizer, n, &p);
+    for (i = 0; i < n && status == TT_OK; i++) {
+        status = tt_prompts_set(&p, i, !d->split_train, (uint64_t)(e->begin + i));
+        p.requests[i].id = (uint64_t)(e->begin + i);
+        p.requests[i].n = d->n_samples;
+    }
     sampling.max_new_tokens = d->max_new_tokens;
     sampling.greedy = d->greedy;
     sampling.temperature = d->temperature;
@@ -17897,8 +17959,7 @@ static tt_status tti_exam_sample(tti_exam *e, tt_model *model) {
     if (status == TT_OK) { status = tt_generate(model, p.requests, n, &sampling, &completions); }
     if (status == TT_OK) { status = tti_exam_responses(e, &p, &completions); }
     tt_completions_free(&completions);
-    tti_prompts_free(&p);
-    tt_free(e->ctx, numbers, (size_t)n, sizeof *numbers);
+    tt_prompts_free(&p);
     return status;
 }
 /* Rank 0 has the first questions. */
@@ -17916,8 +17977,9 @@ TT_API tt_status tt_evaluate(tt_model *model, const tt_tokenizer *tokenizer, con
     if (desc) { e.desc = *desc; }
     if (e.desc.n_questions == 0) { e.desc.n_questions = 256; }
     if (e.desc.n_samples == 0) { e.desc.n_samples = 1; }
-    e.end_token = tti_check_setting("tt_evaluate", model, tokenizer, task);
-    if (e.end_token < 0) { return TT_ERR_ARG; }
+    if (!model) { return TT_ERR_ARG; }
+    status = tt_task_check(model, tokenizer, task, "tt_evaluate", &e.end_token);
+    if (status != TT_OK) { return status; }
     e.ctx = tt_model_context(model);
     if (e.desc.n_questions < 1 || e.desc.n_samples < 1) {
         return tt_fail(e.ctx, TT_ERR_ARG, "tt_evaluate: n_questions is %d and n_samples %d, expected >= 1", e.desc.n_questions, e.desc.n_samples);

@@ -36,6 +36,70 @@ static inline const char *path_of(const char *out, const char *format, ...) {
     return path;
 }
 
+/* ---- text that fits ---- */
+static inline int terminal_width(void) {
+    const char *columns = getenv("COLUMNS");
+    int width = 0;
+#if !defined(_WIN32) && defined(TIOCGWINSZ)
+    struct winsize size;
+    if (ioctl(1, TIOCGWINSZ, &size) == 0) { width = size.ws_col; }
+#endif
+    if (width == 0 && columns) { width = atoi(columns); }
+    return width >= 20 && width < 10000 ? width : 80;
+}
+/* Characters of UTF-8. */
+static inline int columns_of(const char *text, size_t size) {
+    int n = 0;
+    size_t i;
+    for (i = 0; i < size; i++) { n += (text[i] & 0xC0) != 0x80; }
+    return n;
+}
+/* Broken between words; what a line has too much goes on below, indented. */
+static inline void print_wrapped(const char *text, int indent) {
+    int width = terminal_width(), column = 0;
+    while (*text) {
+        size_t gap = strspn(text, " "), word = strcspn(text + gap, " \n");
+        int wide = (int)gap + columns_of(text + gap, word);
+        if (column > indent && word > 0 && column + wide > width) {
+            printf("\n%*s", indent, "");
+            column = indent;
+            wide -= (int)gap;
+            text += gap;
+            gap = 0;
+        }
+        fwrite(text, 1, gap + word, stdout);
+        column += wide;
+        text += gap + word;
+        if (*text != '\n') { continue; }
+        putchar(*text++);
+        column = 0;
+    }
+    fflush(stdout);
+}
+static inline void say(const char *format, ...) {
+    char text[2 * PATH_SIZE];
+    va_list list;
+    va_start(list, format);
+    vsnprintf(text, sizeof text, format, list);
+    va_end(list);
+    print_wrapped(text, 4);
+}
+/* "head  figure  figure  tail" with as many of the figures, first to last, as fit the width. In figures two spaces stand
+ * between them. */
+static inline void fit_line(char *out, size_t size, const char *head, const char *figures, const char *tail, int width) {
+    int used = columns_of(head, strlen(head)) + 2 + columns_of(tail, strlen(tail));
+    int n = snprintf(out, size, "%s", head);
+    while (*figures && n > 0 && n < (int)size) {
+        const char *end = strstr(figures, "  ");
+        size_t length = end ? (size_t)(end - figures) : strlen(figures);
+        used += 2 + columns_of(figures, length);
+        if (used > width) { break; }
+        if (length > 0) { n += snprintf(out + n, size - (size_t)n, "  %.*s", (int)length, figures); }
+        figures += length + (end ? 2 : 0);
+    }
+    if (n > 0 && n < (int)size) { snprintf(out + n, size - (size_t)n, "  %s", tail); }
+}
+
 /* ---- the folder ---- */
 /* OUT belongs to one run at a time: two would write each other's files. The lock goes with the process, however it ends.
  * Whatever would keep the run from writing there is found here, before any work. */
@@ -149,9 +213,9 @@ static inline tt_status begin_run(tt_context *ctx, const char *out, const tt_tex
     if (parallel_rank == 0) {
         status = check_settings(ctx, out, now, state, resume);
         if (status == TT_OK && *resume && !tt_file_exists(state)) { *resume = 0; }
-        if (status == TT_OK && asked && !*resume) { printf("%s holds no checkpoint to go on from: the run begins\n", out); }
+        if (status == TT_OK && asked && !*resume) { say("%s holds no checkpoint to go on from: the run begins\n", out); }
         if (status == TT_OK && !*resume && tt_file_exists(state)) {
-            printf("a run begins anew in %s; the checkpoint there is removed\n", out);
+            say("a run begins anew in %s; the checkpoint there is removed\n", out);
             if (remove(state) != 0) { status = tt_fail(ctx, TT_ERR_IO, "%s cannot be removed: %s", state, strerror(errno)); }
         }
         if (status == TT_OK && !*resume) { status = write_settings(ctx, out, now); }
@@ -194,69 +258,5 @@ static inline const char *clock_text(double seconds) {
     int s = seconds > 0 && seconds < 3e8 ? (int)(seconds + 0.5) : 0;
     if (s >= 3600) { snprintf(text, 32, "%d:%02d:%02d", s / 3600, s / 60 % 60, s % 60); } else { snprintf(text, 32, "%d:%02d", s / 60, s % 60); }
     return text;
-}
-
-/* ---- text that fits ---- */
-static inline int terminal_width(void) {
-    const char *columns = getenv("COLUMNS");
-    int width = 0;
-#if !defined(_WIN32) && defined(TIOCGWINSZ)
-    struct winsize size;
-    if (ioctl(1, TIOCGWINSZ, &size) == 0) { width = size.ws_col; }
-#endif
-    if (width == 0 && columns) { width = atoi(columns); }
-    return width >= 20 && width < 10000 ? width : 80;
-}
-/* Characters of UTF-8. */
-static inline int columns_of(const char *text, size_t size) {
-    int n = 0;
-    size_t i;
-    for (i = 0; i < size; i++) { n += (text[i] & 0xC0) != 0x80; }
-    return n;
-}
-/* Broken between words; what a line has too much goes on below, indented. */
-static inline void print_wrapped(const char *text, int indent) {
-    int width = terminal_width(), column = 0;
-    while (*text) {
-        size_t gap = strspn(text, " "), word = strcspn(text + gap, " \n");
-        int wide = (int)gap + columns_of(text + gap, word);
-        if (column > indent && word > 0 && column + wide > width) {
-            printf("\n%*s", indent, "");
-            column = indent;
-            wide -= (int)gap;
-            text += gap;
-            gap = 0;
-        }
-        fwrite(text, 1, gap + word, stdout);
-        column += wide;
-        text += gap + word;
-        if (*text != '\n') { continue; }
-        putchar(*text++);
-        column = 0;
-    }
-    fflush(stdout);
-}
-static inline void say(const char *format, ...) {
-    char text[2 * PATH_SIZE];
-    va_list list;
-    va_start(list, format);
-    vsnprintf(text, sizeof text, format, list);
-    va_end(list);
-    print_wrapped(text, 4);
-}
-/* "head  figure  figure  tail" with as many of the figures, first to last, as fit the width. In figures two spaces stand
- * between them. */
-static inline void fit_line(char *out, size_t size, const char *head, const char *figures, const char *tail, int width) {
-    int used = columns_of(head, strlen(head)) + 2 + columns_of(tail, strlen(tail));
-    int n = snprintf(out, size, "%s", head);
-    while (*figures && n > 0 && n < (int)size) {
-        const char *end = strstr(figures, "  ");
-        size_t length = end ? (size_t)(end - figures) : strlen(figures);
-        used += 2 + columns_of(figures, length);
-        if (used > width) { break; }
-        if (length > 0) { n += snprintf(out + n, size - (size_t)n, "  %.*s", (int)length, figures); }
-        figures += length + (end ? 2 : 0);
-    }
-    if (n > 0 && n < (int)size) { snprintf(out + n, size - (size_t)n, "  %s", tail); }
 }
 #endif
