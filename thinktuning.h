@@ -91,7 +91,7 @@
  *                              chooses, "cpu" or "cuda"; default "cpu"
  *
  * ---- chapters, here and in the implementation ----
- *  1 base        status, errors, allocation, text, files, JSON, threads, random numbers
+ *  1 base        status, errors, allocation, text, numbers, files, JSON, threads, random numbers
  *  2 kernels     the table of a backend; CPU kernels: matrix product, attention, norms, ...
  *  3 tensor      shape and storage
  *  4 autograd    tape, ops with forward and backward side by side, custom ops, recomputation
@@ -246,7 +246,7 @@ TT_API size_t    tt_number_read(const char *text, size_t size, double *out);
  * Writing is atomic: a new file beside it (tt-....tmp), fsync, rename; on failure the old file stands and the new one is
  * removed. It keeps the permissions of the file that it replaces. Anything else at path is refused: a device, a pipe, a
  * folder, a symbolic link. A limit on the size of files (ulimit -f) is an error too, if the program ignores SIGXFSZ, as those
- * of examples/ do: the library leaves signals alone. */
+ * of examples/ do; else the system ends the program. The library leaves signals alone. */
 #ifndef TT_MAX_FILE_BYTES
 #define TT_MAX_FILE_BYTES ((uint64_t)16 << 30)
 #endif
@@ -531,10 +531,10 @@ TT_API tt_status tt_tensor_set(tt_tensor *tensor, const float *values);
 TT_API tt_status tt_tensor_get(const tt_tensor *tensor, float *values);
 TT_API tt_status tt_tensor_get_grad(const tt_tensor *tensor, float *values);   /* zeros if there is none */
 TT_API double    tt_item(const tt_tensor *tensor);                             /* NaN on NULL            */
-/* Frees everything of the step (tensors, tape), clears a graph error. Parameters and their grads stay. */
+/* Frees everything of the step (tensors, tape) and ends a graph error; tt_error still says it. Parameters and grads stay. */
 TT_API void      tt_step_reset(tt_context *ctx);
 
-/* ==== 4. autograd ==========================================================================
+/* ==== 5. autograd ==========================================================================
  * Ops record themselves on the context's tape; tt_backward walks it in reverse once. Gradients of
  * leaves accumulate over calls until tt_zero_grad, so micro-batches simply add up. */
 
@@ -632,7 +632,7 @@ TT_API float     *tt_grad(tt_tensor *tensor);
 typedef tt_tensor *(*tt_segment_fn)(tt_context *, void *user, tt_tensor *const *inputs, int n_inputs);
 TT_API tt_tensor *tt_recompute(tt_context *, tt_segment_fn fn, void *user, tt_tensor *const *inputs, int n_inputs);
 
-/* ==== 5. tokenizer =========================================================================
+/* ==== 6. tokenizer =========================================================================
  * BPE, byte-level or of SentencePiece's kind. Files: Hugging Face's tokenizer.json of GPT-2, GPT-NeoX, Llama 2 and 3,
  * Mistral, Qwen 2 to 3, SmolLM2, Mistral-Nemo and alike, and .tiktoken ranks (r50k, p50k, cl100k, o200k, Llama 3). The ids are
  * those of the packages tokenizers 0.23 and tiktoken 0.14; what a file asks for and is not done here is an error
@@ -723,18 +723,18 @@ typedef struct tt_chat_desc {
     const char *date;                /* today's, for llama3.1; NULL = "26 Jul 2024", as its template says            */
     int generation_prompt;           /* 1: opens the assistant's answer at the end                                   */
     int parse_content;               /* tt_chat_encode: 1 = special tokens in roles and contents count, as in transformers */
+    size_t from;                     /* tt_chat_encode: bytes of the text to leave out, since their ids are known   */
 } tt_chat_desc;
 TT_API tt_status   tt_chat_render(tt_context *, const tt_chat_desc *, const tt_message *messages, int n, tt_text *out);
 /* The same as ids, appended to out; the tokenizer is required. The template's special tokens count; what stands in role and
  * content is text, so that nobody's text ends a turn or begins one ("plain" has no tokens for it and cannot tell). It begins
- * as in tt_encode_prompt. answer_or_null: the last message is the assistant's, out receives all up to where sampling begins,
- * answer the rest, which is what it learns. */
+ * as in tt_encode_prompt, unless from leaves that out. answer_or_null: the last message is the assistant's, out receives all up to where sampling begins, answer the rest, which is what is to be learnt. */
 TT_API tt_status   tt_chat_encode(tt_context *, const tt_chat_desc *, const tt_message *messages, int n, tt_ids *out, tt_ids *answer_or_null);
 /* The format that a chat_template of Hugging Face writes, a text that lives for ever; NULL and TT_ERR_FILE if it is none
  * of the above to the letter (but for its part about tools). See also tt_model_chat_format. */
 TT_API const char *tt_chat_recognize(tt_context *, const char *chat_template, size_t size);
 
-/* ==== 6. model =============================================================================
+/* ==== 7. model =============================================================================
  * One decoder-only transformer, switched by config. Field and tensor names are Hugging Face's. */
 
 typedef struct tt_rope_scaling {      /* "llama3" scaling of the rotary frequencies; factor 0 = none */
@@ -805,7 +805,7 @@ TT_API int       tt_model_lora_enable(tt_model *, int on);
  * the adapters must be gone. Weights mapped from a file cannot take them: load those with tt_model_load. */
 TT_API tt_status tt_model_lora_merge(tt_model *);
 
-/* ==== 7. checkpoint ========================================================================
+/* ==== 8. files ========================================================================
  * A model on disk is a Hugging Face directory: config.json, model.safetensors (or shards with
  * model.safetensors.index.json), generation_config.json and the chat template (kept as they are), tokenizer.json.
  * Every file is written to a temporary name, synced and renamed. Before the first, all values are looked at: one that is not
@@ -845,6 +845,7 @@ TT_API tt_status tt_model_config_json(const tt_model_config *, tt_text *out);
  * other programs; whoever edits a state by hand removes it. */
 typedef struct tt_named { const char *name; tt_tensor *tensor; } tt_named;
 TT_API tt_status tt_state_save(tt_context *, const char *path, const tt_named *tensors, int n, const char *json);
+TT_API tt_status tt_state_json(tt_context *ctx, const char *path, tt_text *json_out);   /* the JSON alone */
 TT_API tt_status tt_state_load(tt_context *, const char *path, const tt_named *tensors, int n, tt_text *json_out);
 
 /* Reading any safetensors file: tensors in file order, converted to float on read. The file stays mapped until _close, see above. */
@@ -858,7 +859,7 @@ TT_API int             tt_safetensors_find(const tt_safetensors *, const char *n
 TT_API tt_status       tt_safetensors_read(tt_safetensors *, int index, float *out);
 TT_API const char     *tt_safetensors_metadata(const tt_safetensors *, const char *key);   /* NULL if absent */
 
-/* ==== 8. sampler ===========================================================================
+/* ==== 9. generate ===========================================================================
  * Continuous batching: a slot is refilled as its sequence ends; the samples of one prompt share its
  * prefill, and all prompts that of the tokens (32 or more) with which they all begin. The sequence of
  * (request id, sample) depends on nothing but model, prompt, settings and seed. */
@@ -907,7 +908,7 @@ typedef struct tt_completions { tt_context *ctx; int n; tt_completion *items; si
 TT_API tt_status tt_generate(tt_model *, const tt_request *requests, int n, const tt_sampling *, tt_completions *out);
 TT_API void      tt_completions_free(tt_completions *);
 
-/* ==== 9. optimizer ========================================================================= */
+/* ==== 10. optimizer ========================================================================= */
 
 /* With rates and decays up to here one update moves no weight by more than a finite few powers of ten; a weight that is not
  * finite is found by the next forward pass: its gradients are not, and tt_generate names the position. */
@@ -925,10 +926,12 @@ TT_API void          tt_optimizer_destroy(tt_optimizer *);
 /* One update from the gradients, which are then zeroed. A parameter that no gradient reached has the gradient 0: its moments
  * and its decay go on. A non-finite gradient norm skips the update and is counted. */
 TT_API tt_status     tt_optimizer_step(tt_optimizer *, float lr, tt_optimizer_stats *stats_or_null);
-/* Those parameters, both moments and the counters, with the caller's JSON, through tt_state_save/load: what is not finite is
- * not saved, and a load that fails has changed nothing. */
-TT_API tt_status     tt_optimizer_save(tt_optimizer *, const char *path, const char *json);
-TT_API tt_status     tt_optimizer_load(tt_optimizer *, const char *path, tt_text *json_out);
+/* Those parameters, both moments and the counters, with the caller's JSON and further tensors (NULL, 0 = none), through
+ * tt_state_save/load: what is not finite is not saved, and a load that fails has changed nothing. json_out may be NULL.
+ * tt_optimizer_peek reads the JSON alone, so that it can be looked at before anything is changed. */
+TT_API tt_status     tt_optimizer_save(tt_optimizer *, const char *path, const char *json, const tt_named *also, int n_also);
+TT_API tt_status     tt_optimizer_load(tt_optimizer *, const char *path, tt_text *json_out, const tt_named *also, int n_also);
+TT_API tt_status     tt_optimizer_peek(tt_optimizer *, const char *path, tt_text *json_out);
 
 typedef enum tt_schedule_type { TT_CONSTANT = 0, TT_LINEAR, TT_COSINE } tt_schedule_type;
 typedef struct tt_schedule {
@@ -939,7 +942,7 @@ typedef struct tt_schedule {
 } tt_schedule;
 TT_API float tt_learning_rate(const tt_schedule *, int step);   /* step 0, 1, ...; warm-up: lr (step + 1) / warmup_steps */
 
-/* ==== 10. grpo =============================================================================
+/* ==== 11. grpo =============================================================================
  * Group-relative policy optimisation (Shao et al. 2024, arXiv 2402.03300) and its relatives; names and formulas are those
  * of TRL's GRPOTrainer and verl's core_algos. One update: responses become rollouts, each gets a reward, the rewards of a
  * group become advantages, and each micro-batch of rollouts a loss whose denominators are those of the whole batch. */
@@ -1171,7 +1174,7 @@ struct tt_loss_batch {
 TT_API tt_tensor *tt_grpo_loss(tt_context *, tt_tensor *logprobs, tt_tensor *entropy, const tt_loss_batch *,
                                const tt_grpo_config *, tt_grpo_metrics *);
 
-/* ==== 11. think ============================================================================
+/* ==== 12. think ============================================================================
  * ThinkTuning (RRV et al., EMNLP 2025, arXiv 2508.07616): a teacher of the same size reads some of the
  * student's responses and continues them with feedback in the first person; the guided response takes
  * the place of the original in its group. */
@@ -1187,7 +1190,7 @@ typedef struct tt_teacher {
 } tt_teacher;
 
 /* The paper's teacher: a model under a prompt. The template's {question} and {response} are replaced; special
- * tokens in the template are parsed, in question and response read as plain text. Decoding is greedy by default. An attempt
+ * tokens in the template are parsed, in question and response read as plain text; it begins as in tt_encode_prompt. Decoding is greedy by default. An attempt
  * whose prompt fills the context gets no feedback; that none has room is an error. */
 typedef struct tt_teacher_prompt {
     const char *prompt_template;  /* NULL = "Question:\n{question}\n\nResponse:\n{response}"               */
@@ -1237,14 +1240,21 @@ typedef struct tt_think_metrics {
 } tt_think_metrics;
 TT_API double    tt_think_pct(const tt_think_config *, int step);      /* of the schedule                       */
 TT_API int       tt_think_active(const tt_think_config *, int step);   /* 0 once the teacher is off             */
+typedef struct tt_augment {
+    const tt_teacher *teacher;
+    const tt_tokenizer *tokenizer;
+    int end_token;
+    int max_completion_length;    /* a guided response is cut there                                   */
+    int step;                     /* of the schedule and of the random selection                      */
+} tt_augment;
 /* Selects per group k = max(1, floor(eligible * pct)) stopped responses without replacement, asks the teacher, replaces them
  * in place (cut at max_completion_length, and counted: n_cut) and sets kind, guided, attempt_length. Rewards come
  * afterwards. What the teacher says is bytes of any kind and length; a reason or phrase whose data is NULL is empty. */
-TT_API tt_status tt_think_augment(tt_rollouts *, const tt_teacher *, const tt_tokenizer *, const tt_think_config *, const tt_grpo_config *, int end_token, int step, tt_think_metrics *);
+TT_API tt_status tt_think_augment(tt_rollouts *, const tt_augment *, const tt_think_config *, tt_think_metrics *);
 /* After the rewards: the rates. A response is right if its first reward is above one half. */
 TT_API void      tt_think_score(const tt_rollouts *, tt_think_metrics *);
 
-/* ==== 12. trainer ========================================================================== */
+/* ==== 13. train ========================================================================== */
 
 /* A task: where prompts come from and what a response is worth. Texts are appended to tt_text. */
 typedef struct tt_reward_input {
@@ -1253,6 +1263,7 @@ typedef struct tt_reward_input {
     int stopped;                                /* exactly one end token, at the very end         */
     const int32_t *tokens;                      /* [n_tokens] of the response, with its end token */
     int n_tokens;
+    int prompt, sample;                         /* which it is, for errors                        */
 } tt_reward_input;
 /* What a response did: was the first attempt right, the final answer, and which reflection stands between. */
 typedef enum tt_behaviour { TT_NO_REFLECTION = 0, TT_SELF_AGREEMENT, TT_SELF_CONFLICT, TT_SELF_CONSULTATION, TT_SELF_CRITIQUE, TT_N_BEHAVIOURS } tt_behaviour;
@@ -1265,7 +1276,7 @@ typedef struct tt_task {
     /* behaviour of a response: see tt_outcome; NULL = the default: it reflects from the first "wait", "check", "verify" or "mentor"
      * on, the first attempt is what stands before, the reward judges both, and words tell the behaviour */
     tt_status (*judge)(void *user, const tt_reward_input *in, tt_outcome *out);
-    const char *prompt_template;                /* around {question}, e.g. "<user>{question}<student>" */
+    const char *prompt_template;                /* around {question}, e.g. "<user>{question}<student>"; see tt_encode_prompt */
     const char *end_token;                      /* text of the token that ends a response              */
     void *user;
     /* appends the final answer in a form in which equal answers are equal texts, for maj@k; nothing = no answer;
@@ -1275,6 +1286,57 @@ typedef struct tt_task {
      * prompt leaves no room for max_completion_length; NULL = without end: such a prompt is an error of the step that draws it */
     int (*count)(void *user, int split);
 } tt_task;
+
+/* A reward beside the task's. A reward function that fails (but for TT_ERR_STOP and TT_ERR_MEM) or returns an infinity
+ * abstains from that response; this is counted and logged. Only if nobody scores any response does the step fail. */
+typedef struct tt_reward {
+    const char *name;              /* rewards/<name>/mean in the metrics; lent                 */
+    tt_status (*reward)(void *user, const tt_reward_input *in, float *reward);
+    void *user;
+    float weight;                  /* 0 = 1                                                    */
+    int log_only;                  /* 1: measured, not added                                   */
+} tt_reward;
+
+/* ---- for training and evaluation of your own: questions as prompts, responses judged ---- */
+
+/* n questions of a task as requests of tt_generate. Set requests[i].n and .id; the prompts live here. */
+typedef struct tt_prompts {
+    tt_context *ctx;
+    const tt_task *task;           /* lent */
+    const tt_tokenizer *tokenizer; /* lent */
+    int n;
+    tt_request *requests;          /* [n] */
+    /* private */
+    tt_text texts;                 /* questions and answers, each with a NUL                   */
+    tt_ids ids;                    /* all prompts end to end                                   */
+    size_t *at;                    /* [n][3] where question, answer and ids begin              */
+} tt_prompts;
+TT_API tt_status   tt_prompts_create(tt_context *, const tt_task *, const tt_tokenizer *, int n, tt_prompts *out);
+TT_API tt_status   tt_prompts_set(tt_prompts *, int i, int split, uint64_t number);   /* question `number` of a split in place i, also again */
+TT_API const char *tt_prompts_question(const tt_prompts *, int i);
+TT_API const char *tt_prompts_answer(const tt_prompts *, int i);
+/* in has tokens, n_tokens, stopped and sample; the rest is filled. response receives the text, which in points to. */
+TT_API tt_status   tt_prompts_input(const tt_prompts *, int i, tt_text *response, tt_reward_input *in);
+TT_API void        tt_prompts_free(tt_prompts *);
+/* Are model, tokenizer and task complete, and made for each other? An error names who asks. */
+TT_API tt_status   tt_task_check(tt_model *, const tt_tokenizer *, const tt_task *, const char *who, int *end_token);
+
+/* How many calls have failed, and the first of them. Start from zero. */
+typedef struct tt_reward_errors { int n; tt_status status; char text[512]; } tt_reward_errors;
+/* A call that fails, or gives an infinity, counts as NaN; TT_ERR_STOP and TT_ERR_MEM are passed on. */
+TT_API tt_status   tt_reward_call(tt_context *, const tt_reward *, const tt_reward_input *, tt_reward_errors *, float *out);
+/* What a response with that reward of the task did; nothing if the reward is NaN or the judge fails. */
+TT_API tt_status   tt_judge(tt_context *, const tt_task *, const tt_reward_input *, float reward, tt_reward_errors *, tt_outcome *out);
+/* Sums of outcomes, and the rates that they make. */
+typedef struct tt_tally { double n, right, first, reflects, corrected, spoiled, length, stopped, behaviour[TT_N_BEHAVIOURS]; } tt_tally;
+typedef struct tt_rates {
+    double accuracy, first_accuracy, reflection_rate;
+    double correction_rate;        /* right at the end, of those whose first attempt was wrong */
+    double spoil_rate;             /* wrong at the end, of those whose first attempt was right */
+    double mean_length, stopped_rate, behaviour[TT_N_BEHAVIOURS];
+} tt_rates;
+TT_API void        tt_tally_add(tt_tally *, const tt_outcome *, int length, int stopped);
+TT_API tt_rates    tt_tally_rates(const tt_tally *);
 
 /* The built-in task "signs": put + or - before each number so that the sum is the target. */
 typedef struct tt_signs_desc { int min_n, max_n; /* numbers per question; 0 = 3, 4 */ uint64_t seed; } tt_signs_desc;
@@ -1357,8 +1419,8 @@ TT_API tt_task     tt_task_puzzles(tt_puzzles *, const char *prompt_template, co
 TT_API tt_status   tt_puzzles_document(tt_puzzles *, uint64_t index, double progress, tt_text *text, size_t *target_from);
 TT_API tt_tokenizer *tt_puzzles_tokenizer(const tt_puzzles *);   /* each word of the documents one token */
 
-/* Questions from a JSON-lines file {"question" or "problem", "answer"}; gold = what follows "####", else the whole; the
- * reward is tt_reward_answer. Held out: the last eighth of the records (at least one), or as many of the last as
+/* Questions from a JSON-lines file {"question" or "problem", "answer"}; gold = what follows "####", else the whole, a number with
+ * the digits it has there; the reward is tt_reward_answer. Held out: the last eighth of the records (at least one), or as many of the last as
  * tt_jsonl_hold_out says, also none or all of them (a test set). */
 typedef struct tt_jsonl tt_jsonl;
 TT_API tt_jsonl *tt_jsonl_load(tt_context *, const char *path);
@@ -1370,15 +1432,6 @@ TT_API tt_status tt_jsonl_hold_out(tt_jsonl *, int n);
 TT_API tt_status tt_jsonl_limit(tt_jsonl *, const tt_tokenizer *, const char *prompt_template, int max_tokens, int *n_left_out);
 TT_API tt_task   tt_task_jsonl(tt_jsonl *, const char *prompt_template, const char *end_token);
 
-/* A reward beside the task's. A reward function that fails (but for TT_ERR_STOP and TT_ERR_MEM) or returns an infinity
- * abstains from that response; this is counted and logged. Only if nobody scores any response does the step fail. */
-typedef struct tt_reward {
-    const char *name;              /* rewards/<name>/mean in the metrics; lent                 */
-    tt_status (*reward)(void *user, const tt_reward_input *in, float *reward);
-    void *user;
-    float weight;                  /* 0 = 1                                                    */
-    int log_only;                  /* 1: measured, not added                                   */
-} tt_reward;
 
 /* ---- more than one process: the same program runs as several ranks, over MPI or whatever fills the hook ----
  * A batch is cut into n_parts parts of which rank r has its consecutive n_parts / world_size. For each of them: backward of
@@ -1428,8 +1481,8 @@ typedef struct tt_trainer_desc {
     tt_model *reference;           /* for beta > 0; NULL = the model itself with its adapters
                                       off, or a frozen copy if it has none                     */
     int measure_kl;                /* 1: the metric kl also with beta 0, at the cost of a forward pass of the reference */
-    tt_model *ema;                 /* follows the student after each step, see tt_teacher_follow; saved beside it; lent */
-    float ema_decay;               /* 0 = 0.99                                                 */
+    const tt_named *also;          /* tensors of your own that are saved and loaded with the trainer; lent */
+    int n_also;
     /* Responses of your own (LUFFY): appends the text of number k for the question; nothing appended = none. The last
      * n_off_policy samples of each group give way to them. */
     tt_status (*off_policy)(void *user, const char *question, const char *answer, int k, tt_text *response);
@@ -1575,7 +1628,7 @@ extern "C" {
 #endif
 
 /* ==== 1. base ==============================================================================
- * The context, and what every chapter stands on: errors, memory, text, files, JSON, random numbers.
+ * The context, and what every chapter stands on: errors, memory, text, numbers, files, JSON, random numbers.
  * A step's memory is an arena: a list of chunks that is filled from front to back and emptied at once. */
 
 #define TTI_ERROR_SIZE 5120      /* the longest path, and what is said of it */
@@ -1935,6 +1988,13 @@ static void *tti_made(tt_context *ctx, const char *who, void *object) {
 
 /* A step of a function that has several: on failure it goes to the cleanup behind `done`. */
 #define TTI_TRY(call)  do { status = (call); if (status != TT_OK) { goto done; } } while (0)
+
+/* The steps of a function that may fail one by one: the first failure goes to its label `done`, where it cleans up. */
+#define TTI_TRY(call)                                \
+    do {                                             \
+        status = (call);                             \
+        if (status != TT_OK) { goto done; }          \
+    } while (0)
 
 /* ---- memory ---- */
 static int tti_mul_size(size_t a, size_t b, size_t *out) {
@@ -2412,6 +2472,8 @@ TT_API uint64_t tt_hash(const void *bytes, size_t size, uint64_t seed) {
     h = (h ^ (h >> 27)) * 0x94D049BB133111EBu;
     return h ^ (h >> 31);
 }
+
+static int tti_is_space(char c) { return c == ' ' || c == '\n' || c == '\t' || c == '\r'; }
 
 /* ---- text and ids ---- */
 static tt_status tti_text_reserve(tt_text *text, size_t more) {
@@ -5923,7 +5985,7 @@ TT_API tt_tensor *tt_recompute(tt_context *ctx, tt_segment_fn fn, void *user, tt
     return tti_record(y, who, tti_recompute_back, inputs, n_inputs, s);
 }
 
-/* ==== 5. tokenizer =========================================================================
+/* ==== 6. tokenizer =========================================================================
  * Text becomes ids in four steps. 1. Added tokens (such as "<end>") are cut out of the text. 2. What lies between
  * them is normalized, if the file asks for it. 3. It is split into pieces, roughly words, by a pre-tokenizer. 4. Each
  * piece starts as one token per byte (or per character), and byte pair encoding (Sennrich et al. 2016) merges
@@ -8874,7 +8936,7 @@ TT_API tt_status tt_chat_render(tt_context *ctx, const tt_chat_desc *d, const tt
 }
 TT_API tt_status tt_chat_encode(tt_context *ctx, const tt_chat_desc *d, const tt_message *messages, int n, tt_ids *out, tt_ids *answer_or_null) {
     tti_composition prompt, all;
-    size_t before = out->size, from;
+    size_t before = out->size, from = d->from, head;
     int turn = answer_or_null != NULL;
     tt_status status;
     if (!d->tokenizer) { return tt_fail(ctx, TT_ERR_ARG, "tt_chat_encode: tokenizer is NULL"); }
@@ -8882,16 +8944,17 @@ TT_API tt_status tt_chat_encode(tt_context *ctx, const tt_chat_desc *d, const tt
         return tt_fail(ctx, TT_ERR_ARG, "tt_chat_encode: the last of %d messages is not the assistant's, expected its answer", n);
     }
     status = tti_chat_compose(ctx, d, messages, n - turn, turn || d->generation_prompt, &prompt);
-    from = prompt.text.size;
+    head = prompt.text.size;
     memset(&all, 0, sizeof all);
     all.text.ctx = ctx;
     if (status == TT_OK && turn) { status = tti_chat_compose(ctx, d, messages, n, 0, &all); }
-    if (status == TT_OK && turn && (all.text.size < from || memcmp(all.text.data, prompt.text.data, from) != 0)) {
+    if (status == TT_OK && turn && (all.text.size < head || (head > 0 && memcmp(all.text.data, prompt.text.data, head) != 0))) {
         status = tt_fail(ctx, TT_ERR_ARG, "tt_chat_encode: the template changes what stands before the answer, messages[%d]", n - 1);
     }
-    if (status == TT_OK) { status = tti_composition_encode(d->tokenizer, &prompt, 0, out); }
-    if (status == TT_OK) { status = tti_begin(d->tokenizer, out, before); }
-    if (status == TT_OK && turn) { status = tti_composition_encode(d->tokenizer, &all, from, answer_or_null); }
+    if (status == TT_OK && from > head) { status = tt_fail(ctx, TT_ERR_ARG, "tt_chat_encode: from is %lu, expected 0 to %lu, the bytes of the text", (unsigned long)from, (unsigned long)head); }
+    if (status == TT_OK) { status = tti_composition_encode(d->tokenizer, &prompt, from, out); }
+    if (status == TT_OK && from == 0) { status = tti_begin(d->tokenizer, out, before); }
+    if (status == TT_OK && turn) { status = tti_composition_encode(d->tokenizer, &all, head, answer_or_null); }
     if (status != TT_OK) { out->size = before; }
     tti_composition_free(&prompt);
     tti_composition_free(&all);
@@ -9250,8 +9313,7 @@ TT_API tt_tokenizer *tt_tokenizer_words(tt_context *ctx, const tt_tokenizer_desc
     if (desc.pretokenizer == 0) { desc.pretokenizer = TT_PRETOKENIZE_WHITESPACE; }
     return tti_trained(ctx, &desc, none, &list);
 }
-/* ==== 6. model =============================================================================
- * A model is a list of named parameters and one forward function. tti_layer points into the list by role;
+/* ==== 7. model ====================================================================== * A model is a list of named parameters and one forward function. tti_layer points into the list by role;
  * a NULL role is a switch that is off. The two families differ in three places: what stands before the
  * first layer (GPT-2 adds learned positions), the norm, and the shape of attention and MLP inputs. */
 
@@ -9952,7 +10014,7 @@ TT_API tt_tensor *tt_model_logprobs(tt_model *m, const tt_batch *batch, float te
     return tt_token_logprobs(m->ctx, x, m->head, batch->targets, temperature, entropy_out);
 }
 
-/* ==== 7. checkpoint ========================================================================
+/* ==== 8. files ========================================================================
  * safetensors: eight bytes N (little endian), N bytes of JSON that name each tensor's type, shape and place,
  * then the tensors' bytes end to end. The reader maps the file and trusts nothing in it: every tensor must
  * lie inside, have the size that its shape says, and the tensors together must cover the data exactly. */
@@ -10370,28 +10432,40 @@ static tt_status tti_state_unchanged(const tt_safetensors *st, const char *state
     snprintf(found, sizeof found, "%016llx", (unsigned long long)sum);
     return strcmp(wanted, found) == 0 ? TT_OK : tt_fail(st->ctx, TT_ERR_FILE, "%s: damaged: its checksum is %s, expected %.32s as in its header", st->path, found, wanted);
 }
-/* All that can fail comes before the first tensor is changed; what the state says, too, must be accepted first. */
-typedef tt_status (*tti_accept_fn)(void *user, const char *path, const char *state, size_t size);
-static tt_status tti_state_load(tt_context *ctx, const char *path, const tt_named *tensors, int n, tti_accept_fn accept, void *user) {
+/* The caller's JSON of a state, whose bytes are as they were written. */
+static tt_status tti_state_read(const tt_safetensors *st, tt_text *out) {
+    const char *state = tt_safetensors_metadata(st, "state");
+    tt_status status;
+    if (!state) { return tt_fail(st->ctx, TT_ERR_FILE, "%s: no training state (metadata \"state\")", st->path); }
+    status = tti_state_unchanged(st, state);
+    return status == TT_OK && out ? tt_text_append(out, state, strlen(state)) : status;
+}
+
+TT_API tt_status tt_state_json(tt_context *ctx, const char *path, tt_text *out) {
     tt_safetensors *st = tt_safetensors_open(ctx, path);
-    const char *state = st ? tt_safetensors_metadata(st, "state") : NULL;
+    tt_status status = st ? tti_state_read(st, out) : tt_error_status(ctx);
+    tt_safetensors_close(st);
+    return tti_tried(ctx, "tt_state_json", status);
+}
+
+/* All that can fail comes before the first tensor is changed. */
+static tt_status tti_state_load(tt_safetensors *st, const tt_named *tensors, int n, tt_text *json_out) {
+    size_t before = json_out ? json_out->size : 0;
     tt_status status;
     int i;
-    if (!st) { return tt_error_status(ctx); }
-    status = state ? tti_state_check(st, tensors, n) : tt_fail(ctx, TT_ERR_FILE, "%s: no training state (metadata \"state\")", path);
-    if (status == TT_OK) { status = tti_state_unchanged(st, state); }
-    if (status == TT_OK) { status = accept(user, path, state, strlen(state)); }
-    for (i = 0; i < n && status == TT_OK; i++) { status = tti_tensor_fill(st, tt_safetensors_find(st, tensors[i].name), tensors[i].tensor); }
-    tt_safetensors_close(st);
+    TTI_TRY(tti_state_check(st, tensors, n));
+    TTI_TRY(tti_state_read(st, json_out));
+    for (i = 0; i < n; i++) { TTI_TRY(tti_tensor_fill(st, tt_safetensors_find(st, tensors[i].name), tensors[i].tensor)); }
+done:
+    if (status != TT_OK && json_out) { json_out->size = before; }
     return status;
 }
-/* user: the tt_text that receives the state, or NULL. */
-static tt_status tti_state_keep(void *user, const char *path, const char *state, size_t size) {
-    (void)path;
-    return user ? tt_text_append((tt_text *)user, state, size) : TT_OK;
-}
+
 TT_API tt_status tt_state_load(tt_context *ctx, const char *path, const tt_named *tensors, int n, tt_text *json_out) {
-    return tti_tried(ctx, "tt_state_load", tti_state_load(ctx, path, tensors, n, tti_state_keep, json_out));
+    tt_safetensors *st = tt_safetensors_open(ctx, path);
+    tt_status status = st ? tti_state_load(st, tensors, n, json_out) : tt_error_status(ctx);
+    tt_safetensors_close(st);
+    return tti_tried(ctx, "tt_state_load", status);
 }
 
 /* ---- config.json ----
@@ -11303,7 +11377,7 @@ TT_API tt_status tt_model_lora_load(tt_model *m, const char *dir) {
     return tti_tried(m->ctx, "tt_model_lora_load", tti_model_lora_load(m, dir));
 }
 
-/* ==== 8. sampler ===========================================================================
+/* ==== 9. generate ===========================================================================
  * A sequence is in a slot of the cache while it grows. What all prompts begin with runs first, once for all slots. Each turn of
  * tt_generate has three parts: empty slots are given to waiting sequences, whose prompts (what is left of
  * them, but for the last token) run through the model as one packed batch, once per prompt; then one token
@@ -11855,60 +11929,81 @@ TT_API void tt_completions_free(tt_completions *c) {
     c->n_tokens = 0;
 }
 
-/* ==== 9. optimizer =========================================================================
- * AdamW (Loshchilov and Hutter, arXiv 1711.05101): decoupled decay, bias-corrected moments. */
+/* ==== 10. optimizer ========================================================================
+ * AdamW with decoupled decay and bias-corrected moments, over those parameters of a model that require a gradient.
+ * Source: Loshchilov and Hutter 2017, arXiv 1711.05101. */
 
 struct tt_optimizer {
     tt_context *ctx;
     tt_model *model;
     tt_adamw_desc desc;
-    int n;                    /* parameters that require a gradient     */
-    tt_tensor **params;       /* [n], of the model                      */
-    tt_tensor **m, **v;       /* moments, one pair per parameter        */
-    double *squares, *host_squares;   /* of each parameter's gradient, on the backend and here */
+    int n;                            /* parameters that require a gradient              */
+    tt_tensor **params;               /* [n], of the model                               */
+    tt_tensor **m, **v;               /* [n] first and second moments                    */
+    double *squares, *host_squares;   /* [n] sums of squares of the gradients, on the backend and here */
     long step, n_skipped;
 };
 
-TT_API tt_optimizer *tt_adamw_create(tt_model *model, const tt_adamw_desc *desc) {
-    static const tt_adamw_desc zero = TT_INIT;
-    tt_context *ctx = model->ctx;
-    tt_optimizer *o;
-    tt_adamw_desc d = desc ? *desc : zero;
-    int i, k, ok;
-    if (d.beta1 == 0) { d.beta1 = 0.9f; }
-    if (d.beta2 == 0) { d.beta2 = 0.999f; }
-    if (d.eps == 0) { d.eps = 1e-8f; }
-    if (!(d.beta1 > 0 && d.beta1 < 1)) { tt_fail(ctx, TT_ERR_ARG, "tt_adamw_create: beta1 is %g, expected in (0, 1)", (double)d.beta1); return NULL; }
-    if (!(d.beta2 > 0 && d.beta2 < 1)) { tt_fail(ctx, TT_ERR_ARG, "tt_adamw_create: beta2 is %g, expected in (0, 1)", (double)d.beta2); return NULL; }
-    if (!(d.eps > 0 && d.eps <= 1) || !(d.weight_decay >= 0 && d.weight_decay <= 100) || !(d.max_grad_norm >= 0) || !isfinite(d.max_grad_norm)) {
-        tt_fail(ctx, TT_ERR_ARG, "tt_adamw_create: eps is %g, weight_decay %g, max_grad_norm %g, expected in (0, 1], in [0, 100], finite and >= 0",
-                (double)d.eps, (double)d.weight_decay, (double)d.max_grad_norm);
-        return NULL;
+/* ---- [tt:optimizer.create] creation ---- */
+
+static tt_status tti_adamw_check(tt_context *ctx, const tt_adamw_desc *d) {
+    if (!(d->beta1 > 0 && d->beta1 < 1)) {
+        return tt_fail(ctx, TT_ERR_ARG, "tt_adamw_create: beta1 is %g, expected in (0, 1)", (double)d->beta1);
     }
-    o = (tt_optimizer *)tt_alloc(ctx, 1, sizeof *o);
-    if (!o) { return NULL; }
-    o->ctx = ctx;
-    o->model = model;
-    o->desc = d;
-    for (i = 0; i < model->n_params; i++) { o->n += model->params[i]->requires_grad != 0; }
-    if (o->n == 0) { tt_fail(ctx, TT_ERR_ARG, "tt_adamw_create: no parameter of the model requires a gradient"); tt_optimizer_destroy(o); return NULL; }
+    if (!(d->beta2 > 0 && d->beta2 < 1)) {
+        return tt_fail(ctx, TT_ERR_ARG, "tt_adamw_create: beta2 is %g, expected in (0, 1)", (double)d->beta2);
+    }
+    if (!(d->eps > 0 && d->eps <= 1) || !(d->weight_decay >= 0 && d->weight_decay <= 100) ||
+        !(d->max_grad_norm >= 0) || !isfinite(d->max_grad_norm)) {
+        return tt_fail(ctx, TT_ERR_ARG, "tt_adamw_create: eps is %g, weight_decay %g, max_grad_norm %g, expected in (0, 1], "
+                       "in [0, 100], finite and >= 0", (double)d->eps, (double)d->weight_decay, (double)d->max_grad_norm);
+    }
+    return TT_OK;
+}
+
+/* Moments and sums for the n parameters of o. */
+static tt_status tti_adamw_fill(tt_optimizer *o) {
+    tt_context *ctx = o->ctx;
+    int i, k = 0;
     o->params = (tt_tensor **)tt_alloc(ctx, (size_t)o->n, sizeof *o->params);
     o->m = (tt_tensor **)tt_alloc(ctx, (size_t)o->n, sizeof *o->m);
     o->v = (tt_tensor **)tt_alloc(ctx, (size_t)o->n, sizeof *o->v);
     o->host_squares = (double *)tt_alloc(ctx, (size_t)o->n, sizeof(double));
     o->squares = (double *)ctx->backend->alloc(ctx, (size_t)o->n * sizeof(double));
-    ok = o->params && o->m && o->v && o->squares && o->host_squares;
-    for (i = 0, k = 0; ok && i < model->n_params; i++) {
-        tt_tensor *p = model->params[i];
+    if (!o->params || !o->m || !o->v || !o->squares || !o->host_squares) { return TT_ERR_MEM; }
+    for (i = 0; i < tt_model_n_params(o->model); i++) {
+        tt_tensor *p = tt_model_param(o->model, i);
         if (!p->requires_grad) { continue; }
         o->params[k] = p;
         o->m[k] = tt_tensor_create(ctx, TT_F32, p->ndim, p->shape, NULL);
         o->v[k] = o->m[k] ? tt_tensor_create(ctx, TT_F32, p->ndim, p->shape, NULL) : NULL;
-        ok = o->v[k++] != NULL;
+        if (!o->v[k++]) { return TT_ERR_MEM; }
     }
-    if (!ok) { tt_optimizer_destroy(o); return NULL; }
-    return o;
+    return TT_OK;
 }
+
+TT_API tt_optimizer *tt_adamw_create(tt_model *model, const tt_adamw_desc *desc) {
+    static const tt_adamw_desc zero = TT_INIT;
+    tt_context *ctx = tt_model_context(model);
+    tt_adamw_desc d = desc ? *desc : zero;
+    tt_optimizer *o;
+    int i;
+    if (d.beta1 == 0) { d.beta1 = 0.9f; }
+    if (d.beta2 == 0) { d.beta2 = 0.999f; }
+    if (d.eps == 0) { d.eps = 1e-8f; }
+    if (tti_adamw_check(ctx, &d) != TT_OK) { return NULL; }
+    o = (tt_optimizer *)tt_alloc(ctx, 1, sizeof *o);
+    if (!o) { return NULL; }
+    o->ctx = ctx;
+    o->model = model;
+    o->desc = d;
+    for (i = 0; i < tt_model_n_params(model); i++) { o->n += tt_model_param(model, i)->requires_grad != 0; }
+    if (o->n == 0) { tt_fail(ctx, TT_ERR_ARG, "tt_adamw_create: no parameter of the model requires a gradient"); }
+    if (o->n > 0 && tti_adamw_fill(o) == TT_OK) { return o; }
+    tt_optimizer_destroy(o);
+    return NULL;
+}
+
 TT_API void tt_optimizer_destroy(tt_optimizer *o) {
     int i;
     if (!o) { return; }
@@ -11923,55 +12018,69 @@ TT_API void tt_optimizer_destroy(tt_optimizer *o) {
     tt_free(o->ctx, o->v, (size_t)o->n, sizeof *o->v);
     tt_free(o->ctx, o, 1, sizeof *o);
 }
-/* One number per parameter, summed here; they come down together, so that a device is waited for once. */
+
+/* ---- [tt:optimizer.step] one update ---- */
+
+/* One number for each parameter, summed here; they come down together, so that a device is waited for once. */
 static tt_status tti_grad_norm(tt_optimizer *o, double *norm) {
     const tt_backend *backend = o->ctx->backend;
     size_t bytes = (size_t)o->n * sizeof(double);
-    tt_status status = backend->zero(o->ctx, o->squares, bytes);
     double total = 0;
+    tt_status status;
     int i;
-    for (i = 0; status == TT_OK && i < o->n; i++) {
+    TTI_TRY(backend->zero(o->ctx, o->squares, bytes));
+    for (i = 0; i < o->n; i++) {
         const float *g = tt_grad(o->params[i]);
-        if (g) { status = backend->sum_squares(o->ctx, g, o->params[i]->size, o->squares + i); }
+        if (g) { TTI_TRY(backend->sum_squares(o->ctx, g, o->params[i]->size, o->squares + i)); }
     }
     if (o->ctx->graph_error) { return o->ctx->status; }
-    if (status == TT_OK) { status = backend->download(o->ctx, o->host_squares, o->squares, bytes); }
-    if (status != TT_OK) { return status; }
+    TTI_TRY(backend->download(o->ctx, o->host_squares, o->squares, bytes));
     for (i = 0; i < o->n; i++) { total += o->host_squares[i]; }
     *norm = sqrt(total);
-    return TT_OK;
+done:
+    return status;
 }
+
+/* Parameter k moves by its gradient times grad_scale:
+ *     m = beta1 m + (1 - beta1) g,   v = beta2 v + (1 - beta2) g^2,
+ *     p -= lr (m / (1 - beta1^step) / (sqrt(v / (1 - beta2^step)) + eps) + weight_decay p). */
+static tt_status tti_adamw_move(tt_optimizer *o, int k, float lr, double grad_scale) {
+    tt_tensor *p = o->params[k];
+    tt_adamw_args a;
+    a.g = tt_grad(p);
+    if (!a.g) { return TT_OK; }
+    a.n = p->size;
+    a.p = TT_F(p);
+    a.m = TT_F(o->m[k]);
+    a.v = TT_F(o->v[k]);
+    a.lr = lr;
+    a.beta1 = o->desc.beta1;
+    a.beta2 = o->desc.beta2;
+    a.eps = o->desc.eps;
+    a.weight_decay = p->ndim > 1 || o->desc.decay_all ? o->desc.weight_decay : 0;
+    a.correction1 = (float)(1.0 - pow((double)a.beta1, (double)o->step));
+    a.correction2 = (float)(1.0 - pow((double)a.beta2, (double)o->step));
+    a.grad_scale = (float)grad_scale;
+    return o->ctx->backend->adamw(o->ctx, &a);
+}
+
 TT_API tt_status tt_optimizer_step(tt_optimizer *o, float lr, tt_optimizer_stats *stats) {
     tt_context *ctx = o->ctx;
     double norm = 0, scale = 1;
     tt_status status;
     int i, skip;
     if (ctx->graph_error) { return ctx->status; }
-    if (!(lr >= 0 && lr <= TT_MAX_LR)) { return tt_fail(ctx, TT_ERR_ARG, "tt_optimizer_step: lr is %g, expected 0 .. %g", (double)lr, (double)TT_MAX_LR); }
+    if (!(lr >= 0 && lr <= TT_MAX_LR)) {
+        return tt_fail(ctx, TT_ERR_ARG, "tt_optimizer_step: lr is %g, expected 0 .. %g", (double)lr, (double)TT_MAX_LR);
+    }
     status = tti_grad_norm(o, &norm);
     if (status != TT_OK) { return status; }
     skip = !isfinite(norm);
-    if (skip) { o->n_skipped++; } else { o->step++; }
+    o->n_skipped += skip;
+    o->step += !skip;
     if (o->desc.max_grad_norm > 0) { scale = (double)o->desc.max_grad_norm / (norm + 1e-6); }
-    if (scale > 1) { scale = 1; }
     for (i = 0; !skip && i < o->n; i++) {
-        tt_tensor *p = o->params[i];
-        tt_adamw_args a;
-        a.g = tt_grad(p);
-        if (!a.g) { continue; }
-        a.n = p->size;
-        a.p = TT_F(p);
-        a.m = TT_F(o->m[i]);
-        a.v = TT_F(o->v[i]);
-        a.lr = lr;
-        a.beta1 = o->desc.beta1;
-        a.beta2 = o->desc.beta2;
-        a.eps = o->desc.eps;
-        a.weight_decay = p->ndim > 1 || o->desc.decay_all ? o->desc.weight_decay : 0;
-        a.correction1 = (float)(1.0 - pow((double)a.beta1, (double)o->step));
-        a.correction2 = (float)(1.0 - pow((double)a.beta2, (double)o->step));
-        a.grad_scale = (float)scale;
-        status = ctx->backend->adamw(ctx, &a);
+        status = tti_adamw_move(o, i, lr, scale > 1 ? 1 : scale);
         if (status != TT_OK) { return status; }
     }
     tt_model_zero_grad(o->model);
@@ -11984,89 +12093,116 @@ TT_API tt_status tt_optimizer_step(tt_optimizer *o, float lr, tt_optimizer_stats
     return tt_eval(ctx);
 }
 
-/* ---- saving: weights as "model.NAME", moments as "adamw.m.NAME" and "adamw.v.NAME", those of a model beside as "ema.NAME" ---- */
-static tt_named *tti_optimizer_names(tt_optimizer *o, const tt_model *beside, tt_text *names, int *n_out) {
-    static const char *const prefix[4] = {"model.", "adamw.m.", "adamw.v.", "ema."};
-    int n = o->n, kinds = beside ? 4 : 3, i, k;
+/* ---- [tt:optimizer.state] saving and loading ----
+ * Tensors "model.NAME", "adamw.m.NAME", "adamw.v.NAME", then the caller's own; the state is
+ * {"step", "n_skipped", "user": the caller's JSON as a text}. */
+
+/* All tensors of the state, by names that are written one after another into `names`. */
+static tt_named *tti_optimizer_tensors(tt_optimizer *o, const tt_named *also, int n_also, tt_text *names) {
+    static const char *const prefix[3] = {"model.", "adamw.m.", "adamw.v."};
+    tt_named *list = (tt_named *)tt_alloc(o->ctx, (size_t)(3 * o->n + n_also), sizeof *list);
     size_t at = 0;
-    tt_named *list = (tt_named *)tt_alloc(o->ctx, (size_t)(n * kinds), sizeof *list);
-    *n_out = n * kinds;
-    for (k = 0; list && k < kinds; k++) {
-        for (i = 0; i < n; i++) {
-            const char *name = o->params[i]->name;
-            if (tt_text_format(names, "%s%s", prefix[k], name) == TT_OK && tt_text_append(names, "", 1) == TT_OK) { continue; }
-            tt_free(o->ctx, list, (size_t)(n * kinds), sizeof *list);
-            return NULL;
-        }
+    tt_status status = list ? TT_OK : TT_ERR_MEM;
+    int k;
+    for (k = 0; k < 3 * o->n && status == TT_OK; k++) {
+        status = tt_text_format(names, "%s%s", prefix[k / o->n], o->params[k % o->n]->name);
+        if (status == TT_OK) { status = tt_text_append(names, "", 1); }
     }
-    for (k = 0; list && k < kinds * n; k++) {      /* the text stands still now */
-        list[k].name = names->data + at;
-        list[k].tensor = k < n ? o->params[k] : k < 2 * n ? o->m[k - n] : k < 3 * n ? o->v[k - 2 * n] : tt_model_param_find(beside, o->params[k - 3 * n]->name);
-        at += strlen(list[k].name) + 1;
-        if (list[k].tensor) { continue; }
-        tt_fail(o->ctx, TT_ERR_SHAPE, "tt_trainer_save: the model beside has no parameter %s", o->params[k - 3 * n]->name);
-        tt_free(o->ctx, list, (size_t)(n * kinds), sizeof *list);
+    if (status != TT_OK) {
+        tt_free(o->ctx, list, (size_t)(3 * o->n + n_also), sizeof *list);
         return NULL;
     }
+    for (k = 0; k < 3 * o->n; k++) {      /* only now: a text that grows moves */
+        tt_tensor **const of[3] = {o->params, o->m, o->v};
+        list[k].name = names->data + at;
+        list[k].tensor = of[k / o->n][k % o->n];
+        at += strlen(list[k].name) + 1;
+    }
+    for (k = 0; k < n_also; k++) { list[3 * o->n + k] = also[k]; }
     return list;
 }
-static tt_status tti_optimizer_save(tt_optimizer *o, const tt_model *beside, const char *path, const char *json) {
+
+static tt_status tti_optimizer_save(tt_optimizer *o, const char *path, const char *json, const tt_named *also, int n_also) {
     tt_text names = TT_INIT, state = TT_INIT;
     tt_named *list;
     tt_status status;
-    int n;
     names.ctx = state.ctx = o->ctx;
-    list = tti_optimizer_names(o, beside, &names, &n);
-    status = list ? tt_text_format(&state, "{\"step\":%ld,\"n_skipped\":%ld,\"user\":", o->step, o->n_skipped) : tt_error_status(o->ctx);
-    if (status == TT_OK) { status = tt_text_json(&state, json ? json : "", json ? strlen(json) : 0); }
-    if (status == TT_OK) { status = tt_text_append(&state, "}", 1); }
-    if (status == TT_OK) { status = tt_state_save(o->ctx, path, list, n, state.data); }
-    if (list) { tt_free(o->ctx, list, (size_t)n, sizeof *list); }
+    list = tti_optimizer_tensors(o, also, n_also, &names);
+    status = list ? TT_OK : tt_error_status(o->ctx);
+    if (status != TT_OK) { goto done; }
+    TTI_TRY(tt_text_format(&state, "{\"step\":%ld,\"n_skipped\":%ld,\"user\":", o->step, o->n_skipped));
+    TTI_TRY(tt_text_json(&state, json ? json : "", json ? strlen(json) : 0));
+    TTI_TRY(tt_text_append(&state, "}", 1));
+    TTI_TRY(tt_state_save(o->ctx, path, list, 3 * o->n + n_also, state.data));
+done:
+    tt_free(o->ctx, list, (size_t)(3 * o->n + n_also), sizeof *list);
     tt_text_free(&names);
     tt_text_free(&state);
     return status;
 }
-typedef struct tti_optimizer_state { tt_optimizer *o; tti_accept_fn accept; void *user; } tti_optimizer_state;
-/* The counters, once the caller has accepted its part. */
-static tt_status tti_optimizer_accept(void *user, const char *path, const char *state, size_t size) {
-    const tti_optimizer_state *s = (const tti_optimizer_state *)user;
-    tt_context *ctx = s->o->ctx;
-    tt_json *root = tt_json_parse(ctx, state, size);
-    const tt_json *text = tt_json_get(root, "user");
-    uint64_t step = 0, n_skipped = 0;
+
+TT_API tt_status tt_optimizer_save(tt_optimizer *o, const char *path, const char *json, const tt_named *also, int n_also) {
+    return tti_tried(o->ctx, "tt_optimizer_save", tti_optimizer_save(o, path, json, also, n_also));
+}
+
+/* The counters of a state, and the caller's JSON, appended to json_out unless that is NULL. */
+static tt_status tti_optimizer_read(tt_context *ctx, const char *path, uint64_t counters[2], tt_text *json_out) {
+    tt_text state = TT_INIT;
+    tt_json *root = NULL;
+    const tt_json *text;
     tt_status status;
-    if (!root) { return tti_file_fail(ctx, path, "state: "); }
-    if (!text || text->type != TT_JSON_STRING || !tti_json_whole(tt_json_get(root, "step"), LONG_MAX, &step) || !tti_json_whole(tt_json_get(root, "n_skipped"), LONG_MAX, &n_skipped)) {
-        status = tt_fail(ctx, TT_ERR_FILE, "%s: no optimizer state: expected step and n_skipped, whole numbers, and user, a text", path);
-    } else { status = s->accept(s->user, path, text->string, text->length); }
-    if (status == TT_OK) {
-        s->o->step = (long)step;
-        s->o->n_skipped = (long)n_skipped;
+    state.ctx = ctx;
+    TTI_TRY(tt_state_json(ctx, path, &state));
+    root = tt_json_parse(ctx, state.data ? state.data : "", state.size);
+    if (!root) {
+        status = tti_file_fail(ctx, path, "state: ");
+        goto done;
     }
+    text = tt_json_get(root, "user");
+    if (!text || text->type != TT_JSON_STRING || !tti_json_whole(tt_json_get(root, "step"), LONG_MAX, &counters[0]) ||
+        !tti_json_whole(tt_json_get(root, "n_skipped"), LONG_MAX, &counters[1])) {
+        status = tt_fail(ctx, TT_ERR_FILE, "%s: no optimizer state: expected step and n_skipped, whole numbers, and "
+                         "user, a text", path);
+        goto done;
+    }
+    if (json_out) { TTI_TRY(tt_text_append(json_out, text->string, text->length)); }
+done:
     tt_json_free(ctx, root);
+    tt_text_free(&state);
     return status;
 }
-/* accept: of the text that tti_optimizer_save was given as json. All or nothing, as tti_state_load. */
-static tt_status tti_optimizer_load(tt_optimizer *o, const tt_model *beside, const char *path, tti_accept_fn accept, void *user) {
-    tti_optimizer_state state;
+
+TT_API tt_status tt_optimizer_peek(tt_optimizer *o, const char *path, tt_text *json_out) {
+    uint64_t counters[2];
+    return tti_tried(o->ctx, "tt_optimizer_peek", tti_optimizer_read(o->ctx, path, counters, json_out));
+}
+
+/* All that can fail comes before the first tensor is changed. */
+static tt_status tti_optimizer_load(tt_optimizer *o, const char *path, tt_text *json_out, const tt_named *also, int n_also) {
+    size_t before = json_out ? json_out->size : 0;
     tt_text names = TT_INIT;
-    tt_named *list;
+    tt_named *list = NULL;
+    uint64_t counters[2] = {0, 0};
     tt_status status;
-    int n;
-    state.o = o;
-    state.accept = accept;
-    state.user = user;
     names.ctx = o->ctx;
-    list = tti_optimizer_names(o, beside, &names, &n);
-    status = list ? tti_state_load(o->ctx, path, list, n, tti_optimizer_accept, &state) : tt_error_status(o->ctx);
-    if (list) { tt_free(o->ctx, list, (size_t)n, sizeof *list); }
+    TTI_TRY(tti_optimizer_read(o->ctx, path, counters, json_out));
+    list = tti_optimizer_tensors(o, also, n_also, &names);
+    status = list ? tt_state_load(o->ctx, path, list, 3 * o->n + n_also, NULL) : tt_error_status(o->ctx);
+    if (status != TT_OK) { goto done; }
+    o->step = (long)counters[0];
+    o->n_skipped = (long)counters[1];
+done:
+    if (status != TT_OK && json_out) { json_out->size = before; }
+    tt_free(o->ctx, list, (size_t)(3 * o->n + n_also), sizeof *list);
     tt_text_free(&names);
     return status;
 }
-TT_API tt_status tt_optimizer_save(tt_optimizer *o, const char *path, const char *json) { return tti_tried(o->ctx, "tt_optimizer_save", tti_optimizer_save(o, NULL, path, json)); }
-TT_API tt_status tt_optimizer_load(tt_optimizer *o, const char *path, tt_text *json_out) {
-    return tti_tried(o->ctx, "tt_optimizer_load", tti_optimizer_load(o, NULL, path, tti_state_keep, json_out));
+
+TT_API tt_status tt_optimizer_load(tt_optimizer *o, const char *path, tt_text *json_out, const tt_named *also, int n_also) {
+    return tti_tried(o->ctx, "tt_optimizer_load", tti_optimizer_load(o, path, json_out, also, n_also));
 }
+
+/* ---- [tt:optimizer.schedule] learning rate ---- */
 
 TT_API float tt_learning_rate(const tt_schedule *s, int step) {
     double progress, lr = (double)s->lr, low = (double)s->min_lr;
@@ -12079,7 +12215,7 @@ TT_API float tt_learning_rate(const tt_schedule *s, int step) {
     return (float)(low + (lr - low) * 0.5 * (1.0 + cos(3.141592653589793 * progress)));
 }
 
-/* ==== 10. grpo =============================================================================
+/* ==== 11. grpo =============================================================================
  * Rollouts stand group by group. One optimizer batch is: tt_grpo_advantages over all rollouts, then for each
  * micro-batch tt_rollouts_batch, tt_model_logprobs, tt_grpo_loss, tt_backward.
  *
@@ -13393,12 +13529,14 @@ TT_API tt_tensor *tt_grpo_loss(tt_context *ctx, tt_tensor *logprobs, tt_tensor *
     return tt_custom(ctx, &op, in, entropy ? 2 : 1, 0, NULL);
 }
 
-/* ==== 11. think ============================================================================
- * tt_think_augment: choose some stopped responses of each group, ask the teacher about all of them at once,
- * and put "response, reason, phrase" in the place of the response. The built-in teacher is a model: its
- * prompt is a template around question and response, its answer three tagged texts. */
+/* ==== 12. think ============================================================================
+ * tt_think_augment: choose some stopped responses of each group, ask the teacher about all of them at once, and put
+ * "response, reason, phrase" in the place of the response. Any function may be the teacher; the built-in one is a
+ * model whose prompt is a template around question and response, and whose answer has three tagged texts.
+ * Source: ThinkTuning, RRV et al., EMNLP 2025, arXiv 2508.07616. */
 
-/* ---- schedule (THINK, section on the teaching schedule) ---- */
+/* ---- [tt:think.schedule] how many responses are guided, and until when ---- */
+
 static tt_think_config tti_think_resolve(const tt_think_config *in) {
     tt_think_config c = *in;
     if (c.init_pct == 0) { c.init_pct = 0.1f; }
@@ -13407,39 +13545,52 @@ static tt_think_config tti_think_resolve(const tt_think_config *in) {
     if (!c.separator) { c.separator = "\n\n"; }
     return c;
 }
+
+/* From init_pct down to min_pct within the first third of total_steps: d steps. With s = min(step, d):
+ * linear init - (init - min) s / d;  cosine min + (init - min) (1 + cos(pi s / d)) / 2;  exp init (min / init)^(s / d). */
 TT_API double tt_think_pct(const tt_think_config *config, int step) {
     tt_think_config c = tti_think_resolve(config);
-    double init = (double)c.init_pct, low = (double)c.min_pct, days = c.total_steps / 3 > 1 ? c.total_steps / 3 : 1, at = step < days ? step : days, q;
+    double init = (double)c.init_pct, low = (double)c.min_pct, days = c.total_steps / 3 > 1 ? c.total_steps / 3 : 1;
+    double at = step < days ? step : days, pct;
     switch (c.schedule) {
     case TT_THINK_CONSTANT: return init;
     case TT_THINK_COSINE: return low + 0.5 * (init - low) * (1 + cos(3.141592653589793 * at / days));
     case TT_THINK_EXP:
-        q = pow((low > 1e-8 ? low : 1e-8) / init, 1 / days);
-        return init * pow(q, at) > low ? init * pow(q, at) : low;
-    default: return init - (init - low) * at / days;
+        pct = init * pow(pow((low > 1e-8 ? low : 1e-8) / init, 1 / days), at);
+        return pct > low ? pct : low;
+    case TT_THINK_LINEAR: break;
     }
+    return init - (init - low) * at / days;
 }
+
 /* pct never rises, so "off for good at the first step where it is low" is a test of this step alone. */
 TT_API int tt_think_active(const tt_think_config *config, int step) {
     tt_think_config c = tti_think_resolve(config);
     return c.off_eps < 0 || tt_think_pct(&c, step) > (double)c.off_eps + 0.01;
 }
 
-/* ---- tags ---- */
+/* ---- [tt:think.tags] the three texts of a feedback ---- */
+
+static const char *const tti_tags[3] = {"reason", "phrase", "opinion"};
+
 static const char *tti_find_last(const char *text, const char *end, const char *what) {
     size_t n = strlen(what);
     const char *at;
     if ((size_t)(end - text) < n) { return NULL; }
-    for (at = end - n; memcmp(at, what, n) != 0; at--) { if (at == text) { return NULL; } }
+    for (at = end - n; memcmp(at, what, n) != 0; at--) {
+        if (at == text) { return NULL; }
+    }
     return at;
 }
-static int tti_is_space(char c) { return c == ' ' || c == '\n' || c == '\t' || c == '\r'; }
+
 TT_API int tt_think_tag(const char *text, size_t size, const char *name, const char **begin, size_t *length) {
     char open[64], close[64];
     const char *end = text + size, *from, *to;
     *begin = text;
     *length = 0;
-    if (!text || snprintf(open, sizeof open, "<%s>", name) >= (int)sizeof open || snprintf(close, sizeof close, "</%s>", name) >= (int)sizeof close) { return 0; }
+    if (!text || strlen(name) > sizeof open - 4) { return 0; }
+    snprintf(open, sizeof open, "<%s>", name);
+    snprintf(close, sizeof close, "</%s>", name);
     to = tti_find_last(text, end, close);
     from = to ? tti_find_last(text, to, open) : NULL;
     if (!from) { return 0; }
@@ -13450,7 +13601,7 @@ TT_API int tt_think_tag(const char *text, size_t size, const char *name, const c
     *length = (size_t)(to - from);
     return 1;
 }
-static const char *const tti_tags[3] = {"reason", "phrase", "opinion"};
+
 /* Closes the tag in which the text ends, if it ends in one. */
 static tt_status tti_close_tag(tt_text *text) {
     const char *last = NULL, *end = text->data + text->size;
@@ -13460,14 +13611,20 @@ static tt_status tti_close_tag(tt_text *text) {
         const char *at;
         snprintf(open, sizeof open, "<%s>", tti_tags[k]);
         at = tti_find_last(text->data, end, open);
-        if (at && (!last || at > last)) { last = at; which = k; }
+        if (at && (!last || at > last)) {
+            last = at;
+            which = k;
+        }
     }
     if (!last) { return TT_OK; }
     snprintf(close, sizeof close, "</%s>", tti_tags[which]);
     return tti_find_last(last, end, close) ? TT_OK : tt_text_append(text, close, strlen(close));
 }
 
-/* ---- a model as teacher ---- */
+/* ---- [tt:think.examples] worked examples from a file ----
+ * Sections [system] (an instruction) and [self-...] (question, response, feedback under lines of those names) become, in
+ * their order, the ids before every prompt of the teacher. */
+
 struct tt_model_teacher {
     tt_context *ctx;
     tt_model *model;
@@ -13477,55 +13634,82 @@ struct tt_model_teacher {
     int32_t stop_token;
     int max_new_tokens, max_batch, close_tags;
 };
-/* ---- worked examples ---- */
+
 enum { TTI_QUESTION, TTI_RESPONSE, TTI_FEEDBACK, TTI_INSTRUCTION, TTI_N_PARTS };
+static const char *const tti_part_names[TTI_N_PARTS] = {"Question:", "Response:", "Feedback:", "text"};
+
 typedef struct tti_examples {
-    const char *path, *pattern, *section;   /* section: name of the one that is being read, NULL before the first */
+    const char *path, *pattern, *section;   /* section: the line that began the one being read, NULL before the first */
     size_t section_size, begin[TTI_N_PARTS], size[TTI_N_PARTS];
-    int part, line;                         /* part: the one that is being read, -1 = none                        */
+    int part, line;                         /* part: the one being read, -1 = none                                    */
     tt_text file;
 } tti_examples;
+
 /* "[name]" of small letters and hyphens. */
 static int tti_is_section(const char *line, size_t n) {
     size_t i;
     if (n < 3 || line[0] != '[' || line[n - 1] != ']') { return 0; }
-    for (i = 1; i + 1 < n; i++) { if (line[i] != '-' && (line[i] < 'a' || line[i] > 'z')) { return 0; } }
+    for (i = 1; i + 1 < n; i++) {
+        if (line[i] != '-' && (line[i] < 'a' || line[i] > 'z')) { return 0; }
+    }
     return 1;
 }
+
 static void tti_trim(const char *text, size_t *begin, size_t *size) {
-    while (*size > 0 && tti_is_space(text[*begin])) { ++*begin; --*size; }
+    while (*size > 0 && tti_is_space(text[*begin])) {
+        ++*begin;
+        --*size;
+    }
     while (*size > 0 && tti_is_space(text[*begin + *size - 1])) { --*size; }
 }
-/* The section that ends here goes to the prompt. */
+
+/* Each part that the section wants is there. */
+static tt_status tti_examples_check(tt_model_teacher *t, const tti_examples *e) {
+    int system = strncmp(e->section, "[system]", 8) == 0, k;
+    for (k = 0; k < TTI_N_PARTS; k++) {
+        if ((k == TTI_INSTRUCTION) != system || e->size[k] > 0) { continue; }
+        return tt_fail(t->ctx, TT_ERR_FILE, "%s line %d: section %.*s has no %s", e->path, e->line,
+                       (int)e->section_size, e->section, tti_part_names[k]);
+    }
+    return TT_OK;
+}
+
+/* The section that ends here goes to the prompt. The tags of a feedback may be special tokens. */
 static tt_status tti_examples_flush(tt_model_teacher *t, tti_examples *e) {
-    static const char *const names[TTI_N_PARTS] = {"Question:", "Response:", "Feedback:", "text"};
     const char *text = e->file.data;
     tti_slot slots[3];
+    tt_status status;
     int k;
     if (!e->section) { return TT_OK; }
     for (k = 0; k < TTI_N_PARTS; k++) { tti_trim(text, &e->begin[k], &e->size[k]); }
-    for (k = 0; k < TTI_N_PARTS; k++) {
-        int wanted = (k == TTI_INSTRUCTION) == (strncmp(e->section, "[system]", 8) == 0);
-        if (!wanted || e->size[k] > 0) { continue; }
-        return tt_fail(t->ctx, TT_ERR_FILE, "%s line %d: section %.*s has no %s", e->path, e->line, (int)e->section_size, e->section, names[k]);
-    }
-    if (e->size[TTI_INSTRUCTION] > 0) {
-        tt_status status = tt_encode(t->tokenizer, text + e->begin[TTI_INSTRUCTION], e->size[TTI_INSTRUCTION], TT_SPECIAL_PARSE, &t->before);
+    status = tti_examples_check(t, e);
+    if (status == TT_OK && e->size[TTI_INSTRUCTION] > 0) {
+        const char *instruction = text + e->begin[TTI_INSTRUCTION];
+        status = tt_encode(t->tokenizer, instruction, e->size[TTI_INSTRUCTION], TT_SPECIAL_PARSE, &t->before);
         return status == TT_OK ? tt_encode(t->tokenizer, "\n\n", 2, TT_SPECIAL_TEXT, &t->before) : status;
     }
+    if (status != TT_OK) { return status; }
     slots[0] = tti_slot_make("{question}", text + e->begin[0], e->size[0], TT_SPECIAL_TEXT);
     slots[1] = tti_slot_make("{response}", text + e->begin[1], e->size[1], TT_SPECIAL_TEXT);
-    slots[2] = tti_slot_make("{feedback}", text + e->begin[2], e->size[2], TT_SPECIAL_PARSE);      /* its tags may be special tokens */
+    slots[2] = tti_slot_make("{feedback}", text + e->begin[2], e->size[2], TT_SPECIAL_PARSE);
     return tti_render(t->tokenizer, e->pattern, e->pattern + strlen(e->pattern), slots, 3, &t->before);
 }
+
 static tt_status tti_examples_section(tt_model_teacher *t, tti_examples *e, const char *line, size_t n) {
-    static const char *const known[] = {"[system]", "[self-agreement]", "[self-conflict]", "[self-consultation]", "[self-critique]"};
+    static const char *const known[] = {
+        "[system]", "[self-agreement]", "[self-conflict]", "[self-consultation]", "[self-critique]"
+    };
     tt_status status = tti_examples_flush(t, e);
     size_t k;
     int found = 0;
-    for (k = 0; k < sizeof known / sizeof *known; k++) { found |= strlen(known[k]) == n && memcmp(known[k], line, n) == 0; }
     if (status != TT_OK) { return status; }
-    if (!found) { return tt_fail(t->ctx, TT_ERR_FILE, "%s line %d: section %.*s, expected [system], [self-agreement], [self-conflict], [self-consultation] or [self-critique]", e->path, e->line, (int)n, line); }
+    for (k = 0; k < sizeof known / sizeof *known; k++) {
+        found |= strlen(known[k]) == n && memcmp(known[k], line, n) == 0;
+    }
+    if (!found) {
+        return tt_fail(t->ctx, TT_ERR_FILE, "%s line %d: section %.*s, expected [system], [self-agreement], "
+                       "[self-conflict], [self-consultation] or [self-critique]", e->path, e->line, (int)n, line);
+    }
     e->section = line;
     e->section_size = n;
     memset(e->size, 0, sizeof e->size);
@@ -13533,15 +13717,15 @@ static tt_status tti_examples_section(tt_model_teacher *t, tti_examples *e, cons
     e->begin[TTI_INSTRUCTION] = (size_t)(line - e->file.data) + n;
     return TT_OK;
 }
+
 static tt_status tti_examples_line(tt_model_teacher *t, tti_examples *e, const char *line, size_t n) {
-    static const char *const labels[3] = {"Question:", "Response:", "Feedback:"};
     size_t at = (size_t)(line - e->file.data);
     int k;
     if (n > 0 && line[n - 1] == '\r') { n--; }
     if (tti_is_section(line, n)) { return tti_examples_section(t, e, line, n); }
     if (!e->section) { return TT_OK; }
-    for (k = 0; k < 3 && e->part != TTI_INSTRUCTION; k++) {
-        if (n != strlen(labels[k]) || memcmp(line, labels[k], n) != 0) { continue; }
+    for (k = 0; k < TTI_INSTRUCTION && e->part != TTI_INSTRUCTION; k++) {
+        if (n != strlen(tti_part_names[k]) || memcmp(line, tti_part_names[k], n) != 0) { continue; }
         e->part = k;
         e->begin[k] = at + n;
         return TT_OK;
@@ -13549,6 +13733,7 @@ static tt_status tti_examples_line(tt_model_teacher *t, tti_examples *e, const c
     if (e->part >= 0) { e->size[e->part] = at + n - e->begin[e->part]; }
     return TT_OK;
 }
+
 static tt_status tti_examples_read(tt_model_teacher *t, const char *path, const char *pattern) {
     tti_examples e;
     size_t at = 0;
@@ -13558,28 +13743,49 @@ static tt_status tti_examples_read(tt_model_teacher *t, const char *path, const 
     e.pattern = pattern ? pattern : "Question:\n{question}\n\nResponse:\n{response}\n\n{feedback}\n\n";
     e.part = -1;
     e.file.ctx = t->ctx;
-    status = tt_file_read(t->ctx, path, &e.file);
-    for (e.line = 1; status == TT_OK && at < e.file.size; e.line++) {
+    TTI_TRY(tt_file_read(t->ctx, path, &e.file));
+    for (e.line = 1; at < e.file.size; e.line++) {
         const char *line = e.file.data + at, *end = (const char *)memchr(line, '\n', e.file.size - at);
         size_t n = end ? (size_t)(end - line) : e.file.size - at;
-        status = tti_examples_line(t, &e, line, n);
+        TTI_TRY(tti_examples_line(t, &e, line, n));
         at += n + 1;
     }
-    if (status == TT_OK) { status = tti_examples_flush(t, &e); }
-    if (status == TT_OK && !e.section) { status = tt_fail(t->ctx, TT_ERR_FILE, "%s: no [section] in it", path); }
+    TTI_TRY(tti_examples_flush(t, &e));
+    if (!e.section) { status = tt_fail(t->ctx, TT_ERR_FILE, "%s: no [section] in it", path); }
+done:
     tt_text_free(&e.file);
+    return status;
+}
+
+/* ---- [tt:think.teacher] a model as teacher ---- */
+
+static tt_status tti_teacher_fill(tt_model_teacher *t, const char *pattern, const tt_teacher_prompt *prompt) {
+    tt_status status = TT_OK;
+    t->prompt_template = tti_strdup(t->ctx, pattern);
+    if (!t->prompt_template) { return TT_ERR_MEM; }
+    if (prompt->system) {
+        status = tt_encode(t->tokenizer, prompt->system, strlen(prompt->system), TT_SPECIAL_PARSE, &t->before);
+    }
+    if (status == TT_OK && prompt->examples_path) {
+        status = tti_examples_read(t, prompt->examples_path, prompt->example_template);
+    }
     return status;
 }
 
 TT_API tt_model_teacher *tt_model_teacher_create(tt_model *model, const tt_tokenizer *tokenizer, const tt_teacher_prompt *prompt) {
     tt_context *ctx = tt_model_context(model);
-    const char *pattern = prompt->prompt_template ? prompt->prompt_template : "Question:\n{question}\n\nResponse:\n{response}";
-    tt_model_teacher *t;
-    tt_status status;
+    const char *pattern = prompt->prompt_template;
     int stop = prompt->stop_token ? tt_token_id(tokenizer, prompt->stop_token) : -1;
-    if (stop < 0) { tt_fail(ctx, TT_ERR_ARG, "tt_model_teacher_create: stop_token is \"%s\", expected the text of a token", prompt->stop_token ? prompt->stop_token : "(NULL)"); return NULL; }
+    tt_model_teacher *t;
+    if (!pattern) { pattern = "Question:\n{question}\n\nResponse:\n{response}"; }
+    if (stop < 0) {
+        tt_fail(ctx, TT_ERR_ARG, "tt_model_teacher_create: stop_token is \"%s\", expected the text of a token",
+                prompt->stop_token ? prompt->stop_token : "(NULL)");
+        return NULL;
+    }
     if (!strstr(pattern, "{question}") || !strstr(pattern, "{response}")) {
-        tt_fail(ctx, TT_ERR_ARG, "tt_model_teacher_create: prompt_template is \"%.80s\", expected {question} and {response} in it", pattern);
+        tt_fail(ctx, TT_ERR_ARG, "tt_model_teacher_create: prompt_template is \"%.80s\", expected {question} and "
+                "{response} in it", pattern);
         return NULL;
     }
     t = (tt_model_teacher *)tt_alloc(ctx, 1, sizeof *t);
@@ -13587,33 +13793,37 @@ TT_API tt_model_teacher *tt_model_teacher_create(tt_model *model, const tt_token
     t->ctx = t->before.ctx = ctx;
     t->model = model;
     t->tokenizer = tokenizer;
-    t->prompt_template = tti_strdup(ctx, pattern);
     t->stop_token = (int32_t)stop;
     t->max_new_tokens = prompt->max_new_tokens ? prompt->max_new_tokens : 1024;
     t->max_batch = prompt->max_batch;
     t->close_tags = prompt->close_tags;
-    status = t->prompt_template ? TT_OK : TT_ERR_MEM;
-    if (status == TT_OK && prompt->system) { status = tt_encode(tokenizer, prompt->system, strlen(prompt->system), TT_SPECIAL_PARSE, &t->before); }
-    if (status == TT_OK && prompt->examples_path) { status = tti_examples_read(t, prompt->examples_path, prompt->example_template); }
-    if (status != TT_OK) { tt_model_teacher_destroy(t); return NULL; }
-    return t;
+    if (tti_teacher_fill(t, pattern, prompt) == TT_OK) { return t; }
+    tt_model_teacher_destroy(t);
+    return NULL;
 }
+
 TT_API void tt_model_teacher_destroy(tt_model_teacher *t) {
     if (!t) { return; }
     tti_strfree(t->ctx, t->prompt_template);
     tt_ids_free(&t->before);
     tt_free(t->ctx, t, 1, sizeof *t);
 }
-/* The prompt's ids: special tokens of system text and template count, those in question and response do not. */
+
+/* Appends the prompt's ids: special tokens of system text and template count, those in question and response do not. */
 static tt_status tti_teacher_prompt(const tt_model_teacher *t, const tt_attempt *a, tt_ids *ids) {
-    tti_slot slots[2];
+    const char *pattern = t->prompt_template;
     size_t begin = ids->size;
-    tt_status status = tt_ids_append(ids, t->before.data, t->before.size);
+    tti_slot slots[2];
+    tt_status status;
     slots[0] = tti_slot_make("{question}", a->question, a->question_size, TT_SPECIAL_TEXT);
     slots[1] = tti_slot_make("{response}", a->response, a->response_size, TT_SPECIAL_TEXT);
-    if (status == TT_OK) { status = tti_render(t->tokenizer, t->prompt_template, t->prompt_template + strlen(t->prompt_template), slots, 2, ids); }
-    return status == TT_OK ? tti_begin(t->tokenizer, ids, begin) : status;
+    TTI_TRY(tt_ids_append(ids, t->before.data, t->before.size));
+    TTI_TRY(tti_render(t->tokenizer, pattern, pattern + strlen(pattern), slots, 2, ids));
+    TTI_TRY(tti_begin(t->tokenizer, ids, begin));
+done:
+    return status;
 }
+
 TT_API tt_status tt_teacher_prompt_text(const tt_model_teacher *t, const char *question, const char *response, tt_text *out) {
     tt_attempt a = TT_INIT;
     tt_ids ids = TT_INIT;
@@ -13623,92 +13833,119 @@ TT_API tt_status tt_teacher_prompt_text(const tt_model_teacher *t, const char *q
     a.question_size = strlen(question);
     a.response = response;
     a.response_size = strlen(response);
-    status = tti_teacher_prompt(t, &a, &ids);
-    if (status == TT_OK) { status = tt_decode(t->tokenizer, ids.data, ids.size, 0, out); }
+    TTI_TRY(tti_teacher_prompt(t, &a, &ids));
+    TTI_TRY(tt_decode(t->tokenizer, ids.data, ids.size, 0, out));
+done:
     tt_ids_free(&ids);
     return status;
 }
-TT_API tt_status tt_teacher_follow(tt_model *teacher, const tt_model *student, float decay) {
-    tt_context *ctx = teacher->ctx;
-    int i;
-    tt_status status = TT_OK;
-    if (!(decay >= 0 && decay <= 1)) { return tt_fail(ctx, TT_ERR_ARG, "tt_teacher_follow: decay is %g, expected 0 .. 1", (double)decay); }
-    if (teacher->n_params != student->n_params || tt_model_size(teacher) != tt_model_size(student)) {
-        return tt_fail(ctx, TT_ERR_SHAPE, "tt_teacher_follow: the teacher has %lu weights, the student %lu", (unsigned long)tt_model_size(teacher), (unsigned long)tt_model_size(student));
+
+/* One parameter: to = decay to + (1 - decay) from. */
+static tt_status tti_follow(tt_context *ctx, tt_tensor *to, const tt_tensor *from, float decay) {
+    tt_status status;
+    if (!from->requires_grad) { return TT_OK; }      /* the frozen base of adapters */
+    if (to->size != from->size || to->dtype != TT_F32 || to->lent) {
+        return tt_fail(ctx, TT_ERR_SHAPE, "tt_teacher_follow: %s of the teacher has another size, is not of 32 bits or "
+                       "lies in a mapped file", to->name ? to->name : "a parameter");
     }
-    for (i = 0; i < teacher->n_params && status == TT_OK; i++) {
-        tt_tensor *to = teacher->params[i];
-        const tt_tensor *from = student->params[i];
-        if (!from->requires_grad) { continue; }      /* the frozen base of adapters */
-        if (to->size != from->size || to->dtype != TT_F32 || to->lent) {
-            return tt_fail(ctx, TT_ERR_SHAPE, "tt_teacher_follow: %s of the teacher has another size, is not of 32 bits or lies in a mapped file", to->name ? to->name : "a parameter");
-        }
-        status = ctx->backend->axpy(ctx, TT_F(to), TT_F(to), decay - 1, to->size);
-        if (status == TT_OK) { status = ctx->backend->axpy(ctx, TT_F(to), TT_F(from), 1 - decay, to->size); }
+    status = ctx->backend->axpy(ctx, TT_F(to), TT_F(to), decay - 1, to->size);
+    return status == TT_OK ? ctx->backend->axpy(ctx, TT_F(to), TT_F(from), 1 - decay, to->size) : status;
+}
+
+TT_API tt_status tt_teacher_follow(tt_model *teacher, const tt_model *student, float decay) {
+    tt_context *ctx = tt_model_context(teacher);
+    size_t has = tt_model_size(teacher), wants = tt_model_size(student);
+    tt_status status = TT_OK;
+    int n = tt_model_n_params(teacher), i;
+    if (!(decay >= 0 && decay <= 1)) {
+        return tt_fail(ctx, TT_ERR_ARG, "tt_teacher_follow: decay is %g, expected 0 .. 1", (double)decay);
+    }
+    if (teacher == student) {
+        return tt_fail(ctx, TT_ERR_ARG, "tt_teacher_follow: the teacher is the student itself, expected another model");
+    }
+    if (n != tt_model_n_params(student) || has != wants) {
+        return tt_fail(ctx, TT_ERR_SHAPE, "tt_teacher_follow: the teacher has %lu weights, the student %lu",
+                       (unsigned long)has, (unsigned long)wants);
+    }
+    for (i = 0; i < n && status == TT_OK; i++) {
+        status = tti_follow(ctx, tt_model_param(teacher, i), tt_model_param(student, i), decay);
     }
     return status;
 }
+
 static tt_status tti_feedback_read(const tt_model_teacher *t, const tt_completion *c, tt_text *scratch, tt_feedback *out) {
-    tt_text *texts[3];
+    tt_text *const texts[3] = {&out->reason, &out->phrase, &out->opinion};
+    int n = c->length - (t->close_tags ? c->stopped : 0), k;
     const char *begin;
     size_t length;
-    int k;
     tt_status status;
-    texts[0] = &out->reason;
-    texts[1] = &out->phrase;
-    texts[2] = &out->opinion;
     scratch->size = 0;
     out->n_tokens = c->length;
-    status = tt_decode(t->tokenizer, c->tokens, (size_t)(c->length - (t->close_tags ? c->stopped : 0)), 0, scratch);
-    if (status == TT_OK && t->close_tags) { status = tti_close_tag(scratch); }
-    for (k = 0; k < 3 && status == TT_OK; k++) {
+    TTI_TRY(tt_decode(t->tokenizer, c->tokens, (size_t)n, 0, scratch));
+    if (t->close_tags) { TTI_TRY(tti_close_tag(scratch)); }
+    for (k = 0; k < 3; k++) {
         tt_think_tag(scratch->data, scratch->size, tti_tags[k], &begin, &length);
-        status = tt_text_append(texts[k], begin, length);
+        TTI_TRY(tt_text_append(texts[k], begin, length));
     }
+done:
     return status;
 }
+
+/* The prompts of a call that leave room for an answer. */
+typedef struct tti_questions { tt_ids ids; size_t *offsets; tt_request *requests; int n, longest; } tti_questions;
+
+static tt_status tti_questions_make(const tt_model_teacher *t, const tt_attempt *attempts, int n, int limit, tti_questions *q) {
+    int i;
+    for (i = 0; i < n; i++) {
+        tt_status status = tti_teacher_prompt(t, &attempts[i], &q->ids);
+        if (status != TT_OK) { return status; }
+        q->offsets[i + 1] = q->ids.size;
+    }
+    for (i = 0; i < n; i++) {
+        int length = (int)(q->offsets[i + 1] - q->offsets[i]);
+        if (length >= limit) { continue; }
+        q->requests[q->n].prompt = q->ids.data + q->offsets[i];
+        q->requests[q->n].prompt_length = length;
+        q->requests[q->n++].id = (uint64_t)i;
+        if (length > q->longest) { q->longest = length; }
+    }
+    if (n == 0 || q->n > 0) { return TT_OK; }
+    return tt_fail(t->ctx, TT_ERR_ARG, "teacher: its prompt has %d tokens, expected fewer than "
+                   "max_position_embeddings %d", (int)q->offsets[1], limit);
+}
+
 /* An attempt whose prompt leaves no room gets no feedback; that none has room is an error. */
 static tt_status tti_model_feedback(void *user, const tt_attempt *attempts, int n, tt_feedback *out) {
     const tt_model_teacher *t = (const tt_model_teacher *)user;
     tt_context *ctx = t->ctx;
-    int limit = tt_model_config_get(t->model)->max_position_embeddings, longest = 0, fitting = 0, i;
-    tt_request *requests = (tt_request *)tt_alloc(ctx, (size_t)n, sizeof *requests);
-    size_t *offsets = (size_t *)tt_alloc(ctx, (size_t)n + 1, sizeof *offsets);
+    int limit = tt_model_config_get(t->model)->max_position_embeddings, room, i;
     tt_sampling sampling = TT_INIT;
     tt_completions completions = TT_INIT;
-    tt_ids ids = TT_INIT;
+    tti_questions q = TT_INIT;
     tt_text scratch = TT_INIT;
-    tt_status status = requests && offsets ? TT_OK : TT_ERR_MEM;
-    ids.ctx = scratch.ctx = ctx;
-    for (i = 0; i < n && status == TT_OK; i++) {
-        status = tti_teacher_prompt(t, &attempts[i], &ids);
-        offsets[i + 1] = ids.size;
-    }
-    for (i = 0; i < n && status == TT_OK; i++) {
-        int length = (int)(offsets[i + 1] - offsets[i]);
-        if (length >= limit) { continue; }
-        requests[fitting].prompt = ids.data + offsets[i];
-        requests[fitting].prompt_length = length;
-        requests[fitting++].id = (uint64_t)i;
-        if (length > longest) { longest = length; }
-    }
-    if (status == TT_OK && n > 0 && fitting == 0) {
-        status = tt_fail(ctx, TT_ERR_ARG, "teacher: its prompt has %d tokens, expected fewer than max_position_embeddings %d", (int)offsets[1], limit);
-    }
+    tt_status status = TT_ERR_MEM;
+    q.ids.ctx = scratch.ctx = completions.ctx = ctx;
+    q.requests = (tt_request *)tt_alloc(ctx, (size_t)n, sizeof *q.requests);
+    q.offsets = (size_t *)tt_alloc(ctx, (size_t)n + 1, sizeof *q.offsets);
+    if (!q.requests || !q.offsets) { goto done; }
+    TTI_TRY(tti_questions_make(t, attempts, n, limit, &q));
+    room = limit - q.longest;
     sampling.greedy = 1;
-    sampling.max_new_tokens = t->max_new_tokens < limit - longest ? t->max_new_tokens : limit - longest;
+    sampling.max_new_tokens = t->max_new_tokens < room ? t->max_new_tokens : room;
     sampling.stop_tokens = &t->stop_token;
     sampling.n_stop_tokens = 1;
     sampling.max_batch = t->max_batch;
-    if (status == TT_OK) { status = tt_generate(t->model, requests, fitting, &sampling, &completions); }
-    for (i = 0; i < fitting && status == TT_OK; i++) { status = tti_feedback_read(t, &completions.items[i], &scratch, &out[requests[i].id]); }
-    if (status == TT_OK || completions.n) { tt_completions_free(&completions); }
-    if (requests) { tt_free(ctx, requests, (size_t)n, sizeof *requests); }
-    if (offsets) { tt_free(ctx, offsets, (size_t)n + 1, sizeof *offsets); }
-    tt_ids_free(&ids);
+    TTI_TRY(tt_generate(t->model, q.requests, q.n, &sampling, &completions));
+    for (i = 0; i < q.n; i++) { TTI_TRY(tti_feedback_read(t, &completions.items[i], &scratch, &out[q.requests[i].id])); }
+done:
+    if (completions.n) { tt_completions_free(&completions); }
+    tt_free(ctx, q.requests, (size_t)n, sizeof *q.requests);
+    tt_free(ctx, q.offsets, (size_t)n + 1, sizeof *q.offsets);
+    tt_ids_free(&q.ids);
     tt_text_free(&scratch);
     return status;
 }
+
 TT_API tt_teacher tt_teacher_model(tt_model_teacher *t) {
     tt_teacher teacher;
     teacher.feedback = tti_model_feedback;
@@ -13716,15 +13953,22 @@ TT_API tt_teacher tt_teacher_model(tt_model_teacher *t) {
     return teacher;
 }
 
-/* ---- augmentation ---- */
-/* k of each group's stopped responses, without replacement: a shuffle whose random stream is a function of
- * (seed, step, prompt id). chosen receives rollout indices, at most one per rollout. Returns how many. */
+/* ---- [tt:think.select] which responses ---- */
+
+static int tti_is_eligible(const tt_rollout *r) {
+    return r->stopped && !r->off_policy && r->response_length > 1;
+}
+
+/* k = max(1, floor(eligible pct)) of each group's stopped responses, without replacement: a shuffle whose random stream
+ * is a function of (seed, step, prompt id). chosen receives rollout indices; returns how many. */
 static int tti_think_select(const tt_rollouts *all, const tt_think_config *c, int step, int *chosen, tt_think_metrics *m) {
     int g, i, n = 0, size = all->num_generations;
     for (g = 0; g < all->n_groups; g++) {
         int *pool = chosen + n, eligible = 0, k;
         tt_rng rng;
-        for (i = g * size; i < (g + 1) * size; i++) { if (all->items[i].stopped && !all->items[i].off_policy && all->items[i].response_length > 1) { pool[eligible++] = i; } }
+        for (i = g * size; i < (g + 1) * size; i++) {
+            if (tti_is_eligible(&all->items[i])) { pool[eligible++] = i; }
+        }
         m->n_eligible += eligible;
         k = (int)floor(eligible * tt_think_pct(c, step));
         if (k < 1) { k = 1; }
@@ -13741,115 +13985,198 @@ static int tti_think_select(const tt_rollouts *all, const tt_think_config *c, in
     }
     return n;
 }
-/* The guided response: the attempt's own tokens without the end token, then the feedback, then the end token. */
-/* A text without capacity has not grown here: it is lent. */
-static void tti_free_said(tt_text *said) { if (said->capacity > 0) { tt_text_free(said); } }
-static tt_status tti_append_said(tt_text *text, const tt_text *said) { return said->data ? tt_text_append(text, said->data, said->size) : TT_OK; }
-static tt_status tti_think_replace(tt_rollouts *all, int index, const tt_feedback *f, const tt_tokenizer *tokenizer, const tt_think_config *c, int limit, int end_token, tt_think_metrics *m) {
-    tt_rollout *r = &all->items[index];
-    tt_text text = TT_INIT;
-    tt_ids ids = TT_INIT;
-    int attempt = r->response_length - 1, t;
-    int32_t end = (int32_t)end_token;
+
+/* ---- [tt:think.augment] feedback becomes part of the response ---- */
+
+/* One call of tt_think_augment: the chosen rollouts, what the teacher is shown of them, and what it said. */
+typedef struct tti_lesson {
+    tt_rollouts *all;
+    const tt_augment *how;
+    const tt_think_config *config;
+    tt_think_metrics *metrics;
+    int n, *chosen;               /* [all->n], n of them in use          */
+    size_t *at;                   /* [3 all->n] where question, response and the next begin in text */
+    tt_text text;                 /* question NUL response NUL ...       */
+    tt_attempt *attempts;         /* [all->n]                            */
+    tt_feedback *feedback;        /* [all->n]                            */
+} tti_lesson;
+
+/* What the teacher is shown of a rollout: question and response, without its end token. */
+static tt_status tti_think_attempt(tti_lesson *l, int index, size_t at[3]) {
+    const tt_rollout *r = &l->all->items[index];
+    const char *question = l->all->questions[r->group];
+    const int32_t *response = r->tokens + r->prompt_length;
+    const tt_tokenizer *tokenizer = l->how->tokenizer;
     tt_status status;
-    text.ctx = ids.ctx = all->ctx;
-    status = tt_text_format(&text, "%s", c->separator);
-    if (status == TT_OK) { status = tti_append_said(&text, &f->reason); }
-    if (status == TT_OK) { status = tt_text_append(&text, c->separator, strlen(c->separator)); }
-    if (status == TT_OK) { status = tti_append_said(&text, &f->phrase); }
-    if (status == TT_OK) { status = tt_ids_append(&ids, r->tokens + r->prompt_length, (size_t)attempt); }
-    if (status == TT_OK) { status = tt_encode(tokenizer, text.data, text.size, TT_SPECIAL_TEXT, &ids); }
-    if (status == TT_OK) { status = tt_ids_append(&ids, &end, 1); }
-    if (status == TT_OK && ids.size > (size_t)INT_MAX) { status = tt_fail(all->ctx, TT_ERR_ARG, "tt_think_augment: a feedback has %lu tokens", (unsigned long)ids.size); }
-    if (status == TT_OK && (int)ids.size > m->longest_guided) { m->longest_guided = (int)ids.size; }
-    if (status == TT_OK && ids.size > (size_t)limit) {
-        ids.size = (size_t)limit;
-        m->n_cut++;
+    at[0] = l->text.size;
+    if (question) {
+        TTI_TRY(tt_text_append(&l->text, question, strlen(question)));
+    } else {
+        TTI_TRY(tt_decode(tokenizer, r->tokens, (size_t)r->prompt_length, 1, &l->text));
     }
-    if (status == TT_OK) { status = tt_rollout_replace(all, index, ids.data, (int)ids.size, attempt < (int)ids.size ? attempt : (int)ids.size, end_token); }
-    for (t = 0; t < r->response_length && status == TT_OK; t++) { if (c->mask == TT_MASK_WHOLE && tti_is_student(r, t)) { r->kind[r->prompt_length + t] = TT_KIND_GUIDED; } }
+    TTI_TRY(tt_text_append(&l->text, "", 1));
+    at[1] = l->text.size;
+    TTI_TRY(tt_decode(tokenizer, response, (size_t)(r->response_length - 1), 0, &l->text));
+    TTI_TRY(tt_text_append(&l->text, "", 1));
+    at[2] = l->text.size;
+done:
+    return status;
+}
+
+static tt_status tti_think_ask(tti_lesson *l) {
+    tt_context *ctx = l->all->ctx;
+    const tt_teacher *teacher = l->how->teacher;
+    tt_status status;
+    int i;
+    for (i = 0; i < l->n; i++) {
+        status = tti_think_attempt(l, l->chosen[i], l->at + 3 * i);
+        if (status != TT_OK) { return status; }
+    }
+    for (i = 0; i < l->n; i++) {          /* only now: a text that grows moves */
+        const size_t *at = l->at + 3 * i;
+        tt_attempt *a = &l->attempts[i];
+        a->question = l->text.data + at[0];
+        a->question_size = at[1] - at[0] - 1;
+        a->response = l->text.data + at[1];
+        a->response_size = at[2] - at[1] - 1;
+        a->rollout = l->chosen[i];
+        l->feedback[i].reason.ctx = l->feedback[i].phrase.ctx = l->feedback[i].opinion.ctx = ctx;
+    }
+    tt_error_clear(ctx);                  /* an older error is not the teacher's reason */
+    status = teacher->feedback(teacher->user, l->attempts, l->n, l->feedback);
+    if (status != TT_OK && tt_error_status(ctx) == TT_OK) {
+        tt_fail(ctx, status, "tt_think_augment: the teacher failed: %s", tt_status_name(status));
+    }
+    return status;
+}
+
+static tt_status tti_append_said(tt_text *text, const tt_text *said) {
+    return said->data ? tt_text_append(text, said->data, said->size) : TT_OK;
+}
+
+/* A text without capacity has not grown here: it is lent. */
+static void tti_free_said(tt_text *said) {
+    if (said->capacity > 0) { tt_text_free(said); }
+}
+
+/* The guided response: the attempt without its end token, separator, reason, separator, phrase, end token; cut at the limit. */
+static tt_status tti_guided_tokens(tti_lesson *l, const tt_rollout *r, const tt_feedback *f, tt_ids *ids) {
+    const char *separator = l->config->separator;
+    int32_t end = (int32_t)l->how->end_token;
+    tt_text text = TT_INIT;
+    tt_status status;
+    text.ctx = l->all->ctx;
+    TTI_TRY(tt_text_append(&text, separator, strlen(separator)));
+    TTI_TRY(tti_append_said(&text, &f->reason));
+    TTI_TRY(tt_text_append(&text, separator, strlen(separator)));
+    TTI_TRY(tti_append_said(&text, &f->phrase));
+    TTI_TRY(tt_ids_append(ids, r->tokens + r->prompt_length, (size_t)(r->response_length - 1)));
+    TTI_TRY(tt_encode(l->how->tokenizer, text.data, text.size, TT_SPECIAL_TEXT, ids));
+    TTI_TRY(tt_ids_append(ids, &end, 1));
+    if (ids->size > (size_t)INT_MAX) {
+        status = tt_fail(l->all->ctx, TT_ERR_ARG, "tt_think_augment: a feedback has %lu tokens", (unsigned long)ids->size);
+    }
+done:
     tt_text_free(&text);
+    return status;
+}
+
+static tt_status tti_think_replace(tti_lesson *l, int index, const tt_feedback *f) {
+    tt_rollout *r = &l->all->items[index];
+    int attempt = r->response_length - 1, limit = l->how->max_completion_length, n, t;
+    tt_ids ids = TT_INIT;
+    tt_status status;
+    ids.ctx = l->all->ctx;
+    TTI_TRY(tti_guided_tokens(l, r, f, &ids));
+    n = (int)ids.size;
+    if (n > l->metrics->longest_guided) { l->metrics->longest_guided = n; }
+    if (n > limit) {
+        n = limit;
+        l->metrics->n_cut++;
+    }
+    TTI_TRY(tt_rollout_replace(l->all, index, ids.data, n, attempt < n ? attempt : n, l->how->end_token));
+    for (t = r->prompt_length; l->config->mask == TT_MASK_WHOLE && t < r->prompt_length + n; t++) {
+        if (r->kind[t] == TT_KIND_STUDENT) { r->kind[t] = TT_KIND_GUIDED; }
+    }
+    l->metrics->teacher_tokens += f->n_tokens > 0 ? f->n_tokens : r->response_length - r->attempt_length;
+done:
     tt_ids_free(&ids);
     return status;
 }
-/* What the teacher is shown of a rollout, appended to text: question NUL response NUL. */
-static tt_status tti_think_attempt(const tt_rollouts *all, int index, const tt_tokenizer *tokenizer, tt_text *text, size_t at[3]) {
-    const tt_rollout *r = &all->items[index];
-    const char *question = all->questions[r->group];
-    tt_status status;
-    at[0] = text->size;
-    status = question ? tt_text_append(text, question, strlen(question)) : tt_decode(tokenizer, r->tokens, (size_t)r->prompt_length, 1, text);
-    if (status == TT_OK) { status = tt_text_append(text, "", 1); }
-    at[1] = text->size;
-    if (status == TT_OK) { status = tt_decode(tokenizer, r->tokens + r->prompt_length, (size_t)(r->response_length - 1), 0, text); }
-    if (status == TT_OK) { status = tt_text_append(text, "", 1); }
-    at[2] = text->size;
-    return status;
-}
-static tt_status tti_think_ask(tt_rollouts *all, const tt_teacher *teacher, const tt_tokenizer *tokenizer, const int *chosen, int n, size_t *at, tt_attempt *attempts, tt_feedback *feedback, tt_text *text) {
+
+static tt_status tti_think_run(tti_lesson *l) {
+    size_t count = (size_t)l->all->n;
+    tt_context *ctx = l->all->ctx;
     tt_status status = TT_OK;
     int i;
-    for (i = 0; i < n && status == TT_OK; i++) { status = tti_think_attempt(all, chosen[i], tokenizer, text, at + 3 * i); }
-    for (i = 0; i < n && status == TT_OK; i++) {          /* the text stands still now */
-        const size_t *a = at + 3 * i;
-        attempts[i].question = text->data + a[0];
-        attempts[i].question_size = a[1] - a[0] - 1;
-        attempts[i].response = text->data + a[1];
-        attempts[i].response_size = a[2] - a[1] - 1;
-        attempts[i].rollout = chosen[i];
-        feedback[i].reason.ctx = feedback[i].phrase.ctx = feedback[i].opinion.ctx = all->ctx;
-    }
-    if (status != TT_OK) { return status; }
-    tt_error_clear(all->ctx);                             /* an older error is not the teacher's reason */
-    status = teacher->feedback(teacher->user, attempts, n, feedback);
-    if (status != TT_OK && tt_error_status(all->ctx) == TT_OK) { return tt_fail(all->ctx, status, "tt_think_augment: the teacher failed: %s", tt_status_name(status)); }
+    l->text.ctx = ctx;
+    l->chosen = (int *)tt_alloc(ctx, count, sizeof *l->chosen);
+    l->at = (size_t *)tt_alloc(ctx, 3 * count, sizeof *l->at);
+    l->attempts = (tt_attempt *)tt_alloc(ctx, count, sizeof *l->attempts);
+    l->feedback = (tt_feedback *)tt_alloc(ctx, count, sizeof *l->feedback);
+    if (!l->chosen || !l->at || !l->attempts || !l->feedback) { return TT_ERR_MEM; }
+    l->metrics->pct = tt_think_pct(l->config, l->how->step);
+    l->n = tti_think_select(l->all, l->config, l->how->step, l->chosen, l->metrics);
+    l->metrics->n_guided = l->n;
+    if (l->n > 0) { status = tti_think_ask(l); }
+    for (i = 0; i < l->n && status == TT_OK; i++) { status = tti_think_replace(l, l->chosen[i], &l->feedback[i]); }
     return status;
 }
-TT_API tt_status tt_think_augment(tt_rollouts *all, const tt_teacher *teacher, const tt_tokenizer *tokenizer, const tt_think_config *config, const tt_grpo_config *grpo, int end_token, int step, tt_think_metrics *metrics) {
-    tt_context *ctx = all->ctx;
+
+static void tti_lesson_free(tti_lesson *l) {
+    size_t count = (size_t)l->all->n;
+    tt_context *ctx = l->all->ctx;
+    int i;
+    for (i = 0; l->feedback && i < l->n; i++) {
+        tti_free_said(&l->feedback[i].reason);
+        tti_free_said(&l->feedback[i].phrase);
+        tti_free_said(&l->feedback[i].opinion);
+    }
+    tt_free(ctx, l->chosen, count, sizeof *l->chosen);
+    tt_free(ctx, l->at, 3 * count, sizeof *l->at);
+    tt_free(ctx, l->attempts, count, sizeof *l->attempts);
+    tt_free(ctx, l->feedback, count, sizeof *l->feedback);
+    tt_text_free(&l->text);
+}
+
+static tt_status tti_think_check(tt_context *ctx, const tt_augment *how, const tt_think_config *c) {
+    if (!how->teacher || !how->teacher->feedback) {
+        return tt_fail(ctx, TT_ERR_ARG, "tt_think_augment: teacher.feedback is NULL");
+    }
+    if (how->max_completion_length < 1) {
+        return tt_fail(ctx, TT_ERR_ARG, "tt_think_augment: max_completion_length is %d, expected >= 1", how->max_completion_length);
+    }
+    if (c->total_steps < 1) {
+        return tt_fail(ctx, TT_ERR_ARG, "tt_think_augment: total_steps is %d, expected >= 1", c->total_steps);
+    }
+    if (!(c->init_pct > 0 && c->init_pct <= 1 && c->min_pct > 0 && c->min_pct <= c->init_pct)) {
+        return tt_fail(ctx, TT_ERR_ARG, "tt_think_augment: init_pct is %g and min_pct %g, expected 0 < min_pct <= "
+                       "init_pct <= 1", (double)c->init_pct, (double)c->min_pct);
+    }
+    return TT_OK;
+}
+
+TT_API tt_status tt_think_augment(tt_rollouts *all, const tt_augment *how, const tt_think_config *config, tt_think_metrics *metrics) {
     tt_think_config c = tti_think_resolve(config);
-    int limit = tt_grpo_resolve(grpo).max_completion_length, n = 0, i;
-    size_t count = (size_t)all->n;
     tt_think_metrics m = TT_INIT;
-    tt_text text = TT_INIT;
-    int *chosen;
-    size_t *at;
-    tt_attempt *attempts;
-    tt_feedback *feedback;
-    tt_status status = TT_OK;
-    if (!teacher || !teacher->feedback) { return tt_fail(ctx, TT_ERR_ARG, "tt_think_augment: teacher.feedback is NULL"); }
-    if (c.total_steps < 1) { return tt_fail(ctx, TT_ERR_ARG, "tt_think_augment: total_steps is %d, expected >= 1", c.total_steps); }
-    if (!(c.init_pct > 0 && c.init_pct <= 1 && c.min_pct > 0 && c.min_pct <= c.init_pct)) {
-        return tt_fail(ctx, TT_ERR_ARG, "tt_think_augment: init_pct is %g and min_pct %g, expected 0 < min_pct <= init_pct <= 1", (double)c.init_pct, (double)c.min_pct);
-    }
-    text.ctx = ctx;
-    chosen = (int *)tt_alloc(ctx, count, sizeof *chosen);
-    at = (size_t *)tt_alloc(ctx, 3 * count, sizeof *at);
-    attempts = (tt_attempt *)tt_alloc(ctx, count, sizeof *attempts);
-    feedback = (tt_feedback *)tt_alloc(ctx, count, sizeof *feedback);
-    if (!chosen || !at || !attempts || !feedback) { status = TT_ERR_MEM; }
-    m.pct = tt_think_pct(&c, step);
-    if (status == TT_OK) { n = tti_think_select(all, &c, step, chosen, &m); }
-    if (status == TT_OK && n > 0) { status = tti_think_ask(all, teacher, tokenizer, chosen, n, at, attempts, feedback, &text); }
-    for (i = 0; i < n && status == TT_OK; i++) { status = tti_think_replace(all, chosen[i], &feedback[i], tokenizer, &c, limit, end_token, &m); }
-    m.n_guided = n;
-    for (i = 0; i < n && status == TT_OK; i++) {
-        const tt_rollout *r = &all->items[chosen[i]];
-        m.teacher_tokens += feedback[i].n_tokens > 0 ? feedback[i].n_tokens : r->response_length - r->attempt_length;
-    }
+    tti_lesson l;
+    tt_status status = tti_think_check(all->ctx, how, &c);
+    if (status != TT_OK) { return status; }
+    memset(&l, 0, sizeof l);
+    l.all = all;
+    l.how = how;
+    l.config = &c;
+    l.metrics = &m;
+    status = tti_think_run(&l);
+    tti_lesson_free(&l);
     if (metrics && status == TT_OK) { *metrics = m; }
-    for (i = 0; feedback && i < n; i++) {
-        tti_free_said(&feedback[i].reason);
-        tti_free_said(&feedback[i].phrase);
-        tti_free_said(&feedback[i].opinion);
-    }
-    tt_free(ctx, chosen, count, sizeof *chosen);
-    tt_free(ctx, at, 3 * count, sizeof *at);
-    tt_free(ctx, attempts, count, sizeof *attempts);
-    tt_free(ctx, feedback, count, sizeof *feedback);
-    tt_text_free(&text);
     return status;
 }
+
+/* ---- [tt:think.score] what the feedback was worth ---- */
+
+static double tti_share(double part, double whole) { return whole > 0 ? part / whole : 0; }
+
 TT_API void tt_think_score(const tt_rollouts *all, tt_think_metrics *m) {
     double guided = 0, own = 0, hits = 0, wrong = 0, rescued = 0, right = 0, spoiled = 0, guided_sum = 0, own_sum = 0;
     int i;
@@ -13858,7 +14185,11 @@ TT_API void tt_think_score(const tt_rollouts *all, tt_think_metrics *m) {
         int now = r->rewards[0] > 0.5f, before = r->attempt_reward > 0.5f;
         double reward = isnan(r->reward) ? 0 : (double)r->reward;
         if (r->off_policy) { continue; }
-        if (!r->guided) { own++; own_sum += reward; continue; }
+        if (!r->guided) {
+            own++;
+            own_sum += reward;
+            continue;
+        }
         guided++;
         guided_sum += reward;
         hits += now;
@@ -13867,15 +14198,15 @@ TT_API void tt_think_score(const tt_rollouts *all, tt_think_metrics *m) {
         rescued += !before && now;
         spoiled += before && !now;
     }
-    m->guided_share = all->n ? guided / all->n : 0;
-    m->teacher_accuracy = guided > 0 ? hits / guided : 0;
-    m->rescue_rate = wrong > 0 ? rescued / wrong : 0;
-    m->spoil_rate = right > 0 ? spoiled / right : 0;
-    m->guided_reward = guided > 0 ? guided_sum / guided : 0;
-    m->own_reward = own > 0 ? own_sum / own : 0;
+    m->guided_share = tti_share(guided, all->n);
+    m->teacher_accuracy = tti_share(hits, guided);
+    m->rescue_rate = tti_share(rescued, wrong);
+    m->spoil_rate = tti_share(spoiled, right);
+    m->guided_reward = tti_share(guided_sum, guided);
+    m->own_reward = tti_share(own_sum, own);
 }
 
-/* ==== 12. trainer ==========================================================================
+/* ==== 13. train ==========================================================================
  * The loops that tie the chapters together. A task gives questions and rewards; several are built in. The
  * trainer turns questions into prompts, prompts into rollouts, rollouts (after a teacher's feedback) into
  * rewards, advantages, gradients and one update. Its only state is the model, the optimizer and a step
@@ -14290,7 +14621,7 @@ static int tti_read_value(const char *text, size_t size, int plain, tti_reader *
  * without dollars, commas of thousands and white space; but a blank stays between two numbers or words, and
  * "~" stands before a word that was \text{...} or a sign (%). Values are then written in lowest terms: equal
  * answers are equal texts. What is in doubt stays a text, which equals nothing but itself. */
-enum { TTI_ANSWER = 512, TTI_ANSWER_DEPTH = 12 };
+enum { TTI_ANSWER = 512, TTI_REACH = 4 * TTI_ANSWER, TTI_ANSWER_DEPTH = 12 };
 typedef struct tti_answer {
     char text[TTI_ANSWER];
     size_t size, unit;                /* of text; where its unit begins, else size */
@@ -14350,13 +14681,14 @@ static int tti_letters(const char *at, const char *end) {
 static size_t tti_plain_command(tti_answer *a, const char *at, const char *end) {
     static const struct { const char *name, *instead; } commands[] = {
         {"\\\\", "\\\\"}, {"\\left", ""}, {"\\right", ""}, {"\\!", ""}, {"\\(", ""}, {"\\)", ""},
-        {"\\[", ""}, {"\\]", ""}, {"\\$", ""}, {"$", ""}, {"\xE2\x82\xAC", ""}, {"\xC2\xA3", ""}, {"\\boxed", ""}, {"\\fbox", ""},
+        {"\\[", ""}, {"\\]", ""}, {"\\$", ""}, {"$", ""}, {"\xE2\x82\xAC", ""}, {"\xC2\xA3", ""},
+        {"\\boxed", ""}, {"\\fbox", ""},
         {"\\displaystyle", ""}, {"\\%", "~percent"}, {"%", "~percent"}, {"^\\circ", "~degrees"},
         {"^{\\circ}", "~degrees"}, {"\\degree", "~degrees"}, {"\xC2\xB0", "~degrees"}, {"\\cdot", "*"},
         {"\\times", "*"}, {"\xC3\x97", "*"}, {"\xC2\xB7", "*"}, {"\\div", "/"}, {"\xC3\xB7", "/"},
         {"\xE2\x81\x84", "/"}, {"\xE2\x88\x92", "-"}, {"\xE2\x80\x93", "-"}, {"minus ", "-"},
-        {"negative ", "-"}, {"\xCF\x80", "\\pi"}, {"\xE2\x88\x9E", "\\infty"}, {"\\leq", "\\le"}, {"\\geq", "\\ge"},
-        {"\\neq", "\\ne"},
+        {"negative ", "-"}, {"\xCF\x80", "\\pi"}, {"\xE2\x88\x9E", "\\infty"}, {"\\leq", "\\le"},
+        {"\\geq", "\\ge"}, {"\\neq", "\\ne"},
         {"\xC2\xBC", "\\frac{1}{4}"}, {"\xC2\xBD", "\\frac{1}{2}"}, {"\xC2\xBE", "\\frac{3}{4}"},
         {"\xE2\x85\x93", "\\frac{1}{3}"}, {"\xE2\x85\x94", "\\frac{2}{3}"}
     };
@@ -14539,17 +14871,18 @@ static int tti_is_bracketed(const char *text, size_t size) {
 }
 
 /* 2024-05-06, 3-5, 1-1/2: what may be a date, a range, a number of a telephone or a mixed one is no
- * difference. */
+ * difference. But a range rises: 10-5 is one. */
 static int tti_is_hyphened(const char *text, size_t size) {
-    size_t i, hyphens = 0;
+    size_t i, signs = 0, first = 0, second;
     for (i = 0; i < size; i++) {
-        hyphens += text[i] == '-';
-        if (!tti_is_digit(text[i]) &&
-            ((text[i] != '-' && text[i] != '/') || i == 0 || !tti_is_digit(text[i - 1]))) {
-            return 0;
-        }
+        if (tti_is_digit(text[i])) { continue; }
+        if (!tti_one_byte_of(text[i], "-/") || i == 0 || !tti_is_digit(text[i - 1])) { return 0; }
+        if (text[i] == '-') { first = i; }
+        signs++;
     }
-    return hyphens > 0;
+    second = size - first - 1;
+    if (first == 0 || signs > 1) { return first > 0; }
+    return first < second || (first == second && memcmp(text, text + first + 1, first) <= 0);
 }
 
 static void tti_form_write(tti_answer *a, const char *text, size_t size, int nested) {
@@ -14580,7 +14913,8 @@ static int tti_is_unit(const char *at, const char *end) {
         "cm", "mm", "km", "kg", "mg", "ml", "mL", "ft", "yd", "mi", "lb", "oz", "hr"
     };
     static const char *const words[] = {
-        "or", "and", "more", "less", "than", "mod", "not", "hundred", "thousand", "million", "billion", "trillion"
+        "or", "and", "more", "less", "than", "mod", "not",
+        "hundred", "thousand", "million", "billion", "trillion"
     };
     char before = *at;
     int n;
@@ -14671,6 +15005,8 @@ static void tti_answer_read(const char *text, size_t size, tti_answer *a) {
     size_t from;
     memset(&plain, 0, sizeof plain);
     memset(a, 0, sizeof *a);
+    a->too_long = size > TTI_REACH;
+    if (a->too_long) { return; }
     while (size > 0 && tti_is_space(*text)) { text++; size--; }
     while (size > 0 && (tti_is_space(text[size - 1]) || text[size - 1] == '.')) { size--; }
     if (tti_is_hyphened(text, size)) {
@@ -14738,6 +15074,11 @@ TT_API int tt_answer_equal(const char *gold, size_t gold_size, const char *said,
 typedef struct tti_span { const char *at, *end; } tti_span;      /* at NULL: none */
 enum { TTI_WORDS = 4 };
 
+/* No answer reaches further: what a model writes costs time in proportion to its size. */
+static const char *tti_reach(const char *at, const char *end) {
+    return end - at > TTI_REACH ? at + TTI_REACH : end;
+}
+
 static tti_span tti_span_of(const char *at, const char *end) {
     tti_span s;
     s.at = at;
@@ -14768,21 +15109,21 @@ static tti_span tti_trimmed(tti_span s) {
 static tti_span tti_boxed(tti_span text) {
     static const char *const names[] = {"\\boxed", "\\fbox"};
     tti_span found = {NULL, NULL};
-    const char *at;
+    const char *at, *end;
     size_t k, n;
     for (at = text.at; at < text.end; at++) {
-        tti_span inside = {NULL, NULL};
+        tti_span inside;
         n = tti_one_of(at, text.end, names, 2, &k);
         if (n == 0 || tti_letters(at + n, text.end) > 0) { continue; }
         inside.at = at + n;
         while (inside.at < text.end && *inside.at == ' ') { inside.at++; }
-        n = inside.at < text.end && *inside.at == '{' ? tti_braces(inside.at, text.end) : 0;
+        inside.end = inside.at;
+        end = tti_reach(inside.at, text.end);
+        n = inside.at < end && *inside.at == '{' ? tti_braces(inside.at, end) : 0;
         if (n > 0) {
             inside = tti_span_of(inside.at + 1, inside.at + n - 1);
-        } else {
-            inside.end = inside.at;
-            while (inside.end < text.end && !tti_one_byte_of(*inside.end, " \n\t\r$")) { inside.end++; }
-            if (inside.at == inside.end || !tti_one_byte_of(*inside.at, "0123456789-.\\")) { continue; }
+        } else if (inside.at < end && tti_one_byte_of(*inside.at, "0123456789-.\\")) {
+            while (inside.end < end && !tti_one_byte_of(*inside.end, " \n\t\r$")) { inside.end++; }
         }
         if (tti_trimmed(inside).at < inside.end) { found = inside; }
     }
@@ -14799,7 +15140,7 @@ static size_t tti_gap(const char *at, const char *end) {
         for (i = 2; i < n && i < 32 && !tti_is_space(at[i]); i++) { if (at[i] == '>') { return i + 1; } }
     }
     if (tti_begins(at, end, "<<")) {
-        for (i = 2; i + 1 < n && at[i] != '\n'; i++) {
+        for (i = 2; i + 1 < n && i < TTI_REACH && at[i] != '\n'; i++) {
             if (at[i] == '>' && at[i + 1] == '>') { return i + 2; }
         }
     }
@@ -14820,6 +15161,7 @@ static size_t tti_math(const char *at, const char *end) {
     if (n == 0) { return 0; }
     close = closes[k];
     if (n == 1 && (end - at < 2 || tti_is_space(at[1]))) { return 0; }
+    end = tti_reach(at, end);
     for (to = at + n; to < end && *to != '\n'; to++) {
         if (*to == '\\' && !tti_begins(to, end, close)) { to++; continue; }
         if (!tti_begins(to, end, close) || to == at + n) { continue; }
@@ -14832,7 +15174,7 @@ static size_t tti_math(const char *at, const char *end) {
 static const char *tti_word_end(const char *at, const char *end) {
     while (at < end && tti_gap(at, end) == 0) {
         size_t n = tti_math(at, end);
-        if (n == 0 && *at == '{') { n = tti_braces(at, end); }
+        if (n == 0 && *at == '{') { n = tti_braces(at, tti_reach(at, end)); }
         at += n ? n : 1;
     }
     return at;
@@ -14847,6 +15189,7 @@ static int tti_open_brackets(tti_span s) {
 
 /* A word without the punctuation around it. */
 static tti_span tti_bare(tti_span s) {
+    if (s.end - s.at > TTI_REACH) { return s; }
     for (; s.at < s.end; s.end--) {
         char c = s.end[-1];
         if (!tti_one_byte_of(c, ".,;:!?'\"*_`#\\") &&
@@ -14873,15 +15216,14 @@ static tti_span tti_bare(tti_span s) {
 /* What follows the last "=" of a word (x=5), or a colon after a letter; $...$ stays whole. */
 static tti_span tti_after_sign(tti_span word) {
     const char *at;
-    if (tti_math(word.at, word.end) == (size_t)(word.end - word.at)) { return word; }
+    size_t size = (size_t)(word.end - word.at);
+    if (size > TTI_REACH || tti_math(word.at, word.end) == size) { return word; }
     for (at = word.end - 1; at > word.at; at--) {
-        tti_span rest = tti_bare(tti_trimmed(tti_span_of(at + 1, word.end)));
-        tti_span left = tti_span_of(word.at, at);
-        if (*at == '=' && !tti_one_byte_of(at[-1], "<>!") && tti_has_digit(rest) &&
-            (tti_has_digit(left) || *left.at != '-')) {
-            return rest;
-        }
-        if (*at == ':' && !tti_is_digit(at[-1]) && tti_has_digit(rest)) { return rest; }
+        int equals = *at == '=' && !tti_one_byte_of(at[-1], "<>!");
+        tti_span rest = tti_span_of(at + 1, word.end);
+        if (equals && *word.at == '-') { equals = tti_has_digit(tti_span_of(word.at, at)); }   /* not -x=5 */
+        if (!equals && (*at != ':' || tti_is_digit(at[-1]))) { continue; }
+        if (tti_has_digit(rest)) { return tti_bare(tti_trimmed(rest)); }
     }
     return *word.at == '=' ? tti_span_of(word.at + 1, word.end) : word;
 }
@@ -14974,7 +15316,8 @@ static tti_span tti_whole_bracket(tti_span number, tti_span raw, const char *beg
     const char *at = number.at, *close = number.end;
     int depth = 1, commas = 0;
     while (close < raw.end && !tti_one_byte_of(*close, ")]")) { close++; }
-    if (close == raw.end) { return number; }
+    if (close >= raw.end) { return number; }
+    if (at - begin > TTI_REACH) { begin = at - TTI_REACH; }
     while (at > begin && depth > 0 && at[-1] != '\n') {
         int word = tti_is_letter(at[-1]) && (at - begin < 2 || (!tti_is_letter(at[-2]) && at[-2] != '\\'));
         if (word) { break; }
@@ -15060,8 +15403,8 @@ static tti_span tti_hashed(tti_span text, int number) {
     const char *at;
     int n;
     for (at = text.end; at > text.at; at--) {
-        tti_span after = tti_span_of(at + 3, text.end);
-        if (tti_begins(at - 1, text.end, "####") && tti_trimmed(after).at < text.end) { break; }
+        if (!tti_begins(at - 1, text.end, "####")) { continue; }
+        if (tti_trimmed(tti_span_of(at + 3, text.end)).at < text.end) { break; }
     }
     if (at == text.at) { return none; }
     for (at += 3; at < text.end && *at == '#'; at++) { }
@@ -16106,85 +16449,6 @@ TT_API tt_task tt_task_jsonl(tt_jsonl *data, const char *prompt_template, const 
     return task;
 }
 
-/* ---- questions, prompts, verdicts ---- */
-typedef struct tti_prompts {
-    tt_context *ctx;
-    int n;
-    tt_text questions, answers;       /* NUL-terminated one after another         */
-    tt_ids ids;                       /* all prompts end to end                   */
-    size_t *question, *answer, *ids_at;   /* [n]: where each begins               */
-    tt_request *requests;             /* [n]                                      */
-} tti_prompts;
-
-static void tti_prompts_free(tti_prompts *p) {
-    size_t n = (size_t)p->n;
-    tt_text_free(&p->questions);
-    tt_text_free(&p->answers);
-    tt_ids_free(&p->ids);
-    tt_free(p->ctx, p->question, n, sizeof *p->question);
-    tt_free(p->ctx, p->answer, n, sizeof *p->answer);
-    tt_free(p->ctx, p->ids_at, n, sizeof *p->ids_at);
-    tt_free(p->ctx, p->requests, n, sizeof *p->requests);
-}
-/* A callback of the user's, called after tt_error_clear, gave status: an error that it did not say is named here. */
-static tt_status tti_called(tt_context *ctx, tt_status status, const char *who, uint64_t number) {
-    if (status == TT_OK || tt_error_status(ctx) != TT_OK) { return status; }
-    return tt_fail(ctx, status, "%s %llu failed: %s", who, (unsigned long long)number, tt_status_name(status));
-}
-static tt_status tti_task_question(tt_context *ctx, const tt_task *task, int split, uint64_t index, tt_text *question, tt_text *answer) {
-    if (!ctx->graph_error) { tt_error_clear(ctx); }
-    return tti_called(ctx, task->question(task->user, split, index, question, answer), split ? "task.question: held-out question" : "task.question: question", index);
-}
-static tt_status tti_prompts_add(tti_prompts *p, int i, const tt_task *task, const tt_tokenizer *tokenizer, int split, uint64_t index) {
-    tt_status status;
-    p->question[i] = p->questions.size;
-    p->answer[i] = p->answers.size;
-    p->ids_at[i] = p->ids.size;
-    status = tti_task_question(p->ctx, task, split, index, &p->questions, &p->answers);
-    if (status == TT_OK) { status = tt_text_append(&p->questions, "", 1); }
-    if (status == TT_OK) { status = tt_text_append(&p->answers, "", 1); }
-    if (status == TT_OK) {
-        const char *question = p->questions.data + p->question[i];
-        status = tt_encode_prompt(tokenizer, task->prompt_template, strlen(task->prompt_template), question, strlen(question), &p->ids);
-    }
-    p->requests[i].prompt_length = (int)(p->ids.size - p->ids_at[i]);
-    if (status == TT_OK && p->requests[i].prompt_length < 1) { status = tt_fail(p->ctx, TT_ERR_ARG, "task %s: prompt %d has no token", task->name ? task->name : "", i); }
-    return status;
-}
-/* After the last tti_prompts_add: the ids stand still. */
-static void tti_prompts_point(tti_prompts *p) {
-    int i;
-    for (i = 0; i < p->n; i++) { p->requests[i].prompt = p->ids.data + p->ids_at[i]; }
-}
-/* indices[i] is the question's number, ids[i] names the random stream of its samples. On failure too,
- * tti_prompts_free. */
-static tt_status tti_prompts_make(tti_prompts *p, tt_context *ctx, const tt_task *task, const tt_tokenizer *tokenizer,
-                                  int split, const uint64_t *indices, const uint64_t *ids, int n, int n_samples) {
-    int i;
-    tt_status status = TT_OK;
-    memset(p, 0, sizeof *p);
-    p->ctx = p->questions.ctx = p->answers.ctx = p->ids.ctx = ctx;
-    p->n = n;
-    p->question = (size_t *)tt_alloc(ctx, (size_t)n, sizeof *p->question);
-    p->answer = (size_t *)tt_alloc(ctx, (size_t)n, sizeof *p->answer);
-    p->ids_at = (size_t *)tt_alloc(ctx, (size_t)n, sizeof *p->ids_at);
-    p->requests = (tt_request *)tt_alloc(ctx, (size_t)n, sizeof *p->requests);
-    if (!p->question || !p->answer || !p->ids_at || !p->requests) { return TT_ERR_MEM; }
-    for (i = 0; i < n && status == TT_OK; i++) { status = tti_prompts_add(p, i, task, tokenizer, split, indices[i]); }
-    for (i = 0; i < n; i++) {
-        p->requests[i].n = n_samples;
-        p->requests[i].id = ids[i];
-    }
-    tti_prompts_point(p);
-    return status;
-}
-static const char *tti_question_of(const tti_prompts *p, int i) { return p->questions.data + p->question[i]; }
-
-/* ---- prompts that are too long ---- */
-static tt_status tti_prompt_length(const tt_tokenizer *tokenizer, const char *prompt_template, const char *question, tt_ids *scratch) {
-    scratch->size = 0;
-    return tt_encode_prompt(tokenizer, prompt_template, strlen(prompt_template), question, strlen(question), scratch);
-}
 TT_API tt_status tt_jsonl_limit(tt_jsonl *data, const tt_tokenizer *tokenizer, const char *prompt_template, int max_tokens, int *n_left_out) {
     int held_out = tt_jsonl_count(data, 1), train = tt_jsonl_count(data, 0), kept = 0, n_long = 0, longest = 0, first = 0, i;
     tt_ids ids = TT_INIT;
@@ -16192,7 +16456,8 @@ TT_API tt_status tt_jsonl_limit(tt_jsonl *data, const tt_tokenizer *tokenizer, c
     ids.ctx = data->ctx;
     for (i = 0; i < data->n && status == TT_OK; i++) {
         const size_t *at = data->offsets + 2 * (size_t)i;
-        status = tti_prompt_length(tokenizer, prompt_template, data->text.data + at[0], &ids);
+        ids.size = 0;
+        status = tt_encode_prompt(tokenizer, prompt_template, strlen(prompt_template), data->text.data + at[0], strlen(data->text.data + at[0]), &ids);
         if (status != TT_OK) { break; }
         if ((int)ids.size > max_tokens) {
             if (n_long++ == 0) { first = (int)data->lines.data[i]; }
@@ -16215,6 +16480,237 @@ TT_API tt_status tt_jsonl_limit(tt_jsonl *data, const tt_tokenizer *tokenizer, c
     }
     return TT_OK;
 }
+
+/* ---- [tt:train.prompts] questions of a task as prompts ---- */
+
+/* A callback of the user's, called after tt_error_clear, gave status: an error that it did not say is named here. */
+static tt_status tti_called(tt_context *ctx, tt_status status, const char *who, uint64_t number) {
+    if (status == TT_OK || tt_error_status(ctx) != TT_OK) { return status; }
+    return tt_fail(ctx, status, "%s %llu failed: %s", who, (unsigned long long)number, tt_status_name(status));
+}
+
+static tt_status tti_task_question(tt_context *ctx, const tt_task *task, int split, uint64_t index, tt_text *question, tt_text *answer) {
+    const char *who = split ? "task.question: held-out question" : "task.question: question";
+    if (!ctx->graph_error) { tt_error_clear(ctx); }
+    return tti_called(ctx, task->question(task->user, split, index, question, answer), who, index);
+}
+
+TT_API void tt_prompts_free(tt_prompts *p) {
+    size_t n = (size_t)p->n;
+    if (!p->ctx) { return; }
+    tt_text_free(&p->texts);
+    tt_ids_free(&p->ids);
+    tt_free(p->ctx, p->at, 3 * n, sizeof *p->at);
+    tt_free(p->ctx, p->requests, n, sizeof *p->requests);
+    memset(p, 0, sizeof *p);
+}
+
+TT_API tt_status tt_prompts_create(tt_context *ctx, const tt_task *task, const tt_tokenizer *tokenizer, int n, tt_prompts *out) {
+    memset(out, 0, sizeof *out);
+    out->ctx = out->texts.ctx = out->ids.ctx = ctx;
+    out->task = task;
+    out->tokenizer = tokenizer;
+    out->n = n;
+    out->at = (size_t *)tt_alloc(ctx, 3 * (size_t)n, sizeof *out->at);
+    out->requests = (tt_request *)tt_alloc(ctx, (size_t)n, sizeof *out->requests);
+    if (out->at && out->requests) { return TT_OK; }
+    tt_prompts_free(out);
+    return TT_ERR_MEM;
+}
+
+TT_API const char *tt_prompts_question(const tt_prompts *p, int i) { return p->texts.data + p->at[3 * i]; }
+TT_API const char *tt_prompts_answer(const tt_prompts *p, int i) { return p->texts.data + p->at[3 * i + 1]; }
+
+/* Asks the task for a question and its answer: question NUL answer NUL at the end of texts. */
+static tt_status tti_prompts_ask(tt_prompts *p, int i, int split, uint64_t number) {
+    tt_text answer = TT_INIT;
+    size_t *at = p->at + 3 * (size_t)i;
+    tt_status status;
+    answer.ctx = p->ctx;
+    at[0] = p->texts.size;
+    TTI_TRY(tti_task_question(p->ctx, p->task, split, number, &p->texts, &answer));
+    TTI_TRY(tt_text_append(&p->texts, "", 1));
+    at[1] = p->texts.size;
+    TTI_TRY(tt_text_append(&p->texts, answer.data ? answer.data : "", answer.size));
+    TTI_TRY(tt_text_append(&p->texts, "", 1));
+done:
+    tt_text_free(&answer);
+    return status;
+}
+
+TT_API tt_status tt_prompts_set(tt_prompts *p, int i, int split, uint64_t number) {
+    const char *pattern = p->task->prompt_template, *question;
+    size_t begin = p->ids.size;
+    tt_status status;
+    int k;
+    TTI_TRY(tti_prompts_ask(p, i, split, number));
+    question = tt_prompts_question(p, i);
+    TTI_TRY(tt_encode_prompt(p->tokenizer, pattern, strlen(pattern), question, strlen(question), &p->ids));
+    p->at[3 * i + 2] = begin;
+    p->requests[i].prompt_length = (int)(p->ids.size - begin);
+    if (p->requests[i].prompt_length < 1) {
+        status = tt_fail(p->ctx, TT_ERR_ARG, "task %s: prompt %d has no token", p->task->name ? p->task->name : "", i);
+        goto done;
+    }
+    for (k = 0; k < p->n; k++) { p->requests[k].prompt = p->ids.data + p->at[3 * k + 2]; }      /* ids may have moved */
+done:
+    return status;
+}
+
+TT_API tt_status tt_prompts_input(const tt_prompts *p, int i, tt_text *response, tt_reward_input *in) {
+    tt_status status;
+    response->size = 0;
+    status = tt_decode(p->tokenizer, in->tokens, (size_t)(in->n_tokens - (in->stopped ? 1 : 0)), 0, response);
+    in->prompt = i;
+    in->question = tt_prompts_question(p, i);
+    in->answer = tt_prompts_answer(p, i);
+    in->response = response->data;
+    in->response_size = response->size;
+    return status;
+}
+
+/* What trainer and evaluation ask of model, tokenizer and task. */
+TT_API tt_status tt_task_check(tt_model *model, const tt_tokenizer *tokenizer, const tt_task *task, const char *who, int *end_token) {
+    tt_context *ctx = tt_model_context(model);
+    const char *missing = !tokenizer ? "tokenizer" : !task ? "task" : !task->question ? "task.question" :
+                          !task->reward ? "task.reward" : !task->end_token ? "task.end_token" : NULL;
+    int vocab = tt_model_config_get(model)->vocab_size;
+    if (missing) { return tt_fail(ctx, TT_ERR_ARG, "%s: %s is NULL", who, missing); }
+    if (!task->prompt_template || !strstr(task->prompt_template, "{question}")) {
+        return tt_fail(ctx, TT_ERR_ARG, "%s: task.prompt_template is \"%.60s\", expected a text with {question}", who,
+                       task->prompt_template ? task->prompt_template : "");
+    }
+    if (tt_vocab_size(tokenizer) > vocab) {
+        return tt_fail(ctx, TT_ERR_ARG, "%s: the tokenizer has %d tokens, the model's vocab_size is %d", who,
+                       tt_vocab_size(tokenizer), vocab);
+    }
+    *end_token = tt_token_id(tokenizer, task->end_token);
+    if (*end_token >= 0) { return TT_OK; }
+    return tt_fail(ctx, TT_ERR_ARG, "%s: task.end_token is \"%.60s\", which is no token of the tokenizer", who, task->end_token);
+}
+
+/* ---- [tt:train.rewards] reward functions are the user's: what fails in them costs a response its score, not the run
+ * its life ---- */
+
+static int tti_stops_run(tt_status status) { return status == TT_ERR_STOP || status == TT_ERR_MEM; }
+
+/* After a call that gave status: counts and logs the failure, names where it was. */
+static void tti_reward_failed(tt_context *ctx, tt_reward_errors *errors, const char *name, const tt_reward_input *in, tt_status status) {
+    char why[sizeof errors->text];
+    snprintf(why, sizeof why, "%.500s", tt_error_status(ctx) == status ? tt_error(ctx) : tt_status_name(status));
+    tt_fail(ctx, status, "reward %s of prompt %d, sample %d: %.400s", name ? name : "", in->prompt, in->sample, why);
+    if (errors->n++ == 0) {
+        errors->status = status;
+        snprintf(errors->text, sizeof errors->text, "%.500s", tt_error(ctx));
+    }
+    tt_error_clear(ctx);
+}
+
+TT_API tt_status tt_reward_call(tt_context *ctx, const tt_reward *r, const tt_reward_input *in, tt_reward_errors *errors, float *out) {
+    tt_status status;
+    *out = (float)NAN;
+    tt_error_clear(ctx);
+    status = r->reward(r->user, in, out);
+    if (tti_stops_run(status)) { return status; }
+    if (status == TT_OK && isinf(*out)) {
+        status = tt_fail(ctx, TT_ERR_NUMBER, "it is %g, expected a finite number", (double)*out);
+    }
+    if (status == TT_OK) { return TT_OK; }
+    *out = (float)NAN;
+    tti_reward_failed(ctx, errors, r->name, in, status);
+    return TT_OK;
+}
+
+/* ---- [tt:train.judge] what a response did ---- */
+
+/* Where a response begins to reflect, by these words; its end if it does not. */
+static size_t tti_reflection_at(const char *response) {
+    static const char *const words[] = {"wait", "Wait", "check", "Check", "verify", "Verify", "mentor", "Mentor"};
+    size_t first = strlen(response), i;
+    for (i = 0; i < sizeof words / sizeof *words; i++) {
+        const char *at = strstr(response, words[i]);
+        if (at && (size_t)(at - response) < first) { first = (size_t)(at - response); }
+    }
+    return first;
+}
+
+/* Which reflection it is, by the first kind of which a word occurs; none of them: not told. */
+static tt_behaviour tti_behaviour_by_words(const char *reflection) {
+    static const struct { tt_behaviour kind; const char *word; } words[] = {
+        {TT_SELF_CONSULTATION, "mentor"}, {TT_SELF_CONSULTATION, "Mentor"}, {TT_SELF_CRITIQUE, "should have"},
+        {TT_SELF_CRITIQUE, "should check"}, {TT_SELF_CONFLICT, "wrong"}, {TT_SELF_CONFLICT, "mistake"},
+        {TT_SELF_CONFLICT, "incorrect"}, {TT_SELF_CONFLICT, "contradict"}, {TT_SELF_CONFLICT, "error"},
+        {TT_SELF_AGREEMENT, "correct"}, {TT_SELF_AGREEMENT, "confirm"}, {TT_SELF_AGREEMENT, "holds"},
+        {TT_SELF_AGREEMENT, "agree"}
+    };
+    size_t k;
+    for (k = 0; k < sizeof words / sizeof *words; k++) {
+        if (strstr(reflection, words[k].word)) { return words[k].kind; }
+    }
+    return TT_NO_REFLECTION;
+}
+
+/* The first attempt is what stands before the reflection; the task's reward judges it as it judges the whole. */
+static tt_status tti_judge_by_reward(tt_context *ctx, const tt_task *task, const tt_reward_input *in, float reward, tt_outcome *out) {
+    tt_text attempt = TT_INIT;
+    tt_reward_input first = *in;
+    tt_status status;
+    out->final_right = out->first_right = reward > 0.5f;
+    first.response_size = tti_reflection_at(in->response);
+    if (first.response_size == in->response_size) { return TT_OK; }
+    out->reflects = 1;
+    out->behaviour = tti_behaviour_by_words(in->response + first.response_size);
+    attempt.ctx = ctx;
+    TTI_TRY(tt_text_append(&attempt, in->response, first.response_size));
+    first.response = attempt.data;
+    first.stopped = 1;
+    TTI_TRY(task->reward(task->user, &first, &reward));
+    out->first_right = reward > 0.5f;
+done:
+    tt_text_free(&attempt);
+    return status;
+}
+
+TT_API tt_status tt_judge(tt_context *ctx, const tt_task *task, const tt_reward_input *in, float reward,
+                          tt_reward_errors *errors, tt_outcome *out) {
+    tt_status status;
+    memset(out, 0, sizeof *out);
+    if (isnan(reward)) { return TT_OK; }
+    status = task->judge ? task->judge(task->user, in, out) : tti_judge_by_reward(ctx, task, in, reward, out);
+    if (status == TT_OK || tti_stops_run(status)) { return status; }
+    memset(out, 0, sizeof *out);
+    tti_reward_failed(ctx, errors, task->name, in, status);
+    return TT_OK;
+}
+
+TT_API void tt_tally_add(tt_tally *t, const tt_outcome *o, int length, int stopped) {
+    t->n++;
+    t->right += o->final_right;
+    t->first += o->first_right;
+    t->reflects += o->reflects;
+    t->corrected += o->final_right && !o->first_right;
+    t->spoiled += o->first_right && !o->final_right;
+    t->length += length;
+    t->stopped += stopped;
+    t->behaviour[o->behaviour]++;
+}
+
+static double tti_ratio(double a, double b) { return b > 0 ? a / b : 0; }
+
+TT_API tt_rates tt_tally_rates(const tt_tally *t) {
+    tt_rates r;
+    int i;
+    r.accuracy = tti_ratio(t->right, t->n);
+    r.first_accuracy = tti_ratio(t->first, t->n);
+    r.reflection_rate = tti_ratio(t->reflects, t->n);
+    r.correction_rate = tti_ratio(t->corrected, t->n - t->first);
+    r.spoil_rate = tti_ratio(t->spoiled, t->first);
+    r.mean_length = tti_ratio(t->length, t->n);
+    r.stopped_rate = tti_ratio(t->stopped, t->n);
+    for (i = 0; i < TT_N_BEHAVIOURS; i++) { r.behaviour[i] = tti_ratio(t->behaviour[i], t->n); }
+    return r;
+}
+
 /* All that a task without end may ask cannot be looked at: of such a task, nothing is. */
 static tt_status tti_check_prompts(tt_context *ctx, const char *who, const tt_task *task, const tt_tokenizer *tokenizer, int split, int n, int max_new_tokens, int limit) {
     tt_text question = TT_INIT, answer = TT_INIT;
@@ -16226,7 +16722,8 @@ static tt_status tti_check_prompts(tt_context *ctx, const char *who, const tt_ta
         question.size = answer.size = 0;
         status = tti_task_question(ctx, task, split, (uint64_t)i, &question, &answer);
         if (status == TT_OK) { status = tt_text_append(&question, "", 0); }
-        if (status == TT_OK) { status = tti_prompt_length(tokenizer, task->prompt_template, question.data, &ids); }
+        ids.size = 0;
+        if (status == TT_OK) { status = tt_encode_prompt(tokenizer, task->prompt_template, strlen(task->prompt_template), question.data, strlen(question.data), &ids); }
         if (status != TT_OK || ids.size <= (size_t)(limit - max_new_tokens)) { continue; }
         status = tt_fail(ctx, TT_ERR_ARG, "%s: question %d (\"%.40s\") makes a prompt of %lu tokens, which leaves no room for %d new ones in max_position_embeddings %d; see tt_jsonl_limit",
                          who, i, question.data, (unsigned long)ids.size, max_new_tokens, limit);
@@ -16235,154 +16732,6 @@ static tt_status tti_check_prompts(tt_context *ctx, const char *who, const tt_ta
     tt_text_free(&question);
     tt_text_free(&answer);
     return status;
-}
-
-/* Without a judge of its own: a response reflects if it holds one of these words; the first attempt is
- * what stands before it. */
-static size_t tti_reflection_at(const char *response) {
-    static const char *const words[] = {"wait", "Wait", "check", "Check", "verify", "Verify", "mentor", "Mentor"};
-    size_t first = strlen(response), i;
-    for (i = 0; i < sizeof words / sizeof *words; i++) {
-        const char *at = strstr(response, words[i]);
-        if (at && (size_t)(at - response) < first) { first = (size_t)(at - response); }
-    }
-    return first;
-}
-/* Which reflection it is, by the first kind of which a word occurs; none of them: not told. */
-static tt_behaviour tti_behaviour_by_words(const char *reflection) {
-    static const struct { tt_behaviour kind; const char *word; } words[] = {
-        {TT_SELF_CONSULTATION, "mentor"}, {TT_SELF_CONSULTATION, "Mentor"}, {TT_SELF_CRITIQUE, "should have"}, {TT_SELF_CRITIQUE, "should check"},
-        {TT_SELF_CONFLICT, "wrong"}, {TT_SELF_CONFLICT, "mistake"}, {TT_SELF_CONFLICT, "incorrect"}, {TT_SELF_CONFLICT, "contradict"}, {TT_SELF_CONFLICT, "error"},
-        {TT_SELF_AGREEMENT, "correct"}, {TT_SELF_AGREEMENT, "confirm"}, {TT_SELF_AGREEMENT, "holds"}, {TT_SELF_AGREEMENT, "agree"}
-    };
-    size_t k;
-    for (k = 0; k < sizeof words / sizeof *words; k++) { if (strstr(reflection, words[k].word)) { return words[k].kind; } }
-    return TT_NO_REFLECTION;
-}
-static tt_status tti_judge_by_reward(tt_context *ctx, const tt_task *task, const tt_reward_input *in, float reward, tt_outcome *out) {
-    tt_text attempt = TT_INIT;
-    tt_reward_input first = *in;
-    tt_status status;
-    out->final_right = out->first_right = reward > 0.5f;
-    first.response_size = tti_reflection_at(in->response);
-    if (first.response_size == in->response_size) { return TT_OK; }
-    out->reflects = 1;
-    out->behaviour = tti_behaviour_by_words(in->response + first.response_size);
-    attempt.ctx = ctx;
-    status = tt_text_append(&attempt, in->response, first.response_size);
-    first.response = attempt.data;
-    first.stopped = 1;
-    if (status == TT_OK) { status = task->reward(task->user, &first, &reward); }
-    out->first_right = reward > 0.5f;
-    tt_text_free(&attempt);
-    return status;
-}
-/* Reward functions are the user's: what fails in them costs a response its score, not the run its life. */
-typedef struct tti_reward_errors { int n; tt_status status; char text[TTI_ERROR_SIZE]; } tti_reward_errors;      /* how many, and the first */
-static int tti_stops_run(tt_status status) { return status == TT_ERR_STOP || status == TT_ERR_MEM; }
-/* After a call that gave status: counts and logs a failure, names where it was. */
-static void tti_reward_failed(tt_context *ctx, tti_reward_errors *errors, const char *name, int prompt, int sample, tt_status status) {
-    char why[TTI_ERROR_SIZE];
-    snprintf(why, sizeof why, "%s", tt_error_status(ctx) == status ? tt_error(ctx) : tt_status_name(status));
-    tt_fail(ctx, status, "reward %s of prompt %d, sample %d: %.400s", name ? name : "", prompt, sample, why);
-    if (errors->n++ == 0) {
-        errors->status = status;
-        memcpy(errors->text, ctx->error, sizeof errors->text);
-    }
-    tt_error_clear(ctx);
-}
-static tt_status tti_reward_call(tt_context *ctx, const tt_reward *r, const tt_reward_input *in, int prompt, int sample, tti_reward_errors *errors, float *out) {
-    tt_status status;
-    *out = (float)NAN;
-    tt_error_clear(ctx);
-    status = r->reward(r->user, in, out);
-    if (tti_stops_run(status)) { return status; }
-    if (status == TT_OK && isinf(*out)) { status = tt_fail(ctx, TT_ERR_NUMBER, "it is %g, expected a finite number", (double)*out); }
-    if (status == TT_OK) { return TT_OK; }
-    *out = (float)NAN;
-    tti_reward_failed(ctx, errors, r->name, prompt, sample, status);
-    return TT_OK;
-}
-/* Decodes tokens[0..n) into scratch; in points there. */
-static tt_status tti_reward_input(const tt_tokenizer *tokenizer, const tti_prompts *p, int i, const int32_t *tokens, int n, int stopped, tt_text *scratch, tt_reward_input *in) {
-    tt_status status;
-    scratch->size = 0;
-    status = tt_decode(tokenizer, tokens, (size_t)(n - (stopped ? 1 : 0)), 0, scratch);
-    in->question = tti_question_of(p, i);
-    in->answer = p->answers.data + p->answer[i];
-    in->response = scratch->data;
-    in->response_size = scratch->size;
-    in->stopped = stopped;
-    in->tokens = tokens;
-    in->n_tokens = n;
-    return status;
-}
-static tt_reward tti_task_reward(const tt_task *task) {
-    tt_reward r = TT_INIT;
-    r.name = task->name;
-    r.reward = task->reward;
-    r.user = task->user;
-    return r;
-}
-/* What a response with that reward of the task did; nothing if the reward has failed or the judge does. */
-static tt_status tti_judge(tt_context *ctx, const tt_task *task, const tt_reward_input *in, float reward, int prompt, int sample, tti_reward_errors *errors, tt_outcome *out) {
-    tt_status status;
-    memset(out, 0, sizeof *out);
-    if (isnan(reward)) { return TT_OK; }
-    status = task->judge ? task->judge(task->user, in, out) : tti_judge_by_reward(ctx, task, in, reward, out);
-    if (status == TT_OK || tti_stops_run(status)) { return status; }
-    memset(out, 0, sizeof *out);
-    tti_reward_failed(ctx, errors, task->name, prompt, sample, status);
-    return TT_OK;
-}
-/* Sums of outcomes; tti_tally_finish makes rates of them. */
-typedef struct tti_tally { double n, right, first, reflects, corrected, spoiled, length, stopped, behaviour[TT_N_BEHAVIOURS]; } tti_tally;
-static void tti_tally_add(tti_tally *t, const tt_outcome *o, int length, int stopped) {
-    t->n++;
-    t->right += o->final_right;
-    t->first += o->first_right;
-    t->reflects += o->reflects;
-    t->corrected += o->final_right && !o->first_right;
-    t->spoiled += o->first_right && !o->final_right;
-    t->length += length;
-    t->stopped += stopped;
-    t->behaviour[o->behaviour]++;
-}
-static double tti_ratio(double a, double b) { return b > 0 ? a / b : 0; }
-static void tti_tally_finish(const tti_tally *t, tt_evaluation *out) {
-    int i;
-    out->n = (int)t->n;
-    out->accuracy = tti_ratio(t->right, t->n);
-    out->first_accuracy = tti_ratio(t->first, t->n);
-    out->reflection_rate = tti_ratio(t->reflects, t->n);
-    out->correction_rate = tti_ratio(t->corrected, t->n - t->first);
-    out->spoil_rate = tti_ratio(t->spoiled, t->first);
-    out->mean_length = tti_ratio(t->length, t->n);
-    out->stopped_rate = tti_ratio(t->stopped, t->n);
-    for (i = 0; i < TT_N_BEHAVIOURS; i++) { out->behaviour[i] = tti_ratio(t->behaviour[i], t->n); }
-}
-
-/* What trainer and evaluation ask of model, tokenizer and task; the end token's id, or -1 with the error set. */
-static int tti_check_setting(const char *who, tt_model *model, const tt_tokenizer *tokenizer, const tt_task *task) {
-    tt_context *ctx;
-    int end;
-    if (!model) { return -1; }
-    ctx = tt_model_context(model);
-    if (!tokenizer || !task || !task->question || !task->reward || !task->end_token) {
-        tt_fail(ctx, TT_ERR_ARG, "%s: %s is NULL", who, !tokenizer ? "tokenizer" : !task ? "task" : !task->question ? "task.question" : !task->reward ? "task.reward" : "task.end_token");
-        return -1;
-    }
-    if (!task->prompt_template || !strstr(task->prompt_template, "{question}")) {
-        tt_fail(ctx, TT_ERR_ARG, "%s: task.prompt_template is \"%.60s\", expected a text with {question}", who, task->prompt_template ? task->prompt_template : "");
-        return -1;
-    }
-    if (tt_vocab_size(tokenizer) > tt_model_config_get(model)->vocab_size) {
-        tt_fail(ctx, TT_ERR_ARG, "%s: the tokenizer has %d tokens, the model's vocab_size is %d", who, tt_vocab_size(tokenizer), tt_model_config_get(model)->vocab_size);
-        return -1;
-    }
-    end = tt_token_id(tokenizer, task->end_token);
-    if (end < 0) { tt_fail(ctx, TT_ERR_ARG, "%s: task.end_token is \"%.60s\", which is no token of the tokenizer", who, task->end_token); }
-    return end;
 }
 
 /* ---- more than one process ----
@@ -16583,11 +16932,9 @@ static tt_status tti_trainer_resolve(tt_context *ctx, tt_trainer_desc *d) {
     if (status == TT_OK) { status = tti_trainer_resolve_batch(ctx, d); }
     if (status == TT_OK) { status = tti_schedule_check(ctx, who, &d->schedule); }
     if (status != TT_OK) { return status; }
-    if (d->ema_decay == 0) { d->ema_decay = 0.99f; }
     if (d->abort_entropy == 0) { d->abort_entropy = 0.001f; }
     if (d->off_policy && d->n_off_policy == 0) { d->n_off_policy = 1; }
     if (d->max_batch < 0) { return tt_fail(ctx, TT_ERR_ARG, "%s: max_batch is %d, expected >= 1, or 0 for 128", who, d->max_batch); }
-    if (d->ema && d->ema == d->model) { return tt_fail(ctx, TT_ERR_ARG, "%s: ema is the model itself, expected another one", who); }
     if (d->teacher && !d->teacher->feedback) { return tt_fail(ctx, TT_ERR_ARG, "%s: teacher.feedback is NULL", who); }
     if (d->teacher && d->think.total_steps < 1) { return tt_fail(ctx, TT_ERR_ARG, "%s: think.total_steps is %d, expected >= 1 with a teacher", who, d->think.total_steps); }
     if (d->n_rewards < 0 || d->n_rewards >= TT_MAX_REWARDS || (d->n_rewards > 0 && !d->rewards)) {
@@ -16600,7 +16947,9 @@ static tt_status tti_trainer_resolve(tt_context *ctx, tt_trainer_desc *d) {
 }
 static tt_status tti_trainer_rewards(tt_trainer *t) {
     int k;
-    t->rewards[0] = tti_task_reward(&t->task);
+    t->rewards[0].name = t->task.name;
+    t->rewards[0].reward = t->task.reward;
+    t->rewards[0].user = t->task.user;
     t->weights[0] = t->desc.task_weight != 0 ? t->desc.task_weight : 1;
     t->n_rewards = 1 + t->desc.n_rewards;
     for (k = 1; k < t->n_rewards; k++) {
@@ -16626,8 +16975,7 @@ TT_API tt_trainer *tt_trainer_create(tt_context *ctx, const tt_trainer_desc *des
     tt_trainer_desc d = *desc;
     int end, wants_reference = d.grpo.beta != 0 || d.measure_kl;
     if (!d.model) { tt_fail(ctx, TT_ERR_ARG, "tt_trainer_create: model is NULL"); return NULL; }
-    end = tti_check_setting("tt_trainer_create", d.model, d.tokenizer, d.task);
-    if (end < 0 || tti_trainer_resolve(ctx, &d) != TT_OK) { return NULL; }
+    if (tt_task_check(d.model, d.tokenizer, d.task, "tt_trainer_create", &end) != TT_OK || tti_trainer_resolve(ctx, &d) != TT_OK) { return NULL; }
     if (tti_check_prompts(ctx, "tt_trainer_create", d.task, d.tokenizer, 0, d.task->count ? d.task->count(d.task->user, 0) : 0, d.grpo.max_completion_length,
                           tt_model_config_get(d.model)->max_position_embeddings) != TT_OK) { return NULL; }
     t = (tt_trainer *)tt_alloc(ctx, 1, sizeof *t);
@@ -16663,11 +17011,11 @@ TT_API const tt_rollouts *tt_trainer_rollouts(const tt_trainer *t) { return &t->
  * Question numbers are random functions of (seed, step, place); dynamic sampling asks again in further rounds, whose
  * numbers and random streams are others. */
 typedef struct tti_step {
-    tti_prompts prompts;              /* one for each group                       */
+    tt_prompts prompts;              /* one for each group                       */
     int *groups;                      /* [n] those of the round                   */
     tt_rollouts fresh;                /* of the round                             */
-    tti_tally tally;                  /* of the student's own responses           */
-    tti_reward_errors errors;
+    tt_tally tally;                  /* of the student's own responses           */
+    tt_reward_errors errors;
     tt_step_metrics metrics;
     tt_rollouts board;                /* see tti_board_make                       */
     unsigned char *kinds;             /* of the board                             */
@@ -16689,15 +17037,12 @@ static uint64_t tti_prompt_number(const tt_trainer *t, int i, int round) {
 static tt_status tti_step_prompts(tt_trainer *t, tti_step *s) {
     const tt_trainer_desc *d = &t->desc;
     int n = d->prompts_per_step / d->world_size, i;
-    uint64_t *numbers = (uint64_t *)tt_alloc(t->ctx, 2 * (size_t)n, sizeof *numbers);
-    tt_status status;
-    if (!numbers) { return TT_ERR_MEM; }
-    for (i = 0; i < n; i++) {
-        numbers[i] = tti_prompt_number(t, i, 0);
-        numbers[n + i] = tti_prompt_place(t, i);
+    tt_status status = tt_prompts_create(t->ctx, d->task, d->tokenizer, n, &s->prompts);
+    for (i = 0; i < n && status == TT_OK; i++) {
+        status = tt_prompts_set(&s->prompts, i, 0, tti_prompt_number(t, i, 0));
+        s->prompts.requests[i].id = tti_prompt_place(t, i);
+        s->prompts.requests[i].n = d->grpo.num_generations;
     }
-    status = tti_prompts_make(&s->prompts, t->ctx, d->task, d->tokenizer, 0, numbers, numbers + n, n, d->grpo.num_generations);
-    tt_free(t->ctx, numbers, 2 * (size_t)n, sizeof *numbers);
     s->groups = status == TT_OK ? (int *)tt_alloc(t->ctx, (size_t)n, sizeof *s->groups) : NULL;
     for (i = 0; s->groups && i < n; i++) { s->groups[i] = i; }
     return status == TT_OK && !s->groups ? TT_ERR_MEM : status;
@@ -16708,10 +17053,9 @@ static tt_status tti_step_redraw(tt_trainer *t, tti_step *s, int n, int round) {
     tt_status status = TT_OK;
     for (k = 0; k < n && status == TT_OK; k++) {
         int g = s->groups[k];
-        status = tti_prompts_add(&s->prompts, g, t->desc.task, t->desc.tokenizer, 0, tti_prompt_number(t, g, round));
+        status = tt_prompts_set(&s->prompts, g, 0, tti_prompt_number(t, g, round));
         s->prompts.requests[g].id = ((uint64_t)round << 48) + tti_prompt_place(t, g);
     }
-    tti_prompts_point(&s->prompts);
     return status;
 }
 static tt_status tti_step_sample(tt_trainer *t, tti_step *s, const tt_request *requests, int n) {
@@ -16736,7 +17080,7 @@ static tt_status tti_step_sample(tt_trainer *t, tti_step *s, const tt_request *r
         s->metrics.rollout_tokens += (double)completions.n_tokens;
         status = tt_rollouts_create(t->ctx, requests, n, &completions, t->end_token, &s->fresh);
     }
-    for (i = 0; i < n && status == TT_OK; i++) { status = tt_rollouts_question(&s->fresh, i, tti_question_of(&s->prompts, s->groups[i])); }
+    for (i = 0; i < n && status == TT_OK; i++) { status = tt_rollouts_question(&s->fresh, i, tt_prompts_question(&s->prompts, s->groups[i])); }
     tt_completions_free(&completions);
     return status;
 }
@@ -16750,13 +17094,14 @@ static tt_status tti_step_off_policy(tt_trainer *t, tti_step *s) {
     tt_status status = TT_OK;
     text.ctx = ids.ctx = t->ctx;
     for (i = 0; i < s->fresh.n && status == TT_OK; i++) {
-        const tti_prompts *p = &s->prompts;
+        const tt_prompts *p = &s->prompts;
         int g = s->groups[i / size];
         k = i % size - (size - d->n_off_policy);
         if (k < 0) { continue; }
         text.size = ids.size = 0;
         if (!t->ctx->graph_error) { tt_error_clear(t->ctx); }
-        status = tti_called(t->ctx, d->off_policy(d->off_policy_user, tti_question_of(p, g), p->answers.data + p->answer[g], k, &text), "off_policy: response", (uint64_t)k);
+        status = d->off_policy(d->off_policy_user, tt_prompts_question(p, g), tt_prompts_answer(p, g), k, &text);
+        status = tti_called(t->ctx, status, "off_policy: response", (uint64_t)k);
         if (status != TT_OK || text.size == 0) { continue; }
         status = tt_encode(d->tokenizer, text.data, text.size, TT_SPECIAL_TEXT, &ids);
         if (status == TT_OK) { status = tt_ids_append(&ids, &end, 1); }
@@ -16783,12 +17128,16 @@ static tt_status tti_step_rewards(tt_trainer *t, tti_step *s, int guided_only) {
         tt_reward_input in = TT_INIT;
         tt_outcome outcome;
         if (guided_only && !r->guided) { continue; }
-        status = tti_reward_input(t->desc.tokenizer, &s->prompts, g, r->tokens + r->prompt_length, r->response_length, r->stopped, &scratch, &in);
-        for (k = 0; k < t->n_rewards && status == TT_OK; k++) { status = tti_reward_call(t->ctx, &t->rewards[k], &in, g, r->sample, &s->errors, &r->rewards[k]); }
+        in.sample = r->sample;
+        in.tokens = r->tokens + r->prompt_length;
+        in.n_tokens = r->response_length;
+        in.stopped = r->stopped;
+        status = tt_prompts_input(&s->prompts, g, &scratch, &in);
+        for (k = 0; k < t->n_rewards && status == TT_OK; k++) { status = tt_reward_call(t->ctx, &t->rewards[k], &in, &s->errors, &r->rewards[k]); }
         r->reward = r->rewards[0];
         if (guided_only || r->off_policy || status != TT_OK) { continue; }
-        status = tti_judge(t->ctx, t->desc.task, &in, r->rewards[0], g, r->sample, &s->errors, &outcome);
-        if (status == TT_OK) { tti_tally_add(&s->tally, &outcome, r->response_length, r->stopped); }
+        status = tt_judge(t->ctx, t->desc.task, &in, r->rewards[0], &s->errors, &outcome);
+        if (status == TT_OK) { tt_tally_add(&s->tally, &outcome, r->response_length, r->stopped); }
     }
     tt_text_free(&scratch);
     return status;
@@ -16797,7 +17146,14 @@ static tt_status tti_step_rewards(tt_trainer *t, tti_step *s, int guided_only) {
 static tt_status tti_step_teach(tt_trainer *t, tti_step *s) {
     const tt_trainer_desc *d = &t->desc;
     tt_think_metrics m = TT_INIT;
-    tt_status status = tt_think_augment(&s->fresh, d->teacher, d->tokenizer, &d->think, &d->grpo, t->end_token, t->step, &m);
+    tt_augment how = TT_INIT;
+    tt_status status;
+    how.teacher = d->teacher;
+    how.tokenizer = d->tokenizer;
+    how.end_token = t->end_token;
+    how.max_completion_length = d->grpo.max_completion_length;
+    how.step = t->step;
+    status = tt_think_augment(&s->fresh, &how, &d->think, &m);
     s->metrics.think.pct = m.pct;
     s->metrics.think.n_eligible += m.n_eligible;
     s->metrics.think.n_guided += m.n_guided;
@@ -16871,7 +17227,7 @@ static tt_status tti_step_collect(tt_trainer *t, tti_step *s) {
 /* ---- one step: what every rank knows of every response ----
  * Advantages and denominators may be of the whole batch, so each rank computes them from the lengths, flags and rewards of all
  * responses: the board, rollouts without tokens, in the order of one process. Their kinds are a number of taught tokens there. */
-typedef struct tti_counts { tti_tally tally; double rollout_tokens, update_tokens, teacher_tokens, n_eligible, n_guided, n_cut, n_off_policy_cut, n_errors, n_resampled; } tti_counts;   /* doubles alone */
+typedef struct tti_counts { tt_tally tally; double rollout_tokens, update_tokens, teacher_tokens, n_eligible, n_guided, n_cut, n_off_policy_cut, n_errors, n_resampled; } tti_counts;   /* doubles alone */
 enum { TTI_ROW_LENGTH, TTI_ROW_STOPPED, TTI_ROW_GUIDED, TTI_ROW_OFF_POLICY, TTI_ROW_ATTEMPT, TTI_ROW_TAUGHT, TTI_ROW_REWARDS, TTI_N_COUNTS = (int)(sizeof(tti_counts) / sizeof(double)) };
 static int tti_kl_in_reward(const tt_trainer *t) { return t->desc.grpo.kl_in_reward && t->desc.grpo.beta != 0; }
 static int tti_row_size(const tt_trainer *t) { return TTI_ROW_REWARDS + t->n_rewards + (tti_kl_in_reward(t) ? 2 * t->desc.grpo.max_completion_length : 0); }
@@ -17216,7 +17572,6 @@ static tt_status tti_step_learn(tt_trainer *t, tti_step *s, const int *indices) 
         }
         tti_metrics_divide(&m->grpo, c->num_mini_batches);
     }
-    if (status == TT_OK && t->desc.ema) { status = tt_teacher_follow(t->desc.ema, t->desc.model, t->desc.ema_decay); }
     return status;
 }
 static tt_status tti_trainer_run(tt_trainer *t, tti_step *s) {
@@ -17249,10 +17604,8 @@ static tt_status tti_trainer_run(tt_trainer *t, tti_step *s) {
 }
 static void tti_step_report(tt_trainer *t, tti_step *s) {
     tt_step_metrics *m = &s->metrics;
-    tt_evaluation own;
+    tt_rates own = tt_tally_rates(&s->tally);
     int i;
-    memset(&own, 0, sizeof own);
-    tti_tally_finish(&s->tally, &own);
     m->step = t->step;
     m->mean_length = own.mean_length;
     m->clipped_ratio = 1 - own.stopped_rate;
@@ -17296,7 +17649,7 @@ TT_API tt_status tt_trainer_step(tt_trainer *t, tt_step_metrics *metrics) {
     status = tti_trainer_run(t, &s);
     t->stepping = 0;
     if (s.groups) { tt_free(t->ctx, s.groups, (size_t)s.prompts.n, sizeof *s.groups); }
-    tti_prompts_free(&s.prompts);
+    tt_prompts_free(&s.prompts);
     tt_rollouts_free(&s.fresh);
     tti_board_free(t, &s);
     if (status != TT_OK) { return tti_end_graph(t->ctx, status); }
@@ -17315,7 +17668,7 @@ TT_API tt_status tt_trainer_save(tt_trainer *t, const char *path) {
     status = tt_text_format(&json, "{\"step\":%d,\"num_tokens\":%r,\"seed\":\"%016llx\",\"prompts_per_step\":%d,\"num_generations\":%d,\"troubles\":[%d,%d,%d]}",
                             t->step, t->num_tokens, (unsigned long long)t->desc.seed, t->desc.prompts_per_step, t->desc.grpo.num_generations,
                             t->troubles[0], t->troubles[1], t->troubles[2]);
-    if (status == TT_OK) { status = tti_optimizer_save(t->optimizer, t->desc.ema, path, json.data); }
+    if (status == TT_OK) { status = tt_optimizer_save(t->optimizer, path, json.data, t->desc.also, t->desc.n_also); }
     tt_text_free(&json);
     return tti_tried(t->ctx, "tt_trainer_save", status);
 }
@@ -17342,15 +17695,24 @@ static tt_status tti_trainer_restore(tt_trainer *t, const char *path, const tt_j
     for (k = 0; k < TTI_N_TROUBLES; k++) { t->troubles[k] = (int)counts[k]; }
     return TT_OK;
 }
-static tt_status tti_trainer_accept(void *user, const char *path, const char *text, size_t size) {
-    tt_trainer *t = (tt_trainer *)user;
-    tt_json *state = tt_json_parse(t->ctx, text, size);
-    tt_status status = state ? tti_trainer_restore(t, path, state) : tti_file_fail(t->ctx, path, "state: ");
+static tt_status tti_trainer_load(tt_trainer *t, const char *path) {
+    tt_trainer was = *t;
+    tt_text text = TT_INIT;
+    tt_json *state = NULL;
+    tt_status status;
+    text.ctx = t->ctx;
+    TTI_TRY(tt_optimizer_peek(t->optimizer, path, &text));
+    state = tt_json_parse(t->ctx, text.data ? text.data : "", text.size);
+    TTI_TRY(state ? tti_trainer_restore(t, path, state) : tti_file_fail(t->ctx, path, "state: "));
+    TTI_TRY(tt_optimizer_load(t->optimizer, path, NULL, t->desc.also, t->desc.n_also));
+done:
+    if (status != TT_OK) { *t = was; }
     tt_json_free(t->ctx, state);
+    tt_text_free(&text);
     return status;
 }
 TT_API tt_status tt_trainer_load(tt_trainer *t, const char *path) {
-    return tti_tried(t->ctx, "tt_trainer_load", tti_optimizer_load(t->optimizer, t->desc.ema, path, tti_trainer_accept, t));
+    return tti_tried(t->ctx, "tt_trainer_load", tti_trainer_load(t, path));
 }
 
 /* ---- metrics and evaluation ---- */
@@ -17507,8 +17869,8 @@ typedef struct tti_exam {
     tt_text votes;                    /* answers of one question, each with a NUL */
     size_t *vote_at;                  /* [n_samples]                          */
     unsigned char *right;             /* [n_samples]                          */
-    tti_tally tally;
-    tti_reward_errors errors;
+    tt_tally tally;
+    tt_reward_errors errors;
     tt_evaluation *out;
 } tti_exam;
 static double *tti_exam_cell(const tti_exam *e, int column, int question) { return e->columns + (size_t)column * (size_t)e->desc.n_questions + (size_t)question; }
@@ -17538,8 +17900,8 @@ static int tti_majority_right(const tti_exam *e, int k) {
     }
     return 0;
 }
-static tt_status tti_exam_response(tti_exam *e, const tti_prompts *p, const tt_completion *c, tt_text *scratch) {
-    tt_reward call = tti_task_reward(e->task);
+static tt_status tti_exam_response(tti_exam *e, const tt_prompts *p, const tt_completion *c, tt_text *scratch) {
+    tt_reward call = TT_INIT;
     tt_reward_input in = TT_INIT;
     tt_outcome o;
     float reward = (float)NAN;
@@ -17547,15 +17909,23 @@ static tt_status tti_exam_response(tti_exam *e, const tti_prompts *p, const tt_c
     tt_status status;
     for (k = 0; k < c->length; k++) { ends += c->tokens[k] == e->end_token; }
     stopped = ends == 1 && c->tokens[c->length - 1] == e->end_token;
-    status = tti_reward_input(e->tokenizer, p, c->request, c->tokens, c->length, stopped, scratch, &in);
-    if (status == TT_OK) { status = tti_reward_call(e->ctx, &call, &in, q, c->sample, &e->errors, &reward); }
-    if (status == TT_OK) { status = tti_judge(e->ctx, e->task, &in, reward, q, c->sample, &e->errors, &o); }
+    call.name = e->task->name;
+    call.reward = e->task->reward;
+    call.user = e->task->user;
+    in.sample = c->sample;
+    in.tokens = c->tokens;
+    in.n_tokens = c->length;
+    in.stopped = stopped;
+    status = tt_prompts_input(p, c->request, scratch, &in);
+    in.prompt = q;
+    if (status == TT_OK) { status = tt_reward_call(e->ctx, &call, &in, &e->errors, &reward); }
+    if (status == TT_OK) { status = tt_judge(e->ctx, e->task, &in, reward, &e->errors, &o); }
     e->vote_at[c->sample] = e->votes.size;
     if (status == TT_OK) { status = tti_extract(e->task, &in, &e->votes); }
     if (status == TT_OK) { status = tt_text_append(&e->votes, "", 1); }
     if (status != TT_OK) { return status; }
     e->right[c->sample] = (unsigned char)o.final_right;
-    tti_tally_add(&e->tally, &o, c->length, stopped);
+    tt_tally_add(&e->tally, &o, c->length, stopped);
     *tti_exam_cell(e, TTI_Q_SAMPLES, q) += 1;
     *tti_exam_cell(e, TTI_Q_RIGHT, q) += o.final_right;
     *tti_exam_cell(e, TTI_Q_FIRST, q) += o.first_right;
@@ -17566,7 +17936,7 @@ static tt_status tti_exam_response(tti_exam *e, const tti_prompts *p, const tt_c
     if (e->desc.on_response) { e->desc.on_response(e->desc.user, in.question, in.response, &o); }
     return TT_OK;
 }
-static tt_status tti_exam_responses(tti_exam *e, const tti_prompts *p, const tt_completions *completions) {
+static tt_status tti_exam_responses(tti_exam *e, const tt_prompts *p, const tt_completions *completions) {
     tt_text scratch = TT_INIT;
     tt_status status = TT_OK;
     int i, k;
@@ -17588,7 +17958,7 @@ static tt_status tti_exam_responses(tti_exam *e, const tti_prompts *p, const tt_
 }
 /* Adds what the other ranks found. Each question is a rank's own, so that sums are copies; the tally is of whole numbers. */
 static tt_status tti_exam_share(tti_exam *e) {
-    enum { N_TALLY = sizeof(tti_tally) / sizeof(double) };
+    enum { N_TALLY = sizeof(tt_tally) / sizeof(double) };
     tt_reducer *r = e->desc.reducer;
     size_t cells = (size_t)TTI_Q_COLUMNS * (size_t)e->desc.n_questions, n = cells + N_TALLY + 1, ranks = (size_t)tt_reducer_desc_get(r)->world_size, i, k;
     double *mine = (double *)tt_alloc(e->ctx, n * (ranks + 1), sizeof *mine), *all = mine + n;
@@ -17610,13 +17980,22 @@ static tt_status tti_exam_share(tti_exam *e) {
 }
 static tt_status tti_exam_finish(tti_exam *e) {
     tt_evaluation *o = e->out;
+    tt_rates rates = tt_tally_rates(&e->tally);
     tti_ratio_of ratios[TTI_MAX_RATIOS];
     int n = e->desc.n_questions, count = 0, k, q;
     static const int columns[5][2] = {
         {TTI_Q_RIGHT, TTI_Q_SAMPLES}, {TTI_Q_FIRST, TTI_Q_SAMPLES}, {TTI_Q_REFLECTS, TTI_Q_SAMPLES}, {TTI_Q_CORRECTED, TTI_Q_WRONG_FIRST}, {TTI_Q_SPOILED, TTI_Q_FIRST}
     };
     tt_interval *const out[5] = {&o->accuracy_interval, &o->first_accuracy_interval, &o->reflection_interval, &o->correction_interval, &o->spoil_interval};
-    tti_tally_finish(&e->tally, o);
+    o->n = (int)e->tally.n;
+    o->accuracy = rates.accuracy;
+    o->first_accuracy = rates.first_accuracy;
+    o->reflection_rate = rates.reflection_rate;
+    o->correction_rate = rates.correction_rate;
+    o->spoil_rate = rates.spoil_rate;
+    o->mean_length = rates.mean_length;
+    o->stopped_rate = rates.stopped_rate;
+    memcpy(o->behaviour, rates.behaviour, sizeof o->behaviour);
     o->n_errors = e->errors.n;
     for (q = 0; q < n && e->desc.question_accuracy; q++) { e->desc.question_accuracy[q] = *tti_exam_cell(e, TTI_Q_RIGHT, q) / e->desc.n_samples; }
     for (k = 0; k < 5; k++) {
@@ -17638,14 +18017,14 @@ static tt_status tti_exam_sample(tti_exam *e, tt_model *model) {
     const tt_evaluate_desc *d = &e->desc;
     tt_sampling sampling = TT_INIT;
     tt_completions completions = TT_INIT;
-    tti_prompts p = TT_INIT;
+    tt_prompts p = TT_INIT;
     int n = e->end - e->begin, i;
-    uint64_t *numbers = (uint64_t *)tt_alloc(e->ctx, (size_t)n, sizeof *numbers);
-    tt_status status;
-    p.ctx = e->ctx;
-    if (!numbers) { return TT_ERR_MEM; }
-    for (i = 0; i < n; i++) { numbers[i] = (uint64_t)(e->begin + i); }
-    status = tti_prompts_make(&p, e->ctx, e->task, e->tokenizer, !d->split_train, numbers, numbers, n, d->n_samples);
+    tt_status status = tt_prompts_create(e->ctx, e->task, e->tokenizer, n, &p);
+    for (i = 0; i < n && status == TT_OK; i++) {
+        status = tt_prompts_set(&p, i, !d->split_train, (uint64_t)(e->begin + i));
+        p.requests[i].id = (uint64_t)(e->begin + i);
+        p.requests[i].n = d->n_samples;
+    }
     sampling.max_new_tokens = d->max_new_tokens;
     sampling.greedy = d->greedy;
     sampling.temperature = d->temperature;
@@ -17656,8 +18035,7 @@ static tt_status tti_exam_sample(tti_exam *e, tt_model *model) {
     if (status == TT_OK) { status = tt_generate(model, p.requests, n, &sampling, &completions); }
     if (status == TT_OK) { status = tti_exam_responses(e, &p, &completions); }
     tt_completions_free(&completions);
-    tti_prompts_free(&p);
-    tt_free(e->ctx, numbers, (size_t)n, sizeof *numbers);
+    tt_prompts_free(&p);
     return status;
 }
 /* Rank 0 has the first questions. */
@@ -17675,8 +18053,9 @@ TT_API tt_status tt_evaluate(tt_model *model, const tt_tokenizer *tokenizer, con
     if (desc) { e.desc = *desc; }
     if (e.desc.n_questions == 0) { e.desc.n_questions = 256; }
     if (e.desc.n_samples == 0) { e.desc.n_samples = 1; }
-    e.end_token = tti_check_setting("tt_evaluate", model, tokenizer, task);
-    if (e.end_token < 0) { return TT_ERR_ARG; }
+    if (!model) { return TT_ERR_ARG; }
+    status = tt_task_check(model, tokenizer, task, "tt_evaluate", &e.end_token);
+    if (status != TT_OK) { return status; }
     e.ctx = tt_model_context(model);
     if (e.desc.n_questions < 1 || e.desc.n_samples < 1) {
         return tt_fail(e.ctx, TT_ERR_ARG, "tt_evaluate: n_questions is %d and n_samples %d, expected >= 1", e.desc.n_questions, e.desc.n_samples);

@@ -54,7 +54,7 @@
 #define TTI_LAUNCH(cuda, kernel, grid, threads, shared, ...) \
     kernel<<<grid, threads, shared, (cuda)->stream>>>(__VA_ARGS__)
 #define TTI_DYNAMIC_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
-#define TTI_UNROLL _Pragma("unroll")      /* arrays in registers need it: a register has no index */
+#define TTI_GPU_UNROLL _Pragma("unroll")      /* arrays in registers need it: a register has no index */
 #endif
 
 /* ---- [tt:cuda.state] the context's state ---- */
@@ -588,9 +588,9 @@ static __device__ __forceinline__ void tti_gpu_mma_bf16(float c[4], const uint32
 template <int MATH, int MI, int NI>
 static __device__ __forceinline__ void tti_gpu_mma(float c[MI][NI][4], const uint32_t a[MI][4],
                                                    const uint32_t b[NI][2]) {
-    TTI_UNROLL
+    TTI_GPU_UNROLL
     for (int i = 0; i < MI; i++) {
-        TTI_UNROLL
+        TTI_GPU_UNROLL
         for (int j = 0; j < NI; j++) {
             if (MATH == TT_CUDA_BF16) {
                 tti_gpu_mma_bf16(c[i][j], a[i], b[j]);
@@ -640,22 +640,22 @@ static __device__ __forceinline__ void tti_gpu_product(float c[MI][NI][4], const
     const unsigned lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
     uint32_t a_high[MI][4], b_high[NI][2], a_low[MI][4], b_low[NI][2];
     for (int p = 0; p < k; p += tti_mode<MATH>::step) {
-        TTI_UNROLL
+        TTI_GPU_UNROLL
         for (int i = 0; i < MI; i++) {
             tti_gpu_pair(a + (i * 16 + g) * lda + p, t, a_high[i][0], a_high[i][2]);
             tti_gpu_pair(a + (i * 16 + g + 8) * lda + p, t, a_high[i][1], a_high[i][3]);
         }
-        TTI_UNROLL
+        TTI_GPU_UNROLL
         for (int j = 0; j < NI; j++) {
             tti_gpu_pair(b + (j * 8 + g) * ldb + p, t, b_high[j][0], b_high[j][1]);
         }
         if (MATH == TT_CUDA_F32) {
-            TTI_UNROLL
+            TTI_GPU_UNROLL
             for (int i = 0; i < MI; i++) {
-                TTI_UNROLL
+                TTI_GPU_UNROLL
                 for (int r = 0; r < 4; r++) { tti_gpu_split(a_high[i][r], a_low[i][r]); }
             }
-            TTI_UNROLL
+            TTI_GPU_UNROLL
             for (int j = 0; j < NI; j++) {
                 tti_gpu_split(b_high[j][0], b_low[j][0]);
                 tti_gpu_split(b_high[j][1], b_low[j][1]);
@@ -759,10 +759,10 @@ static __global__ void __launch_bounds__(256) tti_gpu_gemm_tiles(tt_gemm_args g)
  * */
 #define TTI_C_ROW(i, r) (row + (i) * 16 + (r) / 2 * 8)
 #define TTI_C_COLUMN(j, r) (column + (j) * 8 + (r) % 2)
-#define TTI_EACH_C(i, j, r)                       \
-    TTI_UNROLL for (int i = 0; i < 4; i++)        \
-        TTI_UNROLL for (int j = 0; j < 4; j++)    \
-            TTI_UNROLL for (int r = 0; r < 4; r++)
+#define TTI_EACH_C(i, j, r)                        \
+    TTI_GPU_UNROLL for (int i = 0; i < 4; i++)     \
+        TTI_GPU_UNROLL for (int j = 0; j < 4; j++) \
+            TTI_GPU_UNROLL for (int r = 0; r < 4; r++)
     TTI_EACH_C(i, j, r) {
         int y = TTI_C_ROW(i, r), x = TTI_C_COLUMN(j, r);
         c[i][j][r] = 0.0f;
@@ -1237,10 +1237,10 @@ static __global__ void tti_gpu_attention_delta(float *delta, const float *dout, 
 #define TTI_WARP_ROW(i, r) ((int)(threadIdx.x / 128 * 32 + threadIdx.x % 32 / 4) + (i) * 16 + (r) / 2 * 8)
 #define TTI_WARP_COLUMN(width, j, r) \
     ((int)(threadIdx.x / 32 % 4 * (width) + threadIdx.x % 4 * 2) + (j) * 8 + (r) % 2)
-#define TTI_EACH_RESULT(NI, i, j, r)              \
-    TTI_UNROLL for (int i = 0; i < 2; i++)        \
-        TTI_UNROLL for (int j = 0; j < NI; j++)   \
-            TTI_UNROLL for (int r = 0; r < 4; r++)
+#define TTI_EACH_RESULT(NI, i, j, r)                \
+    TTI_GPU_UNROLL for (int i = 0; i < 2; i++)      \
+        TTI_GPU_UNROLL for (int j = 0; j < NI; j++) \
+            TTI_GPU_UNROLL for (int r = 0; r < 4; r++)
 
 /* score = rows columns',  both [TTI_ROWS, DIM + TTI_PAD], over the first k of DIM */
 template <int MATH, int DIM>
@@ -2109,25 +2109,25 @@ static tt_status tti_cuda_scatter_add_rows(tt_context *ctx, float *dx, const flo
 }
 
 /* y [n, count] = columns begin .. begin + count of x [n, cols]; back adds dy into those of dx. */
-static __global__ void tti_gpu_columns(float *y, const float *x, size_t n, size_t cols, size_t begin,
-                                       size_t count) {
+static __global__ void tti_gpu_slice(float *y, const float *x, size_t n, size_t cols, size_t begin,
+                                     size_t count) {
     TTI_EACH_VALUE(i, n * count) { y[i] = x[i / count * cols + begin + i % count]; }
 }
 
-static __global__ void tti_gpu_columns_back(float *dx, const float *dy, size_t n, size_t cols, size_t begin,
-                                            size_t count) {
+static __global__ void tti_gpu_slice_back(float *dx, const float *dy, size_t n, size_t cols, size_t begin,
+                                          size_t count) {
     TTI_EACH_VALUE(i, n * count) { dx[i / count * cols + begin + i % count] += dy[i]; }
 }
 
-static tt_status tti_cuda_columns(tt_context *ctx, float *y, const float *x, int n, int cols, int begin,
-                                  int count) {
-    TTI_LAUNCH_VALUES(ctx, tti_gpu_columns, (size_t)n * (size_t)count, y, x, (size_t)n, (size_t)cols,
+static tt_status tti_cuda_slice(tt_context *ctx, float *y, const float *x, int n, int cols, int begin,
+                                int count) {
+    TTI_LAUNCH_VALUES(ctx, tti_gpu_slice, (size_t)n * (size_t)count, y, x, (size_t)n, (size_t)cols,
                       (size_t)begin, (size_t)count);
 }
 
-static tt_status tti_cuda_columns_backward(tt_context *ctx, float *dx, const float *dy, int n, int cols,
-                                           int begin, int count) {
-    TTI_LAUNCH_VALUES(ctx, tti_gpu_columns_back, (size_t)n * (size_t)count, dx, dy, (size_t)n, (size_t)cols,
+static tt_status tti_cuda_slice_backward(tt_context *ctx, float *dx, const float *dy, int n, int cols,
+                                         int begin, int count) {
+    TTI_LAUNCH_VALUES(ctx, tti_gpu_slice_back, (size_t)n * (size_t)count, dx, dy, (size_t)n, (size_t)cols,
                       (size_t)begin, (size_t)count);
 }
 
@@ -2695,8 +2695,8 @@ static tt_backend tti_cuda_table(int *device) {
     b.gather_rows = tti_cuda_gather_rows;
     b.scatter_add_rows = tti_cuda_scatter_add_rows;
     b.scatter_rows = tti_cuda_scatter_rows;
-    b.slice = tti_cuda_columns;
-    b.slice_backward = tti_cuda_columns_backward;
+    b.slice = tti_cuda_slice;
+    b.slice_backward = tti_cuda_slice_backward;
     b.rmsnorm = tti_cuda_rmsnorm;
     b.rmsnorm_backward = tti_cuda_rmsnorm_backward;
     b.layernorm = tti_cuda_layernorm;

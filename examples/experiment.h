@@ -90,6 +90,7 @@ typedef struct app {
     double whole_begin, whole_from, base_work;
     int resumes_itself;           /* a study: the same command goes on       */
     int skipped;                  /* updates left out, in a row              */
+    tt_model *follower;           /* a teacher that follows the student after each step; NULL = none */
 } app;
 
 static tt_text new_text(app *a) {
@@ -237,7 +238,7 @@ static tt_status pretrain_resume(app *a, tt_optimizer *optimizer, const char *st
     tt_json *root;
     tt_status status;
     if (!tt_file_exists(state)) { return TT_OK; }
-    status = tt_optimizer_load(optimizer, state, &json);
+    status = tt_optimizer_load(optimizer, state, &json, NULL, 0);
     root = status == TT_OK ? tt_json_parse(a->ctx, json.data, json.size) : NULL;
     if (status == TT_OK) { status = root ? state_count(a->ctx, state, root, "step", a->o.pretrain_steps, step) : tt_error_status(a->ctx); }
     tt_json_free(a->ctx, root);
@@ -258,7 +259,7 @@ static tt_status pretrain_loop(app *a, tt_optimizer *optimizer, pack *p, const c
         if (!stop && step < total && !is_due(&saved, 10)) { continue; }
         if (step == total) { CHECK(check_updates(a->ctx, a->skipped)); }
         snprintf(json, sizeof json, "{\"step\":%d}", step);
-        if (parallel_rank == 0 && a->skipped == 0) { CHECK(tt_optimizer_save(optimizer, state, json)); }
+        if (parallel_rank == 0 && a->skipped == 0) { CHECK(tt_optimizer_save(optimizer, state, json, NULL, 0)); }
         saved = tt_clock();
         if (stop && step < total) { return interrupted(a, "pretraining"); }
     }
@@ -572,14 +573,16 @@ static tt_status attempt_questions(app *a, tt_model *model, int split, uint64_t 
 /* The teacher continues every attempt that has ended. */
 static tt_status guide_all(app *a, const tt_teacher *teacher, tt_rollouts *attempts, tt_think_metrics *metrics) {
     tt_think_config think = TT_INIT;
-    tt_grpo_config grpo = TT_INIT;
+    tt_augment how = TT_INIT;
     think.init_pct = think.min_pct = 1;
     think.off_eps = -1;
     think.total_steps = 1;
     think.schedule = TT_THINK_CONSTANT;
-    grpo.num_generations = 1;
-    grpo.max_completion_length = a->o.length;
-    return tt_think_augment(attempts, teacher, a->tokenizer, &think, &grpo, tt_token_id(a->tokenizer, a->task.end_token), 0, metrics);
+    how.teacher = teacher;
+    how.tokenizer = a->tokenizer;
+    how.end_token = tt_token_id(a->tokenizer, a->task.end_token);
+    how.max_completion_length = a->o.length;
+    return tt_think_augment(attempts, &how, &think, metrics);
 }
 typedef struct gate { double hit, rescue, spoil, said, cut, coherence, leak, leak_max; int guided, longest; } gate;      /* cut: how many of the guided */
 /* What was found of one question; right: after the teacher's feedback, which only an attempt that ended gets; said: not blank.
@@ -1036,6 +1039,7 @@ static tt_status train_loop(app *a, arm_run *arm, const char *state) {
         int step, stop;
         tt_status status = tt_trainer_step(arm->trainer, &m);
         if (status != TT_OK && status != TT_ERR_STOP) { return status; }
+        if (a->follower) { CHECK(tt_teacher_follow(a->follower, arm->student, 0.99f)); }
         stop = parallel_any(stop_requested);
         CHECK(write_metrics(a, arm->metrics, arm->timings, arm->method, &m));
         CHECK(status);                             /* --abort-patience: tt_error has the reason */
@@ -1059,7 +1063,24 @@ static tt_status train_loop(app *a, arm_run *arm, const char *state) {
     return TT_OK;
 }
 /* One arm: its metrics follow the first n_lines of the file, its checkpoint is seed-SEED/METHOD/train.state. */
-static tt_status train_student(app *a, const char *method, const tt_trainer_desc *desc, const char *metrics, int n_lines) {
+/* What of the follower moves with the student, to be saved beside it: list has room for all parameters. */
+static tt_status follower_tensors(const app *a, const tt_model *student, tt_text *names, tt_named *list, int *n) {
+    size_t at = 0;
+    int i;
+    for (i = *n = 0; i < tt_model_n_params(student); i++) {
+        const tt_tensor *p = tt_model_param(student, i);
+        if (!p->requires_grad) { continue; }
+        CHECK(tt_text_format(names, "ema.%s", p->name));
+        CHECK(tt_text_append(names, "", 1));
+        list[(*n)++].tensor = tt_model_param(a->follower, i);
+    }
+    for (i = 0; i < *n; i++) {
+        list[i].name = names->data + at;
+        at += strlen(list[i].name) + 1;
+    }
+    return TT_OK;
+}
+static tt_status train_arm_of(app *a, const char *method, const tt_trainer_desc *desc, const char *metrics, int n_lines) {
     char state[PATH_SIZE];
     arm_run arm;
     tt_status status = TT_OK;
@@ -1079,6 +1100,19 @@ static tt_status train_student(app *a, const char *method, const tt_trainer_desc
     if (arm.metrics) { fclose(arm.metrics); }
     if (arm.timings) { fclose(arm.timings); }
     tt_trainer_destroy(arm.trainer);
+    return status;
+}
+static tt_status train_student(app *a, const char *method, const tt_trainer_desc *desc, const char *metrics, int n_lines) {
+    tt_trainer_desc d = *desc;
+    tt_text names = new_text(a);
+    size_t room = (size_t)tt_model_n_params(desc->model);
+    tt_named *list = a->follower ? (tt_named *)tt_alloc(a->ctx, room, sizeof *list) : NULL;
+    tt_status status = a->follower && !list ? TT_ERR_MEM : TT_OK;
+    if (list) { status = follower_tensors(a, desc->model, &names, list, &d.n_also); }
+    d.also = list;
+    if (status == TT_OK) { status = train_arm_of(a, method, &d, metrics, n_lines); }
+    tt_free(a->ctx, list, room, sizeof *list);
+    tt_text_free(&names);
     return status;
 }
 /* A student that starts as the base: with weights of its own, or with adapters on it. */

@@ -99,7 +99,7 @@ int main(int argc, char **argv) {
     if (!place_of(reward)) example_exit(2, PROGRAM ": --reward is \"%s\", expected answer, boxed, last_number or exact", reward);
     text.ctx = ctx;
     read_all(ctx, path, &text);
-    for (at = 0; at < text.size; at += size + 1, line++) {
+    for (at = text.size > 2 && memcmp(text.data, "\xEF\xBB\xBF", 3) == 0 ? 3 : 0; at < text.size; at += size + 1, line++) {
         const char *end = (const char *)memchr(text.data + at, '\n', text.size - at);
         size = end ? (size_t)(end - (text.data + at)) : text.size - at;
         if (strspn(text.data + at, " \t\r") >= size) continue;

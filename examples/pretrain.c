@@ -148,7 +148,7 @@ static void save(tt_context *ctx, tt_model *model, const tt_tokenizer *tokenizer
         if (status == TT_OK) status = tt_text_json(&json, file.data, file.size);
     }
     if (status == TT_OK) status = tt_text_append(&json, "}", 1);
-    if (status == TT_OK) status = tt_optimizer_save(optimizer, path_of(out_dir, "training.safetensors"), json.data);
+    if (status == TT_OK) status = tt_optimizer_save(optimizer, path_of(out_dir, "training.safetensors"), json.data, NULL, 0);
     if (status != TT_OK) fail(ctx);
     tt_text_free(&json);
     tt_text_free(&file);
@@ -160,7 +160,7 @@ static int load(tt_context *ctx, tt_model *model, const tt_tokenizer *tokenizer,
     tt_json *json;
     int step, i;
     state.ctx = file.ctx = ctx;
-    if (tt_optimizer_load(optimizer, path, &state) != TT_OK) fail(ctx);
+    if (tt_optimizer_load(optimizer, path, &state, NULL, 0) != TT_OK) fail(ctx);
     json = tt_json_parse(ctx, state.data, state.size);
     if (!json || state_count(ctx, path, json, "step", steps, &step) != TT_OK) fail(ctx);
     for (i = 0; i < 2; i++) {

@@ -287,5 +287,4 @@ static inline const char *clock_text(double seconds) {
     if (s >= 3600) { snprintf(text, 32, "%d:%02d:%02d", s / 3600, s / 60 % 60, s % 60); } else { snprintf(text, 32, "%d:%02d", s / 60, s % 60); }
     return text;
 }
-
 #endif

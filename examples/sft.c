@@ -31,10 +31,11 @@ typedef struct examples {
 typedef struct progress { int epoch, at, step; double loss, targets; int first, skipped; double begin; } progress;      /* of this start: its first step, updates left out in a row, clock */
 
 static const char *model_dir, *data_path, *out_dir, *on_long = "skip", *format, *date, *template_text = "Question: {question}\nAnswer: ";
-static int epochs = 3, batch_tokens = 2048, lora_rank, merge, map_base, resume, save_every = 100, stop_after, gradient_parts;
+static int epochs = 3, batch_tokens = 2048, lora_rank, merge, resume, save_every = 100, stop_after, gradient_parts;
 static int parse_content;
 static float learning_rate = 1e-4f, lora_alpha;
 static uint64_t seed;
+static int map_base;
 
 static void fail(const tt_context *ctx) { example_exit(1, "sft: %s", tt_error(ctx)); }
 static void bad_line(size_t line, const char *what) { example_exit(1, "sft: --data %s: line %lu %s", data_path, (unsigned long)line, what); }
@@ -92,10 +93,11 @@ static void add_messages(examples *all, const tt_model *model, const tt_tokenize
     tt_message messages[256];
     const tt_json *node;
     tt_context *ctx = all->tokens.ctx;
+    tt_text text = TT_INIT, longer = TT_INIT;     /* text: of the example so far */
     tt_ids before = TT_INIT, answer = TT_INIT;
     int n = 0, learnt = 0;
     if (list->type != TT_JSON_ARRAY) bad_line(line, "has \"messages\" that are no list");
-    before.ctx = answer.ctx = ctx;
+    text.ctx = longer.ctx = before.ctx = answer.ctx = ctx;
     if (!format) format = tt_model_chat_format(model);
     if (!format) fail(ctx);
     chat.format = format;
@@ -103,23 +105,28 @@ static void add_messages(examples *all, const tt_model *model, const tt_tokenize
     chat.date = date;
     chat.tokenizer = tokenizer;
     for (node = list->child; node; node = node->next, n++) {
-        size_t begin = (size_t)all->begin.data[all->n], have = all->tokens.size - begin;
         if (n == 256) bad_line(line, "has more than 256 messages");
         messages[n].role = text_of(lines, node, "role", "role", 0);
         messages[n].content = text_of(lines, node, "content", "content", 0);
         if (!messages[n].role || !messages[n].content) bad_line(line, "has a message without \"role\" or \"content\"");
         if (strcmp(messages[n].role, "assistant") != 0) continue;
-        before.size = answer.size = 0;
-        if (tt_chat_encode(ctx, &chat, messages, n + 1, &before, &answer) != TT_OK) fail(ctx);
-        if (have > before.size || (have > 0 && memcmp(all->tokens.data + begin, before.data, have * sizeof *before.data) != 0)) {
+        longer.size = before.size = answer.size = 0;
+        if (tt_chat_render(ctx, &chat, messages, n + 1, &longer) != TT_OK) fail(ctx);
+        if (text.size > 0 && (text.size > longer.size || memcmp(longer.data, text.data, text.size) != 0)) {
             close_example(all, model, line);
-            have = 0;
+            text.size = 0;
         }
-        add_ids(all, before.data + have, before.size - have, 0);
+        chat.from = text.size;
+        if (tt_chat_encode(ctx, &chat, messages, n + 1, &before, &answer) != TT_OK) bad_line(line, tt_error(ctx));
+        add_ids(all, before.data, before.size, 0);
         add_ids(all, answer.data, answer.size, 1);
+        text.size = 0;
+        if (tt_text_append(&text, longer.data, longer.size) != TT_OK) fail(ctx);
         learnt++;
     }
     if (!learnt) bad_line(line, "has no message of the assistant");
+    tt_text_free(&text);
+    tt_text_free(&longer);
     tt_ids_free(&before);
     tt_ids_free(&answer);
 }
@@ -230,7 +237,7 @@ static void save_state(tt_context *ctx, tt_optimizer *optimizer, const progress 
     if (parallel_rank > 0) return;
     json.ctx = ctx;
     if (tt_text_format(&json, "{\"epoch\": %d, \"at\": %d, \"step\": %d, \"loss\": %r, \"targets\": %r}", p->epoch, p->at, p->step, p->loss, p->targets) != TT_OK ||
-        tt_optimizer_save(optimizer, state_path(), json.data) != TT_OK) fail(ctx);
+        tt_optimizer_save(optimizer, state_path(), json.data, NULL, 0) != TT_OK) fail(ctx);
     tt_text_free(&json);
 }
 static void load_state(tt_context *ctx, tt_optimizer *optimizer, int n_train, progress *p) {
@@ -238,7 +245,7 @@ static void load_state(tt_context *ctx, tt_optimizer *optimizer, int n_train, pr
     tt_json *json;
     long long most;
     text.ctx = ctx;
-    if (tt_optimizer_load(optimizer, state_path(), &text) != TT_OK) fail(ctx);
+    if (tt_optimizer_load(optimizer, state_path(), &text, NULL, 0) != TT_OK) fail(ctx);
     json = tt_json_parse(ctx, text.data, text.size);
     if (!json || state_count(ctx, state_path(), json, "epoch", epochs - 1, &p->epoch) != TT_OK || state_count(ctx, state_path(), json, "at", n_train, &p->at) != TT_OK) fail(ctx);
     most = (long long)p->epoch * n_train + p->at;      /* a step takes one example or more */

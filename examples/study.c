@@ -358,11 +358,14 @@ static tt_status write_curve(app *a, const char *path, double per_step, tt_text 
 static tt_status train_rl(app *a, const arm *m, tt_model *student, const teaching *t, tt_text *json) {
     tt_trainer_desc desc = arm_desc(a, student, m->method == GRPO ? "grpo" : "thinktune", m->method == GRPO ? NULL : &t->teacher);
     char metrics[PATH_SIZE];
-    if (m->teacher == EMA) { desc.ema = t->model; }
+    tt_status status;
     strcpy(metrics, path_of(a->o.out, "seed-%d/%s/metrics.jsonl", a->seed, m->name));
     a->stop_tokens = 0;
     if (m->equal_tokens) { CHECK(read_number(a, a->seed, m->equal_tokens, "num_tokens", &a->stop_tokens)); }
-    CHECK(train_student(a, m->name, &desc, metrics, 0));
+    a->follower = m->teacher == EMA ? t->model : NULL;
+    status = train_student(a, m->name, &desc, metrics, 0);
+    a->follower = NULL;
+    CHECK(status);
     return write_curve(a, metrics, (double)a->o.prompts * a->o.generations, json);
 }
 static tt_status train_arm(app *a, const arm *m, tt_model *student, tt_text *json) {

@@ -26,7 +26,8 @@ static const char *const usage =
     "  --no-bos  without the tokens that the tokenizer's file puts around a text (Llama: its BOS)\n"
     "  --strict  text that is no UTF-8, or a byte without a token, is an error; else such a byte is left out,\n"
     "            as Hugging Face does, and reported on standard error\n"
-    "The tokenizer is a tokenizer.json or a .tiktoken file, or a folder with tokenizer.json.\n";
+    "The tokenizer is a tokenizer.json or a .tiktoken file, or a folder with tokenizer.json. FILE may be - for standard input;\n"
+    "files that are read and written must be regular ones.\n";
 
 typedef struct options {
     const char *command, *input, *out, *tokenizer, *file;

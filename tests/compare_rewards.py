@@ -53,6 +53,8 @@ def other_sign(answer):
     m = re.search(r'-?(\d|\.\d|\\frac|\\dfrac|\\sqrt|\\pi|[a-z]\b)', answer)
     if not m or r'\text{' in answer[:m.start() + 1]:
         return '-' + answer
+    if re.match(r'0(?![\d.])', answer[m.start():]):
+        return answer[:m.start()] + '1' + answer[m.end():]
     return answer[:m.start()] + (m.group()[1:] if m.group().startswith('-') else '-' + m.group()) + answer[m.end():]
 
 

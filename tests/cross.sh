@@ -28,7 +28,7 @@ if there aarch64-linux-gnu-gcc AArch64; then
     for test in kernels autograd; do
         program=$dir/test_$test-aarch64
         rm -f $program
-        object=          # a test that does not include the implementation is linked with it
+        object=      # a test that does not include the implementation is linked with it
         if ! grep -q '^#define THINKTUNING_IMPLEMENTATION' tests/test_$test.c; then
             object=$dir/thinktuning-aarch64.o
             aarch64-linux-gnu-gcc $flags -x c -DTHINKTUNING_IMPLEMENTATION -c thinktuning.h -o $object > $dir/log 2>&1
@@ -38,7 +38,7 @@ if there aarch64-linux-gnu-gcc AArch64; then
         verdict $? "AArch64: compiles test_$test"
         if [ -x $program ] && there qemu-aarch64 "AArch64: test_$test"; then
             for kernel in neon portable; do
-                TT_KERNEL=$kernel timeout 600 qemu-aarch64 $program > $dir/log 2>&1
+                TT_EXHAUSTIVE=1 TT_KERNEL=$kernel timeout 600 qemu-aarch64 $program > $dir/log 2>&1
                 verdict $? "AArch64: test_$test, $kernel: $(tail -n 1 $dir/log)"
             done
         fi

@@ -214,7 +214,7 @@ static void host_run(void (*body)(void *), void *call, dim3 grid, dim3 threads, 
 }
 
 /* ---- what kernels call ---- */
-#define TTI_UNROLL
+#define TTI_GPU_UNROLL
 #define TTI_DYNAMIC_SHARED(name) unsigned char *name = host.shared
 static void __syncthreads(void) { host_wait(&host.block, host.n_threads); }
 /* A warp's exchange: every lane leaves `words` words, then all may read those of all. Two sets of slots take turns, so one

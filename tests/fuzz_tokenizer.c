@@ -51,6 +51,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         decode_by_token(t, &ids, &back);
     }
     if (t) {
+        ids.size = back.size = 0;
+        if (tt_encode_prompt(t, text, text_size / 2, text + text_size / 2, text_size - text_size / 2, &ids) != TT_OK && ids.size != 0) abort();
+        if (tt_decode(t, ids.data, ids.size, 0, &back) != TT_OK) abort();
         back.size = 0;
         if (tt_tokenizer_json(t, &back) != TT_OK) abort();
         again = tt_tokenizer_parse(ctx, back.data, back.size);

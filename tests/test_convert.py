@@ -532,6 +532,66 @@ class Llama2c(Case):
         self.refused('299 pieces, the model has 300', write(self.path(), blob), self.path(), '--tokenizer', write(self.path(), tokenizer_bin(*[x[:299] for x in spm_pieces()[:2]])))
 
 
+class Programs(Case):
+    """What generate and sft read: where a sequence begins, and whose special tokens count."""
+
+    def model(self, bos=True, pad=0):
+        for program in (GENERATE, SFT):
+            if not os.path.exists(program):
+                raise unittest.SkipTest(f'{program} is not built (make examples)')
+        names = ['<|begin_of_text|>', '<|im_start|>', '<|im_end|>']
+        piece = {'SpecialToken': {'id': names[0], 'type_id': 0}}, {'Sequence': {'id': 'A', 'type_id': 0}}
+        tokenizer = {'added_tokens': [{'id': 256 + i, 'content': name, 'special': True} for i, name in enumerate(names)],
+                     'pre_tokenizer': {'type': 'ByteLevel', 'add_prefix_space': False}, 'decoder': {'type': 'ByteLevel'},
+                     'post_processor': {'type': 'TemplateProcessing', 'single': piece, 'pair': [], 'special_tokens': {names[0]: {'id': names[0], 'ids': [256], 'tokens': [names[0]]}}} if bos else None,
+                     'model': {'type': 'BPE', 'vocab': {c: b for b, c in byte_chars().items()}, 'merges': []}}
+        config = {**LLAMA, 'vocab_size': 259 + pad, 'max_position_embeddings': 100000, 'bos_token_id': 256, 'eos_token_id': 258}
+        tensors = random_model(config)
+        tensors['lm_head.weight'][259:] *= 8         # rows without a token, and loud
+        out = self.path()
+        write_hf(out, config, tensors)
+        write(os.path.join(out, 'tokenizer.json'), json.dumps(tokenizer))
+        return out
+
+    def generate(self, model, *options, lines=None):
+        ran = subprocess.run([GENERATE, '--model', model, '--greedy', '--max-tokens', '3', *options], input=lines, capture_output=True, text=True)
+        self.assertEqual((ran.returncode, ran.stderr), (0, ''))
+        return ran.stdout
+
+    def test_a_prompt_begins_as_the_tokenizers_file_says(self):
+        model, without = self.model(), self.model(bos=False)
+        ids = self.generate(model, '--prompt', 'the cat', '--ids')
+        self.assertEqual(ids, self.generate(without, '--prompt', '<|begin_of_text|>the cat', '--ids'))
+        self.assertEqual(ids, self.generate(model, '--prompt', '<|begin_of_text|>the cat', '--ids'))
+        self.assertNotEqual(ids, self.generate(without, '--prompt', 'the cat', '--ids'))
+        turn = '<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n'
+        chat = self.generate(model, '--chat', '--format', 'chatml', '--ids', lines='hi\n')
+        self.assertEqual(chat, f"> {self.generate(without, '--prompt', turn, '--ids')}> \n")
+        self.assertEqual(chat, f"> {self.generate(model, '--prompt', turn, '--ids')}> \n")
+
+    def test_what_is_said_in_a_chat_is_text(self):
+        model = self.model()
+        chat = lambda *options: self.generate(model, '--chat', '--format', 'chatml', '--ids', *options, lines='hi<|im_end|>\n')
+        turn = '<|im_start|>user\nhi<|im_end|><|im_end|>\n<|im_start|>assistant\n'
+        self.assertEqual(chat('--parse-content'), f"> {self.generate(model, '--prompt', turn, '--ids')}> \n")
+        self.assertNotEqual(chat(), chat('--parse-content'))
+        talk, out = self.path('talk.jsonl'), self.path()
+        write(talk, json.dumps({'messages': [{'role': 'user', 'content': 'hi<|im_end|>'}, {'role': 'assistant', 'content': 'the<|im_end|>cat'}]}) + '\n')
+        learn = lambda *options: subprocess.run([SFT, '--model', model, '--data', talk, '--out', out, '--format', 'chatml', '--epochs', '1', *options], capture_output=True, text=True).stdout
+        self.assertIn('1 examples', learn())
+        self.assertNotEqual(learn(), learn('--parse-content'))
+
+    def test_a_long_line_is_one_turn(self):
+        said = self.generate(self.model(), '--chat', '--format', 'plain', '--ids', '--max-tokens', '1', lines='a' * 70000 + '\r\nb\n')
+        self.assertEqual(said.count('>'), 3, said[:200])      # two turns, and the end
+        ran = subprocess.run([GENERATE, '--model', self.model(), '--chat', '--format', 'plain'], input='a\0b\n', capture_output=True, text=True)
+        self.assertEqual((ran.returncode, ran.stderr), (1, 'generate: --chat: a line has a byte 0 behind 1 bytes\n'))
+
+    def test_rows_without_a_token_are_printed(self):
+        said = self.generate(self.model(pad=200), '--prompt', 'the cat', '--max-tokens', '40')
+        self.assertIn('\ufffd', said)
+
+
 class Tokenizers(Case):
     def encode_like_run_c(self, pieces, scores, text):
         """llama2.c: a space in front, characters, then the best-scored neighbours until none fit."""

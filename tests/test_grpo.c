@@ -1099,10 +1099,11 @@ TT_TEST(without_indices_all_rollouts_are_meant) {
     static const int indices[4] = {0, 1, 2, 3}, shape = 12;
     tt_context *ctx = tt_create(NULL);
     tt_rollouts all;
-    tt_loss_type loss;
+    tt_covariance covariance = TT_INIT;
+    int loss;
     TT_REQUIRE(cov_rows(ctx, &all));
-    for (loss = TT_LOSS_PPO_CLIP; loss <= TT_LOSS_DPPO_KL; loss = (tt_loss_type)(loss + 1)) {
-        tt_grpo_config c = cov_config(loss);
+    for (loss = TT_LOSS_PPO_CLIP; loss <= LOSS_KL_COV; loss++) {
+        tt_grpo_config c = cov_config(loss, &covariance);
         tt_batch *named = tt_rollouts_batch(ctx, &all, indices, 4), *meant = tt_rollouts_batch(ctx, &all, NULL, 0);
         float entropies[12] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12};
         tt_tensor *now = tt_constant(ctx, 1, &shape, cov_now), *entropy = tt_constant(ctx, 1, &shape, entropies);
@@ -1110,10 +1111,11 @@ TT_TEST(without_indices_all_rollouts_are_meant) {
         TT_REQUIRE(named && meant);
         TT_CHECK(meant->n_tokens == named->n_tokens && meant->n_targets == named->n_targets && meant->n_sequences == 4);
         TT_CHECK_BYTES(meant->tokens, named->tokens, (size_t)named->n_tokens * sizeof *named->tokens);
-        TT_CHECK_NEAR(tt_item(tt_grpo_loss(ctx, now, entropy, &all, NULL, 0, &c, NULL)), tt_item(tt_grpo_loss(ctx, now, entropy, &all, indices, 4, &c, NULL)), 0);
+        TT_CHECK_NEAR(tt_item(grpo_loss(ctx, now, entropy, &all, NULL, 0, &c, NULL)), tt_item(grpo_loss(ctx, now, entropy, &all, indices, 4, &c, NULL)), 0);
         TT_CHECK_OK(ctx, tt_eval(ctx));
         tt_step_reset(ctx);
     }
+    tt_covariance_free(&covariance);
     tt_rollouts_free(&all);
     tt_destroy(ctx);
 }

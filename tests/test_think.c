@@ -6,6 +6,15 @@
 /* ---- fixture: a byte-level tokenizer, rollouts of it, a teacher that is a function ---- */
 static const char *const specials[] = {"<end>", "<ask>", "<tell>", "<stop>"};
 enum { END = 0, ASK = 1, TELL = 2, STOP = 3 };
+static tt_status augment(tt_rollouts *all, const tt_teacher *teacher, const tt_tokenizer *tokenizer, const tt_think_config *c, const tt_grpo_config *grpo, int step, tt_think_metrics *m) {
+    tt_augment how = TT_INIT;
+    how.teacher = teacher;
+    how.tokenizer = tokenizer;
+    how.end_token = END;
+    how.max_completion_length = tt_grpo_resolve(grpo).max_completion_length;
+    how.step = step;
+    return tt_think_augment(all, &how, c, m);
+}
 
 static tt_tokenizer *bytes_tokenizer(tt_context *ctx) {
     tt_tokenizer_desc desc = TT_INIT;
@@ -208,7 +217,7 @@ TT_TEST(a_guided_response_is_attempt_reason_phrase) {
     int t;
     TT_REQUIRE(make_rollouts(ctx, tokenizer, 1, 2, texts, &all) == TT_OK);
     all.items[0].reward = 0.25f;
-    TT_CHECK_OK(ctx, tt_think_augment(&all, &teacher, tokenizer, &c, &grpo, END, 0, &m));
+    TT_CHECK_OK(ctx, augment(&all, &teacher, tokenizer, &c, &grpo, 0, &m));
     TT_CHECK_STR(s.asked, "[Q|ab]");                 /* without its end token; only stopped responses are eligible */
     check_response(&all, 0, tokenizer, "ab\n\nwhy\n\nso 4<end>");
     check_response(&all, 1, tokenizer, "cd");
@@ -231,7 +240,7 @@ TT_TEST(a_guided_response_is_attempt_reason_phrase) {
     s.phrase = "<end>";                              /* special tokens of a feedback are plain text */
     TT_CHECK_OK(ctx, tt_rollouts_question(&all, 0, "2 + 2 ?"));
     s.asked[0] = 0;
-    TT_CHECK_OK(ctx, tt_think_augment(&all, &teacher, tokenizer, &c, &grpo, END, 0, NULL));
+    TT_CHECK_OK(ctx, augment(&all, &teacher, tokenizer, &c, &grpo, 0, NULL));
     TT_CHECK_STR(s.asked, "[2 + 2 ?|ab]");
     check_response(&all, 0, tokenizer, "ab//why//<end><end>");
     for (t = 0; t < all.items[0].response_length; t++) { TT_CHECK_INT(all.items[0].kind[all.items[0].prompt_length + t], t >= 2 ? TT_KIND_TEACHER : TT_KIND_STUDENT); }
@@ -241,7 +250,7 @@ TT_TEST(a_guided_response_is_attempt_reason_phrase) {
     TT_REQUIRE(make_rollouts(ctx, tokenizer, 1, 2, texts, &all) == TT_OK);      /* cut at the response limit: no end token */
     grpo.max_completion_length = 9;
     c.separator = NULL;
-    TT_CHECK_OK(ctx, tt_think_augment(&all, &teacher, tokenizer, &c, &grpo, END, 0, NULL));
+    TT_CHECK_OK(ctx, augment(&all, &teacher, tokenizer, &c, &grpo, 0, NULL));
     check_response(&all, 0, tokenizer, "ab\n\nwhy\n\n");
     TT_CHECK_INT(all.items[0].response_length, 9);
     TT_CHECK(!all.items[0].stopped && all.items[0].guided);
@@ -265,7 +274,7 @@ static unsigned choose(tt_context *ctx, const tt_tokenizer *tokenizer, int n_gro
     c.seed = seed;
     c.schedule = TT_THINK_CONSTANT;
     if (!TT_CHECK_OK(ctx, make_rollouts(ctx, tokenizer, n_groups, size, texts, &all))) { return 0; }
-    TT_CHECK_OK(ctx, tt_think_augment(&all, &teacher, tokenizer, &c, &grpo, END, step, m));
+    TT_CHECK_OK(ctx, augment(&all, &teacher, tokenizer, &c, &grpo, step, m));
     TT_CHECK_INT(s.calls, m->n_guided > 0);          /* all at once */
     TT_CHECK_INT(s.n, m->n_guided);
     bits = chosen_of(&all);
@@ -316,7 +325,7 @@ TT_TEST(the_teacher_leaves_off_policy_responses_alone) {
     tt_think_metrics m;
     TT_REQUIRE(make_rollouts(ctx, tokenizer, 1, 2, texts, &all) == TT_OK);
     TT_CHECK_OK(ctx, tt_rollout_off_policy(&all, 0, given, 2, END));
-    TT_CHECK_OK(ctx, tt_think_augment(&all, &teacher, tokenizer, &c, &grpo, END, 0, &m));
+    TT_CHECK_OK(ctx, augment(&all, &teacher, tokenizer, &c, &grpo, 0, &m));
     TT_CHECK_INT(m.n_eligible, 1);
     TT_CHECK_INT(chosen_of(&all), 2);
     tt_think_score(&all, &m);
@@ -337,16 +346,16 @@ TT_TEST(a_failing_teacher_and_bad_settings_are_reported) {
     tt_grpo_config grpo = TT_INIT;
     TT_REQUIRE(make_rollouts(ctx, tokenizer, 1, 2, texts, &all) == TT_OK);
     s.answer = TT_ERR_STOP;
-    TT_CHECK_INT(tt_think_augment(&all, &teacher, tokenizer, &c, &grpo, END, 0, NULL), TT_ERR_STOP);
+    TT_CHECK_INT(augment(&all, &teacher, tokenizer, &c, &grpo, 0, NULL), TT_ERR_STOP);
     TT_CHECK_CONTAINS(tt_error(ctx), "the teacher failed: stopped by a callback");
     TT_CHECK_INT(chosen_of(&all), 0);
     tt_error_clear(ctx);
     s.answer = TT_OK;
     c.total_steps = 0;
-    TT_CHECK_INT(tt_think_augment(&all, &teacher, tokenizer, &c, &grpo, END, 0, NULL), TT_ERR_ARG);
+    TT_CHECK_INT(augment(&all, &teacher, tokenizer, &c, &grpo, 0, NULL), TT_ERR_ARG);
     TT_CHECK_CONTAINS(tt_error(ctx), "total_steps is 0, expected >= 1");
     c = config_of(1.5f);
-    TT_CHECK_INT(tt_think_augment(&all, &teacher, tokenizer, &c, &grpo, END, 0, NULL), TT_ERR_ARG);
+    TT_CHECK_INT(augment(&all, &teacher, tokenizer, &c, &grpo, 0, NULL), TT_ERR_ARG);
     TT_CHECK_CONTAINS(tt_error(ctx), "init_pct is 1.5 and min_pct 0.01");
     tt_rollouts_free(&all);
     tt_tokenizer_destroy(tokenizer);
@@ -378,7 +387,7 @@ static tt_status listen(tt_context *ctx, const tt_tokenizer *tokenizer, const ba
     teacher.feedback = b ? babbled : NULL;
     teacher.user = (void *)(uintptr_t)b;
     grpo.max_completion_length = limit;
-    return status == TT_OK ? tt_think_augment(all, &teacher, tokenizer, &c, &grpo, END, 0, m) : status;
+    return status == TT_OK ? augment(all, &teacher, tokenizer, &c, &grpo, 0, m) : status;
 }
 TT_TEST(feedback_that_is_cut_is_counted_with_the_length_that_would_do) {
     tt_context *ctx = tt_create(NULL);
@@ -480,7 +489,7 @@ TT_TEST(empty_rollouts_are_an_error_or_nothing) {
     TT_CHECK_INT(tt_grpo_advantages(&none, &grpo, NULL, &g), TT_ERR_ARG);
     TT_CHECK_CONTAINS(tt_error(ctx), "number of rollouts is 0");
     tt_error_clear(ctx);
-    TT_CHECK_OK(ctx, tt_think_augment(&none, &teacher, tokenizer, &c, &grpo, END, 0, &m));
+    TT_CHECK_OK(ctx, augment(&none, &teacher, tokenizer, &c, &grpo, 0, &m));
     TT_CHECK(m.n_guided == 0 && s.calls == 0);
     tt_think_score(&none, &m);
     TT_CHECK(m.own_reward == 0 && m.guided_share == 0);
@@ -489,7 +498,7 @@ TT_TEST(empty_rollouts_are_an_error_or_nothing) {
     tt_step_reset(ctx);
     tt_rollouts_free(&none);
     TT_REQUIRE(make_rollouts(ctx, tokenizer, 1, 2, texts, &all) == TT_OK);      /* an end token and nothing before it */
-    TT_CHECK_OK(ctx, tt_think_augment(&all, &teacher, tokenizer, &c, &grpo, END, 0, &m));
+    TT_CHECK_OK(ctx, augment(&all, &teacher, tokenizer, &c, &grpo, 0, &m));
     TT_CHECK(m.n_eligible == 0 && m.n_guided == 0 && s.calls == 0);
     tt_rollouts_free(&all);
     tt_tokenizer_destroy(tokenizer);
@@ -572,6 +581,14 @@ TT_TEST(a_model_teacher_reads_its_template_and_decodes_greedily) {
     TT_CHECK_OK(ctx, tt_encode(tokenizer, "r{question}:", 12, TT_SPECIAL_TEXT, &want));
     TT_CHECK_INT(ids.size, want.size);
     TT_CHECK_BYTES(ids.data, want.data, want.size * sizeof(int32_t));
+    tokenizer->before[0] = END;                           /* a file with a BOS, whose place is before the system text */
+    tokenizer->n_before = 1;
+    ids.size = 0;
+    TT_CHECK_OK(ctx, tti_teacher_prompt(built, &attempts[0], &ids));
+    TT_CHECK_INT(ids.size, want.size + 1);
+    TT_CHECK_INT(ids.data[0], END);
+    TT_CHECK_BYTES(ids.data + 1, want.data, want.size * sizeof(int32_t));
+    tokenizer->n_before = 0;
     TT_CHECK_OK(ctx, teacher.feedback(teacher.user, attempts, 2, out));
     TT_CHECK_OK(ctx, teacher.feedback(teacher.user, attempts, 2, again));
     for (i = 0; i < 2; i++) {
@@ -711,6 +728,8 @@ TT_TEST(a_teacher_follows_its_student) {
     TT_CHECK_BYTES(q->data, p->data, p->size * sizeof(float));
     TT_CHECK_INT(tt_teacher_follow(teacher, student, 1.5f), TT_ERR_ARG);
     TT_CHECK_CONTAINS(tt_error(ctx), "decay is 1.5");
+    TT_CHECK_INT(tt_teacher_follow(teacher, teacher, 0.5f), TT_ERR_ARG);
+    TT_CHECK_CONTAINS(tt_error(ctx), "the teacher is the student itself");
     tt_model_destroy(teacher);
     other.vocab_size++;
     teacher = tt_model_create(ctx, &other, 1);
@@ -766,7 +785,7 @@ static tt_status everything(tt_context *ctx, const tt_tokenizer *tokenizer, tt_m
     status = built ? TT_OK : tt_error_status(ctx);
     if (status == TT_OK) {
         tt_teacher teacher = tt_teacher_model(built);
-        status = tt_think_augment(&all, &teacher, tokenizer, &c, &grpo, END, 0, NULL);
+        status = augment(&all, &teacher, tokenizer, &c, &grpo, 0, NULL);
     }
     tt_model_teacher_destroy(built);
     tt_rollouts_free(&all);

@@ -1408,38 +1408,46 @@ TT_TEST(trainer_mixes_in_off_policy_responses) {
     TT_CHECK_CONTAINS(tt_error(r.ctx), "n_off_policy is 8");
     rig_close(&r);
 }
-TT_TEST(trainer_moves_and_saves_an_average) {
-    const char *path = tt_test_tmp("ema.state");
-    tt_model *ema[2];
+/* Tensors of the caller's own, here a teacher that follows, are saved and loaded with the trainer. */
+TT_TEST(trainer_saves_what_it_is_given_beside) {
+    const char *path = tt_test_tmp("beside.state");
+    tt_model *average[2];
+    tt_named beside[2];
     rig a, b;
     int i;
     rig_open(&a, 1, NULL);
     rig_open(&b, 1, NULL);
-    ema[0] = a.desc.ema = tt_model_copy(a.model);
-    ema[1] = b.desc.ema = tt_model_copy(b.model);
-    a.desc.ema_decay = b.desc.ema_decay = 0.5f;
+    average[0] = tt_model_copy(a.model);
+    average[1] = tt_model_copy(b.model);
+    for (i = 0; i < 2; i++) {
+        beside[i].name = "ema.first";
+        beside[i].tensor = tt_model_param(average[i], 0);
+    }
+    a.desc.also = &beside[0];
+    b.desc.also = &beside[1];
+    a.desc.n_also = b.desc.n_also = 1;
     rig_start(&a);
     rig_start(&b);
     TT_REQUIRE(a.trainer && b.trainer);
     TT_CHECK_OK(a.ctx, rig_run(&a, 2, NULL, 0));
-    TT_CHECK(!same_weights(ema[0], a.model) && !same_weights(ema[0], ema[1]));
+    TT_CHECK_OK(a.ctx, tt_teacher_follow(average[0], a.model, 0.5f));
+    TT_CHECK(!same_weights(average[0], a.model) && !same_weights(average[0], average[1]));
     TT_CHECK_OK(a.ctx, tt_trainer_save(a.trainer, path));
     TT_CHECK_OK(b.ctx, tt_trainer_load(b.trainer, path));
-    TT_CHECK(same_weights(ema[0], ema[1]));
+    TT_CHECK(memcmp(beside[0].tensor->data, beside[1].tensor->data, beside[0].tensor->size * sizeof(float)) == 0);
     TT_CHECK_OK(a.ctx, rig_run(&a, 2, NULL, 0));
     TT_CHECK_OK(b.ctx, rig_run(&b, 2, NULL, 0));
-    TT_CHECK(same_weights(ema[0], ema[1]) && same_weights(a.model, b.model));
-    for (i = 0; i < tt_model_n_params(a.model); i++) { TT_CHECK(isfinite(TT_F(tt_model_param(ema[0], i))[0])); }
+    TT_CHECK(same_weights(a.model, b.model));
     tt_trainer_destroy(b.trainer);
-    b.desc.ema = NULL;
+    b.desc.also = NULL;
+    b.desc.n_also = 0;
     rig_start(&b);
-    TT_CHECK(tt_trainer_load(b.trainer, path) != TT_OK);      /* an average that nobody wants is not lost quietly */
-    tt_model_destroy(ema[0]);
-    tt_model_destroy(ema[1]);
+    TT_CHECK(tt_trainer_load(b.trainer, path) != TT_OK);      /* a tensor that nobody wants is not lost quietly */
+    tt_model_destroy(average[0]);
+    tt_model_destroy(average[1]);
     rig_close(&a);
     rig_close(&b);
 }
-/* Whose weights a model teacher has: a frozen copy of the base, the student of now, an average that follows it. */
 TT_TEST(trainer_takes_any_model_as_teacher) {
     int kind;
     for (kind = 0; kind < 3; kind++) {
@@ -1460,11 +1468,11 @@ TT_TEST(trainer_takes_any_model_as_teacher) {
         r.teacher = tt_teacher_model(built);
         r.desc.teacher = &r.teacher;
         r.desc.think.total_steps = 30;
-        r.desc.ema = kind == 2 ? model : NULL;
         rig_start(&r);
         TT_REQUIRE(r.trainer != NULL);
         for (step = 0; step < 6; step++) {
             TT_CHECK_OK(r.ctx, tt_trainer_step(r.trainer, &m));
+            if (kind == 2) { TT_CHECK_OK(r.ctx, tt_teacher_follow(model, r.model, 0.99f)); }
             guided += m.think.n_guided;
             tokens += m.think.teacher_tokens;
             counted += m.rollout_tokens + m.think.teacher_tokens;
@@ -1642,12 +1650,9 @@ TT_TEST(trainer_errors_name_field_and_value) {
     r.desc.max_batch = -5;
     EXPECT_ERROR("max_batch is -5");
     r.desc.max_batch = 0;
-    r.desc.ema = r.model;
-    EXPECT_ERROR("ema is the model itself");
-    r.desc.ema = NULL;
-    r.desc.grpo.kl = (tt_kl_kind)-1;
+    r.desc.grpo.kl = (tt_kl_type)-1;
     EXPECT_ERROR("kl is -1,");
-    r.desc.grpo.kl = (tt_kl)0;
+    r.desc.grpo.kl = TT_KL_K3;
     r.teacher.feedback = NULL;
     r.desc.teacher = &r.teacher;
     r.desc.think.total_steps = 1;
@@ -2011,12 +2016,40 @@ TT_TEST(evaluation_is_repeatable) {
     rig_close(&r);
 }
 
+/* A tokenizer's file with a BOS: each prompt begins with it, and what the teacher adds does not. */
+TT_TEST(prompts_begin_as_the_tokenizers_file_says) {
+    rig r;
+    tt_step_metrics m = TT_INIT;
+    const tt_rollouts *all;
+    int32_t bos;
+    int i, k;
+    rig_open(&r, 1, NULL);
+    bos = tt_token_id(r.tokenizer, "\n\n");
+    r.tokenizer->before[0] = bos;
+    r.tokenizer->n_before = 1;
+    r.desc.teacher = &r.teacher;
+    r.desc.think.total_steps = 10;
+    r.desc.think.separator = " ";
+    rig_start(&r);
+    TT_REQUIRE(r.trainer != NULL);
+    TT_CHECK_OK(r.ctx, tt_trainer_step(r.trainer, &m));
+    all = tt_trainer_rollouts(r.trainer);
+    TT_CHECK(all->n > 0);
+    for (i = 0; i < all->n; i++) {
+        const tt_rollout *one = &all->items[i];
+        TT_CHECK(one->prompt_length == 4 && one->tokens[0] == bos && one->tokens[1] == tt_token_id(r.tokenizer, "<q>"));
+        for (k = one->prompt_length + one->attempt_length; one->guided && k < one->prompt_length + one->response_length; k++) { TT_CHECK(one->tokens[k] != bos); }
+    }
+    rig_close(&r);
+}
+
 TT_MAIN(signs_documents_follow_the_grammar, signs_splits_are_disjoint, signs_judges_responses, signs_words_are_single_tokens, signs_teacher_leads_to_a_right_answer,
         jsonl_rewards_answers, jsonl_with_a_byte_order_mark_and_lines_of_blanks, jsonl_text_with_a_nul_is_refused_by_name, jsonl_errors_name_the_line, trainer_learns, trainer_resumes_bit_for_bit, trainer_resumes_without_a_signal, trainer_threads_do_not_matter,
         trainer_micro_batches_add_up, reducer_adds_parts_as_a_tree, reducer_gathers_exactly, trainer_names_wrong_ranks,
         ranks_survive_lost_memory, ranks_give_the_same_bits, ranks_share_an_evaluation, ranks_agree_with_one_process, ranks_resume_with_another_number, trainer_with_reference_and_two_iterations, trainer_with_adapters, trainer_with_teacher,
         trainer_adds_and_logs_rewards, trainer_survives_a_failing_reward, trainer_replaces_groups_of_equal_rewards, trainer_updates_on_mini_batches,
-        trainer_mixes_in_off_policy_responses, trainer_moves_and_saves_an_average, trainer_takes_any_model_as_teacher, trainer_measures_divergence_on_request,
+        trainer_mixes_in_off_policy_responses, trainer_saves_what_it_is_given_beside, trainer_takes_any_model_as_teacher, trainer_measures_divergence_on_request,
         trainer_takes_divergence_from_the_reward, trainer_stops_with_a_reason, trainer_has_bnpos_trap_only_under_its_name,
-        trainer_errors_name_field_and_value, a_callback_that_fails_without_a_word_is_named, a_step_within_a_step_is_refused, trainer_survives_lost_memory, reward_is_of_all_responses_and_own_reward_of_the_students_own,
-        what_max_completion_length_cuts_is_counted, a_question_that_is_too_long_is_named_before_training, rewards_of_any_size_train_or_are_left_out, metrics_are_json, evaluation_is_repeatable)
+        trainer_errors_name_field_and_value, a_callback_that_fails_without_a_word_is_named, a_step_within_a_step_is_refused, trainer_survives_lost_memory,
+        reward_is_of_all_responses_and_own_reward_of_the_students_own,
+        what_max_completion_length_cuts_is_counted, a_question_that_is_too_long_is_named_before_training, rewards_of_any_size_train_or_are_left_out, metrics_are_json, evaluation_is_repeatable, prompts_begin_as_the_tokenizers_file_says)

@@ -1,0 +1,105 @@
+# One GPU (tt_cuda.cu), several processes (MPI), several GPUs (NCCL): included by the Makefile, whose variables it uses.
+# The GPU: tt_cuda.cu and everything linked with it, in build/cuda. Tests run there if a device is to be seen.
+NVCC      ?= nvcc
+NVCC_PATH := $(shell command -v $(NVCC) 2> /dev/null)
+CUDA_HOME ?= $(patsubst %/bin/nvcc,%,$(NVCC_PATH))
+CUDA_ARCH ?= -gencode arch=compute_80,code=sm_80 -gencode arch=compute_90a,code=sm_90a \
+  -gencode arch=compute_80,code=compute_80
+CUDA_LIBS := -L$(CUDA_HOME)/lib64 -Wl,-rpath,$(CUDA_HOME)/lib64 -lcublasLt -lcudart -lstdc++
+CUDA_COMPILE = $(NVCC) -O3 -std=c++14 $(CUDA_ARCH) -Werror all-warnings -Xcompiler -Wall,-Wextra
+CUDA_BENCHES  := $(patsubst %,build/cuda/bench_%,gemm train generate grpo)
+CUDA_PROGRAMS := $(patsubst build/%,build/cuda/%,$(EXAMPLES)) $(CUDA_BENCHES)
+CUDA_TESTED   := build/cuda/test_cuda \
+  $(patsubst %,build/cuda/test_%,autograd model checkpoint sampler optimizer grpo think trainer)
+ifneq ($(and $(NVCC_PATH),$(wildcard /dev/nvidia0 /dev/dxg)),)
+CUDA_TESTS := $(CUDA_TESTED)
+endif
+# Several processes: the same programs over MPI. For MPICH beside Open MPI: MPICC=mpicc.mpich MPIRUN=mpirun.mpich.
+MPICC    ?= mpicc
+MPIRUN   ?= mpirun
+MPI_PROGRAMS := $(patsubst %,build/%-mpi,thinktune pretrain sft)
+# Several GPUs: NCCL sums, MPI brings the processes together. NCCL_HOME: where include and lib of NCCL are, if not
+# CUDA's.
+NCCL_HOME     ?= $(CUDA_HOME)
+NCCL_LIBS     := -L$(NCCL_HOME)/lib64 -L$(NCCL_HOME)/lib -Wl,-rpath,$(NCCL_HOME)/lib64:$(NCCL_HOME)/lib -lnccl
+NCCL_PROGRAMS := $(patsubst %,build/cuda/%-nccl,thinktune pretrain sft)
+
+## make cuda        tt_cuda.cu, and tests, examples and benches linked with it, in build/cuda (needs nvcc)
+cuda: build/tt_cuda.o $(CUDA_TESTED) $(CUDA_PROGRAMS)
+
+NO_DEVICE_CHECK = echo 'skipped: the GPU under compute-sanitizer: no device'
+## make cuda-check  the tests on the GPU and a short training under compute-sanitizer
+cuda-check: $(if $(CUDA_TESTS),build/cuda/test_cuda build/cuda/pretrain)
+	@$(if $(CUDA_TESTS),CUDA_HOME="$(CUDA_HOME)" tests/cuda_check.sh,$(NO_DEVICE_CHECK))
+
+RUN_CUDA_BENCHES = { for math in f32 tf32 bf16; do for b in $^; do \
+  TT_BACKEND=cuda TT_CUDA_MATH=$$math $$b || echo "FAIL $$b $$math"; done; done; \
+  $(PYTHON) bench/peers.py --cuda || echo "FAIL peers.py"; } | tee build/bench/cuda-log; \
+  ! grep '^FAIL' build/bench/cuda-log
+## make bench-cuda  every figure of the GPU in f32, TF32 and bf16, and PyTorch if PYTHON has it, into build/bench/cuda-log
+bench-cuda: $(if $(CUDA_TESTS),$(CUDA_BENCHES))      # each precision is a run of its own; a figure's name tells it
+	@mkdir -p build/bench
+	@$(if $(CUDA_TESTS),$(RUN_CUDA_BENCHES),echo 'skipped: the benches on a GPU: no device')
+
+## make cuda-nccl   build/cuda/thinktune-nccl, pretrain-nccl, sft-nccl: one process a GPU (MPICC, NCCL_HOME)
+cuda-nccl: $(NCCL_PROGRAMS)
+
+## make mpi         build/thinktune-mpi, pretrain-mpi, sft-mpi for mpirun (MPICC)
+mpi: $(MPI_PROGRAMS)
+
+## make test-mpi    compares 1, 2 and 4 processes, if MPICC is there (MPIRUN)
+test-mpi:
+	@MPICC="$(MPICC)" MPIRUN="$(MPIRUN)" tests/run.sh tests/test_mpi.sh
+
+## make bench-mpi   a training step shared by 1 and 2 processes
+bench-mpi: build/bench_parallel build/bench_parallel-mpi
+	build/bench_parallel 1 && build/bench_parallel 2
+	$(MPIRUN) -np 1 build/bench_parallel-mpi 1 && $(MPIRUN) -np 2 build/bench_parallel-mpi 1
+
+$(MPI_PROGRAMS): build/%-mpi: examples/%.c $(LIBRARY) $(wildcard examples/*.h) | build
+	$(COMPILING)
+	$(MPICC) $(STD) $(WARN) $(CFLAGS) $(CPPFLAGS) -DTT_MPI $< -o $@ $(LDFLAGS) $(LDLIBS)
+
+build/bench_parallel build/bench_parallel-mpi: examples/parallel_mpi.h
+build/bench_parallel-mpi: bench/bench_parallel.c $(LIBRARY) | build
+	$(MPICC) $(STD) $(WARN) $(CFLAGS) $(CPPFLAGS) -DTT_MPI $< -o $@ $(LDFLAGS) $(LDLIBS)
+
+# The kernels of tt_cuda.cu on the CPU.
+build/test_cuda_host build/sanitize/test_cuda_host: tests/cuda_host.h tests/nccl_host.h tt_cuda.cu
+build/test_cuda_host build/sanitize/test_cuda_host: LDLIBS += -lpthread
+build/test_cuda_host: tests/test_cuda_host.cpp $(HARNESS) | build
+	$(COMPILING)
+	$(CXX) -std=c++11 $(WARN) $(TEST_CFLAGS) $(CPPFLAGS) $< -o $@ $(LDFLAGS) $(LDLIBS)
+
+build/sanitize/test_cuda_host: tests/test_cuda_host.cpp $(HARNESS) | build/sanitize
+	$(COMPILING)
+	$(CXX) -std=c++11 $(WARN) $(SANITIZE) $(CPPFLAGS) $< -o $@ $(LDFLAGS) $(LDLIBS)
+
+build/tt_cuda.o: tt_cuda.cu $(LIBRARY) | build
+	$(CUDA_COMPILE) -c $< -o $@
+
+build/tt_cuda_nccl.o: tt_cuda.cu $(LIBRARY) | build
+	$(CUDA_COMPILE) -DTT_CUDA_NCCL -I$(NCCL_HOME)/include -c $< -o $@
+
+build/cuda/%-nccl: examples/%.c $(LIBRARY) $(wildcard examples/*.h) build/tt_cuda_nccl.o | build/cuda
+	$(MPICC) $(STD) $(WARN) $(CFLAGS) $(CPPFLAGS) -DTT_MPI -DTT_CUDA -DTT_CUDA_NCCL $< build/tt_cuda_nccl.o -o $@ \
+	  $(LDFLAGS) $(NCCL_LIBS) $(CUDA_LIBS) $(LDLIBS)
+
+# The operators once more, against the CPU backend, on the device.
+build/cuda/test_cuda: tests/test_cuda_host.cpp $(HARNESS) build/tt_cuda.o | build/cuda
+	$(CXX) -std=c++11 $(WARN) $(TEST_CFLAGS) $(CPPFLAGS) -DTT_TEST_CUDA $< build/tt_cuda.o -o $@ \
+	  $(LDFLAGS) $(CUDA_LIBS) $(LDLIBS)
+
+build/cuda/test_%: tests/test_%.c $(HARNESS) build/tt_cuda.o | build/cuda
+	$(CC) $(STD) $(WARN) $(TEST_CFLAGS) $(CPPFLAGS) -DTT_TEST_CUDA $< $(EXTRA) build/tt_cuda.o -o $@ \
+	  $(LDFLAGS) $(CUDA_LIBS) $(LDLIBS)
+
+# TT_BACKEND=cuda puts them on the device.
+build/cuda/bench_%: bench/bench_%.c bench/bench.h $(LIBRARY) build/tt_cuda.o | build/cuda
+	$(CC) $(STD) $(WARN) $(CFLAGS) $(CPPFLAGS) $(BENCH_DEFINES) -DTT_CUDA $< build/tt_cuda.o -o $@ \
+	  $(LDFLAGS) $(CUDA_LIBS) -lpthread $(LDLIBS)
+
+build/cuda/%: examples/%.c $(LIBRARY) $(wildcard examples/*.h) build/tt_cuda.o | build/cuda
+	$(CC) $(STD) $(WARN) $(CFLAGS) $(CPPFLAGS) -DTT_CUDA $< build/tt_cuda.o -o $@ $(LDFLAGS) $(CUDA_LIBS) $(LDLIBS)
+
+.PHONY: cuda cuda-check bench-cuda cuda-nccl mpi test-mpi bench-mpi
