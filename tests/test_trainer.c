@@ -1659,6 +1659,7 @@ TT_TEST(trainer_errors_name_field_and_value) {
     EXPECT_ERROR("teacher.feedback is NULL");
     r.teacher.feedback = echo_feedback;
     r.desc.think.total_steps = 0;
+    r.desc.teacher = NULL;
     r.desc.world_size = 2;
     EXPECT_ERROR("world_size is 2");
     r.desc.world_size = 0;
