@@ -1,5 +1,5 @@
 /* options.h - command lines for the examples: one table row per option, read by options_read. Stands behind thinktuning.h.
- * A bad option ends the program with status 2 and a line that names the option and its value. */
+ * A bad option ends the program with status 2 and a line that names the option and its value; so does one that is given twice. */
 #ifndef OPTIONS_H
 #define OPTIONS_H
 

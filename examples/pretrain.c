@@ -9,7 +9,8 @@
  *
  * As build/pretrain-mpi (make mpi) the same program shares each step's windows among the processes of mpirun.
  * The last 5 % of the text are held out. --resume goes on where the last checkpoint stands and ends with the
- * same bits as a run that was never interrupted; with other settings than the run was begun with (settings.txt) it is refused. */
+ * same bits as a run that was never interrupted; with other settings than the run was begun with (settings.txt), or beside another
+ * config.json or tokenizer.json than the checkpoint's, it is refused. */
 #define THINKTUNING_IMPLEMENTATION
 #include "../thinktuning.h"
 #include "run.h"

@@ -208,6 +208,7 @@ works "$bin/thinktune" $quick --out open
 for file in metrics.jsonl summary.json settings.txt; do same open/$file closed/$file; done
 $pretrain --steps 5 --out closed-pretrain > out 2> err >&- && bad "a lost output is no success"
 said "cannot write standard output"
+[ ! -s closed-pretrain/lock ] || bad "text in the lock: $(head -c 60 closed-pretrain/lock)"
 works "$bin/generate" --model closed-pretrain --prompt "the cat" --max-tokens 4
 
 begin an_output_that_is_lost_is_an_error_with_its_reason
