@@ -491,9 +491,9 @@ TT_API const tt_backend *tt_backend_get(const tt_context *ctx);
 TT_API void             *tt_backend_state(const tt_context *ctx);
 
 /* ==== 3. tensor ============================================================================
- * Row-major, contiguous, up to four dimensions. Fields are for reading. Two lifetimes:
- * long-lived tensors (parameters) belong to whoever created them, tensors of one step live in the
- * step's arena and go at once with tt_step_reset. */
+ * Row-major, contiguous, up to four dimensions. Fields are for reading. Two lifetimes: long-lived tensors
+ * (parameters) belong to whoever created them, tensors of one step live in the step's arena and go at once
+ * with tt_step_reset. */
 
 #define TT_MAX_DIMS 4
 typedef struct tt_tensor tt_tensor;
@@ -504,117 +504,151 @@ struct tt_tensor {
     size_t size;                    /* number of elements                                    */
     void *data;                     /* on the backend                                        */
     float *grad;                    /* on the backend; NULL until a backward needs it        */
-    int grad_is_zero;               /* 1: it is, whatever stands in grad, until tt_grad      */
-                                    /* writes the zeros or a product overwrites them         */
     int requires_grad;              /* gradient flows to or through this tensor              */
     int retain_grad;                /* set to keep grad of an inner tensor after tt_backward */
     int persistent;                 /* long-lived                                            */
-    int lent;                       /* data belongs to someone else, e.g. to a mapped file    */
-    void *panels;                   /* of gemm_panels, while tt_generate runs                 */
+    char *name;                     /* may be NULL                                           */
+    /* private */
+    struct tti_node *node;          /* op that made it; NULL for leaves                      */
+    int grad_is_zero;               /* 1: whatever stands in grad, until tt_grad writes the  */
+                                    /* zeros or a product overwrites them                    */
+    int lent;                       /* data belongs to someone else, e.g. to a mapped file   */
+    void *panels;                   /* of gemm_panels, while tt_generate runs                */
     size_t panels_bytes;
     int panels_transposed;
-    char *name;                     /* may be NULL                                           */
-    struct tti_node *node;          /* op that made it; NULL for leaves                      */
 };
 #define TT_F(tensor) ((float *)(tensor)->data)
 
 /* Long-lived, zeroed. shape has ndim entries, each >= 1. A parameter takes part in gradients. */
-TT_API tt_tensor *tt_tensor_create(tt_context *ctx, tt_dtype dtype, int ndim, const int *shape, const char *name);
+TT_API tt_tensor *tt_tensor_create(tt_context *ctx, tt_dtype dtype, int ndim, const int *shape,
+                                   const char *name);
 TT_API tt_tensor *tt_parameter(tt_context *ctx, int ndim, const int *shape, const char *name);
 TT_API void       tt_tensor_destroy(tt_tensor *tensor);
 /* Of this step: zeros, a copy of host values, a scalar. Set requires_grad = 1 to differentiate by it. */
 TT_API tt_tensor *tt_zeros(tt_context *ctx, int ndim, const int *shape);
 TT_API tt_tensor *tt_constant(tt_context *ctx, int ndim, const int *shape, const float *values);
 TT_API tt_tensor *tt_scalar(tt_context *ctx, float value);
-/* Between backend and host; values holds tensor->size floats; get widens bf16 and f16. tt_item reads a one-element tensor. */
-TT_API tt_status tt_tensor_set(tt_tensor *tensor, const float *values);
-TT_API tt_status tt_tensor_get(const tt_tensor *tensor, float *values);
-TT_API tt_status tt_tensor_get_grad(const tt_tensor *tensor, float *values);   /* zeros if there is none */
-TT_API double    tt_item(const tt_tensor *tensor);                             /* NaN on NULL            */
-/* Frees everything of the step (tensors, tape) and ends a graph error; tt_error still says it. Parameters and grads stay. */
-TT_API void      tt_step_reset(tt_context *ctx);
+/* Between backend and host; values holds tensor->size floats; get widens bf16 and f16. A gradient that does
+ * not exist reads as zeros. tt_item reads a tensor of one element; NaN on NULL. */
+TT_API tt_status  tt_tensor_set(tt_tensor *tensor, const float *values);
+TT_API tt_status  tt_tensor_get(const tt_tensor *tensor, float *values);
+TT_API tt_status  tt_tensor_get_grad(const tt_tensor *tensor, float *values);
+TT_API double     tt_item(const tt_tensor *tensor);
+/* Frees everything of the step (tensors, tape) and ends a graph error; tt_error still says it. Parameters and
+ * their gradients stay. */
+TT_API void       tt_step_reset(tt_context *ctx);
+
+/* ==== 4. batch and cache ===================================================================
+ * What runs through a model at once: tokens of several sequences, end to end, no padding. With a cache a
+ * sequence goes on where its slot ends; without one it begins at position 0. */
+
+typedef struct tt_kv_cache tt_kv_cache;
+typedef struct tt_batch_desc {
+    int n_sequences;
+    const int32_t *offsets;        /* [n_sequences + 1] from 0; sequence s is tokens[offsets[s] ..
+                                      offsets[s+1]) */
+    const int32_t *tokens;         /* [n_tokens]                                                         */
+    const unsigned char *mask;     /* [n_tokens] 1 = a target, predicted from the token before it; the   */
+                                   /* first of a sequence never is. NULL = every token but the first     */
+    tt_kv_cache *cache;            /* NULL in training                                                   */
+    const int32_t *cache_slots;    /* [n_sequences], with a cache                                        */
+} tt_batch_desc;
+
+/* Of this step. Arrays named d_ are on the backend, the others on the host. */
+typedef struct tt_batch {
+    tt_context *ctx;
+    int n_sequences, n_tokens, n_targets, max_length;
+    const int32_t *offsets, *tokens;
+    const int32_t *positions;              /* [n_tokens] in the sequence, from the cache's length on     */
+    const int32_t *target_rows, *targets;  /* [n_targets] row that predicts, token that is predicted     */
+    const int32_t *d_offsets, *d_positions;
+    const int32_t *d_query_start;          /* [n_sequences] first position, with a cache                 */
+    const int32_t *d_key_start;            /* [n_sequences] first row of the slot in the cache           */
+    const int32_t *d_cache_rows;           /* [n_tokens] row of the cache that a token writes            */
+    tt_kv_cache *cache;
+    const int32_t *cache_slots;
+} tt_batch;
+TT_API tt_batch *tt_batch_create(tt_context *ctx, const tt_batch_desc *desc);
+
+/* Keys and values of every layer for n_slots sequences of up to `capacity` positions; made by
+ * tt_kv_cache_create of chapter 7. share copies the first `length` positions from one slot to another. */
+TT_API void      tt_kv_cache_destroy(tt_kv_cache *);
+TT_API int       tt_kv_cache_length(const tt_kv_cache *, int slot);
+TT_API void      tt_kv_cache_truncate(tt_kv_cache *, int slot, int length);
+TT_API tt_status tt_kv_cache_share(tt_kv_cache *, int from_slot, int to_slot, int length);
 
 /* ==== 5. autograd ==========================================================================
- * Ops record themselves on the context's tape; tt_backward walks it in reverse once. Gradients of
- * leaves accumulate over calls until tt_zero_grad, so micro-batches simply add up. */
+ * Ops record themselves on the context's tape; tt_backward walks it in reverse once. Gradients of leaves
+ * accumulate over calls until tt_zero_grad, so micro-batches simply add up. */
 
-TT_API tt_status tt_backward(tt_context *ctx, tt_tensor *loss);   /* loss has one element; consumes the tape   */
-TT_API tt_status tt_eval(tt_context *ctx);                        /* first error of graph building, else TT_OK */
+/* The loss has one element; the tape is consumed. tt_eval gives the first error of graph building, else
+ * TT_OK. */
+TT_API tt_status tt_backward(tt_context *ctx, tt_tensor *loss);
+TT_API tt_status tt_eval(tt_context *ctx);
 TT_API tt_status tt_zero_grad(tt_tensor *tensor);
-TT_API void tt_no_grad_begin(tt_context *ctx);    /* nestable: ops record nothing, a model's layers keep one layer's memory */
-TT_API void tt_no_grad_end(tt_context *ctx);
+/* Between them ops record nothing, and a model's layers keep one layer's memory. They nest. */
+TT_API void      tt_no_grad_begin(tt_context *ctx);
+TT_API void      tt_no_grad_end(tt_context *ctx);
 
-/* Elementary ops; binary ones broadcast like NumPy. min/max send the gradient to a on a tie. */
+/* Elementary ops; binary ones broadcast like NumPy. minimum and maximum send the gradient to a on a tie. */
 TT_API tt_tensor *tt_add(tt_context *, tt_tensor *a, tt_tensor *b);
 TT_API tt_tensor *tt_sub(tt_context *, tt_tensor *a, tt_tensor *b);
 TT_API tt_tensor *tt_mul(tt_context *, tt_tensor *a, tt_tensor *b);
 TT_API tt_tensor *tt_div(tt_context *, tt_tensor *a, tt_tensor *b);
 TT_API tt_tensor *tt_minimum(tt_context *, tt_tensor *a, tt_tensor *b);
 TT_API tt_tensor *tt_maximum(tt_context *, tt_tensor *a, tt_tensor *b);
-TT_API tt_tensor *tt_less(tt_context *, tt_tensor *a, tt_tensor *b);          /* 1 where a < b, else 0; no gradient */
-TT_API tt_tensor *tt_where(tt_context *, tt_tensor *condition, tt_tensor *a, tt_tensor *b);  /* a where condition != 0 */
 TT_API tt_tensor *tt_neg(tt_context *, tt_tensor *x);
 TT_API tt_tensor *tt_exp(tt_context *, tt_tensor *x);
 TT_API tt_tensor *tt_log(tt_context *, tt_tensor *x);
 TT_API tt_tensor *tt_tanh(tt_context *, tt_tensor *x);
-TT_API tt_tensor *tt_clamp(tt_context *, tt_tensor *x, float low, float high); /* gradient 0 outside, 1 on the edges */
 TT_API tt_tensor *tt_scale(tt_context *, tt_tensor *x, float factor);
-TT_API tt_tensor *tt_sum(tt_context *, tt_tensor *x);                         /* all elements, scalar       */
+/* less: 1 where a < b, else 0, no gradient. where: a where condition != 0, else b. clamp: gradient 0 outside
+ * the bounds, 1 on them. detach: the same value without a gradient, the papers' sg(). */
+TT_API tt_tensor *tt_less(tt_context *, tt_tensor *a, tt_tensor *b);
+TT_API tt_tensor *tt_where(tt_context *, tt_tensor *condition, tt_tensor *a, tt_tensor *b);
+TT_API tt_tensor *tt_clamp(tt_context *, tt_tensor *x, float low, float high);
+TT_API tt_tensor *tt_detach(tt_context *, tt_tensor *x);
+/* Over all elements, to a scalar; or over one axis (from the end if negative), which is kept with size 1. */
+TT_API tt_tensor *tt_sum(tt_context *, tt_tensor *x);
 TT_API tt_tensor *tt_mean(tt_context *, tt_tensor *x);
-TT_API tt_tensor *tt_sum_axis(tt_context *, tt_tensor *x, int axis);          /* the axis is kept with size 1 */
+TT_API tt_tensor *tt_sum_axis(tt_context *, tt_tensor *x, int axis);
 TT_API tt_tensor *tt_mean_axis(tt_context *, tt_tensor *x, int axis);
-TT_API tt_tensor *tt_detach(tt_context *, tt_tensor *x);                      /* sg(): same value, no gradient */
-TT_API tt_tensor *tt_view(tt_context *, tt_tensor *x, int ndim, const int *shape);   /* shares x's data      */
-TT_API tt_tensor *tt_columns(tt_context *, tt_tensor *x, int begin, int count);      /* x[:, begin:begin+count] */
-TT_API tt_tensor *tt_gather_rows(tt_context *, tt_tensor *x, const int32_t *rows, int n);   /* x[rows]; rows: host, copied */
+/* view shares x's data; columns is x[:, begin : begin + count]; gather_rows is x[rows], rows on the host. */
+TT_API tt_tensor *tt_view(tt_context *, tt_tensor *x, int ndim, const int *shape);
+TT_API tt_tensor *tt_columns(tt_context *, tt_tensor *x, int begin, int count);
+TT_API tt_tensor *tt_gather_rows(tt_context *, tt_tensor *x, const int32_t *rows, int n);
 
-/* The transformer's ops. N rows (tokens), K in, M out. A w [.,.] of linear and matmul may be bf16
- * or f16, that of embedding and, where the backend takes_half, of token_logprobs bf16. */
-TT_API tt_tensor *tt_linear(tt_context *, tt_tensor *x, tt_tensor *w, tt_tensor *bias_or_null);   /* x[N,K] w[M,K]^T -> [N,M] */
-TT_API tt_tensor *tt_matmul(tt_context *, tt_tensor *x, tt_tensor *w, tt_tensor *bias_or_null);   /* x[N,K] w[K,M] -> [N,M]; GPT-2's Conv1D */
-TT_API tt_tensor *tt_embedding(tt_context *, tt_tensor *w, const int32_t *ids, int n);            /* w[V,C] -> [n,C]; ids: host, copied */
-TT_API tt_tensor *tt_rmsnorm(tt_context *, tt_tensor *x, tt_tensor *w, float eps);                /* x[...,C] over the last axis, w[C] */
+/* The transformer's ops. N rows (tokens), K in, M out, C channels, V entries of the vocabulary. w of linear
+ * and matmul may be bf16 or f16, that of embedding and, where the backend takes_half, of token_logprobs bf16.
+ *     linear     x[N,K] w[M,K]^T + bias -> [N,M]          matmul   x[N,K] w[K,M] + bias (GPT-2's Conv1D)
+ *     embedding  w[V,C], n host ids -> [n,C]              rmsnorm, layernorm  over the last axis, w[C], b[C]
+ *     swiglu     silu(gate) up                            gelu     tanh_form 0: by erf */
+TT_API tt_tensor *tt_linear(tt_context *, tt_tensor *x, tt_tensor *w, tt_tensor *bias_or_null);
+TT_API tt_tensor *tt_matmul(tt_context *, tt_tensor *x, tt_tensor *w, tt_tensor *bias_or_null);
+TT_API tt_tensor *tt_embedding(tt_context *, tt_tensor *w, const int32_t *ids, int n);
+TT_API tt_tensor *tt_rmsnorm(tt_context *, tt_tensor *x, tt_tensor *w, float eps);
 TT_API tt_tensor *tt_layernorm(tt_context *, tt_tensor *x, tt_tensor *w, tt_tensor *b, float eps);
-TT_API tt_tensor *tt_swiglu(tt_context *, tt_tensor *gate, tt_tensor *up);                        /* silu(gate) * up */
-TT_API tt_tensor *tt_gelu(tt_context *, tt_tensor *x, int tanh_form);                             /* tanh_form 0: erf */
+TT_API tt_tensor *tt_swiglu(tt_context *, tt_tensor *gate, tt_tensor *up);
+TT_API tt_tensor *tt_gelu(tt_context *, tt_tensor *x, int tanh_form);
 
-/* A packed batch: tokens of all sequences end to end, no padding. Of this step. */
-typedef struct tt_batch_desc {
-    int n_sequences;
-    const int32_t *offsets;      /* [n_sequences + 1], offsets[0] = 0; sequence s is tokens[offsets[s] .. offsets[s+1])  */
-    const int32_t *tokens;       /* [n_tokens]                                                                          */
-    const unsigned char *mask;   /* [n_tokens], 1 = this token is a target (predicted from the one before it); the first
-                                    token of a sequence never is. NULL = every token but the first                      */
-    struct tt_kv_cache *cache;   /* NULL in training; chapter 8 */
-    const int32_t *cache_slots;  /* [n_sequences] cache rows, with cache                                                */
-} tt_batch_desc;
-typedef struct tt_batch {
-    tt_context *ctx;
-    int n_sequences, n_tokens, n_targets, max_length;
-    /* host copies */
-    const int32_t *offsets, *tokens, *positions;   /* positions: 0.. within each sequence (or from the cache's length) */
-    const int32_t *target_rows, *targets;          /* [n_targets]: row that predicts, token that is predicted           */
-    /* the same on the backend (equal pointers on the CPU) */
-    const int32_t *d_offsets, *d_positions, *d_key_start, *d_query_start;
-    struct tt_kv_cache *cache;
-    const int32_t *cache_slots;
-    const int32_t *d_cache_rows;                   /* [n_tokens] row in the cache that each token writes, with cache     */
-} tt_batch;
-TT_API tt_batch *tt_batch_create(tt_context *ctx, const tt_batch_desc *desc);
-
-/* Rotary tables cos/sin are [positions, head_dim/2]; x [N, heads*head_dim], rotate-half layout of Hugging Face. */
-TT_API tt_tensor *tt_rope(tt_context *, tt_tensor *x, tt_tensor *cos_table, tt_tensor *sin_table, const tt_batch *, int head_dim);
-/* Causal attention within each sequence, grouped-query where k, v have fewer heads.
- * q [N, n_heads*head_dim], k, v [N, n_kv_heads*head_dim] -> [N, n_heads*head_dim]. Blockwise, no T x T tensor. */
+/* Rotary tables cos, sin are [positions, head_dim/2]; x [N, heads*head_dim] in Hugging Face's layout of
+ * halves. */
+TT_API tt_tensor *tt_rope(tt_context *, tt_tensor *x, tt_tensor *cos_table, tt_tensor *sin_table,
+                          const tt_batch *, int head_dim);
+/* Causal attention within each sequence, grouped-query where k, v have fewer heads; blockwise, no T x T
+ * tensor. q [N, n_heads*head_dim], k, v [N, n_kv_heads*head_dim] -> [N, n_heads*head_dim]. */
 typedef struct tt_attention_desc {
     int n_heads, n_kv_heads, head_dim;
-    int layer;        /* cache layer, with a cache in the batch         */
-    float scale;      /* multiplies q.k; 0 = 1/sqrt(head_dim)            */
+    int layer;        /* of the cache, if the batch has one       */
+    float scale;      /* multiplies q.k; 0 = 1 / sqrt(head_dim)   */
 } tt_attention_desc;
-TT_API tt_tensor *tt_attention(tt_context *, tt_tensor *q, tt_tensor *k, tt_tensor *v, const tt_batch *, const tt_attention_desc *);
-/* log softmax(x w^T / temperature)[target] for each row, streamed in blocks, recomputed in backward: no N x V tensor.
- * x [N,C], w [V,C], targets: N host ids (copied) -> [N]. entropy_out (may be NULL) receives H = -sum p log p, [N]. */
-TT_API tt_tensor *tt_token_logprobs(tt_context *, tt_tensor *x, tt_tensor *w, const int32_t *targets, float temperature, tt_tensor **entropy_out);
+TT_API tt_tensor *tt_attention(tt_context *, tt_tensor *q, tt_tensor *k, tt_tensor *v, const tt_batch *,
+                               const tt_attention_desc *);
+/* log softmax(x w^T / temperature)[target] of each row, streamed in blocks and recomputed in backward: no N x
+ * V tensor. x [N,C], w [V,C], targets: N host ids -> [N]. entropy_out (may be NULL) receives -sum p log p,
+ * [N]. */
+TT_API tt_tensor *tt_token_logprobs(tt_context *, tt_tensor *x, tt_tensor *w, const int32_t *targets,
+                                    float temperature, tt_tensor **entropy_out);
 
 /* Ops of your own. forward fills out (zeroed, of the given shape); backward reads out->grad and adds to
  * tt_grad(inputs[i]), which is NULL where no gradient is wanted. user must live until tt_backward. */
@@ -624,13 +658,15 @@ typedef struct tt_op_desc {
     tt_status (*backward)(void *user, tt_tensor *const *inputs, int n_inputs, tt_tensor *out);
     void *user;
 } tt_op_desc;
-TT_API tt_tensor *tt_custom(tt_context *, const tt_op_desc *, tt_tensor *const *inputs, int n_inputs, int ndim, const int *shape);
+TT_API tt_tensor *tt_custom(tt_context *, const tt_op_desc *, tt_tensor *const *inputs, int n_inputs,
+                            int ndim, const int *shape);
 TT_API float     *tt_grad(tt_tensor *tensor);
 
 /* Recomputation (gradient checkpointing): runs fn without keeping its inner tensors and runs it again in
  * backward. fn must be a pure function of inputs, user and parameters. user must live until tt_backward. */
 typedef tt_tensor *(*tt_segment_fn)(tt_context *, void *user, tt_tensor *const *inputs, int n_inputs);
-TT_API tt_tensor *tt_recompute(tt_context *, tt_segment_fn fn, void *user, tt_tensor *const *inputs, int n_inputs);
+TT_API tt_tensor *tt_recompute(tt_context *, tt_segment_fn fn, void *user, tt_tensor *const *inputs,
+                               int n_inputs);
 
 /* ==== 6. tokenizer =========================================================================
  * BPE, byte-level or of SentencePiece's kind. Files: Hugging Face's tokenizer.json of GPT-2, GPT-NeoX, Llama 2 and 3,
@@ -771,6 +807,7 @@ TT_API tt_model *tt_model_create(tt_context *, const tt_model_config *, uint64_t
 TT_API tt_model *tt_model_copy(const tt_model *);                         /* same weights and adapters, no gradients (frozen teacher) */
 TT_API tt_status tt_model_assign(tt_model *to, const tt_model *from);     /* copies the weights between equal configs and adapters  */
 TT_API void      tt_model_destroy(tt_model *);
+TT_API tt_kv_cache *tt_kv_cache_create(tt_model *, int n_slots, int capacity);
 TT_API const tt_model_config *tt_model_config_get(const tt_model *);      /* resolved: defaults filled in    */
 TT_API tt_context *tt_model_context(const tt_model *);
 TT_API int        tt_model_n_params(const tt_model *);                    /* number of parameter tensors     */
@@ -864,13 +901,6 @@ TT_API const char     *tt_safetensors_metadata(const tt_safetensors *, const cha
  * prefill, and all prompts that of the tokens (32 or more) with which they all begin. The sequence of
  * (request id, sample) depends on nothing but model, prompt, settings and seed. */
 
-typedef struct tt_kv_cache tt_kv_cache;
-TT_API tt_kv_cache *tt_kv_cache_create(tt_model *, int n_slots, int capacity);   /* capacity: positions per slot */
-TT_API void         tt_kv_cache_destroy(tt_kv_cache *);
-TT_API int          tt_kv_cache_length(const tt_kv_cache *, int slot);
-TT_API void         tt_kv_cache_truncate(tt_kv_cache *, int slot, int length);
-TT_API tt_status    tt_kv_cache_share(tt_kv_cache *, int from_slot, int to_slot, int length);   /* copies the prefix */
-
 typedef struct tt_sampling {
     int max_new_tokens;           /* 0 = 128                                                    */
     int greedy;                   /* 1 = most likely token, lowest id on a tie                  */
@@ -921,16 +951,20 @@ typedef struct tt_adamw_desc {
 } tt_adamw_desc;
 typedef struct tt_optimizer tt_optimizer;
 typedef struct tt_optimizer_stats { double grad_norm; int skipped; long n_skipped, step; } tt_optimizer_stats;
-TT_API tt_optimizer *tt_adamw_create(tt_model *, const tt_adamw_desc *);   /* for the parameters that require a gradient now */
+/* For the parameters that require a gradient now. */
+TT_API tt_optimizer *tt_adamw_create(tt_model *, const tt_adamw_desc *);
 TT_API void          tt_optimizer_destroy(tt_optimizer *);
-/* One update from the gradients, which are then zeroed. A parameter that no gradient reached has the gradient 0: its moments
- * and its decay go on. A non-finite gradient norm skips the update and is counted. */
+/* One update from the gradients, which are then zeroed. A parameter that no gradient reached has the gradient
+ * 0: its moments and its decay go on. A non-finite gradient norm skips the update and is counted. */
 TT_API tt_status     tt_optimizer_step(tt_optimizer *, float lr, tt_optimizer_stats *stats_or_null);
-/* Those parameters, both moments and the counters, with the caller's JSON and further tensors (NULL, 0 = none), through
- * tt_state_save/load: what is not finite is not saved, and a load that fails has changed nothing. json_out may be NULL.
- * tt_optimizer_peek reads the JSON alone, so that it can be looked at before anything is changed. */
-TT_API tt_status     tt_optimizer_save(tt_optimizer *, const char *path, const char *json, const tt_named *also, int n_also);
-TT_API tt_status     tt_optimizer_load(tt_optimizer *, const char *path, tt_text *json_out, const tt_named *also, int n_also);
+/* Those parameters, both moments and the counters, with the caller's JSON and further tensors (NULL, 0 =
+ * none), through tt_state_save/load: what is not finite is not saved, and a load that fails has changed
+ * nothing. json_out may be NULL. tt_optimizer_peek reads the JSON alone, so that it can be looked at before
+ * anything is changed. */
+TT_API tt_status tt_optimizer_save(tt_optimizer *, const char *path, const char *json, const tt_named *also,
+                                   int n_also);
+TT_API tt_status tt_optimizer_load(tt_optimizer *, const char *path, tt_text *json_out, const tt_named *also,
+                                   int n_also);
 TT_API tt_status     tt_optimizer_peek(tt_optimizer *, const char *path, tt_text *json_out);
 
 typedef enum tt_schedule_type { TT_CONSTANT = 0, TT_LINEAR, TT_COSINE } tt_schedule_type;
@@ -940,12 +974,14 @@ typedef struct tt_schedule {
     float min_lr;                 /* reached at total_steps by linear and cosine */
     tt_schedule_type type;
 } tt_schedule;
-TT_API float tt_learning_rate(const tt_schedule *, int step);   /* step 0, 1, ...; warm-up: lr (step + 1) / warmup_steps */
+/* Of step 0, 1, ...; during warm-up lr (step + 1) / warmup_steps. */
+TT_API float tt_learning_rate(const tt_schedule *, int step);
 
 /* ==== 11. grpo =============================================================================
- * Group-relative policy optimisation (Shao et al. 2024, arXiv 2402.03300) and its relatives; names and formulas are those
- * of TRL's GRPOTrainer and verl's core_algos. One update: responses become rollouts, each gets a reward, the rewards of a
- * group become advantages, and each micro-batch of rollouts a loss whose denominators are those of the whole batch. */
+ * Group-relative policy optimisation (Shao et al. 2024, arXiv 2402.03300) and its relatives; names and
+ * formulas are those of TRL's GRPOTrainer and verl's core_algos. One update: responses become rollouts, each
+ * gets a reward, the rewards of a group become advantages, and each micro-batch of rollouts a loss whose
+ * denominators are those of the whole batch. */
 
 #define TT_MAX_REWARDS 8
 
@@ -994,7 +1030,8 @@ TT_API tt_status tt_rollout_replace(tt_rollouts *, int index, const int32_t *res
                                     int attempt_length, int end_token);
 /* A response that the student did not write takes the place of a sample (LUFFY, arXiv 2504.14945). It is
  * rewarded like any other; its tokens have the loss -A p / (p + luffy_gamma). */
-TT_API tt_status tt_rollout_off_policy(tt_rollouts *, int index, const int32_t *response, int length, int end_token);
+TT_API tt_status tt_rollout_off_policy(tt_rollouts *, int index, const int32_t *response, int length,
+                                       int end_token);
 TT_API void      tt_rollouts_free(tt_rollouts *);
 
 /* ---- choices: each has a row {name, formula, source} that tt_grpo_choice gives ---- */
@@ -1006,7 +1043,8 @@ typedef enum tt_advantage_type {   /* R: a response's reward; mean, std: of its 
     TT_ADV_REINFORCE_PP_BASELINE,  /* R - mean, then whitened over all tokens of the batch                 */
     TT_ADV_GPG,                    /* (R - mean) * responses / responses with R != 0                       */
     TT_ADV_REINFORCE_PP,           /* R, then whitened over all tokens of the batch                        */
-    TT_ADV_GDPO,                   /* sum of weight * (R_k - mean) / std of each reward, standardised over the batch */
+    TT_ADV_GDPO,                   /* sum of weight * (R_k - mean) / std of each reward, standardised over
+                                      the batch */
     TT_ADV_LUFFY                   /* as GRPO, mean and std of the group's on-policy responses             */
 } tt_advantage_type;
 typedef enum tt_scale_rewards { TT_SCALE_GROUP = 0, TT_SCALE_BATCH, TT_SCALE_NONE } tt_scale_rewards;
@@ -1020,8 +1058,8 @@ typedef enum tt_loss_type {        /* r = p / p_old of the token, A its advantag
     TT_LOSS_GMPO,                  /* -A times the geometric mean of r, each clipped by exp(+-epsilon)     */
     TT_LOSS_RLOO                   /* PPO_CLIP of the response's product of r                              */
 } tt_loss_type;
-/* Weight of a token; n: tokens of its response in the loss. A loss of the whole response stands for each of its tokens:
- * TT_SEQ_MEAN_TOKEN_MEAN then gives the mean over responses. */
+/* Weight of a token; n: tokens of its response in the loss. A loss of the whole response stands for each of
+ * its tokens: TT_SEQ_MEAN_TOKEN_MEAN then gives the mean over responses. */
 typedef enum tt_aggregation {
     TT_TOKEN_MEAN = 0,             /* 1 / all tokens: verl token-mean, TRL dapo                            */
     TT_SEQ_MEAN_TOKEN_MEAN,        /* 1 / (n * responses): TRL grpo                                        */
@@ -1030,7 +1068,8 @@ typedef enum tt_aggregation {
     TT_SEQ_MEAN_FILLED,            /* 1 / ((n + 1e-8) * non-empty responses): verl seq-mean-token-mean     */
     TT_SEQ_SUM_NORM,               /* 1 / longest response: verl seq-mean-token-sum-norm                   */
     TT_LUSPO,                      /* 1 / responses: TRL luspo                                             */
-    TT_BNPO,                       /* 1 / tokens of the MICRO-batch: TRL bnpo; depends on how the batch is split */
+    TT_BNPO,                       /* 1 / tokens of the MICRO-batch: TRL bnpo; depends on how the batch is
+                                      split */
     TT_TOKEN_SUM                   /* 1: verl token-sum                                                    */
 } tt_aggregation;
 typedef enum tt_kl_type {          /* x = log p_ref - log p                                                */
@@ -1040,20 +1079,23 @@ typedef enum tt_kl_type {          /* x = log p_ref - log p                     
     TT_KL_K3_CLAMP,                /* k3 at most 10, x within +-20: verl low_var_kl                        */
     TT_KL_K3_RATIO                 /* r k3: TRL use_bias_correction_kl                                     */
 } tt_kl_type;
-/* Weight w = p_old / p_sampler of the policy loss where sampler and trainer disagree (top-p, another engine). */
+/* Weight w = p_old / p_sampler of the policy loss where sampler and trainer disagree (top-p, another engine).
+ * */
 typedef enum tt_mismatch {
     TT_MISMATCH_OFF = 0,
-    TT_MISMATCH_TOKEN_TRUNCATE,    /* w of the token, within [mismatch_low, mismatch_high]                 */
-    TT_MISMATCH_TOKEN_MASK,        /* w of the token, 0 outside                                            */
-    TT_MISMATCH_SEQ_TRUNCATE,      /* product of w over the response, within the bounds                    */
-    TT_MISMATCH_SEQ_MASK,          /* product of w over the response, 0 outside                            */
-    TT_MISMATCH_GEOMETRIC_MASK     /* w of the token, 0 in responses whose geometric mean of w is outside: OpenRLHF */
+    TT_MISMATCH_TOKEN_TRUNCATE, /* w of the token, within [mismatch_low, mismatch_high]                 */
+    TT_MISMATCH_TOKEN_MASK,     /* w of the token, 0 outside                                            */
+    TT_MISMATCH_SEQ_TRUNCATE,   /* product of w over the response, within the bounds                    */
+    TT_MISMATCH_SEQ_MASK,       /* product of w over the response, 0 outside                            */
+    TT_MISMATCH_GEOMETRIC_MASK /* w of the token, 0 in responses whose geometric mean of w is outside: OpenRLHF */
 } tt_mismatch;
-typedef enum tt_aas { TT_AAS_RELEASED = 0, TT_AAS_FORMULA, TT_AAS_LUFFY, TT_AAS_OFF } tt_aas;   /* shaping of guided tokens */
+/* Shaping of guided tokens */
+typedef enum tt_aas { TT_AAS_RELEASED = 0, TT_AAS_FORMULA, TT_AAS_LUFFY, TT_AAS_OFF } tt_aas;
 
 typedef struct tt_choice { const char *name, *formula, *source; } tt_choice;
-/* Row number `value` of the config's field "advantage", "loss", "aggregation", "kl", "mismatch" or "aas"; NULL beyond the
- * last. tt_grpo_choose reads a name; an unknown one is an error that lists those that are known. */
+/* Row number `value` of the config's field "advantage", "loss", "aggregation", "kl", "mismatch" or "aas";
+ * NULL beyond the last. tt_grpo_choose reads a name; an unknown one is an error that lists those that are
+ * known. */
 TT_API const tt_choice *tt_grpo_choice(const char *field, int value);
 TT_API tt_status tt_grpo_choose(tt_context *, const char *field, const char *name, int *value);
 
@@ -1063,8 +1105,10 @@ typedef struct tt_loss_input {
     const struct tt_grpo_config *config;   /* resolved                                                    */
     void *user;                     /* token_loss_user of the config                                      */
     double logp, old_logp;          /* log-probs of the token now and at the rollout                      */
-    double log_ratio;               /* logp - old_logp; of GSPO, GMPO, RLOO the mean or sum of the response's */
-    double ratio, dratio;           /* exp(log_ratio), kept within exp(+-20); its slope by logp, 0 at a bound */
+    double log_ratio;               /* logp - old_logp; of GSPO, GMPO, RLOO the mean or sum of the
+                                       response's */
+    double ratio, dratio;           /* exp(log_ratio), kept within exp(+-20); its slope by logp, 0 at a
+                                       bound */
     double response_log_ratio;      /* sum of the log_ratio of the response's own tokens, each within +-20 */
     double advantage;
     size_t index;                   /* of the token among the response tokens of the micro-batch          */
@@ -1098,11 +1142,14 @@ typedef struct tt_grpo_config {
     tt_loss_type loss;
     tt_token_loss_fn token_loss;   /* in place of `loss` for the student's tokens; NULL = none             */
     void *token_loss_user;
-    /* Called before the tokens of a micro-batch, with all of its log-probs (for losses that rank tokens); NULL = none. */
-    tt_status (*token_loss_begin)(void *user, const struct tt_grpo_config *, const tt_loss_batch *, const float *logprobs);
+    /* Called before the tokens of a micro-batch, with all of its log-probs (for losses that rank tokens);
+       NULL = none. */
+    tt_status (*token_loss_begin)(void *user, const struct tt_grpo_config *, const tt_loss_batch *,
+                                  const float *logprobs);
     tt_aggregation aggregation;
     tt_kl_type kl;
-    int kl_in_reward;              /* 1: beta KL(old, reference) is taken from the reward, not added to the loss */
+    int kl_in_reward;              /* 1: beta KL(old, reference) is taken from the reward, not added to the
+                                      loss */
     int mask_truncated_completions;    /* 1: responses without end token leave the loss                    */
     int overlong_cache;            /* c: tokens before max_completion_length L in which the reward falls by
                                       (n - L + c) / c (DAPO); 0 = off                                      */
@@ -1111,15 +1158,16 @@ typedef struct tt_grpo_config {
     float mismatch_low, mismatch_high;   /* 0 = none, 2 (masks: 3)                                         */
     float off_policy_mask_threshold;     /* responses with A < 0 and mean(log p_sampler - log p) above this
                                             leave the policy loss (DeepSeek-V3.2); 0 = off                 */
-    /* Policy loss and entropy bonus of this share of the tokens alone, those of the highest entropy (Beyond the
-     * 80/20 rule, arXiv 2506.01939: 0.2); the denominators stay. TRL's threshold: a quantile over the
+    /* Policy loss and entropy bonus of this share of the tokens alone, those of the highest entropy (Beyond
+     * the 80/20 rule, arXiv 2506.01939: 0.2); the denominators stay. TRL's threshold: a quantile over the
      * MICRO-batch. 0 = 1: all */
     float top_entropy_quantile;
     int num_iterations;            /* passes over a rollout batch; 0 = 1                                   */
     int num_mini_batches;          /* updates in a pass, each on as many whole groups; 0 = 1               */
     int dynamic_sampling;          /* groups of equal rewards are sampled anew from other questions, at most
                                       so many times (DAPO); 0 = off                                        */
-    int micro_batch_tokens;        /* tokens of one forward/backward, to which its memory is proportional; 0 = 8192 */
+    int micro_batch_tokens;        /* tokens of one forward/backward, to which its memory is proportional;
+                                      0 = 8192 */
     /* ThinkTuning's Advantage-Aware Shaping, for tokens of the kinds guided and teacher */
     tt_aas aas;
     float gamma_min, gamma_max, advantage_min, advantage_max;   /* all 0 = 0.001, -0.001, -4, 4            */
@@ -1128,38 +1176,49 @@ typedef struct tt_grpo_config {
 } tt_grpo_config;
 
 TT_API tt_grpo_config tt_grpo_resolve(const tt_grpo_config *);                 /* defaults filled in */
-TT_API tt_status tt_grpo_check(tt_context *, const tt_grpo_config *);          /* an error names field, value and range */
+/* An error names field, value and range */
+TT_API tt_status tt_grpo_check(tt_context *, const tt_grpo_config *);
 
-/* Means over the tokens of the whole optimizer batch: each tt_grpo_loss adds its micro-batch's part. Start from zero. */
+/* Means over the tokens of the whole optimizer batch: each tt_grpo_loss adds its micro-batch's part. Start
+ * from zero. */
 typedef struct tt_grpo_metrics {
     double loss, entropy, kl, ppo_kl, clip_low, clip_high, clip_dual;
     double aas_fallback_share, aas_factor_mean, aas_factor_max;
     double sampling_logp_difference_max;
-    double mismatch_mean, mismatch_deviation_max;   /* of the weights w; largest |w - 1|; 1 and 0 where sampler and trainer agree */
+    double mismatch_mean, mismatch_deviation_max;   /* of the weights w; largest |w - 1|; 1 and 0 where
+                                                       sampler and trainer agree */
     double reward, reward_std, frac_reward_zero_std;
-    double rewards[TT_MAX_REWARDS], overlong, reward_kl;   /* means: of each reward, what the length cost, beta KL */
+    double rewards[TT_MAX_REWARDS], overlong, reward_kl;   /* means: of each reward, what the length cost,
+                                                              beta KL */
     double n_unscored;             /* responses that nobody scored                                         */
     double n_tokens, n_guided_tokens;
 } tt_grpo_metrics;
 
-/* reward = sum of rewards[k] * weights[k] (NULL = 1), less the cost of length and KL. A NaN abstains; a response that nobody
- * scores gets NaN. An infinite reward is an error naming prompt and sample. tt_grpo_advantages begins with this. */
-TT_API tt_status tt_grpo_rewards(tt_rollouts *, const tt_grpo_config *, const float *reward_weights, tt_grpo_metrics *);
-TT_API double    tt_grpo_overlong(const tt_grpo_config *, int response_length);   /* what the length adds to the reward, <= 0 */
-typedef struct tt_reward_stats { int n, equal; double mean, std; } tt_reward_stats;   /* of those that have a reward */
+/* reward = sum of rewards[k] * weights[k] (NULL = 1), less the cost of length and KL. A NaN abstains; a
+ * response that nobody scores gets NaN. An infinite reward is an error naming prompt and sample.
+ * tt_grpo_advantages begins with this. */
+TT_API tt_status tt_grpo_rewards(tt_rollouts *, const tt_grpo_config *, const float *reward_weights,
+                                 tt_grpo_metrics *);
+/* What the length adds to the reward, <= 0 */
+TT_API double    tt_grpo_overlong(const tt_grpo_config *, int response_length);
+/* Of those that have a reward */
+typedef struct tt_reward_stats { int n, equal; double mean, std; } tt_reward_stats;
 TT_API tt_reward_stats tt_group_rewards(const tt_rollouts *, int group);
-/* Rewards, then advantages. A response that nobody scores gets 0 and leaves the statistics. Equal rewards in a group,
- * and groups of one, give exactly 0 (before REINFORCE++'s whitening). */
-TT_API tt_status tt_grpo_advantages(tt_rollouts *, const tt_grpo_config *, const float *reward_weights, tt_grpo_metrics *);
+/* Rewards, then advantages. A response that nobody scores gets 0 and leaves the statistics. Equal rewards in
+ * a group, and groups of one, give exactly 0 (before REINFORCE++'s whitening). */
+TT_API tt_status tt_grpo_advantages(tt_rollouts *, const tt_grpo_config *, const float *reward_weights,
+                                    tt_grpo_metrics *);
 
-/* One token of kind student, guided, teacher or off-policy: its loss, in double. ref_logp NaN = no reference. Losses of a
- * response take the token as a response of one. */
+/* One token of kind student, guided, teacher or off-policy: its loss, in double. ref_logp NaN = no reference.
+ * Losses of a response take the token as a response of one. */
 TT_API tt_token_loss tt_grpo_token_loss(const tt_grpo_config *, double logp, double old_logp, double ref_logp,
                                         double advantage, tt_token_kind kind);
 
-/* Packs rollouts[indices[0..n)] into a batch whose targets are the response tokens; indices NULL = all, n ignored. */
+/* Packs rollouts[indices[0..n)] into a batch whose targets are the response tokens; indices NULL = all, n
+ * ignored. */
 TT_API tt_batch  *tt_rollouts_batch(tt_context *, const tt_rollouts *all, const int *indices, int n);
-/* What the weights of tokens divide by, over an optimizer batch. Those of several processes: sums, and the largest longest. */
+/* What the weights of tokens divide by, over an optimizer batch. Those of several processes: sums, and the
+ * largest longest. */
 typedef struct tt_loss_totals { double tokens, guided, sequences, filled, longest; } tt_loss_totals;
 TT_API tt_loss_totals tt_grpo_totals(const tt_rollouts *, const tt_grpo_config *);
 /* A micro-batch: rollouts[indices[0..n)] of the optimizer batch; indices NULL = all, n ignored. */
@@ -1169,8 +1228,9 @@ struct tt_loss_batch {
     int n;
     const tt_loss_totals *totals;       /* NULL = tt_grpo_totals(rollouts, config)                         */
 };
-/* Policy loss of a micro-batch in one graph, a scalar; micro-batch losses add up to the batch's. logprobs, entropy: tt_model_logprobs of
- * tt_rollouts_batch. old_logprobs NULL in a rollout = the current value (one update per batch, ratio 1). */
+/* Policy loss of a micro-batch in one graph, a scalar; micro-batch losses add up to the batch's. logprobs,
+ * entropy: tt_model_logprobs of tt_rollouts_batch. old_logprobs NULL in a rollout = the current value (one
+ * update per batch, ratio 1). */
 TT_API tt_tensor *tt_grpo_loss(tt_context *, tt_tensor *logprobs, tt_tensor *entropy, const tt_loss_batch *,
                                const tt_grpo_config *, tt_grpo_metrics *);
 
@@ -1179,10 +1239,16 @@ TT_API tt_tensor *tt_grpo_loss(tt_context *, tt_tensor *logprobs, tt_tensor *ent
  * student's responses and continues them with feedback in the first person; the guided response takes
  * the place of the original in its group. */
 
-typedef struct tt_attempt { const char *question, *response; size_t question_size, response_size; int rollout; } tt_attempt;
+typedef struct tt_attempt {
+    const char *question, *response;
+    size_t question_size, response_size;
+    int rollout;
+} tt_attempt;
 typedef struct tt_feedback {           /* filled by the teacher                                             */
-    tt_text reason, phrase, opinion;   /* appended to; or data and size set to a text of the teacher's own, which is lent */
-    int n_tokens;                      /* that it sampled; 0 = not known, then those that are appended count */
+    tt_text reason, phrase, opinion;   /* appended to; or data and size set to a text of the teacher's own,
+                                          which is lent */
+    int n_tokens;                      /* that it sampled; 0 = not known, then those that are appended
+                                          count */
 } tt_feedback;
 typedef struct tt_teacher {
     tt_status (*feedback)(void *user, const tt_attempt *attempts, int n, tt_feedback *out);
@@ -1190,41 +1256,55 @@ typedef struct tt_teacher {
 } tt_teacher;
 
 /* The paper's teacher: a model under a prompt. The template's {question} and {response} are replaced; special
- * tokens in the template are parsed, in question and response read as plain text; it begins as in tt_encode_prompt. Decoding is greedy by default. An attempt
- * whose prompt fills the context gets no feedback; that none has room is an error. */
+ * tokens in the template are parsed, in question and response read as plain text; it begins as in
+ * tt_encode_prompt. Decoding is greedy by default. An attempt whose prompt fills the context gets no
+ * feedback; that none has room is an error. */
 typedef struct tt_teacher_prompt {
     const char *prompt_template;  /* NULL = "Question:\n{question}\n\nResponse:\n{response}"               */
     const char *system;           /* put before it (format, worked examples); NULL = none                 */
     const char *examples_path;    /* worked examples from a text file, after system; NULL = none          */
-    const char *example_template; /* NULL = "Question:\n{question}\n\nResponse:\n{response}\n\n{feedback}\n\n" */
+    const char *example_template; /* NULL =
+                                     "Question:\n{question}\n\nResponse:\n{response}\n\n{feedback}\n\n" */
     const char *stop_token;       /* text of the token that ends the feedback; required                   */
-    int close_tags;               /* 1: a tag in which the feedback ends is closed there, for small models that forget it;
+    int close_tags;               /* 1: a tag in which the feedback ends is closed there, for small models
+                                     that forget it;
                                    * 0 = it is missing, as in the paper                                   */
     int max_new_tokens;           /* 0 = 1024                                                             */
     int max_batch;
 } tt_teacher_prompt;
 typedef struct tt_model_teacher tt_model_teacher;
-/* The examples file, plain text: lines before the first [section] are ignored; [system] holds the instruction; each of
- * [self-agreement], [self-conflict], [self-consultation], [self-critique], as often as you like, one worked example
- * in three parts that follow the lines "Question:", "Response:" and "Feedback:". White space around parts is cut.
- * The model decides what kind of teacher it is: a tt_model_copy of the base is frozen, the student itself is the current
- * one, another model another one; see also tt_teacher_follow. */
-TT_API tt_model_teacher *tt_model_teacher_create(tt_model *, const tt_tokenizer *, const tt_teacher_prompt *);  /* model and tokenizer are lent */
+/* The examples file, plain text: lines before the first [section] are ignored; [system] holds the
+ * instruction; each of [self-agreement], [self-conflict], [self-consultation], [self-critique], as often as
+ * you like, one worked example in three parts that follow the lines "Question:", "Response:" and "Feedback:".
+ * White space around parts is cut. The model decides what kind of teacher it is: a tt_model_copy of the base
+ * is frozen, the student itself is the current one, another model another one; see also tt_teacher_follow. */
+/* Model and tokenizer are lent */
+TT_API tt_model_teacher *tt_model_teacher_create(tt_model *, const tt_tokenizer *, const tt_teacher_prompt *);
 TT_API void       tt_model_teacher_destroy(tt_model_teacher *);
 TT_API tt_teacher tt_teacher_model(tt_model_teacher *);
-TT_API tt_status  tt_teacher_prompt_text(const tt_model_teacher *, const char *question, const char *response, tt_text *out);   /* all that it reads */
-/* A teacher that follows its student: weights = decay * weights + (1 - decay) * those of the student. 0 <= decay <= 1. */
+/* All that it reads */
+TT_API tt_status tt_teacher_prompt_text(const tt_model_teacher *, const char *question, const char *response,
+                                        tt_text *out);
+/* A teacher that follows its student: weights = decay * weights + (1 - decay) * those of the student. 0 <=
+ * decay <= 1. */
 TT_API tt_status  tt_teacher_follow(tt_model *teacher, const tt_model *student, float decay);
-/* The last <name>...</name> in text; 0 and empty if a tag is missing. begin and length point into text. White space
- * around is trimmed, but for one space right before the first word: it belongs to that word's token. */
+/* The last <name>...</name> in text; 0 and empty if a tag is missing. begin and length point into text. White
+ * space around is trimmed, but for one space right before the first word: it belongs to that word's token. */
 TT_API int tt_think_tag(const char *text, size_t size, const char *name, const char **begin, size_t *length);
 
-typedef enum tt_think_schedule { TT_THINK_LINEAR = 0, TT_THINK_CONSTANT, TT_THINK_COSINE, TT_THINK_EXP } tt_think_schedule;
+typedef enum tt_think_schedule {
+    TT_THINK_LINEAR = 0,
+    TT_THINK_CONSTANT,
+    TT_THINK_COSINE,
+    TT_THINK_EXP
+} tt_think_schedule;
 typedef enum tt_think_mask { TT_MASK_WHOLE = 0, TT_MASK_APPENDED } tt_think_mask;
 typedef struct tt_think_config {
     float init_pct, min_pct;      /* 0 = 0.1, 0.01                                                    */
-    float off_eps;                /* teacher off for good at the first step with pct <= off_eps + 0.01; 0 = 0.05, negative = never off */
-    int total_steps;              /* T of the schedule, required; min_pct is reached after max(1, T/3) steps */
+    float off_eps;                /* teacher off for good at the first step with pct <= off_eps + 0.01; 0 =
+                                     0.05, negative = never off */
+    int total_steps;              /* T of the schedule, required; min_pct is reached after max(1, T/3)
+                                     steps */
     tt_think_schedule schedule;
     tt_think_mask mask;
     const char *separator;        /* between response, reason and phrase; NULL = "\n\n"               */
@@ -1233,13 +1313,19 @@ typedef struct tt_think_config {
 typedef struct tt_think_metrics {
     double pct; int n_guided, n_eligible;
     double guided_share, teacher_accuracy, rescue_rate, spoil_rate;   /* from rewards; see tt_think_score */
-    double guided_reward, own_reward;                                 /* mean reward of guided responses, and of the student's own */
+    double guided_reward, own_reward;                                 /* mean reward of guided responses,
+                                                                         and of the student's own */
     double teacher_tokens;                                            /* sampled by the teacher */
-    double n_cut;                                                     /* guided responses that max_completion_length cut: their feedback is lost in part, and the end token */
-    int longest_guided;                                               /* tokens of the longest one before the cut, on this rank: the length that would do */
+    double n_cut;                                                     /* guided responses that
+                                                                         max_completion_length cut: their
+                                                                         feedback is lost in part, and the
+                                                                         end token */
+    int longest_guided;                                               /* tokens of the longest one before
+                                                                         the cut, on this rank: the length
+                                                                         that would do */
 } tt_think_metrics;
-TT_API double    tt_think_pct(const tt_think_config *, int step);      /* of the schedule                       */
-TT_API int       tt_think_active(const tt_think_config *, int step);   /* 0 once the teacher is off             */
+TT_API double    tt_think_pct(const tt_think_config *, int step);      /* of the schedule */
+TT_API int       tt_think_active(const tt_think_config *, int step);   /* 0 once the teacher is off */
 typedef struct tt_augment {
     const tt_teacher *teacher;
     const tt_tokenizer *tokenizer;
@@ -1247,10 +1333,12 @@ typedef struct tt_augment {
     int max_completion_length;    /* a guided response is cut there                                   */
     int step;                     /* of the schedule and of the random selection                      */
 } tt_augment;
-/* Selects per group k = max(1, floor(eligible * pct)) stopped responses without replacement, asks the teacher, replaces them
- * in place (cut at max_completion_length, and counted: n_cut) and sets kind, guided, attempt_length. Rewards come
- * afterwards. What the teacher says is bytes of any kind and length; a reason or phrase whose data is NULL is empty. */
-TT_API tt_status tt_think_augment(tt_rollouts *, const tt_augment *, const tt_think_config *, tt_think_metrics *);
+/* Selects per group k = max(1, floor(eligible * pct)) stopped responses without replacement, asks the
+ * teacher, replaces them in place (cut at max_completion_length, and counted: n_cut) and sets kind, guided,
+ * attempt_length. Rewards come afterwards. What the teacher says is bytes of any kind and length; a reason or
+ * phrase whose data is NULL is empty. */
+TT_API tt_status tt_think_augment(tt_rollouts *, const tt_augment *, const tt_think_config *,
+                                  tt_think_metrics *);
 /* After the rewards: the rates. A response is right if its first reward is above one half. */
 TT_API void      tt_think_score(const tt_rollouts *, tt_think_metrics *);
 
@@ -4472,9 +4560,10 @@ TT_API const tt_backend *tt_cpu_backend(void) {
 }
 
 /* ==== 3. tensor ============================================================================
- * A tensor is a shape over a block of backend memory. Long-lived ones are allocated one by one; those of a step come
- * from the context's two arenas: the struct from the host's, the data from the backend's. A failure while tensors of
- * a step are made sets ctx->graph_error: from then on every op gives NULL, until tt_step_reset. */
+ * A tensor is a shape over a block of backend memory. Long-lived ones are allocated one by one; those of a
+ * step come from the context's two arenas: the struct from the host's, the data from the backend's. A failure
+ * while tensors of a step are made sets ctx->graph_error: from then on every op gives NULL, until
+ * tt_step_reset. */
 
 /* ---- [tt:tensor.shape] shapes and sizes ---- */
 
@@ -4511,7 +4600,8 @@ static int tti_rows(const tt_tensor *x) { return (int)(x->size / (size_t)tti_col
 /* ---- [tt:tensor.persistent] long-lived tensors ---- */
 
 /* One that has no data yet. */
-static tt_tensor *tti_tensor_shell(tt_context *ctx, tt_dtype dtype, int ndim, const int *shape, const char *name) {
+static tt_tensor *tti_tensor_shell(tt_context *ctx, tt_dtype dtype, int ndim, const int *shape,
+                                   const char *name) {
     size_t size, bytes;
     tt_tensor *t;
     if (ctx->broken != TT_OK) { return NULL; }
@@ -4533,7 +4623,8 @@ static tt_tensor *tti_tensor_shell(tt_context *ctx, tt_dtype dtype, int ndim, co
     return NULL;
 }
 
-TT_API tt_tensor *tt_tensor_create(tt_context *ctx, tt_dtype dtype, int ndim, const int *shape, const char *name) {
+TT_API tt_tensor *tt_tensor_create(tt_context *ctx, tt_dtype dtype, int ndim, const int *shape,
+                                   const char *name) {
     tt_tensor *t = tti_tensor_shell(ctx, dtype, ndim, shape, name);
     if (!t) { return NULL; }
     t->data = ctx->backend->alloc(ctx, tti_tensor_bytes(t));
@@ -4616,7 +4707,9 @@ TT_API tt_tensor *tt_zeros(tt_context *ctx, int ndim, const int *shape) {
 
 TT_API tt_tensor *tt_constant(tt_context *ctx, int ndim, const int *shape, const float *values) {
     tt_tensor *t = tti_tensor(ctx, "tt_constant", ndim, shape);
-    if (!t || !tti_graph_ok(ctx, ctx->backend->upload(ctx, t->data, values, t->size * sizeof(float)))) { return NULL; }
+    if (!t || !tti_graph_ok(ctx, ctx->backend->upload(ctx, t->data, values, t->size * sizeof(float)))) {
+        return NULL;
+    }
     return t;
 }
 
@@ -4645,13 +4738,15 @@ TT_API tt_status tt_tensor_set(tt_tensor *t, const float *values) {
     return t->ctx->backend->upload(t->ctx, t->data, values, t->size * sizeof(float));
 }
 
-/* Half precision is read into the back half of values and widened in place from the front: value i is written to
- * bytes [4 i, 4 i + 4), which end at or before the 2-byte values that are still to be read. */
+/* Half precision is read into the back half of values and widened in place from the front: value i is written
+ * to bytes [4 i, 4 i + 4), which end at or before the 2-byte values that are still to be read. */
 TT_API tt_status tt_tensor_get(const tt_tensor *t, float *values) {
     unsigned char *half = (unsigned char *)values + 2 * t->size;
     tt_status status;
     size_t i;
-    if (t->dtype == TT_F32) { return t->ctx->backend->download(t->ctx, values, t->data, t->size * sizeof(float)); }
+    if (t->dtype == TT_F32) {
+        return t->ctx->backend->download(t->ctx, values, t->data, t->size * sizeof(float));
+    }
     if (t->dtype == TT_I32) { return tti_want_f32(t, "tt_tensor_get"); }
     status = t->ctx->backend->download(t->ctx, half, t->data, 2 * t->size);
     for (i = 0; i < t->size && status == TT_OK; i++) {
@@ -4676,17 +4771,18 @@ TT_API double tt_item(const tt_tensor *t) {
 }
 
 /* ==== 4. batch and cache ===================================================================
- * What runs through a model at once: tokens of several sequences, end to end. With a cache a sequence is the next piece
- * of one whose keys and values are kept; without, it begins at position 0. The cache has `stride` rows for each slot:
- * row slot * stride + position, of every layer. */
+ * What runs through a model at once: tokens of several sequences, end to end. With a cache a sequence is the
+ * next piece of one whose keys and values are kept; without, it begins at position 0. The cache has `stride`
+ * rows for each slot: row slot * stride + position, of every layer. */
 
 struct tt_kv_cache {
     tt_context *ctx;
     int n_layers, n_slots, capacity;
-    int tile, stride;                         /* rows of a slot: capacity up to a multiple of the backend's key_tile */
-    int n_heads, width;                       /* num_key_value_heads; times head_dim                                 */
-    tt_tensor **keys, **values;               /* [n_layers] of [n_slots * stride, width]                             */
-    int *lengths;                             /* [n_slots]                                                           */
+    int tile, stride;                         /* rows of a slot: capacity up to a multiple of the backend's
+                                                 key_tile */
+    int n_heads, width;                       /* num_key_value_heads; times head_dim */
+    tt_tensor **keys, **values;               /* [n_layers] of [n_slots * stride, width] */
+    int *lengths;                             /* [n_slots] */
 };
 
 /* ---- [tt:batch.cache] keys and values ---- */
@@ -4714,8 +4810,10 @@ static tt_kv_cache *tti_cache_create(tt_context *ctx, const tt_kv_cache *sizes) 
     int slots = sizes->n_slots, capacity = sizes->capacity;
     tt_kv_cache *cache;
     if (slots < 1 || capacity < 1 || slots > INT_MAX / 2 / capacity || capacity > INT_MAX / 2 / slots - 128) {
-        tt_fail(ctx, TT_ERR_ARG, "tt_kv_cache_create: n_slots is %d and capacity %d, expected both >= 1 and the "
-                "product below 2^30", slots, capacity);
+        tt_fail(ctx, TT_ERR_ARG,
+                "tt_kv_cache_create: n_slots is %d and capacity %d, expected both >= 1 and the "
+                "product below 2^30",
+                slots, capacity);
         return NULL;
     }
     cache = (tt_kv_cache *)tt_alloc(ctx, 1, sizeof *cache);
@@ -4749,7 +4847,9 @@ TT_API int tt_kv_cache_length(const tt_kv_cache *cache, int slot) {
 }
 
 TT_API void tt_kv_cache_truncate(tt_kv_cache *cache, int slot, int length) {
-    if (tti_cache_has(cache, slot) && length >= 0 && length < cache->lengths[slot]) { cache->lengths[slot] = length; }
+    if (tti_cache_has(cache, slot) && length >= 0 && length < cache->lengths[slot]) {
+        cache->lengths[slot] = length;
+    }
 }
 
 /* The backend may store keys in tiles of several rows, so whole tiles are copied. */
@@ -4760,8 +4860,8 @@ TT_API tt_status tt_kv_cache_share(tt_kv_cache *cache, int from_slot, int to_slo
     size_t bytes = (size_t)((length + cache->tile - 1) / cache->tile * cache->tile) * width * sizeof(float);
     int i;
     if (!tti_cache_has(cache, from_slot) || !tti_cache_has(cache, to_slot)) {
-        return tt_fail(ctx, TT_ERR_ARG, "tt_kv_cache_share: slots are %d and %d, expected 0..%d", from_slot, to_slot,
-                       cache->n_slots - 1);
+        return tt_fail(ctx, TT_ERR_ARG, "tt_kv_cache_share: slots are %d and %d, expected 0..%d", from_slot,
+                       to_slot, cache->n_slots - 1);
     }
     if (length < 0 || length > cache->lengths[from_slot]) {
         return tt_fail(ctx, TT_ERR_ARG, "tt_kv_cache_share: length is %d, expected 0..%d", length,
@@ -4777,8 +4877,8 @@ TT_API tt_status tt_kv_cache_share(tt_kv_cache *cache, int from_slot, int to_slo
     return TT_OK;
 }
 
-/* The batch's new keys and values [n_tokens, width] of a layer go to their rows; *keys and *values are then what
- * attention reads: the whole cache. */
+/* The batch's new keys and values [n_tokens, width] of a layer go to their rows; *keys and *values are then
+ * what attention reads: the whole cache. */
 static tt_status tti_cache_write(const tt_batch *batch, int layer, const tt_tensor *k, const tt_tensor *v,
                                  const float **keys, const float **values) {
     tt_kv_cache *cache = batch->cache;
@@ -4787,17 +4887,22 @@ static tt_status tti_cache_write(const tt_batch *batch, int layer, const tt_tens
     float *to_k, *to_v;
     tt_status status;
     if (layer < 0 || layer >= cache->n_layers || width != cache->width) {
-        return tt_fail(ctx, TT_ERR_ARG, "tt_attention: layer %d of width %d does not fit the cache (%d layers of "
-                       "width %d)", layer, width, cache->n_layers, cache->width);
+        return tt_fail(ctx, TT_ERR_ARG,
+                       "tt_attention: layer %d of width %d does not fit the cache (%d layers of "
+                       "width %d)",
+                       layer, width, cache->n_layers, cache->width);
     }
     to_k = TT_F(cache->keys[layer]);
     to_v = TT_F(cache->values[layer]);
     if (ctx->backend->store_keys) {
-        status = ctx->backend->store_keys(ctx, to_k, TT_F(k), batch->d_cache_rows, n, cache->n_heads, width / cache->n_heads);
+        status = ctx->backend->store_keys(ctx, to_k, TT_F(k), batch->d_cache_rows, n, cache->n_heads,
+                                          width / cache->n_heads);
     } else {
         status = ctx->backend->scatter_rows(ctx, to_k, TT_F(k), batch->d_cache_rows, n, width);
     }
-    if (status == TT_OK) { status = ctx->backend->scatter_rows(ctx, to_v, TT_F(v), batch->d_cache_rows, n, width); }
+    if (status == TT_OK) {
+        status = ctx->backend->scatter_rows(ctx, to_v, TT_F(v), batch->d_cache_rows, n, width);
+    }
     *keys = to_k;
     *values = to_v;
     return status;
@@ -4849,7 +4954,8 @@ static int tti_batch_place(tt_context *ctx, const tt_batch_desc *desc, int s, tt
     a->query_start[s] = cache->lengths[slot];
     a->key_start[s] = slot * cache->stride;
     if (a->query_start[s] + length <= cache->capacity) { return 1; }
-    tti_graph_fail(ctx, "tt_batch_create", "length of a sequence with its cache", a->query_start[s] + length, cache->capacity);
+    tti_graph_fail(ctx, "tt_batch_create", "length of a sequence with its cache", a->query_start[s] + length,
+                   cache->capacity);
     return 0;
 }
 
@@ -4874,8 +4980,8 @@ static int tti_offsets_ok(tt_context *ctx, const tt_batch_desc *desc) {
     }
     for (s = 0; s < desc->n_sequences; s++) {
         if (desc->offsets[0] == 0 && desc->offsets[s + 1] > desc->offsets[s]) { continue; }
-        tt_fail(ctx, TT_ERR_ARG, "tt_batch_create: offsets[%d] is %d after %d, expected growing from 0", s + 1,
-                (int)desc->offsets[s + 1], (int)desc->offsets[s]);
+        tt_fail(ctx, TT_ERR_ARG, "tt_batch_create: offsets[%d] is %d after %d, expected growing from 0",
+                s + 1, (int)desc->offsets[s + 1], (int)desc->offsets[s]);
         tti_graph_broken(ctx);
         return 0;
     }
@@ -4922,8 +5028,8 @@ TT_API tt_batch *tt_batch_create(tt_context *ctx, const tt_batch_desc *desc) {
  * first; because an op can only use what exists, walking the list is a walk in reverse topological order.
  *
  * Each op stands here as a pair: backward, which reads node->out->grad and adds to the gradients of
- * node->in, and below it the public forward, which computes and records. tti_op_begin and tti_record do what all
- * share. A gradient buffer of an inner tensor lives from its first use to its node's backward and is then
+ * node->in, and below it the public forward, which computes and records. tti_op_begin and tti_record do what
+ * all share. A gradient buffer of an inner tensor lives from its first use to its node's backward and is then
  * handed on to the next tensor of the same size, so backward needs memory for one layer's gradients. */
 
 #define TTI_MAX_INPUTS 4
@@ -4945,8 +5051,10 @@ typedef struct tti_spare { struct tti_spare *next; float *data; size_t size; } t
 
 /* ---- [tt:autograd.tape] recording ---- */
 
-/* What an op begins with: *out is its result, uninitialised; gives zeroed bytes for backward to keep, or NULL. */
-static void *tti_op_begin(tt_context *ctx, const char *who, int ndim, const int *shape, size_t bytes, tt_tensor **out) {
+/* What an op begins with: *out is its result, uninitialised; gives zeroed bytes for backward to keep, or
+ * NULL. */
+static void *tti_op_begin(tt_context *ctx, const char *who, int ndim, const int *shape, size_t bytes,
+                          tt_tensor **out) {
     void *saved = ctx->graph_error ? NULL : tti_step_alloc(ctx, bytes);
     *out = saved ? tti_tensor(ctx, who, ndim, shape) : tti_graph_broken(ctx);
     return *out ? saved : NULL;
@@ -4960,7 +5068,8 @@ static int tti_any_grad(tt_tensor *const *in, int n) {
     return 0;
 }
 
-/* What an op ends with: records a node whose outputs are made by node->out and out2, if a gradient can flow. */
+/* What an op ends with: records a node whose outputs are made by node->out and out2, if a gradient can flow.
+ * */
 static tt_tensor *tti_record2(tt_context *ctx, const tti_node *op, tt_tensor *const *in) {
     tti_node *node;
     if (ctx->graph_error) { return NULL; }
@@ -4983,8 +5092,8 @@ static tt_tensor *tti_record2(tt_context *ctx, const tti_node *op, tt_tensor *co
 }
 
 /* The same for an op of one result; gives it back. */
-static tt_tensor *tti_record(tt_tensor *out, const char *name, tti_backward_fn backward, tt_tensor *const *in, int n_in,
-                             void *saved) {
+static tt_tensor *tti_record(tt_tensor *out, const char *name, tti_backward_fn backward, tt_tensor *const *in,
+                             int n_in, void *saved) {
     tti_node op;
     memset(&op, 0, sizeof op);
     op.name = name;
@@ -5002,7 +5111,8 @@ TT_API void tt_no_grad_end(tt_context *ctx) { ctx->no_grad -= ctx->no_grad > 0; 
 TT_API void tt_step_reset(tt_context *ctx) {
     ctx->tape = NULL;
     ctx->spare_grads = NULL;
-    ctx->graph_error = 1;     /* keeps what tt_error says: if memory is out here, the next step asks again and reports */
+    ctx->graph_error = 1;     /* keeps what tt_error says: if memory is out here, the next step asks again
+                                 and reports */
     tti_arena_reset(ctx, &ctx->host);
     tti_arena_reset(ctx, &ctx->device);
     ctx->graph_error = ctx->broken != TT_OK;
@@ -5023,8 +5133,8 @@ static float *tti_grad_memory(tt_tensor *t) {
     return data;
 }
 
-/* The gradient to add to, NULL if none is wanted. A new one, or one that tt_zero_grad declared zero, is zeroed; but
- * if `fresh` is given, *fresh = 1 tells the caller to overwrite it instead. */
+/* The gradient to add to, NULL if none is wanted. A new one, or one that tt_zero_grad declared zero, is
+ * zeroed; but if `fresh` is given, *fresh = 1 tells the caller to overwrite it instead. */
 static float *tti_grad(tt_tensor *t, int *fresh) {
     tt_context *ctx;
     if (fresh) { *fresh = 0; }
@@ -5080,7 +5190,8 @@ TT_API tt_status tt_backward(tt_context *ctx, tt_tensor *loss) {
         return ctx->status;
     }
     if (!loss->requires_grad) {
-        tt_fail(ctx, TT_ERR_ARG, "tt_backward: the loss depends on nothing that requires a gradient, or its tape was used");
+        tt_fail(ctx, TT_ERR_ARG,
+                "tt_backward: the loss depends on nothing that requires a gradient, or its tape was used");
         tti_graph_broken(ctx);
         return ctx->status;
     }
@@ -5122,7 +5233,9 @@ static tt_tensor *tti_broadcast_to(tt_context *ctx, tt_tensor *x, int ndim, cons
     if (!s) { return NULL; }
     tti_align_shape(x, s->small_shape);
     tti_align_shape(y, s->big_shape);
-    if (!tti_graph_ok(ctx, ctx->backend->broadcast(ctx, TT_F(y), TT_F(x), s->small_shape, s->big_shape, 0))) { return NULL; }
+    if (!tti_graph_ok(ctx, ctx->backend->broadcast(ctx, TT_F(y), TT_F(x), s->small_shape, s->big_shape, 0))) {
+        return NULL;
+    }
     return tti_record(y, "broadcast", tti_broadcast_back, &x, 1, s);
 }
 
@@ -5138,12 +5251,15 @@ static tt_tensor *tti_reduce_to(tt_context *ctx, tt_tensor *x, int ndim, const i
     if (!s) { return NULL; }
     tti_align_shape(y, s->small_shape);
     tti_align_shape(x, s->big_shape);
-    if (!tti_graph_ok(ctx, ctx->backend->reduce(ctx, TT_F(y), TT_F(x), s->small_shape, s->big_shape, 0))) { return NULL; }
+    if (!tti_graph_ok(ctx, ctx->backend->reduce(ctx, TT_F(y), TT_F(x), s->small_shape, s->big_shape, 0))) {
+        return NULL;
+    }
     return tti_record(y, "sum", tti_reduce_back, &x, 1, s);
 }
 
 /* NumPy's rule. Gives the common shape of a and b, or an error that shows both. */
-static int tti_common_shape(const char *who, const tt_tensor *a, const tt_tensor *b, int *ndim, int shape[4]) {
+static int tti_common_shape(const char *who, const tt_tensor *a, const tt_tensor *b, int *ndim,
+                            int shape[4]) {
     int as[4], bs[4], full[4], i;
     tti_align_shape(a, as);
     tti_align_shape(b, bs);
@@ -5202,7 +5318,9 @@ TT_API tt_tensor *tt_view(tt_context *ctx, tt_tensor *x, int ndim, const int *sh
     tt_tensor *y;
     if (!tti_inputs_ok(ctx, "tt_view", &x, 1)) { return NULL; }
     if (!tti_graph_ok(ctx, tti_shape_size(ctx, "tt_view", ndim, shape, &size))) { return NULL; }
-    if (size != x->size) { return tti_graph_fail(ctx, "tt_view", "number of elements", (int)size, (int)x->size); }
+    if (size != x->size) {
+        return tti_graph_fail(ctx, "tt_view", "number of elements", (int)size, (int)x->size);
+    }
     y = (tt_tensor *)tti_step_alloc(ctx, sizeof *y);
     if (!y) { return tti_graph_broken(ctx); }
     y->ctx = ctx;
@@ -5227,7 +5345,8 @@ static tt_status tti_columns_back(tt_context *ctx, tti_node *node) {
     tt_tensor *x = node->in[0];
     float *dx = tt_grad(x);
     if (!dx) { return TT_OK; }
-    return ctx->backend->slice_backward(ctx, dx, node->out->grad, tti_rows(x), tti_cols(x), r->begin, r->count);
+    return ctx->backend->slice_backward(ctx, dx, node->out->grad, tti_rows(x), tti_cols(x), r->begin,
+                                        r->count);
 }
 
 TT_API tt_tensor *tt_columns(tt_context *ctx, tt_tensor *x, int begin, int count) {
@@ -5236,7 +5355,8 @@ TT_API tt_tensor *tt_columns(tt_context *ctx, tt_tensor *x, int begin, int count
     tt_tensor *y;
     if (!tti_inputs_ok(ctx, "tt_columns", &x, 1)) { return NULL; }
     if (begin < 0 || count < 1 || count > tti_cols(x) || begin > tti_cols(x) - count) {
-        tt_fail(ctx, TT_ERR_SHAPE, "tt_columns: begin %d and count %d, expected within %d columns", begin, count, tti_cols(x));
+        tt_fail(ctx, TT_ERR_SHAPE, "tt_columns: begin %d and count %d, expected within %d columns", begin,
+                count, tti_cols(x));
         return tti_graph_broken(ctx);
     }
     shape[0] = tti_rows(x);
@@ -5245,7 +5365,9 @@ TT_API tt_tensor *tt_columns(tt_context *ctx, tt_tensor *x, int begin, int count
     if (!r) { return NULL; }
     r->begin = begin;
     r->count = count;
-    if (!tti_graph_ok(ctx, ctx->backend->slice(ctx, TT_F(y), TT_F(x), shape[0], tti_cols(x), begin, count))) { return NULL; }
+    if (!tti_graph_ok(ctx, ctx->backend->slice(ctx, TT_F(y), TT_F(x), shape[0], tti_cols(x), begin, count))) {
+        return NULL;
+    }
     return tti_record(y, "columns", tti_columns_back, &x, 1, r);
 }
 
@@ -5258,7 +5380,8 @@ static tt_status tti_gather_back(tt_context *ctx, tti_node *node) {
 }
 
 /* The rows themselves, of a table of any precision. ids: the same on the backend. */
-static tt_status tti_gather_from(tt_tensor *y, const tt_tensor *x, const int32_t *ids, const int32_t *host_ids) {
+static tt_status tti_gather_from(tt_tensor *y, const tt_tensor *x, const int32_t *ids,
+                                 const int32_t *host_ids) {
     tt_context *ctx = y->ctx;
     size_t dim = (size_t)tti_cols(x);
     tt_status status = TT_OK;
@@ -5278,7 +5401,8 @@ static tt_tensor *tti_gather(tt_context *ctx, const char *who, tt_tensor *x, con
     if (!tti_inputs_ok(ctx, who, &x, 1)) { return NULL; }
     for (i = 0; i < n; i++) {
         if (rows[i] >= 0 && rows[i] < tti_rows(x)) { continue; }
-        tt_fail(ctx, TT_ERR_ARG, "%s: id %d at index %d, expected 0..%d", who, (int)rows[i], i, tti_rows(x) - 1);
+        tt_fail(ctx, TT_ERR_ARG, "%s: id %d at index %d, expected 0..%d", who, (int)rows[i], i,
+                tti_rows(x) - 1);
         return tti_graph_broken(ctx);
     }
     shape[0] = n;
@@ -5297,18 +5421,22 @@ TT_API tt_tensor *tt_embedding(tt_context *ctx, tt_tensor *w, const int32_t *ids
     return tti_gather(ctx, "tt_embedding", w, ids, n);
 }
 
-/* ---- [tt:autograd.elementary] one pair for all unary, one for all binary ops; the kernels hold the formulas ---- */
+/* ---- [tt:autograd.elementary] one pair for all unary, one for all binary ops; the kernels hold the formulas
+ * ---- */
 
-typedef struct tti_unary_op { tt_unary op; float p0, p1; } tti_unary_op;   /* p0, p1: bounds of clamp, factor of scale */
+/* P0, p1: bounds of clamp, factor of scale */
+typedef struct tti_unary_op { tt_unary op; float p0, p1; } tti_unary_op;
 
 static tt_status tti_unary_back(tt_context *ctx, tti_node *node) {
     tti_unary_op *u = (tti_unary_op *)node->saved;
     tt_tensor *x = node->in[0], *y = node->out;
     float *dx = tt_grad(x);
-    return dx ? ctx->backend->unary_backward(ctx, u->op, dx, y->grad, TT_F(x), TT_F(y), x->size, u->p0, u->p1) : TT_OK;
+    return dx ? ctx->backend->unary_backward(ctx, u->op, dx, y->grad, TT_F(x), TT_F(y), x->size, u->p0, u->p1)
+              : TT_OK;
 }
 
-static tt_tensor *tti_unary(tt_context *ctx, const char *name, tt_unary op, tt_tensor *x, float p0, float p1) {
+static tt_tensor *tti_unary(tt_context *ctx, const char *name, tt_unary op, tt_tensor *x, float p0,
+                            float p1) {
     tti_unary_op *u;
     tt_tensor *y;
     if (!tti_inputs_ok(ctx, name, &x, 1)) { return NULL; }
@@ -5378,12 +5506,16 @@ static tt_tensor *tti_binary(tt_context *ctx, const char *name, tt_binary op, tt
     saved = (tt_binary *)tti_op_begin(ctx, name, ndim, shape, sizeof *saved, &y);
     if (!saved) { return NULL; }
     *saved = op;
-    if (!tti_graph_ok(ctx, ctx->backend->binary(ctx, op, TT_F(y), TT_F(in[0]), TT_F(in[1]), y->size))) { return NULL; }
+    if (!tti_graph_ok(ctx, ctx->backend->binary(ctx, op, TT_F(y), TT_F(in[0]), TT_F(in[1]), y->size))) {
+        return NULL;
+    }
     return op == TT_LESS ? y : tti_record(y, name, tti_binary_back, in, 2, saved);
 }
 
-#define TTI_BINARY(name, op) \
-    TT_API tt_tensor *name(tt_context *ctx, tt_tensor *a, tt_tensor *b) { return tti_binary(ctx, #name, op, a, b); }
+#define TTI_BINARY(name, op)                                              \
+    TT_API tt_tensor *name(tt_context *ctx, tt_tensor *a, tt_tensor *b) { \
+        return tti_binary(ctx, #name, op, a, b);                          \
+    }
 TTI_BINARY(tt_add, TT_ADD)
 TTI_BINARY(tt_sub, TT_SUB)
 TTI_BINARY(tt_mul, TT_MUL)
@@ -5405,7 +5537,9 @@ TT_API tt_tensor *tt_where(tt_context *ctx, tt_tensor *condition, tt_tensor *a, 
     in[0] = condition;
     in[1] = a;
     in[2] = b;
-    if (!tti_inputs_ok(ctx, "tt_where", in, 3) || !tti_common_shape("tt_where", a, b, &ndim, shape)) { return NULL; }
+    if (!tti_inputs_ok(ctx, "tt_where", in, 3) || !tti_common_shape("tt_where", a, b, &ndim, shape)) {
+        return NULL;
+    }
     tti_set_shape(&shaped, ndim, shape);
     if (!tti_common_shape("tt_where", condition, &shaped, &ndim, shape)) { return NULL; }
     for (i = 0; i < 3; i++) {
@@ -5414,13 +5548,17 @@ TT_API tt_tensor *tt_where(tt_context *ctx, tt_tensor *condition, tt_tensor *a, 
     }
     y = tti_tensor(ctx, "tt_where", ndim, shape);
     if (!y) { return NULL; }
-    if (!tti_graph_ok(ctx, ctx->backend->where(ctx, TT_F(y), TT_F(in[0]), TT_F(in[1]), TT_F(in[2]), y->size))) { return NULL; }
+    if (!tti_graph_ok(ctx,
+                      ctx->backend->where(ctx, TT_F(y), TT_F(in[0]), TT_F(in[1]), TT_F(in[2]), y->size))) {
+        return NULL;
+    }
     return tti_record(y, "where", tti_where_back, in, 3, NULL);
 }
 
 /* ---- [tt:autograd.product] matrix product ----
- * y = x w^T + b (linear) or x w + b (matmul).   dx += dy w (dy w^T),  dw += dy^T x (x^T dy),  db += column sums of dy.
- * An activation that follows is made in the same pass, and is an op of its own on the way back. */
+ * y = x w^T + b (linear) or x w + b (matmul).   dx += dy w (dy w^T),  dw += dy^T x (x^T dy),  db += column
+ * sums of dy. An activation that follows is made in the same pass, and is an op of its own on the way back.
+ * */
 
 /* A factor of a product: a matrix with the stride of its rows, to be read as it is stored or turned. */
 typedef struct tti_view { const float *data; int stride, transpose; } tti_view;
@@ -5469,8 +5607,9 @@ static tt_gemm_args tti_gemm_block(const tt_gemm_args *g, int at, int n, int las
     return block;
 }
 
-/* g with a weight in half precision that the backend does not take as it is: widened in blocks of rows that stay in the
- * CPU's cache. A piece of the sum is a multiple of 32 rows unless it is the last, so the bits are those of a float32 weight. */
+/* g with a weight in half precision that the backend does not take as it is: widened in blocks of rows that
+ * stay in the CPU's cache. A piece of the sum is a multiple of 32 rows unless it is the last, so the bits are
+ * those of a float32 weight. */
 #define TTI_WIDEN ((size_t)1 << 18)
 static tt_status tti_gemm_widened(tt_context *ctx, const tt_gemm_args *g, const tt_tensor *w) {
     size_t cols = (size_t)w->shape[1];
@@ -5514,8 +5653,9 @@ static tt_status tti_factors_back(tt_context *ctx, int w_is_mk, tt_tensor *x, tt
         status = tti_gemm_weight(ctx, g, w);
     }
     if (dw && status == TT_OK) {
-        tt_gemm_args g = w_is_mk ? tti_gemm_args_of(m, k, n, tti_view_of(dy, m, 1), tti_view_of(TT_F(x), k, 0), dw)
-                                 : tti_gemm_args_of(k, m, n, tti_view_of(TT_F(x), k, 1), tti_view_of(dy, m, 0), dw);
+        tt_gemm_args g =
+            w_is_mk ? tti_gemm_args_of(m, k, n, tti_view_of(dy, m, 1), tti_view_of(TT_F(x), k, 0), dw)
+                    : tti_gemm_args_of(k, m, n, tti_view_of(TT_F(x), k, 1), tti_view_of(dy, m, 0), dw);
         g.accumulate = !fresh_w;
         status = ctx->backend->gemm(ctx, &g);
     }
@@ -5526,12 +5666,20 @@ static tt_status tti_product_back(tt_context *ctx, tti_node *node) {
     tt_tensor *x = node->in[0], *b = node->n_in > 2 ? node->in[2] : NULL, *y = node->out;
     float *db = tt_grad(b);
     tt_status status = tti_factors_back(ctx, *(int *)node->saved, x, node->in[1], y->grad);
-    if (db && status == TT_OK) { status = ctx->backend->bias_backward(ctx, db, y->grad, tti_rows(x), tti_cols(y)); }
+    if (db && status == TT_OK) {
+        status = ctx->backend->bias_backward(ctx, db, y->grad, tti_rows(x), tti_cols(y));
+    }
     return status;
 }
 
-/* A product before it is made: its kind, its inputs (bias last, may be NULL), and what follows it (0 = nothing). */
-typedef struct tti_product_desc { const char *who; int w_is_mk; tt_tensor *in[3]; tt_unary activation; } tti_product_desc;
+/* A product before it is made: its kind, its inputs (bias last, may be NULL), and what follows it (0 =
+ * nothing). */
+typedef struct tti_product_desc {
+    const char *who;
+    int w_is_mk;
+    tt_tensor *in[3];
+    tt_unary activation;
+} tti_product_desc;
 
 static int tti_product_ok(tt_context *ctx, const tti_product_desc *p) {
     const tt_tensor *x = p->in[0], *w = p->in[1], *bias = p->in[2];
@@ -5601,8 +5749,8 @@ TT_API tt_tensor *tt_matmul(tt_context *ctx, tt_tensor *x, tt_tensor *w, tt_tens
     return tti_product_of(ctx, x, w, bias, 0, (tt_unary)0);
 }
 
-/* y + x w^T in the place of y, which must be the result of a product that nothing else reads: its own backward asks for no values of
- * y. The gradient of the sum is that of y, so its buffer is handed on. */
+/* y + x w^T in the place of y, which must be the result of a product that nothing else reads: its own
+ * backward asks for no values of y. The gradient of the sum is that of y, so its buffer is handed on. */
 static tt_status tti_product_add_back(tt_context *ctx, tti_node *node) {
     tt_tensor *y = node->in[0], *sum = node->out;
     tt_status status = tti_factors_back(ctx, 1, node->in[1], node->in[2], sum->grad);
@@ -5628,15 +5776,16 @@ static tt_tensor *tti_product_add(tt_context *ctx, tt_tensor *y, tt_tensor *x, t
     sum->node = NULL;
     sum->requires_grad = 0;
     k = tti_cols(x);
-    g = tti_gemm_args_of(tti_rows(x), tti_cols(y), k, tti_view_of(TT_F(x), k, 0), tti_view_of(NULL, k, 1), TT_F(y));
+    g = tti_gemm_args_of(tti_rows(x), tti_cols(y), k, tti_view_of(TT_F(x), k, 0), tti_view_of(NULL, k, 1),
+                         TT_F(y));
     g.accumulate = 1;
     if (!tti_graph_ok(ctx, tti_gemm_weight(ctx, g, w))) { return NULL; }
     return tti_record(sum, who, tti_product_add_back, in, 3, NULL);
 }
 
 /* ---- [tt:autograd.norm] normalisation ----
- * rmsnorm: y = w x r, r = 1 / sqrt(mean x^2 + eps).   layernorm: y = w (x - mean) r + b. Statistics are kept per row.
- * Source: Zhang and Sennrich 2019, arXiv 1910.07467; Ba et al. 2016, arXiv 1607.06450. */
+ * rmsnorm: y = w x r, r = 1 / sqrt(mean x^2 + eps).   layernorm: y = w (x - mean) r + b. Statistics are kept
+ * per row. Source: Zhang and Sennrich 2019, arXiv 1910.07467; Ba et al. 2016, arXiv 1607.06450. */
 
 typedef struct tti_norm_stats { float *mean, *rstd; } tti_norm_stats;   /* mean NULL: rmsnorm */
 
@@ -5646,7 +5795,9 @@ static tt_status tti_norm_back(tt_context *ctx, tti_node *node) {
     float *dx = tt_grad(x), *dw = tt_grad(w), *db = s->mean ? tt_grad(node->in[2]) : NULL;
     const float *dy = node->out->grad;
     int n = tti_rows(x), dim = tti_cols(x);
-    if (!s->mean) { return ctx->backend->rmsnorm_backward(ctx, dx, dw, dy, TT_F(x), TT_F(w), s->rstd, n, dim); }
+    if (!s->mean) {
+        return ctx->backend->rmsnorm_backward(ctx, dx, dw, dy, TT_F(x), TT_F(w), s->rstd, n, dim);
+    }
     return ctx->backend->layernorm_backward(ctx, dx, dw, db, dy, TT_F(x), TT_F(w), s->mean, s->rstd, n, dim);
 }
 
@@ -5661,7 +5812,9 @@ static tt_tensor *tti_normalise(tt_context *ctx, const char *who, tt_tensor *con
     n = tti_rows(x);
     dim = tti_cols(x);
     if (w->size != (size_t)dim) { return tti_graph_fail(ctx, who, "size of the weight", (int)w->size, dim); }
-    if (b && b->size != w->size) { return tti_graph_fail(ctx, who, "size of the bias", (int)b->size, (int)w->size); }
+    if (b && b->size != w->size) {
+        return tti_graph_fail(ctx, who, "size of the bias", (int)b->size, (int)w->size);
+    }
     s = (tti_norm_stats *)tti_op_begin(ctx, who, x->ndim, x->shape, sizeof *s, &y);
     if (!s) { return NULL; }
     bytes = (size_t)n * sizeof(float);
@@ -5669,7 +5822,8 @@ static tt_tensor *tti_normalise(tt_context *ctx, const char *who, tt_tensor *con
     if (b) { s->mean = (float *)tti_arena_alloc(ctx, &ctx->device, bytes); }
     if (!s->rstd || (b && !s->mean)) { return tti_graph_broken(ctx); }
     if (b) {
-        status = ctx->backend->layernorm(ctx, TT_F(y), s->mean, s->rstd, TT_F(x), TT_F(w), TT_F(b), n, dim, eps);
+        status =
+            ctx->backend->layernorm(ctx, TT_F(y), s->mean, s->rstd, TT_F(x), TT_F(w), TT_F(b), n, dim, eps);
     } else {
         status = ctx->backend->rmsnorm(ctx, TT_F(y), s->rstd, TT_F(x), TT_F(w), n, dim, eps);
     }
@@ -5691,12 +5845,17 @@ TT_API tt_tensor *tt_layernorm(tt_context *ctx, tt_tensor *x, tt_tensor *w, tt_t
     return tti_normalise(ctx, "tt_layernorm", in, 3, eps);
 }
 
-/* ---- [tt:autograd.rope] rotary embedding: a rotation by the position's angles; its backward turns the other way ----
- * Source: Su et al. 2021, arXiv 2104.09864, sec. 3.2. */
+/* ---- [tt:autograd.rope] rotary embedding: a rotation by the position's angles; its backward turns the other
+ * way ---- Source: Su et al. 2021, arXiv 2104.09864, sec. 3.2. */
 
-typedef struct tti_rope { tt_tensor *cos_table, *sin_table; const int32_t *positions; int head_dim; } tti_rope;
+typedef struct tti_rope {
+    tt_tensor *cos_table, *sin_table;
+    const int32_t *positions;
+    int head_dim;
+} tti_rope;
 
-static tt_status tti_rope_turn(tt_context *ctx, const tti_rope *r, const tt_tensor *x, float *out, const float *in, int back) {
+static tt_status tti_rope_turn(tt_context *ctx, const tti_rope *r, const tt_tensor *x, float *out,
+                               const float *in, int back) {
     return ctx->backend->rope(ctx, out, in, TT_F(r->cos_table), TT_F(r->sin_table), r->positions, tti_rows(x),
                               tti_cols(x) / r->head_dim, r->head_dim, back);
 }
@@ -5716,11 +5875,14 @@ TT_API tt_tensor *tt_rope(tt_context *ctx, tt_tensor *x, tt_tensor *cos_table, t
     if (head_dim < 2 || head_dim % 2 || tti_cols(x) % head_dim) {
         return tti_graph_fail(ctx, "tt_rope", "head_dim", head_dim, tti_cols(x));
     }
-    if (tti_rows(x) != batch->n_tokens) { return tti_graph_fail(ctx, "tt_rope", "rows of x", tti_rows(x), batch->n_tokens); }
+    if (tti_rows(x) != batch->n_tokens) {
+        return tti_graph_fail(ctx, "tt_rope", "rows of x", tti_rows(x), batch->n_tokens);
+    }
     last = cos_table->shape[0] - 1;
     for (i = 0; i < batch->n_tokens; i++) {
         if (batch->positions[i] <= last) { continue; }
-        return tti_graph_fail(ctx, "tt_rope", "position (max_position_embeddings too small)", batch->positions[i], last);
+        return tti_graph_fail(ctx, "tt_rope", "position (max_position_embeddings too small)",
+                              batch->positions[i], last);
     }
     r = (tti_rope *)tti_op_begin(ctx, "tt_rope", x->ndim, x->shape, sizeof *r, &y);
     if (!r) { return NULL; }
@@ -5745,7 +5907,8 @@ static tt_status tti_attention_back(tt_context *ctx, tti_node *node) {
     return ctx->backend->attention_backward(ctx, a);
 }
 
-static int tti_attention_ok(tt_context *ctx, tt_tensor *const *in, const tt_batch *batch, const tt_attention_desc *desc) {
+static int tti_attention_ok(tt_context *ctx, tt_tensor *const *in, const tt_batch *batch,
+                            const tt_attention_desc *desc) {
     static const char *const who = "tt_attention";
     const tt_tensor *q = in[0], *k = in[1], *v = in[2];
     int q_width = desc->n_heads * desc->head_dim, k_width = desc->n_kv_heads * desc->head_dim;
@@ -5764,8 +5927,8 @@ static int tti_attention_ok(tt_context *ctx, tt_tensor *const *in, const tt_batc
     return !ctx->graph_error;
 }
 
-TT_API tt_tensor *tt_attention(tt_context *ctx, tt_tensor *q, tt_tensor *k, tt_tensor *v, const tt_batch *batch,
-                               const tt_attention_desc *desc) {
+TT_API tt_tensor *tt_attention(tt_context *ctx, tt_tensor *q, tt_tensor *k, tt_tensor *v,
+                               const tt_batch *batch, const tt_attention_desc *desc) {
     tt_tensor *in[3], *y;
     tt_attention_args *a;
     in[0] = q;
@@ -5824,7 +5987,8 @@ static int tti_logprobs_ok(tt_context *ctx, tt_tensor *const *in, const int32_t 
     if (tti_cols(w) != tti_cols(x)) {
         tti_graph_fail(ctx, who, "width of the head", tti_cols(w), tti_cols(x));
     } else if (!tti_is_temperature(temperature)) {
-        tt_fail(ctx, TT_ERR_ARG, "%s: temperature is %g, expected " TTI_TEMPERATURES, who, (double)temperature);
+        tt_fail(ctx, TT_ERR_ARG, "%s: temperature is %g, expected " TTI_TEMPERATURES, who,
+                (double)temperature);
         tti_graph_broken(ctx);
     }
     for (i = 0; i < tti_rows(x) && !ctx->graph_error; i++) {
@@ -5834,8 +5998,8 @@ static int tti_logprobs_ok(tt_context *ctx, tt_tensor *const *in, const int32_t 
     return !ctx->graph_error;
 }
 
-TT_API tt_tensor *tt_token_logprobs(tt_context *ctx, tt_tensor *x, tt_tensor *w, const int32_t *targets, float temperature,
-                                    tt_tensor **entropy_out) {
+TT_API tt_tensor *tt_token_logprobs(tt_context *ctx, tt_tensor *x, tt_tensor *w, const int32_t *targets,
+                                    float temperature, tt_tensor **entropy_out) {
     static const char *const who = "tt_token_logprobs";
     tt_tensor *in[2];
     tt_logprobs_args *a;
@@ -5882,8 +6046,8 @@ static tt_status tti_custom_back(tt_context *ctx, tti_node *node) {
     return op->backward ? op->backward(op->user, node->in, node->n_in, node->out) : TT_OK;
 }
 
-TT_API tt_tensor *tt_custom(tt_context *ctx, const tt_op_desc *desc, tt_tensor *const *inputs, int n_inputs, int ndim,
-                            const int *shape) {
+TT_API tt_tensor *tt_custom(tt_context *ctx, const tt_op_desc *desc, tt_tensor *const *inputs, int n_inputs,
+                            int ndim, const int *shape) {
     const char *who = desc->name ? desc->name : "tt_custom";
     tt_op_desc *op;
     tt_tensor *y;
@@ -5907,7 +6071,8 @@ TT_API tt_tensor *tt_custom(tt_context *ctx, const tt_op_desc *desc, tt_tensor *
 
 typedef struct tti_segment { tt_segment_fn fn; void *user; } tti_segment;
 
-/* Runs the segment's own tape from dy. The spare gradients lie above the arena's mark then: none may be handed out later. */
+/* Runs the segment's own tape from dy. The spare gradients lie above the arena's mark then: none may be
+ * handed out later. */
 static tt_status tti_segment_backward(tt_context *ctx, tt_tensor *y, const float *dy) {
     tti_spare *spares = ctx->spare_grads;
     tt_status status;
@@ -5926,7 +6091,8 @@ static tt_status tti_recompute_back(tt_context *ctx, tti_node *node) {
     tt_tensor *leaves[TTI_MAX_INPUTS], *y;
     tt_status status = TT_OK;
     int i;
-    for (i = 0; i < node->n_in; i++) { tt_grad(node->in[i]); }     /* before the mark: these outlive the segment */
+    /* before the mark: these outlive the segment */
+    for (i = 0; i < node->n_in; i++) { tt_grad(node->in[i]); }
     host = tti_arena_mark(&ctx->host);
     device = tti_arena_mark(&ctx->device);
     for (i = 0; i < node->n_in; i++) {
@@ -5948,9 +6114,10 @@ static tt_status tti_recompute_back(tt_context *ctx, tti_node *node) {
     return TT_OK;
 }
 
-/* Runs the segment without recording, then moves its result down to where the arenas were before it (source and
- * target may overlap; a backend's copy allows that). */
-static int tti_segment_run(tt_context *ctx, const tti_segment *s, tt_tensor *const *inputs, int n_inputs, tt_tensor *y) {
+/* Runs the segment without recording, then moves its result down to where the arenas were before it (source
+ * and target may overlap; a backend's copy allows that). */
+static int tti_segment_run(tt_context *ctx, const tti_segment *s, tt_tensor *const *inputs, int n_inputs,
+                           tt_tensor *y) {
     tti_mark host = tti_arena_mark(&ctx->host), device = tti_arena_mark(&ctx->device);
     tt_tensor *inner;
     void *data;
@@ -5966,15 +6133,19 @@ static int tti_segment_run(tt_context *ctx, const tti_segment *s, tt_tensor *con
     tti_arena_release(&ctx->device, device);
     y->data = tti_arena_alloc(ctx, &ctx->device, y->size * sizeof(float));
     if (!y->data) { return tti_graph_broken(ctx) != NULL; }
-    return y->data == data || tti_graph_ok(ctx, ctx->backend->copy(ctx, y->data, data, y->size * sizeof(float)));
+    return y->data == data ||
+           tti_graph_ok(ctx, ctx->backend->copy(ctx, y->data, data, y->size * sizeof(float)));
 }
 
-TT_API tt_tensor *tt_recompute(tt_context *ctx, tt_segment_fn fn, void *user, tt_tensor *const *inputs, int n_inputs) {
+TT_API tt_tensor *tt_recompute(tt_context *ctx, tt_segment_fn fn, void *user, tt_tensor *const *inputs,
+                               int n_inputs) {
     static const char *const who = "tt_recompute";
     tti_segment *s;
     tt_tensor *y;
     if (!tti_inputs_ok(ctx, who, inputs, n_inputs)) { return NULL; }
-    if (n_inputs > TTI_MAX_INPUTS) { return tti_graph_fail(ctx, who, "number of inputs", n_inputs, TTI_MAX_INPUTS); }
+    if (n_inputs > TTI_MAX_INPUTS) {
+        return tti_graph_fail(ctx, who, "number of inputs", n_inputs, TTI_MAX_INPUTS);
+    }
     if (ctx->no_grad) { return fn(ctx, user, inputs, n_inputs); }
     s = (tti_segment *)tti_step_alloc(ctx, sizeof *s);
     y = s ? (tt_tensor *)tti_step_alloc(ctx, sizeof *y) : NULL;
@@ -11930,8 +12101,8 @@ TT_API void tt_completions_free(tt_completions *c) {
 }
 
 /* ==== 10. optimizer ========================================================================
- * AdamW with decoupled decay and bias-corrected moments, over those parameters of a model that require a gradient.
- * Source: Loshchilov and Hutter 2017, arXiv 1711.05101. */
+ * AdamW with decoupled decay and bias-corrected moments, over those parameters of a model that require a
+ * gradient. Source: Loshchilov and Hutter 2017, arXiv 1711.05101. */
 
 struct tt_optimizer {
     tt_context *ctx;
@@ -11998,7 +12169,9 @@ TT_API tt_optimizer *tt_adamw_create(tt_model *model, const tt_adamw_desc *desc)
     o->model = model;
     o->desc = d;
     for (i = 0; i < tt_model_n_params(model); i++) { o->n += tt_model_param(model, i)->requires_grad != 0; }
-    if (o->n == 0) { tt_fail(ctx, TT_ERR_ARG, "tt_adamw_create: no parameter of the model requires a gradient"); }
+    if (o->n == 0) {
+        tt_fail(ctx, TT_ERR_ARG, "tt_adamw_create: no parameter of the model requires a gradient");
+    }
     if (o->n > 0 && tti_adamw_fill(o) == TT_OK) { return o; }
     tt_optimizer_destroy(o);
     return NULL;
@@ -12021,7 +12194,8 @@ TT_API void tt_optimizer_destroy(tt_optimizer *o) {
 
 /* ---- [tt:optimizer.step] one update ---- */
 
-/* One number for each parameter, summed here; they come down together, so that a device is waited for once. */
+/* One number for each parameter, summed here; they come down together, so that a device is waited for once.
+ * */
 static tt_status tti_grad_norm(tt_optimizer *o, double *norm) {
     const tt_backend *backend = o->ctx->backend;
     size_t bytes = (size_t)o->n * sizeof(double);
@@ -12122,7 +12296,8 @@ static tt_named *tti_optimizer_tensors(tt_optimizer *o, const tt_named *also, in
     return list;
 }
 
-static tt_status tti_optimizer_save(tt_optimizer *o, const char *path, const char *json, const tt_named *also, int n_also) {
+static tt_status tti_optimizer_save(tt_optimizer *o, const char *path, const char *json, const tt_named *also,
+                                    int n_also) {
     tt_text names = TT_INIT, state = TT_INIT;
     tt_named *list;
     tt_status status;
@@ -12141,12 +12316,14 @@ done:
     return status;
 }
 
-TT_API tt_status tt_optimizer_save(tt_optimizer *o, const char *path, const char *json, const tt_named *also, int n_also) {
+TT_API tt_status tt_optimizer_save(tt_optimizer *o, const char *path, const char *json, const tt_named *also,
+                                   int n_also) {
     return tti_tried(o->ctx, "tt_optimizer_save", tti_optimizer_save(o, path, json, also, n_also));
 }
 
 /* The counters of a state, and the caller's JSON, appended to json_out unless that is NULL. */
-static tt_status tti_optimizer_read(tt_context *ctx, const char *path, uint64_t counters[2], tt_text *json_out) {
+static tt_status tti_optimizer_read(tt_context *ctx, const char *path, uint64_t counters[2],
+                                    tt_text *json_out) {
     tt_text state = TT_INIT;
     tt_json *root = NULL;
     const tt_json *text;
@@ -12159,10 +12336,13 @@ static tt_status tti_optimizer_read(tt_context *ctx, const char *path, uint64_t 
         goto done;
     }
     text = tt_json_get(root, "user");
-    if (!text || text->type != TT_JSON_STRING || !tti_json_whole(tt_json_get(root, "step"), LONG_MAX, &counters[0]) ||
+    if (!text || text->type != TT_JSON_STRING ||
+        !tti_json_whole(tt_json_get(root, "step"), LONG_MAX, &counters[0]) ||
         !tti_json_whole(tt_json_get(root, "n_skipped"), LONG_MAX, &counters[1])) {
-        status = tt_fail(ctx, TT_ERR_FILE, "%s: no optimizer state: expected step and n_skipped, whole numbers, and "
-                         "user, a text", path);
+        status = tt_fail(ctx, TT_ERR_FILE,
+                         "%s: no optimizer state: expected step and n_skipped, whole numbers, and "
+                         "user, a text",
+                         path);
         goto done;
     }
     if (json_out) { TTI_TRY(tt_text_append(json_out, text->string, text->length)); }
@@ -12178,7 +12358,8 @@ TT_API tt_status tt_optimizer_peek(tt_optimizer *o, const char *path, tt_text *j
 }
 
 /* All that can fail comes before the first tensor is changed. */
-static tt_status tti_optimizer_load(tt_optimizer *o, const char *path, tt_text *json_out, const tt_named *also, int n_also) {
+static tt_status tti_optimizer_load(tt_optimizer *o, const char *path, tt_text *json_out,
+                                    const tt_named *also, int n_also) {
     size_t before = json_out ? json_out->size : 0;
     tt_text names = TT_INIT;
     tt_named *list = NULL;
@@ -12198,7 +12379,8 @@ done:
     return status;
 }
 
-TT_API tt_status tt_optimizer_load(tt_optimizer *o, const char *path, tt_text *json_out, const tt_named *also, int n_also) {
+TT_API tt_status tt_optimizer_load(tt_optimizer *o, const char *path, tt_text *json_out, const tt_named *also,
+                                   int n_also) {
     return tti_tried(o->ctx, "tt_optimizer_load", tti_optimizer_load(o, path, json_out, also, n_also));
 }
 
@@ -12219,10 +12401,10 @@ TT_API float tt_learning_rate(const tt_schedule *s, int step) {
  * Rollouts stand group by group. One optimizer batch is: tt_grpo_advantages over all rollouts, then for each
  * micro-batch tt_rollouts_batch, tt_model_logprobs, tt_grpo_loss, tt_backward.
  *
- * What can be chosen (advantage, loss, aggregation, KL, correction) is a table with one row for each choice: name,
- * formula, source, and a function of a few lines that stands above the table. The loss of a batch is a function of two
- * short vectors, log-probs and entropies of the response tokens, so it is computed on the host in double, value and
- * slopes in one pass, and enters the graph as one op. */
+ * What can be chosen (advantage, loss, aggregation, KL, correction) is a table with one row for each choice:
+ * name, formula, source, and a function of a few lines that stands above the table. The loss of a batch is a
+ * function of two short vectors, log-probs and entropies of the response tokens, so it is computed on the
+ * host in double, value and slopes in one pass, and enters the graph as one op. */
 
 static double tti_clip(double x, double low, double high) {
     return x < low ? low : x > high ? high : x;
@@ -12246,7 +12428,8 @@ static void tti_rollout_free(tt_context *ctx, tt_rollout *r) {
 typedef struct tti_response { const int32_t *tokens; int n, end_token; } tti_response;
 
 /* Gives r arrays for its prompt (prompt_length tokens) and a response of the student. */
-static tt_status tti_rollout_fill(tt_context *ctx, tt_rollout *r, const int32_t *prompt, const tti_response *response) {
+static tt_status tti_rollout_fill(tt_context *ctx, tt_rollout *r, const int32_t *prompt,
+                                  const tti_response *response) {
     size_t n = (size_t)response->n, begin = (size_t)r->prompt_length;
     int t, ends = 0;
     r->response_length = response->n;
@@ -12266,13 +12449,15 @@ static tt_status tti_rollout_fill(tt_context *ctx, tt_rollout *r, const int32_t 
 }
 
 /* Rollout number i from its completion. */
-static tt_status tti_rollout_begin(tt_rollouts *all, int i, const tt_request *q, const tt_completion *c, int end_token) {
+static tt_status tti_rollout_begin(tt_rollouts *all, int i, const tt_request *q, const tt_completion *c,
+                                   int end_token) {
     tt_rollout *r = &all->items[i];
     tti_response response;
     tt_status status;
     if (c->request != i / all->num_generations) {
-        return tt_fail(all->ctx, TT_ERR_ARG, "tt_rollouts_create: completion %d is of request %d, expected %d for each request",
-                       i, c->request, all->num_generations);
+        return tt_fail(all->ctx, TT_ERR_ARG,
+                       "tt_rollouts_create: completion %d is of request %d, expected %d for each request", i,
+                       c->request, all->num_generations);
     }
     r->group = c->request;
     r->sample = c->sample;
@@ -12293,7 +12478,9 @@ TT_API tt_status tt_rollouts_create(tt_context *ctx, const tt_request *requests,
     memset(out, 0, sizeof *out);
     out->ctx = ctx;
     if (n_requests < 1 || n < n_requests || n % n_requests) {
-        return tt_fail(ctx, TT_ERR_ARG, "tt_rollouts_create: %d completions of %d requests, expected the same number for each", n, n_requests);
+        return tt_fail(ctx, TT_ERR_ARG,
+                       "tt_rollouts_create: %d completions of %d requests, expected the same number for each",
+                       n, n_requests);
     }
     out->items = (tt_rollout *)tt_alloc(ctx, (size_t)n, sizeof *out->items);
     out->questions = (char **)tt_alloc(ctx, (size_t)n_requests, sizeof *out->questions);
@@ -12313,7 +12500,8 @@ TT_API tt_status tt_rollouts_create(tt_context *ctx, const tt_request *requests,
 TT_API tt_status tt_rollouts_question(tt_rollouts *all, int group, const char *text) {
     char *copy;
     if (group < 0 || group >= all->n_groups) {
-        return tt_fail(all->ctx, TT_ERR_ARG, "tt_rollouts_question: group is %d, expected 0..%d", group, all->n_groups - 1);
+        return tt_fail(all->ctx, TT_ERR_ARG, "tt_rollouts_question: group is %d, expected 0..%d", group,
+                       all->n_groups - 1);
     }
     copy = tti_strdup(all->ctx, text);
     if (!copy) { return TT_ERR_MEM; }
@@ -12328,12 +12516,14 @@ TT_API tt_status tt_rollout_replace(tt_rollouts *all, int index, const int32_t *
     tti_response text;
     int most, t;
     if (index < 0 || index >= all->n) {
-        return tt_fail(all->ctx, TT_ERR_ARG, "tt_rollout_replace: index is %d, expected 0..%d", index, all->n - 1);
+        return tt_fail(all->ctx, TT_ERR_ARG, "tt_rollout_replace: index is %d, expected 0..%d", index,
+                       all->n - 1);
     }
     r = &all->items[index];
     most = length < r->response_length ? length : r->response_length;
     if (attempt_length < 0 || attempt_length > most || length < 1) {
-        return tt_fail(all->ctx, TT_ERR_ARG, "tt_rollout_replace: attempt_length is %d, expected 0..%d", attempt_length, most);
+        return tt_fail(all->ctx, TT_ERR_ARG, "tt_rollout_replace: attempt_length is %d, expected 0..%d",
+                       attempt_length, most);
     }
     text.tokens = response;
     text.n = length;
@@ -12355,7 +12545,8 @@ TT_API tt_status tt_rollout_replace(tt_rollouts *all, int index, const int32_t *
     return TT_OK;
 }
 
-TT_API tt_status tt_rollout_off_policy(tt_rollouts *all, int index, const int32_t *response, int length, int end_token) {
+TT_API tt_status tt_rollout_off_policy(tt_rollouts *all, int index, const int32_t *response, int length,
+                                       int end_token) {
     tt_status status = tt_rollout_replace(all, index, response, length, 0, end_token);
     tt_rollout *r;
     if (status != TT_OK) { return status; }
@@ -12452,7 +12643,9 @@ TT_API tt_loss_totals tt_grpo_totals(const tt_rollouts *all, const tt_grpo_confi
         d.tokens += n;
         d.filled += n > 0;
         if (r->response_length > d.longest) { d.longest = r->response_length; }
-        for (t = 0; t < r->response_length; t++) { d.guided += tti_in_loss(r, t, c) && !tti_is_student(r, t); }
+        for (t = 0; t < r->response_length; t++) {
+            d.guided += tti_in_loss(r, t, c) && !tti_is_student(r, t);
+        }
     }
     d.sequences = all->n;
     return d;
@@ -12469,29 +12662,39 @@ typedef struct tti_denominators {
 static double tti_weight_token_mean(const tti_denominators *d, int n) { (void)n; return 1 / d->of.tokens; }
 static double tti_weight_seq_mean(const tti_denominators *d, int n) { return 1 / (n * d->of.sequences); }
 static double tti_weight_seq_sum(const tti_denominators *d, int n) { (void)n; return 1 / d->of.filled; }
-static double tti_weight_dr_grpo(const tti_denominators *d, int n) { (void)n; return 1 / (d->of.sequences * d->limit); }
-static double tti_weight_seq_filled(const tti_denominators *d, int n) { return 1 / ((n + 1e-8) * d->of.filled); }
+static double tti_weight_dr_grpo(const tti_denominators *d, int n) {
+    (void)n;
+    return 1 / (d->of.sequences * d->limit);
+}
+static double tti_weight_seq_filled(const tti_denominators *d, int n) {
+    return 1 / ((n + 1e-8) * d->of.filled);
+}
 static double tti_weight_seq_norm(const tti_denominators *d, int n) { (void)n; return 1 / d->of.longest; }
 static double tti_weight_luspo(const tti_denominators *d, int n) { (void)n; return 1 / d->of.sequences; }
 static double tti_weight_bnpo(const tti_denominators *d, int n) { (void)n; return 1 / d->micro; }
 static double tti_weight_one(const tti_denominators *d, int n) { (void)d; (void)n; return 1; }
 
-typedef struct tti_aggregation_row { tt_choice choice; double (*weight)(const tti_denominators *, int n); } tti_aggregation_row;
-static const tti_aggregation_row tti_aggregations[] = {   /* in the order of tt_aggregation */
-    {{"token_mean", "1 / all tokens", "DAPO, arXiv 2503.14476; TRL dapo, verl token-mean"}, tti_weight_token_mean},
+typedef struct tti_aggregation_row {
+    tt_choice choice;
+    double (*weight)(const tti_denominators *, int n);
+} tti_aggregation_row;
+static const tti_aggregation_row tti_aggregations[] = {
+    /* in the order of tt_aggregation */
+    {{"token_mean", "1 / all tokens", "DAPO, arXiv 2503.14476; TRL dapo, verl token-mean"},
+     tti_weight_token_mean},
     {{"seq_mean_token_mean", "1 / (n responses)", "GRPO, arXiv 2402.03300; TRL grpo"}, tti_weight_seq_mean},
     {{"seq_mean_token_sum", "1 / non-empty responses", "verl seq-mean-token-sum"}, tti_weight_seq_sum},
     {{"dr_grpo", "1 / (responses max_completion_length)", "Dr.GRPO, arXiv 2503.20783"}, tti_weight_dr_grpo},
-    {{"seq_mean_filled", "1 / ((n + 1e-8) non-empty responses)", "verl seq-mean-token-mean"}, tti_weight_seq_filled},
+    {{"seq_mean_filled", "1 / ((n + 1e-8) non-empty responses)", "verl seq-mean-token-mean"},
+     tti_weight_seq_filled},
     {{"seq_sum_norm", "1 / longest response", "verl seq-mean-token-sum-norm"}, tti_weight_seq_norm},
     {{"luspo", "1 / responses", "TRL luspo"}, tti_weight_luspo},
     {{"bnpo", "1 / tokens of the micro-batch", "TRL bnpo"}, tti_weight_bnpo},
-    {{"token_sum", "1", "verl token-sum"}, tti_weight_one}
-};
+    {{"token_sum", "1", "verl token-sum"}, tti_weight_one}};
 
 /* ---- [tt:grpo.kl] divergence from the reference ----
- * x = log p_ref - log p of a token; log_ratio = log p - log p_old. Each gives the estimate and its slope by log p.
- * Source: Schulman 2020, http://joschu.net/blog/kl-approx.html */
+ * x = log p_ref - log p of a token; log_ratio = log p - log p_old. Each gives the estimate and its slope by
+ * log p. Source: Schulman 2020, http://joschu.net/blog/kl-approx.html */
 
 static double tti_kl_k1(double x, double log_ratio, double *slope) {
     (void)log_ratio;
@@ -12526,7 +12729,10 @@ static double tti_kl_k3_ratio(double x, double log_ratio, double *slope) {
     return kl * r;
 }
 
-typedef struct tti_kl_row { tt_choice choice; double (*kl)(double x, double log_ratio, double *slope); } tti_kl_row;
+typedef struct tti_kl_row {
+    tt_choice choice;
+    double (*kl)(double x, double log_ratio, double *slope);
+} tti_kl_row;
 static const tti_kl_row tti_kls[] = {   /* in the order of tt_kl_type */
     {{"k3", "e^x - x - 1", "Schulman 2020; TRL, verl kl"}, tti_kl_k3},
     {{"k1", "-x", "Schulman 2020"}, tti_kl_k1},
@@ -12539,11 +12745,12 @@ static const tti_kl_row tti_kls[] = {   /* in the order of tt_kl_type */
  * r = in->ratio, A = in->advantage; dratio is 0 where the exponent was kept within its bounds. */
 
 /* max(-A min(r, delta), -A clip(r, 1 - epsilon_low, 1 + epsilon_high)), for A < 0 at most -A dual_clip.
- * Source: Schulman et al. 2017, arXiv 1707.06347; asymmetric bounds: DAPO, arXiv 2503.14476; delta: INTELLECT-2,
- * arXiv 2505.07291; dual clip: Ye et al. 2019, arXiv 1912.09729. */
+ * Source: Schulman et al. 2017, arXiv 1707.06347; asymmetric bounds: DAPO, arXiv 2503.14476; delta:
+ * INTELLECT-2, arXiv 2505.07291; dual clip: Ye et al. 2019, arXiv 1912.09729. */
 static void tti_loss_ppo(const tt_loss_input *in, tt_token_loss *out) {
     const tt_grpo_config *c = in->config;
-    double a = in->advantage, r = in->ratio, low = 1 - (double)c->epsilon_low, high = 1 + (double)c->epsilon_high;
+    double a = in->advantage, r = in->ratio, low = 1 - (double)c->epsilon_low,
+           high = 1 + (double)c->epsilon_high;
     int capped = c->delta > 0 && r > (double)c->delta;
     double plain = -a * (capped ? (double)c->delta : r), clipped = -a * tti_clip(r, low, high);
     out->clipped_low = a < 0 && r < low;
@@ -12557,8 +12764,8 @@ static void tti_loss_ppo(const tt_loss_input *in, tt_token_loss *out) {
     }
 }
 
-/* -sg(w) A log p: the weight w = clip(r, low, high) passes no gradient, so no token loses its own by the clip.
- * Source: CISPO of MiniMax-M1, arXiv 2506.13585. */
+/* -sg(w) A log p: the weight w = clip(r, low, high) passes no gradient, so no token loses its own by the
+ * clip. Source: CISPO of MiniMax-M1, arXiv 2506.13585. */
 static void tti_loss_weighted_log(const tt_loss_input *in, double low, double high, tt_token_loss *out) {
     double w = tti_clip(in->ratio, low, high);
     out->clipped_low = in->ratio < low;
@@ -12608,22 +12815,48 @@ typedef struct tti_loss_row {
     tti_pool pool;
     double most;                 /* the pooled log-ratio is cut here, its slope 0  */
 } tti_loss_row;
-static const tti_loss_row tti_losses[] = {   /* in the order of tt_loss_type */
-    {{"ppo_clip", "max(-A r, -A clip(r, 1 - epsilon_low, 1 + epsilon_high))", "PPO, arXiv 1707.06347; TRL grpo, dapo"},
-     tti_loss_ppo, 0.2f, 3, TTI_POOL_NONE, 20},
+static const tti_loss_row tti_losses[] = {
+    /* in the order of tt_loss_type */
+    {{"ppo_clip", "max(-A r, -A clip(r, 1 - epsilon_low, 1 + epsilon_high))",
+      "PPO, arXiv 1707.06347; TRL grpo, dapo"},
+     tti_loss_ppo,
+     0.2f,
+     3,
+     TTI_POOL_NONE,
+     20},
     {{"cispo", "-sg(min(r, cispo_epsilon_max)) A log p", "MiniMax-M1, arXiv 2506.13585; TRL cispo"},
-     tti_loss_cispo, 0.2f, 3, TTI_POOL_NONE, 20},
+     tti_loss_cispo,
+     0.2f,
+     3,
+     TTI_POOL_NONE,
+     20},
     {{"cispo_clamp", "-sg(clip(r, 1 - epsilon_low, 1 + epsilon_high)) A log p", "verl cispo"},
-     tti_loss_cispo_clamp, 0.2f, 3, TTI_POOL_NONE, 20},
+     tti_loss_cispo_clamp,
+     0.2f,
+     3,
+     TTI_POOL_NONE,
+     20},
     {{"reinforce", "-A log p", "Williams 1992"}, tti_loss_reinforce, 0.2f, 3, TTI_POOL_NONE, 20},
-    {{"gspo", "ppo_clip of exp(mean of log r over the response)", "GSPO, arXiv 2507.18071; TRL importance_sampling_level sequence"},
-     tti_loss_ppo, 0.2f, 3, TTI_POOL_MEAN, 20},
+    {{"gspo", "ppo_clip of exp(mean of log r over the response)",
+      "GSPO, arXiv 2507.18071; TRL importance_sampling_level sequence"},
+     tti_loss_ppo,
+     0.2f,
+     3,
+     TTI_POOL_MEAN,
+     20},
     {{"gspo_token", "gspo, mean of log r at most 10", "verl gspo"}, tti_loss_ppo, 0.2f, 3, TTI_POOL_MEAN, 10},
     {{"gmpo", "-A exp(mean of log r, each clipped to +-epsilon)", "GMPO, arXiv 2507.20673; verl geo_mean"},
-     tti_loss_gmpo, 0.4f, 3, TTI_POOL_CLIPPED_MEAN, 20},
+     tti_loss_gmpo,
+     0.4f,
+     3,
+     TTI_POOL_CLIPPED_MEAN,
+     20},
     {{"rloo", "ppo_clip of exp(sum of log r over the response)", "RLOO, arXiv 2402.14740; TRL RLOOTrainer"},
-     tti_loss_ppo, 0.2f, 3, TTI_POOL_SUM, 20}
-};
+     tti_loss_ppo,
+     0.2f,
+     3,
+     TTI_POOL_SUM,
+     20}};
 
 /* A loss of the config's own is one of single tokens. */
 static tti_pool tti_loss_pool(const tt_grpo_config *c) {
@@ -12635,7 +12868,8 @@ static void tti_token_loss_zero(tt_token_loss *out) {
     out->factor = 1;
 }
 
-/* The student's loss at this log-ratio (of a token, or pooled). in has config, logp, old_logp, advantage, index. */
+/* The student's loss at this log-ratio (of a token, or pooled). in has config, logp, old_logp, advantage,
+ * index. */
 static void tti_loss_student(tt_loss_input *in, double log_ratio, tt_token_loss *out) {
     const tti_loss_row *row = &tti_losses[in->config->loss];
     double kept = tti_clip(log_ratio, -20, row->most);
@@ -12653,8 +12887,8 @@ static void tti_loss_student(tt_loss_input *in, double log_ratio, tt_token_loss 
 /* ---- [tt:grpo.shaping] tokens that the student did not write alone ---- */
 
 /* Advantage-Aware Shaping: gamma falls from gamma_min at advantage_max to gamma_max at advantage_min.
- * Source: ThinkTuning, arXiv 2508.07616, eq. of gamma(A). The released code clamps with lower bound gamma_min and upper
- * bound gamma_max; as gamma_min is the larger one, that gives gamma_max for every A. */
+ * Source: ThinkTuning, arXiv 2508.07616, eq. of gamma(A). The released code clamps with lower bound gamma_min
+ * and upper bound gamma_max; as gamma_min is the larger one, that gives gamma_max for every A. */
 static double tti_aas_gamma(const tt_grpo_config *c, double a) {
     double low = (double)c->gamma_min, high = (double)c->gamma_max;
     double span = (double)c->advantage_max - (double)c->advantage_min;
@@ -12664,7 +12898,8 @@ static double tti_aas_gamma(const tt_grpo_config *c, double a) {
     return gamma > high ? high : gamma;
 }
 
-/* -A p / (p + luffy_gamma), gradient through both; a negative luffy_gamma: -A p. Source: LUFFY, arXiv 2504.14945. */
+/* -A p / (p + luffy_gamma), gradient through both; a negative luffy_gamma: -A p. Source: LUFFY, arXiv
+ * 2504.14945. */
 static void tti_loss_luffy(const tt_grpo_config *c, double p, double a, tt_token_loss *out) {
     double gamma = (double)c->luffy_gamma;
     out->factor = gamma < 0 ? p : p / (p + gamma);
@@ -12672,8 +12907,9 @@ static void tti_loss_luffy(const tt_grpo_config *c, double p, double a, tt_token
     out->dloss = gamma < 0 ? out->loss : out->loss * gamma / (p + gamma);
 }
 
-/* -A p / d, d = sg(p) + gamma(A) kept inside (0, 1]: d <= 0 becomes p / 1.0001, d > 1 becomes p / 0.9999. A token with A < 0 that
- * is hardly ever said (p < fallback_p) is not pushed down by this: it takes the policy loss. */
+/* -A p / d, d = sg(p) + gamma(A) kept inside (0, 1]: d <= 0 becomes p / 1.0001, d > 1 becomes p / 0.9999. A
+ * token with A < 0 that is hardly ever said (p < fallback_p) is not pushed down by this: it takes the policy
+ * loss. */
 static void tti_loss_guided(tt_loss_input *in, tt_token_loss *out) {
     const tt_grpo_config *c = in->config;
     double p = exp(in->logp), a = in->advantage, d;
@@ -12720,8 +12956,8 @@ static void tti_loss_add_kl(const tt_loss_input *in, double ref_logp, tt_token_l
     out->dloss += beta * slope;
 }
 
-TT_API tt_token_loss tt_grpo_token_loss(const tt_grpo_config *config, double logp, double old_logp, double ref_logp,
-                                        double advantage, tt_token_kind kind) {
+TT_API tt_token_loss tt_grpo_token_loss(const tt_grpo_config *config, double logp, double old_logp,
+                                        double ref_logp, double advantage, tt_token_kind kind) {
     tt_grpo_config c = tt_grpo_resolve(config);
     tt_loss_input in = TT_INIT;
     tt_token_loss out;
@@ -12736,28 +12972,46 @@ TT_API tt_token_loss tt_grpo_token_loss(const tt_grpo_config *config, double log
 }
 
 /* ---- [tt:grpo.mismatch] correction where sampler and trainer disagree ----
- * token: p_old / p_sampler; response: its product over the response; mean: its geometric mean. w: the weight of the
- * policy loss, constant for the gradient. Source: Yao et al. 2025 (truncated importance sampling), TRL and verl. */
+ * token: p_old / p_sampler; response: its product over the response; mean: its geometric mean. w: the weight
+ * of the policy loss, constant for the gradient. Source: Yao et al. 2025 (truncated importance sampling), TRL
+ * and verl. */
 
 typedef struct tti_mismatch_ratio { double token, response, mean, low, high; } tti_mismatch_ratio;
 
 static double tti_zero_outside(double w, double low, double high) { return w >= low && w <= high ? w : 0; }
 static double tti_mismatch_off(const tti_mismatch_ratio *m) { (void)m; return 1; }
 static double tti_token_truncate(const tti_mismatch_ratio *m) { return tti_clip(m->token, m->low, m->high); }
-static double tti_token_mask(const tti_mismatch_ratio *m) { return tti_zero_outside(m->token, m->low, m->high); }
+static double tti_token_mask(const tti_mismatch_ratio *m) {
+    return tti_zero_outside(m->token, m->low, m->high);
+}
 static double tti_seq_truncate(const tti_mismatch_ratio *m) { return tti_clip(m->response, m->low, m->high); }
-static double tti_seq_mask(const tti_mismatch_ratio *m) { return tti_zero_outside(m->response, m->low, m->high); }
-static double tti_geometric_mask(const tti_mismatch_ratio *m) { return tti_zero_outside(m->mean, m->low, m->high) > 0 ? m->token : 0; }
+static double tti_seq_mask(const tti_mismatch_ratio *m) {
+    return tti_zero_outside(m->response, m->low, m->high);
+}
+static double tti_geometric_mask(const tti_mismatch_ratio *m) {
+    return tti_zero_outside(m->mean, m->low, m->high) > 0 ? m->token : 0;
+}
 
-typedef struct tti_mismatch_row { tt_choice choice; double (*weight)(const tti_mismatch_ratio *); float high; } tti_mismatch_row;
-static const tti_mismatch_row tti_mismatches[] = {   /* in the order of tt_mismatch */
+typedef struct tti_mismatch_row {
+    tt_choice choice;
+    double (*weight)(const tti_mismatch_ratio *);
+    float high;
+} tti_mismatch_row;
+static const tti_mismatch_row tti_mismatches[] = {
+    /* in the order of tt_mismatch */
     {{"off", "1", ""}, tti_mismatch_off, 3},
-    {{"token_truncate", "clip(w, mismatch_low, mismatch_high)", "TRL token_truncate, verl token"}, tti_token_truncate, 2},
+    {{"token_truncate", "clip(w, mismatch_low, mismatch_high)", "TRL token_truncate, verl token"},
+     tti_token_truncate,
+     2},
     {{"token_mask", "w, 0 outside the bounds", "TRL token_mask"}, tti_token_mask, 3},
-    {{"seq_truncate", "clip(product of w, mismatch_low, mismatch_high)", "TRL sequence_truncate, verl sequence"}, tti_seq_truncate, 2},
+    {{"seq_truncate", "clip(product of w, mismatch_low, mismatch_high)",
+      "TRL sequence_truncate, verl sequence"},
+     tti_seq_truncate,
+     2},
     {{"seq_mask", "product of w, 0 outside the bounds", "TRL sequence_mask"}, tti_seq_mask, 3},
-    {{"geometric_mask", "w, 0 where the geometric mean is outside the bounds", "OpenRLHF seq-mask-tis"}, tti_geometric_mask, 3}
-};
+    {{"geometric_mask", "w, 0 where the geometric mean is outside the bounds", "OpenRLHF seq-mask-tis"},
+     tti_geometric_mask,
+     3}};
 
 /* ---- [tt:grpo.rewards] the reward of a response ---- */
 
@@ -12780,19 +13034,23 @@ static tt_status tti_reward_kl(tt_context *ctx, const tt_grpo_config *c, const t
     double slope, sum = 0;
     int t;
     if (!r->old_logprobs || !r->ref_logprobs) {
-        return tt_fail(ctx, TT_ERR_ARG, "tt_grpo_advantages: kl_in_reward is 1 but prompt %d, sample %d has no %s_logprobs",
+        return tt_fail(ctx, TT_ERR_ARG,
+                       "tt_grpo_advantages: kl_in_reward is 1 but prompt %d, sample %d has no %s_logprobs",
                        r->group, r->sample, r->old_logprobs ? "ref" : "old");
     }
     for (t = 0; t < r->response_length; t++) {
         double old = (double)r->old_logprobs[t];
-        if (tti_kind_of(r, t) != TT_KIND_ENVIRONMENT) { sum += tti_kls[c->kl].kl((double)r->ref_logprobs[t] - old, 0, &slope); }
+        if (tti_kind_of(r, t) != TT_KIND_ENVIRONMENT) {
+            sum += tti_kls[c->kl].kl((double)r->ref_logprobs[t] - old, 0, &slope);
+        }
     }
     *kl = (double)c->beta * sum;
     return TT_OK;
 }
 
 /* reward = sum of weight * rewards, less what length and KL cost; NaN if all abstain. */
-static tt_status tti_reward_sum(tt_rollouts *all, tt_rollout *r, const tt_grpo_config *c, const float *weights, tt_grpo_metrics *m) {
+static tt_status tti_reward_sum(tt_rollouts *all, tt_rollout *r, const tt_grpo_config *c,
+                                const float *weights, tt_grpo_metrics *m) {
     double sum = 0, overlong = tti_overlong(c, r->response_length), kl = 0;
     int scored = 0, k;
     tt_status status = c->kl_in_reward && c->beta > 0 ? tti_reward_kl(all->ctx, c, r, &kl) : TT_OK;
@@ -12804,8 +13062,9 @@ static tt_status tti_reward_sum(tt_rollouts *all, tt_rollout *r, const tt_grpo_c
     }
     r->reward = scored ? (float)(sum + overlong - kl) : (float)NAN;
     if (scored && !isfinite(r->reward)) {
-        return tt_fail(all->ctx, TT_ERR_NUMBER, "reward of prompt %d, sample %d is %g, expected a finite number",
-                       r->group, r->sample, (double)r->reward);
+        return tt_fail(all->ctx, TT_ERR_NUMBER,
+                       "reward of prompt %d, sample %d is %g, expected a finite number", r->group, r->sample,
+                       (double)r->reward);
     }
     m->overlong += overlong / all->n;
     m->reward_kl += kl / all->n;
@@ -12813,18 +13072,23 @@ static tt_status tti_reward_sum(tt_rollouts *all, tt_rollout *r, const tt_grpo_c
     return TT_OK;
 }
 
-static tt_status tti_rewards_sum(tt_rollouts *all, const tt_grpo_config *c, const float *weights, tt_grpo_metrics *m) {
+static tt_status tti_rewards_sum(tt_rollouts *all, const tt_grpo_config *c, const float *weights,
+                                 tt_grpo_metrics *m) {
     tt_status status = TT_OK;
     int i;
     if (all->n_rewards < 1 || all->n_rewards > TT_MAX_REWARDS) {
-        return tt_fail(all->ctx, TT_ERR_ARG, "tt_grpo_advantages: n_rewards is %d, expected 1..%d", all->n_rewards, TT_MAX_REWARDS);
+        return tt_fail(all->ctx, TT_ERR_ARG, "tt_grpo_advantages: n_rewards is %d, expected 1..%d",
+                       all->n_rewards, TT_MAX_REWARDS);
     }
     m->overlong = m->reward_kl = m->n_unscored = 0;
-    for (i = 0; i < all->n && status == TT_OK; i++) { status = tti_reward_sum(all, &all->items[i], c, weights, m); }
+    for (i = 0; i < all->n && status == TT_OK; i++) {
+        status = tti_reward_sum(all, &all->items[i], c, weights, m);
+    }
     return status;
 }
 
-TT_API tt_status tt_grpo_rewards(tt_rollouts *all, const tt_grpo_config *config, const float *reward_weights, tt_grpo_metrics *metrics) {
+TT_API tt_status tt_grpo_rewards(tt_rollouts *all, const tt_grpo_config *config, const float *reward_weights,
+                                 tt_grpo_metrics *metrics) {
     tt_grpo_config c = tt_grpo_resolve(config);
     tt_grpo_metrics ignored = TT_INIT;
     return tti_rewards_sum(all, &c, reward_weights, metrics ? metrics : &ignored);
@@ -12837,7 +13101,8 @@ static double tti_reward_of(const tt_rollout *r, int k) {
     return (double)(k == TTI_TOTAL ? r->reward : r->rewards[k]);
 }
 
-/* Statistics of reward k over those of n responses that have one; with on_policy only over the student's own. */
+/* Statistics of reward k over those of n responses that have one; with on_policy only over the student's own.
+ * */
 static tt_reward_stats tti_reward_stats(const tt_rollout *r, int n, int k, int biased, int on_policy) {
     tt_reward_stats s = TT_INIT;
     double sum = 0, first = 0;
@@ -12919,9 +13184,13 @@ static void tti_advantage_passk(const tti_group *g) {
         if (!isnan(r[i].reward) && (best < 0 || r[i].reward > r[best].reward)) { best = i; }
     }
     for (i = 0; i < g->n; i++) {
-        if (i != best && !isnan(r[i].reward) && (second < 0 || r[i].reward > r[second].reward)) { second = i; }
+        if (i != best && !isnan(r[i].reward) && (second < 0 || r[i].reward > r[second].reward)) {
+            second = i;
+        }
     }
-    if (second >= 0) { r[best].advantage = (float)(((double)r[best].reward - (double)r[second].reward) / g->scale); }
+    if (second >= 0) {
+        r[best].advantage = (float)(((double)r[best].reward - (double)r[second].reward) / g->scale);
+    }
 }
 
 static void tti_advantage_mean(const tti_group *g) {
@@ -12944,8 +13213,8 @@ static void tti_advantage_luffy(const tti_group *g) {
     tti_advantage_set(g, s.n > 1 ? s.mean : 0, c->scale_rewards == TT_SCALE_NONE ? 1 : scale);
 }
 
-/* Whitened over all tokens of the batch: unbiased variance and 1e-8 inside the root (verl), biased and at least
- * 1e-8 (OpenRLHF). Source: REINFORCE++, arXiv 2501.03262. */
+/* Whitened over all tokens of the batch: unbiased variance and 1e-8 inside the root (verl), biased and at
+ * least 1e-8 (OpenRLHF). Source: REINFORCE++, arXiv 2501.03262. */
 static void tti_advantage_whiten(tt_rollouts *all, const tt_grpo_config *c, const float *weights) {
     double tokens = 0, mean = 0, variance = 0, root;
     int i;
@@ -12975,7 +13244,9 @@ static void tti_gdpo_add(tt_rollout *r, int n, int k, double weight, const tt_gr
     int i;
     for (i = 0; i < n && !s.equal; i++) {
         double x = (double)r[i].rewards[k];
-        if (!isnan(x)) { r[i].advantage += (float)(weight * (x - s.mean) / (s.std + (double)c->advantage_eps)); }
+        if (!isnan(x)) {
+            r[i].advantage += (float)(weight * (x - s.mean) / (s.std + (double)c->advantage_eps));
+        }
     }
 }
 
@@ -13003,27 +13274,53 @@ static void tti_advantage_gdpo(tt_rollouts *all, const tt_grpo_config *c, const 
     for (i = 0; i < all->n; i++) {
         tt_rollout *r = &all->items[i];
         double d = (double)r->advantage - mean;
-        r->advantage = variance > 0 && !isnan(r->reward) ? (float)(d / (sqrt(variance) + (double)c->advantage_eps)) : 0.0f;
+        r->advantage = variance > 0 && !isnan(r->reward)
+                           ? (float)(d / (sqrt(variance) + (double)c->advantage_eps))
+                           : 0.0f;
     }
 }
 
 typedef struct tti_advantage_row {
     tt_choice choice;
-    void (*group)(const tti_group *);                                                  /* NULL: `batch` does it all          */
-    int equal_too;                                                                     /* also where all rewards are equal   */
-    void (*batch)(tt_rollouts *, const tt_grpo_config *, const float *weights);        /* after the groups; NULL = nothing   */
+    /* NULL: `batch` does it all */
+    void (*group)(const tti_group *);
+    /* also where all rewards are equal */
+    int equal_too;
+    /* after the groups; NULL = nothing */
+    void (*batch)(tt_rollouts *, const tt_grpo_config *, const float *weights);
 } tti_advantage_row;
-static const tti_advantage_row tti_advantages[] = {   /* in the order of tt_advantage_type */
-    {{"grpo", "(R - mean) / (std + eps)", "arXiv 2402.03300; unscaled Dr.GRPO, arXiv 2503.20783"}, tti_advantage_grpo, 0, NULL},
+static const tti_advantage_row tti_advantages[] = {
+    /* in the order of tt_advantage_type */
+    {{"grpo", "(R - mean) / (std + eps)", "arXiv 2402.03300; unscaled Dr.GRPO, arXiv 2503.20783"},
+     tti_advantage_grpo,
+     0,
+     NULL},
     {{"rloo", "R - mean of the others", "arXiv 2402.14740"}, tti_advantage_rloo, 0, NULL},
-    {{"opo", "R - sum(n R) / sum(n), n: response length", "arXiv 2505.23585; verl opo"}, tti_advantage_opo, 0, NULL},
-    {{"passk", "best: (best - second) / (std + eps), others: 0", "arXiv 2503.19595; verl grpo_passk"}, tti_advantage_passk, 0, NULL},
-    {{"reinforce_pp_baseline", "whitened(R - mean)", "arXiv 2501.03262"}, tti_advantage_mean, 0, tti_advantage_whiten},
-    {{"gpg", "(R - mean) responses / responses with R != 0", "arXiv 2504.02546; verl gpg"}, tti_advantage_gpg, 0, NULL},
+    {{"opo", "R - sum(n R) / sum(n), n: response length", "arXiv 2505.23585; verl opo"},
+     tti_advantage_opo,
+     0,
+     NULL},
+    {{"passk", "best: (best - second) / (std + eps), others: 0", "arXiv 2503.19595; verl grpo_passk"},
+     tti_advantage_passk,
+     0,
+     NULL},
+    {{"reinforce_pp_baseline", "whitened(R - mean)", "arXiv 2501.03262"},
+     tti_advantage_mean,
+     0,
+     tti_advantage_whiten},
+    {{"gpg", "(R - mean) responses / responses with R != 0", "arXiv 2504.02546; verl gpg"},
+     tti_advantage_gpg,
+     0,
+     NULL},
     {{"reinforce_pp", "whitened(R)", "arXiv 2501.03262"}, tti_advantage_plain, 1, tti_advantage_whiten},
-    {{"gdpo", "standardised sum of weight (R_k - mean) / std", "arXiv 2601.05242; TRL normalize_then_sum"}, NULL, 0, tti_advantage_gdpo},
-    {{"luffy", "grpo, mean and std of the on-policy responses", "arXiv 2504.14945"}, tti_advantage_luffy, 1, NULL}
-};
+    {{"gdpo", "standardised sum of weight (R_k - mean) / std", "arXiv 2601.05242; TRL normalize_then_sum"},
+     NULL,
+     0,
+     tti_advantage_gdpo},
+    {{"luffy", "grpo, mean and std of the on-policy responses", "arXiv 2504.14945"},
+     tti_advantage_luffy,
+     1,
+     NULL}};
 
 /* Advantages of one group; batch has the values of the whole batch. */
 static void tti_advantage_group(tt_rollout *r, int n, const tt_grpo_config *c, const tti_group *batch) {
@@ -13035,7 +13332,9 @@ static void tti_advantage_group(tt_rollout *r, int n, const tt_grpo_config *c, c
     g.n = n;
     g.config = c;
     g.stats = tti_reward_stats(r, n, TTI_TOTAL, c->biased_std, 0);
-    g.scale = c->scale_rewards == TT_SCALE_GROUP ? g.stats.std + eps : c->scale_rewards == TT_SCALE_BATCH ? g.batch_std + eps : 1;
+    g.scale = c->scale_rewards == TT_SCALE_GROUP   ? g.stats.std + eps
+              : c->scale_rewards == TT_SCALE_BATCH ? g.batch_std + eps
+                                                   : 1;
     if (n == 1 && c->keep_single && c->advantage == TT_ADV_GRPO) {
         tti_advantage_set(&g, 0, 1 + eps);
     } else if (g.stats.equal && !row->equal_too) {
@@ -13049,15 +13348,19 @@ static void tti_advantage_measure(const tt_rollouts *all, const tt_grpo_config *
     int g, k;
     m->reward_std = m->frac_reward_zero_std = 0;
     for (g = 0; g < all->n_groups; g++) {
-        tt_reward_stats s = tti_reward_stats(tti_group_of(all, g), all->num_generations, TTI_TOTAL, c->biased_std, 0);
+        tt_reward_stats s =
+            tti_reward_stats(tti_group_of(all, g), all->num_generations, TTI_TOTAL, c->biased_std, 0);
         m->frac_reward_zero_std += s.equal / (double)all->n_groups;
         m->reward_std += s.equal ? 0 : s.std / all->n_groups;
     }
     m->reward = tti_reward_stats(all->items, all->n, TTI_TOTAL, 0, 0).mean;
-    for (k = 0; k < all->n_rewards; k++) { m->rewards[k] = tti_reward_stats(all->items, all->n, k, 0, 0).mean; }
+    for (k = 0; k < all->n_rewards; k++) {
+        m->rewards[k] = tti_reward_stats(all->items, all->n, k, 0, 0).mean;
+    }
 }
 
-TT_API tt_status tt_grpo_advantages(tt_rollouts *all, const tt_grpo_config *config, const float *reward_weights, tt_grpo_metrics *metrics) {
+TT_API tt_status tt_grpo_advantages(tt_rollouts *all, const tt_grpo_config *config,
+                                    const float *reward_weights, tt_grpo_metrics *metrics) {
     tt_grpo_config c = tt_grpo_resolve(config);
     const tti_advantage_row *row;
     tt_grpo_metrics ignored = TT_INIT;
@@ -13066,9 +13369,14 @@ TT_API tt_status tt_grpo_advantages(tt_rollouts *all, const tt_grpo_config *conf
     int i;
     memset(&batch, 0, sizeof batch);
     if (!metrics) { metrics = &ignored; }
-    if (all->n < 1) { return tt_fail(all->ctx, TT_ERR_ARG, "tt_grpo_advantages: number of rollouts is %d, expected >= 1", all->n); }
+    if (all->n < 1) {
+        return tt_fail(all->ctx, TT_ERR_ARG, "tt_grpo_advantages: number of rollouts is %d, expected >= 1",
+                       all->n);
+    }
     if (c.advantage == TT_ADV_RLOO && all->num_generations < 2) {
-        return tt_fail(all->ctx, TT_ERR_ARG, "tt_grpo_advantages: num_generations is %d, expected >= 2 for RLOO", all->num_generations);
+        return tt_fail(all->ctx, TT_ERR_ARG,
+                       "tt_grpo_advantages: num_generations is %d, expected >= 2 for RLOO",
+                       all->num_generations);
     }
     status = tt_grpo_check(all->ctx, &c);
     if (status == TT_OK) { status = tti_rewards_sum(all, &c, reward_weights, metrics); }
@@ -13089,7 +13397,12 @@ TT_API tt_status tt_grpo_advantages(tt_rollouts *all, const tt_grpo_config *conf
 /* ---- [tt:grpo.config] defaults, ranges, choices by name ---- */
 
 /* One row for each field: what a zero stands for, and its range. whole: the field is an int (or an enum). */
-typedef struct tti_grpo_field { const char *name; size_t at; int whole; double zero, low, high; } tti_grpo_field;
+typedef struct tti_grpo_field {
+    const char *name;
+    size_t at;
+    int whole;
+    double zero, low, high;
+} tti_grpo_field;
 #define TTI_INT(field) #field, offsetof(tt_grpo_config, field), 1
 #define TTI_FLOAT(field) #field, offsetof(tt_grpo_config, field), 0
 #define TTI_LAST(table) (sizeof(table) / sizeof *(table) - 1)
@@ -13181,9 +13494,15 @@ TT_API tt_status tt_grpo_check(tt_context *ctx, const tt_grpo_config *config) {
         const tti_grpo_field *f = &tti_grpo_fields[k];
         status = tti_grpo_range(ctx, f->name, tti_grpo_get(&c, f), f->low, f->high);
     }
-    if (status == TT_OK && c.loss != TT_LOSS_GMPO) { status = tti_grpo_range(ctx, "epsilon_low", (double)c.epsilon_low, 0, 1); }
-    if (status == TT_OK) { status = tti_grpo_range(ctx, "overlong_cache", c.overlong_cache, 0, c.max_completion_length); }
-    if (status == TT_OK) { status = tti_grpo_range(ctx, "mismatch_low", (double)c.mismatch_low, 0, (double)c.mismatch_high); }
+    if (status == TT_OK && c.loss != TT_LOSS_GMPO) {
+        status = tti_grpo_range(ctx, "epsilon_low", (double)c.epsilon_low, 0, 1);
+    }
+    if (status == TT_OK) {
+        status = tti_grpo_range(ctx, "overlong_cache", c.overlong_cache, 0, c.max_completion_length);
+    }
+    if (status == TT_OK) {
+        status = tti_grpo_range(ctx, "mismatch_low", (double)c.mismatch_low, 0, (double)c.mismatch_high);
+    }
     return status;
 }
 
@@ -13200,7 +13519,8 @@ TT_API const tt_choice *tt_grpo_choice(const char *field, int value) {
     for (k = 0; k < sizeof all / sizeof *all; k++) {
         if (strcmp(all[k].field, field) != 0) { continue; }
         if (value < 0 || (size_t)value >= all[k].n) { return NULL; }
-        return (const tt_choice *)((const char *)all[k].rows + (size_t)value * all[k].row_bytes);   /* its first member */
+        /* its first member */
+        return (const tt_choice *)((const char *)all[k].rows + (size_t)value * all[k].row_bytes);
     }
     return NULL;
 }
@@ -13235,18 +13555,21 @@ typedef struct tti_batch_loss {       /* lives in the step's arena until backwar
 
 /* What the tokens of a response share. */
 typedef struct tti_response_sums {
-    double log_ratio;        /* sum of log r over its n student tokens; GMPO: of the clipped ones            */
-    double log_ratio_kept;   /* the same, each within +-20                                                   */
-    double log_mismatch;     /* sum of log p_old - log p_sampler over the n_sampled tokens of the sampler     */
-    double gap;              /* sum of log p_sampler - log p over the same                                    */
-    double policy;           /* 1, or 0 if the response leaves the policy loss                               */
-    double weights;          /* sum of the mismatch weights of the student tokens that are kept               */
+    double log_ratio;        /* sum of log r over its n student tokens; GMPO: of the clipped ones */
+    double log_ratio_kept;   /* the same, each within +-20 */
+    double log_mismatch;     /* sum of log p_old - log p_sampler over the n_sampled tokens of the sampler */
+    double gap;              /* sum of log p_sampler - log p over the same */
+    double policy;           /* 1, or 0 if the response leaves the policy loss */
+    double weights;          /* sum of the mismatch weights of the student tokens that are kept */
     int n, n_sampled;
-    tt_token_loss loss;      /* one for all of them, if the loss pools                                        */
+    tt_token_loss loss;      /* one for all of them, if the loss pools */
 } tti_response_sums;
 
 /* Log-probs of one token, its entropy, and whether that is large enough for the policy loss (1 or 0). */
-typedef struct tti_token_logps { double now, old, sampler, reference, entropy, kept; size_t index; } tti_token_logps;
+typedef struct tti_token_logps {
+    double now, old, sampler, reference, entropy, kept;
+    size_t index;
+} tti_token_logps;
 
 /* Token t of a response whose values begin at `at`. old: at the rollout, or that of now if there is none. */
 static tti_token_logps tti_token_logps_at(const tt_rollout *r, const tti_batch_loss *b, size_t at, int t) {
@@ -13261,7 +13584,8 @@ static tti_token_logps tti_token_logps_at(const tt_rollout *r, const tti_batch_l
     return p;
 }
 
-static double tti_mismatch_weight(const tt_grpo_config *c, const tti_response_sums *q, const tti_token_logps *p) {
+static double tti_mismatch_weight(const tt_grpo_config *c, const tti_response_sums *q,
+                                  const tti_token_logps *p) {
     tti_mismatch_ratio m;
     m.token = isnan(p->sampler) ? 1 : exp(tti_clip(p->old - p->sampler, -20, 20));
     m.response = exp(tti_clip(q->log_mismatch, -20, 20));
@@ -13271,7 +13595,8 @@ static double tti_mismatch_weight(const tt_grpo_config *c, const tti_response_su
     return tti_mismatches[c->mismatch].weight(&m);
 }
 
-static tt_loss_input tti_loss_input_of(const tt_grpo_config *c, const tt_rollout *r, const tti_token_logps *p, const tti_response_sums *q) {
+static tt_loss_input tti_loss_input_of(const tt_grpo_config *c, const tt_rollout *r, const tti_token_logps *p,
+                                       const tti_response_sums *q) {
     tt_loss_input in = TT_INIT;
     in.config = c;
     in.logp = p->now;
@@ -13294,7 +13619,8 @@ static void tti_pooled_loss(const tt_grpo_config *c, const tt_rollout *r, tti_re
     q->loss.dloss /= n;
 }
 
-static void tti_sums_add(tti_response_sums *q, const tt_grpo_config *c, const tt_rollout *r, const tti_token_logps *p, int student) {
+static void tti_sums_add(tti_response_sums *q, const tt_grpo_config *c, const tt_rollout *r,
+                         const tti_token_logps *p, int student) {
     double log_ratio = p->now - p->old;
     int live;
     if (!isnan(p->sampler)) {
@@ -13304,11 +13630,14 @@ static void tti_sums_add(tti_response_sums *q, const tt_grpo_config *c, const tt
     }
     if (!student) { return; }
     q->log_ratio_kept += tti_clip(log_ratio, -20, 20);
-    q->log_ratio += tti_loss_pool(c) == TTI_POOL_CLIPPED_MEAN ? tti_gmpo_clip(c, log_ratio, (double)r->advantage, &live) : log_ratio;
+    q->log_ratio += tti_loss_pool(c) == TTI_POOL_CLIPPED_MEAN
+                        ? tti_gmpo_clip(c, log_ratio, (double)r->advantage, &live)
+                        : log_ratio;
     q->n++;
 }
 
-static tti_response_sums tti_response_read(const tt_rollout *r, const tti_batch_loss *b, size_t at, const tt_grpo_config *c) {
+static tti_response_sums tti_response_read(const tt_rollout *r, const tti_batch_loss *b, size_t at,
+                                           const tt_grpo_config *c) {
     double threshold = (double)c->off_policy_mask_threshold;
     tti_response_sums q;
     int t;
@@ -13317,21 +13646,27 @@ static tti_response_sums tti_response_read(const tt_rollout *r, const tti_batch_
         tti_token_logps p = tti_token_logps_at(r, b, at, t);
         if (tti_in_loss(r, t, c)) { tti_sums_add(&q, c, r, &p, tti_is_student(r, t)); }
     }
-    q.policy = threshold != 0 && r->advantage < 0 && q.n_sampled > 0 && q.gap / q.n_sampled > threshold ? 0 : 1;
+    q.policy =
+        threshold != 0 && r->advantage < 0 && q.n_sampled > 0 && q.gap / q.n_sampled > threshold ? 0 : 1;
     if (tti_loss_pool(c) == TTI_POOL_NONE || q.n == 0) { return q; }
     for (t = 0; t < r->response_length; t++) {
         tti_token_logps p = tti_token_logps_at(r, b, at, t);
-        if (tti_in_loss(r, t, c) && tti_is_student(r, t)) { q.weights += tti_mismatch_weight(c, &q, &p) * p.kept; }
+        if (tti_in_loss(r, t, c) && tti_is_student(r, t)) {
+            q.weights += tti_mismatch_weight(c, &q, &p) * p.kept;
+        }
     }
     tti_pooled_loss(c, r, &q);
     return q;
 }
 
 /* The pooled loss as the loss of one of its tokens: each of them moves the ratio that all of them use. */
-static tt_token_loss tti_pooled_at(const tt_grpo_config *c, const tt_rollout *r, const tti_token_logps *p, const tti_response_sums *q, double weight) {
+static tt_token_loss tti_pooled_at(const tt_grpo_config *c, const tt_rollout *r, const tti_token_logps *p,
+                                   const tti_response_sums *q, double weight) {
     tt_token_loss x = q->loss;
     int live = 1;
-    if (tti_loss_pool(c) == TTI_POOL_CLIPPED_MEAN) { tti_gmpo_clip(c, p->now - p->old, (double)r->advantage, &live); }
+    if (tti_loss_pool(c) == TTI_POOL_CLIPPED_MEAN) {
+        tti_gmpo_clip(c, p->now - p->old, (double)r->advantage, &live);
+    }
     x.clipped_low |= !live && r->advantage < 0;
     x.clipped_high |= !live && r->advantage > 0;
     x.loss *= weight * p->kept;
@@ -13340,7 +13675,8 @@ static tt_token_loss tti_pooled_at(const tt_grpo_config *c, const tt_rollout *r,
 }
 
 /* Loss of token t; *weight receives its mismatch weight. */
-static tt_token_loss tti_loss_at(const tt_grpo_config *c, const tt_rollout *r, int t, const tti_response_sums *q, const tti_token_logps *p, double *weight) {
+static tt_token_loss tti_loss_at(const tt_grpo_config *c, const tt_rollout *r, int t,
+                                 const tti_response_sums *q, const tti_token_logps *p, double *weight) {
     tt_loss_input in = tti_loss_input_of(c, r, p, q);
     tt_token_loss x;
     *weight = tti_mismatch_weight(c, q, p) * q->policy;
@@ -13355,7 +13691,8 @@ static tt_token_loss tti_loss_at(const tt_grpo_config *c, const tt_rollout *r, i
     return x;
 }
 
-static void tti_loss_measure(tt_grpo_metrics *m, const tt_loss_totals *d, int guided, const tti_token_logps *p, const tt_token_loss *x, double weight) {
+static void tti_loss_measure(tt_grpo_metrics *m, const tt_loss_totals *d, int guided,
+                             const tti_token_logps *p, const tt_token_loss *x, double weight) {
     double gap = isnan(p->sampler) ? 0 : fabs(p->old - p->sampler);
     m->entropy += p->entropy / d->tokens;
     m->kl += x->kl / d->tokens;
@@ -13379,8 +13716,10 @@ static int tti_ascending(const void *a, const void *b) {
     return x < y ? -1 : x > y;
 }
 
-/* The (1 - top_entropy_quantile) quantile of the entropies of the tokens in the loss, linear between neighbours. */
-static tt_status tti_entropy_quantile(tt_context *ctx, tti_batch_loss *b, const tt_loss_batch *batch, const tt_grpo_config *c) {
+/* The (1 - top_entropy_quantile) quantile of the entropies of the tokens in the loss, linear between
+ * neighbours. */
+static tt_status tti_entropy_quantile(tt_context *ctx, tti_batch_loss *b, const tt_loss_batch *batch,
+                                      const tt_grpo_config *c) {
     size_t count = 0, at = 0, below;
     float *sorted;
     double place;
@@ -13399,13 +13738,16 @@ static tt_status tti_entropy_quantile(tt_context *ctx, tti_batch_loss *b, const 
     place = count > 0 ? (1 - (double)c->top_entropy_quantile) * (double)(count - 1) : 0;
     below = (size_t)place;
     if (count > 0) { b->least_entropy = (double)sorted[below]; }
-    if (below + 1 < count) { b->least_entropy += (place - (double)below) * ((double)sorted[below + 1] - (double)sorted[below]); }
+    if (below + 1 < count) {
+        b->least_entropy += (place - (double)below) * ((double)sorted[below + 1] - (double)sorted[below]);
+    }
     tt_free(ctx, sorted, (size_t)b->n, sizeof *sorted);
     return TT_OK;
 }
 
 /* Loss and slopes of one rollout whose values begin at `at`. */
-static void tti_rollout_loss(tti_batch_loss *b, size_t at, const tt_rollout *r, const tt_grpo_config *c, const tti_denominators *d, tt_grpo_metrics *m) {
+static void tti_rollout_loss(tti_batch_loss *b, size_t at, const tt_rollout *r, const tt_grpo_config *c,
+                             const tti_denominators *d, tt_grpo_metrics *m) {
     int n = tti_loss_tokens(r, c), t;
     double w = n > 0 ? tti_aggregations[c->aggregation].weight(d, n) : 0;
     tti_response_sums sums = tti_response_read(r, b, at, c);
@@ -13422,7 +13764,8 @@ static void tti_rollout_loss(tti_batch_loss *b, size_t at, const tt_rollout *r, 
     }
 }
 
-static void tti_batch_losses(tti_batch_loss *b, const tt_loss_batch *batch, const tt_grpo_config *c, tt_grpo_metrics *metrics) {
+static void tti_batch_losses(tti_batch_loss *b, const tt_loss_batch *batch, const tt_grpo_config *c,
+                             tt_grpo_metrics *metrics) {
     tti_denominators d;
     size_t at = 0;
     int n = tti_batch_size(batch), i;
@@ -13453,7 +13796,8 @@ static int tti_all_zero(const float *x, int n) {
     return i == n;
 }
 
-/* Where all slopes are 0, as when each group's rewards are equal, none is passed on: the whole backward pass falls away. */
+/* Where all slopes are 0, as when each group's rewards are equal, none is passed on: the whole backward pass
+ * falls away. */
 static tt_status tti_grpo_backward(void *user, tt_tensor *const *in, int n_in, tt_tensor *out) {
     tti_batch_loss *b = (tti_batch_loss *)user;
     tt_context *ctx = out->ctx;
@@ -13490,7 +13834,8 @@ static tti_batch_loss *tti_batch_loss_begin(tt_context *ctx, tt_tensor *logprobs
 }
 
 /* The vectors have one value for each response token, and there are entropies if the config wants them. */
-static int tti_grpo_sizes_ok(tt_context *ctx, const tt_tensor *logprobs, const tt_tensor *entropy, const tt_loss_batch *batch, const tt_grpo_config *c) {
+static int tti_grpo_sizes_ok(tt_context *ctx, const tt_tensor *logprobs, const tt_tensor *entropy,
+                             const tt_loss_batch *batch, const tt_grpo_config *c) {
     int total = 0, bonus = c->entropy_coef != 0, i;
     for (i = 0; i < tti_batch_size(batch); i++) { total += tti_batch_at(batch, i)->response_length; }
     if ((int)logprobs->size != total) {
@@ -13502,23 +13847,30 @@ static int tti_grpo_sizes_ok(tt_context *ctx, const tt_tensor *logprobs, const t
         return 0;
     }
     if (entropy || (!bonus && c->top_entropy_quantile >= 1)) { return 1; }
-    tt_fail(ctx, TT_ERR_ARG, "tt_grpo_loss: %s is %g but entropy is NULL", bonus ? "entropy_coef" : "top_entropy_quantile",
+    tt_fail(ctx, TT_ERR_ARG, "tt_grpo_loss: %s is %g but entropy is NULL",
+            bonus ? "entropy_coef" : "top_entropy_quantile",
             (double)(bonus ? c->entropy_coef : c->top_entropy_quantile));
     ctx->graph_error = 1;
     return 0;
 }
 
-TT_API tt_tensor *tt_grpo_loss(tt_context *ctx, tt_tensor *logprobs, tt_tensor *entropy, const tt_loss_batch *batch,
-                               const tt_grpo_config *config, tt_grpo_metrics *metrics) {
+TT_API tt_tensor *tt_grpo_loss(tt_context *ctx, tt_tensor *logprobs, tt_tensor *entropy,
+                               const tt_loss_batch *batch, const tt_grpo_config *config,
+                               tt_grpo_metrics *metrics) {
     tt_grpo_config c = tt_grpo_resolve(config);
     tt_op_desc op = TT_INIT;
     tt_tensor *in[2];
     tti_batch_loss *b;
-    if (!tti_inputs_ok(ctx, "tt_grpo_loss", &logprobs, 1) || !tti_graph_ok(ctx, tt_grpo_check(ctx, &c))) { return NULL; }
+    if (!tti_inputs_ok(ctx, "tt_grpo_loss", &logprobs, 1) || !tti_graph_ok(ctx, tt_grpo_check(ctx, &c))) {
+        return NULL;
+    }
     if (!tti_grpo_sizes_ok(ctx, logprobs, entropy, batch, &c)) { return NULL; }
     b = tti_batch_loss_begin(ctx, logprobs, entropy);
     if (!b || !tti_graph_ok(ctx, tti_entropy_quantile(ctx, b, batch, &c))) { return NULL; }
-    if (c.token_loss_begin && !tti_graph_ok(ctx, c.token_loss_begin(c.token_loss_user, &c, batch, b->logprobs))) { return NULL; }
+    if (c.token_loss_begin &&
+        !tti_graph_ok(ctx, c.token_loss_begin(c.token_loss_user, &c, batch, b->logprobs))) {
+        return NULL;
+    }
     tti_batch_losses(b, batch, &c, metrics);
     in[0] = logprobs;
     in[1] = entropy;
@@ -13530,10 +13882,10 @@ TT_API tt_tensor *tt_grpo_loss(tt_context *ctx, tt_tensor *logprobs, tt_tensor *
 }
 
 /* ==== 12. think ============================================================================
- * tt_think_augment: choose some stopped responses of each group, ask the teacher about all of them at once, and put
- * "response, reason, phrase" in the place of the response. Any function may be the teacher; the built-in one is a
- * model whose prompt is a template around question and response, and whose answer has three tagged texts.
- * Source: ThinkTuning, RRV et al., EMNLP 2025, arXiv 2508.07616. */
+ * tt_think_augment: choose some stopped responses of each group, ask the teacher about all of them at once,
+ * and put "response, reason, phrase" in the place of the response. Any function may be the teacher; the
+ * built-in one is a model whose prompt is a template around question and response, and whose answer has three
+ * tagged texts. Source: ThinkTuning, RRV et al., EMNLP 2025, arXiv 2508.07616. */
 
 /* ---- [tt:think.schedule] how many responses are guided, and until when ---- */
 
@@ -13547,10 +13899,12 @@ static tt_think_config tti_think_resolve(const tt_think_config *in) {
 }
 
 /* From init_pct down to min_pct within the first third of total_steps: d steps. With s = min(step, d):
- * linear init - (init - min) s / d;  cosine min + (init - min) (1 + cos(pi s / d)) / 2;  exp init (min / init)^(s / d). */
+ * linear init - (init - min) s / d;  cosine min + (init - min) (1 + cos(pi s / d)) / 2;  exp init (min /
+ * init)^(s / d). */
 TT_API double tt_think_pct(const tt_think_config *config, int step) {
     tt_think_config c = tti_think_resolve(config);
-    double init = (double)c.init_pct, low = (double)c.min_pct, days = c.total_steps / 3 > 1 ? c.total_steps / 3 : 1;
+    double init = (double)c.init_pct, low = (double)c.min_pct,
+           days = c.total_steps / 3 > 1 ? c.total_steps / 3 : 1;
     double at = step < days ? step : days, pct;
     switch (c.schedule) {
     case TT_THINK_CONSTANT: return init;
@@ -13622,8 +13976,8 @@ static tt_status tti_close_tag(tt_text *text) {
 }
 
 /* ---- [tt:think.examples] worked examples from a file ----
- * Sections [system] (an instruction) and [self-...] (question, response, feedback under lines of those names) become, in
- * their order, the ids before every prompt of the teacher. */
+ * Sections [system] (an instruction) and [self-...] (question, response, feedback under lines of those names)
+ * become, in their order, the ids before every prompt of the teacher. */
 
 struct tt_model_teacher {
     tt_context *ctx;
@@ -13639,9 +13993,10 @@ enum { TTI_QUESTION, TTI_RESPONSE, TTI_FEEDBACK, TTI_INSTRUCTION, TTI_N_PARTS };
 static const char *const tti_part_names[TTI_N_PARTS] = {"Question:", "Response:", "Feedback:", "text"};
 
 typedef struct tti_examples {
-    const char *path, *pattern, *section;   /* section: the line that began the one being read, NULL before the first */
+    const char *path, *pattern, *section;   /* section: the line that began the one being read, NULL before
+                                               the first */
     size_t section_size, begin[TTI_N_PARTS], size[TTI_N_PARTS];
-    int part, line;                         /* part: the one being read, -1 = none                                    */
+    int part, line;                         /* part: the one being read, -1 = none */
     tt_text file;
 } tti_examples;
 
@@ -13707,8 +14062,10 @@ static tt_status tti_examples_section(tt_model_teacher *t, tti_examples *e, cons
         found |= strlen(known[k]) == n && memcmp(known[k], line, n) == 0;
     }
     if (!found) {
-        return tt_fail(t->ctx, TT_ERR_FILE, "%s line %d: section %.*s, expected [system], [self-agreement], "
-                       "[self-conflict], [self-consultation] or [self-critique]", e->path, e->line, (int)n, line);
+        return tt_fail(t->ctx, TT_ERR_FILE,
+                       "%s line %d: section %.*s, expected [system], [self-agreement], "
+                       "[self-conflict], [self-consultation] or [self-critique]",
+                       e->path, e->line, (int)n, line);
     }
     e->section = line;
     e->section_size = n;
@@ -13764,7 +14121,8 @@ static tt_status tti_teacher_fill(tt_model_teacher *t, const char *pattern, cons
     t->prompt_template = tti_strdup(t->ctx, pattern);
     if (!t->prompt_template) { return TT_ERR_MEM; }
     if (prompt->system) {
-        status = tt_encode(t->tokenizer, prompt->system, strlen(prompt->system), TT_SPECIAL_PARSE, &t->before);
+        status =
+            tt_encode(t->tokenizer, prompt->system, strlen(prompt->system), TT_SPECIAL_PARSE, &t->before);
     }
     if (status == TT_OK && prompt->examples_path) {
         status = tti_examples_read(t, prompt->examples_path, prompt->example_template);
@@ -13772,20 +14130,24 @@ static tt_status tti_teacher_fill(tt_model_teacher *t, const char *pattern, cons
     return status;
 }
 
-TT_API tt_model_teacher *tt_model_teacher_create(tt_model *model, const tt_tokenizer *tokenizer, const tt_teacher_prompt *prompt) {
+TT_API tt_model_teacher *tt_model_teacher_create(tt_model *model, const tt_tokenizer *tokenizer,
+                                                 const tt_teacher_prompt *prompt) {
     tt_context *ctx = tt_model_context(model);
     const char *pattern = prompt->prompt_template;
     int stop = prompt->stop_token ? tt_token_id(tokenizer, prompt->stop_token) : -1;
     tt_model_teacher *t;
     if (!pattern) { pattern = "Question:\n{question}\n\nResponse:\n{response}"; }
     if (stop < 0) {
-        tt_fail(ctx, TT_ERR_ARG, "tt_model_teacher_create: stop_token is \"%s\", expected the text of a token",
+        tt_fail(ctx, TT_ERR_ARG,
+                "tt_model_teacher_create: stop_token is \"%s\", expected the text of a token",
                 prompt->stop_token ? prompt->stop_token : "(NULL)");
         return NULL;
     }
     if (!strstr(pattern, "{question}") || !strstr(pattern, "{response}")) {
-        tt_fail(ctx, TT_ERR_ARG, "tt_model_teacher_create: prompt_template is \"%.80s\", expected {question} and "
-                "{response} in it", pattern);
+        tt_fail(ctx, TT_ERR_ARG,
+                "tt_model_teacher_create: prompt_template is \"%.80s\", expected {question} and "
+                "{response} in it",
+                pattern);
         return NULL;
     }
     t = (tt_model_teacher *)tt_alloc(ctx, 1, sizeof *t);
@@ -13809,7 +14171,8 @@ TT_API void tt_model_teacher_destroy(tt_model_teacher *t) {
     tt_free(t->ctx, t, 1, sizeof *t);
 }
 
-/* Appends the prompt's ids: special tokens of system text and template count, those in question and response do not. */
+/* Appends the prompt's ids: special tokens of system text and template count, those in question and response
+ * do not. */
 static tt_status tti_teacher_prompt(const tt_model_teacher *t, const tt_attempt *a, tt_ids *ids) {
     const char *pattern = t->prompt_template;
     size_t begin = ids->size;
@@ -13824,7 +14187,8 @@ done:
     return status;
 }
 
-TT_API tt_status tt_teacher_prompt_text(const tt_model_teacher *t, const char *question, const char *response, tt_text *out) {
+TT_API tt_status tt_teacher_prompt_text(const tt_model_teacher *t, const char *question, const char *response,
+                                        tt_text *out) {
     tt_attempt a = TT_INIT;
     tt_ids ids = TT_INIT;
     tt_status status;
@@ -13845,8 +14209,10 @@ static tt_status tti_follow(tt_context *ctx, tt_tensor *to, const tt_tensor *fro
     tt_status status;
     if (!from->requires_grad) { return TT_OK; }      /* the frozen base of adapters */
     if (to->size != from->size || to->dtype != TT_F32 || to->lent) {
-        return tt_fail(ctx, TT_ERR_SHAPE, "tt_teacher_follow: %s of the teacher has another size, is not of 32 bits or "
-                       "lies in a mapped file", to->name ? to->name : "a parameter");
+        return tt_fail(ctx, TT_ERR_SHAPE,
+                       "tt_teacher_follow: %s of the teacher has another size, is not of 32 bits or "
+                       "lies in a mapped file",
+                       to->name ? to->name : "a parameter");
     }
     status = ctx->backend->axpy(ctx, TT_F(to), TT_F(to), decay - 1, to->size);
     return status == TT_OK ? ctx->backend->axpy(ctx, TT_F(to), TT_F(from), 1 - decay, to->size) : status;
@@ -13873,7 +14239,8 @@ TT_API tt_status tt_teacher_follow(tt_model *teacher, const tt_model *student, f
     return status;
 }
 
-static tt_status tti_feedback_read(const tt_model_teacher *t, const tt_completion *c, tt_text *scratch, tt_feedback *out) {
+static tt_status tti_feedback_read(const tt_model_teacher *t, const tt_completion *c, tt_text *scratch,
+                                   tt_feedback *out) {
     tt_text *const texts[3] = {&out->reason, &out->phrase, &out->opinion};
     int n = c->length - (t->close_tags ? c->stopped : 0), k;
     const char *begin;
@@ -13892,9 +14259,15 @@ done:
 }
 
 /* The prompts of a call that leave room for an answer. */
-typedef struct tti_questions { tt_ids ids; size_t *offsets; tt_request *requests; int n, longest; } tti_questions;
+typedef struct tti_questions {
+    tt_ids ids;
+    size_t *offsets;
+    tt_request *requests;
+    int n, longest;
+} tti_questions;
 
-static tt_status tti_questions_make(const tt_model_teacher *t, const tt_attempt *attempts, int n, int limit, tti_questions *q) {
+static tt_status tti_questions_make(const tt_model_teacher *t, const tt_attempt *attempts, int n, int limit,
+                                    tti_questions *q) {
     int i;
     for (i = 0; i < n; i++) {
         tt_status status = tti_teacher_prompt(t, &attempts[i], &q->ids);
@@ -13936,7 +14309,9 @@ static tt_status tti_model_feedback(void *user, const tt_attempt *attempts, int 
     sampling.n_stop_tokens = 1;
     sampling.max_batch = t->max_batch;
     TTI_TRY(tt_generate(t->model, q.requests, q.n, &sampling, &completions));
-    for (i = 0; i < q.n; i++) { TTI_TRY(tti_feedback_read(t, &completions.items[i], &scratch, &out[q.requests[i].id])); }
+    for (i = 0; i < q.n; i++) {
+        TTI_TRY(tti_feedback_read(t, &completions.items[i], &scratch, &out[q.requests[i].id]));
+    }
 done:
     if (completions.n) { tt_completions_free(&completions); }
     tt_free(ctx, q.requests, (size_t)n, sizeof *q.requests);
@@ -13959,9 +14334,11 @@ static int tti_is_eligible(const tt_rollout *r) {
     return r->stopped && !r->off_policy && r->response_length > 1;
 }
 
-/* k = max(1, floor(eligible pct)) of each group's stopped responses, without replacement: a shuffle whose random stream
- * is a function of (seed, step, prompt id). chosen receives rollout indices; returns how many. */
-static int tti_think_select(const tt_rollouts *all, const tt_think_config *c, int step, int *chosen, tt_think_metrics *m) {
+/* k = max(1, floor(eligible pct)) of each group's stopped responses, without replacement: a shuffle whose
+ * random stream is a function of (seed, step, prompt id). chosen receives rollout indices; returns how many.
+ * */
+static int tti_think_select(const tt_rollouts *all, const tt_think_config *c, int step, int *chosen,
+                            tt_think_metrics *m) {
     int g, i, n = 0, size = all->num_generations;
     for (g = 0; g < all->n_groups; g++) {
         int *pool = chosen + n, eligible = 0, k;
@@ -14059,7 +14436,8 @@ static void tti_free_said(tt_text *said) {
     if (said->capacity > 0) { tt_text_free(said); }
 }
 
-/* The guided response: the attempt without its end token, separator, reason, separator, phrase, end token; cut at the limit. */
+/* The guided response: the attempt without its end token, separator, reason, separator, phrase, end token;
+ * cut at the limit. */
 static tt_status tti_guided_tokens(tti_lesson *l, const tt_rollout *r, const tt_feedback *f, tt_ids *ids) {
     const char *separator = l->config->separator;
     int32_t end = (int32_t)l->how->end_token;
@@ -14074,7 +14452,8 @@ static tt_status tti_guided_tokens(tti_lesson *l, const tt_rollout *r, const tt_
     TTI_TRY(tt_encode(l->how->tokenizer, text.data, text.size, TT_SPECIAL_TEXT, ids));
     TTI_TRY(tt_ids_append(ids, &end, 1));
     if (ids->size > (size_t)INT_MAX) {
-        status = tt_fail(l->all->ctx, TT_ERR_ARG, "tt_think_augment: a feedback has %lu tokens", (unsigned long)ids->size);
+        status = tt_fail(l->all->ctx, TT_ERR_ARG, "tt_think_augment: a feedback has %lu tokens",
+                         (unsigned long)ids->size);
     }
 done:
     tt_text_free(&text);
@@ -14119,7 +14498,9 @@ static tt_status tti_think_run(tti_lesson *l) {
     l->n = tti_think_select(l->all, l->config, l->how->step, l->chosen, l->metrics);
     l->metrics->n_guided = l->n;
     if (l->n > 0) { status = tti_think_ask(l); }
-    for (i = 0; i < l->n && status == TT_OK; i++) { status = tti_think_replace(l, l->chosen[i], &l->feedback[i]); }
+    for (i = 0; i < l->n && status == TT_OK; i++) {
+        status = tti_think_replace(l, l->chosen[i], &l->feedback[i]);
+    }
     return status;
 }
 
@@ -14144,19 +14525,23 @@ static tt_status tti_think_check(tt_context *ctx, const tt_augment *how, const t
         return tt_fail(ctx, TT_ERR_ARG, "tt_think_augment: teacher.feedback is NULL");
     }
     if (how->max_completion_length < 1) {
-        return tt_fail(ctx, TT_ERR_ARG, "tt_think_augment: max_completion_length is %d, expected >= 1", how->max_completion_length);
+        return tt_fail(ctx, TT_ERR_ARG, "tt_think_augment: max_completion_length is %d, expected >= 1",
+                       how->max_completion_length);
     }
     if (c->total_steps < 1) {
         return tt_fail(ctx, TT_ERR_ARG, "tt_think_augment: total_steps is %d, expected >= 1", c->total_steps);
     }
     if (!(c->init_pct > 0 && c->init_pct <= 1 && c->min_pct > 0 && c->min_pct <= c->init_pct)) {
-        return tt_fail(ctx, TT_ERR_ARG, "tt_think_augment: init_pct is %g and min_pct %g, expected 0 < min_pct <= "
-                       "init_pct <= 1", (double)c->init_pct, (double)c->min_pct);
+        return tt_fail(ctx, TT_ERR_ARG,
+                       "tt_think_augment: init_pct is %g and min_pct %g, expected 0 < min_pct <= "
+                       "init_pct <= 1",
+                       (double)c->init_pct, (double)c->min_pct);
     }
     return TT_OK;
 }
 
-TT_API tt_status tt_think_augment(tt_rollouts *all, const tt_augment *how, const tt_think_config *config, tt_think_metrics *metrics) {
+TT_API tt_status tt_think_augment(tt_rollouts *all, const tt_augment *how, const tt_think_config *config,
+                                  tt_think_metrics *metrics) {
     tt_think_config c = tti_think_resolve(config);
     tt_think_metrics m = TT_INIT;
     tti_lesson l;
@@ -14178,7 +14563,8 @@ TT_API tt_status tt_think_augment(tt_rollouts *all, const tt_augment *how, const
 static double tti_share(double part, double whole) { return whole > 0 ? part / whole : 0; }
 
 TT_API void tt_think_score(const tt_rollouts *all, tt_think_metrics *m) {
-    double guided = 0, own = 0, hits = 0, wrong = 0, rescued = 0, right = 0, spoiled = 0, guided_sum = 0, own_sum = 0;
+    double guided = 0, own = 0, hits = 0, wrong = 0, rescued = 0, right = 0, spoiled = 0, guided_sum = 0,
+           own_sum = 0;
     int i;
     for (i = 0; i < all->n; i++) {
         const tt_rollout *r = &all->items[i];
