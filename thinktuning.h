@@ -11586,8 +11586,8 @@ static int32_t tti_ranked(tti_ranking *r, int rank) {
 }
 /* A float of few decimals as the number that was written: 1 - 0.8f is more than rounding away from 1 - 0.8. */
 static double tti_decimal(float x) {
-    double near = floor((double)x * 1e7 + 0.5) / 1e7;
-    return (float)near == x ? near : (double)x;
+    double decimal = floor((double)x * 1e7 + 0.5) / 1e7;
+    return (float)decimal == x ? decimal : (double)x;
 }
 /* How many tokens top-k, top-p and min-p leave: the first so many of the ranking. w[id]: e to the power of the score, less
  * the largest. The rules, their order and what they round are those of transformers' warpers: each looks at what the one
