@@ -4846,6 +4846,7 @@ TT_API int tt_kv_cache_length(const tt_kv_cache *cache, int slot) {
     return tti_cache_has(cache, slot) ? cache->lengths[slot] : 0;
 }
 
+/* What is cut off stays in its rows until it is overwritten: nothing reads beyond a slot's length. */
 TT_API void tt_kv_cache_truncate(tt_kv_cache *cache, int slot, int length) {
     if (tti_cache_has(cache, slot) && length >= 0 && length < cache->lengths[slot]) {
         cache->lengths[slot] = length;
@@ -4925,6 +4926,7 @@ typedef struct tti_batch_arrays {
     int32_t *tokens, *positions, *target_rows, *targets, *cache_rows;         /* by token    */
 } tti_batch_arrays;
 
+/* Two blocks of the step hold all arrays; offsets and tokens are copied, so the caller's may go. */
 static int tti_batch_alloc(tt_context *ctx, const tt_batch_desc *desc, tti_batch_arrays *a) {
     size_t sequences = (size_t)desc->n_sequences, n = (size_t)desc->offsets[desc->n_sequences];
     a->offsets = (int32_t *)tti_step_alloc(ctx, sizeof(int32_t) * (sequences * 3 + 1));
@@ -4972,6 +4974,7 @@ static void tti_batch_sequence(tt_batch *b, const tt_batch_desc *desc, int s, tt
     }
 }
 
+/* Every sequence has at least one token. */
 static int tti_offsets_ok(tt_context *ctx, const tt_batch_desc *desc) {
     int s;
     if (desc->n_sequences < 1) {
@@ -4988,6 +4991,8 @@ static int tti_offsets_ok(tt_context *ctx, const tt_batch_desc *desc) {
     return 1;
 }
 
+/* The arrays stand on the host, and once more on the backend where kernels read them (on the CPU equal
+ * pointers would do, but a copy keeps one rule for both). */
 TT_API tt_batch *tt_batch_create(tt_context *ctx, const tt_batch_desc *desc) {
     tti_batch_arrays a;
     tt_batch *b;
@@ -5108,6 +5113,7 @@ TT_API tt_status tt_eval(tt_context *ctx) { return ctx->graph_error ? ctx->statu
 TT_API void tt_no_grad_begin(tt_context *ctx) { ctx->no_grad++; }
 TT_API void tt_no_grad_end(tt_context *ctx) { ctx->no_grad -= ctx->no_grad > 0; }
 
+/* The arenas keep their memory for the next step; parameters and their gradients do not live there. */
 TT_API void tt_step_reset(tt_context *ctx) {
     ctx->tape = NULL;
     ctx->spare_grads = NULL;
@@ -5203,6 +5209,8 @@ TT_API tt_status tt_backward(tt_context *ctx, tt_tensor *loss) {
     return tt_eval(ctx);
 }
 
+/* Of a parameter it is only declared: the next product that writes the gradient overwrites it without
+ * reading. */
 TT_API tt_status tt_zero_grad(tt_tensor *t) {
     if (!t->persistent) {
         return t->grad ? t->ctx->backend->zero(t->ctx, t->grad, t->size * sizeof(float)) : TT_OK;
@@ -5221,6 +5229,7 @@ static void tti_align_shape(const tt_tensor *t, int out[4]) {
     for (i = 0; i < 4; i++) { out[i] = i < 4 - t->ndim ? 1 : t->shape[i - (4 - t->ndim)]; }
 }
 
+/* y[i] = x[i mod shape].   dx = sum of dy over the repeated entries. */
 static tt_status tti_broadcast_back(tt_context *ctx, tti_node *node) {
     tti_shapes *s = (tti_shapes *)node->saved;
     float *dx = tt_grad(node->in[0]);
@@ -5239,6 +5248,7 @@ static tt_tensor *tti_broadcast_to(tt_context *ctx, tt_tensor *x, int ndim, cons
     return tti_record(y, "broadcast", tti_broadcast_back, &x, 1, s);
 }
 
+/* y = sum of x.   dx = dy, repeated. */
 static tt_status tti_reduce_back(tt_context *ctx, tti_node *node) {
     tti_shapes *s = (tti_shapes *)node->saved;
     float *dx = tt_grad(node->in[0]);
@@ -5276,6 +5286,7 @@ static int tti_common_shape(const char *who, const tt_tensor *a, const tt_tensor
     return 1;
 }
 
+/* x itself, or x broadcast to the shape. */
 static tt_tensor *tti_fit(tt_context *ctx, tt_tensor *x, int ndim, const int *shape) {
     int i, same = x->ndim == ndim;
     for (i = 0; same && i < ndim; i++) { same = x->shape[i] == shape[i]; }
@@ -5286,6 +5297,7 @@ TT_API tt_tensor *tt_sum(tt_context *ctx, tt_tensor *x) {
     return tti_inputs_ok(ctx, "tt_sum", &x, 1) ? tti_reduce_to(ctx, x, 0, NULL) : NULL;
 }
 
+/* Means are sums times a constant: one op less to differentiate. */
 TT_API tt_tensor *tt_mean(tt_context *ctx, tt_tensor *x) {
     tt_tensor *sum = tt_sum(ctx, x);
     return sum ? tt_scale(ctx, sum, 1.0f / (float)x->size) : NULL;
@@ -5308,6 +5320,7 @@ TT_API tt_tensor *tt_mean_axis(tt_context *ctx, tt_tensor *x, int axis) {
 
 /* ---- [tt:autograd.views] views, columns, rows ---- */
 
+/* y is x under another shape.   dx += dy. */
 static tt_status tti_view_back(tt_context *ctx, tti_node *node) {
     float *dx = tt_grad(node->in[0]);
     return dx ? ctx->backend->axpy(ctx, dx, node->out->grad, 1.0f, node->out->size) : TT_OK;
@@ -5340,6 +5353,7 @@ TT_API tt_tensor *tt_detach(tt_context *ctx, tt_tensor *x) {
 
 typedef struct tti_range { int begin, count; } tti_range;
 
+/* y = x[:, begin : begin + count].   dx[:, begin : begin + count] += dy. */
 static tt_status tti_columns_back(tt_context *ctx, tti_node *node) {
     tti_range *r = (tti_range *)node->saved;
     tt_tensor *x = node->in[0];
@@ -5394,6 +5408,7 @@ static tt_status tti_gather_from(tt_tensor *y, const tt_tensor *x, const int32_t
     return status;
 }
 
+/* Host ids are checked here, once, so that no kernel reads outside the table. */
 static tt_tensor *tti_gather(tt_context *ctx, const char *who, tt_tensor *x, const int32_t *rows, int n) {
     int shape[2], i;
     const int32_t *ids;
@@ -5427,6 +5442,7 @@ TT_API tt_tensor *tt_embedding(tt_context *ctx, tt_tensor *w, const int32_t *ids
 /* P0, p1: bounds of clamp, factor of scale */
 typedef struct tti_unary_op { tt_unary op; float p0, p1; } tti_unary_op;
 
+/* y = op(x).   dx += dy op'(x); the kernel takes y too, since exp and tanh have their slope from it. */
 static tt_status tti_unary_back(tt_context *ctx, tti_node *node) {
     tti_unary_op *u = (tti_unary_op *)node->saved;
     tt_tensor *x = node->in[0], *y = node->out;
@@ -5481,6 +5497,7 @@ static tt_status tti_add_back(tt_context *ctx, tt_tensor *a, tt_tensor *b, tt_te
     return ctx->backend->axpy(ctx, db, a->grad, 1, a->size);
 }
 
+/* y = op(a, b) of equal shapes.   da += dy d op/da,  db += dy d op/db. */
 static tt_status tti_binary_back(tt_context *ctx, tti_node *node) {
     tt_binary op = *(tt_binary *)node->saved;
     tt_tensor *a = node->in[0], *b = node->in[1], *y = node->out;
@@ -5493,6 +5510,7 @@ static tt_status tti_binary_back(tt_context *ctx, tti_node *node) {
     return ctx->backend->binary_backward(ctx, op, da, db, y->grad, TT_F(a), TT_F(b), a->size);
 }
 
+/* Inputs of other shapes are broadcast first, as ops of their own, so that the kernel sees equal shapes. */
 static tt_tensor *tti_binary(tt_context *ctx, const char *name, tt_binary op, tt_tensor *a, tt_tensor *b) {
     tt_tensor *in[2], *y;
     tt_binary *saved;
@@ -5526,6 +5544,7 @@ TTI_BINARY(tt_less, TT_LESS)
 TTI_BINARY(tt_swiglu, TT_SWIGLU)
 #undef TTI_BINARY
 
+/* y = condition ? a : b.   da += dy where condition, db += dy elsewhere; the condition has no gradient. */
 static tt_status tti_where_back(tt_context *ctx, tti_node *node) {
     float *da = tt_grad(node->in[1]), *db = tt_grad(node->in[2]);
     return ctx->backend->where_backward(ctx, da, db, node->out->grad, TT_F(node->in[0]), node->out->size);
@@ -5563,6 +5582,7 @@ TT_API tt_tensor *tt_where(tt_context *ctx, tt_tensor *condition, tt_tensor *a, 
 /* A factor of a product: a matrix with the stride of its rows, to be read as it is stored or turned. */
 typedef struct tti_view { const float *data; int stride, transpose; } tti_view;
 
+/* In C++11 a struct in an expression needs a function. */
 static tti_view tti_view_of(const float *data, int stride, int transpose) {
     tti_view f;
     f.data = data;
@@ -5662,6 +5682,7 @@ static tt_status tti_factors_back(tt_context *ctx, int w_is_mk, tt_tensor *x, tt
     return status;
 }
 
+/* The bias last: db = column sums of dy. */
 static tt_status tti_product_back(tt_context *ctx, tti_node *node) {
     tt_tensor *x = node->in[0], *b = node->n_in > 2 ? node->in[2] : NULL, *y = node->out;
     float *db = tt_grad(b);
@@ -5681,6 +5702,7 @@ typedef struct tti_product_desc {
     tt_unary activation;
 } tti_product_desc;
 
+/* Shapes: x [.., k], w [m,k] or [k,m], bias [m]. */
 static int tti_product_ok(tt_context *ctx, const tti_product_desc *p) {
     const tt_tensor *x = p->in[0], *w = p->in[1], *bias = p->in[2];
     int k, inner, m;
@@ -5700,6 +5722,8 @@ static int tti_product_ok(tt_context *ctx, const tti_product_desc *p) {
     return !ctx->graph_error;
 }
 
+/* An activation makes two nodes of one product: the kernel writes y and op(y), and both are kept for
+ * backward. */
 static tt_tensor *tti_product(tt_context *ctx, const tti_product_desc *p) {
     tt_tensor *x = p->in[0], *w = p->in[1], *bias = p->in[2], *y, *active = NULL;
     tti_unary_op *u = NULL;
@@ -5789,6 +5813,8 @@ static tt_tensor *tti_product_add(tt_context *ctx, tt_tensor *y, tt_tensor *x, t
 
 typedef struct tti_norm_stats { float *mean, *rstd; } tti_norm_stats;   /* mean NULL: rmsnorm */
 
+/* With n = (x - mean) r and g = dy w:  dx += r (g - mean(g) - n mean(g n)),  dw += dy n,  db += dy;
+ * RMSNorm has no mean to take off. */
 static tt_status tti_norm_back(tt_context *ctx, tti_node *node) {
     tti_norm_stats *s = (tti_norm_stats *)node->saved;
     tt_tensor *x = node->in[0], *w = node->in[1];
@@ -5854,12 +5880,14 @@ typedef struct tti_rope {
     int head_dim;
 } tti_rope;
 
+/* Pairs (x[i], x[i + head_dim/2]) turn by position * angle[i]. */
 static tt_status tti_rope_turn(tt_context *ctx, const tti_rope *r, const tt_tensor *x, float *out,
                                const float *in, int back) {
     return ctx->backend->rope(ctx, out, in, TT_F(r->cos_table), TT_F(r->sin_table), r->positions, tti_rows(x),
                               tti_cols(x) / r->head_dim, r->head_dim, back);
 }
 
+/* dx += dy, turned back. */
 static tt_status tti_rope_back(tt_context *ctx, tti_node *node) {
     tt_tensor *x = node->in[0];
     float *dx = tt_grad(x);
@@ -5898,6 +5926,8 @@ TT_API tt_tensor *tt_rope(tt_context *ctx, tt_tensor *x, tt_tensor *cos_table, t
  * With a cache in the batch the new keys and values are first written to their rows of the cache, and the
  * same kernel then reads the cache instead of k and v: one code for training, prefill and decode. */
 
+/* Probabilities are made again from q, k and the row's log-sum-exp, block by block. Source: FlashAttention-2,
+ * arXiv 2307.08691. */
 static tt_status tti_attention_back(tt_context *ctx, tti_node *node) {
     tt_attention_args *a = (tt_attention_args *)node->saved;
     a->dout = node->out->grad;
@@ -5907,6 +5937,7 @@ static tt_status tti_attention_back(tt_context *ctx, tti_node *node) {
     return ctx->backend->attention_backward(ctx, a);
 }
 
+/* Shapes: q [N, heads * head_dim], k and v [N, kv_heads * head_dim], N tokens of the batch. */
 static int tti_attention_ok(tt_context *ctx, tt_tensor *const *in, const tt_batch *batch,
                             const tt_attention_desc *desc) {
     static const char *const who = "tt_attention";
@@ -5965,6 +5996,7 @@ TT_API tt_tensor *tt_attention(tt_context *ctx, tt_tensor *q, tt_tensor *k, tt_t
 
 /* ---- [tt:autograd.logprobs] token log-probs ---- */
 
+/* With p = softmax(z), z = x w^T / T, target t:  d logp/dz = e_t - p,  dH/dz = -p (log p + H). */
 static tt_status tti_logprobs_back(tt_context *ctx, tti_node *node) {
     tt_logprobs_args *a = (tt_logprobs_args *)node->saved;
     a->dlogprobs = node->out->grad;
@@ -5978,6 +6010,7 @@ static tt_status tti_logprobs_back(tt_context *ctx, tti_node *node) {
 #define TTI_TEMPERATURES "1e-30 or more"
 static int tti_is_temperature(float t) { return t >= 1e-30f && t <= FLT_MAX; }
 
+/* Targets are ids of the vocabulary, one for each row. */
 static int tti_logprobs_ok(tt_context *ctx, tt_tensor *const *in, const int32_t *targets, float temperature) {
     static const char *const who = "tt_token_logprobs";
     const tt_tensor *x = in[0], *w = in[1];
@@ -6046,6 +6079,7 @@ static tt_status tti_custom_back(tt_context *ctx, tti_node *node) {
     return op->backward ? op->backward(op->user, node->in, node->n_in, node->out) : TT_OK;
 }
 
+/* What forward leaves out is zero. A failure without words gets some. */
 TT_API tt_tensor *tt_custom(tt_context *ctx, const tt_op_desc *desc, tt_tensor *const *inputs, int n_inputs,
                             int ndim, const int *shape) {
     const char *who = desc->name ? desc->name : "tt_custom";
@@ -6084,6 +6118,7 @@ static tt_status tti_segment_backward(tt_context *ctx, tt_tensor *y, const float
     return status;
 }
 
+/* The gradients of the inputs are made before the arena's mark, so that they outlive the segment. */
 static tt_status tti_recompute_back(tt_context *ctx, tti_node *node) {
     tti_segment *s = (tti_segment *)node->saved;
     tti_node *outer = ctx->tape;
@@ -12117,6 +12152,7 @@ struct tt_optimizer {
 
 /* ---- [tt:optimizer.create] creation ---- */
 
+/* NaN fails every comparison, so each condition is written as what must hold. */
 static tt_status tti_adamw_check(tt_context *ctx, const tt_adamw_desc *d) {
     if (!(d->beta1 > 0 && d->beta1 < 1)) {
         return tt_fail(ctx, TT_ERR_ARG, "tt_adamw_create: beta1 is %g, expected in (0, 1)", (double)d->beta1);
@@ -12238,6 +12274,8 @@ static tt_status tti_adamw_move(tt_optimizer *o, int k, float lr, double grad_sc
     return o->ctx->backend->adamw(o->ctx, &a);
 }
 
+/* The gradients are scaled by min(1, max_grad_norm / (norm + 1e-6)), as torch's clip_grad_norm_ does. A norm
+ * that is not finite leaves weights and moments alone: one bad batch must not end a run. */
 TT_API tt_status tt_optimizer_step(tt_optimizer *o, float lr, tt_optimizer_stats *stats) {
     tt_context *ctx = o->ctx;
     double norm = 0, scale = 1;
@@ -12296,6 +12334,7 @@ static tt_named *tti_optimizer_tensors(tt_optimizer *o, const tt_named *also, in
     return list;
 }
 
+/* The caller's JSON is a text within ours, so that it may be anything. */
 static tt_status tti_optimizer_save(tt_optimizer *o, const char *path, const char *json, const tt_named *also,
                                     int n_also) {
     tt_text names = TT_INIT, state = TT_INIT;
@@ -12386,6 +12425,8 @@ TT_API tt_status tt_optimizer_load(tt_optimizer *o, const char *path, tt_text *j
 
 /* ---- [tt:optimizer.schedule] learning rate ---- */
 
+/* Warm-up is linear from lr / warmup_steps; then with progress s from 0 to 1: linear lr + (min - lr) s,
+ * cosine min + (lr - min) (1 + cos(pi s)) / 2. */
 TT_API float tt_learning_rate(const tt_schedule *s, int step) {
     double progress, lr = (double)s->lr, low = (double)s->min_lr;
     int span = s->total_steps - s->warmup_steps;
@@ -12471,6 +12512,7 @@ static tt_status tti_rollout_begin(tt_rollouts *all, int i, const tt_request *q,
     return status;
 }
 
+/* Completions come request by request, num_generations of each: the groups. */
 TT_API tt_status tt_rollouts_create(tt_context *ctx, const tt_request *requests, int n_requests,
                                     const tt_completions *completions, int end_token, tt_rollouts *out) {
     int n = completions->n, i;
@@ -12510,6 +12552,7 @@ TT_API tt_status tt_rollouts_question(tt_rollouts *all, int group, const char *t
     return TT_OK;
 }
 
+/* The attempt keeps its log-probs; what the teacher wrote has none, for nobody sampled it here. */
 TT_API tt_status tt_rollout_replace(tt_rollouts *all, int index, const int32_t *response, int length,
                                     int attempt_length, int end_token) {
     tt_rollout *r, fresh;
@@ -12545,6 +12588,7 @@ TT_API tt_status tt_rollout_replace(tt_rollouts *all, int index, const int32_t *
     return TT_OK;
 }
 
+/* A replaced response of which no token is the attempt's. */
 TT_API tt_status tt_rollout_off_policy(tt_rollouts *all, int index, const int32_t *response, int length,
                                        int end_token) {
     tt_status status = tt_rollout_replace(all, index, response, length, 0, end_token);
@@ -12581,6 +12625,8 @@ static const tt_rollout *tti_batch_at(const tt_loss_batch *b, int k) {
     return tti_rollout_at(b->rollouts, b->indices, k);
 }
 
+/* Prompts are context, responses targets: also those of teacher and environment, whose log-probs may be
+ * wanted. */
 TT_API tt_batch *tt_rollouts_batch(tt_context *ctx, const tt_rollouts *all, const int *indices, int n) {
     tt_batch_desc desc = TT_INIT;
     int32_t *offsets, *tokens;
@@ -12619,6 +12665,8 @@ static tt_token_kind tti_kind_of(const tt_rollout *r, int t) {
     return (tt_token_kind)r->kind[r->prompt_length + t];
 }
 
+/* Truncated responses may leave the loss (DAPO's overlong filtering): their reward says nothing of their end.
+ * */
 static int tti_in_loss(const tt_rollout *r, int t, const tt_grpo_config *c) {
     return tti_kind_of(r, t) != TT_KIND_ENVIRONMENT && (r->stopped || !c->mask_truncated_completions);
 }
@@ -12634,6 +12682,7 @@ static int tti_loss_tokens(const tt_rollout *r, const tt_grpo_config *c) {
     return n;
 }
 
+/* All of them are whole numbers: sums over parts and processes are exact in any order. */
 TT_API tt_loss_totals tt_grpo_totals(const tt_rollouts *all, const tt_grpo_config *c) {
     tt_loss_totals d = TT_INIT;
     int i, t;
@@ -12662,13 +12711,16 @@ typedef struct tti_denominators {
 static double tti_weight_token_mean(const tti_denominators *d, int n) { (void)n; return 1 / d->of.tokens; }
 static double tti_weight_seq_mean(const tti_denominators *d, int n) { return 1 / (n * d->of.sequences); }
 static double tti_weight_seq_sum(const tti_denominators *d, int n) { (void)n; return 1 / d->of.filled; }
+
 static double tti_weight_dr_grpo(const tti_denominators *d, int n) {
     (void)n;
     return 1 / (d->of.sequences * d->limit);
 }
+
 static double tti_weight_seq_filled(const tti_denominators *d, int n) {
     return 1 / ((n + 1e-8) * d->of.filled);
 }
+
 static double tti_weight_seq_norm(const tti_denominators *d, int n) { (void)n; return 1 / d->of.longest; }
 static double tti_weight_luspo(const tti_denominators *d, int n) { (void)n; return 1 / d->of.sequences; }
 static double tti_weight_bnpo(const tti_denominators *d, int n) { (void)n; return 1 / d->micro; }
@@ -12678,6 +12730,7 @@ typedef struct tti_aggregation_row {
     tt_choice choice;
     double (*weight)(const tti_denominators *, int n);
 } tti_aggregation_row;
+
 static const tti_aggregation_row tti_aggregations[] = {
     /* in the order of tt_aggregation */
     {{"token_mean", "1 / all tokens", "DAPO, arXiv 2503.14476; TRL dapo, verl token-mean"},
@@ -12696,12 +12749,14 @@ static const tti_aggregation_row tti_aggregations[] = {
  * x = log p_ref - log p of a token; log_ratio = log p - log p_old. Each gives the estimate and its slope by
  * log p. Source: Schulman 2020, http://joschu.net/blog/kl-approx.html */
 
+/* Unbiased, of high variance, may be negative. */
 static double tti_kl_k1(double x, double log_ratio, double *slope) {
     (void)log_ratio;
     *slope = 1;
     return -x;
 }
 
+/* Biased, of low variance; its gradient is that of the exact KL where p = p_old. */
 static double tti_kl_k2(double x, double log_ratio, double *slope) {
     (void)log_ratio;
     *slope = -x;
@@ -12716,6 +12771,7 @@ static double tti_kl_k3(double x, double log_ratio, double *slope) {
     return exp(kept) - kept - 1;
 }
 
+/* Bounded on both sides; at a bound the slope is 0. */
 static double tti_kl_k3_clamp(double x, double log_ratio, double *slope) {
     double kept = tti_clip(x, -20, 20), kl = exp(kept) - kept - 1;
     (void)log_ratio;
@@ -12723,6 +12779,7 @@ static double tti_kl_k3_clamp(double x, double log_ratio, double *slope) {
     return kl <= 10 ? kl : 10;
 }
 
+/* Weighted by the ratio, the estimate is one under the policy of now; the slope has a part of each factor. */
 static double tti_kl_k3_ratio(double x, double log_ratio, double *slope) {
     double kl = tti_kl_k3(x, log_ratio, slope), r = exp(tti_clip(log_ratio, -20, 20));
     *slope = *slope * r + (fabs(log_ratio) <= 20 ? kl * r : 0);
@@ -12774,10 +12831,12 @@ static void tti_loss_weighted_log(const tt_loss_input *in, double low, double hi
     out->dloss = -w * in->advantage;
 }
 
+/* TRL: bounded above alone. */
 static void tti_loss_cispo(const tt_loss_input *in, tt_token_loss *out) {
     tti_loss_weighted_log(in, 0, (double)in->config->cispo_epsilon_max, out);
 }
 
+/* verl: both bounds. */
 static void tti_loss_cispo_clamp(const tt_loss_input *in, tt_token_loss *out) {
     tti_loss_weighted_log(in, 1 - (double)in->config->epsilon_low, 1 + (double)in->config->epsilon_high, out);
 }
@@ -12815,6 +12874,7 @@ typedef struct tti_loss_row {
     tti_pool pool;
     double most;                 /* the pooled log-ratio is cut here, its slope 0  */
 } tti_loss_row;
+
 static const tti_loss_row tti_losses[] = {
     /* in the order of tt_loss_type */
     {{"ppo_clip", "max(-A r, -A clip(r, 1 - epsilon_low, 1 + epsilon_high))",
@@ -12956,6 +13016,7 @@ static void tti_loss_add_kl(const tt_loss_input *in, double ref_logp, tt_token_l
     out->dloss += beta * slope;
 }
 
+/* The whole mathematics of one token, for golden tests and for reading. */
 TT_API tt_token_loss tt_grpo_token_loss(const tt_grpo_config *config, double logp, double old_logp,
                                         double ref_logp, double advantage, tt_token_kind kind) {
     tt_grpo_config c = tt_grpo_resolve(config);
@@ -12981,13 +13042,18 @@ typedef struct tti_mismatch_ratio { double token, response, mean, low, high; } t
 static double tti_zero_outside(double w, double low, double high) { return w >= low && w <= high ? w : 0; }
 static double tti_mismatch_off(const tti_mismatch_ratio *m) { (void)m; return 1; }
 static double tti_token_truncate(const tti_mismatch_ratio *m) { return tti_clip(m->token, m->low, m->high); }
+
 static double tti_token_mask(const tti_mismatch_ratio *m) {
     return tti_zero_outside(m->token, m->low, m->high);
 }
+
 static double tti_seq_truncate(const tti_mismatch_ratio *m) { return tti_clip(m->response, m->low, m->high); }
+
 static double tti_seq_mask(const tti_mismatch_ratio *m) {
     return tti_zero_outside(m->response, m->low, m->high);
 }
+
+/* The response is judged as a whole, its tokens keep weights of their own. */
 static double tti_geometric_mask(const tti_mismatch_ratio *m) {
     return tti_zero_outside(m->mean, m->low, m->high) > 0 ? m->token : 0;
 }
@@ -12997,6 +13063,7 @@ typedef struct tti_mismatch_row {
     double (*weight)(const tti_mismatch_ratio *);
     float high;
 } tti_mismatch_row;
+
 static const tti_mismatch_row tti_mismatches[] = {
     /* in the order of tt_mismatch */
     {{"off", "1", ""}, tti_mismatch_off, 3},
@@ -13072,6 +13139,7 @@ static tt_status tti_reward_sum(tt_rollouts *all, tt_rollout *r, const tt_grpo_c
     return TT_OK;
 }
 
+/* Rewards of all responses; the means of what length and KL cost go to the metrics. */
 static tt_status tti_rewards_sum(tt_rollouts *all, const tt_grpo_config *c, const float *weights,
                                  tt_grpo_metrics *m) {
     tt_status status = TT_OK;
@@ -13164,6 +13232,7 @@ static void tti_advantage_rloo(const tti_group *g) {
     tti_advantage_set(g, g->stats.mean, (double)(g->stats.n - 1) / g->stats.n);
 }
 
+/* The baseline of least variance if a gradient's size grows with the length. */
 static void tti_advantage_opo(const tti_group *g) {
     double weight = 0, weighted = 0;
     int i;
@@ -13197,6 +13266,7 @@ static void tti_advantage_mean(const tti_group *g) {
     tti_advantage_set(g, g->stats.mean, 1);
 }
 
+/* Groups without signal would dilute the mean: the scale is the share of responses that earn anything. */
 static void tti_advantage_gpg(const tti_group *g) {
     tti_advantage_set(g, g->stats.mean, g->batch_nonzero);
 }
@@ -13289,6 +13359,7 @@ typedef struct tti_advantage_row {
     /* after the groups; NULL = nothing */
     void (*batch)(tt_rollouts *, const tt_grpo_config *, const float *weights);
 } tti_advantage_row;
+
 static const tti_advantage_row tti_advantages[] = {
     /* in the order of tt_advantage_type */
     {{"grpo", "(R - mean) / (std + eps)", "arXiv 2402.03300; unscaled Dr.GRPO, arXiv 2503.20783"},
@@ -13344,6 +13415,7 @@ static void tti_advantage_group(tt_rollout *r, int n, const tt_grpo_config *c, c
     }
 }
 
+/* frac_reward_zero_std: groups whose rewards are all equal, which teach nothing. */
 static void tti_advantage_measure(const tt_rollouts *all, const tt_grpo_config *c, tt_grpo_metrics *m) {
     int g, k;
     m->reward_std = m->frac_reward_zero_std = 0;
@@ -13359,6 +13431,7 @@ static void tti_advantage_measure(const tt_rollouts *all, const tt_grpo_config *
     }
 }
 
+/* Group by group, then what the rule does with the whole batch. */
 TT_API tt_status tt_grpo_advantages(tt_rollouts *all, const tt_grpo_config *config,
                                     const float *reward_weights, tt_grpo_metrics *metrics) {
     tt_grpo_config c = tt_grpo_resolve(config);
@@ -13436,6 +13509,7 @@ static const tti_grpo_field tti_grpo_fields[] = {
 };
 enum { TTI_N_GRPO_FIELDS = (int)(sizeof tti_grpo_fields / sizeof *tti_grpo_fields) };
 
+/* Enums are stored as ints here, so both are read through memcpy. */
 static double tti_grpo_get(const tt_grpo_config *c, const tti_grpo_field *f) {
     const void *at = (const char *)c + f->at;
     int whole = 0;
@@ -13459,6 +13533,8 @@ static void tti_grpo_set(tt_grpo_config *c, const tti_grpo_field *f, double valu
     }
 }
 
+/* Zeros become defaults: by the table, then those that depend on the loss and the correction that are chosen.
+ * */
 TT_API tt_grpo_config tt_grpo_resolve(const tt_grpo_config *in) {
     tt_grpo_config c = *in;
     int loss = c.loss >= 0 && (size_t)c.loss <= TTI_LAST(tti_losses) ? (int)c.loss : 0;
@@ -13486,6 +13562,7 @@ static tt_status tti_grpo_range(tt_context *ctx, const char *name, double value,
     return tt_fail(ctx, TT_ERR_ARG, "grpo: %s is %g, expected %g .. %g", name, value, low, high);
 }
 
+/* By the table, then what one field says of another. */
 TT_API tt_status tt_grpo_check(tt_context *ctx, const tt_grpo_config *config) {
     tt_grpo_config c = tt_grpo_resolve(config);
     tt_status status = TT_OK;
@@ -13509,6 +13586,7 @@ TT_API tt_status tt_grpo_check(tt_context *ctx, const tt_grpo_config *config) {
 typedef struct tti_choices { const char *field; const void *rows; size_t row_bytes, n; } tti_choices;
 #define TTI_CHOICES(field, table) {field, table, sizeof *(table), sizeof(table) / sizeof *(table)}
 
+/* A row of any table begins with its tt_choice. */
 TT_API const tt_choice *tt_grpo_choice(const char *field, int value) {
     static const tti_choices all[] = {
         TTI_CHOICES("advantage", tti_advantages), TTI_CHOICES("loss", tti_losses),
@@ -13584,6 +13662,7 @@ static tti_token_logps tti_token_logps_at(const tt_rollout *r, const tti_batch_l
     return p;
 }
 
+/* In logarithms kept within +-20, as TRL and verl do: e^20 is weight enough. */
 static double tti_mismatch_weight(const tt_grpo_config *c, const tti_response_sums *q,
                                   const tti_token_logps *p) {
     tti_mismatch_ratio m;
@@ -13619,6 +13698,7 @@ static void tti_pooled_loss(const tt_grpo_config *c, const tt_rollout *r, tti_re
     q->loss.dloss /= n;
 }
 
+/* Only tokens that the sampler drew tell of a mismatch; only the student's own move the ratio. */
 static void tti_sums_add(tti_response_sums *q, const tt_grpo_config *c, const tt_rollout *r,
                          const tti_token_logps *p, int student) {
     double log_ratio = p->now - p->old;
@@ -13636,6 +13716,8 @@ static void tti_sums_add(tti_response_sums *q, const tt_grpo_config *c, const tt
     q->n++;
 }
 
+/* First the sums over the response, for the weight of a token may depend on all of them; then, for a pooled
+ * loss, the sum of those weights. */
 static tti_response_sums tti_response_read(const tt_rollout *r, const tti_batch_loss *b, size_t at,
                                            const tt_grpo_config *c) {
     double threshold = (double)c->off_policy_mask_threshold;
@@ -13691,6 +13773,7 @@ static tt_token_loss tti_loss_at(const tt_grpo_config *c, const tt_rollout *r, i
     return x;
 }
 
+/* Means over the tokens in the loss; maxima as they come. The guided ones have their own denominator. */
 static void tti_loss_measure(tt_grpo_metrics *m, const tt_loss_totals *d, int guided,
                              const tti_token_logps *p, const tt_token_loss *x, double weight) {
     double gap = isnan(p->sampler) ? 0 : fabs(p->old - p->sampler);
@@ -13764,6 +13847,8 @@ static void tti_rollout_loss(tti_batch_loss *b, size_t at, const tt_rollout *r, 
     }
 }
 
+/* Denominators are those of the whole optimizer batch, however it is cut into micro-batches (but for BNPO).
+ * */
 static void tti_batch_losses(tti_batch_loss *b, const tt_loss_batch *batch, const tt_grpo_config *c,
                              tt_grpo_metrics *metrics) {
     tti_denominators d;
@@ -13854,6 +13939,7 @@ static int tti_grpo_sizes_ok(tt_context *ctx, const tt_tensor *logprobs, const t
     return 0;
 }
 
+/* All of the mathematics has run when the op is recorded; backward only scales and adds the slopes. */
 TT_API tt_tensor *tt_grpo_loss(tt_context *ctx, tt_tensor *logprobs, tt_tensor *entropy,
                                const tt_loss_batch *batch, const tt_grpo_config *config,
                                tt_grpo_metrics *metrics) {
@@ -13889,6 +13975,7 @@ TT_API tt_tensor *tt_grpo_loss(tt_context *ctx, tt_tensor *logprobs, tt_tensor *
 
 /* ---- [tt:think.schedule] how many responses are guided, and until when ---- */
 
+/* Zeros become the paper's defaults. */
 static tt_think_config tti_think_resolve(const tt_think_config *in) {
     tt_think_config c = *in;
     if (c.init_pct == 0) { c.init_pct = 0.1f; }
@@ -13937,6 +14024,7 @@ static const char *tti_find_last(const char *text, const char *end, const char *
     return at;
 }
 
+/* The last closing tag and the last opening one before it: small models repeat themselves. */
 TT_API int tt_think_tag(const char *text, size_t size, const char *name, const char **begin, size_t *length) {
     char open[64], close[64];
     const char *end = text + size, *from, *to;
@@ -14050,6 +14138,7 @@ static tt_status tti_examples_flush(tt_model_teacher *t, tti_examples *e) {
     return tti_render(t->tokenizer, e->pattern, e->pattern + strlen(e->pattern), slots, 3, &t->before);
 }
 
+/* A section begins: what came before it is complete. */
 static tt_status tti_examples_section(tt_model_teacher *t, tti_examples *e, const char *line, size_t n) {
     static const char *const known[] = {
         "[system]", "[self-agreement]", "[self-conflict]", "[self-consultation]", "[self-critique]"
@@ -14075,6 +14164,7 @@ static tt_status tti_examples_section(tt_model_teacher *t, tti_examples *e, cons
     return TT_OK;
 }
 
+/* A label line begins a part; any other line belongs to the part that is being read. */
 static tt_status tti_examples_line(tt_model_teacher *t, tti_examples *e, const char *line, size_t n) {
     size_t at = (size_t)(line - e->file.data);
     int k;
@@ -14091,6 +14181,7 @@ static tt_status tti_examples_line(tt_model_teacher *t, tti_examples *e, const c
     return TT_OK;
 }
 
+/* Line by line; parts are places in the file's text, so nothing is copied until a section ends. */
 static tt_status tti_examples_read(tt_model_teacher *t, const char *path, const char *pattern) {
     tti_examples e;
     size_t at = 0;
@@ -14116,6 +14207,7 @@ done:
 
 /* ---- [tt:think.teacher] a model as teacher ---- */
 
+/* System text first, then the worked examples: the ids before every prompt. */
 static tt_status tti_teacher_fill(tt_model_teacher *t, const char *pattern, const tt_teacher_prompt *prompt) {
     tt_status status = TT_OK;
     t->prompt_template = tti_strdup(t->ctx, pattern);
@@ -14130,6 +14222,7 @@ static tt_status tti_teacher_fill(tt_model_teacher *t, const char *pattern, cons
     return status;
 }
 
+/* Errors name the field; model and tokenizer are lent. */
 TT_API tt_model_teacher *tt_model_teacher_create(tt_model *model, const tt_tokenizer *tokenizer,
                                                  const tt_teacher_prompt *prompt) {
     tt_context *ctx = tt_model_context(model);
@@ -14218,6 +14311,7 @@ static tt_status tti_follow(tt_context *ctx, tt_tensor *to, const tt_tensor *fro
     return status == TT_OK ? ctx->backend->axpy(ctx, TT_F(to), TT_F(from), 1 - decay, to->size) : status;
 }
 
+/* Source: mean teachers, Tarvainen and Valpola 2017, arXiv 1703.01780. */
 TT_API tt_status tt_teacher_follow(tt_model *teacher, const tt_model *student, float decay) {
     tt_context *ctx = tt_model_context(teacher);
     size_t has = tt_model_size(teacher), wants = tt_model_size(student);
@@ -14239,6 +14333,7 @@ TT_API tt_status tt_teacher_follow(tt_model *teacher, const tt_model *student, f
     return status;
 }
 
+/* A tag that is missing gives an empty text: the feedback is blank there, and counted as such by the gate. */
 static tt_status tti_feedback_read(const tt_model_teacher *t, const tt_completion *c, tt_text *scratch,
                                    tt_feedback *out) {
     tt_text *const texts[3] = {&out->reason, &out->phrase, &out->opinion};
@@ -14266,6 +14361,7 @@ typedef struct tti_questions {
     int n, longest;
 } tti_questions;
 
+/* All ids stand in one list; a request points into it once it grows no more. */
 static tt_status tti_questions_make(const tt_model_teacher *t, const tt_attempt *attempts, int n, int limit,
                                     tti_questions *q) {
     int i;
@@ -14330,6 +14426,7 @@ TT_API tt_teacher tt_teacher_model(tt_model_teacher *t) {
 
 /* ---- [tt:think.select] which responses ---- */
 
+/* A response that was cut has no end to go on from; an end token alone is no attempt. */
 static int tti_is_eligible(const tt_rollout *r) {
     return r->stopped && !r->off_policy && r->response_length > 1;
 }
@@ -14400,6 +14497,7 @@ done:
     return status;
 }
 
+/* One call for all, so that a model teacher decodes them as one batch. */
 static tt_status tti_think_ask(tti_lesson *l) {
     tt_context *ctx = l->all->ctx;
     const tt_teacher *teacher = l->how->teacher;
@@ -14460,6 +14558,7 @@ done:
     return status;
 }
 
+/* With TT_MASK_WHOLE (the paper's) the student's own tokens of a guided response are shaped too. */
 static tt_status tti_think_replace(tti_lesson *l, int index, const tt_feedback *f) {
     tt_rollout *r = &l->all->items[index];
     int attempt = r->response_length - 1, limit = l->how->max_completion_length, n, t;
@@ -14483,6 +14582,7 @@ done:
     return status;
 }
 
+/* Select, ask, replace. Rewards of the new responses are the caller's to give. */
 static tt_status tti_think_run(tti_lesson *l) {
     size_t count = (size_t)l->all->n;
     tt_context *ctx = l->all->ctx;
@@ -14520,6 +14620,7 @@ static void tti_lesson_free(tti_lesson *l) {
     tt_text_free(&l->text);
 }
 
+/* pct is a share of each group, so 0 < min_pct <= init_pct <= 1. */
 static tt_status tti_think_check(tt_context *ctx, const tt_augment *how, const tt_think_config *c) {
     if (!how->teacher || !how->teacher->feedback) {
         return tt_fail(ctx, TT_ERR_ARG, "tt_think_augment: teacher.feedback is NULL");
@@ -14562,6 +14663,8 @@ TT_API tt_status tt_think_augment(tt_rollouts *all, const tt_augment *how, const
 
 static double tti_share(double part, double whole) { return whole > 0 ? part / whole : 0; }
 
+/* Of guided responses: hit (right after feedback), rescued (wrong before, right after), spoiled (the
+ * reverse). */
 TT_API void tt_think_score(const tt_rollouts *all, tt_think_metrics *m) {
     double guided = 0, own = 0, hits = 0, wrong = 0, rescued = 0, right = 0, spoiled = 0, guided_sum = 0,
            own_sum = 0;
