@@ -291,9 +291,10 @@ typedef struct tt_json_lines {
 } tt_json_lines;
 TT_API tt_status tt_json_lines_open(tt_json_lines *, const char *path);
 TT_API tt_status tt_json_lines_next(tt_json_lines *, tt_json **value);            /* yours to free; NULL at the end */
-/* A text of the last value, which must be an object: NULL if it has no such member. With numbers = 1 a number is a text too,
- * as it is written. Anything else is an error that says what stands there. */
-TT_API tt_status tt_json_lines_text(const tt_json_lines *, const tt_json *value, const char *key, int numbers, const char **text);
+/* A text of the last value, which must be an object: NULL if it has no such member. With numbers = 1 a number is a
+ * text too, as it is written. Anything else is an error that says what stands there. */
+TT_API tt_status tt_json_lines_text(const tt_json_lines *, const tt_json *value, const char *key, int numbers,
+                                    const char **text);
 TT_API void      tt_json_lines_close(tt_json_lines *);
 
 /* ==== 2. kernels ===========================================================================
@@ -940,8 +941,8 @@ TT_API void      tt_completions_free(tt_completions *);
 
 /* ==== 10. optimizer ========================================================================= */
 
-/* With rates and decays up to here one update moves no weight by more than a finite few powers of ten; a weight that is not
- * finite is found by the next forward pass: its gradients are not, and tt_generate names the position. */
+/* With rates and decays up to here one update moves no weight by more than a few powers of ten. A weight that is
+ * not finite is found by the next forward pass: its gradients are not, and tt_generate names the position. */
 #define TT_MAX_LR 100.0f
 typedef struct tt_adamw_desc {
     float beta1, beta2, eps;      /* 0 = 0.9, 0.999, 1e-8                                         */
@@ -3197,7 +3198,8 @@ TT_API tt_status tt_json_lines_next(tt_json_lines *lines, tt_json **value) {
         if (strspn(begin, " \t\r") >= size) { continue; }
         stray = tti_utf8_invalid(begin, begin + size);
         if (stray < begin + size) {
-            return tt_fail(lines->ctx, TT_ERR_FILE, "%s line %d column %lu: the byte 0x%02X is no UTF-8", lines->name, lines->line, (unsigned long)(stray - begin) + 1, (unsigned)(unsigned char)*stray);
+            return tt_fail(lines->ctx, TT_ERR_FILE, "%s line %d column %lu: the byte 0x%02X is no UTF-8", lines->name,
+                           lines->line, (unsigned long)(stray - begin) + 1, (unsigned)(unsigned char)*stray);
         }
         *value = tt_json_parse(lines->ctx, begin, size);
         if (!*value) {
@@ -3218,13 +3220,18 @@ static const char *tti_json_kind(const tt_json *node) {
     static const char *const kinds[] = {"null", "true or false", "a number", "a text", "a list", "an object"};
     return kinds[node->type];
 }
-TT_API tt_status tt_json_lines_text(const tt_json_lines *lines, const tt_json *value, const char *key, int numbers, const char **text) {
+TT_API tt_status tt_json_lines_text(const tt_json_lines *lines, const tt_json *value, const char *key, int numbers,
+                                    const char **text) {
     const tt_json *node = tt_json_get(value, key);
     *text = NULL;
-    if (value->type != TT_JSON_OBJECT) { return tt_fail(lines->ctx, TT_ERR_FILE, "%s line %d: it is %s, expected an object", lines->name, lines->line, tti_json_kind(value)); }
+    if (value->type != TT_JSON_OBJECT) {
+        return tt_fail(lines->ctx, TT_ERR_FILE, "%s line %d: it is %s, expected an object", lines->name, lines->line,
+                       tti_json_kind(value));
+    }
     if (!node) { return TT_OK; }
     if (node->type != TT_JSON_STRING && (node->type != TT_JSON_NUMBER || !numbers)) {
-        return tt_fail(lines->ctx, TT_ERR_FILE, "%s line %d: \"%s\" is %s, expected a text%s", lines->name, lines->line, key, tti_json_kind(node), numbers ? " or a number" : "");
+        return tt_fail(lines->ctx, TT_ERR_FILE, "%s line %d: \"%s\" is %s, expected a text%s", lines->name, lines->line,
+                       key, tti_json_kind(node), numbers ? " or a number" : "");
     }
     *text = node->string;
     return TT_OK;
@@ -9486,7 +9493,9 @@ static tt_status tti_train(tt_tokenizer *t, tti_bpe *b, const tt_tokenizer_desc 
     if (status == TT_OK) { status = tti_bpe_train(b, t, (size_t)vocab_size, min_frequency); }
     if (status == TT_OK) { status = tti_tokenizer_finish(t); }
     if (status == TT_OK) { status = tti_added_index(t); }
-    if (status == TT_OK && !list && tt_vocab_size(t) == 0) { status = tt_fail(t->ctx, TT_ERR_ARG, "tt_tokenizer_train: the text is empty: it gives no token"); }
+    if (status == TT_OK && !list && tt_vocab_size(t) == 0) {
+        status = tt_fail(t->ctx, TT_ERR_ARG, "tt_tokenizer_train: the text is empty: it gives no token");
+    }
     return status == TT_OK && list ? tti_words_check(t, list) : status;
 }
 static tt_tokenizer *tti_trained(tt_context *ctx, const tt_tokenizer_desc *desc, tt_text_source text, const tti_word_list *list) {
@@ -10037,7 +10046,10 @@ TT_API tt_status tt_model_lora_add(tt_model *m, const tt_lora_desc *desc) {
     tt_lora_desc d = desc ? *desc : zero;
     tt_status status = tti_lora_resolve(m->ctx, &d);
     int most = status == TT_OK ? tti_lora_most(m, &d) : 0;
-    if (most > 0 && d.rank > most) { return tt_fail(m->ctx, TT_ERR_ARG, "tt_model_lora_add: rank is %d, expected at most %d, the width of the matrices", d.rank, most); }
+    if (most > 0 && d.rank > most) {
+        return tt_fail(m->ctx, TT_ERR_ARG, "tt_model_lora_add: rank is %d, expected at most %d, the width of the matrices",
+                       d.rank, most);
+    }
     if (status == TT_OK) { status = tti_lora_build(m, &d, 0); }
     if (status == TT_OK) { tti_lora_freeze(m); }
     return status;
@@ -16859,7 +16871,8 @@ static tt_status tti_jsonl_record(tt_jsonl *data, const tt_json_lines *lines, co
     if (status == TT_OK) { status = tt_json_lines_text(lines, record, "answer", 1, &gold); }
     if (status != TT_OK) { return status; }
     if (!question || !*question || !gold) {
-        return tt_fail(data->ctx, TT_ERR_FILE, "tt_jsonl_load: %s line %d: it has no text \"%s\"", lines->name, lines->line, question && *question ? "answer" : "question");
+        return tt_fail(data->ctx, TT_ERR_FILE, "tt_jsonl_load: %s line %d: it has no text \"%s\"", lines->name,
+                       lines->line, question && *question ? "answer" : "question");
     }
     if (answer->type == TT_JSON_STRING) { gold = tti_after_hashes(gold); }      /* a number: as it is written */
     status = tti_grow(data->ctx, &offsets, &data->capacity, 2 * ((size_t)data->n + 1), sizeof *data->offsets);
@@ -16978,7 +16991,8 @@ static tt_status tti_called(tt_context *ctx, tt_status status, const char *who, 
     return tt_fail(ctx, status, "%s %llu failed: %s", who, (unsigned long long)number, tt_status_name(status));
 }
 
-static tt_status tti_task_question(tt_context *ctx, const tt_task *task, int split, uint64_t index, tt_text *question, tt_text *answer) {
+static tt_status tti_task_question(tt_context *ctx, const tt_task *task, int split, uint64_t index,
+                                   tt_text *question, tt_text *answer) {
     const char *who = split ? "task.question: held-out question" : "task.question: question";
     if (!ctx->graph_error) { tt_error_clear(ctx); }
     return tti_called(ctx, task->question(task->user, split, index, question, answer), who, index);
@@ -17407,12 +17421,21 @@ static tt_status tti_trainer_resolve_batch(tt_context *ctx, tt_trainer_desc *d) 
     return TT_OK;
 }
 static tt_status tti_schedule_check(tt_context *ctx, const char *who, const tt_schedule *s) {
-    if (!(s->lr > 0 && s->lr <= TT_MAX_LR)) { return tt_fail(ctx, TT_ERR_ARG, "%s: schedule.lr is %g, expected > 0 and at most %g", who, (double)s->lr, (double)TT_MAX_LR); }
-    if (!(s->min_lr >= 0 && s->min_lr <= TT_MAX_LR)) { return tt_fail(ctx, TT_ERR_ARG, "%s: schedule.min_lr is %g, expected 0 .. %g", who, (double)s->min_lr, (double)TT_MAX_LR); }
-    if (s->warmup_steps < 0 || s->total_steps < 0) {
-        return tt_fail(ctx, TT_ERR_ARG, "%s: schedule.warmup_steps is %d and total_steps %d, expected >= 0", who, s->warmup_steps, s->total_steps);
+    double most = (double)TT_MAX_LR;
+    if (!(s->lr > 0 && (double)s->lr <= most)) {
+        return tt_fail(ctx, TT_ERR_ARG, "%s: schedule.lr is %g, expected > 0 and at most %g", who, (double)s->lr, most);
     }
-    if ((int)s->type < 0 || (int)s->type > TT_COSINE) { return tt_fail(ctx, TT_ERR_ARG, "%s: schedule.type is %d, expected TT_CONSTANT, TT_LINEAR or TT_COSINE", who, (int)s->type); }
+    if (!(s->min_lr >= 0 && (double)s->min_lr <= most)) {
+        return tt_fail(ctx, TT_ERR_ARG, "%s: schedule.min_lr is %g, expected 0 .. %g", who, (double)s->min_lr, most);
+    }
+    if (s->warmup_steps < 0 || s->total_steps < 0) {
+        return tt_fail(ctx, TT_ERR_ARG, "%s: schedule.warmup_steps is %d and total_steps %d, expected >= 0", who,
+                       s->warmup_steps, s->total_steps);
+    }
+    if ((int)s->type < 0 || (int)s->type > TT_COSINE) {
+        return tt_fail(ctx, TT_ERR_ARG, "%s: schedule.type is %d, expected TT_CONSTANT, TT_LINEAR or TT_COSINE", who,
+                       (int)s->type);
+    }
     return TT_OK;
 }
 static tt_status tti_trainer_resolve(tt_context *ctx, tt_trainer_desc *d) {
@@ -18131,7 +18154,9 @@ static tt_status tti_step_watch(tt_trainer *t, const tt_step_metrics *m) {
 TT_API tt_status tt_trainer_step(tt_trainer *t, tt_step_metrics *metrics) {
     tti_step s;
     tt_status status;
-    if (t->stepping) { return tt_fail(t->ctx, TT_ERR_ARG, "tt_trainer_step: called by a callback of this trainer's own step"); }
+    if (t->stepping) {
+        return tt_fail(t->ctx, TT_ERR_ARG, "tt_trainer_step: called by a callback of this trainer's own step");
+    }
     memset(&s, 0, sizeof s);
     s.prompts.ctx = t->ctx;
     t->stepping = 1;
