@@ -2557,10 +2557,7 @@ typedef struct tti_factor {
 } tti_factor;
 
 static tti_factor tti_factor_of(const float *values, size_t lane_step, size_t k_step) {
-    tti_factor f = TT_INIT;
-    f.values = values;
-    f.lane_step = lane_step;
-    f.k_step = k_step;
+    tti_factor f = {values, NULL, lane_step, k_step};
     return f;
 }
 
@@ -2675,7 +2672,10 @@ static int tti_gemm_packs_a(const tti_gemm *g) {
  * sum = sum exp(z - max), dot = sum exp(z - max) (z - max). A block with a larger max shrinks both by
  * exp(old max - max). Then  log p(target) = target - max - log(sum)  and the entropy is  log(sum) - dot
  * / sum. */
-typedef struct tti_softmax { float max, target; double sum, dot; } tti_softmax;
+typedef struct tti_softmax {
+    float max, target;
+    double sum, dot;
+} tti_softmax;
 
 static void tti_softmax_begin(tti_softmax *s) {
     s->max = -HUGE_VALF;
@@ -2872,8 +2872,8 @@ static tt_status tti_cpu_open_bf16(tt_context *ctx, tti_cpu *cpu) {
     cpu->rounds = 1;
     cpu->dot = (any || strcmp(wish, "dot-bf16") == 0) && tti_dot_usable(cpu, any);
     if (!any && !cpu->dot) {
-        return tt_fail(ctx, TT_ERR_ARG, "tt_create: matmul (or TT_MATMUL) is \"%s\", expected \"f32\", \"bf16\""
-                       ", or \"dot-bf16\" if this CPU and \"%s\" have it", wish, cpu->kernels->name);
+        return tt_fail(ctx, TT_ERR_ARG, "tt_create: matmul (or TT_MATMUL) is \"%s\", expected \"f32\", "
+                       "\"bf16\", or \"dot-bf16\" if this CPU and \"%s\" have it", wish, cpu->kernels->name);
     }
     snprintf(cpu->name, sizeof cpu->name, "%s+%s", cpu->kernels->name, cpu->dot ? "dot-bf16" : "bf16");
     ctx->kernel_name = cpu->name;
@@ -2949,12 +2949,8 @@ static void tti_run_piece(void *user, int part, int worker) {
 static tt_status tti_run(tt_context *ctx, tti_kernel kernel, const void *args, size_t n, size_t cost) {
     const size_t worth = (size_t)1 << 18;
     size_t threads = (size_t)ctx->n_threads, parts = tti_least(n, 16 * threads);
-    tti_pieces p;
+    tti_pieces p = {kernel, args, n, n, tti_cpu_of(ctx)};
     if (n == 0) { return TT_OK; }
-    p.kernel = kernel;
-    p.args = args;
-    p.cpu = tti_cpu_of(ctx);
-    p.n = p.each = n;
     if (threads == 1 || n <= worth / (cost ? cost : 1)) { parts = 1; }
     if (parts > 1) {
         p.each = (n + parts - 1) / parts;
@@ -2975,7 +2971,10 @@ static tt_status tti_cpu_copy(tt_context *ctx, void *to, const void *from, size_
 }
 
 #define TTI_ZERO_PIECE ((size_t)1 << 17)      /* bytes */
-typedef struct tti_zeros { char *to; size_t n; } tti_zeros;
+typedef struct tti_zeros {
+    char *to;
+    size_t n;
+} tti_zeros;
 
 static void tti_zero_piece(void *user, int part, int worker) {
     const tti_zeros *z = (const tti_zeros *)user;
@@ -2985,9 +2984,7 @@ static void tti_zero_piece(void *user, int part, int worker) {
 }
 
 static tt_status tti_cpu_zero(tt_context *ctx, void *to, size_t bytes) {
-    tti_zeros z;
-    z.to = (char *)to;
-    z.n = bytes;
+    tti_zeros z = {(char *)to, bytes};
     return tti_parallel(ctx, tti_zero_piece, &z, (int)((bytes + TTI_ZERO_PIECE - 1) / TTI_ZERO_PIECE));
 }
 
@@ -3193,12 +3190,8 @@ static void tti_store_keys(const void *args, float *scratch, size_t begin, size_
 
 static tt_status tti_cpu_store_keys(tt_context *ctx, float *cache, const float *k, const int32_t *rows,
                                     int n, int heads, int head_dim) {
-    tti_store_keys_args a;
-    a.tile = tti_kernels_of(ctx)->tile_columns;
-    a.width = (size_t)heads * (size_t)head_dim;
-    a.rows = rows;
-    a.k = k;
-    a.cache = cache;
+    size_t tile = tti_kernels_of(ctx)->tile_columns;
+    tti_store_keys_args a = {tile, (size_t)heads * (size_t)head_dim, rows, k, cache};
     return tti_run(ctx, tti_store_keys, &a, (size_t)n, 32 * a.width);
 }
 
@@ -3356,9 +3349,7 @@ static void tti_row_logprob(tt_context *ctx, const float *logits, int vocab, int
 
 /* Replaces n values by their exponentials; to be called from any thread, too. */
 static void tti_row_exp(tt_context *ctx, float *values, int n) {
-    tti_unary_args a = TT_INIT;
-    a.op = TT_EXP;
-    a.x = a.y = values;
+    tti_unary_args a = {TT_EXP, 0.0f, 0.0f, values, NULL, values, NULL};
     tti_kernels_of(ctx)->unary(&a, NULL, 0, (size_t)n);
 }
 
@@ -3386,12 +3377,7 @@ static tt_status tti_cpu_scatter_rows(tt_context *ctx, float *y, const float *x,
 /* In parallel over columns, as rows may repeat. */
 static tt_status tti_cpu_scatter_add_rows(tt_context *ctx, float *dx, const float *dy, const int32_t *rows,
                                           int n, int dim) {
-    tti_add_rows_args a;
-    a.n = (size_t)n;
-    a.dim = (size_t)dim;
-    a.rows = rows;
-    a.x = dy;
-    a.y = dx;
+    tti_add_rows_args a = {(size_t)n, (size_t)dim, rows, dy, dx};
     return tti_run(ctx, tti_kernels_of(ctx)->add_rows, &a, a.dim, a.n);
 }
 
@@ -3421,44 +3407,22 @@ static tt_status tti_cpu_columns_backward(tt_context *ctx, float *dx, const floa
 }
 
 /* ---- [tt:kernels.norms] norms: one description for RMSNorm (mean NULL) and LayerNorm ---- */
-static tt_status tti_norm_run(tt_context *ctx, tti_norm_args *a, int n, int dim) {
-    const tti_kernels *kernels = tti_kernels_of(ctx);
-    tt_status status = TT_OK;
-    a->n = (size_t)n;
-    a->dim = (size_t)dim;
-    if (a->y) { TTI_TRY(tti_run(ctx, kernels->norm, a, a->n, 8 * a->dim)); }
-    if (a->dx) { TTI_TRY(tti_run(ctx, kernels->norm_dx, a, a->n, 10 * a->dim)); }
-    if (a->dw || a->db) { TTI_TRY(tti_run(ctx, kernels->norm_dw, a, a->dim, 4 * a->n)); }
-done:
-    return status;
-}
-
 static tt_status tti_cpu_layernorm(tt_context *ctx, float *y, float *mean, float *rstd, const float *x,
                                    const float *w, const float *b, int n, int dim, float eps) {
-    tti_norm_args a = TT_INIT;
-    a.eps = eps;
-    a.x = x;
-    a.w = w;
-    a.b = b;
-    a.y = y;
-    a.mean = mean;
-    a.rstd = rstd;
-    return tti_norm_run(ctx, &a, n, dim);
+    tti_norm_args a = {(size_t)n, (size_t)dim, eps, x, w, b, NULL, y, mean, rstd, NULL, NULL, NULL};
+    return tti_run(ctx, tti_kernels_of(ctx)->norm, &a, a.n, 8 * a.dim);
 }
 
 static tt_status tti_cpu_layernorm_backward(tt_context *ctx, float *dx, float *dw, float *db,
                                             const float *dy, const float *x, const float *w,
                                             const float *mean, const float *rstd, int n, int dim) {
-    tti_norm_args a = TT_INIT;
-    a.x = x;
-    a.w = w;
-    a.dy = dy;
-    a.mean = (float *)(uintptr_t)mean;
-    a.rstd = (float *)(uintptr_t)rstd;
-    a.dx = dx;
-    a.dw = dw;
-    a.db = db;
-    return tti_norm_run(ctx, &a, n, dim);
+    float *means = (float *)(uintptr_t)mean, *rstds = (float *)(uintptr_t)rstd;      /* are only read */
+    tti_norm_args a = {(size_t)n, (size_t)dim, 0.0f, x, w, NULL, dy, NULL, means, rstds, dx, dw, db};
+    tt_status status = TT_OK;
+    if (dx) { TTI_TRY(tti_run(ctx, tti_kernels_of(ctx)->norm_dx, &a, a.n, 10 * a.dim)); }
+    if (dw || db) { TTI_TRY(tti_run(ctx, tti_kernels_of(ctx)->norm_dw, &a, a.dim, 4 * a.n)); }
+done:
+    return status;
 }
 
 static tt_status tti_cpu_rmsnorm(tt_context *ctx, float *y, float *rstd, const float *x, const float *w,
@@ -3474,62 +3438,32 @@ static tt_status tti_cpu_rmsnorm_backward(tt_context *ctx, float *dx, float *dw,
 static tt_status tti_cpu_rope(tt_context *ctx, float *y, const float *x, const float *cos_table,
                               const float *sin_table, const int32_t *positions,
                               int n, int heads, int head_dim, int inverse) {
-    tti_rope_args a;
-    a.heads = (size_t)heads;
-    a.head_dim = (size_t)head_dim;
-    a.positions = positions;
-    a.x = x;
-    a.cosines = cos_table;
-    a.sines = sin_table;
-    a.y = y;
-    a.inverse = inverse;
+    tti_rope_args a = {(size_t)heads, (size_t)head_dim, positions, x, cos_table, sin_table, y, inverse};
     return tti_run(ctx, tti_kernels_of(ctx)->rope, &a, (size_t)n, 4 * a.heads * a.head_dim);
 }
 
 /* ---- [tt:kernels.elementwise] elementwise ---- */
 static tt_status tti_cpu_unary(tt_context *ctx, tt_unary op, float *y, const float *x, size_t n,
                                float p0, float p1) {
-    tti_unary_args a = TT_INIT;
-    a.op = (int)op;
-    a.p0 = p0;
-    a.p1 = p1;
-    a.x = x;
-    a.y = y;
+    tti_unary_args a = {(int)op, p0, p1, x, NULL, y, NULL};
     return tti_run(ctx, tti_kernels_of(ctx)->unary, &a, n, 8);
 }
 
 static tt_status tti_cpu_unary_backward(tt_context *ctx, tt_unary op, float *dx, const float *dy,
                                         const float *x, const float *y, size_t n, float p0, float p1) {
-    tti_unary_args a = TT_INIT;
-    a.op = (int)op;
-    a.p0 = p0;
-    a.p1 = p1;
-    a.x = x;
-    a.y = (float *)(uintptr_t)y;
-    a.dy = dy;
-    a.dx = dx;
+    tti_unary_args a = {(int)op, p0, p1, x, dy, (float *)(uintptr_t)y, dx};
     return tti_run(ctx, tti_kernels_of(ctx)->unary_back, &a, n, 8);
 }
 
 static tt_status tti_cpu_binary(tt_context *ctx, tt_binary op, float *y, const float *a, const float *b,
                                 size_t n) {
-    tti_binary_args args = TT_INIT;
-    args.op = (int)op;
-    args.a = a;
-    args.b = b;
-    args.y = y;
+    tti_binary_args args = {(int)op, a, b, NULL, y, NULL, NULL};
     return tti_run(ctx, tti_kernels_of(ctx)->binary, &args, n, 8);
 }
 
 static tt_status tti_cpu_binary_backward(tt_context *ctx, tt_binary op, float *da, float *db, const float *dy,
                                          const float *a, const float *b, size_t n) {
-    tti_binary_args args = TT_INIT;
-    args.op = (int)op;
-    args.a = a;
-    args.b = b;
-    args.dy = dy;
-    args.da = da;
-    args.db = db;
+    tti_binary_args args = {(int)op, a, b, dy, NULL, da, db};
     return tti_run(ctx, tti_kernels_of(ctx)->binary_back, &args, n, 8);
 }
 
@@ -3553,10 +3487,7 @@ static tt_status tti_cpu_where_backward(tt_context *ctx, float *da, float *db, c
 }
 
 static tt_status tti_cpu_axpy(tt_context *ctx, float *y, const float *x, float alpha, size_t n) {
-    tti_axpy_args a;
-    a.alpha = alpha;
-    a.x = x;
-    a.y = y;
+    tti_axpy_args a = {alpha, x, y};
     return tti_run(ctx, tti_kernels_of(ctx)->axpy, &a, n, 2);
 }
 
@@ -3619,12 +3550,10 @@ static tt_status tti_cpu_reduce(tt_context *ctx, float *y, const float *x, const
 static tt_status tti_cpu_sum_squares(tt_context *ctx, const float *x, size_t n, double *out) {
     size_t items = (n + TTI_SQUARES - 1) / TTI_SQUARES, i;
     tti_cpu *cpu = tti_cpu_of(ctx);
-    tti_squares_args a;
+    tti_squares_args a = {n, x, NULL};
     tt_status status;
     *out = 0;
     TTI_TRY(tti_scratch(ctx, &cpu->shared, &cpu->shared_size, 2 * items + 16));
-    a.n = n;
-    a.x = x;
     a.sums = (double *)(void *)tti_aligned(cpu->shared);
     TTI_TRY(tti_run(ctx, cpu->kernels->squares, &a, items, 2 * TTI_SQUARES));
     for (i = 0; i < items; i++) { *out += a.sums[i]; }
@@ -14962,6 +14891,9 @@ TT_API tt_status tt_evaluation_json(const tt_evaluation *e, tt_text *out) {
 #define TTI_LOAD_PART(p, n, fill) \
     _mm256_blendv_ps(_mm256_set1_ps(fill), _mm256_maskload_ps(p, TTI_FIRST(n)), \
                      _mm256_castsi256_ps(TTI_FIRST(n)))
+/* Masked stores are slow on some CPUs; 4 floats are stored often. */
+#define TTI_STORE_PART(p, v, n) \
+    ((n) == 4 ? _mm_storeu_ps(p, _mm256_castps256_ps128(v)) : _mm256_maskstore_ps(p, TTI_FIRST(n), v))
 #define TTI_FMA(a, b, c) _mm256_fmadd_ps(a, b, c)
 #define TTI_MAX(a, b) _mm256_max_ps(a, b)
 #define TTI_MIN(a, b) _mm256_min_ps(a, b)
@@ -15339,7 +15271,6 @@ static void TTI_K(adamw)(const void *args, float *scratch, size_t begin, size_t 
         TTI_K(store)(a->p + i, p - lr * (step + TTI_SET(a->weight_decay) * p), end - i);
     }
 }
-#undef TTI_NEXT
 
 /* ---- [tt:bodies.norms] norms ----
  * y = x r w,  r = 1 / sqrt(mean(x^2) + eps).                Source: RMSNorm, arXiv 1910.07467, eq. 4.
@@ -15584,9 +15515,10 @@ TTI_INLINE void TTI_K(turn)(float32x4_t v[4]) {
 /* `count` lanes (a multiple of 4, at most TTI_W) of one panel, 4 floats of k at a time. Of bf16 a pair
  * is moved as if it were a float, and becomes two of `to`. Returns the k that are done: there may be
  * some left. */
-TTI_INLINE size_t TTI_K(pack_turned)(float *to, const tti_packing *p, size_t lane, size_t count, int halves) {
+static size_t TTI_K(pack_turned)(float *to, const tti_packing *p, size_t lane, size_t count) {
     const size_t line = 64 / sizeof(float), ahead = 4 * line, width = p->width;
     const tti_factor f = tti_factor_at(&p->from, lane, 0);
+    int halves = f.half != NULL;
     const float *from = halves ? (const float *)(const void *)f.half : f.values;
     size_t step = halves ? f.lane_step / 2 : f.lane_step, k = halves ? p->k / 8 * 4 : p->k / 4 * 4, i, l;
     TTI_V v[4];
@@ -15614,9 +15546,7 @@ static void TTI_K(pack_lanes)(float *to, const tti_packing *p) {
 #if TTI_W > 1
     while (f->k_step == 1 && !(f->half && f->lane_step % 2) && p->lanes - lane >= 4) {
         size_t count = tti_least((p->lanes - lane) / 4 * 4, TTI_W);
-        if (f->half) { i = TTI_K(pack_turned)(to + lane, p, lane, count, 1); }
-        else { i = TTI_K(pack_turned)(to + lane, p, lane, count, 0); }
-        for (; i < p->k; i++) {
+        for (i = TTI_K(pack_turned)(to + lane, p, lane, count); i < p->k; i++) {
             for (l = lane; l < lane + count; l++) { to[i * p->width + l] = tti_factor_value(f, l, i); }
         }
         lane += count;
@@ -15784,14 +15714,14 @@ TTI_INLINE void TTI_K(tile_step)(TTI_V sum[][TTI_VECTORS], const float *a, size_
  * than one. */
 TTI_INLINE void TTI_K(tile_of)(const tti_tile *t, size_t rows, int form) {
     const size_t a_row = form == TTI_ALONG_K ? t->a_step : 1, a_k = form == TTI_ALONG_K ? 1 : t->a_step;
-    const size_t c_step = t->c_step, b_step = t->b_step, begin_step = t->begin_step;
+    const size_t b_step = t->b_step, begin_step = t->begin_step;
     const size_t streams = t->every == 1 ? 4 : 1, every = t->every * streams;
     const size_t apart = t->k / streams * TTI_COLUMNS * sizeof(float);
     const size_t last = (TTI_COLUMNS - 1) * sizeof(float);
     const float *a = t->a, *b = t->b, *begin = t->begin;
     uintptr_t next = form == TTI_ALONG_K ? 0 : t->next;
-    float *c = t->c;
-    size_t k = t->k, r, v, s;
+    size_t k = t->k, c_step, r, v, s;
+    float *c;
     TTI_V sum[12][TTI_VECTORS];
     TTI_UNROLL
     for (r = 0; r < rows; r++) {
@@ -15808,6 +15738,8 @@ TTI_INLINE void TTI_K(tile_of)(const tti_tile *t, size_t rows, int form) {
         for (s = every; s > 0; s--, a += a_k, b += b_step) { TTI_K(tile_step)(sum, a, a_row, b, rows, form); }
     }
     for (; k > 0; k--, a += a_k, b += b_step) { TTI_K(tile_step)(sum, a, a_row, b, rows, form); }
+    c = t->c;
+    c_step = t->c_step;
     TTI_UNROLL
     for (r = 0; r < rows; r++) {
         TTI_UNROLL
@@ -15858,32 +15790,32 @@ TTI_INLINE void TTI_K(sweep_step)(TTI_V sum[][TTI_VECTORS], TTI_V x, TTI_V y, co
 
 /* panels and kind are constants. Columns of begin and c lie side by side. */
 TTI_INLINE void TTI_K(sweep_of)(const tti_sweep *s, size_t panels, int kind) {
-    const size_t each = kind == TTI_WIDENED ? 2 : 1, a_step = s->a_step, apart = s->apart;
-    const float *a = s->a, *b = s->b, *begin = s->begin;
-    float *c = s->c;
-    size_t k = s->k, p, v;
+    const size_t each = kind == TTI_WIDENED ? 2 : 1, a_step = s->a_step;
+    const float *a = s->a, *begin = s->begin, *b[TTI_STREAMS];
+    size_t k, p, v;
     TTI_V sum[TTI_STREAMS][TTI_VECTORS];
     TTI_UNROLL
     for (p = 0; p < panels; p++) {
+        b[p] = s->b + p * s->apart;
         TTI_UNROLL
         for (v = 0; v < TTI_VECTORS; v++) {
             sum[p][v] = begin ? TTI_LOAD(begin + p * TTI_COLUMNS + v * TTI_W) : TTI_SET(0.0f);
         }
     }
-    for (; k > 0; k -= each, a += each * a_step, b += TTI_COLUMNS) {
+    for (k = s->k; k > 0; k -= each, a += each * a_step) {
         TTI_V x = TTI_SET(a[0]), y = kind == TTI_WIDENED ? TTI_SET(a[a_step]) : x;
         TTI_UNROLL
         for (p = 0; p < panels; p++) {
-            TTI_PREFETCH_L2((uintptr_t)(b + p * apart) + TTI_SWEEP_AHEAD);
-            TTI_PREFETCH_L2((uintptr_t)(b + p * apart + TTI_COLUMNS - 1) + TTI_SWEEP_AHEAD);
+            TTI_PREFETCH_L2((uintptr_t)b[p] + TTI_SWEEP_AHEAD);
+            TTI_PREFETCH_L2((uintptr_t)(b[p] + TTI_COLUMNS - 1) + TTI_SWEEP_AHEAD);
+            TTI_K(sweep_step)(sum + p, x, y, b[p], kind);
+            b[p] += TTI_COLUMNS;
         }
-        TTI_UNROLL
-        for (p = 0; p < panels; p++) { TTI_K(sweep_step)(sum + p, x, y, b + p * apart, kind); }
     }
     TTI_UNROLL
     for (p = 0; p < panels; p++) {
         TTI_UNROLL
-        for (v = 0; v < TTI_VECTORS; v++) { TTI_STORE(c + p * TTI_COLUMNS + v * TTI_W, sum[p][v]); }
+        for (v = 0; v < TTI_VECTORS; v++) { TTI_STORE(s->c + p * TTI_COLUMNS + v * TTI_W, sum[p][v]); }
     }
 }
 
@@ -15988,15 +15920,13 @@ static void TTI_K(multiply_piece)(const tti_gemm *g, const tti_block *x, float *
 
 /* y of a block's rows and columns, just after the last k, while C is in the cache. */
 static void TTI_K(activate)(const tti_gemm *g, const tti_block *x) {
-    const TTI_V none = TTI_SET(0.0f);
-    size_t i, j;
+    tti_unary_args a = TT_INIT;
+    size_t i;
+    a.op = g->activation;
     for (i = x->m0; g->activation && i < x->m1; i++) {
-        const float *c = g->c + i * g->c_step;
-        float *y = g->y + i * g->c_step;
-        TTI_EACH(j, x->n0, x->n1) {
-            TTI_V value = TTI_K(value)(g->activation, TTI_K(load)(c + j, x->n1 - j), none, none);
-            TTI_K(store)(y + j, value, x->n1 - j);
-        }
+        a.x = g->c + i * g->c_step;
+        a.y = g->y + i * g->c_step;
+        TTI_K(unary)(&a, NULL, x->n0, x->n1);
     }
 }
 
@@ -16398,17 +16328,12 @@ static const tti_kernels TTI_K(kernels) = {
 #undef TTI_ENTRY
 };
 
-#undef TTI_STREAMS
-#undef TTI_SWEEP_AHEAD
-#undef TTI_EACH
 #undef TTI_K
 #undef TTI_NAME
 #undef TTI_V
 #undef TTI_W
 #undef TTI_ROWS
 #undef TTI_VECTORS
-#undef TTI_COLUMNS
-#undef TTI_UP
 #undef TTI_SET
 #undef TTI_LOAD
 #undef TTI_STORE
@@ -16430,11 +16355,6 @@ static const tti_kernels TTI_K(kernels) = {
 #undef TTI_I_LEFT
 #undef TTI_I_RIGHT
 #undef TTI_I_LOAD16
-#undef TTI_POW2
-#undef TTI_WIDE
-#undef TTI_LOW
-#undef TTI_HIGH
-#undef TTI_PAIR
 #if defined(__clang__)
 #if TTI_SIMD_PASS == TTI_PASS_AVX512 || TTI_SIMD_PASS == TTI_PASS_AVX2
 #pragma clang attribute pop
