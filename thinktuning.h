@@ -13,8 +13,8 @@
  *     #include "thinktuning.h"        (before other headers, so that POSIX calls are visible under -std=c99)
  *
  * and in all others just the #include. Build: cc -O2 app.c -lm, threads included (POSIX). The
- * fast kernels (AVX2, AVX-512, NEON; AMX and AVX512-BF16) are compiled in by function attributes and chosen at run time: no
- * -march needed.
+ * fast kernels (AVX2, AVX-512 and its BF16, NEON) are compiled in by function attributes and chosen at run
+ * time: no -march needed.
  *
  * ---- a complete program: train, save, load, sample ----
  *
@@ -160,7 +160,7 @@ typedef struct tt_desc {
                                    environment's TT_KERNEL, else the best that this CPU runs      */
     const char *matmul;         /* CPU: "f32", or "bf16": the factors of weight products are rounded to bf16, the
                                    sums are float32 (mixed precision; weights, gradients and all else stay float32),
-                                   by AMX tiles or AVX512-BF16 where they pay ("amx-bf16", "dot-bf16" force them);
+                                   by AVX512-BF16 where it pays ("dot-bf16" forces it);
                                    NULL = the environment's TT_MATMUL, else "f32"                 */
     const tt_backend *backend;  /* NULL = CPU (but see TT_CUDA above)                             */
     tt_allocator allocator;
@@ -15529,49 +15529,51 @@ static size_t TTI_K(pack_turned)(float *to, const tti_packing *p, size_t lane, s
         TTI_UNROLL
         for (l = 0; l < 4; l++) { v[l] = TTI_K(quad)(from + l * step, step, count - 4); }
         TTI_K(turn)(v);
-        TTI_UNROLL
-        for (l = 0; l < 4; l++) {
-            if (halves) { TTI_K(store_pair)(to + 2 * l * width, width, v[l], count); }
-            else { TTI_K(store)(to + l * width, v[l], count); }
+        if (halves) {
+            TTI_UNROLL
+            for (l = 0; l < 4; l++) { TTI_K(store_pair)(to + 2 * l * width, width, v[l], count); }
+        } else {
+            TTI_UNROLL
+            for (l = 0; l < 4; l++) { TTI_K(store)(to + l * width, v[l], count); }
         }
     }
     return halves ? 2 * k : k;
 }
 #endif
 
-/* One panel of lanes that do not lie side by side. */
-static void TTI_K(pack_lanes)(float *to, const tti_packing *p) {
+/* The panel that begins with lane `first`, where lanes do not lie side by side. */
+static void TTI_K(pack_lanes)(float *to, const tti_packing *p, size_t first) {
     const tti_factor *f = &p->from;
-    size_t lane = 0, i, l;
+    size_t lane = first, end = tti_least(first + p->width, p->lanes), i, l;
 #if TTI_W > 1
-    while (f->k_step == 1 && !(f->half && f->lane_step % 2) && p->lanes - lane >= 4) {
-        size_t count = tti_least((p->lanes - lane) / 4 * 4, TTI_W);
-        for (i = TTI_K(pack_turned)(to + lane, p, lane, count); i < p->k; i++) {
-            for (l = lane; l < lane + count; l++) { to[i * p->width + l] = tti_factor_value(f, l, i); }
+    while (f->k_step == 1 && !(f->half && f->lane_step % 2) && end - lane >= 4) {
+        size_t count = tti_least((end - lane) / 4 * 4, TTI_W);
+        for (i = TTI_K(pack_turned)(to + (lane - first), p, lane, count); i < p->k; i++) {
+            for (l = 0; l < count; l++) { to[i * p->width + lane - first + l] = tti_factor_value(f, lane + l, i); }
         }
         lane += count;
     }
 #endif
-    for (l = lane; l < p->width; l++) {
-        for (i = 0; i < p->k; i++) { to[i * p->width + l] = l < p->lanes ? tti_factor_value(f, l, i) : 0.0f; }
+    for (l = lane; l < first + p->width; l++) {
+        for (i = 0; i < p->k; i++) {
+            to[i * p->width + l - first] = l < end ? tti_factor_value(f, l, i) : 0.0f;
+        }
     }
 }
 
 /* Panels of floats, side by side. */
 static void TTI_K(pack_floats)(float *to, const tti_packing *p) {
-    size_t padded = (p->lanes + p->width - 1) / p->width * p->width * p->k, lane, i;
+    size_t padded, lane, i;
     if (p->from.lane_step == 1) {
         TTI_K(pack_rows)(to, p);
     } else {
-        for (lane = 0; lane < p->lanes; lane += p->width) {
-            tti_packing panel = *p;
-            panel.from = tti_factor_at(&p->from, lane, 0);
-            panel.lanes = tti_least(p->lanes - lane, p->width);
-            TTI_K(pack_lanes)(to + lane * p->k, &panel);
-        }
+        for (lane = 0; lane < p->lanes; lane += p->width) { TTI_K(pack_lanes)(to + lane * p->k, p, lane); }
     }
-    for (i = 0; p->rounds && i < padded; i += TTI_W) {
-        TTI_K(store)(to + i, TTI_K(to_bf16)(TTI_K(load)(to + i, padded - i)), padded - i);
+    if (p->rounds) {
+        padded = (p->lanes + p->width - 1) / p->width * p->width * p->k;
+        TTI_EACH(i, 0, padded) {
+            TTI_K(store)(to + i, TTI_K(to_bf16)(TTI_K(load)(to + i, padded - i)), padded - i);
+        }
     }
 }
 
@@ -15851,26 +15853,31 @@ TTI_INLINE void TTI_K(copy_row)(float *to, const float *from, size_t columns, si
     }
 }
 
-/* The tile at row i and column j of C. One that sticks out of C is computed beside and its columns are
- * copied. */
-static void TTI_K(tile_at)(const tti_gemm *g, tti_tile *t, size_t i, size_t j, size_t k0) {
+/* A tile that sticks out of C, with some columns inside, is computed beside it. */
+static void TTI_K(tile_beside)(const tti_tile *tile, size_t columns) {
     float beside[TTI_ROWS * TTI_COLUMNS];
-    float *c = g->c + i * g->c_step + j;
-    size_t columns = tti_least(g->n - j, TTI_COLUMNS), r;
-    int inside = columns == TTI_COLUMNS;
-    const float *begin = TTI_K(begin_of)(g, i, j, k0);
-    size_t begin_step = begin == c ? g->c_step : 0;
-    for (r = 0; !inside && begin && r < t->rows; r++) {
-        TTI_K(copy_row)(beside + r * TTI_COLUMNS, begin + r * begin_step, columns, TTI_COLUMNS);
+    tti_tile t = *tile;
+    size_t r;
+    for (r = 0; t.begin && r < t.rows; r++) {
+        TTI_K(copy_row)(beside + r * TTI_COLUMNS, t.begin + r * t.begin_step, columns, TTI_COLUMNS);
     }
-    t->begin = inside || !begin ? begin : beside;
-    t->begin_step = inside ? begin_step : TTI_COLUMNS;
-    t->c = inside ? c : beside;
-    t->c_step = inside ? g->c_step : TTI_COLUMNS;
-    TTI_K(tile)(t);
-    for (r = 0; !inside && r < t->rows; r++) {
-        TTI_K(copy_row)(c + r * g->c_step, beside + r * TTI_COLUMNS, columns, columns);
+    if (t.begin) { t.begin = beside; }
+    t.c = beside;
+    t.begin_step = t.c_step = TTI_COLUMNS;
+    TTI_K(tile)(&t);
+    for (r = 0; r < t.rows; r++) {
+        TTI_K(copy_row)(tile->c + r * tile->c_step, beside + r * TTI_COLUMNS, columns, columns);
     }
+}
+
+/* The tile at row i and column j of C, in the piece of k that begins at k0. */
+TTI_INLINE void TTI_K(tile_at)(const tti_gemm *g, tti_tile *t, size_t i, size_t j, size_t k0) {
+    t->c = g->c + i * g->c_step + j;
+    t->c_step = g->c_step;
+    t->begin = TTI_K(begin_of)(g, i, j, k0);
+    t->begin_step = t->begin == t->c ? g->c_step : 0;
+    if (g->n - j >= TTI_COLUMNS) { TTI_K(tile)(t); }
+    else { TTI_K(tile_beside)(t, g->n - j); }
 }
 
 /* A block of C over at most TTI_DEPTH of k. Panels of A and B that nobody made before are made here,
@@ -15878,9 +15885,8 @@ static void TTI_K(tile_at)(const tti_gemm *g, tti_tile *t, size_t i, size_t j, s
 static void TTI_K(multiply_piece)(const tti_gemm *g, const tti_block *x, float *scratch) {
     float *panel = tti_aligned(scratch);
     tti_panels a = g->packed_a;
-    tti_block columns = *x;
     size_t i, j, r, k = x->k1 - x->k0;
-    tti_tile t = TT_INIT;
+    tti_tile t;
     if (!a.data && tti_gemm_packs_a(g)) {
         a.data = panel + TTI_COLUMNS * TTI_DEPTH;
         a.lane = x->m0;
@@ -15890,6 +15896,8 @@ static void TTI_K(multiply_piece)(const tti_gemm *g, const tti_block *x, float *
     }
     t.form = g->dot ? TTI_IN_PAIRS : a.data || g->a.lane_step == 1 ? TTI_SIDE_BY_SIDE : TTI_ALONG_K;
     t.k = tti_panel_steps(g->dot, k);
+    t.next = 0;
+    t.every = 1;
     for (j = x->n0; j < x->n1; j += TTI_COLUMNS) {
         int whole = x->n1 - j >= TTI_COLUMNS;
         t.b_step = TTI_COLUMNS;
@@ -15899,6 +15907,7 @@ static void TTI_K(multiply_piece)(const tti_gemm *g, const tti_block *x, float *
             t.b = g->b.values + j + x->k0 * g->b.k_step;
             t.b_step = g->b.k_step;
         } else {
+            tti_block columns = *x;
             columns.n0 = j;
             columns.n1 = tti_least(j + TTI_COLUMNS, x->n1);
             TTI_K(pack_columns_of_b)(g, panel, &columns, g->dot, panel);
@@ -16112,30 +16121,29 @@ static void TTI_K(scores)(const tt_attention_args *a, const tti_queries *u, size
 }
 
 /* out[rows, dim] += p v, where row i sees the keys of p and v up to its limit: rows in groups up to
- * their common limit, then each row to its own. */
+ * their common limit, then each row to its own. One description, multiplied by blocks. */
 static void TTI_K(attend)(const tt_attention_args *a, const tti_queries *u, size_t key0, size_t keys,
                           const float *p, float *out, float *scratch) {
     size_t dim = (size_t)a->head_dim, kv_stride = (size_t)a->n_kv_heads * dim, row, i, rows;
-    const float *v = a->v + (u->key_row + key0) * kv_stride + u->kv_head * dim;
+    tti_gemm g = tti_gemm_sized(u->rows, dim, keys, out, dim);
+    tti_block x = g.block;
+    g.a = tti_factor_of(p, TTI_KEYS, 1);
+    g.b = tti_factor_of(a->v + (u->key_row + key0) * kv_stride + u->kv_head * dim, 1, kv_stride);
+    g.accumulate = 1;
     for (row = 0; row < u->rows; row += rows) {
         size_t common = TTI_K(limit)(u, row, key0, keys);
         rows = common == keys ? u->rows - row : tti_least(u->rows - row, TTI_ROWS);
-        if (common > 0) {
-            tti_gemm g = tti_gemm_sized(rows, dim, common, out + row * dim, dim);
-            g.a = tti_factor_of(p + row * TTI_KEYS, TTI_KEYS, 1);
-            g.b = tti_factor_of(v, 1, kv_stride);
-            g.accumulate = 1;
-            TTI_K(multiply)(&g, &g.block, scratch);
-        }
+        x.m0 = row;
+        x.m1 = row + rows;
+        x.k0 = 0;
+        x.k1 = common;
+        if (common > 0) { TTI_K(multiply)(&g, &x, scratch); }
+        x.k0 = common;
         for (i = row; i < row + rows; i++) {
-            size_t limit = TTI_K(limit)(u, i, key0, keys);
-            if (limit > common) {
-                tti_gemm g = tti_gemm_sized(1, dim, limit - common, out + i * dim, dim);
-                g.a = tti_factor_of(p + i * TTI_KEYS + common, TTI_KEYS, 1);
-                g.b = tti_factor_of(v + common * kv_stride, 1, kv_stride);
-                g.accumulate = 1;
-                TTI_K(multiply)(&g, &g.block, scratch);
-            }
+            x.m0 = i;
+            x.m1 = i + 1;
+            x.k1 = TTI_K(limit)(u, i, key0, keys);
+            if (x.k1 > common) { TTI_K(multiply)(&g, &x, scratch); }
         }
     }
 }
