@@ -2351,15 +2351,15 @@ TT_API double tt_json_number(const tt_json *object, const char *key, double fall
 
 /* ==== 2. kernels ===========================================================================
  * The CPU backend. Each entry of the backend table checks its arguments, describes the work in the small
- * struct of its family of kernels (tti_gemm, tti_norm, tti_binary_args, ...), cuts it into `items`
- * (rows, columns, values, tiles: whatever can be computed apart) and hands it to tti_run, which holds
- * the only parallel loop. A kernel computes a range of items. The kernels themselves are appendix A:
- * written once, and compiled once per instruction set; a table of them is chosen when the context opens.
+ * struct of its family of kernels (tti_gemm, tti_norm_args, tti_binary_args, ...), cuts it into items (rows,
+ * columns, values, tiles: whatever can be computed apart) and hands it to tti_run, which holds the only
+ * parallel loop. A kernel computes a range of items. The kernels are appendix A: written once, and compiled
+ * once per instruction set; a table of them is chosen when the context opens.
  *
  * Why results are the same bits for any number of threads and any batch: an output value belongs to one
  * item, and within the item it is summed in an order that depends on its own row only.
  *
- * Uses chapter 1 (memory, errors, tti_parallel). */
+ * Uses chapter 1: memory, errors, tti_parallel. */
 
 /* ---- [tt:kernels.build] compiler and sizes ---- */
 #if (defined(__GNUC__) || defined(__clang__)) && defined(__x86_64__)
@@ -2403,10 +2403,9 @@ extern "C" {
 #define TTI_UNROLL
 #endif
 
-/* Sizes of blocks. Those that count columns of C are multiples of every kernel set's tile width (32, 24,
- * 12, 3). A panel of B (TTI_DEPTH x 32 floats, 48 KB) is to stay in the first cache while it meets the
- * rows of an item, and these rows (TTI_ITEM_ROWS x TTI_DEPTH, 147 KB) in the second while they meet all
- * panels. */
+/* Sizes of blocks. Those that count columns of C are multiples of every set's tile width (32, 24, 12, 3).
+ * A panel of B (TTI_DEPTH x 32 floats, 48 KB) is to stay in the first cache while it meets the rows of an
+ * item, and those (TTI_ITEM_ROWS x TTI_DEPTH floats, 147 KB) in the second while they meet all panels. */
 #define TTI_ITEM_ROWS ((size_t)96)       /* gemm: rows of C in an item ...                      */
 #define TTI_ITEM_COLUMNS ((size_t)384)   /* ... and columns                                     */
 #define TTI_DEPTH ((size_t)384)          /* gemm: steps of k before the next rows are taken     */
@@ -2429,8 +2428,8 @@ static float *tti_aligned(float *p) {
 }
 
 /* ---- [tt:kernels.half] half precision: to the nearest, ties to even ----
- * bf16 is the upper half of a float; f16 has 5 bits of exponent (bias 15 where a float has 127) and 10
- * of fraction. */
+ * bf16 is the upper half of a float. f16 has 5 bits of exponent, where a float has 8 (bias 15, not 127), and
+ * 10 bits of fraction, where a float has 23. */
 static uint32_t tti_bits(float x) {
     uint32_t bits;
     memcpy(&bits, &x, sizeof bits);
@@ -2472,8 +2471,8 @@ static float tti_from_f16(uint16_t h) {
 }
 
 /* ---- [tt:kernels.describe] what kernels work on ----
- * A kernel knows its own struct (args), has scratch memory of its thread, and computes items begin ..
- * end-1. */
+ * A kernel knows its own struct (args), has the scratch memory of its thread, and computes the items from
+ * begin to end - 1. */
 typedef void (*tti_kernel)(const void *args, float *scratch, size_t begin, size_t end);
 
 /* Elementwise; items: values. */
@@ -2533,23 +2532,21 @@ typedef struct tti_norm_args {       /* mean NULL: RMSNorm; items: rows, of dw a
 } tti_norm_args;
 
 /* ---- [tt:kernels.product] the description of a matrix product ----
- * C = A B is computed in tiles that stay in registers while k runs. Both factors are seen in the same
- * way: a lane is a row of A or a column of B, and has k values. A panel is some neighbouring lanes
- * copied for the tiles, side by side for each k:
+ * C = A B is computed in tiles, which stay in registers while k runs. Both factors are seen in the same way:
+ * a lane is a row of A or a column of B, and has k values. A panel holds a few neighbouring lanes as the tiles
+ * read them, side by side for each k:
  *
  *     a factor, lane by lane          its panels of 3 lanes
- *     k: 0  1  2                      k: 0        1        2
- *        a0 a1 a2                        a0 b0 c0 a1 b1 c1 a2 b2 c2
- *        b0 b1 b2                        d0 e0 .. d1 e1 .. d2 e2 ..
- *        c0 c1 c2
- *        d0 d1 d2
- *        e0 e1 e2
+ *        k = 0  1  2                     k = 0          1          2
+ *           a0 a1 a2                        a0 b0 c0   a1 b1 c1   a2 b2 c2
+ *           b0 b1 b2                        d0 e0 0    d1 e1 0    d2 e2 0
+ *           c0 c1 c2
+ *           d0 d1 d2
+ *           e0 e1 e2
  *
- * Panels of B are as wide as a tile, the last one is filled up with zeros. Panels of A have as many
- * lanes as the tile has rows, fewer where only few are left.
- *
- * Panels of pairs hold bf16, (k, k+1) of a lane in one float, k in its lower half; k counts half as many
- * steps. */
+ * Panels of B are as wide as a tile; the last one is filled up with zeros. Panels of A have as many lanes as
+ * the tile has rows, fewer where only few are left. Panels of pairs hold bf16: k and k + 1 of a lane in the
+ * lower and the upper half of one float, so that a step of a panel is two of k. */
 typedef struct tti_factor {
     const float *values;             /* of lane l and k: values[l * lane_step + k * k_step] */
     const uint16_t *half;            /* the same in bf16, instead of values                 */
@@ -2631,8 +2628,8 @@ static tti_gemm tti_gemm_sized(size_t m, size_t n, size_t k, float *c, size_t c_
     return g;
 }
 
-/* A tile of C is a few rows of one panel of B. How it reads A: a panel, or rows that lie side by side;
- * rows along k; a panel of pairs. */
+/* A tile of C: a few rows times one panel of B. Its form is how it reads A: a panel, or rows that lie side by
+ * side in memory; rows along k; a panel of pairs. */
 enum { TTI_SIDE_BY_SIDE, TTI_ALONG_K, TTI_IN_PAIRS };
 
 typedef struct tti_tile {
@@ -2648,8 +2645,8 @@ typedef struct tti_tile {
     size_t every;                    /* ... each so many steps                                */
 } tti_tile;
 
-/* A sweep is one row of A against panels of B that were made before, for few rows. Panels of floats; of
- * pairs that are widened; of pairs that are multiplied as they are. */
+/* A sweep: one row of A times one or more panels of B that were made before. Panels of floats; of pairs that
+ * are widened to floats; of pairs that are multiplied as they are. */
 enum { TTI_FLOATS, TTI_WIDENED, TTI_PAIRS };
 
 typedef struct tti_sweep {
@@ -2660,8 +2657,8 @@ typedef struct tti_sweep {
     float *c;
 } tti_sweep;
 
-/* Whether A is copied into panels: where few rows meet many panels of B, where the rows of a tile would
- * share cache sets (they are a multiple of 2 KB apart), or where each k would touch a new page. */
+/* Whether A is copied into panels: where few rows meet many panels of B, where the rows of a tile would share
+ * cache sets (a multiple of 2 KB apart), or where each k would touch a page of its own. */
 static int tti_gemm_packs_a(const tti_gemm *g) {
     if (g->rounds || (g->few && g->packed_b.data && g->m > 1)) { return 1; }
     if (g->a.lane_step == 1) { return g->a.k_step > 128 && g->m * g->n > TTI_SMALL_C; }
@@ -2669,9 +2666,9 @@ static int tti_gemm_packs_a(const tti_gemm *g) {
 }
 
 /* ---- [tt:kernels.softmax] softmax of a row that arrives in blocks ----
- * sum = sum exp(z - max), dot = sum exp(z - max) (z - max). A block with a larger max shrinks both by
- * exp(old max - max). Then  log p(target) = target - max - log(sum)  and the entropy is  log(sum) - dot
- * / sum. */
+ * sum = sum of exp(z - max), dot = sum of exp(z - max) (z - max). A block with a larger max shrinks both by
+ * exp(old max - max). At the end
+ *     log p(target) = target - max - log(sum),      entropy = log(sum) - dot / sum. */
 typedef struct tti_softmax {
     float max, target;
     double sum, dot;
@@ -2710,9 +2707,9 @@ typedef struct tti_logits_args {     /* a block of logits; items: rows */
 } tti_logits_args;
 
 /* ---- [tt:kernels.queries] attention: blocks of queries ----
- * A block holds up to TTI_QUERIES rows: the tokens of one sequence times the heads of one group, which
- * share a key-value head. Row r is token + r / group, head + r % group. Item i is block i / n_kv_heads
- * of all sequences, key-value head i % n_kv_heads. */
+ * A block holds up to TTI_QUERIES rows: tokens of one sequence times the heads of one group, which share a
+ * key-value head. Its row r is token + r / group, head + r % group. An item is a block and a key-value head:
+ * number i / n_kv_heads of the blocks of all sequences, and i % n_kv_heads. */
 typedef struct tti_queries {
     size_t token, rows, group, head, kv_head;
     size_t position, key_row;        /* of the first token; the row of key 0 */
@@ -2766,8 +2763,8 @@ static tti_queries tti_queries_of(const tt_attention_args *a, size_t item, tti_w
 }
 
 /* ---- [tt:kernels.sets] kernel sets ----
- * The header includes itself once per instruction set, and gives only appendix A then, whose names end up as
- * tti_avx2_norm and so on, and whose last word is the set's table. The list names them all. */
+ * The header includes itself once per instruction set; it then gives appendix A alone, whose functions are
+ * tti_avx2_norm and so on, and whose last word is the set's table. The list names all kernels. */
 #define TTI_KERNEL_LIST(X) \
     X(pack_a) X(pack_b) X(multiply_panels) X(multiply_blocks) \
     X(attention_forward) X(attention_backward) X(logits_scan) X(logits_back) \
@@ -2851,8 +2848,8 @@ static const tti_kernels *tti_kernels_find(tt_context *ctx) {
     return NULL;
 }
 
-/* Whether this CPU multiplies pairs of bf16, and (`pays`) faster than as many floats: twice as fast on
- * AMD's (Zen 5), half as fast on Intel's (Sapphire Rapids). */
+/* Whether this CPU multiplies pairs of bf16, and (`pays`) faster than as many floats: AMD's do so twice as
+ * fast (Zen 5), Intel's half as fast (Sapphire Rapids). */
 static int tti_dot_usable(const tti_cpu *cpu, int pays) {
 #ifdef TTI_DOT_BF16
     return cpu->kernels == &tti_avx512_kernels && __builtin_cpu_supports("avx512bf16")
@@ -2943,9 +2940,8 @@ static void tti_run_piece(void *user, int part, int worker) {
     if (begin < end) { p->kernel(p->args, scratch, begin, end); }
 }
 
-/* Runs items 0 .. n-1, in parallel if they are worth it. cost: floating point operations of one item,
- * roughly. Up to 16 pieces a thread, so that a thread that the system takes away leaves little to wait
- * for. */
+/* Runs items 0 .. n-1, in parallel if they are worth it. cost: floating point operations of an item, roughly.
+ * Up to 16 pieces a thread: one that the system interrupts leaves little to wait for. */
 static tt_status tti_run(tt_context *ctx, tti_kernel kernel, const void *args, size_t n, size_t cost) {
     const size_t worth = (size_t)1 << 18;
     size_t threads = (size_t)ctx->n_threads, parts = tti_least(n, 16 * threads);
@@ -2994,11 +2990,12 @@ static tt_status tti_cpu_sync(tt_context *ctx) {
 }
 
 /* ---- [tt:kernels.gemm] matrix product: C = A B, see [tt:kernels.product] ----
- * Few rows: an item is a panel of B and all rows; each panel is used once, so the thread that multiplies
- * it packs it for itself, and A is packed for all. Many rows: an item is a block of rows and columns. B
- * is packed for all, TTI_DEPTH x TTI_BLOCK_COLUMNS at a time, unless its columns lie side by side and
- * its rows near each other; a thread packs the rows of A of its item (where factors are rounded, all are
- * packed together, as the rounding is not to be done once per item). */
+ * Few rows: an item is a panel of B and all rows. Each panel is used once, so the thread that multiplies it
+ * packs it for itself; A is packed for all.
+ *
+ * Many rows: an item is a block of rows and columns. B is packed for all, TTI_DEPTH x TTI_BLOCK_COLUMNS at a
+ * time, unless its columns lie side by side and its rows near each other. A thread packs the rows of A of its
+ * item; where factors are rounded all rows are packed together, so that each is rounded once. */
 static tti_gemm tti_gemm_of(const tti_cpu *cpu, const tt_gemm_args *args) {
     size_t lda = (size_t)args->lda, ldb = (size_t)args->ldb;
     size_t m = (size_t)args->m, n = (size_t)args->n, k = (size_t)args->k;
@@ -3196,9 +3193,8 @@ static tt_status tti_cpu_store_keys(tt_context *ctx, float *cache, const float *
 }
 
 /* ---- [tt:kernels.logprobs] log-probs of targets under softmax(x w' / temperature) ----
- * Logits exist only as a block of TTI_VOCAB_ROWS x TTI_VOCAB_BLOCK: gemm makes it, a scan folds it into
- * each row's softmax ([tt:kernels.softmax]). Backward makes the same blocks again and turns them into dz
- * in place:
+ * Logits exist only as a block of TTI_VOCAB_ROWS x TTI_VOCAB_BLOCK: gemm makes it, a scan folds it into each
+ * row's softmax ([tt:kernels.softmax]). Backward makes the same blocks again and turns them into dz in place:
  *     dz = inv_temperature (dlogp (1[target] - p) - dH p (log p + H)),   dx += dz w,   dw += dz' x.
  * Row blocks go in order, so that dw's chains run over the rows one after the other, from what dw holds. */
 typedef struct tti_logit_block {            /* the block that is worked on */
@@ -14807,13 +14803,13 @@ TT_API tt_status tt_evaluation_json(const tt_evaluation *e, tt_text *out) {
 #endif /* TTI_SIMD_PASS */
 
 /* ==== A. kernel bodies =====================================================================
- * Chapter 2 includes the header once per instruction set with TTI_SIMD_PASS set; only this appendix is
- * then compiled. First the dialect: a vector TTI_V of TTI_W floats on which + - * / work lane by lane,
- * and a few named operations. Then every kernel, once, in that dialect. TTI_K(name) is the name in the
- * set: tti_avx2_name.
+ * Chapter 2 includes the header once per instruction set with TTI_SIMD_PASS set; only this appendix is then
+ * compiled. First the dialect: a vector TTI_V of TTI_W floats on which + - * / work lane by lane, and a few
+ * named operations. Then every kernel, once, in that dialect. TTI_K(name) is the name in the set, as in
+ * tti_avx2_name.
  *
- * Of n values the last vector may hold fewer than TTI_W: TTI_K(load)(p, left) and TTI_K(store)(p, v,
- * left) take what is left, and touch no memory beyond. */
+ * Of n values the last vector may hold fewer than TTI_W: TTI_K(load)(p, left) and TTI_K(store)(p, v, left)
+ * take what is left, and touch no memory beyond. */
 #ifdef TTI_SIMD_PASS
 #if defined(__clang__)
 #pragma STDC FP_CONTRACT OFF      /* a * b + c is one rounding only where TTI_FMA says so */
@@ -14829,13 +14825,17 @@ TT_API tt_status tt_evaluation_json(const tt_evaluation *e, tt_text *out) {
 #endif
 
 /* ---- [tt:bodies.dialect] the dialect ----
- * SET: all lanes one value. LOAD_PART, STORE_PART: the first n < TTI_W lanes, the others read as fill.
- * FMA(a, b, c): a b + c in one rounding (two in the portable set). MAX(a, b) and MIN give b if one is
- * NaN. LT gives 1 or 0; IF(c, a, b) takes a where c is not 0. POW2(t) is 2^i for t = 1.5 * 2^23 + i, the
- * sum that rounds to an integer: i stands in its lowest bits. bf16: WIDE(p) loads TTI_W values; of a
- * vector of pairs LOW and HIGH are the first and the second of each; TO_BF16 rounds to the nearest, ties
- * to even, and leaves floats whose lower halves are zero. A tile of C has TTI_ROWS rows of TTI_VECTORS
- * vectors: as many as the registers hold beside a row of B. */
+ *     SET                 all lanes one value
+ *     FMA(a, b, c)        a b + c, rounded once (in the portable set twice)
+ *     MAX(a, b), MIN      b if one is a NaN
+ *     LT, IF(c, a, b)     1 or 0; a where c is not 0
+ *     LOAD_PART(p, n, f)  the first n < TTI_W lanes, f in the others
+ *     STORE_PART          the first n < TTI_W lanes
+ *     I_..                32-bit integers, as which TO_I and FROM_I take the bits of a vector
+ *     POW2(t)             2^i for t = 1.5 * 2^23 + i, the sum that rounds to an integer: i in its lowest bits
+ *     WIDE(p)             TTI_W values of bf16
+ *     LOW, HIGH, PAIR     of a vector of pairs of bf16 the first and the second of each, and back
+ * A tile of C has TTI_ROWS rows of TTI_VECTORS vectors: as many as the registers hold beside a row of B. */
 #if TTI_SIMD_PASS == TTI_PASS_AVX512
 #define TTI_K(name) tti_avx512_##name
 #define TTI_NAME "avx512"
@@ -15276,7 +15276,7 @@ static void TTI_K(adamw)(const void *args, float *scratch, size_t begin, size_t 
  * y = x r w,  r = 1 / sqrt(mean(x^2) + eps).                Source: RMSNorm, arXiv 1910.07467, eq. 4.
  * y = (x - mean) r w + b,  r = 1 / sqrt(var + eps).         Source: LayerNorm, arXiv 1607.06450, eq. 3.
  * With n = (x - mean) r and g = dy w:  dx += r (g - mean(g) - n mean(g n)), mean(g) only for LayerNorm;
- * dw += dy n, db += dy, each column summed over the rows in order. */
+ * dw += dy n and db += dy, each column summed over the rows in order. */
 static void TTI_K(norm)(const void *args, float *scratch, size_t begin, size_t end) {
     const tti_norm_args *a = (const tti_norm_args *)args;
     size_t row, i, dim = a->dim;
@@ -15512,9 +15512,8 @@ TTI_INLINE void TTI_K(turn)(float32x4_t v[4]) {
 }
 #endif
 
-/* `count` lanes (a multiple of 4, at most TTI_W) of one panel, 4 floats of k at a time. Of bf16 a pair
- * is moved as if it were a float, and becomes two of `to`. Returns the k that are done: there may be
- * some left. */
+/* `count` lanes (a multiple of 4, at most TTI_W) of one panel, 4 floats of k at a time. Pairs of bf16 are
+ * moved as if they were floats, and become two of `to`. Returns the k that are done: a few may be left. */
 static size_t TTI_K(pack_turned)(float *to, const tti_packing *p, size_t lane, size_t count) {
     const size_t line = 64 / sizeof(float), ahead = 4 * line, width = p->width;
     const tti_factor f = tti_factor_at(&p->from, lane, 0);
@@ -15549,7 +15548,8 @@ static void TTI_K(pack_lanes)(float *to, const tti_packing *p, size_t first) {
     while (f->k_step == 1 && !(f->half && f->lane_step % 2) && end - lane >= 4) {
         size_t count = tti_least((end - lane) / 4 * 4, TTI_W);
         for (i = TTI_K(pack_turned)(to + (lane - first), p, lane, count); i < p->k; i++) {
-            for (l = 0; l < count; l++) { to[i * p->width + lane - first + l] = tti_factor_value(f, lane + l, i); }
+            float *row = to + i * p->width + (lane - first);
+            for (l = 0; l < count; l++) { row[l] = tti_factor_value(f, lane + l, i); }
         }
         lane += count;
     }
@@ -15670,19 +15670,25 @@ static void TTI_K(pack_b)(const void *args, float *scratch, size_t begin, size_t
 }
 
 /* ---- [tt:bodies.tile] a tile of C ----
- * Its elements stay in registers while k runs; with a panel of A and one of B a step of k is, for a tile
- * of 2 rows of 2 vectors,
+ * Its elements stay in registers while k runs. With a panel of A and one of B a step of k is, for a tile of 2
+ * rows of 2 vectors,
  *
- *     b0 = LOAD(b), b1 = LOAD(b + TTI_W);
- *     x = SET(a[0]);  sum00 = FMA(x, b0, sum00);  sum01 = FMA(x, b1, sum01);
- *     x = SET(a[1]);  sum10 = FMA(x, b0, sum10);  sum11 = FMA(x, b1, sum11);
- *     a += 2, b += 2 * TTI_W;
+ *     b0 = LOAD(b);
+ *     b1 = LOAD(b + TTI_W);
+ *     x = SET(a[0]);
+ *     sum00 = FMA(x, b0, sum00);
+ *     sum01 = FMA(x, b1, sum01);
+ *     x = SET(a[1]);
+ *     sum10 = FMA(x, b0, sum10);
+ *     sum11 = FMA(x, b1, sum11);
+ *     a += 2;
+ *     b += 2 * TTI_W;
  *
- * which the loops below become, as their lengths are constants. Whatever the shape, an element of C goes
- * through c = fma(a, b, c) for k = 0, 1, 2, ...; only who loads and stores c differs. */
-/* c + x b, where x, b are floats, or pairs of bf16: both products of a pair are added to c. That is one
- * instruction of AVX512-BF16, as assembly since its intrinsic would want the whole set compiled for CPUs
- * that have it. */
+ * which is what the loops below become, as their lengths are constants. Whatever the shape, an element of C
+ * goes through c = fma(a, b, c) for k = 0, 1, 2, ...; only who loads and stores c differs. */
+/* c + x b of floats; of pairs of bf16 both products of each are added to c. That is one instruction of
+ * AVX512-BF16: written as assembly, since its intrinsic wants all functions around it compiled for CPUs that
+ * have it. */
 TTI_INLINE TTI_V TTI_K(multiply_add)(TTI_V x, TTI_V b, TTI_V c, int pairs) {
 #if TTI_SIMD_PASS == TTI_PASS_AVX512 && defined(TTI_DOT_BF16)
     if (pairs) {
@@ -15711,9 +15717,8 @@ TTI_INLINE void TTI_K(tile_step)(TTI_V sum[][TTI_VECTORS], const float *a, size_
     }
 }
 
-/* rows and form are constants: each pair of them is code of its own. Where a panel comes from memory
- * (next), a tile of all rows fetches from four places at once, as memory serves several streams faster
- * than one. */
+/* rows and form are constants: each pair of them becomes code of its own. Where a panel comes from memory
+ * (next), a single tile fetches from four places at once, as memory serves several streams faster than one. */
 TTI_INLINE void TTI_K(tile_of)(const tti_tile *t, size_t rows, int form) {
     const size_t a_row = form == TTI_ALONG_K ? t->a_step : 1, a_k = form == TTI_ALONG_K ? 1 : t->a_step;
     const size_t b_step = t->b_step, begin_step = t->begin_step;
@@ -15770,8 +15775,8 @@ static void TTI_K(tile)(const tti_tile *t) {
 
 /* ---- [tt:bodies.sweep] one row of A against several panels of B ----
  * Nothing but the panels' way from memory counts: TTI_STREAMS of them are read at once, as memory serves
- * several streams faster than one. Panels of floats; of pairs that are widened (k, then k + 1, so that
- * the bits are those of floats); or of pairs that are multiplied as they are. */
+ * several streams faster than one. Widened pairs are added for k, then for k + 1: the bits are those of
+ * floats. */
 #define TTI_STREAMS 4
 #define TTI_SWEEP_AHEAD 1024     /* bytes from what is read to what is fetched */
 
@@ -16052,10 +16057,10 @@ static void TTI_K(multiply_blocks)(const void *args, float *scratch, size_t begi
 }
 
 /* ---- [tt:bodies.attention] attention, forward ----
- * An item is a block of queries of one key-value head ([tt:kernels.queries]). Keys come in blocks of
- * TTI_KEYS that begin at key 0, so a row meets the same blocks whether it is decoded alone or among a
- * whole prompt, and takes part only up to its own position.  s = scale q k',  p = exp(s - max),  out = p
- * v / sum. Source: FlashAttention-2, arXiv 2307.08691, algorithm 1. */
+ * s = scale q k',  p = exp(s - max),  out = p v / sum of p.    Source: arXiv 2307.08691, algorithm 1.
+ * An item is a block of queries and a key-value head ([tt:kernels.queries]). Keys come in blocks of TTI_KEYS
+ * that begin at key 0, so a row meets the same blocks whether it is decoded alone or among a whole prompt, and
+ * takes part only up to its own position: decoding has the bits of training. */
 TTI_INLINE void TTI_K(scale)(float *x, float factor, size_t n) {
     size_t i;
     TTI_EACH(i, 0, n) { TTI_K(store)(x + i, TTI_K(load)(x + i, n - i) * TTI_SET(factor), n - i); }
