@@ -2533,7 +2533,7 @@ typedef struct tti_norm_args {       /* mean NULL: RMSNorm; items: rows, of dw a
 
 /* ---- [tt:kernels.product] the description of a matrix product ----
  * C = A B is computed in tiles, which stay in registers while k runs. Both factors are seen in the same way:
- * a lane is a row of A or a column of B, and has k values. A panel holds a few neighbouring lanes as the tiles
+ * a lane is a row of A or a column of B, and has k values. A panel holds a few neighbouring lanes as tiles
  * read them, side by side for each k:
  *
  *     a factor, lane by lane          its panels of 3 lanes
@@ -3094,16 +3094,15 @@ static int tti_gemm_packs_b(const tti_gemm *g) {
 static tt_status tti_cpu_gemm(tt_context *ctx, const tt_gemm_args *args) {
     const tti_kernels *kernels = tti_kernels_of(ctx);
     size_t tile = kernels->tile_columns;
+    tti_gemm g = tti_gemm_of(tti_cpu_of(ctx), args);
     int pack_a, pack_b;
     tt_status status;
-    tti_gemm g;
     if (args->m < 0 || args->n < 0 || args->k < 0) {
         return tt_fail(ctx, TT_ERR_ARG, "gemm: m, n, k are %d, %d, %d, expected >= 0",
                        args->m, args->n, args->k);
     }
     if (args->m == 0 || args->n == 0) { return TT_OK; }
     if (args->k == 0 && args->accumulate && !args->activation) { return TT_OK; }
-    g = tti_gemm_of(tti_cpu_of(ctx), args);
     g.few = g.m <= (g.b.lane_step == 1 && !g.rounds ? TTI_ITEM_ROWS / 4 : TTI_ITEM_ROWS);
     if (!g.few && g.packed_b.pairs && !g.dot) { g.packed_b.data = NULL; }   /* blocks read floats */
     pack_a = tti_gemm_packs_a(&g) && (g.few || g.rounds);
@@ -15438,25 +15437,33 @@ TTI_INLINE void TTI_K(store_pair)(float *to, size_t width, TTI_V v, size_t lanes
 /* Lanes side by side. k is outermost: a row of memory is read once, from end to end, and fetched before.
  * In panels narrower than a vector, but not than half of one, whole vectors are stored, since the next k
  * covers what hangs over; the last k is cut, as it would spoil the next panel. */
-static void TTI_K(pack_rows)(float *to, const tti_packing *p) {
-    const size_t rows_ahead = 16, line = 64 / sizeof(float), width = p->width;
-    size_t k_step = p->from.k_step, i, lane, v;
-    for (i = 0; i < p->k; i++) {
-        const float *row = p->from.half ? NULL : p->from.values + i * k_step;
-        const uint16_t *half = p->from.half ? p->from.half + i * k_step : NULL;
-        int covered = i + 1 < p->k && 2 * width >= TTI_W;
-        for (lane = 0; row && i + rows_ahead < p->k && lane < p->lanes; lane += line) {
+TTI_INLINE void TTI_K(pack_rows_of)(float *to, const tti_packing *p, int halves) {
+    const size_t rows_ahead = 16, line = 64 / sizeof(float), width = p->width, lanes = p->lanes, k = p->k;
+    size_t k_step = p->from.k_step, i, lane, v, left, room;
+    const float *row = p->from.values;
+    const uint16_t *half = p->from.half;
+    for (i = 0; i < k; i++) {
+        int covered = i + 1 < k && 2 * width >= TTI_W;
+        for (lane = 0; !halves && i + rows_ahead < k && lane < lanes; lane += line) {
             TTI_PREFETCH_L2(row + rows_ahead * k_step + lane);
         }
-        for (lane = 0; lane < p->lanes; lane += width) {
-            float *panel = to + lane * p->k + i * width;
+        for (lane = 0; lane < lanes; lane += width) {
+            float *panel = to + lane * k + i * width;
             for (v = 0; v < width; v += TTI_W) {
-                size_t at = lane + v, left = p->lanes > at ? p->lanes - at : 0;
-                TTI_V x = half ? TTI_K(load_half)(half + at, left) : TTI_K(load)(row + at, left);
-                TTI_K(store)(panel + v, x, covered ? TTI_W : width - v);
+                left = lanes > lane + v ? lanes - lane - v : 0;
+                room = covered ? TTI_W : width - v;
+                if (halves) { TTI_K(store)(panel + v, TTI_K(load_half)(half + lane + v, left), room); }
+                else { TTI_K(store)(panel + v, TTI_K(load)(row + lane + v, left), room); }
             }
         }
+        if (halves) { half += k_step; }
+        else { row += k_step; }
     }
+}
+
+static void TTI_K(pack_rows)(float *to, const tti_packing *p) {
+    if (p->from.half) { TTI_K(pack_rows_of)(to, p, 1); }
+    else { TTI_K(pack_rows_of)(to, p, 0); }
 }
 
 #if TTI_W > 1
@@ -15718,7 +15725,7 @@ TTI_INLINE void TTI_K(tile_step)(TTI_V sum[][TTI_VECTORS], const float *a, size_
 }
 
 /* rows and form are constants: each pair of them becomes code of its own. Where a panel comes from memory
- * (next), a single tile fetches from four places at once, as memory serves several streams faster than one. */
+ * (next), a single tile fetches from four places at once: memory serves several streams faster than one. */
 TTI_INLINE void TTI_K(tile_of)(const tti_tile *t, size_t rows, int form) {
     const size_t a_row = form == TTI_ALONG_K ? t->a_step : 1, a_k = form == TTI_ALONG_K ? 1 : t->a_step;
     const size_t b_step = t->b_step, begin_step = t->begin_step;
@@ -15850,29 +15857,31 @@ TTI_INLINE const float *TTI_K(begin_of)(const tti_gemm *g, size_t i, size_t j, s
     return g->bias ? g->bias + j : NULL;
 }
 
-/* `columns` floats of a row, filled up with zeros, or as many as there are room for. */
-TTI_INLINE void TTI_K(copy_row)(float *to, const float *from, size_t columns, size_t room) {
+/* `columns` floats as a row of a tile, filled up with zeros; and back. */
+TTI_INLINE void TTI_K(row_in)(float *row, const float *from, size_t columns) {
     size_t v;
-    for (v = 0; v < room; v += TTI_W) {
-        TTI_K(store)(to + v, TTI_K(load)(from + v, columns > v ? columns - v : 0), room - v);
+    for (v = 0; v < TTI_COLUMNS; v += TTI_W) {
+        TTI_STORE(row + v, columns > v ? TTI_K(load)(from + v, columns - v) : TTI_SET(0.0f));
     }
 }
 
+TTI_INLINE void TTI_K(row_out)(float *to, const float *row, size_t columns) {
+    size_t v;
+    for (v = 0; v < columns; v += TTI_W) { TTI_K(store)(to + v, TTI_LOAD(row + v), columns - v); }
+}
+
 /* A tile that sticks out of C, with some columns inside, is computed beside it. */
-static void TTI_K(tile_beside)(const tti_tile *tile, size_t columns) {
-    float beside[TTI_ROWS * TTI_COLUMNS];
-    tti_tile t = *tile;
-    size_t r;
-    for (r = 0; t.begin && r < t.rows; r++) {
-        TTI_K(copy_row)(beside + r * TTI_COLUMNS, t.begin + r * t.begin_step, columns, TTI_COLUMNS);
+static void TTI_K(tile_beside)(tti_tile *t, size_t columns) {
+    float beside[TTI_ROWS * TTI_COLUMNS], *c = t->c;
+    size_t c_step = t->c_step, r;
+    for (r = 0; t->begin && r < t->rows; r++) {
+        TTI_K(row_in)(beside + r * TTI_COLUMNS, t->begin + r * t->begin_step, columns);
     }
-    if (t.begin) { t.begin = beside; }
-    t.c = beside;
-    t.begin_step = t.c_step = TTI_COLUMNS;
-    TTI_K(tile)(&t);
-    for (r = 0; r < t.rows; r++) {
-        TTI_K(copy_row)(tile->c + r * tile->c_step, beside + r * TTI_COLUMNS, columns, columns);
-    }
+    if (t->begin) { t->begin = beside; }
+    t->c = beside;
+    t->begin_step = t->c_step = TTI_COLUMNS;
+    TTI_K(tile)(t);
+    for (r = 0; r < t->rows; r++) { TTI_K(row_out)(c + r * c_step, beside + r * TTI_COLUMNS, columns); }
 }
 
 /* The tile at row i and column j of C, in the piece of k that begins at k0. */
@@ -15975,12 +15984,12 @@ static void TTI_K(sweep_rows)(const tti_gemm *g, size_t n0, size_t panels) {
             s.begin = TTI_K(begin_of)(g, i, n0, k0);
             s.c = c;
             if (columns < TTI_COLUMNS) {
-                if (s.begin) { TTI_K(copy_row)(beside, s.begin, columns, TTI_COLUMNS); }
+                if (s.begin) { TTI_K(row_in)(beside, s.begin, columns); }
                 s.begin = s.begin ? beside : NULL;
                 s.c = beside;
             }
             TTI_K(sweep)(g, &s);
-            if (columns < TTI_COLUMNS) { TTI_K(copy_row)(c, beside, columns, columns); }
+            if (columns < TTI_COLUMNS) { TTI_K(row_out)(c, beside, columns); }
         }
         k0 += k;
     } while (k0 < g->k);
@@ -16059,8 +16068,8 @@ static void TTI_K(multiply_blocks)(const void *args, float *scratch, size_t begi
 /* ---- [tt:bodies.attention] attention, forward ----
  * s = scale q k',  p = exp(s - max),  out = p v / sum of p.    Source: arXiv 2307.08691, algorithm 1.
  * An item is a block of queries and a key-value head ([tt:kernels.queries]). Keys come in blocks of TTI_KEYS
- * that begin at key 0, so a row meets the same blocks whether it is decoded alone or among a whole prompt, and
- * takes part only up to its own position: decoding has the bits of training. */
+ * that begin at key 0, so a row meets the same blocks whether it is decoded alone or among a whole prompt,
+ * and takes part only up to its own position: decoding has the bits of training. */
 TTI_INLINE void TTI_K(scale)(float *x, float factor, size_t n) {
     size_t i;
     TTI_EACH(i, 0, n) { TTI_K(store)(x + i, TTI_K(load)(x + i, n - i) * TTI_SET(factor), n - i); }
