@@ -2572,7 +2572,7 @@ static float tti_factor_value(const tti_factor *f, size_t lane, size_t k) {
     return f->half ? tti_from_bf16(f->half[at]) : f->values[at];
 }
 
-/* Whether k values of each lane are pairs of bf16 already, which lie together. */
+/* Whether the k values of a lane can be moved two at a time: they are bf16 and lie in pairs. */
 static int tti_factor_has_pairs(const tti_factor *f, size_t k) {
     return f->half && f->k_step == 1 && f->lane_step % 2 == 0 && k % 2 == 0;
 }
@@ -2580,8 +2580,8 @@ static int tti_factor_has_pairs(const tti_factor *f, size_t k) {
 /* Steps of k values in a panel. */
 static size_t tti_panel_steps(int pairs, size_t k) { return pairs ? (k + 1) / 2 : k; }
 
-typedef struct tti_panels {          /* data NULL: there are none                  */
-    float *data;
+typedef struct tti_panels {
+    float *data;                     /* NULL: there are none              */
     size_t lane, k;                  /* where they begin                  */
     size_t depth;                    /* steps from one panel to the next  */
     int pairs;
@@ -15436,7 +15436,7 @@ TTI_INLINE void TTI_K(store_pair)(float *to, size_t width, TTI_V v, size_t lanes
 
 /* Lanes side by side. k is outermost: a row of memory is read once, from end to end, and fetched before.
  * In panels narrower than a vector, but not than half of one, whole vectors are stored, since the next k
- * covers what hangs over; the last k is cut, as it would spoil the next panel. */
+ * covers what hangs over; the last k is cut, as it would spoil the next panel. halves is a constant. */
 TTI_INLINE void TTI_K(pack_rows_of)(float *to, const tti_packing *p, int halves) {
     const size_t rows_ahead = 16, line = 64 / sizeof(float), width = p->width, lanes = p->lanes, k = p->k;
     size_t k_step = p->from.k_step, i, lane, v, left, room;
