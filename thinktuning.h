@@ -24,7 +24,7 @@
  *     cc -O2 -fPIC -fvisibility=hidden -shared tt.c -o libtt.so -lm
  *
  * exports the tt_ functions and nothing else; without TT_API, -fvisibility=hidden leaves none. The
- * fast kernels (AVX2, AVX-512, NEON; AMX and AVX512-BF16) are compiled in by function attributes and chosen at run time: no
+ * fast kernels (AVX2, AVX-512 and its BF16, NEON) are compiled in by function attributes and chosen at run time: no
  * -march needed.
  *
  * ---- a complete program: train, save, load, sample ----
@@ -177,7 +177,7 @@ typedef struct tt_desc {
                                    environment's TT_KERNEL, else the best that this CPU runs      */
     const char *matmul;         /* CPU: "f32", or "bf16": the factors of weight products are rounded to bf16, the
                                    sums are float32 (mixed precision; weights, gradients and all else stay float32),
-                                   by AMX tiles or AVX512-BF16 where they pay ("amx-bf16", "dot-bf16" force them);
+                                   by AVX512-BF16 where it pays ("dot-bf16" forces it);
                                    NULL = the environment's TT_MATMUL, else "f32"                 */
     const tt_backend *backend;  /* NULL = CPU (but see TT_CUDA above)                             */
     tt_allocator allocator;
@@ -2075,9 +2075,6 @@ static void *tti_made(tt_context *ctx, const char *who, void *object) {
     return object;
 }
 
-/* A step of a function that has several: on failure it goes to the cleanup behind `done`. */
-#define TTI_TRY(call)  do { status = (call); if (status != TT_OK) { goto done; } } while (0)
-
 /* The steps of a function that may fail one by one: the first failure goes to its label `done`, where it cleans up. */
 #define TTI_TRY(call)                                \
     do {                                             \
@@ -3239,15 +3236,15 @@ TT_API tt_status tt_json_lines_text(const tt_json_lines *lines, const tt_json *v
 
 /* ==== 2. kernels ===========================================================================
  * The CPU backend. Each entry of the backend table checks its arguments, describes the work in the small
- * struct of its family of kernels (tti_gemm, tti_norm, tti_binary_args, ...), cuts it into `items`
- * (rows, columns, values, tiles: whatever can be computed apart) and hands it to tti_run, which holds
- * the only parallel loop. A kernel computes a range of items. The kernels themselves are appendix A:
- * written once, and compiled once per instruction set; a table of them is chosen when the context opens.
+ * struct of its family of kernels (tti_gemm, tti_norm_args, tti_binary_args, ...), cuts it into items (rows,
+ * columns, values, tiles: whatever can be computed apart) and hands it to tti_run, which holds the only
+ * parallel loop. A kernel computes a range of items. The kernels are appendix A: written once, and compiled
+ * once per instruction set; a table of them is chosen when the context opens.
  *
  * Why results are the same bits for any number of threads and any batch: an output value belongs to one
  * item, and within the item it is summed in an order that depends on its own row only.
  *
- * Uses chapter 1 (memory, errors, tti_parallel). */
+ * Uses chapter 1: memory, errors, tti_parallel. */
 
 /* ---- [tt:kernels.build] compiler and sizes ---- */
 #if (defined(__GNUC__) || defined(__clang__)) && defined(__x86_64__)
@@ -3291,10 +3288,9 @@ extern "C" {
 #define TTI_UNROLL
 #endif
 
-/* Sizes of blocks. Those that count columns of C are multiples of every kernel set's tile width (32, 24,
- * 12, 3). A panel of B (TTI_DEPTH x 32 floats, 48 KB) is to stay in the first cache while it meets the
- * rows of an item, and these rows (TTI_ITEM_ROWS x TTI_DEPTH, 147 KB) in the second while they meet all
- * panels. */
+/* Sizes of blocks. Those that count columns of C are multiples of every set's tile width (32, 24, 12, 3).
+ * A panel of B (TTI_DEPTH x 32 floats, 48 KB) is to stay in the first cache while it meets the rows of an
+ * item, and those (TTI_ITEM_ROWS x TTI_DEPTH floats, 147 KB) in the second while they meet all panels. */
 #define TTI_ITEM_ROWS ((size_t)96)       /* gemm: rows of C in an item ...                      */
 #define TTI_ITEM_COLUMNS ((size_t)384)   /* ... and columns                                     */
 #define TTI_DEPTH ((size_t)384)          /* gemm: steps of k before the next rows are taken     */
@@ -3317,8 +3313,8 @@ static float *tti_aligned(float *p) {
 }
 
 /* ---- [tt:kernels.half] half precision: to the nearest, ties to even ----
- * bf16 is the upper half of a float; f16 has 5 bits of exponent (bias 15 where a float has 127) and 10
- * of fraction. */
+ * bf16 is the upper half of a float. f16 has 5 bits of exponent, where a float has 8 (bias 15, not 127), and
+ * 10 bits of fraction, where a float has 23. */
 static uint32_t tti_bits(float x) {
     uint32_t bits;
     memcpy(&bits, &x, sizeof bits);
@@ -3360,8 +3356,8 @@ static float tti_from_f16(uint16_t h) {
 }
 
 /* ---- [tt:kernels.describe] what kernels work on ----
- * A kernel knows its own struct (args), has scratch memory of its thread, and computes items begin ..
- * end-1. */
+ * A kernel knows its own struct (args), has the scratch memory of its thread, and computes the items from
+ * begin to end - 1. */
 typedef void (*tti_kernel)(const void *args, float *scratch, size_t begin, size_t end);
 
 /* Elementwise; items: values. */
@@ -3421,23 +3417,21 @@ typedef struct tti_norm_args {       /* mean NULL: RMSNorm; items: rows, of dw a
 } tti_norm_args;
 
 /* ---- [tt:kernels.product] the description of a matrix product ----
- * C = A B is computed in tiles that stay in registers while k runs. Both factors are seen in the same
- * way: a lane is a row of A or a column of B, and has k values. A panel is some neighbouring lanes
- * copied for the tiles, side by side for each k:
+ * C = A B is computed in tiles, which stay in registers while k runs. Both factors are seen in the same way:
+ * a lane is a row of A or a column of B, and has k values. A panel holds a few neighbouring lanes as tiles
+ * read them, side by side for each k:
  *
  *     a factor, lane by lane          its panels of 3 lanes
- *     k: 0  1  2                      k: 0        1        2
- *        a0 a1 a2                        a0 b0 c0 a1 b1 c1 a2 b2 c2
- *        b0 b1 b2                        d0 e0 .. d1 e1 .. d2 e2 ..
- *        c0 c1 c2
- *        d0 d1 d2
- *        e0 e1 e2
+ *        k = 0  1  2                     k = 0          1          2
+ *           a0 a1 a2                        a0 b0 c0   a1 b1 c1   a2 b2 c2
+ *           b0 b1 b2                        d0 e0 0    d1 e1 0    d2 e2 0
+ *           c0 c1 c2
+ *           d0 d1 d2
+ *           e0 e1 e2
  *
- * Panels of B are as wide as a tile, the last one is filled up with zeros. Panels of A have as many
- * lanes as the tile has rows, fewer where only few are left.
- *
- * Panels of pairs hold bf16, (k, k+1) of a lane in one float, k in its lower half; k counts half as many
- * steps. */
+ * Panels of B are as wide as a tile; the last one is filled up with zeros. Panels of A have as many lanes as
+ * the tile has rows, fewer where only few are left. Panels of pairs hold bf16: k and k + 1 of a lane in the
+ * lower and the upper half of one float, so that a step of a panel is two of k. */
 typedef struct tti_factor {
     const float *values;             /* of lane l and k: values[l * lane_step + k * k_step] */
     const uint16_t *half;            /* the same in bf16, instead of values                 */
@@ -3445,10 +3439,7 @@ typedef struct tti_factor {
 } tti_factor;
 
 static tti_factor tti_factor_of(const float *values, size_t lane_step, size_t k_step) {
-    tti_factor f = TT_INIT;
-    f.values = values;
-    f.lane_step = lane_step;
-    f.k_step = k_step;
+    tti_factor f = {values, NULL, lane_step, k_step};
     return f;
 }
 
@@ -3466,7 +3457,7 @@ static float tti_factor_value(const tti_factor *f, size_t lane, size_t k) {
     return f->half ? tti_from_bf16(f->half[at]) : f->values[at];
 }
 
-/* Whether k values of each lane are pairs of bf16 already, which lie together. */
+/* Whether the k values of a lane can be moved two at a time: they are bf16 and lie in pairs. */
 static int tti_factor_has_pairs(const tti_factor *f, size_t k) {
     return f->half && f->k_step == 1 && f->lane_step % 2 == 0 && k % 2 == 0;
 }
@@ -3474,8 +3465,8 @@ static int tti_factor_has_pairs(const tti_factor *f, size_t k) {
 /* Steps of k values in a panel. */
 static size_t tti_panel_steps(int pairs, size_t k) { return pairs ? (k + 1) / 2 : k; }
 
-typedef struct tti_panels {          /* data NULL: there are none                  */
-    float *data;
+typedef struct tti_panels {
+    float *data;                     /* NULL: there are none              */
     size_t lane, k;                  /* where they begin                  */
     size_t depth;                    /* steps from one panel to the next  */
     int pairs;
@@ -3522,8 +3513,8 @@ static tti_gemm tti_gemm_sized(size_t m, size_t n, size_t k, float *c, size_t c_
     return g;
 }
 
-/* A tile of C is a few rows of one panel of B. How it reads A: a panel, or rows that lie side by side;
- * rows along k; a panel of pairs. */
+/* A tile of C: a few rows times one panel of B. Its form is how it reads A: a panel, or rows that lie side by
+ * side in memory; rows along k; a panel of pairs. */
 enum { TTI_SIDE_BY_SIDE, TTI_ALONG_K, TTI_IN_PAIRS };
 
 typedef struct tti_tile {
@@ -3539,8 +3530,8 @@ typedef struct tti_tile {
     size_t every;                    /* ... each so many steps                                */
 } tti_tile;
 
-/* A sweep is one row of A against panels of B that were made before, for few rows. Panels of floats; of
- * pairs that are widened; of pairs that are multiplied as they are. */
+/* A sweep: one row of A times one or more panels of B that were made before. Panels of floats; of pairs that
+ * are widened to floats; of pairs that are multiplied as they are. */
 enum { TTI_FLOATS, TTI_WIDENED, TTI_PAIRS };
 
 typedef struct tti_sweep {
@@ -3551,8 +3542,8 @@ typedef struct tti_sweep {
     float *c;
 } tti_sweep;
 
-/* Whether A is copied into panels: where few rows meet many panels of B, where the rows of a tile would
- * share cache sets (they are a multiple of 2 KB apart), or where each k would touch a new page. */
+/* Whether A is copied into panels: where few rows meet many panels of B, where the rows of a tile would share
+ * cache sets (a multiple of 2 KB apart), or where each k would touch a page of its own. */
 static int tti_gemm_packs_a(const tti_gemm *g) {
     if (g->rounds || (g->few && g->packed_b.data && g->m > 1)) { return 1; }
     if (g->a.lane_step == 1) { return g->a.k_step > 128 && g->m * g->n > TTI_SMALL_C; }
@@ -3560,10 +3551,13 @@ static int tti_gemm_packs_a(const tti_gemm *g) {
 }
 
 /* ---- [tt:kernels.softmax] softmax of a row that arrives in blocks ----
- * sum = sum exp(z - max), dot = sum exp(z - max) (z - max). A block with a larger max shrinks both by
- * exp(old max - max). Then  log p(target) = target - max - log(sum)  and the entropy is  log(sum) - dot
- * / sum. */
-typedef struct tti_softmax { float max, target; double sum, dot; } tti_softmax;
+ * sum = sum of exp(z - max), dot = sum of exp(z - max) (z - max). A block with a larger max shrinks both by
+ * exp(old max - max). At the end
+ *     log p(target) = target - max - log(sum),      entropy = log(sum) - dot / sum. */
+typedef struct tti_softmax {
+    float max, target;
+    double sum, dot;
+} tti_softmax;
 
 static void tti_softmax_begin(tti_softmax *s) {
     s->max = -HUGE_VALF;
@@ -3598,9 +3592,9 @@ typedef struct tti_logits_args {     /* a block of logits; items: rows */
 } tti_logits_args;
 
 /* ---- [tt:kernels.queries] attention: blocks of queries ----
- * A block holds up to TTI_QUERIES rows: the tokens of one sequence times the heads of one group, which
- * share a key-value head. Row r is token + r / group, head + r % group. Item i is block i / n_kv_heads
- * of all sequences, key-value head i % n_kv_heads. */
+ * A block holds up to TTI_QUERIES rows: tokens of one sequence times the heads of one group, which share a
+ * key-value head. Its row r is token + r / group, head + r % group. An item is a block and a key-value head:
+ * number i / n_kv_heads of the blocks of all sequences, and i % n_kv_heads. */
 typedef struct tti_queries {
     size_t token, rows, group, head, kv_head;
     size_t position, key_row;        /* of the first token; the row of key 0 */
@@ -3654,8 +3648,8 @@ static tti_queries tti_queries_of(const tt_attention_args *a, size_t item, tti_w
 }
 
 /* ---- [tt:kernels.sets] kernel sets ----
- * The header includes itself once per instruction set, and gives only appendix A then, whose names end up as
- * tti_avx2_norm and so on, and whose last word is the set's table. The list names them all. */
+ * The header includes itself once per instruction set; it then gives appendix A alone, whose functions are
+ * tti_avx2_norm and so on, and whose last word is the set's table. The list names all kernels. */
 #define TTI_KERNEL_LIST(X) \
     X(pack_a) X(pack_b) X(multiply_panels) X(multiply_blocks) \
     X(attention_forward) X(attention_backward) X(logits_scan) X(logits_back) \
@@ -3739,8 +3733,8 @@ static const tti_kernels *tti_kernels_find(tt_context *ctx) {
     return NULL;
 }
 
-/* Whether this CPU multiplies pairs of bf16, and (`pays`) faster than as many floats: twice as fast on
- * AMD's (Zen 5), half as fast on Intel's (Sapphire Rapids). */
+/* Whether this CPU multiplies pairs of bf16, and (`pays`) faster than as many floats: AMD's do so twice as
+ * fast (Zen 5), Intel's half as fast (Sapphire Rapids). */
 static int tti_dot_usable(const tti_cpu *cpu, int pays) {
 #ifdef TTI_DOT_BF16
     return cpu->kernels == &tti_avx512_kernels && __builtin_cpu_supports("avx512bf16")
@@ -3760,8 +3754,8 @@ static tt_status tti_cpu_open_bf16(tt_context *ctx, tti_cpu *cpu) {
     cpu->rounds = 1;
     cpu->dot = (any || strcmp(wish, "dot-bf16") == 0) && tti_dot_usable(cpu, any);
     if (!any && !cpu->dot) {
-        return tt_fail(ctx, TT_ERR_ARG, "tt_create: matmul (or TT_MATMUL) is \"%s\", expected \"f32\", \"bf16\""
-                       ", or \"dot-bf16\" if this CPU and \"%s\" have it", wish, cpu->kernels->name);
+        return tt_fail(ctx, TT_ERR_ARG, "tt_create: matmul (or TT_MATMUL) is \"%s\", expected \"f32\", "
+                       "\"bf16\", or \"dot-bf16\" if this CPU and \"%s\" have it", wish, cpu->kernels->name);
     }
     snprintf(cpu->name, sizeof cpu->name, "%s+%s", cpu->kernels->name, cpu->dot ? "dot-bf16" : "bf16");
     ctx->kernel_name = cpu->name;
@@ -3831,18 +3825,13 @@ static void tti_run_piece(void *user, int part, int worker) {
     if (begin < end) { p->kernel(p->args, scratch, begin, end); }
 }
 
-/* Runs items 0 .. n-1, in parallel if they are worth it. cost: floating point operations of one item,
- * roughly. Up to 16 pieces a thread, so that a thread that the system takes away leaves little to wait
- * for. */
+/* Runs items 0 .. n-1, in parallel if they are worth it. cost: floating point operations of an item, roughly.
+ * Up to 16 pieces a thread: one that the system interrupts leaves little to wait for. */
 static tt_status tti_run(tt_context *ctx, tti_kernel kernel, const void *args, size_t n, size_t cost) {
     const size_t worth = (size_t)1 << 18;
     size_t threads = (size_t)ctx->n_threads, parts = tti_least(n, 16 * threads);
-    tti_pieces p;
+    tti_pieces p = {kernel, args, n, n, tti_cpu_of(ctx)};
     if (n == 0) { return TT_OK; }
-    p.kernel = kernel;
-    p.args = args;
-    p.cpu = tti_cpu_of(ctx);
-    p.n = p.each = n;
     if (threads == 1 || n <= worth / (cost ? cost : 1)) { parts = 1; }
     if (parts > 1) {
         p.each = (n + parts - 1) / parts;
@@ -3863,7 +3852,10 @@ static tt_status tti_cpu_copy(tt_context *ctx, void *to, const void *from, size_
 }
 
 #define TTI_ZERO_PIECE ((size_t)1 << 17)      /* bytes */
-typedef struct tti_zeros { char *to; size_t n; } tti_zeros;
+typedef struct tti_zeros {
+    char *to;
+    size_t n;
+} tti_zeros;
 
 static void tti_zero_piece(void *user, int part, int worker) {
     const tti_zeros *z = (const tti_zeros *)user;
@@ -3873,9 +3865,7 @@ static void tti_zero_piece(void *user, int part, int worker) {
 }
 
 static tt_status tti_cpu_zero(tt_context *ctx, void *to, size_t bytes) {
-    tti_zeros z;
-    z.to = (char *)to;
-    z.n = bytes;
+    tti_zeros z = {(char *)to, bytes};
     return tti_parallel(ctx, tti_zero_piece, &z, (int)((bytes + TTI_ZERO_PIECE - 1) / TTI_ZERO_PIECE));
 }
 
@@ -3885,11 +3875,12 @@ static tt_status tti_cpu_sync(tt_context *ctx) {
 }
 
 /* ---- [tt:kernels.gemm] matrix product: C = A B, see [tt:kernels.product] ----
- * Few rows: an item is a panel of B and all rows; each panel is used once, so the thread that multiplies
- * it packs it for itself, and A is packed for all. Many rows: an item is a block of rows and columns. B
- * is packed for all, TTI_DEPTH x TTI_BLOCK_COLUMNS at a time, unless its columns lie side by side and
- * its rows near each other; a thread packs the rows of A of its item (where factors are rounded, all are
- * packed together, as the rounding is not to be done once per item). */
+ * Few rows: an item is a panel of B and all rows. Each panel is used once, so the thread that multiplies it
+ * packs it for itself; A is packed for all.
+ *
+ * Many rows: an item is a block of rows and columns. B is packed for all, TTI_DEPTH x TTI_BLOCK_COLUMNS at a
+ * time, unless its columns lie side by side and its rows near each other. A thread packs the rows of A of its
+ * item; where factors are rounded all rows are packed together, so that each is rounded once. */
 static tti_gemm tti_gemm_of(const tti_cpu *cpu, const tt_gemm_args *args) {
     size_t lda = (size_t)args->lda, ldb = (size_t)args->ldb;
     size_t m = (size_t)args->m, n = (size_t)args->n, k = (size_t)args->k;
@@ -3988,16 +3979,15 @@ static int tti_gemm_packs_b(const tti_gemm *g) {
 static tt_status tti_cpu_gemm(tt_context *ctx, const tt_gemm_args *args) {
     const tti_kernels *kernels = tti_kernels_of(ctx);
     size_t tile = kernels->tile_columns;
+    tti_gemm g = tti_gemm_of(tti_cpu_of(ctx), args);
     int pack_a, pack_b;
     tt_status status;
-    tti_gemm g;
     if (args->m < 0 || args->n < 0 || args->k < 0) {
         return tt_fail(ctx, TT_ERR_ARG, "gemm: m, n, k are %d, %d, %d, expected >= 0",
                        args->m, args->n, args->k);
     }
     if (args->m == 0 || args->n == 0) { return TT_OK; }
     if (args->k == 0 && args->accumulate && !args->activation) { return TT_OK; }
-    g = tti_gemm_of(tti_cpu_of(ctx), args);
     g.few = g.m <= (g.b.lane_step == 1 && !g.rounds ? TTI_ITEM_ROWS / 4 : TTI_ITEM_ROWS);
     if (!g.few && g.packed_b.pairs && !g.dot) { g.packed_b.data = NULL; }   /* blocks read floats */
     pack_a = tti_gemm_packs_a(&g) && (g.few || g.rounds);
@@ -4081,19 +4071,14 @@ static void tti_store_keys(const void *args, float *scratch, size_t begin, size_
 
 static tt_status tti_cpu_store_keys(tt_context *ctx, float *cache, const float *k, const int32_t *rows,
                                     int n, int heads, int head_dim) {
-    tti_store_keys_args a;
-    a.tile = tti_kernels_of(ctx)->tile_columns;
-    a.width = (size_t)heads * (size_t)head_dim;
-    a.rows = rows;
-    a.k = k;
-    a.cache = cache;
+    size_t tile = tti_kernels_of(ctx)->tile_columns;
+    tti_store_keys_args a = {tile, (size_t)heads * (size_t)head_dim, rows, k, cache};
     return tti_run(ctx, tti_store_keys, &a, (size_t)n, 32 * a.width);
 }
 
 /* ---- [tt:kernels.logprobs] log-probs of targets under softmax(x w' / temperature) ----
- * Logits exist only as a block of TTI_VOCAB_ROWS x TTI_VOCAB_BLOCK: gemm makes it, a scan folds it into
- * each row's softmax ([tt:kernels.softmax]). Backward makes the same blocks again and turns them into dz
- * in place:
+ * Logits exist only as a block of TTI_VOCAB_ROWS x TTI_VOCAB_BLOCK: gemm makes it, a scan folds it into each
+ * row's softmax ([tt:kernels.softmax]). Backward makes the same blocks again and turns them into dz in place:
  *     dz = inv_temperature (dlogp (1[target] - p) - dH p (log p + H)),   dx += dz w,   dw += dz' x.
  * Row blocks go in order, so that dw's chains run over the rows one after the other, from what dw holds. */
 typedef struct tti_logit_block {            /* the block that is worked on */
@@ -4244,9 +4229,7 @@ static void tti_row_logprob(tt_context *ctx, const float *logits, int vocab, int
 
 /* Replaces n values by their exponentials; to be called from any thread, too. */
 static void tti_row_exp(tt_context *ctx, float *values, int n) {
-    tti_unary_args a = TT_INIT;
-    a.op = TT_EXP;
-    a.x = a.y = values;
+    tti_unary_args a = {TT_EXP, 0.0f, 0.0f, values, NULL, values, NULL};
     tti_kernels_of(ctx)->unary(&a, NULL, 0, (size_t)n);
 }
 
@@ -4274,12 +4257,7 @@ static tt_status tti_cpu_scatter_rows(tt_context *ctx, float *y, const float *x,
 /* In parallel over columns, as rows may repeat. */
 static tt_status tti_cpu_scatter_add_rows(tt_context *ctx, float *dx, const float *dy, const int32_t *rows,
                                           int n, int dim) {
-    tti_add_rows_args a;
-    a.n = (size_t)n;
-    a.dim = (size_t)dim;
-    a.rows = rows;
-    a.x = dy;
-    a.y = dx;
+    tti_add_rows_args a = {(size_t)n, (size_t)dim, rows, dy, dx};
     return tti_run(ctx, tti_kernels_of(ctx)->add_rows, &a, a.dim, a.n);
 }
 
@@ -4309,44 +4287,22 @@ static tt_status tti_cpu_columns_backward(tt_context *ctx, float *dx, const floa
 }
 
 /* ---- [tt:kernels.norms] norms: one description for RMSNorm (mean NULL) and LayerNorm ---- */
-static tt_status tti_norm_run(tt_context *ctx, tti_norm_args *a, int n, int dim) {
-    const tti_kernels *kernels = tti_kernels_of(ctx);
-    tt_status status = TT_OK;
-    a->n = (size_t)n;
-    a->dim = (size_t)dim;
-    if (a->y) { TTI_TRY(tti_run(ctx, kernels->norm, a, a->n, 8 * a->dim)); }
-    if (a->dx) { TTI_TRY(tti_run(ctx, kernels->norm_dx, a, a->n, 10 * a->dim)); }
-    if (a->dw || a->db) { TTI_TRY(tti_run(ctx, kernels->norm_dw, a, a->dim, 4 * a->n)); }
-done:
-    return status;
-}
-
 static tt_status tti_cpu_layernorm(tt_context *ctx, float *y, float *mean, float *rstd, const float *x,
                                    const float *w, const float *b, int n, int dim, float eps) {
-    tti_norm_args a = TT_INIT;
-    a.eps = eps;
-    a.x = x;
-    a.w = w;
-    a.b = b;
-    a.y = y;
-    a.mean = mean;
-    a.rstd = rstd;
-    return tti_norm_run(ctx, &a, n, dim);
+    tti_norm_args a = {(size_t)n, (size_t)dim, eps, x, w, b, NULL, y, mean, rstd, NULL, NULL, NULL};
+    return tti_run(ctx, tti_kernels_of(ctx)->norm, &a, a.n, 8 * a.dim);
 }
 
 static tt_status tti_cpu_layernorm_backward(tt_context *ctx, float *dx, float *dw, float *db,
                                             const float *dy, const float *x, const float *w,
                                             const float *mean, const float *rstd, int n, int dim) {
-    tti_norm_args a = TT_INIT;
-    a.x = x;
-    a.w = w;
-    a.dy = dy;
-    a.mean = (float *)(uintptr_t)mean;
-    a.rstd = (float *)(uintptr_t)rstd;
-    a.dx = dx;
-    a.dw = dw;
-    a.db = db;
-    return tti_norm_run(ctx, &a, n, dim);
+    float *means = (float *)(uintptr_t)mean, *rstds = (float *)(uintptr_t)rstd;      /* are only read */
+    tti_norm_args a = {(size_t)n, (size_t)dim, 0.0f, x, w, NULL, dy, NULL, means, rstds, dx, dw, db};
+    tt_status status = TT_OK;
+    if (dx) { TTI_TRY(tti_run(ctx, tti_kernels_of(ctx)->norm_dx, &a, a.n, 10 * a.dim)); }
+    if (dw || db) { TTI_TRY(tti_run(ctx, tti_kernels_of(ctx)->norm_dw, &a, a.dim, 4 * a.n)); }
+done:
+    return status;
 }
 
 static tt_status tti_cpu_rmsnorm(tt_context *ctx, float *y, float *rstd, const float *x, const float *w,
@@ -4362,62 +4318,32 @@ static tt_status tti_cpu_rmsnorm_backward(tt_context *ctx, float *dx, float *dw,
 static tt_status tti_cpu_rope(tt_context *ctx, float *y, const float *x, const float *cos_table,
                               const float *sin_table, const int32_t *positions,
                               int n, int heads, int head_dim, int inverse) {
-    tti_rope_args a;
-    a.heads = (size_t)heads;
-    a.head_dim = (size_t)head_dim;
-    a.positions = positions;
-    a.x = x;
-    a.cosines = cos_table;
-    a.sines = sin_table;
-    a.y = y;
-    a.inverse = inverse;
+    tti_rope_args a = {(size_t)heads, (size_t)head_dim, positions, x, cos_table, sin_table, y, inverse};
     return tti_run(ctx, tti_kernels_of(ctx)->rope, &a, (size_t)n, 4 * a.heads * a.head_dim);
 }
 
 /* ---- [tt:kernels.elementwise] elementwise ---- */
 static tt_status tti_cpu_unary(tt_context *ctx, tt_unary op, float *y, const float *x, size_t n,
                                float p0, float p1) {
-    tti_unary_args a = TT_INIT;
-    a.op = (int)op;
-    a.p0 = p0;
-    a.p1 = p1;
-    a.x = x;
-    a.y = y;
+    tti_unary_args a = {(int)op, p0, p1, x, NULL, y, NULL};
     return tti_run(ctx, tti_kernels_of(ctx)->unary, &a, n, 8);
 }
 
 static tt_status tti_cpu_unary_backward(tt_context *ctx, tt_unary op, float *dx, const float *dy,
                                         const float *x, const float *y, size_t n, float p0, float p1) {
-    tti_unary_args a = TT_INIT;
-    a.op = (int)op;
-    a.p0 = p0;
-    a.p1 = p1;
-    a.x = x;
-    a.y = (float *)(uintptr_t)y;
-    a.dy = dy;
-    a.dx = dx;
+    tti_unary_args a = {(int)op, p0, p1, x, dy, (float *)(uintptr_t)y, dx};
     return tti_run(ctx, tti_kernels_of(ctx)->unary_back, &a, n, 8);
 }
 
 static tt_status tti_cpu_binary(tt_context *ctx, tt_binary op, float *y, const float *a, const float *b,
                                 size_t n) {
-    tti_binary_args args = TT_INIT;
-    args.op = (int)op;
-    args.a = a;
-    args.b = b;
-    args.y = y;
+    tti_binary_args args = {(int)op, a, b, NULL, y, NULL, NULL};
     return tti_run(ctx, tti_kernels_of(ctx)->binary, &args, n, 8);
 }
 
 static tt_status tti_cpu_binary_backward(tt_context *ctx, tt_binary op, float *da, float *db, const float *dy,
                                          const float *a, const float *b, size_t n) {
-    tti_binary_args args = TT_INIT;
-    args.op = (int)op;
-    args.a = a;
-    args.b = b;
-    args.dy = dy;
-    args.da = da;
-    args.db = db;
+    tti_binary_args args = {(int)op, a, b, dy, NULL, da, db};
     return tti_run(ctx, tti_kernels_of(ctx)->binary_back, &args, n, 8);
 }
 
@@ -4441,10 +4367,7 @@ static tt_status tti_cpu_where_backward(tt_context *ctx, float *da, float *db, c
 }
 
 static tt_status tti_cpu_axpy(tt_context *ctx, float *y, const float *x, float alpha, size_t n) {
-    tti_axpy_args a;
-    a.alpha = alpha;
-    a.x = x;
-    a.y = y;
+    tti_axpy_args a = {alpha, x, y};
     return tti_run(ctx, tti_kernels_of(ctx)->axpy, &a, n, 2);
 }
 
@@ -4507,12 +4430,10 @@ static tt_status tti_cpu_reduce(tt_context *ctx, float *y, const float *x, const
 static tt_status tti_cpu_sum_squares(tt_context *ctx, const float *x, size_t n, double *out) {
     size_t items = (n + TTI_SQUARES - 1) / TTI_SQUARES, i;
     tti_cpu *cpu = tti_cpu_of(ctx);
-    tti_squares_args a;
+    tti_squares_args a = {n, x, NULL};
     tt_status status;
     *out = 0;
     TTI_TRY(tti_scratch(ctx, &cpu->shared, &cpu->shared_size, 2 * items + 16));
-    a.n = n;
-    a.x = x;
     a.sums = (double *)(void *)tti_aligned(cpu->shared);
     TTI_TRY(tti_run(ctx, cpu->kernels->squares, &a, items, 2 * TTI_SQUARES));
     for (i = 0; i < items; i++) { *out += a.sums[i]; }
@@ -18658,13 +18579,13 @@ TT_API tt_status tt_evaluation_json(const tt_evaluation *e, tt_text *out) {
 #endif /* TTI_SIMD_PASS */
 
 /* ==== A. kernel bodies =====================================================================
- * Chapter 2 includes the header once per instruction set with TTI_SIMD_PASS set; only this appendix is
- * then compiled. First the dialect: a vector TTI_V of TTI_W floats on which + - * / work lane by lane,
- * and a few named operations. Then every kernel, once, in that dialect. TTI_K(name) is the name in the
- * set: tti_avx2_name.
+ * Chapter 2 includes the header once per instruction set with TTI_SIMD_PASS set; only this appendix is then
+ * compiled. First the dialect: a vector TTI_V of TTI_W floats on which + - * / work lane by lane, and a few
+ * named operations. Then every kernel, once, in that dialect. TTI_K(name) is the name in the set, as in
+ * tti_avx2_name.
  *
- * Of n values the last vector may hold fewer than TTI_W: TTI_K(load)(p, left) and TTI_K(store)(p, v,
- * left) take what is left, and touch no memory beyond. */
+ * Of n values the last vector may hold fewer than TTI_W: TTI_K(load)(p, left) and TTI_K(store)(p, v, left)
+ * take what is left, and touch no memory beyond. */
 #ifdef TTI_SIMD_PASS
 #if defined(__clang__)
 #pragma STDC FP_CONTRACT OFF      /* a * b + c is one rounding only where TTI_FMA says so */
@@ -18680,13 +18601,17 @@ TT_API tt_status tt_evaluation_json(const tt_evaluation *e, tt_text *out) {
 #endif
 
 /* ---- [tt:bodies.dialect] the dialect ----
- * SET: all lanes one value. LOAD_PART, STORE_PART: the first n < TTI_W lanes, the others read as fill.
- * FMA(a, b, c): a b + c in one rounding (two in the portable set). MAX(a, b) and MIN give b if one is
- * NaN. LT gives 1 or 0; IF(c, a, b) takes a where c is not 0. POW2(t) is 2^i for t = 1.5 * 2^23 + i, the
- * sum that rounds to an integer: i stands in its lowest bits. bf16: WIDE(p) loads TTI_W values; of a
- * vector of pairs LOW and HIGH are the first and the second of each; TO_BF16 rounds to the nearest, ties
- * to even, and leaves floats whose lower halves are zero. A tile of C has TTI_ROWS rows of TTI_VECTORS
- * vectors: as many as the registers hold beside a row of B. */
+ *     SET                 all lanes one value
+ *     FMA(a, b, c)        a b + c, rounded once (in the portable set twice)
+ *     MAX(a, b), MIN      b if one is a NaN
+ *     LT, IF(c, a, b)     1 or 0; a where c is not 0
+ *     LOAD_PART(p, n, f)  the first n < TTI_W lanes, f in the others
+ *     STORE_PART          the first n < TTI_W lanes
+ *     I_..                32-bit integers, as which TO_I and FROM_I take the bits of a vector
+ *     POW2(t)             2^i for t = 1.5 * 2^23 + i, the sum that rounds to an integer: i in its lowest bits
+ *     WIDE(p)             TTI_W values of bf16
+ *     LOW, HIGH, PAIR     of a vector of pairs of bf16 the first and the second of each, and back
+ * A tile of C has TTI_ROWS rows of TTI_VECTORS vectors: as many as the registers hold beside a row of B. */
 #if TTI_SIMD_PASS == TTI_PASS_AVX512
 #define TTI_K(name) tti_avx512_##name
 #define TTI_NAME "avx512"
@@ -18742,6 +18667,9 @@ TT_API tt_status tt_evaluation_json(const tt_evaluation *e, tt_text *out) {
 #define TTI_LOAD_PART(p, n, fill) \
     _mm256_blendv_ps(_mm256_set1_ps(fill), _mm256_maskload_ps(p, TTI_FIRST(n)), \
                      _mm256_castsi256_ps(TTI_FIRST(n)))
+/* Masked stores are slow on some CPUs; 4 floats are stored often. */
+#define TTI_STORE_PART(p, v, n) \
+    ((n) == 4 ? _mm_storeu_ps(p, _mm256_castps256_ps128(v)) : _mm256_maskstore_ps(p, TTI_FIRST(n), v))
 #define TTI_FMA(a, b, c) _mm256_fmadd_ps(a, b, c)
 #define TTI_MAX(a, b) _mm256_max_ps(a, b)
 #define TTI_MIN(a, b) _mm256_min_ps(a, b)
@@ -19119,13 +19047,12 @@ static void TTI_K(adamw)(const void *args, float *scratch, size_t begin, size_t 
         TTI_K(store)(a->p + i, p - lr * (step + TTI_SET(a->weight_decay) * p), end - i);
     }
 }
-#undef TTI_NEXT
 
 /* ---- [tt:bodies.norms] norms ----
  * y = x r w,  r = 1 / sqrt(mean(x^2) + eps).                Source: RMSNorm, arXiv 1910.07467, eq. 4.
  * y = (x - mean) r w + b,  r = 1 / sqrt(var + eps).         Source: LayerNorm, arXiv 1607.06450, eq. 3.
  * With n = (x - mean) r and g = dy w:  dx += r (g - mean(g) - n mean(g n)), mean(g) only for LayerNorm;
- * dw += dy n, db += dy, each column summed over the rows in order. */
+ * dw += dy n and db += dy, each column summed over the rows in order. */
 static void TTI_K(norm)(const void *args, float *scratch, size_t begin, size_t end) {
     const tti_norm_args *a = (const tti_norm_args *)args;
     size_t row, i, dim = a->dim;
@@ -19286,26 +19213,34 @@ TTI_INLINE void TTI_K(store_pair)(float *to, size_t width, TTI_V v, size_t lanes
 
 /* Lanes side by side. k is outermost: a row of memory is read once, from end to end, and fetched before.
  * In panels narrower than a vector, but not than half of one, whole vectors are stored, since the next k
- * covers what hangs over; the last k is cut, as it would spoil the next panel. */
-static void TTI_K(pack_rows)(float *to, const tti_packing *p) {
-    const size_t rows_ahead = 16, line = 64 / sizeof(float), width = p->width;
-    size_t k_step = p->from.k_step, i, lane, v;
-    for (i = 0; i < p->k; i++) {
-        const float *row = p->from.half ? NULL : p->from.values + i * k_step;
-        const uint16_t *half = p->from.half ? p->from.half + i * k_step : NULL;
-        int covered = i + 1 < p->k && 2 * width >= TTI_W;
-        for (lane = 0; row && i + rows_ahead < p->k && lane < p->lanes; lane += line) {
+ * covers what hangs over; the last k is cut, as it would spoil the next panel. halves is a constant. */
+TTI_INLINE void TTI_K(pack_rows_of)(float *to, const tti_packing *p, int halves) {
+    const size_t rows_ahead = 16, line = 64 / sizeof(float), width = p->width, lanes = p->lanes, k = p->k;
+    size_t k_step = p->from.k_step, i, lane, v, left, room;
+    const float *row = p->from.values;
+    const uint16_t *half = p->from.half;
+    for (i = 0; i < k; i++) {
+        int covered = i + 1 < k && 2 * width >= TTI_W;
+        for (lane = 0; !halves && i + rows_ahead < k && lane < lanes; lane += line) {
             TTI_PREFETCH_L2(row + rows_ahead * k_step + lane);
         }
-        for (lane = 0; lane < p->lanes; lane += width) {
-            float *panel = to + lane * p->k + i * width;
+        for (lane = 0; lane < lanes; lane += width) {
+            float *panel = to + lane * k + i * width;
             for (v = 0; v < width; v += TTI_W) {
-                size_t at = lane + v, left = p->lanes > at ? p->lanes - at : 0;
-                TTI_V x = half ? TTI_K(load_half)(half + at, left) : TTI_K(load)(row + at, left);
-                TTI_K(store)(panel + v, x, covered ? TTI_W : width - v);
+                left = lanes > lane + v ? lanes - lane - v : 0;
+                room = covered ? TTI_W : width - v;
+                if (halves) { TTI_K(store)(panel + v, TTI_K(load_half)(half + lane + v, left), room); }
+                else { TTI_K(store)(panel + v, TTI_K(load)(row + lane + v, left), room); }
             }
         }
+        if (halves) { half += k_step; }
+        else { row += k_step; }
     }
+}
+
+static void TTI_K(pack_rows)(float *to, const tti_packing *p) {
+    if (p->from.half) { TTI_K(pack_rows_of)(to, p, 1); }
+    else { TTI_K(pack_rows_of)(to, p, 0); }
 }
 
 #if TTI_W > 1
@@ -19361,12 +19296,12 @@ TTI_INLINE void TTI_K(turn)(float32x4_t v[4]) {
 }
 #endif
 
-/* `count` lanes (a multiple of 4, at most TTI_W) of one panel, 4 floats of k at a time. Of bf16 a pair
- * is moved as if it were a float, and becomes two of `to`. Returns the k that are done: there may be
- * some left. */
-TTI_INLINE size_t TTI_K(pack_turned)(float *to, const tti_packing *p, size_t lane, size_t count, int halves) {
+/* `count` lanes (a multiple of 4, at most TTI_W) of one panel, 4 floats of k at a time. Pairs of bf16 are
+ * moved as if they were floats, and become two of `to`. Returns the k that are done: a few may be left. */
+static size_t TTI_K(pack_turned)(float *to, const tti_packing *p, size_t lane, size_t count) {
     const size_t line = 64 / sizeof(float), ahead = 4 * line, width = p->width;
     const tti_factor f = tti_factor_at(&p->from, lane, 0);
+    int halves = f.half != NULL;
     const float *from = halves ? (const float *)(const void *)f.half : f.values;
     size_t step = halves ? f.lane_step / 2 : f.lane_step, k = halves ? p->k / 8 * 4 : p->k / 4 * 4, i, l;
     TTI_V v[4];
@@ -19377,51 +19312,52 @@ TTI_INLINE size_t TTI_K(pack_turned)(float *to, const tti_packing *p, size_t lan
         TTI_UNROLL
         for (l = 0; l < 4; l++) { v[l] = TTI_K(quad)(from + l * step, step, count - 4); }
         TTI_K(turn)(v);
-        TTI_UNROLL
-        for (l = 0; l < 4; l++) {
-            if (halves) { TTI_K(store_pair)(to + 2 * l * width, width, v[l], count); }
-            else { TTI_K(store)(to + l * width, v[l], count); }
+        if (halves) {
+            TTI_UNROLL
+            for (l = 0; l < 4; l++) { TTI_K(store_pair)(to + 2 * l * width, width, v[l], count); }
+        } else {
+            TTI_UNROLL
+            for (l = 0; l < 4; l++) { TTI_K(store)(to + l * width, v[l], count); }
         }
     }
     return halves ? 2 * k : k;
 }
 #endif
 
-/* One panel of lanes that do not lie side by side. */
-static void TTI_K(pack_lanes)(float *to, const tti_packing *p) {
+/* The panel that begins with lane `first`, where lanes do not lie side by side. */
+static void TTI_K(pack_lanes)(float *to, const tti_packing *p, size_t first) {
     const tti_factor *f = &p->from;
-    size_t lane = 0, i, l;
+    size_t lane = first, end = tti_least(first + p->width, p->lanes), i, l;
 #if TTI_W > 1
-    while (f->k_step == 1 && !(f->half && f->lane_step % 2) && p->lanes - lane >= 4) {
-        size_t count = tti_least((p->lanes - lane) / 4 * 4, TTI_W);
-        if (f->half) { i = TTI_K(pack_turned)(to + lane, p, lane, count, 1); }
-        else { i = TTI_K(pack_turned)(to + lane, p, lane, count, 0); }
-        for (; i < p->k; i++) {
-            for (l = lane; l < lane + count; l++) { to[i * p->width + l] = tti_factor_value(f, l, i); }
+    while (f->k_step == 1 && !(f->half && f->lane_step % 2) && end - lane >= 4) {
+        size_t count = tti_least((end - lane) / 4 * 4, TTI_W);
+        for (i = TTI_K(pack_turned)(to + (lane - first), p, lane, count); i < p->k; i++) {
+            float *row = to + i * p->width + (lane - first);
+            for (l = 0; l < count; l++) { row[l] = tti_factor_value(f, lane + l, i); }
         }
         lane += count;
     }
 #endif
-    for (l = lane; l < p->width; l++) {
-        for (i = 0; i < p->k; i++) { to[i * p->width + l] = l < p->lanes ? tti_factor_value(f, l, i) : 0.0f; }
+    for (l = lane; l < first + p->width; l++) {
+        for (i = 0; i < p->k; i++) {
+            to[i * p->width + l - first] = l < end ? tti_factor_value(f, l, i) : 0.0f;
+        }
     }
 }
 
 /* Panels of floats, side by side. */
 static void TTI_K(pack_floats)(float *to, const tti_packing *p) {
-    size_t padded = (p->lanes + p->width - 1) / p->width * p->width * p->k, lane, i;
+    size_t padded, lane, i;
     if (p->from.lane_step == 1) {
         TTI_K(pack_rows)(to, p);
     } else {
-        for (lane = 0; lane < p->lanes; lane += p->width) {
-            tti_packing panel = *p;
-            panel.from = tti_factor_at(&p->from, lane, 0);
-            panel.lanes = tti_least(p->lanes - lane, p->width);
-            TTI_K(pack_lanes)(to + lane * p->k, &panel);
-        }
+        for (lane = 0; lane < p->lanes; lane += p->width) { TTI_K(pack_lanes)(to + lane * p->k, p, lane); }
     }
-    for (i = 0; p->rounds && i < padded; i += TTI_W) {
-        TTI_K(store)(to + i, TTI_K(to_bf16)(TTI_K(load)(to + i, padded - i)), padded - i);
+    if (p->rounds) {
+        padded = (p->lanes + p->width - 1) / p->width * p->width * p->k;
+        TTI_EACH(i, 0, padded) {
+            TTI_K(store)(to + i, TTI_K(to_bf16)(TTI_K(load)(to + i, padded - i)), padded - i);
+        }
     }
 }
 
@@ -19518,19 +19454,25 @@ static void TTI_K(pack_b)(const void *args, float *scratch, size_t begin, size_t
 }
 
 /* ---- [tt:bodies.tile] a tile of C ----
- * Its elements stay in registers while k runs; with a panel of A and one of B a step of k is, for a tile
- * of 2 rows of 2 vectors,
+ * Its elements stay in registers while k runs. With a panel of A and one of B a step of k is, for a tile of 2
+ * rows of 2 vectors,
  *
- *     b0 = LOAD(b), b1 = LOAD(b + TTI_W);
- *     x = SET(a[0]);  sum00 = FMA(x, b0, sum00);  sum01 = FMA(x, b1, sum01);
- *     x = SET(a[1]);  sum10 = FMA(x, b0, sum10);  sum11 = FMA(x, b1, sum11);
- *     a += 2, b += 2 * TTI_W;
+ *     b0 = LOAD(b);
+ *     b1 = LOAD(b + TTI_W);
+ *     x = SET(a[0]);
+ *     sum00 = FMA(x, b0, sum00);
+ *     sum01 = FMA(x, b1, sum01);
+ *     x = SET(a[1]);
+ *     sum10 = FMA(x, b0, sum10);
+ *     sum11 = FMA(x, b1, sum11);
+ *     a += 2;
+ *     b += 2 * TTI_W;
  *
- * which the loops below become, as their lengths are constants. Whatever the shape, an element of C goes
- * through c = fma(a, b, c) for k = 0, 1, 2, ...; only who loads and stores c differs. */
-/* c + x b, where x, b are floats, or pairs of bf16: both products of a pair are added to c. That is one
- * instruction of AVX512-BF16, as assembly since its intrinsic would want the whole set compiled for CPUs
- * that have it. */
+ * which is what the loops below become, as their lengths are constants. Whatever the shape, an element of C
+ * goes through c = fma(a, b, c) for k = 0, 1, 2, ...; only who loads and stores c differs. */
+/* c + x b of floats; of pairs of bf16 both products of each are added to c. That is one instruction of
+ * AVX512-BF16: written as assembly, since its intrinsic wants all functions around it compiled for CPUs that
+ * have it. */
 TTI_INLINE TTI_V TTI_K(multiply_add)(TTI_V x, TTI_V b, TTI_V c, int pairs) {
 #if TTI_SIMD_PASS == TTI_PASS_AVX512 && defined(TTI_DOT_BF16)
     if (pairs) {
@@ -19559,19 +19501,18 @@ TTI_INLINE void TTI_K(tile_step)(TTI_V sum[][TTI_VECTORS], const float *a, size_
     }
 }
 
-/* rows and form are constants: each pair of them is code of its own. Where a panel comes from memory
- * (next), a tile of all rows fetches from four places at once, as memory serves several streams faster
- * than one. */
+/* rows and form are constants: each pair of them becomes code of its own. Where a panel comes from memory
+ * (next), a single tile fetches from four places at once: memory serves several streams faster than one. */
 TTI_INLINE void TTI_K(tile_of)(const tti_tile *t, size_t rows, int form) {
     const size_t a_row = form == TTI_ALONG_K ? t->a_step : 1, a_k = form == TTI_ALONG_K ? 1 : t->a_step;
-    const size_t c_step = t->c_step, b_step = t->b_step, begin_step = t->begin_step;
+    const size_t b_step = t->b_step, begin_step = t->begin_step;
     const size_t streams = t->every == 1 ? 4 : 1, every = t->every * streams;
     const size_t apart = t->k / streams * TTI_COLUMNS * sizeof(float);
     const size_t last = (TTI_COLUMNS - 1) * sizeof(float);
     const float *a = t->a, *b = t->b, *begin = t->begin;
     uintptr_t next = form == TTI_ALONG_K ? 0 : t->next;
-    float *c = t->c;
-    size_t k = t->k, r, v, s;
+    size_t k = t->k, c_step, r, v, s;
+    float *c;
     TTI_V sum[12][TTI_VECTORS];
     TTI_UNROLL
     for (r = 0; r < rows; r++) {
@@ -19588,6 +19529,8 @@ TTI_INLINE void TTI_K(tile_of)(const tti_tile *t, size_t rows, int form) {
         for (s = every; s > 0; s--, a += a_k, b += b_step) { TTI_K(tile_step)(sum, a, a_row, b, rows, form); }
     }
     for (; k > 0; k--, a += a_k, b += b_step) { TTI_K(tile_step)(sum, a, a_row, b, rows, form); }
+    c = t->c;
+    c_step = t->c_step;
     TTI_UNROLL
     for (r = 0; r < rows; r++) {
         TTI_UNROLL
@@ -19616,8 +19559,8 @@ static void TTI_K(tile)(const tti_tile *t) {
 
 /* ---- [tt:bodies.sweep] one row of A against several panels of B ----
  * Nothing but the panels' way from memory counts: TTI_STREAMS of them are read at once, as memory serves
- * several streams faster than one. Panels of floats; of pairs that are widened (k, then k + 1, so that
- * the bits are those of floats); or of pairs that are multiplied as they are. */
+ * several streams faster than one. Widened pairs are added for k, then for k + 1: the bits are those of
+ * floats. */
 #define TTI_STREAMS 4
 #define TTI_SWEEP_AHEAD 1024     /* bytes from what is read to what is fetched */
 
@@ -19638,32 +19581,32 @@ TTI_INLINE void TTI_K(sweep_step)(TTI_V sum[][TTI_VECTORS], TTI_V x, TTI_V y, co
 
 /* panels and kind are constants. Columns of begin and c lie side by side. */
 TTI_INLINE void TTI_K(sweep_of)(const tti_sweep *s, size_t panels, int kind) {
-    const size_t each = kind == TTI_WIDENED ? 2 : 1, a_step = s->a_step, apart = s->apart;
-    const float *a = s->a, *b = s->b, *begin = s->begin;
-    float *c = s->c;
-    size_t k = s->k, p, v;
+    const size_t each = kind == TTI_WIDENED ? 2 : 1, a_step = s->a_step;
+    const float *a = s->a, *begin = s->begin, *b[TTI_STREAMS];
+    size_t k, p, v;
     TTI_V sum[TTI_STREAMS][TTI_VECTORS];
     TTI_UNROLL
     for (p = 0; p < panels; p++) {
+        b[p] = s->b + p * s->apart;
         TTI_UNROLL
         for (v = 0; v < TTI_VECTORS; v++) {
             sum[p][v] = begin ? TTI_LOAD(begin + p * TTI_COLUMNS + v * TTI_W) : TTI_SET(0.0f);
         }
     }
-    for (; k > 0; k -= each, a += each * a_step, b += TTI_COLUMNS) {
+    for (k = s->k; k > 0; k -= each, a += each * a_step) {
         TTI_V x = TTI_SET(a[0]), y = kind == TTI_WIDENED ? TTI_SET(a[a_step]) : x;
         TTI_UNROLL
         for (p = 0; p < panels; p++) {
-            TTI_PREFETCH_L2((uintptr_t)(b + p * apart) + TTI_SWEEP_AHEAD);
-            TTI_PREFETCH_L2((uintptr_t)(b + p * apart + TTI_COLUMNS - 1) + TTI_SWEEP_AHEAD);
+            TTI_PREFETCH_L2((uintptr_t)b[p] + TTI_SWEEP_AHEAD);
+            TTI_PREFETCH_L2((uintptr_t)(b[p] + TTI_COLUMNS - 1) + TTI_SWEEP_AHEAD);
+            TTI_K(sweep_step)(sum + p, x, y, b[p], kind);
+            b[p] += TTI_COLUMNS;
         }
-        TTI_UNROLL
-        for (p = 0; p < panels; p++) { TTI_K(sweep_step)(sum + p, x, y, b + p * apart, kind); }
     }
     TTI_UNROLL
     for (p = 0; p < panels; p++) {
         TTI_UNROLL
-        for (v = 0; v < TTI_VECTORS; v++) { TTI_STORE(c + p * TTI_COLUMNS + v * TTI_W, sum[p][v]); }
+        for (v = 0; v < TTI_VECTORS; v++) { TTI_STORE(s->c + p * TTI_COLUMNS + v * TTI_W, sum[p][v]); }
     }
 }
 
@@ -19691,34 +19634,41 @@ TTI_INLINE const float *TTI_K(begin_of)(const tti_gemm *g, size_t i, size_t j, s
     return g->bias ? g->bias + j : NULL;
 }
 
-/* `columns` floats of a row, filled up with zeros, or as many as there are room for. */
-TTI_INLINE void TTI_K(copy_row)(float *to, const float *from, size_t columns, size_t room) {
+/* `columns` floats as a row of a tile, filled up with zeros; and back. */
+TTI_INLINE void TTI_K(row_in)(float *row, const float *from, size_t columns) {
     size_t v;
-    for (v = 0; v < room; v += TTI_W) {
-        TTI_K(store)(to + v, TTI_K(load)(from + v, columns > v ? columns - v : 0), room - v);
+    for (v = 0; v < TTI_COLUMNS; v += TTI_W) {
+        TTI_STORE(row + v, columns > v ? TTI_K(load)(from + v, columns - v) : TTI_SET(0.0f));
     }
 }
 
-/* The tile at row i and column j of C. One that sticks out of C is computed beside and its columns are
- * copied. */
-static void TTI_K(tile_at)(const tti_gemm *g, tti_tile *t, size_t i, size_t j, size_t k0) {
-    float beside[TTI_ROWS * TTI_COLUMNS];
-    float *c = g->c + i * g->c_step + j;
-    size_t columns = tti_least(g->n - j, TTI_COLUMNS), r;
-    int inside = columns == TTI_COLUMNS;
-    const float *begin = TTI_K(begin_of)(g, i, j, k0);
-    size_t begin_step = begin == c ? g->c_step : 0;
-    for (r = 0; !inside && begin && r < t->rows; r++) {
-        TTI_K(copy_row)(beside + r * TTI_COLUMNS, begin + r * begin_step, columns, TTI_COLUMNS);
+TTI_INLINE void TTI_K(row_out)(float *to, const float *row, size_t columns) {
+    size_t v;
+    for (v = 0; v < columns; v += TTI_W) { TTI_K(store)(to + v, TTI_LOAD(row + v), columns - v); }
+}
+
+/* A tile that sticks out of C, with some columns inside, is computed beside it. */
+static void TTI_K(tile_beside)(tti_tile *t, size_t columns) {
+    float beside[TTI_ROWS * TTI_COLUMNS], *c = t->c;
+    size_t c_step = t->c_step, r;
+    for (r = 0; t->begin && r < t->rows; r++) {
+        TTI_K(row_in)(beside + r * TTI_COLUMNS, t->begin + r * t->begin_step, columns);
     }
-    t->begin = inside || !begin ? begin : beside;
-    t->begin_step = inside ? begin_step : TTI_COLUMNS;
-    t->c = inside ? c : beside;
-    t->c_step = inside ? g->c_step : TTI_COLUMNS;
+    if (t->begin) { t->begin = beside; }
+    t->c = beside;
+    t->begin_step = t->c_step = TTI_COLUMNS;
     TTI_K(tile)(t);
-    for (r = 0; !inside && r < t->rows; r++) {
-        TTI_K(copy_row)(c + r * g->c_step, beside + r * TTI_COLUMNS, columns, columns);
-    }
+    for (r = 0; r < t->rows; r++) { TTI_K(row_out)(c + r * c_step, beside + r * TTI_COLUMNS, columns); }
+}
+
+/* The tile at row i and column j of C, in the piece of k that begins at k0. */
+TTI_INLINE void TTI_K(tile_at)(const tti_gemm *g, tti_tile *t, size_t i, size_t j, size_t k0) {
+    t->c = g->c + i * g->c_step + j;
+    t->c_step = g->c_step;
+    t->begin = TTI_K(begin_of)(g, i, j, k0);
+    t->begin_step = t->begin == t->c ? g->c_step : 0;
+    if (g->n - j >= TTI_COLUMNS) { TTI_K(tile)(t); }
+    else { TTI_K(tile_beside)(t, g->n - j); }
 }
 
 /* A block of C over at most TTI_DEPTH of k. Panels of A and B that nobody made before are made here,
@@ -19726,9 +19676,8 @@ static void TTI_K(tile_at)(const tti_gemm *g, tti_tile *t, size_t i, size_t j, s
 static void TTI_K(multiply_piece)(const tti_gemm *g, const tti_block *x, float *scratch) {
     float *panel = tti_aligned(scratch);
     tti_panels a = g->packed_a;
-    tti_block columns = *x;
     size_t i, j, r, k = x->k1 - x->k0;
-    tti_tile t = TT_INIT;
+    tti_tile t;
     if (!a.data && tti_gemm_packs_a(g)) {
         a.data = panel + TTI_COLUMNS * TTI_DEPTH;
         a.lane = x->m0;
@@ -19738,6 +19687,8 @@ static void TTI_K(multiply_piece)(const tti_gemm *g, const tti_block *x, float *
     }
     t.form = g->dot ? TTI_IN_PAIRS : a.data || g->a.lane_step == 1 ? TTI_SIDE_BY_SIDE : TTI_ALONG_K;
     t.k = tti_panel_steps(g->dot, k);
+    t.next = 0;
+    t.every = 1;
     for (j = x->n0; j < x->n1; j += TTI_COLUMNS) {
         int whole = x->n1 - j >= TTI_COLUMNS;
         t.b_step = TTI_COLUMNS;
@@ -19747,6 +19698,7 @@ static void TTI_K(multiply_piece)(const tti_gemm *g, const tti_block *x, float *
             t.b = g->b.values + j + x->k0 * g->b.k_step;
             t.b_step = g->b.k_step;
         } else {
+            tti_block columns = *x;
             columns.n0 = j;
             columns.n1 = tti_least(j + TTI_COLUMNS, x->n1);
             TTI_K(pack_columns_of_b)(g, panel, &columns, g->dot, panel);
@@ -19768,15 +19720,13 @@ static void TTI_K(multiply_piece)(const tti_gemm *g, const tti_block *x, float *
 
 /* y of a block's rows and columns, just after the last k, while C is in the cache. */
 static void TTI_K(activate)(const tti_gemm *g, const tti_block *x) {
-    const TTI_V none = TTI_SET(0.0f);
-    size_t i, j;
+    tti_unary_args a = TT_INIT;
+    size_t i;
+    a.op = g->activation;
     for (i = x->m0; g->activation && i < x->m1; i++) {
-        const float *c = g->c + i * g->c_step;
-        float *y = g->y + i * g->c_step;
-        TTI_EACH(j, x->n0, x->n1) {
-            TTI_V value = TTI_K(value)(g->activation, TTI_K(load)(c + j, x->n1 - j), none, none);
-            TTI_K(store)(y + j, value, x->n1 - j);
-        }
+        a.x = g->c + i * g->c_step;
+        a.y = g->y + i * g->c_step;
+        TTI_K(unary)(&a, NULL, x->n0, x->n1);
     }
 }
 
@@ -19811,12 +19761,12 @@ static void TTI_K(sweep_rows)(const tti_gemm *g, size_t n0, size_t panels) {
             s.begin = TTI_K(begin_of)(g, i, n0, k0);
             s.c = c;
             if (columns < TTI_COLUMNS) {
-                if (s.begin) { TTI_K(copy_row)(beside, s.begin, columns, TTI_COLUMNS); }
+                if (s.begin) { TTI_K(row_in)(beside, s.begin, columns); }
                 s.begin = s.begin ? beside : NULL;
                 s.c = beside;
             }
             TTI_K(sweep)(g, &s);
-            if (columns < TTI_COLUMNS) { TTI_K(copy_row)(c, beside, columns, columns); }
+            if (columns < TTI_COLUMNS) { TTI_K(row_out)(c, beside, columns); }
         }
         k0 += k;
     } while (k0 < g->k);
@@ -19893,10 +19843,10 @@ static void TTI_K(multiply_blocks)(const void *args, float *scratch, size_t begi
 }
 
 /* ---- [tt:bodies.attention] attention, forward ----
- * An item is a block of queries of one key-value head ([tt:kernels.queries]). Keys come in blocks of
- * TTI_KEYS that begin at key 0, so a row meets the same blocks whether it is decoded alone or among a
- * whole prompt, and takes part only up to its own position.  s = scale q k',  p = exp(s - max),  out = p
- * v / sum. Source: FlashAttention-2, arXiv 2307.08691, algorithm 1. */
+ * s = scale q k',  p = exp(s - max),  out = p v / sum of p.    Source: arXiv 2307.08691, algorithm 1.
+ * An item is a block of queries and a key-value head ([tt:kernels.queries]). Keys come in blocks of TTI_KEYS
+ * that begin at key 0, so a row meets the same blocks whether it is decoded alone or among a whole prompt,
+ * and takes part only up to its own position: decoding has the bits of training. */
 TTI_INLINE void TTI_K(scale)(float *x, float factor, size_t n) {
     size_t i;
     TTI_EACH(i, 0, n) { TTI_K(store)(x + i, TTI_K(load)(x + i, n - i) * TTI_SET(factor), n - i); }
@@ -19962,30 +19912,29 @@ static void TTI_K(scores)(const tt_attention_args *a, const tti_queries *u, size
 }
 
 /* out[rows, dim] += p v, where row i sees the keys of p and v up to its limit: rows in groups up to
- * their common limit, then each row to its own. */
+ * their common limit, then each row to its own. One description, multiplied by blocks. */
 static void TTI_K(attend)(const tt_attention_args *a, const tti_queries *u, size_t key0, size_t keys,
                           const float *p, float *out, float *scratch) {
     size_t dim = (size_t)a->head_dim, kv_stride = (size_t)a->n_kv_heads * dim, row, i, rows;
-    const float *v = a->v + (u->key_row + key0) * kv_stride + u->kv_head * dim;
+    tti_gemm g = tti_gemm_sized(u->rows, dim, keys, out, dim);
+    tti_block x = g.block;
+    g.a = tti_factor_of(p, TTI_KEYS, 1);
+    g.b = tti_factor_of(a->v + (u->key_row + key0) * kv_stride + u->kv_head * dim, 1, kv_stride);
+    g.accumulate = 1;
     for (row = 0; row < u->rows; row += rows) {
         size_t common = TTI_K(limit)(u, row, key0, keys);
         rows = common == keys ? u->rows - row : tti_least(u->rows - row, TTI_ROWS);
-        if (common > 0) {
-            tti_gemm g = tti_gemm_sized(rows, dim, common, out + row * dim, dim);
-            g.a = tti_factor_of(p + row * TTI_KEYS, TTI_KEYS, 1);
-            g.b = tti_factor_of(v, 1, kv_stride);
-            g.accumulate = 1;
-            TTI_K(multiply)(&g, &g.block, scratch);
-        }
+        x.m0 = row;
+        x.m1 = row + rows;
+        x.k0 = 0;
+        x.k1 = common;
+        if (common > 0) { TTI_K(multiply)(&g, &x, scratch); }
+        x.k0 = common;
         for (i = row; i < row + rows; i++) {
-            size_t limit = TTI_K(limit)(u, i, key0, keys);
-            if (limit > common) {
-                tti_gemm g = tti_gemm_sized(1, dim, limit - common, out + i * dim, dim);
-                g.a = tti_factor_of(p + i * TTI_KEYS + common, TTI_KEYS, 1);
-                g.b = tti_factor_of(v + common * kv_stride, 1, kv_stride);
-                g.accumulate = 1;
-                TTI_K(multiply)(&g, &g.block, scratch);
-            }
+            x.m0 = i;
+            x.m1 = i + 1;
+            x.k1 = TTI_K(limit)(u, i, key0, keys);
+            if (x.k1 > common) { TTI_K(multiply)(&g, &x, scratch); }
         }
     }
 }
@@ -20178,17 +20127,12 @@ static const tti_kernels TTI_K(kernels) = {
 #undef TTI_ENTRY
 };
 
-#undef TTI_STREAMS
-#undef TTI_SWEEP_AHEAD
-#undef TTI_EACH
 #undef TTI_K
 #undef TTI_NAME
 #undef TTI_V
 #undef TTI_W
 #undef TTI_ROWS
 #undef TTI_VECTORS
-#undef TTI_COLUMNS
-#undef TTI_UP
 #undef TTI_SET
 #undef TTI_LOAD
 #undef TTI_STORE
@@ -20210,11 +20154,6 @@ static const tti_kernels TTI_K(kernels) = {
 #undef TTI_I_LEFT
 #undef TTI_I_RIGHT
 #undef TTI_I_LOAD16
-#undef TTI_POW2
-#undef TTI_WIDE
-#undef TTI_LOW
-#undef TTI_HIGH
-#undef TTI_PAIR
 #if defined(__clang__)
 #if TTI_SIMD_PASS == TTI_PASS_AVX512 || TTI_SIMD_PASS == TTI_PASS_AVX2
 #pragma clang attribute pop
