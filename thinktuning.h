@@ -160,8 +160,8 @@ typedef enum tt_status { TT_STATUS_LIST(TT_STATUS_ENUM) TT_STATUS_END_ = 1 } tt_
 typedef struct tt_context tt_context;
 typedef struct tt_backend tt_backend;   /* chapter 2 */
 
-/* Where all memory comes from. alloc returns memory aligned for any type, as malloc does. free receives the size that
- * alloc was given. Both NULL = malloc/free. */
+/* Where all memory comes from. alloc returns memory aligned for any type, as malloc does. free receives the
+ * size that alloc was given. Both NULL = malloc/free. */
 typedef struct tt_allocator {
     void *(*alloc)(void *user, size_t bytes);
     void (*free)(void *user, void *memory, size_t bytes);
@@ -171,11 +171,13 @@ typedef struct tt_allocator {
 typedef void (*tt_log_fn)(void *user, tt_status status, const char *text);
 
 typedef struct tt_desc {
-    int n_threads;              /* up to 1024; 0 = OMP_NUM_THREADS if set, else one per processor; where the program
+    int n_threads;              /* up to 1024; 0 = OMP_NUM_THREADS if set, else one per processor; where
+                                   the program
                                    is linked without threads it is one, see tt_threads            */
     const char *kernel;         /* CPU kernels: "portable", "avx2", "avx512", "neon"; NULL = the
                                    environment's TT_KERNEL, else the best that this CPU runs      */
-    const char *matmul;         /* CPU: "f32", or "bf16": the factors of weight products are rounded to bf16, the
+    const char *matmul;         /* CPU: "f32", or "bf16": the factors of weight products are rounded to
+                                   bf16, the
                                    sums are float32 (mixed precision; weights, gradients and all else stay float32),
                                    by AMX tiles or AVX512-BF16 where they pay ("amx-bf16", "dot-bf16" force them);
                                    NULL = the environment's TT_MATMUL, else "f32"                 */
@@ -191,12 +193,13 @@ typedef struct tt_desc {
 TT_API tt_context *tt_create(const tt_desc *desc);
 TT_API void        tt_destroy(tt_context *ctx);
 
-/* The last sentence of trouble, never NULL, "" if none. An error in graph building is the first cause and sticks until
- * tt_step_reset or tt_error_clear: later ops return NULL quietly. Any other error is replaced by the next one. The sentence
- * can be read until then, also after tt_step_reset, and is gone once the trouble is mended: when a step's work succeeds
- * (tt_backward, tt_eval, tt_optimizer_step, tt_generate, and so tt_trainer_step), or the call that failed succeeds when it is
- * made again (those that read, write, load, save or parse something, or make a model or tokenizer). Other successes leave it,
- * so that several things may be made before one look. ctx may be NULL ("out of memory"; tt_error_clear does nothing). */
+/* The last sentence of trouble, never NULL, "" if none. An error in graph building is the first cause and
+ * sticks until tt_step_reset or tt_error_clear: later ops return NULL quietly. Any other error is replaced by
+ * the next one. The sentence can be read until then, also after tt_step_reset, and is gone once the trouble
+ * is mended: when a step's work succeeds (tt_backward, tt_eval, tt_optimizer_step, tt_generate, and so
+ * tt_trainer_step), or the call that failed succeeds when it is made again (those that read, write, load,
+ * save or parse something, or make a model or tokenizer). Other successes leave it, so that several things
+ * may be made before one look. ctx may be NULL ("out of memory"; tt_error_clear does nothing). */
 TT_API const char *tt_error(const tt_context *ctx);
 TT_API tt_status   tt_error_status(const tt_context *ctx);
 TT_API void        tt_error_clear(tt_context *ctx);
@@ -212,7 +215,8 @@ TT_API tt_memory tt_memory_get(const tt_context *ctx);
 
 TT_API double      tt_clock(void);                        /* seconds, monotonic where the system has it */
 TT_API int         tt_threads(const tt_context *ctx);     /* threads in use                             */
-TT_API const char *tt_kernel(const tt_context *ctx);      /* name of the CPU kernels in use, and of those of bf16 products */
+/* Name of the CPU kernels in use, and of those of bf16 products */
+TT_API const char *tt_kernel(const tt_context *ctx);
 
 /* Counter-based random numbers: Philox4x32-10 (Salmon et al. 2011). A draw is a pure function of
  * (seed, stream, index); tt_rng walks the index. Every seed is valid, also 0. */
@@ -229,8 +233,9 @@ TT_API uint64_t tt_hash(const void *bytes, size_t size, uint64_t seed);
 typedef struct tt_text { tt_context *ctx; char *data; size_t size, capacity; } tt_text;
 typedef struct tt_ids  { tt_context *ctx; int32_t *data; size_t size, capacity; } tt_ids;
 TT_API tt_status tt_text_append(tt_text *text, const char *bytes, size_t size);
-/* Appends, printf form. Numbers have a point whatever the locale. %r is a double in the fewest digits that read back as the
- * same, %R a float; null, as JSON wants it, where it is not finite. No %a, %n, wide characters or long double. */
+/* Appends, printf form. Numbers have a point whatever the locale. %r is a double in the fewest digits that
+ * read back as the same, %R a float; null, as JSON wants it, where it is not finite. No %a, %n, wide
+ * characters or long double. */
 TT_API tt_status tt_text_format(tt_text *text, const char *format, ...);
 TT_API tt_status tt_text_vformat(tt_text *text, const char *format, va_list list);
 TT_API tt_status tt_text_json(tt_text *text, const char *bytes, size_t size);  /* appends "quoted\n"   */
@@ -238,31 +243,43 @@ TT_API void      tt_text_free(tt_text *text);
 TT_API tt_status tt_ids_append(tt_ids *ids, const int32_t *values, size_t n);
 TT_API void      tt_ids_free(tt_ids *ids);
 
-/* Reads a decimal number, as -1.5e3, at the begin of text: the nearest double, whatever the locale. Returns how many bytes
- * it took, 0 if there is none; no space before it, no hexadecimal, infinity or NaN. */
+/* Reads a decimal number, as -1.5e3, at the begin of text: the nearest double, whatever the locale. Returns
+ * how many bytes it took, 0 if there is none; no space before it, no hexadecimal, infinity or NaN. */
 TT_API size_t    tt_number_read(const char *text, size_t size, double *out);
 
-/* Whole files. What is read must be a regular file, for a pipe or a device might never end, of at most TT_MAX_FILE_BYTES.
- * Writing is atomic: a new file beside it (tt-....tmp), fsync, rename; on failure the old file stands and the new one is
- * removed. It keeps the permissions of the file that it replaces. Anything else at path is refused: a device, a pipe, a
- * folder, a symbolic link. A limit on the size of files (ulimit -f) is an error too, if the program ignores SIGXFSZ, as those
- * of examples/ do; else the system ends the program. The library leaves signals alone. */
+/* Whole files. What is read must be a regular file, for a pipe or a device might never end, of at most
+ * TT_MAX_FILE_BYTES. Writing is atomic: a new file beside it (tt-....tmp), fsync, rename; on failure the old
+ * file stands and the new one is removed. It keeps the permissions of the file that it replaces. Anything
+ * else at path is refused: a device, a pipe, a folder, a symbolic link. A limit on the size of files (ulimit
+ * -f) is an error too, if the program ignores SIGXFSZ, as those of examples/ do; else the system ends the
+ * program. The library leaves signals alone. */
 #ifndef TT_MAX_FILE_BYTES
 #define TT_MAX_FILE_BYTES ((uint64_t)16 << 30)
 #endif
 TT_API tt_status tt_file_read(tt_context *ctx, const char *path, tt_text *out);   /* appends to out */
 TT_API tt_status tt_file_write(tt_context *ctx, const char *path, const void *bytes, size_t size);
-TT_API tt_status tt_file_writable(tt_context *ctx, const char *path);             /* could it be written now? To ask before long work */
-TT_API tt_status tt_file_readable(tt_context *ctx, const char *path);             /* does a regular file stand there that can be read? */
-TT_API int       tt_file_exists(const char *path);                                /* 1 if anything stands there                       */
+/* Could it be written now? To ask before long work */
+TT_API tt_status tt_file_writable(tt_context *ctx, const char *path);
+/* Does a regular file stand there that can be read? */
+TT_API tt_status tt_file_readable(tt_context *ctx, const char *path);
+/* 1 if anything stands there */
+TT_API int       tt_file_exists(const char *path);
 TT_API tt_status tt_make_dirs(tt_context *ctx, const char *path);                 /* like mkdir -p  */
 /* Appends all of an open stream, a FILE * such as stdin; name is for the error text. The same limit. */
 TT_API tt_status tt_stream_read(tt_context *ctx, void *file, const char *name, tt_text *out);
 
 /* JSON, RFC 8259. A parsed document is one block of memory; nodes live as long as their root.
  * Strings are decoded UTF-8 (NUL-terminated, length beside it); \u escapes of lone surrogates become
- * U+FFFD; depth is limited to 128, the number of values to 2^23. Duplicate keys: the last wins in tt_json_get. */
-typedef enum tt_json_type { TT_JSON_NULL, TT_JSON_BOOL, TT_JSON_NUMBER, TT_JSON_STRING, TT_JSON_ARRAY, TT_JSON_OBJECT } tt_json_type;
+ * U+FFFD; depth is limited to 128, the number of values to 2^23. Duplicate keys: the last wins in
+ * tt_json_get. */
+typedef enum tt_json_type {
+    TT_JSON_NULL,
+    TT_JSON_BOOL,
+    TT_JSON_NUMBER,
+    TT_JSON_STRING,
+    TT_JSON_ARRAY,
+    TT_JSON_OBJECT
+} tt_json_type;
 typedef struct tt_json {
     tt_json_type type;
     double number;              /* also 0/1 of a bool                                    */
@@ -272,24 +289,30 @@ typedef struct tt_json {
     size_t key_length;
     const struct tt_json *child, *next;   /* first element, next sibling                 */
 } tt_json;
-TT_API tt_json       *tt_json_parse(tt_context *ctx, const char *text, size_t size);  /* error names line and column */
+/* Error names line and column */
+TT_API tt_json       *tt_json_parse(tt_context *ctx, const char *text, size_t size);
 TT_API void           tt_json_free(tt_context *ctx, tt_json *root);
-TT_API const tt_json *tt_json_get(const tt_json *object, const char *key);            /* NULL if absent or object is no object */
+/* NULL if absent or object is no object */
+TT_API const tt_json *tt_json_get(const tt_json *object, const char *key);
 TT_API const char    *tt_json_text(const tt_json *object, const char *key, const char *fallback);
 TT_API double         tt_json_number(const tt_json *object, const char *key, double fallback);
-TT_API int            tt_json_int(const tt_json *object, const char *key, int fallback);   /* fallback also for all but whole numbers in 0..2147483647 */
+/* Fallback also for all but whole numbers in 0..2147483647 */
+TT_API int            tt_json_int(const tt_json *object, const char *key, int fallback);
 
-/* JSON lines: one value a line. Lines of blanks are passed over, and so is a byte order mark. A text with the character
- * U+0000 is an error, for it would end there as a C string. Errors name the file and the line. Start from {ctx} with all else 0. */
+/* JSON lines: one value a line. Lines of blanks are passed over, and so is a byte order mark. A text with the
+ * character U+0000 is an error, for it would end there as a C string. Errors name the file and the line.
+ * Start from {ctx} with all else 0. */
 typedef struct tt_json_lines {
     tt_context *ctx;
-    tt_text text;               /* the whole file; to read from elsewhere, fill it and name in place of tt_json_lines_open */
+    tt_text text;               /* the whole file; to read from elsewhere, fill it and name in place of
+                                   tt_json_lines_open */
     const char *name;           /* of the file, for errors; must live as long */
     size_t at;
     int line;                   /* of the last value, from 1                                */
 } tt_json_lines;
 TT_API tt_status tt_json_lines_open(tt_json_lines *, const char *path);
-TT_API tt_status tt_json_lines_next(tt_json_lines *, tt_json **value);            /* yours to free; NULL at the end */
+/* Yours to free; NULL at the end */
+TT_API tt_status tt_json_lines_next(tt_json_lines *, tt_json **value);
 TT_API void      tt_json_lines_close(tt_json_lines *);
 
 /* ==== 2. kernels ===========================================================================
@@ -1660,11 +1683,13 @@ struct tt_context {
 };
 
 /* ---- numbers as text ----
- * The C library's strtod and printf follow the host's locale, which may write 0.5 as 0,5. Here numbers are read and written
- * with a point, and exactly: as quotients of whole numbers of at most TTI_LIMBS * 32 bits. */
+ * The C library's strtod and printf follow the host's locale, which may write 0.5 as 0,5. Here numbers are
+ * read and written with a point, and exactly: as quotients of whole numbers of at most TTI_LIMBS * 32 bits.
+ * */
 #define TTI_LIMBS 128
 #define TTI_MAX_DIGITS 780         /* more significant digits than this cannot move a double, but for not being zero */
-typedef struct tti_big { int n; uint32_t limb[TTI_LIMBS]; } tti_big;      /* the lowest first; limb[n - 1] is not zero */
+/* The lowest first; limb[n - 1] is not zero */
+typedef struct tti_big { int n; uint32_t limb[TTI_LIMBS]; } tti_big;
 
 /* a * factor + add */
 static void tti_big_scale(tti_big *a, uint32_t factor, uint32_t add) {
@@ -1677,10 +1702,12 @@ static void tti_big_scale(tti_big *a, uint32_t factor, uint32_t add) {
     }
     if (carry && a->n < TTI_LIMBS) { a->limb[a->n++] = (uint32_t)carry; }
 }
+
 static void tti_big_power(tti_big *a, int n) {      /* a * 10^n */
     for (; n >= 9; n -= 9) { tti_big_scale(a, 1000000000u, 0); }
     for (; n > 0; n--) { tti_big_scale(a, 10, 0); }
 }
+
 static void tti_big_shift(tti_big *a, int bits) {   /* a * 2^bits */
     int limbs = bits / 32;
     if (a->n && limbs && a->n + limbs <= TTI_LIMBS) {
@@ -1690,24 +1717,30 @@ static void tti_big_shift(tti_big *a, int bits) {   /* a * 2^bits */
     }
     tti_big_scale(a, (uint32_t)1 << bits % 32, 0);
 }
+
 static void tti_big_set(tti_big *a, uint64_t value, int shift) {      /* value * 2^shift */
     a->limb[0] = (uint32_t)value;
     a->limb[1] = (uint32_t)(value >> 32);
     a->n = a->limb[1] ? 2 : a->limb[0] ? 1 : 0;
     tti_big_shift(a, shift);
 }
+
 static int tti_big_bits(const tti_big *a) {
     int bits = a->n ? 32 * (a->n - 1) : 0;
     uint32_t top = a->n ? a->limb[a->n - 1] : 0;
     for (; top; top >>= 1) { bits++; }
     return bits;
 }
+
 static int tti_big_compare(const tti_big *a, const tti_big *b) {
     int i;
     if (a->n != b->n) { return a->n < b->n ? -1 : 1; }
-    for (i = a->n - 1; i >= 0; i--) { if (a->limb[i] != b->limb[i]) { return a->limb[i] < b->limb[i] ? -1 : 1; } }
+    for (i = a->n - 1; i >= 0; i--) {
+        if (a->limb[i] != b->limb[i]) { return a->limb[i] < b->limb[i] ? -1 : 1; }
+    }
     return 0;
 }
+
 /* a + sign * b; not below zero */
 static void tti_big_add(tti_big *a, const tti_big *b, int sign) {
     int64_t carry = 0;
@@ -1720,6 +1753,7 @@ static void tti_big_add(tti_big *a, const tti_big *b, int sign) {
     }
     while (a->n && a->limb[a->n - 1] == 0) { a->n--; }
 }
+
 /* The double nearest to a / b, of two the even one. Both are used up. */
 static double tti_big_quotient(tti_big *a, tti_big *b) {
     int exponent = tti_big_bits(a) - tti_big_bits(b), drop, i;
@@ -1740,6 +1774,7 @@ static double tti_big_quotient(tti_big *a, tti_big *b) {
     if (rest > half || (rest == half && (a->n || (kept & 1)))) { kept++; }
     return ldexp((double)kept, exponent - 63 + drop);
 }
+
 TT_API size_t tt_number_read(const char *text, size_t size, double *out) {
     char digits[TTI_MAX_DIGITS + 1];
     int n = 0, point = 0, any = 0, lost = 0, i, minus = size > 0 && *text == '-';
@@ -1760,7 +1795,9 @@ TT_API size_t tt_number_read(const char *text, size_t size, double *out) {
     if (next < size && (text[next] == '-' || text[next] == '+')) { next++; }
     if (next < size && (text[at] == 'e' || text[at] == 'E') && text[next] >= '0' && text[next] <= '9') {
         int below = text[at + 1] == '-';
-        for (at = next; at < size && text[at] >= '0' && text[at] <= '9'; at++) { if (power < ((int64_t)1 << 50)) { power = 10 * power + (text[at] - '0'); } }
+        for (at = next; at < size && text[at] >= '0' && text[at] <= '9'; at++) {
+            if (power < ((int64_t)1 << 50)) { power = 10 * power + (text[at] - '0'); }
+        }
         exponent += below ? -power : power;
     }
     if (lost) { digits[n++] = '1'; exponent--; }
@@ -1780,11 +1817,14 @@ TT_API size_t tt_number_read(const char *text, size_t size, double *out) {
     if (minus) { *out = -*out; }
     return at;
 }
+
 /* The fewest digits that lie nearer to value = m * 2^e than to its neighbours (Steele and White 1990), as
  * 0.DIGITS * 10^*point; narrow: the neighbour below is only half as far. Returns how many digits. */
 static int tti_shortest(double value, uint64_t m, int e, int narrow, char digits[24], int *point) {
-    tti_big r, s, above, below, sum;      /* value = r / s; half the way to the neighbours is above / s and below / s */
-    int up = e > 0 ? e : 0, down = e < 0 ? -e : 0, even = (m & 1) == 0, n = 0, k = (int)ceil(log10(value) - 1e-10), low, high, digit;
+    tti_big r, s, above, below, sum;      /* value = r / s; half the way to the neighbours is above / s and
+                                             below / s */
+    int up = e > 0 ? e : 0, down = e < 0 ? -e : 0, even = (m & 1) == 0, n = 0,
+        k = (int)ceil(log10(value) - 1e-10), low, high, digit;
     tti_big_set(&r, m, up + 1 + narrow);
     tti_big_set(&s, 1, down + 1 + narrow);
     tti_big_set(&above, 1, up + narrow);
@@ -1813,7 +1853,9 @@ static int tti_shortest(double value, uint64_t m, int e, int narrow, char digits
     if (!low) { digits[n]++; }
     return n + 1;
 }
-/* The shortest decimal that reads back as value, of a double or a float; written as Python does, whole numbers without ".0". */
+
+/* The shortest decimal that reads back as value, of a double or a float; written as Python does, whole
+ * numbers without ".0". */
 static size_t tti_number_text(char out[48], double value, int is_float) {
     int n, point, e, i, narrow, bits = is_float ? 24 : 53, lowest = is_float ? -149 : -1074;
     char digits[24], *at = out;
@@ -1831,7 +1873,8 @@ static size_t tti_number_text(char out[48], double value, int is_float) {
         *at++ = digits[0];
         if (n > 1) { *at++ = '.'; }
         for (i = 1; i < n; i++) { *at++ = digits[i]; }
-        return (size_t)(at - out) + (size_t)snprintf(at, 8, "e%c%02d", point < 1 ? '-' : '+', point < 1 ? 1 - point : point - 1);
+        return (size_t)(at - out) +
+               (size_t)snprintf(at, 8, "e%c%02d", point < 1 ? '-' : '+', point < 1 ? 1 - point : point - 1);
     }
     if (point <= 0) { *at++ = '0'; *at++ = '.'; }
     for (i = point; i < 0; i++) { *at++ = '0'; }
@@ -1843,25 +1886,32 @@ static size_t tti_number_text(char out[48], double value, int is_float) {
 }
 
 /* ---- formats ----
- * printf's, but with a point in numbers whatever the locale, and with %r and %R (see tt_text_format). Writes what fits,
- * with a NUL, and returns how much there is, or -1 where the format is none. */
+ * printf's, but with a point in numbers whatever the locale, and with %r and %R (see tt_text_format). Writes
+ * what fits, with a NUL, and returns how much there is, or -1 where the format is none. */
 typedef struct tti_sink { char *out; size_t size, n; } tti_sink;
+
 static void tti_sink_put(tti_sink *s, const char *bytes, size_t n) {
     size_t room = s->n + 1 < s->size ? s->size - 1 - s->n : 0;
     if (room) { memcpy(s->out + s->n, bytes, n < room ? n : room); }
     s->n += n;
 }
+
 /* Whatever printf has put between the digits of a number is the locale's point. */
 static void tti_sink_point(tti_sink *s, size_t from) {
     size_t end = s->n < s->size ? s->n : s->size ? s->size - 1 : 0, to = from, at;
     if (end < from) { return; }
     for (at = from; at < end; at++) {
         char c = s->out[at];
-        if ((c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '+' || c == '-' || c == ' ') { s->out[to++] = c; }
-        else if (to == from || s->out[to - 1] != '.') { s->out[to++] = '.'; }
+        if ((c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '+' ||
+            c == '-' || c == ' ') {
+            s->out[to++] = c;
+        } else if (to == from || s->out[to - 1] != '.') {
+            s->out[to++] = '.';
+        }
     }
     s->n -= end - to;
 }
+
 static int tti_vformat(char *out, size_t size, const char *format, va_list list) {
     tti_sink s;
     s.out = out;
@@ -1880,7 +1930,9 @@ static int tti_vformat(char *out, size_t size, const char *format, va_list list)
             if (n < 0 && spec[length - 1] == '.') { length--; continue; }      /* as if not given */
             length += (size_t)snprintf(spec + length, 12, "%d", n);
         }
-        for (; *format && strchr("hlzjt", *format); format++) { wide = *format == 'l' && wide == 'l' ? 'L' : *format; }
+        for (; *format && strchr("hlzjt", *format); format++) {
+            wide = *format == 'l' && wide == 'l' ? 'L' : *format;
+        }
         to = spec + length;
         begin = s.n;
         room = s.n < s.size ? s.size - s.n : 0;
@@ -1888,15 +1940,21 @@ static int tti_vformat(char *out, size_t size, const char *format, va_list list)
         switch (*format) {
         case '%': tti_sink_put(&s, "%", 1); n = 0; break;
         case 'd': case 'i': {
-            long long value = wide == 'l' ? va_arg(list, long) : wide == 'L' ? va_arg(list, long long) : wide == 'j' ? (long long)va_arg(list, intmax_t) :
-                              wide == 'z' || wide == 't' ? (long long)va_arg(list, ptrdiff_t) : va_arg(list, int);
+            long long value = wide == 'l'                  ? va_arg(list, long)
+                              : wide == 'L'                ? va_arg(list, long long)
+                              : wide == 'j'                ? (long long)va_arg(list, intmax_t)
+                              : wide == 'z' || wide == 't' ? (long long)va_arg(list, ptrdiff_t)
+                                                           : va_arg(list, int);
             memcpy(to, "lld", 4);
             n = snprintf(out, room, spec, value);
             break;
         }
         case 'u': case 'x': case 'X': case 'o': {
-            unsigned long long value = wide == 'l' ? va_arg(list, unsigned long) : wide == 'L' ? va_arg(list, unsigned long long) :
-                                       wide == 'j' ? (unsigned long long)va_arg(list, uintmax_t) : wide == 'z' || wide == 't' ? (unsigned long long)va_arg(list, size_t) : va_arg(list, unsigned);
+            unsigned long long value = wide == 'l'   ? va_arg(list, unsigned long)
+                                       : wide == 'L' ? va_arg(list, unsigned long long)
+                                       : wide == 'j' ? (unsigned long long)va_arg(list, uintmax_t)
+                                       : wide == 'z' || wide == 't' ? (unsigned long long)va_arg(list, size_t)
+                                                                    : va_arg(list, unsigned);
             to[0] = to[1] = 'l';
             to[2] = *format;
             n = snprintf(out, room, spec, value);
@@ -1925,6 +1983,7 @@ static int tti_vformat(char *out, size_t size, const char *format, va_list list)
     if (s.size) { s.out[s.n < s.size ? s.n : s.size - 1] = 0; }
     return s.n <= INT_MAX ? (int)s.n : -1;
 }
+
 static int tti_format(char *out, size_t size, const char *format, ...) {
     va_list list;
     int n;
@@ -1947,14 +2006,18 @@ TT_API tt_status tt_fail(tt_context *ctx, tt_status status, const char *format, 
     if (!ctx || ctx->graph_error) { return status; }      /* the first cause stays */
     ctx->failed = NULL;
     va_start(list, format);
-    if (tti_vformat(ctx->error, sizeof ctx->error, format, list) < 0) { tti_format(ctx->error, sizeof ctx->error, "bad format: %s", format); }
+    if (tti_vformat(ctx->error, sizeof ctx->error, format, list) < 0) {
+        tti_format(ctx->error, sizeof ctx->error, "bad format: %s", format);
+    }
     va_end(list);
     ctx->status = status;
     if (ctx->log) { ctx->log(ctx->log_user, status, ctx->error); }
     return status;
 }
+
 TT_API const char *tt_error(const tt_context *ctx) { return ctx ? ctx->error : "out of memory"; }
 TT_API tt_status tt_error_status(const tt_context *ctx) { return ctx ? ctx->status : TT_ERR_MEM; }
+
 TT_API void tt_error_clear(tt_context *ctx) {
     if (!ctx || ctx->broken != TT_OK) { return; }
     ctx->status = TT_OK;
@@ -1962,18 +2025,22 @@ TT_API void tt_error_clear(tt_context *ctx) {
     ctx->graph_error = 0;
     ctx->error[0] = 0;
 }
+
 /* A step's work has succeeded: whatever failed before it is mended. */
 static tt_status tti_mended(tt_context *ctx) {
     tt_error_clear(ctx);
     return TT_OK;
 }
-/* The end of a function that may be tried again, by its name: a success takes the sentence of its own failure away. */
+
+/* The end of a function that may be tried again, by its name: a success takes the sentence of its own failure
+ * away. */
 static tt_status tti_tried(tt_context *ctx, const char *who, tt_status status) {
     if (ctx->graph_error) { return status; }
     if (status != TT_OK) { ctx->failed = who; }
     else if (ctx->failed && strcmp(ctx->failed, who) == 0) { tt_error_clear(ctx); }
     return status;
 }
+
 static void *tti_made(tt_context *ctx, const char *who, void *object) {
     tti_tried(ctx, who, object ? TT_OK : TT_ERR_ARG);
     return object;
@@ -1982,7 +2049,8 @@ static void *tti_made(tt_context *ctx, const char *who, void *object) {
 /* A step of a function that has several: on failure it goes to the cleanup behind `done`. */
 #define TTI_TRY(call)  do { status = (call); if (status != TT_OK) { goto done; } } while (0)
 
-/* The steps of a function that may fail one by one: the first failure goes to its label `done`, where it cleans up. */
+/* The steps of a function that may fail one by one: the first failure goes to its label `done`, where it
+ * cleans up. */
 #define TTI_TRY(call)                                \
     do {                                             \
         status = (call);                             \
@@ -1995,8 +2063,9 @@ static int tti_mul_size(size_t a, size_t b, size_t *out) {
     *out = a * b;
     return 1;
 }
-/* Weights, caches and arenas are walked from end to end: large pages where the system gives them to those who ask. (Memory
- * that also begins at one is slower: everything would meet in the same sets of the caches.) */
+
+/* Weights, caches and arenas are walked from end to end: large pages where the system gives them to those who
+ * ask. (Memory that also begins at one is slower: everything would meet in the same sets of the caches.) */
 static void *tti_default_alloc(void *user, size_t bytes) {
     void *memory = malloc(bytes);
 #ifdef MADV_HUGEPAGE
@@ -2007,41 +2076,52 @@ static void *tti_default_alloc(void *user, size_t bytes) {
     (void)user;
     return memory;
 }
-static void tti_default_free(void *user, void *memory, size_t bytes) { (void)user; (void)bytes; free(memory); }
+
+static void tti_default_free(void *user, void *memory, size_t bytes) {
+    (void)user;
+    (void)bytes;
+    free(memory);
+}
 
 static void *tti_alloc_raw(tt_context *ctx, size_t bytes) {
     void *memory = ctx->allocator.alloc(ctx->allocator.user, bytes ? bytes : 1);
     if (!memory) {
-        tt_fail(ctx, TT_ERR_MEM, "out of memory: %lu bytes wanted, %lu in use", (unsigned long)bytes, (unsigned long)ctx->current_bytes);
+        tt_fail(ctx, TT_ERR_MEM, "out of memory: %lu bytes wanted, %lu in use", (unsigned long)bytes,
+                (unsigned long)ctx->current_bytes);
         return NULL;
     }
     ctx->current_bytes += bytes;
     if (ctx->current_bytes > ctx->peak_bytes) { ctx->peak_bytes = ctx->current_bytes; }
     return memory;
 }
+
 TT_API void *tt_alloc(tt_context *ctx, size_t count, size_t size) {
     size_t bytes;
     void *memory;
     if (!tti_mul_size(count, size, &bytes)) {
-        tt_fail(ctx, TT_ERR_MEM, "out of memory: %lu x %lu bytes overflow", (unsigned long)count, (unsigned long)size);
+        tt_fail(ctx, TT_ERR_MEM, "out of memory: %lu x %lu bytes overflow", (unsigned long)count,
+                (unsigned long)size);
         return NULL;
     }
     memory = tti_alloc_raw(ctx, bytes);
     if (memory) { memset(memory, 0, bytes ? bytes : 1); }
     return memory;
 }
+
 TT_API void tt_free(tt_context *ctx, void *memory, size_t count, size_t size) {
     size_t bytes = count * size;
     if (!memory) { return; }
     ctx->current_bytes -= bytes;
     ctx->allocator.free(ctx->allocator.user, memory, bytes > 0 ? bytes : 1);
 }
+
 TT_API tt_memory tt_memory_get(const tt_context *ctx) {
     tt_memory m;
     m.current_bytes = ctx->current_bytes;
     m.peak_bytes = ctx->peak_bytes;
     return m;
 }
+
 /* Grows an array to hold at least `want` elements; on failure *array and *capacity stay as they are. */
 static tt_status tti_grow(tt_context *ctx, void **array, size_t *capacity, size_t want, size_t size) {
     size_t next = *capacity ? *capacity : 16;
@@ -2056,13 +2136,17 @@ static tt_status tti_grow(tt_context *ctx, void **array, size_t *capacity, size_
     *capacity = next;
     return TT_OK;
 }
+
 static char *tti_strdup(tt_context *ctx, const char *text) {
     size_t n = strlen(text) + 1;
     char *copy = (char *)tt_alloc(ctx, n, 1);
     if (copy) { memcpy(copy, text, n); }
     return copy;
 }
-static void tti_strfree(tt_context *ctx, char *text) { if (text) { tt_free(ctx, text, strlen(text) + 1, 1); } }
+
+static void tti_strfree(tt_context *ctx, char *text) {
+    if (text) { tt_free(ctx, text, strlen(text) + 1, 1); }
+}
 
 /* ---- the step's arena ---- */
 static tti_chunk *tti_chunk_create(tt_context *ctx, const tti_arena *arena, size_t size) {
@@ -2073,16 +2157,21 @@ static tti_chunk *tti_chunk_create(tt_context *ctx, const tti_arena *arena, size
     if (!chunk->base) { tt_free(ctx, chunk, 1, sizeof *chunk); return NULL; }
     return chunk;
 }
+
 static void tti_chunk_destroy(tt_context *ctx, const tti_arena *arena, tti_chunk *chunk) {
     if (arena->on_backend) { ctx->backend->free(ctx, chunk->base, chunk->size); }
     else { tt_free(ctx, chunk->base, chunk->size, 1); }
     tt_free(ctx, chunk, 1, sizeof *chunk);
 }
+
 /* Uninitialised bytes, aligned to TTI_ALIGN. */
 static void *tti_arena_alloc(tt_context *ctx, tti_arena *arena, size_t bytes) {
     tti_chunk *chunk = arena->current;
     size_t begin = 0;
-    if (bytes > (size_t)PTRDIFF_MAX / 4) { tt_fail(ctx, TT_ERR_MEM, "out of memory: %lu bytes in one step tensor", (unsigned long)bytes); return NULL; }
+    if (bytes > (size_t)PTRDIFF_MAX / 4) {
+        tt_fail(ctx, TT_ERR_MEM, "out of memory: %lu bytes in one step tensor", (unsigned long)bytes);
+        return NULL;
+    }
     for (; chunk; chunk = chunk->next) {
         size_t misfit = (size_t)((uintptr_t)(chunk->base + chunk->used) & (TTI_ALIGN - 1));
         begin = chunk->used + (misfit ? TTI_ALIGN - misfit : 0);
@@ -2107,16 +2196,19 @@ static void *tti_arena_alloc(tt_context *ctx, tti_arena *arena, size_t bytes) {
     chunk->used = begin + bytes;
     return chunk->base + begin;
 }
+
 static tti_mark tti_arena_mark(const tti_arena *arena) {
     tti_mark mark;
     mark.chunk = arena->current;
     mark.used = arena->current ? arena->current->used : 0;
     return mark;
 }
+
 static void tti_arena_release(tti_arena *arena, tti_mark mark) {
     arena->current = mark.chunk ? mark.chunk : arena->first;
     if (arena->current) { arena->current->used = mark.used; }
 }
+
 static void tti_arena_destroy(tt_context *ctx, tti_arena *arena) {
     while (arena->first) {
         tti_chunk *next = arena->first->next;
@@ -2125,8 +2217,10 @@ static void tti_arena_destroy(tt_context *ctx, tti_arena *arena) {
     }
     arena->current = NULL;
 }
-/* Empties the arena. Several chunks become one that holds them all and an eighth more, so that a steady step allocates nothing
- * and one that grows a little does not begin on new memory each time: to map and clear it takes longer than to fill it. */
+
+/* Empties the arena. Several chunks become one that holds them all and an eighth more, so that a steady step
+ * allocates nothing and one that grows a little does not begin on new memory each time: to map and clear it
+ * takes longer than to fill it. */
 static void tti_arena_reset(tt_context *ctx, tti_arena *arena) {
     size_t total = 0;
     tti_chunk *chunk;
@@ -2138,6 +2232,7 @@ static void tti_arena_reset(tt_context *ctx, tti_arena *arena) {
     if (arena->first) { arena->first->used = 0; }
     arena->current = arena->first;
 }
+
 /* Host memory of the step, zeroed. */
 static void *tti_step_alloc(tt_context *ctx, size_t bytes) {
     void *memory = tti_arena_alloc(ctx, &ctx->host, bytes);
@@ -2146,19 +2241,22 @@ static void *tti_step_alloc(tt_context *ctx, size_t bytes) {
 }
 
 /* ---- threads ----
- * A context's team is the calling thread and n_threads - 1 workers, started when there is work for them. A job has n
- * parts; whoever is free takes the next one. Taking a part is one compare-and-swap on the number of parts left, and the
- * job's fields change only after all parts are done: so a worker that comes late finds nothing left or a part of the
- * next job, both right. The caller works too and waits only for parts that were taken: a worker that the system keeps
- * from running delays nobody. Who waits spins for TTI_SPIN_S, then sleeps. (An OpenMP team spins for milliseconds:
- * beside other busy programs it trained the demo's model many times slower, see bench/RESULTS.md.) */
+ * A context's team is the calling thread and n_threads - 1 workers, started when there is work for them. A
+ * job has n parts; whoever is free takes the next one. Taking a part is one compare-and-swap on the number of
+ * parts left, and the job's fields change only after all parts are done: so a worker that comes late finds
+ * nothing left or a part of the next job, both right. The caller works too and waits only for parts that were
+ * taken: a worker that the system keeps from running delays nobody. Who waits spins for TTI_SPIN_S, then
+ * sleeps. (An OpenMP team spins for milliseconds: beside other busy programs it trained the demo's model many
+ * times slower, see bench/RESULTS.md.) */
 #define TTI_MAX_THREADS 1024
-typedef void (*tti_part_fn)(void *user, int part, int worker);    /* worker: 0 .. n_threads - 1, no two at once */
+/* Worker: 0 .. n_threads - 1, no two at once */
+typedef void (*tti_part_fn)(void *user, int part, int worker);
 
 #ifdef TTI_TEAM
 #define TTI_SPIN_S 40e-6
-/* Older C libraries hold threads in a library of their own: a program linked without that one has one thread. Elsewhere the
- * names must not be weak: a static link takes no member of an archive for the sake of a weak one. */
+/* Older C libraries hold threads in a library of their own: a program linked without that one has one thread.
+ * Elsewhere the names must not be weak: a static link takes no member of an archive for the sake of a weak
+ * one. */
 #if defined(__ELF__) && (defined(__GLIBC__) ? __GLIBC__ == 2 && __GLIBC_MINOR__ < 34 : !defined(__linux__))
 #pragma weak pthread_create
 #pragma weak pthread_join
@@ -2189,14 +2287,19 @@ static void tti_pause(void) {
     __asm__ volatile("yield");
 #endif
 }
+
 static void tti_team_work(tti_team *team, int worker) {
     int left = TTI_ATOMIC_GET(team->left);
     while (left > 0) {
         int n_parts;
-        if (!__atomic_compare_exchange_n(&team->left, &left, left - 1, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) { continue; }
+        if (!__atomic_compare_exchange_n(&team->left, &left, left - 1, 0, __ATOMIC_SEQ_CST,
+                                         __ATOMIC_SEQ_CST)) {
+            continue;
+        }
         n_parts = team->n_parts;
         team->part(team->user, n_parts - left, worker);
-        if (__atomic_add_fetch(&team->done, 1, __ATOMIC_SEQ_CST) == n_parts && TTI_ATOMIC_GET(team->caller_asleep)) {
+        if (__atomic_add_fetch(&team->done, 1, __ATOMIC_SEQ_CST) == n_parts &&
+            TTI_ATOMIC_GET(team->caller_asleep)) {
             pthread_mutex_lock(&team->mutex);
             pthread_cond_signal(&team->finished);
             pthread_mutex_unlock(&team->mutex);
@@ -2204,6 +2307,7 @@ static void tti_team_work(tti_team *team, int worker) {
         left = TTI_ATOMIC_GET(team->left);
     }
 }
+
 static void *tti_team_member(void *user) {
     tti_member *me = (tti_member *)user;
     tti_team *team = me->team;
@@ -2214,12 +2318,15 @@ static void *tti_team_member(void *user) {
         if (TTI_ATOMIC_GET(team->left) > 0) { continue; }
         pthread_mutex_lock(&team->mutex);
         __atomic_add_fetch(&team->n_asleep, 1, __ATOMIC_SEQ_CST);
-        while (TTI_ATOMIC_GET(team->left) == 0 && !TTI_ATOMIC_GET(team->stop)) { pthread_cond_wait(&team->work, &team->mutex); }
+        while (TTI_ATOMIC_GET(team->left) == 0 && !TTI_ATOMIC_GET(team->stop)) {
+            pthread_cond_wait(&team->work, &team->mutex);
+        }
         __atomic_sub_fetch(&team->n_asleep, 1, __ATOMIC_SEQ_CST);
         pthread_mutex_unlock(&team->mutex);
     }
     return NULL;
 }
+
 /* Signals are for the program's own threads. Where the system gives fewer threads, fewer work. */
 static void tti_team_start(tti_team *team) {
     sigset_t all, before;
@@ -2239,6 +2346,7 @@ static void tti_team_start(tti_team *team) {
     team->n_members = i;
     pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
+
 static tt_status tti_team_create(tt_context *ctx) {
     tti_team *team = (tti_team *)tt_alloc(ctx, 1, sizeof *team);
     if (!team) { return TT_ERR_MEM; }
@@ -2252,6 +2360,7 @@ static tt_status tti_team_create(tt_context *ctx) {
     ctx->team = team;
     return TT_OK;
 }
+
 static void tti_team_destroy(tt_context *ctx) {
     tti_team *team = ctx->team;
     int i;
@@ -2268,6 +2377,7 @@ static void tti_team_destroy(tt_context *ctx) {
     tt_free(ctx, team, 1, sizeof *team);
     ctx->team = NULL;
 }
+
 static void tti_team_run(tti_team *team, tti_part_fn part, void *user, int n) {
     int spins = team->spins;
     team->part = part;
@@ -2293,7 +2403,8 @@ static void tti_team_run(tti_team *team, tti_part_fn part, void *user, int n) {
 static void tti_team_destroy(tt_context *ctx) { (void)ctx; }
 #endif
 
-/* part(user, i, worker) for i = 0 .. n-1, each once, in any order, on any of the threads; returns when all are done. */
+/* part(user, i, worker) for i = 0 .. n-1, each once, in any order, on any of the threads; returns when all
+ * are done. */
 static tt_status tti_parallel(tt_context *ctx, tti_part_fn part, void *user, int n) {
     int i;
 #if defined(TTI_OPENMP)
@@ -2312,6 +2423,7 @@ static tt_status tti_parallel(tt_context *ctx, tti_part_fn part, void *user, int
 #endif
     return TT_OK;
 }
+
 /* tti_grow for parts of a job, which may want memory at the same time. */
 static tt_status tti_grow_shared(tt_context *ctx, void **array, size_t *capacity, size_t want, size_t size) {
     tt_status status;
@@ -2327,6 +2439,7 @@ static tt_status tti_grow_shared(tt_context *ctx, void **array, size_t *capacity
 #endif
     return status;
 }
+
 /* One thread per processor, or as many as OMP_NUM_THREADS says, which other libraries heed too. */
 static int tti_default_threads(void) {
     long n = 1;
@@ -2351,8 +2464,11 @@ static tt_status tti_default_backend(tt_context *ctx, const tt_backend **backend
     if (wish && strcmp(wish, "cuda") == 0) { *backend = tt_cuda_backend(0); return TT_OK; }
 #endif
     *backend = NULL;
-    return !wish || !wish[0] || strcmp(wish, "cpu") == 0 ? TT_OK : tt_fail(ctx, TT_ERR_ARG, "tt_create: TT_BACKEND is \"%s\", expected cpu or cuda", wish);
+    return !wish || !wish[0] || strcmp(wish, "cpu") == 0
+               ? TT_OK
+               : tt_fail(ctx, TT_ERR_ARG, "tt_create: TT_BACKEND is \"%s\", expected cpu or cuda", wish);
 }
+
 TT_API tt_context *tt_create(const tt_desc *desc) {
     static const tt_desc zero = TT_INIT;
     const tt_backend *backend;
@@ -2379,13 +2495,16 @@ TT_API tt_context *tt_create(const tt_desc *desc) {
     if (wish) { snprintf(ctx->matmul_wish, sizeof ctx->matmul_wish, "%s", wish); }
     ctx->kernel_name = "none";
     if (desc->n_threads < 0 || desc->n_threads > TTI_MAX_THREADS) {
-        ctx->broken = tt_fail(ctx, TT_ERR_ARG, "tt_create: n_threads is %d, expected 0 .. %d", desc->n_threads, TTI_MAX_THREADS);
+        ctx->broken = tt_fail(ctx, TT_ERR_ARG, "tt_create: n_threads is %d, expected 0 .. %d",
+                              desc->n_threads, TTI_MAX_THREADS);
         ctx->n_threads = 1;
     }
 #ifdef TTI_TEAM
     if (!TTI_THREADS_LINKED) { ctx->n_threads = 1; }
 #endif
-    if (ctx->broken == TT_OK) { ctx->broken = tt_cpu_backend()->open(ctx, tt_cpu_backend(), &ctx->cpu_state); }
+    if (ctx->broken == TT_OK) {
+        ctx->broken = tt_cpu_backend()->open(ctx, tt_cpu_backend(), &ctx->cpu_state);
+    }
     ctx->backend = tt_cpu_backend();
     ctx->backend_state = ctx->cpu_state;
     backend = desc->backend;
@@ -2399,21 +2518,26 @@ TT_API tt_context *tt_create(const tt_desc *desc) {
     ctx->graph_error = ctx->broken != TT_OK;
     return ctx;
 }
+
 TT_API void tt_destroy(tt_context *ctx) {
     if (!ctx) { return; }
     if (ctx->backend) {
         tti_arena_destroy(ctx, &ctx->device);
         tti_arena_destroy(ctx, &ctx->host);
-        if (ctx->backend_state && ctx->backend_state != ctx->cpu_state) { ctx->backend->close(ctx, ctx->backend_state); }
+        if (ctx->backend_state && ctx->backend_state != ctx->cpu_state) {
+            ctx->backend->close(ctx, ctx->backend_state);
+        }
     }
     tti_team_destroy(ctx);
     if (ctx->cpu_state) { tt_cpu_backend()->close(ctx, ctx->cpu_state); }
     ctx->allocator.free(ctx->allocator.user, ctx, sizeof *ctx);
 }
+
 TT_API int tt_threads(const tt_context *ctx) { return ctx->n_threads; }
 TT_API const char *tt_kernel(const tt_context *ctx) { return ctx->kernel_name; }
 TT_API const tt_backend *tt_backend_get(const tt_context *ctx) { return ctx->backend; }
 TT_API void *tt_backend_state(const tt_context *ctx) { return ctx->backend_state; }
+
 TT_API double tt_clock(void) {
 #if defined(TTI_POSIX) && defined(CLOCK_MONOTONIC)
     struct timespec t;
@@ -2439,6 +2563,7 @@ static uint64_t tti_philox(const uint32_t counter[4], uint64_t key) {
     }
     return ((uint64_t)c1 << 32) | c0;
 }
+
 TT_API uint64_t tt_random(uint64_t seed, uint64_t stream, uint64_t index) {
     uint32_t counter[4];
     counter[0] = (uint32_t)index;
@@ -2447,14 +2572,18 @@ TT_API uint64_t tt_random(uint64_t seed, uint64_t stream, uint64_t index) {
     counter[3] = (uint32_t)(stream >> 32);
     return tti_philox(counter, seed);
 }
+
 TT_API uint64_t tt_rng_next(tt_rng *rng) { return tt_random(rng->seed, rng->stream, rng->index++); }
 static double tti_unit(uint64_t bits) { return (double)(bits >> 11) * (1.0 / 9007199254740992.0); }
 TT_API double tt_rng_uniform(tt_rng *rng) { return tti_unit(tt_rng_next(rng)); }
+
 TT_API double tt_rng_normal(tt_rng *rng) {
     double u = 1.0 - tt_rng_uniform(rng), angle = 6.283185307179586 * tt_rng_uniform(rng);
     return sqrt(-2.0 * log(u)) * cos(angle);
 }
+
 TT_API int tt_rng_below(tt_rng *rng, int n) { return (int)(((tt_rng_next(rng) >> 32) * (uint64_t)n) >> 32); }
+
 /* FNV-1a with a final mix (splitmix64). */
 TT_API uint64_t tt_hash(const void *bytes, size_t size, uint64_t seed) {
     const unsigned char *b = (const unsigned char *)bytes;
@@ -2472,11 +2601,14 @@ static int tti_is_space(char c) { return c == ' ' || c == '\n' || c == '\t' || c
 static tt_status tti_text_reserve(tt_text *text, size_t more) {
     void *data = text->data;
     tt_status status;
-    if (more > (size_t)PTRDIFF_MAX - text->size - 1) { return tt_fail(text->ctx, TT_ERR_MEM, "out of memory: text of %lu more bytes", (unsigned long)more); }
+    if (more > (size_t)PTRDIFF_MAX - text->size - 1) {
+        return tt_fail(text->ctx, TT_ERR_MEM, "out of memory: text of %lu more bytes", (unsigned long)more);
+    }
     status = tti_grow(text->ctx, &data, &text->capacity, text->size + more + 1, 1);
     text->data = (char *)data;
     return status;
 }
+
 TT_API tt_status tt_text_append(tt_text *text, const char *bytes, size_t size) {
     tt_status status = tti_text_reserve(text, size);
     if (status != TT_OK) { return status; }
@@ -2485,6 +2617,7 @@ TT_API tt_status tt_text_append(tt_text *text, const char *bytes, size_t size) {
     text->data[text->size] = 0;
     return TT_OK;
 }
+
 TT_API tt_status tt_text_vformat(tt_text *text, const char *format, va_list list) {
     va_list again;
     int n;
@@ -2499,6 +2632,7 @@ TT_API tt_status tt_text_vformat(tt_text *text, const char *format, va_list list
     text->size += (size_t)n;
     return TT_OK;
 }
+
 TT_API tt_status tt_text_format(tt_text *text, const char *format, ...) {
     va_list list;
     tt_status status;
@@ -2507,6 +2641,7 @@ TT_API tt_status tt_text_format(tt_text *text, const char *format, ...) {
     va_end(list);
     return status;
 }
+
 TT_API tt_status tt_text_json(tt_text *text, const char *bytes, size_t size) {
     size_t before = text->size, i;
     tt_status status = tt_text_append(text, "\"", 1);
@@ -2521,15 +2656,19 @@ TT_API tt_status tt_text_json(tt_text *text, const char *bytes, size_t size) {
     if (status != TT_OK && text->data) { text->size = before; text->data[before] = 0; }
     return status;
 }
+
 TT_API void tt_text_free(tt_text *text) {
     tt_free(text->ctx, text->data, text->capacity, 1);
     text->data = NULL;
     text->size = text->capacity = 0;
 }
+
 TT_API tt_status tt_ids_append(tt_ids *ids, const int32_t *values, size_t n) {
     void *data = ids->data;
     tt_status status;
-    if (n > (size_t)PTRDIFF_MAX / 4 - ids->size) { return tt_fail(ids->ctx, TT_ERR_MEM, "out of memory: %lu more ids", (unsigned long)n); }
+    if (n > (size_t)PTRDIFF_MAX / 4 - ids->size) {
+        return tt_fail(ids->ctx, TT_ERR_MEM, "out of memory: %lu more ids", (unsigned long)n);
+    }
     status = tti_grow(ids->ctx, &data, &ids->capacity, ids->size + n, sizeof *ids->data);
     ids->data = (int32_t *)data;
     if (status != TT_OK) { return status; }
@@ -2537,6 +2676,7 @@ TT_API tt_status tt_ids_append(tt_ids *ids, const int32_t *values, size_t n) {
     ids->size += n;
     return TT_OK;
 }
+
 TT_API void tt_ids_free(tt_ids *ids) {
     tt_free(ids->ctx, ids->data, ids->capacity, sizeof *ids->data);
     ids->data = NULL;
@@ -2552,15 +2692,19 @@ TT_API void tt_ids_free(tt_ids *ids) {
 #define O_CLOEXEC 0
 #endif
 static const char *tti_mode_name(unsigned mode) {
-    return S_ISREG(mode) ? NULL : S_ISDIR(mode) ? "a folder" : S_ISLNK(mode) ? "a symbolic link" : S_ISFIFO(mode) ? "a pipe" : "a device";
+    return S_ISREG(mode)    ? NULL
+           : S_ISDIR(mode)  ? "a folder"
+           : S_ISLNK(mode)  ? "a symbolic link"
+           : S_ISFIFO(mode) ? "a pipe"
+                            : "a device";
 }
 #elif defined(_WIN32)
 static const char *tti_mode_name(unsigned mode) {
     return (mode & _S_IFMT) == _S_IFREG ? NULL : (mode & _S_IFMT) == _S_IFDIR ? "a folder" : "a device";
 }
 #endif
-/* What stands at path and is no regular file, a link as what it is itself; NULL if there is nothing. *mode: the
- * permissions of a regular file, else those of a new one. */
+/* What stands at path and is no regular file, a link as what it is itself; NULL if there is nothing. *mode:
+ * the permissions of a regular file, else those of a new one. */
 static const char *tti_obstacle(const char *path, unsigned *mode) {
     *mode = 0666;
 #if defined(TTI_POSIX)
@@ -2580,6 +2724,7 @@ static const char *tti_obstacle(const char *path, unsigned *mode) {
     return NULL;
 #endif
 }
+
 TT_API int tt_file_exists(const char *path) {
 #if defined(TTI_POSIX)
     struct stat info;
@@ -2594,7 +2739,8 @@ TT_API int tt_file_exists(const char *path) {
 #endif
 }
 #ifdef TTI_POSIX
-/* Opens a regular file to read it: a pipe would wait for its writer, a device might never end. -1 after an error. */
+/* Opens a regular file to read it: a pipe would wait for its writer, a device might never end. -1 after an
+ * error. */
 static int tti_file_descriptor(tt_context *ctx, const char *path, uint64_t *size) {
     struct stat info;
     int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
@@ -2611,8 +2757,10 @@ static int tti_file_descriptor(tt_context *ctx, const char *path, uint64_t *size
 }
 #endif
 static tt_status tti_too_large(tt_context *ctx, const char *name) {
-    return tt_fail(ctx, TT_ERR_IO, "cannot read %s: it is larger than TT_MAX_FILE_BYTES, %llu", name, (unsigned long long)TT_MAX_FILE_BYTES);
+    return tt_fail(ctx, TT_ERR_IO, "cannot read %s: it is larger than TT_MAX_FILE_BYTES, %llu", name,
+                   (unsigned long long)TT_MAX_FILE_BYTES);
 }
+
 static FILE *tti_file_open(tt_context *ctx, const char *path) {
     FILE *file = NULL;
 #if defined(TTI_POSIX)
@@ -2626,13 +2774,17 @@ static FILE *tti_file_open(tt_context *ctx, const char *path) {
 #if defined(_WIN32)
     struct _stat info;
     const char *what = _stat(path, &info) == 0 ? tti_mode_name(info.st_mode) : NULL;
-    if (what) { tt_fail(ctx, TT_ERR_IO, "cannot read %s: it is %s, expected a regular file", path, what); return NULL; }
+    if (what) {
+        tt_fail(ctx, TT_ERR_IO, "cannot read %s: it is %s, expected a regular file", path, what);
+        return NULL;
+    }
 #endif
     file = fopen(path, "rb");
 #endif
     if (!file) { tt_fail(ctx, TT_ERR_IO, "cannot read %s: %s", path, strerror(errno)); }
     return file;
 }
+
 TT_API tt_status tt_stream_read(tt_context *ctx, void *file, const char *name, tt_text *out) {
     char buffer[16384];
     uint64_t total = 0;
@@ -2642,22 +2794,28 @@ TT_API tt_status tt_stream_read(tt_context *ctx, void *file, const char *name, t
         total += n;
         status = total > TT_MAX_FILE_BYTES ? tti_too_large(ctx, name) : tt_text_append(out, buffer, n);
     }
-    if (status == TT_OK && ferror((FILE *)file)) { status = tt_fail(ctx, TT_ERR_IO, "cannot read %s: %s", name, strerror(errno)); }
+    if (status == TT_OK && ferror((FILE *)file)) {
+        status = tt_fail(ctx, TT_ERR_IO, "cannot read %s: %s", name, strerror(errno));
+    }
     return status == TT_OK ? tt_text_append(out, "", 0) : status;
 }
+
 TT_API tt_status tt_file_read(tt_context *ctx, const char *path, tt_text *out) {
     FILE *file = tti_file_open(ctx, path);
     tt_status status = file ? tt_stream_read(ctx, file, path, out) : tt_error_status(ctx);
     if (file) { fclose(file); }
     return tti_tried(ctx, "tt_file_read", status);
 }
+
 TT_API tt_status tt_file_readable(tt_context *ctx, const char *path) {
     FILE *file = tti_file_open(ctx, path);
     if (!file) { return tt_error_status(ctx); }
     fclose(file);
     return TT_OK;
 }
-/* A file being replaced: bytes go to a new file beside it, which takes the name PATH only when all of it is on disk. */
+
+/* A file being replaced: bytes go to a new file beside it, which takes the name PATH only when all of it is
+ * on disk. */
 typedef struct tti_writer { tt_context *ctx; FILE *file; char *path, *temporary; } tti_writer;
 /* Gives up: the temporary file goes, the old one stands. */
 static void tti_writer_abort(tti_writer *w) {
@@ -2667,12 +2825,15 @@ static void tti_writer_abort(tti_writer *w) {
     tti_strfree(w->ctx, w->temporary);
     w->path = w->temporary = NULL;
 }
+
 static tt_status tti_writer_fail(tti_writer *w, const char *what) {
     tt_fail(w->ctx, TT_ERR_IO, "cannot %s %s: %s", what, w->path ? w->path : "file", strerror(errno));
     tti_writer_abort(w);
     return TT_ERR_IO;
 }
-/* A new file: never one that is there, nor what a link points at. NULL with errno EEXIST if the name is taken. */
+
+/* A new file: never one that is there, nor what a link points at. NULL with errno EEXIST if the name is
+ * taken. */
 static FILE *tti_file_create(const char *path, unsigned mode) {
 #if defined(TTI_POSIX)
     int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, (mode_t)mode);
@@ -2689,6 +2850,7 @@ static FILE *tti_file_create(const char *path, unsigned mode) {
     return fopen(path, "wbx");
 #endif
 }
+
 static tt_status tti_writer_open(tti_writer *w, tt_context *ctx, const char *path) {
     const char *slash = strrchr(path, '/'), *what;
     size_t n = slash ? (size_t)(slash + 1 - path) : 0;
@@ -2700,7 +2862,10 @@ static tt_status tti_writer_open(tti_writer *w, tt_context *ctx, const char *pat
     w->ctx = ctx;
     what = tti_obstacle(path, &mode);
     if (!*path) { return tt_fail(ctx, TT_ERR_IO, "cannot write: the path is empty"); }
-    if (what) { return tt_fail(ctx, TT_ERR_IO, "cannot write %s: it is %s, expected a regular file or nothing", path, what); }
+    if (what) {
+        return tt_fail(ctx, TT_ERR_IO, "cannot write %s: it is %s, expected a regular file or nothing", path,
+                       what);
+    }
     w->path = tti_strdup(ctx, path);
     w->temporary = w->path ? (char *)tt_alloc(ctx, n + sizeof "tt-0123456789abcdef.tmp", 1) : NULL;
     if (!w->temporary) { tti_strfree(ctx, w->path); w->path = NULL; return TT_ERR_MEM; }
@@ -2708,7 +2873,8 @@ static tt_status tti_writer_open(tti_writer *w, tt_context *ctx, const char *pat
     memcpy(clock, &now, sizeof now);
     clock[1] = (uint64_t)(uintptr_t)w;
     for (i = 0; i < 100 && !w->file; i++) {
-        snprintf(w->temporary + n, sizeof "tt-0123456789abcdef.tmp", "tt-%016llx.tmp", (unsigned long long)tt_hash(clock, sizeof clock, (uint64_t)time(NULL) + (uint64_t)i));
+        snprintf(w->temporary + n, sizeof "tt-0123456789abcdef.tmp", "tt-%016llx.tmp",
+                 (unsigned long long)tt_hash(clock, sizeof clock, (uint64_t)time(NULL) + (uint64_t)i));
         w->file = tti_file_create(w->temporary, mode);
         if (!w->file && errno != EEXIST) { break; }
     }
@@ -2717,10 +2883,12 @@ static tt_status tti_writer_open(tti_writer *w, tt_context *ctx, const char *pat
     w->temporary = NULL;
     return tti_writer_fail(w, "create");
 }
+
 static tt_status tti_writer_write(tti_writer *w, const void *bytes, size_t size) {
     if (size && fwrite(bytes, 1, size, w->file) != size) { return tti_writer_fail(w, "write"); }
     return TT_OK;
 }
+
 /* The new name is on disk only when its folder is. */
 static void tti_sync_parent(char *path) {
 #ifdef TTI_POSIX
@@ -2734,6 +2902,7 @@ static void tti_sync_parent(char *path) {
     (void)path;
 #endif
 }
+
 static tt_status tti_writer_close(tti_writer *w) {
     int bad = fflush(w->file) != 0;
 #ifdef TTI_POSIX
@@ -2752,6 +2921,7 @@ static tt_status tti_writer_close(tti_writer *w) {
     tti_strfree(w->ctx, w->temporary);
     return TT_OK;
 }
+
 TT_API tt_status tt_file_write(tt_context *ctx, const char *path, const void *bytes, size_t size) {
     tti_writer w;
     tt_status status = tti_writer_open(&w, ctx, path);
@@ -2759,6 +2929,7 @@ TT_API tt_status tt_file_write(tt_context *ctx, const char *path, const void *by
     if (status == TT_OK) { status = tti_writer_close(&w); }
     return tti_tried(ctx, "tt_file_write", status);
 }
+
 TT_API tt_status tt_file_writable(tt_context *ctx, const char *path) {
     tti_writer w;
     tt_status status = tti_writer_open(&w, ctx, path);
@@ -2784,6 +2955,7 @@ static int tti_is_folder(const char *path) {
     return 1;
 #endif
 }
+
 TT_API tt_status tt_make_dirs(tt_context *ctx, const char *path) {
     char *copy = tti_strdup(ctx, path), *c;
     tt_status status = TT_OK;
@@ -2794,8 +2966,12 @@ TT_API tt_status tt_make_dirs(tt_context *ctx, const char *path) {
         if (was != '/' && was != 0) { continue; }
         *c = 0;
         if (tti_mkdir(copy) != 0) {
-            if (errno != EEXIST) { status = tt_fail(ctx, TT_ERR_IO, "cannot create directory %s: %s", copy, strerror(errno)); }
-            else if (!tti_is_folder(copy)) { status = tt_fail(ctx, TT_ERR_IO, "cannot create directory %s: something else has this name", copy); }
+            if (errno != EEXIST) {
+                status = tt_fail(ctx, TT_ERR_IO, "cannot create directory %s: %s", copy, strerror(errno));
+            } else if (!tti_is_folder(copy)) {
+                status =
+                    tt_fail(ctx, TT_ERR_IO, "cannot create directory %s: something else has this name", copy);
+            }
         }
         *c = was;
         if (was == 0) { break; }
@@ -2828,13 +3004,18 @@ static void tti_json_fail(tti_json_parser *p, const char *what) {
     }
     tt_fail(p->ctx, TT_ERR_FILE, "JSON line %d column %d: %s", line, column, what);
 }
+
 static void tti_json_space(tti_json_parser *p) {
-    while (p->at < p->end && (*p->at == ' ' || *p->at == '\t' || *p->at == '\n' || *p->at == '\r')) { p->at++; }
+    while (p->at < p->end && (*p->at == ' ' || *p->at == '\t' || *p->at == '\n' || *p->at == '\r')) {
+        p->at++;
+    }
 }
+
 static void tti_json_put(tti_json_parser *p, uint32_t c) {
     if (p->strings) { p->strings[p->n_bytes] = (char)(unsigned char)c; }
     p->n_bytes++;
 }
+
 static void tti_json_put_utf8(tti_json_parser *p, uint32_t c) {
     if (c < 0x80) { tti_json_put(p, c); return; }
     if (c < 0x800) { tti_json_put(p, 0xC0 | (c >> 6)); }
@@ -2845,18 +3026,23 @@ static void tti_json_put_utf8(tti_json_parser *p, uint32_t c) {
     }
     tti_json_put(p, 0x80 | (c & 63));
 }
+
 static int tti_json_hex4(tti_json_parser *p, uint32_t *out) {
     int i;
     *out = 0;
     if (p->end - p->at < 4) { return 0; }
     for (i = 0; i < 4; i++) {
         char c = *p->at++;
-        int digit = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+        int digit = c >= '0' && c <= '9'   ? c - '0'
+                    : c >= 'a' && c <= 'f' ? c - 'a' + 10
+                    : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                           : -1;
         if (digit < 0) { return 0; }
         *out = *out * 16 + (uint32_t)digit;
     }
     return 1;
 }
+
 static void tti_json_escape(tti_json_parser *p) {
     static const char from[] = "\"\\/bfnrt", to[] = "\"\\/\b\f\n\r\t";
     const char *found;
@@ -2874,11 +3060,15 @@ static void tti_json_escape(tti_json_parser *p) {
     if (c >= 0xD800 && c < 0xDC00 && p->end - p->at >= 6 && p->at[0] == '\\' && p->at[1] == 'u') {
         const char *before = p->at;
         p->at += 2;
-        if (tti_json_hex4(p, &low) && low >= 0xDC00 && low < 0xE000) { c = 0x10000 + ((c - 0xD800) << 10) + (low - 0xDC00); }
-        else { p->at = before; }
+        if (tti_json_hex4(p, &low) && low >= 0xDC00 && low < 0xE000) {
+            c = 0x10000 + ((c - 0xD800) << 10) + (low - 0xDC00);
+        } else {
+            p->at = before;
+        }
     }
     tti_json_put_utf8(p, c >= 0xD800 && c < 0xE000 ? 0xFFFD : c);
 }
+
 static const char *tti_json_string(tti_json_parser *p, size_t *length) {
     size_t begin = p->n_bytes;
     p->at++;
@@ -2893,6 +3083,7 @@ static const char *tti_json_string(tti_json_parser *p, size_t *length) {
     tti_json_put(p, 0);
     return p->strings ? p->strings + begin : NULL;
 }
+
 /* The characters stay beside the number: more digits than a double has are not lost. */
 static void tti_json_scan_number(tti_json_parser *p, tt_json *node) {
     const char *c = p->at;
@@ -2904,13 +3095,19 @@ static void tti_json_scan_number(tti_json_parser *p, tt_json *node) {
     else { tti_json_fail(p, "expected a value"); return; }
     if (c < p->end && *c == '.') {
         c++;
-        if (c >= p->end || *c < '0' || *c > '9') { tti_json_fail(p, "digits missing after the decimal point"); return; }
+        if (c >= p->end || *c < '0' || *c > '9') {
+            tti_json_fail(p, "digits missing after the decimal point");
+            return;
+        }
         TTI_DIGITS()
     }
     if (c < p->end && (*c == 'e' || *c == 'E')) {
         c++;
         if (c < p->end && (*c == '+' || *c == '-')) { c++; }
-        if (c >= p->end || *c < '0' || *c > '9') { tti_json_fail(p, "digits missing in the exponent"); return; }
+        if (c >= p->end || *c < '0' || *c > '9') {
+            tti_json_fail(p, "digits missing in the exponent");
+            return;
+        }
         TTI_DIGITS()
     }
 #undef TTI_DIGITS
@@ -2924,12 +3121,14 @@ static void tti_json_scan_number(tti_json_parser *p, tt_json *node) {
     tti_json_put(p, 0);
     p->at = c;
 }
+
 static int tti_json_word(tti_json_parser *p, const char *word) {
     size_t n = strlen(word);
     if ((size_t)(p->end - p->at) < n || memcmp(p->at, word, n) != 0) { return 0; }
     p->at += n;
     return 1;
 }
+
 static tt_json *tti_json_value(tti_json_parser *p, int depth);
 
 static void tti_json_members(tti_json_parser *p, tt_json *node, int is_object, int depth) {
@@ -2964,6 +3163,7 @@ static void tti_json_members(tti_json_parser *p, tt_json *node, int is_object, i
         tti_json_fail(p, is_object ? "expected ',' or '}'" : "expected ',' or ']'");
     }
 }
+
 static tt_json *tti_json_value(tti_json_parser *p, int depth) {
     size_t index = p->n_nodes++;
     tt_json counting, *node = p->nodes ? p->nodes + index : &counting;
@@ -2981,11 +3181,13 @@ static tt_json *tti_json_value(tti_json_parser *p, int depth) {
     else { node->type = TT_JSON_NUMBER; tti_json_scan_number(p, node); }
     return p->nodes ? p->nodes + index : NULL;
 }
+
 static void tti_json_document(tti_json_parser *p) {
     tti_json_value(p, 0);
     tti_json_space(p);
     if (!p->failed && p->at != p->end) { tti_json_fail(p, "text goes on after the value"); }
 }
+
 static tt_json *tti_json_read(tt_context *ctx, const char *text, size_t size) {
     tti_json_parser count, fill;
     tti_json_block *block;
@@ -2997,7 +3199,10 @@ static tt_json *tti_json_read(tt_context *ctx, const char *text, size_t size) {
     fill = count;
     tti_json_document(&count);
     if (count.failed) { return NULL; }
-    if (!tti_mul_size(count.n_nodes, sizeof(tt_json), &bytes)) { tt_fail(ctx, TT_ERR_MEM, "out of memory: JSON text too large"); return NULL; }
+    if (!tti_mul_size(count.n_nodes, sizeof(tt_json), &bytes)) {
+        tt_fail(ctx, TT_ERR_MEM, "out of memory: JSON text too large");
+        return NULL;
+    }
     bytes += sizeof *block + count.n_bytes;
     block = (tti_json_block *)tt_alloc(ctx, bytes, 1);
     if (!block) { return NULL; }
@@ -3007,15 +3212,18 @@ static tt_json *tti_json_read(tt_context *ctx, const char *text, size_t size) {
     tti_json_document(&fill);
     return &block->root;
 }
+
 TT_API tt_json *tt_json_parse(tt_context *ctx, const char *text, size_t size) {
     return (tt_json *)tti_made(ctx, "tt_json_parse", tti_json_read(ctx, text, size));
 }
+
 TT_API void tt_json_free(tt_context *ctx, tt_json *root) {
     tti_json_block *block;
     if (!root) { return; }
     block = (tti_json_block *)(void *)((char *)root - offsetof(tti_json_block, root));
     tt_free(ctx, block, block->bytes, 1);
 }
+
 TT_API const tt_json *tt_json_get(const tt_json *object, const char *key) {
     const tt_json *member, *found = NULL;
     size_t n = strlen(key);
@@ -3025,20 +3233,28 @@ TT_API const tt_json *tt_json_get(const tt_json *object, const char *key) {
     }
     return found;
 }
+
 TT_API const char *tt_json_text(const tt_json *object, const char *key, const char *fallback) {
     const tt_json *member = tt_json_get(object, key);
     return member && member->type == TT_JSON_STRING ? member->string : fallback;
 }
+
 TT_API double tt_json_number(const tt_json *object, const char *key, double fallback) {
     const tt_json *member = tt_json_get(object, key);
-    return member && (member->type == TT_JSON_NUMBER || member->type == TT_JSON_BOOL) ? member->number : fallback;
+    return member && (member->type == TT_JSON_NUMBER || member->type == TT_JSON_BOOL) ? member->number
+                                                                                      : fallback;
 }
+
 /* 1 if node is a whole number in 0..most (and 2^53): the one way from a number of a file to an integer. */
 static int tti_json_whole(const tt_json *node, uint64_t most, uint64_t *out) {
-    if (!node || node->type != TT_JSON_NUMBER || !(node->number >= 0 && node->number <= 9007199254740992.0) || floor(node->number) != node->number) { return 0; }
+    if (!node || node->type != TT_JSON_NUMBER || !(node->number >= 0 && node->number <= 9007199254740992.0) ||
+        floor(node->number) != node->number) {
+        return 0;
+    }
     *out = (uint64_t)node->number;
     return *out <= most;
 }
+
 TT_API int tt_json_int(const tt_json *object, const char *key, int fallback) {
     uint64_t value;
     return tti_json_whole(tt_json_get(object, key), INT_MAX, &value) ? (int)value : fallback;
@@ -3050,14 +3266,19 @@ TT_API tt_status tt_json_lines_open(tt_json_lines *lines, const char *path) {
     lines->name = path;
     return tt_file_read(lines->ctx, path, &lines->text);
 }
+
 TT_API void tt_json_lines_close(tt_json_lines *lines) { if (lines->text.ctx) { tt_text_free(&lines->text); } }
+
 /* The first text with a NUL; its depth is that of the parser. */
 static const tt_json *tti_json_find_nul(const tt_json *node) {
     const tt_json *found = NULL;
-    if (node->type == TT_JSON_STRING) { return node->length && memchr(node->string, 0, node->length) ? node : NULL; }
+    if (node->type == TT_JSON_STRING) {
+        return node->length && memchr(node->string, 0, node->length) ? node : NULL;
+    }
     for (node = node->child; node && !found; node = node->next) { found = tti_json_find_nul(node); }
     return found;
 }
+
 TT_API tt_status tt_json_lines_next(tt_json_lines *lines, tt_json **value) {
     const tt_text *text = &lines->text;
     const tt_json *bad;
@@ -3065,7 +3286,8 @@ TT_API tt_status tt_json_lines_next(tt_json_lines *lines, tt_json **value) {
     *value = NULL;
     if (lines->at == 0 && text->size >= 3 && memcmp(text->data, "\xef\xbb\xbf", 3) == 0) { lines->at = 3; }
     while (lines->at < text->size) {
-        const char *begin = text->data + lines->at, *end = (const char *)memchr(begin, '\n', text->size - lines->at);
+        const char *begin = text->data + lines->at,
+                   *end = (const char *)memchr(begin, '\n', text->size - lines->at);
         size_t size = end ? (size_t)(end - begin) : text->size - lines->at;
         lines->at += size + (end != NULL);
         lines->line++;
@@ -3073,11 +3295,14 @@ TT_API tt_status tt_json_lines_next(tt_json_lines *lines, tt_json **value) {
         *value = tt_json_parse(lines->ctx, begin, size);
         if (!*value) {
             snprintf(why, sizeof why, "%s", tt_error(lines->ctx));
-            return tt_fail(lines->ctx, tt_error_status(lines->ctx), "%s line %d: %s", lines->name, lines->line, why);
+            return tt_fail(lines->ctx, tt_error_status(lines->ctx), "%s line %d: %s", lines->name,
+                           lines->line, why);
         }
         bad = tti_json_find_nul(*value);
         if (!bad) { return TT_OK; }
-        tt_fail(lines->ctx, TT_ERR_FILE, "%s line %d: \"%s\" has the character U+0000, expected text without it", lines->name, lines->line, bad->key ? bad->key : "a list");
+        tt_fail(lines->ctx, TT_ERR_FILE,
+                "%s line %d: \"%s\" has the character U+0000, expected text without it", lines->name,
+                lines->line, bad->key ? bad->key : "a list");
         tt_json_free(lines->ctx, *value);
         *value = NULL;
         return TT_ERR_FILE;
