@@ -553,6 +553,41 @@ TT_API double    tt_item(const tt_tensor *tensor);                             /
 /* Frees everything of the step (tensors, tape) and ends a graph error; tt_error still says it. Parameters and grads stay. */
 TT_API void      tt_step_reset(tt_context *ctx);
 
+/* ==== 4. batch and cache ===================================================================
+ * What runs through a model at once: tokens of several sequences, end to end, no padding. With a cache a sequence goes on
+ * where its slot ends; without one it begins at position 0. */
+
+typedef struct tt_kv_cache tt_kv_cache;
+typedef struct tt_batch_desc {
+    int n_sequences;
+    const int32_t *offsets;      /* [n_sequences + 1], offsets[0] = 0; sequence s is tokens[offsets[s] .. offsets[s+1])  */
+    const int32_t *tokens;       /* [n_tokens]                                                                          */
+    const unsigned char *mask;   /* [n_tokens], 1 = this token is a target (predicted from the one before it); the first
+                                    token of a sequence never is. NULL = every token but the first                      */
+    tt_kv_cache *cache;   /* NULL in training */
+    const int32_t *cache_slots;  /* [n_sequences] cache rows, with cache                                                */
+} tt_batch_desc;
+typedef struct tt_batch {
+    tt_context *ctx;
+    int n_sequences, n_tokens, n_targets, max_length;
+    /* host copies */
+    const int32_t *offsets, *tokens, *positions;   /* positions: 0.. within each sequence (or from the cache's length) */
+    const int32_t *target_rows, *targets;          /* [n_targets]: row that predicts, token that is predicted           */
+    /* the same on the backend (equal pointers on the CPU) */
+    const int32_t *d_offsets, *d_positions, *d_key_start, *d_query_start;
+    tt_kv_cache *cache;
+    const int32_t *cache_slots;
+    const int32_t *d_cache_rows;                   /* [n_tokens] row in the cache that each token writes, with cache     */
+} tt_batch;
+TT_API tt_batch *tt_batch_create(tt_context *ctx, const tt_batch_desc *desc);
+
+/* Keys and values of every layer for n_slots sequences of up to `capacity` positions; made for a model: chapter 7. */
+TT_API void         tt_kv_cache_destroy(tt_kv_cache *);
+TT_API int          tt_kv_cache_length(const tt_kv_cache *, int slot);
+TT_API void         tt_kv_cache_truncate(tt_kv_cache *, int slot, int length);
+TT_API tt_status    tt_kv_cache_share(tt_kv_cache *, int from_slot, int to_slot, int length);   /* copies the prefix */
+
+
 /* ==== 5. autograd ==========================================================================
  * Ops record themselves on the context's tape; tt_backward walks it in reverse once. Gradients of
  * leaves accumulate over calls until tt_zero_grad, so micro-batches simply add up. */
@@ -596,30 +631,6 @@ TT_API tt_tensor *tt_rmsnorm(tt_context *, tt_tensor *x, tt_tensor *w, float eps
 TT_API tt_tensor *tt_layernorm(tt_context *, tt_tensor *x, tt_tensor *w, tt_tensor *b, float eps);
 TT_API tt_tensor *tt_swiglu(tt_context *, tt_tensor *gate, tt_tensor *up);                        /* silu(gate) * up */
 TT_API tt_tensor *tt_gelu(tt_context *, tt_tensor *x, int tanh_form);                             /* tanh_form 0: erf */
-
-/* A packed batch: tokens of all sequences end to end, no padding. Of this step. */
-typedef struct tt_batch_desc {
-    int n_sequences;
-    const int32_t *offsets;      /* [n_sequences + 1], offsets[0] = 0; sequence s is tokens[offsets[s] .. offsets[s+1])  */
-    const int32_t *tokens;       /* [n_tokens]                                                                          */
-    const unsigned char *mask;   /* [n_tokens], 1 = this token is a target (predicted from the one before it); the first
-                                    token of a sequence never is. NULL = every token but the first                      */
-    struct tt_kv_cache *cache;   /* NULL in training; chapter 8 */
-    const int32_t *cache_slots;  /* [n_sequences] cache rows, with cache                                                */
-} tt_batch_desc;
-typedef struct tt_batch {
-    tt_context *ctx;
-    int n_sequences, n_tokens, n_targets, max_length;
-    /* host copies */
-    const int32_t *offsets, *tokens, *positions;   /* positions: 0.. within each sequence (or from the cache's length) */
-    const int32_t *target_rows, *targets;          /* [n_targets]: row that predicts, token that is predicted           */
-    /* the same on the backend (equal pointers on the CPU) */
-    const int32_t *d_offsets, *d_positions, *d_key_start, *d_query_start;
-    struct tt_kv_cache *cache;
-    const int32_t *cache_slots;
-    const int32_t *d_cache_rows;                   /* [n_tokens] row in the cache that each token writes, with cache     */
-} tt_batch;
-TT_API tt_batch *tt_batch_create(tt_context *ctx, const tt_batch_desc *desc);
 
 /* Rotary tables cos/sin are [positions, head_dim/2]; x [N, heads*head_dim], rotate-half layout of Hugging Face. */
 TT_API tt_tensor *tt_rope(tt_context *, tt_tensor *x, tt_tensor *cos_table, tt_tensor *sin_table, const tt_batch *, int head_dim);
@@ -790,6 +801,7 @@ TT_API tt_model *tt_model_create(tt_context *, const tt_model_config *, uint64_t
 TT_API tt_model *tt_model_copy(const tt_model *);                         /* same weights and adapters, no gradients (frozen teacher) */
 TT_API tt_status tt_model_assign(tt_model *to, const tt_model *from);     /* copies the weights between equal configs and adapters  */
 TT_API void      tt_model_destroy(tt_model *);
+TT_API tt_kv_cache *tt_kv_cache_create(tt_model *, int n_slots, int capacity);
 TT_API const tt_model_config *tt_model_config_get(const tt_model *);      /* resolved: defaults filled in    */
 TT_API tt_context *tt_model_context(const tt_model *);
 TT_API int        tt_model_n_params(const tt_model *);                    /* number of parameter tensors     */
@@ -882,13 +894,6 @@ TT_API const char     *tt_safetensors_metadata(const tt_safetensors *, const cha
  * Continuous batching: a slot is refilled as its sequence ends; the samples of one prompt share its
  * prefill, and all prompts that of the tokens (32 or more) with which they all begin. The sequence of
  * (request id, sample) depends on nothing but model, prompt, settings and seed. */
-
-typedef struct tt_kv_cache tt_kv_cache;
-TT_API tt_kv_cache *tt_kv_cache_create(tt_model *, int n_slots, int capacity);   /* capacity: positions per slot */
-TT_API void         tt_kv_cache_destroy(tt_kv_cache *);
-TT_API int          tt_kv_cache_length(const tt_kv_cache *, int slot);
-TT_API void         tt_kv_cache_truncate(tt_kv_cache *, int slot, int length);
-TT_API tt_status    tt_kv_cache_share(tt_kv_cache *, int from_slot, int to_slot, int length);   /* copies the prefix */
 
 typedef struct tt_sampling {
     int max_new_tokens;           /* 0 = 128                                                    */
