@@ -1649,20 +1649,31 @@ extern "C" {
 #endif
 
 /* ==== 1. base ==============================================================================
- * The context, and what every chapter stands on: errors, memory, text, numbers, files, JSON, random numbers.
- * A step's memory is an arena: a list of chunks that is filled from front to back and emptied at once. */
+ * The context, and what every chapter stands on: numbers as text, errors, memory, threads, random numbers, growable
+ * text, files, JSON.
+ *
+ * tt_context is the only state there is. Memory comes in two kinds. What lives longer than a step is allocated and
+ * freed one by one (tt_alloc). What a step makes, its graph above all, comes from an arena: a list of chunks that is
+ * filled from front to back and emptied at once. Work is cut into parts that a team of threads shares.
+ *
+ * Uses the functions of the backend table for the device's arena, and nothing else of later chapters. */
 
-#define TTI_ERROR_SIZE 5120      /* the longest path, and what is said of it */
-#define TTI_CHUNK ((size_t)1 << 20)
-#define TTI_ALIGN ((size_t)64)
+#define TTI_ERROR_SIZE 5120                /* holds the longest path, and what is said of it     */
 
-typedef struct tti_chunk { struct tti_chunk *next; char *base; size_t size, used; } tti_chunk;
-typedef struct tti_arena { tti_chunk *first, *current; int on_backend; } tti_arena;
-typedef struct tti_mark { tti_chunk *chunk; size_t used; } tti_mark;
+typedef struct tti_chunk {
+    struct tti_chunk *next;
+    char *base;
+    size_t size, used;
+} tti_chunk;
 
-struct tti_team;        /* below: the threads of a context       */
-struct tti_node;        /* chapter 4: one recorded op            */
-struct tti_spare;       /* chapter 4: a gradient buffer to reuse */
+typedef struct tti_arena {
+    tti_chunk *first, *current;            /* current: the one being filled; those behind it are empty */
+    int on_backend;                        /* memory of the backend, else of the allocator       */
+} tti_arena;
+
+struct tti_team;                           /* [tt:base.threads]                                  */
+struct tti_node;                           /* chapter 5: one recorded op                         */
+struct tti_spare;                          /* chapter 5: a gradient buffer to reuse              */
 
 struct tt_context {
     tt_allocator allocator;
@@ -1670,323 +1681,240 @@ struct tt_context {
     void *log_user;
     size_t current_bytes, peak_bytes;
     int n_threads;
-    struct tti_team *team;                /* NULL until there is work for more than one     */
-    char kernel_wish[16];                 /* desc.kernel or TT_KERNEL, "" = best            */
-    char matmul_wish[16];                 /* desc.matmul or TT_MATMUL, "" = f32             */
-    const char *kernel_name;              /* set by the CPU kernels                         */
+    struct tti_team *team;                 /* NULL until there is work for more than one         */
+    char kernel_wish[16];                  /* desc.kernel or TT_KERNEL, "" = best                */
+    char matmul_wish[16];                  /* desc.matmul or TT_MATMUL, "" = f32                 */
+    const char *kernel_name;               /* set by the CPU kernels                             */
     char error[TTI_ERROR_SIZE];
-    tt_status status;                     /* of the error text                              */
-    const char *failed;                   /* the function that it is of, where that is known */
-    tt_status broken;                     /* a bad desc: every call fails                   */
-    int graph_error;                      /* the error sticks: graph building has failed    */
+    tt_status status;                      /* of the error text                                  */
+    const char *failed;                    /* the function whose error it is, see tti_tried      */
+    tt_status broken;                      /* a bad desc: every call fails                       */
+    int graph_error;                       /* graph building has failed: the error sticks        */
     const tt_backend *backend;
-    void *backend_state, *cpu_state;      /* equal on the CPU backend                       */
-    tti_arena host, device;               /* memory of the step                             */
-    struct tti_node *tape;                /* newest op first                                */
+    void *backend_state, *cpu_state;       /* equal on the CPU backend                           */
+    tti_arena host, device;                /* memory of the step                                 */
+    struct tti_node *tape;                 /* newest op first                                    */
     struct tti_spare *spare_grads;
     int no_grad;
 };
 
-/* ---- numbers as text ----
- * The C library's strtod and printf follow the host's locale, which may write 0.5 as 0,5. Here numbers are
- * read and written with a point, and exactly: as quotients of whole numbers of at most TTI_LIMBS * 32 bits.
- * */
-#define TTI_LIMBS 128
-#define TTI_MAX_DIGITS 780         /* more significant digits than this cannot move a double, but for not being zero */
-/* The lowest first; limb[n - 1] is not zero */
-typedef struct tti_big { int n; uint32_t limb[TTI_LIMBS]; } tti_big;
+/* ---- [tt:base.characters] characters ---- */
 
-/* a * factor + add */
-static void tti_big_scale(tti_big *a, uint32_t factor, uint32_t add) {
-    uint64_t carry = add;
-    int i;
-    for (i = 0; i < a->n; i++) {
-        carry += (uint64_t)a->limb[i] * factor;
-        a->limb[i] = (uint32_t)carry;
-        carry >>= 32;
+/* The blanks of JSON. */
+static int tti_is_space(char c) { return c == ' ' || c == '\n' || c == '\t' || c == '\r'; }
+static int tti_is_decimal(char c) { return c >= '0' && c <= '9'; }
+
+/* ---- [tt:base.numbers] numbers as text ----
+ * strtod and printf round to the nearest, but write the decimal point of the host's locale: 0,5 for 0.5. Therefore
+ * numbers pass through them without a point, as whole digits and an exponent: 12.5 is "125e-1". */
+
+/* Two neighbouring doubles have their middle at no more than 767 digits. Of digits behind the 780th it matters only
+ * whether they are all zero. */
+#define TTI_MAX_DIGITS 780
+
+/* The double nearest to digits * 10^exponent, or the float. Behind the n digits is room for 16 characters. */
+static double tti_digits_value(char *digits, int n, int64_t exponent, int is_float) {
+    const int64_t most = 99999;                /* infinity or zero, whatever the digits */
+    if (exponent > most) { exponent = most; }
+    if (exponent < -most) { exponent = -most; }
+    digits[n] = 0;
+    if (exponent != 0) { snprintf(digits + n, 16, "e%d", (int)exponent); }
+    return is_float ? (double)strtof(digits, NULL) : strtod(digits, NULL);
+}
+
+/* An exponent as "e-12" at the begin of text: how many bytes it takes, and *power; 0 and 0 where none stands. */
+static size_t tti_exponent_read(const char *text, size_t size, int64_t *power) {
+    size_t at = 1, first;
+    int minus = size > 1 && text[1] == '-';
+    *power = 0;
+    if (size < 2 || (*text != 'e' && *text != 'E')) { return 0; }
+    if (text[1] == '-' || text[1] == '+') { at++; }
+    for (first = at; at < size && tti_is_decimal(text[at]); at++) {
+        if (*power < ((int64_t)1 << 50)) { *power = 10 * *power + (text[at] - '0'); }
     }
-    if (carry && a->n < TTI_LIMBS) { a->limb[a->n++] = (uint32_t)carry; }
-}
-
-static void tti_big_power(tti_big *a, int n) {      /* a * 10^n */
-    for (; n >= 9; n -= 9) { tti_big_scale(a, 1000000000u, 0); }
-    for (; n > 0; n--) { tti_big_scale(a, 10, 0); }
-}
-
-static void tti_big_shift(tti_big *a, int bits) {   /* a * 2^bits */
-    int limbs = bits / 32;
-    if (a->n && limbs && a->n + limbs <= TTI_LIMBS) {
-        memmove(a->limb + limbs, a->limb, (size_t)a->n * sizeof *a->limb);
-        memset(a->limb, 0, (size_t)limbs * sizeof *a->limb);
-        a->n += limbs;
-    }
-    tti_big_scale(a, (uint32_t)1 << bits % 32, 0);
-}
-
-static void tti_big_set(tti_big *a, uint64_t value, int shift) {      /* value * 2^shift */
-    a->limb[0] = (uint32_t)value;
-    a->limb[1] = (uint32_t)(value >> 32);
-    a->n = a->limb[1] ? 2 : a->limb[0] ? 1 : 0;
-    tti_big_shift(a, shift);
-}
-
-static int tti_big_bits(const tti_big *a) {
-    int bits = a->n ? 32 * (a->n - 1) : 0;
-    uint32_t top = a->n ? a->limb[a->n - 1] : 0;
-    for (; top; top >>= 1) { bits++; }
-    return bits;
-}
-
-static int tti_big_compare(const tti_big *a, const tti_big *b) {
-    int i;
-    if (a->n != b->n) { return a->n < b->n ? -1 : 1; }
-    for (i = a->n - 1; i >= 0; i--) {
-        if (a->limb[i] != b->limb[i]) { return a->limb[i] < b->limb[i] ? -1 : 1; }
-    }
-    return 0;
-}
-
-/* a + sign * b; not below zero */
-static void tti_big_add(tti_big *a, const tti_big *b, int sign) {
-    int64_t carry = 0;
-    int i;
-    for (i = 0; i < b->n || (carry && i < TTI_LIMBS); i++) {
-        if (i == a->n) { a->limb[a->n++] = 0; }
-        carry += (int64_t)a->limb[i] + (i < b->n ? sign * (int64_t)b->limb[i] : 0);
-        a->limb[i] = (uint32_t)carry;
-        carry = carry < 0 ? -1 : carry >> 32;
-    }
-    while (a->n && a->limb[a->n - 1] == 0) { a->n--; }
-}
-
-/* The double nearest to a / b, of two the even one. Both are used up. */
-static double tti_big_quotient(tti_big *a, tti_big *b) {
-    int exponent = tti_big_bits(a) - tti_big_bits(b), drop, i;
-    uint64_t bits = 0, rest, half, kept;
-    tti_big_shift(exponent < 0 ? a : b, exponent < 0 ? -exponent : exponent);
-    if (tti_big_compare(a, b) < 0) { exponent--; tti_big_shift(a, 1); }
-    for (i = 0; i < 64; i++) {                          /* 1 <= a / b < 2: its first 64 bits */
-        int bit = tti_big_compare(a, b) >= 0;
-        if (bit) { tti_big_add(a, b, -1); }
-        bits = bits << 1 | (uint64_t)bit;
-        tti_big_shift(a, 1);
-    }
-    drop = exponent < -1022 ? 11 - 1022 - exponent : 11;
-    if (drop > 64) { return 0; }
-    half = (uint64_t)1 << (drop - 1);
-    rest = bits & (half | (half - 1));
-    kept = drop == 64 ? 0 : bits >> drop;
-    if (rest > half || (rest == half && (a->n || (kept & 1)))) { kept++; }
-    return ldexp((double)kept, exponent - 63 + drop);
+    if (minus) { *power = -*power; }
+    return at > first ? at : 0;
 }
 
 TT_API size_t tt_number_read(const char *text, size_t size, double *out) {
-    char digits[TTI_MAX_DIGITS + 1];
-    int n = 0, point = 0, any = 0, lost = 0, i, minus = size > 0 && *text == '-';
-    int64_t exponent = 0, power = 0;
-    size_t at = size > 0 && (*text == '-' || *text == '+'), next;
-    tti_big a, b;
-    for (; at < size && ((text[at] >= '0' && text[at] <= '9') || (text[at] == '.' && !point)); at++) {
-        if (text[at] == '.') { point = 1; continue; }
+    char digits[TTI_MAX_DIGITS + 16];
+    size_t at = size > 0 && (*text == '-' || *text == '+');
+    int64_t exponent = 0, power;
+    int n = 0, any = 0, point = 0;             /* n: digits from the first that is not zero */
+    for (; at < size && (tti_is_decimal(text[at]) || (text[at] == '.' && !point)); at++) {
+        if (text[at] == '.') {
+            point = 1;
+            continue;
+        }
         any = 1;
         exponent -= point;
         if (n == 0 && text[at] == '0') { continue; }
-        if (n < TTI_MAX_DIGITS) { digits[n++] = text[at]; continue; }
+        if (n < TTI_MAX_DIGITS) {
+            digits[n++] = text[at];
+            continue;
+        }
         exponent++;
-        lost |= text[at] != '0';
+        if (text[at] != '0' && digits[n - 1] == '0') { digits[n - 1] = '1'; }
     }
     if (!any) { return 0; }
-    next = at + 1;
-    if (next < size && (text[next] == '-' || text[next] == '+')) { next++; }
-    if (next < size && (text[at] == 'e' || text[at] == 'E') && text[next] >= '0' && text[next] <= '9') {
-        int below = text[at + 1] == '-';
-        for (at = next; at < size && text[at] >= '0' && text[at] <= '9'; at++) {
-            if (power < ((int64_t)1 << 50)) { power = 10 * power + (text[at] - '0'); }
-        }
-        exponent += below ? -power : power;
-    }
-    if (lost) { digits[n++] = '1'; exponent--; }
-    tti_big_set(&a, 0, 0);
-    tti_big_set(&b, 1, 0);
-    if (n == 0 || n + exponent < -330) { *out = 0; }
-    else if (n + exponent > 310) { *out = HUGE_VAL; }
-    else if (n <= 15 && exponent == 0) {
-        int64_t whole = 0;
-        for (i = 0; i < n; i++) { whole = 10 * whole + (digits[i] - '0'); }
-        *out = (double)whole;
-    } else {
-        for (i = 0; i < n; i++) { tti_big_scale(&a, 10, (uint32_t)(digits[i] - '0')); }
-        tti_big_power(exponent < 0 ? &b : &a, (int)(exponent < 0 ? -exponent : exponent));
-        *out = tti_big_quotient(&a, &b);
-    }
-    if (minus) { *out = -*out; }
+    at += tti_exponent_read(text + at, size - at, &power);
+    *out = n > 0 ? tti_digits_value(digits, n, exponent + power, 0) : 0;
+    if (*text == '-') { *out = -*out; }
     return at;
 }
 
-/* The fewest digits that lie nearer to value = m * 2^e than to its neighbours (Steele and White 1990), as
- * 0.DIGITS * 10^*point; narrow: the neighbour below is only half as far. Returns how many digits. */
-static int tti_shortest(double value, uint64_t m, int e, int narrow, char digits[24], int *point) {
-    tti_big r, s, above, below, sum;      /* value = r / s; half the way to the neighbours is above / s and
-                                             below / s */
-    int up = e > 0 ? e : 0, down = e < 0 ? -e : 0, even = (m & 1) == 0, n = 0,
-        k = (int)ceil(log10(value) - 1e-10), low, high, digit;
-    tti_big_set(&r, m, up + 1 + narrow);
-    tti_big_set(&s, 1, down + 1 + narrow);
-    tti_big_set(&above, 1, up + narrow);
-    tti_big_set(&below, 1, up);
-    tti_big_power(&s, k);
-    tti_big_power(&r, -k);
-    tti_big_power(&above, -k);
-    tti_big_power(&below, -k);
-    sum = r;
-    tti_big_add(&sum, &above, 1);
-    if (tti_big_compare(&sum, &s) > -even) { k++; tti_big_scale(&s, 10, 0); }
-    for (*point = k; ; n++) {
-        tti_big_scale(&r, 10, 0);
-        tti_big_scale(&above, 10, 0);
-        tti_big_scale(&below, 10, 0);
-        for (digit = 0; tti_big_compare(&r, &s) >= 0; digit++) { tti_big_add(&r, &s, -1); }
-        sum = r;
-        tti_big_add(&sum, &above, 1);
-        low = tti_big_compare(&r, &below) < even;
-        high = tti_big_compare(&sum, &s) > -even;
-        digits[n] = (char)('0' + digit);
-        if (low || high) { break; }
+/* The fewest digits that read back as value >= 0, and of those the nearest, as 0.DIGITS * 10^*point; returns how many.
+ * printf gives the nearest number of n digits. If that one does not read back, no other of n digits does; but a power of
+ * two has its lower neighbour only half as far as the upper one, so there the next larger number may. */
+static int tti_shortest(double value, int is_float, char digits[40], int *point) {
+    char text[40], *mark;
+    int n, power;
+    for (n = 1; ; n++) {
+        snprintf(text, sizeof text, "%.*e", n - 1, value);             /* d.ddde-12, with the locale's point */
+        mark = strchr(text, 'e');
+        power = (int)strtol(mark + 1, NULL, 10);
+        digits[0] = text[0];
+        memcpy(digits + 1, mark - (n - 1), (size_t)n - 1);
+        *point = power + 1;
+        if (n == 17 || tti_digits_value(digits, n, *point - n, is_float) == value) { return n; }
+        if (digits[n - 1] == '9') { continue; }
+        digits[n - 1]++;
+        if (tti_digits_value(digits, n, *point - n, is_float) == value) { return n; }
     }
-    tti_big_scale(&r, 2, 0);
-    low = low && (!high || tti_big_compare(&r, &s) + (digit & 1) <= 0);
-    if (!low) { digits[n]++; }
-    return n + 1;
 }
 
-/* The shortest decimal that reads back as value, of a double or a float; written as Python does, whole
- * numbers without ".0". */
+/* The shortest text that reads back as value, of a double or a float; laid out as Python does, but whole numbers
+ * without ".0". Returns its length. */
 static size_t tti_number_text(char out[48], double value, int is_float) {
-    int n, point, e, i, narrow, bits = is_float ? 24 : 53, lowest = is_float ? -149 : -1074;
-    char digits[24], *at = out;
-    uint64_t m;
+    char digits[40], *at = out;
+    int n, point, i;
     if (is_float) { value = (double)(float)value; }
-    if (!isfinite(value)) { memcpy(out, "null", 4); return 4; }
-    if (signbit(value)) { *at++ = '-'; value = -value; }
-    if (!(value > 0)) { *at++ = '0'; return (size_t)(at - out); }
-    m = (uint64_t)ldexp(frexp(value, &e), bits);
-    e -= bits;
-    if (e < lowest) { m >>= lowest - e; e = lowest; }
-    narrow = m == (uint64_t)1 << (bits - 1) && e > lowest;
-    n = tti_shortest(value, m, e, narrow, digits, &point);
+    if (!isfinite(value)) {
+        memcpy(out, "null", 4);
+        return 4;
+    }
+    if (signbit(value)) { *at++ = '-'; }
+    n = tti_shortest(fabs(value), is_float, digits, &point);
     if (point < -3 || point > 16) {
         *at++ = digits[0];
         if (n > 1) { *at++ = '.'; }
-        for (i = 1; i < n; i++) { *at++ = digits[i]; }
-        return (size_t)(at - out) +
-               (size_t)snprintf(at, 8, "e%c%02d", point < 1 ? '-' : '+', point < 1 ? 1 - point : point - 1);
+        memcpy(at, digits + 1, (size_t)n - 1);
+        at += n - 1;
+        return (size_t)(at - out) + (size_t)snprintf(at, 8, "e%+03d", point - 1);
     }
-    if (point <= 0) { *at++ = '0'; *at++ = '.'; }
-    for (i = point; i < 0; i++) { *at++ = '0'; }
-    for (i = 0; i < n || i < point; i++) {
-        if (i == point && i > 0) { *at++ = '.'; }
-        *at++ = i < n ? digits[i] : '0';
+    for (i = point > 0 ? 0 : point - 1; i < n || i < point; i++) {     /* digit i stands for 10^(point - 1 - i) */
+        if (i == point) { *at++ = '.'; }
+        *at++ = i >= 0 && i < n ? digits[i] : '0';
     }
     return (size_t)(at - out);
 }
 
-/* ---- formats ----
- * printf's, but with a point in numbers whatever the locale, and with %r and %R (see tt_text_format). Writes
- * what fits, with a NUL, and returns how much there is, or -1 where the format is none. */
-typedef struct tti_sink { char *out; size_t size, n; } tti_sink;
+/* ---- [tt:base.format] printf whatever the locale ----
+ * The format is cut into plain text and directives, and each goes to snprintf by itself. Whatever then stands between
+ * the digits of a number is the locale's point, in one byte or several, and becomes a point. Whole numbers are widened
+ * to long long, so that their conversion needs no table of lengths. */
 
-static void tti_sink_put(tti_sink *s, const char *bytes, size_t n) {
-    size_t room = s->n + 1 < s->size ? s->size - 1 - s->n : 0;
-    if (room) { memcpy(s->out + s->n, bytes, n < room ? n : room); }
-    s->n += n;
-}
+typedef struct tti_sink {
+    char *out;                                 /* written as far as it reaches          */
+    size_t size, n;                            /* n: length of the whole so far         */
+    va_list list;
+} tti_sink;
 
-/* Whatever printf has put between the digits of a number is the locale's point. */
 static void tti_sink_point(tti_sink *s, size_t from) {
     size_t end = s->n < s->size ? s->n : s->size ? s->size - 1 : 0, to = from, at;
-    if (end < from) { return; }
     for (at = from; at < end; at++) {
         char c = s->out[at];
-        if ((c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '+' ||
-            c == '-' || c == ' ') {
-            s->out[to++] = c;
-        } else if (to == from || s->out[to - 1] != '.') {
-            s->out[to++] = '.';
-        }
+        if (strchr("0123456789+- eEinfatyINFATY", c)) { s->out[to++] = c; }
+        else if (to == from || s->out[to - 1] != '.') { s->out[to++] = '.'; }
     }
-    s->n -= end - to;
+    if (to < end) { s->out[to] = 0; }
+    s->n -= at - to;
 }
 
+/* The next argument; its type by the length modifier: l, L for ll, z, j, t, else 0 (h and hh are promoted to int). */
+static long long tti_sink_whole(tti_sink *s, char length, int is_signed) {
+    switch (length) {
+    case 'l': return is_signed ? va_arg(s->list, long) : (long long)va_arg(s->list, unsigned long);
+    case 'L': return is_signed ? va_arg(s->list, long long) : (long long)va_arg(s->list, unsigned long long);
+    case 'j': return is_signed ? (long long)va_arg(s->list, intmax_t) : (long long)va_arg(s->list, uintmax_t);
+    case 'z':
+    case 't': return is_signed ? (long long)va_arg(s->list, ptrdiff_t) : (long long)va_arg(s->list, size_t);
+    default: return is_signed ? va_arg(s->list, int) : (long long)va_arg(s->list, unsigned);
+    }
+}
+
+/* Flags, width and precision of a directive, * replaced by its argument, are appended to spec; returns what follows. */
+static const char *tti_sink_flags(tti_sink *s, const char *format, char spec[48]) {
+    size_t n = 1;
+    for (; *format && strchr("-+ #0123456789.*", *format) && n < 24; format++) {
+        int value;
+        if (*format != '*') {
+            spec[n++] = *format;
+            continue;
+        }
+        value = va_arg(s->list, int);
+        if (value >= 0 || spec[n - 1] != '.') { n += (size_t)snprintf(spec + n, 12, "%d", value); }
+        else { n--; }                          /* a negative precision is none */
+    }
+    spec[n] = 0;
+    return format;
+}
+
+/* Prints the next argument as spec, which ends before the letter of the conversion, wants it: what snprintf returns. */
+static int tti_sink_print(tti_sink *s, char *spec, char letter, char length) {
+    size_t room = s->n < s->size ? s->size - s->n : 0;
+    char *out = room ? s->out + s->n : NULL, *end = spec + strlen(spec), number[48];
+    int n, is_signed = letter == 'd' || letter == 'i';
+    end[0] = letter;
+    switch (letter) {
+    case '%': return snprintf(out, room, "%%");
+    case 'c': return snprintf(out, room, spec, va_arg(s->list, int));
+    case 's': return snprintf(out, room, spec, va_arg(s->list, const char *));
+    case 'p': return snprintf(out, room, spec, va_arg(s->list, void *));
+    case 'e': case 'E': case 'f': case 'F': case 'g': case 'G':
+        return snprintf(out, room, spec, va_arg(s->list, double));
+    case 'd': case 'i': case 'u': case 'x': case 'X': case 'o':
+        end[0] = end[1] = 'l';
+        end[2] = letter;
+        return snprintf(out, room, spec, tti_sink_whole(s, length, is_signed));
+    case 'r': case 'R':
+        n = (int)tti_number_text(number, va_arg(s->list, double), letter == 'R');
+        return snprintf(out, room, "%.*s", n, number);
+    default: return -1;
+    }
+}
+
+/* The directive behind its %; returns what follows it, NULL if it is none. */
+static const char *tti_sink_directive(tti_sink *s, const char *format) {
+    char spec[48] = "%", length = 0;
+    size_t begin = s->n;
+    int n;
+    format = tti_sink_flags(s, format, spec);
+    for (; *format && strchr("hlzjt", *format); format++) { length = *format == 'l' && length == 'l' ? 'L' : *format; }
+    n = tti_sink_print(s, spec, *format, length);
+    if (n < 0) { return NULL; }
+    s->n += (size_t)n;
+    if (strchr("eEfFgG", *format)) { tti_sink_point(s, begin); }
+    return format + 1;
+}
+
+/* snprintf: writes what fits, with a NUL, and returns the length of the whole; -1 where the format is none. */
 static int tti_vformat(char *out, size_t size, const char *format, va_list list) {
     tti_sink s;
     s.out = out;
     s.size = size;
     s.n = 0;
-    while (*format) {
-        size_t plain = strcspn(format, "%"), length = 1, begin, room;
-        char spec[48] = "%", *to;
-        int wide = 0, n = 0;
-        tti_sink_put(&s, format, plain);
+    va_copy(s.list, list);
+    while (format) {
+        size_t plain = strcspn(format, "%"), room = s.n < size ? size - s.n : 0;
+        snprintf(room ? out + s.n : NULL, room, "%.*s", (int)plain, format);
+        s.n += plain;
         format += plain;
         if (!*format) { break; }
-        for (format++; *format && strchr("-+ #0123456789.*", *format) && length < 24; format++) {
-            if (*format != '*') { spec[length++] = *format; continue; }
-            n = va_arg(list, int);
-            if (n < 0 && spec[length - 1] == '.') { length--; continue; }      /* as if not given */
-            length += (size_t)snprintf(spec + length, 12, "%d", n);
-        }
-        for (; *format && strchr("hlzjt", *format); format++) {
-            wide = *format == 'l' && wide == 'l' ? 'L' : *format;
-        }
-        to = spec + length;
-        begin = s.n;
-        room = s.n < s.size ? s.size - s.n : 0;
-        out = room ? s.out + s.n : NULL;
-        switch (*format) {
-        case '%': tti_sink_put(&s, "%", 1); n = 0; break;
-        case 'd': case 'i': {
-            long long value = wide == 'l'                  ? va_arg(list, long)
-                              : wide == 'L'                ? va_arg(list, long long)
-                              : wide == 'j'                ? (long long)va_arg(list, intmax_t)
-                              : wide == 'z' || wide == 't' ? (long long)va_arg(list, ptrdiff_t)
-                                                           : va_arg(list, int);
-            memcpy(to, "lld", 4);
-            n = snprintf(out, room, spec, value);
-            break;
-        }
-        case 'u': case 'x': case 'X': case 'o': {
-            unsigned long long value = wide == 'l'   ? va_arg(list, unsigned long)
-                                       : wide == 'L' ? va_arg(list, unsigned long long)
-                                       : wide == 'j' ? (unsigned long long)va_arg(list, uintmax_t)
-                                       : wide == 'z' || wide == 't' ? (unsigned long long)va_arg(list, size_t)
-                                                                    : va_arg(list, unsigned);
-            to[0] = to[1] = 'l';
-            to[2] = *format;
-            n = snprintf(out, room, spec, value);
-            break;
-        }
-        case 'e': case 'E': case 'f': case 'F': case 'g': case 'G':
-            to[0] = *format;
-            n = snprintf(out, room, spec, va_arg(list, double));
-            break;
-        case 'r': case 'R': {
-            char number[48];
-            tti_sink_put(&s, number, tti_number_text(number, va_arg(list, double), *format == 'R'));
-            n = 0;
-            break;
-        }
-        case 'c': to[0] = 'c'; n = snprintf(out, room, spec, va_arg(list, int)); break;
-        case 's': to[0] = 's'; n = snprintf(out, room, spec, va_arg(list, const char *)); break;
-        case 'p': to[0] = 'p'; n = snprintf(out, room, spec, va_arg(list, void *)); break;
-        default: return -1;
-        }
-        if (n < 0) { return -1; }
-        s.n += (size_t)n;
-        if (n && strchr("eEfFgG", *format)) { tti_sink_point(&s, begin); }
-        format++;
+        format = tti_sink_directive(&s, format + 1);
     }
-    if (s.size) { s.out[s.n < s.size ? s.n : s.size - 1] = 0; }
-    return s.n <= INT_MAX ? (int)s.n : -1;
+    va_end(s.list);
+    return format && s.n <= INT_MAX ? (int)s.n : -1;
 }
 
 static int tti_format(char *out, size_t size, const char *format, ...) {
@@ -1998,23 +1926,36 @@ static int tti_format(char *out, size_t size, const char *format, ...) {
     return n;
 }
 
-/* ---- errors ---- */
+/* ---- [tt:base.errors] errors ----
+ * Functions of one step that may fail return its status; those of several use TTI_TRY. While a graph is being built
+ * the first error sticks (ctx->graph_error): the ops behind it return NULL for lack of operands, which is no news. */
+
+/* One step of a function: a failure goes to its label `done`, behind which it cleans up and returns status. */
+#define TTI_TRY(call)                                \
+    do {                                             \
+        status = (call);                             \
+        if (status != TT_OK) { goto done; }          \
+    } while (0)
+
 TT_API const char *tt_status_name(tt_status status) {
 #define TTI_STATUS_CASE(name, value, text) case name: return text;
-    switch (status) { TT_STATUS_LIST(TTI_STATUS_CASE) case TT_STATUS_END_: break; }
+    switch (status) {
+    TT_STATUS_LIST(TTI_STATUS_CASE)
+    case TT_STATUS_END_: break;
+    }
 #undef TTI_STATUS_CASE
     return "unknown status";
 }
 
 TT_API tt_status tt_fail(tt_context *ctx, tt_status status, const char *format, ...) {
     va_list list;
-    if (!ctx || ctx->graph_error) { return status; }      /* the first cause stays */
+    int n;
+    if (!ctx || ctx->graph_error) { return status; }
     ctx->failed = NULL;
     va_start(list, format);
-    if (tti_vformat(ctx->error, sizeof ctx->error, format, list) < 0) {
-        tti_format(ctx->error, sizeof ctx->error, "bad format: %s", format);
-    }
+    n = tti_vformat(ctx->error, sizeof ctx->error, format, list);
     va_end(list);
+    if (n < 0) { snprintf(ctx->error, sizeof ctx->error, "bad format: %s", format); }
     ctx->status = status;
     if (ctx->log) { ctx->log(ctx->log_user, status, ctx->error); }
     return status;
@@ -2037,8 +1978,7 @@ static tt_status tti_mended(tt_context *ctx) {
     return TT_OK;
 }
 
-/* The end of a function that may be tried again, by its name: a success takes the sentence of its own failure
- * away. */
+/* The end of the function `who`, which may be tried again: when it succeeds, the error of its own failure goes. */
 static tt_status tti_tried(tt_context *ctx, const char *who, tt_status status) {
     if (ctx->graph_error) { return status; }
     if (status != TT_OK) { ctx->failed = who; }
@@ -2046,31 +1986,22 @@ static tt_status tti_tried(tt_context *ctx, const char *who, tt_status status) {
     return status;
 }
 
+/* The same of one that returns an object, or NULL. */
 static void *tti_made(tt_context *ctx, const char *who, void *object) {
     tti_tried(ctx, who, object ? TT_OK : TT_ERR_ARG);
     return object;
 }
 
-/* A step of a function that has several: on failure it goes to the cleanup behind `done`. */
-#define TTI_TRY(call)  do { status = (call); if (status != TT_OK) { goto done; } } while (0)
+/* ---- [tt:base.memory] memory ---- */
 
-/* The steps of a function that may fail one by one: the first failure goes to its label `done`, where it
- * cleans up. */
-#define TTI_TRY(call)                                \
-    do {                                             \
-        status = (call);                             \
-        if (status != TT_OK) { goto done; }          \
-    } while (0)
-
-/* ---- memory ---- */
 static int tti_mul_size(size_t a, size_t b, size_t *out) {
     if (b != 0 && a > (size_t)PTRDIFF_MAX / b) { return 0; }
     *out = a * b;
     return 1;
 }
 
-/* Weights, caches and arenas are walked from end to end: large pages where the system gives them to those who
- * ask. (Memory that also begins at one is slower: everything would meet in the same sets of the caches.) */
+/* Weights, caches and arenas are walked from end to end: large pages, where the system gives them to those who ask.
+ * (Memory that also begins at one is slower: everything would meet in the same sets of the caches.) */
 static void *tti_default_alloc(void *user, size_t bytes) {
     void *memory = malloc(bytes);
 #ifdef MADV_HUGEPAGE
@@ -2088,11 +2019,11 @@ static void tti_default_free(void *user, void *memory, size_t bytes) {
     free(memory);
 }
 
+/* Not zeroed. Of no bytes it is one byte, so that NULL always means an error. */
 static void *tti_alloc_raw(tt_context *ctx, size_t bytes) {
     void *memory = ctx->allocator.alloc(ctx->allocator.user, bytes ? bytes : 1);
     if (!memory) {
-        tt_fail(ctx, TT_ERR_MEM, "out of memory: %lu bytes wanted, %lu in use", (unsigned long)bytes,
-                (unsigned long)ctx->current_bytes);
+        tt_fail(ctx, TT_ERR_MEM, "out of memory: %zu bytes wanted, %zu in use", bytes, ctx->current_bytes);
         return NULL;
     }
     ctx->current_bytes += bytes;
@@ -2104,8 +2035,7 @@ TT_API void *tt_alloc(tt_context *ctx, size_t count, size_t size) {
     size_t bytes;
     void *memory;
     if (!tti_mul_size(count, size, &bytes)) {
-        tt_fail(ctx, TT_ERR_MEM, "out of memory: %lu x %lu bytes overflow", (unsigned long)count,
-                (unsigned long)size);
+        tt_fail(ctx, TT_ERR_MEM, "out of memory: %zu x %zu bytes overflow", count, size);
         return NULL;
     }
     memory = tti_alloc_raw(ctx, bytes);
@@ -2117,7 +2047,7 @@ TT_API void tt_free(tt_context *ctx, void *memory, size_t count, size_t size) {
     size_t bytes = count * size;
     if (!memory) { return; }
     ctx->current_bytes -= bytes;
-    ctx->allocator.free(ctx->allocator.user, memory, bytes > 0 ? bytes : 1);
+    ctx->allocator.free(ctx->allocator.user, memory, bytes ? bytes : 1);
 }
 
 TT_API tt_memory tt_memory_get(const tt_context *ctx) {
@@ -2127,7 +2057,7 @@ TT_API tt_memory tt_memory_get(const tt_context *ctx) {
     return m;
 }
 
-/* Grows an array to hold at least `want` elements; on failure *array and *capacity stay as they are. */
+/* Grows an array by doubling to hold at least `want` elements; on failure *array and *capacity stay as they are. */
 static tt_status tti_grow(tt_context *ctx, void **array, size_t *capacity, size_t want, size_t size) {
     size_t next = *capacity ? *capacity : 16;
     void *bigger;
@@ -2153,14 +2083,26 @@ static void tti_strfree(tt_context *ctx, char *text) {
     if (text) { tt_free(ctx, text, strlen(text) + 1, 1); }
 }
 
-/* ---- the step's arena ---- */
+/* ---- [tt:base.arena] the step's arena ---- */
+
+#define TTI_CHUNK ((size_t)1 << 20)            /* the least size of a chunk                */
+#define TTI_LARGE_CHUNK ((size_t)64 << 20)     /* from here on the next is not doubled     */
+#define TTI_ALIGN ((size_t)64)
+
+/* A place in an arena, to which it can be emptied. */
+typedef struct tti_mark {
+    tti_chunk *chunk;
+    size_t used;
+} tti_mark;
+
 static tti_chunk *tti_chunk_create(tt_context *ctx, const tti_arena *arena, size_t size) {
     tti_chunk *chunk = (tti_chunk *)tt_alloc(ctx, 1, sizeof *chunk);
     if (!chunk) { return NULL; }
     chunk->base = (char *)(arena->on_backend ? ctx->backend->alloc(ctx, size) : tti_alloc_raw(ctx, size));
     chunk->size = size;
-    if (!chunk->base) { tt_free(ctx, chunk, 1, sizeof *chunk); return NULL; }
-    return chunk;
+    if (chunk->base) { return chunk; }
+    tt_free(ctx, chunk, 1, sizeof *chunk);
+    return NULL;
 }
 
 static void tti_chunk_destroy(tt_context *ctx, const tti_arena *arena, tti_chunk *chunk) {
@@ -2169,34 +2111,39 @@ static void tti_chunk_destroy(tt_context *ctx, const tti_arena *arena, tti_chunk
     tt_free(ctx, chunk, 1, sizeof *chunk);
 }
 
+/* Where the next aligned byte is. */
+static size_t tti_chunk_next(const tti_chunk *chunk) {
+    size_t misfit = (size_t)((uintptr_t)(chunk->base + chunk->used) & (TTI_ALIGN - 1));
+    return chunk->used + (misfit ? TTI_ALIGN - misfit : 0);
+}
+
+/* A new last chunk for `bytes`, twice as large as the one before. */
+static tti_chunk *tti_arena_extend(tt_context *ctx, tti_arena *arena, size_t bytes) {
+    size_t size = bytes + TTI_ALIGN > TTI_CHUNK ? bytes + TTI_ALIGN : TTI_CHUNK;
+    tti_chunk **link = &arena->first;
+    for (; *link; link = &(*link)->next) {
+        size_t twice = 2 * (*link)->size;
+        if (!(*link)->next && (*link)->size < TTI_LARGE_CHUNK && size < twice) { size = twice; }
+    }
+    *link = tti_chunk_create(ctx, arena, size);
+    return *link;
+}
+
 /* Uninitialised bytes, aligned to TTI_ALIGN. */
 static void *tti_arena_alloc(tt_context *ctx, tti_arena *arena, size_t bytes) {
     tti_chunk *chunk = arena->current;
-    size_t begin = 0;
+    size_t begin;
     if (bytes > (size_t)PTRDIFF_MAX / 4) {
-        tt_fail(ctx, TT_ERR_MEM, "out of memory: %lu bytes in one step tensor", (unsigned long)bytes);
+        tt_fail(ctx, TT_ERR_MEM, "out of memory: %zu bytes in one step tensor", bytes);
         return NULL;
     }
-    for (; chunk; chunk = chunk->next) {
-        size_t misfit = (size_t)((uintptr_t)(chunk->base + chunk->used) & (TTI_ALIGN - 1));
-        begin = chunk->used + (misfit ? TTI_ALIGN - misfit : 0);
-        if (begin + bytes <= chunk->size) { break; }
-        if (!chunk->next) { chunk = NULL; break; }
-        chunk->next->used = 0;
+    while (chunk && tti_chunk_next(chunk) + bytes > chunk->size) {
+        chunk = chunk->next;
+        if (chunk) { chunk->used = 0; }
     }
-    if (!chunk) {
-        size_t size = bytes + TTI_ALIGN;
-        size_t misfit;
-        tti_chunk *last = arena->first;
-        while (last && last->next) { last = last->next; }
-        if (size < TTI_CHUNK) { size = TTI_CHUNK; }
-        if (last && size < last->size * 2 && last->size < ((size_t)64 << 20)) { size = last->size * 2; }
-        chunk = tti_chunk_create(ctx, arena, size);
-        if (!chunk) { return NULL; }
-        if (last) { last->next = chunk; } else { arena->first = chunk; }
-        misfit = (size_t)((uintptr_t)chunk->base & (TTI_ALIGN - 1));
-        begin = misfit ? TTI_ALIGN - misfit : 0;
-    }
+    if (!chunk) { chunk = tti_arena_extend(ctx, arena, bytes); }
+    if (!chunk) { return NULL; }
+    begin = tti_chunk_next(chunk);
     arena->current = chunk;
     chunk->used = begin + bytes;
     return chunk->base + begin;
@@ -2223,9 +2170,9 @@ static void tti_arena_destroy(tt_context *ctx, tti_arena *arena) {
     arena->current = NULL;
 }
 
-/* Empties the arena. Several chunks become one that holds them all and an eighth more, so that a steady step
- * allocates nothing and one that grows a little does not begin on new memory each time: to map and clear it
- * takes longer than to fill it. */
+/* Empties the arena. Several chunks become one that holds them all and an eighth more, so that a steady step allocates
+ * nothing and one that grows a little does not begin on new memory each time: to map and clear it takes longer than to
+ * fill it. */
 static void tti_arena_reset(tt_context *ctx, tti_arena *arena) {
     size_t total = 0;
     tti_chunk *chunk;
@@ -2245,23 +2192,23 @@ static void *tti_step_alloc(tt_context *ctx, size_t bytes) {
     return memory;
 }
 
-/* ---- threads ----
- * A context's team is the calling thread and n_threads - 1 workers, started when there is work for them. A
- * job has n parts; whoever is free takes the next one. Taking a part is one compare-and-swap on the number of
- * parts left, and the job's fields change only after all parts are done: so a worker that comes late finds
- * nothing left or a part of the next job, both right. The caller works too and waits only for parts that were
- * taken: a worker that the system keeps from running delays nobody. Who waits spins for TTI_SPIN_S, then
- * sleeps. (An OpenMP team spins for milliseconds: beside other busy programs it trained the demo's model many
- * times slower, see bench/RESULTS.md.) */
+/* ---- [tt:base.threads] threads ----
+ * A context's team is the calling thread and n_threads - 1 workers, started when there is work for them. A job has n
+ * parts; whoever is free takes the next one. Taking a part is one compare-and-swap on the number of parts left, and the
+ * job's fields change only after all parts are done: so a worker that comes late finds nothing left or a part of the
+ * next job, both right. The caller works too and waits only for parts that were taken: a worker that the system keeps
+ * from running delays nobody. Who waits spins for TTI_SPIN_S, then sleeps. (An OpenMP team spins for milliseconds:
+ * beside other busy programs it trained the demo's model many times slower, see bench/RESULTS.md.) */
+
 #define TTI_MAX_THREADS 1024
-/* Worker: 0 .. n_threads - 1, no two at once */
-typedef void (*tti_part_fn)(void *user, int part, int worker);
+
+typedef void (*tti_part_fn)(void *user, int part, int worker);     /* worker: 0 .. n_threads - 1, no two at once */
 
 #ifdef TTI_TEAM
 #define TTI_SPIN_S 40e-6
-/* Older C libraries hold threads in a library of their own: a program linked without that one has one thread.
- * Elsewhere the names must not be weak: a static link takes no member of an archive for the sake of a weak
- * one. */
+
+/* Older C libraries hold threads in a library of their own: a program linked without that one has one thread. Elsewhere
+ * the names must not be weak: a static link takes no member of an archive for the sake of a weak one. */
 #if defined(__ELF__) && (defined(__GLIBC__) ? __GLIBC__ == 2 && __GLIBC_MINOR__ < 34 : !defined(__linux__))
 #pragma weak pthread_create
 #pragma weak pthread_join
@@ -2270,20 +2217,32 @@ typedef void (*tti_part_fn)(void *user, int part, int worker);
 #else
 #define TTI_THREADS_LINKED 1
 #endif
-typedef struct tti_member { struct tti_team *team; pthread_t thread; int worker; } tti_member;
+
+typedef struct tti_member {
+    struct tti_team *team;
+    pthread_t thread;
+    int worker;
+} tti_member;
+
 typedef struct tti_team {
     tti_part_fn part;
     void *user;
     int n_parts;
-    int left, done, stop;            /* parts to take, parts finished; these and the next line are atomic */
-    int n_asleep, caller_asleep;
-    int n_members, capacity, spins;
+    int left, done;                        /* atomic: parts to take, parts finished         */
+    int stop;                              /* atomic: the workers shall end                 */
+    int n_asleep, caller_asleep;           /* atomic: who waits for a signal                */
+    int n_members, capacity;               /* workers that run; n_threads - 1               */
+    int spins;                             /* pauses in TTI_SPIN_S                          */
     tti_member *members;
     pthread_mutex_t mutex;
     pthread_cond_t work, finished;
 } tti_team;
+
 #define TTI_ATOMIC_GET(x) __atomic_load_n(&(x), __ATOMIC_SEQ_CST)
 #define TTI_ATOMIC_SET(x, value) __atomic_store_n(&(x), value, __ATOMIC_SEQ_CST)
+#define TTI_ATOMIC_ADD(x, value) __atomic_add_fetch(&(x), value, __ATOMIC_SEQ_CST)
+#define TTI_ATOMIC_SWAP(x, was, value) \
+    __atomic_compare_exchange_n(&(x), &(was), value, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)
 
 static void tti_pause(void) {
 #if defined(__x86_64__) || defined(__i386__)
@@ -2293,18 +2252,15 @@ static void tti_pause(void) {
 #endif
 }
 
+/* Takes parts until none is left; a swap that fails has read `left` anew. */
 static void tti_team_work(tti_team *team, int worker) {
     int left = TTI_ATOMIC_GET(team->left);
     while (left > 0) {
         int n_parts;
-        if (!__atomic_compare_exchange_n(&team->left, &left, left - 1, 0, __ATOMIC_SEQ_CST,
-                                         __ATOMIC_SEQ_CST)) {
-            continue;
-        }
+        if (!TTI_ATOMIC_SWAP(team->left, left, left - 1)) { continue; }
         n_parts = team->n_parts;
         team->part(team->user, n_parts - left, worker);
-        if (__atomic_add_fetch(&team->done, 1, __ATOMIC_SEQ_CST) == n_parts &&
-            TTI_ATOMIC_GET(team->caller_asleep)) {
+        if (TTI_ATOMIC_ADD(team->done, 1) == n_parts && TTI_ATOMIC_GET(team->caller_asleep)) {
             pthread_mutex_lock(&team->mutex);
             pthread_cond_signal(&team->finished);
             pthread_mutex_unlock(&team->mutex);
@@ -2322,11 +2278,11 @@ static void *tti_team_member(void *user) {
         while (spins-- > 0 && TTI_ATOMIC_GET(team->left) == 0 && !TTI_ATOMIC_GET(team->stop)) { tti_pause(); }
         if (TTI_ATOMIC_GET(team->left) > 0) { continue; }
         pthread_mutex_lock(&team->mutex);
-        __atomic_add_fetch(&team->n_asleep, 1, __ATOMIC_SEQ_CST);
+        TTI_ATOMIC_ADD(team->n_asleep, 1);
         while (TTI_ATOMIC_GET(team->left) == 0 && !TTI_ATOMIC_GET(team->stop)) {
             pthread_cond_wait(&team->work, &team->mutex);
         }
-        __atomic_sub_fetch(&team->n_asleep, 1, __ATOMIC_SEQ_CST);
+        TTI_ATOMIC_ADD(team->n_asleep, -1);
         pthread_mutex_unlock(&team->mutex);
     }
     return NULL;
@@ -2357,7 +2313,10 @@ static tt_status tti_team_create(tt_context *ctx) {
     if (!team) { return TT_ERR_MEM; }
     team->capacity = ctx->n_threads - 1;
     team->members = (tti_member *)tt_alloc(ctx, (size_t)team->capacity, sizeof *team->members);
-    if (!team->members) { tt_free(ctx, team, 1, sizeof *team); return TT_ERR_MEM; }
+    if (!team->members) {
+        tt_free(ctx, team, 1, sizeof *team);
+        return TT_ERR_MEM;
+    }
     pthread_mutex_init(&team->mutex, NULL);
     pthread_cond_init(&team->work, NULL);
     pthread_cond_init(&team->finished, NULL);
@@ -2383,6 +2342,7 @@ static void tti_team_destroy(tt_context *ctx) {
     ctx->team = NULL;
 }
 
+/* `left` is set last: it gives the job free. */
 static void tti_team_run(tti_team *team, tti_part_fn part, void *user, int n) {
     int spins = team->spins;
     team->part = part;
@@ -2408,8 +2368,7 @@ static void tti_team_run(tti_team *team, tti_part_fn part, void *user, int n) {
 static void tti_team_destroy(tt_context *ctx) { (void)ctx; }
 #endif
 
-/* part(user, i, worker) for i = 0 .. n-1, each once, in any order, on any of the threads; returns when all
- * are done. */
+/* part(user, i, worker) for i = 0 .. n-1, each once, in any order, on any of the threads; returns when all are done. */
 static tt_status tti_parallel(tt_context *ctx, tti_part_fn part, void *user, int n) {
     int i;
 #if defined(TTI_OPENMP)
@@ -2429,120 +2388,39 @@ static tt_status tti_parallel(tt_context *ctx, tti_part_fn part, void *user, int
     return TT_OK;
 }
 
-/* tti_grow for parts of a job, which may want memory at the same time. */
+/* tti_grow for the parts of a job, which may want memory at the same time. */
 static tt_status tti_grow_shared(tt_context *ctx, void **array, size_t *capacity, size_t want, size_t size) {
     tt_status status;
 #ifdef TTI_TEAM
     if (ctx->team) { pthread_mutex_lock(&ctx->team->mutex); }
-    status = tti_grow(ctx, array, capacity, want, size);
-    if (ctx->team) { pthread_mutex_unlock(&ctx->team->mutex); }
-#else
+#endif
 #ifdef TTI_OPENMP
 #pragma omp critical(tti_memory)
 #endif
     status = tti_grow(ctx, array, capacity, want, size);
+#ifdef TTI_TEAM
+    if (ctx->team) { pthread_mutex_unlock(&ctx->team->mutex); }
 #endif
     return status;
 }
 
-/* One thread per processor, or as many as OMP_NUM_THREADS says, which other libraries heed too. */
-static int tti_default_threads(void) {
-    long n = 1;
-#ifdef TTI_TEAM
-    const char *wish = getenv("OMP_NUM_THREADS");
+/* As many as desc says, else as OMP_NUM_THREADS says, which other libraries heed too, else one per processor. */
+static int tti_n_threads(int wish) {
+    long n = wish;
+#if defined(TTI_TEAM)
+    const char *environment = getenv("OMP_NUM_THREADS");
+    if (!TTI_THREADS_LINKED) { return 1; }
+    if (n < 1 && environment) { n = strtol(environment, NULL, 10); }
 #ifdef _SC_NPROCESSORS_ONLN
-    n = sysconf(_SC_NPROCESSORS_ONLN);
+    if (n < 1) { n = sysconf(_SC_NPROCESSORS_ONLN); }
 #endif
-    if (wish && strtol(wish, NULL, 10) > 0) { n = strtol(wish, NULL, 10); }
 #elif defined(TTI_OPENMP)
-    n = omp_get_max_threads();
+    if (n < 1) { n = omp_get_max_threads(); }
 #endif
     return n < 1 ? 1 : n > TTI_MAX_THREADS ? TTI_MAX_THREADS : (int)n;
 }
 
-/* ---- context ---- */
-/* Where desc names no backend: NULL is the CPU. */
-static tt_status tti_default_backend(tt_context *ctx, const tt_backend **backend) {
-    const char *wish = NULL;
-#ifdef TT_CUDA
-    wish = getenv("TT_BACKEND");
-    if (wish && strcmp(wish, "cuda") == 0) { *backend = tt_cuda_backend(0); return TT_OK; }
-#endif
-    *backend = NULL;
-    return !wish || !wish[0] || strcmp(wish, "cpu") == 0
-               ? TT_OK
-               : tt_fail(ctx, TT_ERR_ARG, "tt_create: TT_BACKEND is \"%s\", expected cpu or cuda", wish);
-}
-
-TT_API tt_context *tt_create(const tt_desc *desc) {
-    static const tt_desc zero = TT_INIT;
-    const tt_backend *backend;
-    tt_allocator allocator;
-    tt_context *ctx;
-    const char *wish;
-    if (!desc) { desc = &zero; }
-    allocator = desc->allocator;
-    if (!allocator.alloc || !allocator.free) {
-        allocator.alloc = tti_default_alloc;
-        allocator.free = tti_default_free;
-    }
-    ctx = (tt_context *)allocator.alloc(allocator.user, sizeof *ctx);
-    if (!ctx) { return NULL; }
-    memset(ctx, 0, sizeof *ctx);
-    ctx->allocator = allocator;
-    ctx->log = desc->log;
-    ctx->log_user = desc->log_user;
-    ctx->n_threads = desc->n_threads > 0 ? desc->n_threads : tti_default_threads();
-    ctx->device.on_backend = 1;
-    wish = desc->kernel ? desc->kernel : getenv("TT_KERNEL");
-    if (wish) { snprintf(ctx->kernel_wish, sizeof ctx->kernel_wish, "%s", wish); }
-    wish = desc->matmul ? desc->matmul : getenv("TT_MATMUL");
-    if (wish) { snprintf(ctx->matmul_wish, sizeof ctx->matmul_wish, "%s", wish); }
-    ctx->kernel_name = "none";
-    if (desc->n_threads < 0 || desc->n_threads > TTI_MAX_THREADS) {
-        ctx->broken = tt_fail(ctx, TT_ERR_ARG, "tt_create: n_threads is %d, expected 0 .. %d",
-                              desc->n_threads, TTI_MAX_THREADS);
-        ctx->n_threads = 1;
-    }
-#ifdef TTI_TEAM
-    if (!TTI_THREADS_LINKED) { ctx->n_threads = 1; }
-#endif
-    if (ctx->broken == TT_OK) {
-        ctx->broken = tt_cpu_backend()->open(ctx, tt_cpu_backend(), &ctx->cpu_state);
-    }
-    ctx->backend = tt_cpu_backend();
-    ctx->backend_state = ctx->cpu_state;
-    backend = desc->backend;
-    if (ctx->broken == TT_OK && !backend) { ctx->broken = tti_default_backend(ctx, &backend); }
-    if (ctx->broken == TT_OK && backend && backend != ctx->backend) {
-        ctx->backend = backend;
-        ctx->backend_state = NULL;
-        ctx->broken = ctx->backend->open(ctx, ctx->backend, &ctx->backend_state);
-    }
-    if (ctx->broken == TT_ERR_MEM) { tt_destroy(ctx); return NULL; }
-    ctx->graph_error = ctx->broken != TT_OK;
-    return ctx;
-}
-
-TT_API void tt_destroy(tt_context *ctx) {
-    if (!ctx) { return; }
-    if (ctx->backend) {
-        tti_arena_destroy(ctx, &ctx->device);
-        tti_arena_destroy(ctx, &ctx->host);
-        if (ctx->backend_state && ctx->backend_state != ctx->cpu_state) {
-            ctx->backend->close(ctx, ctx->backend_state);
-        }
-    }
-    tti_team_destroy(ctx);
-    if (ctx->cpu_state) { tt_cpu_backend()->close(ctx, ctx->cpu_state); }
-    ctx->allocator.free(ctx->allocator.user, ctx, sizeof *ctx);
-}
-
-TT_API int tt_threads(const tt_context *ctx) { return ctx->n_threads; }
-TT_API const char *tt_kernel(const tt_context *ctx) { return ctx->kernel_name; }
-TT_API const tt_backend *tt_backend_get(const tt_context *ctx) { return ctx->backend; }
-TT_API void *tt_backend_state(const tt_context *ctx) { return ctx->backend_state; }
-
+/* Seconds, from a clock that nobody sets where there is one. */
 TT_API double tt_clock(void) {
 #if defined(TTI_POSIX) && defined(CLOCK_MONOTONIC)
     struct timespec t;
@@ -2551,11 +2429,14 @@ TT_API double tt_clock(void) {
     return (double)time(NULL);
 }
 
-/* ---- random numbers: Philox4x32-10, Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3" ----
- * key = seed, counter = (index, stream); the first 64 of the 128 bits are used. */
-static uint64_t tti_philox(const uint32_t counter[4], uint64_t key) {
-    uint32_t c0 = counter[0], c1 = counter[1], c2 = counter[2], c3 = counter[3];
-    uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
+/* ---- [tt:base.random] random numbers ----
+ * Philox4x32-10: ten rounds, each two products of 32 bits whose halves are mixed with the key; key = seed, counter =
+ * (index, stream). The first 64 of the 128 bits are used.
+ * Source: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3", sec. 3.3 and table 2. */
+
+TT_API uint64_t tt_random(uint64_t seed, uint64_t stream, uint64_t index) {
+    uint32_t c0 = (uint32_t)index, c1 = (uint32_t)(index >> 32), c2 = (uint32_t)stream, c3 = (uint32_t)(stream >> 32);
+    uint32_t k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
     int round;
     for (round = 0; round < 10; round++) {
         uint64_t p0 = (uint64_t)0xD2511F53u * c0, p1 = (uint64_t)0xCD9E8D57u * c2;
@@ -2563,33 +2444,28 @@ static uint64_t tti_philox(const uint32_t counter[4], uint64_t key) {
         c1 = (uint32_t)p1;
         c2 = (uint32_t)(p0 >> 32) ^ c3 ^ k1;
         c3 = (uint32_t)p0;
-        k0 += 0x9E3779B9u;
+        k0 += 0x9E3779B9u;                     /* the key of the next round */
         k1 += 0xBB67AE85u;
     }
     return ((uint64_t)c1 << 32) | c0;
 }
 
-TT_API uint64_t tt_random(uint64_t seed, uint64_t stream, uint64_t index) {
-    uint32_t counter[4];
-    counter[0] = (uint32_t)index;
-    counter[1] = (uint32_t)(index >> 32);
-    counter[2] = (uint32_t)stream;
-    counter[3] = (uint32_t)(stream >> 32);
-    return tti_philox(counter, seed);
-}
-
 TT_API uint64_t tt_rng_next(tt_rng *rng) { return tt_random(rng->seed, rng->stream, rng->index++); }
+
+/* The upper 53 bits as a number in [0, 1): as many as a double holds. */
 static double tti_unit(uint64_t bits) { return (double)(bits >> 11) * (1.0 / 9007199254740992.0); }
 TT_API double tt_rng_uniform(tt_rng *rng) { return tti_unit(tt_rng_next(rng)); }
 
+/* Box and Muller 1958: sqrt(-2 ln u) cos(2 pi v), with u in (0, 1] so that the logarithm is finite. */
 TT_API double tt_rng_normal(tt_rng *rng) {
     double u = 1.0 - tt_rng_uniform(rng), angle = 6.283185307179586 * tt_rng_uniform(rng);
     return sqrt(-2.0 * log(u)) * cos(angle);
 }
 
+/* The upper 32 bits times n: a whole part below n. It favours a value by less than n / 2^32. */
 TT_API int tt_rng_below(tt_rng *rng, int n) { return (int)(((tt_rng_next(rng) >> 32) * (uint64_t)n) >> 32); }
 
-/* FNV-1a with a final mix (splitmix64). */
+/* FNV-1a with the final mix of splitmix64. */
 TT_API uint64_t tt_hash(const void *bytes, size_t size, uint64_t seed) {
     const unsigned char *b = (const unsigned char *)bytes;
     uint64_t h = 0xCBF29CE484222325u ^ seed;
@@ -2600,14 +2476,14 @@ TT_API uint64_t tt_hash(const void *bytes, size_t size, uint64_t seed) {
     return h ^ (h >> 31);
 }
 
-static int tti_is_space(char c) { return c == ' ' || c == '\n' || c == '\t' || c == '\r'; }
+/* ---- [tt:base.text] growable text and ids ---- */
 
-/* ---- text and ids ---- */
+/* Room for `more` bytes and a NUL behind them. */
 static tt_status tti_text_reserve(tt_text *text, size_t more) {
     void *data = text->data;
     tt_status status;
     if (more > (size_t)PTRDIFF_MAX - text->size - 1) {
-        return tt_fail(text->ctx, TT_ERR_MEM, "out of memory: text of %lu more bytes", (unsigned long)more);
+        return tt_fail(text->ctx, TT_ERR_MEM, "out of memory: text of %zu more bytes", more);
     }
     status = tti_grow(text->ctx, &data, &text->capacity, text->size + more + 1, 1);
     text->data = (char *)data;
@@ -2623,18 +2499,14 @@ TT_API tt_status tt_text_append(tt_text *text, const char *bytes, size_t size) {
     return TT_OK;
 }
 
+/* Formatted twice: to know how long it is, and into its place. */
 TT_API tt_status tt_text_vformat(tt_text *text, const char *format, va_list list) {
-    va_list again;
-    int n;
+    int n = tti_vformat(NULL, 0, format, list);
     tt_status status;
-    va_copy(again, list);
-    n = tti_vformat(NULL, 0, format, again);
-    va_end(again);
     if (n < 0) { return tt_fail(text->ctx, TT_ERR_ARG, "tt_text_format: bad format \"%s\"", format); }
     status = tti_text_reserve(text, (size_t)n);
     if (status != TT_OK) { return status; }
-    n = tti_vformat(text->data + text->size, (size_t)n + 1, format, list);
-    text->size += (size_t)n;
+    text->size += (size_t)tti_vformat(text->data + text->size, (size_t)n + 1, format, list);
     return TT_OK;
 }
 
@@ -2649,16 +2521,21 @@ TT_API tt_status tt_text_format(tt_text *text, const char *format, ...) {
 
 TT_API tt_status tt_text_json(tt_text *text, const char *bytes, size_t size) {
     size_t before = text->size, i;
-    tt_status status = tt_text_append(text, "\"", 1);
-    for (i = 0; i < size && status == TT_OK; i++) {
+    tt_status status;
+    TTI_TRY(tt_text_append(text, "\"", 1));
+    for (i = 0; i < size; i++) {
         unsigned char c = (unsigned char)bytes[i];
-        if (c == '"' || c == '\\') { status = tt_text_format(text, "\\%c", c); }
-        else if (c == '\n') { status = tt_text_append(text, "\\n", 2); }
-        else if (c < 0x20) { status = tt_text_format(text, "\\u%04x", c); }
-        else { status = tt_text_append(text, bytes + i, 1); }
+        if (c == '"' || c == '\\') { TTI_TRY(tt_text_append(text, "\\", 1)); }
+        if (c == '\n') { TTI_TRY(tt_text_append(text, "\\n", 2)); }
+        else if (c < 0x20) { TTI_TRY(tt_text_format(text, "\\u%04x", c)); }
+        else { TTI_TRY(tt_text_append(text, bytes + i, 1)); }
     }
-    if (status == TT_OK) { status = tt_text_append(text, "\"", 1); }
-    if (status != TT_OK && text->data) { text->size = before; text->data[before] = 0; }
+    TTI_TRY(tt_text_append(text, "\"", 1));
+done:
+    if (status != TT_OK && text->data) {
+        text->size = before;
+        text->data[before] = 0;
+    }
     return status;
 }
 
@@ -2672,7 +2549,7 @@ TT_API tt_status tt_ids_append(tt_ids *ids, const int32_t *values, size_t n) {
     void *data = ids->data;
     tt_status status;
     if (n > (size_t)PTRDIFF_MAX / 4 - ids->size) {
-        return tt_fail(ids->ctx, TT_ERR_MEM, "out of memory: %lu more ids", (unsigned long)n);
+        return tt_fail(ids->ctx, TT_ERR_MEM, "out of memory: %zu more ids", n);
     }
     status = tti_grow(ids->ctx, &data, &ids->capacity, ids->size + n, sizeof *ids->data);
     ids->data = (int32_t *)data;
@@ -2688,102 +2565,168 @@ TT_API void tt_ids_free(tt_ids *ids) {
     ids->size = ids->capacity = 0;
 }
 
-/* ---- files ---- */
+/* ---- [tt:base.system] files as the system has them ----
+ * All that differs between POSIX, Windows and the rest (of which no more is known than the C library). */
+
+typedef enum tti_file_kind {
+    TTI_KIND_NOTHING, TTI_KIND_FILE, TTI_KIND_FOLDER, TTI_KIND_LINK, TTI_KIND_PIPE, TTI_KIND_DEVICE
+} tti_file_kind;
+static const char *const tti_kind_names[] = {
+    "nothing", "a regular file", "a folder", "a symbolic link", "a pipe", "a device"
+};
+
 #if defined(TTI_POSIX)
 #ifndef O_NOFOLLOW
-#define O_NOFOLLOW 0        /* O_EXCL alone does not follow either */
+#define O_NOFOLLOW 0                       /* O_EXCL alone does not follow either */
 #endif
 #ifndef O_CLOEXEC
 #define O_CLOEXEC 0
 #endif
-static const char *tti_mode_name(unsigned mode) {
-    return S_ISREG(mode)    ? NULL
-           : S_ISDIR(mode)  ? "a folder"
-           : S_ISLNK(mode)  ? "a symbolic link"
-           : S_ISFIFO(mode) ? "a pipe"
-                            : "a device";
+
+static tti_file_kind tti_mode_kind(mode_t mode) {
+    return S_ISREG(mode) ? TTI_KIND_FILE : S_ISDIR(mode) ? TTI_KIND_FOLDER : S_ISLNK(mode) ? TTI_KIND_LINK :
+           S_ISFIFO(mode) ? TTI_KIND_PIPE : TTI_KIND_DEVICE;
 }
-#elif defined(_WIN32)
-static const char *tti_mode_name(unsigned mode) {
-    return (mode & _S_IFMT) == _S_IFREG ? NULL : (mode & _S_IFMT) == _S_IFDIR ? "a folder" : "a device";
+
+/* What stands at path. A symbolic link is followed, or told as what it is itself; then *permissions are those of a
+ * regular file. */
+static tti_file_kind tti_kind_follow(const char *path) {
+    struct stat info;
+    return stat(path, &info) == 0 ? tti_mode_kind(info.st_mode) : TTI_KIND_NOTHING;
 }
-#endif
-/* What stands at path and is no regular file, a link as what it is itself; NULL if there is nothing. *mode:
- * the permissions of a regular file, else those of a new one. */
-static const char *tti_obstacle(const char *path, unsigned *mode) {
-    *mode = 0666;
-#if defined(TTI_POSIX)
-    {
-        struct stat info;
-        if (lstat(path, &info) != 0) { return NULL; }
-        if (S_ISREG(info.st_mode)) { *mode = info.st_mode & 0777; }
-        return tti_mode_name(info.st_mode);
+
+static tti_file_kind tti_kind_itself(const char *path, unsigned *permissions) {
+    struct stat info;
+    if (lstat(path, &info) != 0) { return TTI_KIND_NOTHING; }
+    if (S_ISREG(info.st_mode)) { *permissions = info.st_mode & 0777; }
+    return tti_mode_kind(info.st_mode);
+}
+
+/* A new file: never one that is there, nor what a link points at. NULL with errno EEXIST if the name is taken. */
+static FILE *tti_file_create(const char *path, unsigned permissions) {
+    int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, (mode_t)permissions);
+    FILE *file = fd >= 0 ? fdopen(fd, "wb") : NULL;
+    if (fd >= 0 && !file) {
+        close(fd);
+        remove(path);
     }
-#elif defined(_WIN32)
-    {
-        struct _stat info;
-        return _stat(path, &info) == 0 ? tti_mode_name(info.st_mode) : NULL;
-    }
+    if (file && permissions != 0666) { (void)fchmod(fd, (mode_t)permissions); }      /* whatever umask is */
+    return file;
+}
+
+static int tti_sync(FILE *file) { return fsync(fileno(file)); }
+
+/* A new name is on disk only when its folder is. */
+static void tti_sync_parent(char *path) {
+    char *slash = strrchr(path, '/');
+    int fd;
+    if (slash) { *slash = 0; }
+    fd = open(!slash ? "." : slash == path ? "/" : path, O_RDONLY | O_CLOEXEC);
+    if (slash) { *slash = '/'; }
+    if (fd < 0) { return; }
+    (void)fsync(fd);
+    close(fd);
+}
+
+static int tti_mkdir(const char *path) { return mkdir(path, 0777); }
+
 #else
-    (void)path;
-    return NULL;
+static tti_file_kind tti_kind_follow(const char *path) {
+#ifdef _WIN32
+    struct _stat info;
+    if (_stat(path, &info) != 0) { return TTI_KIND_NOTHING; }
+    return (info.st_mode & _S_IFMT) == _S_IFREG ? TTI_KIND_FILE :
+           (info.st_mode & _S_IFMT) == _S_IFDIR ? TTI_KIND_FOLDER : TTI_KIND_DEVICE;
+#else
+    FILE *file = fopen(path, "rb");
+    if (!file) { return TTI_KIND_NOTHING; }
+    fclose(file);
+    return TTI_KIND_FILE;
 #endif
 }
 
-TT_API int tt_file_exists(const char *path) {
-#if defined(TTI_POSIX)
-    struct stat info;
-    return stat(path, &info) == 0;
-#elif defined(_WIN32)
-    struct _stat info;
-    return _stat(path, &info) == 0;
+static tti_file_kind tti_kind_itself(const char *path, unsigned *permissions) {
+    (void)permissions;
+    return tti_kind_follow(path);
+}
+
+static FILE *tti_file_create(const char *path, unsigned permissions) {
+#ifdef _WIN32
+    int fd = _open(path, _O_WRONLY | _O_CREAT | _O_EXCL | _O_BINARY, _S_IREAD | _S_IWRITE);
+    (void)permissions;
+    return fd >= 0 ? _fdopen(fd, "wb") : NULL;
 #else
-    FILE *file = fopen(path, "rb");
-    if (file) { fclose(file); }
-    return file != NULL;
+    (void)permissions;
+    return fopen(path, "wbx");
 #endif
 }
-#ifdef TTI_POSIX
-/* Opens a regular file to read it: a pipe would wait for its writer, a device might never end. -1 after an
- * error. */
-static int tti_file_descriptor(tt_context *ctx, const char *path, uint64_t *size) {
-    struct stat info;
-    int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
-    const char *what = NULL;
-    if (fd >= 0 && fstat(fd, &info) == 0) {
-        what = tti_mode_name(info.st_mode);
-        *size = (uint64_t)info.st_size;
-        if (!what) { return fd; }
-    }
-    if (what) { tt_fail(ctx, TT_ERR_IO, "cannot read %s: it is %s, expected a regular file", path, what); }
-    else { tt_fail(ctx, TT_ERR_IO, "cannot read %s: %s", path, strerror(errno)); }
-    if (fd >= 0) { close(fd); }
+
+static int tti_sync(FILE *file) {
+    (void)file;
+    return 0;
+}
+
+static void tti_sync_parent(char *path) { (void)path; }
+
+static int tti_mkdir(const char *path) {
+#ifdef _WIN32
+    return _mkdir(path);
+#else
+    (void)path;
+    errno = ENOENT;
     return -1;
+#endif
 }
 #endif
+
+TT_API int tt_file_exists(const char *path) { return tti_kind_follow(path) != TTI_KIND_NOTHING; }
+
+/* ---- [tt:base.files] whole files ---- */
+
+static tt_status tti_unreadable(tt_context *ctx, const char *path, tti_file_kind kind) {
+    return tt_fail(ctx, TT_ERR_IO, "cannot read %s: it is %s, expected a regular file", path, tti_kind_names[kind]);
+}
+
 static tt_status tti_too_large(tt_context *ctx, const char *name) {
     return tt_fail(ctx, TT_ERR_IO, "cannot read %s: it is larger than TT_MAX_FILE_BYTES, %llu", name,
                    (unsigned long long)TT_MAX_FILE_BYTES);
 }
 
+#ifdef TTI_POSIX
+/* Opens a regular file to read it, without waiting for a pipe's writer. -1 after an error. */
+static int tti_file_descriptor(tt_context *ctx, const char *path, uint64_t *size) {
+    struct stat info;
+    int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+    if (fd < 0 || fstat(fd, &info) != 0) { tt_fail(ctx, TT_ERR_IO, "cannot read %s: %s", path, strerror(errno)); }
+    else if (!S_ISREG(info.st_mode)) { tti_unreadable(ctx, path, tti_mode_kind(info.st_mode)); }
+    else {
+        *size = (uint64_t)info.st_size;
+        return fd;
+    }
+    if (fd >= 0) { close(fd); }
+    return -1;
+}
+#endif
+
 static FILE *tti_file_open(tt_context *ctx, const char *path) {
-    FILE *file = NULL;
-#if defined(TTI_POSIX)
+    FILE *file;
+#ifdef TTI_POSIX
     uint64_t size;
     int fd = tti_file_descriptor(ctx, path, &size);
     if (fd < 0) { return NULL; }
-    if (size > TT_MAX_FILE_BYTES) { close(fd); tti_too_large(ctx, path); return NULL; }
+    if (size > TT_MAX_FILE_BYTES) {
+        close(fd);
+        tti_too_large(ctx, path);
+        return NULL;
+    }
     file = fdopen(fd, "rb");
     if (!file) { close(fd); }
 #else
-#if defined(_WIN32)
-    struct _stat info;
-    const char *what = _stat(path, &info) == 0 ? tti_mode_name(info.st_mode) : NULL;
-    if (what) {
-        tt_fail(ctx, TT_ERR_IO, "cannot read %s: it is %s, expected a regular file", path, what);
+    tti_file_kind kind = tti_kind_follow(path);
+    if (kind > TTI_KIND_FILE) {
+        tti_unreadable(ctx, path, kind);
         return NULL;
     }
-#endif
     file = fopen(path, "rb");
 #endif
     if (!file) { tt_fail(ctx, TT_ERR_IO, "cannot read %s: %s", path, strerror(errno)); }
@@ -2794,15 +2737,15 @@ TT_API tt_status tt_stream_read(tt_context *ctx, void *file, const char *name, t
     char buffer[16384];
     uint64_t total = 0;
     size_t n;
-    tt_status status = TT_OK;
-    while (status == TT_OK && (n = fread(buffer, 1, sizeof buffer, (FILE *)file)) > 0) {
+    tt_status status;
+    while ((n = fread(buffer, 1, sizeof buffer, (FILE *)file)) > 0) {
         total += n;
-        status = total > TT_MAX_FILE_BYTES ? tti_too_large(ctx, name) : tt_text_append(out, buffer, n);
+        if (total > TT_MAX_FILE_BYTES) { return tti_too_large(ctx, name); }
+        status = tt_text_append(out, buffer, n);
+        if (status != TT_OK) { return status; }
     }
-    if (status == TT_OK && ferror((FILE *)file)) {
-        status = tt_fail(ctx, TT_ERR_IO, "cannot read %s: %s", name, strerror(errno));
-    }
-    return status == TT_OK ? tt_text_append(out, "", 0) : status;
+    if (ferror((FILE *)file)) { return tt_fail(ctx, TT_ERR_IO, "cannot read %s: %s", name, strerror(errno)); }
+    return tt_text_append(out, "", 0);
 }
 
 TT_API tt_status tt_file_read(tt_context *ctx, const char *path, tt_text *out) {
@@ -2819,74 +2762,75 @@ TT_API tt_status tt_file_readable(tt_context *ctx, const char *path) {
     return TT_OK;
 }
 
-/* A file being replaced: bytes go to a new file beside it, which takes the name PATH only when all of it is
- * on disk. */
-typedef struct tti_writer { tt_context *ctx; FILE *file; char *path, *temporary; } tti_writer;
-/* Gives up: the temporary file goes, the old one stands. */
+/* ---- [tt:base.writer] replacing a file ----
+ * Bytes go to a new file in the same folder, which takes the name `path` only when all of it is on disk: after a crash
+ * at any moment the old file or the new one stands there whole. */
+
+typedef struct tti_writer {
+    tt_context *ctx;
+    FILE *file;
+    char *path, *temporary;
+} tti_writer;
+
+/* Gives up, or ends: a temporary file that is still there goes. */
 static void tti_writer_abort(tti_writer *w) {
-    if (w->file) { fclose(w->file); w->file = NULL; }
+    if (w->file) { fclose(w->file); }
     if (w->temporary) { remove(w->temporary); }
     tti_strfree(w->ctx, w->path);
     tti_strfree(w->ctx, w->temporary);
+    w->file = NULL;
     w->path = w->temporary = NULL;
 }
 
 static tt_status tti_writer_fail(tti_writer *w, const char *what) {
-    tt_fail(w->ctx, TT_ERR_IO, "cannot %s %s: %s", what, w->path ? w->path : "file", strerror(errno));
+    tt_fail(w->ctx, TT_ERR_IO, "cannot %s %s: %s", what, w->path, strerror(errno));
     tti_writer_abort(w);
     return TT_ERR_IO;
 }
 
-/* A new file: never one that is there, nor what a link points at. NULL with errno EEXIST if the name is
- * taken. */
-static FILE *tti_file_create(const char *path, unsigned mode) {
-#if defined(TTI_POSIX)
-    int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, (mode_t)mode);
-    FILE *file = fd >= 0 ? fdopen(fd, "wb") : NULL;
-    if (fd >= 0 && !file) { close(fd); remove(path); }
-    if (file && mode != 0666) { (void)fchmod(fd, (mode_t)mode); }
-    return file;
-#elif defined(_WIN32)
-    int fd = _open(path, _O_WRONLY | _O_CREAT | _O_EXCL | _O_BINARY, _S_IREAD | _S_IWRITE);
-    (void)mode;
-    return fd >= 0 ? _fdopen(fd, "wb") : NULL;
-#else
-    (void)mode;
-    return fopen(path, "wbx");
-#endif
+/* A file beside w->path under a name that nobody has. */
+static tt_status tti_writer_create(tti_writer *w, size_t folder, unsigned permissions) {
+    static const char name[] = "tt-0123456789abcdef.tmp";
+    double now = tt_clock();
+    uint64_t salt[2];
+    int i;
+    char *temporary = (char *)tt_alloc(w->ctx, folder + sizeof name, 1);
+    if (!temporary) { return TT_ERR_MEM; }
+    memcpy(temporary, w->path, folder);
+    memcpy(salt, &now, sizeof now);
+    salt[1] = (uint64_t)(uintptr_t)w;
+    for (i = 0; i < 100 && !w->file; i++) {
+        uint64_t number = tt_hash(salt, sizeof salt, (uint64_t)time(NULL) + (uint64_t)i);
+        snprintf(temporary + folder, sizeof name, "tt-%016llx.tmp", (unsigned long long)number);
+        w->file = tti_file_create(temporary, permissions);
+        if (!w->file && errno != EEXIST) { break; }
+    }
+    if (w->file) {
+        w->temporary = temporary;
+        return TT_OK;
+    }
+    tt_fail(w->ctx, TT_ERR_IO, "cannot create %s: %s", w->path, strerror(errno));
+    tt_free(w->ctx, temporary, folder + sizeof name, 1);
+    return TT_ERR_IO;
 }
 
 static tt_status tti_writer_open(tti_writer *w, tt_context *ctx, const char *path) {
-    const char *slash = strrchr(path, '/'), *what;
-    size_t n = slash ? (size_t)(slash + 1 - path) : 0;
-    uint64_t clock[2];
-    double now = tt_clock();
-    unsigned mode;
-    int i;
+    const char *slash = strrchr(path, '/');
+    unsigned permissions = 0666;
+    tti_file_kind kind = tti_kind_itself(path, &permissions);
+    tt_status status;
     memset(w, 0, sizeof *w);
     w->ctx = ctx;
-    what = tti_obstacle(path, &mode);
     if (!*path) { return tt_fail(ctx, TT_ERR_IO, "cannot write: the path is empty"); }
-    if (what) {
+    if (kind > TTI_KIND_FILE) {
         return tt_fail(ctx, TT_ERR_IO, "cannot write %s: it is %s, expected a regular file or nothing", path,
-                       what);
+                       tti_kind_names[kind]);
     }
     w->path = tti_strdup(ctx, path);
-    w->temporary = w->path ? (char *)tt_alloc(ctx, n + sizeof "tt-0123456789abcdef.tmp", 1) : NULL;
-    if (!w->temporary) { tti_strfree(ctx, w->path); w->path = NULL; return TT_ERR_MEM; }
-    memcpy(w->temporary, path, n);
-    memcpy(clock, &now, sizeof now);
-    clock[1] = (uint64_t)(uintptr_t)w;
-    for (i = 0; i < 100 && !w->file; i++) {
-        snprintf(w->temporary + n, sizeof "tt-0123456789abcdef.tmp", "tt-%016llx.tmp",
-                 (unsigned long long)tt_hash(clock, sizeof clock, (uint64_t)time(NULL) + (uint64_t)i));
-        w->file = tti_file_create(w->temporary, mode);
-        if (!w->file && errno != EEXIST) { break; }
-    }
-    if (w->file) { return TT_OK; }
-    tti_strfree(ctx, w->temporary);          /* is not ours to remove */
-    w->temporary = NULL;
-    return tti_writer_fail(w, "create");
+    if (!w->path) { return TT_ERR_MEM; }
+    status = tti_writer_create(w, slash ? (size_t)(slash + 1 - path) : 0, permissions);
+    if (status != TT_OK) { tti_writer_abort(w); }
+    return status;
 }
 
 static tt_status tti_writer_write(tti_writer *w, const void *bytes, size_t size) {
@@ -2894,44 +2838,29 @@ static tt_status tti_writer_write(tti_writer *w, const void *bytes, size_t size)
     return TT_OK;
 }
 
-/* The new name is on disk only when its folder is. */
-static void tti_sync_parent(char *path) {
-#ifdef TTI_POSIX
-    char *slash = strrchr(path, '/');
-    int fd;
-    if (slash) { *slash = 0; }
-    fd = open(!slash ? "." : slash == path ? "/" : path, O_RDONLY | O_CLOEXEC);
-    if (slash) { *slash = '/'; }
-    if (fd >= 0) { (void)fsync(fd); close(fd); }
-#else
-    (void)path;
-#endif
-}
-
 static tt_status tti_writer_close(tti_writer *w) {
-    int bad = fflush(w->file) != 0;
-#ifdef TTI_POSIX
-    bad = bad || fsync(fileno(w->file)) != 0;
-#endif
-    if (bad) { return tti_writer_fail(w, "write"); }
-    bad = fclose(w->file) != 0;
+    FILE *file = w->file;
+    if (fflush(file) != 0 || tti_sync(file) != 0) { return tti_writer_fail(w, "write"); }
     w->file = NULL;
-    if (bad) { return tti_writer_fail(w, "write"); }
+    if (fclose(file) != 0) { return tti_writer_fail(w, "write"); }
 #ifdef _WIN32
-    remove(w->path);
+    remove(w->path);                       /* rename does not replace there */
 #endif
     if (rename(w->temporary, w->path) != 0) { return tti_writer_fail(w, "rename to"); }
-    tti_sync_parent(w->path);
-    tti_strfree(w->ctx, w->path);
     tti_strfree(w->ctx, w->temporary);
+    w->temporary = NULL;
+    tti_sync_parent(w->path);
+    tti_writer_abort(w);
     return TT_OK;
 }
 
 TT_API tt_status tt_file_write(tt_context *ctx, const char *path, const void *bytes, size_t size) {
     tti_writer w;
-    tt_status status = tti_writer_open(&w, ctx, path);
-    if (status == TT_OK) { status = tti_writer_write(&w, bytes, size); }
-    if (status == TT_OK) { status = tti_writer_close(&w); }
+    tt_status status;
+    TTI_TRY(tti_writer_open(&w, ctx, path));
+    TTI_TRY(tti_writer_write(&w, bytes, size));
+    TTI_TRY(tti_writer_close(&w));
+done:
     return tti_tried(ctx, "tt_file_write", status);
 }
 
@@ -2941,59 +2870,47 @@ TT_API tt_status tt_file_writable(tt_context *ctx, const char *path) {
     if (status == TT_OK) { tti_writer_abort(&w); }
     return status;
 }
-#if defined(_WIN32)
-static int tti_mkdir(const char *path) { return _mkdir(path); }
-#elif defined(TTI_POSIX)
-static int tti_mkdir(const char *path) { return mkdir(path, 0777); }
-#else
-static int tti_mkdir(const char *path) { (void)path; errno = ENOENT; return -1; }
-#endif
-static int tti_is_folder(const char *path) {
-#if defined(TTI_POSIX)
-    struct stat info;
-    return stat(path, &info) == 0 && S_ISDIR(info.st_mode);
-#elif defined(_WIN32)
-    struct _stat info;
-    return _stat(path, &info) == 0 && (info.st_mode & _S_IFMT) == _S_IFDIR;
-#else
-    (void)path;
-    return 1;
-#endif
+
+static tt_status tti_make_dir(tt_context *ctx, const char *path) {
+    if (tti_mkdir(path) == 0) { return TT_OK; }
+    if (errno != EEXIST) { return tt_fail(ctx, TT_ERR_IO, "cannot create directory %s: %s", path, strerror(errno)); }
+    if (tti_kind_follow(path) == TTI_KIND_FOLDER) { return TT_OK; }
+    return tt_fail(ctx, TT_ERR_IO, "cannot create directory %s: something else has this name", path);
 }
 
 TT_API tt_status tt_make_dirs(tt_context *ctx, const char *path) {
-    char *copy = tti_strdup(ctx, path), *c;
+    char *copy = tti_strdup(ctx, path);
+    size_t n = strlen(path), i;
     tt_status status = TT_OK;
     if (!copy) { return TT_ERR_MEM; }
-    if (!*path) { status = tt_fail(ctx, TT_ERR_IO, "cannot create a directory: the path is empty"); }
-    for (c = copy + 1; status == TT_OK; c++) {
-        char was = *c;
-        if (was != '/' && was != 0) { continue; }
-        *c = 0;
-        if (tti_mkdir(copy) != 0) {
-            if (errno != EEXIST) {
-                status = tt_fail(ctx, TT_ERR_IO, "cannot create directory %s: %s", copy, strerror(errno));
-            } else if (!tti_is_folder(copy)) {
-                status =
-                    tt_fail(ctx, TT_ERR_IO, "cannot create directory %s: something else has this name", copy);
-            }
-        }
-        *c = was;
-        if (was == 0) { break; }
+    if (n == 0) { status = tt_fail(ctx, TT_ERR_IO, "cannot create a directory: the path is empty"); }
+    for (i = 1; i <= n; i++) {             /* at each end of a name; not at a slash in front, which is the root */
+        if (path[i] != '/' && path[i] != 0) { continue; }
+        copy[i] = 0;
+        status = tti_make_dir(ctx, copy);
+        copy[i] = path[i];
+        if (status != TT_OK) { break; }
     }
-    tti_strfree(ctx, copy);
+    tt_free(ctx, copy, n + 1, 1);
     return tti_tried(ctx, "tt_make_dirs", status);
 }
 
-/* ---- JSON ---- 
- * Two passes over the text with the same parser: the first counts nodes and string bytes, the second
- * fills one block laid out as [header][nodes][strings]. */
+/* ---- [tt:base.json] JSON ----
+ * One parser goes over the text twice: first it counts values and bytes of strings, then it fills one block of memory,
+ * [header][values][strings]. tti_json_value calls itself through tti_json_members, 128 deep at most.
+ * Source: RFC 8259. */
+
 #define TTI_JSON_MAX_VALUES ((size_t)1 << 23)
-typedef struct tti_json_block { size_t bytes, padding; tt_json root; } tti_json_block;
+
+typedef struct tti_json_block {
+    size_t bytes, padding;                 /* the size of it all; padding keeps root aligned  */
+    tt_json root;
+} tti_json_block;
+
 typedef struct tti_json_parser {
     tt_context *ctx;
     const char *text, *at, *end;
-    tt_json *nodes;        /* NULL in the counting pass */
+    tt_json *nodes;                        /* NULL in the counting pass */
     char *strings;
     size_t n_nodes, n_bytes;
     int failed;
@@ -3005,126 +2922,21 @@ static void tti_json_fail(tti_json_parser *p, const char *what) {
     if (p->failed) { return; }
     p->failed = 1;
     for (c = p->text; c < p->at && c < p->end; c++) {
-        if (*c == '\n') { line++; column = 1; } else { column++; }
+        column = *c == '\n' ? 1 : column + 1;
+        line += *c == '\n';
     }
     tt_fail(p->ctx, TT_ERR_FILE, "JSON line %d column %d: %s", line, column, what);
 }
 
 static void tti_json_space(tti_json_parser *p) {
-    while (p->at < p->end && (*p->at == ' ' || *p->at == '\t' || *p->at == '\n' || *p->at == '\r')) {
-        p->at++;
-    }
+    while (p->at < p->end && tti_is_space(*p->at)) { p->at++; }
 }
 
-static void tti_json_put(tti_json_parser *p, uint32_t c) {
-    if (p->strings) { p->strings[p->n_bytes] = (char)(unsigned char)c; }
-    p->n_bytes++;
-}
-
-static void tti_json_put_utf8(tti_json_parser *p, uint32_t c) {
-    if (c < 0x80) { tti_json_put(p, c); return; }
-    if (c < 0x800) { tti_json_put(p, 0xC0 | (c >> 6)); }
-    else {
-        if (c < 0x10000) { tti_json_put(p, 0xE0 | (c >> 12)); }
-        else { tti_json_put(p, 0xF0 | (c >> 18)); tti_json_put(p, 0x80 | ((c >> 12) & 63)); }
-        tti_json_put(p, 0x80 | ((c >> 6) & 63));
-    }
-    tti_json_put(p, 0x80 | (c & 63));
-}
-
-static int tti_json_hex4(tti_json_parser *p, uint32_t *out) {
-    int i;
-    *out = 0;
-    if (p->end - p->at < 4) { return 0; }
-    for (i = 0; i < 4; i++) {
-        char c = *p->at++;
-        int digit = c >= '0' && c <= '9'   ? c - '0'
-                    : c >= 'a' && c <= 'f' ? c - 'a' + 10
-                    : c >= 'A' && c <= 'F' ? c - 'A' + 10
-                                           : -1;
-        if (digit < 0) { return 0; }
-        *out = *out * 16 + (uint32_t)digit;
-    }
+/* If c comes next, passes it and returns 1. */
+static int tti_json_skip(tti_json_parser *p, char c) {
+    if (p->at >= p->end || *p->at != c) { return 0; }
+    p->at++;
     return 1;
-}
-
-static void tti_json_escape(tti_json_parser *p) {
-    static const char from[] = "\"\\/bfnrt", to[] = "\"\\/\b\f\n\r\t";
-    const char *found;
-    uint32_t c, low;
-    if (p->at >= p->end) { tti_json_fail(p, "text ends within a string"); return; }
-    if (*p->at != 'u') {
-        found = *p->at ? strchr(from, *p->at) : NULL;
-        if (!found) { tti_json_fail(p, "unknown escape in a string"); return; }
-        tti_json_put(p, (unsigned char)to[found - from]);
-        p->at++;
-        return;
-    }
-    p->at++;
-    if (!tti_json_hex4(p, &c)) { tti_json_fail(p, "\\u wants four hexadecimal digits"); return; }
-    if (c >= 0xD800 && c < 0xDC00 && p->end - p->at >= 6 && p->at[0] == '\\' && p->at[1] == 'u') {
-        const char *before = p->at;
-        p->at += 2;
-        if (tti_json_hex4(p, &low) && low >= 0xDC00 && low < 0xE000) {
-            c = 0x10000 + ((c - 0xD800) << 10) + (low - 0xDC00);
-        } else {
-            p->at = before;
-        }
-    }
-    tti_json_put_utf8(p, c >= 0xD800 && c < 0xE000 ? 0xFFFD : c);
-}
-
-static const char *tti_json_string(tti_json_parser *p, size_t *length) {
-    size_t begin = p->n_bytes;
-    p->at++;
-    while (!p->failed) {
-        if (p->at >= p->end) { tti_json_fail(p, "text ends within a string"); break; }
-        if (*p->at == '"') { p->at++; break; }
-        if ((unsigned char)*p->at < 0x20) { tti_json_fail(p, "control character in a string"); break; }
-        if (*p->at == '\\') { p->at++; tti_json_escape(p); }
-        else { tti_json_put(p, (unsigned char)*p->at++); }
-    }
-    *length = p->n_bytes - begin;
-    tti_json_put(p, 0);
-    return p->strings ? p->strings + begin : NULL;
-}
-
-/* The characters stay beside the number: more digits than a double has are not lost. */
-static void tti_json_scan_number(tti_json_parser *p, tt_json *node) {
-    const char *c = p->at;
-    size_t begin = p->n_bytes;
-#define TTI_DIGITS() while (c < p->end && *c >= '0' && *c <= '9') { c++; }
-    if (c < p->end && *c == '-') { c++; }
-    if (c < p->end && *c == '0') { c++; }
-    else if (c < p->end && *c >= '1' && *c <= '9') { TTI_DIGITS() }
-    else { tti_json_fail(p, "expected a value"); return; }
-    if (c < p->end && *c == '.') {
-        c++;
-        if (c >= p->end || *c < '0' || *c > '9') {
-            tti_json_fail(p, "digits missing after the decimal point");
-            return;
-        }
-        TTI_DIGITS()
-    }
-    if (c < p->end && (*c == 'e' || *c == 'E')) {
-        c++;
-        if (c < p->end && (*c == '+' || *c == '-')) { c++; }
-        if (c >= p->end || *c < '0' || *c > '9') {
-            tti_json_fail(p, "digits missing in the exponent");
-            return;
-        }
-        TTI_DIGITS()
-    }
-#undef TTI_DIGITS
-    node->length = (size_t)(c - p->at);
-    if (p->strings) {
-        tt_number_read(p->at, node->length, &node->number);
-        memcpy(p->strings + begin, p->at, node->length);
-        node->string = p->strings + begin;
-    }
-    p->n_bytes += node->length;
-    tti_json_put(p, 0);
-    p->at = c;
 }
 
 static int tti_json_word(tti_json_parser *p, const char *word) {
@@ -3134,25 +2946,133 @@ static int tti_json_word(tti_json_parser *p, const char *word) {
     return 1;
 }
 
+static void tti_json_put(tti_json_parser *p, uint32_t byte) {
+    if (p->strings) { p->strings[p->n_bytes] = (char)(unsigned char)byte; }
+    p->n_bytes++;
+}
+
+/* UTF-8: the lead byte says how many bytes follow, each of which holds six bits. */
+static void tti_json_put_utf8(tti_json_parser *p, uint32_t c) {
+    int follow = c < 0x80 ? 0 : c < 0x800 ? 1 : c < 0x10000 ? 2 : 3;
+    static const unsigned char lead[] = {0, 0xC0, 0xE0, 0xF0};
+    tti_json_put(p, lead[follow] | (c >> 6 * follow));
+    while (follow-- > 0) { tti_json_put(p, 0x80 | ((c >> 6 * follow) & 63)); }
+}
+
+static int tti_json_hex4(tti_json_parser *p, uint32_t *out) {
+    static const char digits[] = "0123456789abcdef0123456789ABCDEF";
+    int i;
+    *out = 0;
+    if (p->end - p->at < 4) { return 0; }
+    for (i = 0; i < 4; i++) {
+        const char *found = (const char *)memchr(digits, *p->at++, sizeof digits - 1);
+        if (!found) { return 0; }
+        *out = *out * 16 + (uint32_t)((found - digits) % 16);
+    }
+    return 1;
+}
+
+/* Behind a backslash. Two surrogates in a row are one character; a lone one becomes U+FFFD. */
+static void tti_json_escape(tti_json_parser *p) {
+    static const char from[] = "\"\\/bfnrt", to[] = "\"\\/\b\f\n\r\t";
+    const char *found, *second;
+    uint32_t c, low;
+    if (p->at >= p->end) {
+        tti_json_fail(p, "text ends within a string");
+        return;
+    }
+    if (!tti_json_skip(p, 'u')) {
+        found = (const char *)memchr(from, *p->at, sizeof from - 1);
+        if (found) { tti_json_put(p, (unsigned char)to[found - from]); }
+        else { tti_json_fail(p, "unknown escape in a string"); }
+        p->at++;
+        return;
+    }
+    if (!tti_json_hex4(p, &c)) {
+        tti_json_fail(p, "\\u wants four hexadecimal digits");
+        return;
+    }
+    second = p->at;
+    if (c >= 0xD800 && c < 0xDC00 && tti_json_word(p, "\\u")) {
+        if (tti_json_hex4(p, &low) && low >= 0xDC00 && low < 0xE000) {
+            c = 0x10000 + ((c - 0xD800) << 10) + (low - 0xDC00);
+        } else {
+            p->at = second;
+        }
+    }
+    tti_json_put_utf8(p, c >= 0xD800 && c < 0xE000 ? 0xFFFD : c);
+}
+
+static const char *tti_json_string(tti_json_parser *p, size_t *length) {
+    size_t begin = p->n_bytes;
+    p->at++;
+    while (!p->failed && !tti_json_skip(p, '"')) {
+        if (p->at >= p->end) { tti_json_fail(p, "text ends within a string"); }
+        else if ((unsigned char)*p->at < 0x20) { tti_json_fail(p, "control character in a string"); }
+        else if (tti_json_skip(p, '\\')) { tti_json_escape(p); }
+        else { tti_json_put(p, (unsigned char)*p->at++); }
+    }
+    *length = p->n_bytes - begin;
+    tti_json_put(p, 0);
+    return p->strings ? p->strings + begin : NULL;
+}
+
+/* Passes decimal digits; returns whether there were any. */
+static int tti_json_digits(tti_json_parser *p) {
+    const char *begin = p->at;
+    while (p->at < p->end && tti_is_decimal(*p->at)) { p->at++; }
+    return p->at > begin;
+}
+
+/* The characters stay beside the number: more digits than a double has are not lost. */
+static void tti_json_number(tti_json_parser *p, tt_json *node) {
+    const char *begin = p->at, *wrong = NULL;
+    size_t to = p->n_bytes;
+    tti_json_skip(p, '-');
+    if (!tti_json_skip(p, '0') && !tti_json_digits(p)) { wrong = "expected a value"; }
+    else if (tti_json_skip(p, '.') && !tti_json_digits(p)) { wrong = "digits missing after the decimal point"; }
+    else if (tti_json_skip(p, 'e') || tti_json_skip(p, 'E')) {
+        if (!tti_json_skip(p, '+')) { tti_json_skip(p, '-'); }
+        if (!tti_json_digits(p)) { wrong = "digits missing in the exponent"; }
+    }
+    if (wrong) {
+        p->at = begin;
+        tti_json_fail(p, wrong);
+        return;
+    }
+    node->length = (size_t)(p->at - begin);
+    if (p->strings) {
+        tt_number_read(begin, node->length, &node->number);
+        node->string = (const char *)memcpy(p->strings + to, begin, node->length);
+    }
+    p->n_bytes += node->length;
+    tti_json_put(p, 0);
+}
+
 static tt_json *tti_json_value(tti_json_parser *p, int depth);
 
-static void tti_json_members(tti_json_parser *p, tt_json *node, int is_object, int depth) {
-    tt_json *last = NULL;
+static void tti_json_members(tti_json_parser *p, tt_json *node, int depth) {
+    int is_object = node->type == TT_JSON_OBJECT;
     char close = is_object ? '}' : ']';
+    tt_json *last = NULL, *value;
+    const char *key = NULL;
+    size_t key_length = 0;
     p->at++;
     tti_json_space(p);
-    if (p->at < p->end && *p->at == close) { p->at++; return; }
+    if (tti_json_skip(p, close)) { return; }
     while (!p->failed) {
-        const char *key = NULL;
-        size_t key_length = 0;
-        tt_json *value;
         tti_json_space(p);
         if (is_object) {
-            if (p->at >= p->end || *p->at != '"') { tti_json_fail(p, "expected a \"name\""); return; }
+            if (p->at >= p->end || *p->at != '"') {
+                tti_json_fail(p, "expected a \"name\"");
+                return;
+            }
             key = tti_json_string(p, &key_length);
             tti_json_space(p);
-            if (p->at >= p->end || *p->at != ':') { tti_json_fail(p, "expected ':'"); return; }
-            p->at++;
+            if (!tti_json_skip(p, ':')) {
+                tti_json_fail(p, "expected ':'");
+                return;
+            }
         }
         value = tti_json_value(p, depth + 1);
         if (value) {
@@ -3163,28 +3083,37 @@ static void tti_json_members(tti_json_parser *p, tt_json *node, int is_object, i
             node->length++;
         }
         tti_json_space(p);
-        if (p->at < p->end && *p->at == ',') { p->at++; continue; }
-        if (p->at < p->end && *p->at == close) { p->at++; return; }
+        if (tti_json_skip(p, ',')) { continue; }
+        if (tti_json_skip(p, close)) { return; }
         tti_json_fail(p, is_object ? "expected ',' or '}'" : "expected ',' or ']'");
     }
 }
 
+/* NULL in the counting pass and after an error. */
 static tt_json *tti_json_value(tti_json_parser *p, int depth) {
     size_t index = p->n_nodes++;
-    tt_json counting, *node = p->nodes ? p->nodes + index : &counting;
+    tt_json counted, *node = p->nodes ? p->nodes + index : &counted;
     memset(node, 0, sizeof *node);
-    if (depth > 128) { tti_json_fail(p, "nested deeper than 128"); return NULL; }
-    if (index >= TTI_JSON_MAX_VALUES) { tti_json_fail(p, "more than 8388608 values"); return NULL; }
     tti_json_space(p);
-    if (p->at >= p->end) { tti_json_fail(p, "text ends where a value is expected"); return NULL; }
-    if (*p->at == '{') { node->type = TT_JSON_OBJECT; tti_json_members(p, node, 1, depth); }
-    else if (*p->at == '[') { node->type = TT_JSON_ARRAY; tti_json_members(p, node, 0, depth); }
-    else if (*p->at == '"') { node->type = TT_JSON_STRING; node->string = tti_json_string(p, &node->length); }
-    else if (tti_json_word(p, "true")) { node->type = TT_JSON_BOOL; node->number = 1; }
-    else if (tti_json_word(p, "false")) { node->type = TT_JSON_BOOL; }
+    if (depth > 128) { tti_json_fail(p, "nested deeper than 128"); }
+    else if (index >= TTI_JSON_MAX_VALUES) { tti_json_fail(p, "more than 8388608 values"); }
+    else if (p->at >= p->end) { tti_json_fail(p, "text ends where a value is expected"); }
     else if (tti_json_word(p, "null")) { node->type = TT_JSON_NULL; }
-    else { node->type = TT_JSON_NUMBER; tti_json_scan_number(p, node); }
-    return p->nodes ? p->nodes + index : NULL;
+    else if (tti_json_word(p, "false")) { node->type = TT_JSON_BOOL; }
+    else if (tti_json_word(p, "true")) {
+        node->type = TT_JSON_BOOL;
+        node->number = 1;
+    } else if (*p->at == '"') {
+        node->type = TT_JSON_STRING;
+        node->string = tti_json_string(p, &node->length);
+    } else if (*p->at == '{' || *p->at == '[') {
+        node->type = *p->at == '{' ? TT_JSON_OBJECT : TT_JSON_ARRAY;
+        tti_json_members(p, node, depth);
+    } else {
+        node->type = TT_JSON_NUMBER;
+        tti_json_number(p, node);
+    }
+    return p->nodes ? node : NULL;
 }
 
 static void tti_json_document(tti_json_parser *p) {
@@ -3204,11 +3133,7 @@ static tt_json *tti_json_read(tt_context *ctx, const char *text, size_t size) {
     fill = count;
     tti_json_document(&count);
     if (count.failed) { return NULL; }
-    if (!tti_mul_size(count.n_nodes, sizeof(tt_json), &bytes)) {
-        tt_fail(ctx, TT_ERR_MEM, "out of memory: JSON text too large");
-        return NULL;
-    }
-    bytes += sizeof *block + count.n_bytes;
+    bytes = sizeof *block + count.n_nodes * sizeof(tt_json) + count.n_bytes;
     block = (tti_json_block *)tt_alloc(ctx, bytes, 1);
     if (!block) { return NULL; }
     block->bytes = bytes;
@@ -3246,16 +3171,13 @@ TT_API const char *tt_json_text(const tt_json *object, const char *key, const ch
 
 TT_API double tt_json_number(const tt_json *object, const char *key, double fallback) {
     const tt_json *member = tt_json_get(object, key);
-    return member && (member->type == TT_JSON_NUMBER || member->type == TT_JSON_BOOL) ? member->number
-                                                                                      : fallback;
+    return member && (member->type == TT_JSON_NUMBER || member->type == TT_JSON_BOOL) ? member->number : fallback;
 }
 
 /* 1 if node is a whole number in 0..most (and 2^53): the one way from a number of a file to an integer. */
 static int tti_json_whole(const tt_json *node, uint64_t most, uint64_t *out) {
-    if (!node || node->type != TT_JSON_NUMBER || !(node->number >= 0 && node->number <= 9007199254740992.0) ||
-        floor(node->number) != node->number) {
-        return 0;
-    }
+    if (!node || node->type != TT_JSON_NUMBER) { return 0; }
+    if (!(node->number >= 0 && node->number <= 9007199254740992.0) || floor(node->number) != node->number) { return 0; }
     *out = (uint64_t)node->number;
     return *out <= most;
 }
@@ -3265,55 +3187,143 @@ TT_API int tt_json_int(const tt_json *object, const char *key, int fallback) {
     return tti_json_whole(tt_json_get(object, key), INT_MAX, &value) ? (int)value : fallback;
 }
 
-/* ---- JSON lines ---- */
+/* ---- [tt:base.lines] JSON lines ---- */
+
 TT_API tt_status tt_json_lines_open(tt_json_lines *lines, const char *path) {
     lines->text.ctx = lines->ctx;
     lines->name = path;
     return tt_file_read(lines->ctx, path, &lines->text);
 }
 
-TT_API void tt_json_lines_close(tt_json_lines *lines) { if (lines->text.ctx) { tt_text_free(&lines->text); } }
+TT_API void tt_json_lines_close(tt_json_lines *lines) {
+    if (lines->text.ctx) { tt_text_free(&lines->text); }
+}
 
-/* The first text with a NUL; its depth is that of the parser. */
+/* The first string with a NUL in it; its depth is that of the parser. */
 static const tt_json *tti_json_find_nul(const tt_json *node) {
     const tt_json *found = NULL;
-    if (node->type == TT_JSON_STRING) {
-        return node->length && memchr(node->string, 0, node->length) ? node : NULL;
-    }
+    if (node->type == TT_JSON_STRING) { return memchr(node->string, 0, node->length) ? node : NULL; }
     for (node = node->child; node && !found; node = node->next) { found = tti_json_find_nul(node); }
     return found;
 }
 
-TT_API tt_status tt_json_lines_next(tt_json_lines *lines, tt_json **value) {
-    const tt_text *text = &lines->text;
+static tt_status tti_json_line(tt_json_lines *lines, const char *line, size_t size, tt_json **value) {
+    tt_context *ctx = lines->ctx;
     const tt_json *bad;
     char why[TTI_ERROR_SIZE];
+    *value = tt_json_parse(ctx, line, size);
+    if (!*value) {
+        snprintf(why, sizeof why, "%s", tt_error(ctx));
+        return tt_fail(ctx, tt_error_status(ctx), "%s line %d: %s", lines->name, lines->line, why);
+    }
+    bad = tti_json_find_nul(*value);
+    if (!bad) { return TT_OK; }
+    tt_fail(ctx, TT_ERR_FILE, "%s line %d: \"%s\" has the character U+0000, expected text without it", lines->name,
+            lines->line, bad->key ? bad->key : "a list");
+    tt_json_free(ctx, *value);
+    *value = NULL;
+    return TT_ERR_FILE;
+}
+
+TT_API tt_status tt_json_lines_next(tt_json_lines *lines, tt_json **value) {
+    const tt_text *text = &lines->text;
     *value = NULL;
     if (lines->at == 0 && text->size >= 3 && memcmp(text->data, "\xef\xbb\xbf", 3) == 0) { lines->at = 3; }
     while (lines->at < text->size) {
-        const char *begin = text->data + lines->at,
-                   *end = (const char *)memchr(begin, '\n', text->size - lines->at);
-        size_t size = end ? (size_t)(end - begin) : text->size - lines->at;
+        const char *line = text->data + lines->at, *end = (const char *)memchr(line, '\n', text->size - lines->at);
+        size_t size = end ? (size_t)(end - line) : text->size - lines->at;
         lines->at += size + (end != NULL);
         lines->line++;
-        if (strspn(begin, " \t\r") >= size) { continue; }
-        *value = tt_json_parse(lines->ctx, begin, size);
-        if (!*value) {
-            snprintf(why, sizeof why, "%s", tt_error(lines->ctx));
-            return tt_fail(lines->ctx, tt_error_status(lines->ctx), "%s line %d: %s", lines->name,
-                           lines->line, why);
-        }
-        bad = tti_json_find_nul(*value);
-        if (!bad) { return TT_OK; }
-        tt_fail(lines->ctx, TT_ERR_FILE,
-                "%s line %d: \"%s\" has the character U+0000, expected text without it", lines->name,
-                lines->line, bad->key ? bad->key : "a list");
-        tt_json_free(lines->ctx, *value);
-        *value = NULL;
-        return TT_ERR_FILE;
+        if (strspn(line, " \t\r") < size) { return tti_json_line(lines, line, size, value); }
     }
     return TT_OK;
 }
+
+/* ---- [tt:base.context] the context ---- */
+
+/* The backend that is meant; NULL is the CPU. */
+static tt_status tti_default_backend(tt_context *ctx, const tt_backend **backend) {
+    const char *wish = NULL;
+#ifdef TT_CUDA
+    wish = getenv("TT_BACKEND");
+    if (wish && strcmp(wish, "cuda") == 0) {
+        *backend = tt_cuda_backend(0);
+        return TT_OK;
+    }
+#endif
+    *backend = NULL;
+    if (!wish || !*wish || strcmp(wish, "cpu") == 0) { return TT_OK; }
+    return tt_fail(ctx, TT_ERR_ARG, "tt_create: TT_BACKEND is \"%s\", expected cpu or cuda", wish);
+}
+
+/* Opens the CPU backend, whose kernels serve the host's side of every other one too, and the one of desc. */
+static tt_status tti_backends_open(tt_context *ctx, const tt_backend *backend) {
+    tt_status status;
+    TTI_TRY(ctx->backend->open(ctx, ctx->backend, &ctx->cpu_state));
+    ctx->backend_state = ctx->cpu_state;
+    if (!backend) { TTI_TRY(tti_default_backend(ctx, &backend)); }
+    if (!backend || backend == ctx->backend) { return TT_OK; }
+    ctx->backend = backend;
+    ctx->backend_state = NULL;
+    TTI_TRY(backend->open(ctx, backend, &ctx->backend_state));
+done:
+    return status;
+}
+
+/* What desc says, with the environment's wishes where it says nothing. */
+static tt_status tti_context_fill(tt_context *ctx, const tt_desc *desc) {
+    const char *kernel = desc->kernel ? desc->kernel : getenv("TT_KERNEL");
+    const char *matmul = desc->matmul ? desc->matmul : getenv("TT_MATMUL");
+    ctx->log = desc->log;
+    ctx->log_user = desc->log_user;
+    ctx->device.on_backend = 1;
+    ctx->kernel_name = "none";
+    snprintf(ctx->kernel_wish, sizeof ctx->kernel_wish, "%s", kernel ? kernel : "");
+    snprintf(ctx->matmul_wish, sizeof ctx->matmul_wish, "%s", matmul ? matmul : "");
+    ctx->backend = tt_cpu_backend();
+    ctx->n_threads = 1;
+    if (desc->n_threads < 0 || desc->n_threads > TTI_MAX_THREADS) {
+        return tt_fail(ctx, TT_ERR_ARG, "tt_create: n_threads is %d, expected 0 .. %d", desc->n_threads, TTI_MAX_THREADS);
+    }
+    ctx->n_threads = tti_n_threads(desc->n_threads);
+    return tti_backends_open(ctx, desc->backend);
+}
+
+TT_API tt_context *tt_create(const tt_desc *desc) {
+    static const tt_desc zero = TT_INIT;
+    tt_allocator allocator;
+    tt_context *ctx;
+    if (!desc) { desc = &zero; }
+    allocator = desc->allocator;
+    if (!allocator.alloc || !allocator.free) {
+        allocator.alloc = tti_default_alloc;
+        allocator.free = tti_default_free;
+    }
+    ctx = (tt_context *)allocator.alloc(allocator.user, sizeof *ctx);
+    if (!ctx) { return NULL; }
+    memset(ctx, 0, sizeof *ctx);
+    ctx->allocator = allocator;
+    ctx->broken = tti_context_fill(ctx, desc);
+    ctx->graph_error = ctx->broken != TT_OK;
+    if (ctx->broken != TT_ERR_MEM) { return ctx; }
+    tt_destroy(ctx);
+    return NULL;
+}
+
+TT_API void tt_destroy(tt_context *ctx) {
+    if (!ctx) { return; }
+    tti_arena_destroy(ctx, &ctx->device);
+    tti_arena_destroy(ctx, &ctx->host);
+    if (ctx->backend_state && ctx->backend_state != ctx->cpu_state) { ctx->backend->close(ctx, ctx->backend_state); }
+    tti_team_destroy(ctx);
+    if (ctx->cpu_state) { tt_cpu_backend()->close(ctx, ctx->cpu_state); }
+    ctx->allocator.free(ctx->allocator.user, ctx, sizeof *ctx);
+}
+
+TT_API int tt_threads(const tt_context *ctx) { return ctx->n_threads; }
+TT_API const char *tt_kernel(const tt_context *ctx) { return ctx->kernel_name; }
+TT_API const tt_backend *tt_backend_get(const tt_context *ctx) { return ctx->backend; }
+TT_API void *tt_backend_state(const tt_context *ctx) { return ctx->backend_state; }
 
 /* ==== 2. kernels ===========================================================================
  * The CPU backend. Each entry of the backend table checks its arguments, describes the work in the small
