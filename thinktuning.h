@@ -1831,16 +1831,12 @@ static void tti_sink_point(tti_sink *s, size_t from) {
     s->n -= at - to;
 }
 
-/* The next argument; its type by the length modifier: l, L for ll, z, j, t, else 0 (h and hh are promoted to int). */
+/* The next argument, by its length modifier: l, L for ll, z, else none (h and hh are promoted to int). */
 static long long tti_sink_whole(tti_sink *s, char length, int is_signed) {
-    switch (length) {
-    case 'l': return is_signed ? va_arg(s->list, long) : (long long)va_arg(s->list, unsigned long);
-    case 'L': return is_signed ? va_arg(s->list, long long) : (long long)va_arg(s->list, unsigned long long);
-    case 'j': return is_signed ? (long long)va_arg(s->list, intmax_t) : (long long)va_arg(s->list, uintmax_t);
-    case 'z':
-    case 't': return is_signed ? (long long)va_arg(s->list, ptrdiff_t) : (long long)va_arg(s->list, size_t);
-    default: return is_signed ? va_arg(s->list, int) : (long long)va_arg(s->list, unsigned);
-    }
+    if (length == 'L') { return va_arg(s->list, long long); }
+    if (length == 'z') { return (long long)va_arg(s->list, size_t); }
+    if (is_signed) { return length == 'l' ? va_arg(s->list, long) : va_arg(s->list, int); }
+    return (long long)(length == 'l' ? va_arg(s->list, unsigned long) : va_arg(s->list, unsigned));
 }
 
 /* Flags, width and precision of a directive, * replaced by its argument, are appended to spec; returns what follows. */
@@ -1890,7 +1886,7 @@ static const char *tti_sink_directive(tti_sink *s, const char *format) {
     size_t begin = s->n;
     int n;
     format = tti_sink_flags(s, format, spec);
-    for (; *format && strchr("hlzjt", *format); format++) { length = *format == 'l' && length == 'l' ? 'L' : *format; }
+    for (; *format && strchr("hlz", *format); format++) { length = *format == 'l' && length == 'l' ? 'L' : *format; }
     n = tti_sink_print(s, spec, *format, length);
     if (n < 0) { return NULL; }
     s->n += (size_t)n;
@@ -2252,6 +2248,12 @@ static void tti_pause(void) {
 #endif
 }
 
+static void tti_team_wake(tti_team *team, pthread_cond_t *who) {
+    pthread_mutex_lock(&team->mutex);
+    pthread_cond_broadcast(who);
+    pthread_mutex_unlock(&team->mutex);
+}
+
 /* Takes parts until none is left; a swap that fails has read `left` anew. */
 static void tti_team_work(tti_team *team, int worker) {
     int left = TTI_ATOMIC_GET(team->left);
@@ -2261,9 +2263,7 @@ static void tti_team_work(tti_team *team, int worker) {
         n_parts = team->n_parts;
         team->part(team->user, n_parts - left, worker);
         if (TTI_ATOMIC_ADD(team->done, 1) == n_parts && TTI_ATOMIC_GET(team->caller_asleep)) {
-            pthread_mutex_lock(&team->mutex);
-            pthread_cond_signal(&team->finished);
-            pthread_mutex_unlock(&team->mutex);
+            tti_team_wake(team, &team->finished);
         }
         left = TTI_ATOMIC_GET(team->left);
     }
@@ -2329,10 +2329,8 @@ static void tti_team_destroy(tt_context *ctx) {
     tti_team *team = ctx->team;
     int i;
     if (!team) { return; }
-    pthread_mutex_lock(&team->mutex);
     TTI_ATOMIC_SET(team->stop, 1);
-    pthread_cond_broadcast(&team->work);
-    pthread_mutex_unlock(&team->mutex);
+    tti_team_wake(team, &team->work);
     for (i = 0; i < team->n_members; i++) { pthread_join(team->members[i].thread, NULL); }
     pthread_cond_destroy(&team->finished);
     pthread_cond_destroy(&team->work);
@@ -2350,11 +2348,7 @@ static void tti_team_run(tti_team *team, tti_part_fn part, void *user, int n) {
     team->n_parts = n;
     TTI_ATOMIC_SET(team->done, 0);
     TTI_ATOMIC_SET(team->left, n);
-    if (TTI_ATOMIC_GET(team->n_asleep) > 0) {
-        pthread_mutex_lock(&team->mutex);
-        pthread_cond_broadcast(&team->work);
-        pthread_mutex_unlock(&team->mutex);
-    }
+    if (TTI_ATOMIC_GET(team->n_asleep) > 0) { tti_team_wake(team, &team->work); }
     tti_team_work(team, 0);
     while (spins-- > 0 && TTI_ATOMIC_GET(team->done) < n) { tti_pause(); }
     if (TTI_ATOMIC_GET(team->done) == n) { return; }
@@ -2588,16 +2582,11 @@ static tti_file_kind tti_mode_kind(mode_t mode) {
            S_ISFIFO(mode) ? TTI_KIND_PIPE : TTI_KIND_DEVICE;
 }
 
-/* What stands at path. A symbolic link is followed, or told as what it is itself; then *permissions are those of a
+/* What stands at path. follow: at the end of a symbolic link, else the link itself; then *permissions become those of a
  * regular file. */
-static tti_file_kind tti_kind_follow(const char *path) {
+static tti_file_kind tti_path_stat(const char *path, int follow, unsigned *permissions) {
     struct stat info;
-    return stat(path, &info) == 0 ? tti_mode_kind(info.st_mode) : TTI_KIND_NOTHING;
-}
-
-static tti_file_kind tti_kind_itself(const char *path, unsigned *permissions) {
-    struct stat info;
-    if (lstat(path, &info) != 0) { return TTI_KIND_NOTHING; }
+    if ((follow ? stat(path, &info) : lstat(path, &info)) != 0) { return TTI_KIND_NOTHING; }
     if (S_ISREG(info.st_mode)) { *permissions = info.st_mode & 0777; }
     return tti_mode_kind(info.st_mode);
 }
@@ -2631,23 +2620,20 @@ static void tti_sync_parent(char *path) {
 static int tti_mkdir(const char *path) { return mkdir(path, 0777); }
 
 #else
-static tti_file_kind tti_kind_follow(const char *path) {
+static tti_file_kind tti_path_stat(const char *path, int follow, unsigned *permissions) {
 #ifdef _WIN32
     struct _stat info;
-    if (_stat(path, &info) != 0) { return TTI_KIND_NOTHING; }
-    return (info.st_mode & _S_IFMT) == _S_IFREG ? TTI_KIND_FILE :
-           (info.st_mode & _S_IFMT) == _S_IFDIR ? TTI_KIND_FOLDER : TTI_KIND_DEVICE;
+    int there = _stat(path, &info) == 0, type = there ? info.st_mode & _S_IFMT : 0;
+    tti_file_kind kind = type == _S_IFREG ? TTI_KIND_FILE : type == _S_IFDIR ? TTI_KIND_FOLDER : TTI_KIND_DEVICE;
 #else
     FILE *file = fopen(path, "rb");
-    if (!file) { return TTI_KIND_NOTHING; }
-    fclose(file);
-    return TTI_KIND_FILE;
+    int there = file != NULL;
+    tti_file_kind kind = TTI_KIND_FILE;
+    if (file) { fclose(file); }
 #endif
-}
-
-static tti_file_kind tti_kind_itself(const char *path, unsigned *permissions) {
+    (void)follow;
     (void)permissions;
-    return tti_kind_follow(path);
+    return there ? kind : TTI_KIND_NOTHING;
 }
 
 static FILE *tti_file_create(const char *path, unsigned permissions) {
@@ -2679,7 +2665,12 @@ static int tti_mkdir(const char *path) {
 }
 #endif
 
-TT_API int tt_file_exists(const char *path) { return tti_kind_follow(path) != TTI_KIND_NOTHING; }
+static tti_file_kind tti_path_kind(const char *path) {
+    unsigned permissions;
+    return tti_path_stat(path, 1, &permissions);
+}
+
+TT_API int tt_file_exists(const char *path) { return tti_path_kind(path) != TTI_KIND_NOTHING; }
 
 /* ---- [tt:base.files] whole files ---- */
 
@@ -2722,7 +2713,7 @@ static FILE *tti_file_open(tt_context *ctx, const char *path) {
     file = fdopen(fd, "rb");
     if (!file) { close(fd); }
 #else
-    tti_file_kind kind = tti_kind_follow(path);
+    tti_file_kind kind = tti_path_kind(path);
     if (kind > TTI_KIND_FILE) {
         tti_unreadable(ctx, path, kind);
         return NULL;
@@ -2817,7 +2808,7 @@ static tt_status tti_writer_create(tti_writer *w, size_t folder, unsigned permis
 static tt_status tti_writer_open(tti_writer *w, tt_context *ctx, const char *path) {
     const char *slash = strrchr(path, '/');
     unsigned permissions = 0666;
-    tti_file_kind kind = tti_kind_itself(path, &permissions);
+    tti_file_kind kind = tti_path_stat(path, 0, &permissions);
     tt_status status;
     memset(w, 0, sizeof *w);
     w->ctx = ctx;
@@ -2874,7 +2865,7 @@ TT_API tt_status tt_file_writable(tt_context *ctx, const char *path) {
 static tt_status tti_make_dir(tt_context *ctx, const char *path) {
     if (tti_mkdir(path) == 0) { return TT_OK; }
     if (errno != EEXIST) { return tt_fail(ctx, TT_ERR_IO, "cannot create directory %s: %s", path, strerror(errno)); }
-    if (tti_kind_follow(path) == TTI_KIND_FOLDER) { return TT_OK; }
+    if (tti_path_kind(path) == TTI_KIND_FOLDER) { return TT_OK; }
     return tt_fail(ctx, TT_ERR_IO, "cannot create directory %s: something else has this name", path);
 }
 
@@ -2897,7 +2888,8 @@ TT_API tt_status tt_make_dirs(tt_context *ctx, const char *path) {
 
 /* ---- [tt:base.json] JSON ----
  * One parser goes over the text twice: first it counts values and bytes of strings, then it fills one block of memory,
- * [header][values][strings]. tti_json_value calls itself through tti_json_members, 128 deep at most.
+ * [header][values][strings]. A value in an array or object is read by
+ * recursion, at most 128 deep.
  * Source: RFC 8259. */
 
 #define TTI_JSON_MAX_VALUES ((size_t)1 << 23)
@@ -2913,33 +2905,26 @@ typedef struct tti_json_parser {
     tt_json *nodes;                        /* NULL in the counting pass */
     char *strings;
     size_t n_nodes, n_bytes;
-    int failed;
 } tti_json_parser;
 
-static void tti_json_fail(tti_json_parser *p, const char *what) {
+/* Returns 0, as the functions of the parser do after an error. */
+static int tti_json_fail(const tti_json_parser *p, const char *what) {
     int line = 1, column = 1;
     const char *c;
-    if (p->failed) { return; }
-    p->failed = 1;
     for (c = p->text; c < p->at && c < p->end; c++) {
         column = *c == '\n' ? 1 : column + 1;
         line += *c == '\n';
     }
     tt_fail(p->ctx, TT_ERR_FILE, "JSON line %d column %d: %s", line, column, what);
+    return 0;
 }
 
 static void tti_json_space(tti_json_parser *p) {
     while (p->at < p->end && tti_is_space(*p->at)) { p->at++; }
 }
 
-/* If c comes next, passes it and returns 1. */
-static int tti_json_skip(tti_json_parser *p, char c) {
-    if (p->at >= p->end || *p->at != c) { return 0; }
-    p->at++;
-    return 1;
-}
-
-static int tti_json_word(tti_json_parser *p, const char *word) {
+/* If `word` comes next, passes it and returns 1. */
+static int tti_json_skip(tti_json_parser *p, const char *word) {
     size_t n = strlen(word);
     if ((size_t)(p->end - p->at) < n || memcmp(p->at, word, n) != 0) { return 0; }
     p->at += n;
@@ -2953,8 +2938,8 @@ static void tti_json_put(tti_json_parser *p, uint32_t byte) {
 
 /* UTF-8: the lead byte says how many bytes follow, each of which holds six bits. */
 static void tti_json_put_utf8(tti_json_parser *p, uint32_t c) {
-    int follow = c < 0x80 ? 0 : c < 0x800 ? 1 : c < 0x10000 ? 2 : 3;
     static const unsigned char lead[] = {0, 0xC0, 0xE0, 0xF0};
+    int follow = c < 0x80 ? 0 : c < 0x800 ? 1 : c < 0x10000 ? 2 : 3;
     tti_json_put(p, lead[follow] | (c >> 6 * follow));
     while (follow-- > 0) { tti_json_put(p, 0x80 | ((c >> 6 * follow) & 63)); }
 }
@@ -2973,48 +2958,42 @@ static int tti_json_hex4(tti_json_parser *p, uint32_t *out) {
 }
 
 /* Behind a backslash. Two surrogates in a row are one character; a lone one becomes U+FFFD. */
-static void tti_json_escape(tti_json_parser *p) {
+static int tti_json_escape(tti_json_parser *p) {
     static const char from[] = "\"\\/bfnrt", to[] = "\"\\/\b\f\n\r\t";
     const char *found, *second;
     uint32_t c, low;
-    if (p->at >= p->end) {
-        tti_json_fail(p, "text ends within a string");
-        return;
-    }
-    if (!tti_json_skip(p, 'u')) {
-        found = (const char *)memchr(from, *p->at, sizeof from - 1);
-        if (found) { tti_json_put(p, (unsigned char)to[found - from]); }
-        else { tti_json_fail(p, "unknown escape in a string"); }
+    if (p->at >= p->end) { return tti_json_fail(p, "text ends within a string"); }
+    found = (const char *)memchr(from, *p->at, sizeof from - 1);
+    if (found) {
+        tti_json_put(p, (unsigned char)to[found - from]);
         p->at++;
-        return;
+        return 1;
     }
-    if (!tti_json_hex4(p, &c)) {
-        tti_json_fail(p, "\\u wants four hexadecimal digits");
-        return;
-    }
+    if (!tti_json_skip(p, "u")) { return tti_json_fail(p, "unknown escape in a string"); }
+    if (!tti_json_hex4(p, &c)) { return tti_json_fail(p, "\\u wants four hexadecimal digits"); }
     second = p->at;
-    if (c >= 0xD800 && c < 0xDC00 && tti_json_word(p, "\\u")) {
-        if (tti_json_hex4(p, &low) && low >= 0xDC00 && low < 0xE000) {
-            c = 0x10000 + ((c - 0xD800) << 10) + (low - 0xDC00);
-        } else {
-            p->at = second;
-        }
+    if (c >= 0xD800 && c < 0xDC00 && tti_json_skip(p, "\\u")) {
+        int pair = tti_json_hex4(p, &low) && low >= 0xDC00 && low < 0xE000;
+        if (pair) { c = 0x10000 + ((c - 0xD800) << 10) + (low - 0xDC00); }
+        else { p->at = second; }
     }
     tti_json_put_utf8(p, c >= 0xD800 && c < 0xE000 ? 0xFFFD : c);
+    return 1;
 }
 
-static const char *tti_json_string(tti_json_parser *p, size_t *length) {
+/* Behind the opening quote. */
+static int tti_json_string(tti_json_parser *p, const char **string, size_t *length) {
     size_t begin = p->n_bytes;
-    p->at++;
-    while (!p->failed && !tti_json_skip(p, '"')) {
-        if (p->at >= p->end) { tti_json_fail(p, "text ends within a string"); }
-        else if ((unsigned char)*p->at < 0x20) { tti_json_fail(p, "control character in a string"); }
-        else if (tti_json_skip(p, '\\')) { tti_json_escape(p); }
-        else { tti_json_put(p, (unsigned char)*p->at++); }
+    while (!tti_json_skip(p, "\"")) {
+        if (p->at >= p->end) { return tti_json_fail(p, "text ends within a string"); }
+        if ((unsigned char)*p->at < 0x20) { return tti_json_fail(p, "control character in a string"); }
+        if (!tti_json_skip(p, "\\")) { tti_json_put(p, (unsigned char)*p->at++); }
+        else if (!tti_json_escape(p)) { return 0; }
     }
     *length = p->n_bytes - begin;
+    *string = p->strings ? p->strings + begin : NULL;
     tti_json_put(p, 0);
-    return p->strings ? p->strings + begin : NULL;
+    return 1;
 }
 
 /* Passes decimal digits; returns whether there were any. */
@@ -3025,101 +3004,95 @@ static int tti_json_digits(tti_json_parser *p) {
 }
 
 /* The characters stay beside the number: more digits than a double has are not lost. */
-static void tti_json_number(tti_json_parser *p, tt_json *node) {
+static int tti_json_number(tti_json_parser *p, tt_json *node) {
     const char *begin = p->at, *wrong = NULL;
-    size_t to = p->n_bytes;
-    tti_json_skip(p, '-');
-    if (!tti_json_skip(p, '0') && !tti_json_digits(p)) { wrong = "expected a value"; }
-    else if (tti_json_skip(p, '.') && !tti_json_digits(p)) { wrong = "digits missing after the decimal point"; }
-    else if (tti_json_skip(p, 'e') || tti_json_skip(p, 'E')) {
-        if (!tti_json_skip(p, '+')) { tti_json_skip(p, '-'); }
+    size_t i;
+    tti_json_skip(p, "-");
+    if (!tti_json_skip(p, "0") && !tti_json_digits(p)) { wrong = "expected a value"; }
+    else if (tti_json_skip(p, ".") && !tti_json_digits(p)) { wrong = "digits missing after the decimal point"; }
+    else if (tti_json_skip(p, "e") || tti_json_skip(p, "E")) {
+        if (!tti_json_skip(p, "+")) { tti_json_skip(p, "-"); }
         if (!tti_json_digits(p)) { wrong = "digits missing in the exponent"; }
     }
+    node->length = (size_t)(p->at - begin);
+    node->string = p->strings ? p->strings + p->n_bytes : NULL;
     if (wrong) {
         p->at = begin;
-        tti_json_fail(p, wrong);
-        return;
+        return tti_json_fail(p, wrong);
     }
-    node->length = (size_t)(p->at - begin);
-    if (p->strings) {
-        tt_number_read(begin, node->length, &node->number);
-        node->string = (const char *)memcpy(p->strings + to, begin, node->length);
-    }
-    p->n_bytes += node->length;
+    if (p->strings) { tt_number_read(begin, node->length, &node->number); }
+    for (i = 0; i < node->length; i++) { tti_json_put(p, (unsigned char)begin[i]); }
     tti_json_put(p, 0);
+    return 1;
 }
 
-static tt_json *tti_json_value(tti_json_parser *p, int depth);
+static int tti_json_value(tti_json_parser *p, int depth);
 
-static void tti_json_members(tti_json_parser *p, tt_json *node, int depth) {
+/* Behind the opening bracket. The members' values are those that the parser comes by: they are linked here. */
+static int tti_json_members(tti_json_parser *p, tt_json *node, int depth) {
     int is_object = node->type == TT_JSON_OBJECT;
-    char close = is_object ? '}' : ']';
-    tt_json *last = NULL, *value;
-    const char *key = NULL;
-    size_t key_length = 0;
-    p->at++;
+    const char *close = is_object ? "}" : "]", *key = NULL;
+    const tt_json **link = &node->child;
+    size_t key_length = 0, index;
     tti_json_space(p);
-    if (tti_json_skip(p, close)) { return; }
-    while (!p->failed) {
+    if (tti_json_skip(p, close)) { return 1; }
+    for (;;) {
         tti_json_space(p);
         if (is_object) {
-            if (p->at >= p->end || *p->at != '"') {
-                tti_json_fail(p, "expected a \"name\"");
-                return;
-            }
-            key = tti_json_string(p, &key_length);
+            if (!tti_json_skip(p, "\"")) { return tti_json_fail(p, "expected a \"name\""); }
+            if (!tti_json_string(p, &key, &key_length)) { return 0; }
             tti_json_space(p);
-            if (!tti_json_skip(p, ':')) {
-                tti_json_fail(p, "expected ':'");
-                return;
-            }
+            if (!tti_json_skip(p, ":")) { return tti_json_fail(p, "expected ':'"); }
         }
-        value = tti_json_value(p, depth + 1);
-        if (value) {
-            value->key = key;
-            value->key_length = key_length;
-            if (last) { last->next = value; } else { node->child = value; }
-            last = value;
-            node->length++;
+        index = p->n_nodes;
+        if (!tti_json_value(p, depth + 1)) { return 0; }
+        if (p->nodes) {
+            p->nodes[index].key = key;
+            p->nodes[index].key_length = key_length;
+            *link = &p->nodes[index];
+            link = &p->nodes[index].next;
         }
+        node->length++;
         tti_json_space(p);
-        if (tti_json_skip(p, ',')) { continue; }
-        if (tti_json_skip(p, close)) { return; }
-        tti_json_fail(p, is_object ? "expected ',' or '}'" : "expected ',' or ']'");
+        if (tti_json_skip(p, close)) { return 1; }
+        if (!tti_json_skip(p, ",")) { return tti_json_fail(p, is_object ? "expected ',' or '}'" : "expected ',' or ']'"); }
     }
 }
 
-/* NULL in the counting pass and after an error. */
-static tt_json *tti_json_value(tti_json_parser *p, int depth) {
-    size_t index = p->n_nodes++;
-    tt_json counted, *node = p->nodes ? p->nodes + index : &counted;
+/* The value becomes node n_nodes; in the counting pass it goes to one that is thrown away. */
+static int tti_json_value(tti_json_parser *p, int depth) {
+    tt_json counted, *node = p->nodes ? p->nodes + p->n_nodes : &counted;
     memset(node, 0, sizeof *node);
     tti_json_space(p);
-    if (depth > 128) { tti_json_fail(p, "nested deeper than 128"); }
-    else if (index >= TTI_JSON_MAX_VALUES) { tti_json_fail(p, "more than 8388608 values"); }
-    else if (p->at >= p->end) { tti_json_fail(p, "text ends where a value is expected"); }
-    else if (tti_json_word(p, "null")) { node->type = TT_JSON_NULL; }
-    else if (tti_json_word(p, "false")) { node->type = TT_JSON_BOOL; }
-    else if (tti_json_word(p, "true")) {
-        node->type = TT_JSON_BOOL;
-        node->number = 1;
-    } else if (*p->at == '"') {
+    if (depth > 128) { return tti_json_fail(p, "nested deeper than 128"); }
+    if (p->n_nodes++ >= TTI_JSON_MAX_VALUES) { return tti_json_fail(p, "more than 8388608 values"); }
+    if (p->at >= p->end) { return tti_json_fail(p, "text ends where a value is expected"); }
+    if (tti_json_skip(p, "null")) { return 1; }
+    if (tti_json_skip(p, "\"")) {
         node->type = TT_JSON_STRING;
-        node->string = tti_json_string(p, &node->length);
-    } else if (*p->at == '{' || *p->at == '[') {
-        node->type = *p->at == '{' ? TT_JSON_OBJECT : TT_JSON_ARRAY;
-        tti_json_members(p, node, depth);
-    } else {
-        node->type = TT_JSON_NUMBER;
-        tti_json_number(p, node);
+        return tti_json_string(p, &node->string, &node->length);
     }
-    return p->nodes ? node : NULL;
+    if (tti_json_skip(p, "{")) {
+        node->type = TT_JSON_OBJECT;
+        return tti_json_members(p, node, depth);
+    }
+    if (tti_json_skip(p, "[")) {
+        node->type = TT_JSON_ARRAY;
+        return tti_json_members(p, node, depth);
+    }
+    if (*p->at == 't' || *p->at == 'f') {
+        node->type = TT_JSON_BOOL;
+        node->number = *p->at == 't';
+        return tti_json_skip(p, "true") || tti_json_skip(p, "false") || tti_json_fail(p, "expected a value");
+    }
+    node->type = TT_JSON_NUMBER;
+    return tti_json_number(p, node);
 }
 
-static void tti_json_document(tti_json_parser *p) {
-    tti_json_value(p, 0);
+static int tti_json_document(tti_json_parser *p) {
+    if (!tti_json_value(p, 0)) { return 0; }
     tti_json_space(p);
-    if (!p->failed && p->at != p->end) { tti_json_fail(p, "text goes on after the value"); }
+    return p->at == p->end || tti_json_fail(p, "text goes on after the value");
 }
 
 static tt_json *tti_json_read(tt_context *ctx, const char *text, size_t size) {
@@ -3131,8 +3104,7 @@ static tt_json *tti_json_read(tt_context *ctx, const char *text, size_t size) {
     count.text = count.at = text;
     count.end = text + size;
     fill = count;
-    tti_json_document(&count);
-    if (count.failed) { return NULL; }
+    if (!tti_json_document(&count)) { return NULL; }
     bytes = sizeof *block + count.n_nodes * sizeof(tt_json) + count.n_bytes;
     block = (tti_json_block *)tt_alloc(ctx, bytes, 1);
     if (!block) { return NULL; }
