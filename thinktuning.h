@@ -298,12 +298,12 @@ TT_API size_t    tt_number_read(const char *text, size_t size, double *out);
 #ifndef TT_MAX_FILE_BYTES
 #define TT_MAX_FILE_BYTES ((uint64_t)16 << 30)
 #endif
-TT_API tt_status tt_file_read(tt_context *ctx, const char *path, tt_text *out);  /* appends to out           */
+TT_API tt_status tt_file_read(tt_context *ctx, const char *path, tt_text *out); /* appends to out           */
 TT_API tt_status tt_file_write(tt_context *ctx, const char *path, const void *bytes, size_t size);
-TT_API tt_status tt_file_readable(tt_context *ctx, const char *path);            /* is a regular file there? */
-TT_API tt_status tt_file_writable(tt_context *ctx, const char *path);            /* asked before long work   */
-TT_API int       tt_file_exists(const char *path);                               /* 1 if anything stands there */
-TT_API tt_status tt_make_dirs(tt_context *ctx, const char *path);                /* like mkdir -p            */
+TT_API tt_status tt_file_readable(tt_context *ctx, const char *path);           /* is a file there?        */
+TT_API tt_status tt_file_writable(tt_context *ctx, const char *path);           /* asked before long work   */
+TT_API int       tt_file_exists(const char *path);                              /* 1 if anything is there   */
+TT_API tt_status tt_make_dirs(tt_context *ctx, const char *path);               /* like mkdir -p            */
 /* Appends all of an open stream, a FILE * such as stdin; name is for the error text. The same limit. */
 TT_API tt_status tt_stream_read(tt_context *ctx, void *file, const char *name, tt_text *out);
 
@@ -1783,7 +1783,7 @@ extern "C" {
  * list of chunks that is filled from front to back and emptied at once. Work is cut into parts that a team of
  * threads shares.
  *
- * Uses the functions of the backend table for the device's arena, and nothing else of later chapters. */
+ * Uses the table of a backend, for the device's arena. */
 
 #define TTI_ERROR_SIZE 5120                /* holds the longest path, and what is said of it     */
 
@@ -1823,13 +1823,13 @@ struct tt_context {
 
 /* ---- [tt:base.characters] characters ---- */
 
-/* The blanks of JSON. */
+/* The blanks of JSON; the digits of any locale. */
 static int tti_is_space(char c) { return c == ' ' || c == '\n' || c == '\t' || c == '\r'; }
 static int tti_is_decimal(char c) { return c >= '0' && c <= '9'; }
 
 /* Length of the UTF-8 character at `at` (at < end), and its code point. What is no valid character, as a
- * piece of one, a longer form than needed or a surrogate, is one byte with code point UINT32_MAX, no letter,
- * number or space. */
+ * piece of one, a longer form than needed or a surrogate, is one byte with the code point UINT32_MAX: no
+ * letter, no number, no space. */
 static size_t tti_utf8(const char *at, const char *end, uint32_t *c) {
     static const uint32_t least[5] = {0, 0, 0x80, 0x800, 0x10000};
     const unsigned char *b = (const unsigned char *)at;
@@ -1860,7 +1860,7 @@ static const char *tti_utf8_invalid(const char *at, const char *end) {
  * strtod and printf round to the nearest, but write the decimal point of the host's locale: 0,5 for 0.5.
  * Therefore numbers pass through them without a point, as whole digits and an exponent: 12.5 is "125e-1". */
 
-/* Two neighbouring doubles have their middle at no more than 767 digits. Of digits behind the 780th it
+/* The middle between two neighbouring doubles has no more than 767 digits. Of the digits behind the 780th it
  * matters only whether they are all zero. */
 #define TTI_MAX_DIGITS 780
 
@@ -1874,8 +1874,7 @@ static double tti_digits_value(char *digits, int n, int64_t exponent, int is_flo
     return is_float ? (double)strtof(digits, NULL) : strtod(digits, NULL);
 }
 
-/* An exponent as "e-12" at the begin of text: how many bytes it takes, and *power; 0 and 0 where none stands.
- * */
+/* An exponent as e-12 at the begin of text: its bytes, and *power; 0 and 0 where none stands. */
 static size_t tti_exponent_read(const char *text, size_t size, int64_t *power) {
     size_t at = 1, first;
     int minus = size > 1 && text[1] == '-';
@@ -1906,7 +1905,7 @@ TT_API size_t tt_number_read(const char *text, size_t size, double *out) {
             digits[n++] = text[at];
             continue;
         }
-        exponent++;
+        exponent++;                            /* a digit that is left out */
         if (text[at] != '0' && digits[n - 1] == '0') { digits[n - 1] = '1'; }
     }
     if (!any) { return 0; }
@@ -1974,6 +1973,7 @@ typedef struct tti_sink {
     va_list list;
 } tti_sink;
 
+/* Makes the locale's point in the number that begins at `from` a point. */
 static void tti_sink_point(tti_sink *s, size_t from) {
     size_t end = s->n < s->size ? s->n : s->size ? s->size - 1 : 0, to = from, at;
     for (at = from; at < end; at++) {
@@ -1986,11 +1986,11 @@ static void tti_sink_point(tti_sink *s, size_t from) {
 }
 
 /* The next argument, by its length modifier: l, L for ll, z, else none (h and hh are promoted to int). */
-static long long tti_sink_whole(tti_sink *s, char length, int is_signed) {
-    if (length == 'L') { return va_arg(s->list, long long); }
-    if (length == 'z') { return (long long)va_arg(s->list, size_t); }
-    if (is_signed) { return length == 'l' ? va_arg(s->list, long) : va_arg(s->list, int); }
-    return (long long)(length == 'l' ? va_arg(s->list, unsigned long) : va_arg(s->list, unsigned));
+static unsigned long long tti_sink_whole(tti_sink *s, char length, int is_signed) {
+    if (length == 'L') { return va_arg(s->list, unsigned long long); }
+    if (length == 'z') { return va_arg(s->list, size_t); }
+    if (is_signed) { return (unsigned long long)(length ? va_arg(s->list, long) : va_arg(s->list, int)); }
+    return length ? va_arg(s->list, unsigned long) : va_arg(s->list, unsigned);
 }
 
 /* Flags, width and precision of a directive, * replaced by its argument, are appended to spec; returns what
@@ -2016,6 +2016,7 @@ static const char *tti_sink_flags(tti_sink *s, const char *format, char spec[48]
 static int tti_sink_print(tti_sink *s, char *spec, char letter, char length) {
     size_t room = s->n < s->size ? s->size - s->n : 0;
     char *out = room ? s->out + s->n : NULL, *end = spec + strlen(spec), number[48];
+    unsigned long long whole;
     int n, is_signed = letter == 'd' || letter == 'i';
     end[0] = letter;
     switch (letter) {
@@ -2028,7 +2029,8 @@ static int tti_sink_print(tti_sink *s, char *spec, char letter, char length) {
     case 'd': case 'i': case 'u': case 'x': case 'X': case 'o':
         end[0] = end[1] = 'l';
         end[2] = letter;
-        return snprintf(out, room, spec, tti_sink_whole(s, length, is_signed));
+        whole = tti_sink_whole(s, length, is_signed);
+        return is_signed ? snprintf(out, room, spec, (long long)whole) : snprintf(out, room, spec, whole);
     case 'r': case 'R':
         n = (int)tti_number_text(number, va_arg(s->list, double), letter == 'R');
         return snprintf(out, room, "%.*s", n, number);
@@ -2043,7 +2045,7 @@ static const char *tti_sink_directive(tti_sink *s, const char *format) {
     int n;
     format = tti_sink_flags(s, format, spec);
     while (*format && strchr("hlz", *format)) {
-        length = *format == 'l' && length == 'l' ? 'L' : *format;
+        if (*format != 'h') { length = *format == 'l' && length == 'l' ? 'L' : *format; }
         format++;
     }
     n = tti_sink_print(s, spec, *format, length);
@@ -2053,8 +2055,8 @@ static const char *tti_sink_directive(tti_sink *s, const char *format) {
     return format + 1;
 }
 
-/* snprintf: writes what fits, with a NUL, and returns the length of the whole; -1 where the format is none.
- * */
+/* As vsnprintf: writes what fits, with a NUL; returns the length of the whole, -1 where the format is
+ * none. */
 static int tti_vformat(char *out, size_t size, const char *format, va_list list) {
     tti_sink s;
     s.out = out;
@@ -2087,8 +2089,7 @@ static int tti_format(char *out, size_t size, const char *format, ...) {
  * built the first error sticks (ctx->graph_error): the ops behind it return NULL for lack of operands, which
  * is no news. */
 
-/* One step of a function: a failure goes to its label `done`, behind which it cleans up and returns status.
- * */
+/* One step of a function: a failure goes to its label `done`, where it cleans up and returns status. */
 #define TTI_TRY(call)                                \
     do {                                             \
         status = (call);                             \
@@ -2153,6 +2154,7 @@ static void *tti_made(tt_context *ctx, const char *who, void *object) {
 
 /* ---- [tt:base.memory] memory ---- */
 
+/* *out = a * b, or 0 if no object can be so large. Dimensions are multiplied by this alone. */
 static int tti_mul_size(size_t a, size_t b, size_t *out) {
     if (b != 0 && a > (size_t)PTRDIFF_MAX / b) { return 0; }
     *out = a * b;
@@ -2160,8 +2162,8 @@ static int tti_mul_size(size_t a, size_t b, size_t *out) {
 }
 
 /* Weights, caches and arenas are walked from end to end: large pages, where the system gives them to those
- * who ask. (Memory that also begins at one is slower: everything would meet in the same sets of the caches.)
- * */
+ * who ask. (Memory that also begins at one is slower: everything would meet in the same sets of the
+ * caches.) */
 static void *tti_default_alloc(void *user, size_t bytes) {
     void *memory = malloc(bytes);
 #ifdef MADV_HUGEPAGE
@@ -2307,6 +2309,7 @@ static void *tti_arena_alloc(tt_context *ctx, tti_arena *arena, size_t bytes) {
     return chunk->base + begin;
 }
 
+/* What is allocated behind a mark is freed by going back to it. */
 static tti_mark tti_arena_mark(const tti_arena *arena) {
     tti_mark mark;
     mark.chunk = arena->current;
@@ -2429,6 +2432,8 @@ static void tti_team_work(tti_team *team, int worker) {
     }
 }
 
+/* A worker: works, spins, sleeps. n_asleep is raised under the mutex before `left` is looked at for the last
+ * time, so a job that is given in between sees it and wakes everybody. */
 static void *tti_team_member(void *user) {
     tti_member *me = (tti_member *)user;
     tti_team *team = me->team;
@@ -2559,8 +2564,8 @@ static tt_status tti_grow_shared(tt_context *ctx, void **array, size_t *capacity
     return status;
 }
 
-/* As many as desc says, else as OMP_NUM_THREADS says, which other libraries heed too, else one per processor.
- * */
+/* As many as desc says, else as OMP_NUM_THREADS says, which other libraries heed too, else one per
+ * processor. */
 static int tti_n_threads(int wish) {
     long n = wish;
 #if defined(TTI_TEAM)
@@ -2972,6 +2977,7 @@ static tt_status tti_writer_create(tti_writer *w, size_t folder, unsigned permis
     return TT_ERR_IO;
 }
 
+/* Leaves nothing behind when it fails. */
 static tt_status tti_writer_open(tti_writer *w, tt_context *ctx, const char *path) {
     const char *slash = strrchr(path, '/');
     unsigned permissions = 0666;
@@ -2996,6 +3002,7 @@ static tt_status tti_writer_write(tti_writer *w, const void *bytes, size_t size)
     return TT_OK;
 }
 
+/* In this order: the bytes are on disk, then the name, then the folder that holds the name. */
 static tt_status tti_writer_close(tti_writer *w) {
     FILE *file = w->file;
     if (fflush(file) != 0 || tti_sync(file) != 0) { return tti_writer_fail(w, "write"); }
@@ -3022,6 +3029,7 @@ done:
     return tti_tried(ctx, "tt_file_write", status);
 }
 
+/* Creating the temporary file is the proof; it goes again. */
 TT_API tt_status tt_file_writable(tt_context *ctx, const char *path) {
     tti_writer w;
     tt_status status = tti_writer_open(&w, ctx, path);
@@ -3150,10 +3158,14 @@ static int tti_json_escape(tti_json_parser *p) {
 /* Behind the opening quote. */
 static int tti_json_string(tti_json_parser *p, const char **string, size_t *length) {
     size_t begin = p->n_bytes;
-    while (!tti_json_skip(p, "\"")) {
+    for (;;) {
+        unsigned char c;
         if (p->at >= p->end) { return tti_json_fail(p, "text ends within a string"); }
-        if ((unsigned char)*p->at < 0x20) { return tti_json_fail(p, "control character in a string"); }
-        if (!tti_json_skip(p, "\\")) { tti_json_put(p, (unsigned char)*p->at++); }
+        c = (unsigned char)*p->at;
+        if (c < 0x20) { return tti_json_fail(p, "control character in a string"); }
+        p->at++;
+        if (c == '"') { break; }
+        if (c != '\\') { tti_json_put(p, c); }
         else if (!tti_json_escape(p)) { return 0; }
     }
     *length = p->n_bytes - begin;
@@ -3195,8 +3207,8 @@ static int tti_json_number(tti_json_parser *p, tt_json *node) {
 
 static int tti_json_value(tti_json_parser *p, int depth);
 
-/* Behind the opening bracket. The members' values are those that the parser comes by: they are linked here.
- * */
+/* Behind the opening bracket. The next value is node n_nodes; those within it follow, so siblings are
+ * linked. */
 static int tti_json_members(tti_json_parser *p, tt_json *node, int depth) {
     int is_object = node->type == TT_JSON_OBJECT;
     const char *close = is_object ? "}" : "]", *key = NULL;
@@ -3350,6 +3362,7 @@ static const tt_json *tti_json_find_nul(const tt_json *node) {
     return found;
 }
 
+/* The value of one line, whose error is told with the line's number. */
 static tt_status tti_json_line(tt_json_lines *lines, const char *line, size_t size, tt_json **value) {
     tt_context *ctx = lines->ctx;
     const char *stray = tti_utf8_invalid(line, line + size);
@@ -3478,11 +3491,12 @@ TT_API tt_context *tt_create(const tt_desc *desc) {
     ctx->allocator = allocator;
     ctx->broken = tti_context_fill(ctx, desc);
     ctx->graph_error = ctx->broken != TT_OK;
-    if (ctx->broken != TT_ERR_MEM) { return ctx; }
+    if (ctx->broken != TT_ERR_MEM) { return ctx; }      /* a context that says what is wrong with desc */
     tt_destroy(ctx);
     return NULL;
 }
 
+/* Arenas first: they are the backend's memory. */
 TT_API void tt_destroy(tt_context *ctx) {
     if (!ctx) { return; }
     tti_arena_destroy(ctx, &ctx->device);
