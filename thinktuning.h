@@ -1,9 +1,9 @@
 /* thinktuning.h - v0.1.0 - language models that learn to reason, in one C header
  *
- * A transformer, reverse-mode autograd, a BPE tokenizer, a sampler, GRPO, and ThinkTuning (RRV et al., EMNLP
- * 2025, arXiv 2508.07616): a teacher of the student's own size reads some of its answers and continues them
- * with feedback; reinforcement learning on these guided rollouts teaches the student to check and correct
- * itself. C99 that also compiles as C++11. Needs the C library; CUDA is optional.
+ * A transformer, reverse-mode autograd, a BPE tokenizer, a sampler, GRPO, and ThinkTuning (RRV et al.,
+ * EMNLP 2025, arXiv 2508.07616): a teacher of the student's own size reads some of its answers and continues
+ * them with feedback; reinforcement learning on these guided rollouts teaches the student to check and
+ * correct itself. C99 that also compiles as C++11. Needs the C library; CUDA is optional.
  * Licence: MIT, text at the end of the file.
  *
  * ---- use ----
@@ -12,22 +12,22 @@
  *     #define THINKTUNING_IMPLEMENTATION
  *     #include "thinktuning.h"        (before other headers, so that POSIX calls are visible under -std=c99)
  *
- * and in all others just the #include. Best it is a file of its own, tt.c, with these two lines and nothing else: it takes
- * half a minute at -O2, once, and an edit of the rest less than a second:
+ * and in all others just the #include. Best it is a file of its own, tt.c, with these two lines and nothing
+ * else: it takes up to half a minute at -O2, once, and an edit of the rest less than a second:
  *
  *     cc -O2 -c tt.c                  (once)
  *     cc -O2 app.c tt.o -lm           (after each edit; threads included, on POSIX)
  *
- * In a shared library all else can be hidden: with the same TT_API before the #include in every file,
+ * The fast kernels (AVX2, AVX-512 and its BF16, NEON) are compiled in by function attributes and chosen at
+ * run time: no -march is needed. In a shared library all else can be hidden: with the same TT_API before the
+ * #include in every file,
  *
  *     #define TT_API __attribute__((visibility("default")))        (Windows: __declspec(dllexport))
  *     cc -O2 -fPIC -fvisibility=hidden -shared tt.c -o libtt.so -lm
  *
- * exports the tt_ functions and nothing else; without TT_API, -fvisibility=hidden leaves none. The
- * fast kernels (AVX2, AVX-512 and its BF16, NEON) are compiled in by function attributes and chosen at run time: no
- * -march needed.
+ * exports the tt_ functions and nothing else; without TT_API, -fvisibility=hidden leaves none.
  *
- * ---- a complete program: train, save, load, sample ----
+ * ---- a complete program: train a model on one sequence, then sample from it ----
  *
  *     #define THINKTUNING_IMPLEMENTATION
  *     #include "thinktuning.h"
@@ -42,74 +42,102 @@
  *         tt_completions out;
  *         tt_model *model;
  *         tt_optimizer *adamw;
- *         int step;
- *         config.vocab_size = 16; config.hidden_size = 32; config.num_hidden_layers = 2; config.num_attention_heads = 4;
+ *         int step, i;
+ *         config.vocab_size = 16;
+ *         config.hidden_size = 32;
+ *         config.num_hidden_layers = 2;
+ *         config.num_attention_heads = 4;
  *         model = tt_model_create(ctx, &config, 1);
  *         adamw = tt_adamw_create(model, NULL);
- *         text.n_sequences = 1; text.tokens = tokens; text.offsets = ends;
+ *         text.n_sequences = 1;
+ *         text.tokens = tokens;
+ *         text.offsets = ends;
  *         for (step = 0; step < 60; step++) {
  *             tt_tensor *logprobs = tt_model_logprobs(model, tt_batch_create(ctx, &text), 1, NULL);
  *             tt_backward(ctx, tt_neg(ctx, tt_mean(ctx, logprobs)));
- *             if (tt_optimizer_step(adamw, 1e-2f, NULL) != TT_OK) { puts(tt_error(ctx)); return 1; }
+ *             if (tt_optimizer_step(adamw, 1e-2f, NULL) != TT_OK) { break; }
  *             tt_step_reset(ctx);
  *         }
- *         prompt.prompt = tokens; prompt.prompt_length = 2; greedy.greedy = 1; greedy.max_new_tokens = 12;
- *         if (tt_generate(model, &prompt, 1, &greedy, &out) != TT_OK) { puts(tt_error(ctx)); return 1; }
- *         for (step = 0; step < out.items[0].length; step++) { printf("%d ", (int)out.items[0].tokens[step]); }
- *         tt_completions_free(&out); tt_optimizer_destroy(adamw); tt_model_destroy(model); tt_destroy(ctx);
+ *         prompt.prompt = tokens;
+ *         prompt.prompt_length = 2;
+ *         greedy.greedy = 1;
+ *         greedy.max_new_tokens = 12;
+ *         if (step < 60 || tt_generate(model, &prompt, 1, &greedy, &out) != TT_OK) {
+ *             puts(tt_error(ctx));
+ *             return 1;
+ *         }
+ *         for (i = 0; i < out.items[0].length; i++) { printf("%d ", (int)out.items[0].tokens[i]); }
+ *         tt_completions_free(&out);
+ *         tt_optimizer_destroy(adamw);
+ *         tt_model_destroy(model);
+ *         tt_destroy(ctx);
  *         return 0;
  *     }
  *
  * ---- the rules ----
  * Defaults  A zero in any _desc or _config field means the default that stands beside it.
- * Errors    Functions return tt_status or NULL; tt_error(ctx) says what, where and which value. An error while a
- *           graph is being built sticks until tt_step_reset: later ops return NULL quietly, and tt_backward,
- *           tt_eval and tt_optimizer_step report the first cause, so model code needs no check on each line.
- *           What tt_error says can still be read after tt_step_reset, and goes when the next step succeeds.
- *           Nothing here prints, exits or aborts, or changes signals and locale.
- * Memory    All memory comes through the allocator in tt_desc. What _create returns, _destroy frees: in any order, the
- *           context last. Tensors that ops return live until tt_step_reset. A failed allocation is an error like any
- *           other, and leaks nothing.
- * Threads   A context is used by one thread at a time; any number of contexts may run at once. Inside, a context has
- *           a team of n_threads POSIX threads; on other systems OpenMP's, where the compiler has it on.
- * Bits      A result does not depend on thread count, on what else is in a batch, on a sequence's slot, or on how
- *           a prompt was split between prefill and decoding. Log-probs of sampling equal those of training bit
- *           for bit, and a resumed run equals the one that was never interrupted. (Between kernel sets, see
- *           tt_kernel, results are close but not equal.)
+ * Errors    Functions return tt_status or NULL; tt_error(ctx) says what, where and which value. An error
+ *           while a graph is being built sticks until tt_step_reset: later ops return NULL quietly, and
+ *           tt_backward, tt_eval and tt_optimizer_step report the first cause, so model code needs no check
+ *           on each line. The error can still be read after tt_step_reset, and goes when the next step
+ *           succeeds. Nothing here prints, exits or aborts, or changes signals and locale.
+ * Memory    All memory comes through the allocator in tt_desc. What _create returns, _destroy frees: in any
+ *           order, the context last. Tensors that ops return live until tt_step_reset. A failed allocation is
+ *           an error like any other, and leaks nothing.
+ * Threads   A context is used by one thread at a time; any number of contexts may run at once. Inside, a
+ *           context has a team of n_threads POSIX threads; on other systems OpenMP's, where the compiler has
+ *           it on.
+ * Bits      A result does not depend on thread count, on what else is in a batch, on a sequence's slot, or on
+ *           how a prompt was split between prefill and decoding. Log-probs of sampling equal those of
+ *           training bit for bit, and a resumed run equals the one that was never interrupted. (Between
+ *           kernel sets, see tt_kernel, results are close but not equal.)
  *
  * ---- macros ----
  * THINKTUNING_IMPLEMENTATION   compile the implementation here
  * TT_STATIC                    every function static: several independent copies in one program
  * TT_API                       your own linkage: what a shared library exports, see use
  * TT_NO_THREADS                everything on the calling thread
- * TT_OPENMP                    OpenMP's threads instead of a team of our own, for hosts that run on them already
+ * TT_OPENMP                    OpenMP's threads instead of a team of our own, for hosts that run on them
+ *                              already
  * TT_HEADER_NAME               how the header includes itself for each kernel set, if you renamed the file;
  *                              default "thinktuning.h"
  * TT_ALLOW_FAST_MATH           accept -ffast-math, and lose the promise about bits
- * TT_MAX_FILE_BYTES            the largest file that is read whole; default 16 GiB (weights are mapped, and have no limit)
- * TT_CUDA                      the program links tt_cuda.cu: where desc.backend is NULL, the environment's TT_BACKEND
- *                              chooses, "cpu" or "cuda"; default "cpu"
+ * TT_MAX_FILE_BYTES            the largest file that is read whole; default 16 GiB (weights are mapped: no
+ *                              limit)
+ * TT_CUDA                      the program links tt_cuda.cu: where desc.backend is NULL, the environment's
+ *                              TT_BACKEND chooses, "cpu" or "cuda"; default "cpu"
  *
- * ---- chapters, here and in the implementation ----
- *  1 base        status, errors, allocation, text, numbers, files, JSON, threads, random numbers
- *  2 kernels     the table of a backend; CPU kernels: matrix product, attention, norms, ...
- *  3 tensor      shape and storage
- *  4 autograd    tape, ops with forward and backward side by side, custom ops, recomputation
- *  5 tokenizer   BPE: train, encode, decode, tokenizer.json, .tiktoken, chat templates
- *  6 model       config, parameters, forward, low-rank adapters
- *  7 checkpoint  safetensors, Hugging Face directories, training state
- *  8 sampler     KV cache, continuous batching, sampling controls
- *  9 optimizer   AdamW, clipping, schedules
- * 10 grpo        rollouts, advantages, policy losses
- * 11 think       teachers, selection, augmentation, advantage-aware shaping, schedule
- * 12 trainer     tasks, rewards, the training step over one or more processes, evaluation, metrics */
+ * ---- chapters, first all of the API, then all of the implementation ----
+ *  1 base              errors, memory, threads, random numbers, text, files, JSON
+ *  2 kernels           the table of a backend; the CPU's own: matrix products, attention, norms, ...
+ *  3 tensor            shape and storage
+ *  4 batch and cache   sequences end to end; their keys and values, kept from call to call
+ *  5 autograd          the tape; ops with forward and backward side by side; custom ops, recomputation
+ *  6 tokenizer         byte-pair encoding: train, encode, decode; tokenizer.json, chat templates
+ *  7 model             configuration, parameters, forward, low-rank adapters
+ *  8 files             safetensors, Hugging Face directories, training state
+ *  9 generate          sampling with continuous batching
+ * 10 optimizer         AdamW, clipping, schedules
+ * 11 grpo              rollouts, advantages, policy losses
+ * 12 think             teachers, selection of responses, feedback, advantage-aware shaping
+ * 13 train             the training step, over one process or several; metrics
+ *  A kernel bodies     each written once and compiled once per instruction set
+ *  B Unicode tables    classes and forms of characters
+ * A chapter uses only those before it. grep '\[tt:' lists the sections: [tt:autograd.rope] is in chapter 5.
+ *
+ * Companions in examples/, to be included after this header: tasks.h (questions whose answers can be
+ * checked), rewards.h (rewards by rule, equality of mathematical answers), evaluate.h (accuracies with
+ * intervals, pass@k, tables), losses.h (policy losses beyond those of chapter 11).
+ *
+ * To read it all: this manual, then examples/grpo.c, a trainer of two pages, then the chapters. */
 #ifndef TTI_SIMD_PASS
 #ifndef THINKTUNING_H
 #define THINKTUNING_H
 
-/* The implementing file may include this header before any other; then POSIX calls (fsync, monotonic
- * clock) and Linux's large pages are visible even under -std=c99. */
-#if defined(THINKTUNING_IMPLEMENTATION) && !defined(_WIN32) && !defined(_POSIX_C_SOURCE) && !defined(_GNU_SOURCE)
+/* The implementing file may include this header before any other; then POSIX calls (fsync, monotonic clock)
+ * and Linux's large pages are visible even under -std=c99. */
+#if defined(THINKTUNING_IMPLEMENTATION) && !defined(_WIN32) && \
+    !defined(_POSIX_C_SOURCE) && !defined(_GNU_SOURCE)
 #define _POSIX_C_SOURCE 200809L
 #if defined(__linux__) && !defined(_DEFAULT_SOURCE)
 #define _DEFAULT_SOURCE 1
@@ -138,7 +166,9 @@ extern "C" {
 #define TT_INIT {0}
 #endif
 
-/* ==== 1. base ============================================================================== */
+/* ==== 1. base ==============================================================================
+ * The context, which every other object belongs to, and what programs beside it need as well: errors, memory,
+ * random numbers, growable text, whole files, JSON. */
 
 #define TT_VERSION "0.1.0"
 
@@ -160,8 +190,10 @@ typedef enum tt_status { TT_STATUS_LIST(TT_STATUS_ENUM) TT_STATUS_END_ = 1 } tt_
 typedef struct tt_context tt_context;
 typedef struct tt_backend tt_backend;   /* chapter 2 */
 
-/* Where all memory comes from. alloc returns memory aligned for any type, as malloc does. free receives the size that
- * alloc was given. Both NULL = malloc/free. */
+/* ---- context ---- */
+
+/* Where all memory comes from. alloc returns memory aligned for any type, as malloc does. free receives the
+ * size that alloc was given. Both NULL = malloc/free. */
 typedef struct tt_allocator {
     void *(*alloc)(void *user, size_t bytes);
     void (*free)(void *user, void *memory, size_t bytes);
@@ -171,32 +203,38 @@ typedef struct tt_allocator {
 typedef void (*tt_log_fn)(void *user, tt_status status, const char *text);
 
 typedef struct tt_desc {
-    int n_threads;              /* up to 1024; 0 = OMP_NUM_THREADS if set, else one per processor; where the program
-                                   is linked without threads it is one, see tt_threads            */
+    int n_threads;              /* up to 1024; 0 = OMP_NUM_THREADS if set, else one per processor; where
+                                   the program is linked without threads it is one, see tt_threads  */
     const char *kernel;         /* CPU kernels: "portable", "avx2", "avx512", "neon"; NULL = the
-                                   environment's TT_KERNEL, else the best that this CPU runs      */
-    const char *matmul;         /* CPU: "f32", or "bf16": the factors of weight products are rounded to bf16, the
-                                   sums are float32 (mixed precision; weights, gradients and all else stay float32),
-                                   by AVX512-BF16 where it pays ("dot-bf16" forces it);
-                                   NULL = the environment's TT_MATMUL, else "f32"                 */
-    const tt_backend *backend;  /* NULL = CPU (but see TT_CUDA above)                             */
+                                   environment's TT_KERNEL, else the best that this CPU runs        */
+    const char *matmul;         /* CPU: "f32", or "bf16": the factors of weight products are rounded to
+                                   bf16, the sums are float32 (mixed precision; weights, gradients and all
+                                   else stay float32), by AVX512-BF16 where it pays ("dot-bf16" forces it);
+                                   NULL = the environment's TT_MATMUL, else "f32"                   */
+    const tt_backend *backend;  /* NULL = CPU (but see TT_CUDA above)                               */
     tt_allocator allocator;
-    tt_log_fn log;              /* receives every error text once; NULL = none                    */
+    tt_log_fn log;              /* receives every error text once; NULL = none                      */
     void *log_user;
 } tt_desc;
 
-/* One context owns backend, threads, scratch memory and error text. Contexts are independent: one per
- * thread, any number of them. desc may be NULL. NULL only if memory is out; a bad field gives a context
- * whose every call fails with the reason in tt_error(). */
+/* One context owns backend, threads, scratch memory and error text. Contexts are independent: one per thread,
+ * any number of them. desc may be NULL. NULL only if memory is out; a bad field gives a context whose every
+ * call fails with the reason in tt_error(). */
 TT_API tt_context *tt_create(const tt_desc *desc);
 TT_API void        tt_destroy(tt_context *ctx);
+TT_API int         tt_threads(const tt_context *ctx);  /* threads in use                                 */
+TT_API const char *tt_kernel(const tt_context *ctx);   /* CPU kernels in use, and those of bf16 products */
+TT_API double      tt_clock(void);                     /* seconds, monotonic where the system has it     */
 
-/* The last sentence of trouble, never NULL, "" if none. An error in graph building is the first cause and sticks until
- * tt_step_reset or tt_error_clear: later ops return NULL quietly. Any other error is replaced by the next one. The sentence
- * can be read until then, also after tt_step_reset, and is gone once the trouble is mended: when a step's work succeeds
- * (tt_backward, tt_eval, tt_optimizer_step, tt_generate, and so tt_trainer_step), or the call that failed succeeds when it is
- * made again (those that read, write, load, save or parse something, or make a model or tokenizer). Other successes leave it,
- * so that several things may be made before one look. ctx may be NULL ("out of memory"; tt_error_clear does nothing). */
+/* ---- errors ---- */
+
+/* The last sentence of trouble, never NULL, "" if none. An error in graph building is the first cause and
+ * sticks until tt_step_reset or tt_error_clear: later ops return NULL quietly. Any other error is replaced by
+ * the next one. The sentence can be read until then, also after tt_step_reset, and is gone once the trouble
+ * is mended: when a step's work succeeds (tt_backward, tt_eval, tt_optimizer_step, tt_generate, and so
+ * tt_trainer_step), or the call that failed succeeds when it is made again (those that read, write, load,
+ * save or parse something, or make a model or tokenizer). Other successes leave it, so that several things
+ * may be made before one look. ctx may be NULL ("out of memory"; tt_error_clear does nothing). */
 TT_API const char *tt_error(const tt_context *ctx);
 TT_API tt_status   tt_error_status(const tt_context *ctx);
 TT_API void        tt_error_clear(tt_context *ctx);
@@ -204,65 +242,81 @@ TT_API const char *tt_status_name(tt_status status);
 /* For backends, custom ops and callbacks: sets the error text (printf form) and returns status. */
 TT_API tt_status   tt_fail(tt_context *ctx, tt_status status, const char *format, ...);
 
-/* Memory from the context's allocator. tt_alloc returns zeroed bytes, or NULL with the error set. */
-TT_API void *tt_alloc(tt_context *ctx, size_t count, size_t size);
-TT_API void  tt_free(tt_context *ctx, void *memory, size_t count, size_t size);
+/* ---- memory ---- */
+
+/* Memory from the context's allocator. tt_alloc returns zeroed bytes, or NULL with the error set. tt_free
+ * wants the numbers that tt_alloc was given; memory may be NULL. */
+TT_API void     *tt_alloc(tt_context *ctx, size_t count, size_t size);
+TT_API void      tt_free(tt_context *ctx, void *memory, size_t count, size_t size);
+
 typedef struct tt_memory { size_t current_bytes, peak_bytes; } tt_memory;
 TT_API tt_memory tt_memory_get(const tt_context *ctx);
 
-TT_API double      tt_clock(void);                        /* seconds, monotonic where the system has it */
-TT_API int         tt_threads(const tt_context *ctx);     /* threads in use                             */
-TT_API const char *tt_kernel(const tt_context *ctx);      /* name of the CPU kernels in use, and of those of bf16 products */
+/* ---- random numbers ---- */
 
-/* Counter-based random numbers: Philox4x32-10 (Salmon et al. 2011). A draw is a pure function of
- * (seed, stream, index); tt_rng walks the index. Every seed is valid, also 0. */
+/* Counter-based: Philox4x32-10 (Salmon et al. 2011). A draw is a pure function of (seed, stream, index);
+ * tt_rng walks the index. Every seed is valid, also 0. */
 typedef struct tt_rng { uint64_t seed, stream, index; } tt_rng;
 TT_API uint64_t tt_random(uint64_t seed, uint64_t stream, uint64_t index);
 TT_API uint64_t tt_rng_next(tt_rng *rng);
-TT_API double   tt_rng_uniform(tt_rng *rng);              /* [0, 1)                                     */
-TT_API double   tt_rng_normal(tt_rng *rng);               /* mean 0, variance 1; uses two draws         */
-TT_API int      tt_rng_below(tt_rng *rng, int n);         /* 0 .. n-1, n >= 1                           */
+TT_API double   tt_rng_uniform(tt_rng *rng);       /* [0, 1)                             */
+TT_API double   tt_rng_normal(tt_rng *rng);        /* mean 0, variance 1; uses two draws */
+TT_API int      tt_rng_below(tt_rng *rng, int n);  /* 0 .. n-1, n >= 1                   */
 TT_API uint64_t tt_hash(const void *bytes, size_t size, uint64_t seed);
 
-/* Growable bytes and token ids. Start from {ctx} with all else 0; data is NUL-terminated (text) and
- * owned by the struct until tt_text_free. After a failed append the content is unchanged. */
+/* ---- text ---- */
+
+/* Growable bytes and token ids. Start from {ctx} with all else 0; data is NUL-terminated (text) and owned by
+ * the struct until tt_text_free. After a failed append the content is unchanged. */
 typedef struct tt_text { tt_context *ctx; char *data; size_t size, capacity; } tt_text;
-typedef struct tt_ids  { tt_context *ctx; int32_t *data; size_t size, capacity; } tt_ids;
+typedef struct tt_ids { tt_context *ctx; int32_t *data; size_t size, capacity; } tt_ids;
+
 TT_API tt_status tt_text_append(tt_text *text, const char *bytes, size_t size);
-/* Appends, printf form. Numbers have a point whatever the locale. %r is a double in the fewest digits that read back as the
- * same, %R a float; null, as JSON wants it, where it is not finite. No %a, %n, wide characters or long double. */
+
+/* Appends, printf form. Numbers have a point whatever the locale. %r is a double in the fewest digits that
+ * read back as the same, %R a float; null, as JSON wants it, where it is not finite. No %a, %n, %j, %t, wide
+ * characters or long double. */
 TT_API tt_status tt_text_format(tt_text *text, const char *format, ...);
 TT_API tt_status tt_text_vformat(tt_text *text, const char *format, va_list list);
-TT_API tt_status tt_text_json(tt_text *text, const char *bytes, size_t size);  /* appends "quoted\n"   */
+TT_API tt_status tt_text_json(tt_text *text, const char *bytes, size_t size);  /* appends "quoted\n" */
 TT_API void      tt_text_free(tt_text *text);
 TT_API tt_status tt_ids_append(tt_ids *ids, const int32_t *values, size_t n);
 TT_API void      tt_ids_free(tt_ids *ids);
 
-/* Reads a decimal number, as -1.5e3, at the begin of text: the nearest double, whatever the locale. Returns how many bytes
- * it took, 0 if there is none; no space before it, no hexadecimal, infinity or NaN. */
+/* Reads a decimal number, as -1.5e3, at the begin of text: the nearest double, whatever the locale. Returns
+ * how many bytes it took, 0 if there is none; no space before it, no hexadecimal, infinity or NaN. */
 TT_API size_t    tt_number_read(const char *text, size_t size, double *out);
 
-/* Whole files. What is read must be a regular file, for a pipe or a device might never end, of at most TT_MAX_FILE_BYTES.
- * Writing is atomic: a new file beside it (tt-....tmp), fsync, rename; on failure the old file stands and the new one is
- * removed. It keeps the permissions of the file that it replaces. Anything else at path is refused: a device, a pipe, a
- * folder, a symbolic link. A limit on the size of files (ulimit -f) is an error too, if the program ignores SIGXFSZ, as those
- * of examples/ do; else the system ends the program. The library leaves signals alone. */
+/* ---- files ---- */
+
+/* Whole files. What is read must be a regular file, for a pipe or a device might never end, of at most
+ * TT_MAX_FILE_BYTES. Writing is atomic: a new file beside it (tt-....tmp), fsync, rename; on failure the old
+ * file stands and the new one is removed. It keeps the permissions of the file that it replaces. Anything
+ * else at path is refused: a device, a pipe, a folder, a symbolic link. A limit on the size of files (ulimit
+ * -f) is an error too, if the program ignores SIGXFSZ, as those of examples/ do; else the system ends the
+ * program. The library leaves signals alone. */
 #ifndef TT_MAX_FILE_BYTES
 #define TT_MAX_FILE_BYTES ((uint64_t)16 << 30)
 #endif
-TT_API tt_status tt_file_read(tt_context *ctx, const char *path, tt_text *out);   /* appends to out */
+TT_API tt_status tt_file_read(tt_context *ctx, const char *path, tt_text *out); /* appends to out           */
 TT_API tt_status tt_file_write(tt_context *ctx, const char *path, const void *bytes, size_t size);
-TT_API tt_status tt_file_writable(tt_context *ctx, const char *path);             /* could it be written now? To ask before long work */
-TT_API tt_status tt_file_readable(tt_context *ctx, const char *path);             /* does a regular file stand there that can be read? */
-TT_API int       tt_file_exists(const char *path);                                /* 1 if anything stands there                       */
-TT_API tt_status tt_make_dirs(tt_context *ctx, const char *path);                 /* like mkdir -p  */
+TT_API tt_status tt_file_readable(tt_context *ctx, const char *path);           /* is a file there?        */
+TT_API tt_status tt_file_writable(tt_context *ctx, const char *path);           /* asked before long work   */
+TT_API int       tt_file_exists(const char *path);                              /* 1 if anything is there   */
+TT_API tt_status tt_make_dirs(tt_context *ctx, const char *path);               /* like mkdir -p            */
 /* Appends all of an open stream, a FILE * such as stdin; name is for the error text. The same limit. */
 TT_API tt_status tt_stream_read(tt_context *ctx, void *file, const char *name, tt_text *out);
 
-/* JSON, RFC 8259. A parsed document is one block of memory; nodes live as long as their root.
- * Strings are decoded UTF-8 (NUL-terminated, length beside it); \u escapes of lone surrogates become
- * U+FFFD; depth is limited to 128, the number of values to 2^23. Duplicate keys: the last wins in tt_json_get. */
-typedef enum tt_json_type { TT_JSON_NULL, TT_JSON_BOOL, TT_JSON_NUMBER, TT_JSON_STRING, TT_JSON_ARRAY, TT_JSON_OBJECT } tt_json_type;
+/* ---- JSON ---- */
+
+/* RFC 8259. A parsed document is one block of memory; values live as long as their root. Strings are decoded
+ * UTF-8 (NUL-terminated, length beside it); \u escapes of lone surrogates become U+FFFD; depth is limited to
+ * 128, the number of values to 2^23. Duplicate keys: the last wins in tt_json_get. Errors name line and
+ * column. */
+typedef enum tt_json_type {
+    TT_JSON_NULL, TT_JSON_BOOL, TT_JSON_NUMBER, TT_JSON_STRING, TT_JSON_ARRAY, TT_JSON_OBJECT
+} tt_json_type;
+
 typedef struct tt_json {
     tt_json_type type;
     double number;              /* also 0/1 of a bool                                    */
@@ -272,29 +326,33 @@ typedef struct tt_json {
     size_t key_length;
     const struct tt_json *child, *next;   /* first element, next sibling                 */
 } tt_json;
-TT_API tt_json       *tt_json_parse(tt_context *ctx, const char *text, size_t size);  /* error names line and column */
+
+TT_API tt_json       *tt_json_parse(tt_context *ctx, const char *text, size_t size);
 TT_API void           tt_json_free(tt_context *ctx, tt_json *root);
-TT_API const tt_json *tt_json_get(const tt_json *object, const char *key);            /* NULL if absent or object is no object */
+/* A member of an object: NULL or fallback where it is absent, of another type, or object is none (NULL too).
+ * tt_json_int: also for all but whole numbers in 0..2147483647. */
+TT_API const tt_json *tt_json_get(const tt_json *object, const char *key);
 TT_API const char    *tt_json_text(const tt_json *object, const char *key, const char *fallback);
 TT_API double         tt_json_number(const tt_json *object, const char *key, double fallback);
-TT_API int            tt_json_int(const tt_json *object, const char *key, int fallback);   /* fallback also for all but whole numbers in 0..2147483647 */
+TT_API int            tt_json_int(const tt_json *object, const char *key, int fallback);
 
-/* JSON lines: one value a line. Lines of blanks are passed over, and so is a byte order mark. A text with the character
- * U+0000 is an error, for it would end there as a C string, and so is a line that is no UTF-8. Errors name the file and the
- * line. Start from {ctx} with all else 0. */
+/* JSON lines: one value a line. Lines of blanks are passed over, and so is a byte order mark. A text with the
+ * character U+0000 is an error, for it would end there as a C string, and so is a line that is no UTF-8.
+ * Errors name the file and the line. Start from {ctx} with all else 0. */
 typedef struct tt_json_lines {
     tt_context *ctx;
-    tt_text text;               /* the whole file; to read from elsewhere, fill it and name in place of tt_json_lines_open */
-    const char *name;           /* of the file, for errors; must live as long */
+    tt_text text;               /* the whole file; to read from elsewhere, fill it and name instead of open */
+    const char *name;           /* of the file, for errors; must live as long            */
     size_t at;
-    int line;                   /* of the last value, from 1                                */
+    int line;                   /* of the last value, from 1                             */
 } tt_json_lines;
+
 TT_API tt_status tt_json_lines_open(tt_json_lines *, const char *path);
-TT_API tt_status tt_json_lines_next(tt_json_lines *, tt_json **value);            /* yours to free; NULL at the end */
-/* A text of the last value, which must be an object: NULL if it has no such member. With numbers = 1 a number is a
- * text too, as it is written. Anything else is an error that says what stands there. */
-TT_API tt_status tt_json_lines_text(const tt_json_lines *, const tt_json *value, const char *key, int numbers,
-                                    const char **text);
+TT_API tt_status tt_json_lines_next(tt_json_lines *, tt_json **value);  /* yours to free; NULL at the end */
+/* A text of the last value, which must be an object: NULL if it has no such member. With numbers = 1 a number
+ * is a text too, as it is written. Anything else is an error that says what stands there. */
+TT_API tt_status tt_json_lines_text(const tt_json_lines *, const tt_json *value, const char *key,
+                                    int numbers, const char **text);
 TT_API void      tt_json_lines_close(tt_json_lines *);
 
 /* ==== 2. kernels ===========================================================================
@@ -1717,20 +1775,28 @@ extern "C" {
 #endif
 
 /* ==== 1. base ==============================================================================
- * The context, and what every chapter stands on: errors, memory, text, numbers, files, JSON, random numbers.
- * A step's memory is an arena: a list of chunks that is filled from front to back and emptied at once. */
+ * The context, and what every chapter stands on: numbers as text, errors, memory, threads, random numbers,
+ * growable text, files, JSON.
+ *
+ * tt_context is the only state there is. Memory comes in two kinds. What lives longer than a step is
+ * allocated and freed one by one (tt_alloc). What a step makes, its graph above all, comes from an arena: a
+ * list of chunks that is filled from front to back and emptied at once. Work is cut into parts that a team of
+ * threads shares.
+ *
+ * Uses the table of a backend, for the device's arena. */
 
-#define TTI_ERROR_SIZE 5120      /* the longest path, and what is said of it */
-#define TTI_CHUNK ((size_t)1 << 20)
-#define TTI_ALIGN ((size_t)64)
+#define TTI_ERROR_SIZE 5120                /* holds the longest path, and what is said of it     */
 
 typedef struct tti_chunk { struct tti_chunk *next; char *base; size_t size, used; } tti_chunk;
-typedef struct tti_arena { tti_chunk *first, *current; int on_backend; } tti_arena;
-typedef struct tti_mark { tti_chunk *chunk; size_t used; } tti_mark;
 
-struct tti_team;        /* below: the threads of a context       */
-struct tti_node;        /* chapter 4: one recorded op            */
-struct tti_spare;       /* chapter 4: a gradient buffer to reuse */
+typedef struct tti_arena {
+    tti_chunk *first, *current;            /* current: the one being filled; those behind it are empty */
+    int on_backend;                        /* memory of the backend, else of the allocator       */
+} tti_arena;
+
+struct tti_team;                           /* [tt:base.threads]                                  */
+struct tti_node;                           /* chapter 5: one recorded op                         */
+struct tti_spare;                          /* chapter 5: a gradient buffer to reuse              */
 
 struct tt_context {
     tt_allocator allocator;
@@ -1738,289 +1804,277 @@ struct tt_context {
     void *log_user;
     size_t current_bytes, peak_bytes;
     int n_threads;
-    struct tti_team *team;                /* NULL until there is work for more than one     */
-    char kernel_wish[16];                 /* desc.kernel or TT_KERNEL, "" = best            */
-    char matmul_wish[16];                 /* desc.matmul or TT_MATMUL, "" = f32             */
-    const char *kernel_name;              /* set by the CPU kernels                         */
+    struct tti_team *team;                 /* NULL until there is work for more than one         */
+    char kernel_wish[16];                  /* desc.kernel or TT_KERNEL, "" = best                */
+    char matmul_wish[16];                  /* desc.matmul or TT_MATMUL, "" = f32                 */
+    const char *kernel_name;               /* set by the CPU kernels                             */
     char error[TTI_ERROR_SIZE];
-    tt_status status;                     /* of the error text                              */
-    const char *failed;                   /* the function that it is of, where that is known */
-    tt_status broken;                     /* a bad desc: every call fails                   */
-    int graph_error;                      /* the error sticks: graph building has failed    */
+    tt_status status;                      /* of the error text                                  */
+    const char *failed;                    /* the function whose error it is, see tti_tried      */
+    tt_status broken;                      /* a bad desc: every call fails                       */
+    int graph_error;                       /* graph building has failed: the error sticks        */
     const tt_backend *backend;
-    void *backend_state, *cpu_state;      /* equal on the CPU backend                       */
-    tti_arena host, device;               /* memory of the step                             */
-    struct tti_node *tape;                /* newest op first                                */
+    void *backend_state, *cpu_state;       /* equal on the CPU backend                           */
+    tti_arena host, device;                /* memory of the step                                 */
+    struct tti_node *tape;                 /* newest op first                                    */
     struct tti_spare *spare_grads;
     int no_grad;
 };
 
-/* ---- numbers as text ----
- * The C library's strtod and printf follow the host's locale, which may write 0.5 as 0,5. Here numbers are read and written
- * with a point, and exactly: as quotients of whole numbers of at most TTI_LIMBS * 32 bits. */
-#define TTI_LIMBS 128
-#define TTI_MAX_DIGITS 780         /* more significant digits than this cannot move a double, but for not being zero */
-typedef struct tti_big { int n; uint32_t limb[TTI_LIMBS]; } tti_big;      /* the lowest first; limb[n - 1] is not zero */
+/* ---- [tt:base.characters] characters ---- */
 
-/* a * factor + add */
-static void tti_big_scale(tti_big *a, uint32_t factor, uint32_t add) {
-    uint64_t carry = add;
-    int i;
-    for (i = 0; i < a->n; i++) {
-        carry += (uint64_t)a->limb[i] * factor;
-        a->limb[i] = (uint32_t)carry;
-        carry >>= 32;
+/* The blanks of JSON; the digits of any locale. */
+static int tti_is_space(char c) { return c == ' ' || c == '\n' || c == '\t' || c == '\r'; }
+static int tti_is_decimal(char c) { return c >= '0' && c <= '9'; }
+
+/* Length of the UTF-8 character at `at` (at < end), and its code point. What is no valid character, as a
+ * piece of one, a longer form than needed or a surrogate, is one byte with the code point UINT32_MAX: no
+ * letter, no number, no space. */
+static size_t tti_utf8(const char *at, const char *end, uint32_t *c) {
+    static const uint32_t least[5] = {0, 0, 0x80, 0x800, 0x10000};
+    const unsigned char *b = (const unsigned char *)at;
+    size_t size = *b < 0x80 ? 1 : *b < 0xC2 ? 0 : *b < 0xE0 ? 2 : *b < 0xF0 ? 3 : *b < 0xF8 ? 4 : 0, i;
+    *c = size == 1 ? b[0] : b[0] & (0x7Fu >> size);
+    if (size > (size_t)(end - at)) { size = 0; }
+    for (i = 1; i < size; i++) {
+        if ((b[i] & 0xC0) != 0x80) { size = 0; }
+        *c = (*c << 6) | (b[i] & 0x3Fu);
     }
-    if (carry && a->n < TTI_LIMBS) { a->limb[a->n++] = (uint32_t)carry; }
+    if (size > 0 && *c >= least[size] && *c <= 0x10FFFF && (*c < 0xD800 || *c >= 0xE000)) { return size; }
+    *c = UINT32_MAX;
+    return 1;
 }
-static void tti_big_power(tti_big *a, int n) {      /* a * 10^n */
-    for (; n >= 9; n -= 9) { tti_big_scale(a, 1000000000u, 0); }
-    for (; n > 0; n--) { tti_big_scale(a, 10, 0); }
-}
-static void tti_big_shift(tti_big *a, int bits) {   /* a * 2^bits */
-    int limbs = bits / 32;
-    if (a->n && limbs && a->n + limbs <= TTI_LIMBS) {
-        memmove(a->limb + limbs, a->limb, (size_t)a->n * sizeof *a->limb);
-        memset(a->limb, 0, (size_t)limbs * sizeof *a->limb);
-        a->n += limbs;
+
+/* The first byte that belongs to no valid character; end if there is none. */
+static const char *tti_utf8_invalid(const char *at, const char *end) {
+    uint32_t c = 0;
+    while (at < end) {
+        size_t size = tti_utf8(at, end, &c);
+        if (c == UINT32_MAX) { break; }
+        at += size;
     }
-    tti_big_scale(a, (uint32_t)1 << bits % 32, 0);
+    return at;
 }
-static void tti_big_set(tti_big *a, uint64_t value, int shift) {      /* value * 2^shift */
-    a->limb[0] = (uint32_t)value;
-    a->limb[1] = (uint32_t)(value >> 32);
-    a->n = a->limb[1] ? 2 : a->limb[0] ? 1 : 0;
-    tti_big_shift(a, shift);
+
+/* ---- [tt:base.numbers] numbers as text ----
+ * strtod and printf round to the nearest, but write the decimal point of the host's locale: 0,5 for 0.5.
+ * Therefore numbers pass through them without a point, as whole digits and an exponent: 12.5 is "125e-1". */
+
+/* The middle between two neighbouring doubles has no more than 767 digits. Of the digits behind the 780th it
+ * matters only whether they are all zero. */
+#define TTI_MAX_DIGITS 780
+
+/* The double nearest to digits * 10^exponent, or the float. Behind the n digits is room for 16 characters. */
+static double tti_digits_value(char *digits, int n, int64_t exponent, int is_float) {
+    const int64_t most = 99999;                /* infinity or zero, whatever the digits */
+    if (exponent > most) { exponent = most; }
+    if (exponent < -most) { exponent = -most; }
+    digits[n] = 0;
+    if (exponent != 0) { snprintf(digits + n, 16, "e%d", (int)exponent); }
+    return is_float ? (double)strtof(digits, NULL) : strtod(digits, NULL);
 }
-static int tti_big_bits(const tti_big *a) {
-    int bits = a->n ? 32 * (a->n - 1) : 0;
-    uint32_t top = a->n ? a->limb[a->n - 1] : 0;
-    for (; top; top >>= 1) { bits++; }
-    return bits;
-}
-static int tti_big_compare(const tti_big *a, const tti_big *b) {
-    int i;
-    if (a->n != b->n) { return a->n < b->n ? -1 : 1; }
-    for (i = a->n - 1; i >= 0; i--) { if (a->limb[i] != b->limb[i]) { return a->limb[i] < b->limb[i] ? -1 : 1; } }
-    return 0;
-}
-/* a + sign * b; not below zero */
-static void tti_big_add(tti_big *a, const tti_big *b, int sign) {
-    int64_t carry = 0;
-    int i;
-    for (i = 0; i < b->n || (carry && i < TTI_LIMBS); i++) {
-        if (i == a->n) { a->limb[a->n++] = 0; }
-        carry += (int64_t)a->limb[i] + (i < b->n ? sign * (int64_t)b->limb[i] : 0);
-        a->limb[i] = (uint32_t)carry;
-        carry = carry < 0 ? -1 : carry >> 32;
+
+/* An exponent as e-12 at the begin of text: its bytes, and *power; 0 and 0 where none stands. */
+static size_t tti_exponent_read(const char *text, size_t size, int64_t *power) {
+    size_t at = 1, first;
+    int minus = size > 1 && text[1] == '-';
+    *power = 0;
+    if (size < 2 || (*text != 'e' && *text != 'E')) { return 0; }
+    if (text[1] == '-' || text[1] == '+') { at++; }
+    for (first = at; at < size && tti_is_decimal(text[at]); at++) {
+        if (*power < ((int64_t)1 << 50)) { *power = 10 * *power + (text[at] - '0'); }
     }
-    while (a->n && a->limb[a->n - 1] == 0) { a->n--; }
+    if (minus) { *power = -*power; }
+    return at > first ? at : 0;
 }
-/* The double nearest to a / b, of two the even one. Both are used up. */
-static double tti_big_quotient(tti_big *a, tti_big *b) {
-    int exponent = tti_big_bits(a) - tti_big_bits(b), drop, i;
-    uint64_t bits = 0, rest, half, kept;
-    tti_big_shift(exponent < 0 ? a : b, exponent < 0 ? -exponent : exponent);
-    if (tti_big_compare(a, b) < 0) { exponent--; tti_big_shift(a, 1); }
-    for (i = 0; i < 64; i++) {                          /* 1 <= a / b < 2: its first 64 bits */
-        int bit = tti_big_compare(a, b) >= 0;
-        if (bit) { tti_big_add(a, b, -1); }
-        bits = bits << 1 | (uint64_t)bit;
-        tti_big_shift(a, 1);
-    }
-    drop = exponent < -1022 ? 11 - 1022 - exponent : 11;
-    if (drop > 64) { return 0; }
-    half = (uint64_t)1 << (drop - 1);
-    rest = bits & (half | (half - 1));
-    kept = drop == 64 ? 0 : bits >> drop;
-    if (rest > half || (rest == half && (a->n || (kept & 1)))) { kept++; }
-    return ldexp((double)kept, exponent - 63 + drop);
-}
+
 TT_API size_t tt_number_read(const char *text, size_t size, double *out) {
-    char digits[TTI_MAX_DIGITS + 1];
-    int n = 0, point = 0, any = 0, lost = 0, i, minus = size > 0 && *text == '-';
-    int64_t exponent = 0, power = 0;
-    size_t at = size > 0 && (*text == '-' || *text == '+'), next;
-    tti_big a, b;
-    for (; at < size && ((text[at] >= '0' && text[at] <= '9') || (text[at] == '.' && !point)); at++) {
-        if (text[at] == '.') { point = 1; continue; }
+    char digits[TTI_MAX_DIGITS + 16];
+    size_t at = size > 0 && (*text == '-' || *text == '+');
+    int64_t exponent = 0, power;
+    int n = 0, any = 0, point = 0;             /* n: digits from the first that is not zero */
+    for (; at < size && (tti_is_decimal(text[at]) || (text[at] == '.' && !point)); at++) {
+        if (text[at] == '.') {
+            point = 1;
+            continue;
+        }
         any = 1;
         exponent -= point;
         if (n == 0 && text[at] == '0') { continue; }
-        if (n < TTI_MAX_DIGITS) { digits[n++] = text[at]; continue; }
-        exponent++;
-        lost |= text[at] != '0';
+        if (n < TTI_MAX_DIGITS) {
+            digits[n++] = text[at];
+            continue;
+        }
+        exponent++;                            /* a digit that is left out */
+        if (text[at] != '0' && digits[n - 1] == '0') { digits[n - 1] = '1'; }
     }
     if (!any) { return 0; }
-    next = at + 1;
-    if (next < size && (text[next] == '-' || text[next] == '+')) { next++; }
-    if (next < size && (text[at] == 'e' || text[at] == 'E') && text[next] >= '0' && text[next] <= '9') {
-        int below = text[at + 1] == '-';
-        for (at = next; at < size && text[at] >= '0' && text[at] <= '9'; at++) { if (power < ((int64_t)1 << 50)) { power = 10 * power + (text[at] - '0'); } }
-        exponent += below ? -power : power;
-    }
-    if (lost) { digits[n++] = '1'; exponent--; }
-    tti_big_set(&a, 0, 0);
-    tti_big_set(&b, 1, 0);
-    if (n == 0 || n + exponent < -330) { *out = 0; }
-    else if (n + exponent > 310) { *out = HUGE_VAL; }
-    else if (n <= 15 && exponent == 0) {
-        int64_t whole = 0;
-        for (i = 0; i < n; i++) { whole = 10 * whole + (digits[i] - '0'); }
-        *out = (double)whole;
-    } else {
-        for (i = 0; i < n; i++) { tti_big_scale(&a, 10, (uint32_t)(digits[i] - '0')); }
-        tti_big_power(exponent < 0 ? &b : &a, (int)(exponent < 0 ? -exponent : exponent));
-        *out = tti_big_quotient(&a, &b);
-    }
-    if (minus) { *out = -*out; }
+    at += tti_exponent_read(text + at, size - at, &power);
+    *out = n > 0 ? tti_digits_value(digits, n, exponent + power, 0) : 0;
+    if (*text == '-') { *out = -*out; }
     return at;
 }
-/* The fewest digits that lie nearer to value = m * 2^e than to its neighbours (Steele and White 1990), as
- * 0.DIGITS * 10^*point; narrow: the neighbour below is only half as far. Returns how many digits. */
-static int tti_shortest(double value, uint64_t m, int e, int narrow, char digits[24], int *point) {
-    tti_big r, s, above, below, sum;      /* value = r / s; half the way to the neighbours is above / s and below / s */
-    int up = e > 0 ? e : 0, down = e < 0 ? -e : 0, even = (m & 1) == 0, n = 0, k = (int)ceil(log10(value) - 1e-10), low, high, digit;
-    tti_big_set(&r, m, up + 1 + narrow);
-    tti_big_set(&s, 1, down + 1 + narrow);
-    tti_big_set(&above, 1, up + narrow);
-    tti_big_set(&below, 1, up);
-    tti_big_power(&s, k);
-    tti_big_power(&r, -k);
-    tti_big_power(&above, -k);
-    tti_big_power(&below, -k);
-    sum = r;
-    tti_big_add(&sum, &above, 1);
-    if (tti_big_compare(&sum, &s) > -even) { k++; tti_big_scale(&s, 10, 0); }
-    for (*point = k; ; n++) {
-        tti_big_scale(&r, 10, 0);
-        tti_big_scale(&above, 10, 0);
-        tti_big_scale(&below, 10, 0);
-        for (digit = 0; tti_big_compare(&r, &s) >= 0; digit++) { tti_big_add(&r, &s, -1); }
-        sum = r;
-        tti_big_add(&sum, &above, 1);
-        low = tti_big_compare(&r, &below) < even;
-        high = tti_big_compare(&sum, &s) > -even;
-        digits[n] = (char)('0' + digit);
-        if (low || high) { break; }
+
+/* The fewest digits that read back as value >= 0, and of those the nearest, as 0.DIGITS * 10^*point; returns
+ * how many. printf gives the nearest number of n digits. If that one does not read back, no other of n digits
+ * does; but a power of two has its lower neighbour only half as far as the upper one, so there the next
+ * larger number may. */
+static int tti_shortest(double value, int is_float, char digits[40], int *point) {
+    char text[40], *mark;
+    int n, power;
+    for (n = 1; ; n++) {
+        snprintf(text, sizeof text, "%.*e", n - 1, value);         /* d.ddde-12, with the locale's point */
+        mark = strchr(text, 'e');
+        power = (int)strtol(mark + 1, NULL, 10);
+        digits[0] = text[0];
+        memcpy(digits + 1, mark - (n - 1), (size_t)n - 1);
+        *point = power + 1;
+        if (n == 17 || tti_digits_value(digits, n, *point - n, is_float) == value) { return n; }
+        if (digits[n - 1] == '9') { continue; }
+        digits[n - 1]++;
+        if (tti_digits_value(digits, n, *point - n, is_float) == value) { return n; }
     }
-    tti_big_scale(&r, 2, 0);
-    low = low && (!high || tti_big_compare(&r, &s) + (digit & 1) <= 0);
-    if (!low) { digits[n]++; }
-    return n + 1;
 }
-/* The shortest decimal that reads back as value, of a double or a float; written as Python does, whole numbers without ".0". */
+
+/* The shortest text that reads back as value, of a double or a float; laid out as Python does, but whole
+ * numbers without ".0". Returns its length. */
 static size_t tti_number_text(char out[48], double value, int is_float) {
-    int n, point, e, i, narrow, bits = is_float ? 24 : 53, lowest = is_float ? -149 : -1074;
-    char digits[24], *at = out;
-    uint64_t m;
+    char digits[40], *at = out;
+    int n, point, i;
     if (is_float) { value = (double)(float)value; }
-    if (!isfinite(value)) { memcpy(out, "null", 4); return 4; }
-    if (signbit(value)) { *at++ = '-'; value = -value; }
-    if (!(value > 0)) { *at++ = '0'; return (size_t)(at - out); }
-    m = (uint64_t)ldexp(frexp(value, &e), bits);
-    e -= bits;
-    if (e < lowest) { m >>= lowest - e; e = lowest; }
-    narrow = m == (uint64_t)1 << (bits - 1) && e > lowest;
-    n = tti_shortest(value, m, e, narrow, digits, &point);
+    if (!isfinite(value)) {
+        memcpy(out, "null", 4);
+        return 4;
+    }
+    if (signbit(value)) { *at++ = '-'; }
+    n = tti_shortest(fabs(value), is_float, digits, &point);
     if (point < -3 || point > 16) {
         *at++ = digits[0];
         if (n > 1) { *at++ = '.'; }
-        for (i = 1; i < n; i++) { *at++ = digits[i]; }
-        return (size_t)(at - out) + (size_t)snprintf(at, 8, "e%c%02d", point < 1 ? '-' : '+', point < 1 ? 1 - point : point - 1);
+        memcpy(at, digits + 1, (size_t)n - 1);
+        at += n - 1;
+        return (size_t)(at - out) + (size_t)snprintf(at, 8, "e%+03d", point - 1);
     }
-    if (point <= 0) { *at++ = '0'; *at++ = '.'; }
-    for (i = point; i < 0; i++) { *at++ = '0'; }
-    for (i = 0; i < n || i < point; i++) {
-        if (i == point && i > 0) { *at++ = '.'; }
-        *at++ = i < n ? digits[i] : '0';
+    for (i = point > 0 ? 0 : point - 1; i < n || i < point; i++) {     /* digit i counts 10^(point - 1 - i) */
+        if (i == point) { *at++ = '.'; }
+        *at++ = i >= 0 && i < n ? digits[i] : '0';
     }
     return (size_t)(at - out);
 }
 
-/* ---- formats ----
- * printf's, but with a point in numbers whatever the locale, and with %r and %R (see tt_text_format). Writes what fits,
- * with a NUL, and returns how much there is, or -1 where the format is none. */
-typedef struct tti_sink { char *out; size_t size, n; } tti_sink;
-static void tti_sink_put(tti_sink *s, const char *bytes, size_t n) {
-    size_t room = s->n + 1 < s->size ? s->size - 1 - s->n : 0;
-    if (room) { memcpy(s->out + s->n, bytes, n < room ? n : room); }
-    s->n += n;
-}
-/* Whatever printf has put between the digits of a number is the locale's point. */
+/* ---- [tt:base.format] printf whatever the locale ----
+ * The format is cut into plain text and directives, and each goes to snprintf by itself. Whatever then stands
+ * between the digits of a number is the locale's point, in one byte or several, and becomes a point. Whole
+ * numbers are widened to long long, so that their conversion needs no table of lengths. */
+
+typedef struct tti_sink {
+    char *out;                                 /* written as far as it reaches          */
+    size_t size, n;                            /* n: length of the whole so far         */
+    va_list list;
+} tti_sink;
+
+/* Makes the locale's point in the number that begins at `from` a point. */
 static void tti_sink_point(tti_sink *s, size_t from) {
     size_t end = s->n < s->size ? s->n : s->size ? s->size - 1 : 0, to = from, at;
-    if (end < from) { return; }
     for (at = from; at < end; at++) {
         char c = s->out[at];
-        if ((c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '+' || c == '-' || c == ' ') { s->out[to++] = c; }
+        if (strchr("0123456789+- eEinfatyINFATY", c)) { s->out[to++] = c; }
         else if (to == from || s->out[to - 1] != '.') { s->out[to++] = '.'; }
     }
-    s->n -= end - to;
+    if (to < end) { s->out[to] = 0; }
+    s->n -= at - to;
 }
+
+/* The next argument, by its length modifier: l, L for ll, z, else none (h and hh are promoted to int). */
+static unsigned long long tti_sink_whole(tti_sink *s, char length, int is_signed) {
+    if (length == 'L') { return va_arg(s->list, unsigned long long); }
+    if (length == 'z') { return va_arg(s->list, size_t); }
+    if (is_signed) { return (unsigned long long)(length ? va_arg(s->list, long) : va_arg(s->list, int)); }
+    return length ? va_arg(s->list, unsigned long) : va_arg(s->list, unsigned);
+}
+
+/* Flags, width and precision of a directive, * replaced by its argument, are appended to spec; returns what
+ * follows. */
+static const char *tti_sink_flags(tti_sink *s, const char *format, char spec[48]) {
+    size_t n = 1;
+    for (; *format && strchr("-+ #0123456789.*", *format) && n < 24; format++) {
+        int value;
+        if (*format != '*') {
+            spec[n++] = *format;
+            continue;
+        }
+        value = va_arg(s->list, int);
+        if (value >= 0 || spec[n - 1] != '.') { n += (size_t)snprintf(spec + n, 12, "%d", value); }
+        else { n--; }                          /* a negative precision is none */
+    }
+    spec[n] = 0;
+    return format;
+}
+
+/* Prints the next argument as spec, which ends before the letter of the conversion, wants it: what snprintf
+ * returns. */
+static int tti_sink_print(tti_sink *s, char *spec, char letter, char length) {
+    size_t room = s->n < s->size ? s->size - s->n : 0;
+    char *out = room ? s->out + s->n : NULL, *end = spec + strlen(spec), number[48];
+    unsigned long long whole;
+    int n, is_signed = letter == 'd' || letter == 'i';
+    end[0] = letter;
+    switch (letter) {
+    case '%': return snprintf(out, room, "%%");
+    case 'c': return snprintf(out, room, spec, va_arg(s->list, int));
+    case 's': return snprintf(out, room, spec, va_arg(s->list, const char *));
+    case 'p': return snprintf(out, room, spec, va_arg(s->list, void *));
+    case 'e': case 'E': case 'f': case 'F': case 'g': case 'G':
+        return snprintf(out, room, spec, va_arg(s->list, double));
+    case 'd': case 'i': case 'u': case 'x': case 'X': case 'o':
+        end[0] = end[1] = 'l';
+        end[2] = letter;
+        whole = tti_sink_whole(s, length, is_signed);
+        return is_signed ? snprintf(out, room, spec, (long long)whole) : snprintf(out, room, spec, whole);
+    case 'r': case 'R':
+        n = (int)tti_number_text(number, va_arg(s->list, double), letter == 'R');
+        return snprintf(out, room, "%.*s", n, number);
+    default: return -1;
+    }
+}
+
+/* The directive behind its %; returns what follows it, NULL if it is none. */
+static const char *tti_sink_directive(tti_sink *s, const char *format) {
+    char spec[48] = "%", length = 0;
+    size_t begin = s->n;
+    int n;
+    format = tti_sink_flags(s, format, spec);
+    while (*format && strchr("hlz", *format)) {
+        if (*format != 'h') { length = *format == 'l' && length == 'l' ? 'L' : *format; }
+        format++;
+    }
+    n = tti_sink_print(s, spec, *format, length);
+    if (n < 0) { return NULL; }
+    s->n += (size_t)n;
+    if (strchr("eEfFgG", *format)) { tti_sink_point(s, begin); }
+    return format + 1;
+}
+
+/* As vsnprintf: writes what fits, with a NUL; returns the length of the whole, -1 where the format is
+ * none. */
 static int tti_vformat(char *out, size_t size, const char *format, va_list list) {
     tti_sink s;
     s.out = out;
     s.size = size;
     s.n = 0;
-    while (*format) {
-        size_t plain = strcspn(format, "%"), length = 1, begin, room;
-        char spec[48] = "%", *to;
-        int wide = 0, n = 0;
-        tti_sink_put(&s, format, plain);
+    va_copy(s.list, list);
+    while (format) {
+        size_t plain = strcspn(format, "%"), room = s.n < size ? size - s.n : 0;
+        snprintf(room ? out + s.n : NULL, room, "%.*s", (int)plain, format);
+        s.n += plain;
         format += plain;
         if (!*format) { break; }
-        for (format++; *format && strchr("-+ #0123456789.*", *format) && length < 24; format++) {
-            if (*format != '*') { spec[length++] = *format; continue; }
-            n = va_arg(list, int);
-            if (n < 0 && spec[length - 1] == '.') { length--; continue; }      /* as if not given */
-            length += (size_t)snprintf(spec + length, 12, "%d", n);
-        }
-        for (; *format && strchr("hlzjt", *format); format++) { wide = *format == 'l' && wide == 'l' ? 'L' : *format; }
-        to = spec + length;
-        begin = s.n;
-        room = s.n < s.size ? s.size - s.n : 0;
-        out = room ? s.out + s.n : NULL;
-        switch (*format) {
-        case '%': tti_sink_put(&s, "%", 1); n = 0; break;
-        case 'd': case 'i': {
-            long long value = wide == 'l' ? va_arg(list, long) : wide == 'L' ? va_arg(list, long long) : wide == 'j' ? (long long)va_arg(list, intmax_t) :
-                              wide == 'z' || wide == 't' ? (long long)va_arg(list, ptrdiff_t) : va_arg(list, int);
-            memcpy(to, "lld", 4);
-            n = snprintf(out, room, spec, value);
-            break;
-        }
-        case 'u': case 'x': case 'X': case 'o': {
-            unsigned long long value = wide == 'l' ? va_arg(list, unsigned long) : wide == 'L' ? va_arg(list, unsigned long long) :
-                                       wide == 'j' ? (unsigned long long)va_arg(list, uintmax_t) : wide == 'z' || wide == 't' ? (unsigned long long)va_arg(list, size_t) : va_arg(list, unsigned);
-            to[0] = to[1] = 'l';
-            to[2] = *format;
-            n = snprintf(out, room, spec, value);
-            break;
-        }
-        case 'e': case 'E': case 'f': case 'F': case 'g': case 'G':
-            to[0] = *format;
-            n = snprintf(out, room, spec, va_arg(list, double));
-            break;
-        case 'r': case 'R': {
-            char number[48];
-            tti_sink_put(&s, number, tti_number_text(number, va_arg(list, double), *format == 'R'));
-            n = 0;
-            break;
-        }
-        case 'c': to[0] = 'c'; n = snprintf(out, room, spec, va_arg(list, int)); break;
-        case 's': to[0] = 's'; n = snprintf(out, room, spec, va_arg(list, const char *)); break;
-        case 'p': to[0] = 'p'; n = snprintf(out, room, spec, va_arg(list, void *)); break;
-        default: return -1;
-        }
-        if (n < 0) { return -1; }
-        s.n += (size_t)n;
-        if (n && strchr("eEfFgG", *format)) { tti_sink_point(&s, begin); }
-        format++;
+        format = tti_sink_directive(&s, format + 1);
     }
-    if (s.size) { s.out[s.n < s.size ? s.n : s.size - 1] = 0; }
-    return s.n <= INT_MAX ? (int)s.n : -1;
+    va_end(s.list);
+    return format && s.n <= INT_MAX ? (int)s.n : -1;
 }
+
 static int tti_format(char *out, size_t size, const char *format, ...) {
     va_list list;
     int n;
@@ -2030,27 +2084,45 @@ static int tti_format(char *out, size_t size, const char *format, ...) {
     return n;
 }
 
-/* ---- errors ---- */
+/* ---- [tt:base.errors] errors ----
+ * Functions of one step that may fail return its status; those of several use TTI_TRY. While a graph is being
+ * built the first error sticks (ctx->graph_error): the ops behind it return NULL for lack of operands, which
+ * is no news. */
+
+/* One step of a function: a failure goes to its label `done`, where it cleans up and returns status. */
+#define TTI_TRY(call)                                \
+    do {                                             \
+        status = (call);                             \
+        if (status != TT_OK) { goto done; }          \
+    } while (0)
+
 TT_API const char *tt_status_name(tt_status status) {
 #define TTI_STATUS_CASE(name, value, text) case name: return text;
-    switch (status) { TT_STATUS_LIST(TTI_STATUS_CASE) case TT_STATUS_END_: break; }
+    switch (status) {
+    TT_STATUS_LIST(TTI_STATUS_CASE)
+    case TT_STATUS_END_: break;
+    }
 #undef TTI_STATUS_CASE
     return "unknown status";
 }
 
 TT_API tt_status tt_fail(tt_context *ctx, tt_status status, const char *format, ...) {
     va_list list;
-    if (!ctx || ctx->graph_error) { return status; }      /* the first cause stays */
+    int n;
+    if (!ctx || ctx->graph_error) { return status; }
     ctx->failed = NULL;
     va_start(list, format);
-    if (tti_vformat(ctx->error, sizeof ctx->error, format, list) < 0) { tti_format(ctx->error, sizeof ctx->error, "bad format: %s", format); }
+    n = tti_vformat(ctx->error, sizeof ctx->error, format, list);
     va_end(list);
+    if (n < 0) { snprintf(ctx->error, sizeof ctx->error, "bad format: %s", format); }
     ctx->status = status;
     if (ctx->log) { ctx->log(ctx->log_user, status, ctx->error); }
     return status;
 }
+
 TT_API const char *tt_error(const tt_context *ctx) { return ctx ? ctx->error : "out of memory"; }
 TT_API tt_status tt_error_status(const tt_context *ctx) { return ctx ? ctx->status : TT_ERR_MEM; }
+
 TT_API void tt_error_clear(tt_context *ctx) {
     if (!ctx || ctx->broken != TT_OK) { return; }
     ctx->status = TT_OK;
@@ -2058,38 +2130,40 @@ TT_API void tt_error_clear(tt_context *ctx) {
     ctx->graph_error = 0;
     ctx->error[0] = 0;
 }
+
 /* A step's work has succeeded: whatever failed before it is mended. */
 static tt_status tti_mended(tt_context *ctx) {
     tt_error_clear(ctx);
     return TT_OK;
 }
-/* The end of a function that may be tried again, by its name: a success takes the sentence of its own failure away. */
+
+/* The end of the function `who`, which may be tried again: when it succeeds, the error of its own failure
+ * goes. */
 static tt_status tti_tried(tt_context *ctx, const char *who, tt_status status) {
     if (ctx->graph_error) { return status; }
     if (status != TT_OK) { ctx->failed = who; }
     else if (ctx->failed && strcmp(ctx->failed, who) == 0) { tt_error_clear(ctx); }
     return status;
 }
+
+/* The same of one that returns an object, or NULL. */
 static void *tti_made(tt_context *ctx, const char *who, void *object) {
     tti_tried(ctx, who, object ? TT_OK : TT_ERR_ARG);
     return object;
 }
 
-/* The steps of a function that may fail one by one: the first failure goes to its label `done`, where it cleans up. */
-#define TTI_TRY(call)                                \
-    do {                                             \
-        status = (call);                             \
-        if (status != TT_OK) { goto done; }          \
-    } while (0)
+/* ---- [tt:base.memory] memory ---- */
 
-/* ---- memory ---- */
+/* *out = a * b, or 0 if no object can be so large. Dimensions are multiplied by this alone. */
 static int tti_mul_size(size_t a, size_t b, size_t *out) {
     if (b != 0 && a > (size_t)PTRDIFF_MAX / b) { return 0; }
     *out = a * b;
     return 1;
 }
-/* Weights, caches and arenas are walked from end to end: large pages where the system gives them to those who ask. (Memory
- * that also begins at one is slower: everything would meet in the same sets of the caches.) */
+
+/* Weights, caches and arenas are walked from end to end: large pages, where the system gives them to those
+ * who ask. (Memory that also begins at one is slower: everything would meet in the same sets of the
+ * caches.) */
 static void *tti_default_alloc(void *user, size_t bytes) {
     void *memory = malloc(bytes);
 #ifdef MADV_HUGEPAGE
@@ -2100,42 +2174,53 @@ static void *tti_default_alloc(void *user, size_t bytes) {
     (void)user;
     return memory;
 }
-static void tti_default_free(void *user, void *memory, size_t bytes) { (void)user; (void)bytes; free(memory); }
 
+static void tti_default_free(void *user, void *memory, size_t bytes) {
+    (void)user;
+    (void)bytes;
+    free(memory);
+}
+
+/* Not zeroed. Of no bytes it is one byte, so that NULL always means an error. */
 static void *tti_alloc_raw(tt_context *ctx, size_t bytes) {
     void *memory = ctx->allocator.alloc(ctx->allocator.user, bytes ? bytes : 1);
     if (!memory) {
-        tt_fail(ctx, TT_ERR_MEM, "out of memory: %lu bytes wanted, %lu in use", (unsigned long)bytes, (unsigned long)ctx->current_bytes);
+        tt_fail(ctx, TT_ERR_MEM, "out of memory: %zu bytes wanted, %zu in use", bytes, ctx->current_bytes);
         return NULL;
     }
     ctx->current_bytes += bytes;
     if (ctx->current_bytes > ctx->peak_bytes) { ctx->peak_bytes = ctx->current_bytes; }
     return memory;
 }
+
 TT_API void *tt_alloc(tt_context *ctx, size_t count, size_t size) {
     size_t bytes;
     void *memory;
     if (!tti_mul_size(count, size, &bytes)) {
-        tt_fail(ctx, TT_ERR_MEM, "out of memory: %lu x %lu bytes overflow", (unsigned long)count, (unsigned long)size);
+        tt_fail(ctx, TT_ERR_MEM, "out of memory: %zu x %zu bytes overflow", count, size);
         return NULL;
     }
     memory = tti_alloc_raw(ctx, bytes);
     if (memory) { memset(memory, 0, bytes ? bytes : 1); }
     return memory;
 }
+
 TT_API void tt_free(tt_context *ctx, void *memory, size_t count, size_t size) {
     size_t bytes = count * size;
     if (!memory) { return; }
     ctx->current_bytes -= bytes;
-    ctx->allocator.free(ctx->allocator.user, memory, bytes > 0 ? bytes : 1);
+    ctx->allocator.free(ctx->allocator.user, memory, bytes ? bytes : 1);
 }
+
 TT_API tt_memory tt_memory_get(const tt_context *ctx) {
     tt_memory m;
     m.current_bytes = ctx->current_bytes;
     m.peak_bytes = ctx->peak_bytes;
     return m;
 }
-/* Grows an array to hold at least `want` elements; on failure *array and *capacity stay as they are. */
+
+/* Grows an array by doubling to hold at least `want` elements; on failure *array and *capacity stay as they
+ * are. */
 static tt_status tti_grow(tt_context *ctx, void **array, size_t *capacity, size_t want, size_t size) {
     size_t next = *capacity ? *capacity : 16;
     void *bigger;
@@ -2149,67 +2234,94 @@ static tt_status tti_grow(tt_context *ctx, void **array, size_t *capacity, size_
     *capacity = next;
     return TT_OK;
 }
+
 static char *tti_strdup(tt_context *ctx, const char *text) {
     size_t n = strlen(text) + 1;
     char *copy = (char *)tt_alloc(ctx, n, 1);
     if (copy) { memcpy(copy, text, n); }
     return copy;
 }
-static void tti_strfree(tt_context *ctx, char *text) { if (text) { tt_free(ctx, text, strlen(text) + 1, 1); } }
 
-/* ---- the step's arena ---- */
+static void tti_strfree(tt_context *ctx, char *text) {
+    if (text) { tt_free(ctx, text, strlen(text) + 1, 1); }
+}
+
+/* ---- [tt:base.arena] the step's arena ---- */
+
+#define TTI_CHUNK ((size_t)1 << 20)            /* the least size of a chunk                */
+#define TTI_LARGE_CHUNK ((size_t)64 << 20)     /* from here on the next is not doubled     */
+#define TTI_ALIGN ((size_t)64)
+
+/* A place in an arena, to which it can be emptied. */
+typedef struct tti_mark { tti_chunk *chunk; size_t used; } tti_mark;
+
 static tti_chunk *tti_chunk_create(tt_context *ctx, const tti_arena *arena, size_t size) {
     tti_chunk *chunk = (tti_chunk *)tt_alloc(ctx, 1, sizeof *chunk);
     if (!chunk) { return NULL; }
     chunk->base = (char *)(arena->on_backend ? ctx->backend->alloc(ctx, size) : tti_alloc_raw(ctx, size));
     chunk->size = size;
-    if (!chunk->base) { tt_free(ctx, chunk, 1, sizeof *chunk); return NULL; }
-    return chunk;
+    if (chunk->base) { return chunk; }
+    tt_free(ctx, chunk, 1, sizeof *chunk);
+    return NULL;
 }
+
 static void tti_chunk_destroy(tt_context *ctx, const tti_arena *arena, tti_chunk *chunk) {
     if (arena->on_backend) { ctx->backend->free(ctx, chunk->base, chunk->size); }
     else { tt_free(ctx, chunk->base, chunk->size, 1); }
     tt_free(ctx, chunk, 1, sizeof *chunk);
 }
+
+/* Where the next aligned byte is. */
+static size_t tti_chunk_next(const tti_chunk *chunk) {
+    size_t misfit = (size_t)((uintptr_t)(chunk->base + chunk->used) & (TTI_ALIGN - 1));
+    return chunk->used + (misfit ? TTI_ALIGN - misfit : 0);
+}
+
+/* A new last chunk for `bytes`, twice as large as the one before. */
+static tti_chunk *tti_arena_extend(tt_context *ctx, tti_arena *arena, size_t bytes) {
+    size_t size = bytes + TTI_ALIGN > TTI_CHUNK ? bytes + TTI_ALIGN : TTI_CHUNK;
+    tti_chunk **link = &arena->first;
+    for (; *link; link = &(*link)->next) {
+        size_t twice = 2 * (*link)->size;
+        if (!(*link)->next && (*link)->size < TTI_LARGE_CHUNK && size < twice) { size = twice; }
+    }
+    *link = tti_chunk_create(ctx, arena, size);
+    return *link;
+}
+
 /* Uninitialised bytes, aligned to TTI_ALIGN. */
 static void *tti_arena_alloc(tt_context *ctx, tti_arena *arena, size_t bytes) {
     tti_chunk *chunk = arena->current;
-    size_t begin = 0;
-    if (bytes > (size_t)PTRDIFF_MAX / 4) { tt_fail(ctx, TT_ERR_MEM, "out of memory: %lu bytes in one step tensor", (unsigned long)bytes); return NULL; }
-    for (; chunk; chunk = chunk->next) {
-        size_t misfit = (size_t)((uintptr_t)(chunk->base + chunk->used) & (TTI_ALIGN - 1));
-        begin = chunk->used + (misfit ? TTI_ALIGN - misfit : 0);
-        if (begin + bytes <= chunk->size) { break; }
-        if (!chunk->next) { chunk = NULL; break; }
-        chunk->next->used = 0;
+    size_t begin;
+    if (bytes > (size_t)PTRDIFF_MAX / 4) {
+        tt_fail(ctx, TT_ERR_MEM, "out of memory: %zu bytes in one step tensor", bytes);
+        return NULL;
     }
-    if (!chunk) {
-        size_t size = bytes + TTI_ALIGN;
-        size_t misfit;
-        tti_chunk *last = arena->first;
-        while (last && last->next) { last = last->next; }
-        if (size < TTI_CHUNK) { size = TTI_CHUNK; }
-        if (last && size < last->size * 2 && last->size < ((size_t)64 << 20)) { size = last->size * 2; }
-        chunk = tti_chunk_create(ctx, arena, size);
-        if (!chunk) { return NULL; }
-        if (last) { last->next = chunk; } else { arena->first = chunk; }
-        misfit = (size_t)((uintptr_t)chunk->base & (TTI_ALIGN - 1));
-        begin = misfit ? TTI_ALIGN - misfit : 0;
+    while (chunk && tti_chunk_next(chunk) + bytes > chunk->size) {
+        chunk = chunk->next;
+        if (chunk) { chunk->used = 0; }
     }
+    if (!chunk) { chunk = tti_arena_extend(ctx, arena, bytes); }
+    if (!chunk) { return NULL; }
+    begin = tti_chunk_next(chunk);
     arena->current = chunk;
     chunk->used = begin + bytes;
     return chunk->base + begin;
 }
+
+/* What is allocated behind a mark is freed by going back to it. */
 static tti_mark tti_arena_mark(const tti_arena *arena) {
     tti_mark mark;
     mark.chunk = arena->current;
     mark.used = arena->current ? arena->current->used : 0;
     return mark;
 }
+
 static void tti_arena_release(tti_arena *arena, tti_mark mark) {
     arena->current = mark.chunk ? mark.chunk : arena->first;
     if (arena->current) { arena->current->used = mark.used; }
 }
+
 static void tti_arena_destroy(tt_context *ctx, tti_arena *arena) {
     while (arena->first) {
         tti_chunk *next = arena->first->next;
@@ -2218,8 +2330,10 @@ static void tti_arena_destroy(tt_context *ctx, tti_arena *arena) {
     }
     arena->current = NULL;
 }
-/* Empties the arena. Several chunks become one that holds them all and an eighth more, so that a steady step allocates nothing
- * and one that grows a little does not begin on new memory each time: to map and clear it takes longer than to fill it. */
+
+/* Empties the arena. Several chunks become one that holds them all and an eighth more, so that a steady step
+ * allocates nothing and one that grows a little does not begin on new memory each time: to map and clear it
+ * takes longer than to fill it. */
 static void tti_arena_reset(tt_context *ctx, tti_arena *arena) {
     size_t total = 0;
     tti_chunk *chunk;
@@ -2231,6 +2345,7 @@ static void tti_arena_reset(tt_context *ctx, tti_arena *arena) {
     if (arena->first) { arena->first->used = 0; }
     arena->current = arena->first;
 }
+
 /* Host memory of the step, zeroed. */
 static void *tti_step_alloc(tt_context *ctx, size_t bytes) {
     void *memory = tti_arena_alloc(ctx, &ctx->host, bytes);
@@ -2238,20 +2353,25 @@ static void *tti_step_alloc(tt_context *ctx, size_t bytes) {
     return memory;
 }
 
-/* ---- threads ----
- * A context's team is the calling thread and n_threads - 1 workers, started when there is work for them. A job has n
- * parts; whoever is free takes the next one. Taking a part is one compare-and-swap on the number of parts left, and the
- * job's fields change only after all parts are done: so a worker that comes late finds nothing left or a part of the
- * next job, both right. The caller works too and waits only for parts that were taken: a worker that the system keeps
- * from running delays nobody. Who waits spins for TTI_SPIN_S, then sleeps. (An OpenMP team spins for milliseconds:
- * beside other busy programs it trained the demo's model many times slower, see bench/RESULTS.md.) */
+/* ---- [tt:base.threads] threads ----
+ * A context's team is the calling thread and n_threads - 1 workers, started when there is work for them. A
+ * job has n parts; whoever is free takes the next one. Taking a part is one compare-and-swap on the number of
+ * parts left, and the job's fields change only after all parts are done: so a worker that comes late finds
+ * nothing left or a part of the next job, both right. The caller works too and waits only for parts that were
+ * taken: a worker that the system keeps from running delays nobody. Who waits spins for TTI_SPIN_S, then
+ * sleeps. (An OpenMP team spins for milliseconds: beside other busy programs it trained the demo's model many
+ * times slower, see bench/RESULTS.md.) */
+
 #define TTI_MAX_THREADS 1024
-typedef void (*tti_part_fn)(void *user, int part, int worker);    /* worker: 0 .. n_threads - 1, no two at once */
+
+typedef void (*tti_part_fn)(void *user, int part, int worker);   /* worker: 0 .. n_threads - 1 */
 
 #ifdef TTI_TEAM
 #define TTI_SPIN_S 40e-6
-/* Older C libraries hold threads in a library of their own: a program linked without that one has one thread. Elsewhere the
- * names must not be weak: a static link takes no member of an archive for the sake of a weak one. */
+
+/* Older C libraries hold threads in a library of their own: a program linked without that one has one thread.
+ * Elsewhere the names must not be weak: a static link takes no member of an archive for the sake of a weak
+ * one. */
 #if defined(__ELF__) && (defined(__GLIBC__) ? __GLIBC__ == 2 && __GLIBC_MINOR__ < 34 : !defined(__linux__))
 #pragma weak pthread_create
 #pragma weak pthread_join
@@ -2260,20 +2380,28 @@ typedef void (*tti_part_fn)(void *user, int part, int worker);    /* worker: 0 .
 #else
 #define TTI_THREADS_LINKED 1
 #endif
+
 typedef struct tti_member { struct tti_team *team; pthread_t thread; int worker; } tti_member;
+
 typedef struct tti_team {
     tti_part_fn part;
     void *user;
     int n_parts;
-    int left, done, stop;            /* parts to take, parts finished; these and the next line are atomic */
-    int n_asleep, caller_asleep;
-    int n_members, capacity, spins;
+    int left, done;                        /* atomic: parts to take, parts finished         */
+    int stop;                              /* atomic: the workers shall end                 */
+    int n_asleep, caller_asleep;           /* atomic: who waits for a signal                */
+    int n_members, capacity;               /* workers that run; n_threads - 1               */
+    int spins;                             /* pauses in TTI_SPIN_S                          */
     tti_member *members;
     pthread_mutex_t mutex;
     pthread_cond_t work, finished;
 } tti_team;
+
 #define TTI_ATOMIC_GET(x) __atomic_load_n(&(x), __ATOMIC_SEQ_CST)
 #define TTI_ATOMIC_SET(x, value) __atomic_store_n(&(x), value, __ATOMIC_SEQ_CST)
+#define TTI_ATOMIC_ADD(x, value) __atomic_add_fetch(&(x), value, __ATOMIC_SEQ_CST)
+#define TTI_ATOMIC_SWAP(x, was, value) \
+    __atomic_compare_exchange_n(&(x), &(was), value, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)
 
 static void tti_pause(void) {
 #if defined(__x86_64__) || defined(__i386__)
@@ -2282,21 +2410,30 @@ static void tti_pause(void) {
     __asm__ volatile("yield");
 #endif
 }
+
+static void tti_team_wake(tti_team *team, pthread_cond_t *who) {
+    pthread_mutex_lock(&team->mutex);
+    pthread_cond_broadcast(who);
+    pthread_mutex_unlock(&team->mutex);
+}
+
+/* Takes parts until none is left; a swap that fails has read `left` anew. */
 static void tti_team_work(tti_team *team, int worker) {
     int left = TTI_ATOMIC_GET(team->left);
     while (left > 0) {
         int n_parts;
-        if (!__atomic_compare_exchange_n(&team->left, &left, left - 1, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) { continue; }
+        if (!TTI_ATOMIC_SWAP(team->left, left, left - 1)) { continue; }
         n_parts = team->n_parts;
         team->part(team->user, n_parts - left, worker);
-        if (__atomic_add_fetch(&team->done, 1, __ATOMIC_SEQ_CST) == n_parts && TTI_ATOMIC_GET(team->caller_asleep)) {
-            pthread_mutex_lock(&team->mutex);
-            pthread_cond_signal(&team->finished);
-            pthread_mutex_unlock(&team->mutex);
+        if (TTI_ATOMIC_ADD(team->done, 1) == n_parts && TTI_ATOMIC_GET(team->caller_asleep)) {
+            tti_team_wake(team, &team->finished);
         }
         left = TTI_ATOMIC_GET(team->left);
     }
 }
+
+/* A worker: works, spins, sleeps. n_asleep is raised under the mutex before `left` is looked at for the last
+ * time, so a job that is given in between sees it and wakes everybody. */
 static void *tti_team_member(void *user) {
     tti_member *me = (tti_member *)user;
     tti_team *team = me->team;
@@ -2306,13 +2443,16 @@ static void *tti_team_member(void *user) {
         while (spins-- > 0 && TTI_ATOMIC_GET(team->left) == 0 && !TTI_ATOMIC_GET(team->stop)) { tti_pause(); }
         if (TTI_ATOMIC_GET(team->left) > 0) { continue; }
         pthread_mutex_lock(&team->mutex);
-        __atomic_add_fetch(&team->n_asleep, 1, __ATOMIC_SEQ_CST);
-        while (TTI_ATOMIC_GET(team->left) == 0 && !TTI_ATOMIC_GET(team->stop)) { pthread_cond_wait(&team->work, &team->mutex); }
-        __atomic_sub_fetch(&team->n_asleep, 1, __ATOMIC_SEQ_CST);
+        TTI_ATOMIC_ADD(team->n_asleep, 1);
+        while (TTI_ATOMIC_GET(team->left) == 0 && !TTI_ATOMIC_GET(team->stop)) {
+            pthread_cond_wait(&team->work, &team->mutex);
+        }
+        TTI_ATOMIC_ADD(team->n_asleep, -1);
         pthread_mutex_unlock(&team->mutex);
     }
     return NULL;
 }
+
 /* Signals are for the program's own threads. Where the system gives fewer threads, fewer work. */
 static void tti_team_start(tti_team *team) {
     sigset_t all, before;
@@ -2332,12 +2472,16 @@ static void tti_team_start(tti_team *team) {
     team->n_members = i;
     pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
+
 static tt_status tti_team_create(tt_context *ctx) {
     tti_team *team = (tti_team *)tt_alloc(ctx, 1, sizeof *team);
     if (!team) { return TT_ERR_MEM; }
     team->capacity = ctx->n_threads - 1;
     team->members = (tti_member *)tt_alloc(ctx, (size_t)team->capacity, sizeof *team->members);
-    if (!team->members) { tt_free(ctx, team, 1, sizeof *team); return TT_ERR_MEM; }
+    if (!team->members) {
+        tt_free(ctx, team, 1, sizeof *team);
+        return TT_ERR_MEM;
+    }
     pthread_mutex_init(&team->mutex, NULL);
     pthread_cond_init(&team->work, NULL);
     pthread_cond_init(&team->finished, NULL);
@@ -2345,14 +2489,13 @@ static tt_status tti_team_create(tt_context *ctx) {
     ctx->team = team;
     return TT_OK;
 }
+
 static void tti_team_destroy(tt_context *ctx) {
     tti_team *team = ctx->team;
     int i;
     if (!team) { return; }
-    pthread_mutex_lock(&team->mutex);
     TTI_ATOMIC_SET(team->stop, 1);
-    pthread_cond_broadcast(&team->work);
-    pthread_mutex_unlock(&team->mutex);
+    tti_team_wake(team, &team->work);
     for (i = 0; i < team->n_members; i++) { pthread_join(team->members[i].thread, NULL); }
     pthread_cond_destroy(&team->finished);
     pthread_cond_destroy(&team->work);
@@ -2361,6 +2504,8 @@ static void tti_team_destroy(tt_context *ctx) {
     tt_free(ctx, team, 1, sizeof *team);
     ctx->team = NULL;
 }
+
+/* `left` is set last: it gives the job free. */
 static void tti_team_run(tti_team *team, tti_part_fn part, void *user, int n) {
     int spins = team->spins;
     team->part = part;
@@ -2368,11 +2513,7 @@ static void tti_team_run(tti_team *team, tti_part_fn part, void *user, int n) {
     team->n_parts = n;
     TTI_ATOMIC_SET(team->done, 0);
     TTI_ATOMIC_SET(team->left, n);
-    if (TTI_ATOMIC_GET(team->n_asleep) > 0) {
-        pthread_mutex_lock(&team->mutex);
-        pthread_cond_broadcast(&team->work);
-        pthread_mutex_unlock(&team->mutex);
-    }
+    if (TTI_ATOMIC_GET(team->n_asleep) > 0) { tti_team_wake(team, &team->work); }
     tti_team_work(team, 0);
     while (spins-- > 0 && TTI_ATOMIC_GET(team->done) < n) { tti_pause(); }
     if (TTI_ATOMIC_GET(team->done) == n) { return; }
@@ -2386,7 +2527,8 @@ static void tti_team_run(tti_team *team, tti_part_fn part, void *user, int n) {
 static void tti_team_destroy(tt_context *ctx) { (void)ctx; }
 #endif
 
-/* part(user, i, worker) for i = 0 .. n-1, each once, in any order, on any of the threads; returns when all are done. */
+/* part(user, i, worker) for i = 0 .. n-1, each once, in any order, on any of the threads; returns when all
+ * are done. */
 static tt_status tti_parallel(tt_context *ctx, tti_part_fn part, void *user, int n) {
     int i;
 #if defined(TTI_OPENMP)
@@ -2405,108 +2547,41 @@ static tt_status tti_parallel(tt_context *ctx, tti_part_fn part, void *user, int
 #endif
     return TT_OK;
 }
-/* tti_grow for parts of a job, which may want memory at the same time. */
+
+/* tti_grow for the parts of a job, which may want memory at the same time. */
 static tt_status tti_grow_shared(tt_context *ctx, void **array, size_t *capacity, size_t want, size_t size) {
     tt_status status;
 #ifdef TTI_TEAM
     if (ctx->team) { pthread_mutex_lock(&ctx->team->mutex); }
-    status = tti_grow(ctx, array, capacity, want, size);
-    if (ctx->team) { pthread_mutex_unlock(&ctx->team->mutex); }
-#else
+#endif
 #ifdef TTI_OPENMP
 #pragma omp critical(tti_memory)
 #endif
     status = tti_grow(ctx, array, capacity, want, size);
+#ifdef TTI_TEAM
+    if (ctx->team) { pthread_mutex_unlock(&ctx->team->mutex); }
 #endif
     return status;
 }
-/* One thread per processor, or as many as OMP_NUM_THREADS says, which other libraries heed too. */
-static int tti_default_threads(void) {
-    long n = 1;
-#ifdef TTI_TEAM
-    const char *wish = getenv("OMP_NUM_THREADS");
+
+/* As many as desc says, else as OMP_NUM_THREADS says, which other libraries heed too, else one per
+ * processor. */
+static int tti_n_threads(int wish) {
+    long n = wish;
+#if defined(TTI_TEAM)
+    const char *environment = getenv("OMP_NUM_THREADS");
+    if (!TTI_THREADS_LINKED) { return 1; }
+    if (n < 1 && environment) { n = strtol(environment, NULL, 10); }
 #ifdef _SC_NPROCESSORS_ONLN
-    n = sysconf(_SC_NPROCESSORS_ONLN);
+    if (n < 1) { n = sysconf(_SC_NPROCESSORS_ONLN); }
 #endif
-    if (wish && strtol(wish, NULL, 10) > 0) { n = strtol(wish, NULL, 10); }
 #elif defined(TTI_OPENMP)
-    n = omp_get_max_threads();
+    if (n < 1) { n = omp_get_max_threads(); }
 #endif
     return n < 1 ? 1 : n > TTI_MAX_THREADS ? TTI_MAX_THREADS : (int)n;
 }
 
-/* ---- context ---- */
-/* Where desc names no backend: NULL is the CPU. */
-static tt_status tti_default_backend(tt_context *ctx, const tt_backend **backend) {
-    const char *wish = NULL;
-#ifdef TT_CUDA
-    wish = getenv("TT_BACKEND");
-    if (wish && strcmp(wish, "cuda") == 0) { *backend = tt_cuda_backend(0); return TT_OK; }
-#endif
-    *backend = NULL;
-    return !wish || !wish[0] || strcmp(wish, "cpu") == 0 ? TT_OK : tt_fail(ctx, TT_ERR_ARG, "tt_create: TT_BACKEND is \"%s\", expected cpu or cuda", wish);
-}
-TT_API tt_context *tt_create(const tt_desc *desc) {
-    static const tt_desc zero = TT_INIT;
-    const tt_backend *backend;
-    tt_allocator allocator;
-    tt_context *ctx;
-    const char *wish;
-    if (!desc) { desc = &zero; }
-    allocator = desc->allocator;
-    if (!allocator.alloc || !allocator.free) {
-        allocator.alloc = tti_default_alloc;
-        allocator.free = tti_default_free;
-    }
-    ctx = (tt_context *)allocator.alloc(allocator.user, sizeof *ctx);
-    if (!ctx) { return NULL; }
-    memset(ctx, 0, sizeof *ctx);
-    ctx->allocator = allocator;
-    ctx->log = desc->log;
-    ctx->log_user = desc->log_user;
-    ctx->n_threads = desc->n_threads > 0 ? desc->n_threads : tti_default_threads();
-    ctx->device.on_backend = 1;
-    wish = desc->kernel ? desc->kernel : getenv("TT_KERNEL");
-    if (wish) { snprintf(ctx->kernel_wish, sizeof ctx->kernel_wish, "%s", wish); }
-    wish = desc->matmul ? desc->matmul : getenv("TT_MATMUL");
-    if (wish) { snprintf(ctx->matmul_wish, sizeof ctx->matmul_wish, "%s", wish); }
-    ctx->kernel_name = "none";
-    if (desc->n_threads < 0 || desc->n_threads > TTI_MAX_THREADS) {
-        ctx->broken = tt_fail(ctx, TT_ERR_ARG, "tt_create: n_threads is %d, expected 0 .. %d", desc->n_threads, TTI_MAX_THREADS);
-        ctx->n_threads = 1;
-    }
-#ifdef TTI_TEAM
-    if (!TTI_THREADS_LINKED) { ctx->n_threads = 1; }
-#endif
-    if (ctx->broken == TT_OK) { ctx->broken = tt_cpu_backend()->open(ctx, tt_cpu_backend(), &ctx->cpu_state); }
-    ctx->backend = tt_cpu_backend();
-    ctx->backend_state = ctx->cpu_state;
-    backend = desc->backend;
-    if (ctx->broken == TT_OK && !backend) { ctx->broken = tti_default_backend(ctx, &backend); }
-    if (ctx->broken == TT_OK && backend && backend != ctx->backend) {
-        ctx->backend = backend;
-        ctx->backend_state = NULL;
-        ctx->broken = ctx->backend->open(ctx, ctx->backend, &ctx->backend_state);
-    }
-    if (ctx->broken == TT_ERR_MEM) { tt_destroy(ctx); return NULL; }
-    ctx->graph_error = ctx->broken != TT_OK;
-    return ctx;
-}
-TT_API void tt_destroy(tt_context *ctx) {
-    if (!ctx) { return; }
-    if (ctx->backend) {
-        tti_arena_destroy(ctx, &ctx->device);
-        tti_arena_destroy(ctx, &ctx->host);
-        if (ctx->backend_state && ctx->backend_state != ctx->cpu_state) { ctx->backend->close(ctx, ctx->backend_state); }
-    }
-    tti_team_destroy(ctx);
-    if (ctx->cpu_state) { tt_cpu_backend()->close(ctx, ctx->cpu_state); }
-    ctx->allocator.free(ctx->allocator.user, ctx, sizeof *ctx);
-}
-TT_API int tt_threads(const tt_context *ctx) { return ctx->n_threads; }
-TT_API const char *tt_kernel(const tt_context *ctx) { return ctx->kernel_name; }
-TT_API const tt_backend *tt_backend_get(const tt_context *ctx) { return ctx->backend; }
-TT_API void *tt_backend_state(const tt_context *ctx) { return ctx->backend_state; }
+/* Seconds, from a clock that nobody sets where there is one. */
 TT_API double tt_clock(void) {
 #if defined(TTI_POSIX) && defined(CLOCK_MONOTONIC)
     struct timespec t;
@@ -2515,11 +2590,15 @@ TT_API double tt_clock(void) {
     return (double)time(NULL);
 }
 
-/* ---- random numbers: Philox4x32-10, Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3" ----
- * key = seed, counter = (index, stream); the first 64 of the 128 bits are used. */
-static uint64_t tti_philox(const uint32_t counter[4], uint64_t key) {
-    uint32_t c0 = counter[0], c1 = counter[1], c2 = counter[2], c3 = counter[3];
-    uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
+/* ---- [tt:base.random] random numbers ----
+ * Philox4x32-10: ten rounds, each two products of 32 bits whose halves are mixed with the key; key = seed,
+ * counter = (index, stream). The first 64 of the 128 bits are used.
+ * Source: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3", sec. 3.3 and table 2. */
+
+TT_API uint64_t tt_random(uint64_t seed, uint64_t stream, uint64_t index) {
+    uint32_t c0 = (uint32_t)index, c1 = (uint32_t)(index >> 32);
+    uint32_t c2 = (uint32_t)stream, c3 = (uint32_t)(stream >> 32);
+    uint32_t k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
     int round;
     for (round = 0; round < 10; round++) {
         uint64_t p0 = (uint64_t)0xD2511F53u * c0, p1 = (uint64_t)0xCD9E8D57u * c2;
@@ -2527,28 +2606,28 @@ static uint64_t tti_philox(const uint32_t counter[4], uint64_t key) {
         c1 = (uint32_t)p1;
         c2 = (uint32_t)(p0 >> 32) ^ c3 ^ k1;
         c3 = (uint32_t)p0;
-        k0 += 0x9E3779B9u;
+        k0 += 0x9E3779B9u;                     /* the key of the next round */
         k1 += 0xBB67AE85u;
     }
     return ((uint64_t)c1 << 32) | c0;
 }
-TT_API uint64_t tt_random(uint64_t seed, uint64_t stream, uint64_t index) {
-    uint32_t counter[4];
-    counter[0] = (uint32_t)index;
-    counter[1] = (uint32_t)(index >> 32);
-    counter[2] = (uint32_t)stream;
-    counter[3] = (uint32_t)(stream >> 32);
-    return tti_philox(counter, seed);
-}
+
 TT_API uint64_t tt_rng_next(tt_rng *rng) { return tt_random(rng->seed, rng->stream, rng->index++); }
+
+/* The upper 53 bits as a number in [0, 1): as many as a double holds. */
 static double tti_unit(uint64_t bits) { return (double)(bits >> 11) * (1.0 / 9007199254740992.0); }
 TT_API double tt_rng_uniform(tt_rng *rng) { return tti_unit(tt_rng_next(rng)); }
+
+/* Box and Muller 1958: sqrt(-2 ln u) cos(2 pi v), with u in (0, 1] so that the logarithm is finite. */
 TT_API double tt_rng_normal(tt_rng *rng) {
     double u = 1.0 - tt_rng_uniform(rng), angle = 6.283185307179586 * tt_rng_uniform(rng);
     return sqrt(-2.0 * log(u)) * cos(angle);
 }
+
+/* The upper 32 bits times n: a whole part below n. It favours a value by less than n / 2^32. */
 TT_API int tt_rng_below(tt_rng *rng, int n) { return (int)(((tt_rng_next(rng) >> 32) * (uint64_t)n) >> 32); }
-/* FNV-1a with a final mix (splitmix64). */
+
+/* FNV-1a with the final mix of splitmix64. */
 TT_API uint64_t tt_hash(const void *bytes, size_t size, uint64_t seed) {
     const unsigned char *b = (const unsigned char *)bytes;
     uint64_t h = 0xCBF29CE484222325u ^ seed;
@@ -2559,17 +2638,20 @@ TT_API uint64_t tt_hash(const void *bytes, size_t size, uint64_t seed) {
     return h ^ (h >> 31);
 }
 
-static int tti_is_space(char c) { return c == ' ' || c == '\n' || c == '\t' || c == '\r'; }
+/* ---- [tt:base.text] growable text and ids ---- */
 
-/* ---- text and ids ---- */
+/* Room for `more` bytes and a NUL behind them. */
 static tt_status tti_text_reserve(tt_text *text, size_t more) {
     void *data = text->data;
     tt_status status;
-    if (more > (size_t)PTRDIFF_MAX - text->size - 1) { return tt_fail(text->ctx, TT_ERR_MEM, "out of memory: text of %lu more bytes", (unsigned long)more); }
+    if (more > (size_t)PTRDIFF_MAX - text->size - 1) {
+        return tt_fail(text->ctx, TT_ERR_MEM, "out of memory: text of %zu more bytes", more);
+    }
     status = tti_grow(text->ctx, &data, &text->capacity, text->size + more + 1, 1);
     text->data = (char *)data;
     return status;
 }
+
 TT_API tt_status tt_text_append(tt_text *text, const char *bytes, size_t size) {
     tt_status status = tti_text_reserve(text, size);
     if (status != TT_OK) { return status; }
@@ -2578,20 +2660,18 @@ TT_API tt_status tt_text_append(tt_text *text, const char *bytes, size_t size) {
     text->data[text->size] = 0;
     return TT_OK;
 }
+
+/* Formatted twice: to know how long it is, and into its place. */
 TT_API tt_status tt_text_vformat(tt_text *text, const char *format, va_list list) {
-    va_list again;
-    int n;
+    int n = tti_vformat(NULL, 0, format, list);
     tt_status status;
-    va_copy(again, list);
-    n = tti_vformat(NULL, 0, format, again);
-    va_end(again);
     if (n < 0) { return tt_fail(text->ctx, TT_ERR_ARG, "tt_text_format: bad format \"%s\"", format); }
     status = tti_text_reserve(text, (size_t)n);
     if (status != TT_OK) { return status; }
-    n = tti_vformat(text->data + text->size, (size_t)n + 1, format, list);
-    text->size += (size_t)n;
+    text->size += (size_t)tti_vformat(text->data + text->size, (size_t)n + 1, format, list);
     return TT_OK;
 }
+
 TT_API tt_status tt_text_format(tt_text *text, const char *format, ...) {
     va_list list;
     tt_status status;
@@ -2600,29 +2680,39 @@ TT_API tt_status tt_text_format(tt_text *text, const char *format, ...) {
     va_end(list);
     return status;
 }
+
 TT_API tt_status tt_text_json(tt_text *text, const char *bytes, size_t size) {
     size_t before = text->size, i;
-    tt_status status = tt_text_append(text, "\"", 1);
-    for (i = 0; i < size && status == TT_OK; i++) {
+    tt_status status;
+    TTI_TRY(tt_text_append(text, "\"", 1));
+    for (i = 0; i < size; i++) {
         unsigned char c = (unsigned char)bytes[i];
-        if (c == '"' || c == '\\') { status = tt_text_format(text, "\\%c", c); }
-        else if (c == '\n') { status = tt_text_append(text, "\\n", 2); }
-        else if (c < 0x20) { status = tt_text_format(text, "\\u%04x", c); }
-        else { status = tt_text_append(text, bytes + i, 1); }
+        if (c == '"' || c == '\\') { TTI_TRY(tt_text_append(text, "\\", 1)); }
+        if (c == '\n') { TTI_TRY(tt_text_append(text, "\\n", 2)); }
+        else if (c < 0x20) { TTI_TRY(tt_text_format(text, "\\u%04x", c)); }
+        else { TTI_TRY(tt_text_append(text, bytes + i, 1)); }
     }
-    if (status == TT_OK) { status = tt_text_append(text, "\"", 1); }
-    if (status != TT_OK && text->data) { text->size = before; text->data[before] = 0; }
+    TTI_TRY(tt_text_append(text, "\"", 1));
+done:
+    if (status != TT_OK && text->data) {
+        text->size = before;
+        text->data[before] = 0;
+    }
     return status;
 }
+
 TT_API void tt_text_free(tt_text *text) {
     tt_free(text->ctx, text->data, text->capacity, 1);
     text->data = NULL;
     text->size = text->capacity = 0;
 }
+
 TT_API tt_status tt_ids_append(tt_ids *ids, const int32_t *values, size_t n) {
     void *data = ids->data;
     tt_status status;
-    if (n > (size_t)PTRDIFF_MAX / 4 - ids->size) { return tt_fail(ids->ctx, TT_ERR_MEM, "out of memory: %lu more ids", (unsigned long)n); }
+    if (n > (size_t)PTRDIFF_MAX / 4 - ids->size) {
+        return tt_fail(ids->ctx, TT_ERR_MEM, "out of memory: %zu more ids", n);
+    }
     status = tti_grow(ids->ctx, &data, &ids->capacity, ids->size + n, sizeof *ids->data);
     ids->data = (int32_t *)data;
     if (status != TT_OK) { return status; }
@@ -2630,455 +2720,562 @@ TT_API tt_status tt_ids_append(tt_ids *ids, const int32_t *values, size_t n) {
     ids->size += n;
     return TT_OK;
 }
+
 TT_API void tt_ids_free(tt_ids *ids) {
     tt_free(ids->ctx, ids->data, ids->capacity, sizeof *ids->data);
     ids->data = NULL;
     ids->size = ids->capacity = 0;
 }
 
-/* ---- files ---- */
+/* ---- [tt:base.system] files as the system has them ----
+ * All that differs between POSIX, Windows and the rest (of which no more is known than the C library). */
+
+typedef enum tti_file_kind {
+    TTI_KIND_NOTHING, TTI_KIND_FILE, TTI_KIND_FOLDER, TTI_KIND_LINK, TTI_KIND_PIPE, TTI_KIND_DEVICE
+} tti_file_kind;
+static const char *const tti_kind_names[] = {
+    "nothing", "a regular file", "a folder", "a symbolic link", "a pipe", "a device"
+};
+
 #if defined(TTI_POSIX)
 #ifndef O_NOFOLLOW
-#define O_NOFOLLOW 0        /* O_EXCL alone does not follow either */
+#define O_NOFOLLOW 0                       /* O_EXCL alone does not follow either */
 #endif
 #ifndef O_CLOEXEC
 #define O_CLOEXEC 0
 #endif
-static const char *tti_mode_name(unsigned mode) {
-    return S_ISREG(mode) ? NULL : S_ISDIR(mode) ? "a folder" : S_ISLNK(mode) ? "a symbolic link" : S_ISFIFO(mode) ? "a pipe" : "a device";
+
+static tti_file_kind tti_mode_kind(mode_t mode) {
+    return S_ISREG(mode) ? TTI_KIND_FILE : S_ISDIR(mode) ? TTI_KIND_FOLDER : S_ISLNK(mode) ? TTI_KIND_LINK :
+           S_ISFIFO(mode) ? TTI_KIND_PIPE : TTI_KIND_DEVICE;
 }
-#elif defined(_WIN32)
-static const char *tti_mode_name(unsigned mode) {
-    return (mode & _S_IFMT) == _S_IFREG ? NULL : (mode & _S_IFMT) == _S_IFDIR ? "a folder" : "a device";
-}
-#endif
-/* What stands at path and is no regular file, a link as what it is itself; NULL if there is nothing. *mode: the
- * permissions of a regular file, else those of a new one. */
-static const char *tti_obstacle(const char *path, unsigned *mode) {
-    *mode = 0666;
-#if defined(TTI_POSIX)
-    {
-        struct stat info;
-        if (lstat(path, &info) != 0) { return NULL; }
-        if (S_ISREG(info.st_mode)) { *mode = info.st_mode & 0777; }
-        return tti_mode_name(info.st_mode);
-    }
-#elif defined(_WIN32)
-    {
-        struct _stat info;
-        return _stat(path, &info) == 0 ? tti_mode_name(info.st_mode) : NULL;
-    }
-#else
-    (void)path;
-    return NULL;
-#endif
-}
-TT_API int tt_file_exists(const char *path) {
-#if defined(TTI_POSIX)
+
+/* What stands at path. follow: at the end of a symbolic link, else the link itself; then *permissions become
+ * those of a regular file. */
+static tti_file_kind tti_path_stat(const char *path, int follow, unsigned *permissions) {
     struct stat info;
-    return stat(path, &info) == 0;
-#elif defined(_WIN32)
+    if ((follow ? stat(path, &info) : lstat(path, &info)) != 0) { return TTI_KIND_NOTHING; }
+    if (S_ISREG(info.st_mode)) { *permissions = info.st_mode & 0777; }
+    return tti_mode_kind(info.st_mode);
+}
+
+/* A new file: never one that is there, nor what a link points at. NULL with errno EEXIST if the name is
+ * taken. */
+static FILE *tti_file_create(const char *path, unsigned permissions) {
+    int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, (mode_t)permissions);
+    FILE *file = fd >= 0 ? fdopen(fd, "wb") : NULL;
+    if (fd >= 0 && !file) {
+        close(fd);
+        remove(path);
+    }
+    if (file && permissions != 0666) { (void)fchmod(fd, (mode_t)permissions); }      /* whatever umask is */
+    return file;
+}
+
+static int tti_sync(FILE *file) { return fsync(fileno(file)); }
+
+/* A new name is on disk only when its folder is. */
+static void tti_sync_parent(char *path) {
+    char *slash = strrchr(path, '/');
+    int fd;
+    if (slash) { *slash = 0; }
+    fd = open(!slash ? "." : slash == path ? "/" : path, O_RDONLY | O_CLOEXEC);
+    if (slash) { *slash = '/'; }
+    if (fd < 0) { return; }
+    (void)fsync(fd);
+    close(fd);
+}
+
+static int tti_mkdir(const char *path) { return mkdir(path, 0777); }
+
+#else
+static tti_file_kind tti_path_stat(const char *path, int follow, unsigned *permissions) {
+#ifdef _WIN32
     struct _stat info;
-    return _stat(path, &info) == 0;
+    int there = _stat(path, &info) == 0, type = there ? info.st_mode & _S_IFMT : 0;
+    tti_file_kind other = type == _S_IFDIR ? TTI_KIND_FOLDER : TTI_KIND_DEVICE;
+    tti_file_kind kind = type == _S_IFREG ? TTI_KIND_FILE : other;
 #else
     FILE *file = fopen(path, "rb");
+    int there = file != NULL;
+    tti_file_kind kind = TTI_KIND_FILE;
     if (file) { fclose(file); }
-    return file != NULL;
+#endif
+    (void)follow;
+    (void)permissions;
+    return there ? kind : TTI_KIND_NOTHING;
+}
+
+static FILE *tti_file_create(const char *path, unsigned permissions) {
+#ifdef _WIN32
+    int fd = _open(path, _O_WRONLY | _O_CREAT | _O_EXCL | _O_BINARY, _S_IREAD | _S_IWRITE);
+    (void)permissions;
+    return fd >= 0 ? _fdopen(fd, "wb") : NULL;
+#else
+    (void)permissions;
+    return fopen(path, "wbx");
 #endif
 }
+
+static int tti_sync(FILE *file) {
+    (void)file;
+    return 0;
+}
+
+static void tti_sync_parent(char *path) { (void)path; }
+
+static int tti_mkdir(const char *path) {
+#ifdef _WIN32
+    return _mkdir(path);
+#else
+    (void)path;
+    errno = ENOENT;
+    return -1;
+#endif
+}
+#endif
+
+static tti_file_kind tti_path_kind(const char *path) {
+    unsigned permissions;
+    return tti_path_stat(path, 1, &permissions);
+}
+
+TT_API int tt_file_exists(const char *path) { return tti_path_kind(path) != TTI_KIND_NOTHING; }
+
+/* ---- [tt:base.files] whole files ---- */
+
+/* errno says why. */
+static tt_status tti_cannot(tt_context *ctx, const char *what, const char *path) {
+    return tt_fail(ctx, TT_ERR_IO, "cannot %s %s: %s", what, path, strerror(errno));
+}
+
+static tt_status tti_no_file(tt_context *ctx, const char *path, tti_file_kind kind) {
+    return tt_fail(ctx, TT_ERR_IO, "cannot read %s: it is %s, expected a regular file", path,
+                   tti_kind_names[kind]);
+}
+
+static tt_status tti_too_large(tt_context *ctx, const char *name) {
+    return tt_fail(ctx, TT_ERR_IO, "cannot read %s: it is larger than TT_MAX_FILE_BYTES, %llu", name,
+                   (unsigned long long)TT_MAX_FILE_BYTES);
+}
+
 #ifdef TTI_POSIX
-/* Opens a regular file to read it: a pipe would wait for its writer, a device might never end. -1 after an error. */
+/* Opens a regular file to read it, without waiting for a pipe's writer. -1 after an error. */
 static int tti_file_descriptor(tt_context *ctx, const char *path, uint64_t *size) {
     struct stat info;
     int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
-    const char *what = NULL;
-    if (fd >= 0 && fstat(fd, &info) == 0) {
-        what = tti_mode_name(info.st_mode);
+    if (fd < 0 || fstat(fd, &info) != 0) { tti_cannot(ctx, "read", path); }
+    else if (!S_ISREG(info.st_mode)) { tti_no_file(ctx, path, tti_mode_kind(info.st_mode)); }
+    else {
         *size = (uint64_t)info.st_size;
-        if (!what) { return fd; }
+        return fd;
     }
-    if (what) { tt_fail(ctx, TT_ERR_IO, "cannot read %s: it is %s, expected a regular file", path, what); }
-    else { tt_fail(ctx, TT_ERR_IO, "cannot read %s: %s", path, strerror(errno)); }
     if (fd >= 0) { close(fd); }
     return -1;
 }
 #endif
-static tt_status tti_too_large(tt_context *ctx, const char *name) {
-    return tt_fail(ctx, TT_ERR_IO, "cannot read %s: it is larger than TT_MAX_FILE_BYTES, %llu", name, (unsigned long long)TT_MAX_FILE_BYTES);
-}
+
 static FILE *tti_file_open(tt_context *ctx, const char *path) {
-    FILE *file = NULL;
-#if defined(TTI_POSIX)
+    FILE *file;
+#ifdef TTI_POSIX
     uint64_t size;
     int fd = tti_file_descriptor(ctx, path, &size);
     if (fd < 0) { return NULL; }
-    if (size > TT_MAX_FILE_BYTES) { close(fd); tti_too_large(ctx, path); return NULL; }
+    if (size > TT_MAX_FILE_BYTES) {
+        close(fd);
+        tti_too_large(ctx, path);
+        return NULL;
+    }
     file = fdopen(fd, "rb");
     if (!file) { close(fd); }
 #else
-#if defined(_WIN32)
-    struct _stat info;
-    const char *what = _stat(path, &info) == 0 ? tti_mode_name(info.st_mode) : NULL;
-    if (what) { tt_fail(ctx, TT_ERR_IO, "cannot read %s: it is %s, expected a regular file", path, what); return NULL; }
-#endif
+    tti_file_kind kind = tti_path_kind(path);
+    if (kind > TTI_KIND_FILE) {
+        tti_no_file(ctx, path, kind);
+        return NULL;
+    }
     file = fopen(path, "rb");
 #endif
-    if (!file) { tt_fail(ctx, TT_ERR_IO, "cannot read %s: %s", path, strerror(errno)); }
+    if (!file) { tti_cannot(ctx, "read", path); }
     return file;
 }
+
 TT_API tt_status tt_stream_read(tt_context *ctx, void *file, const char *name, tt_text *out) {
     char buffer[16384];
     uint64_t total = 0;
     size_t n;
-    tt_status status = TT_OK;
-    while (status == TT_OK && (n = fread(buffer, 1, sizeof buffer, (FILE *)file)) > 0) {
+    tt_status status;
+    while ((n = fread(buffer, 1, sizeof buffer, (FILE *)file)) > 0) {
         total += n;
-        status = total > TT_MAX_FILE_BYTES ? tti_too_large(ctx, name) : tt_text_append(out, buffer, n);
+        if (total > TT_MAX_FILE_BYTES) { return tti_too_large(ctx, name); }
+        status = tt_text_append(out, buffer, n);
+        if (status != TT_OK) { return status; }
     }
-    if (status == TT_OK && ferror((FILE *)file)) { status = tt_fail(ctx, TT_ERR_IO, "cannot read %s: %s", name, strerror(errno)); }
-    return status == TT_OK ? tt_text_append(out, "", 0) : status;
+    if (ferror((FILE *)file)) { return tti_cannot(ctx, "read", name); }
+    return tt_text_append(out, "", 0);
 }
+
 TT_API tt_status tt_file_read(tt_context *ctx, const char *path, tt_text *out) {
     FILE *file = tti_file_open(ctx, path);
     tt_status status = file ? tt_stream_read(ctx, file, path, out) : tt_error_status(ctx);
     if (file) { fclose(file); }
     return tti_tried(ctx, "tt_file_read", status);
 }
+
 TT_API tt_status tt_file_readable(tt_context *ctx, const char *path) {
     FILE *file = tti_file_open(ctx, path);
     if (!file) { return tt_error_status(ctx); }
     fclose(file);
     return TT_OK;
 }
-/* A file being replaced: bytes go to a new file beside it, which takes the name PATH only when all of it is on disk. */
+
+/* ---- [tt:base.writer] replacing a file ----
+ * Bytes go to a new file in the same folder, which takes the name `path` only when all of it is on disk:
+ * after a crash at any moment the old file or the new one stands there whole. */
+
 typedef struct tti_writer { tt_context *ctx; FILE *file; char *path, *temporary; } tti_writer;
-/* Gives up: the temporary file goes, the old one stands. */
+
+/* Gives up, or ends: a temporary file that is still there goes. */
 static void tti_writer_abort(tti_writer *w) {
-    if (w->file) { fclose(w->file); w->file = NULL; }
+    if (w->file) { fclose(w->file); }
     if (w->temporary) { remove(w->temporary); }
     tti_strfree(w->ctx, w->path);
     tti_strfree(w->ctx, w->temporary);
+    w->file = NULL;
     w->path = w->temporary = NULL;
 }
+
 static tt_status tti_writer_fail(tti_writer *w, const char *what) {
-    tt_fail(w->ctx, TT_ERR_IO, "cannot %s %s: %s", what, w->path ? w->path : "file", strerror(errno));
+    tti_cannot(w->ctx, what, w->path);
     tti_writer_abort(w);
     return TT_ERR_IO;
 }
-/* A new file: never one that is there, nor what a link points at. NULL with errno EEXIST if the name is taken. */
-static FILE *tti_file_create(const char *path, unsigned mode) {
-#if defined(TTI_POSIX)
-    int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, (mode_t)mode);
-    FILE *file = fd >= 0 ? fdopen(fd, "wb") : NULL;
-    if (fd >= 0 && !file) { close(fd); remove(path); }
-    if (file && mode != 0666) { (void)fchmod(fd, (mode_t)mode); }
-    return file;
-#elif defined(_WIN32)
-    int fd = _open(path, _O_WRONLY | _O_CREAT | _O_EXCL | _O_BINARY, _S_IREAD | _S_IWRITE);
-    (void)mode;
-    return fd >= 0 ? _fdopen(fd, "wb") : NULL;
-#else
-    (void)mode;
-    return fopen(path, "wbx");
-#endif
-}
-static tt_status tti_writer_open(tti_writer *w, tt_context *ctx, const char *path) {
-    const char *slash = strrchr(path, '/'), *what;
-    size_t n = slash ? (size_t)(slash + 1 - path) : 0;
-    uint64_t clock[2];
+
+/* A file beside w->path under a name that nobody has. */
+static tt_status tti_writer_create(tti_writer *w, size_t folder, unsigned permissions) {
+    static const char name[] = "tt-0123456789abcdef.tmp";
     double now = tt_clock();
-    unsigned mode;
+    uint64_t salt[2];
     int i;
-    memset(w, 0, sizeof *w);
-    w->ctx = ctx;
-    what = tti_obstacle(path, &mode);
-    if (!*path) { return tt_fail(ctx, TT_ERR_IO, "cannot write: the path is empty"); }
-    if (what) { return tt_fail(ctx, TT_ERR_IO, "cannot write %s: it is %s, expected a regular file or nothing", path, what); }
-    w->path = tti_strdup(ctx, path);
-    w->temporary = w->path ? (char *)tt_alloc(ctx, n + sizeof "tt-0123456789abcdef.tmp", 1) : NULL;
-    if (!w->temporary) { tti_strfree(ctx, w->path); w->path = NULL; return TT_ERR_MEM; }
-    memcpy(w->temporary, path, n);
-    memcpy(clock, &now, sizeof now);
-    clock[1] = (uint64_t)(uintptr_t)w;
+    char *temporary = (char *)tt_alloc(w->ctx, folder + sizeof name, 1);
+    if (!temporary) { return TT_ERR_MEM; }
+    memcpy(temporary, w->path, folder);
+    memcpy(salt, &now, sizeof now);
+    salt[1] = (uint64_t)(uintptr_t)w;
     for (i = 0; i < 100 && !w->file; i++) {
-        snprintf(w->temporary + n, sizeof "tt-0123456789abcdef.tmp", "tt-%016llx.tmp", (unsigned long long)tt_hash(clock, sizeof clock, (uint64_t)time(NULL) + (uint64_t)i));
-        w->file = tti_file_create(w->temporary, mode);
+        uint64_t number = tt_hash(salt, sizeof salt, (uint64_t)time(NULL) + (uint64_t)i);
+        snprintf(temporary + folder, sizeof name, "tt-%016llx.tmp", (unsigned long long)number);
+        w->file = tti_file_create(temporary, permissions);
         if (!w->file && errno != EEXIST) { break; }
     }
-    if (w->file) { return TT_OK; }
-    tti_strfree(ctx, w->temporary);          /* is not ours to remove */
-    w->temporary = NULL;
-    return tti_writer_fail(w, "create");
+    if (w->file) {
+        w->temporary = temporary;
+        return TT_OK;
+    }
+    tti_cannot(w->ctx, "create", w->path);
+    tt_free(w->ctx, temporary, folder + sizeof name, 1);
+    return TT_ERR_IO;
 }
+
+/* Leaves nothing behind when it fails. */
+static tt_status tti_writer_open(tti_writer *w, tt_context *ctx, const char *path) {
+    const char *slash = strrchr(path, '/');
+    unsigned permissions = 0666;
+    tti_file_kind kind = tti_path_stat(path, 0, &permissions);
+    tt_status status;
+    memset(w, 0, sizeof *w);
+    w->ctx = ctx;
+    if (!*path) { return tt_fail(ctx, TT_ERR_IO, "cannot write: the path is empty"); }
+    if (kind > TTI_KIND_FILE) {
+        return tt_fail(ctx, TT_ERR_IO, "cannot write %s: it is %s, expected a regular file or nothing", path,
+                       tti_kind_names[kind]);
+    }
+    w->path = tti_strdup(ctx, path);
+    if (!w->path) { return TT_ERR_MEM; }
+    status = tti_writer_create(w, slash ? (size_t)(slash + 1 - path) : 0, permissions);
+    if (status != TT_OK) { tti_writer_abort(w); }
+    return status;
+}
+
 static tt_status tti_writer_write(tti_writer *w, const void *bytes, size_t size) {
     if (size && fwrite(bytes, 1, size, w->file) != size) { return tti_writer_fail(w, "write"); }
     return TT_OK;
 }
-/* The new name is on disk only when its folder is. */
-static void tti_sync_parent(char *path) {
-#ifdef TTI_POSIX
-    char *slash = strrchr(path, '/');
-    int fd;
-    if (slash) { *slash = 0; }
-    fd = open(!slash ? "." : slash == path ? "/" : path, O_RDONLY | O_CLOEXEC);
-    if (slash) { *slash = '/'; }
-    if (fd >= 0) { (void)fsync(fd); close(fd); }
-#else
-    (void)path;
-#endif
-}
+
+/* In this order: the bytes are on disk, then the name, then the folder that holds the name. */
 static tt_status tti_writer_close(tti_writer *w) {
-    int bad = fflush(w->file) != 0;
-#ifdef TTI_POSIX
-    bad = bad || fsync(fileno(w->file)) != 0;
-#endif
-    if (bad) { return tti_writer_fail(w, "write"); }
-    bad = fclose(w->file) != 0;
+    FILE *file = w->file;
+    if (fflush(file) != 0 || tti_sync(file) != 0) { return tti_writer_fail(w, "write"); }
     w->file = NULL;
-    if (bad) { return tti_writer_fail(w, "write"); }
+    if (fclose(file) != 0) { return tti_writer_fail(w, "write"); }
 #ifdef _WIN32
-    remove(w->path);
+    remove(w->path);                       /* rename does not replace there */
 #endif
     if (rename(w->temporary, w->path) != 0) { return tti_writer_fail(w, "rename to"); }
-    tti_sync_parent(w->path);
-    tti_strfree(w->ctx, w->path);
     tti_strfree(w->ctx, w->temporary);
+    w->temporary = NULL;
+    tti_sync_parent(w->path);
+    tti_writer_abort(w);
     return TT_OK;
 }
+
 TT_API tt_status tt_file_write(tt_context *ctx, const char *path, const void *bytes, size_t size) {
     tti_writer w;
-    tt_status status = tti_writer_open(&w, ctx, path);
-    if (status == TT_OK) { status = tti_writer_write(&w, bytes, size); }
-    if (status == TT_OK) { status = tti_writer_close(&w); }
+    tt_status status;
+    TTI_TRY(tti_writer_open(&w, ctx, path));
+    TTI_TRY(tti_writer_write(&w, bytes, size));
+    TTI_TRY(tti_writer_close(&w));
+done:
     return tti_tried(ctx, "tt_file_write", status);
 }
+
+/* Creating the temporary file is the proof; it goes again. */
 TT_API tt_status tt_file_writable(tt_context *ctx, const char *path) {
     tti_writer w;
     tt_status status = tti_writer_open(&w, ctx, path);
     if (status == TT_OK) { tti_writer_abort(&w); }
     return status;
 }
-#if defined(_WIN32)
-static int tti_mkdir(const char *path) { return _mkdir(path); }
-#elif defined(TTI_POSIX)
-static int tti_mkdir(const char *path) { return mkdir(path, 0777); }
-#else
-static int tti_mkdir(const char *path) { (void)path; errno = ENOENT; return -1; }
-#endif
-static int tti_is_folder(const char *path) {
-#if defined(TTI_POSIX)
-    struct stat info;
-    return stat(path, &info) == 0 && S_ISDIR(info.st_mode);
-#elif defined(_WIN32)
-    struct _stat info;
-    return _stat(path, &info) == 0 && (info.st_mode & _S_IFMT) == _S_IFDIR;
-#else
-    (void)path;
-    return 1;
-#endif
+
+static tt_status tti_make_dir(tt_context *ctx, const char *path) {
+    if (tti_mkdir(path) == 0) { return TT_OK; }
+    if (errno != EEXIST) { return tti_cannot(ctx, "create directory", path); }
+    if (tti_path_kind(path) == TTI_KIND_FOLDER) { return TT_OK; }
+    return tt_fail(ctx, TT_ERR_IO, "cannot create directory %s: something else has this name", path);
 }
+
 TT_API tt_status tt_make_dirs(tt_context *ctx, const char *path) {
-    char *copy = tti_strdup(ctx, path), *c;
+    char *copy = tti_strdup(ctx, path);
+    size_t n = strlen(path), i;
     tt_status status = TT_OK;
     if (!copy) { return TT_ERR_MEM; }
-    if (!*path) { status = tt_fail(ctx, TT_ERR_IO, "cannot create a directory: the path is empty"); }
-    for (c = copy + 1; status == TT_OK; c++) {
-        char was = *c;
-        if (was != '/' && was != 0) { continue; }
-        *c = 0;
-        if (tti_mkdir(copy) != 0) {
-            if (errno != EEXIST) { status = tt_fail(ctx, TT_ERR_IO, "cannot create directory %s: %s", copy, strerror(errno)); }
-            else if (!tti_is_folder(copy)) { status = tt_fail(ctx, TT_ERR_IO, "cannot create directory %s: something else has this name", copy); }
-        }
-        *c = was;
-        if (was == 0) { break; }
+    if (n == 0) { status = tt_fail(ctx, TT_ERR_IO, "cannot create a directory: the path is empty"); }
+    for (i = 1; i <= n; i++) {             /* at each end of a name; a slash in front is the root */
+        if (path[i] != '/' && path[i] != 0) { continue; }
+        copy[i] = 0;
+        status = tti_make_dir(ctx, copy);
+        copy[i] = path[i];
+        if (status != TT_OK) { break; }
     }
-    tti_strfree(ctx, copy);
+    tt_free(ctx, copy, n + 1, 1);
     return tti_tried(ctx, "tt_make_dirs", status);
 }
 
-/* ---- JSON ---- 
- * Two passes over the text with the same parser: the first counts nodes and string bytes, the second
- * fills one block laid out as [header][nodes][strings]. */
+/* ---- [tt:base.json] JSON ----
+ * One parser goes over the text twice: first it counts values and bytes of strings, then it fills one block
+ * of memory, [header][values][strings]. A value in an array or object is read by recursion, at most 128 deep.
+ * Source: RFC 8259. */
+
 #define TTI_JSON_MAX_VALUES ((size_t)1 << 23)
-typedef struct tti_json_block { size_t bytes, padding; tt_json root; } tti_json_block;
+
+typedef struct tti_json_block {
+    size_t bytes, padding;                 /* the size of it all; padding keeps root aligned  */
+    tt_json root;
+} tti_json_block;
+
 typedef struct tti_json_parser {
     tt_context *ctx;
     const char *text, *at, *end;
-    tt_json *nodes;        /* NULL in the counting pass */
+    tt_json *nodes;                        /* NULL in the counting pass */
     char *strings;
     size_t n_nodes, n_bytes;
-    int failed;
 } tti_json_parser;
 
-static void tti_json_fail(tti_json_parser *p, const char *what) {
+/* Returns 0, as the functions of the parser do after an error. */
+static int tti_json_fail(const tti_json_parser *p, const char *what) {
     int line = 1, column = 1;
     const char *c;
-    if (p->failed) { return; }
-    p->failed = 1;
     for (c = p->text; c < p->at && c < p->end; c++) {
-        if (*c == '\n') { line++; column = 1; } else { column++; }
+        column = *c == '\n' ? 1 : column + 1;
+        line += *c == '\n';
     }
     tt_fail(p->ctx, TT_ERR_FILE, "JSON line %d column %d: %s", line, column, what);
+    return 0;
 }
+
 static void tti_json_space(tti_json_parser *p) {
-    while (p->at < p->end && (*p->at == ' ' || *p->at == '\t' || *p->at == '\n' || *p->at == '\r')) { p->at++; }
+    while (p->at < p->end && tti_is_space(*p->at)) { p->at++; }
 }
-static void tti_json_put(tti_json_parser *p, uint32_t c) {
-    if (p->strings) { p->strings[p->n_bytes] = (char)(unsigned char)c; }
-    p->n_bytes++;
-}
-static void tti_json_put_utf8(tti_json_parser *p, uint32_t c) {
-    if (c < 0x80) { tti_json_put(p, c); return; }
-    if (c < 0x800) { tti_json_put(p, 0xC0 | (c >> 6)); }
-    else {
-        if (c < 0x10000) { tti_json_put(p, 0xE0 | (c >> 12)); }
-        else { tti_json_put(p, 0xF0 | (c >> 18)); tti_json_put(p, 0x80 | ((c >> 12) & 63)); }
-        tti_json_put(p, 0x80 | ((c >> 6) & 63));
-    }
-    tti_json_put(p, 0x80 | (c & 63));
-}
-static int tti_json_hex4(tti_json_parser *p, uint32_t *out) {
-    int i;
-    *out = 0;
-    if (p->end - p->at < 4) { return 0; }
-    for (i = 0; i < 4; i++) {
-        char c = *p->at++;
-        int digit = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
-        if (digit < 0) { return 0; }
-        *out = *out * 16 + (uint32_t)digit;
-    }
-    return 1;
-}
-static void tti_json_escape(tti_json_parser *p) {
-    static const char from[] = "\"\\/bfnrt", to[] = "\"\\/\b\f\n\r\t";
-    const char *found;
-    uint32_t c, low;
-    if (p->at >= p->end) { tti_json_fail(p, "text ends within a string"); return; }
-    if (*p->at != 'u') {
-        found = *p->at ? strchr(from, *p->at) : NULL;
-        if (!found) { tti_json_fail(p, "unknown escape in a string"); return; }
-        tti_json_put(p, (unsigned char)to[found - from]);
-        p->at++;
-        return;
-    }
-    p->at++;
-    if (!tti_json_hex4(p, &c)) { tti_json_fail(p, "\\u wants four hexadecimal digits"); return; }
-    if (c >= 0xD800 && c < 0xDC00 && p->end - p->at >= 6 && p->at[0] == '\\' && p->at[1] == 'u') {
-        const char *before = p->at;
-        p->at += 2;
-        if (tti_json_hex4(p, &low) && low >= 0xDC00 && low < 0xE000) { c = 0x10000 + ((c - 0xD800) << 10) + (low - 0xDC00); }
-        else { p->at = before; }
-    }
-    tti_json_put_utf8(p, c >= 0xD800 && c < 0xE000 ? 0xFFFD : c);
-}
-static const char *tti_json_string(tti_json_parser *p, size_t *length) {
-    size_t begin = p->n_bytes;
-    p->at++;
-    while (!p->failed) {
-        if (p->at >= p->end) { tti_json_fail(p, "text ends within a string"); break; }
-        if (*p->at == '"') { p->at++; break; }
-        if ((unsigned char)*p->at < 0x20) { tti_json_fail(p, "control character in a string"); break; }
-        if (*p->at == '\\') { p->at++; tti_json_escape(p); }
-        else { tti_json_put(p, (unsigned char)*p->at++); }
-    }
-    *length = p->n_bytes - begin;
-    tti_json_put(p, 0);
-    return p->strings ? p->strings + begin : NULL;
-}
-/* The characters stay beside the number: more digits than a double has are not lost. */
-static void tti_json_scan_number(tti_json_parser *p, tt_json *node) {
-    const char *c = p->at;
-    size_t begin = p->n_bytes;
-#define TTI_DIGITS() while (c < p->end && *c >= '0' && *c <= '9') { c++; }
-    if (c < p->end && *c == '-') { c++; }
-    if (c < p->end && *c == '0') { c++; }
-    else if (c < p->end && *c >= '1' && *c <= '9') { TTI_DIGITS() }
-    else { tti_json_fail(p, "expected a value"); return; }
-    if (c < p->end && *c == '.') {
-        c++;
-        if (c >= p->end || *c < '0' || *c > '9') { tti_json_fail(p, "digits missing after the decimal point"); return; }
-        TTI_DIGITS()
-    }
-    if (c < p->end && (*c == 'e' || *c == 'E')) {
-        c++;
-        if (c < p->end && (*c == '+' || *c == '-')) { c++; }
-        if (c >= p->end || *c < '0' || *c > '9') { tti_json_fail(p, "digits missing in the exponent"); return; }
-        TTI_DIGITS()
-    }
-#undef TTI_DIGITS
-    node->length = (size_t)(c - p->at);
-    if (p->strings) {
-        tt_number_read(p->at, node->length, &node->number);
-        memcpy(p->strings + begin, p->at, node->length);
-        node->string = p->strings + begin;
-    }
-    p->n_bytes += node->length;
-    tti_json_put(p, 0);
-    p->at = c;
-}
-static int tti_json_word(tti_json_parser *p, const char *word) {
+
+/* If `word` comes next, passes it and returns 1. */
+static int tti_json_skip(tti_json_parser *p, const char *word) {
     size_t n = strlen(word);
     if ((size_t)(p->end - p->at) < n || memcmp(p->at, word, n) != 0) { return 0; }
     p->at += n;
     return 1;
 }
-static tt_json *tti_json_value(tti_json_parser *p, int depth);
 
-static void tti_json_members(tti_json_parser *p, tt_json *node, int is_object, int depth) {
-    tt_json *last = NULL;
-    char close = is_object ? '}' : ']';
-    p->at++;
+static void tti_json_put(tti_json_parser *p, uint32_t byte) {
+    if (p->strings) { p->strings[p->n_bytes] = (char)(unsigned char)byte; }
+    p->n_bytes++;
+}
+
+/* UTF-8: the lead byte says how many bytes follow, each of which holds six bits. */
+static void tti_json_put_utf8(tti_json_parser *p, uint32_t c) {
+    static const unsigned char lead[] = {0, 0xC0, 0xE0, 0xF0};
+    int follow = c < 0x80 ? 0 : c < 0x800 ? 1 : c < 0x10000 ? 2 : 3;
+    tti_json_put(p, lead[follow] | (c >> 6 * follow));
+    while (follow-- > 0) { tti_json_put(p, 0x80 | ((c >> 6 * follow) & 63)); }
+}
+
+static int tti_json_hex4(tti_json_parser *p, uint32_t *out) {
+    static const char digits[] = "0123456789abcdef0123456789ABCDEF";
+    int i;
+    *out = 0;
+    if (p->end - p->at < 4) { return 0; }
+    for (i = 0; i < 4; i++) {
+        const char *found = (const char *)memchr(digits, *p->at++, sizeof digits - 1);
+        if (!found) { return 0; }
+        *out = *out * 16 + (uint32_t)((found - digits) % 16);
+    }
+    return 1;
+}
+
+/* Behind a backslash. Two surrogates in a row are one character; a lone one becomes U+FFFD. */
+static int tti_json_escape(tti_json_parser *p) {
+    static const char from[] = "\"\\/bfnrt", to[] = "\"\\/\b\f\n\r\t";
+    const char *found, *second;
+    uint32_t c, low;
+    if (p->at >= p->end) { return tti_json_fail(p, "text ends within a string"); }
+    found = (const char *)memchr(from, *p->at, sizeof from - 1);
+    if (found) {
+        tti_json_put(p, (unsigned char)to[found - from]);
+        p->at++;
+        return 1;
+    }
+    if (!tti_json_skip(p, "u")) { return tti_json_fail(p, "unknown escape in a string"); }
+    if (!tti_json_hex4(p, &c)) { return tti_json_fail(p, "\\u wants four hexadecimal digits"); }
+    second = p->at;
+    if (c >= 0xD800 && c < 0xDC00 && tti_json_skip(p, "\\u")) {
+        int pair = tti_json_hex4(p, &low) && low >= 0xDC00 && low < 0xE000;
+        if (pair) { c = 0x10000 + ((c - 0xD800) << 10) + (low - 0xDC00); }
+        else { p->at = second; }
+    }
+    tti_json_put_utf8(p, c >= 0xD800 && c < 0xE000 ? 0xFFFD : c);
+    return 1;
+}
+
+/* Behind the opening quote. */
+static int tti_json_string(tti_json_parser *p, const char **string, size_t *length) {
+    size_t begin = p->n_bytes;
+    for (;;) {
+        unsigned char c;
+        if (p->at >= p->end) { return tti_json_fail(p, "text ends within a string"); }
+        c = (unsigned char)*p->at;
+        if (c < 0x20) { return tti_json_fail(p, "control character in a string"); }
+        p->at++;
+        if (c == '"') { break; }
+        if (c != '\\') { tti_json_put(p, c); }
+        else if (!tti_json_escape(p)) { return 0; }
+    }
+    *length = p->n_bytes - begin;
+    *string = p->strings ? p->strings + begin : NULL;
+    tti_json_put(p, 0);
+    return 1;
+}
+
+/* Passes decimal digits; returns whether there were any. */
+static int tti_json_digits(tti_json_parser *p) {
+    const char *begin = p->at;
+    while (p->at < p->end && tti_is_decimal(*p->at)) { p->at++; }
+    return p->at > begin;
+}
+
+/* The characters stay beside the number: more digits than a double has are not lost. */
+static int tti_json_number(tti_json_parser *p, tt_json *node) {
+    const char *begin = p->at, *wrong = NULL;
+    size_t i;
+    tti_json_skip(p, "-");
+    if (!tti_json_skip(p, "0") && !tti_json_digits(p)) { wrong = "expected a value"; }
+    else if (tti_json_skip(p, ".") && !tti_json_digits(p)) {
+        wrong = "digits missing after the decimal point";
+    } else if (tti_json_skip(p, "e") || tti_json_skip(p, "E")) {
+        if (!tti_json_skip(p, "+")) { tti_json_skip(p, "-"); }
+        if (!tti_json_digits(p)) { wrong = "digits missing in the exponent"; }
+    }
+    node->length = (size_t)(p->at - begin);
+    node->string = p->strings ? p->strings + p->n_bytes : NULL;
+    if (wrong) {
+        p->at = begin;
+        return tti_json_fail(p, wrong);
+    }
+    if (p->strings) { tt_number_read(begin, node->length, &node->number); }
+    for (i = 0; i < node->length; i++) { tti_json_put(p, (unsigned char)begin[i]); }
+    tti_json_put(p, 0);
+    return 1;
+}
+
+static int tti_json_value(tti_json_parser *p, int depth);
+
+/* Behind the opening bracket. The next value is node n_nodes; those within it follow, so siblings are
+ * linked. */
+static int tti_json_members(tti_json_parser *p, tt_json *node, int depth) {
+    int is_object = node->type == TT_JSON_OBJECT;
+    const char *close = is_object ? "}" : "]", *key = NULL;
+    const char *wrong = is_object ? "expected ',' or '}'" : "expected ',' or ']'";
+    const tt_json **link = &node->child;
+    size_t key_length = 0, index;
     tti_json_space(p);
-    if (p->at < p->end && *p->at == close) { p->at++; return; }
-    while (!p->failed) {
-        const char *key = NULL;
-        size_t key_length = 0;
-        tt_json *value;
+    if (tti_json_skip(p, close)) { return 1; }
+    for (;;) {
         tti_json_space(p);
         if (is_object) {
-            if (p->at >= p->end || *p->at != '"') { tti_json_fail(p, "expected a \"name\""); return; }
-            key = tti_json_string(p, &key_length);
+            if (!tti_json_skip(p, "\"")) { return tti_json_fail(p, "expected a \"name\""); }
+            if (!tti_json_string(p, &key, &key_length)) { return 0; }
             tti_json_space(p);
-            if (p->at >= p->end || *p->at != ':') { tti_json_fail(p, "expected ':'"); return; }
-            p->at++;
+            if (!tti_json_skip(p, ":")) { return tti_json_fail(p, "expected ':'"); }
         }
-        value = tti_json_value(p, depth + 1);
-        if (value) {
-            value->key = key;
-            value->key_length = key_length;
-            if (last) { last->next = value; } else { node->child = value; }
-            last = value;
-            node->length++;
+        index = p->n_nodes;
+        if (!tti_json_value(p, depth + 1)) { return 0; }
+        if (p->nodes) {
+            p->nodes[index].key = key;
+            p->nodes[index].key_length = key_length;
+            *link = &p->nodes[index];
+            link = &p->nodes[index].next;
         }
+        node->length++;
         tti_json_space(p);
-        if (p->at < p->end && *p->at == ',') { p->at++; continue; }
-        if (p->at < p->end && *p->at == close) { p->at++; return; }
-        tti_json_fail(p, is_object ? "expected ',' or '}'" : "expected ',' or ']'");
+        if (tti_json_skip(p, close)) { return 1; }
+        if (!tti_json_skip(p, ",")) { return tti_json_fail(p, wrong); }
     }
 }
-static tt_json *tti_json_value(tti_json_parser *p, int depth) {
-    size_t index = p->n_nodes++;
-    tt_json counting, *node = p->nodes ? p->nodes + index : &counting;
+
+/* The value becomes node n_nodes; in the counting pass it goes to one that is thrown away. */
+static int tti_json_value(tti_json_parser *p, int depth) {
+    tt_json counted, *node = p->nodes ? p->nodes + p->n_nodes : &counted;
     memset(node, 0, sizeof *node);
-    if (depth > 128) { tti_json_fail(p, "nested deeper than 128"); return NULL; }
-    if (index >= TTI_JSON_MAX_VALUES) { tti_json_fail(p, "more than 8388608 values"); return NULL; }
     tti_json_space(p);
-    if (p->at >= p->end) { tti_json_fail(p, "text ends where a value is expected"); return NULL; }
-    if (*p->at == '{') { node->type = TT_JSON_OBJECT; tti_json_members(p, node, 1, depth); }
-    else if (*p->at == '[') { node->type = TT_JSON_ARRAY; tti_json_members(p, node, 0, depth); }
-    else if (*p->at == '"') { node->type = TT_JSON_STRING; node->string = tti_json_string(p, &node->length); }
-    else if (tti_json_word(p, "true")) { node->type = TT_JSON_BOOL; node->number = 1; }
-    else if (tti_json_word(p, "false")) { node->type = TT_JSON_BOOL; }
-    else if (tti_json_word(p, "null")) { node->type = TT_JSON_NULL; }
-    else { node->type = TT_JSON_NUMBER; tti_json_scan_number(p, node); }
-    return p->nodes ? p->nodes + index : NULL;
+    if (depth > 128) { return tti_json_fail(p, "nested deeper than 128"); }
+    if (p->n_nodes++ >= TTI_JSON_MAX_VALUES) { return tti_json_fail(p, "more than 8388608 values"); }
+    if (p->at >= p->end) { return tti_json_fail(p, "text ends where a value is expected"); }
+    if (tti_json_skip(p, "null")) { return 1; }
+    if (tti_json_skip(p, "\"")) {
+        node->type = TT_JSON_STRING;
+        return tti_json_string(p, &node->string, &node->length);
+    }
+    if (tti_json_skip(p, "{")) {
+        node->type = TT_JSON_OBJECT;
+        return tti_json_members(p, node, depth);
+    }
+    if (tti_json_skip(p, "[")) {
+        node->type = TT_JSON_ARRAY;
+        return tti_json_members(p, node, depth);
+    }
+    if (*p->at == 't' || *p->at == 'f') {
+        node->type = TT_JSON_BOOL;
+        node->number = *p->at == 't';
+        return tti_json_skip(p, "true") || tti_json_skip(p, "false") || tti_json_fail(p, "expected a value");
+    }
+    node->type = TT_JSON_NUMBER;
+    return tti_json_number(p, node);
 }
-static void tti_json_document(tti_json_parser *p) {
-    tti_json_value(p, 0);
+
+static int tti_json_document(tti_json_parser *p) {
+    if (!tti_json_value(p, 0)) { return 0; }
     tti_json_space(p);
-    if (!p->failed && p->at != p->end) { tti_json_fail(p, "text goes on after the value"); }
+    return p->at == p->end || tti_json_fail(p, "text goes on after the value");
 }
+
 static tt_json *tti_json_read(tt_context *ctx, const char *text, size_t size) {
     tti_json_parser count, fill;
     tti_json_block *block;
@@ -3088,10 +3285,8 @@ static tt_json *tti_json_read(tt_context *ctx, const char *text, size_t size) {
     count.text = count.at = text;
     count.end = text + size;
     fill = count;
-    tti_json_document(&count);
-    if (count.failed) { return NULL; }
-    if (!tti_mul_size(count.n_nodes, sizeof(tt_json), &bytes)) { tt_fail(ctx, TT_ERR_MEM, "out of memory: JSON text too large"); return NULL; }
-    bytes += sizeof *block + count.n_bytes;
+    if (!tti_json_document(&count)) { return NULL; }
+    bytes = sizeof *block + count.n_nodes * sizeof(tt_json) + count.n_bytes;
     block = (tti_json_block *)tt_alloc(ctx, bytes, 1);
     if (!block) { return NULL; }
     block->bytes = bytes;
@@ -3100,15 +3295,18 @@ static tt_json *tti_json_read(tt_context *ctx, const char *text, size_t size) {
     tti_json_document(&fill);
     return &block->root;
 }
+
 TT_API tt_json *tt_json_parse(tt_context *ctx, const char *text, size_t size) {
     return (tt_json *)tti_made(ctx, "tt_json_parse", tti_json_read(ctx, text, size));
 }
+
 TT_API void tt_json_free(tt_context *ctx, tt_json *root) {
     tti_json_block *block;
     if (!root) { return; }
     block = (tti_json_block *)(void *)((char *)root - offsetof(tti_json_block, root));
     tt_free(ctx, block, block->bytes, 1);
 }
+
 TT_API const tt_json *tt_json_get(const tt_json *object, const char *key) {
     const tt_json *member, *found = NULL;
     size_t n = strlen(key);
@@ -3118,121 +3316,203 @@ TT_API const tt_json *tt_json_get(const tt_json *object, const char *key) {
     }
     return found;
 }
+
 TT_API const char *tt_json_text(const tt_json *object, const char *key, const char *fallback) {
     const tt_json *member = tt_json_get(object, key);
     return member && member->type == TT_JSON_STRING ? member->string : fallback;
 }
+
 TT_API double tt_json_number(const tt_json *object, const char *key, double fallback) {
     const tt_json *member = tt_json_get(object, key);
-    return member && (member->type == TT_JSON_NUMBER || member->type == TT_JSON_BOOL) ? member->number : fallback;
+    if (!member || (member->type != TT_JSON_NUMBER && member->type != TT_JSON_BOOL)) { return fallback; }
+    return member->number;
 }
+
 /* 1 if node is a whole number in 0..most (and 2^53): the one way from a number of a file to an integer. */
 static int tti_json_whole(const tt_json *node, uint64_t most, uint64_t *out) {
-    if (!node || node->type != TT_JSON_NUMBER || !(node->number >= 0 && node->number <= 9007199254740992.0) || floor(node->number) != node->number) { return 0; }
+    if (!node || node->type != TT_JSON_NUMBER) { return 0; }
+    if (!(node->number >= 0 && node->number <= 9007199254740992.0)) { return 0; }
+    if (floor(node->number) != node->number) { return 0; }
     *out = (uint64_t)node->number;
     return *out <= most;
 }
+
 TT_API int tt_json_int(const tt_json *object, const char *key, int fallback) {
     uint64_t value;
     return tti_json_whole(tt_json_get(object, key), INT_MAX, &value) ? (int)value : fallback;
 }
 
-/* ---- JSON lines ---- */
-/* Length of the UTF-8 character at `at` (at < end). What is no valid character is one byte with code point
- * UINT32_MAX, which is no letter, no number and no space. */
-static size_t tti_utf8(const char *at, const char *end, uint32_t *c) {
-    static const uint32_t least[5] = {0, 0, 0x80, 0x800, 0x10000};
-    const unsigned char *b = (const unsigned char *)at;
-    size_t size = b[0] < 0x80 ? 1 : b[0] >= 0xC2 && b[0] < 0xE0 ? 2 : (b[0] & 0xF0) == 0xE0 ? 3 : (b[0] & 0xF8) == 0xF0 ? 4 : 0;
-    size_t i;
-    *c = size == 1 ? b[0] : b[0] & (0x7Fu >> size);
-    if (size > (size_t)(end - at)) { size = 0; }
-    for (i = 1; i < size; i++) {
-        if ((b[i] & 0xC0) != 0x80) { size = 0; break; }
-        *c = (*c << 6) | (b[i] & 0x3Fu);
-    }
-    if (size == 0 || *c < least[size] || *c > 0x10FFFF || (*c >= 0xD800 && *c < 0xE000)) {
-        *c = UINT32_MAX;
-        return 1;
-    }
-    return size;
-}
-/* The first byte that belongs to no valid character; end if there is none. */
-static const char *tti_utf8_invalid(const char *at, const char *end) {
-    while (at < end) {
-        uint32_t c;
-        size_t size = tti_utf8(at, end, &c);
-        if (c == UINT32_MAX) { break; }
-        at += size;
-    }
-    return at;
-}
+/* ---- [tt:base.lines] JSON lines ---- */
+
 TT_API tt_status tt_json_lines_open(tt_json_lines *lines, const char *path) {
     lines->text.ctx = lines->ctx;
     lines->name = path;
     return tt_file_read(lines->ctx, path, &lines->text);
 }
-TT_API void tt_json_lines_close(tt_json_lines *lines) { if (lines->text.ctx) { tt_text_free(&lines->text); } }
-/* The first text with a NUL; its depth is that of the parser. */
+
+TT_API void tt_json_lines_close(tt_json_lines *lines) {
+    if (lines->text.ctx) { tt_text_free(&lines->text); }
+}
+
+/* The first string with a NUL in it; its depth is that of the parser. */
 static const tt_json *tti_json_find_nul(const tt_json *node) {
     const tt_json *found = NULL;
-    if (node->type == TT_JSON_STRING) { return node->length && memchr(node->string, 0, node->length) ? node : NULL; }
+    if (node->type == TT_JSON_STRING) { return memchr(node->string, 0, node->length) ? node : NULL; }
     for (node = node->child; node && !found; node = node->next) { found = tti_json_find_nul(node); }
     return found;
 }
+
+/* The value of one line, whose error is told with the line's number. */
+static tt_status tti_json_line(tt_json_lines *lines, const char *line, size_t size, tt_json **value) {
+    tt_context *ctx = lines->ctx;
+    const char *stray = tti_utf8_invalid(line, line + size);
+    const tt_json *bad;
+    char why[TTI_ERROR_SIZE];
+    if (stray < line + size) {
+        return tt_fail(ctx, TT_ERR_FILE, "%s line %d column %zu: the byte 0x%02X is no UTF-8", lines->name,
+                       lines->line, (size_t)(stray - line) + 1, (unsigned)(unsigned char)*stray);
+    }
+    *value = tt_json_parse(ctx, line, size);
+    if (!*value) {
+        snprintf(why, sizeof why, "%s", tt_error(ctx));
+        return tt_fail(ctx, tt_error_status(ctx), "%s line %d: %s", lines->name, lines->line, why);
+    }
+    bad = tti_json_find_nul(*value);
+    if (!bad) { return TT_OK; }
+    tt_fail(ctx, TT_ERR_FILE, "%s line %d: \"%s\" has the character U+0000, expected text without it",
+            lines->name, lines->line, bad->key ? bad->key : "a list");
+    tt_json_free(ctx, *value);
+    *value = NULL;
+    return TT_ERR_FILE;
+}
+
 TT_API tt_status tt_json_lines_next(tt_json_lines *lines, tt_json **value) {
     const tt_text *text = &lines->text;
-    const tt_json *bad;
-    const char *stray;
-    char why[TTI_ERROR_SIZE];
     *value = NULL;
     if (lines->at == 0 && text->size >= 3 && memcmp(text->data, "\xef\xbb\xbf", 3) == 0) { lines->at = 3; }
     while (lines->at < text->size) {
-        const char *begin = text->data + lines->at, *end = (const char *)memchr(begin, '\n', text->size - lines->at);
-        size_t size = end ? (size_t)(end - begin) : text->size - lines->at;
+        size_t rest = text->size - lines->at;
+        const char *line = text->data + lines->at, *end = (const char *)memchr(line, '\n', rest);
+        size_t size = end ? (size_t)(end - line) : rest;
         lines->at += size + (end != NULL);
         lines->line++;
-        if (strspn(begin, " \t\r") >= size) { continue; }
-        stray = tti_utf8_invalid(begin, begin + size);
-        if (stray < begin + size) {
-            return tt_fail(lines->ctx, TT_ERR_FILE, "%s line %d column %lu: the byte 0x%02X is no UTF-8", lines->name,
-                           lines->line, (unsigned long)(stray - begin) + 1, (unsigned)(unsigned char)*stray);
-        }
-        *value = tt_json_parse(lines->ctx, begin, size);
-        if (!*value) {
-            snprintf(why, sizeof why, "%s", tt_error(lines->ctx));
-            return tt_fail(lines->ctx, tt_error_status(lines->ctx), "%s line %d: %s", lines->name, lines->line, why);
-        }
-        bad = tti_json_find_nul(*value);
-        if (!bad) { return TT_OK; }
-        tt_fail(lines->ctx, TT_ERR_FILE, "%s line %d: \"%s\" has the character U+0000, expected text without it", lines->name, lines->line, bad->key ? bad->key : "a list");
-        tt_json_free(lines->ctx, *value);
-        *value = NULL;
-        return TT_ERR_FILE;
+        if (strspn(line, " \t\r") < size) { return tti_json_line(lines, line, size, value); }
     }
     return TT_OK;
 }
+
 /* What a value is, in words. */
 static const char *tti_json_kind(const tt_json *node) {
     static const char *const kinds[] = {"null", "true or false", "a number", "a text", "a list", "an object"};
     return kinds[node->type];
 }
-TT_API tt_status tt_json_lines_text(const tt_json_lines *lines, const tt_json *value, const char *key, int numbers,
-                                    const char **text) {
+
+TT_API tt_status tt_json_lines_text(const tt_json_lines *lines, const tt_json *value, const char *key,
+                                    int numbers, const char **text) {
     const tt_json *node = tt_json_get(value, key);
     *text = NULL;
     if (value->type != TT_JSON_OBJECT) {
-        return tt_fail(lines->ctx, TT_ERR_FILE, "%s line %d: it is %s, expected an object", lines->name, lines->line,
-                       tti_json_kind(value));
+        return tt_fail(lines->ctx, TT_ERR_FILE, "%s line %d: it is %s, expected an object", lines->name,
+                       lines->line, tti_json_kind(value));
     }
     if (!node) { return TT_OK; }
     if (node->type != TT_JSON_STRING && (node->type != TT_JSON_NUMBER || !numbers)) {
-        return tt_fail(lines->ctx, TT_ERR_FILE, "%s line %d: \"%s\" is %s, expected a text%s", lines->name, lines->line,
-                       key, tti_json_kind(node), numbers ? " or a number" : "");
+        return tt_fail(lines->ctx, TT_ERR_FILE, "%s line %d: \"%s\" is %s, expected a text%s", lines->name,
+                       lines->line, key, tti_json_kind(node), numbers ? " or a number" : "");
     }
     *text = node->string;
     return TT_OK;
 }
+
+/* ---- [tt:base.context] the context ---- */
+
+/* The backend that is meant; NULL is the CPU. */
+static tt_status tti_default_backend(tt_context *ctx, const tt_backend **backend) {
+    const char *wish = NULL;
+#ifdef TT_CUDA
+    wish = getenv("TT_BACKEND");
+    if (wish && strcmp(wish, "cuda") == 0) {
+        *backend = tt_cuda_backend(0);
+        return TT_OK;
+    }
+#endif
+    *backend = NULL;
+    if (!wish || !*wish || strcmp(wish, "cpu") == 0) { return TT_OK; }
+    return tt_fail(ctx, TT_ERR_ARG, "tt_create: TT_BACKEND is \"%s\", expected cpu or cuda", wish);
+}
+
+/* Opens the CPU backend, whose kernels serve the host's side of every other one too, and the one of desc. */
+static tt_status tti_backends_open(tt_context *ctx, const tt_backend *backend) {
+    tt_status status;
+    TTI_TRY(ctx->backend->open(ctx, ctx->backend, &ctx->cpu_state));
+    ctx->backend_state = ctx->cpu_state;
+    if (!backend) { TTI_TRY(tti_default_backend(ctx, &backend)); }
+    if (!backend || backend == ctx->backend) { return TT_OK; }
+    ctx->backend = backend;
+    ctx->backend_state = NULL;
+    TTI_TRY(backend->open(ctx, backend, &ctx->backend_state));
+done:
+    return status;
+}
+
+/* What desc says, with the environment's wishes where it says nothing. */
+static tt_status tti_context_fill(tt_context *ctx, const tt_desc *desc) {
+    const char *kernel = desc->kernel ? desc->kernel : getenv("TT_KERNEL");
+    const char *matmul = desc->matmul ? desc->matmul : getenv("TT_MATMUL");
+    ctx->log = desc->log;
+    ctx->log_user = desc->log_user;
+    ctx->device.on_backend = 1;
+    ctx->kernel_name = "none";
+    snprintf(ctx->kernel_wish, sizeof ctx->kernel_wish, "%s", kernel ? kernel : "");
+    snprintf(ctx->matmul_wish, sizeof ctx->matmul_wish, "%s", matmul ? matmul : "");
+    ctx->backend = tt_cpu_backend();
+    ctx->n_threads = 1;
+    if (desc->n_threads < 0 || desc->n_threads > TTI_MAX_THREADS) {
+        return tt_fail(ctx, TT_ERR_ARG, "tt_create: n_threads is %d, expected 0 .. %d", desc->n_threads,
+                       TTI_MAX_THREADS);
+    }
+    ctx->n_threads = tti_n_threads(desc->n_threads);
+    return tti_backends_open(ctx, desc->backend);
+}
+
+TT_API tt_context *tt_create(const tt_desc *desc) {
+    static const tt_desc zero = TT_INIT;
+    tt_allocator allocator;
+    tt_context *ctx;
+    if (!desc) { desc = &zero; }
+    allocator = desc->allocator;
+    if (!allocator.alloc || !allocator.free) {
+        allocator.alloc = tti_default_alloc;
+        allocator.free = tti_default_free;
+    }
+    ctx = (tt_context *)allocator.alloc(allocator.user, sizeof *ctx);
+    if (!ctx) { return NULL; }
+    memset(ctx, 0, sizeof *ctx);
+    ctx->allocator = allocator;
+    ctx->broken = tti_context_fill(ctx, desc);
+    ctx->graph_error = ctx->broken != TT_OK;
+    if (ctx->broken != TT_ERR_MEM) { return ctx; }      /* a context that says what is wrong with desc */
+    tt_destroy(ctx);
+    return NULL;
+}
+
+/* Arenas first: they are the backend's memory. */
+TT_API void tt_destroy(tt_context *ctx) {
+    if (!ctx) { return; }
+    tti_arena_destroy(ctx, &ctx->device);
+    tti_arena_destroy(ctx, &ctx->host);
+    if (ctx->backend_state && ctx->backend_state != ctx->cpu_state) {
+        ctx->backend->close(ctx, ctx->backend_state);
+    }
+    tti_team_destroy(ctx);
+    if (ctx->cpu_state) { tt_cpu_backend()->close(ctx, ctx->cpu_state); }
+    ctx->allocator.free(ctx->allocator.user, ctx, sizeof *ctx);
+}
+
+TT_API int tt_threads(const tt_context *ctx) { return ctx->n_threads; }
+TT_API const char *tt_kernel(const tt_context *ctx) { return ctx->kernel_name; }
+TT_API const tt_backend *tt_backend_get(const tt_context *ctx) { return ctx->backend; }
+TT_API void *tt_backend_state(const tt_context *ctx) { return ctx->backend_state; }
 
 /* ==== 2. kernels ===========================================================================
  * The CPU backend. Each entry of the backend table checks its arguments, describes the work in the small

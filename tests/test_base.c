@@ -1007,7 +1007,7 @@ static int count_lines(tt_context *ctx, const char *bytes, size_t size, int *las
         *last_line = lines.line;
         tt_json_free(ctx, value);
     }
-    snprintf(error, error_size, "%s", status == TT_OK ? "" : tt_error(ctx));
+    snprintf(error, error_size, "%.500s", status == TT_OK ? "" : tt_error(ctx));
     tt_json_lines_close(&lines);
     return n;
 }
