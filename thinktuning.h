@@ -744,7 +744,8 @@ typedef struct tt_model_config {
     int intermediate_size;            /* 0 = 4 * hidden_size (gpt2), 8/3 rounded up to 32 (others)         */
     int num_key_value_heads;          /* 0 = num_attention_heads                                           */
     int head_dim;                     /* 0 = hidden_size / num_attention_heads                             */
-    int max_position_embeddings;      /* 0 = 2048; costs memory only as far as positions are used, but in gpt2 */
+    int max_position_embeddings;      /* 0 = 2048; costs memory only as far as positions are used, but in
+                                         gpt2 */
     float norm_eps;                   /* rms_norm_eps, layer_norm_epsilon; 0 = 1e-5 (qwen: 1e-6)           */
     float rope_theta;                 /* 0 = 10000                                                         */
     tt_rope_scaling rope_scaling;
@@ -757,48 +758,58 @@ typedef struct tt_model_config {
     int bos_token_id, eos_token_id;   /* -1 = none; 0 is a token                                           */
     int n_more_eos, more_eos[TT_MAX_MORE_EOS];   /* further tokens that end a text (Llama 3 lists three)   */
     int has_pad_token, pad_token_id;  /* kept for other programs (of a list the first); nothing here pads  */
-    char model_type[32];              /* "llama", "qwen2", "qwen3", "mistral", "smollm3", "gpt2"; "" = llama or gpt2 */
-    int recompute;                    /* 1: per-layer recomputation in backward (memory for time); not in config.json */
+    char model_type[32];              /* "llama", "qwen2", "qwen3", "mistral", "smollm3", "gpt2"; "" =
+                                         llama or gpt2 */
+    int recompute;                    /* 1: per-layer recomputation in backward (memory for time); not in
+                                         config.json */
 } tt_model_config;
 
 typedef struct tt_model tt_model;
-/* Seeded init: embedding N(0,1) (gpt2 and tied: 0.02), head 0.02, matrices N(0, 1/fan_in), residual outputs further / sqrt(2 layers). */
+/* Seeded init: embedding N(0,1) (gpt2 and tied: 0.02), head 0.02, matrices N(0, 1/fan_in), residual outputs
+ * further / sqrt(2 layers). */
 TT_API tt_model *tt_model_create(tt_context *, const tt_model_config *, uint64_t seed);
-TT_API tt_model *tt_model_copy(const tt_model *);                         /* same weights and adapters, no gradients (frozen teacher) */
-TT_API tt_status tt_model_assign(tt_model *to, const tt_model *from);     /* copies the weights between equal configs and adapters  */
+/* Same weights and adapters, no gradients (frozen teacher) */
+TT_API tt_model *tt_model_copy(const tt_model *);
+/* Copies the weights between equal configs and adapters */
+TT_API tt_status tt_model_assign(tt_model *to, const tt_model *from);
 TT_API void      tt_model_destroy(tt_model *);
-TT_API const tt_model_config *tt_model_config_get(const tt_model *);      /* resolved: defaults filled in    */
+TT_API const tt_model_config *tt_model_config_get(const tt_model *);      /* resolved: defaults filled in */
 TT_API tt_context *tt_model_context(const tt_model *);
-TT_API int        tt_model_n_params(const tt_model *);                    /* number of parameter tensors     */
-TT_API tt_tensor *tt_model_param(const tt_model *, int index);            /* name is Hugging Face's          */
+TT_API int        tt_model_n_params(const tt_model *);                    /* number of parameter tensors */
+TT_API tt_tensor *tt_model_param(const tt_model *, int index);            /* name is Hugging Face's */
 TT_API tt_tensor *tt_model_param_find(const tt_model *, const char *name);
-TT_API size_t     tt_model_size(const tt_model *);                        /* total number of weights         */
+TT_API size_t     tt_model_size(const tt_model *);                        /* total number of weights */
 TT_API void       tt_model_zero_grad(tt_model *);
 
-/* hidden [N,C] after the last norm; logits [N,V] of hidden rows; logprobs [batch n_targets] of the masked tokens
- * under softmax(logits / temperature), entropy_out (may be NULL) beside it. */
+/* hidden [N,C] after the last norm; logits [N,V] of hidden rows; logprobs [batch n_targets] of the masked
+ * tokens under softmax(logits / temperature), entropy_out (may be NULL) beside it. */
 TT_API tt_tensor *tt_model_forward(tt_model *, const tt_batch *);
 TT_API tt_tensor *tt_model_logits(tt_model *, tt_tensor *hidden);
 TT_API tt_tensor *tt_model_logprobs(tt_model *, const tt_batch *, float temperature, tt_tensor **entropy_out);
 
-/* Low-rank adapters (LoRA, Hu et al., arXiv 2106.09685): the product of each target matrix gains scale (x A^T) B^T with
- * A [rank, in], B [out, rank]; scale = alpha / rank. B starts at zero, A from U(-1, 1) / sqrt(in), as in peft. */
+/* Low-rank adapters (LoRA, Hu et al., arXiv 2106.09685): the product of each target matrix gains scale (x
+ * A^T) B^T with A [rank, in], B [out, rank]; scale = alpha / rank. B starts at zero, A from U(-1, 1) /
+ * sqrt(in), as in peft. */
 typedef struct tt_lora_desc {
-    int rank;                               /* 0 = 8                                                              */
-    float alpha;                            /* 0 = 2 rank                                                         */
-    int use_rslora;                         /* 1: scale = alpha / sqrt(rank) (arXiv 2312.03732)                   */
-    const char *const *target_modules;      /* "q_proj", "mlp.c_proj", "model.layers.0.self_attn.q_proj": the last */
-    int n_target_modules;                   /* parts of a module's name; 0 = every matrix of every layer          */
-    uint64_t seed;                          /* of A                                                               */
+    int rank;                               /* 0 = 8 */
+    float alpha;                            /* 0 = 2 rank */
+    int use_rslora;                         /* 1: scale = alpha / sqrt(rank) (arXiv 2312.03732) */
+    const char *const *target_modules;      /* "q_proj", "mlp.c_proj", "model.layers.0.self_attn.q_proj":
+                                               the last */
+    int n_target_modules;                   /* parts of a module's name; 0 = every matrix of every layer */
+    uint64_t seed;                          /* of A */
 } tt_lora_desc;
-/* Adds adapters after the model's parameters and freezes these: gradients, optimizers made from now on, and their state
- * know the adapters alone. Names are "MODULE.lora_A.weight" and "MODULE.lora_B.weight". On failure nothing has changed. */
+/* Adds adapters after the model's parameters and freezes these: gradients, optimizers made from now on, and
+ * their state know the adapters alone. Names are "MODULE.lora_A.weight" and "MODULE.lora_B.weight". On
+ * failure nothing has changed. */
 TT_API tt_status tt_model_lora_add(tt_model *, const tt_lora_desc *desc_or_null);
-TT_API const tt_lora_desc *tt_model_lora_get(const tt_model *);           /* resolved; NULL without adapters  */
+/* Resolved; NULL without adapters */
+TT_API const tt_lora_desc *tt_model_lora_get(const tt_model *);
 /* Off, the model is its base: the reference policy, without a second copy. Returns whether they were on. */
 TT_API int       tt_model_lora_enable(tt_model *, int on);
-/* Adds the adapters' products to the matrices, removes them and makes the weights trainable again. Optimizers made with
- * the adapters must be gone. Weights mapped from a file cannot take them: load those with tt_model_load. */
+/* Adds the adapters' products to the matrices, removes them and makes the weights trainable again. Optimizers
+ * made with the adapters must be gone. Weights mapped from a file cannot take them: load those with
+ * tt_model_load. */
 TT_API tt_status tt_model_lora_merge(tt_model *);
 
 /* ==== 8. files ========================================================================
@@ -861,11 +872,13 @@ TT_API const char     *tt_safetensors_metadata(const tt_safetensors *, const cha
  * (request id, sample) depends on nothing but model, prompt, settings and seed. */
 
 typedef struct tt_kv_cache tt_kv_cache;
-TT_API tt_kv_cache *tt_kv_cache_create(tt_model *, int n_slots, int capacity);   /* capacity: positions per slot */
+/* Capacity: positions per slot */
+TT_API tt_kv_cache *tt_kv_cache_create(tt_model *, int n_slots, int capacity);
 TT_API void         tt_kv_cache_destroy(tt_kv_cache *);
 TT_API int          tt_kv_cache_length(const tt_kv_cache *, int slot);
 TT_API void         tt_kv_cache_truncate(tt_kv_cache *, int slot, int length);
-TT_API tt_status    tt_kv_cache_share(tt_kv_cache *, int from_slot, int to_slot, int length);   /* copies the prefix */
+/* Copies the prefix */
+TT_API tt_status    tt_kv_cache_share(tt_kv_cache *, int from_slot, int to_slot, int length);
 
 typedef struct tt_sampling {
     int max_new_tokens;           /* 0 = 128                                                    */
@@ -885,8 +898,8 @@ typedef struct tt_sampling {
     int (*on_token)(void *user, int request, int sample, int32_t token, float logprob);
     void *user;
 } tt_sampling;
-/* As the model's generation_config.json says: greedy unless do_sample is true, temperature, top_k, top_p, min_p,
- * repetition_penalty, and every token that ends a text. stop_tokens belongs to the model. */
+/* As the model's generation_config.json says: greedy unless do_sample is true, temperature, top_k, top_p,
+ * min_p, repetition_penalty, and every token that ends a text. stop_tokens belongs to the model. */
 TT_API tt_sampling tt_model_sampling(const tt_model *);
 typedef struct tt_request {
     const int32_t *prompt;
@@ -899,9 +912,15 @@ typedef struct tt_completion {
     int32_t *tokens;
     float *logprobs;              /* under softmax(logits / temperature), before top-k/p/min-p and penalty */
 } tt_completion;
-typedef struct tt_completions { tt_context *ctx; int n; tt_completion *items; size_t n_tokens; } tt_completions;
+typedef struct tt_completions {
+    tt_context *ctx;
+    int n;
+    tt_completion *items;
+    size_t n_tokens;
+} tt_completions;
 /* out receives all samples, request by request. prompt + max_new_tokens must fit max_position_embeddings. */
-TT_API tt_status tt_generate(tt_model *, const tt_request *requests, int n, const tt_sampling *, tt_completions *out);
+TT_API tt_status tt_generate(tt_model *, const tt_request *requests, int n, const tt_sampling *,
+                             tt_completions *out);
 TT_API void      tt_completions_free(tt_completions *);
 
 /* ==== 10. optimizer ========================================================================= */
@@ -9284,14 +9303,15 @@ TT_API tt_tokenizer *tt_tokenizer_words(tt_context *ctx, const tt_tokenizer_desc
     if (desc.pretokenizer == 0) { desc.pretokenizer = TT_PRETOKENIZE_WHITESPACE; }
     return tti_trained(ctx, &desc, none, &list);
 }
-/* ==== 7. model ====================================================================== * A model is a list of named parameters and one forward function. tti_layer points into the list by role;
- * a NULL role is a switch that is off. The two families differ in three places: what stands before the
- * first layer (GPT-2 adds learned positions), the norm, and the shape of attention and MLP inputs. */
+/* ==== 7. model ====================================================================== * A model is a list of
+ * named parameters and one forward function. tti_layer points into the list by role; a NULL role is a switch
+ * that is off. The two families differ in three places: what stands before the first layer (GPT-2 adds
+ * learned positions), the norm, and the shape of attention and MLP inputs. */
 
 #define TTI_LAYER_PARAMS 20
 
-/* A matrix of a layer with its bias and its adapter. GPT-2 stores w as [in, out] and fuses q, k, v into one; its "up" is
- * c_fc, and there is no gate. */
+/* A matrix of a layer with its bias and its adapter. GPT-2 stores w as [in, out] and fuses q, k, v into one;
+ * its "up" is c_fc, and there is no gate. */
 typedef struct tti_matrix { tt_tensor *w, *bias, *lora_a, *lora_b; } tti_matrix;
 enum { TTI_QKV, TTI_Q, TTI_K, TTI_V, TTI_O, TTI_GATE, TTI_UP, TTI_DOWN, TTI_N_MATRICES };
 
@@ -9320,7 +9340,8 @@ struct tt_model {
     tt_tensor *embedding, *positions; /* positions: gpt2                    */
     tt_tensor *norm, *norm_bias;
     tt_tensor *head;                  /* the embedding if tied              */
-    tt_tensor *cos_table, *sin_table; /* [positions used so far, head_dim/2]; NULL before the first and for gpt2 */
+    tt_tensor *cos_table, *sin_table; /* [positions used so far, head_dim/2]; NULL before the first and for
+                                         gpt2 */
     tt_lora_desc lora;                /* target_modules: owned copies       */
     char **lora_targets;
     float lora_scale;
@@ -9337,49 +9358,91 @@ static int tti_is_qwen(const tt_model_config *c) { return strncmp(c->model_type,
 static tt_status tti_config_resolve(tt_context *ctx, tt_model_config *c) {
     static const char *const who = "tt_model_config";
     const tt_rope_scaling *s = &c->rope_scaling;
-    if (!c->model_type[0]) { snprintf(c->model_type, sizeof c->model_type, "%s", c->gpt2 ? "gpt2" : "llama"); }
-    if (c->vocab_size < 1) { return tt_fail(ctx, TT_ERR_ARG, "%s: vocab_size is %d, expected >= 1", who, c->vocab_size); }
-    if (c->hidden_size < 1 || c->hidden_size > INT_MAX / 16) { return tt_fail(ctx, TT_ERR_ARG, "%s: hidden_size is %d, expected 1..%d", who, c->hidden_size, INT_MAX / 16); }
-    if (c->num_hidden_layers < 1 || c->num_hidden_layers > 1024) {
-        return tt_fail(ctx, TT_ERR_ARG, "%s: num_hidden_layers is %d, expected 1..1024", who, c->num_hidden_layers);
+    if (!c->model_type[0]) {
+        snprintf(c->model_type, sizeof c->model_type, "%s", c->gpt2 ? "gpt2" : "llama");
     }
-    if (c->num_attention_heads < 1) { return tt_fail(ctx, TT_ERR_ARG, "%s: num_attention_heads is %d, expected >= 1", who, c->num_attention_heads); }
+    if (c->vocab_size < 1) {
+        return tt_fail(ctx, TT_ERR_ARG, "%s: vocab_size is %d, expected >= 1", who, c->vocab_size);
+    }
+    if (c->hidden_size < 1 || c->hidden_size > INT_MAX / 16) {
+        return tt_fail(ctx, TT_ERR_ARG, "%s: hidden_size is %d, expected 1..%d", who, c->hidden_size,
+                       INT_MAX / 16);
+    }
+    if (c->num_hidden_layers < 1 || c->num_hidden_layers > 1024) {
+        return tt_fail(ctx, TT_ERR_ARG, "%s: num_hidden_layers is %d, expected 1..1024", who,
+                       c->num_hidden_layers);
+    }
+    if (c->num_attention_heads < 1) {
+        return tt_fail(ctx, TT_ERR_ARG, "%s: num_attention_heads is %d, expected >= 1", who,
+                       c->num_attention_heads);
+    }
     if (c->head_dim == 0) {
         if (c->hidden_size % c->num_attention_heads) {
-            return tt_fail(ctx, TT_ERR_ARG, "%s: hidden_size is %d, expected a multiple of num_attention_heads %d", who, c->hidden_size, c->num_attention_heads);
+            return tt_fail(ctx, TT_ERR_ARG,
+                           "%s: hidden_size is %d, expected a multiple of num_attention_heads %d", who,
+                           c->hidden_size, c->num_attention_heads);
         }
         c->head_dim = c->hidden_size / c->num_attention_heads;
     }
-    if (c->head_dim < 1 || c->head_dim > 1024 || (!c->gpt2 && c->head_dim % 2)) { return tt_fail(ctx, TT_ERR_ARG, "%s: head_dim is %d, expected an even number in 2..1024", who, c->head_dim); }
+    if (c->head_dim < 1 || c->head_dim > 1024 || (!c->gpt2 && c->head_dim % 2)) {
+        return tt_fail(ctx, TT_ERR_ARG, "%s: head_dim is %d, expected an even number in 2..1024", who,
+                       c->head_dim);
+    }
     if (c->num_attention_heads > INT_MAX / 16 / c->head_dim) {
-        return tt_fail(ctx, TT_ERR_ARG, "%s: num_attention_heads is %d, expected at most %d with head_dim %d", who, c->num_attention_heads, INT_MAX / 16 / c->head_dim, c->head_dim);
+        return tt_fail(ctx, TT_ERR_ARG, "%s: num_attention_heads is %d, expected at most %d with head_dim %d",
+                       who, c->num_attention_heads, INT_MAX / 16 / c->head_dim, c->head_dim);
     }
     if (c->num_key_value_heads == 0) { c->num_key_value_heads = c->num_attention_heads; }
     if (c->num_key_value_heads < 1 || c->num_attention_heads % c->num_key_value_heads) {
-        return tt_fail(ctx, TT_ERR_ARG, "%s: num_key_value_heads is %d, expected a divisor of num_attention_heads %d", who, c->num_key_value_heads, c->num_attention_heads);
+        return tt_fail(ctx, TT_ERR_ARG,
+                       "%s: num_key_value_heads is %d, expected a divisor of num_attention_heads %d", who,
+                       c->num_key_value_heads, c->num_attention_heads);
     }
-    if (c->gpt2 && (c->num_key_value_heads != c->num_attention_heads || c->head_dim * c->num_attention_heads != c->hidden_size)) {
-        return tt_fail(ctx, TT_ERR_ARG, "%s: gpt2 wants as many key-value heads as heads (%d, %d) and head_dim %d = hidden_size / heads",
-                       who, c->num_key_value_heads, c->num_attention_heads, c->head_dim);
+    if (c->gpt2 && (c->num_key_value_heads != c->num_attention_heads ||
+                    c->head_dim * c->num_attention_heads != c->hidden_size)) {
+        return tt_fail(
+            ctx, TT_ERR_ARG,
+            "%s: gpt2 wants as many key-value heads as heads (%d, %d) and head_dim %d = hidden_size / heads",
+            who, c->num_key_value_heads, c->num_attention_heads, c->head_dim);
     }
     if (c->intermediate_size == 0) {
         c->intermediate_size = c->gpt2 ? 4 * c->hidden_size : (c->hidden_size * 8 / 3 + 31) / 32 * 32;
     }
-    if (c->intermediate_size < 1 || c->intermediate_size > INT_MAX / 16) { return tt_fail(ctx, TT_ERR_ARG, "%s: intermediate_size is %d, expected 1..%d", who, c->intermediate_size, INT_MAX / 16); }
+    if (c->intermediate_size < 1 || c->intermediate_size > INT_MAX / 16) {
+        return tt_fail(ctx, TT_ERR_ARG, "%s: intermediate_size is %d, expected 1..%d", who,
+                       c->intermediate_size, INT_MAX / 16);
+    }
     if (c->max_position_embeddings == 0) { c->max_position_embeddings = 2048; }
-    if (c->max_position_embeddings < 1) { return tt_fail(ctx, TT_ERR_ARG, "%s: max_position_embeddings is %d, expected >= 1", who, c->max_position_embeddings); }
+    if (c->max_position_embeddings < 1) {
+        return tt_fail(ctx, TT_ERR_ARG, "%s: max_position_embeddings is %d, expected >= 1", who,
+                       c->max_position_embeddings);
+    }
     if (c->norm_eps == 0) { c->norm_eps = tti_is_qwen(c) ? 1e-6f : 1e-5f; }
     if (c->rope_theta == 0) { c->rope_theta = 10000.0f; }
     if (!(c->norm_eps > 0) || !(c->rope_theta > 0) || !isfinite(c->norm_eps) || !isfinite(c->rope_theta)) {
-        return tt_fail(ctx, TT_ERR_ARG, "%s: norm_eps is %g and rope_theta %g, expected both > 0", who, (double)c->norm_eps, (double)c->rope_theta);
+        return tt_fail(ctx, TT_ERR_ARG, "%s: norm_eps is %g and rope_theta %g, expected both > 0", who,
+                       (double)c->norm_eps, (double)c->rope_theta);
     }
-    if (!(s->factor >= 0) || !isfinite(s->factor) || (s->factor > 0 && !(s->low_freq_factor > 0 && s->high_freq_factor > s->low_freq_factor && s->original_max_position_embeddings > 0))) {
-        return tt_fail(ctx, TT_ERR_ARG, "%s: rope_scaling has factor %g, low_freq_factor %g, high_freq_factor %g and original_max_position_embeddings %d, expected factor > 0, 0 < low < high and a context", who,
-                       (double)s->factor, (double)s->low_freq_factor, (double)s->high_freq_factor, s->original_max_position_embeddings);
+    if (!(s->factor >= 0) || !isfinite(s->factor) ||
+        (s->factor > 0 && !(s->low_freq_factor > 0 && s->high_freq_factor > s->low_freq_factor &&
+                            s->original_max_position_embeddings > 0))) {
+        return tt_fail(
+            ctx, TT_ERR_ARG,
+            "%s: rope_scaling has factor %g, low_freq_factor %g, high_freq_factor %g and "
+            "original_max_position_embeddings %d, expected factor > 0, 0 < low < high and a context",
+            who, (double)s->factor, (double)s->low_freq_factor, (double)s->high_freq_factor,
+            s->original_max_position_embeddings);
     }
-    if (c->n_more_eos < 0 || c->n_more_eos > TT_MAX_MORE_EOS || (c->n_more_eos > 0 && c->eos_token_id < 0)) { return tt_fail(ctx, TT_ERR_ARG, "%s: n_more_eos is %d, expected 0..%d, and 0 without eos_token_id", who, c->n_more_eos, TT_MAX_MORE_EOS); }
-    if (c->no_rope_interval < 0) { return tt_fail(ctx, TT_ERR_ARG, "%s: no_rope_interval is %d, expected >= 0", who, c->no_rope_interval); }
-    if (c->no_rope_interval > c->num_hidden_layers) { c->no_rope_interval = 0; }     /* no layer is without: one way to say it */
+    if (c->n_more_eos < 0 || c->n_more_eos > TT_MAX_MORE_EOS || (c->n_more_eos > 0 && c->eos_token_id < 0)) {
+        return tt_fail(ctx, TT_ERR_ARG, "%s: n_more_eos is %d, expected 0..%d, and 0 without eos_token_id",
+                       who, c->n_more_eos, TT_MAX_MORE_EOS);
+    }
+    if (c->no_rope_interval < 0) {
+        return tt_fail(ctx, TT_ERR_ARG, "%s: no_rope_interval is %d, expected >= 0", who,
+                       c->no_rope_interval);
+    }
+    /* no layer is without: one way to say it */
+    if (c->no_rope_interval > c->num_hidden_layers) { c->no_rope_interval = 0; }
     return TT_OK;
 }
 
@@ -9392,19 +9455,25 @@ static void tti_generation_of_config(const tt_model_config *c, tti_generation *g
 }
 
 /* ---- parameters ---- */
-/* Those that a file or another model fills have no data at first: a file's shapes are compared before memory is asked for. */
-static tt_tensor *tti_param_create(tt_context *ctx, int ndim, const int *shape, const char *name, int with_data) {
-    tt_tensor *t = with_data ? tt_parameter(ctx, ndim, shape, name) : tti_tensor_shell(ctx, TT_F32, ndim, shape, name);
+/* Those that a file or another model fills have no data at first: a file's shapes are compared before memory
+ * is asked for. */
+static tt_tensor *tti_param_create(tt_context *ctx, int ndim, const int *shape, const char *name,
+                                   int with_data) {
+    tt_tensor *t =
+        with_data ? tt_parameter(ctx, ndim, shape, name) : tti_tensor_shell(ctx, TT_F32, ndim, shape, name);
     if (t) { t->requires_grad = 1; }
     return t;
 }
+
 static tt_status tti_param_alloc(tt_tensor *t) {
     if (!t->data) { t->data = t->ctx->backend->alloc(t->ctx, tti_tensor_bytes(t)); }
     return t->data ? TT_OK : TT_ERR_MEM;
 }
+
 /* A matrix starts from N(0, std), std < 0 means filled with -std (norm weights: 1), 0 zeros (biases). Each
  * parameter has a random stream of its own, named by the parameter, so adding one changes no other. */
-static tt_tensor *tti_new_param(tt_model *m, const uint64_t *seed, double std, int rows, int cols, const char *format, int layer) {
+static tt_tensor *tti_new_param(tt_model *m, const uint64_t *seed, double std, int rows, int cols,
+                                const char *format, int layer) {
     tt_context *ctx = m->ctx;
     char name[96];
     int shape[2];
@@ -9430,6 +9499,7 @@ static tt_tensor *tti_new_param(tt_model *m, const uint64_t *seed, double std, i
     tt_free(ctx, values, t->size, sizeof *values);
     return status == TT_OK ? t : NULL;
 }
+
 /* model.layers.N of the Llama family */
 static int tti_llama_layer(tt_model *m, const uint64_t *seed, int n) {
     const tt_model_config *c = &m->config;
@@ -9458,6 +9528,7 @@ static int tti_llama_layer(tt_model *m, const uint64_t *seed, int n) {
                              && TTI_P(matrix[TTI_DOWN].bias, 0, hidden, 0, "mlp.down_proj.bias")));
 #undef TTI_P
 }
+
 /* transformer.h.N of GPT-2; its matrices are stored [in, out] */
 static int tti_gpt2_layer(tt_model *m, const uint64_t *seed, int n) {
     const tt_model_config *c = &m->config;
@@ -9465,29 +9536,43 @@ static int tti_gpt2_layer(tt_model *m, const uint64_t *seed, int n) {
     int hidden = c->hidden_size, inner = c->intermediate_size;
     double depth = sqrt(2.0 * c->num_hidden_layers);
 #define TTI_P(field, std, rows, cols, name) ((l->field = tti_new_param(m, seed, std, rows, cols, "transformer.h.%d." name, n)) != NULL)
-    return TTI_P(norm1, -1, hidden, 0, "ln_1.weight") && TTI_P(norm1_bias, 0, hidden, 0, "ln_1.bias")
-        && TTI_P(matrix[TTI_QKV].w, 0.02, hidden, 3 * hidden, "attn.c_attn.weight") && TTI_P(matrix[TTI_QKV].bias, 0, 3 * hidden, 0, "attn.c_attn.bias")
-        && TTI_P(matrix[TTI_O].w, 0.02 / depth, hidden, hidden, "attn.c_proj.weight") && TTI_P(matrix[TTI_O].bias, 0, hidden, 0, "attn.c_proj.bias")
-        && TTI_P(norm2, -1, hidden, 0, "ln_2.weight") && TTI_P(norm2_bias, 0, hidden, 0, "ln_2.bias")
-        && TTI_P(matrix[TTI_UP].w, 0.02, hidden, inner, "mlp.c_fc.weight") && TTI_P(matrix[TTI_UP].bias, 0, inner, 0, "mlp.c_fc.bias")
-        && TTI_P(matrix[TTI_DOWN].w, 0.02 / depth, inner, hidden, "mlp.c_proj.weight") && TTI_P(matrix[TTI_DOWN].bias, 0, hidden, 0, "mlp.c_proj.bias");
+    return TTI_P(norm1, -1, hidden, 0, "ln_1.weight") && TTI_P(norm1_bias, 0, hidden, 0, "ln_1.bias") &&
+           TTI_P(matrix[TTI_QKV].w, 0.02, hidden, 3 * hidden, "attn.c_attn.weight") &&
+           TTI_P(matrix[TTI_QKV].bias, 0, 3 * hidden, 0, "attn.c_attn.bias") &&
+           TTI_P(matrix[TTI_O].w, 0.02 / depth, hidden, hidden, "attn.c_proj.weight") &&
+           TTI_P(matrix[TTI_O].bias, 0, hidden, 0, "attn.c_proj.bias") &&
+           TTI_P(norm2, -1, hidden, 0, "ln_2.weight") && TTI_P(norm2_bias, 0, hidden, 0, "ln_2.bias") &&
+           TTI_P(matrix[TTI_UP].w, 0.02, hidden, inner, "mlp.c_fc.weight") &&
+           TTI_P(matrix[TTI_UP].bias, 0, inner, 0, "mlp.c_fc.bias") &&
+           TTI_P(matrix[TTI_DOWN].w, 0.02 / depth, inner, hidden, "mlp.c_proj.weight") &&
+           TTI_P(matrix[TTI_DOWN].bias, 0, hidden, 0, "mlp.c_proj.bias");
 #undef TTI_P
 }
+
 static int tti_model_params(tt_model *m, const uint64_t *seed) {
     const tt_model_config *c = &m->config;
     int gpt2 = c->gpt2, hidden = c->hidden_size, n;
     double embedding_std = gpt2 || c->tie_word_embeddings ? 0.02 : 1.0;
-    m->embedding = tti_new_param(m, seed, embedding_std, c->vocab_size, hidden, gpt2 ? "transformer.wte.weight" : "model.embed_tokens.weight", 0);
+    m->embedding = tti_new_param(m, seed, embedding_std, c->vocab_size, hidden,
+                                 gpt2 ? "transformer.wte.weight" : "model.embed_tokens.weight", 0);
     if (!m->embedding) { return 0; }
-    if (gpt2 && !(m->positions = tti_new_param(m, seed, 0.02, c->max_position_embeddings, hidden, "transformer.wpe.weight", 0))) { return 0; }
+    if (gpt2 && !(m->positions = tti_new_param(m, seed, 0.02, c->max_position_embeddings, hidden,
+                                               "transformer.wpe.weight", 0))) {
+        return 0;
+    }
     for (n = 0; n < c->num_hidden_layers; n++) {
         if (!(gpt2 ? tti_gpt2_layer(m, seed, n) : tti_llama_layer(m, seed, n))) { return 0; }
         m->layers[n].use_rope = !gpt2 && !(c->no_rope_interval && (n + 1) % c->no_rope_interval == 0);
     }
-    m->norm = tti_new_param(m, seed, -1, hidden, 0, gpt2 ? "transformer.ln_f.weight" : "model.norm.weight", 0);
+    m->norm =
+        tti_new_param(m, seed, -1, hidden, 0, gpt2 ? "transformer.ln_f.weight" : "model.norm.weight", 0);
     if (!m->norm) { return 0; }
-    if (gpt2 && !(m->norm_bias = tti_new_param(m, seed, 0, hidden, 0, "transformer.ln_f.bias", 0))) { return 0; }
-    m->head = c->tie_word_embeddings ? m->embedding : tti_new_param(m, seed, 0.02, c->vocab_size, hidden, "lm_head.weight", 0);
+    if (gpt2 && !(m->norm_bias = tti_new_param(m, seed, 0, hidden, 0, "transformer.ln_f.bias", 0))) {
+        return 0;
+    }
+    m->head = c->tie_word_embeddings
+                  ? m->embedding
+                  : tti_new_param(m, seed, 0.02, c->vocab_size, hidden, "lm_head.weight", 0);
     return m->head != NULL;
 }
 
@@ -9504,6 +9589,7 @@ static float tti_rope_frequency(const tt_model_config *c, int i) {
     smooth = (turns - s->low_freq_factor) / (s->high_freq_factor - s->low_freq_factor);
     return (float)((1.0 - smooth) * f / s->factor + smooth * f);
 }
+
 /* A table of n positions, or NULL. */
 static tt_tensor *tti_rope_table(const tt_model *m, int n, double (*fn)(double), const char *name) {
     tt_context *ctx = m->ctx;
@@ -9525,6 +9611,7 @@ static tt_tensor *tti_rope_table(const tt_model *m, int n, double (*fn)(double),
     tt_free(ctx, values, size, sizeof *values);
     return t;
 }
+
 /* The tensor stays where it is, for the tape points to it; only its content changes. */
 static void tti_rope_put(tt_tensor **table, tt_tensor *longer) {
     tt_tensor old;
@@ -9534,15 +9621,18 @@ static void tti_rope_put(tt_tensor **table, tt_tensor *longer) {
     *longer = old;
     tt_tensor_destroy(longer);
 }
-/* The tables reach as far as positions have been used, in powers of two: a model may promise millions. A longer table begins
- * with the same numbers. Caches ask for their whole length, so that nothing grows while a backend holds launches back. */
+
+/* The tables reach as far as positions have been used, in powers of two: a model may promise millions. A
+ * longer table begins with the same numbers. Caches ask for their whole length, so that nothing grows while a
+ * backend holds launches back. */
 static tt_status tti_rope_reserve(tt_model *m, int n_positions) {
     int most = m->config.max_position_embeddings, n = 64;
     tt_tensor *cosines, *sines;
     if (m->config.gpt2 || (m->cos_table && n_positions <= m->cos_table->shape[0])) { return TT_OK; }
     while (n < n_positions && n <= most / 2) { n *= 2; }
     if (n < n_positions || n > most) { n = most; }
-    if (m->cos_table && n <= m->cos_table->shape[0]) { return TT_OK; }      /* a cache longer than the model's context */
+    /* a cache longer than the model's context */
+    if (m->cos_table && n <= m->cos_table->shape[0]) { return TT_OK; }
     cosines = tti_rope_table(m, n, cos, "rope.cos");
     sines = cosines ? tti_rope_table(m, n, sin, "rope.sin") : NULL;
     if (!sines) { tt_tensor_destroy(cosines); return tt_error_status(m->ctx); }
@@ -9550,14 +9640,18 @@ static tt_status tti_rope_reserve(tt_model *m, int n_positions) {
     tti_rope_put(&m->sin_table, sines);
     return TT_OK;
 }
+
 static void tti_shards_destroy(struct tti_shards *shards);      /* chapter 7 */
 static void tti_lora_forget(tt_model *m);
-/* seed NULL: parameters have no data yet, for a caller that fills them all. The model owns the files `mapped` from here on,
- * also on failure. */
-static tt_model *tti_model_new(tt_context *ctx, const tt_model_config *config, const uint64_t *seed, struct tti_shards *mapped) {
+/* seed NULL: parameters have no data yet, for a caller that fills them all. The model owns the files `mapped`
+ * from here on, also on failure. */
+static tt_model *tti_model_new(tt_context *ctx, const tt_model_config *config, const uint64_t *seed,
+                               struct tti_shards *mapped) {
     tt_model *m = NULL;
     tt_model_config c = *config;
-    if (ctx->broken == TT_OK && tti_config_resolve(ctx, &c) == TT_OK) { m = (tt_model *)tt_alloc(ctx, 1, sizeof *m); }
+    if (ctx->broken == TT_OK && tti_config_resolve(ctx, &c) == TT_OK) {
+        m = (tt_model *)tt_alloc(ctx, 1, sizeof *m);
+    }
     if (!m) { tti_shards_destroy(mapped); return NULL; }
     m->ctx = ctx;
     m->mapped = mapped;
@@ -9573,9 +9667,11 @@ static tt_model *tti_model_new(tt_context *ctx, const tt_model_config *config, c
     tti_generation_of_config(&m->config, &m->generation);
     return m;
 }
+
 TT_API tt_model *tt_model_create(tt_context *ctx, const tt_model_config *config, uint64_t seed) {
     return (tt_model *)tti_made(ctx, "tt_model_create", tti_model_new(ctx, config, &seed, NULL));
 }
+
 TT_API void tt_model_destroy(tt_model *m) {
     int i;
     if (!m) { return; }
@@ -9590,29 +9686,43 @@ TT_API void tt_model_destroy(tt_model *m) {
     tt_free(m->ctx, m->layers, (size_t)m->config.num_hidden_layers, sizeof *m->layers);
     tt_free(m->ctx, m, 1, sizeof *m);
 }
+
 TT_API tt_status tt_model_assign(tt_model *to, const tt_model *from) {
     int i;
-    if (to->n_params != from->n_params) { return tt_fail(to->ctx, TT_ERR_SHAPE, "tt_model_assign: %d parameters, expected %d", from->n_params, to->n_params); }
+    if (to->n_params != from->n_params) {
+        return tt_fail(to->ctx, TT_ERR_SHAPE, "tt_model_assign: %d parameters, expected %d", from->n_params,
+                       to->n_params);
+    }
     for (i = 0; i < to->n_params; i++) {
         tt_tensor *a = to->params[i], *b = from->params[i];
         if (strcmp(a->name, b->name) != 0 || a->size != b->size || a->shape[0] != b->shape[0]) {
-            return tt_fail(to->ctx, TT_ERR_SHAPE, "tt_model_assign: parameter %d is %s [%d,%d], expected %s [%d,%d]", i, b->name, b->shape[0], b->shape[1], a->name, a->shape[0], a->shape[1]);
+            return tt_fail(to->ctx, TT_ERR_SHAPE,
+                           "tt_model_assign: parameter %d is %s [%d,%d], expected %s [%d,%d]", i, b->name,
+                           b->shape[0], b->shape[1], a->name, a->shape[0], a->shape[1]);
         }
     }
     for (i = 0; i < to->n_params; i++) {
         tt_tensor *a = to->params[i], *b = from->params[i];
         tt_status status;
-        if (a->lent) { return tt_fail(to->ctx, TT_ERR_ARG, "tt_model_assign: parameter %s lies in a mapped file", a->name); }
-        status = a->dtype == b->dtype ? to->ctx->backend->copy(to->ctx, a->data, b->data, tti_tensor_bytes(a))
-                                      : to->ctx->backend->cast(to->ctx, a->data, a->dtype, b->data, b->dtype, a->size);
+        if (a->lent) {
+            return tt_fail(to->ctx, TT_ERR_ARG, "tt_model_assign: parameter %s lies in a mapped file",
+                           a->name);
+        }
+        status = a->dtype == b->dtype
+                     ? to->ctx->backend->copy(to->ctx, a->data, b->data, tti_tensor_bytes(a))
+                     : to->ctx->backend->cast(to->ctx, a->data, a->dtype, b->data, b->dtype, a->size);
         if (status != TT_OK) { return status; }
     }
     return TT_OK;
 }
+
 TT_API tt_model *tt_model_copy(const tt_model *from) {
     tt_model *m = tti_model_new(from->ctx, &from->config, NULL, NULL);
     int i;
-    if (m && from->lora.rank && tt_model_lora_add(m, &from->lora) != TT_OK) { tt_model_destroy(m); return NULL; }
+    if (m && from->lora.rank && tt_model_lora_add(m, &from->lora) != TT_OK) {
+        tt_model_destroy(m);
+        return NULL;
+    }
     if (m) { m->lora_off = from->lora_off; }
     if (m && from->generation.text) {
         char *text = tti_strdup(m->ctx, from->generation.text);
@@ -9631,21 +9741,27 @@ TT_API tt_model *tt_model_copy(const tt_model *from) {
     if (m && tt_model_assign(m, from) != TT_OK) { tt_model_destroy(m); return NULL; }
     return m;
 }
+
 TT_API const tt_model_config *tt_model_config_get(const tt_model *m) { return &m->config; }
 TT_API tt_context *tt_model_context(const tt_model *m) { return m->ctx; }
 TT_API int tt_model_n_params(const tt_model *m) { return m->n_params; }
-TT_API tt_tensor *tt_model_param(const tt_model *m, int index) { return index >= 0 && index < m->n_params ? m->params[index] : NULL; }
+TT_API tt_tensor *tt_model_param(const tt_model *m, int index) {
+    return index >= 0 && index < m->n_params ? m->params[index] : NULL;
+}
+
 TT_API tt_tensor *tt_model_param_find(const tt_model *m, const char *name) {
     int i;
     for (i = 0; i < m->n_params; i++) { if (strcmp(m->params[i]->name, name) == 0) { return m->params[i]; } }
     return NULL;
 }
+
 TT_API size_t tt_model_size(const tt_model *m) {
     size_t size = 0;
     int i;
     for (i = 0; i < m->n_params; i++) { size += m->params[i]->size; }
     return size;
 }
+
 TT_API void tt_model_zero_grad(tt_model *m) {
     int i;
     for (i = 0; i < m->n_params; i++) { tti_graph_ok(m->ctx, tt_zero_grad(m->params[i])); }
@@ -9654,50 +9770,74 @@ TT_API void tt_model_zero_grad(tt_model *m) {
 /* ---- adapters ---- */
 static void tti_lora_forget(tt_model *m) {
     int i;
-    for (i = 0; m->lora_targets && i < m->lora.n_target_modules; i++) { tti_strfree(m->ctx, m->lora_targets[i]); }
+    for (i = 0; m->lora_targets && i < m->lora.n_target_modules; i++) {
+        tti_strfree(m->ctx, m->lora_targets[i]);
+    }
     tt_free(m->ctx, m->lora_targets, (size_t)m->lora.n_target_modules, sizeof *m->lora_targets);
     m->lora_targets = NULL;
     memset(&m->lora, 0, sizeof m->lora);
 }
+
 static tt_status tti_lora_resolve(tt_context *ctx, tt_lora_desc *d) {
     static const char *const who = "tt_lora_desc";
     int i;
     if (d->rank == 0) { d->rank = 8; }
-    if (d->rank < 1 || d->rank > 65536) { return tt_fail(ctx, TT_ERR_ARG, "%s: rank is %d, expected 1..65536", who, d->rank); }
+    if (d->rank < 1 || d->rank > 65536) {
+        return tt_fail(ctx, TT_ERR_ARG, "%s: rank is %d, expected 1..65536", who, d->rank);
+    }
     if (d->alpha == 0) { d->alpha = 2.0f * (float)d->rank; }
-    if (!(d->alpha > 0) || !isfinite(d->alpha)) { return tt_fail(ctx, TT_ERR_ARG, "%s: alpha is %g, expected > 0", who, (double)d->alpha); }
+    if (!(d->alpha > 0) || !isfinite(d->alpha)) {
+        return tt_fail(ctx, TT_ERR_ARG, "%s: alpha is %g, expected > 0", who, (double)d->alpha);
+    }
     if (d->n_target_modules < 0 || (d->n_target_modules > 0 && !d->target_modules)) {
-        return tt_fail(ctx, TT_ERR_ARG, "%s: n_target_modules is %d, expected the number of target_modules", who, d->n_target_modules);
+        return tt_fail(ctx, TT_ERR_ARG, "%s: n_target_modules is %d, expected the number of target_modules",
+                       who, d->n_target_modules);
     }
     for (i = 0; i < d->n_target_modules; i++) {
-        if (!d->target_modules[i] || !d->target_modules[i][0]) { return tt_fail(ctx, TT_ERR_ARG, "%s: target_modules[%d] is empty", who, i); }
+        if (!d->target_modules[i] || !d->target_modules[i][0]) {
+            return tt_fail(ctx, TT_ERR_ARG, "%s: target_modules[%d] is empty", who, i);
+        }
     }
     return TT_OK;
 }
+
 /* The module of a matrix is its weight's name without ".weight"; a target is the module or its last parts. */
 static int tti_lora_is_target(const char *weight, const char *target) {
     size_t module = strlen(weight) - strlen(".weight"), n = strlen(target);
-    return n <= module && strncmp(weight + module - n, target, n) == 0 && (n == module || weight[module - n - 1] == '.');
+    return n <= module && strncmp(weight + module - n, target, n) == 0 &&
+           (n == module || weight[module - n - 1] == '.');
 }
+
 static int tti_lora_wants(const tt_lora_desc *d, const tti_matrix *a) {
     int i;
-    for (i = 0; a->w && i < d->n_target_modules; i++) { if (tti_lora_is_target(a->w->name, d->target_modules[i])) { return 1; } }
+    for (i = 0; a->w && i < d->n_target_modules; i++) {
+        if (tti_lora_is_target(a->w->name, d->target_modules[i])) { return 1; }
+    }
     return a->w && d->n_target_modules == 0;
 }
+
 /* How many matrices get an adapter; 0 with the error set if a target names none. */
 static int tti_lora_count(const tt_model *m, const tt_lora_desc *d) {
     int total = 0, t, n, k, found;
-    for (n = 0; n < m->config.num_hidden_layers; n++) { for (k = 0; k < TTI_N_MATRICES; k++) { total += tti_lora_wants(d, &m->layers[n].matrix[k]); } }
+    for (n = 0; n < m->config.num_hidden_layers; n++) {
+        for (k = 0; k < TTI_N_MATRICES; k++) { total += tti_lora_wants(d, &m->layers[n].matrix[k]); }
+    }
     for (t = 0; t < d->n_target_modules; t++) {
         for (found = 0, n = 0; n < m->config.num_hidden_layers; n++) {
-            for (k = 0; k < TTI_N_MATRICES; k++) { found |= m->layers[n].matrix[k].w && tti_lora_is_target(m->layers[n].matrix[k].w->name, d->target_modules[t]); }
+            for (k = 0; k < TTI_N_MATRICES; k++) {
+                found |= m->layers[n].matrix[k].w &&
+                         tti_lora_is_target(m->layers[n].matrix[k].w->name, d->target_modules[t]);
+            }
         }
         if (found) { continue; }
-        tt_fail(m->ctx, TT_ERR_ARG, "tt_lora_desc: target_modules[%d] is \"%s\", expected a matrix of the layers such as %s", t, d->target_modules[t], m->config.gpt2 ? "c_attn" : "q_proj");
+        tt_fail(m->ctx, TT_ERR_ARG,
+                "tt_lora_desc: target_modules[%d] is \"%s\", expected a matrix of the layers such as %s", t,
+                d->target_modules[t], m->config.gpt2 ? "c_attn" : "q_proj");
         return 0;
     }
     return total;
 }
+
 /* Both halves of one adapter; `empty`: without data, for a file to fill. */
 static tt_status tti_lora_attach(tt_model *m, const tt_lora_desc *d, tti_matrix *a, int empty) {
     int in = a->w->shape[m->config.gpt2 ? 0 : 1], out = a->w->shape[m->config.gpt2 ? 1 : 0], shape[2];
@@ -9707,7 +9847,8 @@ static tt_status tti_lora_attach(tt_model *m, const tt_lora_desc *d, tti_matrix 
     size_t i;
     tt_status status;
     name.ctx = m->ctx;
-    status = tt_text_format(&name, "%.*s.lora_A.weight", (int)(strlen(a->w->name) - strlen(".weight")), a->w->name);
+    status = tt_text_format(&name, "%.*s.lora_A.weight", (int)(strlen(a->w->name) - strlen(".weight")),
+                            a->w->name);
     if (status != TT_OK) { return status; }
     shape[0] = d->rank;
     shape[1] = in;
@@ -9724,19 +9865,25 @@ static tt_status tti_lora_attach(tt_model *m, const tt_lora_desc *d, tti_matrix 
     if (a->lora_b && empty) { return TT_OK; }
     values = a->lora_b ? (float *)tt_alloc(m->ctx, a->lora_a->size, sizeof *values) : NULL;
     if (!values) { return TT_ERR_MEM; }
-    for (i = 0; i < a->lora_a->size; i++) { values[i] = (float)((2.0 * tt_rng_uniform(&rng) - 1.0) / sqrt((double)in)); }
+    for (i = 0; i < a->lora_a->size; i++) {
+        values[i] = (float)((2.0 * tt_rng_uniform(&rng) - 1.0) / sqrt((double)in));
+    }
     status = tt_tensor_set(a->lora_a, values);
     tt_free(m->ctx, values, a->lora_a->size, sizeof *values);
     return status;
 }
+
 static void tti_lora_detach(tt_model *m) {
     int n, k;
     for (n = 0; n < m->config.num_hidden_layers; n++) {
-        for (k = 0; k < TTI_N_MATRICES; k++) { m->layers[n].matrix[k].lora_a = m->layers[n].matrix[k].lora_b = NULL; }
+        for (k = 0; k < TTI_N_MATRICES; k++) {
+            m->layers[n].matrix[k].lora_a = m->layers[n].matrix[k].lora_b = NULL;
+        }
     }
     while (m->n_params > m->n_base) { tt_tensor_destroy(m->params[--m->n_params]); }
     tti_lora_forget(m);
 }
+
 static tt_status tti_lora_remember(tt_model *m, const tt_lora_desc *d) {
     int i;
     m->lora = *d;
@@ -9748,6 +9895,7 @@ static tt_status tti_lora_remember(tt_model *m, const tt_lora_desc *d) {
     }
     return m->lora_targets ? TT_OK : TT_ERR_MEM;
 }
+
 /* Room for n more parameters. */
 static tt_status tti_params_grow(tt_model *m, int n) {
     tt_tensor **params = (tt_tensor **)tt_alloc(m->ctx, (size_t)m->max_params + (size_t)n, sizeof *params);
@@ -9758,19 +9906,25 @@ static tt_status tti_params_grow(tt_model *m, int n) {
     m->max_params += n;
     return TT_OK;
 }
+
 static tt_status tti_lora_build(tt_model *m, const tt_lora_desc *desc, int empty) {
     tt_lora_desc d = *desc;
     tt_status status = tti_lora_resolve(m->ctx, &d);
     int count, n, k;
     if (status != TT_OK) { return status; }
-    if (m->lora.rank) { return tt_fail(m->ctx, TT_ERR_ARG, "tt_model_lora_add: the model has adapters, of rank %d", m->lora.rank); }
+    if (m->lora.rank) {
+        return tt_fail(m->ctx, TT_ERR_ARG, "tt_model_lora_add: the model has adapters, of rank %d",
+                       m->lora.rank);
+    }
     count = tti_lora_count(m, &d);
     if (!count) { return tt_error_status(m->ctx); }
     status = tti_params_grow(m, 2 * count);
     if (status == TT_OK) { status = tti_lora_remember(m, &d); }
     for (n = 0; n < m->config.num_hidden_layers && status == TT_OK; n++) {
         for (k = 0; k < TTI_N_MATRICES && status == TT_OK; k++) {
-            if (tti_lora_wants(&d, &m->layers[n].matrix[k])) { status = tti_lora_attach(m, &d, &m->layers[n].matrix[k], empty); }
+            if (tti_lora_wants(&d, &m->layers[n].matrix[k])) {
+                status = tti_lora_attach(m, &d, &m->layers[n].matrix[k], empty);
+            }
         }
     }
     if (status != TT_OK) { tti_lora_detach(m); return status; }
@@ -9778,6 +9932,7 @@ static tt_status tti_lora_build(tt_model *m, const tt_lora_desc *desc, int empty
     m->lora_off = 0;
     return TT_OK;
 }
+
 static void tti_lora_freeze(tt_model *m) {
     int i;
     for (i = 0; i < m->n_base; i++) {
@@ -9785,32 +9940,40 @@ static void tti_lora_freeze(tt_model *m) {
         tti_grad_free(m->params[i]);
     }
 }
+
 TT_API tt_status tt_model_lora_add(tt_model *m, const tt_lora_desc *desc) {
     static const tt_lora_desc zero = TT_INIT;
     tt_status status = tti_lora_build(m, desc ? desc : &zero, 0);
     if (status == TT_OK) { tti_lora_freeze(m); }
     return status;
 }
+
 TT_API const tt_lora_desc *tt_model_lora_get(const tt_model *m) { return m->lora.rank ? &m->lora : NULL; }
+
 TT_API int tt_model_lora_enable(tt_model *m, int on) {
     int was = m->lora.rank && !m->lora_off;
     m->lora_off = !on;
     return was;
 }
+
 /* W += scale B A, or its transpose where W is [in, out]. scaled: room for A. */
 static tt_status tti_lora_fold(tt_model *m, const tti_matrix *a, float *scaled) {
     const tt_backend *backend = m->ctx->backend;
     int rank = m->lora.rank, gpt2 = m->config.gpt2, in = a->lora_a->shape[1], out = a->lora_b->shape[0];
-    tt_status status = backend->unary(m->ctx, TT_SCALE, scaled, TT_F(a->lora_a), a->lora_a->size, m->lora_scale, 0);
+    tt_status status =
+        backend->unary(m->ctx, TT_SCALE, scaled, TT_F(a->lora_a), a->lora_a->size, m->lora_scale, 0);
     tt_gemm_args g;
     if (gpt2) {
-        g = tti_gemm_args_of(in, out, rank, tti_view_of(scaled, in, 1), tti_view_of(TT_F(a->lora_b), rank, 1), TT_F(a->w));
+        g = tti_gemm_args_of(in, out, rank, tti_view_of(scaled, in, 1), tti_view_of(TT_F(a->lora_b), rank, 1),
+                             TT_F(a->w));
     } else {
-        g = tti_gemm_args_of(out, in, rank, tti_view_of(TT_F(a->lora_b), rank, 0), tti_view_of(scaled, in, 0), TT_F(a->w));
+        g = tti_gemm_args_of(out, in, rank, tti_view_of(TT_F(a->lora_b), rank, 0), tti_view_of(scaled, in, 0),
+                             TT_F(a->w));
     }
     g.accumulate = 1;
     return status == TT_OK ? backend->gemm(m->ctx, &g) : status;
 }
+
 TT_API tt_status tt_model_lora_merge(tt_model *m) {
     tt_context *ctx = m->ctx;
     size_t largest = 1;
@@ -9818,8 +9981,14 @@ TT_API tt_status tt_model_lora_merge(tt_model *m) {
     float *scaled;
     int n, k;
     if (!m->lora.rank) { return tt_fail(ctx, TT_ERR_ARG, "tt_model_lora_merge: the model has no adapters"); }
-    if (m->mapped) { return tt_fail(ctx, TT_ERR_ARG, "tt_model_lora_merge: the weights lie in a mapped file, expected a model of tt_model_load"); }
-    for (n = m->n_base; n < m->n_params; n++) { if (m->params[n]->size > largest) { largest = m->params[n]->size; } }
+    if (m->mapped) {
+        return tt_fail(
+            ctx, TT_ERR_ARG,
+            "tt_model_lora_merge: the weights lie in a mapped file, expected a model of tt_model_load");
+    }
+    for (n = m->n_base; n < m->n_params; n++) {
+        if (m->params[n]->size > largest) { largest = m->params[n]->size; }
+    }
     scaled = (float *)ctx->backend->alloc(ctx, largest * sizeof *scaled);
     if (!scaled) { return TT_ERR_MEM; }
     for (n = 0; n < m->config.num_hidden_layers; n++) {
@@ -9852,8 +10021,10 @@ TT_API tt_kv_cache *tt_kv_cache_create(tt_model *model, int n_slots, int capacit
 /* ---- forward ---- */
 
 static tt_tensor *tti_norm_apply(const tt_model *m, tt_tensor *x, tt_tensor *w, tt_tensor *bias) {
-    return bias ? tt_layernorm(m->ctx, x, w, bias, m->config.norm_eps) : tt_rmsnorm(m->ctx, x, w, m->config.norm_eps);
+    return bias ? tt_layernorm(m->ctx, x, w, bias, m->config.norm_eps)
+                : tt_rmsnorm(m->ctx, x, w, m->config.norm_eps);
 }
+
 /* RMSNorm over each head's own channels (Qwen3). */
 static tt_tensor *tti_head_norm(const tt_model *m, tt_tensor *x, tt_tensor *w) {
     int heads[2], flat[2];
@@ -9864,15 +10035,20 @@ static tt_tensor *tti_head_norm(const tt_model *m, tt_tensor *x, tt_tensor *w) {
     heads[1] = m->config.head_dim;
     return tt_view(m->ctx, tt_rmsnorm(m->ctx, tt_view(m->ctx, x, 2, heads), w, m->config.norm_eps), 2, flat);
 }
+
 static int tti_adapts(const tt_model *m, const tti_matrix *a) { return a->lora_a && !m->lora_off; }
+
 /* x W^T + b (GPT-2: x W + b), and what an adapter adds. */
 static tt_tensor *tti_matrix_apply(const tt_model *m, tt_tensor *x, const tti_matrix *a) {
     tt_context *ctx = m->ctx;
     tt_tensor *y = m->config.gpt2 ? tt_matmul(ctx, x, a->w, a->bias) : tt_linear(ctx, x, a->w, a->bias);
     if (!tti_adapts(m, a)) { return y; }
-    return tti_product_add(ctx, y, tt_scale(ctx, tt_linear(ctx, x, a->lora_a, NULL), m->lora_scale), a->lora_b);
+    return tti_product_add(ctx, y, tt_scale(ctx, tt_linear(ctx, x, a->lora_a, NULL), m->lora_scale),
+                           a->lora_b);
 }
-static tt_tensor *tti_attention_block(const tt_model *m, const tti_layer *l, int layer, tt_tensor *x, const tt_batch *batch) {
+
+static tt_tensor *tti_attention_block(const tt_model *m, const tti_layer *l, int layer, tt_tensor *x,
+                                      const tt_batch *batch) {
     const tt_model_config *c = &m->config;
     tt_context *ctx = m->ctx;
     tt_attention_desc attention = TT_INIT;
@@ -9897,6 +10073,7 @@ static tt_tensor *tti_attention_block(const tt_model *m, const tti_layer *l, int
     }
     return tti_matrix_apply(m, tt_attention(ctx, q, k, v, batch, &attention), &l->matrix[TTI_O]);
 }
+
 static tt_tensor *tti_mlp_block(const tt_model *m, const tti_layer *l, tt_tensor *x) {
     const tti_matrix *up = &l->matrix[TTI_UP];
     tt_context *ctx = m->ctx;
@@ -9908,6 +10085,7 @@ static tt_tensor *tti_mlp_block(const tt_model *m, const tti_layer *l, tt_tensor
     else { h = tti_product_of(ctx, x, up->w, up->bias, 0, TT_GELU_TANH); }
     return tti_matrix_apply(m, h, &l->matrix[TTI_DOWN]);
 }
+
 typedef struct tti_layer_call { tt_model *model; const tt_batch *batch; int layer; } tti_layer_call;
 /* One layer, in the form that tt_recompute can run twice. */
 static tt_tensor *tti_layer_forward(tt_context *ctx, void *user, tt_tensor *const *inputs, int n_inputs) {
@@ -9916,19 +10094,25 @@ static tt_tensor *tti_layer_forward(tt_context *ctx, void *user, tt_tensor *cons
     const tti_layer *l = &m->layers[call->layer];
     tt_tensor *x = inputs[0];
     (void)n_inputs;
-    x = tt_add(ctx, x, tti_attention_block(m, l, call->layer, tti_norm_apply(m, x, l->norm1, l->norm1_bias), call->batch));
+    x = tt_add(
+        ctx, x,
+        tti_attention_block(m, l, call->layer, tti_norm_apply(m, x, l->norm1, l->norm1_bias), call->batch));
     return tt_add(ctx, x, tti_mlp_block(m, l, tti_norm_apply(m, x, l->norm2, l->norm2_bias)));
 }
-/* Without gradients: the result takes the place of x, and all else that the layer left is given back, so that a pass over any
- * number of layers has the memory of one and stays in the caches. */
+
+/* Without gradients: the result takes the place of x, and all else that the layer left is given back, so that
+ * a pass over any number of layers has the memory of one and stays in the caches. */
 static tt_tensor *tti_layer_replace(tt_context *ctx, tti_layer_call *call, tt_tensor *x) {
     tti_mark host = tti_arena_mark(&ctx->host), device = tti_arena_mark(&ctx->device);
     tt_tensor *y = tti_layer_forward(ctx, call, &x, 1);
-    if (!y || !tti_graph_ok(ctx, ctx->backend->copy(ctx, x->data, y->data, y->size * sizeof(float)))) { return NULL; }
+    if (!y || !tti_graph_ok(ctx, ctx->backend->copy(ctx, x->data, y->data, y->size * sizeof(float)))) {
+        return NULL;
+    }
     tti_arena_release(&ctx->host, host);
     tti_arena_release(&ctx->device, device);
     return x;
 }
+
 /* The residual stream after the last layer, before the last norm. */
 static tt_tensor *tti_model_body(tt_model *m, const tt_batch *batch) {
     tt_context *ctx = m->ctx;
@@ -9937,35 +10121,52 @@ static tt_tensor *tti_model_body(tt_model *m, const tt_batch *batch) {
     if (!batch) { tti_inputs_ok(ctx, "tt_model_forward: batch", (tt_tensor *const *)&batch, 1); return NULL; }
     for (n = 0; n < batch->n_tokens; n++) { if (batch->positions[n] > last) { last = batch->positions[n]; } }
     if (last >= m->config.max_position_embeddings) {
-        return tti_graph_fail(ctx, "tt_model_forward", "position (max_position_embeddings too small)", last, m->config.max_position_embeddings - 1);
+        return tti_graph_fail(ctx, "tt_model_forward", "position (max_position_embeddings too small)", last,
+                              m->config.max_position_embeddings - 1);
     }
     if (!tti_graph_ok(ctx, tti_rope_reserve(m, last + 1))) { return NULL; }
     x = tt_embedding(ctx, m->embedding, batch->tokens, batch->n_tokens);
-    if (m->positions) { x = tt_add(ctx, x, tt_embedding(ctx, m->positions, batch->positions, batch->n_tokens)); }
+    if (m->positions) {
+        x = tt_add(ctx, x, tt_embedding(ctx, m->positions, batch->positions, batch->n_tokens));
+    }
     /* a frozen embedding needs no gradient, but tt_recompute passes one on only through its inputs */
-    if (x && m->config.recompute && !ctx->no_grad && tti_any_grad(m->params, m->n_params)) { x->requires_grad = 1; }
+    if (x && m->config.recompute && !ctx->no_grad && tti_any_grad(m->params, m->n_params)) {
+        x->requires_grad = 1;
+    }
     for (n = 0; n < m->config.num_hidden_layers && x; n++) {
         tti_layer_call *call = (tti_layer_call *)tti_step_alloc(ctx, sizeof *call);
         if (!call) { ctx->graph_error = 1; return NULL; }
         call->model = m;
         call->batch = batch;
         call->layer = n;
-        if (ctx->no_grad) { x = tti_layer_replace(ctx, call, x); }
-        else { x = m->config.recompute && !batch->cache ? tt_recompute(ctx, tti_layer_forward, call, &x, 1) : tti_layer_forward(ctx, call, &x, 1); }
+        if (ctx->no_grad) { x = tti_layer_replace(ctx, call, x);
+        } else {
+            x = m->config.recompute && !batch->cache ? tt_recompute(ctx, tti_layer_forward, call, &x, 1)
+                                                     : tti_layer_forward(ctx, call, &x, 1);
+        }
     }
     if (x && batch->cache && !tti_graph_ok(ctx, tti_cache_advance(batch))) { return NULL; }
     return x;
 }
+
 TT_API tt_tensor *tt_model_forward(tt_model *m, const tt_batch *batch) {
     return tti_norm_apply(m, tti_model_body(m, batch), m->norm, m->norm_bias);
 }
-TT_API tt_tensor *tt_model_logits(tt_model *m, tt_tensor *hidden) { return tt_linear(m->ctx, hidden, m->head, NULL); }
-TT_API tt_tensor *tt_model_logprobs(tt_model *m, const tt_batch *batch, float temperature, tt_tensor **entropy_out) {
+
+TT_API tt_tensor *tt_model_logits(tt_model *m, tt_tensor *hidden) {
+    return tt_linear(m->ctx, hidden, m->head, NULL);
+}
+
+TT_API tt_tensor *tt_model_logprobs(tt_model *m, const tt_batch *batch, float temperature,
+                                    tt_tensor **entropy_out) {
     tt_tensor *x = tti_model_body(m, batch);
     if (entropy_out) { *entropy_out = NULL; }
     if (!x) { return NULL; }
-    if (batch->n_targets < 1) { return tti_graph_fail(m->ctx, "tt_model_logprobs", "n_targets of the batch", batch->n_targets, 1); }
-    x = tti_norm_apply(m, tt_gather_rows(m->ctx, x, batch->target_rows, batch->n_targets), m->norm, m->norm_bias);
+    if (batch->n_targets < 1) {
+        return tti_graph_fail(m->ctx, "tt_model_logprobs", "n_targets of the batch", batch->n_targets, 1);
+    }
+    x = tti_norm_apply(m, tt_gather_rows(m->ctx, x, batch->target_rows, batch->n_targets), m->norm,
+                       m->norm_bias);
     return tt_token_logprobs(m->ctx, x, m->head, batch->targets, temperature, entropy_out);
 }
 
@@ -11332,17 +11533,20 @@ TT_API tt_status tt_model_lora_load(tt_model *m, const char *dir) {
 }
 
 /* ==== 9. generate ===========================================================================
- * A sequence is in a slot of the cache while it grows. What all prompts begin with runs first, once for all slots. Each turn of
- * tt_generate has three parts: empty slots are given to waiting sequences, whose prompts (what is left of
- * them, but for the last token) run through the model as one packed batch, once per prompt; then one token
- * of every sequence runs as a batch; then each row of logits gives a token.
+ * A sequence is in a slot of the cache while it grows. What all prompts begin with runs first, once for all
+ * slots. Each turn of tt_generate has three parts: empty slots are given to waiting sequences, whose prompts
+ * (what is left of them, but for the last token) run through the model as one packed batch, once per prompt;
+ * then one token of every sequence runs as a batch; then each row of logits gives a token.
  *
  * Nothing of this order can be seen in the results: a row's arithmetic does not depend on the rows beside
  * it, and the random number of a token is a function of (seed, request id, sample, position). */
 
 /* ---- one row of logits to one token ---- */
 /* Scores in a max-heap of token ids: the largest score, and of equals the lowest id, is on top. */
-static int tti_heap_before(const float *scores, int32_t a, int32_t b) { return scores[a] > scores[b] || (scores[a] == scores[b] && a < b); }
+static int tti_heap_before(const float *scores, int32_t a, int32_t b) {
+    return scores[a] > scores[b] || (scores[a] == scores[b] && a < b);
+}
+
 static void tti_heap_sink(const float *scores, int32_t *heap, int n, int i) {
     for (;;) {
         int child = 2 * i + 1;
@@ -11355,7 +11559,9 @@ static void tti_heap_sink(const float *scores, int32_t *heap, int n, int i) {
         i = child;
     }
 }
-/* Token ids, of which the `sorted` largest stand at the end, the largest last; before them a heap of the others. */
+
+/* Token ids, of which the `sorted` largest stand at the end, the largest last; before them a heap of the
+ * others. */
 typedef struct tti_ranking { const float *scores; int32_t *ids; int n, sorted; } tti_ranking;
 /* The id in place `rank`, 0 = the largest; rank is at most `sorted`. */
 static int32_t tti_ranked(tti_ranking *r, int rank) {
@@ -11367,14 +11573,18 @@ static int32_t tti_ranked(tti_ranking *r, int rank) {
     tti_heap_sink(r->scores, r->ids, r->n - r->sorted, 0);
     return top;
 }
-/* A float of few decimals as the number that was written: 1 - 0.8f is more than rounding away from 1 - 0.8. */
+
+/* A float of few decimals as the number that was written: 1 - 0.8f is more than rounding away from 1 - 0.8.
+ * */
 static double tti_decimal(float x) {
     double near = floor((double)x * 1e7 + 0.5) / 1e7;
     return (float)near == x ? near : (double)x;
 }
-/* How many tokens top-k, top-p and min-p leave: the first so many of the ranking. w[id]: e to the power of the score, less
- * the largest. The rules, their order and what they round are those of transformers' warpers: each looks at what the one
- * before has left, renormalised, and compares floats. (Which of equal tokens top-p drops is not defined there.) */
+
+/* How many tokens top-k, top-p and min-p leave: the first so many of the ranking. w[id]: e to the power of
+ * the score, less the largest. The rules, their order and what they round are those of transformers' warpers:
+ * each looks at what the one before has left, renormalised, and compares floats. (Which of equal tokens top-p
+ * drops is not defined there.) */
 static int tti_candidates(tti_ranking *r, const float *w, const tt_sampling *s) {
     int n = r->n, kept, i;
     double sum = 0, rest = 0;
@@ -11383,22 +11593,29 @@ static int tti_candidates(tti_ranking *r, const float *w, const tt_sampling *s) 
     for (i = n / 2 - 1; i >= 0; i--) { tti_heap_sink(r->scores, r->ids, n, i); }
     if (s->top_k > 0 && s->top_k < n) {              /* and what equals the last of them */
         float least = -HUGE_VALF;
-        for (i = 0; i < n && (i < s->top_k || r->scores[r->ids[0]] == least); i++) { least = r->scores[tti_ranked(r, i)]; }
+        for (i = 0; i < n && (i < s->top_k || r->scores[r->ids[0]] == least); i++) {
+            least = r->scores[tti_ranked(r, i)];
+        }
         n = i;
     }
     for (i = 0; i < n; i++) { sum += (double)w[r->ids[r->n - 1 - i]]; }
     kept = n;
-    if (s->top_p < 1.0f) {                           /* drops from the end what together has at most 1 - top_p */
+    if (s->top_p < 1.0f) {                           /* drops from the end what together has at most 1 -
+                                                        top_p */
         for (i = 0; i < n; i++) { rest += (double)(float)((double)w[r->ids[r->n - 1 - i]] / sum); }
-        for (kept = 0; kept < n && (kept == 0 || (float)rest > most); kept++) { rest -= (double)(float)((double)w[tti_ranked(r, kept)] / sum); }
+        for (kept = 0; kept < n && (kept == 0 || (float)rest > most); kept++) {
+            rest -= (double)(float)((double)w[tti_ranked(r, kept)] / sum);
+        }
         for (sum = 0, i = 0; i < kept; i++) { sum += (double)w[tti_ranked(r, i)]; }
     }
     if (s->min_p > 0) {
         float least = s->min_p * (float)((double)w[tti_ranked(r, 0)] / sum);
-        for (n = kept, kept = 1; kept < n && (float)((double)w[tti_ranked(r, kept)] / sum) >= least; kept++) { }
+        for (n = kept, kept = 1; kept < n && (float)((double)w[tti_ranked(r, kept)] / sum) >= least; kept++) {
+        }
     }
     return kept;
 }
+
 /* Hugging Face's repetition penalty, on each token of the history once. */
 static void tti_penalise(float *logits, const float *raw, const int32_t *history, int n, float penalty) {
     int i;
@@ -11407,8 +11624,10 @@ static void tti_penalise(float *logits, const float *raw, const int32_t *history
         logits[history[i]] = z > FLT_MAX ? FLT_MAX : z < -FLT_MAX ? -FLT_MAX : z;
     }
 }
+
 /* w, scores: scratch of vocab floats, ids: scratch of vocab ids; scores may be the logits. u in [0,1). */
-static int32_t tti_choose(tt_context *ctx, const float *logits, int vocab, const tt_sampling *s, double u, float *w, float *scores, int32_t *ids) {
+static int32_t tti_choose(tt_context *ctx, const float *logits, int vocab, const tt_sampling *s, double u,
+                          float *w, float *scores, int32_t *ids) {
     float largest = -FLT_MAX, inv_temperature = 1.0f / s->temperature;
     int32_t best = 0;
     double total = 0, mass = 0;
@@ -11459,7 +11678,8 @@ typedef struct tti_engine {
     tt_kv_cache *cache;
     tti_sequence *slots;            /* [n_slots]                     */
     int n_slots, capacity, next;    /* next: first waiting item      */
-    int common;                     /* tokens with which all prompts begin: every slot holds them from the start on, to the end */
+    int common;                     /* tokens with which all prompts begin: every slot holds them from the
+                                       start on, to the end */
     int32_t *offsets, *tokens, *slot_ids;   /* of a batch            */
     size_t n_tokens;                /* capacity of tokens            */
     int owns_panels;
@@ -11473,18 +11693,35 @@ static tt_status tti_sampling_check(tt_context *ctx, const tt_sampling *in, tt_s
     if (s->top_p == 0) { s->top_p = 1; }
     if (s->repetition_penalty == 0) { s->repetition_penalty = 1; }
     if (s->max_batch == 0) { s->max_batch = 128; }
-    if (s->max_new_tokens < 1) { return tt_fail(ctx, TT_ERR_ARG, "tt_generate: max_new_tokens is %d, expected >= 1", s->max_new_tokens); }
-    if (!tti_is_temperature(s->temperature)) { return tt_fail(ctx, TT_ERR_ARG, "tt_generate: temperature is %g, expected " TTI_TEMPERATURES, (double)s->temperature); }
-    if (!(s->top_p > 0 && s->top_p <= 1)) { return tt_fail(ctx, TT_ERR_ARG, "tt_generate: top_p is %g, expected in (0, 1]", (double)s->top_p); }
-    if (!(s->min_p >= 0 && s->min_p <= 1)) { return tt_fail(ctx, TT_ERR_ARG, "tt_generate: min_p is %g, expected in [0, 1]", (double)s->min_p); }
-    if (s->top_k < 0) { return tt_fail(ctx, TT_ERR_ARG, "tt_generate: top_k is %d, expected >= 0", s->top_k); }
-    if (!(s->repetition_penalty > 0) || !isfinite(s->repetition_penalty)) {
-        return tt_fail(ctx, TT_ERR_ARG, "tt_generate: repetition_penalty is %g, expected a finite number > 0", (double)s->repetition_penalty);
+    if (s->max_new_tokens < 1) {
+        return tt_fail(ctx, TT_ERR_ARG, "tt_generate: max_new_tokens is %d, expected >= 1",
+                       s->max_new_tokens);
     }
-    if (s->max_batch < 1) { return tt_fail(ctx, TT_ERR_ARG, "tt_generate: max_batch is %d, expected >= 1", s->max_batch); }
+    if (!tti_is_temperature(s->temperature)) {
+        return tt_fail(ctx, TT_ERR_ARG, "tt_generate: temperature is %g, expected " TTI_TEMPERATURES,
+                       (double)s->temperature);
+    }
+    if (!(s->top_p > 0 && s->top_p <= 1)) {
+        return tt_fail(ctx, TT_ERR_ARG, "tt_generate: top_p is %g, expected in (0, 1]", (double)s->top_p);
+    }
+    if (!(s->min_p >= 0 && s->min_p <= 1)) {
+        return tt_fail(ctx, TT_ERR_ARG, "tt_generate: min_p is %g, expected in [0, 1]", (double)s->min_p);
+    }
+    if (s->top_k < 0) {
+        return tt_fail(ctx, TT_ERR_ARG, "tt_generate: top_k is %d, expected >= 0", s->top_k);
+    }
+    if (!(s->repetition_penalty > 0) || !isfinite(s->repetition_penalty)) {
+        return tt_fail(ctx, TT_ERR_ARG, "tt_generate: repetition_penalty is %g, expected a finite number > 0",
+                       (double)s->repetition_penalty);
+    }
+    if (s->max_batch < 1) {
+        return tt_fail(ctx, TT_ERR_ARG, "tt_generate: max_batch is %d, expected >= 1", s->max_batch);
+    }
     return TT_OK;
 }
-/* With how many tokens all prompts begin, the last of each aside; 0 for so few that to run them apart would not pay. */
+
+/* With how many tokens all prompts begin, the last of each aside; 0 for so few that to run them apart would
+ * not pay. */
 #define TTI_COMMON_LEAST 32
 static int tti_engine_common(const tti_engine *e, int n_requests) {
     const tt_request *first = e->requests, *q;
@@ -11496,6 +11733,7 @@ static int tti_engine_common(const tti_engine *e, int n_requests) {
     }
     return common < TTI_COMMON_LEAST ? 0 : common;
 }
+
 /* The items in order, and the longest sequence. */
 static tt_status tti_engine_items(tti_engine *e, int n_requests) {
     tt_context *ctx = e->ctx;
@@ -11503,17 +11741,29 @@ static tt_status tti_engine_items(tti_engine *e, int n_requests) {
     for (r = 0; r < n_requests; r++) {
         const tt_request *q = &e->requests[r];
         int limit = e->model->config.max_position_embeddings, copies = q->n ? q->n : 1;
-        if (copies < 1 || total > INT_MAX - copies) { return tt_fail(ctx, TT_ERR_ARG, "tt_generate: requests[%d].n is %d, expected >= 0", r, q->n); }
-        if (q->prompt_length < 1) { return tt_fail(ctx, TT_ERR_ARG, "tt_generate: requests[%d].prompt_length is %d, expected >= 1", r, q->prompt_length); }
+        if (copies < 1 || total > INT_MAX - copies) {
+            return tt_fail(ctx, TT_ERR_ARG, "tt_generate: requests[%d].n is %d, expected >= 0", r, q->n);
+        }
+        if (q->prompt_length < 1) {
+            return tt_fail(ctx, TT_ERR_ARG, "tt_generate: requests[%d].prompt_length is %d, expected >= 1", r,
+                           q->prompt_length);
+        }
         if (q->prompt_length > limit || e->s->max_new_tokens > limit - q->prompt_length) {
-            return tt_fail(ctx, TT_ERR_ARG, "tt_generate: requests[%d] has %d prompt tokens and max_new_tokens is %d, together above max_position_embeddings %d",
+            return tt_fail(ctx, TT_ERR_ARG,
+                           "tt_generate: requests[%d] has %d prompt tokens and max_new_tokens is %d, "
+                           "together above max_position_embeddings %d",
                            r, q->prompt_length, e->s->max_new_tokens, limit);
         }
         for (k = 0; k < q->prompt_length; k++) {
             if (q->prompt[k] >= 0 && q->prompt[k] < vocab) { continue; }
-            return tt_fail(ctx, TT_ERR_ARG, "tt_generate: requests[%d].prompt[%d] is %d, expected 0..%d (vocab_size of the model)", r, k, (int)q->prompt[k], vocab - 1);
+            return tt_fail(
+                ctx, TT_ERR_ARG,
+                "tt_generate: requests[%d].prompt[%d] is %d, expected 0..%d (vocab_size of the model)", r, k,
+                (int)q->prompt[k], vocab - 1);
         }
-        if (q->prompt_length + e->s->max_new_tokens > e->capacity) { e->capacity = q->prompt_length + e->s->max_new_tokens; }
+        if (q->prompt_length + e->s->max_new_tokens > e->capacity) {
+            e->capacity = q->prompt_length + e->s->max_new_tokens;
+        }
         total += copies;
     }
     e->out->items = (tt_completion *)tt_alloc(ctx, (size_t)total, sizeof *e->out->items);
@@ -11529,7 +11779,9 @@ static tt_status tti_engine_items(tti_engine *e, int n_requests) {
     e->common = tti_engine_common(e, n_requests);
     return TT_OK;
 }
-/* Weights that many products will read, as the kernels like them best; not if that took more memory than the weights. */
+
+/* Weights that many products will read, as the kernels like them best; not if that took more memory than the
+ * weights. */
 #define TTI_PANELS_TURNS 8
 #define TTI_PANELS_MOST ((size_t)1 << 31)
 static tt_status tti_panels_make(tt_tensor *w, int transposed, size_t *left) {
@@ -11553,16 +11805,20 @@ static tt_status tti_panels_make(tt_tensor *w, int transposed, size_t *left) {
     *left -= bytes;
     return TT_OK;
 }
+
 static void tti_panels_free(tt_tensor *w) {
     w->ctx->backend->free(w->ctx, w->panels, w->panels_bytes);
     w->panels = NULL;
 }
+
 static tt_status tti_engine_panels(tti_engine *e) {
     tt_model *m = e->model;
     size_t left = TTI_PANELS_MOST;
     tt_status status = TT_OK;
     int i, k;
-    if (!e->ctx->backend->gemm_panels || e->s->max_new_tokens < TTI_PANELS_TURNS || m->head->panels) { return TT_OK; }
+    if (!e->ctx->backend->gemm_panels || e->s->max_new_tokens < TTI_PANELS_TURNS || m->head->panels) {
+        return TT_OK;
+    }
     e->owns_panels = 1;
     for (i = 0; i < m->config.num_hidden_layers; i++) {
         for (k = 0; k < TTI_N_MATRICES && status == TT_OK; k++) {
@@ -11572,10 +11828,12 @@ static tt_status tti_engine_panels(tti_engine *e) {
     }
     return status == TT_OK ? tti_panels_make(m->head, 1, &left) : status;
 }
+
 static void tti_engine_panels_free(tti_engine *e) {
     int i;
     for (i = 0; e->owns_panels && i < e->model->n_params; i++) { tti_panels_free(e->model->params[i]); }
 }
+
 static tt_status tti_engine_open(tti_engine *e) {
     tt_context *ctx = e->ctx;
     int i;
@@ -11596,6 +11854,7 @@ static tt_status tti_engine_open(tti_engine *e) {
     }
     return TT_OK;
 }
+
 static void tti_engine_close(tti_engine *e) {
     tt_context *ctx = e->ctx;
     int i;
@@ -11610,6 +11869,7 @@ static void tti_engine_close(tti_engine *e) {
     tt_kv_cache_destroy(e->cache);
     tti_engine_panels_free(e);
 }
+
 /* Runs a packed batch of n sequences (offsets, tokens, slot_ids) through the model. */
 static tt_tensor *tti_engine_forward(tti_engine *e, int n) {
     tt_batch_desc desc = TT_INIT;
@@ -11620,14 +11880,19 @@ static tt_tensor *tti_engine_forward(tti_engine *e, int n) {
     desc.cache_slots = e->slot_ids;
     return tt_model_forward(e->model, tt_batch_create(e->ctx, &desc));
 }
+
 /* Another slot that holds the request, with at least `cached` positions in the cache; -1 if none. */
 static int tti_engine_donor(const tti_engine *e, int request, int but, int cached) {
     int i;
     for (i = 0; i < e->n_slots; i++) {
-        if (i != but && e->slots[i].item >= 0 && e->out->items[e->slots[i].item].request == request && e->cache->lengths[i] >= cached) { return i; }
+        if (i != but && e->slots[i].item >= 0 && e->out->items[e->slots[i].item].request == request &&
+            e->cache->lengths[i] >= cached) {
+            return i;
+        }
     }
     return -1;
 }
+
 /* The tokens with which all prompts begin, such as a teacher's worked examples, run once for all slots. */
 static tt_status tti_engine_prefix(tti_engine *e) {
     tt_status status = TT_OK;
@@ -11637,9 +11902,12 @@ static tt_status tti_engine_prefix(tti_engine *e) {
     e->slot_ids[0] = 0;
     memcpy(e->tokens, e->requests[0].prompt, (size_t)e->common * sizeof(int32_t));
     if (!tti_engine_forward(e, 1)) { return tt_error_status(e->ctx); }
-    for (i = 1; i < e->n_slots && status == TT_OK; i++) { status = tt_kv_cache_share(e->cache, 0, i, e->common); }
+    for (i = 1; i < e->n_slots && status == TT_OK; i++) {
+        status = tt_kv_cache_share(e->cache, 0, i, e->common);
+    }
     return status;
 }
+
 /* Gives empty slots to waiting sequences. The first of a request runs its prompt, the others copy it. */
 static tt_status tti_engine_fill(tti_engine *e) {
     int i, n = 0, first = e->next;
@@ -11670,6 +11938,7 @@ static tt_status tti_engine_fill(tti_engine *e) {
     }
     return TT_OK;
 }
+
 /* Finishes the sequence in the slot: its tokens move to the completion. */
 static tt_status tti_engine_finish(tti_engine *e, tti_sequence *q, int stopped) {
     tt_completion *c = &e->out->items[q->item];
@@ -11685,6 +11954,7 @@ static tt_status tti_engine_finish(tti_engine *e, tti_sequence *q, int stopped) 
     q->item = -1;
     return TT_OK;
 }
+
 /* The sequence's next random number. */
 static double tti_engine_draw(const tti_engine *e, const tti_sequence *q) {
     const tt_completion *c = &e->out->items[q->item];
@@ -11693,8 +11963,10 @@ static double tti_engine_draw(const tti_engine *e, const tti_sequence *q) {
     name[1] = (uint64_t)c->sample;
     return tti_unit(tt_random(e->s->seed, tt_hash(name, sizeof name, 0), (uint64_t)q->length));
 }
+
 /* The token and log-prob of one row of logits; uses only its own scratch, so rows can run in parallel. */
-static void tti_engine_sample(const tti_engine *e, tti_sequence *q, const float *logits, float *scratch, int32_t *ids) {
+static void tti_engine_sample(const tti_engine *e, tti_sequence *q, const float *logits, float *scratch,
+                              int32_t *ids) {
     const tt_completion *c = &e->out->items[q->item];
     const tt_request *r = &e->requests[c->request];
     int vocab = e->model->config.vocab_size;
@@ -11706,25 +11978,39 @@ static void tti_engine_sample(const tti_engine *e, tti_sequence *q, const float 
         row = scratch + vocab;
     }
     q->tokens[q->length] = tti_choose(e->ctx, row, vocab, e->s, u, scratch, scratch + vocab, ids);
-    tti_row_logprob(e->ctx, logits, vocab, q->tokens[q->length], 1.0f / e->s->temperature, &q->logprobs[q->length - r->prompt_length], NULL);
+    tti_row_logprob(e->ctx, logits, vocab, q->tokens[q->length], 1.0f / e->s->temperature,
+                    &q->logprobs[q->length - r->prompt_length], NULL);
     q->length++;
 }
+
 /* Draws of TTI_DRAWS sequences are one part of parallel work; each thread has scratch memory of its own. */
 #define TTI_DRAWS 4
-typedef struct tti_draws { tti_engine *e; int n; size_t vocab; const float *rows; float *scratch; int32_t *ids; } tti_draws;
+typedef struct tti_draws {
+    tti_engine *e;
+    int n;
+    size_t vocab;
+    const float *rows;
+    float *scratch;
+    int32_t *ids;
+} tti_draws;
+
 static void tti_engine_sample_part(void *user, int part, int worker) {
     const tti_draws *d = (const tti_draws *)user;
     size_t mine = (size_t)worker * d->vocab;
     int i, end = (part + 1) * TTI_DRAWS < d->n ? (part + 1) * TTI_DRAWS : d->n;
     for (i = part * TTI_DRAWS; i < end; i++) {
-        tti_engine_sample(d->e, &d->e->slots[d->e->slot_ids[i]], d->rows + (size_t)i * d->vocab, d->scratch + 2 * mine, d->ids + mine);
+        tti_engine_sample(d->e, &d->e->slots[d->e->slot_ids[i]], d->rows + (size_t)i * d->vocab,
+                          d->scratch + 2 * mine, d->ids + mine);
     }
 }
+
 /* All rows on the backend, where it can: n tokens and log-probs come down instead of n x vocab logits. */
 static int tti_engine_samples_there(const tti_engine *e) {
     const tt_sampling *s = e->s;
-    return e->ctx->backend->sample && s->top_k <= 0 && s->top_p >= 1.0f && s->min_p <= 0 && s->repetition_penalty == 1.0f;
+    return e->ctx->backend->sample && s->top_k <= 0 && s->top_p >= 1.0f && s->min_p <= 0 &&
+           s->repetition_penalty == 1.0f;
 }
+
 /* drawn: on the backend, n tokens and behind them n log-probs. */
 static tt_status tti_engine_sample_there(tti_engine *e, const tt_tensor *logits, int n, int32_t **drawn) {
     tt_context *ctx = e->ctx;
@@ -11748,6 +12034,7 @@ static tt_status tti_engine_sample_there(tti_engine *e, const tt_tensor *logits,
     status = ctx->backend->upload(ctx, there_u, u, count * sizeof(double));
     return status == TT_OK ? ctx->backend->sample(ctx, &a) : status;
 }
+
 static tt_status tti_engine_collect(tti_engine *e, const int32_t *drawn, int n) {
     tt_context *ctx = e->ctx;
     size_t bytes = (size_t)n * (sizeof(int32_t) + sizeof(float));
@@ -11757,11 +12044,13 @@ static tt_status tti_engine_collect(tti_engine *e, const int32_t *drawn, int n) 
     for (i = 0; status == TT_OK && i < n; i++) {
         tti_sequence *q = &e->slots[e->slot_ids[i]];
         q->tokens[q->length] = tokens[i];
-        memcpy(&q->logprobs[q->length - e->requests[e->out->items[q->item].request].prompt_length], tokens + n + i, sizeof(float));
+        memcpy(&q->logprobs[q->length - e->requests[e->out->items[q->item].request].prompt_length],
+               tokens + n + i, sizeof(float));
         q->length++;
     }
     return status;
 }
+
 /* All rows here, on this machine's threads. */
 static tt_status tti_engine_sample_here(tti_engine *e, const tt_tensor *logits, int n) {
     tt_context *ctx = e->ctx;
@@ -11773,14 +12062,17 @@ static tt_status tti_engine_sample_here(tti_engine *e, const tt_tensor *logits, 
         if (!rows || tt_tensor_get(logits, rows) != TT_OK) { return tt_error_status(ctx); }
     }
     draw.rows = rows;
-    draw.scratch = (float *)tti_arena_alloc(ctx, &ctx->host, (size_t)ctx->n_threads * (size_t)vocab * 2 * sizeof(float));
-    draw.ids = (int32_t *)tti_arena_alloc(ctx, &ctx->host, (size_t)ctx->n_threads * (size_t)vocab * sizeof(int32_t));
+    draw.scratch =
+        (float *)tti_arena_alloc(ctx, &ctx->host, (size_t)ctx->n_threads * (size_t)vocab * 2 * sizeof(float));
+    draw.ids =
+        (int32_t *)tti_arena_alloc(ctx, &ctx->host, (size_t)ctx->n_threads * (size_t)vocab * sizeof(int32_t));
     if (!draw.scratch || !draw.ids) { return TT_ERR_MEM; }
     draw.e = e;
     draw.n = n;
     draw.vocab = (size_t)vocab;
     return tti_parallel(ctx, tti_engine_sample_part, &draw, (n + TTI_DRAWS - 1) / TTI_DRAWS);
 }
+
 /* The last token of n sequences through the model, and where the backend draws, what it draws. */
 static tt_status tti_engine_launch(tti_engine *e, int n, tt_tensor **logits, int32_t **drawn) {
     *drawn = NULL;
@@ -11788,16 +12080,22 @@ static tt_status tti_engine_launch(tti_engine *e, int n, tt_tensor **logits, int
     if (!*logits) { return tt_error_status(e->ctx); }
     return tti_engine_samples_there(e) ? tti_engine_sample_there(e, *logits, n, drawn) : TT_OK;
 }
-/* The same, handed over as one if the step is like the one before, which has then made room for all that it needs. */
+
+/* The same, handed over as one if the step is like the one before, which has then made room for all that it
+ * needs. */
 static tt_status tti_engine_step(tti_engine *e, int n, tt_tensor **logits, int32_t **drawn) {
     const tt_backend *backend = e->ctx->backend;
     int held = backend->step_begin && n == e->n_before && backend->step_begin(e->ctx), i;
     tt_status status = tti_engine_launch(e, n, logits, drawn);
     e->n_before = n;
     if (!held || backend->step_end(e->ctx) || status != TT_OK) { return status; }
-    for (i = 0; i < n; i++) { tt_kv_cache_truncate(e->cache, (int)e->slot_ids[i], tt_kv_cache_length(e->cache, (int)e->slot_ids[i]) - 1); }
+    for (i = 0; i < n; i++) {
+        tt_kv_cache_truncate(e->cache, (int)e->slot_ids[i],
+                             tt_kv_cache_length(e->cache, (int)e->slot_ids[i]) - 1);
+    }
     return tti_engine_launch(e, n, logits, drawn);
 }
+
 /* One token for every sequence in a slot. */
 static tt_status tti_engine_turn(tti_engine *e) {
     tt_context *ctx = e->ctx;
@@ -11812,7 +12110,9 @@ static tt_status tti_engine_turn(tti_engine *e) {
         e->offsets[n] = (int32_t)n;
     }
     status = tti_engine_step(e, n, &logits, &drawn);
-    if (status == TT_OK) { status = drawn ? tti_engine_collect(e, drawn, n) : tti_engine_sample_here(e, logits, n); }
+    if (status == TT_OK) {
+        status = drawn ? tti_engine_collect(e, drawn, n) : tti_engine_sample_here(e, logits, n);
+    }
     if (status != TT_OK) { return status; }
     for (i = 0; i < n; i++) {
         tti_sequence *q = &e->slots[e->slot_ids[i]];
@@ -11820,16 +12120,23 @@ static tt_status tti_engine_turn(tti_engine *e) {
         int prompt = e->requests[c->request].prompt_length, stopped = 0;
         int32_t token = q->tokens[q->length - 1];
         if (!isfinite(q->logprobs[q->length - 1 - prompt])) {
-            return tt_fail(ctx, TT_ERR_NUMBER, "tt_generate: the logits of request %d, sample %d, position %d are not finite", c->request, c->sample, q->length - 1);
+            return tt_fail(ctx, TT_ERR_NUMBER,
+                           "tt_generate: the logits of request %d, sample %d, position %d are not finite",
+                           c->request, c->sample, q->length - 1);
         }
-        if (e->s->on_token && e->s->on_token(e->s->user, c->request, c->sample, token, q->logprobs[q->length - 1 - prompt])) {
+        if (e->s->on_token &&
+            e->s->on_token(e->s->user, c->request, c->sample, token, q->logprobs[q->length - 1 - prompt])) {
             return tt_fail(ctx, TT_ERR_STOP, "tt_generate: stopped by on_token");
         }
         for (k = 0; k < e->s->n_stop_tokens; k++) { stopped |= e->s->stop_tokens[k] == token; }
-        if ((stopped || q->length - prompt == e->s->max_new_tokens) && tti_engine_finish(e, q, stopped) != TT_OK) { return TT_ERR_MEM; }
+        if ((stopped || q->length - prompt == e->s->max_new_tokens) &&
+            tti_engine_finish(e, q, stopped) != TT_OK) {
+            return TT_ERR_MEM;
+        }
     }
     return TT_OK;
 }
+
 static tt_status tti_engine_run(tti_engine *e) {
     tt_context *ctx = e->ctx;
     tti_mark host = tti_arena_mark(&ctx->host), device = tti_arena_mark(&ctx->device);
@@ -11845,7 +12152,9 @@ static tt_status tti_engine_run(tti_engine *e) {
     }
     return status;
 }
-TT_API tt_status tt_generate(tt_model *model, const tt_request *requests, int n, const tt_sampling *sampling, tt_completions *out) {
+
+TT_API tt_status tt_generate(tt_model *model, const tt_request *requests, int n, const tt_sampling *sampling,
+                             tt_completions *out) {
     tt_context *ctx = model->ctx;
     tti_engine e = TT_INIT;
     tt_sampling s;
@@ -11871,6 +12180,7 @@ TT_API tt_status tt_generate(tt_model *model, const tt_request *requests, int n,
     tt_completions_free(out);
     return status;
 }
+
 TT_API void tt_completions_free(tt_completions *c) {
     int i;
     for (i = 0; i < c->n; i++) {
