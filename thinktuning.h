@@ -9336,23 +9336,21 @@ typedef struct tti_generation {
 struct tt_model {
     tt_context *ctx;
     tt_model_config config;
-    int n_params, n_base, max_params;   /* params[n_base ..] are adapters */
-    tt_tensor **params;                 /* owned, in file order */
-    tti_layer *layers;                  /* [num_hidden_layers] */
-    tt_tensor *embedding, *positions;   /* [V,C]; [max_position_embeddings,C] of gpt2 */
+    int n_params, n_base, max_params;   /* params[n_base ..] are adapters                                  */
+    tt_tensor **params;                 /* owned, in file order                                            */
+    tti_layer *layers;                  /* [num_hidden_layers]                                             */
+    tt_tensor *embedding, *positions;   /* [V,C]; [max_position_embeddings,C] of gpt2                      */
     tt_tensor *norm, *norm_bias;
-    tt_tensor *head;                    /* [V,C]; the embedding if tied */
-    tt_tensor *cos_table, *sin_table;   /* [positions used so far, head_dim/2]; NULL before the first and
-                                           for gpt2 */
-    tt_lora_desc lora;                  /* rank 0 = no adapters; target_modules = lora_targets */
-    char **lora_targets;                /* owned copies */
+    tt_tensor *head;                    /* [V,C]; the embedding if tied                                    */
+    tt_tensor *cos_table, *sin_table;   /* [positions used so far, head_dim/2]; NULL before, and in gpt2   */
+    tt_lora_desc lora;                  /* rank 0 = no adapters; target_modules = lora_targets             */
+    char **lora_targets;                /* owned copies                                                    */
     float lora_scale;
     int lora_off;
-    void *lent_to;                      /* whose memory weights lie in (tensors with `lent`), NULL = the
-                                           model's own */
-    void (*release)(void *lent_to);     /* gives it back, once the parameters are gone */
+    void *lent_to;                      /* owner of the memory that `lent` tensors lie in, or NULL         */
+    void (*release)(void *lent_to);     /* ends the loan, once the parameters are gone                     */
     tti_generation generation;
-    char *chat_template;                /* of the directory, to be written again; NULL = none */
+    char *chat_template;                /* of the directory, to be written again; NULL = none              */
 };
 
 static int tti_model_n_matrices(const tt_model *m) { return m->config.num_hidden_layers * TTI_N_MATRICES; }
@@ -9364,104 +9362,83 @@ static tti_matrix *tti_model_matrix(const tt_model *m, int i) {
 
 /* ---- [tt:model.config] defaults, and what later code relies on ---- */
 
+/* What must hold, or else the sentence of an error: as TTI_TRY, in a function with ctx and who, its name. */
+#define TTI_EXPECT(holds, sentence, ...)                                          \
+    do {                                                                          \
+        if (holds) { break; }                                                     \
+        status = tt_fail(ctx, TT_ERR_ARG, "%s: " sentence, who, __VA_ARGS__);     \
+        goto done;                                                                \
+    } while (0)
+
 static int tti_is_qwen(const tt_model_config *c) { return strncmp(c->model_type, "qwen", 4) == 0; }
 
-/* high INT_MAX: no upper limit worth a word. */
-static tt_status tti_expect_int(tt_context *ctx, const char *who, const char *field, int value, int low,
-                                int high) {
-    if (value >= low && value <= high) { return TT_OK; }
-    if (high == INT_MAX) {
-        return tt_fail(ctx, TT_ERR_ARG, "%s: %s is %d, expected >= %d", who, field, value, low);
-    }
-    return tt_fail(ctx, TT_ERR_ARG, "%s: %s is %d, expected %d..%d", who, field, value, low, high);
-}
-
-/* Heads: queries [n_heads, head_dim], each group of n_heads / n_kv_heads of them with one key-value head. */
+/* Each num_attention_heads / num_key_value_heads query heads read one key-value head, all of head_dim. */
 static tt_status tti_config_heads(tt_context *ctx, tt_model_config *c) {
     static const char *const who = "tt_model_config";
-    int heads = c->num_attention_heads, most = INT_MAX / 16;
-    if (heads < 1) { return tti_expect_int(ctx, who, "num_attention_heads", heads, 1, INT_MAX); }
-    if (c->head_dim == 0 && c->hidden_size % heads) {
-        return tt_fail(ctx, TT_ERR_ARG,
-                       "%s: hidden_size is %d, expected a multiple of num_attention_heads %d", who,
-                       c->hidden_size, heads);
-    }
-    if (c->head_dim == 0) { c->head_dim = c->hidden_size / heads; }
-    if (c->head_dim < 1 || c->head_dim > 1024 || (!c->gpt2 && c->head_dim % 2)) {      /* RoPE turns pairs */
-        return tt_fail(ctx, TT_ERR_ARG, "%s: head_dim is %d, expected an even number in 2..1024", who,
-                       c->head_dim);
-    }
-    if (heads > most / c->head_dim) {
-        return tt_fail(ctx, TT_ERR_ARG, "%s: num_attention_heads is %d, expected at most %d with head_dim %d",
-                       who, heads, most / c->head_dim, c->head_dim);
-    }
-    if (c->num_key_value_heads == 0) { c->num_key_value_heads = heads; }
-    if (c->num_key_value_heads < 1 || heads % c->num_key_value_heads) {
-        return tt_fail(ctx, TT_ERR_ARG,
-                       "%s: num_key_value_heads is %d, expected a divisor of num_attention_heads %d", who,
-                       c->num_key_value_heads, heads);
-    }
-    if (c->gpt2 && (c->num_key_value_heads != heads || c->head_dim * heads != c->hidden_size)) {
-        return tt_fail(ctx, TT_ERR_ARG,
-                       "%s: gpt2 wants as many key-value heads as heads (%d, %d) and head_dim %d = "
-                       "hidden_size / heads",
-                       who, c->num_key_value_heads, heads, c->head_dim);
-    }
-    return TT_OK;
+    int heads = c->num_attention_heads, kv_heads = c->num_key_value_heads ? c->num_key_value_heads : heads;
+    int hidden = c->hidden_size, dim = c->head_dim, most = INT_MAX / 16;
+    tt_status status = TT_OK;
+    TTI_EXPECT(heads >= 1, "num_attention_heads is %d, expected >= 1", heads);
+    TTI_EXPECT(dim != 0 || hidden % heads == 0,
+               "hidden_size is %d, expected a multiple of num_attention_heads %d", hidden, heads);
+    if (dim == 0) { dim = hidden / heads; }
+    TTI_EXPECT(dim >= 1 && dim <= 1024 && (c->gpt2 || dim % 2 == 0),
+               "head_dim is %d, expected an even number in 2..1024", dim);
+    TTI_EXPECT(heads <= most / dim, "num_attention_heads is %d, expected at most %d with head_dim %d", heads,
+               most / dim, dim);
+    TTI_EXPECT(kv_heads >= 1 && heads % kv_heads == 0,
+               "num_key_value_heads is %d, expected a divisor of num_attention_heads %d", kv_heads, heads);
+    TTI_EXPECT(!c->gpt2 || (kv_heads == heads && dim * heads == hidden),
+               "gpt2 wants as many key-value heads as heads (%d, %d) and head_dim %d = hidden_size / heads",
+               kv_heads, heads, dim);
+    c->head_dim = dim;
+    c->num_key_value_heads = kv_heads;
+done:
+    return status;
 }
 
-/* Constants of norm and RoPE. */
-static tt_status tti_config_constants(tt_context *ctx, tt_model_config *c) {
-    static const char *const who = "tt_model_config";
-    const tt_rope_scaling *s = &c->rope_scaling;
-    int scaling_ok;
-    if (c->norm_eps == 0) { c->norm_eps = tti_is_qwen(c) ? 1e-6f : 1e-5f; }
-    if (c->rope_theta == 0) { c->rope_theta = 10000.0f; }
-    if (!(c->norm_eps > 0) || !(c->rope_theta > 0) || !isfinite(c->norm_eps) || !isfinite(c->rope_theta)) {
-        return tt_fail(ctx, TT_ERR_ARG, "%s: norm_eps is %g and rope_theta %g, expected both > 0", who,
-                       (double)c->norm_eps, (double)c->rope_theta);
-    }
-    scaling_ok = s->factor == 0 || (s->factor > 0 && isfinite(s->factor) && s->low_freq_factor > 0 &&
-                                    s->high_freq_factor > s->low_freq_factor &&
-                                    s->original_max_position_embeddings > 0);
-    if (!scaling_ok) {
-        return tt_fail(
-            ctx, TT_ERR_ARG,
-            "%s: rope_scaling has factor %g, low_freq_factor %g, high_freq_factor %g and "
-            "original_max_position_embeddings %d, expected factor > 0, 0 < low < high and a context",
-            who, (double)s->factor, (double)s->low_freq_factor, (double)s->high_freq_factor,
-            s->original_max_position_embeddings);
-    }
-    return TT_OK;
+static int tti_rope_scaling_ok(const tt_rope_scaling *s) {
+    if (s->factor == 0) { return 1; }
+    return s->factor > 0 && isfinite(s->factor) && s->low_freq_factor > 0 &&
+           s->high_freq_factor > s->low_freq_factor && s->original_max_position_embeddings > 0;
 }
 
-/* Fills in defaults. Sizes stay below INT_MAX / 16, so that a few of them added, and four times one, fit an
- * int. */
+/* Fills in defaults. Sizes stay below INT_MAX / 16, so that four times one, or a few added, fit an int. */
 static tt_status tti_config_resolve(tt_context *ctx, tt_model_config *c) {
     static const char *const who = "tt_model_config";
+    const tt_rope_scaling *s = &c->rope_scaling;
+    int most = INT_MAX / 16, hidden = c->hidden_size, layers = c->num_hidden_layers, more = c->n_more_eos;
+    int inner;
     tt_status status;
-    int most = INT_MAX / 16;
     if (!c->model_type[0]) {
         snprintf(c->model_type, sizeof c->model_type, "%s", c->gpt2 ? "gpt2" : "llama");
     }
-    TTI_TRY(tti_expect_int(ctx, who, "vocab_size", c->vocab_size, 1, INT_MAX));
-    TTI_TRY(tti_expect_int(ctx, who, "hidden_size", c->hidden_size, 1, most));
-    TTI_TRY(tti_expect_int(ctx, who, "num_hidden_layers", c->num_hidden_layers, 1, 1024));
+    TTI_EXPECT(c->vocab_size >= 1, "vocab_size is %d, expected >= 1", c->vocab_size);
+    TTI_EXPECT(hidden >= 1 && hidden <= most, "hidden_size is %d, expected 1..%d", hidden, most);
+    TTI_EXPECT(layers >= 1 && layers <= 1024, "num_hidden_layers is %d, expected 1..1024", layers);
     TTI_TRY(tti_config_heads(ctx, c));
-    if (c->intermediate_size == 0) {
-        c->intermediate_size = c->gpt2 ? 4 * c->hidden_size : (c->hidden_size * 8 / 3 + 31) / 32 * 32;
-    }
-    TTI_TRY(tti_expect_int(ctx, who, "intermediate_size", c->intermediate_size, 1, most));
+    inner = c->gpt2 ? 4 * hidden : (hidden * 8 / 3 + 31) / 32 * 32;
+    if (c->intermediate_size == 0) { c->intermediate_size = inner; }
+    TTI_EXPECT(c->intermediate_size >= 1 && c->intermediate_size <= most,
+               "intermediate_size is %d, expected 1..%d", c->intermediate_size, most);
     if (c->max_position_embeddings == 0) { c->max_position_embeddings = 2048; }
-    TTI_TRY(tti_expect_int(ctx, who, "max_position_embeddings", c->max_position_embeddings, 1, INT_MAX));
-    TTI_TRY(tti_config_constants(ctx, c));
-    if (c->n_more_eos < 0 || c->n_more_eos > TT_MAX_MORE_EOS || (c->n_more_eos > 0 && c->eos_token_id < 0)) {
-        return tt_fail(ctx, TT_ERR_ARG, "%s: n_more_eos is %d, expected 0..%d, and 0 without eos_token_id",
-                       who, c->n_more_eos, TT_MAX_MORE_EOS);
-    }
-    TTI_TRY(tti_expect_int(ctx, who, "no_rope_interval", c->no_rope_interval, 0, INT_MAX));
-    /* No layer is without RoPE: there is one way to say it. */
-    if (c->no_rope_interval > c->num_hidden_layers) { c->no_rope_interval = 0; }
+    TTI_EXPECT(c->max_position_embeddings >= 1, "max_position_embeddings is %d, expected >= 1",
+               c->max_position_embeddings);
+    if (c->norm_eps == 0) { c->norm_eps = tti_is_qwen(c) ? 1e-6f : 1e-5f; }
+    if (c->rope_theta == 0) { c->rope_theta = 10000.0f; }
+    TTI_EXPECT(c->norm_eps > 0 && c->rope_theta > 0 && isfinite(c->norm_eps) && isfinite(c->rope_theta),
+               "norm_eps is %g and rope_theta %g, expected both > 0", (double)c->norm_eps,
+               (double)c->rope_theta);
+    TTI_EXPECT(tti_rope_scaling_ok(s),
+               "rope_scaling has factor %g, low_freq_factor %g, high_freq_factor %g and "
+               "original_max_position_embeddings %d, expected factor > 0, 0 < low < high and a context",
+               (double)s->factor, (double)s->low_freq_factor, (double)s->high_freq_factor,
+               s->original_max_position_embeddings);
+    TTI_EXPECT(more >= 0 && more <= TT_MAX_MORE_EOS && (more == 0 || c->eos_token_id >= 0),
+               "n_more_eos is %d, expected 0..%d, and 0 without eos_token_id", more, TT_MAX_MORE_EOS);
+    TTI_EXPECT(c->no_rope_interval >= 0, "no_rope_interval is %d, expected >= 0", c->no_rope_interval);
+    /* Longer than the model, no layer is without RoPE: there is one way to say so. */
+    if (c->no_rope_interval > layers) { c->no_rope_interval = 0; }
 done:
     return status;
 }
@@ -9475,8 +9452,7 @@ static void tti_generation_of_config(const tt_model_config *c, tti_generation *g
 }
 
 /* ---- [tt:model.parameters] one parameter: a name, a shape, and what it starts from ----
- * Every parameter has a random stream of its own, named by the parameter, so that adding one changes no
- * other. */
+ * Every parameter has a random stream of its own, named by the parameter: to add one changes no other. */
 
 typedef enum tti_init {
     TTI_ZEROS,      /* biases, and an adapter's B                                               */
@@ -9545,7 +9521,7 @@ typedef struct tti_layer_row {
     size_t condition;
     const char *name;
 } tti_layer_row;
-#define TTI_LAYER_PARAMS 20     /* at most so many rows hold in one layer */
+#define TTI_LAYER_PARAMS (20 + 2 * TTI_N_MATRICES)     /* room for one layer's, with adapters */
 
 #define TTI_ROW(role, rows, cols, init, condition, name)                                \
     {offsetof(tti_layer, role), TTI_DIM_##rows, TTI_DIM_##cols, TTI_##init,             \
@@ -9623,10 +9599,10 @@ static int tti_layer_params(tt_model *m, const uint64_t *seed, int n) {
 
 static int tti_model_params(tt_model *m, const uint64_t *seed) {
     const tt_model_config *c = &m->config;
-    int gpt2 = c->gpt2, hidden = c->hidden_size, tied = c->tie_word_embeddings, n;
+    int gpt2 = c->gpt2, tied = c->tie_word_embeddings, hidden = c->hidden_size, n;
+    int context = c->max_position_embeddings;
     tti_param_spec embedding = {NULL, c->vocab_size, hidden, TTI_NORMAL, gpt2 || tied ? 0.02 : 1.0};
-    tti_param_spec positions = {"transformer.wpe.weight", c->max_position_embeddings, hidden, TTI_NORMAL,
-                                0.02};
+    tti_param_spec positions = {"transformer.wpe.weight", context, hidden, TTI_NORMAL, 0.02};
     tti_param_spec norm = {NULL, hidden, 0, TTI_ONES, 0};
     tti_param_spec norm_bias = {"transformer.ln_f.bias", hidden, 0, TTI_ZEROS, 0};
     tti_param_spec head = {"lm_head.weight", c->vocab_size, hidden, TTI_NORMAL, 0.02};
@@ -9708,8 +9684,7 @@ static tt_status tti_rope_reserve(tt_model *m, int n_positions) {
     if (m->config.gpt2 || (m->cos_table && n_positions <= m->cos_table->shape[0])) { return TT_OK; }
     while (n < n_positions && n <= most / 2) { n *= 2; }
     if (n < n_positions || n > most) { n = most; }
-    /* a cache longer than the context */
-    if (m->cos_table && n <= m->cos_table->shape[0]) { return TT_OK; }
+    if (m->cos_table && n <= m->cos_table->shape[0]) { return TT_OK; }   /* a cache longer than the context */
     cosines = tti_rope_table(m, n, cos, "rope.cos");
     sines = cosines ? tti_rope_table(m, n, sin, "rope.sin") : NULL;
     if (!sines) {
@@ -9741,8 +9716,7 @@ TT_API tt_kv_cache *tt_kv_cache_create(tt_model *model, int n_slots, int capacit
  *     x = x + O(attention(rope(Q(norm1(x))), rope(K(norm1(x))), V(norm1(x))))        each layer
  *     x = x + down(silu(gate(norm2(x))) * up(norm2(x)))          GPT-2: x + down(gelu(up(norm2(x))))
  *     logits = head(norm(x))
- * Source: Llama, arXiv 2302.13971, sec. 2.2; GPT-2, Radford et al. 2019, sec. 2.3; Qwen3, arXiv 2505.09388.
- * */
+ * Source: Llama, arXiv 2302.13971, sec. 2.2; GPT-2, Radford et al. 2019, 2.3; Qwen3, arXiv 2505.09388. */
 
 static tt_tensor *tti_norm_apply(const tt_model *m, tt_tensor *x, tt_tensor *w, tt_tensor *bias) {
     float eps = m->config.norm_eps;
@@ -9834,9 +9808,8 @@ static tt_tensor *tti_layer_forward(tt_context *ctx, void *user, tt_tensor *cons
 static tt_tensor *tti_layer_replace(tt_context *ctx, tti_layer_call *call, tt_tensor *x) {
     tti_mark host = tti_arena_mark(&ctx->host), device = tti_arena_mark(&ctx->device);
     tt_tensor *y = tti_layer_forward(ctx, call, &x, 1);
-    if (!y || !tti_graph_ok(ctx, ctx->backend->copy(ctx, x->data, y->data, y->size * sizeof(float)))) {
-        return NULL;
-    }
+    tt_status status = y ? ctx->backend->copy(ctx, x->data, y->data, y->size * sizeof(float)) : TT_OK;
+    if (!y || !tti_graph_ok(ctx, status)) { return NULL; }
     tti_arena_release(&ctx->host, host);
     tti_arena_release(&ctx->device, device);
     return x;
@@ -9916,22 +9889,19 @@ TT_API tt_tensor *tt_model_logprobs(tt_model *m, const tt_batch *batch, float te
 
 static tt_status tti_lora_resolve(tt_context *ctx, tt_lora_desc *d) {
     static const char *const who = "tt_lora_desc";
+    tt_status status = TT_OK;
     int i;
     if (d->rank == 0) { d->rank = 8; }
-    if (d->rank < 1 || d->rank > 65536) { return tti_expect_int(ctx, who, "rank", d->rank, 1, 65536); }
     if (d->alpha == 0) { d->alpha = 2.0f * (float)d->rank; }
-    if (!(d->alpha > 0) || !isfinite(d->alpha)) {
-        return tt_fail(ctx, TT_ERR_ARG, "%s: alpha is %g, expected > 0", who, (double)d->alpha);
-    }
-    if (d->n_target_modules < 0 || (d->n_target_modules > 0 && !d->target_modules)) {
-        return tt_fail(ctx, TT_ERR_ARG, "%s: n_target_modules is %d, expected the number of target_modules",
-                       who, d->n_target_modules);
-    }
+    TTI_EXPECT(d->rank >= 1 && d->rank <= 65536, "rank is %d, expected 1..65536", d->rank);
+    TTI_EXPECT(d->alpha > 0 && isfinite(d->alpha), "alpha is %g, expected > 0", (double)d->alpha);
+    TTI_EXPECT(d->n_target_modules >= 0 && (d->n_target_modules == 0 || d->target_modules),
+               "n_target_modules is %d, expected the number of target_modules", d->n_target_modules);
     for (i = 0; i < d->n_target_modules; i++) {
-        if (d->target_modules[i] && d->target_modules[i][0]) { continue; }
-        return tt_fail(ctx, TT_ERR_ARG, "%s: target_modules[%d] is empty", who, i);
+        TTI_EXPECT(d->target_modules[i] && d->target_modules[i][0], "target_modules[%d] is empty", i);
     }
-    return TT_OK;
+done:
+    return status;
 }
 
 /* The module of a matrix is its weight's name without ".weight"; a target is the module or its last parts. */
@@ -9953,20 +9923,19 @@ static int tti_lora_wants(const tt_lora_desc *d, const tti_matrix *a) {
     return a->w && d->n_target_modules == 0;
 }
 
-/* How many matrices get an adapter; 0 with the error set if a target names none. */
-static int tti_lora_count(const tt_model *m, const tt_lora_desc *d) {
-    int n = tti_model_n_matrices(m), total = 0, t, i;
-    for (i = 0; i < n; i++) { total += tti_lora_wants(d, tti_model_matrix(m, i)); }
+/* Each target must name a matrix. */
+static tt_status tti_lora_check(const tt_model *m, const tt_lora_desc *d) {
+    static const char *const who = "tt_lora_desc";
+    tt_context *ctx = m->ctx;
+    tt_status status = TT_OK;
+    int n = tti_model_n_matrices(m), t, i;
     for (t = 0; t < d->n_target_modules; t++) {
         for (i = 0; i < n && !tti_lora_is_target(tti_model_matrix(m, i), d->target_modules[t]); i++) { }
-        if (i < n) { continue; }
-        tt_fail(m->ctx, TT_ERR_ARG,
-                "tt_lora_desc: target_modules[%d] is \"%s\", expected a matrix of the layers such "
-                "as %s",
-                t, d->target_modules[t], m->config.gpt2 ? "c_attn" : "q_proj");
-        return 0;
+        TTI_EXPECT(i < n, "target_modules[%d] is \"%s\", expected a matrix of the layers such as %s", t,
+                   d->target_modules[t], m->config.gpt2 ? "c_attn" : "q_proj");
     }
-    return total;
+done:
+    return status;
 }
 
 /* Both halves of one adapter. seed NULL: without data, for a file to fill. */
@@ -10024,39 +9993,24 @@ static void tti_lora_detach(tt_model *m) {
     tti_lora_forget(m);
 }
 
-/* Room for n more parameters. */
-static tt_status tti_params_grow(tt_model *m, int n) {
-    tt_tensor **params = (tt_tensor **)tt_alloc(m->ctx, (size_t)m->max_params + (size_t)n, sizeof *params);
-    if (!params) { return TT_ERR_MEM; }
-    memcpy(params, m->params, (size_t)m->n_params * sizeof *params);
-    tt_free(m->ctx, m->params, (size_t)m->max_params, sizeof *params);
-    m->params = params;
-    m->max_params += n;
-    return TT_OK;
-}
-
 /* Adds adapters, `empty`: without data; the base is still to be frozen. On failure nothing has changed. */
 static tt_status tti_lora_build(tt_model *m, const tt_lora_desc *desc, int empty) {
+    static const char *const who = "tt_model_lora_add";
+    tt_context *ctx = m->ctx;
     tt_lora_desc d = *desc;
-    tt_status status = tti_lora_resolve(m->ctx, &d);
-    int count, i;
-    if (status != TT_OK) { return status; }
-    if (m->lora.rank) {
-        return tt_fail(m->ctx, TT_ERR_ARG, "tt_model_lora_add: the model has adapters, of rank %d",
-                       m->lora.rank);
-    }
-    count = tti_lora_count(m, &d);
-    if (!count) { return tt_error_status(m->ctx); }
-    TTI_TRY(tti_params_grow(m, 2 * count));
+    const uint64_t *seed = empty ? NULL : &d.seed;
+    int had = m->lora.rank, i;
+    tt_status status;
+    TTI_TRY(tti_lora_resolve(ctx, &d));
+    TTI_EXPECT(had == 0, "the model has adapters, of rank %d", had);
+    TTI_TRY(tti_lora_check(m, &d));
     TTI_TRY(tti_lora_remember(m, &d));
     for (i = 0; i < tti_model_n_matrices(m); i++) {
         tti_matrix *matrix = tti_model_matrix(m, i);
-        if (tti_lora_wants(&d, matrix)) {
-            TTI_TRY(tti_lora_attach(m, empty ? NULL : &d.seed, d.rank, matrix));
-        }
+        if (tti_lora_wants(&d, matrix)) { TTI_TRY(tti_lora_attach(m, seed, d.rank, matrix)); }
     }
 done:
-    if (status != TT_OK) { tti_lora_detach(m); }
+    if (status != TT_OK && had == 0) { tti_lora_detach(m); }
     return status;
 }
 
@@ -10108,9 +10062,8 @@ TT_API tt_status tt_model_lora_merge(tt_model *m) {
     int i;
     if (!m->lora.rank) { return tt_fail(ctx, TT_ERR_ARG, "tt_model_lora_merge: the model has no adapters"); }
     if (m->lent_to) {
-        return tt_fail(ctx, TT_ERR_ARG,
-                       "tt_model_lora_merge: the weights lie in a mapped file, expected a model of "
-                       "tt_model_load");
+        return tt_fail(ctx, TT_ERR_ARG, "tt_model_lora_merge: the weights lie in a mapped file, expected a "
+                       "model of tt_model_load");
     }
     for (i = m->n_base; i < m->n_params; i++) {
         if (m->params[i]->size > largest) { largest = m->params[i]->size; }
@@ -10171,28 +10124,27 @@ TT_API void tt_model_destroy(tt_model *m) {
 }
 
 TT_API tt_status tt_model_assign(tt_model *to, const tt_model *from) {
+    static const char *const who = "tt_model_assign";
     tt_context *ctx = to->ctx;
     tt_status status = TT_OK;
     int i;
     if (to->n_params != from->n_params) {
-        return tt_fail(ctx, TT_ERR_SHAPE, "tt_model_assign: %d parameters, expected %d", from->n_params,
+        return tt_fail(ctx, TT_ERR_SHAPE, "%s: %d parameters, expected %d", who, from->n_params,
                        to->n_params);
     }
     for (i = 0; i < to->n_params; i++) {
         tt_tensor *a = to->params[i], *b = from->params[i];
+        TTI_EXPECT(!a->lent, "parameter %s lies in a mapped file", a->name);
         if (strcmp(a->name, b->name) == 0 && a->size == b->size && a->shape[0] == b->shape[0]) { continue; }
-        return tt_fail(ctx, TT_ERR_SHAPE, "tt_model_assign: parameter %d is %s [%d,%d], expected %s [%d,%d]",
-                       i, b->name, b->shape[0], b->shape[1], a->name, a->shape[0], a->shape[1]);
+        return tt_fail(ctx, TT_ERR_SHAPE, "%s: parameter %d is %s [%d,%d], expected %s [%d,%d]", who, i,
+                       b->name, b->shape[0], b->shape[1], a->name, a->shape[0], a->shape[1]);
     }
-    for (i = 0; i < to->n_params && status == TT_OK; i++) {
+    for (i = 0; i < to->n_params; i++) {
         tt_tensor *a = to->params[i], *b = from->params[i];
-        if (a->lent) {
-            return tt_fail(ctx, TT_ERR_ARG, "tt_model_assign: parameter %s lies in a mapped file", a->name);
-        }
-        status = a->dtype == b->dtype
-                     ? ctx->backend->copy(ctx, a->data, b->data, tti_tensor_bytes(a))
-                     : ctx->backend->cast(ctx, a->data, a->dtype, b->data, b->dtype, a->size);
+        if (a->dtype == b->dtype) { TTI_TRY(ctx->backend->copy(ctx, a->data, b->data, tti_tensor_bytes(a))); }
+        else { TTI_TRY(ctx->backend->cast(ctx, a->data, a->dtype, b->data, b->dtype, a->size)); }
     }
+done:
     return status;
 }
 
@@ -11679,8 +11631,7 @@ static int32_t tti_ranked(tti_ranking *r, int rank) {
     return top;
 }
 
-/* The sum of w in the first n places. All n places may be summed unsorted: which tokens they hold is then
- * known. */
+/* The sum of w in the first n places, which are sorted or all that there are. */
 static double tti_ranking_mass(const tti_ranking *r, const float *w, int n) {
     double sum = 0;
     int i;
@@ -11704,8 +11655,7 @@ static int tti_top_k(tti_ranking *r, int k) {
     return i;
 }
 
-/* A float of few decimals as the number that was written: 1 - 0.8f is more than rounding away from 1 - 0.8.
- * */
+/* A float of few decimals as the number that was written: 1 - 0.8f is not 1 - 0.8, by more than rounding. */
 static double tti_decimal(float x) {
     double near = floor((double)x * 1e7 + 0.5) / 1e7;
     return (float)near == x ? near : (double)x;
@@ -11746,8 +11696,8 @@ static int tti_candidates(tti_ranking *r, const float *w, const tt_sampling *s) 
 
 /* ---- [tt:generate.choose] one row of logits to one token ----
  * With z the logits after the repetition penalty, w_i = exp((z_i - max z) / temperature), and candidates C in
- * their order (all tokens by id, or the ranking's first ones): the first c in C with  sum of w up to c  >  u
- * * sum of w. */
+ * their order (all tokens by id, or the ranking's first ones), the token is the first c in C for which the
+ * sum of w up to c is more than u times the sum of w over C. */
 
 /* What tti_choose writes to: vocab values each. scores may be the logits. */
 typedef struct tti_choice { float *w, *scores; int32_t *ids; } tti_choice;
@@ -11810,27 +11760,27 @@ static int32_t tti_choose(tt_context *ctx, const float *logits, int vocab, const
  * sequence i of the batch is tokens[offsets[i] .. offsets[i+1]) and continues slot slot_ids[i]. */
 
 typedef struct tti_sequence {
-    int item;                   /* index in out->items, -1 = empty                     */
-    int prompt_length, length;  /* length: prompt and response so far                  */
+    int item;                   /* index in out->items, -1 = the slot is empty          */
+    int prompt_length, length;  /* length: prompt and response so far                   */
     int32_t *tokens;            /* [capacity]; the cache holds all of them but the last */
-    float *logprobs;            /* [max_new_tokens]                                    */
+    float *logprobs;            /* [max_new_tokens] of the response                     */
 } tti_sequence;
 typedef struct tti_engine {
     tt_context *ctx;
     tt_model *model;
     const tt_request *requests;
     int n_requests;
-    tt_sampling sampling;       /* resolved                                            */
+    tt_sampling sampling;                   /* resolved                                           */
     tt_completions *out;
     tt_kv_cache *cache;
-    tti_sequence *slots;            /* [n_slots]                                           */
+    tti_sequence *slots;                    /* [n_slots]                                          */
+    int32_t *texts;                         /* [n_slots, capacity]: where sequences have tokens,  */
+    float *logprobs;                        /* [n_slots, max_new_tokens]: and log-probs           */
     int n_slots, capacity, next_item;
-    int prefix_length;          /* tokens with which all prompts begin: every slot holds them from the
-                                   start to the end */
-    int32_t *offsets, *tokens, *slot_ids;   /* [n_slots + 1], [n_tokens], [n_slots]    */
-    size_t n_tokens;
+    int prefix_length;                      /* tokens with which all prompts begin: every slot holds them */
+    int32_t *offsets, *tokens, *slot_ids;   /* [n_slots + 1], [n_slots * capacity], [n_slots]     */
     int owns_panels;
-    int n_last_step;            /* sequences of the step before; 0 = prompts ran since */
+    int n_last_step;                        /* sequences of the step before; 0 = prompts ran since */
 } tti_engine;
 
 static const tt_completion *tti_sequence_completion(const tti_engine *e, const tti_sequence *q) {
@@ -11841,65 +11791,50 @@ static int tti_request_copies(const tt_request *r) { return r->n ? r->n : 1; }
 
 /* ---- [tt:generate.check] settings and requests ---- */
 
+/* Fills in defaults. */
 static tt_status tti_sampling_check(tt_context *ctx, tt_sampling *s) {
     static const char *const who = "tt_generate";
-    tt_status status;
+    double penalty;
+    tt_status status = TT_OK;
     if (s->max_new_tokens == 0) { s->max_new_tokens = 128; }
     if (s->temperature == 0) { s->temperature = 1; }
     if (s->top_p == 0) { s->top_p = 1; }
     if (s->repetition_penalty == 0) { s->repetition_penalty = 1; }
     if (s->max_batch == 0) { s->max_batch = 128; }
-    TTI_TRY(tti_expect_int(ctx, who, "max_new_tokens", s->max_new_tokens, 1, INT_MAX));
-    if (!tti_is_temperature(s->temperature)) {
-        return tt_fail(ctx, TT_ERR_ARG, "%s: temperature is %g, expected " TTI_TEMPERATURES, who,
-                       (double)s->temperature);
-    }
-    if (!(s->top_p > 0 && s->top_p <= 1)) {
-        return tt_fail(ctx, TT_ERR_ARG, "%s: top_p is %g, expected in (0, 1]", who, (double)s->top_p);
-    }
-    if (!(s->min_p >= 0 && s->min_p <= 1)) {
-        return tt_fail(ctx, TT_ERR_ARG, "%s: min_p is %g, expected in [0, 1]", who, (double)s->min_p);
-    }
-    TTI_TRY(tti_expect_int(ctx, who, "top_k", s->top_k, 0, INT_MAX));
-    if (!(s->repetition_penalty > 0) || !isfinite(s->repetition_penalty)) {
-        return tt_fail(ctx, TT_ERR_ARG, "%s: repetition_penalty is %g, expected a finite number > 0", who,
-                       (double)s->repetition_penalty);
-    }
-    TTI_TRY(tti_expect_int(ctx, who, "max_batch", s->max_batch, 1, INT_MAX));
+    penalty = (double)s->repetition_penalty;
+    TTI_EXPECT(s->max_new_tokens >= 1, "max_new_tokens is %d, expected >= 1", s->max_new_tokens);
+    TTI_EXPECT(tti_is_temperature(s->temperature), "temperature is %g, expected " TTI_TEMPERATURES,
+               (double)s->temperature);
+    TTI_EXPECT(s->top_p > 0 && s->top_p <= 1, "top_p is %g, expected in (0, 1]", (double)s->top_p);
+    TTI_EXPECT(s->min_p >= 0 && s->min_p <= 1, "min_p is %g, expected in [0, 1]", (double)s->min_p);
+    TTI_EXPECT(s->top_k >= 0, "top_k is %d, expected >= 0", s->top_k);
+    TTI_EXPECT(penalty > 0 && isfinite(penalty), "repetition_penalty is %g, expected a finite number > 0",
+               penalty);
+    TTI_EXPECT(s->max_batch >= 1, "max_batch is %d, expected >= 1", s->max_batch);
 done:
     return status;
 }
 
 static tt_status tti_request_check(const tti_engine *e, int r) {
-    const tt_request *q = &e->requests[r];
+    static const char *const who = "tt_generate";
     tt_context *ctx = e->ctx;
-    int vocab = e->model->config.vocab_size, limit = e->model->config.max_position_embeddings, k;
-    int most = e->sampling.max_new_tokens;
-    if (q->n < 0) {
-        return tt_fail(ctx, TT_ERR_ARG, "tt_generate: requests[%d].n is %d, expected >= 0", r, q->n);
+    const tt_request *q = &e->requests[r];
+    int vocab = e->model->config.vocab_size, limit = e->model->config.max_position_embeddings;
+    int n = q->prompt_length, most = e->sampling.max_new_tokens, k;
+    tt_status status = TT_OK;
+    TTI_EXPECT(q->n >= 0, "requests[%d].n is %d, expected >= 0", r, q->n);
+    TTI_EXPECT(n >= 1, "requests[%d].prompt_length is %d, expected >= 1", r, n);
+    TTI_EXPECT(n <= limit && most <= limit - n, "requests[%d] has %d prompt tokens and max_new_tokens is %d, "
+               "together above max_position_embeddings %d", r, n, most, limit);
+    for (k = 0; k < n; k++) {
+        TTI_EXPECT(q->prompt[k] >= 0 && q->prompt[k] < vocab, "requests[%d].prompt[%d] is %d, expected 0..%d "
+                   "(vocab_size of the model)", r, k, (int)q->prompt[k], vocab - 1);
     }
-    if (q->prompt_length < 1) {
-        return tt_fail(ctx, TT_ERR_ARG, "tt_generate: requests[%d].prompt_length is %d, expected >= 1", r,
-                       q->prompt_length);
-    }
-    if (q->prompt_length > limit || most > limit - q->prompt_length) {
-        return tt_fail(ctx, TT_ERR_ARG,
-                       "tt_generate: requests[%d] has %d prompt tokens and max_new_tokens is %d, "
-                       "together above max_position_embeddings %d",
-                       r, q->prompt_length, most, limit);
-    }
-    for (k = 0; k < q->prompt_length; k++) {
-        if (q->prompt[k] >= 0 && q->prompt[k] < vocab) { continue; }
-        return tt_fail(ctx, TT_ERR_ARG,
-                       "tt_generate: requests[%d].prompt[%d] is %d, expected 0..%d (vocab_size of "
-                       "the model)",
-                       r, k, (int)q->prompt[k], vocab - 1);
-    }
-    return TT_OK;
+done:
+    return status;
 }
 
-/* With how many tokens all prompts begin, the last of each aside; 0 for so few that to run them apart would
- * not pay. */
+/* With how many tokens all prompts begin, the last of each aside; 0 where it is too few to pay. */
 #define TTI_PREFIX_LEAST 32
 static int tti_engine_prefix_length(const tti_engine *e) {
     const tt_request *first = e->requests, *q;
@@ -11914,31 +11849,30 @@ static int tti_engine_prefix_length(const tti_engine *e) {
 
 /* The items in order, and the longest sequence. */
 static tt_status tti_engine_items(tti_engine *e) {
-    tt_completions *out = e->out;
-    tt_status status;
+    static const char *const who = "tt_generate";
+    tt_context *ctx = e->ctx;
+    tt_completion *item;
+    tt_status status = TT_OK;
     int r, k, total = 0;
     for (r = 0; r < e->n_requests; r++) {
-        int copies = tti_request_copies(&e->requests[r]), longest;
+        const tt_request *q = &e->requests[r];
         TTI_TRY(tti_request_check(e, r));
-        if (total > INT_MAX - copies) {
-            return tt_fail(e->ctx, TT_ERR_ARG, "tt_generate: requests[%d].n is %d: too many", r, copies);
-        }
-        longest = e->requests[r].prompt_length + e->sampling.max_new_tokens;
-        if (longest > e->capacity) { e->capacity = longest; }
-        total += copies;
+        TTI_EXPECT(total <= INT_MAX - tti_request_copies(q), "requests[%d].n is %d, too many", r, q->n);
+        total += tti_request_copies(q);
+        k = q->prompt_length + e->sampling.max_new_tokens;
+        if (k > e->capacity) { e->capacity = k; }
     }
-    out->items = (tt_completion *)tt_alloc(e->ctx, (size_t)total, sizeof *out->items);
-    if (!out->items) { return TT_ERR_MEM; }
-    out->n = total;
-    for (total = 0, r = 0; r < e->n_requests; r++) {
-        for (k = 0; k < tti_request_copies(&e->requests[r]); k++, total++) {
-            out->items[total].request = r;
-            out->items[total].sample = k;
+    item = e->out->items = (tt_completion *)tt_alloc(ctx, (size_t)total, sizeof *item);
+    if (!item) { return TT_ERR_MEM; }
+    e->out->n = total;
+    for (r = 0; r < e->n_requests; r++) {
+        for (k = 0; k < tti_request_copies(&e->requests[r]); k++, item++) {
+            item->request = r;
+            item->sample = k;
         }
     }
     e->n_slots = total < e->sampling.max_batch ? total : e->sampling.max_batch;
     e->prefix_length = tti_engine_prefix_length(e);
-    status = TT_OK;
 done:
     return status;
 }
@@ -12006,39 +11940,38 @@ static void tti_engine_panels_free(tti_engine *e) {
 
 static tt_status tti_engine_open(tti_engine *e) {
     tt_context *ctx = e->ctx;
-    size_t n_slots = (size_t)e->n_slots;
-    int i;
-    if (tti_engine_panels(e) != TT_OK) { return TT_ERR_MEM; }
-    e->n_tokens = n_slots * (size_t)e->capacity;
-    e->cache = tt_kv_cache_create(e->model, e->n_slots, e->capacity);
-    e->slots = e->cache ? (tti_sequence *)tt_alloc(ctx, n_slots, sizeof *e->slots) : NULL;
-    if (!e->slots) { return TT_ERR_MEM; }
+    size_t n_slots = (size_t)e->n_slots, capacity = (size_t)e->capacity;
+    size_t most = (size_t)e->sampling.max_new_tokens, i;
+    tt_status status = tti_engine_panels(e);
+    if (status != TT_OK) { return status; }
+    e->cache = tt_kv_cache_create(e->model, e->n_slots, e->capacity);   /* also checks n_slots * capacity */
+    if (!e->cache) { return tt_error_status(ctx); }
+    e->slots = (tti_sequence *)tt_alloc(ctx, n_slots, sizeof *e->slots);
+    e->texts = (int32_t *)tt_alloc(ctx, n_slots * capacity, sizeof(int32_t));
+    e->logprobs = (float *)tt_alloc(ctx, n_slots * most, sizeof(float));
     e->offsets = (int32_t *)tt_alloc(ctx, n_slots + 1, sizeof(int32_t));
     e->slot_ids = (int32_t *)tt_alloc(ctx, n_slots, sizeof(int32_t));
-    e->tokens = (int32_t *)tt_alloc(ctx, e->n_tokens, sizeof(int32_t));
+    e->tokens = (int32_t *)tt_alloc(ctx, n_slots * capacity, sizeof(int32_t));
+    if (!e->slots || !e->texts || !e->logprobs) { return TT_ERR_MEM; }
     if (!e->offsets || !e->slot_ids || !e->tokens) { return TT_ERR_MEM; }
-    for (i = 0; i < e->n_slots; i++) {
-        tti_sequence *q = &e->slots[i];
-        q->item = -1;
-        q->tokens = (int32_t *)tt_alloc(ctx, (size_t)e->capacity, sizeof(int32_t));
-        q->logprobs = (float *)tt_alloc(ctx, (size_t)e->sampling.max_new_tokens, sizeof(float));
-        if (!q->tokens || !q->logprobs) { return TT_ERR_MEM; }
+    for (i = 0; i < n_slots; i++) {
+        e->slots[i].item = -1;
+        e->slots[i].tokens = e->texts + i * capacity;
+        e->slots[i].logprobs = e->logprobs + i * most;
     }
     return TT_OK;
 }
 
 static void tti_engine_close(tti_engine *e) {
     tt_context *ctx = e->ctx;
-    size_t n_slots = (size_t)e->n_slots;
-    int i;
-    for (i = 0; e->slots && i < e->n_slots; i++) {
-        tt_free(ctx, e->slots[i].tokens, (size_t)e->capacity, sizeof(int32_t));
-        tt_free(ctx, e->slots[i].logprobs, (size_t)e->sampling.max_new_tokens, sizeof(float));
-    }
+    size_t n_slots = (size_t)e->n_slots, capacity = (size_t)e->capacity;
+    size_t most = (size_t)e->sampling.max_new_tokens;
     tt_free(ctx, e->slots, n_slots, sizeof *e->slots);
+    tt_free(ctx, e->texts, n_slots * capacity, sizeof(int32_t));
+    tt_free(ctx, e->logprobs, n_slots * most, sizeof(float));
     tt_free(ctx, e->offsets, n_slots + 1, sizeof(int32_t));
     tt_free(ctx, e->slot_ids, n_slots, sizeof(int32_t));
-    tt_free(ctx, e->tokens, e->n_tokens, sizeof(int32_t));
+    tt_free(ctx, e->tokens, n_slots * capacity, sizeof(int32_t));
     tt_kv_cache_destroy(e->cache);
     tti_engine_panels_free(e);
 }
@@ -12076,13 +12009,13 @@ static tt_status tti_engine_prefix(tti_engine *e) {
     return status;
 }
 
-/* Another slot that holds the request, with at least `cached` positions in the cache; -1 if none. */
-static int tti_engine_donor(const tti_engine *e, int request, int but, int cached) {
-    int i;
+/* Another slot with the same request and at least `cached` positions in the cache; -1 if none. */
+static int tti_engine_donor(const tti_engine *e, int slot, int cached) {
+    int request = tti_sequence_completion(e, &e->slots[slot])->request, i;
     for (i = 0; i < e->n_slots; i++) {
         const tti_sequence *q = &e->slots[i];
-        if (i == but || q->item < 0 || tti_sequence_completion(e, q)->request != request) { continue; }
-        if (e->cache->lengths[i] >= cached) { return i; }
+        if (i == slot || q->item < 0 || tti_sequence_completion(e, q)->request != request) { continue; }
+        if (tt_kv_cache_length(e->cache, i) >= cached) { return i; }
     }
     return -1;
 }
@@ -12098,18 +12031,14 @@ static void tti_sequence_begin(tti_engine *e, int slot) {
     tt_kv_cache_truncate(e->cache, slot, e->prefix_length);
 }
 
-/* The first of a request runs its prompt, but for the last token, which the turn runs; the others copy its
- * cache. */
+/* The first of a request runs its prompt, all but the last token; the others copy its cache. */
 static tt_status tti_engine_fill(tti_engine *e) {
     int i, n = 0, first = e->next_item, begin = e->prefix_length;
     for (i = 0; i < e->n_slots && e->next_item < e->out->n; i++) {
         tti_sequence *q = &e->slots[i];
         if (q->item >= 0) { continue; }
         tti_sequence_begin(e, i);
-        if (q->length - 1 == begin ||
-            tti_engine_donor(e, tti_sequence_completion(e, q)->request, i, 0) >= 0) {
-            continue;
-        }
+        if (q->length - 1 == begin || tti_engine_donor(e, i, 0) >= 0) { continue; }
         tti_batch_put(e, n++, i, q->tokens + begin, q->length - 1 - begin);
     }
     if (n > 0 && !tti_engine_forward(e, n)) { return tt_error_status(e->ctx); }
@@ -12118,7 +12047,7 @@ static tt_status tti_engine_fill(tti_engine *e) {
         tti_sequence *q = &e->slots[i];
         int donor;
         if (q->item < first || tt_kv_cache_length(e->cache, i) == q->length - 1) { continue; }
-        donor = tti_engine_donor(e, tti_sequence_completion(e, q)->request, i, q->length - 1);
+        donor = tti_engine_donor(e, i, q->length - 1);
         if (tt_kv_cache_share(e->cache, donor, i, q->length - 1) != TT_OK) { return tt_error_status(e->ctx); }
     }
     return TT_OK;
@@ -12141,8 +12070,7 @@ static void tti_sequence_append(tti_sequence *q, int32_t token, float logprob) {
     q->length++;
 }
 
-/* The log-prob is that of the raw logits under the temperature, before penalty and warpers: what training
- * recomputes. */
+/* The log-prob is that of the raw logits under the temperature: what training computes for the same token. */
 static void tti_sequence_sample(const tti_engine *e, tti_sequence *q, const float *logits,
                                 const tti_choice *scratch) {
     const tt_sampling *s = &e->sampling;
@@ -12312,10 +12240,8 @@ static tt_status tti_sequence_accept(tti_engine *e, tti_sequence *q) {
     int32_t token = q->tokens[q->length - 1];
     float logprob = q->logprobs[n - 1];
     if (!isfinite(logprob)) {
-        return tt_fail(e->ctx, TT_ERR_NUMBER,
-                       "tt_generate: the logits of request %d, sample %d, position %d are not "
-                       "finite",
-                       c->request, c->sample, q->length - 1);
+        return tt_fail(e->ctx, TT_ERR_NUMBER, "tt_generate: the logits of request %d, sample %d, position %d "
+                       "are not finite", c->request, c->sample, q->length - 1);
     }
     if (s->on_token && s->on_token(s->user, c->request, c->sample, token, logprob)) {
         return tt_fail(e->ctx, TT_ERR_STOP, "tt_generate: stopped by on_token");
