@@ -581,7 +581,7 @@ typedef struct tt_batch_desc {
     const int32_t *tokens;       /* [n_tokens]                                                                          */
     const unsigned char *mask;   /* [n_tokens], 1 = this token is a target (predicted from the one before it); the first
                                     token of a sequence never is. NULL = every token but the first                      */
-    struct tt_kv_cache *cache;   /* NULL in training; chapter 8 */
+    struct tt_kv_cache *cache;   /* NULL in training; chapter 7 */
     const int32_t *cache_slots;  /* [n_sequences] cache rows, with cache                                                */
 } tt_batch_desc;
 typedef struct tt_batch {
@@ -731,7 +731,8 @@ TT_API tt_status   tt_chat_encode(tt_context *, const tt_chat_desc *, const tt_m
 TT_API const char *tt_chat_recognize(tt_context *, const char *chat_template, size_t size);
 
 /* ==== 7. model =============================================================================
- * One decoder-only transformer, switched by config. Field and tensor names are Hugging Face's. */
+ * One decoder-only transformer, switched by config: Llama and its relatives, and GPT-2. Field and tensor
+ * names are Hugging Face's. */
 
 typedef struct tt_rope_scaling {      /* "llama3" scaling of the rotary frequencies; factor 0 = none */
     float factor, low_freq_factor, high_freq_factor;
@@ -744,8 +745,7 @@ typedef struct tt_model_config {
     int intermediate_size;            /* 0 = 4 * hidden_size (gpt2), 8/3 rounded up to 32 (others)         */
     int num_key_value_heads;          /* 0 = num_attention_heads                                           */
     int head_dim;                     /* 0 = hidden_size / num_attention_heads                             */
-    int max_position_embeddings;      /* 0 = 2048; costs memory only as far as positions are used, but in
-                                         gpt2 */
+    int max_position_embeddings;      /* 0 = 2048; costs memory as far as used (gpt2: from the beginning)  */
     float norm_eps;                   /* rms_norm_eps, layer_norm_epsilon; 0 = 1e-5 (qwen: 1e-6)           */
     float rope_theta;                 /* 0 = 10000                                                         */
     tt_rope_scaling rope_scaling;
@@ -758,28 +758,28 @@ typedef struct tt_model_config {
     int bos_token_id, eos_token_id;   /* -1 = none; 0 is a token                                           */
     int n_more_eos, more_eos[TT_MAX_MORE_EOS];   /* further tokens that end a text (Llama 3 lists three)   */
     int has_pad_token, pad_token_id;  /* kept for other programs (of a list the first); nothing here pads  */
-    char model_type[32];              /* "llama", "qwen2", "qwen3", "mistral", "smollm3", "gpt2"; "" =
-                                         llama or gpt2 */
-    int recompute;                    /* 1: per-layer recomputation in backward (memory for time); not in
-                                         config.json */
+    char model_type[32];              /* "llama", "qwen2", "qwen3", "mistral", "smollm3", "gpt2"; "" = the */
+                                      /* family's first                                                    */
+    int recompute;                    /* 1: layers run again in backward, time for memory; no config.json */
 } tt_model_config;
 
+/* Creation starts from a seed: embedding N(0,1) (gpt2 and tied: 0.02), head 0.02, matrices N(0, 1/in), those
+ * that write to the residual stream further / sqrt(2 layers); gpt2: 0.02 in place of 1/sqrt(in). A copy has
+ * the same weights and adapters and no gradients: a frozen teacher. Assign copies weights between models of
+ * equal configs and adapters. */
 typedef struct tt_model tt_model;
-/* Seeded init: embedding N(0,1) (gpt2 and tied: 0.02), head 0.02, matrices N(0, 1/fan_in), residual outputs
- * further / sqrt(2 layers). */
 TT_API tt_model *tt_model_create(tt_context *, const tt_model_config *, uint64_t seed);
-/* Same weights and adapters, no gradients (frozen teacher) */
 TT_API tt_model *tt_model_copy(const tt_model *);
-/* Copies the weights between equal configs and adapters */
 TT_API tt_status tt_model_assign(tt_model *to, const tt_model *from);
 TT_API void      tt_model_destroy(tt_model *);
+
 TT_API const tt_model_config *tt_model_config_get(const tt_model *);      /* resolved: defaults filled in */
 TT_API tt_context *tt_model_context(const tt_model *);
-TT_API int        tt_model_n_params(const tt_model *);                    /* number of parameter tensors */
-TT_API tt_tensor *tt_model_param(const tt_model *, int index);            /* name is Hugging Face's */
-TT_API tt_tensor *tt_model_param_find(const tt_model *, const char *name);
-TT_API size_t     tt_model_size(const tt_model *);                        /* total number of weights */
-TT_API void       tt_model_zero_grad(tt_model *);
+TT_API int         tt_model_n_params(const tt_model *);                   /* number of parameter tensors  */
+TT_API tt_tensor  *tt_model_param(const tt_model *, int index);           /* name is Hugging Face's       */
+TT_API tt_tensor  *tt_model_param_find(const tt_model *, const char *name);
+TT_API size_t      tt_model_size(const tt_model *);                       /* total number of weights      */
+TT_API void        tt_model_zero_grad(tt_model *);
 
 /* hidden [N,C] after the last norm; logits [N,V] of hidden rows; logprobs [batch n_targets] of the masked
  * tokens under softmax(logits / temperature), entropy_out (may be NULL) beside it. */
@@ -787,29 +787,37 @@ TT_API tt_tensor *tt_model_forward(tt_model *, const tt_batch *);
 TT_API tt_tensor *tt_model_logits(tt_model *, tt_tensor *hidden);
 TT_API tt_tensor *tt_model_logprobs(tt_model *, const tt_batch *, float temperature, tt_tensor **entropy_out);
 
-/* Low-rank adapters (LoRA, Hu et al., arXiv 2106.09685): the product of each target matrix gains scale (x
- * A^T) B^T with A [rank, in], B [out, rank]; scale = alpha / rank. B starts at zero, A from U(-1, 1) /
- * sqrt(in), as in peft. */
+/* Keys and values of sequences that go on, one in each slot, up to `capacity` positions. A batch with a cache
+ * continues the sequences of its slots. Truncate forgets what is behind `length`; share copies the first
+ * `length` positions to another slot. */
+typedef struct tt_kv_cache tt_kv_cache;
+TT_API tt_kv_cache *tt_kv_cache_create(tt_model *, int n_slots, int capacity);
+TT_API void         tt_kv_cache_destroy(tt_kv_cache *);
+TT_API int          tt_kv_cache_length(const tt_kv_cache *, int slot);
+TT_API void         tt_kv_cache_truncate(tt_kv_cache *, int slot, int length);
+TT_API tt_status    tt_kv_cache_share(tt_kv_cache *, int from_slot, int to_slot, int length);
+
+/* Low-rank adapters (LoRA, Hu et al., arXiv 2106.09685): the product of each target matrix gains
+ * scale (x A^T) B^T with A [rank, in], B [out, rank]; scale = alpha / rank. B starts at zero, A from
+ * U(-1, 1) / sqrt(in), as in peft. A target is a module's name or its last parts, as "q_proj", "mlp.c_proj"
+ * or "model.layers.0.self_attn.q_proj". */
 typedef struct tt_lora_desc {
-    int rank;                               /* 0 = 8 */
-    float alpha;                            /* 0 = 2 rank */
+    int rank;                               /* 0 = 8                                            */
+    float alpha;                            /* 0 = 2 rank                                       */
     int use_rslora;                         /* 1: scale = alpha / sqrt(rank) (arXiv 2312.03732) */
-    const char *const *target_modules;      /* "q_proj", "mlp.c_proj", "model.layers.0.self_attn.q_proj":
-                                               the last */
-    int n_target_modules;                   /* parts of a module's name; 0 = every matrix of every layer */
-    uint64_t seed;                          /* of A */
+    const char *const *target_modules;
+    int n_target_modules;                   /* 0 = every matrix of every layer                  */
+    uint64_t seed;                          /* of A                                             */
 } tt_lora_desc;
 /* Adds adapters after the model's parameters and freezes these: gradients, optimizers made from now on, and
  * their state know the adapters alone. Names are "MODULE.lora_A.weight" and "MODULE.lora_B.weight". On
  * failure nothing has changed. */
 TT_API tt_status tt_model_lora_add(tt_model *, const tt_lora_desc *desc_or_null);
-/* Resolved; NULL without adapters */
-TT_API const tt_lora_desc *tt_model_lora_get(const tt_model *);
+TT_API const tt_lora_desc *tt_model_lora_get(const tt_model *);     /* resolved; NULL without adapters */
 /* Off, the model is its base: the reference policy, without a second copy. Returns whether they were on. */
 TT_API int       tt_model_lora_enable(tt_model *, int on);
 /* Adds the adapters' products to the matrices, removes them and makes the weights trainable again. Optimizers
- * made with the adapters must be gone. Weights mapped from a file cannot take them: load those with
- * tt_model_load. */
+ * made with the adapters must be gone. Weights mapped from a file cannot take them: use tt_model_load. */
 TT_API tt_status tt_model_lora_merge(tt_model *);
 
 /* ==== 8. files ========================================================================
@@ -867,29 +875,20 @@ TT_API tt_status       tt_safetensors_read(tt_safetensors *, int index, float *o
 TT_API const char     *tt_safetensors_metadata(const tt_safetensors *, const char *key);   /* NULL if absent */
 
 /* ==== 9. generate ===========================================================================
- * Continuous batching: a slot is refilled as its sequence ends; the samples of one prompt share its
- * prefill, and all prompts that of the tokens (32 or more) with which they all begin. The sequence of
- * (request id, sample) depends on nothing but model, prompt, settings and seed. */
-
-typedef struct tt_kv_cache tt_kv_cache;
-/* Capacity: positions per slot */
-TT_API tt_kv_cache *tt_kv_cache_create(tt_model *, int n_slots, int capacity);
-TT_API void         tt_kv_cache_destroy(tt_kv_cache *);
-TT_API int          tt_kv_cache_length(const tt_kv_cache *, int slot);
-TT_API void         tt_kv_cache_truncate(tt_kv_cache *, int slot, int length);
-/* Copies the prefix */
-TT_API tt_status    tt_kv_cache_share(tt_kv_cache *, int from_slot, int to_slot, int length);
+ * Continuous batching: a slot is refilled as its sequence ends; the samples of one prompt share its prefill,
+ * and all prompts that of the tokens (32 or more) with which they all begin. The sequence of (request id,
+ * sample) depends on nothing but model, prompt, settings and seed. */
 
 typedef struct tt_sampling {
     int max_new_tokens;           /* 0 = 128                                                    */
     int greedy;                   /* 1 = most likely token, lowest id on a tie                  */
-    float temperature;            /* divides the logits, 1e-30 or more; 0 = 1. Then, in this order, each on
-                                     what the one before has left, as in transformers:          */
+    float temperature;            /* divides the logits, 1e-30 or more; 0 = 1. Then, in this    */
+                                  /* order, each on what the one before has left:               */
     int top_k;                    /* keep the k most likely, and what equals the last; 0 = all  */
-    float top_p;                  /* drop the least likely, of equals the highest id first, that
-                                     together have at most 1 - top_p; in (0,1]; 0 = 1 (off)     */
+    float top_p;                  /* drop the least likely, of equals the highest id first,     */
+                                  /* that together have at most 1 - top_p; in (0,1]; 0 = 1, off */
     float min_p;                  /* drop tokens below min_p * the largest probability; 0 = off */
-    float repetition_penalty;     /* Hugging Face's; 0 = 1 (off)                                */
+    float repetition_penalty;     /* Hugging Face's, before all of these; 0 = 1 (off)           */
     uint64_t seed;
     const int32_t *stop_tokens;   /* a sequence ends with (and includes) any of these           */
     int n_stop_tokens;
@@ -910,13 +909,13 @@ typedef struct tt_completion {
     int request, sample;
     int length, stopped;          /* tokens; 1 = ended by a stop token, 0 = by the limit        */
     int32_t *tokens;
-    float *logprobs;              /* under softmax(logits / temperature), before top-k/p/min-p and penalty */
+    float *logprobs;              /* under softmax(logits / temperature), without the other controls */
 } tt_completion;
 typedef struct tt_completions {
     tt_context *ctx;
     int n;
     tt_completion *items;
-    size_t n_tokens;
+    size_t n_tokens;              /* of all items                                               */
 } tt_completions;
 /* out receives all samples, request by request. prompt + max_new_tokens must fit max_position_embeddings. */
 TT_API tt_status tt_generate(tt_model *, const tt_request *requests, int n, const tt_sampling *,
@@ -9455,19 +9454,20 @@ static void tti_generation_of_config(const tt_model_config *c, tti_generation *g
  * Every parameter has a random stream of its own, named by the parameter: to add one changes no other. */
 
 typedef enum tti_init {
-    TTI_ZEROS,      /* biases, and an adapter's B                                               */
-    TTI_ONES,       /* norm weights                                                             */
-    TTI_NORMAL,     /* N(0, std^2); of a layer's matrix std is 1/sqrt(in), 0.02 in GPT-2        */
-    TTI_RESIDUAL,   /* the same for a matrix that writes to the residual stream: std / sqrt(2 layers) */
-    TTI_UNIFORM     /* U(-1, 1) / sqrt(columns): an adapter's A                                 */
+    TTI_ZEROS,      /* biases, and an adapter's B                                                   */
+    TTI_ONES,       /* norm weights                                                                 */
+    TTI_NORMAL,     /* N(0, std^2); std of a layer's matrix is 1/sqrt(in), in GPT-2 0.02            */
+    TTI_RESIDUAL,   /* the same, of a matrix that writes to the residual stream: std/sqrt(2 layers) */
+    TTI_UNIFORM     /* U(-1, 1) / sqrt(columns): an adapter's A                                     */
 } tti_init;
 typedef struct tti_param_spec {
     const char *name;
     int rows, cols;     /* cols 0: a vector [rows] */
     tti_init init;
-    double std;
+    double std;         /* of TTI_NORMAL and TTI_RESIDUAL, as it is used */
 } tti_param_spec;
 
+/* Values are drawn on the host, in the order of memory: the same on every backend. */
 static tt_status tti_param_fill(tt_tensor *t, uint64_t seed, const tti_param_spec *spec) {
     float *values = (float *)tt_alloc(t->ctx, t->size, sizeof *values);
     tt_rng rng = TT_INIT;
@@ -9510,8 +9510,8 @@ static tt_status tti_param_alloc(tt_tensor *t) {
 
 /* ---- [tt:model.layers] the parameters of the two families ----
  * One row a parameter of a layer, in file order: where tti_layer points to it, its shape in the dimensions of
- * the config, what it starts from, the field of the config that switches it on (vocab_size, never 0: always
- * there), and its name behind the layer's. */
+ * the config, what it starts from, and its name behind the layer's; TTI_ROW_IF: only if that field of the
+ * config is not 0. */
 
 enum { TTI_DIM_NONE, TTI_DIM_HIDDEN, TTI_DIM_INNER, TTI_DIM_HEAD, TTI_DIM_QUERY, TTI_DIM_KEY, TTI_DIM_QKV };
 typedef struct tti_layer_row {
@@ -9523,45 +9523,50 @@ typedef struct tti_layer_row {
 } tti_layer_row;
 #define TTI_LAYER_PARAMS (20 + 2 * TTI_N_MATRICES)     /* room for one layer's, with adapters */
 
-#define TTI_ROW(role, rows, cols, init, condition, name)                                \
-    {offsetof(tti_layer, role), TTI_DIM_##rows, TTI_DIM_##cols, TTI_##init,             \
+#define TTI_ROW_IF(condition, role, rows, cols, init, name)                            \
+    {offsetof(tti_layer, role), TTI_DIM_##rows, TTI_DIM_##cols, TTI_##init,            \
      offsetof(tt_model_config, condition), name}
+#define TTI_ROW(role, rows, cols, init, name)           /* vocab_size is never 0 */    \
+    {offsetof(tti_layer, role), TTI_DIM_##rows, TTI_DIM_##cols, TTI_##init,            \
+     offsetof(tt_model_config, vocab_size), name}
 
 static const tti_layer_row tti_llama_rows[] = {      /* model.layers.N. */
-    TTI_ROW(norm1, HIDDEN, NONE, ONES, vocab_size, "input_layernorm.weight"),
-    TTI_ROW(matrix[TTI_Q].w, QUERY, HIDDEN, NORMAL, vocab_size, "self_attn.q_proj.weight"),
-    TTI_ROW(matrix[TTI_K].w, KEY, HIDDEN, NORMAL, vocab_size, "self_attn.k_proj.weight"),
-    TTI_ROW(matrix[TTI_V].w, KEY, HIDDEN, NORMAL, vocab_size, "self_attn.v_proj.weight"),
-    TTI_ROW(matrix[TTI_O].w, HIDDEN, QUERY, RESIDUAL, vocab_size, "self_attn.o_proj.weight"),
-    TTI_ROW(matrix[TTI_Q].bias, QUERY, NONE, ZEROS, attention_bias, "self_attn.q_proj.bias"),
-    TTI_ROW(matrix[TTI_K].bias, KEY, NONE, ZEROS, attention_bias, "self_attn.k_proj.bias"),
-    TTI_ROW(matrix[TTI_V].bias, KEY, NONE, ZEROS, attention_bias, "self_attn.v_proj.bias"),
-    TTI_ROW(matrix[TTI_O].bias, HIDDEN, NONE, ZEROS, attention_out_bias, "self_attn.o_proj.bias"),
-    TTI_ROW(q_norm, HEAD, NONE, ONES, qk_norm, "self_attn.q_norm.weight"),
-    TTI_ROW(k_norm, HEAD, NONE, ONES, qk_norm, "self_attn.k_norm.weight"),
-    TTI_ROW(norm2, HIDDEN, NONE, ONES, vocab_size, "post_attention_layernorm.weight"),
-    TTI_ROW(matrix[TTI_GATE].w, INNER, HIDDEN, NORMAL, vocab_size, "mlp.gate_proj.weight"),
-    TTI_ROW(matrix[TTI_UP].w, INNER, HIDDEN, NORMAL, vocab_size, "mlp.up_proj.weight"),
-    TTI_ROW(matrix[TTI_DOWN].w, HIDDEN, INNER, RESIDUAL, vocab_size, "mlp.down_proj.weight"),
-    TTI_ROW(matrix[TTI_GATE].bias, INNER, NONE, ZEROS, mlp_bias, "mlp.gate_proj.bias"),
-    TTI_ROW(matrix[TTI_UP].bias, INNER, NONE, ZEROS, mlp_bias, "mlp.up_proj.bias"),
-    TTI_ROW(matrix[TTI_DOWN].bias, HIDDEN, NONE, ZEROS, mlp_bias, "mlp.down_proj.bias"),
+    TTI_ROW(norm1,                  HIDDEN, NONE,   ONES,     "input_layernorm.weight"),
+    TTI_ROW(matrix[TTI_Q].w,        QUERY,  HIDDEN, NORMAL,   "self_attn.q_proj.weight"),
+    TTI_ROW(matrix[TTI_K].w,        KEY,    HIDDEN, NORMAL,   "self_attn.k_proj.weight"),
+    TTI_ROW(matrix[TTI_V].w,        KEY,    HIDDEN, NORMAL,   "self_attn.v_proj.weight"),
+    TTI_ROW(matrix[TTI_O].w,        HIDDEN, QUERY,  RESIDUAL, "self_attn.o_proj.weight"),
+    TTI_ROW_IF(attention_bias, matrix[TTI_Q].bias, QUERY, NONE, ZEROS, "self_attn.q_proj.bias"),
+    TTI_ROW_IF(attention_bias, matrix[TTI_K].bias, KEY, NONE, ZEROS, "self_attn.k_proj.bias"),
+    TTI_ROW_IF(attention_bias, matrix[TTI_V].bias, KEY, NONE, ZEROS, "self_attn.v_proj.bias"),
+    TTI_ROW_IF(attention_out_bias, matrix[TTI_O].bias, HIDDEN, NONE, ZEROS, "self_attn.o_proj.bias"),
+    TTI_ROW_IF(qk_norm, q_norm, HEAD, NONE, ONES, "self_attn.q_norm.weight"),
+    TTI_ROW_IF(qk_norm, k_norm, HEAD, NONE, ONES, "self_attn.k_norm.weight"),
+    TTI_ROW(norm2,                  HIDDEN, NONE,   ONES,     "post_attention_layernorm.weight"),
+    TTI_ROW(matrix[TTI_GATE].w,     INNER,  HIDDEN, NORMAL,   "mlp.gate_proj.weight"),
+    TTI_ROW(matrix[TTI_UP].w,       INNER,  HIDDEN, NORMAL,   "mlp.up_proj.weight"),
+    TTI_ROW(matrix[TTI_DOWN].w,     HIDDEN, INNER,  RESIDUAL, "mlp.down_proj.weight"),
+    TTI_ROW_IF(mlp_bias, matrix[TTI_GATE].bias, INNER, NONE, ZEROS, "mlp.gate_proj.bias"),
+    TTI_ROW_IF(mlp_bias, matrix[TTI_UP].bias, INNER, NONE, ZEROS, "mlp.up_proj.bias"),
+    TTI_ROW_IF(mlp_bias, matrix[TTI_DOWN].bias, HIDDEN, NONE, ZEROS, "mlp.down_proj.bias"),
     {0, 0, 0, TTI_ZEROS, 0, NULL}};
+
 static const tti_layer_row tti_gpt2_rows[] = {       /* transformer.h.N.; matrices are [in, out] */
-    TTI_ROW(norm1, HIDDEN, NONE, ONES, vocab_size, "ln_1.weight"),
-    TTI_ROW(norm1_bias, HIDDEN, NONE, ZEROS, vocab_size, "ln_1.bias"),
-    TTI_ROW(matrix[TTI_QKV].w, HIDDEN, QKV, NORMAL, vocab_size, "attn.c_attn.weight"),
-    TTI_ROW(matrix[TTI_QKV].bias, QKV, NONE, ZEROS, vocab_size, "attn.c_attn.bias"),
-    TTI_ROW(matrix[TTI_O].w, HIDDEN, HIDDEN, RESIDUAL, vocab_size, "attn.c_proj.weight"),
-    TTI_ROW(matrix[TTI_O].bias, HIDDEN, NONE, ZEROS, vocab_size, "attn.c_proj.bias"),
-    TTI_ROW(norm2, HIDDEN, NONE, ONES, vocab_size, "ln_2.weight"),
-    TTI_ROW(norm2_bias, HIDDEN, NONE, ZEROS, vocab_size, "ln_2.bias"),
-    TTI_ROW(matrix[TTI_UP].w, HIDDEN, INNER, NORMAL, vocab_size, "mlp.c_fc.weight"),
-    TTI_ROW(matrix[TTI_UP].bias, INNER, NONE, ZEROS, vocab_size, "mlp.c_fc.bias"),
-    TTI_ROW(matrix[TTI_DOWN].w, INNER, HIDDEN, RESIDUAL, vocab_size, "mlp.c_proj.weight"),
-    TTI_ROW(matrix[TTI_DOWN].bias, HIDDEN, NONE, ZEROS, vocab_size, "mlp.c_proj.bias"),
+    TTI_ROW(norm1,                  HIDDEN, NONE,   ONES,     "ln_1.weight"),
+    TTI_ROW(norm1_bias,             HIDDEN, NONE,   ZEROS,    "ln_1.bias"),
+    TTI_ROW(matrix[TTI_QKV].w,      HIDDEN, QKV,    NORMAL,   "attn.c_attn.weight"),
+    TTI_ROW(matrix[TTI_QKV].bias,   QKV,    NONE,   ZEROS,    "attn.c_attn.bias"),
+    TTI_ROW(matrix[TTI_O].w,        HIDDEN, HIDDEN, RESIDUAL, "attn.c_proj.weight"),
+    TTI_ROW(matrix[TTI_O].bias,     HIDDEN, NONE,   ZEROS,    "attn.c_proj.bias"),
+    TTI_ROW(norm2,                  HIDDEN, NONE,   ONES,     "ln_2.weight"),
+    TTI_ROW(norm2_bias,             HIDDEN, NONE,   ZEROS,    "ln_2.bias"),
+    TTI_ROW(matrix[TTI_UP].w,       HIDDEN, INNER,  NORMAL,   "mlp.c_fc.weight"),
+    TTI_ROW(matrix[TTI_UP].bias,    INNER,  NONE,   ZEROS,    "mlp.c_fc.bias"),
+    TTI_ROW(matrix[TTI_DOWN].w,     INNER,  HIDDEN, RESIDUAL, "mlp.c_proj.weight"),
+    TTI_ROW(matrix[TTI_DOWN].bias,  HIDDEN, NONE,   ZEROS,    "mlp.c_proj.bias"),
     {0, 0, 0, TTI_ZEROS, 0, NULL}};
 #undef TTI_ROW
+#undef TTI_ROW_IF
 
 static int tti_config_dim(const tt_model_config *c, int dim) {
     switch (dim) {
@@ -9696,6 +9701,7 @@ static tt_status tti_rope_reserve(tt_model *m, int n_positions) {
     return TT_OK;
 }
 
+/* A cache knows nothing of models but its sizes; the rotary tables reach to its end from here on. */
 TT_API tt_kv_cache *tt_kv_cache_create(tt_model *model, int n_slots, int capacity) {
     tt_kv_cache sizes, *cache;
     memset(&sizes, 0, sizeof sizes);
@@ -9746,6 +9752,8 @@ static tt_tensor *tti_matrix_apply(const tt_model *m, tt_tensor *x, const tti_ma
     return tti_product_add(ctx, y, x, a->lora_b);
 }
 
+/* x [N,C] to [N,C]. q is [N, heads * head_dim], k and v [N, kv_heads * head_dim]; in a batch with a cache,
+ * tt_attention puts k and v there and reads those of all earlier positions. */
 static tt_tensor *tti_attention_block(const tt_model *m, int layer, tt_tensor *x, const tt_batch *batch) {
     const tt_model_config *c = &m->config;
     const tti_layer *l = &m->layers[layer];
@@ -9773,6 +9781,8 @@ static tt_tensor *tti_attention_block(const tt_model *m, int layer, tt_tensor *x
     return tti_matrix_apply(m, tt_attention(ctx, q, k, v, batch, &attention), &l->matrix[TTI_O]);
 }
 
+/* x [N,C] over [N, intermediate_size] to [N,C]. GELU is part of the product, but where an adapter adds to it
+ * first. */
 static tt_tensor *tti_mlp_block(const tt_model *m, int layer, tt_tensor *x) {
     const tti_matrix *matrix = m->layers[layer].matrix, *up = &matrix[TTI_UP];
     tt_context *ctx = m->ctx;
@@ -9783,12 +9793,16 @@ static tt_tensor *tti_mlp_block(const tt_model *m, int layer, tt_tensor *x) {
     } else if (tti_adapts(m, up)) {
         h = tt_gelu(ctx, tti_matrix_apply(m, x, up), 1);
     } else {
-        h = tti_product_of(ctx, x, up->w, up->bias, 0, TT_GELU_TANH);     /* product and GELU in one pass */
+        h = tti_product_of(ctx, x, up->w, up->bias, 0, TT_GELU_TANH);
     }
     return tti_matrix_apply(m, h, &matrix[TTI_DOWN]);
 }
 
-typedef struct tti_layer_call { tt_model *model; const tt_batch *batch; int layer; } tti_layer_call;
+typedef struct tti_layer_call {
+    tt_model *model;
+    const tt_batch *batch;
+    int layer;
+} tti_layer_call;
 
 /* One layer, in the form that tt_recompute can run twice. */
 static tt_tensor *tti_layer_forward(tt_context *ctx, void *user, tt_tensor *const *inputs, int n_inputs) {
@@ -9815,6 +9829,8 @@ static tt_tensor *tti_layer_replace(tt_context *ctx, tti_layer_call *call, tt_te
     return x;
 }
 
+/* The call lives as long as the step: tt_recompute runs it again in backward, but not where it writes to a
+ * cache. */
 static tt_tensor *tti_layer_run(tt_model *m, const tt_batch *batch, int layer, tt_tensor *x) {
     tt_context *ctx = m->ctx;
     tti_layer_call *call = (tti_layer_call *)tti_step_alloc(ctx, sizeof *call);
@@ -9983,6 +9999,7 @@ static void tti_lora_forget(tt_model *m) {
     memset(&m->lora, 0, sizeof m->lora);
 }
 
+/* Adapters are the last parameters of the list. */
 static void tti_lora_detach(tt_model *m) {
     int i;
     for (i = 0; i < tti_model_n_matrices(m); i++) {
@@ -10014,6 +10031,7 @@ done:
     return status;
 }
 
+/* The base gets no gradients any more, and gives back the memory of those that it has. */
 static void tti_lora_freeze(tt_model *m) {
     int i;
     for (i = 0; i < m->n_base; i++) {
@@ -10108,6 +10126,7 @@ TT_API tt_model *tt_model_create(tt_context *ctx, const tt_model_config *config,
     return (tt_model *)tti_made(ctx, "tt_model_create", tti_model_new(ctx, config, &seed));
 }
 
+/* Parameters may lie in lent memory, so the loan ends after them. */
 TT_API void tt_model_destroy(tt_model *m) {
     int i;
     if (!m) { return; }
@@ -10154,6 +10173,7 @@ static tt_status tti_copy_string(tt_context *ctx, const char *from, char **to) {
     return from && !*to ? TT_ERR_MEM : TT_OK;
 }
 
+/* All that a copy has lies in memory of its own, also where the original's weights are lent. */
 TT_API tt_model *tt_model_copy(const tt_model *from) {
     tt_context *ctx = from->ctx;
     tt_model *m = tti_model_new(ctx, &from->config, NULL);
@@ -11590,7 +11610,11 @@ TT_API tt_status tt_model_lora_load(tt_model *m, const char *dir) {
  * likely of V tokens costs V + k log V, and nobody knows k before: top-p and min-p look at one token after
  * the other. */
 
-typedef struct tti_ranking { const float *scores; int32_t *ids; int n, sorted; } tti_ranking;
+typedef struct tti_ranking {
+    const float *scores;
+    int32_t *ids;
+    int n, sorted;
+} tti_ranking;
 
 static int tti_ranks_before(const float *scores, int32_t a, int32_t b) {
     return scores[a] > scores[b] || (scores[a] == scores[b] && a < b);
@@ -11699,8 +11723,11 @@ static int tti_candidates(tti_ranking *r, const float *w, const tt_sampling *s) 
  * their order (all tokens by id, or the ranking's first ones), the token is the first c in C for which the
  * sum of w up to c is more than u times the sum of w over C. */
 
-/* What tti_choose writes to: vocab values each. scores may be the logits. */
-typedef struct tti_choice { float *w, *scores; int32_t *ids; } tti_choice;
+/* What tti_choose writes to: vocab values each. */
+typedef struct tti_choice {
+    float *w, *scores;      /* scores may be the logits */
+    int32_t *ids;
+} tti_choice;
 
 /* Hugging Face's repetition penalty, on each token of the history once: it starts from raw, not from what an
  * earlier occurrence has left. Source: CTRL, arXiv 1909.05858, sec. 4.1. */
@@ -11794,22 +11821,20 @@ static int tti_request_copies(const tt_request *r) { return r->n ? r->n : 1; }
 /* Fills in defaults. */
 static tt_status tti_sampling_check(tt_context *ctx, tt_sampling *s) {
     static const char *const who = "tt_generate";
-    double penalty;
     tt_status status = TT_OK;
     if (s->max_new_tokens == 0) { s->max_new_tokens = 128; }
     if (s->temperature == 0) { s->temperature = 1; }
     if (s->top_p == 0) { s->top_p = 1; }
     if (s->repetition_penalty == 0) { s->repetition_penalty = 1; }
     if (s->max_batch == 0) { s->max_batch = 128; }
-    penalty = (double)s->repetition_penalty;
     TTI_EXPECT(s->max_new_tokens >= 1, "max_new_tokens is %d, expected >= 1", s->max_new_tokens);
     TTI_EXPECT(tti_is_temperature(s->temperature), "temperature is %g, expected " TTI_TEMPERATURES,
                (double)s->temperature);
     TTI_EXPECT(s->top_p > 0 && s->top_p <= 1, "top_p is %g, expected in (0, 1]", (double)s->top_p);
     TTI_EXPECT(s->min_p >= 0 && s->min_p <= 1, "min_p is %g, expected in [0, 1]", (double)s->min_p);
     TTI_EXPECT(s->top_k >= 0, "top_k is %d, expected >= 0", s->top_k);
-    TTI_EXPECT(penalty > 0 && isfinite(penalty), "repetition_penalty is %g, expected a finite number > 0",
-               penalty);
+    TTI_EXPECT(s->repetition_penalty > 0 && isfinite(s->repetition_penalty),
+               "repetition_penalty is %g, expected a finite number > 0", (double)s->repetition_penalty);
     TTI_EXPECT(s->max_batch >= 1, "max_batch is %d, expected >= 1", s->max_batch);
 done:
     return status;
