@@ -164,6 +164,10 @@ def main():
         for i in range(first, end):
             for word in IDENTIFIER.findall(code_lines[i]):
                 if word in where and where[word][0] > number and word not in seen:
+                    # An appendix may stand behind what uses it: the chapter declares the one function that it takes.
+                    declared = r"^static [^;={}]*\b%s\([^;{}]*\);" % word
+                    if chapters[where[word][0]][0][0].isalpha() and re.search(declared, "\n".join(code_lines[first:i + 1]), re.M):
+                        continue
                     before = code_lines[i][:code_lines[i].find(word)].rstrip()
                     if before.endswith(".") or before.endswith("->"):
                         continue

@@ -2,10 +2,12 @@
 """Converts the weights of language models between the formats people have, tensor by tensor.
 
     convert_weights.py IN OUT [--tokenizer T] [--to hf|llama2c|gguf] [--dtype f32|f16|bf16] [--max-shard-size S] [--verify]
+    convert_weights.py RANKS.tiktoken OUT          OUT becomes a directory with tokenizer.json
 
 IN   a Hugging Face directory (safetensors or PyTorch, single or sharded), one of its weight files beside a config.json;
      a PyTorch .pt of llama2.c, nanoGPT or minGPT with model_args; llama2.c .bin (v0, v1, v2); llm.c GPT-2 .bin;
      GGUF with any block type that the package gguf dequantises (pip install gguf; F32, F16 and BF16 do without it).
+     Or a vocabulary alone: tiktoken's ranks of r50k, p50k, cl100k, o200k or Llama 3, told by their number.
 OUT  hf: a directory that transformers and tt_model_load read; llama2c: a .bin for run.c; gguf: a file for llama.cpp.
      OUT must not exist. It is written under another name and renamed when complete, so it is never half there.
 T    tokenizer.json, a directory that has one, llama2.c's tokenizer.bin, or a GGUF file; default: what IN brings along.
@@ -16,6 +18,7 @@ ever executed, and its sizes are believed only after they fit the file. Memory: 
 Needs Python 3.8 and numpy.
 """
 import argparse
+import base64
 import collections
 import contextlib
 import hashlib
@@ -993,6 +996,81 @@ PRE = {
 }
 
 
+# tiktoken's encodings by their number of ranks: the pattern (None: ByteLevel's own, GPT-2's) and the special tokens
+CL100K_SPLIT = LLAMA3_SPLIT.replace(r'|\s*[\r\n]+', r'|\s+\z|\s*[\r\n]+')
+O200K_SPLIT = '|'.join([r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
+                        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
+                        r'\p{N}{1,3}', r' ?[^\s\p{L}\p{N}]+[\r\n/]*', r'\s*[\r\n]+', r'\s+(?!\S)', r'\s+'])
+LLAMA3_NAMES = ['begin_of_text', 'end_of_text', 'reserved_special_token_0', 'reserved_special_token_1', 'finetune_right_pad_id', 'reserved_special_token_2',
+                'start_header_id', 'end_header_id', 'eom_id', 'eot_id', 'python_tag', *(f'reserved_special_token_{i}' for i in range(3, 248))]
+RANKS = {
+    50256: ('r50k', None, {50256: 'endoftext'}),
+    50280: ('p50k', None, {50256: 'endoftext'}),
+    100256: ('cl100k', CL100K_SPLIT, {100257: 'endoftext', 100258: 'fim_prefix', 100259: 'fim_middle', 100260: 'fim_suffix', 100276: 'endofprompt'}),
+    199998: ('o200k', O200K_SPLIT, {199999: 'endoftext', 200018: 'endofprompt'}),
+    128000: ('Llama 3', LLAMA3_SPLIT, dict(enumerate(LLAMA3_NAMES, 128000))),
+}
+RANK_LINE = re.compile(rb'([A-Za-z0-9+/]+={0,2}) ([0-9]{1,7})\r?')
+MAX_RANK_BYTES = 1024
+PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
+BYTE_CHARS = {b: chr(b) for b in PRINTABLE}                            # GPT-2's: bytes without a printable character from U+0100 on
+BYTE_CHARS.update((b, chr(256 + i)) for i, b in enumerate(b for b in range(256) if b not in BYTE_CHARS))
+
+
+def read_ranks(path):
+    """The tokens of a .tiktoken file, bytes to rank."""
+    ranks, taken = {}, set()
+    for n, line in enumerate(read_text(path).rstrip(b'\n').split(b'\n'), 1):
+        match = RANK_LINE.fullmatch(line)
+        try:
+            token = base64.b64decode(match[1], validate=True) if match else b''
+        except ValueError:
+            token = b''
+        refuse_if(not 0 < len(token) <= MAX_RANK_BYTES, f'{path}: line {n} is not "base64 rank" of a token of at most {MAX_RANK_BYTES} bytes')
+        refuse_if(token in ranks or int(match[2]) in taken, f'{path}: line {n} has a token or rank that is there already')
+        ranks[token] = int(match[2])
+        taken.add(ranks[token])
+    return ranks
+
+
+def split_by_ranks(token, ranks):
+    """The two parts that tiktoken joins last to make the token: neighbours that spell a token join, the lowest rank first and of equal ones the
+    leftmost. None if it never gets there."""
+    parts = [token[i:i + 1] for i in range(len(token))]
+    while len(parts) > 2:
+        joined = [ranks.get(a + b, math.inf) for a, b in zip(parts, parts[1:])]
+        i = min(range(len(joined)), key=joined.__getitem__)
+        if joined[i] == math.inf:
+            return None
+        parts[i:i + 2] = [parts[i] + parts[i + 1]]
+    return parts
+
+
+def ranks_tokenizer(path):
+    """tokenizer.json of a .tiktoken file. Ranks know no merges: two neighbours join if they spell a token. A token can only come from the two parts
+    that its own bytes are left as just before, so these give its merge."""
+    ranks = read_ranks(path)
+    refuse_if(len(ranks) not in RANKS, f'{path}: has {len(ranks)} ranks, expected ' + ', '.join(f'{n} ({name})' for n, (name, _, _) in RANKS.items()))
+    missing = [b for b in range(256) if bytes([b]) not in ranks]
+    refuse_if(missing, f'{path}: byte 0x{missing[0] if missing else 0:02X} has no rank')
+    name, pattern, names = RANKS[len(ranks)]
+    text = lambda token: ''.join(BYTE_CHARS[b] for b in token)
+    ordered = sorted(ranks, key=ranks.get)
+    parts = [split_by_ranks(token, ranks) for token in ordered if len(token) > 1]
+    size = max(max(names), ranks[ordered[-1]]) + 1
+    pieces, types = [''] * size, [5] * size
+    for token in ordered:
+        pieces[ranks[token]], types[ranks[token]] = text(token), 1
+    for i, special in names.items():
+        pieces[i] = f'<|{special}|>'
+    bos = 128000 if name == 'Llama 3' else None
+    pipeline = {'pre_tokenizer': split(pattern, True) if pattern else byte_level(False, True, True), 'decoder': byte_level(True, True, True)}
+    model = {'ignore_merges': True, 'merges': [[text(left), text(right)] for left, right in filter(None, parts)]}
+    root = tokenizer_json(pieces, types, {'bos': bos}, bos is not None, pipeline, model)
+    root['added_tokens'] = [{'id': i, 'content': pieces[i], 'single_word': False, 'lstrip': False, 'rstrip': False, 'normalized': False, 'special': True} for i in sorted(names)]
+    return root
+
+
 def check_pieces(pieces, types, special, where):
     refuse_if(len(types) != len(pieces) or not all(is_size(t) for t in types), f'{where}: {len(types)} types of tokens for {len(pieces)} tokens')
     twice = [piece for piece, n in collections.Counter(pieces).items() if n > 1]
@@ -1429,7 +1507,26 @@ def verify(path, weights, dtypes, tokenizer):
 WRITERS = {'hf': write_hf, 'llama2c': write_llama2c, 'gguf': write_gguf}
 
 
+def is_ranks(path):
+    return os.path.isfile(path) and RANK_LINE.fullmatch(File(path).read(2048).split(b'\n')[0]) is not None
+
+
+def convert_ranks(args):
+    root, output = ranks_tokenizer(args.input), Output()
+    print(f'{args.input}: tiktoken; {len(root["model"]["vocab"])} ranks, {len(root["model"]["merges"])} merges, {len(root["added_tokens"])} special tokens')
+    try:
+        folder = output.stage(args.output)
+        os.mkdir(folder)
+        save(os.path.join(folder, 'tokenizer.json'), to_json(root))
+        output.commit()
+        print(f'wrote {os.path.normpath(args.output)}')
+    finally:
+        output.discard()
+
+
 def convert(args):
+    if is_ranks(args.input):
+        return convert_ranks(args)
     ckpt = open_any(args.input)
     weights, ignored, s = bind(ckpt, args.input)
     if args.tokenizer:

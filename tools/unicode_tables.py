@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Prints the Unicode tables of the tokenizer: classes of characters, and what NFC needs.
+"""Prints the Unicode tables of the tokenizer (appendix B of the header): classes of characters, and what NFC needs.
 
     pip install unicodedata2==16.0.0
     python3 tools/unicode_tables.py
@@ -23,20 +23,33 @@ AFTER_9 = {
     0x1193E, 0x11943, 0x119E0, 0x11A34, 0x11A47, 0x11A99, 0x11D42, 0x11D44, 0x11D45, 0x11D97, 0x11F41, 0x11F42,
     *range(0x16121, 0x16129), 0x1612F, *range(0x16D68, 0x16D6B), 0x16FF0, 0x16FF1, 0x1E08F, *range(0x1E130, 0x1E137), 0x1E2AE,
     *range(0x1E2EC, 0x1E2F0), *range(0x1E4EC, 0x1E4F0), 0x1E5EE, 0x1E5EF}
-COLUMNS = 118
+COLUMNS = 100
 
 
-def show(comment, declaration, numbers, group=1):
-    print(f'/* {comment} */\nstatic const {declaration} = {{')
-    line = '   '
+def digits(value):
+    """A number in digits of five bits, the highest first; all but the last have bit 5 set. Digit d is the character d + 48, but
+    'p' and 'q' stand for the backslash and the question mark, which mean something to a C compiler."""
+    out, more = '', 0
+    while True:
+        out = chr((value & 31 | more) + 48) + out
+        value, more = value >> 5, 32
+        if not value:
+            return out.replace('\\', 'p').replace('?', 'q')
+
+
+def show(comment, name, numbers, group=1):
+    """Rows of `group` numbers; the first of a row is written as its difference to the first of the row before."""
+    print(f'/* {comment} */\nstatic const char *const {name}[] = {{')
+    line, last = '', 0
     for i in range(0, len(numbers), group):
-        part = ''.join(f' {n},' for n in numbers[i:i + group])
+        row = [numbers[i] - last, *numbers[i + 1:i + group]]
+        last = numbers[i]
+        part = ''.join(map(digits, row))
         if len(line) + len(part) > COLUMNS:
-            print(line)
-            line = '   '
+            print(f'    "{line}",')
+            line = ''
         line += part
-    print(line.rstrip(','))
-    print('};')
+    print(f'    "{line}", NULL}};\n')
 
 
 def ranges(value_of, shift):
@@ -85,15 +98,14 @@ def main():
         if parts:
             both = unicodedata.normalize('NFC', chr(c)) == chr(c)
             (composed if both else one_way).extend([c, *parts] if len(parts) == 2 else [c, *parts, 0])
-    show(f'Unicode {unicodedata.unidata_version}, printed by tools/unicode_tables.py: first code point of a range * 8 + class.',
-         'uint32_t tti_unicode[]', classes())
     others = [c for c in range(0x110000) if unicodedata.category(chr(c)) == 'No']
-    show('Category No, numbers that are no digits: first and last of each range.', 'uint32_t tti_other_numbers[]',
-         [c for c in others if not {c - 1, c + 1} <= {*others} for c in [c] * (1 + ((c - 1 not in others) and (c + 1 not in others)))], 2)
-    show('Unicode 9.0.0, by the same: first code point of a range * 256 + canonical combining class.', 'uint32_t tti_combining[]',
+    show(f'Unicode {unicodedata.unidata_version}: first code point of a range * 8 + class.', 'tti_class_lines', classes())
+    show('Category No, numbers that are no digits: first and last of each range.', 'tti_other_number_lines',
+         [c for c in others if not {c - 1, c + 1} <= {*others} for c in [c] * (1 + ((c - 1 not in others) and (c + 1 not in others)))])
+    show('Unicode 9.0.0: first code point of a range * 256 + canonical combining class.', 'tti_combining_lines',
          ranges(lambda c: 0 if c in AFTER_9 else unicodedata.combining(chr(c)), 8))
-    show('Canonical decompositions that NFC composes again: c = a b.', 'uint32_t tti_composed[]', composed, 3)
-    show('Those that it does not: c = a b, or c = a where b is 0.', 'uint32_t tti_one_way[]', one_way, 3)
+    show('Canonical decompositions that NFC composes again: c = a b.', 'tti_composed_lines', composed, 3)
+    show('Those that it does not: c = a b, or c = a where b is 0.', 'tti_one_way_lines', one_way, 3)
 
 
 if __name__ == '__main__':
