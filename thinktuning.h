@@ -9970,11 +9970,11 @@ TT_API tt_tensor *tt_model_logprobs(tt_model *m, const tt_batch *batch, float te
 }
 
 /* ==== 8. files =============================================================================
- * Models, adapters and training states on disk. Tensors lie in safetensors files, everything else in JSON
- * whose known fields are rows of a table, from which it is both read and written. What is read may come from
- * anyone: each name, type, shape and number is checked before memory is asked for or an object is changed,
- * and every error names the file. What is written is looked at first and then takes the place of the old file
- * as a whole. Uses text, JSON and files of chapter 1, tensors, tokenizer and model. */
+ * Models, adapters and training states on disk. Tensors lie in safetensors files; everything else is JSON whose known
+ * members are rows of a table, from which it is both read and written. What is read may come from anyone: every name,
+ * type, shape and number is checked before memory is asked for or an object is changed, and every error names the
+ * file. What is written is looked at first, and each file takes the place of the old one as a whole.
+ * Uses text, JSON and files (chapter 1), tensors, tokenizer and model. */
 
 /* ---- [tt:files.safetensors] reading safetensors ----
  *     bytes 0 ..           N, the length of the header: 8 bytes, little endian
@@ -9983,19 +9983,21 @@ TT_API tt_tensor *tt_model_logprobs(tt_model *m, const tt_batch *batch, float te
  *     bytes 8 + N ..       the data: all tensors, row by row, little endian; data_offsets count from here
  * Each byte of the data belongs to exactly one tensor. */
 
-/* The types of a file. The first three are TT_F32, TT_BF16 and TT_F16, by their numbers; others are not read.
- * */
-static const struct { const char *name; size_t bytes;
-} tti_file_types[] = {
-    {"F32", 4}, {"BF16", 2}, {"F16", 2}, {"F64", 8}, {"I64", 8},  {"I32", 4},     {"I16", 2},     {"I8", 1},
-    {"U64", 8}, {"U32", 4},  {"U16", 2}, {"U8", 1},  {"BOOL", 1}, {"F8_E4M3", 1}, {"F8_E5M2", 1},
+/* The types of a file. The first three are TT_F32, TT_BF16 and TT_F16, by their numbers; others are not converted. */
+typedef struct tti_file_type {
+    const char *name;
+    size_t bytes;
+} tti_file_type;
+
+static const tti_file_type tti_file_types[] = {
+    {"F32", 4}, {"BF16", 2}, {"F16", 2}, {"F64", 8}, {"I64", 8}, {"I32", 4}, {"I16", 2}, {"I8", 1}, {"U64", 8},
+    {"U32", 4}, {"U16", 2}, {"U8", 1}, {"BOOL", 1}, {"F8_E4M3", 1}, {"F8_E5M2", 1},
 };
 
 typedef struct tti_entry {
-    tt_safetensors_info info;       /* the name lies in the header, dtype is TT_I32 for all that is not
-                                       read */
-    const char *type;               /* "F32", "BF16", ... */
-    size_t begin, end;              /* of its bytes, from the begin of the file */
+    tt_safetensors_info info;       /* name: in the header; dtype: TT_I32 for all that is not converted */
+    const char *type;               /* "F32", "BF16", ...                                               */
+    size_t begin, end;              /* of its bytes, from the begin of the file                         */
 } tti_entry;
 
 struct tt_safetensors {
@@ -10011,7 +10013,7 @@ struct tt_safetensors {
     struct tt_safetensors *next;    /* another file of the same model    */
 };
 
-/* What a file holds is refused: "FILE: ..." */
+/* The refusal of what stands in a file: "FILE: ..." */
 static tt_status tti_refuse(tt_context *ctx, const char *file, const char *format, ...) {
     char reason[TTI_ERROR_SIZE];
     va_list list;
@@ -10021,12 +10023,11 @@ static tt_status tti_refuse(tt_context *ctx, const char *file, const char *forma
     return tt_fail(ctx, TT_ERR_FILE, "%s: %s", file, reason);
 }
 
-/* An error that the content of a file has led to, with the file before it. */
+/* An error that has come of what stands in a file, with the file before it. Memory that is out stays what it is. */
 static tt_status tti_file_fail(tt_context *ctx, const char *path, const char *part) {
     tt_status status = tt_error_status(ctx);
-    return status == TT_ERR_FILE || status == TT_ERR_ARG
-               ? tti_refuse(ctx, path, "%s%.300s", part, tt_error(ctx))
-               : status;
+    if (status != TT_ERR_FILE && status != TT_ERR_ARG) { return status; }
+    return tti_refuse(ctx, path, "%s%.300s", part, tt_error(ctx));
 }
 
 static int tti_json_size(const tt_json *node, size_t *out) {
@@ -10045,8 +10046,8 @@ static tt_status tti_entry_shape(const tt_safetensors *st, const tt_json *shape,
     for (dim = shape->child; dim; dim = dim->next, info->ndim++) {
         size_t *n = &info->shape[info->ndim];
         if (tti_json_size(dim, n) && tti_mul_size(info->size, *n, &info->size)) { continue; }
-        return tti_refuse(st->ctx, st->path, "tensor %s: shape[%d] is %g, expected a size", info->name,
-                       info->ndim, dim->number);
+        return tti_refuse(st->ctx, st->path, "tensor %s: shape[%d] is %g, expected a size", info->name, info->ndim,
+                          dim->number);
     }
     return TT_OK;
 }
@@ -10069,12 +10070,11 @@ static tt_status tti_entry_parse(const tt_safetensors *st, const tt_json *node, 
     if (tti_entry_shape(st, tt_json_get(node, "shape"), &e->info) != TT_OK) { return TT_ERR_FILE; }
     if (!offsets || offsets->length != 2 || !tti_json_size(offsets->child, &e->begin) ||
         !tti_json_size(offsets->child->next, &e->end) || e->begin > e->end || e->end > data) {
-        return tti_refuse(st->ctx, st->path, "tensor %s: data_offsets are not two places in 0..%zu", name,
-                          data);
+        return tti_refuse(st->ctx, st->path, "tensor %s: data_offsets are not two places in 0..%zu", name, data);
     }
     if (!tti_mul_size(e->info.size, tti_file_types[k].bytes, &bytes) || bytes != e->end - e->begin) {
         return tti_refuse(st->ctx, st->path, "tensor %s holds %zu bytes, its shape wants %zu", name,
-                       (e->end - e->begin), bytes);
+                          e->end - e->begin, bytes);
     }
     e->begin += first;
     e->end += first;
@@ -10101,8 +10101,7 @@ static int tti_entry_order(const void *a, const void *b) {
     return x->end < y->end ? -1 : x->end > y->end;
 }
 
-/* No name twice, no byte twice, no byte unused: in the order of their places, each begins where the one
- * before ends. */
+/* No name twice, no byte twice, no byte unused: in the order of the places, each tensor begins where one ends. */
 static tt_status tti_entries_check(const tt_safetensors *st, size_t first) {
     const char **names = (const char **)tt_alloc(st->ctx, st->n, sizeof *names), *twice;
     const tti_entry **order = (const tti_entry **)tt_alloc(st->ctx, st->n, sizeof *order);
@@ -10122,10 +10121,10 @@ static tt_status tti_entries_check(const tt_safetensors *st, size_t first) {
     for (i = 0; i < st->n && order[i]->begin == at; i++) { at = order[i]->end; }
     if (i < st->n) {
         status = tti_refuse(st->ctx, st->path, "tensor %s begins at byte %zu of the data, expected %zu",
-                            order[i]->info.name, (order[i]->begin - first), (at - first));
+                            order[i]->info.name, order[i]->begin - first, at - first);
     } else if (at != st->size) {
         status = tti_refuse(st->ctx, st->path, "tensors end at byte %zu of the data, the file at %zu",
-                            (at - first), (st->size - first));
+                            at - first, st->size - first);
     }
 done:
     tt_free(st->ctx, names, st->n, sizeof *names);
@@ -10138,21 +10137,16 @@ static tt_status tti_safetensors_parse(tt_safetensors *st) {
     const tt_json *node, *metadata;
     uint64_t length = 0;
     size_t first, i;
-    if (st->size < 8) {
-        return tti_refuse(ctx, st->path, "%zu bytes are no safetensors file", st->size);
-    }
+    if (st->size < 8) { return tti_refuse(ctx, st->path, "%zu bytes are no safetensors file", st->size); }
     for (i = 8; i-- > 0;) { length = length << 8 | st->bytes[i]; }
     if (length > st->size - 8 || length > 100000000) {
-        return tti_refuse(ctx, st->path,
-                          "header length is %.0f, expected at most %zu (bytes left in the file)",
-                          (double)length, (st->size - 8));
+        return tti_refuse(ctx, st->path, "header length is %.0f, expected at most %zu (bytes left in the file)",
+                          (double)length, st->size - 8);
     }
     first = 8 + (size_t)length;
     st->header = tt_json_parse(ctx, (const char *)st->bytes + 8, (size_t)length);
     if (!st->header) { return tti_file_fail(ctx, st->path, "header: "); }
-    if (st->header->type != TT_JSON_OBJECT) {
-        return tti_refuse(ctx, st->path, "header is no JSON object");
-    }
+    if (st->header->type != TT_JSON_OBJECT) { return tti_refuse(ctx, st->path, "header is no JSON object"); }
     metadata = tt_json_get(st->header, "__metadata__");
     if (metadata && metadata->type != TT_JSON_OBJECT) {
         return tti_refuse(ctx, st->path, "__metadata__ in the header is no object");
@@ -10240,8 +10234,8 @@ TT_API tt_status tt_safetensors_read(tt_safetensors *st, int index, float *out) 
     e = &st->entries[index];
     from = st->bytes + e->begin;
     if (e->info.dtype == TT_I32) {
-        return tti_refuse(st->ctx, st->path, "tensor %s has dtype %s, expected F32, F16 or BF16",
-                          e->info.name, e->type);
+        return tti_refuse(st->ctx, st->path, "tensor %s has dtype %s, expected F32, F16 or BF16", e->info.name,
+                          e->type);
     }
     if (e->info.dtype == TT_F32) { memcpy(out, from, e->info.size * 4); }
     for (i = 0; e->info.dtype != TT_F32 && i < e->info.size; i++) {
@@ -10256,7 +10250,7 @@ TT_API const char *tt_safetensors_metadata(const tt_safetensors *st, const char 
     return tt_json_text(tt_json_get(st->header, "__metadata__"), key, NULL);
 }
 
-/* The tensor has the shape of t, as `who` in the error. */
+/* The tensor of the file has the shape of t, which is what `who` says in the error. */
 static tt_status tti_entry_fits(const tt_safetensors *st, int index, const tt_tensor *t, const char *who) {
     const tti_entry *e = &st->entries[index];
     char found[192] = "", want[64] = "";
@@ -10264,18 +10258,17 @@ static tt_status tti_entry_fits(const tt_safetensors *st, int index, const tt_te
     for (d = 0; d < e->info.ndim; d++) {
         size_t used = strlen(found);
         same = same && e->info.shape[d] == (size_t)t->shape[d];
-        snprintf(found + used, sizeof found - used, "%s%zu", d ? "," : "", e->info.shape[d]);
+        tti_format(found + used, sizeof found - used, "%s%zu", d ? "," : "", e->info.shape[d]);
     }
     if (same) { return TT_OK; }
     for (d = 0; d < t->ndim; d++) {
         size_t used = strlen(want);
-        snprintf(want + used, sizeof want - used, "%s%d", d ? "," : "", t->shape[d]);
+        tti_format(want + used, sizeof want - used, "%s%d", d ? "," : "", t->shape[d]);
     }
     return tti_refuse(st->ctx, st->path, "tensor %s is [%s], %s [%s]", e->info.name, found, who, want);
 }
 
-/* t takes the values of a tensor of its shape, and its memory if it has none yet; another type is converted.
- * */
+/* t takes the values of a tensor of its shape, converted to its type; and its memory, if it has none yet. */
 static tt_status tti_tensor_fill(tt_safetensors *st, int index, tt_tensor *t) {
     const tti_entry *e = &st->entries[index];
     float *values = NULL;
@@ -10293,8 +10286,8 @@ done:
 }
 
 /* ---- [tt:files.write] writing safetensors ----
- * The header is filled up with spaces, so that the data begin at a multiple of 8 and can be used where they
- * are mapped. Two passes over the tensors: the scan, before any file is touched, and the writing. */
+ * Two passes over the tensors: the scan, before any file is touched, and the writing. Spaces fill up the header, so
+ * that the data begin at a multiple of 8 and can be used where they are mapped. */
 
 /* What goes into a file: the tensors in this order, rounded to dtype. */
 typedef struct tti_contents {
@@ -10305,7 +10298,7 @@ typedef struct tti_contents {
     uint64_t checksum;              /* by the scan: the sum over tensors, and state */
 } tti_contents;
 
-/* Room for the values of any one of the tensors. */
+/* The most values that one of the tensors has, for one buffer. */
 static size_t tti_contents_largest(const tti_contents *c) {
     size_t largest = 1;
     int i;
@@ -10348,9 +10341,8 @@ static size_t tti_not_finite(const void *values, size_t n, tt_dtype dtype) {
     return n;
 }
 
-/* A checksum is the sum of these over the name and bytes of each tensor, so that their order is free. Any
- * change within one word of 8 bytes changes it for certain, for each step can be undone; any other but for
- * one case in 2^64. */
+/* A checksum is the sum of these over the name and bytes of each tensor, so that their order is free. A change within
+ * one word of 8 bytes changes it for certain, for each step can be undone; any other change but for one in 2^64. */
 static uint64_t tti_checksum(const char *name, const void *bytes, size_t size) {
     const unsigned char *at = (const unsigned char *)bytes;
     uint64_t h = tt_hash(name, strlen(name), 0), word;
@@ -10365,8 +10357,7 @@ static uint64_t tti_checksum(const char *name, const void *bytes, size_t size) {
     return h;
 }
 
-/* All that will be written is finite, for nothing else may take the place of a good file; and the checksum.
- * */
+/* All that will be written is finite, for nothing else may take the place of a good file; and the checksum. */
 static tt_status tti_contents_scan(tt_context *ctx, const char *path, tti_contents *c) {
     size_t largest = tti_contents_largest(c), bad;
     float *values = (float *)tt_alloc(ctx, largest, sizeof *values);
@@ -10443,9 +10434,8 @@ done:
 }
 
 /* ---- [tt:files.state] training state ----
- * A safetensors file, all float32, with two members of __metadata__: "state", the caller's JSON, and
- * "checksum", 16 hexadecimal digits: the sum of tti_checksum over "state" with this text, and over each
- * tensor with its bytes. */
+ * A safetensors file, all float32, with two members of __metadata__: "state", the caller's JSON, and "checksum", 16
+ * hexadecimal digits: the sum of tti_checksum over "state" with this text, and over each tensor's name and bytes. */
 
 /* The tensors of a state are float32 and have names of their own, else no reader would take the file. */
 static tt_status tti_state_list(tt_context *ctx, const char *path, const tt_named *tensors, int n) {
@@ -10498,10 +10488,11 @@ static tt_status tti_state_check(const tt_safetensors *st, const tt_named *tenso
     return status;
 }
 
-/* The caller's JSON, if out is not NULL, of a file that is as it was written. */
+/* The caller's JSON, appended to out unless that is NULL, of a file that is as it was written. Files of other
+ * programs have no checksum. */
 static tt_status tti_state_read(const tt_safetensors *st, tt_text *out) {
-    const char *state = tt_safetensors_metadata(st, "state"),
-               *wanted = tt_safetensors_metadata(st, "checksum");
+    const char *state = tt_safetensors_metadata(st, "state");
+    const char *wanted = tt_safetensors_metadata(st, "checksum");
     char found[32];
     uint64_t sum;
     size_t i;
@@ -10546,45 +10537,63 @@ done:
 }
 
 /* ---- [tt:files.fields] JSON files as tables of fields ----
- * config.json, generation_config.json and adapter_config.json are objects of which some members matter. Each
- * of them is a row: its name, what its value may be, and where it stands in a struct. Files differ by family;
- * a family is one bit, and a row says in which it is read and in which written, in the order of the rows.
- * Other members are not looked at. */
+ * config.json, generation_config.json and adapter_config.json are objects of which some members matter. Each of these
+ * is a row of a table: its name, what its value may be, the families of models whose files have it, and where its
+ * value stands in a struct. Reading and writing walk through the rows. Other members are not looked at; one that is
+ * missing, or null, leaves the struct as it is. */
 
 typedef enum tti_field_kind {
-    TTI_POSITIVE, TTI_NOT_NEGATIVE, TTI_FRACTION,   /* float, see tti_limits */
-    TTI_COUNT, TTI_COUNT_IF,    /* int: a whole number; null is 0, both ways; of the second, 0 is left out */
-    TTI_SWITCH,                 /* int: true or false */
-    TTI_TOKENS,                 /* tti_tokens: a token id, a list of them, or null */
-    TTI_ANY,                    /* tti_any: for the caller to look at; written unless its text is empty */
-    TTI_FIXED,                  /* no place: `fixed` is all that is allowed, "x" or "y"; the first is
-                                   written */
-    TTI_EMPTY                   /* no place: null, false or empty is all that is allowed */
+    /* float: > 0, >= 0, in 0..1; see tti_limits */
+    TTI_POSITIVE, TTI_NOT_NEGATIVE, TTI_FRACTION,
+    /* int: a whole number, null is 0 in reading and writing; or 0 is left out in writing */
+    TTI_COUNT, TTI_COUNT_IF,
+    /* int: true or false */
+    TTI_SWITCH,
+    /* tti_tokens: a token id, a list of them, or null */
+    TTI_TOKENS,
+    /* tti_any: for the caller to look at, and written as the caller says */
+    TTI_ANY,
+    /* no place: `fixed`, one value or "x" or "y", is all that is allowed; the first is written */
+    TTI_FIXED,
+    /* no place: null, false or empty is all that is allowed; never written */
+    TTI_EMPTY
 } tti_field_kind;
 
-static const struct { double low, high; const char *want;
-} tti_limits[] = {
-    {(double)FLT_MIN, (double)FLT_MAX, "a number > 0"},
-    {0, (double)FLT_MAX, "a number >= 0"},
-    {0, 1, "a number in 0..1"},
+typedef struct tti_field {
+    const char *key;                /* NULL: the end of the table                                    */
+    tti_field_kind kind;
+    unsigned set;                   /* of families TTI_IN_..., and TTI_ONLY_READ or TTI_ONLY_WRITTEN */
+    size_t offset;                  /* of the place in the struct                                    */
+    const char *fixed;
+} tti_field;
+
+enum {
+    TTI_IN_LLAMA = 1, TTI_IN_MISTRAL = 2, TTI_IN_QWEN2 = 4, TTI_IN_QWEN3 = 8, TTI_IN_SMOLLM3 = 16, TTI_IN_LLAMAS = 31,
+    TTI_IN_GPT2 = 32, TTI_IN_ALL = 63,
+    TTI_IN_GENERATION = 64,         /* the members of config.json that generation_config.json repeats */
+    TTI_ONLY_READ = 128, TTI_ONLY_WRITTEN = 256
 };
 
-typedef struct tti_tokens { int n; int32_t ids[TT_MAX_MORE_EOS + 1]; } tti_tokens;
-typedef struct tti_any { const tt_json *node; tt_text text; } tti_any;     /* as it was read; to be written */
+typedef struct tti_limits {
+    double low, high;
+    const char *want;
+} tti_limits;
 
-typedef struct tti_field {
-    const char *key;
-    tti_field_kind kind;
-    unsigned read, written;         /* sets of families      */
-    size_t offset;                  /* in the table's struct */
-    const char *fixed;
-} tti_field;                        /* a row without a key ends its table */
+typedef struct tti_tokens {
+    int n;
+    int32_t ids[TT_MAX_MORE_EOS + 1];
+} tti_tokens;
+
+typedef struct tti_any {
+    const tt_json *node;            /* as it was read, or NULL               */
+    tt_text text;                   /* to be written, or empty: then it isn't */
+} tti_any;
 
 /* An open file. root is the object whose members are read. */
 typedef struct tti_object {
     tt_context *ctx;
     const char *file;
-    tt_json *document;
+    tt_json *document;              /* owned */
     const tt_json *root;
 } tti_object;
 
@@ -10596,15 +10605,14 @@ static tt_status tti_object_open(tti_object *r, tt_context *ctx, const char *fil
     return r->root ? TT_OK : tti_file_fail(ctx, file, "");
 }
 
-/* A value as an error shows it. */
+/* A value as an error shows it: numbers by their own characters. */
 static void tti_json_show(const tt_json *node, char out[64]) {
-    switch (node->type) {
-    case TT_JSON_NUMBER: snprintf(out, 64, "%.40s", node->string); break;
-    case TT_JSON_STRING: snprintf(out, 64, "\"%.40s\"", node->string); break;
-    case TT_JSON_BOOL: snprintf(out, 64, "%s", node->number != 0 ? "true" : "false"); break;
-    case TT_JSON_ARRAY: snprintf(out, 64, "a list"); break;
-    case TT_JSON_OBJECT: snprintf(out, 64, "an object"); break;
-    default: snprintf(out, 64, "null"); break;
+    static const char *const words[] = {"null", "", "", "", "a list", "an object"};     /* by tt_json_type */
+    const char *text = node->type == TT_JSON_BOOL ? node->number != 0 ? "true" : "false" : node->string;
+    if (node->type == TT_JSON_STRING) {
+        snprintf(out, 64, "\"%.40s\"", text);
+    } else {
+        snprintf(out, 64, "%.40s", words[node->type][0] ? words[node->type] : text);
     }
 }
 
@@ -10642,45 +10650,49 @@ static tt_status tti_tokens_read(const tti_object *r, const char *key, const tt_
     return TT_OK;
 }
 
-/* What is not given, or null, stays as it is in the struct. */
 static tt_status tti_field_read(const tti_object *r, const tti_field *f, void *place) {
+    static const tti_limits limits[] = {
+        {(double)FLT_MIN, (double)FLT_MAX, "a number > 0"}, {0, (double)FLT_MAX, "a number >= 0"},
+        {0, 1, "a number in 0..1"}
+    };
     const tt_json *node = tt_json_get(r->root, f->key);
+    int is_count = f->kind == TTI_COUNT || f->kind == TTI_COUNT_IF;
     uint64_t count = 0;
-    if (!node || (node->type == TT_JSON_NULL && f->kind != TTI_COUNT && f->kind != TTI_COUNT_IF)) {
-        return TT_OK;
-    }
+    const char *want = NULL;
+    if (!node || (node->type == TT_JSON_NULL && !is_count)) { return TT_OK; }
     switch (f->kind) {
-    case TTI_POSITIVE: case TTI_NOT_NEGATIVE: case TTI_FRACTION:
-        if (node->type != TT_JSON_NUMBER ||
-            !(node->number >= tti_limits[f->kind].low && node->number <= tti_limits[f->kind].high)) {
-            return tti_field_fail(r, f->key, node, tti_limits[f->kind].want);
-        }
-        *(float *)place = (float)node->number;
+    case TTI_POSITIVE: case TTI_NOT_NEGATIVE: case TTI_FRACTION: {
+        const tti_limits *limit = &limits[f->kind - TTI_POSITIVE];
+        int fits = node->type == TT_JSON_NUMBER && node->number >= limit->low && node->number <= limit->high;
+        want = fits ? NULL : limit->want;
+        if (fits) { *(float *)place = (float)node->number; }
         break;
+    }
     case TTI_COUNT: case TTI_COUNT_IF:
-        if (node->type != TT_JSON_NULL && !tti_json_whole(node, INT_MAX, &count)) {
-            return tti_field_fail(r, f->key, node, "a whole number in 0..2147483647");
-        }
-        *(int *)place = (int)count;
+        if (node->type == TT_JSON_NULL || tti_json_whole(node, INT_MAX, &count)) { *(int *)place = (int)count; }
+        else { want = "a whole number in 0..2147483647"; }
         break;
     case TTI_SWITCH:
-        if (node->type != TT_JSON_BOOL) { return tti_field_fail(r, f->key, node, "true or false"); }
-        *(int *)place = node->number != 0;
+        if (node->type == TT_JSON_BOOL) { *(int *)place = node->number != 0; }
+        else { want = "true or false"; }
         break;
     case TTI_TOKENS: return tti_tokens_read(r, f->key, node, (tti_tokens *)place);
-    case TTI_ANY: ((tti_any *)place)->node = node; break;
+    case TTI_ANY:
+        ((tti_any *)place)->node = node;
+        break;
     case TTI_FIXED: return tti_json_is(node, f->fixed) ? TT_OK : tti_field_fail(r, f->key, node, f->fixed);
     case TTI_EMPTY:
-        return tti_json_is_empty(node) ? TT_OK : tti_field_fail(r, f->key, node, "null, false or empty");
+        want = tti_json_is_empty(node) ? NULL : "null, false or empty";
+        break;
     }
-    return TT_OK;
+    return want ? tti_field_fail(r, f->key, node, want) : TT_OK;
 }
 
 /* Reads the members of a family's file into *object. */
 static tt_status tti_fields_read(const tti_object *r, const tti_field *f, unsigned family, void *object) {
     tt_status status = TT_OK;
     for (; f->key && status == TT_OK; f++) {
-        if (f->read & family) { status = tti_field_read(r, f, (char *)object + f->offset); }
+        if (f->set & family && !(f->set & TTI_ONLY_WRITTEN)) { status = tti_field_read(r, f, (char *)object + f->offset); }
     }
     return status;
 }
@@ -10710,11 +10722,10 @@ static tt_status tti_float_write(const char *key, float value, tt_text *out) {
 static tt_status tti_field_write(const tti_field *f, const void *place, tt_text *out) {
     const tti_any *any = (const tti_any *)place;
     switch (f->kind) {
-    case TTI_POSITIVE:
-    case TTI_NOT_NEGATIVE:
-    case TTI_FRACTION: return tti_float_write(f->key, *(const float *)place, out);
-    case TTI_COUNT:
-    case TTI_COUNT_IF: return tt_text_format(out, *(const int *)place ? "%d" : "null", *(const int *)place);
+    case TTI_POSITIVE: case TTI_NOT_NEGATIVE: case TTI_FRACTION:
+        return tti_float_write(f->key, *(const float *)place, out);
+    case TTI_COUNT: case TTI_COUNT_IF:
+        return tt_text_format(out, *(const int *)place ? "%d" : "null", *(const int *)place);
     case TTI_SWITCH: return tt_text_format(out, "%s", *(const int *)place ? "true" : "false");
     case TTI_TOKENS: return tti_tokens_write((const tti_tokens *)place, out);
     case TTI_ANY: return tt_text_append(out, any->text.data, any->text.size);
@@ -10725,16 +10736,15 @@ static tt_status tti_field_write(const tti_field *f, const void *place, tt_text 
 }
 
 /* Writes the members of a family's file, "key": value, with `between` between them. */
-static tt_status tti_fields_write(const tti_field *f, unsigned family, const void *object,
-                                  const char *between, tt_text *out) {
+static tt_status tti_fields_write(const tti_field *f, unsigned family, const void *object, const char *between,
+                                  tt_text *out) {
     tt_status status = TT_OK;
     int n = 0;
     for (; f->key; f++) {
         const void *place = (const char *)object + f->offset;
-        if (!(f->written & family) || (f->kind == TTI_COUNT_IF && *(const int *)place == 0) ||
-            (f->kind == TTI_ANY && ((const tti_any *)place)->text.size == 0)) {
-            continue;
-        }
+        if (!(f->set & family) || f->set & TTI_ONLY_READ || f->kind == TTI_EMPTY) { continue; }
+        if (f->kind == TTI_COUNT_IF && *(const int *)place == 0) { continue; }
+        if (f->kind == TTI_ANY && ((const tti_any *)place)->text.size == 0) { continue; }
         TTI_TRY(tt_text_format(out, "%s\"%s\": ", n++ ? between : "", f->key));
         TTI_TRY(tti_field_write(f, place, out));
     }
@@ -10742,17 +10752,12 @@ done:
     return status;
 }
 
-/* ---- [tt:files.config] config.json ---- */
+/* ---- [tt:files.config] config.json ----
+ * The members that decide what a model computes, by family. One that asks for what the model of chapter 7 does not do is
+ * refused: another activation, a window that slides, other rotary scalings than Llama 3's, quantized weights. */
 
-enum {
-    TTI_IN_LLAMA = 1, TTI_IN_MISTRAL = 2, TTI_IN_QWEN2 = 4, TTI_IN_QWEN3 = 8, TTI_IN_SMOLLM3 = 16, TTI_IN_LLAMAS = 31,
-    TTI_IN_GPT2 = 32, TTI_IN_ALL = 63,
-    TTI_IN_GENERATION = 64,         /* members of config.json that generation_config.json repeats */
-    TTI_ROPE_DEFAULT = 1, TTI_ROPE_LLAMA3 = 2, TTI_ROPES = 3
-};
-
-/* What a family of Hugging Face's transformers assumes of fields that its config.json leaves out. 0 key-value
- * heads: as many as heads; head_dim 0: hidden size / heads; window 0: none. */
+/* What Hugging Face's transformers assume, by family, of members that its config.json leaves out. 0 key-value heads: as
+ * many as heads; head_dim 0: hidden size / heads; window 0: none. */
 typedef struct tti_family {
     const char *type, *architecture;
     unsigned bit;
@@ -10789,58 +10794,62 @@ typedef struct tti_config {
 #define TTI_AT(member) offsetof(tti_config, member)
 
 static const tti_field tti_config_fields[] = {
-    {"vocab_size", TTI_COUNT, TTI_IN_ALL, TTI_IN_ALL, TTI_AT(c.vocab_size), NULL},
-    {"n_positions", TTI_COUNT, TTI_IN_GPT2, TTI_IN_GPT2, TTI_AT(c.max_position_embeddings), NULL},
-    {"n_embd", TTI_COUNT, TTI_IN_GPT2, TTI_IN_GPT2, TTI_AT(c.hidden_size), NULL},
-    {"n_layer", TTI_COUNT, TTI_IN_GPT2, TTI_IN_GPT2, TTI_AT(c.num_hidden_layers), NULL},
-    {"n_head", TTI_COUNT, TTI_IN_GPT2, TTI_IN_GPT2, TTI_AT(c.num_attention_heads), NULL},
-    {"activation_function", TTI_FIXED, TTI_IN_GPT2, TTI_IN_GPT2, 0, "\"gelu_new\" or \"gelu_pytorch_tanh\""},
-    {"n_inner", TTI_COUNT, TTI_IN_GPT2, TTI_IN_GPT2, TTI_AT(c.intermediate_size), NULL},
-    {"layer_norm_epsilon", TTI_POSITIVE, TTI_IN_GPT2, TTI_IN_GPT2, TTI_AT(c.norm_eps), NULL},
-    {"scale_attn_weights", TTI_FIXED, TTI_IN_GPT2, 0, 0, "true"},
-    {"scale_attn_by_inverse_layer_idx", TTI_FIXED, TTI_IN_GPT2, 0, 0, "false"},
-    {"add_cross_attention", TTI_FIXED, TTI_IN_GPT2, 0, 0, "false"},
-    {"hidden_size", TTI_COUNT, TTI_IN_LLAMAS, TTI_IN_LLAMAS, TTI_AT(c.hidden_size), NULL},
-    {"intermediate_size", TTI_COUNT, TTI_IN_LLAMAS, TTI_IN_LLAMAS, TTI_AT(c.intermediate_size), NULL},
-    {"num_hidden_layers", TTI_COUNT, TTI_IN_LLAMAS, TTI_IN_LLAMAS, TTI_AT(c.num_hidden_layers), NULL},
-    {"num_attention_heads", TTI_COUNT, TTI_IN_LLAMAS, TTI_IN_LLAMAS, TTI_AT(c.num_attention_heads), NULL},
-    {"num_key_value_heads", TTI_COUNT, TTI_IN_LLAMAS, TTI_IN_LLAMAS, TTI_AT(c.num_key_value_heads), NULL},
-    {"max_position_embeddings", TTI_COUNT, TTI_IN_LLAMAS, TTI_IN_LLAMAS, TTI_AT(c.max_position_embeddings), NULL},
-    {"hidden_act", TTI_FIXED, TTI_IN_LLAMAS, TTI_IN_LLAMAS, 0, "\"silu\""},
-    {"head_dim", TTI_COUNT_IF, TTI_IN_LLAMAS, TTI_IN_LLAMAS, TTI_AT(c.head_dim), NULL},
-    {"attention_bias", TTI_SWITCH, TTI_IN_LLAMAS, TTI_IN_LLAMA | TTI_IN_QWEN3 | TTI_IN_SMOLLM3, TTI_AT(c.attention_bias),
-     NULL},
-    {"mlp_bias", TTI_SWITCH, TTI_IN_LLAMAS, TTI_IN_LLAMA | TTI_IN_SMOLLM3, TTI_AT(c.mlp_bias), NULL},
-    {"use_sliding_window", TTI_SWITCH, TTI_IN_LLAMAS, 0, TTI_AT(use_window), NULL},
-    {"sliding_window", TTI_COUNT, TTI_IN_LLAMAS, TTI_IN_LLAMAS - TTI_IN_LLAMA, TTI_AT(window), NULL},
-    {"layer_types", TTI_ANY, TTI_IN_LLAMAS, 0, TTI_AT(layer_types), NULL},
-    {"rms_norm_eps", TTI_POSITIVE, TTI_IN_LLAMAS, TTI_IN_LLAMAS, TTI_AT(c.norm_eps), NULL},
-    {"rope_theta", TTI_POSITIVE, TTI_IN_LLAMAS, TTI_IN_LLAMAS, TTI_AT(c.rope_theta), NULL},
-    {"partial_rotary_factor", TTI_FIXED, TTI_IN_LLAMAS, 0, 0, "1"},
-    {"rope_scaling", TTI_ANY, TTI_IN_LLAMAS, TTI_IN_LLAMAS, TTI_AT(rope_scaling), NULL},
-    {"rope_parameters", TTI_ANY, TTI_IN_LLAMAS, 0, TTI_AT(rope_parameters), NULL},
-    {"no_rope_layers", TTI_ANY, TTI_IN_SMOLLM3, TTI_IN_SMOLLM3, TTI_AT(no_rope_layers), NULL},
-    {"no_rope_layer_interval", TTI_COUNT_IF, TTI_IN_SMOLLM3, TTI_IN_SMOLLM3, TTI_AT(no_rope_interval), NULL},
-    {"tie_word_embeddings", TTI_SWITCH, TTI_IN_ALL, TTI_IN_ALL, TTI_AT(c.tie_word_embeddings), NULL},
-    {"bos_token_id", TTI_TOKENS, TTI_IN_ALL, TTI_IN_ALL | TTI_IN_GENERATION, TTI_AT(bos), NULL},
-    {"eos_token_id", TTI_TOKENS, TTI_IN_ALL, TTI_IN_ALL | TTI_IN_GENERATION, TTI_AT(eos), NULL},
-    {"pad_token_id", TTI_TOKENS, TTI_IN_ALL, TTI_IN_ALL, TTI_AT(pad), NULL},
-    {"quantization_config", TTI_FIXED, TTI_IN_ALL, 0, 0, "null: only plain weights can be read"},
-    {NULL, TTI_ANY, 0, 0, 0, NULL}};
+    {"vocab_size", TTI_COUNT, TTI_IN_ALL, TTI_AT(c.vocab_size), NULL},
+    {"n_positions", TTI_COUNT, TTI_IN_GPT2, TTI_AT(c.max_position_embeddings), NULL},
+    {"n_embd", TTI_COUNT, TTI_IN_GPT2, TTI_AT(c.hidden_size), NULL},
+    {"n_layer", TTI_COUNT, TTI_IN_GPT2, TTI_AT(c.num_hidden_layers), NULL},
+    {"n_head", TTI_COUNT, TTI_IN_GPT2, TTI_AT(c.num_attention_heads), NULL},
+    {"activation_function", TTI_FIXED, TTI_IN_GPT2, 0, "\"gelu_new\" or \"gelu_pytorch_tanh\""},
+    {"n_inner", TTI_COUNT, TTI_IN_GPT2, TTI_AT(c.intermediate_size), NULL},
+    {"layer_norm_epsilon", TTI_POSITIVE, TTI_IN_GPT2, TTI_AT(c.norm_eps), NULL},
+    {"scale_attn_weights", TTI_FIXED, TTI_IN_GPT2 | TTI_ONLY_READ, 0, "true"},
+    {"scale_attn_by_inverse_layer_idx", TTI_FIXED, TTI_IN_GPT2 | TTI_ONLY_READ, 0, "false"},
+    {"add_cross_attention", TTI_FIXED, TTI_IN_GPT2 | TTI_ONLY_READ, 0, "false"},
+    {"hidden_size", TTI_COUNT, TTI_IN_LLAMAS, TTI_AT(c.hidden_size), NULL},
+    {"intermediate_size", TTI_COUNT, TTI_IN_LLAMAS, TTI_AT(c.intermediate_size), NULL},
+    {"num_hidden_layers", TTI_COUNT, TTI_IN_LLAMAS, TTI_AT(c.num_hidden_layers), NULL},
+    {"num_attention_heads", TTI_COUNT, TTI_IN_LLAMAS, TTI_AT(c.num_attention_heads), NULL},
+    {"num_key_value_heads", TTI_COUNT, TTI_IN_LLAMAS, TTI_AT(c.num_key_value_heads), NULL},
+    {"max_position_embeddings", TTI_COUNT, TTI_IN_LLAMAS, TTI_AT(c.max_position_embeddings), NULL},
+    {"hidden_act", TTI_FIXED, TTI_IN_LLAMAS, 0, "\"silu\""},
+    {"head_dim", TTI_COUNT_IF, TTI_IN_LLAMAS, TTI_AT(c.head_dim), NULL},
+    {"attention_bias", TTI_SWITCH, TTI_IN_MISTRAL | TTI_IN_QWEN2 | TTI_ONLY_READ, TTI_AT(c.attention_bias), NULL},
+    {"attention_bias", TTI_SWITCH, TTI_IN_LLAMA | TTI_IN_QWEN3 | TTI_IN_SMOLLM3, TTI_AT(c.attention_bias), NULL},
+    {"mlp_bias", TTI_SWITCH, TTI_IN_MISTRAL | TTI_IN_QWEN2 | TTI_IN_QWEN3 | TTI_ONLY_READ, TTI_AT(c.mlp_bias), NULL},
+    {"mlp_bias", TTI_SWITCH, TTI_IN_LLAMA | TTI_IN_SMOLLM3, TTI_AT(c.mlp_bias), NULL},
+    {"use_sliding_window", TTI_SWITCH, TTI_IN_LLAMAS | TTI_ONLY_READ, TTI_AT(use_window), NULL},
+    {"sliding_window", TTI_COUNT, TTI_IN_LLAMA | TTI_ONLY_READ, TTI_AT(window), NULL},
+    {"sliding_window", TTI_COUNT, TTI_IN_LLAMAS - TTI_IN_LLAMA, TTI_AT(window), NULL},
+    {"layer_types", TTI_ANY, TTI_IN_LLAMAS | TTI_ONLY_READ, TTI_AT(layer_types), NULL},
+    {"rms_norm_eps", TTI_POSITIVE, TTI_IN_LLAMAS, TTI_AT(c.norm_eps), NULL},
+    {"rope_theta", TTI_POSITIVE, TTI_IN_LLAMAS, TTI_AT(c.rope_theta), NULL},
+    {"partial_rotary_factor", TTI_FIXED, TTI_IN_LLAMAS | TTI_ONLY_READ, 0, "1"},
+    {"rope_scaling", TTI_ANY, TTI_IN_LLAMAS, TTI_AT(rope_scaling), NULL},
+    {"rope_parameters", TTI_ANY, TTI_IN_LLAMAS | TTI_ONLY_READ, TTI_AT(rope_parameters), NULL},
+    {"no_rope_layers", TTI_ANY, TTI_IN_SMOLLM3, TTI_AT(no_rope_layers), NULL},
+    {"no_rope_layer_interval", TTI_COUNT_IF, TTI_IN_SMOLLM3, TTI_AT(no_rope_interval), NULL},
+    {"tie_word_embeddings", TTI_SWITCH, TTI_IN_ALL, TTI_AT(c.tie_word_embeddings), NULL},
+    {"bos_token_id", TTI_TOKENS, TTI_IN_ALL | TTI_IN_GENERATION, TTI_AT(bos), NULL},
+    {"eos_token_id", TTI_TOKENS, TTI_IN_ALL | TTI_IN_GENERATION, TTI_AT(eos), NULL},
+    {"pad_token_id", TTI_TOKENS, TTI_IN_ALL, TTI_AT(pad), NULL},
+    {"quantization_config", TTI_FIXED, TTI_IN_ALL | TTI_ONLY_READ, 0, "null: only plain weights can be read"},
+    {NULL, TTI_ANY, 0, 0, NULL}
+};
 
-/* The object rope_scaling, or rope_parameters of newer files, which also hold rope_theta. */
+/* The object rope_scaling, or rope_parameters of newer files, which holds rope_theta, too; in place of a family, its
+ * type: TTI_ROPE_DEFAULT or TTI_ROPE_LLAMA3. */
+enum { TTI_ROPE_DEFAULT = 1, TTI_ROPE_LLAMA3 = 2, TTI_ROPES = 3 };
 static const tti_field tti_rope_fields[] = {
-    {"rope_type", TTI_FIXED, 0, TTI_ROPE_LLAMA3, 0, "\"llama3\""},
-    {"original_max_position_embeddings", TTI_COUNT, TTI_ROPE_LLAMA3, TTI_ROPE_LLAMA3,
+    {"rope_type", TTI_FIXED, TTI_ROPE_LLAMA3 | TTI_ONLY_WRITTEN, 0, "\"llama3\""},
+    {"original_max_position_embeddings", TTI_COUNT, TTI_ROPE_LLAMA3,
      TTI_AT(c.rope_scaling.original_max_position_embeddings), NULL},
-    {"factor", TTI_POSITIVE, TTI_ROPE_LLAMA3, TTI_ROPE_LLAMA3, TTI_AT(c.rope_scaling.factor), NULL},
-    {"low_freq_factor", TTI_POSITIVE, TTI_ROPE_LLAMA3, TTI_ROPE_LLAMA3,
-     TTI_AT(c.rope_scaling.low_freq_factor), NULL},
-    {"high_freq_factor", TTI_POSITIVE, TTI_ROPE_LLAMA3, TTI_ROPE_LLAMA3,
-     TTI_AT(c.rope_scaling.high_freq_factor), NULL},
-    {"rope_theta", TTI_POSITIVE, TTI_ROPES, 0, TTI_AT(c.rope_theta), NULL},
-    {"partial_rotary_factor", TTI_FIXED, TTI_ROPES, 0, 0, "1"},
-    {NULL, TTI_ANY, 0, 0, 0, NULL}};
+    {"factor", TTI_POSITIVE, TTI_ROPE_LLAMA3, TTI_AT(c.rope_scaling.factor), NULL},
+    {"low_freq_factor", TTI_POSITIVE, TTI_ROPE_LLAMA3, TTI_AT(c.rope_scaling.low_freq_factor), NULL},
+    {"high_freq_factor", TTI_POSITIVE, TTI_ROPE_LLAMA3, TTI_AT(c.rope_scaling.high_freq_factor), NULL},
+    {"rope_theta", TTI_POSITIVE, TTI_ROPES | TTI_ONLY_READ, TTI_AT(c.rope_theta), NULL},
+    {"partial_rotary_factor", TTI_FIXED, TTI_ROPES | TTI_ONLY_READ, 0, "1"},
+    {NULL, TTI_ANY, 0, 0, NULL}
+};
 
 static tt_status tti_config_rope(const tti_object *r, const char *key, const tt_json *node, tti_config *k) {
     const tt_rope_scaling *s = &k->c.rope_scaling;
@@ -10853,22 +10862,18 @@ static tt_status tti_config_rope(const tti_object *r, const char *key, const tt_
     if (node->type != TT_JSON_OBJECT) { return tti_field_fail(r, key, node, "an object"); }
     for (child = node->child; child; child = child->next) {
         if (child->type != TT_JSON_OBJECT) { continue; }
-        return tti_refuse(r->ctx, r->file, "%s holds %.40s, expected one rope for all layers", key,
-                       child->key);
+        return tti_refuse(r->ctx, r->file, "%s holds %.40s, expected one rope for all layers", key, child->key);
     }
     if (!llama3 && strcmp(type, "default") != 0) {
-        return tti_refuse(r->ctx, r->file, "%s has type \"%.40s\", expected \"default\" or \"llama3\"", key,
-                          type);
+        return tti_refuse(r->ctx, r->file, "%s has type \"%.40s\", expected \"default\" or \"llama3\"", key, type);
     }
     inner.root = node;
     status = tti_fields_read(&inner, tti_rope_fields, llama3 ? TTI_ROPE_LLAMA3 : TTI_ROPE_DEFAULT, k);
     if (status != TT_OK || !llama3) { return status; }
     if (s->factor <= 0 || s->low_freq_factor <= 0 || s->high_freq_factor <= s->low_freq_factor ||
         s->original_max_position_embeddings < 1) {
-        return tti_refuse(r->ctx, r->file,
-                          "%s of type llama3 wants factor, low_freq_factor < high_freq_factor and "
-                          "original_max_position_embeddings",
-                          key);
+        return tti_refuse(r->ctx, r->file, "%s of type llama3 wants factor, low_freq_factor < high_freq_factor and "
+                          "original_max_position_embeddings", key);
     }
     return TT_OK;
 }
@@ -10878,7 +10883,7 @@ static tt_status tti_config_window(const tti_object *r, const tti_config *k) {
     const tt_json *type = k->layer_types.node ? k->layer_types.node->child : NULL;
     if (k->use_window && k->window > 0 && k->window < k->c.max_position_embeddings) {
         return tti_refuse(r->ctx, r->file, "sliding_window is %d, expected null or at least "
-                       "max_position_embeddings %d", k->window, k->c.max_position_embeddings);
+                          "max_position_embeddings %d", k->window, k->c.max_position_embeddings);
     }
     for (; type; type = type->next) {
         const char *text = type->type == TT_JSON_STRING ? type->string : "";
@@ -10925,15 +10930,11 @@ static tt_status tti_config_in_family(tt_context *ctx, const tt_model_config *c)
     else if (c->no_rope_interval && bit != TTI_IN_SMOLLM3) { field = "no_rope_interval"; }
     else if (c->mlp_bias && !(bit & (TTI_IN_LLAMA | TTI_IN_SMOLLM3))) { field = "mlp_bias"; }
     else if (bit == TTI_IN_QWEN2 && !c->attention_bias) { field = "attention_bias"; }
-    else if (bit & (TTI_IN_MISTRAL | TTI_IN_GPT2) && c->attention_bias) { field = "attention_bias";
-    } else if (c->attention_out_bias != (c->attention_bias && bit != TTI_IN_QWEN2)) {
-        field = "attention_out_bias";
-    }
+    else if (bit & (TTI_IN_MISTRAL | TTI_IN_GPT2) && c->attention_bias) { field = "attention_bias"; }
+    else if (c->attention_out_bias != (c->attention_bias && bit != TTI_IN_QWEN2)) { field = "attention_out_bias"; }
     if (!field) { return TT_OK; }
-    return tt_fail(ctx, TT_ERR_ARG,
-                   "tt_model_config: %s does not have the value that a %s model has; choose another "
-                   "model_type",
-                   field, family->type);
+    return tt_fail(ctx, TT_ERR_ARG, "tt_model_config: %s does not have the value that a %s model has; choose another "
+                   "model_type", field, family->type);
 }
 
 /* The config before its file is read: zeros, and the family's defaults. */
@@ -11009,8 +11010,8 @@ TT_API tt_status tt_model_config_parse(tt_context *ctx, const char *json, size_t
     return tti_tried(ctx, "tt_model_config_parse", tti_config_parse(ctx, "config.json", json, size, out));
 }
 
-/* From the resolved config k->c to the members as they are written. Qwen2 and SmolLM3 have no head_dim of
- * their own. */
+/* From the resolved config k->c to the members as they are written: 0 where the family's default says the same. Qwen2
+ * and SmolLM3 have no head_dim of their own. */
 static tt_status tti_config_unresolve(tti_config *k, const tti_family *family) {
     tt_model_config *c = &k->c;
     tt_text *rope = &k->rope_scaling.text, *layers = &k->no_rope_layers.text;
@@ -11027,7 +11028,8 @@ static tt_status tti_config_unresolve(tti_config *k, const tti_family *family) {
         TTI_TRY(tti_fields_write(tti_rope_fields, TTI_ROPE_LLAMA3, k, ", ", rope));
         TTI_TRY(tt_text_append(rope, "}", 1));
     }
-    for (i = 1; i <= c->num_hidden_layers && family->bit == TTI_IN_SMOLLM3; i++) {
+    if (family->bit != TTI_IN_SMOLLM3) { goto done; }
+    for (i = 1; i <= c->num_hidden_layers; i++) {
         int has_rope = c->no_rope_interval == 0 || i % c->no_rope_interval != 0;
         TTI_TRY(tt_text_format(layers, "%s%d", i > 1 ? ", " : "[", has_rope));
     }
@@ -11037,6 +11039,7 @@ done:
 }
 
 static tt_status tti_config_json(const tt_model_config *config, tt_dtype dtype, tt_text *out) {
+    static const char *const torch_types[] = {"float32", "bfloat16", "float16"};        /* by tt_dtype */
     tti_config k;
     const tti_family *family;
     size_t before = out->size;
@@ -11051,10 +11054,7 @@ static tt_status tti_config_json(const tt_model_config *config, tt_dtype dtype, 
     TTI_TRY(tt_text_format(out, "{\n  \"architectures\": [\"%s\"],\n  \"model_type\": \"%s\",\n  ",
                            family->architecture, family->type));
     TTI_TRY(tti_fields_write(tti_config_fields, family->bit, &k, ",\n  ", out));
-    TTI_TRY(tt_text_format(out, ",\n  \"torch_dtype\": \"%s\"\n}\n",
-                           dtype == TT_F32    ? "float32"
-                           : dtype == TT_BF16 ? "bfloat16"
-                                              : "float16"));
+    TTI_TRY(tt_text_format(out, ",\n  \"torch_dtype\": \"%s\"\n}\n", torch_types[dtype]));
 done:
     if (status != TT_OK && out->data) {
         out->size = before;
@@ -11073,18 +11073,21 @@ TT_API tt_status tt_model_config_json(const tt_model_config *config, tt_text *ou
 /* ---- [tt:files.generation] generation_config.json ----
  * How the makers of a model sample from it. The text is kept and written again as it was. */
 
-typedef struct tti_generation_file { tti_generation g; tti_tokens eos; } tti_generation_file;
+typedef struct tti_generation_file {
+    tti_generation g;
+    tti_tokens eos;
+} tti_generation_file;
 
 #define TTI_AT(member) offsetof(tti_generation_file, member)
 static const tti_field tti_generation_fields[] = {
-    {"do_sample", TTI_SWITCH, 1, 0, TTI_AT(g.do_sample), NULL},
-    {"temperature", TTI_NOT_NEGATIVE, 1, 0, TTI_AT(g.temperature), NULL},
-    {"top_k", TTI_COUNT, 1, 0, TTI_AT(g.top_k), NULL},
-    {"top_p", TTI_FRACTION, 1, 0, TTI_AT(g.top_p), NULL},
-    {"min_p", TTI_FRACTION, 1, 0, TTI_AT(g.min_p), NULL},
-    {"repetition_penalty", TTI_POSITIVE, 1, 0, TTI_AT(g.repetition_penalty), NULL},
-    {"eos_token_id", TTI_TOKENS, 1, 0, TTI_AT(eos), NULL},
-    {NULL, TTI_ANY, 0, 0, 0, NULL}
+    {"do_sample", TTI_SWITCH, TTI_IN_ALL, TTI_AT(g.do_sample), NULL},
+    {"temperature", TTI_NOT_NEGATIVE, TTI_IN_ALL, TTI_AT(g.temperature), NULL},
+    {"top_k", TTI_COUNT, TTI_IN_ALL, TTI_AT(g.top_k), NULL},
+    {"top_p", TTI_FRACTION, TTI_IN_ALL, TTI_AT(g.top_p), NULL},
+    {"min_p", TTI_FRACTION, TTI_IN_ALL, TTI_AT(g.min_p), NULL},
+    {"repetition_penalty", TTI_POSITIVE, TTI_IN_ALL, TTI_AT(g.repetition_penalty), NULL},
+    {"eos_token_id", TTI_TOKENS, TTI_IN_ALL, TTI_AT(eos), NULL},
+    {NULL, TTI_ANY, 0, 0, NULL}
 };
 #undef TTI_AT
 
@@ -11099,7 +11102,7 @@ static tt_status tti_generation_parse(tt_context *ctx, const char *file, const c
     k.g = *g;
     k.g.temperature = k.g.top_p = -1;
     TTI_TRY(tti_object_open(&r, ctx, file, text, size));
-    TTI_TRY(tti_fields_read(&r, tti_generation_fields, 1, &k));
+    TTI_TRY(tti_fields_read(&r, tti_generation_fields, TTI_IN_ALL, &k));
     if (k.g.temperature == 0) { k.g.do_sample = 0; }
     if (k.g.temperature < 0) { k.g.temperature = g->temperature; }
     if (k.g.top_p == 0) { k.g.top_p = FLT_MIN; }
@@ -11151,16 +11154,19 @@ TT_API tt_sampling tt_model_sampling(const tt_model *m) {
 /* ---- [tt:files.directory] reading a model directory ----
  *     config.json                      [tt:files.config]
  *     model.safetensors                the weights by the names of Hugging Face; or, in several files,
- *     model.safetensors.index.json     {"metadata": {"total_size": bytes}, "weight_map": {"name": "file",
- * ...}}
+ *     model.safetensors.index.json     {"metadata": {"total_size": n}, "weight_map": {"name": "file", ...}}
  *     generation_config.json           [tt:files.generation]; may be missing
  *     chat_template.jinja              a text; may be missing, then it is the member chat_template of
  *     tokenizer_config.json            which may be missing, too
  *     tokenizer.json                   chapter 6; not read here */
 
-/* A directory at work: the path of the file that was named last, and the text of the one that was read or
- * will be written. */
-typedef struct tti_folder { tt_context *ctx; const char *dir; tt_text path, text; int found; } tti_folder;
+typedef struct tti_folder {
+    tt_context *ctx;
+    const char *dir;
+    tt_text path;                   /* of the file that was named last                     */
+    tt_text text;                   /* of the file that was read last, or will be written  */
+    int found;                      /* whether the last one that may be missing was there  */
+} tti_folder;
 
 static void tti_folder_open(tti_folder *d, tt_context *ctx, const char *dir) {
     memset(d, 0, sizeof *d);
@@ -11178,7 +11184,7 @@ static tt_status tti_folder_name(tti_folder *d, const char *name) {
     return tt_text_format(&d->path, "%s/%s", d->dir, name);
 }
 
-/* A file that may be missing: then the text is empty, and there is none. */
+/* For a file that may be missing: then the text is empty. */
 static tt_status tti_folder_read_if(tti_folder *d, const char *name) {
     tt_status status = tti_folder_name(d, name);
     d->text.size = 0;
@@ -11255,8 +11261,7 @@ static tt_status tti_shards_open(tt_safetensors **list, tti_folder *d) {
     return tt_file_exists(d->path.data) ? tti_shards_add(list, d) : tti_shards_index(list, d);
 }
 
-/* Where a tensor is stored: the file, and its index there, or NULL. Files of GPT-2 may leave out
- * "transformer.". */
+/* Where a tensor is stored: the file, and its index there; or NULL. Files of GPT-2 may leave out "transformer.". */
 static tt_safetensors *tti_shards_find(tt_safetensors *list, const char *name, int *index) {
     tt_safetensors *file = list;
     for (; file; file = file->next) {
@@ -11273,12 +11278,11 @@ static tt_safetensors *tti_shards_find_param(tt_safetensors *list, const tt_mode
     return !file && t == m->embedding && t == m->head ? tti_shards_find(list, "lm_head.weight", index) : file;
 }
 
-/* A pair that config.json ties but the files hold twice, with other values, is not tied, as in transformers.
- * */
+/* A pair that config.json ties but the files hold twice, with other values, is not tied, as in transformers. */
 static void tti_shards_untie(tt_safetensors *list, tt_model_config *c) {
     int i, k;
-    tt_safetensors *a =
-        tti_shards_find(list, c->gpt2 ? "transformer.wte.weight" : "model.embed_tokens.weight", &i);
+    const char *embedding = c->gpt2 ? "transformer.wte.weight" : "model.embed_tokens.weight";
+    tt_safetensors *a = tti_shards_find(list, embedding, &i);
     tt_safetensors *b = tti_shards_find(list, "lm_head.weight", &k);
     const tti_entry *x = a ? &a->entries[i] : NULL, *y = b ? &b->entries[k] : NULL;
     if (!x || !y || !c->tie_word_embeddings) { return; }
@@ -11348,8 +11352,7 @@ static int tti_param_as_stored(const tt_model *m, const tt_tensor *t, tt_dtype d
     return (dtype == TT_BF16 || dtype == TT_F16) && t->ndim == 2 && t != m->positions;
 }
 
-/* The data of a parameter: a place in the mapped file, or memory of its own. Older writers do not align the
- * data. */
+/* The data of a parameter: a place in the mapped file, or memory of its own. Older writers do not align the data. */
 static tt_status tti_param_read(const tt_model *m, tt_tensor *t, tt_safetensors *list, int map) {
     int k;
     tt_safetensors *file = tti_shards_find_param(list, m, t, &k);
@@ -11404,8 +11407,10 @@ static tt_status tti_model_read_template(tt_model *m, tti_folder *d) {
         text = node->string;
         size = node->length;
     }
-    TTI_TRY(memchr(text, 0, size) ? tti_refuse(m->ctx, d->path.data, "the chat template holds a byte 0")
-                                  : TT_OK);
+    if (memchr(text, 0, size)) {
+        status = tti_refuse(m->ctx, d->path.data, "the chat template holds a byte 0");
+        goto done;
+    }
     m->chat_template = tti_strdup(m->ctx, text);
     status = m->chat_template ? TT_OK : TT_ERR_MEM;
 done:
@@ -11503,8 +11508,7 @@ done:
     return status;
 }
 
-/* params[from .. to) with a prefix before their names, which are written one after another into `names`; or
- * NULL. */
+/* params[from .. to) with a prefix before their names, which stand one after another in `names`; NULL without memory. */
 static tt_named *tti_named_params(const tt_model *m, int from, int to, const char *prefix, tt_text *names) {
     tt_named *list = (tt_named *)tt_alloc(m->ctx, (size_t)(to - from), sizeof *list);
     size_t at = 0;
@@ -11548,11 +11552,9 @@ static tt_status tti_save_tokenizer(const tt_model *m, const tt_tokenizer *token
         TTI_TRY(tt_text_json(text, m->chat_template, strlen(m->chat_template)));
         TTI_TRY(tt_text_append(text, ",\n", 2));
     }
-    TTI_TRY(
-        tt_text_format(text,
-                       "  \"clean_up_tokenization_spaces\": false,\n"
-                       "  \"tokenizer_class\": \"PreTrainedTokenizerFast\",\n  \"model_max_length\": %d\n}\n",
-                       m->config.max_position_embeddings));
+    TTI_TRY(tt_text_format(text, "  \"clean_up_tokenization_spaces\": false,\n  \"tokenizer_class\": "
+                           "\"PreTrainedTokenizerFast\",\n  \"model_max_length\": %d\n}\n",
+                           m->config.max_position_embeddings));
     TTI_TRY(tti_folder_write(d, "tokenizer_config.json"));
 done:
     return status;
@@ -11567,8 +11569,7 @@ static tt_status tti_model_save(const tt_model *m, const tt_tokenizer *tokenizer
     tti_folder d;
     tt_status status;
     if (m->lora.rank) {
-        return tt_fail(ctx, TT_ERR_ARG,
-                       "tt_model_save: the model has adapters: merge them first, or save them with "
+        return tt_fail(ctx, TT_ERR_ARG, "tt_model_save: the model has adapters: merge them first, or save them with "
                        "tt_model_lora_save");
     }
     if (desc->dtype != TT_F32 && desc->dtype != TT_BF16 && desc->dtype != TT_F16) {
@@ -11588,9 +11589,11 @@ static tt_status tti_model_save(const tt_model *m, const tt_tokenizer *tokenizer
     TTI_TRY(tti_generation_json(m, &d.text));
     TTI_TRY(tti_folder_write(&d, "generation_config.json"));
     if (tokenizer) { TTI_TRY(tti_save_tokenizer(m, tokenizer, &d)); }
-    status = tti_shard_length(&c, 0, desc->max_shard_bytes) < c.n
-                 ? tti_save_shards(&d, &c, desc->max_shard_bytes)
-                 : tti_save_file(&d, "model.safetensors", &c);
+    if (tti_shard_length(&c, 0, desc->max_shard_bytes) < c.n) {
+        status = tti_save_shards(&d, &c, desc->max_shard_bytes);
+    } else {
+        status = tti_save_file(&d, "model.safetensors", &c);
+    }
 done:
     tt_free(ctx, list, (size_t)m->n_params, sizeof *list);
     tti_folder_close(&d);
@@ -11614,38 +11617,41 @@ TT_API tt_status tt_model_save(const tt_model *m, const tt_tokenizer *tokenizer,
 
 #define TTI_PEFT_PREFIX "base_model.model."
 
-typedef struct tti_lora_file { tt_lora_desc d; tti_any target_modules; } tti_lora_file;
+typedef struct tti_lora_file {
+    tt_lora_desc d;
+    tti_any target_modules;
+} tti_lora_file;
 
 /* The empty ones would make an adapter compute something else than scale (x A^T) B^T on whole matrices. */
 #define TTI_AT(member) offsetof(tti_lora_file, member)
 static const tti_field tti_lora_fields[] = {
-    {"peft_type", TTI_FIXED, TTI_IN_ALL, TTI_IN_ALL, 0, "\"LORA\""},
-    {"task_type", TTI_FIXED, 0, TTI_IN_ALL, 0, "\"CAUSAL_LM\""},
-    {"r", TTI_COUNT, TTI_IN_ALL, TTI_IN_ALL, TTI_AT(d.rank), NULL},
-    {"lora_alpha", TTI_POSITIVE, TTI_IN_ALL, TTI_IN_ALL, TTI_AT(d.alpha), NULL},
-    {"use_rslora", TTI_SWITCH, TTI_IN_ALL, TTI_IN_ALL, TTI_AT(d.use_rslora), NULL},
-    {"lora_dropout", TTI_FIXED, 0, TTI_IN_ALL, 0, "0.0"},
-    {"bias", TTI_FIXED, TTI_IN_ALL, TTI_IN_ALL, 0, "\"none\""},
-    {"fan_in_fan_out", TTI_FIXED, 0, TTI_IN_GPT2, 0, "true"},
-    {"fan_in_fan_out", TTI_FIXED, 0, TTI_IN_LLAMAS, 0, "false"},
-    {"inference_mode", TTI_FIXED, 0, TTI_IN_ALL, 0, "true"},
-    {"base_model_name_or_path", TTI_FIXED, 0, TTI_IN_ALL, 0, "null"},
-    {"target_modules", TTI_ANY, TTI_IN_ALL, TTI_IN_ALL, TTI_AT(target_modules), NULL},
-    {"use_dora", TTI_EMPTY, TTI_IN_ALL, 0, 0, NULL},
-    {"use_qalora", TTI_EMPTY, TTI_IN_ALL, 0, 0, NULL},
-    {"use_bdlora", TTI_EMPTY, TTI_IN_ALL, 0, 0, NULL},
-    {"lora_bias", TTI_EMPTY, TTI_IN_ALL, 0, 0, NULL},
-    {"modules_to_save", TTI_EMPTY, TTI_IN_ALL, 0, 0, NULL},
-    {"rank_pattern", TTI_EMPTY, TTI_IN_ALL, 0, 0, NULL},
-    {"alpha_pattern", TTI_EMPTY, TTI_IN_ALL, 0, 0, NULL},
-    {"layers_to_transform", TTI_EMPTY, TTI_IN_ALL, 0, 0, NULL},
-    {"layers_pattern", TTI_EMPTY, TTI_IN_ALL, 0, 0, NULL},
-    {"exclude_modules", TTI_EMPTY, TTI_IN_ALL, 0, 0, NULL},
-    {"target_parameters", TTI_EMPTY, TTI_IN_ALL, 0, 0, NULL},
-    {"trainable_token_indices", TTI_EMPTY, TTI_IN_ALL, 0, 0, NULL},
-    {"layer_replication", TTI_EMPTY, TTI_IN_ALL, 0, 0, NULL},
-    {"alora_invocation_tokens", TTI_EMPTY, TTI_IN_ALL, 0, 0, NULL},
-    {NULL, TTI_ANY, 0, 0, 0, NULL}
+    {"peft_type", TTI_FIXED, TTI_IN_ALL, 0, "\"LORA\""},
+    {"task_type", TTI_FIXED, TTI_IN_ALL | TTI_ONLY_WRITTEN, 0, "\"CAUSAL_LM\""},
+    {"r", TTI_COUNT, TTI_IN_ALL, TTI_AT(d.rank), NULL},
+    {"lora_alpha", TTI_POSITIVE, TTI_IN_ALL, TTI_AT(d.alpha), NULL},
+    {"use_rslora", TTI_SWITCH, TTI_IN_ALL, TTI_AT(d.use_rslora), NULL},
+    {"lora_dropout", TTI_FIXED, TTI_IN_ALL | TTI_ONLY_WRITTEN, 0, "0.0"},
+    {"bias", TTI_FIXED, TTI_IN_ALL, 0, "\"none\""},
+    {"fan_in_fan_out", TTI_FIXED, TTI_IN_GPT2 | TTI_ONLY_WRITTEN, 0, "true"},
+    {"fan_in_fan_out", TTI_FIXED, TTI_IN_LLAMAS | TTI_ONLY_WRITTEN, 0, "false"},
+    {"inference_mode", TTI_FIXED, TTI_IN_ALL | TTI_ONLY_WRITTEN, 0, "true"},
+    {"base_model_name_or_path", TTI_FIXED, TTI_IN_ALL | TTI_ONLY_WRITTEN, 0, "null"},
+    {"target_modules", TTI_ANY, TTI_IN_ALL, TTI_AT(target_modules), NULL},
+    {"use_dora", TTI_EMPTY, TTI_IN_ALL, 0, NULL},
+    {"use_qalora", TTI_EMPTY, TTI_IN_ALL, 0, NULL},
+    {"use_bdlora", TTI_EMPTY, TTI_IN_ALL, 0, NULL},
+    {"lora_bias", TTI_EMPTY, TTI_IN_ALL, 0, NULL},
+    {"modules_to_save", TTI_EMPTY, TTI_IN_ALL, 0, NULL},
+    {"rank_pattern", TTI_EMPTY, TTI_IN_ALL, 0, NULL},
+    {"alpha_pattern", TTI_EMPTY, TTI_IN_ALL, 0, NULL},
+    {"layers_to_transform", TTI_EMPTY, TTI_IN_ALL, 0, NULL},
+    {"layers_pattern", TTI_EMPTY, TTI_IN_ALL, 0, NULL},
+    {"exclude_modules", TTI_EMPTY, TTI_IN_ALL, 0, NULL},
+    {"target_parameters", TTI_EMPTY, TTI_IN_ALL, 0, NULL},
+    {"trainable_token_indices", TTI_EMPTY, TTI_IN_ALL, 0, NULL},
+    {"layer_replication", TTI_EMPTY, TTI_IN_ALL, 0, NULL},
+    {"alora_invocation_tokens", TTI_EMPTY, TTI_IN_ALL, 0, NULL},
+    {NULL, TTI_ANY, 0, 0, NULL}
 };
 #undef TTI_AT
 
@@ -11777,8 +11783,7 @@ done:
     return status;
 }
 
-/* Each tensor of an adapter is in the file, with its shape, and nothing else is; then the adapters get their
- * data. */
+/* Each tensor of an adapter is in the file, with its shape, and nothing else is; then all of them get their data. */
 static tt_status tti_lora_fill(tt_model *m, tt_safetensors *file) {
     size_t prefix = strlen(TTI_PEFT_PREFIX), k;
     int n = m->n_params - m->n_base, i;
@@ -11795,9 +11800,7 @@ static tt_status tti_lora_fill(tt_model *m, tt_safetensors *file) {
     }
     for (k = 0; k < file->n && file->n != (size_t)n; k++) {
         const char *name = file->entries[k].info.name;
-        if (strncmp(name, TTI_PEFT_PREFIX, prefix) == 0 && tt_model_param_find(m, name + prefix)) {
-            continue;
-        }
+        if (strncmp(name, TTI_PEFT_PREFIX, prefix) == 0 && tt_model_param_find(m, name + prefix)) { continue; }
         status = tti_refuse(m->ctx, file->path, "tensor %s belongs to no adapter of this model", name);
         goto done;
     }
@@ -11816,8 +11819,7 @@ static tt_status tti_model_lora_load(tt_model *m, const char *dir) {
     tt_status status;
     int added = 0;
     if (m->lora.rank) {
-        return tt_fail(m->ctx, TT_ERR_ARG, "tt_model_lora_load: the model has adapters, of rank %d",
-                       m->lora.rank);
+        return tt_fail(m->ctx, TT_ERR_ARG, "tt_model_lora_load: the model has adapters, of rank %d", m->lora.rank);
     }
     tti_folder_open(&d, m->ctx, dir);
     TTI_TRY(tti_folder_read(&d, "adapter_config.json"));
