@@ -10085,14 +10085,19 @@ static int tti_name_order(const void *a, const void *b) {
     return strcmp(*(const char *const *)a, *(const char *const *)b);
 }
 
-/* Sorts the names; returns one that stands there twice, or NULL. */
-static const char *tti_name_twice(const char **names, size_t n) {
+/* *twice: one of the n names that stands there twice, or NULL. The first is at *names, the next `stride` bytes on. */
+static tt_status tti_name_twice(tt_context *ctx, const void *names, size_t stride, size_t n, const char **twice) {
+    const char **sorted = (const char **)tt_alloc(ctx, n, sizeof *sorted);
     size_t i;
-    if (n > 1) { qsort(names, n, sizeof *names, tti_name_order); }
-    for (i = 1; i < n; i++) {
-        if (strcmp(names[i], names[i - 1]) == 0) { return names[i]; }
+    *twice = NULL;
+    if (!sorted) { return TT_ERR_MEM; }
+    for (i = 0; i < n; i++) { memcpy(&sorted[i], (const char *)names + i * stride, sizeof *sorted); }
+    if (n > 1) { qsort(sorted, n, sizeof *sorted, tti_name_order); }
+    for (i = 1; i < n && !*twice; i++) {
+        if (strcmp(sorted[i], sorted[i - 1]) == 0) { *twice = sorted[i]; }
     }
-    return NULL;
+    tt_free(ctx, sorted, n, sizeof *sorted);
+    return TT_OK;
 }
 
 static int tti_entry_order(const void *a, const void *b) {
@@ -10103,20 +10108,13 @@ static int tti_entry_order(const void *a, const void *b) {
 
 /* No name twice, no byte twice, no byte unused: in the order of the places, each tensor begins where one ends. */
 static tt_status tti_entries_check(const tt_safetensors *st, size_t first) {
-    const char **names = (const char **)tt_alloc(st->ctx, st->n, sizeof *names), *twice;
     const tti_entry **order = (const tti_entry **)tt_alloc(st->ctx, st->n, sizeof *order);
-    tt_status status = names && order ? TT_OK : TT_ERR_MEM;
+    const char *twice;
     size_t i, at = first;
-    if (status != TT_OK) { goto done; }
-    for (i = 0; i < st->n; i++) {
-        order[i] = &st->entries[i];
-        names[i] = st->entries[i].info.name;
-    }
-    twice = tti_name_twice(names, st->n);
-    if (twice) {
-        status = tti_refuse(st->ctx, st->path, "tensor %s stands there twice", twice);
-        goto done;
-    }
+    tt_status status;
+    TTI_TRY(order ? tti_name_twice(st->ctx, &st->entries->info.name, sizeof *st->entries, st->n, &twice) : TT_ERR_MEM);
+    TTI_TRY(twice ? tti_refuse(st->ctx, st->path, "tensor %s stands there twice", twice) : TT_OK);
+    for (i = 0; i < st->n; i++) { order[i] = &st->entries[i]; }
     if (st->n > 1) { qsort(order, st->n, sizeof *order, tti_entry_order); }
     for (i = 0; i < st->n && order[i]->begin == at; i++) { at = order[i]->end; }
     if (i < st->n) {
@@ -10127,7 +10125,6 @@ static tt_status tti_entries_check(const tt_safetensors *st, size_t first) {
                             at - first, st->size - first);
     }
 done:
-    tt_free(st->ctx, names, st->n, sizeof *names);
     tt_free(st->ctx, order, st->n, sizeof *order);
     return status;
 }
@@ -10279,9 +10276,35 @@ static tt_status tti_tensor_fill(tt_safetensors *st, int index, tt_tensor *t) {
     }
     values = (float *)tt_alloc(t->ctx, t->size, sizeof *values);
     TTI_TRY(values ? tt_safetensors_read(st, index, values) : TT_ERR_MEM);
-    status = tt_tensor_set(t, values);
+    TTI_TRY(tt_tensor_set(t, values));
 done:
     tt_free(t->ctx, values, t->size, sizeof *values);
+    return status;
+}
+
+/* Each tensor of the list is in the file, with its shape, and nothing else is. */
+static tt_status tti_list_check(const tt_safetensors *st, const tt_named *list, int n, const char *who) {
+    size_t k;
+    int i, at;
+    for (i = 0; i < n; i++) {
+        at = tt_safetensors_find(st, list[i].name);
+        if (at < 0) { return tti_refuse(st->ctx, st->path, "tensor %s is missing", list[i].name); }
+        if (tti_entry_fits(st, at, list[i].tensor, who) != TT_OK) { return TT_ERR_FILE; }
+    }
+    for (k = 0; k < st->n && st->n != (size_t)n; k++) {         /* all are there: find the one too many */
+        const char *name = st->entries[k].info.name;
+        for (i = 0; i < n && strcmp(name, list[i].name) != 0; i++) { }
+        if (i == n) { return tti_refuse(st->ctx, st->path, "tensor %s is one too many, %s no such tensor", name, who); }
+    }
+    return TT_OK;
+}
+
+static tt_status tti_list_fill(tt_safetensors *st, const tt_named *list, int n) {
+    tt_status status = TT_OK;
+    int i;
+    for (i = 0; i < n && status == TT_OK; i++) {
+        status = tti_tensor_fill(st, tt_safetensors_find(st, list[i].name), list[i].tensor);
+    }
     return status;
 }
 
@@ -10312,33 +10335,24 @@ static size_t tti_contents_bytes(const tti_contents *c, int i) {
     return c->tensors[i].tensor->size * tti_dtype_bytes(c->dtype);
 }
 
-/* The values of tensor i in the file's type; they are narrowed in place. */
-static tt_status tti_contents_values(const tti_contents *c, int i, float *values) {
+/* The values of tensor i in the file's type, narrowed in place. *bad: the first whose exponent is all ones, an infinity
+ * or no number; the tensor's size if there is none. */
+static tt_status tti_contents_values(const tti_contents *c, int i, float *values, size_t *bad) {
     const tt_tensor *t = c->tensors[i].tensor;
+    uint32_t mask = c->dtype == TT_F32 ? 0x7F800000u : c->dtype == TT_BF16 ? 0x7F80 : 0x7C00, word;
     tt_status status = tt_tensor_get(t, values);
     size_t k;
+    *bad = t->size;
+    for (k = t->size; status == TT_OK && c->dtype == TT_F32 && k-- > 0;) {
+        memcpy(&word, &values[k], 4);
+        if ((word & mask) == mask) { *bad = k; }
+    }
     for (k = 0; status == TT_OK && c->dtype != TT_F32 && k < t->size; k++) {
         uint16_t half = c->dtype == TT_BF16 ? tti_to_bf16(values[k]) : tti_to_f16(values[k]);
         memcpy((unsigned char *)values + 2 * k, &half, 2);
+        if ((half & mask) == mask && *bad == t->size) { *bad = k; }
     }
     return status;
-}
-
-/* Where the first value stands whose exponent is all ones, an infinity or no number; n if there is none. */
-static size_t tti_not_finite(const void *values, size_t n, tt_dtype dtype) {
-    const unsigned char *bytes = (const unsigned char *)values;
-    uint16_t half, mask = dtype == TT_BF16 ? 0x7F80 : 0x7C00;
-    uint32_t word;
-    size_t i;
-    for (i = 0; dtype == TT_F32 && i < n; i++) {
-        memcpy(&word, bytes + 4 * i, 4);
-        if ((word & 0x7F800000u) == 0x7F800000u) { return i; }
-    }
-    for (i = 0; dtype != TT_F32 && i < n; i++) {
-        memcpy(&half, bytes + 2 * i, 2);
-        if ((half & mask) == mask) { return i; }
-    }
-    return n;
 }
 
 /* A checksum is the sum of these over the name and bytes of each tensor, so that their order is free. A change within
@@ -10366,11 +10380,9 @@ static tt_status tti_contents_scan(tt_context *ctx, const char *path, tti_conten
     c->checksum = c->state ? tti_checksum("state", c->state, strlen(c->state)) : 0;
     for (i = 0; values && i < c->n; i++) {
         const char *name = c->tensors[i].name;
-        size_t size = c->tensors[i].tensor->size;
-        TTI_TRY(tti_contents_values(c, i, values));
+        TTI_TRY(tti_contents_values(c, i, values, &bad));
         c->checksum += tti_checksum(name, values, tti_contents_bytes(c, i));
-        bad = tti_not_finite(values, size, c->dtype);
-        if (bad == size) { continue; }
+        if (bad == c->tensors[i].tensor->size) { continue; }
         status = tt_fail(ctx, TT_ERR_NUMBER, "%s: not written, for value %zu of %s is not finite as %s", path,
                          bad, name, tti_file_types[c->dtype].name);
         goto done;
@@ -10406,7 +10418,7 @@ done:
 }
 
 static tt_status tti_safetensors_write(tt_context *ctx, const char *path, const tti_contents *c) {
-    size_t largest = tti_contents_largest(c);
+    size_t largest = tti_contents_largest(c), bad;
     float *values = (float *)tt_alloc(ctx, largest, sizeof *values);
     unsigned char length[8];
     tt_text header = TT_INIT;
@@ -10422,7 +10434,7 @@ static tt_status tti_safetensors_write(tt_context *ctx, const char *path, const 
     TTI_TRY(tti_writer_write(&writer, length, 8));
     TTI_TRY(tti_writer_write(&writer, header.data, header.size));
     for (i = 0; i < c->n; i++) {
-        TTI_TRY(tti_contents_values(c, i, values));
+        TTI_TRY(tti_contents_values(c, i, values, &bad));
         TTI_TRY(tti_writer_write(&writer, values, tti_contents_bytes(c, i)));
     }
     TTI_TRY(tti_writer_close(&writer));
@@ -10439,17 +10451,13 @@ done:
 
 /* The tensors of a state are float32 and have names of their own, else no reader would take the file. */
 static tt_status tti_state_list(tt_context *ctx, const char *path, const tt_named *tensors, int n) {
-    const char **names = (const char **)tt_alloc(ctx, (size_t)n, sizeof *names), *twice;
-    tt_status status = names ? TT_OK : TT_ERR_MEM;
+    const char *twice;
+    tt_status status;
     int i;
-    for (i = 0; names && i < n; i++) {
-        TTI_TRY(tti_want_f32(tensors[i].tensor, path));
-        names[i] = tensors[i].name;
-    }
-    twice = names ? tti_name_twice(names, (size_t)n) : NULL;
-    if (twice) { status = tt_fail(ctx, TT_ERR_ARG, "%s: tensor %s is listed twice", path, twice); }
+    for (i = 0; i < n; i++) { TTI_TRY(tti_want_f32(tensors[i].tensor, path)); }
+    TTI_TRY(tti_name_twice(ctx, tensors, sizeof *tensors, (size_t)n, &twice));
+    TTI_TRY(twice ? tt_fail(ctx, TT_ERR_ARG, "%s: tensor %s is listed twice", path, twice) : TT_OK);
 done:
-    tt_free(ctx, names, (size_t)n, sizeof *names);
     return status;
 }
 
@@ -10466,26 +10474,6 @@ TT_API tt_status tt_state_save(tt_context *ctx, const char *path, const tt_named
     TTI_TRY(tti_safetensors_write(ctx, path, &c));
 done:
     return tti_tried(ctx, "tt_state_save", status);
-}
-
-/* Each tensor of the list is in the file once, with its shape, and nothing else is. */
-static tt_status tti_state_check(const tt_safetensors *st, const tt_named *tensors, int n) {
-    tt_status status = tti_state_list(st->ctx, st->path, tensors, n);
-    int i, k;
-    if (status == TT_OK && st->n != (size_t)n) {
-        return tti_refuse(st->ctx, st->path, "holds %zu tensors, expected %d", st->n, n);
-    }
-    for (i = 0; status == TT_OK && i < n; i++) {
-        const char *name = tensors[i].name;
-        k = tt_safetensors_find(st, name);
-        if (k < 0) { return tti_refuse(st->ctx, st->path, "tensor %s is missing", name); }
-        if (st->entries[k].info.dtype != TT_F32) {
-            return tti_refuse(st->ctx, st->path, "tensor %s has dtype %s, expected F32", name,
-                              st->entries[k].type);
-        }
-        status = tti_entry_fits(st, k, tensors[i].tensor, "the caller wants");
-    }
-    return status;
 }
 
 /* The caller's JSON, appended to out unless that is NULL, of a file that is as it was written. Files of other
@@ -10525,11 +10513,16 @@ TT_API tt_status tt_state_load(tt_context *ctx, const char *path, const tt_named
     tt_status status = st ? TT_OK : tt_error_status(ctx);
     int i;
     if (!st) { goto done; }
-    TTI_TRY(tti_state_check(st, tensors, n));
-    TTI_TRY(tti_state_read(st, json_out));
-    for (i = 0; i < n; i++) {
-        TTI_TRY(tti_tensor_fill(st, tt_safetensors_find(st, tensors[i].name), tensors[i].tensor));
+    TTI_TRY(tti_state_list(ctx, path, tensors, n));
+    TTI_TRY(tti_list_check(st, tensors, n, "the caller wants"));
+    for (i = 0; i < (int)st->n; i++) {
+        const tti_entry *e = &st->entries[i];
+        if (e->info.dtype == TT_F32) { continue; }
+        status = tti_refuse(ctx, path, "tensor %s has dtype %s, expected F32", e->info.name, e->type);
+        goto done;
     }
+    TTI_TRY(tti_state_read(st, json_out));
+    TTI_TRY(tti_list_fill(st, tensors, n));
 done:
     if (status != TT_OK && json_out) { json_out->size = before; }
     tt_safetensors_close(st);
@@ -10983,10 +10976,7 @@ static tt_status tti_config_parse(tt_context *ctx, const char *file, const char 
     TTI_TRY(tti_object_open(&r, ctx, file, json, size));
     type = tt_json_text(r.root, "model_type", "");
     family = tti_family_find(type);
-    if (!family) {
-        status = tti_refuse(ctx, file, "model_type is \"%.40s\", expected %s", type, tti_family_names);
-        goto done;
-    }
+    TTI_TRY(family ? TT_OK : tti_refuse(ctx, file, "model_type is \"%.40s\", expected %s", type, tti_family_names));
     tti_config_begin(family, &k);
     TTI_TRY(tti_fields_read(&r, tti_config_fields, family->bit, &k));
     TTI_TRY(tti_config_rope(&r, "rope_scaling", k.rope_scaling.node, &k));
@@ -11164,7 +11154,7 @@ typedef struct tti_folder {
     tt_context *ctx;
     const char *dir;
     tt_text path;                   /* of the file that was named last                     */
-    tt_text text;                   /* of the file that was read last, or will be written  */
+    tt_text text;                   /* of the file that was read last                      */
     int found;                      /* whether the last one that may be missing was there  */
 } tti_folder;
 
@@ -11181,6 +11171,7 @@ static void tti_folder_close(tti_folder *d) {
 
 static tt_status tti_folder_name(tti_folder *d, const char *name) {
     d->path.size = 0;
+    if (!*d->dir) { return tt_fail(d->ctx, TT_ERR_ARG, "cannot open %s: the name of its folder is empty", name); }
     return tt_text_format(&d->path, "%s/%s", d->dir, name);
 }
 
@@ -11197,9 +11188,9 @@ static tt_status tti_folder_read(tti_folder *d, const char *name) {
     return status == TT_OK && !d->found ? tt_file_read(d->ctx, d->path.data, &d->text) : status;
 }
 
-static tt_status tti_folder_write(tti_folder *d, const char *name) {
+static tt_status tti_folder_write(tti_folder *d, const char *name, const tt_text *text) {
     tt_status status = tti_folder_name(d, name);
-    return status == TT_OK ? tt_file_write(d->ctx, d->path.data, d->text.data, d->text.size) : status;
+    return status == TT_OK ? tt_file_write(d->ctx, d->path.data, text->data, text->size) : status;
 }
 
 /* The files of the weights are a list, by `next`. A mapped model owns them as long as it lives. */
@@ -11227,6 +11218,7 @@ static tt_status tti_shards_index(tt_safetensors **list, tti_folder *d) {
     static const char *const index = "model.safetensors.index.json";
     tt_json *root = NULL;
     const tt_json *map, *node;
+    int found;
     tt_status status;
     TTI_TRY(tti_folder_read_if(d, index));
     if (!d->found) {
@@ -11235,10 +11227,8 @@ static tt_status tti_shards_index(tt_safetensors **list, tti_folder *d) {
     root = tt_json_parse(d->ctx, d->text.data, d->text.size);
     TTI_TRY(root ? TT_OK : tti_file_fail(d->ctx, d->path.data, ""));
     map = tt_json_get(root, "weight_map");
-    if (!map || map->type != TT_JSON_OBJECT || !map->length) {
-        status = tti_refuse(d->ctx, d->path.data, "no weight_map");
-        goto done;
-    }
+    found = map && map->type == TT_JSON_OBJECT && map->length;
+    TTI_TRY(found ? TT_OK : tti_refuse(d->ctx, d->path.data, "no weight_map"));
     for (node = map->child; node; node = node->next) {
         const char *name = node->type == TT_JSON_STRING ? node->string : "";
         if (!name[0] || strpbrk(name, "/\\")) {
@@ -11407,10 +11397,7 @@ static tt_status tti_model_read_template(tt_model *m, tti_folder *d) {
         text = node->string;
         size = node->length;
     }
-    if (memchr(text, 0, size)) {
-        status = tti_refuse(m->ctx, d->path.data, "the chat template holds a byte 0");
-        goto done;
-    }
+    TTI_TRY(!memchr(text, 0, size) ? TT_OK : tti_refuse(m->ctx, d->path.data, "the chat template holds a byte 0"));
     m->chat_template = tti_strdup(m->ctx, text);
     status = m->chat_template ? TT_OK : TT_ERR_MEM;
 done:
@@ -11460,7 +11447,7 @@ TT_API tt_model *tt_model_map(tt_context *ctx, const char *dir) {
 }
 
 /* ---- [tt:files.save] writing a model directory ----
- * The weights come last: whoever sees them finds the other files in place. */
+ * config.json comes last: without it there is no model, should the disk be full before. */
 
 static tt_status tti_save_file(tti_folder *d, const char *name, const tti_contents *c) {
     tt_status status = tti_folder_name(d, name);
@@ -11480,31 +11467,32 @@ static int tti_shard_length(const tti_contents *c, int first, size_t max_bytes) 
 
 static tt_status tti_save_shards(tti_folder *d, const tti_contents *c, size_t max_bytes) {
     tti_contents part = *c;
-    tt_text *index = &d->text;
+    tt_text index = TT_INIT;
     int i, at, count = 0, number = 0;
     size_t bytes = 0;
     char name[64];
     tt_status status;
     for (i = 0; i < c->n; i++) { bytes += tti_contents_bytes(c, i); }
     for (at = 0; at < c->n; at += tti_shard_length(c, at, max_bytes)) { count++; }
-    index->size = 0;
-    TTI_TRY(tt_text_format(index, "{\n  \"metadata\": {\"total_size\": %zu},\n  \"weight_map\": {", bytes));
+    index.ctx = d->ctx;
+    TTI_TRY(tt_text_format(&index, "{\n  \"metadata\": {\"total_size\": %zu},\n  \"weight_map\": {", bytes));
     for (at = 0; at < c->n; at += part.n) {
         part.tensors = c->tensors + at;
         part.n = tti_shard_length(c, at, max_bytes);
         snprintf(name, sizeof name, "model-%05d-of-%05d.safetensors", ++number, count);
         TTI_TRY(tti_save_file(d, name, &part));
         for (i = 0; i < part.n; i++) {
-            TTI_TRY(tt_text_format(index, "%s\n    ", at + i ? "," : ""));
-            TTI_TRY(tt_text_json(index, part.tensors[i].name, strlen(part.tensors[i].name)));
-            TTI_TRY(tt_text_format(index, ": \"%s\"", name));
+            TTI_TRY(tt_text_format(&index, "%s\n    ", at + i ? "," : ""));
+            TTI_TRY(tt_text_json(&index, part.tensors[i].name, strlen(part.tensors[i].name)));
+            TTI_TRY(tt_text_format(&index, ": \"%s\"", name));
         }
     }
-    TTI_TRY(tt_text_format(index, "\n  }\n}\n"));
-    TTI_TRY(tti_folder_write(d, "model.safetensors.index.json"));
+    TTI_TRY(tt_text_format(&index, "\n  }\n}\n"));
+    TTI_TRY(tti_folder_write(d, "model.safetensors.index.json", &index));
     TTI_TRY(tti_folder_name(d, "model.safetensors"));
     remove(d->path.data);           /* an older single file would count */
 done:
+    tt_text_free(&index);
     return status;
 }
 
@@ -11538,25 +11526,26 @@ done:
 }
 
 static tt_status tti_save_tokenizer(const tt_model *m, const tt_tokenizer *tokenizer, tti_folder *d) {
-    tt_text *text = &d->text;
+    tt_text text = TT_INIT;
     tt_status status;
-    text->size = 0;
-    TTI_TRY(tt_tokenizer_json(tokenizer, text));
-    TTI_TRY(tti_folder_write(d, "tokenizer.json"));
-    text->size = 0;
-    TTI_TRY(tt_text_append(text, "{\n", 2));
-    TTI_TRY(tti_save_token(tokenizer, "bos_token", m->config.bos_token_id, text));
-    TTI_TRY(tti_save_token(tokenizer, "eos_token", m->config.eos_token_id, text));
+    text.ctx = m->ctx;
+    TTI_TRY(tt_tokenizer_json(tokenizer, &text));
+    TTI_TRY(tti_folder_write(d, "tokenizer.json", &text));
+    text.size = 0;
+    TTI_TRY(tt_text_append(&text, "{\n", 2));
+    TTI_TRY(tti_save_token(tokenizer, "bos_token", m->config.bos_token_id, &text));
+    TTI_TRY(tti_save_token(tokenizer, "eos_token", m->config.eos_token_id, &text));
     if (m->chat_template) {
-        TTI_TRY(tt_text_format(text, "  \"chat_template\": "));
-        TTI_TRY(tt_text_json(text, m->chat_template, strlen(m->chat_template)));
-        TTI_TRY(tt_text_append(text, ",\n", 2));
+        TTI_TRY(tt_text_format(&text, "  \"chat_template\": "));
+        TTI_TRY(tt_text_json(&text, m->chat_template, strlen(m->chat_template)));
+        TTI_TRY(tt_text_append(&text, ",\n", 2));
     }
-    TTI_TRY(tt_text_format(text, "  \"clean_up_tokenization_spaces\": false,\n  \"tokenizer_class\": "
+    TTI_TRY(tt_text_format(&text, "  \"clean_up_tokenization_spaces\": false,\n  \"tokenizer_class\": "
                            "\"PreTrainedTokenizerFast\",\n  \"model_max_length\": %d\n}\n",
                            m->config.max_position_embeddings));
-    TTI_TRY(tti_folder_write(d, "tokenizer_config.json"));
+    TTI_TRY(tti_folder_write(d, "tokenizer_config.json", &text));
 done:
+    tt_text_free(&text);
     return status;
 }
 
@@ -11564,46 +11553,49 @@ static tt_status tti_model_save(const tt_model *m, const tt_tokenizer *tokenizer
                                 const tt_save_desc *desc) {
     tt_context *ctx = m->ctx;
     tti_contents c = TT_INIT;
-    tt_text names = TT_INIT;
+    tt_text names = TT_INIT, config = TT_INIT, generation = TT_INIT;
     tt_named *list;
     tti_folder d;
     tt_status status;
-    if (m->lora.rank) {
-        return tt_fail(ctx, TT_ERR_ARG, "tt_model_save: the model has adapters: merge them first, or save them with "
-                       "tt_model_lora_save");
-    }
-    if (desc->dtype != TT_F32 && desc->dtype != TT_BF16 && desc->dtype != TT_F16) {
-        return tt_fail(ctx, TT_ERR_ARG, "tt_model_save_as: dtype is %d, expected TT_F32, TT_BF16 or TT_F16",
-                       desc->dtype);
-    }
-    names.ctx = ctx;
+    names.ctx = config.ctx = generation.ctx = ctx;
     tti_folder_open(&d, ctx, dir);
     c.tensors = list = tti_named_params(m, 0, m->n_params, "", &names);
     c.n = m->n_params;
     c.dtype = desc->dtype;
-    TTI_TRY(list ? tti_config_json(&m->config, desc->dtype, &d.text) : TT_ERR_MEM);
+    TTI_TRY(list ? tti_config_json(&m->config, desc->dtype, &config) : TT_ERR_MEM);
+    TTI_TRY(tti_generation_json(m, &generation));
     TTI_TRY(tti_contents_scan(ctx, dir, &c));
     TTI_TRY(tt_make_dirs(ctx, dir));
-    TTI_TRY(tti_folder_write(&d, "config.json"));
-    d.text.size = 0;
-    TTI_TRY(tti_generation_json(m, &d.text));
-    TTI_TRY(tti_folder_write(&d, "generation_config.json"));
-    if (tokenizer) { TTI_TRY(tti_save_tokenizer(m, tokenizer, &d)); }
     if (tti_shard_length(&c, 0, desc->max_shard_bytes) < c.n) {
-        status = tti_save_shards(&d, &c, desc->max_shard_bytes);
+        TTI_TRY(tti_save_shards(&d, &c, desc->max_shard_bytes));
     } else {
-        status = tti_save_file(&d, "model.safetensors", &c);
+        TTI_TRY(tti_save_file(&d, "model.safetensors", &c));
     }
+    if (tokenizer) { TTI_TRY(tti_save_tokenizer(m, tokenizer, &d)); }
+    TTI_TRY(tti_folder_write(&d, "generation_config.json", &generation));
+    TTI_TRY(tti_folder_write(&d, "config.json", &config));
 done:
     tt_free(ctx, list, (size_t)m->n_params, sizeof *list);
     tti_folder_close(&d);
+    tt_text_free(&generation);
+    tt_text_free(&config);
     tt_text_free(&names);
     return status;
 }
 
 TT_API tt_status tt_model_save_as(const tt_model *m, const tt_tokenizer *tokenizer, const char *dir,
                                   const tt_save_desc *desc) {
-    return tti_tried(m->ctx, "tt_model_save_as", tti_model_save(m, tokenizer, dir, desc));
+    tt_status status;
+    if (m->lora.rank) {
+        status = tt_fail(m->ctx, TT_ERR_ARG, "tt_model_save: the model has adapters: merge them first, or save them "
+                         "with tt_model_lora_save");
+    } else if (desc->dtype != TT_F32 && desc->dtype != TT_BF16 && desc->dtype != TT_F16) {
+        status = tt_fail(m->ctx, TT_ERR_ARG, "tt_model_save_as: dtype is %d, expected TT_F32, TT_BF16 or TT_F16",
+                         desc->dtype);
+    } else {
+        status = tti_model_save(m, tokenizer, dir, desc);
+    }
+    return tti_tried(m->ctx, "tt_model_save_as", status);
 }
 
 TT_API tt_status tt_model_save(const tt_model *m, const tt_tokenizer *tokenizer, const char *dir) {
@@ -11713,31 +11705,32 @@ done:
 
 static tt_status tti_model_lora_save(const tt_model *m, const char *dir) {
     tt_context *ctx = m->ctx;
-    int n = m->n_params - m->n_base;
     tti_contents c = TT_INIT;
-    tt_text names = TT_INIT;
+    tt_text names = TT_INIT, config = TT_INIT;
     tt_named *list;
     tti_folder d;
     tt_status status;
-    if (!m->lora.rank) { return tt_fail(ctx, TT_ERR_ARG, "tt_model_lora_save: the model has no adapters"); }
-    names.ctx = ctx;
+    names.ctx = config.ctx = ctx;
     tti_folder_open(&d, ctx, dir);
     c.tensors = list = tti_named_params(m, m->n_base, m->n_params, TTI_PEFT_PREFIX, &names);
-    c.n = n;
-    TTI_TRY(list ? tti_lora_json(m, &d.text) : TT_ERR_MEM);
+    c.n = m->n_params - m->n_base;
+    TTI_TRY(list ? tti_lora_json(m, &config) : TT_ERR_MEM);
     TTI_TRY(tti_contents_scan(ctx, dir, &c));
     TTI_TRY(tt_make_dirs(ctx, dir));
-    TTI_TRY(tti_folder_write(&d, "adapter_config.json"));
     TTI_TRY(tti_save_file(&d, "adapter_model.safetensors", &c));
+    TTI_TRY(tti_folder_write(&d, "adapter_config.json", &config));
 done:
-    tt_free(ctx, list, (size_t)n, sizeof *list);
+    tt_free(ctx, list, (size_t)c.n, sizeof *list);
     tti_folder_close(&d);
+    tt_text_free(&config);
     tt_text_free(&names);
     return status;
 }
 
 TT_API tt_status tt_model_lora_save(const tt_model *m, const char *dir) {
-    return tti_tried(m->ctx, "tt_model_lora_save", tti_model_lora_save(m, dir));
+    tt_status status = m->lora.rank ? tti_model_lora_save(m, dir)
+                                    : tt_fail(m->ctx, TT_ERR_ARG, "tt_model_lora_save: the model has no adapters");
+    return tti_tried(m->ctx, "tt_model_lora_save", status);
 }
 
 /* d->target_modules points into `targets`, of `list`'s length, which the caller frees, and into the JSON. */
@@ -11783,30 +11776,15 @@ done:
     return status;
 }
 
-/* Each tensor of an adapter is in the file, with its shape, and nothing else is; then all of them get their data. */
 static tt_status tti_lora_fill(tt_model *m, tt_safetensors *file) {
-    size_t prefix = strlen(TTI_PEFT_PREFIX), k;
-    int n = m->n_params - m->n_base, i;
+    int n = m->n_params - m->n_base;
     tt_text names = TT_INIT;
     tt_named *list;
     tt_status status;
     names.ctx = m->ctx;
     list = tti_named_params(m, m->n_base, m->n_params, TTI_PEFT_PREFIX, &names);
-    TTI_TRY(list ? TT_OK : TT_ERR_MEM);
-    for (i = 0; i < n; i++) {
-        int at = tt_safetensors_find(file, list[i].name);
-        TTI_TRY(at >= 0 ? TT_OK : tti_refuse(m->ctx, file->path, "tensor %s is missing", list[i].name));
-        TTI_TRY(tti_entry_fits(file, at, list[i].tensor, "adapter_config.json wants"));
-    }
-    for (k = 0; k < file->n && file->n != (size_t)n; k++) {
-        const char *name = file->entries[k].info.name;
-        if (strncmp(name, TTI_PEFT_PREFIX, prefix) == 0 && tt_model_param_find(m, name + prefix)) { continue; }
-        status = tti_refuse(m->ctx, file->path, "tensor %s belongs to no adapter of this model", name);
-        goto done;
-    }
-    for (i = 0; i < n; i++) {
-        TTI_TRY(tti_tensor_fill(file, tt_safetensors_find(file, list[i].name), list[i].tensor));
-    }
+    TTI_TRY(list ? tti_list_check(file, list, n, "adapter_config.json wants") : TT_ERR_MEM);
+    TTI_TRY(tti_list_fill(file, list, n));
 done:
     tt_free(m->ctx, list, (size_t)n, sizeof *list);
     tt_text_free(&names);
