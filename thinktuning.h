@@ -10154,11 +10154,11 @@ TT_API tt_tensor *tt_model_logprobs(tt_model *m, const tt_batch *batch, float te
 }
 
 /* ==== 8. files =============================================================================
- * Models, adapters and training states on disk. Tensors lie in safetensors files; everything else is JSON whose known
- * members are rows of a table, from which it is both read and written. What is read may come from anyone: every name,
- * type, shape and number is checked before memory is asked for or an object is changed, and every error names the
- * file. What is written is looked at first, and each file takes the place of the old one as a whole.
- * Uses text, JSON and files (chapter 1), tensors, tokenizer and model. */
+ * Models, adapters and training states on disk. Tensors lie in safetensors files; all else is JSON whose
+ * known members are rows of a table, from which it is both read and written. What is read may come from
+ * anyone: every name, type, shape and number is checked before memory is asked for or an object is changed,
+ * and every error names the file. What is written is looked at first, and each file takes the place of the
+ * old one as a whole. Uses text, JSON and files of chapter 1, tensors, tokenizer and model. */
 
 /* ---- [tt:files.safetensors] reading safetensors ----
  *     bytes 0 ..           N, the length of the header: 8 bytes, little endian
@@ -10167,21 +10167,22 @@ TT_API tt_tensor *tt_model_logprobs(tt_model *m, const tt_batch *batch, float te
  *     bytes 8 + N ..       the data: all tensors, row by row, little endian; data_offsets count from here
  * Each byte of the data belongs to exactly one tensor. */
 
-/* The types of a file. The first three are TT_F32, TT_BF16 and TT_F16, by their numbers; others are not converted. */
+/* The types of a file. The first three are TT_F32, TT_BF16 and TT_F16, by their numbers; others stay
+ * unread. */
 typedef struct tti_file_type {
     const char *name;
     size_t bytes;
 } tti_file_type;
 
 static const tti_file_type tti_file_types[] = {
-    {"F32", 4}, {"BF16", 2}, {"F16", 2}, {"F64", 8}, {"I64", 8}, {"I32", 4}, {"I16", 2}, {"I8", 1}, {"U64", 8},
-    {"U32", 4}, {"U16", 2}, {"U8", 1}, {"BOOL", 1}, {"F8_E4M3", 1}, {"F8_E5M2", 1},
+    {"F32", 4}, {"BF16", 2}, {"F16", 2}, {"F64", 8}, {"I64", 8}, {"I32", 4}, {"I16", 2}, {"I8", 1},
+    {"U64", 8}, {"U32", 4}, {"U16", 2}, {"U8", 1}, {"BOOL", 1}, {"F8_E4M3", 1}, {"F8_E5M2", 1},
 };
 
 typedef struct tti_entry {
-    tt_safetensors_info info;       /* name: in the header; dtype: TT_I32 for all that is not converted */
-    const char *type;               /* "F32", "BF16", ...                                               */
-    size_t begin, end;              /* of its bytes, from the begin of the file                         */
+    tt_safetensors_info info;       /* name: in the header; dtype: TT_I32 for all unread types */
+    const char *type;               /* "F32", "BF16", ...                                     */
+    size_t begin, end;              /* of its bytes, from the begin of the file               */
 } tti_entry;
 
 struct tt_safetensors {
@@ -10207,13 +10208,15 @@ static tt_status tti_refuse(tt_context *ctx, const char *file, const char *forma
     return tt_fail(ctx, TT_ERR_FILE, "%s: %s", file, reason);
 }
 
-/* An error that has come of what stands in a file, with the file before it. Memory that is out stays what it is. */
+/* The error that the content of a file has led to, now with the file before it; but not that memory is
+ * out. */
 static tt_status tti_file_fail(tt_context *ctx, const char *path, const char *part) {
     tt_status status = tt_error_status(ctx);
     if (status != TT_ERR_FILE && status != TT_ERR_ARG) { return status; }
     return tti_refuse(ctx, path, "%s%.300s", part, tt_error(ctx));
 }
 
+/* A size as JSON: a whole number that fits size_t. */
 static int tti_json_size(const tt_json *node, size_t *out) {
     uint64_t value;
     if (!tti_json_whole(node, SIZE_MAX, &value)) { return 0; }
@@ -10221,6 +10224,7 @@ static int tti_json_size(const tt_json *node, size_t *out) {
     return 1;
 }
 
+/* The product of no dimensions is 1, a scalar; one dimension of 0 makes an empty tensor. Both are allowed. */
 static tt_status tti_entry_shape(const tt_safetensors *st, const tt_json *shape, tt_safetensors_info *info) {
     const tt_json *dim;
     if (!shape || shape->type != TT_JSON_ARRAY || shape->length > 8) {
@@ -10230,8 +10234,8 @@ static tt_status tti_entry_shape(const tt_safetensors *st, const tt_json *shape,
     for (dim = shape->child; dim; dim = dim->next, info->ndim++) {
         size_t *n = &info->shape[info->ndim];
         if (tti_json_size(dim, n) && tti_mul_size(info->size, *n, &info->size)) { continue; }
-        return tti_refuse(st->ctx, st->path, "tensor %s: shape[%d] is %g, expected a size", info->name, info->ndim,
-                          dim->number);
+        return tti_refuse(st->ctx, st->path, "tensor %s: shape[%d] is %g, expected a size", info->name,
+                          info->ndim, dim->number);
     }
     return TT_OK;
 }
@@ -10254,7 +10258,8 @@ static tt_status tti_entry_parse(const tt_safetensors *st, const tt_json *node, 
     if (tti_entry_shape(st, tt_json_get(node, "shape"), &e->info) != TT_OK) { return TT_ERR_FILE; }
     if (!offsets || offsets->length != 2 || !tti_json_size(offsets->child, &e->begin) ||
         !tti_json_size(offsets->child->next, &e->end) || e->begin > e->end || e->end > data) {
-        return tti_refuse(st->ctx, st->path, "tensor %s: data_offsets are not two places in 0..%zu", name, data);
+        return tti_refuse(st->ctx, st->path, "tensor %s: data_offsets are not two places in 0..%zu", name,
+                          data);
     }
     if (!tti_mul_size(e->info.size, tti_file_types[k].bytes, &bytes) || bytes != e->end - e->begin) {
         return tti_refuse(st->ctx, st->path, "tensor %s holds %zu bytes, its shape wants %zu", name,
@@ -10269,13 +10274,14 @@ static int tti_name_order(const void *a, const void *b) {
     return strcmp(*(const char *const *)a, *(const char *const *)b);
 }
 
-/* *twice: one of the n names that stands there twice, or NULL. The first is at *names, the next `stride` bytes on. */
-static tt_status tti_name_twice(tt_context *ctx, const void *names, size_t stride, size_t n, const char **twice) {
+/* *twice: a name that two of n structs have, or NULL. Each struct has `size` bytes and begins with its
+ * name. */
+static tt_status tti_name_twice(tt_context *ctx, const void *all, size_t size, size_t n, const char **twice) {
     const char **sorted = (const char **)tt_alloc(ctx, n, sizeof *sorted);
     size_t i;
     *twice = NULL;
     if (!sorted) { return TT_ERR_MEM; }
-    for (i = 0; i < n; i++) { memcpy(&sorted[i], (const char *)names + i * stride, sizeof *sorted); }
+    for (i = 0; i < n; i++) { memcpy(&sorted[i], (const char *)all + i * size, sizeof *sorted); }
     if (n > 1) { qsort(sorted, n, sizeof *sorted, tti_name_order); }
     for (i = 1; i < n && !*twice; i++) {
         if (strcmp(sorted[i], sorted[i - 1]) == 0) { *twice = sorted[i]; }
@@ -10290,13 +10296,14 @@ static int tti_entry_order(const void *a, const void *b) {
     return x->end < y->end ? -1 : x->end > y->end;
 }
 
-/* No name twice, no byte twice, no byte unused: in the order of the places, each tensor begins where one ends. */
+/* No name twice, no byte twice, no byte unused: in their order, each tensor begins where the one before
+ * ends. */
 static tt_status tti_entries_check(const tt_safetensors *st, size_t first) {
     const tti_entry **order = (const tti_entry **)tt_alloc(st->ctx, st->n, sizeof *order);
     const char *twice;
     size_t i, at = first;
     tt_status status;
-    TTI_TRY(order ? tti_name_twice(st->ctx, &st->entries->info.name, sizeof *st->entries, st->n, &twice) : TT_ERR_MEM);
+    TTI_TRY(order ? tti_name_twice(st->ctx, st->entries, sizeof *st->entries, st->n, &twice) : TT_ERR_MEM);
     TTI_TRY(twice ? tti_refuse(st->ctx, st->path, "tensor %s stands there twice", twice) : TT_OK);
     for (i = 0; i < st->n; i++) { order[i] = &st->entries[i]; }
     if (st->n > 1) { qsort(order, st->n, sizeof *order, tti_entry_order); }
@@ -10313,6 +10320,8 @@ done:
     return status;
 }
 
+/* The limit of the header is that of the format. What the checks below accept is safe to read: every tensor
+ * lies inside the file, as long as nobody shortens the file. */
 static tt_status tti_safetensors_parse(tt_safetensors *st) {
     tt_context *ctx = st->ctx;
     const tt_json *node, *metadata;
@@ -10321,8 +10330,8 @@ static tt_status tti_safetensors_parse(tt_safetensors *st) {
     if (st->size < 8) { return tti_refuse(ctx, st->path, "%zu bytes are no safetensors file", st->size); }
     for (i = 8; i-- > 0;) { length = length << 8 | st->bytes[i]; }
     if (length > st->size - 8 || length > 100000000) {
-        return tti_refuse(ctx, st->path, "header length is %.0f, expected at most %zu (bytes left in the file)",
-                          (double)length, st->size - 8);
+        return tti_refuse(ctx, st->path, "header length is %.0f, expected at most %zu (bytes left in the "
+                          "file)", (double)length, st->size - 8);
     }
     first = 8 + (size_t)length;
     st->header = tt_json_parse(ctx, (const char *)st->bytes + 8, (size_t)length);
@@ -10396,6 +10405,7 @@ TT_API tt_safetensors_info tt_safetensors_info_get(const tt_safetensors *st, int
     return index < 0 || (size_t)index >= st->n ? none : st->entries[index].info;
 }
 
+/* One after another: a model looks for each of its parameters once, and the names of a file are few. */
 TT_API int tt_safetensors_find(const tt_safetensors *st, const char *name) {
     size_t i;
     for (i = 0; i < st->n; i++) {
@@ -10415,8 +10425,8 @@ TT_API tt_status tt_safetensors_read(tt_safetensors *st, int index, float *out) 
     e = &st->entries[index];
     from = st->bytes + e->begin;
     if (e->info.dtype == TT_I32) {
-        return tti_refuse(st->ctx, st->path, "tensor %s has dtype %s, expected F32, F16 or BF16", e->info.name,
-                          e->type);
+        return tti_refuse(st->ctx, st->path, "tensor %s has dtype %s, expected F32, F16 or BF16",
+                          e->info.name, e->type);
     }
     if (e->info.dtype == TT_F32) { memcpy(out, from, e->info.size * 4); }
     for (i = 0; e->info.dtype != TT_F32 && i < e->info.size; i++) {
@@ -10478,11 +10488,13 @@ static tt_status tti_list_check(const tt_safetensors *st, const tt_named *list, 
     for (k = 0; k < st->n && st->n != (size_t)n; k++) {         /* all are there: find the one too many */
         const char *name = st->entries[k].info.name;
         for (i = 0; i < n && strcmp(name, list[i].name) != 0; i++) { }
-        if (i == n) { return tti_refuse(st->ctx, st->path, "tensor %s is one too many, %s no such tensor", name, who); }
+        if (i < n) { continue; }
+        return tti_refuse(st->ctx, st->path, "tensor %s is one too many, %s no such tensor", name, who);
     }
     return TT_OK;
 }
 
+/* Only to be called when tti_list_check has passed: what fails now is memory or the device. */
 static tt_status tti_list_fill(tt_safetensors *st, const tt_named *list, int n) {
     tt_status status = TT_OK;
     int i;
@@ -10493,8 +10505,8 @@ static tt_status tti_list_fill(tt_safetensors *st, const tt_named *list, int n) 
 }
 
 /* ---- [tt:files.write] writing safetensors ----
- * Two passes over the tensors: the scan, before any file is touched, and the writing. Spaces fill up the header, so
- * that the data begin at a multiple of 8 and can be used where they are mapped. */
+ * Two passes over the tensors: the scan, before any file is touched, and the writing. Spaces fill up the
+ * header, so that the data begin at a multiple of 8 and can be used where they are mapped. */
 
 /* What goes into a file: the tensors in this order, rounded to dtype. */
 typedef struct tti_contents {
@@ -10515,12 +10527,13 @@ static size_t tti_contents_largest(const tti_contents *c) {
     return largest;
 }
 
+/* The bytes of tensor i in the file. */
 static size_t tti_contents_bytes(const tti_contents *c, int i) {
     return c->tensors[i].tensor->size * tti_dtype_bytes(c->dtype);
 }
 
-/* The values of tensor i in the file's type, narrowed in place. *bad: the first whose exponent is all ones, an infinity
- * or no number; the tensor's size if there is none. */
+/* The values of tensor i in the file's type, narrowed in place. *bad: the first whose exponent is all ones,
+ * an infinity or no number; the tensor's size if there is none. */
 static tt_status tti_contents_values(const tti_contents *c, int i, float *values, size_t *bad) {
     const tt_tensor *t = c->tensors[i].tensor;
     uint32_t mask = c->dtype == TT_F32 ? 0x7F800000u : c->dtype == TT_BF16 ? 0x7F80 : 0x7C00, word;
@@ -10539,8 +10552,9 @@ static tt_status tti_contents_values(const tti_contents *c, int i, float *values
     return status;
 }
 
-/* A checksum is the sum of these over the name and bytes of each tensor, so that their order is free. A change within
- * one word of 8 bytes changes it for certain, for each step can be undone; any other change but for one in 2^64. */
+/* A checksum is the sum of these over the name and bytes of each tensor, so that their order is free. A
+ * change within one word of 8 bytes changes it for certain, for each step can be undone; any other but one in
+ * 2^64. */
 static uint64_t tti_checksum(const char *name, const void *bytes, size_t size) {
     const unsigned char *at = (const unsigned char *)bytes;
     uint64_t h = tt_hash(name, strlen(name), 0), word;
@@ -10555,7 +10569,7 @@ static uint64_t tti_checksum(const char *name, const void *bytes, size_t size) {
     return h;
 }
 
-/* All that will be written is finite, for nothing else may take the place of a good file; and the checksum. */
+/* All that will be written is finite, for nothing else may take a good file's place; and the checksum. */
 static tt_status tti_contents_scan(tt_context *ctx, const char *path, tti_contents *c) {
     size_t largest = tti_contents_largest(c), bad;
     float *values = (float *)tt_alloc(ctx, largest, sizeof *values);
@@ -10576,6 +10590,7 @@ done:
     return status;
 }
 
+/* data_offsets are written in the order of the list, without gaps, as every reader wants them. */
 static tt_status tti_contents_header(const tti_contents *c, tt_text *out) {
     size_t at = 0;
     tt_status status;
@@ -10601,6 +10616,8 @@ done:
     return status;
 }
 
+/* To a temporary file, whose name is changed when all of it is on disk (chapter 1). The values are fetched
+ * one tensor at a time: the host needs room for the largest, also where the model lies on a device. */
 static tt_status tti_safetensors_write(tt_context *ctx, const char *path, const tti_contents *c) {
     size_t largest = tti_contents_largest(c), bad;
     float *values = (float *)tt_alloc(ctx, largest, sizeof *values);
@@ -10630,8 +10647,9 @@ done:
 }
 
 /* ---- [tt:files.state] training state ----
- * A safetensors file, all float32, with two members of __metadata__: "state", the caller's JSON, and "checksum", 16
- * hexadecimal digits: the sum of tti_checksum over "state" with this text, and over each tensor's name and bytes. */
+ * A safetensors file, all float32, with two members of __metadata__: "state", the caller's JSON, and
+ * "checksum", 16 hexadecimal digits: the sum of tti_checksum over "state" with this text, and over each
+ * tensor. */
 
 /* The tensors of a state are float32 and have names of their own, else no reader would take the file. */
 static tt_status tti_state_list(tt_context *ctx, const char *path, const tt_named *tensors, int n) {
@@ -10645,6 +10663,7 @@ done:
     return status;
 }
 
+/* The checksum belongs to the header, so the scan, which needs all values anyway, comes up with it. */
 TT_API tt_status tt_state_save(tt_context *ctx, const char *path, const tt_named *tensors, int n,
                                const char *json) {
     tti_contents c = TT_INIT;
@@ -10714,13 +10733,13 @@ done:
 }
 
 /* ---- [tt:files.fields] JSON files as tables of fields ----
- * config.json, generation_config.json and adapter_config.json are objects of which some members matter. Each of these
- * is a row of a table: its name, what its value may be, the families of models whose files have it, and where its
- * value stands in a struct. Reading and writing walk through the rows. Other members are not looked at; one that is
- * missing, or null, leaves the struct as it is. */
+ * config.json, generation_config.json and adapter_config.json are objects of which some members matter. Each
+ * of these is a row of a table: its name, what its value may be, the families of models whose files have it,
+ * and the place of its value in a struct. Reading and writing walk through the rows. Other members are not
+ * looked at; one that is missing, or null, leaves the struct as it is. */
 
 typedef enum tti_field_kind {
-    /* float: > 0, >= 0, in 0..1; see tti_limits */
+    /* float: > 0; >= 0; in 0..1 */
     TTI_POSITIVE, TTI_NOT_NEGATIVE, TTI_FRACTION,
     /* int: a whole number, null is 0 in reading and writing; or 0 is left out in writing */
     TTI_COUNT, TTI_COUNT_IF,
@@ -10745,7 +10764,8 @@ typedef struct tti_field {
 } tti_field;
 
 enum {
-    TTI_IN_LLAMA = 1, TTI_IN_MISTRAL = 2, TTI_IN_QWEN2 = 4, TTI_IN_QWEN3 = 8, TTI_IN_SMOLLM3 = 16, TTI_IN_LLAMAS = 31,
+    TTI_IN_LLAMA = 1, TTI_IN_MISTRAL = 2, TTI_IN_QWEN2 = 4, TTI_IN_QWEN3 = 8, TTI_IN_SMOLLM3 = 16,
+    TTI_IN_LLAMAS = 31,             /* all of these: the same body */
     TTI_IN_GPT2 = 32, TTI_IN_ALL = 63,
     TTI_IN_GENERATION = 64,         /* the members of config.json that generation_config.json repeats */
     TTI_ONLY_READ = 128, TTI_ONLY_WRITTEN = 256
@@ -10762,8 +10782,8 @@ typedef struct tti_tokens {
 } tti_tokens;
 
 typedef struct tti_any {
-    const tt_json *node;            /* as it was read, or NULL               */
-    tt_text text;                   /* to be written, or empty: then it isn't */
+    const tt_json *node;            /* as it was read, or NULL                */
+    tt_text text;                   /* to be written; not if it is empty      */
 } tti_any;
 
 /* An open file. root is the object whose members are read. */
@@ -10793,6 +10813,7 @@ static void tti_json_show(const tt_json *node, char out[64]) {
     }
 }
 
+/* "FILE: KEY is VALUE, expected WANT": all that a table refuses reads like this. */
 static tt_status tti_field_fail(const tti_object *r, const char *key, const tt_json *node, const char *want) {
     char value[64];
     tti_json_show(node, value);
@@ -10809,6 +10830,7 @@ static int tti_json_is(const tt_json *node, const char *fixed) {
     return node->type == TT_JSON_STRING && strstr(fixed, value) != NULL;
 }
 
+/* What other programs write for "this is not used". */
 static int tti_json_is_empty(const tt_json *node) {
     int is_list = node->type == TT_JSON_ARRAY || node->type == TT_JSON_OBJECT;
     return is_list ? node->length == 0 : node->type == TT_JSON_BOOL && node->number == 0;
@@ -10833,43 +10855,45 @@ static tt_status tti_field_read(const tti_object *r, const tti_field *f, void *p
         {0, 1, "a number in 0..1"}
     };
     const tt_json *node = tt_json_get(r->root, f->key);
+    int is_null = node && node->type == TT_JSON_NULL;
     int is_count = f->kind == TTI_COUNT || f->kind == TTI_COUNT_IF;
+    const tti_limits *limit;
     uint64_t count = 0;
-    const char *want = NULL;
-    if (!node || (node->type == TT_JSON_NULL && !is_count)) { return TT_OK; }
+    if (!node || (is_null && !is_count)) { return TT_OK; }
     switch (f->kind) {
-    case TTI_POSITIVE: case TTI_NOT_NEGATIVE: case TTI_FRACTION: {
-        const tti_limits *limit = &limits[f->kind - TTI_POSITIVE];
-        int fits = node->type == TT_JSON_NUMBER && node->number >= limit->low && node->number <= limit->high;
-        want = fits ? NULL : limit->want;
-        if (fits) { *(float *)place = (float)node->number; }
-        break;
-    }
+    case TTI_POSITIVE: case TTI_NOT_NEGATIVE: case TTI_FRACTION:
+        limit = &limits[f->kind - TTI_POSITIVE];
+        if (node->type != TT_JSON_NUMBER || !(node->number >= limit->low && node->number <= limit->high)) {
+            return tti_field_fail(r, f->key, node, limit->want);
+        }
+        *(float *)place = (float)node->number;
+        return TT_OK;
     case TTI_COUNT: case TTI_COUNT_IF:
-        if (node->type == TT_JSON_NULL || tti_json_whole(node, INT_MAX, &count)) { *(int *)place = (int)count; }
-        else { want = "a whole number in 0..2147483647"; }
-        break;
+        if (!is_null && !tti_json_whole(node, INT_MAX, &count)) {
+            return tti_field_fail(r, f->key, node, "a whole number in 0..2147483647");
+        }
+        *(int *)place = (int)count;
+        return TT_OK;
     case TTI_SWITCH:
-        if (node->type == TT_JSON_BOOL) { *(int *)place = node->number != 0; }
-        else { want = "true or false"; }
-        break;
+        if (node->type != TT_JSON_BOOL) { return tti_field_fail(r, f->key, node, "true or false"); }
+        *(int *)place = node->number != 0;
+        return TT_OK;
     case TTI_TOKENS: return tti_tokens_read(r, f->key, node, (tti_tokens *)place);
     case TTI_ANY:
         ((tti_any *)place)->node = node;
-        break;
+        return TT_OK;
     case TTI_FIXED: return tti_json_is(node, f->fixed) ? TT_OK : tti_field_fail(r, f->key, node, f->fixed);
-    case TTI_EMPTY:
-        want = tti_json_is_empty(node) ? NULL : "null, false or empty";
-        break;
+    case TTI_EMPTY: break;
     }
-    return want ? tti_field_fail(r, f->key, node, want) : TT_OK;
+    return tti_json_is_empty(node) ? TT_OK : tti_field_fail(r, f->key, node, "null, false or empty");
 }
 
 /* Reads the members of a family's file into *object. */
 static tt_status tti_fields_read(const tti_object *r, const tti_field *f, unsigned family, void *object) {
     tt_status status = TT_OK;
     for (; f->key && status == TT_OK; f++) {
-        if (f->set & family && !(f->set & TTI_ONLY_WRITTEN)) { status = tti_field_read(r, f, (char *)object + f->offset); }
+        if (!(f->set & family) || f->set & TTI_ONLY_WRITTEN) { continue; }
+        status = tti_field_read(r, f, (char *)object + f->offset);
     }
     return status;
 }
@@ -10896,6 +10920,7 @@ static tt_status tti_float_write(const char *key, float value, tt_text *out) {
     return tt_text_format(out, "%s%s", digits, strpbrk(digits, ".e") ? "" : ".0");
 }
 
+/* The value of one row. null stands for 0 and for no tokens, as in the files of transformers. */
 static tt_status tti_field_write(const tti_field *f, const void *place, tt_text *out) {
     const tti_any *any = (const tti_any *)place;
     switch (f->kind) {
@@ -10913,8 +10938,8 @@ static tt_status tti_field_write(const tti_field *f, const void *place, tt_text 
 }
 
 /* Writes the members of a family's file, "key": value, with `between` between them. */
-static tt_status tti_fields_write(const tti_field *f, unsigned family, const void *object, const char *between,
-                                  tt_text *out) {
+static tt_status tti_fields_write(const tti_field *f, unsigned family, const void *object,
+                                  const char *between, tt_text *out) {
     tt_status status = TT_OK;
     int n = 0;
     for (; f->key; f++) {
@@ -10930,11 +10955,12 @@ done:
 }
 
 /* ---- [tt:files.config] config.json ----
- * The members that decide what a model computes, by family. One that asks for what the model of chapter 7 does not do is
- * refused: another activation, a window that slides, other rotary scalings than Llama 3's, quantized weights. */
+ * The members that decide what a model computes, by family. One that asks for what the model of chapter 7
+ * does not do is refused: another activation, a window that slides, rotary scalings other than Llama 3's,
+ * quantized weights. */
 
-/* What Hugging Face's transformers assume, by family, of members that its config.json leaves out. 0 key-value heads: as
- * many as heads; head_dim 0: hidden size / heads; window 0: none. */
+/* What Hugging Face's transformers assume, by family, of members that its config.json leaves out. kv_heads 0:
+ * as many as heads; head_dim 0: hidden size / heads; window 0: none. */
 typedef struct tti_family {
     const char *type, *architecture;
     unsigned bit;
@@ -10990,9 +11016,12 @@ static const tti_field tti_config_fields[] = {
     {"max_position_embeddings", TTI_COUNT, TTI_IN_LLAMAS, TTI_AT(c.max_position_embeddings), NULL},
     {"hidden_act", TTI_FIXED, TTI_IN_LLAMAS, 0, "\"silu\""},
     {"head_dim", TTI_COUNT_IF, TTI_IN_LLAMAS, TTI_AT(c.head_dim), NULL},
-    {"attention_bias", TTI_SWITCH, TTI_IN_MISTRAL | TTI_IN_QWEN2 | TTI_ONLY_READ, TTI_AT(c.attention_bias), NULL},
-    {"attention_bias", TTI_SWITCH, TTI_IN_LLAMA | TTI_IN_QWEN3 | TTI_IN_SMOLLM3, TTI_AT(c.attention_bias), NULL},
-    {"mlp_bias", TTI_SWITCH, TTI_IN_MISTRAL | TTI_IN_QWEN2 | TTI_IN_QWEN3 | TTI_ONLY_READ, TTI_AT(c.mlp_bias), NULL},
+    {"attention_bias", TTI_SWITCH, TTI_IN_MISTRAL | TTI_IN_QWEN2 | TTI_ONLY_READ, TTI_AT(c.attention_bias),
+     NULL},
+    {"attention_bias", TTI_SWITCH, TTI_IN_LLAMA | TTI_IN_QWEN3 | TTI_IN_SMOLLM3, TTI_AT(c.attention_bias),
+     NULL},
+    {"mlp_bias", TTI_SWITCH, TTI_IN_MISTRAL | TTI_IN_QWEN2 | TTI_IN_QWEN3 | TTI_ONLY_READ, TTI_AT(c.mlp_bias),
+     NULL},
     {"mlp_bias", TTI_SWITCH, TTI_IN_LLAMA | TTI_IN_SMOLLM3, TTI_AT(c.mlp_bias), NULL},
     {"use_sliding_window", TTI_SWITCH, TTI_IN_LLAMAS | TTI_ONLY_READ, TTI_AT(use_window), NULL},
     {"sliding_window", TTI_COUNT, TTI_IN_LLAMA | TTI_ONLY_READ, TTI_AT(window), NULL},
@@ -11013,8 +11042,8 @@ static const tti_field tti_config_fields[] = {
     {NULL, TTI_ANY, 0, 0, NULL}
 };
 
-/* The object rope_scaling, or rope_parameters of newer files, which holds rope_theta, too; in place of a family, its
- * type: TTI_ROPE_DEFAULT or TTI_ROPE_LLAMA3. */
+/* The object rope_scaling, or rope_parameters of newer files, which holds rope_theta, too. The sets are of
+ * its types in place of families. */
 enum { TTI_ROPE_DEFAULT = 1, TTI_ROPE_LLAMA3 = 2, TTI_ROPES = 3 };
 static const tti_field tti_rope_fields[] = {
     {"rope_type", TTI_FIXED, TTI_ROPE_LLAMA3 | TTI_ONLY_WRITTEN, 0, "\"llama3\""},
@@ -11028,6 +11057,9 @@ static const tti_field tti_rope_fields[] = {
     {NULL, TTI_ANY, 0, 0, NULL}
 };
 
+/* RoPE (arXiv 2104.09864) as it is, or with the frequencies of Llama 3.1 (chapter 7, [tt:model.rope]).
+ * Scalings by type "linear", "dynamic" or "yarn" would be another model, and so are frequencies by kind of
+ * layer. */
 static tt_status tti_config_rope(const tti_object *r, const char *key, const tt_json *node, tti_config *k) {
     const tt_rope_scaling *s = &k->c.rope_scaling;
     const char *type = tt_json_text(node, "rope_type", tt_json_text(node, "type", "default"));
@@ -11039,18 +11071,20 @@ static tt_status tti_config_rope(const tti_object *r, const char *key, const tt_
     if (node->type != TT_JSON_OBJECT) { return tti_field_fail(r, key, node, "an object"); }
     for (child = node->child; child; child = child->next) {
         if (child->type != TT_JSON_OBJECT) { continue; }
-        return tti_refuse(r->ctx, r->file, "%s holds %.40s, expected one rope for all layers", key, child->key);
+        return tti_refuse(r->ctx, r->file, "%s holds %.40s, expected one rope for all layers", key,
+                          child->key);
     }
     if (!llama3 && strcmp(type, "default") != 0) {
-        return tti_refuse(r->ctx, r->file, "%s has type \"%.40s\", expected \"default\" or \"llama3\"", key, type);
+        return tti_refuse(r->ctx, r->file, "%s has type \"%.40s\", expected \"default\" or \"llama3\"", key,
+                          type);
     }
     inner.root = node;
     status = tti_fields_read(&inner, tti_rope_fields, llama3 ? TTI_ROPE_LLAMA3 : TTI_ROPE_DEFAULT, k);
     if (status != TT_OK || !llama3) { return status; }
     if (s->factor <= 0 || s->low_freq_factor <= 0 || s->high_freq_factor <= s->low_freq_factor ||
         s->original_max_position_embeddings < 1) {
-        return tti_refuse(r->ctx, r->file, "%s of type llama3 wants factor, low_freq_factor < high_freq_factor and "
-                          "original_max_position_embeddings", key);
+        return tti_refuse(r->ctx, r->file, "%s of type llama3 wants factor, low_freq_factor < "
+                          "high_freq_factor and original_max_position_embeddings", key);
     }
     return TT_OK;
 }
@@ -11097,6 +11131,7 @@ static tt_status tti_config_no_rope(const tti_object *r, tti_config *k) {
 static tt_status tti_config_in_family(tt_context *ctx, const tt_model_config *c) {
     const tti_family *family = tti_family_find(c->model_type);
     unsigned bit = family ? family->bit : 0;
+    int out_bias = c->attention_bias && bit != TTI_IN_QWEN2;
     const char *field = NULL;
     if (!family) {
         return tt_fail(ctx, TT_ERR_ARG, "tt_model_config: model_type is \"%s\", expected %s", c->model_type,
@@ -11108,10 +11143,10 @@ static tt_status tti_config_in_family(tt_context *ctx, const tt_model_config *c)
     else if (c->mlp_bias && !(bit & (TTI_IN_LLAMA | TTI_IN_SMOLLM3))) { field = "mlp_bias"; }
     else if (bit == TTI_IN_QWEN2 && !c->attention_bias) { field = "attention_bias"; }
     else if (bit & (TTI_IN_MISTRAL | TTI_IN_GPT2) && c->attention_bias) { field = "attention_bias"; }
-    else if (c->attention_out_bias != (c->attention_bias && bit != TTI_IN_QWEN2)) { field = "attention_out_bias"; }
+    else if (c->attention_out_bias != out_bias) { field = "attention_out_bias"; }
     if (!field) { return TT_OK; }
-    return tt_fail(ctx, TT_ERR_ARG, "tt_model_config: %s does not have the value that a %s model has; choose another "
-                   "model_type", field, family->type);
+    return tt_fail(ctx, TT_ERR_ARG, "tt_model_config: %s does not have the value that a %s model has; choose "
+                   "another model_type", field, family->type);
 }
 
 /* The config before its file is read: zeros, and the family's defaults. */
@@ -11130,6 +11165,7 @@ static void tti_config_begin(const tti_family *family, tti_config *k) {
     k->no_rope_interval = family->bit == TTI_IN_SMOLLM3 ? 4 : 0;
 }
 
+/* The first token that ends a text is eos_token_id, all others are more_eos. -1 is none, for 0 is a token. */
 static void tti_config_set_tokens(tti_config *k) {
     tt_model_config *c = &k->c;
     int i;
@@ -11149,6 +11185,8 @@ static void tti_config_get_tokens(tti_config *k) {
     if (c->has_pad_token) { k->pad.ids[k->pad.n++] = c->pad_token_id; }
 }
 
+/* *out changes only if all is well. Defaults come first, then the file, then what follows from both, then the
+ * checks that every config goes through. */
 static tt_status tti_config_parse(tt_context *ctx, const char *file, const char *json, size_t size,
                                   tt_model_config *out) {
     tti_object r = TT_INIT;
@@ -11160,7 +11198,10 @@ static tt_status tti_config_parse(tt_context *ctx, const char *file, const char 
     TTI_TRY(tti_object_open(&r, ctx, file, json, size));
     type = tt_json_text(r.root, "model_type", "");
     family = tti_family_find(type);
-    TTI_TRY(family ? TT_OK : tti_refuse(ctx, file, "model_type is \"%.40s\", expected %s", type, tti_family_names));
+    if (!family) {
+        status = tti_refuse(ctx, file, "model_type is \"%.40s\", expected %s", type, tti_family_names);
+        goto done;
+    }
     tti_config_begin(family, &k);
     TTI_TRY(tti_fields_read(&r, tti_config_fields, family->bit, &k));
     TTI_TRY(tti_config_rope(&r, "rope_scaling", k.rope_scaling.node, &k));
@@ -11184,19 +11225,18 @@ TT_API tt_status tt_model_config_parse(tt_context *ctx, const char *json, size_t
     return tti_tried(ctx, "tt_model_config_parse", tti_config_parse(ctx, "config.json", json, size, out));
 }
 
-/* From the resolved config k->c to the members as they are written: 0 where the family's default says the same. Qwen2
+/* From the resolved config k->c to the members as they are written: 0 where a default says the same. Qwen2
  * and SmolLM3 have no head_dim of their own. */
 static tt_status tti_config_unresolve(tti_config *k, const tti_family *family) {
     tt_model_config *c = &k->c;
     tt_text *rope = &k->rope_scaling.text, *layers = &k->no_rope_layers.text;
     tt_status status = TT_OK;
-    int i;
+    int i, is_default;
     tti_config_get_tokens(k);
     k->no_rope_interval = c->no_rope_interval;
     if (c->gpt2 && c->intermediate_size == 4 * c->hidden_size) { c->intermediate_size = 0; }
-    if (family->bit & (TTI_IN_QWEN2 | TTI_IN_SMOLLM3) && c->head_dim * c->num_attention_heads == c->hidden_size) {
-        c->head_dim = 0;
-    }
+    is_default = c->head_dim * c->num_attention_heads == c->hidden_size;
+    if (is_default && family->bit & (TTI_IN_QWEN2 | TTI_IN_SMOLLM3)) { c->head_dim = 0; }
     if (c->rope_scaling.factor > 0) {
         TTI_TRY(tt_text_append(rope, "{", 1));
         TTI_TRY(tti_fields_write(tti_rope_fields, TTI_ROPE_LLAMA3, k, ", ", rope));
@@ -11212,6 +11252,7 @@ done:
     return status;
 }
 
+/* Appends to out, or leaves it as it was. The config is resolved first: a file says all that it decides. */
 static tt_status tti_config_json(const tt_model_config *config, tt_dtype dtype, tt_text *out) {
     static const char *const torch_types[] = {"float32", "bfloat16", "float16"};        /* by tt_dtype */
     tti_config k;
@@ -11296,6 +11337,7 @@ done:
     return status;
 }
 
+/* Without a file that was read, a new one has the tokens of config.json. */
 static tt_status tti_generation_json(const tt_model *m, tt_text *out) {
     const char *text = m->generation.text;
     tti_config k;
@@ -11353,9 +11395,12 @@ static void tti_folder_close(tti_folder *d) {
     tt_text_free(&d->text);
 }
 
+/* An empty name would make the path one of the root directory. */
 static tt_status tti_folder_name(tti_folder *d, const char *name) {
     d->path.size = 0;
-    if (!*d->dir) { return tt_fail(d->ctx, TT_ERR_ARG, "cannot open %s: the name of its folder is empty", name); }
+    if (!*d->dir) {
+        return tt_fail(d->ctx, TT_ERR_ARG, "cannot open %s: the name of its folder is empty", name);
+    }
     return tt_text_format(&d->path, "%s/%s", d->dir, name);
 }
 
@@ -11435,7 +11480,8 @@ static tt_status tti_shards_open(tt_safetensors **list, tti_folder *d) {
     return tt_file_exists(d->path.data) ? tti_shards_add(list, d) : tti_shards_index(list, d);
 }
 
-/* Where a tensor is stored: the file, and its index there; or NULL. Files of GPT-2 may leave out "transformer.". */
+/* The file that stores a tensor, and its index there; or NULL. Files of GPT-2 may leave out
+ * "transformer.". */
 static tt_safetensors *tti_shards_find(tt_safetensors *list, const char *name, int *index) {
     tt_safetensors *file = list;
     for (; file; file = file->next) {
@@ -11452,7 +11498,7 @@ static tt_safetensors *tti_shards_find_param(tt_safetensors *list, const tt_mode
     return !file && t == m->embedding && t == m->head ? tti_shards_find(list, "lm_head.weight", index) : file;
 }
 
-/* A pair that config.json ties but the files hold twice, with other values, is not tied, as in transformers. */
+/* A pair that config.json ties but the files hold twice, with two values, is not tied, as in transformers. */
 static void tti_shards_untie(tt_safetensors *list, tt_model_config *c) {
     int i, k;
     const char *embedding = c->gpt2 ? "transformer.wte.weight" : "model.embed_tokens.weight";
@@ -11526,7 +11572,8 @@ static int tti_param_as_stored(const tt_model *m, const tt_tensor *t, tt_dtype d
     return (dtype == TT_BF16 || dtype == TT_F16) && t->ndim == 2 && t != m->positions;
 }
 
-/* The data of a parameter: a place in the mapped file, or memory of its own. Older writers do not align the data. */
+/* The data of a parameter: a place in the mapped file, or memory of its own. Older writers do not align
+ * data. */
 static tt_status tti_param_read(const tt_model *m, tt_tensor *t, tt_safetensors *list, int map) {
     int k;
     tt_safetensors *file = tti_shards_find_param(list, m, t, &k);
@@ -11545,6 +11592,7 @@ static tt_status tti_param_read(const tt_model *m, tt_tensor *t, tt_safetensors 
     return tti_tensor_fill(file, k, t);
 }
 
+/* What it says of sampling and of the end of texts goes before config.json. */
 static tt_status tti_model_read_generation(tt_model *m, tti_folder *d) {
     tt_status status = tti_folder_read_if(d, "generation_config.json");
     if (status != TT_OK || !d->found) { return status; }
@@ -11581,7 +11629,10 @@ static tt_status tti_model_read_template(tt_model *m, tti_folder *d) {
         text = node->string;
         size = node->length;
     }
-    TTI_TRY(!memchr(text, 0, size) ? TT_OK : tti_refuse(m->ctx, d->path.data, "the chat template holds a byte 0"));
+    if (memchr(text, 0, size)) {
+        status = tti_refuse(m->ctx, d->path.data, "the chat template holds a byte 0");
+        goto done;
+    }
     m->chat_template = tti_strdup(m->ctx, text);
     status = m->chat_template ? TT_OK : TT_ERR_MEM;
 done:
@@ -11593,6 +11644,8 @@ TT_API const char *tt_model_chat_format(const tt_model *m) {
     return m->chat_template ? tt_chat_recognize(m->ctx, m->chat_template, strlen(m->chat_template)) : "";
 }
 
+/* In this order: nothing is allocated for weights before config.json, the headers of all files and all shapes
+ * are known to fit each other. */
 static tt_model *tti_model_open(tt_context *ctx, const char *dir, int map) {
     tt_safetensors *files = NULL;
     int i, owned = 0;
@@ -11649,6 +11702,7 @@ static int tti_shard_length(const tti_contents *c, int first, size_t max_bytes) 
     return i - first;
 }
 
+/* The tensors in their order, cut before each one that would pass max_bytes, and an index of all. */
 static tt_status tti_save_shards(tti_folder *d, const tti_contents *c, size_t max_bytes) {
     tti_contents part = *c;
     tt_text index = TT_INIT;
@@ -11680,7 +11734,7 @@ done:
     return status;
 }
 
-/* params[from .. to) with a prefix before their names, which stand one after another in `names`; NULL without memory. */
+/* params[from .. to) with a prefix before their names, which stand one after another in `names`. */
 static tt_named *tti_named_params(const tt_model *m, int from, int to, const char *prefix, tt_text *names) {
     tt_named *list = (tt_named *)tt_alloc(m->ctx, (size_t)(to - from), sizeof *list);
     size_t at = 0;
@@ -11709,6 +11763,8 @@ done:
     return status;
 }
 
+/* tokenizer_config.json has what transformers reads beside tokenizer.json: special tokens and the chat
+ * template. */
 static tt_status tti_save_tokenizer(const tt_model *m, const tt_tokenizer *tokenizer, tti_folder *d) {
     tt_text text = TT_INIT;
     tt_status status;
@@ -11733,6 +11789,8 @@ done:
     return status;
 }
 
+/* All texts and the scan come before the first file, so that a model which cannot be written leaves a good
+ * one as it is. */
 static tt_status tti_model_save(const tt_model *m, const tt_tokenizer *tokenizer, const char *dir,
                                 const tt_save_desc *desc) {
     tt_context *ctx = m->ctx;
@@ -11771,11 +11829,11 @@ TT_API tt_status tt_model_save_as(const tt_model *m, const tt_tokenizer *tokeniz
                                   const tt_save_desc *desc) {
     tt_status status;
     if (m->lora.rank) {
-        status = tt_fail(m->ctx, TT_ERR_ARG, "tt_model_save: the model has adapters: merge them first, or save them "
-                         "with tt_model_lora_save");
+        status = tt_fail(m->ctx, TT_ERR_ARG, "tt_model_save: the model has adapters: merge them first, or "
+                         "save them with tt_model_lora_save");
     } else if (desc->dtype != TT_F32 && desc->dtype != TT_BF16 && desc->dtype != TT_F16) {
-        status = tt_fail(m->ctx, TT_ERR_ARG, "tt_model_save_as: dtype is %d, expected TT_F32, TT_BF16 or TT_F16",
-                         desc->dtype);
+        status = tt_fail(m->ctx, TT_ERR_ARG, "tt_model_save_as: dtype is %d, expected TT_F32, TT_BF16 or "
+                         "TT_F16", desc->dtype);
     } else {
         status = tti_model_save(m, tokenizer, dir, desc);
     }
@@ -11912,8 +11970,9 @@ done:
 }
 
 TT_API tt_status tt_model_lora_save(const tt_model *m, const char *dir) {
-    tt_status status = m->lora.rank ? tti_model_lora_save(m, dir)
-                                    : tt_fail(m->ctx, TT_ERR_ARG, "tt_model_lora_save: the model has no adapters");
+    tt_status status;
+    if (m->lora.rank) { status = tti_model_lora_save(m, dir); }
+    else { status = tt_fail(m->ctx, TT_ERR_ARG, "tt_model_lora_save: the model has no adapters"); }
     return tti_tried(m->ctx, "tt_model_lora_save", status);
 }
 
@@ -11960,6 +12019,7 @@ done:
     return status;
 }
 
+/* The data of all adapters, once names and shapes of the file are known to be theirs. */
 static tt_status tti_lora_fill(tt_model *m, tt_safetensors *file) {
     int n = m->n_params - m->n_base;
     tt_text names = TT_INIT;
@@ -11975,13 +12035,15 @@ done:
     return status;
 }
 
+/* A failure takes the adapters out again. */
 static tt_status tti_model_lora_load(tt_model *m, const char *dir) {
     tt_safetensors *file = NULL;
     tti_folder d;
     tt_status status;
     int added = 0;
     if (m->lora.rank) {
-        return tt_fail(m->ctx, TT_ERR_ARG, "tt_model_lora_load: the model has adapters, of rank %d", m->lora.rank);
+        return tt_fail(m->ctx, TT_ERR_ARG, "tt_model_lora_load: the model has adapters, of rank %d",
+                       m->lora.rank);
     }
     tti_folder_open(&d, m->ctx, dir);
     TTI_TRY(tti_folder_read(&d, "adapter_config.json"));
