@@ -843,59 +843,71 @@ TT_API int       tt_model_lora_enable(tt_model *, int on);
  * the adapters must be gone. Weights mapped from a file cannot take them: load those with tt_model_load. */
 TT_API tt_status tt_model_lora_merge(tt_model *);
 
-/* ==== 8. files ========================================================================
- * A model on disk is a Hugging Face directory: config.json, model.safetensors (or shards with
- * model.safetensors.index.json), generation_config.json and the chat template (kept as they are), tokenizer.json.
- * Every file is written to a temporary name, synced and renamed. Before the first, all values are looked at: one that is not
- * finite in the type of the file is TT_ERR_NUMBER with the tensor's name, and all files stay as they were. That costs one
- * pass over the data (on a GPU, a download).
- * Where the system can, safetensors files are read by mapping them: from _open to _close, and within any _load; a file that
- * another program cuts short just then ends this one by SIGBUS. */
+/* ==== 8. files =============================================================================
+ * A model on disk is a Hugging Face directory: config.json, model.safetensors (or shards with an index),
+ * generation_config.json and the chat template (kept as they are), tokenizer.json. Every file is written to a
+ * temporary name, synced and renamed. Before the first, all values are looked at: one that is not finite in
+ * the type of the file is TT_ERR_NUMBER with the tensor's name, and all files stay as they were. That costs
+ * one pass over the data (on a GPU, a download). Where the system can, safetensors files are read by mapping
+ * them, from _open to _close and within any _load; a file that another program cuts short just then ends this
+ * one by SIGBUS. */
 
-/* Weights of a tied pair may be stored under either name; where both are there and differ, the pair is not tied, as in
- * transformers. All shapes are compared with config.json before memory is asked for. */
+/* Weights of a tied pair may be stored under either name; where both are there and differ, the pair is not
+ * tied, as in transformers. All shapes are compared with config.json before memory is asked for. */
 TT_API tt_model *tt_model_load(tt_context *, const char *dir);
-/* The same for sampling and as a base of adapters: no weight requires a gradient, and those that need no conversion stay
- * in the file, mapped read-only: float32, layers' matrices of bf16 or f16, and embedding and head of bf16 (on the CPU). Half
- * precision is widened as it is used. The files must not be changed while the model lives: one that another program cuts
- * short ends this one by a signal, SIGBUS. Programs that run for hours had better load. */
+/* The same for sampling and as a base of adapters: no weight requires a gradient, and those that need no
+ * conversion stay in the file, mapped read-only: float32, layers' matrices of bf16 or f16, and embedding and
+ * head of bf16 (on the CPU). Half precision is widened as it is used. The files must not be changed while the
+ * model lives: one that another program cuts short ends this one by a signal, SIGBUS. Programs that run for
+ * hours had better load. */
 TT_API tt_model *tt_model_map(tt_context *, const char *dir);
-TT_API tt_status tt_model_save(const tt_model *, const tt_tokenizer *tokenizer_or_null, const char *dir);
+
 typedef struct tt_save_desc {
-    size_t max_shard_bytes;       /* a new file before a tensor that would pass this; 0 = one file             */
-    tt_dtype dtype;               /* of all weights: 0 = TT_F32, TT_BF16 or TT_F16, rounded to nearest even    */
+    size_t max_shard_bytes;         /* a new file before a tensor that would pass this; 0 = one file       */
+    tt_dtype dtype;                 /* of all weights: 0 = TT_F32, TT_BF16 or TT_F16, to nearest, ties even */
 } tt_save_desc;
-/* A model with adapters cannot be saved: merge them, or save them apart. */
-TT_API tt_status tt_model_save_as(const tt_model *, const tt_tokenizer *tokenizer_or_null, const char *dir, const tt_save_desc *);
-/* Adapters as a directory of peft: adapter_config.json and adapter_model.safetensors. Load adds them to their base, or fails
- * and leaves the model as it was. */
+
+/* A model with adapters cannot be saved: merge them, or save them apart. The tokenizer may be NULL. */
+TT_API tt_status tt_model_save(const tt_model *, const tt_tokenizer *, const char *dir);
+TT_API tt_status tt_model_save_as(const tt_model *, const tt_tokenizer *, const char *dir,
+                                  const tt_save_desc *);
+/* Adapters as a directory of peft: adapter_config.json and adapter_model.safetensors. Load adds them to their
+ * base, or fails and leaves the model as it was. */
 TT_API tt_status tt_model_lora_save(const tt_model *, const char *dir);
 TT_API tt_status tt_model_lora_load(tt_model *, const char *dir);
-/* The format of the directory's chat template, for tt_chat_desc: "" if there is none, NULL and an error if tt_chat_recognize
- * does not know it. */
+/* The format of the directory's chat template, for tt_chat_desc: "" if there is none, NULL and an error if
+ * tt_chat_recognize does not know it. */
 TT_API const char *tt_model_chat_format(const tt_model *);
 TT_API tt_status tt_model_config_parse(tt_context *, const char *json, size_t size, tt_model_config *out);
 TT_API tt_status tt_model_config_json(const tt_model_config *, tt_text *out);
 
-/* Training state in one atomic safetensors file: any named long-lived tensors, all finite, and one JSON text (counters,
- * positions). Loading wants the same names and shapes, and changes nothing if it fails. metadata "checksum" covers the text
- * and the name and bytes of every tensor: a state that has changed on disk is TT_ERR_FILE. It may be missing, as in files of
- * other programs; whoever edits a state by hand removes it. */
-typedef struct tt_named { const char *name; tt_tensor *tensor; } tt_named;
-TT_API tt_status tt_state_save(tt_context *, const char *path, const tt_named *tensors, int n, const char *json);
-TT_API tt_status tt_state_json(tt_context *ctx, const char *path, tt_text *json_out);   /* the JSON alone */
-TT_API tt_status tt_state_load(tt_context *, const char *path, const tt_named *tensors, int n, tt_text *json_out);
+/* Training state in one atomic safetensors file: any named long-lived tensors, all finite, and one JSON text
+ * (counters, positions). Loading wants the same names and shapes, and changes nothing if it fails. metadata
+ * "checksum" covers the text and the name and bytes of every tensor: a state that has changed on disk is
+ * TT_ERR_FILE. It may be missing, as in files of other programs; whoever edits a state by hand removes it. */
+typedef struct tt_named {
+    const char *name;
+    tt_tensor *tensor;
+} tt_named;
+TT_API tt_status tt_state_save(tt_context *, const char *path, const tt_named *, int n, const char *json);
+TT_API tt_status tt_state_json(tt_context *, const char *path, tt_text *json_out);      /* the JSON alone */
+TT_API tt_status tt_state_load(tt_context *, const char *path, const tt_named *, int n, tt_text *json_out);
 
-/* Reading any safetensors file: tensors in file order, converted to float on read. The file stays mapped until _close, see above. */
+/* Reading any safetensors file: tensors in file order, converted to float on read. */
 typedef struct tt_safetensors tt_safetensors;
-typedef struct tt_safetensors_info { const char *name; tt_dtype dtype; int ndim; size_t shape[8], size; } tt_safetensors_info;
+typedef struct tt_safetensors_info {
+    const char *name;
+    tt_dtype dtype;                 /* TT_I32 for all types that are not converted */
+    int ndim;
+    size_t shape[8], size;
+} tt_safetensors_info;
 TT_API tt_safetensors *tt_safetensors_open(tt_context *, const char *path);
-TT_API void            tt_safetensors_close(tt_safetensors *);
-TT_API int             tt_safetensors_count(const tt_safetensors *);
+TT_API void tt_safetensors_close(tt_safetensors *);
+TT_API int tt_safetensors_count(const tt_safetensors *);
 TT_API tt_safetensors_info tt_safetensors_info_get(const tt_safetensors *, int index);
-TT_API int             tt_safetensors_find(const tt_safetensors *, const char *name);      /* -1 if absent */
-TT_API tt_status       tt_safetensors_read(tt_safetensors *, int index, float *out);
-TT_API const char     *tt_safetensors_metadata(const tt_safetensors *, const char *key);   /* NULL if absent */
+TT_API int tt_safetensors_find(const tt_safetensors *, const char *name);                 /* -1 if absent   */
+TT_API tt_status tt_safetensors_read(tt_safetensors *, int index, float *out);
+TT_API const char *tt_safetensors_metadata(const tt_safetensors *, const char *key);      /* NULL if absent */
 
 /* ==== 9. generate ===========================================================================
  * Continuous batching: a slot is refilled as its sequence ends; the samples of one prompt share its
