@@ -10753,7 +10753,7 @@ done:
 typedef enum tti_field_kind {
     /* float: > 0; >= 0; in 0..1 */
     TTI_POSITIVE, TTI_NOT_NEGATIVE, TTI_FRACTION,
-    /* int: a whole number, null is 0 in reading and writing; or 0 is left out in writing */
+    /* int: a whole number; 0 is written as null, or left out */
     TTI_COUNT, TTI_COUNT_IF,
     /* int: true or false */
     TTI_SWITCH,
@@ -10780,7 +10780,8 @@ enum {
     TTI_IN_LLAMAS = 31,             /* all of these: the same body */
     TTI_IN_GPT2 = 32, TTI_IN_ALL = 63,
     TTI_IN_GENERATION = 64,         /* the members of config.json that generation_config.json repeats */
-    TTI_ONLY_READ = 128, TTI_ONLY_WRITTEN = 256
+    TTI_ONLY_READ = 128, TTI_ONLY_WRITTEN = 256,
+    TTI_NULL_IS_0 = 512             /* null is read as 0, and not as if the member were missing       */
 };
 
 typedef struct tti_limits {
@@ -10868,10 +10869,9 @@ static tt_status tti_field_read(const tti_object *r, const tti_field *f, void *p
     };
     const tt_json *node = tt_json_get(r->root, f->key);
     int is_null = node && node->type == TT_JSON_NULL;
-    int is_count = f->kind == TTI_COUNT || f->kind == TTI_COUNT_IF;
     const tti_limits *limit;
     uint64_t count = 0;
-    if (!node || (is_null && !is_count)) { return TT_OK; }
+    if (!node || (is_null && !(f->set & TTI_NULL_IS_0))) { return TT_OK; }
     switch (f->kind) {
     case TTI_POSITIVE: case TTI_NOT_NEGATIVE: case TTI_FRACTION:
         limit = &limits[f->kind - TTI_POSITIVE];
@@ -11024,10 +11024,10 @@ static const tti_field tti_config_fields[] = {
     {"intermediate_size", TTI_COUNT, TTI_IN_LLAMAS, TTI_AT(c.intermediate_size), NULL},
     {"num_hidden_layers", TTI_COUNT, TTI_IN_LLAMAS, TTI_AT(c.num_hidden_layers), NULL},
     {"num_attention_heads", TTI_COUNT, TTI_IN_LLAMAS, TTI_AT(c.num_attention_heads), NULL},
-    {"num_key_value_heads", TTI_COUNT, TTI_IN_LLAMAS, TTI_AT(c.num_key_value_heads), NULL},
+    {"num_key_value_heads", TTI_COUNT, TTI_IN_LLAMAS | TTI_NULL_IS_0, TTI_AT(c.num_key_value_heads), NULL},
     {"max_position_embeddings", TTI_COUNT, TTI_IN_LLAMAS, TTI_AT(c.max_position_embeddings), NULL},
     {"hidden_act", TTI_FIXED, TTI_IN_LLAMAS, 0, "\"silu\""},
-    {"head_dim", TTI_COUNT_IF, TTI_IN_LLAMAS, TTI_AT(c.head_dim), NULL},
+    {"head_dim", TTI_COUNT_IF, TTI_IN_LLAMAS | TTI_NULL_IS_0, TTI_AT(c.head_dim), NULL},
     {"attention_bias", TTI_SWITCH, TTI_IN_MISTRAL | TTI_IN_QWEN2 | TTI_ONLY_READ, TTI_AT(c.attention_bias),
      NULL},
     {"attention_bias", TTI_SWITCH, TTI_IN_LLAMA | TTI_IN_QWEN3 | TTI_IN_SMOLLM3, TTI_AT(c.attention_bias),
@@ -11036,8 +11036,8 @@ static const tti_field tti_config_fields[] = {
      NULL},
     {"mlp_bias", TTI_SWITCH, TTI_IN_LLAMA | TTI_IN_SMOLLM3, TTI_AT(c.mlp_bias), NULL},
     {"use_sliding_window", TTI_SWITCH, TTI_IN_LLAMAS | TTI_ONLY_READ, TTI_AT(use_window), NULL},
-    {"sliding_window", TTI_COUNT, TTI_IN_LLAMA | TTI_ONLY_READ, TTI_AT(window), NULL},
-    {"sliding_window", TTI_COUNT, TTI_IN_LLAMAS - TTI_IN_LLAMA, TTI_AT(window), NULL},
+    {"sliding_window", TTI_COUNT, TTI_IN_LLAMA | TTI_ONLY_READ | TTI_NULL_IS_0, TTI_AT(window), NULL},
+    {"sliding_window", TTI_COUNT, (TTI_IN_LLAMAS - TTI_IN_LLAMA) | TTI_NULL_IS_0, TTI_AT(window), NULL},
     {"layer_types", TTI_ANY, TTI_IN_LLAMAS | TTI_ONLY_READ, TTI_AT(layer_types), NULL},
     {"rms_norm_eps", TTI_POSITIVE, TTI_IN_LLAMAS, TTI_AT(c.norm_eps), NULL},
     {"rope_theta", TTI_POSITIVE, TTI_IN_LLAMAS, TTI_AT(c.rope_theta), NULL},
