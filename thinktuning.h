@@ -913,59 +913,71 @@ TT_API int       tt_model_lora_enable(tt_model *, int on);
  * made with the adapters must be gone. Weights mapped from a file cannot take them: use tt_model_load. */
 TT_API tt_status tt_model_lora_merge(tt_model *);
 
-/* ==== 8. files ========================================================================
- * A model on disk is a Hugging Face directory: config.json, model.safetensors (or shards with
- * model.safetensors.index.json), generation_config.json and the chat template (kept as they are), tokenizer.json.
- * Every file is written to a temporary name, synced and renamed. Before the first, all values are looked at: one that is not
- * finite in the type of the file is TT_ERR_NUMBER with the tensor's name, and all files stay as they were. That costs one
- * pass over the data (on a GPU, a download).
- * Where the system can, safetensors files are read by mapping them: from _open to _close, and within any _load; a file that
- * another program cuts short just then ends this one by SIGBUS. */
+/* ==== 8. files =============================================================================
+ * A model on disk is a Hugging Face directory: config.json, model.safetensors (or shards with an index),
+ * generation_config.json and the chat template (kept as they are), tokenizer.json. Every file is written to a
+ * temporary name, synced and renamed. Before the first, all values are looked at: one that is not finite in
+ * the type of the file is TT_ERR_NUMBER with the tensor's name, and all files stay as they were. That costs
+ * one pass over the data (on a GPU, a download). Where the system can, safetensors files are read by mapping
+ * them, from _open to _close and within any _load; a file that another program cuts short just then ends this
+ * one by SIGBUS. */
 
-/* Weights of a tied pair may be stored under either name; where both are there and differ, the pair is not tied, as in
- * transformers. All shapes are compared with config.json before memory is asked for. */
+/* Weights of a tied pair may be stored under either name; where both are there and differ, the pair is not
+ * tied, as in transformers. All shapes are compared with config.json before memory is asked for. */
 TT_API tt_model *tt_model_load(tt_context *, const char *dir);
-/* The same for sampling and as a base of adapters: no weight requires a gradient, and those that need no conversion stay
- * in the file, mapped read-only: float32, layers' matrices of bf16 or f16, and embedding and head of bf16 (on the CPU). Half
- * precision is widened as it is used. The files must not be changed while the model lives: one that another program cuts
- * short ends this one by a signal, SIGBUS. Programs that run for hours had better load. */
+/* The same for sampling and as a base of adapters: no weight requires a gradient, and those that need no
+ * conversion stay in the file, mapped read-only: float32, layers' matrices of bf16 or f16, and embedding and
+ * head of bf16 (on the CPU). Half precision is widened as it is used. The files must not be changed while the
+ * model lives: one that another program cuts short ends this one by a signal, SIGBUS. Programs that run for
+ * hours had better load. */
 TT_API tt_model *tt_model_map(tt_context *, const char *dir);
-TT_API tt_status tt_model_save(const tt_model *, const tt_tokenizer *tokenizer_or_null, const char *dir);
+
 typedef struct tt_save_desc {
-    size_t max_shard_bytes;       /* a new file before a tensor that would pass this; 0 = one file             */
-    tt_dtype dtype;               /* of all weights: 0 = TT_F32, TT_BF16 or TT_F16, rounded to nearest even    */
+    size_t max_shard_bytes;         /* a new file before a tensor that would pass this; 0 = one file       */
+    tt_dtype dtype;                 /* of all weights: 0 = TT_F32, TT_BF16 or TT_F16, to nearest, ties even */
 } tt_save_desc;
-/* A model with adapters cannot be saved: merge them, or save them apart. */
-TT_API tt_status tt_model_save_as(const tt_model *, const tt_tokenizer *tokenizer_or_null, const char *dir, const tt_save_desc *);
-/* Adapters as a directory of peft: adapter_config.json and adapter_model.safetensors. Load adds them to their base, or fails
- * and leaves the model as it was. */
+
+/* A model with adapters cannot be saved: merge them, or save them apart. The tokenizer may be NULL. */
+TT_API tt_status tt_model_save(const tt_model *, const tt_tokenizer *, const char *dir);
+TT_API tt_status tt_model_save_as(const tt_model *, const tt_tokenizer *, const char *dir,
+                                  const tt_save_desc *);
+/* Adapters as a directory of peft: adapter_config.json and adapter_model.safetensors. Load adds them to their
+ * base, or fails and leaves the model as it was. */
 TT_API tt_status tt_model_lora_save(const tt_model *, const char *dir);
 TT_API tt_status tt_model_lora_load(tt_model *, const char *dir);
-/* The format of the directory's chat template, for tt_chat_desc: "" if there is none, NULL and an error if tt_chat_recognize
- * does not know it. */
+/* The format of the directory's chat template, for tt_chat_desc: "" if there is none, NULL and an error if
+ * tt_chat_recognize does not know it. */
 TT_API const char *tt_model_chat_format(const tt_model *);
 TT_API tt_status tt_model_config_parse(tt_context *, const char *json, size_t size, tt_model_config *out);
 TT_API tt_status tt_model_config_json(const tt_model_config *, tt_text *out);
 
-/* Training state in one atomic safetensors file: any named long-lived tensors, all finite, and one JSON text (counters,
- * positions). Loading wants the same names and shapes, and changes nothing if it fails. metadata "checksum" covers the text
- * and the name and bytes of every tensor: a state that has changed on disk is TT_ERR_FILE. It may be missing, as in files of
- * other programs; whoever edits a state by hand removes it. */
-typedef struct tt_named { const char *name; tt_tensor *tensor; } tt_named;
-TT_API tt_status tt_state_save(tt_context *, const char *path, const tt_named *tensors, int n, const char *json);
-TT_API tt_status tt_state_json(tt_context *ctx, const char *path, tt_text *json_out);   /* the JSON alone */
-TT_API tt_status tt_state_load(tt_context *, const char *path, const tt_named *tensors, int n, tt_text *json_out);
+/* Training state in one atomic safetensors file: any named long-lived tensors, all finite, and one JSON text
+ * (counters, positions). Loading wants the same names and shapes, and changes nothing if it fails. metadata
+ * "checksum" covers the text and the name and bytes of every tensor: a state that has changed on disk is
+ * TT_ERR_FILE. It may be missing, as in files of other programs; whoever edits a state by hand removes it. */
+typedef struct tt_named {
+    const char *name;
+    tt_tensor *tensor;
+} tt_named;
+TT_API tt_status tt_state_save(tt_context *, const char *path, const tt_named *, int n, const char *json);
+TT_API tt_status tt_state_json(tt_context *, const char *path, tt_text *json_out);      /* the JSON alone */
+TT_API tt_status tt_state_load(tt_context *, const char *path, const tt_named *, int n, tt_text *json_out);
 
-/* Reading any safetensors file: tensors in file order, converted to float on read. The file stays mapped until _close, see above. */
+/* Reading any safetensors file: tensors in file order, converted to float on read. */
 typedef struct tt_safetensors tt_safetensors;
-typedef struct tt_safetensors_info { const char *name; tt_dtype dtype; int ndim; size_t shape[8], size; } tt_safetensors_info;
+typedef struct tt_safetensors_info {
+    const char *name;
+    tt_dtype dtype;                 /* TT_I32 for all types that are not converted */
+    int ndim;
+    size_t shape[8], size;
+} tt_safetensors_info;
 TT_API tt_safetensors *tt_safetensors_open(tt_context *, const char *path);
-TT_API void            tt_safetensors_close(tt_safetensors *);
-TT_API int             tt_safetensors_count(const tt_safetensors *);
+TT_API void tt_safetensors_close(tt_safetensors *);
+TT_API int tt_safetensors_count(const tt_safetensors *);
 TT_API tt_safetensors_info tt_safetensors_info_get(const tt_safetensors *, int index);
-TT_API int             tt_safetensors_find(const tt_safetensors *, const char *name);      /* -1 if absent */
-TT_API tt_status       tt_safetensors_read(tt_safetensors *, int index, float *out);
-TT_API const char     *tt_safetensors_metadata(const tt_safetensors *, const char *key);   /* NULL if absent */
+TT_API int tt_safetensors_find(const tt_safetensors *, const char *name);                 /* -1 if absent   */
+TT_API tt_status tt_safetensors_read(tt_safetensors *, int index, float *out);
+TT_API const char *tt_safetensors_metadata(const tt_safetensors *, const char *key);      /* NULL if absent */
 
 /* ==== 9. generate ===========================================================================
  * Continuous batching: a slot is refilled as its sequence ends; the samples of one prompt share its prefill,
@@ -11069,137 +11081,204 @@ TT_API void tt_model_zero_grad(tt_model *m) {
     for (i = 0; i < m->n_params; i++) { tti_graph_ok(m->ctx, tt_zero_grad(m->params[i])); }
 }
 
-/* ==== 8. files ========================================================================
- * safetensors: eight bytes N (little endian), N bytes of JSON that name each tensor's type, shape and place,
- * then the tensors' bytes end to end. The reader maps the file and trusts nothing in it: every tensor must
- * lie inside, have the size that its shape says, and the tensors together must cover the data exactly. */
+/* ==== 8. files =============================================================================
+ * Models, adapters and training states on disk. Tensors lie in safetensors files; all else is JSON whose
+ * known members are rows of a table, from which it is both read and written. What is read may come from
+ * anyone: every name, type, shape and number is checked before memory is asked for or an object is changed,
+ * and every error names the file. What is written is looked at first, and each file takes the place of the
+ * old one as a whole. Uses text, JSON and files of chapter 1, tensors, tokenizer and model. */
+
+/* ---- [tt:files.safetensors] reading safetensors ----
+ *     bytes 0 ..           N, the length of the header: 8 bytes, little endian
+ *     bytes 8 ..           the header, JSON: {"__metadata__": {"key": "text", ...},
+ *                          "name": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}, ...}
+ *     bytes 8 + N ..       the data: all tensors, row by row, little endian; data_offsets count from here
+ * Each byte of the data belongs to exactly one tensor. */
+
+/* The types of a file. The first three are TT_F32, TT_BF16 and TT_F16, by their numbers; others stay
+ * unread. */
+typedef struct tti_file_type {
+    const char *name;
+    size_t bytes;
+} tti_file_type;
+
+static const tti_file_type tti_file_types[] = {
+    {"F32", 4}, {"BF16", 2}, {"F16", 2}, {"F64", 8}, {"I64", 8}, {"I32", 4}, {"I16", 2}, {"I8", 1},
+    {"U64", 8}, {"U32", 4}, {"U16", 2}, {"U8", 1}, {"BOOL", 1}, {"F8_E4M3", 1}, {"F8_E5M2", 1},
+};
 
 typedef struct tti_entry {
-    const char *name;            /* in the parsed header     */
-    const char *type;            /* "F32", "BF16", ...       */
-    size_t bytes_each, size, begin, end;
-    int ndim;
-    size_t shape[8];
+    tt_safetensors_info info;       /* name: in the header; dtype: TT_I32 for all unread types */
+    const char *type;               /* "F32", "BF16", ...                                     */
+    size_t begin, end;              /* of its bytes, from the begin of the file               */
 } tti_entry;
+
 struct tt_safetensors {
     tt_context *ctx;
     char *path;
-    const unsigned char *bytes;  /* the whole file           */
+    const unsigned char *bytes;     /* the whole file, mapped or in text */
     size_t size;
     int mapped;
-    tt_text text;                /* holds it if not mapped   */
+    tt_text text;
     tt_json *header;
-    tti_entry *entries;
+    tti_entry *entries;             /* [n], in the order of the header   */
     size_t n;
+    struct tt_safetensors *next;    /* another file of the same model    */
 };
 
-/* ---- reading ---- */
-static size_t tti_type_bytes(const char *type) {
-    static const struct { const char *name; size_t bytes; } types[] = {
-        {"F32", 4}, {"F16", 2}, {"BF16", 2}, {"F64", 8}, {"I64", 8}, {"I32", 4}, {"I16", 2}, {"I8", 1},
-        {"U64", 8}, {"U32", 4}, {"U16", 2}, {"U8", 1}, {"BOOL", 1}, {"F8_E4M3", 1}, {"F8_E5M2", 1},
-    };
-    size_t i;
-    for (i = 0; i < sizeof types / sizeof types[0]; i++) { if (strcmp(type, types[i].name) == 0) { return types[i].bytes; } }
-    return 0;
+/* The refusal of what stands in a file: "FILE: ..." */
+static tt_status tti_refuse(tt_context *ctx, const char *file, const char *format, ...) {
+    char reason[TTI_ERROR_SIZE];
+    va_list list;
+    va_start(list, format);
+    tti_vformat(reason, sizeof reason, format, list);
+    va_end(list);
+    return tt_fail(ctx, TT_ERR_FILE, "%s: %s", file, reason);
 }
+
+/* The error that the content of a file has led to, now with the file before it; but not that memory is
+ * out. */
+static tt_status tti_file_fail(tt_context *ctx, const char *path, const char *part) {
+    tt_status status = tt_error_status(ctx);
+    if (status != TT_ERR_FILE && status != TT_ERR_ARG) { return status; }
+    return tti_refuse(ctx, path, "%s%.300s", part, tt_error(ctx));
+}
+
+/* A size as JSON: a whole number that fits size_t. */
 static int tti_json_size(const tt_json *node, size_t *out) {
     uint64_t value;
     if (!tti_json_whole(node, SIZE_MAX, &value)) { return 0; }
     *out = (size_t)value;
     return 1;
 }
-static tt_status tti_entry_parse(tt_safetensors *st, const tt_json *node, size_t data_size, tti_entry *e) {
-    const tt_json *shape = tt_json_get(node, "shape"), *offsets = tt_json_get(node, "data_offsets"), *dim;
-    size_t bytes = 0;
-    e->name = node->key;
-    if (strlen(node->key) != node->key_length) { return tt_fail(st->ctx, TT_ERR_FILE, "%s: the name of tensor %s holds a zero byte", st->path, e->name); }
-    e->type = tt_json_text(node, "dtype", "");
-    e->bytes_each = tti_type_bytes(e->type);
-    if (!e->bytes_each) { return tt_fail(st->ctx, TT_ERR_FILE, "%s: tensor %s has dtype \"%s\", expected F32, F16, BF16, ...", st->path, e->name, e->type); }
-    if (!shape || shape->type != TT_JSON_ARRAY || shape->length > 8) { return tt_fail(st->ctx, TT_ERR_FILE, "%s: tensor %s has no shape of at most 8 numbers", st->path, e->name); }
-    for (e->size = 1, dim = shape->child; dim; dim = dim->next) {
-        if (!tti_json_size(dim, &e->shape[e->ndim]) || !tti_mul_size(e->size, e->shape[e->ndim], &e->size)) {
-            return tt_fail(st->ctx, TT_ERR_FILE, "%s: tensor %s: shape[%d] is %g, expected a size", st->path, e->name, e->ndim, dim->number);
-        }
-        e->ndim++;
+
+/* The product of no dimensions is 1, a scalar; one dimension of 0 makes an empty tensor. Both are allowed. */
+static tt_status tti_entry_shape(const tt_safetensors *st, const tt_json *shape, tt_safetensors_info *info) {
+    const tt_json *dim;
+    if (!shape || shape->type != TT_JSON_ARRAY || shape->length > 8) {
+        return tti_refuse(st->ctx, st->path, "tensor %s has no shape of at most 8 numbers", info->name);
     }
-    if (!offsets || offsets->length != 2 || !tti_json_size(offsets->child, &e->begin) || !tti_json_size(offsets->child->next, &e->end) || e->begin > e->end || e->end > data_size) {
-        return tt_fail(st->ctx, TT_ERR_FILE, "%s: tensor %s: data_offsets are not two places in 0..%lu", st->path, e->name, (unsigned long)data_size);
-    }
-    if (!tti_mul_size(e->size, e->bytes_each, &bytes) || bytes != e->end - e->begin) {
-        return tt_fail(st->ctx, TT_ERR_FILE, "%s: tensor %s holds %lu bytes, its shape wants %lu", st->path, e->name, (unsigned long)(e->end - e->begin), (unsigned long)bytes);
+    info->size = 1;
+    for (dim = shape->child; dim; dim = dim->next, info->ndim++) {
+        size_t *n = &info->shape[info->ndim];
+        if (tti_json_size(dim, n) && tti_mul_size(info->size, *n, &info->size)) { continue; }
+        return tti_refuse(st->ctx, st->path, "tensor %s: shape[%d] is %g, expected a size", info->name,
+                          info->ndim, dim->number);
     }
     return TT_OK;
 }
-static int tti_entry_by_begin(const void *a, const void *b) {
+
+/* One member of the header; the data are the bytes from `first` on. */
+static tt_status tti_entry_parse(const tt_safetensors *st, const tt_json *node, size_t first, tti_entry *e) {
+    const tt_json *offsets = tt_json_get(node, "data_offsets");
+    size_t n_types = sizeof tti_file_types / sizeof *tti_file_types, data = st->size - first, bytes = 0, k;
+    const char *name = e->info.name = node->key;
+    e->type = tt_json_text(node, "dtype", "");
+    if (strlen(name) != node->key_length) {
+        return tti_refuse(st->ctx, st->path, "the name of tensor %s holds a zero byte", name);
+    }
+    for (k = 0; k < n_types && strcmp(e->type, tti_file_types[k].name) != 0; k++) { }
+    if (k == n_types) {
+        return tti_refuse(st->ctx, st->path, "tensor %s has dtype \"%s\", expected F32, F16, BF16, ...", name,
+                          e->type);
+    }
+    e->info.dtype = k < TT_I32 ? (tt_dtype)k : TT_I32;
+    if (tti_entry_shape(st, tt_json_get(node, "shape"), &e->info) != TT_OK) { return TT_ERR_FILE; }
+    if (!offsets || offsets->length != 2 || !tti_json_size(offsets->child, &e->begin) ||
+        !tti_json_size(offsets->child->next, &e->end) || e->begin > e->end || e->end > data) {
+        return tti_refuse(st->ctx, st->path, "tensor %s: data_offsets are not two places in 0..%zu", name,
+                          data);
+    }
+    if (!tti_mul_size(e->info.size, tti_file_types[k].bytes, &bytes) || bytes != e->end - e->begin) {
+        return tti_refuse(st->ctx, st->path, "tensor %s holds %zu bytes, its shape wants %zu", name,
+                          e->end - e->begin, bytes);
+    }
+    e->begin += first;
+    e->end += first;
+    return TT_OK;
+}
+
+static int tti_name_order(const void *a, const void *b) {
+    return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+/* *twice: a name that two of n structs have, or NULL. Each struct has `size` bytes and begins with its
+ * name. */
+static tt_status tti_name_twice(tt_context *ctx, const void *all, size_t size, size_t n, const char **twice) {
+    const char **sorted = (const char **)tt_alloc(ctx, n, sizeof *sorted);
+    size_t i;
+    *twice = NULL;
+    if (!sorted) { return TT_ERR_MEM; }
+    for (i = 0; i < n; i++) { memcpy(&sorted[i], (const char *)all + i * size, sizeof *sorted); }
+    if (n > 1) { qsort(sorted, n, sizeof *sorted, tti_name_order); }
+    for (i = 1; i < n && !*twice; i++) {
+        if (strcmp(sorted[i], sorted[i - 1]) == 0) { *twice = sorted[i]; }
+    }
+    tt_free(ctx, sorted, n, sizeof *sorted);
+    return TT_OK;
+}
+
+static int tti_entry_order(const void *a, const void *b) {
     const tti_entry *x = *(const tti_entry *const *)a, *y = *(const tti_entry *const *)b;
     if (x->begin != y->begin) { return x->begin < y->begin ? -1 : 1; }
     return x->end < y->end ? -1 : x->end > y->end;
 }
-static int tti_entry_by_name(const void *a, const void *b) { return strcmp((*(const tti_entry *const *)a)->name, (*(const tti_entry *const *)b)->name); }
-/* No name twice, no byte twice, no byte unused. */
-static tt_status tti_entries_check(tt_safetensors *st, size_t data_size) {
+
+/* No name twice, no byte twice, no byte unused: in their order, each tensor begins where the one before
+ * ends. */
+static tt_status tti_entries_check(const tt_safetensors *st, size_t first) {
     const tti_entry **order = (const tti_entry **)tt_alloc(st->ctx, st->n, sizeof *order);
-    tt_status status = TT_OK;
-    size_t i, at = 0;
-    if (!order) { return TT_ERR_MEM; }
+    const char *twice;
+    size_t i, at = first;
+    tt_status status;
+    TTI_TRY(order ? tti_name_twice(st->ctx, st->entries, sizeof *st->entries, st->n, &twice) : TT_ERR_MEM);
+    TTI_TRY(twice ? tti_refuse(st->ctx, st->path, "tensor %s stands there twice", twice) : TT_OK);
     for (i = 0; i < st->n; i++) { order[i] = &st->entries[i]; }
-    if (st->n > 1) { qsort(order, st->n, sizeof *order, tti_entry_by_name); }
-    for (i = 1; i < st->n && status == TT_OK; i++) {
-        if (strcmp(order[i]->name, order[i - 1]->name) == 0) { status = tt_fail(st->ctx, TT_ERR_FILE, "%s: tensor %s stands there twice", st->path, order[i]->name); }
+    if (st->n > 1) { qsort(order, st->n, sizeof *order, tti_entry_order); }
+    for (i = 0; i < st->n && order[i]->begin == at; i++) { at = order[i]->end; }
+    if (i < st->n) {
+        status = tti_refuse(st->ctx, st->path, "tensor %s begins at byte %zu of the data, expected %zu",
+                            order[i]->info.name, order[i]->begin - first, at - first);
+    } else if (at != st->size) {
+        status = tti_refuse(st->ctx, st->path, "tensors end at byte %zu of the data, the file at %zu",
+                            at - first, st->size - first);
     }
-    if (st->n > 1) { qsort(order, st->n, sizeof *order, tti_entry_by_begin); }
-    for (i = 0; i < st->n && status == TT_OK; i++) {
-        if (order[i]->begin != at) {
-            status = tt_fail(st->ctx, TT_ERR_FILE, "%s: tensor %s begins at byte %lu of the data, expected %lu", st->path, order[i]->name, (unsigned long)order[i]->begin, (unsigned long)at);
-        }
-        at = order[i]->end;
-    }
-    if (status == TT_OK && at != data_size) { status = tt_fail(st->ctx, TT_ERR_FILE, "%s: tensors end at byte %lu of the data, the file at %lu", st->path, (unsigned long)at, (unsigned long)data_size); }
+done:
     tt_free(st->ctx, order, st->n, sizeof *order);
     return status;
 }
-/* An error that what a file says has led to, with the file. */
-static tt_status tti_file_fail(tt_context *ctx, const char *path, const char *part) {
-    char reason[TTI_ERROR_SIZE];
-    if (tt_error_status(ctx) != TT_ERR_FILE && tt_error_status(ctx) != TT_ERR_ARG) { return tt_error_status(ctx); }
-    snprintf(reason, sizeof reason, "%s", tt_error(ctx));
-    return tt_fail(ctx, TT_ERR_FILE, "%s: %s%.300s", path, part, reason);
-}
+
+/* The limit of the header is that of the format. What the checks below accept is safe to read: every tensor
+ * lies inside the file, as long as nobody shortens the file. */
 static tt_status tti_safetensors_parse(tt_safetensors *st) {
     tt_context *ctx = st->ctx;
+    const tt_json *node, *metadata;
     uint64_t length = 0;
-    const tt_json *node;
-    const tt_json *metadata;
-    size_t data_size, begin;
-    int i;
-    if (st->size < 8) { return tt_fail(ctx, TT_ERR_FILE, "%s: %lu bytes are no safetensors file", st->path, (unsigned long)st->size); }
-    for (i = 7; i >= 0; i--) { length = length << 8 | st->bytes[i]; }
+    size_t first, i;
+    if (st->size < 8) { return tti_refuse(ctx, st->path, "%zu bytes are no safetensors file", st->size); }
+    for (i = 8; i-- > 0;) { length = length << 8 | st->bytes[i]; }
     if (length > st->size - 8 || length > 100000000) {
-        return tt_fail(ctx, TT_ERR_FILE, "%s: header length is %.0f, expected at most %lu (bytes left in the file)", st->path, (double)length, (unsigned long)(st->size - 8));
+        return tti_refuse(ctx, st->path, "header length is %.0f, expected at most %zu (bytes left in the "
+                          "file)", (double)length, st->size - 8);
     }
-    begin = 8 + (size_t)length;
-    data_size = st->size - begin;
+    first = 8 + (size_t)length;
     st->header = tt_json_parse(ctx, (const char *)st->bytes + 8, (size_t)length);
     if (!st->header) { return tti_file_fail(ctx, st->path, "header: "); }
-    if (st->header->type != TT_JSON_OBJECT) { return tt_fail(ctx, TT_ERR_FILE, "%s: header is no JSON object", st->path); }
+    if (st->header->type != TT_JSON_OBJECT) { return tti_refuse(ctx, st->path, "header is no JSON object"); }
     metadata = tt_json_get(st->header, "__metadata__");
-    if (metadata && metadata->type != TT_JSON_OBJECT) { return tt_fail(ctx, TT_ERR_FILE, "%s: __metadata__ in the header is no object", st->path); }
+    if (metadata && metadata->type != TT_JSON_OBJECT) {
+        return tti_refuse(ctx, st->path, "__metadata__ in the header is no object");
+    }
     st->entries = (tti_entry *)tt_alloc(ctx, st->header->length + 1, sizeof *st->entries);
     if (!st->entries) { return TT_ERR_MEM; }
     for (node = st->header->child; node; node = node->next) {
         if (strcmp(node->key, "__metadata__") == 0) { continue; }
-        if (tti_entry_parse(st, node, data_size, &st->entries[st->n]) != TT_OK) { return tt_error_status(ctx); }
+        if (tti_entry_parse(st, node, first, &st->entries[st->n]) != TT_OK) { return tt_error_status(ctx); }
         st->n++;
     }
-    if (tti_entries_check(st, data_size) != TT_OK) { return tt_error_status(ctx); }
-    for (i = 0; i < (int)st->n; i++) {
-        st->entries[i].begin += begin;
-        st->entries[i].end += begin;
-    }
-    return TT_OK;
+    return tti_entries_check(st, first);
 }
+
 /* Maps the file where the system can, else reads it. */
 static tt_status tti_safetensors_map(tt_safetensors *st) {
     tt_status status;
@@ -11222,14 +11301,19 @@ static tt_status tti_safetensors_map(tt_safetensors *st) {
     st->size = st->text.size;
     return status;
 }
+
 TT_API tt_safetensors *tt_safetensors_open(tt_context *ctx, const char *path) {
     tt_safetensors *st = (tt_safetensors *)tt_alloc(ctx, 1, sizeof *st);
     if (!st) { return NULL; }
     st->ctx = st->text.ctx = ctx;
     st->path = tti_strdup(ctx, path);
-    if (!st->path || tti_safetensors_map(st) != TT_OK || tti_safetensors_parse(st) != TT_OK) { tt_safetensors_close(st); st = NULL; }
+    if (!st->path || tti_safetensors_map(st) != TT_OK || tti_safetensors_parse(st) != TT_OK) {
+        tt_safetensors_close(st);
+        st = NULL;
+    }
     return (tt_safetensors *)tti_made(ctx, "tt_safetensors_open", st);
 }
+
 TT_API void tt_safetensors_close(tt_safetensors *st) {
     if (!st) { return; }
     if (st->entries) { tt_free(st->ctx, st->entries, st->header->length + 1, sizeof *st->entries); }
@@ -11241,124 +11325,164 @@ TT_API void tt_safetensors_close(tt_safetensors *st) {
     tti_strfree(st->ctx, st->path);
     tt_free(st->ctx, st, 1, sizeof *st);
 }
-static tt_dtype tti_entry_dtype(const tti_entry *e) {
-    return strcmp(e->type, "F32") == 0 ? TT_F32 : strcmp(e->type, "BF16") == 0 ? TT_BF16 : strcmp(e->type, "F16") == 0 ? TT_F16 : TT_I32;
-}
+
 TT_API int tt_safetensors_count(const tt_safetensors *st) { return (int)st->n; }
+
 TT_API tt_safetensors_info tt_safetensors_info_get(const tt_safetensors *st, int index) {
-    tt_safetensors_info info = TT_INIT;
-    const tti_entry *e;
-    if (index < 0 || (size_t)index >= st->n) { return info; }
-    e = &st->entries[index];
-    info.name = e->name;
-    info.dtype = tti_entry_dtype(e);
-    info.ndim = e->ndim;
-    memcpy(info.shape, e->shape, sizeof info.shape);
-    info.size = e->size;
-    return info;
+    tt_safetensors_info none = TT_INIT;
+    return index < 0 || (size_t)index >= st->n ? none : st->entries[index].info;
 }
+
+/* One after another: a model looks for each of its parameters once, and the names of a file are few. */
 TT_API int tt_safetensors_find(const tt_safetensors *st, const char *name) {
     size_t i;
-    for (i = 0; i < st->n; i++) { if (strcmp(st->entries[i].name, name) == 0) { return (int)i; } }
+    for (i = 0; i < st->n; i++) {
+        if (strcmp(st->entries[i].info.name, name) == 0) { return (int)i; }
+    }
     return -1;
 }
+
 TT_API tt_status tt_safetensors_read(tt_safetensors *st, int index, float *out) {
     const tti_entry *e;
     const unsigned char *from;
     size_t i;
-    if (index < 0 || (size_t)index >= st->n) { return tt_fail(st->ctx, TT_ERR_ARG, "tt_safetensors_read: index is %d, expected 0..%d", index, (int)st->n - 1); }
+    if (index < 0 || (size_t)index >= st->n) {
+        return tt_fail(st->ctx, TT_ERR_ARG, "tt_safetensors_read: index is %d, expected 0..%d", index,
+                       (int)st->n - 1);
+    }
     e = &st->entries[index];
     from = st->bytes + e->begin;
-    if (strcmp(e->type, "F32") == 0) { memcpy(out, from, e->size * 4); return TT_OK; }
-    if (strcmp(e->type, "BF16") == 0 || strcmp(e->type, "F16") == 0) {
-        for (i = 0; i < e->size; i++) {
-            uint16_t half;
-            memcpy(&half, from + 2 * i, 2);
-            out[i] = e->type[0] == 'B' ? tti_from_bf16(half) : tti_from_f16(half);
-        }
-        return TT_OK;
+    if (e->info.dtype == TT_I32) {
+        return tti_refuse(st->ctx, st->path, "tensor %s has dtype %s, expected F32, F16 or BF16",
+                          e->info.name, e->type);
     }
-    return tt_fail(st->ctx, TT_ERR_FILE, "%s: tensor %s has dtype %s, expected F32, F16 or BF16", st->path, e->name, e->type);
+    if (e->info.dtype == TT_F32) { memcpy(out, from, e->info.size * 4); }
+    for (i = 0; e->info.dtype != TT_F32 && i < e->info.size; i++) {
+        uint16_t half;
+        memcpy(&half, from + 2 * i, 2);
+        out[i] = e->info.dtype == TT_BF16 ? tti_from_bf16(half) : tti_from_f16(half);
+    }
+    return TT_OK;
 }
+
 TT_API const char *tt_safetensors_metadata(const tt_safetensors *st, const char *key) {
     return tt_json_text(tt_json_get(st->header, "__metadata__"), key, NULL);
 }
 
-/* ---- writing ---- */
-static const char *tti_dtype_name(tt_dtype dtype) { return dtype == TT_F32 ? "F32" : dtype == TT_BF16 ? "BF16" : "F16"; }
-/* state: of a training state, with its checksum; NULL = none. */
-static tt_status tti_safetensors_header(const tt_named *tensors, int n, tt_dtype dtype, const char *state, uint64_t checksum, tt_text *out) {
-    tt_status status = tt_text_format(out, "{\"__metadata__\":{\"format\":\"pt\"");
-    size_t at = 0, used, bytes;
-    int i, d;
-    if (status == TT_OK && state) {
-        status = tt_text_format(out, ",\"checksum\":\"%016llx\",\"state\":", (unsigned long long)checksum);
-        if (status == TT_OK) { status = tt_text_json(out, state, strlen(state)); }
+/* The tensor of the file has the shape of t, which is what `who` says in the error. */
+static tt_status tti_entry_fits(const tt_safetensors *st, int index, const tt_tensor *t, const char *who) {
+    const tti_entry *e = &st->entries[index];
+    char found[192] = "", want[64] = "";
+    int d, same = e->info.ndim == t->ndim;
+    for (d = 0; d < e->info.ndim; d++) {
+        size_t used = strlen(found);
+        same = same && e->info.shape[d] == (size_t)t->shape[d];
+        tti_format(found + used, sizeof found - used, "%s%zu", d ? "," : "", e->info.shape[d]);
     }
-    if (status == TT_OK) { status = tt_text_append(out, "}", 1); }
-    for (i = 0; i < n && status == TT_OK; i++) {
-        const tt_tensor *t = tensors[i].tensor;
-        bytes = t->size * tti_dtype_bytes(dtype);
-        status = tt_text_append(out, ",", 1);
-        if (status == TT_OK) { status = tt_text_json(out, tensors[i].name, strlen(tensors[i].name)); }
-        if (status == TT_OK) { status = tt_text_format(out, ":{\"dtype\":\"%s\",\"shape\":[", tti_dtype_name(dtype)); }
-        for (d = 0; d < t->ndim && status == TT_OK; d++) { status = tt_text_format(out, "%s%d", d ? "," : "", t->shape[d]); }
-        if (status == TT_OK) { status = tt_text_format(out, "],\"data_offsets\":[%.0f,%.0f]}", (double)at, (double)(at + bytes)); }
-        at += bytes;
+    if (same) { return TT_OK; }
+    for (d = 0; d < t->ndim; d++) {
+        size_t used = strlen(want);
+        tti_format(want + used, sizeof want - used, "%s%d", d ? "," : "", t->shape[d]);
     }
-    if (status == TT_OK) { status = tt_text_append(out, "}", 1); }
-    for (used = out->size; status == TT_OK && used % 8; used++) { status = tt_text_append(out, " ", 1); }
+    return tti_refuse(st->ctx, st->path, "tensor %s is [%s], %s [%s]", e->info.name, found, who, want);
+}
+
+/* t takes the values of a tensor of its shape, converted to its type; and its memory, if it has none yet. */
+static tt_status tti_tensor_fill(tt_safetensors *st, int index, tt_tensor *t) {
+    const tti_entry *e = &st->entries[index];
+    float *values = NULL;
+    tt_status status;
+    TTI_TRY(tti_param_alloc(t));
+    if (e->info.dtype == t->dtype) {
+        return t->ctx->backend->upload(t->ctx, t->data, st->bytes + e->begin, tti_tensor_bytes(t));
+    }
+    values = (float *)tt_alloc(t->ctx, t->size, sizeof *values);
+    TTI_TRY(values ? tt_safetensors_read(st, index, values) : TT_ERR_MEM);
+    TTI_TRY(tt_tensor_set(t, values));
+done:
+    tt_free(t->ctx, values, t->size, sizeof *values);
     return status;
 }
-static int tti_named_order(const void *a, const void *b) { return strcmp(*(const char *const *)a, *(const char *const *)b); }
-/* A name that stands twice would make a file that no reader accepts. */
-static tt_status tti_named_check(tt_context *ctx, const char *path, const tt_named *tensors, int n) {
-    const char **names = (const char **)tt_alloc(ctx, (size_t)n, sizeof *names);
+
+/* Each tensor of the list is in the file, with its shape, and nothing else is. */
+static tt_status tti_list_check(const tt_safetensors *st, const tt_named *list, int n, const char *who) {
+    size_t k;
+    int i, at;
+    for (i = 0; i < n; i++) {
+        at = tt_safetensors_find(st, list[i].name);
+        if (at < 0) { return tti_refuse(st->ctx, st->path, "tensor %s is missing", list[i].name); }
+        if (tti_entry_fits(st, at, list[i].tensor, who) != TT_OK) { return TT_ERR_FILE; }
+    }
+    for (k = 0; k < st->n && st->n != (size_t)n; k++) {         /* all are there: find the one too many */
+        const char *name = st->entries[k].info.name;
+        for (i = 0; i < n && strcmp(name, list[i].name) != 0; i++) { }
+        if (i < n) { continue; }
+        return tti_refuse(st->ctx, st->path, "tensor %s is one too many, %s no such tensor", name, who);
+    }
+    return TT_OK;
+}
+
+/* Only to be called when tti_list_check has passed: what fails now is memory or the device. */
+static tt_status tti_list_fill(tt_safetensors *st, const tt_named *list, int n) {
     tt_status status = TT_OK;
     int i;
-    if (!names) { return TT_ERR_MEM; }
-    for (i = 0; i < n; i++) { names[i] = tensors[i].name; }
-    if (n > 1) { qsort(names, (size_t)n, sizeof *names, tti_named_order); }
-    for (i = 1; i < n && status == TT_OK; i++) {
-        if (strcmp(names[i], names[i - 1]) == 0) { status = tt_fail(ctx, TT_ERR_ARG, "%s: tensor %s is listed twice", path, names[i]); }
+    for (i = 0; i < n && status == TT_OK; i++) {
+        status = tti_tensor_fill(st, tt_safetensors_find(st, list[i].name), list[i].tensor);
     }
-    tt_free(ctx, names, (size_t)n, sizeof *names);
     return status;
 }
-static size_t tti_named_largest(const tt_named *tensors, int n) {
+
+/* ---- [tt:files.write] writing safetensors ----
+ * Two passes over the tensors: the scan, before any file is touched, and the writing. Spaces fill up the
+ * header, so that the data begin at a multiple of 8 and can be used where they are mapped. */
+
+/* What goes into a file: the tensors in this order, rounded to dtype. */
+typedef struct tti_contents {
+    const tt_named *tensors;
+    int n;
+    tt_dtype dtype;
+    const char *state;              /* the text of a training state, or NULL        */
+    uint64_t checksum;              /* by the scan: the sum over tensors, and state */
+} tti_contents;
+
+/* The most values that one of the tensors has, for one buffer. */
+static size_t tti_contents_largest(const tti_contents *c) {
     size_t largest = 1;
     int i;
-    for (i = 0; i < n; i++) { if (tensors[i].tensor->size > largest) { largest = tensors[i].tensor->size; } }
+    for (i = 0; i < c->n; i++) {
+        if (c->tensors[i].tensor->size > largest) { largest = c->tensors[i].tensor->size; }
+    }
     return largest;
 }
-/* One tensor's values in the file's type; values is scratch, narrowed in place. */
-static tt_status tti_named_values(const tt_tensor *t, tt_dtype dtype, float *values) {
+
+/* The bytes of tensor i in the file. */
+static size_t tti_contents_bytes(const tti_contents *c, int i) {
+    return c->tensors[i].tensor->size * tti_dtype_bytes(c->dtype);
+}
+
+/* The values of tensor i in the file's type, narrowed in place. *bad: the first whose exponent is all ones,
+ * an infinity or no number; the tensor's size if there is none. */
+static tt_status tti_contents_values(const tti_contents *c, int i, float *values, size_t *bad) {
+    const tt_tensor *t = c->tensors[i].tensor;
+    uint32_t mask = c->dtype == TT_F32 ? 0x7F800000u : c->dtype == TT_BF16 ? 0x7F80 : 0x7C00, word;
     tt_status status = tt_tensor_get(t, values);
-    size_t i;
-    for (i = 0; status == TT_OK && dtype != TT_F32 && i < t->size; i++) {
-        uint16_t half = dtype == TT_BF16 ? tti_to_bf16(values[i]) : tti_to_f16(values[i]);
-        memcpy((unsigned char *)values + 2 * i, &half, 2);
+    size_t k;
+    *bad = t->size;
+    for (k = t->size; status == TT_OK && c->dtype == TT_F32 && k-- > 0;) {
+        memcpy(&word, &values[k], 4);
+        if ((word & mask) == mask) { *bad = k; }
+    }
+    for (k = 0; status == TT_OK && c->dtype != TT_F32 && k < t->size; k++) {
+        uint16_t half = c->dtype == TT_BF16 ? tti_to_bf16(values[k]) : tti_to_f16(values[k]);
+        memcpy((unsigned char *)values + 2 * k, &half, 2);
+        if ((half & mask) == mask && *bad == t->size) { *bad = k; }
     }
     return status;
 }
-/* Where the first value stands whose exponent is all ones: an infinity, or no number; n if there is none. */
-static size_t tti_not_finite(const void *values, size_t n, tt_dtype dtype) {
-    const unsigned char *bytes = (const unsigned char *)values;
-    uint16_t half, mask = dtype == TT_BF16 ? 0x7F80 : 0x7C00;
-    uint32_t word;
-    size_t i;
-    for (i = 0; dtype == TT_F32 && i < n; i++) {
-        memcpy(&word, bytes + 4 * i, 4);
-        if ((word & 0x7F800000u) == 0x7F800000u) { return i; }
-    }
-    for (i = 0; dtype != TT_F32 && i < n; i++) {
-        memcpy(&half, bytes + 2 * i, 2);
-        if ((half & mask) == mask) { return i; }
-    }
-    return n;
-}
-/* A checksum is the sum of these over name and bytes of each tensor, so that their order is free. Any change within one word
- * of 8 bytes changes it for certain, for each step can be undone; any other change but for one case in 2^64. */
+
+/* A checksum is the sum of these over the name and bytes of each tensor, so that their order is free. A
+ * change within one word of 8 bytes changes it for certain, for each step can be undone; any other but one in
+ * 2^64. */
 static uint64_t tti_checksum(const char *name, const void *bytes, size_t size) {
     const unsigned char *at = (const unsigned char *)bytes;
     uint64_t h = tt_hash(name, strlen(name), 0), word;
@@ -11372,128 +11496,137 @@ static uint64_t tti_checksum(const char *name, const void *bytes, size_t size) {
     }
     return h;
 }
-/* Before a file is touched: all that will be written is finite, so nothing else takes the place of a good file. Costs one pass
- * over the data. sum: see tti_checksum. */
-static tt_status tti_named_scan(tt_context *ctx, const char *path, const tt_named *tensors, int n, tt_dtype dtype, uint64_t *sum) {
-    size_t largest = tti_named_largest(tensors, n), bad;
+
+/* All that will be written is finite, for nothing else may take a good file's place; and the checksum. */
+static tt_status tti_contents_scan(tt_context *ctx, const char *path, tti_contents *c) {
+    size_t largest = tti_contents_largest(c), bad;
     float *values = (float *)tt_alloc(ctx, largest, sizeof *values);
     tt_status status = values ? TT_OK : TT_ERR_MEM;
     int i;
-    for (*sum = 0, i = 0; i < n && status == TT_OK; i++) {
-        const tt_tensor *t = tensors[i].tensor;
-        status = tti_named_values(t, dtype, values);
-        if (status != TT_OK) { break; }
-        *sum += tti_checksum(tensors[i].name, values, t->size * tti_dtype_bytes(dtype));
-        bad = tti_not_finite(values, t->size, dtype);
-        if (bad == t->size) { continue; }
-        status = tt_fail(ctx, TT_ERR_NUMBER, "%s: not written, for value %lu of %s is not finite as %s", path, (unsigned long)bad, tensors[i].name, tti_dtype_name(dtype));
+    c->checksum = c->state ? tti_checksum("state", c->state, strlen(c->state)) : 0;
+    for (i = 0; values && i < c->n; i++) {
+        const char *name = c->tensors[i].name;
+        TTI_TRY(tti_contents_values(c, i, values, &bad));
+        c->checksum += tti_checksum(name, values, tti_contents_bytes(c, i));
+        if (bad == c->tensors[i].tensor->size) { continue; }
+        status = tt_fail(ctx, TT_ERR_NUMBER, "%s: not written, for value %zu of %s is not finite as %s", path,
+                         bad, name, tti_file_types[c->dtype].name);
+        goto done;
     }
+done:
     tt_free(ctx, values, largest, sizeof *values);
     return status;
 }
-static tt_status tti_safetensors_write(tt_context *ctx, const char *path, const tt_named *tensors, int n, tt_dtype dtype, const char *state, uint64_t checksum) {
+
+/* data_offsets are written in the order of the list, without gaps, as every reader wants them. */
+static tt_status tti_contents_header(const tti_contents *c, tt_text *out) {
+    size_t at = 0;
+    tt_status status;
+    int i, d;
+    TTI_TRY(tt_text_format(out, "{\"__metadata__\":{\"format\":\"pt\""));
+    if (c->state) {
+        TTI_TRY(tt_text_format(out, ",\"checksum\":\"%016llx\",\"state\":", (unsigned long long)c->checksum));
+        TTI_TRY(tt_text_json(out, c->state, strlen(c->state)));
+    }
+    TTI_TRY(tt_text_append(out, "}", 1));
+    for (i = 0; i < c->n; i++) {
+        const tt_tensor *t = c->tensors[i].tensor;
+        size_t end = at + tti_contents_bytes(c, i);
+        TTI_TRY(tt_text_append(out, ",", 1));
+        TTI_TRY(tt_text_json(out, c->tensors[i].name, strlen(c->tensors[i].name)));
+        TTI_TRY(tt_text_format(out, ":{\"dtype\":\"%s\",\"shape\":[", tti_file_types[c->dtype].name));
+        for (d = 0; d < t->ndim; d++) { TTI_TRY(tt_text_format(out, "%s%d", d ? "," : "", t->shape[d])); }
+        TTI_TRY(tt_text_format(out, "],\"data_offsets\":[%.0f,%.0f]}", (double)at, (double)end));
+        at = end;
+    }
+    status = tt_text_append(out, "}       ", 8 - out->size % 8);
+done:
+    return status;
+}
+
+/* To a temporary file, whose name is changed when all of it is on disk (chapter 1). The values are fetched
+ * one tensor at a time: the host needs room for the largest, also where the model lies on a device. */
+static tt_status tti_safetensors_write(tt_context *ctx, const char *path, const tti_contents *c) {
+    size_t largest = tti_contents_largest(c), bad;
+    float *values = (float *)tt_alloc(ctx, largest, sizeof *values);
+    unsigned char length[8];
     tt_text header = TT_INIT;
     tti_writer writer;
-    unsigned char length[8];
-    float *values = NULL;
-    size_t largest = tti_named_largest(tensors, n);
-    tt_status status = tti_named_check(ctx, path, tensors, n);
+    tt_status status = values ? TT_OK : TT_ERR_MEM;
     int i;
-    header.ctx = ctx;
-    if (status == TT_OK) { status = tti_safetensors_header(tensors, n, dtype, state, checksum, &header); }
-    if (status == TT_OK) { values = (float *)tt_alloc(ctx, largest, sizeof *values); }
-    if (!values) { tt_text_free(&header); return status == TT_OK ? TT_ERR_MEM : status; }
+    memset(&writer, 0, sizeof writer);
+    writer.ctx = header.ctx = ctx;
+    if (status != TT_OK) { goto done; }
+    TTI_TRY(tti_contents_header(c, &header));
     for (i = 0; i < 8; i++) { length[i] = (unsigned char)((uint64_t)header.size >> (8 * i)); }
-    status = tti_writer_open(&writer, ctx, path);
-    if (status == TT_OK) {                     /* from here on a failed write has closed the writer */
-        status = tti_writer_write(&writer, length, 8);
-        if (status == TT_OK) { status = tti_writer_write(&writer, header.data, header.size); }
-        for (i = 0; i < n && status == TT_OK; i++) {
-            status = tti_named_values(tensors[i].tensor, dtype, values);
-            if (status != TT_OK) { tti_writer_abort(&writer); break; }
-            status = tti_writer_write(&writer, values, tensors[i].tensor->size * tti_dtype_bytes(dtype));
-        }
-        if (status == TT_OK) { status = tti_writer_close(&writer); }
+    TTI_TRY(tti_writer_open(&writer, ctx, path));
+    TTI_TRY(tti_writer_write(&writer, length, 8));
+    TTI_TRY(tti_writer_write(&writer, header.data, header.size));
+    for (i = 0; i < c->n; i++) {
+        TTI_TRY(tti_contents_values(c, i, values, &bad));
+        TTI_TRY(tti_writer_write(&writer, values, tti_contents_bytes(c, i)));
     }
+    TTI_TRY(tti_writer_close(&writer));
+done:
+    if (status != TT_OK) { tti_writer_abort(&writer); }
     tt_free(ctx, values, largest, sizeof *values);
     tt_text_free(&header);
     return status;
 }
 
-/* ---- training state ---- */
-static tt_status tti_state_want_f32(const char *path, const tt_named *tensors, int n) {
-    tt_status status = TT_OK;
+/* ---- [tt:files.state] training state ----
+ * A safetensors file, all float32, with two members of __metadata__: "state", the caller's JSON, and
+ * "checksum", 16 hexadecimal digits: the sum of tti_checksum over "state" with this text, and over each
+ * tensor. */
+
+/* The tensors of a state are float32 and have names of their own, else no reader would take the file. */
+static tt_status tti_state_list(tt_context *ctx, const char *path, const tt_named *tensors, int n) {
+    const char *twice;
+    tt_status status;
     int i;
-    for (i = 0; i < n && status == TT_OK; i++) { status = tti_want_f32(tensors[i].tensor, path); }
+    for (i = 0; i < n; i++) { TTI_TRY(tti_want_f32(tensors[i].tensor, path)); }
+    TTI_TRY(tti_name_twice(ctx, tensors, sizeof *tensors, (size_t)n, &twice));
+    TTI_TRY(twice ? tt_fail(ctx, TT_ERR_ARG, "%s: tensor %s is listed twice", path, twice) : TT_OK);
+done:
     return status;
 }
-static tt_status tti_state_save(tt_context *ctx, const char *path, const tt_named *tensors, int n, const char *json) {
-    const char *state = json ? json : "";
-    uint64_t sum = 0;
-    tt_status status = tti_state_want_f32(path, tensors, n);
-    if (status == TT_OK) { status = tti_named_scan(ctx, path, tensors, n, TT_F32, &sum); }
-    return status == TT_OK ? tti_safetensors_write(ctx, path, tensors, n, TT_F32, state, sum + tti_checksum("state", state, strlen(state))) : status;
+
+/* The checksum belongs to the header, so the scan, which needs all values anyway, comes up with it. */
+TT_API tt_status tt_state_save(tt_context *ctx, const char *path, const tt_named *tensors, int n,
+                               const char *json) {
+    tti_contents c = TT_INIT;
+    tt_status status;
+    c.tensors = tensors;
+    c.n = n;
+    c.dtype = TT_F32;
+    c.state = json ? json : "";
+    TTI_TRY(tti_state_list(ctx, path, tensors, n));
+    TTI_TRY(tti_contents_scan(ctx, path, &c));
+    TTI_TRY(tti_safetensors_write(ctx, path, &c));
+done:
+    return tti_tried(ctx, "tt_state_save", status);
 }
-TT_API tt_status tt_state_save(tt_context *ctx, const char *path, const tt_named *tensors, int n, const char *json) {
-    return tti_tried(ctx, "tt_state_save", tti_state_save(ctx, path, tensors, n, json));
-}
-static tt_status tti_shape_check(tt_context *ctx, const char *path, const char *name, const tti_entry *e, const tt_tensor *t, const char *who) {
-    char got[192] = "", want[64] = "";
-    int d, same = e->ndim == t->ndim;
-    for (d = 0; d < e->ndim; d++) {
-        same = same && e->shape[d] == (size_t)t->shape[d];
-        snprintf(got + strlen(got), sizeof got - strlen(got), "%s%lu", d ? "," : "", (unsigned long)e->shape[d]);
-    }
-    if (same) { return TT_OK; }
-    for (d = 0; d < t->ndim; d++) { snprintf(want + strlen(want), sizeof want - strlen(want), "%s%d", d ? "," : "", t->shape[d]); }
-    return tt_fail(ctx, TT_ERR_FILE, "%s: tensor %s is [%s], %s [%s]", path, name, got, who, want);
-}
-/* A tensor takes its values, and its memory if it has none yet; other types are converted on the way. */
-static tt_status tti_tensor_fill(tt_safetensors *st, int index, tt_tensor *t) {
-    const tti_entry *e = &st->entries[index];
-    tt_status status = tti_param_alloc(t);
-    float *values;
-    if (status != TT_OK) { return status; }
-    if (strcmp(e->type, tti_dtype_name(t->dtype)) == 0) { return t->ctx->backend->upload(t->ctx, t->data, st->bytes + e->begin, tti_tensor_bytes(t)); }
-    values = (float *)tt_alloc(t->ctx, t->size, sizeof *values);
-    status = values ? tt_safetensors_read(st, index, values) : TT_ERR_MEM;
-    if (status == TT_OK) { status = tt_tensor_set(t, values); }
-    tt_free(t->ctx, values, t->size, sizeof *values);
-    return status;
-}
-/* Each tensor of the list is in the file once, with its shape, and nothing else is. */
-static tt_status tti_state_check(tt_safetensors *st, const tt_named *tensors, int n) {
-    tt_status status = tti_state_want_f32(st->path, tensors, n);
-    int i;
-    if (status == TT_OK) { status = tti_named_check(st->ctx, st->path, tensors, n); }
-    if (status != TT_OK) { return status; }
-    if ((int)st->n != n) { return tt_fail(st->ctx, TT_ERR_FILE, "%s: holds %d tensors, expected %d", st->path, (int)st->n, n); }
-    for (i = 0; i < n && status == TT_OK; i++) {
-        int k = tt_safetensors_find(st, tensors[i].name);
-        if (k < 0) { return tt_fail(st->ctx, TT_ERR_FILE, "%s: tensor %s is missing", st->path, tensors[i].name); }
-        if (strcmp(st->entries[k].type, "F32") != 0) { return tt_fail(st->ctx, TT_ERR_FILE, "%s: tensor %s has dtype %s, expected F32", st->path, tensors[i].name, st->entries[k].type); }
-        status = tti_shape_check(st->ctx, st->path, tensors[i].name, &st->entries[k], tensors[i].tensor, "the caller wants");
-    }
-    return status;
-}
-/* Every byte that matters is as it was written. Files of other programs have no checksum. */
-static tt_status tti_state_unchanged(const tt_safetensors *st, const char *state) {
-    const char *wanted = tt_safetensors_metadata(st, "checksum");
-    uint64_t sum = tti_checksum("state", state, strlen(state));
-    char found[32];
-    size_t i;
-    if (!wanted) { return TT_OK; }
-    for (i = 0; i < st->n; i++) { sum += tti_checksum(st->entries[i].name, st->bytes + st->entries[i].begin, st->entries[i].end - st->entries[i].begin); }
-    snprintf(found, sizeof found, "%016llx", (unsigned long long)sum);
-    return strcmp(wanted, found) == 0 ? TT_OK : tt_fail(st->ctx, TT_ERR_FILE, "%s: damaged: its checksum is %s, expected %.32s as in its header", st->path, found, wanted);
-}
-/* The caller's JSON of a state, whose bytes are as they were written. */
+
+/* The caller's JSON, appended to out unless that is NULL, of a file that is as it was written. Files of other
+ * programs have no checksum. */
 static tt_status tti_state_read(const tt_safetensors *st, tt_text *out) {
     const char *state = tt_safetensors_metadata(st, "state");
-    tt_status status;
-    if (!state) { return tt_fail(st->ctx, TT_ERR_FILE, "%s: no training state (metadata \"state\")", st->path); }
-    status = tti_state_unchanged(st, state);
-    return status == TT_OK && out ? tt_text_append(out, state, strlen(state)) : status;
+    const char *wanted = tt_safetensors_metadata(st, "checksum");
+    char found[32];
+    uint64_t sum;
+    size_t i;
+    if (!state) { return tti_refuse(st->ctx, st->path, "no training state (metadata \"state\")"); }
+    sum = tti_checksum("state", state, strlen(state));
+    for (i = 0; wanted && i < st->n; i++) {
+        const tti_entry *e = &st->entries[i];
+        sum += tti_checksum(e->info.name, st->bytes + e->begin, e->end - e->begin);
+    }
+    snprintf(found, sizeof found, "%016llx", (unsigned long long)sum);
+    if (wanted && strcmp(wanted, found) != 0) {
+        return tti_refuse(st->ctx, st->path, "damaged: its checksum is %s, expected %.32s as in its header",
+                          found, wanted);
+    }
+    return out ? tt_text_append(out, state, strlen(state)) : TT_OK;
 }
 
 TT_API tt_status tt_state_json(tt_context *ctx, const char *path, tt_text *out) {
@@ -11504,375 +11637,650 @@ TT_API tt_status tt_state_json(tt_context *ctx, const char *path, tt_text *out) 
 }
 
 /* All that can fail comes before the first tensor is changed. */
-static tt_status tti_state_load(tt_safetensors *st, const tt_named *tensors, int n, tt_text *json_out) {
+TT_API tt_status tt_state_load(tt_context *ctx, const char *path, const tt_named *tensors, int n,
+                               tt_text *json_out) {
+    tt_safetensors *st = tt_safetensors_open(ctx, path);
     size_t before = json_out ? json_out->size : 0;
-    tt_status status;
+    tt_status status = st ? TT_OK : tt_error_status(ctx);
     int i;
-    TTI_TRY(tti_state_check(st, tensors, n));
+    if (!st) { goto done; }
+    TTI_TRY(tti_state_list(ctx, path, tensors, n));
+    TTI_TRY(tti_list_check(st, tensors, n, "the caller wants"));
+    for (i = 0; i < (int)st->n; i++) {
+        const tti_entry *e = &st->entries[i];
+        if (e->info.dtype == TT_F32) { continue; }
+        status = tti_refuse(ctx, path, "tensor %s has dtype %s, expected F32", e->info.name, e->type);
+        goto done;
+    }
     TTI_TRY(tti_state_read(st, json_out));
-    for (i = 0; i < n; i++) { TTI_TRY(tti_tensor_fill(st, tt_safetensors_find(st, tensors[i].name), tensors[i].tensor)); }
+    TTI_TRY(tti_list_fill(st, tensors, n));
 done:
     if (status != TT_OK && json_out) { json_out->size = before; }
-    return status;
-}
-
-TT_API tt_status tt_state_load(tt_context *ctx, const char *path, const tt_named *tensors, int n, tt_text *json_out) {
-    tt_safetensors *st = tt_safetensors_open(ctx, path);
-    tt_status status = st ? tti_state_load(st, tensors, n, json_out) : tt_error_status(ctx);
     tt_safetensors_close(st);
     return tti_tried(ctx, "tt_state_load", status);
 }
 
-/* ---- config.json ----
- * Each reader takes the field if it is there and not null, and notes the first that does not fit. */
-typedef struct tti_config_reader { tt_context *ctx; const char *file; const tt_json *root; tt_status status; } tti_config_reader;
+/* ---- [tt:files.fields] JSON files as tables of fields ----
+ * config.json, generation_config.json and adapter_config.json are objects of which some members matter. Each
+ * of these is a row of a table: its name, what its value may be, the families of models whose files have it,
+ * and the place of its value in a struct. Reading and writing walk through the rows. Other members are not
+ * looked at; one that is missing, or null, leaves the struct as it is. */
 
-/* What a family of Hugging Face's transformers assumes of fields that its config.json leaves out. */
+typedef enum tti_field_kind {
+    /* float: > 0; >= 0; in 0..1 */
+    TTI_POSITIVE, TTI_NOT_NEGATIVE, TTI_FRACTION,
+    /* int: a whole number; 0 is written as null, or left out */
+    TTI_COUNT, TTI_COUNT_IF,
+    /* int: true or false */
+    TTI_SWITCH,
+    /* tti_tokens: a token id, a list of them, or null */
+    TTI_TOKENS,
+    /* tti_any: for the caller to look at, and written as the caller says */
+    TTI_ANY,
+    /* no place: `fixed`, one value or "x" or "y", is all that is allowed; the first is written */
+    TTI_FIXED,
+    /* no place: null, false or empty is all that is allowed; never written */
+    TTI_EMPTY
+} tti_field_kind;
+
+typedef struct tti_field {
+    const char *key;                /* NULL: the end of the table                                    */
+    tti_field_kind kind;
+    unsigned set;                   /* of families TTI_IN_..., and TTI_ONLY_READ or TTI_ONLY_WRITTEN */
+    size_t offset;                  /* of the place in the struct                                    */
+    const char *fixed;
+} tti_field;
+
+enum {
+    TTI_IN_LLAMA = 1, TTI_IN_MISTRAL = 2, TTI_IN_QWEN2 = 4, TTI_IN_QWEN3 = 8, TTI_IN_SMOLLM3 = 16,
+    TTI_IN_LLAMAS = 31,             /* all of these: the same body */
+    TTI_IN_GPT2 = 32, TTI_IN_ALL = 63,
+    TTI_IN_GENERATION = 64,         /* the members of config.json that generation_config.json repeats */
+    TTI_ONLY_READ = 128, TTI_ONLY_WRITTEN = 256,
+    TTI_NULL_IS_0 = 512             /* null is read as 0, and not as if the member were missing       */
+};
+
+typedef struct tti_limits {
+    double low, high;
+    const char *want;
+} tti_limits;
+
+typedef struct tti_tokens {
+    int n;
+    int32_t ids[TT_MAX_MORE_EOS + 1];
+} tti_tokens;
+
+typedef struct tti_any {
+    const tt_json *node;            /* as it was read, or NULL                */
+    tt_text text;                   /* to be written; not if it is empty      */
+} tti_any;
+
+/* An open file. root is the object whose members are read. */
+typedef struct tti_object {
+    tt_context *ctx;
+    const char *file;
+    tt_json *document;              /* owned */
+    const tt_json *root;
+} tti_object;
+
+static tt_status tti_object_open(tti_object *r, tt_context *ctx, const char *file, const char *json,
+                                 size_t size) {
+    r->ctx = ctx;
+    r->file = file;
+    r->root = r->document = tt_json_parse(ctx, json, size);
+    return r->root ? TT_OK : tti_file_fail(ctx, file, "");
+}
+
+/* A value as an error shows it: numbers by their own characters. */
+static void tti_json_show(const tt_json *node, char out[64]) {
+    static const char *const words[] = {"null", "", "", "", "a list", "an object"};     /* by tt_json_type */
+    const char *text = node->type == TT_JSON_BOOL ? node->number != 0 ? "true" : "false" : node->string;
+    if (node->type == TT_JSON_STRING) {
+        snprintf(out, 64, "\"%.40s\"", text);
+    } else {
+        snprintf(out, 64, "%.40s", words[node->type][0] ? words[node->type] : text);
+    }
+}
+
+/* "FILE: KEY is VALUE, expected WANT": all that a table refuses reads like this. */
+static tt_status tti_field_fail(const tti_object *r, const char *key, const tt_json *node, const char *want) {
+    char value[64];
+    tti_json_show(node, value);
+    return tti_refuse(r->ctx, r->file, "%s is %s, expected %s", key, value, want);
+}
+
+/* Whether a value is one of those that `fixed` lists; 1 and 0 are true and false. */
+static int tti_json_is(const tt_json *node, const char *fixed) {
+    char value[64];
+    if (node->type == TT_JSON_NUMBER || node->type == TT_JSON_BOOL) {
+        return node->number == 0 ? *fixed == 'f' : node->number == 1 && (*fixed == 't' || *fixed == '1');
+    }
+    tti_json_show(node, value);
+    return node->type == TT_JSON_STRING && strstr(fixed, value) != NULL;
+}
+
+/* What other programs write for "this is not used". */
+static int tti_json_is_empty(const tt_json *node) {
+    int is_list = node->type == TT_JSON_ARRAY || node->type == TT_JSON_OBJECT;
+    return is_list ? node->length == 0 : node->type == TT_JSON_BOOL && node->number == 0;
+}
+
+/* A token id or a list of them. Some files write -1 where there is none. */
+static tt_status tti_tokens_read(const tti_object *r, const char *key, const tt_json *node, tti_tokens *out) {
+    const tt_json *token = node->type == TT_JSON_ARRAY ? node->child : node;
+    uint64_t id;
+    for (out->n = 0; token; token = node->type == TT_JSON_ARRAY ? token->next : NULL) {
+        if (token->type == TT_JSON_NUMBER && token->number == -1) { continue; }
+        if (!tti_json_whole(token, INT_MAX, &id)) { return tti_field_fail(r, key, token, "a token id"); }
+        if (out->n > TT_MAX_MORE_EOS) { return tti_field_fail(r, key, node, "at most 8 token ids"); }
+        out->ids[out->n++] = (int32_t)id;
+    }
+    return TT_OK;
+}
+
+static tt_status tti_field_read(const tti_object *r, const tti_field *f, void *place) {
+    static const tti_limits limits[] = {
+        {(double)FLT_MIN, (double)FLT_MAX, "a number > 0"}, {0, (double)FLT_MAX, "a number >= 0"},
+        {0, 1, "a number in 0..1"}
+    };
+    const tt_json *node = tt_json_get(r->root, f->key);
+    int is_null = node && node->type == TT_JSON_NULL;
+    const tti_limits *limit;
+    uint64_t count = 0;
+    if (!node || (is_null && !(f->set & TTI_NULL_IS_0))) { return TT_OK; }
+    switch (f->kind) {
+    case TTI_POSITIVE: case TTI_NOT_NEGATIVE: case TTI_FRACTION:
+        limit = &limits[f->kind - TTI_POSITIVE];
+        if (node->type != TT_JSON_NUMBER || !(node->number >= limit->low && node->number <= limit->high)) {
+            return tti_field_fail(r, f->key, node, limit->want);
+        }
+        *(float *)place = (float)node->number;
+        return TT_OK;
+    case TTI_COUNT: case TTI_COUNT_IF:
+        if (!is_null && !tti_json_whole(node, INT_MAX, &count)) {
+            return tti_field_fail(r, f->key, node, "a whole number in 0..2147483647");
+        }
+        *(int *)place = (int)count;
+        return TT_OK;
+    case TTI_SWITCH:
+        if (node->type != TT_JSON_BOOL) { return tti_field_fail(r, f->key, node, "true or false"); }
+        *(int *)place = node->number != 0;
+        return TT_OK;
+    case TTI_TOKENS: return tti_tokens_read(r, f->key, node, (tti_tokens *)place);
+    case TTI_ANY:
+        ((tti_any *)place)->node = node;
+        return TT_OK;
+    case TTI_FIXED: return tti_json_is(node, f->fixed) ? TT_OK : tti_field_fail(r, f->key, node, f->fixed);
+    case TTI_EMPTY: break;
+    }
+    return tti_json_is_empty(node) ? TT_OK : tti_field_fail(r, f->key, node, "null, false or empty");
+}
+
+/* Reads the members of a family's file into *object. */
+static tt_status tti_fields_read(const tti_object *r, const tti_field *f, unsigned family, void *object) {
+    tt_status status = TT_OK;
+    for (; f->key && status == TT_OK; f++) {
+        if (!(f->set & family) || f->set & TTI_ONLY_WRITTEN) { continue; }
+        status = tti_field_read(r, f, (char *)object + f->offset);
+    }
+    return status;
+}
+
+static tt_status tti_tokens_write(const tti_tokens *tokens, tt_text *out) {
+    tt_status status;
+    int i;
+    if (tokens->n == 0) { return tt_text_append(out, "null", 4); }
+    if (tokens->n == 1) { return tt_text_format(out, "%d", tokens->ids[0]); }
+    for (i = 0; i < tokens->n; i++) { TTI_TRY(tt_text_format(out, "%s%d", i ? ", " : "[", tokens->ids[i])); }
+    status = tt_text_append(out, "]", 1);
+done:
+    return status;
+}
+
+/* A number with a point or an exponent, so that other readers do not take it for a whole one. */
+static tt_status tti_float_write(const char *key, float value, tt_text *out) {
+    char digits[48];
+    if (!isfinite(value)) {
+        return tt_fail(out->ctx, TT_ERR_ARG, "tt_model_config: %s is %g, expected a finite number", key,
+                       (double)value);
+    }
+    tti_format(digits, sizeof digits, "%R", (double)value);
+    return tt_text_format(out, "%s%s", digits, strpbrk(digits, ".e") ? "" : ".0");
+}
+
+/* The value of one row. null stands for 0 and for no tokens, as in the files of transformers. */
+static tt_status tti_field_write(const tti_field *f, const void *place, tt_text *out) {
+    const tti_any *any = (const tti_any *)place;
+    switch (f->kind) {
+    case TTI_POSITIVE: case TTI_NOT_NEGATIVE: case TTI_FRACTION:
+        return tti_float_write(f->key, *(const float *)place, out);
+    case TTI_COUNT: case TTI_COUNT_IF:
+        return tt_text_format(out, *(const int *)place ? "%d" : "null", *(const int *)place);
+    case TTI_SWITCH: return tt_text_format(out, "%s", *(const int *)place ? "true" : "false");
+    case TTI_TOKENS: return tti_tokens_write((const tti_tokens *)place, out);
+    case TTI_ANY: return tt_text_append(out, any->text.data, any->text.size);
+    case TTI_FIXED: return tt_text_append(out, f->fixed, strcspn(f->fixed, " "));
+    case TTI_EMPTY: break;
+    }
+    return TT_OK;
+}
+
+/* Writes the members of a family's file, "key": value, with `between` between them. */
+static tt_status tti_fields_write(const tti_field *f, unsigned family, const void *object,
+                                  const char *between, tt_text *out) {
+    tt_status status = TT_OK;
+    int n = 0;
+    for (; f->key; f++) {
+        const void *place = (const char *)object + f->offset;
+        if (!(f->set & family) || f->set & TTI_ONLY_READ || f->kind == TTI_EMPTY) { continue; }
+        if (f->kind == TTI_COUNT_IF && *(const int *)place == 0) { continue; }
+        if (f->kind == TTI_ANY && ((const tti_any *)place)->text.size == 0) { continue; }
+        TTI_TRY(tt_text_format(out, "%s\"%s\": ", n++ ? between : "", f->key));
+        TTI_TRY(tti_field_write(f, place, out));
+    }
+done:
+    return status;
+}
+
+/* ---- [tt:files.config] config.json ----
+ * The members that decide what a model computes, by family. One that asks for what the model of chapter 7
+ * does not do is refused: another activation, a window that slides, rotary scalings other than Llama 3's,
+ * quantized weights. */
+
+/* What Hugging Face's transformers assume, by family, of members that its config.json leaves out. kv_heads 0:
+ * as many as heads; head_dim 0: hidden size / heads; window 0: none. */
 typedef struct tti_family {
     const char *type, *architecture;
-    int max_positions, kv_heads, head_dim, window, tied;      /* 0: as many as heads, hidden / heads, no window */
+    unsigned bit;
+    int max_positions, kv_heads, head_dim, window, tied;
     float rope_theta;
 } tti_family;
+
 static const tti_family *tti_family_find(const char *type) {
     static const tti_family families[] = {
-        {"llama", "LlamaForCausalLM", 2048, 0, 0, 0, 0, 1e4f},      {"mistral", "MistralForCausalLM", 131072, 8, 0, 4096, 0, 1e4f},
-        {"qwen2", "Qwen2ForCausalLM", 32768, 32, 0, 4096, 0, 1e4f}, {"qwen3", "Qwen3ForCausalLM", 32768, 32, 128, 4096, 0, 1e4f},
-        {"smollm3", "SmolLM3ForCausalLM", 32768, 4, 0, 0, 1, 2e6f}, {"gpt2", "GPT2LMHeadModel", 1024, 0, 0, 0, 1, 1e4f},
+        {"llama", "LlamaForCausalLM", TTI_IN_LLAMA, 2048, 0, 0, 0, 0, 1e4f},
+        {"mistral", "MistralForCausalLM", TTI_IN_MISTRAL, 131072, 8, 0, 4096, 0, 1e4f},
+        {"qwen2", "Qwen2ForCausalLM", TTI_IN_QWEN2, 32768, 32, 0, 4096, 0, 1e4f},
+        {"qwen3", "Qwen3ForCausalLM", TTI_IN_QWEN3, 32768, 32, 128, 4096, 0, 1e4f},
+        {"smollm3", "SmolLM3ForCausalLM", TTI_IN_SMOLLM3, 32768, 4, 0, 0, 1, 2e6f},
+        {"gpt2", "GPT2LMHeadModel", TTI_IN_GPT2, 1024, 0, 0, 0, 1, 1e4f},
     };
     size_t i;
-    for (i = 0; i < sizeof families / sizeof families[0]; i++) { if (strcmp(type, families[i].type) == 0) { return &families[i]; } }
+    for (i = 0; i < sizeof families / sizeof *families; i++) {
+        if (strcmp(type, families[i].type) == 0) { return &families[i]; }
+    }
     return NULL;
 }
+
 static const char tti_family_names[] = "llama, mistral, qwen2, qwen3, smollm3 or gpt2";
 
-static const tt_json *tti_field(const tti_config_reader *r, const char *key) {
-    const tt_json *node = r->status == TT_OK ? tt_json_get(r->root, key) : NULL;
-    return node && node->type != TT_JSON_NULL ? node : NULL;
-}
-static void tti_field_fail(tti_config_reader *r, const char *key, const tt_json *node, const char *want) {
-    char value[64];
-    switch (node->type) {
-    case TT_JSON_NUMBER: snprintf(value, sizeof value, "%.40s", node->string); break;
-    case TT_JSON_STRING: snprintf(value, sizeof value, "\"%.40s\"", node->string); break;
-    case TT_JSON_BOOL: snprintf(value, sizeof value, "%s", node->number != 0 ? "true" : "false"); break;
-    case TT_JSON_ARRAY: snprintf(value, sizeof value, "a list"); break;
-    case TT_JSON_OBJECT: snprintf(value, sizeof value, "an object"); break;
-    default: snprintf(value, sizeof value, "null"); break;
+/* config.json as it stands there: a tt_model_config, and what this is made of. */
+typedef struct tti_config {
+    tt_model_config c;
+    tti_tokens bos, eos, pad;
+    int window, use_window, no_rope_interval;
+    tti_any rope_scaling, rope_parameters, layer_types, no_rope_layers;
+} tti_config;
+
+#define TTI_AT(member) offsetof(tti_config, member)
+
+static const tti_field tti_config_fields[] = {
+    {"vocab_size", TTI_COUNT, TTI_IN_ALL, TTI_AT(c.vocab_size), NULL},
+    {"n_positions", TTI_COUNT, TTI_IN_GPT2, TTI_AT(c.max_position_embeddings), NULL},
+    {"n_embd", TTI_COUNT, TTI_IN_GPT2, TTI_AT(c.hidden_size), NULL},
+    {"n_layer", TTI_COUNT, TTI_IN_GPT2, TTI_AT(c.num_hidden_layers), NULL},
+    {"n_head", TTI_COUNT, TTI_IN_GPT2, TTI_AT(c.num_attention_heads), NULL},
+    {"activation_function", TTI_FIXED, TTI_IN_GPT2, 0, "\"gelu_new\" or \"gelu_pytorch_tanh\""},
+    {"n_inner", TTI_COUNT, TTI_IN_GPT2, TTI_AT(c.intermediate_size), NULL},
+    {"layer_norm_epsilon", TTI_POSITIVE, TTI_IN_GPT2, TTI_AT(c.norm_eps), NULL},
+    {"scale_attn_weights", TTI_FIXED, TTI_IN_GPT2 | TTI_ONLY_READ, 0, "true"},
+    {"scale_attn_by_inverse_layer_idx", TTI_FIXED, TTI_IN_GPT2 | TTI_ONLY_READ, 0, "false"},
+    {"add_cross_attention", TTI_FIXED, TTI_IN_GPT2 | TTI_ONLY_READ, 0, "false"},
+    {"hidden_size", TTI_COUNT, TTI_IN_LLAMAS, TTI_AT(c.hidden_size), NULL},
+    {"intermediate_size", TTI_COUNT, TTI_IN_LLAMAS, TTI_AT(c.intermediate_size), NULL},
+    {"num_hidden_layers", TTI_COUNT, TTI_IN_LLAMAS, TTI_AT(c.num_hidden_layers), NULL},
+    {"num_attention_heads", TTI_COUNT, TTI_IN_LLAMAS, TTI_AT(c.num_attention_heads), NULL},
+    {"num_key_value_heads", TTI_COUNT, TTI_IN_LLAMAS | TTI_NULL_IS_0, TTI_AT(c.num_key_value_heads), NULL},
+    {"max_position_embeddings", TTI_COUNT, TTI_IN_LLAMAS, TTI_AT(c.max_position_embeddings), NULL},
+    {"hidden_act", TTI_FIXED, TTI_IN_LLAMAS, 0, "\"silu\""},
+    {"head_dim", TTI_COUNT_IF, TTI_IN_LLAMAS | TTI_NULL_IS_0, TTI_AT(c.head_dim), NULL},
+    {"attention_bias", TTI_SWITCH, TTI_IN_MISTRAL | TTI_IN_QWEN2 | TTI_ONLY_READ, TTI_AT(c.attention_bias),
+     NULL},
+    {"attention_bias", TTI_SWITCH, TTI_IN_LLAMA | TTI_IN_QWEN3 | TTI_IN_SMOLLM3, TTI_AT(c.attention_bias),
+     NULL},
+    {"mlp_bias", TTI_SWITCH, TTI_IN_MISTRAL | TTI_IN_QWEN2 | TTI_IN_QWEN3 | TTI_ONLY_READ, TTI_AT(c.mlp_bias),
+     NULL},
+    {"mlp_bias", TTI_SWITCH, TTI_IN_LLAMA | TTI_IN_SMOLLM3, TTI_AT(c.mlp_bias), NULL},
+    {"use_sliding_window", TTI_SWITCH, TTI_IN_LLAMAS | TTI_ONLY_READ, TTI_AT(use_window), NULL},
+    {"sliding_window", TTI_COUNT, TTI_IN_LLAMA | TTI_ONLY_READ | TTI_NULL_IS_0, TTI_AT(window), NULL},
+    {"sliding_window", TTI_COUNT, (TTI_IN_LLAMAS - TTI_IN_LLAMA) | TTI_NULL_IS_0, TTI_AT(window), NULL},
+    {"layer_types", TTI_ANY, TTI_IN_LLAMAS | TTI_ONLY_READ, TTI_AT(layer_types), NULL},
+    {"rms_norm_eps", TTI_POSITIVE, TTI_IN_LLAMAS, TTI_AT(c.norm_eps), NULL},
+    {"rope_theta", TTI_POSITIVE, TTI_IN_LLAMAS, TTI_AT(c.rope_theta), NULL},
+    {"partial_rotary_factor", TTI_FIXED, TTI_IN_LLAMAS | TTI_ONLY_READ, 0, "1"},
+    {"rope_scaling", TTI_ANY, TTI_IN_LLAMAS, TTI_AT(rope_scaling), NULL},
+    {"rope_parameters", TTI_ANY, TTI_IN_LLAMAS | TTI_ONLY_READ, TTI_AT(rope_parameters), NULL},
+    {"no_rope_layers", TTI_ANY, TTI_IN_SMOLLM3, TTI_AT(no_rope_layers), NULL},
+    {"no_rope_layer_interval", TTI_COUNT_IF, TTI_IN_SMOLLM3, TTI_AT(no_rope_interval), NULL},
+    {"tie_word_embeddings", TTI_SWITCH, TTI_IN_ALL, TTI_AT(c.tie_word_embeddings), NULL},
+    {"bos_token_id", TTI_TOKENS, TTI_IN_ALL | TTI_IN_GENERATION, TTI_AT(bos), NULL},
+    {"eos_token_id", TTI_TOKENS, TTI_IN_ALL | TTI_IN_GENERATION, TTI_AT(eos), NULL},
+    {"pad_token_id", TTI_TOKENS, TTI_IN_ALL, TTI_AT(pad), NULL},
+    {"quantization_config", TTI_FIXED, TTI_IN_ALL | TTI_ONLY_READ, 0, "null: only plain weights can be read"},
+    {NULL, TTI_ANY, 0, 0, NULL}
+};
+
+/* The object rope_scaling, or rope_parameters of newer files, which holds rope_theta, too. The sets are of
+ * its types in place of families. */
+enum { TTI_ROPE_DEFAULT = 1, TTI_ROPE_LLAMA3 = 2, TTI_ROPES = 3 };
+static const tti_field tti_rope_fields[] = {
+    {"rope_type", TTI_FIXED, TTI_ROPE_LLAMA3 | TTI_ONLY_WRITTEN, 0, "\"llama3\""},
+    {"original_max_position_embeddings", TTI_COUNT, TTI_ROPE_LLAMA3,
+     TTI_AT(c.rope_scaling.original_max_position_embeddings), NULL},
+    {"factor", TTI_POSITIVE, TTI_ROPE_LLAMA3, TTI_AT(c.rope_scaling.factor), NULL},
+    {"low_freq_factor", TTI_POSITIVE, TTI_ROPE_LLAMA3, TTI_AT(c.rope_scaling.low_freq_factor), NULL},
+    {"high_freq_factor", TTI_POSITIVE, TTI_ROPE_LLAMA3, TTI_AT(c.rope_scaling.high_freq_factor), NULL},
+    {"rope_theta", TTI_POSITIVE, TTI_ROPES | TTI_ONLY_READ, TTI_AT(c.rope_theta), NULL},
+    {"partial_rotary_factor", TTI_FIXED, TTI_ROPES | TTI_ONLY_READ, 0, "1"},
+    {NULL, TTI_ANY, 0, 0, NULL}
+};
+
+/* RoPE (arXiv 2104.09864) as it is, or with the frequencies of Llama 3.1 (chapter 7, [tt:model.rope]).
+ * Scalings by type "linear", "dynamic" or "yarn" would be another model, and so are frequencies by kind of
+ * layer. */
+static tt_status tti_config_rope(const tti_object *r, const char *key, const tt_json *node, tti_config *k) {
+    const tt_rope_scaling *s = &k->c.rope_scaling;
+    const char *type = tt_json_text(node, "rope_type", tt_json_text(node, "type", "default"));
+    int llama3 = strcmp(type, "llama3") == 0;
+    tti_object inner = *r;
+    const tt_json *child;
+    tt_status status;
+    if (!node) { return TT_OK; }
+    if (node->type != TT_JSON_OBJECT) { return tti_field_fail(r, key, node, "an object"); }
+    for (child = node->child; child; child = child->next) {
+        if (child->type != TT_JSON_OBJECT) { continue; }
+        return tti_refuse(r->ctx, r->file, "%s holds %.40s, expected one rope for all layers", key,
+                          child->key);
     }
-    r->status = tt_fail(r->ctx, TT_ERR_FILE, "%s: %s is %s, expected %s", r->file, key, value, want);
-}
-static void tti_field_int(tti_config_reader *r, const char *key, int *out) {
-    const tt_json *node = tti_field(r, key);
-    uint64_t value;
-    if (!node) { return; }
-    if (!tti_json_whole(node, INT_MAX, &value)) { tti_field_fail(r, key, node, "a whole number in 0..2147483647"); return; }
-    *out = (int)value;
-}
-static void tti_field_float(tti_config_reader *r, const char *key, float *out) {
-    const tt_json *node = tti_field(r, key);
-    if (!node) { return; }
-    if (node->type != TT_JSON_NUMBER || !(node->number >= (double)FLT_MIN && node->number <= (double)FLT_MAX)) { tti_field_fail(r, key, node, "a float > 0"); return; }
-    *out = (float)node->number;
-}
-static void tti_field_bool(tti_config_reader *r, const char *key, int *out) {
-    const tt_json *node = tti_field(r, key);
-    if (!node) { return; }
-    if (node->type != TT_JSON_BOOL) { tti_field_fail(r, key, node, "true or false"); return; }
-    *out = node->number != 0;
-}
-static void tti_field_is(tti_config_reader *r, const char *key, const char *want, const char *or_want) {
-    const tt_json *node = tti_field(r, key);
-    const char *text = node && node->type == TT_JSON_STRING ? node->string : "";
-    if (!node || strcmp(text, want) == 0 || (or_want && strcmp(text, or_want) == 0)) { return; }
-    tti_field_fail(r, key, node, want);
-}
-/* Fields that would change the forward pass. */
-static void tti_field_only(tti_config_reader *r, const char *key, double value, const char *want) {
-    const tt_json *node = tti_field(r, key);
-    if (node && (node->number != value || (node->type != TT_JSON_NUMBER && node->type != TT_JSON_BOOL))) { tti_field_fail(r, key, node, want); }
-}
-/* A token id or a list of them; returns how many. Some files write -1 where there is none. */
-static int tti_field_tokens(tti_config_reader *r, const char *key, int32_t out[TT_MAX_MORE_EOS + 1]) {
-    const tt_json *node = tti_field(r, key), *token;
-    uint64_t id;
-    int n = 0;
-    if (!node) { return 0; }
-    for (token = node->type == TT_JSON_ARRAY ? node->child : node; token && r->status == TT_OK; token = node->type == TT_JSON_ARRAY ? token->next : NULL) {
-        if (token->type == TT_JSON_NUMBER && token->number == -1) { continue; }
-        if (!tti_json_whole(token, INT_MAX, &id)) { tti_field_fail(r, key, token, "a token id"); }
-        else if (n > TT_MAX_MORE_EOS) { tti_field_fail(r, key, node, "at most 8 token ids"); }
-        else { out[n++] = (int32_t)id; }
+    if (!llama3 && strcmp(type, "default") != 0) {
+        return tti_refuse(r->ctx, r->file, "%s has type \"%.40s\", expected \"default\" or \"llama3\"", key,
+                          type);
     }
-    return r->status == TT_OK ? n : 0;
-}
-static void tti_config_tokens(tti_config_reader *r, tt_model_config *c) {
-    int32_t ids[TT_MAX_MORE_EOS + 1];
-    int n = tti_field_tokens(r, "bos_token_id", ids), i;
-    c->bos_token_id = n ? ids[0] : -1;
-    n = tti_field_tokens(r, "eos_token_id", ids);
-    c->eos_token_id = n ? ids[0] : -1;
-    for (i = 1; i < n; i++) { c->more_eos[c->n_more_eos++] = ids[i]; }
-    c->has_pad_token = tti_field_tokens(r, "pad_token_id", ids) > 0;
-    c->pad_token_id = c->has_pad_token ? ids[0] : 0;
-}
-static void tti_config_rope(tti_config_reader *r, tt_model_config *c) {
-    static const char *const keys[2] = {"rope_scaling", "rope_parameters"};    /* older and newer files */
-    int k;
-    tti_field_float(r, "rope_theta", &c->rope_theta);
-    tti_field_only(r, "partial_rotary_factor", 1, "1");
-    for (k = 0; k < 2; k++) {
-        tti_config_reader inner = *r;
-        const tt_json *child;
-        const char *type;
-        inner.root = tti_field(r, keys[k]);
-        if (!inner.root) { continue; }
-        if (inner.root->type != TT_JSON_OBJECT) { tti_field_fail(r, keys[k], inner.root, "an object"); return; }
-        for (child = inner.root->child; child; child = child->next) {        /* one object per kind of layer */
-            if (child->type == TT_JSON_OBJECT) { r->status = tt_fail(r->ctx, TT_ERR_FILE, "%s: %s holds %.40s, expected one rope for all layers", r->file, keys[k], child->key); return; }
-        }
-        tti_field_only(&inner, "partial_rotary_factor", 1, "1");
-        type = tt_json_text(inner.root, "rope_type", tt_json_text(inner.root, "type", "default"));
-        tti_field_float(&inner, "rope_theta", &c->rope_theta);
-        if (strcmp(type, "llama3") == 0) {
-            tti_field_float(&inner, "factor", &c->rope_scaling.factor);
-            tti_field_float(&inner, "low_freq_factor", &c->rope_scaling.low_freq_factor);
-            tti_field_float(&inner, "high_freq_factor", &c->rope_scaling.high_freq_factor);
-            tti_field_int(&inner, "original_max_position_embeddings", &c->rope_scaling.original_max_position_embeddings);
-            if (inner.status == TT_OK && (c->rope_scaling.factor <= 0 || c->rope_scaling.low_freq_factor <= 0 || c->rope_scaling.high_freq_factor <= c->rope_scaling.low_freq_factor || c->rope_scaling.original_max_position_embeddings < 1)) {
-                inner.status = tt_fail(r->ctx, TT_ERR_FILE, "%s: %s of type llama3 wants factor, low_freq_factor < high_freq_factor and original_max_position_embeddings", r->file, keys[k]);
-            }
-        } else if (strcmp(type, "default") != 0) {
-            inner.status = tt_fail(r->ctx, TT_ERR_FILE, "%s: %s has type \"%.40s\", expected \"default\" or \"llama3\"", r->file, keys[k], type);
-        }
-        r->status = inner.status;
+    inner.root = node;
+    status = tti_fields_read(&inner, tti_rope_fields, llama3 ? TTI_ROPE_LLAMA3 : TTI_ROPE_DEFAULT, k);
+    if (status != TT_OK || !llama3) { return status; }
+    if (s->factor <= 0 || s->low_freq_factor <= 0 || s->high_freq_factor <= s->low_freq_factor ||
+        s->original_max_position_embeddings < 1) {
+        return tti_refuse(r->ctx, r->file, "%s of type llama3 wants factor, low_freq_factor < "
+                          "high_freq_factor and original_max_position_embeddings", key);
     }
+    return TT_OK;
 }
-static void tti_config_gpt2(tti_config_reader *r, tt_model_config *c) {
-    c->gpt2 = 1;
-    tti_field_int(r, "n_positions", &c->max_position_embeddings);
-    tti_field_int(r, "n_embd", &c->hidden_size);
-    tti_field_int(r, "n_layer", &c->num_hidden_layers);
-    tti_field_int(r, "n_head", &c->num_attention_heads);
-    tti_field_int(r, "n_inner", &c->intermediate_size);
-    tti_field_float(r, "layer_norm_epsilon", &c->norm_eps);
-    tti_field_is(r, "activation_function", "gelu_new", "gelu_pytorch_tanh");
-    tti_field_only(r, "scale_attn_weights", 1, "true");
-    tti_field_only(r, "scale_attn_by_inverse_layer_idx", 0, "false");
-    tti_field_only(r, "add_cross_attention", 0, "false");
+
+/* Each layer attends to all positions: there is no sliding window, or one that never slides. */
+static tt_status tti_config_window(const tti_object *r, const tti_config *k) {
+    const tt_json *type = k->layer_types.node ? k->layer_types.node->child : NULL;
+    if (k->use_window && k->window > 0 && k->window < k->c.max_position_embeddings) {
+        return tti_refuse(r->ctx, r->file, "sliding_window is %d, expected null or at least "
+                          "max_position_embeddings %d", k->window, k->c.max_position_embeddings);
+    }
+    for (; type; type = type->next) {
+        const char *text = type->type == TT_JSON_STRING ? type->string : "";
+        if (strcmp(text, "full_attention") == 0) { continue; }
+        return tti_refuse(r->ctx, r->file, "layer_types has \"%.40s\", expected \"full_attention\"", text);
+    }
+    return TT_OK;
 }
-/* No sliding window, or one that never slides. */
-static void tti_config_window(tti_config_reader *r, const tti_family *family, const tt_model_config *c) {
-    const tt_json *types = tti_field(r, "layer_types"), *type, *given = tt_json_get(r->root, "sliding_window");
-    int used = strcmp(c->model_type, "mistral") == 0, window = given ? 0 : family->window;
-    tti_field_bool(r, "use_sliding_window", &used);
-    tti_field_int(r, "sliding_window", &window);
-    if (r->status == TT_OK && used && window > 0 && window < c->max_position_embeddings) {
-        r->status = tt_fail(r->ctx, TT_ERR_FILE, "%s: sliding_window is %d, expected null or at least max_position_embeddings %d", r->file, window, c->max_position_embeddings);
+
+/* SmolLM3 lists a 1 for each layer with rotary positions and a 0 for each without, or gives an interval; the
+ * list counts. It must be one that an interval n makes: 0 for the layers n, 2 n, ..., counted from 1. */
+static tt_status tti_config_no_rope(const tti_object *r, tti_config *k) {
+    const tt_json *list = k->no_rope_layers.node, *node;
+    int n = 0, interval = 0;
+    k->c.no_rope_interval = k->no_rope_interval;
+    if (!list) { return TT_OK; }
+    if (list->type != TT_JSON_ARRAY) { return tti_field_fail(r, "no_rope_layers", list, "a list"); }
+    if (list->length != (size_t)k->c.num_hidden_layers) {
+        return tti_refuse(r->ctx, r->file, "no_rope_layers has %zu entries, expected num_hidden_layers %d",
+                          list->length, k->c.num_hidden_layers);
     }
-    for (type = types ? types->child : NULL; type && r->status == TT_OK; type = type->next) {
-        if (type->type == TT_JSON_STRING && strcmp(type->string, "full_attention") == 0) { continue; }
-        r->status = tt_fail(r->ctx, TT_ERR_FILE, "%s: layer_types has \"%.40s\", expected \"full_attention\"", r->file, type->type == TT_JSON_STRING ? type->string : "");
-    }
-}
-/* SmolLM3 lists a 1 for each layer with RoPE, else gives an interval; a list must be one that an interval makes. */
-static void tti_config_no_rope(tti_config_reader *r, tt_model_config *c) {
-    const tt_json *list = tti_field(r, "no_rope_layers"), *node;
-    int n = 0, interval = 4;
-    tti_field_int(r, "no_rope_layer_interval", &interval);
-    if (list && list->type != TT_JSON_ARRAY) { tti_field_fail(r, "no_rope_layers", list, "a list"); return; }
-    if (list && r->status == TT_OK && list->length != (size_t)c->num_hidden_layers) {
-        r->status = tt_fail(r->ctx, TT_ERR_FILE, "%s: no_rope_layers has %lu entries, expected num_hidden_layers %d", r->file, (unsigned long)list->length, c->num_hidden_layers);
-    }
-    if (list) { interval = 0; }
-    for (node = list ? list->child : NULL; node && r->status == TT_OK; node = node->next) {
+    for (node = list->child; node; node = node->next) {
         n++;
         if (node->number == 0 && interval == 0) { interval = n; }
         if ((node->number != 0) == (interval == 0 || n % interval != 0)) { continue; }
-        r->status = tt_fail(r->ctx, TT_ERR_FILE, "%s: no_rope_layers[%d] is %g, expected a 0 at every %d-th layer only", r->file, n - 1, node->number, interval);
+        return tti_refuse(r->ctx, r->file, "no_rope_layers[%d] is %g, expected a 0 at every %d-th layer only",
+                          n - 1, node->number, interval);
     }
-    c->no_rope_interval = interval;
+    k->c.no_rope_interval = interval;
+    return TT_OK;
 }
-static void tti_config_llama(tti_config_reader *r, const tti_family *family, tt_model_config *c) {
-    const tt_json *kv_heads = tt_json_get(r->root, "num_key_value_heads"), *head_dim = tt_json_get(r->root, "head_dim");
-    c->norm_eps = 1e-6f;
-    c->rope_theta = family->rope_theta;
-    c->num_key_value_heads = kv_heads ? 0 : family->kv_heads;
-    c->head_dim = head_dim ? 0 : family->head_dim;
-    tti_field_int(r, "hidden_size", &c->hidden_size);
-    tti_field_int(r, "intermediate_size", &c->intermediate_size);
-    tti_field_int(r, "num_hidden_layers", &c->num_hidden_layers);
-    tti_field_int(r, "num_attention_heads", &c->num_attention_heads);
-    tti_field_int(r, "num_key_value_heads", &c->num_key_value_heads);
-    tti_field_int(r, "head_dim", &c->head_dim);
-    tti_field_int(r, "max_position_embeddings", &c->max_position_embeddings);
-    tti_field_float(r, "rms_norm_eps", &c->norm_eps);
-    tti_field_is(r, "hidden_act", "silu", NULL);
-    tti_field_bool(r, "attention_bias", &c->attention_bias);
-    tti_field_bool(r, "mlp_bias", &c->mlp_bias);
-    c->attention_out_bias = c->attention_bias;
-    if (strcmp(c->model_type, "qwen2") == 0) { c->attention_bias = 1; c->attention_out_bias = 0; }
-    c->qk_norm = strcmp(c->model_type, "qwen3") == 0;
-    if (strcmp(c->model_type, "smollm3") == 0) { tti_config_no_rope(r, c); }
-    tti_config_rope(r, c);
-    tti_config_window(r, family, c);
-}
-/* Each family's own switches; a config that steps beyond them would come back as another model. */
+
+/* A config that steps beyond its family's own switches would come back from config.json as another model. */
 static tt_status tti_config_in_family(tt_context *ctx, const tt_model_config *c) {
-    const char *type = c->model_type, *field = NULL;
-    int llama = strcmp(type, "llama") == 0, qwen2 = strcmp(type, "qwen2") == 0, qwen3 = strcmp(type, "qwen3") == 0;
-    int smollm3 = strcmp(type, "smollm3") == 0, gpt2 = strcmp(type, "gpt2") == 0;
-    if (!tti_family_find(type)) { return tt_fail(ctx, TT_ERR_ARG, "tt_model_config: model_type is \"%s\", expected %s", type, tti_family_names); }
-    if (c->gpt2 != gpt2) { field = "gpt2"; }
-    else if (c->qk_norm != qwen3) { field = "qk_norm"; }
-    else if (c->no_rope_interval && !smollm3) { field = "no_rope_interval"; }
-    else if (c->mlp_bias && !llama && !smollm3) { field = "mlp_bias"; }
-    else if (qwen2 ? !c->attention_bias : c->attention_bias && !llama && !qwen3 && !smollm3) { field = "attention_bias"; }
-    else if (c->attention_out_bias != (c->attention_bias && !qwen2)) { field = "attention_out_bias"; }
-    return field ? tt_fail(ctx, TT_ERR_ARG, "tt_model_config: %s does not have the value that a %s model has; choose another model_type", field, type) : TT_OK;
+    const tti_family *family = tti_family_find(c->model_type);
+    unsigned bit = family ? family->bit : 0;
+    int out_bias = c->attention_bias && bit != TTI_IN_QWEN2;
+    const char *field = NULL;
+    if (!family) {
+        return tt_fail(ctx, TT_ERR_ARG, "tt_model_config: model_type is \"%s\", expected %s", c->model_type,
+                       tti_family_names);
+    }
+    if (c->gpt2 != (bit == TTI_IN_GPT2)) { field = "gpt2"; }
+    else if (c->qk_norm != (bit == TTI_IN_QWEN3)) { field = "qk_norm"; }
+    else if (c->no_rope_interval && bit != TTI_IN_SMOLLM3) { field = "no_rope_interval"; }
+    else if (c->mlp_bias && !(bit & (TTI_IN_LLAMA | TTI_IN_SMOLLM3))) { field = "mlp_bias"; }
+    else if (bit == TTI_IN_QWEN2 && !c->attention_bias) { field = "attention_bias"; }
+    else if (bit & (TTI_IN_MISTRAL | TTI_IN_GPT2) && c->attention_bias) { field = "attention_bias"; }
+    else if (c->attention_out_bias != out_bias) { field = "attention_out_bias"; }
+    if (!field) { return TT_OK; }
+    return tt_fail(ctx, TT_ERR_ARG, "tt_model_config: %s does not have the value that a %s model has; choose "
+                   "another model_type", field, family->type);
 }
-static tt_status tti_config_parse(tt_context *ctx, const char *file, const char *json, size_t size, tt_model_config *out) {
-    tt_json *root = tt_json_parse(ctx, json, size);
-    tti_config_reader r = TT_INIT;
-    tt_model_config c = TT_INIT;
+
+/* The config before its file is read: zeros, and the family's defaults. */
+static void tti_config_begin(const tti_family *family, tti_config *k) {
+    snprintf(k->c.model_type, sizeof k->c.model_type, "%s", family->type);
+    k->c.gpt2 = family->bit == TTI_IN_GPT2;
+    k->c.qk_norm = family->bit == TTI_IN_QWEN3;
+    k->c.max_position_embeddings = family->max_positions;
+    k->c.num_key_value_heads = family->kv_heads;
+    k->c.head_dim = family->head_dim;
+    k->c.norm_eps = k->c.gpt2 ? 0 : 1e-6f;
+    k->c.rope_theta = family->rope_theta;
+    k->c.tie_word_embeddings = family->tied;
+    k->window = family->window;
+    k->use_window = family->bit == TTI_IN_MISTRAL;
+    k->no_rope_interval = family->bit == TTI_IN_SMOLLM3 ? 4 : 0;
+}
+
+/* The first token that ends a text is eos_token_id, all others are more_eos. -1 is none, for 0 is a token. */
+static void tti_config_set_tokens(tti_config *k) {
+    tt_model_config *c = &k->c;
+    int i;
+    c->bos_token_id = k->bos.n ? k->bos.ids[0] : -1;
+    c->eos_token_id = k->eos.n ? k->eos.ids[0] : -1;
+    for (i = 1; i < k->eos.n; i++) { c->more_eos[c->n_more_eos++] = k->eos.ids[i]; }
+    c->has_pad_token = k->pad.n > 0;
+    c->pad_token_id = k->pad.n ? k->pad.ids[0] : 0;
+}
+
+static void tti_config_get_tokens(tti_config *k) {
+    const tt_model_config *c = &k->c;
+    int i;
+    if (c->bos_token_id >= 0) { k->bos.ids[k->bos.n++] = c->bos_token_id; }
+    if (c->eos_token_id >= 0) { k->eos.ids[k->eos.n++] = c->eos_token_id; }
+    for (i = 0; i < c->n_more_eos; i++) { k->eos.ids[k->eos.n++] = c->more_eos[i]; }
+    if (c->has_pad_token) { k->pad.ids[k->pad.n++] = c->pad_token_id; }
+}
+
+/* *out changes only if all is well. Defaults come first, then the file, then what follows from both, then the
+ * checks that every config goes through. */
+static tt_status tti_config_parse(tt_context *ctx, const char *file, const char *json, size_t size,
+                                  tt_model_config *out) {
+    tti_object r = TT_INIT;
+    tti_config k;
     const tti_family *family;
     const char *type;
-    if (!root) { return tti_file_fail(ctx, file, ""); }
-    r.ctx = ctx;
-    r.file = file;
-    r.root = root;
-    type = tt_json_text(root, "model_type", "");
+    tt_status status;
+    memset(&k, 0, sizeof k);
+    TTI_TRY(tti_object_open(&r, ctx, file, json, size));
+    type = tt_json_text(r.root, "model_type", "");
     family = tti_family_find(type);
-    if (!family) { r.status = tt_fail(ctx, TT_ERR_FILE, "%s: model_type is \"%.40s\", expected %s", file, type, tti_family_names); }
-    else {
-        snprintf(c.model_type, sizeof c.model_type, "%s", type);
-        c.max_position_embeddings = family->max_positions;
-        c.tie_word_embeddings = family->tied;
-        tti_field_int(&r, "vocab_size", &c.vocab_size);
-        if (strcmp(type, "gpt2") == 0) { tti_config_gpt2(&r, &c); } else { tti_config_llama(&r, family, &c); }
-        tti_field_bool(&r, "tie_word_embeddings", &c.tie_word_embeddings);
-        tti_config_tokens(&r, &c);
-        if (tti_field(&r, "quantization_config")) { tti_field_fail(&r, "quantization_config", tti_field(&r, "quantization_config"), "null: only plain weights can be read"); }
+    if (!family) {
+        status = tti_refuse(ctx, file, "model_type is \"%.40s\", expected %s", type, tti_family_names);
+        goto done;
     }
-    tt_json_free(ctx, root);
-    if (r.status == TT_OK && (tti_config_resolve(ctx, &c) != TT_OK || tti_config_in_family(ctx, &c) != TT_OK)) { r.status = tti_file_fail(ctx, file, ""); }
-    if (r.status == TT_OK) { *out = c; }
-    return r.status;
+    tti_config_begin(family, &k);
+    TTI_TRY(tti_fields_read(&r, tti_config_fields, family->bit, &k));
+    TTI_TRY(tti_config_rope(&r, "rope_scaling", k.rope_scaling.node, &k));
+    TTI_TRY(tti_config_rope(&r, "rope_parameters", k.rope_parameters.node, &k));
+    TTI_TRY(tti_config_window(&r, &k));
+    TTI_TRY(tti_config_no_rope(&r, &k));
+    tti_config_set_tokens(&k);
+    k.c.attention_out_bias = k.c.attention_bias && family->bit != TTI_IN_QWEN2;
+    if (family->bit == TTI_IN_QWEN2) { k.c.attention_bias = 1; }
+    if (tti_config_resolve(ctx, &k.c) != TT_OK || tti_config_in_family(ctx, &k.c) != TT_OK) {
+        status = tti_file_fail(ctx, file, "");
+        goto done;
+    }
+    *out = k.c;
+done:
+    tt_json_free(ctx, r.document);
+    return status;
 }
+
 TT_API tt_status tt_model_config_parse(tt_context *ctx, const char *json, size_t size, tt_model_config *out) {
     return tti_tried(ctx, "tt_model_config_parse", tti_config_parse(ctx, "config.json", json, size, out));
 }
 
-/* "bos_token_id": 1,\n  "eos_token_id": 2, or a list, or null */
-static tt_status tti_config_json_tokens(const tt_model_config *c, tt_text *out) {
-    tt_status status = c->bos_token_id < 0 ? tt_text_format(out, "  \"bos_token_id\": null,\n") : tt_text_format(out, "  \"bos_token_id\": %d,\n", c->bos_token_id);
-    int i;
-    if (status == TT_OK) { status = tt_text_format(out, "  \"eos_token_id\": %s", c->n_more_eos ? "[" : ""); }
-    if (status == TT_OK) { status = c->eos_token_id < 0 ? tt_text_format(out, "null") : tt_text_format(out, "%d", c->eos_token_id); }
-    for (i = 0; i < c->n_more_eos && status == TT_OK; i++) { status = tt_text_format(out, ", %d", c->more_eos[i]); }
-    return status == TT_OK && c->n_more_eos ? tt_text_append(out, "]", 1) : status;
-}
-/* A number with a point or an exponent, so that other readers do not take it for a whole one. */
-static tt_status tti_config_float(tt_text *out, const char *key, float value, const char *end) {
-    char digits[48];
-    if (!isfinite(value)) { return tt_fail(out->ctx, TT_ERR_ARG, "tt_model_config: %s is %g, expected a finite number", key, (double)value); }
-    tti_format(digits, sizeof digits, "%R", (double)value);
-    return tt_text_format(out, "\"%s\": %s%s%s", key, digits, strpbrk(digits, ".e") ? "" : ".0", end);
-}
-static tt_status tti_config_json_gpt2(const tt_model_config *c, tt_text *out) {
-    tt_status status = tt_text_format(out, "  \"n_positions\": %d,\n  \"n_embd\": %d,\n  \"n_layer\": %d,\n  \"n_head\": %d,\n  \"activation_function\": \"gelu_new\",\n  ",
-                                      c->max_position_embeddings, c->hidden_size, c->num_hidden_layers, c->num_attention_heads);
-    if (status == TT_OK) { status = c->intermediate_size == 4 * c->hidden_size ? tt_text_format(out, "\"n_inner\": null,\n  ") : tt_text_format(out, "\"n_inner\": %d,\n  ", c->intermediate_size); }
-    return status == TT_OK ? tti_config_float(out, "layer_norm_epsilon", c->norm_eps, ",\n") : status;
-}
-static tt_status tti_config_json_no_rope(const tt_model_config *c, tt_text *out) {
-    tt_status status = tt_text_format(out, "  \"no_rope_layers\": [");
-    int i;
-    for (i = 1; i <= c->num_hidden_layers && status == TT_OK; i++) {
-        status = tt_text_format(out, "%s%d", i > 1 ? ", " : "", c->no_rope_interval == 0 || i % c->no_rope_interval != 0);
+/* From the resolved config k->c to the members as they are written: 0 where a default says the same. Qwen2
+ * and SmolLM3 have no head_dim of their own. */
+static tt_status tti_config_unresolve(tti_config *k, const tti_family *family) {
+    tt_model_config *c = &k->c;
+    tt_text *rope = &k->rope_scaling.text, *layers = &k->no_rope_layers.text;
+    tt_status status = TT_OK;
+    int i, is_default;
+    tti_config_get_tokens(k);
+    k->no_rope_interval = c->no_rope_interval;
+    if (c->gpt2 && c->intermediate_size == 4 * c->hidden_size) { c->intermediate_size = 0; }
+    is_default = c->head_dim * c->num_attention_heads == c->hidden_size;
+    if (is_default && family->bit & (TTI_IN_QWEN2 | TTI_IN_SMOLLM3)) { c->head_dim = 0; }
+    if (c->rope_scaling.factor > 0) {
+        TTI_TRY(tt_text_append(rope, "{", 1));
+        TTI_TRY(tti_fields_write(tti_rope_fields, TTI_ROPE_LLAMA3, k, ", ", rope));
+        TTI_TRY(tt_text_append(rope, "}", 1));
     }
-    if (status == TT_OK) { status = tt_text_format(out, "],\n"); }
-    return status == TT_OK && c->no_rope_interval ? tt_text_format(out, "  \"no_rope_layer_interval\": %d,\n", c->no_rope_interval) : status;
-}
-static tt_status tti_config_json_llama(const tt_model_config *c, tt_text *out) {
-    const tt_rope_scaling *s = &c->rope_scaling;
-    int qwen2 = strcmp(c->model_type, "qwen2") == 0, smollm3 = strcmp(c->model_type, "smollm3") == 0, llama = strcmp(c->model_type, "llama") == 0;
-    int derived_dim = (qwen2 || smollm3) && c->head_dim * c->num_attention_heads == c->hidden_size;     /* these two have no such field */
-    tt_status status;
-    status = tt_text_format(out, "  \"hidden_size\": %d,\n  \"intermediate_size\": %d,\n  \"num_hidden_layers\": %d,\n  \"num_attention_heads\": %d,\n"
-                            "  \"num_key_value_heads\": %d,\n  \"max_position_embeddings\": %d,\n  \"hidden_act\": \"silu\",\n  ",
-                            c->hidden_size, c->intermediate_size, c->num_hidden_layers, c->num_attention_heads, c->num_key_value_heads, c->max_position_embeddings);
-    if (status == TT_OK && !derived_dim) { status = tt_text_format(out, "\"head_dim\": %d,\n  ", c->head_dim); }
-    if (status == TT_OK && !qwen2 && strcmp(c->model_type, "mistral") != 0) { status = tt_text_format(out, "\"attention_bias\": %s,\n  ", tti_bool(c->attention_bias)); }
-    if (status == TT_OK && (llama || smollm3)) { status = tt_text_format(out, "\"mlp_bias\": %s,\n  ", tti_bool(c->mlp_bias)); }
-    if (status == TT_OK && !llama) { status = tt_text_format(out, "\"sliding_window\": null,\n  "); }
-    if (status == TT_OK) { status = tti_config_float(out, "rms_norm_eps", c->norm_eps, ",\n  "); }
-    if (status == TT_OK) { status = tti_config_float(out, "rope_theta", c->rope_theta, ",\n"); }
-    if (status == TT_OK && s->factor > 0) {
-        status = tt_text_format(out, "  \"rope_scaling\": {\"rope_type\": \"llama3\", \"original_max_position_embeddings\": %d, ", s->original_max_position_embeddings);
-        if (status == TT_OK) { status = tti_config_float(out, "factor", s->factor, ", "); }
-        if (status == TT_OK) { status = tti_config_float(out, "low_freq_factor", s->low_freq_factor, ", "); }
-        if (status == TT_OK) { status = tti_config_float(out, "high_freq_factor", s->high_freq_factor, "},\n"); }
+    if (family->bit != TTI_IN_SMOLLM3) { goto done; }
+    for (i = 1; i <= c->num_hidden_layers; i++) {
+        int has_rope = c->no_rope_interval == 0 || i % c->no_rope_interval != 0;
+        TTI_TRY(tt_text_format(layers, "%s%d", i > 1 ? ", " : "[", has_rope));
     }
-    return status == TT_OK && smollm3 ? tti_config_json_no_rope(c, out) : status;
-}
-static tt_status tti_config_json(const tt_model_config *config, tt_dtype dtype, tt_text *out) {
-    tt_model_config c = *config;
-    size_t before = out->size;
-    tt_status status = tti_config_resolve(out->ctx, &c);
-    if (status == TT_OK) { status = tti_config_in_family(out->ctx, &c); }
-    if (status != TT_OK) { return status; }
-    status = tt_text_format(out, "{\n  \"architectures\": [\"%s\"],\n  \"model_type\": \"%s\",\n  \"vocab_size\": %d,\n", tti_family_find(c.model_type)->architecture, c.model_type, c.vocab_size);
-    if (status == TT_OK) { status = c.gpt2 ? tti_config_json_gpt2(&c, out) : tti_config_json_llama(&c, out); }
-    if (status == TT_OK) { status = tt_text_format(out, "  \"tie_word_embeddings\": %s,\n", tti_bool(c.tie_word_embeddings)); }
-    if (status == TT_OK) { status = tti_config_json_tokens(&c, out); }
-    if (status == TT_OK) { status = c.has_pad_token ? tt_text_format(out, ",\n  \"pad_token_id\": %d", c.pad_token_id) : tt_text_format(out, ",\n  \"pad_token_id\": null"); }
-    if (status == TT_OK) { status = tt_text_format(out, ",\n  \"torch_dtype\": \"%s\"\n}\n", dtype == TT_F32 ? "float32" : dtype == TT_BF16 ? "bfloat16" : "float16"); }
-    if (status != TT_OK && out->data) { out->size = before; out->data[before] = 0; }
+    status = tt_text_append(layers, "]", 1);
+done:
     return status;
 }
-TT_API tt_status tt_model_config_json(const tt_model_config *config, tt_text *out) { return tti_config_json(config, TT_F32, out); }
 
-/* ---- generation_config.json ---- */
-static void tti_field_range(tti_config_reader *r, const char *key, double low, double high, const char *want, float *out) {
-    const tt_json *node = tti_field(r, key);
-    if (!node) { return; }
-    if (node->type != TT_JSON_NUMBER || !(node->number >= low && node->number <= high)) { tti_field_fail(r, key, node, want); return; }
-    *out = (float)node->number;
-}
-/* Fields that are not given stay as config.json has them. Takes the text. */
-static tt_status tti_generation_parse(tt_context *ctx, const char *file, const char *text, size_t size, tti_generation *g) {
-    tti_config_reader r = TT_INIT;
-    int32_t stops[TT_MAX_MORE_EOS + 1];
-    int n;
-    tt_json *root = tt_json_parse(ctx, text, size);
-    if (!root) { return tti_file_fail(ctx, file, ""); }
-    r.ctx = ctx;
-    r.file = file;
-    r.root = root;
-    tti_field_bool(&r, "do_sample", &g->do_sample);
-    tti_field_int(&r, "top_k", &g->top_k);
-    tti_field_range(&r, "temperature", 0, (double)FLT_MAX, "a number >= 0", &g->temperature);
-    tti_field_range(&r, "top_p", 0, 1, "a number in 0..1", &g->top_p);
-    tti_field_range(&r, "min_p", 0, 1, "a number in 0..1", &g->min_p);
-    tti_field_range(&r, "repetition_penalty", (double)FLT_MIN, (double)FLT_MAX, "a number > 0", &g->repetition_penalty);
-    if (tti_field(&r, "top_p") && g->top_p == 0) { g->top_p = FLT_MIN; }               /* the likeliest token alone: 0 here is "not given" */
-    if (tti_field(&r, "temperature") && g->temperature == 0) { g->do_sample = 0; }     /* the same */
-    n = tti_field_tokens(&r, "eos_token_id", stops);
-    if (n > 0) {
-        memcpy(g->stops, stops, (size_t)n * sizeof *stops);
-        g->n_stops = n;
-    }
-    tt_json_free(ctx, root);
-    if (r.status == TT_OK) { g->text = tti_strdup(ctx, text); }
-    return r.status == TT_OK && !g->text ? TT_ERR_MEM : r.status;
-}
-static tt_status tti_generation_json(const tt_model *m, tt_text *out) {
+/* Appends to out, or leaves it as it was. The config is resolved first: a file says all that it decides. */
+static tt_status tti_config_json(const tt_model_config *config, tt_dtype dtype, tt_text *out) {
+    static const char *const torch_types[] = {"float32", "bfloat16", "float16"};        /* by tt_dtype */
+    tti_config k;
+    const tti_family *family;
+    size_t before = out->size;
     tt_status status;
-    if (m->generation.text) { return tt_text_append(out, m->generation.text, strlen(m->generation.text)); }
-    status = tt_text_format(out, "{\n");
-    if (status == TT_OK) { status = tti_config_json_tokens(&m->config, out); }
-    return status == TT_OK ? tt_text_format(out, "\n}\n") : status;
+    memset(&k, 0, sizeof k);
+    k.c = *config;
+    k.rope_scaling.text.ctx = k.no_rope_layers.text.ctx = out->ctx;
+    TTI_TRY(tti_config_resolve(out->ctx, &k.c));
+    TTI_TRY(tti_config_in_family(out->ctx, &k.c));
+    family = tti_family_find(k.c.model_type);
+    TTI_TRY(tti_config_unresolve(&k, family));
+    TTI_TRY(tt_text_format(out, "{\n  \"architectures\": [\"%s\"],\n  \"model_type\": \"%s\",\n  ",
+                           family->architecture, family->type));
+    TTI_TRY(tti_fields_write(tti_config_fields, family->bit, &k, ",\n  ", out));
+    TTI_TRY(tt_text_format(out, ",\n  \"torch_dtype\": \"%s\"\n}\n", torch_types[dtype]));
+done:
+    if (status != TT_OK && out->data) {
+        out->size = before;
+        out->data[before] = 0;
+    }
+    tt_text_free(&k.rope_scaling.text);
+    tt_text_free(&k.no_rope_layers.text);
+    return status;
 }
+
+TT_API tt_status tt_model_config_json(const tt_model_config *config, tt_text *out) {
+    return tti_config_json(config, TT_F32, out);
+}
+#undef TTI_AT
+
+/* ---- [tt:files.generation] generation_config.json ----
+ * How the makers of a model sample from it. The text is kept and written again as it was. */
+
+typedef struct tti_generation_file {
+    tti_generation g;
+    tti_tokens eos;
+} tti_generation_file;
+
+#define TTI_AT(member) offsetof(tti_generation_file, member)
+static const tti_field tti_generation_fields[] = {
+    {"do_sample", TTI_SWITCH, TTI_IN_ALL, TTI_AT(g.do_sample), NULL},
+    {"temperature", TTI_NOT_NEGATIVE, TTI_IN_ALL, TTI_AT(g.temperature), NULL},
+    {"top_k", TTI_COUNT, TTI_IN_ALL, TTI_AT(g.top_k), NULL},
+    {"top_p", TTI_FRACTION, TTI_IN_ALL, TTI_AT(g.top_p), NULL},
+    {"min_p", TTI_FRACTION, TTI_IN_ALL, TTI_AT(g.min_p), NULL},
+    {"repetition_penalty", TTI_POSITIVE, TTI_IN_ALL, TTI_AT(g.repetition_penalty), NULL},
+    {"eos_token_id", TTI_TOKENS, TTI_IN_ALL, TTI_AT(eos), NULL},
+    {NULL, TTI_ANY, 0, 0, NULL}
+};
+#undef TTI_AT
+
+/* Fields that are not given stay as config.json has them. A top_p or temperature of 0 wants the likeliest
+ * token alone; in tti_generation 0 is "not given". */
+static tt_status tti_generation_parse(tt_context *ctx, const char *file, const char *text, size_t size,
+                                      tti_generation *g) {
+    tti_object r = TT_INIT;
+    tti_generation_file k;
+    tt_status status;
+    memset(&k, 0, sizeof k);
+    k.g = *g;
+    k.g.temperature = k.g.top_p = -1;
+    TTI_TRY(tti_object_open(&r, ctx, file, text, size));
+    TTI_TRY(tti_fields_read(&r, tti_generation_fields, TTI_IN_ALL, &k));
+    if (k.g.temperature == 0) { k.g.do_sample = 0; }
+    if (k.g.temperature < 0) { k.g.temperature = g->temperature; }
+    if (k.g.top_p == 0) { k.g.top_p = FLT_MIN; }
+    if (k.g.top_p < 0) { k.g.top_p = g->top_p; }
+    if (k.eos.n > 0) {
+        memcpy(k.g.stops, k.eos.ids, sizeof k.eos.ids);
+        k.g.n_stops = k.eos.n;
+    }
+    k.g.text = tti_strdup(ctx, text);
+    if (!k.g.text) {
+        status = TT_ERR_MEM;
+        goto done;
+    }
+    *g = k.g;
+done:
+    tt_json_free(ctx, r.document);
+    return status;
+}
+
+/* Without a file that was read, a new one has the tokens of config.json. */
+static tt_status tti_generation_json(const tt_model *m, tt_text *out) {
+    const char *text = m->generation.text;
+    tti_config k;
+    tt_status status;
+    if (text) { return tt_text_append(out, text, strlen(text)); }
+    memset(&k, 0, sizeof k);
+    k.c = m->config;
+    tti_config_get_tokens(&k);
+    TTI_TRY(tt_text_append(out, "{\n  ", 4));
+    TTI_TRY(tti_fields_write(tti_config_fields, TTI_IN_GENERATION, &k, ",\n  ", out));
+    TTI_TRY(tt_text_append(out, "\n}\n", 3));
+done:
+    return status;
+}
+
 TT_API tt_sampling tt_model_sampling(const tt_model *m) {
     const tti_generation *g = &m->generation;
     tt_sampling s = TT_INIT;
@@ -11887,152 +12295,221 @@ TT_API tt_sampling tt_model_sampling(const tt_model *m) {
     return s;
 }
 
-/* ---- model directories ---- */
-static tt_status tti_path_join(tt_text *out, const char *dir, const char *name) {
-    if (!*dir) { return tt_fail(out->ctx, TT_ERR_ARG, "cannot open %s: the name of its folder is empty", name); }
-    out->size = 0;
-    return tt_text_format(out, "%s/%s", dir, name);
+/* ---- [tt:files.directory] reading a model directory ----
+ *     config.json                      [tt:files.config]
+ *     model.safetensors                the weights by the names of Hugging Face; or, in several files,
+ *     model.safetensors.index.json     {"metadata": {"total_size": n}, "weight_map": {"name": "file", ...}}
+ *     generation_config.json           [tt:files.generation]; may be missing
+ *     chat_template.jinja              a text; may be missing, then it is the member chat_template of
+ *     tokenizer_config.json            which may be missing, too
+ *     tokenizer.json                   chapter 6; not read here */
+
+typedef struct tti_folder {
+    tt_context *ctx;
+    const char *dir;
+    tt_text path;                   /* of the file that was named last                     */
+    tt_text text;                   /* of the file that was read last                      */
+    int found;                      /* whether the last one that may be missing was there  */
+} tti_folder;
+
+static void tti_folder_open(tti_folder *d, tt_context *ctx, const char *dir) {
+    memset(d, 0, sizeof *d);
+    d->ctx = d->path.ctx = d->text.ctx = ctx;
+    d->dir = dir;
 }
-typedef struct tti_shards { tt_context *ctx; tt_safetensors **files; char **names; size_t n, capacity; } tti_shards;
-static void tti_shards_close(tti_shards *s) {
-    size_t i;
-    for (i = 0; i < s->n; i++) {
-        tt_safetensors_close(s->files[i]);
-        tti_strfree(s->ctx, s->names[i]);
+
+static void tti_folder_close(tti_folder *d) {
+    tt_text_free(&d->path);
+    tt_text_free(&d->text);
+}
+
+/* An empty name would make the path one of the root directory. */
+static tt_status tti_folder_name(tti_folder *d, const char *name) {
+    d->path.size = 0;
+    if (!*d->dir) {
+        return tt_fail(d->ctx, TT_ERR_ARG, "cannot open %s: the name of its folder is empty", name);
     }
-    tt_free(s->ctx, s->files, s->capacity, sizeof *s->files);
-    tt_free(s->ctx, s->names, s->capacity, sizeof *s->names);
+    return tt_text_format(&d->path, "%s/%s", d->dir, name);
 }
-static void tti_shards_destroy(void *shards) {      /* also what a model releases */
-    tti_shards *s = (tti_shards *)shards;
-    if (!s) { return; }
-    tti_shards_close(s);
-    tt_free(s->ctx, s, 1, sizeof *s);
+
+/* For a file that may be missing: then the text is empty. */
+static tt_status tti_folder_read_if(tti_folder *d, const char *name) {
+    tt_status status = tti_folder_name(d, name);
+    d->text.size = 0;
+    d->found = status == TT_OK && tt_file_exists(d->path.data);
+    return d->found ? tt_file_read(d->ctx, d->path.data, &d->text) : status;
 }
-static tt_status tti_shards_add(tti_shards *s, const char *dir, const char *name, tt_text *path) {
-    size_t i;
-    for (i = 0; i < s->n; i++) { if (strcmp(s->names[i], name) == 0) { return TT_OK; } }
-    if (!name[0] || strchr(name, '/') || strchr(name, '\\')) { return tt_fail(s->ctx, TT_ERR_FILE, "%s/model.safetensors.index.json: weight_map names \"%s\", expected a file beside it", dir, name); }
-    if (tti_path_join(path, dir, name) != TT_OK) { return tt_error_status(s->ctx); }
-    s->names[s->n] = tti_strdup(s->ctx, name);
-    if (!s->names[s->n]) { return TT_ERR_MEM; }
-    s->files[s->n] = tt_safetensors_open(s->ctx, path->data);
-    s->n++;
-    return s->files[s->n - 1] ? TT_OK : tt_error_status(s->ctx);
+
+static tt_status tti_folder_read(tti_folder *d, const char *name) {
+    tt_status status = tti_folder_read_if(d, name);
+    return status == TT_OK && !d->found ? tt_file_read(d->ctx, d->path.data, &d->text) : status;
 }
-/* model.safetensors, or what model.safetensors.index.json lists. */
-static tt_status tti_shards_open(tti_shards *s, const char *dir) {
-    tt_context *ctx = s->ctx;
-    tt_text path = TT_INIT, text = TT_INIT;
+
+static tt_status tti_folder_write(tti_folder *d, const char *name, const tt_text *text) {
+    tt_status status = tti_folder_name(d, name);
+    return status == TT_OK ? tt_file_write(d->ctx, d->path.data, text->data, text->size) : status;
+}
+
+/* The files of the weights are a list, by `next`. A mapped model owns them as long as it lives. */
+static void tti_shards_release(void *shards) {
+    tt_safetensors *file = (tt_safetensors *)shards, *next;
+    for (; file; file = next) {
+        next = file->next;
+        tt_safetensors_close(file);
+    }
+}
+
+/* Opens the file that d->path names, at the end of the list, unless it is open. */
+static tt_status tti_shards_add(tt_safetensors **list, const tti_folder *d) {
+    for (; *list; list = &(*list)->next) {
+        if (strcmp((*list)->path, d->path.data) == 0) { return TT_OK; }
+    }
+    *list = tt_safetensors_open(d->ctx, d->path.data);
+    return *list ? TT_OK : tt_error_status(d->ctx);
+}
+
+/* The files that model.safetensors.index.json names. */
+static tt_status tti_shards_index(tt_safetensors **list, tti_folder *d) {
+    static const char *const index = "model.safetensors.index.json";
     tt_json *root = NULL;
-    const tt_json *map = NULL, *node;
+    const tt_json *map, *node;
+    int found;
     tt_status status;
-    int single;
-    path.ctx = text.ctx = ctx;
-    status = tti_path_join(&path, dir, "model.safetensors");
-    single = status == TT_OK && tt_file_exists(path.data);              /* it counts, should there be old shards beside it */
-    if (status == TT_OK && !single) { status = tti_path_join(&path, dir, "model.safetensors.index.json"); }
-    if (status == TT_OK && !single && !tt_file_exists(path.data)) {
-        status = tt_fail(ctx, TT_ERR_IO, "%s: neither model.safetensors nor model.safetensors.index.json can be read", dir);
+    TTI_TRY(tti_folder_read_if(d, index));
+    if (!d->found) {
+        return tt_fail(d->ctx, TT_ERR_IO, "%s: neither model.safetensors nor %s can be read", d->dir, index);
     }
-    if (status == TT_OK && !single) {
-        status = tt_file_read(ctx, path.data, &text);
-        if (status == TT_OK) { root = tt_json_parse(ctx, text.data, text.size); status = root ? TT_OK : tti_file_fail(ctx, path.data, ""); }
-        map = tt_json_get(root, "weight_map");
-        if (status == TT_OK && (!map || map->type != TT_JSON_OBJECT || !map->length)) { status = tt_fail(ctx, TT_ERR_FILE, "%s: no weight_map", path.data); }
+    root = tt_json_parse(d->ctx, d->text.data, d->text.size);
+    TTI_TRY(root ? TT_OK : tti_file_fail(d->ctx, d->path.data, ""));
+    map = tt_json_get(root, "weight_map");
+    found = map && map->type == TT_JSON_OBJECT && map->length;
+    TTI_TRY(found ? TT_OK : tti_refuse(d->ctx, d->path.data, "no weight_map"));
+    for (node = map->child; node; node = node->next) {
+        const char *name = node->type == TT_JSON_STRING ? node->string : "";
+        if (!name[0] || strpbrk(name, "/\\")) {
+            status = tt_fail(d->ctx, TT_ERR_FILE, "%s/%s: weight_map names \"%s\", expected a file beside it",
+                             d->dir, index, name);
+            goto done;
+        }
+        TTI_TRY(tti_folder_name(d, name));
+        TTI_TRY(tti_shards_add(list, d));
     }
-    if (status == TT_OK) {
-        s->capacity = map ? map->length : 1;
-        s->files = (tt_safetensors **)tt_alloc(ctx, s->capacity, sizeof *s->files);
-        s->names = (char **)tt_alloc(ctx, s->capacity, sizeof *s->names);
-        if (!s->files || !s->names) { status = TT_ERR_MEM; }
-    }
-    if (status == TT_OK && single) { status = tti_shards_add(s, dir, "model.safetensors", &path); }
-    for (node = map ? map->child : NULL; node && status == TT_OK; node = node->next) { status = tti_shards_add(s, dir, node->type == TT_JSON_STRING ? node->string : "", &path); }
-    tt_json_free(ctx, root);
-    tt_text_free(&path);
-    tt_text_free(&text);
+done:
+    tt_json_free(d->ctx, root);
     return status;
 }
-/* Where a tensor is stored, -1 if nowhere; GPT-2 files may leave out the prefix "transformer.". */
-static int tti_shards_find(const tti_shards *s, const char *name, tt_safetensors **file) {
-    size_t i;
-    int k;
-    for (i = 0; i < s->n; i++) {
-        *file = s->files[i];
-        if ((k = tt_safetensors_find(*file, name)) >= 0) { return k; }
-    }
-    return strncmp(name, "transformer.", 12) == 0 ? tti_shards_find(s, name + 12, file) : -1;
+
+/* model.safetensors counts, should there be old shards beside it. */
+static tt_status tti_shards_open(tt_safetensors **list, tti_folder *d) {
+    tt_status status = tti_folder_name(d, "model.safetensors");
+    if (status != TT_OK) { return status; }
+    return tt_file_exists(d->path.data) ? tti_shards_add(list, d) : tti_shards_index(list, d);
 }
+
+/* The file that stores a tensor, and its index there; or NULL. Files of GPT-2 may leave out
+ * "transformer.". */
+static tt_safetensors *tti_shards_find(tt_safetensors *list, const char *name, int *index) {
+    tt_safetensors *file = list;
+    for (; file; file = file->next) {
+        *index = tt_safetensors_find(file, name);
+        if (*index >= 0) { return file; }
+    }
+    return strncmp(name, "transformer.", 12) == 0 ? tti_shards_find(list, name + 12, index) : NULL;
+}
+
 /* A tied pair may be stored under either name. */
-static int tti_shards_find_param(const tti_shards *s, const tt_model *m, const tt_tensor *t, tt_safetensors **file) {
-    int k = tti_shards_find(s, t->name, file);
-    return k < 0 && t == m->embedding && t == m->head ? tti_shards_find(s, "lm_head.weight", file) : k;
+static tt_safetensors *tti_shards_find_param(tt_safetensors *list, const tt_model *m, const tt_tensor *t,
+                                             int *index) {
+    tt_safetensors *file = tti_shards_find(list, t->name, index);
+    return !file && t == m->embedding && t == m->head ? tti_shards_find(list, "lm_head.weight", index) : file;
 }
-/* A pair that config.json ties but the files hold twice, with other values: then it is not tied, as in transformers. */
-static void tti_shards_untie(const tti_shards *s, tt_model_config *c) {
-    tt_safetensors *a = NULL, *b = NULL;
-    int i = tti_shards_find(s, c->gpt2 ? "transformer.wte.weight" : "model.embed_tokens.weight", &a), k = tti_shards_find(s, "lm_head.weight", &b);
-    const tti_entry *x = i < 0 ? NULL : &a->entries[i], *y = k < 0 ? NULL : &b->entries[k];
+
+/* A pair that config.json ties but the files hold twice, with two values, is not tied, as in transformers. */
+static void tti_shards_untie(tt_safetensors *list, tt_model_config *c) {
+    int i, k;
+    const char *embedding = c->gpt2 ? "transformer.wte.weight" : "model.embed_tokens.weight";
+    tt_safetensors *a = tti_shards_find(list, embedding, &i);
+    tt_safetensors *b = tti_shards_find(list, "lm_head.weight", &k);
+    const tti_entry *x = a ? &a->entries[i] : NULL, *y = b ? &b->entries[k] : NULL;
     if (!x || !y || !c->tie_word_embeddings) { return; }
-    c->tie_word_embeddings = strcmp(x->type, y->type) == 0 && x->size == y->size && memcmp(a->bytes + x->begin, b->bytes + y->begin, x->end - x->begin) == 0;
+    c->tie_word_embeddings = strcmp(x->type, y->type) == 0 && x->info.size == y->info.size &&
+                             memcmp(a->bytes + x->begin, b->bytes + y->begin, x->end - x->begin) == 0;
 }
-static int tti_ends_with(const char *text, const char *end) {
-    size_t n = strlen(text), m = strlen(end);
-    return n >= m && strcmp(text + n - m, end) == 0;
-}
-/* Each tensor of the files must be a parameter, or a buffer that old files carry along. */
-static tt_status tti_shards_no_extra(const tti_shards *s, const tt_model *m) {
-    size_t i, k;
-    for (i = 0; i < s->n; i++) {
-        for (k = 0; k < s->files[i]->n; k++) {
-            const char *name = s->files[i]->entries[k].name;
-            char longer[256];
-            tt_safetensors *file = NULL;
-            tt_tensor *t;
-            if (tti_ends_with(name, ".attn.bias") || tti_ends_with(name, ".attn.masked_bias") || tti_ends_with(name, "rotary_emb.inv_freq")) { continue; }
-            t = tt_model_param_find(m, name);
-            snprintf(longer, sizeof longer, "transformer.%s", name);
-            if (!t && m->config.gpt2) { t = tt_model_param_find(m, longer); }
-            if (t && tti_shards_find(s, t->name, &file) == (int)k && file == s->files[i]) { continue; }
-            if (t) { return tt_fail(s->ctx, TT_ERR_FILE, "%s: tensor %s is stored twice, also in %s", s->files[i]->path, name, file->path); }
-            if (m->config.tie_word_embeddings && strcmp(name, "lm_head.weight") == 0) { continue; }
-            return tt_fail(s->ctx, TT_ERR_FILE, "%s: tensor %s is no parameter of a %s model", s->files[i]->path, name, m->config.model_type);
-        }
+
+/* Buffers that old files carry along. */
+static int tti_is_buffer(const char *name) {
+    static const char *const ends[] = {".attn.bias", ".attn.masked_bias", "rotary_emb.inv_freq"};
+    size_t n = strlen(name), i;
+    for (i = 0; i < sizeof ends / sizeof *ends; i++) {
+        size_t m = strlen(ends[i]);
+        if (n >= m && strcmp(name + n - m, ends[i]) == 0) { return 1; }
     }
-    return TT_OK;
+    return 0;
 }
-/* What of a file can serve as it is: float32, and half precision where the model multiplies by it (the head: only bf16,
- * and only where the backend reads it). */
+
+/* A tensor of the files must be a parameter, and stored once. */
+static tt_status tti_shards_check(tt_safetensors *list, const tt_model *m, const tt_safetensors *file,
+                                  int index) {
+    const char *name = file->entries[index].info.name;
+    const tt_tensor *t = tt_model_param_find(m, name);
+    const tt_safetensors *first;
+    char longer[256];
+    int k;
+    snprintf(longer, sizeof longer, "transformer.%s", name);
+    if (!t && m->config.gpt2) { t = tt_model_param_find(m, longer); }
+    if (t) {
+        first = tti_shards_find(list, t->name, &k);
+        if (first == file && k == index) { return TT_OK; }
+        return tti_refuse(m->ctx, file->path, "tensor %s is stored twice, also in %s", name, first->path);
+    }
+    if (tti_is_buffer(name) || (m->config.tie_word_embeddings && strcmp(name, "lm_head.weight") == 0)) {
+        return TT_OK;
+    }
+    return tti_refuse(m->ctx, file->path, "tensor %s is no parameter of a %s model", name,
+                      m->config.model_type);
+}
+
+/* The shapes of all, before there is memory for any: a config may promise far more than its files hold. */
+static tt_status tti_model_check(const tt_model *m, tt_safetensors *list, const char *dir) {
+    tt_status status = TT_OK;
+    tt_safetensors *file;
+    int i, k;
+    for (i = 0; i < m->n_params; i++) {
+        const tt_tensor *t = m->params[i];
+        file = tti_shards_find_param(list, m, t, &k);
+        if (!file) {
+            const char *why = t == m->head ? " (tie_word_embeddings is false)" : "";
+            return tti_refuse(m->ctx, dir, "tensor %s is missing%s", t->name, why);
+        }
+        TTI_TRY(tti_entry_fits(file, k, t, "config wants"));
+    }
+    for (file = list; file; file = file->next) {
+        for (k = 0; k < (int)file->n; k++) { TTI_TRY(tti_shards_check(list, m, file, k)); }
+    }
+done:
+    return status;
+}
+
+/* What of a file can serve as it is: float32, and half precision where the model multiplies by it; embedding
+ * and head only in bf16, and only where the backend reads it. */
 static int tti_param_as_stored(const tt_model *m, const tt_tensor *t, tt_dtype dtype) {
-    int is_half = dtype == TT_BF16 || dtype == TT_F16;
     if (dtype == TT_F32) { return 1; }
     if (t == m->embedding || t == m->head) { return dtype == TT_BF16 && m->ctx->backend->takes_half; }
-    return is_half && t->ndim == 2 && t != m->positions;
+    return (dtype == TT_BF16 || dtype == TT_F16) && t->ndim == 2 && t != m->positions;
 }
-/* The shapes of all, before there is memory for any: a config may promise far more than its files hold. */
-static tt_status tti_model_check(tt_model *m, const tti_shards *s, const char *dir) {
-    tt_status status = TT_OK;
-    int i;
-    for (i = 0; i < m->n_params && status == TT_OK; i++) {
-        tt_tensor *t = m->params[i];
-        tt_safetensors *file = NULL;
-        int k = tti_shards_find_param(s, m, t, &file);
-        if (k < 0) { return tt_fail(m->ctx, TT_ERR_FILE, "%s: tensor %s is missing%s", dir, t->name, t == m->head ? " (tie_word_embeddings is false)" : ""); }
-        status = tti_shape_check(m->ctx, file->path, file->entries[k].name, &file->entries[k], t, "config wants");
-    }
-    return status == TT_OK ? tti_shards_no_extra(s, m) : status;
-}
-/* The data of a parameter: a place in the mapped file, or memory of its own. */
-static tt_status tti_param_read(tt_model *m, tt_tensor *t, const tti_shards *s) {
-    tt_safetensors *file = NULL;
-    int k = tti_shards_find_param(s, m, t, &file);
+
+/* The data of a parameter: a place in the mapped file, or memory of its own. Older writers do not align
+ * data. */
+static tt_status tti_param_read(const tt_model *m, tt_tensor *t, tt_safetensors *list, int map) {
+    int k;
+    tt_safetensors *file = tti_shards_find_param(list, m, t, &k);
     const unsigned char *bytes = file->bytes + file->entries[k].begin;
-    tt_dtype dtype = tti_entry_dtype(&file->entries[k]);
-    if (m->lent_to) {
+    tt_dtype dtype = file->entries[k].info.dtype;
+    if (map) {
         t->requires_grad = 0;
         if (tti_param_as_stored(m, t, dtype)) { t->dtype = dtype; }
-        if (t->dtype == dtype && m->ctx->backend == tt_cpu_backend() && (uintptr_t)bytes % tti_dtype_bytes(dtype) == 0) {
+        if (t->dtype == dtype && m->ctx->backend == tt_cpu_backend() &&
+            (uintptr_t)bytes % tti_dtype_bytes(dtype) == 0) {
             t->data = (void *)(uintptr_t)bytes;
             t->lent = 1;
             return TT_OK;
@@ -12040,400 +12517,480 @@ static tt_status tti_param_read(tt_model *m, tt_tensor *t, const tti_shards *s) 
     }
     return tti_tensor_fill(file, k, t);
 }
-static tt_status tti_model_fill(tt_model *m, const tti_shards *s, const char *dir) {
-    tt_status status = tti_model_check(m, s, dir);
-    int i;
-    for (i = 0; i < m->n_params && status == TT_OK; i++) { status = tti_param_read(m, m->params[i], s); }
-    return status;
+
+/* What it says of sampling and of the end of texts goes before config.json. */
+static tt_status tti_model_read_generation(tt_model *m, tti_folder *d) {
+    tt_status status = tti_folder_read_if(d, "generation_config.json");
+    if (status != TT_OK || !d->found) { return status; }
+    return tti_generation_parse(m->ctx, d->path.data, d->text.data, d->text.size, &m->generation);
 }
-/* Reads generation_config.json if there is one. */
-static tt_status tti_model_generation(tt_model *m, const char *dir) {
-    tt_text path = TT_INIT, text = TT_INIT;
-    tt_status status;
-    path.ctx = text.ctx = m->ctx;
-    status = tti_path_join(&path, dir, "generation_config.json");
-    if (status == TT_OK && tt_file_exists(path.data)) {
-        status = tt_file_read(m->ctx, path.data, &text);
-        if (status == TT_OK) { status = tti_generation_parse(m->ctx, path.data, text.data, text.size, &m->generation); }
-    }
-    tt_text_free(&path);
-    tt_text_free(&text);
-    return status;
-}
-/* The text or, of a list, the one named "default". */
+
+/* chat_template of tokenizer_config.json: a text or, of a list, the one named "default". */
 static const tt_json *tti_chat_template_of(const tt_json *config) {
     const tt_json *node = tt_json_get(config, "chat_template"), *item;
     for (item = node && node->type == TT_JSON_ARRAY ? node->child : NULL; item; item = item->next) {
-        if (strcmp(tt_json_text(item, "name", ""), "default") == 0) { node = tt_json_get(item, "template"); break; }
+        if (strcmp(tt_json_text(item, "name", ""), "default") != 0) { continue; }
+        node = tt_json_get(item, "template");
+        break;
     }
     return node && node->type == TT_JSON_STRING ? node : NULL;
 }
-static tt_status tti_model_keep_template(tt_model *m, const char *text, size_t size, const char *path) {
-    if (memchr(text, 0, size)) { return tt_fail(m->ctx, TT_ERR_FILE, "%s: the chat template holds a byte 0", path); }
-    m->chat_template = tti_strdup(m->ctx, text);
-    return m->chat_template ? TT_OK : TT_ERR_MEM;
-}
-/* chat_template.jinja if there is one, or else chat_template of tokenizer_config.json. */
-static tt_status tti_model_chat_template(tt_model *m, const char *dir) {
-    static const char *const names[] = {"chat_template.jinja", "tokenizer_config.json"};
-    tt_text path = TT_INIT, text = TT_INIT;
+
+static tt_status tti_model_read_template(tt_model *m, tti_folder *d) {
     tt_json *root = NULL;
     const tt_json *node;
-    tt_status status = TT_OK;
-    int i;
-    path.ctx = text.ctx = m->ctx;
-    for (i = 0; i < 2 && status == TT_OK && text.size == 0; i++) {
-        status = tti_path_join(&path, dir, names[i]);
-        if (status == TT_OK && tt_file_exists(path.data)) { status = tt_file_read(m->ctx, path.data, &text); }
-    }
-    if (status == TT_OK && text.size > 0 && i == 1) { status = tti_model_keep_template(m, text.data, text.size, path.data); }
-    if (status == TT_OK && text.size > 0 && i == 2) {
-        root = tt_json_parse(m->ctx, text.data, text.size);
+    const char *text;
+    size_t size;
+    tt_status status;
+    TTI_TRY(tti_folder_read_if(d, "chat_template.jinja"));
+    text = d->text.data;
+    size = d->text.size;
+    if (size == 0) {
+        TTI_TRY(tti_folder_read_if(d, "tokenizer_config.json"));
+        if (d->text.size == 0) { return TT_OK; }
+        root = tt_json_parse(m->ctx, d->text.data, d->text.size);
+        TTI_TRY(root ? TT_OK : tti_file_fail(m->ctx, d->path.data, ""));
         node = tti_chat_template_of(root);
-        if (!root) { status = tti_file_fail(m->ctx, path.data, ""); }
-        else if (node) { status = tti_model_keep_template(m, node->string, node->length, path.data); }
+        if (!node) { goto done; }
+        text = node->string;
+        size = node->length;
     }
+    if (memchr(text, 0, size)) {
+        status = tti_refuse(m->ctx, d->path.data, "the chat template holds a byte 0");
+        goto done;
+    }
+    m->chat_template = tti_strdup(m->ctx, text);
+    status = m->chat_template ? TT_OK : TT_ERR_MEM;
+done:
     tt_json_free(m->ctx, root);
-    tt_text_free(&path);
-    tt_text_free(&text);
     return status;
 }
+
 TT_API const char *tt_model_chat_format(const tt_model *m) {
     return m->chat_template ? tt_chat_recognize(m->ctx, m->chat_template, strlen(m->chat_template)) : "";
 }
+
+/* In this order: nothing is allocated for weights before config.json, the headers of all files and all shapes
+ * are known to fit each other. */
 static tt_model *tti_model_open(tt_context *ctx, const char *dir, int map) {
-    tti_shards *shards = (tti_shards *)tt_alloc(ctx, 1, sizeof *shards);
-    tt_text path = TT_INIT, text = TT_INIT;
+    tt_safetensors *files = NULL;
+    int i, owned = 0;
+    tti_folder d;
     tt_model_config config;
     tt_model *m = NULL;
     tt_status status;
-    int lent;
-    if (!shards) { return NULL; }
-    shards->ctx = path.ctx = text.ctx = ctx;
-    status = tti_path_join(&path, dir, "config.json");
-    if (status == TT_OK) { status = tt_file_read(ctx, path.data, &text); }
-    if (status == TT_OK) { status = tti_config_parse(ctx, path.data, text.data, text.size, &config); }
-    if (status == TT_OK) { status = tti_shards_open(shards, dir); }
-    if (status == TT_OK) { tti_shards_untie(shards, &config); }
-    if (status == TT_OK) { m = tti_model_new(ctx, &config, NULL); }
-    lent = m && map;
-    if (lent) {
-        m->lent_to = shards;
-        m->release = tti_shards_destroy;
+    tti_folder_open(&d, ctx, dir);
+    TTI_TRY(tti_folder_read(&d, "config.json"));
+    TTI_TRY(tti_config_parse(ctx, d.path.data, d.text.data, d.text.size, &config));
+    TTI_TRY(tti_shards_open(&files, &d));
+    tti_shards_untie(files, &config);
+    m = tti_model_new(ctx, &config, NULL);
+    TTI_TRY(m ? TT_OK : TT_ERR_MEM);
+    if (map) {
+        m->lent_to = files;             /* the model has them from here on */
+        m->release = tti_shards_release;
+        owned = 1;
     }
-    if (m && (tti_model_fill(m, shards, dir) != TT_OK || tti_model_generation(m, dir) != TT_OK || tti_model_chat_template(m, dir) != TT_OK)) { tt_model_destroy(m); m = NULL; }
-    if (!lent) { tti_shards_destroy(shards); }       /* else the model has or had them */
-    tt_text_free(&path);
-    tt_text_free(&text);
+    TTI_TRY(tti_model_check(m, files, dir));
+    for (i = 0; i < m->n_params; i++) { TTI_TRY(tti_param_read(m, m->params[i], files, map)); }
+    TTI_TRY(tti_model_read_generation(m, &d));
+    TTI_TRY(tti_model_read_template(m, &d));
+done:
+    if (status != TT_OK) {
+        tt_model_destroy(m);
+        m = NULL;
+    }
+    if (!owned) { tti_shards_release(files); }
+    tti_folder_close(&d);
     return m;
 }
-TT_API tt_model *tt_model_load(tt_context *ctx, const char *dir) { return (tt_model *)tti_made(ctx, "tt_model_load", tti_model_open(ctx, dir, 0)); }
-TT_API tt_model *tt_model_map(tt_context *ctx, const char *dir) { return (tt_model *)tti_made(ctx, "tt_model_map", tti_model_open(ctx, dir, 1)); }
 
-static tt_status tti_save_text(tt_context *ctx, tt_text *path, const char *dir, const char *name, const tt_text *text) {
-    tt_status status = tti_path_join(path, dir, name);
-    return status == TT_OK ? tt_file_write(ctx, path->data, text->data, text->size) : status;
+TT_API tt_model *tt_model_load(tt_context *ctx, const char *dir) {
+    return (tt_model *)tti_made(ctx, "tt_model_load", tti_model_open(ctx, dir, 0));
 }
-/* How many of list[0..n) go into one file. */
-static int tti_shard_length(const tt_named *list, int n, const tt_save_desc *d) {
+
+TT_API tt_model *tt_model_map(tt_context *ctx, const char *dir) {
+    return (tt_model *)tti_made(ctx, "tt_model_map", tti_model_open(ctx, dir, 1));
+}
+
+/* ---- [tt:files.save] writing a model directory ----
+ * config.json comes last: without it there is no model, should the disk be full before. */
+
+static tt_status tti_save_file(tti_folder *d, const char *name, const tti_contents *c) {
+    tt_status status = tti_folder_name(d, name);
+    return status == TT_OK ? tti_safetensors_write(d->ctx, d->path.data, c) : status;
+}
+
+/* How many tensors, from `first` on, go into one file of at most max_bytes. */
+static int tti_shard_length(const tti_contents *c, int first, size_t max_bytes) {
     size_t bytes = 0;
     int i;
-    for (i = 0; i < n; i++) {
-        bytes += list[i].tensor->size * tti_dtype_bytes(d->dtype);
-        if (i > 0 && d->max_shard_bytes > 0 && bytes > d->max_shard_bytes) { break; }
+    for (i = first; i < c->n; i++) {
+        bytes += tti_contents_bytes(c, i);
+        if (i > first && max_bytes > 0 && bytes > max_bytes) { break; }
     }
-    return i;
+    return i - first;
 }
-/* Adds the tensors of one shard to the index. */
-static tt_status tti_index_add(tt_text *index, const tt_named *list, int n, const char *file) {
-    tt_status status = TT_OK;
-    int i;
-    for (i = 0; i < n && status == TT_OK; i++) {
-        status = tt_text_append(index, "    ", 4);
-        if (status == TT_OK) { status = tt_text_json(index, list[i].name, strlen(list[i].name)); }
-        if (status == TT_OK) { status = tt_text_format(index, ": \"%s\",\n", file); }
-    }
-    return status;
-}
-static tt_status tti_save_shards(tt_context *ctx, const char *dir, const tt_named *list, int n, const tt_save_desc *d, tt_text *path) {
+
+/* The tensors in their order, cut before each one that would pass max_bytes, and an index of all. */
+static tt_status tti_save_shards(tti_folder *d, const tti_contents *c, size_t max_bytes) {
+    tti_contents part = *c;
     tt_text index = TT_INIT;
-    char name[64];
-    int at, count = 0, number = 0, length;
+    int i, at, count = 0, number = 0;
     size_t bytes = 0;
+    char name[64];
     tt_status status;
-    index.ctx = ctx;
-    for (at = 0; at < n; at++) { bytes += list[at].tensor->size * tti_dtype_bytes(d->dtype); }
-    for (at = 0; at < n; at += tti_shard_length(list + at, n - at, d)) { count++; }
-    status = tt_text_format(&index, "{\n  \"metadata\": {\"total_size\": %.0f},\n  \"weight_map\": {\n", (double)bytes);
-    for (at = 0; at < n && status == TT_OK; at += length) {
-        length = tti_shard_length(list + at, n - at, d);
+    for (i = 0; i < c->n; i++) { bytes += tti_contents_bytes(c, i); }
+    for (at = 0; at < c->n; at += tti_shard_length(c, at, max_bytes)) { count++; }
+    index.ctx = d->ctx;
+    TTI_TRY(tt_text_format(&index, "{\n  \"metadata\": {\"total_size\": %zu},\n  \"weight_map\": {", bytes));
+    for (at = 0; at < c->n; at += part.n) {
+        part.tensors = c->tensors + at;
+        part.n = tti_shard_length(c, at, max_bytes);
         snprintf(name, sizeof name, "model-%05d-of-%05d.safetensors", ++number, count);
-        status = tti_path_join(path, dir, name);
-        if (status == TT_OK) { status = tti_safetensors_write(ctx, path->data, list + at, length, d->dtype, NULL, 0); }
-        if (status == TT_OK) { status = tti_index_add(&index, list + at, length, name); }
+        TTI_TRY(tti_save_file(d, name, &part));
+        for (i = 0; i < part.n; i++) {
+            TTI_TRY(tt_text_format(&index, "%s\n    ", at + i ? "," : ""));
+            TTI_TRY(tt_text_json(&index, part.tensors[i].name, strlen(part.tensors[i].name)));
+            TTI_TRY(tt_text_format(&index, ": \"%s\"", name));
+        }
     }
-    if (status == TT_OK) {
-        index.size -= 2;                       /* the last comma */
-        status = tt_text_format(&index, "\n  }\n}\n");
-    }
-    if (status == TT_OK) { status = tti_save_text(ctx, path, dir, "model.safetensors.index.json", &index); }
-    if (status == TT_OK) { status = tti_path_join(path, dir, "model.safetensors"); }
-    if (status == TT_OK) { remove(path->data); }            /* an older single file would count */
+    TTI_TRY(tt_text_format(&index, "\n  }\n}\n"));
+    TTI_TRY(tti_folder_write(d, "model.safetensors.index.json", &index));
+    TTI_TRY(tti_folder_name(d, "model.safetensors"));
+    remove(d->path.data);           /* an older single file would count */
+done:
     tt_text_free(&index);
     return status;
 }
-/* params[from .. to), named with a prefix; NULL if memory is out. */
+
+/* params[from .. to) with a prefix before their names, which stand one after another in `names`. */
 static tt_named *tti_named_params(const tt_model *m, int from, int to, const char *prefix, tt_text *names) {
     tt_named *list = (tt_named *)tt_alloc(m->ctx, (size_t)(to - from), sizeof *list);
     size_t at = 0;
     int i;
     for (i = from; list && i < to; i++) {
-        if (tt_text_format(names, "%s%s", prefix, m->params[i]->name) == TT_OK && tt_text_append(names, "", 1) == TT_OK) { continue; }
+        if (tt_text_format(names, "%s%s%c", prefix, m->params[i]->name, 0) == TT_OK) { continue; }
         tt_free(m->ctx, list, (size_t)(to - from), sizeof *list);
         return NULL;
     }
-    for (i = from; list && i < to; i++) {      /* the text stands still now */
+    for (i = from; list && i < to; i++) {           /* only now: a text that grows moves */
         list[i - from].name = names->data + at;
         list[i - from].tensor = m->params[i];
         at += strlen(names->data + at) + 1;
     }
     return list;
 }
-static tt_status tti_save_weights(tt_context *ctx, const char *dir, const tt_named *list, int n, const tt_save_desc *d, tt_text *path) {
-    tt_status status;
-    if (tti_shard_length(list, n, d) < n) { return tti_save_shards(ctx, dir, list, n, d, path); }
-    status = tti_path_join(path, dir, "model.safetensors");
-    return status == TT_OK ? tti_safetensors_write(ctx, path->data, list, n, d->dtype, NULL, 0) : status;
-}
+
 /* "eos_token": "<end>", if the id is one of the tokenizer's special tokens. */
 static tt_status tti_save_token(const tt_tokenizer *t, const char *key, int32_t id, tt_text *out) {
-    tt_status status;
+    tt_status status = TT_OK;
     if (id < 0 || id >= tt_vocab_size(t) || !tt_token_is_special(t, id)) { return TT_OK; }
-    status = tt_text_format(out, "  \"%s\": ", key);
-    if (status == TT_OK) { status = tt_text_json(out, tti_token_bytes(t, &t->tokens[id]), t->tokens[id].size); }
-    return status == TT_OK ? tt_text_append(out, ",\n", 2) : status;
+    TTI_TRY(tt_text_format(out, "  \"%s\": ", key));
+    TTI_TRY(tt_text_json(out, tti_token_bytes(t, &t->tokens[id]), t->tokens[id].size));
+    TTI_TRY(tt_text_append(out, ",\n", 2));
+done:
+    return status;
 }
-static tt_status tti_save_tokenizer(const tt_model *m, const tt_tokenizer *tokenizer, const char *dir, tt_text *path) {
-    tt_context *ctx = m->ctx;
+
+/* tokenizer_config.json has what transformers reads beside tokenizer.json: special tokens and the chat
+ * template. */
+static tt_status tti_save_tokenizer(const tt_model *m, const tt_tokenizer *tokenizer, tti_folder *d) {
     tt_text text = TT_INIT;
     tt_status status;
-    text.ctx = ctx;
-    status = tt_tokenizer_json(tokenizer, &text);
-    if (status == TT_OK) { status = tti_save_text(ctx, path, dir, "tokenizer.json", &text); }
+    text.ctx = m->ctx;
+    TTI_TRY(tt_tokenizer_json(tokenizer, &text));
+    TTI_TRY(tti_folder_write(d, "tokenizer.json", &text));
     text.size = 0;
-    if (status == TT_OK) { status = tt_text_format(&text, "{\n"); }
-    if (status == TT_OK) { status = tti_save_token(tokenizer, "bos_token", m->config.bos_token_id, &text); }
-    if (status == TT_OK) { status = tti_save_token(tokenizer, "eos_token", m->config.eos_token_id, &text); }
-    if (status == TT_OK && m->chat_template) {
-        status = tt_text_format(&text, "  \"chat_template\": ");
-        if (status == TT_OK) { status = tt_text_json(&text, m->chat_template, strlen(m->chat_template)); }
-        if (status == TT_OK) { status = tt_text_format(&text, ",\n"); }
+    TTI_TRY(tt_text_append(&text, "{\n", 2));
+    TTI_TRY(tti_save_token(tokenizer, "bos_token", m->config.bos_token_id, &text));
+    TTI_TRY(tti_save_token(tokenizer, "eos_token", m->config.eos_token_id, &text));
+    if (m->chat_template) {
+        TTI_TRY(tt_text_format(&text, "  \"chat_template\": "));
+        TTI_TRY(tt_text_json(&text, m->chat_template, strlen(m->chat_template)));
+        TTI_TRY(tt_text_append(&text, ",\n", 2));
     }
-    if (status == TT_OK) {
-        status = tt_text_format(&text, "  \"clean_up_tokenization_spaces\": false,\n  \"tokenizer_class\": \"PreTrainedTokenizerFast\",\n  \"model_max_length\": %d\n}\n", m->config.max_position_embeddings);
-    }
-    if (status == TT_OK) { status = tti_save_text(ctx, path, dir, "tokenizer_config.json", &text); }
+    TTI_TRY(tt_text_format(&text, "  \"clean_up_tokenization_spaces\": false,\n  \"tokenizer_class\": "
+                           "\"PreTrainedTokenizerFast\",\n  \"model_max_length\": %d\n}\n",
+                           m->config.max_position_embeddings));
+    TTI_TRY(tti_folder_write(d, "tokenizer_config.json", &text));
+done:
     tt_text_free(&text);
     return status;
 }
-static tt_status tti_model_save_as(const tt_model *m, const tt_tokenizer *tokenizer, const char *dir, const tt_save_desc *desc) {
+
+/* All texts and the scan come before the first file, so that a model which cannot be written leaves a good
+ * one as it is. */
+static tt_status tti_model_save(const tt_model *m, const tt_tokenizer *tokenizer, const char *dir,
+                                const tt_save_desc *desc) {
     tt_context *ctx = m->ctx;
-    tt_text path = TT_INIT, text = TT_INIT, generation = TT_INIT, names = TT_INIT;
+    tti_contents c = TT_INIT;
+    tt_text names = TT_INIT, config = TT_INIT, generation = TT_INIT;
     tt_named *list;
-    uint64_t sum;
+    tti_folder d;
     tt_status status;
-    if (m->lora.rank) { return tt_fail(ctx, TT_ERR_ARG, "tt_model_save: the model has adapters: merge them first, or save them with tt_model_lora_save"); }
-    if (desc->dtype != TT_F32 && desc->dtype != TT_BF16 && desc->dtype != TT_F16) { return tt_fail(ctx, TT_ERR_ARG, "tt_model_save_as: dtype is %d, expected TT_F32, TT_BF16 or TT_F16", (int)desc->dtype); }
-    path.ctx = text.ctx = generation.ctx = names.ctx = ctx;
-    list = tti_named_params(m, 0, m->n_params, "", &names);
-    status = list ? tti_config_json(&m->config, desc->dtype, &text) : TT_ERR_MEM;
-    if (status == TT_OK) { status = tti_generation_json(m, &generation); }
-    if (status == TT_OK) { status = tti_named_scan(ctx, dir, list, m->n_params, desc->dtype, &sum); }
-    if (status == TT_OK) { status = tt_make_dirs(ctx, dir); }
-    if (status == TT_OK) { status = tti_save_weights(ctx, dir, list, m->n_params, desc, &path); }
-    if (status == TT_OK && tokenizer) { status = tti_save_tokenizer(m, tokenizer, dir, &path); }
-    if (status == TT_OK) { status = tti_save_text(ctx, &path, dir, "generation_config.json", &generation); }
-    if (status == TT_OK) { status = tti_save_text(ctx, &path, dir, "config.json", &text); }      /* last: without it there is no model */
+    names.ctx = config.ctx = generation.ctx = ctx;
+    tti_folder_open(&d, ctx, dir);
+    c.tensors = list = tti_named_params(m, 0, m->n_params, "", &names);
+    c.n = m->n_params;
+    c.dtype = desc->dtype;
+    TTI_TRY(list ? tti_config_json(&m->config, desc->dtype, &config) : TT_ERR_MEM);
+    TTI_TRY(tti_generation_json(m, &generation));
+    TTI_TRY(tti_contents_scan(ctx, dir, &c));
+    TTI_TRY(tt_make_dirs(ctx, dir));
+    if (tti_shard_length(&c, 0, desc->max_shard_bytes) < c.n) {
+        TTI_TRY(tti_save_shards(&d, &c, desc->max_shard_bytes));
+    } else {
+        TTI_TRY(tti_save_file(&d, "model.safetensors", &c));
+    }
+    if (tokenizer) { TTI_TRY(tti_save_tokenizer(m, tokenizer, &d)); }
+    TTI_TRY(tti_folder_write(&d, "generation_config.json", &generation));
+    TTI_TRY(tti_folder_write(&d, "config.json", &config));
+done:
     tt_free(ctx, list, (size_t)m->n_params, sizeof *list);
-    tt_text_free(&path);
-    tt_text_free(&text);
+    tti_folder_close(&d);
     tt_text_free(&generation);
+    tt_text_free(&config);
     tt_text_free(&names);
     return status;
 }
-TT_API tt_status tt_model_save_as(const tt_model *m, const tt_tokenizer *tokenizer, const char *dir, const tt_save_desc *desc) {
-    return tti_tried(m->ctx, "tt_model_save_as", tti_model_save_as(m, tokenizer, dir, desc));
+
+TT_API tt_status tt_model_save_as(const tt_model *m, const tt_tokenizer *tokenizer, const char *dir,
+                                  const tt_save_desc *desc) {
+    tt_status status;
+    if (m->lora.rank) {
+        status = tt_fail(m->ctx, TT_ERR_ARG, "tt_model_save: the model has adapters: merge them first, or "
+                         "save them with tt_model_lora_save");
+    } else if (desc->dtype != TT_F32 && desc->dtype != TT_BF16 && desc->dtype != TT_F16) {
+        status = tt_fail(m->ctx, TT_ERR_ARG, "tt_model_save_as: dtype is %d, expected TT_F32, TT_BF16 or "
+                         "TT_F16", desc->dtype);
+    } else {
+        status = tti_model_save(m, tokenizer, dir, desc);
+    }
+    return tti_tried(m->ctx, "tt_model_save_as", status);
 }
+
 TT_API tt_status tt_model_save(const tt_model *m, const tt_tokenizer *tokenizer, const char *dir) {
     static const tt_save_desc desc = TT_INIT;
     return tt_model_save_as(m, tokenizer, dir, &desc);
 }
 
-/* ---- adapters: the directory of Hugging Face's peft ---- */
+/* ---- [tt:files.adapters] adapters ----
+ * A directory of Hugging Face's peft: adapter_config.json, and adapter_model.safetensors with the tensors
+ * base_model.model.MODULE.lora_A.weight and ...lora_B.weight. */
+
 #define TTI_PEFT_PREFIX "base_model.model."
 
+typedef struct tti_lora_file {
+    tt_lora_desc d;
+    tti_any target_modules;
+} tti_lora_file;
+
+/* The empty ones would make an adapter compute something else than scale (x A^T) B^T on whole matrices. */
+#define TTI_AT(member) offsetof(tti_lora_file, member)
+static const tti_field tti_lora_fields[] = {
+    {"peft_type", TTI_FIXED, TTI_IN_ALL, 0, "\"LORA\""},
+    {"task_type", TTI_FIXED, TTI_IN_ALL | TTI_ONLY_WRITTEN, 0, "\"CAUSAL_LM\""},
+    {"r", TTI_COUNT, TTI_IN_ALL, TTI_AT(d.rank), NULL},
+    {"lora_alpha", TTI_POSITIVE, TTI_IN_ALL, TTI_AT(d.alpha), NULL},
+    {"use_rslora", TTI_SWITCH, TTI_IN_ALL, TTI_AT(d.use_rslora), NULL},
+    {"lora_dropout", TTI_FIXED, TTI_IN_ALL | TTI_ONLY_WRITTEN, 0, "0.0"},
+    {"bias", TTI_FIXED, TTI_IN_ALL, 0, "\"none\""},
+    {"fan_in_fan_out", TTI_FIXED, TTI_IN_GPT2 | TTI_ONLY_WRITTEN, 0, "true"},
+    {"fan_in_fan_out", TTI_FIXED, TTI_IN_LLAMAS | TTI_ONLY_WRITTEN, 0, "false"},
+    {"inference_mode", TTI_FIXED, TTI_IN_ALL | TTI_ONLY_WRITTEN, 0, "true"},
+    {"base_model_name_or_path", TTI_FIXED, TTI_IN_ALL | TTI_ONLY_WRITTEN, 0, "null"},
+    {"target_modules", TTI_ANY, TTI_IN_ALL, TTI_AT(target_modules), NULL},
+    {"use_dora", TTI_EMPTY, TTI_IN_ALL, 0, NULL},
+    {"use_qalora", TTI_EMPTY, TTI_IN_ALL, 0, NULL},
+    {"use_bdlora", TTI_EMPTY, TTI_IN_ALL, 0, NULL},
+    {"lora_bias", TTI_EMPTY, TTI_IN_ALL, 0, NULL},
+    {"modules_to_save", TTI_EMPTY, TTI_IN_ALL, 0, NULL},
+    {"rank_pattern", TTI_EMPTY, TTI_IN_ALL, 0, NULL},
+    {"alpha_pattern", TTI_EMPTY, TTI_IN_ALL, 0, NULL},
+    {"layers_to_transform", TTI_EMPTY, TTI_IN_ALL, 0, NULL},
+    {"layers_pattern", TTI_EMPTY, TTI_IN_ALL, 0, NULL},
+    {"exclude_modules", TTI_EMPTY, TTI_IN_ALL, 0, NULL},
+    {"target_parameters", TTI_EMPTY, TTI_IN_ALL, 0, NULL},
+    {"trainable_token_indices", TTI_EMPTY, TTI_IN_ALL, 0, NULL},
+    {"layer_replication", TTI_EMPTY, TTI_IN_ALL, 0, NULL},
+    {"alora_invocation_tokens", TTI_EMPTY, TTI_IN_ALL, 0, NULL},
+    {NULL, TTI_ANY, 0, 0, NULL}
+};
+#undef TTI_AT
+
 /* "q_proj" of "model.layers.0.self_attn.q_proj.lora_A.weight"; its length in n. */
-static const char *tti_lora_module(const char *name, size_t *n) {
-    const char *end = name + strlen(name) - strlen(".lora_A.weight"), *begin = end;
-    while (begin > name && begin[-1] != '.') { begin--; }
+static const char *tti_lora_module(const tt_tensor *a, size_t *n) {
+    const char *end = a->name + strlen(a->name) - strlen(".lora_A.weight"), *begin = end;
+    while (begin > a->name && begin[-1] != '.') { begin--; }
     *n = (size_t)(end - begin);
     return begin;
 }
-/* The targets as they were given, or the last names of all modules that have an adapter. */
-static tt_status tti_lora_json_targets(const tt_model *m, tt_text *out) {
-    tt_status status = TT_OK;
-    int i, k, listed = 0;
-    for (i = 0; i < m->lora.n_target_modules && status == TT_OK; i++) {
-        status = tt_text_append(out, ", ", listed++ ? 2 : 0);
-        if (status == TT_OK) { status = tt_text_json(out, m->lora_targets[i], strlen(m->lora_targets[i])); }
+
+/* Whether an adapter before params[i] has the same last name of its module. */
+static int tti_lora_is_listed(const tt_model *m, int i) {
+    size_t n, length;
+    const char *module = tti_lora_module(m->params[i], &n);
+    int k;
+    for (k = m->n_base; k < i; k += 2) {
+        const char *earlier = tti_lora_module(m->params[k], &length);
+        if (n == length && memcmp(module, earlier, n) == 0) { return 1; }
     }
-    for (i = m->n_base; i < m->n_params && m->lora.n_target_modules == 0 && status == TT_OK; i += 2) {
-        size_t n, n2;
-        const char *module = tti_lora_module(m->params[i]->name, &n);
-        for (k = m->n_base; k < i; k += 2) {
-            const char *earlier = tti_lora_module(m->params[k]->name, &n2);
-            if (n == n2 && memcmp(module, earlier, n) == 0) { break; }
-        }
-        if (k < i) { continue; }
-        status = tt_text_append(out, ", ", listed++ ? 2 : 0);
-        if (status == TT_OK) { status = tt_text_json(out, module, n); }
+    return 0;
+}
+
+/* A list of the targets as they were given, or of the last names of all modules that have an adapter. */
+static tt_status tti_lora_targets(const tt_model *m, tt_text *out) {
+    tt_status status;
+    size_t n;
+    int i;
+    TTI_TRY(tt_text_append(out, "[", 1));
+    for (i = 0; i < m->lora.n_target_modules; i++) {
+        TTI_TRY(tt_text_append(out, ", ", i ? 2 : 0));
+        TTI_TRY(tt_text_json(out, m->lora_targets[i], strlen(m->lora_targets[i])));
     }
+    for (i = m->n_base; i < m->n_params && m->lora.n_target_modules == 0; i += 2) {
+        const char *module = tti_lora_module(m->params[i], &n);
+        if (tti_lora_is_listed(m, i)) { continue; }
+        TTI_TRY(tt_text_append(out, ", ", i > m->n_base ? 2 : 0));
+        TTI_TRY(tt_text_json(out, module, n));
+    }
+    status = tt_text_append(out, "]", 1);
+done:
     return status;
 }
+
 static tt_status tti_lora_json(const tt_model *m, tt_text *out) {
-    tt_status status = tt_text_format(out, "{\n  \"peft_type\": \"LORA\",\n  \"task_type\": \"CAUSAL_LM\",\n  \"r\": %d,\n  ", m->lora.rank);
-    if (status == TT_OK) { status = tti_config_float(out, "lora_alpha", m->lora.alpha, ",\n"); }
-    if (status == TT_OK) {
-        status = tt_text_format(out, "  \"use_rslora\": %s,\n  \"lora_dropout\": 0.0,\n  \"bias\": \"none\",\n  \"fan_in_fan_out\": %s,\n  \"inference_mode\": true,\n"
-                                "  \"base_model_name_or_path\": null,\n  \"target_modules\": [", tti_bool(m->lora.use_rslora), tti_bool(m->config.gpt2));
-    }
-    if (status == TT_OK) { status = tti_lora_json_targets(m, out); }
-    return status == TT_OK ? tt_text_format(out, "]\n}\n") : status;
+    tti_lora_file k;
+    tt_status status;
+    memset(&k, 0, sizeof k);
+    k.d = m->lora;
+    k.target_modules.text.ctx = m->ctx;
+    TTI_TRY(tti_lora_targets(m, &k.target_modules.text));
+    TTI_TRY(tt_text_append(out, "{\n  ", 4));
+    TTI_TRY(tti_fields_write(tti_lora_fields, m->config.gpt2 ? TTI_IN_GPT2 : TTI_IN_LLAMA, &k, ",\n  ", out));
+    TTI_TRY(tt_text_append(out, "\n}\n", 3));
+done:
+    tt_text_free(&k.target_modules.text);
+    return status;
 }
+
 static tt_status tti_model_lora_save(const tt_model *m, const char *dir) {
     tt_context *ctx = m->ctx;
-    tt_text path = TT_INIT, text = TT_INIT, names = TT_INIT;
+    tti_contents c = TT_INIT;
+    tt_text names = TT_INIT, config = TT_INIT;
     tt_named *list;
-    uint64_t sum;
-    int n = m->n_params - m->n_base;
+    tti_folder d;
     tt_status status;
-    if (!m->lora.rank) { return tt_fail(ctx, TT_ERR_ARG, "tt_model_lora_save: the model has no adapters"); }
-    path.ctx = text.ctx = names.ctx = ctx;
-    list = tti_named_params(m, m->n_base, m->n_params, TTI_PEFT_PREFIX, &names);
-    status = list ? tti_lora_json(m, &text) : TT_ERR_MEM;
-    if (status == TT_OK) { status = tti_named_scan(ctx, dir, list, n, TT_F32, &sum); }
-    if (status == TT_OK) { status = tt_make_dirs(ctx, dir); }
-    if (status == TT_OK) { status = tti_path_join(&path, dir, "adapter_model.safetensors"); }
-    if (status == TT_OK) { status = tti_safetensors_write(ctx, path.data, list, n, TT_F32, NULL, 0); }
-    if (status == TT_OK) { status = tti_save_text(ctx, &path, dir, "adapter_config.json", &text); }      /* last, as config.json */
-    tt_free(ctx, list, (size_t)n, sizeof *list);
-    tt_text_free(&path);
-    tt_text_free(&text);
+    names.ctx = config.ctx = ctx;
+    tti_folder_open(&d, ctx, dir);
+    c.tensors = list = tti_named_params(m, m->n_base, m->n_params, TTI_PEFT_PREFIX, &names);
+    c.n = m->n_params - m->n_base;
+    TTI_TRY(list ? tti_lora_json(m, &config) : TT_ERR_MEM);
+    TTI_TRY(tti_contents_scan(ctx, dir, &c));
+    TTI_TRY(tt_make_dirs(ctx, dir));
+    TTI_TRY(tti_save_file(&d, "adapter_model.safetensors", &c));
+    TTI_TRY(tti_folder_write(&d, "adapter_config.json", &config));
+done:
+    tt_free(ctx, list, (size_t)c.n, sizeof *list);
+    tti_folder_close(&d);
+    tt_text_free(&config);
     tt_text_free(&names);
     return status;
 }
+
 TT_API tt_status tt_model_lora_save(const tt_model *m, const char *dir) {
-    return tti_tried(m->ctx, "tt_model_lora_save", tti_model_lora_save(m, dir));
+    tt_status status;
+    if (m->lora.rank) { status = tti_model_lora_save(m, dir); }
+    else { status = tt_fail(m->ctx, TT_ERR_ARG, "tt_model_lora_save: the model has no adapters"); }
+    return tti_tried(m->ctx, "tt_model_lora_save", status);
 }
-/* What would make the adapter compute something else than scale (x A^T) B^T on whole matrices: empty, false or null. */
-static void tti_lora_only_plain(tti_config_reader *r) {
-    static const char *const keys[] = {"use_dora", "use_qalora", "use_bdlora", "lora_bias", "modules_to_save", "rank_pattern", "alpha_pattern", "layers_to_transform",
-                                       "layers_pattern", "exclude_modules", "target_parameters", "trainable_token_indices", "layer_replication", "alora_invocation_tokens"};
-    size_t i;
-    for (i = 0; i < sizeof keys / sizeof keys[0]; i++) {
-        const tt_json *node = tti_field(r, keys[i]);
-        int empty = !node || (node->type == TT_JSON_BOOL && node->number == 0) || ((node->type == TT_JSON_ARRAY || node->type == TT_JSON_OBJECT) && node->length == 0);
-        if (!empty) { tti_field_fail(r, keys[i], node, "null, false or empty"); }
+
+/* d->target_modules points into `targets`, of `list`'s length, which the caller frees, and into the JSON. */
+static tt_status tti_lora_read_targets(const tti_object *r, const tt_json *list, tt_lora_desc *d,
+                                       const char ***targets) {
+    static const char *const field = "target_modules";
+    const tt_json *node;
+    if (!list) { return tti_refuse(r->ctx, r->file, "target_modules is missing"); }
+    if (list->type == TT_JSON_STRING && strcmp(list->string, "all-linear") == 0) { return TT_OK; }
+    if (list->type != TT_JSON_ARRAY || list->length < 1 || list->length > 65536) {
+        return tti_field_fail(r, field, list, "a list of names or \"all-linear\"");
     }
-}
-/* desc->target_modules points into `targets`, which the caller frees, and into the JSON. */
-static tt_status tti_lora_parse(tti_config_reader *r, tt_lora_desc *d, const char ***targets) {
-    const tt_json *list = tti_field(r, "target_modules"), *node;
-    int n = 0;
-    d->rank = 8;
-    d->alpha = 8;
-    tti_field_is(r, "peft_type", "LORA", NULL);
-    tti_field_is(r, "bias", "none", NULL);
-    tti_field_int(r, "r", &d->rank);
-    tti_field_float(r, "lora_alpha", &d->alpha);
-    tti_field_bool(r, "use_rslora", &d->use_rslora);
-    tti_lora_only_plain(r);
-    if (r->status == TT_OK && d->rank < 1) { tti_field_fail(r, "r", tti_field(r, "r"), "a rank >= 1"); }
-    if (r->status != TT_OK || (list && list->type == TT_JSON_STRING && strcmp(list->string, "all-linear") == 0)) { return r->status; }
-    if (!list) { return r->status = tt_fail(r->ctx, TT_ERR_FILE, "%s: target_modules is missing", r->file); }
-    if (list->type != TT_JSON_ARRAY || list->length < 1 || list->length > 65536) { tti_field_fail(r, "target_modules", list, "a list of names or \"all-linear\""); return r->status; }
     *targets = (const char **)tt_alloc(r->ctx, list->length, sizeof **targets);
     if (!*targets) { return TT_ERR_MEM; }
     for (node = list->child; node; node = node->next) {
-        if (node->type != TT_JSON_STRING) { tti_field_fail(r, "target_modules", node, "a list of names"); return r->status; }
-        (*targets)[n++] = node->string;
+        if (node->type != TT_JSON_STRING) { return tti_field_fail(r, field, node, "a list of names"); }
+        (*targets)[d->n_target_modules++] = node->string;
     }
     d->target_modules = *targets;
-    d->n_target_modules = n;
     return TT_OK;
 }
+
 /* Adds adapters as adapter_config.json says, still without data; the base is not frozen yet. */
-static tt_status tti_lora_configure(tt_model *m, const char *file, const char *text, size_t size) {
-    tti_config_reader r = TT_INIT;
-    tt_lora_desc d = TT_INIT;
+static tt_status tti_lora_configure(tt_model *m, const tti_folder *f) {
     const char **targets = NULL;
-    tt_json *root = tt_json_parse(m->ctx, text, size);
-    const tt_json *list;
+    tti_object r = TT_INIT;
+    tti_lora_file k;
     tt_status status;
-    r.ctx = m->ctx;
-    r.file = file;
-    r.root = root;
-    if (!root) { return tti_file_fail(m->ctx, file, ""); }
-    list = tt_json_get(root, "target_modules");
-    status = tti_lora_parse(&r, &d, &targets);
-    if (status == TT_OK && tti_lora_build(m, &d, 1) != TT_OK) { status = tti_file_fail(m->ctx, file, ""); }
-    tt_free(m->ctx, targets, targets ? list->length : 0, sizeof *targets);
-    tt_json_free(m->ctx, root);
+    memset(&k, 0, sizeof k);
+    k.d.rank = 8;
+    k.d.alpha = 8;
+    TTI_TRY(tti_object_open(&r, m->ctx, f->path.data, f->text.data, f->text.size));
+    TTI_TRY(tti_fields_read(&r, tti_lora_fields, m->config.gpt2 ? TTI_IN_GPT2 : TTI_IN_LLAMA, &k));
+    if (k.d.rank < 1) {
+        status = tti_field_fail(&r, "r", tt_json_get(r.root, "r"), "a rank >= 1");
+        goto done;
+    }
+    TTI_TRY(tti_lora_read_targets(&r, k.target_modules.node, &k.d, &targets));
+    status = tti_lora_build(m, &k.d, 1) == TT_OK ? TT_OK : tti_file_fail(m->ctx, f->path.data, "");
+done:
+    tt_free(m->ctx, targets, targets ? k.target_modules.node->length : 0, sizeof *targets);
+    tt_json_free(m->ctx, r.document);
     return status;
 }
+
+/* The data of all adapters, once names and shapes of the file are known to be theirs. */
 static tt_status tti_lora_fill(tt_model *m, tt_safetensors *file) {
+    int n = m->n_params - m->n_base;
     tt_text names = TT_INIT;
-    int n = m->n_params - m->n_base, i;
     tt_named *list;
     tt_status status;
     names.ctx = m->ctx;
     list = tti_named_params(m, m->n_base, m->n_params, TTI_PEFT_PREFIX, &names);
-    status = list ? TT_OK : TT_ERR_MEM;
-    for (i = 0; i < n && status == TT_OK; i++) {
-        int k = tt_safetensors_find(file, list[i].name);
-        if (k < 0) { status = tt_fail(m->ctx, TT_ERR_FILE, "%s: tensor %s is missing", file->path, list[i].name); break; }
-        status = tti_shape_check(m->ctx, file->path, list[i].name, &file->entries[k], list[i].tensor, "adapter_config.json wants");
-    }
-    for (i = 0; i < (int)file->n && status == TT_OK && (int)file->n != n; i++) {       /* all are there: find the one too many */
-        if (strncmp(file->entries[i].name, TTI_PEFT_PREFIX, strlen(TTI_PEFT_PREFIX)) == 0 && tt_model_param_find(m, file->entries[i].name + strlen(TTI_PEFT_PREFIX))) { continue; }
-        status = tt_fail(m->ctx, TT_ERR_FILE, "%s: tensor %s belongs to no adapter of this model", file->path, file->entries[i].name);
-    }
-    for (i = 0; i < n && status == TT_OK; i++) { status = tti_tensor_fill(file, tt_safetensors_find(file, list[i].name), list[i].tensor); }
+    TTI_TRY(list ? tti_list_check(file, list, n, "adapter_config.json wants") : TT_ERR_MEM);
+    TTI_TRY(tti_list_fill(file, list, n));
+done:
     tt_free(m->ctx, list, (size_t)n, sizeof *list);
     tt_text_free(&names);
     return status;
 }
+
+/* A failure takes the adapters out again. */
 static tt_status tti_model_lora_load(tt_model *m, const char *dir) {
-    tt_context *ctx = m->ctx;
-    tt_text path = TT_INIT, text = TT_INIT;
     tt_safetensors *file = NULL;
+    tti_folder d;
     tt_status status;
-    int added;
-    if (m->lora.rank) { return tt_fail(ctx, TT_ERR_ARG, "tt_model_lora_load: the model has adapters, of rank %d", m->lora.rank); }
-    path.ctx = text.ctx = ctx;
-    status = tti_path_join(&path, dir, "adapter_config.json");
-    if (status == TT_OK) { status = tt_file_read(ctx, path.data, &text); }
-    if (status == TT_OK) { status = tti_lora_configure(m, path.data, text.data, text.size); }
-    added = status == TT_OK;
-    if (status == TT_OK) { status = tti_path_join(&path, dir, "adapter_model.safetensors"); }
-    if (status == TT_OK) { file = tt_safetensors_open(ctx, path.data); status = file ? TT_OK : tt_error_status(ctx); }
-    if (status == TT_OK) { status = tti_lora_fill(m, file); }
-    if (status == TT_OK) { tti_lora_freeze(m); } else if (added) { tti_lora_detach(m); }
+    int added = 0;
+    if (m->lora.rank) {
+        return tt_fail(m->ctx, TT_ERR_ARG, "tt_model_lora_load: the model has adapters, of rank %d",
+                       m->lora.rank);
+    }
+    tti_folder_open(&d, m->ctx, dir);
+    TTI_TRY(tti_folder_read(&d, "adapter_config.json"));
+    TTI_TRY(tti_lora_configure(m, &d));
+    added = 1;
+    TTI_TRY(tti_folder_name(&d, "adapter_model.safetensors"));
+    file = tt_safetensors_open(m->ctx, d.path.data);
+    TTI_TRY(file ? TT_OK : tt_error_status(m->ctx));
+    TTI_TRY(tti_lora_fill(m, file));
+    tti_lora_freeze(m);
+done:
+    if (added && status != TT_OK) { tti_lora_detach(m); }
     tt_safetensors_close(file);
-    tt_text_free(&path);
-    tt_text_free(&text);
+    tti_folder_close(&d);
     return status;
 }
+
 TT_API tt_status tt_model_lora_load(tt_model *m, const char *dir) {
     return tti_tried(m->ctx, "tt_model_lora_load", tti_model_lora_load(m, dir));
 }

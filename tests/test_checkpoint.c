@@ -1702,7 +1702,7 @@ TT_TEST(lora_directories) {
         {ADAPTER(",\"target_modules\":[\"q_proj\",\"lm_head\"]"), "target_modules[1]", "lm_head"},
         {ADAPTER(",\"r\":3"), "q_proj.lora_A.weight is [2,16]", "[3,16]"},
         {ADAPTER(",\"target_modules\":[\"q_proj\",\"o_proj\"]"), "o_proj.lora_A.weight", "missing"},
-        {ADAPTER(",\"target_modules\":[\"model.layers.0.self_attn.q_proj\"]"), "layers.1.self_attn.q_proj", "no adapter"},
+        {ADAPTER(",\"target_modules\":[\"model.layers.0.self_attn.q_proj\"]"), "layers.1.self_attn.q_proj", "no such tensor"},
     };
     static const char *const targets[] = {"q_proj"};
     tt_test_memory memory;
