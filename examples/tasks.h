@@ -1017,9 +1017,9 @@ static ttc_record *ttc_jsonl_record(const tt_jsonl *data, int i) {
     return (ttc_record *)(void *)data->records.data + i;
 }
 
-static tt_status ttc_jsonl_keep(tt_jsonl *data, const char *text, size_t size, size_t *at) {
+static tt_status ttc_jsonl_keep(tt_jsonl *data, const char *text, size_t *at) {
     *at = data->text.size;
-    return tt_text_append(&data->text, text, size) == TT_OK ? tt_text_append(&data->text, "", 1) : TT_ERR_MEM;
+    return tt_text_append(&data->text, text, strlen(text) + 1);
 }
 
 /* What follows the last "####", else the whole. */
@@ -1028,25 +1028,24 @@ static const char *ttc_after_hashes(const char *text) {
     return found ? found : text;
 }
 
-static tt_status ttc_jsonl_add(tt_jsonl *data, const char *path, int line, const tt_json *object) {
-    const tt_json *question = tt_json_get(object, "question"), *answer = tt_json_get(object, "answer");
-    const char *gold;
+static tt_status ttc_jsonl_add(tt_jsonl *data, const tt_json_lines *lines, const tt_json *object) {
+    const tt_json *answer = tt_json_get(object, "answer");
+    const char *question, *gold;
     ttc_record record;
     tt_status status;
-    if (!question) { question = tt_json_get(object, "problem"); }
-    if (!question || question->type != TT_JSON_STRING || question->length == 0) {
-        return tt_fail(data->ctx, TT_ERR_FILE,
-                       "tt_jsonl_load: %s line %d: expected an object with a text \"question\"", path, line);
-    }
-    if (!answer || (answer->type != TT_JSON_STRING && answer->type != TT_JSON_NUMBER)) {
-        return tt_fail(data->ctx, TT_ERR_FILE,
-                       "tt_jsonl_load: %s line %d: expected a text or number \"answer\"", path, line);
-    }
-    gold = answer->type == TT_JSON_STRING ? ttc_after_hashes(answer->string) : answer->string;
     memset(&record, 0, sizeof record);
-    record.line = line;
-    TTC_TRY(ttc_jsonl_keep(data, question->string, question->length, &record.question));
-    TTC_TRY(ttc_jsonl_keep(data, gold, strlen(gold), &record.answer));
+    record.line = lines->line;
+    TTC_TRY(tt_json_lines_text(lines, object, "question", 0, &question));
+    if (!question) { TTC_TRY(tt_json_lines_text(lines, object, "problem", 0, &question)); }
+    TTC_TRY(tt_json_lines_text(lines, object, "answer", 1, &gold));
+    if (!question || !*question || !gold) {
+        return tt_fail(data->ctx, TT_ERR_FILE, "tt_jsonl_load: %s line %d: it has no text \"%s\"",
+                       lines->name, lines->line, question && *question ? "answer" : "question");
+    }
+    /* a number: as it is written */
+    if (answer->type == TT_JSON_STRING) { gold = ttc_after_hashes(gold); }
+    TTC_TRY(ttc_jsonl_keep(data, question, &record.question));
+    TTC_TRY(ttc_jsonl_keep(data, gold, &record.answer));
     TTC_TRY(tt_text_append(&data->records, (const char *)&record, sizeof record));
     data->n++;
 done:
@@ -1061,7 +1060,7 @@ static tt_status ttc_jsonl_read(tt_jsonl *data, const char *path) {
     TTC_TRY(tt_json_lines_open(&lines, path));
     TTC_TRY(tt_json_lines_next(&lines, &object));
     while (object) {
-        status = ttc_jsonl_add(data, path, lines.line, object);
+        status = ttc_jsonl_add(data, &lines, object);
         tt_json_free(data->ctx, object);
         if (status != TT_OK) { goto done; }
         TTC_TRY(tt_json_lines_next(&lines, &object));
