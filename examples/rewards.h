@@ -89,8 +89,7 @@ typedef struct tt_cosine {
 static inline tt_status tt_reward_cosine(void *cosine, const tt_reward_input *in, float *reward);
 
 /* ==== how an answer is read ================================================================
- * Three grammars, from the inside out. The last section finds in a response the place where its answer
- * stands.
+ * Three grammars, from the inside out: what an expression is worth, what an answer is, where one stands.
  *
  * 1. Values of expressions.
  *
@@ -175,7 +174,7 @@ static size_t ttc_one_of(const char *at, const char *end, const char *const *wor
 /* How many letters begin here. */
 static int ttc_letters(const char *at, const char *end) {
     int n = 0;
-    while (at < end && ttc_is_letter(*at)) { at++; n++; }
+    while (at + n < end && ttc_is_letter(at[n])) { n++; }
     return n;
 }
 
@@ -184,7 +183,10 @@ static size_t ttc_braces(const char *text, const char *end) {
     int depth = 0;
     const char *at = text;
     for (; at < end; at++) {
-        if (*at == '\\' && end - at > 1) { at++; continue; }
+        if (*at == '\\' && end - at > 1) {      /* \{ is no brace */
+            at++;
+            continue;
+        }
         depth += (*at == '{') - (*at == '}');
         if (depth == 0) { return (size_t)(at - text) + 1; }
     }
@@ -195,8 +197,10 @@ static size_t ttc_braces(const char *text, const char *end) {
  * Whole numbers as decimal digits, and fractions of them: answers are compared to their last digit, and no
  * rounding makes two of them one. What is no fraction (a root, pi) is a double and marked inexact. Functions
  * return 0 where there is no result, or none of up to TTC_DIGITS digits. */
-/* Lowest first; n = 0 is zero */
-typedef struct ttc_whole { int n; unsigned char digit[TTC_DIGITS + 1]; } ttc_whole;
+typedef struct ttc_whole {
+    int n;                                /* 0 is zero                       */
+    unsigned char digit[TTC_DIGITS + 1];  /* the lowest first                */
+} ttc_whole;
 typedef struct ttc_value {
     int negative, inexact;
     double real;                          /* signed; exact ones have it too  */
@@ -273,8 +277,8 @@ static void ttc_value_set(ttc_value *v, double whole) {
     v->denominator.digit[v->denominator.n++] = 1;
 }
 
-/* In lowest terms, by Euclid, so that equal values are equal digits. is kept where its digits still
- * tell neighbours apart. */
+/* In lowest terms, by Euclid, so that equal values are equal digits. An inexact one is kept where the 12
+ * digits that are written of it still tell neighbours apart. */
 static int ttc_value_reduce(ttc_value *v) {
     ttc_whole a = v->numerator, b = v->denominator, quotient, rest;
     if (v->inexact) { return v->real == 0 || (fabs(v->real) > 1e-9 && fabs(v->real) < 1e9); }
@@ -319,8 +323,8 @@ static int ttc_value_add(const ttc_value *a, const ttc_value *b, int sign, ttc_v
 
 /* a b, or a / b. out may be a. */
 static int ttc_value_multiply(const ttc_value *a, const ttc_value *b, int divide, ttc_value *out) {
-    const ttc_whole *top = divide ? &b->denominator : &b->numerator,
-                    *bottom = divide ? &b->numerator : &b->denominator;
+    const ttc_whole *top = divide ? &b->denominator : &b->numerator;
+    const ttc_whole *bottom = divide ? &b->numerator : &b->denominator;
     ttc_value product;
     if (divide && b->real == 0) { return 0; }
     memset(&product, 0, sizeof product);
@@ -1569,7 +1573,10 @@ static int ttc_question_numbers(const char *question, double *numbers) {
         end = at + strlen(at);
     }
     while (at < end && n < TTC_NUMBERS) {
-        if (!ttc_is_digit(*at)) { at++; continue; }
+        if (!ttc_is_digit(*at)) {
+            at++;
+            continue;
+        }
         for (numbers[n] = 0; at < end && ttc_is_digit(*at); at++) {
             numbers[n] = numbers[n] * 10 + *at - '0';
         }

@@ -1076,6 +1076,8 @@ done:
 
 static inline tt_jsonl *tt_jsonl_load(tt_context *ctx, const char *path) {
     static const char who[] = "tt_jsonl_load";
+    const char *error;
+    int mended;
     tt_jsonl *data = (tt_jsonl *)tt_alloc(ctx, 1, sizeof *data);
     if (!data) { return NULL; }
     data->ctx = data->text.ctx = data->records.ctx = ctx;
@@ -1084,8 +1086,9 @@ static inline tt_jsonl *tt_jsonl_load(tt_context *ctx, const char *path) {
         tt_jsonl_destroy(data);
         return NULL;
     }
-    /* of an earlier try */
-    if (strncmp(tt_error(ctx), who, sizeof who - 1) == 0) { tt_error_clear(ctx); }
+    error = tt_error(ctx);      /* what an earlier try said is mended */
+    mended = strncmp(error, who, sizeof who - 1) == 0 || strncmp(error, path, strlen(path)) == 0;
+    if (mended) { tt_error_clear(ctx); }
     return data;
 }
 

@@ -927,9 +927,12 @@ TT_TEST(jsonl_sets_hold_out_what_is_asked) {
     tt_text question = TT_INIT, answer = TT_INIT;
     tt_jsonl *data;
     tt_task task;
+    TT_CHECK_OK(ctx, tt_file_write(ctx, path, "{\"answer\":[]}\n", 14));
+    TT_CHECK(tt_jsonl_load(ctx, path) == NULL && tt_error_status(ctx) == TT_ERR_FILE);
     TT_CHECK_OK(ctx, tt_file_write(ctx, path, lines, sizeof lines - 1));
     data = tt_jsonl_load(ctx, path);
     TT_REQUIRE(data != NULL);
+    TT_CHECK_INT(tt_error_status(ctx), TT_OK);      /* a success takes the error of the failure away */
     question.ctx = answer.ctx = ctx;
     task = tt_task_jsonl(data, "{question}", "<end>");
     TT_CHECK_INT(tt_jsonl_count(data, 1), 1);
