@@ -106,7 +106,8 @@ typedef struct ttc_share { const double *above, *below; tt_interval *out; } ttc_
 enum { TTC_RESAMPLES = 2000, TTC_MAX_SHARES = 5 + 2 * TT_MAX_PASS };
 enum { TTC_STREAM_BOOTSTRAP = 0x73696772 };      /* of random numbers, see tt_random */
 
-/* The middle 95 % of sorted values, interpolated between neighbours. */
+/* The middle 95 % of sorted values: the percentile method, interpolated between neighbours, as numpy does.
+ * The value for p stands at p (n - 1). */
 static tt_interval ttc_percentiles(const double *sorted, int n) {
     double at[2] = {0.025 * (n - 1), 0.975 * (n - 1)}, value[2];
     tt_interval out;
@@ -203,7 +204,9 @@ static double *ttc_cell(const ttc_run *e, int column, int question) {
 
 /* ---- one response ---- */
 
-/* Text, reward and outcome. A response has stopped if its only end token is its last one. */
+/* Its text, its reward and what it did: the functions that a trainer calls for a step, so that a measured
+ * accuracy and a mean reward are of one kind. A response has stopped if its only end token is its last one.
+ * */
 static tt_status ttc_judge_response(ttc_run *e, const tt_prompts *p, const tt_completion *c,
                                     tt_reward_input *in, tt_outcome *o) {
     tt_reward of_task = TT_INIT;
@@ -227,6 +230,7 @@ done:
     return status;
 }
 
+/* The answer in normal form, for ttc_majority_right. */
 static tt_status ttc_add_vote(ttc_run *e, const tt_reward_input *in) {
     const tt_task *task = e->task;
     tt_status status;
@@ -236,6 +240,7 @@ static tt_status ttc_add_vote(ttc_run *e, const tt_reward_input *in) {
     return status == TT_OK ? tt_text_append(&e->votes, "", 1) : status;
 }
 
+/* Counts a response in the row of its question. */
 static tt_status ttc_add_response(ttc_run *e, const tt_prompts *p, const tt_completion *c) {
     tt_reward_input in;
     tt_outcome o;
@@ -281,6 +286,8 @@ static int ttc_majority_right(const ttc_run *e, int k) {
     return 0;
 }
 
+/* Completions come question by question, samples in order: after the last sample of a question its pass@k and
+ * votes are known, and the votes' memory is the next one's. */
 static tt_status ttc_add_responses(ttc_run *e, const tt_prompts *p, const tt_completions *completions) {
     int i, k, n = e->desc.n_samples;
     for (i = 0; i < completions->n; i++) {
@@ -298,6 +305,8 @@ static tt_status ttc_add_responses(ttc_run *e, const tt_prompts *p, const tt_com
     return TT_OK;
 }
 
+/* Request q has id q, whatever rank asks: samples are a function of (seed, id), so that ranks change nothing.
+ * */
 static tt_status ttc_sample(ttc_run *e, tt_model *model) {
     const tt_evaluate_desc *d = &e->desc;
     tt_sampling sampling = TT_INIT;
@@ -363,6 +372,7 @@ done:
 
 /* ---- the whole ---- */
 
+/* The rates over all responses, by tt_tally_rates. */
 static void ttc_write_rates(const ttc_run *e) {
     tt_evaluation *o = e->out;
     tt_rates rates = tt_tally_rates(&e->tally);
@@ -382,6 +392,7 @@ static void ttc_write_rates(const ttc_run *e) {
     }
 }
 
+/* Column above over column below, or over the number of questions if below is -1. */
 static ttc_share ttc_share_of(const ttc_run *e, int above, int below, tt_interval *out) {
     ttc_share s;
     s.above = ttc_cell(e, above, 0);
@@ -470,6 +481,7 @@ done:
 
 enum { TTC_CELL = 19 };      /* columns of "100.0 [100.0, 100.0]" and one to spare */
 
+/* "31.1 [28.0, 34.0]", filled up with blanks. */
 static tt_status ttc_table_cell(tt_text *out, double value, tt_interval i) {
     size_t begin = out->size;
     tt_status status = tt_text_format(out, "  %.1f [%.1f, %.1f]", 100 * value, 100 * i.low, 100 * i.high);
@@ -515,6 +527,7 @@ done:
     return status;
 }
 
+/* ,"accuracy":0.311,"accuracy/low":0.28,"accuracy/high":0.34 */
 static tt_status ttc_json_share(tt_text *out, const char *name, double value, tt_interval i) {
     return tt_text_format(out, ",\"%s\":%r,\"%s/low\":%r,\"%s/high\":%r", name, value, name, i.low, name,
                           i.high);
@@ -531,6 +544,7 @@ static tt_status ttc_json_pass(tt_text *out, const tt_evaluation *e, int k) {
     return ttc_json_share(out, name, e->maj_at[k], e->maj_interval[k]);
 }
 
+/* Names with a slash are intervals; numbers read back as the same doubles. */
 static inline tt_status tt_evaluation_json(const tt_evaluation *e, tt_text *out) {
     static const char *const behaviours[TT_N_BEHAVIOURS] = {
         "no_reflection", "self_agreement", "self_conflict", "self_consultation", "self_critique"

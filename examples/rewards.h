@@ -207,6 +207,7 @@ typedef struct ttc_value {
     ttc_whole numerator, denominator;     /* in lowest terms, without a sign */
 } ttc_value;
 
+/* The nearest double, or nearly: only roots and powers start from it, and these are checked in digits. */
 static double ttc_whole_double(const ttc_whole *a) {
     double value = 0;
     int i;
@@ -268,6 +269,7 @@ static void ttc_whole_divide(const ttc_whole *a, const ttc_whole *b, ttc_whole *
     }
 }
 
+/* A whole number >= 0 that a double holds exactly. */
 static void ttc_value_set(ttc_value *v, double whole) {
     memset(v, 0, sizeof *v);
     v->real = whole;
@@ -348,7 +350,7 @@ static int ttc_value_is_whole(const ttc_value *v) {
     return !v->inexact && v->denominator.n == 1 && v->denominator.digit[0] == 1;
 }
 
-/* v^n by n products. */
+/* v^n by n products: n is small, and the digits run out first. */
 static int ttc_value_power_whole(const ttc_value *v, int n, ttc_value *out) {
     ttc_value power;
     ttc_value_set(&power, 1);
@@ -372,6 +374,7 @@ static int ttc_whole_root(ttc_whole *a, int degree) {
     return 1;
 }
 
+/* The root of a fraction is exact if numerator and denominator have whole ones: sqrt(4/9), not sqrt(12). */
 static int ttc_value_root(ttc_value *v, int degree) {
     ttc_value exact = *v;
     if (v->real < 0) { return 0; }
@@ -434,7 +437,10 @@ static int ttc_accept(ttc_reader *r, const char *word) {
 static int ttc_read_digits(ttc_reader *r, ttc_value *v) {
     int n = 0;
     for (; r->at < r->end && ttc_is_digit(*r->at); r->at++, n++) {
-        if (v->numerator.n == TTC_DIGITS) { r->bad = 1; return n; }
+        if (v->numerator.n == TTC_DIGITS) {
+            r->bad = 1;
+            return n;
+        }
         memmove(v->numerator.digit + 1, v->numerator.digit, (size_t)v->numerator.n);
         v->numerator.digit[0] = (unsigned char)(*r->at - '0');
         if (v->numerator.n > 0 || *r->at != '0') { v->numerator.n++; }
@@ -486,9 +492,13 @@ static void ttc_read_brackets(ttc_reader *r, const char *close, ttc_value *v) {
 
 /* The argument of a command: a group, or one digit. */
 static void ttc_read_argument(ttc_reader *r, ttc_value *v) {
-    if (ttc_accept(r, "{")) { ttc_read_brackets(r, "}", v); return; }
-    if (!ttc_is_digit(ttc_peek(r))) { r->bad = 1; return; }
-    ttc_value_set(v, *r->at++ - '0');
+    if (ttc_accept(r, "{")) {
+        ttc_read_brackets(r, "}", v);
+    } else if (ttc_is_digit(ttc_peek(r))) {
+        ttc_value_set(v, *r->at++ - '0');
+    } else {
+        r->bad = 1;
+    }
 }
 
 static void ttc_read_fraction(ttc_reader *r, ttc_value *v) {
@@ -499,6 +509,7 @@ static void ttc_read_fraction(ttc_reader *r, ttc_value *v) {
     if (r->bad || !ttc_value_multiply(v, &denominator, 1, v)) { r->bad = 1; }
 }
 
+/* \sqrt[3]{8}: the degree is a whole number from 1 to 99. */
 static void ttc_read_root(ttc_reader *r, ttc_value *v) {
     ttc_value degree;
     ttc_value_set(&degree, 2);
@@ -519,7 +530,10 @@ static void ttc_read_mixed(ttc_reader *r, ttc_value *v) {
         ttc_read_fraction(r, &part);
     } else if (ttc_accept(r, " ")) {
         ttc_read_number(r, &part);
-        if (r->bad || !ttc_accept(r, "/")) { r->bad = 1; return; }
+        if (r->bad || !ttc_accept(r, "/")) {
+            r->bad = 1;
+            return;
+        }
         ttc_read_number(r, &denominator);
         if (r->bad || !ttc_value_multiply(&part, &denominator, 1, &part)) { r->bad = 1; }
     } else {
@@ -558,7 +572,10 @@ static void ttc_read_factor(ttc_reader *r, ttc_value *v) {
     ttc_value_set(v, 0);
     if (++r->depth > TTC_DEPTH) { r->bad = 1; }
     minus = !r->bad && ttc_accept(r, "-");
-    if (r->bad) { r->depth--; return; }
+    if (r->bad) {
+        r->depth--;
+        return;
+    }
     if (minus || ttc_accept(r, "+")) {
         ttc_read_factor(r, v);
         if (minus && v->real != 0) {
@@ -575,6 +592,7 @@ static void ttc_read_factor(ttc_reader *r, ttc_value *v) {
     r->depth--;
 }
 
+/* Factors without a sign between them too; from left to right: 24/4/2 is 3. */
 static void ttc_read_product(ttc_reader *r, ttc_value *v) {
     ttc_value next;
     ttc_read_factor(r, v);
@@ -1019,10 +1037,12 @@ static int ttc_units_agree(const ttc_answer *a, const ttc_answer *b) {
                       (n == m || strcmp(rest, "s") == 0 || strcmp(rest, "es") == 0));
 }
 
+/* A number whose unit is percent. */
 static int ttc_is_percent(const ttc_answer *a) {
     return a->is_number && strcmp(a->text + a->unit, " percent") == 0;
 }
 
+/* Same text and units that agree; or a percentage and a hundredth of it without a unit. */
 static int ttc_answers_equal(const ttc_answer *a, const ttc_answer *b) {
     ttc_answer part;
     ttc_value hundred;
@@ -1080,7 +1100,8 @@ static int ttc_has_digit(ttc_span s) {
     return 0;
 }
 
-/* What is in the last box; at NULL if there is none. */
+/* What is in the last box; at NULL if there is none. A box without braces reaches to the next blank: \boxed
+ * 5. */
 static ttc_span ttc_boxed(ttc_span text) {
     static const char *const names[] = {"\\boxed", "\\fbox"};
     ttc_span found = {NULL, NULL};
@@ -1141,7 +1162,10 @@ static size_t ttc_math(const char *at, const char *end) {
     if (n == 1 && (end - at < 2 || ttc_is_space(at[1]))) { return 0; }
     end = ttc_reach(at, end);
     for (to = at + n; to < end && *to != '\n'; to++) {
-        if (*to == '\\' && !ttc_begins(to, end, close)) { to++; continue; }
+        if (*to == '\\' && !ttc_begins(to, end, close)) {      /* \$ ends nothing */
+            to++;
+            continue;
+        }
         if (!ttc_begins(to, end, close) || to == at + n) { continue; }
         if (n == 1 && (ttc_is_space(to[-1]) || (to + 1 < end && ttc_is_digit(to[1])))) { return 0; }
         return (size_t)(to - at) + n;
@@ -1374,6 +1398,7 @@ static ttc_span ttc_line_answer(ttc_span line) {
     return n == 1 ? found : line;
 }
 
+/* "Answer", "answer", "ANSWER": is it said in the line? */
 static int ttc_says_answer(ttc_span line) {
     for (; line.at < line.end; line.at++) {
         if (ttc_begins(line.at, line.end, "nswer") || ttc_begins(line.at, line.end, "NSWER")) { return 1; }
@@ -1466,6 +1491,7 @@ static ttc_span ttc_gold_part(tt_answer_place place, ttc_span text) {
     return found.at ? found : ttc_trimmed(text);
 }
 
+/* In normal form; what was too long to be read, as it stands. */
 static tt_status ttc_answer_append(const ttc_answer *a, ttc_span part, tt_text *out) {
     if (!out || !part.at) { return TT_OK; }
     if (a->too_long) { return tt_text_append(out, part.at, ttc_size(part)); }

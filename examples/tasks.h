@@ -177,6 +177,7 @@ typedef struct ttc_source {
     tt_status (*words)(const void *task, tt_text *text, int *n_words);  /* all that its texts can hold    */
 } ttc_source;
 
+/* A function of (seed, index) and of the phase of pretraining: 35 % teacher, 20 % notes, the rest student. */
 static tt_status ttc_document(const ttc_source *a, uint64_t index, double progress, tt_text *text,
                               size_t *target_from) {
     ttc_line line;
@@ -238,6 +239,7 @@ static size_t ttc_corpus_read(void *user, char *bytes, size_t n) {
     return done;
 }
 
+/* The promise of one token a word is checked where it is made. */
 static tt_status ttc_check_words(const ttc_source *s, const tt_tokenizer *tokenizer) {
     tt_text text = TT_INIT;
     tt_ids ids = TT_INIT;
@@ -369,6 +371,7 @@ static int ttc_signs_length(const tt_signs *signs, tt_rng *rng) {
     return n;
 }
 
+/* The target is the sum of random signs, so that there is a solution. */
 static ttc_signs ttc_signs_draw(const tt_signs *signs, tt_rng *rng, int split) {
     ttc_signs p;
     do {
@@ -393,6 +396,7 @@ static void ttc_write_attempt(ttc_line *line, const ttc_signs *p, unsigned mask)
     for (i = 0; i < p->n; i++) { ttc_write(line, " %+d", ttc_signed_digit(p, mask, i)); }
 }
 
+/* A function of (seed, split, index). Gold is one solution of maybe several; the reward adds up. */
 static tt_status ttc_signs_question(void *user, int split, uint64_t index, tt_text *question,
                                     tt_text *answer) {
     const tt_signs *signs = (const tt_signs *)user;
@@ -740,6 +744,7 @@ static int ttc_puzzle_held_out(const int *numbers, int n) {
     return tt_hash(sorted, (size_t)n * sizeof *sorted, 0) % 8 == 0;
 }
 
+/* min_n .. max_n numbers of 1 .. max_number; those of guess differ. */
 static int ttc_puzzle_numbers(const tt_puzzles *p, tt_rng *rng, int *numbers) {
     int n = p->desc.min_n + tt_rng_below(rng, p->desc.max_n - p->desc.min_n + 1), i, j;
     for (i = 0; i < n; i++) {
@@ -838,6 +843,7 @@ static void ttc_write_puzzle(const tt_puzzles *p, ttc_line *line, const ttc_puzz
     for (i = 0; i < q->n; i++) { ttc_write(line, " %d", q->numbers[i]); }
 }
 
+/* A function of (seed, kind, split, index): draws from a stream of its own until one belongs to the split. */
 static tt_status ttc_puzzle_question(void *user, int split, uint64_t index, tt_text *question,
                                      tt_text *answer) {
     const tt_puzzles *p = (const tt_puzzles *)user;
@@ -903,6 +909,7 @@ static void ttc_any_expression(const tt_puzzles *p, tt_rng *rng, const ttc_puzzl
     }
 }
 
+/* One attempt, one check. */
 static void ttc_arithmetic_script(const tt_puzzles *p, ttc_script *s, tt_rng *rng, const ttc_puzzle *q) {
     long right = q->term.value, said = right;
     if (tt_rng_uniform(rng) >= 0.3) {
@@ -916,6 +923,7 @@ static void ttc_arithmetic_script(const tt_puzzles *p, ttc_script *s, tt_rng *rn
     ttc_write(&s->answer, " answer %ld", right);
 }
 
+/* Tries until one has the value of the target. */
 static void ttc_countdown_script(const tt_puzzles *p, ttc_script *s, tt_rng *rng, const ttc_puzzle *q) {
     const long target = q->term.value;
     ttc_term at = q->term;
@@ -937,6 +945,7 @@ static void ttc_countdown_script(const tt_puzzles *p, ttc_script *s, tt_rng *rng
     ttc_write(&s->answer, " answer %s", at.text);
 }
 
+/* The check can only say what the largest number is, and whether luck was there. */
 static void ttc_guess_script(const tt_puzzles *p, ttc_script *s, tt_rng *rng, const ttc_puzzle *q) {
     int answer = ttc_puzzle_guess(p, rng, q->numbers, q->n), largest = 0, said, i;
     said = tt_rng_uniform(rng) < 0.3 ? answer : q->numbers[tt_rng_below(rng, q->n)];
@@ -1005,7 +1014,10 @@ static inline tt_tokenizer *tt_puzzles_tokenizer(const tt_puzzles *p) {
 }
 
 /* ==== JSON lines ============================================================================
- * All texts stand in one block, each with a NUL; a record says where, and in which line of the file. */
+ * All texts stand in one block, each with a NUL; a record says where, and in which line of the file. The
+ * splits are the first and the last records in the order of the file, so that a file that grows at its end
+ * moves only what is held out; a data set with a test set of its own is read as two files, or held out by
+ * number. */
 typedef struct ttc_record { size_t question, answer; int line; } ttc_record;
 struct tt_jsonl {
     tt_context *ctx;
@@ -1028,6 +1040,7 @@ static const char *ttc_after_hashes(const char *text) {
     return found ? found : text;
 }
 
+/* One object of the file, checked: a question that is no empty text, an answer that is a text or a number. */
 static tt_status ttc_jsonl_add(tt_jsonl *data, const tt_json_lines *lines, const tt_json *object) {
     const tt_json *answer = tt_json_get(object, "answer");
     const char *question, *gold;
@@ -1104,6 +1117,7 @@ static inline int tt_jsonl_count(const tt_jsonl *data, int split) {
     return split ? held_out : data->n - held_out;
 }
 
+/* The last n; tt_jsonl_limit takes from them what it leaves out. */
 static inline tt_status tt_jsonl_hold_out(tt_jsonl *data, int n) {
     if (n < 0 || n > data->n) {
         return tt_fail(data->ctx, TT_ERR_ARG, "tt_jsonl_hold_out: n is %d, expected 0..%d", n, data->n);
@@ -1149,6 +1163,7 @@ done:
     return status;
 }
 
+/* Any index is valid: after the last record comes the first again. */
 static tt_status ttc_jsonl_question(void *user, int split, uint64_t index, tt_text *question,
                                     tt_text *answer) {
     const tt_jsonl *data = (const tt_jsonl *)user;
@@ -1164,6 +1179,7 @@ static tt_status ttc_jsonl_question(void *user, int split, uint64_t index, tt_te
     return status == TT_OK ? tt_text_append(answer, a, strlen(a)) : status;
 }
 
+/* With it a trainer looks at all prompts before it begins. */
 static int ttc_jsonl_split_size(void *user, int split) {
     return tt_jsonl_count((const tt_jsonl *)user, split);
 }
