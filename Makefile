@@ -18,7 +18,7 @@ PYTHON   ?= python3
 COMPILING = @echo 'compiling $@ (the whole library: up to half a minute) ...'
 
 LIBRARY  := thinktuning.h
-HARNESS  := $(LIBRARY) tests/tt_test.h
+HARNESS  := $(LIBRARY) tests/tt_test.h $(wildcard examples/*.h)
 TESTS    := $(patsubst tests/%.c,%,$(wildcard tests/test_*.c))
 EXAMPLES := $(patsubst examples/%.c,build/%,$(wildcard examples/*.c))
 FUZZERS  := $(patsubst tests/%.c,build/%,$(wildcard tests/fuzz_*.c))
@@ -129,7 +129,7 @@ build/thinktuning.o build/sanitize/thinktuning.o build/race/thinktuning.o: $(LIB
 	$(COMPILING)
 	$(CC) $(STD) $(WARN) $(OBJECT_CFLAGS) $(CPPFLAGS) -x c -DTHINKTUNING_IMPLEMENTATION -c $< -o $@
 
-build/test_study build/sanitize/test_study: examples/study.c $(wildcard examples/*.h)
+build/test_study build/sanitize/test_study: examples/study.c
 build/test_%: tests/test_%.c $(HARNESS) | build
 	$(COMPILING)
 	$(CC) $(STD) $(WARN) $(TEST_CFLAGS) $(CPPFLAGS) $< $(EXTRA) -o $@ $(LDFLAGS) $(LDLIBS)

@@ -20,7 +20,7 @@ bench: $(filter-out build/bench_parallel,$(BENCHES))
 OPENBLAS = $(shell pkg-config --cflags --libs openblas 2> /dev/null || { echo 'int main(void) { return 0; }' | \
   $(CC) -include cblas.h -x c - -lopenblas -o /dev/null 2> /dev/null && echo ' -lopenblas'; })
 build/bench_gemm: BENCH_MORE = $(if $(OPENBLAS),-DTT_OPENBLAS $(OPENBLAS))
-$(BENCHES): build/%: bench/%.c bench/bench.h $(LIBRARY) | build
+$(BENCHES): build/%: bench/%.c bench/bench.h $(LIBRARY) $(wildcard examples/*.h) | build
 	$(COMPILING)
 	$(CC) $(STD) $(WARN) $(CFLAGS) $(CPPFLAGS) $(BENCH_DEFINES) $< -o $@ $(LDFLAGS) $(BENCH_MORE) -lpthread $(LDLIBS)
 

@@ -6,6 +6,7 @@
  * think_step_, think_teacher_: the same with a teacher of the same size, which answers a quarter of the responses with at most
  * 64 tokens. PARTS: shares of the time of the steps. MODEL tiny: the demo's. */
 #include "bench.h"
+#include "../examples/tasks.h"
 
 enum { PROMPTS = 16, GENERATIONS = 8, LENGTH = 64, CHUNK = 16 };
 typedef struct grpo {

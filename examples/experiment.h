@@ -4,6 +4,8 @@
 #ifndef EXPERIMENT_H
 #define EXPERIMENT_H
 #include "../thinktuning.h"
+#include "tasks.h"
+#include "evaluate.h"
 #include "run.h"
 #include <signal.h>
 

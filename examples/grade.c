@@ -1,6 +1,6 @@
 /* grade.c - which responses of a JSON-lines file are right, and what was read out of each.
  *
- * Shows: the rewards by answer (chapter 12) without any model. A record is {"answer": text or number, "response": text} and may name
+ * Shows: the rewards by answer (rewards.h) without any model. A record is {"answer": text or number, "response": text} and may name
  * its own {"reward": "answer" | "boxed" | "last_number" | "exact"}; other members are left alone.
  *
  *     cc -O2 examples/grade.c -o build/grade -lm                   (or: make examples)
@@ -11,6 +11,7 @@
  * where no answer was found. The share of right ones goes to standard error. */
 #define THINKTUNING_IMPLEMENTATION
 #include "../thinktuning.h"
+#include "rewards.h"
 #include "options.h"
 
 #define PROGRAM "grade"

@@ -1,6 +1,9 @@
-// The whole header as C++11: compiles, links, trains one step of a small model.
+// The whole header as C++11, with its companions: compiles, links, trains one step of a small model.
 #define THINKTUNING_IMPLEMENTATION
 #include "../thinktuning.h"
+#include "../examples/losses.h"
+#include "../examples/tasks.h"
+#include "../examples/evaluate.h"
 #include "tt_test.h"
 
 TT_TEST(cpp_zero_descriptions) {
@@ -45,4 +48,29 @@ TT_TEST(cpp_model_step) {
     tt_destroy(ctx);
 }
 
-TT_MAIN(cpp_zero_descriptions, cpp_gradient, cpp_model_step)
+TT_TEST(cpp_companions) {
+    tt_context *ctx = tt_create(NULL);
+    TT_REQUIRE(ctx != NULL);
+    tt_signs *signs = tt_signs_create(ctx, NULL);
+    TT_REQUIRE(signs != NULL);
+    tt_task task = tt_task_signs(signs);
+    tt_text question = TT_INIT, answer = TT_INIT;
+    question.ctx = answer.ctx = ctx;
+    TT_CHECK_OK(ctx, task.question(task.user, 0, 0, &question, &answer));
+    tt_reward_input in = TT_INIT;
+    in.question = question.data;
+    in.answer = in.response = answer.data;
+    in.response_size = answer.size;
+    in.stopped = 1;
+    float reward = 0;
+    TT_CHECK_OK(ctx, task.reward(task.user, &in, &reward));
+    TT_CHECK_NEAR(reward, 1, 0);
+    TT_CHECK_INT(tt_answer_equal("1/2", 3, "0.5", 3), 1);
+    TT_CHECK_NEAR(tt_pass_at_k(4, 1, 2), 0.5, 1e-12);
+    tt_text_free(&question);
+    tt_text_free(&answer);
+    tt_signs_destroy(signs);
+    tt_destroy(ctx);
+}
+
+TT_MAIN(cpp_zero_descriptions, cpp_gradient, cpp_model_step, cpp_companions)

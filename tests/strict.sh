@@ -20,6 +20,15 @@ printf '#define TT_STATIC\n#define THINKTUNING_IMPLEMENTATION\n#include "thinktu
 printf '#include "thinktuning.h"\n#include "thinktuning.h"\nint unit(void);\nint unit(void) { return 0; }\n' > $dir/api.c
 printf '#include <omp.h>\nint unit(void);\nint unit(void) { return omp_get_max_threads(); }\n' > $dir/openmp.c
 
+# The companions of examples/ want the public part of the header alone, in any order and more than once.
+companions="losses rewards tasks evaluate"
+for companion in $companions; do
+    printf '#include "thinktuning.h"\n#include "examples/%s.h"\nint unit(void);\nint unit(void) { return 0; }\n' $companion > $dir/$companion.c
+done
+printf '#include "thinktuning.h"\n#include "examples/%s.h"\n#include "examples/%s.h"\n#include "examples/%s.h"\n#include "examples/%s.h"\n' \
+    evaluate tasks losses rewards | cat - $dir/evaluate.c > $dir/companions.c
+printf '#include "examples/rewards.h"\n' > $dir/before.c
+
 # compile NAME COMMAND...: runs in the background, at most two at a time; collect takes the results.
 pending=""
 compile() {
@@ -41,6 +50,10 @@ for cc in gcc clang; do
         esac
         compile "$cc-c99-$unit" $cc -std=c99 $flags $warn -I. -c $dir/$file.c -o "$dir/$cc-c99-$unit.o"
         compile "$cc-c++11-$unit" $cc -x c++ -std=c++11 $flags $warn -I. -c $dir/$file.c -o "$dir/$cc-c++11-$unit.o"
+    done
+    for unit in $companions companions; do
+        compile "$cc-c99-$unit" $cc -std=c99 $warn -I. -c $dir/$unit.c -o "$dir/$cc-c99-$unit.o"
+        compile "$cc-c++11-$unit" $cc -x c++ -std=c++11 $warn -I. -c $dir/$unit.c -o "$dir/$cc-c++11-$unit.o"
     done
     for example in examples/*.c; do
         compile "$cc-$(basename "$example")" $cc -std=c99 $warn -c "$example" -o $dir/example.$cc.o
@@ -67,5 +80,11 @@ else
     verdict 1 "names of the implementation"
 fi
 verdict "$(grep -nE '[^ -~	]' thinktuning.h > $dir/ascii.log; [ $? -eq 1 ]; echo $?)" "is plain ASCII"
+verdict "$(cd examples && grep -nE '\b(tti|TTI)_' losses.h rewards.h tasks.h evaluate.h > ../$dir/private.log; [ $? -eq 1 ]; echo $?)" \
+    "the companions use no private name of the header"
+verdict "$(cd examples && awk 'length > 110' rewards.h tasks.h evaluate.h | grep . > ../$dir/wide.log; [ $? -eq 1 ]; echo $?)" \
+    "no line of rewards.h, tasks.h and evaluate.h is over 110 columns"
+verdict "$(${CC:-cc} -std=c99 -I. -c $dir/before.c -o $dir/before.o 2> $dir/before.log; grep -q 'include thinktuning.h before it' $dir/before.log; echo $?)" \
+    "a companion without the header says what is missing"
 echo "$passed passed, $failed failed"
 [ "$failed" -eq 0 ]

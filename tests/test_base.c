@@ -1,6 +1,7 @@
 /* Chapter 1: errors, memory, text, ids, files, JSON, random numbers. */
 #define THINKTUNING_IMPLEMENTATION
 #include "../thinktuning.h"
+#include "../examples/evaluate.h"
 #include "tt_test.h"
 #include <locale.h>
 #ifdef TT_TEST_POSIX

@@ -51,11 +51,13 @@ no_files() { [ -z "$(find "$@" -type f 2> /dev/null)" ] || { echo "there are fil
 untrained() { unsaid '^step |^epoch |validation loss'; }
 
 # The programs of the cases bring the implementation along; here it is compiled once, and they see a header without it.
-mkdir -p locales include/under
-{ printf '#include <%s>\n' stdio.h stdlib.h string.h math.h; echo '#undef THINKTUNING_IMPLEMENTATION'; echo "#include \"$project/thinktuning.h\""; } > include/thinktuning.h
+# They are from before tasks, rewards and evaluation had files of their own: the header that they see includes these.
+mkdir -p locales include/under whole
+{ printf '#include "%s"\n' "$project"/thinktuning.h "$project"/examples/{tasks,evaluate}.h; } > whole/thinktuning.h
+{ printf '#include <%s>\n' stdio.h stdlib.h string.h math.h; echo '#undef THINKTUNING_IMPLEMENTATION'; cat whole/thinktuning.h; } > include/thinktuning.h
 printf '#define THINKTUNING_IMPLEMENTATION\n#include "%s/thinktuning.h"\n' "$project" > library.c
 $cc -std=c99 -O1 -g -c library.c -o library.o > library.log 2>&1 & library=$!
-$cc -std=gnu99 -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined -I "$project" "$cases/hostile_api.c" -o api -lm > api.log 2>&1 & api=$!
+$cc -std=gnu99 -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined -I whole "$cases/hostile_api.c" -o api -lm > api.log 2>&1 & api=$!
 # built NAME [SOURCE FLAGS...]: compiles and links a program of the cases, if it is not there.
 built() {
     local name=$1 source=$cases/${2:-$1.c}

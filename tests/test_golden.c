@@ -3,6 +3,7 @@
  * file in turn by a thousandth and wants that to be seen. */
 #include "../thinktuning.h"
 #include "../examples/losses.h"
+#include "../examples/evaluate.h"
 #include "tt_test.h"
 
 enum { MAX_ROWS = 16, MAX_LENGTH = 16, END = 9 };

@@ -1,6 +1,7 @@
-/* Chapter 12: answers, rewards, generated puzzles, and the statistics of an evaluation. */
-#define THINKTUNING_IMPLEMENTATION
+/* examples/rewards.h, tasks.h and evaluate.h: answers, rewards, generated puzzles, and the statistics of an evaluation. */
 #include "../thinktuning.h"
+#include "../examples/tasks.h"
+#include "../examples/evaluate.h"
 #include "tt_test.h"
 
 static float score(tt_status (*reward)(void *, const tt_reward_input *, float *), void *user, const char *question, const char *answer, const char *response) {
@@ -186,7 +187,6 @@ TT_TEST(numeric_golds_keep_their_digits) {
 TT_TEST(answers_written_in_other_ways_are_one_vote) {
     static const char *const responses[] = {"it is 3/4.", "\\boxed{\\frac{3}{4}}", "so 0.75 km", "#### .75", "x = $\\frac34$", "75/100"};
     tt_context *ctx = tt_create(NULL);
-    tt_task task = TT_INIT;
     size_t i;
     for (i = 0; i < sizeof responses / sizeof *responses; i++) {
         tt_reward_input in = TT_INIT;
@@ -194,7 +194,7 @@ TT_TEST(answers_written_in_other_ways_are_one_vote) {
         vote.ctx = ctx;
         in.response = responses[i];
         in.response_size = strlen(in.response);
-        TT_CHECK_OK(ctx, tti_extract(&task, &in, &vote));
+        TT_CHECK_OK(ctx, tt_extract_answer(NULL, &in, &vote));
         TT_REQUIRE(vote.size > 0);
         TT_CHECK_STR(vote.data, "3/4");
         tt_text_free(&vote);
@@ -903,18 +903,19 @@ TT_TEST(reflection_is_read_from_words_without_a_judge) {
     };
     tt_context *ctx = tt_create(NULL);
     tt_task task = quiz();
+    tt_reward_errors errors = TT_INIT;
     size_t i;
     task.reward = tt_reward_last_number;
+    task.judge = NULL;
     for (i = 0; i < sizeof cases / sizeof *cases; i++) {
         tt_reward_input in = TT_INIT;
         tt_outcome o;
-        memset(&o, 0, sizeof o);
         in.question = "2 + 2 ?";
         in.answer = "4";
         in.response = cases[i].response;
         in.response_size = strlen(in.response);
         in.stopped = 1;
-        TT_CHECK_OK(ctx, tti_judge_by_reward(ctx, &task, &in, 1, &o));
+        TT_CHECK_OK(ctx, tt_judge(ctx, &task, &in, 1, &errors, &o));
         if (!TT_CHECK(o.final_right == 1 && o.reflects == cases[i].reflects && o.first_right == cases[i].first && o.behaviour == cases[i].behaviour)) { printf("  %s\n", in.response); }
     }
     tt_destroy(ctx);
@@ -926,9 +927,12 @@ TT_TEST(jsonl_sets_hold_out_what_is_asked) {
     tt_text question = TT_INIT, answer = TT_INIT;
     tt_jsonl *data;
     tt_task task;
+    TT_CHECK_OK(ctx, tt_file_write(ctx, path, "{\"answer\":[]}\n", 14));
+    TT_CHECK(tt_jsonl_load(ctx, path) == NULL && tt_error_status(ctx) == TT_ERR_FILE);
     TT_CHECK_OK(ctx, tt_file_write(ctx, path, lines, sizeof lines - 1));
     data = tt_jsonl_load(ctx, path);
     TT_REQUIRE(data != NULL);
+    TT_CHECK_INT(tt_error_status(ctx), TT_OK);      /* a success takes the error of the failure away */
     question.ctx = answer.ctx = ctx;
     task = tt_task_jsonl(data, "{question}", "<end>");
     TT_CHECK_INT(tt_jsonl_count(data, 1), 1);

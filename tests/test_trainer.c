@@ -1,7 +1,9 @@
-/* Chapter 12: the tasks, the trainer and the evaluation. */
+/* The trainer, the tasks of examples/tasks.h and the evaluation of examples/evaluate.h. */
 #define THINKTUNING_IMPLEMENTATION
 #include "../thinktuning.h"
 #include "../examples/losses.h"
+#include "../examples/tasks.h"
+#include "../examples/evaluate.h"
 #include "tt_test.h"
 
 /* ---- signs: an independent reader of its texts ---- */
