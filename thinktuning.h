@@ -16440,7 +16440,19 @@ TT_API tt_status tt_jsonl_limit(tt_jsonl *data, const tt_tokenizer *tokenizer, c
 /* ---- [tt:train.client] what the trainer is made of ----
  * From here on the chapter is a client of the chapters above: it calls public functions alone and keeps a few small
  * helpers of its own. So this text, from here to its end, can be copied into a program behind
- * #include "thinktuning.h", its public functions renamed, and changed; tests/test_trainer_copy.sh does that. */
+ * #include "thinktuning.h", its public functions renamed, and changed; tests/test_trainer_copy.sh does that.
+ *
+ * One step, and the section in which each part of it stands:
+ *     ask          question numbers from (seed, step), questions from the task, prompts       [tt:train.prompts]
+ *     sample       G = num_generations responses of the student to each prompt: a group       [tt:train.sample]
+ *     off-policy   responses of the user's own in the place of some of them
+ *     reward       r of each response; what it did is judged and tallied                      [tt:train.rewards], .judge
+ *     teach        the teacher continues some responses, which are rewarded anew
+ *     log-probs    under the policy before the update, and under the reference                [tt:train.logprobs]
+ *     advantages   A = f(r of the group, of the batch), over all processes                    [tt:train.advantages]
+ *     learn        mean of loss(A, log-probs), its gradient, one update a mini-batch          [tt:train.update]
+ *     report       sums and means over tokens, parts and processes                            [tt:train.metrics]
+ * Its only state between steps is the model, the optimizer and counters: a resumed run is the run that never stopped. */
 
 #ifndef TTI_TRY
 #define TTI_TRY(call)                                \
@@ -16450,7 +16462,8 @@ TT_API tt_status tt_jsonl_limit(tt_jsonl *data, const tt_tokenizer *tokenizer, c
     } while (0)
 #endif
 
-/* Random streams of the trainer, so that its draws meet no others of the same seed. */
+/* Random streams of the trainer, apart from those of tasks and evaluations of the same seed: question numbers are
+ * draws at index (step, place), the sampler's seed is one draw. */
 enum { TTI_TRAIN_PROMPT = 0x73696770, TTI_TRAIN_SAMPLE };
 
 static double tti_ratio(double a, double b) { return b > 0 ? a / b : 0; }
@@ -16462,8 +16475,10 @@ static tt_status tti_end_graph(tt_context *ctx, tt_status status) {
 }
 
 /* ---- [tt:train.prompts] questions of a task as prompts ----
- * Place i has at[3 i], at[3 i + 1]: where its question and its answer begin in texts, each with a NUL behind it;
- * at[3 i + 2]: where its prompt begins in ids. */
+ * All texts lie in one buffer and all ids in another, which grow and move; so places are kept as offsets:
+ *     at[3 i], at[3 i + 1]   where question and answer i begin in texts, each with a NUL behind it
+ *     at[3 i + 2]            where prompt i begins in ids
+ * A place that is set again leaves its old text behind until tt_prompts_free. */
 
 TT_API void tt_prompts_free(tt_prompts *p) {
     size_t n = (size_t)p->n;
@@ -16492,7 +16507,8 @@ TT_API tt_status tt_prompts_create(tt_context *ctx, const tt_task *task, const t
 TT_API const char *tt_prompts_question(const tt_prompts *p, int i) { return p->texts.data + p->at[3 * i]; }
 TT_API const char *tt_prompts_answer(const tt_prompts *p, int i) { return p->texts.data + p->at[3 * i + 1]; }
 
-/* Asks the task for a question and its answer, which go to the end of texts. */
+/* Asks the task for a question and its answer, which go to the end of texts. The answer comes into a text of its own
+ * first, for the task may append to both in turn. */
 static tt_status tti_prompts_ask(tt_prompts *p, int i, int split, uint64_t number) {
     tt_text answer = TT_INIT;
     size_t *at = p->at + 3 * (size_t)i;
@@ -16541,6 +16557,8 @@ TT_API tt_status tt_prompts_input(const tt_prompts *p, int i, tt_text *response,
     return status;
 }
 
+/* What every user of a task asks of it before the first question: that it is complete, that its tokens are rows of the
+ * model's embedding, and that a response can end. */
 TT_API tt_status tt_task_check(tt_model *model, const tt_tokenizer *tokenizer, const tt_task *task, const char *who,
                                int *end_token) {
     tt_context *ctx = tt_model_context(model);
@@ -16567,7 +16585,9 @@ TT_API tt_status tt_task_check(tt_model *model, const tt_tokenizer *tokenizer, c
 
 static int tti_stops_run(tt_status status) { return status == TT_ERR_STOP || status == TT_ERR_MEM; }
 
-/* After a call that gave status: counts and logs the failure with the place where it was. */
+/* After a call that gave status: counts the failure and logs it (tt_fail does) with the place where it was; the first
+ * one is kept for the error of a step in which nobody scored anything. The context's error is cleared, for the run
+ * goes on. */
 static void tti_reward_failed(tt_context *ctx, tt_reward_errors *errors, const char *name, const tt_reward_input *in,
                               tt_status status) {
     char why[sizeof errors->text];
@@ -16581,6 +16601,7 @@ static void tti_reward_failed(tt_context *ctx, tt_reward_errors *errors, const c
     tt_error_clear(ctx);
 }
 
+/* NaN is an abstention and fine; an infinity would make the group's mean and with it all its advantages NaN. */
 TT_API tt_status tt_reward_call(tt_context *ctx, const tt_reward *r, const tt_reward_input *in,
                                 tt_reward_errors *errors, float *out) {
     tt_status status;
@@ -16598,8 +16619,11 @@ TT_API tt_status tt_reward_call(tt_context *ctx, const tt_reward *r, const tt_re
 }
 
 /* ---- [tt:train.judge] what a response did ----
- * The first attempt is what stands before the reflection. The words are those of the paper's four behaviours.
- * Source: ThinkTuning, arXiv 2508.07616. */
+ * A response may reflect: after a first attempt it looks at it again and keeps or changes its answer. With a, b in {0, 1}
+ * for "first attempt right" and "final answer right":
+ *     correction rate = P(b | not a)      spoil rate = P(not b | a)
+ * A task may judge by its own grammar; by default words tell where the reflection begins and of which of the paper's
+ * four behaviours it is. Source: ThinkTuning, arXiv 2508.07616. */
 
 /* Where a response begins to reflect, by these words; its end if it does not. */
 static size_t tti_reflection_at(const char *response) {
@@ -16612,9 +16636,11 @@ static size_t tti_reflection_at(const char *response) {
     return first;
 }
 
-/* Which reflection it is, by the first row whose word occurs; none of them: not told. */
+/* Which reflection it is, by the first row whose word occurs; none of them: not told. The order decides: "the mentor
+ * says it is wrong" consults, and "incorrect", which has "correct" in it, is a conflict. */
 static tt_behaviour tti_behaviour_by_words(const char *reflection) {
-    static const struct { tt_behaviour kind; const char *word; } words[] = {
+    struct row { tt_behaviour kind; const char *word; };
+    static const struct row words[] = {
         {TT_SELF_CONSULTATION, "mentor"}, {TT_SELF_CONSULTATION, "Mentor"}, {TT_SELF_CRITIQUE, "should have"},
         {TT_SELF_CRITIQUE, "should check"}, {TT_SELF_CONFLICT, "wrong"}, {TT_SELF_CONFLICT, "mistake"},
         {TT_SELF_CONFLICT, "incorrect"}, {TT_SELF_CONFLICT, "contradict"}, {TT_SELF_CONFLICT, "error"},
@@ -16628,7 +16654,8 @@ static tt_behaviour tti_behaviour_by_words(const char *reflection) {
     return TT_NO_REFLECTION;
 }
 
-/* The task's reward judges the first attempt as it judges the whole: as a response that ends there. */
+/* The task's reward judges the first attempt as it judges the whole: as a response that ends there. A response without
+ * reflection is its own first attempt, so that nothing is corrected or spoiled. */
 static tt_status tti_judge_by_reward(tt_context *ctx, const tt_task *task, const tt_reward_input *in, float reward,
                                      tt_outcome *out) {
     tt_text attempt = TT_INIT;
@@ -16689,9 +16716,11 @@ TT_API tt_rates tt_tally_rates(const tt_tally *t) {
 }
 
 /* ---- [tt:train.ranks] more than one process ----
- * Sums of floats depend on their order, so the order is fixed: the gradients of the parts are summed as a binary tree
- * over the part numbers, ((g0 + g1) + (g2 + g3)) + ..., of which each rank sums a whole branch and the hook the rest.
- * Partial sums wait as the digits of a binary counter do: levels[l] holds that of 2^l parts until 2^l more are there. */
+ * Sums of floats depend on their order, so the order is fixed: the gradients g of the parts are summed as a binary tree
+ * over the part numbers, of which each rank sums whole branches and the hook goes on with the rest:
+ *     ((g0 + g1) + (g2 + g3)) + ((g4 + g5) + (g6 + g7))        8 parts: 1 rank has all, 2 ranks a half each, ...
+ * Partial sums wait as the digits of a binary counter do: levels[l] holds that of 2^l parts until 2^l more are there.
+ * So n parts on a rank need log2(n) buffers, and the same bits come out at every number of ranks. */
 
 enum { TTI_MAX_LEVELS = 31, TTI_LEAST_ROOM = 1024 };
 
@@ -16705,6 +16734,16 @@ struct tt_reducer {
     float *levels[TTI_MAX_LEVELS];    /* [size] each                                         */
     int n_levels, n_added;
 };
+
+TT_API void tt_reducer_destroy(tt_reducer *r) {
+    int i;
+    if (!r) { return; }
+    if (r->flat) { r->backend->free(r->ctx, r->flat, r->room * sizeof(float)); }
+    for (i = 0; i < r->n_levels; i++) {
+        if (r->levels[i]) { r->backend->free(r->ctx, r->levels[i], r->size * sizeof(float)); }
+    }
+    tt_free(r->ctx, r, 1, sizeof *r);
+}
 
 static tt_status tti_reducer_check(tt_context *ctx, tt_reducer_desc *d) {
     if (d->world_size == 0) { d->world_size = 1; }
@@ -16745,7 +16784,7 @@ TT_API tt_reducer *tt_reducer_create(tt_context *ctx, const tt_reducer_desc *des
         const tt_tensor *p = tt_model_param(d.model, i);
         r->size += p->requires_grad ? p->size : 0;
     }
-    r->room = r->size < TTI_LEAST_ROOM ? TTI_LEAST_ROOM : r->size;
+    r->room = r->size > TTI_LEAST_ROOM ? r->size : (size_t)TTI_LEAST_ROOM;
     if (d.allreduce) { ok = (r->flat = (float *)r->backend->alloc(ctx, r->room * sizeof(float))) != NULL; }
     for (i = d.n_parts / d.world_size; ok && i > 1; i /= 2) {
         ok = (r->levels[r->n_levels++] = (float *)r->backend->alloc(ctx, r->size * sizeof(float))) != NULL;
@@ -16753,16 +16792,6 @@ TT_API tt_reducer *tt_reducer_create(tt_context *ctx, const tt_reducer_desc *des
     if (ok) { return r; }
     tt_reducer_destroy(r);
     return NULL;
-}
-
-TT_API void tt_reducer_destroy(tt_reducer *r) {
-    int i;
-    if (!r) { return; }
-    if (r->flat) { r->backend->free(r->ctx, r->flat, r->room * sizeof(float)); }
-    for (i = 0; i < r->n_levels; i++) {
-        if (r->levels[i]) { r->backend->free(r->ctx, r->levels[i], r->size * sizeof(float)); }
-    }
-    tt_free(r->ctx, r, 1, sizeof *r);
 }
 
 TT_API const tt_reducer_desc *tt_reducer_desc_get(const tt_reducer *r) { return &r->desc; }
@@ -16791,6 +16820,9 @@ static tt_status tti_reducer_flat(tt_reducer *r, float *flat, tti_flat what) {
     return status;
 }
 
+/* The gradients hold part number n_added. Each trailing zero bit of that number is a carry: the branch that waits on
+ * this level is complete and joins. What then stands in the gradients waits in its turn, but for the last part: its sum
+ * is the rank's, and stays. */
 TT_API tt_status tt_reducer_add(tt_reducer *r) {
     int n = r->desc.n_parts / r->desc.world_size, level = 0, count = ++r->n_added;
     tt_status status = TT_OK;
@@ -16798,10 +16830,10 @@ TT_API tt_status tt_reducer_add(tt_reducer *r) {
         return tt_fail(r->ctx, TT_ERR_ARG, "tt_reducer_add: part %d, expected %d of n_parts %d on each of %d ranks",
                        count, n, r->desc.n_parts, r->desc.world_size);
     }
-    for (; count % 2 == 0 && status == TT_OK; count /= 2) {      /* carry */
+    for (; count % 2 == 0 && status == TT_OK; count /= 2) {
         status = tti_reducer_flat(r, r->levels[level++], TTI_FLAT_ADD);
     }
-    if (r->n_added == n || status != TT_OK) { return status; }   /* the last sum stays in the gradients */
+    if (r->n_added == n || status != TT_OK) { return status; }
     status = tti_reducer_flat(r, r->levels[level], TTI_FLAT_STORE);
     tt_model_zero_grad(r->desc.model);
     return status;
@@ -16838,7 +16870,8 @@ done:
 }
 
 /* The hook sums, but a sum in which one rank alone has something is a copy: each rank fills its own place, the others
- * have zeros there. The 53 bits of a double fit into three floats of 24. */
+ * have zeros there. A double of 53 bits is the sum of three floats of 24, x = high + middle + low, each of which is what
+ * the ones before have left over; an infinity or NaN is high alone. */
 TT_API tt_status tt_reducer_gather(tt_reducer *r, const double *mine, int n, double *all) {
     size_t count = (size_t)n, total = count * (size_t)r->desc.world_size, i;
     float *thirds, *own;
@@ -16864,14 +16897,18 @@ TT_API tt_status tt_reducer_gather(tt_reducer *r, const double *mine, int n, dou
     return status;
 }
 
-/* values[i] = sum over ranks, in their order. */
-static tt_status tti_sum_ranks(tt_reducer *r, double *values, int n) {
+/* What a rank must know of the others is little: sums of counts and of denominators. Of n values over all ranks: the
+ * sums in the order of the ranks, of the last n_largest the largest. */
+static tt_status tti_over_ranks(tt_reducer *r, double *values, int n, int n_largest) {
     int world = r->desc.world_size, rank, i;
     double *all = (double *)tt_alloc(r->ctx, (size_t)n * (size_t)world, sizeof *all);
     tt_status status = all ? tt_reducer_gather(r, values, n, all) : TT_ERR_MEM;
     for (i = 0; i < n && status == TT_OK; i++) {
-        values[i] = 0;
-        for (rank = 0; rank < world; rank++) { values[i] += all[rank * n + i]; }
+        values[i] = all[i];
+        for (rank = 1; rank < world; rank++) {
+            double x = all[rank * n + i];
+            values[i] = i < n - n_largest ? values[i] + x : x > values[i] ? x : values[i];
+        }
     }
     tt_free(r->ctx, all, (size_t)n * (size_t)world, sizeof *all);
     return status;
@@ -16953,8 +16990,9 @@ enum { TTI_N_METRICS = (int)(sizeof tti_metrics / sizeof *tti_metrics) };
 
 static double *tti_metric_at(tt_step_metrics *m, int k) { return (double *)(void *)((char *)m + tti_metrics[k].at); }
 
-/* Adds up what the parts of a mini-batch have measured: rows [n_parts, TTI_N_METRICS]. In the order of the parts, so
- * that the sums depend on their number alone, not on the ranks that they lay on. */
+/* Adds up what the parts of a mini-batch have measured: rows [n_parts, TTI_N_METRICS], whole rows although few columns
+ * are measured. In the order of the parts, so that the sums depend on their number alone, not on the ranks that they
+ * lay on. A comparison with NaN is false, so a NaN never is the largest. */
 static void tti_metrics_add(tt_step_metrics *m, const double *rows, int n_parts) {
     int i, k;
     for (k = 0; k < TTI_N_METRICS; k++) {
@@ -16969,6 +17007,7 @@ static void tti_metrics_add(tt_step_metrics *m, const double *rows, int n_parts)
     }
 }
 
+/* Sums over n mini-batches, each a mean over its own tokens, become means over the mini-batches. */
 static void tti_metrics_divide(tt_step_metrics *m, double n) {
     int k;
     for (k = 0; k < TTI_N_METRICS; k++) {
@@ -17015,7 +17054,9 @@ done:
     return status;
 }
 
-/* ---- [tt:train.create] the trainer ---- */
+/* ---- [tt:train.create] the trainer ----
+ * The desc is resolved and checked once, so that a step may divide without asking. Of what the desc points to, task,
+ * teacher and rewards are copied; models, tokenizer, tensors beside and users' pointers are lent. */
 
 enum { TTI_TROUBLE_NUMBER, TTI_TROUBLE_REWARD, TTI_TROUBLE_ENTROPY, TTI_N_TROUBLES };
 
@@ -17037,38 +17078,38 @@ struct tt_trainer {
     uint64_t refused;                 /* hash of the sentence with which a state was last refused      */
 };
 
+TT_API void tt_trainer_destroy(tt_trainer *t) {
+    if (!t) { return; }
+    tt_rollouts_free(&t->rollouts);
+    tt_reducer_destroy(t->reducer);
+    tt_optimizer_destroy(t->optimizer);
+    tt_model_destroy(t->reference);
+    tt_free(t->ctx, t, 1, sizeof *t);
+}
+
 /* What a rank tells the others of a response: a row of numbers, the rewards last. */
 enum { TTI_LENGTH, TTI_STOPPED, TTI_GUIDED, TTI_OFF_POLICY, TTI_ATTEMPT_REWARD, TTI_KL_COST, TTI_REWARDS,
        TTI_MAX_ROW = TTI_REWARDS + TT_MAX_REWARDS };
 
-static tt_status tti_trainer_check_grpo(tt_context *ctx, tt_trainer_desc *d) {
-    tt_grpo_config *c = &d->grpo;
-    int positions = tt_model_config_get(d->model)->max_position_embeddings;
-    tt_status status = tt_grpo_check(ctx, c);
-    if (status != TT_OK) { return status; }
-    *c = tt_grpo_resolve(c);
-    if (c->num_iterations == 0) { c->num_iterations = 1; }
-    if (c->num_mini_batches == 0) { c->num_mini_batches = 1; }
-    if (c->micro_batch_tokens == 0) { c->micro_batch_tokens = 8192; }
-    if (c->micro_batch_tokens < 1) {
-        return tt_fail(ctx, TT_ERR_ARG, "tt_trainer_create: micro_batch_tokens is %d, expected >= 1",
-                       c->micro_batch_tokens);
-    }
-    if (c->max_completion_length >= positions) {
-        return tt_fail(ctx, TT_ERR_ARG, "tt_trainer_create: max_completion_length is %d, expected 1 .. "
-                       "max_position_embeddings %d - 1", c->max_completion_length, positions);
-    }
-    return TT_OK;
+static tt_status tti_check_least(tt_context *ctx, const char *name, int value, int least) {
+    if (value >= least) { return TT_OK; }
+    return tt_fail(ctx, TT_ERR_ARG, "tt_trainer_create: %s is %d, expected >= %d", name, value, least);
+}
+
+static tt_status tti_check_divisor(tt_context *ctx, const char *name, int value, const char *of, int prompts) {
+    if (value >= 1 && prompts % value == 0) { return TT_OK; }
+    return tt_fail(ctx, TT_ERR_ARG, "tt_trainer_create: %s is %d, expected a divisor of the %s %d prompts", name, value,
+                   of, prompts);
 }
 
 /* A step's prompts divide into ranks, each rank's into mini-batches, and each of these over all ranks into parts. */
 static tt_status tti_trainer_check_batch(tt_context *ctx, tt_trainer_desc *d) {
+    tt_status status;
     int own, whole, parts;
     if (d->prompts_per_step == 0) { d->prompts_per_step = 16; }
     if (d->world_size == 0) { d->world_size = 1; }
-    if (d->world_size < 1) {
-        return tt_fail(ctx, TT_ERR_ARG, "tt_trainer_create: world_size is %d, expected >= 1", d->world_size);
-    }
+    parts = d->gradient_parts == 0 ? d->world_size : d->gradient_parts;
+    TTI_TRY(tti_check_least(ctx, "world_size", d->world_size, 1));
     if (d->prompts_per_step < 1 || d->prompts_per_step % d->world_size) {
         return tt_fail(ctx, TT_ERR_ARG, "tt_trainer_create: prompts_per_step is %d, expected a multiple of world_size %d",
                        d->prompts_per_step, d->world_size);
@@ -17078,41 +17119,48 @@ static tt_status tti_trainer_check_batch(tt_context *ctx, tt_trainer_desc *d) {
                        d->prompts_per_step, d->grpo.num_generations);
     }
     own = d->prompts_per_step / d->world_size;
-    if (d->grpo.num_mini_batches < 1 || own % d->grpo.num_mini_batches) {
-        return tt_fail(ctx, TT_ERR_ARG, "tt_trainer_create: num_mini_batches is %d, expected a divisor of the rank's %d "
-                       "prompts", d->grpo.num_mini_batches, own);
-    }
-    parts = d->gradient_parts == 0 ? d->world_size : d->gradient_parts;
+    TTI_TRY(tti_check_divisor(ctx, "num_mini_batches", d->grpo.num_mini_batches, "rank's", own));
     whole = d->prompts_per_step / d->grpo.num_mini_batches;
-    if (parts < 1 || whole % parts) {
-        return tt_fail(ctx, TT_ERR_ARG, "tt_trainer_create: gradient_parts is %d, expected a divisor of the "
-                       "mini-batch's %d prompts", parts, whole);
-    }
-    return TT_OK;
+    TTI_TRY(tti_check_divisor(ctx, "gradient_parts", parts, "mini-batch's", whole));
+done:
+    return status;
 }
 
-static tt_status tti_trainer_check_rest(tt_context *ctx, tt_trainer_desc *d) {
+/* Fills in defaults; an error names field, value and what was expected. */
+static tt_status tti_trainer_check(tt_context *ctx, tt_trainer_desc *d) {
+    int positions = tt_model_config_get(d->model)->max_position_embeddings;
+    tt_grpo_config *c = &d->grpo;
+    tt_status status;
+    TTI_TRY(tt_grpo_check(ctx, c));
+    *c = tt_grpo_resolve(c);
+    if (c->num_iterations == 0) { c->num_iterations = 1; }
+    if (c->num_mini_batches == 0) { c->num_mini_batches = 1; }
+    if (c->micro_batch_tokens == 0) { c->micro_batch_tokens = 8192; }
     if (d->abort_entropy == 0) { d->abort_entropy = 0.001f; }
     if (d->off_policy && d->n_off_policy == 0) { d->n_off_policy = 1; }
+    TTI_TRY(tti_check_least(ctx, "micro_batch_tokens", c->micro_batch_tokens, 1));
+    if (c->max_completion_length >= positions) {
+        return tt_fail(ctx, TT_ERR_ARG, "tt_trainer_create: max_completion_length is %d, expected 1 .. "
+                       "max_position_embeddings %d - 1", c->max_completion_length, positions);
+    }
+    TTI_TRY(tti_trainer_check_batch(ctx, d));
     if (!(d->schedule.lr > 0)) {
         return tt_fail(ctx, TT_ERR_ARG, "tt_trainer_create: schedule.lr is %g, expected > 0", (double)d->schedule.lr);
     }
     if (d->teacher && !d->teacher->feedback) {
         return tt_fail(ctx, TT_ERR_ARG, "tt_trainer_create: teacher.feedback is NULL");
     }
-    if (d->teacher && d->think.total_steps < 1) {
-        return tt_fail(ctx, TT_ERR_ARG, "tt_trainer_create: think.total_steps is %d, expected >= 1 with a teacher",
-                       d->think.total_steps);
-    }
+    if (d->teacher) { TTI_TRY(tti_check_least(ctx, "think.total_steps", d->think.total_steps, 1)); }
     if (d->n_rewards < 0 || d->n_rewards >= TT_MAX_REWARDS || (d->n_rewards > 0 && !d->rewards)) {
         return tt_fail(ctx, TT_ERR_ARG, "tt_trainer_create: n_rewards is %d, expected 0 .. %d with as many rewards",
                        d->n_rewards, TT_MAX_REWARDS - 1);
     }
-    if (d->n_off_policy < 0 || d->n_off_policy >= d->grpo.num_generations || (d->n_off_policy > 0 && !d->off_policy)) {
+    if (d->n_off_policy < 0 || d->n_off_policy >= c->num_generations || (d->n_off_policy > 0 && !d->off_policy)) {
         return tt_fail(ctx, TT_ERR_ARG, "tt_trainer_create: n_off_policy is %d, expected 0 .. num_generations %d - 1, "
-                       "with off_policy", d->n_off_policy, d->grpo.num_generations);
+                       "with off_policy", d->n_off_policy, c->num_generations);
     }
-    return TT_OK;
+done:
+    return status;
 }
 
 /* Reads all training questions, so that one that is too long is named now and not after hours. A task without end
@@ -17156,7 +17204,8 @@ static tt_status tti_trainer_rewards(tt_trainer *t) {
     return TT_OK;
 }
 
-/* The reference of a model with adapters is the model itself, these off; of any other a frozen copy. */
+/* The reference policy is only kept if something asks for it: it costs the memory of a model. With adapters it is the
+ * model itself, these off; else a frozen copy of the model as it is now. */
 static int tti_trainer_reference(tt_trainer *t) {
     tt_trainer_desc *d = &t->desc;
     if (d->reference || (d->grpo.beta == 0 && !d->measure_kl)) { return 1; }
@@ -17188,8 +17237,7 @@ TT_API tt_trainer *tt_trainer_create(tt_context *ctx, const tt_trainer_desc *des
         return NULL;
     }
     if (tt_task_check(d.model, d.tokenizer, d.task, "tt_trainer_create", &end) != TT_OK ||
-        tti_trainer_check_grpo(ctx, &d) != TT_OK || tti_trainer_check_batch(ctx, &d) != TT_OK ||
-        tti_trainer_check_rest(ctx, &d) != TT_OK || tti_trainer_check_questions(ctx, &d) != TT_OK) {
+        tti_trainer_check(ctx, &d) != TT_OK || tti_trainer_check_questions(ctx, &d) != TT_OK) {
         return NULL;
     }
     t = (tt_trainer *)tt_alloc(ctx, 1, sizeof *t);
@@ -17208,15 +17256,6 @@ TT_API tt_trainer *tt_trainer_create(tt_context *ctx, const tt_trainer_desc *des
     if (t->reducer && tti_trainer_reference(t)) { return t; }
     tt_trainer_destroy(t);
     return NULL;
-}
-
-TT_API void tt_trainer_destroy(tt_trainer *t) {
-    if (!t) { return; }
-    tt_rollouts_free(&t->rollouts);
-    tt_reducer_destroy(t->reducer);
-    tt_optimizer_destroy(t->optimizer);
-    tt_model_destroy(t->reference);
-    tt_free(t->ctx, t, 1, sizeof *t);
 }
 
 TT_API int tt_trainer_step_count(const tt_trainer *t) { return t->step; }
@@ -17243,7 +17282,8 @@ static int tti_group_place(const tt_trainer *t, int rank, int i) {
     return i / own * whole + rank * own + i % own;
 }
 
-/* Questions for the n groups of the round become prompts. */
+/* Questions for the n groups of the round become prompts. The request's id names the random stream of its samples; it is
+ * another one in every round, or a group would be given the responses that it already had. */
 static tt_status tti_step_ask(tt_trainer *t, tti_step *s, int n, int round) {
     const tt_trainer_desc *d = &t->desc;
     uint64_t stream = (uint64_t)TTI_TRAIN_PROMPT + ((uint64_t)round << 32);
@@ -17342,8 +17382,9 @@ done:
     return status;
 }
 
-/* Rewards of the round's responses, and a tally of what the student's own do. guided_only: after the teacher, of those
- * that it has continued. */
+/* Rewards of the round's responses, and a tally of what they do: of the student's own alone, before a teacher's words
+ * make them better than it is. guided_only: after the teacher, of those that it has continued. Until weights and costs
+ * come in, the reward is the task's own: the teacher's selection and attempt_reward go by that. */
 static tt_status tti_step_reward(tt_trainer *t, tti_step *s, int guided_only) {
     tt_text text = TT_INIT;
     tt_status status = TT_OK;
@@ -17471,7 +17512,8 @@ static tt_rollouts tti_rollouts_view(const tt_rollouts *all, int begin, int n) {
     return view;
 }
 
-/* The micro-batch that begins at `begin`: as many rollouts as fit into max_tokens, at least one. */
+/* The micro-batch that begins at `begin`: as many rollouts as fit into max_tokens, at least one. Its forward and backward
+ * pass is one graph, so its tokens are what a step's memory is proportional to. */
 static tt_rollouts tti_micro_batch(const tt_rollouts *all, int begin, int max_tokens) {
     int end = begin, tokens = 0;
     while (end < all->n) {
@@ -17483,7 +17525,8 @@ static tt_rollouts tti_micro_batch(const tt_rollouts *all, int begin, int max_to
     return tti_rollouts_view(all, begin, end - begin);
 }
 
-/* Log-probs of a micro-batch under model, without gradients, into old_logprobs or ref_logprobs. */
+/* Log-probs of a micro-batch under model, without gradients, into old_logprobs or ref_logprobs: the values of all
+ * responses come end to end, as tt_rollouts_batch has laid them out. */
 static tt_status tti_micro_logprobs(tt_trainer *t, tt_model *model, const tt_rollouts *micro, int as_reference) {
     tt_tensor *logprobs;
     tt_status status;
@@ -17527,8 +17570,9 @@ static tt_status tti_all_logprobs(tt_trainer *t, tt_model *model, int as_referen
 
 static int tti_kl_in_reward(const tt_trainer *t) { return t->desc.grpo.kl_in_reward && t->desc.grpo.beta != 0; }
 
-/* Old log-probs where a later update or a reward will ask for them; a single update takes its own, which are equal.
- * Those of the reference where a divergence from it is trained on or measured. */
+/* Old log-probs where a later update or a reward will ask for them. A single update does without: old_logprobs NULL is
+ * the policy of that moment, the ratio is 1 exactly and a forward pass is saved. Those of the reference where a
+ * divergence from it is trained on or measured. */
 static tt_status tti_step_logprobs(tt_trainer *t) {
     const tt_grpo_config *c = &t->desc.grpo;
     tt_model *reference = t->desc.reference;
@@ -17545,8 +17589,11 @@ static tt_status tti_step_logprobs(tt_trainer *t) {
 }
 
 /* ---- [tt:train.advantages] advantages over all ranks ----
- * Some advantages look beyond their group (batch std, whitening, GDPO), so every rank computes those of all responses
- * from what the others tell of theirs, in the order of one process, and takes its own. One process does the same. */
+ * Some advantages look beyond their group: the batch's std, GPG's share of rewards that are not 0, REINFORCE++'s
+ * whitening over all tokens, GDPO's standardisation. So every rank computes those of all responses, from one row of
+ * numbers that it is told of each, in the order of one process, and takes its own. Tokens stay where they are. With
+ * kl_in_reward a row has the divergence's cost, which the rank with the log-probs has summed. One process does the
+ * same: there is one path, and so the bits are the same at any number of ranks. */
 
 static void tti_row_write(const tt_trainer *t, const tt_rollout *r, double *row) {
     int k;
@@ -17570,9 +17617,10 @@ static void tti_row_read(const tt_trainer *t, const double *row, tt_rollout *r) 
     for (k = 0; k < t->n_rewards; k++) { r->rewards[k] = (float)row[TTI_REWARDS + k]; }
 }
 
-/* Fills items, [prompts_per_step * num_generations], with the responses of all ranks. */
+/* Fills items, [prompts_per_step * num_generations], with the responses of all ranks. Row i of what is gathered is number
+ * i % own of rank i / own; in the order of one process its group stands at tti_group_place. */
 static tt_status tti_gather_responses(tt_trainer *t, tt_rollout *items) {
-    int width = TTI_REWARDS + t->n_rewards, own = t->rollouts.n, size = t->rollouts.num_generations, rank, i;
+    int width = TTI_REWARDS + t->n_rewards, own = t->rollouts.n, size = t->rollouts.num_generations, i;
     int world = t->desc.world_size;
     size_t count = (size_t)own * (size_t)width, total = count * (size_t)(world + 1);
     double *mine = (double *)tt_alloc(t->ctx, total, sizeof *mine), *all;
@@ -17582,15 +17630,15 @@ static tt_status tti_gather_responses(tt_trainer *t, tt_rollout *items) {
     for (i = 0; i < own; i++) { tti_row_write(t, &t->rollouts.items[i], mine + i * width); }
     status = tt_reducer_gather(t->reducer, mine, (int)count, all);
     for (i = 0; i < own * world && status == TT_OK; i++) {
-        rank = i / own;
-        tti_row_read(t, all + (size_t)i * (size_t)width,
-                     &items[tti_group_place(t, rank, i % own / size) * size + i % size]);
+        int group = tti_group_place(t, i / own, i % own / size);
+        tti_row_read(t, all + (size_t)i * (size_t)width, &items[group * size + i % size]);
     }
     tt_free(t->ctx, mine, total, sizeof *mine);
     return status;
 }
 
-/* A step fails only if no response at all has a score and reward functions failed. */
+/* A step fails only if no response at all has a score and reward functions failed. A batch whose rewards all abstain
+ * without a failure is the user's choice: its advantages are 0. All ranks see the same and fail together. */
 static tt_status tti_step_scored(tt_trainer *t, const tti_step *s, const tt_rollouts *whole) {
     int i, k, scored = s->metrics.reward_errors == 0;
     for (i = 0; i < whole->n; i++) {
@@ -17640,46 +17688,36 @@ done:
  * summed as a tree; a part into micro-batches, whose gradients add up one after the other. Every loss has the
  * denominators of its whole mini-batch, so that none of these cuts shows but in the last bits (and in BNPO). */
 
-/* A mini-batch's denominators over all ranks, from the sums of each. Whole numbers: their sums are exact. share:
- * BNPO's mean over micro-batches, one over their number; for all other aggregations 1. */
-static tt_status tti_step_totals(tt_trainer *t, const tt_rollouts *own, tt_loss_totals *totals, double *share) {
-    enum { N = 6 };
-    const tt_reducer_desc *d = tt_reducer_desc_get(t->reducer);
-    int part = own->n / (d->n_parts / d->world_size), begin, end, rank;
-    double mine[N], *all;
-    tt_status status;
-    *totals = tt_grpo_totals(own, &t->desc.grpo);
-    mine[0] = totals->tokens;
-    mine[1] = totals->guided;
-    mine[2] = totals->sequences;
-    mine[3] = totals->filled;
-    mine[4] = totals->longest;
-    mine[5] = 0;
-    for (begin = 0; begin < own->n; begin = end, mine[5]++) {
-        tt_rollouts rest = tti_rollouts_view(own, 0, (begin / part + 1) * part);      /* to the end of its part */
-        end = begin + tti_micro_batch(&rest, begin, t->desc.grpo.micro_batch_tokens).n;
+/* Micro-batches of a mini-batch's share on this rank: none reaches over the end of a part. */
+static double tti_count_micro_batches(const tt_trainer *t, const tt_rollouts *own, int part) {
+    double n = 0;
+    int begin = 0;
+    for (; begin < own->n; n++) {
+        tt_rollouts rest = tti_rollouts_view(own, 0, (begin / part + 1) * part);
+        begin += tti_micro_batch(&rest, begin, t->desc.grpo.micro_batch_tokens).n;
     }
-    all = (double *)tt_alloc(t->ctx, N * (size_t)d->world_size, sizeof *all);
-    if (!all) { return TT_ERR_MEM; }
-    TTI_TRY(tt_reducer_gather(t->reducer, mine, N, all));
-    memset(totals, 0, sizeof *totals);
-    mine[5] = 0;
-    for (rank = 0; rank < d->world_size; rank++) {
-        const double *of = all + N * rank;
-        totals->tokens += of[0];
-        totals->guided += of[1];
-        totals->sequences += of[2];
-        totals->filled += of[3];
-        if (of[4] > totals->longest) { totals->longest = of[4]; }
-        mine[5] += of[5];
-    }
-    *share = t->desc.grpo.aggregation == TT_BNPO ? 1 / mine[5] : 1;
-done:
-    tt_free(t->ctx, all, N * (size_t)d->world_size, sizeof *all);
+    return n;
+}
+
+/* A mini-batch's denominators, over all ranks. Whole numbers: their sums are exact. share: BNPO's mean over
+ * micro-batches, one over their number; for all other aggregations 1. */
+static tt_status tti_step_totals(tt_trainer *t, const tt_rollouts *own, int part, tt_loss_totals *totals, double *share) {
+    tt_loss_totals mine = tt_grpo_totals(own, &t->desc.grpo);
+    double n_micro = tti_count_micro_batches(t, own, part);
+    double of[6] = {mine.tokens, mine.guided, mine.sequences, mine.filled, n_micro, mine.longest};
+    tt_status status = tti_over_ranks(t->reducer, of, 6, 1);
+    totals->tokens = of[0];
+    totals->guided = of[1];
+    totals->sequences = of[2];
+    totals->filled = of[3];
+    totals->longest = of[5];
+    *share = t->desc.grpo.aggregation == TT_BNPO ? 1 / of[4] : 1;
     return status;
 }
 
-/* Forward and backward of all micro-batches of a part; row receives what they measure. */
+/* Forward and backward of all micro-batches of a part; row receives what they measure. Each micro-batch's loss is a sum
+ * of w A-weighted terms over its tokens with w = 1 / (denominator of the whole mini-batch), so that losses, gradients
+ * and metrics of micro-batches simply add up. */
 static tt_status tti_part_backward(tt_trainer *t, const tt_rollouts *part, const tt_loss_totals *totals, double share,
                                    double *row) {
     const tt_trainer_desc *d = &t->desc;
@@ -17715,7 +17753,7 @@ static tt_status tti_step_update(tt_trainer *t, const tt_rollouts *own, tt_step_
     tt_status status;
     if (!rows) { return TT_ERR_MEM; }
     all = rows + n_own * TTI_N_METRICS;
-    TTI_TRY(tti_step_totals(t, own, &totals, &share));
+    TTI_TRY(tti_step_totals(t, own, size, &totals, &share));
     for (k = 0; k < n_own; k++) {
         tt_rollouts part = tti_rollouts_view(own, k * size, size);
         TTI_TRY(tti_part_backward(t, &part, &totals, share, rows + k * TTI_N_METRICS));
@@ -17733,7 +17771,8 @@ done:
     return status;
 }
 
-/* num_iterations passes of num_mini_batches updates each; the last pass is reported. */
+/* num_iterations passes over the rollouts of num_mini_batches updates each (PPO's mu, and its minibatches). The last pass
+ * is reported: in the first the policy is still the one that sampled, and nothing is clipped. */
 static tt_status tti_step_learn(tt_trainer *t, tt_step_metrics *m) {
     const tt_grpo_config *c = &t->desc.grpo;
     tt_grpo_metrics before = m->grpo;      /* what the advantages have measured */
@@ -17751,9 +17790,12 @@ done:
     return status;
 }
 
-/* ---- [tt:train.step] one step ---- */
+/* ---- [tt:train.step] one step ----
+ * The calls of tti_step_run are the table of [tt:train.client]. A step that fails leaves weights, moments and counters
+ * as they were, or, where an update of several is done, after that update; it may be tried again. */
 
-/* Adds up over ranks what each has counted. */
+/* Adds up over ranks what each has counted: the tally, and the rows TTI_COUNT of the metrics. These two ints of the
+ * feedback's metrics go as doubles. */
 static tt_status tti_step_count(tt_trainer *t, tti_step *s) {
     tt_step_metrics *m = &s->metrics;
     tt_tally *y = &s->tally;
@@ -17772,7 +17814,7 @@ static tt_status tti_step_count(tt_trainer *t, tti_step *s) {
         if (tti_metrics[k].how == TTI_COUNT) { counts[n++] = tti_metric_at(m, k); }
     }
     for (k = 0; k < n; k++) { values[k] = *counts[k]; }
-    status = tti_sum_ranks(t->reducer, values, n);
+    status = tti_over_ranks(t->reducer, values, n, 0);
     for (k = 0; k < n; k++) { *counts[k] = values[k]; }
     m->think.n_guided = (int)guided;
     m->think.n_eligible = (int)eligible;
@@ -17821,7 +17863,9 @@ static void tti_step_report(tt_trainer *t, tti_step *s) {
     for (k = 0; k < t->n_rewards; k++) { m->reward_names[k] = t->rewards[k].name ? t->rewards[k].name : "task"; }
 }
 
-/* Counts the steps in a row that were in trouble; the one that ends the patience stops the run. */
+/* Counts the steps in a row that were in trouble; the one that ends the patience stops the run, after its update and with
+ * its metrics. One bad step is no trouble: a skipped update costs nothing, and rewards recover. What does not recover is
+ * a policy whose entropy or reward has collapsed, and a run of gradients that are not finite. */
 static tt_status tti_step_watch(tt_trainer *t, const tt_step_metrics *m) {
     static const char *const what[TTI_N_TROUBLES] = {
         "a gradient or loss that is not finite", "a reward that has collapsed", "an entropy that has collapsed"
@@ -17879,7 +17923,8 @@ done:
     return status;
 }
 
-/* Counters of a state whose settings are the trainer's. */
+/* Takes the counters of a state over, if its settings are the trainer's: with another seed or another number of prompts
+ * or samples, the same step numbers would draw other questions. */
 static tt_status tti_trainer_restore(tt_trainer *t, const char *path, const tt_json *state) {
     const tt_json *troubles = tt_json_get(state, "troubles"), *trouble = troubles ? troubles->child : NULL;
     int prompts = tt_json_int(state, "prompts_per_step", 0), samples = tt_json_int(state, "num_generations", 0), k;
