@@ -1248,9 +1248,12 @@ TT_API tt_status tt_think_augment(tt_rollouts *, const tt_augment *, const tt_th
 /* After the rewards: the rates. A response is right if its first reward is above one half. */
 TT_API void      tt_think_score(const tt_rollouts *, tt_think_metrics *);
 
-/* ==== 13. train ========================================================================== */
+/* ==== 13. train ============================================================================
+ * A task asks questions and rewards responses. The trainer turns questions into prompts, prompts into
+ * rollouts, rollouts (after a teacher's feedback) into rewards, advantages, gradients and updates. What it is
+ * made of is public too, for training and evaluation of your own. */
 
-/* A task: where prompts come from and what a response is worth. Texts are appended to tt_text. */
+/* What a reward function is given. */
 typedef struct tt_reward_input {
     const char *question, *answer, *response;   /* NUL-terminated; response without its end token */
     size_t response_size;
@@ -1259,30 +1262,39 @@ typedef struct tt_reward_input {
     int n_tokens;
     int prompt, sample;                         /* which it is, for errors                        */
 } tt_reward_input;
+
 /* What a response did: was the first attempt right, the final answer, and which reflection stands between. */
-typedef enum tt_behaviour { TT_NO_REFLECTION = 0, TT_SELF_AGREEMENT, TT_SELF_CONFLICT, TT_SELF_CONSULTATION, TT_SELF_CRITIQUE, TT_N_BEHAVIOURS } tt_behaviour;
+typedef enum tt_behaviour {
+    TT_NO_REFLECTION = 0, TT_SELF_AGREEMENT, TT_SELF_CONFLICT, TT_SELF_CONSULTATION, TT_SELF_CRITIQUE,
+    TT_N_BEHAVIOURS
+} tt_behaviour;
 typedef struct tt_outcome { int final_right, first_right, reflects; tt_behaviour behaviour; } tt_outcome;
+
+/* Where prompts come from and what a response is worth. Texts are appended to tt_text. */
 typedef struct tt_task {
     const char *name;
     /* question number `index` of a split (0 train, 1 held out) and its gold answer; any index is valid */
     tt_status (*question)(void *user, int split, uint64_t index, tt_text *question, tt_text *answer);
     tt_status (*reward)(void *user, const tt_reward_input *in, float *reward);   /* NaN = abstain */
-    /* behaviour of a response: see tt_outcome; NULL = the default: it reflects from the first "wait", "check", "verify" or "mentor"
-     * on, the first attempt is what stands before, the reward judges both, and words tell the behaviour */
+    /* behaviour of a response: see tt_outcome; NULL = the default: it reflects from the first "wait",
+     * "check", "verify" or "mentor" on, the first attempt is what stands before, the reward judges both, and
+     * words tell the behaviour */
     tt_status (*judge)(void *user, const tt_reward_input *in, tt_outcome *out);
-    const char *prompt_template;                /* around {question}, e.g. "<user>{question}<student>"; see tt_encode_prompt */
-    const char *end_token;                      /* text of the token that ends a response              */
+    const char *prompt_template;   /* around {question}: "<user>{question}<student>"; see tt_encode_prompt */
+    const char *end_token;         /* text of the token that ends a response                           */
     void *user;
-    /* appends the final answer in a form in which equal answers are equal texts, for maj@k; nothing = no answer;
-     * NULL = \boxed{...}, what follows "####", or the last number */
+    /* appends the final answer in a form in which equal answers are equal texts, for maj@k; nothing = no
+     * answer; NULL = \boxed{...}, what follows "####", or the last number */
     tt_status (*extract)(void *user, const tt_reward_input *in, tt_text *answer);
-    /* how many questions a split has, index i being i % count: tt_trainer_create then reads them all, and refuses by name one whose
-     * prompt leaves no room for max_completion_length; NULL = without end: such a prompt is an error of the step that draws it */
+    /* how many questions a split has, index i being i % count: tt_trainer_create then reads them all, and
+     * refuses by name one whose prompt leaves no room for max_completion_length; NULL = without end: such a
+     * prompt is an error of the step that draws it */
     int (*count)(void *user, int split);
 } tt_task;
 
-/* A reward beside the task's. A reward function that fails (but for TT_ERR_STOP and TT_ERR_MEM) or returns an infinity
- * abstains from that response; this is counted and logged. Only if nobody scores any response does the step fail. */
+/* A reward beside the task's. A reward function that fails (but for TT_ERR_STOP and TT_ERR_MEM) or returns an
+ * infinity abstains from that response; this is counted and logged. Only if nobody scores any response does
+ * the step fail. */
 typedef struct tt_reward {
     const char *name;              /* rewards/<name>/mean in the metrics; lent                 */
     tt_status (*reward)(void *user, const tt_reward_input *in, float *reward);
@@ -1305,24 +1317,31 @@ typedef struct tt_prompts {
     tt_ids ids;                    /* all prompts end to end                                   */
     size_t *at;                    /* [n][3] where question, answer and ids begin              */
 } tt_prompts;
-TT_API tt_status   tt_prompts_create(tt_context *, const tt_task *, const tt_tokenizer *, int n, tt_prompts *out);
-TT_API tt_status   tt_prompts_set(tt_prompts *, int i, int split, uint64_t number);   /* question `number` of a split in place i, also again */
+TT_API tt_status tt_prompts_create(tt_context *, const tt_task *, const tt_tokenizer *, int n,
+                                   tt_prompts *out);
+/* Question `number` of a split in place i, also again. */
+TT_API tt_status   tt_prompts_set(tt_prompts *, int i, int split, uint64_t number);
 TT_API const char *tt_prompts_question(const tt_prompts *, int i);
 TT_API const char *tt_prompts_answer(const tt_prompts *, int i);
-/* in has tokens, n_tokens, stopped and sample; the rest is filled. response receives the text, which in points to. */
+/* in has tokens, n_tokens, stopped and sample; the rest is filled, response receives the text. */
 TT_API tt_status   tt_prompts_input(const tt_prompts *, int i, tt_text *response, tt_reward_input *in);
 TT_API void        tt_prompts_free(tt_prompts *);
 /* Are model, tokenizer and task complete, and made for each other? An error names who asks. */
-TT_API tt_status   tt_task_check(tt_model *, const tt_tokenizer *, const tt_task *, const char *who, int *end_token);
+TT_API tt_status tt_task_check(tt_model *, const tt_tokenizer *, const tt_task *, const char *who,
+                               int *end_token);
 
 /* How many calls have failed, and the first of them. Start from zero. */
 typedef struct tt_reward_errors { int n; tt_status status; char text[512]; } tt_reward_errors;
 /* A call that fails, or gives an infinity, counts as NaN; TT_ERR_STOP and TT_ERR_MEM are passed on. */
-TT_API tt_status   tt_reward_call(tt_context *, const tt_reward *, const tt_reward_input *, tt_reward_errors *, float *out);
+TT_API tt_status tt_reward_call(tt_context *, const tt_reward *, const tt_reward_input *, tt_reward_errors *,
+                                float *out);
 /* What a response with that reward of the task did; nothing if the reward is NaN or the judge fails. */
-TT_API tt_status   tt_judge(tt_context *, const tt_task *, const tt_reward_input *, float reward, tt_reward_errors *, tt_outcome *out);
+TT_API tt_status tt_judge(tt_context *, const tt_task *, const tt_reward_input *, float reward,
+                          tt_reward_errors *, tt_outcome *out);
 /* Sums of outcomes, and the rates that they make. */
-typedef struct tt_tally { double n, right, first, reflects, corrected, spoiled, length, stopped, behaviour[TT_N_BEHAVIOURS]; } tt_tally;
+typedef struct tt_tally {
+    double n, right, first, reflects, corrected, spoiled, length, stopped, behaviour[TT_N_BEHAVIOURS];
+} tt_tally;
 typedef struct tt_rates {
     double accuracy, first_accuracy, reflection_rate;
     double correction_rate;        /* right at the end, of those whose first attempt was wrong */
@@ -1426,23 +1445,26 @@ TT_API tt_status tt_jsonl_hold_out(tt_jsonl *, int n);
 TT_API tt_status tt_jsonl_limit(tt_jsonl *, const tt_tokenizer *, const char *prompt_template, int max_tokens, int *n_left_out);
 TT_API tt_task   tt_task_jsonl(tt_jsonl *, const char *prompt_template, const char *end_token);
 
-
-/* ---- more than one process: the same program runs as several ranks, over MPI or whatever fills the hook ----
- * A batch is cut into n_parts parts of which rank r has its consecutive n_parts / world_size. For each of them: backward of
- * a loss whose denominators are those of ALL parts, then tt_reducer_add; tt_reducer_sum then leaves the sum over all parts
- * of all ranks in the gradients of the model. The parts are summed as a binary tree, and a hook that sums 2, 4, 8, ... ranks
- * in the same way goes on with it: runs with equal n_parts give the same bits at any number of ranks. That costs a copy of
- * the gradients for each halving of a rank's parts, and matrix products of one part each. */
+/* ---- more than one process ----
+ * The same program runs as several ranks, over MPI or whatever fills the hook. A batch is cut into n_parts parts
+ * of which rank r has its consecutive n_parts / world_size. For each of them: backward of a loss whose
+ * denominators are those of ALL parts, then tt_reducer_add; tt_reducer_sum then leaves the sum over all parts of
+ * all ranks in the gradients of the model. The parts are summed as a binary tree, and a hook that sums 2, 4, 8,
+ * ... ranks in the same way goes on with it: runs with equal n_parts give the same bits at any number of ranks.
+ * That costs a copy of the gradients for each halving of a rank's parts, and matrix products of one part each. */
 typedef struct tt_reducer_desc {
     tt_model *model;               /* lent                                                     */
-    /* sums data[0..n), memory of the backend, over all ranks in place: the same bits on every rank; NULL = one process */
+    /* sums data[0..n), memory of the backend, over all ranks in place, the same bits on every rank; NULL = one
+     * process */
     tt_status (*allreduce)(void *user, float *data, size_t n);
     void *user;
     int rank, world_size;          /* world_size 0 = 1                                         */
-    int n_parts;                   /* a power of two and a multiple of world_size; 0 = world_size, whatever that is */
+    int n_parts;                   /* a power of two and a multiple of world_size; 0 = world_size, whatever
+                                      that is */
 } tt_reducer_desc;
 typedef struct tt_reducer tt_reducer;
-TT_API tt_reducer *tt_reducer_create(tt_context *, const tt_reducer_desc *);   /* for the parameters that require a gradient now */
+/* For the parameters that require a gradient now. */
+TT_API tt_reducer *tt_reducer_create(tt_context *, const tt_reducer_desc *);
 TT_API void        tt_reducer_destroy(tt_reducer *);
 TT_API const tt_reducer_desc *tt_reducer_desc_get(const tt_reducer *);         /* resolved */
 TT_API tt_status   tt_reducer_add(tt_reducer *);
@@ -1450,18 +1472,24 @@ TT_API tt_status   tt_reducer_sum(tt_reducer *);
 /* all[rank * n + i] = mine[i] of each rank, exactly (within the range of float; NaN and infinities too). */
 TT_API tt_status   tt_reducer_gather(tt_reducer *, const double *mine, int n, double *all);
 
-/* The hook over NCCL, in tt_cuda.cu compiled with TT_CUDA_NCCL: one process a GPU, the sum stays on the devices. Rank 0 makes
- * an id and brings it to the others by its own means (examples/parallel_nccl.h: MPI); then all create together.
- * ordered = 1: ranks are summed as the tree above; 0: in NCCL's own order, faster, the same bits at equal ranks and machines.
- * The hook's user is the tt_nccl. NULL, or TT_ERR_DEVICE with NCCL's reason, on failure. Not a word reaches the host. */
+/* The hook over NCCL, in tt_cuda.cu compiled with TT_CUDA_NCCL: one process a GPU, the sum stays on the
+ * devices. Rank 0 makes an id and brings it to the others by its own means (examples/parallel_nccl.h: MPI);
+ * then all create together. ordered = 1: ranks are summed as the tree above; 0: in NCCL's own order, faster,
+ * the same bits at equal ranks and machines. The hook's user is the tt_nccl. NULL, or TT_ERR_DEVICE with
+ * NCCL's reason, on failure. Not a word reaches the host. */
 #define TT_NCCL_ID_BYTES 128
 typedef struct tt_nccl tt_nccl;
 extern tt_status tt_nccl_id(tt_context *, char id[TT_NCCL_ID_BYTES]);
-extern tt_nccl  *tt_nccl_create(tt_context *, const char id[TT_NCCL_ID_BYTES], int rank, int world_size, int ordered);
+extern tt_nccl *tt_nccl_create(tt_context *, const char id[TT_NCCL_ID_BYTES], int rank, int world_size,
+                               int ordered);
 extern void      tt_nccl_destroy(tt_nccl *);
 extern tt_status tt_nccl_allreduce(void *nccl, float *data, size_t n);
 
-enum { TT_MAX_SKIPPED = 10 };      /* updates in a row that are left out before a run is given up, unless it says otherwise */
+/* ---- the trainer ---- */
+
+/* Updates in a row that are left out before a run is given up, unless it says otherwise. */
+enum { TT_MAX_SKIPPED = 10 };
+
 typedef struct tt_trainer_desc {
     tt_model *model;               /* the student; lent                                        */
     const tt_tokenizer *tokenizer;
@@ -1474,17 +1502,18 @@ typedef struct tt_trainer_desc {
     tt_think_config think;
     tt_model *reference;           /* for beta > 0; NULL = the model itself with its adapters
                                       off, or a frozen copy if it has none                     */
-    int measure_kl;                /* 1: the metric kl also with beta 0, at the cost of a forward pass of the reference */
+    int measure_kl;                /* 1: the metric kl also with beta 0, at the cost of a
+                                      forward pass of the reference                            */
     const tt_named *also;          /* tensors of your own that are saved and loaded with the trainer; lent */
     int n_also;
-    /* Responses of your own (LUFFY): appends the text of number k for the question; nothing appended = none. The last
-     * n_off_policy samples of each group give way to them. */
+    /* Responses of your own (LUFFY): appends the text of number k for the question; nothing appended = none.
+     * The last n_off_policy samples of each group give way to them. */
     tt_status (*off_policy)(void *user, const char *question, const char *answer, int k, tt_text *response);
     void *off_policy_user;
     int n_off_policy;              /* 0 = 1 with off_policy; fewer than num_generations        */
     /* After so many steps in a row with an update skipped, a mean reward <= abort_reward or a mean entropy <
      * abort_entropy, tt_trainer_step gives its metrics and TT_ERR_STOP with the reason in tt_error. */
-    int abort_patience;            /* 0 = never, but for skipped updates: after TT_MAX_SKIPPED steps; -1 = never */
+    int abort_patience;            /* 0 = never, but for skipped updates: after TT_MAX_SKIPPED; -1 = never */
     float abort_reward;            /* 0 = 0                                                    */
     float abort_entropy;           /* 0 = 0.001                                                */
     tt_adamw_desc adamw;
@@ -1492,22 +1521,26 @@ typedef struct tt_trainer_desc {
     int prompts_per_step;          /* 0 = 16                                                   */
     int max_batch;                 /* sampler slots; 0 = 128                                   */
     uint64_t seed;
-    /* Scale-out seam, see tt_reducer_desc. A prompt's group stays on one rank; rollouts, advantages and denominators are
-     * those of one process, and so are the metrics; the rollouts at hand are the rank's own. The gradients are summed as
-     * one buffer. After a failed step the other ranks still wait: end the job. */
+    /* More than one process, see tt_reducer_desc. A prompt's group stays on one rank; rollouts, advantages
+     * and denominators are those of one process, and so are the metrics; the rollouts at hand are the rank's
+     * own. The gradients are summed as one buffer. After a failed step the other ranks still wait: end the
+     * job. */
     tt_status (*allreduce)(void *user, float *data, size_t n);
     void *allreduce_user;
     int rank, world_size;          /* world_size 0 = 1; divides the prompts of a mini-batch    */
-    int gradient_parts;            /* n_parts of each mini-batch: the same bits at every number of ranks that divides it; 0 = world_size */
+    int gradient_parts;            /* n_parts of each mini-batch: the same bits at every number
+                                      of ranks that divides it; 0 = world_size                 */
 } tt_trainer_desc;
-/* Two rewards, each under one name: `reward`, TRL's, is the mean over all responses of the step, which the update learns from;
- * `own reward`, in the metrics think/own_reward, the mean over the student's own ones, without guided and off-policy responses.
- * Without a teacher the two are equal. */
+
+/* Two rewards, each under one name: `reward`, TRL's, is the mean over all responses of the step, which the
+ * update learns from; `own reward`, in the metrics think/own_reward, the mean over the student's own ones,
+ * without guided and off-policy responses. Without a teacher the two are equal. */
 typedef struct tt_step_metrics {
     int step;
     tt_grpo_metrics grpo;          /* grpo.reward: reward; think.own_reward: own reward        */
     tt_think_metrics think;
-    double mean_length, clipped_ratio, reflection_rate, correction_rate, spoil_rate;   /* of the student's own responses, before a teacher's */
+    /* of the student's own responses, before a teacher's */
+    double mean_length, clipped_ratio, reflection_rate, correction_rate, spoil_rate;
     double behaviour[TT_N_BEHAVIOURS];
     double grad_norm, learning_rate;
     double update_skipped;         /* updates left out because a gradient was not finite       */
@@ -1515,21 +1548,25 @@ typedef struct tt_step_metrics {
     double n_resampled;            /* groups that dynamic sampling replaced                    */
     double n_off_policy_cut;       /* responses of your own that max_completion_length cut     */
     double num_tokens;             /* tokens sampled by student and teacher since step 0       */
-    double rollout_tokens, update_tokens;   /* of this step: sampled by the student; of forward and backward passes */
+    double rollout_tokens;         /* of this step: sampled by the student                     */
+    double update_tokens;          /* of this step: of forward and backward passes             */
     double rollout_s, teacher_s, update_s, step_s;
     double rollout_tokens_per_s, teacher_tokens_per_s, update_tokens_per_s;
     int n_rewards;
     const char *reward_names[TT_MAX_REWARDS];   /* of grpo.rewards; lent */
 } tt_step_metrics;
+
 typedef struct tt_trainer tt_trainer;
 TT_API tt_trainer *tt_trainer_create(tt_context *, const tt_trainer_desc *);
 TT_API void        tt_trainer_destroy(tt_trainer *);
 TT_API tt_status   tt_trainer_step(tt_trainer *, tt_step_metrics *);
 TT_API int         tt_trainer_step_count(const tt_trainer *);
 TT_API const tt_rollouts *tt_trainer_rollouts(const tt_trainer *);           /* of the last step */
-TT_API tt_status   tt_trainer_save(tt_trainer *, const char *path);          /* weights, moments, counters: resumes bit for bit */
+/* Weights, moments, counters: the run goes on bit for bit. */
+TT_API tt_status   tt_trainer_save(tt_trainer *, const char *path);
 TT_API tt_status   tt_trainer_load(tt_trainer *, const char *path);
-TT_API tt_status   tt_metrics_json(const tt_step_metrics *, tt_text *out);   /* one JSON object, TRL/verl names, no newline; no timings if step_s is 0 */
+/* One JSON object with the names of TRL and verl, no newline; without timings if step_s is 0. */
+TT_API tt_status   tt_metrics_json(const tt_step_metrics *, tt_text *out);
 
 /* ---- statistics of evaluations ---- */
 typedef struct tt_interval { double low, high; } tt_interval;
@@ -16438,21 +16475,21 @@ TT_API tt_status tt_jsonl_limit(tt_jsonl *data, const tt_tokenizer *tokenizer, c
 }
 
 /* ---- [tt:train.client] what the trainer is made of ----
- * From here on the chapter is a client of the chapters above: it calls public functions alone and keeps a few small
- * helpers of its own. So this text, from here to its end, can be copied into a program behind
+ * From here on the chapter is a client of the chapters above: it calls public functions alone and keeps a few
+ * small helpers of its own. So this text, from here to its end, can be copied into a program behind
  * #include "thinktuning.h", its public functions renamed, and changed; tests/test_trainer_copy.sh does that.
  *
  * One step, and the section in which each part of it stands:
- *     ask          question numbers from (seed, step), questions from the task, prompts       [tt:train.prompts]
- *     sample       G = num_generations responses of the student to each prompt: a group       [tt:train.sample]
+ *     ask          question numbers from (seed, step), questions of the task, prompts   train.prompts
+ *     sample       num_generations responses of the student to each prompt: a group     train.sample
  *     off-policy   responses of the user's own in the place of some of them
- *     reward       r of each response; what it did is judged and tallied                      [tt:train.rewards], .judge
- *     teach        the teacher continues some responses, which are rewarded anew
- *     log-probs    under the policy before the update, and under the reference                [tt:train.logprobs]
- *     advantages   A = f(r of the group, of the batch), over all processes                    [tt:train.advantages]
- *     learn        mean of loss(A, log-probs), its gradient, one update a mini-batch          [tt:train.update]
- *     report       sums and means over tokens, parts and processes                            [tt:train.metrics]
- * Its only state between steps is the model, the optimizer and counters: a resumed run is the run that never stopped. */
+ *     reward       r of each response; what it did is judged and tallied                train.judge
+ *     teach        the teacher continues some responses, which are rewarded anew        (chapter 12)
+ *     log-probs    under the policy before the update, and under the reference          train.logprobs
+ *     advantages   A = f(r of the group, of the batch), over all processes              train.advantages
+ *     learn        mean of loss(A, log-probs), its gradient, one update a mini-batch    train.update
+ *     report       sums and means over tokens, parts and processes                      train.metrics
+ * Its only state between steps is the model, the optimizer and counters. */
 
 #ifndef TTI_TRY
 #define TTI_TRY(call)                                \
@@ -16462,8 +16499,8 @@ TT_API tt_status tt_jsonl_limit(tt_jsonl *data, const tt_tokenizer *tokenizer, c
     } while (0)
 #endif
 
-/* Random streams of the trainer, apart from those of tasks and evaluations of the same seed: question numbers are
- * draws at index (step, place), the sampler's seed is one draw. */
+/* Random streams of the trainer, apart from those of tasks and evaluations of the same seed: question numbers
+ * are draws at index (step, place), the sampler's seed is one draw. */
 enum { TTI_TRAIN_PROMPT = 0x73696770, TTI_TRAIN_SAMPLE };
 
 static double tti_ratio(double a, double b) { return b > 0 ? a / b : 0; }
@@ -16507,8 +16544,8 @@ TT_API tt_status tt_prompts_create(tt_context *ctx, const tt_task *task, const t
 TT_API const char *tt_prompts_question(const tt_prompts *p, int i) { return p->texts.data + p->at[3 * i]; }
 TT_API const char *tt_prompts_answer(const tt_prompts *p, int i) { return p->texts.data + p->at[3 * i + 1]; }
 
-/* Asks the task for a question and its answer, which go to the end of texts. The answer comes into a text of its own
- * first, for the task may append to both in turn. */
+/* Asks the task for a question and its answer, which go to the end of texts. The answer comes into a text of
+ * its own first, for the task may append to both in turn. */
 static tt_status tti_prompts_ask(tt_prompts *p, int i, int split, uint64_t number) {
     tt_text answer = TT_INIT;
     size_t *at = p->at + 3 * (size_t)i;
@@ -16536,10 +16573,12 @@ TT_API tt_status tt_prompts_set(tt_prompts *p, int i, int split, uint64_t number
     p->at[3 * i + 2] = begin;
     p->requests[i].prompt_length = (int)(p->ids.size - begin);
     if (p->requests[i].prompt_length < 1) {
-        status = tt_fail(p->ctx, TT_ERR_ARG, "task %s: prompt %d has no token", p->task->name ? p->task->name : "", i);
+        status = tt_fail(p->ctx, TT_ERR_ARG, "task %s: prompt %d has no token",
+                         p->task->name ? p->task->name : "", i);
         goto done;
     }
-    for (k = 0; k < p->n; k++) { p->requests[k].prompt = p->ids.data + p->at[3 * k + 2]; }   /* ids may have moved */
+    /* ids may have moved */
+    for (k = 0; k < p->n; k++) { p->requests[k].prompt = p->ids.data + p->at[3 * k + 2]; }
 done:
     return status;
 }
@@ -16557,18 +16596,19 @@ TT_API tt_status tt_prompts_input(const tt_prompts *p, int i, tt_text *response,
     return status;
 }
 
-/* What every user of a task asks of it before the first question: that it is complete, that its tokens are rows of the
- * model's embedding, and that a response can end. */
-TT_API tt_status tt_task_check(tt_model *model, const tt_tokenizer *tokenizer, const tt_task *task, const char *who,
-                               int *end_token) {
+/* What every user of a task asks of it before the first question: that it is complete, that its tokens are
+ * rows of the model's embedding, and that a response can end. */
+TT_API tt_status tt_task_check(tt_model *model, const tt_tokenizer *tokenizer, const tt_task *task,
+                               const char *who, int *end_token) {
     tt_context *ctx = tt_model_context(model);
     const char *missing = !tokenizer ? "tokenizer" : !task ? "task" : !task->question ? "task.question" :
                           !task->reward ? "task.reward" : !task->end_token ? "task.end_token" : NULL;
     int vocab = tt_model_config_get(model)->vocab_size;
     if (missing) { return tt_fail(ctx, TT_ERR_ARG, "%s: %s is NULL", who, missing); }
     if (!task->prompt_template || !strstr(task->prompt_template, "{question}")) {
-        return tt_fail(ctx, TT_ERR_ARG, "%s: task.prompt_template is \"%.60s\", expected a text with {question}",
-                       who, task->prompt_template ? task->prompt_template : "");
+        return tt_fail(ctx, TT_ERR_ARG,
+                       "%s: task.prompt_template is \"%.60s\", expected a text with {question}", who,
+                       task->prompt_template ? task->prompt_template : "");
     }
     if (tt_vocab_size(tokenizer) > vocab) {
         return tt_fail(ctx, TT_ERR_ARG, "%s: the tokenizer has %d tokens, the model's vocab_size is %d", who,
@@ -16576,8 +16616,8 @@ TT_API tt_status tt_task_check(tt_model *model, const tt_tokenizer *tokenizer, c
     }
     *end_token = tt_token_id(tokenizer, task->end_token);
     if (*end_token >= 0) { return TT_OK; }
-    return tt_fail(ctx, TT_ERR_ARG, "%s: task.end_token is \"%.60s\", which is no token of the tokenizer", who,
-                   task->end_token);
+    return tt_fail(ctx, TT_ERR_ARG, "%s: task.end_token is \"%.60s\", which is no token of the tokenizer",
+                   who, task->end_token);
 }
 
 /* ---- [tt:train.rewards] calls of reward functions ----
@@ -16585,15 +16625,16 @@ TT_API tt_status tt_task_check(tt_model *model, const tt_tokenizer *tokenizer, c
 
 static int tti_stops_run(tt_status status) { return status == TT_ERR_STOP || status == TT_ERR_MEM; }
 
-/* After a call that gave status: counts the failure and logs it (tt_fail does) with the place where it was; the first
- * one is kept for the error of a step in which nobody scored anything. The context's error is cleared, for the run
- * goes on. */
-static void tti_reward_failed(tt_context *ctx, tt_reward_errors *errors, const char *name, const tt_reward_input *in,
-                              tt_status status) {
+/* After a call that gave status: counts the failure and logs it (tt_fail does) with the place where it was;
+ * the first one is kept for the error of a step in which nobody scored anything. The context's error is
+ * cleared, for the run goes on. */
+static void tti_reward_failed(tt_context *ctx, tt_reward_errors *errors, const char *name,
+                              const tt_reward_input *in, tt_status status) {
     char why[sizeof errors->text];
     snprintf(why, sizeof why, "%.500s",
              tt_error_status(ctx) == status ? tt_error(ctx) : tt_status_name(status));
-    tt_fail(ctx, status, "reward %s of prompt %d, sample %d: %.400s", name ? name : "", in->prompt, in->sample, why);
+    tt_fail(ctx, status, "reward %s of prompt %d, sample %d: %.400s", name ? name : "", in->prompt,
+            in->sample, why);
     if (errors->n++ == 0) {
         errors->status = status;
         snprintf(errors->text, sizeof errors->text, "%.500s", tt_error(ctx));
@@ -16601,7 +16642,7 @@ static void tti_reward_failed(tt_context *ctx, tt_reward_errors *errors, const c
     tt_error_clear(ctx);
 }
 
-/* NaN is an abstention and fine; an infinity would make the group's mean and with it all its advantages NaN. */
+/* NaN is an abstention; an infinity would make the group's mean and with it all its advantages NaN. */
 TT_API tt_status tt_reward_call(tt_context *ctx, const tt_reward *r, const tt_reward_input *in,
                                 tt_reward_errors *errors, float *out) {
     tt_status status;
@@ -16619,15 +16660,16 @@ TT_API tt_status tt_reward_call(tt_context *ctx, const tt_reward *r, const tt_re
 }
 
 /* ---- [tt:train.judge] what a response did ----
- * A response may reflect: after a first attempt it looks at it again and keeps or changes its answer. With a, b in {0, 1}
- * for "first attempt right" and "final answer right":
- *     correction rate = P(b | not a)      spoil rate = P(not b | a)
- * A task may judge by its own grammar; by default words tell where the reflection begins and of which of the paper's
- * four behaviours it is. Source: ThinkTuning, arXiv 2508.07616. */
+ * A response may reflect: after a first attempt it looks at it again and keeps or changes its answer.
+ *     correction rate = P(final answer right | first attempt wrong)
+ *     spoil rate      = P(final answer wrong | first attempt right)
+ * A task may judge by its own grammar; by default words tell where the reflection begins and of which of the
+ * paper's four behaviours it is. Source: ThinkTuning, arXiv 2508.07616. */
 
 /* Where a response begins to reflect, by these words; its end if it does not. */
 static size_t tti_reflection_at(const char *response) {
-    static const char *const words[] = {"wait", "Wait", "check", "Check", "verify", "Verify", "mentor", "Mentor"};
+    static const char *const words[] = {"wait",   "Wait",   "check",  "Check",
+                                        "verify", "Verify", "mentor", "Mentor"};
     size_t first = strlen(response), i;
     for (i = 0; i < sizeof words / sizeof *words; i++) {
         const char *at = strstr(response, words[i]);
@@ -16636,8 +16678,8 @@ static size_t tti_reflection_at(const char *response) {
     return first;
 }
 
-/* Which reflection it is, by the first row whose word occurs; none of them: not told. The order decides: "the mentor
- * says it is wrong" consults, and "incorrect", which has "correct" in it, is a conflict. */
+/* Which reflection it is, by the first row whose word occurs; none of them: not told. The order decides: "the
+ * mentor says it is wrong" consults, and "incorrect", which has "correct" in it, is a conflict. */
 static tt_behaviour tti_behaviour_by_words(const char *reflection) {
     struct row { tt_behaviour kind; const char *word; };
     static const struct row words[] = {
@@ -16654,10 +16696,10 @@ static tt_behaviour tti_behaviour_by_words(const char *reflection) {
     return TT_NO_REFLECTION;
 }
 
-/* The task's reward judges the first attempt as it judges the whole: as a response that ends there. A response without
- * reflection is its own first attempt, so that nothing is corrected or spoiled. */
-static tt_status tti_judge_by_reward(tt_context *ctx, const tt_task *task, const tt_reward_input *in, float reward,
-                                     tt_outcome *out) {
+/* The task's reward judges the first attempt as it judges the whole: as a response that ends there. A
+ * response without reflection is its own first attempt, so that nothing is corrected or spoiled. */
+static tt_status tti_judge_by_reward(tt_context *ctx, const tt_task *task, const tt_reward_input *in,
+                                     float reward, tt_outcome *out) {
     tt_text attempt = TT_INIT;
     tt_reward_input first = *in;
     tt_status status;
@@ -16716,11 +16758,12 @@ TT_API tt_rates tt_tally_rates(const tt_tally *t) {
 }
 
 /* ---- [tt:train.ranks] more than one process ----
- * Sums of floats depend on their order, so the order is fixed: the gradients g of the parts are summed as a binary tree
- * over the part numbers, of which each rank sums whole branches and the hook goes on with the rest:
- *     ((g0 + g1) + (g2 + g3)) + ((g4 + g5) + (g6 + g7))        8 parts: 1 rank has all, 2 ranks a half each, ...
- * Partial sums wait as the digits of a binary counter do: levels[l] holds that of 2^l parts until 2^l more are there.
- * So n parts on a rank need log2(n) buffers, and the same bits come out at every number of ranks. */
+ * Sums of floats depend on their order, so the order is fixed: the gradients g of the parts are summed as a
+ * binary tree over the part numbers, of which each rank sums whole branches and the hook the rest. Of 8 parts
+ * one rank has all, two ranks a half each, four a quarter:
+ *     ((g0 + g1) + (g2 + g3)) + ((g4 + g5) + (g6 + g7))
+ * Partial sums wait as the digits of a binary counter do: levels[l] holds that of 2^l parts until as many have
+ * come. So n parts on a rank need log2(n) buffers, and every number of ranks gives the same bits. */
 
 enum { TTI_MAX_LEVELS = 31, TTI_LEAST_ROOM = 1024 };
 
@@ -16748,7 +16791,8 @@ TT_API void tt_reducer_destroy(tt_reducer *r) {
 static tt_status tti_reducer_check(tt_context *ctx, tt_reducer_desc *d) {
     if (d->world_size == 0) { d->world_size = 1; }
     if (d->world_size < 1 || d->rank < 0 || d->rank >= d->world_size) {
-        return tt_fail(ctx, TT_ERR_ARG, "tt_reducer_create: rank is %d of world_size %d, expected 0 <= rank < world_size",
+        return tt_fail(ctx, TT_ERR_ARG,
+                       "tt_reducer_create: rank is %d of world_size %d, expected 0 <= rank < world_size",
                        d->rank, d->world_size);
     }
     if (d->world_size > 1 && !d->allreduce) {
@@ -16760,8 +16804,10 @@ static tt_status tti_reducer_check(tt_context *ctx, tt_reducer_desc *d) {
         return TT_OK;
     }
     if (d->n_parts < 1 || (d->n_parts & (d->n_parts - 1)) || d->n_parts % d->world_size) {
-        return tt_fail(ctx, TT_ERR_ARG, "tt_reducer_create: n_parts is %d, expected a power of two and a multiple of "
-                       "world_size %d", d->n_parts, d->world_size);
+        return tt_fail(ctx, TT_ERR_ARG,
+                       "tt_reducer_create: n_parts is %d, expected a power of two and a multiple of "
+                       "world_size %d",
+                       d->n_parts, d->world_size);
     }
     return TT_OK;
 }
@@ -16820,15 +16866,16 @@ static tt_status tti_reducer_flat(tt_reducer *r, float *flat, tti_flat what) {
     return status;
 }
 
-/* The gradients hold part number n_added. Each trailing zero bit of that number is a carry: the branch that waits on
- * this level is complete and joins. What then stands in the gradients waits in its turn, but for the last part: its sum
- * is the rank's, and stays. */
+/* The gradients hold part number n_added. Each trailing zero bit of that number is a carry: the branch that
+ * waits on this level is complete and joins. What then stands in the gradients waits in its turn, but for the
+ * last part: its sum is the rank's, and stays. */
 TT_API tt_status tt_reducer_add(tt_reducer *r) {
     int n = r->desc.n_parts / r->desc.world_size, level = 0, count = ++r->n_added;
     tt_status status = TT_OK;
     if (count > n) {
-        return tt_fail(r->ctx, TT_ERR_ARG, "tt_reducer_add: part %d, expected %d of n_parts %d on each of %d ranks",
-                       count, n, r->desc.n_parts, r->desc.world_size);
+        return tt_fail(r->ctx, TT_ERR_ARG,
+                       "tt_reducer_add: part %d, expected %d of n_parts %d on each of %d ranks", count, n,
+                       r->desc.n_parts, r->desc.world_size);
     }
     for (; count % 2 == 0 && status == TT_OK; count /= 2) {
         status = tti_reducer_flat(r, r->levels[level++], TTI_FLAT_ADD);
@@ -16869,9 +16916,9 @@ done:
     return status;
 }
 
-/* The hook sums, but a sum in which one rank alone has something is a copy: each rank fills its own place, the others
- * have zeros there. A double of 53 bits is the sum of three floats of 24, x = high + middle + low, each of which is what
- * the ones before have left over; an infinity or NaN is high alone. */
+/* The hook sums, but a sum in which one rank alone has something is a copy: each rank fills its own place,
+ * the others have zeros there. A double of 53 bits is the sum of three floats of 24, x = high + middle + low,
+ * each of which is what the ones before have left over; an infinity or NaN is high alone. */
 TT_API tt_status tt_reducer_gather(tt_reducer *r, const double *mine, int n, double *all) {
     size_t count = (size_t)n, total = count * (size_t)r->desc.world_size, i;
     float *thirds, *own;
@@ -16897,8 +16944,8 @@ TT_API tt_status tt_reducer_gather(tt_reducer *r, const double *mine, int n, dou
     return status;
 }
 
-/* What a rank must know of the others is little: sums of counts and of denominators. Of n values over all ranks: the
- * sums in the order of the ranks, of the last n_largest the largest. */
+/* What a rank must know of the others is little: sums of counts and of denominators. Of n values over all
+ * ranks: the sums in the order of the ranks, of the last n_largest the largest. */
 static tt_status tti_over_ranks(tt_reducer *r, double *values, int n, int n_largest) {
     int world = r->desc.world_size, rank, i;
     double *all = (double *)tt_alloc(r->ctx, (size_t)n * (size_t)world, sizeof *all);
@@ -16915,8 +16962,8 @@ static tt_status tti_over_ranks(tt_reducer *r, double *values, int n, int n_larg
 }
 
 /* ---- [tt:train.metrics] metrics ----
- * The one list of them: name in the JSON (NULL = not there), place, and how the number of a step comes about. The
- * losses measure each part of a mini-batch, with denominators that are those of the whole mini-batch. */
+ * The one list of them: name in the JSON (NULL = not there), place, and how the number of a step comes about.
+ * The losses measure each part of a mini-batch, with denominators that are those of the whole mini-batch. */
 
 typedef enum tti_how {
     TTI_MEAN,      /* added up over the parts of a mini-batch, a mean over the mini-batches of a pass  */
@@ -16927,7 +16974,12 @@ typedef enum tti_how {
     TTI_TIMING     /* of this rank alone; not part of what is compared between runs                    */
 } tti_how;
 
-typedef struct tti_metric { const char *name; size_t at; tti_how how; } tti_metric;   /* at: a double of tt_step_metrics */
+typedef struct tti_metric {
+    const char *name;
+    size_t at;                 /* of a double in tt_step_metrics */
+    tti_how how;
+} tti_metric;
+
 #define TTI_METRIC(field, how, name) {name, offsetof(tt_step_metrics, field), how}
 static const tti_metric tti_metrics[] = {
     TTI_METRIC(grpo.reward, TTI_SAME, "reward"),
@@ -16988,11 +17040,13 @@ static const tti_metric tti_metrics[] = {
 };
 enum { TTI_N_METRICS = (int)(sizeof tti_metrics / sizeof *tti_metrics) };
 
-static double *tti_metric_at(tt_step_metrics *m, int k) { return (double *)(void *)((char *)m + tti_metrics[k].at); }
+static double *tti_metric_at(tt_step_metrics *m, int k) {
+    return (double *)(void *)((char *)m + tti_metrics[k].at);
+}
 
-/* Adds up what the parts of a mini-batch have measured: rows [n_parts, TTI_N_METRICS], whole rows although few columns
- * are measured. In the order of the parts, so that the sums depend on their number alone, not on the ranks that they
- * lay on. A comparison with NaN is false, so a NaN never is the largest. */
+/* Adds up what the parts of a mini-batch have measured: rows [n_parts, TTI_N_METRICS], whole rows although
+ * few columns are measured. In the order of the parts, so that the sums depend on their number alone, not on
+ * the ranks that they lay on. A comparison with NaN is false, so a NaN never is the largest. */
 static void tti_metrics_add(tt_step_metrics *m, const double *rows, int n_parts) {
     int i, k;
     for (k = 0; k < TTI_N_METRICS; k++) {
@@ -17044,10 +17098,12 @@ done:
 TT_API tt_status tt_metrics_json(const tt_step_metrics *m, tt_text *out) {
     tt_status status;
     int k;
-    TTI_TRY(tt_text_format(out, "{\"step\":%d,\"think/n_guided\":%d,\"think/n_eligible\":%d", m->step, m->think.n_guided,
-                           m->think.n_eligible));
+    TTI_TRY(tt_text_format(out, "{\"step\":%d,\"think/n_guided\":%d,\"think/n_eligible\":%d", m->step,
+                           m->think.n_guided, m->think.n_eligible));
     TTI_TRY(tti_metrics_append(out, m, 0));
-    for (k = 0; k < m->n_rewards; k++) { TTI_TRY(tti_metrics_reward(out, m->reward_names[k], m->grpo.rewards[k])); }
+    for (k = 0; k < m->n_rewards; k++) {
+        TTI_TRY(tti_metrics_reward(out, m->reward_names[k], m->grpo.rewards[k]));
+    }
     if (m->step_s > 0) { TTI_TRY(tti_metrics_append(out, m, 1)); }
     TTI_TRY(tt_text_append(out, "}", 1));
 done:
@@ -17055,8 +17111,8 @@ done:
 }
 
 /* ---- [tt:train.create] the trainer ----
- * The desc is resolved and checked once, so that a step may divide without asking. Of what the desc points to, task,
- * teacher and rewards are copied; models, tokenizer, tensors beside and users' pointers are lent. */
+ * The desc is resolved and checked once, so that a step may divide without asking. Task, teacher and rewards
+ * are copied; models, tokenizer, tensors beside and users' pointers are lent. */
 
 enum { TTI_TROUBLE_NUMBER, TTI_TROUBLE_REWARD, TTI_TROUBLE_ENTROPY, TTI_N_TROUBLES };
 
@@ -17096,13 +17152,14 @@ static tt_status tti_check_least(tt_context *ctx, const char *name, int value, i
     return tt_fail(ctx, TT_ERR_ARG, "tt_trainer_create: %s is %d, expected >= %d", name, value, least);
 }
 
-static tt_status tti_check_divisor(tt_context *ctx, const char *name, int value, const char *of, int prompts) {
+static tt_status tti_check_divisor(tt_context *ctx, const char *name, int value, const char *of,
+                                   int prompts) {
     if (value >= 1 && prompts % value == 0) { return TT_OK; }
-    return tt_fail(ctx, TT_ERR_ARG, "tt_trainer_create: %s is %d, expected a divisor of the %s %d prompts", name, value,
-                   of, prompts);
+    return tt_fail(ctx, TT_ERR_ARG, "tt_trainer_create: %s is %d, expected a divisor of the %s %d prompts",
+                   name, value, of, prompts);
 }
 
-/* A step's prompts divide into ranks, each rank's into mini-batches, and each of these over all ranks into parts. */
+/* A step's prompts divide into ranks, a rank's into mini-batches, these over all ranks into parts. */
 static tt_status tti_trainer_check_batch(tt_context *ctx, tt_trainer_desc *d) {
     tt_status status;
     int own, whole, parts;
@@ -17111,11 +17168,13 @@ static tt_status tti_trainer_check_batch(tt_context *ctx, tt_trainer_desc *d) {
     parts = d->gradient_parts == 0 ? d->world_size : d->gradient_parts;
     TTI_TRY(tti_check_least(ctx, "world_size", d->world_size, 1));
     if (d->prompts_per_step < 1 || d->prompts_per_step % d->world_size) {
-        return tt_fail(ctx, TT_ERR_ARG, "tt_trainer_create: prompts_per_step is %d, expected a multiple of world_size %d",
+        return tt_fail(ctx, TT_ERR_ARG,
+                       "tt_trainer_create: prompts_per_step is %d, expected a multiple of world_size %d",
                        d->prompts_per_step, d->world_size);
     }
     if (d->prompts_per_step > INT_MAX / TTI_MAX_ROW / d->grpo.num_generations) {
-        return tt_fail(ctx, TT_ERR_ARG, "tt_trainer_create: prompts_per_step %d x num_generations %d is too large",
+        return tt_fail(ctx, TT_ERR_ARG,
+                       "tt_trainer_create: prompts_per_step %d x num_generations %d is too large",
                        d->prompts_per_step, d->grpo.num_generations);
     }
     own = d->prompts_per_step / d->world_size;
@@ -17145,28 +17204,34 @@ static tt_status tti_trainer_check(tt_context *ctx, tt_trainer_desc *d) {
     }
     TTI_TRY(tti_trainer_check_batch(ctx, d));
     if (!(d->schedule.lr > 0)) {
-        return tt_fail(ctx, TT_ERR_ARG, "tt_trainer_create: schedule.lr is %g, expected > 0", (double)d->schedule.lr);
+        return tt_fail(ctx, TT_ERR_ARG, "tt_trainer_create: schedule.lr is %g, expected > 0",
+                       (double)d->schedule.lr);
     }
     if (d->teacher && !d->teacher->feedback) {
         return tt_fail(ctx, TT_ERR_ARG, "tt_trainer_create: teacher.feedback is NULL");
     }
     if (d->teacher) { TTI_TRY(tti_check_least(ctx, "think.total_steps", d->think.total_steps, 1)); }
     if (d->n_rewards < 0 || d->n_rewards >= TT_MAX_REWARDS || (d->n_rewards > 0 && !d->rewards)) {
-        return tt_fail(ctx, TT_ERR_ARG, "tt_trainer_create: n_rewards is %d, expected 0 .. %d with as many rewards",
+        return tt_fail(ctx, TT_ERR_ARG,
+                       "tt_trainer_create: n_rewards is %d, expected 0 .. %d with as many rewards",
                        d->n_rewards, TT_MAX_REWARDS - 1);
     }
-    if (d->n_off_policy < 0 || d->n_off_policy >= c->num_generations || (d->n_off_policy > 0 && !d->off_policy)) {
-        return tt_fail(ctx, TT_ERR_ARG, "tt_trainer_create: n_off_policy is %d, expected 0 .. num_generations %d - 1, "
-                       "with off_policy", d->n_off_policy, c->num_generations);
+    if (d->n_off_policy < 0 || d->n_off_policy >= c->num_generations ||
+        (d->n_off_policy > 0 && !d->off_policy)) {
+        return tt_fail(ctx, TT_ERR_ARG,
+                       "tt_trainer_create: n_off_policy is %d, expected 0 .. num_generations %d - 1, "
+                       "with off_policy",
+                       d->n_off_policy, c->num_generations);
     }
 done:
     return status;
 }
 
-/* Reads all training questions, so that one that is too long is named now and not after hours. A task without end
- * cannot be read. */
+/* Reads all training questions, so that one that is too long is named now and not after hours. A task without
+ * end cannot be read. */
 static tt_status tti_trainer_check_questions(tt_context *ctx, const tt_trainer_desc *d) {
-    int n = d->task->count ? d->task->count(d->task->user, 0) : 0, new_tokens = d->grpo.max_completion_length, i;
+    int n = d->task->count ? d->task->count(d->task->user, 0) : 0, i;
+    int new_tokens = d->grpo.max_completion_length;
     int positions = tt_model_config_get(d->model)->max_position_embeddings;
     tt_prompts prompts;
     tt_status status = tt_prompts_create(ctx, d->task, d->tokenizer, 1, &prompts);
@@ -17174,9 +17239,11 @@ static tt_status tti_trainer_check_questions(tt_context *ctx, const tt_trainer_d
         prompts.texts.size = prompts.ids.size = 0;
         TTI_TRY(tt_prompts_set(&prompts, 0, 0, (uint64_t)i));
         if (prompts.requests[0].prompt_length <= positions - new_tokens) { continue; }
-        status = tt_fail(ctx, TT_ERR_ARG, "tt_trainer_create: question %d (\"%.40s\") makes a prompt of %d tokens, which "
-                         "leaves no room for %d new ones in max_position_embeddings %d; see tt_jsonl_limit", i,
-                         tt_prompts_question(&prompts, 0), prompts.requests[0].prompt_length, new_tokens, positions);
+        status = tt_fail(ctx, TT_ERR_ARG,
+                         "tt_trainer_create: question %d (\"%.40s\") makes a prompt of %d tokens, which "
+                         "leaves no room for %d new ones in max_position_embeddings %d; see tt_jsonl_limit",
+                         i, tt_prompts_question(&prompts, 0), prompts.requests[0].prompt_length, new_tokens,
+                         positions);
     }
 done:
     tt_prompts_free(&prompts);
@@ -17204,8 +17271,8 @@ static tt_status tti_trainer_rewards(tt_trainer *t) {
     return TT_OK;
 }
 
-/* The reference policy is only kept if something asks for it: it costs the memory of a model. With adapters it is the
- * model itself, these off; else a frozen copy of the model as it is now. */
+/* The reference policy is only kept if something asks for it: it costs the memory of a model. With adapters
+ * it is the model itself, these off; else a frozen copy of the model as it is now. */
 static int tti_trainer_reference(tt_trainer *t) {
     tt_trainer_desc *d = &t->desc;
     if (d->reference || (d->grpo.beta == 0 && !d->measure_kl)) { return 1; }
@@ -17262,9 +17329,10 @@ TT_API int tt_trainer_step_count(const tt_trainer *t) { return t->step; }
 TT_API const tt_rollouts *tt_trainer_rollouts(const tt_trainer *t) { return &t->rollouts; }
 
 /* ---- [tt:train.sample] a step's first half: ask, sample, off-policy, reward, teach ----
- * This is done in rounds. The first asks a question for every group; with dynamic sampling, those of the groups whose
- * rewards came out all equal, which have no gradient, are asked other questions in further ones (DAPO, arXiv 2503.14476,
- * sec. 3.2). Question numbers and the sampler's streams are functions of (seed, step, place in the step, round) alone. */
+ * This is done in rounds. The first asks a question for every group; with dynamic sampling, those of the
+ * groups whose rewards came out all equal, which have no gradient, are asked other questions in further ones
+ * (DAPO, arXiv 2503.14476, sec. 3.2). Question numbers and the sampler's streams are functions of (seed,
+ * step, place in the step, round) alone. */
 
 typedef struct tti_step {
     tt_prompts prompts;               /* [groups of this rank]                          */
@@ -17275,23 +17343,24 @@ typedef struct tti_step {
     tt_step_metrics metrics;
 } tti_step;
 
-/* Where group i of a rank stands in the step: each mini-batch is spread over the ranks, so it holds the same groups at
- * any number of them. */
+/* Where group i of a rank stands in the step: each mini-batch is spread over the ranks, so it holds the same
+ * groups at any number of them. */
 static int tti_group_place(const tt_trainer *t, int rank, int i) {
     int whole = t->desc.prompts_per_step / t->desc.grpo.num_mini_batches, own = whole / t->desc.world_size;
     return i / own * whole + rank * own + i % own;
 }
 
-/* Questions for the n groups of the round become prompts. The request's id names the random stream of its samples; it is
- * another one in every round, or a group would be given the responses that it already had. */
+/* Questions for the n groups of the round become prompts. The request's id names the random stream of its
+ * samples; it is another one in every round, or a group would be given the responses that it already had. */
 static tt_status tti_step_ask(tt_trainer *t, tti_step *s, int n, int round) {
     const tt_trainer_desc *d = &t->desc;
     uint64_t stream = (uint64_t)TTI_TRAIN_PROMPT + ((uint64_t)round << 32);
+    uint64_t first = (uint64_t)t->step * (uint64_t)d->prompts_per_step;
     tt_status status = TT_OK;
     int k;
     for (k = 0; k < n && status == TT_OK; k++) {
         int g = s->groups[k];
-        uint64_t place = (uint64_t)t->step * (uint64_t)d->prompts_per_step + (uint64_t)tti_group_place(t, d->rank, g);
+        uint64_t place = first + (uint64_t)tti_group_place(t, d->rank, g);
         tt_request *request = &s->prompts.requests[g];
         status = tt_prompts_set(&s->prompts, g, 0, tt_random(d->seed, stream, place) >> 1);
         request->id = ((uint64_t)round << 48) + place;
@@ -17307,8 +17376,10 @@ static tt_status tti_step_requests(tt_trainer *t, const tti_step *s, tt_request 
     for (k = 0; k < n; k++) {
         requests[k] = s->prompts.requests[s->groups[k]];
         if (requests[k].prompt_length <= limit - new_tokens) { continue; }
-        return tt_fail(t->ctx, TT_ERR_ARG, "tt_trainer_step: prompt %d has %d tokens and max_completion_length is %d, "
-                       "expected a sum <= max_position_embeddings %d", k, requests[k].prompt_length, new_tokens, limit);
+        return tt_fail(t->ctx, TT_ERR_ARG,
+                       "tt_trainer_step: prompt %d has %d tokens and max_completion_length is %d, "
+                       "expected a sum <= max_position_embeddings %d",
+                       k, requests[k].prompt_length, new_tokens, limit);
     }
     return TT_OK;
 }
@@ -17344,7 +17415,8 @@ done:
 /* The user's response number k to a question, with the end token; no ids if there is none. */
 static tt_status tti_off_policy_ids(tt_trainer *t, tti_step *s, int group, int k, tt_ids *ids) {
     const tt_trainer_desc *d = &t->desc;
-    const char *question = tt_prompts_question(&s->prompts, group), *answer = tt_prompts_answer(&s->prompts, group);
+    const char *question = tt_prompts_question(&s->prompts, group);
+    const char *answer = tt_prompts_answer(&s->prompts, group);
     size_t limit = (size_t)d->grpo.max_completion_length;
     int32_t end = (int32_t)t->end_token;
     tt_text text = TT_INIT;
@@ -17382,9 +17454,10 @@ done:
     return status;
 }
 
-/* Rewards of the round's responses, and a tally of what they do: of the student's own alone, before a teacher's words
- * make them better than it is. guided_only: after the teacher, of those that it has continued. Until weights and costs
- * come in, the reward is the task's own: the teacher's selection and attempt_reward go by that. */
+/* Rewards of the round's responses, and a tally of what they do: of the student's own alone, before a
+ * teacher's words make them better than it is. guided_only: after the teacher, of those that it has
+ * continued. Until weights and costs come in, the reward is the task's own: the teacher's selection and
+ * attempt_reward go by that. */
 static tt_status tti_step_reward(tt_trainer *t, tti_step *s, int guided_only) {
     tt_text text = TT_INIT;
     tt_status status = TT_OK;
@@ -17414,7 +17487,8 @@ done:
     return status;
 }
 
-/* The teacher continues some responses, which are then rewarded anew; attempt_reward keeps what each had by itself. */
+/* The teacher continues some responses, which are then rewarded anew; attempt_reward keeps what each had by
+ * itself. */
 static tt_status tti_step_teach(tt_trainer *t, tti_step *s) {
     const tt_trainer_desc *d = &t->desc;
     tt_think_metrics m = TT_INIT, *sum = &s->metrics.think;
@@ -17512,8 +17586,8 @@ static tt_rollouts tti_rollouts_view(const tt_rollouts *all, int begin, int n) {
     return view;
 }
 
-/* The micro-batch that begins at `begin`: as many rollouts as fit into max_tokens, at least one. Its forward and backward
- * pass is one graph, so its tokens are what a step's memory is proportional to. */
+/* The micro-batch that begins at `begin`: as many rollouts as fit into max_tokens, at least one. Its forward
+ * and backward pass is one graph, so its tokens are what a step's memory is proportional to. */
 static tt_rollouts tti_micro_batch(const tt_rollouts *all, int begin, int max_tokens) {
     int end = begin, tokens = 0;
     while (end < all->n) {
@@ -17525,9 +17599,11 @@ static tt_rollouts tti_micro_batch(const tt_rollouts *all, int begin, int max_to
     return tti_rollouts_view(all, begin, end - begin);
 }
 
-/* Log-probs of a micro-batch under model, without gradients, into old_logprobs or ref_logprobs: the values of all
- * responses come end to end, as tt_rollouts_batch has laid them out. */
-static tt_status tti_micro_logprobs(tt_trainer *t, tt_model *model, const tt_rollouts *micro, int as_reference) {
+/* Log-probs of a micro-batch under model, without gradients, into old_logprobs or ref_logprobs: the values of
+ * all responses come end to end, as tt_rollouts_batch has laid them out. */
+static tt_status tti_micro_logprobs(tt_trainer *t, tt_model *model, const tt_rollouts *micro,
+                                    int as_reference) {
+    tt_batch *batch;
     tt_tensor *logprobs;
     tt_status status;
     size_t total = 0;
@@ -17537,7 +17613,8 @@ static tt_status tti_micro_logprobs(tt_trainer *t, tt_model *model, const tt_rol
     at = values = (float *)tt_alloc(t->ctx, total, sizeof *values);
     if (!values) { return TT_ERR_MEM; }
     tt_no_grad_begin(t->ctx);
-    logprobs = tt_model_logprobs(model, tt_rollouts_batch(t->ctx, micro, NULL, 0), t->desc.grpo.temperature, NULL);
+    batch = tt_rollouts_batch(t->ctx, micro, NULL, 0);
+    logprobs = tt_model_logprobs(model, batch, t->desc.grpo.temperature, NULL);
     tt_no_grad_end(t->ctx);
     TTI_TRY(logprobs ? tt_tensor_get(logprobs, values) : tt_eval(t->ctx));
     for (i = 0; i < micro->n; i++) {
@@ -17568,11 +17645,13 @@ static tt_status tti_all_logprobs(tt_trainer *t, tt_model *model, int as_referen
     return status;
 }
 
-static int tti_kl_in_reward(const tt_trainer *t) { return t->desc.grpo.kl_in_reward && t->desc.grpo.beta != 0; }
+static int tti_kl_in_reward(const tt_trainer *t) {
+    return t->desc.grpo.kl_in_reward && t->desc.grpo.beta != 0;
+}
 
-/* Old log-probs where a later update or a reward will ask for them. A single update does without: old_logprobs NULL is
- * the policy of that moment, the ratio is 1 exactly and a forward pass is saved. Those of the reference where a
- * divergence from it is trained on or measured. */
+/* Old log-probs where a later update or a reward will ask for them. A single update does without:
+ * old_logprobs NULL is the policy of that moment, the ratio is 1 exactly and a forward pass is saved. Those
+ * of the reference where a divergence from it is trained on or measured. */
 static tt_status tti_step_logprobs(tt_trainer *t) {
     const tt_grpo_config *c = &t->desc.grpo;
     tt_model *reference = t->desc.reference;
@@ -17589,11 +17668,12 @@ static tt_status tti_step_logprobs(tt_trainer *t) {
 }
 
 /* ---- [tt:train.advantages] advantages over all ranks ----
- * Some advantages look beyond their group: the batch's std, GPG's share of rewards that are not 0, REINFORCE++'s
- * whitening over all tokens, GDPO's standardisation. So every rank computes those of all responses, from one row of
- * numbers that it is told of each, in the order of one process, and takes its own. Tokens stay where they are. With
- * kl_in_reward a row has the divergence's cost, which the rank with the log-probs has summed. One process does the
- * same: there is one path, and so the bits are the same at any number of ranks. */
+ * Some advantages look beyond their group: the batch's std, GPG's share of rewards that are not 0,
+ * REINFORCE++'s whitening over all tokens, GDPO's standardisation. So every rank computes those of all
+ * responses, from one row of numbers that it is told of each, in the order of one process, and takes its own.
+ * Tokens stay where they are. With kl_in_reward a row has the divergence's cost, which the rank with the
+ * log-probs has summed. One process does the same: there is one path, and so the bits are the same at any
+ * number of ranks. */
 
 static void tti_row_write(const tt_trainer *t, const tt_rollout *r, double *row) {
     int k;
@@ -17617,8 +17697,9 @@ static void tti_row_read(const tt_trainer *t, const double *row, tt_rollout *r) 
     for (k = 0; k < t->n_rewards; k++) { r->rewards[k] = (float)row[TTI_REWARDS + k]; }
 }
 
-/* Fills items, [prompts_per_step * num_generations], with the responses of all ranks. Row i of what is gathered is number
- * i % own of rank i / own; in the order of one process its group stands at tti_group_place. */
+/* Fills items, [prompts_per_step * num_generations], with the responses of all ranks. Row i of what is
+ * gathered is number i % own of rank i / own; in the order of one process its group stands at
+ * tti_group_place. */
 static tt_status tti_gather_responses(tt_trainer *t, tt_rollout *items) {
     int width = TTI_REWARDS + t->n_rewards, own = t->rollouts.n, size = t->rollouts.num_generations, i;
     int world = t->desc.world_size;
@@ -17637,8 +17718,9 @@ static tt_status tti_gather_responses(tt_trainer *t, tt_rollout *items) {
     return status;
 }
 
-/* A step fails only if no response at all has a score and reward functions failed. A batch whose rewards all abstain
- * without a failure is the user's choice: its advantages are 0. All ranks see the same and fail together. */
+/* A step fails only if no response at all has a score and reward functions failed. A batch whose rewards all
+ * abstain without a failure is the user's choice: its advantages are 0. All ranks see the same and fail
+ * together. */
 static tt_status tti_step_scored(tt_trainer *t, const tti_step *s, const tt_rollouts *whole) {
     int i, k, scored = s->metrics.reward_errors == 0;
     for (i = 0; i < whole->n; i++) {
@@ -17646,7 +17728,8 @@ static tt_status tti_step_scored(tt_trainer *t, const tti_step *s, const tt_roll
     }
     if (scored) { return TT_OK; }
     if (s->errors.n > 0) { return tt_fail(t->ctx, s->errors.status, "%s", s->errors.text); }
-    return tt_fail(t->ctx, TT_ERR_NUMBER, "tt_trainer_step: the reward functions failed on other ranks, and nobody "
+    return tt_fail(t->ctx, TT_ERR_NUMBER,
+                   "tt_trainer_step: the reward functions failed on other ranks, and nobody "
                    "scored a response");
 }
 
@@ -17661,7 +17744,7 @@ static tt_status tti_step_advantages(tt_trainer *t, tti_step *s) {
     whole.n = (int)n;
     whole.n_groups = t->desc.prompts_per_step;
     if (!whole.items || !kinds) { goto done; }
-    memset(kinds, TT_KIND_STUDENT, (size_t)limit);      /* all that advantages ask: these tokens are in the loss */
+    memset(kinds, TT_KIND_STUDENT, (size_t)limit);      /* in the loss: all that advantages ask */
     for (i = 0; i < whole.n; i++) {
         whole.items[i].group = i / size;
         whole.items[i].sample = i % size;
@@ -17684,9 +17767,10 @@ done:
 }
 
 /* ---- [tt:train.update] losses, gradients, updates ----
- * A pass over the rollouts is cut into mini-batches, one update each; a mini-batch into parts, whose gradients are
- * summed as a tree; a part into micro-batches, whose gradients add up one after the other. Every loss has the
- * denominators of its whole mini-batch, so that none of these cuts shows but in the last bits (and in BNPO). */
+ * A pass over the rollouts is cut into mini-batches, one update each; a mini-batch into parts, whose
+ * gradients are summed as a tree; a part into micro-batches, whose gradients add up one after the other.
+ * Every loss has the denominators of its whole mini-batch, so that none of these cuts shows but in the last
+ * bits (and in BNPO). */
 
 /* Micro-batches of a mini-batch's share on this rank: none reaches over the end of a part. */
 static double tti_count_micro_batches(const tt_trainer *t, const tt_rollouts *own, int part) {
@@ -17701,7 +17785,8 @@ static double tti_count_micro_batches(const tt_trainer *t, const tt_rollouts *ow
 
 /* A mini-batch's denominators, over all ranks. Whole numbers: their sums are exact. share: BNPO's mean over
  * micro-batches, one over their number; for all other aggregations 1. */
-static tt_status tti_step_totals(tt_trainer *t, const tt_rollouts *own, int part, tt_loss_totals *totals, double *share) {
+static tt_status tti_step_totals(tt_trainer *t, const tt_rollouts *own, int part, tt_loss_totals *totals,
+                                 double *share) {
     tt_loss_totals mine = tt_grpo_totals(own, &t->desc.grpo);
     double n_micro = tti_count_micro_batches(t, own, part);
     double of[6] = {mine.tokens, mine.guided, mine.sequences, mine.filled, n_micro, mine.longest};
@@ -17715,11 +17800,11 @@ static tt_status tti_step_totals(tt_trainer *t, const tt_rollouts *own, int part
     return status;
 }
 
-/* Forward and backward of all micro-batches of a part; row receives what they measure. Each micro-batch's loss is a sum
- * of w A-weighted terms over its tokens with w = 1 / (denominator of the whole mini-batch), so that losses, gradients
- * and metrics of micro-batches simply add up. */
-static tt_status tti_part_backward(tt_trainer *t, const tt_rollouts *part, const tt_loss_totals *totals, double share,
-                                   double *row) {
+/* Forward and backward of all micro-batches of a part; row receives what they measure. A micro-batch's loss
+ * is the sum of its tokens' losses over a denominator of the whole mini-batch, so that losses, gradients and
+ * metrics of micro-batches simply add up. */
+static tt_status tti_part_backward(tt_trainer *t, const tt_rollouts *part, const tt_loss_totals *totals,
+                                   double share, double *row) {
     const tt_trainer_desc *d = &t->desc;
     tt_step_metrics m;
     tt_status status = TT_OK;
@@ -17771,8 +17856,8 @@ done:
     return status;
 }
 
-/* num_iterations passes over the rollouts of num_mini_batches updates each (PPO's mu, and its minibatches). The last pass
- * is reported: in the first the policy is still the one that sampled, and nothing is clipped. */
+/* num_iterations passes over the rollouts, of num_mini_batches updates each. The last pass is reported: in
+ * the first the policy is still the one that sampled, and nothing is clipped. */
 static tt_status tti_step_learn(tt_trainer *t, tt_step_metrics *m) {
     const tt_grpo_config *c = &t->desc.grpo;
     tt_grpo_metrics before = m->grpo;      /* what the advantages have measured */
@@ -17791,17 +17876,19 @@ done:
 }
 
 /* ---- [tt:train.step] one step ----
- * The calls of tti_step_run are the table of [tt:train.client]. A step that fails leaves weights, moments and counters
- * as they were, or, where an update of several is done, after that update; it may be tried again. */
+ * The calls of tti_step_run are the table of [tt:train.client]. A step that fails leaves weights, moments and
+ * counters as they were, or, where an update of several is done, after that update; it may be tried again. */
 
-/* Adds up over ranks what each has counted: the tally, and the rows TTI_COUNT of the metrics. These two ints of the
- * feedback's metrics go as doubles. */
+/* Adds up over ranks what each has counted: the tally, and the rows TTI_COUNT of the metrics. These two ints
+ * of the feedback's metrics go as doubles. */
 static tt_status tti_step_count(tt_trainer *t, tti_step *s) {
     tt_step_metrics *m = &s->metrics;
     tt_tally *y = &s->tally;
     double guided = m->think.n_guided, eligible = m->think.n_eligible, values[TTI_N_METRICS + 32];
-    double *counts[TTI_N_METRICS + 32] = {&guided, &eligible, &y->n, &y->right, &y->first, &y->reflects, &y->corrected,
-                                          &y->spoiled, &y->length, &y->stopped};
+    double *counts[TTI_N_METRICS + 32] = {
+        &guided, &eligible, &y->n, &y->right, &y->first, &y->reflects, &y->corrected, &y->spoiled, &y->length,
+        &y->stopped
+    };
     tt_status status;
     int n = 10, k;
     m->reward_errors = s->errors.n;
@@ -17833,7 +17920,7 @@ static tt_status tti_step_run(tt_trainer *t, tti_step *s) {
     if (!s->groups) { return TT_ERR_MEM; }
     for (i = 0; i < n; i++) { s->groups[i] = i; }
     TTI_TRY(tti_step_collect(t, s));                        /* ask, sample, off-policy, reward, teach */
-    TTI_TRY(tti_step_logprobs(t));                          /* of the policy before the update, and the reference */
+    TTI_TRY(tti_step_logprobs(t));                          /* of policy and reference, before the update */
     TTI_TRY(tti_step_count(t, s));
     TTI_TRY(tti_step_advantages(t, s));
     TTI_TRY(tti_step_learn(t, m));                          /* losses, gradients, updates */
@@ -17860,15 +17947,19 @@ static void tti_step_report(tt_trainer *t, tti_step *s) {
     m->teacher_tokens_per_s = tti_ratio(m->think.teacher_tokens, m->teacher_s);
     m->update_tokens_per_s = tti_ratio(m->update_tokens, m->update_s);
     m->n_rewards = t->n_rewards;
-    for (k = 0; k < t->n_rewards; k++) { m->reward_names[k] = t->rewards[k].name ? t->rewards[k].name : "task"; }
+    for (k = 0; k < t->n_rewards; k++) {
+        m->reward_names[k] = t->rewards[k].name ? t->rewards[k].name : "task";
+    }
 }
 
-/* Counts the steps in a row that were in trouble; the one that ends the patience stops the run, after its update and with
- * its metrics. One bad step is no trouble: a skipped update costs nothing, and rewards recover. What does not recover is
- * a policy whose entropy or reward has collapsed, and a run of gradients that are not finite. */
+/* Counts the steps in a row that were in trouble; the one that ends the patience stops the run, after its
+ * update and with its metrics. One bad step is no trouble: a skipped update costs nothing, and rewards
+ * recover. What does not recover is a policy whose entropy or reward has collapsed, and a run of gradients
+ * that are not finite. */
 static tt_status tti_step_watch(tt_trainer *t, const tt_step_metrics *m) {
     static const char *const what[TTI_N_TROUBLES] = {
-        "a gradient or loss that is not finite", "a reward that has collapsed", "an entropy that has collapsed"
+        "a gradient or loss that is not finite", "a reward that has collapsed",
+        "an entropy that has collapsed"
     };
     int patience[TTI_N_TROUBLES], bad[TTI_N_TROUBLES], k;
     bad[TTI_TROUBLE_NUMBER] = m->update_skipped > 0 || !isfinite(m->grpo.loss);
@@ -17883,9 +17974,10 @@ static tt_status tti_step_watch(tt_trainer *t, const tt_step_metrics *m) {
         int steps = t->troubles[k];
         if (patience[k] <= 0 || steps < patience[k]) { continue; }
         t->troubles[k] = 0;
-        return tt_fail(t->ctx, TT_ERR_STOP, "tt_trainer_step: stopped after step %d: %s, %d steps in a row (loss %g, "
-                       "reward %g, entropy %g, grad_norm %g)", m->step, what[k], steps, m->grpo.loss, m->grpo.reward,
-                       m->grpo.entropy, m->grad_norm);
+        return tt_fail(t->ctx, TT_ERR_STOP,
+                       "tt_trainer_step: stopped after step %d: %s, %d steps in a row (loss %g, "
+                       "reward %g, entropy %g, grad_norm %g)",
+                       m->step, what[k], steps, m->grpo.loss, m->grpo.reward, m->grpo.entropy, m->grad_norm);
     }
     return TT_OK;
 }
@@ -17906,28 +17998,30 @@ TT_API tt_status tt_trainer_step(tt_trainer *t, tt_step_metrics *metrics) {
 }
 
 /* ---- [tt:train.state] saving and resuming ----
- * Beside weights and moments only counters are kept. The settings that steer the random streams are written too, so
- * that a run is not continued under others; the seed as text, for 64 bits do not fit a JSON number. */
+ * Beside weights and moments only counters are kept. The settings that steer the random streams are written
+ * too, so that a run is not continued under others; the seed as text: 64 bits do not fit a JSON number. */
 
 TT_API tt_status tt_trainer_save(tt_trainer *t, const char *path) {
     tt_text json = TT_INIT;
     tt_status status;
     json.ctx = t->ctx;
-    TTI_TRY(tt_text_format(&json, "{\"step\":%d,\"num_tokens\":%r,\"seed\":\"%016llx\",\"prompts_per_step\":%d,"
-                           "\"num_generations\":%d,\"troubles\":[%d,%d,%d]}", t->step, t->num_tokens,
-                           (unsigned long long)t->desc.seed, t->desc.prompts_per_step, t->desc.grpo.num_generations,
-                           t->troubles[0], t->troubles[1], t->troubles[2]));
+    TTI_TRY(tt_text_format(&json,
+                           "{\"step\":%d,\"num_tokens\":%r,\"seed\":\"%016llx\",\"prompts_per_step\":%d,"
+                           "\"num_generations\":%d,\"troubles\":[%d,%d,%d]}",
+                           t->step, t->num_tokens, (unsigned long long)t->desc.seed, t->desc.prompts_per_step,
+                           t->desc.grpo.num_generations, t->troubles[0], t->troubles[1], t->troubles[2]));
     TTI_TRY(tt_optimizer_save(t->optimizer, path, json.data, t->desc.also, t->desc.n_also));
 done:
     tt_text_free(&json);
     return status;
 }
 
-/* Takes the counters of a state over, if its settings are the trainer's: with another seed or another number of prompts
- * or samples, the same step numbers would draw other questions. */
+/* Takes the counters of a state over, if its settings are the trainer's: with another seed or another number
+ * of prompts or samples, the same step numbers would draw other questions. */
 static tt_status tti_trainer_restore(tt_trainer *t, const char *path, const tt_json *state) {
     const tt_json *troubles = tt_json_get(state, "troubles"), *trouble = troubles ? troubles->child : NULL;
-    int prompts = tt_json_int(state, "prompts_per_step", 0), samples = tt_json_int(state, "num_generations", 0), k;
+    int prompts = tt_json_int(state, "prompts_per_step", 0),
+        samples = tt_json_int(state, "num_generations", 0), k;
     char seed[32];
     snprintf(seed, sizeof seed, "%016llx", (unsigned long long)t->desc.seed);
     if (strcmp(seed, tt_json_text(state, "seed", "")) != 0) {
@@ -17935,9 +18029,10 @@ static tt_status tti_trainer_restore(tt_trainer *t, const char *path, const tt_j
                        tt_json_text(state, "seed", "none"), seed);
     }
     if (prompts != t->desc.prompts_per_step || samples != t->desc.grpo.num_generations) {
-        return tt_fail(t->ctx, TT_ERR_FILE, "tt_trainer_load: %s has prompts_per_step %d and num_generations %d, the "
-                       "trainer %d and %d", path, prompts, samples, t->desc.prompts_per_step,
-                       t->desc.grpo.num_generations);
+        return tt_fail(t->ctx, TT_ERR_FILE,
+                       "tt_trainer_load: %s has prompts_per_step %d and num_generations %d, the "
+                       "trainer %d and %d",
+                       path, prompts, samples, t->desc.prompts_per_step, t->desc.grpo.num_generations);
     }
     t->step = tt_json_int(state, "step", -1);
     t->num_tokens = tt_json_number(state, "num_tokens", -1);
@@ -17948,8 +18043,10 @@ static tt_status tti_trainer_restore(tt_trainer *t, const char *path, const tt_j
         t->troubles[k] = whole ? (int)trouble->number : 0;
     }
     if (t->step >= 0 && t->num_tokens >= 0) { return TT_OK; }
-    return tt_fail(t->ctx, TT_ERR_FILE, "tt_trainer_load: %s: expected step and troubles, whole numbers, and num_tokens "
-                   ">= 0", path);
+    return tt_fail(t->ctx, TT_ERR_FILE,
+                   "tt_trainer_load: %s: expected step and troubles, whole numbers, and num_tokens "
+                   ">= 0",
+                   path);
 }
 
 /* The trainer's part of the state is read and looked at before the optimizer's changes anything. */
