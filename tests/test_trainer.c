@@ -425,6 +425,7 @@ TT_TEST(jsonl_rewards_answers) {
     }
     in.stopped = 0;
     in.answer = in.response = "72";
+    in.response_size = 2;
     TT_CHECK_OK(ctx, task.reward(task.user, &in, &reward));
     TT_CHECK_INT(reward, 0);
     tt_text_free(&question);
