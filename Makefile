@@ -10,6 +10,7 @@ LDLIBS   := -lm
 TEST_CFLAGS ?= -O1 -g
 SANITIZE := -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
 SEEDS    ?= 1
+DEMO_OUT ?= runs/demo
 STUDY_SEEDS ?= 5
 FUZZ_SECONDS ?= 60
 PYTHON   ?= python3
@@ -32,7 +33,7 @@ help:
 
 ## make demo        trains, compares GRPO with ThinkTuning, writes runs/demo (SEEDS=n repeats it)
 demo: build/thinktune
-	build/thinktune --out runs/demo --seeds $(SEEDS) $(DEMO_OPTIONS)
+	build/thinktune --out $(DEMO_OUT) --seeds $(SEEDS) $(DEMO_OPTIONS)
 
 ## make study       the table with its ablations over 5 seeds, about an hour, resumable: runs/study (STUDY_SEEDS=n)
 study: build/study

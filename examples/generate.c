@@ -50,7 +50,8 @@ static int on_token(void *user, int request, int sample, int32_t token, float lo
     } else if (s->text.size > s->printed) {
         stream_print(s);
     }
-    return ferror(stdout);   /* whoever closed the pipe wants no more */
+    if (ferror(stdout)) check_output("generate");   /* nobody will read more */
+    return 0;
 }
 static void stream_end(stream *s) {
     if (tt_decoder_end(&s->decoder, &s->text) != TT_OK || tt_text_append(&s->text, "", 0) != TT_OK) fail(s->text.ctx);
@@ -251,6 +252,15 @@ int main(int argc, char **argv) {
     sampling.temperature = sampling.top_p = sampling.min_p = sampling.repetition_penalty = -1;
     options_read(argc, argv, "continues a prompt", table, (int)(sizeof table / sizeof table[0]));
     if (!prompt_text && !as_chat) example_exit(2, "generate: --prompt or --chat is required; --help lists all options");
+    option_alone("generate", chat.format && !as_chat, "--format", "without --chat");
+    option_alone("generate", chat.date && !as_chat, "--date", "without --chat");
+    option_alone("generate", chat.parse_content && !as_chat, "--parse-content", "without --chat");
+    option_alone("generate", system_text && !as_chat, "--system", "without --chat");
+    option_alone("generate", n > 1 && as_chat, "--n", "with --chat");
+    option_alone("generate", sampling.greedy && sampling.temperature >= 0, "--temperature", "with --greedy");
+    option_alone("generate", sampling.greedy && sampling.top_k >= 0, "--top-k", "with --greedy");
+    option_alone("generate", sampling.greedy && sampling.top_p >= 0, "--top-p", "with --greedy");
+    option_alone("generate", sampling.greedy && sampling.min_p >= 0, "--min-p", "with --greedy");
     if (snprintf(path, sizeof path, "%s/tokenizer.json", model_dir) >= (int)sizeof path)
         example_exit(2, "generate: --model is longer than %d bytes", (int)sizeof path);
     ctx = tt_create(NULL);
@@ -271,5 +281,6 @@ int main(int argc, char **argv) {
     tt_tokenizer_destroy(tokenizer);
     tt_model_destroy(model);
     tt_destroy(ctx);
+    check_output("generate");
     return 0;
 }

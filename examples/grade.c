@@ -110,5 +110,6 @@ int main(int argc, char **argv) {
     fprintf(stderr, "%d of %d right (%.1f %%)\n", right, n, 100.0 * right / n);
     tt_text_free(&text);
     tt_destroy(ctx);
-    return fflush(stdout) != 0 || ferror(stdout);
+    check_output(PROGRAM);
+    return 0;
 }

@@ -1,5 +1,6 @@
 /* options.h - command lines for the examples: one table row per option, read by options_read. Stands behind thinktuning.h.
- * A bad option ends the program with status 2 and a line that names the option and its value. */
+ * A bad option ends the program with status 2 and a line that names the option and its value. Of an option that is given
+ * twice the last counts, so that a command can be extended. */
 #ifndef OPTIONS_H
 #define OPTIONS_H
 
@@ -10,6 +11,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#if !defined(_WIN32)
+#include <fcntl.h>
+#include <unistd.h>
+#endif
 
 typedef enum option_type { OPTION_TEXT = 1, OPTION_REQUIRED, OPTION_INT, OPTION_FLOAT, OPTION_DOUBLE, OPTION_SEED, OPTION_FLAG } option_type;
 
@@ -22,7 +27,7 @@ typedef struct option {
 } option;
 
 /* Prints "program: text" to stderr and ends the program. */
-static void example_exit(int status, const char *format, ...) {
+static inline void example_exit(int status, const char *format, ...) {
     va_list list;
     va_start(list, format);
     vfprintf(stderr, format, list);
@@ -31,7 +36,24 @@ static void example_exit(int status, const char *format, ...) {
     exit(status);
 }
 
-static void options_help(const char *program, const char *about, const option *table, int n) {
+/* Before a program opens anything: the next file would take the place of a standard stream that is closed, and get what is
+ * printed. Opened for reading, so that what is written there still fails. */
+static inline void program_begin(void) {
+#if !defined(_WIN32)
+    int fd = 0;
+    while (fd >= 0 && fd < 3) fd = fcntl(fd, F_GETFD) == -1 ? open("/dev/null", O_RDONLY) : fd + 1;
+#endif
+#ifdef SIGXFSZ
+    signal(SIGXFSZ, SIG_IGN);      /* a file larger than the system's limit is then an error with its name, not the end */
+#endif
+}
+
+/* Whoever reads what is printed must know if a part of it is missing. */
+static inline void check_output(const char *program) {
+    if (fflush(stdout) != 0 || ferror(stdout)) example_exit(1, "%s: cannot write standard output: %s", program, strerror(errno));
+}
+
+static inline void options_help(const char *program, const char *about, const option *table, int n) {
     int i;
     printf("%s: %s\n", program, about);
     for (i = 0; i < n; i++) {
@@ -48,7 +70,7 @@ static void options_help(const char *program, const char *about, const option *t
     }
 }
 
-static void option_set(const char *program, const option *o, const char *text) {
+static inline void option_set(const char *program, const option *o, const char *text) {
     char *end = NULL;
     double number;
     size_t read;
@@ -65,7 +87,7 @@ static void option_set(const char *program, const option *o, const char *text) {
     }
     read = tt_number_read(text, strlen(text), &number);
     if (read == 0 || text[read] || !(number >= o->low && number <= o->high) ||
-        (o->type == OPTION_INT && number != (double)(int)number))
+        (o->type == OPTION_INT && text[strspn(text, "-0123456789")]))
         example_exit(2, "%s: %s is \"%s\", expected %s from %g to %g", program, o->name, text,
                      o->type == OPTION_INT ? "a whole number" : "a number", o->low, o->high);
     if (o->type == OPTION_INT) *(int *)o->value = (int)number;
@@ -73,16 +95,20 @@ static void option_set(const char *program, const option *o, const char *text) {
     else *(float *)o->value = (float)number;
 }
 
+/* An option that means nothing here, because of the value or the lack of another. */
+static inline void option_alone(const char *program, int given, const char *name, const char *why) {
+    if (given) example_exit(2, "%s: %s means nothing %s", program, name, why);
+}
+
 /* Fills the variables that the table points to; --help prints it. */
-static void options_read(int argc, char **argv, const char *about, const option *table, int n) {
+static inline void options_read(int argc, char **argv, const char *about, const option *table, int n) {
     const char *program = argv[0];
     int i, k;
-#ifdef SIGXFSZ
-    signal(SIGXFSZ, SIG_IGN);      /* a file larger than the system's limit is then an error with its name, not the end */
-#endif
+    program_begin();
     for (i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--help") == 0) {
             options_help(program, about, table, n);
+            check_output(program);
             exit(0);
         }
         for (k = 0; k < n && strcmp(argv[i], table[k].name) != 0; k++) {}

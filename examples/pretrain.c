@@ -9,7 +9,8 @@
  *
  * As build/pretrain-mpi (make mpi) the same program shares each step's windows among the processes of mpirun.
  * The last 5 % of the text are held out. --resume goes on where the last checkpoint stands and ends with the
- * same bits as a run that was never interrupted; with other settings than the run was begun with (settings.txt) it is refused. */
+ * same bits as a run that was never interrupted; with other settings than the run was begun with (settings.txt), or beside another
+ * config.json or tokenizer.json than the checkpoint's, it is refused. */
 #define THINKTUNING_IMPLEMENTATION
 #include "../thinktuning.h"
 #include "run.h"
@@ -130,15 +131,50 @@ static double train_step(tt_model *model, tt_reducer *reducer, tt_optimizer *opt
     return loss;
 }
 
+/* What a checkpoint belongs to and does not hold itself. */
+static const char *const beside[] = {"config.json", "tokenizer.json"};
 /* The checkpoint is the one of the last update that was made. */
 static void save(tt_context *ctx, tt_model *model, const tt_tokenizer *tokenizer, tt_optimizer *optimizer, int step) {
-    tt_text json = TT_INIT;
+    tt_text json = TT_INIT, file = TT_INIT;
+    tt_status status;
+    int i;
     if (parallel_rank > 0) return;
-    json.ctx = ctx;
-    if (tt_text_format(&json, "{\"step\": %d}", step) != TT_OK ||
-        tt_model_save(model, tokenizer, out_dir) != TT_OK ||
-        tt_optimizer_save(optimizer, path_of(out_dir, "training.safetensors"), json.data, NULL, 0) != TT_OK) fail(ctx);
+    json.ctx = file.ctx = ctx;
+    status = tt_model_save(model, tokenizer, out_dir);
+    if (status == TT_OK) status = tt_text_format(&json, "{\"step\": %d", step);
+    for (i = 0; i < 2 && status == TT_OK; i++) {
+        file.size = 0;
+        status = describe_file(ctx, path_of(out_dir, "%s", beside[i]), &file);
+        if (status == TT_OK) status = tt_text_format(&json, ", \"%s\": ", beside[i]);
+        if (status == TT_OK) status = tt_text_json(&json, file.data, file.size);
+    }
+    if (status == TT_OK) status = tt_text_append(&json, "}", 1);
+    if (status == TT_OK) status = tt_optimizer_save(optimizer, path_of(out_dir, "training.safetensors"), json.data, NULL, 0);
+    if (status != TT_OK) fail(ctx);
     tt_text_free(&json);
+    tt_text_free(&file);
+}
+/* Back to the checkpoint; returns its step. The model in the folder becomes the checkpoint's, whatever was done to it. */
+static int load(tt_context *ctx, tt_model *model, const tt_tokenizer *tokenizer, tt_optimizer *optimizer) {
+    const char *path = path_of(out_dir, "training.safetensors");
+    tt_text state = TT_INIT, file = TT_INIT;
+    tt_json *json;
+    int step, i;
+    state.ctx = file.ctx = ctx;
+    if (tt_optimizer_load(optimizer, path, &state, NULL, 0) != TT_OK) fail(ctx);
+    json = tt_json_parse(ctx, state.data, state.size);
+    if (!json || state_count(ctx, path, json, "step", steps, &step) != TT_OK) fail(ctx);
+    for (i = 0; i < 2; i++) {
+        file.size = 0;
+        if (describe_file(ctx, path_of(out_dir, "%s", beside[i]), &file) != TT_OK) fail(ctx);
+        if (strcmp(file.data, tt_json_text(json, beside[i], "")) != 0)
+            example_exit(1, "pretrain: %s/%s is not the one that the checkpoint there was made with: put that back, or begin without --resume", out_dir, beside[i]);
+    }
+    if (parallel_rank == 0 && tt_model_save(model, tokenizer, out_dir) != TT_OK) fail(ctx);
+    tt_json_free(ctx, json);
+    tt_text_free(&state);
+    tt_text_free(&file);
+    return step;
 }
 
 static void print_sample(tt_context *ctx, tt_model *model, const tt_tokenizer *tokenizer, const int32_t *prompt, int length) {
@@ -190,7 +226,7 @@ int main(int argc, char **argv) {
     tt_text text = TT_INIT, settings = TT_INIT;
     tt_ids ids = TT_INIT;
     size_t n_train;
-    int step = 0, skipped = 0, first;
+    int step = 0, skipped = 0, first, end;
     double begin;
 
     parallel_begin(&argc, &argv);
@@ -222,27 +258,19 @@ int main(int argc, char **argv) {
     optimizer = model ? tt_adamw_create(model, &adamw) : NULL;
     reducer = optimizer ? parallel_reducer(ctx, model, gradient_parts) : NULL;
     if (!reducer) fail(ctx);
-    if (resume) {
-        tt_text state = TT_INIT;
-        tt_json *json;
-        state.ctx = ctx;
-        if (tt_optimizer_load(optimizer, path_of(out_dir, "training.safetensors"), &state, NULL, 0) != TT_OK) fail(ctx);
-        json = tt_json_parse(ctx, state.data, state.size);
-        step = tt_json_int(json, "step", -1);
-        if (step < 0) example_exit(1, "pretrain: %s: step is no whole number", path_of(out_dir, "training.safetensors"));
-        tt_json_free(ctx, json);
-        tt_text_free(&state);
-    }
+    if (resume) step = load(ctx, model, tokenizer, optimizer);
     say("%s: %lu tokens, vocabulary %d, model of %lu weights, %d threads, %s kernels\n", data_path,
         (unsigned long)ids.size, config.vocab_size, (unsigned long)tt_model_size(model), tt_threads(ctx), tt_kernel(ctx));
 
+    end = stop_after && stop_after < steps ? stop_after : steps;
+    if (step >= end) say("%s stands at step %d already: there is nothing to do up to step %d\n", path_of(out_dir, "training.safetensors"), step, end);
     begin = tt_clock();
-    for (first = step; step < steps; step++) {
+    for (first = step; step < end; step++) {
         double loss = train_step(model, reducer, optimizer, ids.data, n_train, step, &skipped), seconds = tt_clock() - begin;
-        int done = step + 1 - first, last = step + 1 == steps || step + 1 == stop_after;
+        int done = step + 1 - first, last = step + 1 == end;
         if ((step + 1) % 10 == 0 || last) {
             printf("step %d/%d  loss %.4f  %.0f tokens/s  %s left\n", step + 1, steps, loss,
-                   (double)done * (batch_tokens / context) * context / seconds, clock_text(seconds / done * (steps - step - 1)));
+                   seconds > 0 ? (double)done * (batch_tokens / context) * context / seconds : 0, clock_text(seconds / done * (steps - step - 1)));
             fflush(stdout);
         }
         if ((step + 1) % eval_every == 0 || last) {
@@ -251,7 +279,6 @@ int main(int argc, char **argv) {
             if (last && check_updates(ctx, skipped) != TT_OK) fail(ctx);
             if (skipped == 0) save(ctx, model, tokenizer, optimizer, step + 1);
         }
-        if (step + 1 == stop_after) break;
     }
     print_sample(ctx, model, tokenizer, ids.data + n_train, context / 8);
     tt_reducer_destroy(reducer);
@@ -262,5 +289,6 @@ int main(int argc, char **argv) {
     tt_text_free(&text);
     tt_destroy(ctx);
     parallel_end();
+    check_output("pretrain");
     return 0;
 }

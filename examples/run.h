@@ -9,6 +9,7 @@
 #include <io.h>
 #define IS_TERMINAL() _isatty(1)
 #else
+#include <dirent.h>
 #include <fcntl.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
@@ -101,6 +102,24 @@ static inline void fit_line(char *out, size_t size, const char *head, const char
 }
 
 /* ---- the folder ---- */
+#if !defined(_WIN32)
+/* What killed runs were writing: files tt-0123456789abcdef.tmp of a folder and, down to `depth`, of those within, but for folders
+ * that are another run's. */
+static inline void remove_temporary(const char *folder, int depth) {
+    DIR *list = opendir(folder);
+    struct dirent *entry;
+    char path[PATH_SIZE], lock[PATH_SIZE + 8];
+    struct stat info;
+    while (list && (entry = readdir(list)) != NULL) {
+        const char *name = entry->d_name;
+        if (snprintf(path, sizeof path, "%s/%s", folder, name) >= (int)sizeof path || lstat(path, &info) != 0) { continue; }
+        snprintf(lock, sizeof lock, "%s/lock", path);
+        if (S_ISREG(info.st_mode) && strlen(name) == 23 && strncmp(name, "tt-", 3) == 0 && strspn(name + 3, "0123456789abcdef") == 16 && strcmp(name + 19, ".tmp") == 0) { remove(path); }
+        if (S_ISDIR(info.st_mode) && name[0] != '.' && depth > 0 && !tt_file_exists(lock)) { remove_temporary(path, depth - 1); }
+    }
+    if (list) { closedir(list); }
+}
+#endif
 /* OUT belongs to one run at a time: two would write each other's files. The lock goes with the process, however it ends.
  * Whatever would keep the run from writing there is found here, before any work. */
 static inline tt_status claim_folder(tt_context *ctx, const char *out) {
@@ -121,8 +140,9 @@ static inline tt_status claim_folder(tt_context *ctx, const char *out) {
             return tt_fail(ctx, TT_ERR_IO, "another run is writing to %s", out);
         }
     }
+    remove_temporary(out, 2);
 #endif
-    return TT_OK;
+    return tt_file_writable(ctx, path_of(out, "settings.txt"));
 }
 
 /* The folder is rank 0's; all ranks learn whether it has it. */
@@ -223,6 +243,14 @@ static inline tt_status begin_run(tt_context *ctx, const char *out, const tt_tex
     if (parallel_any(status != TT_OK)) { return status != TT_OK ? status : tt_fail(ctx, TT_ERR_IO, "rank 0 cannot begin in %s", out); }
     *resume = parallel_any(parallel_rank == 0 && *resume);
     return TT_OK;
+}
+
+/* A counter of a run's checkpoint: a whole number in 0..most. */
+static inline tt_status state_count(tt_context *ctx, const char *path, const tt_json *state, const char *name, int most, int *out) {
+    const tt_json *node = tt_json_get(state, name);
+    *out = tt_json_int(state, name, -1);
+    if (*out >= 0 && *out <= most) { return TT_OK; }
+    return tt_fail(ctx, TT_ERR_FILE, "%s: %s is %.40s, expected a whole number in 0..%d", path, name, node && node->type == TT_JSON_NUMBER ? node->string : "no number", most);
 }
 
 /* ---- updates ---- */

@@ -8,7 +8,7 @@
  *     build/sft --model SmolLM2-135M-Instruct --data chats.jsonl --out runs/adapter --lora-rank 16 --lr 2e-4
  *     build/sft ... --resume                                             (after a crash or --stop-after)
  *
- * A line is {"prompt": ..., "completion": ...}, taken as it is, {"question": ..., "answer": ...}, put into --template,
+ * A line is {"prompt": ..., "completion": ...}, taken as it is, {"question" or "problem": ..., "answer": ...}, put into --template,
  * or {"messages": [{"role": ..., "content": ...}, ...]}, a conversation whose assistant turns are learnt. Special tokens
  * count in prompt, template and chat template; question, answer, completion and the contents of messages are text, as they
  * are in reinforcement learning (--parse-content: contents as transformers reads them). A prompt begins as the tokenizer's
@@ -24,7 +24,7 @@
 typedef struct examples {
     tt_ids tokens, begin;
     tt_text learn;              /* one byte for each token, 1 = part of a completion */
-    int n, n_left_out;
+    int n, n_left_out, n_conversations;
 } examples;
 
 /* Where a run stands: everything but weights and moments, which tt_optimizer_save keeps. */
@@ -47,9 +47,17 @@ static void add_ids(examples *all, const int32_t *ids, size_t n, int learn) {
     if (tt_ids_append(&all->tokens, ids, n) != TT_OK) fail(all->tokens.ctx);
     while (all->learn.size < all->tokens.size) if (tt_text_append(&all->learn, &mark, 1) != TT_OK) fail(all->tokens.ctx);
 }
-static void add_pair(examples *all, const tt_tokenizer *tokenizer, const tt_json *record, int32_t end, size_t line) {
-    const char *question = tt_json_text(record, "question", NULL), *prompt = tt_json_text(record, "prompt", NULL);
-    const char *completion = tt_json_text(record, "completion", tt_json_text(record, "answer", NULL)), *text = prompt ? prompt : template_text;
+/* A text of the record under one of two names; NULL if it has neither. A number counts where numbers do. */
+static const char *text_of(const tt_json_lines *lines, const tt_json *record, const char *name, const char *other, int numbers) {
+    const char *text;
+    if (tt_json_lines_text(lines, record, name, numbers, &text) != TT_OK) fail(lines->ctx);
+    if (!text && tt_json_lines_text(lines, record, other, numbers, &text) != TT_OK) fail(lines->ctx);
+    return text;
+}
+static void add_pair(examples *all, const tt_tokenizer *tokenizer, const tt_json_lines *lines, const tt_json *record, int32_t end) {
+    const char *prompt = text_of(lines, record, "prompt", "prompt", 0), *question = text_of(lines, record, "question", "problem", 0);
+    const char *completion = text_of(lines, record, "completion", "answer", 1), *text = prompt ? prompt : template_text;
+    size_t line = (size_t)lines->line;
     tt_ids ids = TT_INIT;
     ids.ctx = all->tokens.ctx;
     if (!completion) bad_line(line, "has neither \"completion\" nor \"answer\" nor \"messages\"");
@@ -79,7 +87,8 @@ static void close_example(examples *all, const tt_model *model, size_t line) {
 }
 /* Each turn of the assistant is learnt once, after all that stands before it. Where that does not begin with the example so
  * far, because the template changes earlier turns (Qwen 3 drops their thoughts), the turn begins an example of its own. */
-static void add_messages(examples *all, const tt_model *model, const tt_tokenizer *tokenizer, const tt_json *list, size_t line) {
+static void add_messages(examples *all, const tt_model *model, const tt_tokenizer *tokenizer, const tt_json_lines *lines, const tt_json *list) {
+    size_t line = (size_t)lines->line;
     tt_chat_desc chat = TT_INIT;
     tt_message messages[256];
     const tt_json *node;
@@ -87,6 +96,7 @@ static void add_messages(examples *all, const tt_model *model, const tt_tokenize
     tt_text text = TT_INIT, longer = TT_INIT;     /* text: of the example so far */
     tt_ids before = TT_INIT, answer = TT_INIT;
     int n = 0, learnt = 0;
+    if (list->type != TT_JSON_ARRAY) bad_line(line, "has \"messages\" that are no list");
     text.ctx = longer.ctx = before.ctx = answer.ctx = ctx;
     if (!format) format = tt_model_chat_format(model);
     if (!format) fail(ctx);
@@ -96,9 +106,9 @@ static void add_messages(examples *all, const tt_model *model, const tt_tokenize
     chat.tokenizer = tokenizer;
     for (node = list->child; node; node = node->next, n++) {
         if (n == 256) bad_line(line, "has more than 256 messages");
-        messages[n].role = tt_json_text(node, "role", NULL);
-        messages[n].content = tt_json_text(node, "content", NULL);
-        if (!messages[n].role || !messages[n].content) bad_line(line, "has a message without \"role\" or \"content\" as texts");
+        messages[n].role = text_of(lines, node, "role", "role", 0);
+        messages[n].content = text_of(lines, node, "content", "content", 0);
+        if (!messages[n].role || !messages[n].content) bad_line(line, "has a message without \"role\" or \"content\"");
         if (strcmp(messages[n].role, "assistant") != 0) continue;
         longer.size = before.size = answer.size = 0;
         if (tt_chat_render(ctx, &chat, messages, n + 1, &longer) != TT_OK) fail(ctx);
@@ -120,12 +130,12 @@ static void add_messages(examples *all, const tt_model *model, const tt_tokenize
     tt_ids_free(&before);
     tt_ids_free(&answer);
 }
-static void add_example(examples *all, tt_model *model, const tt_tokenizer *tokenizer, const tt_json *record, size_t line) {
-    const tt_model_config *config = tt_model_config_get(model);
+static void add_example(examples *all, tt_model *model, const tt_tokenizer *tokenizer, const tt_json_lines *lines, const tt_json *record) {
     const tt_json *messages = tt_json_get(record, "messages");
-    if (messages) add_messages(all, model, tokenizer, messages, line);
-    else add_pair(all, tokenizer, record, config->eos_token_id, line);
-    close_example(all, model, line);
+    all->n_conversations += messages != NULL;
+    if (messages) add_messages(all, model, tokenizer, lines, messages);
+    else add_pair(all, tokenizer, lines, record, tt_model_config_get(model)->eos_token_id);
+    close_example(all, model, (size_t)lines->line);
 }
 static void read_examples(examples *all, tt_model *model, const tt_tokenizer *tokenizer) {
     tt_context *ctx = tt_model_context(model);
@@ -137,11 +147,16 @@ static void read_examples(examples *all, tt_model *model, const tt_tokenizer *to
     for (;;) {
         if (tt_json_lines_next(&lines, &record) != TT_OK) fail(ctx);
         if (!record) break;
-        add_example(all, model, tokenizer, record, (size_t)lines.line);
+        add_example(all, model, tokenizer, &lines, record);
         tt_json_free(ctx, record);
     }
     tt_json_lines_close(&lines);
     if (all->n == 0) example_exit(1, "sft: --data %s holds no example", data_path);
+    if (all->n_conversations == 0) {
+        option_alone("sft", format != NULL, "--format", "with data without messages");
+        option_alone("sft", date != NULL, "--date", "with data without messages");
+        option_alone("sft", parse_content, "--parse-content", "with data without messages");
+    }
 }
 
 /* ---- batches ---- */
@@ -225,17 +240,16 @@ static void save_state(tt_context *ctx, tt_optimizer *optimizer, const progress 
         tt_optimizer_save(optimizer, state_path(), json.data, NULL, 0) != TT_OK) fail(ctx);
     tt_text_free(&json);
 }
-static void load_state(tt_context *ctx, tt_optimizer *optimizer, progress *p) {
+static void load_state(tt_context *ctx, tt_optimizer *optimizer, int n_train, progress *p) {
     tt_text text = TT_INIT;
     tt_json *json;
+    long long most;
     text.ctx = ctx;
     if (tt_optimizer_load(optimizer, state_path(), &text, NULL, 0) != TT_OK) fail(ctx);
     json = tt_json_parse(ctx, text.data, text.size);
-    if (!json) fail(ctx);
-    p->epoch = tt_json_int(json, "epoch", -1);
-    p->at = tt_json_int(json, "at", -1);
-    p->step = tt_json_int(json, "step", -1);
-    if (p->epoch < 0 || p->at < 0 || p->step < 0) example_exit(1, "sft: %s: epoch, at and step are no whole numbers", state_path());
+    if (!json || state_count(ctx, state_path(), json, "epoch", epochs - 1, &p->epoch) != TT_OK || state_count(ctx, state_path(), json, "at", n_train, &p->at) != TT_OK) fail(ctx);
+    most = (long long)p->epoch * n_train + p->at;      /* a step takes one example or more */
+    if (state_count(ctx, state_path(), json, "step", most < INT_MAX ? (int)most : INT_MAX, &p->step) != TT_OK) fail(ctx);
     p->loss = tt_json_number(json, "loss", 0);
     p->targets = tt_json_number(json, "targets", 0);
     tt_json_free(ctx, json);
@@ -295,6 +309,7 @@ static int train(tt_model *model, tt_reducer *reducer, tt_optimizer *optimizer, 
     schedule.warmup_steps = schedule.total_steps / 20;
     schedule.type = TT_LINEAR;
     p->first = p->step;
+    if (stop_after && p->step >= stop_after) return 0;      /* where the checkpoint stands already */
     p->begin = tt_clock();
     for (; p->epoch < epochs; p->epoch++, p->at = 0, p->loss = p->targets = 0) {
         shuffle(order, n_train, p->epoch);
@@ -368,6 +383,9 @@ int main(int argc, char **argv) {
     parallel_begin(&argc, &argv);
     options_read(argc, argv, "fine-tunes a model on prompts and completions", table, n_options);
     if (find_word("skip,error", on_long, strlen(on_long)) < 0) example_exit(2, "sft: --on-long is \"%s\", expected skip or error", on_long);
+    option_alone("sft", merge && !lora_rank, "--merge", "without --lora-rank");
+    option_alone("sft", map_base && !lora_rank, "--map", "without --lora-rank");
+    option_alone("sft", lora_alpha > 0 && !lora_rank, "--lora-alpha", "without --lora-rank");
     if (!strstr(template_text, "{question}")) example_exit(2, "sft: --template is \"%s\", expected text with {question}", template_text);
     if (snprintf(path, sizeof path, "%s/tokenizer.json", model_dir) >= (int)sizeof path)
         example_exit(2, "sft: --model is longer than %d bytes", (int)sizeof path);
@@ -390,7 +408,7 @@ int main(int argc, char **argv) {
     if (describe_settings(ctx, "sft", table, n_options, "--out,--resume,--save-every,--stop-after,--merge", "--data", &settings) != TT_OK ||
         begin_run(ctx, out_dir, &settings, state_path(), &resume) != TT_OK) fail(ctx);
     tt_text_free(&settings);
-    if (resume) load_state(ctx, optimizer, &p);
+    if (resume) load_state(ctx, optimizer, all.n - all.n / 20, &p);
     done = train(model, reducer, optimizer, &all, order, &p);
     tt_reducer_destroy(reducer);
     tt_optimizer_destroy(optimizer);
@@ -404,5 +422,6 @@ int main(int argc, char **argv) {
     tt_model_destroy(model);
     tt_destroy(ctx);
     parallel_end();
+    check_output("sft");
     return 0;
 }

@@ -100,6 +100,12 @@ static void check_options(const options *o) {
     check_words("--arms", o->arms, "grpo,thinktune,formula,luffy,off");
     if (!o->model != !o->data) { example_exit(2, "thinktune: %s wants %s beside it", o->model ? "--model" : "--data", o->model ? "--data" : "--model"); }
     if (o->lora_rank && !o->model) { example_exit(2, "thinktune: --lora-rank wants --model beside it"); }
+    option_alone("thinktune", o->map && !o->lora_rank, "--map", "without --lora-rank");
+    option_alone("thinktune", o->end_token && !o->data, "--end-token", "without --data");
+    option_alone("thinktune", o->hold_out && !o->data, "--hold-out", "without --data");
+    option_alone("thinktune", o->chat && !o->data, "--chat", "without --data");
+    option_alone("thinktune", o->examples && !o->data, "--teacher-examples", "without --data");
+    option_alone("thinktune", o->close_tags && !o->data, "--close-tags", "without --data");
     if (o->data && !o->end_token) { example_exit(2, "thinktune: --data wants --end-token beside it"); }
 }
 /* Values that --quick replaces, unless they are given. */

@@ -13,11 +13,7 @@
  * Where text is read, a file may be named; without one, or as "-", it is standard input. */
 #define THINKTUNING_IMPLEMENTATION
 #include "../thinktuning.h"
-
-#include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
+#include "options.h"
 
 static const char *const usage =
     "tokenize train   --input FILE --vocab-size N --out FILE [--min-frequency N]\n"
@@ -60,7 +56,7 @@ static int choice(const char *option, const char *text, const char *const *names
 static int whole_number(const char *option, const char *text) {
     char *end;
     long n = strtol(text, &end, 10);
-    if (*text == 0 || *end || n < 1 || n > 1000000000) stop(2, "%s is \"%s\", expected a whole number from 1", option, text);
+    if (*text < '0' || *text > '9' || *end || n < 1 || n > 1000000000) stop(2, "%s is \"%s\", expected a whole number from 1", option, text);
     return (int)n;
 }
 
@@ -137,6 +133,10 @@ static tt_tokenizer *load(tt_context *ctx, const char *path) {
     tt_text name = TT_INIT;
     tt_tokenizer *t = NULL;
     name.ctx = ctx;
+    if (!*path) {
+        tt_fail(ctx, TT_ERR_ARG, "--tokenizer is empty, expected a file or a folder");
+        return NULL;
+    }
     if (tt_text_format(&name, "%s/tokenizer.json", path) != TT_OK) return NULL;
     t = tt_tokenizer_load(ctx, tt_file_exists(name.data) ? name.data : path);
     tt_text_free(&name);
@@ -176,17 +176,28 @@ static tt_status encode(tt_context *ctx, tt_tokenizer *t, const options *o, cons
     return status;
 }
 
+/* What stands at `at`, up to a blank and 20 bytes at most, shown on one line whatever it is. */
+static tt_status no_id(tt_context *ctx, const char *at, const char *end, size_t place) {
+    char shown[20 * 4 + 1], *to = shown;
+    int i;
+    for (i = 0; i < 20 && at < end && (i == 0 || !strchr(" \t\r\n,[]", *at)); i++, at++) {
+        unsigned char c = (unsigned char)*at;
+        to += sprintf(to, c >= 32 && c < 127 ? "%c" : "\\x%02X", c);
+    }
+    return tt_fail(ctx, TT_ERR_ARG, "\"%s\" at byte %lu is no token id", shown, (unsigned long)place);
+}
+
 static tt_status decode(tt_context *ctx, const tt_tokenizer *t, const options *o, const tt_text *text, tt_ids *ids, tt_text *out) {
-    const char *at = text->data;
+    const char *at = text->data, *last = at + text->size;
     tt_status status = TT_OK;
     while (status == TT_OK) {
         char *end;
         long id;
         int32_t narrow;
         at += strspn(at, " \t\r\n,[]");
-        if (*at == 0) break;
+        if (at == last) break;
         id = strtol(at, &end, 10);
-        if (end == at || id < 0 || id > 0x7FFFFFFF) return tt_fail(ctx, TT_ERR_ARG, "\"%.20s\" is no token id", at);
+        if (*at < '0' || *at > '9' || id > 0x7FFFFFFF) return no_id(ctx, at, last, (size_t)(at - text->data));
         narrow = (int32_t)id;
         status = tt_ids_append(ids, &narrow, 1);
         at = end;
@@ -251,17 +262,16 @@ static tt_status use(tt_context *ctx, const options *o) {
 
 int main(int argc, char **argv) {
     options o;
-    tt_context *ctx = tt_create(NULL);
+    tt_context *ctx;
     tt_status status;
+    program_begin();
+    ctx = tt_create(NULL);
     read_options(&o, argc, argv);
-#ifdef SIGXFSZ
-    signal(SIGXFSZ, SIG_IGN);      /* a file larger than the system's limit is then an error with its name, not the end */
-#endif
     if (!ctx) stop(1, "out of memory%s%s", "", "");
     status = strcmp(o.command, "train") == 0 ? train(ctx, &o) : use(ctx, &o);
-    if (status == TT_OK && (fflush(stdout) != 0 || ferror(stdout))) status = tt_fail(ctx, TT_ERR_IO, "cannot write standard output");
     if (status != TT_OK) fprintf(stderr, "tokenize: %s\n", tt_error(ctx));
     tt_destroy(ctx);
     free((void *)o.specials);
+    if (status == TT_OK) check_output("tokenize");
     return status == TT_OK ? 0 : 1;
 }

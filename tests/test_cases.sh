@@ -135,6 +135,30 @@ check "sft sees before training that --out is a file" file_stays "$bin"/sft --mo
 check "pretrain sees before training that --out is a file" file_stays "$bin"/pretrain --data text.txt $tiny --steps 50 --eval-every 50
 check "thinktune sees before training that --out is a file" file_stays "$bin"/thinktune --quick
 
+if [ "$(id -u)" = 0 ] && command -v setpriv > /dev/null && setpriv --reuid 65534 --clear-groups true 2> /dev/null; then
+    locked_folder() {
+        rm -rf locked && mkdir locked && chmod 555 locked
+        run 60 setpriv --reuid 65534 --clear-groups "$@" --out locked
+        refused locked && untrained
+    }
+    check "sft sees before training that it may not write to --out" locked_folder "$bin"/sft --model base --data q.jsonl --epochs 1
+    check "pretrain sees before training that it may not write to --out" locked_folder "$bin"/pretrain --data text.txt $tiny --steps 50 --eval-every 50
+else
+    skip "a folder that may not be written to" "no other user to run as"
+fi
+
+# With standard output closed the first file opened is number 1: nothing that is printed may land in it.
+closed_output() {
+    rm -rf closed
+    run 120 sh -c 'exec "$0" "$@" >&-' "$bin"/thinktune --quick --steps 2 --pretrain-steps 10 --out closed
+    find closed -size +0 -name lock | grep . && { echo "the lock holds what was printed"; return 1; }
+    "$python" -c "
+import glob, json
+for line in open('closed/metrics.jsonl'): json.loads(line)
+for name in glob.glob('closed/**/*.json', recursive=True): json.load(open(name))"
+}
+check "what thinktune prints with its output closed lands in no file" closed_output
+
 long_path() {
     local long
     long=$dir/$("$python" -c "print('/'.join(['c' * 200] * 6))")

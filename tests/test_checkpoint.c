@@ -842,6 +842,54 @@ TT_TEST(model_round_trip) {
         TT_CHECK_NO_LEAK(memory);
     }
 }
+/* Weights that do not fit leave no half of a model: without its config.json there is none. */
+TT_TEST(a_full_disk_leaves_no_half_of_a_model) {
+    tt_test_memory memory;
+    tt_context *ctx = open_context(&memory);
+    tt_model_config c = config_of(0);
+    tt_lora_desc lora = TT_INIT;
+    const char *dir = tt_test_tmp("model/full-disk");
+    tt_model *m = tt_model_create(ctx, &c, 1);
+    tt_status status = TT_OK;
+    int adapters;
+    TT_REQUIRE(m != NULL);
+    lora.rank = 4;
+    for (adapters = 0; adapters < 2; adapters++) {
+        const char *config = in_dir(dir, adapters ? "adapter_config.json" : "config.json");
+        if (adapters) { TT_CHECK_OK(ctx, tt_model_lora_add(m, &lora)); }
+        TT_CHECK_OK(ctx, tt_make_dirs(ctx, dir));
+        remove(config);
+        if (!tt_test_disk(1500)) { printf("  left out: no limit on the size of files\n"); break; }
+        status = adapters ? tt_model_lora_save(m, dir) : tt_model_save(m, NULL, dir);
+        tt_test_disk(-1);
+        TT_CHECK_INT(status, TT_ERR_IO);
+        TT_CHECK_CONTAINS(tt_error(ctx), "model.safetensors");
+        TT_CHECK(!tt_file_exists(config));
+        TT_CHECK(adapters || tt_model_load(ctx, dir) == NULL);
+        TT_CHECK_OK(ctx, adapters ? tt_model_lora_save(m, dir) : tt_model_save(m, NULL, dir));
+        TT_CHECK(tt_file_exists(config));
+    }
+    tt_model_destroy(m);
+    tt_destroy(ctx);
+    TT_CHECK_NO_LEAK(memory);
+}
+TT_TEST(a_folder_without_a_name_is_refused) {
+    tt_test_memory memory;
+    tt_context *ctx = open_context(&memory);
+    tt_model_config c = config_of(0);
+    tt_model *m = tt_model_create(ctx, &c, 1);
+    TT_REQUIRE(m != NULL);
+    TT_CHECK(tt_model_load(ctx, "") == NULL);
+    TT_CHECK_CONTAINS(tt_error(ctx), "cannot open config.json: the name of its folder is empty");
+    TT_CHECK(tt_model_map(ctx, "") == NULL);
+    TT_CHECK_INT(tt_model_lora_load(m, ""), TT_ERR_ARG);
+    TT_CHECK_CONTAINS(tt_error(ctx), "adapter_config.json");
+    TT_CHECK(tt_model_save(m, NULL, "") != TT_OK);
+    TT_CHECK_CONTAINS(tt_error(ctx), "is empty");
+    tt_model_destroy(m);
+    tt_destroy(ctx);
+    TT_CHECK_NO_LEAK(memory);
+}
 TT_TEST(model_with_tokenizer) {
     static const char json[] = "{\"added_tokens\":[{\"id\":3,\"content\":\"<end>\",\"special\":true}],\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"b\":1,\"ab\":2},\"merges\":[\"a b\"]},"
         "\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false},\"decoder\":{\"type\":\"ByteLevel\"}}";
@@ -1740,7 +1788,7 @@ TT_TEST(lora_directories) {
 TT_MAIN(safetensors_types, safetensors_refuses, safetensors_header_lengths, json_limits, state_round_trip, state_file_layout, state_refuses_what_does_not_fit,
         state_each_prefix_and_bit_flip, state_written_by_another_program, state_that_is_not_finite_replaces_no_good_file, state_each_failing_allocation, state_full_disk_leaves_the_old_file, config_reads_each_family, config_refuses,
         config_token_ids_as_people_write_them,
-        config_round_trip, config_json_refuses_what_a_family_lacks, config_each_failing_allocation, published_configs, model_round_trip,
+        config_round_trip, config_json_refuses_what_a_family_lacks, config_each_failing_allocation, published_configs, model_round_trip, a_full_disk_leaves_no_half_of_a_model, a_folder_without_a_name_is_refused,
         model_with_tokenizer, model_files_that_do_not_fit, weights_of_a_tied_pair_under_either_name, a_pair_that_is_not_tied_needs_both, model_gpt2_prefix_and_buffers, model_shards,
         model_huge_config, model_each_failing_allocation, generation_config_is_read_and_kept, chat_template_is_read_and_kept, generation_config_refuses, errors_of_a_model_name_their_file,
         what_is_not_finite_replaces_no_good_file, save_in_shards,

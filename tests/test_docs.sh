@@ -69,7 +69,7 @@ why_not() {   # command: the reason why it is not run, nothing if it is
 make_target() {   # make and its target, here, where the Makefile is
     case $1 in
     "make demo"*) [ -n "$DOCS_FULL" ] && options= || options="--quick"
-                  make -C "$root" demo DEMO_OPTIONS="$options --out $dir/demo" ;;
+                  make -C "$root" demo DEMO_OUT=$dir/demo DEMO_OPTIONS="$options" ;;
     *) make -C "$root" ${1#make } ;;
     esac
 }

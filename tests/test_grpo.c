@@ -309,6 +309,30 @@ TT_TEST(length_and_divergence_cost_reward) {
     tt_rollouts_free(&all);
     tt_destroy(ctx);
 }
+/* Every choice has a row with all it needs, is found by its name, and an unknown name is answered with those that are known. */
+TT_TEST(choices_are_known_by_name) {
+    static const struct { const char *field; int n; } fields[] = {
+        {"advantage", TT_ADV_LUFFY + 1}, {"loss", TT_LOSS_RLOO + 1}, {"aggregation", TT_TOKEN_SUM + 1},
+        {"kl", TT_KL_K3_RATIO + 1}, {"mismatch", TT_MISMATCH_GEOMETRIC_MASK + 1}, {"aas", TT_AAS_OFF + 1}
+    };
+    tt_context *ctx = tt_create(NULL);
+    int k, i, value;
+    for (k = 0; k < (int)(sizeof fields / sizeof *fields); k++) {
+        for (i = 0; i < fields[k].n; i++) {
+            const tt_choice *choice = tt_grpo_choice(fields[k].field, i);
+            TT_REQUIRE(choice != NULL);
+            TT_CHECK(choice->name[0] && choice->formula[0] && choice->source != NULL);
+            value = -1;
+            TT_CHECK_OK(ctx, tt_grpo_choose(ctx, fields[k].field, choice->name, &value));
+            TT_CHECK_INT(value, i);
+        }
+        TT_CHECK(tt_grpo_choice(fields[k].field, fields[k].n) == NULL && tt_grpo_choice(fields[k].field, -1) == NULL);
+    }
+    TT_CHECK(tt_grpo_choice("colour", 0) == NULL);
+    TT_CHECK_INT(tt_grpo_choose(ctx, "kl", "k4", &value), TT_ERR_ARG);
+    TT_CHECK_CONTAINS(tt_error(ctx), "kl is \"k4\", expected one of k3, k1, k2, k3_clamp, k3_ratio");
+    tt_destroy(ctx);
+}
 TT_TEST(settings_out_of_range_are_named) {
     static const int lengths[2] = {1, 1}, indices[2] = {0, 1};
     static const float values[2] = {0};
@@ -1498,7 +1522,7 @@ TT_TEST(every_failed_allocation_is_reported_and_leaks_nothing) {
 
 TT_MAIN(advantages_have_the_golden_values, equal_rewards_and_groups_of_one_give_exactly_zero,
         rewards_are_weighted_and_may_abstain, an_unscored_response_leaves_the_statistics, length_and_divergence_cost_reward,
-        settings_out_of_range_are_named, token_losses_have_the_golden_values, kl_estimators_have_the_golden_values,
+        choices_are_known_by_name, settings_out_of_range_are_named, token_losses_have_the_golden_values, kl_estimators_have_the_golden_values,
         aggregations_have_the_golden_values, truncated_responses_leave_loss_and_denominators, shaping_has_the_golden_values,
         gamma_is_the_texts_or_the_released_codes, guided_rows_have_the_golden_values, the_pole_of_the_released_factor_is_finite,
         slopes_are_those_of_the_losses, gradients_are_those_of_the_batch_loss, the_entropy_bonus_reaches_its_gradient,

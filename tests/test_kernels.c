@@ -5,7 +5,7 @@
 
 static const char *const all_kernels[] = {"portable", "avx2", "avx512", "neon"};
 
-static const char *const all_matmuls[] = {"f32", "bf16", "amx-bf16", "dot-bf16"};
+static const char *const all_matmuls[] = {"f32", "bf16", "dot-bf16"};
 enum { N_MATMULS = sizeof all_matmuls / sizeof all_matmuls[0] };
 static const char *matmul = "f32";
 static int rounded(void) { return strcmp(matmul, "f32") != 0; }      /* factors of products are rounded to bf16 */

@@ -760,7 +760,7 @@ TT_TEST(lora_trains_the_adapters_alone) {
 }
 TT_TEST(lora_bad_descriptions_are_named) {
     static const struct { int rank; float alpha; const char *target, *word; } bad[] = {
-        {-1, 0, "q_proj", "rank is -1"}, {1 << 20, 0, "q_proj", "rank is 1048576"}, {2, -1, "q_proj", "alpha is -1"}, {2, HUGE_VALF, "q_proj", "alpha"},
+        {-1, 0, "q_proj", "rank is -1"}, {1000, 0, "q_proj", "rank is 1000, expected at most"}, {1 << 20, 0, "q_proj", "rank is 1048576"}, {2, -1, "q_proj", "alpha is -1"}, {2, HUGE_VALF, "q_proj", "alpha"},
         {2, 0, "proj", "\"proj\""},      {2, 0, "lm_head", "lm_head"},              {2, 0, "", "target_modules[0]"}, {2, 0, "layers.7.self_attn.q_proj", "layers.7"},
     };
     tt_test_memory memory = tt_test_memory_none();

@@ -93,6 +93,7 @@ TT_TEST(a_gradient_that_is_not_finite_is_skipped_and_counted) {
     tt_optimizer *o;
     tt_optimizer_stats stats;
     float before, first;
+    int i;
     d.max_grad_norm = 1;
     o = tt_adamw_create(m, &d);
     before = TT_F(tt_model_param(m, 1))[0];
@@ -115,10 +116,19 @@ TT_TEST(a_gradient_that_is_not_finite_is_skipped_and_counted) {
     TT_CHECK_NEAR(fabs((double)(TT_F(tt_model_param(m, 2))[3] - first)), 0.01, 1e-4);   /* first AdamW step: lr * sign */
     TT_CHECK_INT(tt_optimizer_step(o, -1, NULL), TT_ERR_ARG);
     TT_CHECK_CONTAINS(tt_error(ctx), "lr is -1");
+    TT_CHECK_INT(tt_optimizer_step(o, 1e38f, NULL), TT_ERR_ARG);
+    TT_CHECK_CONTAINS(tt_error(ctx), "lr is 1e+38");
     tt_optimizer_destroy(o);
     d.beta2 = 1.5f;
     TT_CHECK(tt_adamw_create(m, &d) == NULL);
     TT_CHECK_CONTAINS(tt_error(ctx), "beta2 is 1.5");
+    d.beta2 = 0;
+    for (i = 0; i < 4; i++) {
+        tt_adamw_desc bad = d;
+        *(i == 0 ? &bad.eps : i == 1 ? &bad.weight_decay : i == 2 ? &bad.max_grad_norm : &bad.beta1) = i == 3 ? (float)NAN : HUGE_VALF;
+        TT_CHECK(tt_adamw_create(m, &bad) == NULL);
+        TT_CHECK_CONTAINS(tt_error(ctx), i == 3 ? "beta1 is" : "inf");
+    }
     tt_model_destroy(m);
     tt_destroy(ctx);
 }

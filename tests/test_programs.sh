@@ -22,6 +22,9 @@ refuses() {   # text of the error, command
     grep -qF -- "$text" err || bad "no \"$text\" from $*"
 }
 said() { grep -qF -- "$1" out err || bad "not said: $1"; }
+with() {   # command, option with its value: the command with it in place of its own
+    awk -v command="$1" -v other="$2" 'BEGIN { n = split(command, c, " "); split(other, o, " "); for (i = 1; i <= n; i++) { if (c[i] == o[1]) { i++ } else { printf "%s ", c[i] } } print other }'
+}
 same() { cmp -s "$1" "$2" || bad "$1 and $2 differ"; }
 narrow() {   # columns: no line of out is wider
     awk -v most="$1" '{ gsub(/[\200-\277]/, ""); if (length($0) > most) { print; wide = 1 } } END { exit wide }' out > wide || bad "wider than $1: $(head -n 1 wide)"
@@ -81,21 +84,21 @@ begin a_run_goes_on_only_under_its_own_settings
 works $pretrain --steps 20 --out whole
 works $pretrain --steps 20 --stop-after 10 --out parts
 for other in "--seed 9" "--lr 1e-5" "--data other.txt" "--hidden-size 32" "--steps 30" "--gradient-parts 2"; do
-    refuses "parts began with \"${other%% *} " $pretrain --steps 20 --out parts --resume $other
+    refuses "parts began with \"${other%% *} " $(with "$pretrain --steps 20 --out parts --resume" "$other")
 done
 cp text.txt moved.txt
-works $pretrain --steps 20 --out parts --resume --eval-every 3 --data moved.txt      # the same bytes at another place
+works $(with "$(with "$pretrain --steps 20 --out parts --resume" "--data moved.txt")" "--eval-every 3")      # the same bytes at another place
 same whole/model.safetensors parts/model.safetensors
 works $sft --epochs 2 --out sft-whole
 works $sft --epochs 2 --stop-after 3 --out sft-parts
 for other in "--seed 9" "--lr 1e-5" "--data q2.jsonl" "--lora-rank 2" "--epochs 3" "--model whole"; do
-    refuses "sft-parts began with \"${other%% *} " $sft --epochs 2 --out sft-parts --resume $other
+    refuses "sft-parts began with \"${other%% *} " $(with "$sft --epochs 2 --out sft-parts --resume" "$other")
 done
 works $sft --epochs 2 --out sft-parts --resume
 same sft-whole/model.safetensors sft-parts/model.safetensors
 refuses "parts began with \"pretrain " $sft --out parts --resume
 works $rl --data q.jsonl --out rl
-for other in "--lr 1e-5" "--data q2.jsonl" "--steps 3" "--on-long error"; do refuses "rl began with \"${other%% *} " $rl --data q.jsonl --out rl --resume $other; done
+for other in "--lr 1e-5" "--data q2.jsonl" "--steps 3" "--on-long error"; do refuses "rl began with \"${other%% *} " $(with "$rl --data q.jsonl --out rl --resume" "$other"); done
 works $rl --data q.jsonl --out rl --resume
 
 begin nothing_is_removed_where_settings_are_missing
@@ -123,23 +126,24 @@ cp -r base poisoned
 { head -c -4 base/model.safetensors; printf '\000\000\300\177'; } > poisoned/model.safetensors
 works $sft --epochs 1 --out kept-model && cp kept-model/model.safetensors good.safetensors
 for command in "$sft --epochs 1" "$sft --epochs 20 --save-every 1" "$sft --epochs 20 --stop-after 3" "$sft --epochs 1 --lora-rank 2"; do
-    refuses "left out" $command --model poisoned --out kept-model
+    refuses "left out" $(with "$command --out kept-model" "--model poisoned")
     said "the update is left out, a gradient is not finite"
     same kept-model/model.safetensors good.safetensors
     [ ! -e kept-model/training.safetensors ] || bad "a checkpoint of nothing"
 done
-refuses "not finite" $rl --model poisoned --data q.jsonl --out kept-rl
+refuses "not finite" $(with "$rl --data q.jsonl --out kept-rl" "--model poisoned")
 
 begin what_is_too_long_is_left_out_and_counted_or_refused
-works $sft --data long.jsonl --out long-sft
+long="$(with "$sft --out long-sft" "--data long.jsonl")"
+works $long
 said "1 left out"
-refuses "long.jsonl: line 8 has" $sft --data long.jsonl --out long-sft --on-long error
+refuses "long.jsonl: line 8 has" $long --on-long error
 works $rl --data long.jsonl --out long-rl
 said "1 of 38 questions are left out"
 refuses "the first in line 8, are longer than" $rl --data long.jsonl --out long-rl2 --on-long error
 [ ! -e long-rl2/seed-1 ] || bad "it worked first"
-refuses "leaves no room for a prompt in the model's 64 positions" $rl --data long.jsonl --out long-rl3 --max-length 64
-refuses '--on-long is "drop"' $sft --data long.jsonl --out long-sft --on-long drop
+refuses "leaves no room for a prompt in the model's 64 positions" $(with "$rl --data long.jsonl --out long-rl3" "--max-length 64")
+refuses '--on-long is "drop"' $long --on-long drop
 
 begin lines_fit_the_terminal
 for columns in 80 60; do
@@ -150,7 +154,7 @@ for columns in 80 60; do
     said "own reward 0."
     works $rl --data q.jsonl --out narrow-rl
     narrow $columns
-    works $sft --data q.jsonl --epochs 10 --out narrow-sft
+    works $sft --epochs 10 --out narrow-sft
     narrow $columns
 done
 unset COLUMNS
@@ -195,6 +199,147 @@ for limit in 6000 12000 20000 30000 40000 60000 100000 200000; do
     [ $rc -eq 0 ] || [ -s err ] || bad "nothing said with $limit KB"
 done
 case $ends in *" 1"*0) ;; *) echo "  ends:$ends" ;; esac
+
+begin closed_streams_keep_out_of_files
+works "$bin/thinktune" $quick --out open
+"$bin/thinktune" $quick --out closed <&- >&- 2>&-
+[ $? -eq 1 ] || bad "exit $? with all streams closed"      # what it prints is lost
+[ ! -s closed/lock ] || bad "text in the lock: $(head -c 60 closed/lock)"
+for file in metrics.jsonl summary.json settings.txt; do same open/$file closed/$file; done
+$pretrain --steps 5 --out closed-pretrain > out 2> err >&- && bad "a lost output is no success"
+said "cannot write standard output"
+[ ! -s closed-pretrain/lock ] || bad "text in the lock: $(head -c 60 closed-pretrain/lock)"
+works "$bin/generate" --model closed-pretrain --prompt "the cat" --max-tokens 4
+
+begin an_output_that_is_lost_is_an_error_with_its_reason
+full=
+if mknod full c 1 7 2> /dev/null; then full=full; fi
+for to in $full closed; do
+    for command in "generate --model base --prompt cat --max-tokens 4" "generate --model base --prompt cat --max-tokens 4 --n 2" "tokenize inspect --tokenizer base text.txt" "generate --help"; do
+        if [ $to = full ]; then "$bin"/$command > full 2> err; else "$bin"/$command 2> err >&-; fi
+        [ $? -eq 1 ] && grep -q "cannot write standard output: " err || bad "$command to $to: $(cat err)"
+    done
+done
+
+begin a_folder_that_cannot_be_written_is_refused_before_any_work
+if command -v setpriv > /dev/null && setpriv --reuid=65534 --regid=65534 --clear-groups true 2> /dev/null; then
+    mkdir -p denied/kept && touch denied/kept/lock && chmod 666 denied/kept/lock && chmod 555 denied denied/kept
+    for out in denied denied/new denied/kept; do
+        for command in "$pretrain --steps 5" "$sft" "$bin/thinktune $quick"; do
+            refuses "Permission denied" setpriv --reuid=65534 --regid=65534 --clear-groups $command --out $out
+            grep -qE 'loss|examples|model of' out && bad "it worked first"
+        done
+    done
+else echo "  left out: no other user to be"; fi
+
+begin what_killed_runs_left_is_removed
+mkdir -p stale/seed-1/grpo stale/other && touch stale/other/lock
+for folder in stale stale/seed-1/grpo stale/other; do touch $folder/tt-0123456789abcdef.tmp; done
+touch stale/tt-notes.tmp
+works $pretrain --steps 5 --out stale
+[ ! -e stale/tt-0123456789abcdef.tmp ] && [ ! -e stale/seed-1/grpo/tt-0123456789abcdef.tmp ] || bad "they are still there"
+[ -e stale/tt-notes.tmp ] && [ -e stale/other/tt-0123456789abcdef.tmp ] || bad "what is not its own is gone"
+
+begin a_run_stops_at_once_where_it_should_have
+works $pretrain --steps 20 --stop-after 10 --out early
+cp early/training.safetensors ten
+for at in 5 10; do
+    works $pretrain --steps 20 --stop-after $at --out early --resume
+    said "stands at step 10 already"
+    same early/training.safetensors ten
+done
+works $sft --epochs 2 --stop-after 3 --out early-sft
+cp early-sft/training.safetensors three
+works $sft --epochs 2 --stop-after 2 --out early-sft --resume
+said "stopped at step 3"
+same early-sft/training.safetensors three
+
+begin a_run_goes_on_only_beside_its_own_model
+works $pretrain --steps 20 --out straight
+works $pretrain --steps 20 --stop-after 10 --out swapped
+for file in config.json tokenizer.json; do
+    cp swapped/$file mine && { sed 's/"rms_norm_eps": *[0-9.e-]*/"rms_norm_eps": 0.001/' mine; echo; } > swapped/$file
+    refuses "swapped/$file is not the one" $pretrain --steps 20 --out swapped --resume
+    rm swapped/$file
+    refuses "$file" $pretrain --steps 20 --out swapped --resume
+    cp mine swapped/$file
+done
+cp swapped/model.safetensors mine && cp straight/model.safetensors swapped/model.safetensors
+works $pretrain --steps 20 --stop-after 10 --out swapped --resume
+same swapped/model.safetensors mine      # the checkpoint's
+rm swapped/model.safetensors
+works $pretrain --steps 20 --out swapped --resume
+same straight/model.safetensors swapped/model.safetensors
+
+begin a_checkpoint_beyond_its_run_is_refused
+works $pretrain --steps 20 --stop-after 10 --out beyond
+works $sft --epochs 2 --stop-after 20 --out beyond-sft
+works "$bin/thinktune" $quick --arms grpo --out beyond-rl
+rm beyond-rl/seed-1/grpo/result.json
+sed -i.was 's/^--steps 20$/--steps 8/' beyond/settings.txt
+refuses "step is 10, expected a whole number in 0..8" $pretrain --steps 8 --out beyond --resume
+sed -i.was 's/^--epochs 2$/--epochs 1/' beyond-sft/settings.txt
+refuses "epoch is 1, expected a whole number in 0..0" $sft --epochs 1 --out beyond-sft --resume
+sed -i.was 's/^--steps 2$/--steps 1/' beyond-rl/settings.txt
+refuses "it is of step 2, the run ends with step 1" $(with "$bin/thinktune $quick --arms grpo --out beyond-rl --resume" "--steps 1")
+
+begin options_mean_something_or_are_refused
+works $pretrain --steps 5 --steps 6 --out last-counts
+grep -q "^--steps 6$" last-counts/settings.txt || bad "of an option given twice the last does not count"
+for number in " 4" 0x10 1e1 4.0 "" "4 " inf nan; do
+    refuses "--max-tokens is \"$number\"" "$bin/generate" --model base --prompt cat --max-tokens "$number"
+    refuses "--vocab-size is \"$number\"" "$bin/tokenize" train --input text.txt --out none.json --vocab-size "$number"
+done
+for number in " 0.5" 0x1 inf nan ""; do refuses "--temperature is \"$number\"" "$bin/generate" --model base --prompt cat --temperature "$number"; done
+works "$bin/generate" --model base --prompt cat --max-tokens 4 --temperature 5e-1
+for option in "--format chatml" "--system be" "--date today" --parse-content; do refuses "${option%% *} means nothing without --chat" "$bin/generate" --model base --prompt cat $option; done
+for option in "--temperature 2" "--top-k 5" "--top-p 0.5" "--min-p 0.5"; do refuses "${option%% *} means nothing with --greedy" "$bin/generate" --model base --prompt cat --greedy $option; done
+refuses "--format means nothing with data without messages" $sft --format chatml --out none
+for option in --merge --map "--lora-alpha 4"; do refuses "${option%% *} means nothing without --lora-rank" $sft $option --out none; done
+refuses "--end-token means nothing without --data" "$bin/thinktune" $quick --end-token x --out none
+refuses "rank is 65536, expected at most 16" $sft --lora-rank 65536 --out none
+
+begin a_folder_without_a_name_is_no_root
+refuses "the name of its folder is empty" "$bin/generate" --model "" --prompt cat
+refuses "the name of its folder is empty" "$bin/generate" --model base --lora "" --prompt cat
+refuses "the name of its folder is empty" "$bin/sft" --model "" --data q.jsonl --out none
+refuses "the name of its folder is empty" "$bin/thinktune" $quick --model "" --data q.jsonl --end-token x --out none
+refuses "--tokenizer is empty" "$bin/tokenize" encode --tokenizer "" text.txt
+
+begin sft_says_what_stands_where_a_text_should
+line() {   # text of the error, a line of JSON
+    { head -n 2 q.jsonl; printf '%s\n' "$2"; } > odd.jsonl
+    refuses "odd.jsonl line 3$1" "$bin/sft" --model base --data odd.jsonl --out odd
+}
+line ': "question" is a number, expected a text' '{"question": 5, "answer": "1"}'
+line ': "answer" is true or false, expected a text or a number' '{"question": "a", "answer": true}'
+line ': "completion" is a list, expected a text or a number' '{"prompt": "a", "completion": [1]}'
+line ': it is a list, expected an object' '[1, 2]'
+line ': it is a number, expected an object' '5'
+line ': "content" is null, expected a text' '{"messages": [{"role": "user", "content": null}]}'
+line ' column 15: the byte 0xFF is no UTF-8' "$(printf '{"question": "\377", "answer": "1"}')"
+awk 'BEGIN { for (i = 0; i < 40; i++) { printf "{\"problem\": \"the cat %d\", \"answer\": %d}\n", i, i } }' > numbers.jsonl
+works "$bin/sft" --model base --data numbers.jsonl --epochs 1 --batch-tokens 128 --out numbers
+works $rl --data numbers.jsonl --out numbers-rl
+
+begin tokenize_names_what_is_no_id
+odd() { printf -- "$2" > ids; refuses "$1" "$bin/tokenize" decode --tokenizer base ids; }
+odd '"\x00" at byte 0 is no token id' '\000\000\000'
+odd '"\x00" at byte 3 is no token id' '5 6\000'
+odd '"\x1B\xFFab" at byte 2' '5 \033\377ab\ncd'
+odd '"-5" at byte 0' '-5'
+odd '"99999999999999999999" at byte 0' '99999999999999999999999'
+: > empty.txt
+refuses "the text is empty" "$bin/tokenize" train --input empty.txt --vocab-size 300 --out nothing.json
+[ ! -e nothing.json ] || bad "a tokenizer of nothing"
+printf 'the\000cat\n' > line
+"$bin/generate" --model base --chat --format plain --max-tokens 2 < line > out 2> err && bad "a turn with a byte 0"
+said "a line has a byte 0"
+
+begin nothing_waits_at_a_pipe
+mkdir -p pipes && mkfifo pipes/config.json pipes/q.jsonl
+refuses "it is a pipe" timeout 20 "$bin/generate" --model pipes --prompt cat
+refuses "it is a pipe" timeout 20 "$bin/thinktune" $quick --model base --data pipes/q.jsonl --end-token x --out none-rl
 
 end
 echo "$passed passed, $failed failed"

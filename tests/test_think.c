@@ -728,6 +728,8 @@ TT_TEST(a_teacher_follows_its_student) {
     TT_CHECK_BYTES(q->data, p->data, p->size * sizeof(float));
     TT_CHECK_INT(tt_teacher_follow(teacher, student, 1.5f), TT_ERR_ARG);
     TT_CHECK_CONTAINS(tt_error(ctx), "decay is 1.5");
+    TT_CHECK_INT(tt_teacher_follow(teacher, teacher, 0.5f), TT_ERR_ARG);
+    TT_CHECK_CONTAINS(tt_error(ctx), "the teacher is the student itself");
     tt_model_destroy(teacher);
     other.vocab_size++;
     teacher = tt_model_create(ctx, &other, 1);

@@ -1616,6 +1616,9 @@ TT_TEST(training_errors_name_the_field) {
     none.user = NULL;
     TT_CHECK(tt_tokenizer_train(ctx, NULL, none) == NULL);
     TT_CHECK_CONTAINS(tt_error(ctx), "text.read is NULL");
+    desc = plain(TT_PRETOKENIZE_GPT2, 300);
+    TT_CHECK(train(ctx, &desc, "", 0, 0) == NULL);
+    TT_CHECK_CONTAINS(tt_error(ctx), "the text is empty");
     tt_destroy(ctx);
 }
 

@@ -479,6 +479,15 @@ TT_TEST(jsonl_errors_name_the_line) {
     TT_CHECK(load_lines(ctx, "{\"question\":\"a\",\"answer\":[]}\n") == NULL);
     TT_CHECK_CONTAINS(tt_error(ctx), "answer");
     TT_CHECK(load_lines(ctx, "[1]\n") == NULL);
+    TT_CHECK_CONTAINS(tt_error(ctx), "line 1: it is a list, expected an object");
+    TT_CHECK(load_lines(ctx, "{\"question\":5,\"answer\":\"1\"}\n") == NULL);
+    TT_CHECK_CONTAINS(tt_error(ctx), "\"question\" is a number, expected a text");
+    TT_CHECK(load_lines(ctx, "{\"problem\":\"a\",\"answer\":true}\n") == NULL);
+    TT_CHECK_CONTAINS(tt_error(ctx), "\"answer\" is true or false, expected a text or a number");
+    TT_CHECK(load_lines(ctx, "{\"question\":\"a\"}\n") == NULL);
+    TT_CHECK_CONTAINS(tt_error(ctx), "it has no text \"answer\"");
+    TT_CHECK(load_lines(ctx, "{\"question\":\"a\",\"answer\":1}\n{\"question\":\"\xc3\",\"answer\":1}\n") == NULL);
+    TT_CHECK_CONTAINS(tt_error(ctx), "line 2 column 14: the byte 0xC3 is no UTF-8");
     TT_CHECK(load_lines(ctx, "\n \n") == NULL);
     TT_CHECK_CONTAINS(tt_error(ctx), "0 records");
     TT_CHECK(tt_jsonl_load(ctx, "build/tmp/no such file") == NULL);
@@ -1620,7 +1629,38 @@ TT_TEST(trainer_errors_name_field_and_value) {
     r.task.prompt_template = "<q>{question}<a>";
     r.desc.schedule.lr = 0;
     EXPECT_ERROR("schedule.lr is 0");
+    r.desc.schedule.lr = HUGE_VALF;
+    EXPECT_ERROR("schedule.lr is inf");
+    r.desc.schedule.lr = 1e38f;
+    EXPECT_ERROR("schedule.lr is 1e+38");
+    r.desc.schedule.lr = (float)NAN;
+    EXPECT_ERROR("schedule.lr is ");
     r.desc.schedule.lr = 0.01f;
+    r.desc.schedule.min_lr = -1;
+    EXPECT_ERROR("schedule.min_lr is -1");
+    r.desc.schedule.min_lr = 0;
+    r.desc.schedule.warmup_steps = -2;
+    EXPECT_ERROR("schedule.warmup_steps is -2");
+    r.desc.schedule.warmup_steps = 0;
+    r.desc.schedule.type = (tt_schedule_type)7;
+    EXPECT_ERROR("schedule.type is 7");
+    r.desc.schedule.type = TT_CONSTANT;
+    r.desc.adamw.weight_decay = 1e38f;
+    EXPECT_ERROR("weight_decay 1e+38");
+    r.desc.adamw.weight_decay = 0;
+    r.desc.max_batch = -5;
+    EXPECT_ERROR("max_batch is -5");
+    r.desc.max_batch = 0;
+    r.desc.grpo.kl = (tt_kl_type)-1;
+    EXPECT_ERROR("kl is -1,");
+    r.desc.grpo.kl = TT_KL_K3;
+    r.teacher.feedback = NULL;
+    r.desc.teacher = &r.teacher;
+    r.desc.think.total_steps = 1;
+    EXPECT_ERROR("teacher.feedback is NULL");
+    r.teacher.feedback = echo_feedback;
+    r.desc.think.total_steps = 0;
+    r.desc.teacher = NULL;
     r.desc.world_size = 2;
     EXPECT_ERROR("world_size is 2");
     r.desc.world_size = 0;
@@ -1652,6 +1692,69 @@ TT_TEST(trainer_errors_name_field_and_value) {
     TT_CHECK_OK(r.ctx, tt_trainer_step(r.trainer, &m));        /* an error leaves a usable trainer */
     rig_close(&r);
     TT_CHECK_NO_LEAK(memory);
+}
+static tt_status fail_silently(void *user, int split, uint64_t index, tt_text *question, tt_text *answer) {
+    (void)user;
+    (void)split;
+    (void)index;
+    (void)question;
+    (void)answer;
+    return TT_ERR_IO;
+}
+static tt_status respond_silently(void *user, const char *question, const char *answer, int k, tt_text *response) {
+    (void)user;
+    (void)question;
+    (void)answer;
+    (void)k;
+    (void)response;
+    return TT_ERR_FILE;
+}
+TT_TEST(a_callback_that_fails_without_a_word_is_named) {
+    rig r;
+    tt_step_metrics m;
+    rig_open(&r, 1, NULL);
+    r.task.question = fail_silently;
+    rig_start(&r);
+    TT_REQUIRE(r.trainer != NULL);
+    TT_CHECK_INT(tt_trainer_step(r.trainer, &m), TT_ERR_IO);
+    TT_CHECK_CONTAINS(tt_error(r.ctx), "task.question: question ");
+    TT_CHECK_CONTAINS(tt_error(r.ctx), tt_status_name(TT_ERR_IO));
+    TT_CHECK_INT(tt_error_status(r.ctx), TT_ERR_IO);
+    tt_trainer_destroy(r.trainer);
+    r.task.question = echo_question;
+    r.desc.off_policy = respond_silently;
+    rig_start(&r);
+    TT_REQUIRE(r.trainer != NULL);
+    TT_CHECK_INT(tt_trainer_step(r.trainer, &m), TT_ERR_FILE);
+    TT_CHECK_CONTAINS(tt_error(r.ctx), "off_policy: response 0 failed");
+    rig_close(&r);
+}
+static tt_trainer *own_trainer;
+static tt_status step_within(void *user, const tt_attempt *attempts, int n, tt_feedback *out) {
+    (void)user;
+    (void)attempts;
+    (void)n;
+    (void)out;
+    return tt_trainer_step(own_trainer, NULL);
+}
+TT_TEST(a_step_within_a_step_is_refused) {
+    rig r;
+    tt_step_metrics m;
+    rig_open(&r, 1, NULL);
+    r.teacher.feedback = step_within;
+    r.desc.teacher = &r.teacher;
+    r.desc.think.total_steps = 1;
+    r.desc.think.init_pct = r.desc.think.min_pct = 1;
+    r.desc.grpo.max_completion_length = 10;
+    rig_start(&r);
+    TT_REQUIRE(r.trainer != NULL);
+    own_trainer = r.trainer;
+    TT_CHECK_INT(tt_trainer_step(r.trainer, &m), TT_ERR_ARG);
+    TT_CHECK_CONTAINS(tt_error(r.ctx), "called by a callback of this trainer's own step");
+    TT_CHECK_INT(tt_trainer_step_count(r.trainer), 0);
+    TT_CHECK_INT(tt_trainer_step(r.trainer, &m), TT_ERR_ARG);      /* of the callback's again, not of the first call */
+    TT_CHECK_CONTAINS(tt_error(r.ctx), "callback");
+    rig_close(&r);
 }
 static tt_status give_answer(void *user, const char *question, const char *answer, int k, tt_text *response) {
     (void)user;
@@ -1949,5 +2052,6 @@ TT_MAIN(signs_documents_follow_the_grammar, signs_splits_are_disjoint, signs_jud
         trainer_adds_and_logs_rewards, trainer_survives_a_failing_reward, trainer_replaces_groups_of_equal_rewards, trainer_updates_on_mini_batches,
         trainer_mixes_in_off_policy_responses, trainer_saves_what_it_is_given_beside, trainer_takes_any_model_as_teacher, trainer_measures_divergence_on_request,
         trainer_takes_divergence_from_the_reward, trainer_stops_with_a_reason, trainer_has_bnpos_trap_only_under_its_name,
-        trainer_errors_name_field_and_value, trainer_survives_lost_memory, reward_is_of_all_responses_and_own_reward_of_the_students_own,
+        trainer_errors_name_field_and_value, a_callback_that_fails_without_a_word_is_named, a_step_within_a_step_is_refused, trainer_survives_lost_memory,
+        reward_is_of_all_responses_and_own_reward_of_the_students_own,
         what_max_completion_length_cuts_is_counted, a_question_that_is_too_long_is_named_before_training, rewards_of_any_size_train_or_are_left_out, metrics_are_json, evaluation_is_repeatable, prompts_begin_as_the_tokenizers_file_says)
