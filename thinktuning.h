@@ -1098,6 +1098,7 @@ typedef struct tt_rollout {
     int off_policy;                     /* written by the user: tt_rollout_off_policy                     */
     int attempt_length;                 /* guided: tokens before the feedback                             */
     float attempt_reward;               /* guided: reward of the response before the feedback             */
+    double kl_cost;                     /* with kl_in_reward: beta KL(old, reference); NaN until computed */
     float rewards[TT_MAX_REWARDS];      /* NaN = abstains                                                 */
     float reward, advantage;            /* reward NaN: nobody scored it                                   */
 } tt_rollout;
@@ -1431,9 +1432,12 @@ TT_API tt_status tt_think_augment(tt_rollouts *, const tt_augment *, const tt_th
 /* After the rewards: the rates. A response is right if its first reward is above one half. */
 TT_API void      tt_think_score(const tt_rollouts *, tt_think_metrics *);
 
-/* ==== 13. train ========================================================================== */
+/* ==== 13. train ============================================================================
+ * A task asks questions and rewards responses. The trainer turns questions into prompts, prompts into
+ * rollouts, rollouts (after a teacher's feedback) into rewards, advantages, gradients and updates. What it is
+ * made of is public too, for training and evaluation of your own. */
 
-/* A task: where prompts come from and what a response is worth. Texts are appended to tt_text. */
+/* What a reward function is given. */
 typedef struct tt_reward_input {
     const char *question, *answer, *response;   /* NUL-terminated; response without its end token */
     size_t response_size;
@@ -1442,30 +1446,39 @@ typedef struct tt_reward_input {
     int n_tokens;
     int prompt, sample;                         /* which it is, for errors                        */
 } tt_reward_input;
+
 /* What a response did: was the first attempt right, the final answer, and which reflection stands between. */
-typedef enum tt_behaviour { TT_NO_REFLECTION = 0, TT_SELF_AGREEMENT, TT_SELF_CONFLICT, TT_SELF_CONSULTATION, TT_SELF_CRITIQUE, TT_N_BEHAVIOURS } tt_behaviour;
+typedef enum tt_behaviour {
+    TT_NO_REFLECTION = 0, TT_SELF_AGREEMENT, TT_SELF_CONFLICT, TT_SELF_CONSULTATION, TT_SELF_CRITIQUE,
+    TT_N_BEHAVIOURS
+} tt_behaviour;
 typedef struct tt_outcome { int final_right, first_right, reflects; tt_behaviour behaviour; } tt_outcome;
+
+/* Where prompts come from and what a response is worth. Texts are appended to tt_text. */
 typedef struct tt_task {
     const char *name;
     /* question number `index` of a split (0 train, 1 held out) and its gold answer; any index is valid */
     tt_status (*question)(void *user, int split, uint64_t index, tt_text *question, tt_text *answer);
     tt_status (*reward)(void *user, const tt_reward_input *in, float *reward);   /* NaN = abstain */
-    /* behaviour of a response: see tt_outcome; NULL = the default: it reflects from the first "wait", "check", "verify" or "mentor"
-     * on, the first attempt is what stands before, the reward judges both, and words tell the behaviour */
+    /* behaviour of a response: see tt_outcome; NULL = the default: it reflects from the first "wait",
+     * "check", "verify" or "mentor" on, the first attempt is what stands before, the reward judges both, and
+     * words tell the behaviour */
     tt_status (*judge)(void *user, const tt_reward_input *in, tt_outcome *out);
-    const char *prompt_template;                /* around {question}, e.g. "<user>{question}<student>"; see tt_encode_prompt */
-    const char *end_token;                      /* text of the token that ends a response              */
+    const char *prompt_template;   /* around {question}: "<user>{question}<student>"; see tt_encode_prompt */
+    const char *end_token;         /* text of the token that ends a response                           */
     void *user;
-    /* appends the final answer in a form in which equal answers are equal texts, for maj@k; nothing = no answer;
-     * NULL = \boxed{...}, what follows "####", or the last number */
+    /* appends the final answer in a form in which equal answers are equal texts, for maj@k; nothing = no
+     * answer; NULL = \boxed{...}, what follows "####", or the last number */
     tt_status (*extract)(void *user, const tt_reward_input *in, tt_text *answer);
-    /* how many questions a split has, index i being i % count: tt_trainer_create then reads them all, and refuses by name one whose
-     * prompt leaves no room for max_completion_length; NULL = without end: such a prompt is an error of the step that draws it */
+    /* how many questions a split has, index i being i % count: tt_trainer_create then reads them all, and
+     * refuses by name one whose prompt leaves no room for max_completion_length; NULL = without end: such a
+     * prompt is an error of the step that draws it */
     int (*count)(void *user, int split);
 } tt_task;
 
-/* A reward beside the task's. A reward function that fails (but for TT_ERR_STOP and TT_ERR_MEM) or returns an infinity
- * abstains from that response; this is counted and logged. Only if nobody scores any response does the step fail. */
+/* A reward beside the task's. A reward function that fails (but for TT_ERR_STOP and TT_ERR_MEM) or returns an
+ * infinity abstains from that response; this is counted and logged. Only if nobody scores any response does
+ * the step fail. */
 typedef struct tt_reward {
     const char *name;              /* rewards/<name>/mean in the metrics; lent                 */
     tt_status (*reward)(void *user, const tt_reward_input *in, float *reward);
@@ -1488,24 +1501,31 @@ typedef struct tt_prompts {
     tt_ids ids;                    /* all prompts end to end                                   */
     size_t *at;                    /* [n][3] where question, answer and ids begin              */
 } tt_prompts;
-TT_API tt_status   tt_prompts_create(tt_context *, const tt_task *, const tt_tokenizer *, int n, tt_prompts *out);
-TT_API tt_status   tt_prompts_set(tt_prompts *, int i, int split, uint64_t number);   /* question `number` of a split in place i, also again */
+TT_API tt_status tt_prompts_create(tt_context *, const tt_task *, const tt_tokenizer *, int n,
+                                   tt_prompts *out);
+/* Question `number` of a split in place i, also again. */
+TT_API tt_status   tt_prompts_set(tt_prompts *, int i, int split, uint64_t number);
 TT_API const char *tt_prompts_question(const tt_prompts *, int i);
 TT_API const char *tt_prompts_answer(const tt_prompts *, int i);
-/* in has tokens, n_tokens, stopped and sample; the rest is filled. response receives the text, which in points to. */
+/* in has tokens, n_tokens, stopped and sample; the rest is filled, response receives the text. */
 TT_API tt_status   tt_prompts_input(const tt_prompts *, int i, tt_text *response, tt_reward_input *in);
 TT_API void        tt_prompts_free(tt_prompts *);
 /* Are model, tokenizer and task complete, and made for each other? An error names who asks. */
-TT_API tt_status   tt_task_check(tt_model *, const tt_tokenizer *, const tt_task *, const char *who, int *end_token);
+TT_API tt_status tt_task_check(tt_model *, const tt_tokenizer *, const tt_task *, const char *who,
+                               int *end_token);
 
 /* How many calls have failed, and the first of them. Start from zero. */
 typedef struct tt_reward_errors { int n; tt_status status; char text[512]; } tt_reward_errors;
 /* A call that fails, or gives an infinity, counts as NaN; TT_ERR_STOP and TT_ERR_MEM are passed on. */
-TT_API tt_status   tt_reward_call(tt_context *, const tt_reward *, const tt_reward_input *, tt_reward_errors *, float *out);
+TT_API tt_status tt_reward_call(tt_context *, const tt_reward *, const tt_reward_input *, tt_reward_errors *,
+                                float *out);
 /* What a response with that reward of the task did; nothing if the reward is NaN or the judge fails. */
-TT_API tt_status   tt_judge(tt_context *, const tt_task *, const tt_reward_input *, float reward, tt_reward_errors *, tt_outcome *out);
+TT_API tt_status tt_judge(tt_context *, const tt_task *, const tt_reward_input *, float reward,
+                          tt_reward_errors *, tt_outcome *out);
 /* Sums of outcomes, and the rates that they make. */
-typedef struct tt_tally { double n, right, first, reflects, corrected, spoiled, length, stopped, behaviour[TT_N_BEHAVIOURS]; } tt_tally;
+typedef struct tt_tally {
+    double n, right, first, reflects, corrected, spoiled, length, stopped, behaviour[TT_N_BEHAVIOURS];
+} tt_tally;
 typedef struct tt_rates {
     double accuracy, first_accuracy, reflection_rate;
     double correction_rate;        /* right at the end, of those whose first attempt was wrong */
@@ -1515,25 +1535,30 @@ typedef struct tt_rates {
 TT_API void        tt_tally_add(tt_tally *, const tt_outcome *, int length, int stopped);
 TT_API tt_rates    tt_tally_rates(const tt_tally *);
 
-/* Ready-made beside the header, in examples/: tasks.h (tt_signs_*, tt_puzzles_*, tt_jsonl_*), rewards.h (tt_reward_*,
- * tt_answer_*) and evaluate.h (tt_evaluate, tt_bootstrap, tt_pass_at_k, ...). A program includes them behind this file. */
+/* Ready-made beside the header, in examples/: tasks.h (tt_signs_*, tt_puzzles_*, tt_jsonl_*), rewards.h
+ * (tt_reward_*, tt_answer_*) and evaluate.h (tt_evaluate, tt_bootstrap, tt_pass_at_k, ...). A program includes
+ * them behind this file. */
 
-/* ---- more than one process: the same program runs as several ranks, over MPI or whatever fills the hook ----
- * A batch is cut into n_parts parts of which rank r has its consecutive n_parts / world_size. For each of them: backward of
- * a loss whose denominators are those of ALL parts, then tt_reducer_add; tt_reducer_sum then leaves the sum over all parts
- * of all ranks in the gradients of the model. The parts are summed as a binary tree, and a hook that sums 2, 4, 8, ... ranks
- * in the same way goes on with it: runs with equal n_parts give the same bits at any number of ranks. That costs a copy of
- * the gradients for each halving of a rank's parts, and matrix products of one part each. */
+/* ---- more than one process ----
+ * The same program runs as several ranks, over MPI or whatever fills the hook. A batch is cut into n_parts parts
+ * of which rank r has its consecutive n_parts / world_size. For each of them: backward of a loss whose
+ * denominators are those of ALL parts, then tt_reducer_add; tt_reducer_sum then leaves the sum over all parts of
+ * all ranks in the gradients of the model. The parts are summed as a binary tree, and a hook that sums 2, 4, 8,
+ * ... ranks in the same way goes on with it: runs with equal n_parts give the same bits at any number of ranks.
+ * That costs a copy of the gradients for each halving of a rank's parts, and matrix products of one part each. */
 typedef struct tt_reducer_desc {
     tt_model *model;               /* lent                                                     */
-    /* sums data[0..n), memory of the backend, over all ranks in place: the same bits on every rank; NULL = one process */
+    /* sums data[0..n), memory of the backend, over all ranks in place, the same bits on every rank; NULL = one
+     * process */
     tt_status (*allreduce)(void *user, float *data, size_t n);
     void *user;
     int rank, world_size;          /* world_size 0 = 1                                         */
-    int n_parts;                   /* a power of two and a multiple of world_size; 0 = world_size, whatever that is */
+    int n_parts;                   /* a power of two and a multiple of world_size; 0 = world_size, whatever
+                                      that is */
 } tt_reducer_desc;
 typedef struct tt_reducer tt_reducer;
-TT_API tt_reducer *tt_reducer_create(tt_context *, const tt_reducer_desc *);   /* for the parameters that require a gradient now */
+/* For the parameters that require a gradient now. */
+TT_API tt_reducer *tt_reducer_create(tt_context *, const tt_reducer_desc *);
 TT_API void        tt_reducer_destroy(tt_reducer *);
 TT_API const tt_reducer_desc *tt_reducer_desc_get(const tt_reducer *);         /* resolved */
 TT_API tt_status   tt_reducer_add(tt_reducer *);
@@ -1541,18 +1566,24 @@ TT_API tt_status   tt_reducer_sum(tt_reducer *);
 /* all[rank * n + i] = mine[i] of each rank, exactly (within the range of float; NaN and infinities too). */
 TT_API tt_status   tt_reducer_gather(tt_reducer *, const double *mine, int n, double *all);
 
-/* The hook over NCCL, in tt_cuda.cu compiled with TT_CUDA_NCCL: one process a GPU, the sum stays on the devices. Rank 0 makes
- * an id and brings it to the others by its own means (examples/parallel_nccl.h: MPI); then all create together.
- * ordered = 1: ranks are summed as the tree above; 0: in NCCL's own order, faster, the same bits at equal ranks and machines.
- * The hook's user is the tt_nccl. NULL, or TT_ERR_DEVICE with NCCL's reason, on failure. Not a word reaches the host. */
+/* The hook over NCCL, in tt_cuda.cu compiled with TT_CUDA_NCCL: one process a GPU, the sum stays on the
+ * devices. Rank 0 makes an id and brings it to the others by its own means (examples/parallel_nccl.h: MPI);
+ * then all create together. ordered = 1: ranks are summed as the tree above; 0: in NCCL's own order, faster,
+ * the same bits at equal ranks and machines. The hook's user is the tt_nccl. NULL, or TT_ERR_DEVICE with
+ * NCCL's reason, on failure. Not a word reaches the host. */
 #define TT_NCCL_ID_BYTES 128
 typedef struct tt_nccl tt_nccl;
 extern tt_status tt_nccl_id(tt_context *, char id[TT_NCCL_ID_BYTES]);
-extern tt_nccl  *tt_nccl_create(tt_context *, const char id[TT_NCCL_ID_BYTES], int rank, int world_size, int ordered);
+extern tt_nccl *tt_nccl_create(tt_context *, const char id[TT_NCCL_ID_BYTES], int rank, int world_size,
+                               int ordered);
 extern void      tt_nccl_destroy(tt_nccl *);
 extern tt_status tt_nccl_allreduce(void *nccl, float *data, size_t n);
 
-enum { TT_MAX_SKIPPED = 10 };      /* updates in a row that are left out before a run is given up, unless it says otherwise */
+/* ---- the trainer ---- */
+
+/* Updates in a row that are left out before a run is given up, unless it says otherwise. */
+enum { TT_MAX_SKIPPED = 10 };
+
 typedef struct tt_trainer_desc {
     tt_model *model;               /* the student; lent                                        */
     const tt_tokenizer *tokenizer;
@@ -1565,17 +1596,18 @@ typedef struct tt_trainer_desc {
     tt_think_config think;
     tt_model *reference;           /* for beta > 0; NULL = the model itself with its adapters
                                       off, or a frozen copy if it has none                     */
-    int measure_kl;                /* 1: the metric kl also with beta 0, at the cost of a forward pass of the reference */
+    int measure_kl;                /* 1: the metric kl also with beta 0, at the cost of a
+                                      forward pass of the reference                            */
     const tt_named *also;          /* tensors of your own that are saved and loaded with the trainer; lent */
     int n_also;
-    /* Responses of your own (LUFFY): appends the text of number k for the question; nothing appended = none. The last
-     * n_off_policy samples of each group give way to them. */
+    /* Responses of your own (LUFFY): appends the text of number k for the question; nothing appended = none.
+     * The last n_off_policy samples of each group give way to them. */
     tt_status (*off_policy)(void *user, const char *question, const char *answer, int k, tt_text *response);
     void *off_policy_user;
     int n_off_policy;              /* 0 = 1 with off_policy; fewer than num_generations        */
     /* After so many steps in a row with an update skipped, a mean reward <= abort_reward or a mean entropy <
      * abort_entropy, tt_trainer_step gives its metrics and TT_ERR_STOP with the reason in tt_error. */
-    int abort_patience;            /* 0 = never, but for skipped updates: after TT_MAX_SKIPPED steps; -1 = never */
+    int abort_patience;            /* 0 = never, but for skipped updates: after TT_MAX_SKIPPED; -1 = never */
     float abort_reward;            /* 0 = 0                                                    */
     float abort_entropy;           /* 0 = 0.001                                                */
     tt_adamw_desc adamw;
@@ -1583,22 +1615,26 @@ typedef struct tt_trainer_desc {
     int prompts_per_step;          /* 0 = 16                                                   */
     int max_batch;                 /* sampler slots; 0 = 128                                   */
     uint64_t seed;
-    /* Scale-out seam, see tt_reducer_desc. A prompt's group stays on one rank; rollouts, advantages and denominators are
-     * those of one process, and so are the metrics; the rollouts at hand are the rank's own. The gradients are summed as
-     * one buffer. After a failed step the other ranks still wait: end the job. */
+    /* More than one process, see tt_reducer_desc. A prompt's group stays on one rank; rollouts, advantages
+     * and denominators are those of one process, and so are the metrics; the rollouts at hand are the rank's
+     * own. The gradients are summed as one buffer. After a failed step the other ranks still wait: end the
+     * job. */
     tt_status (*allreduce)(void *user, float *data, size_t n);
     void *allreduce_user;
     int rank, world_size;          /* world_size 0 = 1; divides the prompts of a mini-batch    */
-    int gradient_parts;            /* n_parts of each mini-batch: the same bits at every number of ranks that divides it; 0 = world_size */
+    int gradient_parts;            /* n_parts of each mini-batch: the same bits at every number
+                                      of ranks that divides it; 0 = world_size                 */
 } tt_trainer_desc;
-/* Two rewards, each under one name: `reward`, TRL's, is the mean over all responses of the step, which the update learns from;
- * `own reward`, in the metrics think/own_reward, the mean over the student's own ones, without guided and off-policy responses.
- * Without a teacher the two are equal. */
+
+/* Two rewards, each under one name: `reward`, TRL's, is the mean over all responses of the step, which the
+ * update learns from; `own reward`, in the metrics think/own_reward, the mean over the student's own ones,
+ * without guided and off-policy responses. Without a teacher the two are equal. */
 typedef struct tt_step_metrics {
     int step;
     tt_grpo_metrics grpo;          /* grpo.reward: reward; think.own_reward: own reward        */
     tt_think_metrics think;
-    double mean_length, clipped_ratio, reflection_rate, correction_rate, spoil_rate;   /* of the student's own responses, before a teacher's */
+    /* of the student's own responses, before a teacher's */
+    double mean_length, clipped_ratio, reflection_rate, correction_rate, spoil_rate;
     double behaviour[TT_N_BEHAVIOURS];
     double grad_norm, learning_rate;
     double update_skipped;         /* updates left out because a gradient was not finite       */
@@ -1606,21 +1642,25 @@ typedef struct tt_step_metrics {
     double n_resampled;            /* groups that dynamic sampling replaced                    */
     double n_off_policy_cut;       /* responses of your own that max_completion_length cut     */
     double num_tokens;             /* tokens sampled by student and teacher since step 0       */
-    double rollout_tokens, update_tokens;   /* of this step: sampled by the student; of forward and backward passes */
+    double rollout_tokens;         /* of this step: sampled by the student                     */
+    double update_tokens;          /* of this step: of forward and backward passes             */
     double rollout_s, teacher_s, update_s, step_s;
     double rollout_tokens_per_s, teacher_tokens_per_s, update_tokens_per_s;
     int n_rewards;
     const char *reward_names[TT_MAX_REWARDS];   /* of grpo.rewards; lent */
 } tt_step_metrics;
+
 typedef struct tt_trainer tt_trainer;
 TT_API tt_trainer *tt_trainer_create(tt_context *, const tt_trainer_desc *);
 TT_API void        tt_trainer_destroy(tt_trainer *);
 TT_API tt_status   tt_trainer_step(tt_trainer *, tt_step_metrics *);
 TT_API int         tt_trainer_step_count(const tt_trainer *);
 TT_API const tt_rollouts *tt_trainer_rollouts(const tt_trainer *);           /* of the last step */
-TT_API tt_status   tt_trainer_save(tt_trainer *, const char *path);          /* weights, moments, counters: resumes bit for bit */
+/* Weights, moments, counters: the run goes on bit for bit. */
+TT_API tt_status   tt_trainer_save(tt_trainer *, const char *path);
 TT_API tt_status   tt_trainer_load(tt_trainer *, const char *path);
-TT_API tt_status   tt_metrics_json(const tt_step_metrics *, tt_text *out);   /* one JSON object, TRL/verl names, no newline; no timings if step_s is 0 */
+/* One JSON object with the names of TRL and verl, no newline; without timings if step_s is 0. */
+TT_API tt_status   tt_metrics_json(const tt_step_metrics *, tt_text *out);
 
 
 #ifdef __cplusplus
@@ -13979,6 +14019,7 @@ static tt_status tti_rollout_begin(tt_rollouts *all, int i, const tt_request *q,
     }
     r->group = c->request;
     r->sample = c->sample;
+    r->kl_cost = (double)NAN;
     r->prompt_id = q->id;
     r->prompt_length = q->prompt_length;
     response.tokens = c->tokens;
@@ -14050,6 +14091,7 @@ TT_API tt_status tt_rollout_replace(tt_rollouts *all, int index, const int32_t *
     text.end_token = end_token;
     fresh = *r;
     fresh.old_logprobs = fresh.ref_logprobs = NULL;
+    fresh.kl_cost = (double)NAN;
     if (tti_rollout_fill(all->ctx, &fresh, r->tokens, &text) != TT_OK) { return TT_ERR_MEM; }
     memcpy(fresh.sampling_logprobs, r->sampling_logprobs, (size_t)attempt_length * sizeof(float));
     for (t = attempt_length; t < length; t++) {
@@ -14573,10 +14615,12 @@ TT_API double tt_grpo_overlong(const tt_grpo_config *config, int response_length
     return tti_overlong(&c, response_length);
 }
 
-/* beta KL(old, reference) of a response: PPO's way to stay near the reference, and REINFORCE++'s. */
-static tt_status tti_reward_kl(tt_context *ctx, const tt_grpo_config *c, const tt_rollout *r, double *kl) {
+/* beta KL(old, reference) of a response: PPO's way to stay near the reference, and REINFORCE++'s. Without log-probs the
+ * cost that is known already, as of another process's response, stands. */
+static tt_status tti_reward_kl(tt_context *ctx, const tt_grpo_config *c, tt_rollout *r) {
     double slope, sum = 0;
     int t;
+    if (!r->old_logprobs && !r->ref_logprobs && !isnan(r->kl_cost)) { return TT_OK; }
     if (!r->old_logprobs || !r->ref_logprobs) {
         return tt_fail(ctx, TT_ERR_ARG,
                        "tt_grpo_advantages: kl_in_reward is 1 but prompt %d, sample %d has no %s_logprobs",
@@ -14588,16 +14632,16 @@ static tt_status tti_reward_kl(tt_context *ctx, const tt_grpo_config *c, const t
             sum += tti_kls[c->kl].kl((double)r->ref_logprobs[t] - old, 0, &slope);
         }
     }
-    *kl = (double)c->beta * sum;
+    r->kl_cost = (double)c->beta * sum;
     return TT_OK;
 }
 
 /* reward = sum of weight * rewards, less what length and KL cost; NaN if all abstain. */
 static tt_status tti_reward_sum(tt_rollouts *all, tt_rollout *r, const tt_grpo_config *c,
                                 const float *weights, tt_grpo_metrics *m) {
-    double sum = 0, overlong = tti_overlong(c, r->response_length), kl = 0;
-    int scored = 0, k;
-    tt_status status = c->kl_in_reward && c->beta > 0 ? tti_reward_kl(all->ctx, c, r, &kl) : TT_OK;
+    int with_kl = c->kl_in_reward && c->beta > 0, scored = 0, k;
+    tt_status status = with_kl ? tti_reward_kl(all->ctx, c, r) : TT_OK;
+    double sum = 0, overlong = tti_overlong(c, r->response_length), kl = with_kl ? r->kl_cost : 0;
     if (status != TT_OK) { return status; }
     for (k = 0; k < all->n_rewards; k++) {
         if (isnan(r->rewards[k])) { continue; }
@@ -16182,20 +16226,56 @@ TT_API void tt_think_score(const tt_rollouts *all, tt_think_metrics *m) {
 /* Streams of random numbers, see tt_random: which questions a step asks, and its samples. */
 enum { TTI_STREAM_PROMPT = 0x73696770, TTI_STREAM_SAMPLE };
 
-/* ---- [tt:train.prompts] questions of a task as prompts ---- */
+/* ---- [tt:train.client] what the trainer is made of ----
+ * From here on the chapter is a client of the chapters above: it calls public functions alone and keeps a few
+ * small helpers of its own. So this text, from here to its end, can be copied into a program behind
+ * #include "thinktuning.h", its public functions renamed, and changed; tests/test_trainer_copy.sh does that.
+ *
+ * One step, and the section in which each part of it stands:
+ *     ask          question numbers from (seed, step), questions of the task, prompts   train.prompts
+ *     sample       num_generations responses of the student to each prompt: a group     train.sample
+ *     off-policy   responses of the user's own in the place of some of them
+ *     reward       r of each response; what it did is judged and tallied                train.judge
+ *     teach        the teacher continues some responses, which are rewarded anew        (chapter 12)
+ *     log-probs    under the policy before the update, and under the reference          train.logprobs
+ *     advantages   A = f(r of the group, of the batch), over all processes              train.advantages
+ *     learn        mean of loss(A, log-probs), its gradient, one update a mini-batch    train.update
+ *     report       sums and means over tokens, parts and processes                      train.metrics
+ * Its only state between steps is the model, the optimizer and counters. */
 
-/* A callback of the user's, called after tt_error_clear, gave status: an error that it did not say is named here. */
+#ifndef TTI_TRY
+#define TTI_TRY(call)                                \
+    do {                                             \
+        status = (call);                             \
+        if (status != TT_OK) { goto done; }          \
+    } while (0)
+#endif
+
+/* Random streams of the trainer, apart from those of tasks and evaluations of the same seed: question numbers
+ * are draws at index (step, place), the sampler's seed is one draw. */
+enum { TTI_TRAIN_PROMPT = 0x73696770, TTI_TRAIN_SAMPLE };
+
+static double tti_ratio(double a, double b) { return b > 0 ? a / b : 0; }
+
+/* Ends a graph. The status is found before the reset, which forgets why building the graph has failed. */
+static tt_status tti_end_graph(tt_context *ctx, tt_status status) {
+    tt_step_reset(ctx);
+    return status;
+}
+
+/* A callback of the user's gave status: an error for which it said nothing is named here. Before such a call
+ * tt_eval clears what was said earlier, but not why a graph that is being built has failed. */
 static tt_status tti_called(tt_context *ctx, tt_status status, const char *who, uint64_t number) {
     if (status == TT_OK || tt_error_status(ctx) != TT_OK) { return status; }
-    return tt_fail(ctx, status, "%s %llu failed: %s", who, (unsigned long long)number, tt_status_name(status));
+    return tt_fail(ctx, status, "%s %llu failed: %s", who, (unsigned long long)number,
+                   tt_status_name(status));
 }
 
-static tt_status tti_task_question(tt_context *ctx, const tt_task *task, int split, uint64_t index,
-                                   tt_text *question, tt_text *answer) {
-    const char *who = split ? "task.question: held-out question" : "task.question: question";
-    if (!ctx->graph_error) { tt_error_clear(ctx); }
-    return tti_called(ctx, task->question(task->user, split, index, question, answer), who, index);
-}
+/* ---- [tt:train.prompts] questions of a task as prompts ----
+ * All texts lie in one buffer and all ids in another, which grow and move; so places are kept as offsets:
+ *     at[3 i], at[3 i + 1]   where question and answer i begin in texts, each with a NUL behind it
+ *     at[3 i + 2]            where prompt i begins in ids
+ * A place that is set again leaves its old text behind until tt_prompts_free. */
 
 TT_API void tt_prompts_free(tt_prompts *p) {
     size_t n = (size_t)p->n;
@@ -16207,7 +16287,8 @@ TT_API void tt_prompts_free(tt_prompts *p) {
     memset(p, 0, sizeof *p);
 }
 
-TT_API tt_status tt_prompts_create(tt_context *ctx, const tt_task *task, const tt_tokenizer *tokenizer, int n, tt_prompts *out) {
+TT_API tt_status tt_prompts_create(tt_context *ctx, const tt_task *task, const tt_tokenizer *tokenizer, int n,
+                                   tt_prompts *out) {
     memset(out, 0, sizeof *out);
     out->ctx = out->texts.ctx = out->ids.ctx = ctx;
     out->task = task;
@@ -16223,14 +16304,18 @@ TT_API tt_status tt_prompts_create(tt_context *ctx, const tt_task *task, const t
 TT_API const char *tt_prompts_question(const tt_prompts *p, int i) { return p->texts.data + p->at[3 * i]; }
 TT_API const char *tt_prompts_answer(const tt_prompts *p, int i) { return p->texts.data + p->at[3 * i + 1]; }
 
-/* Asks the task for a question and its answer: question NUL answer NUL at the end of texts. */
+/* Asks the task for a question and its answer, which go to the end of texts. The answer comes into a text of
+ * its own first, for the task may append to both in turn. */
 static tt_status tti_prompts_ask(tt_prompts *p, int i, int split, uint64_t number) {
+    const char *who = split ? "task.question: held-out question" : "task.question: question";
     tt_text answer = TT_INIT;
     size_t *at = p->at + 3 * (size_t)i;
     tt_status status;
     answer.ctx = p->ctx;
     at[0] = p->texts.size;
-    TTI_TRY(tti_task_question(p->ctx, p->task, split, number, &p->texts, &answer));
+    tt_eval(p->ctx);
+    status = p->task->question(p->task->user, split, number, &p->texts, &answer);
+    TTI_TRY(tti_called(p->ctx, status, who, number));
     TTI_TRY(tt_text_append(&p->texts, "", 1));
     at[1] = p->texts.size;
     TTI_TRY(tt_text_append(&p->texts, answer.data ? answer.data : "", answer.size));
@@ -16251,18 +16336,21 @@ TT_API tt_status tt_prompts_set(tt_prompts *p, int i, int split, uint64_t number
     p->at[3 * i + 2] = begin;
     p->requests[i].prompt_length = (int)(p->ids.size - begin);
     if (p->requests[i].prompt_length < 1) {
-        status = tt_fail(p->ctx, TT_ERR_ARG, "task %s: prompt %d has no token", p->task->name ? p->task->name : "", i);
+        status = tt_fail(p->ctx, TT_ERR_ARG, "task %s: prompt %d has no token",
+                         p->task->name ? p->task->name : "", i);
         goto done;
     }
-    for (k = 0; k < p->n; k++) { p->requests[k].prompt = p->ids.data + p->at[3 * k + 2]; }      /* ids may have moved */
+    /* ids may have moved */
+    for (k = 0; k < p->n; k++) { p->requests[k].prompt = p->ids.data + p->at[3 * k + 2]; }
 done:
     return status;
 }
 
 TT_API tt_status tt_prompts_input(const tt_prompts *p, int i, tt_text *response, tt_reward_input *in) {
+    size_t n = (size_t)(in->n_tokens - (in->stopped ? 1 : 0));      /* without the end token */
     tt_status status;
     response->size = 0;
-    status = tt_decode(p->tokenizer, in->tokens, (size_t)(in->n_tokens - (in->stopped ? 1 : 0)), 0, response);
+    status = tt_decode(p->tokenizer, in->tokens, n, 0, response);
     in->prompt = i;
     in->question = tt_prompts_question(p, i);
     in->answer = tt_prompts_answer(p, i);
@@ -16271,15 +16359,18 @@ TT_API tt_status tt_prompts_input(const tt_prompts *p, int i, tt_text *response,
     return status;
 }
 
-/* What trainer and evaluation ask of model, tokenizer and task. */
-TT_API tt_status tt_task_check(tt_model *model, const tt_tokenizer *tokenizer, const tt_task *task, const char *who, int *end_token) {
+/* What every user of a task asks of it before the first question: that it is complete, that its tokens are
+ * rows of the model's embedding, and that a response can end. */
+TT_API tt_status tt_task_check(tt_model *model, const tt_tokenizer *tokenizer, const tt_task *task,
+                               const char *who, int *end_token) {
     tt_context *ctx = tt_model_context(model);
     const char *missing = !tokenizer ? "tokenizer" : !task ? "task" : !task->question ? "task.question" :
                           !task->reward ? "task.reward" : !task->end_token ? "task.end_token" : NULL;
     int vocab = tt_model_config_get(model)->vocab_size;
     if (missing) { return tt_fail(ctx, TT_ERR_ARG, "%s: %s is NULL", who, missing); }
     if (!task->prompt_template || !strstr(task->prompt_template, "{question}")) {
-        return tt_fail(ctx, TT_ERR_ARG, "%s: task.prompt_template is \"%.60s\", expected a text with {question}", who,
+        return tt_fail(ctx, TT_ERR_ARG,
+                       "%s: task.prompt_template is \"%.60s\", expected a text with {question}", who,
                        task->prompt_template ? task->prompt_template : "");
     }
     if (tt_vocab_size(tokenizer) > vocab) {
@@ -16288,19 +16379,25 @@ TT_API tt_status tt_task_check(tt_model *model, const tt_tokenizer *tokenizer, c
     }
     *end_token = tt_token_id(tokenizer, task->end_token);
     if (*end_token >= 0) { return TT_OK; }
-    return tt_fail(ctx, TT_ERR_ARG, "%s: task.end_token is \"%.60s\", which is no token of the tokenizer", who, task->end_token);
+    return tt_fail(ctx, TT_ERR_ARG, "%s: task.end_token is \"%.60s\", which is no token of the tokenizer",
+                   who, task->end_token);
 }
 
-/* ---- [tt:train.rewards] reward functions are the user's: what fails in them costs a response its score, not the run
- * its life ---- */
+/* ---- [tt:train.rewards] calls of reward functions ----
+ * They are the user's: what fails in them costs a response its score, not the run its life. */
 
 static int tti_stops_run(tt_status status) { return status == TT_ERR_STOP || status == TT_ERR_MEM; }
 
-/* After a call that gave status: counts and logs the failure, names where it was. */
-static void tti_reward_failed(tt_context *ctx, tt_reward_errors *errors, const char *name, const tt_reward_input *in, tt_status status) {
+/* After a call that gave status: counts the failure and logs it (tt_fail does) with the place where it was;
+ * the first one is kept for the error of a step in which nobody scored anything. The context's error is
+ * cleared, for the run goes on. */
+static void tti_reward_failed(tt_context *ctx, tt_reward_errors *errors, const char *name,
+                              const tt_reward_input *in, tt_status status) {
     char why[sizeof errors->text];
-    snprintf(why, sizeof why, "%.500s", tt_error_status(ctx) == status ? tt_error(ctx) : tt_status_name(status));
-    tt_fail(ctx, status, "reward %s of prompt %d, sample %d: %.400s", name ? name : "", in->prompt, in->sample, why);
+    snprintf(why, sizeof why, "%.500s",
+             tt_error_status(ctx) == status ? tt_error(ctx) : tt_status_name(status));
+    tt_fail(ctx, status, "reward %s of prompt %d, sample %d: %.400s", name ? name : "", in->prompt,
+            in->sample, why);
     if (errors->n++ == 0) {
         errors->status = status;
         snprintf(errors->text, sizeof errors->text, "%.500s", tt_error(ctx));
@@ -16308,7 +16405,9 @@ static void tti_reward_failed(tt_context *ctx, tt_reward_errors *errors, const c
     tt_error_clear(ctx);
 }
 
-TT_API tt_status tt_reward_call(tt_context *ctx, const tt_reward *r, const tt_reward_input *in, tt_reward_errors *errors, float *out) {
+/* NaN is an abstention; an infinity would make the group's mean and with it all its advantages NaN. */
+TT_API tt_status tt_reward_call(tt_context *ctx, const tt_reward *r, const tt_reward_input *in,
+                                tt_reward_errors *errors, float *out) {
     tt_status status;
     *out = (float)NAN;
     tt_error_clear(ctx);
@@ -16323,11 +16422,17 @@ TT_API tt_status tt_reward_call(tt_context *ctx, const tt_reward *r, const tt_re
     return TT_OK;
 }
 
-/* ---- [tt:train.judge] what a response did ---- */
+/* ---- [tt:train.judge] what a response did ----
+ * A response may reflect: after a first attempt it looks at it again and keeps or changes its answer.
+ *     correction rate = P(final answer right | first attempt wrong)
+ *     spoil rate      = P(final answer wrong | first attempt right)
+ * A task may judge by its own grammar; by default words tell where the reflection begins and of which of the
+ * paper's four behaviours it is. Source: ThinkTuning, arXiv 2508.07616. */
 
 /* Where a response begins to reflect, by these words; its end if it does not. */
 static size_t tti_reflection_at(const char *response) {
-    static const char *const words[] = {"wait", "Wait", "check", "Check", "verify", "Verify", "mentor", "Mentor"};
+    static const char *const words[] = {"wait",   "Wait",   "check",  "Check",
+                                        "verify", "Verify", "mentor", "Mentor"};
     size_t first = strlen(response), i;
     for (i = 0; i < sizeof words / sizeof *words; i++) {
         const char *at = strstr(response, words[i]);
@@ -16336,9 +16441,11 @@ static size_t tti_reflection_at(const char *response) {
     return first;
 }
 
-/* Which reflection it is, by the first kind of which a word occurs; none of them: not told. */
+/* Which reflection it is, by the first row whose word occurs; none of them: not told. The order decides: "the
+ * mentor says it is wrong" consults, and "incorrect", which has "correct" in it, is a conflict. */
 static tt_behaviour tti_behaviour_by_words(const char *reflection) {
-    static const struct { tt_behaviour kind; const char *word; } words[] = {
+    struct row { tt_behaviour kind; const char *word; };
+    static const struct row words[] = {
         {TT_SELF_CONSULTATION, "mentor"}, {TT_SELF_CONSULTATION, "Mentor"}, {TT_SELF_CRITIQUE, "should have"},
         {TT_SELF_CRITIQUE, "should check"}, {TT_SELF_CONFLICT, "wrong"}, {TT_SELF_CONFLICT, "mistake"},
         {TT_SELF_CONFLICT, "incorrect"}, {TT_SELF_CONFLICT, "contradict"}, {TT_SELF_CONFLICT, "error"},
@@ -16352,8 +16459,10 @@ static tt_behaviour tti_behaviour_by_words(const char *reflection) {
     return TT_NO_REFLECTION;
 }
 
-/* The first attempt is what stands before the reflection; the task's reward judges it as it judges the whole. */
-static tt_status tti_judge_by_reward(tt_context *ctx, const tt_task *task, const tt_reward_input *in, float reward, tt_outcome *out) {
+/* The task's reward judges the first attempt as it judges the whole: as a response that ends there. A
+ * response without reflection is its own first attempt, so that nothing is corrected or spoiled. */
+static tt_status tti_judge_by_reward(tt_context *ctx, const tt_task *task, const tt_reward_input *in,
+                                     float reward, tt_outcome *out) {
     tt_text attempt = TT_INIT;
     tt_reward_input first = *in;
     tt_status status;
@@ -16397,8 +16506,6 @@ TT_API void tt_tally_add(tt_tally *t, const tt_outcome *o, int length, int stopp
     t->behaviour[o->behaviour]++;
 }
 
-static double tti_ratio(double a, double b) { return b > 0 ? a / b : 0; }
-
 TT_API tt_rates tt_tally_rates(const tt_tally *t) {
     tt_rates r;
     int i;
@@ -16413,139 +16520,176 @@ TT_API tt_rates tt_tally_rates(const tt_tally *t) {
     return r;
 }
 
-/* All that a task without end may ask cannot be looked at: of such a task, nothing is. */
-static tt_status tti_check_prompts(tt_context *ctx, const char *who, const tt_task *task, const tt_tokenizer *tokenizer, int split, int n, int max_new_tokens, int limit) {
-    tt_text question = TT_INIT, answer = TT_INIT;
-    tt_ids ids = TT_INIT;
-    tt_status status = TT_OK;
-    int i;
-    question.ctx = answer.ctx = ids.ctx = ctx;
-    for (i = 0; i < n && status == TT_OK; i++) {
-        question.size = answer.size = 0;
-        status = tti_task_question(ctx, task, split, (uint64_t)i, &question, &answer);
-        if (status == TT_OK) { status = tt_text_append(&question, "", 0); }
-        ids.size = 0;
-        if (status == TT_OK) { status = tt_encode_prompt(tokenizer, task->prompt_template, strlen(task->prompt_template), question.data, strlen(question.data), &ids); }
-        if (status != TT_OK || ids.size <= (size_t)(limit - max_new_tokens)) { continue; }
-        status = tt_fail(ctx, TT_ERR_ARG, "%s: question %d (\"%.40s\") makes a prompt of %lu tokens, which leaves no room for %d new ones in max_position_embeddings %d; see tt_jsonl_limit",
-                         who, i, question.data, (unsigned long)ids.size, max_new_tokens, limit);
-    }
-    tt_ids_free(&ids);
-    tt_text_free(&question);
-    tt_text_free(&answer);
-    return status;
-}
+/* ---- [tt:train.ranks] more than one process ----
+ * Sums of floats depend on their order, so the order is fixed: the gradients g of the parts are summed as a
+ * binary tree over the part numbers, of which each rank sums whole branches and the hook the rest. Of 8 parts
+ * one rank has all, two ranks a half each, four a quarter:
+ *     ((g0 + g1) + (g2 + g3)) + ((g4 + g5) + (g6 + g7))
+ * Partial sums wait as the digits of a binary counter do: levels[l] holds that of 2^l parts until as many
+ * have come. So n parts on a rank need log2(n) buffers, and every number of ranks gives the same bits. */
 
-/* ---- more than one process ----
- * Part sums wait like the digits of a binary counter: levels[l] holds the sum of 2^l parts until as many more are there. */
-enum { TTI_MAX_LEVELS = 31 };
+enum { TTI_MAX_LEVELS = 31, TTI_LEAST_ROOM = 1024 };
+
 struct tt_reducer {
     tt_context *ctx;
-    tt_reducer_desc desc;             /* resolved                              */
-    size_t size;                      /* values of all gradients               */
-    size_t room;                      /* size, or more if there are hardly any */
-    float *flat;                      /* [room] what the hook sums; NULL without a hook */
-    float *levels[TTI_MAX_LEVELS];    /* [size] each                           */
+    const tt_backend *backend;
+    tt_reducer_desc desc;             /* resolved                                            */
+    size_t size;                      /* values of all gradients                             */
+    size_t room;                      /* size, or more if there are hardly any               */
+    float *flat;                      /* [room] what the hook sums; NULL without a hook      */
+    float *levels[TTI_MAX_LEVELS];    /* [size] each                                         */
     int n_levels, n_added;
 };
+
+TT_API void tt_reducer_destroy(tt_reducer *r) {
+    int i;
+    if (!r) { return; }
+    if (r->flat) { r->backend->free(r->ctx, r->flat, r->room * sizeof(float)); }
+    for (i = 0; i < r->n_levels; i++) {
+        if (r->levels[i]) { r->backend->free(r->ctx, r->levels[i], r->size * sizeof(float)); }
+    }
+    tt_free(r->ctx, r, 1, sizeof *r);
+}
+
 static tt_status tti_reducer_check(tt_context *ctx, tt_reducer_desc *d) {
-    static const char *const who = "tt_reducer_create";
     if (d->world_size == 0) { d->world_size = 1; }
     if (d->world_size < 1 || d->rank < 0 || d->rank >= d->world_size) {
-        return tt_fail(ctx, TT_ERR_ARG, "%s: rank is %d of world_size %d, expected 0 <= rank < world_size", who, d->rank, d->world_size);
+        return tt_fail(ctx, TT_ERR_ARG,
+                       "tt_reducer_create: rank is %d of world_size %d, expected 0 <= rank < world_size",
+                       d->rank, d->world_size);
     }
-    if (d->world_size > 1 && !d->allreduce) { return tt_fail(ctx, TT_ERR_ARG, "%s: world_size is %d, expected 1 without allreduce", who, d->world_size); }
-    if (d->n_parts == 0) { d->n_parts = d->world_size; return TT_OK; }
+    if (d->world_size > 1 && !d->allreduce) {
+        return tt_fail(ctx, TT_ERR_ARG, "tt_reducer_create: world_size is %d, expected 1 without allreduce",
+                       d->world_size);
+    }
+    if (d->n_parts == 0) {      /* whatever number that is: no promise of equal bits then */
+        d->n_parts = d->world_size;
+        return TT_OK;
+    }
     if (d->n_parts < 1 || (d->n_parts & (d->n_parts - 1)) || d->n_parts % d->world_size) {
-        return tt_fail(ctx, TT_ERR_ARG, "%s: n_parts is %d, expected a power of two and a multiple of world_size %d", who, d->n_parts, d->world_size);
+        return tt_fail(ctx, TT_ERR_ARG,
+                       "tt_reducer_create: n_parts is %d, expected a power of two and a multiple of "
+                       "world_size %d",
+                       d->n_parts, d->world_size);
     }
     return TT_OK;
 }
+
 TT_API tt_reducer *tt_reducer_create(tt_context *ctx, const tt_reducer_desc *desc) {
     tt_reducer_desc d = *desc;
     tt_reducer *r;
     int i, ok = 1;
-    if (!d.model) { tt_fail(ctx, TT_ERR_ARG, "tt_reducer_create: model is NULL"); return NULL; }
+    if (!d.model) {
+        tt_fail(ctx, TT_ERR_ARG, "tt_reducer_create: model is NULL");
+        return NULL;
+    }
     if (tti_reducer_check(ctx, &d) != TT_OK) { return NULL; }
     r = (tt_reducer *)tt_alloc(ctx, 1, sizeof *r);
     if (!r) { return NULL; }
     r->ctx = ctx;
+    r->backend = tt_backend_get(ctx);
     r->desc = d;
-    for (i = 0; i < d.model->n_params; i++) { r->size += d.model->params[i]->requires_grad ? d.model->params[i]->size : 0; }
-    r->room = r->size < 1024 ? 1024 : r->size;
-    if (d.allreduce) { ok = (r->flat = (float *)ctx->backend->alloc(ctx, r->room * sizeof(float))) != NULL; }
-    for (i = d.n_parts / d.world_size; ok && i > 1; i /= 2) { ok = (r->levels[r->n_levels++] = (float *)ctx->backend->alloc(ctx, r->size * sizeof(float))) != NULL; }
-    if (!ok) { tt_reducer_destroy(r); return NULL; }
-    return r;
+    for (i = 0; i < tt_model_n_params(d.model); i++) {
+        const tt_tensor *p = tt_model_param(d.model, i);
+        r->size += p->requires_grad ? p->size : 0;
+    }
+    r->room = r->size > TTI_LEAST_ROOM ? r->size : (size_t)TTI_LEAST_ROOM;
+    if (d.allreduce) { ok = (r->flat = (float *)r->backend->alloc(ctx, r->room * sizeof(float))) != NULL; }
+    for (i = d.n_parts / d.world_size; ok && i > 1; i /= 2) {
+        ok = (r->levels[r->n_levels++] = (float *)r->backend->alloc(ctx, r->size * sizeof(float))) != NULL;
+    }
+    if (ok) { return r; }
+    tt_reducer_destroy(r);
+    return NULL;
 }
-TT_API void tt_reducer_destroy(tt_reducer *r) {
-    int i;
-    if (!r) { return; }
-    if (r->flat) { r->ctx->backend->free(r->ctx, r->flat, r->room * sizeof(float)); }
-    for (i = 0; i < r->n_levels; i++) { if (r->levels[i]) { r->ctx->backend->free(r->ctx, r->levels[i], r->size * sizeof(float)); } }
-    tt_free(r->ctx, r, 1, sizeof *r);
-}
+
 TT_API const tt_reducer_desc *tt_reducer_desc_get(const tt_reducer *r) { return &r->desc; }
 
 /* One pass over all gradients and their places in a flat buffer: moved there, brought back, or added to. */
 typedef enum tti_flat { TTI_FLAT_STORE, TTI_FLAT_LOAD, TTI_FLAT_ADD } tti_flat;
+
 static tt_status tti_reducer_flat(tt_reducer *r, float *flat, tti_flat what) {
-    const tt_backend *b = r->ctx->backend;
     tt_status status = TT_OK;
     int i;
-    for (i = 0; i < r->desc.model->n_params && status == TT_OK; i++) {
-        tt_tensor *p = r->desc.model->params[i];
+    for (i = 0; i < tt_model_n_params(r->desc.model) && status == TT_OK; i++) {
+        tt_tensor *p = tt_model_param(r->desc.model, i);
         float *grad;
         if (!p->requires_grad) { continue; }
         grad = tt_grad(p);
         if (!grad) { return TT_ERR_MEM; }
-        if (what == TTI_FLAT_STORE) { status = b->copy(r->ctx, flat, grad, p->size * sizeof(float)); }
-        else if (what == TTI_FLAT_LOAD) { status = b->copy(r->ctx, grad, flat, p->size * sizeof(float)); }
-        else { status = b->axpy(r->ctx, grad, flat, 1, p->size); }
+        if (what == TTI_FLAT_STORE) {
+            status = r->backend->copy(r->ctx, flat, grad, p->size * sizeof(float));
+        } else if (what == TTI_FLAT_LOAD) {
+            status = r->backend->copy(r->ctx, grad, flat, p->size * sizeof(float));
+        } else {
+            status = r->backend->axpy(r->ctx, grad, flat, 1, p->size);
+        }
         flat += p->size;
     }
     return status;
 }
+
+/* The gradients hold part number n_added. Each trailing zero bit of that number is a carry: the branch that
+ * waits on this level is complete and joins. What then stands in the gradients waits in its turn, but for the
+ * last part: its sum is the rank's, and stays. */
 TT_API tt_status tt_reducer_add(tt_reducer *r) {
     int n = r->desc.n_parts / r->desc.world_size, level = 0, count = ++r->n_added;
     tt_status status = TT_OK;
-    if (count > n) { return tt_fail(r->ctx, TT_ERR_ARG, "tt_reducer_add: part %d, expected %d of n_parts %d on each of %d ranks", count, n, r->desc.n_parts, r->desc.world_size); }
-    for (; count % 2 == 0 && status == TT_OK; count /= 2) { status = tti_reducer_flat(r, r->levels[level++], TTI_FLAT_ADD); }
+    if (count > n) {
+        return tt_fail(r->ctx, TT_ERR_ARG,
+                       "tt_reducer_add: part %d, expected %d of n_parts %d on each of %d ranks", count, n,
+                       r->desc.n_parts, r->desc.world_size);
+    }
+    for (; count % 2 == 0 && status == TT_OK; count /= 2) {
+        status = tti_reducer_flat(r, r->levels[level++], TTI_FLAT_ADD);
+    }
     if (r->n_added == n || status != TT_OK) { return status; }
     status = tti_reducer_flat(r, r->levels[level], TTI_FLAT_STORE);
     tt_model_zero_grad(r->desc.model);
     return status;
 }
+
 TT_API tt_status tt_reducer_sum(tt_reducer *r) {
     int n = r->desc.n_parts / r->desc.world_size, added = r->n_added;
     tt_status status;
     r->n_added = 0;
-    if (added != n) { return tt_fail(r->ctx, TT_ERR_ARG, "tt_reducer_sum: %d parts were added, expected %d", added, n); }
+    if (added != n) {
+        return tt_fail(r->ctx, TT_ERR_ARG, "tt_reducer_sum: %d parts were added, expected %d", added, n);
+    }
     if (!r->desc.allreduce) { return TT_OK; }
-    status = tti_reducer_flat(r, r->flat, TTI_FLAT_STORE);
-    if (status == TT_OK) { status = r->desc.allreduce(r->desc.user, r->flat, r->size); }
-    return status == TT_OK ? tti_reducer_flat(r, r->flat, TTI_FLAT_LOAD) : status;
+    TTI_TRY(tti_reducer_flat(r, r->flat, TTI_FLAT_STORE));
+    TTI_TRY(r->desc.allreduce(r->desc.user, r->flat, r->size));
+    TTI_TRY(tti_reducer_flat(r, r->flat, TTI_FLAT_LOAD));
+done:
+    return status;
 }
+
 /* Host values through the hook, in pieces that fit into the flat buffer. */
 static tt_status tti_reducer_host(tt_reducer *r, float *values, size_t n) {
-    const tt_backend *b = r->ctx->backend;
     tt_status status = TT_OK;
-    while (n > 0 && status == TT_OK) {
+    while (n > 0) {
         size_t piece = n < r->room ? n : r->room;
-        status = b->upload(r->ctx, r->flat, values, piece * sizeof(float));
-        if (status == TT_OK) { status = r->desc.allreduce(r->desc.user, r->flat, piece); }
-        if (status == TT_OK) { status = b->download(r->ctx, values, r->flat, piece * sizeof(float)); }
+        TTI_TRY(r->backend->upload(r->ctx, r->flat, values, piece * sizeof(float)));
+        TTI_TRY(r->desc.allreduce(r->desc.user, r->flat, piece));
+        TTI_TRY(r->backend->download(r->ctx, values, r->flat, piece * sizeof(float)));
         values += piece;
         n -= piece;
     }
+done:
     return status;
 }
-/* A sum in which one rank alone has something is a copy. The 53 bits of a double fit into three floats. */
+
+/* The hook sums, but a sum in which one rank alone has something is a copy: each rank fills its own place,
+ * the others have zeros there. A double of 53 bits is the sum of three floats of 24, x = high + middle + low,
+ * each of which is what the ones before have left over; an infinity or NaN is high alone. */
 TT_API tt_status tt_reducer_gather(tt_reducer *r, const double *mine, int n, double *all) {
     size_t count = (size_t)n, total = count * (size_t)r->desc.world_size, i;
     float *thirds, *own;
     tt_status status;
-    if (!r->desc.allreduce) { memcpy(all, mine, count * sizeof *all); return TT_OK; }
+    if (r->desc.world_size == 1) {
+        memcpy(all, mine, count * sizeof *all);
+        return TT_OK;
+    }
     thirds = (float *)tt_alloc(r->ctx, 3 * total, sizeof *thirds);
     if (!thirds) { return TT_ERR_MEM; }
     own = thirds + 3 * count * (size_t)r->desc.rank;
@@ -16556,106 +16700,344 @@ TT_API tt_status tt_reducer_gather(tt_reducer *r, const double *mine, int n, dou
         own[3 * i + 2] = isfinite(high) ? (float)(mine[i] - (double)high - (double)middle) : 0;
     }
     status = tti_reducer_host(r, thirds, 3 * total);
-    for (i = 0; i < total && status == TT_OK; i++) { all[i] = (double)thirds[3 * i] + (double)thirds[3 * i + 1] + (double)thirds[3 * i + 2]; }
+    for (i = 0; i < total && status == TT_OK; i++) {
+        all[i] = (double)thirds[3 * i] + (double)thirds[3 * i + 1] + (double)thirds[3 * i + 2];
+    }
     tt_free(r->ctx, thirds, 3 * total, sizeof *thirds);
     return status;
 }
 
-/* ---- trainer ---- */
+/* What a rank must know of the others is little: sums of counts and of denominators. Of n values over all
+ * ranks: the sums in the order of the ranks, of the last n_largest the largest. */
+static tt_status tti_over_ranks(tt_reducer *r, double *values, int n, int n_largest) {
+    int world = r->desc.world_size, rank, i;
+    double *all = (double *)tt_alloc(r->ctx, (size_t)n * (size_t)world, sizeof *all);
+    tt_status status = all ? tt_reducer_gather(r, values, n, all) : TT_ERR_MEM;
+    for (i = 0; i < n && status == TT_OK; i++) {
+        values[i] = all[i];
+        for (rank = 1; rank < world; rank++) {
+            double x = all[rank * n + i];
+            values[i] = i < n - n_largest ? values[i] + x : x > values[i] ? x : values[i];
+        }
+    }
+    tt_free(r->ctx, all, (size_t)n * (size_t)world, sizeof *all);
+    return status;
+}
+
+/* ---- [tt:train.metrics] metrics ----
+ * The one list of them: name in the JSON (NULL = not there), place, and how the number of a step comes about.
+ * The losses measure each part of a mini-batch, with denominators that are those of the whole mini-batch. */
+
+typedef enum tti_how {
+    TTI_MEAN,      /* added up over the parts of a mini-batch, a mean over the mini-batches of a pass  */
+    TTI_SUM,       /* added up over the parts of all mini-batches of a pass                            */
+    TTI_MAX,       /* the largest of any part                                                          */
+    TTI_COUNTED,     /* counted by each rank, added up over ranks: whole numbers, exact in any order     */
+    TTI_SAME,      /* found from all responses, by every rank the same                                 */
+    TTI_TIMING     /* of this rank alone; not part of what is compared between runs                    */
+} tti_how;
+
+typedef struct tti_metric {
+    const char *name;
+    size_t at;                 /* of a double in tt_step_metrics */
+    tti_how how;
+} tti_metric;
+
+#define TTI_METRIC(field, how, name) {name, offsetof(tt_step_metrics, field), how}
+static const tti_metric tti_metrics[] = {
+    TTI_METRIC(grpo.reward, TTI_SAME, "reward"),
+    TTI_METRIC(grpo.reward_std, TTI_SAME, "reward_std"),
+    TTI_METRIC(grpo.frac_reward_zero_std, TTI_SAME, "frac_reward_zero_std"),
+    TTI_METRIC(mean_length, TTI_SAME, "completions/mean_length"),
+    TTI_METRIC(clipped_ratio, TTI_SAME, "completions/clipped_ratio"),
+    TTI_METRIC(grpo.loss, TTI_MEAN, "loss"),
+    TTI_METRIC(grpo.entropy, TTI_MEAN, "entropy"),
+    TTI_METRIC(grpo.kl, TTI_MEAN, "kl"),
+    TTI_METRIC(grpo.ppo_kl, TTI_MEAN, "ppo_kl"),
+    TTI_METRIC(grpo.clip_low, TTI_MEAN, "clip_ratio/low_mean"),
+    TTI_METRIC(grpo.clip_high, TTI_MEAN, "clip_ratio/high_mean"),
+    TTI_METRIC(grpo.clip_dual, TTI_MEAN, "clip_ratio/dual_mean"),
+    TTI_METRIC(grpo.sampling_logp_difference_max, TTI_MAX, "sampling/sampling_logp_difference/max"),
+    TTI_METRIC(grpo.mismatch_mean, TTI_MEAN, "sampling/importance_sampling_ratio/mean"),
+    TTI_METRIC(grpo.mismatch_deviation_max, TTI_MAX, "sampling/importance_sampling_ratio/max_deviation"),
+    TTI_METRIC(grpo.overlong, TTI_SAME, "rewards/overlong/mean"),
+    TTI_METRIC(grpo.reward_kl, TTI_SAME, "rewards/kl/mean"),
+    TTI_METRIC(grpo.n_unscored, TTI_SAME, "n_unscored"),
+    TTI_METRIC(reward_errors, TTI_COUNTED, "reward_errors"),
+    TTI_METRIC(n_resampled, TTI_COUNTED, "n_resampled"),
+    TTI_METRIC(n_off_policy_cut, TTI_COUNTED, "off_policy/cut"),
+    TTI_METRIC(update_skipped, TTI_SAME, "update_skipped"),
+    TTI_METRIC(rollout_tokens, TTI_COUNTED, "rollout_tokens"),
+    TTI_METRIC(think.teacher_tokens, TTI_COUNTED, "think/teacher_tokens"),
+    TTI_METRIC(grad_norm, TTI_SAME, "grad_norm"),
+    TTI_METRIC(learning_rate, TTI_SAME, "learning_rate"),
+    TTI_METRIC(num_tokens, TTI_SAME, "num_tokens"),
+    TTI_METRIC(think.pct, TTI_SAME, "think/pct"),
+    TTI_METRIC(think.guided_share, TTI_SAME, "think/guided_share"),
+    TTI_METRIC(think.teacher_accuracy, TTI_SAME, "think/teacher_accuracy"),
+    TTI_METRIC(think.rescue_rate, TTI_SAME, "think/rescue_rate"),
+    TTI_METRIC(think.spoil_rate, TTI_SAME, "think/spoil_rate"),
+    TTI_METRIC(think.guided_reward, TTI_SAME, "think/guided_reward"),
+    TTI_METRIC(think.own_reward, TTI_SAME, "think/own_reward"),
+    TTI_METRIC(think.n_cut, TTI_COUNTED, "think/cut"),
+    TTI_METRIC(reflection_rate, TTI_SAME, "think/reflection_rate"),
+    TTI_METRIC(correction_rate, TTI_SAME, "think/correction_rate"),
+    TTI_METRIC(spoil_rate, TTI_SAME, "think/own_spoil_rate"),
+    TTI_METRIC(behaviour[TT_SELF_AGREEMENT], TTI_SAME, "think/self_agreement"),
+    TTI_METRIC(behaviour[TT_SELF_CONFLICT], TTI_SAME, "think/self_conflict"),
+    TTI_METRIC(behaviour[TT_SELF_CONSULTATION], TTI_SAME, "think/self_consultation"),
+    TTI_METRIC(behaviour[TT_SELF_CRITIQUE], TTI_SAME, "think/self_critique"),
+    TTI_METRIC(grpo.aas_fallback_share, TTI_MEAN, "think/aas_fallback_share"),
+    TTI_METRIC(grpo.aas_factor_mean, TTI_MEAN, "think/aas_factor_mean"),
+    TTI_METRIC(grpo.aas_factor_max, TTI_MAX, "think/aas_factor_max"),
+    TTI_METRIC(grpo.n_tokens, TTI_SUM, NULL),
+    TTI_METRIC(grpo.n_guided_tokens, TTI_SUM, NULL),
+    TTI_METRIC(update_tokens, TTI_COUNTED, NULL),
+    TTI_METRIC(rollout_s, TTI_TIMING, "rollout_s"),
+    TTI_METRIC(teacher_s, TTI_TIMING, "teacher_s"),
+    TTI_METRIC(update_s, TTI_TIMING, "update_s"),
+    TTI_METRIC(step_s, TTI_TIMING, "step_time"),
+    TTI_METRIC(rollout_tokens_per_s, TTI_TIMING, "rollout_tokens_per_s"),
+    TTI_METRIC(teacher_tokens_per_s, TTI_TIMING, "teacher_tokens_per_s"),
+    TTI_METRIC(update_tokens_per_s, TTI_TIMING, "update_tokens_per_s")
+};
+enum { TTI_N_METRICS = (int)(sizeof tti_metrics / sizeof *tti_metrics) };
+
+static double *tti_metric_at(tt_step_metrics *m, int k) {
+    return (double *)(void *)((char *)m + tti_metrics[k].at);
+}
+
+/* Adds up what the parts of a mini-batch have measured: rows [n_parts, TTI_N_METRICS], whole rows although
+ * few columns are measured. In the order of the parts, so that the sums depend on their number alone, not on
+ * the ranks that they lay on. A comparison with NaN is false, so a NaN never is the largest. */
+static void tti_metrics_add(tt_step_metrics *m, const double *rows, int n_parts) {
+    int i, k;
+    for (k = 0; k < TTI_N_METRICS; k++) {
+        double *to = tti_metric_at(m, k), sum = 0, most = *to;
+        for (i = 0; i < n_parts; i++) {
+            double x = rows[i * TTI_N_METRICS + k];
+            sum += x;
+            if (x > most) { most = x; }
+        }
+        if (tti_metrics[k].how == TTI_MAX) { *to = most; }
+        if (tti_metrics[k].how == TTI_MEAN || tti_metrics[k].how == TTI_SUM) { *to += sum; }
+    }
+}
+
+/* Sums over n mini-batches, each a mean over its own tokens, become means over the mini-batches. */
+static void tti_metrics_divide(tt_step_metrics *m, double n) {
+    int k;
+    for (k = 0; k < TTI_N_METRICS; k++) {
+        if (tti_metrics[k].how == TTI_MEAN) { *tti_metric_at(m, k) /= n; }
+    }
+}
+
+/* All timings, or all other metrics. */
+static tt_status tti_metrics_append(tt_text *out, const tt_step_metrics *m, int timings) {
+    tt_step_metrics copy = *m;
+    tt_status status = TT_OK;
+    int k;
+    for (k = 0; k < TTI_N_METRICS && status == TT_OK; k++) {
+        if (!tti_metrics[k].name || (tti_metrics[k].how == TTI_TIMING) != timings) { continue; }
+        status = tt_text_format(out, ",\"%s\":%r", tti_metrics[k].name, *tti_metric_at(&copy, k));
+    }
+    return status;
+}
+
+/* ,"rewards/<name>/mean":value; the name is the user's and may need escapes. */
+static tt_status tti_metrics_reward(tt_text *out, const char *reward, double value) {
+    tt_text name = TT_INIT;
+    tt_status status;
+    name.ctx = out->ctx;
+    TTI_TRY(tt_text_format(&name, "rewards/%s/mean", reward));
+    TTI_TRY(tt_text_append(out, ",", 1));
+    TTI_TRY(tt_text_json(out, name.data, name.size));
+    TTI_TRY(tt_text_format(out, ":%r", value));
+done:
+    tt_text_free(&name);
+    return status;
+}
+
+TT_API tt_status tt_metrics_json(const tt_step_metrics *m, tt_text *out) {
+    tt_status status;
+    int k;
+    TTI_TRY(tt_text_format(out, "{\"step\":%d,\"think/n_guided\":%d,\"think/n_eligible\":%d", m->step,
+                           m->think.n_guided, m->think.n_eligible));
+    TTI_TRY(tti_metrics_append(out, m, 0));
+    for (k = 0; k < m->n_rewards; k++) {
+        TTI_TRY(tti_metrics_reward(out, m->reward_names[k], m->grpo.rewards[k]));
+    }
+    if (m->step_s > 0) { TTI_TRY(tti_metrics_append(out, m, 1)); }
+    TTI_TRY(tt_text_append(out, "}", 1));
+done:
+    return status;
+}
+
+/* ---- [tt:train.create] the trainer ----
+ * The desc is resolved and checked once, so that a step may divide without asking. Task, teacher and rewards
+ * are copied; models, tokenizer, tensors beside and users' pointers are lent. */
+
 enum { TTI_TROUBLE_NUMBER, TTI_TROUBLE_REWARD, TTI_TROUBLE_ENTROPY, TTI_N_TROUBLES };
+
 struct tt_trainer {
     tt_context *ctx;
-    tt_trainer_desc desc;             /* resolved                              */
-    tt_task task;                     /* copies: the caller's may go           */
+    tt_trainer_desc desc;             /* resolved                                                      */
+    tt_task task;                     /* copies: the caller's may go                                   */
     tt_teacher teacher;
-    tt_reward rewards[TT_MAX_REWARDS];    /* the task's first                  */
+    tt_reward rewards[TT_MAX_REWARDS];    /* the task's first                                          */
     float weights[TT_MAX_REWARDS];
     int n_rewards;
     tt_optimizer *optimizer;
-    tt_model *reference;              /* own copy; NULL if lent or not needed  */
+    tt_model *reference;              /* own copy; NULL if lent or not needed                          */
     tt_reducer *reducer;
-    tt_rollouts rollouts;             /* of the last step, this rank's         */
-    int end_token, step, stepping;    /* stepping: 1 within tt_trainer_step    */
-    int troubles[TTI_N_TROUBLES];     /* steps in a row with each              */
+    tt_rollouts rollouts;             /* of the last step, this rank's                                 */
+    int end_token, step;
+    int stepping;                     /* 1 within tt_trainer_step                                      */
+    int troubles[TTI_N_TROUBLES];     /* steps in a row with each                                      */
     double num_tokens;
+    uint64_t refused;                 /* hash of the sentence with which a state was last refused      */
 };
 
-static tt_status tti_trainer_resolve_grpo(tt_context *ctx, tt_trainer_desc *d) {
-    static const char *const who = "tt_trainer_create";
-    if (d->grpo.num_generations == 0) { d->grpo.num_generations = 8; }
-    if (d->grpo.max_completion_length == 0) { d->grpo.max_completion_length = 128; }
-    if (d->grpo.temperature == 0) { d->grpo.temperature = 1; }
-    if (d->grpo.num_iterations == 0) { d->grpo.num_iterations = 1; }
-    if (d->grpo.num_mini_batches == 0) { d->grpo.num_mini_batches = 1; }
-    if (d->grpo.micro_batch_tokens == 0) { d->grpo.micro_batch_tokens = 8192; }
-    if (d->grpo.num_generations < 1) { return tt_fail(ctx, TT_ERR_ARG, "%s: num_generations is %d, expected >= 1", who, d->grpo.num_generations); }
-    if (!(d->grpo.temperature > 0)) { return tt_fail(ctx, TT_ERR_ARG, "%s: temperature is %g, expected > 0", who, (double)d->grpo.temperature); }
-    if (d->grpo.num_iterations < 1) { return tt_fail(ctx, TT_ERR_ARG, "%s: num_iterations is %d, expected >= 1", who, d->grpo.num_iterations); }
-    if (d->grpo.micro_batch_tokens < 1) { return tt_fail(ctx, TT_ERR_ARG, "%s: micro_batch_tokens is %d, expected >= 1", who, d->grpo.micro_batch_tokens); }
-    if (d->grpo.max_completion_length < 1 || d->grpo.max_completion_length >= tt_model_config_get(d->model)->max_position_embeddings) {
-        return tt_fail(ctx, TT_ERR_ARG, "%s: max_completion_length is %d, expected 1 .. max_position_embeddings %d - 1", who,
-                       d->grpo.max_completion_length, tt_model_config_get(d->model)->max_position_embeddings);
-    }
-    return tt_grpo_check(ctx, &d->grpo);
+TT_API void tt_trainer_destroy(tt_trainer *t) {
+    if (!t) { return; }
+    tt_rollouts_free(&t->rollouts);
+    tt_reducer_destroy(t->reducer);
+    tt_optimizer_destroy(t->optimizer);
+    tt_model_destroy(t->reference);
+    tt_free(t->ctx, t, 1, sizeof *t);
 }
-static tt_status tti_trainer_resolve_batch(tt_context *ctx, tt_trainer_desc *d) {
-    static const char *const who = "tt_trainer_create";
-    int parts;
+
+/* What a rank tells the others of a response: a row of numbers, the rewards last. */
+enum { TTI_LENGTH, TTI_STOPPED, TTI_GUIDED, TTI_OFF_POLICY, TTI_ATTEMPT_REWARD, TTI_KL_COST, TTI_REWARDS,
+       TTI_MAX_ROW = TTI_REWARDS + TT_MAX_REWARDS };
+
+static tt_status tti_check_least(tt_context *ctx, const char *name, int value, int least) {
+    if (value >= least) { return TT_OK; }
+    return tt_fail(ctx, TT_ERR_ARG, "tt_trainer_create: %s is %d, expected >= %d", name, value, least);
+}
+
+static tt_status tti_check_divisor(tt_context *ctx, const char *name, int value, const char *of,
+                                   int prompts) {
+    if (value >= 1 && prompts % value == 0) { return TT_OK; }
+    return tt_fail(ctx, TT_ERR_ARG, "tt_trainer_create: %s is %d, expected a divisor of the %s %d prompts",
+                   name, value, of, prompts);
+}
+
+/* A step's prompts divide into ranks, a rank's into mini-batches, these over all ranks into parts. */
+static tt_status tti_trainer_check_batch(tt_context *ctx, tt_trainer_desc *d) {
+    tt_status status;
+    int own, whole, parts;
     if (d->prompts_per_step == 0) { d->prompts_per_step = 16; }
     if (d->world_size == 0) { d->world_size = 1; }
-    if (d->world_size < 1) { return tt_fail(ctx, TT_ERR_ARG, "%s: world_size is %d, expected >= 1", who, d->world_size); }
-    if (d->prompts_per_step < 1 || d->prompts_per_step % d->world_size) {
-        return tt_fail(ctx, TT_ERR_ARG, "%s: prompts_per_step is %d, expected a multiple of world_size %d", who, d->prompts_per_step, d->world_size);
-    }
-    if (d->prompts_per_step > INT_MAX / d->grpo.num_generations) {
-        return tt_fail(ctx, TT_ERR_ARG, "%s: prompts_per_step %d x num_generations %d is too large", who, d->prompts_per_step, d->grpo.num_generations);
-    }
-    if (d->grpo.num_mini_batches < 1 || (d->prompts_per_step / d->world_size) % d->grpo.num_mini_batches) {
-        return tt_fail(ctx, TT_ERR_ARG, "%s: num_mini_batches is %d, expected a divisor of the rank's %d prompts", who, d->grpo.num_mini_batches, d->prompts_per_step / d->world_size);
-    }
     parts = d->gradient_parts == 0 ? d->world_size : d->gradient_parts;
-    if (parts < 1 || d->prompts_per_step / d->grpo.num_mini_batches % parts) {
-        return tt_fail(ctx, TT_ERR_ARG, "%s: gradient_parts is %d, expected a divisor of the mini-batch's %d prompts", who, parts, d->prompts_per_step / d->grpo.num_mini_batches);
+    TTI_TRY(tti_check_least(ctx, "world_size", d->world_size, 1));
+    if (d->prompts_per_step < 1 || d->prompts_per_step % d->world_size) {
+        return tt_fail(ctx, TT_ERR_ARG,
+                       "tt_trainer_create: prompts_per_step is %d, expected a multiple of world_size %d",
+                       d->prompts_per_step, d->world_size);
     }
-    return TT_OK;
+    if (d->prompts_per_step > INT_MAX / TTI_MAX_ROW / d->grpo.num_generations) {
+        return tt_fail(ctx, TT_ERR_ARG,
+                       "tt_trainer_create: prompts_per_step %d x num_generations %d is too large",
+                       d->prompts_per_step, d->grpo.num_generations);
+    }
+    own = d->prompts_per_step / d->world_size;
+    TTI_TRY(tti_check_divisor(ctx, "num_mini_batches", d->grpo.num_mini_batches, "rank's", own));
+    whole = d->prompts_per_step / d->grpo.num_mini_batches;
+    TTI_TRY(tti_check_divisor(ctx, "gradient_parts", parts, "mini-batch's", whole));
+done:
+    return status;
 }
-static tt_status tti_schedule_check(tt_context *ctx, const char *who, const tt_schedule *s) {
+
+static tt_status tti_schedule_check(tt_context *ctx, const tt_schedule *s) {
     double most = (double)TT_MAX_LR;
     if (!(s->lr > 0 && (double)s->lr <= most)) {
-        return tt_fail(ctx, TT_ERR_ARG, "%s: schedule.lr is %g, expected > 0 and at most %g", who, (double)s->lr, most);
+        return tt_fail(ctx, TT_ERR_ARG, "tt_trainer_create: schedule.lr is %g, expected > 0 and at most %g",
+                       (double)s->lr, most);
     }
     if (!(s->min_lr >= 0 && (double)s->min_lr <= most)) {
-        return tt_fail(ctx, TT_ERR_ARG, "%s: schedule.min_lr is %g, expected 0 .. %g", who, (double)s->min_lr, most);
+        return tt_fail(ctx, TT_ERR_ARG, "tt_trainer_create: schedule.min_lr is %g, expected 0 .. %g",
+                       (double)s->min_lr, most);
     }
     if (s->warmup_steps < 0 || s->total_steps < 0) {
-        return tt_fail(ctx, TT_ERR_ARG, "%s: schedule.warmup_steps is %d and total_steps %d, expected >= 0", who,
+        return tt_fail(ctx, TT_ERR_ARG,
+                       "tt_trainer_create: schedule.warmup_steps is %d and total_steps %d, expected "
+                       ">= 0",
                        s->warmup_steps, s->total_steps);
     }
     if ((int)s->type < 0 || (int)s->type > TT_COSINE) {
-        return tt_fail(ctx, TT_ERR_ARG, "%s: schedule.type is %d, expected TT_CONSTANT, TT_LINEAR or TT_COSINE", who,
+        return tt_fail(ctx, TT_ERR_ARG,
+                       "tt_trainer_create: schedule.type is %d, expected TT_CONSTANT, TT_LINEAR or "
+                       "TT_COSINE",
                        (int)s->type);
     }
     return TT_OK;
 }
-static tt_status tti_trainer_resolve(tt_context *ctx, tt_trainer_desc *d) {
-    static const char *const who = "tt_trainer_create";
-    tt_status status = tti_trainer_resolve_grpo(ctx, d);
-    if (status == TT_OK) { status = tti_trainer_resolve_batch(ctx, d); }
-    if (status == TT_OK) { status = tti_schedule_check(ctx, who, &d->schedule); }
-    if (status != TT_OK) { return status; }
+
+/* Fills in defaults; an error names field, value and what was expected. */
+static tt_status tti_trainer_check(tt_context *ctx, tt_trainer_desc *d) {
+    int positions = tt_model_config_get(d->model)->max_position_embeddings;
+    tt_grpo_config *c = &d->grpo;
+    tt_status status;
+    TTI_TRY(tt_grpo_check(ctx, c));
+    *c = tt_grpo_resolve(c);
+    if (c->num_iterations == 0) { c->num_iterations = 1; }
+    if (c->num_mini_batches == 0) { c->num_mini_batches = 1; }
+    if (c->micro_batch_tokens == 0) { c->micro_batch_tokens = 8192; }
     if (d->abort_entropy == 0) { d->abort_entropy = 0.001f; }
     if (d->off_policy && d->n_off_policy == 0) { d->n_off_policy = 1; }
-    if (d->max_batch < 0) { return tt_fail(ctx, TT_ERR_ARG, "%s: max_batch is %d, expected >= 1, or 0 for 128", who, d->max_batch); }
-    if (d->teacher && !d->teacher->feedback) { return tt_fail(ctx, TT_ERR_ARG, "%s: teacher.feedback is NULL", who); }
-    if (d->teacher && d->think.total_steps < 1) { return tt_fail(ctx, TT_ERR_ARG, "%s: think.total_steps is %d, expected >= 1 with a teacher", who, d->think.total_steps); }
+    TTI_TRY(tti_check_least(ctx, "micro_batch_tokens", c->micro_batch_tokens, 1));
+    if (c->max_completion_length >= positions) {
+        return tt_fail(ctx, TT_ERR_ARG, "tt_trainer_create: max_completion_length is %d, expected 1 .. "
+                       "max_position_embeddings %d - 1", c->max_completion_length, positions);
+    }
+    TTI_TRY(tti_trainer_check_batch(ctx, d));
+    TTI_TRY(tti_schedule_check(ctx, &d->schedule));
+    TTI_TRY(tti_check_least(ctx, "max_batch", d->max_batch, 0));
+    if (d->teacher && !d->teacher->feedback) {
+        return tt_fail(ctx, TT_ERR_ARG, "tt_trainer_create: teacher.feedback is NULL");
+    }
+    if (d->teacher) { TTI_TRY(tti_check_least(ctx, "think.total_steps", d->think.total_steps, 1)); }
     if (d->n_rewards < 0 || d->n_rewards >= TT_MAX_REWARDS || (d->n_rewards > 0 && !d->rewards)) {
-        return tt_fail(ctx, TT_ERR_ARG, "%s: n_rewards is %d, expected 0 .. %d with as many rewards", who, d->n_rewards, TT_MAX_REWARDS - 1);
+        return tt_fail(ctx, TT_ERR_ARG,
+                       "tt_trainer_create: n_rewards is %d, expected 0 .. %d with as many rewards",
+                       d->n_rewards, TT_MAX_REWARDS - 1);
     }
-    if (d->n_off_policy < 0 || d->n_off_policy >= d->grpo.num_generations || (d->n_off_policy > 0 && !d->off_policy)) {
-        return tt_fail(ctx, TT_ERR_ARG, "%s: n_off_policy is %d, expected 0 .. num_generations %d - 1, with off_policy", who, d->n_off_policy, d->grpo.num_generations);
+    if (d->n_off_policy < 0 || d->n_off_policy >= c->num_generations ||
+        (d->n_off_policy > 0 && !d->off_policy)) {
+        return tt_fail(ctx, TT_ERR_ARG,
+                       "tt_trainer_create: n_off_policy is %d, expected 0 .. num_generations %d - 1, "
+                       "with off_policy",
+                       d->n_off_policy, c->num_generations);
     }
-    return TT_OK;
+done:
+    return status;
 }
+
+/* Reads all training questions, so that one that is too long is named now and not after hours. A task without
+ * end cannot be read. */
+static tt_status tti_trainer_check_questions(tt_context *ctx, const tt_trainer_desc *d) {
+    int n = d->task->count ? d->task->count(d->task->user, 0) : 0, i;
+    int new_tokens = d->grpo.max_completion_length;
+    int positions = tt_model_config_get(d->model)->max_position_embeddings;
+    tt_prompts prompts;
+    tt_status status = tt_prompts_create(ctx, d->task, d->tokenizer, 1, &prompts);
+    for (i = 0; i < n && status == TT_OK; i++) {
+        prompts.texts.size = prompts.ids.size = 0;
+        TTI_TRY(tt_prompts_set(&prompts, 0, 0, (uint64_t)i));
+        if (prompts.requests[0].prompt_length <= positions - new_tokens) { continue; }
+        status = tt_fail(ctx, TT_ERR_ARG,
+                         "tt_trainer_create: question %d (\"%.40s\") makes a prompt of %d tokens, which "
+                         "leaves no room for %d new ones in max_position_embeddings %d; see tt_jsonl_limit",
+                         i, tt_prompts_question(&prompts, 0), prompts.requests[0].prompt_length, new_tokens,
+                         positions);
+    }
+done:
+    tt_prompts_free(&prompts);
+    return status;
+}
+
+/* All rewards with their weights: the task's, then those of the desc. */
 static tt_status tti_trainer_rewards(tt_trainer *t) {
     int k;
     t->rewards[0].name = t->task.name;
@@ -16665,12 +17047,30 @@ static tt_status tti_trainer_rewards(tt_trainer *t) {
     t->n_rewards = 1 + t->desc.n_rewards;
     for (k = 1; k < t->n_rewards; k++) {
         const tt_reward *r = &t->desc.rewards[k - 1];
-        if (!r->reward || !r->name) { return tt_fail(t->ctx, TT_ERR_ARG, "tt_trainer_create: rewards[%d].%s is NULL", k - 1, r->name ? "reward" : "name"); }
+        if (!r->reward || !r->name) {
+            return tt_fail(t->ctx, TT_ERR_ARG, "tt_trainer_create: rewards[%d].%s is NULL", k - 1,
+                           r->name ? "reward" : "name");
+        }
         t->rewards[k] = *r;
         t->weights[k] = r->log_only ? 0 : r->weight != 0 ? r->weight : 1;
     }
+    t->desc.rewards = NULL;      /* the caller's may go */
     return TT_OK;
 }
+
+/* The reference policy is only kept if something asks for it: it costs the memory of a model. With adapters
+ * it is the model itself, these off; else a frozen copy of the model as it is now. */
+static int tti_trainer_reference(tt_trainer *t) {
+    tt_trainer_desc *d = &t->desc;
+    if (d->reference || (d->grpo.beta == 0 && !d->measure_kl)) { return 1; }
+    if (tt_model_lora_get(d->model)) {
+        d->reference = d->model;
+    } else {
+        d->reference = t->reference = tt_model_copy(d->model);
+    }
+    return d->reference != NULL;
+}
+
 static tt_reducer *tti_trainer_reducer(tt_context *ctx, const tt_trainer_desc *d) {
     tt_reducer_desc r = TT_INIT;
     r.model = d->model;
@@ -16681,161 +17081,180 @@ static tt_reducer *tti_trainer_reducer(tt_context *ctx, const tt_trainer_desc *d
     r.n_parts = d->gradient_parts;
     return tt_reducer_create(ctx, &r);
 }
+
 TT_API tt_trainer *tt_trainer_create(tt_context *ctx, const tt_trainer_desc *desc) {
     tt_trainer *t;
     tt_trainer_desc d = *desc;
-    int end, wants_reference = d.grpo.beta != 0 || d.measure_kl;
-    if (!d.model) { tt_fail(ctx, TT_ERR_ARG, "tt_trainer_create: model is NULL"); return NULL; }
-    if (tt_task_check(d.model, d.tokenizer, d.task, "tt_trainer_create", &end) != TT_OK || tti_trainer_resolve(ctx, &d) != TT_OK) { return NULL; }
-    if (tti_check_prompts(ctx, "tt_trainer_create", d.task, d.tokenizer, 0, d.task->count ? d.task->count(d.task->user, 0) : 0, d.grpo.max_completion_length,
-                          tt_model_config_get(d.model)->max_position_embeddings) != TT_OK) { return NULL; }
+    int end;
+    if (!d.model) {
+        tt_fail(ctx, TT_ERR_ARG, "tt_trainer_create: model is NULL");
+        return NULL;
+    }
+    if (tt_task_check(d.model, d.tokenizer, d.task, "tt_trainer_create", &end) != TT_OK ||
+        tti_trainer_check(ctx, &d) != TT_OK || tti_trainer_check_questions(ctx, &d) != TT_OK) {
+        return NULL;
+    }
     t = (tt_trainer *)tt_alloc(ctx, 1, sizeof *t);
     if (!t) { return NULL; }
     t->ctx = ctx;
     t->desc = d;
     t->task = *d.task;
     t->desc.task = &t->task;
-    if (d.teacher) { t->teacher = *d.teacher; t->desc.teacher = &t->teacher; }
+    if (d.teacher) {
+        t->teacher = *d.teacher;
+        t->desc.teacher = &t->teacher;
+    }
     t->end_token = end;
     if (tti_trainer_rewards(t) == TT_OK) { t->optimizer = tt_adamw_create(d.model, &d.adamw); }
     if (t->optimizer) { t->reducer = tti_trainer_reducer(ctx, &d); }
-    t->desc.rewards = NULL;
-    if (t->reducer && wants_reference && !d.reference) {
-        if (tt_model_lora_get(d.model)) { t->desc.reference = d.model; }      /* its adapters off */
-        else { t->reference = t->desc.reference = tt_model_copy(d.model); }
-    }
-    if (!t->reducer || (wants_reference && !t->desc.reference)) { tt_trainer_destroy(t); return NULL; }
-    return t;
+    if (t->reducer && tti_trainer_reference(t)) { return t; }
+    tt_trainer_destroy(t);
+    return NULL;
 }
-TT_API void tt_trainer_destroy(tt_trainer *t) {
-    if (!t) { return; }
-    tt_rollouts_free(&t->rollouts);
-    tt_reducer_destroy(t->reducer);
-    tt_optimizer_destroy(t->optimizer);
-    tt_model_destroy(t->reference);
-    tt_free(t->ctx, t, 1, sizeof *t);
-}
+
 TT_API int tt_trainer_step_count(const tt_trainer *t) { return t->step; }
 TT_API const tt_rollouts *tt_trainer_rollouts(const tt_trainer *t) { return &t->rollouts; }
 
-/* ---- one step: questions, samples, rewards, feedback ----
- * Question numbers are random functions of (seed, step, place); dynamic sampling asks again in further rounds, whose
- * numbers and random streams are others. */
+/* ---- [tt:train.sample] a step's first half: ask, sample, off-policy, reward, teach ----
+ * This is done in rounds. The first asks a question for every group; with dynamic sampling, those of the
+ * groups whose rewards came out all equal, which have no gradient, are asked other questions in further ones
+ * (DAPO, arXiv 2503.14476, sec. 3.2). Question numbers and the sampler's streams are functions of (seed,
+ * step, place in the step, round) alone. */
+
 typedef struct tti_step {
-    tt_prompts prompts;              /* one for each group                       */
-    int *groups;                      /* [n] those of the round                   */
-    tt_rollouts fresh;                /* of the round                             */
-    tt_tally tally;                  /* of the student's own responses           */
+    tt_prompts prompts;               /* [groups of this rank]                          */
+    int *groups;                      /* [n] which of them the round is about           */
+    tt_rollouts round;                /* of the round, group by group                   */
+    tt_tally tally;                   /* of the student's own responses                 */
     tt_reward_errors errors;
     tt_step_metrics metrics;
-    tt_rollouts board;                /* see tti_board_make                       */
-    unsigned char *kinds;             /* of the board                             */
-    float *logprobs;
 } tti_step;
-/* Place in the step of group i of a rank: each mini-batch is split over the ranks, so it holds the same groups at any
- * number of them. */
+
+/* Where group i of a rank stands in the step: each mini-batch is spread over the ranks, so it holds the same
+ * groups at any number of them. */
 static int tti_group_place(const tt_trainer *t, int rank, int i) {
     int whole = t->desc.prompts_per_step / t->desc.grpo.num_mini_batches, own = whole / t->desc.world_size;
     return i / own * whole + rank * own + i % own;
 }
-static uint64_t tti_prompt_place(const tt_trainer *t, int i) {
-    return (uint64_t)t->step * (uint64_t)t->desc.prompts_per_step + (uint64_t)tti_group_place(t, t->desc.rank, i);
-}
-static uint64_t tti_prompt_number(const tt_trainer *t, int i, int round) {
-    return tt_random(t->desc.seed, (uint64_t)TTI_STREAM_PROMPT + ((uint64_t)round << 32), tti_prompt_place(t, i)) >> 1;
-}
-/* The prompts of this step and rank. */
-static tt_status tti_step_prompts(tt_trainer *t, tti_step *s) {
+
+/* Questions for the n groups of the round become prompts. The request's id names the random stream of its
+ * samples; it is another one in every round, or a group would be given the responses that it already had. */
+static tt_status tti_step_ask(tt_trainer *t, tti_step *s, int n, int round) {
     const tt_trainer_desc *d = &t->desc;
-    int n = d->prompts_per_step / d->world_size, i;
-    tt_status status = tt_prompts_create(t->ctx, d->task, d->tokenizer, n, &s->prompts);
-    for (i = 0; i < n && status == TT_OK; i++) {
-        status = tt_prompts_set(&s->prompts, i, 0, tti_prompt_number(t, i, 0));
-        s->prompts.requests[i].id = tti_prompt_place(t, i);
-        s->prompts.requests[i].n = d->grpo.num_generations;
-    }
-    s->groups = status == TT_OK ? (int *)tt_alloc(t->ctx, (size_t)n, sizeof *s->groups) : NULL;
-    for (i = 0; s->groups && i < n; i++) { s->groups[i] = i; }
-    return status == TT_OK && !s->groups ? TT_ERR_MEM : status;
-}
-/* Other questions for the n groups of this round. */
-static tt_status tti_step_redraw(tt_trainer *t, tti_step *s, int n, int round) {
-    int k;
+    uint64_t stream = (uint64_t)TTI_TRAIN_PROMPT + ((uint64_t)round << 32);
+    uint64_t first = (uint64_t)t->step * (uint64_t)d->prompts_per_step;
     tt_status status = TT_OK;
+    int k;
     for (k = 0; k < n && status == TT_OK; k++) {
         int g = s->groups[k];
-        status = tt_prompts_set(&s->prompts, g, 0, tti_prompt_number(t, g, round));
-        s->prompts.requests[g].id = ((uint64_t)round << 48) + tti_prompt_place(t, g);
+        uint64_t place = first + (uint64_t)tti_group_place(t, d->rank, g);
+        tt_request *request = &s->prompts.requests[g];
+        status = tt_prompts_set(&s->prompts, g, 0, tt_random(d->seed, stream, place) >> 1);
+        request->id = ((uint64_t)round << 48) + place;
+        request->n = d->grpo.num_generations;
     }
     return status;
 }
-static tt_status tti_step_sample(tt_trainer *t, tti_step *s, const tt_request *requests, int n) {
+
+/* The requests of the round's groups, each of which must leave room for a response. */
+static tt_status tti_step_requests(tt_trainer *t, const tti_step *s, tt_request *requests, int n) {
+    int limit = tt_model_config_get(t->desc.model)->max_position_embeddings, k;
+    int new_tokens = t->desc.grpo.max_completion_length;
+    for (k = 0; k < n; k++) {
+        requests[k] = s->prompts.requests[s->groups[k]];
+        if (requests[k].prompt_length <= limit - new_tokens) { continue; }
+        return tt_fail(t->ctx, TT_ERR_ARG,
+                       "tt_trainer_step: prompt %d has %d tokens and max_completion_length is %d, "
+                       "expected a sum <= max_position_embeddings %d",
+                       k, requests[k].prompt_length, new_tokens, limit);
+    }
+    return TT_OK;
+}
+
+/* num_generations responses of the student to each prompt of the round. */
+static tt_status tti_step_sample(tt_trainer *t, tti_step *s, int n) {
     const tt_trainer_desc *d = &t->desc;
     tt_sampling sampling = TT_INIT;
     tt_completions completions = TT_INIT;
-    int limit = tt_model_config_get(d->model)->max_position_embeddings, i;
+    tt_request *requests = (tt_request *)tt_alloc(t->ctx, (size_t)n, sizeof *requests);
     tt_status status;
-    for (i = 0; i < n; i++) {
-        if (requests[i].prompt_length <= limit - d->grpo.max_completion_length) { continue; }
-        return tt_fail(t->ctx, TT_ERR_ARG, "tt_trainer_step: prompt %d has %d tokens and max_completion_length is %d, expected a sum <= max_position_embeddings %d",
-                       i, requests[i].prompt_length, d->grpo.max_completion_length, limit);
-    }
+    int k;
+    if (!requests) { return TT_ERR_MEM; }
     sampling.max_new_tokens = d->grpo.max_completion_length;
     sampling.temperature = d->grpo.temperature;
-    sampling.seed = tt_random(d->seed, TTI_STREAM_SAMPLE, 0);
+    sampling.seed = tt_random(d->seed, TTI_TRAIN_SAMPLE, 0);
     sampling.stop_tokens = &t->end_token;
     sampling.n_stop_tokens = 1;
     sampling.max_batch = d->max_batch;
-    status = tt_generate(d->model, requests, n, &sampling, &completions);
-    if (status == TT_OK) {
-        s->metrics.rollout_tokens += (double)completions.n_tokens;
-        status = tt_rollouts_create(t->ctx, requests, n, &completions, t->end_token, &s->fresh);
+    TTI_TRY(tti_step_requests(t, s, requests, n));
+    TTI_TRY(tt_generate(d->model, requests, n, &sampling, &completions));
+    s->metrics.rollout_tokens += (double)completions.n_tokens;
+    TTI_TRY(tt_rollouts_create(t->ctx, requests, n, &completions, t->end_token, &s->round));
+    for (k = 0; k < n; k++) {
+        TTI_TRY(tt_rollouts_question(&s->round, k, tt_prompts_question(&s->prompts, s->groups[k])));
     }
-    for (i = 0; i < n && status == TT_OK; i++) { status = tt_rollouts_question(&s->fresh, i, tt_prompts_question(&s->prompts, s->groups[i])); }
+done:
     tt_completions_free(&completions);
+    tt_free(t->ctx, requests, (size_t)n, sizeof *requests);
     return status;
 }
-/* The user's own responses take the place of the last samples of each group. */
-static tt_status tti_step_off_policy(tt_trainer *t, tti_step *s) {
+
+/* The user's response number k to a question, with the end token; no ids if there is none. */
+static tt_status tti_off_policy_ids(tt_trainer *t, tti_step *s, int group, int k, tt_ids *ids) {
     const tt_trainer_desc *d = &t->desc;
-    int size = s->fresh.num_generations, i, k;
+    const char *question = tt_prompts_question(&s->prompts, group);
+    const char *answer = tt_prompts_answer(&s->prompts, group);
+    size_t limit = (size_t)d->grpo.max_completion_length;
     int32_t end = (int32_t)t->end_token;
     tt_text text = TT_INIT;
+    tt_status status;
+    text.ctx = t->ctx;
+    ids->size = 0;
+    tt_eval(t->ctx);
+    status = d->off_policy(d->off_policy_user, question, answer, k, &text);
+    TTI_TRY(tti_called(t->ctx, status, "off_policy: response", (uint64_t)k));
+    if (text.size == 0) { goto done; }
+    TTI_TRY(tt_encode(d->tokenizer, text.data, text.size, TT_SPECIAL_TEXT, ids));
+    TTI_TRY(tt_ids_append(ids, &end, 1));
+    if (ids->size > limit) {
+        ids->size = limit;
+        s->metrics.n_off_policy_cut++;
+    }
+done:
+    tt_text_free(&text);
+    return status;
+}
+
+/* The user's own responses take the place of the last samples of each group (LUFFY, arXiv 2504.14945). */
+static tt_status tti_step_off_policy(tt_trainer *t, tti_step *s) {
+    int size = s->round.num_generations, first = size - t->desc.n_off_policy, i;
     tt_ids ids = TT_INIT;
     tt_status status = TT_OK;
-    text.ctx = ids.ctx = t->ctx;
-    for (i = 0; i < s->fresh.n && status == TT_OK; i++) {
-        const tt_prompts *p = &s->prompts;
-        int g = s->groups[i / size];
-        k = i % size - (size - d->n_off_policy);
+    ids.ctx = t->ctx;
+    for (i = 0; i < s->round.n; i++) {
+        int k = i % size - first;
         if (k < 0) { continue; }
-        text.size = ids.size = 0;
-        if (!t->ctx->graph_error) { tt_error_clear(t->ctx); }
-        status = d->off_policy(d->off_policy_user, tt_prompts_question(p, g), tt_prompts_answer(p, g), k, &text);
-        status = tti_called(t->ctx, status, "off_policy: response", (uint64_t)k);
-        if (status != TT_OK || text.size == 0) { continue; }
-        status = tt_encode(d->tokenizer, text.data, text.size, TT_SPECIAL_TEXT, &ids);
-        if (status == TT_OK) { status = tt_ids_append(&ids, &end, 1); }
-        if (ids.size > (size_t)d->grpo.max_completion_length) {
-            ids.size = (size_t)d->grpo.max_completion_length;
-            s->metrics.n_off_policy_cut++;
-        }
-        if (status == TT_OK) { status = tt_rollout_off_policy(&s->fresh, i, ids.data, (int)ids.size, t->end_token); }
+        TTI_TRY(tti_off_policy_ids(t, s, s->groups[i / size], k, &ids));
+        if (ids.size == 0) { continue; }
+        TTI_TRY(tt_rollout_off_policy(&s->round, i, ids.data, (int)ids.size, t->end_token));
     }
-    tt_text_free(&text);
+done:
     tt_ids_free(&ids);
     return status;
 }
-/* Rewards of all rollouts of the round (guided_only: of those), and a tally of what the student's own do. */
-static tt_status tti_step_rewards(tt_trainer *t, tti_step *s, int guided_only) {
-    tt_text scratch = TT_INIT;
+
+/* Rewards of the round's responses, and a tally of what they do: of the student's own alone, before a
+ * teacher's words make them better than it is. guided_only: after the teacher, of those that it has
+ * continued. Until weights and costs come in, the reward is the task's own: the teacher's selection and
+ * attempt_reward go by that. */
+static tt_status tti_step_reward(tt_trainer *t, tti_step *s, int guided_only) {
+    tt_text text = TT_INIT;
     tt_status status = TT_OK;
     int i, k;
-    scratch.ctx = t->ctx;
-    s->fresh.n_rewards = t->n_rewards;
-    for (i = 0; i < s->fresh.n && status == TT_OK; i++) {
-        tt_rollout *r = &s->fresh.items[i];
-        int g = s->groups[r->group];
+    text.ctx = t->ctx;
+    s->round.n_rewards = t->n_rewards;
+    for (i = 0; i < s->round.n; i++) {
+        tt_rollout *r = &s->round.items[i];
         tt_reward_input in = TT_INIT;
         tt_outcome outcome;
         if (guided_only && !r->guided) { continue; }
@@ -16843,73 +17262,80 @@ static tt_status tti_step_rewards(tt_trainer *t, tti_step *s, int guided_only) {
         in.tokens = r->tokens + r->prompt_length;
         in.n_tokens = r->response_length;
         in.stopped = r->stopped;
-        status = tt_prompts_input(&s->prompts, g, &scratch, &in);
-        for (k = 0; k < t->n_rewards && status == TT_OK; k++) { status = tt_reward_call(t->ctx, &t->rewards[k], &in, &s->errors, &r->rewards[k]); }
+        TTI_TRY(tt_prompts_input(&s->prompts, s->groups[r->group], &text, &in));
+        for (k = 0; k < t->n_rewards; k++) {
+            TTI_TRY(tt_reward_call(t->ctx, &t->rewards[k], &in, &s->errors, &r->rewards[k]));
+        }
         r->reward = r->rewards[0];
-        if (guided_only || r->off_policy || status != TT_OK) { continue; }
-        status = tt_judge(t->ctx, t->desc.task, &in, r->rewards[0], &s->errors, &outcome);
-        if (status == TT_OK) { tt_tally_add(&s->tally, &outcome, r->response_length, r->stopped); }
+        if (guided_only || r->off_policy) { continue; }
+        TTI_TRY(tt_judge(t->ctx, t->desc.task, &in, r->rewards[0], &s->errors, &outcome));
+        tt_tally_add(&s->tally, &outcome, r->response_length, r->stopped);
     }
-    tt_text_free(&scratch);
+done:
+    tt_text_free(&text);
     return status;
 }
-/* The teacher continues some responses; the reward that each had by itself stays in attempt_reward. */
+
+/* The teacher continues some responses, which are then rewarded anew; attempt_reward keeps what each had by
+ * itself. */
 static tt_status tti_step_teach(tt_trainer *t, tti_step *s) {
     const tt_trainer_desc *d = &t->desc;
-    tt_think_metrics m = TT_INIT;
+    tt_think_metrics m = TT_INIT, *sum = &s->metrics.think;
     tt_augment how = TT_INIT;
     tt_status status;
+    if (!d->teacher || !tt_think_active(&d->think, t->step)) { return TT_OK; }
     how.teacher = d->teacher;
     how.tokenizer = d->tokenizer;
     how.end_token = t->end_token;
     how.max_completion_length = d->grpo.max_completion_length;
     how.step = t->step;
-    status = tt_think_augment(&s->fresh, &how, &d->think, &m);
-    s->metrics.think.pct = m.pct;
-    s->metrics.think.n_eligible += m.n_eligible;
-    s->metrics.think.n_guided += m.n_guided;
-    s->metrics.think.teacher_tokens += m.teacher_tokens;
-    s->metrics.think.n_cut += m.n_cut;
-    if (m.longest_guided > s->metrics.think.longest_guided) { s->metrics.think.longest_guided = m.longest_guided; }
-    return status == TT_OK ? tti_step_rewards(t, s, 1) : status;
+    status = tt_think_augment(&s->round, &how, &d->think, &m);
+    sum->pct = m.pct;
+    sum->n_eligible += m.n_eligible;
+    sum->n_guided += m.n_guided;
+    sum->teacher_tokens += m.teacher_tokens;
+    sum->n_cut += m.n_cut;
+    if (m.longest_guided > sum->longest_guided) { sum->longest_guided = m.longest_guided; }
+    return status == TT_OK ? tti_step_reward(t, s, 1) : status;
 }
-/* Samples, rewards and feedback for the n groups of a round, into s->fresh. */
-static tt_status tti_step_round(tt_trainer *t, tti_step *s, int n) {
-    const tt_trainer_desc *d = &t->desc;
-    double begin = tt_clock(), sampled;
-    tt_request *requests = (tt_request *)tt_alloc(t->ctx, (size_t)n, sizeof *requests);
-    tt_status status = requests ? TT_OK : TT_ERR_MEM;
-    int k;
-    for (k = 0; k < n && status == TT_OK; k++) { requests[k] = s->prompts.requests[s->groups[k]]; }
-    if (status == TT_OK) { status = tti_step_sample(t, s, requests, n); }
-    if (status == TT_OK && d->n_off_policy > 0) { status = tti_step_off_policy(t, s); }
-    if (status == TT_OK) { status = tti_step_rewards(t, s, 0); }
+
+/* One round for the n groups in s->groups, into s->round. */
+static tt_status tti_step_round(tt_trainer *t, tti_step *s, int n, int round) {
+    double begin, sampled;
+    tt_status status;
+    TTI_TRY(tti_step_ask(t, s, n, round));
+    begin = tt_clock();
+    TTI_TRY(tti_step_sample(t, s, n));
+    TTI_TRY(tti_step_off_policy(t, s));
+    TTI_TRY(tti_step_reward(t, s, 0));
     sampled = tt_clock();
-    if (status == TT_OK && d->teacher && tt_think_active(&d->think, t->step)) { status = tti_step_teach(t, s); }
+    TTI_TRY(tti_step_teach(t, s));
     s->metrics.rollout_s += sampled - begin;
     s->metrics.teacher_s += tt_clock() - sampled;
-    tt_free(t->ctx, requests, (size_t)n, sizeof *requests);
+done:
     return status;
 }
-/* Group k of the round becomes group g of the step. */
-static void tti_step_take(tt_trainer *t, tti_step *s, int k, int g) {
-    int size = s->fresh.num_generations, i;
+
+/* Group k of the round becomes group g of the step, whose old one goes to the round and with it. */
+static void tti_replace_group(tt_trainer *t, tti_step *s, int k, int g) {
+    int size = s->round.num_generations, i;
     char *question = t->rollouts.questions[g];
+    t->rollouts.questions[g] = s->round.questions[k];
+    s->round.questions[k] = question;
     for (i = 0; i < size; i++) {
-        tt_rollout *to = &t->rollouts.items[g * size + i], was = *to;
-        *to = s->fresh.items[k * size + i];
+        tt_rollout *to = &t->rollouts.items[g * size + i], *from = &s->round.items[k * size + i], was = *to;
+        *to = *from;
         to->group = g;
-        s->fresh.items[k * size + i] = was;
+        *from = was;
     }
-    t->rollouts.questions[g] = s->fresh.questions[k];
-    s->fresh.questions[k] = question;
 }
-/* The groups whose rewards are all equal: they have no gradient. */
-static tt_status tti_step_dull(tt_trainer *t, tti_step *s, int *n) {
-    tt_grpo_config c = tt_grpo_resolve(&t->desc.grpo);
-    int g;
+
+/* Puts the groups whose rewards are all equal into s->groups; returns how many through n. */
+static tt_status tti_equal_groups(tt_trainer *t, tti_step *s, int *n) {
+    tt_grpo_config c = t->desc.grpo;
     tt_status status;
-    c.kl_in_reward = 0;
+    int g;
+    c.kl_in_reward = 0;      /* log-probs are not there yet */
     *n = 0;
     status = tt_grpo_rewards(&t->rollouts, &c, t->weights, NULL);
     for (g = 0; g < t->rollouts.n_groups && status == TT_OK; g++) {
@@ -16917,406 +17343,386 @@ static tt_status tti_step_dull(tt_trainer *t, tti_step *s, int *n) {
     }
     return status;
 }
+
+/* All rounds of the step, into t->rollouts. */
 static tt_status tti_step_collect(tt_trainer *t, tti_step *s) {
     int n = s->prompts.n, round, k;
-    tt_status status = tti_step_round(t, s, n);
-    if (status != TT_OK) { return status; }
+    tt_status status;
+    TTI_TRY(tti_step_round(t, s, n, 0));
     tt_rollouts_free(&t->rollouts);
-    t->rollouts = s->fresh;
-    memset(&s->fresh, 0, sizeof s->fresh);
-    for (round = 1; round <= t->desc.grpo.dynamic_sampling && status == TT_OK; round++) {
-        status = tti_step_dull(t, s, &n);
-        if (status != TT_OK || n == 0) { break; }
-        status = tti_step_redraw(t, s, n, round);
-        if (status == TT_OK) { status = tti_step_round(t, s, n); }
-        for (k = 0; k < n && status == TT_OK; k++) { tti_step_take(t, s, k, s->groups[k]); }
+    t->rollouts = s->round;
+    memset(&s->round, 0, sizeof s->round);
+    for (round = 1; round <= t->desc.grpo.dynamic_sampling; round++) {
+        TTI_TRY(tti_equal_groups(t, s, &n));
+        if (n == 0) { break; }
+        TTI_TRY(tti_step_round(t, s, n, round));
+        for (k = 0; k < n; k++) { tti_replace_group(t, s, k, s->groups[k]); }
         s->metrics.n_resampled += n;
-        tt_rollouts_free(&s->fresh);
+        tt_rollouts_free(&s->round);
     }
+done:
     return status;
-}
-/* ---- one step: what every rank knows of every response ----
- * Advantages and denominators may be of the whole batch, so each rank computes them from the lengths, flags and rewards of all
- * responses: the board, rollouts without tokens, in the order of one process. Their kinds are a number of taught tokens there. */
-typedef struct tti_counts { tt_tally tally; double rollout_tokens, update_tokens, teacher_tokens, n_eligible, n_guided, n_cut, n_off_policy_cut, n_errors, n_resampled; } tti_counts;   /* doubles alone */
-enum { TTI_ROW_LENGTH, TTI_ROW_STOPPED, TTI_ROW_GUIDED, TTI_ROW_OFF_POLICY, TTI_ROW_ATTEMPT, TTI_ROW_TAUGHT, TTI_ROW_REWARDS, TTI_N_COUNTS = (int)(sizeof(tti_counts) / sizeof(double)) };
-static int tti_kl_in_reward(const tt_trainer *t) { return t->desc.grpo.kl_in_reward && t->desc.grpo.beta != 0; }
-static int tti_row_size(const tt_trainer *t) { return TTI_ROW_REWARDS + t->n_rewards + (tti_kl_in_reward(t) ? 2 * t->desc.grpo.max_completion_length : 0); }
-static tt_rollouts *tti_board(tt_trainer *t, tti_step *s) { return t->desc.world_size > 1 ? &s->board : &t->rollouts; }
-
-static void tti_row_write(const tt_trainer *t, const tt_rollout *r, double *row) {
-    double *logprobs = row + TTI_ROW_REWARDS + t->n_rewards;
-    int i, limit = t->desc.grpo.max_completion_length;
-    row[TTI_ROW_LENGTH] = r->response_length;
-    row[TTI_ROW_STOPPED] = r->stopped;
-    row[TTI_ROW_GUIDED] = r->guided;
-    row[TTI_ROW_OFF_POLICY] = r->off_policy;
-    row[TTI_ROW_ATTEMPT] = (double)r->attempt_reward;
-    for (i = 0; i < r->response_length; i++) { row[TTI_ROW_TAUGHT] += !tti_is_student(r, i); }
-    for (i = 0; i < t->n_rewards; i++) { row[TTI_ROW_REWARDS + i] = (double)r->rewards[i]; }
-    for (i = 0; i < r->response_length && tti_kl_in_reward(t); i++) {
-        logprobs[i] = (double)r->old_logprobs[i];
-        logprobs[limit + i] = (double)r->ref_logprobs[i];
-    }
-}
-/* kinds: limit tokens of a teacher, then as many of the student. */
-static void tti_row_read(const tt_trainer *t, const double *row, unsigned char *kinds, float *logprobs, tt_rollout *r) {
-    int i, limit = t->desc.grpo.max_completion_length;
-    r->response_length = (int)row[TTI_ROW_LENGTH];
-    r->stopped = (int)row[TTI_ROW_STOPPED];
-    r->guided = (int)row[TTI_ROW_GUIDED];
-    r->off_policy = (int)row[TTI_ROW_OFF_POLICY];
-    r->attempt_reward = (float)row[TTI_ROW_ATTEMPT];
-    r->kind = kinds + limit - (int)row[TTI_ROW_TAUGHT];
-    for (i = 0; i < t->n_rewards; i++) { r->rewards[i] = (float)row[TTI_ROW_REWARDS + i]; }
-    if (!logprobs) { return; }
-    for (i = 0; i < 2 * limit; i++) { logprobs[i] = (float)row[TTI_ROW_REWARDS + t->n_rewards + i]; }
-    r->old_logprobs = logprobs;
-    r->ref_logprobs = logprobs + limit;
-}
-static void tti_counts_get(tti_step *s, tti_counts *c) {
-    c->tally = s->tally;
-    c->rollout_tokens = s->metrics.rollout_tokens;
-    c->update_tokens = s->metrics.update_tokens;
-    c->teacher_tokens = s->metrics.think.teacher_tokens;
-    c->n_eligible = s->metrics.think.n_eligible;
-    c->n_guided = s->metrics.think.n_guided;
-    c->n_cut = s->metrics.think.n_cut;
-    c->n_off_policy_cut = s->metrics.n_off_policy_cut;
-    c->n_errors = s->errors.n;
-    c->n_resampled = s->metrics.n_resampled;
-}
-static void tti_counts_set(tti_step *s, const tti_counts *c) {
-    s->tally = c->tally;
-    s->metrics.rollout_tokens = c->rollout_tokens;
-    s->metrics.update_tokens = c->update_tokens;
-    s->metrics.think.teacher_tokens = c->teacher_tokens;
-    s->metrics.think.n_eligible = (int)c->n_eligible;
-    s->metrics.think.n_guided = (int)c->n_guided;
-    s->metrics.think.n_cut = c->n_cut;
-    s->metrics.n_off_policy_cut = c->n_off_policy_cut;
-    s->errors.n = (int)c->n_errors;
-    s->metrics.n_resampled = c->n_resampled;
-}
-/* values[i] = sum over ranks, in their order. */
-static tt_status tti_sum_over_ranks(tt_trainer *t, double *values, int n) {
-    int world = t->desc.world_size, rank, i;
-    size_t total = (size_t)n * (size_t)world;
-    double *all = world > 1 ? (double *)tt_alloc(t->ctx, total, sizeof *all) : NULL;
-    tt_status status;
-    if (world == 1) { return TT_OK; }
-    status = all ? tt_reducer_gather(t->reducer, values, n, all) : TT_ERR_MEM;
-    for (i = 0; i < n && status == TT_OK; i++) {
-        values[i] = 0;
-        for (rank = 0; rank < world; rank++) { values[i] += all[rank * n + i]; }
-    }
-    tt_free(t->ctx, all, total, sizeof *all);
-    return status;
-}
-static tt_status tti_board_fill(tt_trainer *t, tti_step *s, const double *rows) {
-    int size = tti_row_size(t), own = t->rollouts.n, group = t->rollouts.num_generations, limit = t->desc.grpo.max_completion_length, rank, i;
-    tt_rollouts *board = &s->board;
-    board->ctx = t->ctx;
-    board->num_generations = group;
-    board->n_rewards = t->n_rewards;
-    board->items = (tt_rollout *)tt_alloc(t->ctx, (size_t)own * (size_t)t->desc.world_size, sizeof *board->items);
-    if (!board->items) { return TT_ERR_MEM; }
-    board->n = own * t->desc.world_size;
-    board->n_groups = t->desc.prompts_per_step;
-    s->kinds = (unsigned char *)tt_alloc(t->ctx, 2 * (size_t)limit, 1);
-    if (tti_kl_in_reward(t)) { s->logprobs = (float *)tt_alloc(t->ctx, 2 * (size_t)limit * (size_t)board->n, sizeof *s->logprobs); }
-    if (!s->kinds || (tti_kl_in_reward(t) && !s->logprobs)) { return TT_ERR_MEM; }
-    memset(s->kinds, TT_KIND_TEACHER, (size_t)limit);
-    memset(s->kinds + limit, TT_KIND_STUDENT, (size_t)limit);
-    for (rank = 0; rank < t->desc.world_size; rank++) {
-        for (i = 0; i < own; i++) {
-            int g = tti_group_place(t, rank, i / group), at = g * group + i % group;
-            board->items[at].group = g;
-            board->items[at].sample = i % group;
-            tti_row_read(t, rows + (size_t)(rank * own + i) * (size_t)size, s->kinds, s->logprobs ? s->logprobs + 2 * (size_t)limit * (size_t)at : NULL, &board->items[at]);
-        }
-    }
-    return TT_OK;
-}
-static tt_status tti_board_make(tt_trainer *t, tti_step *s) {
-    int size = tti_row_size(t), own = t->rollouts.n, i;
-    size_t n = (size_t)size * (size_t)own, total = n * (size_t)(t->desc.world_size + 1);
-    tti_counts counts;
-    double *rows;
-    tt_status status;
-    if (t->desc.world_size == 1) { return TT_OK; }
-    if (total > (size_t)INT_MAX) { return tt_fail(t->ctx, TT_ERR_MEM, "tt_trainer_step: the ranks would exchange %lu values", (unsigned long)total); }
-    tti_counts_get(s, &counts);
-    status = tti_sum_over_ranks(t, &counts.tally.n, TTI_N_COUNTS);
-    if (status != TT_OK) { return status; }
-    tti_counts_set(s, &counts);
-    rows = (double *)tt_alloc(t->ctx, total, sizeof *rows);
-    if (!rows) { return TT_ERR_MEM; }
-    for (i = 0; i < own; i++) { tti_row_write(t, &t->rollouts.items[i], rows + (size_t)i * (size_t)size); }
-    status = tt_reducer_gather(t->reducer, rows, (int)n, rows + n);
-    if (status == TT_OK) { status = tti_board_fill(t, s, rows + n); }
-    tt_free(t->ctx, rows, total, sizeof *rows);
-    return status;
-}
-static void tti_board_free(tt_trainer *t, tti_step *s) {
-    size_t limit = (size_t)t->desc.grpo.max_completion_length;
-    tt_free(t->ctx, s->board.items, (size_t)s->board.n, sizeof *s->board.items);
-    tt_free(t->ctx, s->kinds, 2 * limit, 1);
-    tt_free(t->ctx, s->logprobs, 2 * limit * (size_t)s->board.n, sizeof *s->logprobs);
-}
-/* Rewards and advantages of the whole batch; each rank takes those of its own. */
-static tt_status tti_step_advantages(tt_trainer *t, tti_step *s) {
-    tt_rollouts *all = tti_board(t, s);
-    int group = t->rollouts.num_generations, i;
-    tt_status status = tt_grpo_advantages(all, &t->desc.grpo, t->weights, &s->metrics.grpo);
-    for (i = 0; i < t->rollouts.n && all != &t->rollouts; i++) {
-        const tt_rollout *r = &all->items[tti_group_place(t, t->desc.rank, i / group) * group + i % group];
-        t->rollouts.items[i].reward = r->reward;
-        t->rollouts.items[i].advantage = r->advantage;
-    }
-    if (status == TT_OK) { tt_think_score(all, &s->metrics.think); }
-    return status;
-}
-/* An error only if no response has a score and functions failed. */
-static tt_status tti_step_scored(tt_trainer *t, tti_step *s) {
-    const tt_rollouts *all = tti_board(t, s);
-    int i, k, scored = s->errors.n == 0;
-    for (i = 0; i < all->n; i++) { for (k = 0; k < t->n_rewards; k++) { scored |= !isnan(all->items[i].rewards[k]); } }
-    if (scored) { return TT_OK; }
-    if (s->errors.status == TT_OK) { return tt_fail(t->ctx, TT_ERR_NUMBER, "tt_trainer_step: the reward functions failed on other ranks, and nobody scored a response"); }
-    return tt_fail(t->ctx, s->errors.status, "%s", s->errors.text);
 }
 
-/* ---- one step: log-probs, losses, updates ---- */
-/* Rollouts [begin, end) of one micro-batch: as many as fit into micro_batch_tokens, at least one. */
-static int tti_micro_batch_end(const tt_rollouts *rollouts, int begin, int max_tokens) {
+/* ---- [tt:train.logprobs] log-probs of the responses ---- */
+
+/* n rollouts from `begin` on: a mini-batch, a part of one, a micro-batch. What it shows belongs to `all`. */
+static tt_rollouts tti_rollouts_view(const tt_rollouts *all, int begin, int n) {
+    tt_rollouts view = *all;
+    view.items += begin;
+    view.n = n;
+    view.n_groups = n / all->num_generations;
+    return view;
+}
+
+/* The micro-batch that begins at `begin`: as many rollouts as fit into max_tokens, at least one. Its forward
+ * and backward pass is one graph, so its tokens are what a step's memory is proportional to. */
+static tt_rollouts tti_micro_batch(const tt_rollouts *all, int begin, int max_tokens) {
     int end = begin, tokens = 0;
-    while (end < rollouts->n) {
-        int length = rollouts->items[end].prompt_length + rollouts->items[end].response_length;
+    while (end < all->n) {
+        int length = all->items[end].prompt_length + all->items[end].response_length;
         if (end > begin && length > max_tokens - tokens) { break; }
         tokens += length < max_tokens ? length : max_tokens;
         end++;
     }
-    return end;
+    return tti_rollouts_view(all, begin, end - begin);
 }
-/* Ends a graph. Resetting the step would also forget why it failed. */
-static tt_status tti_end_graph(tt_context *ctx, tt_status status) {
-    tt_step_reset(ctx);
-    return status;
-}
-/* Log-probs of the responses under model, without gradients, into old_logprobs or ref_logprobs. */
-static tt_status tti_micro_logprobs(tt_trainer *t, tt_model *model, const int *indices, int n, int as_reference, float *scratch) {
+
+/* Log-probs of a micro-batch under model, without gradients, into old_logprobs or ref_logprobs: the values of
+ * all responses come end to end, as tt_rollouts_batch has laid them out. */
+static tt_status tti_micro_logprobs(tt_trainer *t, tt_model *model, const tt_rollouts *micro,
+                                    int as_reference) {
+    tt_batch *batch;
     tt_tensor *logprobs;
     tt_status status;
-    int i, at = 0;
+    size_t total = 0;
+    float *values, *at;
+    int i;
+    for (i = 0; i < micro->n; i++) { total += (size_t)micro->items[i].response_length; }
+    at = values = (float *)tt_alloc(t->ctx, total, sizeof *values);
+    if (!values) { return TT_ERR_MEM; }
     tt_no_grad_begin(t->ctx);
-    logprobs = tt_model_logprobs(model, tt_rollouts_batch(t->ctx, &t->rollouts, indices, n), t->desc.grpo.temperature, NULL);
+    batch = tt_rollouts_batch(t->ctx, micro, NULL, 0);
+    logprobs = tt_model_logprobs(model, batch, t->desc.grpo.temperature, NULL);
     tt_no_grad_end(t->ctx);
-    status = logprobs ? tt_tensor_get(logprobs, scratch) : tt_eval(t->ctx);
-    for (i = 0; i < n && status == TT_OK; i++) {
-        tt_rollout *r = &t->rollouts.items[indices[i]];
+    TTI_TRY(logprobs ? tt_tensor_get(logprobs, values) : tt_eval(t->ctx));
+    for (i = 0; i < micro->n; i++) {
+        tt_rollout *r = &micro->items[i];
         float **out = as_reference ? &r->ref_logprobs : &r->old_logprobs;
-        if (!*out) { *out = (float *)tt_alloc(t->ctx, (size_t)r->response_length, sizeof **out); }
-        if (!*out) { status = TT_ERR_MEM; break; }
-        memcpy(*out, scratch + at, (size_t)r->response_length * sizeof **out);
-        at += r->response_length;
+        size_t n = (size_t)r->response_length;
+        if (!*out) { *out = (float *)tt_alloc(t->ctx, n, sizeof **out); }
+        if (!*out) {
+            status = TT_ERR_MEM;
+            goto done;
+        }
+        memcpy(*out, at, n * sizeof **out);
+        at += n;
     }
+done:
+    tt_free(t->ctx, values, total, sizeof *values);
     return tti_end_graph(t->ctx, status);
 }
-static tt_status tti_all_logprobs(tt_trainer *t, tt_model *model, const int *indices, int as_reference) {
-    int begin, end, i;
+
+static tt_status tti_all_logprobs(tt_trainer *t, tt_model *model, int as_reference) {
     tt_status status = TT_OK;
-    for (begin = 0; begin < t->rollouts.n && status == TT_OK; begin = end) {
-        size_t total = 0;
-        float *scratch;
-        end = tti_micro_batch_end(&t->rollouts, begin, t->desc.grpo.micro_batch_tokens);
-        for (i = begin; i < end; i++) { total += (size_t)t->rollouts.items[i].response_length; }
-        scratch = (float *)tt_alloc(t->ctx, total, sizeof *scratch);
-        status = scratch ? tti_micro_logprobs(t, model, indices + begin, end - begin, as_reference, scratch) : TT_ERR_MEM;
-        tt_free(t->ctx, scratch, total, sizeof *scratch);
+    int begin = 0;
+    while (begin < t->rollouts.n && status == TT_OK) {
+        tt_rollouts micro = tti_micro_batch(&t->rollouts, begin, t->desc.grpo.micro_batch_tokens);
+        status = tti_micro_logprobs(t, model, &micro, as_reference);
+        begin += micro.n;
     }
     return status;
 }
-/* Old log-probs wherever a later update or a reward will ask for them, those of the reference likewise. */
-static tt_status tti_reference_logprobs(tt_trainer *t, const int *indices) {
+
+static int tti_kl_in_reward(const tt_trainer *t) {
+    return t->desc.grpo.kl_in_reward && t->desc.grpo.beta != 0;
+}
+
+/* Old log-probs where a later update or a reward will ask for them. A single update does without:
+ * old_logprobs NULL is the policy of that moment, the ratio is 1 exactly and a forward pass is saved. Those
+ * of the reference where a divergence from it is trained on or measured. */
+static tt_status tti_step_logprobs(tt_trainer *t) {
+    const tt_grpo_config *c = &t->desc.grpo;
     tt_model *reference = t->desc.reference;
-    int was = reference == t->desc.model ? tt_model_lora_enable(reference, 0) : 0;
-    tt_status status = tti_all_logprobs(t, reference, indices, 1);
+    tt_status status = TT_OK;
+    int was = 0;
+    if (c->num_iterations > 1 || c->num_mini_batches > 1 || tti_kl_in_reward(t)) {
+        status = tti_all_logprobs(t, t->desc.model, 0);
+    }
+    if (status != TT_OK || (c->beta == 0 && !t->desc.measure_kl)) { return status; }
+    if (reference == t->desc.model) { was = tt_model_lora_enable(reference, 0); }
+    status = tti_all_logprobs(t, reference, 1);
     if (reference == t->desc.model) { tt_model_lora_enable(reference, was); }
     return status;
 }
-static tt_status tti_step_logprobs(tt_trainer *t, const int *indices) {
-    const tt_grpo_config *c = &t->desc.grpo;
-    int in_reward = c->kl_in_reward && c->beta != 0;
-    tt_status status = TT_OK;
-    if (c->num_iterations > 1 || c->num_mini_batches > 1 || in_reward) { status = tti_all_logprobs(t, t->desc.model, indices, 0); }
-    if (status == TT_OK && (c->beta != 0 || t->desc.measure_kl)) { status = tti_reference_logprobs(t, indices); }
-    return status;
+
+/* ---- [tt:train.advantages] advantages over all ranks ----
+ * Some advantages look beyond their group: the batch's std, GPG's share of rewards that are not 0,
+ * REINFORCE++'s whitening over all tokens, GDPO's standardisation. So every rank computes those of all
+ * responses, from one row of numbers that it is told of each, in the order of one process, and takes its own.
+ * Tokens stay where they are. With kl_in_reward a row has the divergence's cost, which the rank with the
+ * log-probs has summed. One process does the same: there is one path, and so the bits are the same at any
+ * number of ranks. */
+
+static void tti_row_write(const tt_trainer *t, const tt_rollout *r, double *row) {
+    int k;
+    row[TTI_LENGTH] = r->response_length;
+    row[TTI_STOPPED] = r->stopped;
+    row[TTI_GUIDED] = r->guided;
+    row[TTI_OFF_POLICY] = r->off_policy;
+    row[TTI_ATTEMPT_REWARD] = (double)r->attempt_reward;
+    row[TTI_KL_COST] = r->kl_cost;
+    for (k = 0; k < t->n_rewards; k++) { row[TTI_REWARDS + k] = (double)r->rewards[k]; }
 }
-/* BNPO's mean over micro-batches: one over their number, all ranks together. */
-static tt_status tti_bnpo_share(tt_trainer *t, const tt_rollouts *batch, int n_parts, double *share) {
-    double n_micro = 0;
-    int begin, end, k;
+
+static void tti_row_read(const tt_trainer *t, const double *row, tt_rollout *r) {
+    int k;
+    r->response_length = (int)row[TTI_LENGTH];
+    r->stopped = (int)row[TTI_STOPPED];
+    r->guided = (int)row[TTI_GUIDED];
+    r->off_policy = (int)row[TTI_OFF_POLICY];
+    r->attempt_reward = (float)row[TTI_ATTEMPT_REWARD];
+    r->kl_cost = row[TTI_KL_COST];
+    for (k = 0; k < t->n_rewards; k++) { r->rewards[k] = (float)row[TTI_REWARDS + k]; }
+}
+
+/* Fills items, [prompts_per_step * num_generations], with the responses of all ranks. Row i of what is
+ * gathered is number i % own of rank i / own; in the order of one process its group stands at
+ * tti_group_place. */
+static tt_status tti_gather_responses(tt_trainer *t, tt_rollout *items) {
+    int width = TTI_REWARDS + t->n_rewards, own = t->rollouts.n, size = t->rollouts.num_generations, i;
+    int world = t->desc.world_size;
+    size_t count = (size_t)own * (size_t)width, total = count * (size_t)(world + 1);
+    double *mine = (double *)tt_alloc(t->ctx, total, sizeof *mine), *all;
     tt_status status;
-    *share = 1;
-    if (t->desc.grpo.aggregation != TT_BNPO) { return TT_OK; }
-    for (k = 0; k < n_parts; k++) {
-        tt_rollouts part = *batch;
-        part.n /= n_parts;
-        part.items += k * part.n;
-        for (begin = 0; begin < part.n; begin = end, n_micro++) { end = tti_micro_batch_end(&part, begin, t->desc.grpo.micro_batch_tokens); }
+    if (!mine) { return TT_ERR_MEM; }
+    all = mine + count;
+    for (i = 0; i < own; i++) { tti_row_write(t, &t->rollouts.items[i], mine + i * width); }
+    status = tt_reducer_gather(t->reducer, mine, (int)count, all);
+    for (i = 0; i < own * world && status == TT_OK; i++) {
+        int group = tti_group_place(t, i / own, i % own / size);
+        tti_row_read(t, all + (size_t)i * (size_t)width, &items[group * size + i % size]);
     }
-    status = tti_sum_over_ranks(t, &n_micro, 1);
-    *share = 1 / n_micro;
+    tt_free(t->ctx, mine, total, sizeof *mine);
     return status;
 }
-/* Forward and backward over all micro-batches of a part of an optimizer batch. */
-static tt_status tti_part_backward(tt_trainer *t, const tt_rollouts *part, const int *indices, const tt_loss_totals *whole, double share, tt_grpo_metrics *m) {
+
+/* A step fails only if no response at all has a score and reward functions failed. A batch whose rewards all
+ * abstain without a failure is the user's choice: its advantages are 0. All ranks see the same and fail
+ * together. */
+static tt_status tti_step_scored(tt_trainer *t, const tti_step *s, const tt_rollouts *whole) {
+    int i, k, scored = s->metrics.reward_errors == 0;
+    for (i = 0; i < whole->n; i++) {
+        for (k = 0; k < t->n_rewards; k++) { scored |= !isnan(whole->items[i].rewards[k]); }
+    }
+    if (scored) { return TT_OK; }
+    if (s->errors.n > 0) { return tt_fail(t->ctx, s->errors.status, "%s", s->errors.text); }
+    return tt_fail(t->ctx, TT_ERR_NUMBER,
+                   "tt_trainer_step: the reward functions failed on other ranks, and nobody "
+                   "scored a response");
+}
+
+/* Rewards and advantages of all responses; each rank takes those of its own. */
+static tt_status tti_step_advantages(tt_trainer *t, tti_step *s) {
+    int size = t->rollouts.num_generations, limit = t->desc.grpo.max_completion_length, i;
+    size_t n = (size_t)t->rollouts.n * (size_t)t->desc.world_size;
+    tt_rollouts whole = t->rollouts;
+    unsigned char *kinds = (unsigned char *)tt_alloc(t->ctx, (size_t)limit, 1);
+    tt_status status = TT_ERR_MEM;
+    whole.items = (tt_rollout *)tt_alloc(t->ctx, n, sizeof *whole.items);
+    whole.n = (int)n;
+    whole.n_groups = t->desc.prompts_per_step;
+    if (!whole.items || !kinds) { goto done; }
+    memset(kinds, TT_KIND_STUDENT, (size_t)limit);      /* in the loss: all that advantages ask */
+    for (i = 0; i < whole.n; i++) {
+        whole.items[i].group = i / size;
+        whole.items[i].sample = i % size;
+        whole.items[i].kind = kinds;
+    }
+    if (tti_kl_in_reward(t)) { TTI_TRY(tt_grpo_rewards(&t->rollouts, &t->desc.grpo, t->weights, NULL)); }
+    TTI_TRY(tti_gather_responses(t, whole.items));
+    TTI_TRY(tti_step_scored(t, s, &whole));
+    TTI_TRY(tt_grpo_advantages(&whole, &t->desc.grpo, t->weights, &s->metrics.grpo));
+    tt_think_score(&whole, &s->metrics.think);
+    for (i = 0; i < t->rollouts.n; i++) {
+        int place = tti_group_place(t, t->desc.rank, i / size) * size + i % size;
+        t->rollouts.items[i].reward = whole.items[place].reward;
+        t->rollouts.items[i].advantage = whole.items[place].advantage;
+    }
+done:
+    tt_free(t->ctx, whole.items, n, sizeof *whole.items);
+    tt_free(t->ctx, kinds, (size_t)limit, 1);
+    return status;
+}
+
+/* ---- [tt:train.update] losses, gradients, updates ----
+ * A pass over the rollouts is cut into mini-batches, one update each; a mini-batch into parts, whose
+ * gradients are summed as a tree; a part into micro-batches, whose gradients add up one after the other.
+ * Every loss has the denominators of its whole mini-batch, so that none of these cuts shows but in the last
+ * bits (and in BNPO). */
+
+/* Micro-batches of a mini-batch's share on this rank: none reaches over the end of a part. */
+static double tti_count_micro_batches(const tt_trainer *t, const tt_rollouts *own, int part) {
+    double n = 0;
+    int begin = 0;
+    for (; begin < own->n; n++) {
+        tt_rollouts rest = tti_rollouts_view(own, 0, (begin / part + 1) * part);
+        begin += tti_micro_batch(&rest, begin, t->desc.grpo.micro_batch_tokens).n;
+    }
+    return n;
+}
+
+/* A mini-batch's denominators, over all ranks. Whole numbers: their sums are exact. share: BNPO's mean over
+ * micro-batches, one over their number; for all other aggregations 1. */
+static tt_status tti_step_totals(tt_trainer *t, const tt_rollouts *own, int part, tt_loss_totals *totals,
+                                 double *share) {
+    tt_loss_totals mine = tt_grpo_totals(own, &t->desc.grpo);
+    double n_micro = tti_count_micro_batches(t, own, part);
+    double of[6] = {mine.tokens, mine.guided, mine.sequences, mine.filled, n_micro, mine.longest};
+    tt_status status = tti_over_ranks(t->reducer, of, 6, 1);
+    totals->tokens = of[0];
+    totals->guided = of[1];
+    totals->sequences = of[2];
+    totals->filled = of[3];
+    totals->longest = of[5];
+    *share = t->desc.grpo.aggregation == TT_BNPO ? 1 / of[4] : 1;
+    return status;
+}
+
+/* Forward and backward of all micro-batches of a part; row receives what they measure. A micro-batch's loss
+ * is the sum of its tokens' losses over a denominator of the whole mini-batch, so that losses, gradients and
+ * metrics of micro-batches simply add up. */
+static tt_status tti_part_backward(tt_trainer *t, const tt_rollouts *part, const tt_loss_totals *totals,
+                                   double share, double *row) {
     const tt_trainer_desc *d = &t->desc;
-    tt_loss_batch batch = TT_INIT;
-    int begin, end;
+    tt_step_metrics m;
     tt_status status = TT_OK;
-    for (begin = 0; begin < part->n && status == TT_OK; begin = end) {
+    int begin = 0, k;
+    memset(&m, 0, sizeof m);
+    while (begin < part->n && status == TT_OK) {
+        tt_rollouts micro = tti_micro_batch(part, begin, d->grpo.micro_batch_tokens);
+        tt_batch *tokens = tt_rollouts_batch(t->ctx, &micro, NULL, 0);
         tt_tensor *entropy = NULL, *logprobs, *loss;
-        end = tti_micro_batch_end(part, begin, d->grpo.micro_batch_tokens);
-        batch.rollouts = part;
-        batch.indices = indices + begin;
-        batch.n = end - begin;
-        batch.totals = whole;
-        logprobs = tt_model_logprobs(d->model, tt_rollouts_batch(t->ctx, part, batch.indices, batch.n), d->grpo.temperature, &entropy);
-        loss = tt_grpo_loss(t->ctx, logprobs, entropy, &batch, &d->grpo, m);
+        tt_loss_batch batch = TT_INIT;
+        batch.rollouts = &micro;
+        batch.totals = totals;
+        logprobs = tt_model_logprobs(d->model, tokens, d->grpo.temperature, &entropy);
+        loss = tt_grpo_loss(t->ctx, logprobs, entropy, &batch, &d->grpo, &m.grpo);
         if (share != 1) { loss = tt_scale(t->ctx, loss, (float)share); }
         status = tti_end_graph(t->ctx, tt_backward(t->ctx, loss));
+        begin += micro.n;
     }
+    for (k = 0; k < TTI_N_METRICS; k++) { row[k] = *tti_metric_at(&m, k); }
     return status;
 }
-/* What the losses of parts measure: sums, whose denominators are those of the whole, and maxima. */
-#define TTI_MEASURE(field) offsetof(tt_grpo_metrics, field)
-static const size_t tti_measures[] = {
-    TTI_MEASURE(loss), TTI_MEASURE(entropy), TTI_MEASURE(kl), TTI_MEASURE(ppo_kl), TTI_MEASURE(clip_low), TTI_MEASURE(clip_high), TTI_MEASURE(clip_dual),
-    TTI_MEASURE(aas_fallback_share), TTI_MEASURE(aas_factor_mean), TTI_MEASURE(mismatch_mean), TTI_MEASURE(n_tokens), TTI_MEASURE(n_guided_tokens),
-    TTI_MEASURE(aas_factor_max), TTI_MEASURE(sampling_logp_difference_max), TTI_MEASURE(mismatch_deviation_max)
-};
-enum { TTI_N_MEASURES = (int)(sizeof tti_measures / sizeof *tti_measures), TTI_N_SUMS = TTI_N_MEASURES - 3 };
-static double *tti_measure_at(tt_grpo_metrics *m, int k) { return (double *)(void *)((char *)m + tti_measures[k]); }
-/* Adds up n_parts rows of measures in their order, so that the sums too depend on the parts alone. */
-static void tti_measures_add(tt_grpo_metrics *m, const double *rows, int n_parts) {
-    int i, k;
-    for (k = 0; k < TTI_N_MEASURES; k++) {
-        double *to = tti_measure_at(m, k), sum = 0;
-        for (i = 0; i < n_parts; i++) {
-            double x = rows[i * TTI_N_MEASURES + k];
-            sum += x;
-            if (k >= TTI_N_SUMS && x > *to) { *to = x; }
-        }
-        if (k < TTI_N_SUMS) { *to += sum; }
-    }
-}
-/* The gradients of an optimizer batch, of which batch is this rank's share; rows receives the measures of all its parts. */
-static tt_status tti_step_gradients(tt_trainer *t, const tt_rollouts *batch, const tt_rollouts *whole, const int *indices, double *rows) {
+
+/* The gradients of a mini-batch over all ranks, then one update. own: what of it lies on this rank. */
+static tt_status tti_step_update(tt_trainer *t, const tt_rollouts *own, tt_step_metrics *m) {
     const tt_reducer_desc *d = tt_reducer_desc_get(t->reducer);
-    tt_grpo_config c = tt_grpo_resolve(&t->desc.grpo);
-    tt_loss_totals totals = tt_grpo_totals(whole, &c);
-    int own = d->n_parts / d->world_size, k, i;
-    double *mine = rows + (size_t)d->n_parts * TTI_N_MEASURES, share;
-    tt_rollouts part = *batch;
-    tt_status status = tti_bnpo_share(t, batch, own, &share);
-    part.n /= own;
-    for (k = 0; k < own && status == TT_OK; k++) {
-        tt_grpo_metrics m = TT_INIT;
-        part.items = batch->items + k * part.n;
-        status = tti_part_backward(t, &part, indices, &totals, share, &m);
-        if (status == TT_OK) { status = tt_reducer_add(t->reducer); }
-        for (i = 0; i < TTI_N_MEASURES; i++) { mine[k * TTI_N_MEASURES + i] = *tti_measure_at(&m, i); }
-    }
-    if (status == TT_OK) { status = tt_reducer_sum(t->reducer); }
-    return status == TT_OK ? tt_reducer_gather(t->reducer, mine, own * TTI_N_MEASURES, rows) : status;
-}
-/* Gradients, then one update. */
-static tt_status tti_step_update(tt_trainer *t, const tt_rollouts *batch, const tt_rollouts *whole, const int *indices, tt_step_metrics *m) {
-    const tt_reducer_desc *d = tt_reducer_desc_get(t->reducer);
-    size_t n = (size_t)(d->n_parts + d->n_parts / d->world_size) * TTI_N_MEASURES;
-    double *rows = (double *)tt_alloc(t->ctx, n, sizeof *rows);
+    int n_own = d->n_parts / d->world_size, size = own->n / n_own, k;
+    size_t n = (size_t)(n_own + d->n_parts) * TTI_N_METRICS;
+    double *rows = (double *)tt_alloc(t->ctx, n, sizeof *rows), *all, share;
+    tt_loss_totals totals;
     tt_optimizer_stats stats;
-    tt_status status = rows ? tti_step_gradients(t, batch, whole, indices, rows) : TT_ERR_MEM;
-    if (status == TT_OK) { tti_measures_add(&m->grpo, rows, d->n_parts); }
-    tt_free(t->ctx, rows, n, sizeof *rows);
+    tt_status status;
+    if (!rows) { return TT_ERR_MEM; }
+    all = rows + n_own * TTI_N_METRICS;
+    TTI_TRY(tti_step_totals(t, own, size, &totals, &share));
+    for (k = 0; k < n_own; k++) {
+        tt_rollouts part = tti_rollouts_view(own, k * size, size);
+        TTI_TRY(tti_part_backward(t, &part, &totals, share, rows + k * TTI_N_METRICS));
+        TTI_TRY(tt_reducer_add(t->reducer));
+    }
+    TTI_TRY(tt_reducer_sum(t->reducer));
+    TTI_TRY(tt_reducer_gather(t->reducer, rows, n_own * TTI_N_METRICS, all));
+    tti_metrics_add(m, all, d->n_parts);
     m->learning_rate = (double)tt_learning_rate(&t->desc.schedule, t->step);
-    if (status == TT_OK) { status = tt_optimizer_step(t->optimizer, (float)m->learning_rate, &stats); }
-    if (status != TT_OK) { return status; }
+    TTI_TRY(tt_optimizer_step(t->optimizer, (float)m->learning_rate, &stats));
     m->grad_norm = stats.grad_norm;
     m->update_skipped += stats.skipped;
-    return TT_OK;
-}
-/* Means over mini-batches of what each of them has as its own mean. */
-static void tti_metrics_divide(tt_grpo_metrics *m, double n) {
-    double *means[10];
-    int i, count = 0;
-    means[count++] = &m->loss;
-    means[count++] = &m->entropy;
-    means[count++] = &m->kl;
-    means[count++] = &m->ppo_kl;
-    means[count++] = &m->clip_low;
-    means[count++] = &m->clip_high;
-    means[count++] = &m->clip_dual;
-    means[count++] = &m->aas_fallback_share;
-    means[count++] = &m->aas_factor_mean;
-    means[count++] = &m->mismatch_mean;
-    for (i = 0; i < count; i++) { *means[i] /= n; }
-}
-static tt_status tti_step_learn(tt_trainer *t, tti_step *s, const int *indices) {
-    const tt_grpo_config *c = &t->desc.grpo;
-    tt_step_metrics *m = &s->metrics;
-    tt_grpo_metrics start = m->grpo;      /* each pass starts from the advantages' metrics: the last one is reported */
-    tt_rollouts part = t->rollouts, whole = *tti_board(t, s);
-    int pass, k;
-    tt_status status = TT_OK;
-    part.n_groups /= c->num_mini_batches;
-    part.n = part.n_groups * part.num_generations;
-    whole.n /= c->num_mini_batches;
-    for (pass = 0; pass < c->num_iterations && status == TT_OK; pass++) {
-        m->grpo = start;
-        for (k = 0; k < c->num_mini_batches && status == TT_OK; k++) {
-            part.items = t->rollouts.items + (size_t)k * (size_t)part.n;
-            whole.items = tti_board(t, s)->items + (size_t)k * (size_t)whole.n;
-            status = tti_step_update(t, &part, &whole, indices, m);
-        }
-        tti_metrics_divide(&m->grpo, c->num_mini_batches);
-    }
+done:
+    tt_free(t->ctx, rows, n, sizeof *rows);
     return status;
 }
-static tt_status tti_trainer_run(tt_trainer *t, tti_step *s) {
+
+/* num_iterations passes over the rollouts, of num_mini_batches updates each. The last pass is reported: in
+ * the first the policy is still the one that sampled, and nothing is clipped. */
+static tt_status tti_step_learn(tt_trainer *t, tt_step_metrics *m) {
+    const tt_grpo_config *c = &t->desc.grpo;
+    tt_grpo_metrics before = m->grpo;      /* what the advantages have measured */
+    int size = t->rollouts.n / c->num_mini_batches, pass, k;
+    tt_status status = TT_OK;
+    for (pass = 0; pass < c->num_iterations; pass++) {
+        m->grpo = before;
+        for (k = 0; k < c->num_mini_batches; k++) {
+            tt_rollouts own = tti_rollouts_view(&t->rollouts, k * size, size);
+            TTI_TRY(tti_step_update(t, &own, m));
+        }
+        tti_metrics_divide(m, c->num_mini_batches);
+    }
+done:
+    return status;
+}
+
+/* ---- [tt:train.step] one step ----
+ * The calls of tti_step_run are the table of [tt:train.client]. A step that fails leaves weights, moments and
+ * counters as they were, or, where an update of several is done, after that update; it may be tried again. */
+
+/* Adds up over ranks what each has counted: the tally, and the rows TTI_COUNTED of the metrics. These two ints
+ * of the feedback's metrics go as doubles. */
+static tt_status tti_step_count(tt_trainer *t, tti_step *s) {
+    tt_step_metrics *m = &s->metrics;
+    tt_tally *y = &s->tally;
+    double guided = m->think.n_guided, eligible = m->think.n_eligible, values[TTI_N_METRICS + 32];
+    double *counts[TTI_N_METRICS + 32] = {
+        &guided, &eligible, &y->n, &y->right, &y->first, &y->reflects, &y->corrected, &y->spoiled, &y->length,
+        &y->stopped
+    };
+    tt_status status;
+    int n = 10, k;
+    m->reward_errors = s->errors.n;
+    for (k = 0; k < t->rollouts.n; k++) {
+        const tt_rollout *r = &t->rollouts.items[k];
+        m->update_tokens += (r->prompt_length + r->response_length) * t->desc.grpo.num_iterations;
+    }
+    for (k = 0; k < TT_N_BEHAVIOURS; k++) { counts[n++] = &y->behaviour[k]; }
+    for (k = 0; k < TTI_N_METRICS; k++) {
+        if (tti_metrics[k].how == TTI_COUNTED) { counts[n++] = tti_metric_at(m, k); }
+    }
+    for (k = 0; k < n; k++) { values[k] = *counts[k]; }
+    status = tti_over_ranks(t->reducer, values, n, 0);
+    for (k = 0; k < n; k++) { *counts[k] = values[k]; }
+    m->think.n_guided = (int)guided;
+    m->think.n_eligible = (int)eligible;
+    return status;
+}
+
+static tt_status tti_step_run(tt_trainer *t, tti_step *s) {
+    int n = t->desc.prompts_per_step / t->desc.world_size, i;
     tt_step_metrics *m = &s->metrics;
     double begin = tt_clock();
-    int *indices = NULL, n = 0, i;
     tt_status status;
     tt_model_zero_grad(t->desc.model);
-    t->reducer->n_added = 0;          /* of a step that failed */
-    status = tti_step_prompts(t, s);
-    if (status == TT_OK) { status = tti_step_collect(t, s); }
-    if (status == TT_OK) {
-        n = t->rollouts.n;
-        indices = (int *)tt_alloc(t->ctx, (size_t)n, sizeof *indices);
-        status = indices ? TT_OK : TT_ERR_MEM;
-    }
-    for (i = 0; indices && i < n; i++) {
-        indices[i] = i;
-        m->update_tokens += (t->rollouts.items[i].prompt_length + t->rollouts.items[i].response_length) * t->desc.grpo.num_iterations;
-    }
-    if (status == TT_OK) { status = tti_step_logprobs(t, indices); }
-    if (status == TT_OK) { status = tti_board_make(t, s); }
-    if (status == TT_OK) { status = tti_step_scored(t, s); }
-    if (status == TT_OK) { status = tti_step_advantages(t, s); }
-    if (status == TT_OK) { status = tti_step_learn(t, s, indices); }
-    tt_free(t->ctx, indices, (size_t)n, sizeof *indices);
+    t->reducer->n_added = 0;                                /* of a step that failed */
+    TTI_TRY(tt_prompts_create(t->ctx, t->desc.task, t->desc.tokenizer, n, &s->prompts));
+    s->groups = (int *)tt_alloc(t->ctx, (size_t)n, sizeof *s->groups);
+    if (!s->groups) { return TT_ERR_MEM; }
+    for (i = 0; i < n; i++) { s->groups[i] = i; }
+    TTI_TRY(tti_step_collect(t, s));                        /* ask, sample, off-policy, reward, teach */
+    TTI_TRY(tti_step_logprobs(t));                          /* of policy and reference, before the update */
+    TTI_TRY(tti_step_count(t, s));
+    TTI_TRY(tti_step_advantages(t, s));
+    TTI_TRY(tti_step_learn(t, m));                          /* losses, gradients, updates */
     m->step_s = tt_clock() - begin;
     m->update_s = m->step_s - m->rollout_s - m->teacher_s;
+done:
     return status;
 }
+
 static void tti_step_report(tt_trainer *t, tti_step *s) {
     tt_step_metrics *m = &s->metrics;
     tt_rates own = tt_tally_rates(&s->tally);
-    int i;
+    int k;
     m->step = t->step;
     m->mean_length = own.mean_length;
     m->clipped_ratio = 1 - own.stopped_rate;
@@ -17324,47 +17730,61 @@ static void tti_step_report(tt_trainer *t, tti_step *s) {
     m->correction_rate = own.correction_rate;
     m->spoil_rate = own.spoil_rate;
     memcpy(m->behaviour, own.behaviour, sizeof m->behaviour);
-    m->reward_errors = s->errors.n;
     t->num_tokens += m->rollout_tokens + m->think.teacher_tokens;
     m->num_tokens = t->num_tokens;
     m->rollout_tokens_per_s = tti_ratio(m->rollout_tokens, m->rollout_s);
     m->teacher_tokens_per_s = tti_ratio(m->think.teacher_tokens, m->teacher_s);
     m->update_tokens_per_s = tti_ratio(m->update_tokens, m->update_s);
     m->n_rewards = t->n_rewards;
-    for (i = 0; i < t->n_rewards; i++) { m->reward_names[i] = t->rewards[i].name ? t->rewards[i].name : "task"; }
+    for (k = 0; k < t->n_rewards; k++) {
+        m->reward_names[k] = t->rewards[k].name ? t->rewards[k].name : "task";
+    }
 }
-/* Counts the steps in a row that were in trouble; the patience's last one stops the run. */
+
+/* Counts the steps in a row that were in trouble; the one that ends the patience stops the run, after its
+ * update and with its metrics. One bad step is no trouble: a skipped update costs nothing, and rewards
+ * recover. What does not recover is a policy whose entropy or reward has collapsed, and a run of gradients
+ * that are not finite. */
 static tt_status tti_step_watch(tt_trainer *t, const tt_step_metrics *m) {
-    static const char *const what[TTI_N_TROUBLES] = {"a gradient or loss that is not finite", "a reward that has collapsed", "an entropy that has collapsed"};
-    int bad[TTI_N_TROUBLES], k;
+    static const char *const what[TTI_N_TROUBLES] = {
+        "a gradient or loss that is not finite", "a reward that has collapsed",
+        "an entropy that has collapsed"
+    };
+    int patience[TTI_N_TROUBLES], bad[TTI_N_TROUBLES], k;
     bad[TTI_TROUBLE_NUMBER] = m->update_skipped > 0 || !isfinite(m->grpo.loss);
     bad[TTI_TROUBLE_REWARD] = m->grpo.reward <= (double)t->desc.abort_reward;
     bad[TTI_TROUBLE_ENTROPY] = m->grpo.entropy < (double)t->desc.abort_entropy;
-    for (k = 0; k < TTI_N_TROUBLES; k++) { t->troubles[k] = bad[k] ? t->troubles[k] + 1 : 0; }
     for (k = 0; k < TTI_N_TROUBLES; k++) {
-        int steps = t->troubles[k], patience = t->desc.abort_patience == 0 && k == TTI_TROUBLE_NUMBER ? TT_MAX_SKIPPED : t->desc.abort_patience;
-        if (patience <= 0 || steps < patience) { continue; }
+        t->troubles[k] = bad[k] ? t->troubles[k] + 1 : 0;
+        patience[k] = t->desc.abort_patience;
+    }
+    if (patience[TTI_TROUBLE_NUMBER] == 0) { patience[TTI_TROUBLE_NUMBER] = TT_MAX_SKIPPED; }
+    for (k = 0; k < TTI_N_TROUBLES; k++) {
+        int steps = t->troubles[k];
+        if (patience[k] <= 0 || steps < patience[k]) { continue; }
         t->troubles[k] = 0;
-        return tt_fail(t->ctx, TT_ERR_STOP, "tt_trainer_step: stopped after step %d: %s, %d steps in a row (loss %g, reward %g, entropy %g, grad_norm %g)",
+        return tt_fail(t->ctx, TT_ERR_STOP,
+                       "tt_trainer_step: stopped after step %d: %s, %d steps in a row (loss %g, "
+                       "reward %g, entropy %g, grad_norm %g)",
                        m->step, what[k], steps, m->grpo.loss, m->grpo.reward, m->grpo.entropy, m->grad_norm);
     }
     return TT_OK;
 }
+
 TT_API tt_status tt_trainer_step(tt_trainer *t, tt_step_metrics *metrics) {
     tti_step s;
     tt_status status;
     if (t->stepping) {
-        return tt_fail(t->ctx, TT_ERR_ARG, "tt_trainer_step: called by a callback of this trainer's own step");
+        return tt_fail(t->ctx, TT_ERR_ARG,
+                       "tt_trainer_step: called by a callback of this trainer's own step");
     }
     memset(&s, 0, sizeof s);
-    s.prompts.ctx = t->ctx;
     t->stepping = 1;
-    status = tti_trainer_run(t, &s);
+    status = tti_step_run(t, &s);
     t->stepping = 0;
-    if (s.groups) { tt_free(t->ctx, s.groups, (size_t)s.prompts.n, sizeof *s.groups); }
+    tt_free(t->ctx, s.groups, (size_t)(t->desc.prompts_per_step / t->desc.world_size), sizeof *s.groups);
     tt_prompts_free(&s.prompts);
-    tt_rollouts_free(&s.fresh);
-    tti_board_free(t, &s);
+    tt_rollouts_free(&s.round);
     if (status != TT_OK) { return tti_end_graph(t->ctx, status); }
     tti_step_report(t, &s);
     t->step++;
@@ -17372,122 +17792,93 @@ TT_API tt_status tt_trainer_step(tt_trainer *t, tt_step_metrics *metrics) {
     return tti_step_watch(t, &s.metrics);
 }
 
-/* Beside weights and moments only counters are kept; the settings that steer the random streams are
- * written too, so that a run is not continued under others. The seed is text: 64 bits do not fit a JSON number. */
+/* ---- [tt:train.state] saving and resuming ----
+ * Beside weights and moments only counters are kept. The settings that steer the random streams are written
+ * too, so that a run is not continued under others; the seed as text: 64 bits do not fit a JSON number. */
+
 TT_API tt_status tt_trainer_save(tt_trainer *t, const char *path) {
     tt_text json = TT_INIT;
     tt_status status;
     json.ctx = t->ctx;
-    status = tt_text_format(&json, "{\"step\":%d,\"num_tokens\":%r,\"seed\":\"%016llx\",\"prompts_per_step\":%d,\"num_generations\":%d,\"troubles\":[%d,%d,%d]}",
-                            t->step, t->num_tokens, (unsigned long long)t->desc.seed, t->desc.prompts_per_step, t->desc.grpo.num_generations,
-                            t->troubles[0], t->troubles[1], t->troubles[2]);
-    if (status == TT_OK) { status = tt_optimizer_save(t->optimizer, path, json.data, t->desc.also, t->desc.n_also); }
+    TTI_TRY(tt_text_format(&json,
+                           "{\"step\":%d,\"num_tokens\":%r,\"seed\":\"%016llx\",\"prompts_per_step\":%d,"
+                           "\"num_generations\":%d,\"troubles\":[%d,%d,%d]}",
+                           t->step, t->num_tokens, (unsigned long long)t->desc.seed, t->desc.prompts_per_step,
+                           t->desc.grpo.num_generations, t->troubles[0], t->troubles[1], t->troubles[2]));
+    TTI_TRY(tt_optimizer_save(t->optimizer, path, json.data, t->desc.also, t->desc.n_also));
+done:
     tt_text_free(&json);
-    return tti_tried(t->ctx, "tt_trainer_save", status);
+    return status;
 }
+
+/* Takes the counters of a state over, if its settings are the trainer's: with another seed or another number
+ * of prompts or samples, the same step numbers would draw other questions. */
 static tt_status tti_trainer_restore(tt_trainer *t, const char *path, const tt_json *state) {
-    char seed[32];
     const tt_json *troubles = tt_json_get(state, "troubles"), *trouble = troubles ? troubles->child : NULL;
-    int prompts = tt_json_int(state, "prompts_per_step", 0), samples = tt_json_int(state, "num_generations", 0), step = tt_json_int(state, "step", -1), k;
-    double num_tokens = tt_json_number(state, "num_tokens", -1);
-    uint64_t counts[TTI_N_TROUBLES] = {0};
+    int prompts = tt_json_int(state, "prompts_per_step", 0),
+        samples = tt_json_int(state, "num_generations", 0), k;
+    char seed[32];
     snprintf(seed, sizeof seed, "%016llx", (unsigned long long)t->desc.seed);
     if (strcmp(seed, tt_json_text(state, "seed", "")) != 0) {
-        return tt_fail(t->ctx, TT_ERR_FILE, "tt_trainer_load: %s has seed %s, the trainer %s", path, tt_json_text(state, "seed", "none"), seed);
+        return tt_fail(t->ctx, TT_ERR_FILE, "tt_trainer_load: %s has seed %s, the trainer %s", path,
+                       tt_json_text(state, "seed", "none"), seed);
     }
     if (prompts != t->desc.prompts_per_step || samples != t->desc.grpo.num_generations) {
-        return tt_fail(t->ctx, TT_ERR_FILE, "tt_trainer_load: %s has prompts_per_step %d and num_generations %d, the trainer %d and %d",
+        return tt_fail(t->ctx, TT_ERR_FILE,
+                       "tt_trainer_load: %s has prompts_per_step %d and num_generations %d, the "
+                       "trainer %d and %d",
                        path, prompts, samples, t->desc.prompts_per_step, t->desc.grpo.num_generations);
     }
+    t->step = tt_json_int(state, "step", -1);
+    t->num_tokens = tt_json_number(state, "num_tokens", -1);
     for (k = 0; k < TTI_N_TROUBLES && trouble; k++, trouble = trouble->next) {
-        if (!tti_json_whole(trouble, INT_MAX, &counts[k])) { step = -1; }
+        int whole = trouble->type == TT_JSON_NUMBER && trouble->number >= 0 && trouble->number <= INT_MAX &&
+                    floor(trouble->number) == trouble->number;
+        if (!whole) { t->step = -1; }
+        t->troubles[k] = whole ? (int)trouble->number : 0;
     }
-    if (step < 0 || !(num_tokens >= 0)) { return tt_fail(t->ctx, TT_ERR_FILE, "tt_trainer_load: %s: expected step and troubles, whole numbers, and num_tokens >= 0", path); }
-    t->step = step;
-    t->num_tokens = num_tokens;
-    for (k = 0; k < TTI_N_TROUBLES; k++) { t->troubles[k] = (int)counts[k]; }
-    return TT_OK;
+    if (t->step >= 0 && t->num_tokens >= 0) { return TT_OK; }
+    return tt_fail(t->ctx, TT_ERR_FILE,
+                   "tt_trainer_load: %s: expected step and troubles, whole numbers, and num_tokens "
+                   ">= 0",
+                   path);
 }
-static tt_status tti_trainer_load(tt_trainer *t, const char *path) {
-    tt_trainer was = *t;
+
+/* The trainer's part of the state is read and looked at before the optimizer's changes anything. */
+static tt_status tti_trainer_read(tt_trainer *t, const char *path) {
     tt_text text = TT_INIT;
     tt_json *state = NULL;
+    char why[300];
     tt_status status;
     text.ctx = t->ctx;
     TTI_TRY(tt_optimizer_peek(t->optimizer, path, &text));
     state = tt_json_parse(t->ctx, text.data ? text.data : "", text.size);
-    TTI_TRY(state ? tti_trainer_restore(t, path, state) : tti_file_fail(t->ctx, path, "state: "));
+    if (!state) {
+        snprintf(why, sizeof why, "%s", tt_error(t->ctx));
+        status = tt_error_status(t->ctx);
+        if (status != TT_ERR_MEM) { status = tt_fail(t->ctx, TT_ERR_FILE, "%s: state: %s", path, why); }
+        goto done;
+    }
+    TTI_TRY(tti_trainer_restore(t, path, state));
     TTI_TRY(tt_optimizer_load(t->optimizer, path, NULL, t->desc.also, t->desc.n_also));
 done:
-    if (status != TT_OK) { *t = was; }
     tt_json_free(t->ctx, state);
     tt_text_free(&text);
     return status;
 }
-TT_API tt_status tt_trainer_load(tt_trainer *t, const char *path) {
-    return tti_tried(t->ctx, "tt_trainer_load", tti_trainer_load(t, path));
-}
 
-/* ---- metrics and evaluation ---- */
-typedef struct tti_metric { const char *name; size_t at; } tti_metric;      /* a double of tt_step_metrics */
-#define TTI_METRIC(name, field) {name, offsetof(tt_step_metrics, field)}
-static const tti_metric tti_metrics[] = {
-    TTI_METRIC("reward", grpo.reward), TTI_METRIC("reward_std", grpo.reward_std), TTI_METRIC("frac_reward_zero_std", grpo.frac_reward_zero_std),
-    TTI_METRIC("completions/mean_length", mean_length), TTI_METRIC("completions/clipped_ratio", clipped_ratio),
-    TTI_METRIC("loss", grpo.loss), TTI_METRIC("entropy", grpo.entropy), TTI_METRIC("kl", grpo.kl), TTI_METRIC("ppo_kl", grpo.ppo_kl),
-    TTI_METRIC("clip_ratio/low_mean", grpo.clip_low), TTI_METRIC("clip_ratio/high_mean", grpo.clip_high), TTI_METRIC("clip_ratio/dual_mean", grpo.clip_dual),
-   
-    TTI_METRIC("sampling/sampling_logp_difference/max", grpo.sampling_logp_difference_max),
-    TTI_METRIC("sampling/importance_sampling_ratio/mean", grpo.mismatch_mean), TTI_METRIC("sampling/importance_sampling_ratio/max_deviation", grpo.mismatch_deviation_max),
-    TTI_METRIC("rewards/overlong/mean", grpo.overlong), TTI_METRIC("rewards/kl/mean", grpo.reward_kl), TTI_METRIC("n_unscored", grpo.n_unscored),
-    TTI_METRIC("reward_errors", reward_errors), TTI_METRIC("n_resampled", n_resampled), TTI_METRIC("off_policy/cut", n_off_policy_cut), TTI_METRIC("update_skipped", update_skipped),
-    TTI_METRIC("rollout_tokens", rollout_tokens), TTI_METRIC("think/teacher_tokens", think.teacher_tokens),
-    TTI_METRIC("grad_norm", grad_norm), TTI_METRIC("learning_rate", learning_rate), TTI_METRIC("num_tokens", num_tokens),
-    TTI_METRIC("think/pct", think.pct), TTI_METRIC("think/guided_share", think.guided_share), TTI_METRIC("think/teacher_accuracy", think.teacher_accuracy),
-    TTI_METRIC("think/rescue_rate", think.rescue_rate), TTI_METRIC("think/spoil_rate", think.spoil_rate),
-    TTI_METRIC("think/guided_reward", think.guided_reward), TTI_METRIC("think/own_reward", think.own_reward), TTI_METRIC("think/cut", think.n_cut),
-    TTI_METRIC("think/reflection_rate", reflection_rate), TTI_METRIC("think/correction_rate", correction_rate),
-    TTI_METRIC("think/own_spoil_rate", spoil_rate),
-    TTI_METRIC("think/self_agreement", behaviour[TT_SELF_AGREEMENT]), TTI_METRIC("think/self_conflict", behaviour[TT_SELF_CONFLICT]),
-    TTI_METRIC("think/self_consultation", behaviour[TT_SELF_CONSULTATION]), TTI_METRIC("think/self_critique", behaviour[TT_SELF_CRITIQUE]),
-    TTI_METRIC("think/aas_fallback_share", grpo.aas_fallback_share), TTI_METRIC("think/aas_factor_mean", grpo.aas_factor_mean),
-    TTI_METRIC("think/aas_factor_max", grpo.aas_factor_max)
-};
-static const tti_metric tti_timings[] = {
-    TTI_METRIC("rollout_s", rollout_s), TTI_METRIC("teacher_s", teacher_s), TTI_METRIC("update_s", update_s), TTI_METRIC("step_time", step_s),
-    TTI_METRIC("rollout_tokens_per_s", rollout_tokens_per_s), TTI_METRIC("teacher_tokens_per_s", teacher_tokens_per_s), TTI_METRIC("update_tokens_per_s", update_tokens_per_s)
-};
-static tt_status tti_metrics_append(tt_text *out, const tt_step_metrics *m, const tti_metric *list, size_t n) {
-    tt_status status = TT_OK;
-    size_t i;
-    for (i = 0; i < n && status == TT_OK; i++) {
-        status = tt_text_format(out, ",\"%s\":", list[i].name);
-        if (status == TT_OK) { status = tt_text_format(out, "%r", *(const double *)(const void *)((const char *)m + list[i].at)); }
+/* A success takes the sentence of this function's own refusal away, but no other. */
+TT_API tt_status tt_trainer_load(tt_trainer *t, const char *path) {
+    tt_trainer was = *t;
+    tt_status status = tti_trainer_read(t, path);
+    uint64_t sentence = tt_hash(tt_error(t->ctx), strlen(tt_error(t->ctx)), 0);
+    if (status != TT_OK) {
+        *t = was;
+        t->refused = sentence;
+    } else if (t->refused == sentence) {
+        tt_error_clear(t->ctx);
     }
     return status;
-}
-/* "rewards/<name>/mean": */
-static tt_status tti_metrics_name(tt_text *out, const char *reward) {
-    tt_text name = TT_INIT;
-    tt_status status;
-    name.ctx = out->ctx;
-    status = tt_text_format(&name, "rewards/%s/mean", reward);
-    if (status == TT_OK) { status = tt_text_json(out, name.data, name.size); }
-    if (status == TT_OK) { status = tt_text_append(out, ":", 1); }
-    tt_text_free(&name);
-    return status;
-}
-TT_API tt_status tt_metrics_json(const tt_step_metrics *m, tt_text *out) {
-    tt_status status = tt_text_format(out, "{\"step\":%d,\"think/n_guided\":%d,\"think/n_eligible\":%d", m->step, m->think.n_guided, m->think.n_eligible);
-    int k;
-    if (status == TT_OK) { status = tti_metrics_append(out, m, tti_metrics, sizeof tti_metrics / sizeof *tti_metrics); }
-    for (k = 0; k < m->n_rewards && status == TT_OK; k++) {
-        status = tt_text_append(out, ",", 1);
-        if (status == TT_OK) { status = tti_metrics_name(out, m->reward_names[k]); }
-        if (status == TT_OK) { status = tt_text_format(out, "%r", m->grpo.rewards[k]); }
-    }
-    if (status == TT_OK && m->step_s > 0) { status = tti_metrics_append(out, m, tti_timings, sizeof tti_timings / sizeof *tti_timings); }
-    return status == TT_OK ? tt_text_append(out, "}", 1) : status;
 }
 
 
