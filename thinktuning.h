@@ -941,8 +941,8 @@ TT_API void      tt_completions_free(tt_completions *);
 
 /* ==== 10. optimizer ========================================================================= */
 
-/* With rates and decays up to here one update moves no weight by more than a few powers of ten. A weight that is
- * not finite is found by the next forward pass: its gradients are not, and tt_generate names the position. */
+/* With rates and decays up to here one update moves no weight by more than a few powers of ten. A weight that
+ * is not finite is found by the next forward pass: its gradients are not, and tt_generate names the position. */
 #define TT_MAX_LR 100.0f
 typedef struct tt_adamw_desc {
     float beta1, beta2, eps;      /* 0 = 0.9, 0.999, 1e-8                                         */
@@ -1312,7 +1312,8 @@ typedef struct tt_think_config {
     uint64_t seed;                /* of the selection                                                 */
 } tt_think_config;
 typedef struct tt_think_metrics {
-    double pct; int n_guided, n_eligible;
+    double pct;
+    int n_guided, n_eligible;
     double guided_share, teacher_accuracy, rescue_rate, spoil_rate;   /* from rewards; see tt_think_score */
     double guided_reward, own_reward;                                 /* mean reward of guided responses,
                                                                          and of the student's own */
