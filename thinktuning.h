@@ -1029,8 +1029,8 @@ TT_API void      tt_completions_free(tt_completions *);
 
 /* ==== 10. optimizer ========================================================================= */
 
-/* With rates and decays up to here one update moves no weight by more than a few powers of ten. A weight that is
- * not finite is found by the next forward pass: its gradients are not, and tt_generate names the position. */
+/* With rates and decays up to here one update moves no weight by more than a few powers of ten. A weight that
+ * is not finite is found by the next forward pass: its gradients are not, and tt_generate names the position. */
 #define TT_MAX_LR 100.0f
 typedef struct tt_adamw_desc {
     float beta1, beta2, eps;      /* 0 = 0.9, 0.999, 1e-8                                         */
@@ -1401,7 +1401,8 @@ typedef struct tt_think_config {
     uint64_t seed;                /* of the selection                                                 */
 } tt_think_config;
 typedef struct tt_think_metrics {
-    double pct; int n_guided, n_eligible;
+    double pct;
+    int n_guided, n_eligible;
     double guided_share, teacher_accuracy, rescue_rate, spoil_rate;   /* from rewards; see tt_think_score */
     double guided_reward, own_reward;                                 /* mean reward of guided responses,
                                                                          and of the student's own */
@@ -13679,8 +13680,9 @@ static tt_status tti_adamw_check(tt_context *ctx, const tt_adamw_desc *d) {
     }
     if (!(d->eps > 0 && d->eps <= 1) || !(d->weight_decay >= 0 && d->weight_decay <= 100) ||
         !(d->max_grad_norm >= 0) || !isfinite(d->max_grad_norm)) {
-        return tt_fail(ctx, TT_ERR_ARG, "tt_adamw_create: eps is %g, weight_decay %g, max_grad_norm %g, expected in (0, 1], "
-                       "in [0, 100], finite and >= 0", (double)d->eps, (double)d->weight_decay, (double)d->max_grad_norm);
+        return tt_fail(ctx, TT_ERR_ARG, "tt_adamw_create: eps is %g, weight_decay %g, max_grad_norm %g, expected "
+                       "in (0, 1], in [0, 100], finite and >= 0", (double)d->eps, (double)d->weight_decay,
+                       (double)d->max_grad_norm);
     }
     return TT_OK;
 }
@@ -13800,7 +13802,8 @@ TT_API tt_status tt_optimizer_step(tt_optimizer *o, float lr, tt_optimizer_stats
     int i, skip;
     if (ctx->graph_error) { return ctx->status; }
     if (!(lr >= 0 && lr <= TT_MAX_LR)) {
-        return tt_fail(ctx, TT_ERR_ARG, "tt_optimizer_step: lr is %g, expected 0 .. %g", (double)lr, (double)TT_MAX_LR);
+        return tt_fail(ctx, TT_ERR_ARG, "tt_optimizer_step: lr is %g, expected 0 .. %g", (double)lr,
+                       (double)TT_MAX_LR);
     }
     status = tti_grad_norm(o, &norm);
     if (status != TT_OK) { return status; }
@@ -15535,6 +15538,7 @@ TT_API int tt_think_active(const tt_think_config *config, int step) {
 
 static const char *const tti_tags[3] = {"reason", "phrase", "opinion"};
 
+/* The last `what` before `end`, or NULL. */
 static const char *tti_find_last(const char *text, const char *end, const char *what) {
     size_t n = strlen(what);
     const char *at;
@@ -15619,6 +15623,7 @@ static int tti_is_section(const char *line, size_t n) {
     return 1;
 }
 
+/* Narrows text[begin .. begin + size) until it neither begins nor ends with white space. */
 static void tti_trim(const char *text, size_t *begin, size_t *size) {
     while (*size > 0 && tti_is_space(text[*begin])) {
         ++*begin;
@@ -15842,7 +15847,8 @@ TT_API tt_status tt_teacher_follow(tt_model *teacher, const tt_model *student, f
         return tt_fail(ctx, TT_ERR_ARG, "tt_teacher_follow: decay is %g, expected 0 .. 1", (double)decay);
     }
     if (teacher == student) {
-        return tt_fail(ctx, TT_ERR_ARG, "tt_teacher_follow: the teacher is the student itself, expected another model");
+        return tt_fail(ctx, TT_ERR_ARG,
+                       "tt_teacher_follow: the teacher is the student itself, expected another model");
     }
     if (n != tt_model_n_params(student) || has != wants) {
         return tt_fail(ctx, TT_ERR_SHAPE, "tt_teacher_follow: the teacher has %lu weights, the student %lu",
@@ -16046,6 +16052,7 @@ static tt_status tti_think_ask(tti_lesson *l) {
     return status;
 }
 
+/* A part that the teacher left out has no data. */
 static tt_status tti_append_said(tt_text *text, const tt_text *said) {
     return said->data ? tt_text_append(text, said->data, said->size) : TT_OK;
 }
