@@ -772,7 +772,8 @@ TT_API tt_status   tt_chat_encode(tt_context *, const tt_chat_desc *, const tt_m
 TT_API const char *tt_chat_recognize(tt_context *, const char *chat_template, size_t size);
 
 /* ==== 7. model =============================================================================
- * One decoder-only transformer, switched by config. Field and tensor names are Hugging Face's. */
+ * One decoder-only transformer, switched by config: Llama and its relatives, and GPT-2. Field and tensor
+ * names are Hugging Face's. */
 
 typedef struct tt_rope_scaling {      /* "llama3" scaling of the rotary frequencies; factor 0 = none */
     float factor, low_freq_factor, high_freq_factor;
@@ -785,7 +786,7 @@ typedef struct tt_model_config {
     int intermediate_size;            /* 0 = 4 * hidden_size (gpt2), 8/3 rounded up to 32 (others)         */
     int num_key_value_heads;          /* 0 = num_attention_heads                                           */
     int head_dim;                     /* 0 = hidden_size / num_attention_heads                             */
-    int max_position_embeddings;      /* 0 = 2048; costs memory only as far as positions are used, but in gpt2 */
+    int max_position_embeddings;      /* 0 = 2048; costs memory as far as used (gpt2: from the beginning)  */
     float norm_eps;                   /* rms_norm_eps, layer_norm_epsilon; 0 = 1e-5 (qwen: 1e-6)           */
     float rope_theta;                 /* 0 = 10000                                                         */
     tt_rope_scaling rope_scaling;
@@ -798,49 +799,59 @@ typedef struct tt_model_config {
     int bos_token_id, eos_token_id;   /* -1 = none; 0 is a token                                           */
     int n_more_eos, more_eos[TT_MAX_MORE_EOS];   /* further tokens that end a text (Llama 3 lists three)   */
     int has_pad_token, pad_token_id;  /* kept for other programs (of a list the first); nothing here pads  */
-    char model_type[32];              /* "llama", "qwen2", "qwen3", "mistral", "smollm3", "gpt2"; "" = llama or gpt2 */
-    int recompute;                    /* 1: per-layer recomputation in backward (memory for time); not in config.json */
+    char model_type[32];              /* "llama", "qwen2", "qwen3", "mistral", "smollm3", "gpt2"; "" = the */
+                                      /* family's first                                                    */
+    int recompute;                    /* 1: layers run again in backward, time for memory; no config.json */
 } tt_model_config;
 
+/* Creation starts from a seed: embedding N(0,1) (gpt2 and tied: 0.02), head 0.02, matrices N(0, 1/in), those
+ * that write to the residual stream further / sqrt(2 layers); gpt2: 0.02 in place of 1/sqrt(in). A copy has
+ * the same weights and adapters and no gradients: a frozen teacher. Assign copies weights between models of
+ * equal configs and adapters. */
 typedef struct tt_model tt_model;
-/* Seeded init: embedding N(0,1) (gpt2 and tied: 0.02), head 0.02, matrices N(0, 1/fan_in), residual outputs further / sqrt(2 layers). */
 TT_API tt_model *tt_model_create(tt_context *, const tt_model_config *, uint64_t seed);
-TT_API tt_model *tt_model_copy(const tt_model *);                         /* same weights and adapters, no gradients (frozen teacher) */
-TT_API tt_status tt_model_assign(tt_model *to, const tt_model *from);     /* copies the weights between equal configs and adapters  */
+TT_API tt_model *tt_model_copy(const tt_model *);
+TT_API tt_status tt_model_assign(tt_model *to, const tt_model *from);
 TT_API void      tt_model_destroy(tt_model *);
-TT_API tt_kv_cache *tt_kv_cache_create(tt_model *, int n_slots, int capacity);
-TT_API const tt_model_config *tt_model_config_get(const tt_model *);      /* resolved: defaults filled in    */
-TT_API tt_context *tt_model_context(const tt_model *);
-TT_API int        tt_model_n_params(const tt_model *);                    /* number of parameter tensors     */
-TT_API tt_tensor *tt_model_param(const tt_model *, int index);            /* name is Hugging Face's          */
-TT_API tt_tensor *tt_model_param_find(const tt_model *, const char *name);
-TT_API size_t     tt_model_size(const tt_model *);                        /* total number of weights         */
-TT_API void       tt_model_zero_grad(tt_model *);
 
-/* hidden [N,C] after the last norm; logits [N,V] of hidden rows; logprobs [batch n_targets] of the masked tokens
- * under softmax(logits / temperature), entropy_out (may be NULL) beside it. */
+TT_API const tt_model_config *tt_model_config_get(const tt_model *);      /* resolved: defaults filled in */
+TT_API tt_context *tt_model_context(const tt_model *);
+TT_API int         tt_model_n_params(const tt_model *);                   /* number of parameter tensors  */
+TT_API tt_tensor  *tt_model_param(const tt_model *, int index);           /* name is Hugging Face's       */
+TT_API tt_tensor  *tt_model_param_find(const tt_model *, const char *name);
+TT_API size_t      tt_model_size(const tt_model *);                       /* total number of weights      */
+TT_API void        tt_model_zero_grad(tt_model *);
+
+/* hidden [N,C] after the last norm; logits [N,V] of hidden rows; logprobs [batch n_targets] of the masked
+ * tokens under softmax(logits / temperature), entropy_out (may be NULL) beside it. */
 TT_API tt_tensor *tt_model_forward(tt_model *, const tt_batch *);
 TT_API tt_tensor *tt_model_logits(tt_model *, tt_tensor *hidden);
 TT_API tt_tensor *tt_model_logprobs(tt_model *, const tt_batch *, float temperature, tt_tensor **entropy_out);
 
-/* Low-rank adapters (LoRA, Hu et al., arXiv 2106.09685): the product of each target matrix gains scale (x A^T) B^T with
- * A [rank, in], B [out, rank]; scale = alpha / rank. B starts at zero, A from U(-1, 1) / sqrt(in), as in peft. */
+/* A cache for this model's keys and values, of n_slots sequences with up to `capacity` positions. */
+TT_API tt_kv_cache *tt_kv_cache_create(tt_model *, int n_slots, int capacity);
+
+/* Low-rank adapters (LoRA, Hu et al., arXiv 2106.09685): the product of each target matrix gains
+ * scale (x A^T) B^T with A [rank, in], B [out, rank]; scale = alpha / rank. B starts at zero, A from
+ * U(-1, 1) / sqrt(in), as in peft. A target is a module's name or its last parts, as "q_proj", "mlp.c_proj"
+ * or "model.layers.0.self_attn.q_proj". */
 typedef struct tt_lora_desc {
-    int rank;                               /* 0 = 8                                                              */
-    float alpha;                            /* 0 = 2 rank                                                         */
-    int use_rslora;                         /* 1: scale = alpha / sqrt(rank) (arXiv 2312.03732)                   */
-    const char *const *target_modules;      /* "q_proj", "mlp.c_proj", "model.layers.0.self_attn.q_proj": the last */
-    int n_target_modules;                   /* parts of a module's name; 0 = every matrix of every layer          */
-    uint64_t seed;                          /* of A                                                               */
+    int rank;                               /* 0 = 8                                            */
+    float alpha;                            /* 0 = 2 rank                                       */
+    int use_rslora;                         /* 1: scale = alpha / sqrt(rank) (arXiv 2312.03732) */
+    const char *const *target_modules;
+    int n_target_modules;                   /* 0 = every matrix of every layer                  */
+    uint64_t seed;                          /* of A                                             */
 } tt_lora_desc;
-/* Adds adapters after the model's parameters and freezes these: gradients, optimizers made from now on, and their state
- * know the adapters alone. Names are "MODULE.lora_A.weight" and "MODULE.lora_B.weight". On failure nothing has changed. */
+/* Adds adapters after the model's parameters and freezes these: gradients, optimizers made from now on, and
+ * their state know the adapters alone. Names are "MODULE.lora_A.weight" and "MODULE.lora_B.weight". On
+ * failure nothing has changed. */
 TT_API tt_status tt_model_lora_add(tt_model *, const tt_lora_desc *desc_or_null);
-TT_API const tt_lora_desc *tt_model_lora_get(const tt_model *);           /* resolved; NULL without adapters  */
+TT_API const tt_lora_desc *tt_model_lora_get(const tt_model *);     /* resolved; NULL without adapters */
 /* Off, the model is its base: the reference policy, without a second copy. Returns whether they were on. */
 TT_API int       tt_model_lora_enable(tt_model *, int on);
-/* Adds the adapters' products to the matrices, removes them and makes the weights trainable again. Optimizers made with
- * the adapters must be gone. Weights mapped from a file cannot take them: load those with tt_model_load. */
+/* Adds the adapters' products to the matrices, removes them and makes the weights trainable again. Optimizers
+ * made with the adapters must be gone. Weights mapped from a file cannot take them: use tt_model_load. */
 TT_API tt_status tt_model_lora_merge(tt_model *);
 
 /* ==== 8. files =============================================================================
@@ -910,20 +921,20 @@ TT_API tt_status tt_safetensors_read(tt_safetensors *, int index, float *out);
 TT_API const char *tt_safetensors_metadata(const tt_safetensors *, const char *key);      /* NULL if absent */
 
 /* ==== 9. generate ===========================================================================
- * Continuous batching: a slot is refilled as its sequence ends; the samples of one prompt share its
- * prefill, and all prompts that of the tokens (32 or more) with which they all begin. The sequence of
- * (request id, sample) depends on nothing but model, prompt, settings and seed. */
+ * Continuous batching: a slot is refilled as its sequence ends; the samples of one prompt share its prefill,
+ * and all prompts that of the tokens (32 or more) with which they all begin. The sequence of (request id,
+ * sample) depends on nothing but model, prompt, settings and seed. */
 
 typedef struct tt_sampling {
     int max_new_tokens;           /* 0 = 128                                                    */
     int greedy;                   /* 1 = most likely token, lowest id on a tie                  */
-    float temperature;            /* divides the logits, 1e-30 or more; 0 = 1. Then, in this order, each on
-                                     what the one before has left, as in transformers:          */
+    float temperature;            /* divides the logits, 1e-30 or more; 0 = 1. Then, in this    */
+                                  /* order, each on what the one before has left:               */
     int top_k;                    /* keep the k most likely, and what equals the last; 0 = all  */
-    float top_p;                  /* drop the least likely, of equals the highest id first, that
-                                     together have at most 1 - top_p; in (0,1]; 0 = 1 (off)     */
+    float top_p;                  /* drop the least likely, of equals the highest id first,     */
+                                  /* that together have at most 1 - top_p; in (0,1]; 0 = 1, off */
     float min_p;                  /* drop tokens below min_p * the largest probability; 0 = off */
-    float repetition_penalty;     /* Hugging Face's; 0 = 1 (off)                                */
+    float repetition_penalty;     /* Hugging Face's, before all of these; 0 = 1 (off)           */
     uint64_t seed;
     const int32_t *stop_tokens;   /* a sequence ends with (and includes) any of these           */
     int n_stop_tokens;
@@ -932,8 +943,8 @@ typedef struct tt_sampling {
     int (*on_token)(void *user, int request, int sample, int32_t token, float logprob);
     void *user;
 } tt_sampling;
-/* As the model's generation_config.json says: greedy unless do_sample is true, temperature, top_k, top_p, min_p,
- * repetition_penalty, and every token that ends a text. stop_tokens belongs to the model. */
+/* As the model's generation_config.json says: greedy unless do_sample is true, temperature, top_k, top_p,
+ * min_p, repetition_penalty, and every token that ends a text. stop_tokens belongs to the model. */
 TT_API tt_sampling tt_model_sampling(const tt_model *);
 typedef struct tt_request {
     const int32_t *prompt;
@@ -944,11 +955,17 @@ typedef struct tt_completion {
     int request, sample;
     int length, stopped;          /* tokens; 1 = ended by a stop token, 0 = by the limit        */
     int32_t *tokens;
-    float *logprobs;              /* under softmax(logits / temperature), before top-k/p/min-p and penalty */
+    float *logprobs;              /* under softmax(logits / temperature), without the other controls */
 } tt_completion;
-typedef struct tt_completions { tt_context *ctx; int n; tt_completion *items; size_t n_tokens; } tt_completions;
+typedef struct tt_completions {
+    tt_context *ctx;
+    int n;
+    tt_completion *items;
+    size_t n_tokens;              /* of all items                                               */
+} tt_completions;
 /* out receives all samples, request by request. prompt + max_new_tokens must fit max_position_embeddings. */
-TT_API tt_status tt_generate(tt_model *, const tt_request *requests, int n, const tt_sampling *, tt_completions *out);
+TT_API tt_status tt_generate(tt_model *, const tt_request *requests, int n, const tt_sampling *,
+                             tt_completions *out);
 TT_API void      tt_completions_free(tt_completions *);
 
 /* ==== 10. optimizer ========================================================================= */
@@ -9461,14 +9478,18 @@ TT_API tt_tokenizer *tt_tokenizer_words(tt_context *ctx, const tt_tokenizer_desc
     if (desc.pretokenizer == 0) { desc.pretokenizer = TT_PRETOKENIZE_WHITESPACE; }
     return tti_trained(ctx, &desc, none, &list);
 }
-/* ==== 7. model ====================================================================== * A model is a list of named parameters and one forward function. tti_layer points into the list by role;
- * a NULL role is a switch that is off. The two families differ in three places: what stands before the
- * first layer (GPT-2 adds learned positions), the norm, and the shape of attention and MLP inputs. */
+/* ==== 7. model =============================================================================
+ * A model is a list of named parameters and one forward function. The list is in file order and owns;
+ * tti_layer points into it by role, and a NULL role is a switch that is off: no bias, no gate, no adapter.
+ * The two families (Llama and its relatives, GPT-2) share everything but three places: what stands before the
+ * first layer (GPT-2 adds learned positions), the norm, and how queries, keys and values and the inner
+ * activations of the MLP come about. It uses the ops of chapter 5 on the batches and caches of chapter 4;
+ * where the weights come from, and in whose memory they lie, is not its business (chapter 8 reads files). */
 
-#define TTI_LAYER_PARAMS 20
+/* ---- [tt:model.types] what a model holds ---- */
 
-/* A matrix of a layer with its bias and its adapter. GPT-2 stores w as [in, out] and fuses q, k, v into one; its "up" is
- * c_fc, and there is no gate. */
+/* A matrix of a layer with its bias and its adapter (lora_a [rank, in], lora_b [out, rank]). w is [out, in];
+ * GPT-2's is [in, out], its q, k and v are one matrix (TTI_QKV), and its "up" is c_fc, without a gate. */
 typedef struct tti_matrix { tt_tensor *w, *bias, *lora_a, *lora_b; } tti_matrix;
 enum { TTI_QKV, TTI_Q, TTI_K, TTI_V, TTI_O, TTI_GATE, TTI_UP, TTI_DOWN, TTI_N_MATRICES };
 
@@ -9479,7 +9500,7 @@ typedef struct tti_layer {
     int use_rope;
 } tti_layer;
 
-/* generation_config.json; text: as it was read, to be written again, NULL = none. */
+/* generation_config.json. text: as it was read, to be written again; NULL = there was none. */
 typedef struct tti_generation {
     char *text;
     int do_sample, top_k, n_stops;
@@ -9487,77 +9508,114 @@ typedef struct tti_generation {
     int32_t stops[TT_MAX_MORE_EOS + 1];
 } tti_generation;
 
-struct tti_shards;                    /* chapter 7: open safetensors files */
 struct tt_model {
     tt_context *ctx;
     tt_model_config config;
-    int n_params, n_base, max_params; /* params[n_base ..] are adapters     */
-    tt_tensor **params;               /* owned, in file order               */
-    tti_layer *layers;                /* [num_hidden_layers]                */
-    tt_tensor *embedding, *positions; /* positions: gpt2                    */
+    int n_params, n_base, max_params;   /* params[n_base ..] are adapters                                  */
+    tt_tensor **params;                 /* owned, in file order                                            */
+    tti_layer *layers;                  /* [num_hidden_layers]                                             */
+    tt_tensor *embedding, *positions;   /* [V,C]; [max_position_embeddings,C] of gpt2                      */
     tt_tensor *norm, *norm_bias;
-    tt_tensor *head;                  /* the embedding if tied              */
-    tt_tensor *cos_table, *sin_table; /* [positions used so far, head_dim/2]; NULL before the first and for gpt2 */
-    tt_lora_desc lora;                /* target_modules: owned copies       */
-    char **lora_targets;
+    tt_tensor *head;                    /* [V,C]; the embedding if tied                                    */
+    tt_tensor *cos_table, *sin_table;   /* [positions used so far, head_dim/2]; NULL before, and in gpt2   */
+    tt_lora_desc lora;                  /* rank 0 = no adapters; target_modules = lora_targets             */
+    char **lora_targets;                /* owned copies                                                    */
     float lora_scale;
     int lora_off;
-    struct tti_shards *mapped;        /* the files that weights lie in, or NULL */
+    void *lent_to;                      /* owner of the memory that `lent` tensors lie in, or NULL         */
+    void (*release)(void *lent_to);     /* ends the loan, once the parameters are gone                     */
     tti_generation generation;
-    char *chat_template;              /* of the directory, to be written again; NULL = none */
+    char *chat_template;                /* of the directory, to be written again; NULL = none              */
 };
 
-/* ---- config ---- */
+static int tti_model_n_matrices(const tt_model *m) { return m->config.num_hidden_layers * TTI_N_MATRICES; }
+
+/* Matrix i of all layers, in their order; w is NULL where the family has none in this role. */
+static tti_matrix *tti_model_matrix(const tt_model *m, int i) {
+    return &m->layers[i / TTI_N_MATRICES].matrix[i % TTI_N_MATRICES];
+}
+
+/* ---- [tt:model.config] defaults, and what later code relies on ---- */
+
+/* What must hold, or else the sentence of an error: as TTI_TRY, in a function with ctx and who, its name. */
+#define TTI_EXPECT(holds, sentence, ...)                                          \
+    do {                                                                          \
+        if (holds) { break; }                                                     \
+        status = tt_fail(ctx, TT_ERR_ARG, "%s: " sentence, who, __VA_ARGS__);     \
+        goto done;                                                                \
+    } while (0)
+
 static int tti_is_qwen(const tt_model_config *c) { return strncmp(c->model_type, "qwen", 4) == 0; }
 
-/* Fills in defaults and checks what later code relies on. */
+/* Each num_attention_heads / num_key_value_heads query heads read one key-value head, all of head_dim. */
+static tt_status tti_config_heads(tt_context *ctx, tt_model_config *c) {
+    static const char *const who = "tt_model_config";
+    int heads = c->num_attention_heads, kv_heads = c->num_key_value_heads ? c->num_key_value_heads : heads;
+    int hidden = c->hidden_size, dim = c->head_dim, most = INT_MAX / 16;
+    tt_status status = TT_OK;
+    TTI_EXPECT(heads >= 1, "num_attention_heads is %d, expected >= 1", heads);
+    TTI_EXPECT(dim != 0 || hidden % heads == 0,
+               "hidden_size is %d, expected a multiple of num_attention_heads %d", hidden, heads);
+    if (dim == 0) { dim = hidden / heads; }
+    TTI_EXPECT(dim >= 1 && dim <= 1024 && (c->gpt2 || dim % 2 == 0),
+               "head_dim is %d, expected an even number in 2..1024", dim);
+    TTI_EXPECT(heads <= most / dim, "num_attention_heads is %d, expected at most %d with head_dim %d", heads,
+               most / dim, dim);
+    TTI_EXPECT(kv_heads >= 1 && heads % kv_heads == 0,
+               "num_key_value_heads is %d, expected a divisor of num_attention_heads %d", kv_heads, heads);
+    TTI_EXPECT(!c->gpt2 || (kv_heads == heads && dim * heads == hidden),
+               "gpt2 wants as many key-value heads as heads (%d, %d) and head_dim %d = hidden_size / heads",
+               kv_heads, heads, dim);
+    c->head_dim = dim;
+    c->num_key_value_heads = kv_heads;
+done:
+    return status;
+}
+
+static int tti_rope_scaling_ok(const tt_rope_scaling *s) {
+    if (s->factor == 0) { return 1; }
+    return s->factor > 0 && isfinite(s->factor) && s->low_freq_factor > 0 &&
+           s->high_freq_factor > s->low_freq_factor && s->original_max_position_embeddings > 0;
+}
+
+/* Fills in defaults. Sizes stay below INT_MAX / 16, so that four times one, or a few added, fit an int. */
 static tt_status tti_config_resolve(tt_context *ctx, tt_model_config *c) {
     static const char *const who = "tt_model_config";
     const tt_rope_scaling *s = &c->rope_scaling;
-    if (!c->model_type[0]) { snprintf(c->model_type, sizeof c->model_type, "%s", c->gpt2 ? "gpt2" : "llama"); }
-    if (c->vocab_size < 1) { return tt_fail(ctx, TT_ERR_ARG, "%s: vocab_size is %d, expected >= 1", who, c->vocab_size); }
-    if (c->hidden_size < 1 || c->hidden_size > INT_MAX / 16) { return tt_fail(ctx, TT_ERR_ARG, "%s: hidden_size is %d, expected 1..%d", who, c->hidden_size, INT_MAX / 16); }
-    if (c->num_hidden_layers < 1 || c->num_hidden_layers > 1024) {
-        return tt_fail(ctx, TT_ERR_ARG, "%s: num_hidden_layers is %d, expected 1..1024", who, c->num_hidden_layers);
+    int most = INT_MAX / 16, hidden = c->hidden_size, layers = c->num_hidden_layers, more = c->n_more_eos;
+    int inner;
+    tt_status status;
+    if (!c->model_type[0]) {
+        snprintf(c->model_type, sizeof c->model_type, "%s", c->gpt2 ? "gpt2" : "llama");
     }
-    if (c->num_attention_heads < 1) { return tt_fail(ctx, TT_ERR_ARG, "%s: num_attention_heads is %d, expected >= 1", who, c->num_attention_heads); }
-    if (c->head_dim == 0) {
-        if (c->hidden_size % c->num_attention_heads) {
-            return tt_fail(ctx, TT_ERR_ARG, "%s: hidden_size is %d, expected a multiple of num_attention_heads %d", who, c->hidden_size, c->num_attention_heads);
-        }
-        c->head_dim = c->hidden_size / c->num_attention_heads;
-    }
-    if (c->head_dim < 1 || c->head_dim > 1024 || (!c->gpt2 && c->head_dim % 2)) { return tt_fail(ctx, TT_ERR_ARG, "%s: head_dim is %d, expected an even number in 2..1024", who, c->head_dim); }
-    if (c->num_attention_heads > INT_MAX / 16 / c->head_dim) {
-        return tt_fail(ctx, TT_ERR_ARG, "%s: num_attention_heads is %d, expected at most %d with head_dim %d", who, c->num_attention_heads, INT_MAX / 16 / c->head_dim, c->head_dim);
-    }
-    if (c->num_key_value_heads == 0) { c->num_key_value_heads = c->num_attention_heads; }
-    if (c->num_key_value_heads < 1 || c->num_attention_heads % c->num_key_value_heads) {
-        return tt_fail(ctx, TT_ERR_ARG, "%s: num_key_value_heads is %d, expected a divisor of num_attention_heads %d", who, c->num_key_value_heads, c->num_attention_heads);
-    }
-    if (c->gpt2 && (c->num_key_value_heads != c->num_attention_heads || c->head_dim * c->num_attention_heads != c->hidden_size)) {
-        return tt_fail(ctx, TT_ERR_ARG, "%s: gpt2 wants as many key-value heads as heads (%d, %d) and head_dim %d = hidden_size / heads",
-                       who, c->num_key_value_heads, c->num_attention_heads, c->head_dim);
-    }
-    if (c->intermediate_size == 0) {
-        c->intermediate_size = c->gpt2 ? 4 * c->hidden_size : (c->hidden_size * 8 / 3 + 31) / 32 * 32;
-    }
-    if (c->intermediate_size < 1 || c->intermediate_size > INT_MAX / 16) { return tt_fail(ctx, TT_ERR_ARG, "%s: intermediate_size is %d, expected 1..%d", who, c->intermediate_size, INT_MAX / 16); }
+    TTI_EXPECT(c->vocab_size >= 1, "vocab_size is %d, expected >= 1", c->vocab_size);
+    TTI_EXPECT(hidden >= 1 && hidden <= most, "hidden_size is %d, expected 1..%d", hidden, most);
+    TTI_EXPECT(layers >= 1 && layers <= 1024, "num_hidden_layers is %d, expected 1..1024", layers);
+    TTI_TRY(tti_config_heads(ctx, c));
+    inner = c->gpt2 ? 4 * hidden : (hidden * 8 / 3 + 31) / 32 * 32;
+    if (c->intermediate_size == 0) { c->intermediate_size = inner; }
+    TTI_EXPECT(c->intermediate_size >= 1 && c->intermediate_size <= most,
+               "intermediate_size is %d, expected 1..%d", c->intermediate_size, most);
     if (c->max_position_embeddings == 0) { c->max_position_embeddings = 2048; }
-    if (c->max_position_embeddings < 1) { return tt_fail(ctx, TT_ERR_ARG, "%s: max_position_embeddings is %d, expected >= 1", who, c->max_position_embeddings); }
+    TTI_EXPECT(c->max_position_embeddings >= 1, "max_position_embeddings is %d, expected >= 1",
+               c->max_position_embeddings);
     if (c->norm_eps == 0) { c->norm_eps = tti_is_qwen(c) ? 1e-6f : 1e-5f; }
     if (c->rope_theta == 0) { c->rope_theta = 10000.0f; }
-    if (!(c->norm_eps > 0) || !(c->rope_theta > 0) || !isfinite(c->norm_eps) || !isfinite(c->rope_theta)) {
-        return tt_fail(ctx, TT_ERR_ARG, "%s: norm_eps is %g and rope_theta %g, expected both > 0", who, (double)c->norm_eps, (double)c->rope_theta);
-    }
-    if (!(s->factor >= 0) || !isfinite(s->factor) || (s->factor > 0 && !(s->low_freq_factor > 0 && s->high_freq_factor > s->low_freq_factor && s->original_max_position_embeddings > 0))) {
-        return tt_fail(ctx, TT_ERR_ARG, "%s: rope_scaling has factor %g, low_freq_factor %g, high_freq_factor %g and original_max_position_embeddings %d, expected factor > 0, 0 < low < high and a context", who,
-                       (double)s->factor, (double)s->low_freq_factor, (double)s->high_freq_factor, s->original_max_position_embeddings);
-    }
-    if (c->n_more_eos < 0 || c->n_more_eos > TT_MAX_MORE_EOS || (c->n_more_eos > 0 && c->eos_token_id < 0)) { return tt_fail(ctx, TT_ERR_ARG, "%s: n_more_eos is %d, expected 0..%d, and 0 without eos_token_id", who, c->n_more_eos, TT_MAX_MORE_EOS); }
-    if (c->no_rope_interval < 0) { return tt_fail(ctx, TT_ERR_ARG, "%s: no_rope_interval is %d, expected >= 0", who, c->no_rope_interval); }
-    if (c->no_rope_interval > c->num_hidden_layers) { c->no_rope_interval = 0; }     /* no layer is without: one way to say it */
-    return TT_OK;
+    TTI_EXPECT(c->norm_eps > 0 && c->rope_theta > 0 && isfinite(c->norm_eps) && isfinite(c->rope_theta),
+               "norm_eps is %g and rope_theta %g, expected both > 0", (double)c->norm_eps,
+               (double)c->rope_theta);
+    TTI_EXPECT(tti_rope_scaling_ok(s),
+               "rope_scaling has factor %g, low_freq_factor %g, high_freq_factor %g and "
+               "original_max_position_embeddings %d, expected factor > 0, 0 < low < high and a context",
+               (double)s->factor, (double)s->low_freq_factor, (double)s->high_freq_factor,
+               s->original_max_position_embeddings);
+    TTI_EXPECT(more >= 0 && more <= TT_MAX_MORE_EOS && (more == 0 || c->eos_token_id >= 0),
+               "n_more_eos is %d, expected 0..%d, and 0 without eos_token_id", more, TT_MAX_MORE_EOS);
+    TTI_EXPECT(c->no_rope_interval >= 0, "no_rope_interval is %d, expected >= 0", c->no_rope_interval);
+    /* Longer than the model, no layer is without RoPE: there is one way to say so. */
+    if (c->no_rope_interval > layers) { c->no_rope_interval = 0; }
+done:
+    return status;
 }
 
 /* Without a generation_config.json, texts end as config.json says. */
@@ -9568,109 +9626,187 @@ static void tti_generation_of_config(const tt_model_config *c, tti_generation *g
     for (i = 0; i < c->n_more_eos; i++) { g->stops[g->n_stops++] = c->more_eos[i]; }
 }
 
-/* ---- parameters ---- */
-/* Those that a file or another model fills have no data at first: a file's shapes are compared before memory is asked for. */
-static tt_tensor *tti_param_create(tt_context *ctx, int ndim, const int *shape, const char *name, int with_data) {
-    tt_tensor *t = with_data ? tt_parameter(ctx, ndim, shape, name) : tti_tensor_shell(ctx, TT_F32, ndim, shape, name);
-    if (t) { t->requires_grad = 1; }
-    return t;
+/* ---- [tt:model.parameters] one parameter: a name, a shape, and what it starts from ----
+ * Every parameter has a random stream of its own, named by the parameter: to add one changes no other. */
+
+typedef enum tti_init {
+    TTI_ZEROS,      /* biases, and an adapter's B                                                   */
+    TTI_ONES,       /* norm weights                                                                 */
+    TTI_NORMAL,     /* N(0, std^2); std of a layer's matrix is 1/sqrt(in), in GPT-2 0.02            */
+    TTI_RESIDUAL,   /* the same, of a matrix that writes to the residual stream: std/sqrt(2 layers) */
+    TTI_UNIFORM     /* U(-1, 1) / sqrt(columns): an adapter's A                                     */
+} tti_init;
+typedef struct tti_param_spec {
+    const char *name;
+    int rows, cols;     /* cols 0: a vector [rows] */
+    tti_init init;
+    double std;         /* of TTI_NORMAL and TTI_RESIDUAL, as it is used */
+} tti_param_spec;
+
+/* Values are drawn on the host, in the order of memory: the same on every backend. */
+static tt_status tti_param_fill(tt_tensor *t, uint64_t seed, const tti_param_spec *spec) {
+    float *values = (float *)tt_alloc(t->ctx, t->size, sizeof *values);
+    tt_rng rng = TT_INIT;
+    tt_status status;
+    size_t i;
+    if (!values) { return TT_ERR_MEM; }
+    rng.seed = seed;
+    rng.stream = tt_hash(spec->name, strlen(spec->name), 0);
+    for (i = 0; i < t->size; i++) {
+        double x = spec->init == TTI_ONES ? 1.0
+                 : spec->init == TTI_UNIFORM ? (2.0 * tt_rng_uniform(&rng) - 1.0) / sqrt((double)spec->cols)
+                 : spec->std * tt_rng_normal(&rng);
+        values[i] = (float)x;
+    }
+    status = tt_tensor_set(t, values);
+    tt_free(t->ctx, values, t->size, sizeof *values);
+    return status;
 }
+
+/* Adds a parameter to the list. seed NULL: it gets no data yet, for a caller that fills them all from a file
+ * or another model, and compares a file's shapes before memory is asked for. */
+static tt_tensor *tti_param_new(tt_model *m, const uint64_t *seed, const tti_param_spec *spec) {
+    int ndim = spec->cols ? 2 : 1, shape[2];
+    tt_tensor *t;
+    shape[0] = spec->rows;
+    shape[1] = spec->cols;
+    t = seed ? tt_parameter(m->ctx, ndim, shape, spec->name)
+             : tti_tensor_shell(m->ctx, TT_F32, ndim, shape, spec->name);
+    if (!t) { return NULL; }
+    t->requires_grad = 1;
+    m->params[m->n_params++] = t;
+    if (!seed || spec->init == TTI_ZEROS) { return t; }
+    return tti_param_fill(t, *seed, spec) == TT_OK ? t : NULL;
+}
+
 static tt_status tti_param_alloc(tt_tensor *t) {
     if (!t->data) { t->data = t->ctx->backend->alloc(t->ctx, tti_tensor_bytes(t)); }
     return t->data ? TT_OK : TT_ERR_MEM;
 }
-/* A matrix starts from N(0, std), std < 0 means filled with -std (norm weights: 1), 0 zeros (biases). Each
- * parameter has a random stream of its own, named by the parameter, so adding one changes no other. */
-static tt_tensor *tti_new_param(tt_model *m, const uint64_t *seed, double std, int rows, int cols, const char *format, int layer) {
-    tt_context *ctx = m->ctx;
+
+/* ---- [tt:model.layers] the parameters of the two families ----
+ * One row a parameter of a layer, in file order: where tti_layer points to it, its shape in the dimensions of
+ * the config, what it starts from, and its name behind the layer's; TTI_ROW_IF: only if that field of the
+ * config is not 0. */
+
+enum { TTI_DIM_NONE, TTI_DIM_HIDDEN, TTI_DIM_INNER, TTI_DIM_HEAD, TTI_DIM_QUERY, TTI_DIM_KEY, TTI_DIM_QKV };
+typedef struct tti_layer_row {
+    size_t role;
+    int rows, cols;
+    tti_init init;
+    size_t condition;
+    const char *name;
+} tti_layer_row;
+#define TTI_LAYER_PARAMS (20 + 2 * TTI_N_MATRICES)     /* room for one layer's, with adapters */
+
+#define TTI_ROW_IF(condition, role, rows, cols, init, name)                            \
+    {offsetof(tti_layer, role), TTI_DIM_##rows, TTI_DIM_##cols, TTI_##init,            \
+     offsetof(tt_model_config, condition), name}
+#define TTI_ROW(role, rows, cols, init, name)           /* vocab_size is never 0 */    \
+    {offsetof(tti_layer, role), TTI_DIM_##rows, TTI_DIM_##cols, TTI_##init,            \
+     offsetof(tt_model_config, vocab_size), name}
+
+static const tti_layer_row tti_llama_rows[] = {      /* model.layers.N. */
+    TTI_ROW(norm1,                  HIDDEN, NONE,   ONES,     "input_layernorm.weight"),
+    TTI_ROW(matrix[TTI_Q].w,        QUERY,  HIDDEN, NORMAL,   "self_attn.q_proj.weight"),
+    TTI_ROW(matrix[TTI_K].w,        KEY,    HIDDEN, NORMAL,   "self_attn.k_proj.weight"),
+    TTI_ROW(matrix[TTI_V].w,        KEY,    HIDDEN, NORMAL,   "self_attn.v_proj.weight"),
+    TTI_ROW(matrix[TTI_O].w,        HIDDEN, QUERY,  RESIDUAL, "self_attn.o_proj.weight"),
+    TTI_ROW_IF(attention_bias, matrix[TTI_Q].bias, QUERY, NONE, ZEROS, "self_attn.q_proj.bias"),
+    TTI_ROW_IF(attention_bias, matrix[TTI_K].bias, KEY, NONE, ZEROS, "self_attn.k_proj.bias"),
+    TTI_ROW_IF(attention_bias, matrix[TTI_V].bias, KEY, NONE, ZEROS, "self_attn.v_proj.bias"),
+    TTI_ROW_IF(attention_out_bias, matrix[TTI_O].bias, HIDDEN, NONE, ZEROS, "self_attn.o_proj.bias"),
+    TTI_ROW_IF(qk_norm, q_norm, HEAD, NONE, ONES, "self_attn.q_norm.weight"),
+    TTI_ROW_IF(qk_norm, k_norm, HEAD, NONE, ONES, "self_attn.k_norm.weight"),
+    TTI_ROW(norm2,                  HIDDEN, NONE,   ONES,     "post_attention_layernorm.weight"),
+    TTI_ROW(matrix[TTI_GATE].w,     INNER,  HIDDEN, NORMAL,   "mlp.gate_proj.weight"),
+    TTI_ROW(matrix[TTI_UP].w,       INNER,  HIDDEN, NORMAL,   "mlp.up_proj.weight"),
+    TTI_ROW(matrix[TTI_DOWN].w,     HIDDEN, INNER,  RESIDUAL, "mlp.down_proj.weight"),
+    TTI_ROW_IF(mlp_bias, matrix[TTI_GATE].bias, INNER, NONE, ZEROS, "mlp.gate_proj.bias"),
+    TTI_ROW_IF(mlp_bias, matrix[TTI_UP].bias, INNER, NONE, ZEROS, "mlp.up_proj.bias"),
+    TTI_ROW_IF(mlp_bias, matrix[TTI_DOWN].bias, HIDDEN, NONE, ZEROS, "mlp.down_proj.bias"),
+    {0, 0, 0, TTI_ZEROS, 0, NULL}};
+
+static const tti_layer_row tti_gpt2_rows[] = {       /* transformer.h.N.; matrices are [in, out] */
+    TTI_ROW(norm1,                  HIDDEN, NONE,   ONES,     "ln_1.weight"),
+    TTI_ROW(norm1_bias,             HIDDEN, NONE,   ZEROS,    "ln_1.bias"),
+    TTI_ROW(matrix[TTI_QKV].w,      HIDDEN, QKV,    NORMAL,   "attn.c_attn.weight"),
+    TTI_ROW(matrix[TTI_QKV].bias,   QKV,    NONE,   ZEROS,    "attn.c_attn.bias"),
+    TTI_ROW(matrix[TTI_O].w,        HIDDEN, HIDDEN, RESIDUAL, "attn.c_proj.weight"),
+    TTI_ROW(matrix[TTI_O].bias,     HIDDEN, NONE,   ZEROS,    "attn.c_proj.bias"),
+    TTI_ROW(norm2,                  HIDDEN, NONE,   ONES,     "ln_2.weight"),
+    TTI_ROW(norm2_bias,             HIDDEN, NONE,   ZEROS,    "ln_2.bias"),
+    TTI_ROW(matrix[TTI_UP].w,       HIDDEN, INNER,  NORMAL,   "mlp.c_fc.weight"),
+    TTI_ROW(matrix[TTI_UP].bias,    INNER,  NONE,   ZEROS,    "mlp.c_fc.bias"),
+    TTI_ROW(matrix[TTI_DOWN].w,     INNER,  HIDDEN, RESIDUAL, "mlp.c_proj.weight"),
+    TTI_ROW(matrix[TTI_DOWN].bias,  HIDDEN, NONE,   ZEROS,    "mlp.c_proj.bias"),
+    {0, 0, 0, TTI_ZEROS, 0, NULL}};
+#undef TTI_ROW
+#undef TTI_ROW_IF
+
+static int tti_config_dim(const tt_model_config *c, int dim) {
+    switch (dim) {
+    case TTI_DIM_HIDDEN: return c->hidden_size;
+    case TTI_DIM_INNER: return c->intermediate_size;
+    case TTI_DIM_HEAD: return c->head_dim;
+    case TTI_DIM_QUERY: return c->num_attention_heads * c->head_dim;
+    case TTI_DIM_KEY: return c->num_key_value_heads * c->head_dim;
+    case TTI_DIM_QKV: return 3 * c->hidden_size;
+    default: return 0;
+    }
+}
+
+static int tti_layer_params(tt_model *m, const uint64_t *seed, int n) {
+    const tt_model_config *c = &m->config;
+    const tti_layer_row *row;
     char name[96];
-    int shape[2];
-    tt_tensor *t;
-    float *values;
-    size_t i;
-    tt_status status;
-    tt_rng rng;
-    snprintf(name, sizeof name, format, layer);
-    shape[0] = rows;
-    shape[1] = cols;
-    t = tti_param_create(ctx, cols ? 2 : 1, shape, name, seed != NULL);
-    if (!t) { return NULL; }
-    m->params[m->n_params++] = t;
-    if (!seed || std == 0) { return t; }
-    values = (float *)tt_alloc(ctx, t->size, sizeof *values);
-    if (!values) { return NULL; }
-    rng.seed = *seed;
-    rng.stream = tt_hash(name, strlen(name), 0);
-    rng.index = 0;
-    for (i = 0; i < t->size; i++) { values[i] = (float)(std < 0 ? -std : std * tt_rng_normal(&rng)); }
-    status = tt_tensor_set(t, values);
-    tt_free(ctx, values, t->size, sizeof *values);
-    return status == TT_OK ? t : NULL;
+    for (row = c->gpt2 ? tti_gpt2_rows : tti_llama_rows; row->name; row++) {
+        tt_tensor **role = (tt_tensor **)(void *)((char *)&m->layers[n] + row->role);
+        tti_param_spec spec;
+        if (!*(const int *)(const void *)((const char *)c + row->condition)) { continue; }
+        snprintf(name, sizeof name, c->gpt2 ? "transformer.h.%d.%s" : "model.layers.%d.%s", n, row->name);
+        spec.name = name;
+        spec.rows = tti_config_dim(c, row->rows);
+        spec.cols = tti_config_dim(c, row->cols);
+        spec.init = row->init;
+        spec.std = c->gpt2 ? 0.02 : spec.cols ? 1.0 / sqrt((double)spec.cols) : 0;
+        if (row->init == TTI_RESIDUAL) { spec.std /= sqrt(2.0 * c->num_hidden_layers); }
+        *role = tti_param_new(m, seed, &spec);
+        if (!*role) { return 0; }
+    }
+    m->layers[n].use_rope = !c->gpt2 && !(c->no_rope_interval && (n + 1) % c->no_rope_interval == 0);
+    return 1;
 }
-/* model.layers.N of the Llama family */
-static int tti_llama_layer(tt_model *m, const uint64_t *seed, int n) {
-    const tt_model_config *c = &m->config;
-    tti_layer *l = &m->layers[n];
-    int hidden = c->hidden_size, inner = c->intermediate_size, dim = c->head_dim;
-    int q_dim = c->num_attention_heads * dim, kv_dim = c->num_key_value_heads * dim;
-    double in_std = 1.0 / sqrt((double)hidden), depth = sqrt(2.0 * c->num_hidden_layers);
-#define TTI_P(field, std, rows, cols, name) ((l->field = tti_new_param(m, seed, std, rows, cols, "model.layers.%d." name, n)) != NULL)
-    return TTI_P(norm1, -1, hidden, 0, "input_layernorm.weight")
-        && TTI_P(matrix[TTI_Q].w, in_std, q_dim, hidden, "self_attn.q_proj.weight")
-        && TTI_P(matrix[TTI_K].w, in_std, kv_dim, hidden, "self_attn.k_proj.weight")
-        && TTI_P(matrix[TTI_V].w, in_std, kv_dim, hidden, "self_attn.v_proj.weight")
-        && TTI_P(matrix[TTI_O].w, 1.0 / sqrt((double)q_dim) / depth, hidden, q_dim, "self_attn.o_proj.weight")
-        && (!c->attention_bias || (TTI_P(matrix[TTI_Q].bias, 0, q_dim, 0, "self_attn.q_proj.bias")
-                                   && TTI_P(matrix[TTI_K].bias, 0, kv_dim, 0, "self_attn.k_proj.bias")
-                                   && TTI_P(matrix[TTI_V].bias, 0, kv_dim, 0, "self_attn.v_proj.bias")))
-        && (!c->attention_out_bias || TTI_P(matrix[TTI_O].bias, 0, hidden, 0, "self_attn.o_proj.bias"))
-        && (!c->qk_norm || (TTI_P(q_norm, -1, dim, 0, "self_attn.q_norm.weight")
-                            && TTI_P(k_norm, -1, dim, 0, "self_attn.k_norm.weight")))
-        && TTI_P(norm2, -1, hidden, 0, "post_attention_layernorm.weight")
-        && TTI_P(matrix[TTI_GATE].w, in_std, inner, hidden, "mlp.gate_proj.weight")
-        && TTI_P(matrix[TTI_UP].w, in_std, inner, hidden, "mlp.up_proj.weight")
-        && TTI_P(matrix[TTI_DOWN].w, 1.0 / sqrt((double)inner) / depth, hidden, inner, "mlp.down_proj.weight")
-        && (!c->mlp_bias || (TTI_P(matrix[TTI_GATE].bias, 0, inner, 0, "mlp.gate_proj.bias")
-                             && TTI_P(matrix[TTI_UP].bias, 0, inner, 0, "mlp.up_proj.bias")
-                             && TTI_P(matrix[TTI_DOWN].bias, 0, hidden, 0, "mlp.down_proj.bias")));
-#undef TTI_P
-}
-/* transformer.h.N of GPT-2; its matrices are stored [in, out] */
-static int tti_gpt2_layer(tt_model *m, const uint64_t *seed, int n) {
-    const tt_model_config *c = &m->config;
-    tti_layer *l = &m->layers[n];
-    int hidden = c->hidden_size, inner = c->intermediate_size;
-    double depth = sqrt(2.0 * c->num_hidden_layers);
-#define TTI_P(field, std, rows, cols, name) ((l->field = tti_new_param(m, seed, std, rows, cols, "transformer.h.%d." name, n)) != NULL)
-    return TTI_P(norm1, -1, hidden, 0, "ln_1.weight") && TTI_P(norm1_bias, 0, hidden, 0, "ln_1.bias")
-        && TTI_P(matrix[TTI_QKV].w, 0.02, hidden, 3 * hidden, "attn.c_attn.weight") && TTI_P(matrix[TTI_QKV].bias, 0, 3 * hidden, 0, "attn.c_attn.bias")
-        && TTI_P(matrix[TTI_O].w, 0.02 / depth, hidden, hidden, "attn.c_proj.weight") && TTI_P(matrix[TTI_O].bias, 0, hidden, 0, "attn.c_proj.bias")
-        && TTI_P(norm2, -1, hidden, 0, "ln_2.weight") && TTI_P(norm2_bias, 0, hidden, 0, "ln_2.bias")
-        && TTI_P(matrix[TTI_UP].w, 0.02, hidden, inner, "mlp.c_fc.weight") && TTI_P(matrix[TTI_UP].bias, 0, inner, 0, "mlp.c_fc.bias")
-        && TTI_P(matrix[TTI_DOWN].w, 0.02 / depth, inner, hidden, "mlp.c_proj.weight") && TTI_P(matrix[TTI_DOWN].bias, 0, hidden, 0, "mlp.c_proj.bias");
-#undef TTI_P
-}
+
 static int tti_model_params(tt_model *m, const uint64_t *seed) {
     const tt_model_config *c = &m->config;
-    int gpt2 = c->gpt2, hidden = c->hidden_size, n;
-    double embedding_std = gpt2 || c->tie_word_embeddings ? 0.02 : 1.0;
-    m->embedding = tti_new_param(m, seed, embedding_std, c->vocab_size, hidden, gpt2 ? "transformer.wte.weight" : "model.embed_tokens.weight", 0);
+    int gpt2 = c->gpt2, tied = c->tie_word_embeddings, hidden = c->hidden_size, n;
+    int context = c->max_position_embeddings;
+    tti_param_spec embedding = {NULL, c->vocab_size, hidden, TTI_NORMAL, gpt2 || tied ? 0.02 : 1.0};
+    tti_param_spec positions = {"transformer.wpe.weight", context, hidden, TTI_NORMAL, 0.02};
+    tti_param_spec norm = {NULL, hidden, 0, TTI_ONES, 0};
+    tti_param_spec norm_bias = {"transformer.ln_f.bias", hidden, 0, TTI_ZEROS, 0};
+    tti_param_spec head = {"lm_head.weight", c->vocab_size, hidden, TTI_NORMAL, 0.02};
+    embedding.name = gpt2 ? "transformer.wte.weight" : "model.embed_tokens.weight";
+    norm.name = gpt2 ? "transformer.ln_f.weight" : "model.norm.weight";
+    m->embedding = tti_param_new(m, seed, &embedding);
     if (!m->embedding) { return 0; }
-    if (gpt2 && !(m->positions = tti_new_param(m, seed, 0.02, c->max_position_embeddings, hidden, "transformer.wpe.weight", 0))) { return 0; }
+    if (gpt2 && !(m->positions = tti_param_new(m, seed, &positions))) { return 0; }
     for (n = 0; n < c->num_hidden_layers; n++) {
-        if (!(gpt2 ? tti_gpt2_layer(m, seed, n) : tti_llama_layer(m, seed, n))) { return 0; }
-        m->layers[n].use_rope = !gpt2 && !(c->no_rope_interval && (n + 1) % c->no_rope_interval == 0);
+        if (!tti_layer_params(m, seed, n)) { return 0; }
     }
-    m->norm = tti_new_param(m, seed, -1, hidden, 0, gpt2 ? "transformer.ln_f.weight" : "model.norm.weight", 0);
-    if (!m->norm) { return 0; }
-    if (gpt2 && !(m->norm_bias = tti_new_param(m, seed, 0, hidden, 0, "transformer.ln_f.bias", 0))) { return 0; }
-    m->head = c->tie_word_embeddings ? m->embedding : tti_new_param(m, seed, 0.02, c->vocab_size, hidden, "lm_head.weight", 0);
+    m->norm = tti_param_new(m, seed, &norm);
+    if (!m->norm || (gpt2 && !(m->norm_bias = tti_param_new(m, seed, &norm_bias)))) { return 0; }
+    m->head = tied ? m->embedding : tti_param_new(m, seed, &head);
     return m->head != NULL;
 }
 
-/* Angle of pair i at position p: p * theta^(-2i/d) (RoFormer, arXiv 2104.09864), in single precision like
- * the reference implementations. Llama 3.1 slows the low frequencies down by `factor`, with a smooth
- * passage between the two wave lengths that the factors name. */
+/* ---- [tt:model.rope] rotary tables ----
+ * The angle of pair i at position p is p * theta^(-2i/head_dim), in single precision as in the reference
+ * implementations. Llama 3.1 slows low frequencies down by `factor`, with a smooth passage between the two
+ * wave lengths that its other factors name.
+ * Source: RoFormer, arXiv 2104.09864, eq. 15; transformers, modeling_rope_utils.py, rope_type "llama3". */
+
 static float tti_rope_frequency(const tt_model_config *c, int i) {
     const tt_rope_scaling *s = &c->rope_scaling;
     double f = 1.0 / pow((double)c->rope_theta, 2.0 * i / c->head_dim), turns, smooth;
@@ -9681,7 +9817,8 @@ static float tti_rope_frequency(const tt_model_config *c, int i) {
     smooth = (turns - s->low_freq_factor) / (s->high_freq_factor - s->low_freq_factor);
     return (float)((1.0 - smooth) * f / s->factor + smooth * f);
 }
-/* A table of n positions, or NULL. */
+
+/* [n, head_dim/2] values fn(angle), or NULL. */
 static tt_tensor *tti_rope_table(const tt_model *m, int n, double (*fn)(double), const char *name) {
     tt_context *ctx = m->ctx;
     int half = m->config.head_dim / 2, shape[2], p, i;
@@ -9698,339 +9835,49 @@ static tt_tensor *tti_rope_table(const tt_model *m, int n, double (*fn)(double),
             values[(size_t)p * (size_t)half + (size_t)i] = (float)fn((double)angle);
         }
     }
-    if (t && tt_tensor_set(t, values) != TT_OK) { tt_tensor_destroy(t); t = NULL; }
+    if (t && tt_tensor_set(t, values) != TT_OK) {
+        tt_tensor_destroy(t);
+        t = NULL;
+    }
     tt_free(ctx, values, size, sizeof *values);
     return t;
 }
+
 /* The tensor stays where it is, for the tape points to it; only its content changes. */
 static void tti_rope_put(tt_tensor **table, tt_tensor *longer) {
     tt_tensor old;
-    if (!*table) { *table = longer; return; }
+    if (!*table) {
+        *table = longer;
+        return;
+    }
     old = **table;
     **table = *longer;
     *longer = old;
     tt_tensor_destroy(longer);
 }
-/* The tables reach as far as positions have been used, in powers of two: a model may promise millions. A longer table begins
- * with the same numbers. Caches ask for their whole length, so that nothing grows while a backend holds launches back. */
+
+/* The tables reach as far as positions have been used, in powers of two: a model may promise millions. A
+ * longer table begins with the same numbers. Caches ask for their whole length, so that nothing grows while a
+ * backend holds launches back. */
 static tt_status tti_rope_reserve(tt_model *m, int n_positions) {
     int most = m->config.max_position_embeddings, n = 64;
     tt_tensor *cosines, *sines;
     if (m->config.gpt2 || (m->cos_table && n_positions <= m->cos_table->shape[0])) { return TT_OK; }
     while (n < n_positions && n <= most / 2) { n *= 2; }
     if (n < n_positions || n > most) { n = most; }
-    if (m->cos_table && n <= m->cos_table->shape[0]) { return TT_OK; }      /* a cache longer than the model's context */
+    if (m->cos_table && n <= m->cos_table->shape[0]) { return TT_OK; }   /* a cache longer than the context */
     cosines = tti_rope_table(m, n, cos, "rope.cos");
     sines = cosines ? tti_rope_table(m, n, sin, "rope.sin") : NULL;
-    if (!sines) { tt_tensor_destroy(cosines); return tt_error_status(m->ctx); }
+    if (!sines) {
+        tt_tensor_destroy(cosines);
+        return tt_error_status(m->ctx);
+    }
     tti_rope_put(&m->cos_table, cosines);
     tti_rope_put(&m->sin_table, sines);
     return TT_OK;
 }
-static void tti_shards_destroy(struct tti_shards *shards);      /* chapter 7 */
-static void tti_lora_forget(tt_model *m);
-/* seed NULL: parameters have no data yet, for a caller that fills them all. The model owns the files `mapped` from here on,
- * also on failure. */
-static tt_model *tti_model_new(tt_context *ctx, const tt_model_config *config, const uint64_t *seed, struct tti_shards *mapped) {
-    tt_model *m = NULL;
-    tt_model_config c = *config;
-    if (ctx->broken == TT_OK && tti_config_resolve(ctx, &c) == TT_OK) { m = (tt_model *)tt_alloc(ctx, 1, sizeof *m); }
-    if (!m) { tti_shards_destroy(mapped); return NULL; }
-    m->ctx = ctx;
-    m->mapped = mapped;
-    m->config = c;
-    m->max_params = c.num_hidden_layers * TTI_LAYER_PARAMS + 5;
-    m->params = (tt_tensor **)tt_alloc(ctx, (size_t)m->max_params, sizeof *m->params);
-    m->layers = (tti_layer *)tt_alloc(ctx, (size_t)c.num_hidden_layers, sizeof *m->layers);
-    if (!m->params || !m->layers || !tti_model_params(m, seed)) {
-        tt_model_destroy(m);
-        return NULL;
-    }
-    m->n_base = m->n_params;
-    tti_generation_of_config(&m->config, &m->generation);
-    return m;
-}
-TT_API tt_model *tt_model_create(tt_context *ctx, const tt_model_config *config, uint64_t seed) {
-    return (tt_model *)tti_made(ctx, "tt_model_create", tti_model_new(ctx, config, &seed, NULL));
-}
-TT_API void tt_model_destroy(tt_model *m) {
-    int i;
-    if (!m) { return; }
-    for (i = 0; i < m->n_params; i++) { tt_tensor_destroy(m->params[i]); }
-    tti_lora_forget(m);
-    tti_strfree(m->ctx, m->generation.text);
-    tti_strfree(m->ctx, m->chat_template);
-    tti_shards_destroy(m->mapped);
-    tt_tensor_destroy(m->cos_table);
-    tt_tensor_destroy(m->sin_table);
-    tt_free(m->ctx, m->params, (size_t)m->max_params, sizeof *m->params);
-    tt_free(m->ctx, m->layers, (size_t)m->config.num_hidden_layers, sizeof *m->layers);
-    tt_free(m->ctx, m, 1, sizeof *m);
-}
-TT_API tt_status tt_model_assign(tt_model *to, const tt_model *from) {
-    int i;
-    if (to->n_params != from->n_params) { return tt_fail(to->ctx, TT_ERR_SHAPE, "tt_model_assign: %d parameters, expected %d", from->n_params, to->n_params); }
-    for (i = 0; i < to->n_params; i++) {
-        tt_tensor *a = to->params[i], *b = from->params[i];
-        if (strcmp(a->name, b->name) != 0 || a->size != b->size || a->shape[0] != b->shape[0]) {
-            return tt_fail(to->ctx, TT_ERR_SHAPE, "tt_model_assign: parameter %d is %s [%d,%d], expected %s [%d,%d]", i, b->name, b->shape[0], b->shape[1], a->name, a->shape[0], a->shape[1]);
-        }
-    }
-    for (i = 0; i < to->n_params; i++) {
-        tt_tensor *a = to->params[i], *b = from->params[i];
-        tt_status status;
-        if (a->lent) { return tt_fail(to->ctx, TT_ERR_ARG, "tt_model_assign: parameter %s lies in a mapped file", a->name); }
-        status = a->dtype == b->dtype ? to->ctx->backend->copy(to->ctx, a->data, b->data, tti_tensor_bytes(a))
-                                      : to->ctx->backend->cast(to->ctx, a->data, a->dtype, b->data, b->dtype, a->size);
-        if (status != TT_OK) { return status; }
-    }
-    return TT_OK;
-}
-TT_API tt_model *tt_model_copy(const tt_model *from) {
-    tt_model *m = tti_model_new(from->ctx, &from->config, NULL, NULL);
-    int i;
-    if (m && from->lora.rank && tt_model_lora_add(m, &from->lora) != TT_OK) { tt_model_destroy(m); return NULL; }
-    if (m) { m->lora_off = from->lora_off; }
-    if (m && from->generation.text) {
-        char *text = tti_strdup(m->ctx, from->generation.text);
-        if (!text) { tt_model_destroy(m); return NULL; }
-        m->generation = from->generation;
-        m->generation.text = text;
-    }
-    if (m && from->chat_template) {
-        m->chat_template = tti_strdup(m->ctx, from->chat_template);
-        if (!m->chat_template) { tt_model_destroy(m); return NULL; }
-    }
-    for (i = 0; m && i < m->n_params; i++) {
-        m->params[i]->requires_grad = 0;
-        if (tti_param_alloc(m->params[i]) != TT_OK) { tt_model_destroy(m); return NULL; }
-    }
-    if (m && tt_model_assign(m, from) != TT_OK) { tt_model_destroy(m); return NULL; }
-    return m;
-}
-TT_API const tt_model_config *tt_model_config_get(const tt_model *m) { return &m->config; }
-TT_API tt_context *tt_model_context(const tt_model *m) { return m->ctx; }
-TT_API int tt_model_n_params(const tt_model *m) { return m->n_params; }
-TT_API tt_tensor *tt_model_param(const tt_model *m, int index) { return index >= 0 && index < m->n_params ? m->params[index] : NULL; }
-TT_API tt_tensor *tt_model_param_find(const tt_model *m, const char *name) {
-    int i;
-    for (i = 0; i < m->n_params; i++) { if (strcmp(m->params[i]->name, name) == 0) { return m->params[i]; } }
-    return NULL;
-}
-TT_API size_t tt_model_size(const tt_model *m) {
-    size_t size = 0;
-    int i;
-    for (i = 0; i < m->n_params; i++) { size += m->params[i]->size; }
-    return size;
-}
-TT_API void tt_model_zero_grad(tt_model *m) {
-    int i;
-    for (i = 0; i < m->n_params; i++) { tti_graph_ok(m->ctx, tt_zero_grad(m->params[i])); }
-}
 
-/* ---- adapters ---- */
-static void tti_lora_forget(tt_model *m) {
-    int i;
-    for (i = 0; m->lora_targets && i < m->lora.n_target_modules; i++) { tti_strfree(m->ctx, m->lora_targets[i]); }
-    tt_free(m->ctx, m->lora_targets, (size_t)m->lora.n_target_modules, sizeof *m->lora_targets);
-    m->lora_targets = NULL;
-    memset(&m->lora, 0, sizeof m->lora);
-}
-static tt_status tti_lora_resolve(tt_context *ctx, tt_lora_desc *d) {
-    static const char *const who = "tt_lora_desc";
-    int i;
-    if (d->rank == 0) { d->rank = 8; }
-    if (d->rank < 1 || d->rank > 65536) { return tt_fail(ctx, TT_ERR_ARG, "%s: rank is %d, expected 1..65536", who, d->rank); }
-    if (d->alpha == 0) { d->alpha = 2.0f * (float)d->rank; }
-    if (!(d->alpha > 0) || !isfinite(d->alpha)) { return tt_fail(ctx, TT_ERR_ARG, "%s: alpha is %g, expected > 0", who, (double)d->alpha); }
-    if (d->n_target_modules < 0 || (d->n_target_modules > 0 && !d->target_modules)) {
-        return tt_fail(ctx, TT_ERR_ARG, "%s: n_target_modules is %d, expected the number of target_modules", who, d->n_target_modules);
-    }
-    for (i = 0; i < d->n_target_modules; i++) {
-        if (!d->target_modules[i] || !d->target_modules[i][0]) { return tt_fail(ctx, TT_ERR_ARG, "%s: target_modules[%d] is empty", who, i); }
-    }
-    return TT_OK;
-}
-/* The module of a matrix is its weight's name without ".weight"; a target is the module or its last parts. */
-static int tti_lora_is_target(const char *weight, const char *target) {
-    size_t module = strlen(weight) - strlen(".weight"), n = strlen(target);
-    return n <= module && strncmp(weight + module - n, target, n) == 0 && (n == module || weight[module - n - 1] == '.');
-}
-static int tti_lora_wants(const tt_lora_desc *d, const tti_matrix *a) {
-    int i;
-    for (i = 0; a->w && i < d->n_target_modules; i++) { if (tti_lora_is_target(a->w->name, d->target_modules[i])) { return 1; } }
-    return a->w && d->n_target_modules == 0;
-}
-/* How many matrices get an adapter; 0 with the error set if a target names none. */
-static int tti_lora_count(const tt_model *m, const tt_lora_desc *d) {
-    int total = 0, t, n, k, found;
-    for (n = 0; n < m->config.num_hidden_layers; n++) { for (k = 0; k < TTI_N_MATRICES; k++) { total += tti_lora_wants(d, &m->layers[n].matrix[k]); } }
-    for (t = 0; t < d->n_target_modules; t++) {
-        for (found = 0, n = 0; n < m->config.num_hidden_layers; n++) {
-            for (k = 0; k < TTI_N_MATRICES; k++) { found |= m->layers[n].matrix[k].w && tti_lora_is_target(m->layers[n].matrix[k].w->name, d->target_modules[t]); }
-        }
-        if (found) { continue; }
-        tt_fail(m->ctx, TT_ERR_ARG, "tt_lora_desc: target_modules[%d] is \"%s\", expected a matrix of the layers such as %s", t, d->target_modules[t], m->config.gpt2 ? "c_attn" : "q_proj");
-        return 0;
-    }
-    return total;
-}
-/* Both halves of one adapter; `empty`: without data, for a file to fill. */
-static tt_status tti_lora_attach(tt_model *m, const tt_lora_desc *d, tti_matrix *a, int empty) {
-    int in = a->w->shape[m->config.gpt2 ? 0 : 1], out = a->w->shape[m->config.gpt2 ? 1 : 0], shape[2];
-    tt_text name = TT_INIT;
-    tt_rng rng = TT_INIT;
-    float *values;
-    size_t i;
-    tt_status status;
-    name.ctx = m->ctx;
-    status = tt_text_format(&name, "%.*s.lora_A.weight", (int)(strlen(a->w->name) - strlen(".weight")), a->w->name);
-    if (status != TT_OK) { return status; }
-    shape[0] = d->rank;
-    shape[1] = in;
-    a->lora_a = tti_param_create(m->ctx, 2, shape, name.data, !empty);
-    if (a->lora_a) { m->params[m->n_params++] = a->lora_a; }
-    rng.seed = d->seed;
-    rng.stream = tt_hash(name.data, name.size, 0);
-    name.data[name.size - strlen("A.weight")] = 'B';
-    shape[0] = out;
-    shape[1] = d->rank;
-    a->lora_b = a->lora_a ? tti_param_create(m->ctx, 2, shape, name.data, !empty) : NULL;
-    if (a->lora_b) { m->params[m->n_params++] = a->lora_b; }
-    tt_text_free(&name);
-    if (a->lora_b && empty) { return TT_OK; }
-    values = a->lora_b ? (float *)tt_alloc(m->ctx, a->lora_a->size, sizeof *values) : NULL;
-    if (!values) { return TT_ERR_MEM; }
-    for (i = 0; i < a->lora_a->size; i++) { values[i] = (float)((2.0 * tt_rng_uniform(&rng) - 1.0) / sqrt((double)in)); }
-    status = tt_tensor_set(a->lora_a, values);
-    tt_free(m->ctx, values, a->lora_a->size, sizeof *values);
-    return status;
-}
-static void tti_lora_detach(tt_model *m) {
-    int n, k;
-    for (n = 0; n < m->config.num_hidden_layers; n++) {
-        for (k = 0; k < TTI_N_MATRICES; k++) { m->layers[n].matrix[k].lora_a = m->layers[n].matrix[k].lora_b = NULL; }
-    }
-    while (m->n_params > m->n_base) { tt_tensor_destroy(m->params[--m->n_params]); }
-    tti_lora_forget(m);
-}
-static tt_status tti_lora_remember(tt_model *m, const tt_lora_desc *d) {
-    int i;
-    m->lora = *d;
-    m->lora_targets = (char **)tt_alloc(m->ctx, (size_t)d->n_target_modules, sizeof *m->lora_targets);
-    m->lora.target_modules = (const char *const *)m->lora_targets;
-    for (i = 0; m->lora_targets && i < d->n_target_modules; i++) {
-        m->lora_targets[i] = tti_strdup(m->ctx, d->target_modules[i]);
-        if (!m->lora_targets[i]) { return TT_ERR_MEM; }
-    }
-    return m->lora_targets ? TT_OK : TT_ERR_MEM;
-}
-/* Room for n more parameters. */
-static tt_status tti_params_grow(tt_model *m, int n) {
-    tt_tensor **params = (tt_tensor **)tt_alloc(m->ctx, (size_t)m->max_params + (size_t)n, sizeof *params);
-    if (!params) { return TT_ERR_MEM; }
-    memcpy(params, m->params, (size_t)m->n_params * sizeof *params);
-    tt_free(m->ctx, m->params, (size_t)m->max_params, sizeof *params);
-    m->params = params;
-    m->max_params += n;
-    return TT_OK;
-}
-static tt_status tti_lora_build(tt_model *m, const tt_lora_desc *desc, int empty) {
-    tt_lora_desc d = *desc;
-    tt_status status = tti_lora_resolve(m->ctx, &d);
-    int count, n, k;
-    if (status != TT_OK) { return status; }
-    if (m->lora.rank) { return tt_fail(m->ctx, TT_ERR_ARG, "tt_model_lora_add: the model has adapters, of rank %d", m->lora.rank); }
-    count = tti_lora_count(m, &d);
-    if (!count) { return tt_error_status(m->ctx); }
-    status = tti_params_grow(m, 2 * count);
-    if (status == TT_OK) { status = tti_lora_remember(m, &d); }
-    for (n = 0; n < m->config.num_hidden_layers && status == TT_OK; n++) {
-        for (k = 0; k < TTI_N_MATRICES && status == TT_OK; k++) {
-            if (tti_lora_wants(&d, &m->layers[n].matrix[k])) { status = tti_lora_attach(m, &d, &m->layers[n].matrix[k], empty); }
-        }
-    }
-    if (status != TT_OK) { tti_lora_detach(m); return status; }
-    m->lora_scale = (float)((double)d.alpha / (d.use_rslora ? sqrt((double)d.rank) : (double)d.rank));
-    m->lora_off = 0;
-    return TT_OK;
-}
-static void tti_lora_freeze(tt_model *m) {
-    int i;
-    for (i = 0; i < m->n_base; i++) {
-        m->params[i]->requires_grad = 0;
-        tti_grad_free(m->params[i]);
-    }
-}
-/* Beyond this rank no adapter could say more than its matrix. peft takes such ranks, so tt_model_lora_load does. */
-static int tti_lora_most(const tt_model *m, const tt_lora_desc *d) {
-    int most = 0, n, k;
-    for (n = 0; n < m->config.num_hidden_layers; n++) {
-        for (k = 0; k < TTI_N_MATRICES; k++) {
-            const tti_matrix *a = &m->layers[n].matrix[k];
-            int least = a->w && a->w->shape[0] < a->w->shape[1] ? a->w->shape[0] : a->w ? a->w->shape[1] : 0;
-            if (tti_lora_wants(d, a) && least > most) { most = least; }
-        }
-    }
-    return most;
-}
-TT_API tt_status tt_model_lora_add(tt_model *m, const tt_lora_desc *desc) {
-    static const tt_lora_desc zero = TT_INIT;
-    tt_lora_desc d = desc ? *desc : zero;
-    tt_status status = tti_lora_resolve(m->ctx, &d);
-    int most = status == TT_OK ? tti_lora_most(m, &d) : 0;
-    if (most > 0 && d.rank > most) {
-        return tt_fail(m->ctx, TT_ERR_ARG, "tt_model_lora_add: rank is %d, expected at most %d, the width of the matrices",
-                       d.rank, most);
-    }
-    if (status == TT_OK) { status = tti_lora_build(m, &d, 0); }
-    if (status == TT_OK) { tti_lora_freeze(m); }
-    return status;
-}
-TT_API const tt_lora_desc *tt_model_lora_get(const tt_model *m) { return m->lora.rank ? &m->lora : NULL; }
-TT_API int tt_model_lora_enable(tt_model *m, int on) {
-    int was = m->lora.rank && !m->lora_off;
-    m->lora_off = !on;
-    return was;
-}
-/* W += scale B A, or its transpose where W is [in, out]. scaled: room for A. */
-static tt_status tti_lora_fold(tt_model *m, const tti_matrix *a, float *scaled) {
-    const tt_backend *backend = m->ctx->backend;
-    int rank = m->lora.rank, gpt2 = m->config.gpt2, in = a->lora_a->shape[1], out = a->lora_b->shape[0];
-    tt_status status = backend->unary(m->ctx, TT_SCALE, scaled, TT_F(a->lora_a), a->lora_a->size, m->lora_scale, 0);
-    tt_gemm_args g;
-    if (gpt2) {
-        g = tti_gemm_args_of(in, out, rank, tti_view_of(scaled, in, 1), tti_view_of(TT_F(a->lora_b), rank, 1), TT_F(a->w));
-    } else {
-        g = tti_gemm_args_of(out, in, rank, tti_view_of(TT_F(a->lora_b), rank, 0), tti_view_of(scaled, in, 0), TT_F(a->w));
-    }
-    g.accumulate = 1;
-    return status == TT_OK ? backend->gemm(m->ctx, &g) : status;
-}
-TT_API tt_status tt_model_lora_merge(tt_model *m) {
-    tt_context *ctx = m->ctx;
-    size_t largest = 1;
-    tt_status status = TT_OK;
-    float *scaled;
-    int n, k;
-    if (!m->lora.rank) { return tt_fail(ctx, TT_ERR_ARG, "tt_model_lora_merge: the model has no adapters"); }
-    if (m->mapped) { return tt_fail(ctx, TT_ERR_ARG, "tt_model_lora_merge: the weights lie in a mapped file, expected a model of tt_model_load"); }
-    for (n = m->n_base; n < m->n_params; n++) { if (m->params[n]->size > largest) { largest = m->params[n]->size; } }
-    scaled = (float *)ctx->backend->alloc(ctx, largest * sizeof *scaled);
-    if (!scaled) { return TT_ERR_MEM; }
-    for (n = 0; n < m->config.num_hidden_layers; n++) {
-        for (k = 0; k < TTI_N_MATRICES && status == TT_OK; k++) {
-            if (m->layers[n].matrix[k].lora_a) { status = tti_lora_fold(m, &m->layers[n].matrix[k], scaled); }
-        }
-    }
-    ctx->backend->free(ctx, scaled, largest * sizeof *scaled);
-    if (status != TT_OK) { return status; }
-    tti_lora_detach(m);
-    for (n = 0; n < m->n_base; n++) { m->params[n]->requires_grad = 1; }
-    return TT_OK;
-}
-
-/* ---- cache ---- */
+/* A cache knows nothing of models but its sizes; the rotary tables reach to its end from here on. */
 TT_API tt_kv_cache *tt_kv_cache_create(tt_model *model, int n_slots, int capacity) {
     tt_kv_cache sizes, *cache;
     memset(&sizes, 0, sizeof sizes);
@@ -10045,12 +9892,20 @@ TT_API tt_kv_cache *tt_kv_cache_create(tt_model *model, int n_slots, int capacit
     return NULL;
 }
 
-/* ---- forward ---- */
+/* ---- [tt:model.forward] forward ----
+ * With x [N,C] the residual stream of all tokens of a batch, N of them:
+ *     x = embedding[tokens] (+ positions[positions])
+ *     x = x + O(attention(rope(Q(norm1(x))), rope(K(norm1(x))), V(norm1(x))))        each layer
+ *     x = x + down(silu(gate(norm2(x))) * up(norm2(x)))          GPT-2: x + down(gelu(up(norm2(x))))
+ *     logits = head(norm(x))
+ * Source: Llama, arXiv 2302.13971, sec. 2.2; GPT-2, Radford et al. 2019, 2.3; Qwen3, arXiv 2505.09388. */
 
 static tt_tensor *tti_norm_apply(const tt_model *m, tt_tensor *x, tt_tensor *w, tt_tensor *bias) {
-    return bias ? tt_layernorm(m->ctx, x, w, bias, m->config.norm_eps) : tt_rmsnorm(m->ctx, x, w, m->config.norm_eps);
+    float eps = m->config.norm_eps;
+    return bias ? tt_layernorm(m->ctx, x, w, bias, eps) : tt_rmsnorm(m->ctx, x, w, eps);
 }
-/* RMSNorm over each head's own channels (Qwen3). */
+
+/* RMSNorm over each head's own channels, x [N, heads * head_dim] (Qwen3). */
 static tt_tensor *tti_head_norm(const tt_model *m, tt_tensor *x, tt_tensor *w) {
     int heads[2], flat[2];
     if (!w || !x) { return x; }
@@ -10058,18 +9913,26 @@ static tt_tensor *tti_head_norm(const tt_model *m, tt_tensor *x, tt_tensor *w) {
     flat[1] = x->shape[1];
     heads[0] = (int)(x->size / (size_t)m->config.head_dim);
     heads[1] = m->config.head_dim;
-    return tt_view(m->ctx, tt_rmsnorm(m->ctx, tt_view(m->ctx, x, 2, heads), w, m->config.norm_eps), 2, flat);
+    x = tt_rmsnorm(m->ctx, tt_view(m->ctx, x, 2, heads), w, m->config.norm_eps);
+    return tt_view(m->ctx, x, 2, flat);
 }
+
 static int tti_adapts(const tt_model *m, const tti_matrix *a) { return a->lora_a && !m->lora_off; }
-/* x W^T + b (GPT-2: x W + b), and what an adapter adds. */
+
+/* x W^T + b (GPT-2: x W + b), and what an adapter adds to it: scale (x A^T) B^T. */
 static tt_tensor *tti_matrix_apply(const tt_model *m, tt_tensor *x, const tti_matrix *a) {
     tt_context *ctx = m->ctx;
     tt_tensor *y = m->config.gpt2 ? tt_matmul(ctx, x, a->w, a->bias) : tt_linear(ctx, x, a->w, a->bias);
     if (!tti_adapts(m, a)) { return y; }
-    return tti_product_add(ctx, y, tt_scale(ctx, tt_linear(ctx, x, a->lora_a, NULL), m->lora_scale), a->lora_b);
+    x = tt_scale(ctx, tt_linear(ctx, x, a->lora_a, NULL), m->lora_scale);
+    return tti_product_add(ctx, y, x, a->lora_b);
 }
-static tt_tensor *tti_attention_block(const tt_model *m, const tti_layer *l, int layer, tt_tensor *x, const tt_batch *batch) {
+
+/* x [N,C] to [N,C]. q is [N, heads * head_dim], k and v [N, kv_heads * head_dim]; in a batch with a cache,
+ * tt_attention puts k and v there and reads those of all earlier positions. */
+static tt_tensor *tti_attention_block(const tt_model *m, int layer, tt_tensor *x, const tt_batch *batch) {
     const tt_model_config *c = &m->config;
+    const tti_layer *l = &m->layers[layer];
     tt_context *ctx = m->ctx;
     tt_attention_desc attention = TT_INIT;
     tt_tensor *q, *k, *v;
@@ -10093,76 +9956,471 @@ static tt_tensor *tti_attention_block(const tt_model *m, const tti_layer *l, int
     }
     return tti_matrix_apply(m, tt_attention(ctx, q, k, v, batch, &attention), &l->matrix[TTI_O]);
 }
-static tt_tensor *tti_mlp_block(const tt_model *m, const tti_layer *l, tt_tensor *x) {
-    const tti_matrix *up = &l->matrix[TTI_UP];
+
+/* x [N,C] over [N, intermediate_size] to [N,C]. GELU is part of the product, but where an adapter adds to it
+ * first. */
+static tt_tensor *tti_mlp_block(const tt_model *m, int layer, tt_tensor *x) {
+    const tti_matrix *matrix = m->layers[layer].matrix, *up = &matrix[TTI_UP];
     tt_context *ctx = m->ctx;
     tt_tensor *h;
     if (!m->config.gpt2) {
         h = tti_matrix_apply(m, x, up);
-        h = tt_swiglu(ctx, tti_matrix_apply(m, x, &l->matrix[TTI_GATE]), h);
-    } else if (tti_adapts(m, up)) { h = tt_gelu(ctx, tti_matrix_apply(m, x, up), 1); }
-    else { h = tti_product_of(ctx, x, up->w, up->bias, 0, TT_GELU_TANH); }
-    return tti_matrix_apply(m, h, &l->matrix[TTI_DOWN]);
+        h = tt_swiglu(ctx, tti_matrix_apply(m, x, &matrix[TTI_GATE]), h);
+    } else if (tti_adapts(m, up)) {
+        h = tt_gelu(ctx, tti_matrix_apply(m, x, up), 1);
+    } else {
+        h = tti_product_of(ctx, x, up->w, up->bias, 0, TT_GELU_TANH);
+    }
+    return tti_matrix_apply(m, h, &matrix[TTI_DOWN]);
 }
-typedef struct tti_layer_call { tt_model *model; const tt_batch *batch; int layer; } tti_layer_call;
+
+typedef struct tti_layer_call {
+    tt_model *model;
+    const tt_batch *batch;
+    int layer;
+} tti_layer_call;
+
 /* One layer, in the form that tt_recompute can run twice. */
 static tt_tensor *tti_layer_forward(tt_context *ctx, void *user, tt_tensor *const *inputs, int n_inputs) {
-    tti_layer_call *call = (tti_layer_call *)user;
+    const tti_layer_call *call = (const tti_layer_call *)user;
     const tt_model *m = call->model;
     const tti_layer *l = &m->layers[call->layer];
-    tt_tensor *x = inputs[0];
+    tt_tensor *x = inputs[0], *h;
     (void)n_inputs;
-    x = tt_add(ctx, x, tti_attention_block(m, l, call->layer, tti_norm_apply(m, x, l->norm1, l->norm1_bias), call->batch));
-    return tt_add(ctx, x, tti_mlp_block(m, l, tti_norm_apply(m, x, l->norm2, l->norm2_bias)));
+    h = tti_norm_apply(m, x, l->norm1, l->norm1_bias);
+    x = tt_add(ctx, x, tti_attention_block(m, call->layer, h, call->batch));
+    h = tti_norm_apply(m, x, l->norm2, l->norm2_bias);
+    return tt_add(ctx, x, tti_mlp_block(m, call->layer, h));
 }
-/* Without gradients: the result takes the place of x, and all else that the layer left is given back, so that a pass over any
- * number of layers has the memory of one and stays in the caches. */
+
+/* Without gradients: the result takes the place of x, and all else that the layer left is given back, so that
+ * a pass over any number of layers has the memory of one and stays in the caches. */
 static tt_tensor *tti_layer_replace(tt_context *ctx, tti_layer_call *call, tt_tensor *x) {
     tti_mark host = tti_arena_mark(&ctx->host), device = tti_arena_mark(&ctx->device);
     tt_tensor *y = tti_layer_forward(ctx, call, &x, 1);
-    if (!y || !tti_graph_ok(ctx, ctx->backend->copy(ctx, x->data, y->data, y->size * sizeof(float)))) { return NULL; }
+    tt_status status = y ? ctx->backend->copy(ctx, x->data, y->data, y->size * sizeof(float)) : TT_OK;
+    if (!y || !tti_graph_ok(ctx, status)) { return NULL; }
     tti_arena_release(&ctx->host, host);
     tti_arena_release(&ctx->device, device);
     return x;
 }
+
+/* The call lives as long as the step: tt_recompute runs it again in backward, but not where it writes to a
+ * cache. */
+static tt_tensor *tti_layer_run(tt_model *m, const tt_batch *batch, int layer, tt_tensor *x) {
+    tt_context *ctx = m->ctx;
+    tti_layer_call *call = (tti_layer_call *)tti_step_alloc(ctx, sizeof *call);
+    if (!call) { return tti_graph_broken(ctx); }
+    call->model = m;
+    call->batch = batch;
+    call->layer = layer;
+    if (ctx->no_grad) { return tti_layer_replace(ctx, call, x); }
+    if (m->config.recompute && !batch->cache) { return tt_recompute(ctx, tti_layer_forward, call, &x, 1); }
+    return tti_layer_forward(ctx, call, &x, 1);
+}
+
+/* Whether the model knows the batch's positions; makes room for them in the rotary tables. */
+static int tti_positions_ok(tt_model *m, const tt_batch *batch) {
+    int n, last = 0, most = m->config.max_position_embeddings - 1;
+    for (n = 0; n < batch->n_tokens; n++) {
+        if (batch->positions[n] > last) { last = batch->positions[n]; }
+    }
+    if (last <= most) { return tti_graph_ok(m->ctx, tti_rope_reserve(m, last + 1)); }
+    tti_graph_fail(m->ctx, "tt_model_forward", "position (max_position_embeddings too small)", last, most);
+    return 0;
+}
+
 /* The residual stream after the last layer, before the last norm. */
 static tt_tensor *tti_model_body(tt_model *m, const tt_batch *batch) {
     tt_context *ctx = m->ctx;
     tt_tensor *x;
-    int n, last = 0;
-    if (!batch) { tti_inputs_ok(ctx, "tt_model_forward: batch", (tt_tensor *const *)&batch, 1); return NULL; }
-    for (n = 0; n < batch->n_tokens; n++) { if (batch->positions[n] > last) { last = batch->positions[n]; } }
-    if (last >= m->config.max_position_embeddings) {
-        return tti_graph_fail(ctx, "tt_model_forward", "position (max_position_embeddings too small)", last, m->config.max_position_embeddings - 1);
+    int n;
+    if (!batch) {
+        tti_inputs_ok(ctx, "tt_model_forward: batch", (tt_tensor *const *)&batch, 1);
+        return NULL;
     }
-    if (!tti_graph_ok(ctx, tti_rope_reserve(m, last + 1))) { return NULL; }
+    if (!tti_positions_ok(m, batch)) { return NULL; }
     x = tt_embedding(ctx, m->embedding, batch->tokens, batch->n_tokens);
-    if (m->positions) { x = tt_add(ctx, x, tt_embedding(ctx, m->positions, batch->positions, batch->n_tokens)); }
-    /* a frozen embedding needs no gradient, but tt_recompute passes one on only through its inputs */
-    if (x && m->config.recompute && !ctx->no_grad && tti_any_grad(m->params, m->n_params)) { x->requires_grad = 1; }
-    for (n = 0; n < m->config.num_hidden_layers && x; n++) {
-        tti_layer_call *call = (tti_layer_call *)tti_step_alloc(ctx, sizeof *call);
-        if (!call) { ctx->graph_error = 1; return NULL; }
-        call->model = m;
-        call->batch = batch;
-        call->layer = n;
-        if (ctx->no_grad) { x = tti_layer_replace(ctx, call, x); }
-        else { x = m->config.recompute && !batch->cache ? tt_recompute(ctx, tti_layer_forward, call, &x, 1) : tti_layer_forward(ctx, call, &x, 1); }
+    if (m->positions) {
+        x = tt_add(ctx, x, tt_embedding(ctx, m->positions, batch->positions, batch->n_tokens));
     }
+    /* A frozen embedding needs no gradient, but tt_recompute passes one on only through its inputs. */
+    if (x && m->config.recompute && !ctx->no_grad && tti_any_grad(m->params, m->n_params)) {
+        x->requires_grad = 1;
+    }
+    for (n = 0; n < m->config.num_hidden_layers && x; n++) { x = tti_layer_run(m, batch, n, x); }
     if (x && batch->cache && !tti_graph_ok(ctx, tti_cache_advance(batch))) { return NULL; }
     return x;
 }
+
 TT_API tt_tensor *tt_model_forward(tt_model *m, const tt_batch *batch) {
     return tti_norm_apply(m, tti_model_body(m, batch), m->norm, m->norm_bias);
 }
-TT_API tt_tensor *tt_model_logits(tt_model *m, tt_tensor *hidden) { return tt_linear(m->ctx, hidden, m->head, NULL); }
-TT_API tt_tensor *tt_model_logprobs(tt_model *m, const tt_batch *batch, float temperature, tt_tensor **entropy_out) {
+
+TT_API tt_tensor *tt_model_logits(tt_model *m, tt_tensor *hidden) {
+    return tt_linear(m->ctx, hidden, m->head, NULL);
+}
+
+/* Norm and head only for the rows that predict a target. */
+TT_API tt_tensor *tt_model_logprobs(tt_model *m, const tt_batch *batch, float temperature,
+                                    tt_tensor **entropy_out) {
     tt_tensor *x = tti_model_body(m, batch);
     if (entropy_out) { *entropy_out = NULL; }
     if (!x) { return NULL; }
-    if (batch->n_targets < 1) { return tti_graph_fail(m->ctx, "tt_model_logprobs", "n_targets of the batch", batch->n_targets, 1); }
-    x = tti_norm_apply(m, tt_gather_rows(m->ctx, x, batch->target_rows, batch->n_targets), m->norm, m->norm_bias);
+    if (batch->n_targets < 1) {
+        return tti_graph_fail(m->ctx, "tt_model_logprobs", "n_targets of the batch", batch->n_targets, 1);
+    }
+    x = tt_gather_rows(m->ctx, x, batch->target_rows, batch->n_targets);
+    x = tti_norm_apply(m, x, m->norm, m->norm_bias);
     return tt_token_logprobs(m->ctx, x, m->head, batch->targets, temperature, entropy_out);
+}
+
+/* ---- [tt:model.adapters] low-rank adapters ----
+ * y = x W^T + scale (x A^T) B^T; merged: W += scale B A. W is frozen, A and B are trained.
+ * Source: LoRA, Hu et al., arXiv 2106.09685, eq. 3; rsLoRA's scale, arXiv 2312.03732. */
+
+static tt_status tti_lora_resolve(tt_context *ctx, tt_lora_desc *d) {
+    static const char *const who = "tt_lora_desc";
+    tt_status status = TT_OK;
+    int i;
+    if (d->rank == 0) { d->rank = 8; }
+    if (d->alpha == 0) { d->alpha = 2.0f * (float)d->rank; }
+    TTI_EXPECT(d->rank >= 1 && d->rank <= 65536, "rank is %d, expected 1..65536", d->rank);
+    TTI_EXPECT(d->alpha > 0 && isfinite(d->alpha), "alpha is %g, expected > 0", (double)d->alpha);
+    TTI_EXPECT(d->n_target_modules >= 0 && (d->n_target_modules == 0 || d->target_modules),
+               "n_target_modules is %d, expected the number of target_modules", d->n_target_modules);
+    for (i = 0; i < d->n_target_modules; i++) {
+        TTI_EXPECT(d->target_modules[i] && d->target_modules[i][0], "target_modules[%d] is empty", i);
+    }
+done:
+    return status;
+}
+
+/* The module of a matrix is its weight's name without ".weight"; a target is the module or its last parts. */
+static int tti_lora_is_target(const tti_matrix *a, const char *target) {
+    size_t module, n = strlen(target);
+    const char *weight;
+    if (!a->w) { return 0; }
+    weight = a->w->name;
+    module = strlen(weight) - strlen(".weight");
+    return n <= module && strncmp(weight + module - n, target, n) == 0 &&
+           (n == module || weight[module - n - 1] == '.');
+}
+
+static int tti_lora_wants(const tt_lora_desc *d, const tti_matrix *a) {
+    int i;
+    for (i = 0; i < d->n_target_modules; i++) {
+        if (tti_lora_is_target(a, d->target_modules[i])) { return 1; }
+    }
+    return a->w && d->n_target_modules == 0;
+}
+
+/* Each target must name a matrix. */
+static tt_status tti_lora_check(const tt_model *m, const tt_lora_desc *d) {
+    static const char *const who = "tt_lora_desc";
+    tt_context *ctx = m->ctx;
+    tt_status status = TT_OK;
+    int n = tti_model_n_matrices(m), t, i;
+    for (t = 0; t < d->n_target_modules; t++) {
+        for (i = 0; i < n && !tti_lora_is_target(tti_model_matrix(m, i), d->target_modules[t]); i++) { }
+        TTI_EXPECT(i < n, "target_modules[%d] is \"%s\", expected a matrix of the layers such as %s", t,
+                   d->target_modules[t], m->config.gpt2 ? "c_attn" : "q_proj");
+    }
+done:
+    return status;
+}
+
+/* Both halves of one adapter. seed NULL: without data, for a file to fill. */
+static tt_status tti_lora_attach(tt_model *m, const uint64_t *seed, int rank, tti_matrix *matrix) {
+    int gpt2 = m->config.gpt2;
+    tti_param_spec a = {NULL, rank, matrix->w->shape[gpt2 ? 0 : 1], TTI_UNIFORM, 0};
+    tti_param_spec b = {NULL, matrix->w->shape[gpt2 ? 1 : 0], rank, TTI_ZEROS, 0};
+    const char *weight = matrix->w->name;
+    tt_text name = TT_INIT;
+    tt_status status;
+    name.ctx = m->ctx;
+    status = tt_text_format(&name, "%.*s.lora_A.weight", (int)(strlen(weight) - strlen(".weight")), weight);
+    if (status != TT_OK) { return status; }
+    a.name = b.name = name.data;
+    matrix->lora_a = tti_param_new(m, seed, &a);
+    name.data[name.size - strlen("A.weight")] = 'B';
+    matrix->lora_b = matrix->lora_a ? tti_param_new(m, seed, &b) : NULL;
+    tt_text_free(&name);
+    return matrix->lora_b ? TT_OK : tt_error_status(m->ctx);
+}
+
+/* The model's own copy of what its adapters are, and the end of that. */
+static tt_status tti_lora_remember(tt_model *m, const tt_lora_desc *d) {
+    int i;
+    m->lora = *d;
+    m->lora_targets = (char **)tt_alloc(m->ctx, (size_t)d->n_target_modules, sizeof *m->lora_targets);
+    if (!m->lora_targets) { return TT_ERR_MEM; }
+    m->lora.target_modules = (const char *const *)m->lora_targets;
+    for (i = 0; i < d->n_target_modules; i++) {
+        m->lora_targets[i] = tti_strdup(m->ctx, d->target_modules[i]);
+        if (!m->lora_targets[i]) { return TT_ERR_MEM; }
+    }
+    m->lora_scale = (float)((double)d->alpha / (d->use_rslora ? sqrt((double)d->rank) : (double)d->rank));
+    m->lora_off = 0;
+    return TT_OK;
+}
+
+static void tti_lora_forget(tt_model *m) {
+    int i;
+    for (i = 0; m->lora_targets && i < m->lora.n_target_modules; i++) {
+        tti_strfree(m->ctx, m->lora_targets[i]);
+    }
+    tt_free(m->ctx, m->lora_targets, (size_t)m->lora.n_target_modules, sizeof *m->lora_targets);
+    m->lora_targets = NULL;
+    memset(&m->lora, 0, sizeof m->lora);
+}
+
+/* Adapters are the last parameters of the list. */
+static void tti_lora_detach(tt_model *m) {
+    int i;
+    for (i = 0; i < tti_model_n_matrices(m); i++) {
+        tti_matrix *matrix = tti_model_matrix(m, i);
+        matrix->lora_a = matrix->lora_b = NULL;
+    }
+    while (m->n_params > m->n_base) { tt_tensor_destroy(m->params[--m->n_params]); }
+    tti_lora_forget(m);
+}
+
+/* Adds adapters, `empty`: without data; the base is still to be frozen. On failure nothing has changed. */
+static tt_status tti_lora_build(tt_model *m, const tt_lora_desc *desc, int empty) {
+    static const char *const who = "tt_model_lora_add";
+    tt_context *ctx = m->ctx;
+    tt_lora_desc d = *desc;
+    const uint64_t *seed = empty ? NULL : &d.seed;
+    int had = m->lora.rank, i;
+    tt_status status;
+    TTI_TRY(tti_lora_resolve(ctx, &d));
+    TTI_EXPECT(had == 0, "the model has adapters, of rank %d", had);
+    TTI_TRY(tti_lora_check(m, &d));
+    TTI_TRY(tti_lora_remember(m, &d));
+    for (i = 0; i < tti_model_n_matrices(m); i++) {
+        tti_matrix *matrix = tti_model_matrix(m, i);
+        if (tti_lora_wants(&d, matrix)) { TTI_TRY(tti_lora_attach(m, seed, d.rank, matrix)); }
+    }
+done:
+    if (status != TT_OK && had == 0) { tti_lora_detach(m); }
+    return status;
+}
+
+/* The base gets no gradients any more, and gives back the memory of those that it has. */
+static void tti_lora_freeze(tt_model *m) {
+    int i;
+    for (i = 0; i < m->n_base; i++) {
+        m->params[i]->requires_grad = 0;
+        tti_grad_free(m->params[i]);
+    }
+}
+
+/* A rank above the smaller side of every matrix adds nothing. peft takes such, and so tt_model_lora_load. */
+static int tti_lora_most(const tt_model *m, const tt_lora_desc *d) {
+    int most = 0, i;
+    for (i = 0; i < tti_model_n_matrices(m); i++) {
+        const tti_matrix *matrix = tti_model_matrix(m, i);
+        int least;
+        if (!tti_lora_wants(d, matrix)) { continue; }
+        least = matrix->w->shape[matrix->w->shape[0] < matrix->w->shape[1] ? 0 : 1];
+        if (least > most) { most = least; }
+    }
+    return most;
+}
+
+TT_API tt_status tt_model_lora_add(tt_model *m, const tt_lora_desc *desc) {
+    static const tt_lora_desc zero = TT_INIT;
+    static const char *const who = "tt_model_lora_add";
+    tt_context *ctx = m->ctx;
+    tt_lora_desc d = desc ? *desc : zero;
+    tt_status status;
+    int most;
+    TTI_TRY(tti_lora_resolve(ctx, &d));
+    most = tti_lora_most(m, &d);
+    TTI_EXPECT(most == 0 || d.rank <= most, "rank is %d, expected at most %d, the width of the matrices",
+               d.rank, most);
+    TTI_TRY(tti_lora_build(m, &d, 0));
+    tti_lora_freeze(m);
+done:
+    return status;
+}
+
+TT_API const tt_lora_desc *tt_model_lora_get(const tt_model *m) { return m->lora.rank ? &m->lora : NULL; }
+
+TT_API int tt_model_lora_enable(tt_model *m, int on) {
+    int was = m->lora.rank && !m->lora_off;
+    m->lora_off = !on;
+    return was;
+}
+
+/* W += scale B A, or its transpose where W is [in, out]. scaled: room for A. */
+static tt_status tti_lora_fold(tt_model *m, const tti_matrix *matrix, float *scaled) {
+    const tt_backend *backend = m->ctx->backend;
+    const tt_tensor *a = matrix->lora_a, *b = matrix->lora_b;
+    int rank = m->lora.rank, in = a->shape[1], out = b->shape[0];
+    tt_status status = backend->unary(m->ctx, TT_SCALE, scaled, TT_F(a), a->size, m->lora_scale, 0);
+    float *w = TT_F(matrix->w);
+    tt_gemm_args g;
+    if (m->config.gpt2) {
+        g = tti_gemm_args_of(in, out, rank, tti_view_of(scaled, in, 1), tti_view_of(TT_F(b), rank, 1), w);
+    } else {
+        g = tti_gemm_args_of(out, in, rank, tti_view_of(TT_F(b), rank, 0), tti_view_of(scaled, in, 0), w);
+    }
+    g.accumulate = 1;
+    return status == TT_OK ? backend->gemm(m->ctx, &g) : status;
+}
+
+TT_API tt_status tt_model_lora_merge(tt_model *m) {
+    tt_context *ctx = m->ctx;
+    size_t largest = 1;
+    tt_status status = TT_OK;
+    float *scaled;
+    int i;
+    if (!m->lora.rank) { return tt_fail(ctx, TT_ERR_ARG, "tt_model_lora_merge: the model has no adapters"); }
+    if (m->lent_to) {
+        return tt_fail(ctx, TT_ERR_ARG, "tt_model_lora_merge: the weights lie in a mapped file, expected a "
+                       "model of tt_model_load");
+    }
+    for (i = m->n_base; i < m->n_params; i++) {
+        if (m->params[i]->size > largest) { largest = m->params[i]->size; }
+    }
+    scaled = (float *)ctx->backend->alloc(ctx, largest * sizeof *scaled);
+    if (!scaled) { return TT_ERR_MEM; }
+    for (i = 0; i < tti_model_n_matrices(m); i++) {
+        const tti_matrix *matrix = tti_model_matrix(m, i);
+        if (matrix->lora_a) { TTI_TRY(tti_lora_fold(m, matrix, scaled)); }
+    }
+    tti_lora_detach(m);
+    for (i = 0; i < m->n_base; i++) { m->params[i]->requires_grad = 1; }
+done:
+    ctx->backend->free(ctx, scaled, largest * sizeof *scaled);
+    return status;
+}
+
+/* ---- [tt:model.create] creation, copies, and what is in a model ---- */
+
+/* seed NULL: parameters have no data yet, for a caller that fills them all. */
+static tt_model *tti_model_new(tt_context *ctx, const tt_model_config *config, const uint64_t *seed) {
+    tt_model *m;
+    tt_model_config c = *config;
+    if (ctx->broken != TT_OK || tti_config_resolve(ctx, &c) != TT_OK) { return NULL; }
+    m = (tt_model *)tt_alloc(ctx, 1, sizeof *m);
+    if (!m) { return NULL; }
+    m->ctx = ctx;
+    m->config = c;
+    m->max_params = c.num_hidden_layers * TTI_LAYER_PARAMS + 5;
+    m->params = (tt_tensor **)tt_alloc(ctx, (size_t)m->max_params, sizeof *m->params);
+    m->layers = (tti_layer *)tt_alloc(ctx, (size_t)c.num_hidden_layers, sizeof *m->layers);
+    if (!m->params || !m->layers || !tti_model_params(m, seed)) {
+        tt_model_destroy(m);
+        return NULL;
+    }
+    m->n_base = m->n_params;
+    tti_generation_of_config(&m->config, &m->generation);
+    return m;
+}
+
+TT_API tt_model *tt_model_create(tt_context *ctx, const tt_model_config *config, uint64_t seed) {
+    return (tt_model *)tti_made(ctx, "tt_model_create", tti_model_new(ctx, config, &seed));
+}
+
+/* Parameters may lie in lent memory, so the loan ends after them. */
+TT_API void tt_model_destroy(tt_model *m) {
+    int i;
+    if (!m) { return; }
+    for (i = 0; i < m->n_params; i++) { tt_tensor_destroy(m->params[i]); }
+    if (m->release) { m->release(m->lent_to); }
+    tti_lora_forget(m);
+    tti_strfree(m->ctx, m->generation.text);
+    tti_strfree(m->ctx, m->chat_template);
+    tt_tensor_destroy(m->cos_table);
+    tt_tensor_destroy(m->sin_table);
+    tt_free(m->ctx, m->params, (size_t)m->max_params, sizeof *m->params);
+    tt_free(m->ctx, m->layers, (size_t)m->config.num_hidden_layers, sizeof *m->layers);
+    tt_free(m->ctx, m, 1, sizeof *m);
+}
+
+TT_API tt_status tt_model_assign(tt_model *to, const tt_model *from) {
+    static const char *const who = "tt_model_assign";
+    tt_context *ctx = to->ctx;
+    tt_status status = TT_OK;
+    int i;
+    if (to->n_params != from->n_params) {
+        return tt_fail(ctx, TT_ERR_SHAPE, "%s: %d parameters, expected %d", who, from->n_params,
+                       to->n_params);
+    }
+    for (i = 0; i < to->n_params; i++) {
+        tt_tensor *a = to->params[i], *b = from->params[i];
+        TTI_EXPECT(!a->lent, "parameter %s lies in a mapped file", a->name);
+        if (strcmp(a->name, b->name) == 0 && a->size == b->size && a->shape[0] == b->shape[0]) { continue; }
+        return tt_fail(ctx, TT_ERR_SHAPE, "%s: parameter %d is %s [%d,%d], expected %s [%d,%d]", who, i,
+                       b->name, b->shape[0], b->shape[1], a->name, a->shape[0], a->shape[1]);
+    }
+    for (i = 0; i < to->n_params; i++) {
+        tt_tensor *a = to->params[i], *b = from->params[i];
+        if (a->dtype == b->dtype) { TTI_TRY(ctx->backend->copy(ctx, a->data, b->data, tti_tensor_bytes(a))); }
+        else { TTI_TRY(ctx->backend->cast(ctx, a->data, a->dtype, b->data, b->dtype, a->size)); }
+    }
+done:
+    return status;
+}
+
+/* NULL stays NULL. */
+static tt_status tti_copy_string(tt_context *ctx, const char *from, char **to) {
+    *to = from ? tti_strdup(ctx, from) : NULL;
+    return from && !*to ? TT_ERR_MEM : TT_OK;
+}
+
+/* All that a copy has lies in memory of its own, also where the original's weights are lent. */
+TT_API tt_model *tt_model_copy(const tt_model *from) {
+    tt_context *ctx = from->ctx;
+    tt_model *m = tti_model_new(ctx, &from->config, NULL);
+    tt_status status = TT_OK;
+    int i;
+    if (!m) { return NULL; }
+    if (from->lora.rank) { TTI_TRY(tti_lora_build(m, &from->lora, 1)); }
+    m->lora_off = from->lora_off;
+    m->generation = from->generation;
+    TTI_TRY(tti_copy_string(ctx, from->generation.text, &m->generation.text));
+    TTI_TRY(tti_copy_string(ctx, from->chat_template, &m->chat_template));
+    for (i = 0; i < m->n_params; i++) {
+        m->params[i]->requires_grad = 0;
+        TTI_TRY(tti_param_alloc(m->params[i]));
+    }
+    TTI_TRY(tt_model_assign(m, from));
+done:
+    if (status == TT_OK) { return m; }
+    tt_model_destroy(m);
+    return NULL;
+}
+
+TT_API const tt_model_config *tt_model_config_get(const tt_model *m) { return &m->config; }
+TT_API tt_context *tt_model_context(const tt_model *m) { return m->ctx; }
+TT_API int tt_model_n_params(const tt_model *m) { return m->n_params; }
+
+TT_API tt_tensor *tt_model_param(const tt_model *m, int index) {
+    return index >= 0 && index < m->n_params ? m->params[index] : NULL;
+}
+
+TT_API tt_tensor *tt_model_param_find(const tt_model *m, const char *name) {
+    int i;
+    for (i = 0; i < m->n_params; i++) {
+        if (strcmp(m->params[i]->name, name) == 0) { return m->params[i]; }
+    }
+    return NULL;
+}
+
+TT_API size_t tt_model_size(const tt_model *m) {
+    size_t size = 0;
+    int i;
+    for (i = 0; i < m->n_params; i++) { size += m->params[i]->size; }
+    return size;
+}
+
+TT_API void tt_model_zero_grad(tt_model *m) {
+    int i;
+    for (i = 0; i < m->n_params; i++) { tti_graph_ok(m->ctx, tt_zero_grad(m->params[i])); }
 }
 
 /* ==== 8. files =============================================================================
@@ -11443,8 +11701,6 @@ static void tti_shards_release(void *shards) {
     }
 }
 
-static void tti_shards_destroy(struct tti_shards *shards) { tti_shards_release(shards); }
-
 /* Opens the file that d->path names, at the end of the list, unless it is open. */
 static tt_status tti_shards_add(tt_safetensors **list, const tti_folder *d) {
     for (; *list; list = &(*list)->next) {
@@ -11670,9 +11926,13 @@ static tt_model *tti_model_open(tt_context *ctx, const char *dir, int map) {
     TTI_TRY(tti_config_parse(ctx, d.path.data, d.text.data, d.text.size, &config));
     TTI_TRY(tti_shards_open(&files, &d));
     tti_shards_untie(files, &config);
-    owned = map;                        /* the model has them from here on, also if it cannot be made */
-    m = tti_model_new(ctx, &config, NULL, map ? (struct tti_shards *)(void *)files : NULL);
+    m = tti_model_new(ctx, &config, NULL);
     TTI_TRY(m ? TT_OK : TT_ERR_MEM);
+    if (map) {                          /* the model has the files from here on */
+        m->lent_to = files;
+        m->release = tti_shards_release;
+        owned = 1;
+    }
     TTI_TRY(tti_model_check(m, files, dir));
     for (i = 0; i < m->n_params; i++) { TTI_TRY(tti_param_read(m, m->params[i], files, map)); }
     TTI_TRY(tti_model_read_generation(m, &d));
@@ -12078,31 +12338,56 @@ TT_API tt_status tt_model_lora_load(tt_model *m, const char *dir) {
 }
 
 /* ==== 9. generate ===========================================================================
- * A sequence is in a slot of the cache while it grows. What all prompts begin with runs first, once for all slots. Each turn of
- * tt_generate has three parts: empty slots are given to waiting sequences, whose prompts (what is left of
- * them, but for the last token) run through the model as one packed batch, once per prompt; then one token
- * of every sequence runs as a batch; then each row of logits gives a token.
+ * First the rules: how one row of logits and one random number give a token. Then the engine that asks the
+ * model for such rows. A sequence is in a slot of the cache while it grows. What all prompts begin with runs
+ * first, once for all slots. Each turn of tt_generate has three parts: fill gives empty slots to waiting
+ * sequences, whose prompts (what is left of them, but for the last token) run through the model as one packed
+ * batch, once per prompt; decode runs the last token of every sequence as a batch; then each row of logits
+ * gives a token, which may end its sequence.
  *
- * Nothing of this order can be seen in the results: a row's arithmetic does not depend on the rows beside
- * it, and the random number of a token is a function of (seed, request id, sample, position). */
+ * Nothing of this order can be seen in the results: a row's arithmetic does not depend on the rows beside it,
+ * and the random number of a token is a function of (seed, request id, sample, position). */
 
-/* ---- one row of logits to one token ---- */
-/* Scores in a max-heap of token ids: the largest score, and of equals the lowest id, is on top. */
-static int tti_heap_before(const float *scores, int32_t a, int32_t b) { return scores[a] > scores[b] || (scores[a] == scores[b] && a < b); }
+/* ---- [tt:generate.ranking] tokens in order, as far as one asks ----
+ * ids of n tokens. Its last `sorted` places hold the tokens of the largest scores, the largest last; before
+ * them stands a max-heap of the others. Of equal scores the lowest id is the larger. To find the k most
+ * likely of V tokens costs V + k log V, and nobody knows k before: top-p and min-p look at one token after
+ * the other. */
+
+typedef struct tti_ranking {
+    const float *scores;
+    int32_t *ids;
+    int n, sorted;
+} tti_ranking;
+
+static int tti_ranks_before(const float *scores, int32_t a, int32_t b) {
+    return scores[a] > scores[b] || (scores[a] == scores[b] && a < b);
+}
+
 static void tti_heap_sink(const float *scores, int32_t *heap, int n, int i) {
     for (;;) {
         int child = 2 * i + 1;
         int32_t moved = heap[i];
         if (child >= n) { return; }
-        if (child + 1 < n && tti_heap_before(scores, heap[child + 1], heap[child])) { child++; }
-        if (!tti_heap_before(scores, heap[child], moved)) { return; }
+        if (child + 1 < n && tti_ranks_before(scores, heap[child + 1], heap[child])) { child++; }
+        if (!tti_ranks_before(scores, heap[child], moved)) { return; }
         heap[i] = heap[child];
         heap[child] = moved;
         i = child;
     }
 }
-/* Token ids, of which the `sorted` largest stand at the end, the largest last; before them a heap of the others. */
-typedef struct tti_ranking { const float *scores; int32_t *ids; int n, sorted; } tti_ranking;
+
+/* ids: room for n. */
+static void tti_ranking_begin(tti_ranking *r, const float *scores, int32_t *ids, int n) {
+    int i;
+    r->scores = scores;
+    r->ids = ids;
+    r->n = n;
+    r->sorted = 0;
+    for (i = 0; i < n; i++) { ids[i] = (int32_t)i; }
+    for (i = n / 2 - 1; i >= 0; i--) { tti_heap_sink(scores, ids, n, i); }
+}
+
 /* The id in place `rank`, 0 = the largest; rank is at most `sorted`. */
 static int32_t tti_ranked(tti_ranking *r, int rank) {
     int32_t *place = &r->ids[r->n - 1 - rank], top = r->ids[0];
@@ -12113,39 +12398,83 @@ static int32_t tti_ranked(tti_ranking *r, int rank) {
     tti_heap_sink(r->scores, r->ids, r->n - r->sorted, 0);
     return top;
 }
-/* A float of few decimals as the number that was written: 1 - 0.8f is more than rounding away from 1 - 0.8. */
+
+/* The sum of w in the first n places, which are sorted or all that there are. */
+static double tti_ranking_mass(const tti_ranking *r, const float *w, int n) {
+    double sum = 0;
+    int i;
+    for (i = 0; i < n; i++) { sum += (double)w[r->ids[r->n - 1 - i]]; }
+    return sum;
+}
+
+/* ---- [tt:generate.candidates] top-k, top-p, min-p: how many tokens of the ranking are left ----
+ * w[id] is e to the power of the score, less the largest score. The rules, their order and what they round
+ * are those of transformers' logits warpers: each looks at what the one before has left, renormalised, and
+ * compares floats. (Which of equal tokens top-p drops is not defined there.) Each returns how many of the n
+ * first it leaves. */
+
+/* The k most likely, and what equals the last of them. */
+static int tti_top_k(tti_ranking *r, int k) {
+    float least = -HUGE_VALF;
+    int i;
+    for (i = 0; i < r->n && (i < k || r->scores[r->ids[0]] == least); i++) {
+        least = r->scores[tti_ranked(r, i)];
+    }
+    return i;
+}
+
+/* A float of few decimals as the number that was written: 1 - 0.8f is not 1 - 0.8, by more than rounding. */
 static double tti_decimal(float x) {
     double decimal = floor((double)x * 1e7 + 0.5) / 1e7;
     return (float)decimal == x ? decimal : (double)x;
 }
-/* How many tokens top-k, top-p and min-p leave: the first so many of the ranking. w[id]: e to the power of the score, less
- * the largest. The rules, their order and what they round are those of transformers' warpers: each looks at what the one
- * before has left, renormalised, and compares floats. (Which of equal tokens top-p drops is not defined there.) */
-static int tti_candidates(tti_ranking *r, const float *w, const tt_sampling *s) {
-    int n = r->n, kept, i;
-    double sum = 0, rest = 0;
-    float most = (float)(1 - tti_decimal(s->top_p));
-    for (i = 0; i < n; i++) { r->ids[i] = (int32_t)i; }
-    for (i = n / 2 - 1; i >= 0; i--) { tti_heap_sink(r->scores, r->ids, n, i); }
-    if (s->top_k > 0 && s->top_k < n) {              /* and what equals the last of them */
-        float least = -HUGE_VALF;
-        for (i = 0; i < n && (i < s->top_k || r->scores[r->ids[0]] == least); i++) { least = r->scores[tti_ranked(r, i)]; }
-        n = i;
+
+/* Drops from the end what together has at most 1 - top_p, but never the first; sum is the mass of all n. */
+static int tti_top_p(tti_ranking *r, const float *w, int n, double sum, float top_p) {
+    float most = (float)(1 - tti_decimal(top_p));
+    double rest = 0;
+    int i;
+    for (i = 0; i < n; i++) { rest += (double)(float)((double)w[r->ids[r->n - 1 - i]] / sum); }
+    for (i = 0; i < n && (i == 0 || (float)rest > most); i++) {
+        rest -= (double)(float)((double)w[tti_ranked(r, i)] / sum);
     }
-    for (i = 0; i < n; i++) { sum += (double)w[r->ids[r->n - 1 - i]]; }
-    kept = n;
-    if (s->top_p < 1.0f) {                           /* drops from the end what together has at most 1 - top_p */
-        for (i = 0; i < n; i++) { rest += (double)(float)((double)w[r->ids[r->n - 1 - i]] / sum); }
-        for (kept = 0; kept < n && (kept == 0 || (float)rest > most); kept++) { rest -= (double)(float)((double)w[tti_ranked(r, kept)] / sum); }
-        for (sum = 0, i = 0; i < kept; i++) { sum += (double)w[tti_ranked(r, i)]; }
-    }
-    if (s->min_p > 0) {
-        float least = s->min_p * (float)((double)w[tti_ranked(r, 0)] / sum);
-        for (n = kept, kept = 1; kept < n && (float)((double)w[tti_ranked(r, kept)] / sum) >= least; kept++) { }
-    }
-    return kept;
+    return i;
 }
-/* Hugging Face's repetition penalty, on each token of the history once. */
+
+/* Drops what is less likely than min_p times the first. */
+static int tti_min_p(tti_ranking *r, const float *w, int n, double sum, float min_p) {
+    float least = min_p * (float)((double)w[tti_ranked(r, 0)] / sum);
+    int i = 1;
+    while (i < n && (float)((double)w[tti_ranked(r, i)] / sum) >= least) { i++; }
+    return i;
+}
+
+/* The ranking has just begun. */
+static int tti_candidates(tti_ranking *r, const float *w, const tt_sampling *s) {
+    int n = r->n;
+    double sum;
+    if (s->top_k > 0 && s->top_k < n) { n = tti_top_k(r, s->top_k); }
+    sum = tti_ranking_mass(r, w, n);
+    if (s->top_p < 1.0f) {
+        n = tti_top_p(r, w, n, sum, s->top_p);
+        sum = tti_ranking_mass(r, w, n);
+    }
+    return s->min_p > 0 ? tti_min_p(r, w, n, sum, s->min_p) : n;
+}
+
+/* ---- [tt:generate.choose] one row of logits to one token ----
+ * With z the logits after the repetition penalty, w_i = exp((z_i - max z) / temperature), and candidates C in
+ * their order (all tokens by id, or the ranking's first ones), the token is the first c in C for which the
+ * sum of w up to c is more than u times the sum of w over C. */
+
+/* What tti_choose writes to: vocab values each. */
+typedef struct tti_choice {
+    float *w, *scores;      /* scores may be the logits */
+    int32_t *ids;
+} tti_choice;
+
+/* Hugging Face's repetition penalty, on each token of the history once: it starts from raw, not from what an
+ * earlier occurrence has left. Source: CTRL, arXiv 1909.05858, sec. 4.1. */
 static void tti_penalise(float *logits, const float *raw, const int32_t *history, int n, float penalty) {
     int i;
     for (i = 0; i < n; i++) {
@@ -12153,132 +12482,179 @@ static void tti_penalise(float *logits, const float *raw, const int32_t *history
         logits[history[i]] = z > FLT_MAX ? FLT_MAX : z < -FLT_MAX ? -FLT_MAX : z;
     }
 }
-/* w, scores: scratch of vocab floats, ids: scratch of vocab ids; scores may be the logits. u in [0,1). */
-static int32_t tti_choose(tt_context *ctx, const float *logits, int vocab, const tt_sampling *s, double u, float *w, float *scores, int32_t *ids) {
-    float largest = -FLT_MAX, inv_temperature = 1.0f / s->temperature;
-    int32_t best = 0;
+
+/* One of n candidates; order NULL: the tokens 0 to n - 1. A token without weight is never drawn, whatever
+ * rounding does to the sums. */
+static int32_t tti_draw(const float *w, const tti_ranking *order, int n, double u) {
+    const int32_t *first = order ? order->ids + order->n - 1 : NULL;
     double total = 0, mass = 0;
+    int32_t chosen = 0;
+    int i;
+    for (i = 0; i < n; i++) { total += (double)w[first ? first[-i] : i]; }
+    for (i = 0; i < n; i++) {
+        int32_t id = first ? first[-i] : (int32_t)i;
+        mass += (double)w[id];
+        if (w[id] > 0) { chosen = id; }
+        if (mass > u * total) { break; }
+    }
+    return chosen;
+}
+
+static int tti_is_restricted(const tt_sampling *s, int vocab) {
+    return (s->top_k > 0 && s->top_k < vocab) || s->top_p < 1.0f || s->min_p > 0;
+}
+
+/* u in [0,1). Greedy: the largest logit, of equals the lowest id. */
+static int32_t tti_choose(tt_context *ctx, const float *logits, int vocab, const tt_sampling *s, double u,
+                          const tti_choice *scratch) {
+    float largest = -FLT_MAX, inv_temperature = 1.0f / s->temperature, *w = scratch->w;
+    int32_t best = 0;
     tti_ranking ranking;
-    int i, kept;
-    for (i = 0; i < vocab; i++) { if (logits[i] > largest) { largest = logits[i]; best = (int32_t)i; } }
+    int i;
+    for (i = 0; i < vocab; i++) {
+        if (!(logits[i] > largest)) { continue; }
+        largest = logits[i];
+        best = (int32_t)i;
+    }
     if (s->greedy) { return best; }
     for (i = 0; i < vocab; i++) { w[i] = (logits[i] - largest) * inv_temperature; }
     tti_row_exp(ctx, w, vocab);
-    if ((s->top_k <= 0 || s->top_k >= vocab) && s->top_p >= 1.0f && s->min_p <= 0) {
-        for (i = 0; i < vocab; i++) { total += (double)w[i]; }
-        for (i = 0; i < vocab; i++) {
-            mass += (double)w[i];
-            if (w[i] > 0) { best = (int32_t)i; }
-            if (mass > u * total) { break; }
-        }
-        return best;
-    }
-    for (i = 0; i < vocab; i++) { scores[i] = logits[i] / s->temperature; }
-    ranking.scores = scores;
-    ranking.ids = ids;
-    ranking.n = vocab;
-    ranking.sorted = 0;
-    kept = tti_candidates(&ranking, w, s);
-    for (i = 0; i < kept; i++) { total += (double)w[tti_ranked(&ranking, i)]; }
-    for (i = 0; i < kept; i++) {
-        int32_t id = tti_ranked(&ranking, i);
-        mass += (double)w[id];
-        if (w[id] > 0) { best = id; }
-        if (mass > u * total) { break; }
-    }
-    return best;
+    if (!tti_is_restricted(s, vocab)) { return tti_draw(w, NULL, vocab, u); }
+    for (i = 0; i < vocab; i++) { scratch->scores[i] = logits[i] / s->temperature; }
+    tti_ranking_begin(&ranking, scratch->scores, scratch->ids, vocab);
+    return tti_draw(w, &ranking, tti_candidates(&ranking, w, s), u);
 }
 
-/* ---- the engine ---- */
-typedef struct tti_sequence {       /* what stands in a slot */
-    int item;                       /* index in out->items, -1 = empty slot       */
-    int length;                     /* prompt and response so far                 */
-    int32_t *tokens;                /* [prompt + max_new_tokens]                  */
-    float *logprobs;                /* [max_new_tokens]                           */
+/* ---- [tt:generate.engine] the engine's data ----
+ * Items are the completions asked for, request by request, sample by sample; next_item is the first that
+ * waits. A slot holds one item at a time. A batch of the model is described by offsets, tokens and slot_ids:
+ * sequence i of the batch is tokens[offsets[i] .. offsets[i+1]) and continues slot slot_ids[i]. */
+
+typedef struct tti_sequence {
+    int item;                   /* index in out->items, -1 = the slot is empty          */
+    int prompt_length, length;  /* length: prompt and response so far                   */
+    int32_t *tokens;            /* [capacity]; the cache holds all of them but the last */
+    float *logprobs;            /* [max_new_tokens] of the response                     */
 } tti_sequence;
 typedef struct tti_engine {
     tt_context *ctx;
     tt_model *model;
     const tt_request *requests;
-    const tt_sampling *s;
+    int n_requests;
+    tt_sampling sampling;                   /* resolved                                           */
     tt_completions *out;
     tt_kv_cache *cache;
-    tti_sequence *slots;            /* [n_slots]                     */
-    int n_slots, capacity, next;    /* next: first waiting item      */
-    int common;                     /* tokens with which all prompts begin: every slot holds them from the start on, to the end */
-    int32_t *offsets, *tokens, *slot_ids;   /* of a batch            */
-    size_t n_tokens;                /* capacity of tokens            */
+    tti_sequence *slots;                    /* [n_slots]                                          */
+    int32_t *texts;                         /* [n_slots, capacity]: where sequences have tokens,  */
+    float *logprobs;                        /* [n_slots, max_new_tokens]: and log-probs           */
+    int n_slots, capacity, next_item;
+    int prefix_length;                      /* tokens with which all prompts begin: every slot holds them */
+    int32_t *offsets, *tokens, *slot_ids;   /* [n_slots + 1], [n_slots * capacity], [n_slots]     */
     int owns_panels;
-    int n_before;                   /* sequences of the step before; 0 = prompts ran since */
+    int n_last_step;                        /* sequences of the step before; 0 = prompts ran since */
 } tti_engine;
 
-static tt_status tti_sampling_check(tt_context *ctx, const tt_sampling *in, tt_sampling *s) {
-    *s = *in;
+static const tt_completion *tti_sequence_completion(const tti_engine *e, const tti_sequence *q) {
+    return &e->out->items[q->item];
+}
+
+static int tti_request_copies(const tt_request *r) { return r->n ? r->n : 1; }
+
+/* ---- [tt:generate.check] settings and requests ---- */
+
+/* Fills in defaults. */
+static tt_status tti_sampling_check(tt_context *ctx, tt_sampling *s) {
+    static const char *const who = "tt_generate";
+    tt_status status = TT_OK;
     if (s->max_new_tokens == 0) { s->max_new_tokens = 128; }
     if (s->temperature == 0) { s->temperature = 1; }
     if (s->top_p == 0) { s->top_p = 1; }
     if (s->repetition_penalty == 0) { s->repetition_penalty = 1; }
     if (s->max_batch == 0) { s->max_batch = 128; }
-    if (s->max_new_tokens < 1) { return tt_fail(ctx, TT_ERR_ARG, "tt_generate: max_new_tokens is %d, expected >= 1", s->max_new_tokens); }
-    if (!tti_is_temperature(s->temperature)) { return tt_fail(ctx, TT_ERR_ARG, "tt_generate: temperature is %g, expected " TTI_TEMPERATURES, (double)s->temperature); }
-    if (!(s->top_p > 0 && s->top_p <= 1)) { return tt_fail(ctx, TT_ERR_ARG, "tt_generate: top_p is %g, expected in (0, 1]", (double)s->top_p); }
-    if (!(s->min_p >= 0 && s->min_p <= 1)) { return tt_fail(ctx, TT_ERR_ARG, "tt_generate: min_p is %g, expected in [0, 1]", (double)s->min_p); }
-    if (s->top_k < 0) { return tt_fail(ctx, TT_ERR_ARG, "tt_generate: top_k is %d, expected >= 0", s->top_k); }
-    if (!(s->repetition_penalty > 0) || !isfinite(s->repetition_penalty)) {
-        return tt_fail(ctx, TT_ERR_ARG, "tt_generate: repetition_penalty is %g, expected a finite number > 0", (double)s->repetition_penalty);
-    }
-    if (s->max_batch < 1) { return tt_fail(ctx, TT_ERR_ARG, "tt_generate: max_batch is %d, expected >= 1", s->max_batch); }
-    return TT_OK;
+    TTI_EXPECT(s->max_new_tokens >= 1, "max_new_tokens is %d, expected >= 1", s->max_new_tokens);
+    TTI_EXPECT(tti_is_temperature(s->temperature), "temperature is %g, expected " TTI_TEMPERATURES,
+               (double)s->temperature);
+    TTI_EXPECT(s->top_p > 0 && s->top_p <= 1, "top_p is %g, expected in (0, 1]", (double)s->top_p);
+    TTI_EXPECT(s->min_p >= 0 && s->min_p <= 1, "min_p is %g, expected in [0, 1]", (double)s->min_p);
+    TTI_EXPECT(s->top_k >= 0, "top_k is %d, expected >= 0", s->top_k);
+    TTI_EXPECT(s->repetition_penalty > 0 && isfinite(s->repetition_penalty),
+               "repetition_penalty is %g, expected a finite number > 0", (double)s->repetition_penalty);
+    TTI_EXPECT(s->max_batch >= 1, "max_batch is %d, expected >= 1", s->max_batch);
+done:
+    return status;
 }
-/* With how many tokens all prompts begin, the last of each aside; 0 for so few that to run them apart would not pay. */
-#define TTI_COMMON_LEAST 32
-static int tti_engine_common(const tti_engine *e, int n_requests) {
+
+static tt_status tti_request_check(const tti_engine *e, int r) {
+    static const char *const who = "tt_generate";
+    tt_context *ctx = e->ctx;
+    const tt_request *q = &e->requests[r];
+    int vocab = e->model->config.vocab_size, limit = e->model->config.max_position_embeddings;
+    int n = q->prompt_length, most = e->sampling.max_new_tokens, k;
+    tt_status status = TT_OK;
+    TTI_EXPECT(q->n >= 0, "requests[%d].n is %d, expected >= 0", r, q->n);
+    TTI_EXPECT(n >= 1, "requests[%d].prompt_length is %d, expected >= 1", r, n);
+    TTI_EXPECT(n <= limit && most <= limit - n, "requests[%d] has %d prompt tokens and max_new_tokens is %d, "
+               "together above max_position_embeddings %d", r, n, most, limit);
+    for (k = 0; k < n; k++) {
+        TTI_EXPECT(q->prompt[k] >= 0 && q->prompt[k] < vocab, "requests[%d].prompt[%d] is %d, expected 0..%d "
+                   "(vocab_size of the model)", r, k, (int)q->prompt[k], vocab - 1);
+    }
+done:
+    return status;
+}
+
+/* With how many tokens all prompts begin, the last of each aside; 0 where it is too few to pay. */
+#define TTI_PREFIX_LEAST 32
+static int tti_engine_prefix_length(const tti_engine *e) {
     const tt_request *first = e->requests, *q;
-    int common = n_requests > 1 ? first->prompt_length - 1 : 0, k;
-    for (q = first + 1; q < first + n_requests; q++) {
+    int common = e->n_requests > 1 ? first->prompt_length - 1 : 0, k;
+    for (q = first + 1; q < first + e->n_requests; q++) {
         if (common > q->prompt_length - 1) { common = q->prompt_length - 1; }
         for (k = 0; k < common && q->prompt[k] == first->prompt[k]; k++) { }
         common = k;
     }
-    return common < TTI_COMMON_LEAST ? 0 : common;
+    return common < TTI_PREFIX_LEAST ? 0 : common;
 }
+
 /* The items in order, and the longest sequence. */
-static tt_status tti_engine_items(tti_engine *e, int n_requests) {
+static tt_status tti_engine_items(tti_engine *e) {
+    static const char *const who = "tt_generate";
     tt_context *ctx = e->ctx;
-    int vocab = e->model->config.vocab_size, r, k, total = 0;
-    for (r = 0; r < n_requests; r++) {
+    tt_completion *item;
+    tt_status status = TT_OK;
+    int r, k, total = 0;
+    for (r = 0; r < e->n_requests; r++) {
         const tt_request *q = &e->requests[r];
-        int limit = e->model->config.max_position_embeddings, copies = q->n ? q->n : 1;
-        if (copies < 1 || total > INT_MAX - copies) { return tt_fail(ctx, TT_ERR_ARG, "tt_generate: requests[%d].n is %d, expected >= 0", r, q->n); }
-        if (q->prompt_length < 1) { return tt_fail(ctx, TT_ERR_ARG, "tt_generate: requests[%d].prompt_length is %d, expected >= 1", r, q->prompt_length); }
-        if (q->prompt_length > limit || e->s->max_new_tokens > limit - q->prompt_length) {
-            return tt_fail(ctx, TT_ERR_ARG, "tt_generate: requests[%d] has %d prompt tokens and max_new_tokens is %d, together above max_position_embeddings %d",
-                           r, q->prompt_length, e->s->max_new_tokens, limit);
-        }
-        for (k = 0; k < q->prompt_length; k++) {
-            if (q->prompt[k] >= 0 && q->prompt[k] < vocab) { continue; }
-            return tt_fail(ctx, TT_ERR_ARG, "tt_generate: requests[%d].prompt[%d] is %d, expected 0..%d (vocab_size of the model)", r, k, (int)q->prompt[k], vocab - 1);
-        }
-        if (q->prompt_length + e->s->max_new_tokens > e->capacity) { e->capacity = q->prompt_length + e->s->max_new_tokens; }
-        total += copies;
+        TTI_TRY(tti_request_check(e, r));
+        TTI_EXPECT(total <= INT_MAX - tti_request_copies(q), "requests[%d].n is %d, too many", r, q->n);
+        total += tti_request_copies(q);
+        k = q->prompt_length + e->sampling.max_new_tokens;
+        if (k > e->capacity) { e->capacity = k; }
     }
-    e->out->items = (tt_completion *)tt_alloc(ctx, (size_t)total, sizeof *e->out->items);
-    if (!e->out->items) { return TT_ERR_MEM; }
+    item = e->out->items = (tt_completion *)tt_alloc(ctx, (size_t)total, sizeof *item);
+    if (!item) { return TT_ERR_MEM; }
     e->out->n = total;
-    for (total = 0, r = 0; r < n_requests; r++) {
-        for (k = 0; k < (e->requests[r].n ? e->requests[r].n : 1); k++) {
-            e->out->items[total].request = r;
-            e->out->items[total++].sample = k;
+    for (r = 0; r < e->n_requests; r++) {
+        for (k = 0; k < tti_request_copies(&e->requests[r]); k++, item++) {
+            item->request = r;
+            item->sample = k;
         }
     }
-    e->n_slots = total < e->s->max_batch ? total : e->s->max_batch;
-    e->common = tti_engine_common(e, n_requests);
-    return TT_OK;
+    e->n_slots = total < e->sampling.max_batch ? total : e->sampling.max_batch;
+    e->prefix_length = tti_engine_prefix_length(e);
+done:
+    return status;
 }
-/* Weights that many products will read, as the kernels like them best; not if that took more memory than the weights. */
-#define TTI_PANELS_TURNS 8
-#define TTI_PANELS_MOST ((size_t)1 << 31)
-static tt_status tti_panels_make(tt_tensor *w, int transposed, size_t *left) {
+
+/* ---- [tt:generate.panels] weights in the layout that the kernels like best ----
+ * A product with few rows reads its weights once for each call and spends much of its time on their order.
+ * Where enough turns follow, they are laid out once as panels, see gemm_panels; not if that took more memory
+ * than the weights have. */
+
+#define TTI_PANELS_LEAST_TURNS 8
+#define TTI_PANELS_MOST_BYTES ((size_t)1 << 31)
+
+static tt_status tti_panels_make(tt_tensor *w, int transposed, size_t *bytes_left) {
     tt_context *ctx = w->ctx;
     tt_gemm_args g = TT_INIT;
     size_t bytes;
@@ -12290,73 +12666,95 @@ static tt_status tti_panels_make(tt_tensor *w, int transposed, size_t *left) {
     g.b = TT_F(w);
     g.half_b = w->dtype == TT_BF16 ? (const uint16_t *)w->data : NULL;
     bytes = ctx->backend->gemm_panels(ctx, &g, NULL);
-    if (bytes > *left || bytes > tti_tensor_bytes(w) * 5 / 4 + 65536) { return TT_OK; }
+    if (bytes > *bytes_left || bytes > tti_tensor_bytes(w) * 5 / 4 + 65536) { return TT_OK; }
     w->panels = ctx->backend->alloc(ctx, bytes);
     if (!w->panels) { return TT_ERR_MEM; }
     ctx->backend->gemm_panels(ctx, &g, w->panels);
     w->panels_bytes = bytes;
     w->panels_transposed = transposed;
-    *left -= bytes;
+    *bytes_left -= bytes;
     return TT_OK;
 }
-static void tti_panels_free(tt_tensor *w) {
-    w->ctx->backend->free(w->ctx, w->panels, w->panels_bytes);
-    w->panels = NULL;
-}
+
+/* A model that has panels is already in a tt_generate, whose on_token called this one. */
 static tt_status tti_engine_panels(tti_engine *e) {
     tt_model *m = e->model;
-    size_t left = TTI_PANELS_MOST;
+    size_t left = TTI_PANELS_MOST_BYTES;
     tt_status status = TT_OK;
-    int i, k;
-    if (!e->ctx->backend->gemm_panels || e->s->max_new_tokens < TTI_PANELS_TURNS || m->head->panels) { return TT_OK; }
-    e->owns_panels = 1;
-    for (i = 0; i < m->config.num_hidden_layers; i++) {
-        for (k = 0; k < TTI_N_MATRICES && status == TT_OK; k++) {
-            tt_tensor *w = m->layers[i].matrix[k].w;
-            if (w && w->dtype != TT_F16) { status = tti_panels_make(w, !m->config.gpt2, &left); }
-        }
+    int i;
+    if (!e->ctx->backend->gemm_panels || e->sampling.max_new_tokens < TTI_PANELS_LEAST_TURNS ||
+        m->head->panels) {
+        return TT_OK;
     }
-    return status == TT_OK ? tti_panels_make(m->head, 1, &left) : status;
+    e->owns_panels = 1;
+    for (i = 0; i < tti_model_n_matrices(m); i++) {
+        tt_tensor *w = tti_model_matrix(m, i)->w;
+        if (w && w->dtype != TT_F16) { TTI_TRY(tti_panels_make(w, !m->config.gpt2, &left)); }
+    }
+    TTI_TRY(tti_panels_make(m->head, 1, &left));
+done:
+    return status;
 }
+
 static void tti_engine_panels_free(tti_engine *e) {
     int i;
-    for (i = 0; e->owns_panels && i < e->model->n_params; i++) { tti_panels_free(e->model->params[i]); }
+    for (i = 0; e->owns_panels && i < e->model->n_params; i++) {
+        tt_tensor *w = e->model->params[i];
+        w->ctx->backend->free(w->ctx, w->panels, w->panels_bytes);
+        w->panels = NULL;
+    }
 }
+
+/* ---- [tt:generate.open] the engine's memory ---- */
+
 static tt_status tti_engine_open(tti_engine *e) {
     tt_context *ctx = e->ctx;
-    int i;
-    if (tti_engine_panels(e) != TT_OK) { return TT_ERR_MEM; }
-    e->n_tokens = (size_t)e->n_slots * (size_t)e->capacity;
-    e->cache = tt_kv_cache_create(e->model, e->n_slots, e->capacity);
-    e->slots = e->cache ? (tti_sequence *)tt_alloc(ctx, (size_t)e->n_slots, sizeof *e->slots) : NULL;
-    if (!e->slots) { return TT_ERR_MEM; }
-    e->offsets = (int32_t *)tt_alloc(ctx, (size_t)e->n_slots + 1, sizeof(int32_t));
-    e->slot_ids = (int32_t *)tt_alloc(ctx, (size_t)e->n_slots, sizeof(int32_t));
-    e->tokens = (int32_t *)tt_alloc(ctx, e->n_tokens, sizeof(int32_t));
+    size_t n_slots = (size_t)e->n_slots, capacity = (size_t)e->capacity;
+    size_t most = (size_t)e->sampling.max_new_tokens, i;
+    tt_status status = tti_engine_panels(e);
+    if (status != TT_OK) { return status; }
+    e->cache = tt_kv_cache_create(e->model, e->n_slots, e->capacity);   /* also checks n_slots * capacity */
+    if (!e->cache) { return tt_error_status(ctx); }
+    e->slots = (tti_sequence *)tt_alloc(ctx, n_slots, sizeof *e->slots);
+    e->texts = (int32_t *)tt_alloc(ctx, n_slots * capacity, sizeof(int32_t));
+    e->logprobs = (float *)tt_alloc(ctx, n_slots * most, sizeof(float));
+    e->offsets = (int32_t *)tt_alloc(ctx, n_slots + 1, sizeof(int32_t));
+    e->slot_ids = (int32_t *)tt_alloc(ctx, n_slots, sizeof(int32_t));
+    e->tokens = (int32_t *)tt_alloc(ctx, n_slots * capacity, sizeof(int32_t));
+    if (!e->slots || !e->texts || !e->logprobs) { return TT_ERR_MEM; }
     if (!e->offsets || !e->slot_ids || !e->tokens) { return TT_ERR_MEM; }
-    for (i = 0; i < e->n_slots; i++) {
+    for (i = 0; i < n_slots; i++) {
         e->slots[i].item = -1;
-        e->slots[i].tokens = (int32_t *)tt_alloc(ctx, (size_t)e->capacity, sizeof(int32_t));
-        e->slots[i].logprobs = (float *)tt_alloc(ctx, (size_t)e->s->max_new_tokens, sizeof(float));
-        if (!e->slots[i].tokens || !e->slots[i].logprobs) { return TT_ERR_MEM; }
+        e->slots[i].tokens = e->texts + i * capacity;
+        e->slots[i].logprobs = e->logprobs + i * most;
     }
     return TT_OK;
 }
+
 static void tti_engine_close(tti_engine *e) {
     tt_context *ctx = e->ctx;
-    int i;
-    for (i = 0; e->slots && i < e->n_slots; i++) {
-        tt_free(ctx, e->slots[i].tokens, (size_t)e->capacity, sizeof(int32_t));
-        tt_free(ctx, e->slots[i].logprobs, (size_t)e->s->max_new_tokens, sizeof(float));
-    }
-    tt_free(ctx, e->slots, (size_t)e->n_slots, sizeof *e->slots);
-    tt_free(ctx, e->offsets, (size_t)e->n_slots + 1, sizeof(int32_t));
-    tt_free(ctx, e->slot_ids, (size_t)e->n_slots, sizeof(int32_t));
-    tt_free(ctx, e->tokens, e->n_tokens, sizeof(int32_t));
+    size_t n_slots = (size_t)e->n_slots, capacity = (size_t)e->capacity;
+    size_t most = (size_t)e->sampling.max_new_tokens;
+    tt_free(ctx, e->slots, n_slots, sizeof *e->slots);
+    tt_free(ctx, e->texts, n_slots * capacity, sizeof(int32_t));
+    tt_free(ctx, e->logprobs, n_slots * most, sizeof(float));
+    tt_free(ctx, e->offsets, n_slots + 1, sizeof(int32_t));
+    tt_free(ctx, e->slot_ids, n_slots, sizeof(int32_t));
+    tt_free(ctx, e->tokens, n_slots * capacity, sizeof(int32_t));
     tt_kv_cache_destroy(e->cache);
     tti_engine_panels_free(e);
 }
-/* Runs a packed batch of n sequences (offsets, tokens, slot_ids) through the model. */
+
+/* ---- [tt:generate.fill] waiting sequences get empty slots ---- */
+
+/* Sequence i of the next batch: n tokens that continue a slot. */
+static void tti_batch_put(tti_engine *e, int i, int slot, const int32_t *tokens, int n) {
+    memcpy(e->tokens + e->offsets[i], tokens, (size_t)n * sizeof(int32_t));
+    e->offsets[i + 1] = e->offsets[i] + (int32_t)n;
+    e->slot_ids[i] = (int32_t)slot;
+}
+
+/* Runs the n sequences of the batch through the model: hidden states [all their tokens, C]. */
 static tt_tensor *tti_engine_forward(tti_engine *e, int n) {
     tt_batch_desc desc = TT_INIT;
     desc.n_sequences = n;
@@ -12366,257 +12764,316 @@ static tt_tensor *tti_engine_forward(tti_engine *e, int n) {
     desc.cache_slots = e->slot_ids;
     return tt_model_forward(e->model, tt_batch_create(e->ctx, &desc));
 }
-/* Another slot that holds the request, with at least `cached` positions in the cache; -1 if none. */
-static int tti_engine_donor(const tti_engine *e, int request, int but, int cached) {
-    int i;
-    for (i = 0; i < e->n_slots; i++) {
-        if (i != but && e->slots[i].item >= 0 && e->out->items[e->slots[i].item].request == request && e->cache->lengths[i] >= cached) { return i; }
-    }
-    return -1;
-}
+
 /* The tokens with which all prompts begin, such as a teacher's worked examples, run once for all slots. */
 static tt_status tti_engine_prefix(tti_engine *e) {
     tt_status status = TT_OK;
     int i;
-    if (e->common == 0) { return TT_OK; }
-    e->offsets[1] = e->common;
-    e->slot_ids[0] = 0;
-    memcpy(e->tokens, e->requests[0].prompt, (size_t)e->common * sizeof(int32_t));
+    if (e->prefix_length == 0) { return TT_OK; }
+    tti_batch_put(e, 0, 0, e->requests[0].prompt, e->prefix_length);
     if (!tti_engine_forward(e, 1)) { return tt_error_status(e->ctx); }
-    for (i = 1; i < e->n_slots && status == TT_OK; i++) { status = tt_kv_cache_share(e->cache, 0, i, e->common); }
+    for (i = 1; i < e->n_slots && status == TT_OK; i++) {
+        status = tt_kv_cache_share(e->cache, 0, i, e->prefix_length);
+    }
     return status;
 }
-/* Gives empty slots to waiting sequences. The first of a request runs its prompt, the others copy it. */
+
+/* Another slot with the same request and at least `cached` positions in the cache; -1 if none. */
+static int tti_engine_donor(const tti_engine *e, int slot, int cached) {
+    int request = tti_sequence_completion(e, &e->slots[slot])->request, i;
+    for (i = 0; i < e->n_slots; i++) {
+        const tti_sequence *q = &e->slots[i];
+        if (i == slot || q->item < 0 || tti_sequence_completion(e, q)->request != request) { continue; }
+        if (tt_kv_cache_length(e->cache, i) >= cached) { return i; }
+    }
+    return -1;
+}
+
+/* The next item goes to the slot: its prompt is there, and the cache holds the common prefix alone. */
+static void tti_sequence_begin(tti_engine *e, int slot) {
+    tti_sequence *q = &e->slots[slot];
+    const tt_request *r;
+    q->item = e->next_item++;
+    r = &e->requests[tti_sequence_completion(e, q)->request];
+    q->length = q->prompt_length = r->prompt_length;
+    memcpy(q->tokens, r->prompt, (size_t)r->prompt_length * sizeof(int32_t));
+    tt_kv_cache_truncate(e->cache, slot, e->prefix_length);
+}
+
+/* The first of a request runs its prompt, all but the last token; the others copy its cache. */
 static tt_status tti_engine_fill(tti_engine *e) {
-    int i, n = 0, first = e->next;
-    for (i = 0; i < e->n_slots && e->next < e->out->n; i++) {
+    int i, n = 0, first = e->next_item, begin = e->prefix_length;
+    for (i = 0; i < e->n_slots && e->next_item < e->out->n; i++) {
         tti_sequence *q = &e->slots[i];
-        const tt_request *r;
-        int donor, left;
         if (q->item >= 0) { continue; }
-        r = &e->requests[e->out->items[e->next].request];
-        donor = tti_engine_donor(e, e->out->items[e->next].request, i, 0);
-        q->item = e->next++;
-        q->length = r->prompt_length;
-        memcpy(q->tokens, r->prompt, (size_t)r->prompt_length * sizeof(int32_t));
-        tt_kv_cache_truncate(e->cache, i, e->common);
-        left = r->prompt_length - 1 - e->common;
-        if (donor >= 0 || left == 0) { continue; }
-        e->offsets[n + 1] = e->offsets[n] + (int32_t)left;
-        memcpy(e->tokens + e->offsets[n], r->prompt + e->common, (size_t)left * sizeof(int32_t));
-        e->slot_ids[n++] = i;
+        tti_sequence_begin(e, i);
+        if (q->length - 1 == begin || tti_engine_donor(e, i, 0) >= 0) { continue; }
+        tti_batch_put(e, n++, i, q->tokens + begin, q->length - 1 - begin);
     }
     if (n > 0 && !tti_engine_forward(e, n)) { return tt_error_status(e->ctx); }
-    if (n > 0) { e->n_before = 0; }
+    if (n > 0) { e->n_last_step = 0; }
     for (i = 0; i < e->n_slots; i++) {
         tti_sequence *q = &e->slots[i];
+        int donor;
         if (q->item < first || tt_kv_cache_length(e->cache, i) == q->length - 1) { continue; }
-        n = tti_engine_donor(e, e->out->items[q->item].request, i, q->length - 1);
-        if (tt_kv_cache_share(e->cache, n, i, q->length - 1) != TT_OK) { return tt_error_status(e->ctx); }
+        donor = tti_engine_donor(e, i, q->length - 1);
+        if (tt_kv_cache_share(e->cache, donor, i, q->length - 1) != TT_OK) { return tt_error_status(e->ctx); }
     }
     return TT_OK;
 }
-/* Finishes the sequence in the slot: its tokens move to the completion. */
-static tt_status tti_engine_finish(tti_engine *e, tti_sequence *q, int stopped) {
-    tt_completion *c = &e->out->items[q->item];
-    int prompt = e->requests[c->request].prompt_length, n = q->length - prompt;
-    c->tokens = (int32_t *)tt_alloc(e->ctx, (size_t)n, sizeof(int32_t));
-    c->logprobs = (float *)tt_alloc(e->ctx, (size_t)n, sizeof(float));
-    c->length = n;
-    if (!c->tokens || !c->logprobs) { return TT_ERR_MEM; }
-    c->stopped = stopped;
-    memcpy(c->tokens, q->tokens + prompt, (size_t)n * sizeof(int32_t));
-    memcpy(c->logprobs, q->logprobs, (size_t)n * sizeof(float));
-    e->out->n_tokens += (size_t)n;
-    q->item = -1;
-    return TT_OK;
-}
-/* The sequence's next random number. */
-static double tti_engine_draw(const tti_engine *e, const tti_sequence *q) {
-    const tt_completion *c = &e->out->items[q->item];
+
+/* ---- [tt:generate.sample] a token for each row of logits ---- */
+
+/* The slot's next random number. */
+static double tti_sequence_random(const tti_engine *e, const tti_sequence *q) {
+    const tt_completion *c = tti_sequence_completion(e, q);
     uint64_t name[2];
     name[0] = e->requests[c->request].id;
     name[1] = (uint64_t)c->sample;
-    return tti_unit(tt_random(e->s->seed, tt_hash(name, sizeof name, 0), (uint64_t)q->length));
+    return tti_unit(tt_random(e->sampling.seed, tt_hash(name, sizeof name, 0), (uint64_t)q->length));
 }
-/* The token and log-prob of one row of logits; uses only its own scratch, so rows can run in parallel. */
-static void tti_engine_sample(const tti_engine *e, tti_sequence *q, const float *logits, float *scratch, int32_t *ids) {
-    const tt_completion *c = &e->out->items[q->item];
-    const tt_request *r = &e->requests[c->request];
-    int vocab = e->model->config.vocab_size;
-    const float *row = logits;
-    double u = tti_engine_draw(e, q);
-    if (e->s->repetition_penalty != 1.0f) {
-        memcpy(scratch + vocab, logits, (size_t)vocab * sizeof(float));
-        tti_penalise(scratch + vocab, logits, q->tokens, q->length, e->s->repetition_penalty);
-        row = scratch + vocab;
-    }
-    q->tokens[q->length] = tti_choose(e->ctx, row, vocab, e->s, u, scratch, scratch + vocab, ids);
-    tti_row_logprob(e->ctx, logits, vocab, q->tokens[q->length], 1.0f / e->s->temperature, &q->logprobs[q->length - r->prompt_length], NULL);
+
+static void tti_sequence_append(tti_sequence *q, int32_t token, float logprob) {
+    q->tokens[q->length] = token;
+    q->logprobs[q->length - q->prompt_length] = logprob;
     q->length++;
 }
-/* Draws of TTI_DRAWS sequences are one part of parallel work; each thread has scratch memory of its own. */
-#define TTI_DRAWS 4
-typedef struct tti_draws { tti_engine *e; int n; size_t vocab; const float *rows; float *scratch; int32_t *ids; } tti_draws;
-static void tti_engine_sample_part(void *user, int part, int worker) {
-    const tti_draws *d = (const tti_draws *)user;
-    size_t mine = (size_t)worker * d->vocab;
-    int i, end = (part + 1) * TTI_DRAWS < d->n ? (part + 1) * TTI_DRAWS : d->n;
-    for (i = part * TTI_DRAWS; i < end; i++) {
-        tti_engine_sample(d->e, &d->e->slots[d->e->slot_ids[i]], d->rows + (size_t)i * d->vocab, d->scratch + 2 * mine, d->ids + mine);
+
+/* The log-prob is that of the raw logits under the temperature: what training computes for the same token. */
+static void tti_sequence_sample(const tti_engine *e, tti_sequence *q, const float *logits,
+                                const tti_choice *scratch) {
+    const tt_sampling *s = &e->sampling;
+    int vocab = e->model->config.vocab_size;
+    const float *row = logits;
+    int32_t token;
+    float logprob;
+    if (s->repetition_penalty != 1.0f) {
+        memcpy(scratch->scores, logits, (size_t)vocab * sizeof(float));
+        tti_penalise(scratch->scores, logits, q->tokens, q->length, s->repetition_penalty);
+        row = scratch->scores;
+    }
+    token = tti_choose(e->ctx, row, vocab, s, tti_sequence_random(e, q), scratch);
+    tti_row_logprob(e->ctx, logits, vocab, token, 1.0f / s->temperature, &logprob, NULL);
+    tti_sequence_append(q, token, logprob);
+}
+
+/* A part of the threads' work is TTI_ROWS_A_PART rows; each thread has scratch of its own. */
+#define TTI_ROWS_A_PART 4
+typedef struct tti_sample_job {
+    const tti_engine *e;
+    int n;
+    const float *rows;
+    tti_choice scratch;
+} tti_sample_job;
+
+static void tti_sample_part(void *user, int part, int worker) {
+    const tti_sample_job *job = (const tti_sample_job *)user;
+    const tti_engine *e = job->e;
+    size_t vocab = (size_t)e->model->config.vocab_size, mine = (size_t)worker * vocab;
+    int i = part * TTI_ROWS_A_PART, end = i + TTI_ROWS_A_PART < job->n ? i + TTI_ROWS_A_PART : job->n;
+    tti_choice scratch;
+    scratch.w = job->scratch.w + mine;
+    scratch.scores = job->scratch.scores + mine;
+    scratch.ids = job->scratch.ids + mine;
+    for (; i < end; i++) {
+        tti_sequence_sample(e, &e->slots[e->slot_ids[i]], job->rows + (size_t)i * vocab, &scratch);
     }
 }
-/* All rows on the backend, where it can: n tokens and log-probs come down instead of n x vocab logits. */
-static int tti_engine_samples_there(const tti_engine *e) {
-    const tt_sampling *s = e->s;
-    return e->ctx->backend->sample && s->top_k <= 0 && s->top_p >= 1.0f && s->min_p <= 0 && s->repetition_penalty == 1.0f;
+
+static tt_status tti_sample_on_host(tti_engine *e, const tt_tensor *logits, int n) {
+    tt_context *ctx = e->ctx;
+    size_t count = (size_t)ctx->n_threads * (size_t)e->model->config.vocab_size;
+    float *rows = TT_F(logits);
+    tti_sample_job job;
+    if (ctx->backend != tt_cpu_backend()) {
+        rows = (float *)tti_arena_alloc(ctx, &ctx->host, logits->size * sizeof(float));
+        if (!rows || tt_tensor_get(logits, rows) != TT_OK) { return tt_error_status(ctx); }
+    }
+    job.e = e;
+    job.n = n;
+    job.rows = rows;
+    job.scratch.w = (float *)tti_arena_alloc(ctx, &ctx->host, count * sizeof(float));
+    job.scratch.scores = (float *)tti_arena_alloc(ctx, &ctx->host, count * sizeof(float));
+    job.scratch.ids = (int32_t *)tti_arena_alloc(ctx, &ctx->host, count * sizeof(int32_t));
+    if (!job.scratch.w || !job.scratch.scores || !job.scratch.ids) { return TT_ERR_MEM; }
+    return tti_parallel(ctx, tti_sample_part, &job, (n + TTI_ROWS_A_PART - 1) / TTI_ROWS_A_PART);
 }
+
+/* Where the backend can draw, n tokens and log-probs come down instead of n x vocab logits. */
+static int tti_samples_on_device(const tti_engine *e) {
+    const tt_sampling *s = &e->sampling;
+    return e->ctx->backend->sample && s->top_k <= 0 && s->top_p >= 1.0f && s->min_p <= 0 &&
+           s->repetition_penalty == 1.0f;
+}
+
 /* drawn: on the backend, n tokens and behind them n log-probs. */
-static tt_status tti_engine_sample_there(tti_engine *e, const tt_tensor *logits, int n, int32_t **drawn) {
+static tt_status tti_sample_on_device(tti_engine *e, const tt_tensor *logits, int n, int32_t **drawn) {
     tt_context *ctx = e->ctx;
     size_t count = (size_t)n;
     double *u = (double *)tti_arena_alloc(ctx, &ctx->host, count * sizeof(double));
-    double *there_u = (double *)tti_arena_alloc(ctx, &ctx->device, count * sizeof(double));
+    double *device_u = (double *)tti_arena_alloc(ctx, &ctx->device, count * sizeof(double));
     tt_sample_args a = TT_INIT;
     tt_status status;
     int i;
     *drawn = (int32_t *)tti_arena_alloc(ctx, &ctx->device, count * (sizeof(int32_t) + sizeof(float)));
-    if (!u || !there_u || !*drawn) { return TT_ERR_MEM; }
-    for (i = 0; i < n; i++) { u[i] = tti_engine_draw(e, &e->slots[e->slot_ids[i]]); }
+    if (!u || !device_u || !*drawn) { return TT_ERR_MEM; }
+    for (i = 0; i < n; i++) { u[i] = tti_sequence_random(e, &e->slots[e->slot_ids[i]]); }
     a.n = n;
     a.vocab = e->model->config.vocab_size;
-    a.greedy = e->s->greedy;
-    a.inv_temperature = 1.0f / e->s->temperature;
+    a.greedy = e->sampling.greedy;
+    a.inv_temperature = 1.0f / e->sampling.temperature;
     a.logits = TT_F(logits);
-    a.u = there_u;
+    a.u = device_u;
     a.tokens = *drawn;
     a.logprobs = (float *)(*drawn + n);
-    status = ctx->backend->upload(ctx, there_u, u, count * sizeof(double));
+    status = ctx->backend->upload(ctx, device_u, u, count * sizeof(double));
     return status == TT_OK ? ctx->backend->sample(ctx, &a) : status;
 }
-static tt_status tti_engine_collect(tti_engine *e, const int32_t *drawn, int n) {
+
+static tt_status tti_sample_download(tti_engine *e, const int32_t *drawn, int n) {
     tt_context *ctx = e->ctx;
     size_t bytes = (size_t)n * (sizeof(int32_t) + sizeof(float));
     int32_t *tokens = (int32_t *)tti_arena_alloc(ctx, &ctx->host, bytes);
     tt_status status = tokens ? ctx->backend->download(ctx, tokens, drawn, bytes) : TT_ERR_MEM;
     int i;
     for (i = 0; status == TT_OK && i < n; i++) {
-        tti_sequence *q = &e->slots[e->slot_ids[i]];
-        q->tokens[q->length] = tokens[i];
-        memcpy(&q->logprobs[q->length - e->requests[e->out->items[q->item].request].prompt_length], tokens + n + i, sizeof(float));
-        q->length++;
+        float logprob;
+        memcpy(&logprob, tokens + n + i, sizeof logprob);
+        tti_sequence_append(&e->slots[e->slot_ids[i]], tokens[i], logprob);
     }
     return status;
 }
-/* All rows here, on this machine's threads. */
-static tt_status tti_engine_sample_here(tti_engine *e, const tt_tensor *logits, int n) {
-    tt_context *ctx = e->ctx;
-    int vocab = e->model->config.vocab_size;
-    float *rows = TT_F(logits);
-    tti_draws draw;
-    if (ctx->backend != tt_cpu_backend()) {
-        rows = (float *)tti_arena_alloc(ctx, &ctx->host, logits->size * sizeof(float));
-        if (!rows || tt_tensor_get(logits, rows) != TT_OK) { return tt_error_status(ctx); }
-    }
-    draw.rows = rows;
-    draw.scratch = (float *)tti_arena_alloc(ctx, &ctx->host, (size_t)ctx->n_threads * (size_t)vocab * 2 * sizeof(float));
-    draw.ids = (int32_t *)tti_arena_alloc(ctx, &ctx->host, (size_t)ctx->n_threads * (size_t)vocab * sizeof(int32_t));
-    if (!draw.scratch || !draw.ids) { return TT_ERR_MEM; }
-    draw.e = e;
-    draw.n = n;
-    draw.vocab = (size_t)vocab;
-    return tti_parallel(ctx, tti_engine_sample_part, &draw, (n + TTI_DRAWS - 1) / TTI_DRAWS);
-}
+
+/* ---- [tt:generate.turn] one token for every sequence ---- */
+
 /* The last token of n sequences through the model, and where the backend draws, what it draws. */
-static tt_status tti_engine_launch(tti_engine *e, int n, tt_tensor **logits, int32_t **drawn) {
+static tt_status tti_decode_launch(tti_engine *e, int n, tt_tensor **logits, int32_t **drawn) {
     *drawn = NULL;
     *logits = tt_model_logits(e->model, tti_engine_forward(e, n));
     if (!*logits) { return tt_error_status(e->ctx); }
-    return tti_engine_samples_there(e) ? tti_engine_sample_there(e, *logits, n, drawn) : TT_OK;
+    return tti_samples_on_device(e) ? tti_sample_on_device(e, *logits, n, drawn) : TT_OK;
 }
-/* The same, handed over as one if the step is like the one before, which has then made room for all that it needs. */
-static tt_status tti_engine_step(tti_engine *e, int n, tt_tensor **logits, int32_t **drawn) {
+
+/* The same, handed over as one if the step is like the one before, which has then made room for all that it
+ * needs. Where the backend could not do so, the cache goes back by one token and the step is launched once
+ * more. */
+static tt_status tti_decode_run(tti_engine *e, int n, tt_tensor **logits, int32_t **drawn) {
     const tt_backend *backend = e->ctx->backend;
-    int held = backend->step_begin && n == e->n_before && backend->step_begin(e->ctx), i;
-    tt_status status = tti_engine_launch(e, n, logits, drawn);
-    e->n_before = n;
+    int held = backend->step_begin && n == e->n_last_step && backend->step_begin(e->ctx), i;
+    tt_status status = tti_decode_launch(e, n, logits, drawn);
+    e->n_last_step = n;
     if (!held || backend->step_end(e->ctx) || status != TT_OK) { return status; }
-    for (i = 0; i < n; i++) { tt_kv_cache_truncate(e->cache, (int)e->slot_ids[i], tt_kv_cache_length(e->cache, (int)e->slot_ids[i]) - 1); }
-    return tti_engine_launch(e, n, logits, drawn);
+    for (i = 0; i < n; i++) {
+        int slot = (int)e->slot_ids[i];
+        tt_kv_cache_truncate(e->cache, slot, tt_kv_cache_length(e->cache, slot) - 1);
+    }
+    return tti_decode_launch(e, n, logits, drawn);
 }
-/* One token for every sequence in a slot. */
-static tt_status tti_engine_turn(tti_engine *e) {
-    tt_context *ctx = e->ctx;
-    int n = 0, i, k;
+
+static tt_status tti_engine_decode(tti_engine *e, int *n_out) {
+    int i, n = 0;
     tt_tensor *logits;
     int32_t *drawn;
     tt_status status;
     for (i = 0; i < e->n_slots; i++) {
-        if (e->slots[i].item < 0) { continue; }
-        e->tokens[n] = e->slots[i].tokens[e->slots[i].length - 1];
-        e->slot_ids[n++] = (int32_t)i;
-        e->offsets[n] = (int32_t)n;
+        const tti_sequence *q = &e->slots[i];
+        if (q->item >= 0) { tti_batch_put(e, n++, i, q->tokens + q->length - 1, 1); }
     }
-    status = tti_engine_step(e, n, &logits, &drawn);
-    if (status == TT_OK) { status = drawn ? tti_engine_collect(e, drawn, n) : tti_engine_sample_here(e, logits, n); }
+    *n_out = n;
+    status = tti_decode_run(e, n, &logits, &drawn);
     if (status != TT_OK) { return status; }
-    for (i = 0; i < n; i++) {
-        tti_sequence *q = &e->slots[e->slot_ids[i]];
-        const tt_completion *c = &e->out->items[q->item];
-        int prompt = e->requests[c->request].prompt_length, stopped = 0;
-        int32_t token = q->tokens[q->length - 1];
-        if (!isfinite(q->logprobs[q->length - 1 - prompt])) {
-            return tt_fail(ctx, TT_ERR_NUMBER, "tt_generate: the logits of request %d, sample %d, position %d are not finite", c->request, c->sample, q->length - 1);
-        }
-        if (e->s->on_token && e->s->on_token(e->s->user, c->request, c->sample, token, q->logprobs[q->length - 1 - prompt])) {
-            return tt_fail(ctx, TT_ERR_STOP, "tt_generate: stopped by on_token");
-        }
-        for (k = 0; k < e->s->n_stop_tokens; k++) { stopped |= e->s->stop_tokens[k] == token; }
-        if ((stopped || q->length - prompt == e->s->max_new_tokens) && tti_engine_finish(e, q, stopped) != TT_OK) { return TT_ERR_MEM; }
-    }
+    return drawn ? tti_sample_download(e, drawn, n) : tti_sample_on_host(e, logits, n);
+}
+
+/* The sequence's tokens move to its completion, and the slot is empty. */
+static tt_status tti_sequence_finish(tti_engine *e, tti_sequence *q, int stopped) {
+    tt_completion *c = &e->out->items[q->item];
+    size_t n = (size_t)(q->length - q->prompt_length);
+    c->tokens = (int32_t *)tt_alloc(e->ctx, n, sizeof(int32_t));
+    c->logprobs = (float *)tt_alloc(e->ctx, n, sizeof(float));
+    c->length = (int)n;
+    if (!c->tokens || !c->logprobs) { return TT_ERR_MEM; }
+    c->stopped = stopped;
+    memcpy(c->tokens, q->tokens + q->prompt_length, n * sizeof(int32_t));
+    memcpy(c->logprobs, q->logprobs, n * sizeof(float));
+    e->out->n_tokens += n;
+    q->item = -1;
     return TT_OK;
 }
+
+/* The newest token of a slot: is it a number, what does on_token say, does the sequence end? */
+static tt_status tti_sequence_accept(tti_engine *e, tti_sequence *q) {
+    const tt_sampling *s = &e->sampling;
+    const tt_completion *c = tti_sequence_completion(e, q);
+    int n = q->length - q->prompt_length, stopped = 0, k;
+    int32_t token = q->tokens[q->length - 1];
+    float logprob = q->logprobs[n - 1];
+    if (!isfinite(logprob)) {
+        return tt_fail(e->ctx, TT_ERR_NUMBER, "tt_generate: the logits of request %d, sample %d, position %d "
+                       "are not finite", c->request, c->sample, q->length - 1);
+    }
+    if (s->on_token && s->on_token(s->user, c->request, c->sample, token, logprob)) {
+        return tt_fail(e->ctx, TT_ERR_STOP, "tt_generate: stopped by on_token");
+    }
+    for (k = 0; k < s->n_stop_tokens; k++) { stopped |= s->stop_tokens[k] == token; }
+    return stopped || n == s->max_new_tokens ? tti_sequence_finish(e, q, stopped) : TT_OK;
+}
+
+/* Fill, decode, accept. *busy: whether there is more to do. */
+static tt_status tti_engine_turn(tti_engine *e, int *busy) {
+    tt_status status;
+    int i, n = 0;
+    TTI_TRY(tti_engine_fill(e));
+    TTI_TRY(tti_engine_decode(e, &n));
+    for (i = 0; i < n; i++) { TTI_TRY(tti_sequence_accept(e, &e->slots[e->slot_ids[i]])); }
+    *busy = e->next_item < e->out->n;
+    for (i = 0; i < n; i++) { *busy |= e->slots[e->slot_ids[i]].item >= 0; }
+done:
+    return status;
+}
+
+/* Turns until all is done; each gives back the memory of its step. */
 static tt_status tti_engine_run(tti_engine *e) {
     tt_context *ctx = e->ctx;
     tti_mark host = tti_arena_mark(&ctx->host), device = tti_arena_mark(&ctx->device);
     tt_status status = tti_engine_prefix(e);
-    int i, busy = 1;
+    int busy = 1;
     while (status == TT_OK && busy) {
-        status = tti_engine_fill(e);
-        if (status == TT_OK) { status = tti_engine_turn(e); }
+        status = tti_engine_turn(e, &busy);
         tti_arena_release(&ctx->host, host);
         tti_arena_release(&ctx->device, device);
-        busy = e->next < e->out->n;
-        for (i = 0; i < e->n_slots; i++) { busy |= e->slots[i].item >= 0; }
     }
     return status;
 }
-TT_API tt_status tt_generate(tt_model *model, const tt_request *requests, int n, const tt_sampling *sampling, tt_completions *out) {
+
+TT_API tt_status tt_generate(tt_model *model, const tt_request *requests, int n, const tt_sampling *sampling,
+                             tt_completions *out) {
     tt_context *ctx = model->ctx;
     tti_engine e = TT_INIT;
-    tt_sampling s;
     tt_status status;
     memset(out, 0, sizeof *out);
     out->ctx = ctx;
     if (ctx->graph_error) { return ctx->status; }
     if (n < 1) { return tt_fail(ctx, TT_ERR_ARG, "tt_generate: number of requests is %d, expected >= 1", n); }
-    status = tti_sampling_check(ctx, sampling, &s);
-    if (status != TT_OK) { return status; }
     e.ctx = ctx;
     e.model = model;
     e.requests = requests;
-    e.s = &s;
+    e.n_requests = n;
+    e.sampling = *sampling;
     e.out = out;
-    status = tti_engine_items(&e, n);
-    if (status == TT_OK) { status = tti_engine_open(&e); }
     tt_no_grad_begin(ctx);
-    if (status == TT_OK) { status = tti_engine_run(&e); }
+    TTI_TRY(tti_sampling_check(ctx, &e.sampling));
+    TTI_TRY(tti_engine_items(&e));
+    TTI_TRY(tti_engine_open(&e));
+    TTI_TRY(tti_engine_run(&e));
+done:
     tt_no_grad_end(ctx);
     tti_engine_close(&e);
     if (status == TT_OK) { return tti_mended(ctx); }
     tt_completions_free(out);
     return status;
 }
+
 TT_API void tt_completions_free(tt_completions *c) {
     int i;
     for (i = 0; i < c->n; i++) {

@@ -388,6 +388,7 @@ static void sample_one(int vocab, float scale) {
     both u(t, draws, sizeof draws);
     std::vector<float> scores((size_t)vocab);
     std::vector<int32_t> order((size_t)vocab), tokens(N);
+    const tti_choice choice = {w.c(), scores.data(), order.data()};
     ids out(t, tokens.data(), N);
     for (int greedy = 0; greedy < 2; greedy++) {
         tt_sample_args a = TT_INIT;
@@ -400,7 +401,7 @@ static void sample_one(int vocab, float scale) {
         TT_CHECK_OK(t.gpu, t.g->download(t.gpu, tokens.data(), out.gpu, out.bytes));
         for (int i = 0; i < N; i++) {
             const float *row = z.c() + i * vocab;
-            int32_t chosen = tti_choose(t.cpu, row, vocab, &s, draws[i], w.c(), scores.data(), order.data());
+            int32_t chosen = tti_choose(t.cpu, row, vocab, &s, draws[i], &choice);
             TT_CHECK_INT(tokens[(size_t)i], chosen);
             tti_row_logprob(t.cpu, row, vocab, tokens[(size_t)i], 1.25f, &logprobs.c()[i], NULL);
         }

@@ -429,10 +429,7 @@ TT_TEST(sampling_controls_keep_the_same_tokens) {
         for (i = 0; i < n; i++) { scores[i] = logits[i] / s.temperature; largest = logits[i] > largest ? logits[i] : largest; }
         for (i = 0; i < n; i++) { w[i] = (logits[i] - largest) * (1.0f / s.temperature); }
         tti_row_exp(ctx, w, n);
-        ranking.scores = scores;
-        ranking.ids = ids;
-        ranking.n = n;
-        ranking.sorted = 0;
+        tti_ranking_begin(&ranking, scores, ids, n);
         left = tti_candidates(&ranking, w, &s);
         for (i = left; i-- > 0; ) { if (logits[ids[n - 1 - i]] > -(float)HUGE_VAL) { got[n_left++] = logits[ids[n - 1 - i]]; } }
         qsort(got, (size_t)n_left, sizeof *got, ascending);      /* some cases leave all, unsorted */
