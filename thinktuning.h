@@ -12495,8 +12495,8 @@ static tt_model *tti_model_open(tt_context *ctx, const char *dir, int map) {
     tti_shards_untie(files, &config);
     m = tti_model_new(ctx, &config, NULL);
     TTI_TRY(m ? TT_OK : TT_ERR_MEM);
-    if (map) {
-        m->lent_to = files;             /* the model has them from here on */
+    if (map) {                          /* the model has the files from here on */
+        m->lent_to = files;
         m->release = tti_shards_release;
         owned = 1;
     }
