@@ -1,5 +1,6 @@
 /* options.h - command lines for the examples: one table row per option, read by options_read. Stands behind thinktuning.h.
- * A bad option ends the program with status 2 and a line that names the option and its value; so does one that is given twice. */
+ * A bad option ends the program with status 2 and a line that names the option and its value. Of an option that is given
+ * twice the last counts, so that a command can be extended. */
 #ifndef OPTIONS_H
 #define OPTIONS_H
 
@@ -102,7 +103,6 @@ static inline void option_alone(const char *program, int given, const char *name
 /* Fills the variables that the table points to; --help prints it. */
 static inline void options_read(int argc, char **argv, const char *about, const option *table, int n) {
     const char *program = argv[0];
-    char given[256] = {0};
     int i, k;
     program_begin();
     for (i = 1; i < argc; i++) {
@@ -113,7 +113,6 @@ static inline void options_read(int argc, char **argv, const char *about, const 
         }
         for (k = 0; k < n && strcmp(argv[i], table[k].name) != 0; k++) {}
         if (k == n) example_exit(2, "%s: unknown option \"%s\"; --help lists them", program, argv[i]);
-        if (given[k]++) example_exit(2, "%s: %s is given twice", program, argv[i]);
         if (table[k].type == OPTION_FLAG) {
             *(int *)table[k].value = 1;
             continue;

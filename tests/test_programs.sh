@@ -284,7 +284,8 @@ sed -i.was 's/^--steps 2$/--steps 1/' beyond-rl/settings.txt
 refuses "it is of step 2, the run ends with step 1" $(with "$bin/thinktune $quick --arms grpo --out beyond-rl --resume" "--steps 1")
 
 begin options_mean_something_or_are_refused
-refuses "--steps is given twice" $pretrain --steps 5 --steps 6 --out none
+works $pretrain --steps 5 --steps 6 --out last-counts
+grep -q "^--steps 6$" last-counts/settings.txt || bad "of an option given twice the last does not count"
 for number in " 4" 0x10 1e1 4.0 "" "4 " inf nan; do
     refuses "--max-tokens is \"$number\"" "$bin/generate" --model base --prompt cat --max-tokens "$number"
     refuses "--vocab-size is \"$number\"" "$bin/tokenize" train --input text.txt --out none.json --vocab-size "$number"
