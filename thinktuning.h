@@ -1830,7 +1830,7 @@ static size_t tti_exponent_read(const char *text, size_t size, int64_t *power) {
 TT_API size_t tt_number_read(const char *text, size_t size, double *out) {
     char digits[TTI_MAX_DIGITS + 16];
     size_t at = size > 0 && (*text == '-' || *text == '+');
-    int64_t exponent = 0, power;
+    int64_t exponent = 0, power, whole = 0;
     int n = 0, any = 0, point = 0;             /* n: digits from the first that is not zero */
     for (; at < size && (tti_is_decimal(text[at]) || (text[at] == '.' && !point)); at++) {
         if (text[at] == '.') {
@@ -1840,6 +1840,7 @@ TT_API size_t tt_number_read(const char *text, size_t size, double *out) {
         any = 1;
         exponent -= point;
         if (n == 0 && text[at] == '0') { continue; }
+        if (n < 15) { whole = 10 * whole + (text[at] - '0'); }
         if (n < TTI_MAX_DIGITS) {
             digits[n++] = text[at];
             continue;
@@ -1849,7 +1850,9 @@ TT_API size_t tt_number_read(const char *text, size_t size, double *out) {
     }
     if (!any) { return 0; }
     at += tti_exponent_read(text + at, size - at, &power);
-    *out = n > 0 ? tti_digits_value(digits, n, exponent + power, 0) : 0;
+    exponent += power;
+    if (n == 0 || (n <= 15 && exponent == 0)) { *out = (double)whole; }    /* nothing to round */
+    else { *out = tti_digits_value(digits, n, exponent, 0); }
     if (*text == '-') { *out = -*out; }
     return at;
 }
@@ -1912,6 +1915,12 @@ typedef struct tti_sink {
     va_list list;
 } tti_sink;
 
+static void tti_sink_put(tti_sink *s, const char *bytes, size_t n) {
+    size_t room = s->n + 1 < s->size ? s->size - 1 - s->n : 0;
+    if (room) { memcpy(s->out + s->n, bytes, n < room ? n : room); }
+    s->n += n;
+}
+
 /* Makes the locale's point in the number that begins at `from` a point. */
 static void tti_sink_point(tti_sink *s, size_t from) {
     size_t end = s->n < s->size ? s->n : s->size ? s->size - 1 : 0, to = from, at;
@@ -1920,7 +1929,6 @@ static void tti_sink_point(tti_sink *s, size_t from) {
         if (strchr("0123456789+- eEinfatyINFATY", c)) { s->out[to++] = c; }
         else if (to == from || s->out[to - 1] != '.') { s->out[to++] = '.'; }
     }
-    if (to < end) { s->out[to] = 0; }
     s->n -= at - to;
 }
 
@@ -1950,16 +1958,15 @@ static const char *tti_sink_flags(tti_sink *s, const char *format, char spec[48]
     return format;
 }
 
-/* Prints the next argument as spec, which ends before the letter of the conversion, wants it: what snprintf
- * returns. */
+/* Prints the next argument as spec, which ends before the letter of the conversion, wants it; returns how
+ * much snprintf has added, -1 where there is no such conversion. */
 static int tti_sink_print(tti_sink *s, char *spec, char letter, char length) {
     size_t room = s->n < s->size ? s->size - s->n : 0;
     char *out = room ? s->out + s->n : NULL, *end = spec + strlen(spec), number[48];
     unsigned long long whole;
-    int n, is_signed = letter == 'd' || letter == 'i';
+    int is_signed = letter == 'd' || letter == 'i';
     end[0] = letter;
     switch (letter) {
-    case '%': return snprintf(out, room, "%%");
     case 'c': return snprintf(out, room, spec, va_arg(s->list, int));
     case 's': return snprintf(out, room, spec, va_arg(s->list, const char *));
     case 'p': return snprintf(out, room, spec, va_arg(s->list, void *));
@@ -1971,8 +1978,11 @@ static int tti_sink_print(tti_sink *s, char *spec, char letter, char length) {
         whole = tti_sink_whole(s, length, is_signed);
         return is_signed ? snprintf(out, room, spec, (long long)whole) : snprintf(out, room, spec, whole);
     case 'r': case 'R':
-        n = (int)tti_number_text(number, va_arg(s->list, double), letter == 'R');
-        return snprintf(out, room, "%.*s", n, number);
+        tti_sink_put(s, number, tti_number_text(number, va_arg(s->list, double), letter == 'R'));
+        return 0;
+    case '%':
+        tti_sink_put(s, "%", 1);
+        return 0;
     default: return -1;
     }
 }
@@ -2003,14 +2013,14 @@ static int tti_vformat(char *out, size_t size, const char *format, va_list list)
     s.n = 0;
     va_copy(s.list, list);
     while (format) {
-        size_t plain = strcspn(format, "%"), room = s.n < size ? size - s.n : 0;
-        snprintf(room ? out + s.n : NULL, room, "%.*s", (int)plain, format);
-        s.n += plain;
+        size_t plain = strcspn(format, "%");
+        tti_sink_put(&s, format, plain);
         format += plain;
         if (!*format) { break; }
         format = tti_sink_directive(&s, format + 1);
     }
     va_end(s.list);
+    if (size) { out[s.n < size ? s.n : size - 1] = 0; }
     return format && s.n <= INT_MAX ? (int)s.n : -1;
 }
 
@@ -3036,8 +3046,14 @@ static void tti_json_space(tti_json_parser *p) {
     while (p->at < p->end && tti_is_space(*p->at)) { p->at++; }
 }
 
-/* If `word` comes next, passes it and returns 1. */
-static int tti_json_skip(tti_json_parser *p, const char *word) {
+/* If c comes next, passes it and returns 1. */
+static int tti_json_skip(tti_json_parser *p, char c) {
+    if (p->at >= p->end || *p->at != c) { return 0; }
+    p->at++;
+    return 1;
+}
+
+static int tti_json_word(tti_json_parser *p, const char *word) {
     size_t n = strlen(word);
     if ((size_t)(p->end - p->at) < n || memcmp(p->at, word, n) != 0) { return 0; }
     p->at += n;
@@ -3082,10 +3098,10 @@ static int tti_json_escape(tti_json_parser *p) {
         p->at++;
         return 1;
     }
-    if (!tti_json_skip(p, "u")) { return tti_json_fail(p, "unknown escape in a string"); }
+    if (!tti_json_skip(p, 'u')) { return tti_json_fail(p, "unknown escape in a string"); }
     if (!tti_json_hex4(p, &c)) { return tti_json_fail(p, "\\u wants four hexadecimal digits"); }
     second = p->at;
-    if (c >= 0xD800 && c < 0xDC00 && tti_json_skip(p, "\\u")) {
+    if (c >= 0xD800 && c < 0xDC00 && tti_json_word(p, "\\u")) {
         int pair = tti_json_hex4(p, &low) && low >= 0xDC00 && low < 0xE000;
         if (pair) { c = 0x10000 + ((c - 0xD800) << 10) + (low - 0xDC00); }
         else { p->at = second; }
@@ -3124,12 +3140,12 @@ static int tti_json_digits(tti_json_parser *p) {
 static int tti_json_number(tti_json_parser *p, tt_json *node) {
     const char *begin = p->at, *wrong = NULL;
     size_t i;
-    tti_json_skip(p, "-");
-    if (!tti_json_skip(p, "0") && !tti_json_digits(p)) { wrong = "expected a value"; }
-    else if (tti_json_skip(p, ".") && !tti_json_digits(p)) {
+    tti_json_skip(p, '-');
+    if (!tti_json_skip(p, '0') && !tti_json_digits(p)) { wrong = "expected a value"; }
+    else if (tti_json_skip(p, '.') && !tti_json_digits(p)) {
         wrong = "digits missing after the decimal point";
-    } else if (tti_json_skip(p, "e") || tti_json_skip(p, "E")) {
-        if (!tti_json_skip(p, "+")) { tti_json_skip(p, "-"); }
+    } else if (tti_json_skip(p, 'e') || tti_json_skip(p, 'E')) {
+        if (!tti_json_skip(p, '+')) { tti_json_skip(p, '-'); }
         if (!tti_json_digits(p)) { wrong = "digits missing in the exponent"; }
     }
     node->length = (size_t)(p->at - begin);
@@ -3150,8 +3166,8 @@ static int tti_json_value(tti_json_parser *p, int depth);
  * linked. */
 static int tti_json_members(tti_json_parser *p, tt_json *node, int depth) {
     int is_object = node->type == TT_JSON_OBJECT;
-    const char *close = is_object ? "}" : "]", *key = NULL;
-    const char *wrong = is_object ? "expected ',' or '}'" : "expected ',' or ']'";
+    char close = is_object ? '}' : ']';
+    const char *key = NULL, *wrong = is_object ? "expected ',' or '}'" : "expected ',' or ']'";
     const tt_json **link = &node->child;
     size_t key_length = 0, index;
     tti_json_space(p);
@@ -3159,10 +3175,10 @@ static int tti_json_members(tti_json_parser *p, tt_json *node, int depth) {
     for (;;) {
         tti_json_space(p);
         if (is_object) {
-            if (!tti_json_skip(p, "\"")) { return tti_json_fail(p, "expected a \"name\""); }
+            if (!tti_json_skip(p, '"')) { return tti_json_fail(p, "expected a \"name\""); }
             if (!tti_json_string(p, &key, &key_length)) { return 0; }
             tti_json_space(p);
-            if (!tti_json_skip(p, ":")) { return tti_json_fail(p, "expected ':'"); }
+            if (!tti_json_skip(p, ':')) { return tti_json_fail(p, "expected ':'"); }
         }
         index = p->n_nodes;
         if (!tti_json_value(p, depth + 1)) { return 0; }
@@ -3175,7 +3191,7 @@ static int tti_json_members(tti_json_parser *p, tt_json *node, int depth) {
         node->length++;
         tti_json_space(p);
         if (tti_json_skip(p, close)) { return 1; }
-        if (!tti_json_skip(p, ",")) { return tti_json_fail(p, wrong); }
+        if (!tti_json_skip(p, ',')) { return tti_json_fail(p, wrong); }
     }
 }
 
@@ -3187,25 +3203,22 @@ static int tti_json_value(tti_json_parser *p, int depth) {
     if (depth > 128) { return tti_json_fail(p, "nested deeper than 128"); }
     if (p->n_nodes++ >= TTI_JSON_MAX_VALUES) { return tti_json_fail(p, "more than 8388608 values"); }
     if (p->at >= p->end) { return tti_json_fail(p, "text ends where a value is expected"); }
-    if (tti_json_skip(p, "null")) { return 1; }
-    if (tti_json_skip(p, "\"")) {
+    if (tti_json_skip(p, '"')) {
         node->type = TT_JSON_STRING;
         return tti_json_string(p, &node->string, &node->length);
     }
-    if (tti_json_skip(p, "{")) {
+    if (tti_json_skip(p, '{')) {
         node->type = TT_JSON_OBJECT;
         return tti_json_members(p, node, depth);
     }
-    if (tti_json_skip(p, "[")) {
+    if (tti_json_skip(p, '[')) {
         node->type = TT_JSON_ARRAY;
         return tti_json_members(p, node, depth);
     }
-    if (*p->at == 't' || *p->at == 'f') {
-        node->type = TT_JSON_BOOL;
-        node->number = *p->at == 't';
-        return tti_json_skip(p, "true") || tti_json_skip(p, "false") || tti_json_fail(p, "expected a value");
-    }
-    node->type = TT_JSON_NUMBER;
+    if (tti_json_word(p, "null")) { return 1; }
+    node->type = *p->at == 't' || *p->at == 'f' ? TT_JSON_BOOL : TT_JSON_NUMBER;
+    node->number = *p->at == 't';
+    if (tti_json_word(p, "true") || tti_json_word(p, "false")) { return 1; }
     return tti_json_number(p, node);
 }
 
