@@ -699,13 +699,11 @@ typedef struct tt_text_source {
 } tt_text_source;
 
 typedef struct tt_tokenizer_desc {
-    int vocab_size;                      /* incl. special tokens; 0 = 32000; fewer if the text has no more
-                                            pairs */
-    int min_frequency;                   /* of a pair to be merged; 0 = 2 */
-    int all_bytes;                       /* 1: the alphabet is all 256 bytes; 0: those of text and special
-                                            tokens */
-    tt_pretokenizer pretokenizer;        /* 0 = GPT-2 */
-    const char *const *special_tokens;   /* get ids 0, 1, ... in this order */
+    int vocab_size;                      /* incl. special tokens; 0 = 32000; fewer if the text has no more pairs */
+    int min_frequency;                   /* of a pair to be merged; 0 = 2                                       */
+    int all_bytes;                       /* 1: the alphabet is all 256 bytes; 0: those of text and specials     */
+    tt_pretokenizer pretokenizer;        /* 0 = GPT-2                                                           */
+    const char *const *special_tokens;   /* get ids 0, 1, ... in this order                                     */
     int n_special_tokens;
 } tt_tokenizer_desc;
 
@@ -721,7 +719,7 @@ TT_API tt_tokenizer *tt_tokenizer_parse(tt_context *, const char *file, size_t s
 TT_API tt_status     tt_tokenizer_save(const tt_tokenizer *, const char *tokenizer_json_path);
 TT_API tt_status     tt_tokenizer_json(const tt_tokenizer *, tt_text *out);
 TT_API void          tt_tokenizer_destroy(tt_tokenizer *);
-TT_API int           tt_vocab_size(const tt_tokenizer *);                              /* highest id + 1 */
+TT_API int           tt_vocab_size(const tt_tokenizer *);      /* highest id + 1 */
 /* Of a whole token as it decodes, e.g. "<end>" or " the"; -1 if none */
 TT_API int           tt_token_id(const tt_tokenizer *, const char *text);
 TT_API int           tt_token_is_special(const tt_tokenizer *, int id);
@@ -6152,8 +6150,8 @@ TT_API tt_tensor *tt_recompute(tt_context *ctx, tt_segment_fn fn, void *user, tt
  * between them is normalized, if the file asks for it. 3. It is split into pieces, roughly words, by a
  * pre-tokenizer. 4. Each piece starts as one token per byte (or per character), and byte pair encoding merges
  * neighbours: of all adjacent pairs that have a merge rule, the one with the lowest rank goes first, the
- * leftmost if it occurs twice, until no rule fits. Source: Sennrich et al. 2016, arXiv 1508.07909, algorithm
- * 1.
+ * leftmost if it occurs twice, until no rule fits.
+ * Source: Sennrich et al. 2016, arXiv 1508.07909, algorithm 1.
  *
  * A tokenizer is: the bytes of every token (a dictionary from bytes to id and a table from id to bytes), and
  * the merge rules (a hash map from a pair of ids to its rank). Nothing in it changes after it is made, but
@@ -6383,7 +6381,7 @@ typedef struct tti_unicode {
  * difference to the first of the row before. */
 static uint32_t tti_table_digit(char c) { return (uint32_t)(c == 'p' ? '\\' : c == 'q' ? '?' : c) - '0'; }
 
-/* Decoding the classes takes 30 microseconds, all five tables 120: once for each tokenizer. */
+/* Once for each tokenizer, so that the rest of the chapter looks numbers up in plain arrays. */
 static tt_status tti_table_decode(tt_context *ctx, int which, size_t width, tti_table *table) {
     const char *const *lines = tti_unicode_lines(which), *const *line;
     const char *at;
