@@ -12533,8 +12533,9 @@ static tt_status tti_adamw_check(tt_context *ctx, const tt_adamw_desc *d) {
     }
     if (!(d->eps > 0 && d->eps <= 1) || !(d->weight_decay >= 0 && d->weight_decay <= 100) ||
         !(d->max_grad_norm >= 0) || !isfinite(d->max_grad_norm)) {
-        return tt_fail(ctx, TT_ERR_ARG, "tt_adamw_create: eps is %g, weight_decay %g, max_grad_norm %g, expected in (0, 1], "
-                       "in [0, 100], finite and >= 0", (double)d->eps, (double)d->weight_decay, (double)d->max_grad_norm);
+        return tt_fail(ctx, TT_ERR_ARG, "tt_adamw_create: eps is %g, weight_decay %g, max_grad_norm %g, expected "
+                       "in (0, 1], in [0, 100], finite and >= 0", (double)d->eps, (double)d->weight_decay,
+                       (double)d->max_grad_norm);
     }
     return TT_OK;
 }
@@ -12654,7 +12655,8 @@ TT_API tt_status tt_optimizer_step(tt_optimizer *o, float lr, tt_optimizer_stats
     int i, skip;
     if (ctx->graph_error) { return ctx->status; }
     if (!(lr >= 0 && lr <= TT_MAX_LR)) {
-        return tt_fail(ctx, TT_ERR_ARG, "tt_optimizer_step: lr is %g, expected 0 .. %g", (double)lr, (double)TT_MAX_LR);
+        return tt_fail(ctx, TT_ERR_ARG, "tt_optimizer_step: lr is %g, expected 0 .. %g", (double)lr,
+                       (double)TT_MAX_LR);
     }
     status = tti_grad_norm(o, &norm);
     if (status != TT_OK) { return status; }
@@ -14385,6 +14387,7 @@ TT_API int tt_think_active(const tt_think_config *config, int step) {
 
 static const char *const tti_tags[3] = {"reason", "phrase", "opinion"};
 
+/* The last `what` before `end`, or NULL. */
 static const char *tti_find_last(const char *text, const char *end, const char *what) {
     size_t n = strlen(what);
     const char *at;
@@ -14469,6 +14472,7 @@ static int tti_is_section(const char *line, size_t n) {
     return 1;
 }
 
+/* Narrows text[begin .. begin + size) until it neither begins nor ends with white space. */
 static void tti_trim(const char *text, size_t *begin, size_t *size) {
     while (*size > 0 && tti_is_space(text[*begin])) {
         ++*begin;
@@ -14692,7 +14696,8 @@ TT_API tt_status tt_teacher_follow(tt_model *teacher, const tt_model *student, f
         return tt_fail(ctx, TT_ERR_ARG, "tt_teacher_follow: decay is %g, expected 0 .. 1", (double)decay);
     }
     if (teacher == student) {
-        return tt_fail(ctx, TT_ERR_ARG, "tt_teacher_follow: the teacher is the student itself, expected another model");
+        return tt_fail(ctx, TT_ERR_ARG,
+                       "tt_teacher_follow: the teacher is the student itself, expected another model");
     }
     if (n != tt_model_n_params(student) || has != wants) {
         return tt_fail(ctx, TT_ERR_SHAPE, "tt_teacher_follow: the teacher has %lu weights, the student %lu",
@@ -14896,6 +14901,7 @@ static tt_status tti_think_ask(tti_lesson *l) {
     return status;
 }
 
+/* A part that the teacher left out has no data. */
 static tt_status tti_append_said(tt_text *text, const tt_text *said) {
     return said->data ? tt_text_append(text, said->data, said->size) : TT_OK;
 }
