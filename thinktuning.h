@@ -728,13 +728,14 @@ TT_API tt_tensor *tt_recompute(tt_context *, tt_segment_fn fn, void *user, tt_te
                                int n_inputs);
 
 /* ==== 6. tokenizer =========================================================================
- * BPE, byte-level or of SentencePiece's kind. Files: Hugging Face's tokenizer.json of GPT-2, GPT-NeoX, Llama 2 and 3,
- * Mistral, Qwen 2 to 3, SmolLM2, Mistral-Nemo and alike, and .tiktoken ranks (r50k, p50k, cl100k, o200k, Llama 3). The ids are
- * those of the packages tokenizers 0.23 and tiktoken 0.14; what a file asks for and is not done here is an error
- * that names it. Memory: a tokenizer, and for each thread that encodes a cache of 1 MiB and what the longest text
- * without a split needs (36 bytes per byte of that piece, 16 for each added token in a text). Encoding and decoding write to
- * the tokenizer's caches, const as it is: like its context, it is used by one thread at a time. tt_encode_batch works on all
- * threads of the context; threads of your own take a context and a tokenizer each. */
+ * BPE, byte-level or of SentencePiece's kind. Files: Hugging Face's tokenizer.json of GPT-2, GPT-NeoX, Llama
+ * 2 and 3, Mistral, Qwen 2 to 3, SmolLM2, Mistral-Nemo and alike; of .tiktoken ranks (r50k, p50k, cl100k,
+ * o200k, Llama 3) tools/convert_weights.py makes one. The ids are those of the packages tokenizers 0.23 and
+ * tiktoken 0.14; what a file asks for and is not done here is an error that names it. Memory: a tokenizer, and for each thread that encodes a
+ * cache of 1 MiB and what the longest text without a split needs (36 bytes per byte of that piece, 16 for
+ * each added token in a text). Encoding and decoding write to the tokenizer's caches, const as it is: like
+ * its context, it is used by one thread at a time. tt_encode_batch works on all threads of the context;
+ * threads of your own take a context and a tokenizer each. */
 
 typedef struct tt_tokenizer tt_tokenizer;
 typedef enum tt_pretokenizer {
@@ -750,83 +751,108 @@ typedef enum tt_pretokenizer {
 } tt_pretokenizer;
 
 /* Where training text comes from: read fills at most n bytes, returns how many, 0 at the end. */
-typedef struct tt_text_source { size_t (*read)(void *user, char *bytes, size_t n); void *user; } tt_text_source;
+typedef struct tt_text_source {
+    size_t (*read)(void *user, char *bytes, size_t n);
+    void *user;
+} tt_text_source;
 
 typedef struct tt_tokenizer_desc {
     int vocab_size;                      /* incl. special tokens; 0 = 32000; fewer if the text has no more pairs */
-    int min_frequency;                   /* of a pair to be merged; 0 = 2                                        */
-    int all_bytes;                       /* 1: the alphabet is all 256 bytes; 0: those of text and special tokens */
-    tt_pretokenizer pretokenizer;        /* 0 = GPT-2                                                            */
-    const char *const *special_tokens;   /* get ids 0, 1, ... in this order                                      */
+    int min_frequency;                   /* of a pair to be merged; 0 = 2                                       */
+    int all_bytes;                       /* 1: the alphabet is all 256 bytes; 0: those of text and specials     */
+    tt_pretokenizer pretokenizer;        /* 0 = GPT-2                                                           */
+    const char *const *special_tokens;   /* get ids 0, 1, ... in this order                                     */
     int n_special_tokens;
 } tt_tokenizer_desc;
 
-/* Merges the most frequent pair until vocab_size; a tie goes to the pair with the smaller ids (left, then right). */
+/* Merges the most frequent pair until vocab_size; a tie goes to the pair with the smaller ids (left, then
+ * right). */
 TT_API tt_tokenizer *tt_tokenizer_train(tt_context *, const tt_tokenizer_desc *, tt_text_source text);
-/* The same from a list: each word, a space before it included, becomes one token (its bytes and beginnings are tokens too).
- * Here min_frequency 0 = 1 and pretokenizer 0 = WHITESPACE. n may be 0. */
-TT_API tt_tokenizer *tt_tokenizer_words(tt_context *, const tt_tokenizer_desc *desc_or_null, const char *const *words, int n);
-TT_API tt_tokenizer *tt_tokenizer_load(tt_context *, const char *path);                /* tokenizer.json or .tiktoken, by its content */
+/* The same from a list: each word, a space before it included, becomes one token (its bytes and beginnings
+ * are tokens too). Here min_frequency 0 = 1 and pretokenizer 0 = WHITESPACE. n may be 0. */
+TT_API tt_tokenizer *tt_tokenizer_words(tt_context *, const tt_tokenizer_desc *desc_or_null,
+                                        const char *const *words, int n);
+TT_API tt_tokenizer *tt_tokenizer_load(tt_context *, const char *path);
 TT_API tt_tokenizer *tt_tokenizer_parse(tt_context *, const char *file, size_t size);
 TT_API tt_status     tt_tokenizer_save(const tt_tokenizer *, const char *tokenizer_json_path);
 TT_API tt_status     tt_tokenizer_json(const tt_tokenizer *, tt_text *out);
 TT_API void          tt_tokenizer_destroy(tt_tokenizer *);
-TT_API int           tt_vocab_size(const tt_tokenizer *);                              /* highest id + 1        */
-TT_API int           tt_token_id(const tt_tokenizer *, const char *text);              /* of a whole token as it decodes, e.g. "<end>" or " the"; -1 if none */
+TT_API int           tt_vocab_size(const tt_tokenizer *);      /* highest id + 1 */
+/* Of a whole token as it decodes, e.g. "<end>" or " the"; -1 if none */
+TT_API int           tt_token_id(const tt_tokenizer *, const char *text);
 TT_API int           tt_token_is_special(const tt_tokenizer *, int id);
 
 typedef enum tt_special { TT_SPECIAL_PARSE = 0, TT_SPECIAL_TEXT, TT_SPECIAL_REFUSE } tt_special;
-/* Both append to out, or on failure nothing. Special tokens in the text are cut out first (PARSE), read as plain
- * text (TEXT), or are an error (REFUSE). Decoding gives the bytes back, also such as are no UTF-8, but for what the
- * file's normalizer has changed (NFC; the space that Llama 2 adds is taken off again, and so is the text's own where
- * Metaspace, finding one, adds none). An id without a token reads as U+FFFD: models have more rows than their tokenizer has
- * tokens, and may sample one of them. */
-TT_API tt_status tt_encode(const tt_tokenizer *, const char *text, size_t size, tt_special special, tt_ids *out);
-TT_API tt_status tt_decode(const tt_tokenizer *, const int32_t *ids, size_t n, int skip_special, tt_text *out);
+/* Both append to out, or on failure nothing. Special tokens in the text are cut out first (PARSE), read as
+ * plain text (TEXT), or are an error (REFUSE). Decoding gives the bytes back, also such as are no UTF-8, but
+ * for what the file's normalizer has changed (NFC; the space that Llama 2 adds is taken off again, and so is
+ * the text's own where Metaspace, finding one, adds none). An id without a token reads as U+FFFD: models have
+ * more rows than their tokenizer has tokens, and may sample one of them. */
+TT_API tt_status tt_encode(const tt_tokenizer *, const char *text, size_t size, tt_special special,
+                           tt_ids *out);
+TT_API tt_status tt_decode(const tt_tokenizer *, const int32_t *ids, size_t n, int skip_special,
+                           tt_text *out);
 /* As tt_encode, with the tokens that the file's post_processor puts around a text (Llama: its BOS). */
-TT_API tt_status tt_encode_document(const tt_tokenizer *, const char *text, size_t size, tt_special special, tt_ids *out);
-/* How every prompt here begins. The text, whose special tokens count, with the question, which is plain text, in the place of
- * each {question} (NULL: the text as it is), encoded as one. In front stands what the post_processor puts before a text
- * (Llama: its BOS), unless the prompt begins with it, or with a turn of a chat template (<|im_start|>, <|start_header_id|>):
- * such a template says itself how it begins. What follows a prompt, an answer or feedback, is tt_encode's. */
-TT_API tt_status tt_encode_prompt(const tt_tokenizer *, const char *text, size_t size, const char *question, size_t question_size, tt_ids *out);
-/* Many texts on all threads; text i gives out->data[offsets[i] .. offsets[i+1]), the ids that tt_encode gives.
- * offsets has n + 1 places; out is appended to. */
+TT_API tt_status tt_encode_document(const tt_tokenizer *, const char *text, size_t size, tt_special special,
+                                    tt_ids *out);
+/* How every prompt here begins. The text, whose special tokens count, with the question, which is plain text,
+ * in the place of each {question} (NULL: the text as it is), encoded as one. In front stands what the
+ * post_processor puts before a text (Llama: its BOS), unless the prompt begins with it, or with a turn of a
+ * chat template (<|im_start|>, <|start_header_id|>): such a template says itself how it begins. What follows
+ * a prompt, an answer or feedback, is tt_encode's. */
+TT_API tt_status tt_encode_prompt(const tt_tokenizer *, const char *text, size_t size, const char *question,
+                                  size_t question_size, tt_ids *out);
+/* Many texts on all threads; text i gives out->data[offsets[i] .. offsets[i+1]), the ids that tt_encode
+ * gives. offsets has n + 1 places; out is appended to. */
 typedef struct tt_span { const char *data; size_t size; } tt_span;
-TT_API tt_status tt_encode_batch(const tt_tokenizer *, const tt_span *texts, size_t n, tt_special special, tt_ids *out, size_t *offsets);
+TT_API tt_status tt_encode_batch(const tt_tokenizer *, const tt_span *texts, size_t n, tt_special special,
+                                 tt_ids *out, size_t *offsets);
 
-/* What tt_encode refuses (TT_ERR_ARG, which names byte and offset). BYTES, the default: a byte without a token, where
- * a vocabulary has not all 256 (SmolLM2, or trained without all_bytes); else such bytes vanish, as in Hugging Face.
- * UTF8: text that is no valid UTF-8; else its bytes are encoded as they are. */
+/* What tt_encode refuses (TT_ERR_ARG, which names byte and offset). BYTES, the default: a byte without a
+ * token, where a vocabulary has not all 256 (SmolLM2, or trained without all_bytes); else such bytes vanish,
+ * as in Hugging Face. UTF8: text that is no valid UTF-8; else its bytes are encoded as they are. */
 enum { TT_REFUSE_NOTHING = 0, TT_REFUSE_BYTES = 1, TT_REFUSE_UTF8 = 2 };
 TT_API void tt_tokenizer_refuse(tt_tokenizer *, int what);
 
-/* Decoding token by token: what comes out is whole characters; half of one is held until its rest comes. All of it,
- * with the end, is what tt_decode gives. Start from {tokenizer, skip_special} with all else 0; it owns no memory. */
-typedef struct tt_decoder { const tt_tokenizer *tokenizer; int skip_special, started, n_held; char held[4]; } tt_decoder;
+/* Decoding token by token: what comes out is whole characters; half of one is held until its rest comes. All
+ * of it, with the end, is what tt_decode gives. Start from {tokenizer, skip_special} with all else 0; it owns
+ * no memory. */
+typedef struct tt_decoder {
+    const tt_tokenizer *tokenizer;
+    int skip_special, started, n_held;
+    char held[4];
+} tt_decoder;
 TT_API tt_status tt_decoder_push(tt_decoder *, int32_t id, tt_text *out);
 TT_API tt_status tt_decoder_end(tt_decoder *, tt_text *out);       /* appends what is held, and begins anew */
 
-/* The text of a conversation, byte for byte that of transformers' apply_chat_template without tools. Formats: "chatml";
- * "qwen2", "qwen2.5", "smollm2" (the same with a system message of their own where none is given), "qwen3" (thoughts only
- * behind the last question), "llama3", "llama3.1" (also 3.2 and 3.3: its system message begins with two dates), and
- * "plain" ("role: content" lines). The roles of qwen2.5, qwen3 and llama3.1 are system, user and assistant. n may be 0. */
+/* The text of a conversation, byte for byte that of transformers' apply_chat_template without tools. Formats:
+ * "chatml"; "qwen2", "qwen2.5", "smollm2" (the same with a system message of their own where none is given),
+ * "qwen3" (thoughts only behind the last question), "llama3", "llama3.1" (also 3.2 and 3.3: its system
+ * message begins with two dates), and "plain" ("role: content" lines). The roles of qwen2.5, qwen3 and
+ * llama3.1 are system, user and assistant. n may be 0. */
 typedef struct tt_message { const char *role, *content; } tt_message;
 typedef struct tt_chat_desc {
-    const char *format;              /* NULL or "" = by the tokenizer's special tokens: chatml, llama3, llama3.1, or else plain */
-    const tt_tokenizer *tokenizer;   /* may be NULL                                                                  */
-    const char *date;                /* today's, for llama3.1; NULL = "26 Jul 2024", as its template says            */
-    int generation_prompt;           /* 1: opens the assistant's answer at the end                                   */
-    int parse_content;               /* tt_chat_encode: 1 = special tokens in roles and contents count, as in transformers */
-    size_t from;                     /* tt_chat_encode: bytes of the text to leave out, since their ids are known   */
+    const char *format;              /* NULL or "" = by the tokenizer's special tokens: chatml, llama3,
+                                        llama3.1, or else plain */
+    const tt_tokenizer *tokenizer;   /* may be NULL */
+    const char *date;                /* today's, for llama3.1; NULL = "26 Jul 2024", as its template says */
+    int generation_prompt;           /* 1: opens the assistant's answer at the end */
+    int parse_content;               /* tt_chat_encode: 1 = special tokens in roles and contents count, as
+                                        in transformers */
+    size_t from;                     /* tt_chat_encode: bytes of the text to leave out, since their ids are
+                                        known */
 } tt_chat_desc;
-TT_API tt_status   tt_chat_render(tt_context *, const tt_chat_desc *, const tt_message *messages, int n, tt_text *out);
-/* The same as ids, appended to out; the tokenizer is required. The template's special tokens count; what stands in role and
- * content is text, so that nobody's text ends a turn or begins one ("plain" has no tokens for it and cannot tell). It begins
- * as in tt_encode_prompt, unless from leaves that out. answer_or_null: the last message is the assistant's, out receives all up to where sampling begins, answer the rest, which is what is to be learnt. */
-TT_API tt_status   tt_chat_encode(tt_context *, const tt_chat_desc *, const tt_message *messages, int n, tt_ids *out, tt_ids *answer_or_null);
-/* The format that a chat_template of Hugging Face writes, a text that lives for ever; NULL and TT_ERR_FILE if it is none
- * of the above to the letter (but for its part about tools). See also tt_model_chat_format. */
+TT_API tt_status tt_chat_render(tt_context *, const tt_chat_desc *, const tt_message *messages, int n,
+                                tt_text *out);
+/* The same as ids, appended to out; the tokenizer is required. The template's special tokens count; what
+ * stands in role and content is text, so that nobody's text ends a turn or begins one ("plain" has no tokens
+ * for it and cannot tell). It begins as in tt_encode_prompt, unless from leaves that out. answer_or_null: the
+ * last message is the assistant's, out receives all up to where sampling begins, answer the rest, which is
+ * what is to be learnt. */
+TT_API tt_status tt_chat_encode(tt_context *, const tt_chat_desc *, const tt_message *messages, int n,
+                                tt_ids *out, tt_ids *answer_or_null);
+/* The format that a chat_template of Hugging Face writes, a text that lives for ever; NULL and TT_ERR_FILE if
+ * it is none of the above to the letter (but for its part about tools). See also tt_model_chat_format. */
 TT_API const char *tt_chat_recognize(tt_context *, const char *chat_template, size_t size);
 
 
@@ -6356,8 +6382,8 @@ TT_API tt_tensor *tt_recompute(tt_context *ctx, tt_segment_fn fn, void *user, tt
  * between them is normalized, if the file asks for it. 3. It is split into pieces, roughly words, by a
  * pre-tokenizer. 4. Each piece starts as one token per byte (or per character), and byte pair encoding merges
  * neighbours: of all adjacent pairs that have a merge rule, the one with the lowest rank goes first, the
- * leftmost if it occurs twice, until no rule fits. Source: Sennrich et al. 2016, arXiv 1508.07909, algorithm
- * 1.
+ * leftmost if it occurs twice, until no rule fits.
+ * Source: Sennrich et al. 2016, arXiv 1508.07909, algorithm 1.
  *
  * A tokenizer is: the bytes of every token (a dictionary from bytes to id and a table from id to bytes), and
  * the merge rules (a hash map from a pair of ids to its rank). Nothing in it changes after it is made, but
@@ -6416,6 +6442,7 @@ static tti_word *tti_dict_find(const tti_dict *d, const char *bytes, size_t size
     return NULL;
 }
 
+/* Puts word `index` into the first free slot from its hash on. */
 static void tti_dict_place(tti_dict *d, uint32_t index) {
     size_t slot = (size_t)d->words[index].hash & (d->n_slots - 1);
     while (d->slots[slot]) { slot = (slot + 1) & (d->n_slots - 1); }
@@ -6465,6 +6492,8 @@ static void tti_dict_free(tti_dict *d) {
 typedef struct tti_pair_slot { int32_t left, right, value; } tti_pair_slot;      /* value + 1; 0 = free */
 typedef struct tti_pair_map { tti_pair_slot *slots; size_t n, n_slots; } tti_pair_map;
 
+/* The slot of the pair, or the free one where it belongs. The hash is Fibonacci's: the upper bits of a
+ * product with 2^64 / golden ratio. */
 static tti_pair_slot *tti_pair_slot_of(const tti_pair_map *map, int32_t left, int32_t right) {
     uint64_t hash = (((uint64_t)(uint32_t)left << 32) | (uint32_t)right) * 0x9E3779B97F4A7C15u;
     size_t slot = (size_t)(hash >> 32) & (map->n_slots - 1);
@@ -6584,7 +6613,7 @@ typedef struct tti_unicode {
  * difference to the first of the row before. */
 static uint32_t tti_table_digit(char c) { return (uint32_t)(c == 'p' ? '\\' : c == 'q' ? '?' : c) - '0'; }
 
-/* Decoding the classes takes 30 microseconds, all five tables 120: once for each tokenizer. */
+/* Once for each tokenizer, so that the rest of the chapter looks numbers up in plain arrays. */
 static tt_status tti_table_decode(tt_context *ctx, int which, size_t width, tti_table *table) {
     const char *const *lines = tti_unicode_lines(which), *const *line;
     const char *at;
@@ -6712,6 +6741,7 @@ static void tti_unicode_free(tt_context *ctx, tti_unicode *u) {
  * GPT-2 writes byte b as character b where that is printable Latin-1, the other 68 bytes as U+0100 and up, in
  * order. */
 static int tti_printable(int c) { return (c > 32 && c < 127) || (c > 160 && c < 256 && c != 173); }
+
 static int tti_byte_char(int b) {
     return tti_printable(b) ? b : b <= 32 ? 256 + b : b < 173 ? 289 + b - 127 : 323;
 }
@@ -6756,20 +6786,24 @@ static tt_status tti_key_to_bytes(const char *key, size_t size, tt_text *out, in
  * Each pattern is written out by hand: a function that is given the beginning of a piece and returns its end.
  * Alternatives are tried in the order of the pattern, as a regular expression does; tests/test_tokenizer.c
  * and the parity test hold them against the packages' engines. */
-#define TTI_PRETOKENIZE_MARKS 100        /* beside tt_pretokenizer: Llama 2, no pattern; see tti_piece_marks */
-#define TTI_PRETOKENIZE_EACH_MARK 101    /* Metaspace with "split": each U+2581 begins a piece */
+#define TTI_PRETOKENIZE_MARKS 100      /* beside tt_pretokenizer: Llama 2, no pattern; see tti_piece_marks */
+#define TTI_PRETOKENIZE_EACH_MARK 101  /* Metaspace with "split": each U+2581 begins a piece               */
 
 #define TTI_RE_SHORT "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 #define TTI_RE_GPT2_TAIL "| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"
 #define TTI_RE_WORD TTI_RE_SHORT "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|"
 #define TTI_RE_SYMBOLS "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|"
 #define TTI_RE_SPACES "\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
-#define TTI_RE_SMALL "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]*[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]+"
-#define TTI_RE_CAPITAL "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]+[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]*"
+#define TTI_RE_SMALL \
+    "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]*[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]+"
+#define TTI_RE_CAPITAL \
+    "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]+[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]*"
 #define TTI_RE_SLASHES "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|" TTI_RE_SPACES
 
 /* Patterns of a Split as the files write them; the first of a kind is what is saved. */
-static const struct { tt_pretokenizer kind; const char *pattern; } tti_patterns[] = {
+typedef struct tti_pattern { tt_pretokenizer kind; const char *pattern; } tti_pattern;
+
+static const tti_pattern tti_patterns[] = {
     {TT_PRETOKENIZE_WHITESPACE, " ?\\S+|\\s+(?!\\S)|\\s+"},
     {TT_PRETOKENIZE_GPT2, "'s|'t|'re|'ve|'m|'ll|'d" TTI_RE_GPT2_TAIL},
     {TT_PRETOKENIZE_GPT2, "'(?:[sdmt]|ll|ve|re)" TTI_RE_GPT2_TAIL},
@@ -6798,6 +6832,7 @@ static tti_scanner tti_scanner_make(const tti_unicode *unicode, const char *end)
     return s;
 }
 
+/* Class and length of the character at `at`: by the map where it reaches, else by the table. */
 static int tti_class_at(tti_scanner *s, const char *at, size_t *size) {
     unsigned char first = (unsigned char)*at;
     uint32_t c;
@@ -6820,6 +6855,7 @@ static const char *tti_class_run(tti_scanner *s, const char *at, unsigned set) {
     return at;
 }
 
+/* Whether a character of the set stands at `at`; none does at the end. */
 static int tti_in(tti_scanner *s, const char *at, unsigned set) {
     size_t size;
     if (at >= s->end) {
@@ -6846,6 +6882,7 @@ static size_t tti_contraction(tti_scanner *s, const char *at, int any_case) {
     return (a == 'r' && b == 'e') || (a == 'v' && b == 'e') || (a == 'l' && b == 'l') ? 3 : 0;
 }
 
+/* \p{N}{0,most} */
 static const char *tti_digits(tti_scanner *s, const char *at, int most) {
     while (most-- > 0 && tti_in(s, at, TTI_NUMBERS)) {
         size_t size;
@@ -6949,8 +6986,8 @@ static const char *tti_word_capital(tti_scanner *s, const char *at) {
 }
 
 /* o200k, Mistral-Nemo:
- * [^\r\n\p{L}\p{N}]?capital*small+(?i:'s|...)?|[^\r\n\p{L}\p{N}]?capital+small*(?i:'s|...)? |\p{N}{1,digits}|
- * ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+ */
+ * [^\r\n\p{L}\p{N}]?capital*small+(?i:'s|...)?|[^\r\n\p{L}\p{N}]?capital+small*(?i:'s|...)?
+ * |\p{N}{1,digits}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+ */
 static const char *tti_piece_o200k(tti_scanner *s, const char *at, int digits, int contractions) {
     size_t size;
     int k = tti_class_at(s, at, &size);
@@ -7002,8 +7039,10 @@ static const char *tti_piece(int kind, tti_scanner *s, const char *at) {
     case TT_PRETOKENIZE_TEKKEN: return tti_piece_o200k(s, at, 1, 0);
     case TTI_PRETOKENIZE_MARKS: return tti_piece_marks(s, at, 0);
     case TTI_PRETOKENIZE_EACH_MARK: return tti_piece_marks(s, at, 1);
-    default: s->saw_end = 1; return s->end;
+    default: break;                  /* TT_PRETOKENIZE_BYTES: the text is one piece */
     }
+    s->saw_end = 1;
+    return s->end;
 }
 
 /* ---- [tt:tokenizer.worker] what a thread needs ----
@@ -7179,6 +7218,7 @@ static size_t tti_nfc_compose(const tti_unicode *u, uint32_t *chars, size_t n) {
     return kept;
 }
 
+/* Decomposes, orders and composes one stretch, and appends it. */
 static tt_status tti_nfc_stretch(const tti_unicode *u, tti_bpe_worker *w, const char *at, const char *end,
                                  tti_bytes *out) {
     size_t n = 0, i;
@@ -7439,6 +7479,7 @@ static size_t tti_merge_short(const tt_tokenizer *t, int32_t *ids, size_t n) {
  * comes up. */
 typedef struct tti_chain { const tt_tokenizer *t; tti_link *links; uint64_t *heap; size_t n_heap; } tti_chain;
 
+/* Looks the pair (at, next) up and, if it has a rule, enters it into the heap. */
 static void tti_chain_push(tti_chain *chain, uint32_t at) {
     tti_link *link = &chain->links[at];
     uint64_t pair, *heap = chain->heap;
@@ -7467,6 +7508,7 @@ static uint64_t tti_chain_pop(tti_chain *chain) {
     return least;
 }
 
+/* Joins `at` with its right neighbour, and looks up the two pairs that are new. */
 static void tti_chain_merge(tti_chain *chain, uint32_t at) {
     tti_link *link = &chain->links[at];
     uint32_t gone = link->next;
@@ -7773,6 +7815,8 @@ done:
     return status;
 }
 
+/* The branch below `at` for a byte; 0, which is never a child, if there is none. Roots have a table of all
+ * bytes. */
 static int32_t tti_branch_child(const tt_tokenizer *t, int32_t at, char byte) {
     int32_t k;
     if (at < 2) { return t->roots[at][(unsigned char)byte]; }
@@ -7892,6 +7936,7 @@ static tt_status tti_find_added(const tt_tokenizer *t, tti_bpe_worker *w, int le
     return TT_OK;
 }
 
+/* "single_word": neither before nor behind [at, stop) stands a character of a word. */
 static int tti_stands_alone(const tti_unicode *u, const char *begin, const char *at, const char *stop,
                             const char *end) {
     uint32_t c;
@@ -7991,6 +8036,8 @@ done:
     return status;
 }
 
+/* Level 0: raw text between added tokens, which is normalized and searched for the "normalized" ones. Level
+ * 1: what is between those. */
 static tt_status tti_encode_section(tti_encoder *e, const char *begin, const char *end, int level) {
     tt_status status;
     if (level == 1) { return tti_encode_pieces(e, begin, end); }
@@ -8145,6 +8192,7 @@ static void tti_text_cut(tt_text *text, size_t size) {
     text->data[size] = 0;
 }
 
+/* Appends the bytes of one token. place: of the id, for the sentence about an error. */
 static tt_status tti_decode_one(const tt_tokenizer *t, int32_t id, size_t place, int skip_special,
                                 tt_text *out) {
     const tti_token *token = id >= 0 && (size_t)id < t->n_tokens ? &t->tokens[id] : NULL;
@@ -8287,6 +8335,7 @@ static tt_status tti_step_unknown(const tt_tokenizer *t, const tt_json *root, co
     return tti_expect(t, 0, what, step, "type", expected);
 }
 
+/* A whole number that is a token's id. */
 static tt_status tti_read_id(tt_context *ctx, const tt_json *node, const char *what, int32_t *id) {
     double number = node && node->type == TT_JSON_NUMBER ? node->number : -1;
     if (!(number >= 0 && number < TTI_MAX_VOCAB) || number != (double)(int32_t)number) {
@@ -8299,11 +8348,8 @@ static tt_status tti_read_id(tt_context *ctx, const tt_json *node, const char *w
 }
 
 static tt_status tti_read_added(tt_tokenizer *t, const tt_json *token) {
-    static const struct { const char *key; int flag; } flags[] = {{"special", TTI_SPECIAL},
-                                                                  {"normalized", TTI_NORMALIZED},
-                                                                  {"lstrip", TTI_LSTRIP},
-                                                                  {"rstrip", TTI_RSTRIP},
-                                                                  {"single_word", TTI_SINGLE}};
+    static const char *const keys[] = {"special", "normalized", "lstrip", "rstrip", "single_word"};
+    static const int flags[] = {TTI_SPECIAL, TTI_NORMALIZED, TTI_LSTRIP, TTI_RSTRIP, TTI_SINGLE};
     const tt_json *content = tt_json_get(token, "content");
     int set = TTI_ADDED, good = content && content->type == TT_JSON_STRING && content->length > 0;
     int32_t id = 0;
@@ -8312,7 +8358,7 @@ static tt_status tti_read_added(tt_tokenizer *t, const tt_json *token) {
     TTI_TRY(tti_expect(t, good, "added_tokens: ", token, "content", "a string that is not empty"));
     TTI_TRY(tti_read_id(t->ctx, tt_json_get(token, "id"), "added_tokens: id", &id));
     for (i = 0; i < sizeof flags / sizeof *flags; i++) {
-        if (tt_json_number(token, flags[i].key, 0) != 0) { set |= flags[i].flag; }
+        if (tt_json_number(token, keys[i], 0) != 0) { set |= flags[i]; }
     }
     if (tti_dict_find(&t->added, content->string, content->length) || tti_id_taken(t, id)) {
         return tt_fail(t->ctx, TT_ERR_FILE,
@@ -8794,6 +8840,7 @@ done:
     return status;
 }
 
+/* Metaspace, or ByteLevel alone or behind Digits or a Split: what tti_read_pre_tokenizer reads. */
 static tt_status tti_write_pre_tokenizer(const tt_tokenizer *t, tt_text *out) {
     int own_pattern = t->pretokenizer == TT_PRETOKENIZE_GPT2 || t->pretokenizer == TT_PRETOKENIZE_SMOLLM2;
     static const char sequence[] = "{\"type\": \"Sequence\", \"pretokenizers\": [\n    ";
@@ -8829,6 +8876,8 @@ done:
     return status;
 }
 
+/* null, or TemplateProcessing with the tokens before and after; a pair of texts, which is never read here,
+ * has none. */
 static tt_status tti_write_post_processor(const tt_tokenizer *t, tt_text *out) {
     static const char open[] = "{\"SpecialToken\": {\"id\": ",
                       sequence[] = "{\"Sequence\": {\"id\": \"%s\", \"type_id\": %d}}";
@@ -8960,6 +9009,7 @@ typedef struct tti_composition {
     tt_status status;                /* the first failure of tti_compose */
 } tti_composition;
 
+/* Appends bytes; those of the same kind as the last part lengthen it. */
 static void tti_compose(tti_composition *c, const char *bytes, size_t size, tt_special special) {
     tt_status status = c->status;
     if (status != TT_OK || size == 0) { return; }
@@ -9002,6 +9052,7 @@ static tti_slot tti_slot_make(const char *name, const char *text, size_t size, t
     return slot;
 }
 
+/* The slot whose name stands at `at`, or NULL. */
 static const tti_slot *tti_slot_at(const char *at, const char *end, const tti_slot *slots, int n) {
     int i;
     for (i = 0; i < n; i++) {
@@ -9069,7 +9120,7 @@ typedef struct tti_chat_format {
 /* What the flattened templates have in common. */
 #define TTI_JINJA_PROMPT(text) "{%ifadd_generation_prompt%}{{'" text "'}}{%endif%}"
 #define TTI_JINJA_TURN "'<|im_start|>'+message.role+'\\n'+message.content+'<|im_end|>\\n'"
-#define TTI_JINJA_CHATML(system)                          \
+#define TTI_JINJA_CHATML(system) \
     "{%formessageinmessages%}" system "{{" TTI_JINJA_TURN \
     "}}{%endfor%}" TTI_JINJA_PROMPT("<|im_start|>assistant\\n")
 #define TTI_JINJA_SYSTEM(text) \
@@ -9077,18 +9128,21 @@ typedef struct tti_chat_format {
 #define TTI_JINJA_FIRST "{{'<|im_start|>system\\n'+messages[0].content+'<|im_end|>\\n'}}"
 #define TTI_JINJA_LLAMA \
     "'<|start_header_id|>'+message.role+'<|end_header_id|>\\n\\n'+message.content|trim+'<|eot_id|>'"
-#define TTI_JINJA_TOOLS                                                        \
+#define TTI_JINJA_TOOLS \
     "{{bos_token}}{%ifcustom_toolsisdefined%}{%settools=custom_tools%}{%endif%}" \
     "{%ifnottools_in_user_messageisdefined%}{%settools_in_user_message=true%}{%endif%}"
-#define TTI_JINJA_DATES(or_tools, tools)                                                                          \
-    "{%ifnottoolsisdefined%}{%settools=none%}{%endif%}{%ifmessages[0].role=='system'%}"                           \
-    "{%setsystem_message=messages[0].content|trim%}{%setmessages=messages[1:]%}{%else%}{%setsystem_message=''%}"  \
-    "{%endif%}{{'<|start_header_id|>system<|end_header_id|>\\n\\n'}}{%if" or_tools "toolsisnotnone%}"             \
-    "{{'Environment: ipython\\n'}}{%endif%}" tools "{{'Cutting Knowledge Date: December 2023\\n'}}"               \
-    "{{'Today Date: '+date_string+'\\n\\n'}}{%iftoolsisnotnoneandnottools_in_user_message%}*{%endif%}"            \
-    "{{system_message}}{{'<|eot_id|>'}}{%iftools_in_user_messageandnottoolsisnone%}*{%endif%}"                    \
-    "{%formessageinmessages%}{%ifnot(message.role=='ipython'ormessage.role=='tool'or'tool_calls'inmessage)%}"     \
-    "{{" TTI_JINJA_LLAMA "}}{%elif'tool_calls'inmessage%}*{%endif%}{%endfor%}"                                    \
+#define TTI_JINJA_DATES(or_tools, tools) \
+    "{%ifnottoolsisdefined%}{%settools=none%}{%endif%}{%ifmessages[0].role=='system'%}" \
+    "{%setsystem_message=messages[0].content|trim%}{%setmessages=messages[1:]%}{%else%}" \
+    "{%setsystem_message=''%}" \
+    "{%endif%}{{'<|start_header_id|>system<|end_header_id|>\\n\\n'}}" \
+    "{%if" or_tools "toolsisnotnone%}{{'Environment: ipython\\n'}}{%endif%}" tools \
+    "{{'Cutting Knowledge Date: December 2023\\n'}}" \
+    "{{'Today Date: '+date_string+'\\n\\n'}}{%iftoolsisnotnoneandnottools_in_user_message%}*{%endif%}" \
+    "{{system_message}}{{'<|eot_id|>'}}{%iftools_in_user_messageandnottoolsisnone%}*{%endif%}" \
+    "{%formessageinmessages%}" \
+    "{%ifnot(message.role=='ipython'ormessage.role=='tool'or'tool_calls'inmessage)%}" \
+    "{{" TTI_JINJA_LLAMA "}}{%elif'tool_calls'inmessage%}*{%endif%}{%endfor%}" \
     TTI_JINJA_PROMPT(TTI_LLAMA3_TURN "\\n\\n")
 #define TTI_JINJA_NO_DATE "{%setdate_string='26 Jul 2024'%}"
 
@@ -9274,6 +9328,7 @@ static int tti_tag_at(const char *at, const char *end) {
     return end - at >= 2 && *at == '{' && (at[1] == '%' || at[1] == '{' || at[1] == '#');
 }
 
+/* The whole template: text, tags and comments in turn. A line feed at its end is not printed by Jinja. */
 static tt_status tti_chat_flatten(const char *begin, const char *end, tt_text *out) {
     const char *at = begin, *tag;
     tt_status status = TT_OK;
@@ -9457,6 +9512,7 @@ static int tti_chat_question(const tt_message *messages, int n) {
     return n - 1;
 }
 
+/* The format that the desc names, or the first that the tokenizer tells by its special tokens. */
 static const tti_chat_format *tti_chat_find(tt_context *ctx, const tt_chat_desc *d) {
     size_t k;
     for (k = 0; k < TTI_N_CHAT_FORMATS; k++) {
@@ -9488,6 +9544,8 @@ static tt_status tti_chat_check(tt_context *ctx, const tti_chat_format *f, const
     return TT_OK;
 }
 
+/* The text of a conversation with its two kinds of parts: what the format says, and what role and content
+ * say. */
 static tt_status tti_chat_compose(tt_context *ctx, const tt_chat_desc *d, const tt_message *messages, int n,
                                   int generation_prompt, tti_composition *out) {
     const tti_chat_format *f = tti_chat_find(ctx, d);
@@ -9693,12 +9751,14 @@ static void tti_bpe_sift(tti_bpe *b, int32_t pair) {
     tti_bpe_set(b, at, pair);
 }
 
+/* Changes a pair's count; a barred pair stays at 0, the bottom of the heap. */
 static void tti_bpe_weigh(tti_bpe *b, int32_t pair, int64_t change) {
     if (b->pairs[pair].barred) { return; }
     b->pairs[pair].count += change;
     tti_bpe_sift(b, pair);
 }
 
+/* A new pair with no positions yet. */
 static tt_status tti_bpe_pair_make(tti_bpe *b, int32_t left, int32_t right, int32_t *made) {
     tti_bpe_pair *pair;
     size_t n = b->n_pairs + 1;
@@ -9739,6 +9799,7 @@ done:
     return status;
 }
 
+/* Takes the pair (symbol, next) out of its list again. */
 static void tti_bpe_unlink(tti_bpe *b, uint32_t at) {
     tti_symbol *s = &b->symbols[at];
     tti_bpe_pair *pair;
@@ -9869,6 +9930,8 @@ done:
     return status;
 }
 
+/* Special tokens get the first ids. None may be what a byte is called in tokenizer.json: both would be one
+ * entry. */
 static tt_status tti_train_special(tt_tokenizer *t, const tt_tokenizer_desc *desc) {
     static const char byte_name[] = "the name of a byte in tokenizer.json, expected a longer text";
     const int flags = TTI_ADDED | TTI_SPECIAL | TTI_IN_MODEL;
@@ -9972,15 +10035,14 @@ done:
 }
 
 static tt_status tti_train_check(tt_context *ctx, const tt_tokenizer_desc *d) {
-    static const struct { const char *name; int high; } limits[] = {
-        {"vocab_size", TTI_MAX_VOCAB}, {"n_special_tokens", TTI_MAX_VOCAB}};
+    static const char *const names[] = {"vocab_size", "n_special_tokens"};
     int values[2], i;
     values[0] = d->vocab_size;
     values[1] = d->n_special_tokens;
     for (i = 0; i < 2; i++) {
-        if (values[i] >= 0 && values[i] <= limits[i].high) { continue; }
-        return tt_fail(ctx, TT_ERR_ARG, "tt_tokenizer_train: %s is %d, expected 0 to %d", limits[i].name,
-                       values[i], limits[i].high);
+        if (values[i] >= 0 && values[i] <= TTI_MAX_VOCAB) { continue; }
+        return tt_fail(ctx, TT_ERR_ARG, "tt_tokenizer_train: %s is %d, expected 0 to %d", names[i], values[i],
+                       TTI_MAX_VOCAB);
     }
     if (d->min_frequency < 0) {
         return tt_fail(ctx, TT_ERR_ARG, "tt_tokenizer_train: min_frequency is %d, expected >= 0",

@@ -4,11 +4,13 @@ BENCH_LOG := build/bench/log
 BENCH_COMMIT = $(shell git describe --always --dirty --exclude="*" 2> /dev/null || echo unknown)
 BENCH_DEFINES = -DBENCH_FLAGS='"$(CFLAGS)"' -DBENCH_COMMIT='"$(BENCH_COMMIT)"'
 REAL := build/real-model
+CL100K := ../shared/data/tokenizers/tiktoken/cl100k_base.tiktoken
 
 # All benches, then the rivals that PYTHON has, in turns with ours; the tables of bench/RESULTS.md come from this log.
 ## make bench       every figure, ours and of the rivals that are there, into bench/RESULTS.md (PYTHON, PEER_DIR)
 bench: $(filter-out build/bench_parallel,$(BENCHES))
 	@mkdir -p build/bench
+	@test -d build/bench/cl100k || test ! -f $(CL100K) || $(PYTHON) tools/convert_weights.py $(CL100K) build/bench/cl100k
 	@{ for b in $^; do $$b || echo "FAIL $$b"; done; \
 	  for b in build/bench_train build/bench_generate build/bench_grpo; do \
 	    TT_MATMUL=bf16 $$b || echo "FAIL $$b bf16"; done; \

@@ -98,19 +98,17 @@ static void bench_letters(const char *name, tt_context *ctx, const tt_tokenizer 
     tt_ids_free(&ids);
     tt_text_free(&letters);
 }
+/* path: of a tokenizer.json. */
 static void bench_vocabulary(tt_context *ctx, const char *vocabulary, const char *path) {
     static const char *const texts[][2] = {{"shakespeare", "corpora/tinyshakespeare/input.txt"}, {"multilingual", "vectors/multilingual/inputs.json"}, {"code", NULL}};      /* code: the library's own */
-    tt_text file = TT_INIT;
-    tt_tokenizer *t;
+    tt_tokenizer *t = tt_tokenizer_load(ctx, path);
     char name[64];
     int i, n_threads = tt_threads(ctx);
-    file.ctx = ctx;
-    if (!read_data(path, &file)) {
-        printf("skip encode_%s: no %s%s\n", vocabulary, data_dir, path);
+    if (!t) {
+        printf("skip encode_%s: %s\n", vocabulary, tt_error(ctx));
+        tt_error_clear(ctx);
         return;
     }
-    t = tt_tokenizer_parse(ctx, file.data, file.size);
-    bench_check(ctx, t != NULL);
     tt_tokenizer_refuse(t, TT_REFUSE_NOTHING);
     for (i = 0; i < 3; i++) {
         tt_text text = TT_INIT;
@@ -122,7 +120,6 @@ static void bench_vocabulary(tt_context *ctx, const char *vocabulary, const char
     snprintf(name, sizeof name, "encode_%s_letters", vocabulary);
     if (n_threads == 1 && bench_wants(name)) { bench_letters(name, ctx, t); }
     tt_tokenizer_destroy(t);
-    tt_text_free(&file);
 }
 
 /* ---- training ---- */
@@ -181,9 +178,9 @@ static void bench_train(tt_context *ctx) {
 static void run(int n_threads) {
     tt_context *ctx = bench_context(n_threads);
     if (n_threads == 1) { bench_train(ctx); }
-    bench_vocabulary(ctx, "gpt2", "tokenizers/gpt2/tokenizer.json");
-    bench_vocabulary(ctx, "llama3", "tokenizers/llama3/tokenizer.json");
-    bench_vocabulary(ctx, "cl100k", "tokenizers/tiktoken/cl100k_base.tiktoken");
+    bench_vocabulary(ctx, "gpt2", "../shared/data/tokenizers/gpt2/tokenizer.json");
+    bench_vocabulary(ctx, "llama3", "../shared/data/tokenizers/llama3/tokenizer.json");
+    bench_vocabulary(ctx, "cl100k", "build/bench/cl100k/tokenizer.json");      /* made by make bench */
     tt_destroy(ctx);
 }
 int main(int argc, char **argv) { return bench_main(argc, argv, run); }

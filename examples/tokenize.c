@@ -1,7 +1,7 @@
 /* tokenize.c - BPE on the command line.
  *
  * Shows: training a tokenizer from a stream, encoding with the three ways to treat special tokens, decoding, and
- * what the pieces of a text are. The file is Hugging Face's tokenizer.json, or tiktoken's ranks.
+ * what the pieces of a text are. The file is Hugging Face's tokenizer.json.
  *
  *     cc -O2 examples/tokenize.c -o build/tokenize -lm                   (or: make examples)
  *     build/tokenize train --input input.txt --vocab-size 1024 --special "<|end|>" --out build/tokenizer.json
@@ -26,7 +26,7 @@ static const char *const usage =
     "  --no-bos  without the tokens that the tokenizer's file puts around a text (Llama: its BOS)\n"
     "  --strict  text that is no UTF-8, or a byte without a token, is an error; else such a byte is left out,\n"
     "            as Hugging Face does, and reported on standard error\n"
-    "The tokenizer is a tokenizer.json or a .tiktoken file, or a folder with tokenizer.json. FILE may be - for standard input;\n"
+    "The tokenizer is a tokenizer.json, or a folder with one. FILE may be - for standard input;\n"
     "files that are read and written must be regular ones.\n";
 
 typedef struct options {

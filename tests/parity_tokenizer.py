@@ -6,7 +6,8 @@
     python3 tests/parity_tokenizer.py --full           1000000 per vocabulary
     python3 tests/parity_tokenizer.py --strings N --only NAME --seed N
 
-Vocabularies: the files under TT_DATA (or ../shared/data), and tokenizers trained here with every pattern, which also
+Vocabularies: the files under TT_DATA (or ../shared/data), tiktoken's ranks as tools/convert_weights.py (which needs numpy)
+converts them, and tokenizers trained here with every pattern, which also
 are compared with BpeTrainer merge by merge. Each code point (every 31st without --full) is encoded as well. What is missing is skipped
 by name. Written against tokenizers 0.23.3 and tiktoken 0.14.0. The last line is "N passed, N failed".
 """
@@ -16,6 +17,7 @@ import json
 import os
 import pathlib
 import random
+import shutil
 import subprocess
 import sys
 
@@ -184,6 +186,11 @@ def ranks(args, data):
         def reference(batch):
             return encoding.encode_batch(batch, allowed_special='all')
         special = sorted(encoding.special_tokens_set)
+        made = TMP / f'ranks_{name}'
+        shutil.rmtree(made, ignore_errors=True)
+        TMP.mkdir(parents=True, exist_ok=True)
+        subprocess.run([sys.executable, ROOT / 'tools' / 'convert_weights.py', path, made], check=True, capture_output=True)
+        path = made / 'tokenizer.json'
         compare(name, path, reference, texts(args.strings, args.seed, special))
         compare(f'{name}, code points', path, reference, code_points(args.step))
 

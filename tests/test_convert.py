@@ -8,6 +8,7 @@ Needs numpy. Compares with the packages gguf, safetensors, tokenizers, torch, tr
 ../shared/data where they are present, and says "skip" where not. FUZZ=1 flips every bit instead of one a byte. TT_GGUF_VOCABS names a
 folder with llama.cpp's vocabularies, ggml-vocab-*.gguf (in llama-cpp-python's source package: vendor/llama.cpp/models).
 """
+import base64
 import contextlib
 import io
 import json
@@ -680,6 +681,39 @@ class Tokenizers(Case):
             settings, expected = json.loads(files['tokenizer_config.json']), json.load(open(os.path.join(folder, 'tokenizer_config.json')))
             self.assertEqual(settings['chat_template'], expected['chat_template'])
             self.assertEqual(settings['eos_token'], expected['eos_token'])
+
+    def test_ranks_are_the_published_tokenizers(self):
+        """tiktoken's ranks as merges: GPT-2's of r50k, and for Llama 3, whose file has every way to make a token, the same ids."""
+        for source, name in ((('tiktoken', 'r50k_base.tiktoken'), 'gpt2'), (('llama3', 'tokenizer.model'), 'llama3')):
+            ranks, published = data('tokenizers', *source), json.load(open(data('tokenizers', name, 'tokenizer.json')))
+            out = self.path()
+            self.assertIn('tiktoken', self.convert(ranks, out))
+            made, judge = json.load(open(os.path.join(out, 'tokenizer.json')))['model'], published['model']
+            special = {token['content'] for token in published['added_tokens']}
+            self.assertEqual(made['vocab'], {piece: i for piece, i in judge['vocab'].items() if piece not in special}, name)
+            pairs = [tuple(m.split(' ')) if isinstance(m, str) else tuple(m) for m in judge['merges']]
+            merges = [tuple(m) for m in made['merges']]
+            self.assertTrue(merges == pairs if name == 'gpt2' else set(merges) <= set(pairs), name)
+            if not os.path.exists(TOKENIZE):
+                continue
+            text = open(data('vectors', 'minbpe', 'taylorswift.txt'), 'rb').read()
+            ids = [subprocess.run([TOKENIZE, 'encode', '--tokenizer', folder], input=text, capture_output=True, check=True).stdout
+                   for folder in (out, os.path.dirname(data('tokenizers', name, 'tokenizer.json')))]
+            self.assertEqual(ids[0], ids[1], name)
+
+    def test_ranks_that_are_wrong_are_named(self):
+        for words, text in (('has 1 ranks, expected 50256 (r50k)', b'IQ== 0\n'), ('line 2 is not "base64 rank"', b'IQ== 0\nIg==\n'),
+                            ('line 2 has a token or rank', b'IQ== 0\nIQ== 1\n'), ('line 2 has a token or rank', b'IQ== 0\nIg== 0\n'),
+                            ('line 2 is not "base64 rank"', b'IQ== 0\nIg== 99999999\n'), ('line 2 is not "base64 rank"', b'IQ== 0\nI=== 1\n')):
+            self.refused(words, write(self.path(), text), self.path())
+        many = b''.join(base64.b64encode(struct.pack('>H', i)) + b' %d\n' % i for i in range(50256))
+        self.refused('byte 0x00 has no rank', write(self.path(), many), self.path())
+
+    def test_a_token_splits_where_its_last_merge_was(self):
+        ranks = {b'a': 0, b'b': 1, b'c': 2, b'bc': 3, b'ab': 4, b'abc': 5, b'abb': 6}
+        self.assertEqual(cw.split_by_ranks(b'abc', ranks), [b'a', b'bc'])
+        self.assertEqual(cw.split_by_ranks(b'abb', ranks), [b'ab', b'b'])
+        self.assertIsNone(cw.split_by_ranks(b'cccc', ranks))
 
     def test_published_gguf_vocabularies(self):
         """llama.cpp's own vocabularies with the ids it expects: the folder vendor/llama.cpp/models of llama-cpp-python's source package."""
