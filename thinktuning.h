@@ -1427,8 +1427,8 @@ typedef struct tt_rates {
 TT_API void        tt_tally_add(tt_tally *, const tt_outcome *, int length, int stopped);
 TT_API tt_rates    tt_tally_rates(const tt_tally *);
 
-/* Ready-made beside the header, in examples/: tasks.h (tt_signs_*, tt_puzzles_*, tt_jsonl_*), rewards.h (tt_reward_*,
- * tt_answer_*) and evaluate.h (tt_evaluate, tt_bootstrap, tt_pass_at_k, ...). A program includes them behind this file. */
+/* Ready-made beside the header, in examples/, for programs that include them behind this file: tasks.h
+ * (tt_signs_*, tt_puzzles_*, tt_jsonl_*), rewards.h (tt_reward_*, tt_answer_*), evaluate.h (tt_evaluate, ...). */
 
 /* ---- more than one process: the same program runs as several ranks, over MPI or whatever fills the hook ----
  * A batch is cut into n_parts parts of which rank r has its consecutive n_parts / world_size. For each of them: backward of
@@ -14497,7 +14497,7 @@ TT_API void tt_think_score(const tt_rollouts *all, tt_think_metrics *m) {
 }
 
 /* ==== 13. train ==========================================================================
- * The loops that tie the chapters together. A task gives questions and rewards; several are built in. The
+ * The loops that tie the chapters together. A task gives questions and rewards (examples/tasks.h has some). The
  * trainer turns questions into prompts, prompts into rollouts, rollouts (after a teacher's feedback) into
  * rewards, advantages, gradients and one update. Its only state is the model, the optimizer and a step
  * counter: prompts, samples and the teacher's choices are functions of (seed, step), so a resumed run is
