@@ -1427,8 +1427,9 @@ typedef struct tt_rates {
 TT_API void        tt_tally_add(tt_tally *, const tt_outcome *, int length, int stopped);
 TT_API tt_rates    tt_tally_rates(const tt_tally *);
 
-/* Ready-made beside the header, in examples/, for programs that include them behind this file: tasks.h
- * (tt_signs_*, tt_puzzles_*, tt_jsonl_*), rewards.h (tt_reward_*, tt_answer_*), evaluate.h (tt_evaluate, ...). */
+/* Ready-made beside the header, in examples/, for programs that include them behind this file:
+ * tasks.h (tt_signs_*, tt_puzzles_*, tt_jsonl_*), rewards.h (tt_reward_*, tt_answer_*), evaluate.h
+ * (tt_evaluate, tt_bootstrap, tt_pass_at_k, ...). */
 
 /* ---- more than one process: the same program runs as several ranks, over MPI or whatever fills the hook ----
  * A batch is cut into n_parts parts of which rank r has its consecutive n_parts / world_size. For each of them: backward of
