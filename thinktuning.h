@@ -16299,7 +16299,7 @@ TT_API void tt_think_score(const tt_rollouts *all, tt_think_metrics *m) {
 }
 
 /* ==== 13. train ==========================================================================
- * The loops that tie the chapters together. A task gives questions and rewards; several are built in. The
+ * The loops that tie the chapters together. A task gives questions and rewards (examples/tasks.h has some). The
  * trainer turns questions into prompts, prompts into rollouts, rollouts (after a teacher's feedback) into
  * rewards, advantages, gradients and one update. Its only state is the model, the optimizer and a step
  * counter: prompts, samples and the teacher's choices are functions of (seed, step), so a resumed run is
