@@ -17106,6 +17106,8 @@ TT_API tt_status tt_task_check(tt_model *model, const tt_tokenizer *tokenizer, c
 /* ---- [tt:train.rewards] calls of reward functions ----
  * They are the user's: what fails in them costs a response its score, not the run its life. */
 
+/* Two failures are passed on all the same: a wish to stop, and memory that is out, which no next response
+ * mends. */
 static int tti_stops_run(tt_status status) { return status == TT_ERR_STOP || status == TT_ERR_MEM; }
 
 /* After a call that gave status: counts the failure and logs it (tt_fail does) with the place where it was;
@@ -17164,7 +17166,10 @@ static size_t tti_reflection_at(const char *response) {
 /* Which reflection it is, by the first row whose word occurs; none of them: not told. The order decides: "the
  * mentor says it is wrong" consults, and "incorrect", which has "correct" in it, is a conflict. */
 static tt_behaviour tti_behaviour_by_words(const char *reflection) {
-    struct row { tt_behaviour kind; const char *word; };
+    struct row {
+        tt_behaviour kind;
+        const char *word;
+    };
     static const struct row words[] = {
         {TT_SELF_CONSULTATION, "mentor"}, {TT_SELF_CONSULTATION, "Mentor"}, {TT_SELF_CRITIQUE, "should have"},
         {TT_SELF_CRITIQUE, "should check"}, {TT_SELF_CONFLICT, "wrong"}, {TT_SELF_CONFLICT, "mistake"},
@@ -17566,7 +17571,8 @@ static tt_status tti_metrics_append(tt_text *out, const tt_step_metrics *m, int 
     return status;
 }
 
-/* ,"rewards/<name>/mean":value; the name is the user's and may need escapes. */
+/* ,"rewards/<name>/mean":value, a mean over the responses that have this reward. The name is the user's and
+ * may need escapes. */
 static tt_status tti_metrics_reward(tt_text *out, const char *reward, double value) {
     tt_text name = TT_INIT;
     tt_status status;
@@ -17635,6 +17641,7 @@ TT_API void tt_trainer_destroy(tt_trainer *t) {
 enum { TTI_LENGTH, TTI_STOPPED, TTI_GUIDED, TTI_OFF_POLICY, TTI_ATTEMPT_REWARD, TTI_KL_COST, TTI_REWARDS,
        TTI_MAX_ROW = TTI_REWARDS + TT_MAX_REWARDS };
 
+/* Sentences of the checks: which field, its value, what was expected of it. */
 static tt_status tti_check_least(tt_context *ctx, const char *name, int value, int least) {
     if (value >= least) { return TT_OK; }
     return tt_fail(ctx, TT_ERR_ARG, "tt_trainer_create: %s is %d, expected >= %d", name, value, least);
@@ -18587,7 +18594,8 @@ static tt_status tti_trainer_restore(tt_trainer *t, const char *path, const tt_j
                    path);
 }
 
-/* The trainer's part of the state is read and looked at before the optimizer's changes anything. */
+/* The trainer's part of the state is read and looked at before the optimizer's changes anything; what can
+ * fail after it changes nothing either, so a state is taken over whole or not at all. */
 static tt_status tti_trainer_read(tt_trainer *t, const char *path) {
     tt_text text = TT_INIT;
     tt_json *state = NULL;
