@@ -16468,6 +16468,8 @@ TT_API tt_status tt_task_check(tt_model *model, const tt_tokenizer *tokenizer, c
 /* ---- [tt:train.rewards] calls of reward functions ----
  * They are the user's: what fails in them costs a response its score, not the run its life. */
 
+/* Two failures are passed on all the same: a wish to stop, and memory that is out, which no next response
+ * mends. */
 static int tti_stops_run(tt_status status) { return status == TT_ERR_STOP || status == TT_ERR_MEM; }
 
 /* After a call that gave status: counts the failure and logs it (tt_fail does) with the place where it was;
@@ -16526,7 +16528,10 @@ static size_t tti_reflection_at(const char *response) {
 /* Which reflection it is, by the first row whose word occurs; none of them: not told. The order decides: "the
  * mentor says it is wrong" consults, and "incorrect", which has "correct" in it, is a conflict. */
 static tt_behaviour tti_behaviour_by_words(const char *reflection) {
-    struct row { tt_behaviour kind; const char *word; };
+    struct row {
+        tt_behaviour kind;
+        const char *word;
+    };
     static const struct row words[] = {
         {TT_SELF_CONSULTATION, "mentor"}, {TT_SELF_CONSULTATION, "Mentor"}, {TT_SELF_CRITIQUE, "should have"},
         {TT_SELF_CRITIQUE, "should check"}, {TT_SELF_CONFLICT, "wrong"}, {TT_SELF_CONFLICT, "mistake"},
@@ -16657,6 +16662,8 @@ static tt_status tti_reducer_check(tt_context *ctx, tt_reducer_desc *d) {
     return TT_OK;
 }
 
+/* All memory is taken here: levels for log2 of the rank's parts, and one flat buffer, for a hook is quickest
+ * with one message. A model with hardly any parameters still gets room for a message of numbers. */
 TT_API tt_reducer *tt_reducer_create(tt_context *ctx, const tt_reducer_desc *desc) {
     tt_reducer_desc d = *desc;
     tt_reducer *r;
@@ -16914,7 +16921,7 @@ static void tti_metrics_divide(tt_step_metrics *m, double n) {
     }
 }
 
-/* All timings, or all other metrics. */
+/* All timings, or all other metrics, in the order of the table. A number that is not finite becomes null. */
 static tt_status tti_metrics_append(tt_text *out, const tt_step_metrics *m, int timings) {
     tt_step_metrics copy = *m;
     tt_status status = TT_OK;
@@ -16926,7 +16933,8 @@ static tt_status tti_metrics_append(tt_text *out, const tt_step_metrics *m, int 
     return status;
 }
 
-/* ,"rewards/<name>/mean":value; the name is the user's and may need escapes. */
+/* ,"rewards/<name>/mean":value, a mean over the responses that have this reward. The name is the user's and
+ * may need escapes. */
 static tt_status tti_metrics_reward(tt_text *out, const char *reward, double value) {
     tt_text name = TT_INIT;
     tt_status status;
@@ -16940,6 +16948,8 @@ done:
     return status;
 }
 
+/* Names of the trainer's own first, then those that the rewards give themselves, then timings, which differ
+ * from run to run; without these, two runs of the same seed give the same bytes. */
 TT_API tt_status tt_metrics_json(const tt_step_metrics *m, tt_text *out) {
     tt_status status;
     int k;
@@ -16993,6 +17003,7 @@ TT_API void tt_trainer_destroy(tt_trainer *t) {
 enum { TTI_LENGTH, TTI_STOPPED, TTI_GUIDED, TTI_OFF_POLICY, TTI_ATTEMPT_REWARD, TTI_KL_COST, TTI_REWARDS,
        TTI_MAX_ROW = TTI_REWARDS + TT_MAX_REWARDS };
 
+/* Sentences of the checks: which field, its value, what was expected of it. */
 static tt_status tti_check_least(tt_context *ctx, const char *name, int value, int least) {
     if (value >= least) { return TT_OK; }
     return tt_fail(ctx, TT_ERR_ARG, "tt_trainer_create: %s is %d, expected >= %d", name, value, least);
@@ -17031,6 +17042,7 @@ done:
     return status;
 }
 
+/* Beyond TT_MAX_LR an update would be refused, so it is said before the run. */
 static tt_status tti_schedule_check(tt_context *ctx, const tt_schedule *s) {
     double most = (double)TT_MAX_LR;
     if (!(s->lr > 0 && (double)s->lr <= most)) {
@@ -17043,14 +17055,12 @@ static tt_status tti_schedule_check(tt_context *ctx, const tt_schedule *s) {
     }
     if (s->warmup_steps < 0 || s->total_steps < 0) {
         return tt_fail(ctx, TT_ERR_ARG,
-                       "tt_trainer_create: schedule.warmup_steps is %d and total_steps %d, expected "
-                       ">= 0",
+                       "tt_trainer_create: schedule.warmup_steps is %d and total_steps %d, expected >= 0",
                        s->warmup_steps, s->total_steps);
     }
     if ((int)s->type < 0 || (int)s->type > TT_COSINE) {
         return tt_fail(ctx, TT_ERR_ARG,
-                       "tt_trainer_create: schedule.type is %d, expected TT_CONSTANT, TT_LINEAR or "
-                       "TT_COSINE",
+                       "tt_trainer_create: schedule.type is %d, expected TT_CONSTANT, TT_LINEAR or TT_COSINE",
                        (int)s->type);
     }
     return TT_OK;
@@ -17164,6 +17174,8 @@ static tt_reducer *tti_trainer_reducer(tt_context *ctx, const tt_trainer_desc *d
     return tt_reducer_create(ctx, &r);
 }
 
+/* All checks come first: a run of hours must not end at its first step for a wrong number. The optimizer is
+ * made for the parameters that require a gradient now, so adapters are added before. */
 TT_API tt_trainer *tt_trainer_create(tt_context *ctx, const tt_trainer_desc *desc) {
     tt_trainer *t;
     tt_trainer_desc d = *desc;
@@ -17253,7 +17265,9 @@ static tt_status tti_step_requests(tt_trainer *t, const tti_step *s, tt_request 
     return TT_OK;
 }
 
-/* num_generations responses of the student to each prompt of the round. */
+/* num_generations responses of the student to each prompt of the round, of at most max_completion_length
+ * tokens. One seed for the whole run: a response's random stream is named by its request's id and its number
+ * in the group, and so depends neither on the slots of the sampler nor on the rank that samples it. */
 static tt_status tti_step_sample(tt_trainer *t, tti_step *s, int n) {
     const tt_trainer_desc *d = &t->desc;
     tt_sampling sampling = TT_INIT;
@@ -17325,10 +17339,9 @@ done:
     return status;
 }
 
-/* Rewards of the round's responses, and a tally of what they do: of the student's own alone, before a
- * teacher's words make them better than it is. guided_only: after the teacher, of those that it has
- * continued. Until weights and costs come in, the reward is the task's own: the teacher's selection and
- * attempt_reward go by that. */
+/* Rewards of the round's responses, and a tally of what the student's own do, before a teacher's words make
+ * them better than it is. guided_only: after the teacher, of those that it has continued. r->reward is the
+ * task's own for now, and so attempt_reward will be; weights and costs come in with the advantages. */
 static tt_status tti_step_reward(tt_trainer *t, tti_step *s, int guided_only) {
     tt_text text = TT_INIT;
     tt_status status = TT_OK;
@@ -17359,7 +17372,8 @@ done:
 }
 
 /* The teacher continues some responses, which are then rewarded anew; attempt_reward keeps what each had by
- * itself. */
+ * itself. The selection is a function of (think.seed, step, prompt id), so a group's choice does not depend
+ * on its rank. */
 static tt_status tti_step_teach(tt_trainer *t, tti_step *s) {
     const tt_trainer_desc *d = &t->desc;
     tt_think_metrics m = TT_INIT, *sum = &s->metrics.think;
@@ -17398,7 +17412,8 @@ done:
     return status;
 }
 
-/* Group k of the round becomes group g of the step, whose old one goes to the round and with it. */
+/* Group k of the round becomes group g of the step. The two change places, arrays and all, so that each
+ * tt_rollouts still owns as many of them and the old group is freed with the round. */
 static void tti_replace_group(tt_trainer *t, tti_step *s, int k, int g) {
     int size = s->round.num_generations, i;
     char *question = t->rollouts.questions[g];
@@ -17412,12 +17427,14 @@ static void tti_replace_group(tt_trainer *t, tti_step *s, int k, int g) {
     }
 }
 
-/* Puts the groups whose rewards are all equal into s->groups; returns how many through n. */
+/* Puts the groups whose rewards are all equal into s->groups; n receives how many. There R - mean = 0, and so
+ * are all advantages: the group fills a place of the batch without a gradient. The reward is the weighted sum
+ * with what the length costs, but without the KL, for log-probs are not there yet. */
 static tt_status tti_equal_groups(tt_trainer *t, tti_step *s, int *n) {
     tt_grpo_config c = t->desc.grpo;
     tt_status status;
     int g;
-    c.kl_in_reward = 0;      /* log-probs are not there yet */
+    c.kl_in_reward = 0;
     *n = 0;
     status = tt_grpo_rewards(&t->rollouts, &c, t->weights, NULL);
     for (g = 0; g < t->rollouts.n_groups && status == TT_OK; g++) {
@@ -17446,7 +17463,11 @@ done:
     return status;
 }
 
-/* ---- [tt:train.logprobs] log-probs of the responses ---- */
+/* ---- [tt:train.logprobs] log-probs of the responses ----
+ * log p(token | what stands before it) of each response token, at the temperature of the sampler. The graph
+ * of a forward pass holds the activations of all its tokens, so the rollouts are cut into micro-batches of at
+ * most micro_batch_tokens. Batches, parts and micro-batches are views: nothing is copied but tokens into the
+ * graph. */
 
 /* n rollouts from `begin` on: a mini-batch, a part of one, a micro-batch. What it shows belongs to `all`. */
 static tt_rollouts tti_rollouts_view(const tt_rollouts *all, int begin, int n) {
@@ -17546,6 +17567,8 @@ static tt_status tti_step_logprobs(tt_trainer *t) {
  * log-probs has summed. One process does the same: there is one path, and so the bits are the same at any
  * number of ranks. */
 
+/* A response as a row, and back: what tt_grpo_advantages looks at (rewards, length, end, who wrote it, cost)
+ * and what tt_think_score does (guided, attempt_reward). Floats become doubles and floats again, exactly. */
 static void tti_row_write(const tt_trainer *t, const tt_rollout *r, double *row) {
     int k;
     row[TTI_LENGTH] = r->response_length;
@@ -17643,7 +17666,8 @@ done:
  * Every loss has the denominators of its whole mini-batch, so that none of these cuts shows but in the last
  * bits (and in BNPO). */
 
-/* Micro-batches of a mini-batch's share on this rank: none reaches over the end of a part. */
+/* Micro-batches of a mini-batch's share on this rank; none reaches over the end of a part. BNPO is the mean
+ * over all n micro-batches b of their own means: L = 1/n sum_b (sum of the losses in b) / (tokens in b). */
 static double tti_count_micro_batches(const tt_trainer *t, const tt_rollouts *own, int part) {
     double n = 0;
     int begin = 0;
@@ -17698,7 +17722,11 @@ static tt_status tti_part_backward(tt_trainer *t, const tt_rollouts *part, const
     return status;
 }
 
-/* The gradients of a mini-batch over all ranks, then one update. own: what of it lies on this rank. */
+/* The gradients of a mini-batch over all ranks, then one update; own: what of it lies on this rank. With the
+ * loss L of a token and its weight w, whose denominator must be known before the first backward pass:
+ *     g = sum over parts (a tree) of sum over micro-batches (one by one) of d/dtheta sum over tokens of w L
+ *     theta <- AdamW(theta, clipped g, learning rate of this step)
+ * Measures are gathered part by part, for their sums too must not depend on the number of ranks. */
 static tt_status tti_step_update(tt_trainer *t, const tt_rollouts *own, tt_step_metrics *m) {
     const tt_reducer_desc *d = tt_reducer_desc_get(t->reducer);
     int n_own = d->n_parts / d->world_size, size = own->n / n_own, k;
@@ -17801,6 +17829,8 @@ done:
     return status;
 }
 
+/* What only the whole step knows: rates of the tally, speeds, tokens so far. clipped_ratio is TRL's name for
+ * the share of responses that max_completion_length has ended. */
 static void tti_step_report(tt_trainer *t, tti_step *s) {
     tt_step_metrics *m = &s->metrics;
     tt_rates own = tt_tally_rates(&s->tally);
@@ -17926,7 +17956,8 @@ static tt_status tti_trainer_restore(tt_trainer *t, const char *path, const tt_j
                    path);
 }
 
-/* The trainer's part of the state is read and looked at before the optimizer's changes anything. */
+/* The trainer's part of the state is read and looked at before the optimizer's changes anything; what can
+ * fail after it changes nothing either, so a state is taken over whole or not at all. */
 static tt_status tti_trainer_read(tt_trainer *t, const char *path) {
     tt_text text = TT_INIT;
     tt_json *state = NULL;
