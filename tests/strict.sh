@@ -86,5 +86,12 @@ verdict "$(cd examples && awk 'length > 110' rewards.h tasks.h evaluate.h | grep
     "no line of rewards.h, tasks.h and evaluate.h is over 110 columns"
 verdict "$(${CC:-cc} -std=c99 -I. -c $dir/before.c -o $dir/before.o 2> $dir/before.log; grep -q 'include thinktuning.h before it' $dir/before.log; echo $?)" \
     "a companion without the header says what is missing"
+if command -v python3 > /dev/null; then
+    python3 tests/check_header.py > $dir/page.log
+    grep -E '^(FAIL|  )' $dir/page.log
+    verdict "$(grep -q '^FAIL' $dir/page.log; [ $? -eq 1 ]; echo $?)" "reads as a page: size, width, statements, spacing, order of chapters, comments"
+else
+    echo "skip the header as a page: no python3"
+fi
 echo "$passed passed, $failed failed"
 [ "$failed" -eq 0 ]
