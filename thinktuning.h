@@ -731,11 +731,11 @@ TT_API tt_tensor *tt_recompute(tt_context *, tt_segment_fn fn, void *user, tt_te
  * BPE, byte-level or of SentencePiece's kind. Files: Hugging Face's tokenizer.json of GPT-2, GPT-NeoX, Llama
  * 2 and 3, Mistral, Qwen 2 to 3, SmolLM2, Mistral-Nemo and alike; of .tiktoken ranks (r50k, p50k, cl100k,
  * o200k, Llama 3) tools/convert_weights.py makes one. The ids are those of the packages tokenizers 0.23 and
- * tiktoken 0.14; what a file asks for and is not done here is an error that names it. Memory: a tokenizer, and for each thread that encodes a
- * cache of 1 MiB and what the longest text without a split needs (36 bytes per byte of that piece, 16 for
- * each added token in a text). Encoding and decoding write to the tokenizer's caches, const as it is: like
- * its context, it is used by one thread at a time. tt_encode_batch works on all threads of the context;
- * threads of your own take a context and a tokenizer each. */
+ * tiktoken 0.14; what a file asks for and is not done here is an error that names it. Memory: a tokenizer,
+ * and for each thread that encodes a cache of 1 MiB and what the longest text without a split needs (36
+ * bytes per byte of that piece, 16 for each added token in a text). Encoding and decoding write to the
+ * tokenizer's caches, const as it is: like its context, it is used by one thread at a time. tt_encode_batch
+ * works on all threads of the context; threads of your own take a context and a tokenizer each. */
 
 typedef struct tt_tokenizer tt_tokenizer;
 typedef enum tt_pretokenizer {
@@ -757,11 +757,11 @@ typedef struct tt_text_source {
 } tt_text_source;
 
 typedef struct tt_tokenizer_desc {
-    int vocab_size;                      /* incl. special tokens; 0 = 32000; fewer if the text has no more pairs */
-    int min_frequency;                   /* of a pair to be merged; 0 = 2                                       */
-    int all_bytes;                       /* 1: the alphabet is all 256 bytes; 0: those of text and specials     */
-    tt_pretokenizer pretokenizer;        /* 0 = GPT-2                                                           */
-    const char *const *special_tokens;   /* get ids 0, 1, ... in this order                                     */
+    int vocab_size;                    /* incl. special tokens; 0 = 32000; fewer if the text has no more */
+    int min_frequency;                 /* of a pair to be merged; 0 = 2                                  */
+    int all_bytes;                     /* 1: all 256 bytes are tokens; 0: those of text and specials     */
+    tt_pretokenizer pretokenizer;      /* 0 = GPT-2                                                      */
+    const char *const *special_tokens; /* get ids 0, 1, ... in this order                                */
     int n_special_tokens;
 } tt_tokenizer_desc;
 
