@@ -17967,7 +17967,7 @@ static tt_status tti_trainer_read(tt_trainer *t, const char *path) {
     TTI_TRY(tt_optimizer_peek(t->optimizer, path, &text));
     state = tt_json_parse(t->ctx, text.data ? text.data : "", text.size);
     if (!state) {
-        snprintf(why, sizeof why, "%s", tt_error(t->ctx));
+        snprintf(why, sizeof why, "%.290s", tt_error(t->ctx));
         status = tt_error_status(t->ctx);
         if (status != TT_ERR_MEM) { status = tt_fail(t->ctx, TT_ERR_FILE, "%s: state: %s", path, why); }
         goto done;
