@@ -1056,7 +1056,8 @@ TT_API void      tt_completions_free(tt_completions *);
 /* ==== 10. optimizer ========================================================================= */
 
 /* With rates and decays up to here one update moves no weight by more than a few powers of ten. A weight that
- * is not finite is found by the next forward pass: its gradients are not, and tt_generate names the position. */
+ * is not finite is found by the next forward pass: its gradients are not, and tt_generate names the
+ * position. */
 #define TT_MAX_LR 100.0f
 typedef struct tt_adamw_desc {
     float beta1, beta2, eps;      /* 0 = 0.9, 0.999, 1e-8                                         */
@@ -1203,7 +1204,7 @@ typedef enum tt_mismatch {
     TT_MISMATCH_TOKEN_MASK,     /* w of the token, 0 outside                                            */
     TT_MISMATCH_SEQ_TRUNCATE,   /* product of w over the response, within the bounds                    */
     TT_MISMATCH_SEQ_MASK,       /* product of w over the response, 0 outside                            */
-    TT_MISMATCH_GEOMETRIC_MASK /* w of the token, 0 in responses whose geometric mean of w is outside: OpenRLHF */
+    TT_MISMATCH_GEOMETRIC_MASK /* w of the token, 0 in responses whose geometric mean of w is outside it */
 } tt_mismatch;
 /* Shaping of guided tokens */
 typedef enum tt_aas { TT_AAS_RELEASED = 0, TT_AAS_FORMULA, TT_AAS_LUFFY, TT_AAS_OFF } tt_aas;
@@ -1563,20 +1564,21 @@ TT_API void        tt_tally_add(tt_tally *, const tt_outcome *, int length, int 
 TT_API tt_rates    tt_tally_rates(const tt_tally *);
 
 /* Ready-made beside the header, in examples/: tasks.h (tt_signs_*, tt_puzzles_*, tt_jsonl_*), rewards.h
- * (tt_reward_*, tt_answer_*) and evaluate.h (tt_evaluate, tt_bootstrap, tt_pass_at_k, ...). A program includes
- * them behind this file. */
+ * (tt_reward_*, tt_answer_*) and evaluate.h (tt_evaluate, tt_bootstrap, tt_pass_at_k, ...). A program
+ * includes them behind this file. */
 
 /* ---- more than one process ----
- * The same program runs as several ranks, over MPI or whatever fills the hook. A batch is cut into n_parts parts
- * of which rank r has its consecutive n_parts / world_size. For each of them: backward of a loss whose
- * denominators are those of ALL parts, then tt_reducer_add; tt_reducer_sum then leaves the sum over all parts of
- * all ranks in the gradients of the model. The parts are summed as a binary tree, and a hook that sums 2, 4, 8,
- * ... ranks in the same way goes on with it: runs with equal n_parts give the same bits at any number of ranks.
- * That costs a copy of the gradients for each halving of a rank's parts, and matrix products of one part each. */
+ * The same program runs as several ranks, over MPI or whatever fills the hook. A batch is cut into n_parts
+ * parts of which rank r has its consecutive n_parts / world_size. For each of them: backward of a loss whose
+ * denominators are those of ALL parts, then tt_reducer_add; tt_reducer_sum then leaves the sum over all parts
+ * of all ranks in the gradients of the model. The parts are summed as a binary tree, and a hook that sums 2,
+ * 4, 8, ... ranks in the same way goes on with it: runs with equal n_parts give the same bits at any number
+ * of ranks. That costs a copy of the gradients for each halving of a rank's parts, and matrix products of one
+ * part each. */
 typedef struct tt_reducer_desc {
     tt_model *model;               /* lent                                                     */
-    /* sums data[0..n), memory of the backend, over all ranks in place, the same bits on every rank; NULL = one
-     * process */
+    /* sums data[0..n), memory of the backend, over all ranks in place, the same bits on every rank;
+     * NULL = one process */
     tt_status (*allreduce)(void *user, float *data, size_t n);
     void *user;
     int rank, world_size;          /* world_size 0 = 1                                         */
@@ -13755,9 +13757,10 @@ static tt_status tti_adamw_check(tt_context *ctx, const tt_adamw_desc *d) {
     }
     if (!(d->eps > 0 && d->eps <= 1) || !(d->weight_decay >= 0 && d->weight_decay <= 100) ||
         !(d->max_grad_norm >= 0) || !isfinite(d->max_grad_norm)) {
-        return tt_fail(ctx, TT_ERR_ARG, "tt_adamw_create: eps is %g, weight_decay %g, max_grad_norm %g, expected "
-                       "in (0, 1], in [0, 100], finite and >= 0", (double)d->eps, (double)d->weight_decay,
-                       (double)d->max_grad_norm);
+        return tt_fail(ctx, TT_ERR_ARG,
+                       "tt_adamw_create: eps is %g, weight_decay %g, max_grad_norm %g, expected in (0, 1], "
+                       "in [0, 100], finite and >= 0",
+                       (double)d->eps, (double)d->weight_decay, (double)d->max_grad_norm);
     }
     return TT_OK;
 }
@@ -14693,8 +14696,8 @@ TT_API double tt_grpo_overlong(const tt_grpo_config *config, int response_length
     return tti_overlong(&c, response_length);
 }
 
-/* beta KL(old, reference) of a response: PPO's way to stay near the reference, and REINFORCE++'s. Without log-probs the
- * cost that is known already, as of another process's response, stands. */
+/* beta KL(old, reference) of a response: PPO's way to stay near the reference, and REINFORCE++'s. Without
+ * log-probs the cost that is known already, as of another process's response, stands. */
 static tt_status tti_reward_kl(tt_context *ctx, const tt_grpo_config *c, tt_rollout *r) {
     double slope, sum = 0;
     int t;
@@ -16299,14 +16302,11 @@ TT_API void tt_think_score(const tt_rollouts *all, tt_think_metrics *m) {
 }
 
 /* ==== 13. train ==========================================================================
- * The loops that tie the chapters together. A task gives questions and rewards (examples/tasks.h has some). The
- * trainer turns questions into prompts, prompts into rollouts, rollouts (after a teacher's feedback) into
+ * The loops that tie the chapters together. A task gives questions and rewards (examples/tasks.h has some).
+ * The trainer turns questions into prompts, prompts into rollouts, rollouts (after a teacher's feedback) into
  * rewards, advantages, gradients and one update. Its only state is the model, the optimizer and a step
- * counter: prompts, samples and the teacher's choices are functions of (seed, step), so a resumed run is
- * the run that was never interrupted. */
-
-/* Streams of random numbers, see tt_random: which questions a step asks, and its samples. */
-enum { TTI_STREAM_PROMPT = 0x73696770, TTI_STREAM_SAMPLE };
+ * counter: prompts, samples and the teacher's choices are functions of (seed, step), so a resumed run is the
+ * run that was never interrupted. */
 
 /* ---- [tt:train.client] what the trainer is made of ----
  * From here on the chapter is a client of the chapters above: it calls public functions alone and keeps a few
@@ -17778,8 +17778,8 @@ done:
  * The calls of tti_step_run are the table of [tt:train.client]. A step that fails leaves weights, moments and
  * counters as they were, or, where an update of several is done, after that update; it may be tried again. */
 
-/* Adds up over ranks what each has counted: the tally, and the rows TTI_COUNTED of the metrics. These two ints
- * of the feedback's metrics go as doubles. */
+/* Adds up over ranks what each has counted: the tally, and the rows TTI_COUNTED of the metrics. These two
+ * ints of the feedback's metrics go as doubles. */
 static tt_status tti_step_count(tt_trainer *t, tti_step *s) {
     tt_step_metrics *m = &s->metrics;
     tt_tally *y = &s->tally;
@@ -19592,8 +19592,8 @@ static const tti_kernels TTI_K(kernels) = {
 #endif /* TTI_SIMD_PASS */
 
 /* ==== B. Unicode tables ====================================================================
- * What chapter 6 needs to know of characters, as tti_table_decode there reads it; printed by tools/unicode_tables.py, which
- * says where it comes from. */
+ * What chapter 6 needs to know of characters, as tti_table_decode there reads it; printed by
+ * tools/unicode_tables.py, which says where it comes from. */
 #if defined(TTI_IMPLEMENTED) && !defined(TTI_SIMD_PASS) && !defined(TTI_UNICODE_TABLES)
 #define TTI_UNICODE_TABLES
 
@@ -19783,8 +19783,8 @@ static const char *const tti_one_way_lines[] = {
 
 /* The lines of a table, NULL behind them. */
 static const char *const *tti_unicode_lines(int table) {
-    static const char *const *const tables[TTI_N_TABLES] = {tti_class_lines, tti_other_number_lines, tti_combining_lines,
-                                                            tti_composed_lines, tti_one_way_lines};
+    static const char *const *const tables[TTI_N_TABLES] = {
+        tti_class_lines, tti_other_number_lines, tti_combining_lines, tti_composed_lines, tti_one_way_lines};
     return tables[table];
 }
 #endif /* TTI_UNICODE_TABLES */
