@@ -11,8 +11,6 @@ TEST_CFLAGS ?= -O1 -g
 SANITIZE := -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
 SEEDS    ?= 1
 DEMO_OUT ?= runs/demo
-STUDY_SEEDS ?= 5
-FUZZ_SECONDS ?= 60
 PYTHON   ?= python3
 # Said before a compilation in which nothing is to be seen.
 COMPILING = @echo 'compiling $@ (the whole library: up to half a minute) ...'
@@ -37,7 +35,7 @@ demo: build/thinktune
 
 ## make study       the table with its ablations over 5 seeds, about an hour, resumable: runs/study (STUDY_SEEDS=n)
 study: build/study
-	build/study --out runs/study --seeds $(STUDY_SEEDS)
+	build/study --out runs/study --seeds $(or $(STUDY_SEEDS),5)
 
 ## make examples    builds build/thinktune, pretrain, sft, generate, ...
 examples: $(EXAMPLES)
@@ -95,7 +93,7 @@ compare-rewards: build/grade
 ## make fuzz        fuzzes the readers with clang (FUZZ_SECONDS=n each)
 fuzz: $(FUZZERS)
 	@for f in $^; do echo "== $$f"; mkdir -p build/corpus/$$(basename $$f) && \
-	  $$f -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=2048 -artifact_prefix=build/ \
+	  $$f -max_total_time=$(or $(FUZZ_SECONDS),60) -timeout=10 -rss_limit_mb=2048 -artifact_prefix=build/ \
 	  build/corpus/$$(basename $$f) $$([ $$f = build/fuzz_checkpoint ] && echo tests/golden/hf) || exit 1; done
 
 ## make clean       removes build/
@@ -150,4 +148,3 @@ $(FUZZERS): build/%: tests/%.c $(LIBRARY) | build
 	clang -std=c99 $(SANITIZE) -fsanitize=fuzzer $< -o $@ $(LDLIBS)
 
 .PHONY: help demo study examples test check race strict docs-check test-kernels test-cross test-cases compare-rewards fuzz clean
-.DEFAULT_GOAL := help

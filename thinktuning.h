@@ -170,7 +170,7 @@ extern "C" {
  * The context, which every other object belongs to, and what programs beside it need as well: errors, memory,
  * random numbers, growable text, whole files, JSON. */
 
-#define TT_VERSION "0.1.0"
+#define TT_VERSION "0.2.0"
 
 #define TT_STATUS_LIST(X)                                    \
     X(TT_OK,          0, "success")                          \
