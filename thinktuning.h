@@ -17994,6 +17994,7 @@ TT_API tt_status tt_trainer_load(tt_trainer *t, const char *path) {
     return status;
 }
 
+/* ---- here the text of the trainer ends, which can be copied ---- */
 
 #ifdef __cplusplus
 }
