@@ -12378,6 +12378,11 @@ static tt_status tti_shards_index(tt_safetensors **list, tti_folder *d) {
             goto done;
         }
         TTI_TRY(tti_folder_name(d, name));
+        if (!tt_file_exists(d->path.data)) {
+            status = tt_fail(d->ctx, TT_ERR_FILE, "%s/%s: weight_map names \"%s\", which is not there",
+                             d->dir, index, name);
+            goto done;
+        }
         TTI_TRY(tti_shards_add(list, d));
     }
 done:

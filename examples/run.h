@@ -123,7 +123,9 @@ static inline void remove_temporary(const char *folder, int depth) {
 /* OUT belongs to one run at a time: two would write each other's files. The lock goes with the process, however it ends.
  * Whatever would keep the run from writing there is found here, before any work. */
 static inline tt_status claim_folder(tt_context *ctx, const char *out) {
+    static const char *const names[] = {"settings.txt", "model.safetensors", "config.json", "tokenizer.json", "metrics.jsonl"};
     struct stat info;
+    size_t k;
     if (!*out) { return tt_fail(ctx, TT_ERR_ARG, "--out is empty, expected a folder"); }
     if (strlen(out) > PATH_SIZE - PATH_ROOM) { return tt_fail(ctx, TT_ERR_ARG, "--out has %lu bytes, expected at most %d", (unsigned long)strlen(out), PATH_SIZE - PATH_ROOM); }
     if (stat(out, &info) == 0 && !S_ISDIR(info.st_mode)) { return tt_fail(ctx, TT_ERR_IO, "--out %s is there and no folder", out); }
@@ -142,7 +144,8 @@ static inline tt_status claim_folder(tt_context *ctx, const char *out) {
     }
     remove_temporary(out, 2);
 #endif
-    return tt_file_writable(ctx, path_of(out, "settings.txt"));
+    for (k = 0; k < sizeof names / sizeof *names; k++) { CHECK(tt_file_writable(ctx, path_of(out, names[k]))); }
+    return TT_OK;
 }
 
 /* The folder is rank 0's; all ranks learn whether it has it. */

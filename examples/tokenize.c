@@ -44,19 +44,19 @@ static void stop(int status, const char *format, const char *a, const char *b) {
     exit(status);
 }
 
-static int choice(const char *option, const char *text, const char *const *names, int n) {
+static int choice(const char *name, const char *text, const char *const *names, int n) {
     int i;
     for (i = 0; i < n; i++) {
         if (strcmp(text, names[i]) == 0) return i;
     }
-    stop(2, "%s is \"%s\", which is not one of its values; see tokenize --help", option, text);
+    stop(2, "%s is \"%s\", which is not one of its values; see tokenize --help", name, text);
     return 0;
 }
 
-static int whole_number(const char *option, const char *text) {
+static int whole_number(const char *name, const char *text) {
     char *end;
     long n = strtol(text, &end, 10);
-    if (*text < '0' || *text > '9' || *end || n < 1 || n > 1000000000) stop(2, "%s is \"%s\", expected a whole number from 1", option, text);
+    if (*text < '0' || *text > '9' || *end || n < 1 || n > 1000000000) stop(2, "%s is \"%s\", expected a whole number from 1", name, text);
     return (int)n;
 }
 

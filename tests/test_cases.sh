@@ -59,8 +59,9 @@ printf '#define THINKTUNING_IMPLEMENTATION\n#include "%s/thinktuning.h"\n' "$pro
 $cc -std=c99 -O1 -g -c library.c -o library.o > library.log 2>&1 & library=$!
 $cc -std=gnu99 -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined -I whole "$cases/hostile_api.c" -o api -lm > api.log 2>&1 & api=$!
 # built NAME [SOURCE FLAGS...]: compiles and links a program of the cases, if it is not there.
-built() {
+built() {   # NAME [SOURCE [FLAGS...]]: a program of the cases, or one that stands here
     local name=$1 source=$cases/${2:-$1.c}
+    [ -f "$source" ] || source=$2
     shift $(($# > 1 ? 2 : 1))
     wait $library || { grep -m 3 error library.log; return 1; }
     [ -x "$name" ] || $cc -std=c99 -I include -I include/under "$source" library.o -o "$name" "$@" -lm
@@ -381,7 +382,7 @@ api_case() {
     [ "$rc" -le 2 ] || { echo "exit status $rc"; return 1; }
     unsaid 'Sanitizer|runtime error' || return 1
     case $1 in
-        fileempty) grep -q 'save "" -> [1-9]' out && grep -q 'write "" -> [1-9]' out || { echo "an empty path is taken"; return 1; } ;;
+        fileempty) grep -q 'save "" -> -*[1-9]' out && grep -q 'write "" -> -*[1-9]' out || { echo "an empty path is taken"; return 1; } ;;
         sampling) grep '^T 1e-39 ' out | grep -qi temperature || { echo "1e-39 does not blame the temperature"; return 1; } ;;
         gpt2heads) grep -qiE 'nil.*(heads|head_dim)' out || { echo "no error that names the heads"; return 1; } ;;
         *) grep -qE "^(end|random|null)" out || { echo "did not come to its end"; return 1; } ;;
@@ -426,8 +427,9 @@ fi
 records() { built jsonl && run 10 ./jsonl "$1"; accepted && is "$(head -n 1 out)" "$2 records" "the first line"; }
 for name in plain bom blank; do check "$name.jsonl has 10 records" records "$cases/$name.jsonl" 10; done
 check "overlong.jsonl has 11 records" records "$cases/overlong.jsonl" 11
-whole_texts() {   # what a NUL stands in is not cut
+whole_texts() {   # what a NUL stands in is not cut: it is whole, or refused by line and name
     built jsonl && run 10 ./jsonl "$cases/nul.jsonl"
+    if [ "$rc" -ne 0 ]; then refused 'line 10: "question" has the character U\+0000'; return; fi
     accepted && grep -a ' 9: q "read this file' out | grep -a '(66 bytes) gold "12" (2 bytes)'
 }
 check "a NUL does not cut question and answer" whole_texts
@@ -444,7 +446,6 @@ if "$python" -c 'import numpy, safetensors, tokenizers' 2> /dev/null && "$python
     check "three steps with a head padded beyond the tokenizer" steps m/pad "$cases/plain.jsonl" 3 24
     check "three steps with unused ids below an added token" steps m/gap "$cases/plain.jsonl" 3 24
     check "three steps on a file with a byte order mark" steps m/base "$cases/bom.jsonl" 3 24
-    check "three steps on a file with NUL" steps m/base "$cases/nul.jsonl" 3 24
     samples_above() { built train && run 120 ./train m/pad "$cases/plain.jsonl" 3 24; grep -E '^[1-9][0-9]* sampled ids lie above' out; }
     check "the padded head is sampled from" samples_above
     overlong() {      # told before the first step, or left out; never in the middle
@@ -454,12 +455,9 @@ if "$python" -c 'import numpy, safetensors, tokenizers' 2> /dev/null && "$python
     }
     check "an over-long question never ends a run in the middle" overlong
     learns() { rm -rf s; run 60 "$bin"/sft --model m/base --data "$1" --out s --epochs 1; accepted && [ -f s/model.safetensors ]; }
-    for file in "$cases"/{plain,bom,blank,nul,nul-sft,inject}.jsonl m/{crlf,chat}.jsonl; do check "sft reads $(basename "$file")" learns "$file"; done
-    nul_learnt() {    # what stands behind the NUL counts
-        printf '{"prompt": "the cat", "completion": " sat on the mat"}\n%.0s' 1 2 3 4 > cut.jsonl
-        learns cut.jsonl && mv s/model.safetensors cut.safetensors && learns "$cases/nul-sft.jsonl" && ! cmp -s s/model.safetensors cut.safetensors || { echo "learnt only what stands before the NUL"; return 1; }
-    }
-    check "sft learns what stands behind a NUL" nul_learnt
+    for file in "$cases"/{plain,bom,blank,inject}.jsonl m/{crlf,chat}.jsonl; do check "sft reads $(basename "$file")" learns "$file"; done
+    no_nul() { rm -rf s; run 60 "$bin"/sft --model m/base --data "$1" --out s --epochs 1; refused 'line [0-9]+: .* U\+0000' && is "$(ls s/model.safetensors 2> /dev/null)" "" "the model"; }
+    for file in nul nul-sft; do check "sft refuses what a NUL would cut: $file.jsonl" no_nul "$cases/$file.jsonl"; done
     wrong_encoding() { run 20 "$@"; refused 'UTF|JSON|line 1|byte'; }
     check "sft says what is wrong with UTF-16" wrong_encoding "$bin"/sft --model m/base --data m/utf16.jsonl --out z
     check "thinktune says what is wrong with UTF-16" wrong_encoding "$bin"/thinktune --model m/base --data m/utf16.jsonl --end-token '<|end_of_text|>' --out z
@@ -550,7 +548,11 @@ else
 fi
 check "after the macros of windows.h, as C" $cc -std=c99 -Wall -Wextra -Werror -I "$project" -fsyntax-only "$cases/windows_macros.c"
 if command -v "$cxx" > /dev/null; then check "after the macros of windows.h, as C++" $cxx -std=c++11 -Wall -Wextra -Werror -I "$project" -fsyntax-only -x c++ "$cases/windows_macros.c"; else skip "after the macros of windows.h, as C++" "$cxx is not there"; fi
-think_page() { built think think-draft.c -Wall -Wextra -Werror && run 300 ./think && accepted; }
+# It was written for version 0.1.0, whose two longest signatures are gone.
+sed 's/tt_grpo_loss(l->ctx, logprobs, entropy, &rollouts, indices, rollouts.n, /tt_grpo_loss(l->ctx, logprobs, entropy, \&(tt_loss_batch){.rollouts = \&rollouts, .indices = indices, .n = rollouts.n}, /
+     s/tt_think_augment(&rollouts, &teacher, l->tokenizer, &l->think, &l->grpo, l->end, step, t)/tt_think_augment(\&rollouts, \&(tt_augment){\&teacher, l->tokenizer, l->end, l->grpo.max_completion_length, step}, \&l->think, t)/' \
+    "$cases/think-draft.c" > think-here.c
+think_page() { built think think-here.c -Wall -Wextra -Werror && run 300 ./think && accepted; }
 check "ThinkTuning on one page compiles and runs" think_page
 
 echo "$passed passed, $failed failed"
