@@ -133,7 +133,7 @@ static inline tt_status claim_folder(tt_context *ctx, const char *out) {
 #if !defined(_WIN32)
     {
         struct flock lock;
-        int file = open(path_of(out, "lock"), O_RDWR | O_CREAT, 0666);
+        int file = open(path_of(out, "lock"), O_RDWR | O_CREAT | O_NOFOLLOW, 0666);
         memset(&lock, 0, sizeof lock);
         lock.l_type = F_WRLCK;
         if (file < 0) { return tt_fail(ctx, TT_ERR_IO, "%s/lock cannot be written: %s", out, strerror(errno)); }
