@@ -1,4 +1,4 @@
-/* thinktuning.h - v0.1.0 - language models that learn to reason, in one C header
+/* thinktuning.h - v0.2.0 - language models that learn to reason, in one C header
  *
  * A transformer, reverse-mode autograd, a BPE tokenizer, a sampler, GRPO, and ThinkTuning (RRV et al.,
  * EMNLP 2025, arXiv 2508.07616): a teacher of the student's own size reads some of its answers and continues

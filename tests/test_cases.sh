@@ -429,7 +429,7 @@ for name in plain bom blank; do check "$name.jsonl has 10 records" records "$cas
 check "overlong.jsonl has 11 records" records "$cases/overlong.jsonl" 11
 whole_texts() {   # what a NUL stands in is not cut: it is whole, or refused by line and name
     built jsonl && run 10 ./jsonl "$cases/nul.jsonl"
-    if [ "$rc" -ne 0 ]; then refused 'line 10: "question" has the character U\+0000'; return; fi
+    if [ "$rc" -ne 0 ]; then refused 'line 10: "question" has the character U.0000'; return; fi
     accepted && grep -a ' 9: q "read this file' out | grep -a '(66 bytes) gold "12" (2 bytes)'
 }
 check "a NUL does not cut question and answer" whole_texts
@@ -456,7 +456,7 @@ if "$python" -c 'import numpy, safetensors, tokenizers' 2> /dev/null && "$python
     check "an over-long question never ends a run in the middle" overlong
     learns() { rm -rf s; run 60 "$bin"/sft --model m/base --data "$1" --out s --epochs 1; accepted && [ -f s/model.safetensors ]; }
     for file in "$cases"/{plain,bom,blank,inject}.jsonl m/{crlf,chat}.jsonl; do check "sft reads $(basename "$file")" learns "$file"; done
-    no_nul() { rm -rf s; run 60 "$bin"/sft --model m/base --data "$1" --out s --epochs 1; refused 'line [0-9]+: .* U\+0000' && is "$(ls s/model.safetensors 2> /dev/null)" "" "the model"; }
+    no_nul() { rm -rf s; run 60 "$bin"/sft --model m/base --data "$1" --out s --epochs 1; refused 'line [0-9]+: .* U.0000' && is "$(ls s/model.safetensors 2> /dev/null)" "" "the model"; }
     for file in nul nul-sft; do check "sft refuses what a NUL would cut: $file.jsonl" no_nul "$cases/$file.jsonl"; done
     wrong_encoding() { run 20 "$@"; refused 'UTF|JSON|line 1|byte'; }
     check "sft says what is wrong with UTF-16" wrong_encoding "$bin"/sft --model m/base --data m/utf16.jsonl --out z
