@@ -492,48 +492,34 @@ static tt_model_teacher *make_teacher(app *a, tt_model *frozen) {
 }
 
 /* ---- the gate: can this base teach, and would reward alone find reflection anyway? ---- */
-static tt_status prompt_ids(app *a, const char *question, tt_ids *ids) {
-    const char *around = a->task.prompt_template;
-    return tt_encode_prompt(a->tokenizer, around, strlen(around), question, strlen(question), ids);
-}
 /* Is this the right response to question `index` of a split? */
 static tt_status assess(app *a, int split, uint64_t index, const int32_t *tokens, int n, int stopped, int *right) {
-    tt_text question = new_text(a), answer = new_text(a), response = new_text(a);
-    tt_reward_input in;
+    tt_prompts asked = TT_INIT;
+    tt_text response = new_text(a);
+    tt_reward_input in = TT_INIT;
     float reward = 0;
-    tt_status status = a->task.question(a->task.user, split, index, &question, &answer);
-    if (status == TT_OK) { status = tt_decode(a->tokenizer, tokens, (size_t)(n - (stopped ? 1 : 0)), 0, &response); }
-    if (status == TT_OK) { status = tt_text_append(&response, "", 0); }
-    in.question = question.data;
-    in.answer = answer.data;
-    in.response = response.data;
-    in.response_size = response.size;
-    in.stopped = stopped;
+    tt_status status = tt_prompts_create(a->ctx, &a->task, a->tokenizer, 1, &asked);
     in.tokens = tokens;
     in.n_tokens = n;
+    in.stopped = stopped;
+    if (status == TT_OK) { status = tt_prompts_set(&asked, 0, split, index); }
+    if (status == TT_OK) { status = tt_prompts_input(&asked, 0, &response, &in); }
     if (status == TT_OK) { status = a->task.reward(a->task.user, &in, &reward); }
     *right = reward > 0.5f;
-    tt_text_free(&question);
-    tt_text_free(&answer);
     tt_text_free(&response);
+    tt_prompts_free(&asked);
     return status;
 }
-/* Samples once from each of n prompts that stand one after another in ids; ends[i] is where prompt i ends. Its random
- * numbers are those of (seed, id + i). */
-static tt_status sample_prompts(app *a, tt_model *model, const tt_ids *ids, const tt_ids *ends, uint64_t id, uint64_t seed, tt_rollouts *out) {
-    int n = (int)ends->size, i, at = 0;
+/* Samples once from each of n prompts. The random numbers are those of (seed, id + i). */
+static tt_status sample_prompts(app *a, tt_model *model, tt_request *requests, int n, uint64_t id, uint64_t seed, tt_rollouts *out) {
     int32_t end = tt_token_id(a->tokenizer, a->task.end_token);
-    tt_request *requests = (tt_request *)tt_alloc(a->ctx, (size_t)n, sizeof *requests);
     tt_sampling sampling = TT_INIT;
     tt_completions completions = TT_INIT;
     tt_status status;
-    if (!requests) { return TT_ERR_MEM; }
+    int i;
     for (i = 0; i < n; i++) {
-        requests[i].prompt = ids->data + at;
-        requests[i].prompt_length = ends->data[i] - at;
         requests[i].n = 1;
         requests[i].id = id + (uint64_t)i;
-        at = ends->data[i];
     }
     sampling.max_new_tokens = a->o.length;
     sampling.temperature = (float)a->o.temperature;
@@ -543,33 +529,17 @@ static tt_status sample_prompts(app *a, tt_model *model, const tt_ids *ids, cons
     status = tt_generate(model, requests, n, &sampling, &completions);
     if (status == TT_OK) { status = tt_rollouts_create(a->ctx, requests, n, &completions, end, out); }
     tt_completions_free(&completions);
-    tt_free(a->ctx, requests, (size_t)n, sizeof *requests);
     return status;
 }
 /* A model's own attempts at questions first, first + 1, ... of a split, sampled as id, id + 1, ...; later passes continue them. */
 static tt_status attempt_questions(app *a, tt_model *model, int split, uint64_t first, int n, uint64_t id, uint64_t seed, tt_rollouts *attempts) {
-    tt_ids ids = new_ids(a), ends = new_ids(a);
-    tt_text question = new_text(a), answer = new_text(a);
-    tt_status status = TT_OK;
+    tt_prompts asked = TT_INIT;
+    tt_status status = tt_prompts_create(a->ctx, &a->task, a->tokenizer, n, &asked);
     int i;
-    for (i = 0; i < n && status == TT_OK; i++) {
-        int32_t end;
-        question.size = answer.size = 0;
-        status = a->task.question(a->task.user, split, first + (uint64_t)i, &question, &answer);
-        if (status == TT_OK) { status = prompt_ids(a, question.data, &ids); }
-        end = (int32_t)ids.size;
-        if (status == TT_OK) { status = tt_ids_append(&ends, &end, 1); }
-    }
-    if (status == TT_OK) { status = sample_prompts(a, model, &ids, &ends, id, seed, attempts); }
-    for (i = 0; i < attempts->n && status == TT_OK; i++) {
-        question.size = answer.size = 0;
-        status = a->task.question(a->task.user, split, first + (uint64_t)i, &question, &answer);
-        if (status == TT_OK) { status = tt_rollouts_question(attempts, i, question.data); }
-    }
-    tt_ids_free(&ids);
-    tt_ids_free(&ends);
-    tt_text_free(&question);
-    tt_text_free(&answer);
+    for (i = 0; i < n && status == TT_OK; i++) { status = tt_prompts_set(&asked, i, split, first + (uint64_t)i); }
+    if (status == TT_OK) { status = sample_prompts(a, model, asked.requests, n, id, seed, attempts); }
+    for (i = 0; i < attempts->n && status == TT_OK; i++) { status = tt_rollouts_question(attempts, i, tt_prompts_question(&asked, i)); }
+    tt_prompts_free(&asked);
     return status;
 }
 /* The teacher continues every attempt that has ended. */
@@ -656,21 +626,22 @@ static tt_status gate_leak(app *a, gate_share *own) {
 /* Coherence: "\n\n" is put after each attempt and the student goes on by itself; share of right answers. */
 static tt_status gate_coherence(app *a, gate_share *own) {
     const tt_rollouts *attempts = &own->attempts;
-    tt_ids ids = new_ids(a), ends = new_ids(a);
+    int n = attempts->n, i, at = 0, right;
+    tt_request *requests = (tt_request *)tt_alloc(a->ctx, (size_t)n, sizeof *requests);
+    tt_ids ids = new_ids(a);
     tt_rollouts more = TT_INIT;
-    tt_status status = TT_OK;
+    tt_status status = requests ? TT_OK : TT_ERR_MEM;
     int32_t marker = tt_token_id(a->tokenizer, "\n\n");
-    int i, right;
-    for (i = 0; i < attempts->n && status == TT_OK; i++) {
+    for (i = 0; i < n && status == TT_OK; i++) {
         const tt_rollout *r = &attempts->items[i];
-        int32_t end;
-        status = tt_ids_append(&ids, r->tokens, (size_t)(r->prompt_length + r->response_length - (r->stopped ? 1 : 0)));
+        int without_end = r->prompt_length + r->response_length - (r->stopped ? 1 : 0);
+        status = tt_ids_append(&ids, r->tokens, (size_t)without_end);
         if (status == TT_OK) { status = tt_ids_append(&ids, &marker, 1); }
-        end = (int32_t)ids.size;
-        if (status == TT_OK) { status = tt_ids_append(&ends, &end, 1); }
+        requests[i].prompt_length = without_end + 1;
     }
-    if (status == TT_OK) { status = sample_prompts(a, a->base, &ids, &ends, (uint64_t)own->begin, (uint64_t)a->seed + 1, &more); }
-    for (i = 0; i < attempts->n && status == TT_OK; i++) {
+    for (i = 0; i < n && status == TT_OK; at += requests[i++].prompt_length) { requests[i].prompt = ids.data + at; }
+    if (status == TT_OK) { status = sample_prompts(a, a->base, requests, n, (uint64_t)own->begin, (uint64_t)a->seed + 1, &more); }
+    for (i = 0; i < n && status == TT_OK; i++) {
         const tt_rollout *r = &more.items[i];
         int prompt = attempts->items[i].prompt_length;
         status = assess(a, 1, (uint64_t)(own->begin + i), r->tokens + prompt, r->prompt_length + r->response_length - prompt, r->stopped, &right);
@@ -678,7 +649,7 @@ static tt_status gate_coherence(app *a, gate_share *own) {
     }
     tt_rollouts_free(&more);
     tt_ids_free(&ids);
-    tt_ids_free(&ends);
+    tt_free(a->ctx, requests, (size_t)n, sizeof *requests);
     return status;
 }
 static tt_status feedback_of(app *a, const tt_rollout *r, tt_text *out) {
