@@ -303,38 +303,55 @@ static tt_status pretrain(app *a, const char *dir) {
     tt_optimizer_destroy(optimizer);
     return status;
 }
-/* The base is found by all that it depends on. It is always read back from its folder, whose file "complete"
- * is written last, so that the first start and the second see the same model. */
-static tt_status base_from_cache(app *a) {
-    char dir[PATH_SIZE], complete[PATH_SIZE];
+/* What the base depends on, in words: its folder is found by their hash. */
+static tt_status base_key(const app *a, tt_text *key) {
     const options *o = &a->o;
-    tt_text key = new_text(a);
-    tt_status status = tt_text_format(&key, "%s " TT_VERSION " seed %d layers %d hidden %d heads %d inner %d context %d steps %d tokens %d lr %.9g", o->task, a->seed,
-                                      o->layers, o->hidden, o->heads, o->inner, o->context, o->pretrain_steps, o->pretrain_tokens, o->pretrain_lr);
-    if (status == TT_OK && o->notes_until > 0) { status = tt_text_format(&key, " notes until %.9g", o->notes_until); }
-    if (status == TT_OK && o->gradient_parts) { status = tt_text_format(&key, " parts %d", o->gradient_parts); }
+    CHECK(tt_text_format(key, "%s " TT_VERSION " seed %d layers %d hidden %d heads %d inner %d context %d",
+                         o->task, a->seed, o->layers, o->hidden, o->heads, o->inner, o->context));
+    CHECK(tt_text_format(key, " steps %d tokens %d lr %.9g", o->pretrain_steps, o->pretrain_tokens, o->pretrain_lr));
+    if (o->notes_until > 0) { CHECK(tt_text_format(key, " notes until %.9g", o->notes_until)); }
+    if (o->gradient_parts) { CHECK(tt_text_format(key, " parts %d", o->gradient_parts)); }
+    return TT_OK;
+}
+
+/* The file "complete" is written last: a folder without it holds a base that was interrupted. */
+static tt_status pretrain_in(app *a, const char *dir, const char *complete, const tt_text *key) {
+    tt_status status = pretrain(a, dir);
+    if (status == TT_OK && parallel_rank == 0) { status = tt_file_write(a->ctx, complete, key->data, key->size); }
+    tt_model_destroy(a->base);
+    tt_tokenizer_destroy(a->tokenizer);
+    a->base = NULL;
+    a->tokenizer = NULL;
     CHECK(status);
-    strcpy(dir, path_of(o->out, "base-%d-%016llx", a->seed, (unsigned long long)tt_hash(key.data, key.size, 0)));
+    parallel_any(0);                           /* until the file is there */
+    return TT_OK;
+}
+
+static tt_status find_or_pretrain(app *a, const tt_text *key) {
+    char dir[PATH_SIZE], complete[PATH_SIZE];
+    unsigned long long hash = (unsigned long long)tt_hash(key->data, key->size, 0);
+    strcpy(dir, path_of(a->o.out, "base-%d-%016llx", a->seed, hash));
     strcpy(complete, path_of(dir, "complete"));
     CHECK(tt_make_dirs(a->ctx, dir));
     if (parallel_any(!tt_file_exists(complete))) {
-        status = pretrain(a, dir);
-        if (status == TT_OK && parallel_rank == 0) { status = tt_file_write(a->ctx, complete, key.data, key.size); }
-        tt_model_destroy(a->base);
-        tt_tokenizer_destroy(a->tokenizer);
-        a->base = NULL;
-        a->tokenizer = NULL;
-        CHECK(status);
-        parallel_any(0);                       /* until the file is there */
+        CHECK(pretrain_in(a, dir, complete, key));
     } else {
         say("seed %d  base found in %s\n", a->seed, dir);
         a->whole_from += a->base_work;         /* it takes no time now */
     }
-    tt_text_free(&key);
-    a->base = tt_model_load(a->ctx, dir);
+    a->base = tt_model_load(a->ctx, dir);      /* always from its folder: first start and second see one model */
     a->tokenizer = a->base ? tt_tokenizer_load(a->ctx, path_of(dir, "tokenizer.json")) : NULL;
     return a->tokenizer ? TT_OK : tt_error_status(a->ctx);
 }
+
+static tt_status base_from_cache(app *a) {
+    tt_text key = new_text(a);
+    tt_status status = base_key(a, &key);
+    if (status == TT_OK) { status = find_or_pretrain(a, &key); }
+    tt_text_free(&key);
+    return status;
+}
+
 /* Adapters leave their base as it is, so it may stay in its file, for base, teacher and students together. But a run takes
  * hours, and a file that is cut short meanwhile would end it: only if asked for. */
 static tt_model *load_model(app *a) { return a->o.lora_rank && a->o.map ? tt_model_map(a->ctx, a->o.model) : tt_model_load(a->ctx, a->o.model); }
