@@ -1475,12 +1475,17 @@ typedef struct tt_reward_input {
     int prompt, sample;                         /* which it is, for errors                        */
 } tt_reward_input;
 
-/* What a response did: was the first attempt right, the final answer, and which reflection stands between. */
+/* What a response did: is there a first attempt at an answer, was it right, was the final answer, and which
+ * reflection stands between. One that begins to check before it has attempted anything has nothing to reflect
+ * on: it works before it answers. */
 typedef enum tt_behaviour {
     TT_NO_REFLECTION = 0, TT_SELF_AGREEMENT, TT_SELF_CONFLICT, TT_SELF_CONSULTATION, TT_SELF_CRITIQUE,
-    TT_N_BEHAVIOURS
+    TT_WORKS_FIRST, TT_N_BEHAVIOURS
 } tt_behaviour;
-typedef struct tt_outcome { int final_right, first_right, reflects; tt_behaviour behaviour; } tt_outcome;
+typedef struct tt_outcome {
+    int final_right, attempted, first_right, reflects;
+    tt_behaviour behaviour;
+} tt_outcome;
 
 /* Where prompts come from and what a response is worth. Texts are appended to tt_text. */
 typedef struct tt_task {
@@ -1489,8 +1494,8 @@ typedef struct tt_task {
     tt_status (*question)(void *user, int split, uint64_t index, tt_text *question, tt_text *answer);
     tt_status (*reward)(void *user, const tt_reward_input *in, float *reward);   /* NaN = abstain */
     /* behaviour of a response: see tt_outcome; NULL = the default: it reflects from the first "wait",
-     * "check", "verify" or "mentor" on, the first attempt is what stands before, the reward judges both, and
-     * words tell the behaviour */
+     * "check", "verify" or "mentor" on; what stands before is an attempt if `extract` finds an answer in it;
+     * the reward judges both, and words tell the behaviour */
     tt_status (*judge)(void *user, const tt_reward_input *in, tt_outcome *out);
     const char *prompt_template;   /* around {question}: "<user>{question}<student>"; see tt_encode_prompt */
     const char *end_token;         /* text of the token that ends a response                           */
@@ -1552,10 +1557,13 @@ TT_API tt_status tt_judge(tt_context *, const tt_task *, const tt_reward_input *
                           tt_reward_errors *, tt_outcome *out);
 /* Sums of outcomes, and the rates that they make. */
 typedef struct tt_tally {
-    double n, right, first, reflects, corrected, spoiled, length, stopped, behaviour[TT_N_BEHAVIOURS];
+    double n, right, attempts, first, reflects, corrected, spoiled, length, stopped;
+    double behaviour[TT_N_BEHAVIOURS];
 } tt_tally;
 typedef struct tt_rates {
-    double accuracy, first_accuracy, reflection_rate;
+    double accuracy;
+    double attempt_rate, first_accuracy;        /* has a first attempt; has one that is right  */
+    double reflection_rate;        /* looks at its attempt again                               */
     double correction_rate;        /* right at the end, of those whose first attempt was wrong */
     double spoil_rate;             /* wrong at the end, of those whose first attempt was right */
     double mean_length, stopped_rate, behaviour[TT_N_BEHAVIOURS];
@@ -1663,7 +1671,7 @@ typedef struct tt_step_metrics {
     tt_grpo_metrics grpo;          /* grpo.reward: reward; think.own_reward: own reward        */
     tt_think_metrics think;
     /* of the student's own responses, before a teacher's */
-    double mean_length, clipped_ratio, reflection_rate, correction_rate, spoil_rate;
+    double mean_length, clipped_ratio, attempt_rate, reflection_rate, correction_rate, spoil_rate;
     double behaviour[TT_N_BEHAVIOURS];
     double grad_norm, learning_rate;
     double update_skipped;         /* updates left out because a gradient was not finite       */
@@ -16513,10 +16521,11 @@ TT_API tt_status tt_reward_call(tt_context *ctx, const tt_reward *r, const tt_re
 
 /* ---- [tt:train.judge] what a response did ----
  * A response may reflect: after a first attempt it looks at it again and keeps or changes its answer.
- *     correction rate = P(final answer right | first attempt wrong)
- *     spoil rate      = P(final answer wrong | first attempt right)
- * A task may judge by its own grammar; by default words tell where the reflection begins and of which of the
- * paper's four behaviours it is. Source: ThinkTuning, arXiv 2508.07616. */
+ *     correction rate = P(final answer right | a first attempt, which is wrong)
+ *     spoil rate      = P(final answer wrong | a first attempt, which is right)
+ * A student that has learned to drop the attempt and to work at once corrects nothing, however often it is
+ * right; it is told apart. A task may judge by its own grammar; by default words tell where the reflection
+ * begins and of which of the paper's four behaviours it is. Source: ThinkTuning, arXiv 2508.07616. */
 
 /* Where a response begins to reflect, by these words; its end if it does not. */
 static size_t tti_reflection_at(const char *response) {
@@ -16551,6 +16560,19 @@ static tt_behaviour tti_behaviour_by_words(const char *reflection) {
     return TT_NO_REFLECTION;
 }
 
+/* Is there an answer in it? Without `extract` by what a last number, a box or "####" needs. */
+static tt_status tti_attempted(tt_context *ctx, const tt_task *task, const tt_reward_input *in, int *yes) {
+    tt_text answer = TT_INIT;
+    tt_status status = TT_OK;
+    answer.ctx = ctx;
+    if (task->extract) { status = task->extract(task->user, in, &answer); }
+    *yes = task->extract ? answer.size > 0
+                         : strpbrk(in->response, "0123456789") || strstr(in->response, "\\boxed") ||
+                               strstr(in->response, "####");
+    tt_text_free(&answer);
+    return status;
+}
+
 /* The task's reward judges the first attempt as it judges the whole: as a response that ends there. A
  * response without reflection is its own first attempt, so that nothing is corrected or spoiled. */
 static tt_status tti_judge_by_reward(tt_context *ctx, const tt_task *task, const tt_reward_input *in,
@@ -16560,18 +16582,27 @@ static tt_status tti_judge_by_reward(tt_context *ctx, const tt_task *task, const
     tt_status status;
     out->final_right = out->first_right = reward > 0.5f;
     first.response_size = tti_reflection_at(in->response);
-    if (first.response_size == in->response_size) { return TT_OK; }
+    if (first.response_size == in->response_size) { return tti_attempted(ctx, task, in, &out->attempted); }
     out->reflects = 1;
     out->behaviour = tti_behaviour_by_words(in->response + first.response_size);
     attempt.ctx = ctx;
     TTI_TRY(tt_text_append(&attempt, in->response, first.response_size));
     first.response = attempt.data;
     first.stopped = 1;
+    TTI_TRY(tti_attempted(ctx, task, &first, &out->attempted));
     TTI_TRY(task->reward(task->user, &first, &reward));
     out->first_right = reward > 0.5f;
 done:
     tt_text_free(&attempt);
     return status;
+}
+
+/* Without an attempt there is nothing to be right, or to reflect on. */
+static void tti_without_attempt(tt_outcome *out) {
+    if (out->attempted) { return; }
+    out->first_right = 0;
+    if (out->reflects) { out->behaviour = TT_WORKS_FIRST; }
+    out->reflects = 0;
 }
 
 TT_API tt_status tt_judge(tt_context *ctx, const tt_task *task, const tt_reward_input *in, float reward,
@@ -16580,6 +16611,7 @@ TT_API tt_status tt_judge(tt_context *ctx, const tt_task *task, const tt_reward_
     memset(out, 0, sizeof *out);
     if (isnan(reward)) { return TT_OK; }
     status = task->judge ? task->judge(task->user, in, out) : tti_judge_by_reward(ctx, task, in, reward, out);
+    tti_without_attempt(out);
     if (status == TT_OK || tti_stops_run(status)) { return status; }
     memset(out, 0, sizeof *out);
     tti_reward_failed(ctx, errors, task->name, in, status);
@@ -16589,9 +16621,10 @@ TT_API tt_status tt_judge(tt_context *ctx, const tt_task *task, const tt_reward_
 TT_API void tt_tally_add(tt_tally *t, const tt_outcome *o, int length, int stopped) {
     t->n++;
     t->right += o->final_right;
+    t->attempts += o->attempted;
     t->first += o->first_right;
     t->reflects += o->reflects;
-    t->corrected += o->final_right && !o->first_right;
+    t->corrected += o->attempted && o->final_right && !o->first_right;
     t->spoiled += o->first_right && !o->final_right;
     t->length += length;
     t->stopped += stopped;
@@ -16602,9 +16635,10 @@ TT_API tt_rates tt_tally_rates(const tt_tally *t) {
     tt_rates r;
     int i;
     r.accuracy = tti_ratio(t->right, t->n);
+    r.attempt_rate = tti_ratio(t->attempts, t->n);
     r.first_accuracy = tti_ratio(t->first, t->n);
     r.reflection_rate = tti_ratio(t->reflects, t->n);
-    r.correction_rate = tti_ratio(t->corrected, t->n - t->first);
+    r.correction_rate = tti_ratio(t->corrected, t->attempts - t->first);
     r.spoil_rate = tti_ratio(t->spoiled, t->first);
     r.mean_length = tti_ratio(t->length, t->n);
     r.stopped_rate = tti_ratio(t->stopped, t->n);
@@ -16874,6 +16908,7 @@ static const tti_metric tti_metrics[] = {
     TTI_METRIC(think.guided_reward, TTI_SAME, "think/guided_reward"),
     TTI_METRIC(think.own_reward, TTI_SAME, "think/own_reward"),
     TTI_METRIC(think.n_cut, TTI_COUNTED, "think/cut"),
+    TTI_METRIC(attempt_rate, TTI_SAME, "think/attempt_rate"),
     TTI_METRIC(reflection_rate, TTI_SAME, "think/reflection_rate"),
     TTI_METRIC(correction_rate, TTI_SAME, "think/correction_rate"),
     TTI_METRIC(spoil_rate, TTI_SAME, "think/own_spoil_rate"),
@@ -16881,6 +16916,7 @@ static const tti_metric tti_metrics[] = {
     TTI_METRIC(behaviour[TT_SELF_CONFLICT], TTI_SAME, "think/self_conflict"),
     TTI_METRIC(behaviour[TT_SELF_CONSULTATION], TTI_SAME, "think/self_consultation"),
     TTI_METRIC(behaviour[TT_SELF_CRITIQUE], TTI_SAME, "think/self_critique"),
+    TTI_METRIC(behaviour[TT_WORKS_FIRST], TTI_SAME, "think/works_first"),
     TTI_METRIC(grpo.aas_fallback_share, TTI_MEAN, "think/aas_fallback_share"),
     TTI_METRIC(grpo.aas_factor_mean, TTI_MEAN, "think/aas_factor_mean"),
     TTI_METRIC(grpo.aas_factor_max, TTI_MAX, "think/aas_factor_max"),
@@ -17790,11 +17826,11 @@ static tt_status tti_step_count(tt_trainer *t, tti_step *s) {
     tt_tally *y = &s->tally;
     double guided = m->think.n_guided, eligible = m->think.n_eligible, values[TTI_N_METRICS + 32];
     double *counts[TTI_N_METRICS + 32] = {
-        &guided, &eligible, &y->n, &y->right, &y->first, &y->reflects, &y->corrected, &y->spoiled, &y->length,
-        &y->stopped
+        &guided, &eligible, &y->n, &y->right, &y->attempts, &y->first, &y->reflects, &y->corrected, &y->spoiled,
+        &y->length, &y->stopped
     };
     tt_status status;
-    int n = 10, k;
+    int n = 11, k;
     m->reward_errors = s->errors.n;
     for (k = 0; k < t->rollouts.n; k++) {
         const tt_rollout *r = &t->rollouts.items[k];
@@ -17843,6 +17879,7 @@ static void tti_step_report(tt_trainer *t, tti_step *s) {
     m->step = t->step;
     m->mean_length = own.mean_length;
     m->clipped_ratio = 1 - own.stopped_rate;
+    m->attempt_rate = own.attempt_rate;
     m->reflection_rate = own.reflection_rate;
     m->correction_rate = own.correction_rate;
     m->spoil_rate = own.spoil_rate;

@@ -243,22 +243,28 @@ TT_TEST(signs_splits_are_disjoint) {
 }
 
 TT_TEST(signs_judges_responses) {
-    static const struct { const char *response; int stopped, final_right, first_right, reflects; tt_behaviour behaviour; } cases[] = {
-        {" answer +3 +7 -2 +9", 1, 1, 1, 0, TT_NO_REFLECTION},
-        {" answer +3 +7 -2 +9", 0, 0, 1, 0, TT_NO_REFLECTION},                 /* no end token         */
-        {" answer +3 +7 +2 +9", 1, 0, 0, 0, TT_NO_REFLECTION},                 /* another sum          */
-        {" answer +3 -2 +7 +9", 1, 0, 0, 0, TT_NO_REFLECTION},                 /* another order        */
-        {" answer +3 +7 -2", 1, 0, 0, 0, TT_NO_REFLECTION},                    /* a digit is missing   */
-        {" answer +3 +7 -2 +9 +1", 1, 0, 0, 0, TT_NO_REFLECTION},              /* one too many         */
-        {" answer 3 +7 -2 +9", 1, 0, 0, 0, TT_NO_REFLECTION},                  /* no sign              */
-        {" answer +3 +7 -2 +9<stop>", 1, 0, 0, 0, TT_NO_REFLECTION},           /* glued to a tag       */
-        {"", 1, 0, 0, 0, TT_NO_REFLECTION},
+    static const struct {
+        const char *response;
+        int stopped, final_right, attempted, first_right, reflects;
+        tt_behaviour behaviour;
+    } cases[] = {
+        {" answer +3 +7 -2 +9", 1, 1, 1, 1, 0, TT_NO_REFLECTION},
+        {" answer +3 +7 -2 +9", 0, 0, 1, 1, 0, TT_NO_REFLECTION},                 /* no end token         */
+        {" answer +3 +7 +2 +9", 1, 0, 1, 0, 0, TT_NO_REFLECTION},                 /* another sum          */
+        {" answer +3 -2 +7 +9", 1, 0, 1, 0, 0, TT_NO_REFLECTION},                 /* another order        */
+        {" answer +3 +7 -2", 1, 0, 1, 0, 0, TT_NO_REFLECTION},                    /* a digit is missing   */
+        {" answer +3 +7 -2 +9 +1", 1, 0, 1, 0, 0, TT_NO_REFLECTION},              /* one too many         */
+        {" answer 3 +7 -2 +9", 1, 0, 1, 0, 0, TT_NO_REFLECTION},                  /* no sign              */
+        {" answer +3 +7 -2 +9<stop>", 1, 0, 1, 0, 0, TT_NO_REFLECTION},           /* glued to a tag       */
+        {"", 1, 0, 0, 0, 0, TT_NO_REFLECTION},
+        {" check : +3 +7 -2 +9 . yes .\n\n so answer +3 +7 -2 +9", 1, 1, 0, 0, 1, TT_SELF_AGREEMENT},
+        {"\n\n answer +3 +7 -2 +9", 1, 1, 0, 0, 1, TT_NO_REFLECTION},
         {" answer +3 +7 +2 +9\n\n wait , check : +3 =3 +7 =10 +2 =12 +9 =21 need 17 . no , twice 2 over , flip 2 : +3 =3 +7 =10 -2 =8 +9 =17"
-         " need 17 . yes .\n\n so answer +3 +7 -2 +9", 1, 1, 0, 1, TT_SELF_CONFLICT},
-        {" answer +3 +7 -2 +9\n\n wait , check : need 17 . yes .\n\n so answer +3 +7 +2 +9", 1, 0, 1, 1, TT_SELF_AGREEMENT},
-        {" answer +3 +7 -2 +9\n\n wait , check : need 17 . yes , but I should check first .\n\n so answer +3 +7 -2 +9", 1, 1, 1, 1, TT_SELF_CRITIQUE},
-        {" answer +3 +7 -2 +9\n\n mentors would say , check : need 17 . no , twice 1", 0, 0, 1, 1, TT_SELF_CONSULTATION},
-        {" answer +3 +7 -2 +9 check", 1, 1, 1, 1, TT_NO_REFLECTION}             /* reflects, no verdict */
+         " need 17 . yes .\n\n so answer +3 +7 -2 +9", 1, 1, 1, 0, 1, TT_SELF_CONFLICT},
+        {" answer +3 +7 -2 +9\n\n wait , check : need 17 . yes .\n\n so answer +3 +7 +2 +9", 1, 0, 1, 1, 1, TT_SELF_AGREEMENT},
+        {" answer +3 +7 -2 +9\n\n wait , check : need 17 . yes , but I should check first .\n\n so answer +3 +7 -2 +9", 1, 1, 1, 1, 1, TT_SELF_CRITIQUE},
+        {" answer +3 +7 -2 +9\n\n mentors would say , check : need 17 . no , twice 1", 0, 0, 1, 1, 1, TT_SELF_CONSULTATION},
+        {" answer +3 +7 -2 +9 check", 1, 1, 1, 1, 1, TT_NO_REFLECTION}             /* reflects, no verdict */
     };
     tt_context *ctx = tt_create(NULL);
     tt_signs *signs = make_signs(ctx, 1);
@@ -279,9 +285,10 @@ TT_TEST(signs_judges_responses) {
         TT_CHECK(reward == (float)cases[i].final_right);
         good = TT_CHECK_INT(out.final_right, cases[i].final_right);
         good += TT_CHECK_INT(out.first_right, cases[i].first_right);
+        good += TT_CHECK_INT(out.attempted, cases[i].attempted);
         good += TT_CHECK_INT(out.reflects, cases[i].reflects);
         good += TT_CHECK_INT(out.behaviour, cases[i].behaviour);
-        if (good < 4) { printf("  case %d: %s\n", (int)i, in.response); }
+        if (good < 5) { printf("  case %d: %s\n", (int)i, in.response); }
     }
     {
         tt_reward_input in = TT_INIT;
