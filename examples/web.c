@@ -417,9 +417,9 @@ static int said(const char *json) {
     return strncmp(json, "{\"error\"", 8) != 0;
 }
 static tt_status train(const char *dir, int seed, int steps) {
-    int good = said(answer(open_page(dir))) && said(web_start(from_environment("FEEDBACK", 2), from_environment("LEAVES", 30), seed)), step;
+    int good = said(answer(open_page(dir))) && said(web_start(2, 10, seed)), step;
     for (step = 0; step < steps && good; step++) { good = said(web_step(GRPO)) && said(web_step(THINKTUNING)); }
-    good = good && said(web_exam(GRPO, 256)) && said(web_exam(THINKTUNING, 256)) && said(web_exam(BASE, 256));
+    good = good && said(web_exam(GRPO, 200)) && said(web_exam(THINKTUNING, 200)) && said(web_exam(BASE, 200));
     return good ? TT_OK : tt_error_status(w.ctx);
 }
 static int close_all(tt_status status) {
