@@ -5,8 +5,8 @@
  * Compiled for WebAssembly it exports the functions web_*; the page calls them in a Worker, one at a time, and each
  * answers with one JSON object. Compiled for this machine it is a program with the same functions:
  *
- *     build/web/native base DIR                 pretrains the base model of the page and saves it in DIR
- *     build/web/native train DIR SEED STEPS     what the page would be told, line by line
+ *     build/web/native base DIR                 pretrains the base model of the page (3 minutes on one core), saves it in DIR
+ *     build/web/native train DIR SEED STEPS     what the page would be told, line by line; with TT_KERNEL=simd128 digit for digit
  *
  * The task is "signs" with three numbers (see tasks.h): put + or - before each so that the sum is the target. Two students
  * start from the same base and get the same questions. One learns by GRPO. Of the other's tries some are continued by a
@@ -364,21 +364,26 @@ static tt_status pretrain_step(tt_model *model, tt_optimizer *optimizer, const p
     tt_step_reset(w.ctx);
     return tt_optimizer_step(optimizer, lr, NULL);
 }
-static int from_environment(const char *name, int otherwise) { return getenv(name) ? atoi(getenv(name)) : otherwise; }
 static tt_status pretrain(tt_model *model, tt_optimizer *optimizer) {
+    enum { STEPS = 12000, TOKENS = 500, SAY_EVERY = 2000 };
     tt_schedule schedule = TT_INIT;
     pack p = TT_INIT;
-    double loss = 0;
-    int step, steps = from_environment("STEPS", 6000), tokens = from_environment("TOKENS", 500);
+    double loss = 0, sum = 0;
+    int step;
     tt_status status = TT_OK;
     schedule.type = TT_LINEAR;
     schedule.lr = 4e-3f;
-    schedule.total_steps = steps;
+    schedule.total_steps = STEPS;
     schedule.warmup_steps = 100;
-    for (step = 0; step < steps && status == TT_OK; step++) {
-        status = pack_step(&p, step, (double)step / steps, (size_t)tokens);
+    for (step = 0; step < STEPS && status == TT_OK; step++) {
+        status = pack_step(&p, step, (double)step / STEPS, TOKENS);
         if (status == TT_OK) { status = pretrain_step(model, optimizer, &p, tt_learning_rate(&schedule, step), &loss); }
-        if (step % 500 == 0) { fprintf(stderr, "base: step %d of %d, loss %.3f\n", step, steps, loss); }
+        sum += loss;
+        if ((step + 1) % SAY_EVERY == 0) {
+            printf("base: step %d of %d, loss %.3f\n", step + 1, STEPS, sum / SAY_EVERY);
+            fflush(stdout);
+            sum = 0;
+        }
     }
     tt_ids_free(&p.tokens);
     tt_ids_free(&p.offsets);
@@ -395,10 +400,10 @@ static tt_status make_base(const char *dir) {
     w.tokenizer = tt_signs_tokenizer(w.signs);
     if (!w.tokenizer) { return tt_error_status(w.ctx); }
     config.vocab_size = tt_vocab_size(w.tokenizer);
-    config.num_hidden_layers = from_environment("LAYERS", 2);
-    config.hidden_size = from_environment("HIDDEN", 64);
-    config.num_attention_heads = config.hidden_size / 32;
-    config.intermediate_size = from_environment("INNER", 160);
+    config.num_hidden_layers = 3;
+    config.hidden_size = 64;
+    config.num_attention_heads = 2;
+    config.intermediate_size = 160;
     config.max_position_embeddings = 256;
     config.bos_token_id = -1;
     config.eos_token_id = tt_token_id(w.tokenizer, "<end>");
@@ -417,9 +422,10 @@ static int said(const char *json) {
     return strncmp(json, "{\"error\"", 8) != 0;
 }
 static tt_status train(const char *dir, int seed, int steps) {
-    int good = said(answer(open_page(dir))) && said(web_start(2, 10, seed)), step;
-    for (step = 0; step < steps && good; step++) { good = said(web_step(GRPO)) && said(web_step(THINKTUNING)); }
-    good = good && said(web_exam(GRPO, 200)) && said(web_exam(THINKTUNING, 200)) && said(web_exam(BASE, 200));
+    enum { FEEDBACK = 2, LEAVES = 10, QUESTIONS = 200 };
+    int good = said(answer(open_page(dir))) && said(web_start(FEEDBACK, LEAVES, seed)), i;
+    for (i = 0; i < steps && good; i++) { good = said(web_step(GRPO)) && said(web_step(THINKTUNING)); }
+    for (i = 0; i < N_MODELS && good; i++) { good = said(web_exam(i, QUESTIONS)); }
     return good ? TT_OK : tt_error_status(w.ctx);
 }
 static int close_all(tt_status status) {

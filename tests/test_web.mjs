@@ -2,8 +2,9 @@
 //   node      its Worker, run by node: the numbers of build/web/native to the last digit, bad questions, too little memory
 //   chromium  a headless Chromium opens the file: both trainings, curves, a question, phone and desktop, dark and light, no error
 //             on the console; with TT_WEB_PICTURES=folder its pictures; the same, shorter, in Firefox where geckodriver is
-// Without PART all of it. What is not there is skipped by name. Last line: "N passed, N failed".
-import { readFileSync, writeFileSync, mkdirSync, existsSync } from 'node:fs';
+//   picture   draws bench/web.png
+// Without PART all but the picture. What is not there is skipped by name. Last line: "N passed, N failed".
+import { readFileSync, writeFileSync, mkdirSync } from 'node:fs';
 import { execFileSync, spawn } from 'node:child_process';
 import { createServer } from 'node:net';
 import { fileURLToPath, pathToFileURL } from 'node:url';
@@ -147,29 +148,33 @@ async function trains(b, who) {
   const first = await b.until('history.thinktuning.length > 0 || broken', 20);
   console.log('  first step of both after ' + ((Date.now() - loaded) / 1000).toFixed(1) + ' s');
   check(first && !(await b.run('return broken')), who + ': a step of both is on the screen', await b.text('trouble'));
-  const seen = await b.until('history.thinktuning.some(s => s.correction > 0.5) || broken', 4 * SECONDS);
-  console.log('  correction above 0.5 at step ' + await b.run('return history.thinktuning.findIndex(s => s.correction > 0.5) + 1') + ', ' + (await b.run('return seconds')).toFixed(1) + ' s of training');
+  const seen = await b.until('lately("thinktuning", "correction") > 0.5 || broken || !running', 4 * SECONDS) && await b.run('return lately("thinktuning", "correction") > 0.5');
+  console.log('  correction above 0.5 at step ' + await b.run('return history.thinktuning.length') + ', after ' + (await b.run('return seconds')).toFixed(1) + ' s of training');
   check(seen, who + ': ThinkTuning corrects more than half of its wrong answers', await b.run('return JSON.stringify(history.thinktuning.map(s => s.correction))'));
   check(await b.run('return history.grpo.every(s => s.correction < 0.2)'), who + ': GRPO does not', await b.run('return JSON.stringify(history.grpo.map(s => s.correction))'));
 }
+// A run may have ended meanwhile: another one then.
+async function train(b) { await b.run('if (!running) { document.getElementById("train").click(); }'); }
 async function whileTraining(b) {
-  const before = await b.run('return document.querySelector("#chart-correction path.thinktuning").getAttribute("d").length');
+  await train(b);
+  const before = await b.run('return document.querySelector("#chart-correction path.thinktuning:not(.raw)").getAttribute("d").length');
   await b.run('document.getElementById("question").value = "make 3 from 9 4 2"');
   await b.press('asks');
   check(await b.until('asked === "make 3 from 9 4 2"', 30), 'Chromium: a question is answered during training', await b.text('refusal'));
   await b.run('document.getElementById("question").value = "make tea from 9 4 2"');
   await b.press('asks');
   check(await b.until('/"tea"/.test(document.getElementById("refusal").textContent)', 30), 'Chromium: an unknown word is named on the page', await b.text('refusal'));
+  await train(b);
   const count = await b.run('return history.thinktuning.length');
-  await b.until('history.thinktuning.length > ' + count + ' || history.thinktuning.length >= goal', 30);
-  check((await b.run('return document.querySelector("#chart-correction path.thinktuning").getAttribute("d").length')) > before, 'Chromium: the curves move');
+  await b.until('history.thinktuning.length > ' + count, 30);
+  check((await b.run('return document.querySelector("#chart-correction path.thinktuning:not(.raw)").getAttribute("d").length')) > before, 'Chromium: the curves move');
+  await train(b);
   await b.press('train');
-  await b.until('!running', 30);
   await pause(3000);
   const paused = await b.run('return history.thinktuning.length');
   await pause(2000);
   check((await b.run('return history.thinktuning.length')) === paused && (await b.text('train')) === 'Go on', 'Chromium: Pause pauses', await b.text('train'));
-  await b.press('train');
+  await train(b);
   check(await b.until('!document.getElementById("exam").hidden || broken', 6 * SECONDS), 'Chromium: the run ends with an examination', await b.text('trouble'));
   const table = await b.run('return [...document.querySelectorAll("#exam tbody tr")].map(row => row.textContent).join(" | ")');
   console.log('  ' + table);
@@ -221,6 +226,24 @@ async function inFirefox() {
   try { await trains(b, 'Firefox'); } finally { await b.close(); }
 }
 
+// The controls, both students and the curves after a run, for the README.
+async function drawPicture() {
+  const b = await chromium();
+  try {
+    await asWide(b, 1180, 'light');
+    await b.open(address());
+    await b.until('!document.getElementById("train").disabled', 20);
+    await b.press('train');
+    check(await b.until('!document.getElementById("exam").hidden || broken', 6 * SECONDS) && !(await b.run('return broken')), 'a run ends', await b.text('trouble'));
+    const clip = await b.run('const at = id => document.getElementById(id).getBoundingClientRect(); return {x: 14, y: at("arm-grpo").top + scrollY - 12, width: innerWidth - 28, height: at("chart-reward").bottom - at("arm-grpo").top + 20, scale: 1}');
+    const { data } = await b.cdp('Page.captureScreenshot', { captureBeyondViewport: true, clip });
+    writeFileSync('bench/web.png', Buffer.from(data, 'base64'));
+    check(Buffer.from(data, 'base64').length < 200e3, 'bench/web.png is below 200 KB', Buffer.from(data, 'base64').length);
+  } finally {
+    await b.close();
+  }
+}
+
 const only = process.argv[2];
 check(page.length <= 3e6, 'the page has at most 3 MB', page.length);
 check(!/(src|href)\s*=\s*["'](https?:)?\/\//.test(page), 'the page loads nothing from outside');
@@ -233,5 +256,6 @@ if (!only || only === 'chromium') {
   await inChromium();
   await inFirefox();
 }
+if (only === 'picture') { await drawPicture(); }
 console.log(passed + ' passed, ' + failed + ' failed');
 process.exit(failed ? 1 : 0);
