@@ -33,13 +33,15 @@ build/web/index.html: examples/web.html build/web/web.wasm build/web/base/stamp
 	test $$(wc -c < $@.part) -le $(WEB_MOST)
 	mv $@.part $@
 
+# Node 20 has WebSocket, by which Firefox is driven, only on request.
+WEB_NODE  = node $(shell node --experimental-websocket -e 0 2> /dev/null && echo --experimental-websocket)
 WEB_LACKS = $(shell command -v node > /dev/null || { echo node; exit; }; echo 'int main(void) { return 0; }' | \
   $(WASM_CC) -x c - -o build/web/link.wasm 2> /dev/null || echo 'a compiler for wasm32 (clang, lld, wasi-libc, compiler-rt)')
 
 ## make test-web    the page under node and in a headless Chromium, what of these is there
 test-web: | build/web
 	@lacks="$(WEB_LACKS)"; if [ -n "$$lacks" ]; then echo "skip the page: no $$lacks"; echo '0 passed, 0 failed'; \
-	  else $(MAKE) --no-print-directory web && node tests/test_web.mjs; fi
+	  else $(MAKE) --no-print-directory web && $(WEB_NODE) tests/test_web.mjs; fi
 
 ## make web-picture draws bench/web.png, the picture of the page in README.md
 web-picture: web

@@ -1,16 +1,17 @@
 // tests/test_web.mjs [PART]: the page build/web/index.html.
 //   node      its Worker, run by node: the numbers of build/web/native to the last digit, bad questions, too little memory
 //   chromium  a headless Chromium opens the file: both trainings, curves, a question, phone and desktop, dark and light, no error
-//             on the console; with TT_WEB_PICTURES=folder its pictures; the same, shorter, in Firefox where geckodriver is
+//             on the console; with TT_WEB_PICTURES=folder its pictures; both trainings once more in Firefox
 //   picture   draws bench/web.png
 // Without PART all but the picture. What is not there is skipped by name. Last line: "N passed, N failed".
-import { readFileSync, writeFileSync, mkdirSync } from 'node:fs';
+import { readFileSync, writeFileSync, mkdirSync, mkdtempSync, rmSync } from 'node:fs';
 import { execFileSync, spawn } from 'node:child_process';
 import { createServer } from 'node:net';
+import { tmpdir } from 'node:os';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 
 process.chdir(fileURLToPath(new URL('..', import.meta.url)));
-const PAGE = 'build/web/index.html', NATIVE = 'build/web/native', STEPS = 12, SECONDS = 60;
+const PAGE = 'build/web/index.html', NATIVE = 'build/web/native', STEPS = 12, SECONDS = 60, FIREFOX = 'firefox-esr';
 let passed = 0, failed = 0;
 
 function check(good, name, why) {
@@ -106,19 +107,24 @@ async function browser(driver, capabilities) {
   try { id = (await send('POST', '/session', { capabilities: { alwaysMatch: capabilities } })).sessionId; } catch (error) { child.kill(); throw error; }
   const at = '/session/' + id;
   const run = (script, ...args) => send('POST', at + '/execute/sync', { script, args });
-  return {
-    run,
+  return pageOf(run, {
     open: url => send('POST', at + '/url', { url }),
     cdp: (cmd, params) => send('POST', at + '/goog/cdp/execute', { cmd, params }),
     log: () => send('POST', at + '/se/log', { type: 'browser' }),
-    picture: () => send('GET', at + '/screenshot'),
+    close: async () => { await send('DELETE', at).catch(() => 0); child.kill(); },
+  });
+}
+// What is done with a page in any browser.
+function pageOf(run, more) {
+  return {
+    ...more,
+    run,
     text: element => run('return document.getElementById(arguments[0]).textContent', element),
     press: element => run('document.getElementById(arguments[0]).click()', element),
     until: async (script, seconds) => {
       for (const end = Date.now() + 1000 * seconds; Date.now() < end; await pause(100)) { if (await run('return ' + script)) { return true; } }
       return false;
     },
-    close: async () => { await send('DELETE', at).catch(() => 0); child.kill(); },
   };
 }
 const address = () => pathToFileURL(PAGE).href;
@@ -220,9 +226,34 @@ async function inChromium() {
     await b.close();
   }
 }
+// Firefox speaks WebDriver BiDi itself, over a WebSocket.
+async function firefox() {
+  const port = await freePort(), profile = mkdtempSync(tmpdir() + '/tt-firefox-');
+  const child = spawn(FIREFOX, ['--headless', '--profile', profile, '--remote-debugging-port=' + port], { stdio: 'ignore', env: { ...process.env, HOME: profile } });
+  const waiting = new Map();
+  let socket, calls = 0;
+  const close = async () => { socket && socket.close(); child.kill(); await pause(1000); rmSync(profile, { recursive: true, force: true }); };
+  for (let i = 0; !socket; i++) {
+    await pause(300);
+    const wish = new WebSocket('ws://127.0.0.1:' + port + '/session');
+    if (await new Promise(resolve => { wish.onopen = () => resolve(true); wish.onerror = () => resolve(false); })) { socket = wish; }
+    else if (i > 100) { await close(); throw new Error('Firefox does not listen'); }
+  }
+  socket.onmessage = ({ data }) => { const answer = JSON.parse(data); if (waiting.has(answer.id)) { waiting.get(answer.id)(answer); waiting.delete(answer.id); } };
+  const send = async (method, params) => {
+    const answer = await new Promise(resolve => { waiting.set(++calls, resolve); socket.send(JSON.stringify({ id: calls, method, params })); });
+    if (answer.type === 'error') { throw new Error(method + ': ' + answer.message); }
+    return answer.result;
+  };
+  await send('session.new', { capabilities: {} });
+  const context = (await send('browsingContext.getTree', {})).contexts[0].context;
+  const run = async (script, ...args) => (await send('script.callFunction', { functionDeclaration: 'function () { ' + script + ' }', arguments: args.map(value => ({ type: 'string', value })), target: { context }, awaitPromise: true })).result.value;
+  return pageOf(run, { open: url => send('browsingContext.navigate', { context, url, wait: 'complete' }), close });
+}
 async function inFirefox() {
-  if (!there('geckodriver')) { return skip('the page in Firefox', 'no geckodriver'); }
-  const b = await browser('geckodriver', { 'moz:firefoxOptions': { args: ['-headless'] } });
+  if (!there(FIREFOX)) { return skip('the page in Firefox', 'no firefox-esr'); }
+  if (typeof WebSocket === 'undefined') { return skip('the page in Firefox', 'this node has no WebSocket'); }
+  const b = await firefox();
   try { await trains(b, 'Firefox'); } finally { await b.close(); }
 }
 
@@ -235,6 +266,7 @@ async function drawPicture() {
     await b.until('!document.getElementById("train").disabled', 20);
     await b.press('train');
     check(await b.until('!document.getElementById("exam").hidden || broken', 6 * SECONDS) && !(await b.run('return broken')), 'a run ends', await b.text('trouble'));
+    await b.run('const back = document.getElementById("back"); back.value = 6; back.dispatchEvent(new Event("input"))');
     const clip = await b.run('const at = id => document.getElementById(id).getBoundingClientRect(); return {x: 14, y: at("arm-grpo").top + scrollY - 12, width: innerWidth - 28, height: at("chart-reward").bottom - at("arm-grpo").top + 20, scale: 1}');
     const { data } = await b.cdp('Page.captureScreenshot', { captureBeyondViewport: true, clip });
     writeFileSync('bench/web.png', Buffer.from(data, 'base64'));
