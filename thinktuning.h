@@ -1157,7 +1157,8 @@ typedef struct tt_rollouts {
     char **questions;                   /* [n_groups] what a teacher reads; NULL = the prompt's plain text */
 } tt_rollouts;
 
-/* From completions: requests[g] gave num_generations samples each. end_token decides what is .stopped. */
+/* From completions: requests[g] gave num_generations samples each. end_token decides what is .stopped. Where
+ * a completion's logprobs are NaN the environment wrote. sampled_logprobs NULL: the same as logprobs. */
 TT_API tt_status tt_rollouts_create(tt_context *, const tt_request *requests, int n_requests,
                                     const tt_completions *, int end_token, tt_rollouts *out);
 TT_API tt_status tt_rollouts_question(tt_rollouts *, int group, const char *text);   /* copied */
@@ -1250,7 +1251,7 @@ typedef struct tt_loss_input {
                                        bound */
     double response_log_ratio;      /* sum of the log_ratio of the response's own tokens, each within +-20 */
     double advantage;               /* of the token                                                       */
-    double response_advantage;      /* of its response: the same, unless tokens have their own            */
+    const tt_rollout *rollout;      /* whose token it is; NULL: it stands alone                           */
     size_t index;                   /* of the token among the response tokens of the micro-batch          */
 } tt_loss_input;
 typedef struct tt_token_loss {      /* zeros at first, factor 1                                           */
@@ -14340,6 +14341,7 @@ static tt_status tti_rollout_begin(tt_rollouts *all, int i, const tt_request *q,
                                    int end_token) {
     tt_rollout *r = &all->items[i];
     tti_response response;
+    const float *drawn;
     tt_status status;
     int t;
     if (c->request != i / all->num_generations) {
@@ -14357,7 +14359,8 @@ static tt_status tti_rollout_begin(tt_rollouts *all, int i, const tt_request *q,
     response.end_token = end_token;
     status = tti_rollout_fill(all->ctx, r, q->prompt, &response);
     if (status != TT_OK) { return status; }
-    memcpy(r->sampling_logprobs, c->sampled_logprobs, (size_t)c->length * sizeof(float));
+    drawn = c->sampled_logprobs ? c->sampled_logprobs : c->logprobs;
+    memcpy(r->sampling_logprobs, drawn, (size_t)c->length * sizeof(float));
     for (t = 0; t < c->length; t++) {
         if (isnan(c->logprobs[t])) { r->kind[r->prompt_length + t] = TT_KIND_ENVIRONMENT; }
     }
@@ -15034,7 +15037,7 @@ TT_API tt_token_loss tt_grpo_token_loss(const tt_grpo_config *config, double log
     in.logp = logp;
     in.old_logp = old_logp;
     in.response_log_ratio = tti_clip(logp - old_logp, -20, 20);
-    in.advantage = in.response_advantage = advantage;
+    in.advantage = advantage;
     tti_loss_by_kind(&in, kind, &out);
     if (!isnan(ref_logp)) { tti_loss_add_kl(&in, ref_logp, &out); }
     return out;
@@ -15694,7 +15697,7 @@ static tt_loss_input tti_loss_input_of(const tt_grpo_config *c, const tt_rollout
     in.old_logp = p->old;
     in.response_log_ratio = q->log_ratio_kept;
     in.advantage = tti_advantage_at(r, t);
-    in.response_advantage = (double)r->advantage;
+    in.rollout = r;
     in.index = p->index;
     return in;
 }
@@ -15707,7 +15710,7 @@ static tt_token_loss tti_pooled_loss(const tt_grpo_config *c, double a, const tt
     tt_loss_input in = TT_INIT;
     tt_token_loss x;
     in.config = c;
-    in.advantage = in.response_advantage = a;
+    in.advantage = a;
     tti_token_loss_zero(&x);
     tti_loss_student(&in, q->log_ratio / n, &x);
     x.dloss /= n;

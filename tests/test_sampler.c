@@ -390,7 +390,9 @@ TT_TEST(controls_keep_what_the_warpers_of_transformers_keep) {
         for (i = 0; i < 4 && !wrong; i++) {                   /* and nothing else is drawn */
             float scratch[2 * WIDE];
             tti_choice choice = {scratch, scratch + WIDE, ids};
-            int32_t drawn = tti_choose(ctx, logits, n, &s, i < 3 ? i * 0.33333 : 1 - 1e-16, &choice);
+            int n_kept;
+            int32_t drawn = tti_choose(ctx, logits, n, &s, i < 3 ? i * 0.33333 : 1 - 1e-16, &choice, &n_kept);
+            TT_CHECK(n_kept == left || !tti_is_restricted(&s, n));
             TT_CHECK(drawn >= 0 && drawn < n && ((s.top_k == 0 && s.top_p >= 1 && s.min_p <= 0) || want[drawn]) && w[drawn] > 0);
         }
     }
@@ -405,16 +407,16 @@ TT_TEST(equal_tokens_share_their_fate_in_top_k_and_give_way_by_id_in_top_p) {
     tti_choice choice = {w, scores, ids};
     tt_context *ctx = tt_create(NULL);
     tt_sampling s = TT_INIT;
-    int u, seen[10] = {0};
+    int u, n_kept, seen[10] = {0};
     s.temperature = 0.5f;
     s.top_p = 1;
     s.top_k = 3;                                              /* 1, 3, and both of 2 and 4 */
-    for (u = 0; u < 100; u++) { seen[tti_choose(ctx, logits, 6, &s, u / 100.0, &choice)]++; }
+    for (u = 0; u < 100; u++) { seen[tti_choose(ctx, logits, 6, &s, u / 100.0, &choice, &n_kept)]++; }
     TT_CHECK(seen[1] > 0 && seen[2] > 0 && seen[3] > 0 && seen[4] > 0 && seen[0] == 0 && seen[5] == 0);
     memset(seen, 0, sizeof seen);
     s.top_k = 0;
     s.top_p = 0.8f;                                           /* 8 of 10: the two highest ids go */
-    for (u = 0; u < 100; u++) { seen[tti_choose(ctx, even, 10, &s, u / 100.0, &choice)]++; }
+    for (u = 0; u < 100; u++) { seen[tti_choose(ctx, even, 10, &s, u / 100.0, &choice, &n_kept)]++; }
     TT_CHECK(seen[9] == 0 && seen[8] == 0 && seen[7] > 0 && seen[0] > 0);
     tt_destroy(ctx);
 }
