@@ -52,6 +52,7 @@ typedef struct tt_feedback_setup {
     const tt_teacher *teacher;
     tt_grpo_config grpo;
     tt_model *student;
+    const char *separator;             /* of desc.think: between reason and phrase                       */
     char text[2048];
 } tt_feedback_setup;
 
@@ -243,7 +244,7 @@ static inline tt_status tt_feedback_ask(tt_feedback_setup *s, const tt_prompts *
         if (f->reason.size + f->phrase.size == 0) { continue; }
         t->at[t->asked[i].rollout] = t->said.size;
         status = tt_text_append(&t->said, reason, f->reason.size);
-        if (status == TT_OK) { status = tt_text_append(&t->said, "\n\n", 2); }
+        if (status == TT_OK) { status = tt_text_append(&t->said, s->separator, strlen(s->separator)); }
         if (status == TT_OK) { status = tt_text_append(&t->said, phrase, f->phrase.size); }
         if (status == TT_OK) { status = tt_text_append(&t->said, "", 1); }
     }
@@ -430,6 +431,7 @@ static inline tt_status tt_feedback_apply(tt_context *ctx, const char *name, tt_
     s->method = m;
     s->student = desc->model;
     s->teacher = desc->teacher;
+    s->separator = desc->think.separator ? desc->think.separator : "\n\n";
     if (m->token_loss || m->off_policy_loss || m->refines) {
         desc->grpo.advantage = m->advantage;
         desc->grpo.scale_rewards = m->scale;
