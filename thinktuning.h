@@ -16592,11 +16592,10 @@ static int tti_is_eligible(const tt_rollout *r) {
     return r->stopped && !r->off_policy && r->response_length > 1;
 }
 
-/* At most so many of a group's `size` samples; of refined ones at most half. */
-static int tti_think_most(const tt_think_config *c, int size, int step) {
-    int most = c->refine ? (int)floor(size * tt_think_pct(c, step)) : size;
-    if (c->refine && most > size / 2) { most = size / 2; }
-    return most > 1 ? most : 1;
+/* How many of a group's `size` samples give way to refined ones: at most half. */
+static int tti_think_free(const tt_think_config *c, int size, int step) {
+    int n = (int)floor(size * tt_think_pct(c, step)), most = size / 2;
+    return !c->refine ? 0 : n < 1 ? 1 : n > most ? most : n;
 }
 
 /* k = max(1, floor(eligible pct)) of each group's stopped responses, without replacement: a shuffle whose
@@ -16604,17 +16603,16 @@ static int tti_think_most(const tt_think_config *c, int size, int step) {
  * */
 static int tti_think_select(const tt_rollouts *all, const tt_think_config *c, int step, int *chosen,
                             tt_think_metrics *m) {
-    int g, i, n = 0, size = all->num_generations, most = tti_think_most(c, size, step);
+    int g, i, n = 0, size = all->num_generations, n_free = tti_think_free(c, size, step);
     for (g = 0; g < all->n_groups; g++) {
         int *pool = chosen + n, eligible = 0, k;
         tt_rng rng;
-        for (i = g * size; i < (g + 1) * size - (c->refine ? most : 0); i++) {
+        for (i = g * size; i < (g + 1) * size - n_free; i++) {
             if (tti_is_eligible(&all->items[i])) { pool[eligible++] = i; }
         }
         m->n_eligible += eligible;
-        k = (int)floor(eligible * tt_think_pct(c, step));
+        k = c->refine ? n_free : (int)floor(eligible * tt_think_pct(c, step));
         if (k < 1) { k = 1; }
-        if (k > most) { k = most; }
         if (k > eligible) { k = eligible; }
         rng.seed = c->seed;
         rng.stream = tt_random(c->seed, all->items[g * size].prompt_id, (uint64_t)step);

@@ -546,39 +546,6 @@ TT_TEST(streaming_and_errors) {
     tt_model_destroy(m);
     tt_destroy(ctx);
 }
-TT_TEST(every_failing_allocation_is_an_error) {
-    long n;
-    int done = 0;
-    for (n = 1; !done && n < 5000; n++) {
-        tt_test_memory memory = tt_test_memory_none();
-        tt_desc desc = TT_INIT;
-        tt_context *ctx;
-        memory.fail_at = n;
-        desc.allocator = tt_test_allocator(&memory);
-        ctx = tt_create(&desc);
-        if (ctx) {
-            tt_model *m = small_model(ctx, 0);
-            tt_status status = TT_ERR_MEM;
-            tt_request r[TAILS];
-            int32_t prompts[TAILS][COMMON + 4];
-            tt_sampling s = usual();
-            tt_completions c;
-            alike_requests(r, prompts);
-            s.max_new_tokens = 6;
-            s.max_batch = 4;
-            if (m) {
-                status = tt_generate(m, r, TAILS, &s, &c);
-                tt_completions_free(&c);
-            }
-            done = status == TT_OK && memory.calls < n;
-            TT_CHECK(done || status == TT_ERR_MEM);
-            tt_model_destroy(m);
-            tt_destroy(ctx);
-        }
-        TT_CHECK_NO_LEAK(memory);
-    }
-    TT_CHECK(done && n > 20);
-}
 
 /* ---- what was sampled from: its log-probs, the sets, and training over them ---- */
 
@@ -900,6 +867,45 @@ TT_TEST(what_an_environment_does_wrong_is_named) {
     tt_model_destroy(m);
     tt_destroy(ctx);
     TT_CHECK_NO_LEAK(memory);
+}
+
+TT_TEST(every_failing_allocation_is_an_error) {
+    long n;
+    int done = 0;
+    for (n = 1; !done && n < 5000; n++) {
+        tt_test_memory memory = tt_test_memory_none();
+        tt_desc desc = TT_INIT;
+        tt_context *ctx;
+        memory.fail_at = n;
+        desc.allocator = tt_test_allocator(&memory);
+        ctx = tt_create(&desc);
+        if (ctx) {
+            tt_model *m = small_model(ctx, 0);
+            tt_status status = TT_ERR_MEM;
+            tt_request r[TAILS];
+            int32_t prompts[TAILS][COMMON + 4];
+            tt_sampling s = usual();
+            tt_completions c;
+            world w = {0, 0, TT_OK};
+            alike_requests(r, prompts);
+            s.max_new_tokens = 6;
+            s.max_batch = 4;
+            s.top_k = 9;
+            s.keep_sampling_mask = 1;
+            s.environment = world_turn;
+            s.environment_user = &w;
+            if (m) {
+                status = tt_generate(m, r, TAILS, &s, &c);
+                tt_completions_free(&c);
+            }
+            done = status == TT_OK && memory.calls < n;
+            TT_CHECK(done || status == TT_ERR_MEM);
+            tt_model_destroy(m);
+            tt_destroy(ctx);
+        }
+        TT_CHECK_NO_LEAK(memory);
+    }
+    TT_CHECK(done && n > 20);
 }
 
 TT_MAIN(sampling_logprobs_are_training_logprobs, neighbours_slots_and_threads_change_nothing, prompts_share_what_they_begin_with,
