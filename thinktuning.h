@@ -5267,10 +5267,13 @@ static int tti_batch_parent(tt_context *ctx, const tt_batch_desc *desc, int s, t
     if (!desc->parents) { return 1; }
     parent = desc->parents[s];
     if (parent < -1 || parent >= s || desc->cache) {
-        tti_graph_fail(ctx, "tt_batch_create", desc->cache ? "parents with a cache" : "parent", parent, s - 1);
+        const char *what = desc->cache ? "parents with a cache" : "parent";
+        tti_graph_fail(ctx, "tt_batch_create", what, parent, s - 1);
         return 0;
     }
-    if (parent >= 0) { a->query_start[s] = a->query_start[parent] + a->offsets[parent + 1] - a->offsets[parent]; }
+    if (parent >= 0) {
+        a->query_start[s] = a->query_start[parent] + a->offsets[parent + 1] - a->offsets[parent];
+    }
     a->key_start[s] = b->n_keys;
     if (a->query_start[s] > INT_MAX / 2 - length || b->n_keys > INT_MAX / 2 - a->query_start[s] - length) {
         tti_graph_fail(ctx, "tt_batch_create", "number of keys", b->n_keys, INT_MAX / 2);
@@ -14646,7 +14649,8 @@ static int tti_common_tokens(const tt_rollout *a, const tt_rollout *b, int most)
 }
 
 static int tti_same_prompt(const tt_rollout *a, const tt_rollout *b) {
-    return a->prompt_length == b->prompt_length && tti_common_tokens(a, b, a->prompt_length) == a->prompt_length;
+    int n = a->prompt_length;
+    return b->prompt_length == n && tti_common_tokens(a, b, n) == n;
 }
 
 /* What all n prompts begin with, then what is left of each group's prompt, then the responses: a tree. The
@@ -14662,11 +14666,10 @@ static void tti_layout_shared(tti_layout *l, const tt_rollouts *all, const int *
     if (common > 0) { root = tti_layout_add(l, first, 0, common, -1); }
     for (i = 0; i < n; i++) {
         const tt_rollout *r = tti_rollout_at(all, indices, i);
-        int last = r->prompt_length - 1, end = r->prompt_length + r->response_length;
+        int last = r->prompt_length - 1, end = r->prompt_length + r->response_length, repeated;
         if (i > 0 && !tti_same_prompt(r, tti_rollout_at(all, indices, i - 1))) { prompt = -1; }
-        if (prompt < 0 && last > common && i + 1 < n && tti_same_prompt(r, tti_rollout_at(all, indices, i + 1))) {
-            prompt = tti_layout_add(l, r, common, last, root);
-        }
+        repeated = i + 1 < n && tti_same_prompt(r, tti_rollout_at(all, indices, i + 1));
+        if (prompt < 0 && repeated && last > common) { prompt = tti_layout_add(l, r, common, last, root); }
         tti_layout_add(l, r, prompt >= 0 ? last : common, end, prompt >= 0 ? prompt : root);
     }
 }
@@ -18489,8 +18492,8 @@ static tt_status tti_step_count(tt_trainer *t, tti_step *s) {
     tt_tally *y = &s->tally;
     double guided = m->think.n_guided, eligible = m->think.n_eligible, values[TTI_N_METRICS + 32];
     double *counts[TTI_N_METRICS + 32] = {
-        &guided, &eligible, &y->n, &y->right, &y->attempts, &y->first, &y->reflects, &y->corrected, &y->spoiled,
-        &y->length, &y->stopped
+        &guided, &eligible, &y->n, &y->right, &y->attempts, &y->first, &y->reflects, &y->corrected,
+        &y->spoiled, &y->length, &y->stopped
     };
     tt_status status;
     int n = 11, k;
