@@ -430,7 +430,7 @@ static inline tt_status tt_feedback_apply(tt_context *ctx, const char *name, tt_
     if (m->scores && !s->teacher_model) { return tt_feedback_wants(ctx, m, "setup.teacher_model"); }
     s->method = m;
     s->student = desc->model;
-    s->teacher = desc->teacher;
+    s->teacher = m->reads == TT_READS_ATTEMPTS ? desc->teacher : NULL;
     s->separator = desc->think.separator ? desc->think.separator : "\n\n";
     if (m->token_loss || m->off_policy_loss || m->refines) {
         desc->grpo.advantage = m->advantage;
