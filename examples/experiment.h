@@ -6,11 +6,12 @@
 #define EXPERIMENT_H
 #include "../thinktuning.h"
 #include "tasks.h"
+#include "feedback.h"
 #include "evaluate.h"
 #include "run.h"
 #include <signal.h>
 
-enum { MAX_ARMS = 5, MAX_SEEDS = 100, SHOWN = 6 };
+enum { MAX_ARMS = 12, MAX_SEEDS = 100, SHOWN = 6 };
 
 static volatile sig_atomic_t stop_requested;
 static void on_signal(int number) {
@@ -27,6 +28,7 @@ typedef struct options {
     double pretrain_lr, lr, weight_decay, clip, temperature, beta;
     double epsilon_low, epsilon_high, dual_clip, entropy_coef;
     double init_pct, min_pct, off_eps;
+    double reads;                 /* share of pretraining documents in which the student reads, 0 = none     */
     /* Share of pretraining after which no notes by others are read, 0 = to the end: a base that has half
      * forgotten them teaches as before, but hardly ends a reflection of its own rightly (low coherence). */
     double notes_until;
@@ -104,6 +106,8 @@ typedef struct app {
     int resumes_itself;           /* a study: the same command goes on       */
     int skipped;                  /* updates left out, in a row              */
     tt_model *follower;           /* a teacher that follows the student after each step; NULL = none */
+    double follower_decay;        /* 0 = 0.99                                                        */
+    tt_feedback_setup feedback;   /* of an arm of feedback.h                                         */
 } app;
 
 static tt_text new_text(app *a) {
@@ -373,6 +377,7 @@ static tt_status base_key(const app *a, tt_text *key) {
     CHECK(tt_text_format(key, " steps %d tokens %d lr %.9g",
                          o->pretrain_steps, o->pretrain_tokens, o->pretrain_lr));
     if (o->notes_until > 0) { CHECK(tt_text_format(key, " notes until %.9g", o->notes_until)); }
+    if (o->reads > 0) { CHECK(tt_text_format(key, " reads %.9g", o->reads)); }
     if (o->gradient_parts) { CHECK(tt_text_format(key, " parts %d", o->gradient_parts)); }
     return TT_OK;
 }
@@ -544,6 +549,7 @@ static tt_status open_base(app *a) {
     tt_signs_desc signs = TT_INIT;
     tt_puzzles_desc puzzles = TT_INIT;
     signs.seed = puzzles.seed = (uint64_t)a->seed;
+    signs.reads = a->o.reads;
     puzzles.kind = (tt_puzzle)find_word(TASK_WORDS, a->o.task, strlen(a->o.task));      /* 0 is signs */
     if (a->o.data) { return open_data(a); }
     if (puzzles.kind == 0) {
@@ -1229,6 +1235,18 @@ static tt_status write_timings(app *a, FILE *file, const char *method, const tt_
     return TT_OK;
 }
 
+/* What an arm of feedback.h has scored in the step, and what it missed, goes before the closing brace. */
+static tt_status add_feedback(app *a, tt_text *line) {
+    tt_feedback_setup *f = &a->feedback;
+    if (!f->method || !f->method->scores) { return TT_OK; }
+    line->size--;
+    CHECK(tt_text_format(line, ",\"feedback/scored\":%r,\"feedback/no_context\":%r,\"feedback/too_long\":%r",
+                         f->n_scored, f->n_no_context, f->n_too_long));
+    CHECK(tt_text_format(line, ",\"feedback/teacher_tokens\":%r}", f->teacher_tokens));
+    f->n_scored = f->n_no_context = f->n_too_long = f->teacher_tokens = 0;
+    return TT_OK;
+}
+
 static tt_status write_metrics(app *a, FILE *file, FILE *timings, const char *method,
                                const tt_step_metrics *metrics) {
     tt_text line = new_text(a);
@@ -1237,6 +1255,7 @@ static tt_status write_metrics(app *a, FILE *file, FILE *timings, const char *me
     if (parallel_rank > 0) { return TT_OK; }
     m.step_s = 0;      /* leaves the timings out */
     status = tt_metrics_json(&m, &line);
+    if (status == TT_OK) { status = add_feedback(a, &line); }
     if (status == TT_OK) {
         int n = fprintf(file, "{\"seed\":%d,\"method\":\"%s\",%s\n", a->seed, method, line.data + 1);
         if (n < 0 || fflush(file) != 0) {
@@ -1252,7 +1271,7 @@ static tt_status write_metrics(app *a, FILE *file, FILE *timings, const char *me
 static tt_trainer_desc arm_desc(app *a, tt_model *student, const char *method, const tt_teacher *teacher) {
     const options *o = &a->o;
     tt_trainer_desc d = TT_INIT;
-    const char *aas = strcmp(method, "thinktune") == 0 ? o->aas : method;
+    const char *aas = find_word(AAS_WORDS, method, strlen(method)) >= 0 ? method : o->aas;
     d.model = student;
     d.tokenizer = a->tokenizer;
     d.task = &a->task;
@@ -1288,6 +1307,48 @@ static tt_trainer_desc arm_desc(app *a, tt_model *student, const char *method, c
     d.schedule.lr = (float)o->lr;
     d.abort_patience = o->abort_patience;
     return d;
+}
+
+/* ---- an arm of feedback.h ---- */
+static int is_feedback_method(const char *name) {
+    int i;
+    for (i = 0; i < TT_N_FEEDBACK_METHODS; i++) {
+        if (strcmp(tt_feedback_methods[i].name, name) == 0) { return 1; }
+    }
+    return 0;
+}
+
+/* What the small base has learnt to read, for its task; what a chat model reads is TRL's. */
+static void use_small_texts(const app *a, tt_feedback_setup *s) {
+    if (a->o.data) { return; }
+    s->refine = TT_SIGNS_READS_REFINE;
+    s->reprompt_template = TT_SIGNS_READS_REPROMPT;
+    s->solution_template = TT_SIGNS_READS_SOLUTION;
+    s->feedback_template = TT_SIGNS_READS_FEEDBACK;
+}
+
+/* The method's settings into desc. Whose log-probs q are: of sdpo and srpo a moving average, which follows with
+ * TRL's teacher_update_rate of 0.05; of opsd and opd the frozen base. */
+static tt_status open_feedback(app *a, const char *method, tt_trainer_desc *desc) {
+    int average = strcmp(method, "sdpo") == 0 || strcmp(method, "srpo") == 0;
+    memset(&a->feedback, 0, sizeof a->feedback);
+    use_small_texts(a, &a->feedback);
+    desc->think.init_pct = 0;      /* one new answer a prompt, to the end */
+    if (average) {
+        a->follower = tt_model_copy(desc->model);
+        if (!a->follower) { return tt_error_status(a->ctx); }
+        a->follower_decay = 0.95;
+    }
+    a->feedback.teacher_model = average ? a->follower : a->base;
+    return tt_feedback_apply(a->ctx, method, &a->feedback, desc);
+}
+
+static void close_feedback(app *a) {
+    if (!a->feedback.method) { return; }
+    tt_model_destroy(a->follower);
+    a->follower = NULL;
+    a->follower_decay = 0;
+    memset(&a->feedback, 0, sizeof a->feedback);
 }
 
 typedef struct arm_run {
@@ -1393,7 +1454,10 @@ static tt_status report_step(app *a, arm_run *arm, const tt_step_metrics *m) {
 static tt_status train_step(app *a, arm_run *arm, tt_step_metrics *m, int *stop) {
     tt_status status = tt_trainer_step(arm->trainer, m);
     if (status != TT_OK && status != TT_ERR_STOP) { return status; }
-    if (a->follower) { CHECK(tt_teacher_follow(a->follower, arm->student, 0.99f)); }
+    if (a->follower) {
+        float decay = a->follower_decay > 0 ? (float)a->follower_decay : 0.99f;
+        CHECK(tt_teacher_follow(a->follower, arm->student, decay));
+    }
     *stop = parallel_any(stop_requested);
     CHECK(write_metrics(a, arm->metrics, arm->timings, arm->method, m));
     CHECK(status);      /* --abort-patience: tt_error has the reason */

@@ -23,6 +23,8 @@
 /* ---- options ---- */
 static options given;
 
+#define ARM_WORDS "grpo,thinktune,formula,luffy,off,critique_grpo,rltf_sd,sdpo,opsd,opd,srpo"
+
 static const option option_list[] = {
     {"--seeds", OPTION_INT, &given.seeds, 1, MAX_SEEDS,
      "how many seeds; the table is mean +- sd over all of them"},
@@ -33,7 +35,8 @@ static const option option_list[] = {
     {"--resume", OPTION_FLAG, &given.resume, 0, 0, "go on where an interrupted run in --out stopped"},
     {"--task", OPTION_TEXT, &given.task, 0, 0,
      "signs, countdown, arithmetic or guess (the control: reflection cannot help)"},
-    {"--arms", OPTION_TEXT, &given.arms, 0, 0, "list of grpo, thinktune, formula, luffy, off"},
+    {"--arms", OPTION_TEXT, &given.arms, 0, 0, "list of " ARM_WORDS "; the last six, of examples/feedback.h, want "
+     "the task signs or --data, and a base that has read feedback and solutions, which they make"},
     {"--aas", OPTION_TEXT, &given.aas, 0, 0, "shaping of the arm thinktune: released, formula, luffy, off"},
     {"--quick", OPTION_FLAG, &given.quick, 0, 0,
      "a few steps of everything, to see that it runs; numbers mean nothing"},
@@ -122,13 +125,28 @@ static void check_words(const char *name, const char *list, const char *expected
     if (*at || n == 0) { example_exit(2, "thinktune: %s is \"%s\", expected of %s", name, list, expected); }
 }
 
+/* Does any arm show the student or a copy of it feedback, or a solution? */
+static int reads_arms(const options *o) {
+    const char *at = o->arms;
+    int any = 0;
+    while (*at) {
+        size_t size = strcspn(at, ",");
+        any |= find_word("critique_grpo,rltf_sd,sdpo,opsd,srpo", at, size) >= 0;
+        at += size + (at[size] == ',');
+    }
+    return any;
+}
+
 static void check_options(const options *o) {
     check_words("--task", o->task, TASK_WORDS);
     check_words("--aas", o->aas, AAS_WORDS);
     check_words("--mask", o->mask, "whole,appended");
     check_words("--schedule", o->schedule, SCHEDULE_WORDS);
     check_words("--on-long", o->on_long, "skip,error");
-    check_words("--arms", o->arms, "grpo,thinktune,formula,luffy,off");
+    check_words("--arms", o->arms, ARM_WORDS);
+    if (reads_arms(o) && !o->data && strcmp(o->task, "signs") != 0) {
+        example_exit(2, "thinktune: --arms is \"%s\", and no base of the task %s can read feedback", o->arms, o->task);
+    }
     if (o->model && !o->data) { example_exit(2, "thinktune: --model wants --data beside it"); }
     if (o->data && !o->model) { example_exit(2, "thinktune: --data wants --model beside it"); }
     if (o->lora_rank && !o->model) { example_exit(2, "thinktune: --lora-rank wants --model beside it"); }
@@ -180,6 +198,7 @@ static tt_status train_taught(app *a, const char *method, tt_model *student, tt_
     char metrics[PATH_SIZE];
     if (model) { teacher = tt_teacher_model(model); }
     desc = arm_desc(a, student, method, model ? &teacher : NULL);
+    if (is_feedback_method(method)) { CHECK(open_feedback(a, method, &desc)); }
     CHECK(tt_make_dirs(a->ctx, path_of(a->o.out, "seed-%d/%s", a->seed, method)));
     strcpy(metrics, path_of(a->o.out, "metrics.jsonl"));
     CHECK(train_student(a, method, &desc, metrics, n_lines));
@@ -195,6 +214,7 @@ static tt_status train_arm(app *a, const char *method, int n_lines) {
     tt_model_teacher *model = student && has_teacher ? make_teacher(a, a->base) : NULL;
     tt_status status = student && (model || !has_teacher) ? TT_OK : tt_error_status(a->ctx);
     if (status == TT_OK) { status = train_taught(a, method, student, model, n_lines); }
+    close_feedback(a);
     tt_model_teacher_destroy(model);
     tt_model_destroy(student);
     return status;
@@ -435,5 +455,6 @@ int main(int argc, char **argv) {
     options_read(argc, argv, "GRPO against ThinkTuning on one base, with a report", option_list, N_OPTIONS);
     check_options(&given);
     if (given.quick) { apply_quick(&given); }
+    if (reads_arms(&given)) { given.reads = 0.15; }
     return experiment_main(&a, &given, "thinktune", run);
 }
