@@ -56,9 +56,8 @@ bench-mpi: build/bench_parallel build/bench_parallel-mpi
 	build/bench_parallel 1 && build/bench_parallel 2
 	$(MPIRUN) -np 1 build/bench_parallel-mpi 1 && $(MPIRUN) -np 2 build/bench_parallel-mpi 1
 
-$(MPI_PROGRAMS): build/%-mpi: examples/%.c $(LIBRARY) $(wildcard examples/*.h) | build
-	$(COMPILING)
-	$(MPICC) $(STD) $(WARN) $(CFLAGS) $(CPPFLAGS) -DTT_MPI $< -o $@ $(LDFLAGS) $(LDLIBS)
+$(MPI_PROGRAMS): build/%-mpi: examples/%.c tests/linked.h $(wildcard examples/*.h) build/thinktuning.o
+	$(MPICC) $(STD) $(WARN) $(CFLAGS) $(CPPFLAGS) $(LINKED) -DTT_MPI $< build/thinktuning.o -o $@ $(LDFLAGS) $(LDLIBS)
 
 build/bench_parallel build/bench_parallel-mpi: examples/parallel_mpi.h
 build/bench_parallel-mpi: bench/bench_parallel.c $(LIBRARY) | build
@@ -90,8 +89,8 @@ build/cuda/test_cuda: tests/test_cuda_host.cpp $(HARNESS) build/tt_cuda.o | buil
 	$(CXX) -std=c++11 $(WARN) $(TEST_CFLAGS) $(CPPFLAGS) -DTT_TEST_CUDA $< build/tt_cuda.o -o $@ \
 	  $(LDFLAGS) $(CUDA_LIBS) $(LDLIBS)
 
-build/cuda/test_%: tests/test_%.c $(HARNESS) build/tt_cuda.o | build/cuda
-	$(CC) $(STD) $(WARN) $(TEST_CFLAGS) $(CPPFLAGS) -DTT_TEST_CUDA $< $(EXTRA) build/tt_cuda.o -o $@ \
+build/cuda/test_%: tests/test_%.c $(HARNESS) build/thinktuning.o build/tt_cuda.o | build/cuda
+	$(CC) $(STD) $(WARN) $(TEST_CFLAGS) $(CPPFLAGS) $(LINKED) -DTT_TEST_CUDA $< build/thinktuning.o build/tt_cuda.o -o $@ \
 	  $(LDFLAGS) $(CUDA_LIBS) $(LDLIBS)
 
 # TT_BACKEND=cuda puts them on the device.
