@@ -63,16 +63,15 @@ build/bench_parallel build/bench_parallel-mpi: examples/parallel_mpi.h
 build/bench_parallel-mpi: bench/bench_parallel.c $(LIBRARY) | build
 	$(MPICC) $(STD) $(WARN) $(CFLAGS) $(CPPFLAGS) -DTT_MPI $< -o $@ $(LDFLAGS) $(LDLIBS)
 
-# The kernels of tt_cuda.cu on the CPU.
-build/test_cuda_host build/sanitize/test_cuda_host: tests/cuda_host.h tests/nccl_host.h tt_cuda.cu
-build/test_cuda_host build/sanitize/test_cuda_host: LDLIBS += -lpthread
-build/test_cuda_host: tests/test_cuda_host.cpp $(HARNESS) | build
-	$(COMPILING)
-	$(CXX) -std=c++11 $(WARN) $(TEST_CFLAGS) $(CPPFLAGS) $< -o $@ $(LDFLAGS) $(LDLIBS)
+# The kernels of tt_cuda.cu on the CPU, beside the library's object: CC and CXX are of one family.
+CUDA_HOST := tests/test_cuda_host.cpp tests/cuda_host.h tests/nccl_host.h tt_cuda.cu $(HARNESS)
+build/test_cuda_host: $(CUDA_HOST) build/thinktuning.o
+	$(CXX) -std=c++11 $(WARN) $(TEST_CFLAGS) $(CPPFLAGS) $(LINKED) $< build/thinktuning.o -o $@ \
+	  $(LDFLAGS) $(THREADS) $(LDLIBS)
 
-build/sanitize/test_cuda_host: tests/test_cuda_host.cpp $(HARNESS) | build/sanitize
-	$(COMPILING)
-	$(CXX) -std=c++11 $(WARN) $(SANITIZE) $(CPPFLAGS) $< -o $@ $(LDFLAGS) $(LDLIBS)
+build/sanitize/test_cuda_host: $(CUDA_HOST) build/sanitize/thinktuning.o
+	$(CXX) -std=c++11 $(WARN) $(SANITIZE) $(CPPFLAGS) $(LINKED) $< build/sanitize/thinktuning.o -o $@ \
+	  $(LDFLAGS) $(THREADS) $(LDLIBS)
 
 build/tt_cuda.o: tt_cuda.cu $(LIBRARY) | build
 	$(CUDA_COMPILE) -c $< -o $@
