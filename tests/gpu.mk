@@ -56,24 +56,22 @@ bench-mpi: build/bench_parallel build/bench_parallel-mpi
 	build/bench_parallel 1 && build/bench_parallel 2
 	$(MPIRUN) -np 1 build/bench_parallel-mpi 1 && $(MPIRUN) -np 2 build/bench_parallel-mpi 1
 
-$(MPI_PROGRAMS): build/%-mpi: examples/%.c $(LIBRARY) $(wildcard examples/*.h) | build
-	$(COMPILING)
-	$(MPICC) $(STD) $(WARN) $(CFLAGS) $(CPPFLAGS) -DTT_MPI $< -o $@ $(LDFLAGS) $(LDLIBS)
+$(MPI_PROGRAMS): build/%-mpi: examples/%.c tests/linked.h $(wildcard examples/*.h) build/thinktuning.o
+	$(MPICC) $(STD) $(WARN) $(CFLAGS) $(CPPFLAGS) $(LINKED) -DTT_MPI $< build/thinktuning.o -o $@ $(LDFLAGS) $(LDLIBS)
 
 build/bench_parallel build/bench_parallel-mpi: examples/parallel_mpi.h
 build/bench_parallel-mpi: bench/bench_parallel.c $(LIBRARY) | build
 	$(MPICC) $(STD) $(WARN) $(CFLAGS) $(CPPFLAGS) -DTT_MPI $< -o $@ $(LDFLAGS) $(LDLIBS)
 
-# The kernels of tt_cuda.cu on the CPU.
-build/test_cuda_host build/sanitize/test_cuda_host: tests/cuda_host.h tests/nccl_host.h tt_cuda.cu
-build/test_cuda_host build/sanitize/test_cuda_host: LDLIBS += -lpthread
-build/test_cuda_host: tests/test_cuda_host.cpp $(HARNESS) | build
-	$(COMPILING)
-	$(CXX) -std=c++11 $(WARN) $(TEST_CFLAGS) $(CPPFLAGS) $< -o $@ $(LDFLAGS) $(LDLIBS)
+# The kernels of tt_cuda.cu on the CPU, beside the library's object: CC and CXX are of one family.
+CUDA_HOST := tests/test_cuda_host.cpp tests/cuda_host.h tests/nccl_host.h tt_cuda.cu $(HARNESS)
+build/test_cuda_host: $(CUDA_HOST) build/thinktuning.o
+	$(CXX) -std=c++11 $(WARN) $(TEST_CFLAGS) $(CPPFLAGS) $(LINKED) $< build/thinktuning.o -o $@ \
+	  $(LDFLAGS) $(THREADS) $(LDLIBS)
 
-build/sanitize/test_cuda_host: tests/test_cuda_host.cpp $(HARNESS) | build/sanitize
-	$(COMPILING)
-	$(CXX) -std=c++11 $(WARN) $(SANITIZE) $(CPPFLAGS) $< -o $@ $(LDFLAGS) $(LDLIBS)
+build/sanitize/test_cuda_host: $(CUDA_HOST) build/sanitize/thinktuning.o
+	$(CXX) -std=c++11 $(WARN) $(SANITIZE) $(CPPFLAGS) $(LINKED) $< build/sanitize/thinktuning.o -o $@ \
+	  $(LDFLAGS) $(THREADS) $(LDLIBS)
 
 build/tt_cuda.o: tt_cuda.cu $(LIBRARY) | build
 	$(CUDA_COMPILE) -c $< -o $@
@@ -90,8 +88,8 @@ build/cuda/test_cuda: tests/test_cuda_host.cpp $(HARNESS) build/tt_cuda.o | buil
 	$(CXX) -std=c++11 $(WARN) $(TEST_CFLAGS) $(CPPFLAGS) -DTT_TEST_CUDA $< build/tt_cuda.o -o $@ \
 	  $(LDFLAGS) $(CUDA_LIBS) $(LDLIBS)
 
-build/cuda/test_%: tests/test_%.c $(HARNESS) build/tt_cuda.o | build/cuda
-	$(CC) $(STD) $(WARN) $(TEST_CFLAGS) $(CPPFLAGS) -DTT_TEST_CUDA $< $(EXTRA) build/tt_cuda.o -o $@ \
+build/cuda/test_%: tests/test_%.c $(HARNESS) build/thinktuning.o build/tt_cuda.o | build/cuda
+	$(CC) $(STD) $(WARN) $(TEST_CFLAGS) $(CPPFLAGS) $(LINKED) -DTT_TEST_CUDA $< build/thinktuning.o build/tt_cuda.o -o $@ \
 	  $(LDFLAGS) $(CUDA_LIBS) $(LDLIBS)
 
 # TT_BACKEND=cuda puts them on the device.

@@ -5,15 +5,7 @@ cd "$(dirname "$0")/.." || exit 1
 dir=build/strict
 mkdir -p $dir
 warn="-O2 -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Werror"
-passed=0 failed=0
-
-verdict() {   # status name
-    if [ "$1" -eq 0 ]; then
-        passed=$((passed + 1)); echo "ok $2"
-    else
-        failed=$((failed + 1)); echo "FAIL $2"
-    fi
-}
+. tests/verdict.sh
 
 printf '#define THINKTUNING_IMPLEMENTATION\n#include "thinktuning.h"\n' > $dir/all.c
 printf '#define TT_STATIC\n#define THINKTUNING_IMPLEMENTATION\n#include "thinktuning.h"\n' > $dir/static.c
@@ -95,5 +87,4 @@ if command -v python3 > /dev/null; then
 else
     echo "skip the header and its companions as pages: no python3"
 fi
-echo "$passed passed, $failed failed"
-[ "$failed" -eq 0 ]
+summary
