@@ -93,6 +93,7 @@ typedef struct app {
     int resumes_itself;           /* a study: the same command goes on       */
     int skipped;                  /* updates left out, in a row              */
     tt_model *follower;           /* a teacher that follows the student after each step; NULL = none */
+    tt_status (*on_step)(struct app *a, const char *method, const tt_trainer *trainer);      /* on rank 0; NULL = none */
 } app;
 
 static tt_text new_text(app *a) {
@@ -809,10 +810,23 @@ static tt_status run_gate(app *a, gate *g, tt_text *json) {
 
 /* ---- evaluation: the student alone; one result.json per seed and method ---- */
 typedef struct collector { app *a; tt_text *json; int n; tt_status status; } collector;
+/* As many tokens as a response may have, and no end token among them: it was cut. */
+static tt_status is_cut(app *a, const char *response, int *cut) {
+    tt_ids ids = new_ids(a);
+    tt_status status = tt_encode(a->tokenizer, response, strlen(response), TT_SPECIAL_TEXT, &ids);
+    *cut = ids.size >= (size_t)a->o.length;
+    tt_ids_free(&ids);
+    return status;
+}
 static void collect(void *user, const char *question, const char *response, const tt_outcome *outcome) {
     collector *c = (collector *)user;
+    int cut;
     if (c->n >= SHOWN || c->status != TT_OK) { return; }
-    c->status = tt_text_format(c->json, "%s{\"right\":%d,\"first_right\":%d,\"question\":", c->n++ ? "," : "", outcome->final_right, outcome->first_right);
+    c->status = is_cut(c->a, response, &cut);
+    if (c->status == TT_OK) {
+        c->status = tt_text_format(c->json, "%s{\"right\":%d,\"first_right\":%d,\"cut\":%d,\"question\":",
+                                   c->n++ ? "," : "", outcome->final_right, outcome->first_right, cut);
+    }
     if (c->status == TT_OK) { c->status = tt_text_json(c->json, question, strlen(question)); }
     if (c->status == TT_OK) { c->status = tt_text_format(c->json, ",\"response\":"); }
     if (c->status == TT_OK) { c->status = tt_text_json(c->json, response, strlen(response)); }
@@ -1033,6 +1047,7 @@ static tt_status train_loop(app *a, arm_run *arm, const char *state) {
         stop = parallel_any(stop_requested);
         CHECK(write_metrics(a, arm->metrics, arm->timings, arm->method, &m));
         CHECK(status);                             /* --abort-patience: tt_error has the reason */
+        if (a->on_step && parallel_rank == 0) { CHECK(a->on_step(a, arm->method, arm->trainer)); }
         step = tt_trainer_step_count(arm->trainer);
         if (first_tokens < 0) { first_tokens = m.num_tokens - m.rollout_tokens - m.think.teacher_tokens; }      /* of the runs before this one */
         progress(a, arm->method, step, total, m.num_tokens - first_tokens, "own reward %.3f  reflection %.3f", m.think.own_reward, m.reflection_rate);

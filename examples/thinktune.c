@@ -147,6 +147,10 @@ static tt_status train_arm(app *a, const char *method, int n_lines) {
         if (model) { teacher = tt_teacher_model(model); } else { status = tt_error_status(a->ctx); }
     }
     desc = arm_desc(a, student, method, has_teacher ? &teacher : NULL);
+    if (!a->data && a->o.beta == 0) {          /* measured alone; a small model's second forward pass costs little */
+        desc.measure_kl = 1;
+        desc.grpo.kl = TT_KL_K3_CLAMP;
+    }
     strcpy(metrics, path_of(a->o.out, "metrics.jsonl"));
     if (status == TT_OK) { status = train_student(a, method, &desc, metrics, n_lines); }
     if (status == TT_OK && parallel_rank == 0) { status = save_student(a, student, path_of(a->o.out, "seed-%d/%s", a->seed, method)); }
@@ -307,6 +311,7 @@ static tt_status run(app *a) {
     }
     if (parallel_rank == 0) { CHECK(prepare_folder(a)); }
     a->o.resume = parallel_any(parallel_rank == 0 && a->o.resume);      /* when the folder is clean */
+    a->on_step = record_rollouts;
     if (!a->o.data) { plan_run(a); }
     for (a->seed = a->o.first_seed; a->seed < a->o.first_seed + a->o.seeds; a->seed++) {
         tt_status status;
