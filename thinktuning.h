@@ -399,7 +399,7 @@ typedef struct tt_attention_args {
     const float *q, *k, *v;       /* [n_tokens, n_heads*head_dim], [rows, n_kv_heads*head_dim] */
     float *out, *lse;             /* lse [n_tokens, n_heads]: log sum exp of a row's scores, for backward;
                                      NULL in decode                                            */
-    const float *dout;            /* backward (only packed: query_start = key_start = NULL)    */
+    const float *dout;            /* backward: no two sequences share a row of k and v         */
     float *dq, *dk, *dv;
 } tt_attention_args;
 
@@ -599,7 +599,7 @@ TT_API void       tt_step_reset(tt_context *ctx);
 
 /* ==== 4. batch and cache ===================================================================
  * What runs through a model at once: tokens of several sequences, end to end, no padding. With a cache a
- * sequence goes on where its slot ends; without one it begins at position 0. */
+ * sequence goes on where its slot ends, with a parent where that ends; else it begins at position 0. */
 
 typedef struct tt_kv_cache tt_kv_cache;
 typedef struct tt_batch_desc {
@@ -609,6 +609,9 @@ typedef struct tt_batch_desc {
     const int32_t *tokens;         /* [n_tokens]                                                         */
     const unsigned char *mask;     /* [n_tokens] 1 = a target, predicted from the token before it; the   */
                                    /* first of a sequence never is. NULL = every token but the first     */
+    const int32_t *parents;        /* [n_sequences] the earlier sequence that each goes on from, -1 = none: a
+                                      prompt of many responses is computed once. Its last token predicts
+                                      nothing in them. NULL = none; not with a cache                     */
     tt_kv_cache *cache;            /* NULL in training                                                   */
     const int32_t *cache_slots;    /* [n_sequences], with a cache                                        */
 } tt_batch_desc;
@@ -618,11 +621,15 @@ typedef struct tt_batch {
     tt_context *ctx;
     int n_sequences, n_tokens, n_targets, max_length;
     const int32_t *offsets, *tokens;
-    const int32_t *positions;              /* [n_tokens] in the sequence, from the cache's length on     */
+    const int32_t *positions;              /* [n_tokens] in the sequence, from the cache's length on, or
+                                              from where its parent ends                                 */
     const int32_t *target_rows, *targets;  /* [n_targets] row that predicts, token that is predicted     */
     const int32_t *d_offsets, *d_positions;
-    const int32_t *d_query_start;          /* [n_sequences] first position, with a cache                 */
-    const int32_t *d_key_start;            /* [n_sequences] first row of the slot in the cache           */
+    const int32_t *key_rows;               /* [n_keys] with parents: the tokens that each sequence sees  */
+    int n_keys;
+    const int32_t *d_query_start;          /* [n_sequences] first position, with a cache or parents      */
+    const int32_t *d_key_start;            /* [n_sequences] first row of the slot in the cache, or in
+                                              key_rows                                                   */
     const int32_t *d_cache_rows;           /* [n_tokens] row of the cache that a token writes            */
     tt_kv_cache *cache;
     const int32_t *cache_slots;
@@ -1136,6 +1143,7 @@ typedef struct tt_rollouts {
     int n_rewards;                      /* rewards in use, 1 after create                                 */
     tt_rollout *items;                  /* [n], group by group                                            */
     char **questions;                   /* [n_groups] what a teacher reads; NULL = the prompt's plain text */
+    int share_prompts;                  /* 1: see tt_rollouts_batch; 0 after create                       */
 } tt_rollouts;
 
 /* From completions: requests[g] gave num_generations samples each. end_token decides what is .stopped. */
@@ -1285,6 +1293,8 @@ typedef struct tt_grpo_config {
                                       so many times (DAPO); 0 = off                                        */
     int micro_batch_tokens;        /* tokens of one forward/backward, to which its memory is proportional;
                                       0 = 8192 */
+    int share_prompts;             /* 1: what prompts have in common is computed once in a micro-batch, see
+                                      tt_rollouts_batch; 0 = off                                           */
     /* ThinkTuning's Advantage-Aware Shaping, for tokens of the kinds guided and teacher */
     tt_aas aas;
     float gamma_min, gamma_max, advantage_min, advantage_max;   /* all 0 = 0.001, -0.001, -4, 4            */
@@ -1332,7 +1342,8 @@ TT_API tt_token_loss tt_grpo_token_loss(const tt_grpo_config *, double logp, dou
                                         double advantage, tt_token_kind kind);
 
 /* Packs rollouts[indices[0..n)] into a batch whose targets are the response tokens; indices NULL = all, n
- * ignored. */
+ * ignored. With share_prompts what all their prompts begin with, and the prompt of neighbours with the same
+ * one, stand in it once: the log-probs keep their bits, gradients are summed in another order. */
 TT_API tt_batch  *tt_rollouts_batch(tt_context *, const tt_rollouts *all, const int *indices, int n);
 /* What the weights of tokens divide by, over an optimizer batch. Those of several processes: sums, and the
  * largest longest. */
@@ -1475,12 +1486,17 @@ typedef struct tt_reward_input {
     int prompt, sample;                         /* which it is, for errors                        */
 } tt_reward_input;
 
-/* What a response did: was the first attempt right, the final answer, and which reflection stands between. */
+/* What a response did: is there a first attempt at an answer, was it right, was the final answer, and which
+ * reflection stands between. One that begins to check before it has attempted anything has nothing to reflect
+ * on: it works before it answers. */
 typedef enum tt_behaviour {
     TT_NO_REFLECTION = 0, TT_SELF_AGREEMENT, TT_SELF_CONFLICT, TT_SELF_CONSULTATION, TT_SELF_CRITIQUE,
-    TT_N_BEHAVIOURS
+    TT_WORKS_FIRST, TT_N_BEHAVIOURS
 } tt_behaviour;
-typedef struct tt_outcome { int final_right, first_right, reflects; tt_behaviour behaviour; } tt_outcome;
+typedef struct tt_outcome {
+    int final_right, attempted, first_right, reflects;
+    tt_behaviour behaviour;
+} tt_outcome;
 
 /* Where prompts come from and what a response is worth. Texts are appended to tt_text. */
 typedef struct tt_task {
@@ -1489,8 +1505,8 @@ typedef struct tt_task {
     tt_status (*question)(void *user, int split, uint64_t index, tt_text *question, tt_text *answer);
     tt_status (*reward)(void *user, const tt_reward_input *in, float *reward);   /* NaN = abstain */
     /* behaviour of a response: see tt_outcome; NULL = the default: it reflects from the first "wait",
-     * "check", "verify" or "mentor" on, the first attempt is what stands before, the reward judges both, and
-     * words tell the behaviour */
+     * "check", "verify" or "mentor" on; what stands before is an attempt if `extract` finds an answer in it;
+     * the reward judges both, and words tell the behaviour */
     tt_status (*judge)(void *user, const tt_reward_input *in, tt_outcome *out);
     const char *prompt_template;   /* around {question}: "<user>{question}<student>"; see tt_encode_prompt */
     const char *end_token;         /* text of the token that ends a response                           */
@@ -1552,10 +1568,13 @@ TT_API tt_status tt_judge(tt_context *, const tt_task *, const tt_reward_input *
                           tt_reward_errors *, tt_outcome *out);
 /* Sums of outcomes, and the rates that they make. */
 typedef struct tt_tally {
-    double n, right, first, reflects, corrected, spoiled, length, stopped, behaviour[TT_N_BEHAVIOURS];
+    double n, right, attempts, first, reflects, corrected, spoiled, length, stopped;
+    double behaviour[TT_N_BEHAVIOURS];
 } tt_tally;
 typedef struct tt_rates {
-    double accuracy, first_accuracy, reflection_rate;
+    double accuracy;
+    double attempt_rate, first_accuracy;        /* has a first attempt; has one that is right  */
+    double reflection_rate;        /* looks at its attempt again                               */
     double correction_rate;        /* right at the end, of those whose first attempt was wrong */
     double spoil_rate;             /* wrong at the end, of those whose first attempt was right */
     double mean_length, stopped_rate, behaviour[TT_N_BEHAVIOURS];
@@ -1663,7 +1682,7 @@ typedef struct tt_step_metrics {
     tt_grpo_metrics grpo;          /* grpo.reward: reward; think.own_reward: own reward        */
     tt_think_metrics think;
     /* of the student's own responses, before a teacher's */
-    double mean_length, clipped_ratio, reflection_rate, correction_rate, spoil_rate;
+    double mean_length, clipped_ratio, attempt_rate, reflection_rate, correction_rate, spoil_rate;
     double behaviour[TT_N_BEHAVIOURS];
     double grad_norm, learning_rate;
     double update_skipped;         /* updates left out because a gradient was not finite       */
@@ -4303,8 +4322,8 @@ static tt_status tti_cpu_attention_forward(tt_context *ctx, const tt_attention_a
 static tt_status tti_cpu_attention_backward(tt_context *ctx, const tt_attention_args *args) {
     size_t items, each, average;
     if (tti_attention_check(ctx, args) != TT_OK) { return TT_ERR_ARG; }
-    if (args->query_start || args->key_start || !args->lse) {
-        return tt_fail(ctx, TT_ERR_ARG, "attention_backward: expected packed sequences and lse");
+    if (args->key_tiles || !args->lse) {
+        return tt_fail(ctx, TT_ERR_ARG, "attention_backward: expected keys in rows, and lse");
     }
     items = (size_t)args->n_sequences * (size_t)args->n_kv_heads;
     each = tti_attention_rows(args) * (4 * (size_t)args->head_dim + 2 * TTI_KEYS + 2);
@@ -4960,8 +4979,9 @@ TT_API double tt_item(const tt_tensor *t) {
 
 /* ==== 4. batch and cache ===================================================================
  * What runs through a model at once: tokens of several sequences, end to end. With a cache a sequence is the
- * next piece of one whose keys and values are kept; without, it begins at position 0. The cache has `stride`
- * rows for each slot: row slot * stride + position, of every layer. */
+ * next piece of one whose keys and values are kept; without, it begins at position 0, or goes on from a
+ * sequence of the same batch. The cache has `stride` rows for each slot: row slot * stride + position, of
+ * every layer. */
 
 struct tt_kv_cache {
     tt_context *ctx;
@@ -5114,7 +5134,7 @@ typedef struct tti_batch_arrays {
     int32_t *tokens, *positions, *target_rows, *targets, *cache_rows;         /* by token    */
 } tti_batch_arrays;
 
-/* Two blocks of the step hold all arrays; offsets and tokens are copied, so the caller's may go. */
+/* Two blocks of the step hold the arrays; offsets and tokens are copied, so the caller's may go. */
 static int tti_batch_alloc(tt_context *ctx, const tt_batch_desc *desc, tti_batch_arrays *a) {
     size_t sequences = (size_t)desc->n_sequences, n = (size_t)desc->offsets[desc->n_sequences];
     a->offsets = (int32_t *)tti_step_alloc(ctx, sizeof(int32_t) * (sequences * 3 + 1));
@@ -5147,6 +5167,49 @@ static int tti_batch_place(tt_context *ctx, const tt_batch_desc *desc, int s, tt
     tti_graph_fail(ctx, "tt_batch_create", "length of a sequence with its cache", a->query_start[s] + length,
                    cache->capacity);
     return 0;
+}
+
+/* Sequences form trees: s goes on at the position where its parent ends. Its keys are a row of tokens of its
+ * own, begun at key_start[s], so that blocks of keys fall as they would in a sequence that stands alone. */
+static int tti_batch_parent(tt_context *ctx, const tt_batch_desc *desc, int s, tt_batch *b,
+                            tti_batch_arrays *a) {
+    int length = desc->offsets[s + 1] - desc->offsets[s], parent;
+    if (!desc->parents) { return 1; }
+    parent = desc->parents[s];
+    if (parent < -1 || parent >= s || desc->cache) {
+        const char *what = desc->cache ? "parents with a cache" : "parent";
+        tti_graph_fail(ctx, "tt_batch_create", what, parent, s - 1);
+        return 0;
+    }
+    if (parent >= 0) {
+        a->query_start[s] = a->query_start[parent] + a->offsets[parent + 1] - a->offsets[parent];
+    }
+    a->key_start[s] = b->n_keys;
+    if (a->query_start[s] > INT_MAX / 2 - length || b->n_keys > INT_MAX / 2 - a->query_start[s] - length) {
+        tti_graph_fail(ctx, "tt_batch_create", "number of keys", b->n_keys, INT_MAX / 2);
+        return 0;
+    }
+    b->n_keys += a->query_start[s] + length;
+    return 1;
+}
+
+/* Which tokens the keys of each sequence are: those of its parent, then its own. */
+static const int32_t *tti_batch_keys(tt_context *ctx, const tt_batch_desc *desc, const tt_batch *b,
+                                     const tti_batch_arrays *a) {
+    int32_t *rows = (int32_t *)tti_step_alloc(ctx, sizeof(int32_t) * (size_t)b->n_keys);
+    int s, t;
+    if (!rows) {
+        tti_graph_broken(ctx);
+        return NULL;
+    }
+    for (s = 0; s < desc->n_sequences; s++) {
+        int32_t *to = rows + a->key_start[s];
+        if (desc->parents[s] >= 0) {
+            memcpy(to, rows + a->key_start[desc->parents[s]], sizeof(int32_t) * (size_t)a->query_start[s]);
+        }
+        for (t = a->offsets[s]; t < a->offsets[s + 1]; t++) { to[a->positions[t]] = t; }
+    }
+    return rows;
 }
 
 /* Positions of sequence s, and which of its tokens are targets: never the first, which nothing predicts. */
@@ -5192,7 +5255,7 @@ TT_API tt_batch *tt_batch_create(tt_context *ctx, const tt_batch_desc *desc) {
         return NULL;
     }
     for (s = 0; s < desc->n_sequences; s++) {
-        if (!tti_batch_place(ctx, desc, s, &a)) { return NULL; }
+        if (!tti_batch_place(ctx, desc, s, &a) || !tti_batch_parent(ctx, desc, s, b, &a)) { return NULL; }
         tti_batch_sequence(b, desc, s, &a);
     }
     n = a.offsets[desc->n_sequences];
@@ -5208,9 +5271,12 @@ TT_API tt_batch *tt_batch_create(tt_context *ctx, const tt_batch_desc *desc) {
     b->cache_slots = desc->cache_slots;
     b->d_offsets = tti_step_ids(ctx, a.offsets, desc->n_sequences + 1);
     b->d_positions = tti_step_ids(ctx, a.positions, n);
-    if (desc->cache) {
+    if (desc->parents) { b->key_rows = tti_batch_keys(ctx, desc, b, &a); }
+    if (desc->cache || desc->parents) {
         b->d_query_start = tti_step_ids(ctx, a.query_start, desc->n_sequences);
         b->d_key_start = tti_step_ids(ctx, a.key_start, desc->n_sequences);
+    }
+    if (desc->cache) {
         b->d_cache_rows = tti_step_ids(ctx, a.cache_rows, n);
     }
     return ctx->graph_error ? NULL : b;
@@ -6112,7 +6178,9 @@ TT_API tt_tensor *tt_rope(tt_context *ctx, tt_tensor *x, tt_tensor *cos_table, t
 
 /* ---- [tt:autograd.attention] attention ----
  * With a cache in the batch the new keys and values are first written to their rows of the cache, and the
- * same kernel then reads the cache instead of k and v: one code for training, prefill and decode. */
+ * same kernel then reads the cache instead of k and v: one code for training, prefill and decode. Of a batch
+ * with parents each sequence gets the keys and values of all that it sees, side by side; what is shared is
+ * all else, the products above all, and the gradients of a shared token add up. */
 
 /* Probabilities are made again from q, k and the row's log-sum-exp, block by block. Source: FlashAttention-2,
  * arXiv 2307.08691. */
@@ -6154,6 +6222,11 @@ TT_API tt_tensor *tt_attention(tt_context *ctx, tt_tensor *q, tt_tensor *k, tt_t
     in[1] = k;
     in[2] = v;
     if (!tti_attention_ok(ctx, in, batch, desc)) { return NULL; }
+    if (batch->key_rows) {
+        in[1] = k = tt_gather_rows(ctx, k, batch->key_rows, batch->n_keys);
+        in[2] = v = tt_gather_rows(ctx, v, batch->key_rows, batch->n_keys);
+        if (!k || !v) { return NULL; }
+    }
     a = (tt_attention_args *)tti_op_begin(ctx, "tt_attention", q->ndim, q->shape, sizeof *a, &y);
     if (!a) { return NULL; }
     a->n_sequences = batch->n_sequences;
@@ -6168,9 +6241,9 @@ TT_API tt_tensor *tt_attention(tt_context *ctx, tt_tensor *q, tt_tensor *k, tt_t
     a->k = TT_F(k);
     a->v = TT_F(v);
     a->out = TT_F(y);
+    a->query_start = batch->d_query_start;
+    a->key_start = batch->d_key_start;
     if (batch->cache) {
-        a->query_start = batch->d_query_start;
-        a->key_start = batch->d_key_start;
         a->key_tiles = ctx->backend->store_keys != NULL;
         if (!tti_graph_ok(ctx, tti_cache_write(batch, desc->layer, k, v, &a->k, &a->v))) { return NULL; }
     } else if (!ctx->no_grad) {
@@ -14230,12 +14303,71 @@ static const tt_rollout *tti_batch_at(const tt_loss_batch *b, int k) {
     return tti_rollout_at(b->rollouts, b->indices, k);
 }
 
+/* A batch of rollouts while its sequences are laid end to end. */
+typedef struct tti_layout {
+    int32_t *offsets, *parents, *tokens;
+    unsigned char *mask;
+    int n;                           /* sequences so far */
+} tti_layout;
+
+static int tti_layout_alloc(tt_context *ctx, tti_layout *l, int n_sequences, int n_tokens) {
+    size_t n = (size_t)n_sequences, total = (size_t)n_tokens;
+    l->offsets = (int32_t *)tti_step_alloc(ctx, (2 * n + 1) * sizeof *l->offsets);
+    l->tokens = (int32_t *)tti_step_alloc(ctx, total * sizeof *l->tokens);
+    l->mask = (unsigned char *)tti_step_alloc(ctx, total);
+    l->parents = l->offsets ? l->offsets + n + 1 : NULL;
+    l->n = 0;
+    return l->offsets && l->tokens && l->mask;
+}
+
+/* Tokens begin .. end - 1 of r go on from a parent, -1 = none. Those of the response are targets. */
+static int tti_layout_add(tti_layout *l, const tt_rollout *r, int begin, int end, int parent) {
+    int at = l->offsets[l->n], t;
+    memcpy(l->tokens + at, r->tokens + begin, (size_t)(end - begin) * sizeof *l->tokens);
+    for (t = begin; t < end; t++) { l->mask[at + t - begin] = t >= r->prompt_length; }
+    l->parents[l->n++] = (int32_t)parent;
+    l->offsets[l->n] = (int32_t)(at + end - begin);
+    return l->n - 1;
+}
+
+/* How many tokens the prompts of a and b begin with alike, of at most `most`. */
+static int tti_common_tokens(const tt_rollout *a, const tt_rollout *b, int most) {
+    int n = 0;
+    while (n < most && a->tokens[n] == b->tokens[n]) { n++; }
+    return n;
+}
+
+static int tti_same_prompt(const tt_rollout *a, const tt_rollout *b) {
+    int n = a->prompt_length;
+    return b->prompt_length == n && tti_common_tokens(a, b, n) == n;
+}
+
+/* What all n prompts begin with, then what is left of each group's prompt, then the responses: a tree. The
+ * last token of a prompt predicts a response's first, so it is the response's own. */
+static void tti_layout_shared(tti_layout *l, const tt_rollouts *all, const int *indices, int n) {
+    const tt_rollout *first = tti_rollout_at(all, indices, 0);
+    int common = first->prompt_length - 1, root = -1, prompt = -1, i;
+    for (i = 1; i < n; i++) {
+        const tt_rollout *r = tti_rollout_at(all, indices, i);
+        common = tti_common_tokens(first, r, common < r->prompt_length - 1 ? common : r->prompt_length - 1);
+    }
+    if (n == 1) { common = 0; }
+    if (common > 0) { root = tti_layout_add(l, first, 0, common, -1); }
+    for (i = 0; i < n; i++) {
+        const tt_rollout *r = tti_rollout_at(all, indices, i);
+        int last = r->prompt_length - 1, end = r->prompt_length + r->response_length, repeated;
+        if (i > 0 && !tti_same_prompt(r, tti_rollout_at(all, indices, i - 1))) { prompt = -1; }
+        repeated = i + 1 < n && tti_same_prompt(r, tti_rollout_at(all, indices, i + 1));
+        if (prompt < 0 && repeated && last > common) { prompt = tti_layout_add(l, r, common, last, root); }
+        tti_layout_add(l, r, prompt >= 0 ? last : common, end, prompt >= 0 ? prompt : root);
+    }
+}
+
 /* Prompts are context, responses targets: also those of teacher and environment, whose log-probs may be
  * wanted. */
 TT_API tt_batch *tt_rollouts_batch(tt_context *ctx, const tt_rollouts *all, const int *indices, int n) {
     tt_batch_desc desc = TT_INIT;
-    int32_t *offsets, *tokens;
-    unsigned char *mask;
+    tti_layout l;
     int i, total = 0;
     if (ctx->graph_error) { return NULL; }
     if (!indices) { n = all->n; }
@@ -14243,24 +14375,22 @@ TT_API tt_batch *tt_rollouts_batch(tt_context *ctx, const tt_rollouts *all, cons
         const tt_rollout *r = tti_rollout_at(all, indices, i);
         total += r->prompt_length + r->response_length;
     }
-    offsets = (int32_t *)tti_step_alloc(ctx, ((size_t)n + 1) * sizeof *offsets);
-    tokens = (int32_t *)tti_step_alloc(ctx, (size_t)total * sizeof *tokens);
-    mask = (unsigned char *)tti_step_alloc(ctx, (size_t)total);
-    if (!offsets || !tokens || !mask) {
+    if (!tti_layout_alloc(ctx, &l, all->share_prompts ? 2 * n + 1 : n, total)) {
         ctx->graph_error = 1;
         return NULL;
     }
-    for (i = 0; i < n; i++) {
-        const tt_rollout *r = tti_rollout_at(all, indices, i);
-        int length = r->prompt_length + r->response_length;
-        memcpy(tokens + offsets[i], r->tokens, (size_t)length * sizeof *tokens);
-        memset(mask + offsets[i] + r->prompt_length, 1, (size_t)r->response_length);
-        offsets[i + 1] = offsets[i] + (int32_t)length;
+    if (all->share_prompts && n > 0) {
+        tti_layout_shared(&l, all, indices, n);
+        desc.parents = l.parents;
     }
-    desc.n_sequences = n;
-    desc.offsets = offsets;
-    desc.tokens = tokens;
-    desc.mask = mask;
+    for (i = 0; i < n && !all->share_prompts; i++) {
+        const tt_rollout *r = tti_rollout_at(all, indices, i);
+        tti_layout_add(&l, r, 0, r->prompt_length + r->response_length, -1);
+    }
+    desc.n_sequences = l.n;
+    desc.offsets = l.offsets;
+    desc.tokens = l.tokens;
+    desc.mask = l.mask;
     return tt_batch_create(ctx, &desc);
 }
 
@@ -15112,7 +15242,8 @@ static const tti_grpo_field tti_grpo_fields[] = {
     {TTI_FLOAT(fallback_p), 0.01, -HUGE_VAL, HUGE_VAL},
     {TTI_INT(dynamic_sampling), 0, 0, 1000},
     {TTI_INT(num_iterations), 0, 0, 1000000},
-    {TTI_INT(num_mini_batches), 0, 0, 1000000}
+    {TTI_INT(num_mini_batches), 0, 0, 1000000},
+    {TTI_INT(share_prompts), 0, 0, 1}
 };
 enum { TTI_N_GRPO_FIELDS = (int)(sizeof tti_grpo_fields / sizeof *tti_grpo_fields) };
 
@@ -16513,10 +16644,11 @@ TT_API tt_status tt_reward_call(tt_context *ctx, const tt_reward *r, const tt_re
 
 /* ---- [tt:train.judge] what a response did ----
  * A response may reflect: after a first attempt it looks at it again and keeps or changes its answer.
- *     correction rate = P(final answer right | first attempt wrong)
- *     spoil rate      = P(final answer wrong | first attempt right)
- * A task may judge by its own grammar; by default words tell where the reflection begins and of which of the
- * paper's four behaviours it is. Source: ThinkTuning, arXiv 2508.07616. */
+ *     correction rate = P(final answer right | a first attempt, which is wrong)
+ *     spoil rate      = P(final answer wrong | a first attempt, which is right)
+ * A student that has learned to drop the attempt and to work at once corrects nothing, however often it is
+ * right; it is told apart. A task may judge by its own grammar; by default words tell where the reflection
+ * begins and of which of the paper's four behaviours it is. Source: ThinkTuning, arXiv 2508.07616. */
 
 /* Where a response begins to reflect, by these words; its end if it does not. */
 static size_t tti_reflection_at(const char *response) {
@@ -16551,6 +16683,19 @@ static tt_behaviour tti_behaviour_by_words(const char *reflection) {
     return TT_NO_REFLECTION;
 }
 
+/* Is there an answer in it? Without `extract` by what a last number, a box or "####" needs. */
+static tt_status tti_attempted(tt_context *ctx, const tt_task *task, const tt_reward_input *in, int *yes) {
+    tt_text answer = TT_INIT;
+    tt_status status = TT_OK;
+    answer.ctx = ctx;
+    if (task->extract) { status = task->extract(task->user, in, &answer); }
+    *yes = task->extract ? answer.size > 0
+                         : strpbrk(in->response, "0123456789") || strstr(in->response, "\\boxed") ||
+                               strstr(in->response, "####");
+    tt_text_free(&answer);
+    return status;
+}
+
 /* The task's reward judges the first attempt as it judges the whole: as a response that ends there. A
  * response without reflection is its own first attempt, so that nothing is corrected or spoiled. */
 static tt_status tti_judge_by_reward(tt_context *ctx, const tt_task *task, const tt_reward_input *in,
@@ -16560,18 +16705,27 @@ static tt_status tti_judge_by_reward(tt_context *ctx, const tt_task *task, const
     tt_status status;
     out->final_right = out->first_right = reward > 0.5f;
     first.response_size = tti_reflection_at(in->response);
-    if (first.response_size == in->response_size) { return TT_OK; }
+    if (first.response_size == in->response_size) { return tti_attempted(ctx, task, in, &out->attempted); }
     out->reflects = 1;
     out->behaviour = tti_behaviour_by_words(in->response + first.response_size);
     attempt.ctx = ctx;
     TTI_TRY(tt_text_append(&attempt, in->response, first.response_size));
     first.response = attempt.data;
     first.stopped = 1;
+    TTI_TRY(tti_attempted(ctx, task, &first, &out->attempted));
     TTI_TRY(task->reward(task->user, &first, &reward));
     out->first_right = reward > 0.5f;
 done:
     tt_text_free(&attempt);
     return status;
+}
+
+/* Without an attempt there is nothing to be right, or to reflect on. */
+static void tti_without_attempt(tt_outcome *out) {
+    if (out->attempted) { return; }
+    out->first_right = 0;
+    if (out->reflects) { out->behaviour = TT_WORKS_FIRST; }
+    out->reflects = 0;
 }
 
 TT_API tt_status tt_judge(tt_context *ctx, const tt_task *task, const tt_reward_input *in, float reward,
@@ -16580,6 +16734,7 @@ TT_API tt_status tt_judge(tt_context *ctx, const tt_task *task, const tt_reward_
     memset(out, 0, sizeof *out);
     if (isnan(reward)) { return TT_OK; }
     status = task->judge ? task->judge(task->user, in, out) : tti_judge_by_reward(ctx, task, in, reward, out);
+    tti_without_attempt(out);
     if (status == TT_OK || tti_stops_run(status)) { return status; }
     memset(out, 0, sizeof *out);
     tti_reward_failed(ctx, errors, task->name, in, status);
@@ -16589,9 +16744,10 @@ TT_API tt_status tt_judge(tt_context *ctx, const tt_task *task, const tt_reward_
 TT_API void tt_tally_add(tt_tally *t, const tt_outcome *o, int length, int stopped) {
     t->n++;
     t->right += o->final_right;
+    t->attempts += o->attempted;
     t->first += o->first_right;
     t->reflects += o->reflects;
-    t->corrected += o->final_right && !o->first_right;
+    t->corrected += o->attempted && o->final_right && !o->first_right;
     t->spoiled += o->first_right && !o->final_right;
     t->length += length;
     t->stopped += stopped;
@@ -16602,9 +16758,10 @@ TT_API tt_rates tt_tally_rates(const tt_tally *t) {
     tt_rates r;
     int i;
     r.accuracy = tti_ratio(t->right, t->n);
+    r.attempt_rate = tti_ratio(t->attempts, t->n);
     r.first_accuracy = tti_ratio(t->first, t->n);
     r.reflection_rate = tti_ratio(t->reflects, t->n);
-    r.correction_rate = tti_ratio(t->corrected, t->n - t->first);
+    r.correction_rate = tti_ratio(t->corrected, t->attempts - t->first);
     r.spoil_rate = tti_ratio(t->spoiled, t->first);
     r.mean_length = tti_ratio(t->length, t->n);
     r.stopped_rate = tti_ratio(t->stopped, t->n);
@@ -16874,6 +17031,7 @@ static const tti_metric tti_metrics[] = {
     TTI_METRIC(think.guided_reward, TTI_SAME, "think/guided_reward"),
     TTI_METRIC(think.own_reward, TTI_SAME, "think/own_reward"),
     TTI_METRIC(think.n_cut, TTI_COUNTED, "think/cut"),
+    TTI_METRIC(attempt_rate, TTI_SAME, "think/attempt_rate"),
     TTI_METRIC(reflection_rate, TTI_SAME, "think/reflection_rate"),
     TTI_METRIC(correction_rate, TTI_SAME, "think/correction_rate"),
     TTI_METRIC(spoil_rate, TTI_SAME, "think/own_spoil_rate"),
@@ -16881,6 +17039,7 @@ static const tti_metric tti_metrics[] = {
     TTI_METRIC(behaviour[TT_SELF_CONFLICT], TTI_SAME, "think/self_conflict"),
     TTI_METRIC(behaviour[TT_SELF_CONSULTATION], TTI_SAME, "think/self_consultation"),
     TTI_METRIC(behaviour[TT_SELF_CRITIQUE], TTI_SAME, "think/self_critique"),
+    TTI_METRIC(behaviour[TT_WORKS_FIRST], TTI_SAME, "think/works_first"),
     TTI_METRIC(grpo.aas_fallback_share, TTI_MEAN, "think/aas_fallback_share"),
     TTI_METRIC(grpo.aas_factor_mean, TTI_MEAN, "think/aas_factor_mean"),
     TTI_METRIC(grpo.aas_factor_max, TTI_MAX, "think/aas_factor_max"),
@@ -17455,6 +17614,7 @@ static tt_status tti_step_collect(tt_trainer *t, tti_step *s) {
     TTI_TRY(tti_step_round(t, s, n, 0));
     tt_rollouts_free(&t->rollouts);
     t->rollouts = s->round;
+    t->rollouts.share_prompts = t->desc.grpo.share_prompts;
     memset(&s->round, 0, sizeof s->round);
     for (round = 1; round <= t->desc.grpo.dynamic_sampling; round++) {
         TTI_TRY(tti_equal_groups(t, s, &n));
@@ -17484,11 +17644,14 @@ static tt_rollouts tti_rollouts_view(const tt_rollouts *all, int begin, int n) {
 }
 
 /* The micro-batch that begins at `begin`: as many rollouts as fit into max_tokens, at least one. Its forward
- * and backward pass is one graph, so its tokens are what a step's memory is proportional to. */
+ * and backward pass is one graph, so its tokens are what a step's memory is proportional to; a shared prompt
+ * counts once. */
 static tt_rollouts tti_micro_batch(const tt_rollouts *all, int begin, int max_tokens) {
     int end = begin, tokens = 0;
     while (end < all->n) {
-        int length = all->items[end].prompt_length + all->items[end].response_length;
+        const tt_rollout *r = &all->items[end];
+        int shared = all->share_prompts && end > begin && r->group == r[-1].group;
+        int length = (shared ? 0 : r->prompt_length) + r->response_length;
         if (end > begin && length > max_tokens - tokens) { break; }
         tokens += length < max_tokens ? length : max_tokens;
         end++;
@@ -17790,11 +17953,11 @@ static tt_status tti_step_count(tt_trainer *t, tti_step *s) {
     tt_tally *y = &s->tally;
     double guided = m->think.n_guided, eligible = m->think.n_eligible, values[TTI_N_METRICS + 32];
     double *counts[TTI_N_METRICS + 32] = {
-        &guided, &eligible, &y->n, &y->right, &y->first, &y->reflects, &y->corrected, &y->spoiled, &y->length,
-        &y->stopped
+        &guided, &eligible, &y->n, &y->right, &y->attempts, &y->first, &y->reflects, &y->corrected,
+        &y->spoiled, &y->length, &y->stopped
     };
     tt_status status;
-    int n = 10, k;
+    int n = 11, k;
     m->reward_errors = s->errors.n;
     for (k = 0; k < t->rollouts.n; k++) {
         const tt_rollout *r = &t->rollouts.items[k];
@@ -17843,6 +18006,7 @@ static void tti_step_report(tt_trainer *t, tti_step *s) {
     m->step = t->step;
     m->mean_length = own.mean_length;
     m->clipped_ratio = 1 - own.stopped_rate;
+    m->attempt_rate = own.attempt_rate;
     m->reflection_rate = own.reflection_rate;
     m->correction_rate = own.correction_rate;
     m->spoil_rate = own.spoil_rate;

@@ -32,11 +32,12 @@ static inline tt_status tt_bootstrap(tt_context *ctx, const double *values, int 
 #define TT_MAX_PASS 12
 typedef struct tt_evaluation {
     int n;                                   /* responses */
-    double accuracy, first_accuracy, reflection_rate, correction_rate, spoil_rate, mean_length, stopped_rate;
-    double behaviour[TT_N_BEHAVIOURS];
+    /* as in tt_rates: corrections and spoils are shares of the responses that made an attempt */
+    double accuracy, attempt_rate, first_accuracy, reflection_rate, correction_rate, spoil_rate;
+    double mean_length, stopped_rate, behaviour[TT_N_BEHAVIOURS];
     /* 95 %, bootstrap over questions */
-    tt_interval accuracy_interval, first_accuracy_interval, reflection_interval, correction_interval,
-        spoil_interval;
+    tt_interval accuracy_interval, attempt_interval, first_accuracy_interval, reflection_interval,
+        correction_interval, spoil_interval, works_first_interval;
     int n_pass, k[TT_MAX_PASS];              /* k = 1, 2, 4, ... up to n_samples, and n_samples */
     double pass_at[TT_MAX_PASS];             /* unbiased, from all samples */
     double maj_at[TT_MAX_PASS];              /* right answer by vote of the first k samples; see
@@ -103,7 +104,7 @@ static inline tt_interval tt_wilson(double right, double n) {
  * (attempts that were wrong, say) varies between resamples, and so it should. */
 typedef struct ttc_share { const double *above, *below; tt_interval *out; } ttc_share;
 
-enum { TTC_RESAMPLES = 2000, TTC_MAX_SHARES = 5 + 2 * TT_MAX_PASS };
+enum { TTC_RESAMPLES = 2000, TTC_MAX_SHARES = 7 + 2 * TT_MAX_PASS };
 enum { TTC_STREAM_BOOTSTRAP = 0x73696772 };      /* of random numbers, see tt_random */
 
 /* The middle 95 % of sorted values: the percentile method, interpolated between neighbours, as numpy does.
@@ -175,7 +176,8 @@ static inline tt_status tt_bootstrap(tt_context *ctx, const double *values, int 
  * Each question has a row of sums over its samples, from which shares and their intervals come. Rows are kept
  * column by column: a column is what ttc_share wants. */
 enum {
-    TTC_SAMPLES, TTC_RIGHT, TTC_FIRST_RIGHT, TTC_FIRST_WRONG, TTC_REFLECTS, TTC_CORRECTED, TTC_SPOILED,
+    TTC_SAMPLES, TTC_RIGHT, TTC_ATTEMPTS, TTC_FIRST_RIGHT, TTC_FIRST_WRONG, TTC_REFLECTS, TTC_CORRECTED,
+    TTC_SPOILED, TTC_WORKS_FIRST,
     TTC_PASS,                                        /* one column for each k: pass@k of the question */
     TTC_MAJORITY = TTC_PASS + TT_MAX_PASS,           /* one for each k: is the vote of k samples right? */
     TTC_COLUMNS = TTC_MAJORITY + TT_MAX_PASS
@@ -252,11 +254,13 @@ static tt_status ttc_add_response(ttc_run *e, const tt_prompts *p, const tt_comp
     tt_tally_add(&e->tally, &o, c->length, in.stopped);
     *ttc_cell(e, TTC_SAMPLES, q) += 1;
     *ttc_cell(e, TTC_RIGHT, q) += o.final_right;
+    *ttc_cell(e, TTC_ATTEMPTS, q) += o.attempted;
     *ttc_cell(e, TTC_FIRST_RIGHT, q) += o.first_right;
-    *ttc_cell(e, TTC_FIRST_WRONG, q) += !o.first_right;
+    *ttc_cell(e, TTC_FIRST_WRONG, q) += o.attempted && !o.first_right;
     *ttc_cell(e, TTC_REFLECTS, q) += o.reflects;
-    *ttc_cell(e, TTC_CORRECTED, q) += o.final_right && !o.first_right;
+    *ttc_cell(e, TTC_CORRECTED, q) += o.attempted && o.final_right && !o.first_right;
     *ttc_cell(e, TTC_SPOILED, q) += o.first_right && !o.final_right;
+    *ttc_cell(e, TTC_WORKS_FIRST, q) += o.behaviour == TT_WORKS_FIRST;
     if (e->desc.on_response) { e->desc.on_response(e->desc.user, in.question, in.response, &o); }
 done:
     return status;
@@ -379,6 +383,7 @@ static void ttc_write_rates(const ttc_run *e) {
     int q;
     o->n = (int)e->tally.n;
     o->accuracy = rates.accuracy;
+    o->attempt_rate = rates.attempt_rate;
     o->first_accuracy = rates.first_accuracy;
     o->reflection_rate = rates.reflection_rate;
     o->correction_rate = rates.correction_rate;
@@ -407,10 +412,12 @@ static tt_status ttc_write_intervals(const ttc_run *e) {
     ttc_share shares[TTC_MAX_SHARES];
     int n = e->desc.n_questions, count = 0, k, q;
     shares[count++] = ttc_share_of(e, TTC_RIGHT, TTC_SAMPLES, &o->accuracy_interval);
+    shares[count++] = ttc_share_of(e, TTC_ATTEMPTS, TTC_SAMPLES, &o->attempt_interval);
     shares[count++] = ttc_share_of(e, TTC_FIRST_RIGHT, TTC_SAMPLES, &o->first_accuracy_interval);
     shares[count++] = ttc_share_of(e, TTC_REFLECTS, TTC_SAMPLES, &o->reflection_interval);
     shares[count++] = ttc_share_of(e, TTC_CORRECTED, TTC_FIRST_WRONG, &o->correction_interval);
     shares[count++] = ttc_share_of(e, TTC_SPOILED, TTC_FIRST_RIGHT, &o->spoil_interval);
+    shares[count++] = ttc_share_of(e, TTC_WORKS_FIRST, TTC_SAMPLES, &o->works_first_interval);
     for (k = 0; k < o->n_pass; k++) {
         for (q = 0; q < n; q++) {
             o->pass_at[k] += *ttc_cell(e, TTC_PASS + k, q) / n;
@@ -495,12 +502,14 @@ static tt_status ttc_table_row(tt_text *out, const tt_evaluation *e, const char 
     tt_status status;
     TTC_TRY(tt_text_format(out, "%-*s  %9d  %3d", width, name, e->n_questions, e->k[last]));
     TTC_TRY(ttc_table_cell(out, e->accuracy, e->accuracy_interval));
+    TTC_TRY(ttc_table_cell(out, e->attempt_rate, e->attempt_interval));
     TTC_TRY(ttc_table_cell(out, e->first_accuracy, e->first_accuracy_interval));
     TTC_TRY(ttc_table_cell(out, e->pass_at[last], e->pass_interval[last]));
     TTC_TRY(ttc_table_cell(out, e->maj_at[last], e->maj_interval[last]));
     TTC_TRY(ttc_table_cell(out, e->reflection_rate, e->reflection_interval));
     TTC_TRY(ttc_table_cell(out, e->correction_rate, e->correction_interval));
     TTC_TRY(ttc_table_cell(out, e->spoil_rate, e->spoil_interval));
+    TTC_TRY(ttc_table_cell(out, e->behaviour[TT_WORKS_FIRST], e->works_first_interval));
     TTC_TRY(tt_text_format(out, "  %8.1f\n", e->mean_length));
 done:
     return status;
@@ -509,7 +518,8 @@ done:
 static inline tt_status tt_evaluation_table(const tt_evaluation *evaluations, const char *const *names, int n,
                                             tt_text *out) {
     static const char *const heads[] = {
-        "accuracy %", "first try %", "pass@k %", "maj@k %", "reflects %", "corrects %", "spoils %"
+        "accuracy %", "attempts %", "first try %", "pass@k %", "maj@k %", "reflects %", "corrects %", "spoils %",
+        "works first %"
     };
     int width = 4, i;
     size_t k;
@@ -547,13 +557,14 @@ static tt_status ttc_json_pass(tt_text *out, const tt_evaluation *e, int k) {
 /* Names with a slash are intervals; numbers read back as the same doubles. */
 static inline tt_status tt_evaluation_json(const tt_evaluation *e, tt_text *out) {
     static const char *const behaviours[TT_N_BEHAVIOURS] = {
-        "no_reflection", "self_agreement", "self_conflict", "self_consultation", "self_critique"
+        "no_reflection", "self_agreement", "self_conflict", "self_consultation", "self_critique", "works_first"
     };
     int k;
     tt_status status;
     TTC_TRY(tt_text_format(out, "{\"n_questions\":%d,\"n_samples\":%d,\"n_errors\":%d", e->n_questions,
                            e->n_samples, e->n_errors));
     TTC_TRY(ttc_json_share(out, "accuracy", e->accuracy, e->accuracy_interval));
+    TTC_TRY(ttc_json_share(out, "attempt_rate", e->attempt_rate, e->attempt_interval));
     TTC_TRY(ttc_json_share(out, "first_accuracy", e->first_accuracy, e->first_accuracy_interval));
     TTC_TRY(ttc_json_share(out, "reflection_rate", e->reflection_rate, e->reflection_interval));
     TTC_TRY(ttc_json_share(out, "correction_rate", e->correction_rate, e->correction_interval));

@@ -1,6 +1,7 @@
-/* experiment.h - what thinktune.c and study.c share: a small base pretrained on a task of the library, the gate that
- * tells whether it can teach, students trained from it with or without a teacher, and their evaluation alone. All of it
- * is a function of options and seed, may be killed at any time, and goes on from its last checkpoint with the same bits. */
+/* experiment.h - what thinktune.c and study.c share: a small base pretrained on a task of the library, the
+ * gate that tells whether it can teach, students trained from it with or without a teacher, and their
+ * evaluation alone. All of it is a function of options and seed, may be killed at any time, and goes on from
+ * its last checkpoint with the same bits. */
 #ifndef EXPERIMENT_H
 #define EXPERIMENT_H
 #include "../thinktuning.h"
@@ -12,18 +13,25 @@
 enum { MAX_ARMS = 5, MAX_SEEDS = 100, SHOWN = 6 };
 
 static volatile sig_atomic_t stop_requested;
-static void on_signal(int number) { (void)number; stop_requested = 1; }
+static void on_signal(int number) {
+    (void)number;
+    stop_requested = 1;
+}
 
 /* ---- options ---- */
 typedef struct options {
     int seeds, first_seed, steps, pretrain_steps, pretrain_tokens, layers, hidden, heads, inner, context;
-    int prompts, generations, length, iterations, micro_batch, questions, gate_questions, teacher_length, threads, gradient_parts, quick, resume;
+    int prompts, generations, length, iterations, micro_batch, questions, gate_questions, teacher_length;
+    int threads, gradient_parts, quick, resume;
     int chat, close_tags, lora_rank, map, hold_out, keep_best, abort_patience;
-    double pretrain_lr, lr, weight_decay, clip, temperature, beta, epsilon_low, epsilon_high, dual_clip, entropy_coef;
+    double pretrain_lr, lr, weight_decay, clip, temperature, beta;
+    double epsilon_low, epsilon_high, dual_clip, entropy_coef;
     double init_pct, min_pct, off_eps;
-    double notes_until;           /* share of pretraining after which no notes by others are read, 0 = to the end: a base that has half
-                                   * forgotten them teaches as before, but hardly ends a reflection of its own rightly (low coherence) */
-    const char *out, *task, *arms, *aas, *mask, *schedule, *model, *data, *prompt, *end_token, *examples, *on_long;
+    /* Share of pretraining after which no notes by others are read, 0 = to the end: a base that has half
+     * forgotten them teaches as before, but hardly ends a reflection of its own rightly (low coherence). */
+    double notes_until;
+    const char *out, *task, *arms, *aas, *mask, *schedule;
+    const char *model, *data, *prompt, *end_token, *examples, *on_long;
 } options;
 
 static options default_options(void) {
@@ -66,6 +74,7 @@ static options default_options(void) {
     o.on_long = "skip";
     return o;
 }
+
 #define TASK_WORDS "signs,countdown,arithmetic,guess"
 #define AAS_WORDS "released,formula,luffy,off"
 #define SCHEDULE_WORDS "linear,constant,cosine,exp"
@@ -78,7 +87,8 @@ typedef struct app {
     tt_signs *signs;              /* of this seed, with the task signs       */
     tt_puzzles *puzzles;          /* with the other tasks                    */
     tt_jsonl *data;               /* with --data                             */
-    tt_text prompt, teacher_system, teacher_example, teacher_prompt;      /* with --data: as the model's chat wants them */
+    tt_text prompt;               /* with --data: as the model's chat wants it; and those of the teacher */
+    tt_text teacher_system, teacher_example, teacher_prompt;
     tt_task task;
     tt_tokenizer *tokenizer;
     tt_model *base;
@@ -93,7 +103,8 @@ typedef struct app {
     int resumes_itself;           /* a study: the same command goes on       */
     int skipped;                  /* updates left out, in a row              */
     tt_model *follower;           /* a teacher that follows the student after each step; NULL = none */
-    tt_status (*on_step)(struct app *a, const char *method, const tt_trainer *trainer);      /* on rank 0; NULL = none */
+    /* after each step, on rank 0; NULL = none */
+    tt_status (*on_step)(struct app *a, const char *method, const tt_trainer *trainer);
 } app;
 
 static tt_text new_text(app *a) {
@@ -102,30 +113,46 @@ static tt_text new_text(app *a) {
     text.ctx = a->ctx;
     return text;
 }
+
 static tt_ids new_ids(app *a) {
     tt_ids ids;
     memset(&ids, 0, sizeof ids);
     ids.ctx = a->ctx;
     return ids;
 }
+
 /* ---- live progress: one line, rewritten on a terminal, else a new line now and then ---- */
 static void progress_begin(app *a, int first_step) {
     a->begin = tt_clock();
     a->shown = -1e9;
     a->first_step = first_step;
 }
-/* Work is counted in seconds of a job on two quiet cores; the pace of this start corrects them, the less the fewer are done. */
+
+/* Work is counted in seconds of a job on two quiet cores; the pace of this start corrects them, the less the
+ * fewer are done. */
 static double time_left(const app *a, double share) {
     enum { EXPECTED = 5 };
-    double worked = a->done + a->part * share - a->whole_from, elapsed = tt_clock() - a->whole_begin;
-    return (a->whole - a->whole_from - worked) * ((elapsed > 0 ? elapsed : 0) + EXPECTED) / (worked + EXPECTED);
+    double worked = a->done + a->part * share - a->whole_from, left = a->whole - a->whole_from - worked;
+    double elapsed = tt_clock() - a->whole_begin;
+    return left * ((elapsed > 0 ? elapsed : 0) + EXPECTED) / (worked + EXPECTED);
 }
+
+/* Of this phase alone, by its pace since this start. */
+static double phase_left(const app *a, int step, int total, double elapsed) {
+    return step > a->first_step ? elapsed / (step - a->first_step) * (total - step) : 0;
+}
+
 static void whole_begin(app *a) {
     a->whole_begin = tt_clock();
     a->whole_from = a->done;
-    if (a->done < a->whole) { say("expected time of the whole run: %s, as two quiet cores have it\n", clock_text(a->whole - a->done)); }
+    if (a->done < a->whole) {
+        const char *time = clock_text(a->whole - a->done);
+        say("expected time of the whole run: %s, as two quiet cores have it\n", time);
+    }
 }
-/* What is left is that of the whole run, with all its seeds and arms, where its work is known, and of this phase elsewhere. */
+
+/* What is left is that of the whole run, with all its seeds and arms, where its work is known, and of this
+ * phase elsewhere. */
 static void progress(app *a, const char *phase, int step, int total, double tokens, const char *format, ...) {
     double elapsed = tt_clock() - a->begin, left;
     char head[120], figures[160], tail[40], line[400];
@@ -135,8 +162,11 @@ static void progress(app *a, const char *phase, int step, int total, double toke
     va_start(list, format);
     n = vsnprintf(figures, sizeof figures, format, list);
     va_end(list);
-    if (n >= 0 && n < (int)sizeof figures) { snprintf(figures + n, sizeof figures - (size_t)n, "  %.0f tokens/s", elapsed > 0 ? tokens / elapsed : 0); }
-    left = a->whole > 0 ? time_left(a, (double)step / total) : step > a->first_step ? elapsed / (step - a->first_step) * (total - step) : 0;
+    if (n >= 0 && n < (int)sizeof figures) {
+        double pace = elapsed > 0 ? tokens / elapsed : 0;
+        snprintf(figures + n, sizeof figures - (size_t)n, "  %.0f tokens/s", pace);
+    }
+    left = a->whole > 0 ? time_left(a, (double)step / total) : phase_left(a, step, total, elapsed);
     snprintf(head, sizeof head, "seed %d  %-9s %d/%d", a->seed, phase, step, total);
     snprintf(tail, sizeof tail, "%s left", clock_text(left));
     fit_line(line, sizeof line, head, figures, tail, terminal_width() - a->terminal);
@@ -144,32 +174,46 @@ static void progress(app *a, const char *phase, int step, int total, double toke
     if (a->terminal && step >= total) { printf("\n"); }
     fflush(stdout);
 }
+
 static tt_status interrupted(app *a, const char *what) {
-    return tt_fail(a->ctx, TT_ERR_STOP, "stopped during %s; go on with the same command%s", what, a->resumes_itself ? "" : " and --resume");
+    const char *how = a->resumes_itself ? "" : " and --resume";
+    return tt_fail(a->ctx, TT_ERR_STOP, "stopped during %s; go on with the same command%s", what, how);
 }
 
 /* ---- pretraining ---- */
 typedef struct pack { tt_ids tokens, offsets; tt_text mask; } pack;
-/* Documents until the step has its tokens: a pure function of (seed, step). */
+
+/* Document `index` of this seed; at: where pretraining stands, 0 to 1. What is learnt begins at `from`. */
 static tt_status write_document(app *a, uint64_t index, double at, tt_text *text, size_t *from) {
-    return a->signs ? tt_signs_document(a->signs, index, at, text, from) : tt_puzzles_document(a->puzzles, index, at, text, from);
+    return a->signs ? tt_signs_document(a->signs, index, at, text, from)
+                    : tt_puzzles_document(a->puzzles, index, at, text, from);
 }
+
 /* Notes begin with the name of their author. */
-static int is_note(const tt_text *text) { return strncmp(text->data, "<user>", 6) != 0 && strncmp(text->data, "<mentor>", 8) != 0; }
+static int is_note(const tt_text *text) {
+    return strncmp(text->data, "<user>", 6) != 0 && strncmp(text->data, "<mentor>", 8) != 0;
+}
+
+/* Appends tokens whose bytes of the mask are `learn`. */
+static tt_status pack_text(app *a, pack *p, const char *text, size_t size, char learn) {
+    CHECK(tt_encode(a->tokenizer, text, size, TT_SPECIAL_PARSE, &p->tokens));
+    while (p->mask.size < p->tokens.size) { CHECK(tt_text_append(&p->mask, &learn, 1)); }
+    return TT_OK;
+}
+
 static tt_status pack_document(app *a, pack *p, uint64_t index, double at, tt_text *text) {
-    size_t from = 0, before = p->tokens.size, i;
+    size_t from = 0;
     int32_t end;
     text->size = 0;
     CHECK(write_document(a, index, at, text, &from));
     if (a->o.notes_until > 0 && at > a->o.notes_until && is_note(text)) { return TT_OK; }
-    CHECK(tt_encode(a->tokenizer, text->data, from, TT_SPECIAL_PARSE, &p->tokens));
-    for (i = before; i < p->tokens.size; i++) { CHECK(tt_text_append(&p->mask, "\0", 1)); }
-    before = p->tokens.size;
-    CHECK(tt_encode(a->tokenizer, text->data + from, text->size - from, TT_SPECIAL_PARSE, &p->tokens));
-    for (i = before; i < p->tokens.size; i++) { CHECK(tt_text_append(&p->mask, "\1", 1)); }
+    CHECK(pack_text(a, p, text->data, from, 0));
+    CHECK(pack_text(a, p, text->data + from, text->size - from, 1));
     end = (int32_t)p->tokens.size;
     return tt_ids_append(&p->offsets, &end, 1);
 }
+
+/* Documents until the step has its tokens: a pure function of (seed, step). */
 static tt_status pack_step(app *a, pack *p, int step) {
     tt_text text = new_text(a);
     int32_t zero = 0;
@@ -183,6 +227,7 @@ static tt_status pack_step(app *a, pack *p, int step) {
     tt_text_free(&text);
     return status;
 }
+
 /* Documents [begin, end) of the pack: their share of the mean negative log-likelihood of all n_targets. */
 static tt_status pretrain_part(app *a, const pack *p, int begin, int end, int n_targets, double *loss_out) {
     tt_batch_desc desc = TT_INIT;
@@ -202,7 +247,9 @@ static tt_status pretrain_part(app *a, const pack *p, int begin, int end, int n_
     desc.mask = (const unsigned char *)p->mask.data + first;
     batch = status == TT_OK ? tt_batch_create(a->ctx, &desc) : NULL;
     loss = tt_neg(a->ctx, tt_mean(a->ctx, tt_model_logprobs(a->base, batch, 1, NULL)));
-    if (batch && batch->n_targets != n_targets) { loss = tt_scale(a->ctx, loss, (float)batch->n_targets / (float)n_targets); }
+    if (batch && batch->n_targets != n_targets) {
+        loss = tt_scale(a->ctx, loss, (float)batch->n_targets / (float)n_targets);
+    }
     tt_ids_free(&offsets);
     CHECK(status);
     CHECK(tt_backward(a->ctx, loss));
@@ -210,21 +257,25 @@ static tt_status pretrain_part(app *a, const pack *p, int begin, int end, int n_
     tt_step_reset(a->ctx);
     return TT_OK;
 }
+
 /* Gradients of the mean over the pack; each process has some parts of the documents, one process all. */
 static tt_status pretrain_backward(app *a, const pack *p, double *loss_out) {
     const tt_reducer_desc *d = tt_reducer_desc_get(a->reducer);
-    int own = d->n_parts / d->world_size, n = (int)p->offsets.size - 1, n_targets = 0, part;
+    int own = d->n_parts / d->world_size, n_targets = 0, part;
+    long long n = (long long)p->offsets.size - 1;
     size_t i;
     *loss_out = 0;
-    for (i = 0; i < p->mask.size; i++) { n_targets += p->mask.data[i] != 0; }      /* never the first of a document */
+    /* The first token of a document is never one of them. */
+    for (i = 0; i < p->mask.size; i++) { n_targets += p->mask.data[i] != 0; }
     for (part = d->rank * own; part < (d->rank + 1) * own; part++) {
-        int begin = (int)((long long)n * part / d->n_parts), end = (int)((long long)n * (part + 1) / d->n_parts);
+        int begin = (int)(n * part / d->n_parts), end = (int)(n * (part + 1) / d->n_parts);
         if (begin < end) { CHECK(pretrain_part(a, p, begin, end, n_targets, loss_out)); }
         CHECK(tt_reducer_add(a->reducer));
     }
     *loss_out = parallel_add(*loss_out);
     return tt_reducer_sum(a->reducer);
 }
+
 /* Mean negative log-likelihood of what follows the question, and one update. */
 static tt_status pretrain_step(app *a, tt_optimizer *optimizer, pack *p, int step, double *loss_out) {
     tt_schedule schedule = TT_INIT;
@@ -236,6 +287,7 @@ static tt_status pretrain_step(app *a, tt_optimizer *optimizer, pack *p, int ste
     CHECK(pretrain_backward(a, p, loss_out));
     return take_update(a->ctx, optimizer, tt_learning_rate(&schedule, step), step, &a->skipped);
 }
+
 static tt_status pretrain_resume(app *a, tt_optimizer *optimizer, const char *state, int *step) {
     tt_text json = new_text(a);
     tt_json *root;
@@ -243,11 +295,13 @@ static tt_status pretrain_resume(app *a, tt_optimizer *optimizer, const char *st
     if (!tt_file_exists(state)) { return TT_OK; }
     status = tt_optimizer_load(optimizer, state, &json, NULL, 0);
     root = status == TT_OK ? tt_json_parse(a->ctx, json.data, json.size) : NULL;
-    if (status == TT_OK) { status = root ? state_count(a->ctx, state, root, "step", a->o.pretrain_steps, step) : tt_error_status(a->ctx); }
+    if (status == TT_OK && !root) { status = tt_error_status(a->ctx); }
+    if (status == TT_OK) { status = state_count(a->ctx, state, root, "step", a->o.pretrain_steps, step); }
     tt_json_free(a->ctx, root);
     tt_text_free(&json);
     return status;
 }
+
 static tt_status pretrain_loop(app *a, tt_optimizer *optimizer, pack *p, const char *state) {
     int step = 0, total = a->o.pretrain_steps;
     double loss = 0, tokens = 0, saved = tt_clock();
@@ -262,21 +316,17 @@ static tt_status pretrain_loop(app *a, tt_optimizer *optimizer, pack *p, const c
         if (!stop && step < total && !is_due(&saved, 10)) { continue; }
         if (step == total) { CHECK(check_updates(a->ctx, a->skipped)); }
         snprintf(json, sizeof json, "{\"step\":%d}", step);
-        if (parallel_rank == 0 && a->skipped == 0) { CHECK(tt_optimizer_save(optimizer, state, json, NULL, 0)); }
+        if (parallel_rank == 0 && a->skipped == 0) {
+            CHECK(tt_optimizer_save(optimizer, state, json, NULL, 0));
+        }
         saved = tt_clock();
         if (stop && step < total) { return interrupted(a, "pretraining"); }
     }
     return TT_OK;
 }
-static tt_status pretrain(app *a, const char *dir) {
+
+static tt_model *new_base(app *a) {
     tt_model_config config = TT_INIT;
-    tt_adamw_desc adamw = TT_INIT;
-    tt_optimizer *optimizer;
-    pack p;
-    char state[PATH_SIZE];
-    tt_status status = TT_ERR_MEM;
-    a->tokenizer = a->signs ? tt_signs_tokenizer(a->signs) : tt_puzzles_tokenizer(a->puzzles);
-    if (!a->tokenizer) { return tt_error_status(a->ctx); }
     config.vocab_size = tt_vocab_size(a->tokenizer);
     config.hidden_size = a->o.hidden;
     config.num_hidden_layers = a->o.layers;
@@ -285,10 +335,21 @@ static tt_status pretrain(app *a, const char *dir) {
     config.max_position_embeddings = a->o.context;
     config.bos_token_id = -1;
     config.eos_token_id = tt_token_id(a->tokenizer, "<end>");
+    return tt_model_create(a->ctx, &config, (uint64_t)a->seed);
+}
+
+static tt_status pretrain(app *a, const char *dir) {
+    tt_adamw_desc adamw = TT_INIT;
+    tt_optimizer *optimizer;
+    pack p;
+    char state[PATH_SIZE];
+    tt_status status = TT_ERR_MEM;
+    a->tokenizer = a->signs ? tt_signs_tokenizer(a->signs) : tt_puzzles_tokenizer(a->puzzles);
+    if (!a->tokenizer) { return tt_error_status(a->ctx); }
     adamw.beta2 = 0.98f;
     adamw.weight_decay = 0.01f;
     adamw.max_grad_norm = 1;
-    a->base = tt_model_create(a->ctx, &config, (uint64_t)a->seed);
+    a->base = new_base(a);
     optimizer = a->base ? tt_adamw_create(a->base, &adamw) : NULL;
     a->reducer = optimizer ? parallel_reducer(a->ctx, a->base, a->o.gradient_parts) : NULL;
     p.tokens = new_ids(a);
@@ -304,12 +365,14 @@ static tt_status pretrain(app *a, const char *dir) {
     tt_optimizer_destroy(optimizer);
     return status;
 }
+
 /* What the base depends on, in words: its folder is found by their hash. */
 static tt_status base_key(const app *a, tt_text *key) {
     const options *o = &a->o;
     CHECK(tt_text_format(key, "%s " TT_VERSION " seed %d layers %d hidden %d heads %d inner %d context %d",
                          o->task, a->seed, o->layers, o->hidden, o->heads, o->inner, o->context));
-    CHECK(tt_text_format(key, " steps %d tokens %d lr %.9g", o->pretrain_steps, o->pretrain_tokens, o->pretrain_lr));
+    CHECK(tt_text_format(key, " steps %d tokens %d lr %.9g",
+                         o->pretrain_steps, o->pretrain_tokens, o->pretrain_lr));
     if (o->notes_until > 0) { CHECK(tt_text_format(key, " notes until %.9g", o->notes_until)); }
     if (o->gradient_parts) { CHECK(tt_text_format(key, " parts %d", o->gradient_parts)); }
     return TT_OK;
@@ -318,13 +381,15 @@ static tt_status base_key(const app *a, tt_text *key) {
 /* The file "complete" is written last: a folder without it holds a base that was interrupted. */
 static tt_status pretrain_in(app *a, const char *dir, const char *complete, const tt_text *key) {
     tt_status status = pretrain(a, dir);
-    if (status == TT_OK && parallel_rank == 0) { status = tt_file_write(a->ctx, complete, key->data, key->size); }
+    if (status == TT_OK && parallel_rank == 0) {
+        status = tt_file_write(a->ctx, complete, key->data, key->size);
+    }
     tt_model_destroy(a->base);
     tt_tokenizer_destroy(a->tokenizer);
     a->base = NULL;
     a->tokenizer = NULL;
     CHECK(status);
-    parallel_any(0);                           /* until the file is there */
+    parallel_any(0);      /* until the file is there */
     return TT_OK;
 }
 
@@ -338,9 +403,10 @@ static tt_status find_or_pretrain(app *a, const tt_text *key) {
         CHECK(pretrain_in(a, dir, complete, key));
     } else {
         say("seed %d  base found in %s\n", a->seed, dir);
-        a->whole_from += a->base_work;         /* it takes no time now */
+        a->whole_from += a->base_work;      /* it takes no time now */
     }
-    a->base = tt_model_load(a->ctx, dir);      /* always from its folder: first start and second see one model */
+    /* Always from its folder: the first start and the second see one model. */
+    a->base = tt_model_load(a->ctx, dir);
     a->tokenizer = a->base ? tt_tokenizer_load(a->ctx, path_of(dir, "tokenizer.json")) : NULL;
     return a->tokenizer ? TT_OK : tt_error_status(a->ctx);
 }
@@ -353,18 +419,23 @@ static tt_status base_from_cache(app *a) {
     return status;
 }
 
-/* Adapters leave their base as it is, so it may stay in its file, for base, teacher and students together. But a run takes
- * hours, and a file that is cut short meanwhile would end it: only if asked for. */
-static tt_model *load_model(app *a) { return a->o.lora_rank && a->o.map ? tt_model_map(a->ctx, a->o.model) : tt_model_load(a->ctx, a->o.model); }
+/* Adapters leave their base as it is, so it may stay in its file, for base, teacher and students together.
+ * But a run takes hours, and a file that is cut short meanwhile would end it: only if asked for. */
+static tt_model *load_model(app *a) {
+    int stays = a->o.lora_rank && a->o.map;
+    return stays ? tt_model_map(a->ctx, a->o.model) : tt_model_load(a->ctx, a->o.model);
+}
+
 static tt_status base_from_directory(app *a) {
     a->base = load_model(a);
     a->tokenizer = a->base ? tt_tokenizer_load(a->ctx, path_of(a->o.model, "tokenizer.json")) : NULL;
     return a->tokenizer ? TT_OK : tt_error_status(a->ctx);
 }
 
-/* What user and model say in turns, the user first, in the chat template of the model, up to where the next answer begins; or
- * just what is said, with empty lines between. */
+/* What user and model say in turns, the user first, in the chat template of the model, up to where the next
+ * answer begins; or just what is said, with empty lines between. */
 enum { MOST_TURNS = 3 };
+
 static tt_status render_turns(app *a, const char *const *contents, int n, tt_text *out) {
     tt_chat_desc chat = TT_INIT;
     tt_message messages[MOST_TURNS];
@@ -381,16 +452,28 @@ static tt_status render_turns(app *a, const char *const *contents, int n, tt_tex
     chat.generation_prompt = 1;
     return chat.format ? tt_chat_render(a->ctx, &chat, messages, n, out) : tt_error_status(a->ctx);
 }
+
 /* A question that leaves no room for a response is found here, not when it is drawn. */
 static tt_status limit_prompts(app *a) {
-    int positions = tt_model_config_get(a->base)->max_position_embeddings, room = positions - a->o.length, n = 0, all = tt_jsonl_count(a->data, 0) + tt_jsonl_count(a->data, 1);
+    int positions = tt_model_config_get(a->base)->max_position_embeddings, room = positions - a->o.length;
+    int all = tt_jsonl_count(a->data, 0) + tt_jsonl_count(a->data, 1), left_out = 0;
     int skip = strcmp(a->o.on_long, "skip") == 0;
-    if (room < 1) { return tt_fail(a->ctx, TT_ERR_ARG, "--max-length is %d, which leaves no room for a prompt in the model's %d positions", a->o.length, positions); }
-    CHECK(tt_jsonl_limit(a->data, a->tokenizer, a->prompt.data, room, skip ? &n : NULL));
-    if (n > 0) { say("%d of %d questions are left out: their prompts are longer than %d tokens, the model's %d positions less --max-length %d\n", n, all, room, positions, a->o.length); }
-    if (tt_jsonl_count(a->data, 0) < 1 || tt_jsonl_count(a->data, 1) < 1) { return tt_fail(a->ctx, TT_ERR_ARG, "--data %s: no question is left to %s", a->o.data, tt_jsonl_count(a->data, 0) < 1 ? "train on" : "be held out"); }
+    if (room < 1) {
+        return tt_fail(a->ctx, TT_ERR_ARG, "--max-length is %d, which leaves no room for a prompt in the "
+                       "model's %d positions", a->o.length, positions);
+    }
+    CHECK(tt_jsonl_limit(a->data, a->tokenizer, a->prompt.data, room, skip ? &left_out : NULL));
+    if (left_out > 0) {
+        say("%d of %d questions are left out: their prompts are longer than %d tokens, the model's %d "
+            "positions less --max-length %d\n", left_out, all, room, positions, a->o.length);
+    }
+    if (tt_jsonl_count(a->data, 0) < 1 || tt_jsonl_count(a->data, 1) < 1) {
+        const char *what = tt_jsonl_count(a->data, 0) < 1 ? "train on" : "be held out";
+        return tt_fail(a->ctx, TT_ERR_ARG, "--data %s: no question is left to %s", a->o.data, what);
+    }
     return TT_OK;
 }
+
 static tt_status open_data(app *a) {
     a->data = tt_jsonl_load(a->ctx, a->o.data);
     if (!a->data) { return tt_error_status(a->ctx); }
@@ -401,6 +484,7 @@ static tt_status open_data(app *a) {
     a->task = tt_task_jsonl(a->data, a->prompt.data, a->o.end_token);
     return TT_OK;
 }
+
 /* The task of this seed and the base to start from. */
 static tt_status open_base(app *a) {
     tt_signs_desc signs = TT_INIT;
@@ -420,6 +504,7 @@ static tt_status open_base(app *a) {
     }
     return a->signs || a->puzzles ? base_from_cache(a) : tt_error_status(a->ctx);
 }
+
 static void close_base(app *a) {
     tt_model_destroy(a->base);
     tt_tokenizer_destroy(a->tokenizer);
@@ -440,22 +525,30 @@ static void close_base(app *a) {
 /* ---- the teacher: a frozen copy of the base under another prompt ---- */
 #define TEACHER_ASK(question, response) "Question:\n" question "\n\nResponse:\n" response
 static const char instruction[] =
-    "You read a question and a student's response, and write feedback in the student's own voice, in this form:\n"
-    "<opinion>correct or incorrect</opinion> <reason>reflection in the first person</reason> <phrase>continuation that ends with the final answer</phrase>\n\n";
+    "You read a question and a student's response, and write feedback in the student's own voice, "
+    "in this form:\n"
+    "<opinion>correct or incorrect</opinion> <reason>reflection in the first person</reason> "
+    "<phrase>continuation that ends with the final answer</phrase>\n\n";
 static const struct { const char *question, *response, *feedback; } worked_examples[] = {
     {"Tom has 3 bags of 4 apples. How many apples?", "3 x 4 = 12. #### 12",
-     "<opinion>correct</opinion> <reason>Let me go over my steps: 3 bags with 4 each is 4 + 4 + 4 = 12, so it holds.</reason> <phrase>I stay with 12. #### 12</phrase>"},
+     "<opinion>correct</opinion> <reason>Let me go over my steps: 3 bags with 4 each is 4 + 4 + 4 = 12, so "
+     "it holds.</reason> <phrase>I stay with 12. #### 12</phrase>"},
     {"Ann had 10 coins and gave away 4. How many are left?", "10 + 4 = 14. #### 14",
-     "<opinion>incorrect</opinion> <reason>Wait, she gave coins away, so there cannot be more than 10; I added where I must subtract.</reason> <phrase>10 - 4 = 6. #### 6</phrase>"},
+     "<opinion>incorrect</opinion> <reason>Wait, she gave coins away, so there cannot be more than 10; I "
+     "added where I must subtract.</reason> <phrase>10 - 4 = 6. #### 6</phrase>"},
     {"A pen costs 2 and a book 5. What do 2 pens and a book cost?", "2 + 5 = 7. #### 7",
-     "<opinion>incorrect</opinion> <reason>What would a mentor say? Count each thing that is bought: two pens, not one.</reason> <phrase>2 x 2 + 5 = 9. #### 9</phrase>"},
+     "<opinion>incorrect</opinion> <reason>What would a mentor say? Count each thing that is bought: two "
+     "pens, not one.</reason> <phrase>2 x 2 + 5 = 9. #### 9</phrase>"},
     {"A bus has 20 seats, half are taken. How many are free?", "10. #### 10",
-     "<opinion>correct</opinion> <reason>The answer is right, but I should have checked it: half of 20 is 10, and 10 + 10 = 20.</reason> <phrase>So 10 are free. #### 10</phrase>"}
+     "<opinion>correct</opinion> <reason>The answer is right, but I should have checked it: half of 20 is "
+     "10, and 10 + 10 = 20.</reason> <phrase>So 10 are free. #### 10</phrase>"}
 };
+enum { N_WORKED_EXAMPLES = sizeof worked_examples / sizeof *worked_examples };
 
-/* What stands between the texts of a conversation of three turns: before the user's, before the answer, before the next turn of
- * the user, before the answer that is asked for. Without a chat: empty lines. */
+/* What stands between the texts of a conversation of three turns: before the user's, before the answer,
+ * before the next turn of the user, before the answer that is asked for. Without a chat: empty lines. */
 enum { N_BETWEEN = 4 };
+
 static tt_status between_turns(app *a, tt_text *turns, const char **at, size_t *size) {
     static const char *const marks[N_BETWEEN - 1] = {"{user}", "{feedback}", "{next}"};
     const char *from, *mark;
@@ -463,7 +556,10 @@ static tt_status between_turns(app *a, tt_text *turns, const char **at, size_t *
     CHECK(render_turns(a, marks, N_BETWEEN - 1, turns));
     for (from = turns->data, i = 0; i < N_BETWEEN - 1; i++) {
         mark = strstr(from, marks[i]);
-        if (!mark) { return tt_fail(a->ctx, TT_ERR_FILE, "the chat template leaves out a turn of the teacher's examples"); }
+        if (!mark) {
+            return tt_fail(a->ctx, TT_ERR_FILE, "the chat template leaves out a turn of the teacher's "
+                           "examples");
+        }
         at[i] = from;
         size[i] = (size_t)(mark - from);
         from = mark + strlen(marks[i]);
@@ -472,25 +568,36 @@ static tt_status between_turns(app *a, tt_text *turns, const char **at, size_t *
     size[i] = strlen(from);
     return TT_OK;
 }
-/* Each worked example is a turn of its own and its feedback the model's answer to it; the instruction opens the first turn. */
-static tt_status teacher_turns(app *a) {
+
+/* Each worked example is a turn of its own and its feedback the model's answer to it; the instruction opens
+ * the first turn. at, size: see between_turns. */
+static tt_status write_teacher(app *a, const char *const *at, const size_t *size) {
     static const char ask[] = TEACHER_ASK("{question}", "{response}");
+    const char *opening = a->o.examples ? "" : instruction;
+    int n_examples = a->o.examples ? 0 : N_WORKED_EXAMPLES, k;
+    int answer = (int)size[1], next = (int)size[2];
+    CHECK(tt_text_format(&a->teacher_system, "%.*s%s", (int)size[0], at[0], opening));
+    for (k = 0; k < n_examples; k++) {
+        CHECK(tt_text_format(&a->teacher_system, TEACHER_ASK("%s", "%s") "%.*s%s%.*s",
+                             worked_examples[k].question, worked_examples[k].response,
+                             answer, at[1], worked_examples[k].feedback, next, at[2]));
+    }
+    CHECK(tt_text_format(&a->teacher_example, "%s%.*s{feedback}%.*s", ask, answer, at[1], next, at[2]));
+    return tt_text_format(&a->teacher_prompt, "%s%.*s", ask, (int)size[3], at[3]);
+}
+
+static tt_status teacher_turns(app *a) {
     tt_text turns = new_text(a);
     const char *at[N_BETWEEN];
-    size_t size[N_BETWEEN], k;
+    size_t size[N_BETWEEN];
     tt_status status = between_turns(a, &turns, at, size);
     a->teacher_system.ctx = a->teacher_example.ctx = a->teacher_prompt.ctx = a->ctx;
     a->teacher_system.size = a->teacher_example.size = a->teacher_prompt.size = 0;
-    if (status == TT_OK) { status = tt_text_format(&a->teacher_system, "%.*s%s", (int)size[0], at[0], a->o.examples ? "" : instruction); }
-    for (k = 0; k < sizeof worked_examples / sizeof *worked_examples && !a->o.examples && status == TT_OK; k++) {
-        status = tt_text_format(&a->teacher_system, TEACHER_ASK("%s", "%s") "%.*s%s%.*s", worked_examples[k].question, worked_examples[k].response,
-                                (int)size[1], at[1], worked_examples[k].feedback, (int)size[2], at[2]);
-    }
-    if (status == TT_OK) { status = tt_text_format(&a->teacher_example, "%s%.*s{feedback}%.*s", ask, (int)size[1], at[1], (int)size[2], at[2]); }
-    if (status == TT_OK) { status = tt_text_format(&a->teacher_prompt, "%s%.*s", ask, (int)size[3], at[3]); }
+    if (status == TT_OK) { status = write_teacher(a, at, size); }
     tt_text_free(&turns);
     return status;
 }
+
 static tt_model_teacher *make_teacher(app *a, tt_model *frozen) {
     tt_teacher_prompt prompt = TT_INIT;
     prompt.max_new_tokens = a->o.teacher_length;
@@ -511,7 +618,8 @@ static tt_model_teacher *make_teacher(app *a, tt_model *frozen) {
 
 /* ---- the gate: can this base teach, and would reward alone find reflection anyway? ---- */
 /* Is this the right response to question `index` of a split? */
-static tt_status assess(app *a, int split, uint64_t index, const int32_t *tokens, int n, int stopped, int *right) {
+static tt_status assess(app *a, int split, uint64_t index, const int32_t *tokens, int n, int stopped,
+                        int *right) {
     tt_prompts asked = TT_INIT;
     tt_text response = new_text(a);
     tt_reward_input in = TT_INIT;
@@ -528,8 +636,10 @@ static tt_status assess(app *a, int split, uint64_t index, const int32_t *tokens
     tt_prompts_free(&asked);
     return status;
 }
+
 /* Samples once from each of n prompts. The random numbers are those of (seed, id + i). */
-static tt_status sample_prompts(app *a, tt_model *model, tt_request *requests, int n, uint64_t id, uint64_t seed, tt_rollouts *out) {
+static tt_status sample_prompts(app *a, tt_model *model, tt_request *requests, int n, uint64_t id,
+                                uint64_t seed, tt_rollouts *out) {
     int32_t end = tt_token_id(a->tokenizer, a->task.end_token);
     tt_sampling sampling = TT_INIT;
     tt_completions completions = TT_INIT;
@@ -549,19 +659,28 @@ static tt_status sample_prompts(app *a, tt_model *model, tt_request *requests, i
     tt_completions_free(&completions);
     return status;
 }
-/* A model's own attempts at questions first, first + 1, ... of a split, sampled as id, id + 1, ...; later passes continue them. */
-static tt_status attempt_questions(app *a, tt_model *model, int split, uint64_t first, int n, uint64_t id, uint64_t seed, tt_rollouts *attempts) {
+
+/* A model's own attempts at questions first, first + 1, ... of a split, sampled as id, id + 1, ...; later
+ * passes continue them. */
+static tt_status attempt_questions(app *a, tt_model *model, int split, uint64_t first, int n, uint64_t id,
+                                   uint64_t seed, tt_rollouts *attempts) {
     tt_prompts asked = TT_INIT;
     tt_status status = tt_prompts_create(a->ctx, &a->task, a->tokenizer, n, &asked);
     int i;
-    for (i = 0; i < n && status == TT_OK; i++) { status = tt_prompts_set(&asked, i, split, first + (uint64_t)i); }
+    for (i = 0; i < n && status == TT_OK; i++) {
+        status = tt_prompts_set(&asked, i, split, first + (uint64_t)i);
+    }
     if (status == TT_OK) { status = sample_prompts(a, model, asked.requests, n, id, seed, attempts); }
-    for (i = 0; i < attempts->n && status == TT_OK; i++) { status = tt_rollouts_question(attempts, i, tt_prompts_question(&asked, i)); }
+    for (i = 0; i < attempts->n && status == TT_OK; i++) {
+        status = tt_rollouts_question(attempts, i, tt_prompts_question(&asked, i));
+    }
     tt_prompts_free(&asked);
     return status;
 }
+
 /* The teacher continues every attempt that has ended. */
-static tt_status guide_all(app *a, const tt_teacher *teacher, tt_rollouts *attempts, tt_think_metrics *metrics) {
+static tt_status guide_all(app *a, const tt_teacher *teacher, tt_rollouts *attempts,
+                           tt_think_metrics *metrics) {
     tt_think_config think = TT_INIT;
     tt_augment how = TT_INIT;
     think.init_pct = think.min_pct = 1;
@@ -574,10 +693,18 @@ static tt_status guide_all(app *a, const tt_teacher *teacher, tt_rollouts *attem
     how.max_completion_length = a->o.length;
     return tt_think_augment(attempts, &how, &think, metrics);
 }
-typedef struct gate { double hit, rescue, spoil, said, cut, coherence, leak, leak_max; int guided, longest; } gate;      /* cut: how many of the guided */
-/* What was found of one question; right: after the teacher's feedback, which only an attempt that ended gets; said: not blank.
- * n_cut, longest: see tt_think_metrics; of all questions of a rank, in its first row. */
-typedef struct gate_finding { double was_right, guided, right, said, coherent, leak, n_cut, longest; } gate_finding;
+
+/* cut: how many of the guided; longest: see tt_think_metrics. */
+typedef struct gate {
+    double hit, rescue, spoil, said, cut, coherence, leak, leak_max;
+    int guided, longest;
+} gate;
+/* What was found of one question; right: after the teacher's feedback, which only an attempt that ended gets;
+ * said: not blank. n_cut, longest: see tt_think_metrics; of all questions of a rank, in its first row. */
+typedef struct gate_finding {
+    double was_right, guided, right, said, coherent, leak, n_cut, longest;
+} gate_finding;
+
 /* A rank's own questions of the gate, begin .. begin + attempts.n, and their rows. */
 typedef struct gate_share { int begin; gate_finding *rows; tt_rollouts attempts; } gate_share;
 
@@ -586,7 +713,7 @@ typedef struct gate_share { int begin; gate_finding *rows; tt_rollouts attempts;
 static double foreign_mass(const float *logits, int vocab, const char *known) {
     double top = (double)logits[0], sum = 0, mass = 0;
     int i;
-    for (i = 1; i < vocab; i++) { if ((double)logits[i] > top) { top = (double)logits[i]; } }
+    for (i = 1; i < vocab; i++) { top = (double)logits[i] > top ? (double)logits[i] : top; }
     for (i = 0; i < vocab; i++) {
         double e = exp((double)logits[i] - top);
         sum += e;
@@ -594,107 +721,152 @@ static double foreign_mass(const float *logits, int vocab, const char *known) {
     }
     return mass / sum;
 }
-static tt_status gate_leak_of(app *a, const tt_rollouts *attempts, int index, const char *known, double *leak) {
+
+/* Logits of the base at each token of an attempt, [tokens, vocabulary]; NULL after an error. */
+static tt_tensor *attempt_logits(app *a, const tt_rollouts *attempts, int index) {
     tt_batch *batch;
-    tt_tensor *logits = NULL;
-    float *values;
-    int row;
-    size_t size;
-    tt_status status;
+    tt_tensor *hidden, *logits = NULL;
     tt_no_grad_begin(a->ctx);
     batch = tt_rollouts_batch(a->ctx, attempts, &index, 1);
-    if (batch) { logits = tt_model_logits(a->base, tt_gather_rows(a->ctx, tt_model_forward(a->base, batch), batch->target_rows, batch->n_targets)); }
+    if (batch) {
+        hidden = tt_model_forward(a->base, batch);
+        hidden = tt_gather_rows(a->ctx, hidden, batch->target_rows, batch->n_targets);
+        logits = tt_model_logits(a->base, hidden);
+    }
     tt_no_grad_end(a->ctx);
+    return logits;
+}
+
+static tt_status gate_leak_of(app *a, const tt_rollouts *attempts, int index, const char *known,
+                              double *leak) {
+    tt_tensor *logits = attempt_logits(a, attempts, index);
+    float *values;
+    size_t size, width;
+    int row;
+    tt_status status;
     if (!logits) { return tt_eval(a->ctx); }
     size = logits->size;
+    width = (size_t)logits->shape[1];
     values = (float *)tt_alloc(a->ctx, size, sizeof *values);
     if (!values) { return TT_ERR_MEM; }
     status = tt_tensor_get(logits, values);
-    for (*leak = 0, row = 0; row < logits->shape[0]; row++) { *leak += foreign_mass(values + (size_t)row * (size_t)logits->shape[1], logits->shape[1], known); }
+    for (*leak = 0, row = 0; row < logits->shape[0]; row++) {
+        *leak += foreign_mass(values + (size_t)row * width, (int)width, known);
+    }
     tt_free(a->ctx, values, size, sizeof *values);
     tt_step_reset(a->ctx);
     return status;
 }
+
 /* The words of what students say in their documents, which at the end of pretraining are all. */
 static tt_status known_words(app *a, char *known) {
     tt_text text = new_text(a);
     tt_ids ids = new_ids(a);
     tt_status status = TT_OK;
     uint64_t i;
-    size_t k;
+    size_t k, from;
     for (i = 0; i < 2000 && status == TT_OK; i++) {
-        size_t from = 0;
-        text.size = 0;
+        text.size = from = 0;
         status = write_document(a, i, 1, &text, &from);
-        if (status == TT_OK) { status = tt_encode(a->tokenizer, text.data + from, text.size - from, TT_SPECIAL_PARSE, &ids); }
+        if (status != TT_OK) { break; }
+        status = tt_encode(a->tokenizer, text.data + from, text.size - from, TT_SPECIAL_PARSE, &ids);
     }
     for (k = 0; k < ids.size; k++) { known[ids.data[k]] = 1; }
     tt_text_free(&text);
     tt_ids_free(&ids);
     return status;
 }
+
 static tt_status gate_leak(app *a, gate_share *own) {
     int vocab = tt_vocab_size(a->tokenizer), i;
     char *known = (char *)tt_alloc(a->ctx, (size_t)vocab, 1);
     tt_status status = known ? known_words(a, known) : TT_ERR_MEM;
-    for (i = 0; i < own->attempts.n && status == TT_OK; i++) { status = gate_leak_of(a, &own->attempts, i, known, &own->rows[i].leak); }
+    for (i = 0; i < own->attempts.n && status == TT_OK; i++) {
+        status = gate_leak_of(a, &own->attempts, i, known, &own->rows[i].leak);
+    }
     tt_free(a->ctx, known, (size_t)vocab, 1);
     return status;
 }
+
+/* The prompts of attempts that go on: each without its end, then the marker. The tokens are those of ids. */
+static tt_status marked_prompts(app *a, const tt_rollouts *attempts, tt_request *requests, tt_ids *ids) {
+    int32_t marker = tt_token_id(a->tokenizer, "\n\n");
+    int i, at = 0;
+    for (i = 0; i < attempts->n; i++) {
+        const tt_rollout *r = &attempts->items[i];
+        int without_end = r->prompt_length + r->response_length - (r->stopped ? 1 : 0);
+        CHECK(tt_ids_append(ids, r->tokens, (size_t)without_end));
+        CHECK(tt_ids_append(ids, &marker, 1));
+        requests[i].prompt_length = without_end + 1;
+    }
+    for (i = 0; i < attempts->n; at += requests[i++].prompt_length) { requests[i].prompt = ids->data + at; }
+    return TT_OK;
+}
+
+/* more: attempt i with what was said behind its marker, which is one response to question i. */
+static tt_status judge_continued(app *a, gate_share *own, const tt_rollouts *more) {
+    int i, right;
+    for (i = 0; i < more->n; i++) {
+        const tt_rollout *r = &more->items[i];
+        int prompt = own->attempts.items[i].prompt_length, n = r->prompt_length + r->response_length - prompt;
+        CHECK(assess(a, 1, (uint64_t)(own->begin + i), r->tokens + prompt, n, r->stopped, &right));
+        own->rows[i].coherent = right;
+    }
+    return TT_OK;
+}
+
 /* Coherence: "\n\n" is put after each attempt and the student goes on by itself; share of right answers. */
 static tt_status gate_coherence(app *a, gate_share *own) {
-    const tt_rollouts *attempts = &own->attempts;
-    int n = attempts->n, i, at = 0, right;
+    int n = own->attempts.n;
+    uint64_t id = (uint64_t)own->begin, seed = (uint64_t)a->seed + 1;
     tt_request *requests = (tt_request *)tt_alloc(a->ctx, (size_t)n, sizeof *requests);
     tt_ids ids = new_ids(a);
     tt_rollouts more = TT_INIT;
-    tt_status status = requests ? TT_OK : TT_ERR_MEM;
-    int32_t marker = tt_token_id(a->tokenizer, "\n\n");
-    for (i = 0; i < n && status == TT_OK; i++) {
-        const tt_rollout *r = &attempts->items[i];
-        int without_end = r->prompt_length + r->response_length - (r->stopped ? 1 : 0);
-        status = tt_ids_append(&ids, r->tokens, (size_t)without_end);
-        if (status == TT_OK) { status = tt_ids_append(&ids, &marker, 1); }
-        requests[i].prompt_length = without_end + 1;
-    }
-    for (i = 0; i < n && status == TT_OK; at += requests[i++].prompt_length) { requests[i].prompt = ids.data + at; }
-    if (status == TT_OK) { status = sample_prompts(a, a->base, requests, n, (uint64_t)own->begin, (uint64_t)a->seed + 1, &more); }
-    for (i = 0; i < n && status == TT_OK; i++) {
-        const tt_rollout *r = &more.items[i];
-        int prompt = attempts->items[i].prompt_length;
-        status = assess(a, 1, (uint64_t)(own->begin + i), r->tokens + prompt, r->prompt_length + r->response_length - prompt, r->stopped, &right);
-        own->rows[i].coherent = right;
-    }
+    tt_status status = requests ? marked_prompts(a, &own->attempts, requests, &ids) : TT_ERR_MEM;
+    if (status == TT_OK) { status = sample_prompts(a, a->base, requests, n, id, seed, &more); }
+    if (status == TT_OK) { status = judge_continued(a, own, &more); }
     tt_rollouts_free(&more);
     tt_ids_free(&ids);
     tt_free(a->ctx, requests, (size_t)n, sizeof *requests);
     return status;
 }
+
 static tt_status feedback_of(app *a, const tt_rollout *r, tt_text *out) {
-    return tt_decode(a->tokenizer, r->tokens + r->prompt_length + r->attempt_length, (size_t)(r->response_length - r->attempt_length), 1, out);
+    const int32_t *tokens = r->tokens + r->prompt_length + r->attempt_length;
+    return tt_decode(a->tokenizer, tokens, (size_t)(r->response_length - r->attempt_length), 1, out);
 }
+
+/* ,"name":"text" */
+static tt_status write_member(tt_text *json, const char *name, const char *text, size_t size) {
+    CHECK(tt_text_format(json, ",\"%s\":", name));
+    return tt_text_json(json, text, size);
+}
+
 static tt_status write_guided(app *a, const char *question, const tt_rollout *r, int right, tt_text *json) {
     tt_text attempt = new_text(a), feedback = new_text(a);
-    tt_status status = tt_decode(a->tokenizer, r->tokens + r->prompt_length, (size_t)r->attempt_length, 1, &attempt);
+    const char *comma = json->data[json->size - 1] == '[' ? "" : ",";
+    size_t length = (size_t)r->attempt_length;
+    tt_status status = tt_decode(a->tokenizer, r->tokens + r->prompt_length, length, 1, &attempt);
     if (status == TT_OK) { status = feedback_of(a, r, &feedback); }
-    if (status == TT_OK) { status = tt_text_format(json, "%s{\"right\":%d,\"question\":", json->data[json->size - 1] == '[' ? "" : ",", right); }
-    if (status == TT_OK) { status = tt_text_json(json, question, strlen(question)); }
-    if (status == TT_OK) { status = tt_text_format(json, ",\"attempt\":"); }
-    if (status == TT_OK) { status = tt_text_json(json, attempt.data, attempt.size); }
-    if (status == TT_OK) { status = tt_text_format(json, ",\"feedback\":"); }
-    if (status == TT_OK) { status = tt_text_json(json, feedback.data, feedback.size); }
+    if (status == TT_OK) { status = tt_text_format(json, "%s{\"right\":%d", comma, right); }
+    if (status == TT_OK) { status = write_member(json, "question", question, strlen(question)); }
+    if (status == TT_OK) { status = write_member(json, "attempt", attempt.data, attempt.size); }
+    if (status == TT_OK) { status = write_member(json, "feedback", feedback.data, feedback.size); }
     if (status == TT_OK) { status = tt_text_append(json, "}", 1); }
     tt_text_free(&attempt);
     tt_text_free(&feedback);
     return status;
 }
+
 static tt_status gate_right(app *a, const gate_share *own, int i, double *out) {
     const tt_rollout *r = &own->attempts.items[i];
+    const int32_t *response = r->tokens + r->prompt_length;
     int right;
-    CHECK(assess(a, 1, (uint64_t)(own->begin + i), r->tokens + r->prompt_length, r->response_length, r->stopped, &right));
+    CHECK(assess(a, 1, (uint64_t)(own->begin + i), response, r->response_length, r->stopped, &right));
     *out = right;
     return TT_OK;
 }
+
 static tt_status gate_said(app *a, const tt_rollout *r, double *out) {
     tt_text text = new_text(a);
     tt_status status = feedback_of(a, r, &text);
@@ -702,34 +874,48 @@ static tt_status gate_said(app *a, const tt_rollout *r, double *out) {
     tt_text_free(&text);
     return status;
 }
-/* The teacher continues every attempt; the first ones are kept as texts. */
+
+/* What became of the guided attempts; the first ones are kept as texts. */
+static tt_status judge_guided(app *a, gate_share *own, tt_text *json) {
+    int i, shown = 0;
+    for (i = 0; i < own->attempts.n; i++) {
+        const tt_rollout *r = &own->attempts.items[i];
+        gate_finding *row = &own->rows[i];
+        if (!r->guided) { continue; }
+        row->guided = 1;
+        CHECK(gate_right(a, own, i, &row->right));
+        CHECK(gate_said(a, r, &row->said));
+        if (shown++ >= SHOWN) { continue; }
+        CHECK(write_guided(a, own->attempts.questions[i], r, row->right > 0, json));
+    }
+    return TT_OK;
+}
+
+/* The teacher continues every attempt. */
 static tt_status gate_hit(app *a, gate_share *own, tt_text *json) {
     tt_model_teacher *model = make_teacher(a, a->base);
     tt_think_metrics metrics = TT_INIT;
     tt_teacher teacher;
     tt_status status = model ? TT_OK : tt_error_status(a->ctx);
-    int i, shown = 0;
-    for (i = 0; i < own->attempts.n && status == TT_OK; i++) { status = gate_right(a, own, i, &own->rows[i].was_right); }
+    int i;
+    for (i = 0; i < own->attempts.n && status == TT_OK; i++) {
+        status = gate_right(a, own, i, &own->rows[i].was_right);
+    }
     if (status == TT_OK) {
         teacher = tt_teacher_model(model);
         status = guide_all(a, &teacher, &own->attempts, &metrics);
         own->rows[0].n_cut = metrics.n_cut;
         own->rows[0].longest = metrics.longest_guided;
     }
-    for (i = 0; i < own->attempts.n && status == TT_OK; i++) {
-        gate_finding *row = &own->rows[i];
-        if (!own->attempts.items[i].guided) { continue; }
-        row->guided = 1;
-        status = gate_right(a, own, i, &row->right);
-        if (status == TT_OK) { status = gate_said(a, &own->attempts.items[i], &row->said); }
-        if (status == TT_OK && shown++ < SHOWN) { status = write_guided(a, own->attempts.questions[i], &own->attempts.items[i], row->right > 0, json); }
-    }
+    if (status == TT_OK) { status = judge_guided(a, own, json); }
     tt_model_teacher_destroy(model);
     return status;
 }
+
 static tt_status gate_of_share(app *a, gate_finding *rows, int begin, int n, tt_text *json) {
     gate_share own = TT_INIT;
-    tt_status status = attempt_questions(a, a->base, 1, (uint64_t)begin, n, (uint64_t)begin, (uint64_t)a->seed, &own.attempts);
+    uint64_t first = (uint64_t)begin, seed = (uint64_t)a->seed;
+    tt_status status = attempt_questions(a, a->base, 1, first, n, first, seed, &own.attempts);
     own.begin = begin;
     own.rows = rows + begin;
     if (status == TT_OK && !a->data) { status = gate_leak(a, &own); }
@@ -738,9 +924,11 @@ static tt_status gate_of_share(app *a, gate_finding *rows, int begin, int n, tt_
     tt_rollouts_free(&own.attempts);
     return status;
 }
+
 /* The rows of the other ranks. Each question is one rank's, so that the sums are copies. */
 static tt_status gate_gather(app *a, gate_finding *rows) {
-    size_t n = (size_t)a->o.gate_questions * sizeof *rows / sizeof(double), ranks = (size_t)parallel_size, i, k;
+    size_t n = (size_t)a->o.gate_questions * sizeof *rows / sizeof(double);
+    size_t ranks = (size_t)parallel_size, i, k;
     double *all = (double *)tt_alloc(a->ctx, n * ranks, sizeof *all), *sums = (double *)rows;
     tt_reducer *reducer = all ? parallel_reducer(a->ctx, a->base, a->o.gradient_parts) : NULL;
     tt_status status = reducer ? tt_reducer_gather(reducer, sums, (int)n, all) : tt_error_status(a->ctx);
@@ -751,6 +939,7 @@ static tt_status gate_gather(app *a, gate_finding *rows) {
     tt_free(a->ctx, all, n * ranks, sizeof *all);
     return status;
 }
+
 /* hit = final answer right, rescue = of the wrong ones, spoil = of the right ones. */
 static void gate_finish(const gate_finding *rows, int n_rows, gate *g) {
     double n = 0, hits = 0, rights = 0, rescued = 0, spoiled = 0, said = 0;
@@ -776,33 +965,51 @@ static void gate_finish(const gate_finding *rows, int n_rows, gate *g) {
     g->rescue = n > rights ? rescued / (n - rights) : 0;
     g->spoil = rights > 0 ? spoiled / rights : 0;
 }
+
 /* Feedback that is cut teaches to begin what has no end, and earns nothing. */
 static void warn_cut(const app *a, const char *when, double n_cut, double n_guided, int longest) {
-    say("  warning: %s%.0f of %.0f guided responses are cut at --max-length %d and lose the end of their feedback: raise it to %d\n", when, n_cut, n_guided, a->o.length, longest);
+    say("  warning: %s%.0f of %.0f guided responses are cut at --max-length %d and lose the end of their "
+        "feedback: raise it to %d\n", when, n_cut, n_guided, a->o.length, longest);
 }
+
 /* Thresholds: judged from the bases of several pilots; below them runs begin to fail. */
 static void say_gate(app *a, const gate *g) {
     char more[80] = "";
-    if (!a->data) { snprintf(more, sizeof more, ", coherence %.3f, leak %.1e (largest %.1e)", g->coherence, g->leak, g->leak_max); }
-    say("seed %d  gate: teacher's hit %.3f (rescues %.3f, spoils %.3f)%s\n", a->seed, g->hit, g->rescue, g->spoil, more);
+    if (!a->data) {
+        snprintf(more, sizeof more, ", coherence %.3f, leak %.1e (largest %.1e)",
+                 g->coherence, g->leak, g->leak_max);
+    }
+    say("seed %d  gate: teacher's hit %.3f (rescues %.3f, spoils %.3f)%s\n",
+        a->seed, g->hit, g->rescue, g->spoil, more);
     if (g->said < 0.9) {
-        say("  warning: %.0f %% of the feedback is blank, without its tags: try other --teacher-examples, a longer --teacher-length%s\n", 100 * (1 - g->said),
-            a->data && !a->o.close_tags ? ", --close-tags" : "");
+        say("  warning: %.0f %% of the feedback is blank, without its tags: try other --teacher-examples, "
+            "a longer --teacher-length%s\n",
+            100 * (1 - g->said), a->data && !a->o.close_tags ? ", --close-tags" : "");
     }
     if (g->cut > 0) { warn_cut(a, "", g->cut, g->guided, g->longest); }
-    if (g->hit < 0.7) { say("  warning: a hit below 0.7: feedback that is often wrong is punished, not learned\n"); }
-    if (!a->data && g->coherence < 0.15) { say("  warning: coherence below 0.15: the student may learn to say the marker and nothing behind it\n"); }
-    if (!a->data && g->leak > 1e-3) { say("  warning: leak above 1e-3: reward alone may find reflection by accident\n"); }
+    if (g->hit < 0.7) {
+        say("  warning: a hit below 0.7: feedback that is often wrong is punished, not learned\n");
+    }
+    if (!a->data && g->coherence < 0.15) {
+        say("  warning: coherence below 0.15: "
+            "the student may learn to say the marker and nothing behind it\n");
+    }
+    if (!a->data && g->leak > 1e-3) {
+        say("  warning: leak above 1e-3: reward alone may find reflection by accident\n");
+    }
 }
+
 /* All ranks together; rank 0 has the first questions and their texts. */
 static tt_status run_gate(app *a, gate *g, tt_text *json) {
-    int n = a->o.gate_questions, begin = (int)((int64_t)n * parallel_rank / parallel_size), end = (int)((int64_t)n * (parallel_rank + 1) / parallel_size);
+    int64_t n = a->o.gate_questions;
+    int begin = (int)(n * parallel_rank / parallel_size);
+    int end = (int)(n * (parallel_rank + 1) / parallel_size);
     gate_finding *rows = (gate_finding *)tt_alloc(a->ctx, (size_t)n, sizeof *rows);
     tt_status status = TT_OK;
     if (!rows) { return TT_ERR_MEM; }
     if (end > begin) { status = gate_of_share(a, rows, begin, end - begin, json); }
     if (status == TT_OK) { status = gate_gather(a, rows); }
-    if (status == TT_OK) { gate_finish(rows, n, g); }
+    if (status == TT_OK) { gate_finish(rows, (int)n, g); }
     tt_free(a->ctx, rows, (size_t)n, sizeof *rows);
     if (status == TT_OK) { say_gate(a, g); }
     return status;
@@ -810,6 +1017,7 @@ static tt_status run_gate(app *a, gate *g, tt_text *json) {
 
 /* ---- evaluation: the student alone; one result.json per seed and method ---- */
 typedef struct collector { app *a; tt_text *json; int n; tt_status status; } collector;
+
 /* As many tokens as a response may have, and no end token among them: it was cut. */
 static tt_status is_cut(app *a, const char *response, int *cut) {
     tt_ids ids = new_ids(a);
@@ -818,26 +1026,36 @@ static tt_status is_cut(app *a, const char *response, int *cut) {
     tt_ids_free(&ids);
     return status;
 }
+
+static tt_status write_transcript(app *a, tt_text *json, const char *question, const char *response,
+                                  const tt_outcome *outcome) {
+    int cut;
+    CHECK(is_cut(a, response, &cut));
+    CHECK(tt_text_format(json, "{\"right\":%d,\"first_right\":%d,\"cut\":%d",
+                         outcome->final_right, outcome->first_right, cut));
+    CHECK(write_member(json, "question", question, strlen(question)));
+    CHECK(write_member(json, "response", response, strlen(response)));
+    return tt_text_append(json, "}", 1);
+}
+
 static void collect(void *user, const char *question, const char *response, const tt_outcome *outcome) {
     collector *c = (collector *)user;
-    int cut;
     if (c->n >= SHOWN || c->status != TT_OK) { return; }
-    c->status = is_cut(c->a, response, &cut);
-    if (c->status == TT_OK) {
-        c->status = tt_text_format(c->json, "%s{\"right\":%d,\"first_right\":%d,\"cut\":%d,\"question\":",
-                                   c->n++ ? "," : "", outcome->final_right, outcome->first_right, cut);
-    }
-    if (c->status == TT_OK) { c->status = tt_text_json(c->json, question, strlen(question)); }
-    if (c->status == TT_OK) { c->status = tt_text_format(c->json, ",\"response\":"); }
-    if (c->status == TT_OK) { c->status = tt_text_json(c->json, response, strlen(response)); }
-    if (c->status == TT_OK) { c->status = tt_text_append(c->json, "}", 1); }
+    if (c->n++ > 0) { c->status = tt_text_append(c->json, ",", 1); }
+    if (c->status == TT_OK) { c->status = write_transcript(c->a, c->json, question, response, outcome); }
 }
+
 static tt_status write_evaluation(tt_text *json, const char *name, const tt_evaluation *e) {
-    return tt_text_format(json, ",\"%s\":{\"accuracy\":%r,\"first_accuracy\":%r,\"reflection_rate\":%r,\"correction_rate\":%r,"
-                          "\"spoil_rate\":%r,\"mean_length\":%r,\"stopped_rate\":%r,\"behaviour\":[%r,%r,%r,%r]}",
-                          name, e->accuracy, e->first_accuracy, e->reflection_rate, e->correction_rate, e->spoil_rate, e->mean_length, e->stopped_rate,
-                          e->behaviour[TT_SELF_AGREEMENT], e->behaviour[TT_SELF_CONFLICT], e->behaviour[TT_SELF_CONSULTATION], e->behaviour[TT_SELF_CRITIQUE]);
+    CHECK(tt_text_format(json, ",\"%s\":{\"accuracy\":%r,\"attempt_rate\":%r,\"first_accuracy\":%r", name,
+                         e->accuracy, e->attempt_rate, e->first_accuracy));
+    CHECK(tt_text_format(json, ",\"reflection_rate\":%r", e->reflection_rate));
+    CHECK(tt_text_format(json, ",\"correction_rate\":%r,\"spoil_rate\":%r,\"mean_length\":%r",
+                         e->correction_rate, e->spoil_rate, e->mean_length));
+    return tt_text_format(json, ",\"stopped_rate\":%r,\"behaviour\":[%r,%r,%r,%r]}", e->stopped_rate,
+                          e->behaviour[TT_SELF_AGREEMENT], e->behaviour[TT_SELF_CONFLICT],
+                          e->behaviour[TT_SELF_CONSULTATION], e->behaviour[TT_SELF_CRITIQUE]);
 }
+
 /* With --data also each question's verdict, for paired comparisons. */
 static tt_status write_verdicts(app *a, const double *right, tt_text *json) {
     int i;
@@ -846,7 +1064,9 @@ static tt_status write_verdicts(app *a, const double *right, tt_text *json) {
     for (i = 0; i < a->o.questions; i++) { CHECK(tt_text_format(json, "%s%r", i ? "," : "", right[i])); }
     return tt_text_append(json, "]", 1);
 }
-static tt_status evaluate_by(app *a, tt_model *model, tt_reducer *reducer, double *right, tt_evaluation *sampled, tt_evaluation *greedy, tt_text *json) {
+
+static tt_status evaluate_by(app *a, tt_model *model, tt_reducer *reducer, double *right,
+                             tt_evaluation *sampled, tt_evaluation *greedy, tt_text *json) {
     tt_evaluate_desc d = TT_INIT;
     collector c;
     c.a = a;
@@ -872,27 +1092,39 @@ static tt_status evaluate_by(app *a, tt_model *model, tt_reducer *reducer, doubl
     CHECK(write_evaluation(json, "sampled", sampled));
     return write_evaluation(json, "greedy", greedy);
 }
+
 /* All ranks together; rank 0 has the transcripts. */
 static tt_status evaluate(app *a, tt_model *model, const char *method, tt_text *json) {
-    double *right = (double *)tt_alloc(a->ctx, (size_t)a->o.questions, sizeof *right);
+    size_t n = (size_t)a->o.questions;
+    double *right = (double *)tt_alloc(a->ctx, n, sizeof *right);
     tt_reducer *reducer = right ? parallel_reducer(a->ctx, model, a->o.gradient_parts) : NULL;
     tt_evaluation sampled, greedy;
-    tt_status status = reducer ? evaluate_by(a, model, reducer, right, &sampled, &greedy, json) : tt_error_status(a->ctx);
+    tt_status status = reducer ? TT_OK : tt_error_status(a->ctx);
+    if (reducer) { status = evaluate_by(a, model, reducer, right, &sampled, &greedy, json); }
     tt_reducer_destroy(reducer);
-    tt_free(a->ctx, right, (size_t)a->o.questions, sizeof *right);
+    tt_free(a->ctx, right, n, sizeof *right);
     CHECK(status);
-    say("seed %d  %-9s alone: accuracy %.3f (greedy %.3f)  reflection %.3f  correction %.3f  spoil %.3f\n", a->seed, method,
-        sampled.accuracy, greedy.accuracy, sampled.reflection_rate, sampled.correction_rate, sampled.spoil_rate);
+    say("seed %d  %-9s alone: accuracy %.3f (greedy %.3f)  reflection %.3f  correction %.3f  spoil %.3f\n",
+        a->seed, method, sampled.accuracy, greedy.accuracy, sampled.reflection_rate,
+        sampled.correction_rate, sampled.spoil_rate);
     return TT_OK;
 }
-static const char *result_path(const app *a, int seed, const char *method) { return path_of(a->o.out, "seed-%d/%s/result.json", seed, method); }
+
+static const char *result_path(const app *a, int seed, const char *method) {
+    return path_of(a->o.out, "seed-%d/%s/result.json", seed, method);
+}
+
 static tt_status write_gate(app *a, tt_text *json) {
     gate g;
     CHECK(tt_text_format(json, ",\"guided\":["));
     CHECK(run_gate(a, &g, json));
-    return tt_text_format(json, "],\"gate\":{\"seed\":%d,\"teacher_hit\":%r,\"rescue_rate\":%r,\"spoil_rate\":%r,\"said\":%r,\"cut\":%r,\"coherence\":%r,\"leak\":%r,\"leak_max\":%r}",
-                          a->seed, g.hit, g.rescue, g.spoil, g.said, g.cut, g.coherence, g.leak, g.leak_max);
+    CHECK(tt_text_format(json, "],\"gate\":{\"seed\":%d,\"teacher_hit\":%r,\"rescue_rate\":%r",
+                         a->seed, g.hit, g.rescue));
+    CHECK(tt_text_format(json, ",\"spoil_rate\":%r,\"said\":%r,\"cut\":%r", g.spoil, g.said, g.cut));
+    return tt_text_format(json, ",\"coherence\":%r,\"leak\":%r,\"leak_max\":%r}",
+                          g.coherence, g.leak, g.leak_max);
 }
+
 static tt_status read_json(app *a, const char *path, tt_json **out) {
     tt_text text = new_text(a);
     tt_status status = tt_file_read(a->ctx, path, &text);
@@ -902,13 +1134,14 @@ static tt_status read_json(app *a, const char *path, tt_json **out) {
 }
 
 /* ---- training one arm ---- */
-/* Cuts a file of metrics back to its first n_lines and opens it for more: a line is on disk before the checkpoint
- * that counts it. */
 static tt_status open_to_append(app *a, const char *path, FILE **file) {
     CHECK(tt_file_writable(a->ctx, path));
     *file = fopen(path, "ab");
     return *file ? TT_OK : tt_fail(a->ctx, TT_ERR_IO, "%s cannot be written: %s", path, strerror(errno));
 }
+
+/* Cuts a file of metrics back to its first n_lines and opens it for more: a line is on disk before the
+ * checkpoint that counts it. */
 static tt_status open_metrics(app *a, const char *path, int n_lines, FILE **file) {
     tt_text text = new_text(a);
     size_t at = 0;
@@ -918,33 +1151,46 @@ static tt_status open_metrics(app *a, const char *path, int n_lines, FILE **file
     status = n_lines ? tt_file_read(a->ctx, path, &text) : TT_OK;
     while (lines < n_lines && at < text.size) { lines += text.data[at++] == '\n'; }
     if (status == TT_OK && lines < n_lines) {
-        status = tt_fail(a->ctx, TT_ERR_FILE, "%s has %d lines, expected at least %d; start again without --resume", path, lines, n_lines);
+        status = tt_fail(a->ctx, TT_ERR_FILE, "%s has %d lines, expected at least %d; start again without "
+                         "--resume", path, lines, n_lines);
     }
     if (status == TT_OK) { status = tt_file_write(a->ctx, path, text.data ? text.data : "", at); }
     tt_text_free(&text);
     CHECK(status);
     return open_to_append(a, path, file);
 }
-static tt_status write_metrics(app *a, FILE *file, FILE *timings, const char *method, const tt_step_metrics *metrics) {
+
+/* What depends on the clock has a file of its own. */
+static tt_status write_timings(app *a, FILE *file, const char *method, const tt_step_metrics *m,
+                               tt_text *line) {
+    CHECK(tt_text_format(line, "{\"seed\":%d,\"method\":\"%s\",\"step\":%d", a->seed, method, m->step));
+    CHECK(tt_text_format(line, ",\"rollout_s\":%.4f,\"teacher_s\":%.4f,\"update_s\":%.4f,\"step_s\":%.4f}\n",
+                         m->rollout_s, m->teacher_s, m->update_s, m->step_s));
+    fputs(line->data, file);
+    fflush(file);
+    return TT_OK;
+}
+
+static tt_status write_metrics(app *a, FILE *file, FILE *timings, const char *method,
+                               const tt_step_metrics *metrics) {
     tt_text line = new_text(a);
     tt_step_metrics m = *metrics;
     tt_status status;
     if (parallel_rank > 0) { return TT_OK; }
-    m.step_s = 0;                          /* leaves the timings out */
+    m.step_s = 0;      /* leaves the timings out */
     status = tt_metrics_json(&m, &line);
-    if (status == TT_OK && (fprintf(file, "{\"seed\":%d,\"method\":\"%s\",%s\n", a->seed, method, line.data + 1) < 0 || fflush(file) != 0)) {
-        status = tt_fail(a->ctx, TT_ERR_IO, "metrics cannot be written: %s", strerror(errno));
+    if (status == TT_OK) {
+        int n = fprintf(file, "{\"seed\":%d,\"method\":\"%s\",%s\n", a->seed, method, line.data + 1);
+        if (n < 0 || fflush(file) != 0) {
+            status = tt_fail(a->ctx, TT_ERR_IO, "metrics cannot be written: %s", strerror(errno));
+        }
     }
     line.size = 0;
-    if (timings && status == TT_OK) {
-        status = tt_text_format(&line, "{\"seed\":%d,\"method\":\"%s\",\"step\":%d,\"rollout_s\":%.4f,\"teacher_s\":%.4f,\"update_s\":%.4f,\"step_s\":%.4f}\n",
-                                a->seed, method, m.step, m.rollout_s, m.teacher_s, m.update_s, metrics->step_s);
-        if (status == TT_OK) { fputs(line.data, timings); }
-        fflush(timings);
-    }
+    if (timings && status == TT_OK) { status = write_timings(a, timings, method, metrics, &line); }
     tt_text_free(&line);
     return status;
 }
+
 static tt_trainer_desc arm_desc(app *a, tt_model *student, const char *method, const tt_teacher *teacher) {
     const options *o = &a->o;
     tt_trainer_desc d = TT_INIT;
@@ -984,12 +1230,24 @@ static tt_trainer_desc arm_desc(app *a, tt_model *student, const char *method, c
     d.abort_patience = o->abort_patience;
     return d;
 }
-typedef struct arm_run { const char *method; tt_trainer *trainer; tt_model *student; FILE *metrics, *timings; int warned, cut_said, skipped; double guided, window, best; } arm_run;
+
+typedef struct arm_run {
+    const char *method;
+    tt_trainer *trainer;
+    tt_model *student;
+    FILE *metrics, *timings;
+    char state[PATH_SIZE];        /* its checkpoint, seed-SEED/METHOD/train.state            */
+    int warned, cut_said, skipped;
+    double guided, window, best;
+    double tokens_before;         /* of the runs before this one; -1 = not known yet         */
+    double saved, pause;          /* clock of the last checkpoint, seconds to the next       */
+} arm_run;
 
 static tt_status save_student(app *a, const tt_model *student, const char *dir) {
     return a->o.lora_rank ? tt_model_lora_save(student, dir) : tt_model_save(student, a->tokenizer, dir);
 }
-/* --keep-best n: the student as it was after the n steps with the highest mean reward of its own responses. */
+
+/* --keep-best n: the student as it was after the n steps with the highest mean reward of its own. */
 static int best_so_far(const app *a, arm_run *arm, int step, double reward) {
     double mean;
     arm->window += reward;
@@ -1000,6 +1258,7 @@ static int best_so_far(const app *a, arm_run *arm, int step, double reward) {
     arm->best = mean;
     return 1;
 }
+
 /* What the steps before an interruption said. */
 static tt_status replay_best(app *a, arm_run *arm, const char *metrics, int n_lines) {
     tt_json_lines lines = TT_INIT;
@@ -1012,14 +1271,16 @@ static tt_status replay_best(app *a, arm_run *arm, const char *metrics, int n_li
     while (status == TT_OK && lines.line < last) {
         status = tt_json_lines_next(&lines, &json);
         if (!json) { break; }
-        if (lines.line > n_lines) { best_so_far(a, arm, lines.line - n_lines, tt_json_number(json, "think/own_reward", 0)); }
+        if (lines.line > n_lines) {
+            best_so_far(a, arm, lines.line - n_lines, tt_json_number(json, "think/own_reward", 0));
+        }
         tt_json_free(a->ctx, json);
     }
     tt_json_lines_close(&lines);
     return status;
 }
 
-/* Guided rewards that fall to nothing mean that the student has changed so much that feedback no longer fits. */
+/* Guided rewards that fall to nothing: the student has changed so much that feedback no longer fits. */
 static void watch_guided(app *a, arm_run *arm, const tt_step_metrics *m) {
     char when[32];
     if (m->think.n_guided == 0) { return; }
@@ -1032,44 +1293,67 @@ static void watch_guided(app *a, arm_run *arm, const tt_step_metrics *m) {
     arm->guided = m->step == 0 ? m->think.guided_reward : 0.7 * arm->guided + 0.3 * m->think.guided_reward;
     if (m->step < 5 || arm->guided > 0.2 || arm->warned) { return; }
     arm->warned = 1;
-    say("%s  warning: step %d: guided responses earn only %.2f on average; the marker may stay without its meaning\n", a->terminal ? "\n" : "", m->step, arm->guided);
+    say("%s  warning: step %d: guided responses earn only %.2f on average; "
+        "the marker may stay without its meaning\n", a->terminal ? "\n" : "", m->step, arm->guided);
 }
-static tt_status train_loop(app *a, arm_run *arm, const char *state) {
-    int total = a->o.steps;
-    double saved = tt_clock(), pause = 10, first_tokens = -1;
-    progress_begin(a, tt_trainer_step_count(arm->trainer));
-    while (tt_trainer_step_count(arm->trainer) < total) {
+
+/* What the step did is said, and its student kept if it is the best so far. */
+static tt_status report_step(app *a, arm_run *arm, const tt_step_metrics *m) {
+    int step = tt_trainer_step_count(arm->trainer);
+    if (arm->tokens_before < 0) {
+        arm->tokens_before = m->num_tokens - m->rollout_tokens - m->think.teacher_tokens;
+    }
+    progress(a, arm->method, step, a->o.steps, m->num_tokens - arm->tokens_before,
+             "own reward %.3f  reflection %.3f", m->think.own_reward, m->reflection_rate);
+    arm->skipped = m->update_skipped > 0 ? arm->skipped + 1 : 0;
+    CHECK(say_skipped(a->ctx, m->step, arm->skipped));
+    watch_guided(a, arm, m);
+    if (!best_so_far(a, arm, step, m->think.own_reward) || parallel_rank > 0) { return TT_OK; }
+    return save_student(a, arm->student, path_of(a->o.out, "seed-%d/%s/best", a->seed, arm->method));
+}
+
+/* One step. *stop: some rank was told to stop. */
+static tt_status train_step(app *a, arm_run *arm, tt_step_metrics *m, int *stop) {
+    tt_status status = tt_trainer_step(arm->trainer, m);
+    if (status != TT_OK && status != TT_ERR_STOP) { return status; }
+    if (a->follower) { CHECK(tt_teacher_follow(a->follower, arm->student, 0.99f)); }
+    *stop = parallel_any(stop_requested);
+    CHECK(write_metrics(a, arm->metrics, arm->timings, arm->method, m));
+    CHECK(status);      /* --abort-patience: tt_error has the reason */
+    if (a->on_step && parallel_rank == 0) { CHECK(a->on_step(a, arm->method, arm->trainer)); }
+    return report_step(a, arm, m);
+}
+
+/* Checkpoints of large models follow each other more slowly: they take at most a twentieth of the time. */
+static tt_status save_arm(arm_run *arm) {
+    arm->saved = tt_clock();
+    if (parallel_rank == 0) { CHECK(tt_trainer_save(arm->trainer, arm->state)); }
+    if (20 * (tt_clock() - arm->saved) > arm->pause) { arm->pause = 20 * (tt_clock() - arm->saved); }
+    arm->saved = tt_clock();
+    return TT_OK;
+}
+
+static tt_status train_loop(app *a, arm_run *arm) {
+    int total = a->o.steps, step = tt_trainer_step_count(arm->trainer), stop;
+    arm->tokens_before = -1;
+    arm->saved = tt_clock();
+    arm->pause = 10;
+    progress_begin(a, step);
+    while (step < total) {
         tt_step_metrics m;
-        int step, stop;
-        tt_status status = tt_trainer_step(arm->trainer, &m);
-        if (status != TT_OK && status != TT_ERR_STOP) { return status; }
-        if (a->follower) { CHECK(tt_teacher_follow(a->follower, arm->student, 0.99f)); }
-        stop = parallel_any(stop_requested);
-        CHECK(write_metrics(a, arm->metrics, arm->timings, arm->method, &m));
-        CHECK(status);                             /* --abort-patience: tt_error has the reason */
-        if (a->on_step && parallel_rank == 0) { CHECK(a->on_step(a, arm->method, arm->trainer)); }
+        CHECK(train_step(a, arm, &m, &stop));
         step = tt_trainer_step_count(arm->trainer);
-        if (first_tokens < 0) { first_tokens = m.num_tokens - m.rollout_tokens - m.think.teacher_tokens; }      /* of the runs before this one */
-        progress(a, arm->method, step, total, m.num_tokens - first_tokens, "own reward %.3f  reflection %.3f", m.think.own_reward, m.reflection_rate);
-        arm->skipped = m.update_skipped > 0 ? arm->skipped + 1 : 0;
-        CHECK(say_skipped(a->ctx, m.step, arm->skipped));
-        watch_guided(a, arm, &m);
-        if (best_so_far(a, arm, step, m.think.own_reward) && parallel_rank == 0) {
-            CHECK(save_student(a, arm->student, path_of(a->o.out, "seed-%d/%s/best", a->seed, arm->method)));
-        }
         if (a->stop_tokens > 0 && m.num_tokens >= a->stop_tokens) { return TT_OK; }
-        if (!stop && step < total && !is_due(&saved, pause)) { continue; }
-        saved = tt_clock();
-        if (parallel_rank == 0) { CHECK(tt_trainer_save(arm->trainer, state)); }
-        if (20 * (tt_clock() - saved) > pause) { pause = 20 * (tt_clock() - saved); }      /* large models: at most a twentieth of the time */
-        saved = tt_clock();
+        if (!stop && step < total && !is_due(&arm->saved, arm->pause)) { continue; }
+        CHECK(save_arm(arm));
         if (stop && step < total) { return interrupted(a, arm->method); }
     }
     return TT_OK;
 }
-/* One arm: its metrics follow the first n_lines of the file, its checkpoint is seed-SEED/METHOD/train.state. */
+
 /* What of the follower moves with the student, to be saved beside it: list has room for all parameters. */
-static tt_status follower_tensors(const app *a, const tt_model *student, tt_text *names, tt_named *list, int *n) {
+static tt_status follower_tensors(const app *a, const tt_model *student, tt_text *names, tt_named *list,
+                                  int *n) {
     size_t at = 0;
     int i;
     for (i = *n = 0; i < tt_model_n_params(student); i++) {
@@ -1085,29 +1369,47 @@ static tt_status follower_tensors(const app *a, const tt_model *student, tt_text
     }
     return TT_OK;
 }
-static tt_status train_arm_of(app *a, const char *method, const tt_trainer_desc *desc, const char *metrics, int n_lines) {
-    char state[PATH_SIZE];
+
+/* The trainer where its checkpoint stands, and the files that its steps are written to. */
+static tt_status open_arm(app *a, arm_run *arm, const tt_trainer_desc *desc, const char *metrics,
+                          int n_lines) {
+    int step;
+    arm->trainer = tt_trainer_create(a->ctx, desc);
+    if (!arm->trainer) { return tt_error_status(a->ctx); }
+    if (parallel_any(a->o.resume && tt_file_exists(arm->state))) {
+        CHECK(tt_trainer_load(arm->trainer, arm->state));
+    }
+    step = tt_trainer_step_count(arm->trainer);
+    if (step > a->o.steps) {
+        return tt_fail(a->ctx, TT_ERR_FILE, "%s: it is of step %d, the run ends with step %d",
+                       arm->state, step, a->o.steps);
+    }
+    CHECK(replay_best(a, arm, metrics, n_lines));
+    CHECK(open_metrics(a, metrics, n_lines + step, &arm->metrics));
+    if (parallel_rank > 0) { return TT_OK; }
+    return open_to_append(a, path_of(a->o.out, "timings.jsonl"), &arm->timings);
+}
+
+/* One arm: its metrics follow the first n_lines of the file. */
+static tt_status train_arm_of(app *a, const char *method, const tt_trainer_desc *desc, const char *metrics,
+                              int n_lines) {
     arm_run arm;
-    tt_status status = TT_OK;
+    tt_status status;
     memset(&arm, 0, sizeof arm);
     arm.method = method;
     arm.student = desc->model;
     arm.best = -HUGE_VAL;
-    strcpy(state, path_of(a->o.out, "seed-%d/%s/train.state", a->seed, method));
-    arm.trainer = tt_trainer_create(a->ctx, desc);
-    if (!arm.trainer) { return tt_error_status(a->ctx); }
-    if (parallel_any(a->o.resume && tt_file_exists(state))) { status = tt_trainer_load(arm.trainer, state); }
-    if (status == TT_OK && tt_trainer_step_count(arm.trainer) > a->o.steps) { status = tt_fail(a->ctx, TT_ERR_FILE, "%s: it is of step %d, the run ends with step %d", state, tt_trainer_step_count(arm.trainer), a->o.steps); }
-    if (status == TT_OK) { status = replay_best(a, &arm, metrics, n_lines); }
-    if (status == TT_OK) { status = open_metrics(a, metrics, n_lines + tt_trainer_step_count(arm.trainer), &arm.metrics); }
-    if (status == TT_OK && parallel_rank == 0) { status = open_to_append(a, path_of(a->o.out, "timings.jsonl"), &arm.timings); }
-    if (status == TT_OK) { status = train_loop(a, &arm, state); }
+    strcpy(arm.state, path_of(a->o.out, "seed-%d/%s/train.state", a->seed, method));
+    status = open_arm(a, &arm, desc, metrics, n_lines);
+    if (status == TT_OK) { status = train_loop(a, &arm); }
     if (arm.metrics) { fclose(arm.metrics); }
     if (arm.timings) { fclose(arm.timings); }
     tt_trainer_destroy(arm.trainer);
     return status;
 }
-static tt_status train_student(app *a, const char *method, const tt_trainer_desc *desc, const char *metrics, int n_lines) {
+
+static tt_status train_student(app *a, const char *method, const tt_trainer_desc *desc, const char *metrics,
+                               int n_lines) {
     tt_trainer_desc d = *desc;
     tt_text names = new_text(a);
     size_t room = (size_t)tt_model_n_params(desc->model);
@@ -1120,17 +1422,20 @@ static tt_status train_student(app *a, const char *method, const tt_trainer_desc
     tt_text_free(&names);
     return status;
 }
+
 /* A student that starts as the base: with weights of its own, or with adapters on it. */
 static tt_model *new_student(app *a) {
     tt_lora_desc lora = TT_INIT;
-    tt_model *student = a->o.lora_rank ? load_model(a) : tt_model_create(a->ctx, tt_model_config_get(a->base), 0);
+    const tt_model_config *config = tt_model_config_get(a->base);
+    tt_model *student = a->o.lora_rank ? load_model(a) : tt_model_create(a->ctx, config, 0);
+    tt_status status;
+    if (!student) { return NULL; }
     lora.rank = a->o.lora_rank;
     lora.seed = (uint64_t)a->seed;
-    if (student && (a->o.lora_rank ? tt_model_lora_add(student, &lora) : tt_model_assign(student, a->base)) != TT_OK) {
-        tt_model_destroy(student);
-        return NULL;
-    }
-    return student;
+    status = lora.rank ? tt_model_lora_add(student, &lora) : tt_model_assign(student, a->base);
+    if (status == TT_OK) { return student; }
+    tt_model_destroy(student);
+    return NULL;
 }
 
 /* From options to exit status: 0, 1 after an error, 130 if it was stopped. */
@@ -1144,16 +1449,19 @@ static int experiment_main(app *a, const options *o, const char *program, tt_sta
 #endif
     a->terminal = IS_TERMINAL();
     desc.n_threads = o->threads;
-    a->ctx = tt_create(&desc);
-    if (!a->ctx) { example_exit(1, "%s: out of memory", program); }
-    say("%s: %d seed%s, %d threads, %s kernels, results in %s%s\n", program, o->seeds, o->seeds > 1 ? "s" : "", tt_threads(a->ctx), tt_kernel(a->ctx), o->out,
+    a->ctx = program_context(program, &desc);
+    say("%s: %d seed%s, %d threads, %s kernels, results in %s%s\n",
+        program, o->seeds, o->seeds > 1 ? "s" : "", tt_threads(a->ctx), tt_kernel(a->ctx), o->out,
         o->quick ? " (quick: the numbers mean nothing)" : "");
     status = claim_for_rank_0(a->ctx, o->out);
     if (status == TT_OK) { status = run(a); }
-    if (status != TT_OK) { fprintf(stderr, "%s%s: %s\n", a->terminal ? "\n" : "", program, tt_error(a->ctx)); }
+    if (status != TT_OK) {
+        fprintf(stderr, "%s%s: %s\n", a->terminal ? "\n" : "", program, tt_error(a->ctx));
+    }
     tt_text_free(&a->settings);
     tt_destroy(a->ctx);
-    if (status == TT_OK || status == TT_ERR_STOP) { parallel_end(); }      /* on all processes at the same step */
+    /* Both come to all processes at the same step. */
+    if (status == TT_OK || status == TT_ERR_STOP) { parallel_end(); }
     if (status == TT_OK) { check_output(program); }
     return status == TT_OK ? 0 : status == TT_ERR_STOP ? 130 : 1;
 }

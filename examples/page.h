@@ -55,7 +55,7 @@ static void take_number(reader *r, double value) {
     r->operation = 0;
 }
 
-/* Digits, with commas between thousands and a fraction: their end, or NULL. rounding: half of the last place. */
+/* Digits, with commas between thousands, and a fraction: their end, or NULL. rounding: half the last place. */
 static const char *number_end(const char *at, double *value, double *rounding) {
     double place = 1;
     const char *from = at;
@@ -224,7 +224,8 @@ static const char page_style[] =
     ".plots{display:grid;gap:1em;grid-template-columns:repeat(auto-fit,minmax(min(100%,24em),1fr))}"
     ".side{display:grid;gap:.5em;grid-template-columns:repeat(auto-fit,minmax(min(100%,19em),1fr))}"
     ".asked{margin:1.2em 0 .4em;font-weight:bold}.name{color:var(--c,inherit);font-weight:bold}"
-    ".said{background:var(--box);border-left:3px solid var(--c,var(--soft));padding:.3em .7em;margin:0 0 .4em}"
+    ".said{background:var(--box);border-left:3px solid var(--c,var(--soft))}"
+    ".said{padding:.3em .7em;margin:0 0 .4em}"
     ".teacher{background:var(--teacher);border-left:3px dashed var(--edge)}"
     ".who{display:block;font-size:.85em;color:var(--soft)}"
     ".said .text{white-space:pre-wrap;overflow-wrap:anywhere}.text b{font-weight:normal}"
@@ -261,6 +262,7 @@ static const term terms[] = {
     {"accuracy",
      "share of the held-out questions whose final answer is right; at T = 1 of one sampled response each, "
      "greedy of the most likely one."},
+    {"attempts", "share of the responses that attempt an answer before they check it."},
     {"first try",
      "share whose first answer, before any reflection, is right. What a student gains beyond it, it gains by "
      "checking."},
@@ -294,7 +296,7 @@ static tt_status html_terms(tt_text *t, int first, int n) {
     return tt_text_format(t, "</dl>\n");
 }
 
-enum { TERMS_RESULT = 0, N_TERMS_RESULT = 6, TERMS_GATE = 6, N_TERMS_GATE = 6 };
+enum { TERMS_RESULT = 0, N_TERMS_RESULT = 7, TERMS_GATE = 7, N_TERMS_GATE = 6 };
 
 /* ---- transcripts ---- */
 static tt_status html_question(tt_text *t, const char *question) {
@@ -325,7 +327,7 @@ static tt_status html_marks(tt_text *t) {
            "judged. Boxes with a dashed edge are the teacher's words, all others the student's.</p>\n");
 }
 
-/* What a run again needs and costs. The expected time stands here: the measured one would change the bytes. */
+/* What a run again needs and costs. The time is the expected one: a measured one would change the bytes. */
 static tt_status html_settings(tt_text *t, tt_context *ctx, const tt_text *settings, double seconds) {
     CHECK(tt_text_format(
         t,

@@ -107,8 +107,7 @@ static const curve curves[N_CURVES] = {
      "Mean tokens of the student's own responses, end token included."},
     {"entropy", "entropy (nats per token)",
      "How open the choice of the next token still is, over all tokens of the update, the teacher's included: "
-     "0 is "
-     "certainty, and the end of learning."},
+     "0 is certainty, and the end of learning."},
     {"kl", "KL to the base (nats per token)",
      "How far the student's distribution has moved from the base's: the k3 estimate over all tokens of the "
      "update."},
@@ -187,14 +186,17 @@ static tt_status read_results(app *a, results *r) {
 typedef struct figure {
     const char *name, *heading, *part, *key;
 } figure;
-enum { ACCURACY, GREEDY, FIRST_TRY, REFLECTS, CORRECTS, SPOILS, MEAN_LENGTH, N_FIGURES };
-static const figure figures[N_FIGURES] = {{"sampled_accuracy", NULL, "sampled", "accuracy"},
-                                          {"greedy_accuracy", "greedy", "greedy", "accuracy"},
-                                          {"first_accuracy", "first try", "sampled", "first_accuracy"},
-                                          {"reflection_rate", "reflection", "sampled", "reflection_rate"},
-                                          {"correction_rate", "correction", "sampled", "correction_rate"},
-                                          {"spoil_rate", "spoil", "sampled", "spoil_rate"},
-                                          {"mean_length", "length", "sampled", "mean_length"}};
+enum { ACCURACY, GREEDY, ATTEMPTS, FIRST_TRY, REFLECTS, CORRECTS, SPOILS, MEAN_LENGTH, N_FIGURES };
+static const figure figures[N_FIGURES] = {
+    {"sampled_accuracy", NULL, "sampled", "accuracy"},
+    {"greedy_accuracy", "greedy", "greedy", "accuracy"},
+    {"attempt_rate", "attempts", "sampled", "attempt_rate"},
+    {"first_accuracy", "first try", "sampled", "first_accuracy"},
+    {"reflection_rate", "reflection", "sampled", "reflection_rate"},
+    {"correction_rate", "correction", "sampled", "correction_rate"},
+    {"spoil_rate", "spoil", "sampled", "spoil_rate"},
+    {"mean_length", "length", "sampled", "mean_length"}
+};
 
 static const char *heading_of(const results *r, int f) {
     return f == ACCURACY ? r->sampled : figures[f].heading;

@@ -164,10 +164,15 @@ typedef struct column {
     int digits;
 } column;
 static const column columns[] = {
-    {"accuracy T = 1", "sampled", "accuracy", 3},    {"greedy", "greedy", "accuracy", 3},
-    {"first try", "sampled", "first_accuracy", 3},   {"reflection", "sampled", "reflection_rate", 3},
-    {"correction", "sampled", "correction_rate", 3}, {"spoil", "sampled", "spoil_rate", 3},
-    {"length", "sampled", "mean_length", 1}};
+    {"accuracy T = 1", "sampled", "accuracy", 3},
+    {"greedy", "greedy", "accuracy", 3},
+    {"attempts", "sampled", "attempt_rate", 3},
+    {"first try", "sampled", "first_accuracy", 3},
+    {"reflection", "sampled", "reflection_rate", 3},
+    {"correction", "sampled", "correction_rate", 3},
+    {"spoil", "sampled", "spoil_rate", 3},
+    {"length", "sampled", "mean_length", 1}
+};
 enum { N_COLUMNS = sizeof columns / sizeof *columns };
 static tt_status main_table(page *p, const results *r, const char *part) {
     const char *headings[N_COLUMNS + 3] = {"student alone, held out"};

@@ -620,25 +620,28 @@ static inline tt_teacher tt_signs_teacher(tt_signs *signs) {
     return teacher;
 }
 
-/* By the words of the grammar. The first verdict, "yes" or "no", tells the behaviour, but for "mentors",
+/* By the words of the grammar. An attempt is the first answer, where no reflection, that is no empty line and
+ * no "check", stands before it. The first verdict, "yes" or "no", tells the behaviour, but for "mentors",
  * which is a consultation whatever follows. */
 static tt_status ttc_signs_judge(void *user, const tt_reward_input *in, tt_outcome *out) {
     ttc_signs p;
-    const char *at = in->response;
+    const char *at = in->response, *reflection = strstr(in->response, "\n\n");
     ttc_span word;
-    int attempts = 0, last = 0, consults = 0;
+    int last = 0, consults = 0;
     memset(out, 0, sizeof *out);
     if (!ttc_signs_parse(in->question, &p)) {
         return tt_fail(((const tt_signs *)user)->ctx, TT_ERR_ARG,
                        "signs: question is \"%.80s\", expected \"make T from d d d\"", in->question);
     }
-    out->reflects = strstr(in->response, "\n\n") != NULL;
     while (ttc_next_word(&at, &word)) {
         if (ttc_span_is(word, "answer")) {
             last = ttc_signs_right(&p, at);
-            if (attempts++ == 0) { out->first_right = last; }
+            if (!out->attempted && (!reflection || at <= reflection)) {
+                out->attempted = 1;
+                out->first_right = last;
+            }
         }
-        if (ttc_span_is(word, "check")) { out->reflects = 1; }
+        if (ttc_span_is(word, "check") && (!reflection || at < reflection)) { reflection = at; }
         if (ttc_span_is(word, "mentors")) { consults = 1; }
         if (out->behaviour != TT_NO_REFLECTION) { continue; }
         if (ttc_span_is(word, "no")) { out->behaviour = TT_SELF_CONFLICT; }
@@ -647,6 +650,7 @@ static tt_status ttc_signs_judge(void *user, const tt_reward_input *in, tt_outco
         }
     }
     if (consults) { out->behaviour = TT_SELF_CONSULTATION; }
+    out->reflects = reflection != NULL;
     if (!out->reflects) { out->behaviour = TT_NO_REFLECTION; }
     out->final_right = last && in->stopped;
     return TT_OK;
@@ -880,7 +884,7 @@ static inline tt_task tt_task_puzzles(tt_puzzles *p, const char *prompt_template
     task.name = names[p->desc.kind];
     task.question = ttc_puzzle_question;
     task.reward = countdown ? tt_reward_countdown : tt_reward_last_number;
-    task.extract = countdown ? tt_extract_expression : NULL;
+    task.extract = countdown ? tt_extract_expression : tt_extract_answer;
     task.prompt_template = prompt_template;
     task.end_token = end_token;
     task.user = p;
@@ -1189,6 +1193,7 @@ static inline tt_task tt_task_jsonl(tt_jsonl *data, const char *prompt_template,
     task.name = "jsonl";
     task.question = ttc_jsonl_question;
     task.reward = tt_reward_answer;
+    task.extract = tt_extract_answer;
     task.prompt_template = prompt_template;
     task.end_token = end_token;
     task.user = data;

@@ -2,48 +2,55 @@
  *
  *     make demo                                   (= build/thinktune --out runs/demo --seeds 1)
  *     build/thinktune --seeds 3 --arms grpo,thinktune,formula,off
- *     build/thinktune --task arithmetic           (or countdown, or guess: the control, in which reflection cannot help)
- *     build/thinktune --model DIR --data FILE.jsonl --chat --end-token "<|im_end|>"       (see make study-real)
+ *     build/thinktune --task arithmetic           (or countdown; or guess, where reflection cannot help)
+ *     build/thinktune --model DIR --data FILE.jsonl --chat --end-token "<|im_end|>"   (see make study-real)
  *
- * As build/thinktune-mpi (make mpi) it shares prompts and gradients among the processes of mpirun; process 0 measures and
- * writes.
+ * As build/thinktune-mpi (make mpi) it shares prompts and gradients among the processes of mpirun; process 0
+ * measures and writes.
  *
  * For each seed: pretrain a small base model on the task "signs" (put + or - before each digit so that the
  * sum is the target), measure it, check that it can teach (the gate), then train two students from that base
  * on the same prompts: plain GRPO, and ThinkTuning, where a frozen copy of the base reads some attempts and
  * continues them with feedback. In the end the students answer held-out questions alone.
  *
- * OUT gets summary.json, metrics.jsonl (one line per step), report.html, curves.svg, the base in base-SEED-KEY/
- * (found again by the next start) and each student as a Hugging Face directory in seed-SEED/METHOD/. All of
- * these are the same bytes whenever seeds and settings are the same, also after kill -9 and --resume; what
- * depends on the clock goes to timings.jsonl. */
+ * OUT gets summary.json, metrics.jsonl (one line per step), report.html, curves.svg, the base in
+ * base-SEED-KEY/ (found again by the next start) and each student as a Hugging Face directory in
+ * seed-SEED/METHOD/. All of these are the same bytes whenever seeds and settings are the same, also after
+ * kill -9 and --resume; what depends on the clock goes to timings.jsonl. */
 #define THINKTUNING_IMPLEMENTATION
 #include "experiment.h"
 
 /* ---- options ---- */
 static options given;
+
 static const option option_list[] = {
-    {"--seeds", OPTION_INT, &given.seeds, 1, MAX_SEEDS, "how many seeds; the table is mean +- sd over all of them"},
+    {"--seeds", OPTION_INT, &given.seeds, 1, MAX_SEEDS,
+     "how many seeds; the table is mean +- sd over all of them"},
     {"--first-seed", OPTION_INT, &given.first_seed, 0, 1000000, "the first of them"},
     {"--steps", OPTION_INT, &given.steps, 1, 1e6, "RL steps of each arm"},
     {"--pretrain-steps", OPTION_INT, &given.pretrain_steps, 1, 1e7, "pretraining steps of the base"},
     {"--out", OPTION_TEXT, &given.out, 0, 0, "folder of all results"},
     {"--resume", OPTION_FLAG, &given.resume, 0, 0, "go on where an interrupted run in --out stopped"},
-    {"--task", OPTION_TEXT, &given.task, 0, 0, "signs, countdown, arithmetic or guess (the control: reflection cannot help)"},
+    {"--task", OPTION_TEXT, &given.task, 0, 0,
+     "signs, countdown, arithmetic or guess (the control: reflection cannot help)"},
     {"--arms", OPTION_TEXT, &given.arms, 0, 0, "list of grpo, thinktune, formula, luffy, off"},
     {"--aas", OPTION_TEXT, &given.aas, 0, 0, "shaping of the arm thinktune: released, formula, luffy, off"},
-    {"--quick", OPTION_FLAG, &given.quick, 0, 0, "a few steps of everything, to see that it runs; numbers mean nothing"},
+    {"--quick", OPTION_FLAG, &given.quick, 0, 0,
+     "a few steps of everything, to see that it runs; numbers mean nothing"},
     {"--threads", OPTION_INT, &given.threads, 0, 1024, "0 = all; results do not depend on it"},
-    {"--gradient-parts", OPTION_INT, &given.gradient_parts, 0, 65536, "sum gradients as so many parts: the same bits at 1, 2, 4, ... processes up to it; 0 = fastest"},
+    {"--gradient-parts", OPTION_INT, &given.gradient_parts, 0, 65536,
+     "sum gradients as so many parts: the same bits at 1, 2, 4, ... processes up to it; 0 = fastest"},
     {"--prompts", OPTION_INT, &given.prompts, 1, 65536, "prompts per step"},
     {"--num-generations", OPTION_INT, &given.generations, 2, 1024, "responses per prompt"},
     {"--max-length", OPTION_INT, &given.length, 2, 1e6, "tokens of a response"},
     {"--num-iterations", OPTION_INT, &given.iterations, 1, 100, "updates per batch of rollouts"},
-    {"--micro-batch-tokens", OPTION_INT, &given.micro_batch, 1, 1e9, "tokens of one forward and backward: memory grows with them"},
+    {"--micro-batch-tokens", OPTION_INT, &given.micro_batch, 1, 1e9,
+     "tokens of one forward and backward: memory grows with them"},
     {"--lr", OPTION_DOUBLE, &given.lr, 1e-12, 10, "learning rate of RL"},
     {"--weight-decay", OPTION_DOUBLE, &given.weight_decay, 0, 10, "of AdamW"},
     {"--max-grad-norm", OPTION_DOUBLE, &given.clip, 0, 1e6, "global gradient clip, 0 = off"},
-    {"--temperature", OPTION_DOUBLE, &given.temperature, 1e-3, 100, "of sampling and of the trained log-probs"},
+    {"--temperature", OPTION_DOUBLE, &given.temperature, 1e-3, 100,
+     "of sampling and of the trained log-probs"},
     {"--beta", OPTION_DOUBLE, &given.beta, 0, 100, "weight of the KL to the base"},
     {"--epsilon-low", OPTION_DOUBLE, &given.epsilon_low, 1e-6, 1, "PPO clip, lower side"},
     {"--epsilon-high", OPTION_DOUBLE, &given.epsilon_high, 1e-6, 10, "PPO clip, upper side"},
@@ -51,7 +58,8 @@ static const option option_list[] = {
     {"--entropy-coef", OPTION_DOUBLE, &given.entropy_coef, 0, 10, "entropy bonus"},
     {"--init-pct", OPTION_DOUBLE, &given.init_pct, 1e-6, 1, "share of responses that get feedback at step 0"},
     {"--min-pct", OPTION_DOUBLE, &given.min_pct, 1e-6, 1, "the share at a third of the steps"},
-    {"--off-eps", OPTION_DOUBLE, &given.off_eps, -1, 1, "the teacher leaves at share <= off-eps + 0.01, -1 = never"},
+    {"--off-eps", OPTION_DOUBLE, &given.off_eps, -1, 1,
+     "the teacher leaves at share <= off-eps + 0.01, -1 = never"},
     {"--schedule", OPTION_TEXT, &given.schedule, 0, 0, "of that share: linear, constant, cosine, exp"},
     {"--mask", OPTION_TEXT, &given.mask, 0, 0, "tokens that get the shaped loss: whole, appended"},
     {"--questions", OPTION_INT, &given.questions, 1, 1e6, "held-out questions of the final evaluation"},
@@ -66,16 +74,30 @@ static const option option_list[] = {
     {"--model", OPTION_TEXT, &given.model, 0, 0, "Hugging Face directory to use as base instead"},
     {"--data", OPTION_TEXT, &given.data, 0, 0, "JSON lines {\"question\",\"answer\"} to use as task instead"},
     {"--prompt", OPTION_TEXT, &given.prompt, 0, 0, "prompt around {question}, with --data"},
-    {"--end-token", OPTION_TEXT, &given.end_token, 0, 0, "text of the token that ends a response, with --data"},
-    {"--hold-out", OPTION_INT, &given.hold_out, 0, 1e9, "the last records of --data that are held out; 0 = an eighth"},
-    {"--on-long", OPTION_TEXT, &given.on_long, 0, 0, "with --data: a question whose prompt leaves no room for --max-length is left out and counted (skip), or named before any work (error)"},
-    {"--chat", OPTION_FLAG, &given.chat, 0, 0, "with --data: prompts are turns in the chat template of the model"},
-    {"--lora-rank", OPTION_INT, &given.lora_rank, 0, 4096, "with --model: train adapters of this rank instead of all weights"},
-    {"--map", OPTION_FLAG, &given.map, 0, 0, "with --lora-rank: leave the base in its file, which must not change meanwhile: less memory, slower if bf16 or f16"},
-    {"--teacher-examples", OPTION_TEXT, &given.examples, 0, 0, "with --data: worked examples of the teacher, as in examples/teacher.txt"},
-    {"--close-tags", OPTION_FLAG, &given.close_tags, 0, 0, "with --data: a tag in which the teacher's feedback ends is closed there; else it is missing, as in the paper"},
-    {"--keep-best", OPTION_INT, &given.keep_best, 0, 1e6, "keep the student of the best so many steps in seed-SEED/METHOD/best; 0 = the last one alone"},
-    {"--abort-patience", OPTION_INT, &given.abort_patience, 0, 1e6, "end after so many steps in a row without a finite gradient, reward or entropy; 0 = never, but for the gradient after 10"},
+    {"--end-token", OPTION_TEXT, &given.end_token, 0, 0,
+     "text of the token that ends a response, with --data"},
+    {"--hold-out", OPTION_INT, &given.hold_out, 0, 1e9,
+     "the last records of --data that are held out; 0 = an eighth"},
+    {"--on-long", OPTION_TEXT, &given.on_long, 0, 0,
+     "with --data: a question whose prompt leaves no room for --max-length is left out and counted (skip), "
+     "or named before any work (error)"},
+    {"--chat", OPTION_FLAG, &given.chat, 0, 0,
+     "with --data: prompts are turns in the chat template of the model"},
+    {"--lora-rank", OPTION_INT, &given.lora_rank, 0, 4096,
+     "with --model: train adapters of this rank instead of all weights"},
+    {"--map", OPTION_FLAG, &given.map, 0, 0,
+     "with --lora-rank: leave the base in its file, which must not change meanwhile: less memory, slower if "
+     "bf16 or f16"},
+    {"--teacher-examples", OPTION_TEXT, &given.examples, 0, 0,
+     "with --data: worked examples of the teacher, as in examples/teacher.txt"},
+    {"--close-tags", OPTION_FLAG, &given.close_tags, 0, 0,
+     "with --data: a tag in which the teacher's feedback ends is closed there; else it is missing, as in the "
+     "paper"},
+    {"--keep-best", OPTION_INT, &given.keep_best, 0, 1e6,
+     "keep the student of the best so many steps in seed-SEED/METHOD/best; 0 = the last one alone"},
+    {"--abort-patience", OPTION_INT, &given.abort_patience, 0, 1e6,
+     "end after so many steps in a row without a finite gradient, reward or entropy; 0 = never, but for the "
+     "gradient after 10"},
     {"--teacher-length", OPTION_INT, &given.teacher_length, 1, 1e6, "tokens of a feedback"}
 };
 enum { N_OPTIONS = sizeof option_list / sizeof *option_list };
@@ -91,6 +113,7 @@ static void check_words(const char *name, const char *list, const char *expected
     }
     if (*at || n == 0) { example_exit(2, "thinktune: %s is \"%s\", expected of %s", name, list, expected); }
 }
+
 static void check_options(const options *o) {
     check_words("--task", o->task, TASK_WORDS);
     check_words("--aas", o->aas, AAS_WORDS);
@@ -98,7 +121,8 @@ static void check_options(const options *o) {
     check_words("--schedule", o->schedule, SCHEDULE_WORDS);
     check_words("--on-long", o->on_long, "skip,error");
     check_words("--arms", o->arms, "grpo,thinktune,formula,luffy,off");
-    if (!o->model != !o->data) { example_exit(2, "thinktune: %s wants %s beside it", o->model ? "--model" : "--data", o->model ? "--data" : "--model"); }
+    if (o->model && !o->data) { example_exit(2, "thinktune: --model wants --data beside it"); }
+    if (o->data && !o->model) { example_exit(2, "thinktune: --data wants --model beside it"); }
     if (o->lora_rank && !o->model) { example_exit(2, "thinktune: --lora-rank wants --model beside it"); }
     option_alone("thinktune", o->map && !o->lora_rank, "--map", "without --lora-rank");
     option_alone("thinktune", o->end_token && !o->data, "--end-token", "without --data");
@@ -108,6 +132,7 @@ static void check_options(const options *o) {
     option_alone("thinktune", o->close_tags && !o->data, "--close-tags", "without --data");
     if (o->data && !o->end_token) { example_exit(2, "thinktune: --data wants --end-token beside it"); }
 }
+
 /* Values that --quick replaces, unless they are given. */
 static void apply_quick(options *o) {
     options d = default_options();
@@ -119,42 +144,50 @@ static void apply_quick(options *o) {
 }
 
 /* ---- one arm of one seed ---- */
+static tt_status write_measures(app *a, tt_model *model, const char *method, tt_text *json) {
+    CHECK(tt_text_format(json, "{\"seed\":%d,\"method\":\"%s\"", a->seed, method));
+    CHECK(evaluate(a, model, method, json));
+    if (strcmp(method, "base") == 0) { CHECK(write_gate(a, json)); }
+    if (parallel_rank > 0) { return TT_OK; }
+    CHECK(tt_make_dirs(a->ctx, path_of(a->o.out, "seed-%d/%s", a->seed, method)));
+    CHECK(tt_text_append(json, "}\n", 2));
+    return tt_file_write(a->ctx, result_path(a, a->seed, method), json->data, json->size);
+}
+
 static tt_status measure(app *a, tt_model *model, const char *method) {
     tt_text json = new_text(a);
-    tt_status status;
-    status = tt_text_format(&json, "{\"seed\":%d,\"method\":\"%s\"", a->seed, method);
-    if (status == TT_OK) { status = evaluate(a, model, method, &json); }
-    if (status == TT_OK && strcmp(method, "base") == 0) { status = write_gate(a, &json); }
-    if (parallel_rank > 0 || status != TT_OK) { tt_text_free(&json); return status; }
-    status = tt_make_dirs(a->ctx, path_of(a->o.out, "seed-%d/%s", a->seed, method));
-    if (status == TT_OK) { status = tt_text_append(&json, "}\n", 2); }
-    if (status == TT_OK) { status = tt_file_write(a->ctx, result_path(a, a->seed, method), json.data, json.size); }
+    tt_status status = write_measures(a, model, method, &json);
     tt_text_free(&json);
     return status;
 }
-static tt_status train_arm(app *a, const char *method, int n_lines) {
-    tt_model *student = new_student(a);
-    tt_model_teacher *model = NULL;
+
+/* The student is trained, saved and measured. model: who teaches, NULL = nobody. */
+static tt_status train_taught(app *a, const char *method, tt_model *student, tt_model_teacher *model,
+                              int n_lines) {
     tt_teacher teacher;
     tt_trainer_desc desc;
     char metrics[PATH_SIZE];
-    int has_teacher = strcmp(method, "grpo") != 0;
-    tt_status status = student ? TT_OK : tt_error_status(a->ctx);
-    if (status == TT_OK) { status = tt_make_dirs(a->ctx, path_of(a->o.out, "seed-%d/%s", a->seed, method)); }
-    memset(&teacher, 0, sizeof teacher);
-    if (status == TT_OK && has_teacher) {
-        model = make_teacher(a, a->base);      /* which no step changes */
-        if (model) { teacher = tt_teacher_model(model); } else { status = tt_error_status(a->ctx); }
-    }
-    desc = arm_desc(a, student, method, has_teacher ? &teacher : NULL);
-    if (!a->data && a->o.beta == 0) {          /* measured alone; a small model's second forward pass costs little */
+    if (model) { teacher = tt_teacher_model(model); }
+    desc = arm_desc(a, student, method, model ? &teacher : NULL);
+    if (!a->data && a->o.beta == 0) {      /* only measured: a further forward pass of a small model */
         desc.measure_kl = 1;
         desc.grpo.kl = TT_KL_K3_CLAMP;
     }
+    CHECK(tt_make_dirs(a->ctx, path_of(a->o.out, "seed-%d/%s", a->seed, method)));
     strcpy(metrics, path_of(a->o.out, "metrics.jsonl"));
-    if (status == TT_OK) { status = train_student(a, method, &desc, metrics, n_lines); }
-    if (status == TT_OK && parallel_rank == 0) { status = save_student(a, student, path_of(a->o.out, "seed-%d/%s", a->seed, method)); }
-    if (status == TT_OK) { status = measure(a, student, method); }
+    CHECK(train_student(a, method, &desc, metrics, n_lines));
+    if (parallel_rank == 0) {
+        CHECK(save_student(a, student, path_of(a->o.out, "seed-%d/%s", a->seed, method)));
+    }
+    return measure(a, student, method);
+}
+
+static tt_status train_arm(app *a, const char *method, int n_lines) {
+    int has_teacher = strcmp(method, "grpo") != 0;
+    tt_model *student = new_student(a);
+    tt_model_teacher *model = student && has_teacher ? make_teacher(a, a->base) : NULL;
+    tt_status status = student && (model || !has_teacher) ? TT_OK : tt_error_status(a->ctx);
+    if (status == TT_OK) { status = train_taught(a, method, student, model, n_lines); }
     tt_model_teacher_destroy(model);
     tt_model_destroy(student);
     return status;
@@ -167,7 +200,7 @@ static tt_status train_arm(app *a, const char *method, int n_lines) {
 static void print_table(const results *r) {
     enum { LABEL = 14 };
     char text[64];
-    int f, m, first, n, width = r->n_seeds > 1 ? 16 : 11, most = (terminal_width() - LABEL) / width;
+    int width = r->n_seeds > 1 ? 16 : 11, most = (terminal_width() - LABEL) / width, f, m, first, n;
     if (most < 1) { most = 1; }
     for (first = 0; first < r->n_methods; first += n) {
         n = r->n_methods - first < most ? r->n_methods - first : most;
@@ -175,11 +208,14 @@ static void print_table(const results *r) {
         for (m = first; m < first + n; m++) { printf("%*s", width, r->methods[m]); }
         for (f = 0; f < N_FIGURES; f++) {
             printf("\n%-*s", LABEL, heading_of(r, f));
-            for (m = first; m < first + n; m++) { printf("%*s", width, cell(r, m, f, " +- ", text, sizeof text)); }
+            for (m = first; m < first + n; m++) {
+                printf("%*s", width, cell(r, m, f, " +- ", text, sizeof text));
+            }
         }
         printf("\n");
     }
 }
+
 static void print_response(const char *text) {
     while (*text) {
         size_t n = strcspn(text, "\n");
@@ -187,6 +223,7 @@ static void print_response(const char *text) {
         text += n + (text[n] == '\n');
     }
 }
+
 static void print_transcripts(const results *r, int n) {
     const tt_json *at[MAX_ARMS + 1];
     int m;
@@ -202,15 +239,20 @@ static void print_transcripts(const results *r, int n) {
         }
     }
 }
+
 /* Reflection alone proves nothing; an empty "wait, check" is as frequent as a useful one. */
 static void print_verdicts(const app *a, const results *r) {
     int m, s;
     for (m = 1; m < r->n_methods; m++) {
         int both = 0;
-        for (s = 0; s < r->n_seeds; s++) { both += figure_of(r, m, s, 3) > 0.5 && figure_of(r, m, s, 4) > 0.3; }
-        say("%s reflects and corrects itself (reflection > 0.5 and correction > 0.3) in %d of %d seeds\n", r->methods[m], both, a->o.seeds);
+        for (s = 0; s < r->n_seeds; s++) {
+            both += figure_of(r, m, s, REFLECTS) > 0.5 && figure_of(r, m, s, CORRECTS) > 0.3;
+        }
+        say("%s reflects and corrects itself (reflection > 0.5 and correction > 0.3) in %d of %d seeds\n",
+            r->methods[m], both, a->o.seeds);
     }
 }
+
 static tt_status finish(app *a) {
     results r;
     tt_text budget = new_text(a);
@@ -233,26 +275,39 @@ static tt_status finish(app *a) {
 }
 
 /* ---- the expected time ---- */
-/* Seconds on two quiet cores for so many tokens through so many weights; forward and backward count as three. Small matrices are slow. */
-static double token_work(double tokens, double weights) { return tokens * weights * (weights < 1e7 ? 1.4e-11 : 5e-12); }
+/* Seconds on two quiet cores for so many tokens through so many weights; forward and backward count as three.
+ * Small matrices are slow. */
+static double token_work(double tokens, double weights) {
+    return tokens * weights * (weights < 1e7 ? 1.4e-11 : 5e-12);
+}
+
 static double base_weights(const app *a) {
     if (a->base) { return (double)tt_model_size(a->base); }
     return (double)a->o.layers * a->o.hidden * (4.0 * a->o.hidden + 3.0 * a->o.inner);
 }
-/* Of the built-in tasks a plain answer has 6 tokens and one with reflection 70; of others nothing is known. */
+
+/* Of the built-in tasks a plain answer has 6 tokens, one with reflection 70; of others nothing is known. */
 static double response_tokens(const app *a, const char *method) {
     if (a->o.data) { return 0.5 * a->o.length; }
     return strcmp(method, "grpo") == 0 || strcmp(method, "base") == 0 ? 6 : 70;
 }
+
 static double measure_work(const app *a, const char *method) {
-    double guided = strcmp(method, "base") == 0 ? a->o.gate_questions * (response_tokens(a, method) + 0.5 * a->o.teacher_length) : 0;
-    return 1 + token_work(3 * (2 * a->o.questions * response_tokens(a, method) + guided), base_weights(a));
+    double response = response_tokens(a, method), guided = response + 0.5 * a->o.teacher_length;
+    double tokens = 2 * a->o.questions * response;
+    if (strcmp(method, "base") == 0) { tokens += a->o.gate_questions * guided; }
+    return 1 + token_work(3 * tokens, base_weights(a));
 }
+
 static double arm_work(const app *a, const char *method) {
     double tokens = (double)a->o.steps * a->o.prompts * a->o.generations * response_tokens(a, method);
     return 1 + token_work((3 + 3 * a->o.iterations) * tokens, base_weights(a)) + measure_work(a, method);
 }
-static double base_work(const app *a) { return a->o.data ? 0 : token_work(3.0 * a->o.pretrain_steps * a->o.pretrain_tokens, base_weights(a)); }
+
+static double base_work(const app *a) {
+    return a->o.data ? 0 : token_work(3.0 * a->o.pretrain_steps * a->o.pretrain_tokens, base_weights(a));
+}
+
 /* Of a built-in task before any work, of others as soon as the size of the model is known. */
 static void plan_run(app *a) {
     int i;
@@ -262,6 +317,7 @@ static void plan_run(app *a) {
     a->whole *= a->o.seeds;
     whole_begin(a);
 }
+
 /* A job of so much work is done, now or by an earlier start. */
 static void job_done(app *a, double work, int now) {
     a->done += work;
@@ -283,14 +339,13 @@ static tt_status run_seed(app *a) {
     }
     return TT_OK;
 }
-/* A fresh start forgets the last results. */
-static tt_status prepare_folder(app *a) {
+
+/* What an earlier run left. */
+static void remove_results(app *a) {
     int s, i;
-    CHECK(describe_settings(a->ctx, "thinktune", option_list, N_OPTIONS, "--out,--resume,--threads", "--data,--teacher-examples", &a->settings));
-    CHECK(check_settings(a->ctx, a->o.out, &a->settings, path_of(a->o.out, "metrics.jsonl"), &a->o.resume));
-    if (!a->o.resume) { CHECK(check_settings(a->ctx, a->o.out, &a->settings, result_path(a, a->o.first_seed, "base"), &a->o.resume)); }
-    if (a->o.resume) { return TT_OK; }
-    if (tt_file_exists(path_of(a->o.out, "metrics.jsonl"))) { say("the results in %s are replaced\n", a->o.out); }
+    if (tt_file_exists(path_of(a->o.out, "metrics.jsonl"))) {
+        say("the results in %s are replaced\n", a->o.out);
+    }
     for (s = a->o.first_seed; s < a->o.first_seed + a->o.seeds; s++) {
         remove(result_path(a, s, "base"));
         for (i = 0; i < a->n_arms; i++) {
@@ -300,8 +355,29 @@ static tt_status prepare_folder(app *a) {
     }
     remove(path_of(a->o.out, "metrics.jsonl"));
     remove(path_of(a->o.out, "timings.jsonl"));
+}
+
+/* A fresh start forgets the last results. */
+static tt_status prepare_folder(app *a) {
+    int *resume = &a->o.resume;
+    CHECK(describe_settings(a->ctx, "thinktune", option_list, N_OPTIONS, "--out,--resume,--threads,--map",
+                            "--data,--teacher-examples", &a->settings));
+    CHECK(check_settings(a->ctx, a->o.out, &a->settings, path_of(a->o.out, "metrics.jsonl"), resume));
+    if (*resume) { return TT_OK; }
+    CHECK(check_settings(a->ctx, a->o.out, &a->settings, result_path(a, a->o.first_seed, "base"), resume));
+    if (*resume) { return TT_OK; }
+    remove_results(a);
     return write_settings(a->ctx, a->o.out, &a->settings);
 }
+
+/* One seed, from its base to its students. */
+static tt_status run_from_base(app *a) {
+    CHECK(open_base(a));
+    plan_run(a);
+    job_done(a, a->base_work, 1);
+    return run_seed(a);
+}
+
 static tt_status run(app *a) {
     const char *at = a->o.arms;
     while (*at) {
@@ -316,15 +392,13 @@ static tt_status run(app *a) {
     for (a->seed = a->o.first_seed; a->seed < a->o.first_seed + a->o.seeds; a->seed++) {
         tt_status status;
         a->part = a->base_work = base_work(a);
-        status = open_base(a);
-        if (status == TT_OK) { plan_run(a); }
-        job_done(a, a->base_work, 1);
-        if (status == TT_OK) { status = run_seed(a); }
+        status = run_from_base(a);
         close_base(a);
         CHECK(status);
     }
     return parallel_rank == 0 ? finish(a) : TT_OK;
 }
+
 int main(int argc, char **argv) {
     app a;
     memset(&a, 0, sizeof a);

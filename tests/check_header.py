@@ -109,6 +109,27 @@ def define_head(words, names, line, has_body):
             names.setdefault(name[1], line)
 
 
+def several_statements(code_line):
+    """Does a line, comments and strings blanked out, hold more than one statement?"""
+    text = re.sub(r"\bfor\s*\((?:[^()]|\((?:[^()]|\([^()]*\))*\))*\)", "for()", code_line)
+    # Small records, and what only keeps a compiler quiet or ends a case, may share a line.
+    text = re.sub(r"^(\s*(?:typedef|static const))? ?struct (?:\w+ )?\{[^{}]*\}", "{}", text)
+    text = re.sub(r"\(void\)\w+;|;(?= break;)", "", text)
+    text = re.sub(r"\{[^{}]*\}", lambda m: "{}" if m[0].count(";") <= 1 else m[0], text)
+    is_macro = text.lstrip().startswith("#") or text.rstrip().endswith("\\")
+    return not is_macro and re.search(r";\s*[^\s};]", text) is not None
+
+
+def unspaced_ends(lines):
+    """Ends of functions without a blank line behind them. A row of functions of one line each may stand together, and a
+    directive may close the region."""
+    rows = set(one_liners(lines))
+    for i in function_ends(lines):
+        following = lines[i + 1] if i + 1 < len(lines) else ""
+        if following.strip() and not following.startswith("#") and not (lines[i] != "}" and i + 1 in rows):
+            yield i
+
+
 def function_ends(lines):
     """Lines that end a function at file scope: a brace in the first column, or a body on one line."""
     for i, line in enumerate(lines):
@@ -137,18 +158,10 @@ def main():
     for i, line in enumerate(lines):
         if len(line) > MAX_COLUMNS:
             fail("width", i, "%d columns" % len(line))
-        text = re.sub(r"\bfor\s*\((?:[^()]|\((?:[^()]|\([^()]*\))*\))*\)", "for()", code_lines[i])
-        # Small records, and what only keeps a compiler quiet or ends a case, may share a line.
-        text = re.sub(r"^(\s*typedef )?struct \w+ \{[^{}]*\}", "{}", text)
-        text = re.sub(r"\(void\)\w+;|;(?= break;)", "", text)
-        text = re.sub(r"\{[^{}]*\}", lambda m: "{}" if m[0].count(";") <= 1 else m[0], text)
-        if not text.lstrip().startswith("#") and not text.rstrip().endswith("\\") and re.search(r";\s*[^\s};]", text):
+        if several_statements(code_lines[i]):
             fail("statements", i, line.strip())
-    for i in function_ends(lines):
-        following = lines[i + 1] if i + 1 < len(lines) else ""
-        # A row of functions of one line each may stand together, and a directive may close the region.
-        if following.strip() and not following.startswith("#") and not (lines[i] != "}" and i + 1 in set(one_liners(lines))):
-            fail("spacing", i, "a function's end without a blank line behind it")
+    for i in unspaced_ends(lines):
+        fail("spacing", i, "a function's end without a blank line behind it")
 
     defined = []
     for number, (name, first, end) in enumerate(chapters):
@@ -211,4 +224,5 @@ def one_liners(lines):
     return [i for i in function_ends(lines) if lines[i] != "}"]
 
 
-sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main())

@@ -82,16 +82,18 @@ fi
 verdict "$(grep -nE '[^ -~	]' thinktuning.h > $dir/ascii.log; [ $? -eq 1 ]; echo $?)" "is plain ASCII"
 verdict "$(cd examples && grep -nE '\b(tti|TTI)_' losses.h rewards.h tasks.h evaluate.h > ../$dir/private.log; [ $? -eq 1 ]; echo $?)" \
     "the companions use no private name of the header"
-verdict "$(cd examples && awk 'length > 110' rewards.h tasks.h evaluate.h | grep . > ../$dir/wide.log; [ $? -eq 1 ]; echo $?)" \
-    "no line of rewards.h, tasks.h and evaluate.h is over 110 columns"
 verdict "$(${CC:-cc} -std=c99 -I. -c $dir/before.c -o $dir/before.o 2> $dir/before.log; grep -q 'include thinktuning.h before it' $dir/before.log; echo $?)" \
     "a companion without the header says what is missing"
 if command -v python3 > /dev/null; then
     python3 tests/check_header.py > $dir/page.log
     grep -E '^(FAIL|  )' $dir/page.log
     verdict "$(grep -q '^FAIL' $dir/page.log; [ $? -eq 1 ]; echo $?)" "reads as a page: size, width, statements, spacing, order of chapters, comments"
+    python3 tests/check_pages.py examples/*.[ch] bench/*.[ch] tests/*.[ch] tests/*.cpp > $dir/pages.log
+    status=$?
+    grep -E '^(FAIL|  |note)' $dir/pages.log
+    verdict $status "examples, benches and tests read as pages: width, statements, spacing"
 else
-    echo "skip the header as a page: no python3"
+    echo "skip the header and its companions as pages: no python3"
 fi
 echo "$passed passed, $failed failed"
 [ "$failed" -eq 0 ]

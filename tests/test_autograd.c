@@ -124,6 +124,19 @@ static const tt_batch *ragged(tt_context *ctx, int long_one) {
     desc.tokens = tokens;
     return tt_batch_create(ctx, &desc);
 }
+/* Four sequences in 11 rows: one that three go on from, the last by way of the third; or 74 rows, of which two
+ * sequences see the first 70, which is more than a block of keys. */
+static const tt_batch *tree(tt_context *ctx, int long_one) {
+    static const int32_t short_offsets[5] = {0, 3, 4, 9, 11}, long_offsets[4] = {0, 70, 71, 74};
+    static const int32_t parents[4] = {-1, 0, 0, 2}, tokens[74];
+    tt_batch_desc desc = TT_INIT;
+    desc.n_sequences = long_one ? 3 : 4;
+    desc.offsets = long_one ? long_offsets : short_offsets;
+    desc.tokens = tokens;
+    desc.parents = parents;
+    return tt_batch_create(ctx, &desc);
+}
+
 static tt_tensor *op_rope(tt_context *x, tt_tensor **i) {
     float *angles = random_values(7, 16 * 3, -3, 3), *sines = random_values(7, 16 * 3, -3, 3);
     int s[2] = {16, 3}, k;
@@ -135,15 +148,17 @@ static tt_tensor *op_rope(tt_context *x, tt_tensor **i) {
     free(sines);
     return tt_rope(x, i[0], c, n, ragged(x, 0), 6);
 }
-static tt_tensor *attend(tt_context *x, tt_tensor **i, int long_one, int heads, int kv_heads, int dim) {
+static tt_tensor *attend(tt_context *x, tt_tensor **i, const tt_batch *batch, int heads, int kv_heads, int dim) {
     tt_attention_desc d = TT_INIT;
     d.n_heads = heads;
     d.n_kv_heads = kv_heads;
     d.head_dim = dim;
-    return tt_attention(x, i[0], i[1], i[2], ragged(x, long_one), &d);
+    return tt_attention(x, i[0], i[1], i[2], batch, &d);
 }
-static tt_tensor *op_attention(tt_context *x, tt_tensor **i) { return attend(x, i, 0, 4, 2, 5); }
-static tt_tensor *op_attention_long(tt_context *x, tt_tensor **i) { return attend(x, i, 1, 2, 1, 8); }
+static tt_tensor *op_attention(tt_context *x, tt_tensor **i) { return attend(x, i, ragged(x, 0), 4, 2, 5); }
+static tt_tensor *op_attention_long(tt_context *x, tt_tensor **i) { return attend(x, i, ragged(x, 1), 2, 1, 8); }
+static tt_tensor *op_attention_tree(tt_context *x, tt_tensor **i) { return attend(x, i, tree(x, 0), 4, 2, 5); }
+static tt_tensor *op_attention_tree_long(tt_context *x, tt_tensor **i) { return attend(x, i, tree(x, 1), 2, 1, 8); }
 static const int32_t *some_targets(int n, int vocab) {
     static int32_t targets[64];
     int k;
@@ -204,6 +219,8 @@ static const op_case cases[] = {
     {"rope",      op_rope,      1, {{2, {11, 12}}}, -1, 1},
     {"attention", op_attention, 3, {{2, {11, 20}}, {2, {11, 10}}, {2, {11, 10}}}, -2, 2},
     {"attention_long", op_attention_long, 3, {{2, {74, 16}}, {2, {74, 8}}, {2, {74, 8}}}, -2, 2},
+    {"attention_tree", op_attention_tree, 3, {{2, {11, 20}}, {2, {11, 10}}, {2, {11, 10}}}, -2, 2},
+    {"attention_tree_long", op_attention_tree_long, 3, {{2, {74, 16}}, {2, {74, 8}}, {2, {74, 8}}}, -2, 2},
     {"logprobs",  op_logprobs,  2, {{2, {5, 11}}, {2, {37, 11}}}, -1, 1},
     {"entropy",   op_entropy,   2, {{2, {5, 11}}, {2, {37, 11}}}, -1, 1},
     {"checkpoint", op_checkpoint, 2, {{2, {5, 6}}, {2, {6, 6}}}, -0.6f, 0.6f},

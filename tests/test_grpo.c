@@ -709,6 +709,14 @@ TT_TEST(the_sampler_and_the_trainer_agree_to_the_bit) {
     TT_CHECK(m.sampling_logp_difference_max == 0);
     TT_CHECK(m.mismatch_deviation_max == 0);
     TT_CHECK(m.n_tokens == (double)completions.n_tokens && m.entropy > 0);
+    all.share_prompts = 1;                           /* each prompt once: two of its three tokens are shared */
+    TT_CHECK_INT(tt_rollouts_batch(ctx, &all, indices, 8)->n_tokens, (int)m.n_tokens + 8 + 2 * 2);
+    TT_CHECK_INT(tt_rollouts_batch(ctx, &all, indices, 8)->n_sequences, 8 + 2);
+    TT_CHECK_INT(tt_rollouts_batch(ctx, &all, indices, 1)->n_sequences, 1);
+    logprobs = tt_model_logprobs(model, tt_rollouts_batch(ctx, &all, indices, 8), c.temperature, &entropy);
+    grpo_loss(ctx, logprobs, entropy, &all, indices, 8, &c, &m);
+    TT_CHECK_OK(ctx, tt_eval(ctx));
+    TT_CHECK(m.sampling_logp_difference_max == 0);
     all.items[0].sampling_logprobs[0] += 0.25f;      /* and a difference is seen */
     memset(&m, 0, sizeof m);
     grpo_loss(ctx, logprobs, entropy, &all, indices, 8, &c, &m);

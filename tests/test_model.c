@@ -129,6 +129,125 @@ TT_TEST(packing_changes_no_bit) {
     }
 }
 
+/* Five sequences of which the second and third go on from the first, the fifth from the fourth: each followed
+ * by what it has alone. flat: as if each stood alone. Targets are the tokens behind the shared ones. */
+static const tt_batch *tree_batch(tt_context *ctx, int flat) {
+    static const int32_t offsets[6] = {0, 6, 9, 13, 15, 20}, parents[5] = {-1, 0, 0, -1, 3};
+    static const int32_t flat_offsets[4] = {0, 9, 19, 26};
+    static const int leaves[3] = {1, 2, 4};
+    int32_t tokens[26];
+    unsigned char mask[26] = {0};
+    tt_batch_desc d = TT_INIT;
+    int s, t, at = 0;
+    for (t = 0; t < 20; t++) { mask[t] = t >= 6 && t != 13 && t != 14; }
+    d.n_sequences = 5;
+    d.offsets = offsets;
+    d.parents = parents;
+    d.tokens = TOKENS;
+    d.mask = mask;
+    if (!flat) { return tt_batch_create(ctx, &d); }
+    for (s = 0; s < 3; s++) {
+        int parent = parents[leaves[s]], k;
+        for (k = 0; k < 2; k++) {
+            int from = k ? leaves[s] : parent;
+            for (t = offsets[from]; t < offsets[from + 1]; t++, at++) {
+                tokens[at] = TOKENS[t];
+                mask[at] = (unsigned char)(k && t > offsets[from]);
+            }
+        }
+    }
+    d.n_sequences = 3;
+    d.offsets = flat_offsets;
+    d.parents = NULL;
+    d.tokens = tokens;
+    return tt_batch_create(ctx, &d);
+}
+
+/* Log-probs [9] of the tree or of its branches one by one, and the gradients of their weighted sum. */
+static float *tree_grads(family f, int flat, int n_threads, int recompute, float *logprobs) {
+    static const int shape[1] = {9};
+    static const float weights[9] = {1, -2, 0.5f, 3, 1, -1, 2, 0.25f, -0.75f};
+    tt_desc desc = TT_INIT;
+    tt_context *ctx;
+    tt_model_config c = config_of(f);
+    tt_model *m;
+    tt_tensor *l;
+    float *grads;
+    desc.n_threads = n_threads;
+    ctx = tt_create(&desc);
+    c.recompute = recompute;
+    m = tt_model_create(ctx, &c, 5);
+    l = tt_model_logprobs(m, tree_batch(ctx, flat), 0.8f, NULL);
+    TT_CHECK_OK(ctx, tt_eval(ctx));
+    TT_CHECK_INT(l ? (int)l->size : 0, 9);
+    if (l) { tt_tensor_get(l, logprobs); }
+    TT_CHECK_OK(ctx, tt_backward(ctx, tt_sum(ctx, tt_mul(ctx, l, tt_constant(ctx, 1, shape, weights)))));
+    grads = grads_of(m);
+    tt_model_destroy(m);
+    tt_destroy(ctx);
+    return grads;
+}
+
+/* What responses share is computed once: their log-probs keep their bits, the gradient is the same sum. */
+TT_TEST(a_shared_prompt_changes_no_log_prob) {
+    int f, i;
+    for (f = 0; f < N_FAMILIES; f++) {
+        float tree[9], flat[9], other[9], *a = tree_grads((family)f, 0, 1, 0, tree), *b = tree_grads((family)f, 1, 1, 0, flat);
+        tt_context *ctx = tt_create(NULL);
+        tt_model_config c = config_of((family)f);
+        tt_model *m = tt_model_create(ctx, &c, 5);
+        int n = (int)tt_model_size(m);
+        double apart = 0, most = 0;
+        for (i = 0; i < n; i++) {
+            apart = fmax(apart, fabs((double)a[i] - (double)b[i]));
+            most = fmax(most, fabs((double)b[i]));
+        }
+        TT_CHECK_BYTES(tree, flat, sizeof flat);
+        TT_CHECK(most > 0.1);
+        TT_CHECK_NEAR(apart / most, 0, 1e-6);
+        tt_model_destroy(m);
+        tt_destroy(ctx);
+        free(b);
+        b = tree_grads((family)f, 0, 2, 0, other);
+        TT_CHECK_BYTES(tree, other, sizeof tree);
+        TT_CHECK_BYTES(a, b, (size_t)n * sizeof *a);           /* 1 and 2 threads */
+        free(b);
+        b = tree_grads((family)f, 0, 1, 1, other);
+        TT_CHECK_BYTES(a, b, (size_t)n * sizeof *a);           /* and with recomputation */
+        free(a);
+        free(b);
+    }
+}
+
+TT_TEST(parents_are_earlier_sequences_without_a_cache) {
+    static const int32_t offsets[3] = {0, 2, 4}, tokens[4] = {1, 2, 3, 4}, slots[2] = {0, 1};
+    int32_t parents[2] = {-1, 1};
+    tt_context *ctx = tt_create(NULL);
+    tt_model_config c = config_of(LLAMA);
+    tt_model *m = tt_model_create(ctx, &c, 5);
+    tt_batch_desc d = TT_INIT;
+    d.n_sequences = 2;
+    d.offsets = offsets;
+    d.tokens = tokens;
+    d.parents = parents;
+    TT_CHECK(tt_batch_create(ctx, &d) == NULL);
+    TT_CHECK_CONTAINS(tt_error(ctx), "parent is 1, expected 0");
+    tt_step_reset(ctx);
+    parents[1] = -2;
+    TT_CHECK(tt_batch_create(ctx, &d) == NULL);
+    TT_CHECK_CONTAINS(tt_error(ctx), "parent is -2");
+    tt_step_reset(ctx);
+    parents[1] = 0;
+    d.cache = tt_kv_cache_create(m, 2, 8);
+    d.cache_slots = slots;
+    TT_CHECK(tt_batch_create(ctx, &d) == NULL);
+    TT_CHECK_CONTAINS(tt_error(ctx), "parents with a cache");
+    tt_step_reset(ctx);
+    tt_kv_cache_destroy(d.cache);
+    tt_model_destroy(m);
+    tt_destroy(ctx);
+}
+
 static float *run_grads(family f, int n_threads, int recompute, int micro_batches) {
     tt_desc desc = TT_INIT;
     tt_context *ctx;
@@ -841,7 +960,8 @@ TT_TEST(lora_survives_lost_memory) {
     TT_CHECK_NO_LEAK(memory);
 }
 
-TT_MAIN(gradients_of_every_family, packing_changes_no_bit, recomputation_changes_no_bit, without_gradients_one_layer_is_kept, threads_change_no_bit,
+TT_MAIN(gradients_of_every_family, packing_changes_no_bit, a_shared_prompt_changes_no_log_prob,
+        parents_are_earlier_sequences_without_a_cache, recomputation_changes_no_bit, without_gradients_one_layer_is_kept, threads_change_no_bit,
         micro_batches_sum_to_the_batch, parameters_have_hugging_face_names, bad_configs_are_named,
         positions_beyond_the_table_are_an_error, configs_of_absurd_sizes_are_refused,
         a_context_of_millions_costs_what_is_used, tables_that_grow_within_a_step_change_no_bit, destroy_in_any_order, half_weights_change_no_bit, lora_gradients_of_every_family, lora_bits, lora_merge_is_the_same_function,

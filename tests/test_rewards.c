@@ -896,30 +896,79 @@ TT_TEST(evaluations_are_a_table_and_json) {
     tt_text_free(&text);
     tt_destroy(ctx);
 }
+/* What a response to "2 + 2 ?" did by the words of the default judge, the last number being the answer. */
+static tt_outcome judged(tt_context *ctx, const tt_task *task, const char *response, float reward) {
+    tt_reward_errors errors = TT_INIT;
+    tt_reward_input in = TT_INIT;
+    tt_outcome o;
+    in.question = "2 + 2 ?";
+    in.answer = "4";
+    in.response = response;
+    in.response_size = strlen(response);
+    in.stopped = 1;
+    TT_CHECK_OK(ctx, tt_judge(ctx, task, &in, reward, &errors, &o));
+    TT_CHECK_INT(errors.n, 0);
+    return o;
+}
+
 TT_TEST(reflection_is_read_from_words_without_a_judge) {
-    static const struct { const char *response; int reflects, first; tt_behaviour behaviour; } cases[] = {
-        {"it is 4", 0, 1, TT_NO_REFLECTION}, {"it is 4. Let me check: 2 + 2 holds. 4", 1, 1, TT_SELF_AGREEMENT}, {"it is 5. wait, that is wrong: 4", 1, 0, TT_SELF_CONFLICT},
-        {"it is 4. A mentor would add again: correct. 4", 1, 1, TT_SELF_CONSULTATION}, {"it is 4. I verify; I should have done so before. 4", 1, 1, TT_SELF_CRITIQUE}, {"it is 4, wait 4", 1, 1, TT_NO_REFLECTION}
+    static const struct { const char *response; int attempted, reflects, first; tt_behaviour behaviour; } cases[] = {
+        {"it is 4", 1, 0, 1, TT_NO_REFLECTION},
+        {"it is 4. Let me check: 2 + 2 holds. 4", 1, 1, 1, TT_SELF_AGREEMENT},
+        {"it is 5. wait, that is wrong: 4", 1, 1, 0, TT_SELF_CONFLICT},
+        {"it is 4. A mentor would add again: correct. 4", 1, 1, 1, TT_SELF_CONSULTATION},
+        {"it is 4. I verify; I should have done so before. 4", 1, 1, 1, TT_SELF_CRITIQUE},
+        {"it is 4, wait 4", 1, 1, 1, TT_NO_REFLECTION},
+        {"Let me check: 2 + 2 is 4, that is correct. 4", 0, 0, 0, TT_WORKS_FIRST},   /* nothing to reflect on */
+        {"I do not know", 0, 0, 0, TT_NO_REFLECTION}
     };
     tt_context *ctx = tt_create(NULL);
     tt_task task = quiz();
-    tt_reward_errors errors = TT_INIT;
     size_t i;
+    int by_extract;
     task.reward = tt_reward_last_number;
     task.judge = NULL;
-    for (i = 0; i < sizeof cases / sizeof *cases; i++) {
-        tt_reward_input in = TT_INIT;
-        tt_outcome o;
-        in.question = "2 + 2 ?";
-        in.answer = "4";
-        in.response = cases[i].response;
-        in.response_size = strlen(in.response);
-        in.stopped = 1;
-        TT_CHECK_OK(ctx, tt_judge(ctx, &task, &in, 1, &errors, &o));
-        if (!TT_CHECK(o.final_right == 1 && o.reflects == cases[i].reflects && o.first_right == cases[i].first && o.behaviour == cases[i].behaviour)) { printf("  %s\n", in.response); }
+    for (by_extract = 0; by_extract < 2; by_extract++) {
+        task.extract = by_extract ? tt_extract_answer : NULL;
+        for (i = 0; i < sizeof cases / sizeof *cases; i++) {
+            tt_outcome o = judged(ctx, &task, cases[i].response, i < 7);
+            int good = TT_CHECK_INT(o.final_right, i < 7) + TT_CHECK_INT(o.attempted, cases[i].attempted);
+            good += TT_CHECK_INT(o.reflects, cases[i].reflects) + TT_CHECK_INT(o.first_right, cases[i].first);
+            good += TT_CHECK_INT(o.behaviour, cases[i].behaviour);
+            if (good < 5) { printf("  %s\n", cases[i].response); }
+        }
     }
     tt_destroy(ctx);
 }
+
+/* A student that has dropped the attempt and works at once is right, but corrects nothing. */
+TT_TEST(what_was_not_attempted_is_not_corrected) {
+    static const char *const responses[] = {
+        "Let me check: 2 + 2 = 4", "Let me check: 2 + 2 = 4", "5. Let me check: 2 + 2 = 4", "5. Let me check: 2 + 2 = 5"
+    };
+    tt_context *ctx = tt_create(NULL);
+    tt_task task = quiz();
+    tt_tally tally = TT_INIT;
+    tt_rates r;
+    size_t i;
+    task.reward = tt_reward_last_number;
+    task.judge = NULL;
+    task.extract = tt_extract_answer;
+    for (i = 0; i < 4; i++) {
+        tt_outcome o = judged(ctx, &task, responses[i], i < 3);
+        tt_tally_add(&tally, &o, 1, 1);
+    }
+    r = tt_tally_rates(&tally);
+    TT_CHECK_NEAR(r.accuracy, 0.75, 1e-12);
+    TT_CHECK_NEAR(r.attempt_rate, 0.5, 1e-12);
+    TT_CHECK_NEAR(r.first_accuracy, 0, 1e-12);
+    TT_CHECK_NEAR(r.reflection_rate, 0.5, 1e-12);
+    TT_CHECK_NEAR(r.correction_rate, 0.5, 1e-12);     /* one of the two that made an attempt */
+    TT_CHECK_NEAR(r.spoil_rate, 0, 1e-12);
+    TT_CHECK_NEAR(r.behaviour[TT_WORKS_FIRST], 0.5, 1e-12);
+    tt_destroy(ctx);
+}
+
 TT_TEST(jsonl_sets_hold_out_what_is_asked) {
     static const char lines[] = "{\"problem\":\"a\",\"answer\":\"1\"}\n{\"question\":\"b\",\"answer\":\"2\"}\n{\"question\":\"c\",\"answer\":\"3\"}\n";
     const char *path = tt_test_tmp("held_out.jsonl");
@@ -1002,5 +1051,5 @@ TT_MAIN(answers_are_equal_by_text_value_or_parts, answers_of_math500_equal_those
         numeric_golds_keep_their_digits, answers_written_in_other_ways_are_one_vote, no_response_is_too_strange_to_be_graded,
         formats_are_patterns, trl_wants_thoughts_in_their_tags, trl_compares_boxed_answers, trl_scales_by_length_and_repetition, countdown_wants_each_number_once, countdown_test_set_is_solved_and_checked, puzzles_are_answered_and_split_by_their_numbers,
         puzzle_documents_show_right_checks_of_unseen_questions, puzzle_tokenizers_survive_lost_memory, puzzle_settings_are_checked, intervals_are_those_of_the_textbook, pass_at_k_counts_the_samples_that_miss, evaluation_counts_passes_and_votes,
-        a_failing_reward_is_counted_not_fatal, evaluations_are_a_table_and_json, reflection_is_read_from_words_without_a_judge,
+        a_failing_reward_is_counted_not_fatal, evaluations_are_a_table_and_json, reflection_is_read_from_words_without_a_judge, what_was_not_attempted_is_not_corrected,
         jsonl_sets_hold_out_what_is_asked, every_failed_allocation_is_reported_and_leaks_nothing)

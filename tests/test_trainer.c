@@ -243,22 +243,28 @@ TT_TEST(signs_splits_are_disjoint) {
 }
 
 TT_TEST(signs_judges_responses) {
-    static const struct { const char *response; int stopped, final_right, first_right, reflects; tt_behaviour behaviour; } cases[] = {
-        {" answer +3 +7 -2 +9", 1, 1, 1, 0, TT_NO_REFLECTION},
-        {" answer +3 +7 -2 +9", 0, 0, 1, 0, TT_NO_REFLECTION},                 /* no end token         */
-        {" answer +3 +7 +2 +9", 1, 0, 0, 0, TT_NO_REFLECTION},                 /* another sum          */
-        {" answer +3 -2 +7 +9", 1, 0, 0, 0, TT_NO_REFLECTION},                 /* another order        */
-        {" answer +3 +7 -2", 1, 0, 0, 0, TT_NO_REFLECTION},                    /* a digit is missing   */
-        {" answer +3 +7 -2 +9 +1", 1, 0, 0, 0, TT_NO_REFLECTION},              /* one too many         */
-        {" answer 3 +7 -2 +9", 1, 0, 0, 0, TT_NO_REFLECTION},                  /* no sign              */
-        {" answer +3 +7 -2 +9<stop>", 1, 0, 0, 0, TT_NO_REFLECTION},           /* glued to a tag       */
-        {"", 1, 0, 0, 0, TT_NO_REFLECTION},
+    static const struct {
+        const char *response;
+        int stopped, final_right, attempted, first_right, reflects;
+        tt_behaviour behaviour;
+    } cases[] = {
+        {" answer +3 +7 -2 +9", 1, 1, 1, 1, 0, TT_NO_REFLECTION},
+        {" answer +3 +7 -2 +9", 0, 0, 1, 1, 0, TT_NO_REFLECTION},                 /* no end token         */
+        {" answer +3 +7 +2 +9", 1, 0, 1, 0, 0, TT_NO_REFLECTION},                 /* another sum          */
+        {" answer +3 -2 +7 +9", 1, 0, 1, 0, 0, TT_NO_REFLECTION},                 /* another order        */
+        {" answer +3 +7 -2", 1, 0, 1, 0, 0, TT_NO_REFLECTION},                    /* a digit is missing   */
+        {" answer +3 +7 -2 +9 +1", 1, 0, 1, 0, 0, TT_NO_REFLECTION},              /* one too many         */
+        {" answer 3 +7 -2 +9", 1, 0, 1, 0, 0, TT_NO_REFLECTION},                  /* no sign              */
+        {" answer +3 +7 -2 +9<stop>", 1, 0, 1, 0, 0, TT_NO_REFLECTION},           /* glued to a tag       */
+        {"", 1, 0, 0, 0, 0, TT_NO_REFLECTION},
+        {" check : +3 +7 -2 +9 . yes .\n\n so answer +3 +7 -2 +9", 1, 1, 0, 0, 1, TT_SELF_AGREEMENT},
+        {"\n\n answer +3 +7 -2 +9", 1, 1, 0, 0, 1, TT_NO_REFLECTION},
         {" answer +3 +7 +2 +9\n\n wait , check : +3 =3 +7 =10 +2 =12 +9 =21 need 17 . no , twice 2 over , flip 2 : +3 =3 +7 =10 -2 =8 +9 =17"
-         " need 17 . yes .\n\n so answer +3 +7 -2 +9", 1, 1, 0, 1, TT_SELF_CONFLICT},
-        {" answer +3 +7 -2 +9\n\n wait , check : need 17 . yes .\n\n so answer +3 +7 +2 +9", 1, 0, 1, 1, TT_SELF_AGREEMENT},
-        {" answer +3 +7 -2 +9\n\n wait , check : need 17 . yes , but I should check first .\n\n so answer +3 +7 -2 +9", 1, 1, 1, 1, TT_SELF_CRITIQUE},
-        {" answer +3 +7 -2 +9\n\n mentors would say , check : need 17 . no , twice 1", 0, 0, 1, 1, TT_SELF_CONSULTATION},
-        {" answer +3 +7 -2 +9 check", 1, 1, 1, 1, TT_NO_REFLECTION}             /* reflects, no verdict */
+         " need 17 . yes .\n\n so answer +3 +7 -2 +9", 1, 1, 1, 0, 1, TT_SELF_CONFLICT},
+        {" answer +3 +7 -2 +9\n\n wait , check : need 17 . yes .\n\n so answer +3 +7 +2 +9", 1, 0, 1, 1, 1, TT_SELF_AGREEMENT},
+        {" answer +3 +7 -2 +9\n\n wait , check : need 17 . yes , but I should check first .\n\n so answer +3 +7 -2 +9", 1, 1, 1, 1, 1, TT_SELF_CRITIQUE},
+        {" answer +3 +7 -2 +9\n\n mentors would say , check : need 17 . no , twice 1", 0, 0, 1, 1, 1, TT_SELF_CONSULTATION},
+        {" answer +3 +7 -2 +9 check", 1, 1, 1, 1, 1, TT_NO_REFLECTION}             /* reflects, no verdict */
     };
     tt_context *ctx = tt_create(NULL);
     tt_signs *signs = make_signs(ctx, 1);
@@ -279,9 +285,10 @@ TT_TEST(signs_judges_responses) {
         TT_CHECK(reward == (float)cases[i].final_right);
         good = TT_CHECK_INT(out.final_right, cases[i].final_right);
         good += TT_CHECK_INT(out.first_right, cases[i].first_right);
+        good += TT_CHECK_INT(out.attempted, cases[i].attempted);
         good += TT_CHECK_INT(out.reflects, cases[i].reflects);
         good += TT_CHECK_INT(out.behaviour, cases[i].behaviour);
-        if (good < 4) { printf("  case %d: %s\n", (int)i, in.response); }
+        if (good < 5) { printf("  case %d: %s\n", (int)i, in.response); }
     }
     {
         tt_reward_input in = TT_INIT;
@@ -715,14 +722,17 @@ TT_TEST(trainer_threads_do_not_matter) {
     rig_close(&a);
     rig_close(&b);
 }
-TT_TEST(trainer_micro_batches_add_up) {
+/* One step, with the prompts of a group and what all begin with computed once or not, in micro-batches of so many
+ * tokens or in one: the same weights but for roundings. */
+static void adds_up(int micro_batch_tokens, int share_prompts) {
     rig a, b;
     int i;
     size_t k;
     rig_open(&a, 1, NULL);
     rig_open(&b, 1, NULL);
     a.desc.adamw.eps = b.desc.adamw.eps = 1;   /* an update proportional to the gradient, not to its sign */
-    b.desc.grpo.micro_batch_tokens = 20;
+    b.desc.grpo.micro_batch_tokens = micro_batch_tokens;
+    b.desc.grpo.share_prompts = share_prompts;
     rig_start(&a);
     rig_start(&b);
     TT_REQUIRE(a.trainer && b.trainer);
@@ -734,6 +744,12 @@ TT_TEST(trainer_micro_batches_add_up) {
     }
     rig_close(&a);
     rig_close(&b);
+}
+
+TT_TEST(trainer_micro_batches_add_up) { adds_up(20, 0); }
+TT_TEST(trainer_shares_prompts) {
+    adds_up(0, 1);
+    adds_up(20, 1);
 }
 
 /* ---- more than one rank: threads of this program that meet in the hook ---- */
@@ -957,12 +973,13 @@ static tt_status length_reward(void *user, const tt_reward_input *in, float *rew
 }
 static const tt_reward by_length = {"length", length_reward, NULL, 0.3f, 0};
 /* Settings whose denominators, advantages or updates look beyond a group. */
-enum { N_SETTINGS = 11 };
+enum { N_SETTINGS = 12 };
 static void use_setting(rig *r, int k) {
     tt_trainer_desc *d = &r->desc;
     d->prompts_per_step = 8;
     d->grpo.num_generations = 4;
     if (k == 1) { d->teacher = &r->teacher; d->think.total_steps = 80; d->think.init_pct = 0.5f; }
+    if (k == 11) { d->grpo.share_prompts = 1; d->grpo.num_mini_batches = 2; d->grpo.micro_batch_tokens = 60; }
     if (k == 2) { d->grpo.scale_rewards = TT_SCALE_BATCH; d->grpo.mask_truncated_completions = 1; }
     if (k == 3) { d->grpo.advantage = TT_ADV_GDPO; d->rewards = &by_length; d->n_rewards = 1; }
     if (k == 4) { d->grpo.advantage = TT_ADV_REINFORCE_PP; d->grpo.aggregation = TT_SEQ_MEAN_FILLED; }
@@ -1349,10 +1366,11 @@ TT_TEST(trainer_replaces_groups_of_equal_rewards) {
     rig_close(&r);
 }
 /* Two mini-batches of two groups are two updates: the second has moved away from its rollouts. */
-TT_TEST(trainer_updates_on_mini_batches) {
+static void updates_on_mini_batches(int share_prompts) {
     tt_step_metrics m;
     rig r;
     rig_open(&r, 1, NULL);
+    r.desc.grpo.share_prompts = share_prompts;
     r.desc.grpo.num_mini_batches = 2;
     r.desc.grpo.token_loss = tt_loss_covariance;
     r.desc.grpo.token_loss_begin = tt_covariance_begin;
@@ -1373,6 +1391,10 @@ TT_TEST(trainer_updates_on_mini_batches) {
     TT_CHECK(r.trainer == NULL);
     TT_CHECK_CONTAINS(tt_error(r.ctx), "num_mini_batches is 3, expected a divisor of the rank's 4 prompts");
     rig_close(&r);
+}
+TT_TEST(trainer_updates_on_mini_batches) {
+    updates_on_mini_batches(0);
+    updates_on_mini_batches(1);
 }
 static tt_status repeat_question(void *user, const char *question, const char *answer, int k, tt_text *response) {
     ++*(int *)user;
@@ -2049,7 +2071,7 @@ TT_TEST(prompts_begin_as_the_tokenizers_file_says) {
 
 TT_MAIN(signs_documents_follow_the_grammar, signs_splits_are_disjoint, signs_judges_responses, signs_words_are_single_tokens, signs_teacher_leads_to_a_right_answer,
         jsonl_rewards_answers, jsonl_with_a_byte_order_mark_and_lines_of_blanks, jsonl_text_with_a_nul_is_refused_by_name, jsonl_errors_name_the_line, trainer_learns, trainer_resumes_bit_for_bit, trainer_resumes_without_a_signal, trainer_threads_do_not_matter,
-        trainer_micro_batches_add_up, reducer_adds_parts_as_a_tree, reducer_gathers_exactly, trainer_names_wrong_ranks,
+        trainer_micro_batches_add_up, trainer_shares_prompts, reducer_adds_parts_as_a_tree, reducer_gathers_exactly, trainer_names_wrong_ranks,
         ranks_survive_lost_memory, ranks_give_the_same_bits, ranks_share_an_evaluation, ranks_agree_with_one_process, ranks_resume_with_another_number, trainer_with_reference_and_two_iterations, trainer_with_adapters, trainer_with_teacher,
         trainer_adds_and_logs_rewards, trainer_survives_a_failing_reward, trainer_replaces_groups_of_equal_rewards, trainer_updates_on_mini_batches,
         trainer_mixes_in_off_policy_responses, trainer_saves_what_it_is_given_beside, trainer_takes_any_model_as_teacher, trainer_measures_divergence_on_request,
