@@ -55,7 +55,7 @@ static void take_number(reader *r, double value) {
     r->operation = 0;
 }
 
-/* Digits, with commas between thousands, and a fraction: their end, or NULL. rounding: half the last place. */
+/* Digits, with commas between thousands, and a fraction: their end or NULL. rounding: half the last place. */
 static const char *number_end(const char *at, double *value, double *rounding) {
     double place = 1;
     const char *from = at;
