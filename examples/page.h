@@ -26,12 +26,14 @@ typedef struct reader {
     const char *at;
     double sum, term;       /* the calculation so far is sum + term   */
     double result, goal;    /* of the last calculation; what is needed */
-    int begun, has_result, has_goal, wants_goal, reflects;
+    int begun, calculates;  /* a number stands there; and an operation or a sign with it */
+    int unclear;            /* brackets and the like: to the next word or sentence       */
+    int has_result, has_goal, wants_goal, reflects;
     char operation;         /* before the next number, 0 = none       */
 } reader;
 
 static void forget_calculation(reader *r) {
-    r->begun = 0;
+    r->begun = r->calculates = 0;
     r->operation = 0;
 }
 
@@ -42,7 +44,8 @@ static void take_number(reader *r, double value) {
         r->wants_goal = 0;
         return;
     }
-    if (!r->begun || !r->operation) {
+    r->calculates = r->begun && r->operation;
+    if (!r->calculates) {
         r->sum = 0;
         r->term = value;
     } else if (r->operation == '*' || r->operation == '/') {
@@ -90,15 +93,15 @@ static tt_status mark_result(reader *r, tt_text *t) {
     }
     if (negative) { value = -value; }
     r->at = end;
-    if (!r->begun) { CHECK(html_bytes(t, from, (size_t)(end - from))); }
-    if (r->begun) {
+    if (!r->calculates || r->unclear) { CHECK(html_bytes(t, from, (size_t)(end - from))); }
+    if (r->calculates && !r->unclear) {
         int right = fabs(value - r->sum - r->term) <= rounding;
         CHECK(tt_text_format(t, "<b class=\"%s\">", right ? "ok" : "bad"));
         CHECK(html_bytes(t, from, (size_t)(end - from)));
         CHECK(tt_text_format(t, "</b>"));
     }
     r->operation = 0;
-    r->wants_goal = 0;
+    r->wants_goal = r->unclear = 0;
     take_number(r, value);
     r->result = value;
     r->has_result = 1;
@@ -133,6 +136,7 @@ static tt_status mark_word(reader *r, tt_text *t) {
     static const char *const yes[] = {"yes", NULL}, *const no[] = {"no", NULL};
     const char *word = r->at, *class_name = NULL;
     size_t size = 0;
+    r->unclear = 0;
     while (ttc_is_letter(word[size])) { size++; }
     if (word_is(word, size, answers) && !r->wants_goal) { return mark_answer(r, t, size); }
     if (word_is(word, size, times) && r->begun) {
@@ -166,6 +170,7 @@ static tt_status mark_number(reader *r, tt_text *t) {
         value = -value;
     }
     take_number(r, value);
+    r->calculates |= sign;
     return html_bytes(t, from, (size_t)(r->at - from));
 }
 
@@ -181,6 +186,7 @@ static tt_status mark_next(reader *r, tt_text *t) {
     if (r->begun && (sign || c == '*' || c == '/')) {
         r->operation = c;
     } else if (c != ' ' && c != '$') {
+        r->unclear = strchr(".,:;\n", c) == NULL;
         forget_calculation(r);
     }
     return html_bytes(t, r->at++, 1);
@@ -217,7 +223,7 @@ static const char page_style[] =
     "p,dl{max-width:48em}a{color:inherit}nav a{margin-right:1em;white-space:nowrap}"
     "table{border-collapse:collapse;margin:1em 0;font-variant-numeric:tabular-nums}.wide{overflow-x:auto}"
     "td,th{border-bottom:1px solid var(--rule);padding:.3em .7em;text-align:right;vertical-align:bottom}"
-    "td{white-space:nowrap}td:first-child,th:first-child{text-align:left;white-space:normal}"
+    "td{white-space:nowrap}td:first-child,th:first-child{text-align:left;white-space:normal;min-width:8em}"
     "dl,figcaption{font-size:.9em;color:var(--soft)}dd{margin:0 0 .2em}"
     "dt{float:left;clear:left;font-weight:bold;margin-right:.5em}dt::after{content:':'}"
     "figure{margin:0}svg{width:100%;height:auto;display:block}"
@@ -359,7 +365,7 @@ static double round_step(double span, int n) {
 static double plot_x(const plot *p, double x) {
     double share = p->logarithmic ? log(x / p->x_low) / log(p->x_high / p->x_low)
                                   : (x - p->x_low) / (p->x_high - p->x_low);
-    return PLOT_X + PLOT_WIDTH * share;
+    return PLOT_X + PLOT_WIDTH * fmin(fmax(share, 0), 1);
 }
 
 static double plot_y(const plot *p, double y) { return PLOT_Y + PLOT_HEIGHT * (1 - y / p->y_high); }

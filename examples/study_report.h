@@ -373,14 +373,22 @@ static tt_status draw_point(tt_text *t, const plot *p, double x, double y) {
     return tt_text_format(t, "%.1f,%.1f ", plot_x(p, x), plot_y(p, y));
 }
 
-/* The arms of which there is a run, under their lines. */
+/* How many of the arms have a run. */
+static int n_drawn(const results *r) {
+    int i, n = 0;
+    for (i = 0; i < N_BUDGET_ARMS; i++) {
+        n += sample_of(r, place_of_arm(budget_arms[i]), NULL, "rollouts").n > 0;
+    }
+    return n;
+}
+
+/* These, under their lines. */
 static tt_status draw_legend(tt_text *t, const results *r) {
     int i, n = 0;
     for (i = 0; i < N_BUDGET_ARMS; i++) {
         int at = place_of_arm(budget_arms[i]);
-        if (sample_of(r, at, NULL, "rollouts").n > 0) {
-            CHECK(plot_legend(t, n++, 1, budget_classes[i], arms[at].what));
-        }
+        if (sample_of(r, at, NULL, "rollouts").n == 0) { continue; }
+        CHECK(plot_legend(t, n++, 1, budget_classes[i], arms[at].what));
     }
     return TT_OK;
 }
@@ -449,7 +457,7 @@ static tt_status picture(page *p, const results *r, const char *title, const cha
                          const char *meaning) {
     plot axes = budget_plot(r, title);
     CHECK(tt_text_format(p->text, "<figure>"));
-    CHECK(svg_begin(p->text, PLOT_W, PLOT_H + 17 * N_BUDGET_ARMS, title));
+    CHECK(svg_begin(p->text, PLOT_W, PLOT_H + 17 * n_drawn(r), title));
     CHECK(plot_axes(p->text, &axes));
     CHECK(key ? draw_survival(p->text, r, &axes, key) : draw_curves(p->text, r, &axes, column_at));
     CHECK(draw_legend(p->text, r));
