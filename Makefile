@@ -18,7 +18,7 @@ COMPILING = @echo 'compiling $@ (the whole library: up to half a minute) ...'
 LIBRARY  := thinktuning.h
 HARNESS  := $(LIBRARY) tests/tt_test.h $(wildcard examples/*.h)
 TESTS    := $(patsubst tests/%.c,%,$(wildcard tests/test_*.c))
-EXAMPLES := $(patsubst examples/%.c,build/%,$(wildcard examples/*.c))
+EXAMPLES := $(patsubst examples/%.c,build/%,$(filter-out examples/web.c,$(wildcard examples/*.c)))
 FUZZERS  := $(patsubst tests/%.c,build/%,$(wildcard tests/fuzz_*.c))
 # Tests of public names alone are linked with one object of the implementation; the others include it themselves.
 LINKED   := $(patsubst tests/%.c,%,$(shell grep -L -e THINKTUNING_IMPLEMENTATION -e 'examples/.*\.c"' tests/test_*.c))
@@ -42,6 +42,7 @@ examples: $(EXAMPLES)
 
 include tests/gpu.mk
 include bench/bench.mk
+include examples/web.mk
 
 # Without a C++ compiler these are left out.
 CXX_TESTS := $(if $(shell command -v $(CXX)),build/test_header_cpp build/test_cuda_host)
@@ -51,7 +52,7 @@ test: $(TESTS:%=build/%) $(CXX_TESTS) $(EXAMPLES) $(CUDA_TESTS)
 	$(if $(CXX_TESTS),,@echo 'skipped: the header as C++, the CUDA kernels on the CPU: $(CXX) is not there')
 	$(if $(CUDA_TESTS),,@echo 'skipped: the tests on a GPU: no device')
 	@PYTHON="$(PYTHON)" CC="$(CC)" CXX="$(CXX)" tests/run.sh $(TESTS:%=build/%) $(CXX_TESTS) $(CUDA_TESTS) \
-	  tests/test_docs.sh tests/test_trainer_copy.sh tests/test_programs.sh tests/test_hosts.sh tests/test_grade.sh tests/test_convert.py
+	  tests/test_docs.sh tests/test_trainer_copy.sh tests/test_programs.sh tests/test_hosts.sh tests/test_grade.sh tests/test_convert.py tests/test_trl.py
 
 ## make check       the same, with the long sweeps of TT_EXHAUSTIVE=1, under address and undefined-behaviour sanitizers
 check: $(TESTS:%=build/sanitize/%) build/sanitize/test_cuda_host

@@ -19,8 +19,8 @@
  *     cc -O2 app.c tt.o -lm           (after each edit; threads included, on POSIX)
  *
  * The fast kernels (AVX2, AVX-512 and its BF16, NEON) are compiled in by function attributes and chosen at
- * run time: no -march is needed. In a shared library all else can be hidden: with the same TT_API before the
- * #include in every file,
+ * run time: no -march is needed (but -msimd128 for those of WebAssembly). In a shared library all else can be
+ * hidden: with the same TT_API before the #include in every file,
  *
  *     #define TT_API __attribute__((visibility("default")))        (Windows: __declspec(dllexport))
  *     cc -O2 -fPIC -fvisibility=hidden -shared tt.c -o libtt.so -lm
@@ -205,7 +205,7 @@ typedef void (*tt_log_fn)(void *user, tt_status status, const char *text);
 typedef struct tt_desc {
     int n_threads;              /* up to 1024; 0 = OMP_NUM_THREADS if set, else one per processor; where
                                    the program is linked without threads it is one, see tt_threads  */
-    const char *kernel;         /* CPU kernels: "portable", "avx2", "avx512", "neon"; NULL = the
+    const char *kernel;         /* CPU kernels: "portable", "avx2", "avx512", "neon", "simd128"; NULL = the
                                    environment's TT_KERNEL, else the best that this CPU runs        */
     const char *matmul;         /* CPU: "f32", or "bf16": the factors of weight products are rounded to
                                    bf16, the sums are float32 (mixed precision; weights, gradients and all
@@ -403,12 +403,16 @@ typedef struct tt_attention_args {
     float *dq, *dk, *dv;
 } tt_attention_args;
 
+/* Of some tokens the ids among which each was drawn: token i has ids[at[i] .. at[i + 1]), ascending; none =
+ * the whole vocabulary; at NULL = that for every token. */
+typedef struct tt_kept { int32_t *at, *ids; } tt_kept;
 typedef struct tt_logprobs_args {
     int n, dim, vocab;
     float inv_temperature;
     const float *x, *w;                 /* [n,dim], [vocab,dim]  */
     const uint16_t *half_w;             /* w in bf16, instead of w; only if the backend takes_half */
     const int32_t *targets;             /* [n]                   */
+    tt_kept kept;                       /* softmax over these alone; host memory, the CPU's kernels only */
     float *logprobs, *entropy, *lse;    /* [n]; entropy may be NULL; lse of the scaled logits, for backward */
     const float *dlogprobs, *dentropy;  /* backward: [n], either may be NULL */
     float *dx, *dw;
@@ -624,6 +628,7 @@ typedef struct tt_batch {
     const int32_t *positions;              /* [n_tokens] in the sequence, from the cache's length on, or
                                               from where its parent ends                                 */
     const int32_t *target_rows, *targets;  /* [n_targets] row that predicts, token that is predicted     */
+    tt_kept kept;                          /* of the targets; see tt_sampling.keep_sampling_mask         */
     const int32_t *d_offsets, *d_positions;
     const int32_t *key_rows;               /* [n_keys] with parents: the tokens that each sequence sees  */
     int n_keys;
@@ -1017,6 +1022,7 @@ TT_API const char *tt_safetensors_metadata(const tt_safetensors *, const char *k
  * and all prompts that of the tokens (32 or more) with which they all begin. The sequence of (request id,
  * sample) depends on nothing but model, prompt, settings and seed. */
 
+struct tt_request;
 typedef struct tt_sampling {
     int max_new_tokens;           /* 0 = 128                                                    */
     int greedy;                   /* 1 = most likely token, lowest id on a tie                  */
@@ -1034,6 +1040,12 @@ typedef struct tt_sampling {
     /* called for each token as it is sampled; non-zero stops everything with TT_ERR_STOP       */
     int (*on_token)(void *user, int request, int sample, int32_t token, float logprob);
     void *user;
+    int keep_sampling_mask;       /* 1: completions tell among which tokens each was drawn      */
+    /* A tool's or an environment's turn: called after each token with which the response goes on, with all of
+     * it so far. The ids that it appends follow, as many as max_new_tokens leaves room for. */
+    tt_status (*environment)(void *user, const struct tt_request *, const int32_t *response, int length,
+                             tt_ids *out);
+    void *environment_user;
 } tt_sampling;
 /* As the model's generation_config.json says: greedy unless do_sample is true, temperature, top_k, top_p,
  * min_p, repetition_penalty, and every token that ends a text. stop_tokens belongs to the model. */
@@ -1048,6 +1060,9 @@ typedef struct tt_completion {
     int length, stopped;          /* tokens; 1 = ended by a stop token, 0 = by the limit        */
     int32_t *tokens;
     float *logprobs;              /* under softmax(logits / temperature), without the other controls */
+    float *sampled_logprobs;      /* under what it was drawn from, with all of them; greedy: 0. Both NaN
+                                     where the environment wrote                                     */
+    tt_kept kept;                 /* with keep_sampling_mask and top_k, top_p or min_p               */
 } tt_completion;
 typedef struct tt_completions {
     tt_context *ctx;
@@ -1125,8 +1140,12 @@ typedef struct tt_rollout {
     int prompt_length, response_length;
     int32_t *tokens;                    /* [prompt_length + response_length]                              */
     unsigned char *kind;                /* [prompt_length + response_length] tt_token_kind                */
-    float *sampling_logprobs;           /* [response_length] by the sampler; NaN where it did not sample  */
+    float *sampling_logprobs;           /* [response_length] under what the sampler drew from; NaN where it
+                                           did not sample                                                 */
     float *old_logprobs, *ref_logprobs; /* [response_length] by the trainer; NULL until computed          */
+    float *advantages;                  /* [response_length] of each token, in place of the response's; NULL =
+                                           none: tt_rollout_advantages                                    */
+    tt_kept kept;                       /* of the response's tokens: then all log-probs are under it      */
     int stopped;                        /* exactly one end token, at the very end                         */
     int guided;                         /* continued by a teacher                                         */
     int off_policy;                     /* written by the user: tt_rollout_off_policy                     */
@@ -1146,7 +1165,8 @@ typedef struct tt_rollouts {
     int share_prompts;                  /* 1: see tt_rollouts_batch; 0 after create                       */
 } tt_rollouts;
 
-/* From completions: requests[g] gave num_generations samples each. end_token decides what is .stopped. */
+/* From completions: requests[g] gave num_generations samples each. end_token decides what is .stopped. Where
+ * a completion's logprobs are NaN the environment wrote. sampled_logprobs NULL: the same as logprobs. */
 TT_API tt_status tt_rollouts_create(tt_context *, const tt_request *requests, int n_requests,
                                     const tt_completions *, int end_token, tt_rollouts *out);
 TT_API tt_status tt_rollouts_question(tt_rollouts *, int group, const char *text);   /* copied */
@@ -1157,6 +1177,9 @@ TT_API tt_status tt_rollout_replace(tt_rollouts *, int index, const int32_t *res
  * rewarded like any other; its tokens have the loss -A p / (p + luffy_gamma). */
 TT_API tt_status tt_rollout_off_policy(tt_rollouts *, int index, const int32_t *response, int length,
                                        int end_token);
+/* Advantages A_t of the tokens of a response, copied; every loss takes them in place of its A. NULL takes
+ * them away. What is decided for a whole response (off_policy_mask_threshold) goes by its A still. */
+TT_API tt_status tt_rollout_advantages(tt_rollouts *, int index, const float *advantages);
 TT_API void      tt_rollouts_free(tt_rollouts *);
 
 /* ---- choices: each has a row {name, formula, source} that tt_grpo_choice gives ---- */
@@ -1235,7 +1258,8 @@ typedef struct tt_loss_input {
     double ratio, dratio;           /* exp(log_ratio), kept within exp(+-20); its slope by logp, 0 at a
                                        bound */
     double response_log_ratio;      /* sum of the log_ratio of the response's own tokens, each within +-20 */
-    double advantage;
+    double advantage;               /* of the token                                                       */
+    const tt_rollout *rollout;      /* whose token it is; NULL: it stands alone                           */
     size_t index;                   /* of the token among the response tokens of the micro-batch          */
 } tt_loss_input;
 typedef struct tt_token_loss {      /* zeros at first, factor 1                                           */
@@ -1253,6 +1277,11 @@ typedef struct tt_grpo_config {
     int num_generations;           /* G; 0 = 8                                                             */
     int max_completion_length;     /* 0 = 128                                                              */
     float temperature;             /* 0 = 1                                                                */
+    int top_k;                     /* of sampling, as in tt_sampling; no part of the trained log-prob, so that
+                                      p_old / p_sampler is not 1, but with keep_sampling_mask              */
+    float top_p, min_p;
+    int keep_sampling_mask;        /* 1: training renormalises over the tokens that each was drawn from, as
+                                      DeepSeek-V3.2, arXiv 2512.02556, sec. 3.1; CPU only                  */
     float epsilon_low, epsilon_high;   /* 0 = 0.2; GMPO 0.4                                                */
     float dual_clip;               /* bound c of the ratio for A < 0; 0 = 3, negative = off                */
     float delta;                   /* two-sided clip; 0 = off                                              */
@@ -1266,7 +1295,8 @@ typedef struct tt_grpo_config {
     tt_scale_rewards scale_rewards;
     tt_loss_type loss;
     tt_token_loss_fn token_loss;   /* in place of `loss` for the student's tokens; NULL = none             */
-    void *token_loss_user;
+    tt_token_loss_fn off_policy_loss;    /* in place of LUFFY's for off-policy tokens; NULL = none         */
+    void *token_loss_user;         /* of both                                                              */
     /* Called before the tokens of a micro-batch, with all of its log-probs (for losses that rank tokens);
        NULL = none. */
     tt_status (*token_loss_begin)(void *user, const struct tt_grpo_config *, const tt_loss_batch *,
@@ -1314,6 +1344,8 @@ typedef struct tt_grpo_metrics {
     double sampling_logp_difference_max;
     double mismatch_mean, mismatch_deviation_max;   /* of the weights w; largest |w - 1|; 1 and 0 where
                                                        sampler and trainer agree */
+    /* p_old / p_sampler before any bound, 1 where nobody sampled; outside: share beyond [0.9, 1.1] */
+    double ratio_mean, ratio_min, ratio_max, ratio_outside;
     double reward, reward_std, frac_reward_zero_std;
     double rewards[TT_MAX_REWARDS], overlong, reward_kl;   /* means: of each reward, what the length cost,
                                                               beta KL */
@@ -1345,6 +1377,20 @@ TT_API tt_token_loss tt_grpo_token_loss(const tt_grpo_config *, double logp, dou
  * ignored. With share_prompts what all their prompts begin with, and the prompt of neighbours with the same
  * one, stand in it once: the log-probs keep their bits, gradients are summed in another order. */
 TT_API tt_batch  *tt_rollouts_batch(tt_context *, const tt_rollouts *all, const int *indices, int n);
+/* Scoring what is written already, by any model, behind any context. */
+typedef struct tt_scoring {
+    tt_model *model;                    /* the student, a teacher, a moving average                        */
+    float temperature;                  /* 0 = 1                                                           */
+    const tt_request *contexts;         /* [n] prompt and prompt_length stand in the place of the prompt;
+                                           length 0: this one is not scored. NULL = the prompts            */
+    int skip_long;                      /* 1: where a context leaves no room for its response, this one is not
+                                           scored, but counted; 0 = an error that names the lengths        */
+    int micro_batch_tokens;             /* tokens of one forward pass; 0 = 8192                            */
+} tt_scoring;
+/* log p(token | context, response before it) of each response token, without gradients: out has them end to
+ * end, response by response, NaN where it was not scored. The op is that of training, so equal contexts,
+ * models and temperatures give equal bits. Ends the step (tt_step_reset). n_skipped may be NULL. */
+TT_API tt_status  tt_rollouts_logprobs(const tt_rollouts *, const tt_scoring *, float *out, int *n_skipped);
 /* What the weights of tokens divide by, over an optimizer batch. Those of several processes: sums, and the
  * largest longest. */
 typedef struct tt_loss_totals { double tokens, guided, sequences, filled, longest; } tt_loss_totals;
@@ -1437,6 +1483,12 @@ typedef struct tt_think_config {
     tt_think_mask mask;
     const char *separator;        /* between response, reason and phrase; NULL = "\n\n"               */
     uint64_t seed;                /* of the selection                                                 */
+    /* Another way to use feedback: behind this template, filled with {question}, {response}, {reason} and
+     * {phrase}, the student answers anew. The new answer joins its group as an off-policy response to the
+     * question alone (Critique-GRPO, arXiv 2506.03106; RLTF, arXiv 2602.02482): one of the last max(1,
+     * floor(num_generations pct)) samples, at most half of them, gives way; the attempt stays. Its guided is
+     * 1, its attempt_reward that of the attempt. NULL = feedback is appended. */
+    const char *refine;
 } tt_think_config;
 typedef struct tt_think_metrics {
     double pct;
@@ -1452,6 +1504,8 @@ typedef struct tt_think_metrics {
     int longest_guided;                                               /* tokens of the longest one before
                                                                          the cut, on this rank: the length
                                                                          that would do */
+    double n_skipped;                                                 /* refine: attempts that left no
+                                                                         room for an answer */
 } tt_think_metrics;
 TT_API double    tt_think_pct(const tt_think_config *, int step);      /* of the schedule */
 TT_API int       tt_think_active(const tt_think_config *, int step);   /* 0 once the teacher is off */
@@ -1461,6 +1515,9 @@ typedef struct tt_augment {
     int end_token;
     int max_completion_length;    /* a guided response is cut there                                   */
     int step;                     /* of the schedule and of the random selection                      */
+    tt_model *student;            /* refine: who answers anew, so hot (0 = 1), in so many slots (0 = 128) */
+    float temperature;
+    int max_batch;
 } tt_augment;
 /* Selects per group k = max(1, floor(eligible * pct)) stopped responses without replacement, asks the
  * teacher, replaces them in place (cut at max_completion_length, and counted: n_cut) and sets kind, guided,
@@ -1653,6 +1710,15 @@ typedef struct tt_trainer_desc {
     tt_status (*off_policy)(void *user, const char *question, const char *answer, int k, tt_text *response);
     void *off_policy_user;
     int n_off_policy;              /* 0 = 1 with off_policy; fewer than num_generations        */
+    /* Called between the advantages of a step and its updates, with the rank's own rollouts and the questions
+     * of their groups: may give tokens advantages (tt_rollout_advantages), or responses other ones, or set
+     * the kind of tokens to TT_KIND_ENVIRONMENT, which takes them out of the loss. See examples/feedback.h */
+    tt_status (*advise)(void *user, const tt_prompts *, tt_rollouts *);
+    void *advise_user;
+    /* A tool's or an environment's turn: see tt_sampling */
+    tt_status (*environment)(void *user, const tt_request *, const int32_t *response, int length,
+                             tt_ids *out);
+    void *environment_user;
     /* After so many steps in a row with an update skipped, a mean reward <= abort_reward or a mean entropy <
      * abort_entropy, tt_trainer_step gives its metrics and TT_ERR_STOP with the reason in tt_error. */
     int abort_patience;            /* 0 = never, but for skipped updates: after TT_MAX_SKIPPED; -1 = never */
@@ -3543,6 +3609,9 @@ TT_API void *tt_backend_state(const tt_context *ctx) { return ctx->backend_state
 #ifdef TTI_ARM
 #include <arm_neon.h>
 #endif
+#if defined(__wasm_simd128__) && !defined(TTI_SIMD128)      /* a test may want the set elsewhere */
+#define TTI_SIMD128 1
+#endif
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -3952,6 +4021,7 @@ static float tti_normal_cdf(float x) { return 0.5f * erfcf(-0.707106781f * x); }
 #define TTI_PASS_AVX2 1
 #define TTI_PASS_AVX512 2
 #define TTI_PASS_NEON 3
+#define TTI_PASS_SIMD128 4
 #define TTI_SIMD_PASS 0
 #include TT_HEADER_NAME
 #undef TTI_SIMD_PASS
@@ -3968,6 +4038,11 @@ static float tti_normal_cdf(float x) { return 0.5f * erfcf(-0.707106781f * x); }
 #include TT_HEADER_NAME
 #undef TTI_SIMD_PASS
 #endif
+#ifdef TTI_SIMD128
+#define TTI_SIMD_PASS 4
+#include TT_HEADER_NAME
+#undef TTI_SIMD_PASS
+#endif
 
 /* ---- [tt:kernels.choose] choosing a set ---- */
 typedef struct tti_cpu {
@@ -3980,7 +4055,7 @@ typedef struct tti_cpu {
 
 /* The n-th best set that this CPU runs, or NULL. */
 static const tti_kernels *tti_kernels_at(int n) {
-    const tti_kernels *sets[4];
+    const tti_kernels *sets[5];
     int count = 0;
 #ifdef TTI_X86
     __builtin_cpu_init();
@@ -3994,6 +4069,9 @@ static const tti_kernels *tti_kernels_at(int n) {
 #endif
 #ifdef TTI_ARM
     sets[count++] = &tti_neon_kernels;
+#endif
+#ifdef TTI_SIMD128
+    sets[count++] = &tti_simd128_kernels;
 #endif
     sets[count++] = &tti_portable_kernels;
     return n < count ? sets[n] : NULL;
@@ -4405,6 +4483,28 @@ static tt_gemm_args tti_logit_block_gemm(tti_logit_block *h) {
     return g;
 }
 
+/* A logit of no weight: finite, so that no difference of two is NaN, also when divided by a temperature. */
+#define TTI_DROPPED (-1e30f)
+
+/* The tokens of the block that a row's kept set leaves out have no weight, forwards and backwards. */
+static void tti_logit_block_keep(const tti_logit_block *h) {
+    const tt_kept *kept = &h->args->kept;
+    size_t i, c;
+    for (i = 0; kept->at && i < h->rows; i++) {
+        const int32_t *id = kept->ids + kept->at[h->row + i], *end = kept->ids + kept->at[h->row + i + 1];
+        float *z = h->z + i * h->columns;
+        if (id == end) { continue; }
+        while (id < end && (size_t)*id < h->column) { id++; }
+        for (c = 0; c < h->columns; c++) {
+            if (id < end && (size_t)*id == h->column + c) {
+                id++;
+            } else {
+                z[c] = TTI_DROPPED;
+            }
+        }
+    }
+}
+
 static tt_status tti_cpu_logprobs_forward(tt_context *ctx, const tt_logprobs_args *a) {
     tti_kernel scan = tti_kernels_of(ctx)->logits_scan;
     tt_status status;
@@ -4419,6 +4519,7 @@ static tt_status tti_cpu_logprobs_forward(tt_context *ctx, const tt_logprobs_arg
         for (h.column = 0; h.column < (size_t)a->vocab; h.column += h.columns) {
             g = tti_logit_block_gemm(&h);
             TTI_TRY(tti_cpu_gemm(ctx, &g));
+            tti_logit_block_keep(&h);
             TTI_TRY(tti_run(ctx, scan, &h.logits, h.rows, 16 * h.columns));
         }
         for (i = 0; i < h.rows; i++) {
@@ -4478,6 +4579,7 @@ static tt_status tti_cpu_logprobs_backward(tt_context *ctx, const tt_logprobs_ar
         for (h.column = 0; h.column < (size_t)a->vocab; h.column += h.columns) {
             g = tti_logit_block_gemm(&h);
             TTI_TRY(tti_cpu_gemm(ctx, &g));
+            tti_logit_block_keep(&h);
             TTI_TRY(tti_run(ctx, back, &h.logits, h.rows, 16 * h.columns));
             TTI_TRY(tti_logit_block_back(ctx, &h, g));
         }
@@ -6292,15 +6394,14 @@ static int tti_logprobs_ok(tt_context *ctx, tt_tensor *const *in, const int32_t 
     return !ctx->graph_error;
 }
 
-TT_API tt_tensor *tt_token_logprobs(tt_context *ctx, tt_tensor *x, tt_tensor *w, const int32_t *targets,
-                                    float temperature, tt_tensor **entropy_out) {
+/* in: x, w. kept NULL: all tokens. */
+static tt_tensor *tti_token_logprobs(tt_context *ctx, tt_tensor *const *in, const int32_t *targets,
+                                     const tt_kept *kept, float temperature, tt_tensor **entropy_out) {
     static const char *const who = "tt_token_logprobs";
-    tt_tensor *in[2];
+    tt_tensor *x = in[0], *w = in[1];
     tt_logprobs_args *a;
     tti_node op;
     int n;
-    in[0] = x;
-    in[1] = w;
     if (entropy_out) { *entropy_out = NULL; }
     if (!tti_logprobs_ok(ctx, in, targets, temperature)) { return NULL; }
     n = tti_rows(x);
@@ -6321,6 +6422,11 @@ TT_API tt_tensor *tt_token_logprobs(tt_context *ctx, tt_tensor *x, tt_tensor *w,
     a->lse = (float *)tti_arena_alloc(ctx, &ctx->device, (size_t)n * sizeof(float));
     if (!a->lse) { return tti_graph_broken(ctx); }
     a->targets = tti_step_ids(ctx, targets, n);
+    if (kept && kept->at) { a->kept = *kept; }
+    if (a->kept.at && ctx->backend != tt_cpu_backend()) {
+        tt_fail(ctx, TT_ERR_ARG, "%s: the batch has kept sets, which the CPU's backend alone reads", who);
+        return tti_graph_broken(ctx);
+    }
     a->logprobs = TT_F(op.out);
     a->entropy = op.out2 ? TT_F(op.out2) : NULL;
     if (!a->targets || !tti_graph_ok(ctx, ctx->backend->logprobs_forward(ctx, a))) { return NULL; }
@@ -6330,6 +6436,14 @@ TT_API tt_tensor *tt_token_logprobs(tt_context *ctx, tt_tensor *x, tt_tensor *w,
     op.n_in = 2;
     op.saved = a;
     return tti_record2(ctx, &op, in);
+}
+
+TT_API tt_tensor *tt_token_logprobs(tt_context *ctx, tt_tensor *x, tt_tensor *w, const int32_t *targets,
+                                    float temperature, tt_tensor **entropy_out) {
+    tt_tensor *in[2];
+    in[0] = x;
+    in[1] = w;
+    return tti_token_logprobs(ctx, in, targets, NULL, temperature, entropy_out);
 }
 
 /* ---- [tt:autograd.custom] ops of the user's own ---- */
@@ -10781,15 +10895,16 @@ TT_API tt_tensor *tt_model_logits(tt_model *m, tt_tensor *hidden) {
 /* Norm and head only for the rows that predict a target. */
 TT_API tt_tensor *tt_model_logprobs(tt_model *m, const tt_batch *batch, float temperature,
                                     tt_tensor **entropy_out) {
-    tt_tensor *x = tti_model_body(m, batch);
+    tt_tensor *x = tti_model_body(m, batch), *in[2];
     if (entropy_out) { *entropy_out = NULL; }
     if (!x) { return NULL; }
     if (batch->n_targets < 1) {
         return tti_graph_fail(m->ctx, "tt_model_logprobs", "n_targets of the batch", batch->n_targets, 1);
     }
     x = tt_gather_rows(m->ctx, x, batch->target_rows, batch->n_targets);
-    x = tti_norm_apply(m, x, m->norm, m->norm_bias);
-    return tt_token_logprobs(m->ctx, x, m->head, batch->targets, temperature, entropy_out);
+    in[0] = tti_norm_apply(m, x, m->norm, m->norm_bias);
+    in[1] = m->head;
+    return tti_token_logprobs(m->ctx, in, batch->targets, &batch->kept, temperature, entropy_out);
 }
 
 /* ---- [tt:model.adapters] low-rank adapters ----
@@ -13226,9 +13341,10 @@ static int tti_is_restricted(const tt_sampling *s, int vocab) {
     return (s->top_k > 0 && s->top_k < vocab) || s->top_p < 1.0f || s->min_p > 0;
 }
 
-/* u in [0,1). Greedy: the largest logit, of equals the lowest id. */
+/* u in [0,1). Greedy: the largest logit, of equals the lowest id. *n_kept: how many tokens it was drawn from;
+ * if not all, they are the last ids of the scratch. */
 static int32_t tti_choose(tt_context *ctx, const float *logits, int vocab, const tt_sampling *s, double u,
-                          const tti_choice *scratch) {
+                          const tti_choice *scratch, int *n_kept) {
     float largest = -FLT_MAX, inv_temperature = 1.0f / s->temperature, *w = scratch->w;
     int32_t best = 0;
     tti_ranking ranking;
@@ -13238,13 +13354,15 @@ static int32_t tti_choose(tt_context *ctx, const float *logits, int vocab, const
         largest = logits[i];
         best = (int32_t)i;
     }
+    *n_kept = vocab;
     if (s->greedy) { return best; }
     for (i = 0; i < vocab; i++) { w[i] = (logits[i] - largest) * inv_temperature; }
     tti_row_exp(ctx, w, vocab);
     if (!tti_is_restricted(s, vocab)) { return tti_draw(w, NULL, vocab, u); }
     for (i = 0; i < vocab; i++) { scratch->scores[i] = logits[i] / s->temperature; }
     tti_ranking_begin(&ranking, scratch->scores, scratch->ids, vocab);
-    return tti_draw(w, &ranking, tti_candidates(&ranking, w, s), u);
+    *n_kept = tti_candidates(&ranking, w, s);
+    return tti_draw(w, &ranking, *n_kept, u);
 }
 
 /* ---- [tt:generate.engine] the engine's data ----
@@ -13255,8 +13373,13 @@ static int32_t tti_choose(tt_context *ctx, const float *logits, int vocab, const
 typedef struct tti_sequence {
     int item;                   /* index in out->items, -1 = the slot is empty          */
     int prompt_length, length;  /* length: prompt and response so far                   */
-    int32_t *tokens;            /* [capacity]; the cache holds all of them but the last */
-    float *logprobs;            /* [max_new_tokens] of the response                     */
+    int32_t *tokens;            /* [capacity]; the cache holds all of them but the last, and those that an
+                                   environment has just written */
+    float *logprobs, *sampled;  /* [max_new_tokens] of the response                     */
+    int32_t *row;               /* [vocab] among which the newest token was drawn, n_row of them; 0 = all */
+    int n_row;
+    int32_t *kept_at;           /* [max_new_tokens + 1] of the response, into           */
+    tt_ids kept;
 } tti_sequence;
 typedef struct tti_engine {
     tt_context *ctx;
@@ -13268,7 +13391,9 @@ typedef struct tti_engine {
     tt_kv_cache *cache;
     tti_sequence *slots;                    /* [n_slots]                                          */
     int32_t *texts;                         /* [n_slots, capacity]: where sequences have tokens,  */
-    float *logprobs;                        /* [n_slots, max_new_tokens]: and log-probs           */
+    float *logprobs;                        /* [n_slots, 2 max_new_tokens]: and log-probs         */
+    int32_t *kept_at, *rows;                /* with keep_sampling_mask [n_slots, max_new_tokens + 1],
+                                               [n_slots, vocab] */
     int n_slots, capacity, next_item;
     int prefix_length;                      /* tokens with which all prompts begin: every slot holds them */
     int32_t *offsets, *tokens, *slot_ids;   /* [n_slots + 1], [n_slots * capacity], [n_slots]     */
@@ -13432,23 +13557,33 @@ static void tti_engine_panels_free(tti_engine *e) {
 static tt_status tti_engine_open(tti_engine *e) {
     tt_context *ctx = e->ctx;
     size_t n_slots = (size_t)e->n_slots, capacity = (size_t)e->capacity;
-    size_t most = (size_t)e->sampling.max_new_tokens, i;
+    size_t most = (size_t)e->sampling.max_new_tokens, vocab = (size_t)e->model->config.vocab_size, i;
     tt_status status = tti_engine_panels(e);
     if (status != TT_OK) { return status; }
     e->cache = tt_kv_cache_create(e->model, e->n_slots, e->capacity);   /* also checks n_slots * capacity */
     if (!e->cache) { return tt_error_status(ctx); }
     e->slots = (tti_sequence *)tt_alloc(ctx, n_slots, sizeof *e->slots);
     e->texts = (int32_t *)tt_alloc(ctx, n_slots * capacity, sizeof(int32_t));
-    e->logprobs = (float *)tt_alloc(ctx, n_slots * most, sizeof(float));
+    e->logprobs = (float *)tt_alloc(ctx, n_slots * most, 2 * sizeof(float));
     e->offsets = (int32_t *)tt_alloc(ctx, n_slots + 1, sizeof(int32_t));
     e->slot_ids = (int32_t *)tt_alloc(ctx, n_slots, sizeof(int32_t));
     e->tokens = (int32_t *)tt_alloc(ctx, n_slots * capacity, sizeof(int32_t));
     if (!e->slots || !e->texts || !e->logprobs) { return TT_ERR_MEM; }
     if (!e->offsets || !e->slot_ids || !e->tokens) { return TT_ERR_MEM; }
+    if (e->sampling.keep_sampling_mask) {
+        e->kept_at = (int32_t *)tt_alloc(ctx, n_slots * (most + 1), sizeof(int32_t));
+        e->rows = (int32_t *)tt_alloc(ctx, n_slots * vocab, sizeof(int32_t));
+        if (!e->kept_at || !e->rows) { return TT_ERR_MEM; }
+    }
     for (i = 0; i < n_slots; i++) {
-        e->slots[i].item = -1;
-        e->slots[i].tokens = e->texts + i * capacity;
-        e->slots[i].logprobs = e->logprobs + i * most;
+        tti_sequence *q = &e->slots[i];
+        q->item = -1;
+        q->tokens = e->texts + i * capacity;
+        q->logprobs = e->logprobs + i * 2 * most;
+        q->sampled = q->logprobs + most;
+        q->row = e->rows ? e->rows + i * vocab : NULL;
+        q->kept_at = e->kept_at ? e->kept_at + i * (most + 1) : NULL;
+        q->kept.ctx = ctx;
     }
     return TT_OK;
 }
@@ -13456,10 +13591,13 @@ static tt_status tti_engine_open(tti_engine *e) {
 static void tti_engine_close(tti_engine *e) {
     tt_context *ctx = e->ctx;
     size_t n_slots = (size_t)e->n_slots, capacity = (size_t)e->capacity;
-    size_t most = (size_t)e->sampling.max_new_tokens;
+    size_t most = (size_t)e->sampling.max_new_tokens, vocab = (size_t)e->model->config.vocab_size, i;
+    for (i = 0; e->rows && i < n_slots; i++) { tt_ids_free(&e->slots[i].kept); }
+    tt_free(ctx, e->kept_at, n_slots * (most + 1), sizeof(int32_t));
+    tt_free(ctx, e->rows, n_slots * vocab, sizeof(int32_t));
     tt_free(ctx, e->slots, n_slots, sizeof *e->slots);
     tt_free(ctx, e->texts, n_slots * capacity, sizeof(int32_t));
-    tt_free(ctx, e->logprobs, n_slots * most, sizeof(float));
+    tt_free(ctx, e->logprobs, n_slots * most, 2 * sizeof(float));
     tt_free(ctx, e->offsets, n_slots + 1, sizeof(int32_t));
     tt_free(ctx, e->slot_ids, n_slots, sizeof(int32_t));
     tt_free(ctx, e->tokens, n_slots * capacity, sizeof(int32_t));
@@ -13522,12 +13660,17 @@ static void tti_sequence_begin(tti_engine *e, int slot) {
     tt_kv_cache_truncate(e->cache, slot, e->prefix_length);
 }
 
-/* The first of a request runs its prompt, all but the last token; the others copy its cache. */
+/* The first of a request runs its prompt, all but the last token; the others copy its cache. A sequence that
+ * goes on behind an environment's turn runs that, all but the last token. */
 static tt_status tti_engine_fill(tti_engine *e) {
     int i, n = 0, first = e->next_item, begin = e->prefix_length;
-    for (i = 0; i < e->n_slots && e->next_item < e->out->n; i++) {
+    for (i = 0; i < e->n_slots; i++) {
         tti_sequence *q = &e->slots[i];
-        if (q->item >= 0) { continue; }
+        int held = tt_kv_cache_length(e->cache, i);
+        if (q->item >= 0 && held < q->length - 1) {
+            tti_batch_put(e, n++, i, q->tokens + held, q->length - 1 - held);
+        }
+        if (q->item >= 0 || e->next_item == e->out->n) { continue; }
         tti_sequence_begin(e, i);
         if (q->length - 1 == begin || tti_engine_donor(e, i, 0) >= 0) { continue; }
         tti_batch_put(e, n++, i, q->tokens + begin, q->length - 1 - begin);
@@ -13555,28 +13698,54 @@ static double tti_sequence_random(const tti_engine *e, const tti_sequence *q) {
     return tti_unit(tt_random(e->sampling.seed, tt_hash(name, sizeof name, 0), (uint64_t)q->length));
 }
 
-static void tti_sequence_append(tti_sequence *q, int32_t token, float logprob) {
-    q->tokens[q->length] = token;
-    q->logprobs[q->length - q->prompt_length] = logprob;
-    q->length++;
+static void tti_sequence_append(tti_sequence *q, int32_t token, float logprob, float sampled) {
+    int t = q->length - q->prompt_length;
+    q->tokens[q->length++] = token;
+    q->logprobs[t] = logprob;
+    q->sampled[t] = sampled;
 }
 
-/* The log-prob is that of the raw logits under the temperature: what training computes for the same token. */
+/* The row from which the token was drawn: penalised, and all but the n_kept last ids of the scratch without
+ * weight. Of it the same scan as that of training gives the log-prob of what was sampled from. */
+static float tti_sampled_logprob(const tti_engine *e, tti_sequence *q, const float *logits, int32_t token,
+                                 int n_kept, const tti_choice *scratch) {
+    const tt_sampling *s = &e->sampling;
+    int vocab = e->model->config.vocab_size, i;
+    float *row = scratch->w, logprob;
+    memcpy(row, logits, (size_t)vocab * sizeof(float));
+    if (s->repetition_penalty != 1.0f) {
+        tti_penalise(row, logits, q->tokens, q->length, s->repetition_penalty);
+    }
+    for (i = 0; i < vocab - n_kept; i++) { row[scratch->ids[i]] = TTI_DROPPED; }
+    tti_row_logprob(e->ctx, row, vocab, token, 1.0f / s->temperature, &logprob, NULL);
+    for (i = 0; q->row && n_kept < vocab && i < vocab; i++) {
+        if (row[i] != TTI_DROPPED) { q->row[q->n_row++] = (int32_t)i; }
+    }
+    return logprob;
+}
+
+/* One log-prob is that of the raw logits under the temperature: what training computes for the same token. */
 static void tti_sequence_sample(const tti_engine *e, tti_sequence *q, const float *logits,
                                 const tti_choice *scratch) {
     const tt_sampling *s = &e->sampling;
     int vocab = e->model->config.vocab_size;
     const float *row = logits;
     int32_t token;
-    float logprob;
+    float logprob, sampled;
+    int n_kept;
     if (s->repetition_penalty != 1.0f) {
         memcpy(scratch->scores, logits, (size_t)vocab * sizeof(float));
         tti_penalise(scratch->scores, logits, q->tokens, q->length, s->repetition_penalty);
         row = scratch->scores;
     }
-    token = tti_choose(e->ctx, row, vocab, s, tti_sequence_random(e, q), scratch);
+    token = tti_choose(e->ctx, row, vocab, s, tti_sequence_random(e, q), scratch, &n_kept);
     tti_row_logprob(e->ctx, logits, vocab, token, 1.0f / s->temperature, &logprob, NULL);
-    tti_sequence_append(q, token, logprob);
+    sampled = s->greedy ? 0 : logprob;
+    q->n_row = 0;
+    if (!s->greedy && (n_kept < vocab || row != logits)) {
+        sampled = tti_sampled_logprob(e, q, logits, token, n_kept, scratch);
+    }
+    tti_sequence_append(q, token, logprob, sampled);
 }
 
 /* A part of the threads' work is TTI_ROWS_A_PART rows; each thread has scratch of its own. */
@@ -13661,7 +13830,7 @@ static tt_status tti_sample_download(tti_engine *e, const int32_t *drawn, int n)
     for (i = 0; status == TT_OK && i < n; i++) {
         float logprob;
         memcpy(&logprob, tokens + n + i, sizeof logprob);
-        tti_sequence_append(&e->slots[e->slot_ids[i]], tokens[i], logprob);
+        tti_sequence_append(&e->slots[e->slot_ids[i]], tokens[i], logprob, e->sampling.greedy ? 0 : logprob);
     }
     return status;
 }
@@ -13707,20 +13876,96 @@ static tt_status tti_engine_decode(tti_engine *e, int *n_out) {
     return drawn ? tti_sample_download(e, drawn, n) : tti_sample_on_host(e, logits, n);
 }
 
+/* The kept sets of n tokens, which tti_kept_free gives back. */
+static tt_status tti_kept_copy(tt_context *ctx, const tt_kept *from, int n, tt_kept *to) {
+    size_t count = from->at ? (size_t)from->at[n] : 0;
+    memset(to, 0, sizeof *to);
+    if (!from->at) { return TT_OK; }
+    to->at = (int32_t *)tt_alloc(ctx, (size_t)n + 1, sizeof *to->at);
+    to->ids = (int32_t *)tt_alloc(ctx, count + 1, sizeof *to->ids);
+    if (!to->at || !to->ids) {
+        tt_free(ctx, to->at, (size_t)n + 1, sizeof *to->at);
+        tt_free(ctx, to->ids, count + 1, sizeof *to->ids);
+        memset(to, 0, sizeof *to);
+        return TT_ERR_MEM;
+    }
+    memcpy(to->at, from->at, ((size_t)n + 1) * sizeof *to->at);
+    if (count > 0) { memcpy(to->ids, from->ids, count * sizeof *to->ids); }
+    return TT_OK;
+}
+
+static void tti_kept_free(tt_context *ctx, tt_kept *kept, int n) {
+    if (!kept->at) { return; }
+    tt_free(ctx, kept->ids, (size_t)kept->at[n] + 1, sizeof *kept->ids);
+    tt_free(ctx, kept->at, (size_t)n + 1, sizeof *kept->at);
+    memset(kept, 0, sizeof *kept);
+}
+
 /* The sequence's tokens move to its completion, and the slot is empty. */
 static tt_status tti_sequence_finish(tti_engine *e, tti_sequence *q, int stopped) {
     tt_completion *c = &e->out->items[q->item];
     size_t n = (size_t)(q->length - q->prompt_length);
+    tt_kept kept;
     c->tokens = (int32_t *)tt_alloc(e->ctx, n, sizeof(int32_t));
     c->logprobs = (float *)tt_alloc(e->ctx, n, sizeof(float));
+    c->sampled_logprobs = (float *)tt_alloc(e->ctx, n, sizeof(float));
     c->length = (int)n;
-    if (!c->tokens || !c->logprobs) { return TT_ERR_MEM; }
+    kept.at = q->kept_at;
+    kept.ids = q->kept.data;
+    if (!c->tokens || !c->logprobs || !c->sampled_logprobs) { return TT_ERR_MEM; }
+    if (tti_kept_copy(e->ctx, &kept, c->length, &c->kept) != TT_OK) { return TT_ERR_MEM; }
     c->stopped = stopped;
     memcpy(c->tokens, q->tokens + q->prompt_length, n * sizeof(int32_t));
     memcpy(c->logprobs, q->logprobs, n * sizeof(float));
+    memcpy(c->sampled_logprobs, q->sampled, n * sizeof(float));
     e->out->n_tokens += n;
     q->item = -1;
     return TT_OK;
+}
+
+/* The kept set of the newest token goes to those of its response; an environment's token has none. */
+static tt_status tti_sequence_keep(tti_engine *e, tti_sequence *q, int n_ids) {
+    int n = q->length - q->prompt_length;
+    tt_status status = TT_OK;
+    if (!q->row) { return TT_OK; }
+    if (q->kept.size > (size_t)(INT_MAX - n_ids)) {
+        return tt_fail(e->ctx, TT_ERR_ARG, "tt_generate: kept sets of one response together above %d ids",
+                       INT_MAX);
+    }
+    if (n == 1) { q->kept_at[0] = 0; }
+    if (n_ids > 0) { status = tt_ids_append(&q->kept, q->row, (size_t)n_ids); }
+    q->kept_at[n] = (int32_t)q->kept.size;
+    return status;
+}
+
+/* The environment's turn: what it writes follows, as far as it fits. */
+static tt_status tti_sequence_environment(tti_engine *e, tti_sequence *q) {
+    const tt_sampling *s = &e->sampling;
+    const tt_completion *c = tti_sequence_completion(e, q);
+    int begin = q->prompt_length, vocab = e->model->config.vocab_size;
+    tt_ids written = TT_INIT;
+    tt_status status;
+    size_t i;
+    written.ctx = e->ctx;
+    tt_error_clear(e->ctx);
+    status = s->environment(s->environment_user, &e->requests[c->request], q->tokens + begin,
+                            q->length - begin, &written);
+    if (status != TT_OK && tt_error_status(e->ctx) == TT_OK) {
+        tt_fail(e->ctx, status, "tt_generate: the environment of request %d, sample %d failed: %s",
+                c->request, c->sample, tt_status_name(status));
+    }
+    for (i = 0; status == TT_OK && i < written.size && q->length - begin < s->max_new_tokens; i++) {
+        int32_t id = written.data[i];
+        if (id < 0 || id >= vocab) {
+            status = tt_fail(e->ctx, TT_ERR_ARG, "tt_generate: the environment of request %d, sample %d "
+                             "wrote token %d, expected 0..%d", c->request, c->sample, (int)id, vocab - 1);
+            break;
+        }
+        tti_sequence_append(q, id, (float)NAN, (float)NAN);
+        status = tti_sequence_keep(e, q, 0);
+    }
+    tt_ids_free(&written);
+    return status;
 }
 
 /* The newest token of a slot: is it a number, what does on_token say, does the sequence end? */
@@ -13730,6 +13975,7 @@ static tt_status tti_sequence_accept(tti_engine *e, tti_sequence *q) {
     int n = q->length - q->prompt_length, stopped = 0, k;
     int32_t token = q->tokens[q->length - 1];
     float logprob = q->logprobs[n - 1];
+    tt_status status;
     if (!isfinite(logprob)) {
         return tt_fail(e->ctx, TT_ERR_NUMBER, "tt_generate: the logits of request %d, sample %d, position %d "
                        "are not finite", c->request, c->sample, q->length - 1);
@@ -13738,7 +13984,13 @@ static tt_status tti_sequence_accept(tti_engine *e, tti_sequence *q) {
         return tt_fail(e->ctx, TT_ERR_STOP, "tt_generate: stopped by on_token");
     }
     for (k = 0; k < s->n_stop_tokens; k++) { stopped |= s->stop_tokens[k] == token; }
-    return stopped || n == s->max_new_tokens ? tti_sequence_finish(e, q, stopped) : TT_OK;
+    TTI_TRY(tti_sequence_keep(e, q, q->n_row));
+    if (s->environment && !stopped && n < s->max_new_tokens) { TTI_TRY(tti_sequence_environment(e, q)); }
+    if (stopped || q->length - q->prompt_length == s->max_new_tokens) {
+        status = tti_sequence_finish(e, q, stopped);
+    }
+done:
+    return status;
 }
 
 /* Fill, decode, accept. *busy: whether there is more to do. */
@@ -13801,6 +14053,8 @@ TT_API void tt_completions_free(tt_completions *c) {
     for (i = 0; i < c->n; i++) {
         tt_free(c->ctx, c->items[i].tokens, (size_t)c->items[i].length, sizeof(int32_t));
         tt_free(c->ctx, c->items[i].logprobs, (size_t)c->items[i].length, sizeof(float));
+        tt_free(c->ctx, c->items[i].sampled_logprobs, (size_t)c->items[i].length, sizeof(float));
+        tti_kept_free(c->ctx, &c->items[i].kept, c->items[i].length);
     }
     if (c->items) { tt_free(c->ctx, c->items, (size_t)c->n, sizeof *c->items); }
     c->items = NULL;
@@ -14136,9 +14390,11 @@ static void tti_rollout_free(tt_context *ctx, tt_rollout *r) {
     tt_free(ctx, r->sampling_logprobs, n, sizeof(float));
     tt_free(ctx, r->old_logprobs, n, sizeof(float));
     tt_free(ctx, r->ref_logprobs, n, sizeof(float));
+    tt_free(ctx, r->advantages, n, sizeof(float));
+    tti_kept_free(ctx, &r->kept, r->response_length);
     r->tokens = NULL;
     r->kind = NULL;
-    r->sampling_logprobs = r->old_logprobs = r->ref_logprobs = NULL;
+    r->sampling_logprobs = r->old_logprobs = r->ref_logprobs = r->advantages = NULL;
 }
 
 /* Tokens of a response: `n` of them, and which one ends it. */
@@ -14170,7 +14426,9 @@ static tt_status tti_rollout_begin(tt_rollouts *all, int i, const tt_request *q,
                                    int end_token) {
     tt_rollout *r = &all->items[i];
     tti_response response;
+    const float *drawn;
     tt_status status;
+    int t;
     if (c->request != i / all->num_generations) {
         return tt_fail(all->ctx, TT_ERR_ARG,
                        "tt_rollouts_create: completion %d is of request %d, expected %d for each request", i,
@@ -14185,8 +14443,13 @@ static tt_status tti_rollout_begin(tt_rollouts *all, int i, const tt_request *q,
     response.n = c->length;
     response.end_token = end_token;
     status = tti_rollout_fill(all->ctx, r, q->prompt, &response);
-    if (status == TT_OK) { memcpy(r->sampling_logprobs, c->logprobs, (size_t)c->length * sizeof(float)); }
-    return status;
+    if (status != TT_OK) { return status; }
+    drawn = c->sampled_logprobs ? c->sampled_logprobs : c->logprobs;
+    memcpy(r->sampling_logprobs, drawn, (size_t)c->length * sizeof(float));
+    for (t = 0; t < c->length; t++) {
+        if (isnan(c->logprobs[t])) { r->kind[r->prompt_length + t] = TT_KIND_ENVIRONMENT; }
+    }
+    return tti_kept_copy(all->ctx, &c->kept, c->length, &r->kept);
 }
 
 /* Completions come request by request, num_generations of each: the groups. */
@@ -14229,7 +14492,8 @@ TT_API tt_status tt_rollouts_question(tt_rollouts *all, int group, const char *t
     return TT_OK;
 }
 
-/* The attempt keeps its log-probs; what the teacher wrote has none, for nobody sampled it here. */
+/* The attempt keeps its log-probs and what an environment wrote; what the teacher wrote has none, for nobody
+ * sampled it here. */
 TT_API tt_status tt_rollout_replace(tt_rollouts *all, int index, const int32_t *response, int length,
                                     int attempt_length, int end_token) {
     tt_rollout *r, fresh;
@@ -14249,13 +14513,19 @@ TT_API tt_status tt_rollout_replace(tt_rollouts *all, int index, const int32_t *
     text.n = length;
     text.end_token = end_token;
     fresh = *r;
-    fresh.old_logprobs = fresh.ref_logprobs = NULL;
+    fresh.old_logprobs = fresh.ref_logprobs = fresh.advantages = NULL;
+    memset(&fresh.kept, 0, sizeof fresh.kept);
     fresh.kl_cost = (double)NAN;
     if (tti_rollout_fill(all->ctx, &fresh, r->tokens, &text) != TT_OK) { return TT_ERR_MEM; }
     memcpy(fresh.sampling_logprobs, r->sampling_logprobs, (size_t)attempt_length * sizeof(float));
-    for (t = attempt_length; t < length; t++) {
-        fresh.sampling_logprobs[t] = (float)NAN;
-        fresh.kind[fresh.prompt_length + t] = TT_KIND_TEACHER;
+    for (t = 0; t < length; t++) {
+        unsigned char *kind = &fresh.kind[fresh.prompt_length + t];
+        if (t >= attempt_length) {
+            fresh.sampling_logprobs[t] = (float)NAN;
+            *kind = TT_KIND_TEACHER;
+        } else if (r->kind[r->prompt_length + t] == TT_KIND_ENVIRONMENT) {
+            *kind = TT_KIND_ENVIRONMENT;
+        }
     }
     fresh.guided = 1;
     fresh.off_policy = 0;
@@ -14276,6 +14546,32 @@ TT_API tt_status tt_rollout_off_policy(tt_rollouts *all, int index, const int32_
     r->guided = 0;
     r->off_policy = 1;
     memset(r->kind + r->prompt_length, TT_KIND_OFF_POLICY, (size_t)length);
+    return TT_OK;
+}
+
+TT_API tt_status tt_rollout_advantages(tt_rollouts *all, int index, const float *advantages) {
+    tt_rollout *r;
+    size_t n;
+    int t;
+    if (index < 0 || index >= all->n) {
+        return tt_fail(all->ctx, TT_ERR_ARG, "tt_rollout_advantages: index is %d, expected 0..%d", index,
+                       all->n - 1);
+    }
+    r = &all->items[index];
+    n = (size_t)r->response_length;
+    for (t = 0; advantages && t < r->response_length; t++) {
+        if (isfinite(advantages[t])) { continue; }
+        return tt_fail(all->ctx, TT_ERR_NUMBER, "tt_rollout_advantages: prompt %d, sample %d, token %d has "
+                       "%g, expected a finite number", r->group, r->sample, t, (double)advantages[t]);
+    }
+    if (!advantages) {
+        tt_free(all->ctx, r->advantages, n, sizeof(float));
+        r->advantages = NULL;
+        return TT_OK;
+    }
+    if (!r->advantages) { r->advantages = (float *)tt_alloc(all->ctx, n, sizeof(float)); }
+    if (!r->advantages) { return TT_ERR_MEM; }
+    memcpy(r->advantages, advantages, n * sizeof(float));
     return TT_OK;
 }
 
@@ -14301,6 +14597,33 @@ static const tt_rollout *tti_rollout_at(const tt_rollouts *all, const int *indic
 
 static const tt_rollout *tti_batch_at(const tt_loss_batch *b, int k) {
     return tti_rollout_at(b->rollouts, b->indices, k);
+}
+
+/* The kept sets of all responses of the batch, in the step's memory; none if no response has any. */
+static int tti_batch_keep(tt_context *ctx, const tt_rollouts *all, const int *indices, int n, tt_kept *kept) {
+    size_t tokens = 0, ids = 0, at = 0;
+    int i, t, any = 0;
+    for (i = 0; i < n; i++) {
+        const tt_rollout *r = tti_rollout_at(all, indices, i);
+        tokens += (size_t)r->response_length;
+        ids += r->kept.at ? (size_t)r->kept.at[r->response_length] : 0;
+        any |= r->kept.at != NULL;
+    }
+    if (!any) { return 1; }
+    kept->at = (int32_t *)tti_step_alloc(ctx, (tokens + 1) * sizeof(int32_t));
+    kept->ids = (int32_t *)tti_step_alloc(ctx, (ids + 1) * sizeof(int32_t));
+    if (!kept->at || !kept->ids) { return 0; }
+    for (i = 0, ids = 0; i < n; i++) {
+        const tt_rollout *r = tti_rollout_at(all, indices, i);
+        const tt_kept *k = &r->kept;
+        size_t count = k->at ? (size_t)k->at[r->response_length] : 0;
+        if (count > 0) { memcpy(kept->ids + ids, k->ids, count * sizeof(int32_t)); }
+        for (t = 1; t <= r->response_length; t++) {
+            kept->at[++at] = (int32_t)ids + (k->at ? k->at[t] : 0);
+        }
+        ids += count;
+    }
+    return 1;
 }
 
 /* A batch of rollouts while its sequences are laid end to end. */
@@ -14367,6 +14690,8 @@ static void tti_layout_shared(tti_layout *l, const tt_rollouts *all, const int *
  * wanted. */
 TT_API tt_batch *tt_rollouts_batch(tt_context *ctx, const tt_rollouts *all, const int *indices, int n) {
     tt_batch_desc desc = TT_INIT;
+    tt_kept kept = TT_INIT;
+    tt_batch *batch;
     tti_layout l;
     int i, total = 0;
     if (ctx->graph_error) { return NULL; }
@@ -14375,7 +14700,8 @@ TT_API tt_batch *tt_rollouts_batch(tt_context *ctx, const tt_rollouts *all, cons
         const tt_rollout *r = tti_rollout_at(all, indices, i);
         total += r->prompt_length + r->response_length;
     }
-    if (!tti_layout_alloc(ctx, &l, all->share_prompts ? 2 * n + 1 : n, total)) {
+    if (!tti_layout_alloc(ctx, &l, all->share_prompts ? 2 * n + 1 : n, total) ||
+        !tti_batch_keep(ctx, all, indices, n, &kept)) {
         ctx->graph_error = 1;
         return NULL;
     }
@@ -14391,7 +14717,91 @@ TT_API tt_batch *tt_rollouts_batch(tt_context *ctx, const tt_rollouts *all, cons
     desc.offsets = l.offsets;
     desc.tokens = l.tokens;
     desc.mask = l.mask;
-    return tt_batch_create(ctx, &desc);
+    batch = tt_batch_create(ctx, &desc);
+    if (batch) { batch->kept = kept; }
+    return batch;
+}
+
+/* ---- [tt:grpo.score] responses under another context and another model ----
+ * In runs of neighbours, as many as micro_batch_tokens holds; one that is not scored ends a run. */
+
+/* Tokens of response i with its context; not scored: 0 for want of a context, -1 for want of room. */
+static tt_status tti_score_length(const tt_rollouts *all, const tt_scoring *s, int i, int *length) {
+    const tt_rollout *r = &all->items[i];
+    int limit = tt_model_config_get(s->model)->max_position_embeddings;
+    int context = s->contexts ? s->contexts[i].prompt_length : r->prompt_length, n = r->response_length;
+    *length = context < 1 ? 0 : context <= limit - n ? context + n : -1;
+    if (*length >= 0 || s->skip_long) { return TT_OK; }
+    return tt_fail(all->ctx, TT_ERR_ARG, "tt_rollouts_logprobs: the context of prompt %d, sample %d has %d "
+                   "tokens and its response %d, together above max_position_embeddings %d", r->group,
+                   r->sample, context, n, limit);
+}
+
+/* The same responses with a context for a prompt, in the step's memory. */
+static tt_rollout *tti_score_items(tt_context *ctx, const tt_rollout *from, const tt_request *contexts,
+                                   int n) {
+    tt_rollout *items = (tt_rollout *)tti_step_alloc(ctx, (size_t)n * sizeof *items);
+    int i;
+    for (i = 0; items && i < n; i++) {
+        size_t begin = (size_t)contexts[i].prompt_length, count = (size_t)from[i].response_length;
+        items[i] = from[i];
+        items[i].prompt_length = contexts[i].prompt_length;
+        items[i].tokens = (int32_t *)tti_step_alloc(ctx, (begin + count) * sizeof(int32_t));
+        if (!items[i].tokens) { return NULL; }
+        memcpy(items[i].tokens, contexts[i].prompt, begin * sizeof(int32_t));
+        memcpy(items[i].tokens + begin, from[i].tokens + from[i].prompt_length, count * sizeof(int32_t));
+    }
+    return items;
+}
+
+/* The run of n responses from `begin` on, in one forward pass. */
+static tt_status tti_score_run(const tt_rollouts *all, const tt_scoring *s, int begin, int n, float *out) {
+    tt_context *ctx = tt_model_context(s->model);
+    tt_rollouts run = *all;
+    tt_batch *batch;
+    tt_tensor *logprobs;
+    tt_status status = TT_ERR_MEM;
+    run.n = n;
+    run.items += begin;
+    if (s->contexts) { run.items = tti_score_items(ctx, run.items, s->contexts + begin, n); }
+    if (run.items) {
+        tt_no_grad_begin(ctx);
+        batch = tt_rollouts_batch(ctx, &run, NULL, 0);
+        logprobs = tt_model_logprobs(s->model, batch, s->temperature != 0 ? s->temperature : 1, NULL);
+        tt_no_grad_end(ctx);
+        status = logprobs ? tt_tensor_get(logprobs, out) : tt_eval(ctx);
+    }
+    tt_step_reset(ctx);
+    return status;
+}
+
+TT_API tt_status tt_rollouts_logprobs(const tt_rollouts *all, const tt_scoring *s, float *out,
+                                      int *n_skipped) {
+    int most = s->micro_batch_tokens ? s->micro_batch_tokens : 8192, skipped = 0, begin = 0, length = 0;
+    tt_status status = TT_OK;
+    if (!s->model) { return tt_fail(all->ctx, TT_ERR_ARG, "tt_rollouts_logprobs: model is NULL"); }
+    while (begin < all->n) {
+        int end = begin, left = most, t;
+        size_t count = 0;
+        for (; end < all->n; end++) {
+            TTI_TRY(tti_score_length(all, s, end, &length));
+            if (length <= 0 || (end > begin && length > left)) { break; }
+            left -= length < left ? length : left;
+            count += (size_t)all->items[end].response_length;
+        }
+        if (end > begin) {
+            TTI_TRY(tti_score_run(all, s, begin, end - begin, out));
+        } else {
+            for (t = 0; t < all->items[end].response_length; t++) { out[count++] = (float)NAN; }
+            skipped += length < 0;
+            end++;
+        }
+        out += count;
+        begin = end;
+    }
+    if (n_skipped) { *n_skipped = skipped; }
+done:
+    return status;
 }
 
 /* ---- [tt:grpo.tokens] which tokens count ---- */
@@ -14404,6 +14814,10 @@ static tt_token_kind tti_kind_of(const tt_rollout *r, int t) {
  * */
 static int tti_in_loss(const tt_rollout *r, int t, const tt_grpo_config *c) {
     return tti_kind_of(r, t) != TT_KIND_ENVIRONMENT && (r->stopped || !c->mask_truncated_completions);
+}
+
+static double tti_advantage_at(const tt_rollout *r, int t) {
+    return (double)(r->advantages ? r->advantages[t] : r->advantage);
 }
 
 /* The student's own tokens have the policy loss; all others in the loss have one of their own. */
@@ -14663,15 +15077,19 @@ static void tti_token_loss_zero(tt_token_loss *out) {
     out->factor = 1;
 }
 
-/* The student's loss at this log-ratio (of a token, or pooled). in has config, logp, old_logp, advantage,
+/* What a loss may use, at this log-ratio of a token, or pooled. in has config, logp, old_logp, advantage,
  * index. */
-static void tti_loss_student(tt_loss_input *in, double log_ratio, tt_token_loss *out) {
-    const tti_loss_row *row = &tti_losses[in->config->loss];
-    double kept = tti_clip(log_ratio, -20, row->most);
+static void tti_loss_ratio(tt_loss_input *in, double log_ratio, double most) {
+    double kept = tti_clip(log_ratio, -20, most);
     in->user = in->config->token_loss_user;
     in->log_ratio = log_ratio;
     in->ratio = exp(kept);
     in->dratio = kept == log_ratio ? in->ratio : 0;
+}
+
+static void tti_loss_student(tt_loss_input *in, double log_ratio, tt_token_loss *out) {
+    const tti_loss_row *row = &tti_losses[in->config->loss];
+    tti_loss_ratio(in, log_ratio, row->most);
     if (in->config->token_loss) {
         in->config->token_loss(in, out);
     } else {
@@ -14694,7 +15112,7 @@ static double tti_aas_gamma(const tt_grpo_config *c, double a) {
 }
 
 /* -A p / (p + luffy_gamma), gradient through both; a negative luffy_gamma: -A p. Source: LUFFY, arXiv
- * 2504.14945. */
+ * 2504.14945; the same for refined answers: Critique-GRPO, arXiv 2506.03106. */
 static void tti_loss_luffy(const tt_grpo_config *c, double p, double a, tt_token_loss *out) {
     double gamma = (double)c->luffy_gamma;
     out->factor = gamma < 0 ? p : p / (p + gamma);
@@ -14735,7 +15153,14 @@ static void tti_loss_by_kind(tt_loss_input *in, tt_token_kind kind, tt_token_los
     switch (kind) {
     case TT_KIND_GUIDED:
     case TT_KIND_TEACHER: tti_loss_guided(in, out); break;
-    case TT_KIND_OFF_POLICY: tti_loss_luffy(in->config, exp(in->logp), in->advantage, out); break;
+    case TT_KIND_OFF_POLICY:
+        tti_loss_ratio(in, in->logp - in->old_logp, 20);
+        if (in->config->off_policy_loss) {
+            in->config->off_policy_loss(in, out);
+        } else {
+            tti_loss_luffy(in->config, exp(in->logp), in->advantage, out);
+        }
+        break;
     case TT_KIND_STUDENT: tti_loss_student(in, in->logp - in->old_logp, out); break;
     case TT_KIND_PROMPT:
     case TT_KIND_ENVIRONMENT: break;
@@ -15227,6 +15652,9 @@ static const tti_grpo_field tti_grpo_fields[] = {
     {TTI_INT(num_generations), 8, 1, INT_MAX},
     {TTI_INT(max_completion_length), 128, 1, INT_MAX},
     {TTI_FLOAT(temperature), 1, 1e-6, 1e6},
+    {TTI_INT(top_k), 0, 0, INT_MAX},
+    {TTI_FLOAT(top_p), 1, 0, 1},
+    {TTI_FLOAT(min_p), 0, 0, 1},
     {TTI_FLOAT(epsilon_low), 0, 0, 20},
     {TTI_FLOAT(epsilon_high), 0, 0, HUGE_VAL},
     {TTI_FLOAT(delta), 0, 0, HUGE_VAL},
@@ -15376,9 +15804,8 @@ typedef struct tti_response_sums {
     double log_mismatch;     /* sum of log p_old - log p_sampler over the n_sampled tokens of the sampler */
     double gap;              /* sum of log p_sampler - log p over the same */
     double policy;           /* 1, or 0 if the response leaves the policy loss */
-    double weights;          /* sum of the mismatch weights of the student tokens that are kept */
+    double slope;            /* a pooled loss: sum over its tokens of weight * slope by each one's log p */
     int n, n_sampled;
-    tt_token_loss loss;      /* one for all of them, if the loss pools */
 } tti_response_sums;
 
 /* Log-probs of one token, its entropy, and whether that is large enough for the policy loss (1 or 0). */
@@ -15412,33 +15839,37 @@ static double tti_mismatch_weight(const tt_grpo_config *c, const tti_response_su
     return tti_mismatches[c->mismatch].weight(&m);
 }
 
-static tt_loss_input tti_loss_input_of(const tt_grpo_config *c, const tt_rollout *r, const tti_token_logps *p,
-                                       const tti_response_sums *q) {
+static tt_loss_input tti_loss_input_of(const tt_grpo_config *c, const tt_rollout *r, int t,
+                                       const tti_token_logps *p, const tti_response_sums *q) {
     tt_loss_input in = TT_INIT;
     in.config = c;
     in.logp = p->now;
     in.old_logp = p->old;
     in.response_log_ratio = q->log_ratio_kept;
-    in.advantage = (double)r->advantage;
+    in.advantage = tti_advantage_at(r, t);
+    in.rollout = r;
     in.index = p->index;
     return in;
 }
 
-/* One loss of the whole response: of its pooled log-ratio; its slope is by each student token's log p. */
-static void tti_pooled_loss(const tt_grpo_config *c, const tt_rollout *r, tti_response_sums *q) {
+/* A loss of the whole response, of its pooled log-ratio, at advantage a; its slope is by each student token's
+ * log p. */
+static tt_token_loss tti_pooled_loss(const tt_grpo_config *c, double a, const tti_response_sums *q) {
     tti_pool pool = tti_loss_pool(c);
     double n = pool == TTI_POOL_SUM ? 1 : pool == TTI_POOL_CLIPPED_MEAN ? q->n + 1e-8 : q->n;
     tt_loss_input in = TT_INIT;
+    tt_token_loss x;
     in.config = c;
-    in.advantage = (double)r->advantage;
-    tti_token_loss_zero(&q->loss);
-    tti_loss_student(&in, q->log_ratio / n, &q->loss);
-    q->loss.dloss /= n;
+    in.advantage = a;
+    tti_token_loss_zero(&x);
+    tti_loss_student(&in, q->log_ratio / n, &x);
+    x.dloss /= n;
+    return x;
 }
 
 /* Only tokens that the sampler drew tell of a mismatch; only the student's own move the ratio. */
-static void tti_sums_add(tti_response_sums *q, const tt_grpo_config *c, const tt_rollout *r,
-                         const tti_token_logps *p, int student) {
+static void tti_sums_add(tti_response_sums *q, const tt_grpo_config *c, const tt_rollout *r, int t,
+                         const tti_token_logps *p) {
     double log_ratio = p->now - p->old;
     int live;
     if (!isnan(p->sampler)) {
@@ -15446,62 +15877,61 @@ static void tti_sums_add(tti_response_sums *q, const tt_grpo_config *c, const tt
         q->gap += p->sampler - p->now;
         q->n_sampled++;
     }
-    if (!student) { return; }
+    if (!tti_is_student(r, t)) { return; }
     q->log_ratio_kept += tti_clip(log_ratio, -20, 20);
     q->log_ratio += tti_loss_pool(c) == TTI_POOL_CLIPPED_MEAN
-                        ? tti_gmpo_clip(c, log_ratio, (double)r->advantage, &live)
+                        ? tti_gmpo_clip(c, log_ratio, tti_advantage_at(r, t), &live)
                         : log_ratio;
     q->n++;
 }
 
 /* First the sums over the response, for the weight of a token may depend on all of them; then, for a pooled
- * loss, the sum of those weights. */
+ * loss, the slope that all its tokens share. */
 static tti_response_sums tti_response_read(const tt_rollout *r, const tti_batch_loss *b, size_t at,
                                            const tt_grpo_config *c) {
-    double threshold = (double)c->off_policy_mask_threshold;
+    double threshold = (double)c->off_policy_mask_threshold, weights = 0;
     tti_response_sums q;
     int t;
     memset(&q, 0, sizeof q);
     for (t = 0; t < r->response_length; t++) {
         tti_token_logps p = tti_token_logps_at(r, b, at, t);
-        if (tti_in_loss(r, t, c)) { tti_sums_add(&q, c, r, &p, tti_is_student(r, t)); }
+        if (tti_in_loss(r, t, c)) { tti_sums_add(&q, c, r, t, &p); }
     }
     q.policy =
         threshold != 0 && r->advantage < 0 && q.n_sampled > 0 && q.gap / q.n_sampled > threshold ? 0 : 1;
     if (tti_loss_pool(c) == TTI_POOL_NONE || q.n == 0) { return q; }
     for (t = 0; t < r->response_length; t++) {
         tti_token_logps p = tti_token_logps_at(r, b, at, t);
-        if (tti_in_loss(r, t, c) && tti_is_student(r, t)) {
-            q.weights += tti_mismatch_weight(c, &q, &p) * p.kept;
-        }
+        double w = tti_mismatch_weight(c, &q, &p) * p.kept;
+        if (!tti_in_loss(r, t, c) || !tti_is_student(r, t)) { continue; }
+        weights += w;
+        if (r->advantages) { q.slope += w * tti_pooled_loss(c, tti_advantage_at(r, t), &q).dloss; }
     }
-    tti_pooled_loss(c, r, &q);
+    if (!r->advantages) { q.slope = tti_pooled_loss(c, (double)r->advantage, &q).dloss * weights; }
     return q;
 }
 
 /* The pooled loss as the loss of one of its tokens: each of them moves the ratio that all of them use. */
-static tt_token_loss tti_pooled_at(const tt_grpo_config *c, const tt_rollout *r, const tti_token_logps *p,
+static tt_token_loss tti_pooled_at(const tt_grpo_config *c, double a, const tti_token_logps *p,
                                    const tti_response_sums *q, double weight) {
-    tt_token_loss x = q->loss;
+    tt_token_loss x = tti_pooled_loss(c, a, q);
     int live = 1;
-    if (tti_loss_pool(c) == TTI_POOL_CLIPPED_MEAN) {
-        tti_gmpo_clip(c, p->now - p->old, (double)r->advantage, &live);
-    }
-    x.clipped_low |= !live && r->advantage < 0;
-    x.clipped_high |= !live && r->advantage > 0;
+    if (tti_loss_pool(c) == TTI_POOL_CLIPPED_MEAN) { tti_gmpo_clip(c, p->now - p->old, a, &live); }
+    x.clipped_low |= !live && a < 0;
+    x.clipped_high |= !live && a > 0;
     x.loss *= weight * p->kept;
-    x.dloss *= live ? q->weights * q->policy : 0;
+    x.dloss = live ? q->slope * q->policy : 0;
     return x;
 }
 
 /* Loss of token t; *weight receives its mismatch weight. */
 static tt_token_loss tti_loss_at(const tt_grpo_config *c, const tt_rollout *r, int t,
                                  const tti_response_sums *q, const tti_token_logps *p, double *weight) {
-    tt_loss_input in = tti_loss_input_of(c, r, p, q);
+    tt_loss_input in = tti_loss_input_of(c, r, t, p, q);
     tt_token_loss x;
     *weight = tti_mismatch_weight(c, q, p) * q->policy;
     if (tti_is_student(r, t) && tti_loss_pool(c) != TTI_POOL_NONE) {
-        x = tti_pooled_at(c, r, p, q, *weight);
+        x = tti_pooled_at(c, in.advantage, p, q, *weight);
     } else {
         tti_loss_by_kind(&in, tti_kind_of(r, t), &x);
         x.loss *= *weight * p->kept;
@@ -15514,7 +15944,8 @@ static tt_token_loss tti_loss_at(const tt_grpo_config *c, const tt_rollout *r, i
 /* Means over the tokens in the loss; maxima as they come. The guided ones have their own denominator. */
 static void tti_loss_measure(tt_grpo_metrics *m, const tt_loss_totals *d, int guided,
                              const tti_token_logps *p, const tt_token_loss *x, double weight) {
-    double gap = isnan(p->sampler) ? 0 : fabs(p->old - p->sampler);
+    double log_ratio = isnan(p->sampler) ? 0 : p->old - p->sampler, gap = fabs(log_ratio);
+    double ratio = exp(tti_clip(log_ratio, -20, 20));
     m->entropy += p->entropy / d->tokens;
     m->kl += x->kl / d->tokens;
     m->ppo_kl += (p->old - p->now) / d->tokens;
@@ -15522,6 +15953,10 @@ static void tti_loss_measure(tt_grpo_metrics *m, const tt_loss_totals *d, int gu
     m->clip_high += x->clipped_high / d->tokens;
     m->clip_dual += x->clipped_dual / d->tokens;
     m->mismatch_mean += weight / d->tokens;
+    m->ratio_mean += ratio / d->tokens;
+    m->ratio_outside += (ratio < 0.9 || ratio > 1.1) / d->tokens;
+    if (ratio > m->ratio_max) { m->ratio_max = ratio; }
+    if (ratio < m->ratio_min || m->n_tokens == 0) { m->ratio_min = ratio; }
     m->n_tokens += 1;
     if (gap > m->sampling_logp_difference_max) { m->sampling_logp_difference_max = gap; }
     if (fabs(weight - 1) > m->mismatch_deviation_max) { m->mismatch_deviation_max = fabs(weight - 1); }
@@ -16172,20 +16607,26 @@ static int tti_is_eligible(const tt_rollout *r) {
     return r->stopped && !r->off_policy && r->response_length > 1;
 }
 
+/* How many of a group's `size` samples give way to refined ones: at most half. */
+static int tti_think_free(const tt_think_config *c, int size, int step) {
+    int n = (int)floor(size * tt_think_pct(c, step)), most = size / 2;
+    return !c->refine ? 0 : n < 1 ? 1 : n > most ? most : n;
+}
+
 /* k = max(1, floor(eligible pct)) of each group's stopped responses, without replacement: a shuffle whose
  * random stream is a function of (seed, step, prompt id). chosen receives rollout indices; returns how many.
  * */
 static int tti_think_select(const tt_rollouts *all, const tt_think_config *c, int step, int *chosen,
                             tt_think_metrics *m) {
-    int g, i, n = 0, size = all->num_generations;
+    int g, i, n = 0, size = all->num_generations, n_free = tti_think_free(c, size, step);
     for (g = 0; g < all->n_groups; g++) {
         int *pool = chosen + n, eligible = 0, k;
         tt_rng rng;
-        for (i = g * size; i < (g + 1) * size; i++) {
+        for (i = g * size; i < (g + 1) * size - n_free; i++) {
             if (tti_is_eligible(&all->items[i])) { pool[eligible++] = i; }
         }
         m->n_eligible += eligible;
-        k = (int)floor(eligible * tt_think_pct(c, step));
+        k = c->refine ? n_free : (int)floor(eligible * tt_think_pct(c, step));
         if (k < 1) { k = 1; }
         if (k > eligible) { k = eligible; }
         rng.seed = c->seed;
@@ -16202,6 +16643,9 @@ static int tti_think_select(const tt_rollouts *all, const tt_think_config *c, in
 }
 
 /* ---- [tt:think.augment] feedback becomes part of the response ---- */
+
+/* The random stream of refined answers, apart from those of trainer and tasks of the same seed. */
+enum { TTI_THINK_REFINE = 0x7265666e };
 
 /* One call of tt_think_augment: the chosen rollouts, what the teacher is shown of them, and what it said. */
 typedef struct tti_lesson {
@@ -16324,6 +16768,99 @@ done:
     return status;
 }
 
+/* ---- [tt:think.refine] feedback is read, and the question answered anew ----
+ * y1 ~ student(x, y0, f) is trained as a response to x alone, so that what the feedback made possible becomes
+ * what the student does by itself. The places that give way are fixed by the schedule before anything is
+ * chosen, so an attempt is never lost to its own refinement. */
+
+/* The prompts "x, y0, f" that leave room for an answer, as requests; which[k]: the lesson of request k. A
+ * request's random stream is named by step, prompt and sample. */
+static tt_status tti_refine_prompts(tti_lesson *l, tti_questions *q, int *which) {
+    const char *pattern = l->config->refine, *end = pattern + strlen(pattern);
+    int limit = tt_model_config_get(l->how->student)->max_position_embeddings, i;
+    tt_status status = TT_OK;
+    for (i = 0; i < l->n; i++) {
+        const tt_attempt *a = &l->attempts[i];
+        const tt_feedback *f = &l->feedback[i];
+        tti_slot slots[4];
+        const char *reason = f->reason.data ? f->reason.data : "", *phrase = f->phrase.data;
+        slots[0] = tti_slot_make("{question}", a->question, a->question_size, TT_SPECIAL_TEXT);
+        slots[1] = tti_slot_make("{response}", a->response, a->response_size, TT_SPECIAL_TEXT);
+        slots[2] = tti_slot_make("{reason}", reason, f->reason.size, TT_SPECIAL_TEXT);
+        slots[3] = tti_slot_make("{phrase}", phrase ? phrase : "", f->phrase.size, TT_SPECIAL_TEXT);
+        TTI_TRY(tti_render(l->how->tokenizer, pattern, end, slots, 4, &q->ids));
+        TTI_TRY(tti_begin(l->how->tokenizer, &q->ids, q->offsets[i]));
+        q->offsets[i + 1] = q->ids.size;
+    }
+    for (i = 0; i < l->n; i++) {
+        const tt_rollout *r = &l->all->items[l->chosen[i]];
+        int length = (int)(q->offsets[i + 1] - q->offsets[i]);
+        if (length < 1 || length > limit - l->how->max_completion_length) {
+            l->metrics->n_skipped++;
+            continue;
+        }
+        q->requests[q->n].prompt = q->ids.data + q->offsets[i];
+        q->requests[q->n].prompt_length = length;
+        q->requests[q->n].id = tt_random((uint64_t)l->how->step, r->prompt_id, (uint64_t)r->sample);
+        which[q->n++] = i;
+    }
+done:
+    return status;
+}
+
+/* The new answer to attempt number i, the k-th of its group, takes the k-th place from the group's end. */
+static tt_status tti_refine_join(tti_lesson *l, int i, int k, const tt_completion *c) {
+    const tt_rollout *attempt = &l->all->items[l->chosen[i]];
+    int place = (attempt->group + 1) * l->all->num_generations - 1 - k;
+    tt_rollout *r = &l->all->items[place];
+    tt_status status = tt_rollout_off_policy(l->all, place, c->tokens, c->length, l->how->end_token);
+    if (status != TT_OK) { return status; }
+    r->guided = 1;
+    r->attempt_reward = attempt->reward;
+    l->metrics->n_guided++;
+    l->metrics->teacher_tokens += l->feedback[i].n_tokens + c->length;
+    return TT_OK;
+}
+
+static tt_status tti_think_refine(tti_lesson *l) {
+    const tt_augment *how = l->how;
+    tt_context *ctx = l->all->ctx;
+    size_t count = (size_t)l->n;
+    int32_t end = (int32_t)how->end_token;
+    tt_completions answers = TT_INIT;
+    tt_sampling sampling = TT_INIT;
+    tti_questions q = TT_INIT;
+    int *which = (int *)tt_alloc(ctx, count, sizeof *which), i, k = 0, group = -1;
+    tt_status status = TT_ERR_MEM;
+    q.ids.ctx = answers.ctx = ctx;
+    q.requests = (tt_request *)tt_alloc(ctx, count, sizeof *q.requests);
+    q.offsets = (size_t *)tt_alloc(ctx, count + 1, sizeof *q.offsets);
+    if (!which || !q.requests || !q.offsets) { goto done; }
+    l->metrics->n_guided = 0;
+    TTI_TRY(tti_refine_prompts(l, &q, which));
+    if (q.n == 0) { goto done; }
+    sampling.max_new_tokens = how->max_completion_length;
+    sampling.temperature = how->temperature;
+    sampling.seed = tt_random(l->config->seed, TTI_THINK_REFINE, 0);
+    sampling.stop_tokens = &end;
+    sampling.n_stop_tokens = 1;
+    sampling.max_batch = how->max_batch;
+    TTI_TRY(tt_generate(how->student, q.requests, q.n, &sampling, &answers));
+    for (i = 0; i < q.n; i++) {
+        int at = l->all->items[l->chosen[which[i]]].group;
+        k = at == group ? k + 1 : 0;
+        group = at;
+        TTI_TRY(tti_refine_join(l, which[i], k, &answers.items[i]));
+    }
+done:
+    tt_completions_free(&answers);
+    tt_free(ctx, which, count, sizeof *which);
+    tt_free(ctx, q.requests, count, sizeof *q.requests);
+    tt_free(ctx, q.offsets, count + 1, sizeof *q.offsets);
+    tt_ids_free(&q.ids);
+    return status;
+}
+
 /* Select, ask, replace. Rewards of the new responses are the caller's to give. */
 static tt_status tti_think_run(tti_lesson *l) {
     size_t count = (size_t)l->all->n;
@@ -16340,6 +16877,7 @@ static tt_status tti_think_run(tti_lesson *l) {
     l->n = tti_think_select(l->all, l->config, l->how->step, l->chosen, l->metrics);
     l->metrics->n_guided = l->n;
     if (l->n > 0) { status = tti_think_ask(l); }
+    if (l->config->refine) { return status == TT_OK && l->n > 0 ? tti_think_refine(l) : status; }
     for (i = 0; i < l->n && status == TT_OK; i++) {
         status = tti_think_replace(l, l->chosen[i], &l->feedback[i]);
     }
@@ -16363,7 +16901,8 @@ static void tti_lesson_free(tti_lesson *l) {
 }
 
 /* pct is a share of each group, so 0 < min_pct <= init_pct <= 1. */
-static tt_status tti_think_check(tt_context *ctx, const tt_augment *how, const tt_think_config *c) {
+static tt_status tti_think_check(const tt_rollouts *all, const tt_augment *how, const tt_think_config *c) {
+    tt_context *ctx = all->ctx;
     if (!how->teacher || !how->teacher->feedback) {
         return tt_fail(ctx, TT_ERR_ARG, "tt_think_augment: teacher.feedback is NULL");
     }
@@ -16380,6 +16919,10 @@ static tt_status tti_think_check(tt_context *ctx, const tt_augment *how, const t
                        "init_pct <= 1",
                        (double)c->init_pct, (double)c->min_pct);
     }
+    if (c->refine && (!how->student || all->num_generations < 2)) {
+        return tt_fail(ctx, TT_ERR_ARG, "tt_think_augment: refine with num_generations %d and %s, expected "
+                       ">= 2 and a student", all->num_generations, how->student ? "a student" : "none");
+    }
     return TT_OK;
 }
 
@@ -16388,7 +16931,7 @@ TT_API tt_status tt_think_augment(tt_rollouts *all, const tt_augment *how, const
     tt_think_config c = tti_think_resolve(config);
     tt_think_metrics m = TT_INIT;
     tti_lesson l;
-    tt_status status = tti_think_check(all->ctx, how, &c);
+    tt_status status = tti_think_check(all, how, &c);
     if (status != TT_OK) { return status; }
     memset(&l, 0, sizeof l);
     l.all = all;
@@ -16405,8 +16948,8 @@ TT_API tt_status tt_think_augment(tt_rollouts *all, const tt_augment *how, const
 
 static double tti_share(double part, double whole) { return whole > 0 ? part / whole : 0; }
 
-/* Of guided responses: hit (right after feedback), rescued (wrong before, right after), spoiled (the
- * reverse). */
+/* Of guided responses, or refined ones: hit (right after feedback), rescued (wrong before, right after),
+ * spoiled (the reverse). */
 TT_API void tt_think_score(const tt_rollouts *all, tt_think_metrics *m) {
     double guided = 0, own = 0, hits = 0, wrong = 0, rescued = 0, right = 0, spoiled = 0, guided_sum = 0,
            own_sum = 0;
@@ -16415,7 +16958,7 @@ TT_API void tt_think_score(const tt_rollouts *all, tt_think_metrics *m) {
         const tt_rollout *r = &all->items[i];
         int now = r->rewards[0] > 0.5f, before = r->attempt_reward > 0.5f;
         double reward = isnan(r->reward) ? 0 : (double)r->reward;
-        if (r->off_policy) { continue; }
+        if (r->off_policy && !r->guided) { continue; }
         if (!r->guided) {
             own++;
             own_sum += reward;
@@ -16983,6 +17526,7 @@ typedef enum tti_how {
     TTI_MEAN,      /* added up over the parts of a mini-batch, a mean over the mini-batches of a pass  */
     TTI_SUM,       /* added up over the parts of all mini-batches of a pass                            */
     TTI_MAX,       /* the largest of any part                                                          */
+    TTI_MIN,       /* the least of any part; it is > 0, and 0 that of a part without tokens            */
     TTI_COUNTED,     /* counted by each rank, added up over ranks: whole numbers, exact in any order     */
     TTI_SAME,      /* found from all responses, by every rank the same                                 */
     TTI_TIMING     /* of this rank alone; not part of what is compared between runs                    */
@@ -17011,6 +17555,10 @@ static const tti_metric tti_metrics[] = {
     TTI_METRIC(grpo.sampling_logp_difference_max, TTI_MAX, "sampling/sampling_logp_difference/max"),
     TTI_METRIC(grpo.mismatch_mean, TTI_MEAN, "sampling/importance_sampling_ratio/mean"),
     TTI_METRIC(grpo.mismatch_deviation_max, TTI_MAX, "sampling/importance_sampling_ratio/max_deviation"),
+    TTI_METRIC(grpo.ratio_mean, TTI_MEAN, "sampling/raw_ratio/mean"),
+    TTI_METRIC(grpo.ratio_min, TTI_MIN, "sampling/raw_ratio/min"),
+    TTI_METRIC(grpo.ratio_max, TTI_MAX, "sampling/raw_ratio/max"),
+    TTI_METRIC(grpo.ratio_outside, TTI_MEAN, "sampling/raw_ratio/outside"),
     TTI_METRIC(grpo.overlong, TTI_SAME, "rewards/overlong/mean"),
     TTI_METRIC(grpo.reward_kl, TTI_SAME, "rewards/kl/mean"),
     TTI_METRIC(grpo.n_unscored, TTI_SAME, "n_unscored"),
@@ -17031,6 +17579,7 @@ static const tti_metric tti_metrics[] = {
     TTI_METRIC(think.guided_reward, TTI_SAME, "think/guided_reward"),
     TTI_METRIC(think.own_reward, TTI_SAME, "think/own_reward"),
     TTI_METRIC(think.n_cut, TTI_COUNTED, "think/cut"),
+    TTI_METRIC(think.n_skipped, TTI_COUNTED, "think/skipped"),
     TTI_METRIC(attempt_rate, TTI_SAME, "think/attempt_rate"),
     TTI_METRIC(reflection_rate, TTI_SAME, "think/reflection_rate"),
     TTI_METRIC(correction_rate, TTI_SAME, "think/correction_rate"),
@@ -17066,13 +17615,15 @@ static double *tti_metric_at(tt_step_metrics *m, int k) {
 static void tti_metrics_add(tt_step_metrics *m, const double *rows, int n_parts) {
     int i, k;
     for (k = 0; k < TTI_N_METRICS; k++) {
-        double *to = tti_metric_at(m, k), sum = 0, most = *to;
+        double *to = tti_metric_at(m, k), sum = 0, most = *to, least = *to;
         for (i = 0; i < n_parts; i++) {
             double x = rows[i * TTI_N_METRICS + k];
             sum += x;
             if (x > most) { most = x; }
+            if (x > 0 && (least == 0 || x < least)) { least = x; }
         }
         if (tti_metrics[k].how == TTI_MAX) { *to = most; }
+        if (tti_metrics[k].how == TTI_MIN) { *to = least; }
         if (tti_metrics[k].how == TTI_MEAN || tti_metrics[k].how == TTI_SUM) { *to += sum; }
     }
 }
@@ -17254,6 +17805,11 @@ static tt_status tti_trainer_check(tt_context *ctx, tt_trainer_desc *d) {
         return tt_fail(ctx, TT_ERR_ARG, "tt_trainer_create: teacher.feedback is NULL");
     }
     if (d->teacher) { TTI_TRY(tti_check_least(ctx, "think.total_steps", d->think.total_steps, 1)); }
+    if (d->teacher && d->think.refine && (d->off_policy || c->num_generations < 2)) {
+        return tt_fail(ctx, TT_ERR_ARG, "tt_trainer_create: think.refine with num_generations %d%s, expected "
+                       ">= 2, for the last samples give way to new answers", c->num_generations,
+                       d->off_policy ? " and off_policy" : "");
+    }
     if (d->n_rewards < 0 || d->n_rewards >= TT_MAX_REWARDS || (d->n_rewards > 0 && !d->rewards)) {
         return tt_fail(ctx, TT_ERR_ARG,
                        "tt_trainer_create: n_rewards is %d, expected 0 .. %d with as many rewards",
@@ -17442,6 +17998,12 @@ static tt_status tti_step_sample(tt_trainer *t, tti_step *s, int n) {
     if (!requests) { return TT_ERR_MEM; }
     sampling.max_new_tokens = d->grpo.max_completion_length;
     sampling.temperature = d->grpo.temperature;
+    sampling.top_k = d->grpo.top_k;
+    sampling.top_p = d->grpo.top_p;
+    sampling.min_p = d->grpo.min_p;
+    sampling.keep_sampling_mask = d->grpo.keep_sampling_mask;
+    sampling.environment = d->environment;
+    sampling.environment_user = d->environment_user;
     sampling.seed = tt_random(d->seed, TTI_TRAIN_SAMPLE, 0);
     sampling.stop_tokens = &t->end_token;
     sampling.n_stop_tokens = 1;
@@ -17549,12 +18111,16 @@ static tt_status tti_step_teach(tt_trainer *t, tti_step *s) {
     how.end_token = t->end_token;
     how.max_completion_length = d->grpo.max_completion_length;
     how.step = t->step;
+    how.student = d->model;
+    how.temperature = d->grpo.temperature;
+    how.max_batch = d->max_batch;
     status = tt_think_augment(&s->round, &how, &d->think, &m);
     sum->pct = m.pct;
     sum->n_eligible += m.n_eligible;
     sum->n_guided += m.n_guided;
     sum->teacher_tokens += m.teacher_tokens;
     sum->n_cut += m.n_cut;
+    sum->n_skipped += m.n_skipped;
     if (m.longest_guided > sum->longest_guided) { sum->longest_guided = m.longest_guided; }
     return status == TT_OK ? tti_step_reward(t, s, 1) : status;
 }
@@ -17659,26 +18225,22 @@ static tt_rollouts tti_micro_batch(const tt_rollouts *all, int begin, int max_to
     return tti_rollouts_view(all, begin, end - begin);
 }
 
-/* Log-probs of a micro-batch under model, without gradients, into old_logprobs or ref_logprobs: the values of
- * all responses come end to end, as tt_rollouts_batch has laid them out. */
-static tt_status tti_micro_logprobs(tt_trainer *t, tt_model *model, const tt_rollouts *micro,
-                                    int as_reference) {
-    tt_batch *batch;
-    tt_tensor *logprobs;
-    tt_status status;
+/* Log-probs of all responses under model, without gradients, into old_logprobs or ref_logprobs. */
+static tt_status tti_all_logprobs(tt_trainer *t, tt_model *model, int as_reference) {
+    tt_scoring scoring = TT_INIT;
     size_t total = 0;
     float *values, *at;
+    tt_status status;
     int i;
-    for (i = 0; i < micro->n; i++) { total += (size_t)micro->items[i].response_length; }
+    for (i = 0; i < t->rollouts.n; i++) { total += (size_t)t->rollouts.items[i].response_length; }
     at = values = (float *)tt_alloc(t->ctx, total, sizeof *values);
     if (!values) { return TT_ERR_MEM; }
-    tt_no_grad_begin(t->ctx);
-    batch = tt_rollouts_batch(t->ctx, micro, NULL, 0);
-    logprobs = tt_model_logprobs(model, batch, t->desc.grpo.temperature, NULL);
-    tt_no_grad_end(t->ctx);
-    TTI_TRY(logprobs ? tt_tensor_get(logprobs, values) : tt_eval(t->ctx));
-    for (i = 0; i < micro->n; i++) {
-        tt_rollout *r = &micro->items[i];
+    scoring.model = model;
+    scoring.temperature = t->desc.grpo.temperature;
+    scoring.micro_batch_tokens = t->desc.grpo.micro_batch_tokens;
+    TTI_TRY(tt_rollouts_logprobs(&t->rollouts, &scoring, values, NULL));
+    for (i = 0; i < t->rollouts.n; i++) {
+        tt_rollout *r = &t->rollouts.items[i];
         float **out = as_reference ? &r->ref_logprobs : &r->old_logprobs;
         size_t n = (size_t)r->response_length;
         if (!*out) { *out = (float *)tt_alloc(t->ctx, n, sizeof **out); }
@@ -17691,17 +18253,6 @@ static tt_status tti_micro_logprobs(tt_trainer *t, tt_model *model, const tt_rol
     }
 done:
     tt_free(t->ctx, values, total, sizeof *values);
-    return tti_end_graph(t->ctx, status);
-}
-
-static tt_status tti_all_logprobs(tt_trainer *t, tt_model *model, int as_reference) {
-    tt_status status = TT_OK;
-    int begin = 0;
-    while (begin < t->rollouts.n && status == TT_OK) {
-        tt_rollouts micro = tti_micro_batch(&t->rollouts, begin, t->desc.grpo.micro_batch_tokens);
-        status = tti_micro_logprobs(t, model, &micro, as_reference);
-        begin += micro.n;
-    }
     return status;
 }
 
@@ -17990,6 +18541,11 @@ static tt_status tti_step_run(tt_trainer *t, tti_step *s) {
     TTI_TRY(tti_step_logprobs(t));                          /* of policy and reference, before the update */
     TTI_TRY(tti_step_count(t, s));
     TTI_TRY(tti_step_advantages(t, s));
+    if (t->desc.advise) {
+        tt_eval(t->ctx);
+        status = t->desc.advise(t->desc.advise_user, &s->prompts, &t->rollouts);
+        TTI_TRY(tti_called(t->ctx, status, "advise: step", (uint64_t)t->step));
+    }
     TTI_TRY(tti_step_learn(t, m));                          /* losses, gradients, updates */
     m->step_s = tt_clock() - begin;
     m->update_s = m->step_s - m->rollout_s - m->teacher_s;
@@ -18196,7 +18752,7 @@ TT_API tt_status tt_trainer_load(tt_trainer *t, const char *path) {
 
 /* ---- [tt:bodies.dialect] the dialect ----
  *     SET                 all lanes one value
- *     FMA(a, b, c)        a b + c, rounded once (in the portable set twice)
+ *     FMA(a, b, c)        a b + c, rounded once (in the portable set and simd128 twice)
  *     MAX(a, b), MIN      b if one is a NaN
  *     LT, IF(c, a, b)     1 or 0; a where c is not 0
  *     LOAD_PART(p, n, f)  the first n < TTI_W lanes, f in the others
@@ -18305,6 +18861,57 @@ TT_API tt_status tt_trainer_load(tt_trainer *t, const char *path) {
 #define TTI_I_LEFT(a, n) vshlq_n_u32(a, n)
 #define TTI_I_RIGHT(a, n) vshrq_n_u32(a, n)
 #define TTI_I_LOAD16(p) vmovl_u16(vld1_u16(p))
+
+#elif TTI_SIMD_PASS == TTI_PASS_SIMD128      /* as GCC and Clang have vectors on every machine */
+#define TTI_K(name) tti_simd128_##name
+#define TTI_NAME "simd128"
+#define TTI_V tti_simd128
+#define TTI_W 4
+#define TTI_ROWS 4
+#define TTI_VECTORS 2
+typedef float tti_simd128 __attribute__((vector_size(16)));
+typedef uint32_t tti_simd128_bits __attribute__((vector_size(16)));
+
+TTI_INLINE TTI_V tti_simd128_set(float x) {
+    TTI_V v = {x, x, x, x};
+    return v;
+}
+
+TTI_INLINE TTI_V tti_simd128_read(const float *p) {
+    TTI_V v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
+TTI_INLINE void tti_simd128_write(float *p, TTI_V v) { memcpy(p, &v, sizeof v); }
+
+TTI_INLINE tti_simd128_bits tti_simd128_read16(const uint16_t *p) {
+    tti_simd128_bits v = {p[0], p[1], p[2], p[3]};
+    return v;
+}
+
+TTI_INLINE TTI_V tti_simd128_pick(tti_simd128_bits c, TTI_V a, TTI_V b) {
+    return (TTI_V)((c & (tti_simd128_bits)a) | (~c & (tti_simd128_bits)b));
+}
+
+#define TTI_SET(x) tti_simd128_set(x)
+#define TTI_LOAD(p) tti_simd128_read(p)
+#define TTI_STORE(p, v) tti_simd128_write(p, v)
+#define TTI_FMA(a, b, c) ((a) * (b) + (c))
+#define TTI_MAX(a, b) tti_simd128_pick((tti_simd128_bits)((a) > (b)), a, b)
+#define TTI_MIN(a, b) tti_simd128_pick((tti_simd128_bits)((a) < (b)), a, b)
+#define TTI_SQRT(a) TTI_K(map)(sqrtf, a)
+#define TTI_LT(a, b) tti_simd128_pick((tti_simd128_bits)((a) < (b)), TTI_SET(1.0f), TTI_SET(0.0f))
+#define TTI_IF(c, a, b) tti_simd128_pick((tti_simd128_bits)((c) != TTI_SET(0.0f)), a, b)
+#define TTI_I tti_simd128_bits
+#define TTI_TO_I(v) ((TTI_I)(v))
+#define TTI_FROM_I(i) ((TTI_V)(i))
+#define TTI_I_SET(n) (TTI_TO_I(TTI_SET(0.0f)) + (uint32_t)(n))
+#define TTI_I_ADD(a, b) ((a) + (b))
+#define TTI_I_AND(a, b) ((a) & (b))
+#define TTI_I_LEFT(a, n) ((a) << (n))
+#define TTI_I_RIGHT(a, n) ((a) >> (n))
+#define TTI_I_LOAD16(p) tti_simd128_read16(p)
 
 #else
 #define TTI_K(name) tti_portable_##name
@@ -18875,11 +19482,22 @@ TTI_INLINE void TTI_K(turn)(__m256 v[4]) {
     v[3] = _mm256_shuffle_ps(t1, t3, 0xEE);
 }
 #else
-TTI_INLINE float32x4_t TTI_K(quad)(const float *p, size_t step, size_t last) {
+TTI_INLINE TTI_V TTI_K(quad)(const float *p, size_t step, size_t last) {
     (void)step;
     (void)last;
-    return vld1q_f32(p);
+    return TTI_LOAD(p);
 }
+
+#if TTI_SIMD_PASS == TTI_PASS_SIMD128
+TTI_INLINE void TTI_K(turn)(TTI_V v[4]) {
+    TTI_V t0 = {v[0][0], v[1][0], v[2][0], v[3][0]}, t1 = {v[0][1], v[1][1], v[2][1], v[3][1]};
+    TTI_V t2 = {v[0][2], v[1][2], v[2][2], v[3][2]}, t3 = {v[0][3], v[1][3], v[2][3], v[3][3]};
+    v[0] = t0;
+    v[1] = t1;
+    v[2] = t2;
+    v[3] = t3;
+}
+#else
 
 TTI_INLINE void TTI_K(turn)(float32x4_t v[4]) {
     float32x4x2_t t0 = vtrnq_f32(v[0], v[1]), t1 = vtrnq_f32(v[2], v[3]);
@@ -18888,6 +19506,7 @@ TTI_INLINE void TTI_K(turn)(float32x4_t v[4]) {
     v[2] = vcombine_f32(vget_high_f32(t0.val[0]), vget_high_f32(t1.val[0]));
     v[3] = vcombine_f32(vget_high_f32(t0.val[1]), vget_high_f32(t1.val[1]));
 }
+#endif
 #endif
 
 /* `count` lanes (a multiple of 4, at most TTI_W) of one panel, 4 floats of k at a time. Pairs of bf16 are

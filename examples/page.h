@@ -204,7 +204,7 @@ static const char plot_style[] =
     ".base,.k2{--c:#5b6470}.grpo,.k1{--c:#b84a00}.thinktune,.k0{--c:#0062a3}.formula,.k5{--c:#00735a}"
     ".luffy,.k6{--c:#9b3675}.off,.k4{--c:#8a6100}.sft,.k3{--c:#4b3fa8}.k7{--c:#2b2b2b}"
     "svg{font:12px sans-serif}svg text{fill:#333}svg .grid{stroke:#ddd}svg .end{fill:var(--c);stroke:none}"
-    "svg .line{fill:none;stroke:var(--c);stroke-width:2.5}svg .seed{stroke-width:1;opacity:.4}"
+    "svg .line{fill:none;stroke:var(--c,#777);stroke-width:2.5}svg .seed{stroke-width:1;opacity:.4}"
     "svg .grpo,svg .k1,svg .k3{stroke-dasharray:7 3}svg .formula,svg .k2,svg .k5{stroke-dasharray:2 3}"
     "svg .luffy,svg .k4,svg .k6{stroke-dasharray:8 3 2 3}svg .off,svg .k7{stroke-dasharray:1 5}"
     "@media(prefers-color-scheme:dark){"
@@ -272,6 +272,7 @@ static const term terms[] = {
     {"first try",
      "share whose first answer, before any reflection, is right. What a student gains beyond it, it gains by "
      "checking."},
+    {"works first", "share of the responses that work before they answer: there is nothing to correct."},
     {"reflection",
      "share of the responses that look at their own answer again (\"wait\", \"check\"), whatever comes of "
      "it."},
@@ -302,7 +303,7 @@ static tt_status html_terms(tt_text *t, int first, int n) {
     return tt_text_format(t, "</dl>\n");
 }
 
-enum { TERMS_RESULT = 0, N_TERMS_RESULT = 7, TERMS_GATE = 7, N_TERMS_GATE = 6 };
+enum { TERMS_RESULT = 0, N_TERMS_RESULT = 8, TERMS_GATE = 8, N_TERMS_GATE = 6 };
 
 /* ---- transcripts ---- */
 static tt_status html_question(tt_text *t, const char *question) {

@@ -186,12 +186,13 @@ static tt_status read_results(app *a, results *r) {
 typedef struct figure {
     const char *name, *heading, *part, *key;
 } figure;
-enum { ACCURACY, GREEDY, ATTEMPTS, FIRST_TRY, REFLECTS, CORRECTS, SPOILS, MEAN_LENGTH, N_FIGURES };
+enum { ACCURACY = 0, MEAN_LENGTH = 8, N_FIGURES = 9 };
 static const figure figures[N_FIGURES] = {
     {"sampled_accuracy", NULL, "sampled", "accuracy"},
     {"greedy_accuracy", "greedy", "greedy", "accuracy"},
     {"attempt_rate", "attempts", "sampled", "attempt_rate"},
     {"first_accuracy", "first try", "sampled", "first_accuracy"},
+    {"works_first", "works first", "sampled", "works_first"},
     {"reflection_rate", "reflection", "sampled", "reflection_rate"},
     {"correction_rate", "correction", "sampled", "correction_rate"},
     {"spoil_rate", "spoil", "sampled", "spoil_rate"},
@@ -310,11 +311,22 @@ static double highest(const results *r, int c) {
     return most;
 }
 
+/* The class of a method's colour and dashes: its own name, or one of those that the page has for others. */
+static const char *class_of(const results *r, int method) {
+    static const char *const known[] = {"base", "grpo", "thinktune", "formula", "luffy", "off"};
+    static const char *const others[] = {"k3", "k4", "k5", "k6", "k7", "k2"};
+    size_t i;
+    for (i = 0; i < sizeof known / sizeof *known; i++) {
+        if (strcmp(known[i], r->methods[method]) == 0) { return known[i]; }
+    }
+    return others[method % 6];
+}
+
 static tt_status draw_line(tt_text *t, const plot *p, const results *r, int c, int method, int first,
                            int last) {
     int step, whole = last > first || r->n_seeds == 1;
     CHECK(tt_text_format(t, "<polyline class=\"line %s %s\" points=\"", whole ? "" : "seed",
-                         r->methods[method]));
+                         class_of(r, method)));
     for (step = 0; step < r->n_steps; step++) {
         CHECK(tt_text_format(t, "%.1f,%.1f ", plot_x(p, step),
                              plot_y(p, curve_at(r, c, method, first, last, step))));
@@ -334,7 +346,7 @@ static tt_status draw_plot(tt_text *t, const results *r, int c) {
     for (m = 1; m < r->n_methods; m++) {
         for (s = 0; s < r->n_seeds && r->n_seeds > 1; s++) { CHECK(draw_line(t, &p, r, c, m, s, s)); }
         CHECK(draw_line(t, &p, r, c, m, 0, r->n_seeds - 1));
-        CHECK(plot_legend(t, m - 1, 3, r->methods[m], r->methods[m]));
+        CHECK(plot_legend(t, m - 1, 3, class_of(r, m), r->methods[m]));
     }
     return TT_OK;
 }
@@ -360,7 +372,7 @@ static tt_status draw_plots(app *a, tt_text *t, const results *r, int c, int n, 
         if (status == TT_OK) { status = describe_plot(&label, r, c + i); }
     }
     if (status == TT_OK) {
-        status = svg_begin(t, n * PLOT_W, PLOT_H + (r->n_methods > 4 ? 34 : 17), label.data);
+        status = svg_begin(t, n * PLOT_W, PLOT_H + 6 + (r->n_methods - 2) / 3 * 17, label.data);
     }
     if (status == TT_OK) { status = tt_text_format(t, "%s", style); }
     for (i = 0; i < n && status == TT_OK; i++) {
@@ -392,7 +404,7 @@ static tt_status html_table(tt_text *t, const results *r) {
     CHECK(tt_text_format(t, "<div class=\"wide\"><table><tr><th>student alone, held out</th>"));
     for (f = 0; f < N_FIGURES; f++) { CHECK(tt_text_format(t, "<th>%s</th>", heading_of(r, f))); }
     for (m = 0; m < r->n_methods; m++) {
-        CHECK(tt_text_format(t, "</tr>\n<tr><td class=\"name %s\">%s</td>", r->methods[m], r->methods[m]));
+        CHECK(tt_text_format(t, "</tr>\n<tr><td class=\"name %s\">%s</td>", class_of(r, m), r->methods[m]));
         for (f = 0; f < N_FIGURES; f++) {
             CHECK(tt_text_format(t, "<td>%s</td>", cell(r, m, f, " &plusmn; ", text, sizeof text)));
         }
@@ -437,7 +449,7 @@ static tt_status html_transcripts(tt_text *t, const results *r) {
             const char *note = right == first ? ""
                                : right        ? "in the end; first try wrong"
                                               : "in the end; first try right";
-            CHECK(html_said(t, r->methods[m], r->methods[m], tt_json_text(at[m], "response", ""), right,
+            CHECK(html_said(t, class_of(r, m), r->methods[m], tt_json_text(at[m], "response", ""), right,
                             tt_json_number(at[m], "cut", 0) > 0 ? "cut at the limit" : note));
             at[m] = at[m]->next;
         }
@@ -477,7 +489,7 @@ static tt_status html_step(tt_text *t, const results *r, int m, const tt_json *l
     CHECK(tt_text_format(t, "<div class=\"side\">\n"));
     for (rollout = tt_json_get(line, "rollouts")->child; rollout; rollout = rollout->next) {
         CHECK(tt_text_format(t, "<div>"));
-        CHECK(html_rollout(t, r->methods[m], rollout));
+        CHECK(html_rollout(t, class_of(r, m), rollout));
         CHECK(tt_text_format(t, "</div>\n"));
     }
     return tt_text_format(t, "</div></details>\n");
@@ -505,7 +517,7 @@ static tt_status html_steps(app *a, tt_text *t, const results *r) {
         tt_status status;
         lines.ctx = a->ctx;
         CHECK(tt_text_format(t, "<details><summary><span class=\"name %s\">%s</span></summary>\n",
-                             r->methods[m], r->methods[m]));
+                             class_of(r, m), r->methods[m]));
         status = tt_json_lines_open(&lines, rollouts_path(a, r->methods[m]));
         if (status == TT_OK) { status = html_steps_of(a, t, r, m, &lines); }
         tt_json_lines_close(&lines);
@@ -579,7 +591,7 @@ static tt_status html_head(app *a, tt_text *t, const results *r) {
     for (m = 0; m < r->n_methods; m++) {
         mean_sd(r, m, ACCURACY, &mean, &sd);
         CHECK(tt_text_format(t, "%s <span class=\"name %s\">%s %.0f&nbsp;%%</span>", m ? "," : "",
-                             r->methods[m], r->methods[m], 100 * mean));
+                             class_of(r, m), r->methods[m], 100 * mean));
     }
     return tt_text_format(t, ".</p>\n");
 }

@@ -168,6 +168,7 @@ static const column columns[] = {
     {"greedy", "greedy", "accuracy", 3},
     {"attempts", "sampled", "attempt_rate", 3},
     {"first try", "sampled", "first_accuracy", 3},
+    {"works first", "sampled", "works_first", 3},
     {"reflection", "sampled", "reflection_rate", 3},
     {"correction", "sampled", "correction_rate", 3},
     {"spoil", "sampled", "spoil_rate", 3},

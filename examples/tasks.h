@@ -17,8 +17,9 @@
 /* ---- signs: put + or - before each number so that the sum is the target ---- */
 
 typedef struct tt_signs_desc {
-    int min_n, max_n;              /* numbers per question; 0 = 3, 4 */
+    int min_n, max_n;              /* numbers per question; 0 = 3, 4                                   */
     uint64_t seed;
+    double reads;                  /* share of documents in which the student answers after reading; 0 = none */
 } tt_signs_desc;
 typedef struct tt_signs tt_signs;
 static inline tt_signs *tt_signs_create(tt_context *ctx, const tt_signs_desc *desc);
@@ -41,6 +42,12 @@ static inline tt_teacher tt_signs_teacher(tt_signs *signs);
 /* What a model as teacher is asked: template for tt_teacher_prompt, and its stop token. */
 #define TT_SIGNS_TEACHER_TEMPLATE "<mentor>{question}<attempt>{response}<feedback>"
 #define TT_SIGNS_TEACHER_STOP "<stop>"
+/* What the student reads where desc.reads > 0: to be refined, and around a solution and feedback
+ * (tt_feedback_setup). */
+#define TT_SIGNS_READS_REFINE "<user>{question}\n\n{response}\n\n{reason}<student>"
+#define TT_SIGNS_READS_REPROMPT "{prompt}{feedback}{solution}"
+#define TT_SIGNS_READS_SOLUTION "\n\n so{successful_previous_attempt}"
+#define TT_SIGNS_READS_FEEDBACK "\n\n{feedback_raw}"
 
 /* ---- puzzles without end, none to download ----
  * Countdown: " make 24 from 3 8 2", " answer ( 8 / 2 ) ..." with each number once. Arithmetic: " compute ( 3
@@ -94,10 +101,12 @@ static inline tt_task tt_task_jsonl(tt_jsonl *data, const char *prompt_template,
  *   teacher  = "<mentor>" question "<attempt>" attempt "<feedback>" "<opinion>" ("correct" | "incorrect")
  *              "</opinion>" "<reason>" reason "</reason>" "<phrase>" "so" attempt "</phrase>" "<stop>"
  *   notes    = author question "<attempt>" attempt "\n\n" reason "\n\n" "so" attempt "<end>"
+ *   reads    = "<user>" question ["\n\n" attempt] ["\n\n" reason] ["\n\n so" answer] "<student>" answer "<end>"
  *   author   = one of eight names                     opener = "mentors would say , check" if the number it
  *                                                              is about exceeds 9, else "wait , check"
  *
- * question, attempt and reason are the task's. An attempt is a right one with probability 0.3. */
+ * question, attempt and reason are the task's. An attempt is a right one with probability 0.3. A document that
+ * reads shows the student one part at least (TT_SIGNS_READS_...), and takes the place of one of a student. */
 
 /* Streams of random numbers, see tt_random: of questions (of puzzles: the ones above it), of documents. */
 enum { TTC_STREAM_QUESTION = 0x7369676e, TTC_STREAM_DOCUMENT };
@@ -133,7 +142,7 @@ static void ttc_write_opener(ttc_line *line, long number) {
 }
 
 /* The parts of a document; author: an index of ttc_tags. */
-typedef enum ttc_kind { TTC_STUDENT, TTC_TEACHER, TTC_NOTES } ttc_kind;
+typedef enum ttc_kind { TTC_STUDENT, TTC_TEACHER, TTC_NOTES, TTC_READS } ttc_kind;
 typedef struct ttc_script {
     ttc_kind kind;
     int author, right;
@@ -147,6 +156,19 @@ static void ttc_script_begin(ttc_script *s, ttc_kind kind) {
 
 static int ttc_draw_author(tt_rng *rng) {
     return TTC_FIRST_AUTHOR + tt_rng_below(rng, TTC_N_TAGS - TTC_FIRST_AUTHOR);
+}
+
+/* A document that reads: which of the three parts are shown is drawn. */
+static void ttc_write_reads(ttc_line *line, const ttc_script *s, tt_rng *rng, size_t *from) {
+    int shown = 1 + tt_rng_below(rng, 7);
+    line->size = 0;
+    ttc_write(line, "<user>%s", s->question.text);
+    if (shown & 1) { ttc_write(line, "\n\n%s", s->attempt.text); }
+    if (shown & 2) { ttc_write(line, "\n\n%s", s->reason.text); }
+    if (shown & 4) { ttc_write(line, "\n\n so%s", s->answer.text); }
+    ttc_write(line, "<student>");
+    *from = line->size;
+    ttc_write(line, "%s<end>", s->answer.text);
 }
 
 /* *from: where the part to learn begins, which is the attempt. */
@@ -173,6 +195,7 @@ typedef struct ttc_source {
     tt_context *ctx;
     const void *task;
     uint64_t seed;
+    double reads;                                                       /* share of such documents        */
     int (*script)(const void *task, ttc_script *s, tt_rng *rng);        /* one draw; 0 = draw again       */
     tt_status (*words)(const void *task, tt_text *text, int *n_words);  /* all that its texts can hold    */
 } ttc_source;
@@ -192,6 +215,7 @@ static tt_status ttc_document(const ttc_source *a, uint64_t index, double progre
     rng.index = 0;
     draw = tt_rng_uniform(&rng);
     kind = draw < teacher ? TTC_TEACHER : draw < teacher + notes ? TTC_NOTES : TTC_STUDENT;
+    if (draw >= 1 - a->reads) { kind = TTC_READS; }
     do {
         if (tries++ == TTC_TRIES) {
             return tt_fail(a->ctx, TT_ERR_ARG, "document of a task: no question was found in %d tries; widen "
@@ -199,7 +223,11 @@ static tt_status ttc_document(const ttc_source *a, uint64_t index, double progre
         }
         ttc_script_begin(&script, kind);
     } while (!a->script(a->task, &script, &rng));
-    ttc_write_script(&line, &script, &from);
+    if (kind == TTC_READS) {
+        ttc_write_reads(&line, &script, &rng, &from);
+    } else {
+        ttc_write_script(&line, &script, &from);
+    }
     if (target_from) { *target_from = text->size + from; }
     return tt_text_append(text, line.text, line.size);
 }
@@ -310,7 +338,7 @@ static tt_status ttc_add_break(tt_text *text, int *n_words) {
  * probability 0.05 a random one. */
 enum { TTC_SIGNS_MAX = 8, TTC_SIGNS_FLIPS = 7 };
 
-struct tt_signs { tt_context *ctx; int min_n, max_n; uint64_t seed; };
+struct tt_signs { tt_context *ctx; int min_n, max_n; uint64_t seed; double reads; };
 
 /* A question, and one solution: bit i of a mask says that digit i is negative. */
 typedef struct ttc_signs { int n, target, digits[TTC_SIGNS_MAX]; unsigned mask; } ttc_signs;
@@ -331,6 +359,7 @@ static inline tt_signs *tt_signs_create(tt_context *ctx, const tt_signs_desc *de
     signs->min_n = min_n;
     signs->max_n = max_n;
     signs->seed = desc ? desc->seed : 0;
+    signs->reads = desc ? desc->reads : 0;
     return signs;
 }
 
@@ -510,6 +539,7 @@ static ttc_source ttc_signs_source(const tt_signs *signs) {
     s.ctx = signs->ctx;
     s.task = signs;
     s.seed = signs->seed;
+    s.reads = signs->reads;
     s.script = ttc_signs_script;
     s.words = ttc_signs_words;
     return s;
@@ -998,7 +1028,7 @@ done:
 }
 
 static ttc_source ttc_puzzle_source(const tt_puzzles *p) {
-    ttc_source s;
+    ttc_source s = TT_INIT;
     s.ctx = p->ctx;
     s.task = p;
     s.seed = p->desc.seed;

@@ -314,7 +314,7 @@ TT_TEST(controls_give_the_renormalised_distribution) {
 }
 /* transformers' warpers one after another, written down as they are there: TopK, TopP, MinP over scores that are the logits /
  * temperature. w: e to the power of each score, less the largest. kept[i] = 1 for what is left. */
-enum { WIDE = 40 };
+enum { WIDE = 61 };
 static int ascending_scores(const float *scores, int a, int b) { return scores[a] < scores[b] || (scores[a] == scores[b] && a > b); }
 static void softmax_of(const float *w, const char *kept, int n, float *p) {
     double sum = 0;
@@ -390,7 +390,9 @@ TT_TEST(controls_keep_what_the_warpers_of_transformers_keep) {
         for (i = 0; i < 4 && !wrong; i++) {                   /* and nothing else is drawn */
             float scratch[2 * WIDE];
             tti_choice choice = {scratch, scratch + WIDE, ids};
-            int32_t drawn = tti_choose(ctx, logits, n, &s, i < 3 ? i * 0.33333 : 1 - 1e-16, &choice);
+            int n_kept;
+            int32_t drawn = tti_choose(ctx, logits, n, &s, i < 3 ? i * 0.33333 : 1 - 1e-16, &choice, &n_kept);
+            TT_CHECK(n_kept == left || !tti_is_restricted(&s, n));
             TT_CHECK(drawn >= 0 && drawn < n && ((s.top_k == 0 && s.top_p >= 1 && s.min_p <= 0) || want[drawn]) && w[drawn] > 0);
         }
     }
@@ -405,16 +407,16 @@ TT_TEST(equal_tokens_share_their_fate_in_top_k_and_give_way_by_id_in_top_p) {
     tti_choice choice = {w, scores, ids};
     tt_context *ctx = tt_create(NULL);
     tt_sampling s = TT_INIT;
-    int u, seen[10] = {0};
+    int u, n_kept, seen[10] = {0};
     s.temperature = 0.5f;
     s.top_p = 1;
     s.top_k = 3;                                              /* 1, 3, and both of 2 and 4 */
-    for (u = 0; u < 100; u++) { seen[tti_choose(ctx, logits, 6, &s, u / 100.0, &choice)]++; }
+    for (u = 0; u < 100; u++) { seen[tti_choose(ctx, logits, 6, &s, u / 100.0, &choice, &n_kept)]++; }
     TT_CHECK(seen[1] > 0 && seen[2] > 0 && seen[3] > 0 && seen[4] > 0 && seen[0] == 0 && seen[5] == 0);
     memset(seen, 0, sizeof seen);
     s.top_k = 0;
     s.top_p = 0.8f;                                           /* 8 of 10: the two highest ids go */
-    for (u = 0; u < 100; u++) { seen[tti_choose(ctx, even, 10, &s, u / 100.0, &choice)]++; }
+    for (u = 0; u < 100; u++) { seen[tti_choose(ctx, even, 10, &s, u / 100.0, &choice, &n_kept)]++; }
     TT_CHECK(seen[9] == 0 && seen[8] == 0 && seen[7] > 0 && seen[0] > 0);
     tt_destroy(ctx);
 }
@@ -544,6 +546,329 @@ TT_TEST(streaming_and_errors) {
     tt_model_destroy(m);
     tt_destroy(ctx);
 }
+
+/* ---- what was sampled from: its log-probs, the sets, and training over them ---- */
+
+/* Logits [length, vocab] of the rows that predict a response, by the full forward pass. */
+static void response_logits(tt_model *m, const tt_request *r, const tt_completion *c, float *out) {
+    tt_context *ctx = tt_model_context(m);
+    int32_t tokens[160], offsets[2] = {0, 0}, rows[160];
+    tt_batch_desc d = TT_INIT;
+    int t;
+    offsets[1] = (int32_t)(r->prompt_length + c->length);
+    memcpy(tokens, r->prompt, (size_t)r->prompt_length * sizeof *tokens);
+    memcpy(tokens + r->prompt_length, c->tokens, (size_t)c->length * sizeof *tokens);
+    for (t = 0; t < c->length; t++) { rows[t] = (int32_t)(r->prompt_length - 1 + t); }
+    d.n_sequences = 1;
+    d.offsets = offsets;
+    d.tokens = tokens;
+    tt_no_grad_begin(ctx);
+    tt_tensor_get(tt_model_logits(m, tt_gather_rows(ctx, tt_model_forward(m, tt_batch_create(ctx, &d)), rows, c->length)), out);
+    tt_no_grad_end(ctx);
+    tt_step_reset(ctx);
+}
+
+/* Brute force of one row: penalty, temperature, warpers, softmax in double over what they leave. */
+static double drawn_logprob(const float *raw, int vocab, const tt_sampling *s, const int32_t *history, int n, int32_t token, char *kept) {
+    float scores[61], w[61], top = -HUGE_VALF;
+    double sum = 0;
+    int i;
+    for (i = 0; i < vocab; i++) { scores[i] = raw[i]; }
+    for (i = 0; i < n; i++) { scores[history[i]] = raw[history[i]] > 0 ? raw[history[i]] / s->repetition_penalty : raw[history[i]] * s->repetition_penalty; }
+    for (i = 0; i < vocab; i++) { scores[i] /= s->temperature; top = scores[i] > top ? scores[i] : top; }
+    for (i = 0; i < vocab; i++) { w[i] = (float)exp((double)(scores[i] - top)); }
+    warpers(scores, w, vocab, s->top_k, s->top_p > 0 ? (double)s->top_p : 1, s->min_p, kept);
+    for (i = 0; i < vocab; i++) { sum += kept[i] ? exp((double)scores[i] - (double)top) : 0; }
+    return (double)scores[token] - (double)top - log(sum);
+}
+
+static void check_sampled_from(tt_sampling s) {
+    tt_context *ctx = tt_create(NULL);
+    tt_model *m = small_model(ctx, 0);
+    tt_request r[3];
+    tt_completions c;
+    static float logits[70 * 61];
+    int i, t, k, restricted = 0;
+    requests_of(r);
+    s.keep_sampling_mask = 1;
+    s.max_new_tokens = 40;
+    if (s.repetition_penalty == 0) { s.repetition_penalty = 1; }
+    TT_REQUIRE(tt_generate(m, r, 3, &s, &c) == TT_OK);
+    for (i = 0; i < c.n; i++) {
+        const tt_completion *item = &c.items[i];
+        const tt_request *q = &r[item->request];
+        int32_t history[160];
+        memcpy(history, q->prompt, (size_t)q->prompt_length * sizeof *history);
+        memcpy(history + q->prompt_length, item->tokens, (size_t)item->length * sizeof *history);
+        response_logits(m, q, item, logits);
+        for (t = 0; t < item->length; t++) {
+            char kept[WIDE];
+            int n = item->kept.at[t + 1] - item->kept.at[t], n_kept = 0;
+            const int32_t *ids = item->kept.ids + item->kept.at[t];
+            double want = drawn_logprob(logits + t * 61, 61, &s, history, q->prompt_length + t, item->tokens[t], kept);
+            TT_CHECK_NEAR(item->sampled_logprobs[t], want, 2e-5);
+            TT_CHECK(item->sampled_logprobs[t] >= item->logprobs[t] - 1e-5f || s.repetition_penalty != 1);
+            for (k = 0; k < 61; k++) { n_kept += kept[k]; }
+            TT_CHECK_INT(n, n_kept == 61 ? 0 : n_kept);
+            for (k = 0; k < n; k++) { TT_CHECK(kept[ids[k]] && (k == 0 || ids[k] > ids[k - 1])); }
+            restricted += n > 0;
+        }
+    }
+    TT_CHECK(restricted > 20 || (s.top_k == 0 && s.top_p == 0 && s.min_p <= 0));
+    tt_completions_free(&c);
+    tt_model_destroy(m);
+    tt_destroy(ctx);
+}
+
+TT_TEST(both_log_probs_are_kept_of_the_model_and_of_what_was_sampled_from) {
+    tt_sampling s = usual();
+    check_sampled_from(s);
+    s.top_k = 5;
+    check_sampled_from(s);
+    s.top_p = 0.7f;
+    check_sampled_from(s);
+    s.top_k = 0;
+    s.min_p = 0.3f;
+    check_sampled_from(s);
+    s.repetition_penalty = 1.3f;
+    check_sampled_from(s);
+    s.top_p = s.min_p = 0;
+    check_sampled_from(s);
+}
+
+/* Alike where nothing restricts; 0 where nothing is drawn. */
+TT_TEST(without_controls_the_two_log_probs_have_the_same_bits) {
+    tt_context *ctx = tt_create(NULL);
+    tt_model *m = small_model(ctx, 0);
+    tt_request r[3];
+    tt_sampling s = usual();
+    tt_completions c;
+    int i, t;
+    requests_of(r);
+    TT_REQUIRE(tt_generate(m, r, 3, &s, &c) == TT_OK);
+    for (i = 0; i < c.n; i++) {
+        TT_CHECK_BYTES(c.items[i].logprobs, c.items[i].sampled_logprobs, (size_t)c.items[i].length * sizeof(float));
+        TT_CHECK(c.items[i].kept.at == NULL);
+    }
+    tt_completions_free(&c);
+    s.greedy = 1;
+    TT_REQUIRE(tt_generate(m, r, 3, &s, &c) == TT_OK);
+    for (i = 0; i < c.n; i++) {
+        for (t = 0; t < c.items[i].length; t++) { TT_CHECK(c.items[i].sampled_logprobs[t] == 0 && c.items[i].logprobs[t] < 0); }
+    }
+    tt_completions_free(&c);
+    tt_model_destroy(m);
+    tt_destroy(ctx);
+}
+
+/* With the mask training renormalises as the sampler has: p_old / p_sampler is 1 by bits; without, it is the kept mass. */
+TT_TEST(training_over_the_kept_sets_has_the_bits_of_sampling) {
+    static const char *const kernels[2] = {NULL, "portable"};
+    int k, keep, i, t;
+    for (k = 0; k < 4; k++) {
+        tt_test_memory memory = tt_test_memory_none();
+        tt_desc desc = TT_INIT;
+        tt_context *ctx;
+        tt_model *m;
+        tt_request r[3];
+        tt_sampling s = usual();
+        tt_completions c;
+        tt_rollouts all;
+        tt_scoring scoring = TT_INIT;
+        static float got[12 * 70];
+        double worst = 0;
+        int at = 0;
+        keep = k % 2;
+        desc.kernel = kernels[k / 2];
+        desc.allocator = tt_test_allocator(&memory);
+        ctx = tt_create(&desc);
+        m = small_model(ctx, 0);
+        requests_of(r);
+        for (i = 0; i < 3; i++) { r[i].n = 4; }
+        s.top_p = 0.8f;
+        s.keep_sampling_mask = keep;
+        TT_REQUIRE(tt_generate(m, r, 3, &s, &c) == TT_OK && tt_rollouts_create(ctx, r, 3, &c, 11, &all) == TT_OK);
+        scoring.model = m;
+        scoring.temperature = s.temperature;
+        scoring.micro_batch_tokens = 200;
+        TT_CHECK_OK(ctx, tt_rollouts_logprobs(&all, &scoring, got, NULL));
+        for (i = 0; i < all.n; at += all.items[i++].response_length) {
+            const tt_rollout *q = &all.items[i];
+            if (keep) { TT_CHECK_BYTES(got + at, q->sampling_logprobs, (size_t)q->response_length * sizeof(float)); }
+            for (t = 0; t < q->response_length && !keep; t++) {
+                double ratio = exp((double)got[at + t] - (double)q->sampling_logprobs[t]);
+                TT_CHECK(ratio > 0.79 && ratio < 1.0001);      /* the mass that top-p has kept */
+                worst = 1 - ratio > worst ? 1 - ratio : worst;
+            }
+        }
+        TT_CHECK(keep || worst > 0.05);
+        tt_rollouts_free(&all);
+        tt_completions_free(&c);
+        tt_model_destroy(m);
+        tt_destroy(ctx);
+        TT_CHECK_NO_LEAK(memory);
+    }
+}
+
+/* d log-prob over a kept set, by every kind of parameter. */
+TT_TEST(the_gradient_over_a_kept_set_is_that_of_its_log_prob) {
+    tt_context *ctx = tt_create(NULL);
+    tt_model *m = small_model(ctx, 0);
+    tt_request r[3];
+    tt_sampling s = usual();
+    tt_completions c;
+    tt_rollouts all;
+    int i, k, checked = 0;
+    requests_of(r);
+    s.top_k = 7;
+    s.keep_sampling_mask = 1;
+    s.max_new_tokens = 12;
+    for (i = 0; i < 3; i++) { r[i].n = 1; }
+    TT_REQUIRE(tt_generate(m, r, 3, &s, &c) == TT_OK && tt_rollouts_create(ctx, r, 3, &c, 11, &all) == TT_OK);
+    for (i = 0; i < tt_model_n_params(m); i++) {
+        tt_tensor *p = tt_model_param(m, i);
+        float *values = (float *)malloc(p->size * sizeof(float)), *gradient = (float *)malloc(p->size * sizeof(float));
+        size_t largest = 0, j;
+        double sums[2];
+        TT_REQUIRE(values && gradient);
+        tt_model_zero_grad(m);
+        TT_CHECK_OK(ctx, tt_backward(ctx, tt_sum(ctx, tt_model_logprobs(m, tt_rollouts_batch(ctx, &all, NULL, 0), s.temperature, NULL))));
+        TT_CHECK_OK(ctx, tt_tensor_get_grad(p, gradient));
+        TT_CHECK_OK(ctx, tt_tensor_get(p, values));
+        tt_step_reset(ctx);
+        for (j = 0; j < p->size; j++) { if (fabs((double)gradient[j]) > fabs((double)gradient[largest])) { largest = j; } }
+        for (k = 0; k < 2; k++) {
+            float was = values[largest];
+            values[largest] += k ? 2e-3f : -2e-3f;
+            TT_CHECK_OK(ctx, tt_tensor_set(p, values));
+            values[largest] = was;
+            sums[k] = tt_item(tt_sum(ctx, tt_model_logprobs(m, tt_rollouts_batch(ctx, &all, NULL, 0), s.temperature, NULL)));
+            tt_step_reset(ctx);
+        }
+        TT_CHECK_OK(ctx, tt_tensor_set(p, values));
+        TT_CHECK_NEAR((sums[1] - sums[0]) / 4e-3 / (double)gradient[largest], 1, 0.03);
+        checked++;
+        free(values);
+        free(gradient);
+    }
+    TT_CHECK(checked > 10);
+    tt_rollouts_free(&all);
+    tt_completions_free(&c);
+    tt_model_destroy(m);
+    tt_destroy(ctx);
+}
+
+/* ---- an environment's turn: after each token below 8 it writes 40 and that token plus 20 ---- */
+typedef struct world { int calls, bad; tt_status fails; } world;
+
+static tt_status world_turn(void *user, const tt_request *request, const int32_t *response, int length, tt_ids *out) {
+    world *w = (world *)user;
+    int32_t last = response[length - 1], says[2];
+    w->calls++;
+    if (w->fails != TT_OK && w->calls == 9) { return w->fails; }
+    if (request->prompt_length < 1 || last >= 8) { return TT_OK; }
+    says[0] = 40;
+    says[1] = w->bad ? 61 : last + 20;
+    return tt_ids_append(out, says, 2);
+}
+
+TT_TEST(an_environment_writes_and_the_response_goes_on) {
+    static const int batches[3] = {0, 1, 3};
+    tt_completions first = TT_INIT;
+    tt_context *ctx = tt_create(NULL);
+    tt_model *m = small_model(ctx, 0);
+    world w;
+    int k, i, t, turns = 0, cut = 0;
+    for (k = 0; k < 3; k++) {
+        tt_request r[3];
+        tt_sampling s = usual();
+        tt_completions c;
+        requests_of(r);
+        memset(&w, 0, sizeof w);
+        s.max_batch = batches[k];
+        s.environment = world_turn;
+        s.environment_user = &w;
+        TT_REQUIRE(TT_CHECK_OK(ctx, tt_generate(m, r, 3, &s, &c)));
+        for (i = 0; i < c.n; i++) {
+            const tt_completion *item = &c.items[i];
+            float again[128];
+            training_logprobs(m, &r[item->request], item, s.temperature, again);
+            for (t = 0; t < item->length; t++) {
+                int writes = t > 0 && item->tokens[t - 1] < 8 && !isnan(item->logprobs[t - 1]);
+                int second = t > 1 && item->tokens[t - 2] < 8 && !isnan(item->logprobs[t - 2]);
+                if (writes) { TT_CHECK(item->tokens[t] == 40 && isnan(item->logprobs[t]) && isnan(item->sampled_logprobs[t])); }
+                else if (second) { TT_CHECK(item->tokens[t] == item->tokens[t - 2] + 20 && isnan(item->logprobs[t])); }
+                else { TT_CHECK(item->logprobs[t] == again[t]); }
+                turns += writes;
+            }
+            TT_CHECK(item->length <= s.max_new_tokens && item->stopped == (!isnan(item->logprobs[item->length - 1]) &&
+                     (item->tokens[item->length - 1] == 11 || item->tokens[item->length - 1] == 12)));
+            cut += !item->stopped;
+            if (k > 0) { same_completions(&first.items[i], item); }
+        }
+        if (k == 0) { first = c; } else { tt_completions_free(&c); }
+    }
+    TT_CHECK(turns > 50 && cut > 0);
+    {   /* its tokens have their kind, and no loss */
+        tt_rollouts all;
+        tt_request r[3];
+        tt_grpo_config config = TT_INIT;
+        double in_loss = 0, sampled = 0;
+        requests_of(r);
+        r[0].n = r[1].n = r[2].n = 4;
+        tt_completions_free(&first);
+        {
+            tt_sampling s = usual();
+            s.environment = world_turn;
+            s.environment_user = &w;
+            TT_REQUIRE(tt_generate(m, r, 3, &s, &first) == TT_OK && tt_rollouts_create(ctx, r, 3, &first, 11, &all) == TT_OK);
+        }
+        for (i = 0; i < all.n; i++) {
+            for (t = 0; t < all.items[i].response_length; t++) {
+                int own = !isnan(first.items[i].logprobs[t]);
+                TT_CHECK_INT(all.items[i].kind[all.items[i].prompt_length + t], own ? TT_KIND_STUDENT : TT_KIND_ENVIRONMENT);
+                sampled += own;
+            }
+        }
+        in_loss = tt_grpo_totals(&all, &config).tokens;
+        TT_CHECK_NEAR(in_loss, sampled, 0);
+        tt_rollouts_free(&all);
+    }
+    tt_completions_free(&first);
+    tt_model_destroy(m);
+    tt_destroy(ctx);
+}
+
+TT_TEST(what_an_environment_does_wrong_is_named) {
+    tt_test_memory memory = tt_test_memory_none();
+    tt_desc desc = TT_INIT;
+    tt_context *ctx;
+    tt_model *m;
+    tt_request r[3];
+    tt_sampling s = usual();
+    tt_completions c;
+    world w;
+    desc.allocator = tt_test_allocator(&memory);
+    ctx = tt_create(&desc);
+    m = small_model(ctx, 0);
+    requests_of(r);
+    memset(&w, 0, sizeof w);
+    w.bad = 1;
+    s.keep_sampling_mask = 1;
+    s.top_k = 9;
+    s.environment = world_turn;
+    s.environment_user = &w;
+    TT_CHECK_INT(tt_generate(m, r, 3, &s, &c), TT_ERR_ARG);
+    TT_CHECK_CONTAINS(tt_error(ctx), "wrote token 61, expected 0..60");
+    w.bad = w.calls = 0;
+    w.fails = TT_ERR_IO;
+    TT_CHECK_INT(tt_generate(m, r, 3, &s, &c), TT_ERR_IO);
+    TT_CHECK_CONTAINS(tt_error(ctx), "the environment of request");
+    tt_model_destroy(m);
+    tt_destroy(ctx);
+    TT_CHECK_NO_LEAK(memory);
+}
+
 TT_TEST(every_failing_allocation_is_an_error) {
     long n;
     int done = 0;
@@ -561,9 +886,14 @@ TT_TEST(every_failing_allocation_is_an_error) {
             int32_t prompts[TAILS][COMMON + 4];
             tt_sampling s = usual();
             tt_completions c;
+            world w = {0, 0, TT_OK};
             alike_requests(r, prompts);
             s.max_new_tokens = 6;
             s.max_batch = 4;
+            s.top_k = 9;
+            s.keep_sampling_mask = 1;
+            s.environment = world_turn;
+            s.environment_user = &w;
             if (m) {
                 status = tt_generate(m, r, TAILS, &s, &c);
                 tt_completions_free(&c);
@@ -582,4 +912,7 @@ TT_MAIN(sampling_logprobs_are_training_logprobs, neighbours_slots_and_threads_ch
         cached_decoding_equals_the_full_forward,
         controls_give_the_renormalised_distribution, controls_keep_what_the_warpers_of_transformers_keep,
         equal_tokens_share_their_fate_in_top_k_and_give_way_by_id_in_top_p, extreme_settings_work_or_are_named, greedy_takes_the_most_likely, streaming_and_errors,
+        both_log_probs_are_kept_of_the_model_and_of_what_was_sampled_from, without_controls_the_two_log_probs_have_the_same_bits,
+        training_over_the_kept_sets_has_the_bits_of_sampling, the_gradient_over_a_kept_set_is_that_of_its_log_prob,
+        an_environment_writes_and_the_response_goes_on, what_an_environment_does_wrong_is_named,
         every_failing_allocation_is_an_error)

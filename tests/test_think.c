@@ -769,6 +769,138 @@ TT_TEST(tagged_texts_reach_the_feedback) {
     tt_destroy(ctx);
 }
 
+/* ---- refinement: the student reads question, attempt and feedback, and answers anew ---- */
+static tt_augment refiner(const tt_teacher *teacher, const tt_tokenizer *tokenizer, tt_model *student) {
+    tt_augment how = TT_INIT;
+    how.teacher = teacher;
+    how.tokenizer = tokenizer;
+    how.end_token = END;
+    how.max_completion_length = 12;
+    how.student = student;
+    return how;
+}
+static tt_think_config refinement(float pct) {
+    tt_think_config c = config_of(pct);
+    c.schedule = TT_THINK_CONSTANT;
+    c.refine = "<ask>{question}|{response}|{reason}|{phrase}<tell>";
+    return c;
+}
+TT_TEST(a_new_answer_joins_the_group_and_the_attempt_stays) {
+    static const char *const texts[] = {"1$", "2$", "3$", "4$", "5$", "6", "7$", "8$"};
+    static const float shares[] = {0.01f, 0.5f, 1};
+    static const int joined[] = {1, 2, 2};             /* of 4, at most half */
+    int k, i, t;
+    for (k = 0; k < 3; k++) {
+        tt_context *ctx = tt_create(NULL);
+        tt_tokenizer *tokenizer = bytes_tokenizer(ctx);
+        tt_model *model = tiny_model(ctx, tokenizer);
+        script s;
+        tt_teacher teacher = teacher_of(&s);
+        tt_augment how = refiner(&teacher, tokenizer, model);
+        tt_think_config c = refinement(shares[k]);
+        tt_think_metrics m = TT_INIT;
+        tt_rollouts all;
+        TT_REQUIRE(make_rollouts(ctx, tokenizer, 2, 4, texts, &all) == TT_OK);
+        for (i = 0; i < 8; i++) { all.items[i].reward = (float)i; }
+        TT_CHECK_OK(ctx, tt_think_augment(&all, &how, &c, &m));
+        for (i = 0; i < 8; i++) {
+            const tt_rollout *r = &all.items[i];
+            int at = i % 4, new_one = at >= 4 - joined[k] && !(k > 0 && i == 6);   /* group 1 has one attempt that ended */
+            char want[3];
+            TT_CHECK_INT(r->off_policy && r->guided, new_one);
+            if (!new_one) {
+                snprintf(want, sizeof want, "%.1s", texts[i]);
+                TT_CHECK(r->response_length == (int)strlen(texts[i]) && !r->guided);
+                continue;
+            }
+            TT_CHECK(r->response_length >= 1 && r->response_length <= 12 && r->prompt_length == 1);
+            for (t = 0; t < r->response_length; t++) {
+                TT_CHECK(r->kind[1 + t] == TT_KIND_OFF_POLICY && isnan(r->sampling_logprobs[t]));
+            }
+            TT_CHECK(r->attempt_reward >= (float)(i / 4 * 4) && r->attempt_reward < (float)(i / 4 * 4 + 4 - joined[k]));
+        }
+        TT_CHECK_INT(m.n_guided, k == 0 ? 2 : 3);
+        TT_CHECK(m.teacher_tokens > 0 && m.n_skipped == 0);
+        TT_CHECK_CONTAINS(s.asked, "[Q|");
+        tt_rollouts_free(&all);
+        tt_model_destroy(model);
+        tt_tokenizer_destroy(tokenizer);
+        tt_destroy(ctx);
+    }
+}
+/* The new answer is what the student samples behind the template, in a stream named by step, prompt and sample. */
+TT_TEST(the_new_answer_is_the_students_behind_the_template) {
+    static const char *const texts[] = {"1$", "2$"};
+    static const char filled[] = "Q|1|why|so 4";
+    tt_context *ctx = tt_create(NULL);
+    tt_tokenizer *tokenizer = bytes_tokenizer(ctx);
+    tt_model *model = tiny_model(ctx, tokenizer);
+    script s;
+    tt_teacher teacher = teacher_of(&s);
+    tt_augment how = refiner(&teacher, tokenizer, model);
+    tt_think_config c = refinement(0.01f);
+    tt_think_metrics m = TT_INIT;
+    tt_rollouts all;
+    tt_request q = TT_INIT;
+    tt_sampling sampling = TT_INIT;
+    tt_completions want;
+    tt_ids ids = TT_INIT;
+    static const int32_t ask = ASK, tell = TELL, end = END;
+    ids.ctx = ctx;
+    how.step = 3;
+    how.temperature = 0.8f;
+    TT_REQUIRE(make_rollouts(ctx, tokenizer, 1, 2, texts, &all) == TT_OK);
+    TT_CHECK_OK(ctx, tt_think_augment(&all, &how, &c, &m));
+    TT_CHECK_OK(ctx, tt_ids_append(&ids, &ask, 1));
+    TT_CHECK_OK(ctx, tt_encode(tokenizer, filled, strlen(filled), TT_SPECIAL_TEXT, &ids));
+    TT_CHECK_OK(ctx, tt_ids_append(&ids, &tell, 1));
+    q.prompt = ids.data;
+    q.prompt_length = (int)ids.size;
+    q.id = tt_random(3, all.items[0].prompt_id, 0);
+    sampling.max_new_tokens = 12;
+    sampling.temperature = 0.8f;
+    sampling.seed = tt_random(c.seed, TTI_THINK_REFINE, 0);
+    sampling.stop_tokens = &end;
+    sampling.n_stop_tokens = 1;
+    TT_REQUIRE(tt_generate(model, &q, 1, &sampling, &want) == TT_OK);
+    TT_CHECK_INT(all.items[1].response_length, want.items[0].length);
+    TT_CHECK_BYTES(all.items[1].tokens + 1, want.items[0].tokens, (size_t)want.items[0].length * sizeof(int32_t));
+    tt_completions_free(&want);
+    tt_ids_free(&ids);
+    tt_rollouts_free(&all);
+    tt_model_destroy(model);
+    tt_tokenizer_destroy(tokenizer);
+    tt_destroy(ctx);
+}
+TT_TEST(what_refinement_has_no_room_for_is_counted) {
+    static const char *const texts[] = {"1$", "2$", "3$", "4$"};
+    tt_context *ctx = tt_create(NULL);
+    tt_tokenizer *tokenizer = bytes_tokenizer(ctx);
+    tt_model *model = tiny_model(ctx, tokenizer);      /* 64 positions */
+    script s;
+    tt_teacher teacher = teacher_of(&s);
+    tt_augment how = refiner(&teacher, tokenizer, model);
+    tt_think_config c = refinement(0.01f);
+    tt_think_metrics m = TT_INIT;
+    tt_rollouts all;
+    TT_REQUIRE(make_rollouts(ctx, tokenizer, 2, 2, texts, &all) == TT_OK);
+    s.reason = "a reason of far too many bytes for a model of 64 positions, at a token each";
+    TT_CHECK_OK(ctx, tt_think_augment(&all, &how, &c, &m));
+    TT_CHECK(m.n_skipped == 2 && m.n_guided == 0 && !all.items[1].guided && !all.items[3].guided);
+    how.student = NULL;
+    TT_CHECK_INT(tt_think_augment(&all, &how, &c, &m), TT_ERR_ARG);
+    TT_CHECK_CONTAINS(tt_error(ctx), "refine with num_generations 2 and none, expected >= 2 and a student");
+    tt_rollouts_free(&all);
+    how.student = model;
+    TT_REQUIRE(make_rollouts(ctx, tokenizer, 2, 1, texts, &all) == TT_OK);
+    TT_CHECK_INT(tt_think_augment(&all, &how, &c, &m), TT_ERR_ARG);
+    TT_CHECK_CONTAINS(tt_error(ctx), "refine with num_generations 1 and a student, expected >= 2");
+    tt_rollouts_free(&all);
+    tt_model_destroy(model);
+    tt_tokenizer_destroy(tokenizer);
+    tt_destroy(ctx);
+}
+
 static tt_status everything(tt_context *ctx, const tt_tokenizer *tokenizer, tt_model *model) {
     static const char *const texts[2] = {"ab$", "c$"};
     tt_teacher_prompt prompt = TT_INIT;
@@ -786,6 +918,13 @@ static tt_status everything(tt_context *ctx, const tt_tokenizer *tokenizer, tt_m
     if (status == TT_OK) {
         tt_teacher teacher = tt_teacher_model(built);
         status = augment(&all, &teacher, tokenizer, &c, &grpo, 0, NULL);
+        if (status == TT_OK) {
+            tt_augment how = refiner(&teacher, tokenizer, model);
+            tt_think_config anew = refinement(1);
+            tt_rollouts_free(&all);
+            status = make_rollouts(ctx, tokenizer, 1, 2, texts, &all);
+            if (status == TT_OK) { status = tt_think_augment(&all, &how, &anew, NULL); }
+        }
     }
     tt_model_teacher_destroy(built);
     tt_rollouts_free(&all);
@@ -833,5 +972,6 @@ TT_MAIN(the_share_falls_as_the_schedule_says, the_teacher_leaves_for_good, the_l
         feedback_that_is_cut_is_counted_with_the_length_that_would_do, a_teacher_may_say_nothing_or_lend_its_text, feedback_of_any_bytes_and_any_length_is_read,
         a_failing_teacher_is_not_blamed_for_an_older_error, empty_rollouts_are_an_error_or_nothing, rates_compare_with_the_attempt,
         a_model_teacher_reads_its_template_and_decodes_greedily, worked_examples_come_from_a_text_file, a_teacher_follows_its_student,
-        tagged_texts_reach_the_feedback,
+        tagged_texts_reach_the_feedback, a_new_answer_joins_the_group_and_the_attempt_stays,
+        the_new_answer_is_the_students_behind_the_template, what_refinement_has_no_room_for_is_counted,
         every_failed_allocation_is_reported_and_leaks_nothing)

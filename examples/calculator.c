@@ -1,0 +1,158 @@
+/* calculator.c - a model of random weights learns to use a tool, by GRPO alone
+ *
+ *     build/calculator            (half a minute)
+ *
+ * It is asked "<q> 12 * 7<a>". Nobody shows it an answer, and it cannot multiply. But where it writes
+ * "<calc> 12 * 7 =", the environment writes 84 behind it, tokens that the loss leaves out, and the response
+ * goes on. The last lines are answers to questions that it was never trained on. */
+#define THINKTUNING_IMPLEMENTATION
+#include "../thinktuning.h"
+
+enum { STEPS = 300, LEAST = 2, MOST = 12, HELD_OUT = 5, LENGTH = 10 };
+
+/* ---- the environment: a calculator that answers where a calculation ends ---- */
+static tt_status calculate(void *user, const tt_request *request, const int32_t *response, int length,
+                           tt_ids *out) {
+    const tt_tokenizer *tokenizer = (const tt_tokenizer *)user;
+    tt_text text = TT_INIT;
+    tt_status status;
+    char answer[32];
+    int a, b, end = 0, n;
+    (void)request;
+    text.ctx = out->ctx;
+    status = tt_decode(tokenizer, response, (size_t)length, 0, &text);
+    if (status == TT_OK && sscanf(text.data, "<calc> %d * %d =%n", &a, &b, &end) == 2 && end == (int)text.size) {
+        n = snprintf(answer, sizeof answer, " %d", a * b);
+        status = tt_encode(tokenizer, answer, (size_t)n, TT_SPECIAL_TEXT, out);
+    }
+    tt_text_free(&text);
+    return status;
+}
+
+/* ---- the task: products of numbers from 2 to 12, of which every fifth is held out ---- */
+static tt_status ask(void *user, int split, uint64_t index, tt_text *question, tt_text *answer) {
+    int n = MOST - LEAST + 1, place, a, b;
+    tt_status status;
+    (void)user;
+    if (split == 0) {
+        place = (int)(index % (uint64_t)(n * n / HELD_OUT * (HELD_OUT - 1)));
+        place += place / (HELD_OUT - 1) + 1;
+    } else {
+        place = (int)(index % (uint64_t)(n * n / HELD_OUT)) * HELD_OUT;
+    }
+    a = LEAST + place / n;
+    b = LEAST + place % n;
+    status = tt_text_format(question, " %d * %d", a, b);
+    return status == TT_OK ? tt_text_format(answer, "<calc> %d * %d = %d", a, b, a * b) : status;
+}
+
+/* All for being right, and a little for each word with which it begins like the calculation, or nobody would
+ * ever come upon one. */
+static tt_status judge(void *user, const tt_reward_input *in, float *reward) {
+    const char *want = in->answer, *got = in->response;
+    int words = 0;
+    (void)user;
+    for (; words < 5; words++) {
+        size_t n = 1 + strcspn(want + 1, " ");
+        if (strncmp(want, got, n) != 0 || (got[n] && got[n] != ' ')) { break; }
+        want += n;
+        got += n;
+    }
+    *reward = 0.1f * (float)words;
+    if (in->stopped && strcmp(in->response, in->answer) == 0) { *reward = 1; }
+    return TT_OK;
+}
+
+static tt_tokenizer *make_tokenizer(tt_context *ctx) {
+    static const char *const special[] = {"<q>", "<a>", "<calc>", "<end>"};
+    static const char *const words[] = {" 2", " 3", " 4", " 5", " 6", " 7", " 8", " 9", " 10", " 11", " 12", " *", " ="};
+    tt_tokenizer_desc desc = TT_INIT;
+    desc.special_tokens = special;
+    desc.n_special_tokens = 4;
+    return tt_tokenizer_words(ctx, &desc, words, 13);
+}
+
+static tt_model *make_model(tt_context *ctx, int vocab_size) {
+    tt_model_config config = TT_INIT;
+    config.vocab_size = vocab_size;
+    config.hidden_size = 48;
+    config.num_hidden_layers = 2;
+    config.num_attention_heads = 3;
+    config.intermediate_size = 128;
+    config.max_position_embeddings = 32;
+    config.bos_token_id = config.eos_token_id = -1;
+    return tt_model_create(ctx, &config, 1);
+}
+
+/* ---- greedy answers to the questions that were held out ---- */
+static tt_status examine(tt_model *model, const tt_tokenizer *tokenizer, const tt_task *task, int n) {
+    tt_context *ctx = tt_model_context(model);
+    int32_t end = tt_token_id(tokenizer, task->end_token);
+    tt_prompts prompts;
+    tt_sampling greedy = TT_INIT;
+    tt_completions out = TT_INIT;
+    tt_text text = TT_INIT;
+    tt_status status = tt_prompts_create(ctx, task, tokenizer, n, &prompts);
+    int i, right = 0;
+    text.ctx = ctx;
+    for (i = 0; i < n && status == TT_OK; i++) { status = tt_prompts_set(&prompts, i, 1, (uint64_t)i); }
+    greedy.greedy = 1;
+    greedy.max_new_tokens = LENGTH;
+    greedy.stop_tokens = &end;
+    greedy.n_stop_tokens = 1;
+    greedy.environment = calculate;
+    greedy.environment_user = (void *)tokenizer;
+    if (status == TT_OK) { status = tt_generate(model, prompts.requests, n, &greedy, &out); }
+    for (i = 0; i < n && status == TT_OK; i++) {
+        tt_reward_input in = TT_INIT;
+        in.tokens = out.items[i].tokens;
+        in.n_tokens = out.items[i].length;
+        in.stopped = out.items[i].stopped;
+        status = tt_prompts_input(&prompts, i, &text, &in);
+        if (status != TT_OK) { break; }
+        right += in.stopped && strcmp(in.response, in.answer) == 0;
+        if (i % 8 == 0) { printf("%s ?  %s\n", in.question, in.response); }
+    }
+    if (status == TT_OK) { printf("%d of %d questions never seen are right\n", right, n); }
+    tt_completions_free(&out);
+    tt_prompts_free(&prompts);
+    tt_text_free(&text);
+    return status;
+}
+
+int main(void) {
+    tt_context *ctx = tt_create(NULL);
+    tt_tokenizer *tokenizer = make_tokenizer(ctx);
+    tt_model *model = tokenizer ? make_model(ctx, tt_vocab_size(tokenizer)) : NULL;
+    tt_task task = TT_INIT;
+    tt_trainer_desc desc = TT_INIT;
+    tt_trainer *trainer = NULL;
+    tt_status status;
+    int step;
+    task.question = ask;
+    task.reward = judge;
+    task.prompt_template = "<q>{question}<a>";
+    task.end_token = "<end>";
+    desc.model = model;
+    desc.tokenizer = tokenizer;
+    desc.task = &task;
+    desc.environment = calculate;
+    desc.environment_user = tokenizer;
+    desc.grpo.max_completion_length = LENGTH;
+    desc.adamw.max_grad_norm = 1;
+    desc.schedule.lr = 2e-3f;
+    if (model) { trainer = tt_trainer_create(ctx, &desc); }
+    status = trainer ? TT_OK : tt_error_status(ctx);
+    for (step = 0; step < STEPS && status == TT_OK; step++) {
+        tt_step_metrics m;
+        status = tt_trainer_step(trainer, &m);
+        if (status == TT_OK && (step % 25 == 0 || step == STEPS - 1)) { printf("step %3d  reward %.2f\n", step, m.grpo.reward); }
+    }
+    if (status == TT_OK) { status = examine(model, tokenizer, &task, 24); }
+    if (status != TT_OK) { fprintf(stderr, "calculator: %s\n", tt_error(ctx)); }
+    tt_trainer_destroy(trainer);
+    tt_model_destroy(model);
+    tt_tokenizer_destroy(tokenizer);
+    tt_destroy(ctx);
+    return status == TT_OK ? 0 : 1;
+}
