@@ -108,6 +108,8 @@ typedef struct app {
     tt_model *follower;           /* a teacher that follows the student after each step; NULL = none */
     double follower_decay;        /* 0 = 0.99                                                        */
     tt_feedback_setup feedback;   /* of an arm of feedback.h                                         */
+    /* after each step, on rank 0; NULL = none */
+    tt_status (*on_step)(struct app *a, const char *method, const tt_trainer *trainer);
 } app;
 
 static tt_text new_text(app *a) {
@@ -1091,12 +1093,23 @@ static tt_status run_gate(app *a, gate *g, tt_text *json) {
 }
 
 /* ---- evaluation: the student alone; one result.json per seed and method ---- */
-typedef struct collector { tt_text *json; int n; tt_status status; } collector;
+typedef struct collector { app *a; tt_text *json; int n; tt_status status; } collector;
 
-static tt_status write_transcript(tt_text *json, const char *question, const char *response,
+/* As many tokens as a response may have, and no end token among them: it was cut. */
+static tt_status is_cut(app *a, const char *response, int *cut) {
+    tt_ids ids = new_ids(a);
+    tt_status status = tt_encode(a->tokenizer, response, strlen(response), TT_SPECIAL_TEXT, &ids);
+    *cut = ids.size >= (size_t)a->o.length;
+    tt_ids_free(&ids);
+    return status;
+}
+
+static tt_status write_transcript(app *a, tt_text *json, const char *question, const char *response,
                                   const tt_outcome *outcome) {
-    CHECK(tt_text_format(json, "{\"right\":%d,\"first_right\":%d",
-                         outcome->final_right, outcome->first_right));
+    int cut;
+    CHECK(is_cut(a, response, &cut));
+    CHECK(tt_text_format(json, "{\"right\":%d,\"first_right\":%d,\"cut\":%d",
+                         outcome->final_right, outcome->first_right, cut));
     CHECK(write_member(json, "question", question, strlen(question)));
     CHECK(write_member(json, "response", response, strlen(response)));
     return tt_text_append(json, "}", 1);
@@ -1106,7 +1119,7 @@ static void collect(void *user, const char *question, const char *response, cons
     collector *c = (collector *)user;
     if (c->n >= SHOWN || c->status != TT_OK) { return; }
     if (c->n++ > 0) { c->status = tt_text_append(c->json, ",", 1); }
-    if (c->status == TT_OK) { c->status = write_transcript(c->json, question, response, outcome); }
+    if (c->status == TT_OK) { c->status = write_transcript(c->a, c->json, question, response, outcome); }
 }
 
 static tt_status write_evaluation(tt_text *json, const char *name, const tt_evaluation *e) {
@@ -1134,6 +1147,7 @@ static tt_status evaluate_by(app *a, tt_model *model, tt_reducer *reducer, doubl
                              tt_evaluation *sampled, tt_evaluation *greedy, tt_text *json) {
     tt_evaluate_desc d = TT_INIT;
     collector c;
+    c.a = a;
     c.json = json;
     c.n = 0;
     c.status = TT_OK;
@@ -1461,6 +1475,7 @@ static tt_status train_step(app *a, arm_run *arm, tt_step_metrics *m, int *stop)
     *stop = parallel_any(stop_requested);
     CHECK(write_metrics(a, arm->metrics, arm->timings, arm->method, m));
     CHECK(status);      /* --abort-patience: tt_error has the reason */
+    if (a->on_step && parallel_rank == 0) { CHECK(a->on_step(a, arm->method, arm->trainer)); }
     return report_step(a, arm, m);
 }
 

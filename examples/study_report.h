@@ -1,33 +1,41 @@
-/* study_report.h - the second half of study.c: reads the result of every finished job and writes results.jsonl, table.md
- * and report.html, as far as the study has come. Means have 95 % intervals of Student's t over seeds; comparisons are
- * paired by seed, and their p is exact: the share of all ways to flip the signs of the differences that give a mean at
- * least as far from zero (two-sided; with 5 seeds never below 2/32 = 0.06). */
+/* study_report.h - the second half of study.c: reads the result of every finished job and writes
+ * results.jsonl, table.md and report.html, as far as the study has come. Means have 95 % intervals of
+ * Student's t over seeds; comparisons are paired by seed, and their p is exact: the share of all ways to flip
+ * the signs of the differences that give a mean at least as far from zero (two-sided; with 5 seeds never
+ * below 2/32 = 0.06). */
 #include "page.h"
 
 typedef struct results {
-    tt_json *of[N_ARMS][MAX_SEEDS];               /* NULL = not run yet */
+    tt_json *of[N_ARMS][MAX_SEEDS]; /* NULL = not run yet */
 } results;
 
 /* ---- statistics ---- */
-typedef struct sample { int n; double values[MAX_SEEDS]; } sample;
+typedef struct sample {
+    int n;
+    double values[MAX_SEEDS];
+} sample;
 /* Two-sided 95 % of Student's t. */
 static double t_quantile(int freedom) {
-    static const double values[] = {12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
-                                    2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042};
+    static const double values[] = {12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228,
+                                    2.201,  2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086,
+                                    2.080,  2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042};
     return freedom < 1 ? 0 : freedom <= 30 ? values[freedom - 1] : 1.96 + 2.5 / freedom;
 }
+
 static double mean_of(const sample *s) {
     double sum = 0;
     int i;
     for (i = 0; i < s->n; i++) { sum += s->values[i]; }
     return s->n ? sum / s->n : (double)NAN;
 }
+
 static double half_interval(const sample *s) {
     double mean = mean_of(s), squares = 0;
     int i;
     for (i = 0; i < s->n; i++) { squares += (s->values[i] - mean) * (s->values[i] - mean); }
     return s->n > 1 ? t_quantile(s->n - 1) * sqrt(squares / (s->n - 1) / s->n) : 0;
 }
+
 /* Exact below 17 differences; beyond, over 65536 of the sign patterns. */
 static double sign_flip_p(const sample *s) {
     int n = s->n < 16 ? s->n : 16, pattern, extreme = 0, i;
@@ -42,11 +50,13 @@ static double sign_flip_p(const sample *s) {
 
 /* ---- reading ---- */
 static int place_of_arm(const char *name) { return (int)(arm_named(name) - arms); }
+
 /* part NULL: of the result itself. NaN if it was not run. */
 static double value_of(const results *r, int arm_at, int seed, const char *part, const char *key) {
     const tt_json *json = r->of[arm_at][seed];
     return tt_json_number(part ? tt_json_get(json, part) : json, key, (double)NAN);
 }
+
 static sample sample_of(const results *r, int arm_at, const char *part, const char *key) {
     sample s;
     int seed;
@@ -57,6 +67,7 @@ static sample sample_of(const results *r, int arm_at, const char *part, const ch
     }
     return s;
 }
+
 /* Differences of two arms over the seeds that have both. */
 static sample paired(const results *r, int arm_at, int other, const char *part, const char *key) {
     sample s;
@@ -68,6 +79,7 @@ static sample paired(const results *r, int arm_at, int other, const char *part, 
     }
     return s;
 }
+
 /* Reads what is there and copies it, one line each, into results.jsonl. */
 static tt_status read_results(app *a, results *r, tt_text *lines) {
     int i, seed;
@@ -84,14 +96,23 @@ static tt_status read_results(app *a, results *r, tt_text *lines) {
     }
     return TT_OK;
 }
+
 static void free_results(app *a, results *r) {
     int i, seed;
-    for (i = 0; i < N_ARMS; i++) { for (seed = 0; seed < given.seeds; seed++) { tt_json_free(a->ctx, r->of[i][seed]); } }
+    for (i = 0; i < N_ARMS; i++) {
+        for (seed = 0; seed < given.seeds; seed++) { tt_json_free(a->ctx, r->of[i][seed]); }
+    }
 }
 
 /* ---- the same tables as Markdown and as HTML ---- */
-typedef struct page { tt_text *text; int html, cells; } page;
-static tt_status heading(page *p, const char *text) { return tt_text_format(p->text, p->html ? "<h2>%s</h2>\n" : "\n### %s\n\n", text); }
+typedef struct page {
+    tt_text *text;
+    int html, cells;
+} page;
+static tt_status heading(page *p, const char *id, const char *text) {
+    return p->html ? page_heading(p->text, id, text) : tt_text_format(p->text, "\n### %s\n\n", text);
+}
+
 static tt_status paragraph(page *p, const char *format, ...) {
     va_list list;
     tt_status status = tt_text_format(p->text, p->html ? "<p>" : "");
@@ -100,15 +121,20 @@ static tt_status paragraph(page *p, const char *format, ...) {
     va_end(list);
     return status == TT_OK ? tt_text_format(p->text, p->html ? "</p>\n" : "\n\n") : status;
 }
+
 static tt_status table_begin(page *p, const char *const *headings, int n) {
     int i;
-    CHECK(tt_text_format(p->text, p->html ? "<table><tr>" : "|"));
-    for (i = 0; i < n; i++) { CHECK(tt_text_format(p->text, p->html ? "<th>%s</th>" : " %s |", headings[i])); }
+    CHECK(tt_text_format(p->text, p->html ? "<div class=\"wide\"><table><tr>" : "|"));
+    for (i = 0; i < n; i++) {
+        CHECK(tt_text_format(p->text, p->html ? "<th>%s</th>" : " %s |", headings[i]));
+    }
     CHECK(tt_text_format(p->text, p->html ? "</tr>\n" : "\n|---|"));
     for (i = 1; i < n && !p->html; i++) { CHECK(tt_text_format(p->text, "---:|")); }
     return p->html ? TT_OK : tt_text_append(p->text, "\n", 1);
 }
-static tt_status table_end(page *p) { return tt_text_format(p->text, p->html ? "</table>\n" : "\n"); }
+
+static tt_status table_end(page *p) { return tt_text_format(p->text, p->html ? "</table></div>\n" : "\n"); }
+
 static tt_status cell(page *p, const char *format, ...) {
     va_list list;
     tt_status status;
@@ -119,21 +145,33 @@ static tt_status cell(page *p, const char *format, ...) {
     va_end(list);
     return status == TT_OK ? tt_text_format(p->text, p->html ? "</td>" : " |") : status;
 }
+
 static tt_status row_end(page *p) {
     p->cells = 0;
     return tt_text_format(p->text, p->html ? "</tr>\n" : "\n");
 }
+
 static tt_status mean_cell(page *p, const sample *s, int digits, const char *sign) {
     if (s->n == 0) { return cell(p, "–"); }
     if (s->n == 1) { return cell(p, "%s%.*f", *sign && mean_of(s) >= 0 ? sign : "", digits, mean_of(s)); }
-    return cell(p, "%s%.*f ± %.*f", *sign && mean_of(s) >= 0 ? sign : "", digits, mean_of(s), digits, half_interval(s));
+    return cell(p, "%s%.*f ± %.*f", *sign && mean_of(s) >= 0 ? sign : "", digits, mean_of(s), digits,
+                half_interval(s));
 }
 
 /* ---- the main table and its two claims ---- */
-typedef struct column { const char *heading, *part, *key; int digits; } column;
+typedef struct column {
+    const char *heading, *part, *key;
+    int digits;
+} column;
 static const column columns[] = {
-    {"accuracy T = 1", "sampled", "accuracy", 3}, {"greedy", "greedy", "accuracy", 3}, {"first attempt", "sampled", "first_accuracy", 3},
-    {"reflection", "sampled", "reflection_rate", 3}, {"correction", "sampled", "correction_rate", 3}, {"spoil", "sampled", "spoil_rate", 3},
+    {"accuracy T = 1", "sampled", "accuracy", 3},
+    {"greedy", "greedy", "accuracy", 3},
+    {"attempts", "sampled", "attempt_rate", 3},
+    {"first try", "sampled", "first_accuracy", 3},
+    {"works first", "sampled", "works_first", 3},
+    {"reflection", "sampled", "reflection_rate", 3},
+    {"correction", "sampled", "correction_rate", 3},
+    {"spoil", "sampled", "spoil_rate", 3},
     {"length", "sampled", "mean_length", 1}
 };
 enum { N_COLUMNS = sizeof columns / sizeof *columns };
@@ -160,12 +198,17 @@ static tt_status main_table(page *p, const results *r, const char *part) {
     }
     return table_end(p);
 }
+
 /* Reflection that corrects; a marker without its meaning does not count. */
 static int reflects(const results *r, int arm_at, int seed) {
-    return value_of(r, arm_at, seed, "sampled", "reflection_rate") > 0.5 && value_of(r, arm_at, seed, "sampled", "correction_rate") > 0.3;
+    return value_of(r, arm_at, seed, "sampled", "reflection_rate") > 0.5 &&
+           value_of(r, arm_at, seed, "sampled", "correction_rate") > 0.3;
 }
-static tt_status claim_of_reflection(page *p, const results *r, const char *with, const char *without, const char *budget) {
-    int x = place_of_arm(with), y = place_of_arm(without), seed, n = 0, only_with = 0, only_without = 0, both = 0, i, low, k;
+
+static tt_status claim_of_reflection(page *p, const results *r, const char *with, const char *without,
+                                     const char *budget) {
+    int x = place_of_arm(with), y = place_of_arm(without), seed, n = 0, only_with = 0, only_without = 0,
+        both = 0, i, low, k;
     double chance = 0;
     for (seed = 0; seed < given.seeds; seed++) {
         if (!r->of[x][seed] || !r->of[y][seed]) { continue; }
@@ -176,41 +219,63 @@ static tt_status claim_of_reflection(page *p, const results *r, const char *with
     }
     if (n == 0) { return TT_OK; }
     k = only_with + only_without;
-    for (low = only_with; low <= k; low++) {            /* exact sign test: P(at least so many of k | 1/2) */
+    for (low = only_with; low <= k; low++) { /* exact sign test: P(at least so many of k | 1/2) */
         double ways = 1;
         for (i = 0; i < low; i++) { ways = ways * (k - i) / (i + 1); }
         chance += ways / pow(2, k);
     }
-    return paragraph(p, "Reflection that corrects (rate above 0.5, corrections above 0.3), %s: with the teacher alone in %d of %d seeds, in both %d, with reward alone %d; exact sign test, one-sided, p = %.3f.",
-                     budget, only_with, n, both, only_without, chance);
+    return paragraph(
+        p,
+        "Reflection that corrects (rate above 0.5, corrections above 0.3), %s: with the teacher alone in %d "
+        "of %d seeds, in both %d, with reward alone %d; exact sign test, one-sided, p = %.3f.",
+        budget, only_with, n, both, only_without, chance);
 }
-static tt_status claim_of_accuracy(page *p, const results *r, const char *x, const char *y, const char *budget) {
-    sample s = paired(r, place_of_arm(x), place_of_arm(y), "sampled", "accuracy"), g = paired(r, place_of_arm(x), place_of_arm(y), "greedy", "accuracy");
+
+static tt_status claim_of_accuracy(page *p, const results *r, const char *x, const char *y,
+                                   const char *budget) {
+    sample s = paired(r, place_of_arm(x), place_of_arm(y), "sampled", "accuracy"),
+           g = paired(r, place_of_arm(x), place_of_arm(y), "greedy", "accuracy");
     if (s.n < 2) { return TT_OK; }
-    return paragraph(p, "Accuracy of ThinkTuning less that of %s: %+.3f ± %.3f at T = 1 (paired over %d seeds, p = %.3f), %+.3f ± %.3f greedy (p = %.3f).", budget, mean_of(&s),
-                     half_interval(&s), s.n, sign_flip_p(&s), mean_of(&g), half_interval(&g), sign_flip_p(&g));
+    return paragraph(p,
+                     "Accuracy of ThinkTuning less that of %s: %+.3f ± %.3f at T = 1 (paired over %d seeds, "
+                     "p = %.3f), %+.3f ± %.3f greedy (p = %.3f).",
+                     budget, mean_of(&s), half_interval(&s), s.n, sign_flip_p(&s), mean_of(&g),
+                     half_interval(&g), sign_flip_p(&g));
 }
+
 static tt_status claims(page *p, const results *r) {
     CHECK(claim_of_reflection(p, r, "thinktune", "grpo", "at equal rollouts"));
     CHECK(claim_of_reflection(p, r, "thinktune", "grpo_tokens", "at equal sampled tokens"));
-    CHECK(claim_of_reflection(p, r, "low_thinktune", "low_grpo", "weaker bases, GRPO with five times the rollouts"));
-    CHECK(claim_of_reflection(p, r, "incoherent_thinktune", "incoherent_grpo_long", "bases of low coherence, GRPO with five times the rollouts"));
-    CHECK(claim_of_reflection(p, r, "incoherent_thinktune_long", "incoherent_grpo_long", "bases of low coherence, ThinkTuning with three times the rollouts and GRPO with five"));
-    CHECK(claim_of_reflection(p, r, "incoherent_thinktune_long", "incoherent_grpo_tokens", "bases of low coherence, ThinkTuning with three times the rollouts and GRPO with as many tokens"));
+    CHECK(claim_of_reflection(p, r, "low_thinktune", "low_grpo",
+                              "weaker bases, GRPO with five times the rollouts"));
+    CHECK(claim_of_reflection(p, r, "incoherent_thinktune", "incoherent_grpo_long",
+                              "bases of low coherence, GRPO with five times the rollouts"));
+    CHECK(claim_of_reflection(
+        p, r, "incoherent_thinktune_long", "incoherent_grpo_long",
+        "bases of low coherence, ThinkTuning with three times the rollouts and GRPO with five"));
+    CHECK(claim_of_reflection(
+        p, r, "incoherent_thinktune_long", "incoherent_grpo_tokens",
+        "bases of low coherence, ThinkTuning with three times the rollouts and GRPO with as many tokens"));
     CHECK(claim_of_accuracy(p, r, "thinktune", "grpo", "GRPO at equal rollouts"));
     CHECK(claim_of_accuracy(p, r, "thinktune", "grpo_tokens", "GRPO at equal sampled tokens"));
-    CHECK(claim_of_accuracy(p, r, "incoherent_thinktune_long", "incoherent_grpo_tokens", "GRPO with as many tokens, on bases of low coherence"));
+    CHECK(claim_of_accuracy(p, r, "incoherent_thinktune_long", "incoherent_grpo_tokens",
+                            "GRPO with as many tokens, on bases of low coherence"));
     return claim_of_accuracy(p, r, "thinktune", "sft", "SFT on the teacher's right outputs");
 }
 
 /* ---- the budget as an axis: rollouts until the student's own reflection passes a rate ---- */
-typedef struct lifetime { int n, started; double at[MAX_SEEDS]; int event[MAX_SEEDS]; } lifetime;      /* sorted by time */
+typedef struct lifetime {
+    int n, started;
+    double at[MAX_SEEDS];
+    int event[MAX_SEEDS];
+} lifetime; /* sorted by time */
 static lifetime lifetime_of(const results *r, int arm_at, const char *key) {
     lifetime l;
     int seed, i;
     memset(&l, 0, sizeof l);
     for (seed = 0; seed < given.seeds; seed++) {
-        double first = value_of(r, arm_at, seed, NULL, key), end = value_of(r, arm_at, seed, NULL, "rollouts"), at = first > 0 ? first : end;
+        double first = value_of(r, arm_at, seed, NULL, key),
+               end = value_of(r, arm_at, seed, NULL, "rollouts"), at = first > 0 ? first : end;
         if (!(at > 0)) { continue; }
         for (i = l.n++; i > 0 && l.at[i - 1] > at; i--) {
             l.at[i] = l.at[i - 1];
@@ -222,23 +287,44 @@ static lifetime lifetime_of(const results *r, int arm_at, const char *key) {
     }
     return l;
 }
+
 /* Kaplan and Meier's: the share that has not started just after rollout x. */
 static double survival(const lifetime *l, double x) {
     double alive = 1;
     int i;
-    for (i = 0; i < l->n && l->at[i] <= x; i++) { if (l->event[i]) { alive *= 1 - 1.0 / (l->n - i); } }
+    for (i = 0; i < l->n && l->at[i] <= x; i++) {
+        if (l->event[i]) { alive *= 1 - 1.0 / (l->n - i); }
+    }
     return alive;
 }
+
 static double median_start(const lifetime *l) {
     int i;
-    for (i = 0; i < l->n; i++) { if (l->event[i] && survival(l, l->at[i]) <= 0.5) { return l->at[i]; } }
+    for (i = 0; i < l->n; i++) {
+        if (l->event[i] && survival(l, l->at[i]) <= 0.5) { return l->at[i]; }
+    }
     return -1;
 }
-static const char *const budget_arms[] = {"thinktune", "grpo_tokens", "low_thinktune", "low_grpo", "incoherent_thinktune", "incoherent_thinktune_long", "incoherent_grpo_long", "incoherent_grpo_tokens"};
-static const char *const budget_colors[] = {"#1d4ed8", "#c2410c", "#60a5fa", "#f59e0b", "#6ee7b7", "#0f766e", "#a21caf", "#e879f9"};
+
+static const char *const budget_arms[] = {"thinktune",
+                                          "grpo_tokens",
+                                          "low_thinktune",
+                                          "low_grpo",
+                                          "incoherent_thinktune",
+                                          "incoherent_thinktune_long",
+                                          "incoherent_grpo_long",
+                                          "incoherent_grpo_tokens"};
+static const char *const budget_classes[] = {"k0", "k1", "k2", "k3", "k4", "k5", "k6", "k7"};
 enum { N_BUDGET_ARMS = sizeof budget_arms / sizeof *budget_arms };
 static tt_status budget_table(page *p, const results *r) {
-    static const char *const headings[] = {"rollouts until own reflection passes", "10 %: seeds", "median", "earliest", "50 %: seeds", "median", "earliest", "watched for"};
+    static const char *const headings[] = {"rollouts until own reflection passes",
+                                           "10 %: seeds",
+                                           "median",
+                                           "earliest",
+                                           "50 %: seeds",
+                                           "median",
+                                           "earliest",
+                                           "watched for"};
     int i, k;
     CHECK(table_begin(p, headings, 8));
     for (i = 0; i < N_BUDGET_ARMS; i++) {
@@ -250,7 +336,9 @@ static tt_status budget_table(page *p, const results *r) {
             lifetime l = lifetime_of(r, at, k ? "first_50" : "first_10");
             double median = median_start(&l), earliest = -1;
             int s;
-            for (s = l.n - 1; s >= 0; s--) { if (l.event[s]) { earliest = l.at[s]; } }
+            for (s = l.n - 1; s >= 0; s--) {
+                if (l.event[s]) { earliest = l.at[s]; }
+            }
             CHECK(cell(p, "%d of %d", l.started, l.n));
             CHECK(median > 0 ? cell(p, "%.0f", median) : cell(p, "not reached"));
             CHECK(earliest > 0 ? cell(p, "%.0f", earliest) : cell(p, "–"));
@@ -262,66 +350,78 @@ static tt_status budget_table(page *p, const results *r) {
 }
 
 /* ---- pictures ---- */
-enum { PANEL_W = 380, PANEL_H = 190, GAP = 80 };
-/* Rollouts, logarithmic: from those of one step on, so far that all runs fit in and each quarter is a power of two. */
-typedef struct axis { double low, high; } axis;
-static axis budget_axis(const results *r) {
-    axis x;
+/* Rollouts, logarithmic: from those of one step on, so far that all runs fit in and each quarter is a power
+ * of two. */
+static plot budget_plot(const results *r, const char *title) {
+    plot p = TT_INIT;
     double most = 0;
     int i, seed;
     for (i = 0; i < N_BUDGET_ARMS; i++) {
-        for (seed = 0; seed < given.seeds; seed++) { most = fmax(most, value_of(r, place_of_arm(budget_arms[i]), seed, NULL, "rollouts")); }
+        for (seed = 0; seed < given.seeds; seed++) {
+            most = fmax(most, value_of(r, place_of_arm(budget_arms[i]), seed, NULL, "rollouts"));
+        }
     }
-    x.low = (double)given.prompts * given.generations;
-    for (x.high = 16 * x.low; x.high < most; x.high *= 16) { }
-    return x;
+    p.title = title;
+    p.x_label = "rollouts";
+    p.y_high = 1;
+    p.logarithmic = 1;
+    p.x_low = (double)given.prompts * given.generations;
+    for (p.x_high = 16 * p.x_low; p.x_high < most; p.x_high *= 16) { }
+    return p;
 }
-static double along_axis(const axis *x, double value) { return (log(value) - log(x->low)) / (log(x->high) - log(x->low)); }
-static tt_status draw_frame(tt_text *t, const axis *x, const char *title, int x0) {
-    int i;
-    CHECK(tt_text_format(t, "<text x=\"%d\" y=\"18\" font-weight=\"bold\">%s</text>\n", x0, title));
-    for (i = 0; i <= 4; i++) {
-        double value = x->low * pow(x->high / x->low, i / 4.0);
-        int y = 30 + PANEL_H - PANEL_H * i / 4;
-        CHECK(tt_text_format(t, "<line x1=\"%d\" x2=\"%d\" y1=\"%d\" y2=\"%d\" stroke=\"#e5e7eb\"/><text x=\"%d\" y=\"%d\" text-anchor=\"end\" fill=\"#6b7280\">%.2f</text>", x0, x0 + PANEL_W, y, y, x0 - 6, y + 4, i / 4.0));
-        CHECK(tt_text_format(t, "<text x=\"%d\" y=\"%d\" text-anchor=\"middle\" fill=\"#6b7280\">%.0f</text>\n", x0 + PANEL_W * i / 4, 30 + PANEL_H + 18, value));
+
+static tt_status draw_point(tt_text *t, const plot *p, double x, double y) {
+    return tt_text_format(t, "%.1f,%.1f ", plot_x(p, x), plot_y(p, y));
+}
+
+/* How many of the arms have a run. */
+static int n_drawn(const results *r) {
+    int i, n = 0;
+    for (i = 0; i < N_BUDGET_ARMS; i++) {
+        n += sample_of(r, place_of_arm(budget_arms[i]), NULL, "rollouts").n > 0;
     }
-    return tt_text_format(t, "<text x=\"%d\" y=\"%d\" text-anchor=\"middle\" fill=\"#6b7280\">rollouts</text>\n", x0 + PANEL_W / 2, 30 + PANEL_H + 36);
+    return n;
 }
-static tt_status draw_point(tt_text *t, const axis *x, int x0, double at, double share) {
-    return tt_text_format(t, "%.1f,%.1f ", x0 + PANEL_W * along_axis(x, at), 30 + PANEL_H * (1 - share));
-}
-/* The arms of which there is a run, in two columns. */
+
+/* These, under their lines. */
 static tt_status draw_legend(tt_text *t, const results *r) {
     int i, n = 0;
     for (i = 0; i < N_BUDGET_ARMS; i++) {
-        int at = place_of_arm(budget_arms[i]), x = 50 + n % 2 * (PANEL_W + GAP), y = 278 + n / 2 * 20;
+        int at = place_of_arm(budget_arms[i]);
         if (sample_of(r, at, NULL, "rollouts").n == 0) { continue; }
-        CHECK(tt_text_format(t, "<rect x=\"%d\" y=\"%d\" width=\"12\" height=\"12\" fill=\"%s\"/><text x=\"%d\" y=\"%d\">%s</text>\n", x, y, budget_colors[i], x + 17, y + 11, arms[at].what));
-        n++;
+        CHECK(plot_legend(t, n++, 1, budget_classes[i], arms[at].what));
     }
     return TT_OK;
 }
-static tt_status draw_survival(tt_text *t, const results *r, const char *key, const char *title, int x0) {
-    axis x = budget_axis(r);
-    int i, k;
-    CHECK(draw_frame(t, &x, title, x0));
+
+static tt_status draw_lifetime(tt_text *t, const plot *p, const lifetime *l, const char *class_name) {
+    int k;
+    CHECK(tt_text_format(t, "<polyline class=\"line %s\" points=\"", class_name));
+    CHECK(draw_point(t, p, p->x_low, 1));
+    for (k = 0; k < l->n; k++) {
+        CHECK(draw_point(t, p, l->at[k], survival(l, l->at[k] - 0.5)));
+        CHECK(draw_point(t, p, l->at[k], survival(l, l->at[k])));
+    }
+    CHECK(tt_text_format(t, "\"/>\n"));
+    for (k = 0; k < l->n; k++) { /* a cross where a run ends that never started */
+        if (l->event[k]) { continue; }
+        CHECK(tt_text_format(
+            t,
+            "<g class=\"%s\"><text class=\"end\" x=\"%.1f\" y=\"%.1f\" text-anchor=\"middle\">+</text></g>\n",
+            class_name, plot_x(p, l->at[k]), plot_y(p, survival(l, l->at[k])) + 4));
+    }
+    return TT_OK;
+}
+
+static tt_status draw_survival(tt_text *t, const results *r, const plot *p, const char *key) {
+    int i;
     for (i = 0; i < N_BUDGET_ARMS; i++) {
         lifetime l = lifetime_of(r, place_of_arm(budget_arms[i]), key);
-        if (l.n == 0) { continue; }
-        CHECK(tt_text_format(t, "<polyline fill=\"none\" stroke-width=\"2.5\" stroke=\"%s\" points=\"", budget_colors[i]));
-        CHECK(draw_point(t, &x, x0, x.low, 1));
-        for (k = 0; k < l.n; k++) {
-            CHECK(draw_point(t, &x, x0, l.at[k], survival(&l, l.at[k] - 0.5)));
-            CHECK(draw_point(t, &x, x0, l.at[k], survival(&l, l.at[k])));
-        }
-        CHECK(tt_text_format(t, "\"/>\n"));
-        for (k = 0; k < l.n; k++) {                    /* a cross where a run ends that never started */
-            if (!l.event[k]) { CHECK(tt_text_format(t, "<text x=\"%.1f\" y=\"%.1f\" text-anchor=\"middle\" fill=\"%s\">+</text>\n", x0 + PANEL_W * along_axis(&x, l.at[k]), 34 + PANEL_H * (1 - survival(&l, l.at[k])), budget_colors[i])); }
-        }
+        if (l.n > 0) { CHECK(draw_lifetime(t, p, &l, budget_classes[i])); }
     }
     return TT_OK;
 }
+
 /* Mean over seeds of one column of their curves, and over the five steps around this one. */
 static double curve_at(const results *r, int arm_at, int step, int column_at) {
     double sum = 0;
@@ -337,43 +437,56 @@ static double curve_at(const results *r, int arm_at, int step, int column_at) {
     }
     return n ? sum / n : (double)NAN;
 }
-static tt_status draw_curves(tt_text *t, const results *r, int column_at, const char *title, int x0) {
-    axis x = budget_axis(r);
+
+static tt_status draw_curves(tt_text *t, const results *r, const plot *p, int column_at) {
     int i, step;
-    CHECK(draw_frame(t, &x, title, x0));
     for (i = 0; i < N_BUDGET_ARMS; i++) {
         int at = place_of_arm(budget_arms[i]);
         if (sample_of(r, at, NULL, "rollouts").n == 0) { continue; }
-        CHECK(tt_text_format(t, "<polyline fill=\"none\" stroke-width=\"2.5\" stroke=\"%s\" points=\"", budget_colors[i]));
-        for (step = 0; step * x.low < x.high; step += 1 + step / 50) {
+        CHECK(tt_text_format(t, "<polyline class=\"line %s\" points=\"", budget_classes[i]));
+        for (step = 0; step * p->x_low < p->x_high; step += 1 + step / 50) {
             double y = curve_at(r, at, step, column_at);
-            if (y == y) { CHECK(draw_point(t, &x, x0, x.low * (step + 1), y)); }
+            if (y == y) { CHECK(draw_point(t, p, p->x_low * (step + 1), y)); }
         }
         CHECK(tt_text_format(t, "\"/>\n"));
     }
     return TT_OK;
 }
+
+/* One picture: of lifetimes by their key, or of a column of the curves where that is NULL. */
+static tt_status picture(page *p, const results *r, const char *title, const char *key, int column_at,
+                         const char *meaning) {
+    plot axes = budget_plot(r, title);
+    CHECK(tt_text_format(p->text, "<figure>"));
+    CHECK(svg_begin(p->text, PLOT_W, PLOT_H + 17 * n_drawn(r), title));
+    CHECK(plot_axes(p->text, &axes));
+    CHECK(key ? draw_survival(p->text, r, &axes, key) : draw_curves(p->text, r, &axes, column_at));
+    CHECK(draw_legend(p->text, r));
+    CHECK(svg_end(p->text));
+    return tt_text_format(p->text, "<figcaption>%s</figcaption></figure>\n", meaning);
+}
+
 static tt_status pictures(page *p, const results *r) {
-    static const char open[] = "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 930 350\" font-family=\"sans-serif\" font-size=\"12\">\n<rect width=\"930\" height=\"350\" fill=\"#ffffff\"/>\n";
+    static const char alive[] =
+        "Share of seeds whose student does not yet reflect by itself so often "
+        "(Kaplan-Meier); + marks the end "
+        "of a run that never started. From tick to tick the rollouts are four times as many.";
     if (!p->html) { return TT_OK; }
-    CHECK(paragraph(p, "Share of seeds whose student does not yet reflect by itself (Kaplan-Meier; + marks the end of a run that never started):"));
-    CHECK(tt_text_append(p->text, open, sizeof open - 1));
-    CHECK(draw_survival(p->text, r, "first_10", "reflection below 10 %", 50));
-    CHECK(draw_survival(p->text, r, "first_50", "reflection below 50 %", 50 + PANEL_W + GAP));
-    CHECK(draw_legend(p->text, r));
-    CHECK(tt_text_format(p->text, "</svg>\n"));
-    CHECK(paragraph(p, "The student's own rollouts during training, mean over seeds and five steps:"));
-    CHECK(tt_text_append(p->text, open, sizeof open - 1));
-    CHECK(draw_curves(p->text, r, 0, "own reward", 50));
-    CHECK(draw_curves(p->text, r, 1, "reflection", 50 + PANEL_W + GAP));
-    CHECK(draw_legend(p->text, r));
-    return tt_text_format(p->text, "</svg>\n");
+    CHECK(tt_text_format(p->text, "<div class=\"plots\">\n"));
+    CHECK(picture(p, r, "seeds with reflection below 10 % (share)", "first_10", 0, alive));
+    CHECK(picture(p, r, "seeds with reflection below 50 % (share)", "first_50", 0, alive));
+    CHECK(picture(p, r, "own reward (1 = right)", NULL, 0,
+                  "Reward of the student's own rollouts, mean over seeds and five steps."));
+    CHECK(picture(p, r, "reflection (share of responses)", NULL, 1,
+                  "Share of the student's own rollouts that reflect, mean over seeds and five steps."));
+    return tt_text_format(p->text, "</div>\n");
 }
 
 /* ---- ablations: one factor at a time, against "thinktune" ---- */
 static tt_status ablation_row(page *p, const results *r, int at, const char *what) {
     int base = place_of_arm("thinktune"), seed, n = 0, good = 0;
-    sample s = sample_of(r, at, "sampled", "accuracy"), difference = paired(r, at, base, "sampled", "accuracy");
+    sample s = sample_of(r, at, "sampled", "accuracy"),
+           difference = paired(r, at, base, "sampled", "accuracy");
     if (s.n == 0) { return TT_OK; }
     CHECK(cell(p, "%s", what));
     CHECK(mean_cell(p, &s, 3, ""));
@@ -390,13 +503,17 @@ static tt_status ablation_row(page *p, const results *r, int at, const char *wha
     CHECK(cell(p, "%d of %d", good, n));
     return row_end(p);
 }
+
 static tt_status ablations(page *p, const results *r) {
     static const char *const parts[] = {"shaping", "mask", "share", "schedule", "quality", "teacher"};
-    static const char *const headings[] = {"one factor changed", "accuracy T = 1", "less ThinkTuning's", "p", "reflection", "correction", "reflects and corrects"};
+    static const char *const headings[] = {
+        "one factor changed", "accuracy T = 1", "less ThinkTuning's",   "p",
+        "reflection",         "correction",     "reflects and corrects"};
     size_t k;
     int i;
     CHECK(table_begin(p, headings, 7));
-    CHECK(ablation_row(p, r, place_of_arm("thinktune"), "ThinkTuning (shaping released, mask whole, 25 % linear, frozen base)"));
+    CHECK(ablation_row(p, r, place_of_arm("thinktune"),
+                       "ThinkTuning (shaping released, mask whole, 25 % linear, frozen base)"));
     for (k = 0; k < sizeof parts / sizeof *parts; k++) {
         for (i = 0; i < N_ARMS; i++) {
             char what[160];
@@ -409,14 +526,16 @@ static tt_status ablations(page *p, const results *r) {
 }
 
 /* ---- rare markers: what the shaping formula predicts, and what happened ----
- * Of G responses one is guided; the others are right with probability a, the guided one with probability hit. The expected
- * push on the marker's logit is hit E[A w(p, A)] - (1 - hit) E[|A|]: a right guided response counts with the shaping's
- * factor, a wrong one falls back to the ordinary term. Above zero the marker rises, below it falls. */
+ * Of G responses one is guided; the others are right with probability a, the guided one with probability hit.
+ * The expected push on the marker's logit is hit E[A w(p, A)] - (1 - hit) E[|A|]: a right guided response
+ * counts with the shaping's factor, a wrong one falls back to the ordinary term. Above zero the marker rises,
+ * below it falls. */
 static double group_advantage(int rights, int own) {
     int n = given.generations;
     double mean = (double)rights / n, deviation = sqrt(n * mean * (1 - mean) / (n - 1));
     return deviation > 0 ? (own - mean) / deviation : 0;
 }
+
 static double predicted_push(double hit, double a, double p, tt_aas aas) {
     tt_grpo_config config = TT_INIT;
     int others = given.generations - 1, c, i;
@@ -426,11 +545,14 @@ static double predicted_push(double hit, double a, double p, tt_aas aas) {
         double ways = 1, up = group_advantage(c + 1, 1), down = group_advantage(c, 0);
         for (i = 0; i < c; i++) { ways = ways * (others - i) / (i + 1); }
         ways *= pow(a, c) * pow(1 - a, others - c);
-        push -= hit * ways * tt_grpo_token_loss(&config, log(p), log(p), (double)NAN, up, TT_KIND_GUIDED).dloss;
-        push -= (1 - hit) * ways * tt_grpo_token_loss(&config, log(p), log(p), (double)NAN, down, TT_KIND_GUIDED).dloss;
+        push -=
+            hit * ways * tt_grpo_token_loss(&config, log(p), log(p), (double)NAN, up, TT_KIND_GUIDED).dloss;
+        push -= (1 - hit) * ways *
+                tt_grpo_token_loss(&config, log(p), log(p), (double)NAN, down, TT_KIND_GUIDED).dloss;
     }
     return push;
 }
+
 static tt_status rare_row(page *p, const results *r, int at) {
     int base = place_of_arm("base"), seed, n = 0, up = 0;
     tt_aas aas = (tt_aas)find_word(AAS_WORDS, arms[at].aas, strlen(arms[at].aas));
@@ -439,7 +561,8 @@ static tt_status rare_row(page *p, const results *r, int at) {
     double median = median_start(&l), log_after = 0;
     push.n = 0;
     for (seed = 0; seed < given.seeds; seed++) {
-        double hit = value_of(r, base, seed, "gate", "teacher_hit"), a = value_of(r, base, seed, "sampled", "accuracy"), x;
+        double hit = value_of(r, base, seed, "gate", "teacher_hit"),
+               a = value_of(r, base, seed, "sampled", "accuracy"), x;
         if (!r->of[at][seed] || hit != hit) { continue; }
         x = predicted_push(hit, a, arms[at].marker, aas);
         push.values[push.n++] = x;
@@ -457,23 +580,43 @@ static tt_status rare_row(page *p, const results *r, int at) {
     CHECK(cell(p, "%.1e", exp(log_after)));
     return row_end(p);
 }
+
 /* Where the push of `formula` changes its sign, for the mean base. */
 static double break_even(const results *r) {
-    sample hit = sample_of(r, place_of_arm("base"), "gate", "teacher_hit"), a = sample_of(r, place_of_arm("base"), "sampled", "accuracy");
+    sample hit = sample_of(r, place_of_arm("base"), "gate", "teacher_hit"),
+           a = sample_of(r, place_of_arm("base"), "sampled", "accuracy");
     double low = log(1e-9), high = log(9e-3);
     while (high - low > 1e-3) {
         double middle = (low + high) / 2;
-        if (predicted_push(mean_of(&hit), mean_of(&a), exp(middle), TT_AAS_FORMULA) > 0) { high = middle; } else { low = middle; }
+        if (predicted_push(mean_of(&hit), mean_of(&a), exp(middle), TT_AAS_FORMULA) > 0) {
+            high = middle;
+        } else {
+            low = middle;
+        }
     }
     return exp(low);
 }
+
 static tt_status rare_markers(page *p, const results *r) {
-    static const char *const headings[] = {"marker's probability", "shaping", "predicted push", "predicted to rise", "passed 10 % in 40 steps", "median rollouts", "probability after, geometric mean"};
+    static const char *const headings[] = {"marker's probability",
+                                           "shaping",
+                                           "predicted push",
+                                           "predicted to rise",
+                                           "passed 10 % in 40 steps",
+                                           "median rollouts",
+                                           "probability after, geometric mean"};
     int i;
-    CHECK(paragraph(p, "The marker is set to a given probability in the student, the teacher guides one response in eight for 40 steps. Prediction, from the base's accuracy and its hit as teacher alone: "
-                       "hit E[A w] - (1 - hit) E[|A|] per guided response. With formula w = p / (p + 0.00025 A), so that it should rise only above p = %.1e; with released w is near 1 for every small p.", break_even(r)));
+    CHECK(
+        paragraph(p,
+                  "The marker is set to a given probability in the student, the teacher guides one response "
+                  "in eight for 40 steps. Prediction, from the base's accuracy and its hit as teacher alone: "
+                  "hit E[A w] - (1 - hit) E[|A|] per guided response. With formula w = p / (p + 0.00025 A), "
+                  "so that it should rise only above p = %.1e; with released w is near 1 for every small p.",
+                  break_even(r)));
     CHECK(table_begin(p, headings, 7));
-    for (i = 0; i < N_ARMS; i++) { if (arms[i].marker > 0) { CHECK(rare_row(p, r, i)); } }
+    for (i = 0; i < N_ARMS; i++) {
+        if (arms[i].marker > 0) { CHECK(rare_row(p, r, i)); }
+    }
     return table_end(p);
 }
 
@@ -485,10 +628,13 @@ static tt_status start_cell(page *p, const results *r, const char *arm_name, int
     if (first > 0) { return cell(p, "%.0f", first); }
     return end == end ? cell(p, "not in %.0f", end) : cell(p, "–");
 }
+
 static tt_status gate_row(page *p, const results *r, int at, int seed) {
-    static const struct { const char *base, *grpo, *thinktune; } trained[] = {
-        {"base", "grpo_tokens", "thinktune"}, {"base_low", "low_grpo", "low_thinktune"}, {"base_incoherent", "incoherent_grpo_tokens", "incoherent_thinktune_long"}
-    };
+    static const struct {
+        const char *base, *grpo, *thinktune;
+    } trained[] = {{"base", "grpo_tokens", "thinktune"},
+                   {"base_low", "low_grpo", "low_thinktune"},
+                   {"base_incoherent", "incoherent_grpo_tokens", "incoherent_thinktune_long"}};
     static const char *const keys[] = {"teacher_hit", "rescue_rate", "spoil_rate", "coherence"};
     int k, from;
     for (from = 0; from < 3 && strcmp(arms[at].name, trained[from].base) != 0; from++) { }
@@ -500,37 +646,55 @@ static tt_status gate_row(page *p, const results *r, int at, int seed) {
     CHECK(start_cell(p, r, from < 3 ? trained[from].thinktune : NULL, seed));
     return row_end(p);
 }
+
 /* The higher the coherence of a base, the sooner reward alone can stumble on a reflection that is right. */
 static tt_status gates(page *p, const results *r) {
-    static const char *const headings[] = {"base", "seed", "teacher's hit", "rescues", "spoils", "coherence", "leak, mean", "GRPO reflects in 10 % after", "ThinkTuning after"};
+    static const char *const headings[] = {"base",
+                                           "seed",
+                                           "teacher's hit",
+                                           "rescues",
+                                           "spoils",
+                                           "coherence",
+                                           "leak, mean",
+                                           "GRPO reflects in 10 % after",
+                                           "ThinkTuning after"};
     int i, seed;
     CHECK(table_begin(p, headings, 9));
     for (i = 0; i < N_ARMS; i++) {
-        for (seed = 0; seed < given.seeds && arms[i].method == BASE; seed++) { if (r->of[i][seed]) { CHECK(gate_row(p, r, i, seed)); } }
+        for (seed = 0; seed < given.seeds && arms[i].method == BASE; seed++) {
+            if (r->of[i][seed]) { CHECK(gate_row(p, r, i, seed)); }
+        }
     }
     return table_end(p);
 }
+
 /* The same questions to all, unselected: the first ones of the first seed. */
 static tt_status transcripts(page *p, const results *r) {
     static const char *const names[] = {"base", "grpo", "sft", "thinktune"};
     const tt_json *at[4];
     int k;
     if (!p->html) { return TT_OK; }
-    CHECK(heading(p, "Each student alone, greedy: the first questions of the first seed"));
+    CHECK(heading(p, "after", "Each student alone, greedy: the first questions of the first seed"));
     for (k = 0; k < 4; k++) {
         const tt_json *list = tt_json_get(r->of[place_of_arm(names[k])][0], "transcripts");
         at[k] = list ? list->child : NULL;
     }
+    CHECK(html_marks(p->text));
     while (at[0]) {
-        CHECK(html_said(p->text, "q", "question", tt_json_text(at[0], "question", ""), -1));
+        CHECK(html_question(p->text, tt_json_text(at[0], "question", "")));
+        CHECK(tt_text_format(p->text, "<div class=\"side\">\n"));
         for (k = 0; k < 4; k++) {
             if (!at[k]) { continue; }
-            CHECK(html_said(p->text, "s", names[k], tt_json_text(at[k], "response", ""), (int)tt_json_number(at[k], "right", 0)));
+            CHECK(html_said(p->text, names[k], names[k], tt_json_text(at[k], "response", ""),
+                            tt_json_number(at[k], "right", 0) > 0,
+                            tt_json_number(at[k], "cut", 0) > 0 ? "cut at the limit" : ""));
             at[k] = at[k]->next;
         }
+        CHECK(tt_text_format(p->text, "</div>\n"));
     }
     return TT_OK;
 }
+
 static int jobs_done(const results *r, int *all) {
     int i, seed, done = 0;
     for (*all = 0, i = 0; i < N_ARMS; i++) {
@@ -541,34 +705,60 @@ static int jobs_done(const results *r, int *all) {
     }
     return done;
 }
-static tt_status write_page(page *p, const results *r) {
+
+static tt_status settings_of_study(app *a, page *p) {
+    tt_text settings = new_text(a);
+    double seconds = 0;
+    int i;
+    tt_status status = tt_file_read(a->ctx, path_of(given.out, "settings.txt"), &settings);
+    for (i = 0; i < N_ARMS; i++) { seconds += given.seeds * work_of(&arms[i]); }
+    if (status == TT_OK) { status = heading(p, "settings", "Settings"); }
+    if (status == TT_OK) { status = html_settings(p->text, a->ctx, &settings, seconds); }
+    tt_text_free(&settings);
+    return status == TT_OK ? page_end(p->text) : status;
+}
+
+#define LAST_COLUMNS "The last columns are the rollouts until the student's own reflection passed 10 %%."
+
+static tt_status write_page(app *a, page *p, const results *r) {
     int all, done = jobs_done(r, &all);
-    if (p->html) { CHECK(page_begin(p->text, "ThinkTuning, the study", "Feedback against reward alone: the study")); }
-    CHECK(paragraph(p, "Task signs, %d seeds (%d .. %d, none left out), %d steps of %d prompts x %d responses; %d of %d jobs are done. "
-                       "Mean ± half of the 95 %% interval (Student's t over seeds); paired comparisons, p of the exact sign-flip test (two-sided).%s",
-                    given.seeds, given.first_seed, given.first_seed + given.seeds - 1, given.steps, given.prompts, given.generations, done, all,
+    if (p->html) { CHECK(page_begin(p->text, "ThinkTuning, the study: feedback against reward alone")); }
+    CHECK(paragraph(p,
+                    "Task signs, %d seeds (%d .. %d, none left out), %d steps of %d prompts x %d responses; "
+                    "%d of %d jobs are done. "
+                    "Mean ± half of the 95 %% interval (Student's t over seeds); paired comparisons, p of "
+                    "the exact sign-flip test (two-sided).%s",
+                    given.seeds, given.first_seed, given.first_seed + given.seeds - 1, given.steps,
+                    given.prompts, given.generations, done, all,
                     given.quick ? " THIS IS A QUICK RUN: ITS NUMBERS MEAN NOTHING." : ""));
     CHECK(main_table(p, r, "main"));
+    if (p->html) { CHECK(html_terms(p->text, TERMS_RESULT, N_TERMS_RESULT)); }
     CHECK(claims(p, r));
-    CHECK(heading(p, "The budget: how many rollouts until the student reflects by itself"));
+    CHECK(heading(p, "budget", "The budget: how many rollouts until the student reflects by itself"));
     CHECK(budget_table(p, r));
     CHECK(pictures(p, r));
-    CHECK(heading(p, "Weaker bases, and bases of low coherence"));
+    CHECK(heading(p, "low", "Weaker bases, and bases of low coherence"));
     CHECK(main_table(p, r, "low"));
-    CHECK(heading(p, "Ablations"));
+    CHECK(heading(p, "ablations", "Ablations"));
     CHECK(ablations(p, r));
-    CHECK(heading(p, "Rare markers: shaping by formula and as released"));
+    CHECK(heading(p, "rare", "Rare markers: shaping by formula and as released"));
     CHECK(rare_markers(p, r));
-    CHECK(heading(p, "Control: a task in which reflection cannot help"));
+    CHECK(heading(p, "control", "Control: a task in which reflection cannot help"));
     CHECK(paragraph(p, "In guess no text can tell the answer: nobody is right more often than 0.75."));
     CHECK(main_table(p, r, "control"));
-    CHECK(heading(p, "Before RL: can the base teach?"));
-    CHECK(paragraph(p, "Hit: the teacher's final answer is right. Coherence: right answers after a forced marker, the student alone. Leak: probability of any word no student document holds. "
-                       "The last columns are the rollouts until the student's own reflection passed 10 %%."));
+    CHECK(heading(p, "before", "Before RL: can the base teach?"));
+    if (!p->html) {
+        CHECK(paragraph(p, "Hit: the teacher's final answer is right. Coherence: right answers after a "
+                           "forced marker, the student "
+                           "alone. Leak: probability of any word no student document holds. " LAST_COLUMNS));
+    }
     CHECK(gates(p, r));
+    if (p->html) { CHECK(html_terms(p->text, TERMS_GATE, N_TERMS_GATE)); }
+    if (p->html) { CHECK(paragraph(p, LAST_COLUMNS)); }
     CHECK(transcripts(p, r));
-    return p->html ? tt_text_format(p->text, "</html>\n") : TT_OK;
+    return p->html ? settings_of_study(a, p) : TT_OK;
 }
+
 static tt_status write_study(app *a) {
     static results r;
     static const char *const names[] = {"table.md", "report.html"};
@@ -576,15 +766,19 @@ static tt_status write_study(app *a) {
     tt_status status = read_results(a, &r, &text);
     int k;
     if (status == TT_OK) { status = tt_text_append(&text, "", 0); }
-    if (status == TT_OK) { status = tt_file_write(a->ctx, path_of(given.out, "results.jsonl"), text.data, text.size); }
+    if (status == TT_OK) {
+        status = tt_file_write(a->ctx, path_of(given.out, "results.jsonl"), text.data, text.size);
+    }
     for (k = 0; k < 2 && status == TT_OK; k++) {
         page p;
         p.text = &text;
         p.html = k;
         p.cells = 0;
         text.size = 0;
-        status = write_page(&p, &r);
-        if (status == TT_OK) { status = tt_file_write(a->ctx, path_of(given.out, "%s", names[k]), text.data, text.size); }
+        status = write_page(a, &p, &r);
+        if (status == TT_OK) {
+            status = tt_file_write(a->ctx, path_of(given.out, "%s", names[k]), text.data, text.size);
+        }
     }
     free_results(a, &r);
     tt_text_free(&text);

@@ -198,6 +198,10 @@ static tt_status train_taught(app *a, const char *method, tt_model *student, tt_
     char metrics[PATH_SIZE];
     if (model) { teacher = tt_teacher_model(model); }
     desc = arm_desc(a, student, method, model ? &teacher : NULL);
+    if (!a->data && a->o.beta == 0) {      /* only measured: a further forward pass of a small model */
+        desc.measure_kl = 1;
+        desc.grpo.kl = TT_KL_K3_CLAMP;
+    }
     if (is_feedback_method(method)) { CHECK(open_feedback(a, method, &desc)); }
     CHECK(tt_make_dirs(a->ctx, path_of(a->o.out, "seed-%d/%s", a->seed, method)));
     strcpy(metrics, path_of(a->o.out, "metrics.jsonl"));
@@ -436,6 +440,7 @@ static tt_status run(app *a) {
     }
     if (parallel_rank == 0) { CHECK(prepare_folder(a)); }
     a->o.resume = parallel_any(parallel_rank == 0 && a->o.resume);      /* when the folder is clean */
+    a->on_step = record_rollouts;
     if (!a->o.data) { plan_run(a); }
     for (a->seed = a->o.first_seed; a->seed < a->o.first_seed + a->o.seeds; a->seed++) {
         tt_status status;

@@ -15,23 +15,23 @@ from check_header import MAX_COLUMNS, several_statements, split_text, unspaced_e
 OWED = {
     "width": """
         bench/bench.h bench/bench_gemm.c bench/bench_generate.c bench/bench_grpo.c bench/bench_parallel.c
-        bench/bench_tokenizer.c bench/bench_train.c examples/grpo.c examples/page.h examples/report.h
-        examples/study_report.h tests/compare_models.c tests/cuda_host.h tests/fuzz_checkpoint.c
+        bench/bench_tokenizer.c bench/bench_train.c examples/grpo.c
+        tests/compare_models.c tests/cuda_host.h tests/fuzz_checkpoint.c
         tests/fuzz_readers.c tests/fuzz_tokenizer.c tests/header_cpp.cpp tests/header_macros.h tests/logprobs.c
         tests/nccl_host.h tests/test_autograd.c tests/test_base.c tests/test_checkpoint.c
         tests/test_cuda_host.cpp tests/test_golden.c tests/test_grpo.c tests/test_header.c tests/test_kernels.c
         tests/test_model.c tests/test_optimizer.c tests/test_parity.c tests/test_rewards.c tests/test_sampler.c
         tests/test_study.c tests/test_think.c tests/test_tokenizer.c tests/test_trainer.c tests/tt_test.h""",
     "statements": """
-        bench/bench.h bench/bench_generate.c bench/bench_parallel.c examples/report.h tests/cuda_host.h
+        bench/bench.h bench/bench_generate.c bench/bench_parallel.c tests/cuda_host.h
         tests/fuzz_checkpoint.c tests/nccl_host.h tests/test_autograd.c tests/test_base.c
         tests/test_checkpoint.c tests/test_cuda_host.cpp tests/test_golden.c tests/test_grpo.c
         tests/test_kernels.c tests/test_model.c tests/test_parity.c tests/test_rewards.c tests/test_sampler.c
         tests/test_study.c tests/test_think.c tests/test_tokenizer.c tests/test_trainer.c""",
     "spacing": """
         bench/bench.h bench/bench_gemm.c bench/bench_generate.c bench/bench_grpo.c bench/bench_parallel.c
-        bench/bench_tokenizer.c bench/bench_train.c examples/grpo.c examples/page.h examples/report.h
-        examples/study_report.h tests/cuda_host.h tests/fuzz_checkpoint.c tests/nccl_host.h
+        bench/bench_tokenizer.c bench/bench_train.c examples/grpo.c
+        tests/cuda_host.h tests/fuzz_checkpoint.c tests/nccl_host.h
         tests/test_autograd.c tests/test_base.c tests/test_checkpoint.c tests/test_cuda_host.cpp
         tests/test_golden.c tests/test_grpo.c tests/test_kernels.c tests/test_model.c tests/test_optimizer.c
         tests/test_parity.c tests/test_rewards.c tests/test_sampler.c tests/test_study.c tests/test_think.c

@@ -1,7 +1,7 @@
 #!/bin/sh
 # tests/test_docs.sh: compiles and runs what the documentation shows, so that it cannot rot.
-#   README.md        every ```c block with a main is run, every other one compiled; the lines of every ```sh block and of every
-#                    indented block of commands are run
+#   README.md, examples/README.md   every ```c block with a main is run, every other one compiled; the lines of every ```sh
+#                    block and of every indented block of commands are run
 #   thinktuning.h    the program of the manual: from its #define THINKTUNING_IMPLEMENTATION to the } of main
 # Programs run in the repository root. Commands run in a folder of their own, build/docs/run, with small stand-ins for what is the
 # user's (mybook.txt, train.jsonl, app.c) and with the programs of build/, whose long runs are shortened; DOCS_FULL=1 leaves
@@ -29,6 +29,9 @@ stand_ins() {
     shorten pretrain "--steps 40 --eval-every 40 --hidden-size 32 --layers 2"
     shorten sft "--epochs 1"
     shorten generate ""
+    shorten tokenize ""
+    shorten grpo ""
+    shorten think "200 4"                 # behind the seed
     shorten thinktune "--quick --steps 1 --prompts 2 --num-generations 2 --max-length 16 --questions 4 --gate-questions 2 --teacher-length 8"
     cat > $dir/run/app.c <<'APP'
 #include "thinktuning.h"
@@ -66,30 +69,34 @@ make_target() {   # make and its target, here, where the Makefile is
     *) make -C "$root" ${1#make } ;;
     esac
 }
-commands() {   # file line
+commands() {   # file, where it stands
     cp "$1" $dir/block
     while IFS= read -r command; do
         command=$(printf '%s\n' "$command" | sed 's/[[:space:]]*#[[:space:]].*//; s/[[:space:]]*$//')
         [ -n "$command" ] || continue
         reason=$(why_not "$command")
-        if [ -n "$reason" ]; then printf 'skip README.md:%s %s: %s\n' "$2" "$command" "$reason"; continue; fi
+        if [ -n "$reason" ]; then printf 'skip %s %s: %s\n' "$2" "$command" "$reason"; continue; fi
         case $command in
         make*) make_target "$command" > $dir/log 2>&1 ;;
         *) (cd $dir/run && sh -ec "$command") > $dir/log 2>&1 < /dev/null ;;
         esac
-        verdict $? "README.md:$2 $command"
+        verdict $? "$2 $command"
     done < $dir/block
 }
 
-# Writes each block to build/docs/LINE.c or .sh; LINE is where it stands. A ```sh run block is a ```sh block.
-[ -f README.md ] && awk -v dir=$dir '
-    /^```/ && out { close(out); out = ""; next }
-    /^```c$/ { out = dir "/" NR ".c"; next }
-    /^```sh( run)?$/ { out = dir "/" NR ".sh"; next }
-    /^```/ { out = "/dev/null"; next }
-    !out && /^    [^ ]/ { if (!block) { block = dir "/" NR ".sh" } print substr($0, 5) > block; next }
-    { block = "" }
-    out { print > out }' README.md
+# Writes each block of a document to build/docs/DOCUMENT:LINE.c or .sh, / being + in DOCUMENT; LINE is where it stands.
+documents=$(ls README.md examples/README.md 2> /dev/null)
+for document in $documents; do
+    awk -v to="$dir/$(echo $document | tr / +):" '
+        /^```/ && out { close(out); out = ""; next }
+        /^```c$/ { out = to NR ".c"; next }
+        /^```sh( run)?$/ { out = to NR ".sh"; next }
+        /^```/ { out = "/dev/null"; next }
+        !out && /^    [^ ]/ { if (!block) { block = to NR ".sh" } print substr($0, 5) > block; next }
+        { block = "" }
+        out { print > out }' $document
+done
+stands() { basename "${1%.*}" | tr + /; }      # of a block
 
 # The manual is a comment: " *" stands before each line, which begin cuts off. The last define before main counts.
 awk '
@@ -104,20 +111,23 @@ if [ -s $dir/manual.c ]; then
 else
     echo "skip the manual's program: none found"
 fi
-[ -f README.md ] || echo "skip README.md: not there"
-for file in $dir/[0-9]*.c; do
+[ -n "$documents" ] || echo "skip README.md: not there"
+for file in $dir/*README.md:*.c; do
     [ -f "$file" ] || continue
-    line=$(basename "$file" .c)
     if grep -q 'main(' "$file"; then
-        program "$file" "README.md:$line program"
+        program "$file" "$(stands "$file") program"
     else
-        { printf '#define THINKTUNING_IMPLEMENTATION\n#include "thinktuning.h"\n'; cat "$file"; } > $dir/part.c
+        { echo '#include "thinktuning.h"'; cat "$file"; } > $dir/part.c
         ${CC:-cc} -std=c99 -O0 -Wall -Wextra -I. -c $dir/part.c -o $dir/part.o > $dir/log 2>&1
-        verdict $? "README.md:$line compiles"
+        verdict $? "$(stands "$file") compiles"
     fi
 done
 stand_ins
-for file in $(ls $dir | grep '^[0-9]*\.sh$' | sort -n); do commands "$dir/$file" "$(basename "$file" .sh)"; done
+for document in $documents; do      # in the order of its lines
+    for file in $(ls $dir/"$(echo $document | tr / +)":*.sh 2> /dev/null | sort -t: -k2 -n); do
+        commands "$file" "$(stands "$file")"
+    done
+done
 
 # What a shared library shows: with TT_API, as the README and the manual have it, the tt_ functions and nothing else.
 if [ -f $dir/run/libtt.so ] && command -v nm > /dev/null; then
@@ -128,16 +138,16 @@ if [ -f $dir/run/libtt.so ] && command -v nm > /dev/null; then
 else
     echo "skip the shared library's names: no libtt.so or no nm"
 fi
-# Files and make targets that the README names must exist.
-if [ -f README.md ]; then
+# Files and make targets that a document names must exist.
+for document in $documents; do
     : > $dir/log
-    for path in $(grep -oE '\]\(([A-Za-z0-9_./-]+)\)' README.md | sed 's/^](//; s/)$//' | sort -u); do
-        [ -e "$path" ] || echo "no such file: $path" >> $dir/log
+    for path in $(grep -oE '\]\(([A-Za-z0-9_./-]+)\)' $document | sed 's/^](//; s/)$//' | sort -u); do
+        [ -e "$(dirname $document)/$path" ] || echo "no such file: $path" >> $dir/log
     done
-    for target in $(grep -oE '(^|`|\$ )make [a-z-]+' README.md | sed 's/.*make //' | sort -u); do
+    for target in $(grep -oE '(^|`|\$ )make [a-z-]+' $document | sed 's/.*make //' | sort -u); do
         grep -qhE "^$target:" Makefile tests/gpu.mk bench/bench.mk || echo "no such target: make $target" >> $dir/log
     done
     [ ! -s $dir/log ]
-    verdict $? "README.md's links and make targets"
-fi
+    verdict $? "$document's links and make targets"
+done
 summary

@@ -190,6 +190,20 @@ run env -i "$bin/thinktune" $quick --out without
 [ $rc -eq 0 ] || bad "exit $rc without any variable"
 for file in summary.json metrics.jsonl report.html; do same with/$file without/$file; done
 
+begin the_report_explains_itself
+works "$bin/thinktune" $quick --steps 4 --out report
+for text in 'name="viewport"' prefers-color-scheme 'role="img" aria-label="' '<dt>correction</dt>' 'id="settings"' '--init-pct 0.25' 'advantage '; do
+    grep -qF -- "$text" report/report.html || bad "no $text in the report"
+done
+grep -vF 'xmlns="http://www.w3.org/2000/svg"' report/report.html | grep -qE '(src|href)="?(https?:)?//|<script|@import' && bad "the report needs a network or scripts"
+[ "$(grep -c '<summary>step ' report/report.html)" -eq 8 ] || bad "steps: $(grep -c '<summary>step ' report/report.html), expected 4 of each arm"
+for arm in grpo thinktune; do [ "$(wc -l < report/seed-1/$arm/rollouts.jsonl)" -eq 4 ] || bad "rollouts of $arm"; done
+
+begin think_c_ends_with_two_verdicts
+works "$bin/think" 1 100 2
+[ "$(tail -n 2 out | grep -cE '^(GRPO|ThinkTuning): of 100 new questions')" -eq 2 ] || bad "its last lines"
+grep -qE '^  wait +teacher ' out || grep -qE ' wait +teacher ' out || bad "no table of a guided response"
+
 begin too_little_memory_is_an_error
 ends=
 for limit in 6000 12000 20000 30000 40000 60000 100000 200000; do

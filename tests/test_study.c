@@ -80,18 +80,54 @@ TT_TEST(survival_counts_those_still_watched) {
 TT_TEST(pictures_have_room_for_every_run) {
     static results r;
     app a;
-    axis x;
+    plot x;
     begin_results(&a, &r, 2);
     put_result(a.ctx, &r, "thinktune", 0, "{\"first_10\":30,\"rollouts\":2000}");
-    x = budget_axis(&r);
-    TT_CHECK_NEAR(x.low, 128, 0);
-    TT_CHECK_NEAR(x.high, 2048, 0);
+    x = budget_plot(&r, "");
+    TT_CHECK_NEAR(x.x_low, 128, 0);
+    TT_CHECK_NEAR(x.x_high, 2048, 0);
     put_result(a.ctx, &r, "grpo_tokens", 1, "{\"first_10\":-1,\"rollouts\":283904}");
-    x = budget_axis(&r);
-    TT_CHECK_NEAR(x.high, 128 * 4096, 0);
-    TT_CHECK_NEAR(along_axis(&x, 1024), 0.25, 1e-12);
+    x = budget_plot(&r, "");
+    TT_CHECK_NEAR(x.x_high, 128 * 4096, 0);
+    TT_CHECK_NEAR((plot_x(&x, 1024) - PLOT_X) / PLOT_WIDTH, 0.25, 1e-12);
     free_results(&a, &r);
     tt_destroy(a.ctx);
+}
+
+TT_TEST(ticks_are_round_numbers) {
+    static const double spans[][2] = {{49, 10}, {1, 0.2}, {0.46, 0.1}, {70, 20}, {7, 2}, {250, 50}};
+    size_t i;
+    for (i = 0; i < sizeof spans / sizeof *spans; i++) {
+        TT_CHECK_NEAR(round_step(spans[i][0], 6), spans[i][1], 1e-12);
+    }
+}
+
+static void check_marks(const char *text, const char *expected) {
+    tt_context *ctx = tt_create(NULL);
+    tt_text t = TT_INIT;
+    t.ctx = ctx;
+    TT_CHECK_OK(ctx, html_marked(&t, text));
+    TT_CHECK_STR(t.data, expected);
+    tt_text_free(&t);
+    tt_destroy(ctx);
+}
+
+TT_TEST(a_page_marks_checks_verdicts_and_answers) {
+    check_marks("+2 =2 -7 =-5 need 5 . no", "+2 <b class=\"ok\">=2</b> -7 <b class=\"ok\">=-5</b> need 5 . "
+                "<b class=\"ok\">no</b>");
+    check_marks(": +4 =4 +3 =8 need 8 . no ,", ": +4 <b class=\"ok\">=4</b> +3 <b class=\"bad\">=8</b> need 8 . "
+                "<b class=\"bad\">no</b> ,");
+    check_marks("2 + 3 * 4 = 14, 10 / 3 = 3.33.", "2 + 3 * 4 <b class=\"ok\">= 14</b>, 10 / 3 "
+                "<b class=\"ok\">= 3.33</b>.");
+    check_marks("3 x 1,000 = 300 apples", "3 x 1,000 <b class=\"bad\">= 300</b> apples");
+    check_marks("Wait, wait: x = 4 < 5\n#### 5", "<b class=\"turn\">Wait</b>, wait: x = 4 &lt; 5\n"
+                "<b class=\"answer\">#### 5</b>");
+    check_marks("so answer -2 +7\n\\boxed{4}", "so <b class=\"answer\">answer -2 +7</b>\n"
+                "<b class=\"answer\">\\boxed{4</b>}");
+    check_marks("7 * 6 =42 said answer 41 . no .", "7 * 6 <b class=\"ok\">=42</b> said answer 41 . "
+                "<b class=\"ok\">no</b> .");
+    check_marks("(2 + 3) * 4 = 20, = , =", "(2 + 3) * 4 = 20, = , =");
+    check_marks("5 = 3 + 2. 2 + 2 and x = 3", "5 = 3 + 2. 2 + 2 and x = 3");
 }
 TT_TEST(other_settings_are_named) {
     tt_context *ctx = tt_create(NULL);
@@ -559,7 +595,8 @@ TT_TEST(an_interrupted_study_ends_with_the_same_bytes) {
 }
 #endif
 
-TT_MAIN(intervals_and_p_are_those_worked_by_hand, survival_counts_those_still_watched, pictures_have_room_for_every_run, other_settings_are_named, a_line_leaves_out_the_figures_that_do_not_fit, a_clock_that_is_set_back_keeps_nobody_waiting,
+TT_MAIN(intervals_and_p_are_those_worked_by_hand, survival_counts_those_still_watched, pictures_have_room_for_every_run, ticks_are_round_numbers,
+        a_page_marks_checks_verdicts_and_answers, other_settings_are_named, a_line_leaves_out_the_figures_that_do_not_fit, a_clock_that_is_set_back_keeps_nobody_waiting,
         the_time_left_is_the_whole_runs_at_the_pace_of_this_machine, claims_count_seeds_and_pair_them, the_predicted_push_is_the_shapings,
         ablations_change_one_factor, a_base_of_low_coherence_reads_notes_in_its_first_half_alone,
         bases_with_and_without_late_notes_are_not_taken_for_each_other, corruption_hands_feedback_round, the_best_checkpoint_is_that_of_the_best_steps, every_task_runs_from_scratch, a_prompt_has_system_message_turns_question_and_beginning, the_marker_gets_the_probability_asked_for, a_folder_belongs_to_one_run,
