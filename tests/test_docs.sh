@@ -142,7 +142,7 @@ if [ -f README.md ]; then
         [ -e "$path" ] || echo "no such file: $path" >> $dir/log
     done
     for target in $(grep -oE '(^|`|\$ )make [a-z-]+' README.md | sed 's/.*make //' | sort -u); do
-        grep -qhE "^$target:" Makefile tests/gpu.mk bench/bench.mk || echo "no such target: make $target" >> $dir/log
+        grep -qhE "^$target:" Makefile tests/gpu.mk bench/bench.mk examples/web.mk || echo "no such target: make $target" >> $dir/log
     done
     [ ! -s $dir/log ]
     verdict $? "README.md's links and make targets"

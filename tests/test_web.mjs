@@ -55,6 +55,10 @@ async function sameNumbers() {
   const other = said.findIndex((answer, i) => { delete answer.threads; return JSON.stringify(answer) !== lines[i].replace(/"threads":\d+,/, ''); });
   check(other < 0, 'metrics, transcripts and examination are those of the native program, digit for digit',
     other < 0 ? '' : 'line ' + other + '\n  ' + JSON.stringify(said[other]).slice(0, 300) + '\n  ' + lines[other].slice(0, 300));
+  await call('start', { feedback: 0, leaves: 10, seed: 7 });
+  const alone = [await call('step', 0), await call('step', 1)].map(step => JSON.stringify(step));
+  check(alone[0] === alone[1], 'without a teacher both students are one', alone.map(step => step.slice(0, 150)).join('\n  '));
+  check(JSON.stringify(said[2]) === alone[0], 'starting over starts from the base', JSON.stringify(said[2]).slice(0, 150));
   return call;
 }
 async function badQuestions(call) {
@@ -183,6 +187,12 @@ async function whileTraining(b) {
   check((await b.run('return history.thinktuning.length')) === paused && (await b.text('train')) === 'Go on', 'Chromium: Pause pauses', await b.text('train'));
   await train(b);
   check(await b.until('!document.getElementById("exam").hidden || broken', 6 * SECONDS), 'Chromium: the run ends with an examination', await b.text('trouble'));
+  await b.run('document.getElementById("seed").value = 2; document.getElementById("seed").dispatchEvent(new Event("input"))');
+  check(/Start over/.test(await b.text('changed')), 'Chromium: a new seed wants a new start', await b.text('changed'));
+  await train(b);
+  await b.press('restart');
+  check(await b.until('settings.seed === 2 && running && history.grpo.length < 20', 60), 'Chromium: Start over starts over', await b.text('status'));
+  check(await b.until('!document.getElementById("exam").hidden || broken', 6 * SECONDS), 'Chromium: and comes to its end', await b.text('trouble'));
   const table = await b.run('return [...document.querySelectorAll("#exam tbody tr")].map(row => row.textContent).join(" | ")');
   console.log('  ' + table);
 }
