@@ -33,10 +33,11 @@ compile() {
 running=0
 for cc in gcc clang; do
     if ! command -v $cc > /dev/null; then echo "skip $cc: not installed"; continue; fi
-    for unit in all static api one-thread openmp; do
+    for unit in all static api one-thread simd128 openmp; do
         file=$unit flags=""
         case $unit in
         one-thread) file=all flags="-DTT_NO_THREADS" ;;
+        simd128) file=all flags="-DTTI_SIMD128" ;;      # the kernels of WebAssembly, on this machine
         openmp) file=all flags="-DTT_OPENMP -fopenmp"
             if ! $cc -fopenmp -c $dir/openmp.c -o $dir/openmp.o 2> /dev/null; then echo "skip $cc with OpenMP: no omp.h"; continue; fi ;;
         esac
