@@ -46,19 +46,28 @@ static tt_status ask(void *user, int split, uint64_t index, tt_text *question, t
     return status == TT_OK ? tt_text_format(answer, "<calc> %d * %d = %d", a, b, a * b) : status;
 }
 
-/* All for being right, and a little for each word with which it begins like the calculation, or nobody would
- * ever come upon one. */
+/* All for being right. A little for each step of a calculation's form, whatever its numbers, or nobody would
+ * ever come upon one; and where one is complete, more for each number that the question has in its place. */
 static tt_status judge(void *user, const tt_reward_input *in, float *reward) {
-    const char *want = in->answer, *got = in->response;
-    int words = 0;
+    const char *form = "<calc> # * # =", *at = in->response;
+    int asked[2] = {0, 0}, written[2] = {0, 0}, n = 0, k = 0;
     (void)user;
-    for (; words < 5; words++) {
-        size_t n = 1 + strcspn(want + 1, " ");
-        if (strncmp(want, got, n) != 0 || (got[n] && got[n] != ' ')) { break; }
-        want += n;
-        got += n;
+    sscanf(in->question, " %d * %d", &asked[0], &asked[1]);
+    for (; *form; n++) {
+        size_t size = 1 + strcspn(form + 1, " ");
+        char *end;
+        if (form[1] == '#' && at[0] == ' ' && at[1] >= '0' && at[1] <= '9') {
+            written[k++] = (int)strtol(at, &end, 10);
+            at = end;
+        } else if (strncmp(at, form, size) == 0) {
+            at += size;
+        } else {
+            break;
+        }
+        form += size;
     }
-    *reward = 0.1f * (float)words;
+    *reward = 0.06f * (float)n;
+    if (!*form) { *reward += 0.2f * (float)((written[0] == asked[0]) + (written[1] == asked[1])); }
     if (in->stopped && strcmp(in->response, in->answer) == 0) { *reward = 1; }
     return TT_OK;
 }
