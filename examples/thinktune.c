@@ -36,7 +36,7 @@ static const option option_list[] = {
     {"--task", OPTION_TEXT, &given.task, 0, 0,
      "signs, countdown, arithmetic or guess (the control: reflection cannot help)"},
     {"--arms", OPTION_TEXT, &given.arms, 0, 0, "list of " ARM_WORDS
-     "; the last six, of examples/feedback.h, want the task signs, whose base then reads feedback, or --data"},
+     "; the last six are of examples/feedback.h and want the task signs or --data"},
     {"--aas", OPTION_TEXT, &given.aas, 0, 0, "shaping of the arm thinktune: released, formula, luffy, off"},
     {"--quick", OPTION_FLAG, &given.quick, 0, 0,
      "a few steps of everything, to see that it runs; numbers mean nothing"},
