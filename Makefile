@@ -18,7 +18,7 @@ COMPILING = @echo 'compiling $@ (the whole library: up to half a minute) ...'
 LIBRARY  := thinktuning.h
 HARNESS  := $(LIBRARY) tests/tt_test.h $(wildcard examples/*.h)
 TESTS    := $(patsubst tests/%.c,%,$(wildcard tests/test_*.c))
-EXAMPLES := $(patsubst examples/%.c,build/%,$(wildcard examples/*.c))
+EXAMPLES := $(patsubst examples/%.c,build/%,$(filter-out examples/web.c,$(wildcard examples/*.c)))
 FUZZERS  := $(patsubst tests/%.c,build/%,$(wildcard tests/fuzz_*.c))
 # Tests of public names alone are linked with one object of the implementation; the others include it themselves.
 LINKED   := $(patsubst tests/%.c,%,$(shell grep -L -e THINKTUNING_IMPLEMENTATION -e 'examples/.*\.c"' tests/test_*.c))
@@ -46,6 +46,7 @@ examples: $(EXAMPLES)
 
 include tests/gpu.mk
 include bench/bench.mk
+include examples/web.mk
 
 # Without a C++ compiler these are left out.
 CXX_TESTS := $(if $(shell command -v $(CXX)),build/test_header_cpp build/test_cuda_host)

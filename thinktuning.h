@@ -19,8 +19,8 @@
  *     cc -O2 app.c tt.o -lm           (after each edit; threads included, on POSIX)
  *
  * The fast kernels (AVX2, AVX-512 and its BF16, NEON) are compiled in by function attributes and chosen at
- * run time: no -march is needed. In a shared library all else can be hidden: with the same TT_API before the
- * #include in every file,
+ * run time: no -march is needed (but -msimd128 for those of WebAssembly). In a shared library all else can be
+ * hidden: with the same TT_API before the #include in every file,
  *
  *     #define TT_API __attribute__((visibility("default")))        (Windows: __declspec(dllexport))
  *     cc -O2 -fPIC -fvisibility=hidden -shared tt.c -o libtt.so -lm
@@ -205,7 +205,7 @@ typedef void (*tt_log_fn)(void *user, tt_status status, const char *text);
 typedef struct tt_desc {
     int n_threads;              /* up to 1024; 0 = OMP_NUM_THREADS if set, else one per processor; where
                                    the program is linked without threads it is one, see tt_threads  */
-    const char *kernel;         /* CPU kernels: "portable", "avx2", "avx512", "neon"; NULL = the
+    const char *kernel;         /* CPU kernels: "portable", "avx2", "avx512", "neon", "simd128"; NULL = the
                                    environment's TT_KERNEL, else the best that this CPU runs        */
     const char *matmul;         /* CPU: "f32", or "bf16": the factors of weight products are rounded to
                                    bf16, the sums are float32 (mixed precision; weights, gradients and all
@@ -3609,6 +3609,9 @@ TT_API void *tt_backend_state(const tt_context *ctx) { return ctx->backend_state
 #ifdef TTI_ARM
 #include <arm_neon.h>
 #endif
+#if defined(__wasm_simd128__) && !defined(TTI_SIMD128)      /* a test may want the set elsewhere */
+#define TTI_SIMD128 1
+#endif
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -4018,6 +4021,7 @@ static float tti_normal_cdf(float x) { return 0.5f * erfcf(-0.707106781f * x); }
 #define TTI_PASS_AVX2 1
 #define TTI_PASS_AVX512 2
 #define TTI_PASS_NEON 3
+#define TTI_PASS_SIMD128 4
 #define TTI_SIMD_PASS 0
 #include TT_HEADER_NAME
 #undef TTI_SIMD_PASS
@@ -4034,6 +4038,11 @@ static float tti_normal_cdf(float x) { return 0.5f * erfcf(-0.707106781f * x); }
 #include TT_HEADER_NAME
 #undef TTI_SIMD_PASS
 #endif
+#ifdef TTI_SIMD128
+#define TTI_SIMD_PASS 4
+#include TT_HEADER_NAME
+#undef TTI_SIMD_PASS
+#endif
 
 /* ---- [tt:kernels.choose] choosing a set ---- */
 typedef struct tti_cpu {
@@ -4046,7 +4055,7 @@ typedef struct tti_cpu {
 
 /* The n-th best set that this CPU runs, or NULL. */
 static const tti_kernels *tti_kernels_at(int n) {
-    const tti_kernels *sets[4];
+    const tti_kernels *sets[5];
     int count = 0;
 #ifdef TTI_X86
     __builtin_cpu_init();
@@ -4060,6 +4069,9 @@ static const tti_kernels *tti_kernels_at(int n) {
 #endif
 #ifdef TTI_ARM
     sets[count++] = &tti_neon_kernels;
+#endif
+#ifdef TTI_SIMD128
+    sets[count++] = &tti_simd128_kernels;
 #endif
     sets[count++] = &tti_portable_kernels;
     return n < count ? sets[n] : NULL;
@@ -18740,7 +18752,7 @@ TT_API tt_status tt_trainer_load(tt_trainer *t, const char *path) {
 
 /* ---- [tt:bodies.dialect] the dialect ----
  *     SET                 all lanes one value
- *     FMA(a, b, c)        a b + c, rounded once (in the portable set twice)
+ *     FMA(a, b, c)        a b + c, rounded once (in the portable set and simd128 twice)
  *     MAX(a, b), MIN      b if one is a NaN
  *     LT, IF(c, a, b)     1 or 0; a where c is not 0
  *     LOAD_PART(p, n, f)  the first n < TTI_W lanes, f in the others
@@ -18849,6 +18861,57 @@ TT_API tt_status tt_trainer_load(tt_trainer *t, const char *path) {
 #define TTI_I_LEFT(a, n) vshlq_n_u32(a, n)
 #define TTI_I_RIGHT(a, n) vshrq_n_u32(a, n)
 #define TTI_I_LOAD16(p) vmovl_u16(vld1_u16(p))
+
+#elif TTI_SIMD_PASS == TTI_PASS_SIMD128      /* as GCC and Clang have vectors on every machine */
+#define TTI_K(name) tti_simd128_##name
+#define TTI_NAME "simd128"
+#define TTI_V tti_simd128
+#define TTI_W 4
+#define TTI_ROWS 4
+#define TTI_VECTORS 2
+typedef float tti_simd128 __attribute__((vector_size(16)));
+typedef uint32_t tti_simd128_bits __attribute__((vector_size(16)));
+
+TTI_INLINE TTI_V tti_simd128_set(float x) {
+    TTI_V v = {x, x, x, x};
+    return v;
+}
+
+TTI_INLINE TTI_V tti_simd128_read(const float *p) {
+    TTI_V v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
+TTI_INLINE void tti_simd128_write(float *p, TTI_V v) { memcpy(p, &v, sizeof v); }
+
+TTI_INLINE tti_simd128_bits tti_simd128_read16(const uint16_t *p) {
+    tti_simd128_bits v = {p[0], p[1], p[2], p[3]};
+    return v;
+}
+
+TTI_INLINE TTI_V tti_simd128_pick(tti_simd128_bits c, TTI_V a, TTI_V b) {
+    return (TTI_V)((c & (tti_simd128_bits)a) | (~c & (tti_simd128_bits)b));
+}
+
+#define TTI_SET(x) tti_simd128_set(x)
+#define TTI_LOAD(p) tti_simd128_read(p)
+#define TTI_STORE(p, v) tti_simd128_write(p, v)
+#define TTI_FMA(a, b, c) ((a) * (b) + (c))
+#define TTI_MAX(a, b) tti_simd128_pick((tti_simd128_bits)((a) > (b)), a, b)
+#define TTI_MIN(a, b) tti_simd128_pick((tti_simd128_bits)((a) < (b)), a, b)
+#define TTI_SQRT(a) TTI_K(map)(sqrtf, a)
+#define TTI_LT(a, b) tti_simd128_pick((tti_simd128_bits)((a) < (b)), TTI_SET(1.0f), TTI_SET(0.0f))
+#define TTI_IF(c, a, b) tti_simd128_pick((tti_simd128_bits)((c) != TTI_SET(0.0f)), a, b)
+#define TTI_I tti_simd128_bits
+#define TTI_TO_I(v) ((TTI_I)(v))
+#define TTI_FROM_I(i) ((TTI_V)(i))
+#define TTI_I_SET(n) (TTI_TO_I(TTI_SET(0.0f)) + (uint32_t)(n))
+#define TTI_I_ADD(a, b) ((a) + (b))
+#define TTI_I_AND(a, b) ((a) & (b))
+#define TTI_I_LEFT(a, n) ((a) << (n))
+#define TTI_I_RIGHT(a, n) ((a) >> (n))
+#define TTI_I_LOAD16(p) tti_simd128_read16(p)
 
 #else
 #define TTI_K(name) tti_portable_##name
@@ -19419,11 +19482,22 @@ TTI_INLINE void TTI_K(turn)(__m256 v[4]) {
     v[3] = _mm256_shuffle_ps(t1, t3, 0xEE);
 }
 #else
-TTI_INLINE float32x4_t TTI_K(quad)(const float *p, size_t step, size_t last) {
+TTI_INLINE TTI_V TTI_K(quad)(const float *p, size_t step, size_t last) {
     (void)step;
     (void)last;
-    return vld1q_f32(p);
+    return TTI_LOAD(p);
 }
+
+#if TTI_SIMD_PASS == TTI_PASS_SIMD128
+TTI_INLINE void TTI_K(turn)(TTI_V v[4]) {
+    TTI_V t0 = {v[0][0], v[1][0], v[2][0], v[3][0]}, t1 = {v[0][1], v[1][1], v[2][1], v[3][1]};
+    TTI_V t2 = {v[0][2], v[1][2], v[2][2], v[3][2]}, t3 = {v[0][3], v[1][3], v[2][3], v[3][3]};
+    v[0] = t0;
+    v[1] = t1;
+    v[2] = t2;
+    v[3] = t3;
+}
+#else
 
 TTI_INLINE void TTI_K(turn)(float32x4_t v[4]) {
     float32x4x2_t t0 = vtrnq_f32(v[0], v[1]), t1 = vtrnq_f32(v[2], v[3]);
@@ -19432,6 +19506,7 @@ TTI_INLINE void TTI_K(turn)(float32x4_t v[4]) {
     v[2] = vcombine_f32(vget_high_f32(t0.val[0]), vget_high_f32(t1.val[0]));
     v[3] = vcombine_f32(vget_high_f32(t0.val[1]), vget_high_f32(t1.val[1]));
 }
+#endif
 #endif
 
 /* `count` lanes (a multiple of 4, at most TTI_W) of one panel, 4 floats of k at a time. Pairs of bf16 are

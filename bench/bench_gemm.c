@@ -5,9 +5,11 @@
  * the geometric means over the shapes of those names. On a device, whose
  * training shapes are larger, also attention_forward_BxTxHxD and attention_backward_: B causal sequences of T tokens, H heads of
  * D channels, four of which share their keys; four operations a channel for each of half of T x T pairs, back ten. */
+#define _POSIX_C_SOURCE 200809L
 #include "bench.h"
 #ifdef TT_OPENBLAS
 #include <cblas.h>
+#include <unistd.h>
 void openblas_set_num_threads(int n);
 char *openblas_get_corename(void);
 static const char *const rival_name = "openblas";
@@ -276,4 +278,69 @@ static void run(int n_threads) {
     for (i = 0; bench_state.on_device && i < 2 * sizeof attentions / sizeof attentions[0]; i++) { bench_attention(ctx, &attentions[i / 2], (int)i % 2); }
     tt_destroy(ctx);
 }
-int main(int argc, char **argv) { return bench_main(argc, argv, run); }
+
+#ifdef TT_OPENBLAS
+/* ---- the rival's kernels ----
+ * Where OpenBLAS does not know a CPU it takes kernels of a far older one, and any figure beside them flatters.
+ * It chooses as it is loaded, so this program starts once for each core type, as `bench_gemm probe`, and then
+ * for good with the fastest. A type that the CPU cannot run ends its probe, and is out. */
+static const char *const core_types[] = {
+    "", "SapphireRapids", "Cooperlake", "SkylakeX", "Zen", "Haswell", "Nehalem", "NEOVERSEV1", "NEOVERSEN1", "ARMV8"
+};
+
+static int probe(void) {
+    enum { SIDE = 768, N = SIDE * SIDE };
+    float *x = (float *)calloc(3 * N, sizeof *x);
+    double best = 0;
+    int i;
+    if (!x) { return 1; }
+    openblas_set_num_threads(1);
+    for (i = 0; i < 9; i++) {
+        double begin = tt_clock(), rate;
+        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, SIDE, SIDE, SIDE, 1.0f, x, SIDE, x + N, SIDE, 0.0f, x + 2 * N, SIDE);
+        rate = 2e-9 * SIDE * SIDE * SIDE / (tt_clock() - begin);
+        if (rate > best) { best = rate; }
+    }
+    free(x);
+    printf("%.1f %s\n", best, openblas_get_corename());
+    return 0;
+}
+
+/* GFLOP/s of a core type, 0 if it does not run; name receives what OpenBLAS calls the kernels it took. */
+static double probe_of(const char *program, const char *type, char name[64]) {
+    char command[4096];
+    double rate = 0;
+    FILE *child;
+    snprintf(command, sizeof command, "OPENBLAS_CORETYPE=%s '%s' probe 2> /dev/null", type, program);
+    child = popen(command, "r");
+    if (!child || fscanf(child, "%lf %63s", &rate, name) != 2) { rate = 0; }
+    if (child && pclose(child) != 0) { rate = 0; }
+    return rate;
+}
+
+static void choose_rival(char **argv) {
+    double best = 0, rate;
+    size_t i, chosen = 0;
+    char name[64];
+    if (getenv("OPENBLAS_CORETYPE")) { return; }
+    for (i = 0; i < sizeof core_types / sizeof core_types[0]; i++) {
+        rate = probe_of(argv[0], core_types[i], name);
+        if (rate <= 0 || (i > 0 && strcmp(name, core_types[i]) != 0)) { continue; }    /* a name it does not know */
+        printf("RIVAL openblas %s: %.1f GFLOP/s with the kernels %s\n", i ? core_types[i] : "by itself", rate, name);
+        if (rate > 1.02 * best) { best = rate; chosen = i; }
+    }
+    fflush(stdout);
+    setenv("OPENBLAS_CORETYPE", core_types[chosen], 1);
+    execv(argv[0], argv);
+    perror("bench_gemm: cannot start again with OpenBLAS's fastest kernels");
+    exit(1);
+}
+#endif
+
+int main(int argc, char **argv) {
+#ifdef TT_OPENBLAS
+    if (argc == 2 && strcmp(argv[1], "probe") == 0) { return probe(); }
+    choose_rival(argv);
+#endif
+    return bench_main(argc, argv, run);
+}

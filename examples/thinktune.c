@@ -86,6 +86,14 @@ static const option option_list[] = {
      "or named before any work (error)"},
     {"--chat", OPTION_FLAG, &given.chat, 0, 0,
      "with --data: prompts are turns in the chat template of the model"},
+    {"--system", OPTION_TEXT, &given.system, 0, 0, "with --data: the system message before each question"},
+    {"--few-shot", OPTION_TEXT, &given.few_shot, 0, 0,
+     "with --data: turns shown before each question, {\"role\",\"content\"} a line, user and assistant in turn"},
+    {"--prefill", OPTION_TEXT, &given.prefill, 0, 0,
+     "with --data: how each response begins; it is part of the prompt"},
+    {"--share-prompts", OPTION_FLAG, &given.share_prompts, 0, 0,
+     "compute what the prompts of a micro-batch have in common once: faster with long prompts, gradients but "
+     "for roundings the same"},
     {"--lora-rank", OPTION_INT, &given.lora_rank, 0, 4096,
      "with --model: train adapters of this rank instead of all weights"},
     {"--map", OPTION_FLAG, &given.map, 0, 0,
@@ -147,6 +155,9 @@ static void check_options(const options *o) {
     option_alone("thinktune", o->end_token && !o->data, "--end-token", "without --data");
     option_alone("thinktune", o->hold_out && !o->data, "--hold-out", "without --data");
     option_alone("thinktune", o->chat && !o->data, "--chat", "without --data");
+    option_alone("thinktune", o->system && !o->data, "--system", "without --data");
+    option_alone("thinktune", o->few_shot && !o->data, "--few-shot", "without --data");
+    option_alone("thinktune", o->prefill && !o->data, "--prefill", "without --data");
     option_alone("thinktune", o->examples && !o->data, "--teacher-examples", "without --data");
     option_alone("thinktune", o->close_tags && !o->data, "--close-tags", "without --data");
     if (o->data && !o->end_token) { example_exit(2, "thinktune: --data wants --end-token beside it"); }
@@ -265,16 +276,38 @@ static void print_transcripts(const results *r, int n) {
     }
 }
 
-/* Reflection alone proves nothing; an empty "wait, check" is as frequent as a useful one. */
-static void print_verdicts(const app *a, const results *r) {
-    int m, s;
+static double of_result(const results *r, int method, int seed, const char *key) {
+    return tt_json_number(tt_json_get(r->of[method][seed], "sampled"), key, 0);
+}
+
+/* What a student does that its base does not. Reflection alone proves nothing, an empty "wait, check" is as
+ * frequent as a useful one; and one that has dropped its attempts has nothing to correct. */
+enum { NOTHING_NEW, SHARPENS, CORRECTS, WORKS_FIRST, N_VERDICTS };
+
+static int verdict_of(const results *r, int method, int seed) {
+    double first = of_result(r, method, seed, "first_accuracy") - of_result(r, 0, seed, "first_accuracy");
+    int attempts = of_result(r, method, seed, "attempt_rate") > 0.5;
+    if (of_result(r, method, seed, "works_first") > 0.5) { return WORKS_FIRST; }
+    if (attempts && of_result(r, method, seed, "reflection_rate") > 0.5 &&
+        of_result(r, method, seed, "correction_rate") > 0.3) {
+        return CORRECTS;
+    }
+    return attempts && first > 0.05 ? SHARPENS : NOTHING_NEW;
+}
+
+static void print_verdicts(const results *r) {
+    static const char *const what[N_VERDICTS] = {
+        "does as its base", "sharpens its first attempt (by more than 0.05)",
+        "reflects on its attempts and corrects them (reflection > 0.5, correction > 0.3)",
+        "works before it answers, without an attempt"
+    };
+    int m, s, k;
     for (m = 1; m < r->n_methods; m++) {
-        int both = 0;
-        for (s = 0; s < r->n_seeds; s++) {
-            both += figure_of(r, m, s, 3) > 0.5 && figure_of(r, m, s, 4) > 0.3;
+        for (k = 0; k < N_VERDICTS; k++) {
+            int n = 0;
+            for (s = 0; s < r->n_seeds; s++) { n += verdict_of(r, m, s) == k; }
+            if (n > 0) { say("%s %s: %d of %d seeds\n", r->methods[m], what[k], n, r->n_seeds); }
         }
-        say("%s reflects and corrects itself (reflection > 0.5 and correction > 0.3) in %d of %d seeds\n",
-            r->methods[m], both, a->o.seeds);
     }
 }
 
@@ -289,7 +322,7 @@ static tt_status finish(app *a) {
     if (status == TT_OK) {
         print_transcripts(&r, 3);
         print_table(&r);
-        print_verdicts(a, &r);
+        print_verdicts(&r);
         printf("\n");
         print_wrapped(budget.data, 4);
         say("\nwritten: %s/summary.json, metrics.jsonl, report.html, curves.svg\n", a->o.out);
@@ -386,7 +419,7 @@ static void remove_results(app *a) {
 static tt_status prepare_folder(app *a) {
     int *resume = &a->o.resume;
     CHECK(describe_settings(a->ctx, "thinktune", option_list, N_OPTIONS, "--out,--resume,--threads,--map",
-                            "--data,--teacher-examples", &a->settings));
+                            "--data,--teacher-examples,--few-shot", &a->settings));
     CHECK(check_settings(a->ctx, a->o.out, &a->settings, path_of(a->o.out, "metrics.jsonl"), resume));
     if (*resume) { return TT_OK; }
     CHECK(check_settings(a->ctx, a->o.out, &a->settings, result_path(a, a->o.first_seed, "base"), resume));

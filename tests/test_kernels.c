@@ -3,7 +3,7 @@
 #include "../thinktuning.h"
 #include "tt_test.h"
 
-static const char *const all_kernels[] = {"portable", "avx2", "avx512", "neon"};
+static const char *const all_kernels[] = {"portable", "avx2", "avx512", "neon", "simd128"};
 
 static const char *const all_matmuls[] = {"f32", "bf16", "dot-bf16"};
 enum { N_MATMULS = sizeof all_matmuls / sizeof all_matmuls[0] };

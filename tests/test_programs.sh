@@ -185,6 +185,7 @@ fi
 
 begin a_run_depends_on_no_variable_of_its_surroundings
 works "$bin/thinktune" $quick --out with
+said "thinktune does as its base: 1 of 1 seeds"
 run env -i "$bin/thinktune" $quick --out without
 [ $rc -eq 0 ] || bad "exit $rc without any variable"
 for file in summary.json metrics.jsonl report.html; do same with/$file without/$file; done

@@ -425,6 +425,48 @@ TT_TEST(every_task_runs_from_scratch) {
     }
 }
 
+/* ---- the prompt of a question from a file ---- */
+static void write_lines(const char *path, const char *text) {
+    FILE *f = fopen(path, "wb");
+    TT_REQUIRE(f != NULL);
+    fputs(text, f);
+    fclose(f);
+}
+
+TT_TEST(a_prompt_has_system_message_turns_question_and_beginning) {
+    static const struct { const char *lines, *error; } bad[] = {
+        {"{\"role\":\"user\",\"content\":\"a\"}\n", "ends with a turn of the user"},
+        {"{\"role\":\"assistant\",\"content\":\"a\"}\n", "line 1: expected {\"role\": \"user\""},
+        {"{\"role\":\"user\",\"content\":\"a\"}\n{\"role\":\"user\",\"content\":\"b\"}\n", "line 2: expected {\"role\": \"assistant\""},
+        {"{\"role\":\"user\"}\n", "line 1: expected {\"role\": \"user\", \"content\": a text}"},
+        {"{\"role\":\"user\",\"content\":7}\n", "content"}
+    };
+    char path[PATH_SIZE];
+    app a;
+    size_t i;
+    start_quick(&a, "study_prompt", "thinktune", 1);
+    snprintf(path, sizeof path, "%s", tt_test_tmp("turns.jsonl"));
+    write_lines(path, "{\"role\":\"user\",\"content\":\"2 + 2 ?\"}\n{\"role\":\"assistant\",\"content\":\"The answer is 4.\"}\n");
+    a.o.prompt = "{question} ?";
+    TT_CHECK_OK(a.ctx, open_prompt(&a));
+    TT_CHECK_STR(a.prompt.data, "{question} ?");
+    a.prompt.size = 0;
+    a.o.system = "Be brief.";
+    a.o.few_shot = path;
+    a.o.prefill = "\n\nThe answer is";
+    TT_CHECK_OK(a.ctx, open_prompt(&a));
+    TT_CHECK_STR(a.prompt.data, "Be brief.\n\n2 + 2 ?\n\nThe answer is 4.\n\n{question} ?\n\nThe answer is");
+    for (i = 0; i < sizeof bad / sizeof *bad; i++) {
+        write_lines(path, bad[i].lines);
+        TT_CHECK(open_prompt(&a) != TT_OK);
+        TT_CHECK_CONTAINS(tt_error(a.ctx), bad[i].error);
+        TT_CHECK_CONTAINS(tt_error(a.ctx), "turns.jsonl");
+    }
+    tt_text_free(&a.prompt);
+    tt_text_free(&a.settings);
+    tt_destroy(a.ctx);
+}
+
 /* ---- the marker ---- */
 /* Independent of study.c: probability of the marker at the last place of an attempt, from the model's own logits. */
 static double probability_at_end(app *a, tt_model *model, const tt_rollouts *attempts, int index) {
@@ -517,5 +559,5 @@ TT_TEST(an_interrupted_study_ends_with_the_same_bytes) {
 TT_MAIN(intervals_and_p_are_those_worked_by_hand, survival_counts_those_still_watched, pictures_have_room_for_every_run, other_settings_are_named, a_line_leaves_out_the_figures_that_do_not_fit, a_clock_that_is_set_back_keeps_nobody_waiting,
         the_time_left_is_the_whole_runs_at_the_pace_of_this_machine, claims_count_seeds_and_pair_them, the_predicted_push_is_the_shapings,
         ablations_change_one_factor, a_base_of_low_coherence_reads_notes_in_its_first_half_alone,
-        bases_with_and_without_late_notes_are_not_taken_for_each_other, corruption_hands_feedback_round, the_best_checkpoint_is_that_of_the_best_steps, every_task_runs_from_scratch, the_marker_gets_the_probability_asked_for, a_folder_belongs_to_one_run,
+        bases_with_and_without_late_notes_are_not_taken_for_each_other, corruption_hands_feedback_round, the_best_checkpoint_is_that_of_the_best_steps, every_task_runs_from_scratch, a_prompt_has_system_message_turns_question_and_beginning, the_marker_gets_the_probability_asked_for, a_folder_belongs_to_one_run,
         an_interrupted_study_ends_with_the_same_bytes)
