@@ -42,6 +42,10 @@ demo: build/thinktune
 study: build/study
 	build/study --out runs/study --seeds $(or $(STUDY_SEEDS),5)
 
+## make study-feedback  the relatives of ThinkTuning: create, keep or destroy reflection, resumable: runs/study-feedback
+study-feedback: build/study
+	build/study --only create,keep --out runs/study-feedback --seeds $(or $(STUDY_SEEDS),5)
+
 ## make examples    builds build/thinktune, pretrain, sft, generate, ...
 examples: $(EXAMPLES)
 
@@ -144,4 +148,4 @@ build/test_header_cpp: tests/header_cpp.cpp $(HARNESS) | build
 $(FUZZERS): build/%: tests/%.c $(LIBRARY) | build
 	clang -std=c99 $(SANITIZE) -fsanitize=fuzzer $< -o $@ $(LDLIBS)
 
-.PHONY: help demo study examples test check race strict docs-check test-kernels test-cross test-cases compare-rewards fuzz clean
+.PHONY: help demo study study-feedback examples test check race strict docs-check test-kernels test-cross test-cases compare-rewards fuzz clean

@@ -1,6 +1,6 @@
 /* calculator.c - a model of random weights learns to use a tool, by GRPO alone
  *
- *     build/calculator            (half a minute)
+ *     build/calculator            (less than a minute)
  *
  * It is asked "<q> 12 * 7<a>". Nobody shows it an answer, and it cannot multiply. But where it writes
  * "<calc> 12 * 7 =", the environment writes 84 behind it, tokens that the loss leaves out, and the response
@@ -8,7 +8,7 @@
 #define THINKTUNING_IMPLEMENTATION
 #include "../thinktuning.h"
 
-enum { STEPS = 300, LEAST = 2, MOST = 12, HELD_OUT = 5, LENGTH = 10 };
+enum { STEPS = 800, LEAST = 2, MOST = 12, HELD_OUT = 5, LENGTH = 10 };
 
 /* ---- the environment: a calculator that answers where a calculation ends ---- */
 static tt_status calculate(void *user, const tt_request *request, const int32_t *response, int length,
@@ -21,7 +21,8 @@ static tt_status calculate(void *user, const tt_request *request, const int32_t 
     (void)request;
     text.ctx = out->ctx;
     status = tt_decode(tokenizer, response, (size_t)length, 0, &text);
-    if (status == TT_OK && sscanf(text.data, "<calc> %d * %d =%n", &a, &b, &end) == 2 && end == (int)text.size) {
+    if (status == TT_OK) { sscanf(text.data, "<calc> %d * %d =%n", &a, &b, &end); }
+    if (status == TT_OK && end > 0 && end == (int)text.size) {
         n = snprintf(answer, sizeof answer, " %d", a * b);
         status = tt_encode(tokenizer, answer, (size_t)n, TT_SPECIAL_TEXT, out);
     }
@@ -58,14 +59,14 @@ static tt_status judge(void *user, const tt_reward_input *in, float *reward) {
         want += n;
         got += n;
     }
-    *reward = 0.1f * (float)words;
-    if (in->stopped && strcmp(in->response, in->answer) == 0) { *reward = 1; }
+    *reward = in->stopped && strcmp(in->response, in->answer) == 0 ? 1 : 0.1f * (float)words;
     return TT_OK;
 }
 
 static tt_tokenizer *make_tokenizer(tt_context *ctx) {
     static const char *const special[] = {"<q>", "<a>", "<calc>", "<end>"};
-    static const char *const words[] = {" 2", " 3", " 4", " 5", " 6", " 7", " 8", " 9", " 10", " 11", " 12", " *", " ="};
+    static const char *const words[] = {" 2", " 3", " 4", " 5", " 6", " 7", " 8", " 9", " 10", " 11", " 12",
+                                        " *", " ="};
     tt_tokenizer_desc desc = TT_INIT;
     desc.special_tokens = special;
     desc.n_special_tokens = 4;
@@ -76,7 +77,7 @@ static tt_model *make_model(tt_context *ctx, int vocab_size) {
     tt_model_config config = TT_INIT;
     config.vocab_size = vocab_size;
     config.hidden_size = 48;
-    config.num_hidden_layers = 2;
+    config.num_hidden_layers = 1;
     config.num_attention_heads = 3;
     config.intermediate_size = 128;
     config.max_position_embeddings = 32;
@@ -138,7 +139,9 @@ int main(void) {
     desc.task = &task;
     desc.environment = calculate;
     desc.environment_user = tokenizer;
+    desc.prompts_per_step = 32;
     desc.grpo.max_completion_length = LENGTH;
+    desc.grpo.entropy_coef = 0.02f;      /* or all soon write one calculation, whatever the question */
     desc.adamw.max_grad_norm = 1;
     desc.schedule.lr = 2e-3f;
     if (model) { trainer = tt_trainer_create(ctx, &desc); }
@@ -146,7 +149,9 @@ int main(void) {
     for (step = 0; step < STEPS && status == TT_OK; step++) {
         tt_step_metrics m;
         status = tt_trainer_step(trainer, &m);
-        if (status == TT_OK && (step % 25 == 0 || step == STEPS - 1)) { printf("step %3d  reward %.2f\n", step, m.grpo.reward); }
+        if (status == TT_OK && (step % 50 == 0 || step == STEPS - 1)) {
+            printf("step %3d  reward %.2f\n", step, m.grpo.reward);
+        }
     }
     if (status == TT_OK) { status = examine(model, tokenizer, &task, 24); }
     if (status != TT_OK) { fprintf(stderr, "calculator: %s\n", tt_error(ctx)); }

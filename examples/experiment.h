@@ -28,7 +28,7 @@ typedef struct options {
     double pretrain_lr, lr, weight_decay, clip, temperature, beta;
     double epsilon_low, epsilon_high, dual_clip, entropy_coef;
     double init_pct, min_pct, off_eps;
-    double reads;                 /* share of pretraining documents in which the student reads, 0 = none     */
+    double reads;                 /* share of documents in which the student reads; 0 = none     */
     /* Share of pretraining after which no notes by others are read, 0 = to the end: a base that has half
      * forgotten them teaches as before, but hardly ends a reflection of its own rightly (low coherence). */
     double notes_until;
@@ -1324,14 +1324,6 @@ static tt_trainer_desc arm_desc(app *a, tt_model *student, const char *method, c
 }
 
 /* ---- an arm of feedback.h ---- */
-static int is_feedback_method(const char *name) {
-    int i;
-    for (i = 0; i < TT_N_FEEDBACK_METHODS; i++) {
-        if (strcmp(tt_feedback_methods[i].name, name) == 0) { return 1; }
-    }
-    return 0;
-}
-
 /* What the small base has learnt to read, for its task; what a chat model reads is TRL's. */
 static void use_small_texts(const app *a, tt_feedback_setup *s) {
     if (a->o.data) { return; }
@@ -1341,8 +1333,8 @@ static void use_small_texts(const app *a, tt_feedback_setup *s) {
     s->feedback_template = TT_SIGNS_READS_FEEDBACK;
 }
 
-/* The method's settings into desc. Whose log-probs q are: of sdpo and srpo a moving average, which follows with
- * TRL's teacher_update_rate of 0.05; of opsd and opd the frozen base. */
+/* The method's settings into desc. Whose log-probs q are: of sdpo and srpo a moving average, which follows
+ * with TRL's teacher_update_rate of 0.05; of opsd and opd the frozen base. */
 static tt_status open_feedback(app *a, const char *method, tt_trainer_desc *desc) {
     int average = strcmp(method, "sdpo") == 0 || strcmp(method, "srpo") == 0;
     memset(&a->feedback, 0, sizeof a->feedback);

@@ -16,8 +16,9 @@
 
 /* ---- the arms ---- */
 /* Weak: with 0.4 of the pretraining. Low coherence: with 0.7 of it, and notes in its first half alone. The
- * control is another task. */
-typedef enum base_kind { BASE_FULL = 0, BASE_WEAK, BASE_LOW, BASE_CONTROL, N_BASES } base_kind;
+ * control is another task. Reads: some documents show the student attempts, feedback and solutions. */
+typedef enum base_kind { BASE_FULL = 0, BASE_WEAK, BASE_LOW, BASE_CONTROL, BASE_READS, N_BASES } base_kind;
+#define READS_SHARE 0.15
 typedef enum method { THINK = 0, GRPO, SFT, BASE } method;
 typedef enum teacher_kind { FROZEN = 0, STUDENT, EMA, OTHER, RULE } teacher_kind;
 
@@ -35,6 +36,9 @@ typedef struct arm {
     double init_pct, off_eps;     /* 0 = those of the options                                              */
     double corrupt;               /* share of attempts that get the feedback on another attempt            */
     double marker;                /* probability of "\n\n" where the student would end; 0 = as it is       */
+    const char *feedback;         /* a method of feedback.h                                                */
+    const char *from;             /* the student starts where this arm of its seed has ended; NULL = base  */
+    int keeps;                    /* 1: its student is kept for such arms                                  */
 } arm;
 
 /* In the order in which they are run, all seeds of one before the next. */
@@ -108,7 +112,36 @@ static const arm arms[] = {
     {.name = "pct_10", .part = "share", .what = "10 % at first", .work = 11, .init_pct = 0.1},
     {.name = "pct_50", .part = "share", .what = "50 % at first", .work = 12, .init_pct = 0.5},
     {.name = "cosine", .part = "schedule", .what = "cosine", .work = 11, .schedule = "cosine"},
-    {.name = "exp", .part = "schedule", .what = "exponential", .work = 11, .schedule = "exp"}
+    {.name = "exp", .part = "schedule", .what = "exponential", .work = 11, .schedule = "exp"},
+    /* The parts "create" and "keep": make study-feedback. */
+    {.name = "reads", .part = "create", .what = "base that can read feedback", .work = 80,
+     .method = BASE, .base = BASE_READS},
+    {.name = "reads_thinktune", .part = "create", .what = "ThinkTuning", .work = 11, .base = BASE_READS,
+     .keeps = 1},
+    {.name = "reads_grpo", .part = "create", .what = "GRPO", .work = 4, .base = BASE_READS, .method = GRPO},
+    {.name = "reads_grpo_tokens", .part = "create", .what = "GRPO, as many tokens as ThinkTuning", .work = 22,
+     .base = BASE_READS, .method = GRPO, .steps = 1000, .equal_tokens = "reads_thinktune"},
+    {.name = "reads_sft", .part = "create", .what = "SFT on the teacher's right outputs", .work = 15,
+     .base = BASE_READS, .method = SFT},
+#define RELATIVES(where, prefix, start)                                                                  \
+    {.name = prefix "critique_grpo", .part = where, .what = "Critique-GRPO", .work = 12,                  \
+     .base = BASE_READS, .feedback = "critique_grpo", .from = start},                                    \
+    {.name = prefix "rltf_sd", .part = where, .what = "RLTF, self-distillation", .work = 12,              \
+     .base = BASE_READS, .feedback = "rltf_sd", .from = start},                                          \
+    {.name = prefix "sdpo", .part = where, .what = "SDPO, right sibling and feedback", .work = 25,        \
+     .base = BASE_READS, .feedback = "sdpo", .from = start},                                             \
+    {.name = prefix "sdpo_sibling", .part = where, .what = "SDPO, right sibling alone", .work = 9,        \
+     .base = BASE_READS, .method = GRPO, .feedback = "sdpo", .from = start},                             \
+    {.name = prefix "opsd", .part = where, .what = "OPSD, the solution", .work = 9,                       \
+     .base = BASE_READS, .method = GRPO, .feedback = "opsd", .from = start},                             \
+    {.name = prefix "srpo", .part = where, .what = "SRPO", .work = 25,                                    \
+     .base = BASE_READS, .feedback = "srpo", .from = start}
+    RELATIVES("create", "reads_", NULL),
+    {.name = "keep_thinktune", .part = "keep", .what = "ThinkTuning, 50 further steps", .work = 11,
+     .base = BASE_READS, .from = "reads_thinktune"},
+    {.name = "keep_grpo", .part = "keep", .what = "GRPO, 50 further steps", .work = 8,
+     .base = BASE_READS, .method = GRPO, .from = "reads_thinktune"},
+    RELATIVES("keep", "keep_", "reads_thinktune")
 };
 enum { N_ARMS = sizeof arms / sizeof *arms };
 
@@ -120,7 +153,8 @@ static const option option_list[] = {
     {"--seeds", OPTION_INT, &given.seeds, 1, MAX_SEEDS, "how many seeds"},
     {"--first-seed", OPTION_INT, &given.first_seed, 0, 1000000, "the first of them"},
     {"--out", OPTION_TEXT, &given.out, 0, 0, "folder of all results"},
-    {"--only", OPTION_TEXT, &only, 0, 0, "arms to run, by name, with commas; empty = all"},
+    {"--only", OPTION_TEXT, &only, 0, 0,
+     "arms to run, by name, or the parts create and keep, with commas; empty = all but these parts"},
     {"--steps", OPTION_INT, &given.steps, 1, 1e6, "RL steps of an arm"},
     {"--pretrain-steps", OPTION_INT, &given.pretrain_steps, 1, 1e7,
      "of a base; a weaker one has 0.4 of them, one of low coherence 0.7"},
@@ -135,7 +169,7 @@ enum { N_OPTIONS = sizeof option_list / sizeof *option_list };
 /* The settings of one arm: the options, but for its one factor. */
 static options arm_options(const arm *m) {
     options o = given;
-    int is_ablation = strcmp(m->part, "main") != 0 && strcmp(m->part, "low") != 0;
+    int is_ablation = find_word("main,low,create,keep", m->part, strlen(m->part)) < 0;
     o.resume = 1;
     if (m->steps) { o.steps = m->steps; }
     if (m->generations) { o.generations = m->generations; }
@@ -151,6 +185,7 @@ static options arm_options(const arm *m) {
         o.pretrain_steps = o.pretrain_steps * 7 / 10;
         o.notes_until = 0.5;
     }
+    if (m->base == BASE_READS) { o.reads = READS_SHARE; }
     if (m->base == BASE_CONTROL) {
         o.pretrain_steps = o.pretrain_steps / 5;
         o.task = "guess";
@@ -469,13 +504,22 @@ static tt_status read_number(app *a, int seed, const char *name, const char *key
 
 /* What the steps said: totals, and rollouts until the student's own reflection first passes 10 % and 50 %, -1
  * = never. */
-typedef struct learning { int n; double per_step, tokens, first_10, first_50; } learning;
+typedef struct learning {
+    int n, n_hits;
+    double per_step, tokens, first_10, first_50;
+    double hits, scored, no_context, said;      /* of a method of feedback.h; hits: sum over n_hits steps */
+} learning;
 
 static tt_status add_step(learning *l, const tt_json *line, tt_text *curve) {
     double reflection = tt_json_number(line, "think/reflection_rate", 0);
     double reward = tt_json_number(line, "think/own_reward", 0);
     const char *comma = l->n++ ? "," : "";
-    l->tokens = tt_json_number(line, "num_tokens", 0);
+    l->said += tt_json_number(line, "feedback/teacher_tokens", 0);
+    l->tokens = tt_json_number(line, "num_tokens", 0) + l->said;
+    l->scored += tt_json_number(line, "feedback/scored", 0);
+    l->no_context += tt_json_number(line, "feedback/no_context", 0);
+    l->n_hits += tt_json_number(line, "think/n_guided", 0) > 0;
+    l->hits += tt_json_number(line, "think/teacher_accuracy", 0);
     if (l->first_10 < 0 && reflection >= 0.1) { l->first_10 = l->per_step * l->n; }
     if (l->first_50 < 0 && reflection >= 0.5) { l->first_50 = l->per_step * l->n; }
     return tt_text_format(curve, "%s[%.4g,%.4g]", comma, reward, reflection);
@@ -487,13 +531,23 @@ static tt_status write_learning(const learning *l, const tt_text *curve, tt_text
     return tt_text_format(json, ",\"curve\":[%s]", curve->data);
 }
 
-static tt_status write_curve(app *a, const char *path, double per_step, tt_text *json) {
+/* What the method itself has reached: how many answers after feedback were right, or how many responses had a
+ * teacher that could read something. */
+static tt_status write_method(const learning *l, tt_text *json) {
+    double hit = l->n_hits > 0 ? l->hits / l->n_hits : 0;
+    return tt_text_format(json, ",\"method\":{\"hit\":%r,\"scored\":%r,\"no_context\":%r}", hit, l->scored,
+                          l->no_context);
+}
+
+static tt_status write_curve(app *a, const arm *m, const char *path, tt_text *json) {
     tt_text curve = new_text(a);
     tt_json_lines lines = TT_INIT;
     tt_json *line;
-    learning l = {0, 0, 0, -1, -1};
+    learning l;
     tt_status status;
-    l.per_step = per_step;
+    memset(&l, 0, sizeof l);
+    l.first_10 = l.first_50 = -1;
+    l.per_step = (double)a->o.prompts * a->o.generations;
     lines.ctx = a->ctx;
     status = tt_json_lines_open(&lines, path);
     while (status == TT_OK && (status = tt_json_lines_next(&lines, &line)) == TT_OK && line) {
@@ -502,6 +556,7 @@ static tt_status write_curve(app *a, const char *path, double per_step, tt_text 
     }
     if (status == TT_OK) { status = tt_text_append(&curve, "", 0); }
     if (status == TT_OK) { status = write_learning(&l, &curve, json); }
+    if (status == TT_OK && m->feedback) { status = write_method(&l, json); }
     tt_json_lines_close(&lines);
     tt_text_free(&curve);
     return status;
@@ -516,10 +571,12 @@ static tt_status train_rl(app *a, const arm *m, tt_model *student, const teachin
     a->stop_tokens = 0;
     if (m->equal_tokens) { CHECK(read_number(a, a->seed, m->equal_tokens, "num_tokens", &a->stop_tokens)); }
     a->follower = m->teacher == EMA ? t->model : NULL;
-    status = train_student(a, m->name, &desc, metrics, 0);
+    status = m->feedback ? open_feedback(a, m->feedback, &desc) : TT_OK;
+    if (status == TT_OK) { status = train_student(a, m->name, &desc, metrics, 0); }
+    close_feedback(a);
     a->follower = NULL;
     CHECK(status);
-    return write_curve(a, metrics, (double)a->o.prompts * a->o.generations, json);
+    return write_curve(a, m, metrics, json);
 }
 
 static tt_status train_by(app *a, const arm *m, tt_model *student, teaching *t, tt_text *json) {
@@ -553,11 +610,58 @@ static tt_status train_with_marker(app *a, const arm *m, tt_model *student, tt_r
     return tt_text_format(json, ",\"marker_before\":%r,\"marker_after\":%r", before, after);
 }
 
+/* Out of domain: one number more a question than any before. */
+static tt_status evaluate_shift(app *a, tt_model *model, tt_text *json) {
+    tt_signs_desc desc = TT_INIT;
+    tt_evaluate_desc d = TT_INIT;
+    tt_evaluation sampled, greedy;
+    tt_signs *signs;
+    tt_task task;
+    tt_status status;
+    desc.seed = (uint64_t)a->seed;
+    desc.min_n = desc.max_n = 5;
+    signs = tt_signs_create(a->ctx, &desc);
+    if (!signs) { return tt_error_status(a->ctx); }
+    task = tt_task_signs(signs);
+    d.n_questions = (a->o.questions + 1) / 2;
+    d.max_new_tokens = a->o.length;
+    d.temperature = (float)a->o.temperature;
+    d.seed = (uint64_t)a->seed;
+    status = tt_evaluate(model, a->tokenizer, &task, &d, &sampled);
+    d.greedy = 1;
+    if (status == TT_OK) { status = tt_evaluate(model, a->tokenizer, &task, &d, &greedy); }
+    if (status == TT_OK) { status = write_evaluation(json, "shift", &sampled); }
+    if (status == TT_OK) { status = write_evaluation(json, "shift_greedy", &greedy); }
+    tt_signs_destroy(signs);
+    return status;
+}
+
+static tt_status evaluate_arm(app *a, const arm *m, tt_model *model, tt_text *json) {
+    CHECK(evaluate(a, model, m->name, json));
+    return m->base == BASE_READS ? evaluate_shift(a, model, json) : TT_OK;
+}
+
+/* The student of an arm that has ended. */
+static tt_status start_from(app *a, const char *from, tt_model *student) {
+    tt_model *other = tt_model_load(a->ctx, path_of(a->o.out, "seed-%d/%s/student", a->seed, from));
+    tt_status status = other ? tt_model_assign(student, other) : tt_error_status(a->ctx);
+    tt_model_destroy(other);
+    return status;
+}
+
+static tt_status train_whole(app *a, const arm *m, tt_model *student, tt_rollouts *attempts, tt_text *json) {
+    if (m->from) { CHECK(start_from(a, m->from, student)); }
+    CHECK(train_with_marker(a, m, student, attempts, json));
+    if (m->keeps) {
+        CHECK(save_student(a, student, path_of(a->o.out, "seed-%d/%s/student", a->seed, m->name)));
+    }
+    return evaluate_arm(a, m, student, json);
+}
+
 static tt_status run_student(app *a, const arm *m, tt_text *json) {
     tt_model *student = new_student(a);
     tt_rollouts attempts = TT_INIT;
-    tt_status status = student ? train_with_marker(a, m, student, &attempts, json) : tt_error_status(a->ctx);
-    if (status == TT_OK) { status = evaluate(a, student, m->name, json); }
+    tt_status status = student ? train_whole(a, m, student, &attempts, json) : tt_error_status(a->ctx);
     tt_rollouts_free(&attempts);
     tt_model_destroy(student);
     return status;
@@ -569,7 +673,7 @@ static tt_status run_from_base(app *a, const arm *m, tt_text *json) {
     CHECK(tt_text_format(json, "{\"seed\":%d,\"arm\":\"%s\"", a->seed, m->name));
     CHECK(open_base(a));
     if (m->method == BASE) {
-        CHECK(evaluate(a, a->base, m->name, json));
+        CHECK(evaluate_arm(a, m, a->base, json));
         CHECK(write_gate(a, json));
     } else {
         CHECK(run_student(a, m, json));
@@ -589,18 +693,25 @@ static tt_status run_job(app *a, const arm *m) {
 }
 
 /* ---- all jobs ---- */
+#define ASKED_PARTS "create,keep"      /* parts that are run only if they are named */
+
 static void check_only(void) {
     const char *at = only;
     while (*at) {
         size_t size = strcspn(at, ",");
-        if (!find_arm(at, size)) {
+        if (!find_arm(at, size) && find_word(ASKED_PARTS, at, size) < 0) {
             example_exit(2, "study: --only names \"%.*s\", which is no arm", (int)size, at);
         }
         at += size + (at[size] == ',');
     }
 }
 
-static int wanted(const arm *m) { return !*only || find_word(only, m->name, strlen(m->name)) >= 0; }
+static int wanted(const arm *m) {
+    int asked = find_word(ASKED_PARTS, m->part, strlen(m->part)) >= 0;
+    if (!*only) { return !asked; }
+    if (asked && find_word(only, m->part, strlen(m->part)) >= 0) { return 1; }
+    return find_word(only, m->name, strlen(m->name)) >= 0;
+}
 
 /* The table's seconds are those of the default options. */
 static double work_of(const arm *m) {

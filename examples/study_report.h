@@ -199,6 +199,47 @@ static tt_status main_table(page *p, const results *r, const char *part) {
     return table_end(p);
 }
 
+/* ---- learning from feedback ---- */
+static const struct { const char *heading, *part, *key; int digits; } feedback_columns[] = {
+    {"accuracy T = 1", "sampled", "accuracy", 3}, {"greedy", "greedy", "accuracy", 3},
+    {"reflection", "sampled", "reflection_rate", 3}, {"correction", "sampled", "correction_rate", 3},
+    {"spoil", "sampled", "spoil_rate", 3}, {"out of domain T = 1", "shift", "accuracy", 3},
+    {"greedy", "shift_greedy", "accuracy", 3}, {"reflection there", "shift", "reflection_rate", 3},
+    {"right after feedback", "method", "hit", 3}, {"scored", "method", "scored", 0},
+    {"nothing to read", "method", "no_context", 0}, {"sampled tokens", NULL, "num_tokens", 0}
+};
+enum { N_FEEDBACK_COLUMNS = sizeof feedback_columns / sizeof *feedback_columns };
+
+static tt_status feedback_table(page *p, const results *r, const char *part) {
+    const char *headings[N_FEEDBACK_COLUMNS + 1] = {"student alone, held out"};
+    sample s;
+    int i, c;
+    for (c = 0; c < N_FEEDBACK_COLUMNS; c++) { headings[c + 1] = feedback_columns[c].heading; }
+    CHECK(table_begin(p, headings, N_FEEDBACK_COLUMNS + 1));
+    for (i = 0; i < N_ARMS; i++) {
+        if (strcmp(arms[i].part, part) != 0 || sample_of(r, i, "sampled", "accuracy").n == 0) { continue; }
+        CHECK(cell(p, "%s", arms[i].what));
+        for (c = 0; c < N_FEEDBACK_COLUMNS; c++) {
+            s = sample_of(r, i, feedback_columns[c].part, feedback_columns[c].key);
+            if (s.n) { CHECK(mean_cell(p, &s, feedback_columns[c].digits, "")); } else { CHECK(cell(p, "–")); }
+        }
+        CHECK(row_end(p));
+    }
+    return table_end(p);
+}
+
+/* Nothing where no such arm has run. */
+static tt_status feedback_part(page *p, const results *r) {
+    if (sample_of(r, place_of_arm("reads"), "sampled", "accuracy").n == 0) { return TT_OK; }
+    CHECK(heading(p, "create", "Learning from feedback: create reflection"));
+    CHECK(paragraph(p, "From a base of which %.0f %% of the documents show the student attempts, feedback or solutions. "
+                       "Out of domain: five numbers a question, never seen in training.", 100 * READS_SHARE));
+    CHECK(feedback_table(p, r, "create"));
+    CHECK(heading(p, "keep", "Learning from feedback: keep or destroy it"));
+    CHECK(paragraph(p, "Further steps from the student of ThinkTuning above."));
+    return feedback_table(p, r, "keep");
+}
+
 /* Reflection that corrects; a marker without its meaning does not count. */
 static int reflects(const results *r, int arm_at, int seed) {
     return value_of(r, arm_at, seed, "sampled", "reflection_rate") > 0.5 &&
@@ -746,6 +787,7 @@ static tt_status write_page(app *a, page *p, const results *r) {
     CHECK(heading(p, "control", "Control: a task in which reflection cannot help"));
     CHECK(paragraph(p, "In guess no text can tell the answer: nobody is right more often than 0.75."));
     CHECK(main_table(p, r, "control"));
+    CHECK(feedback_part(p, r));
     CHECK(heading(p, "before", "Before RL: can the base teach?"));
     if (!p->html) {
         CHECK(paragraph(p, "Hit: the teacher's final answer is right. Coherence: right answers after a "

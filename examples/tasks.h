@@ -19,7 +19,7 @@
 typedef struct tt_signs_desc {
     int min_n, max_n;              /* numbers per question; 0 = 3, 4                                   */
     uint64_t seed;
-    double reads;                  /* share of documents in which the student answers after reading; 0 = none */
+    double reads;                  /* share of documents in which the student reads; 0 = none          */
 } tt_signs_desc;
 typedef struct tt_signs tt_signs;
 static inline tt_signs *tt_signs_create(tt_context *ctx, const tt_signs_desc *desc);
@@ -101,12 +101,13 @@ static inline tt_task tt_task_jsonl(tt_jsonl *data, const char *prompt_template,
  *   teacher  = "<mentor>" question "<attempt>" attempt "<feedback>" "<opinion>" ("correct" | "incorrect")
  *              "</opinion>" "<reason>" reason "</reason>" "<phrase>" "so" attempt "</phrase>" "<stop>"
  *   notes    = author question "<attempt>" attempt "\n\n" reason "\n\n" "so" attempt "<end>"
- *   reads    = "<user>" question ["\n\n" attempt] ["\n\n" reason] ["\n\n so" answer] "<student>" answer "<end>"
+ *   reads    = "<user>" question ["\n\n" attempt] ["\n\n" reason] ["\n\n so" answer] "<student>" answer
+ *              "<end>"
  *   author   = one of eight names                     opener = "mentors would say , check" if the number it
  *                                                              is about exceeds 9, else "wait , check"
  *
- * question, attempt and reason are the task's. An attempt is a right one with probability 0.3. A document that
- * reads shows the student one part at least (TT_SIGNS_READS_...), and takes the place of one of a student. */
+ * question, attempt and reason are the task's. An attempt is a right one with probability 0.3. A document
+ * that reads shows one part at least (see TT_SIGNS_READS_REFINE), and takes the place of one of a student. */
 
 /* Streams of random numbers, see tt_random: of questions (of puzzles: the ones above it), of documents. */
 enum { TTC_STREAM_QUESTION = 0x7369676e, TTC_STREAM_DOCUMENT };

@@ -35,8 +35,8 @@ static const option option_list[] = {
     {"--resume", OPTION_FLAG, &given.resume, 0, 0, "go on where an interrupted run in --out stopped"},
     {"--task", OPTION_TEXT, &given.task, 0, 0,
      "signs, countdown, arithmetic or guess (the control: reflection cannot help)"},
-    {"--arms", OPTION_TEXT, &given.arms, 0, 0, "list of " ARM_WORDS "; the last six, of examples/feedback.h, want "
-     "the task signs or --data, and a base that has read feedback and solutions, which they make"},
+    {"--arms", OPTION_TEXT, &given.arms, 0, 0, "list of " ARM_WORDS
+     "; the last six are of examples/feedback.h and want the task signs or --data"},
     {"--aas", OPTION_TEXT, &given.aas, 0, 0, "shaping of the arm thinktune: released, formula, luffy, off"},
     {"--quick", OPTION_FLAG, &given.quick, 0, 0,
      "a few steps of everything, to see that it runs; numbers mean nothing"},
@@ -145,7 +145,8 @@ static void check_options(const options *o) {
     check_words("--on-long", o->on_long, "skip,error");
     check_words("--arms", o->arms, ARM_WORDS);
     if (reads_arms(o) && !o->data && strcmp(o->task, "signs") != 0) {
-        example_exit(2, "thinktune: --arms is \"%s\", and no base of the task %s can read feedback", o->arms, o->task);
+        example_exit(2, "thinktune: --arms is \"%s\", and no base of the task %s can read feedback", o->arms,
+                     o->task);
     }
     if (o->model && !o->data) { example_exit(2, "thinktune: --model wants --data beside it"); }
     if (o->data && !o->model) { example_exit(2, "thinktune: --data wants --model beside it"); }
@@ -188,6 +189,14 @@ static tt_status measure(app *a, tt_model *model, const char *method) {
     tt_status status = write_measures(a, model, method, &json);
     tt_text_free(&json);
     return status;
+}
+
+static int is_feedback_method(const char *name) {
+    int i;
+    for (i = 0; i < TT_N_FEEDBACK_METHODS; i++) {
+        if (strcmp(tt_feedback_methods[i].name, name) == 0) { return 1; }
+    }
+    return 0;
 }
 
 /* The student is trained, saved and measured. model: who teaches, NULL = nobody. */

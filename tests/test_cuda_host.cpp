@@ -518,7 +518,8 @@ static void sample_one(int vocab, float scale) {
         TT_CHECK_OK(t.gpu, t.g->download(t.gpu, tokens.data(), out.gpu, out.bytes));
         for (int i = 0; i < N; i++) {
             const float *row = z.c() + i * vocab;
-            int32_t chosen = tti_choose(t.cpu, row, vocab, &s, draws[i], &choice);
+            int n_kept;
+            int32_t chosen = tti_choose(t.cpu, row, vocab, &s, draws[i], &choice, &n_kept);
             TT_CHECK_INT(tokens[(size_t)i], chosen);
             tti_row_logprob(t.cpu, row, vocab, tokens[(size_t)i], 1.25f, &logprobs.c()[i], NULL);
         }

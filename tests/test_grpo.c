@@ -105,7 +105,7 @@ static int golden_rows(golden *g, tt_rollouts *all, int with_old, int with_ref) 
 }
 /* Loss and gradient of rows indices[0..n) through the graph; gradients go to grads[row][token]. */
 static double batch_loss(golden *g, const tt_rollouts *all, const int *indices, int n, const tt_grpo_config *c, double grads[ROWS][4], tt_grpo_metrics *m) {
-    float values[16], gradient[16];
+    float values[16] = {0}, gradient[16];
     int size = 0, i, t;
     tt_tensor *logprobs, *loss;
     double out;

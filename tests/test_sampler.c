@@ -571,7 +571,7 @@ static void response_logits(tt_model *m, const tt_request *r, const tt_completio
 
 /* Brute force of one row: penalty, temperature, warpers, softmax in double over what they leave. */
 static double drawn_logprob(const float *raw, int vocab, const tt_sampling *s, const int32_t *history, int n, int32_t token, char *kept) {
-    float scores[61], w[61], top = -HUGE_VALF;
+    float scores[61] = {0}, w[61] = {0}, top = -HUGE_VALF;
     double sum = 0;
     int i;
     for (i = 0; i < vocab; i++) { scores[i] = raw[i]; }
