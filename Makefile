@@ -1,4 +1,4 @@
-# GNU make 3.81 or newer and a C99 compiler are enough; the lines that begin with ## are what make help prints.
+# GNU make 3.81 or newer and gcc or clang are enough; the lines that begin with ## are what make help prints.
 # From outside: CC, CXX, CFLAGS, LDFLAGS, PYTHON; and NVCC, CUDA_ARCH, MPICC, MPIRUN (tests/gpu.mk).
 CC       ?= cc
 CXX      ?= c++
@@ -6,28 +6,33 @@ CFLAGS   ?= -O2 -g
 STD      := -std=c99
 WARN     := -Wall -Wextra
 LDLIBS   := -lm
-# Most test files hold the whole implementation: -O1 keeps its compilation short.
 TEST_CFLAGS ?= -O1 -g
 SANITIZE := -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
+RACE     := -O1 -g -fsanitize=thread
 SEEDS    ?= 1
 DEMO_OUT ?= runs/demo
 PYTHON   ?= python3
+# All processors, unless -j says how many.
+ifeq ($(filter -j% --jobserver%,$(MAKEFLAGS)),)
+MAKEFLAGS += -j$(or $(shell getconf _NPROCESSORS_ONLN 2> /dev/null),1)
+endif
 # Said before a compilation in which nothing is to be seen.
 COMPILING = @echo 'compiling $@ (the whole library: up to half a minute) ...'
 
 LIBRARY  := thinktuning.h
-HARNESS  := $(LIBRARY) tests/tt_test.h $(wildcard examples/*.h)
+HARNESS  := $(LIBRARY) tests/tt_test.h tests/linked.h $(wildcard examples/*.h)
 TESTS    := $(patsubst tests/%.c,%,$(wildcard tests/test_*.c))
 EXAMPLES := $(patsubst examples/%.c,build/%,$(filter-out examples/web.c,$(wildcard examples/*.c)))
 FUZZERS  := $(patsubst tests/%.c,build/%,$(wildcard tests/fuzz_*.c))
-# Tests of public names alone are linked with one object of the implementation; the others include it themselves.
-LINKED   := $(patsubst tests/%.c,%,$(shell grep -L -e THINKTUNING_IMPLEMENTATION -e 'examples/.*\.c"' tests/test_*.c))
+# The implementation is compiled once, into thinktuning.o, and linked with programs and tests; see tests/linked.h.
+LINKED   := -fno-inline -include tests/linked.h
+THREADS  := $(if $(filter Windows_NT,$(OS)),,-lpthread)
 # The header in further translation units of the same program: as a user, and as a private copy (TT_STATIC).
 HEADER_UNITS := tests/header_second.c tests/header_static.c
 
 help:
 	@sed -n 's/^## //p' $(MAKEFILE_LIST)
-	@echo 'Variables: CC CXX CFLAGS PYTHON. Compile in parallel with -j.'
+	@echo 'Variables: CC CXX CFLAGS PYTHON.'
 
 ## make demo        trains, compares GRPO with ThinkTuning, writes runs/demo (SEEDS=n repeats it)
 demo: build/thinktune
@@ -104,46 +109,37 @@ clean:
 build build/sanitize build/race build/cuda:
 	mkdir -p $@
 
-$(EXAMPLES): build/%: examples/%.c $(LIBRARY) $(wildcard examples/*.h) | build
-	$(COMPILING)
-	$(CC) $(STD) $(WARN) $(CFLAGS) $(CPPFLAGS) $< -o $@ $(LDFLAGS) $(LDLIBS)
+$(EXAMPLES): build/%: examples/%.c tests/linked.h $(wildcard examples/*.h) build/thinktuning.o
+	$(CC) $(STD) $(WARN) $(CFLAGS) $(CPPFLAGS) $(LINKED) $< build/thinktuning.o -o $@ $(LDFLAGS) $(THREADS) $(LDLIBS)
 
-HEADER_TESTS := build/test_header build/sanitize/test_header build/race/test_header
-$(HEADER_TESTS): $(HEADER_UNITS)
-$(HEADER_TESTS): EXTRA := $(HEADER_UNITS)
-ifneq ($(OS),Windows_NT)
-$(HEADER_TESTS) build/test_trainer build/sanitize/test_trainer build/cuda/test_trainer: LDLIBS += -lpthread
-endif
-
-$(LINKED:%=build/%) $(LINKED:%=build/cuda/%): build/thinktuning.o
-$(LINKED:%=build/%) $(LINKED:%=build/cuda/%): EXTRA := build/thinktuning.o
-$(LINKED:%=build/sanitize/%): build/sanitize/thinktuning.o
-$(LINKED:%=build/sanitize/%): EXTRA := build/sanitize/thinktuning.o
-$(LINKED:%=build/race/%): build/race/thinktuning.o
-$(LINKED:%=build/race/%): EXTRA := build/race/thinktuning.o
-build/thinktuning.o: OBJECT_CFLAGS = $(TEST_CFLAGS)
+build/thinktuning.o: OBJECT_CFLAGS = $(CFLAGS)
 build/sanitize/thinktuning.o: OBJECT_CFLAGS = $(SANITIZE)
-build/race/thinktuning.o: OBJECT_CFLAGS = -O1 -g -fsanitize=thread
+build/race/thinktuning.o: OBJECT_CFLAGS = $(RACE)
 build/thinktuning.o build/sanitize/thinktuning.o build/race/thinktuning.o: $(LIBRARY) | build/sanitize build/race
 	$(COMPILING)
 	$(CC) $(STD) $(WARN) $(OBJECT_CFLAGS) $(CPPFLAGS) -x c -DTHINKTUNING_IMPLEMENTATION -c $< -o $@
 
 build/test_study build/sanitize/test_study: examples/study.c
-build/test_%: tests/test_%.c $(HARNESS) | build
-	$(COMPILING)
-	$(CC) $(STD) $(WARN) $(TEST_CFLAGS) $(CPPFLAGS) $< $(EXTRA) -o $@ $(LDFLAGS) $(LDLIBS)
+build/test_%: tests/test_%.c $(HARNESS) build/thinktuning.o
+	$(CC) $(STD) $(WARN) $(TEST_CFLAGS) $(CPPFLAGS) $(LINKED) $< build/thinktuning.o -o $@ $(LDFLAGS) $(THREADS) $(LDLIBS)
 
-build/sanitize/test_%: tests/test_%.c $(HARNESS) | build/sanitize
-	$(COMPILING)
-	$(CC) $(STD) $(WARN) $(SANITIZE) $(CPPFLAGS) $< $(EXTRA) -o $@ $(LDFLAGS) $(LDLIBS)
+build/sanitize/test_%: tests/test_%.c $(HARNESS) build/sanitize/thinktuning.o
+	$(CC) $(STD) $(WARN) $(SANITIZE) $(CPPFLAGS) $(LINKED) $< build/sanitize/thinktuning.o -o $@ $(LDFLAGS) $(THREADS) $(LDLIBS)
 
-build/race/test_%: tests/test_%.c $(HARNESS) | build/race
+build/race/test_%: tests/test_%.c $(HARNESS) build/race/thinktuning.o
+	$(CC) $(STD) $(WARN) $(RACE) $(CPPFLAGS) $(LINKED) $< build/race/thinktuning.o -o $@ $(LDFLAGS) $(THREADS) $(LDLIBS)
+
+# What the header is as a file needs compilations of its own: as C with a user and a private copy beside it, and as C++.
+build/test_header: FLAGS = -O0 -g
+build/sanitize/test_header: FLAGS = $(SANITIZE)
+build/race/test_header: FLAGS = $(RACE)
+build/test_header build/sanitize/test_header build/race/test_header: tests/test_header.c $(HEADER_UNITS) $(HARNESS)
 	$(COMPILING)
-	$(CC) $(STD) $(WARN) -O1 -g -fsanitize=thread $(CPPFLAGS) $< $(EXTRA) -o $@ $(LDFLAGS) $(LDLIBS)
+	$(CC) $(STD) $(WARN) $(FLAGS) $(CPPFLAGS) $< $(HEADER_UNITS) -o $@ $(LDFLAGS) $(THREADS) $(LDLIBS)
 
 build/test_header_cpp: tests/header_cpp.cpp $(HARNESS) | build
 	$(COMPILING)
-	$(CXX) -std=c++11 $(WARN) $(TEST_CFLAGS) $(CPPFLAGS) $< -o $@ $(LDFLAGS) $(LDLIBS)
+	$(CXX) -std=c++11 $(WARN) -O0 -g $(CPPFLAGS) $< -o $@ $(LDFLAGS) $(LDLIBS)
 
 $(FUZZERS): build/%: tests/%.c $(LIBRARY) | build
 	clang -std=c99 $(SANITIZE) -fsanitize=fuzzer $< -o $@ $(LDLIBS)

@@ -527,6 +527,9 @@ struct tt_backend {
     tt_status (*cast)(tt_context *ctx, void *to, tt_dtype to_type, const void *from, tt_dtype from_type,
                       size_t n);
 
+    /* x[i] = std times the i-th of tt_rng_normal's values of a stream. NULL = drawn on the host. */
+    tt_status (*normal)(tt_context *ctx, float *x, size_t n, uint64_t seed, uint64_t stream, double std);
+
     /* NULL = rows of logits are downloaded and drawn from on the host, as they are with top-k, top-p, min-p
      * and repetition penalty. */
     tt_status (*sample)(tt_context *ctx, const tt_sample_args *args);
@@ -550,6 +553,17 @@ typedef enum tt_cuda_kernels { TT_CUDA_FAST = 0, TT_CUDA_OWN, TT_CUDA_NAIVE } tt
 extern const tt_backend *tt_cuda_backend(int device);
 extern tt_status         tt_cuda_set(tt_context *ctx, tt_cuda_math math, tt_cuda_kernels kernels);
 extern tt_memory         tt_cuda_memory_get(const tt_context *ctx);
+/* What has run since the context opened. Products: by cuBLASLt, in our tiles, one thread a result; refused by
+ * cuBLASLt. Activations: in cuBLASLt's pass, apart. Factors rounded to bf16 for a product. Attention: in
+ * tiles, of one query, one thread a row. Steps of decoding as graphs: made, updated, repeated, launched,
+ * lost. */
+typedef struct tt_cuda_counts {
+    long gemm_blas, gemm_tiles, gemm_naive, gemm_refused;
+    long activations_fused, activations_apart, factors_rounded;
+    long attention_tiles, attention_decode, attention_naive;
+    long graphs_made, graphs_updated, graphs_repeated, graphs_launched, graphs_lost;
+} tt_cuda_counts;
+extern tt_cuda_counts    tt_cuda_counts_get(const tt_context *ctx);
 TT_API const tt_backend *tt_backend_get(const tt_context *ctx);
 TT_API void             *tt_backend_state(const tt_context *ctx);
 
@@ -4862,7 +4876,7 @@ TT_API const tt_backend *tt_cpu_backend(void) {
         tti_cpu_unary, tti_cpu_unary_backward, tti_cpu_binary, tti_cpu_binary_backward,
         tti_cpu_where, tti_cpu_where_backward, tti_cpu_broadcast, tti_cpu_reduce, tti_cpu_bias_backward,
         tti_cpu_axpy, tti_cpu_sum_squares, tti_cpu_adamw, tti_cpu_cast,
-        NULL,             /* sample: on the host        */
+        NULL, NULL,       /* normal, sample: on the host */
         NULL, NULL        /* steps: nothing is launched */
     };
     return &backend;
@@ -10474,15 +10488,20 @@ typedef struct tti_param_spec {
     double std;         /* of TTI_NORMAL and TTI_RESIDUAL, as it is used */
 } tti_param_spec;
 
-/* Values are drawn on the host, in the order of memory: the same on every backend. */
+/* Values are drawn in the order of memory, the same on every backend (on a GPU to a float's last bit). */
 static tt_status tti_param_fill(tt_tensor *t, uint64_t seed, const tti_param_spec *spec) {
-    float *values = (float *)tt_alloc(t->ctx, t->size, sizeof *values);
+    const tt_backend *backend = t->ctx->backend;
     tt_rng rng = TT_INIT;
+    float *values;
     tt_status status;
     size_t i;
-    if (!values) { return TT_ERR_MEM; }
     rng.seed = seed;
     rng.stream = tt_hash(spec->name, strlen(spec->name), 0);
+    if (backend->normal && (spec->init == TTI_NORMAL || spec->init == TTI_RESIDUAL)) {
+        return backend->normal(t->ctx, TT_F(t), t->size, seed, rng.stream, spec->std);
+    }
+    values = (float *)tt_alloc(t->ctx, t->size, sizeof *values);
+    if (!values) { return TT_ERR_MEM; }
     for (i = 0; i < t->size; i++) {
         double x = spec->init == TTI_ONES ? 1.0
                  : spec->init == TTI_UNIFORM ? (2.0 * tt_rng_uniform(&rng) - 1.0) / sqrt((double)spec->cols)
@@ -13513,7 +13532,7 @@ static tt_status tti_panels_make(tt_tensor *w, int transposed, size_t *bytes_lef
     g.b = TT_F(w);
     g.half_b = w->dtype == TT_BF16 ? (const uint16_t *)w->data : NULL;
     bytes = ctx->backend->gemm_panels(ctx, &g, NULL);
-    if (bytes > *bytes_left || bytes > tti_tensor_bytes(w) * 5 / 4 + 65536) { return TT_OK; }
+    if (bytes == 0 || bytes > *bytes_left || bytes > tti_tensor_bytes(w) * 5 / 4 + 65536) { return TT_OK; }
     w->panels = ctx->backend->alloc(ctx, bytes);
     if (!w->panels) { return TT_ERR_MEM; }
     ctx->backend->gemm_panels(ctx, &g, w->panels);
@@ -13526,7 +13545,7 @@ static tt_status tti_panels_make(tt_tensor *w, int transposed, size_t *bytes_lef
 /* A model that has panels is already in a tt_generate, whose on_token called this one. */
 static tt_status tti_engine_panels(tti_engine *e) {
     tt_model *m = e->model;
-    size_t left = TTI_PANELS_MOST_BYTES;
+    size_t left = e->ctx->backend == tt_cpu_backend() ? TTI_PANELS_MOST_BYTES : SIZE_MAX;
     tt_status status = TT_OK;
     int i;
     if (!e->ctx->backend->gemm_panels || e->sampling.max_new_tokens < TTI_PANELS_LEAST_TURNS ||

@@ -18,8 +18,9 @@
  *     [tt:cuda.tile]       products on tensor cores      [tt:cuda.elementwise]  elementwise, AdamW
  *     [tt:cuda.gemm]       matrix product                [tt:cuda.shape]        broadcast, reduce, sums
  *     [tt:cuda.blas]       the same by cuBLASLt          [tt:cuda.cast]         casts
- *     [tt:cuda.attention]  attention                     [tt:cuda.table]        the table
- *     [tt:cuda.decode]     attention of one query        [tt:cuda.nccl]         several GPUs
+ *     [tt:cuda.attention]  attention                     [tt:cuda.random]       random weights
+ *     [tt:cuda.decode]     attention of one query        [tt:cuda.table]        the table
+ *                                                        [tt:cuda.nccl]         several GPUs
  * Products and attention exist twice: naive, one thread per result, which is the specification; and in
  * tiles on tensor cores. Which one runs is the context's choice (tt_cuda_set), or that of the environment:
  * TT_CUDA_MATH = f32, tf32, bf16 and TT_CUDA_KERNELS = fast, own, naive. Steps of decoding go to the device
@@ -36,9 +37,11 @@
  *         a row does not depend on the rows beside it, decoding equals a prefill, and the log-probs of
  *         sampling are those of training. With fast kernels these three are only close: cuBLASLt chooses by
  *         shape, and decoding (one query per sequence) has a kernel of its own.
- * Memory  From CUDA's stream-ordered pool, which keeps what is freed. Out of device memory is TT_ERR_MEM with
- *         the sizes, and the context lives on. One stream per context; only download, sync and a full ring of
- *         uploads wait. */
+ * Memory  From the device's stream-ordered pool, which keeps what is freed until a context closes. Out of
+ *         device memory is TT_ERR_MEM with the sizes, and the context lives on. One stream per context; only
+ *         download, sync and a full ring of uploads wait.
+ * Choices What ran is counted (tt_cuda_counts_get): a product that cuBLASLt does not take, or attention too
+ *         large for shared memory, takes a slower way and changes no result beyond rounding. */
 #include "thinktuning.h"
 #include <limits.h>
 #include <math.h>
@@ -51,7 +54,7 @@
 #ifndef TT_CUDA_NO_CUBLAS
 #include <cublasLt.h>
 #endif
-#define TTI_LAUNCH(cuda, kernel, grid, threads, shared, ...) \
+#define TTI_LAUNCH_NOW(cuda, kernel, grid, threads, shared, ...) \
     kernel<<<grid, threads, shared, (cuda)->stream>>>(__VA_ARGS__)
 #define TTI_DYNAMIC_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
 #define TTI_GPU_UNROLL _Pragma("unroll")      /* arrays in registers need it: a register has no index */
@@ -61,10 +64,14 @@
 #define TTI_CUDA_DEVICES 16
 #define TTI_CUDA_THREADS 256                /* in a block, of most kernels */
 #define TTI_CUDA_PLANS 256
+#define TTI_CUDA_PLAN_PLACES 8              /* where a plan may stand, from its hash on */
+#define TTI_CUDA_ALGOS 4                    /* of cuBLASLt, tried for a product */
 #define TTI_CUDA_GRAPH_TRIES 8              /* see [tt:cuda.step] */
 #define TTI_CUDA_GRID_LIMIT 65535           /* blocks along y and z of a grid, by CUDA */
 #ifndef TTI_CUDA_RING                       /* the test has smaller ones */
-#define TTI_CUDA_RING ((size_t)1 << 22)     /* pinned bytes through which small uploads pass without a wait */
+/* Pinned bytes through which small uploads pass without a wait; behind them half as many for a held
+ * step's. */
+#define TTI_CUDA_RING ((size_t)1 << 22)
 #define TTI_CUDA_WORKSPACE ((size_t)1 << 25)        /* bytes that cuBLASLt may use for a product */
 #define TTI_CUDA_VOCAB_ROWS ((size_t)2048)          /* log-probs: rows times columns of logits at once */
 #define TTI_CUDA_VOCAB_BLOCK ((size_t)16384)
@@ -83,14 +90,15 @@ enum {
 #ifndef TT_CUDA_NO_CUBLAS
 typedef struct tti_plan_key {
     int m, n, k, transposes, lda, ldb, ldc, kind;
-    uint32_t alignments[4];
+    uint32_t alignments[5];
 } tti_plan_key;
 
+/* Algorithms for a key, the library's first choice first; those before `at` were refused when called. None
+ * left: the product is not supported, which is remembered. */
 typedef struct tti_plan {
     tti_plan_key key;
-    int known;
-    cublasStatus_t status;                  /* of asking for the algorithm: not supported, say */
-    cublasLtMatmulAlgo_t algo;
+    int known, n, at;
+    cublasLtMatmulAlgo_t algos[TTI_CUDA_ALGOS];
 } tti_plan;
 #endif
 
@@ -100,13 +108,17 @@ typedef struct tti_cuda {
     tt_cuda_kernels kernels;
     size_t shared_limit;                    /* bytes of shared memory that a block can ask for */
     cudaStream_t stream;
-    cudaMemPool_t pool;
+    cudaMemPool_t pool;                     /* the device's, which all contexts share */
     tt_memory memory;
+    tt_cuda_counts counts;
     void *scratch[TTI_N_SCRATCHES];
     size_t scratch_bytes[TTI_N_SCRATCHES];
     char *ring;
     size_t ring_used;
-    int held, lost, graph_tries;            /* see [tt:cuda.step] */
+    int held, lost, replays, graph_tries;   /* see [tt:cuda.step] */
+    int waits;                              /* the graph may still read what the step uploads */
+    size_t step_used;
+    uint64_t step_hash, last_hash, graph_hash;      /* of this step, the last captured, the one to repeat */
     cudaGraphExec_t graph;
 #ifndef TT_CUDA_NO_CUBLAS
     cublasLtHandle_t blas;
@@ -142,28 +154,65 @@ static tt_status tti_cuda_launched(tt_context *ctx, const char *kernel) {
 /* ---- [tt:cuda.step] a step of decoding as one ----
  * A step of decoding is some twenty kernels a layer, most of them shorter than the time between two
  * launches. So the launches between step_begin and step_end are captured and go to the device as one graph.
- * They are captured anew each step, which costs about what launching them would, so that all arguments are
- * those of this step; the graph that is kept is only updated with them, and made anew where CUDA refuses
- * (another number of kernels, say). Uploads of a held step read the ring when the graph runs, and nothing
- * else is written there before the stream is waited for. What cannot be captured makes a step lost: all
- * that it launches is thrown away, and step_end asks for it once more. A context begins with
- * TTI_CUDA_GRAPH_TRIES tries. Losses, and graphs made anew, which costs more than it saves, use them up; an
- * update gives one back; without any left, steps are launched plainly. */
+ * Most steps are the one before over again: the same kernels with the same arguments, since tokens,
+ * positions and rows of the cache lie in device memory, and their uploads pass through the same pinned
+ * bytes each time. So after two captured steps that were the same, the next is taken for a repetition:
+ * nothing is launched, but all that would be is noted in a hash, and if that is the graph's, the graph is
+ * launched again. If not, the step is lost, and the next one is captured: the graph is updated with it, or
+ * made anew where CUDA refuses (another number of kernels, say).
+ * What cannot be captured makes a step lost too: all that it launches is thrown away, and step_end asks for
+ * it once more. A context begins with TTI_CUDA_GRAPH_TRIES tries. Losses, and graphs made anew, which costs
+ * more than it saves, use them up; a repetition or an update gives one back; without any left, steps are
+ * launched plainly. */
+
+/* Eight bytes at a time, as FNV-1a takes one; high bits come down, which a product alone would leave
+ * there. */
+static void tti_cuda_note(tti_cuda *cuda, const void *bytes, size_t n) {
+    const char *from = (const char *)bytes;
+    uint64_t hash = cuda->step_hash, word;
+    for (; n > 0; n -= n < 8 ? n : 8, from += 8) {
+        word = 0;
+        memcpy(&word, from, n < 8 ? n : 8);
+        hash = (hash ^ word) * 0x9E3779B97F4A7C15u;
+        hash ^= hash >> 29;
+    }
+    cuda->step_hash = hash;
+}
+
+/* Whether a call with these arguments is to be made now; in a step that is held it is noted, and a
+ * repetition does not make it. */
+static int tti_cuda_goes(const tti_cuda *cuda) { return !cuda->replays; }
+
+template <class T, class... Rest>
+static int tti_cuda_goes(tti_cuda *cuda, const T &first, const Rest &...rest) {
+    if (cuda->held) { tti_cuda_note(cuda, &first, sizeof first); }
+    return tti_cuda_goes(cuda, rest...);
+}
+
+#define TTI_LAUNCH(cuda, kernel, grid, threads, shared, ...)                                          \
+    do {                                                                                              \
+        if (tti_cuda_goes(cuda, +kernel, dim3(grid), dim3(threads), (size_t)(shared), __VA_ARGS__)) { \
+            TTI_LAUNCH_NOW(cuda, kernel, grid, threads, shared, __VA_ARGS__);                         \
+        }                                                                                             \
+    } while (0)
+
 static int tti_cuda_hold(tti_cuda *cuda) {
     cuda->held = cudaStreamBeginCapture(cuda->stream, cudaStreamCaptureModeRelaxed) == cudaSuccess;
     if (!cuda->held) {
         cuda->graph_tries--;
+        cuda->counts.graphs_lost++;
         cudaGetLastError();
     }
     return cuda->held;
 }
 
-/* Memory is made and freed at once, so the capture ends for that long. */
+/* Memory is made and freed at once, so the capture ends for that long. A repetition has none. */
 static int tti_cuda_let_go(tti_cuda *cuda) {
     cudaGraph_t graph = NULL;
     if (!cuda->held) { return 0; }
-    cuda->held = 0;
     cuda->lost = 1;
+    if (cuda->replays) { return 0; }
+    cuda->held = 0;
     cudaStreamEndCapture(cuda->stream, &graph);
     if (graph) { cudaGraphDestroy(graph); }
     cudaGetLastError();
@@ -184,33 +233,52 @@ static cudaError_t tti_cuda_graph_update(cudaGraphExec_t to, cudaGraph_t from) {
 static int tti_cuda_step_begin(tt_context *ctx) {
     tti_cuda *cuda = tti_cuda_of(ctx);
     if (cuda->graph_tries <= 0) { return 0; }
-    if (cuda->ring_used > TTI_CUDA_RING / 2) {      /* half of it is more than the ids of a step */
-        if (cudaStreamSynchronize(cuda->stream) != cudaSuccess) { return 0; }
-        cuda->ring_used = 0;
-    }
-    cuda->lost = 0;
-    return tti_cuda_hold(cuda);
+    if (cuda->waits && cudaStreamSynchronize(cuda->stream) != cudaSuccess) { return 0; }
+    cuda->waits = cuda->lost = 0;
+    cuda->step_used = 0;
+    cuda->step_hash = 1;                    /* of no launch yet; graph_hash is 0 if there is none to repeat */
+    cuda->replays = cuda->graph_hash != 0;
+    if (!cuda->replays) { return tti_cuda_hold(cuda); }
+    cuda->held = 1;
+    return 1;
 }
 
-static int tti_cuda_step_end(tt_context *ctx) {
-    tti_cuda *cuda = tti_cuda_of(ctx);
+/* Ends the capture: the graph is what the step was. Gives 1 if it was updated, 0 if it is the first, -1 if
+ * it had to be made anew or there is none. */
+static int tti_cuda_step_captured(tti_cuda *cuda) {
     cudaGraph_t graph = NULL;
-    cudaError_t error = cudaStreamEndCapture(cuda->stream, &graph);
-    int gain = 0, ok = error == cudaSuccess && graph && !cuda->lost;
-    cuda->held = 0;
+    int gain = 0, ok = cudaStreamEndCapture(cuda->stream, &graph) == cudaSuccess && graph && !cuda->lost;
     if (ok && cuda->graph) {
         gain = tti_cuda_graph_update(cuda->graph, graph) == cudaSuccess ? 1 : -1;
+        cuda->counts.graphs_updated += gain > 0;
         if (gain < 0) {
             cudaGraphExecDestroy(cuda->graph);
             cuda->graph = NULL;
         }
     }
     if (ok && !cuda->graph) {
-        error = cudaGraphInstantiateWithFlags(&cuda->graph, graph, 0);
-        if (error != cudaSuccess) { cuda->graph = NULL; }
+        ok = cudaGraphInstantiateWithFlags(&cuda->graph, graph, 0) == cudaSuccess;
+        if (!ok) { cuda->graph = NULL; }
+        cuda->counts.graphs_made += ok;
     }
-    ok = ok && cuda->graph && cudaGraphLaunch(cuda->graph, cuda->stream) == cudaSuccess;
     if (graph) { cudaGraphDestroy(graph); }
+    cuda->lost |= !ok;
+    return ok ? gain : -1;
+}
+
+static int tti_cuda_step_end(tt_context *ctx) {
+    tti_cuda *cuda = tti_cuda_of(ctx);
+    const int repeated = cuda->replays && !cuda->lost && cuda->step_hash == cuda->graph_hash;
+    const int gain = repeated ? 1 : cuda->replays ? -1 : tti_cuda_step_captured(cuda);
+    int ok = repeated || (!cuda->replays && !cuda->lost);
+    ok = ok && cudaGraphLaunch(cuda->graph, cuda->stream) == cudaSuccess;
+    cuda->graph_hash = ok && cuda->step_hash == cuda->last_hash ? cuda->step_hash : 0;
+    cuda->last_hash = ok ? cuda->step_hash : 0;
+    cuda->held = cuda->replays = 0;
+    cuda->waits |= ok;
+    cuda->counts.graphs_repeated += ok && repeated;
+    cuda->counts.graphs_launched += ok;
+    cuda->counts.graphs_lost += !ok;
     cuda->graph_tries += ok ? gain : -1;
     if (cuda->graph_tries > TTI_CUDA_GRAPH_TRIES) { cuda->graph_tries = TTI_CUDA_GRAPH_TRIES; }
     cudaGetLastError();
@@ -227,7 +295,7 @@ static void *tti_cuda_alloc_now(tt_context *ctx, size_t bytes) {
     size_t wanted = bytes ? bytes : 1, free_bytes = 0, all_bytes = 0;
     void *memory = NULL;
     cudaError_t error = cudaMallocFromPoolAsync(&memory, wanted, cuda->pool, cuda->stream);
-    if (error == cudaErrorMemoryAllocation) {      /* free memory of the pool may lie in the wrong pieces */
+    if (error == cudaErrorMemoryAllocation) {      /* what the pool keeps may lie in the wrong pieces */
         cudaGetLastError();
         cudaStreamSynchronize(cuda->stream);
         cudaMemPoolTrimTo(cuda->pool, 0);
@@ -264,7 +332,7 @@ static void tti_cuda_free(tt_context *ctx, void *memory, size_t bytes) {
     if (!memory) { return; }
     held = tti_cuda_let_go(cuda);
     cuda->memory.current_bytes -= bytes;
-    cudaFreeAsync(memory, cuda->stream);
+    tti_cuda_check(ctx, cudaFreeAsync(memory, cuda->stream), "free");     /* tt_error has it */
     if (held) { tti_cuda_hold(cuda); }
 }
 
@@ -282,23 +350,29 @@ static void *tti_cuda_scratch(tt_context *ctx, int which, size_t bytes) {
 }
 
 static tt_status tti_cuda_wait(tt_context *ctx, const char *what) {
-    return tti_cuda_check(ctx, cudaStreamSynchronize(tti_cuda_of(ctx)->stream), what);
+    tti_cuda *cuda = tti_cuda_of(ctx);
+    cudaError_t error = cudaStreamSynchronize(cuda->stream);
+    cuda->waits &= error != cudaSuccess;
+    return tti_cuda_check(ctx, error, what);
 }
 
 /* Through the ring: the caller's bytes are copied there, and nobody waits for the device unless it is full.
- * */
+ * Uploads of a held step have places of their own, the same ones in each step. */
 static tt_status tti_cuda_upload_small(tt_context *ctx, void *to, const void *from, size_t bytes) {
     tti_cuda *cuda = tti_cuda_of(ctx);
-    cudaError_t error;
+    size_t *used = cuda->held ? &cuda->step_used : &cuda->ring_used;
+    cudaError_t error = cudaSuccess;
     char *place;
-    if (cuda->ring_used + bytes > TTI_CUDA_RING) {
+    if (!cuda->held && cuda->ring_used + bytes > TTI_CUDA_RING) {
         if (tti_cuda_wait(ctx, "upload") != TT_OK) { return TT_ERR_DEVICE; }
         cuda->ring_used = 0;
     }
-    place = cuda->ring + cuda->ring_used;
+    place = cuda->ring + (cuda->held ? TTI_CUDA_RING : 0) + *used;
     memcpy(place, from, bytes);
-    cuda->ring_used += (bytes + 63) / 64 * 64;
-    error = cudaMemcpyAsync(to, place, bytes, cudaMemcpyHostToDevice, cuda->stream);
+    *used += (bytes + 63) / 64 * 64;
+    if (tti_cuda_goes(cuda, to, place, bytes)) {
+        error = cudaMemcpyAsync(to, place, bytes, cudaMemcpyHostToDevice, cuda->stream);
+    }
     return tti_cuda_check(ctx, error, "upload");
 }
 
@@ -308,7 +382,7 @@ static tt_status tti_cuda_upload(tt_context *ctx, void *to, const void *from, si
     int small = bytes <= TTI_CUDA_RING / 16;
     cudaError_t error;
     if (bytes == 0) { return TT_OK; }
-    if (cuda->held && (!small || cuda->ring_used + bytes > TTI_CUDA_RING)) {
+    if (cuda->held && (!small || cuda->step_used + bytes > TTI_CUDA_RING / 2)) {
         cuda->lost = 1;
         return TT_OK;
     }
@@ -337,17 +411,18 @@ static tt_status tti_cuda_copy(tt_context *ctx, void *to, const void *from, size
     if ((a < b ? b - a : a - b) < bytes) {
         void *between = tti_cuda_scratch(ctx, TTI_SCRATCH_SUMS, bytes);
         if (!between) { return TT_ERR_MEM; }
-        error = cudaMemcpyAsync(between, from, bytes, cudaMemcpyDeviceToDevice, cuda->stream);
-        if (tti_cuda_check(ctx, error, "copy") != TT_OK) { return TT_ERR_DEVICE; }
+        if (tti_cuda_copy(ctx, between, from, bytes) != TT_OK) { return TT_ERR_DEVICE; }
         from = between;
     }
+    if (!tti_cuda_goes(cuda, to, from, bytes)) { return TT_OK; }
     error = cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, cuda->stream);
     return tti_cuda_check(ctx, error, "copy");
 }
 
 static tt_status tti_cuda_zero(tt_context *ctx, void *to, size_t bytes) {
-    if (bytes == 0) { return TT_OK; }
-    return tti_cuda_check(ctx, cudaMemsetAsync(to, 0, bytes, tti_cuda_of(ctx)->stream), "zero");
+    tti_cuda *cuda = tti_cuda_of(ctx);
+    if (bytes == 0 || !tti_cuda_goes(cuda, to, bytes)) { return TT_OK; }
+    return tti_cuda_check(ctx, cudaMemsetAsync(to, 0, bytes, cuda->stream), "zero");
 }
 
 static tt_status tti_cuda_sync(tt_context *ctx) {
@@ -356,36 +431,34 @@ static tt_status tti_cuda_sync(tt_context *ctx) {
 }
 
 /* ---- [tt:cuda.open] opening a device ---- */
+/* Also of a context that did not open; no error of it is left to the next one. What the pool keeps goes
+ * back to the device. */
 static void tti_cuda_close(tt_context *ctx, void *state) {
     tti_cuda *cuda = (tti_cuda *)state;
+    cudaError_t error = cudaSetDevice(cuda->device);
     int i;
-    cudaSetDevice(cuda->device);
-    if (cuda->stream) { cudaStreamSynchronize(cuda->stream); }
+    if (cuda->stream) { error = cudaStreamSynchronize(cuda->stream); }
     if (cuda->graph) { cudaGraphExecDestroy(cuda->graph); }
-    for (i = 0; i < TTI_N_SCRATCHES; i++) {
-        if (cuda->scratch[i]) { cudaFreeAsync(cuda->scratch[i], cuda->stream); }
+    for (i = 0; i < TTI_N_SCRATCHES && error == cudaSuccess; i++) {
+        if (cuda->scratch[i]) { error = cudaFreeAsync(cuda->scratch[i], cuda->stream); }
     }
 #ifndef TT_CUDA_NO_CUBLAS
-    if (cuda->workspace) { cudaFreeAsync(cuda->workspace, cuda->stream); }
+    if (cuda->workspace && error == cudaSuccess) { error = cudaFreeAsync(cuda->workspace, cuda->stream); }
     if (cuda->blas) { cublasLtDestroy(cuda->blas); }
 #endif
-    if (cuda->stream) { cudaStreamSynchronize(cuda->stream); }
-    if (cuda->pool) { cudaMemPoolDestroy(cuda->pool); }
+    if (cuda->stream && error == cudaSuccess) { error = cudaStreamSynchronize(cuda->stream); }
+    if (cuda->pool && error == cudaSuccess) { cudaMemPoolTrimTo(cuda->pool, 0); }
     if (cuda->ring) { cudaFreeHost(cuda->ring); }
     if (cuda->stream) { cudaStreamDestroy(cuda->stream); }
+    cudaGetLastError();
     tt_free(ctx, cuda, 1, sizeof *cuda);
 }
 
-/* A pool of the context's own, which gives nothing back to the device before the context closes. */
+/* The device's own pool, so that memory which one context has freed serves the others too. It gives nothing
+ * back to the device before a context closes or memory runs out. */
 static tt_status tti_cuda_open_pool(tt_context *ctx, tti_cuda *cuda) {
-    cudaMemPoolProps properties;
     uint64_t keep = UINT64_MAX;
-    cudaError_t error;
-    memset(&properties, 0, sizeof properties);
-    properties.allocType = cudaMemAllocationTypePinned;
-    properties.location.type = cudaMemLocationTypeDevice;
-    properties.location.id = cuda->device;
-    error = cudaMemPoolCreate(&cuda->pool, &properties);
+    cudaError_t error = cudaDeviceGetDefaultMemPool(&cuda->pool, cuda->device);
     if (tti_cuda_check(ctx, error, "memory pool") != TT_OK) { return TT_ERR_DEVICE; }
     error = cudaMemPoolSetAttribute(cuda->pool, cudaMemPoolAttrReleaseThreshold, &keep);
     return tti_cuda_check(ctx, error, "memory pool");
@@ -450,7 +523,7 @@ static tt_status tti_cuda_open_device(tt_context *ctx, tti_cuda *cuda) {
 static tt_status tti_cuda_open_resources(tt_context *ctx, tti_cuda *cuda) {
     cudaError_t error = cudaStreamCreateWithFlags(&cuda->stream, cudaStreamNonBlocking);
     if (tti_cuda_check(ctx, error, "stream") != TT_OK) { return TT_ERR_DEVICE; }
-    error = cudaMallocHost((void **)&cuda->ring, TTI_CUDA_RING);
+    error = cudaMallocHost((void **)&cuda->ring, TTI_CUDA_RING + TTI_CUDA_RING / 2);
     if (tti_cuda_check(ctx, error, "pinned memory") != TT_OK) { return TT_ERR_DEVICE; }
     if (tti_cuda_open_pool(ctx, cuda) != TT_OK) { return TT_ERR_DEVICE; }
 #ifndef TT_CUDA_NO_CUBLAS
@@ -463,6 +536,9 @@ static tt_status tti_cuda_open_resources(tt_context *ctx, tti_cuda *cuda) {
     return TT_OK;
 }
 
+/* See [tt:cuda.attention]. */
+static tt_status tti_cuda_open_kernels(tt_context *ctx, const tti_cuda *cuda);
+
 static tt_status tti_cuda_open(tt_context *ctx, const tt_backend *self, void **state) {
     tti_cuda *cuda = (tti_cuda *)tt_alloc(ctx, 1, sizeof *cuda);
     tt_status status;
@@ -471,6 +547,7 @@ static tt_status tti_cuda_open(tt_context *ctx, const tt_backend *self, void **s
     status = tti_cuda_open_settings(ctx, cuda);
     if (status == TT_OK) { status = tti_cuda_open_device(ctx, cuda); }
     if (status == TT_OK) { status = tti_cuda_open_resources(ctx, cuda); }
+    if (status == TT_OK) { status = tti_cuda_open_kernels(ctx, cuda); }
     if (status != TT_OK) {
         tti_cuda_close(ctx, cuda);
         return status;
@@ -633,7 +710,9 @@ static __device__ __forceinline__ void tti_gpu_split(uint32_t &high, uint32_t &l
 }
 
 /* c[MI][NI] tiles of a warp += a b' over k values. a: 16 MI rows, lda apart; b: 8 NI rows, ldb apart.
- * F32: a b = a_high b_high + a_low b_high + a_high b_low; the product of the low halves is below the rest. */
+ * F32: a b = a_high b_high + a_low b_high + a_high b_low; the product of the low halves is below the rest.
+ * Tensor cores cut what they add to off towards zero, which over a long sum is a bias; so each step is
+ * summed by itself and added to c by an addition that rounds to the nearest, as the paper above does. */
 template <int MATH, int MI, int NI, class E>
 static __device__ __forceinline__ void tti_gpu_product(float c[MI][NI][4], const E *a, int lda, const E *b,
                                                        int ldb, int k) {
@@ -660,10 +739,21 @@ static __device__ __forceinline__ void tti_gpu_product(float c[MI][NI][4], const
                 tti_gpu_split(b_high[j][0], b_low[j][0]);
                 tti_gpu_split(b_high[j][1], b_low[j][1]);
             }
-            tti_gpu_mma<MATH, MI, NI>(c, a_low, b_high);
-            tti_gpu_mma<MATH, MI, NI>(c, a_high, b_low);
+            TTI_GPU_UNROLL
+            for (int i = 0; i < MI; i++) {
+                float d[1][NI][4] = {{{0.0f}}};
+                tti_gpu_mma<MATH, 1, NI>(d, a_low + i, b_high);
+                tti_gpu_mma<MATH, 1, NI>(d, a_high + i, b_low);
+                tti_gpu_mma<MATH, 1, NI>(d, a_high + i, b_high);
+                TTI_GPU_UNROLL
+                for (int j = 0; j < NI; j++) {
+                    TTI_GPU_UNROLL
+                    for (int r = 0; r < 4; r++) { c[i][j][r] += d[0][j][r]; }
+                }
+            }
+        } else {
+            tti_gpu_mma<MATH, MI, NI>(c, a_high, b_high);
         }
-        tti_gpu_mma<MATH, MI, NI>(c, a_high, b_high);
     }
 }
 
@@ -806,6 +896,7 @@ static tt_status tti_cuda_gemm_naive(tt_context *ctx, const tt_gemm_args *g) {
     tti_cuda *cuda = tti_cuda_of(ctx);
     unsigned across = ((unsigned)g->n + 31) / 32, down = ((unsigned)g->m + 7) / 8;
     dim3 threads(32, 8), grid(across, min(down, (unsigned)TTI_CUDA_GRID_LIMIT));
+    cuda->counts.gemm_naive++;
     TTI_LAUNCH(cuda, tti_gpu_gemm, grid, threads, 0, *g);
     return tti_cuda_launched(ctx, "gemm");
 }
@@ -820,6 +911,7 @@ static tt_status tti_cuda_gemm_tiles(tt_context *ctx, const tt_gemm_args *g) {
         return tt_fail(ctx, TT_ERR_ARG, "gemm: n is %d, expected at most %d", g->n,
                        TTI_CUDA_GRID_LIMIT * TTI_TILE);
     }
+    cuda->counts.gemm_tiles++;
     TTI_LAUNCH(cuda, kernel, grid, TTI_CUDA_THREADS, 0, *g);
     return tti_cuda_launched(ctx, "gemm_tiles");
 }
@@ -853,6 +945,7 @@ static tt_status tti_cuda_pack_bf16(tt_context *ctx, int which, const float **ma
     if (!to) { return TT_ERR_MEM; }
     TTI_LAUNCH(cuda, tti_gpu_pack_bf16, tti_cuda_grid(cuda, n), TTI_CUDA_THREADS, 0, to, *matrix,
                (size_t)rows, (size_t)columns, step, (size_t)*ld);
+    cuda->counts.factors_rounded++;
     *matrix = (const float *)(const void *)to;
     *ld = (int)step;
     return tti_cuda_launched(ctx, "pack_bf16");
@@ -940,7 +1033,8 @@ static void tti_blas_end(tti_blas *blas) {
     if (blas->product) { cublasLtMatmulDescDestroy(blas->product); }
 }
 
-/* All that an algorithm is chosen by. Alignments: of A, B, the result and the bias. */
+/* All that an algorithm is chosen by. Alignments: of A, B, the result, the bias and
+ * C before the activation. */
 static tti_plan_key tti_cuda_plan_key(const tt_gemm_args *g, int math) {
     tti_plan_key key;
     memset(&key, 0, sizeof key);            /* keys are hashed and compared as bytes */
@@ -956,17 +1050,17 @@ static tti_plan_key tti_cuda_plan_key(const tt_gemm_args *g, int math) {
     key.alignments[1] = tti_cuda_alignment(g->b);
     key.alignments[2] = tti_cuda_alignment(g->activation ? g->y : g->c);
     key.alignments[3] = g->bias ? tti_cuda_alignment(g->bias) : 0;
+    key.alignments[4] = g->activation ? tti_cuda_alignment(g->c) : 0;
     return key;
 }
 
-/* The library's first choice for a key, if it has one. */
-static void tti_cuda_plan_ask(const tti_cuda *cuda, tti_blas *blas, const tti_plan_key *key,
-                              cublasLtMatmulAlgo_t *algo) {
+/* The library's choices for a key, if it has any. */
+static void tti_cuda_plan_ask(const tti_cuda *cuda, tti_blas *blas, tti_plan *plan) {
     const size_t workspace = TTI_CUDA_WORKSPACE;
-    const uint32_t *a = &key->alignments[0], *b = &key->alignments[1], *c = &key->alignments[2];
-    cublasLtMatmulHeuristicResult_t result;
+    const uint32_t *a = plan->key.alignments, *b = a + 1, *c = a + 2;
+    cublasLtMatmulHeuristicResult_t results[TTI_CUDA_ALGOS];
     cublasStatus_t status;
-    int found = 0;
+    int found = 0, i;
     tti_blas_note(blas, cublasLtMatmulPreferenceCreate(&blas->preference), "MatmulPreferenceCreate");
     tti_blas_prefer(blas, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace, sizeof workspace);
     tti_blas_prefer(blas, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, b, sizeof *b);      /* its A is our B */
@@ -975,27 +1069,37 @@ static void tti_cuda_plan_ask(const tti_cuda *cuda, tti_blas *blas, const tti_pl
     tti_blas_prefer(blas, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, c, sizeof *c);
     if (!tti_blas_ok(blas)) { return; }
     status = cublasLtMatmulAlgoGetHeuristic(cuda->blas, blas->product, blas->b, blas->a, blas->c, blas->c,
-                                            blas->preference, 1, &result, &found);
-    if (status == CUBLAS_STATUS_SUCCESS && found == 0) { status = CUBLAS_STATUS_NOT_SUPPORTED; }
-    tti_blas_note(blas, status, "MatmulAlgoGetHeuristic");
-    if (tti_blas_ok(blas)) { *algo = result.algo; }
+                                            blas->preference, TTI_CUDA_ALGOS, results, &found);
+    if (status == CUBLAS_STATUS_NOT_SUPPORTED || status == CUBLAS_STATUS_INVALID_VALUE) {
+        found = 0;
+        status = CUBLAS_STATUS_SUCCESS;
+    }
+    if (!tti_blas_note(blas, status, "MatmulAlgoGetHeuristic")) { return; }
+    plan->known = 1;
+    plan->n = plan->at = 0;
+    for (i = 0; i < found; i++) {
+        if (results[i].state == CUBLAS_STATUS_SUCCESS) { plan->algos[plan->n++] = results[i].algo; }
+    }
 }
 
-/* Asked for once: the answer is kept, also that there is none. */
-static const cublasLtMatmulAlgo_t *tti_cuda_plan(tti_cuda *cuda, tti_blas *blas, const tt_gemm_args *g,
-                                                 int math) {
+/* The plan of a product, asked for once. A few places from its hash on are looked at; where all are taken,
+ * the first goes. NULL if a call failed. */
+static tti_plan *tti_cuda_plan(tti_cuda *cuda, tti_blas *blas, const tt_gemm_args *g, int math) {
     tti_plan_key key = tti_cuda_plan_key(g, math);
-    tti_plan *plan = &cuda->plans[tt_hash(&key, sizeof key, 0) % TTI_CUDA_PLANS];
+    size_t hash = (size_t)tt_hash(&key, sizeof key, 0);
+    tti_plan *plan = NULL;
+    int i;
     if (!tti_blas_ok(blas)) { return NULL; }
-    if (plan->known && memcmp(&plan->key, &key, sizeof key) == 0) {
-        tti_blas_note(blas, plan->status, "MatmulAlgoGetHeuristic");
-        return &plan->algo;
+    for (i = 0; i < TTI_CUDA_PLAN_PLACES; i++) {
+        tti_plan *place = &cuda->plans[(hash + (size_t)i) % TTI_CUDA_PLANS];
+        if (place->known && memcmp(&place->key, &key, sizeof key) == 0) { return place; }
+        if (!place->known && !plan) { plan = place; }
     }
-    tti_cuda_plan_ask(cuda, blas, &key, &plan->algo);
+    if (!plan) { plan = &cuda->plans[hash % TTI_CUDA_PLANS]; }
+    plan->known = 0;
     plan->key = key;
-    plan->known = 1;
-    plan->status = blas->status;
-    return &plan->algo;
+    tti_cuda_plan_ask(cuda, blas, plan);
+    return tti_blas_ok(blas) ? plan : NULL;
 }
 
 /* Whether cuBLASLt makes this activation too: its GELU is the tanh form, and of C, which it calls aux, it
@@ -1017,42 +1121,83 @@ static tt_status tti_cuda_gemm_apart(tt_context *ctx, const tt_gemm_args *args) 
     status = tti_cuda_gemm_blas(ctx, &g);
     if (status != TT_OK) { return status; }
     TTI_LAUNCH(cuda, tti_gpu_activate, tti_cuda_grid(cuda, n), TTI_CUDA_THREADS, 0, *args);
+    cuda->counts.activations_apart++;
     return tti_cuda_launched(ctx, "activate");
 }
 
-/* Both factors rounded to bf16. */
+/* Of a row of B in bf16. */
+static size_t tti_cuda_packed_step(const tt_gemm_args *g) {
+    return ((size_t)(g->transpose_b ? g->k : g->n) + 7) / 8 * 8;
+}
+
+/* B rounded to bf16 once, for the products of a whole tt_generate. Only where gemm would round it each
+ * time. */
+static size_t tti_cuda_gemm_panels(tt_context *ctx, const tt_gemm_args *g, void *to) {
+    tti_cuda *cuda = tti_cuda_of(ctx);
+    size_t rows = (size_t)(g->transpose_b ? g->n : g->k), columns = (size_t)(g->transpose_b ? g->k : g->n);
+    size_t step = tti_cuda_packed_step(g), n = rows * step;
+    if (cuda->math != TT_CUDA_BF16 || cuda->kernels != TT_CUDA_FAST || g->half_b || n == 0) { return 0; }
+    if (to) {
+        TTI_LAUNCH(cuda, tti_gpu_pack_bf16, tti_cuda_grid(cuda, n), TTI_CUDA_THREADS, 0, (uint16_t *)to, g->b,
+                   rows, columns, step, (size_t)g->ldb);
+        tti_cuda_launched(ctx, "pack_bf16");
+    }
+    return n * sizeof(uint16_t);
+}
+
+/* Both factors rounded to bf16; B may have been before. */
 static tt_status tti_cuda_gemm_pack(tt_context *ctx, tt_gemm_args *g) {
     int a_rows = g->transpose_a ? g->k : g->m, a_columns = g->transpose_a ? g->m : g->k;
     int b_rows = g->transpose_b ? g->n : g->k, b_columns = g->transpose_b ? g->k : g->n;
     tt_status status = tti_cuda_pack_bf16(ctx, TTI_SCRATCH_A, &g->a, a_rows, a_columns, &g->lda);
     if (status != TT_OK) { return status; }
+    if (g->panels) {
+        g->b = (const float *)g->panels;
+        g->ldb = (int)tti_cuda_packed_step(g);
+        return TT_OK;
+    }
     return tti_cuda_pack_bf16(ctx, TTI_SCRATCH_B, &g->b, b_rows, b_columns, &g->ldb);
 }
 
+/* Calls the plan's algorithms until one takes the product. */
+static void tti_cuda_gemm_call(tti_cuda *cuda, tti_blas *blas, tti_plan *plan, const tt_gemm_args *g) {
+    const float one = 1.0f, beta = g->accumulate ? 1.0f : 0.0f;
+    float *out = g->activation ? g->y : g->c;
+    cublasStatus_t status = CUBLAS_STATUS_NOT_SUPPORTED;
+    if (plan->at < plan->n && !tti_cuda_goes(cuda, plan->key, plan->at, g->a, g->b, g->c, g->y, g->bias)) {
+        return;
+    }
+    for (; plan->at < plan->n; plan->at++) {
+        status = cublasLtMatmul(cuda->blas, blas->product, &one, g->b, blas->b, g->a, blas->a, &beta, out,
+                                blas->c, out, blas->c, &plan->algos[plan->at], cuda->workspace,
+                                TTI_CUDA_WORKSPACE, cuda->stream);
+        if (status != CUBLAS_STATUS_NOT_SUPPORTED && status != CUBLAS_STATUS_INVALID_VALUE) { break; }
+    }
+    tti_blas_note(blas, status, "Matmul");
+}
+
 /* bf16: both factors are rounded first, unless there are so few rows that reading the weights is all the
- * work. A shape that cuBLASLt does not take is made in our tiles. */
+ * work, and they were not rounded before. A shape that cuBLASLt does not take is made in our tiles. */
 static tt_status tti_cuda_gemm_blas(tt_context *ctx, const tt_gemm_args *args) {
     tti_cuda *cuda = tti_cuda_of(ctx);
     tt_gemm_args g = *args;
     tti_blas blas;
-    const cublasLtMatmulAlgo_t *algo;
-    const float one = 1.0f, beta = g.accumulate ? 1.0f : 0.0f;
-    int few = g.m <= 32 && !g.transpose_a;
+    tti_plan *plan;
+    int few = g.m <= 32 && !g.transpose_a && !g.panels;
     int math = cuda->math == TT_CUDA_BF16 && few ? TT_CUDA_TF32 : cuda->math;
-    float *out = g.activation ? g.y : g.c;
     if (g.activation && !tti_cuda_activates(&g)) { return tti_cuda_gemm_apart(ctx, args); }
     if (math == TT_CUDA_BF16 && tti_cuda_gemm_pack(ctx, &g) != TT_OK) { return tt_error_status(ctx); }
     tti_blas_begin(&blas, &g, math);
-    algo = tti_cuda_plan(cuda, &blas, &g, math);
-    if (tti_blas_ok(&blas)) {
-        cublasStatus_t status =
-            cublasLtMatmul(cuda->blas, blas.product, &one, g.b, blas.b, g.a, blas.a, &beta, out, blas.c, out,
-                           blas.c, algo, cuda->workspace, TTI_CUDA_WORKSPACE, cuda->stream);
-        tti_blas_note(&blas, status, "Matmul");
-    }
+    plan = tti_cuda_plan(cuda, &blas, &g, math);
+    if (plan) { tti_cuda_gemm_call(cuda, &blas, plan, &g); }
     tti_blas_end(&blas);
-    if (tti_blas_ok(&blas)) { return TT_OK; }
+    if (tti_blas_ok(&blas)) {
+        cuda->counts.gemm_blas++;
+        cuda->counts.activations_fused += g.activation != 0;
+        return TT_OK;
+    }
     if (blas.status == CUBLAS_STATUS_NOT_SUPPORTED || blas.status == CUBLAS_STATUS_INVALID_VALUE) {
+        cuda->counts.gemm_refused++;
         return args->activation ? tti_cuda_gemm_apart(ctx, args) : tti_cuda_gemm_tiles(ctx, args);
     }
     if (cuda->held) {
@@ -1225,12 +1370,13 @@ static __global__ void tti_gpu_attention_delta(float *delta, const float *dout, 
     if (row < rows && threadIdx.x % 32 == 0) { delta[row] = sum; }
 }
 
-/* In tiles: TTI_ROWS rows against TTI_ROWS keys at a time. The 8 warps stand 2 x 4 over a tile: each makes
- * 32 x 16 of the scores, 32 x DIM/4 of out, dq, dk and dv. Grid: sequence, block (the longest first),
- * key-value head. Key blocks begin at key 0 and rows meet them one by one, so a row's bits do not depend on
- * where its block begins. DIM is head_dim rounded up to 64, 128 or 256. */
-#define TTI_ROWS 64
-#define TTI_LD (TTI_ROWS + TTI_PAD)
+/* In tiles: ROWS rows against ROWS keys at a time, ROWS 64 or 32, by 4 ROWS threads. The warps stand 2 x 4
+ * (or 1 x 4) over a tile: each makes 32 x ROWS/4 of the scores, 32 x DIM/4 of out, dq, dk and dv. Grid:
+ * sequence, block (the longest first), key-value head. Key blocks begin at key 0 and rows meet them one by
+ * one, so a row's bits do not depend on where its block begins. DIM is head_dim rounded up to 64, 128 or
+ * 256. */
+#define TTI_LD (ROWS + TTI_PAD)
+
 
 /* Row and column, in the block's tile, of the thread's result [i][j][r] where a warp makes `width` columns;
  * and a walk over its results, NI tiles wide. */
@@ -1242,61 +1388,62 @@ static __global__ void tti_gpu_attention_delta(float *delta, const float *dout, 
         TTI_GPU_UNROLL for (int j = 0; j < NI; j++) \
             TTI_GPU_UNROLL for (int r = 0; r < 4; r++)
 
-/* score = rows columns',  both [TTI_ROWS, DIM + TTI_PAD], over the first k of DIM */
-template <int MATH, int DIM>
-static __device__ __forceinline__ void tti_gpu_scores(float score[2][2][4],
+/* score = rows columns',  both [ROWS, DIM + TTI_PAD], over the first k of DIM */
+template <int MATH, int DIM, int ROWS>
+static __device__ __forceinline__ void tti_gpu_scores(float score[2][ROWS / 32][4],
                                                       const typename tti_mode<MATH>::element *rows,
                                                       const typename tti_mode<MATH>::element *columns,
                                                       int k) {
     enum { LD = DIM + TTI_PAD };
-    const unsigned row = threadIdx.x / 128 * 32, column = threadIdx.x / 32 % 4 * 16;
-    TTI_EACH_RESULT(2, i, j, r) { score[i][j][r] = 0.0f; }
-    tti_gpu_product<MATH, 2, 2>(score, rows + row * LD, LD, columns + column * LD, LD, k);
+    const unsigned row = threadIdx.x / 128 * 32, column = threadIdx.x / 32 % 4 * (ROWS / 4);
+    TTI_EACH_RESULT(ROWS / 32, i, j, r) { score[i][j][r] = 0.0f; }
+    tti_gpu_product<MATH, 2, ROWS / 32>(score, rows + row * LD, LD, columns + column * LD, LD, k);
 }
 
-/* out += s x,  s [TTI_ROWS, TTI_LD] and x turned, [DIM, TTI_LD] */
-template <int MATH, int DIM>
+/* out += s x,  s [ROWS, TTI_LD] and x turned, [DIM, TTI_LD] */
+template <int MATH, int DIM, int ROWS>
 static __device__ __forceinline__ void tti_gpu_attend(float out[2][DIM / 32][4],
                                                       const typename tti_mode<MATH>::element *s,
                                                       const typename tti_mode<MATH>::element *x) {
     const unsigned row = threadIdx.x / 128 * 32, column = threadIdx.x / 32 % 4 * (DIM / 4);
-    tti_gpu_product<MATH, 2, DIM / 32>(out, s + row * TTI_LD, TTI_LD, x + column * TTI_LD, TTI_LD, TTI_ROWS);
+    tti_gpu_product<MATH, 2, DIM / 32>(out, s + row * TTI_LD, TTI_LD, x + column * TTI_LD, TTI_LD, ROWS);
 }
 
 /* Shared memory of the forward kernel, in this order. E: what a tile holds of a float.
- *     q       E [TTI_ROWS][DIM + TTI_PAD]   the block's queries
- *     kv      E [DIM][TTI_LD]               keys as [TTI_ROWS][DIM + TTI_PAD], which is not more because
- *                                           DIM >= TTI_ROWS; then, in the same place, their values, turned
- *     scores  float [TTI_ROWS][TTI_LD]
- *     max, sum, shrink   float [TTI_ROWS] each: of a row so far; and the factor for what it summed before
- *     p       E [TTI_ROWS][TTI_LD]          exp(score - max), which the product reads; if E is float, in the
- *                                           place of the scores */
-template <int MATH, int DIM>
+ *     q       E [ROWS][DIM + TTI_PAD]          the block's queries
+ *     kv      E [DIM][TTI_LD]                 keys as [ROWS][DIM + TTI_PAD], which is not more because
+ *                                           DIM >= ROWS; then, in the same place, their values, turned
+ *     scores  float [ROWS][TTI_LD]
+ *     max, sum, shrink   float [ROWS] each: of a row so far; and the factor for what it summed before
+ *     p       E [ROWS][TTI_LD]                exp(score - max), which the product reads; if E is float, in
+ *                                             the place of the scores */
+template <int MATH, int DIM, int ROWS>
 static size_t tti_cuda_forward_bytes(void) {
     size_t element = sizeof(typename tti_mode<MATH>::element);
-    size_t q = TTI_ROWS * (DIM + TTI_PAD), kv = DIM * TTI_LD, scores = TTI_ROWS * TTI_LD;
+    size_t q = ROWS * (DIM + TTI_PAD), kv = DIM * TTI_LD, scores = ROWS * TTI_LD;
     size_t p = element < sizeof(float) ? scores : 0;
-    return element * (q + kv + p) + sizeof(float) * (scores + 3 * TTI_ROWS);
+    return element * (q + kv + p) + sizeof(float) * (scores + 3 * ROWS);
 }
 
-/* The online softmax of a tile of scores, in four neighbouring threads for each row, 16 keys each: p becomes
- * exp(score - max), and what was summed before shrinks by exp(old max - max). */
-template <int MATH, class E>
+/* The online softmax of a tile of scores, in four neighbouring threads for each row, ROWS/4 keys each: p
+ * becomes exp(score - max), and what was summed before shrinks by exp(old max - max). */
+template <int MATH, int ROWS, class E>
 static __device__ __forceinline__ void tti_gpu_softmax_tile(const float *scores, E *p, float *max, float *sum,
                                                             float *shrink) {
-    const int row = (int)threadIdx.x / 4, begin = row * TTI_LD + (int)threadIdx.x % 4 * 16;
+    const int row = (int)threadIdx.x / 4, begin = row * TTI_LD + (int)threadIdx.x % 4 * (ROWS / 4);
     float top = -INFINITY, total = 0.0f, before = max[row];
-    for (int i = 0; i < 16; i++) { top = fmaxf(top, scores[begin + i]); }
+    for (int i = 0; i < ROWS / 4; i++) { top = fmaxf(top, scores[begin + i]); }
     top = fmaxf(top, __shfl_xor_sync(0xFFFFFFFFu, top, 1));
     top = fmaxf(top, __shfl_xor_sync(0xFFFFFFFFu, top, 2));
     top = fmaxf(top, before);
-    for (int i = 0; i < 16; i++) {
+    for (int i = 0; i < ROWS / 4; i++) {
         float e = expf(scores[begin + i] - top);
         total += e;
         tti_gpu_put(p + begin + i, e, MATH);
     }
     total += __shfl_xor_sync(0xFFFFFFFFu, total, 1);
     total += __shfl_xor_sync(0xFFFFFFFFu, total, 2);
+    __syncwarp();                           /* all have read max[row], which the first of four writes */
     if (threadIdx.x % 4 == 0) {
         shrink[row] = expf(before - top);
         sum[row] = sum[row] * shrink[row] + total;
@@ -1304,46 +1451,47 @@ static __device__ __forceinline__ void tti_gpu_softmax_tile(const float *scores,
     }
 }
 
-template <int MATH, int DIM>
-static __global__ void __launch_bounds__(256) tti_gpu_attention_forward_tiles(tt_attention_args a) {
+template <int MATH, int DIM, int ROWS>
+static __global__ void __launch_bounds__(4 * ROWS, ROWS == 64 && DIM < 256 ? 2 : 1)
+    tti_gpu_attention_forward_tiles(tt_attention_args a) {
     typedef typename tti_mode<MATH>::element E;
     TTI_DYNAMIC_SHARED(shared);
     E *q = (E *)shared;
-    E *kv = q + TTI_ROWS * (DIM + TTI_PAD);
+    E *kv = q + ROWS * (DIM + TTI_PAD);
     float *scores = (float *)(kv + DIM * TTI_LD);
-    float *max = scores + TTI_ROWS * TTI_LD, *sum = max + TTI_ROWS, *shrink = sum + TTI_ROWS;
-    E *p = sizeof(E) == sizeof(float) ? (E *)scores : (E *)(shrink + TTI_ROWS);
+    float *max = scores + ROWS * TTI_LD, *sum = max + ROWS, *shrink = sum + ROWS;
+    E *p = sizeof(E) == sizeof(float) ? (E *)scores : (E *)(shrink + ROWS);
     const tti_heads seq = tti_gpu_heads(a, (int)blockIdx.x);
     const int kv_head = (int)blockIdx.z, dim = a.head_dim, k_dim = (dim + 15) / 16 * 16;
-    const int all_rows = seq.tokens * seq.group, n_blocks = (all_rows + TTI_ROWS - 1) / TTI_ROWS;
-    const int row0 = (n_blocks - 1 - (int)blockIdx.y) * TTI_ROWS, rows = min(TTI_ROWS, all_rows - row0);
+    const int all_rows = seq.tokens * seq.group, n_blocks = (all_rows + ROWS - 1) / ROWS;
+    const int row0 = (n_blocks - 1 - (int)blockIdx.y) * ROWS, rows = min(ROWS, all_rows - row0);
     const int n_keys = seq.position + (row0 + rows - 1) / seq.group + 1;
     const tti_lines keys = tti_gpu_keys(a, seq, a.k, kv_head), values = tti_gpu_keys(a, seq, a.v, kv_head);
-    float out[2][DIM / 32][4], score[2][2][4];
+    float out[2][DIM / 32][4], score[2][ROWS / 32][4];
     if (row0 < 0) { return; }
     TTI_EACH_RESULT(DIM / 32, i, j, r) { out[i][j][r] = 0.0f; }
-    if (threadIdx.x < TTI_ROWS) {
+    if (threadIdx.x < ROWS) {
         max[threadIdx.x] = -INFINITY;
         sum[threadIdx.x] = 0.0f;
     }
-    tti_gpu_fill<MATH, TTI_ROWS, DIM, 0>(q, DIM + TTI_PAD, tti_gpu_rows(a, seq, a.q, kv_head), row0, rows, 0,
+    tti_gpu_fill<MATH, ROWS, DIM, 0>(q, DIM + TTI_PAD, tti_gpu_rows(a, seq, a.q, kv_head), row0, rows, 0,
                                          dim);
-    for (int key0 = 0; key0 < n_keys; key0 += TTI_ROWS) {
-        const int n = min(TTI_ROWS, n_keys - key0);
-        tti_gpu_fill<MATH, TTI_ROWS, DIM, 0>(kv, DIM + TTI_PAD, keys, key0, n, 0, dim);
+    for (int key0 = 0; key0 < n_keys; key0 += ROWS) {
+        const int n = min(ROWS, n_keys - key0);
+        tti_gpu_fill<MATH, ROWS, DIM, 0>(kv, DIM + TTI_PAD, keys, key0, n, 0, dim);
         __syncthreads();
-        tti_gpu_scores<MATH, DIM>(score, q, kv, k_dim);
-        TTI_EACH_RESULT(2, i, j, r) {
-            int row = TTI_WARP_ROW(i, r), key = TTI_WARP_COLUMN(16, j, r);
+        tti_gpu_scores<MATH, DIM, ROWS>(score, q, kv, k_dim);
+        TTI_EACH_RESULT(ROWS / 32, i, j, r) {
+            int row = TTI_WARP_ROW(i, r), key = TTI_WARP_COLUMN(ROWS / 4, j, r);
             int seen = key < n && key0 + key <= seq.position + (row0 + row) / seq.group;
             scores[row * TTI_LD + key] = seen ? a.scale * score[i][j][r] : -INFINITY;
         }
         __syncthreads();
-        tti_gpu_fill<MATH, TTI_ROWS, DIM, 1>(kv, TTI_LD, values, key0, n, 0, dim);
-        tti_gpu_softmax_tile<MATH>(scores, p, max, sum, shrink);
+        tti_gpu_fill<MATH, ROWS, DIM, 1>(kv, TTI_LD, values, key0, n, 0, dim);
+        tti_gpu_softmax_tile<MATH, ROWS>(scores, p, max, sum, shrink);
         __syncthreads();
         TTI_EACH_RESULT(DIM / 32, i, j, r) { out[i][j][r] *= shrink[TTI_WARP_ROW(i, r)]; }
-        tti_gpu_attend<MATH, DIM>(out, p, kv);
+        tti_gpu_attend<MATH, DIM, ROWS>(out, p, kv);
         __syncthreads();
     }
     TTI_EACH_RESULT(DIM / 32, i, j, r) {
@@ -1360,19 +1508,20 @@ static __global__ void __launch_bounds__(256) tti_gpu_attention_forward_tiles(tt
 }
 
 /* Shared memory of both backward kernels, in this order. A block owns rows of q (dq) or keys (dk, dv), and
- * the others pass through x in blocks of TTI_ROWS, once for each product.
+ * the others pass through x in blocks of ROWS, once for each product.
  *                             dq                        dk, dv
- *     2 x E [TTI_ROWS][DIM + TTI_PAD]   q, dout         k, v
+ *     2 x E [ROWS][DIM + TTI_PAD]   q, dout         k, v
  *     x   E [DIM][TTI_LD]       k, v, k turned          q, dout, dout turned, q turned
- *     s   E [TTI_ROWS][TTI_LD]  ds: rows by keys        p, then ds: keys by rows
- *     lse, delta  float [TTI_ROWS] each                 of the rows in hand */
-template <int MATH, int DIM>
+ *     s   E [ROWS][TTI_LD]  ds: rows by keys        p, then ds: keys by rows
+ *     lse, delta  float [ROWS] each                 of the rows in hand */
+template <int MATH, int DIM, int ROWS>
 static size_t tti_cuda_backward_bytes(void) {
-    size_t owned = 2 * TTI_ROWS * (DIM + TTI_PAD), x = DIM * TTI_LD, s = TTI_ROWS * TTI_LD;
-    return sizeof(typename tti_mode<MATH>::element) * (owned + x + s) + sizeof(float) * 2 * TTI_ROWS;
+    size_t owned = 2 * ROWS * (DIM + TTI_PAD), x = DIM * TTI_LD, s = ROWS * TTI_LD;
+    return sizeof(typename tti_mode<MATH>::element) * (owned + x + s) + sizeof(float) * 2 * ROWS;
 }
 
-/* lse and delta of TTI_ROWS rows into shared memory. */
+/* lse and delta of ROWS rows into shared memory. */
+template <int ROWS>
 static __device__ __forceinline__ void tti_gpu_statistics(const tt_attention_args &a, const tti_heads &seq,
                                                           const float *delta, int kv_head, int row0, int rows,
                                                           float *to_lse, float *to_delta) {
@@ -1380,54 +1529,54 @@ static __device__ __forceinline__ void tti_gpu_statistics(const tt_attention_arg
     size_t token = (size_t)(seq.first + row / seq.group);
     size_t head = (size_t)(kv_head * seq.group + row % seq.group);
     size_t at = token * (size_t)a.n_heads + head;
-    if (threadIdx.x >= TTI_ROWS) { return; }
+    if (threadIdx.x >= ROWS) { return; }
     to_lse[threadIdx.x] = (int)threadIdx.x < rows ? a.lse[at] : 0.0f;
     to_delta[threadIdx.x] = (int)threadIdx.x < rows ? delta[at] : 0.0f;
 }
 
 /* A block of rows goes over its keys. */
-template <int MATH, int DIM>
-static __global__ void __launch_bounds__(256)
+template <int MATH, int DIM, int ROWS>
+static __global__ void __launch_bounds__(4 * ROWS, ROWS == 64 && DIM < 256 ? 2 : 1)
     tti_gpu_attention_dq_tiles(tt_attention_args a, const float *delta_all) {
     typedef typename tti_mode<MATH>::element E;
     TTI_DYNAMIC_SHARED(shared);
-    E *q = (E *)shared, *dout = q + TTI_ROWS * (DIM + TTI_PAD);
-    E *x = dout + TTI_ROWS * (DIM + TTI_PAD);
+    E *q = (E *)shared, *dout = q + ROWS * (DIM + TTI_PAD);
+    E *x = dout + ROWS * (DIM + TTI_PAD);
     E *ds = x + DIM * TTI_LD;
-    float *lse = (float *)(ds + TTI_ROWS * TTI_LD), *delta = lse + TTI_ROWS;
+    float *lse = (float *)(ds + ROWS * TTI_LD), *delta = lse + ROWS;
     const tti_heads seq = tti_gpu_heads(a, (int)blockIdx.x);
     const int kv_head = (int)blockIdx.z, dim = a.head_dim, k_dim = (dim + 15) / 16 * 16;
-    const int all_rows = seq.tokens * seq.group, n_blocks = (all_rows + TTI_ROWS - 1) / TTI_ROWS;
-    const int row0 = (n_blocks - 1 - (int)blockIdx.y) * TTI_ROWS, rows = min(TTI_ROWS, all_rows - row0);
+    const int all_rows = seq.tokens * seq.group, n_blocks = (all_rows + ROWS - 1) / ROWS;
+    const int row0 = (n_blocks - 1 - (int)blockIdx.y) * ROWS, rows = min(ROWS, all_rows - row0);
     const int n_keys = (row0 + rows - 1) / seq.group + 1;
     const tti_lines keys = tti_gpu_keys(a, seq, a.k, kv_head), values = tti_gpu_keys(a, seq, a.v, kv_head);
     const tti_lines queries = tti_gpu_rows(a, seq, a.q, kv_head);
     const tti_lines douts = tti_gpu_rows(a, seq, a.dout, kv_head);
-    float dq[2][DIM / 32][4], score[2][2][4], dp[2][2][4];      /* dp = dout v' */
+    float dq[2][DIM / 32][4], score[2][ROWS / 32][4], dp[2][ROWS / 32][4];      /* dp = dout v' */
     if (row0 < 0) { return; }
     TTI_EACH_RESULT(DIM / 32, i, j, r) { dq[i][j][r] = 0.0f; }
-    tti_gpu_statistics(a, seq, delta_all, kv_head, row0, rows, lse, delta);
-    tti_gpu_fill<MATH, TTI_ROWS, DIM, 0>(q, DIM + TTI_PAD, queries, row0, rows, 0, dim);
-    tti_gpu_fill<MATH, TTI_ROWS, DIM, 0>(dout, DIM + TTI_PAD, douts, row0, rows, 0, dim);
-    for (int key0 = 0; key0 < n_keys; key0 += TTI_ROWS) {
-        const int n = min(TTI_ROWS, n_keys - key0);
-        tti_gpu_fill<MATH, TTI_ROWS, DIM, 0>(x, DIM + TTI_PAD, keys, key0, n, 0, dim);
+    tti_gpu_statistics<ROWS>(a, seq, delta_all, kv_head, row0, rows, lse, delta);
+    tti_gpu_fill<MATH, ROWS, DIM, 0>(q, DIM + TTI_PAD, queries, row0, rows, 0, dim);
+    tti_gpu_fill<MATH, ROWS, DIM, 0>(dout, DIM + TTI_PAD, douts, row0, rows, 0, dim);
+    for (int key0 = 0; key0 < n_keys; key0 += ROWS) {
+        const int n = min(ROWS, n_keys - key0);
+        tti_gpu_fill<MATH, ROWS, DIM, 0>(x, DIM + TTI_PAD, keys, key0, n, 0, dim);
         __syncthreads();
-        tti_gpu_scores<MATH, DIM>(score, q, x, k_dim);
+        tti_gpu_scores<MATH, DIM, ROWS>(score, q, x, k_dim);
         __syncthreads();
-        tti_gpu_fill<MATH, TTI_ROWS, DIM, 0>(x, DIM + TTI_PAD, values, key0, n, 0, dim);
+        tti_gpu_fill<MATH, ROWS, DIM, 0>(x, DIM + TTI_PAD, values, key0, n, 0, dim);
         __syncthreads();
-        tti_gpu_scores<MATH, DIM>(dp, dout, x, k_dim);
-        TTI_EACH_RESULT(2, i, j, r) {
-            int row = TTI_WARP_ROW(i, r), key = TTI_WARP_COLUMN(16, j, r);
+        tti_gpu_scores<MATH, DIM, ROWS>(dp, dout, x, k_dim);
+        TTI_EACH_RESULT(ROWS / 32, i, j, r) {
+            int row = TTI_WARP_ROW(i, r), key = TTI_WARP_COLUMN(ROWS / 4, j, r);
             int seen = row < rows && key < n && key0 + key <= (row0 + row) / seq.group;
             float p = seen ? expf(a.scale * score[i][j][r] - lse[row]) : 0.0f;
             tti_gpu_put(ds + row * TTI_LD + key, p * (dp[i][j][r] - delta[row]), MATH);
         }
         __syncthreads();
-        tti_gpu_fill<MATH, TTI_ROWS, DIM, 1>(x, TTI_LD, keys, key0, n, 0, dim);
+        tti_gpu_fill<MATH, ROWS, DIM, 1>(x, TTI_LD, keys, key0, n, 0, dim);
         __syncthreads();
-        tti_gpu_attend<MATH, DIM>(dq, ds, x);
+        tti_gpu_attend<MATH, DIM, ROWS>(dq, ds, x);
         __syncthreads();
     }
     TTI_EACH_RESULT(DIM / 32, i, j, r) {
@@ -1439,55 +1588,56 @@ static __global__ void __launch_bounds__(256)
 }
 
 /* A block of keys goes over the rows that see it; scores stand turned, keys by rows. */
-template <int MATH, int DIM>
-static __global__ void __launch_bounds__(256)
+template <int MATH, int DIM, int ROWS>
+static __global__ void __launch_bounds__(4 * ROWS, ROWS == 64 && DIM < 256 ? 2 : 1)
     tti_gpu_attention_dkv_tiles(tt_attention_args a, const float *delta_all) {
     typedef typename tti_mode<MATH>::element E;
     TTI_DYNAMIC_SHARED(shared);
-    E *k = (E *)shared, *v = k + TTI_ROWS * (DIM + TTI_PAD);
-    E *x = v + TTI_ROWS * (DIM + TTI_PAD);
+    E *k = (E *)shared, *v = k + ROWS * (DIM + TTI_PAD);
+    E *x = v + ROWS * (DIM + TTI_PAD);
     E *s = x + DIM * TTI_LD;
-    float *lse = (float *)(s + TTI_ROWS * TTI_LD), *delta = lse + TTI_ROWS;
+    float *lse = (float *)(s + ROWS * TTI_LD), *delta = lse + ROWS;
     const tti_heads seq = tti_gpu_heads(a, (int)blockIdx.x);
     const int kv_head = (int)blockIdx.z, dim = a.head_dim, k_dim = (dim + 15) / 16 * 16;
     const int all_rows = seq.tokens * seq.group;
-    const int key0 = (int)blockIdx.y * TTI_ROWS, n = min(TTI_ROWS, seq.tokens - key0);
+    const int key0 = (int)blockIdx.y * ROWS, n = min(ROWS, seq.tokens - key0);
     const tti_lines keys = tti_gpu_keys(a, seq, a.k, kv_head), values = tti_gpu_keys(a, seq, a.v, kv_head);
     const tti_lines queries = tti_gpu_rows(a, seq, a.q, kv_head);
     const tti_lines douts = tti_gpu_rows(a, seq, a.dout, kv_head);
-    float dk[2][DIM / 32][4], dv[2][DIM / 32][4], score[2][2][4], dp[2][2][4];
+    float dk[2][DIM / 32][4], dv[2][DIM / 32][4], score[2][ROWS / 32][4], dp[2][ROWS / 32][4];
     if (n <= 0) { return; }
     TTI_EACH_RESULT(DIM / 32, i, j, r) { dk[i][j][r] = dv[i][j][r] = 0.0f; }
-    tti_gpu_fill<MATH, TTI_ROWS, DIM, 0>(k, DIM + TTI_PAD, keys, key0, n, 0, dim);
-    tti_gpu_fill<MATH, TTI_ROWS, DIM, 0>(v, DIM + TTI_PAD, values, key0, n, 0, dim);
-    for (int row0 = key0 * seq.group; row0 < all_rows; row0 += TTI_ROWS) {
-        const int rows = min(TTI_ROWS, all_rows - row0);
-        tti_gpu_statistics(a, seq, delta_all, kv_head, row0, rows, lse, delta);
-        tti_gpu_fill<MATH, TTI_ROWS, DIM, 0>(x, DIM + TTI_PAD, queries, row0, rows, 0, dim);
+    tti_gpu_fill<MATH, ROWS, DIM, 0>(k, DIM + TTI_PAD, keys, key0, n, 0, dim);
+    tti_gpu_fill<MATH, ROWS, DIM, 0>(v, DIM + TTI_PAD, values, key0, n, 0, dim);
+    for (int row0 = key0 * seq.group; row0 < all_rows; row0 += ROWS) {
+        const int rows = min(ROWS, all_rows - row0);
+        tti_gpu_statistics<ROWS>(a, seq, delta_all, kv_head, row0, rows, lse, delta);
+        tti_gpu_fill<MATH, ROWS, DIM, 0>(x, DIM + TTI_PAD, queries, row0, rows, 0, dim);
         __syncthreads();
-        tti_gpu_scores<MATH, DIM>(score, k, x, k_dim);
+        tti_gpu_scores<MATH, DIM, ROWS>(score, k, x, k_dim);
         __syncthreads();
-        tti_gpu_fill<MATH, TTI_ROWS, DIM, 0>(x, DIM + TTI_PAD, douts, row0, rows, 0, dim);
+        tti_gpu_fill<MATH, ROWS, DIM, 0>(x, DIM + TTI_PAD, douts, row0, rows, 0, dim);
         __syncthreads();
-        tti_gpu_scores<MATH, DIM>(dp, v, x, k_dim);
-        TTI_EACH_RESULT(2, i, j, r) {      /* p into the tile, ds stays in registers until dv is done */
-            int key = TTI_WARP_ROW(i, r), row = TTI_WARP_COLUMN(16, j, r);
+        tti_gpu_scores<MATH, DIM, ROWS>(dp, v, x, k_dim);
+        TTI_EACH_RESULT(ROWS / 32, i, j, r) {   /* p into the tile, ds stays in registers until dv is done */
+            int key = TTI_WARP_ROW(i, r), row = TTI_WARP_COLUMN(ROWS / 4, j, r);
             int seen = row < rows && key < n && key0 + key <= (row0 + row) / seq.group;
             float p = seen ? expf(a.scale * score[i][j][r] - lse[row]) : 0.0f;
             dp[i][j][r] = p * (dp[i][j][r] - delta[row]);
             tti_gpu_put(s + key * TTI_LD + row, p, MATH);
         }
         __syncthreads();
-        tti_gpu_fill<MATH, TTI_ROWS, DIM, 1>(x, TTI_LD, douts, row0, rows, 0, dim);
+        tti_gpu_fill<MATH, ROWS, DIM, 1>(x, TTI_LD, douts, row0, rows, 0, dim);
         __syncthreads();
-        tti_gpu_attend<MATH, DIM>(dv, s, x);
+        tti_gpu_attend<MATH, DIM, ROWS>(dv, s, x);
         __syncthreads();
-        TTI_EACH_RESULT(2, i, j, r) {
-            tti_gpu_put(s + TTI_WARP_ROW(i, r) * TTI_LD + TTI_WARP_COLUMN(16, j, r), dp[i][j][r], MATH);
+        TTI_EACH_RESULT(ROWS / 32, i, j, r) {
+            E *to = s + TTI_WARP_ROW(i, r) * TTI_LD + TTI_WARP_COLUMN(ROWS / 4, j, r);
+            tti_gpu_put(to, dp[i][j][r], MATH);
         }
-        tti_gpu_fill<MATH, TTI_ROWS, DIM, 1>(x, TTI_LD, queries, row0, rows, 0, dim);
+        tti_gpu_fill<MATH, ROWS, DIM, 1>(x, TTI_LD, queries, row0, rows, 0, dim);
         __syncthreads();
-        tti_gpu_attend<MATH, DIM>(dk, s, x);
+        tti_gpu_attend<MATH, DIM, ROWS>(dk, s, x);
         __syncthreads();
     }
     TTI_EACH_RESULT(DIM / 32, i, j, r) {
@@ -1505,6 +1655,7 @@ static __global__ void __launch_bounds__(256)
  * takes chunks z, z + TTI_SPLITS, ...), so that a long cache keeps the device busy. Each leaves max, sum
  * and unscaled out of its keys; they are put together in order. The grid depends on the number of sequences
  * only. */
+#define TTI_ROWS 64
 #define TTI_SPLITS 8
 
 /* Shared memory, all float, in this order.
@@ -1527,6 +1678,7 @@ static __device__ void tti_gpu_softmax_chunk(float *p, float *max, float *sum, f
             top = fmaxf(top, __shfl_xor_sync(0xFFFFFFFFu, top, step));
         }
         top = fmaxf(top, max[h]);
+        __syncwarp();                       /* all have read max[h], which the first lane will write */
         s[0] = first = expf(first - top);
         s[32] = second = expf(second - top);
         total = first + second;
@@ -1613,43 +1765,79 @@ static __global__ void tti_gpu_attention_decode_end(tt_attention_args a, const f
     }
 }
 
-/* The kernels in tiles for a head_dim and math; all NULL where none fits the device. */
+/* The kernels in tiles for a head_dim and math, each with its rows a block; NULL where none fits the
+ * device. */
 typedef struct tti_attention_kernels {
     void (*forward)(tt_attention_args);
     void (*dq)(tt_attention_args, const float *);
     void (*dkv)(tt_attention_args, const float *);
     size_t forward_bytes, backward_bytes;      /* of shared memory */
+    int forward_rows, backward_rows;
 } tti_attention_kernels;
 
+/* 64 rows a tile where that leaves room for two blocks of them on a multiprocessor, in registers and
+ * shared memory, else 32. Floats of head_dim above 128 go back row by row where a block has only 99 KB, as
+ * on compute capability 8.6 and 8.9: even 32 rows are too many. */
 template <int MATH, int DIM>
-static tti_attention_kernels tti_cuda_attention_kernels_of(void) {
-    tti_attention_kernels k;
-    k.forward = tti_gpu_attention_forward_tiles<MATH, DIM>;
-    k.dq = tti_gpu_attention_dq_tiles<MATH, DIM>;
-    k.dkv = tti_gpu_attention_dkv_tiles<MATH, DIM>;
-    k.forward_bytes = tti_cuda_forward_bytes<MATH, DIM>();
-    k.backward_bytes = tti_cuda_backward_bytes<MATH, DIM>();
+static tti_attention_kernels tti_cuda_attention_kernels_of(size_t shared_limit) {
+    enum { FORWARD = DIM == 256 && MATH != TT_CUDA_BF16 ? 32 : 64, BACKWARD = DIM == 64 ? 64 : 32 };
+    tti_attention_kernels k = TT_INIT;
+    k.forward_bytes = tti_cuda_forward_bytes<MATH, DIM, FORWARD>();
+    k.backward_bytes = tti_cuda_backward_bytes<MATH, DIM, BACKWARD>();
+    k.forward_rows = FORWARD;
+    k.backward_rows = BACKWARD;
+    if (k.forward_bytes <= shared_limit) { k.forward = tti_gpu_attention_forward_tiles<MATH, DIM, FORWARD>; }
+    if (k.backward_bytes <= shared_limit) {
+        k.dq = tti_gpu_attention_dq_tiles<MATH, DIM, BACKWARD>;
+        k.dkv = tti_gpu_attention_dkv_tiles<MATH, DIM, BACKWARD>;
+    }
     return k;
 }
 
 template <int MATH>
-static tti_attention_kernels tti_cuda_attention_kernels_at(int dim) {
-    if (dim <= 64) { return tti_cuda_attention_kernels_of<MATH, 64>(); }
-    if (dim <= 128) { return tti_cuda_attention_kernels_of<MATH, 128>(); }
-    return tti_cuda_attention_kernels_of<MATH, 256>();
+static tti_attention_kernels tti_cuda_attention_kernels_at(size_t shared_limit, int dim) {
+    if (dim <= 64) { return tti_cuda_attention_kernels_of<MATH, 64>(shared_limit); }
+    if (dim <= 128) { return tti_cuda_attention_kernels_of<MATH, 128>(shared_limit); }
+    return tti_cuda_attention_kernels_of<MATH, 256>(shared_limit);
+}
+
+static tti_attention_kernels tti_cuda_attention_kernels_for(size_t shared_limit, tt_cuda_math math, int dim) {
+    switch (math) {
+    case TT_CUDA_BF16: return tti_cuda_attention_kernels_at<TT_CUDA_BF16>(shared_limit, dim);
+    case TT_CUDA_TF32: return tti_cuda_attention_kernels_at<TT_CUDA_TF32>(shared_limit, dim);
+    default: return tti_cuda_attention_kernels_at<TT_CUDA_F32>(shared_limit, dim);
+    }
 }
 
 static tti_attention_kernels tti_cuda_attention_kernels(const tti_cuda *cuda, int dim) {
-    tti_attention_kernels k = TT_INIT;
-    if (cuda->kernels == TT_CUDA_NAIVE || dim > 256) { return k; }
-    switch (cuda->math) {
-    case TT_CUDA_BF16: k = tti_cuda_attention_kernels_at<TT_CUDA_BF16>(dim); break;
-    case TT_CUDA_TF32: k = tti_cuda_attention_kernels_at<TT_CUDA_TF32>(dim); break;
-    default: k = tti_cuda_attention_kernels_at<TT_CUDA_F32>(dim); break;
+    tti_attention_kernels none = TT_INIT;
+    if (cuda->kernels == TT_CUDA_NAIVE || dim > 256) { return none; }
+    return tti_cuda_attention_kernels_for(cuda->shared_limit, cuda->math, dim);
+}
+
+/* More shared memory than 48 KB has to be asked for. */
+template <class... P>
+static tt_status tti_cuda_allow_shared(tt_context *ctx, void (*kernel)(P...), size_t bytes) {
+    if (!kernel) { return TT_OK; }
+    return tti_cuda_check(
+        ctx, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes),
+        "shared memory");
+}
+
+/* Asks for all of it once: it is a property of the kernel, not of the context, so every context asks for the
+ * same. */
+static tt_status tti_cuda_open_kernels(tt_context *ctx, const tti_cuda *cuda) {
+    static const int dims[3] = {64, 128, 256};
+    tt_status status = tti_cuda_allow_shared(ctx, tti_gpu_attention_decode, cuda->shared_limit);
+    int i;
+    for (i = 0; i < 9 && status == TT_OK; i++) {
+        tti_attention_kernels k =
+            tti_cuda_attention_kernels_for(cuda->shared_limit, (tt_cuda_math)(i / 3), dims[i % 3]);
+        status = tti_cuda_allow_shared(ctx, k.forward, k.forward_bytes);
+        if (status == TT_OK) { status = tti_cuda_allow_shared(ctx, k.dq, k.backward_bytes); }
+        if (status == TT_OK) { status = tti_cuda_allow_shared(ctx, k.dkv, k.backward_bytes); }
     }
-    if (k.forward_bytes > cuda->shared_limit) { k.forward = NULL; }
-    if (k.backward_bytes > cuda->shared_limit) { k.dq = k.dkv = NULL; }
-    return k;
+    return status;
 }
 
 static tt_status tti_cuda_attention_check(tt_context *ctx, const tt_attention_args *a) {
@@ -1670,17 +1858,10 @@ static int tti_cuda_longest(const tt_attention_args *a) {
     return longest;
 }
 
-/* Blocks of TTI_ROWS rows in the longest sequence: a row is a token of one head of a group. */
-static size_t tti_cuda_row_blocks(const tt_attention_args *a) {
+/* Blocks of `each` rows in the longest sequence: a row is a token of one head of a group. */
+static size_t tti_cuda_row_blocks(const tt_attention_args *a, int each) {
     size_t rows = (size_t)tti_cuda_longest(a) * (size_t)(a->n_heads / a->n_kv_heads);
-    return (rows + TTI_ROWS - 1) / TTI_ROWS;
-}
-
-/* More shared memory than 48 KB has to be asked for. */
-template <class K>
-static tt_status tti_cuda_allow_shared(tt_context *ctx, K kernel, size_t bytes, const char *name) {
-    cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
-    return tti_cuda_check(ctx, error, name);
+    return (rows + (size_t)each - 1) / (size_t)each;
 }
 
 static tt_status tti_cuda_attention_decode(tt_context *ctx, const tt_attention_args *a, size_t bytes) {
@@ -1691,9 +1872,7 @@ static tt_status tti_cuda_attention_decode(tt_context *ctx, const tt_attention_a
     float *partial =
         (float *)tti_cuda_scratch(ctx, TTI_SCRATCH_SUMS, rows * TTI_SPLITS * (dim + 2) * sizeof(float));
     if (!partial) { return TT_ERR_MEM; }
-    if (tti_cuda_allow_shared(ctx, tti_gpu_attention_decode, bytes, "attention_decode") != TT_OK) {
-        return TT_ERR_DEVICE;
-    }
+    cuda->counts.attention_decode++;
     TTI_LAUNCH(cuda, tti_gpu_attention_decode, grid, TTI_CUDA_THREADS, bytes, *a, partial);
     TTI_LAUNCH(cuda, tti_gpu_attention_decode_end, end_grid, TTI_CUDA_THREADS, 0, *a, partial);
     return tti_cuda_launched(ctx, "attention_decode");
@@ -1713,14 +1892,13 @@ static tt_status tti_cuda_attention_forward(tt_context *ctx, const tt_attention_
         return tti_cuda_attention_decode(ctx, a, decode_bytes);
     }
     k = tti_cuda_attention_kernels(cuda, a->head_dim);
-    blocks = tti_cuda_row_blocks(a);
+    blocks = k.forward ? tti_cuda_row_blocks(a, k.forward_rows) : 0;
     if (k.forward && blocks <= TTI_CUDA_GRID_LIMIT) {
         dim3 grid((unsigned)a->n_sequences, (unsigned)blocks, (unsigned)a->n_kv_heads);
-        if (tti_cuda_allow_shared(ctx, k.forward, k.forward_bytes, "attention_forward") != TT_OK) {
-            return TT_ERR_DEVICE;
-        }
-        TTI_LAUNCH(cuda, k.forward, grid, TTI_CUDA_THREADS, k.forward_bytes, *a);
+        cuda->counts.attention_tiles++;
+        TTI_LAUNCH(cuda, k.forward, grid, 4 * (unsigned)k.forward_rows, k.forward_bytes, *a);
     } else {
+        cuda->counts.attention_naive++;
         unsigned grid = tti_cuda_grid(cuda, (size_t)a->n_tokens * (size_t)a->n_heads);
         TTI_LAUNCH(cuda, tti_gpu_attention_forward, grid, TTI_CUDA_THREADS, 0, *a);
     }
@@ -1730,17 +1908,13 @@ static tt_status tti_cuda_attention_forward(tt_context *ctx, const tt_attention_
 static tt_status tti_cuda_attention_backward_tiles(tt_context *ctx, const tt_attention_args *a,
                                                    const tti_attention_kernels *k, const float *delta) {
     tti_cuda *cuda = tti_cuda_of(ctx);
-    unsigned key_blocks = ((unsigned)tti_cuda_longest(a) + TTI_ROWS - 1) / TTI_ROWS;
-    dim3 rows((unsigned)a->n_sequences, (unsigned)tti_cuda_row_blocks(a), (unsigned)a->n_kv_heads);
+    const unsigned each = (unsigned)k->backward_rows, threads = 4 * each;
+    unsigned key_blocks = ((unsigned)tti_cuda_longest(a) + each - 1) / each;
+    dim3 rows((unsigned)a->n_sequences, (unsigned)tti_cuda_row_blocks(a, (int)each), (unsigned)a->n_kv_heads);
     dim3 keys((unsigned)a->n_sequences, key_blocks, (unsigned)a->n_kv_heads);
-    if (tti_cuda_allow_shared(ctx, k->dq, k->backward_bytes, "attention_dq") != TT_OK) {
-        return TT_ERR_DEVICE;
-    }
-    if (tti_cuda_allow_shared(ctx, k->dkv, k->backward_bytes, "attention_dkv") != TT_OK) {
-        return TT_ERR_DEVICE;
-    }
-    if (a->dq) { TTI_LAUNCH(cuda, k->dq, rows, TTI_CUDA_THREADS, k->backward_bytes, *a, delta); }
-    if (a->dk || a->dv) { TTI_LAUNCH(cuda, k->dkv, keys, TTI_CUDA_THREADS, k->backward_bytes, *a, delta); }
+    cuda->counts.attention_tiles++;
+    if (a->dq) { TTI_LAUNCH(cuda, k->dq, rows, threads, k->backward_bytes, *a, delta); }
+    if (a->dk || a->dv) { TTI_LAUNCH(cuda, k->dkv, keys, threads, k->backward_bytes, *a, delta); }
     return tti_cuda_launched(ctx, "attention_backward");
 }
 
@@ -1759,10 +1933,11 @@ static tt_status tti_cuda_attention_backward(tt_context *ctx, const tt_attention
     TTI_LAUNCH(cuda, tti_gpu_attention_delta, (unsigned)((rows + 7) / 8), TTI_CUDA_THREADS, 0, delta, a->dout,
                a->out, rows, a->head_dim);
     k = tti_cuda_attention_kernels(cuda, a->head_dim);
-    if (k.dq && tti_cuda_row_blocks(a) <= TTI_CUDA_GRID_LIMIT) {
+    if (k.dq && tti_cuda_row_blocks(a, k.backward_rows) <= TTI_CUDA_GRID_LIMIT) {
         return tti_cuda_attention_backward_tiles(ctx, a, &k, delta);
     }
     keys = (size_t)a->n_tokens * (size_t)a->n_kv_heads;
+    cuda->counts.attention_naive++;
     if (a->dq) {
         TTI_LAUNCH(cuda, tti_gpu_attention_dq, tti_cuda_grid(cuda, rows), TTI_CUDA_THREADS, 0, *a, delta);
     }
@@ -1974,7 +2149,8 @@ static tt_status tti_cuda_logprobs_backward(tt_context *ctx, const tt_logprobs_a
 
 /* ---- [tt:cuda.sample] sampling ----
  * A token of each row: the first whose probabilities, added from column 0 on, pass u times their sum. A
- * block of threads for each row, each thread with a run of columns beside the others'. */
+ * block of threads for each row, whose columns are segments, at most one a thread. A warp sums one, its
+ * lanes side by side; the first segment that passes is walked once more, 32 columns at a time. */
 static __device__ int tti_gpu_min(int value) {
     for (int step = 16; step > 0; step /= 2) {
         value = min(value, __shfl_xor_sync(0xFFFFFFFFu, value, step));
@@ -1988,38 +2164,74 @@ static __device__ int tti_gpu_min(int value) {
     return value;
 }
 
+/* The value of each lane added to those of the lanes before it. */
+static __device__ double tti_gpu_running_sum(double value) {
+    for (unsigned step = 1; step < 32; step *= 2) {
+        double before = __shfl_up_sync(0xFFFFFFFFu, value, step);
+        if (threadIdx.x % 32 >= step) { value += before; }
+    }
+    return value;
+}
+
+/* One warp, over the columns begin .. end-1 of a row: the first at which mass passes want, else the last
+ * that has any probability. */
+static __device__ int tti_gpu_sample_segment(const float *z, int begin, int end, float top,
+                                             float inv_temperature, double mass, double want) {
+    const int lane = (int)(threadIdx.x % 32);
+    int last = begin;
+    for (int first = begin; first < end; first += 32) {
+        const int i = first + lane;
+        double weight = i < end ? (double)expf((z[i] - top) * inv_temperature) : 0.0;
+        double sum = tti_gpu_running_sum(weight);
+        unsigned some = __ballot_sync(0xFFFFFFFFu, weight > 0);
+        unsigned hits = __ballot_sync(0xFFFFFFFFu, weight > 0 && mass + sum > want);
+        if (hits) { return first + __ffs((int)hits) - 1; }
+        if (some) { last = first + 31 - __clz((int)some); }
+        mass += __shfl_sync(0xFFFFFFFFu, sum, 31);
+    }
+    return last;
+}
+
 static __global__ void __launch_bounds__(256) tti_gpu_sample(tt_sample_args a) {
     __shared__ double sums[TTI_CUDA_THREADS];
     const float *z = a.logits + (size_t)blockIdx.x * (size_t)a.vocab;
-    const int each = (a.vocab + TTI_CUDA_THREADS - 1) / TTI_CUDA_THREADS;
-    const int begin = min(a.vocab, (int)threadIdx.x * each), end = min(a.vocab, begin + each);
+    const int each = (a.vocab + TTI_CUDA_THREADS * 32 - 1) / (TTI_CUDA_THREADS * 32) * 32;
+    const int segments = (a.vocab + each - 1) / each;
+    const int lane = (int)(threadIdx.x % 32), warp = (int)(threadIdx.x / 32);
     float top = -INFINITY;
     double mass = 0, want = 0;
-    int token = INT_MAX, last = -1, i;      /* last: of those with some probability */
-    for (i = (int)threadIdx.x; i < a.vocab; i += TTI_CUDA_THREADS) { top = fmaxf(top, z[i]); }
+    int token = a.vocab, chosen = 0, s;
+    for (int i = (int)threadIdx.x; i < a.vocab; i += TTI_CUDA_THREADS) { top = fmaxf(top, z[i]); }
     top = tti_gpu_max(top);
     if (a.greedy) {
-        for (i = end - 1; i >= begin; i--) {
+        for (int i = (int)threadIdx.x; i < a.vocab && token == a.vocab; i += TTI_CUDA_THREADS) {
             if (z[i] == top) { token = i; }
         }
-    } else {
-        for (i = begin; i < end; i++) { mass += (double)expf((z[i] - top) * a.inv_temperature); }
-        sums[threadIdx.x] = mass;
-        __syncthreads();
-        for (i = 0; i < TTI_CUDA_THREADS; i++) { want += sums[i]; }
-        want *= a.u[blockIdx.x];
-        for (mass = 0, i = 0; i < (int)threadIdx.x; i++) { mass += sums[i]; }
-        /* several threads may pass the mass, because each adds in its own order; the first column has it */
-        for (i = begin; i < end && token == INT_MAX; i++) {
-            double weight = (double)expf((z[i] - top) * a.inv_temperature);
-            mass += weight;
-            if (weight > 0) { last = i; }
-            if (weight > 0 && mass > want) { token = i; }
-        }
+        token = tti_gpu_min(token);
+        if (threadIdx.x == 0) { a.tokens[blockIdx.x] = token < a.vocab ? token : 0; }
+        return;
     }
-    token = tti_gpu_min(token);
-    last = -tti_gpu_min(-last);
-    if (threadIdx.x == 0) { a.tokens[blockIdx.x] = token < a.vocab ? token : max(last, 0); }
+    for (s = warp; s < segments; s += TTI_CUDA_THREADS / 32) {
+        double sum = 0;
+        for (int i = s * each + lane; i < min(a.vocab, (s + 1) * each); i += 32) {
+            sum += (double)expf((z[i] - top) * a.inv_temperature);
+        }
+        for (int step = 16; step > 0; step /= 2) { sum += __shfl_xor_sync(0xFFFFFFFFu, sum, step); }
+        if (lane == 0) { sums[s] = sum; }
+    }
+    __syncthreads();
+    if (warp > 0) { return; }
+    for (s = 0; s < segments; s++) { want += sums[s]; }
+    want *= a.u[blockIdx.x];
+    for (s = 0; s < segments; s++) {            /* where rounding lets none pass, the last that has any */
+        if (sums[s] > 0) { chosen = s; }
+        if (mass + sums[s] > want) { break; }
+        mass += sums[s];
+    }
+    for (s = 0, mass = 0; s < chosen; s++) { mass += sums[s]; }
+    token = tti_gpu_sample_segment(z, chosen * each, min(a.vocab, (chosen + 1) * each), top,
+                                   a.inv_temperature, mass, want);
+    if (lane == 0) { a.tokens[blockIdx.x] = token; }
 }
 
 /* The log-probs come from the scan of logprobs_forward, in its blocks: the bits are those of training. */
@@ -2670,10 +2882,47 @@ static tt_status tti_cuda_cast(tt_context *ctx, void *to, tt_dtype to_type, cons
                    (int)from_type, (int)to_type);
 }
 
+/* ---- [tt:cuda.random] what a model begins with ----
+ * tt_random and tt_rng_normal of chapter 1, a value a thread: the host would need minutes for a large
+ * model. Its logarithm and cosine may differ in the last bit of a double from the device's, which few
+ * floats show. */
+static __device__ uint64_t tti_gpu_random(uint64_t seed, uint64_t stream, uint64_t index) {
+    uint32_t c0 = (uint32_t)index, c1 = (uint32_t)(index >> 32);
+    uint32_t c2 = (uint32_t)stream, c3 = (uint32_t)(stream >> 32);
+    uint32_t k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
+    for (int round = 0; round < 10; round++) {
+        uint64_t p0 = (uint64_t)0xD2511F53u * c0, p1 = (uint64_t)0xCD9E8D57u * c2;
+        c0 = (uint32_t)(p1 >> 32) ^ c1 ^ k0;
+        c1 = (uint32_t)p1;
+        c2 = (uint32_t)(p0 >> 32) ^ c3 ^ k1;
+        c3 = (uint32_t)p0;
+        k0 += 0x9E3779B9u;
+        k1 += 0xBB67AE85u;
+    }
+    return ((uint64_t)c1 << 32) | c0;
+}
+
+static __device__ double tti_gpu_unit(uint64_t bits) {
+    return (double)(bits >> 11) * (1.0 / 9007199254740992.0);
+}
+
+static __global__ void tti_gpu_normal(float *x, size_t n, uint64_t seed, uint64_t stream, double std) {
+    TTI_EACH_VALUE(i, n) {
+        double u = 1.0 - tti_gpu_unit(tti_gpu_random(seed, stream, 2 * i));
+        double angle = 6.283185307179586 * tti_gpu_unit(tti_gpu_random(seed, stream, 2 * i + 1));
+        x[i] = (float)(std * (sqrt(-2.0 * log(u)) * cos(angle)));
+    }
+}
+
+static tt_status tti_cuda_normal(tt_context *ctx, float *x, size_t n, uint64_t seed, uint64_t stream,
+                                 double std) {
+    TTI_LAUNCH_VALUES(ctx, tti_gpu_normal, n, x, n, seed, stream, std);
+}
+
 /* ---- [tt:cuda.table] the table ----
  * One for each device; they differ only in the number that config points to. The last one stands for a
- * device that cannot be: it opens with an error. Entries that are not named are 0: no half weights, no
- * panels, and plain rows of keys. */
+ * device that cannot be: it opens with an error. Entries that are not named are 0: no half weights,
+ * and plain rows of keys. */
 static tt_backend tti_cuda_table(int *device) {
     tt_backend b = TT_INIT;
     b.name = "cuda";
@@ -2688,6 +2937,9 @@ static tt_backend tti_cuda_table(int *device) {
     b.zero = tti_cuda_zero;
     b.sync = tti_cuda_sync;
     b.gemm = tti_cuda_gemm;
+#ifndef TT_CUDA_NO_CUBLAS
+    b.gemm_panels = tti_cuda_gemm_panels;
+#endif
     b.attention_forward = tti_cuda_attention_forward;
     b.attention_backward = tti_cuda_attention_backward;
     b.logprobs_forward = tti_cuda_logprobs_forward;
@@ -2715,6 +2967,7 @@ static tt_backend tti_cuda_table(int *device) {
     b.sum_squares = tti_cuda_sum_squares;
     b.adamw = tti_cuda_adamw;
     b.cast = tti_cuda_cast;
+    b.normal = tti_cuda_normal;
     b.sample = tti_cuda_sample;
     b.step_begin = tti_cuda_step_begin;
     b.step_end = tti_cuda_step_end;
@@ -2758,6 +3011,12 @@ extern "C" tt_memory tt_cuda_memory_get(const tt_context *ctx) {
     const tti_cuda *cuda = (const tti_cuda *)tt_backend_state(ctx);
     tt_memory none = TT_INIT;
     return cuda && strcmp(tt_backend_get(ctx)->name, "cuda") == 0 ? cuda->memory : none;
+}
+
+extern "C" tt_cuda_counts tt_cuda_counts_get(const tt_context *ctx) {
+    const tti_cuda *cuda = (const tti_cuda *)tt_backend_state(ctx);
+    tt_cuda_counts none = TT_INIT;
+    return cuda && strcmp(tt_backend_get(ctx)->name, "cuda") == 0 ? cuda->counts : none;
 }
 
 /* ---- [tt:cuda.nccl] several GPUs ----

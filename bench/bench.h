@@ -19,7 +19,9 @@
  * f32, tf32, bf16: the best product of two matrices of PEAK_SIDE squared in that precision, cuBLASLt's as tt_cuda.cu calls
  * it, so with the rounding of floats to bf16; not what the tensor cores could do at most. copy: bytes read and written by a
  * copy of READ_BYTES on the device. TT_CUDA_MATH chooses the precision: names end in _tf32 or _bf16, peak is that line's,
- * kernel is cuda_MATH, with TT_CUDA_KERNELS behind it if that is set.
+ * kernel is cuda_MATH, with TT_CUDA_KERNELS behind it if that is set. Behind each figure a line COUNTS tells what has run so
+ * far (tt_cuda_counts_get). BENCH_QUICK=1: a quarter of the time for each figure. BENCH_SMALL=1: sizes for a device that is
+ * emulated on the CPU, whose figures mean nothing.
  *
  * Every bench: build/bench_NAME [THREADS [PART]]. THREADS 0, the default: one thread, then one per processor. PART: only
  * figures with this in their names. */
@@ -279,7 +281,7 @@ BENCH_MAYBE static void bench_rest(void) {
 }
 
 /* At least three runs, then up to two seconds of them. */
-BENCH_MAYBE static int bench_again(int n_runs, double seconds) { return n_runs < 3 || (n_runs < BENCH_MAX_RUNS && seconds < 2); }
+BENCH_MAYBE static int bench_again(int n_runs, double seconds) { return n_runs < 3 || (n_runs < BENCH_MAX_RUNS && seconds < (getenv("BENCH_QUICK") ? 0.5 : 2)); }
 
 /* ---- the models ---- */
 
@@ -332,7 +334,7 @@ BENCH_MAYBE static double bench_matrix_weights(const tt_model *model) {
 }
 
 /* ---- a bench ---- */
-static struct { int n_threads, first_threads, on_device; const char *part; bench_limits limits[2]; const char *kernel; } bench_state;
+static struct { int n_threads, first_threads, on_device; const char *part; bench_limits limits[2]; const char *kernel; tt_context *ctx; /* the last that was made */ } bench_state;
 
 typedef struct bench_figure {
     const char *name, *unit;
@@ -347,6 +349,19 @@ typedef struct bench_figure {
 static int bench_wants(const char *name) { return !bench_state.part || strstr(name, bench_state.part) != NULL; }
 static double bench_roof(int threads, bench_peak peak) { return bench_state.limits[threads == bench_state.n_threads].rate[peak]; }
 static void bench_number(double x, const char *then) { printf("%.*f%s", x < 10 ? 3 : x < 100 ? 2 : x < 1000 ? 1 : 0, x, then); }
+/* What has run on the device, so that a figure cannot be that of a slower way than it says. */
+static void bench_counts_print(const char *name) {
+#ifdef TT_CUDA
+    tt_cuda_counts c;
+    if (!bench_state.on_device) { return; }
+    c = tt_cuda_counts_get(bench_state.ctx);
+    printf("COUNTS name=%s gemm=%ld cublaslt, %ld tiles, %ld naive, %ld refused activations=%ld fused, %ld apart rounded=%ld attention=%ld tiles, %ld decode, %ld naive "
+           "graphs=%ld made, %ld updated, %ld repeated, %ld launched, %ld lost\n", name, c.gemm_blas, c.gemm_tiles, c.gemm_naive, c.gemm_refused, c.activations_fused, c.activations_apart,
+           c.factors_rounded, c.attention_tiles, c.attention_decode, c.attention_naive, c.graphs_made, c.graphs_updated, c.graphs_repeated, c.graphs_launched, c.graphs_lost);
+#else
+    (void)name;
+#endif
+}
 static void bench_print(const bench_figure *f) {
     static const char *const cpu_peaks[] = {"-", "fma", "bf16", "read"}, *const device_peaks[] = {"-", "f32", "bf16", "copy"};
     int bf16 = strstr(bench_state.kernel, "bf16") != NULL, tf32 = strstr(bench_state.kernel, "tf32") != NULL;
@@ -365,6 +380,7 @@ static void bench_print(const bench_figure *f) {
     printf("kernel=%s ", bench_state.kernel);
     if (limit > 0) { printf("peak=%s share=%.3f\n", !bench_state.on_device ? cpu_peaks[peak] : tf32 && peak == BENCH_FMA ? "tf32" : device_peaks[peak], f->peak_rate / limit); }
     else { printf("peak=- share=-\n"); }
+    bench_counts_print(f->name);
     fflush(stdout);
 }
 /* cuda_MATH or cuda_MATH_KERNELS, as the environment has them. */
@@ -384,6 +400,7 @@ static tt_context *bench_context(int n_threads) {
         exit(1);
     }
     bench_state.on_device = tt_backend_get(ctx) != tt_cpu_backend();
+    bench_state.ctx = ctx;
     bench_state.kernel = bench_state.on_device ? bench_device_kernel() : tt_kernel(ctx);
     return ctx;
 }
@@ -392,17 +409,18 @@ BENCH_MAYBE static void bench_check(tt_context *ctx, int good) {
     fprintf(stderr, "bench: %s\n", tt_error(ctx));
     exit(1);
 }
-/* Floats in the context's memory. */
+/* Floats in the context's memory; on a device, where there are billions of them, the first 2^20 over and over. */
 BENCH_MAYBE static float *bench_floats(tt_context *ctx, size_t n) {
     const tt_backend *backend = tt_backend_get(ctx);
-    float *x = (float *)tt_alloc(ctx, n, sizeof *x), *there = x;
-    size_t i;
+    size_t drawn = bench_state.on_device && n > (1u << 20) ? (size_t)1 << 20 : n, i;
+    float *x = (float *)tt_alloc(ctx, drawn, sizeof *x), *there = x;
     bench_check(ctx, x != NULL);
-    for (i = 0; i < n; i++) { x[i] = (float)((i * 2654435761u >> 7) % 2001) * 1e-3f - 1.0f; }
+    for (i = 0; i < drawn; i++) { x[i] = (float)((i * 2654435761u >> 7) % 2001) * 1e-3f - 1.0f; }
     if (!bench_state.on_device) { return x; }
     there = (float *)backend->alloc(ctx, n * sizeof *x);
-    bench_check(ctx, there && backend->upload(ctx, there, x, n * sizeof *x) == TT_OK);
-    tt_free(ctx, x, n, sizeof *x);
+    bench_check(ctx, there && backend->upload(ctx, there, x, drawn * sizeof *x) == TT_OK);
+    tt_free(ctx, x, drawn, sizeof *x);
+    for (i = drawn; i < n; i += drawn) { bench_check(ctx, backend->copy(ctx, there + i, there, (n - i < drawn ? n - i : drawn) * sizeof *x) == TT_OK); }
     return there;
 }
 BENCH_MAYBE static void bench_floats_free(tt_context *ctx, const float *x, size_t n) {
@@ -413,6 +431,7 @@ BENCH_MAYBE static void bench_floats_free(tt_context *ctx, const float *x, size_
 BENCH_MAYBE static void bench_sync(tt_context *ctx) { bench_check(ctx, tt_backend_get(ctx)->sync(ctx) == TT_OK); }
 
 #ifdef TT_CUDA
+static int bench_small(void) { return getenv("BENCH_SMALL") != NULL; }
 /* GFLOP/s of the best of several products. */
 static double bench_device_product(tt_context *ctx, tt_cuda_math math, tt_gemm_args *g) {
     double best = 0, begin, rate;
@@ -429,14 +448,15 @@ static double bench_device_product(tt_context *ctx, tt_cuda_math math, tt_gemm_a
     return best;
 }
 static double bench_device_copy(tt_context *ctx, float *to, const float *from) {
+    const size_t bytes = bench_small() ? 4096 : READ_BYTES;
     double best = 0, begin, rate;
     int run;
     for (run = 0; run < 10; run++) {
         bench_sync(ctx);
         begin = tt_clock();
-        bench_check(ctx, tt_backend_get(ctx)->copy(ctx, to, from, READ_BYTES) == TT_OK);
+        bench_check(ctx, tt_backend_get(ctx)->copy(ctx, to, from, bytes) == TT_OK);
         bench_sync(ctx);
-        rate = 2e-9 * READ_BYTES / (tt_clock() - begin);
+        rate = 2e-9 * (double)bytes / (tt_clock() - begin);
         if (rate > best) { best = rate; }
     }
     return best;
@@ -450,13 +470,14 @@ static void bench_device_name(char *name, size_t size) {
 /* The limits of the device in the place of the CPU's, in the precision of the figures. */
 static void bench_device_limits(void) {
     tt_context *ctx = bench_context(1);
-    size_t n = (size_t)PEAK_SIDE * PEAK_SIDE;
+    const int side = bench_small() ? 64 : PEAK_SIDE;
+    size_t n = (size_t)side * (size_t)side;
     float *a = bench_floats(ctx, n), *b = bench_floats(ctx, n), *c = bench_floats(ctx, n);
     double rates[3], copy = bench_device_copy(ctx, a, b);
     tt_gemm_args g = TT_INIT;
     char name[128];
     int math;
-    g.m = g.n = g.k = g.lda = g.ldb = g.ldc = PEAK_SIDE;
+    g.m = g.n = g.k = g.lda = g.ldb = g.ldc = side;
     g.transpose_b = 1;
     g.a = a;
     g.b = b;

@@ -98,12 +98,18 @@ static void make_panels(product *p) {
     const tt_backend *backend = tt_backend_get(p->ctx);
     int i;
     p->panel_bytes = backend->gemm_panels(p->ctx, &p->args, NULL);
-    p->panels = (char *)tt_alloc(p->ctx, (size_t)p->n_matrices, p->panel_bytes);
+    p->panels = (char *)backend->alloc(p->ctx, (size_t)p->n_matrices * p->panel_bytes);
     bench_check(p->ctx, p->panels != NULL);
     for (i = 0; i < p->n_matrices; i++) {
         p->args.b = next_matrix(p);
         backend->gemm_panels(p->ctx, &p->args, panels_of(p));
     }
+}
+/* A device makes panels in some precisions only. */
+static int has_panels(tt_context *ctx) {
+    tt_gemm_args g = TT_INIT;
+    g.n = g.k = g.ldb = 8;
+    return tt_backend_get(ctx)->gemm_panels && tt_backend_get(ctx)->gemm_panels(ctx, &g, NULL) > 0;
 }
 static void matrices(tt_context *ctx, const shape *s, product *p) {
     size_t b_size = (size_t)s->k * (size_t)s->n;
@@ -129,7 +135,7 @@ static void matrices_free(product *p) {
     bench_floats_free(p->ctx, g->a, (size_t)g->m * (size_t)g->k);
     bench_floats_free(p->ctx, g->c, (size_t)g->m * (size_t)g->n);
     bench_floats_free(p->ctx, p->b, (size_t)g->k * (size_t)g->n * (size_t)p->n_matrices);
-    tt_free(p->ctx, p->panels, (size_t)p->n_matrices, p->panel_bytes);
+    tt_backend_get(p->ctx)->free(p->ctx, p->panels, (size_t)p->n_matrices * p->panel_bytes);
 }
 /* Logarithms of our speed, the rival's and the ratio, summed for the geometric means. */
 typedef struct means { double ours, rival, ratio; int n; } means;
@@ -176,6 +182,8 @@ static void bench_means(const char *name, int threads, const means *sum) {
 
 /* ---- attention, on a device ---- */
 typedef struct pairs { int sequences, length, heads, head_dim; } pairs;
+static const shape small_training[] = {{"nt", 64, 48, 40, 0}};
+static const pairs small_attentions[] = {{2, 70, 4, 16}};
 static const pairs attentions[] = {{16, 1024, 12, 64}, {4, 4096, 32, 64}, {4, 4096, 32, 128}, {64, 256, 32, 64}};
 typedef struct heads { tt_attention_args args; int32_t *offsets; size_t n_queries, n_keys; } heads;
 
@@ -257,25 +265,28 @@ static void run(int n_threads) {
     tt_context *ctx = bench_context(n_threads);
     means trained = TT_INIT, decoded = TT_INIT, packed = TT_INIT;
     const shape *shapes = bench_state.on_device ? device_training : training;
-    size_t i, r, n_shapes = bench_state.on_device ? sizeof device_training / sizeof device_training[0] : sizeof training / sizeof training[0];
+    const int small = getenv("BENCH_SMALL") != NULL;
+    const pairs *heads_of = small ? small_attentions : attentions;
+    size_t i, r, n_heads = small ? 1 : sizeof attentions / sizeof attentions[0], n_shapes = small ? 1 : bench_state.on_device ? sizeof device_training / sizeof device_training[0] : sizeof training / sizeof training[0];
 #ifdef TT_OPENBLAS
     openblas_set_num_threads(n_threads);
     printf("RIVAL openblas=%s threads=%d\n", openblas_get_corename(), n_threads);      /* its kernels */
 #endif
+    if (small) { shapes = small_training; }
     for (i = 0; i < n_shapes; i++) { bench(ctx, &shapes[i], &trained); }
-    for (i = 0; i < sizeof decode / sizeof decode[0]; i++) {
+    for (i = 0; !small && i < sizeof decode / sizeof decode[0]; i++) {
         for (r = 0; r < sizeof decode_rows / sizeof decode_rows[0]; r++) {
             shape s = decode[i];
             s.m = decode_rows[r];
             bench(ctx, &s, &decoded);
             s.kind = "panels";
-            if (tt_backend_get(ctx)->gemm_panels) { bench(ctx, &s, &packed); }
+            if (has_panels(ctx)) { bench(ctx, &s, &packed); }
         }
     }
     bench_means("gemm_geomean_training", n_threads, &trained);
     bench_means("gemm_geomean_decode", n_threads, &decoded);
     bench_means("gemm_geomean_panels", n_threads, &packed);
-    for (i = 0; bench_state.on_device && i < 2 * sizeof attentions / sizeof attentions[0]; i++) { bench_attention(ctx, &attentions[i / 2], (int)i % 2); }
+    for (i = 0; bench_state.on_device && i < 2 * n_heads; i++) { bench_attention(ctx, &heads_of[i / 2], (int)i % 2); }
     tt_destroy(ctx);
 }
 

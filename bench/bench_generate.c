@@ -162,6 +162,7 @@ static void run(int n_threads) {
     if (bench_state.on_device) {
         static const char *const models[] = {"gpt2_124m", "llama_1b"};
         int i;
+        if (getenv("BENCH_SMALL")) { bench_random("demo", n_threads, 2, 8); return; }
         for (i = 0; i < 2; i++) {
             bench_random(models[i], n_threads, 1, 128);
             bench_random(models[i], n_threads, 64, 128);

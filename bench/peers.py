@@ -3,6 +3,8 @@
 
     python3 bench/peers.py [THREADS [PART]]         THREADS 0, the default: one, then one per processor
     python3 bench/peers.py --cuda [PART]            PyTorch on the device, beside build/cuda/bench_* (make bench-cuda)
+    python3 bench/peers.py --proof [warm|dry]       PyTorch's figures for make gpu-proof, all in this process; warm: only compiles,
+                                                    for the next process; dry: only names them
     python3 bench/peers.py --write LOG RESULTS      puts the lines of LOG as tables into the generated part of RESULTS
 
 What is not installed is skipped by name: torch (eager and compiled), transformers, trl with datasets, tokenizers, tiktoken,
@@ -366,6 +368,34 @@ def device_rivals():
                 yield f'decode_{name}_b{n}{end}', 'cuda/bench_generate', 'transformers_compile', lambda math=math, name=name, n=n: device_generate(s[name], math, n, 128)
         for name, shape in ('tiny', 'demo'), ('10m', '10m'):
             yield f'grpo_step_{name}{end}', 'cuda/bench_grpo', 'trl', lambda math=math, shape=shape: trl_step(s[shape], 1, math)
+
+
+PROOF = [(r'attention_\w+?_bf16', 'pytorch'), (r'train_gpt2_124m_16x1024_bf16', 'pytorch_compile'), (r'train_llama_1b_bf16', 'pytorch_compile'),
+         (r'gemm_nt_\w+_bf16', 'pytorch'), (r'attention_(forward|backward)_[\dx]+', 'pytorch'), (r'gemm_nt_[\dx]+', 'pytorch'),
+         (r'decode_\w+_b(1|64|256)_bf16', 'transformers_compile')]
+
+
+def prove(how):
+    """The figures of PROOF in their order, each printed before the next begins. Status 77: nothing can be measured here."""
+    figures = [(figure, rival, make) for pattern, wanted in PROOF for figure, _, rival, make in device_rivals() if rival == wanted and re.fullmatch(pattern, figure)]
+    if how == 'dry' or not importlib.util.find_spec('torch'):
+        print(f'{len(figures)} figures of PyTorch:', *(figure for figure, _, _ in figures))
+        print('no device here' if how == 'dry' else 'torch is not installed')
+        sys.exit(77)
+    versions()
+    for figure, rival, make in figures:
+        if how == 'warm' and rival != 'pytorch_compile':
+            continue
+        try:
+            print(f'PEER name={figure} rival={rival} rival_value={make()():.5g}', flush=True)
+        except Skip as why:
+            print(f'skip {rival} {figure}: {why}', flush=True)
+        except Exception as why:                        # out of memory, say: the others are still to be measured
+            print(f'FAIL {rival} {figure}: {type(why).__name__}: {str(why).splitlines()[0]}', flush=True)
+        import gc
+        import torch
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 def split_math(figure):
@@ -742,6 +772,8 @@ if __name__ == '__main__':
         serve(sys.argv[2], sys.argv[3], int(sys.argv[4]))
     elif sys.argv[1:2] == ['--cuda']:
         measure_all(0, sys.argv[2] if len(sys.argv) > 2 else '', True)
+    elif sys.argv[1:2] == ['--proof']:
+        prove(sys.argv[2] if len(sys.argv) > 2 else '')
     elif sys.argv[1:2] == ['--write']:
         write(sys.argv[2], sys.argv[3])
     else:

@@ -18,7 +18,7 @@ build/web/native: examples/web.c $(LIBRARY) $(wildcard examples/*.h) | build/web
 	$(COMPILING)
 	$(CC) $(STD) $(WARN) $(CFLAGS) $(CPPFLAGS) $< -o $@ $(LDFLAGS) $(LDLIBS)
 
-# config.json is written first of all files, model.safetensors last but one; the stamp says that the base is whole.
+# The stamp says that the base is whole. Its bits depend on the kernels of this CPU, not on its number of threads.
 build/web/base/stamp: build/web/native
 	build/web/native base build/web/base
 	touch $@
@@ -30,7 +30,7 @@ build/web/web.wasm: examples/web.c $(LIBRARY) $(wildcard examples/*.h) | build/w
 build/web/index.html: examples/web.html build/web/web.wasm build/web/base/stamp
 	{ cat $< && for part in $(WEB_PARTS); do printf '<script type="text/plain" id="%s">' $$part && \
 	  base64 < build/web/$$part | tr -d '\n' && echo '</script>' || exit 1; done; } > $@.part
-	test $$(wc -c < $@.part) -le $(WEB_MOST)
+	@test $$(wc -c < $@.part) -le $(WEB_MOST) || { echo "$@ would be larger than $(WEB_MOST) bytes"; exit 1; }
 	mv $@.part $@
 
 # Node 20 has WebSocket, by which Firefox is driven, only on request.

@@ -7,16 +7,9 @@ cd "$(dirname "$0")/.." || exit 1
 dir=build/cross
 mkdir -p $dir
 flags="-std=c99 -Wall -Wextra -Werror -O1"
-passed=0 failed=0
+. tests/verdict.sh
+log=$dir/log
 
-verdict() {   # status name
-    if [ "$1" -eq 0 ]; then
-        passed=$((passed + 1)); echo "ok $2"
-    else
-        failed=$((failed + 1)); echo "FAIL $2"
-        tail -n 20 $dir/log
-    fi
-}
 there() {     # command, for what
     command -v "$1" > /dev/null && return
     echo "skip $2: no $1"
@@ -76,5 +69,4 @@ if there clang wasm32; then
         done
     fi
 fi
-echo "$passed passed, $failed failed"
-[ "$failed" -eq 0 ]
+summary

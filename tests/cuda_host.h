@@ -13,14 +13,21 @@
  * that CUDA refuses in each capture, 0 = none; host.fail_capture, host.refuse_update, host.fail_instantiate and
  * host.fail_graph_launch as named.
  * With host.fenced set before a context opens, device memory can only be touched while a kernel or a copy runs: code
- * that reads a device pointer on the host dies. host.order: threads run upwards, downwards or shuffled; a missing
- * barrier changes results between them. host.limit: bytes of device memory. What it cannot see: warps that run at once,
- * memory-model effects, launch limits (registers, real sizes), speed. */
+ * that reads a device pointer on the host dies. host.order: threads and blocks run upwards, downwards or shuffled; a
+ * missing barrier changes results between them. host.limit: bytes of device memory. More than 48 KB of shared memory has to be allowed for a kernel first.
+ *
+ * Harsher than it need be: sums of mma are truncated, as the hardware's are; cuBLASLt's stand-in rounds factors to TF32
+ * where it is told that it may, adds in an order that depends on the number of rows, so that a row's bits depend on the
+ * rows beside it, and its GELU is off by up to 5e-4, as that of an approximated tanh is.
+ *
+ * Several host threads may call it, each with a context of its own: one call at a time. What it cannot see: warps that run
+ * at once, memory-model effects, launch limits (registers, real sizes), speed. */
 #ifndef CUDA_HOST_H
 #define CUDA_HOST_H
 #include <functional>
 #include <map>
 #include <math.h>
+#include <mutex>
 #include <setjmp.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -45,7 +52,7 @@
 #define __device__
 #define __forceinline__ inline
 #define __shared__ static
-#define __launch_bounds__(n)
+#define __launch_bounds__(...)
 #define __align__(n) __attribute__((aligned(n)))
 
 struct dim3 {
@@ -58,7 +65,9 @@ static dim3 threadIdx, blockIdx, blockDim, gridDim;
 /* ---- the machine ---- */
 #define HOST_THREADS 1024
 #define HOST_STACK ((size_t)1 << 16)
-#define HOST_REGION ((size_t)1 << 28)
+#define HOST_REGION ((size_t)1 << 36)       /* of addresses; memory is taken as it is touched */
+#define HOST_HUGE ((size_t)1 << 21)
+#define HOST_FREE_SHARED 49152              /* that a block gets without asking */
 struct host_barrier { unsigned arrived, generation; };
 struct host_fiber { ucontext_t context; jmp_buf jump; char *stack; void *fake_stack; int done; const host_barrier *waits; unsigned generation, exchanges; };
 enum { HOST_KERNEL, HOST_COPY, HOST_SET, HOST_PRODUCT };
@@ -66,15 +75,15 @@ struct host_node { int kind; std::function<void()> run; };
 typedef std::vector<host_node> host_nodes;
 struct host_machine {
     int order, fenced, n_devices, capability;
-    int capturing, broken, fail_capture, refuse_update, fail_instantiate, fail_graph_launch;
-    long captured, capture_breaks, graphs, instantiated, updated, graph_launches;      /* graphs: that live */
-    host_nodes capture;
+    int fail_capture, refuse_update, fail_instantiate, fail_graph_launch, fail_free, refuse_algorithms, refuse_gelu;
+    long capture_breaks, graphs, instantiated, updated, graph_launches, heuristics;      /* graphs: that live */
     std::map<char *, size_t> pinned;
+    std::map<const void *, size_t> allowed;    /* shared memory, by kernel */
+    std::map<size_t, std::vector<char *> > spare;      /* freed pieces of the region, by size */
     size_t limit, used, shared_limit;
     long allocations, fail_at, faults, products, activations;      /* products: of cuBLASLt, and with its GELU */
-    int error;                                 /* cudaGetLastError */
     std::map<char *, size_t> blocks;           /* device memory    */
-    char *region;
+    char *mapped, *region;                     /* fenced memory */
     size_t region_used;
     host_fiber fibers[HOST_THREADS];
     jmp_buf scheduler;
@@ -89,19 +98,26 @@ struct host_machine {
     void *call;
 };
 static host_machine host;
+static std::recursive_mutex host_mutex;
+#define HOST_ONE_CALL std::lock_guard<std::recursive_mutex> one_call(host_mutex)
+static thread_local int host_error;            /* of cudaGetLastError */
+
+/* A stream, and what it captures. */
+struct host_stream { int capturing, broken; long captured; host_nodes capture; };
+typedef host_stream *cudaStream_t;
 
 static void host_fault(const char *what) {
     if (host.faults++ < 10) { printf("  cuda_host: %s\n", what); }
 }
 /* Runs the work now, or at the launch of the graph that is captured; an error of CUDA. */
-static int host_do(int kind, const std::function<void()> &work) {
+static int host_do(cudaStream_t stream, int kind, const std::function<void()> &work) {
     host_node node;
-    if (!host.capturing) { work(); return 0; }
-    if (host.capture_breaks && ++host.captured == host.capture_breaks) { host.broken = 1; }
-    if (host.broken) { return host.error = 901; }      /* cudaErrorStreamCaptureInvalidated */
+    if (!stream->capturing) { work(); return 0; }
+    if (host.capture_breaks && ++stream->captured == host.capture_breaks) { stream->broken = 1; }
+    if (stream->broken) { return host_error = 901; }      /* cudaErrorStreamCaptureInvalidated */
     node.kind = kind;
     node.run = work;
-    host.capture.push_back(node);
+    stream->capture.push_back(node);
     return 0;
 }
 static void host_switch_begin(void **fake_stack, const void *bottom, size_t size) {
@@ -180,17 +196,22 @@ static void host_run_block(void) {
         }
     }
 }
+/* The region is of huge pages where the system has them: to open and close thousands of small ones would be most of the
+ * time. */
 static void host_fence(int open) {
-    if (host.region) { mprotect(host.region, HOST_REGION, open ? PROT_READ | PROT_WRITE : PROT_NONE); }
+    const size_t used = (host.region_used + HOST_HUGE - 1) / HOST_HUGE * HOST_HUGE;
+    if (host.region && used) { mprotect(host.region, used, open ? PROT_READ | PROT_WRITE : PROT_NONE); }
 }
-static int host_fits(dim3 grid, dim3 threads, size_t shared) {
+static int host_fits(const void *kernel, dim3 grid, dim3 threads, size_t shared) {
     unsigned n = threads.x * threads.y * threads.z;
-    if (n == 0 || n > HOST_THREADS || n % 32 || grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.y > 65535 || grid.z > 65535 || shared > host.shared_limit) {
-        host.error = 9;      /* cudaErrorInvalidConfiguration */
+    if (n == 0 || n > HOST_THREADS || n % 32 || grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.y > 65535 || grid.z > 65535 || (shared > HOST_FREE_SHARED && shared > host.allowed[kernel])) {
+        host_error = 9;      /* cudaErrorInvalidConfiguration */
         return 0;
     }
     return 1;
 }
+/* A permutation of 0 .. n-1: steps of a prime that does not divide n. */
+static size_t host_shuffled(size_t k, size_t n) { return (k * (n % 7919 ? 7919 : 7907) + 17) % n; }
 static void host_run(void (*body)(void *), void *call, dim3 grid, dim3 threads, size_t shared) {
     unsigned n = threads.x * threads.y * threads.z;
     host_fence(1);
@@ -199,16 +220,13 @@ static void host_run(void (*body)(void *), void *call, dim3 grid, dim3 threads, 
     host.n_threads = n;
     gridDim = grid;
     blockDim = threads;
-    for (unsigned z = 0; z < grid.z; z++) {
-        for (unsigned y = 0; y < grid.y; y++) {
-            for (unsigned x = 0; x < grid.x; x++) {
-                blockIdx = dim3(x, y, z);
-                if (shared) { host.shared = (unsigned char *)malloc(shared); memset(host.shared, 0xFF, shared); }
-                host_run_block();
-                free(host.shared);
-                host.shared = NULL;
-            }
-        }
+    for (size_t k = 0, blocks = (size_t)grid.x * grid.y * grid.z; k < blocks; k++) {
+        size_t i = host.order == 0 ? k : host.order == 1 ? blocks - 1 - k : host_shuffled(k, blocks);
+        blockIdx = dim3((unsigned)(i % grid.x), (unsigned)(i / grid.x % grid.y), (unsigned)(i / grid.x / grid.y));
+        if (shared) { host.shared = (unsigned char *)malloc(shared); memset(host.shared, 0xFF, shared); }
+        host_run_block();
+        free(host.shared);
+        host.shared = NULL;
     }
     host_fence(0);
 }
@@ -216,6 +234,7 @@ static void host_run(void (*body)(void *), void *call, dim3 grid, dim3 threads, 
 /* ---- what kernels call ---- */
 #define TTI_GPU_UNROLL
 #define TTI_DYNAMIC_SHARED(name) unsigned char *name = host.shared
+static void __syncwarp(void) { host_wait(&host.warps[host.now / 32], 32); }
 static void __syncthreads(void) { host_wait(&host.block, host.n_threads); }
 /* A warp's exchange: every lane leaves `words` words, then all may read those of all. Two sets of slots take turns, so one
  * barrier is enough: a lane can be at most one exchange ahead. */
@@ -233,6 +252,18 @@ template <class T> static T __shfl_xor_sync(unsigned, T value, int step) {
     memcpy(&value, lanes[(host.now % 32) ^ (unsigned)step][set], sizeof value);
     return value;
 }
+template <class T> static T __shfl_sync(unsigned, T value, int lane) {
+    unsigned set;
+    uint32_t (*lanes)[2][32] = host_exchange(&value, sizeof value, &set);
+    memcpy(&value, lanes[lane][set], sizeof value);
+    return value;
+}
+template <class T> static T __shfl_up_sync(unsigned, T value, unsigned step) {
+    unsigned set, lane = host.now % 32;
+    uint32_t (*lanes)[2][32] = host_exchange(&value, sizeof value, &set);
+    memcpy(&value, lanes[lane >= step ? lane - step : lane][set], sizeof value);
+    return value;
+}
 static unsigned __ballot_sync(unsigned, int predicate) {
     unsigned set, bits = 0, i;
     uint32_t (*lanes)[2][32] = host_exchange(&predicate, sizeof predicate, &set);
@@ -240,10 +271,10 @@ static unsigned __ballot_sync(unsigned, int predicate) {
     return bits;
 }
 static int __ffs(int x) { return __builtin_ffs(x); }
+static int __clz(int x) { return x ? __builtin_clz((unsigned)x) : 32; }
 static uint32_t __float_as_uint(float x) { uint32_t bits; memcpy(&bits, &x, sizeof bits); return bits; }
 static float __uint_as_float(uint32_t bits) { float x; memcpy(&x, &bits, sizeof x); return x; }
 template <class T, class U> static T min(T a, U b) { return a < (T)b ? a : (T)b; }
-static int max(int a, int b) { return a > b ? a : b; }
 
 static uint32_t tti_gpu_tf32(float x) {      /* to the nearest, ties away from zero */
     uint32_t bits = __float_as_uint(x);
@@ -252,6 +283,14 @@ static uint32_t tti_gpu_tf32(float x) {      /* to the nearest, ties away from z
 static uint16_t tti_gpu_bf16(float x) {
     uint32_t bits = __float_as_uint(x);
     return (uint16_t)((bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16);
+}
+/* To the float towards zero. */
+static float host_truncated(double x) {
+    uint64_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    bits &= ~(uint64_t)0x1FFFFFFF;
+    memcpy(&x, &bits, sizeof bits);
+    return (float)x;
 }
 /* D = A B + C from the fragments of 32 lanes. Of mma.m16n8k8 (TF32) lane 4g + t holds A[g + 8 (r % 2)][t + 4 (r / 2)] in
  * register r and B[t + 4r][g]; of m16n8k16 (BF16) pairs A[g + 8 (r % 2)][2t + 8 (r / 2) ..] and B[2t + 8r ..][g]. */
@@ -280,22 +319,13 @@ static void tti_gpu_mma(float c[MI][NI][4], const uint32_t a[MI][4], const uint3
             columns[k][j] = (double)__uint_as_float((of_column[MI * 4 + j / 2 * 2 + reg] >> shift & mask) << raise);
         }
     }
-    for (unsigned i = 0; i < MI * 2; i++) {
-        for (unsigned j = 0; j < NI; j += 2) {      /* four sums at a time: this loop is most of the test's time */
-            float *left = c[i / 2][j] + i % 2 * 2, *right = c[i / 2][j + 1] + i % 2 * 2;
-            double sum0 = (double)left[0], sum1 = (double)left[1], sum2 = (double)right[0], sum3 = (double)right[1];
-            for (unsigned k = 0; k < steps; k++) {
-                const double x = rows[i][k], *y = &columns[k][2 * j];
-                sum0 += x * y[0];
-                sum1 += x * y[1];
-                sum2 += x * y[2];
-                sum3 += x * y[3];
-            }
-            left[0] = (float)sum0;
-            left[1] = (float)sum1;
-            right[0] = (float)sum2;
-            right[1] = (float)sum3;
+    for (unsigned i = 0; i < MI * 2; i++) {      /* this loop is most of the test's time */
+        double sums[NI * 2];
+        for (unsigned j = 0; j < NI * 2; j++) { sums[j] = (double)c[i / 2][j / 2][i % 2 * 2 + j % 2]; }
+        for (unsigned k = 0; k < steps; k++) {
+            for (unsigned j = 0; j < NI * 2; j++) { sums[j] += rows[i][k] * columns[k][j]; }
         }
+        for (unsigned j = 0; j < NI * 2; j++) { c[i / 2][j / 2][i % 2 * 2 + j % 2] = host_truncated(sums[j]); }
     }
 }
 
@@ -338,64 +368,83 @@ template <class... P> static void host_body(void *job) {
     host_job<P...> *j = (host_job<P...> *)job;
     j->call.run(j->kernel);
 }
-template <class... P, class... A> static void host_launch(void (*kernel)(P...), dim3 grid, dim3 threads, size_t shared, const A &...arguments) {
+template <class... P, class... A> static void host_launch(cudaStream_t stream, void (*kernel)(P...), dim3 grid, dim3 threads, size_t shared, const A &...arguments) {
+    HOST_ONE_CALL;
     host_job<P...> job;
     job.kernel = kernel;
     host_fill(job.call, arguments...);
-    if (!host_fits(grid, threads, shared)) { return; }
-    host_do(HOST_KERNEL, [=]() {
+    if (!host_fits((const void *)kernel, grid, threads, shared)) { return; }
+    host_do(stream, HOST_KERNEL, [=]() {
         host_job<P...> own = job;
         host_run(host_body<P...>, &own, grid, threads, shared);
     });
 }
-#define TTI_LAUNCH(cuda, kernel, grid, threads, shared, ...) ((void)(cuda), host_launch(kernel, grid, threads, shared, __VA_ARGS__))
+#define TTI_LAUNCH_NOW(cuda, kernel, grid, threads, shared, ...) (host_launch((cuda)->stream, kernel, grid, threads, shared, __VA_ARGS__))
 
 /* ---- the runtime, as far as tt_cuda.cu calls it ---- */
 typedef int cudaError_t;
-enum { cudaSuccess = 0, cudaErrorMemoryAllocation = 2, cudaErrorInvalidConfiguration = 9, cudaErrorNoDevice = 100, cudaErrorInvalidValue = 1,
+enum { cudaSuccess = 0, cudaErrorMemoryAllocation = 2, cudaErrorInvalidConfiguration = 9, cudaErrorNoDevice = 100, cudaErrorInvalidDevice = 101, cudaErrorInvalidValue = 1,
        cudaErrorStreamCaptureUnsupported = 900, cudaErrorGraphExecUpdateFailure = 910, cudaErrorIllegalState = 401 };
 enum { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice };
-enum { cudaStreamNonBlocking = 1, cudaMemAllocationTypePinned = 1, cudaMemLocationTypeDevice = 1, cudaMemPoolAttrReleaseThreshold = 4, cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
+enum { cudaStreamNonBlocking = 1, cudaMemPoolAttrReleaseThreshold = 4, cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
 enum { cudaDevAttrComputeCapabilityMajor = 75, cudaDevAttrMaxSharedMemoryPerBlockOptin = 97, cudaDevAttrMultiProcessorCount = 16 };
-typedef char *cudaStream_t;
 typedef char *cudaMemPool_t;
-struct cudaMemPoolProps { int allocType; struct { int type, id; } location; };
 static const char *cudaGetErrorString(int error) {
     return error == cudaSuccess ? "no error" : error == cudaErrorNoDevice ? "no CUDA-capable device is detected" : error == cudaErrorMemoryAllocation ? "out of memory" : "invalid argument";
 }
-static int cudaGetLastError(void) { int error = host.error; host.error = 0; return error; }
-static int cudaSetDevice(int) { return cudaSuccess; }
-static int cudaGetDeviceCount(int *n) { *n = host.n_devices; return host.n_devices ? cudaSuccess : cudaErrorNoDevice; }
-static int cudaDeviceGetAttribute(int *value, int what, int) {
+static int cudaGetLastError(void) { int error = host_error; host_error = 0; return error; }
+static int cudaSetDevice(int device) {
+    if (device < 0 || device >= host.n_devices) { return host_error = cudaErrorInvalidDevice; }
+    return cudaSuccess;
+}
+static int cudaGetDeviceCount(int *n) { *n = host.n_devices; return host.n_devices ? cudaSuccess : host_error = cudaErrorNoDevice; }
+static int cudaDeviceGetAttribute(int *value, int what, int device) {
+    if (device < 0 || device >= host.n_devices) { return host_error = cudaErrorInvalidDevice; }
     *value = what == cudaDevAttrComputeCapabilityMajor ? host.capability : what == cudaDevAttrMultiProcessorCount ? 2 : (int)host.shared_limit;
     return cudaSuccess;
 }
-static int cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned) { *stream = (char *)malloc(1); return cudaSuccess; }
-static int cudaStreamDestroy(cudaStream_t stream) { free(stream); return cudaSuccess; }
-static int cudaStreamSynchronize(cudaStream_t) {
-    if (!host.capturing) { return cudaSuccess; }
-    host.broken = 1;
-    return host.error = cudaErrorStreamCaptureUnsupported;
+static int cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned) { *stream = new host_stream(); return cudaSuccess; }
+static int cudaStreamDestroy(cudaStream_t stream) { delete stream; return cudaSuccess; }
+static int cudaStreamSynchronize(cudaStream_t stream) {
+    if (!stream->capturing) { return cudaSuccess; }
+    stream->broken = 1;
+    return host_error = cudaErrorStreamCaptureUnsupported;
 }
-static int cudaMallocHost(void **p, size_t bytes) { *p = malloc(bytes); host.pinned[(char *)*p] = bytes; return cudaSuccess; }
-static int cudaFreeHost(void *p) { host.pinned.erase((char *)p); free(p); return cudaSuccess; }
-static int cudaMemPoolCreate(cudaMemPool_t *pool, const cudaMemPoolProps *) { *pool = (char *)malloc(1); return cudaSuccess; }
-static int cudaMemPoolDestroy(cudaMemPool_t pool) { free(pool); return cudaSuccess; }
+static int cudaMallocHost(void **p, size_t bytes) { HOST_ONE_CALL; *p = malloc(bytes); host.pinned[(char *)*p] = bytes; return cudaSuccess; }
+static int cudaFreeHost(void *p) { HOST_ONE_CALL; host.pinned.erase((char *)p); free(p); return cudaSuccess; }
+static int cudaDeviceGetDefaultMemPool(cudaMemPool_t *pool, int) { static char only; *pool = &only; return cudaSuccess; }
 static int cudaMemPoolSetAttribute(cudaMemPool_t, int, void *) { return cudaSuccess; }
 static int cudaMemPoolTrimTo(cudaMemPool_t, size_t) { return cudaSuccess; }
 static int cudaMemGetInfo(size_t *free_bytes, size_t *all) { *all = host.limit; *free_bytes = host.limit - host.used; return cudaSuccess; }
-static int cudaMallocFromPoolAsync(void **p, size_t bytes, cudaMemPool_t, cudaStream_t) {
+/* Pieces of the region are whole pages; what was freed is taken again by those of its size. */
+static size_t host_pages(size_t bytes) { return (bytes + 4095) / 4096 * 4096; }
+static char *host_piece(size_t bytes) {
+    const size_t pages = host_pages(bytes);
+    char *piece;
+    if (!host.region) {
+        host.mapped = (char *)mmap(NULL, HOST_REGION + HOST_HUGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (host.mapped == MAP_FAILED) { return NULL; }
+        host.region = host.mapped + (HOST_HUGE - (uintptr_t)host.mapped % HOST_HUGE);
+#ifdef MADV_HUGEPAGE
+        madvise(host.region, HOST_REGION, MADV_HUGEPAGE);
+#endif
+    }
+    std::vector<char *> &spare = host.spare[pages];
+    if (!spare.empty()) { piece = spare.back(); spare.pop_back(); return piece; }
+    if (pages > HOST_REGION - host.region_used) { return NULL; }
+    piece = host.region + host.region_used;
+    host.region_used += pages;
+    return piece;
+}
+static int cudaMallocFromPoolAsync(void **p, size_t bytes, cudaMemPool_t, cudaStream_t stream) {
+    HOST_ONE_CALL;
     char *block;
-    if (host.capturing) { host_fault("memory is made inside a capture"); }
+    if (stream->capturing) { host_fault("memory is made inside a capture"); }
     host.allocations++;
-    if (bytes > host.limit - host.used || (host.fail_at && host.allocations >= host.fail_at)) { return host.error = cudaErrorMemoryAllocation; }
-    if (host.fenced) {
-        if (!host.region) { host.region = (char *)mmap(NULL, HOST_REGION, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0); }
-        if (bytes > HOST_REGION - host.region_used) { return host.error = cudaErrorMemoryAllocation; }
-        block = host.region + host.region_used;
-        host.region_used += (bytes + 4095) / 4096 * 4096;
-        host_fence(1);
-    } else { block = (char *)malloc(bytes); }
+    if (bytes > host.limit - host.used || (host.fail_at && host.allocations >= host.fail_at)) { return host_error = cudaErrorMemoryAllocation; }
+    block = host.fenced ? host_piece(bytes) : (char *)malloc(bytes);
+    if (!block) { return host_error = cudaErrorMemoryAllocation; }
+    host_fence(1);
     memset(block, 0xFF, bytes);
     host_fence(0);
     host.blocks[block] = bytes;
@@ -403,18 +452,26 @@ static int cudaMallocFromPoolAsync(void **p, size_t bytes, cudaMemPool_t, cudaSt
     *p = block;
     return cudaSuccess;
 }
-static int cudaFreeAsync(void *p, cudaStream_t) {
+static int cudaFreeAsync(void *p, cudaStream_t stream) {
+    HOST_ONE_CALL;
     std::map<char *, size_t>::iterator i = host.blocks.find((char *)p);
-    if (host.capturing) { host_fault("memory is freed inside a capture"); }
-    if (i == host.blocks.end()) { host_fault("a free of what is no block"); return cudaErrorInvalidValue; }
+    if (stream->capturing) { host_fault("memory is freed inside a capture"); }
+    if (host.fail_free) { return host_error = cudaErrorInvalidValue; }
+    if (i == host.blocks.end()) { host_fault("a free of what is no block"); return host_error = cudaErrorInvalidValue; }
+    if (host.region) {
+        host_fence(1);
+        memset(p, 0xFF, i->second);      /* whoever still reads it meets NaN */
+        host_fence(0);
+        host.spare[host_pages(i->second)].push_back((char *)p);
+    } else { free(p); }
     host.used -= i->second;
     host.blocks.erase(i);
-    if (!host.region) { free(p); }
     return cudaSuccess;
 }
-static int cudaMemsetAsync(void *to, int value, size_t bytes, cudaStream_t) {
+static int cudaMemsetAsync(void *to, int value, size_t bytes, cudaStream_t stream) {
+    HOST_ONE_CALL;
     if (!host_on_device(to, bytes)) { host_fault("memset outside of device memory"); return cudaErrorInvalidValue; }
-    return host_do(HOST_SET, [=]() {
+    return host_do(stream, HOST_SET, [=]() {
         host_fence(1);
         memset(to, value, bytes);
         host_fence(0);
@@ -424,12 +481,13 @@ static int host_is_pinned(const void *p) {
     std::map<char *, size_t>::iterator i = host.pinned.upper_bound((char *)(uintptr_t)p);
     return i != host.pinned.begin() && (--i, (const char *)p < i->first + i->second);
 }
-static int cudaMemcpyAsync(void *to, const void *from, size_t bytes, int kind, cudaStream_t) {
+static int cudaMemcpyAsync(void *to, const void *from, size_t bytes, int kind, cudaStream_t stream) {
+    HOST_ONE_CALL;
     int on = host_on_device(to, bytes), off = host_on_device(from, bytes);
     if (on != (kind != cudaMemcpyDeviceToHost) || off != (kind != cudaMemcpyHostToDevice)) { host_fault("a copy in the wrong direction or beyond its block"); return cudaErrorInvalidValue; }
     if ((char *)to < (const char *)from + bytes && (const char *)from < (char *)to + bytes) { host_fault("a copy that overlaps"); }
-    if (host.capturing && kind != cudaMemcpyDeviceToDevice && !host_is_pinned(kind == cudaMemcpyHostToDevice ? from : to)) { host_fault("a copy inside a capture with memory that is not pinned"); }
-    return host_do(HOST_COPY, [=]() {
+    if (stream->capturing && kind != cudaMemcpyDeviceToDevice && !host_is_pinned(kind == cudaMemcpyHostToDevice ? from : to)) { host_fault("a copy inside a capture with memory that is not pinned"); }
+    return host_do(stream, HOST_COPY, [=]() {
         host_fence(1);
         memmove(to, from, bytes);
         host_fence(0);
@@ -440,47 +498,57 @@ typedef host_nodes *cudaGraph_t;
 typedef host_nodes *cudaGraphExec_t;
 typedef int cudaGraphExecUpdateResultInfo;
 enum { cudaStreamCaptureModeRelaxed = 2 };
-static int cudaStreamBeginCapture(cudaStream_t, int) {
-    if (host.capturing || host.fail_capture) { return host.error = cudaErrorIllegalState; }
-    host.capturing = 1;
-    host.broken = 0;
-    host.captured = 0;
-    host.capture.clear();
+static int cudaStreamBeginCapture(cudaStream_t stream, int) {
+    HOST_ONE_CALL;
+    if (stream->capturing || host.fail_capture) { return host_error = cudaErrorIllegalState; }
+    stream->capturing = 1;
+    stream->broken = 0;
+    stream->captured = 0;
+    stream->capture.clear();
     return cudaSuccess;
 }
-static int cudaStreamEndCapture(cudaStream_t, cudaGraph_t *graph) {
+static int cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph) {
+    HOST_ONE_CALL;
     *graph = NULL;
-    if (!host.capturing) { return host.error = cudaErrorIllegalState; }
-    host.capturing = 0;
-    if (host.broken) { return host.error = 901; }
-    *graph = new host_nodes(host.capture);
+    if (!stream->capturing) { return host_error = cudaErrorIllegalState; }
+    stream->capturing = 0;
+    if (stream->broken) { return host_error = 901; }
+    *graph = new host_nodes(stream->capture);
     host.graphs++;
     return cudaSuccess;
 }
-static int cudaGraphDestroy(cudaGraph_t graph) { delete graph; host.graphs--; return cudaSuccess; }
+static int cudaGraphDestroy(cudaGraph_t graph) { HOST_ONE_CALL; delete graph; host.graphs--; return cudaSuccess; }
 static int cudaGraphExecDestroy(cudaGraphExec_t graph) { return cudaGraphDestroy(graph); }
 static int cudaGraphInstantiateWithFlags(cudaGraphExec_t *to, cudaGraph_t from, int) {
-    if (host.fail_instantiate) { return host.error = cudaErrorMemoryAllocation; }
+    HOST_ONE_CALL;
+    if (host.fail_instantiate) { return host_error = cudaErrorMemoryAllocation; }
     *to = new host_nodes(*from);
     host.graphs++;
     host.instantiated++;
     return cudaSuccess;
 }
 static int cudaGraphExecUpdate(cudaGraphExec_t to, cudaGraph_t from, cudaGraphExecUpdateResultInfo *) {
+    HOST_ONE_CALL;
     int same = to->size() == from->size() && !host.refuse_update;
     for (size_t i = 0; same && i < to->size(); i++) { same = (*to)[i].kind == (*from)[i].kind; }
-    if (!same) { return host.error = cudaErrorGraphExecUpdateFailure; }
+    if (!same) { return host_error = cudaErrorGraphExecUpdateFailure; }
     *to = *from;
     host.updated++;
     return cudaSuccess;
 }
 static int cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t) {
-    if (host.fail_graph_launch) { return host.error = cudaErrorMemoryAllocation; }
+    HOST_ONE_CALL;
+    if (host.fail_graph_launch) { return host_error = cudaErrorMemoryAllocation; }
     for (size_t i = 0; i < graph->size(); i++) { (*graph)[i].run(); }
     host.graph_launches++;
     return cudaSuccess;
 }
-template <class F> static int cudaFuncSetAttribute(F, int, int bytes) { return (size_t)bytes <= host.shared_limit ? cudaSuccess : cudaErrorInvalidValue; }
+template <class F> static int cudaFuncSetAttribute(F *kernel, int, int bytes) {
+    HOST_ONE_CALL;
+    if ((size_t)bytes > host.shared_limit) { return host_error = cudaErrorInvalidValue; }
+    host.allowed[(const void *)kernel] = (size_t)bytes;
+    return cudaSuccess;
+}
 
 /* ---- cuBLASLt: columns first, op on a stored matrix of rows x cols, leading dimension = step between columns ---- */
 typedef int cublasStatus_t;
@@ -498,11 +566,12 @@ enum { CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNM
 struct host_matmul { cublasComputeType_t compute; cublasOperation_t a, b; cublasLtEpilogue_t epilogue; const float *bias; float *aux; int64_t aux_ld; };
 struct host_layout { cudaDataType_t type; uint64_t rows, columns; int64_t ld; };
 struct host_preference { uint32_t alignment[5]; };
+enum { HOST_ALGORITHMS = 8 };
 typedef host_matmul *cublasLtMatmulDesc_t;
 typedef host_layout *cublasLtMatrixLayout_t;
 typedef host_preference *cublasLtMatmulPreference_t;
-typedef struct { uint32_t alignment[5]; host_layout a, b, c; } cublasLtMatmulAlgo_t;      /* what it was chosen for */
-typedef struct { cublasLtMatmulAlgo_t algo; } cublasLtMatmulHeuristicResult_t;
+typedef struct { uint32_t alignment[5], aux_alignment; int rank; host_layout a, b, c; } cublasLtMatmulAlgo_t;      /* what it was chosen for */
+typedef struct { cublasLtMatmulAlgo_t algo; cublasStatus_t state; } cublasLtMatmulHeuristicResult_t;
 typedef char *cublasLtHandle_t;
 static int cublasLtCreate(cublasLtHandle_t *h) { *h = (char *)malloc(1); return 0; }
 static int cublasLtDestroy(cublasLtHandle_t h) { free(h); return 0; }
@@ -526,33 +595,68 @@ static int cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t p, in
     if (what > 0) { memcpy(&p->alignment[what], value, sizeof(uint32_t)); }
     return 0;
 }
-static int cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDesc_t, cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b, cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t,
-                                          cublasLtMatmulPreference_t p, int, cublasLtMatmulHeuristicResult_t *result, int *found) {
-    memcpy(result->algo.alignment, p->alignment, sizeof p->alignment);
-    result->algo.a = *a;
-    result->algo.b = *b;
-    result->algo.c = *c;
-    *found = 1;
+static uint32_t host_alignment(const void *p) {
+    uint32_t alignment = 256;
+    while ((uintptr_t)p % alignment) { alignment /= 2; }
+    return p ? alignment : 0;
+}
+static int cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDesc_t d, cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b, cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t,
+                                          cublasLtMatmulPreference_t p, int wanted, cublasLtMatmulHeuristicResult_t *results, int *found) {
+    HOST_ONE_CALL;
+    host.heuristics++;
+    *found = 0;
+    if (host.refuse_gelu && d->aux) { return CUBLAS_STATUS_NOT_SUPPORTED; }
+    for (; *found < wanted && *found < HOST_ALGORITHMS; ++*found) {
+        cublasLtMatmulHeuristicResult_t *result = &results[*found];
+        memset(result, 0, sizeof *result);
+        memcpy(result->algo.alignment, p->alignment, sizeof p->alignment);
+        result->algo.aux_alignment = host_alignment(d->aux);
+        result->algo.rank = *found;
+        result->algo.a = *a;
+        result->algo.b = *b;
+        result->algo.c = *c;
+    }
     return 0;
 }
-static double host_matrix_at(const void *matrix, const host_layout *l, cublasOperation_t op, uint64_t row, uint64_t column) {
+/* Element (row, column) of op(matrix), as the product takes it. */
+static float host_matrix_at(const void *matrix, const host_layout *l, cublasOperation_t op, cublasComputeType_t compute, uint64_t row, uint64_t column) {
     uint64_t at = op == CUBLAS_OP_N ? row + column * (uint64_t)l->ld : column + row * (uint64_t)l->ld;
-    return l->type == CUDA_R_32F ? (double)((const float *)matrix)[at] : (double)__uint_as_float((uint32_t)((const uint16_t *)matrix)[at] << 16);
+    if (l->type == CUDA_R_16BF) { return __uint_as_float((uint32_t)((const uint16_t *)matrix)[at] << 16); }
+    float x = ((const float *)matrix)[at];
+    return compute == CUBLAS_COMPUTE_32F_FAST_TF32 ? __uint_as_float(tti_gpu_tf32(x)) : x;
+}
+/* In 4 or 8 chains, by the number of columns, which are our rows. */
+static double host_dot(const float *x, const float *y, uint64_t k, uint64_t chains) {
+    float sums[8] = {0};
+    double sum = 0;
+    uint64_t p, i;
+    for (p = 0; p + chains <= k; p += chains) {
+        for (i = 0; i < chains; i++) { sums[i] += x[p + i] * y[p + i]; }
+    }
+    for (; p < k; p++) { sums[0] += x[p] * y[p]; }
+    for (i = 0; i < chains; i++) { sum += (double)sums[i]; }
+    return sum;
 }
 static void host_product(const host_matmul *d, const void *a, const host_layout *la, const void *b, const host_layout *lb, float *out, uint64_t ld,
                          uint64_t m, uint64_t n, uint64_t k, double alpha, double beta) {
     uint64_t i, j, p;
+    std::vector<float> rows(m * k), columns(n * k);
     host_fence(1);
+    for (i = 0; i < m; i++) {
+        for (p = 0; p < k; p++) { rows[i * k + p] = host_matrix_at(a, la, d->a, d->compute, i, p); }
+    }
+    for (j = 0; j < n; j++) {
+        for (p = 0; p < k; p++) { columns[j * k + p] = host_matrix_at(b, lb, d->b, d->compute, p, j); }
+    }
     for (j = 0; j < n; j++) {
         for (i = 0; i < m; i++) {
             float *to = out + i + j * ld;
-            double sum = 0;
-            for (p = 0; p < k; p++) { sum += host_matrix_at(a, la, d->a, i, p) * host_matrix_at(b, lb, d->b, p, j); }
-            sum = alpha * sum + (beta != 0 ? beta * (double)*to : 0.0);
+            double sum = alpha * host_dot(rows.data() + i * k, columns.data() + j * k, k, n % 3 ? 8 : 4) + (beta != 0 ? beta * (double)*to : 0.0);
             *to = (float)(d->bias ? sum + (double)d->bias[i] : sum);
             if (d->aux) {
+                const double x = (double)*to, wrong = 5e-4 * sin(1000.0 * x) * fmin(1.0, fabs(x));
                 d->aux[i + j * (uint64_t)d->aux_ld] = *to;
-                *to = (float)(0.5 * (double)*to * (1.0 + tanh(0.7978845608028654 * ((double)*to + 0.044715 * pow((double)*to, 3)))));
+                *to = (float)(0.5 * x * (1.0 + tanh(0.7978845608028654 * (x + 0.044715 * x * x * x))) + wrong);
             }
         }
     }
@@ -561,9 +665,12 @@ static void host_product(const host_matmul *d, const void *a, const host_layout 
     host.activations += d->aux != NULL;
 }
 static int cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t d, const float *alpha, const void *a, cublasLtMatrixLayout_t la, const void *b, cublasLtMatrixLayout_t lb,
-                          const float *beta, const void *c, cublasLtMatrixLayout_t lc, void *out, cublasLtMatrixLayout_t, const cublasLtMatmulAlgo_t *algo, void *, size_t, cudaStream_t) {
+                          const float *beta, const void *c, cublasLtMatrixLayout_t lc, void *out, cublasLtMatrixLayout_t, const cublasLtMatmulAlgo_t *algo, void *, size_t, cudaStream_t stream) {
+    HOST_ONE_CALL;
     const uint64_t m = lc->rows, n = lc->columns, k = d->a == CUBLAS_OP_N ? la->columns : la->rows;
     if ((uintptr_t)a % algo->alignment[1] || (uintptr_t)b % algo->alignment[2] || (uintptr_t)c % algo->alignment[3]) { host_fault("an operand is aligned less than the plan assumes"); }
+    if (d->aux && host_alignment(d->aux) < algo->aux_alignment) { host_fault("aux is aligned less than the plan assumes"); }
+    if (algo->rank < host.refuse_algorithms) { return CUBLAS_STATUS_NOT_SUPPORTED; }
     if (memcmp(&algo->a, la, sizeof *la) || memcmp(&algo->b, lb, sizeof *lb) || memcmp(&algo->c, lc, sizeof *lc)) { host_fault("a plan for another shape"); }
     if ((d->a == CUBLAS_OP_N ? la->rows : la->columns) != m || (d->b == CUBLAS_OP_N ? lb->columns : lb->rows) != n || (d->b == CUBLAS_OP_N ? lb->rows : lb->columns) != k) { return CUBLAS_STATUS_INVALID_VALUE; }
     if ((d->aux != NULL) != (d->epilogue == CUBLASLT_EPILOGUE_GELU_AUX || d->epilogue == CUBLASLT_EPILOGUE_GELU_AUX_BIAS)
@@ -574,6 +681,6 @@ static int cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t d, const float 
     const host_layout of_a = *la, of_b = *lb;
     const double times = (double)*alpha, kept = (double)*beta;
     const uint64_t ld = (uint64_t)lc->ld;
-    return host_do(HOST_PRODUCT, [=]() { host_product(&matmul, a, &of_a, b, &of_b, (float *)out, ld, m, n, k, times, kept); }) ? CUBLAS_STATUS_INTERNAL_ERROR : CUBLAS_STATUS_SUCCESS;
+    return host_do(stream, HOST_PRODUCT, [=]() { host_product(&matmul, a, &of_a, b, &of_b, (float *)out, ld, m, n, k, times, kept); }) ? CUBLAS_STATUS_INTERNAL_ERROR : CUBLAS_STATUS_SUCCESS;
 }
 #endif

@@ -5,15 +5,7 @@ cd "$(dirname "$0")/.." || exit 1
 dir=build/strict
 mkdir -p $dir
 warn="-O2 -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Werror"
-passed=0 failed=0
-
-verdict() {   # status name
-    if [ "$1" -eq 0 ]; then
-        passed=$((passed + 1)); echo "ok $2"
-    else
-        failed=$((failed + 1)); echo "FAIL $2"
-    fi
-}
+. tests/verdict.sh
 
 printf '#define THINKTUNING_IMPLEMENTATION\n#include "thinktuning.h"\n' > $dir/all.c
 printf '#define TT_STATIC\n#define THINKTUNING_IMPLEMENTATION\n#include "thinktuning.h"\n' > $dir/static.c
@@ -41,10 +33,11 @@ compile() {
 running=0
 for cc in gcc clang; do
     if ! command -v $cc > /dev/null; then echo "skip $cc: not installed"; continue; fi
-    for unit in all static api one-thread openmp; do
+    for unit in all static api one-thread simd128 openmp; do
         file=$unit flags=""
         case $unit in
         one-thread) file=all flags="-DTT_NO_THREADS" ;;
+        simd128) file=all flags="-DTTI_SIMD128" ;;      # the kernels of WebAssembly, on this machine
         openmp) file=all flags="-DTT_OPENMP -fopenmp"
             if ! $cc -fopenmp -c $dir/openmp.c -o $dir/openmp.o 2> /dev/null; then echo "skip $cc with OpenMP: no omp.h"; continue; fi ;;
         esac
@@ -95,5 +88,4 @@ if command -v python3 > /dev/null; then
 else
     echo "skip the header and its companions as pages: no python3"
 fi
-echo "$passed passed, $failed failed"
-[ "$failed" -eq 0 ]
+summary

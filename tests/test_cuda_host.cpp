@@ -25,9 +25,12 @@ static void host_reset(void) {
     host.fail_at = host.faults = 0;
     host.capture_breaks = host.instantiated = host.updated = host.graph_launches = 0;
     host.fail_capture = host.refuse_update = host.fail_instantiate = host.fail_graph_launch = 0;
-    if (host.region) { munmap(host.region, HOST_REGION); }
+    host.fail_free = host.refuse_algorithms = host.refuse_gelu = 0;
+    host.allowed.clear();
+    if (host.region) { munmap(host.mapped, HOST_REGION + HOST_HUGE); }
     host.region = NULL;
     host.region_used = 0;
+    host.spare.clear();
 }
 #endif
 #include "tt_test.h"
@@ -125,11 +128,11 @@ static void gemm_one(int kernels, int math, int m, int n, int k, int ta, int tb,
     b.a = x.g(); b.b = y.g(); b.c = z.g();
     if (mode == 2) { a.bias = bias.c(); b.bias = bias.g(); }
     TT_CHECK_OK(t.gpu, tt_cuda_set(t.gpu, (tt_cuda_math)math, (tt_cuda_kernels)kernels));
-    host.products = 0;
     OK2(t, t.c->gemm(t.cpu, &a), t.g->gemm(t.gpu, &b));
-#ifndef TT_TEST_CUDA
-    TT_CHECK_INT(host.products, kernels == TT_CUDA_FAST && k > 0);      /* cuBLASLt took it */
-#endif
+    const tt_cuda_counts ran = tt_cuda_counts_get(t.gpu);      /* the kernels that were asked for have made it, no others */
+    TT_CHECK_INT(ran.gemm_blas, kernels == TT_CUDA_FAST && k > 0);
+    TT_CHECK_INT(ran.gemm_tiles, kernels == TT_CUDA_OWN && k > 0);
+    TT_CHECK_INT(ran.gemm_naive, k > 0 ? kernels == TT_CUDA_NAIVE : mode != 1);
     double tolerance = kernels == TT_CUDA_NAIVE ? 2e-6 : product_tolerance(math, k);
     if (gap(z) > tolerance) { printf("  %s %s m %d n %d k %d ta %d tb %d mode %d\n", kernel_names[kernels], math_names[math], m, n, k, ta, tb, mode); }
     CHECK_GAP(z, tolerance);
@@ -154,7 +157,10 @@ TT_TEST(gemm_matches_cpu) {
         }
     }
 }
+/* cuBLASLt's GELU may take its tanh from tanh.approx, whose relative error is 2^-11. */
+static const double gelu_tolerance = 6e-4;
 /* mode: 1 begun from C, 2 from a bias; 3: y in place of c. */
+static long fused, apart;      /* activations by cuBLASLt and after it */
 static void activation_one(int kernels, int math, tt_unary op, int n, int ldc, int mode) {
     const int m = 21, k = 19;
     two t;
@@ -167,8 +173,10 @@ static void activation_one(int kernels, int math, tt_unary op, int n, int ldc, i
     if (mode == 2) { a.bias = bias.c(); b.bias = bias.g(); }
     TT_CHECK_OK(t.gpu, tt_cuda_set(t.gpu, (tt_cuda_math)math, (tt_cuda_kernels)kernels));
     OK2(t, t.c->gemm(t.cpu, &a), t.g->gemm(t.gpu, &b));
+    fused += tt_cuda_counts_get(t.gpu).activations_fused;
+    apart += tt_cuda_counts_get(t.gpu).activations_apart;
     CHECK_GAP(z, product_tolerance(math, k));
-    CHECK_GAP(active, product_tolerance(math, k));
+    CHECK_GAP(active, product_tolerance(math, k) + (kernels == TT_CUDA_FAST ? gelu_tolerance : 0));
 }
 /* Sizes that cuBLASLt's own epilogue takes, and such as it does not. */
 TT_TEST(gemm_activates_in_the_same_pass) {
@@ -182,9 +190,7 @@ TT_TEST(gemm_activates_in_the_same_pass) {
             }
         }
     }
-#ifndef TT_TEST_CUDA
-    TT_CHECK(host.activations > 0);      /* cuBLASLt made some */
-#endif
+    TT_CHECK(fused > 0 && apart > 0);
 }
 /* Own and naive kernels: a row is the same alone; a product split along k at a multiple of 16 and continued is the same. */
 TT_TEST(gemm_keeps_its_bits) {
@@ -230,10 +236,106 @@ TT_TEST(gemm_plans_fit) {
     }
 }
 
+/* Tensor cores cut sums off, which over a long one of positive values would be a bias of 1e-4. */
+TT_TEST(long_sums_have_no_bias) {
+    const int m = 16, n = 8, k = 4096;
+    host_reset();
+    two t;
+    floats x(t, (size_t)(m * k), 1), y(t, (size_t)(n * k), 2), z(t, (size_t)(m * n), 3);
+    tt_gemm_args g = TT_INIT;
+    for (size_t i = 0; i < x.size(); i++) { x.c()[i] = fabsf(x.c()[i]); }
+    for (size_t i = 0; i < y.size(); i++) { y.c()[i] = fabsf(y.c()[i]); }
+    TT_CHECK_OK(t.gpu, t.g->upload(t.gpu, x.gpu, x.cpu, x.bytes));
+    TT_CHECK_OK(t.gpu, t.g->upload(t.gpu, y.gpu, y.cpu, y.bytes));
+    TT_CHECK_OK(t.gpu, tt_cuda_set(t.gpu, TT_CUDA_F32, TT_CUDA_OWN));
+    g.m = m; g.n = g.ldc = n; g.k = g.lda = g.ldb = k; g.transpose_b = 1; g.a = x.g(); g.b = y.g(); g.c = z.g();
+    TT_CHECK_OK(t.gpu, t.g->gemm(t.gpu, &g));
+    for (int i = 0; i < m * n; i++) {
+        double sum = 0;
+        for (int p = 0; p < k; p++) { sum += (double)x.c()[i / n * k + p] * (double)y.c()[i % n * k + p]; }
+        z.c()[i] = (float)sum;
+    }
+    CHECK_GAP(z, 5e-6);
+}
+#ifndef TT_TEST_CUDA
+static tt_gemm_args product_of(const floats &x, const floats &w, floats &z, int m, int n, int k) {
+    tt_gemm_args g = TT_INIT;
+    g.m = m; g.n = g.ldc = n; g.k = g.lda = g.ldb = k; g.transpose_b = 1; g.a = x.g(); g.b = w.g(); g.c = z.g();
+    return g;
+}
+/* Algorithms that cuBLASLt offers and then refuses are passed over; a product that it does not take is made in tiles, and it is
+ * asked for each only once. */
+TT_TEST(what_cublas_refuses_is_remembered) {
+    const int m = 5, n = 16, k = 7;
+    for (int refused = 0; refused <= HOST_ALGORITHMS; refused += 2) {
+        host_reset();
+        host.refuse_algorithms = refused;
+        two t;
+        floats x(t, m * k, 1), w(t, n * k, 2), z(t, m * n, 3);
+        tt_gemm_args a = product_of(x, w, z, m, n, k), b = a;
+        a.a = x.c(); a.b = w.c(); a.c = z.c();
+        const long asked = host.heuristics;
+        for (int again = 0; again < 3; again++) { OK2(t, t.c->gemm(t.cpu, &a), t.g->gemm(t.gpu, &b)); }
+        const tt_cuda_counts ran = tt_cuda_counts_get(t.gpu);
+        TT_CHECK_INT(host.heuristics - asked, 1);
+        TT_CHECK_INT(ran.gemm_blas, refused < TTI_CUDA_ALGOS ? 3 : 0);
+        TT_CHECK_INT(ran.gemm_refused, refused < TTI_CUDA_ALGOS ? 0 : 3);
+        TT_CHECK_INT(ran.gemm_tiles, ran.gemm_refused);
+        CHECK_GAP(z, 1e-5);
+    }
+    host_reset();
+    host.refuse_gelu = 1;
+    two t;
+    floats x(t, m * k, 1), w(t, n * k, 2), z(t, m * n, 3), y(t, m * n, 4);
+    tt_gemm_args a = product_of(x, w, z, m, n, k), b;
+    a.activation = TT_GELU_TANH;
+    a.y = y.g();
+    b = a;
+    a.a = x.c(); a.b = w.c(); a.c = z.c(); a.y = y.c();
+    const long asked = host.heuristics;
+    for (int again = 0; again < 3; again++) { OK2(t, t.c->gemm(t.cpu, &a), t.g->gemm(t.gpu, &b)); }
+    TT_CHECK_INT(host.heuristics - asked, 2);      /* with GELU, and without */
+    TT_CHECK_INT(tt_cuda_counts_get(t.gpu).activations_fused, 0);
+    TT_CHECK_INT(tt_cuda_counts_get(t.gpu).activations_apart, 3);
+    CHECK_GAP(y, 1e-5);
+}
+#endif
+/* Weights rounded to bf16 once: the same products, without rounding them again, whatever the number of rows. */
+TT_TEST(weights_are_rounded_once) {
+    const int n = 37, k = 29;
+    host_reset();
+    for (int turned = 0; turned < 2; turned++) {
+        two t;
+        floats x(t, 70 * k, 1), w(t, n * k, 2), once(t, 70 * n, 3), each(t, 70 * n, 4);
+        tt_gemm_args g = TT_INIT;
+        g.n = g.ldc = n; g.k = g.lda = k; g.ldb = turned ? k : n; g.transpose_b = turned; g.a = x.g(); g.b = w.g();
+        TT_CHECK_INT(t.g->gemm_panels(t.gpu, &g, NULL), 0);      /* floats are used as they are */
+        TT_CHECK_OK(t.gpu, tt_cuda_set(t.gpu, TT_CUDA_BF16, TT_CUDA_OWN));
+        TT_CHECK_INT(t.g->gemm_panels(t.gpu, &g, NULL), 0);
+        TT_CHECK_OK(t.gpu, tt_cuda_set(t.gpu, TT_CUDA_BF16, TT_CUDA_FAST));
+        size_t bytes = t.g->gemm_panels(t.gpu, &g, NULL);
+        TT_REQUIRE(bytes == (size_t)(turned ? n * 32 : k * 40) * 2);
+        void *panels = t.g->alloc(t.gpu, bytes);
+        t.g->gemm_panels(t.gpu, &g, panels);
+        for (g.m = 1; g.m <= 70; g.m += 23) {
+            g.panels = NULL; g.c = each.g();
+            TT_CHECK_OK(t.gpu, t.g->gemm(t.gpu, &g));
+            long before = tt_cuda_counts_get(t.gpu).factors_rounded;
+            g.panels = panels; g.c = once.g();
+            TT_CHECK_OK(t.gpu, t.g->gemm(t.gpu, &g));
+            TT_CHECK_INT(tt_cuda_counts_get(t.gpu).factors_rounded - before, 1);      /* the other factor */
+            if (g.m > 32) { TT_CHECK_BYTES(once.get().data(), each.get().data(), (size_t)(g.m * n) * sizeof(float)); }
+        }
+        t.g->free(t.gpu, panels, bytes);
+        TT_CHECK_INT(tt_cuda_counts_get(t.gpu).gemm_refused, 0);
+    }
+}
+
 /* ---- attention ---- */
 static const int32_t offsets[] = {0, 1, 8, 8, 83, 106};
 enum { SEQUENCES = 5, TOKENS = 106, KV = 2 };
-static void attention_one(int kernels, int math, int dim, int heads) {
+static tt_cuda_counts attention_one(int kernels, int math, int dim, int heads) {
+    tt_cuda_counts ran;
     two t;
     size_t nq = (size_t)(TOKENS * heads * dim), nk = (size_t)(TOKENS * KV * dim);
     floats q(t, nq, 11, 1.5f), k(t, nk, 12, 1.5f), v(t, nk, 13), out(t, nq, 14), lse(t, (size_t)(TOKENS * heads), 15), dout(t, nq, 16), dq(t, nq, 17), dk(t, nk, 18), dv(t, nk, 19);
@@ -248,6 +350,7 @@ static void attention_one(int kernels, int math, int dim, int heads) {
     TT_CHECK_OK(t.gpu, tt_cuda_set(t.gpu, (tt_cuda_math)math, (tt_cuda_kernels)kernels));
     OK2(t, t.c->attention_forward(t.cpu, &a), t.g->attention_forward(t.gpu, &b));
     OK2(t, t.c->attention_backward(t.cpu, &a), t.g->attention_backward(t.gpu, &b));
+    ran = tt_cuda_counts_get(t.gpu);
     double tolerance = kernels == TT_CUDA_NAIVE || math == TT_CUDA_F32 ? 1e-5 : math == TT_CUDA_TF32 ? 1e-2 : 8e-2;
     if (gap(out) > tolerance || gap(dq) > tolerance || gap(dk) > tolerance || gap(dv) > tolerance) { printf("  %s %s dim %d heads %d\n", kernel_names[kernels], math_names[math], dim, heads); }
     CHECK_GAP(out, tolerance);
@@ -255,6 +358,7 @@ static void attention_one(int kernels, int math, int dim, int heads) {
     CHECK_GAP(dq, 3 * tolerance);
     CHECK_GAP(dk, 3 * tolerance);
     CHECK_GAP(dv, 3 * tolerance);
+    return ran;
 }
 TT_TEST(attention_matches_cpu) {
     host_reset();
@@ -272,9 +376,22 @@ TT_TEST(attention_matches_cpu) {
         attention_one(TT_CUDA_OWN, TT_CUDA_F32, 100, 2);
         attention_one(TT_CUDA_OWN, TT_CUDA_BF16, 130, 2);
     }
-    host.shared_limit = 100000;      /* too little for these tiles: the naive kernels step in */
-    attention_one(TT_CUDA_OWN, TT_CUDA_F32, 130, 2);
 }
+#ifndef TT_TEST_CUDA
+/* The shared memory of compute capability 8.6 and 8.0 is enough for the tiles, but for one case. */
+TT_TEST(tiles_fit_where_shared_memory_is_small) {
+    static const struct { int math, dim, shared; } cases[] = {
+        {TT_CUDA_F32, 128, 101376}, {TT_CUDA_TF32, 130, 166912}, {TT_CUDA_F32, 130, 101376}, {TT_CUDA_BF16, 130, 101376}, {TT_CUDA_F32, 64, 101376}, {TT_CUDA_BF16, 128, 101376}};
+    for (int i = 0; i < (tt_test_exhaustive() ? 6 : 4); i++) {
+        const int row_by_row = cases[i].math != TT_CUDA_BF16 && cases[i].dim > 128 && cases[i].shared == 101376;      /* back */
+        host_reset();
+        host.shared_limit = (size_t)cases[i].shared;
+        tt_cuda_counts ran = attention_one(TT_CUDA_OWN, cases[i].math, cases[i].dim, 2);
+        TT_CHECK_INT(ran.attention_tiles, 2 - row_by_row);
+        TT_CHECK_INT(ran.attention_naive, row_by_row);
+    }
+}
+#endif
 /* Tokens decoded against the rows of a cache, of which the unused hold NaN; several sequences at once, of lengths around a
  * chunk. Own kernels give the bits of the packed prefill, the decode kernel the same numbers. */
 static void decode_one(int kernels, int dim, int heads, int step, double tolerance) {
@@ -625,10 +742,24 @@ static run run_model(tt_context *ctx, int gpt2, int steps) {
     tt_model_destroy(model);
     return r;
 }
+/* On a device a fallback that nobody sees would prove nothing: what was asked for has run. */
+static void check_ran(tt_context *gpu, int gpt2, int kernels, int math) {
+    const tt_cuda_counts ran = tt_cuda_counts_get(gpu);
+    TT_CHECK((kernels == TT_CUDA_FAST) == (ran.gemm_blas > 0));
+    TT_CHECK(kernels != TT_CUDA_OWN || ran.gemm_tiles > 0);
+    TT_CHECK((kernels == TT_CUDA_NAIVE) == (ran.gemm_naive > 0));
+    TT_CHECK_INT(ran.gemm_refused, 0);
+    TT_CHECK((kernels == TT_CUDA_NAIVE) == (ran.attention_naive > 0));
+    TT_CHECK((kernels == TT_CUDA_FAST) == (ran.attention_decode > 0));
+    TT_CHECK(!gpt2 || kernels != TT_CUDA_FAST || ran.activations_fused > 0);
+    TT_CHECK((kernels == TT_CUDA_FAST && math == TT_CUDA_BF16) == (ran.factors_rounded > 0));
+    TT_CHECK(ran.graphs_made > 0 && ran.graphs_repeated > 0 && ran.graphs_launched > ran.graphs_lost);
+}
 /* The same training on both backends, with device memory fenced: nothing but kernels and copies may touch it. The loss of
  * every step is the CPU's to `tolerance`; in f32 the weights are so to 1e-3, after many steps to one of Adam's, 1e-2, and the
  * samples are the same. */
 static void models_agree(int gpt2, int kernels, int math, int steps, double tolerance) {
+    const int gelu = gpt2 && kernels == TT_CUDA_FAST;      /* gelu_tolerance in each activation turns the sign of the smallest gradients */
     tt_context *cpu = tt_create(NULL), *gpu;
     run a, b;
     host_reset();
@@ -637,13 +768,19 @@ static void models_agree(int gpt2, int kernels, int math, int steps, double tole
     TT_CHECK_OK(gpu, tt_cuda_set(gpu, (tt_cuda_math)math, (tt_cuda_kernels)kernels));
     a = run_model(cpu, gpt2, steps);
     b = run_model(gpu, gpt2, steps);
+    check_ran(gpu, gpt2, kernels, math);
     TT_CHECK_INT(b.losses.size(), steps);
-    double far = 0, most = 0;
+    double far = 0, most = 0, all = 0;
     for (size_t i = 0; i < a.losses.size(); i++) { double d = fabs(b.losses[i] - a.losses[i]); if (!(d <= far)) { far = d; } }
-    for (size_t i = 0; i < a.weights.size(); i++) { most = fmax(most, fabs((double)a.weights[i] - (double)b.weights[i])); }
+    for (size_t i = 0; i < a.weights.size(); i++) {
+        double d = fabs((double)a.weights[i] - (double)b.weights[i]);
+        most = fmax(most, d);
+        all += d;
+    }
     TT_CHECK_NEAR(far, 0.0, tolerance);
     if (math == TT_CUDA_F32) {
-        TT_CHECK_NEAR(most, 0.0, steps <= 3 ? 1e-3 : 1e-2);      /* Adam divides by a gradient's own size: tiny ones move as far as their noise */
+        TT_CHECK_NEAR(all / (double)a.weights.size(), 0.0, gelu ? 3e-4 : 1e-4);
+        TT_CHECK_NEAR(most, 0.0, gelu ? 2e-2 * steps : steps <= 3 ? 1e-3 : 1e-2);      /* Adam divides by a gradient's own size: tiny ones move as far as their noise */
         TT_CHECK_INT(a.tokens.size(), b.tokens.size());
         TT_CHECK_BYTES(a.tokens.data(), b.tokens.data(), a.tokens.size() * sizeof(int32_t));
     }
@@ -654,7 +791,7 @@ static void models_agree(int gpt2, int kernels, int math, int steps, double tole
 }
 static int few_steps(void) { return tt_test_exhaustive() ? 3 : 1; }
 TT_TEST(llama_trains_and_samples_like_the_cpu) { models_agree(0, TT_CUDA_FAST, TT_CUDA_F32, few_steps(), 2e-5); }
-TT_TEST(gpt2_trains_and_samples_like_the_cpu) { models_agree(1, TT_CUDA_FAST, TT_CUDA_F32, few_steps(), 2e-5); }
+TT_TEST(gpt2_trains_and_samples_like_the_cpu) { models_agree(1, TT_CUDA_FAST, TT_CUDA_F32, few_steps(), 2e-4); }
 TT_TEST(own_kernels_train_like_the_cpu) { models_agree(0, TT_CUDA_OWN, TT_CUDA_F32, few_steps(), 2e-5); }
 /* 24 steps, in which the loss falls from 5 to 0.004 (here by the stand-in for cuBLASLt, off by 4e-7 at most). */
 TT_TEST(a_training_run_agrees_with_the_cpu) {
@@ -762,9 +899,9 @@ TT_TEST(a_step_as_one_changes_nothing) {
             host.fenced = 1;
             TT_CHECK(decoded_anew(1, kernels, kind) == plain);
 #ifndef TT_TEST_CUDA
-            TT_CHECK_INT(host.graph_launches, 16);      /* 9 steps of two sequences, 9 of one; the first of each is launched plainly */
+            TT_CHECK(host.graph_launches >= 13 && host.graph_launches <= 16);      /* 9 steps of two sequences, 9 of one; the first of each is launched plainly, and what is no repetition */
             TT_CHECK_INT(host.instantiated, 1);
-            TT_CHECK_INT(host.updated, 15);
+            TT_CHECK(host.updated <= 3);               /* all others are repetitions */
             TT_CHECK_INT(host.graphs, 0);
 #endif
         }
@@ -780,15 +917,15 @@ TT_TEST(a_step_that_cannot_be_one_is_launched_plainly) {
         host.capture_breaks = at;
         TT_CHECK(decoded_anew(1, TT_CUDA_FAST, 0) == plain);
         whole = host.graph_launches > 0;      /* no capture is that long */
-        TT_CHECK_INT(host.graph_launches, whole ? 16 : 0);
+        TT_CHECK(whole ? host.graph_launches >= 13 : host.graph_launches == 0);
         TT_CHECK(!whole || at > 45);
         TT_CHECK_INT(host.graphs, 0);
     }
     host_reset();
     host.refuse_update = 1;
     TT_CHECK(decoded_anew(1, TT_CUDA_FAST, 0) == plain);
-    TT_CHECK_INT(host.instantiated, 1 + TTI_CUDA_GRAPH_TRIES);
-    TT_CHECK_INT(host.graph_launches, 1 + TTI_CUDA_GRAPH_TRIES);
+    TT_CHECK(host.instantiated > 1 && host.updated == 0);      /* each captured step makes its graph anew */
+    TT_CHECK(host.graph_launches > host.instantiated);         /* repetitions need no update */
     host_reset();
     host.fail_capture = 1;
     TT_CHECK(decoded_anew(1, TT_CUDA_FAST, 0) == plain);
@@ -981,6 +1118,28 @@ TT_TEST(no_device_is_an_error) {
     tt_destroy(ctx);
     TT_CHECK_INT(host.used, 0);
 }
+/* A context that did not open, or a free that failed, leaves nothing behind for the next one. */
+TT_TEST(no_error_is_left_behind) {
+    tt_desc desc = TT_INIT;
+    int one = 1;
+    host_reset();
+    desc.backend = tt_cuda_backend(5);
+    tt_destroy(tt_create(&desc));
+    TT_CHECK_INT(cudaGetLastError(), cudaSuccess);
+    tt_context *ctx = cuda_context();
+    TT_CHECK_STR(tt_error(ctx), "");
+    TT_CHECK_NEAR(tt_item(tt_scalar(ctx, 3)), 3, 0);
+    tt_tensor *x = tt_tensor_create(ctx, TT_F32, 1, &one, NULL);
+    void *kept = x->data;
+    host.fail_free = 1;
+    tt_tensor_destroy(x);
+    TT_CHECK_CONTAINS(tt_error(ctx), "cuda: free: invalid argument");
+    host.fail_free = 0;
+    TT_CHECK_INT(cudaFreeAsync(kept, ((tti_cuda *)tt_backend_state(ctx))->stream), cudaSuccess);
+    tt_destroy(ctx);
+    TT_CHECK_INT(cudaGetLastError(), cudaSuccess);
+    TT_CHECK_INT(host.faults, 0);
+}
 TT_TEST(settings_are_checked) {
     tt_context *ctx, *cpu;
     host_reset();
@@ -1059,11 +1218,11 @@ TT_TEST(too_much_memory_is_an_error) {
 
 #define COMMON_TESTS(...)                                                                                                                   \
     TT_MAIN(gemm_matches_cpu, gemm_activates_in_the_same_pass, gemm_keeps_its_bits, gemm_plans_fit, attention_matches_cpu, decode_equals_prefill, decode_over_a_long_cache,     \
-            logprobs_match_cpu, samples_match_cpu, norms_match_cpu, rope_matches_cpu, elementwise_matches_cpu, where_axpy_adamw_match_cpu, rows_match_cpu, shapes_match_cpu,           \
+            logprobs_match_cpu, samples_match_cpu, norms_match_cpu, rope_matches_cpu, long_sums_have_no_bias, weights_are_rounded_once, elementwise_matches_cpu, where_axpy_adamw_match_cpu, rows_match_cpu, shapes_match_cpu,           \
             sums_and_casts_match_cpu, llama_trains_and_samples_like_the_cpu, gpt2_trains_and_samples_like_the_cpu,                              \
             own_kernels_train_like_the_cpu, a_training_run_agrees_with_the_cpu, rounded_products_train_near_the_cpu, sampled_logprobs_are_trained_logprobs, a_step_as_one_changes_nothing, order_of_threads_changes_nothing, __VA_ARGS__)
 #ifdef TT_TEST_CUDA
 COMMON_TESTS(too_much_memory_is_an_error)
 #else
-COMMON_TESTS(a_step_that_cannot_be_one_is_launched_plainly, a_held_step_is_whole_or_lost, nccl_sums_in_the_order_of_a_tree, nccl_errors_are_named, no_device_is_an_error, settings_are_checked, survives_lost_device_memory)
+COMMON_TESTS(what_cublas_refuses_is_remembered, tiles_fit_where_shared_memory_is_small, no_error_is_left_behind, a_step_that_cannot_be_one_is_launched_plainly, a_held_step_is_whole_or_lost, nccl_sums_in_the_order_of_a_tree, nccl_errors_are_named, no_device_is_an_error, settings_are_checked, survives_lost_device_memory)
 #endif

@@ -10,15 +10,8 @@ cd "$(dirname "$0")/.." || exit 1
 root=$(pwd)
 dir=build/docs
 rm -rf $dir && mkdir -p $dir/run/build
-passed=0 failed=0
-
-verdict() {   # status name
-    if [ "$1" -eq 0 ]; then
-        passed=$((passed + 1)); printf 'ok %s\n' "$2"
-    else
-        failed=$((failed + 1)); printf 'FAIL %s\n' "$2"; tail -n 20 $dir/log | sed 's/^/  /'
-    fi
-}
+. tests/verdict.sh
+log=$dir/log
 
 program() {   # file name
     ${CC:-cc} -std=c99 -O1 -Wall -Wextra -I. "$1" -o $dir/program -lm > $dir/log 2>&1 && $dir/program >> $dir/log 2>&1
@@ -152,10 +145,9 @@ for document in $documents; do
         [ -e "$(dirname $document)/$path" ] || echo "no such file: $path" >> $dir/log
     done
     for target in $(grep -oE '(^|`|\$ )make [a-z-]+' $document | sed 's/.*make //' | sort -u); do
-        grep -qhE "^$target:" Makefile tests/gpu.mk bench/bench.mk || echo "no such target: make $target" >> $dir/log
+        grep -qhE "^$target:" Makefile tests/gpu.mk bench/bench.mk examples/web.mk || echo "no such target: make $target" >> $dir/log
     done
     [ ! -s $dir/log ]
     verdict $? "$document's links and make targets"
 done
-echo "$passed passed, $failed failed"
-[ "$failed" -eq 0 ]
+summary

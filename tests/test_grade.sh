@@ -4,11 +4,7 @@ cd "$(dirname "$0")/.." || exit 1
 dir=build/tmp/grade
 rows=tests/golden/rewards.jsonl
 rm -rf $dir && mkdir -p $dir
-passed=0 failed=0
-
-verdict() {   # status name
-    if [ "$1" -eq 0 ]; then passed=$((passed + 1)); echo "ok $2"; else failed=$((failed + 1)); echo "FAIL $2"; fi
-}
+. tests/verdict.sh
 
 refuses() {   # name, what the message says, arguments; the records are standard input
     name=$1 says=$2
@@ -37,5 +33,4 @@ printf 'no json\n' > $dir/in && refuses a_line_that_is_no_json 'line 1: JSON' < 
 printf '' > $dir/in && refuses an_empty_file 'has no records' < $dir/in
 refuses an_unknown_option_value '--reward is "best"' $rows --reward best < $rows
 refuses a_file_that_is_not_there 'cannot read' $dir/none < $rows
-echo "$passed passed, $failed failed"
-[ "$failed" -eq 0 ]
+summary

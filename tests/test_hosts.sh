@@ -4,10 +4,8 @@
 cd "$(dirname "$0")/.." || exit 1
 cc=${CC:-cc} dir=build/hosts
 rm -rf $dir; mkdir -p $dir
-passed=0 failed=0
-verdict() {   # status name
-    if [ "$1" -eq 0 ]; then passed=$((passed + 1)); echo "ok $2"; else failed=$((failed + 1)); echo "FAIL $2"; tail -n 5 $dir/log; fi
-}
+. tests/verdict.sh
+log=$dir/log
 refuses() {   # word name command...: fails with the word on standard error, soon, and not by a signal
     word=$1 name=$2; shift 2
     timeout 20 "$@" > $dir/log 2>&1
@@ -127,5 +125,4 @@ refuses 'nul.jsonl line 2: "content" has' "sft: a NUL in a message" $sft $dir/nu
 printf '%s\n{"prompt": \n' "$row" > $dir/bad.jsonl
 refuses 'bad.jsonl line 2: JSON' "sft: a line that is no JSON" $sft $dir/bad.jsonl
 
-echo "$passed passed, $failed failed"
-[ "$failed" -eq 0 ]
+summary

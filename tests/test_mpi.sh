@@ -16,15 +16,9 @@ export OMP_NUM_THREADS=1 OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM
 export OMPI_MCA_rmaps_base_oversubscribe=1 PRTE_MCA_rmaps_default_mapping_policy=:oversubscribe OMPI_MCA_mpi_yield_when_idle=1
 dir=build/mpi
 rm -rf $dir && mkdir -p $dir
-passed=0 failed=0
+. tests/verdict.sh
+log=$dir/log
 
-verdict() {   # status name
-    if [ "$1" -eq 0 ]; then
-        passed=$((passed + 1)); echo "ok $2"
-    else
-        failed=$((failed + 1)); echo "FAIL $2"; tail -n 20 $dir/log | sed 's/^/  /'
-    fi
-}
 same() {      # file in A/ and B/, name
     cmp "$1" "$2" > $dir/log 2>&1
     verdict $? "$3: the same bytes"
@@ -58,7 +52,7 @@ numbers_near() {   # two files of JSON lines with the same keys, name: each numb
 
 for name in thinktune pretrain sft; do
     small=; [ $name = thinktune ] || small="-DPARALLEL_BLOCK=100"
-    $MPICC -std=c99 -O1 -DTT_MPI $small examples/$name.c -o $dir/$name -lm > $dir/log 2>&1 || { verdict 1 "$MPICC compiles $name.c"; echo "$passed passed, $failed failed"; exit 1; }
+    $MPICC -std=c99 -O1 -DTT_MPI $small examples/$name.c -o $dir/$name -lm > $dir/log 2>&1 || { verdict 1 "$MPICC compiles $name.c"; summary; exit 1; }
 done
 ${CC:-cc} -std=c99 -O1 tests/compare_models.c -o $dir/compare_models -lm || exit 1
 $MPIRUN --version 2>&1 | head -n 2
@@ -146,5 +140,4 @@ echo "exit status $status" >> $dir/log
 [ $status -ne 0 ] && [ $status -ne 124 ]
 verdict $? "a process that is killed ends the job"
 
-echo "$passed passed, $failed failed"
-[ $failed -eq 0 ]
+summary

@@ -6,15 +6,8 @@
 cd "$(dirname "$0")/.." || exit 1
 dir=build/trainer_copy
 mkdir -p $dir
-passed=0 failed=0
-
-verdict() {   # status name
-    if [ "$1" -eq 0 ]; then
-        passed=$((passed + 1)); echo "ok $2"
-    else
-        failed=$((failed + 1)); echo "FAIL $2"; head -n 20 $dir/log
-    fi
-}
+. tests/verdict.sh
+log=$dir/log
 
 # From the mark to the next banner of a chapter, or to the first section that has no mark of the trainer's.
 awk '/^\/\* ---- \[tt:train\.client\]/ { on = 1 }
@@ -127,5 +120,4 @@ ${CC:-cc} -std=c99 -O1 -I. $dir/both.c $dir/copy.o $object -o $dir/both -lm > $d
     $dir/both > $dir/log 2>&1 && grep -q '^the same$' $dir/log
 verdict $? "copy and original train the same weights"
 
-echo "$passed passed, $failed failed"
-[ $failed -eq 0 ]
+summary

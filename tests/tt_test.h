@@ -30,6 +30,12 @@
  *         m.calls         allocations so far      m.live_blocks, m.live_bytes   not yet freed
  *         m.wrong_sizes   frees with another size than allocated
  *         TT_CHECK_NO_LEAK(m)   nothing live, no wrong size
+ *     tt_test_write(ctx, &x[i], 3), tt_test_read(ctx, &x[i])   one value of a tensor's data or gradient, wherever it lives
+ *     tt_test_same(a, b)         whether two tensors hold the same bytes
+ *     TT_CHECK_ALIKE(a, b, n, bits)   n floats: the same bits, or, if bits is 0, near to 1e-4 of 1 + the value
+ *     tt_test_bits()             whether the kernels promise bits: on a GPU the fast ones do not, since cuBLASLt adds in an order
+ *                                that it chooses by the shape of a product
+ *     tt_test_emulated()         whether the device is emulated, and hundreds of steps would take minutes
  *     tt_test_exhaustive()       whether to run the long sweeps: TT_EXHAUSTIVE=1, as make check, test-kernels and CI do
  * Run: build/test_x [part of a test name]. Lines are "ok name", "FAIL name", "skip name: why"; the last one is
  * "N passed, N failed" and the exit status is 1 if any test failed. */
@@ -123,13 +129,45 @@ static inline int tt_test_bytes(const void *a, const void *b, size_t n, const ch
 
 /* Whether the environment's TT_EXHAUSTIVE asks for the long sweeps too; on a GPU they are short and always run. */
 static inline int tt_test_exhaustive(void) {
-#ifdef TT_TEST_CUDA
+#if defined(TT_TEST_CUDA) && !defined(TT_TEST_EMULATED)
     return 1;
 #else
     const char *wish = getenv("TT_EXHAUSTIVE");
     return wish && wish[0] && strcmp(wish, "0") != 0;
 #endif
 }
+
+#ifdef TT_TEST_CUDA
+enum { TT_TEST_DEVICE = 1 };       /* whether contexts are on a device */
+#else
+enum { TT_TEST_DEVICE = 0 };
+#endif
+
+static inline int tt_test_emulated(void) {
+#ifdef TT_TEST_EMULATED
+    return 1;
+#else
+    return 0;
+#endif
+}
+
+static inline int tt_test_bits(void) {
+#ifdef TT_TEST_CUDA
+    const char *kernels = getenv("TT_CUDA_KERNELS");
+    return !kernels || strcmp(kernels, "fast") != 0;
+#else
+    return 1;
+#endif
+}
+
+static inline int tt_test_alike(const float *a, const float *b, size_t n, int bits, const char *file, int line, const char *text) {
+    size_t i = 0;
+    if (bits || !a || !b) return tt_test_bytes(a, b, n * sizeof *a, file, line, text);
+    while (i < n && fabs((double)a[i] - (double)b[i]) <= 1e-4 * (1.0 + fabs((double)b[i]))) i++;
+    if (i < n) printf("  value %lu of %lu: %.9g is not near %.9g\n", (unsigned long)i, (unsigned long)n, (double)a[i], (double)b[i]);
+    return tt_test_note(i == n, file, line, text);
+}
+#define TT_CHECK_ALIKE(a, b, n, bits) tt_test_alike(a, b, n, bits, __FILE__, __LINE__, #a " is alike " #b)
 
 /* ---- data and scratch files ---- */
 
@@ -199,6 +237,15 @@ static inline tt_test_memory tt_test_memory_none(void) {
 }
 
 #ifdef THINKTUNING_H
+/* Bytes of the context's tensors, wherever they live. */
+static inline size_t tt_test_bytes_used(const tt_context *ctx) {
+#ifdef TT_TEST_CUDA
+    return tt_cuda_memory_get(ctx).current_bytes;
+#else
+    return tt_memory_get(ctx).current_bytes;
+#endif
+}
+
 /* Each block is preceded by 64 bytes whose first hold its size; 64 keeps the alignment of malloc. */
 static inline void *tt_test_alloc(void *user, size_t bytes) {
     tt_test_memory *memory = (tt_test_memory *)user;
@@ -243,20 +290,45 @@ static inline int tt_test_ok(tt_context *ctx, tt_status status, const char *file
     return tt_test_note(status == TT_OK, file, line, text);
 }
 #define TT_CHECK_OK(ctx, status) tt_test_ok(ctx, status, __FILE__, __LINE__, #status)
+static inline void tt_test_write(tt_context *ctx, float *at, float value) {
+    TT_CHECK_OK(ctx, tt_backend_get(ctx)->upload(ctx, at, &value, sizeof value));
+}
+
+static inline float tt_test_read(tt_context *ctx, const float *at) {
+    float value = (float)NAN;
+    TT_CHECK_OK(ctx, tt_backend_get(ctx)->download(ctx, &value, at, sizeof value));
+    return value;
+}
+
+static inline int tt_test_same(const tt_tensor *a, const tt_tensor *b) {
+    float *x = (float *)malloc(2 * a->size * sizeof *x);
+    int same = x && a->size == b->size && tt_tensor_get(a, x) == TT_OK && tt_tensor_get(b, x + a->size) == TT_OK &&
+               memcmp(x, x + a->size, a->size * sizeof *x) == 0;
+    free(x);
+    return same;
+}
+
 #define TT_CHECK_NO_LEAK(memory)                \
     do {                                        \
         TT_CHECK_INT((memory).live_blocks, 0);  \
         TT_CHECK_INT((memory).wrong_sizes, 0);  \
     } while (0)
 
-/* With TT_TEST_CUDA every context of the test is on the GPU (make cuda builds build/cuda/test_x so). */
+/* With TT_TEST_CUDA every context of the test is on the GPU (make cuda builds build/cuda/test_x so). Tests compare bits, which
+ * only some of its kernels promise: own, unless the environment asks for others. */
 #ifdef TT_TEST_CUDA
 static inline tt_context *tt_test_create(const tt_desc *desc) {
+    const char *kernels = getenv("TT_CUDA_KERNELS");
     tt_desc d;
+    tt_context *ctx;
     memset(&d, 0, sizeof d);
     if (desc) d = *desc;
     if (!d.backend) d.backend = tt_cuda_backend(0);
-    return tt_create(&d);
+    ctx = tt_create(&d);
+    if (ctx && d.backend == tt_cuda_backend(0) && tt_error_status(ctx) == TT_OK && (!kernels || !kernels[0])) {
+        tt_cuda_set(ctx, TT_CUDA_F32, TT_CUDA_OWN);
+    }
+    return ctx;
 }
 /* 0 and a visible line if there is none to test. */
 static inline int tt_test_device(void) {
