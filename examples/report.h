@@ -110,7 +110,7 @@ static const curve curves[N_CURVES] = {
      "0 is certainty, and the end of learning."},
     {"kl", "KL to the base (nats per token)",
      "How far the student's distribution has moved from the base's: the k3 estimate over all tokens of the "
-     "update."},
+     "update, without --beta at most 10 a token."},
     {"grad_norm", "gradient norm (before clipping)",
      "Length of the update's gradient. Peaks are steps that would have gone far; clipping shortens them."},
     {"num_tokens", NULL, NULL}};
