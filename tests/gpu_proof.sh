@@ -145,7 +145,7 @@ else
     step operators-small-blocks 60 $dir/test_cuda_small
     step model-own 40 tests own $dir/test_model
     step model-fast 40 tests fast $dir/test_model
-    step trainer-fast 60 tests fast $dir/test_trainer
+    step trainer-fast 60 env TT_CUDA_KERNELS=fast $dir/test_trainer trainer_learns
     wait $compiling
     step compile-rest 5 ls $dir/bench_grpo $dir/thinktune $dir/test_think
     step tests-own 60 tests own $dir/test_autograd $dir/test_checkpoint $dir/test_sampler $dir/test_optimizer $dir/test_grpo \

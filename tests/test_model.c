@@ -669,8 +669,8 @@ TT_TEST(half_weights_change_no_bit) {
             tt_tensor_get_grad(x, dx[d]);
             tt_step_reset(ctx);
         }
-        TT_CHECK_BYTES(y[0], y[1], (size_t)N * (size_t)out * sizeof(float));
-        TT_CHECK_BYTES(dx[0], dx[1], (size_t)N * (size_t)in * sizeof(float));
+        TT_CHECK_ALIKE(y[0], y[1], (size_t)N * (size_t)out, tt_test_bits());      /* half weights go in blocks of their rows */
+        TT_CHECK_ALIKE(dx[0], dx[1], (size_t)N * (size_t)in, tt_test_bits());
         for (d = 0; d < 2; d++) { free(y[d]); free(dx[d]); tt_tensor_destroy(w[d]); }
         tt_tensor_destroy(bias);
         free(values);
@@ -753,6 +753,7 @@ static float *hidden_of(tt_model *m, float out[20 * 24]) {
 /* New adapters change nothing; off, they are not there; a copy has them; recomputation and packing change no bit. */
 TT_TEST(lora_bits) {
     int f;
+    if (!tt_test_bits()) { TT_SKIP("the kernels promise no bits"); }
     for (f = 0; f < N_FAMILIES; f++) {
         tt_context *ctx = tt_create(NULL);
         tt_model_config c = config_of((family)f);
@@ -809,7 +810,7 @@ TT_TEST(lora_merge_is_the_same_function) {
     for (f = 0; f < N_FAMILIES; f++) {
         tt_context *ctx = tt_create(NULL);
         tt_model *m = adapted_model(ctx, (family)f, 0);
-        float want[20 * 24], got[20 * 24], largest = 0, difference = 0;
+        float want[20 * 24], got[20 * 24], largest = 0, difference = 0, allowed;
         int n;
         TT_REQUIRE(m != NULL);
         hidden_of(m, want);
@@ -823,8 +824,9 @@ TT_TEST(lora_merge_is_the_same_function) {
             if (fabsf(want[i]) > largest) largest = fabsf(want[i]);
             if (fabsf(want[i] - got[i]) > difference) difference = fabsf(want[i] - got[i]);
         }
-        if (!(difference <= 2e-5f * largest)) printf("  family %d: %g of %g\n", f, (double)difference, (double)largest);
-        TT_CHECK(difference <= 2e-5f * largest);
+        allowed = (tt_test_bits() ? 2e-5f : 1e-3f) * largest;      /* cuBLASLt's GELU, which a merged layer may get, is off by 5e-4 */
+        if (!(difference <= allowed)) printf("  family %d: %g of %g\n", f, (double)difference, (double)largest);
+        TT_CHECK(difference <= allowed);
         TT_CHECK(tt_model_lora_merge(m) != TT_OK);
         TT_CHECK_CONTAINS(tt_error(ctx), "no adapters");
         TT_CHECK_OK(ctx, tt_backward(ctx, loss_of(m, batch_of(ctx, 0, 3))));

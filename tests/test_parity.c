@@ -284,7 +284,7 @@ TT_TEST(mapped_weights_change_no_bit) {
             half += p->dtype != TT_F32;
             TT_CHECK_INT(p->requires_grad, 0);
         }
-        TT_CHECK(lent > 0);
+        TT_CHECK((lent > 0) == !TT_TEST_DEVICE);            /* a device has copies */
         TT_CHECK_INT(half > 0, strcmp(families[f], "mistral") == 0 || strcmp(families[f], "qwen2") == 0);
         golden_close(&g);
         tt_model_destroy(mapped);
