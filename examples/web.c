@@ -365,12 +365,13 @@ static tt_status pack_step(pack *p, int step, double at, size_t enough) {
 }
 static tt_status pretrain_step(tt_optimizer *optimizer, const pack *p, float lr, double *loss_out) {
     tt_batch_desc desc = TT_INIT;
-    tt_tensor *loss;
+    tt_tensor *loss, *logprobs;
     desc.n_sequences = (int)p->offsets.size - 1;
     desc.offsets = p->offsets.data;
     desc.tokens = p->tokens.data;
     desc.mask = (const unsigned char *)p->mask.data;
-    loss = tt_neg(w.ctx, tt_mean(w.ctx, tt_model_logprobs(w.models[BASE], tt_batch_create(w.ctx, &desc), 1, NULL)));
+    logprobs = tt_model_logprobs(w.models[BASE], tt_batch_create(w.ctx, &desc), 1, NULL);
+    loss = tt_neg(w.ctx, tt_mean(w.ctx, logprobs));
     CHECK(tt_backward(w.ctx, loss));
     *loss_out = tt_item(loss);
     tt_step_reset(w.ctx);
@@ -389,7 +390,9 @@ static tt_status pretrain(tt_optimizer *optimizer) {
     schedule.warmup_steps = 100;
     for (step = 0; step < STEPS && status == TT_OK; step++) {
         status = pack_step(&p, step, (double)step / STEPS, TOKENS);
-        if (status == TT_OK) { status = pretrain_step(optimizer, &p, tt_learning_rate(&schedule, step), &loss); }
+        if (status == TT_OK) {
+            status = pretrain_step(optimizer, &p, tt_learning_rate(&schedule, step), &loss);
+        }
         sum += loss;
         if ((step + 1) % SAY_EVERY == 0) {
             printf("base: step %d of %d, loss %.3f\n", step + 1, STEPS, sum / SAY_EVERY);
