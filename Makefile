@@ -50,8 +50,7 @@ study-feedback: build/study
 examples: $(EXAMPLES)
 
 include tests/gpu.mk
-include bench/bench.mk
-include examples/web.mk
+include bench/bench.mk examples/web.mk
 
 # Without a C++ compiler these are left out.
 CXX_TESTS := $(if $(shell command -v $(CXX)),build/test_header_cpp build/test_cuda_host)

@@ -2,15 +2,16 @@
  *
  *     make web            (then open build/web/index.html)
  *
- * Compiled for WebAssembly it exports the functions web_*; the page calls them in a Worker, one at a time, and each
- * answers with one JSON object. Compiled for this machine it is a program with the same functions:
+ * Compiled for WebAssembly it exports the functions web_*; the page calls them in a Worker, one at a time,
+ * and each answers with one JSON object. Compiled for this machine it is a program with the same functions:
  *
- *     build/web/native base DIR                 pretrains the base model of the page (3 minutes on one core), saves it in DIR
- *     build/web/native train DIR SEED STEPS     what the page would be told, line by line; with TT_KERNEL=simd128 digit for digit
+ *     build/web/native base DIR               pretrains the base of the page (3 minutes on one core) into DIR
+ *     build/web/native train DIR SEED STEPS   prints what the page would be told, line by line; with
+ *                                             TT_KERNEL=simd128 digit for digit
  *
- * The task is "signs" with three numbers (see tasks.h): put + or - before each so that the sum is the target. Two students
- * start from the same base and get the same questions. One learns by GRPO. Of the other's tries some are continued by a
- * teacher, the frozen base under another prompt. */
+ * The task is "signs" with three numbers (see tasks.h): put + or - before each so that the sum is the target.
+ * Two students start from the same base and get the same questions. One learns by GRPO. Of the other's tries
+ * some are continued by a teacher, the frozen base under another prompt. */
 #if !defined(__wasm__) && !defined(TTI_SIMD128)
 #define TTI_SIMD128 1                  /* the kernels of the page, also here: the same numbers */
 #endif
@@ -40,7 +41,7 @@ static struct web {
     tt_teacher teacher;
     tt_trainer *trainers[2];
     int32_t end;
-    tt_text json;                      /* the answer to the last call           */
+    tt_text json;                      /* the answer to the last call         */
 } w;
 static char question_room[ROOM];       /* where the page writes a question      */
 
@@ -95,7 +96,8 @@ static tt_status word_known(const char *word, int *known) {
     return status;
 }
 static tt_status read_question(const char *from, tt_text *question) {
-    static const char form[] = "ask like this: make 5 from 2 2 7 (three numbers from 1 to 9, and a sum from -27 to 27)";
+    static const char form[] = "ask like this: make 5 from 2 2 7 "
+                               "(three numbers from 1 to 9, and a sum from -27 to 27)";
     char words[ROOM], *at, *word;
     int n = 0, known, fits = 1;
     for (at = words; *from && at < words + ROOM - 1; from++) {
@@ -104,7 +106,9 @@ static tt_status read_question(const char *from, tt_text *question) {
     *at = 0;
     for (word = strtok(words, " "); word; word = strtok(NULL, " "), n++) {
         CHECK(word_known(word, &known));
-        if (!known) { return tt_fail(w.ctx, TT_ERR_ARG, "the models do not know the word \"%s\"; %s", word, form); }
+        if (!known) {
+            return tt_fail(w.ctx, TT_ERR_ARG, "the models do not know the word \"%s\"; %s", word, form);
+        }
         fits = fits && n < 3 + NUMBERS && word_fits(word, n);
         CHECK(tt_text_format(question, " %s", word));
     }
@@ -226,8 +230,10 @@ static tt_status open_page(const char *dir) {
     question.ctx = w.ctx;
     if (status == TT_OK) { status = wrong_question(&question); }
     if (status == TT_OK) {
-        status = tt_text_format(&w.json, "{\"weights\":%d,\"kernel\":\"%s\",\"threads\":%d,\"tries\":%d,\"first\":",
-                                (int)tt_model_size(w.models[BASE]), tt_kernel(w.ctx), tt_threads(w.ctx), PROMPTS * GENERATIONS);
+        status = tt_text_format(&w.json,
+                                "{\"weights\":%d,\"kernel\":\"%s\",\"threads\":%d,\"tries\":%d,\"first\":",
+                                (int)tt_model_size(w.models[BASE]), tt_kernel(w.ctx), tt_threads(w.ctx),
+                                PROMPTS * GENERATIONS);
     }
     if (status == TT_OK) { status = respond_all(question.data); }
     if (status == TT_OK) { status = tt_text_append(&w.json, "}", 1); }
@@ -238,7 +244,8 @@ static tt_status open_page(const char *dir) {
 EXPORT(web_open) const char *web_open(void) { return answer(open_page("base")); }
 
 /* ---- training ---- */
-/* A linear schedule ends after a third of total_steps; with off_eps next to 0 the teacher leaves just then. */
+/* A linear schedule ends after a third of total_steps; with off_eps next to 0 the teacher leaves just then.
+ * */
 static tt_trainer *new_trainer(int arm, int feedback, int leaves, int seed) {
     tt_trainer_desc d = TT_INIT;
     d.model = w.models[arm];
@@ -273,8 +280,8 @@ static tt_status start(int feedback, int leaves, int seed) {
     }
     return tt_text_format(&w.json, "{}");
 }
-/* Both students become the base again. The teacher continues `feedback` of 8 tries, fewer from step to step (but one at
- * least), none from step `leaves` on. */
+/* Both students become the base again. The teacher continues `feedback` of 8 tries, fewer from step to step
+ * (but one at least), none from step `leaves` on. */
 EXPORT(web_start) const char *web_start(int feedback, int leaves, int seed) {
     w.json.size = 0;
     return answer(start(feedback, leaves, seed));
@@ -288,8 +295,9 @@ static tt_status add_tries(const tt_rollouts *rollouts, int step) {
     CHECK(tt_text_format(&w.json, ",\"tries\":["));
     for (i = 0; i < GENERATIONS; i++) {
         const tt_rollout *r = &rollouts->items[group * GENERATIONS + i];
+        const int32_t *response = r->tokens + r->prompt_length;
         int by_student = r->guided ? r->attempt_length : r->response_length;
-        CHECK(add_response(r->rewards[0] > 0.5f, r->tokens + r->prompt_length, r->response_length, by_student, i ? "," : ""));
+        CHECK(add_response(r->rewards[0] > 0.5f, response, r->response_length, by_student, i ? "," : ""));
     }
     return tt_text_format(&w.json, "]}");
 }
@@ -297,9 +305,10 @@ static tt_status train_step(int arm) {
     tt_step_metrics m;
     if (!w.trainers[arm]) { return tt_fail(w.ctx, TT_ERR_ARG, "web_step before web_start"); }
     CHECK(tt_trainer_step(w.trainers[arm], &m));
-    CHECK(tt_text_format(&w.json, "{\"step\":%d,\"reward\":%r,\"reflection\":%r,\"correction\":%r,\"length\":%r,\"guided\":%d",
-                         m.step, m.think.own_reward, m.reflection_rate, m.correction_rate, m.mean_length, m.think.n_guided));
-    CHECK(tt_text_format(&w.json, ",\"guided_reward\":%r", m.think.guided_reward));
+    CHECK(tt_text_format(&w.json, "{\"step\":%d,\"reward\":%r,\"reflection\":%r,\"correction\":%r", m.step,
+                         m.think.own_reward, m.reflection_rate, m.correction_rate));
+    CHECK(tt_text_format(&w.json, ",\"length\":%r,\"guided\":%d,\"guided_reward\":%r", m.mean_length,
+                         m.think.n_guided, m.think.guided_reward));
     return add_tries(tt_trainer_rollouts(w.trainers[arm]), m.step);
 }
 EXPORT(web_step) const char *web_step(int arm) {
@@ -326,6 +335,9 @@ EXPORT(web_exam) const char *web_exam(int model, int n) {
 #ifndef __wasm__
 typedef struct pack { tt_ids tokens, offsets; tt_text mask; } pack;
 
+static tt_status encode(const char *text, size_t size, tt_ids *out) {
+    return tt_encode(w.tokenizer, text, size, TT_SPECIAL_PARSE, out);
+}
 /* Documents until the step has its tokens; what follows the question is to be learned. */
 static tt_status pack_step(pack *p, int step, double at, size_t enough) {
     tt_text text = TT_INIT;
@@ -339,9 +351,9 @@ static tt_status pack_step(pack *p, int step, double at, size_t enough) {
         text.size = 0;
         status = tt_ids_append(&p->offsets, &end, 1);
         if (status == TT_OK) { status = tt_signs_document(w.signs, index++, at, &text, &from); }
-        if (status == TT_OK) { status = tt_encode(w.tokenizer, text.data, from, TT_SPECIAL_PARSE, &p->tokens); }
+        if (status == TT_OK) { status = encode(text.data, from, &p->tokens); }
         first = p->tokens.size;
-        if (status == TT_OK) { status = tt_encode(w.tokenizer, text.data + from, text.size - from, TT_SPECIAL_PARSE, &p->tokens); }
+        if (status == TT_OK) { status = encode(text.data + from, text.size - from, &p->tokens); }
         while (status == TT_OK && p->mask.size < p->tokens.size) {
             status = tt_text_append(&p->mask, p->mask.size < first ? "\0" : "\1", 1);
         }
@@ -351,20 +363,21 @@ static tt_status pack_step(pack *p, int step, double at, size_t enough) {
     tt_text_free(&text);
     return status;
 }
-static tt_status pretrain_step(tt_model *model, tt_optimizer *optimizer, const pack *p, float lr, double *loss_out) {
+static tt_status pretrain_step(tt_optimizer *optimizer, const pack *p, float lr, double *loss_out) {
     tt_batch_desc desc = TT_INIT;
-    tt_tensor *loss;
+    tt_tensor *loss, *logprobs;
     desc.n_sequences = (int)p->offsets.size - 1;
     desc.offsets = p->offsets.data;
     desc.tokens = p->tokens.data;
     desc.mask = (const unsigned char *)p->mask.data;
-    loss = tt_neg(w.ctx, tt_mean(w.ctx, tt_model_logprobs(model, tt_batch_create(w.ctx, &desc), 1, NULL)));
+    logprobs = tt_model_logprobs(w.models[BASE], tt_batch_create(w.ctx, &desc), 1, NULL);
+    loss = tt_neg(w.ctx, tt_mean(w.ctx, logprobs));
     CHECK(tt_backward(w.ctx, loss));
     *loss_out = tt_item(loss);
     tt_step_reset(w.ctx);
     return tt_optimizer_step(optimizer, lr, NULL);
 }
-static tt_status pretrain(tt_model *model, tt_optimizer *optimizer) {
+static tt_status pretrain(tt_optimizer *optimizer) {
     enum { STEPS = 12000, TOKENS = 500, SAY_EVERY = 2000 };
     tt_schedule schedule = TT_INIT;
     pack p = TT_INIT;
@@ -377,7 +390,9 @@ static tt_status pretrain(tt_model *model, tt_optimizer *optimizer) {
     schedule.warmup_steps = 100;
     for (step = 0; step < STEPS && status == TT_OK; step++) {
         status = pack_step(&p, step, (double)step / STEPS, TOKENS);
-        if (status == TT_OK) { status = pretrain_step(model, optimizer, &p, tt_learning_rate(&schedule, step), &loss); }
+        if (status == TT_OK) {
+            status = pretrain_step(optimizer, &p, tt_learning_rate(&schedule, step), &loss);
+        }
         sum += loss;
         if ((step + 1) % SAY_EVERY == 0) {
             printf("base: step %d of %d, loss %.3f\n", step + 1, STEPS, sum / SAY_EVERY);
@@ -413,7 +428,7 @@ static tt_status make_base(const char *dir) {
     save.dtype = TT_BF16;
     w.models[BASE] = tt_model_create(w.ctx, &config, 1);
     optimizer = w.models[BASE] ? tt_adamw_create(w.models[BASE], &adamw) : NULL;
-    status = optimizer ? pretrain(w.models[BASE], optimizer) : tt_error_status(w.ctx);
+    status = optimizer ? pretrain(optimizer) : tt_error_status(w.ctx);
     tt_optimizer_destroy(optimizer);
     return status == TT_OK ? tt_model_save_as(w.models[BASE], w.tokenizer, dir, &save) : status;
 }
@@ -442,7 +457,9 @@ static int close_all(tt_status status) {
 }
 int main(int argc, char **argv) {
     if (argc == 3 && strcmp(argv[1], "base") == 0) { return close_all(make_base(argv[2])); }
-    if (argc == 5 && strcmp(argv[1], "train") == 0) { return close_all(train(argv[2], atoi(argv[3]), atoi(argv[4]))); }
+    if (argc == 5 && strcmp(argv[1], "train") == 0) {
+        return close_all(train(argv[2], atoi(argv[3]), atoi(argv[4])));
+    }
     fprintf(stderr, "usage: web base DIR | web train DIR SEED STEPS\n");
     return 2;
 }
