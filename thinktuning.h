@@ -630,7 +630,8 @@ typedef struct tt_batch_desc {
                                    /* first of a sequence never is. NULL = every token but the first     */
     const int32_t *parents;        /* [n_sequences] the earlier sequence that each goes on from, -1 = none: a
                                       prompt of many responses is computed once. Its last token predicts
-                                      nothing in them. NULL = none; not with a cache                     */
+                                      nothing in them. NULL = none; not with a cache; backwards on the CPU
+                                      alone                                                              */
     tt_kv_cache *cache;            /* NULL in training                                                   */
     const int32_t *cache_slots;    /* [n_sequences], with a cache                                        */
 } tt_batch_desc;
@@ -1339,7 +1340,7 @@ typedef struct tt_grpo_config {
     int micro_batch_tokens;        /* tokens of one forward/backward, to which its memory is proportional;
                                       0 = 8192 */
     int share_prompts;             /* 1: what prompts have in common is computed once in a micro-batch, see
-                                      tt_rollouts_batch; 0 = off                                           */
+                                      tt_rollouts_batch; on the CPU alone; 0 = off                         */
     /* ThinkTuning's Advantage-Aware Shaping, for tokens of the kinds guided and teacher */
     tt_aas aas;
     float gamma_min, gamma_max, advantage_min, advantage_max;   /* all 0 = 0.001, -0.001, -4, 4            */

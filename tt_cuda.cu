@@ -1925,7 +1925,8 @@ static tt_status tti_cuda_attention_backward(tt_context *ctx, const tt_attention
     float *delta;
     if (tti_cuda_attention_check(ctx, a) != TT_OK) { return TT_ERR_ARG; }
     if (a->query_start || a->key_start || !a->lse) {
-        return tt_fail(ctx, TT_ERR_ARG, "attention_backward: expected packed sequences and lse");
+        return tt_fail(ctx, TT_ERR_ARG, "attention_backward: expected packed sequences and lse: trees of sequences "
+                       "(tt_batch_desc.parents, share_prompts) are trained on the CPU alone");
     }
     if (rows == 0) { return TT_OK; }
     delta = (float *)tti_cuda_scratch(ctx, TTI_SCRATCH_SUMS, rows * sizeof(float));

@@ -124,6 +124,7 @@ static const tt_batch *ragged(tt_context *ctx, int long_one) {
     desc.tokens = tokens;
     return tt_batch_create(ctx, &desc);
 }
+#ifndef TT_TEST_CUDA
 /* Four sequences in 11 rows: one that three go on from, the last by way of the third; or 74 rows, of which two
  * sequences see the first 70, which is more than a block of keys. */
 static const tt_batch *tree(tt_context *ctx, int long_one) {
@@ -136,6 +137,7 @@ static const tt_batch *tree(tt_context *ctx, int long_one) {
     desc.parents = parents;
     return tt_batch_create(ctx, &desc);
 }
+#endif
 
 static tt_tensor *op_rope(tt_context *x, tt_tensor **i) {
     float *angles = random_values(7, 16 * 3, -3, 3), *sines = random_values(7, 16 * 3, -3, 3);
@@ -157,8 +159,10 @@ static tt_tensor *attend(tt_context *x, tt_tensor **i, const tt_batch *batch, in
 }
 static tt_tensor *op_attention(tt_context *x, tt_tensor **i) { return attend(x, i, ragged(x, 0), 4, 2, 5); }
 static tt_tensor *op_attention_long(tt_context *x, tt_tensor **i) { return attend(x, i, ragged(x, 1), 2, 1, 8); }
+#ifndef TT_TEST_CUDA
 static tt_tensor *op_attention_tree(tt_context *x, tt_tensor **i) { return attend(x, i, tree(x, 0), 4, 2, 5); }
 static tt_tensor *op_attention_tree_long(tt_context *x, tt_tensor **i) { return attend(x, i, tree(x, 1), 2, 1, 8); }
+#endif
 static const int32_t *some_targets(int n, int vocab) {
     static int32_t targets[64];
     int k;
@@ -219,8 +223,10 @@ static const op_case cases[] = {
     {"rope",      op_rope,      1, {{2, {11, 12}}}, -1, 1},
     {"attention", op_attention, 3, {{2, {11, 20}}, {2, {11, 10}}, {2, {11, 10}}}, -2, 2},
     {"attention_long", op_attention_long, 3, {{2, {74, 16}}, {2, {74, 8}}, {2, {74, 8}}}, -2, 2},
+#ifndef TT_TEST_CUDA                  /* trees are trained on the CPU alone */
     {"attention_tree", op_attention_tree, 3, {{2, {11, 20}}, {2, {11, 10}}, {2, {11, 10}}}, -2, 2},
     {"attention_tree_long", op_attention_tree_long, 3, {{2, {74, 16}}, {2, {74, 8}}, {2, {74, 8}}}, -2, 2},
+#endif
     {"logprobs",  op_logprobs,  2, {{2, {5, 11}}, {2, {37, 11}}}, -1, 1},
     {"entropy",   op_entropy,   2, {{2, {5, 11}}, {2, {37, 11}}}, -1, 1},
     {"checkpoint", op_checkpoint, 2, {{2, {5, 6}}, {2, {6, 6}}}, -0.6f, 0.6f},

@@ -191,6 +191,7 @@ static float *tree_grads(family f, int flat, int n_threads, int recompute, float
 /* What responses share is computed once: their log-probs keep their bits, the gradient is the same sum. */
 TT_TEST(a_shared_prompt_changes_no_log_prob) {
     int f, i;
+    if (TT_TEST_DEVICE) { TT_SKIP("trees of sequences are trained on the CPU alone"); }
     for (f = 0; f < N_FAMILIES; f++) {
         float tree[9], flat[9], other[9], *a = tree_grads((family)f, 0, 1, 0, tree), *b = tree_grads((family)f, 1, 1, 0, flat);
         tt_context *ctx = tt_create(NULL);
