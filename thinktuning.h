@@ -127,8 +127,8 @@
  *
  * Companions in examples/, to be included after this header: tasks.h (questions whose answers can be
  * checked), rewards.h (rewards by rule, equality of mathematical answers), evaluate.h (accuracies with
- * intervals, pass@k, tables), losses.h (policy losses beyond those of chapter 11), feedback.h (further ways to
- * learn from feedback: Critique-GRPO, RLTF, SDPO, OPSD, on-policy distillation, SRPO).
+ * intervals, pass@k, tables), losses.h (policy losses beyond those of chapter 11), feedback.h (further ways
+ * to learn from feedback: Critique-GRPO, RLTF, SDPO, OPSD, on-policy distillation, SRPO).
  *
  * To read it all: this manual, then examples/grpo.c, a trainer of two pages, then the chapters. */
 #ifndef TTI_SIMD_PASS
