@@ -22,7 +22,7 @@ static tt_status calculate(void *user, const tt_request *request, const int32_t 
     text.ctx = out->ctx;
     status = tt_decode(tokenizer, response, (size_t)length, 0, &text);
     if (status == TT_OK) { sscanf(text.data, "<calc> %d * %d =%n", &a, &b, &end); }
-    if (status == TT_OK && end > 0 && end == (int)text.size) {
+    if (end > 0 && end == (int)text.size) {
         n = snprintf(answer, sizeof answer, " %d", a * b);
         status = tt_encode(tokenizer, answer, (size_t)n, TT_SPECIAL_TEXT, out);
     }
@@ -35,12 +35,8 @@ static tt_status ask(void *user, int split, uint64_t index, tt_text *question, t
     int n = MOST - LEAST + 1, place, a, b;
     tt_status status;
     (void)user;
-    if (split == 0) {
-        place = (int)(index % (uint64_t)(n * n / HELD_OUT * (HELD_OUT - 1)));
-        place += place / (HELD_OUT - 1) + 1;
-    } else {
-        place = (int)(index % (uint64_t)(n * n / HELD_OUT)) * HELD_OUT;
-    }
+    place = (int)(index % (uint64_t)(n * n / HELD_OUT * (split ? 1 : HELD_OUT - 1)));
+    place = split ? place * HELD_OUT : place + place / (HELD_OUT - 1) + 1;
     a = LEAST + place / n;
     b = LEAST + place % n;
     status = tt_text_format(question, " %d * %d", a, b);
@@ -127,7 +123,7 @@ int main(void) {
     tt_model *model = tokenizer ? make_model(ctx, tt_vocab_size(tokenizer)) : NULL;
     tt_task task = TT_INIT;
     tt_trainer_desc desc = TT_INIT;
-    tt_trainer *trainer = NULL;
+    tt_trainer *trainer;
     tt_status status;
     int step;
     task.question = ask;
@@ -144,14 +140,12 @@ int main(void) {
     desc.grpo.entropy_coef = 0.02f;      /* or all soon write one calculation, whatever the question */
     desc.adamw.max_grad_norm = 1;
     desc.schedule.lr = 2e-3f;
-    if (model) { trainer = tt_trainer_create(ctx, &desc); }
+    trainer = model ? tt_trainer_create(ctx, &desc) : NULL;
     status = trainer ? TT_OK : tt_error_status(ctx);
     for (step = 0; step < STEPS && status == TT_OK; step++) {
         tt_step_metrics m;
         status = tt_trainer_step(trainer, &m);
-        if (status == TT_OK && (step % 50 == 0 || step == STEPS - 1)) {
-            printf("step %3d  reward %.2f\n", step, m.grpo.reward);
-        }
+        if (status == TT_OK && step % 50 == 0) { printf("step %3d  reward %.2f\n", step, m.grpo.reward); }
     }
     if (status == TT_OK) { status = examine(model, tokenizer, &task, 24); }
     if (status != TT_OK) { fprintf(stderr, "calculator: %s\n", tt_error(ctx)); }
