@@ -1,14 +1,11 @@
-/* calculator.c - a model of random weights learns to use a tool, by GRPO alone
- *
- *     build/calculator            (less than a minute)
- *
- * It is asked "<q> 12 * 7<a>". Nobody shows it an answer, and it cannot multiply. But where it writes
- * "<calc> 12 * 7 =", the environment writes 84 behind it, tokens that the loss leaves out, and the response
- * goes on. The last lines are answers to questions that it was never trained on. */
+/* calculator.c - a model of random weights learns to use a tool, by GRPO alone: build/calculator, in a minute
+ * It is asked "<q> 12 * 7<a>" and cannot multiply. But where it writes "<calc> 12 * 7 =", the environment
+ * writes 84 behind it, tokens that the loss leaves out, and the response goes on. The last lines are answers
+ * to questions that it was never trained on. */
 #define THINKTUNING_IMPLEMENTATION
 #include "../thinktuning.h"
 
-enum { STEPS = 800, LEAST = 2, MOST = 12, HELD_OUT = 5, LENGTH = 10 };
+enum { STEPS = 1200, LEAST = 2, MOST = 12, HELD_OUT = 5, LENGTH = 10 };
 
 /* ---- the environment: a calculator that answers where a calculation ends ---- */
 static tt_status calculate(void *user, const tt_request *request, const int32_t *response, int length,
@@ -17,14 +14,14 @@ static tt_status calculate(void *user, const tt_request *request, const int32_t 
     tt_text text = TT_INIT;
     tt_status status;
     char answer[32];
-    int a, b, end = 0, n;
+    int a, b, end = 0;
     (void)request;
     text.ctx = out->ctx;
     status = tt_decode(tokenizer, response, (size_t)length, 0, &text);
     if (status == TT_OK) { sscanf(text.data, "<calc> %d * %d =%n", &a, &b, &end); }
     if (end > 0 && end == (int)text.size) {
-        n = snprintf(answer, sizeof answer, " %d", a * b);
-        status = tt_encode(tokenizer, answer, (size_t)n, TT_SPECIAL_TEXT, out);
+        snprintf(answer, sizeof answer, " %d", a * b);
+        status = tt_encode(tokenizer, answer, strlen(answer), TT_SPECIAL_TEXT, out);
     }
     tt_text_free(&text);
     return status;
@@ -33,27 +30,24 @@ static tt_status calculate(void *user, const tt_request *request, const int32_t 
 /* ---- the task: products of numbers from 2 to 12, of which every fifth is held out ---- */
 static tt_status ask(void *user, int split, uint64_t index, tt_text *question, tt_text *answer) {
     int n = MOST - LEAST + 1, place, a, b;
-    tt_status status;
     (void)user;
     place = (int)(index % (uint64_t)(n * n / HELD_OUT * (split ? 1 : HELD_OUT - 1)));
     place = split ? place * HELD_OUT : place + place / (HELD_OUT - 1) + 1;
     a = LEAST + place / n;
     b = LEAST + place % n;
-    status = tt_text_format(question, " %d * %d", a, b);
-    return status == TT_OK ? tt_text_format(answer, "<calc> %d * %d = %d", a, b, a * b) : status;
+    if (tt_text_format(question, " %d * %d", a, b) != TT_OK) { return TT_ERR_MEM; }
+    return tt_text_format(answer, "<calc> %d * %d = %d", a, b, a * b);
 }
 
 /* All for being right, and a little for each word with which it begins like the calculation, or nobody would
  * ever come upon one. */
 static tt_status judge(void *user, const tt_reward_input *in, float *reward) {
-    const char *want = in->answer, *got = in->response;
+    size_t at = 0, next;
     int words = 0;
     (void)user;
-    for (; words < 5; words++) {
-        size_t n = 1 + strcspn(want + 1, " ");
-        if (strncmp(want, got, n) != 0 || (got[n] && got[n] != ' ')) { break; }
-        want += n;
-        got += n;
+    for (; words < 5; words++, at = next) {
+        next = at + 1 + strcspn(in->answer + at + 1, " ");
+        if (strncmp(in->answer, in->response, next) != 0 || !strchr(" ", in->response[next])) { break; }
     }
     *reward = in->stopped && strcmp(in->response, in->answer) == 0 ? 1 : 0.1f * (float)words;
     return TT_OK;
@@ -72,12 +66,11 @@ static tt_tokenizer *make_tokenizer(tt_context *ctx) {
 static tt_model *make_model(tt_context *ctx, int vocab_size) {
     tt_model_config config = TT_INIT;
     config.vocab_size = vocab_size;
-    config.hidden_size = 48;
+    config.hidden_size = 64;
     config.num_hidden_layers = 1;
-    config.num_attention_heads = 3;
+    config.num_attention_heads = 4;
     config.intermediate_size = 128;
     config.max_position_embeddings = 32;
-    config.bos_token_id = config.eos_token_id = -1;
     return tt_model_create(ctx, &config, 1);
 }
 
@@ -101,14 +94,13 @@ static tt_status examine(tt_model *model, const tt_tokenizer *tokenizer, const t
     greedy.environment_user = (void *)tokenizer;
     if (status == TT_OK) { status = tt_generate(model, prompts.requests, n, &greedy, &out); }
     for (i = 0; i < n && status == TT_OK; i++) {
-        tt_reward_input in = TT_INIT;
-        in.tokens = out.items[i].tokens;
-        in.n_tokens = out.items[i].length;
-        in.stopped = out.items[i].stopped;
-        status = tt_prompts_input(&prompts, i, &text, &in);
+        const tt_completion *c = &out.items[i];
+        const char *want = tt_prompts_answer(&prompts, i);
+        text.size = 0;
+        status = tt_decode(tokenizer, c->tokens, (size_t)(c->length - c->stopped), 0, &text);
         if (status != TT_OK) { break; }
-        right += in.stopped && strcmp(in.response, in.answer) == 0;
-        if (i % 8 == 0) { printf("%s ?  %s\n", in.question, in.response); }
+        right += c->stopped && strcmp(text.data, want) == 0;
+        if (i % 8 == 0) { printf("%s ?  %s\n", tt_prompts_question(&prompts, i), text.data); }
     }
     if (status == TT_OK) { printf("%d of %d questions never seen are right\n", right, n); }
     tt_completions_free(&out);
@@ -125,7 +117,6 @@ int main(void) {
     tt_trainer_desc desc = TT_INIT;
     tt_trainer *trainer;
     tt_status status;
-    int step;
     task.question = ask;
     task.reward = judge;
     task.prompt_template = "<q>{question}<a>";
@@ -140,9 +131,11 @@ int main(void) {
     desc.grpo.entropy_coef = 0.02f;      /* or all soon write one calculation, whatever the question */
     desc.adamw.max_grad_norm = 1;
     desc.schedule.lr = 2e-3f;
+    desc.schedule.type = TT_COSINE;
+    desc.schedule.total_steps = STEPS;
     trainer = model ? tt_trainer_create(ctx, &desc) : NULL;
     status = trainer ? TT_OK : tt_error_status(ctx);
-    for (step = 0; step < STEPS && status == TT_OK; step++) {
+    for (int step = 0; step < STEPS && status == TT_OK; step++) {
         tt_step_metrics m;
         status = tt_trainer_step(trainer, &m);
         if (status == TT_OK && step % 50 == 0) { printf("step %3d  reward %.2f\n", step, m.grpo.reward); }
