@@ -1,14 +1,15 @@
 /* grpo.c - GRPO from the first rollout to the last update, in one page of code.
  *
- *     build/grpo            (about ten seconds)
+ *     build/grpo            (a few seconds)
  *
  * A model of 30 thousand random weights is asked "<q> 3 7<a>" and shall answer with the larger digit and stop:
  * " 7<end>". Nobody shows it an answer. It tries, its tries are rewarded, and what was better than the other
- * tries at the same question becomes more likely. The last line is like "step 149  reward 0.97 ...". */
+ * tries at the same question becomes more likely. The last line is "step 299  reward 0.89 ...";
+ * from the weights of seeds 2 and 3 it is 0.94. */
 #define THINKTUNING_IMPLEMENTATION
 #include "../thinktuning.h"
 
-enum { STEPS = 150, PROMPTS = 16, GROUP = 8, LENGTH = 4 };
+enum { STEPS = 300, PROMPTS = 16, GROUP = 8, LENGTH = 4 };
 
 /* Any failure of the library ends up here: tt_error says what went wrong. */
 static int give_up(tt_context *ctx) {
@@ -120,6 +121,7 @@ int main(void) {
     adamw.max_grad_norm = 1;
     l.optimizer = l.model ? tt_adamw_create(l.model, &adamw) : NULL;
     l.grpo.num_generations = GROUP;
+    l.grpo.entropy_coef = 0.08f;      /* or it is soon sure, and stays wrong where it is: try without */
     l.grpo.max_completion_length = LENGTH;
     if (!l.optimizer) { status = TT_ERR_MEM; }
     for (step = 0; step < STEPS && status == TT_OK; step++) {
