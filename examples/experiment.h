@@ -500,7 +500,7 @@ static tt_status render_prompt(app *a, const tt_json *const *turns, int n_turns)
 
 static tt_status open_prompt(app *a) {
     tt_json_lines lines = TT_INIT;
-    tt_json *turns[MOST_TURNS];
+    tt_json *turns[MOST_TURNS] = {NULL};
     int n = 0, i;
     tt_status status = TT_OK;
     lines.ctx = a->ctx;
