@@ -13,12 +13,12 @@ printf '#include "thinktuning.h"\n#include "thinktuning.h"\nint unit(void);\nint
 printf '#include <omp.h>\nint unit(void);\nint unit(void) { return omp_get_max_threads(); }\n' > $dir/openmp.c
 
 # The companions of examples/ want the public part of the header alone, in any order and more than once.
-companions="losses rewards tasks evaluate"
+companions="losses rewards tasks evaluate feedback"
 for companion in $companions; do
     printf '#include "thinktuning.h"\n#include "examples/%s.h"\nint unit(void);\nint unit(void) { return 0; }\n' $companion > $dir/$companion.c
 done
-printf '#include "thinktuning.h"\n#include "examples/%s.h"\n#include "examples/%s.h"\n#include "examples/%s.h"\n#include "examples/%s.h"\n' \
-    evaluate tasks losses rewards | cat - $dir/evaluate.c > $dir/companions.c
+printf '#include "thinktuning.h"\n#include "examples/%s.h"\n#include "examples/%s.h"\n#include "examples/%s.h"\n#include "examples/%s.h"\n#include "examples/%s.h"\n' \
+    evaluate feedback tasks losses rewards | cat - $dir/evaluate.c > $dir/companions.c
 printf '#include "examples/rewards.h"\n' > $dir/before.c
 
 # compile NAME COMMAND...: runs in the background, at most two at a time; collect takes the results.
@@ -48,8 +48,8 @@ for cc in gcc clang; do
         compile "$cc-c99-$unit" $cc -std=c99 $warn -I. -c $dir/$unit.c -o "$dir/$cc-c99-$unit.o"
         compile "$cc-c++11-$unit" $cc -x c++ -std=c++11 $warn -I. -c $dir/$unit.c -o "$dir/$cc-c++11-$unit.o"
     done
-    for example in examples/*.c; do
-        compile "$cc-$(basename "$example")" $cc -std=c99 $warn -c "$example" -o $dir/example.$cc.o
+    for example in examples/*.c; do      # each holds the whole header: without optimisation, that has had its turn
+        compile "$cc-$(basename "$example")" $cc -std=c99 $warn -O0 -c "$example" -o $dir/example.$cc.o
     done
 done
 wait
@@ -73,7 +73,7 @@ else
     verdict 1 "names of the implementation"
 fi
 verdict "$(grep -nE '[^ -~	]' thinktuning.h > $dir/ascii.log; [ $? -eq 1 ]; echo $?)" "is plain ASCII"
-verdict "$(cd examples && grep -nE '\b(tti|TTI)_' losses.h rewards.h tasks.h evaluate.h > ../$dir/private.log; [ $? -eq 1 ]; echo $?)" \
+verdict "$(cd examples && grep -nE '\b(tti|TTI)_' losses.h rewards.h tasks.h evaluate.h feedback.h > ../$dir/private.log; [ $? -eq 1 ]; echo $?)" \
     "the companions use no private name of the header"
 verdict "$(${CC:-cc} -std=c99 -I. -c $dir/before.c -o $dir/before.o 2> $dir/before.log; grep -q 'include thinktuning.h before it' $dir/before.log; echo $?)" \
     "a companion without the header says what is missing"
