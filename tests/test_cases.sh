@@ -550,7 +550,7 @@ check "after the macros of windows.h, as C" $cc -std=c99 -Wall -Wextra -Werror -
 if command -v "$cxx" > /dev/null; then check "after the macros of windows.h, as C++" $cxx -std=c++11 -Wall -Wextra -Werror -I "$project" -fsyntax-only -x c++ "$cases/windows_macros.c"; else skip "after the macros of windows.h, as C++" "$cxx is not there"; fi
 # It was written for version 0.1.0, whose two longest signatures are gone.
 sed 's/tt_grpo_loss(l->ctx, logprobs, entropy, &rollouts, indices, rollouts.n, /tt_grpo_loss(l->ctx, logprobs, entropy, \&(tt_loss_batch){.rollouts = \&rollouts, .indices = indices, .n = rollouts.n}, /
-     s/tt_think_augment(&rollouts, &teacher, l->tokenizer, &l->think, &l->grpo, l->end, step, t)/tt_think_augment(\&rollouts, \&(tt_augment){\&teacher, l->tokenizer, l->end, l->grpo.max_completion_length, step}, \&l->think, t)/' \
+     s/tt_think_augment(&rollouts, &teacher, l->tokenizer, &l->think, &l->grpo, l->end, step, t)/tt_think_augment(\&rollouts, \&(tt_augment){.teacher = \&teacher, .tokenizer = l->tokenizer, .end_token = l->end, .max_completion_length = l->grpo.max_completion_length, .step = step}, \&l->think, t)/' \
     "$cases/think-draft.c" > think-here.c
 think_page() { built think think-here.c -Wall -Wextra -Werror && run 300 ./think && accepted; }
 check "ThinkTuning on one page compiles and runs" think_page
