@@ -1560,10 +1560,10 @@ static tt_status no_reward(void *user, const tt_reward_input *in, float *reward)
     *reward = 0;
     return TT_OK;
 }
-static tt_status poison(void *user, float *data, size_t n) {
-    (void)user;
-    data[n - 1] = (float)NAN;
-    return TT_OK;
+static tt_status poison(void *user, float *data, size_t n) {      /* data may be a device's */
+    tt_context *ctx = (tt_context *)user;
+    const float nan = (float)NAN;
+    return tt_backend_get(ctx)->upload(ctx, data + n - 1, &nan, sizeof nan);
 }
 TT_TEST(trainer_stops_with_a_reason) {
     const char *path = tt_test_tmp("troubled.state");
@@ -1597,6 +1597,7 @@ TT_TEST(trainer_stops_with_a_reason) {
 
     r.desc.abort_entropy = 0;
     r.desc.allreduce = poison;
+    r.desc.allreduce_user = r.ctx;
     rig_start(&r);
     for (i = 0; i < 2; i++) { TT_CHECK_OK(r.ctx, tt_trainer_step(r.trainer, &m)); TT_CHECK(m.update_skipped == 1); }
     TT_CHECK_INT(tt_trainer_step(r.trainer, &m), TT_ERR_STOP);
