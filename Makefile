@@ -64,8 +64,7 @@ test: $(TESTS:%=build/%) $(CXX_TESTS) $(EXAMPLES) $(CUDA_TESTS)
 
 ## make check       the same, with the long sweeps of TT_EXHAUSTIVE=1, under address and undefined-behaviour sanitizers
 check: $(TESTS:%=build/sanitize/%) build/sanitize/test_cuda_host
-	@TT_EXHAUSTIVE=1 ASAN_OPTIONS=allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 tests/run.sh \
-	  $(filter-out %/test_cuda_host,$^) && tests/run.sh build/sanitize/test_cuda_host
+	@export ASAN_OPTIONS=allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1; TT_EXHAUSTIVE=1 tests/run.sh $(filter-out %/test_cuda_host,$^) && tests/run.sh build/sanitize/test_cuda_host
 
 ## make race        the threaded parts under the thread sanitizer
 race: build/race/test_base build/race/test_header build/race/test_sampler
