@@ -14690,7 +14690,7 @@ static int tti_same_prompt(const tt_rollout *a, const tt_rollout *b) {
  * last token of a prompt predicts a response's first, so it is the response's own. */
 static void tti_layout_shared(tti_layout *l, const tt_rollouts *all, const int *indices, int n) {
     const tt_rollout *first = tti_rollout_at(all, indices, 0);
-    int common = first->prompt_length - 1, root = -1, prompt = -1, i;
+    int common = first->prompt_length - 1, root = -1, prompt = -1, repeats = 0, i;
     for (i = 1; i < n; i++) {
         const tt_rollout *r = tti_rollout_at(all, indices, i);
         common = tti_common_tokens(first, r, common < r->prompt_length - 1 ? common : r->prompt_length - 1);
@@ -14699,10 +14699,9 @@ static void tti_layout_shared(tti_layout *l, const tt_rollouts *all, const int *
     if (common > 0) { root = tti_layout_add(l, first, 0, common, -1); }
     for (i = 0; i < n; i++) {
         const tt_rollout *r = tti_rollout_at(all, indices, i);
-        int last = r->prompt_length - 1, end = r->prompt_length + r->response_length, repeated;
-        if (i > 0 && !tti_same_prompt(r, tti_rollout_at(all, indices, i - 1))) { prompt = -1; }
-        repeated = i + 1 < n && tti_same_prompt(r, tti_rollout_at(all, indices, i + 1));
-        if (prompt < 0 && repeated && last > common) { prompt = tti_layout_add(l, r, common, last, root); }
+        int last = r->prompt_length - 1, end = r->prompt_length + r->response_length, repeated = repeats;
+        repeats = i + 1 < n && tti_same_prompt(r, tti_rollout_at(all, indices, i + 1));
+        if (!repeated) { prompt = repeats && last > common ? tti_layout_add(l, r, common, last, root) : -1; }
         tti_layout_add(l, r, prompt >= 0 ? last : common, end, prompt >= 0 ? prompt : root);
     }
 }
@@ -14741,6 +14740,13 @@ TT_API tt_batch *tt_rollouts_batch(tt_context *ctx, const tt_rollouts *all, cons
     batch = tt_batch_create(ctx, &desc);
     if (batch) { batch->kept = kept; }
     return batch;
+}
+
+/* Tokens that rollout i adds to a micro-batch that begins at `begin`: a shared prompt counts once. */
+static int tti_micro_tokens(const tt_rollouts *all, int begin, int i) {
+    const tt_rollout *r = &all->items[i];
+    int shared = all->share_prompts && i > begin && r->group == r[-1].group;
+    return (shared ? 0 : r->prompt_length) + r->response_length;
 }
 
 /* ---- [tt:grpo.score] responses under another context and another model ----
@@ -14806,7 +14812,9 @@ TT_API tt_status tt_rollouts_logprobs(const tt_rollouts *all, const tt_scoring *
         size_t count = 0;
         for (; end < all->n; end++) {
             TTI_TRY(tti_score_length(all, s, end, &length));
-            if (length <= 0 || (end > begin && length > left)) { break; }
+            if (length <= 0) { break; }
+            if (!s->contexts) { length = tti_micro_tokens(all, begin, end); }
+            if (end > begin && length > left) { break; }
             left -= length < left ? length : left;
             count += (size_t)all->items[end].response_length;
         }
@@ -18231,14 +18239,11 @@ static tt_rollouts tti_rollouts_view(const tt_rollouts *all, int begin, int n) {
 }
 
 /* The micro-batch that begins at `begin`: as many rollouts as fit into max_tokens, at least one. Its forward
- * and backward pass is one graph, so its tokens are what a step's memory is proportional to; a shared prompt
- * counts once. */
+ * and backward pass is one graph, so its tokens are what a step's memory is proportional to. */
 static tt_rollouts tti_micro_batch(const tt_rollouts *all, int begin, int max_tokens) {
     int end = begin, tokens = 0;
     while (end < all->n) {
-        const tt_rollout *r = &all->items[end];
-        int shared = all->share_prompts && end > begin && r->group == r[-1].group;
-        int length = (shared ? 0 : r->prompt_length) + r->response_length;
+        int length = tti_micro_tokens(all, begin, end);
         if (end > begin && length > max_tokens - tokens) { break; }
         tokens += length < max_tokens ? length : max_tokens;
         end++;

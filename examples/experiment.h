@@ -1134,6 +1134,13 @@ static tt_status write_evaluation(tt_text *json, const char *name, const tt_eval
                           e->behaviour[TT_SELF_CONSULTATION], e->behaviour[TT_SELF_CRITIQUE]);
 }
 
+/* Of an evaluation that write_evaluation has written: reflection that corrects. A marker without its meaning, an
+ * empty "wait, check", is as frequent as a useful one, and does not count. */
+static int reflects_and_corrects(const tt_json *evaluation) {
+    return tt_json_number(evaluation, "reflection_rate", 0) > 0.5 &&
+           tt_json_number(evaluation, "correction_rate", 0) > 0.3;
+}
+
 /* With --data also each question's verdict, for paired comparisons. */
 static tt_status write_verdicts(app *a, const double *right, tt_text *json) {
     int i;

@@ -240,10 +240,8 @@ static tt_status feedback_part(page *p, const results *r) {
     return feedback_table(p, r, "keep");
 }
 
-/* Reflection that corrects; a marker without its meaning does not count. */
 static int reflects(const results *r, int arm_at, int seed) {
-    return value_of(r, arm_at, seed, "sampled", "reflection_rate") > 0.5 &&
-           value_of(r, arm_at, seed, "sampled", "correction_rate") > 0.3;
+    return reflects_and_corrects(tt_json_get(r->of[arm_at][seed], "sampled"));
 }
 
 static tt_status claim_of_reflection(page *p, const results *r, const char *with, const char *without,

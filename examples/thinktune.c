@@ -280,22 +280,16 @@ static void print_transcripts(const results *r, int n) {
     }
 }
 
-static double of_result(const results *r, int method, int seed, const char *key) {
-    return tt_json_number(tt_json_get(r->of[method][seed], "sampled"), key, 0);
-}
-
-/* What a student does that its base does not. Reflection alone proves nothing, an empty "wait, check" is as
- * frequent as a useful one; and one that has dropped its attempts has nothing to correct. */
+/* What a student does that its base does not. One that has dropped its attempts has nothing to correct. */
 enum { NOTHING_NEW, SHARPENS, CORRECTS, WORKS_FIRST, N_VERDICTS };
 
 static int verdict_of(const results *r, int method, int seed) {
-    double first = of_result(r, method, seed, "first_accuracy") - of_result(r, 0, seed, "first_accuracy");
-    int attempts = of_result(r, method, seed, "attempt_rate") > 0.5;
-    if (of_result(r, method, seed, "works_first") > 0.5) { return WORKS_FIRST; }
-    if (attempts && of_result(r, method, seed, "reflection_rate") > 0.5 &&
-        of_result(r, method, seed, "correction_rate") > 0.3) {
-        return CORRECTS;
-    }
+    const tt_json *base = tt_json_get(r->of[0][seed], "sampled");
+    const tt_json *now = tt_json_get(r->of[method][seed], "sampled");
+    double first = tt_json_number(now, "first_accuracy", 0) - tt_json_number(base, "first_accuracy", 0);
+    int attempts = tt_json_number(now, "attempt_rate", 0) > 0.5;
+    if (tt_json_number(now, "works_first", 0) > 0.5) { return WORKS_FIRST; }
+    if (attempts && reflects_and_corrects(now)) { return CORRECTS; }
     return attempts && first > 0.05 ? SHARPENS : NOTHING_NEW;
 }
 
