@@ -1393,6 +1393,8 @@ TT_API tt_token_loss tt_grpo_token_loss(const tt_grpo_config *, double logp, dou
  * ignored. With share_prompts what all their prompts begin with, and the prompt of neighbours with the same
  * one, stand in it once: the log-probs keep their bits, gradients are summed in another order. */
 TT_API tt_batch  *tt_rollouts_batch(tt_context *, const tt_rollouts *all, const int *indices, int n);
+/* Tokens that rollout i adds to a batch of rollouts from `begin` on; what a group shares counts once. */
+TT_API int        tt_rollouts_tokens(const tt_rollouts *all, int begin, int i);
 /* Scoring what is written already, by any model, behind any context. */
 typedef struct tt_scoring {
     tt_model *model;                    /* the student, a teacher, a moving average                        */
@@ -14742,8 +14744,7 @@ TT_API tt_batch *tt_rollouts_batch(tt_context *ctx, const tt_rollouts *all, cons
     return batch;
 }
 
-/* Tokens that rollout i adds to a micro-batch that begins at `begin`: a shared prompt counts once. */
-static int tti_micro_tokens(const tt_rollouts *all, int begin, int i) {
+TT_API int tt_rollouts_tokens(const tt_rollouts *all, int begin, int i) {
     const tt_rollout *r = &all->items[i];
     int shared = all->share_prompts && i > begin && r->group == r[-1].group;
     return (shared ? 0 : r->prompt_length) + r->response_length;
@@ -14813,7 +14814,7 @@ TT_API tt_status tt_rollouts_logprobs(const tt_rollouts *all, const tt_scoring *
         for (; end < all->n; end++) {
             TTI_TRY(tti_score_length(all, s, end, &length));
             if (length <= 0) { break; }
-            if (!s->contexts) { length = tti_micro_tokens(all, begin, end); }
+            if (!s->contexts) { length = tt_rollouts_tokens(all, begin, end); }
             if (end > begin && length > left) { break; }
             left -= length < left ? length : left;
             count += (size_t)all->items[end].response_length;
@@ -18243,7 +18244,7 @@ static tt_rollouts tti_rollouts_view(const tt_rollouts *all, int begin, int n) {
 static tt_rollouts tti_micro_batch(const tt_rollouts *all, int begin, int max_tokens) {
     int end = begin, tokens = 0;
     while (end < all->n) {
-        int length = tti_micro_tokens(all, begin, end);
+        int length = tt_rollouts_tokens(all, begin, end);
         if (end > begin && length > max_tokens - tokens) { break; }
         tokens += length < max_tokens ? length : max_tokens;
         end++;
