@@ -16172,7 +16172,8 @@ TT_API tt_tensor *tt_grpo_loss(tt_context *ctx, tt_tensor *logprobs, tt_tensor *
 
 /* ==== 12. think ============================================================================
  * tt_think_augment: choose some stopped responses of each group, ask the teacher about all of them at once,
- * and put "response, reason, phrase" in the place of the response. Any function may be the teacher; the
+ * and put "response, reason, phrase" in the place of the response; or, with `refine`, let the student read
+ * that and answer anew, in the place of another sample. Any function may be the teacher; the
  * built-in one is a model whose prompt is a template around question and response, and whose answer has three
  * tagged texts. Source: ThinkTuning, RRV et al., EMNLP 2025, arXiv 2508.07616. */
 
@@ -16193,18 +16194,17 @@ static tt_think_config tti_think_resolve(const tt_think_config *in) {
  * init)^(s / d). */
 TT_API double tt_think_pct(const tt_think_config *config, int step) {
     tt_think_config c = tti_think_resolve(config);
-    double init = (double)c.init_pct, low = (double)c.min_pct,
-           days = c.total_steps / 3 > 1 ? c.total_steps / 3 : 1;
-    double at = step < days ? step : days, pct;
+    double init = (double)c.init_pct, low = (double)c.min_pct;
+    double d = c.total_steps / 3 > 1 ? c.total_steps / 3 : 1, at = step < d ? step : d, pct;
     switch (c.schedule) {
     case TT_THINK_CONSTANT: return init;
-    case TT_THINK_COSINE: return low + 0.5 * (init - low) * (1 + cos(3.141592653589793 * at / days));
+    case TT_THINK_COSINE: return low + 0.5 * (init - low) * (1 + cos(3.141592653589793 * at / d));
     case TT_THINK_EXP:
-        pct = init * pow(pow((low > 1e-8 ? low : 1e-8) / init, 1 / days), at);
+        pct = init * pow(pow((low > 1e-8 ? low : 1e-8) / init, 1 / d), at);
         return pct > low ? pct : low;
     case TT_THINK_LINEAR: break;
     }
-    return init - (init - low) * at / days;
+    return init - (init - low) * at / d;
 }
 
 /* pct never rises, so "off for good at the first step where it is low" is a test of this step alone. */
