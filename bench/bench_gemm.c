@@ -338,7 +338,10 @@ static void choose_rival(char **argv) {
         rate = probe_of(argv[0], core_types[i], name);
         if (rate <= 0 || (i > 0 && strcmp(name, core_types[i]) != 0)) { continue; }    /* a name it does not know */
         printf("RIVAL openblas %s: %.1f GFLOP/s with the kernels %s\n", i ? core_types[i] : "by itself", rate, name);
-        if (rate > 1.02 * best) { best = rate; chosen = i; }
+        if (rate > 1.02 * best) {
+            best = rate;
+            chosen = i;
+        }
     }
     fflush(stdout);
     setenv("OPENBLAS_CORETYPE", core_types[chosen], 1);

@@ -518,8 +518,8 @@ done:
 static inline tt_status tt_evaluation_table(const tt_evaluation *evaluations, const char *const *names, int n,
                                             tt_text *out) {
     static const char *const heads[] = {
-        "accuracy %", "attempts %", "first try %", "pass@k %", "maj@k %", "reflects %", "corrects %", "spoils %",
-        "works first %"
+        "accuracy %", "attempts %", "first try %", "pass@k %", "maj@k %", "reflects %", "corrects %",
+        "spoils %", "works first %"
     };
     int width = 4, i;
     size_t k;
@@ -557,7 +557,8 @@ static tt_status ttc_json_pass(tt_text *out, const tt_evaluation *e, int k) {
 /* Names with a slash are intervals; numbers read back as the same doubles. */
 static inline tt_status tt_evaluation_json(const tt_evaluation *e, tt_text *out) {
     static const char *const behaviours[TT_N_BEHAVIOURS] = {
-        "no_reflection", "self_agreement", "self_conflict", "self_consultation", "self_critique", "works_first"
+        "no_reflection", "self_agreement", "self_conflict", "self_consultation", "self_critique",
+        "works_first"
     };
     int k;
     tt_status status;

@@ -466,14 +466,15 @@ static tt_status read_turns(app *a, tt_json_lines *lines, tt_json **turns, int *
         if (!json) { break; }
         if (*n == MOST_TURNS) {
             tt_json_free(a->ctx, json);
-            return tt_fail(a->ctx, TT_ERR_FILE, "--few-shot %s has more than %d turns", lines->name, MOST_TURNS);
+            return tt_fail(a->ctx, TT_ERR_FILE, "--few-shot %s has more than %d turns", lines->name,
+                           MOST_TURNS);
         }
         turns[(*n)++] = json;
         CHECK(tt_json_lines_text(lines, json, "role", 0, &role));
         CHECK(tt_json_lines_text(lines, json, "content", 0, &content));
         if (role && content && strcmp(role, roles[(*n - 1) % 2]) == 0) { continue; }
-        return tt_fail(a->ctx, TT_ERR_FILE, "--few-shot %s, line %d: expected {\"role\": \"%s\", \"content\": "
-                       "a text}", lines->name, lines->line, roles[(*n - 1) % 2]);
+        return tt_fail(a->ctx, TT_ERR_FILE, "--few-shot %s, line %d: expected {\"role\": \"%s\", "
+                       "\"content\": a text}", lines->name, lines->line, roles[(*n - 1) % 2]);
     }
     if (*n % 2 == 0) { return TT_OK; }
     return tt_fail(a->ctx, TT_ERR_FILE, "--few-shot %s ends with a turn of the user", lines->name);
@@ -1036,12 +1037,12 @@ static void warn_cut(const app *a, const char *when, double n_cut, double n_guid
         "feedback: raise it to %d\n", when, n_cut, n_guided, a->o.length, longest);
 }
 
-/* The bounds of hit, coherence and leak were measured on small bases of the built-in tasks, and say nothing of
- * another model or task: there feedback has to be right more often than the student alone. */
+/* The bounds of hit, coherence and leak were measured on small bases of the built-in tasks, and say nothing
+ * of another model or task: there feedback has to be right more often than the student alone. */
 static void warn_gate(const app *a, const gate *g) {
     if (a->data && g->hit <= g->own) {
-        say("  warning: the teacher ends right in %.3f, no more than the student alone in %.3f: there is nothing "
-            "to learn from it. Try worked --teacher-examples of smaller steps, or easier questions\n",
+        say("  warning: the teacher ends right in %.3f, no more than the student alone in %.3f: there is "
+            "nothing to learn from it. Try worked --teacher-examples of smaller steps, or easier questions\n",
             g->hit, g->own);
     }
     if (a->data) { return; }
@@ -1134,8 +1135,8 @@ static tt_status write_evaluation(tt_text *json, const char *name, const tt_eval
                           e->behaviour[TT_SELF_CONSULTATION], e->behaviour[TT_SELF_CRITIQUE]);
 }
 
-/* Of an evaluation that write_evaluation has written: reflection that corrects. A marker without its meaning, an
- * empty "wait, check", is as frequent as a useful one, and does not count. */
+/* Of an evaluation that write_evaluation has written: reflection that corrects. A marker without its meaning,
+ * an empty "wait, check", is as frequent as a useful one, and does not count. */
 static int reflects_and_corrects(const tt_json *evaluation) {
     return tt_json_number(evaluation, "reflection_rate", 0) > 0.5 &&
            tt_json_number(evaluation, "correction_rate", 0) > 0.3;
@@ -1441,10 +1442,12 @@ static void watch_signal(app *a, arm_run *arm, const tt_step_metrics *m) {
     }
     if (++arm->without_signal != 3) { return; }
     if (m->grpo.reward >= 1) { why = "all responses are right: the questions are too easy"; }
-    if (m->grpo.reward <= 0) { why = "all responses are wrong: the questions are too hard, or --lr is too high"; }
+    if (m->grpo.reward <= 0) {
+        why = "all responses are wrong: the questions are too hard, or --lr is too high";
+    }
     if (m->clipped_ratio >= 1) { why = "all responses are cut at --max-length"; }
-    say("%s  warning: step %d: three steps in a row without a gradient: %s\n", a->terminal ? "\n" : "", m->step,
-        why);
+    say("%s  warning: step %d: three steps in a row without a gradient: %s\n", a->terminal ? "\n" : "",
+        m->step, why);
 }
 
 /* What the step did is said, and its student kept if it is the best so far. */

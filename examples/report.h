@@ -250,11 +250,11 @@ static tt_status write_figure(tt_text *t, const results *r, int m, int f) {
 
 static tt_status write_gate_of(tt_text *t, const results *r, int s, int seed) {
     static const char *const keys[] = {"teacher_hit", "coherence", "leak", "leak_max"};
-    const tt_json *gate = tt_json_get(r->of[0][s], "gate");
+    const tt_json *measured = tt_json_get(r->of[0][s], "gate");
     size_t k;
     CHECK(tt_text_format(t, "%s\n  {\"seed\":%d", s ? "," : "", seed));
     for (k = 0; k < sizeof keys / sizeof *keys; k++) {
-        CHECK(tt_text_format(t, ",\"%s\":%r", keys[k], tt_json_number(gate, keys[k], 0)));
+        CHECK(tt_text_format(t, ",\"%s\":%r", keys[k], tt_json_number(measured, keys[k], 0)));
     }
     return tt_text_append(t, "}", 1);
 }

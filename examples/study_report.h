@@ -221,7 +221,7 @@ static tt_status feedback_table(page *p, const results *r, const char *part) {
         CHECK(cell(p, "%s", arms[i].what));
         for (c = 0; c < N_FEEDBACK_COLUMNS; c++) {
             s = sample_of(r, i, feedback_columns[c].part, feedback_columns[c].key);
-            if (s.n) { CHECK(mean_cell(p, &s, feedback_columns[c].digits, "")); } else { CHECK(cell(p, "–")); }
+            CHECK(s.n ? mean_cell(p, &s, feedback_columns[c].digits, "") : cell(p, "–"));
         }
         CHECK(row_end(p));
     }
@@ -232,8 +232,9 @@ static tt_status feedback_table(page *p, const results *r, const char *part) {
 static tt_status feedback_part(page *p, const results *r) {
     if (sample_of(r, place_of_arm("reads"), "sampled", "accuracy").n == 0) { return TT_OK; }
     CHECK(heading(p, "create", "Learning from feedback: create reflection"));
-    CHECK(paragraph(p, "From a base of which %.0f %% of the documents show the student attempts, feedback or solutions. "
-                       "Out of domain: five numbers a question, never seen in training.", 100 * READS_SHARE));
+    CHECK(paragraph(p, "From a base of which %.0f %% of the documents show the student attempts, feedback "
+                       "or solutions. Out of domain: five numbers a question, never seen in training.",
+                    100 * READS_SHARE));
     CHECK(feedback_table(p, r, "create"));
     CHECK(heading(p, "keep", "Learning from feedback: keep or destroy it"));
     CHECK(paragraph(p, "Further steps from the student of ThinkTuning above."));

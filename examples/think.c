@@ -132,7 +132,8 @@ static tt_status show_guided(learner *l, tt_tensor *logprobs) {
     while (!r->guided) { logp += r++->response_length; }
     l->words.size = 0;
     CHECK(tt_decode(l->tokenizer, r->tokens, ASKED, 0, &l->words));
-    printf("  a try that the teacher continues; its loss: %s\n", tt_grpo_choice("aas", l->grpo.aas)->formula);
+    printf("  a try that the teacher continues; its loss: %s\n",
+           tt_grpo_choice("aas", (int)l->grpo.aas)->formula);
     printf("  token   written by         p  mask      A  gamma(A)  weight   loss\n");
     printf("  %s               -     0\n", l->words.data);
     for (int t = 0; t < r->response_length; t++) {

@@ -88,7 +88,8 @@ static const option option_list[] = {
      "with --data: prompts are turns in the chat template of the model"},
     {"--system", OPTION_TEXT, &given.system, 0, 0, "with --data: the system message before each question"},
     {"--few-shot", OPTION_TEXT, &given.few_shot, 0, 0,
-     "with --data: turns shown before each question, {\"role\",\"content\"} a line, user and assistant in turn"},
+     "with --data: turns shown before each question, {\"role\",\"content\"} a line, user and assistant "
+     "in turn"},
     {"--prefill", OPTION_TEXT, &given.prefill, 0, 0,
      "with --data: how each response begins; it is part of the prompt"},
     {"--share-prompts", OPTION_FLAG, &given.share_prompts, 0, 0,

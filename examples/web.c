@@ -55,6 +55,7 @@ static const char *failed(void) {
     }
     return w.json.data;
 }
+
 static const char *answer(tt_status status) { return status == TT_OK ? w.json.data : failed(); }
 
 /* ---- what a response looks like: {"right":1,"parts":["student's","teacher's"]} ---- */
@@ -68,6 +69,7 @@ static tt_status add_part(const int32_t *tokens, int n, const char *before) {
     tt_text_free(&text);
     return status;
 }
+
 static tt_status add_response(int right, const int32_t *tokens, int n, int by_student, const char *before) {
     CHECK(tt_text_format(&w.json, "%s{\"right\":%d,\"parts\":", before, right));
     CHECK(add_part(tokens, by_student, "["));
@@ -83,6 +85,7 @@ static int word_fits(const char *word, int i) {
     if (i == 0 || i == 2) { return strcmp(word, i ? "from" : "make") == 0; }
     return !*end && (i == 1 ? labs(number) <= 9 * NUMBERS : number >= 1 && number <= 9);
 }
+
 /* Is it one token, with the space before it? */
 static tt_status word_known(const char *word, int *known) {
     tt_ids ids = TT_INIT;
@@ -95,6 +98,7 @@ static tt_status word_known(const char *word, int *known) {
     tt_ids_free(&ids);
     return status;
 }
+
 static tt_status read_question(const char *from, tt_text *question) {
     static const char form[] = "ask like this: make 5 from 2 2 7 "
                                "(three numbers from 1 to 9, and a sum from -27 to 27)";
@@ -114,6 +118,7 @@ static tt_status read_question(const char *from, tt_text *question) {
     }
     return fits && n == 3 + NUMBERS ? TT_OK : tt_fail(w.ctx, TT_ERR_ARG, "%s", form);
 }
+
 /* Appends a model's most likely response to the question. */
 static tt_status respond(tt_model *model, const char *question, int *right, const char *before) {
     static const char prompt[] = "<user>{question}<student>";
@@ -149,6 +154,7 @@ static tt_status respond(tt_model *model, const char *question, int *right, cons
     tt_ids_free(&ids);
     return status;
 }
+
 static tt_status respond_all(const char *question) {
     int right;
     CHECK(tt_text_format(&w.json, "{\"question\":"));
@@ -158,6 +164,7 @@ static tt_status respond_all(const char *question) {
     CHECK(respond(w.models[BASE], question, &right, ",\"base\":"));
     return tt_text_append(&w.json, "}", 1);
 }
+
 EXPORT(web_room) char *web_room(void) { return question_room; }
 /* What base and students answer now; the question stands in web_room. */
 EXPORT(web_ask) const char *web_ask(void) {
@@ -188,6 +195,7 @@ static tt_status wrong_question(tt_text *question) {
     tt_text_free(&gold);
     return status;
 }
+
 static tt_status open_task(void) {
     tt_signs_desc desc = TT_INIT;
     desc.min_n = desc.max_n = NUMBERS;
@@ -199,6 +207,7 @@ static tt_status open_task(void) {
     if (w.signs) { w.task = tt_task_signs(w.signs); }
     return w.signs ? TT_OK : tt_error_status(w.ctx);
 }
+
 static tt_status new_students(void) {
     int arm;
     for (arm = GRPO; arm <= THINKTUNING; arm++) {
@@ -208,6 +217,7 @@ static tt_status new_students(void) {
     }
     return TT_OK;
 }
+
 static tt_status open_base(const char *dir) {
     tt_teacher_prompt prompt = TT_INIT;
     char path[1000];
@@ -224,6 +234,7 @@ static tt_status open_base(const char *dir) {
     w.end = tt_token_id(w.tokenizer, w.task.end_token);
     return new_students();
 }
+
 static tt_status open_page(const char *dir) {
     tt_text question = TT_INIT;
     tt_status status = open_base(dir);
@@ -240,6 +251,7 @@ static tt_status open_page(const char *dir) {
     tt_text_free(&question);
     return status;
 }
+
 /* The base in the folder "base", which the page shows to this module as files. */
 EXPORT(web_open) const char *web_open(void) { return answer(open_page("base")); }
 
@@ -267,6 +279,7 @@ static tt_trainer *new_trainer(int arm, int feedback, int leaves, int seed) {
     d.schedule.lr = 5e-4f;
     return tt_trainer_create(w.ctx, &d);
 }
+
 static tt_status start(int feedback, int leaves, int seed) {
     int arm;
     for (arm = GRPO; arm <= THINKTUNING; arm++) {
@@ -280,12 +293,14 @@ static tt_status start(int feedback, int leaves, int seed) {
     }
     return tt_text_format(&w.json, "{}");
 }
+
 /* Both students become the base again. The teacher continues `feedback` of 8 tries, fewer from step to step
  * (but one at least), none from step `leaves` on. */
 EXPORT(web_start) const char *web_start(int feedback, int leaves, int seed) {
     w.json.size = 0;
     return answer(start(feedback, leaves, seed));
 }
+
 /* One question of the step, another one at each step, and all tries at it. */
 static tt_status add_tries(const tt_rollouts *rollouts, int step) {
     int group = step % rollouts->n_groups, i;
@@ -301,6 +316,7 @@ static tt_status add_tries(const tt_rollouts *rollouts, int step) {
     }
     return tt_text_format(&w.json, "]}");
 }
+
 static tt_status train_step(int arm) {
     tt_step_metrics m;
     if (!w.trainers[arm]) { return tt_fail(w.ctx, TT_ERR_ARG, "web_step before web_start"); }
@@ -311,6 +327,7 @@ static tt_status train_step(int arm) {
                          m.think.n_guided, m.think.guided_reward));
     return add_tries(tt_trainer_rollouts(w.trainers[arm]), m.step);
 }
+
 EXPORT(web_step) const char *web_step(int arm) {
     w.json.size = 0;
     return answer(train_step(arm));
@@ -326,6 +343,7 @@ static tt_status examine(int model, int n) {
     CHECK(tt_evaluate(w.models[model], w.tokenizer, &w.task, &d, &e));
     return tt_evaluation_json(&e, &w.json);
 }
+
 EXPORT(web_exam) const char *web_exam(int model, int n) {
     w.json.size = 0;
     return answer(examine(model, n));
@@ -338,6 +356,7 @@ typedef struct pack { tt_ids tokens, offsets; tt_text mask; } pack;
 static tt_status encode(const char *text, size_t size, tt_ids *out) {
     return tt_encode(w.tokenizer, text, size, TT_SPECIAL_PARSE, out);
 }
+
 /* Documents until the step has its tokens; what follows the question is to be learned. */
 static tt_status pack_step(pack *p, int step, double at, size_t enough) {
     tt_text text = TT_INIT;
@@ -363,6 +382,7 @@ static tt_status pack_step(pack *p, int step, double at, size_t enough) {
     tt_text_free(&text);
     return status;
 }
+
 static tt_status pretrain_step(tt_optimizer *optimizer, const pack *p, float lr, double *loss_out) {
     tt_batch_desc desc = TT_INIT;
     tt_tensor *loss, *logprobs;
@@ -377,6 +397,7 @@ static tt_status pretrain_step(tt_optimizer *optimizer, const pack *p, float lr,
     tt_step_reset(w.ctx);
     return tt_optimizer_step(optimizer, lr, NULL);
 }
+
 static tt_status pretrain(tt_optimizer *optimizer) {
     enum { STEPS = 12000, TOKENS = 500, SAY_EVERY = 2000 };
     tt_schedule schedule = TT_INIT;
@@ -405,6 +426,7 @@ static tt_status pretrain(tt_optimizer *optimizer) {
     tt_text_free(&p.mask);
     return status;
 }
+
 static tt_status make_base(const char *dir) {
     tt_model_config config = TT_INIT;
     tt_adamw_desc adamw = TT_INIT;
@@ -432,10 +454,12 @@ static tt_status make_base(const char *dir) {
     tt_optimizer_destroy(optimizer);
     return status == TT_OK ? tt_model_save_as(w.models[BASE], w.tokenizer, dir, &save) : status;
 }
+
 static int said(const char *json) {
     puts(json);
     return strncmp(json, "{\"error\"", 8) != 0;
 }
+
 static tt_status train(const char *dir, int seed, int steps) {
     enum { FEEDBACK = 2, LEAVES = 10, QUESTIONS = 200 };
     int good = said(answer(open_page(dir))) && said(web_start(FEEDBACK, LEAVES, seed)), i;
@@ -443,6 +467,7 @@ static tt_status train(const char *dir, int seed, int steps) {
     for (i = 0; i < N_MODELS && good; i++) { good = said(web_exam(i, QUESTIONS)); }
     return good ? TT_OK : tt_error_status(w.ctx);
 }
+
 static int close_all(tt_status status) {
     int i;
     if (status != TT_OK) { fprintf(stderr, "web: %s\n", tt_error(w.ctx)); }
@@ -455,6 +480,7 @@ static int close_all(tt_status status) {
     tt_destroy(w.ctx);
     return status != TT_OK;
 }
+
 int main(int argc, char **argv) {
     if (argc == 3 && strcmp(argv[1], "base") == 0) { return close_all(make_base(argv[2])); }
     if (argc == 5 && strcmp(argv[1], "train") == 0) {

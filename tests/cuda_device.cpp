@@ -1,7 +1,8 @@
-/* cuda_device.cpp - the emulated device as an object that programs link in the place of tt_cuda.o: tt_cuda.cu with the
- * stand-ins of cuda_host.h. Its memory is fenced: what the host touches is a fault, and so is memory that is still there at
- * the end (make test-device-emulated). CUDA_HOST_CAPABILITY, CUDA_HOST_SHARED and CUDA_HOST_DEVICES of the environment
- * describe another device: compute capability (9), bytes of shared memory a block can have (232448), number (1). */
+/* cuda_device.cpp - the emulated device as an object that programs link in the place of tt_cuda.o: tt_cuda.cu
+ * with the stand-ins of cuda_host.h. Its memory is fenced: what the host touches is a fault, and so is memory
+ * that is still there at the end (make test-device-emulated). CUDA_HOST_CAPABILITY, CUDA_HOST_SHARED and
+ * CUDA_HOST_DEVICES of the environment describe another device: compute capability (9), bytes of shared
+ * memory a block can have (232448), number (1). */
 #include "../thinktuning.h"
 #define TTI_CUDA_HOST
 #include "cuda_host.h"
@@ -44,7 +45,9 @@ struct host_device {
     }
 
     ~host_device() {
-        if (host.used) { printf("  cuda_host: %lu bytes of device memory were not freed\n", (unsigned long)host.used); }
+        if (host.used) {
+            printf("  cuda_host: %lu bytes of device memory were not freed\n", (unsigned long)host.used);
+        }
         fflush(NULL);
         if (host.used || host.faults) { _exit(3); }
     }

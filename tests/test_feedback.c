@@ -60,7 +60,8 @@ static double input(const golden *g, const char *name, int i, int t) {
 }
 
 /* Prompts of two tokens; response i has lengths[i] tokens, the last of them the end token. */
-static tt_status make_rollouts(tt_context *ctx, int n_groups, int size, const int *lengths, tt_rollouts *out) {
+static tt_status make_rollouts(tt_context *ctx, int n_groups, int size, const int *lengths,
+                               tt_rollouts *out) {
     static const int32_t prompt[2] = {0, 3};
     static int32_t tokens[16][8];
     static float logprobs[16][8];
@@ -292,8 +293,8 @@ TT_TEST(equal_advantages_of_tokens_are_that_of_the_response) {
 /* Losses whose weights are constant for the gradient are left to the golden values. */
 TT_TEST(advantages_of_tokens_have_the_gradient_of_the_loss) {
     static const float a[ROWS][WIDTH] = {{1.5f, -0.4f, 0.7f, -2}, {-1, 0.3f, 0, 0}, {0.2f, 0.9f, -0.6f, 0}};
-    static const int losses[] = {TT_LOSS_PPO_CLIP, TT_LOSS_REINFORCE, TT_LOSS_GSPO, TT_LOSS_GMPO, TT_LOSS_RLOO,
-                                 TT_LOSS_RLOO + 1, TT_LOSS_RLOO + 3};
+    static const int losses[] = {TT_LOSS_PPO_CLIP, TT_LOSS_REINFORCE, TT_LOSS_GSPO, TT_LOSS_GMPO,
+                                 TT_LOSS_RLOO, TT_LOSS_RLOO + 1, TT_LOSS_RLOO + 3};
     golden g;
     size_t k;
     int i;
@@ -370,7 +371,7 @@ static void training_logprobs(tt_model *m, const int32_t *context, int n, const 
     tt_step_reset(ctx);
 }
 
-/* Contexts of other lengths, by another model, in batches of any size: the bits of training, token by token. */
+/* Contexts of other lengths, by another model, in batches of any size: the bits of training, each token. */
 TT_TEST(a_response_is_scored_behind_any_context_as_training_would) {
     static const int lengths[8] = {4, 2, 3, 1, 5, 2, 4, 3};
     static const int budgets[4] = {0, 1, 9, 17};
@@ -578,7 +579,9 @@ TT_TEST(every_method_trains_and_counts_what_it_misses) {
                 refined += r->off_policy && r->guided;
                 scored += r->advantages != NULL;
                 out += r->kind[r->prompt_length] == TT_KIND_ENVIRONMENT;
-                for (t = 0; r->advantages && t < r->response_length; t++) { TT_CHECK(isfinite(r->advantages[t])); }
+                for (t = 0; r->advantages && t < r->response_length; t++) {
+                    TT_CHECK(isfinite(r->advantages[t]));
+                }
             }
             TT_CHECK_INT(refined, m->refines ? metrics.think.n_guided : 0);
             TT_CHECK_INT(scored, m->scores ? (int)s.n_scored : 0);
@@ -621,7 +624,8 @@ TT_TEST(the_advantage_of_a_token_is_what_the_teacher_thinks_of_it) {
         context[2] = r->tokens[1];
         context[3] = r->tokens[2];
         training_logprobs(f.teacher, context, 4, r->tokens + r->prompt_length, r->response_length, q);
-        training_logprobs(before, r->tokens, r->prompt_length, r->tokens + r->prompt_length, r->response_length, o);
+        training_logprobs(before, r->tokens, r->prompt_length, r->tokens + r->prompt_length,
+                          r->response_length, o);
         for (t = 0; t < r->response_length; t++) {
             TT_CHECK(r->advantages != NULL && r->advantages[t] == q[t] - o[t]);
             TT_CHECK(o[t] == r->sampling_logprobs[t]);
@@ -680,8 +684,8 @@ TT_TEST(an_unknown_method_and_what_one_misses_are_named) {
     TT_REQUIRE(fixture_open(&f, 32));
     d = desc_of(&f);
     TT_CHECK_INT(tt_feedback_apply(f.ctx, "sdpi", &s, &d), TT_ERR_ARG);
-    TT_CHECK_CONTAINS(tt_error(f.ctx), "method is \"sdpi\", expected one of thinktuning, critique_grpo, rltf_sd, sdpo, "
-                                       "opsd, opd, srpo");
+    TT_CHECK_CONTAINS(tt_error(f.ctx), "method is \"sdpi\", expected one of thinktuning, critique_grpo, "
+                                       "rltf_sd, sdpo, opsd, opd, srpo");
     TT_CHECK_INT(tt_feedback_apply(f.ctx, "srpo", &s, &d), TT_ERR_ARG);
     TT_CHECK_CONTAINS(tt_error(f.ctx), "srpo wants desc.teacher, which is NULL");
     TT_CHECK_INT(tt_feedback_apply(f.ctx, "opd", &s, &d), TT_ERR_ARG);
@@ -690,10 +694,12 @@ TT_TEST(an_unknown_method_and_what_one_misses_are_named) {
 }
 
 TT_MAIN(methods_have_the_golden_values, the_raw_ratio_is_measured_before_any_bound,
-        equal_advantages_of_tokens_are_that_of_the_response, advantages_of_tokens_have_the_gradient_of_the_loss,
+        equal_advantages_of_tokens_are_that_of_the_response,
+        advantages_of_tokens_have_the_gradient_of_the_loss,
         an_advantage_that_is_no_number_is_refused_by_place,
         a_response_is_scored_behind_any_context_as_training_would,
         a_context_that_leaves_no_room_is_named_or_counted, every_method_trains_and_counts_what_it_misses,
         the_advantage_of_a_token_is_what_the_teacher_thinks_of_it,
-        without_a_right_sibling_or_feedback_nothing_is_learnt, a_teachers_context_beyond_its_positions_is_counted,
+        without_a_right_sibling_or_feedback_nothing_is_learnt,
+        a_teachers_context_beyond_its_positions_is_counted,
         an_unknown_method_and_what_one_misses_are_named)
