@@ -11,7 +11,7 @@
 #include "run.h"
 #include <signal.h>
 
-enum { MAX_ARMS = 12, MAX_SEEDS = 100, SHOWN = 6 };
+enum { MAX_ARMS = 16, MAX_SEEDS = 100, SHOWN = 6 };
 
 static volatile sig_atomic_t stop_requested;
 static void on_signal(int number) {
@@ -24,7 +24,7 @@ typedef struct options {
     int seeds, first_seed, steps, pretrain_steps, pretrain_tokens, layers, hidden, heads, inner, context;
     int prompts, generations, length, iterations, micro_batch, questions, gate_questions, teacher_length;
     int threads, gradient_parts, quick, resume;
-    int chat, close_tags, lora_rank, map, hold_out, keep_best, abort_patience, share_prompts;
+    int chat, close_tags, lora_rank, map, hold_out, keep_best, abort_patience, share_prompts, schedule_steps;
     double pretrain_lr, lr, weight_decay, clip, temperature, beta;
     double epsilon_low, epsilon_high, dual_clip, entropy_coef;
     double init_pct, min_pct, off_eps;
@@ -34,7 +34,8 @@ typedef struct options {
     double notes_until;
     const char *out, *task, *arms, *aas, *mask, *schedule;
     const char *model, *data, *prompt, *end_token, *examples, *on_long;
-    const char *system, *few_shot, *prefill;
+    const char *system, *few_shot, *prefill, *worked, *shift;
+    const char *arm_lr;           /* "grpo=1e-4,sft=1e-5": rates of arms that differ from lr */
 } options;
 
 static options default_options(void) {
@@ -78,6 +79,22 @@ static options default_options(void) {
     return o;
 }
 
+/* Place of a method's own rate in "grpo=1e-4,sft=1e-5"; NULL if it has none. */
+static const char *own_rate(const char *list, const char *method, size_t size) {
+    const char *at = list;
+    while (at && *at) {
+        if (strncmp(at, method, size) == 0 && at[size] == '=') { return at + size + 1; }
+        at += strcspn(at, ",");
+        at += *at == ',';
+    }
+    return NULL;
+}
+
+static double learning_rate_of(const options *o, const char *method) {
+    const char *own = own_rate(o->arm_lr, method, strlen(method));
+    return own ? strtod(own, NULL) : o->lr;
+}
+
 #define TASK_WORDS "signs,countdown,arithmetic,guess"
 #define AAS_WORDS "released,formula,luffy,off"
 #define SCHEDULE_WORDS "linear,constant,cosine,exp"
@@ -89,7 +106,7 @@ typedef struct app {
     tt_text settings;             /* all that the results depend on, as text */
     tt_signs *signs;              /* of this seed, with the task signs       */
     tt_puzzles *puzzles;          /* with the other tasks                    */
-    tt_jsonl *data;               /* with --data                             */
+    tt_jsonl *data, *shift;       /* with --data, --shift                    */
     tt_text prompt;               /* with --data: as the model's chat wants it; and those of the teacher */
     tt_text teacher_system, teacher_example, teacher_prompt;
     tt_task task;
@@ -105,6 +122,8 @@ typedef struct app {
     double whole_begin, whole_from, base_work;
     int resumes_itself;           /* a study: the same command goes on       */
     int skipped;                  /* updates left out, in a row              */
+    int n_lines;                  /* of metrics.jsonl, by the arms so far    */
+    double sampled;               /* tokens of the last arm sft              */
     tt_model *follower;           /* a teacher that follows the student after each step; NULL = none */
     double follower_decay;        /* 0 = 0.99                                                        */
     tt_feedback_setup feedback;   /* of an arm of feedback.h                                         */
@@ -515,9 +534,14 @@ static tt_status open_prompt(app *a) {
     return status;
 }
 
+/* Most tokens of a prompt that leaves room for a response. */
+static int prompt_room(const app *a) {
+    return tt_model_config_get(a->base)->max_position_embeddings - a->o.length;
+}
+
 /* A question that leaves no room for a response is found here, not when it is drawn. */
 static tt_status limit_prompts(app *a) {
-    int positions = tt_model_config_get(a->base)->max_position_embeddings, room = positions - a->o.length;
+    int positions = tt_model_config_get(a->base)->max_position_embeddings, room = prompt_room(a);
     int all = tt_jsonl_count(a->data, 0) + tt_jsonl_count(a->data, 1), left_out = 0;
     int skip = strcmp(a->o.on_long, "skip") == 0;
     if (room < 1) {
@@ -536,15 +560,26 @@ static tt_status limit_prompts(app *a) {
     return TT_OK;
 }
 
+/* The task's prompt, by the options as they are. */
+static tt_status set_prompt(app *a) {
+    a->prompt.size = 0;
+    CHECK(open_prompt(a));
+    a->task = tt_task_jsonl(a->data, a->prompt.data, a->o.end_token);
+    return TT_OK;
+}
+
 static tt_status open_data(app *a) {
     a->data = tt_jsonl_load(a->ctx, a->o.data);
     if (!a->data) { return tt_error_status(a->ctx); }
     if (a->o.hold_out) { CHECK(tt_jsonl_hold_out(a->data, a->o.hold_out)); }
     CHECK(base_from_directory(a));
-    CHECK(open_prompt(a));
+    CHECK(set_prompt(a));
     CHECK(limit_prompts(a));
-    a->task = tt_task_jsonl(a->data, a->prompt.data, a->o.end_token);
-    return TT_OK;
+    if (!a->o.shift) { return TT_OK; }
+    a->shift = tt_jsonl_load(a->ctx, a->o.shift);
+    if (!a->shift) { return tt_error_status(a->ctx); }
+    CHECK(tt_jsonl_hold_out(a->shift, tt_jsonl_count(a->shift, 0) + tt_jsonl_count(a->shift, 1)));
+    return tt_jsonl_limit(a->shift, a->tokenizer, a->prompt.data, prompt_room(a), NULL);
 }
 
 /* The task of this seed and the base to start from. */
@@ -572,6 +607,7 @@ static void close_base(app *a) {
     tt_model_destroy(a->base);
     tt_tokenizer_destroy(a->tokenizer);
     tt_jsonl_destroy(a->data);
+    tt_jsonl_destroy(a->shift);
     tt_signs_destroy(a->signs);
     tt_puzzles_destroy(a->puzzles);
     tt_text_free(&a->prompt);
@@ -580,7 +616,7 @@ static void close_base(app *a) {
     tt_text_free(&a->teacher_prompt);
     a->base = NULL;
     a->tokenizer = NULL;
-    a->data = NULL;
+    a->data = a->shift = NULL;
     a->signs = NULL;
     a->puzzles = NULL;
 }
@@ -1179,6 +1215,28 @@ static tt_status evaluate_by(app *a, tt_model *model, tt_reducer *reducer, doubl
     return write_evaluation(json, "greedy", greedy);
 }
 
+/* The first n questions of another split 1: out of domain. */
+static tt_status write_shift(app *a, tt_model *model, const tt_task *task, int n, tt_text *json) {
+    tt_evaluate_desc d = TT_INIT;
+    tt_evaluation sampled, greedy;
+    d.n_questions = n;
+    d.max_new_tokens = a->o.length;
+    d.temperature = (float)a->o.temperature;
+    d.seed = (uint64_t)a->seed;
+    CHECK(tt_evaluate(model, a->tokenizer, task, &d, &sampled));
+    d.greedy = 1;
+    CHECK(tt_evaluate(model, a->tokenizer, task, &d, &greedy));
+    CHECK(write_evaluation(json, "shift", &sampled));
+    return write_evaluation(json, "shift_greedy", &greedy);
+}
+
+static tt_status evaluate_shift_file(app *a, tt_model *model, tt_text *json) {
+    tt_task task;
+    if (!a->shift) { return TT_OK; }
+    task = tt_task_jsonl(a->shift, a->prompt.data, a->o.end_token);
+    return write_shift(a, model, &task, tt_jsonl_count(a->shift, 1), json);
+}
+
 /* All ranks together; rank 0 has the transcripts. */
 static tt_status evaluate(app *a, tt_model *model, const char *method, tt_text *json) {
     size_t n = (size_t)a->o.questions;
@@ -1193,7 +1251,7 @@ static tt_status evaluate(app *a, tt_model *model, const char *method, tt_text *
     say("seed %d  %-9s alone: accuracy %.3f (greedy %.3f)  reflection %.3f  correction %.3f  spoil %.3f\n",
         a->seed, method, sampled.accuracy, greedy.accuracy, sampled.reflection_rate,
         sampled.correction_rate, sampled.spoil_rate);
-    return TT_OK;
+    return evaluate_shift_file(a, model, json);
 }
 
 static const char *result_path(const app *a, int seed, const char *method) {
@@ -1320,13 +1378,13 @@ static tt_trainer_desc arm_desc(app *a, tt_model *student, const char *method, c
     d.think.init_pct = (float)o->init_pct;
     d.think.min_pct = (float)o->min_pct;
     d.think.off_eps = (float)o->off_eps;
-    d.think.total_steps = o->steps;
+    d.think.total_steps = o->schedule_steps ? o->schedule_steps : o->steps;
     d.think.seed = (uint64_t)a->seed;
     d.think.mask = strcmp(o->mask, "whole") == 0 ? TT_MASK_WHOLE : TT_MASK_APPENDED;
     d.think.schedule = (tt_think_schedule)find_word(SCHEDULE_WORDS, o->schedule, strlen(o->schedule));
     d.adamw.weight_decay = (float)o->weight_decay;
     d.adamw.max_grad_norm = (float)o->clip;
-    d.schedule.lr = (float)o->lr;
+    d.schedule.lr = (float)learning_rate_of(o, method);
     d.abort_patience = o->abort_patience;
     return d;
 }
@@ -1593,6 +1651,94 @@ static tt_model *new_student(app *a) {
     if (status == TT_OK) { return student; }
     tt_model_destroy(student);
     return NULL;
+}
+
+/* ---- SFT: the base's attempts, each continued by the teacher; the right ones are imitated ---- */
+/* Gradients of -log p of attempts chosen[0..k), as their part of a mean over n_tokens. */
+static tt_status imitate_part(app *a, tt_model *student, const tt_rollouts *attempts, const int *chosen, int k,
+                              int n_tokens) {
+    tt_batch *batch = tt_rollouts_batch(a->ctx, attempts, chosen, k);
+    tt_tensor *loss = tt_neg(a->ctx, tt_mean(a->ctx, tt_model_logprobs(student, batch, 1, NULL)));
+    tt_status status;
+    if (batch && batch->n_targets != n_tokens) {
+        loss = tt_scale(a->ctx, loss, (float)batch->n_targets / (float)n_tokens);
+    }
+    status = tt_backward(a->ctx, loss);
+    tt_step_reset(a->ctx);
+    return status;
+}
+
+/* One update from attempts chosen[0..k); none without any. A small base takes them at once. */
+static tt_status imitate(app *a, tt_model *student, tt_optimizer *optimizer, const tt_rollouts *attempts,
+                         const int *chosen, int k, double lr, int step) {
+    int n_tokens = 0, begin, end, size, i;
+    for (i = 0; i < k; i++) { n_tokens += attempts->items[chosen[i]].response_length; }
+    for (begin = 0; begin < k; begin = end) {
+        size = 0;
+        for (end = begin; end < k; end++) {
+            const tt_rollout *r = &attempts->items[chosen[end]];
+            size += r->prompt_length + r->response_length;
+            if (a->data && end > begin && size > a->o.micro_batch) { break; }
+        }
+        CHECK(imitate_part(a, student, attempts, chosen + begin, end - begin, n_tokens));
+    }
+    return k == 0 ? TT_OK : take_update(a->ctx, optimizer, (float)lr, step, &a->skipped);
+}
+
+/* Those that the teacher continued and that ended right: their places in chosen, *k of them. The attempts are
+ * at questions first, first + 1, ... */
+static tt_status choose_right(app *a, const tt_rollouts *attempts, uint64_t first, int *chosen, int *k) {
+    int i, right;
+    for (*k = i = 0; i < attempts->n; i++) {
+        const tt_rollout *r = &attempts->items[i];
+        const int32_t *response = r->tokens + r->prompt_length;
+        CHECK(assess(a, 0, first + (uint64_t)i, response, r->response_length, r->stopped, &right));
+        if (r->guided && right) { chosen[(*k)++] = i; }
+    }
+    return TT_OK;
+}
+
+static tt_status sft_step(app *a, tt_model *student, tt_optimizer *optimizer, const tt_teacher *teacher,
+                          int step, double *tokens) {
+    double lr = learning_rate_of(&a->o, "sft");
+    int n = a->o.prompts * a->o.generations, i, k = 0;
+    int *chosen = (int *)tt_alloc(a->ctx, (size_t)n, sizeof *chosen);
+    uint64_t first = (uint64_t)step * (uint64_t)n, seed = tt_random((uint64_t)a->seed, 0, (uint64_t)step);
+    tt_rollouts attempts = TT_INIT;
+    tt_think_metrics metrics = TT_INIT;
+    tt_status status = chosen ? TT_OK : TT_ERR_MEM;
+    if (status == TT_OK) { status = attempt_questions(a, a->base, 0, first, n, 0, seed, &attempts); }
+    for (i = 0; i < n && status == TT_OK; i++) { *tokens += attempts.items[i].response_length; }
+    if (status == TT_OK) { status = guide_all(a, teacher, &attempts, &metrics); }
+    *tokens += metrics.teacher_tokens;
+    if (status == TT_OK) { status = choose_right(a, &attempts, first, chosen, &k); }
+    if (status == TT_OK) {
+        status = imitate(a, student, optimizer, &attempts, chosen, k, lr, step);
+    }
+    tt_rollouts_free(&attempts);
+    tt_free(a->ctx, chosen, (size_t)n, sizeof *chosen);
+    return status;
+}
+
+/* It starts again if it is interrupted. */
+static tt_status train_sft(app *a, tt_model *student, const tt_teacher *teacher, double *tokens) {
+    tt_adamw_desc adamw = TT_INIT;
+    tt_optimizer *optimizer;
+    tt_status status;
+    int step = 0;
+    adamw.weight_decay = (float)a->o.weight_decay;
+    adamw.max_grad_norm = (float)a->o.clip;
+    optimizer = tt_adamw_create(student, &adamw);
+    status = optimizer ? TT_OK : tt_error_status(a->ctx);
+    a->skipped = 0;
+    for (progress_begin(a, 0); step < a->o.steps && status == TT_OK; ) {
+        status = sft_step(a, student, optimizer, teacher, step++, tokens);
+        progress(a, "sft", step, a->o.steps, *tokens, "");
+        if (stop_requested && status == TT_OK) { status = interrupted(a, "sft"); }
+    }
+    if (status == TT_OK) { status = check_updates(a->ctx, a->skipped); }
+    tt_optimizer_destroy(optimizer);
+    return status;
 }
 
 /* From options to exit status: 0, 1 after an error, 130 if it was stopped. */

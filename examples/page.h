@@ -279,6 +279,7 @@ static const term terms[] = {
     {"correction", "of the responses whose first answer is wrong, the share that ends right."},
     {"spoil", "of the responses whose first answer is right, the share that ends wrong."},
     {"length", "tokens of a response, its end token included."},
+    {"shift", "accuracy on questions out of domain, harder in one respect than any in training."},
     {"hit",
      "share of the teacher's continuations that end in the right answer. Feedback that is often wrong is "
      "punished, not learned."},
@@ -303,7 +304,7 @@ static tt_status html_terms(tt_text *t, int first, int n) {
     return tt_text_format(t, "</dl>\n");
 }
 
-enum { TERMS_RESULT = 0, N_TERMS_RESULT = 8, TERMS_GATE = 8, N_TERMS_GATE = 6 };
+enum { TERMS_RESULT = 0, N_TERMS_RESULT = 8, TERMS_GATE = 9, N_TERMS_GATE = 6 };
 
 /* ---- transcripts ---- */
 static tt_status html_question(tt_text *t, const char *question) {

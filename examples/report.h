@@ -186,7 +186,7 @@ static tt_status read_results(app *a, results *r) {
 typedef struct figure {
     const char *name, *heading, *part, *key;
 } figure;
-enum { ACCURACY = 0, MEAN_LENGTH = 8, N_FIGURES = 9 };
+enum { ACCURACY = 0, MEAN_LENGTH = 8, N_FIGURES = 11 };
 static const figure figures[N_FIGURES] = {
     {"sampled_accuracy", NULL, "sampled", "accuracy"},
     {"greedy_accuracy", "greedy", "greedy", "accuracy"},
@@ -196,8 +196,13 @@ static const figure figures[N_FIGURES] = {
     {"reflection_rate", "reflection", "sampled", "reflection_rate"},
     {"correction_rate", "correction", "sampled", "correction_rate"},
     {"spoil_rate", "spoil", "sampled", "spoil_rate"},
-    {"mean_length", "length", "sampled", "mean_length"}
+    {"mean_length", "length", "sampled", "mean_length"},
+    {"shift_accuracy", "shift", "shift", "accuracy"},
+    {"shift_greedy_accuracy", "shift, greedy", "shift_greedy", "accuracy"}
 };
+
+/* Only with --shift are there questions out of domain. */
+static int has_figure(const results *r, int f) { return tt_json_get(r->of[0][0], figures[f].part) != NULL; }
 
 static const char *heading_of(const results *r, int f) {
     return f == ACCURACY ? r->sampled : figures[f].heading;
@@ -232,8 +237,11 @@ static const char *cell(const results *r, int method, int f, const char *sign, c
 static double sampled_tokens(const results *r, int method) {
     double sum = 0;
     int s;
-    for (s = 0; s < r->n_seeds; s++) { sum += *value_at(r, TOKENS, method, s, r->n_steps - 1) / r->n_seeds; }
-    return sum;
+    for (s = 0; s < r->n_seeds; s++) {
+        double steps = *value_at(r, TOKENS, method, s, r->n_steps - 1);
+        sum += steps + tt_json_number(r->of[method][s], "num_tokens", 0);
+    }
+    return sum / r->n_seeds;
 }
 
 /* ---- summary.json ---- */
@@ -267,7 +275,7 @@ static tt_status build_summary(app *a, const results *r, tt_text *t) {
     for (m = 0; m < r->n_methods; m++) {
         CHECK(tt_text_format(t, "%s\n\"%s\":{\"num_tokens\":%r", m ? "," : "", r->methods[m],
                              sampled_tokens(r, m)));
-        for (f = 0; f < N_FIGURES; f++) { CHECK(write_figure(t, r, m, f)); }
+        for (f = 0; f < N_FIGURES && has_figure(r, f); f++) { CHECK(write_figure(t, r, m, f)); }
         CHECK(tt_text_append(t, "}", 1));
     }
     CHECK(tt_text_format(t, "},\n\"gate\":["));
@@ -337,16 +345,17 @@ static tt_status draw_line(tt_text *t, const plot *p, const results *r, int c, i
 static tt_status draw_plot(tt_text *t, const results *r, int c) {
     plot p = TT_INIT;
     double most = highest(r, c);
-    int m, s;
+    int m, s, n = 0;
     p.title = curves[c].title;
     p.x_label = r->n_seeds > 1 ? "RL step (mean of 5; thin: single seeds)" : "RL step (mean of 5)";
     p.x_high = r->n_steps > 1 ? r->n_steps - 1 : 1;
     p.y_high = c == OWN_REWARD || c == REFLECTION ? fmax(1, most) : most > 0 ? most * 1.05 : 1;
     CHECK(plot_axes(t, &p));
     for (m = 1; m < r->n_methods; m++) {
+        if (!has_steps(r->methods[m])) { continue; }
         for (s = 0; s < r->n_seeds && r->n_seeds > 1; s++) { CHECK(draw_line(t, &p, r, c, m, s, s)); }
         CHECK(draw_line(t, &p, r, c, m, 0, r->n_seeds - 1));
-        CHECK(plot_legend(t, m - 1, 3, class_of(r, m), r->methods[m]));
+        CHECK(plot_legend(t, n++, 3, class_of(r, m), r->methods[m]));
     }
     return TT_OK;
 }
@@ -356,6 +365,7 @@ static tt_status describe_plot(tt_text *t, const results *r, int c) {
     int m, last = r->n_seeds - 1;
     CHECK(tt_text_format(t, "%s over %d RL steps", curves[c].title, r->n_steps));
     for (m = 1; m < r->n_methods; m++) {
+        if (!has_steps(r->methods[m])) { continue; }
         CHECK(tt_text_format(t, "; %s from %.3g to %.3g", r->methods[m], curve_at(r, c, m, 0, last, 0),
                              curve_at(r, c, m, 0, last, r->n_steps - 1)));
     }
@@ -402,15 +412,17 @@ static tt_status html_table(tt_text *t, const results *r) {
     char text[64];
     int m, f;
     CHECK(tt_text_format(t, "<div class=\"wide\"><table><tr><th>student alone, held out</th>"));
-    for (f = 0; f < N_FIGURES; f++) { CHECK(tt_text_format(t, "<th>%s</th>", heading_of(r, f))); }
+    for (f = 0; f < N_FIGURES && has_figure(r, f); f++) {
+        CHECK(tt_text_format(t, "<th>%s</th>", heading_of(r, f)));
+    }
     for (m = 0; m < r->n_methods; m++) {
         CHECK(tt_text_format(t, "</tr>\n<tr><td class=\"name %s\">%s</td>", class_of(r, m), r->methods[m]));
-        for (f = 0; f < N_FIGURES; f++) {
+        for (f = 0; f < N_FIGURES && has_figure(r, f); f++) {
             CHECK(tt_text_format(t, "<td>%s</td>", cell(r, m, f, " &plusmn; ", text, sizeof text)));
         }
     }
     CHECK(tt_text_format(t, "</tr></table></div>\n"));
-    return html_terms(t, TERMS_RESULT, N_TERMS_RESULT);
+    return html_terms(t, TERMS_RESULT, N_TERMS_RESULT + has_figure(r, N_FIGURES - 1));
 }
 
 /* Coherence and leak are known of built-in tasks alone. */
@@ -515,6 +527,7 @@ static tt_status html_steps(app *a, tt_text *t, const results *r) {
     for (m = 1; m < r->n_methods; m++) {
         tt_json_lines lines = TT_INIT;
         tt_status status;
+        if (!has_steps(r->methods[m])) { continue; }
         lines.ctx = a->ctx;
         CHECK(tt_text_format(t, "<details><summary><span class=\"name %s\">%s</span></summary>\n",
                              class_of(r, m), r->methods[m]));
@@ -529,13 +542,15 @@ static tt_status html_steps(app *a, tt_text *t, const results *r) {
 
 /* ---- the report ---- */
 static tt_status write_budget(const results *r, tt_text *t) {
+    const char *comma = "";
     int m;
     CHECK(tt_text_format(t, "Equal rollouts for all, not equal tokens. Sampled tokens per seed:"));
     for (m = 1; m < r->n_methods; m++) {
-        CHECK(tt_text_format(t, " %s %.2f M%s", r->methods[m], sampled_tokens(r, m) / 1e6,
-                             m + 1 < r->n_methods ? "," : "."));
+        if (strcmp(r->methods[m], "worked") == 0) { continue; }
+        CHECK(tt_text_format(t, "%s %s %.2f M", comma, r->methods[m], sampled_tokens(r, m) / 1e6));
+        comma = ",";
     }
-    return TT_OK;
+    return tt_text_format(t, ".");
 }
 
 /* Difference of two methods over the same questions of all seeds, with its 95 % interval (bootstrap over

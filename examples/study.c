@@ -424,75 +424,6 @@ static tt_status open_teaching(app *a, const arm *m, tt_model *student, teaching
     return TT_OK;
 }
 
-/* ---- SFT: the base's attempts, each continued by the teacher; the right ones are imitated ---- */
-/* One update from attempts chosen[0..k); none without any. */
-static tt_status imitate(app *a, tt_model *student, tt_optimizer *optimizer, const tt_rollouts *attempts,
-                         const int *chosen, int k, int step) {
-    tt_batch *batch;
-    tt_tensor *logprobs;
-    tt_status status;
-    if (k == 0) { return TT_OK; }
-    batch = tt_rollouts_batch(a->ctx, attempts, chosen, k);
-    logprobs = tt_model_logprobs(student, batch, 1, NULL);
-    status = tt_backward(a->ctx, tt_neg(a->ctx, tt_mean(a->ctx, logprobs)));
-    tt_step_reset(a->ctx);
-    CHECK(status);
-    return take_update(a->ctx, optimizer, (float)a->o.lr, step, &a->skipped);
-}
-
-/* Those that the teacher continued and that ended right: their places in chosen, *k of them. The attempts are
- * at questions first, first + 1, ... */
-static tt_status choose_right(app *a, const tt_rollouts *attempts, uint64_t first, int *chosen, int *k) {
-    int i, right;
-    for (*k = i = 0; i < attempts->n; i++) {
-        const tt_rollout *r = &attempts->items[i];
-        const int32_t *response = r->tokens + r->prompt_length;
-        CHECK(assess(a, 0, first + (uint64_t)i, response, r->response_length, r->stopped, &right));
-        if (r->guided && right) { chosen[(*k)++] = i; }
-    }
-    return TT_OK;
-}
-
-static tt_status sft_step(app *a, tt_model *student, tt_optimizer *optimizer, const tt_teacher *teacher,
-                          int step, double *tokens) {
-    int n = a->o.prompts * a->o.generations, i, k = 0;
-    int *chosen = (int *)tt_alloc(a->ctx, (size_t)n, sizeof *chosen);
-    uint64_t first = (uint64_t)step * (uint64_t)n, seed = tt_random((uint64_t)a->seed, 0, (uint64_t)step);
-    tt_rollouts attempts = TT_INIT;
-    tt_think_metrics metrics = TT_INIT;
-    tt_status status = chosen ? TT_OK : TT_ERR_MEM;
-    if (status == TT_OK) { status = attempt_questions(a, a->base, 0, first, n, 0, seed, &attempts); }
-    for (i = 0; i < n && status == TT_OK; i++) { *tokens += attempts.items[i].response_length; }
-    if (status == TT_OK) { status = guide_all(a, teacher, &attempts, &metrics); }
-    *tokens += metrics.teacher_tokens;
-    if (status == TT_OK) { status = choose_right(a, &attempts, first, chosen, &k); }
-    if (status == TT_OK) { status = imitate(a, student, optimizer, &attempts, chosen, k, step); }
-    tt_rollouts_free(&attempts);
-    tt_free(a->ctx, chosen, (size_t)n, sizeof *chosen);
-    return status;
-}
-
-/* An arm of seconds: it starts again if it is interrupted. */
-static tt_status train_sft(app *a, tt_model *student, const tt_teacher *teacher, double *tokens) {
-    tt_adamw_desc adamw = TT_INIT;
-    tt_optimizer *optimizer;
-    tt_status status;
-    int step = 0;
-    adamw.weight_decay = (float)a->o.weight_decay;
-    adamw.max_grad_norm = (float)a->o.clip;
-    optimizer = tt_adamw_create(student, &adamw);
-    status = optimizer ? TT_OK : tt_error_status(a->ctx);
-    a->skipped = 0;
-    for (progress_begin(a, 0); step < a->o.steps && status == TT_OK; ) {
-        status = sft_step(a, student, optimizer, teacher, step++, tokens);
-        progress(a, "sft", step, a->o.steps, *tokens, "");
-        if (stop_requested && status == TT_OK) { status = interrupted(a, "sft"); }
-    }
-    if (status == TT_OK) { status = check_updates(a->ctx, a->skipped); }
-    tt_optimizer_destroy(optimizer);
-    return status;
-}
-
 /* ---- one arm of one seed ---- */
 static tt_status read_number(app *a, int seed, const char *name, const char *key, double *out) {
     tt_json *json = NULL;
@@ -613,8 +544,6 @@ static tt_status train_with_marker(app *a, const arm *m, tt_model *student, tt_r
 /* Out of domain: one number more a question than any before. */
 static tt_status evaluate_shift(app *a, tt_model *model, tt_text *json) {
     tt_signs_desc desc = TT_INIT;
-    tt_evaluate_desc d = TT_INIT;
-    tt_evaluation sampled, greedy;
     tt_signs *signs;
     tt_task task;
     tt_status status;
@@ -623,15 +552,7 @@ static tt_status evaluate_shift(app *a, tt_model *model, tt_text *json) {
     signs = tt_signs_create(a->ctx, &desc);
     if (!signs) { return tt_error_status(a->ctx); }
     task = tt_task_signs(signs);
-    d.n_questions = (a->o.questions + 1) / 2;
-    d.max_new_tokens = a->o.length;
-    d.temperature = (float)a->o.temperature;
-    d.seed = (uint64_t)a->seed;
-    status = tt_evaluate(model, a->tokenizer, &task, &d, &sampled);
-    d.greedy = 1;
-    if (status == TT_OK) { status = tt_evaluate(model, a->tokenizer, &task, &d, &greedy); }
-    if (status == TT_OK) { status = write_evaluation(json, "shift", &sampled); }
-    if (status == TT_OK) { status = write_evaluation(json, "shift_greedy", &greedy); }
+    status = write_shift(a, model, &task, (a->o.questions + 1) / 2, json);
     tt_signs_destroy(signs);
     return status;
 }

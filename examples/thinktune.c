@@ -23,7 +23,7 @@
 /* ---- options ---- */
 static options given;
 
-#define ARM_WORDS "grpo,thinktune,formula,luffy,off,critique_grpo,rltf_sd,sdpo,opsd,opd,srpo"
+#define ARM_WORDS "grpo,thinktune,formula,luffy,off,critique_grpo,rltf_sd,sdpo,opsd,opd,srpo,sft,worked"
 
 static const option option_list[] = {
     {"--seeds", OPTION_INT, &given.seeds, 1, MAX_SEEDS,
@@ -36,7 +36,8 @@ static const option option_list[] = {
     {"--task", OPTION_TEXT, &given.task, 0, 0,
      "signs, countdown, arithmetic or guess (the control: reflection cannot help)"},
     {"--arms", OPTION_TEXT, &given.arms, 0, 0, "list of " ARM_WORDS
-     "; the last six are of examples/feedback.h and want the task signs or --data"},
+     "; critique_grpo to srpo are of examples/feedback.h and want the task signs or --data; sft imitates "
+     "the base's attempts that the teacher led to a right end; worked is the base behind --worked"},
     {"--aas", OPTION_TEXT, &given.aas, 0, 0, "shaping of the arm thinktune: released, formula, luffy, off"},
     {"--quick", OPTION_FLAG, &given.quick, 0, 0,
      "a few steps of everything, to see that it runs; numbers mean nothing"},
@@ -50,6 +51,7 @@ static const option option_list[] = {
     {"--micro-batch-tokens", OPTION_INT, &given.micro_batch, 1, 1e9,
      "tokens of one forward and backward: memory grows with them"},
     {"--lr", OPTION_DOUBLE, &given.lr, 1e-12, 10, "learning rate of RL"},
+    {"--arm-lr", OPTION_TEXT, &given.arm_lr, 0, 0, "of single arms where it differs: grpo=1e-4,sft=1e-5"},
     {"--weight-decay", OPTION_DOUBLE, &given.weight_decay, 0, 10, "of AdamW"},
     {"--max-grad-norm", OPTION_DOUBLE, &given.clip, 0, 1e6, "global gradient clip, 0 = off"},
     {"--temperature", OPTION_DOUBLE, &given.temperature, 1e-3, 100,
@@ -64,6 +66,8 @@ static const option option_list[] = {
     {"--off-eps", OPTION_DOUBLE, &given.off_eps, -1, 1,
      "the teacher leaves at share <= off-eps + 0.01, -1 = never"},
     {"--schedule", OPTION_TEXT, &given.schedule, 0, 0, "of that share: linear, constant, cosine, exp"},
+    {"--schedule-steps", OPTION_INT, &given.schedule_steps, 0, 1e7,
+     "the share falls within a third of so many steps; 0 = --steps"},
     {"--mask", OPTION_TEXT, &given.mask, 0, 0, "tokens that get the shaped loss: whole, appended"},
     {"--questions", OPTION_INT, &given.questions, 1, 1e6, "held-out questions of the final evaluation"},
     {"--gate-questions", OPTION_INT, &given.gate_questions, 1, 1e6, "held-out questions of the gate"},
@@ -92,6 +96,10 @@ static const option option_list[] = {
      "in turn"},
     {"--prefill", OPTION_TEXT, &given.prefill, 0, 0,
      "with --data: how each response begins; it is part of the prompt"},
+    {"--worked", OPTION_TEXT, &given.worked, 0, 0,
+     "with --data: turns in the place of --few-shot for the arm worked, which is not trained"},
+    {"--shift", OPTION_TEXT, &given.shift, 0, 0,
+     "with --data: further questions out of domain, each asked of base and students"},
     {"--share-prompts", OPTION_FLAG, &given.share_prompts, 0, 0,
      "compute what the prompts of a micro-batch have in common once: faster with long prompts, gradients but "
      "for roundings the same"},
@@ -138,6 +146,23 @@ static int reads_arms(const options *o) {
     return any;
 }
 
+static int has_arm(const options *o, const char *name) { return find_word(o->arms, name, strlen(name)) >= 0; }
+
+/* "grpo=1e-4,sft=1e-5": a known arm and its rate, each. */
+static void check_rates(const options *o) {
+    const char *at = o->arm_lr;
+    while (at && *at) {
+        size_t size = strcspn(at, "=,");
+        char *end = NULL;
+        double rate = at[size] == '=' ? strtod(at + size + 1, &end) : 0;
+        if (find_word(o->arms, at, size) < 0 || !(rate >= 1e-12 && rate <= 10) || (*end && *end != ',')) {
+            example_exit(2, "thinktune: --arm-lr is \"%s\", expected an arm of --arms and a rate from 1e-12 to "
+                         "10, as in grpo=1e-4,sft=1e-5", o->arm_lr);
+        }
+        at = end + (*end == ',');
+    }
+}
+
 static void check_options(const options *o) {
     check_words("--task", o->task, TASK_WORDS);
     check_words("--aas", o->aas, AAS_WORDS);
@@ -145,6 +170,7 @@ static void check_options(const options *o) {
     check_words("--schedule", o->schedule, SCHEDULE_WORDS);
     check_words("--on-long", o->on_long, "skip,error");
     check_words("--arms", o->arms, ARM_WORDS);
+    check_rates(o);
     if (reads_arms(o) && !o->data && strcmp(o->task, "signs") != 0) {
         example_exit(2, "thinktune: --arms is \"%s\", and no base of the task %s can read feedback", o->arms,
                      o->task);
@@ -159,6 +185,9 @@ static void check_options(const options *o) {
     option_alone("thinktune", o->system && !o->data, "--system", "without --data");
     option_alone("thinktune", o->few_shot && !o->data, "--few-shot", "without --data");
     option_alone("thinktune", o->prefill && !o->data, "--prefill", "without --data");
+    option_alone("thinktune", o->shift && !o->data, "--shift", "without --data");
+    option_alone("thinktune", o->worked && !has_arm(o, "worked"), "--worked", "without the arm worked");
+    option_alone("thinktune", has_arm(o, "worked") && !o->worked, "--arms worked", "without --worked");
     option_alone("thinktune", o->examples && !o->data, "--teacher-examples", "without --data");
     option_alone("thinktune", o->close_tags && !o->data, "--close-tags", "without --data");
     if (o->data && !o->end_token) { example_exit(2, "thinktune: --data wants --end-token beside it"); }
@@ -175,9 +204,13 @@ static void apply_quick(options *o) {
 }
 
 /* ---- one arm of one seed ---- */
+/* Does it write its steps into metrics.jsonl? */
+static int has_steps(const char *method) { return find_word("base,sft,worked", method, strlen(method)) < 0; }
+
 static tt_status write_measures(app *a, tt_model *model, const char *method, tt_text *json) {
     CHECK(tt_text_format(json, "{\"seed\":%d,\"method\":\"%s\"", a->seed, method));
     CHECK(evaluate(a, model, method, json));
+    if (strcmp(method, "sft") == 0) { CHECK(tt_text_format(json, ",\"num_tokens\":%r", a->sampled)); }
     if (strcmp(method, "base") == 0) { CHECK(write_gate(a, json)); }
     if (parallel_rank > 0) { return TT_OK; }
     CHECK(tt_make_dirs(a->ctx, path_of(a->o.out, "seed-%d/%s", a->seed, method)));
@@ -198,6 +231,32 @@ static int is_feedback_method(const char *name) {
         if (strcmp(tt_feedback_methods[i].name, name) == 0) { return 1; }
     }
     return 0;
+}
+
+/* Rollouts and tokens of it are told in its result: it has no steps of RL. */
+static tt_status train_imitator(app *a, tt_model *student, tt_model_teacher *model) {
+    tt_teacher teacher = tt_teacher_model(model);
+    double tokens = 0;
+    CHECK(train_sft(a, student, &teacher, &tokens));
+    a->sampled = tokens;
+    if (parallel_rank == 0) {
+        CHECK(tt_make_dirs(a->ctx, path_of(a->o.out, "seed-%d/sft", a->seed)));
+        CHECK(save_student(a, student, path_of(a->o.out, "seed-%d/sft", a->seed)));
+    }
+    return measure(a, student, "sft");
+}
+
+/* The base behind other turns, which show how to work: what feedback may teach is there from the start. */
+static tt_status measure_worked(app *a) {
+    const char *turns = a->o.few_shot, *prefill = a->o.prefill;
+    tt_status status;
+    a->o.few_shot = a->o.worked;
+    a->o.prefill = NULL;
+    status = set_prompt(a);
+    if (status == TT_OK) { status = measure(a, a->base, "worked"); }
+    a->o.few_shot = turns;
+    a->o.prefill = prefill;
+    return status == TT_OK ? set_prompt(a) : status;
 }
 
 /* The student is trained, saved and measured. model: who teaches, NULL = nobody. */
@@ -227,7 +286,10 @@ static tt_status train_arm(app *a, const char *method, int n_lines) {
     tt_model *student = new_student(a);
     tt_model_teacher *model = student && has_teacher ? make_teacher(a, a->base) : NULL;
     tt_status status = student && (model || !has_teacher) ? TT_OK : tt_error_status(a->ctx);
-    if (status == TT_OK) { status = train_taught(a, method, student, model, n_lines); }
+    if (status == TT_OK) {
+        status = strcmp(method, "sft") == 0 ? train_imitator(a, student, model)
+                                            : train_taught(a, method, student, model, n_lines);
+    }
     close_feedback(a);
     tt_model_teacher_destroy(model);
     tt_model_destroy(student);
@@ -247,7 +309,7 @@ static void print_table(const results *r) {
         n = r->n_methods - first < most ? r->n_methods - first : most;
         printf("\n%-*s", LABEL, first ? "" : "alone, unseen");
         for (m = first; m < first + n; m++) { printf("%*s", width, r->methods[m]); }
-        for (f = 0; f < N_FIGURES; f++) {
+        for (f = 0; f < N_FIGURES && has_figure(r, f); f++) {
             printf("\n%-*s", LABEL, heading_of(r, f));
             for (m = first; m < first + n; m++) {
                 printf("%*s", width, cell(r, m, f, " +- ", text, sizeof text));
@@ -357,7 +419,8 @@ static double measure_work(const app *a, const char *method) {
 }
 
 static double arm_work(const app *a, const char *method) {
-    double tokens = (double)a->o.steps * a->o.prompts * a->o.generations * response_tokens(a, method);
+    double trained = strcmp(method, "worked") == 0 ? 0 : a->o.steps;
+    double tokens = trained * a->o.prompts * a->o.generations * response_tokens(a, method);
     return 1 + token_work((3 + 3 * a->o.iterations) * tokens, base_weights(a)) + measure_work(a, method);
 }
 
@@ -388,11 +451,14 @@ static tt_status run_seed(app *a) {
     if (needed) { CHECK(measure(a, a->base, "base")); }
     job_done(a, measure_work(a, "base"), needed);
     for (i = 0; i < a->n_arms; i++) {
-        int arms_before = (a->seed - a->o.first_seed) * a->n_arms + i;
-        needed = parallel_any(!a->o.resume || !tt_file_exists(result_path(a, a->seed, a->arms[i])));
-        a->part = arm_work(a, a->arms[i]) - measure_work(a, a->arms[i]);
-        if (needed) { CHECK(train_arm(a, a->arms[i], arms_before * a->o.steps)); }
-        job_done(a, arm_work(a, a->arms[i]), needed);
+        const char *arm = a->arms[i];
+        needed = parallel_any(!a->o.resume || !tt_file_exists(result_path(a, a->seed, arm)));
+        a->part = arm_work(a, arm) - measure_work(a, arm);
+        if (needed) {
+            CHECK(strcmp(arm, "worked") == 0 ? measure_worked(a) : train_arm(a, arm, a->n_lines));
+        }
+        a->n_lines += has_steps(arm) ? a->o.steps : 0;
+        job_done(a, arm_work(a, arm), needed);
     }
     return TT_OK;
 }
@@ -418,7 +484,7 @@ static void remove_results(app *a) {
 static tt_status prepare_folder(app *a) {
     int *resume = &a->o.resume;
     CHECK(describe_settings(a->ctx, "thinktune", option_list, N_OPTIONS, "--out,--resume,--threads,--map",
-                            "--data,--teacher-examples,--few-shot", &a->settings));
+                            "--data,--teacher-examples,--few-shot,--worked,--shift", &a->settings));
     CHECK(check_settings(a->ctx, a->o.out, &a->settings, path_of(a->o.out, "metrics.jsonl"), resume));
     if (*resume) { return TT_OK; }
     CHECK(check_settings(a->ctx, a->o.out, &a->settings, result_path(a, a->o.first_seed, "base"), resume));

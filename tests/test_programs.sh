@@ -199,6 +199,23 @@ grep -vF 'xmlns="http://www.w3.org/2000/svg"' report/report.html | grep -qE '(sr
 [ "$(grep -c '<summary>step ' report/report.html)" -eq 8 ] || bad "steps: $(grep -c '<summary>step ' report/report.html), expected 4 of each arm"
 for arm in grpo thinktune; do [ "$(wc -l < report/seed-1/$arm/rollouts.jsonl)" -eq 4 ] || bad "rollouts of $arm"; done
 
+begin controls_and_questions_out_of_domain_stand_beside_the_arms
+head -n 5 q2.jsonl > shift.jsonl
+printf '{"role": "user", "content": "cat"}\n{"role": "assistant", "content": "1 and 1 are 2"}\n' > worked.jsonl
+controls="$rl --data q.jsonl --arms grpo,thinktune,sft,worked --shift shift.jsonl --worked worked.jsonl --seeds 2"
+works $controls --arm-lr grpo=1e-3,sft=1e-5 --out controls
+said "seed 2  worked"
+for part in shift_accuracy '"sft":{"num_tokens":[1-9]' '"worked":{"num_tokens":0,'; do grep -q "$part" controls/summary.json || bad "no $part in the summary"; done
+[ "$(wc -l < controls/metrics.jsonl)" -eq 8 ] || bad "steps: $(wc -l < controls/metrics.jsonl), expected 2 of 2 arms and 2 seeds"
+rm controls/seed-2/sft/result.json controls/seed-2/thinktune/result.json && cp controls/summary.json first.json
+works $controls --arm-lr grpo=1e-3,sft=1e-5 --out controls --resume
+same first.json controls/summary.json
+[ "$(wc -l < controls/metrics.jsonl)" -eq 8 ] || bad "steps after --resume: $(wc -l < controls/metrics.jsonl)"
+refuses '--arm-lr is "luffy=1e-3", expected an arm of --arms' $controls --arm-lr luffy=1e-3 --out none
+refuses '--arm-lr is "grpo=x", expected an arm of --arms' $controls --arm-lr grpo=x --out none
+refuses "--worked means nothing without the arm worked" $(with "$controls --out none" "--arms grpo")
+refuses "--shift means nothing without --data" "$bin/thinktune" $quick --shift shift.jsonl --out none
+
 begin think_c_ends_with_two_verdicts
 works "$bin/think" 1 100 2
 [ "$(tail -n 2 out | grep -cE '^(GRPO|ThinkTuning): of 100 new questions')" -eq 2 ] || bad "its last lines"

@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """Small questions with something to reason about, for models that can half do them.
 
-    questions.py KIND FOLDER [--n 729] [--seed 3]     writes FOLDER/questions.jsonl, shift.jsonl, teacher.txt, turns.jsonl
+    questions.py KIND FOLDER [--n 729] [--seed 3]     writes FOLDER/questions.jsonl, shift.jsonl, teacher.txt, turns.jsonl, worked.jsonl
     questions.py --list
 
 questions.jsonl   {"question", "answer"} a line, all different, shuffled: for thinktune --data, whose last records are held out
 shift.jsonl       128 of the same kind that are harder in one respect: larger numbers or one more of them
 turns.jsonl       two worked turns with a direct answer, {"role", "content"} a line, for thinktune --few-shot
+worked.jsonl      five worked turns whose answers go step by step, for thinktune --worked
 teacher.txt       five worked examples of feedback, step by step, for thinktune --teacher-examples
 
 A kind is one function: it draws a question of a size (0 = the usual, 1 = shifted) and returns the question, its answer, the steps
@@ -189,6 +190,8 @@ def main():
     write_lines(folder / 'shift.jsonl', [{'question': q, 'answer': str(a)} for q, a, _, _ in different(draw, kind, 128, 1, taken)])
     write_lines(folder / 'turns.jsonl', [{'role': role, 'content': content} for q, a, _, _ in shown[5:]
                                          for role, content in (('user', q), ('assistant', f'The answer is {a}.'))])
+    write_lines(folder / 'worked.jsonl', [{'role': role, 'content': content} for q, a, steps, _ in shown[:5] for role, content in
+                                          (('user', q), ('assistant', f'Let me check: {steps}. So the answer is {a}. #### {a}'))])
     right = [False, True, False, False, False]
     (folder / 'teacher.txt').write_text(SYSTEM + ''.join('\n' + example(*pair) for pair in zip(shown, right)), encoding='utf-8')
 
