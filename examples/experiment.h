@@ -1655,8 +1655,8 @@ static tt_model *new_student(app *a) {
 
 /* ---- SFT: the base's attempts, each continued by the teacher; the right ones are imitated ---- */
 /* Gradients of -log p of attempts chosen[0..k), as their part of a mean over n_tokens. */
-static tt_status imitate_part(app *a, tt_model *student, const tt_rollouts *attempts, const int *chosen, int k,
-                              int n_tokens) {
+static tt_status imitate_part(app *a, tt_model *student, const tt_rollouts *attempts, const int *chosen,
+                              int k, int n_tokens) {
     tt_batch *batch = tt_rollouts_batch(a->ctx, attempts, chosen, k);
     tt_tensor *loss = tt_neg(a->ctx, tt_mean(a->ctx, tt_model_logprobs(student, batch, 1, NULL)));
     tt_status status;

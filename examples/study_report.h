@@ -199,48 +199,6 @@ static tt_status main_table(page *p, const results *r, const char *part) {
     return table_end(p);
 }
 
-/* ---- learning from feedback ---- */
-static const struct { const char *heading, *part, *key; int digits; } feedback_columns[] = {
-    {"accuracy T = 1", "sampled", "accuracy", 3}, {"greedy", "greedy", "accuracy", 3},
-    {"reflection", "sampled", "reflection_rate", 3}, {"correction", "sampled", "correction_rate", 3},
-    {"spoil", "sampled", "spoil_rate", 3}, {"out of domain T = 1", "shift", "accuracy", 3},
-    {"greedy", "shift_greedy", "accuracy", 3}, {"reflection there", "shift", "reflection_rate", 3},
-    {"right after feedback", "method", "hit", 3}, {"scored", "method", "scored", 0},
-    {"nothing to read", "method", "no_context", 0}, {"sampled tokens", NULL, "num_tokens", 0}
-};
-enum { N_FEEDBACK_COLUMNS = sizeof feedback_columns / sizeof *feedback_columns };
-
-static tt_status feedback_table(page *p, const results *r, const char *part) {
-    const char *headings[N_FEEDBACK_COLUMNS + 1] = {"student alone, held out"};
-    sample s;
-    int i, c;
-    for (c = 0; c < N_FEEDBACK_COLUMNS; c++) { headings[c + 1] = feedback_columns[c].heading; }
-    CHECK(table_begin(p, headings, N_FEEDBACK_COLUMNS + 1));
-    for (i = 0; i < N_ARMS; i++) {
-        if (strcmp(arms[i].part, part) != 0 || sample_of(r, i, "sampled", "accuracy").n == 0) { continue; }
-        CHECK(cell(p, "%s", arms[i].what));
-        for (c = 0; c < N_FEEDBACK_COLUMNS; c++) {
-            s = sample_of(r, i, feedback_columns[c].part, feedback_columns[c].key);
-            CHECK(s.n ? mean_cell(p, &s, feedback_columns[c].digits, "") : cell(p, "–"));
-        }
-        CHECK(row_end(p));
-    }
-    return table_end(p);
-}
-
-/* Nothing where no such arm has run. */
-static tt_status feedback_part(page *p, const results *r) {
-    if (sample_of(r, place_of_arm("reads"), "sampled", "accuracy").n == 0) { return TT_OK; }
-    CHECK(heading(p, "create", "Learning from feedback: create reflection"));
-    CHECK(paragraph(p, "From a base of which %.0f %% of the documents show the student attempts, feedback "
-                       "or solutions. Out of domain: five numbers a question, never seen in training.",
-                    100 * READS_SHARE));
-    CHECK(feedback_table(p, r, "create"));
-    CHECK(heading(p, "keep", "Learning from feedback: keep or destroy it"));
-    CHECK(paragraph(p, "Further steps from the student of ThinkTuning above."));
-    return feedback_table(p, r, "keep");
-}
-
 static int reflects(const results *r, int arm_at, int seed) {
     return reflects_and_corrects(tt_json_get(r->of[arm_at][seed], "sampled"));
 }
@@ -354,8 +312,8 @@ static const char *const budget_arms[] = {"thinktune",
                                           "incoherent_thinktune_long",
                                           "incoherent_grpo_long",
                                           "incoherent_grpo_tokens"};
-static const char *const budget_classes[] = {"k0", "k1", "k2", "k3", "k4", "k5", "k6", "k7"};
-enum { N_BUDGET_ARMS = sizeof budget_arms / sizeof *budget_arms };
+static const char *const line_classes[] = {"k0", "k1", "k2", "k3", "k4", "k5", "k6", "k7"};
+enum { N_BUDGET_ARMS = sizeof budget_arms / sizeof *budget_arms, N_LINES = 8 };
 static tt_status budget_table(page *p, const results *r) {
     static const char *const headings[] = {"rollouts until own reflection passes",
                                            "10 %: seeds",
@@ -390,15 +348,26 @@ static tt_status budget_table(page *p, const results *r) {
 }
 
 /* ---- pictures ---- */
+/* Arms of one picture that have a run, and the classes of their lines. */
+typedef struct picked {
+    int n, at[N_LINES], line[N_LINES];
+} picked;
+
+static void pick(picked *arms_of, const results *r, int at, int line) {
+    if (arms_of->n == N_LINES || sample_of(r, at, NULL, "rollouts").n == 0) { return; }
+    arms_of->at[arms_of->n] = at;
+    arms_of->line[arms_of->n++] = line;
+}
+
 /* Rollouts, logarithmic: from those of one step on, so far that all runs fit in and each quarter is a power
  * of two. */
-static plot budget_plot(const results *r, const char *title) {
+static plot budget_plot(const results *r, const picked *which, const char *title) {
     plot p = TT_INIT;
     double most = 0;
     int i, seed;
-    for (i = 0; i < N_BUDGET_ARMS; i++) {
+    for (i = 0; i < which->n; i++) {
         for (seed = 0; seed < given.seeds; seed++) {
-            most = fmax(most, value_of(r, place_of_arm(budget_arms[i]), seed, NULL, "rollouts"));
+            most = fmax(most, value_of(r, which->at[i], seed, NULL, "rollouts"));
         }
     }
     p.title = title;
@@ -410,26 +379,23 @@ static plot budget_plot(const results *r, const char *title) {
     return p;
 }
 
+static plot step_plot(const char *title) {
+    plot p = TT_INIT;
+    p.title = title;
+    p.x_label = "RL step (mean over seeds and five steps)";
+    p.x_high = given.steps > 1 ? given.steps - 1 : 1;
+    p.y_high = 1;
+    return p;
+}
+
 static tt_status draw_point(tt_text *t, const plot *p, double x, double y) {
     return tt_text_format(t, "%.1f,%.1f ", plot_x(p, x), plot_y(p, y));
 }
 
-/* How many of the arms have a run. */
-static int n_drawn(const results *r) {
-    int i, n = 0;
-    for (i = 0; i < N_BUDGET_ARMS; i++) {
-        n += sample_of(r, place_of_arm(budget_arms[i]), NULL, "rollouts").n > 0;
-    }
-    return n;
-}
-
-/* These, under their lines. */
-static tt_status draw_legend(tt_text *t, const results *r) {
-    int i, n = 0;
-    for (i = 0; i < N_BUDGET_ARMS; i++) {
-        int at = place_of_arm(budget_arms[i]);
-        if (sample_of(r, at, NULL, "rollouts").n == 0) { continue; }
-        CHECK(plot_legend(t, n++, 1, budget_classes[i], arms[at].what));
+static tt_status draw_legend(tt_text *t, const picked *which) {
+    int i;
+    for (i = 0; i < which->n; i++) {
+        CHECK(plot_legend(t, i, 1, line_classes[which->line[i]], arms[which->at[i]].what));
     }
     return TT_OK;
 }
@@ -453,11 +419,12 @@ static tt_status draw_lifetime(tt_text *t, const plot *p, const lifetime *l, con
     return TT_OK;
 }
 
-static tt_status draw_survival(tt_text *t, const results *r, const plot *p, const char *key) {
+static tt_status draw_survival(tt_text *t, const results *r, const picked *which, const plot *p,
+                               const char *key) {
     int i;
-    for (i = 0; i < N_BUDGET_ARMS; i++) {
-        lifetime l = lifetime_of(r, place_of_arm(budget_arms[i]), key);
-        if (l.n > 0) { CHECK(draw_lifetime(t, p, &l, budget_classes[i])); }
+    for (i = 0; i < which->n; i++) {
+        lifetime l = lifetime_of(r, which->at[i], key);
+        if (l.n > 0) { CHECK(draw_lifetime(t, p, &l, line_classes[which->line[i]])); }
     }
     return TT_OK;
 }
@@ -478,15 +445,16 @@ static double curve_at(const results *r, int arm_at, int step, int column_at) {
     return n ? sum / n : (double)NAN;
 }
 
-static tt_status draw_curves(tt_text *t, const results *r, const plot *p, int column_at) {
+/* A logarithmic axis counts rollouts, with fewer points the further it goes, a linear one counts steps. */
+static tt_status draw_curves(tt_text *t, const results *r, const picked *which, const plot *p,
+                             int column_at) {
     int i, step;
-    for (i = 0; i < N_BUDGET_ARMS; i++) {
-        int at = place_of_arm(budget_arms[i]);
-        if (sample_of(r, at, NULL, "rollouts").n == 0) { continue; }
-        CHECK(tt_text_format(t, "<polyline class=\"line %s\" points=\"", budget_classes[i]));
-        for (step = 0; step * p->x_low < p->x_high; step += 1 + step / 50) {
-            double y = curve_at(r, at, step, column_at);
-            if (y == y) { CHECK(draw_point(t, p, p->x_low * (step + 1), y)); }
+    for (i = 0; i < which->n; i++) {
+        double per_step = p->logarithmic ? p->x_low : 1;
+        CHECK(tt_text_format(t, "<polyline class=\"line %s\" points=\"", line_classes[which->line[i]]));
+        for (step = 0; step * per_step < p->x_high + !p->logarithmic; step += 1 + step / 50) {
+            double y = curve_at(r, which->at[i], step, column_at);
+            if (y == y) { CHECK(draw_point(t, p, per_step * (step + p->logarithmic), y)); }
         }
         CHECK(tt_text_format(t, "\"/>\n"));
     }
@@ -494,16 +462,29 @@ static tt_status draw_curves(tt_text *t, const results *r, const plot *p, int co
 }
 
 /* One picture: of lifetimes by their key, or of a column of the curves where that is NULL. */
-static tt_status picture(page *p, const results *r, const char *title, const char *key, int column_at,
-                         const char *meaning) {
-    plot axes = budget_plot(r, title);
+static tt_status picture(page *p, const results *r, const picked *which, const plot *axes, const char *key,
+                         int column_at, const char *meaning) {
     CHECK(tt_text_format(p->text, "<figure>"));
-    CHECK(svg_begin(p->text, PLOT_W, PLOT_H + 17 * n_drawn(r), title));
-    CHECK(plot_axes(p->text, &axes));
-    CHECK(key ? draw_survival(p->text, r, &axes, key) : draw_curves(p->text, r, &axes, column_at));
-    CHECK(draw_legend(p->text, r));
+    CHECK(svg_begin(p->text, PLOT_W, PLOT_H + 17 * which->n, axes->title));
+    CHECK(plot_axes(p->text, axes));
+    CHECK(key ? draw_survival(p->text, r, which, axes, key)
+              : draw_curves(p->text, r, which, axes, column_at));
+    CHECK(draw_legend(p->text, which));
     CHECK(svg_end(p->text));
     return tt_text_format(p->text, "<figcaption>%s</figcaption></figure>\n", meaning);
+}
+
+#define OWN_REWARD_MEANS "Reward of the student's own rollouts, mean over seeds and five steps."
+#define REFLECTION_MEANS "Share of the student's own rollouts that reflect, mean over seeds and five steps."
+
+static tt_status budget_picture(page *p, const results *r, const char *title, const char *key, int column_at,
+                                const char *meaning) {
+    picked which = TT_INIT;
+    plot axes;
+    int i;
+    for (i = 0; i < N_BUDGET_ARMS; i++) { pick(&which, r, place_of_arm(budget_arms[i]), i); }
+    axes = budget_plot(r, &which, title);
+    return picture(p, r, &which, &axes, key, column_at, meaning);
 }
 
 static tt_status pictures(page *p, const results *r) {
@@ -513,13 +494,137 @@ static tt_status pictures(page *p, const results *r) {
         "of a run that never started. From tick to tick the rollouts are four times as many.";
     if (!p->html) { return TT_OK; }
     CHECK(tt_text_format(p->text, "<div class=\"plots\">\n"));
-    CHECK(picture(p, r, "seeds with reflection below 10 % (share)", "first_10", 0, alive));
-    CHECK(picture(p, r, "seeds with reflection below 50 % (share)", "first_50", 0, alive));
-    CHECK(picture(p, r, "own reward (1 = right)", NULL, 0,
-                  "Reward of the student's own rollouts, mean over seeds and five steps."));
-    CHECK(picture(p, r, "reflection (share of responses)", NULL, 1,
-                  "Share of the student's own rollouts that reflect, mean over seeds and five steps."));
+    CHECK(budget_picture(p, r, "seeds with reflection below 10 % (share)", "first_10", 0, alive));
+    CHECK(budget_picture(p, r, "seeds with reflection below 50 % (share)", "first_50", 0, alive));
+    CHECK(budget_picture(p, r, "own reward (1 = right)", NULL, 0, OWN_REWARD_MEANS));
+    CHECK(budget_picture(p, r, "reflection (share of responses)", NULL, 1, REFLECTION_MEANS));
     return tt_text_format(p->text, "</div>\n");
+}
+
+/* ---- what was said ---- */
+/* The same questions to all, unselected: the first ones of the first seed. */
+static tt_status said_by(page *p, const results *r, const int *places, const char *const *classes, int n,
+                         int most) {
+    const tt_json *at[N_ARMS];
+    int k;
+    for (k = 0; k < n; k++) {
+        const tt_json *list = tt_json_get(r->of[places[k]][0], "transcripts");
+        at[k] = list ? list->child : NULL;
+    }
+    for (; n > 0 && at[0] && most > 0; most--) {
+        CHECK(html_question(p->text, tt_json_text(at[0], "question", "")));
+        CHECK(tt_text_format(p->text, "<div class=\"side\">\n"));
+        for (k = 0; k < n; k++) {
+            if (!at[k]) { continue; }
+            CHECK(html_said(p->text, classes[k], arms[places[k]].name, tt_json_text(at[k], "response", ""),
+                            tt_json_number(at[k], "right", 0) > 0,
+                            tt_json_number(at[k], "cut", 0) > 0 ? "cut at the limit" : ""));
+            at[k] = at[k]->next;
+        }
+        CHECK(tt_text_format(p->text, "</div>\n"));
+    }
+    return TT_OK;
+}
+
+static tt_status transcripts(page *p, const results *r) {
+    static const char *const names[] = {"base", "grpo", "sft", "thinktune"};
+    int places[4], k;
+    if (!p->html) { return TT_OK; }
+    CHECK(heading(p, "after", "Each student alone, greedy: the first questions of the first seed"));
+    CHECK(html_marks(p->text));
+    for (k = 0; k < 4; k++) { places[k] = place_of_arm(names[k]); }
+    return said_by(p, r, places, names, 4, SHOWN);
+}
+
+/* ---- learning from feedback ---- */
+static const struct { const char *heading, *part, *key; int digits; } feedback_columns[] = {
+    {"accuracy T = 1", "sampled", "accuracy", 3}, {"greedy", "greedy", "accuracy", 3},
+    {"reflection", "sampled", "reflection_rate", 3}, {"correction", "sampled", "correction_rate", 3},
+    {"spoil", "sampled", "spoil_rate", 3}, {"out of domain T = 1", "shift", "accuracy", 3},
+    {"greedy", "shift_greedy", "accuracy", 3}, {"reflection there", "shift", "reflection_rate", 3},
+    {"right after feedback", "method", "hit", 3}, {"scored", "method", "scored", 0},
+    {"nothing to read", "method", "no_context", 0}, {"sampled tokens", NULL, "num_tokens", 0}
+};
+enum { N_FEEDBACK_COLUMNS = sizeof feedback_columns / sizeof *feedback_columns };
+
+/* An arm of the part, or the one that the arms of the part start from. */
+static int belongs(int at, const char *part) {
+    int begins = strcmp(part, "keep") == 0 && arms[at].keeps;
+    return begins || strcmp(arms[at].part, part) == 0;
+}
+
+/* The difference to GRPO in accuracy, seed by seed; in how many seeds the student reflects and corrects. */
+static tt_status against_grpo(page *p, const results *r, int at, int grpo) {
+    sample difference = paired(r, at, grpo, "sampled", "accuracy");
+    int alone = at == grpo || difference.n < 2, seed, n = 0, good = 0;
+    CHECK(at == grpo ? cell(p, "–") : mean_cell(p, &difference, 3, "+"));
+    CHECK(alone ? cell(p, "–") : cell(p, "%.3f", sign_flip_p(&difference)));
+    for (seed = 0; seed < given.seeds; seed++) {
+        n += r->of[at][seed] != NULL;
+        good += r->of[at][seed] && reflects(r, at, seed);
+    }
+    return cell(p, "%d of %d", good, n);
+}
+
+static tt_status feedback_table(page *p, const results *r, const char *part, const char *grpo) {
+    const char *headings[N_FEEDBACK_COLUMNS + 4] = {"student alone, held out"};
+    sample s;
+    int i, c;
+    for (c = 0; c < N_FEEDBACK_COLUMNS; c++) { headings[c + 1] = feedback_columns[c].heading; }
+    headings[c + 1] = "less GRPO's accuracy";
+    headings[c + 2] = "p";
+    headings[c + 3] = "reflects and corrects";
+    CHECK(table_begin(p, headings, N_FEEDBACK_COLUMNS + 4));
+    for (i = 0; i < N_ARMS; i++) {
+        int first = arms[i].keeps && strcmp(part, "keep") == 0;
+        if (!belongs(i, part) || sample_of(r, i, "sampled", "accuracy").n == 0) { continue; }
+        CHECK(cell(p, "%s%s", arms[i].what, first ? ", from which all others start" : ""));
+        for (c = 0; c < N_FEEDBACK_COLUMNS; c++) {
+            s = sample_of(r, i, feedback_columns[c].part, feedback_columns[c].key);
+            CHECK(s.n ? mean_cell(p, &s, feedback_columns[c].digits, "") : cell(p, "–"));
+        }
+        CHECK(against_grpo(p, r, i, place_of_arm(grpo)));
+        CHECK(row_end(p));
+    }
+    return table_end(p);
+}
+
+/* Curves of the arms with equal rollouts, and three answers of every arm to the same questions. */
+static tt_status feedback_pictures(page *p, const results *r, const char *part) {
+    picked which = TT_INIT;
+    plot reward = step_plot("own reward (1 = right)");
+    plot reflection = step_plot("reflection (share of responses)");
+    const char *classes[N_ARMS];
+    int places[N_ARMS], n = 0, i;
+    if (!p->html) { return TT_OK; }
+    for (i = 0; i < N_ARMS; i++) {
+        if (!belongs(i, part) || sample_of(r, i, "sampled", "accuracy").n == 0) { continue; }
+        classes[n] = "base";
+        places[n++] = i;
+        if (strcmp(arms[i].part, part) != 0 || arms[i].equal_tokens || arms[i].method == SFT) { continue; }
+        classes[n - 1] = line_classes[which.n % N_LINES];
+        pick(&which, r, i, which.n);
+    }
+    CHECK(tt_text_format(p->text, "<div class=\"plots\">\n"));
+    CHECK(picture(p, r, &which, &reward, NULL, 0, OWN_REWARD_MEANS));
+    CHECK(picture(p, r, &which, &reflection, NULL, 1, REFLECTION_MEANS));
+    CHECK(tt_text_format(p->text, "</div>\n"));
+    return said_by(p, r, places, classes, n, 3);
+}
+
+/* Nothing where no such arm has run. */
+static tt_status feedback_part(page *p, const results *r) {
+    if (sample_of(r, place_of_arm("reads"), "sampled", "accuracy").n == 0) { return TT_OK; }
+    CHECK(heading(p, "create", "Learning from feedback: create reflection"));
+    CHECK(paragraph(p, "From a base of which %.0f %% of the documents show the student attempts, feedback "
+                       "or solutions. Out of domain: five numbers a question, never seen in training.",
+                    100 * READS_SHARE));
+    CHECK(feedback_table(p, r, "create", "reads_grpo"));
+    CHECK(feedback_pictures(p, r, "create"));
+    CHECK(heading(p, "keep", "Learning from feedback: keep or destroy it"));
+    CHECK(paragraph(p, "%d further steps from the student of ThinkTuning above.", given.steps));
+    CHECK(feedback_table(p, r, "keep", "keep_grpo"));
+    return feedback_pictures(p, r, "keep");
 }
 
 /* ---- ablations: one factor at a time, against "thinktune" ---- */
@@ -708,31 +813,12 @@ static tt_status gates(page *p, const results *r) {
     return table_end(p);
 }
 
-/* The same questions to all, unselected: the first ones of the first seed. */
-static tt_status transcripts(page *p, const results *r) {
-    static const char *const names[] = {"base", "grpo", "sft", "thinktune"};
-    const tt_json *at[4];
-    int k;
-    if (!p->html) { return TT_OK; }
-    CHECK(heading(p, "after", "Each student alone, greedy: the first questions of the first seed"));
-    for (k = 0; k < 4; k++) {
-        const tt_json *list = tt_json_get(r->of[place_of_arm(names[k])][0], "transcripts");
-        at[k] = list ? list->child : NULL;
+static int has_run(const results *r, const char *part) {
+    int i;
+    for (i = 0; i < N_ARMS; i++) {
+        if (strcmp(arms[i].part, part) == 0 && sample_of(r, i, "sampled", "accuracy").n > 0) { return 1; }
     }
-    CHECK(html_marks(p->text));
-    while (at[0]) {
-        CHECK(html_question(p->text, tt_json_text(at[0], "question", "")));
-        CHECK(tt_text_format(p->text, "<div class=\"side\">\n"));
-        for (k = 0; k < 4; k++) {
-            if (!at[k]) { continue; }
-            CHECK(html_said(p->text, names[k], names[k], tt_json_text(at[k], "response", ""),
-                            tt_json_number(at[k], "right", 0) > 0,
-                            tt_json_number(at[k], "cut", 0) > 0 ? "cut at the limit" : ""));
-            at[k] = at[k]->next;
-        }
-        CHECK(tt_text_format(p->text, "</div>\n"));
-    }
-    return TT_OK;
+    return 0;
 }
 
 static int jobs_done(const results *r, int *all) {
@@ -758,19 +844,7 @@ static tt_status settings_of_study(app *a, page *p) {
     return status == TT_OK ? page_end(p->text) : status;
 }
 
-#define LAST_COLUMNS "The last columns are the rollouts until the student's own reflection passed 10 %%."
-
-static tt_status write_page(app *a, page *p, const results *r) {
-    int all, done = jobs_done(r, &all);
-    if (p->html) { CHECK(page_begin(p->text, "ThinkTuning, the study: feedback against reward alone")); }
-    CHECK(paragraph(p,
-                    "Task signs, %d seeds (%d .. %d, none left out), %d steps of %d prompts x %d responses; "
-                    "%d of %d jobs are done. "
-                    "Mean ± half of the 95 %% interval (Student's t over seeds); paired comparisons, p of "
-                    "the exact sign-flip test (two-sided).%s",
-                    given.seeds, given.first_seed, given.first_seed + given.seeds - 1, given.steps,
-                    given.prompts, given.generations, done, all,
-                    given.quick ? " THIS IS A QUICK RUN: ITS NUMBERS MEAN NOTHING." : ""));
+static tt_status main_parts(page *p, const results *r) {
     CHECK(main_table(p, r, "main"));
     if (p->html) { CHECK(html_terms(p->text, TERMS_RESULT, N_TERMS_RESULT)); }
     CHECK(claims(p, r));
@@ -785,7 +859,23 @@ static tt_status write_page(app *a, page *p, const results *r) {
     CHECK(rare_markers(p, r));
     CHECK(heading(p, "control", "Control: a task in which reflection cannot help"));
     CHECK(paragraph(p, "In guess no text can tell the answer: nobody is right more often than 0.75."));
-    CHECK(main_table(p, r, "control"));
+    return main_table(p, r, "control");
+}
+
+#define LAST_COLUMNS "The last columns are the rollouts until the student's own reflection passed 10 %%."
+
+static tt_status write_page(app *a, page *p, const results *r) {
+    int all, done = jobs_done(r, &all);
+    if (p->html) { CHECK(page_begin(p->text, "ThinkTuning, the study: feedback against reward alone")); }
+    CHECK(paragraph(p,
+                    "Task signs, %d seeds (%d .. %d, none left out), %d steps of %d prompts x %d responses; "
+                    "%d of %d jobs are done. "
+                    "Mean ± half of the 95 %% interval (Student's t over seeds); paired comparisons, p of "
+                    "the exact sign-flip test (two-sided).%s",
+                    given.seeds, given.first_seed, given.first_seed + given.seeds - 1, given.steps,
+                    given.prompts, given.generations, done, all,
+                    given.quick ? " THIS IS A QUICK RUN: ITS NUMBERS MEAN NOTHING." : ""));
+    if (has_run(r, "main")) { CHECK(main_parts(p, r)); }
     CHECK(feedback_part(p, r));
     CHECK(heading(p, "before", "Before RL: can the base teach?"));
     if (!p->html) {
@@ -796,7 +886,7 @@ static tt_status write_page(app *a, page *p, const results *r) {
     CHECK(gates(p, r));
     if (p->html) { CHECK(html_terms(p->text, TERMS_GATE, N_TERMS_GATE)); }
     if (p->html) { CHECK(paragraph(p, LAST_COLUMNS)); }
-    CHECK(transcripts(p, r));
+    if (has_run(r, "main")) { CHECK(transcripts(p, r)); }
     return p->html ? settings_of_study(a, p) : TT_OK;
 }
 

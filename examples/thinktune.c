@@ -156,8 +156,8 @@ static void check_rates(const options *o) {
         char *end = NULL;
         double rate = at[size] == '=' ? strtod(at + size + 1, &end) : 0;
         if (find_word(o->arms, at, size) < 0 || !(rate >= 1e-12 && rate <= 10) || (*end && *end != ',')) {
-            example_exit(2, "thinktune: --arm-lr is \"%s\", expected an arm of --arms and a rate from 1e-12 to "
-                         "10, as in grpo=1e-4,sft=1e-5", o->arm_lr);
+            example_exit(2, "thinktune: --arm-lr is \"%s\", expected an arm of --arms and a rate from 1e-12 "
+                         "to 10, as in grpo=1e-4,sft=1e-5", o->arm_lr);
         }
         at = end + (*end == ',');
     }
