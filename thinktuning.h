@@ -1243,8 +1243,8 @@ typedef enum tt_kl_type {          /* x = log p_ref - log p                     
     TT_KL_K3_CLAMP,                /* k3 at most 10, x within +-20: verl low_var_kl                        */
     TT_KL_K3_RATIO                 /* r k3: TRL use_bias_correction_kl                                     */
 } tt_kl_type;
-/* Weight w = p_old / p_sampler of the policy loss where sampler and trainer disagree (top-p, another engine).
- * */
+/* Weight w = p_old / p_sampler of the policy loss where sampler and trainer disagree
+ * (top-p, another engine). */
 typedef enum tt_mismatch {
     TT_MISMATCH_OFF = 0,
     TT_MISMATCH_TOKEN_TRUNCATE, /* w of the token, within [mismatch_low, mismatch_high]                 */
@@ -5447,8 +5447,8 @@ static int tti_any_grad(tt_tensor *const *in, int n) {
     return 0;
 }
 
-/* What an op ends with: records a node whose outputs are made by node->out and out2, if a gradient can flow.
- * */
+/* What an op ends with: records a node whose outputs are made by node->out and
+ * out2, if a gradient can flow. */
 static tt_tensor *tti_record2(tt_context *ctx, const tti_node *op, tt_tensor *const *in) {
     tti_node *node;
     if (ctx->graph_error) { return NULL; }
@@ -5950,8 +5950,8 @@ TT_API tt_tensor *tt_where(tt_context *ctx, tt_tensor *condition, tt_tensor *a, 
 
 /* ---- [tt:autograd.product] matrix product ----
  * y = x w^T + b (linear) or x w + b (matmul).   dx += dy w (dy w^T),  dw += dy^T x (x^T dy),  db += column
- * sums of dy. An activation that follows is made in the same pass, and is an op of its own on the way back.
- * */
+ * sums of dy. An activation that follows is made in the same pass, and is an op of
+ * its own on the way back. */
 
 /* A factor of a product: a matrix with the stride of its rows, to be read as it is stored or turned. */
 typedef struct tti_view { const float *data; int stride, transpose; } tti_view;
@@ -7832,8 +7832,8 @@ static void tti_tokenizer_finish(tt_tokenizer *t) {
 /* ---- [tt:tokenizer.encode] from a piece to ids ----
  * Three ways, the cheapest first: the worker's cache, the dictionary if the piece is one token, merging. */
 
-/* A text in parts, each with its own rule for special tokens, is encoded as one: words go across the borders.
- * */
+/* A text in parts, each with its own rule for special tokens, is encoded as one:
+ * words go across the borders. */
 /* Normal: end in the normalized section */
 typedef struct tti_part { size_t end, normal; tt_special special; } tti_part;
 typedef struct tti_encoder {
@@ -8522,8 +8522,8 @@ static tt_status tti_expect(const tt_tokenizer *t, int good, const char *what, c
                    tti_member_shown(object, key), expected);
 }
 
-/* Elements of a Sequence, or the one thing itself, as a list: steps_next calls them in turn. NULL at the end.
- * */
+/* Elements of a Sequence, or the one thing itself, as a list: steps_next calls them
+ * in turn. NULL at the end. */
 static const tt_json *tti_steps(const tt_json *node, const char *key) {
     const tt_json *list = tti_type_is(node, "Sequence") ? tt_json_get(node, key) : NULL;
     return !node || node->type != TT_JSON_OBJECT ? NULL : list ? list->child : node;
@@ -9891,8 +9891,8 @@ static tt_status tti_bpe_count(tti_bpe *b, const char *at, size_t size) {
 }
 
 /* Reads the text in growing chunks. Only pieces that what follows cannot change are counted; the rest waits.
- * A piece longer than the chunk makes the chunk as long, so that the work of scanning it again stays linear.
- * */
+ * A piece longer than the chunk makes the chunk as long, so that the work of
+ * scanning it again stays linear. */
 static tt_status tti_bpe_read(tti_bpe *b, const tt_tokenizer *t, tt_text_source text) {
     size_t chunk = (size_t)1 << 16, got = 1;
     tt_text wait = TT_INIT;
@@ -10076,8 +10076,8 @@ static tt_status tti_bpe_places(tti_bpe *b, int32_t pair, size_t *n) {
     return TT_OK;
 }
 
-/* Replaces the pair by the token `id` wherever it occurs; "aaa" becomes "aa a", so the leftmost goes first.
- * */
+/* Replaces the pair by the token `id` wherever it occurs; "aaa" becomes "aa a", so
+ * the leftmost goes first. */
 static tt_status tti_bpe_merge(tti_bpe *b, int32_t pair, int32_t id) {
     size_t n, i;
     tt_status status;
@@ -14182,8 +14182,8 @@ TT_API void tt_optimizer_destroy(tt_optimizer *o) {
 
 /* ---- [tt:optimizer.step] one update ---- */
 
-/* One number for each parameter, summed here; they come down together, so that a device is waited for once.
- * */
+/* One number for each parameter, summed here; they come down together, so that a
+ * device is waited for once. */
 static tt_status tti_grad_norm(tt_optimizer *o, double *norm) {
     const tt_backend *backend = o->ctx->backend;
     size_t bytes = (size_t)o->n * sizeof(double);
@@ -14840,8 +14840,8 @@ static tt_token_kind tti_kind_of(const tt_rollout *r, int t) {
     return (tt_token_kind)r->kind[r->prompt_length + t];
 }
 
-/* Truncated responses may leave the loss (DAPO's overlong filtering): their reward says nothing of their end.
- * */
+/* Truncated responses may leave the loss (DAPO's overlong filtering): their reward
+ * says nothing of their end. */
 static int tti_in_loss(const tt_rollout *r, int t, const tt_grpo_config *c) {
     return tti_kind_of(r, t) != TT_KIND_ENVIRONMENT && (r->stopped || !c->mask_truncated_completions);
 }
@@ -15361,8 +15361,8 @@ static double tti_reward_of(const tt_rollout *r, int k) {
     return (double)(k == TTI_TOTAL ? r->reward : r->rewards[k]);
 }
 
-/* Statistics of reward k over those of n responses that have one; with on_policy only over the student's own.
- * */
+/* Statistics of reward k over those of n responses that have one; with on_policy
+ * only over the student's own. */
 static tt_reward_stats tti_reward_stats(const tt_rollout *r, int n, int k, int biased, int on_policy) {
     tt_reward_stats s = TT_INIT;
     double sum = 0, first = 0;
@@ -15729,8 +15729,8 @@ static void tti_grpo_set(tt_grpo_config *c, const tti_grpo_field *f, double valu
     }
 }
 
-/* Zeros become defaults: by the table, then those that depend on the loss and the correction that are chosen.
- * */
+/* Zeros become defaults: by the table, then those that depend on the loss and the
+ * correction that are chosen. */
 TT_API tt_grpo_config tt_grpo_resolve(const tt_grpo_config *in) {
     tt_grpo_config c = *in;
     int loss = c.loss >= 0 && (size_t)c.loss <= TTI_LAST(tti_losses) ? (int)c.loss : 0;
@@ -16050,8 +16050,8 @@ static void tti_rollout_loss(tti_batch_loss *b, size_t at, const tt_rollout *r, 
     }
 }
 
-/* Denominators are those of the whole optimizer batch, however it is cut into micro-batches (but for BNPO).
- * */
+/* Denominators are those of the whole optimizer batch, however it is cut into
+ * micro-batches (but for BNPO). */
 static void tti_batch_losses(tti_batch_loss *b, const tt_loss_batch *batch, const tt_grpo_config *c,
                              tt_grpo_metrics *metrics) {
     tti_denominators d;
@@ -16644,8 +16644,8 @@ static int tti_think_free(const tt_think_config *c, int size, int step) {
 }
 
 /* k = max(1, floor(eligible pct)) of each group's stopped responses, without replacement: a shuffle whose
- * random stream is a function of (seed, step, prompt id). chosen receives rollout indices; returns how many.
- * */
+ * random stream is a function of (seed, step, prompt id). chosen receives rollout
+ * indices; returns how many. */
 static int tti_think_select(const tt_rollouts *all, const tt_think_config *c, int step, int *chosen,
                             tt_think_metrics *m) {
     int g, i, n = 0, size = all->num_generations, n_free = tti_think_free(c, size, step);

@@ -207,8 +207,8 @@ static double *ttc_cell(const ttc_run *e, int column, int question) {
 /* ---- one response ---- */
 
 /* Its text, its reward and what it did: the functions that a trainer calls for a step, so that a measured
- * accuracy and a mean reward are of one kind. A response has stopped if its only end token is its last one.
- * */
+ * accuracy and a mean reward are of one kind. A response has stopped if its only
+ * end token is its last one. */
 static tt_status ttc_judge_response(ttc_run *e, const tt_prompts *p, const tt_completion *c,
                                     tt_reward_input *in, tt_outcome *o) {
     tt_reward of_task = TT_INIT;
@@ -309,8 +309,8 @@ static tt_status ttc_add_responses(ttc_run *e, const tt_prompts *p, const tt_com
     return TT_OK;
 }
 
-/* Request q has id q, whatever rank asks: samples are a function of (seed, id), so that ranks change nothing.
- * */
+/* Request q has id q, whatever rank asks: samples are a function of (seed, id), so
+ * that ranks change nothing. */
 static tt_status ttc_sample(ttc_run *e, tt_model *model) {
     const tt_evaluate_desc *d = &e->desc;
     tt_sampling sampling = TT_INIT;

@@ -1127,8 +1127,8 @@ static ttc_span ttc_boxed(ttc_span text) {
 }
 
 /* What parts words: white space, <tags>, <<9*2=18>> (a calculator's note), "|", dashes, quotes and arrows
- * that are no ASCII, and scripts from U+3000 on and pictures, which are not written in words. Its size, or 0.
- * */
+ * that are no ASCII, and scripts from U+3000 on and pictures, which are not written
+ * in words. Its size, or 0. */
 static size_t ttc_gap(const char *at, const char *end) {
     const unsigned char *c = (const unsigned char *)at;
     size_t n = (size_t)(end - at), i;

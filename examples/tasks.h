@@ -587,8 +587,8 @@ static int ttc_is_signed(ttc_span word) {
     return ttc_size(word) == 2 && ttc_is_one_of(*word.at, "+-") && word.at[1] >= '1' && word.at[1] <= '9';
 }
 
-/* After the word "answer": exactly the question's digits in order, each with a sign, which sum to the target.
- * */
+/* After the word "answer": exactly the question's digits in order, each with a sign,
+ * which sum to the target. */
 static int ttc_signs_right(const ttc_signs *p, const char *at) {
     ttc_span word;
     int i, sum = 0;

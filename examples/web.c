@@ -256,8 +256,8 @@ static tt_status open_page(const char *dir) {
 EXPORT(web_open) const char *web_open(void) { return answer(open_page("base")); }
 
 /* ---- training ---- */
-/* A linear schedule ends after a third of total_steps; with off_eps next to 0 the teacher leaves just then.
- * */
+/* A linear schedule ends after a third of total_steps; with off_eps next to 0 the
+ * teacher leaves just then. */
 static tt_trainer *new_trainer(int arm, int feedback, int leaves, int seed) {
     tt_trainer_desc d = TT_INIT;
     d.model = w.models[arm];
