@@ -465,9 +465,8 @@ static tt_status write_learning(const learning *l, const tt_text *curve, tt_text
 /* What the method itself has reached: how many answers after feedback were right, or how many responses had a
  * teacher that could read something. */
 static tt_status write_method(const learning *l, tt_text *json) {
-    double hit = l->n_hits > 0 ? l->hits / l->n_hits : 0;
-    return tt_text_format(json, ",\"method\":{\"hit\":%r,\"scored\":%r,\"no_context\":%r}", hit, l->scored,
-                          l->no_context);
+    if (l->n_hits > 0) { return tt_text_format(json, ",\"method\":{\"hit\":%r}", l->hits / l->n_hits); }
+    return tt_text_format(json, ",\"method\":{\"scored\":%r,\"no_context\":%r}", l->scored, l->no_context);
 }
 
 static tt_status write_curve(app *a, const arm *m, const char *path, tt_text *json) {
@@ -557,6 +556,53 @@ static tt_status evaluate_shift(app *a, tt_model *model, tt_text *json) {
     return status;
 }
 
+/* Held-out questions with their solutions, as opsd shows them to its teacher. */
+static tt_status show_solutions(app *a, tt_prompts *asked, tt_request *requests, int n, tt_ids *ids) {
+    tt_feedback_setup setup = TT_INIT;
+    int i, at = 0;
+    use_small_texts(a, &setup);
+    for (i = 0; i < n; i++) {
+        size_t begin = ids->size;
+        CHECK(tt_prompts_set(asked, i, 1, (uint64_t)i));
+        CHECK(tt_feedback_prompt(&setup, asked, tt_prompts_question(asked, i), tt_prompts_answer(asked, i),
+                                 "", ids));
+        requests[i].prompt_length = (int)(ids->size - begin);
+    }
+    for (i = 0; i < n; at += requests[i++].prompt_length) { requests[i].prompt = ids->data + at; }
+    return TT_OK;
+}
+
+/* How often the base is right that has read the solution: below its own accuracy it cannot read, and methods
+ * whose teacher reads are set up unfairly. */
+static tt_status reading_hit(app *a, double *hit) {
+    int n = a->o.gate_questions, i, right;
+    tt_request *requests = (tt_request *)tt_alloc(a->ctx, (size_t)n, sizeof *requests);
+    tt_prompts asked = TT_INIT;
+    tt_ids ids = new_ids(a);
+    tt_rollouts said = TT_INIT;
+    tt_status status = requests ? TT_OK : TT_ERR_MEM;
+    if (status == TT_OK) { status = tt_prompts_create(a->ctx, &a->task, a->tokenizer, n, &asked); }
+    if (status == TT_OK) { status = show_solutions(a, &asked, requests, n, &ids); }
+    if (status == TT_OK) { status = sample_prompts(a, a->base, requests, n, 0, (uint64_t)a->seed, &said); }
+    for (*hit = 0, i = 0; i < n && status == TT_OK; i++) {
+        const tt_rollout *r = &said.items[i];
+        const int32_t *response = r->tokens + r->prompt_length;
+        status = assess(a, 1, (uint64_t)i, response, r->response_length, r->stopped, &right);
+        *hit += (double)right / n;
+    }
+    tt_rollouts_free(&said);
+    tt_prompts_free(&asked);
+    tt_ids_free(&ids);
+    tt_free(a->ctx, requests, (size_t)n, sizeof *requests);
+    return status;
+}
+
+static tt_status write_reading(app *a, tt_text *json) {
+    double hit;
+    CHECK(reading_hit(a, &hit));
+    return tt_text_format(json, ",\"method\":{\"hit\":%r}", hit);
+}
+
 static tt_status evaluate_arm(app *a, const arm *m, tt_model *model, tt_text *json) {
     CHECK(evaluate(a, model, m->name, json));
     return m->base == BASE_READS ? evaluate_shift(a, model, json) : TT_OK;
@@ -596,6 +642,7 @@ static tt_status run_from_base(app *a, const arm *m, tt_text *json) {
     if (m->method == BASE) {
         CHECK(evaluate_arm(a, m, a->base, json));
         CHECK(write_gate(a, json));
+        if (m->base == BASE_READS) { CHECK(write_reading(a, json)); }
     } else {
         CHECK(run_student(a, m, json));
     }

@@ -542,7 +542,7 @@ static const struct { const char *heading, *part, *key; int digits; } feedback_c
     {"reflection", "sampled", "reflection_rate", 3}, {"correction", "sampled", "correction_rate", 3},
     {"spoil", "sampled", "spoil_rate", 3}, {"out of domain T = 1", "shift", "accuracy", 3},
     {"greedy", "shift_greedy", "accuracy", 3}, {"reflection there", "shift", "reflection_rate", 3},
-    {"right after feedback", "method", "hit", 3}, {"scored", "method", "scored", 0},
+    {"right after reading", "method", "hit", 3}, {"scored", "method", "scored", 0},
     {"nothing to read", "method", "no_context", 0}, {"sampled tokens", NULL, "num_tokens", 0}
 };
 enum { N_FEEDBACK_COLUMNS = sizeof feedback_columns / sizeof *feedback_columns };
@@ -617,8 +617,9 @@ static tt_status feedback_part(page *p, const results *r) {
     if (sample_of(r, place_of_arm("reads"), "sampled", "accuracy").n == 0) { return TT_OK; }
     CHECK(heading(p, "create", "Learning from feedback: create reflection"));
     CHECK(paragraph(p, "From a base of which %.0f %% of the documents show the student attempts, feedback "
-                       "or solutions. Out of domain: five numbers a question, never seen in training.",
-                    100 * READS_SHARE));
+                       "or solutions. Right after reading: of the base, behind the solution; of methods that "
+                       "refine, their second answers. Out of domain: five numbers a question, never seen in "
+                       "training.", 100 * READS_SHARE));
     CHECK(feedback_table(p, r, "create", "reads_grpo"));
     CHECK(feedback_pictures(p, r, "create"));
     CHECK(heading(p, "keep", "Learning from feedback: keep or destroy it"));
