@@ -413,5 +413,12 @@ static tt_status svg_begin(tt_text *t, int width, int height, const char *label)
     return tt_text_format(t, "\">\n");
 }
 
+/* Of a picture that stands alone, in a file of its own. */
+static tt_status svg_style(tt_text *t) {
+    CHECK(tt_text_format(t, "<style>svg{background:#fff}@media(prefers-color-scheme:dark){"
+                         "svg{background:#14171b}}"));
+    return tt_text_format(t, "%s</style>\n", plot_style);
+}
+
 static tt_status svg_end(tt_text *t) { return tt_text_format(t, "</svg>\n"); }
 #endif

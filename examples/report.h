@@ -640,11 +640,7 @@ static tt_status build_report(app *a, const results *r, tt_text *t) {
 
 static tt_status write_pages(app *a, const results *r) {
     tt_text picture = new_text(a), report = new_text(a), style = new_text(a);
-    tt_status status =
-        tt_text_format(&style,
-                       "<style>svg{background:#fff}@media(prefers-color-scheme:dark){svg{background:#14171b}}"
-                       "%s</style>\n",
-                       plot_style);
+    tt_status status = svg_style(&style);
     if (status == TT_OK) { status = draw_plots(a, &picture, r, OWN_REWARD, 2, style.data); }
     if (status == TT_OK) {
         status = tt_file_write(a->ctx, path_of(a->o.out, "curves.svg"), picture.data, picture.size);

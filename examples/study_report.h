@@ -589,27 +589,67 @@ static tt_status feedback_table(page *p, const results *r, const char *part, con
     return table_end(p);
 }
 
-/* Curves of the arms with equal rollouts, and three answers of every arm to the same questions. */
-static tt_status feedback_pictures(page *p, const results *r, const char *part) {
+/* The arms of a part that have curves of equal length. */
+static picked with_curves(const results *r, const char *part) {
     picked which = TT_INIT;
+    int i;
+    for (i = 0; i < N_ARMS; i++) {
+        int equal = strcmp(arms[i].part, part) == 0 && !arms[i].equal_tokens && arms[i].method != SFT;
+        if (equal) { pick(&which, r, i, which.n); }
+    }
+    return which;
+}
+
+/* These curves, and three answers of every arm to the same questions. */
+static tt_status feedback_pictures(page *p, const results *r, const char *part) {
+    picked which = with_curves(r, part);
     plot reward = step_plot("own reward (1 = right)");
     plot reflection = step_plot("reflection (share of responses)");
     const char *classes[N_ARMS];
-    int places[N_ARMS], n = 0, i;
+    int places[N_ARMS], n = 0, i, k;
     if (!p->html) { return TT_OK; }
     for (i = 0; i < N_ARMS; i++) {
         if (!belongs(i, part) || sample_of(r, i, "sampled", "accuracy").n == 0) { continue; }
-        classes[n] = "base";
+        for (k = 0; k < which.n && which.at[k] != i; k++) { }
+        classes[n] = k < which.n ? line_classes[k] : "base";
         places[n++] = i;
-        if (strcmp(arms[i].part, part) != 0 || arms[i].equal_tokens || arms[i].method == SFT) { continue; }
-        classes[n - 1] = line_classes[which.n % N_LINES];
-        pick(&which, r, i, which.n);
     }
     CHECK(tt_text_format(p->text, "<div class=\"plots\">\n"));
     CHECK(picture(p, r, &which, &reward, NULL, 0, OWN_REWARD_MEANS));
     CHECK(picture(p, r, &which, &reflection, NULL, 1, REFLECTION_MEANS));
     CHECK(tt_text_format(p->text, "</div>\n"));
     return said_by(p, r, places, classes, n, 3);
+}
+
+/* feedback.svg: reflection of both parts side by side. */
+static tt_status draw_feedback(tt_text *t, const results *r) {
+    static const char *const parts[] = {"create", "keep"};
+    static const char *const titles[] = {"create: reflection (share of responses)",
+                                         "keep or destroy: reflection"};
+    int height = PLOT_H + 17 * N_LINES, k;
+    CHECK(svg_begin(t, 2 * PLOT_W, height, "Reflection per RL step of eight methods, from a base that never "
+                    "reflects and from a student that always does"));
+    CHECK(svg_style(t));
+    for (k = 0; k < 2; k++) {
+        picked which = with_curves(r, parts[k]);
+        plot axes = step_plot(titles[k]);
+        CHECK(tt_text_format(t, "<g transform=\"translate(%d)\">\n", k * PLOT_W));
+        CHECK(plot_axes(t, &axes));
+        CHECK(draw_curves(t, r, &which, &axes, 1));
+        CHECK(draw_legend(t, &which));
+        CHECK(tt_text_format(t, "</g>\n"));
+    }
+    return svg_end(t);
+}
+
+static tt_status write_feedback_picture(app *a, const results *r) {
+    tt_text text = new_text(a);
+    tt_status status = draw_feedback(&text, r);
+    if (status == TT_OK) {
+        status = tt_file_write(a->ctx, path_of(given.out, "feedback.svg"), text.data, text.size);
+    }
+    tt_text_free(&text);
+    return status;
 }
 
 /* Nothing where no such arm has run. */
@@ -912,6 +952,7 @@ static tt_status write_study(app *a) {
             status = tt_file_write(a->ctx, path_of(given.out, "%s", names[k]), text.data, text.size);
         }
     }
+    if (status == TT_OK && has_run(&r, "keep")) { status = write_feedback_picture(a, &r); }
     free_results(a, &r);
     tt_text_free(&text);
     return status;
