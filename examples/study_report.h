@@ -359,6 +359,13 @@ static void pick(picked *arms_of, const results *r, int at, int line) {
     arms_of->line[arms_of->n++] = line;
 }
 
+static picked in_budget(const results *r) {
+    picked which = TT_INIT;
+    int i;
+    for (i = 0; i < N_BUDGET_ARMS; i++) { pick(&which, r, place_of_arm(budget_arms[i]), i); }
+    return which;
+}
+
 /* Rollouts, logarithmic: from those of one step on, so far that all runs fit in and each quarter is a power
  * of two. */
 static plot budget_plot(const results *r, const picked *which, const char *title) {
@@ -479,11 +486,8 @@ static tt_status picture(page *p, const results *r, const picked *which, const p
 
 static tt_status budget_picture(page *p, const results *r, const char *title, const char *key, int column_at,
                                 const char *meaning) {
-    picked which = TT_INIT;
-    plot axes;
-    int i;
-    for (i = 0; i < N_BUDGET_ARMS; i++) { pick(&which, r, place_of_arm(budget_arms[i]), i); }
-    axes = budget_plot(r, &which, title);
+    picked which = in_budget(r);
+    plot axes = budget_plot(r, &which, title);
     return picture(p, r, &which, &axes, key, column_at, meaning);
 }
 

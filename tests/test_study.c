@@ -80,14 +80,17 @@ TT_TEST(survival_counts_those_still_watched) {
 TT_TEST(pictures_have_room_for_every_run) {
     static results r;
     app a;
+    picked which;
     plot x;
     begin_results(&a, &r, 2);
     put_result(a.ctx, &r, "thinktune", 0, "{\"first_10\":30,\"rollouts\":2000}");
-    x = budget_plot(&r, "");
+    which = in_budget(&r);
+    x = budget_plot(&r, &which, "");
     TT_CHECK_NEAR(x.x_low, 128, 0);
     TT_CHECK_NEAR(x.x_high, 2048, 0);
     put_result(a.ctx, &r, "grpo_tokens", 1, "{\"first_10\":-1,\"rollouts\":283904}");
-    x = budget_plot(&r, "");
+    which = in_budget(&r);
+    x = budget_plot(&r, &which, "");
     TT_CHECK_NEAR(x.x_high, 128 * 4096, 0);
     TT_CHECK_NEAR((plot_x(&x, 1024) - PLOT_X) / PLOT_WIDTH, 0.25, 1e-12);
     free_results(&a, &r);
