@@ -1161,7 +1161,7 @@ typedef struct tt_rollout {
     float *old_logprobs, *ref_logprobs; /* [response_length] by the trainer; NULL until computed          */
     float *advantages;                  /* [response_length] of each token, in place of the response's; NULL =
                                            none: tt_rollout_advantages                                    */
-    tt_kept kept;                       /* of the response's tokens: then all log-probs are under it      */
+    tt_kept kept;                       /* of the student's tokens: then their log-probs are under it     */
     int stopped;                        /* exactly one end token, at the very end                         */
     int guided;                         /* continued by a teacher                                         */
     int off_policy;                     /* written by the user: tt_rollout_off_policy                     */
@@ -1633,7 +1633,7 @@ TT_API void        tt_prompts_free(tt_prompts *);
 TT_API tt_status tt_task_check(tt_model *, const tt_tokenizer *, const tt_task *, const char *who,
                                int *end_token);
 
-/* How many calls have failed, and the first of them. Start from zero. */
+/* How many calls have failed, and the first of them. Start from zero; NULL where it is taken = not counted. */
 typedef struct tt_reward_errors { int n; tt_status status; char text[512]; } tt_reward_errors;
 /* A call that fails, or gives an infinity, counts as NaN; TT_ERR_STOP and TT_ERR_MEM are passed on. */
 TT_API tt_status tt_reward_call(tt_context *, const tt_reward *, const tt_reward_input *, tt_reward_errors *,
@@ -13899,20 +13899,21 @@ static tt_status tti_engine_decode(tti_engine *e, int *n_out) {
     return drawn ? tti_sample_download(e, drawn, n) : tti_sample_on_host(e, logits, n);
 }
 
-/* The kept sets of n tokens, which tti_kept_free gives back. */
-static tt_status tti_kept_copy(tt_context *ctx, const tt_kept *from, int n, tt_kept *to) {
+/* The kept sets of the first n of `length` tokens, the others have none; tti_kept_free(ctx, to, length). */
+static tt_status tti_kept_copy(tt_context *ctx, const tt_kept *from, int n, int length, tt_kept *to) {
     size_t count = from->at ? (size_t)from->at[n] : 0;
+    int t;
     memset(to, 0, sizeof *to);
-    if (!from->at) { return TT_OK; }
-    to->at = (int32_t *)tt_alloc(ctx, (size_t)n + 1, sizeof *to->at);
+    if (!from->at || n == 0) { return TT_OK; }
+    to->at = (int32_t *)tt_alloc(ctx, (size_t)length + 1, sizeof *to->at);
     to->ids = (int32_t *)tt_alloc(ctx, count + 1, sizeof *to->ids);
     if (!to->at || !to->ids) {
-        tt_free(ctx, to->at, (size_t)n + 1, sizeof *to->at);
+        tt_free(ctx, to->at, (size_t)length + 1, sizeof *to->at);
         tt_free(ctx, to->ids, count + 1, sizeof *to->ids);
         memset(to, 0, sizeof *to);
         return TT_ERR_MEM;
     }
-    memcpy(to->at, from->at, ((size_t)n + 1) * sizeof *to->at);
+    for (t = 0; t <= length; t++) { to->at[t] = from->at[t < n ? t : n]; }
     if (count > 0) { memcpy(to->ids, from->ids, count * sizeof *to->ids); }
     return TT_OK;
 }
@@ -13936,7 +13937,7 @@ static tt_status tti_sequence_finish(tti_engine *e, tti_sequence *q, int stopped
     kept.at = q->kept_at;
     kept.ids = q->kept.data;
     if (!c->tokens || !c->logprobs || !c->sampled_logprobs) { return TT_ERR_MEM; }
-    if (tti_kept_copy(e->ctx, &kept, c->length, &c->kept) != TT_OK) { return TT_ERR_MEM; }
+    if (tti_kept_copy(e->ctx, &kept, c->length, c->length, &c->kept) != TT_OK) { return TT_ERR_MEM; }
     c->stopped = stopped;
     memcpy(c->tokens, q->tokens + q->prompt_length, n * sizeof(int32_t));
     memcpy(c->logprobs, q->logprobs, n * sizeof(float));
@@ -14472,7 +14473,7 @@ static tt_status tti_rollout_begin(tt_rollouts *all, int i, const tt_request *q,
     for (t = 0; t < c->length; t++) {
         if (isnan(c->logprobs[t])) { r->kind[r->prompt_length + t] = TT_KIND_ENVIRONMENT; }
     }
-    return tti_kept_copy(all->ctx, &c->kept, c->length, &r->kept);
+    return tti_kept_copy(all->ctx, &c->kept, c->length, c->length, &r->kept);
 }
 
 /* Completions come request by request, num_generations of each: the groups. */
@@ -14515,8 +14516,8 @@ TT_API tt_status tt_rollouts_question(tt_rollouts *all, int group, const char *t
     return TT_OK;
 }
 
-/* The attempt keeps its log-probs and what an environment wrote; what the teacher wrote has none, for nobody
- * sampled it here. */
+/* The attempt keeps its log-probs, the sets that it was drawn from and what an environment wrote; what the
+ * teacher wrote has none of them, for nobody sampled it here. */
 TT_API tt_status tt_rollout_replace(tt_rollouts *all, int index, const int32_t *response, int length,
                                     int attempt_length, int end_token) {
     tt_rollout *r, fresh;
@@ -14537,8 +14538,8 @@ TT_API tt_status tt_rollout_replace(tt_rollouts *all, int index, const int32_t *
     text.end_token = end_token;
     fresh = *r;
     fresh.old_logprobs = fresh.ref_logprobs = fresh.advantages = NULL;
-    memset(&fresh.kept, 0, sizeof fresh.kept);
     fresh.kl_cost = (double)NAN;
+    if (tti_kept_copy(all->ctx, &r->kept, attempt_length, length, &fresh.kept) != TT_OK) { return TT_ERR_MEM; }
     if (tti_rollout_fill(all->ctx, &fresh, r->tokens, &text) != TT_OK) { return TT_ERR_MEM; }
     memcpy(fresh.sampling_logprobs, r->sampling_logprobs, (size_t)attempt_length * sizeof(float));
     for (t = 0; t < length; t++) {
@@ -17191,7 +17192,7 @@ static void tti_reward_failed(tt_context *ctx, tt_reward_errors *errors, const c
              tt_error_status(ctx) == status ? tt_error(ctx) : tt_status_name(status));
     tt_fail(ctx, status, "reward %s of prompt %d, sample %d: %.400s", name ? name : "", in->prompt,
             in->sample, why);
-    if (errors->n++ == 0) {
+    if (errors && errors->n++ == 0) {
         errors->status = status;
         snprintf(errors->text, sizeof errors->text, "%.500s", tt_error(ctx));
     }
@@ -17306,6 +17307,7 @@ TT_API tt_status tt_judge(tt_context *ctx, const tt_task *task, const tt_reward_
     tt_status status;
     memset(out, 0, sizeof *out);
     if (isnan(reward)) { return TT_OK; }
+    tt_error_clear(ctx);                  /* an older error is not the judge's reason */
     status = task->judge ? task->judge(task->user, in, out) : tti_judge_by_reward(ctx, task, in, reward, out);
     tti_without_attempt(out);
     if (status == TT_OK || tti_stops_run(status)) { return status; }

@@ -522,6 +522,50 @@ TT_TEST(the_advantage_of_a_token_is_what_the_teacher_thinks_of_it) {
     fixture_close(&f);
 }
 
+/* What the student wrote of a guided response keeps the sets that top-p has left; the teacher's words have none. */
+TT_TEST(a_guided_attempt_is_trained_over_the_sets_that_it_was_drawn_from) {
+    if (TT_TEST_DEVICE) { TT_SKIP("kept sets are read by the CPU's backend alone"); }
+    fixture f;
+    tt_trainer_desc d;
+    tt_scoring scoring = TT_INIT;
+    tt_step_metrics m;
+    tt_trainer *trainer;
+    const tt_rollouts *all;
+    tt_model *before;
+    float got[32 * 10];
+    int i, t, at = 0, restricted = 0, appended = 0;
+    TT_REQUIRE(fixture_open(&f, 32));
+    d = desc_of(&f);
+    d.teacher = &f.says;
+    d.grpo.max_completion_length = 10;
+    d.grpo.temperature = scoring.temperature = 0.7f;
+    d.grpo.top_p = 0.7f;
+    d.grpo.keep_sampling_mask = 1;
+    d.think.mask = TT_MASK_APPENDED;
+    d.think.init_pct = 1;
+    trainer = tt_trainer_create(f.ctx, &d);
+    before = tt_model_copy(f.student);
+    TT_REQUIRE(trainer && before && TT_CHECK_OK(f.ctx, tt_trainer_step(trainer, &m)));
+    TT_CHECK(m.grpo.ratio_min == 1 && m.grpo.ratio_max == 1 && m.grpo.sampling_logp_difference_max == 0);
+    all = tt_trainer_rollouts(trainer);
+    scoring.model = before;
+    TT_CHECK_OK(f.ctx, tt_rollouts_logprobs(all, &scoring, got, NULL));
+    for (i = 0; i < all->n; at += all->items[i++].response_length) {
+        const tt_rollout *r = &all->items[i];
+        int own = r->guided ? r->attempt_length : r->response_length;
+        float whole[10];
+        TT_CHECK_BYTES(got + at, r->sampling_logprobs, (size_t)own * sizeof(float));
+        training_logprobs(before, r->tokens, r->prompt_length, r->tokens + r->prompt_length, r->response_length,
+                          whole);
+        for (t = 0; r->guided && t < own; t++) { restricted += got[at + t] != whole[t]; }
+        for (t = own; t < r->response_length; t++, appended++) { TT_CHECK(got[at + t] == whole[t]); }
+    }
+    TT_CHECK(restricted > 10 && appended > 10);
+    tt_model_destroy(before);
+    tt_trainer_destroy(trainer);
+    fixture_close(&f);
+}
+
 /* Where nothing can be distilled, the step is empty, said so, and not an error. */
 TT_TEST(without_a_right_sibling_or_feedback_nothing_is_learnt) {
     fixture f;
@@ -563,6 +607,37 @@ TT_TEST(a_teachers_context_beyond_its_positions_is_counted) {
     fixture_close(&f);
 }
 
+static tt_status judge_without_a_word(void *user, const tt_reward_input *in, tt_outcome *out) {
+    (void)user;
+    (void)in;
+    out->reflects = 1;
+    return TT_ERR_IO;
+}
+
+/* By its own status and not by an older error; without a count all the same. */
+TT_TEST(a_failing_judge_is_counted_where_there_is_a_count) {
+    fixture f;
+    tt_reward_input in = TT_INIT;
+    tt_reward_errors errors = TT_INIT;
+    int k;
+    TT_REQUIRE(fixture_open(&f, 32));
+    f.task.judge = judge_without_a_word;
+    in.response = in.answer = " 3";
+    in.response_size = 2;
+    for (k = 0; k < 2; k++) {
+        tt_outcome o;
+        tt_fail(f.ctx, TT_ERR_IO, "an older error");
+        TT_CHECK_OK(f.ctx, tt_judge(f.ctx, &f.task, &in, 1, k ? NULL : &errors, &o));
+        TT_CHECK(!o.reflects && !o.final_right && o.behaviour == TT_NO_REFLECTION);
+        TT_CHECK_STR(tt_error(f.ctx), "");
+    }
+    TT_CHECK_INT(errors.n, 1);
+    TT_CHECK_INT(errors.status, TT_ERR_IO);
+    TT_CHECK_CONTAINS(errors.text, "reward digit of prompt 0, sample 0: ");
+    TT_CHECK_CONTAINS(errors.text, tt_status_name(TT_ERR_IO));
+    fixture_close(&f);
+}
+
 TT_TEST(an_unknown_method_and_what_one_misses_are_named) {
     fixture f;
     tt_trainer_desc d;
@@ -586,4 +661,5 @@ TT_MAIN(methods_have_the_golden_values, the_raw_ratio_is_measured_before_any_bou
         the_advantage_of_a_token_is_what_the_teacher_thinks_of_it,
         without_a_right_sibling_or_feedback_nothing_is_learnt,
         a_teachers_context_beyond_its_positions_is_counted,
-        an_unknown_method_and_what_one_misses_are_named)
+        a_guided_attempt_is_trained_over_the_sets_that_it_was_drawn_from,
+        a_failing_judge_is_counted_where_there_is_a_count, an_unknown_method_and_what_one_misses_are_named)

@@ -1555,15 +1555,20 @@ static tt_status everything(tt_context *ctx) {
     enum { LONG = 110000 };    /* tokens: what is known of each asks for a chunk of the step's memory of its own */
     static const float zeros[LONG + 6] = {0};
     static const int32_t fresh[2] = {3, 9}, drawn_out[LONG] = {3};
+    static int32_t at[5] = {0, 2, 2, 2, 2}, ids[2] = {3, 4};
     tt_rollouts all;
     tt_grpo_config c = TT_INIT;
     tt_status status = make_rollouts(ctx, 2, 2, lengths, END, &all);
     int n = LONG + 6;
     tt_covariance covariance = TT_INIT;
+    tt_kept kept = TT_INIT;
     use_loss(&c, LOSS_KL_COV, &covariance);
     if (status != TT_OK) { return status; }
+    kept.at = at;
+    kept.ids = ids;
     all.items[0].rewards[0] = 1;
-    status = tt_rollouts_question(&all, 0, "2 + 2 ?");
+    status = tti_kept_copy(ctx, &kept, 4, 4, &all.items[0].kept);
+    if (status == TT_OK) { status = tt_rollouts_question(&all, 0, "2 + 2 ?"); }
     if (status == TT_OK) { status = tt_rollout_replace(&all, 0, fresh, 2, 1, 9); }
     if (status == TT_OK) { status = tt_rollout_replace(&all, 1, drawn_out, LONG, 1, 9); }
     if (status == TT_OK) { status = tt_grpo_advantages(&all, &c, NULL, NULL); }
