@@ -45,7 +45,7 @@ typedef struct tt_feedback_setup {
     float distillation_weight;         /* lambda: (1 - lambda) GRPO + lambda SDPO; 0 = 1                */
     float gamma;                       /* opd: MiniLLM's sum of later terms; 0 = the token alone        */
     int refined_only;                  /* rltf_sd: 1 = y0 has no loss                                   */
-    /* filled, counts since the last zero */
+    /* filled, counts since the last zero; of several processes each has its own responses' */
     double n_scored, n_no_context, n_too_long, teacher_tokens;
     /* private */
     const tt_feedback_method *method;
