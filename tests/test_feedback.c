@@ -181,7 +181,14 @@ TT_TEST(methods_have_the_golden_values) {
     setup.method = tt_feedback_method_find(g.ctx, "srpo");
     check_method(&g, &all, &c, "srpo_row_2_grpo");
     setup.method = tt_feedback_method_find(g.ctx, "sdpo");
+    setup.distillation_weight = 0.5f;
+    check_method(&g, &all, &c, "sdpo_weight_0.5_two_rows");
+    c.aggregation = TT_SEQ_MEAN_TOKEN_MEAN;
+    check_method(&g, &all, &c, "sdpo_weight_0.5_two_rows_seq_mean");
+    setup.distillation_weight = 0;
     memset(all.items[2].kind + 2, TT_KIND_ENVIRONMENT, 3);      /* what has no teacher's log-prob */
+    check_method(&g, &all, &c, "sdpo_two_rows_seq_mean");
+    c.aggregation = TT_TOKEN_MEAN;
     check_method(&g, &all, &c, "sdpo_two_rows");
     tt_rollouts_free(&all);
     golden_close(&g);
