@@ -1,5 +1,5 @@
-/* rollouts.h - rollouts that no model wrote, and numbers of a JSON file, for the tests of chapter 11. Include it
- * behind thinktuning.h. */
+/* rollouts.h - rollouts that no model wrote, and numbers of a JSON file, for the tests of chapter 11.
+ * Include it behind thinktuning.h. */
 #ifndef TT_TEST_ROLLOUTS_H
 #define TT_TEST_ROLLOUTS_H
 
@@ -8,10 +8,10 @@
 
 enum { MAX_ROWS = 16, MAX_LENGTH = 16 };
 
-/* n_groups prompts of two tokens, `size` responses to each: lengths[i] tokens, of which the last is the end token.
- * The sampler's log-probs are 0. */
-static inline tt_status make_rollouts(tt_context *ctx, int n_groups, int size, const int *lengths, int end_token,
-                                      tt_rollouts *out) {
+/* n_groups prompts of two tokens, `size` responses to each: lengths[i] tokens, of which the last is the end
+ * token. The sampler's log-probs are 0. */
+static inline tt_status make_rollouts(tt_context *ctx, int n_groups, int size, const int *lengths,
+                                      int end_token, tt_rollouts *out) {
     static const int32_t prompt[2] = {0, 3};
     int32_t tokens[MAX_ROWS][MAX_LENGTH];
     float logprobs[MAX_LENGTH] = {0};

@@ -529,7 +529,7 @@ TT_TEST(the_advantage_of_a_token_is_what_the_teacher_thinks_of_it) {
     fixture_close(&f);
 }
 
-/* What the student wrote of a guided response keeps the sets that top-p has left; the teacher's words have none. */
+/* What the student wrote of a guided response keeps the sets that top-p has left; a teacher's words have none. */
 TT_TEST(a_guided_attempt_is_trained_over_the_sets_that_it_was_drawn_from) {
     if (TT_TEST_DEVICE) { TT_SKIP("kept sets are read by the CPU's backend alone"); }
     fixture f;
@@ -562,8 +562,8 @@ TT_TEST(a_guided_attempt_is_trained_over_the_sets_that_it_was_drawn_from) {
         int own = r->guided ? r->attempt_length : r->response_length;
         float whole[10];
         TT_CHECK_BYTES(got + at, r->sampling_logprobs, (size_t)own * sizeof(float));
-        training_logprobs(before, r->tokens, r->prompt_length, r->tokens + r->prompt_length, r->response_length,
-                          whole);
+        training_logprobs(before, r->tokens, r->prompt_length, r->tokens + r->prompt_length,
+                          r->response_length, whole);
         for (t = 0; r->guided && t < own; t++) { restricted += got[at + t] != whole[t]; }
         for (t = own; t < r->response_length; t++, appended++) { TT_CHECK(got[at + t] == whole[t]); }
     }
