@@ -529,7 +529,7 @@ TT_TEST(the_advantage_of_a_token_is_what_the_teacher_thinks_of_it) {
     fixture_close(&f);
 }
 
-/* What the student wrote of a guided response keeps the sets that top-p has left; a teacher's words have none. */
+/* What the student wrote of a guided response keeps the sets that top-p has left; a teacher has none. */
 TT_TEST(a_guided_attempt_is_trained_over_the_sets_that_it_was_drawn_from) {
     if (TT_TEST_DEVICE) { TT_SKIP("kept sets are read by the CPU's backend alone"); }
     fixture f;
