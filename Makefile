@@ -20,7 +20,7 @@ endif
 COMPILING = @echo 'compiling $@ (the whole library: up to half a minute) ...'
 
 LIBRARY  := thinktuning.h
-HARNESS  := $(LIBRARY) tests/tt_test.h tests/linked.h $(wildcard examples/*.h)
+HARNESS  := $(LIBRARY) tests/tt_test.h tests/rollouts.h tests/linked.h $(wildcard examples/*.h)
 TESTS    := $(patsubst tests/%.c,%,$(wildcard tests/test_*.c))
 EXAMPLES := $(patsubst examples/%.c,build/%,$(filter-out examples/web.c,$(wildcard examples/*.c)))
 FUZZERS  := $(patsubst tests/%.c,build/%,$(wildcard tests/fuzz_*.c))

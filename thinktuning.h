@@ -1161,7 +1161,7 @@ typedef struct tt_rollout {
     float *old_logprobs, *ref_logprobs; /* [response_length] by the trainer; NULL until computed          */
     float *advantages;                  /* [response_length] of each token, in place of the response's; NULL =
                                            none: tt_rollout_advantages                                    */
-    tt_kept kept;                       /* of the response's tokens: then all log-probs are under it      */
+    tt_kept kept;                       /* of the student's tokens: then their log-probs are under it     */
     int stopped;                        /* exactly one end token, at the very end                         */
     int guided;                         /* continued by a teacher                                         */
     int off_policy;                     /* written by the user: tt_rollout_off_policy                     */
@@ -1633,7 +1633,7 @@ TT_API void        tt_prompts_free(tt_prompts *);
 TT_API tt_status tt_task_check(tt_model *, const tt_tokenizer *, const tt_task *, const char *who,
                                int *end_token);
 
-/* How many calls have failed, and the first of them. Start from zero. */
+/* How many calls have failed, and the first of them. Start from zero; NULL = not counted. */
 typedef struct tt_reward_errors { int n; tt_status status; char text[512]; } tt_reward_errors;
 /* A call that fails, or gives an infinity, counts as NaN; TT_ERR_STOP and TT_ERR_MEM are passed on. */
 TT_API tt_status tt_reward_call(tt_context *, const tt_reward *, const tt_reward_input *, tt_reward_errors *,
@@ -13899,20 +13899,21 @@ static tt_status tti_engine_decode(tti_engine *e, int *n_out) {
     return drawn ? tti_sample_download(e, drawn, n) : tti_sample_on_host(e, logits, n);
 }
 
-/* The kept sets of n tokens, which tti_kept_free gives back. */
-static tt_status tti_kept_copy(tt_context *ctx, const tt_kept *from, int n, tt_kept *to) {
+/* The kept sets of the first n of `length` tokens, the others have none; tti_kept_free(ctx, to, length). */
+static tt_status tti_kept_copy(tt_context *ctx, const tt_kept *from, int n, int length, tt_kept *to) {
     size_t count = from->at ? (size_t)from->at[n] : 0;
+    int t;
     memset(to, 0, sizeof *to);
-    if (!from->at) { return TT_OK; }
-    to->at = (int32_t *)tt_alloc(ctx, (size_t)n + 1, sizeof *to->at);
+    if (!from->at || n == 0) { return TT_OK; }
+    to->at = (int32_t *)tt_alloc(ctx, (size_t)length + 1, sizeof *to->at);
     to->ids = (int32_t *)tt_alloc(ctx, count + 1, sizeof *to->ids);
     if (!to->at || !to->ids) {
-        tt_free(ctx, to->at, (size_t)n + 1, sizeof *to->at);
+        tt_free(ctx, to->at, (size_t)length + 1, sizeof *to->at);
         tt_free(ctx, to->ids, count + 1, sizeof *to->ids);
         memset(to, 0, sizeof *to);
         return TT_ERR_MEM;
     }
-    memcpy(to->at, from->at, ((size_t)n + 1) * sizeof *to->at);
+    for (t = 0; t <= length; t++) { to->at[t] = from->at[t < n ? t : n]; }
     if (count > 0) { memcpy(to->ids, from->ids, count * sizeof *to->ids); }
     return TT_OK;
 }
@@ -13936,7 +13937,7 @@ static tt_status tti_sequence_finish(tti_engine *e, tti_sequence *q, int stopped
     kept.at = q->kept_at;
     kept.ids = q->kept.data;
     if (!c->tokens || !c->logprobs || !c->sampled_logprobs) { return TT_ERR_MEM; }
-    if (tti_kept_copy(e->ctx, &kept, c->length, &c->kept) != TT_OK) { return TT_ERR_MEM; }
+    if (tti_kept_copy(e->ctx, &kept, c->length, c->length, &c->kept) != TT_OK) { return TT_ERR_MEM; }
     c->stopped = stopped;
     memcpy(c->tokens, q->tokens + q->prompt_length, n * sizeof(int32_t));
     memcpy(c->logprobs, q->logprobs, n * sizeof(float));
@@ -14472,7 +14473,7 @@ static tt_status tti_rollout_begin(tt_rollouts *all, int i, const tt_request *q,
     for (t = 0; t < c->length; t++) {
         if (isnan(c->logprobs[t])) { r->kind[r->prompt_length + t] = TT_KIND_ENVIRONMENT; }
     }
-    return tti_kept_copy(all->ctx, &c->kept, c->length, &r->kept);
+    return tti_kept_copy(all->ctx, &c->kept, c->length, c->length, &r->kept);
 }
 
 /* Completions come request by request, num_generations of each: the groups. */
@@ -14515,8 +14516,8 @@ TT_API tt_status tt_rollouts_question(tt_rollouts *all, int group, const char *t
     return TT_OK;
 }
 
-/* The attempt keeps its log-probs and what an environment wrote; what the teacher wrote has none, for nobody
- * sampled it here. */
+/* The attempt keeps its log-probs, the sets that it was drawn from and what an environment wrote; a
+ * teacher's words have none, for nobody sampled them here. */
 TT_API tt_status tt_rollout_replace(tt_rollouts *all, int index, const int32_t *response, int length,
                                     int attempt_length, int end_token) {
     tt_rollout *r, fresh;
@@ -14537,9 +14538,11 @@ TT_API tt_status tt_rollout_replace(tt_rollouts *all, int index, const int32_t *
     text.end_token = end_token;
     fresh = *r;
     fresh.old_logprobs = fresh.ref_logprobs = fresh.advantages = NULL;
-    memset(&fresh.kept, 0, sizeof fresh.kept);
     fresh.kl_cost = (double)NAN;
-    if (tti_rollout_fill(all->ctx, &fresh, r->tokens, &text) != TT_OK) { return TT_ERR_MEM; }
+    if (tti_kept_copy(all->ctx, &r->kept, attempt_length, length, &fresh.kept) != TT_OK ||
+        tti_rollout_fill(all->ctx, &fresh, r->tokens, &text) != TT_OK) {
+        return TT_ERR_MEM;
+    }
     memcpy(fresh.sampling_logprobs, r->sampling_logprobs, (size_t)attempt_length * sizeof(float));
     for (t = 0; t < length; t++) {
         unsigned char *kind = &fresh.kind[fresh.prompt_length + t];
@@ -14840,8 +14843,7 @@ static tt_token_kind tti_kind_of(const tt_rollout *r, int t) {
     return (tt_token_kind)r->kind[r->prompt_length + t];
 }
 
-/* Truncated responses may leave the loss (DAPO's overlong filtering): their reward
- * says nothing of their end. */
+/* Truncated responses may leave the loss (DAPO's overlong filtering): their reward says nothing of it. */
 static int tti_in_loss(const tt_rollout *r, int t, const tt_grpo_config *c) {
     return tti_kind_of(r, t) != TT_KIND_ENVIRONMENT && (r->stopped || !c->mask_truncated_completions);
 }
@@ -14910,8 +14912,7 @@ typedef struct tti_aggregation_row {
     double (*weight)(const tti_denominators *, int n);
 } tti_aggregation_row;
 
-static const tti_aggregation_row tti_aggregations[] = {
-    /* in the order of tt_aggregation */
+static const tti_aggregation_row tti_aggregations[] = {   /* in the order of tt_aggregation */
     {{"token_mean", "1 / all tokens", "DAPO, arXiv 2503.14476; TRL dapo, verl token-mean"},
      tti_weight_token_mean},
     {{"seq_mean_token_mean", "1 / (n responses)", "GRPO, arXiv 2402.03300; TRL grpo"}, tti_weight_seq_mean},
@@ -15054,48 +15055,23 @@ typedef struct tti_loss_row {
     double most;                 /* the pooled log-ratio is cut here, its slope 0  */
 } tti_loss_row;
 
-static const tti_loss_row tti_losses[] = {
-    /* in the order of tt_loss_type */
+static const tti_loss_row tti_losses[] = {   /* in the order of tt_loss_type */
     {{"ppo_clip", "max(-A r, -A clip(r, 1 - epsilon_low, 1 + epsilon_high))",
       "PPO, arXiv 1707.06347; TRL grpo, dapo"},
-     tti_loss_ppo,
-     0.2f,
-     3,
-     TTI_POOL_NONE,
-     20},
+     tti_loss_ppo, 0.2f, 3, TTI_POOL_NONE, 20},
     {{"cispo", "-sg(min(r, cispo_epsilon_max)) A log p", "MiniMax-M1, arXiv 2506.13585; TRL cispo"},
-     tti_loss_cispo,
-     0.2f,
-     3,
-     TTI_POOL_NONE,
-     20},
+     tti_loss_cispo, 0.2f, 3, TTI_POOL_NONE, 20},
     {{"cispo_clamp", "-sg(clip(r, 1 - epsilon_low, 1 + epsilon_high)) A log p", "verl cispo"},
-     tti_loss_cispo_clamp,
-     0.2f,
-     3,
-     TTI_POOL_NONE,
-     20},
+     tti_loss_cispo_clamp, 0.2f, 3, TTI_POOL_NONE, 20},
     {{"reinforce", "-A log p", "Williams 1992"}, tti_loss_reinforce, 0.2f, 3, TTI_POOL_NONE, 20},
     {{"gspo", "ppo_clip of exp(mean of log r over the response)",
       "GSPO, arXiv 2507.18071; TRL importance_sampling_level sequence"},
-     tti_loss_ppo,
-     0.2f,
-     3,
-     TTI_POOL_MEAN,
-     20},
+     tti_loss_ppo, 0.2f, 3, TTI_POOL_MEAN, 20},
     {{"gspo_token", "gspo, mean of log r at most 10", "verl gspo"}, tti_loss_ppo, 0.2f, 3, TTI_POOL_MEAN, 10},
     {{"gmpo", "-A exp(mean of log r, each clipped to +-epsilon)", "GMPO, arXiv 2507.20673; verl geo_mean"},
-     tti_loss_gmpo,
-     0.4f,
-     3,
-     TTI_POOL_CLIPPED_MEAN,
-     20},
+     tti_loss_gmpo, 0.4f, 3, TTI_POOL_CLIPPED_MEAN, 20},
     {{"rloo", "ppo_clip of exp(sum of log r over the response)", "RLOO, arXiv 2402.14740; TRL RLOOTrainer"},
-     tti_loss_ppo,
-     0.2f,
-     3,
-     TTI_POOL_SUM,
-     20}};
+     tti_loss_ppo, 0.2f, 3, TTI_POOL_SUM, 20}};
 
 /* A loss of the config's own is one of single tokens. */
 static tti_pool tti_loss_pool(const tt_grpo_config *c) {
@@ -15254,21 +15230,17 @@ typedef struct tti_mismatch_row {
     float high;
 } tti_mismatch_row;
 
-static const tti_mismatch_row tti_mismatches[] = {
-    /* in the order of tt_mismatch */
+static const tti_mismatch_row tti_mismatches[] = {   /* in the order of tt_mismatch */
     {{"off", "1", ""}, tti_mismatch_off, 3},
     {{"token_truncate", "clip(w, mismatch_low, mismatch_high)", "TRL token_truncate, verl token"},
-     tti_token_truncate,
-     2},
+     tti_token_truncate, 2},
     {{"token_mask", "w, 0 outside the bounds", "TRL token_mask"}, tti_token_mask, 3},
     {{"seq_truncate", "clip(product of w, mismatch_low, mismatch_high)",
       "TRL sequence_truncate, verl sequence"},
-     tti_seq_truncate,
-     2},
+     tti_seq_truncate, 2},
     {{"seq_mask", "product of w, 0 outside the bounds", "TRL sequence_mask"}, tti_seq_mask, 3},
     {{"geometric_mask", "w, 0 where the geometric mean is outside the bounds", "OpenRLHF seq-mask-tis"},
-     tti_geometric_mask,
-     3}};
+     tti_geometric_mask, 3}};
 
 /* ---- [tt:grpo.rewards] the reward of a response ---- */
 
@@ -15361,8 +15333,7 @@ static double tti_reward_of(const tt_rollout *r, int k) {
     return (double)(k == TTI_TOTAL ? r->reward : r->rewards[k]);
 }
 
-/* Statistics of reward k over those of n responses that have one; with on_policy
- * only over the student's own. */
+/* Statistics of reward k over those of n responses that have one; with on_policy over the student's own. */
 static tt_reward_stats tti_reward_stats(const tt_rollout *r, int n, int k, int biased, int on_policy) {
     tt_reward_stats s = TT_INIT;
     double sum = 0, first = 0;
@@ -15544,46 +15515,29 @@ static void tti_advantage_gdpo(tt_rollouts *all, const tt_grpo_config *c, const 
 
 typedef struct tti_advantage_row {
     tt_choice choice;
-    /* NULL: `batch` does it all */
-    void (*group)(const tti_group *);
-    /* also where all rewards are equal */
-    int equal_too;
+    void (*group)(const tti_group *); /* NULL: `batch` does it all */
+    int equal_too;                    /* also where all rewards are equal */
     /* after the groups; NULL = nothing */
     void (*batch)(tt_rollouts *, const tt_grpo_config *, const float *weights);
 } tti_advantage_row;
 
-static const tti_advantage_row tti_advantages[] = {
-    /* in the order of tt_advantage_type */
+static const tti_advantage_row tti_advantages[] = {   /* in the order of tt_advantage_type */
     {{"grpo", "(R - mean) / (std + eps)", "arXiv 2402.03300; unscaled Dr.GRPO, arXiv 2503.20783"},
-     tti_advantage_grpo,
-     0,
-     NULL},
+     tti_advantage_grpo, 0, NULL},
     {{"rloo", "R - mean of the others", "arXiv 2402.14740"}, tti_advantage_rloo, 0, NULL},
     {{"opo", "R - sum(n R) / sum(n), n: response length", "arXiv 2505.23585; verl opo"},
-     tti_advantage_opo,
-     0,
-     NULL},
+     tti_advantage_opo, 0, NULL},
     {{"passk", "best: (best - second) / (std + eps), others: 0", "arXiv 2503.19595; verl grpo_passk"},
-     tti_advantage_passk,
-     0,
-     NULL},
+     tti_advantage_passk, 0, NULL},
     {{"reinforce_pp_baseline", "whitened(R - mean)", "arXiv 2501.03262"},
-     tti_advantage_mean,
-     0,
-     tti_advantage_whiten},
+     tti_advantage_mean, 0, tti_advantage_whiten},
     {{"gpg", "(R - mean) responses / responses with R != 0", "arXiv 2504.02546; verl gpg"},
-     tti_advantage_gpg,
-     0,
-     NULL},
+     tti_advantage_gpg, 0, NULL},
     {{"reinforce_pp", "whitened(R)", "arXiv 2501.03262"}, tti_advantage_plain, 1, tti_advantage_whiten},
     {{"gdpo", "standardised sum of weight (R_k - mean) / std", "arXiv 2601.05242; TRL normalize_then_sum"},
-     NULL,
-     0,
-     tti_advantage_gdpo},
+     NULL, 0, tti_advantage_gdpo},
     {{"luffy", "grpo, mean and std of the on-policy responses", "arXiv 2504.14945"},
-     tti_advantage_luffy,
-     1,
-     NULL}};
+     tti_advantage_luffy, 1, NULL}};
 
 /* Advantages of one group; batch has the values of the whole batch. */
 static void tti_advantage_group(tt_rollout *r, int n, const tt_grpo_config *c, const tti_group *batch) {
@@ -15729,8 +15683,7 @@ static void tti_grpo_set(tt_grpo_config *c, const tti_grpo_field *f, double valu
     }
 }
 
-/* Zeros become defaults: by the table, then those that depend on the loss and the
- * correction that are chosen. */
+/* Zeros become defaults: by the table, then those that depend on the chosen loss and correction. */
 TT_API tt_grpo_config tt_grpo_resolve(const tt_grpo_config *in) {
     tt_grpo_config c = *in;
     int loss = c.loss >= 0 && (size_t)c.loss <= TTI_LAST(tti_losses) ? (int)c.loss : 0;
@@ -16050,8 +16003,7 @@ static void tti_rollout_loss(tti_batch_loss *b, size_t at, const tt_rollout *r, 
     }
 }
 
-/* Denominators are those of the whole optimizer batch, however it is cut into
- * micro-batches (but for BNPO). */
+/* Denominators are those of the whole optimizer batch, however it is cut (but for BNPO). */
 static void tti_batch_losses(tti_batch_loss *b, const tt_loss_batch *batch, const tt_grpo_config *c,
                              tt_grpo_metrics *metrics) {
     tti_denominators d;
@@ -17191,7 +17143,7 @@ static void tti_reward_failed(tt_context *ctx, tt_reward_errors *errors, const c
              tt_error_status(ctx) == status ? tt_error(ctx) : tt_status_name(status));
     tt_fail(ctx, status, "reward %s of prompt %d, sample %d: %.400s", name ? name : "", in->prompt,
             in->sample, why);
-    if (errors->n++ == 0) {
+    if (errors && errors->n++ == 0) {
         errors->status = status;
         snprintf(errors->text, sizeof errors->text, "%.500s", tt_error(ctx));
     }
@@ -17306,6 +17258,7 @@ TT_API tt_status tt_judge(tt_context *ctx, const tt_task *task, const tt_reward_
     tt_status status;
     memset(out, 0, sizeof *out);
     if (isnan(reward)) { return TT_OK; }
+    tt_error_clear(ctx);      /* an older error is not the judge's reason */
     status = task->judge ? task->judge(task->user, in, out) : tti_judge_by_reward(ctx, task, in, reward, out);
     tti_without_attempt(out);
     if (status == TT_OK || tti_stops_run(status)) { return status; }

@@ -1315,15 +1315,21 @@ static tt_status write_timings(app *a, FILE *file, const char *method, const tt_
     return TT_OK;
 }
 
+static int scores_feedback(const app *a) { return a->feedback.method && a->feedback.method->scores; }
+
+/* The counts of the step become those of all ranks. */
+static void sum_feedback(tt_feedback_setup *f) {
+    double *const counts[] = {&f->n_scored, &f->n_no_context, &f->n_too_long, &f->teacher_tokens};
+    int k;
+    for (k = 0; k < 4; k++) { *counts[k] = parallel_add(*counts[k]); }
+}
+
 /* What an arm of feedback.h has scored in the step, and what it missed, goes before the closing brace. */
-static tt_status add_feedback(app *a, tt_text *line) {
-    tt_feedback_setup *f = &a->feedback;
-    if (!f->method || !f->method->scores) { return TT_OK; }
+static tt_status add_feedback(const tt_feedback_setup *f, tt_text *line) {
     line->size--;
     CHECK(tt_text_format(line, ",\"feedback/scored\":%r,\"feedback/no_context\":%r,\"feedback/too_long\":%r",
                          f->n_scored, f->n_no_context, f->n_too_long));
     CHECK(tt_text_format(line, ",\"feedback/teacher_tokens\":%r}", f->teacher_tokens));
-    f->n_scored = f->n_no_context = f->n_too_long = f->teacher_tokens = 0;
     return TT_OK;
 }
 
@@ -1335,7 +1341,7 @@ static tt_status write_metrics(app *a, FILE *file, FILE *timings, const char *me
     if (parallel_rank > 0) { return TT_OK; }
     m.step_s = 0;      /* leaves the timings out */
     status = tt_metrics_json(&m, &line);
-    if (status == TT_OK) { status = add_feedback(a, &line); }
+    if (status == TT_OK && scores_feedback(a)) { status = add_feedback(&a->feedback, &line); }
     if (status == TT_OK) {
         int n = fprintf(file, "{\"seed\":%d,\"method\":\"%s\",%s\n", a->seed, method, line.data + 1);
         if (n < 0 || fflush(file) != 0) {
@@ -1526,8 +1532,12 @@ static tt_status report_step(app *a, arm_run *arm, const tt_step_metrics *m) {
 
 /* One step. *stop: some rank was told to stop. */
 static tt_status train_step(app *a, arm_run *arm, tt_step_metrics *m, int *stop) {
-    tt_status status = tt_trainer_step(arm->trainer, m);
+    tt_feedback_setup *f = &a->feedback;
+    tt_status status;
+    f->n_scored = f->n_no_context = f->n_too_long = f->teacher_tokens = 0;
+    status = tt_trainer_step(arm->trainer, m);
     if (status != TT_OK && status != TT_ERR_STOP) { return status; }
+    if (scores_feedback(a)) { sum_feedback(f); }
     if (a->follower) {
         float decay = a->follower_decay > 0 ? (float)a->follower_decay : 0.99f;
         CHECK(tt_teacher_follow(a->follower, arm->student, decay));

@@ -42,10 +42,14 @@ typedef struct tt_feedback_setup {
     int reprompt_on_self_success;      /* 1: a right response is its own sibling too; TRL: 0            */
     int feedback_only_without_solution;
     float distillation_is_clip;        /* c; 0 = 2, negative = none                                     */
-    float distillation_weight;         /* lambda: (1 - lambda) GRPO + lambda SDPO; 0 = 1                */
+    float distillation_weight;         /* lambda: (1 - lambda) GRPO + lambda SDPO; 0 = 1. Below 1 both are
+                                        * averaged over all responses, as grpo.aggregation says; at 1 a
+                                        * response without q leaves it. TT_SEQ_MEAN_TOKEN_MEAN is TRL's
+                                        * loss_type grpo; by its default, dapo, TRL averages GRPO over
+                                        * tokens, but SDPO still over responses                        */
     float gamma;                       /* opd: MiniLLM's sum of later terms; 0 = the token alone        */
     int refined_only;                  /* rltf_sd: 1 = y0 has no loss                                   */
-    /* filled, counts since the last zero */
+    /* filled, counts since the last zero; of several processes each has its own responses' */
     double n_scored, n_no_context, n_too_long, teacher_tokens;
     /* private */
     const tt_feedback_method *method;

@@ -1,9 +1,9 @@
-/* Learning from feedback: advantages of tokens, scoring behind another context, and the methods of
- * examples/feedback.h against tests/golden/feedback.json. */
+/* Learning from feedback: scoring behind another context, and the methods of examples/feedback.h against
+ * tests/golden/feedback.json. */
 #include "../thinktuning.h"
 #include "../examples/feedback.h"
-#include "../examples/losses.h"
 #include "tt_test.h"
+#include "rollouts.h"
 #include <stdlib.h>
 
 enum { ROWS = 3, WIDTH = 4, END = 2, N_WORDS = 10 };
@@ -42,57 +42,13 @@ static void golden_close(golden *g) {
     TT_CHECK_NO_LEAK(g->memory);
 }
 
-static double value(const tt_json *array, int i) {
-    const tt_json *at = array ? array->child : NULL;
-    while (at && i-- > 0) { at = at->next; }
-    TT_CHECK(at != NULL && at->type == TT_JSON_NUMBER);
-    return at ? at->number : 0;
-}
-
-static double value2(const tt_json *array, int i, int j) {
-    const tt_json *at = array ? array->child : NULL;
-    while (at && i-- > 0) { at = at->next; }
-    return value(at, j);
-}
-
 static double input(const golden *g, const char *name, int i, int t) {
     return value2(tt_json_get(g->in, name), i, t);
 }
 
-/* Prompts of two tokens; response i has lengths[i] tokens, the last of them the end token. */
-static tt_status make_rollouts(tt_context *ctx, int n_groups, int size, const int *lengths,
-                               tt_rollouts *out) {
-    static const int32_t prompt[2] = {0, 3};
-    static int32_t tokens[16][8];
-    static float logprobs[16][8];
-    tt_request requests[16];
-    tt_completion items[16];
-    tt_completions all = TT_INIT;
-    int i, t;
-    memset(requests, 0, sizeof requests);
-    memset(items, 0, sizeof items);
-    for (i = 0; i < n_groups; i++) {
-        requests[i].prompt = prompt;
-        requests[i].prompt_length = 2;
-        requests[i].id = (uint64_t)i;
-    }
-    for (i = 0; i < n_groups * size; i++) {
-        for (t = 0; t < lengths[i]; t++) { tokens[i][t] = t + 1 < lengths[i] ? 4 + (i + t) % 6 : END; }
-        items[i].request = i / size;
-        items[i].sample = i % size;
-        items[i].length = lengths[i];
-        items[i].tokens = tokens[i];
-        items[i].logprobs = logprobs[i];
-    }
-    all.ctx = ctx;
-    all.n = n_groups * size;
-    all.items = items;
-    return tt_rollouts_create(ctx, requests, n_groups, &all, END, out);
-}
-
 static int golden_rows(golden *g, tt_rollouts *all) {
     int i, t;
-    if (!TT_CHECK_OK(g->ctx, make_rollouts(g->ctx, 1, ROWS, golden_lengths, all))) { return 0; }
+    if (!TT_CHECK_OK(g->ctx, make_rollouts(g->ctx, 1, ROWS, golden_lengths, END, all))) { return 0; }
     for (i = 0; i < ROWS; i++) {
         tt_rollout *r = &all->items[i];
         r->advantage = (float)value(tt_json_get(g->in, "adv"), i);
@@ -225,7 +181,14 @@ TT_TEST(methods_have_the_golden_values) {
     setup.method = tt_feedback_method_find(g.ctx, "srpo");
     check_method(&g, &all, &c, "srpo_row_2_grpo");
     setup.method = tt_feedback_method_find(g.ctx, "sdpo");
+    setup.distillation_weight = 0.5f;
+    check_method(&g, &all, &c, "sdpo_weight_0.5_two_rows");
+    c.aggregation = TT_SEQ_MEAN_TOKEN_MEAN;
+    check_method(&g, &all, &c, "sdpo_weight_0.5_two_rows_seq_mean");
+    setup.distillation_weight = 0;
     memset(all.items[2].kind + 2, TT_KIND_ENVIRONMENT, 3);      /* what has no teacher's log-prob */
+    check_method(&g, &all, &c, "sdpo_two_rows_seq_mean");
+    c.aggregation = TT_TOKEN_MEAN;
     check_method(&g, &all, &c, "sdpo_two_rows");
     tt_rollouts_free(&all);
     golden_close(&g);
@@ -251,76 +214,6 @@ TT_TEST(the_raw_ratio_is_measured_before_any_bound) {
     TT_CHECK_NEAR(m.ratio_outside, tt_json_number(want, "outside", 9), 1e-12);
     TT_CHECK(m.mismatch_mean < m.ratio_mean && m.ratio_max > 1.02);
     tt_rollouts_free(&all);
-    golden_close(&g);
-}
-
-/* ---- advantages of tokens ---- */
-enum { N_LOSSES = TT_LOSS_RLOO + 5 };
-
-static void use_loss(tt_grpo_config *c, int loss) {
-    static const tt_token_loss_fn more[] = {tt_loss_sapo, tt_loss_vespo, tt_loss_dro, tt_loss_dppo};
-    c->loss = loss <= TT_LOSS_RLOO ? (tt_loss_type)loss : TT_LOSS_PPO_CLIP;
-    c->token_loss = loss <= TT_LOSS_RLOO ? NULL : more[loss - TT_LOSS_RLOO - 1];
-}
-
-/* Equal to the response's they change no bit of any loss of single tokens, and a pooled one by rounding. */
-TT_TEST(equal_advantages_of_tokens_are_that_of_the_response) {
-    golden g;
-    int loss, i, t;
-    golden_open(&g);
-    for (loss = 0; loss < N_LOSSES; loss++) {
-        tt_rollouts all;
-        tt_grpo_config c = TT_INIT;
-        float logp[16], one[16], other[16];
-        double first, second;
-        TT_REQUIRE(golden_rows(&g, &all));
-        use_loss(&c, loss);
-        golden_logp(&g, logp);
-        first = loss_at(g.ctx, &all, 0, ROWS, &c, logp, one, NULL);
-        for (i = 0; i < ROWS; i++) {
-            float a[WIDTH];
-            for (t = 0; t < WIDTH; t++) { a[t] = all.items[i].advantage; }
-            TT_CHECK_OK(g.ctx, tt_rollout_advantages(&all, i, a));
-        }
-        second = loss_at(g.ctx, &all, 0, ROWS, &c, logp, other, NULL);
-        TT_CHECK_NEAR(first, second, 1e-7);
-        for (i = 0; i < 9; i++) { TT_CHECK_NEAR(one[i], other[i], 1e-7); }
-        tt_rollouts_free(&all);
-    }
-    golden_close(&g);
-}
-
-/* Losses whose weights are constant for the gradient are left to the golden values. */
-TT_TEST(advantages_of_tokens_have_the_gradient_of_the_loss) {
-    static const float a[ROWS][WIDTH] = {{1.5f, -0.4f, 0.7f, -2}, {-1, 0.3f, 0, 0}, {0.2f, 0.9f, -0.6f, 0}};
-    static const int losses[] = {TT_LOSS_PPO_CLIP, TT_LOSS_REINFORCE, TT_LOSS_GSPO, TT_LOSS_GMPO,
-                                 TT_LOSS_RLOO, TT_LOSS_RLOO + 1, TT_LOSS_RLOO + 3};
-    golden g;
-    size_t k;
-    int i;
-    golden_open(&g);
-    for (k = 0; k < sizeof losses / sizeof *losses; k++) {
-        tt_rollouts all;
-        tt_grpo_config c = TT_INIT;
-        float logp[16], slopes[16], ignored[16], h = 1e-2f;
-        TT_REQUIRE(golden_rows(&g, &all));
-        use_loss(&c, losses[k]);
-        c.epsilon_low = c.epsilon_high = 0.9f;      /* no kink within h */
-        for (i = 0; i < ROWS; i++) { TT_CHECK_OK(g.ctx, tt_rollout_advantages(&all, i, a[i])); }
-        golden_logp(&g, logp);
-        loss_at(g.ctx, &all, 0, ROWS, &c, logp, slopes, NULL);
-        for (i = 0; i < 9; i++) {
-            float was = logp[i];
-            double up, down;
-            logp[i] = was + h;
-            up = loss_at(g.ctx, &all, 0, ROWS, &c, logp, ignored, NULL);
-            logp[i] = was - h;
-            down = loss_at(g.ctx, &all, 0, ROWS, &c, logp, ignored, NULL);
-            logp[i] = was;
-            TT_CHECK_NEAR(slopes[i], (up - down) / (2 * (double)h), 2e-4);
-        }
-        tt_rollouts_free(&all);
-    }
     golden_close(&g);
 }
 
@@ -386,7 +279,7 @@ TT_TEST(a_response_is_scored_behind_any_context_as_training_would) {
     desc.allocator = tt_test_allocator(&memory);
     ctx = tt_create(&desc);
     m = small_model(ctx, 5, 32);
-    TT_REQUIRE(m && make_rollouts(ctx, 2, 4, lengths, &all) == TT_OK);
+    TT_REQUIRE(m && make_rollouts(ctx, 2, 4, lengths, END, &all) == TT_OK);
     for (i = 0; i < 16; i++) { words[i] = 3 + i % 7; }
     memset(contexts, 0, sizeof contexts);
     for (i = 0; i < 8; i++) {
@@ -431,7 +324,7 @@ TT_TEST(a_context_that_leaves_no_room_is_named_or_counted) {
     tt_scoring s = TT_INIT;
     float got[11];
     int i, skipped = 0;
-    TT_REQUIRE(m && make_rollouts(ctx, 1, 4, lengths, &all) == TT_OK);
+    TT_REQUIRE(m && make_rollouts(ctx, 1, 4, lengths, END, &all) == TT_OK);
     for (i = 0; i < 40; i++) { words[i] = 3 + i % 7; }
     memset(contexts, 0, sizeof contexts);
     for (i = 0; i < 4; i++) {
@@ -636,6 +529,50 @@ TT_TEST(the_advantage_of_a_token_is_what_the_teacher_thinks_of_it) {
     fixture_close(&f);
 }
 
+/* What the student wrote of a guided response keeps the sets that top-p has left; a teacher has none. */
+TT_TEST(a_guided_attempt_is_trained_over_the_sets_that_it_was_drawn_from) {
+    if (TT_TEST_DEVICE) { TT_SKIP("kept sets are read by the CPU's backend alone"); }
+    fixture f;
+    tt_trainer_desc d;
+    tt_scoring scoring = TT_INIT;
+    tt_step_metrics m;
+    tt_trainer *trainer;
+    const tt_rollouts *all;
+    tt_model *before;
+    float got[32 * 10];
+    int i, t, at = 0, restricted = 0, appended = 0;
+    TT_REQUIRE(fixture_open(&f, 32));
+    d = desc_of(&f);
+    d.teacher = &f.says;
+    d.grpo.max_completion_length = 10;
+    d.grpo.temperature = scoring.temperature = 0.7f;
+    d.grpo.top_p = 0.7f;
+    d.grpo.keep_sampling_mask = 1;
+    d.think.mask = TT_MASK_APPENDED;
+    d.think.init_pct = 1;
+    trainer = tt_trainer_create(f.ctx, &d);
+    before = tt_model_copy(f.student);
+    TT_REQUIRE(trainer && before && TT_CHECK_OK(f.ctx, tt_trainer_step(trainer, &m)));
+    TT_CHECK(m.grpo.ratio_min == 1 && m.grpo.ratio_max == 1 && m.grpo.sampling_logp_difference_max == 0);
+    all = tt_trainer_rollouts(trainer);
+    scoring.model = before;
+    TT_CHECK_OK(f.ctx, tt_rollouts_logprobs(all, &scoring, got, NULL));
+    for (i = 0; i < all->n; at += all->items[i++].response_length) {
+        const tt_rollout *r = &all->items[i];
+        int own = r->guided ? r->attempt_length : r->response_length;
+        float whole[10];
+        TT_CHECK_BYTES(got + at, r->sampling_logprobs, (size_t)own * sizeof(float));
+        training_logprobs(before, r->tokens, r->prompt_length, r->tokens + r->prompt_length,
+                          r->response_length, whole);
+        for (t = 0; r->guided && t < own; t++) { restricted += got[at + t] != whole[t]; }
+        for (t = own; t < r->response_length; t++, appended++) { TT_CHECK(got[at + t] == whole[t]); }
+    }
+    TT_CHECK(restricted > 10 && appended > 10);
+    tt_model_destroy(before);
+    tt_trainer_destroy(trainer);
+    fixture_close(&f);
+}
+
 /* Where nothing can be distilled, the step is empty, said so, and not an error. */
 TT_TEST(without_a_right_sibling_or_feedback_nothing_is_learnt) {
     fixture f;
@@ -677,6 +614,37 @@ TT_TEST(a_teachers_context_beyond_its_positions_is_counted) {
     fixture_close(&f);
 }
 
+static tt_status judge_without_a_word(void *user, const tt_reward_input *in, tt_outcome *out) {
+    (void)user;
+    (void)in;
+    out->reflects = 1;
+    return TT_ERR_IO;
+}
+
+/* By its own status and not by an older error; without a count all the same. */
+TT_TEST(a_failing_judge_is_counted_where_there_is_a_count) {
+    fixture f;
+    tt_reward_input in = TT_INIT;
+    tt_reward_errors errors = TT_INIT;
+    int k;
+    TT_REQUIRE(fixture_open(&f, 32));
+    f.task.judge = judge_without_a_word;
+    in.response = in.answer = " 3";
+    in.response_size = 2;
+    for (k = 0; k < 2; k++) {
+        tt_outcome o;
+        tt_fail(f.ctx, TT_ERR_IO, "an older error");
+        TT_CHECK_OK(f.ctx, tt_judge(f.ctx, &f.task, &in, 1, k ? NULL : &errors, &o));
+        TT_CHECK(!o.reflects && !o.final_right && o.behaviour == TT_NO_REFLECTION);
+        TT_CHECK_STR(tt_error(f.ctx), "");
+    }
+    TT_CHECK_INT(errors.n, 1);
+    TT_CHECK_INT(errors.status, TT_ERR_IO);
+    TT_CHECK_CONTAINS(errors.text, "reward digit of prompt 0, sample 0: ");
+    TT_CHECK_CONTAINS(errors.text, tt_status_name(TT_ERR_IO));
+    fixture_close(&f);
+}
+
 TT_TEST(an_unknown_method_and_what_one_misses_are_named) {
     fixture f;
     tt_trainer_desc d;
@@ -694,12 +662,11 @@ TT_TEST(an_unknown_method_and_what_one_misses_are_named) {
 }
 
 TT_MAIN(methods_have_the_golden_values, the_raw_ratio_is_measured_before_any_bound,
-        equal_advantages_of_tokens_are_that_of_the_response,
-        advantages_of_tokens_have_the_gradient_of_the_loss,
         an_advantage_that_is_no_number_is_refused_by_place,
         a_response_is_scored_behind_any_context_as_training_would,
         a_context_that_leaves_no_room_is_named_or_counted, every_method_trains_and_counts_what_it_misses,
         the_advantage_of_a_token_is_what_the_teacher_thinks_of_it,
         without_a_right_sibling_or_feedback_nothing_is_learnt,
         a_teachers_context_beyond_its_positions_is_counted,
-        an_unknown_method_and_what_one_misses_are_named)
+        a_guided_attempt_is_trained_over_the_sets_that_it_was_drawn_from,
+        a_failing_judge_is_counted_where_there_is_a_count, an_unknown_method_and_what_one_misses_are_named)

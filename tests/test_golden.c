@@ -5,8 +5,9 @@
 #include "../examples/losses.h"
 #include "../examples/evaluate.h"
 #include "tt_test.h"
+#include "rollouts.h"
 
-enum { MAX_ROWS = 16, MAX_LENGTH = 16, END = 9 };
+enum { END = 9 };
 
 /* The file, and its small batch: rows of token log-probs; length counts the tokens before the padding. */
 typedef struct golden {
@@ -36,16 +37,6 @@ static int near_node(golden *g, double got, const tt_json *want, const char *whe
     if (!note(g, want != NULL && want->type == TT_JSON_NUMBER, where, index)) { return 0; }
     return near(g, got, want->number, where, index);
 }
-static const tt_json *element(const tt_json *array, int i) {
-    const tt_json *at = array ? array->child : NULL;
-    while (at && i-- > 0) { at = at->next; }
-    return at;
-}
-static double value(const tt_json *array, int i) {
-    const tt_json *at = element(array, i);
-    return at && at->type == TT_JSON_NUMBER ? at->number : (double)NAN;
-}
-static double value2(const tt_json *array, int i, int j) { return value(element(array, i), j); }
 static const tt_json *section(const golden *g, const char *name, const char *part) {
     const tt_json *at = tt_json_get(g->root, name);
     return part ? tt_json_get(at, part) : at;
@@ -110,40 +101,15 @@ static void golden_close(golden *g) {
     TT_CHECK_NO_LEAK(g->memory);
 }
 
-/* ---- rollouts: response i of lengths[i] tokens, the last of them the end token ---- */
-static int make_rollouts(golden *g, int n_groups, int size, const int *lengths, tt_rollouts *out) {
-    static const int32_t prompt[1] = {1};
-    static int32_t tokens[MAX_ROWS][MAX_LENGTH];
-    static const float nothing[MAX_LENGTH] = {0};
-    tt_request requests[MAX_ROWS];
-    tt_completion items[MAX_ROWS];
-    tt_completions all;
-    int i, t;
+/* ---- rollouts ---- */
+static int rows_of(golden *g, int n_groups, int size, const int *lengths, tt_rollouts *out) {
     if (n_groups * size > MAX_ROWS) { return note(g, 0, "too many rows", n_groups * size); }
-    memset(requests, 0, sizeof requests);
-    memset(items, 0, sizeof items);
-    for (i = 0; i < n_groups; i++) {
-        requests[i].prompt = prompt;
-        requests[i].prompt_length = 1;
-    }
-    for (i = 0; i < n_groups * size; i++) {
-        for (t = 0; t < lengths[i]; t++) { tokens[i][t] = t + 1 < lengths[i] ? 3 : END; }
-        items[i].request = i / size;
-        items[i].sample = i % size;
-        items[i].length = lengths[i];
-        items[i].tokens = tokens[i];
-        items[i].logprobs = (float *)(uintptr_t)nothing;
-    }
-    all.ctx = g->ctx;
-    all.n = n_groups * size;
-    all.items = items;
-    all.n_tokens = 0;
-    return note(g, tt_rollouts_create(g->ctx, requests, n_groups, &all, END, out) == TT_OK, "tt_rollouts_create", 0);
+    return note(g, make_rollouts(g->ctx, n_groups, size, lengths, END, out) == TT_OK, "tt_rollouts_create", 0);
 }
 static void set_kind(tt_rollout *r, tt_token_kind kind) { memset(r->kind + r->prompt_length, kind, (size_t)r->response_length); }
 static int golden_rows(golden *g, int with_ref, tt_rollouts *all) {
     int i, t;
-    if (!make_rollouts(g, 1, g->rows, g->lengths, all)) { return 0; }
+    if (!rows_of(g, 1, g->rows, g->lengths, all)) { return 0; }
     for (i = 0; i < g->rows; i++) {
         tt_rollout *r = &all->items[i];
         size_t n = (size_t)g->lengths[i];
@@ -248,7 +214,7 @@ static int advantages_of(golden *g, const tt_grpo_config *c, const double *rewar
         lengths[i] = (int)length;
         if (!note(g, length == lengths[i] && length >= 1 && length <= MAX_LENGTH, "inputs: len", i)) { return 0; }
     }
-    if (!make_rollouts(g, n / size, size, rewards ? ones : lengths, &all)) { return 0; }
+    if (!rows_of(g, n / size, size, rewards ? ones : lengths, &all)) { return 0; }
     if (off_policy) { note(g, tt_rollout_off_policy(&all, n - 1, end, 1, END) == TT_OK, "tt_rollout_off_policy", 0); }
     for (i = 0; i < n; i++) { all.items[i].rewards[0] = (float)(rewards ? rewards[i] : value(tt_json_get(g->in, "reward"), i)); }
     note(g, tt_grpo_advantages(&all, c, NULL, NULL) == TT_OK, tt_error(g->ctx), 0);
@@ -276,7 +242,7 @@ static void check_gdpo(golden *g) {
     int i;
     c.advantage = TT_ADV_GDPO;
     c.advantage_eps = 1e-4f;
-    if (!make_rollouts(g, 2, 4, lengths, &all)) { return; }
+    if (!rows_of(g, 2, 4, lengths, &all)) { return; }
     all.n_rewards = 2;
     for (i = 0; i < 8; i++) {
         all.items[i].rewards[0] = (float)value(tt_json_get(g->in, "reward"), i);

@@ -88,9 +88,10 @@ for n in 2 4; do
     near $dir/sft-free-1 $dir/sft-free-$n "sft, $n processes"
 done
 
-# ---- thinktune: base, GRPO, ThinkTuning, evaluation ----
+# ---- thinktune: base, GRPO, ThinkTuning, SDPO (whose counts are those of all processes), evaluation ----
 tiny="--quick --steps 3 --pretrain-steps 30 --pretrain-tokens 200 --hidden 32 --inner 64 --heads 2 --layers 1 --context 160 --questions 16 --gate-questions 24
-      --prompts 4 --num-generations 4 --max-length 40 --teacher-length 40 --init-pct 0.5 --min-pct 0.5"
+      --prompts 4 --num-generations 4 --max-length 40 --teacher-length 40 --init-pct 0.5 --min-pct 0.5
+      --arms grpo,thinktune,sdpo"
 for n in 1 2 4; do mpi $n $dir/thinktune $tiny --out $dir/think-$n --gradient-parts 4; done
 for n in 2 4; do
     for file in metrics.jsonl summary.json seed-1/grpo/model.safetensors seed-1/thinktune/model.safetensors; do
@@ -100,7 +101,8 @@ for n in 2 4; do
 done
 lines=$(wc -l < $dir/think-4/metrics.jsonl)
 echo "metrics.jsonl has $lines lines" > $dir/log
-[ "$lines" -eq 6 ]; verdict $? "thinktune, 4 processes: one of them writes"
+[ "$lines" -eq 9 ] && grep -q '"feedback/no_context":16' $dir/think-4/metrics.jsonl
+verdict $? "thinktune, 4 processes: one of them writes"
 # ---- thinktune from one base, which is sometimes right: it has learnt to guess between two numbers ----
 awk 'BEGIN { for (i = 0; i < 5000; i++) print "line " i " of " i * 7 % 100 ", then " (i % 3 ? "left" : "right") "." }' > $dir/long-text
 awk 'BEGIN { for (i = 0; i < 200; i++) print "{\"question\":\"line " i "\",\"answer\":\"#### " 1 + (i * i + i % 7) % 5 % 2 "\"}" }' > $dir/numbers.jsonl

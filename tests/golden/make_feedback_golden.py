@@ -3,7 +3,8 @@
 
     make_feedback_golden.py > feedback.json     values, and d loss / d log-prob, each compared with a central difference
 
-o and l are "old" and "logp" of the batch, q is its "ref". "token-mean" divides by all tokens in the loss. Formulas:
+o and l are "old" and "logp" of the batch, q is its "ref". A loss is the mean over all tokens in it; "_seq_mean": over
+all responses the mean over the tokens of each, TRL's loss_type grpo. Formulas:
 critique_grpo arXiv 2506.03106; rltf_sd 2602.02482; sdpo 2601.20802 and TRL's experimental sdpo; opd verl and MiniLLM,
 2306.08543."""
 import json
@@ -41,11 +42,11 @@ def sdpo(l, o, q, c=2.0, frozen=None):
     return w * l, w
 
 
-def batch(fn, name, tokens=TOKENS, used=None):
+def batch(fn, name, tokens=TOKENS, used=None, seq_mean=False):
     """Token mean over the rows used, and its gradient, compared with a difference in which sg() stays."""
     loss, gradient, h = 0.0, [], 1e-6
     for i in range(B):
-        row = []
+        row, share = [], B * sum(MASK[i]) if seq_mean else tokens
         for t in range(T):
             if not MASK[i][t] or (used and i not in used):
                 row.append(0.0)
@@ -55,8 +56,8 @@ def batch(fn, name, tokens=TOKENS, used=None):
             number = (fn(i, t, l + h, l)[0] - fn(i, t, l - h, l)[0]) / (2 * h)
             if abs(number - slope) > 1e-5 * (1 + abs(slope)):
                 sys.exit("gradient of %s, row %d, token %d: %g, by difference %g" % (name, i, t, slope, number))
-            loss += value / tokens
-            row.append(slope / tokens)
+            loss += value / share
+            row.append(slope / share)
         gradient.append(row)
     return {"loss": loss, "dloss_dlogp": gradient}
 
@@ -67,16 +68,23 @@ def later(i, t, gamma):
     return sum(gamma ** (k - t) * (REF[i][k] - OLD[i][k]) for k in range(t, n))
 
 
+def blend(i, t, l, frozen, weight=0.5, own=range(B)):
+    """(1 - weight) PPO + weight SDPO; rows that are not own have no q."""
+    policy, distilled = ppo(l, OLD[i][t], IN["adv"][i]), sdpo(l, OLD[i][t], REF[i][t], frozen=frozen)
+    return tuple((1 - weight) * a + (weight * b if i in own else 0.0) for a, b in zip(policy, distilled))
+
+
+OWN = [0, 1]                     # rows with a sibling or feedback, where not all have one
+
+
 def make():
     mean = sum(REWARD) / B
     critique = [r - mean for r in REWARD]
     first = sum(REWARD[:2]) / 2
     rltf = [r - first for r in REWARD]
     adv = IN["adv"]
-    own = [0, 1]                 # rows with a sibling or feedback in the example of sdpo
-    n_own = sum(sum(MASK[i]) for i in own)
-    blend = lambda i, t, l, f: tuple(0.5 * a + 0.5 * b for a, b in zip(
-        ppo(l, OLD[i][t], adv[i]), sdpo(l, OLD[i][t], REF[i][t], frozen=f)))
+    n_own = sum(sum(MASK[i]) for i in OWN)
+    two_rows = lambda i, t, l, f: blend(i, t, l, f, own=OWN)
     return {
         "inputs": {"reward": REWARD, "refined_row": 2},
         "critique_grpo": dict(batch(lambda i, t, l, f: luffy(l, critique[i]) if i == 2 else ppo(l, OLD[i][t], critique[i]),
@@ -84,9 +92,12 @@ def make():
         "rltf_sd": dict(batch(lambda i, t, l, f: (-rltf[i] * l, -rltf[i]) if i == 2 else ppo(l, OLD[i][t], rltf[i]),
                               "rltf_sd"), advantages=rltf),
         "sdpo": batch(lambda i, t, l, f: sdpo(l, OLD[i][t], REF[i][t], frozen=f), "sdpo"),
-        "sdpo_two_rows": batch(lambda i, t, l, f: sdpo(l, OLD[i][t], REF[i][t], frozen=f), "sdpo", n_own, own),
+        "sdpo_two_rows": batch(lambda i, t, l, f: sdpo(l, OLD[i][t], REF[i][t], frozen=f), "sdpo", n_own, OWN),
+        "sdpo_two_rows_seq_mean": batch(lambda i, t, l, f: blend(i, t, l, f, 1.0, OWN), "sdpo", seq_mean=True),
         "sdpo_clip_1.1": batch(lambda i, t, l, f: sdpo(l, OLD[i][t], REF[i][t], 1.1, f), "sdpo"),
         "sdpo_weight_0.5": batch(blend, "sdpo"),
+        "sdpo_weight_0.5_two_rows": batch(two_rows, "sdpo"),
+        "sdpo_weight_0.5_two_rows_seq_mean": batch(two_rows, "sdpo", seq_mean=True),
         "srpo_row_2_grpo": batch(lambda i, t, l, f: ppo(l, OLD[i][t], adv[i]) if i == 2 else
                                  sdpo(l, OLD[i][t], REF[i][t], frozen=f), "srpo"),
         "opd": batch(lambda i, t, l, f: ppo(l, OLD[i][t], REF[i][t] - OLD[i][t]), "opd"),
