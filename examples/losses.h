@@ -138,7 +138,8 @@ static inline size_t tt_covariance_read(const tt_covariance *c, const tt_grpo_co
     size_t count = 0;
     int t;
     for (t = 0; t < r->response_length; t++) {
-        double a = (double)r->advantage, logp = (double)logprobs[index + (size_t)t];
+        double a = (double)(r->advantages ? r->advantages[t] : r->advantage);
+        double logp = (double)logprobs[index + (size_t)t];
         double old_logp = r->old_logprobs ? (double)r->old_logprobs[t] : logp;
         uint64_t random = tt_random(c->seed, stream, (uint64_t)t);
         tt_token_loss loss;

@@ -1199,6 +1199,26 @@ TT_TEST(verl_drops_or_penalises_tokens_of_large_covariance) {
     tt_rollouts_free(&all);
     tt_destroy(ctx);
 }
+/* One token alone has an advantage, of the sign of its log-prob less the mean: it is the one that is chosen. */
+TT_TEST(a_tokens_own_advantage_counts_in_its_covariance) {
+    static const float none[4] = {0}, own[4] = {0, -100, 0, 0};
+    tt_context *ctx = tt_create(NULL);
+    tt_rollouts all;
+    tt_covariance covariance = TT_INIT;
+    tt_grpo_config c = cov_config(LOSS_KL_COV, &covariance);
+    int i;
+    TT_REQUIRE(cov_rows(ctx, &all));
+    covariance.ratio = 0;
+    TT_CHECK_NEAR(cov_chosen(ctx, &all, cov_now, &c), 1, 0);
+    TT_CHECK(covariance.chosen[11] && !covariance.chosen[1]);
+    for (i = 0; i < 4; i++) { TT_CHECK_OK(ctx, tt_rollout_advantages(&all, i, i == 0 ? own : none)); }
+    TT_CHECK_NEAR(cov_chosen(ctx, &all, cov_now, &c), 1, 0);
+    TT_CHECK(covariance.chosen[1] && !covariance.chosen[11]);
+    tt_covariance_free(&covariance);
+    tt_rollouts_free(&all);
+    tt_destroy(ctx);
+}
+
 TT_TEST(without_indices_all_rollouts_are_meant) {
     static const int indices[4] = {0, 1, 2, 3}, shape = 12;
     tt_context *ctx = tt_create(NULL);
@@ -1616,7 +1636,7 @@ TT_MAIN(advantages_have_the_golden_values, equal_rewards_and_groups_of_one_give_
         stale_responses_leave_the_loss_only_if_they_were_bad, trl_punishes_length_softly, trl_logs_the_weighted_reward, verl_standardises_groups,
         trl_masks_bad_responses_off_policy, verl_weighs_and_rejects_by_mismatch, trl_keeps_the_tokens_of_highest_entropy,
         gradients_keep_to_the_tokens_of_highest_entropy, verl_sums_over_tokens, verl_penalises_the_square_of_the_log_ratio, trl_gates_softly,
-        verl_drops_or_penalises_tokens_of_large_covariance, without_indices_all_rollouts_are_meant, covariances_are_those_of_the_micro_batch, verl_bounds_the_move_of_a_probability,
+        verl_drops_or_penalises_tokens_of_large_covariance, without_indices_all_rollouts_are_meant, a_tokens_own_advantage_counts_in_its_covariance, covariances_are_those_of_the_micro_batch, verl_bounds_the_move_of_a_probability,
         clip_cov_draws_by_its_seed, covariances_are_those_of_the_students_tokens,
         verl_skips_what_the_student_did_not_write, whitening_guards_a_small_variance,
         an_off_policy_response_takes_a_samples_place, a_replaced_response_is_marked_as_the_teachers,
