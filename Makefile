@@ -60,7 +60,7 @@ test: $(TESTS:%=build/%) $(CXX_TESTS) $(EXAMPLES) $(CUDA_TESTS)
 	$(if $(CXX_TESTS),,@echo 'skipped: the header as C++, the CUDA kernels on the CPU: $(CXX) is not there')
 	$(if $(CUDA_TESTS),,@echo 'skipped: the tests on a GPU: no device')
 	@PYTHON="$(PYTHON)" CC="$(CC)" CXX="$(CXX)" tests/run.sh $(TESTS:%=build/%) $(CXX_TESTS) $(CUDA_TESTS) \
-	  tests/test_docs.sh tests/test_trainer_copy.sh tests/test_programs.sh tests/test_hosts.sh tests/test_grade.sh tests/test_convert.py tests/test_trl.py
+	  tests/test_docs.sh tests/test_trainer_copy.sh tests/test_programs.sh tests/test_hosts.sh tests/test_grade.sh tests/test_convert.py tests/test_trl.py tests/test_peers.py
 
 ## make check       the same, with the long sweeps of TT_EXHAUSTIVE=1, under address and undefined-behaviour sanitizers
 check: $(TESTS:%=build/sanitize/%) build/sanitize/test_cuda_host

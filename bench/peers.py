@@ -5,18 +5,24 @@
     python3 bench/peers.py --cuda [PART]            PyTorch on the device, beside build/cuda/bench_* (make bench-cuda)
     python3 bench/peers.py --proof [warm|dry]       PyTorch's figures for make gpu-proof, all in this process; warm: only compiles,
                                                     for the next process; dry: only names them
+    python3 bench/peers.py --ratio [PART]           do sampler and trainer agree, ours and TRL's: a table
+                                                    (make bench-ratio); PART: of a model's name
     python3 bench/peers.py --write LOG RESULTS      puts the lines of LOG as tables into the generated part of RESULTS
 
-What is not installed is skipped by name: torch (eager and compiled), transformers, trl with datasets, tokenizers, tiktoken,
-llama-cpp-python (with make real-model). PEER_DIR=DIR: checkouts DIR/llama2.c and DIR/llm.c, built here with
--Ofast -march=native -fopenmp. Models and sizes are those of bench.h, weights are random, training is float32 with AdamW.
-Each rival is a process of its own: a run is asked for by a line and answered by its figure, between two runs of ours.
-ROUNDS=n in the environment: how many of these, 3 by default.
+What is not installed is skipped by name: torch (eager and compiled), transformers, trl with datasets,
+tokenizers, tiktoken, numpy, llama-cpp-python (with make real-model). PEER_DIR=DIR: checkouts DIR/llama2.c and
+DIR/llm.c, built here with -Ofast -march=native -fopenmp. Models and sizes are those of bench.h, weights are
+random, training is float32 with AdamW. numpy's OpenBLAS gets the kernels that are its fastest here, of all
+that it has for this CPU. Each rival is a process of its own: a run is asked for by a line and answered by its
+figure, between two runs of ours. ROUNDS=n in the environment: how many of these, 3 by default.
 
 On the device everything is measured in f32, TF32 and bf16. In bf16 PyTorch has the best of it: its products and attention get
 bf16 tensors and leave some, its generation holds bf16 weights; training is float32 under autocast. Attention is
 scaled_dot_product_attention, which is FlashAttention in bf16; generation has a static cache, for which it compiles.
 """
+import ctypes
+import functools
+import glob
 import importlib.metadata
 import importlib.util
 import os
@@ -85,6 +91,80 @@ def made(name, write):
             write(file)
         os.replace(path + '.part', path)
     return path
+
+
+# ==== numpy =====================================================================================
+def numpy_probe():
+    """GFLOP/s of one thread and the name of the kernels, of the OpenBLAS that numpy brings."""
+    need('numpy')
+    import numpy
+    libraries = glob.glob(os.path.dirname(numpy.__file__) + '.libs/*openblas*')
+    if not libraries:
+        raise Skip('numpy multiplies with another library than an OpenBLAS of its own')
+    name = ctypes.CDLL(libraries[0]).scipy_openblas_get_corename64_
+    name.restype = ctypes.c_char_p
+    side = 768
+    a, b, c = (numpy.ones((side, side), numpy.float32) for _ in range(3))
+
+    def seconds():
+        begin = time.perf_counter()
+        numpy.matmul(a, b.T, out=c)
+        return time.perf_counter() - begin
+
+    return f'{2e-9 * side ** 3 / min(seconds() for _ in range(9)):.1f} {name().decode()}'
+
+
+def numpy_try(core_type):
+    """What numpy_probe says with this core type forced; (0, '') where OpenBLAS does not know it or it fails."""
+    env = {**os.environ, 'OPENBLAS_CORETYPE': core_type, 'OPENBLAS_NUM_THREADS': '1'}
+    command = [sys.executable, os.path.abspath(__file__), '--numpy']
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    if done.returncode:                                 # the CPU lacks an instruction
+        return 0, ''
+    if done.stdout.startswith('skip '):
+        raise Skip(done.stdout[len('skip '):].strip())
+    rate, name = done.stdout.split()
+    return (float(rate), name) if core_type in ('', name) else (0, '')
+
+
+@functools.lru_cache(None)
+def numpy_core_type():
+    """The fastest core type of numpy's OpenBLAS here, of those that bench_gemm tries, and for its reason:
+    where OpenBLAS does not know a CPU it takes kernels of a far older one, and any figure beside them
+    flatters."""
+    text = open(os.path.join(HERE, 'bench_gemm.c'), encoding='utf-8').read()
+    known = re.findall(r'"(\w*)"', text.split(' core_types[] = {', 1)[1].split('};', 1)[0])
+    best, chosen, kernels = 0, '', ''
+    for core_type in [os.environ['OPENBLAS_CORETYPE']] if 'OPENBLAS_CORETYPE' in os.environ else known:
+        rate, name = numpy_try(core_type)
+        if rate:
+            how = core_type or 'by itself'
+            print(f'RIVAL numpy {how}: {rate} GFLOP/s with the kernels {name}', flush=True)
+        if rate > 1.02 * best:
+            best, chosen, kernels = rate, core_type, name
+    if kernels in ('', 'Prescott', 'ARMV8'):            # where it knows nothing of the CPU
+        raise Skip(f'its OpenBLAS has but fallback kernels here, "{kernels}": no rival')
+    return chosen
+
+
+def numpy_gemm(kind, m, n, k):
+    """GFLOP/s, the median of seven times as many products as take some 20 ms. C =, where ours adds to C."""
+    need('numpy')
+    import numpy
+    numbers = numpy.random.default_rng(1)
+    a = numbers.random((k, m) if kind[0] == 't' else (m, k), dtype=numpy.float32)
+    b = numbers.random((n, k) if kind[1] == 't' else (k, n), dtype=numpy.float32)
+    c = numpy.empty((m, n), numpy.float32)
+    a, b = a.T if kind[0] == 't' else a, b.T if kind[1] == 't' else b
+
+    def seconds(repeats):
+        begin = time.perf_counter()
+        for _ in range(repeats):
+            numpy.matmul(a, b, out=c)
+        return (time.perf_counter() - begin) / repeats
+
+    repeats = 1 + int(0.02 / seconds(1))
+    return lambda: 2e-9 * m * n * k / statistics.median(seconds(repeats) for _ in range(7))
 
 
 # ==== PyTorch ===================================================================================
@@ -210,6 +290,17 @@ def transformers_generate(shape, threads, sequences, tokens):
     return lambda: generate(tokens)
 
 
+def words_tokenizer(vocab):
+    """Knows the words w0 (padding), w1 (the end), w2, ..."""
+    import tokenizers
+    import transformers
+    words = {f'w{i}': i for i in range(vocab)}
+    bare = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token='w0'))
+    bare.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    special = {'pad_token': 'w0', 'eos_token': 'w1', 'unk_token': 'w0'}
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=bare, **special)
+
+
 def trl_step(shape, threads, math=None, bf16=False):
     """math: on the device. bf16: products by autocast. Seconds of GRPOTrainer's steps: as many prompts, responses and tokens, prompts of nine tokens (ours have 8.6), any reward."""
     need('torch', 'transformers', 'trl', 'datasets')
@@ -218,14 +309,10 @@ def trl_step(shape, threads, math=None, bf16=False):
     os.environ['TRL_EXPERIMENTAL_SILENCE'] = '1'
     import torch
     import datasets
-    import tokenizers
     import transformers
     import trl
     torch.set_num_threads(threads)
-    words = {f'w{i}': i for i in range(shape['vocab'])}
-    bare = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token='w0'))
-    bare.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=bare, pad_token='w0', eos_token='w1', unk_token='w0')
+    tokenizer = words_tokenizer(shape['vocab'])
     prompts = [' '.join(f'w{(7 * i + 13 * k) % (shape["vocab"] - 2) + 2}' for k in range(9)) for i in range(4096)]
     seconds = []
 
@@ -249,6 +336,146 @@ def trl_step(shape, threads, math=None, bf16=False):
                               train_dataset=datasets.Dataset.from_dict({'prompt': prompts}), processing_class=tokenizer, callbacks=[Turns()])
     sys.stdout = sys.stderr
     trainer.train()
+
+
+# ==== sampler and trainer =======================================================================
+RANDOM = {'tiny': 'demo', '10m': '10m'}                 # shapes of bench.h
+MODELS = [*RANDOM, 'SmolLM2-135M-Instruct']
+WAYS = {'float32': (False, 'float32'), 'bf16 (its default)': (True, 'float32'),         # autocast, weights
+        'bf16 weights': (True, 'bfloat16')}
+QUESTIONS = '''Why is the sky blue?
+Write a short story about a lighthouse keeper who finds a letter in a bottle one stormy night.
+Explain how a refrigerator works.
+A train leaves at 9:40 and arrives at 13:05. How long does the journey take? Show your steps.
+What should I see in Rome in three days, if I love old paintings but walk slowly and hate queues?
+Describe autumn.
+Give me five names for a bakery and say what each of them promises to somebody who passes by.
+How do bees make honey?
+Natalia sold clips to 48 of her friends in April, and then half as many in May. How many altogether?
+Who was Marie Curie?
+Compare tea and coffee, their history, their taste and what they do to sleep.
+Explain recursion to a child.'''.split('\n')
+
+
+def ratio_weights(name):
+    """Random weights in a folder that ratio.c and transformers read."""
+    model = llama(shapes()[RANDOM[name]])
+    model.generation_config.eos_token_id = model.config.eos_token_id = 1
+    model.save_pretrained(os.path.join(MADE, 'ratio-' + name))
+
+
+def ratio_model(name):
+    """Folder, tokenizer and twelve prompts of unequal lengths."""
+    import transformers
+    if name in RANDOM:
+        vocab = shapes()[RANDOM[name]]['vocab']
+        prompts = [' '.join(f'w{(7 * i + 13 * k) % (vocab - 2) + 2}' for k in range(3 + 5 * i % 17))
+                   for i in range(12)]
+        return os.path.join(MADE, 'ratio-' + name), words_tokenizer(vocab), prompts
+    folder = os.path.join(BUILD, 'real-model', name)
+    if not os.path.isdir(folder):
+        raise Skip(f'no build/real-model/{name} (make real-model)')
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    prompts = [tokenizer.apply_chat_template([{'role': 'user', 'content': question}], tokenize=False,
+                                             add_generation_prompt=True) for question in QUESTIONS]
+    return folder, tokenizer, prompts
+
+
+def ratio_trl(name, temperature, way):
+    """A line as ratio.c prints it, of as many responses in as many steps of TRL's GRPOTrainer, with the
+    generate of transformers and its cache. The log-probs of training are those that its loss is made of.
+    Those of sampling TRL keeps with vLLM alone: generate is asked for the scores it draws from, TRL's own
+    function makes log-probs of them, in float32."""
+    folder, tokenizer, prompts = ratio_model(name)
+    os.environ['TRL_EXPERIMENTAL_SILENCE'] = '1'
+    import datasets
+    import torch
+    import trl
+    from trl.trainer.utils import selective_log_softmax
+    pairs = []
+
+    class Trainer(trl.GRPOTrainer):
+        def _generate_single_turn(self, *args, **names):
+            ids, _ = super()._generate_single_turn(*args, **names)
+            return ids, [row[:len(some)].tolist() for row, some in zip(self.drawn, ids)]
+
+        def _get_per_token_logps_and_entropies(self, *args, **names):
+            self.found = super()._get_per_token_logps_and_entropies(*args, **names)
+            return self.found
+
+        def _compute_loss(self, model, inputs):
+            loss = super()._compute_loss(model, inputs)
+            mask = inputs['completion_mask'].bool()
+            pairs.append((inputs['sampling_per_token_logps'][mask], self.found[0].detach()[mask]))
+            return loss
+
+    autocast, dtype = WAYS[way]
+    config = trl.GRPOConfig(
+        output_dir=os.path.join(MADE, 'trl'), use_cpu=True, bf16=autocast, model_init_kwargs={'dtype': dtype},
+        report_to='none', save_strategy='no', logging_strategy='no', disable_tqdm=True, shuffle_dataset=False,
+        per_device_train_batch_size=32, num_generations=8, max_completion_length=64, temperature=temperature,
+        max_steps=len(prompts) // 4)
+    trainer = Trainer(
+        model=folder, args=config, processing_class=tokenizer,
+        reward_funcs=lambda completion_ids, **_: [float(len(ids) % 3) for ids in completion_ids],
+        train_dataset=datasets.Dataset.from_dict({'prompt': prompts}))
+    generate = trainer.model.generate
+
+    def with_scores(**names):
+        out = generate(**names, return_dict_in_generate=True, output_scores=True)
+        scores = torch.stack(out.scores, 1)
+        trainer.drawn = selective_log_softmax(scores, out.sequences[:, -scores.shape[1]:])
+        return out.sequences
+
+    trainer.model.generate = with_scores
+    trainer.train()
+    drawn, trained = (torch.cat(some).double() for some in zip(*pairs))
+    gap, ratio = trained - drawn, (trained - drawn).exp()
+    differ, outside = (of.double().mean() for of in (gap != 0, (ratio < 0.9) | (ratio > 1.1)))
+    return (f'RATIO tokens={len(gap)} differ={differ:.4g} mean={gap.abs().mean():.3g} '
+            f'max={gap.abs().max():.3g} low={ratio.min():.7g} high={ratio.max():.7g} outside={outside:.4g}')
+
+
+def ratio_ours(name, temperature, matmul):
+    folder, tokenizer, prompts = ratio_model(name)
+    path = os.path.join(MADE, f'ratio-{name}.txt')
+    with open(path, 'w', encoding='utf-8') as file:
+        file.writelines(' '.join(map(str, tokenizer(prompt)['input_ids'])) + '\n' for prompt in prompts)
+    command = [os.path.join(BUILD, 'ratio'), folder, path, str(temperature), str(tokenizer.eos_token_id)]
+    env = {**os.environ, 'TT_MATMUL': matmul}
+    return subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True).stdout
+
+
+def ratio_theirs(name, temperature, way):
+    """In a process of its own: one has one precision."""
+    command = [sys.executable, os.path.abspath(__file__), '--ratio-trl', name, str(temperature), way]
+    env = {**os.environ, 'TOKENIZERS_PARALLELISM': 'false', 'HF_HUB_OFFLINE': '1'}
+    with open(os.path.join(MADE, 'peers.log'), 'a', encoding='utf-8') as log:
+        return subprocess.run(command, env=env, stdout=subprocess.PIPE, stderr=log, text=True).stdout
+
+
+def ratios(part):
+    """The table, a row as soon as it is measured."""
+    need('torch', 'transformers', 'trl', 'datasets')
+    os.makedirs(MADE, exist_ok=True)
+    versions()
+    print('| model | T | | tokens | differ | mean difference | largest | ratio | beyond 0.9, 1.1 | moved |')
+    print('|---|---|---|' + '---:|' * 7, flush=True)
+    systems = [('here, float32', ratio_ours, 'f32'), ('here, bf16 products', ratio_ours, 'bf16')]
+    systems += [(f'TRL, {way}', ratio_theirs, way) for way in WAYS]
+    for name in MODELS:
+        if part not in name:
+            continue
+        if name in RANDOM:
+            ratio_weights(name)
+        for temperature in 1, 0.7:
+            for system, measure, way in systems:
+                f = fields(measure(name, temperature, way))
+                if 'tokens' not in f:
+                    raise SystemExit(f'{system} failed with {name}, see above or {MADE}/peers.log')
+                cells = [name, temperature, system, *(f[key] for key in ('tokens', 'differ', 'mean', 'max')),
+                         f'{f["low"]} .. {f["high"]}', f['outside'], f.get('moved', '')]
+                print('| ' + ' | '.join(map(str, cells)) + ' |', flush=True)
 
 
 # ==== on the device =============================================================================
@@ -572,6 +799,8 @@ def train_tokenizer():
 def rivals(threads):
     """(figure, bench program, rival, its measurement); a measurement makes a function that gives one figure."""
     s = shapes()
+    for kind, m, n, k, _ in bench_rows('training'):
+        yield f'gemm_{kind}_{m}x{n}x{k}', 'bench_gemm', 'numpy', lambda p=(kind, m, n, k): numpy_gemm(*p)
     for name in 'demo', '4x128', '6x384', 'gpt2_124m':
         for rival, compiled in ('pytorch', False), ('pytorch_compile', True):
             yield f'train_{name}', 'bench_train', rival, lambda name=name, compiled=compiled: torch_train(s[name], threads, compiled)
@@ -636,6 +865,9 @@ def turns(figure, program, rival, threads):
     env = {**os.environ, 'OMP_NUM_THREADS': str(threads), 'RAYON_NUM_THREADS': str(threads), 'TOKENIZERS_PARALLELISM': 'false', 'HF_HUB_OFFLINE': '1'}
     if not threads:
         env = {**os.environ, 'TOKENIZERS_PARALLELISM': 'false', 'HF_HUB_OFFLINE': '1'}
+    if rival == 'numpy':
+        env['OPENBLAS_CORETYPE'] = numpy_core_type()
+        env['OPENBLAS_NUM_THREADS'] = str(threads)
     with open(os.path.join(MADE, 'peers.log'), 'a', encoding='utf-8') as log:
         child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, env=env)
         try:
@@ -668,7 +900,7 @@ def turns(figure, program, rival, threads):
 def versions():
     """A PEERS line: what is installed, and the commits of the checkouts."""
     found = []
-    for package in 'torch', 'transformers', 'trl', 'tokenizers', 'tiktoken', 'llama-cpp-python':
+    for package in 'numpy', 'torch', 'transformers', 'trl', 'tokenizers', 'tiktoken', 'llama-cpp-python':
         try:
             found.append(f'{package}={importlib.metadata.version(package)}')
         except importlib.metadata.PackageNotFoundError:
@@ -754,7 +986,8 @@ def write(log, results):
                 best[key] = max(best.get(key, 0), float(f[key]))
     text += [f'| {n} | {b["fma"]:.0f} GFLOP/s | {b["bf16"]:.0f} GFLOP/s | {b["read"]:.1f} GB/s |' for n, b in sorted(limits.items())]
     text += tables(lines)
-    for title, kind in ('Rivals', 'PEERS'), ('Where the time of a step goes', 'PARTS'), ('Left out', 'skip'):
+    for title, kind in (('Rivals', 'PEERS'), ('Kernels of OpenBLAS', 'RIVAL'),
+                        ('Where the time of a step goes', 'PARTS'), ('Left out', 'skip')):
         some = [line[len(kind) + 1:].replace('name=', '').replace('=', ' ') for line in lines if line.startswith(kind + ' ')]
         if some:
             text += [f'\n### {title}\n'] + [f'- {line}' for line in dict.fromkeys(some)]
@@ -770,6 +1003,18 @@ def write(log, results):
 if __name__ == '__main__':
     if sys.argv[1:2] == ['--serve']:
         serve(sys.argv[2], sys.argv[3], int(sys.argv[4]))
+    elif sys.argv[1:2] == ['--numpy']:
+        try:
+            print(numpy_probe())
+        except Skip as why:
+            print(f'skip {why}')
+    elif sys.argv[1:2] == ['--ratio-trl']:
+        print(ratio_trl(sys.argv[2], float(sys.argv[3]), sys.argv[4]))
+    elif sys.argv[1:2] == ['--ratio']:
+        try:
+            ratios(sys.argv[2] if len(sys.argv) > 2 else '')
+        except Skip as why:
+            print(f'skip: {why}')
     elif sys.argv[1:2] == ['--cuda']:
         measure_all(0, sys.argv[2] if len(sys.argv) > 2 else '', True)
     elif sys.argv[1:2] == ['--proof']:
