@@ -58,7 +58,7 @@
     kernel<<<grid, threads, shared, (cuda)->stream>>>(__VA_ARGS__)
 #define TTI_DYNAMIC_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
 #define TTI_GPU_UNROLL _Pragma("unroll")      /* arrays in registers need it: a register has no index */
-#define TTI_GPU_ROLLED _Pragma("unroll 1")
+#define TTI_GPU_UNROLL_TWO _Pragma("unroll 2")
 #endif
 
 /* ---- [tt:cuda.state] the context's state ---- */
@@ -1448,10 +1448,11 @@ struct tti_tile_of {
     };
 };
 
-/* chunk + more, of which no bit is in both: chunk is known to the compiler, more to the thread. */
+/* Chunk number chunk + more, of which no bit is in both: the compiler knows chunk, the thread more. */
 template <int MATH, int DIM>
 static __device__ __forceinline__ uint32_t *tti_gpu_chunk(uint32_t *tile, int line, int chunk, int more) {
-    return tile + line * tti_tile_of<MATH, DIM>::words + (chunk & ~7) * 4 + ((more ^ (line & 7)) ^ (chunk & 7)) * 4;
+    const int place = (chunk & ~7) + ((more ^ (line & 7)) ^ (chunk & 7));
+    return tile + line * tti_tile_of<MATH, DIM>::words + place * 4;
 }
 
 /* Bytes of shared memory where `own` tiles of `rows` lines stay and two of `lines` pass. */
@@ -1462,54 +1463,55 @@ static size_t tti_cuda_tile_bytes(size_t own, size_t rows, size_t lines) {
 }
 
 /* LINES lines from line first on are sent to their landing; what lies beyond `lines` and `dim` is 0. */
-template <int DIM, int LINES>
+template <int DIM, int LINES, int THREADS>
 static __device__ __forceinline__ void tti_gpu_send(float *landing, const tti_lines &from, int first,
                                                     int lines, int dim) {
-    const int whole = dim % 4 == 0 && (uintptr_t)from.p % 16 == 0;
-    for (int i = (int)threadIdx.x; i < LINES * DIM / 4; i += (int)blockDim.x) {
-        int line = i / (DIM / 4), x = i % (DIM / 4) * 4, n = line < lines ? dim - x : 0;
+    enum { WIDTH = DIM / 4, STRIDE = THREADS / WIDTH };      /* chunks of a line; lines at once */
+    const int whole = dim % 4 == 0 && (uintptr_t)from.p % 16 == 0, x = (int)threadIdx.x % WIDTH * 4;
+    TTI_GPU_UNROLL_TWO
+    for (int line = (int)threadIdx.x / WIDTH; line < LINES; line += STRIDE) {
+        const int n = line < lines ? dim - x : 0;
         const float *p = n > 0 ? tti_gpu_line(from, first + line) + x : from.p;
+        float *to = landing + line * DIM + x;
         if (whole) {
-            tti_gpu_copy<16>(landing + 4 * i, p, n > 0 ? 16 : 0);
+            tti_gpu_copy<16>(to, p, n > 0 ? 16 : 0);
         } else {
-            for (int j = 0; j < 4; j++) {
-                tti_gpu_copy<4>(landing + 4 * i + j, j < n ? p + j : from.p, j < n ? 4 : 0);
-            }
+            for (int j = 0; j < 4; j++) { tti_gpu_copy<4>(to + j, j < n ? p + j : from.p, j < n ? 4 : 0); }
         }
     }
 }
 
-/* And taken from there. */
-template <int MATH, int DIM, int LINES>
+/* And taken from there, each chunk by the thread that sent it. */
+template <int MATH, int DIM, int LINES, int THREADS>
 static __device__ __forceinline__ void tti_gpu_take(uint32_t *tile, const float *landing) {
-    for (int i = (int)threadIdx.x; i < LINES * DIM / 4; i += (int)blockDim.x) {
-        const float4 x = ((const float4 *)landing)[i];
-        const int line = i / (DIM / 4), c = i % (DIM / 4);
+    enum { WIDTH = DIM / 4, STRIDE = THREADS / WIDTH };
+    const int c = (int)threadIdx.x % WIDTH;
+    TTI_GPU_UNROLL_TWO
+    for (int line = (int)threadIdx.x / WIDTH; line < LINES; line += STRIDE) {
+        float4 x = ((const float4 *)landing)[line * WIDTH + c];
         if (MATH == TT_CUDA_BF16) {
             uint2 pairs = {tti_gpu_bf16_pair(x.x, x.y), tti_gpu_bf16_pair(x.z, x.w)};
-            *(uint2 *)(tti_gpu_chunk<MATH, DIM>(tile, line, c / 2, 0) + c % 2 * 2) = pairs;
+            *(uint2 *)(tti_gpu_chunk<MATH, DIM>(tile, line, 0, c / 2) + c % 2 * 2) = pairs;
         } else {
-            float *to = (float *)tti_gpu_chunk<MATH, DIM>(tile, line, c, 0);
-            float4 y = x;
             if (MATH == TT_CUDA_TF32) {
-                y.x = __uint_as_float(tti_gpu_tf32(x.x));
-                y.y = __uint_as_float(tti_gpu_tf32(x.y));
-                y.z = __uint_as_float(tti_gpu_tf32(x.z));
-                y.w = __uint_as_float(tti_gpu_tf32(x.w));
+                x.x = __uint_as_float(tti_gpu_tf32(x.x));
+                x.y = __uint_as_float(tti_gpu_tf32(x.y));
+                x.z = __uint_as_float(tti_gpu_tf32(x.z));
+                x.w = __uint_as_float(tti_gpu_tf32(x.w));
             }
-            *(float4 *)to = y;
+            *(float4 *)tti_gpu_chunk<MATH, DIM>(tile, line, 0, c) = x;
         }
     }
 }
 
 /* A tile of LINES lines that stays, AT_ONCE of them through the landing at a time. */
-template <int MATH, int DIM, int LINES, int AT_ONCE>
+template <int MATH, int DIM, int LINES, int AT_ONCE, int THREADS>
 static __device__ __forceinline__ void tti_gpu_own(uint32_t *tile, float *landing, const tti_lines &from,
                                                    int first, int lines, int dim) {
     for (int i = 0; i < LINES; i += AT_ONCE) {
-        tti_gpu_send<DIM, AT_ONCE>(landing, from, first + i, lines - i, dim);
+        tti_gpu_send<DIM, AT_ONCE, THREADS>(landing, from, first + i, lines - i, dim);
         tti_gpu_copied();
-        tti_gpu_take<MATH, DIM, AT_ONCE>(tile + i * tti_tile_of<MATH, DIM>::words, landing);
+        tti_gpu_take<MATH, DIM, AT_ONCE, THREADS>(tile + i * tti_tile_of<MATH, DIM>::words, landing);
     }
 }
 
@@ -1576,7 +1578,7 @@ static __device__ __forceinline__ void tti_gpu_scores(float score[N / 8][4], uin
     uint32_t row[4];
     TTI_GPU_UNROLL
     for (int j = 0; j < N / 2; j++) { score[j / 4][j % 4] = 0.0f; }
-    TTI_GPU_ROLLED
+    TTI_GPU_UNROLL_TWO
     for (int p = 0; p < steps; p++) {
         tti_gpu_fragment_a<MATH, DIM>(row, rows, p);
         tti_gpu_scores_step<MATH, DIM, N>(score, row, columns, p);
@@ -1643,7 +1645,7 @@ static __device__ __forceinline__ void tti_gpu_softmax_tile(float score[KEYS / 8
     }
 }
 
-/* A thread's results of rows r0 on, n of them in all, times factor[row], put or added to their lines. */
+/* A thread's results, times the factor of their row, put or added to lines first on, of which n are there. */
 template <int DIM>
 static __device__ __forceinline__ void tti_gpu_put_results(const tti_lines &to, int first, int n, int dim,
                                                            int adds, float out[DIM / 8][4],
@@ -1682,8 +1684,8 @@ static __device__ __forceinline__ size_t tti_gpu_statistic(const tt_attention_ar
 template <int MATH, int DIM, int ROWS, int KEYS>
 static __global__ void __launch_bounds__(2 * ROWS, DIM < 256 ? 2 : 1)
     tti_gpu_attention_forward_tiles(tt_attention_args a) {
-    enum { WORDS = tti_tile_of<MATH, DIM>::words, HELD = DIM == 64 && MATH != TT_CUDA_F32 };
-    enum { STEPS = HELD ? tti_tile_of<MATH, DIM>::steps : 1 };
+    enum { WORDS = tti_tile_of<MATH, DIM>::words, THREADS = 2 * ROWS };
+    enum { HELD = DIM == 64 && MATH != TT_CUDA_F32, STEPS = HELD ? tti_tile_of<MATH, DIM>::steps : 1 };
     TTI_DYNAMIC_SHARED(shared);
     uint32_t *q = (uint32_t *)shared, *k = q + ROWS * WORDS, *v = k + KEYS * WORDS;
     float *k_landing = (float *)(v + KEYS * WORDS), *v_landing = k_landing + KEYS * DIM;
@@ -1694,26 +1696,26 @@ static __global__ void __launch_bounds__(2 * ROWS, DIM < 256 ? 2 : 1)
     const int row0 = (n_blocks - 1 - (int)blockIdx.y) * ROWS, rows = min(ROWS, all_rows - row0);
     const int n_keys = seq.position + (row0 + rows - 1) / seq.group + 1;
     const tti_lines keys = tti_gpu_keys(a, seq, a.k, kv_head), values = tti_gpu_keys(a, seq, a.v, kv_head);
+    const tti_lines queries = tti_gpu_rows(a, seq, a.q, kv_head);
     float out[DIM / 8][4], score[KEYS / 8][4], max[2] = {-INFINITY, -INFINITY}, sum[2] = {0.0f, 0.0f};
     uint32_t held[STEPS][4];
     if (row0 < 0) { return; }
-    /* The last key that the thread's rows see, and that the first and last of the warp do. */
+    /* The last key that the thread's rows see, and any of the warp. */
     const int sees[2] = {seq.position + (row0 + TTI_ROW(0)) / seq.group,
                          seq.position + (row0 + TTI_ROW(2)) / seq.group};
-    const int all_see = seq.position + (row0 + TTI_WARP_ROW) / seq.group;
     const int one_sees = TTI_WARP_ROW < rows ? seq.position + (row0 + TTI_WARP_ROW + 15) / seq.group : -1;
     TTI_EACH_RESULT(DIM / 8, j, r) { out[j][r] = 0.0f; }
-    tti_gpu_own<MATH, DIM, ROWS, 2 * KEYS>(q, k_landing, tti_gpu_rows(a, seq, a.q, kv_head), row0, rows, dim);
-    tti_gpu_send<DIM, KEYS>(k_landing, keys, 0, n_keys, dim);
-    tti_gpu_send<DIM, KEYS>(v_landing, values, 0, n_keys, dim);
+    tti_gpu_own<MATH, DIM, ROWS, 2 * KEYS, THREADS>(q, k_landing, queries, row0, rows, dim);
+    tti_gpu_send<DIM, KEYS, THREADS>(k_landing, keys, 0, n_keys, dim);
+    tti_gpu_send<DIM, KEYS, THREADS>(v_landing, values, 0, n_keys, dim);
     for (int key0 = 0; key0 < n_keys; key0 += KEYS) {
         tti_gpu_copied();
         __syncthreads();                    /* no warp reads the tiles before any more */
-        tti_gpu_take<MATH, DIM, KEYS>(k, k_landing);
-        tti_gpu_take<MATH, DIM, KEYS>(v, v_landing);
+        tti_gpu_take<MATH, DIM, KEYS, THREADS>(k, k_landing);
+        tti_gpu_take<MATH, DIM, KEYS, THREADS>(v, v_landing);
         if (key0 + KEYS < n_keys) {
-            tti_gpu_send<DIM, KEYS>(k_landing, keys, key0 + KEYS, n_keys - key0 - KEYS, dim);
-            tti_gpu_send<DIM, KEYS>(v_landing, values, key0 + KEYS, n_keys - key0 - KEYS, dim);
+            tti_gpu_send<DIM, KEYS, THREADS>(k_landing, keys, key0 + KEYS, n_keys - key0 - KEYS, dim);
+            tti_gpu_send<DIM, KEYS, THREADS>(v_landing, values, key0 + KEYS, n_keys - key0 - KEYS, dim);
         }
         __syncthreads();
         TTI_GPU_UNROLL
@@ -1730,11 +1732,9 @@ static __global__ void __launch_bounds__(2 * ROWS, DIM < 256 ? 2 : 1)
         } else {
             tti_gpu_scores<MATH, DIM, KEYS>(score, q + TTI_WARP_ROW * WORDS, k, steps);
         }
-        TTI_EACH_RESULT(KEYS / 8, j, r) { score[j][r] *= a.scale; }
-        if (key0 + KEYS - 1 > all_see) {
-            TTI_EACH_RESULT(KEYS / 8, j, r) {
-                if (key0 + TTI_COLUMN(j, r) > sees[r / 2]) { score[j][r] = -INFINITY; }
-            }
+        TTI_EACH_RESULT(KEYS / 8, j, r) {
+            int seen = key0 + TTI_COLUMN(j, r) <= sees[r / 2];
+            score[j][r] = seen ? a.scale * score[j][r] : -INFINITY;
         }
         tti_gpu_softmax_tile<MATH, DIM, KEYS>(score, max, sum, out);
         tti_gpu_attend<MATH, DIM, KEYS>(out, score, v);
@@ -1755,7 +1755,7 @@ static __global__ void __launch_bounds__(2 * ROWS, DIM < 256 ? 2 : 1)
 template <int MATH, int DIM, int ROWS, int KEYS>
 static __global__ void __launch_bounds__(2 * ROWS, DIM < 256 ? 2 : 1)
     tti_gpu_attention_dq_tiles(tt_attention_args a, const float *delta_all) {
-    enum { WORDS = tti_tile_of<MATH, DIM>::words };
+    enum { WORDS = tti_tile_of<MATH, DIM>::words, THREADS = 2 * ROWS };
     TTI_DYNAMIC_SHARED(shared);
     uint32_t *q = (uint32_t *)shared, *dout = q + ROWS * WORDS;
     uint32_t *k = dout + ROWS * WORDS, *v = k + KEYS * WORDS;
@@ -1780,18 +1780,18 @@ static __global__ void __launch_bounds__(2 * ROWS, DIM < 256 ? 2 : 1)
         lse[i] = a.lse[at];
         delta[i] = delta_all[at];
     }
-    tti_gpu_own<MATH, DIM, ROWS, 2 * KEYS>(q, k_landing, queries, row0, rows, dim);
-    tti_gpu_own<MATH, DIM, ROWS, 2 * KEYS>(dout, k_landing, douts, row0, rows, dim);
-    tti_gpu_send<DIM, KEYS>(k_landing, keys, 0, n_keys, dim);
-    tti_gpu_send<DIM, KEYS>(v_landing, values, 0, n_keys, dim);
+    tti_gpu_own<MATH, DIM, ROWS, 2 * KEYS, THREADS>(q, k_landing, queries, row0, rows, dim);
+    tti_gpu_own<MATH, DIM, ROWS, 2 * KEYS, THREADS>(dout, k_landing, douts, row0, rows, dim);
+    tti_gpu_send<DIM, KEYS, THREADS>(k_landing, keys, 0, n_keys, dim);
+    tti_gpu_send<DIM, KEYS, THREADS>(v_landing, values, 0, n_keys, dim);
     for (int key0 = 0; key0 < n_keys; key0 += KEYS) {
         tti_gpu_copied();
         __syncthreads();
-        tti_gpu_take<MATH, DIM, KEYS>(k, k_landing);
-        tti_gpu_take<MATH, DIM, KEYS>(v, v_landing);
+        tti_gpu_take<MATH, DIM, KEYS, THREADS>(k, k_landing);
+        tti_gpu_take<MATH, DIM, KEYS, THREADS>(v, v_landing);
         if (key0 + KEYS < n_keys) {
-            tti_gpu_send<DIM, KEYS>(k_landing, keys, key0 + KEYS, n_keys - key0 - KEYS, dim);
-            tti_gpu_send<DIM, KEYS>(v_landing, values, key0 + KEYS, n_keys - key0 - KEYS, dim);
+            tti_gpu_send<DIM, KEYS, THREADS>(k_landing, keys, key0 + KEYS, n_keys - key0 - KEYS, dim);
+            tti_gpu_send<DIM, KEYS, THREADS>(v_landing, values, key0 + KEYS, n_keys - key0 - KEYS, dim);
         }
         __syncthreads();
         if (key0 > one_sees) { continue; }
@@ -1826,7 +1826,7 @@ static __device__ __forceinline__ void tti_gpu_send_statistics(float *landing, c
 template <int MATH, int DIM, int KEYS, int ROWS, int PARTS>
 static __global__ void __launch_bounds__(2 * KEYS, DIM < 256 ? 2 : 1)
     tti_gpu_attention_dkv_tiles(tt_attention_args a, const float *delta_all) {
-    enum { WORDS = tti_tile_of<MATH, DIM>::words };
+    enum { WORDS = tti_tile_of<MATH, DIM>::words, THREADS = 2 * KEYS };
     TTI_DYNAMIC_SHARED(shared);
     uint32_t *k = (uint32_t *)shared, *v = k + KEYS * WORDS;
     uint32_t *q = v + KEYS * WORDS, *dout = q + ROWS * WORDS;
@@ -1836,6 +1836,7 @@ static __global__ void __launch_bounds__(2 * KEYS, DIM < 256 ? 2 : 1)
     const int kv_head = (int)blockIdx.z, dim = a.head_dim, all_rows = seq.tokens * seq.group;
     const int steps = (dim + tti_mode<MATH>::step - 1) / tti_mode<MATH>::step;
     const int key0 = (int)blockIdx.y * KEYS, n = min(KEYS, seq.tokens - key0);
+    const tti_lines keys = tti_gpu_keys(a, seq, a.k, kv_head), values = tti_gpu_keys(a, seq, a.v, kv_head);
     const tti_lines queries = tti_gpu_rows(a, seq, a.q, kv_head);
     const tti_lines douts = tti_gpu_rows(a, seq, a.dout, kv_head);
     const float one[2] = {1.0f, 1.0f}, scale[2] = {a.scale, a.scale};
@@ -1848,21 +1849,21 @@ static __global__ void __launch_bounds__(2 * KEYS, DIM < 256 ? 2 : 1)
     if (n <= 0) { return; }
     TTI_EACH_RESULT((PARTS & TTI_DK ? DIM / 8 : 1), j, r) { dk[j][r] = 0.0f; }
     TTI_EACH_RESULT((PARTS & TTI_DV ? DIM / 8 : 1), j, r) { dv[j][r] = 0.0f; }
-    tti_gpu_own<MATH, DIM, KEYS, 2 * ROWS>(k, q_landing, tti_gpu_keys(a, seq, a.k, kv_head), key0, n, dim);
-    tti_gpu_own<MATH, DIM, KEYS, 2 * ROWS>(v, q_landing, tti_gpu_keys(a, seq, a.v, kv_head), key0, n, dim);
-    tti_gpu_send<DIM, ROWS>(q_landing, queries, first, all_rows - first, dim);
-    tti_gpu_send<DIM, ROWS>(dout_landing, douts, first, all_rows - first, dim);
+    tti_gpu_own<MATH, DIM, KEYS, 2 * ROWS, THREADS>(k, q_landing, keys, key0, n, dim);
+    tti_gpu_own<MATH, DIM, KEYS, 2 * ROWS, THREADS>(v, q_landing, values, key0, n, dim);
+    tti_gpu_send<DIM, ROWS, THREADS>(q_landing, queries, first, all_rows - first, dim);
+    tti_gpu_send<DIM, ROWS, THREADS>(dout_landing, douts, first, all_rows - first, dim);
     tti_gpu_send_statistics<ROWS>(landing, a, seq, delta_all, kv_head, first, all_rows);
     for (int row0 = first; row0 < all_rows; row0 += ROWS) {
         const int next = row0 + ROWS;
         tti_gpu_copied();
         __syncthreads();
-        tti_gpu_take<MATH, DIM, ROWS>(q, q_landing);
-        tti_gpu_take<MATH, DIM, ROWS>(dout, dout_landing);
+        tti_gpu_take<MATH, DIM, ROWS, THREADS>(q, q_landing);
+        tti_gpu_take<MATH, DIM, ROWS, THREADS>(dout, dout_landing);
         if (threadIdx.x < 2 * ROWS) { lse[threadIdx.x] = landing[threadIdx.x]; }
         if (next < all_rows) {
-            tti_gpu_send<DIM, ROWS>(q_landing, queries, next, all_rows - next, dim);
-            tti_gpu_send<DIM, ROWS>(dout_landing, douts, next, all_rows - next, dim);
+            tti_gpu_send<DIM, ROWS, THREADS>(q_landing, queries, next, all_rows - next, dim);
+            tti_gpu_send<DIM, ROWS, THREADS>(dout_landing, douts, next, all_rows - next, dim);
             tti_gpu_send_statistics<ROWS>(landing, a, seq, delta_all, kv_head, next, all_rows);
         }
         __syncthreads();
@@ -2015,8 +2016,9 @@ typedef struct tti_attention_kernels {
 
 /* As many rows a block, 16 a warp, and as long a tile as leave room for two blocks of 8 warps on a
  * multiprocessor with 228 KB of shared memory, or for one block of less with 99 KB. dk and dv of 256 channels
- * do not fit the registers together, nor do those of floats beside the halves of their factors. Floats of head_dim above 128 go back row by row where a block
- * has only 99 KB, as on compute capability 8.6 and 8.9: even 32 rows are too many. */
+ * do not fit the registers together, nor do those of floats beside the halves of their factors. Floats of
+ * head_dim above 128 go back row by row where a block has only 99 KB, as on compute capability 8.6 and 8.9:
+ * even 32 rows are too many. */
 template <int MATH, int DIM>
 static tti_attention_kernels tti_cuda_attention_kernels_of(size_t shared_limit) {
     enum {
@@ -2165,7 +2167,8 @@ static tt_status tti_cuda_attention_backward_tiles(tt_context *ctx, const tt_att
     tti_cuda *cuda = tti_cuda_of(ctx);
     const unsigned keys_each = (unsigned)k->dkv_keys, row_threads = 2 * (unsigned)k->dq_rows;
     unsigned key_blocks = ((unsigned)tti_cuda_longest(a) + keys_each - 1) / keys_each;
-    dim3 rows((unsigned)a->n_sequences, (unsigned)tti_cuda_row_blocks(a, k->dq_rows), (unsigned)a->n_kv_heads);
+    unsigned row_blocks = (unsigned)tti_cuda_row_blocks(a, k->dq_rows);
+    dim3 rows((unsigned)a->n_sequences, row_blocks, (unsigned)a->n_kv_heads);
     dim3 keys((unsigned)a->n_sequences, key_blocks, (unsigned)a->n_kv_heads);
     int dv = a->dv || (a->dk && k->dk == k->dv), dk = a->dk && k->dk != k->dv;
     cuda->counts.attention_tiles++;
