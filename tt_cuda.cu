@@ -709,6 +709,14 @@ static __device__ __forceinline__ void tti_gpu_copied(void) {
     asm volatile("cp.async.wait_all;" ::: "memory");
 }
 
+/* The thread's number as if it could change: else the compiler takes every address of a tile out of the loop
+ * over tiles, and has no registers for them. */
+static __device__ __forceinline__ int tti_gpu_thread(void) {
+    int id = (int)threadIdx.x;
+    asm volatile("" : "+r"(id));
+    return id;
+}
+
 /* All tiles of a warp, one step of k. */
 template <int MATH, int MI, int NI>
 static __device__ __forceinline__ void tti_gpu_mma(float c[MI][NI][4], const uint32_t a[MI][4],
@@ -1467,9 +1475,10 @@ template <int DIM, int LINES, int THREADS>
 static __device__ __forceinline__ void tti_gpu_send(float *landing, const tti_lines &from, int first,
                                                     int lines, int dim) {
     enum { WIDTH = DIM / 4, STRIDE = THREADS / WIDTH };      /* chunks of a line; lines at once */
-    const int whole = dim % 4 == 0 && (uintptr_t)from.p % 16 == 0, x = (int)threadIdx.x % WIDTH * 4;
+    const int id = tti_gpu_thread(), x = id % WIDTH * 4;
+    const int whole = dim % 4 == 0 && (uintptr_t)from.p % 16 == 0;
     TTI_GPU_UNROLL_TWO
-    for (int line = (int)threadIdx.x / WIDTH; line < LINES; line += STRIDE) {
+    for (int line = id / WIDTH; line < LINES; line += STRIDE) {
         const int n = line < lines ? dim - x : 0;
         const float *p = n > 0 ? tti_gpu_line(from, first + line) + x : from.p;
         float *to = landing + line * DIM + x;
@@ -1485,9 +1494,9 @@ static __device__ __forceinline__ void tti_gpu_send(float *landing, const tti_li
 template <int MATH, int DIM, int LINES, int THREADS>
 static __device__ __forceinline__ void tti_gpu_take(uint32_t *tile, const float *landing) {
     enum { WIDTH = DIM / 4, STRIDE = THREADS / WIDTH };
-    const int c = (int)threadIdx.x % WIDTH;
+    const int id = tti_gpu_thread(), c = id % WIDTH;
     TTI_GPU_UNROLL_TWO
-    for (int line = (int)threadIdx.x / WIDTH; line < LINES; line += STRIDE) {
+    for (int line = id / WIDTH; line < LINES; line += STRIDE) {
         float4 x = ((const float4 *)landing)[line * WIDTH + c];
         if (MATH == TT_CUDA_BF16) {
             uint2 pairs = {tti_gpu_bf16_pair(x.x, x.y), tti_gpu_bf16_pair(x.z, x.w)};
@@ -1517,28 +1526,29 @@ static __device__ __forceinline__ void tti_gpu_own(uint32_t *tile, float *landin
 
 /* Fragments of step p of k: of A from 16 lines, of two tiles of B from 16 lines that are its columns. */
 template <int MATH, int DIM>
-static __device__ __forceinline__ void tti_gpu_fragment_a(uint32_t a[4], uint32_t *tile, int p) {
-    const int lane = (int)threadIdx.x % 32;
+static __device__ __forceinline__ void tti_gpu_fragment_a(uint32_t a[4], uint32_t *tile, int lane, int p) {
     tti_gpu_ldmatrix<0>(a, tti_gpu_chunk<MATH, DIM>(tile, lane % 16, 2 * p, lane / 16));
 }
 
 template <int MATH, int DIM>
-static __device__ __forceinline__ void tti_gpu_fragment_b(uint32_t b[2][2], uint32_t *tile, int p) {
-    const int lane = (int)threadIdx.x % 32;
+static __device__ __forceinline__ void tti_gpu_fragment_b(uint32_t b[2][2], uint32_t *tile, int lane,
+                                                          int p) {
     tti_gpu_ldmatrix<0>(b[0], tti_gpu_chunk<MATH, DIM>(tile, lane / 16 * 8 + lane % 8, 2 * p, lane / 8 % 2));
 }
 
 /* Of two tiles of B, columns 16 j on, from lines that are its k. Columns t and t + 4 of a step of floats are
- * lines 2t and 2t + 1, as tti_gpu_turn has them. */
+ * lines 2t and 2t + 1, as tti_gpu_turn has them; volatile, so that not all are read long before their use. */
 template <int MATH, int DIM>
-static __device__ __forceinline__ void tti_gpu_fragment_turned(uint32_t b[2][2], uint32_t *tile, int j) {
-    const int lane = (int)threadIdx.x % 32, g = lane / 4, t = lane % 4;
+static __device__ __forceinline__ void tti_gpu_fragment_turned(uint32_t b[2][2], uint32_t *tile,
+                                                               int lane, int j) {
+    const int g = lane / 4, t = lane % 4;
     if (MATH == TT_CUDA_BF16) {
         tti_gpu_ldmatrix<1>(b[0], tti_gpu_chunk<MATH, DIM>(tile, lane % 16, 2 * j, lane / 16));
     } else {
         TTI_GPU_UNROLL
         for (int i = 0; i < 4; i++) {
-            b[i / 2][i % 2] = tti_gpu_chunk<MATH, DIM>(tile, 2 * t + i % 2, 4 * j + i / 2 * 2, g / 4)[g % 4];
+            volatile uint32_t *from = tti_gpu_chunk<MATH, DIM>(tile, 2 * t + i % 2, 4 * j + i / 2 * 2, g / 4);
+            b[i / 2][i % 2] = from[g % 4];
         }
     }
 }
@@ -1560,13 +1570,13 @@ static __device__ __forceinline__ void tti_gpu_turn(uint32_t a[4], float (*s)[4]
 /* One step of k of score = rows columns', 16 rows of a warp by N. */
 template <int MATH, int DIM, int N>
 static __device__ __forceinline__ void tti_gpu_scores_step(float score[N / 8][4], const uint32_t row[4],
-                                                           uint32_t *columns, int p) {
+                                                           uint32_t *columns, int lane, int p) {
     uint32_t a[1][4], b[2][2];
     TTI_GPU_UNROLL
     for (int j = 0; j < N / 16; j++) {
         TTI_GPU_UNROLL
         for (int i = 0; i < 4; i++) { a[0][i] = row[i]; }
-        tti_gpu_fragment_b<MATH, DIM>(b, columns + j * 16 * tti_tile_of<MATH, DIM>::words, p);
+        tti_gpu_fragment_b<MATH, DIM>(b, columns + j * 16 * tti_tile_of<MATH, DIM>::words, lane, p);
         tti_gpu_step<MATH, 1, 2>((float(*)[2][4])(score + 2 * j), a, b);
     }
 }
@@ -1575,13 +1585,14 @@ static __device__ __forceinline__ void tti_gpu_scores_step(float score[N / 8][4]
 template <int MATH, int DIM, int N>
 static __device__ __forceinline__ void tti_gpu_scores(float score[N / 8][4], uint32_t *rows,
                                                       uint32_t *columns, int steps) {
+    const int lane = tti_gpu_thread() % 32;
     uint32_t row[4];
     TTI_GPU_UNROLL
     for (int j = 0; j < N / 2; j++) { score[j / 4][j % 4] = 0.0f; }
     TTI_GPU_UNROLL_TWO
     for (int p = 0; p < steps; p++) {
-        tti_gpu_fragment_a<MATH, DIM>(row, rows, p);
-        tti_gpu_scores_step<MATH, DIM, N>(score, row, columns, p);
+        tti_gpu_fragment_a<MATH, DIM>(row, rows, lane, p);
+        tti_gpu_scores_step<MATH, DIM, N>(score, row, columns, lane, p);
     }
 }
 
@@ -1590,13 +1601,14 @@ template <int MATH, int DIM, int N>
 static __device__ __forceinline__ void tti_gpu_attend(float out[DIM / 8][4], float s[N / 8][4],
                                                       uint32_t *x) {
     enum { STEP = tti_mode<MATH>::step };
+    const int lane = tti_gpu_thread() % 32;
     uint32_t a[1][4], b[2][2];
     TTI_GPU_UNROLL
     for (int p = 0; p < N / STEP; p++) {
         TTI_GPU_UNROLL
         for (int j = 0; j < DIM / 16; j++) {
             tti_gpu_turn<MATH>(a[0], s + p * STEP / 8);
-            tti_gpu_fragment_turned<MATH, DIM>(b, x + p * STEP * tti_tile_of<MATH, DIM>::words, j);
+            tti_gpu_fragment_turned<MATH, DIM>(b, x + p * STEP * tti_tile_of<MATH, DIM>::words, lane, j);
             tti_gpu_step<MATH, 1, 2>((float(*)[2][4])(out + 2 * j), a, b);
         }
     }
@@ -1720,14 +1732,15 @@ static __global__ void __launch_bounds__(2 * ROWS, DIM < 256 ? 2 : 1)
         __syncthreads();
         TTI_GPU_UNROLL
         for (int p = 0; HELD && key0 == 0 && p < STEPS; p++) {
-            tti_gpu_fragment_a<MATH, DIM>(held[p], q + TTI_WARP_ROW * WORDS, p);
+            tti_gpu_fragment_a<MATH, DIM>(held[p], q + TTI_WARP_ROW * WORDS, (int)threadIdx.x % 32, p);
         }
         if (key0 > one_sees) { continue; }
         if (HELD) {
+            const int lane = tti_gpu_thread() % 32;
             TTI_EACH_RESULT(KEYS / 8, j, r) { score[j][r] = 0.0f; }
             TTI_GPU_UNROLL
             for (int p = 0; p < STEPS; p++) {
-                if (p < steps) { tti_gpu_scores_step<MATH, DIM, KEYS>(score, held[p], k, p); }
+                if (p < steps) { tti_gpu_scores_step<MATH, DIM, KEYS>(score, held[p], k, lane, p); }
             }
         } else {
             tti_gpu_scores<MATH, DIM, KEYS>(score, q + TTI_WARP_ROW * WORDS, k, steps);

@@ -318,6 +318,7 @@ static void tti_gpu_copied(void) {
     }
     host.copies[host.now].clear();
 }
+static int tti_gpu_thread(void) { return (int)threadIdx.x; }
 /* ldmatrix, from the lines whose addresses the lanes give; the 8 lines of a matrix have to lie in different banks. */
 template <int TURNED> static void tti_gpu_ldmatrix(uint32_t *r, const uint32_t *line) {
     const unsigned lane = host.now % 32, g = lane / 4, t = lane % 4;
