@@ -59,6 +59,7 @@
 #define TTI_DYNAMIC_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
 #define TTI_GPU_UNROLL _Pragma("unroll")      /* arrays in registers need it: a register has no index */
 #define TTI_GPU_UNROLL_TWO _Pragma("unroll 2")
+#define TTI_GPU_ROLLED _Pragma("unroll 1")
 #endif
 
 /* ---- [tt:cuda.state] the context's state ---- */
@@ -1589,7 +1590,7 @@ static __device__ __forceinline__ void tti_gpu_scores(float score[N / 8][4], uin
     uint32_t row[4];
     TTI_GPU_UNROLL
     for (int j = 0; j < N / 2; j++) { score[j / 4][j % 4] = 0.0f; }
-    TTI_GPU_UNROLL_TWO
+    TTI_GPU_ROLLED
     for (int p = 0; p < steps; p++) {
         tti_gpu_fragment_a<MATH, DIM>(row, rows, lane, p);
         tti_gpu_scores_step<MATH, DIM, N>(score, row, columns, lane, p);
@@ -1610,6 +1611,7 @@ static __device__ __forceinline__ void tti_gpu_attend(float out[DIM / 8][4], flo
             tti_gpu_turn<MATH>(a[0], s + p * STEP / 8);
             tti_gpu_fragment_turned<MATH, DIM>(b, x + p * STEP * tti_tile_of<MATH, DIM>::words, lane, j);
             tti_gpu_step<MATH, 1, 2>((float(*)[2][4])(out + 2 * j), a, b);
+            if (MATH == TT_CUDA_F32) { __syncwarp(); }      /* no reading ahead: no registers for it */
         }
     }
 }
@@ -1692,6 +1694,23 @@ static __device__ __forceinline__ size_t tti_gpu_statistic(const tt_attention_ar
     return token * (size_t)a.n_heads + (size_t)(kv_head * seq.group + row % seq.group);
 }
 
+/* The rows that a block owns. Asked for once more behind the loop, so that no register holds them in it. */
+typedef struct tti_owned {
+    tti_heads seq;
+    int kv_head, row0, rows;
+} tti_owned;
+
+template <int ROWS>
+static __device__ __forceinline__ tti_owned tti_gpu_block(const tt_attention_args &a) {
+    tti_owned b;
+    b.seq = tti_gpu_heads(a, (int)blockIdx.x);
+    const int all_rows = b.seq.tokens * b.seq.group, n_blocks = (all_rows + ROWS - 1) / ROWS;
+    b.kv_head = (int)blockIdx.z;
+    b.row0 = (n_blocks - 1 - (int)blockIdx.y) * ROWS;
+    b.rows = min(ROWS, all_rows - b.row0);
+    return b;
+}
+
 /* Shared memory: q [ROWS], k [KEYS], v [KEYS], landings of k and v [KEYS][DIM]. */
 template <int MATH, int DIM, int ROWS, int KEYS>
 static __global__ void __launch_bounds__(2 * ROWS, DIM < 256 ? 2 : 1)
@@ -1701,11 +1720,10 @@ static __global__ void __launch_bounds__(2 * ROWS, DIM < 256 ? 2 : 1)
     TTI_DYNAMIC_SHARED(shared);
     uint32_t *q = (uint32_t *)shared, *k = q + ROWS * WORDS, *v = k + KEYS * WORDS;
     float *k_landing = (float *)(v + KEYS * WORDS), *v_landing = k_landing + KEYS * DIM;
-    const tti_heads seq = tti_gpu_heads(a, (int)blockIdx.x);
-    const int kv_head = (int)blockIdx.z, dim = a.head_dim;
+    const tti_owned block = tti_gpu_block<ROWS>(a);
+    const tti_heads seq = block.seq;
+    const int kv_head = block.kv_head, dim = a.head_dim, row0 = block.row0, rows = block.rows;
     const int steps = (dim + tti_mode<MATH>::step - 1) / tti_mode<MATH>::step;
-    const int all_rows = seq.tokens * seq.group, n_blocks = (all_rows + ROWS - 1) / ROWS;
-    const int row0 = (n_blocks - 1 - (int)blockIdx.y) * ROWS, rows = min(ROWS, all_rows - row0);
     const int n_keys = seq.position + (row0 + rows - 1) / seq.group + 1;
     const tti_lines keys = tti_gpu_keys(a, seq, a.k, kv_head), values = tti_gpu_keys(a, seq, a.v, kv_head);
     const tti_lines queries = tti_gpu_rows(a, seq, a.q, kv_head);
@@ -1752,16 +1770,18 @@ static __global__ void __launch_bounds__(2 * ROWS, DIM < 256 ? 2 : 1)
         tti_gpu_softmax_tile<MATH, DIM, KEYS>(score, max, sum, out);
         tti_gpu_attend<MATH, DIM, KEYS>(out, score, v);
     }
+    const tti_owned to = tti_gpu_block<ROWS>(a);
     TTI_GPU_UNROLL
     for (int i = 0; i < 2; i++) {
         sum[i] += __shfl_xor_sync(0xFFFFFFFFu, sum[i], 1);
         sum[i] += __shfl_xor_sync(0xFFFFFFFFu, sum[i], 2);
-        if (a.lse && TTI_ROW(2 * i) < rows && threadIdx.x % 4 == 0) {
-            a.lse[tti_gpu_statistic(a, seq, kv_head, row0 + TTI_ROW(2 * i))] = max[i] + logf(sum[i]);
+        if (a.lse && TTI_ROW(2 * i) < to.rows && threadIdx.x % 4 == 0) {
+            a.lse[tti_gpu_statistic(a, to.seq, to.kv_head, to.row0 + TTI_ROW(2 * i))] = max[i] + logf(sum[i]);
         }
         sum[i] = 1.0f / sum[i];
     }
-    tti_gpu_put_results<DIM>(tti_gpu_rows(a, seq, a.out, kv_head), row0, rows, dim, 0, out, sum);
+    tti_gpu_put_results<DIM>(tti_gpu_rows(a, to.seq, a.out, to.kv_head), to.row0, to.rows, a.head_dim, 0, out,
+                             sum);
 }
 
 /* A block of rows goes over its keys. Shared memory: q, dout [ROWS], k, v [KEYS], their landings. */
@@ -1773,16 +1793,14 @@ static __global__ void __launch_bounds__(2 * ROWS, DIM < 256 ? 2 : 1)
     uint32_t *q = (uint32_t *)shared, *dout = q + ROWS * WORDS;
     uint32_t *k = dout + ROWS * WORDS, *v = k + KEYS * WORDS;
     float *k_landing = (float *)(v + KEYS * WORDS), *v_landing = k_landing + KEYS * DIM;
-    const tti_heads seq = tti_gpu_heads(a, (int)blockIdx.x);
-    const int kv_head = (int)blockIdx.z, dim = a.head_dim;
+    const tti_owned block = tti_gpu_block<ROWS>(a);
+    const tti_heads seq = block.seq;
+    const int kv_head = block.kv_head, dim = a.head_dim, row0 = block.row0, rows = block.rows;
     const int steps = (dim + tti_mode<MATH>::step - 1) / tti_mode<MATH>::step;
-    const int all_rows = seq.tokens * seq.group, n_blocks = (all_rows + ROWS - 1) / ROWS;
-    const int row0 = (n_blocks - 1 - (int)blockIdx.y) * ROWS, rows = min(ROWS, all_rows - row0);
     const int n_keys = (row0 + rows - 1) / seq.group + 1;
     const tti_lines keys = tti_gpu_keys(a, seq, a.k, kv_head), values = tti_gpu_keys(a, seq, a.v, kv_head);
     const tti_lines queries = tti_gpu_rows(a, seq, a.q, kv_head);
     const tti_lines douts = tti_gpu_rows(a, seq, a.dout, kv_head);
-    const float scale[2] = {a.scale, a.scale};
     float dq[DIM / 8][4], score[KEYS / 8][4], dp[KEYS / 8][4], lse[2], delta[2];      /* dp = dout v' */
     if (row0 < 0) { return; }
     const int sees[2] = {(row0 + TTI_ROW(0)) / seq.group, (row0 + TTI_ROW(2)) / seq.group};
@@ -1817,7 +1835,10 @@ static __global__ void __launch_bounds__(2 * ROWS, DIM < 256 ? 2 : 1)
         }
         tti_gpu_attend<MATH, DIM, KEYS>(dq, score, k);
     }
-    tti_gpu_put_results<DIM>(tti_gpu_rows(a, seq, a.dq, kv_head), row0, rows, dim, 1, dq, scale);
+    const tti_owned to = tti_gpu_block<ROWS>(a);
+    const float scale[2] = {a.scale, a.scale};
+    tti_gpu_put_results<DIM>(tti_gpu_rows(a, to.seq, a.dq, to.kv_head), to.row0, to.rows, a.head_dim, 1, dq,
+                             scale);
 }
 
 /* lse and delta of ROWS rows are sent with them; threads 0 .. 2 ROWS - 1. */
@@ -1852,7 +1873,6 @@ static __global__ void __launch_bounds__(2 * KEYS, DIM < 256 ? 2 : 1)
     const tti_lines keys = tti_gpu_keys(a, seq, a.k, kv_head), values = tti_gpu_keys(a, seq, a.v, kv_head);
     const tti_lines queries = tti_gpu_rows(a, seq, a.q, kv_head);
     const tti_lines douts = tti_gpu_rows(a, seq, a.dout, kv_head);
-    const float one[2] = {1.0f, 1.0f}, scale[2] = {a.scale, a.scale};
     const int first = key0 * seq.group;
     /* The first rows that see the thread's keys, and the warp's. */
     const int seen_by[2] = {(key0 + TTI_ROW(0)) * seq.group, (key0 + TTI_ROW(2)) * seq.group};
@@ -1893,11 +1913,16 @@ static __global__ void __launch_bounds__(2 * KEYS, DIM < 256 ? 2 : 1)
             tti_gpu_attend<MATH, DIM, ROWS>(dk, ds, q);
         }
     }
+    const tti_heads to = tti_gpu_heads(a, (int)blockIdx.x);      /* as above, not kept */
+    const int n_to = min(KEYS, to.tokens - (int)blockIdx.y * KEYS);
+    const float one[2] = {1.0f, 1.0f}, scale[2] = {a.scale, a.scale};
     if (PARTS & TTI_DV && a.dv) {
-        tti_gpu_put_results<DIM>(tti_gpu_keys(a, seq, a.dv, kv_head), key0, n, dim, 1, dv, one);
+        tti_gpu_put_results<DIM>(tti_gpu_keys(a, to, a.dv, (int)blockIdx.z), (int)blockIdx.y * KEYS, n_to,
+                                 a.head_dim, 1, dv, one);
     }
     if (PARTS & TTI_DK && a.dk) {
-        tti_gpu_put_results<DIM>(tti_gpu_keys(a, seq, a.dk, kv_head), key0, n, dim, 1, dk, scale);
+        tti_gpu_put_results<DIM>(tti_gpu_keys(a, to, a.dk, (int)blockIdx.z), (int)blockIdx.y * KEYS, n_to,
+                                 a.head_dim, 1, dk, scale);
     }
 }
 

@@ -245,6 +245,7 @@ static void host_run(void (*body)(void *), void *call, dim3 grid, dim3 threads, 
 /* ---- what kernels call ---- */
 #define TTI_GPU_UNROLL
 #define TTI_GPU_UNROLL_TWO
+#define TTI_GPU_ROLLED
 #define TTI_DYNAMIC_SHARED(name) unsigned char *name = host.shared
 static void __syncwarp(void) { host_wait(&host.warps[host.now / 32], 32); }
 static void __syncthreads(void) { host_wait(&host.block, host.n_threads); }
