@@ -1453,7 +1453,9 @@ template <int MATH, int DIM>
 struct tti_tile_of {
     enum {
         words = DIM * (int)sizeof(typename tti_mode<MATH>::element) / 4,
-        steps = DIM / tti_mode<MATH>::step      /* of k */
+        steps = DIM / tti_mode<MATH>::step,     /* of k */
+        split = MATH == TT_CUDA_F32 && DIM == 256 ? 2 : 1,      /* warps that share rows and channels */
+        each = DIM / split                      /* channels of a warp */
     };
 };
 
@@ -1478,7 +1480,7 @@ static __device__ __forceinline__ void tti_gpu_send(float *landing, const tti_li
     enum { WIDTH = DIM / 4, STRIDE = THREADS / WIDTH };      /* chunks of a line; lines at once */
     const int id = tti_gpu_thread(), x = id % WIDTH * 4;
     const int whole = dim % 4 == 0 && (uintptr_t)from.p % 16 == 0;
-    TTI_GPU_UNROLL_TWO
+    TTI_GPU_ROLLED
     for (int line = id / WIDTH; line < LINES; line += STRIDE) {
         const int n = line < lines ? dim - x : 0;
         const float *p = n > 0 ? tti_gpu_line(from, first + line) + x : from.p;
@@ -1496,7 +1498,7 @@ template <int MATH, int DIM, int LINES, int THREADS>
 static __device__ __forceinline__ void tti_gpu_take(uint32_t *tile, const float *landing) {
     enum { WIDTH = DIM / 4, STRIDE = THREADS / WIDTH };
     const int id = tti_gpu_thread(), c = id % WIDTH;
-    TTI_GPU_UNROLL_TWO
+    TTI_GPU_ROLLED
     for (int line = id / WIDTH; line < LINES; line += STRIDE) {
         float4 x = ((const float4 *)landing)[line * WIDTH + c];
         if (MATH == TT_CUDA_BF16) {
@@ -1590,7 +1592,7 @@ static __device__ __forceinline__ void tti_gpu_scores(float score[N / 8][4], uin
     uint32_t row[4];
     TTI_GPU_UNROLL
     for (int j = 0; j < N / 2; j++) { score[j / 4][j % 4] = 0.0f; }
-    TTI_GPU_ROLLED
+    TTI_GPU_UNROLL_TWO
     for (int p = 0; p < steps; p++) {
         tti_gpu_fragment_a<MATH, DIM>(row, rows, lane, p);
         tti_gpu_scores_step<MATH, DIM, N>(score, row, columns, lane, p);
@@ -1599,19 +1601,19 @@ static __device__ __forceinline__ void tti_gpu_scores(float score[N / 8][4], uin
 
 /* out += s x, 16 rows of a warp; x has N lines. */
 template <int MATH, int DIM, int N>
-static __device__ __forceinline__ void tti_gpu_attend(float out[DIM / 8][4], float s[N / 8][4],
-                                                      uint32_t *x) {
+static __device__ __forceinline__ void tti_gpu_attend(float out[][4], float s[N / 8][4], uint32_t *x) {
+    typedef tti_tile_of<MATH, DIM> tile;
     enum { STEP = tti_mode<MATH>::step };
-    const int lane = tti_gpu_thread() % 32;
+    const int id = tti_gpu_thread(), lane = id % 32;
+    x += id / 32 % tile::split * (tile::words / tile::split);
     uint32_t a[1][4], b[2][2];
     TTI_GPU_UNROLL
     for (int p = 0; p < N / STEP; p++) {
         TTI_GPU_UNROLL
-        for (int j = 0; j < DIM / 16; j++) {
+        for (int j = 0; j < tile::each / 16; j++) {
             tti_gpu_turn<MATH>(a[0], s + p * STEP / 8);
-            tti_gpu_fragment_turned<MATH, DIM>(b, x + p * STEP * tti_tile_of<MATH, DIM>::words, lane, j);
+            tti_gpu_fragment_turned<MATH, DIM>(b, x + p * STEP * tile::words, lane, j);
             tti_gpu_step<MATH, 1, 2>((float(*)[2][4])(out + 2 * j), a, b);
-            if (MATH == TT_CUDA_F32) { __syncwarp(); }      /* no reading ahead: no registers for it */
         }
     }
 }
@@ -1624,7 +1626,7 @@ static __device__ __forceinline__ float tti_gpu_exp(float x) {
 
 /* The first of the warp's 16 rows of the block; row of the thread's results [j][r], and their column among N
  * tiles, with a walk over them. */
-#define TTI_WARP_ROW ((int)threadIdx.x / 32 * 16)
+#define TTI_WARP_ROW ((int)threadIdx.x / 32 / tti_tile_of<MATH, DIM>::split * 16)
 #define TTI_ROW(r) (TTI_WARP_ROW + (int)threadIdx.x % 32 / 4 + (r) / 2 * 8)
 #define TTI_COLUMN(j, r) ((j) * 8 + (int)threadIdx.x % 4 * 2 + (r) % 2)
 #define TTI_EACH_RESULT(N, j, r)               \
@@ -1635,7 +1637,7 @@ static __device__ __forceinline__ float tti_gpu_exp(float x) {
  * part of its sum, which shrinks with what out holds by exp(old max - max). */
 template <int MATH, int DIM, int KEYS>
 static __device__ __forceinline__ void tti_gpu_softmax_tile(float score[KEYS / 8][4], float max[2],
-                                                            float sum[2], float out[DIM / 8][4]) {
+                                                            float sum[2], float out[][4]) {
     float shrink[2];
     TTI_GPU_UNROLL
     for (int i = 0; i < 2; i++) {
@@ -1655,33 +1657,35 @@ static __device__ __forceinline__ void tti_gpu_softmax_tile(float score[KEYS / 8
         sum[r / 2] += score[j][r];
     }
     if (__ballot_sync(0xFFFFFFFFu, shrink[0] != 1.0f || shrink[1] != 1.0f)) {
-        TTI_EACH_RESULT(DIM / 8, j, r) { out[j][r] *= shrink[r / 2]; }
+        TTI_EACH_RESULT((tti_tile_of<MATH, DIM>::each / 8), j, r) { out[j][r] *= shrink[r / 2]; }
     }
 }
 
 /* A thread's results, times the factor of their row, put or added to lines first on, of which n are there. */
-template <int DIM>
+template <int MATH, int DIM>
 static __device__ __forceinline__ void tti_gpu_put_results(const tti_lines &to, int first, int n, int dim,
-                                                           int adds, float out[DIM / 8][4],
-                                                           const float factor[2]) {
+                                                           int adds, float out[][4], const float factor[2]) {
+    typedef tti_tile_of<MATH, DIM> tile;
+    const int channel = (int)threadIdx.x / 32 % tile::split * tile::each;
     TTI_GPU_UNROLL
     for (int i = 0; i < 2; i++) {
         if (TTI_ROW(2 * i) >= n) { continue; }
         float *line = (float *)tti_gpu_line(to, first + TTI_ROW(2 * i));
         const int pairs = dim % 2 == 0 && (uintptr_t)line % 8 == 0;
         TTI_GPU_UNROLL
-        for (int j = 0; j < DIM / 8; j++) {
-            float *at = line + TTI_COLUMN(j, 0);
+        for (int j = 0; j < tile::each / 8; j++) {
+            const int column = channel + TTI_COLUMN(j, 0);
+            float *at = line + column;
             float2 x = {out[j][2 * i] * factor[i], out[j][2 * i + 1] * factor[i]};
-            if (pairs && TTI_COLUMN(j, 0) < dim) {
+            if (pairs && column < dim) {
                 float2 before = {0.0f, 0.0f};
                 if (adds) { before = *(float2 *)at; }
                 x.x += before.x;
                 x.y += before.y;
                 *(float2 *)at = x;
             } else {
-                if (TTI_COLUMN(j, 0) < dim) { at[0] = adds ? at[0] + x.x : x.x; }
-                if (TTI_COLUMN(j, 1) < dim) { at[1] = adds ? at[1] + x.y : x.y; }
+                if (column < dim) { at[0] = adds ? at[0] + x.x : x.x; }
+                if (column + 1 < dim) { at[1] = adds ? at[1] + x.y : x.y; }
             }
         }
     }
@@ -1713,9 +1717,10 @@ static __device__ __forceinline__ tti_owned tti_gpu_block(const tt_attention_arg
 
 /* Shared memory: q [ROWS], k [KEYS], v [KEYS], landings of k and v [KEYS][DIM]. */
 template <int MATH, int DIM, int ROWS, int KEYS>
-static __global__ void __launch_bounds__(2 * ROWS, DIM < 256 ? 2 : 1)
+static __global__ void __launch_bounds__(2 * ROWS * tti_tile_of<MATH, DIM>::split, DIM < 256 ? 2 : 1)
     tti_gpu_attention_forward_tiles(tt_attention_args a) {
-    enum { WORDS = tti_tile_of<MATH, DIM>::words, THREADS = 2 * ROWS };
+    enum { WORDS = tti_tile_of<MATH, DIM>::words, CHANNELS = tti_tile_of<MATH, DIM>::each };
+    enum { THREADS = 2 * ROWS * tti_tile_of<MATH, DIM>::split };
     enum { HELD = DIM == 64 && MATH != TT_CUDA_F32, STEPS = HELD ? tti_tile_of<MATH, DIM>::steps : 1 };
     TTI_DYNAMIC_SHARED(shared);
     uint32_t *q = (uint32_t *)shared, *k = q + ROWS * WORDS, *v = k + KEYS * WORDS;
@@ -1727,14 +1732,14 @@ static __global__ void __launch_bounds__(2 * ROWS, DIM < 256 ? 2 : 1)
     const int n_keys = seq.position + (row0 + rows - 1) / seq.group + 1;
     const tti_lines keys = tti_gpu_keys(a, seq, a.k, kv_head), values = tti_gpu_keys(a, seq, a.v, kv_head);
     const tti_lines queries = tti_gpu_rows(a, seq, a.q, kv_head);
-    float out[DIM / 8][4], score[KEYS / 8][4], max[2] = {-INFINITY, -INFINITY}, sum[2] = {0.0f, 0.0f};
+    float out[CHANNELS / 8][4], score[KEYS / 8][4], max[2] = {-INFINITY, -INFINITY}, sum[2] = {0.0f, 0.0f};
     uint32_t held[STEPS][4];
     if (row0 < 0) { return; }
     /* The last key that the thread's rows see, and any of the warp. */
     const int sees[2] = {seq.position + (row0 + TTI_ROW(0)) / seq.group,
                          seq.position + (row0 + TTI_ROW(2)) / seq.group};
     const int one_sees = TTI_WARP_ROW < rows ? seq.position + (row0 + TTI_WARP_ROW + 15) / seq.group : -1;
-    TTI_EACH_RESULT(DIM / 8, j, r) { out[j][r] = 0.0f; }
+    TTI_EACH_RESULT(CHANNELS / 8, j, r) { out[j][r] = 0.0f; }
     tti_gpu_own<MATH, DIM, ROWS, 2 * KEYS, THREADS>(q, k_landing, queries, row0, rows, dim);
     tti_gpu_send<DIM, KEYS, THREADS>(k_landing, keys, 0, n_keys, dim);
     tti_gpu_send<DIM, KEYS, THREADS>(v_landing, values, 0, n_keys, dim);
@@ -1780,15 +1785,16 @@ static __global__ void __launch_bounds__(2 * ROWS, DIM < 256 ? 2 : 1)
         }
         sum[i] = 1.0f / sum[i];
     }
-    tti_gpu_put_results<DIM>(tti_gpu_rows(a, to.seq, a.out, to.kv_head), to.row0, to.rows, a.head_dim, 0, out,
-                             sum);
+    tti_gpu_put_results<MATH, DIM>(tti_gpu_rows(a, to.seq, a.out, to.kv_head), to.row0, to.rows, a.head_dim,
+                                   0, out, sum);
 }
 
 /* A block of rows goes over its keys. Shared memory: q, dout [ROWS], k, v [KEYS], their landings. */
 template <int MATH, int DIM, int ROWS, int KEYS>
-static __global__ void __launch_bounds__(2 * ROWS, DIM < 256 ? 2 : 1)
+static __global__ void __launch_bounds__(2 * ROWS * tti_tile_of<MATH, DIM>::split, DIM < 256 ? 2 : 1)
     tti_gpu_attention_dq_tiles(tt_attention_args a, const float *delta_all) {
-    enum { WORDS = tti_tile_of<MATH, DIM>::words, THREADS = 2 * ROWS };
+    enum { WORDS = tti_tile_of<MATH, DIM>::words, CHANNELS = tti_tile_of<MATH, DIM>::each };
+    enum { THREADS = 2 * ROWS * tti_tile_of<MATH, DIM>::split };
     TTI_DYNAMIC_SHARED(shared);
     uint32_t *q = (uint32_t *)shared, *dout = q + ROWS * WORDS;
     uint32_t *k = dout + ROWS * WORDS, *v = k + KEYS * WORDS;
@@ -1801,11 +1807,11 @@ static __global__ void __launch_bounds__(2 * ROWS, DIM < 256 ? 2 : 1)
     const tti_lines keys = tti_gpu_keys(a, seq, a.k, kv_head), values = tti_gpu_keys(a, seq, a.v, kv_head);
     const tti_lines queries = tti_gpu_rows(a, seq, a.q, kv_head);
     const tti_lines douts = tti_gpu_rows(a, seq, a.dout, kv_head);
-    float dq[DIM / 8][4], score[KEYS / 8][4], dp[KEYS / 8][4], lse[2], delta[2];      /* dp = dout v' */
+    float dq[CHANNELS / 8][4], score[KEYS / 8][4], dp[KEYS / 8][4], lse[2], delta[2];      /* dp = dout v' */
     if (row0 < 0) { return; }
     const int sees[2] = {(row0 + TTI_ROW(0)) / seq.group, (row0 + TTI_ROW(2)) / seq.group};
     const int one_sees = TTI_WARP_ROW < rows ? (row0 + TTI_WARP_ROW + 15) / seq.group : -1;
-    TTI_EACH_RESULT(DIM / 8, j, r) { dq[j][r] = 0.0f; }
+    TTI_EACH_RESULT(CHANNELS / 8, j, r) { dq[j][r] = 0.0f; }
     for (int i = 0; i < 2; i++) {
         size_t at = tti_gpu_statistic(a, seq, kv_head, row0 + min(TTI_ROW(2 * i), rows - 1));
         lse[i] = a.lse[at];
@@ -1837,8 +1843,8 @@ static __global__ void __launch_bounds__(2 * ROWS, DIM < 256 ? 2 : 1)
     }
     const tti_owned to = tti_gpu_block<ROWS>(a);
     const float scale[2] = {a.scale, a.scale};
-    tti_gpu_put_results<DIM>(tti_gpu_rows(a, to.seq, a.dq, to.kv_head), to.row0, to.rows, a.head_dim, 1, dq,
-                             scale);
+    tti_gpu_put_results<MATH, DIM>(tti_gpu_rows(a, to.seq, a.dq, to.kv_head), to.row0, to.rows, a.head_dim,
+                                   1, dq, scale);
 }
 
 /* lse and delta of ROWS rows are sent with them; threads 0 .. 2 ROWS - 1. */
@@ -1858,9 +1864,10 @@ static __device__ __forceinline__ void tti_gpu_send_statistics(float *landing, c
 #define TTI_DK 1
 #define TTI_DV 2
 template <int MATH, int DIM, int KEYS, int ROWS, int PARTS>
-static __global__ void __launch_bounds__(2 * KEYS, DIM < 256 ? 2 : 1)
+static __global__ void __launch_bounds__(2 * KEYS * tti_tile_of<MATH, DIM>::split, DIM < 256 ? 2 : 1)
     tti_gpu_attention_dkv_tiles(tt_attention_args a, const float *delta_all) {
-    enum { WORDS = tti_tile_of<MATH, DIM>::words, THREADS = 2 * KEYS };
+    enum { WORDS = tti_tile_of<MATH, DIM>::words, CHANNELS = tti_tile_of<MATH, DIM>::each };
+    enum { THREADS = 2 * KEYS * tti_tile_of<MATH, DIM>::split };
     TTI_DYNAMIC_SHARED(shared);
     uint32_t *k = (uint32_t *)shared, *v = k + KEYS * WORDS;
     uint32_t *q = v + KEYS * WORDS, *dout = q + ROWS * WORDS;
@@ -1877,11 +1884,11 @@ static __global__ void __launch_bounds__(2 * KEYS, DIM < 256 ? 2 : 1)
     /* The first rows that see the thread's keys, and the warp's. */
     const int seen_by[2] = {(key0 + TTI_ROW(0)) * seq.group, (key0 + TTI_ROW(2)) * seq.group};
     const int one_seen_by = TTI_WARP_ROW < n ? (key0 + TTI_WARP_ROW) * seq.group : INT_MAX;
-    float dk[PARTS & TTI_DK ? DIM / 8 : 1][4], dv[PARTS & TTI_DV ? DIM / 8 : 1][4];
+    float dk[PARTS & TTI_DK ? CHANNELS / 8 : 1][4], dv[PARTS & TTI_DV ? CHANNELS / 8 : 1][4];
     float p[ROWS / 8][4], ds[ROWS / 8][4];
     if (n <= 0) { return; }
-    TTI_EACH_RESULT((PARTS & TTI_DK ? DIM / 8 : 1), j, r) { dk[j][r] = 0.0f; }
-    TTI_EACH_RESULT((PARTS & TTI_DV ? DIM / 8 : 1), j, r) { dv[j][r] = 0.0f; }
+    TTI_EACH_RESULT((PARTS & TTI_DK ? CHANNELS / 8 : 1), j, r) { dk[j][r] = 0.0f; }
+    TTI_EACH_RESULT((PARTS & TTI_DV ? CHANNELS / 8 : 1), j, r) { dv[j][r] = 0.0f; }
     tti_gpu_own<MATH, DIM, KEYS, 2 * ROWS, THREADS>(k, q_landing, keys, key0, n, dim);
     tti_gpu_own<MATH, DIM, KEYS, 2 * ROWS, THREADS>(v, q_landing, values, key0, n, dim);
     tti_gpu_send<DIM, ROWS, THREADS>(q_landing, queries, first, all_rows - first, dim);
@@ -1917,12 +1924,12 @@ static __global__ void __launch_bounds__(2 * KEYS, DIM < 256 ? 2 : 1)
     const int n_to = min(KEYS, to.tokens - (int)blockIdx.y * KEYS);
     const float one[2] = {1.0f, 1.0f}, scale[2] = {a.scale, a.scale};
     if (PARTS & TTI_DV && a.dv) {
-        tti_gpu_put_results<DIM>(tti_gpu_keys(a, to, a.dv, (int)blockIdx.z), (int)blockIdx.y * KEYS, n_to,
-                                 a.head_dim, 1, dv, one);
+        tti_gpu_put_results<MATH, DIM>(tti_gpu_keys(a, to, a.dv, (int)blockIdx.z), (int)blockIdx.y * KEYS,
+                                       n_to, a.head_dim, 1, dv, one);
     }
     if (PARTS & TTI_DK && a.dk) {
-        tti_gpu_put_results<DIM>(tti_gpu_keys(a, to, a.dk, (int)blockIdx.z), (int)blockIdx.y * KEYS, n_to,
-                                 a.head_dim, 1, dk, scale);
+        tti_gpu_put_results<MATH, DIM>(tti_gpu_keys(a, to, a.dk, (int)blockIdx.z), (int)blockIdx.y * KEYS,
+                                       n_to, a.head_dim, 1, dk, scale);
     }
 }
 
@@ -2050,6 +2057,7 @@ typedef struct tti_attention_kernels {
     void (*dk)(tt_attention_args, const float *);
     size_t forward_bytes, dq_bytes, dkv_bytes;      /* of shared memory */
     int forward_rows, dq_rows, dkv_keys;
+    unsigned threads;                               /* for each row */
 } tti_attention_kernels;
 
 /* As many rows a block, 16 a warp, and as long a tile as leave room for two blocks of 8 warps on a
@@ -2061,7 +2069,7 @@ template <int MATH, int DIM>
 static tti_attention_kernels tti_cuda_attention_kernels_of(size_t shared_limit) {
     enum {
         WORDS = tti_tile_of<MATH, DIM>::words,
-        FORWARD = DIM < 256 ? 128 : WORDS == 128 ? 64 : 32,
+        FORWARD = MATH == TT_CUDA_F32 && DIM == 128 ? 64 : DIM < 256 ? 128 : WORDS == 128 ? 64 : 32,
         KEYS = WORDS > 64 ? 16 : 2048 / WORDS,
         OWN = DIM == 256 ? 32 : WORDS > 64 ? 64 : 128,
         OWN_KEYS = DIM == 128 ? 64 : OWN,
@@ -2077,6 +2085,7 @@ static tti_attention_kernels tti_cuda_attention_kernels_of(size_t shared_limit) 
     k.forward_rows = FORWARD;
     k.dq_rows = OWN;
     k.dkv_keys = OWN_KEYS;
+    k.threads = 2 * tti_tile_of<MATH, DIM>::split;
     if (k.forward_bytes <= shared_limit) {
         k.forward = tti_gpu_attention_forward_tiles<MATH, DIM, FORWARD, KEYS>;
     }
@@ -2191,7 +2200,7 @@ static tt_status tti_cuda_attention_forward(tt_context *ctx, const tt_attention_
     if (k.forward && blocks <= TTI_CUDA_GRID_LIMIT) {
         dim3 grid((unsigned)a->n_sequences, (unsigned)blocks, (unsigned)a->n_kv_heads);
         cuda->counts.attention_tiles++;
-        TTI_LAUNCH(cuda, k.forward, grid, 2 * (unsigned)k.forward_rows, k.forward_bytes, *a);
+        TTI_LAUNCH(cuda, k.forward, grid, k.threads * (unsigned)k.forward_rows, k.forward_bytes, *a);
     } else {
         cuda->counts.attention_naive++;
         unsigned grid = tti_cuda_grid(cuda, (size_t)a->n_tokens * (size_t)a->n_heads);
@@ -2203,7 +2212,7 @@ static tt_status tti_cuda_attention_forward(tt_context *ctx, const tt_attention_
 static tt_status tti_cuda_attention_backward_tiles(tt_context *ctx, const tt_attention_args *a,
                                                    const tti_attention_kernels *k, const float *delta) {
     tti_cuda *cuda = tti_cuda_of(ctx);
-    const unsigned keys_each = (unsigned)k->dkv_keys, row_threads = 2 * (unsigned)k->dq_rows;
+    const unsigned keys_each = (unsigned)k->dkv_keys, row_threads = k->threads * (unsigned)k->dq_rows;
     unsigned key_blocks = ((unsigned)tti_cuda_longest(a) + keys_each - 1) / keys_each;
     unsigned row_blocks = (unsigned)tti_cuda_row_blocks(a, k->dq_rows);
     dim3 rows((unsigned)a->n_sequences, row_blocks, (unsigned)a->n_kv_heads);
@@ -2211,8 +2220,8 @@ static tt_status tti_cuda_attention_backward_tiles(tt_context *ctx, const tt_att
     int dv = a->dv || (a->dk && k->dk == k->dv), dk = a->dk && k->dk != k->dv;
     cuda->counts.attention_tiles++;
     if (a->dq) { TTI_LAUNCH(cuda, k->dq, rows, row_threads, k->dq_bytes, *a, delta); }
-    if (dv) { TTI_LAUNCH(cuda, k->dv, keys, 2 * keys_each, k->dkv_bytes, *a, delta); }
-    if (dk) { TTI_LAUNCH(cuda, k->dk, keys, 2 * keys_each, k->dkv_bytes, *a, delta); }
+    if (dv) { TTI_LAUNCH(cuda, k->dv, keys, k->threads * keys_each, k->dkv_bytes, *a, delta); }
+    if (dk) { TTI_LAUNCH(cuda, k->dk, keys, k->threads * keys_each, k->dkv_bytes, *a, delta); }
     return tti_cuda_launched(ctx, "attention_backward");
 }
 
