@@ -1570,32 +1570,24 @@ static __device__ __forceinline__ void tti_gpu_turn(uint32_t a[4], float (*s)[4]
     }
 }
 
-/* One step of k of score = rows columns', 16 rows of a warp by N. */
-template <int MATH, int DIM, int N>
-static __device__ __forceinline__ void tti_gpu_scores_step(float score[N / 8][4], const uint32_t row[4],
-                                                           uint32_t *columns, int lane, int p) {
-    uint32_t a[1][4], b[2][2];
-    TTI_GPU_UNROLL
-    for (int j = 0; j < N / 16; j++) {
-        TTI_GPU_UNROLL
-        for (int i = 0; i < 4; i++) { a[0][i] = row[i]; }
-        tti_gpu_fragment_b<MATH, DIM>(b, columns + j * 16 * tti_tile_of<MATH, DIM>::words, lane, p);
-        tti_gpu_step<MATH, 1, 2>((float(*)[2][4])(score + 2 * j), a, b);
-    }
-}
-
-/* And all `steps` of them. */
+/* score = rows columns', 16 rows of a warp by N, over the first `steps` steps of k. */
 template <int MATH, int DIM, int N>
 static __device__ __forceinline__ void tti_gpu_scores(float score[N / 8][4], uint32_t *rows,
                                                       uint32_t *columns, int steps) {
     const int lane = tti_gpu_thread() % 32;
-    uint32_t row[4];
+    uint32_t row[4], a[1][4], b[2][2];
     TTI_GPU_UNROLL
     for (int j = 0; j < N / 2; j++) { score[j / 4][j % 4] = 0.0f; }
     TTI_GPU_UNROLL_TWO
     for (int p = 0; p < steps; p++) {
         tti_gpu_fragment_a<MATH, DIM>(row, rows, lane, p);
-        tti_gpu_scores_step<MATH, DIM, N>(score, row, columns, lane, p);
+        TTI_GPU_UNROLL
+        for (int j = 0; j < N / 16; j++) {
+            TTI_GPU_UNROLL
+            for (int i = 0; i < 4; i++) { a[0][i] = row[i]; }      /* which a step may split */
+            tti_gpu_fragment_b<MATH, DIM>(b, columns + j * 16 * tti_tile_of<MATH, DIM>::words, lane, p);
+            tti_gpu_step<MATH, 1, 2>((float(*)[2][4])(score + 2 * j), a, b);
+        }
     }
 }
 
@@ -1715,13 +1707,15 @@ static __device__ __forceinline__ tti_owned tti_gpu_block(const tt_attention_arg
     return b;
 }
 
+/* Blocks a multiprocessor that are to fit by their registers. */
+#define TTI_BLOCKS(own) (DIM == 256 ? 1 : DIM == 64 && (own) == 64 ? 3 : 2)
+
 /* Shared memory: q [ROWS], k [KEYS], v [KEYS], landings of k and v [KEYS][DIM]. */
 template <int MATH, int DIM, int ROWS, int KEYS>
-static __global__ void __launch_bounds__(2 * ROWS * tti_tile_of<MATH, DIM>::split, DIM < 256 ? 2 : 1)
+static __global__ void __launch_bounds__(2 * ROWS * tti_tile_of<MATH, DIM>::split, TTI_BLOCKS(ROWS))
     tti_gpu_attention_forward_tiles(tt_attention_args a) {
     enum { WORDS = tti_tile_of<MATH, DIM>::words, CHANNELS = tti_tile_of<MATH, DIM>::each };
     enum { THREADS = 2 * ROWS * tti_tile_of<MATH, DIM>::split };
-    enum { HELD = DIM == 64 && MATH != TT_CUDA_F32, STEPS = HELD ? tti_tile_of<MATH, DIM>::steps : 1 };
     TTI_DYNAMIC_SHARED(shared);
     uint32_t *q = (uint32_t *)shared, *k = q + ROWS * WORDS, *v = k + KEYS * WORDS;
     float *k_landing = (float *)(v + KEYS * WORDS), *v_landing = k_landing + KEYS * DIM;
@@ -1733,7 +1727,6 @@ static __global__ void __launch_bounds__(2 * ROWS * tti_tile_of<MATH, DIM>::spli
     const tti_lines keys = tti_gpu_keys(a, seq, a.k, kv_head), values = tti_gpu_keys(a, seq, a.v, kv_head);
     const tti_lines queries = tti_gpu_rows(a, seq, a.q, kv_head);
     float out[CHANNELS / 8][4], score[KEYS / 8][4], max[2] = {-INFINITY, -INFINITY}, sum[2] = {0.0f, 0.0f};
-    uint32_t held[STEPS][4];
     if (row0 < 0) { return; }
     /* The last key that the thread's rows see, and any of the warp. */
     const int sees[2] = {seq.position + (row0 + TTI_ROW(0)) / seq.group,
@@ -1753,21 +1746,8 @@ static __global__ void __launch_bounds__(2 * ROWS * tti_tile_of<MATH, DIM>::spli
             tti_gpu_send<DIM, KEYS, THREADS>(v_landing, values, key0 + KEYS, n_keys - key0 - KEYS, dim);
         }
         __syncthreads();
-        TTI_GPU_UNROLL
-        for (int p = 0; HELD && key0 == 0 && p < STEPS; p++) {
-            tti_gpu_fragment_a<MATH, DIM>(held[p], q + TTI_WARP_ROW * WORDS, (int)threadIdx.x % 32, p);
-        }
         if (key0 > one_sees) { continue; }
-        if (HELD) {
-            const int lane = tti_gpu_thread() % 32;
-            TTI_EACH_RESULT(KEYS / 8, j, r) { score[j][r] = 0.0f; }
-            TTI_GPU_UNROLL
-            for (int p = 0; p < STEPS; p++) {
-                if (p < steps) { tti_gpu_scores_step<MATH, DIM, KEYS>(score, held[p], k, lane, p); }
-            }
-        } else {
-            tti_gpu_scores<MATH, DIM, KEYS>(score, q + TTI_WARP_ROW * WORDS, k, steps);
-        }
+        tti_gpu_scores<MATH, DIM, KEYS>(score, q + TTI_WARP_ROW * WORDS, k, steps);
         TTI_EACH_RESULT(KEYS / 8, j, r) {
             int seen = key0 + TTI_COLUMN(j, r) <= sees[r / 2];
             score[j][r] = seen ? a.scale * score[j][r] : -INFINITY;
@@ -1791,7 +1771,7 @@ static __global__ void __launch_bounds__(2 * ROWS * tti_tile_of<MATH, DIM>::spli
 
 /* A block of rows goes over its keys. Shared memory: q, dout [ROWS], k, v [KEYS], their landings. */
 template <int MATH, int DIM, int ROWS, int KEYS>
-static __global__ void __launch_bounds__(2 * ROWS * tti_tile_of<MATH, DIM>::split, DIM < 256 ? 2 : 1)
+static __global__ void __launch_bounds__(2 * ROWS * tti_tile_of<MATH, DIM>::split, TTI_BLOCKS(ROWS))
     tti_gpu_attention_dq_tiles(tt_attention_args a, const float *delta_all) {
     enum { WORDS = tti_tile_of<MATH, DIM>::words, CHANNELS = tti_tile_of<MATH, DIM>::each };
     enum { THREADS = 2 * ROWS * tti_tile_of<MATH, DIM>::split };
@@ -1864,7 +1844,7 @@ static __device__ __forceinline__ void tti_gpu_send_statistics(float *landing, c
 #define TTI_DK 1
 #define TTI_DV 2
 template <int MATH, int DIM, int KEYS, int ROWS, int PARTS>
-static __global__ void __launch_bounds__(2 * KEYS * tti_tile_of<MATH, DIM>::split, DIM < 256 ? 2 : 1)
+static __global__ void __launch_bounds__(2 * KEYS * tti_tile_of<MATH, DIM>::split, TTI_BLOCKS(KEYS))
     tti_gpu_attention_dkv_tiles(tt_attention_args a, const float *delta_all) {
     enum { WORDS = tti_tile_of<MATH, DIM>::words, CHANNELS = tti_tile_of<MATH, DIM>::each };
     enum { THREADS = 2 * KEYS * tti_tile_of<MATH, DIM>::split };
@@ -2069,10 +2049,10 @@ template <int MATH, int DIM>
 static tti_attention_kernels tti_cuda_attention_kernels_of(size_t shared_limit) {
     enum {
         WORDS = tti_tile_of<MATH, DIM>::words,
-        FORWARD = MATH == TT_CUDA_F32 && DIM == 128 ? 64 : DIM < 256 ? 128 : WORDS == 128 ? 64 : 32,
-        KEYS = WORDS > 64 ? 16 : 2048 / WORDS,
-        OWN = DIM == 256 ? 32 : WORDS > 64 ? 64 : 128,
-        OWN_KEYS = DIM == 128 ? 64 : OWN,
+        FORWARD = DIM == 256 ? (MATH == TT_CUDA_BF16 ? 64 : 32) : MATH == TT_CUDA_F32 ? 64 : 128,
+        KEYS = WORDS > 64 || MATH == TT_CUDA_F32 ? 16 : 2048 / WORDS,
+        OWN = DIM == 256 ? 32 : WORDS > 64 || MATH == TT_CUDA_F32 ? 64 : 128,
+        OWN_KEYS = DIM == 128 || (DIM == 64 && MATH != TT_CUDA_BF16) ? 64 : OWN,
         BACK = 16,
         APART = DIM == 256 || MATH == TT_CUDA_F32,
         DV = APART ? TTI_DV : TTI_DK | TTI_DV,
