@@ -58,6 +58,8 @@
     kernel<<<grid, threads, shared, (cuda)->stream>>>(__VA_ARGS__)
 #define TTI_DYNAMIC_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
 #define TTI_GPU_UNROLL _Pragma("unroll")      /* arrays in registers need it: a register has no index */
+#define TTI_GPU_UNROLL_TWO _Pragma("unroll 2")
+#define TTI_GPU_ROLLED _Pragma("unroll 1")
 #endif
 
 /* ---- [tt:cuda.state] the context's state ---- */
@@ -661,6 +663,61 @@ static __device__ __forceinline__ void tti_gpu_mma_bf16(float c[4], const uint32
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
+/* Two floats to a pair of bf16, the first in the low half. */
+static __device__ __forceinline__ uint32_t tti_gpu_bf16_pair(float first, float second) {
+    uint32_t bits;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(second), "f"(first));
+    return bits;
+}
+
+/* 2 to the x, to 2^-22. */
+static __device__ __forceinline__ float tti_gpu_exp2(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+/* Four matrices of 8 lines of 16 bytes: lane l gives the address of line l % 8 of matrix l / 8, and gets of
+ * matrix i word l % 4 of line l / 4 in r[i]. TURNED: of its 16-bit values those of column l / 4 in lines
+ * 2 (l % 4) and the next. */
+template <int TURNED>
+static __device__ __forceinline__ void tti_gpu_ldmatrix(uint32_t *r, const uint32_t *line) {
+    uint32_t at = (uint32_t)__cvta_generic_to_shared(line);
+    if (TURNED) {
+        asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                     : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                     : "r"(at));
+    } else {
+        asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                     : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                     : "r"(at));
+    }
+}
+
+/* BYTES (4 or 16) into shared memory while the thread goes on: the first n of them from `from`, the rest 0.
+ * They stand there, for this thread, after tti_gpu_copied. */
+template <int BYTES>
+static __device__ __forceinline__ void tti_gpu_copy(float *to, const float *from, int n) {
+    uint32_t at = (uint32_t)__cvta_generic_to_shared(to);
+    if (BYTES == 16) {
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(at), "l"(from), "r"(n) : "memory");
+    } else {
+        asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(at), "l"(from), "r"(n) : "memory");
+    }
+}
+
+static __device__ __forceinline__ void tti_gpu_copied(void) {
+    asm volatile("cp.async.wait_all;" ::: "memory");
+}
+
+/* The thread's number as if it could change: else the compiler takes every address of a tile out of the loop
+ * over tiles, and has no registers for them. */
+static __device__ __forceinline__ int tti_gpu_thread(void) {
+    int id = (int)threadIdx.x;
+    asm volatile("" : "+r"(id));
+    return id;
+}
+
 /* All tiles of a warp, one step of k. */
 template <int MATH, int MI, int NI>
 static __device__ __forceinline__ void tti_gpu_mma(float c[MI][NI][4], const uint32_t a[MI][4],
@@ -709,51 +766,59 @@ static __device__ __forceinline__ void tti_gpu_split(uint32_t &high, uint32_t &l
     low = tti_gpu_tf32(x - __uint_as_float(high));
 }
 
-/* c[MI][NI] tiles of a warp += a b' over k values. a: 16 MI rows, lda apart; b: 8 NI rows, ldb apart.
+/* c[MI][NI] tiles of a warp += a b' over one step of k, from their fragments.
  * F32: a b = a_high b_high + a_low b_high + a_high b_low; the product of the low halves is below the rest.
  * Tensor cores cut what they add to off towards zero, which over a long sum is a bias; so each step is
  * summed by itself and added to c by an addition that rounds to the nearest, as the paper above does. */
+template <int MATH, int MI, int NI>
+static __device__ __forceinline__ void tti_gpu_step(float c[MI][NI][4], uint32_t a[MI][4],
+                                                    uint32_t b[NI][2]) {
+    uint32_t a_low[MI][4], b_low[NI][2];
+    if (MATH == TT_CUDA_F32) {
+        TTI_GPU_UNROLL
+        for (int i = 0; i < MI; i++) {
+            TTI_GPU_UNROLL
+            for (int r = 0; r < 4; r++) { tti_gpu_split(a[i][r], a_low[i][r]); }
+        }
+        TTI_GPU_UNROLL
+        for (int j = 0; j < NI; j++) {
+            tti_gpu_split(b[j][0], b_low[j][0]);
+            tti_gpu_split(b[j][1], b_low[j][1]);
+        }
+        TTI_GPU_UNROLL
+        for (int i = 0; i < MI; i++) {
+            float d[1][NI][4] = {{{0.0f}}};
+            tti_gpu_mma<MATH, 1, NI>(d, a_low + i, b);
+            tti_gpu_mma<MATH, 1, NI>(d, a + i, b_low);
+            tti_gpu_mma<MATH, 1, NI>(d, a + i, b);
+            TTI_GPU_UNROLL
+            for (int j = 0; j < NI; j++) {
+                TTI_GPU_UNROLL
+                for (int r = 0; r < 4; r++) { c[i][j][r] += d[0][j][r]; }
+            }
+        }
+    } else {
+        tti_gpu_mma<MATH, MI, NI>(c, a, b);
+    }
+}
+
+/* The same over k values. a: 16 MI rows, lda apart; b: 8 NI rows, ldb apart. */
 template <int MATH, int MI, int NI, class E>
 static __device__ __forceinline__ void tti_gpu_product(float c[MI][NI][4], const E *a, int lda, const E *b,
                                                        int ldb, int k) {
     const unsigned lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-    uint32_t a_high[MI][4], b_high[NI][2], a_low[MI][4], b_low[NI][2];
+    uint32_t a_step[MI][4], b_step[NI][2];
     for (int p = 0; p < k; p += tti_mode<MATH>::step) {
         TTI_GPU_UNROLL
         for (int i = 0; i < MI; i++) {
-            tti_gpu_pair(a + (i * 16 + g) * lda + p, t, a_high[i][0], a_high[i][2]);
-            tti_gpu_pair(a + (i * 16 + g + 8) * lda + p, t, a_high[i][1], a_high[i][3]);
+            tti_gpu_pair(a + (i * 16 + g) * lda + p, t, a_step[i][0], a_step[i][2]);
+            tti_gpu_pair(a + (i * 16 + g + 8) * lda + p, t, a_step[i][1], a_step[i][3]);
         }
         TTI_GPU_UNROLL
         for (int j = 0; j < NI; j++) {
-            tti_gpu_pair(b + (j * 8 + g) * ldb + p, t, b_high[j][0], b_high[j][1]);
+            tti_gpu_pair(b + (j * 8 + g) * ldb + p, t, b_step[j][0], b_step[j][1]);
         }
-        if (MATH == TT_CUDA_F32) {
-            TTI_GPU_UNROLL
-            for (int i = 0; i < MI; i++) {
-                TTI_GPU_UNROLL
-                for (int r = 0; r < 4; r++) { tti_gpu_split(a_high[i][r], a_low[i][r]); }
-            }
-            TTI_GPU_UNROLL
-            for (int j = 0; j < NI; j++) {
-                tti_gpu_split(b_high[j][0], b_low[j][0]);
-                tti_gpu_split(b_high[j][1], b_low[j][1]);
-            }
-            TTI_GPU_UNROLL
-            for (int i = 0; i < MI; i++) {
-                float d[1][NI][4] = {{{0.0f}}};
-                tti_gpu_mma<MATH, 1, NI>(d, a_low + i, b_high);
-                tti_gpu_mma<MATH, 1, NI>(d, a_high + i, b_low);
-                tti_gpu_mma<MATH, 1, NI>(d, a_high + i, b_high);
-                TTI_GPU_UNROLL
-                for (int j = 0; j < NI; j++) {
-                    TTI_GPU_UNROLL
-                    for (int r = 0; r < 4; r++) { c[i][j][r] += d[0][j][r]; }
-                }
-            }
-        } else {
-            tti_gpu_mma<MATH, MI, NI>(c, a_high, b_high);
-        }
+        tti_gpu_step<MATH, MI, NI>(c, a_step, b_step);
     }
 }
 
@@ -1370,283 +1435,481 @@ static __global__ void tti_gpu_attention_delta(float *delta, const float *dout, 
     if (row < rows && threadIdx.x % 32 == 0) { delta[row] = sum; }
 }
 
-/* In tiles: ROWS rows against ROWS keys at a time, ROWS 64 or 32, by 4 ROWS threads. The warps stand 2 x 4
- * (or 1 x 4) over a tile: each makes 32 x ROWS/4 of the scores, 32 x DIM/4 of out, dq, dk and dv. Grid:
- * sequence, block (the longest first), key-value head. Key blocks begin at key 0 and rows meet them one by
- * one, so a row's bits do not depend on where its block begins. DIM is head_dim rounded up to 64, 128 or
- * 256. */
-#define TTI_LD (ROWS + TTI_PAD)
+/* In tiles: a block owns rows of q (keys for dk, dv), each warp 16 of them with all channels in its
+ * registers; keys and values (queries and dout) pass by. What passes is copied as floats to a landing of its
+ * own while the tile before is in use, and from there, rounded, into the tile: a thread takes what it has
+ * copied itself. Scores never leave the registers, since a result of mma is laid out as its factor.
+ * Grid: sequence, block (the longest first), key-value head. Tiles of keys begin at key 0 and rows meet them
+ * one by one, so a row's bits do not depend on where its block begins. DIM is head_dim rounded up to 64, 128
+ * or 256; channels beyond it are 0.
+ *
+ * A line of a tile is DIM values in chunks of 16 bytes; chunk c of line r stands in the place of chunk
+ * c ^ (r % 8). A line is a multiple of 128 bytes, so a chunk's place modulo 8 tells its four of the 32 banks:
+ *     ldmatrix         chunk c of lines 0..7: the places (c ^ r) % 8 are the 8 different ones
+ *     a turned float   lane 4g + t reads line 2t (+ 1), channel 8j + g: chunks 2j and 2j + 1 of lines
+ *                      0, 2, 4, 6 (1, 3, 5, 7) are again 8 different ones, four words each
+ *     a store          neighbouring lanes write neighbouring chunks of one line */
+template <int MATH, int DIM>
+struct tti_tile_of {
+    enum {
+        words = DIM * (int)sizeof(typename tti_mode<MATH>::element) / 4,
+        steps = DIM / tti_mode<MATH>::step,     /* of k */
+        split = MATH == TT_CUDA_F32 && DIM == 256 ? 2 : 1,      /* warps that share rows and channels */
+        each = DIM / split                      /* channels of a warp */
+    };
+};
 
-
-/* Row and column, in the block's tile, of the thread's result [i][j][r] where a warp makes `width` columns;
- * and a walk over its results, NI tiles wide. */
-#define TTI_WARP_ROW(i, r) ((int)(threadIdx.x / 128 * 32 + threadIdx.x % 32 / 4) + (i) * 16 + (r) / 2 * 8)
-#define TTI_WARP_COLUMN(width, j, r) \
-    ((int)(threadIdx.x / 32 % 4 * (width) + threadIdx.x % 4 * 2) + (j) * 8 + (r) % 2)
-#define TTI_EACH_RESULT(NI, i, j, r)                \
-    TTI_GPU_UNROLL for (int i = 0; i < 2; i++)      \
-        TTI_GPU_UNROLL for (int j = 0; j < NI; j++) \
-            TTI_GPU_UNROLL for (int r = 0; r < 4; r++)
-
-/* score = rows columns',  both [ROWS, DIM + TTI_PAD], over the first k of DIM */
-template <int MATH, int DIM, int ROWS>
-static __device__ __forceinline__ void tti_gpu_scores(float score[2][ROWS / 32][4],
-                                                      const typename tti_mode<MATH>::element *rows,
-                                                      const typename tti_mode<MATH>::element *columns,
-                                                      int k) {
-    enum { LD = DIM + TTI_PAD };
-    const unsigned row = threadIdx.x / 128 * 32, column = threadIdx.x / 32 % 4 * (ROWS / 4);
-    TTI_EACH_RESULT(ROWS / 32, i, j, r) { score[i][j][r] = 0.0f; }
-    tti_gpu_product<MATH, 2, ROWS / 32>(score, rows + row * LD, LD, columns + column * LD, LD, k);
+/* Chunk number chunk + more, of which no bit is in both: the compiler knows chunk, the thread more. */
+template <int MATH, int DIM>
+static __device__ __forceinline__ uint32_t *tti_gpu_chunk(uint32_t *tile, int line, int chunk, int more) {
+    const int place = (chunk & ~7) + ((more ^ (line & 7)) ^ (chunk & 7));
+    return tile + line * tti_tile_of<MATH, DIM>::words + place * 4;
 }
 
-/* out += s x,  s [ROWS, TTI_LD] and x turned, [DIM, TTI_LD] */
-template <int MATH, int DIM, int ROWS>
-static __device__ __forceinline__ void tti_gpu_attend(float out[2][DIM / 32][4],
-                                                      const typename tti_mode<MATH>::element *s,
-                                                      const typename tti_mode<MATH>::element *x) {
-    const unsigned row = threadIdx.x / 128 * 32, column = threadIdx.x / 32 % 4 * (DIM / 4);
-    tti_gpu_product<MATH, 2, DIM / 32>(out, s + row * TTI_LD, TTI_LD, x + column * TTI_LD, TTI_LD, ROWS);
+/* Bytes of shared memory where `own` tiles of `rows` lines stay and two of `lines` pass. */
+template <int MATH, int DIM>
+static size_t tti_cuda_tile_bytes(size_t own, size_t rows, size_t lines) {
+    size_t tile = sizeof(uint32_t) * tti_tile_of<MATH, DIM>::words, landing = sizeof(float) * DIM;
+    return own * rows * tile + 2 * lines * (tile + landing);
 }
 
-/* Shared memory of the forward kernel, in this order. E: what a tile holds of a float.
- *     q       E [ROWS][DIM + TTI_PAD]          the block's queries
- *     kv      E [DIM][TTI_LD]                 keys as [ROWS][DIM + TTI_PAD], which is not more because
- *                                           DIM >= ROWS; then, in the same place, their values, turned
- *     scores  float [ROWS][TTI_LD]
- *     max, sum, shrink   float [ROWS] each: of a row so far; and the factor for what it summed before
- *     p       E [ROWS][TTI_LD]                exp(score - max), which the product reads; if E is float, in
- *                                             the place of the scores */
-template <int MATH, int DIM, int ROWS>
-static size_t tti_cuda_forward_bytes(void) {
-    size_t element = sizeof(typename tti_mode<MATH>::element);
-    size_t q = ROWS * (DIM + TTI_PAD), kv = DIM * TTI_LD, scores = ROWS * TTI_LD;
-    size_t p = element < sizeof(float) ? scores : 0;
-    return element * (q + kv + p) + sizeof(float) * (scores + 3 * ROWS);
-}
-
-/* The online softmax of a tile of scores, in four neighbouring threads for each row, ROWS/4 keys each: p
- * becomes exp(score - max), and what was summed before shrinks by exp(old max - max). */
-template <int MATH, int ROWS, class E>
-static __device__ __forceinline__ void tti_gpu_softmax_tile(const float *scores, E *p, float *max, float *sum,
-                                                            float *shrink) {
-    const int row = (int)threadIdx.x / 4, begin = row * TTI_LD + (int)threadIdx.x % 4 * (ROWS / 4);
-    float top = -INFINITY, total = 0.0f, before = max[row];
-    for (int i = 0; i < ROWS / 4; i++) { top = fmaxf(top, scores[begin + i]); }
-    top = fmaxf(top, __shfl_xor_sync(0xFFFFFFFFu, top, 1));
-    top = fmaxf(top, __shfl_xor_sync(0xFFFFFFFFu, top, 2));
-    top = fmaxf(top, before);
-    for (int i = 0; i < ROWS / 4; i++) {
-        float e = expf(scores[begin + i] - top);
-        total += e;
-        tti_gpu_put(p + begin + i, e, MATH);
-    }
-    total += __shfl_xor_sync(0xFFFFFFFFu, total, 1);
-    total += __shfl_xor_sync(0xFFFFFFFFu, total, 2);
-    __syncwarp();                           /* all have read max[row], which the first of four writes */
-    if (threadIdx.x % 4 == 0) {
-        shrink[row] = expf(before - top);
-        sum[row] = sum[row] * shrink[row] + total;
-        max[row] = top;
+/* LINES lines from line first on are sent to their landing; what lies beyond `lines` and `dim` is 0. */
+template <int DIM, int LINES, int THREADS>
+static __device__ __forceinline__ void tti_gpu_send(float *landing, const tti_lines &from, int first,
+                                                    int lines, int dim) {
+    enum { WIDTH = DIM / 4, STRIDE = THREADS / WIDTH };      /* chunks of a line; lines at once */
+    const int id = tti_gpu_thread(), x = id % WIDTH * 4;
+    const int whole = dim % 4 == 0 && (uintptr_t)from.p % 16 == 0;
+    TTI_GPU_ROLLED
+    for (int line = id / WIDTH; line < LINES; line += STRIDE) {
+        const int n = line < lines ? dim - x : 0;
+        const float *p = n > 0 ? tti_gpu_line(from, first + line) + x : from.p;
+        float *to = landing + line * DIM + x;
+        if (whole) {
+            tti_gpu_copy<16>(to, p, n > 0 ? 16 : 0);
+        } else {
+            for (int j = 0; j < 4; j++) { tti_gpu_copy<4>(to + j, j < n ? p + j : from.p, j < n ? 4 : 0); }
+        }
     }
 }
 
-template <int MATH, int DIM, int ROWS>
-static __global__ void __launch_bounds__(4 * ROWS, ROWS == 64 && DIM < 256 ? 2 : 1)
+/* And taken from there, each chunk by the thread that sent it. */
+template <int MATH, int DIM, int LINES, int THREADS>
+static __device__ __forceinline__ void tti_gpu_take(uint32_t *tile, const float *landing) {
+    enum { WIDTH = DIM / 4, STRIDE = THREADS / WIDTH };
+    const int id = tti_gpu_thread(), c = id % WIDTH;
+    TTI_GPU_ROLLED
+    for (int line = id / WIDTH; line < LINES; line += STRIDE) {
+        float4 x = ((const float4 *)landing)[line * WIDTH + c];
+        if (MATH == TT_CUDA_BF16) {
+            uint2 pairs = {tti_gpu_bf16_pair(x.x, x.y), tti_gpu_bf16_pair(x.z, x.w)};
+            *(uint2 *)(tti_gpu_chunk<MATH, DIM>(tile, line, 0, c / 2) + c % 2 * 2) = pairs;
+        } else {
+            if (MATH == TT_CUDA_TF32) {
+                x.x = __uint_as_float(tti_gpu_tf32(x.x));
+                x.y = __uint_as_float(tti_gpu_tf32(x.y));
+                x.z = __uint_as_float(tti_gpu_tf32(x.z));
+                x.w = __uint_as_float(tti_gpu_tf32(x.w));
+            }
+            *(float4 *)tti_gpu_chunk<MATH, DIM>(tile, line, 0, c) = x;
+        }
+    }
+}
+
+/* A tile of LINES lines that stays, AT_ONCE of them through the landing at a time. */
+template <int MATH, int DIM, int LINES, int AT_ONCE, int THREADS>
+static __device__ __forceinline__ void tti_gpu_own(uint32_t *tile, float *landing, const tti_lines &from,
+                                                   int first, int lines, int dim) {
+    for (int i = 0; i < LINES; i += AT_ONCE) {
+        tti_gpu_send<DIM, AT_ONCE, THREADS>(landing, from, first + i, lines - i, dim);
+        tti_gpu_copied();
+        tti_gpu_take<MATH, DIM, AT_ONCE, THREADS>(tile + i * tti_tile_of<MATH, DIM>::words, landing);
+    }
+}
+
+/* Fragments of step p of k: of A from 16 lines, of two tiles of B from 16 lines that are its columns. */
+template <int MATH, int DIM>
+static __device__ __forceinline__ void tti_gpu_fragment_a(uint32_t a[4], uint32_t *tile, int lane, int p) {
+    tti_gpu_ldmatrix<0>(a, tti_gpu_chunk<MATH, DIM>(tile, lane % 16, 2 * p, lane / 16));
+}
+
+template <int MATH, int DIM>
+static __device__ __forceinline__ void tti_gpu_fragment_b(uint32_t b[2][2], uint32_t *tile, int lane,
+                                                          int p) {
+    tti_gpu_ldmatrix<0>(b[0], tti_gpu_chunk<MATH, DIM>(tile, lane / 16 * 8 + lane % 8, 2 * p, lane / 8 % 2));
+}
+
+/* Of two tiles of B, columns 16 j on, from lines that are its k. Columns t and t + 4 of a step of floats are
+ * lines 2t and 2t + 1, as tti_gpu_turn has them; volatile, so that not all are read long before their use. */
+template <int MATH, int DIM>
+static __device__ __forceinline__ void tti_gpu_fragment_turned(uint32_t b[2][2], uint32_t *tile,
+                                                               int lane, int j) {
+    const int g = lane / 4, t = lane % 4;
+    if (MATH == TT_CUDA_BF16) {
+        tti_gpu_ldmatrix<1>(b[0], tti_gpu_chunk<MATH, DIM>(tile, lane % 16, 2 * j, lane / 16));
+    } else {
+        TTI_GPU_UNROLL
+        for (int i = 0; i < 4; i++) {
+            volatile uint32_t *from = tti_gpu_chunk<MATH, DIM>(tile, 2 * t + i % 2, 4 * j + i / 2 * 2, g / 4);
+            b[i / 2][i % 2] = from[g % 4];
+        }
+    }
+}
+
+/* A step of scores as the fragment of A of the next product: s is one tile of results, for bf16 two. */
+template <int MATH>
+static __device__ __forceinline__ void tti_gpu_turn(uint32_t a[4], float (*s)[4]) {
+    TTI_GPU_UNROLL
+    for (int i = 0; i < 4; i++) {
+        if (MATH == TT_CUDA_BF16) {
+            a[i] = tti_gpu_bf16_pair(s[i / 2][i % 2 * 2], s[i / 2][i % 2 * 2 + 1]);
+        } else {
+            float x = s[0][i % 2 * 2 + i / 2];
+            a[i] = MATH == TT_CUDA_TF32 ? tti_gpu_tf32(x) : __float_as_uint(x);
+        }
+    }
+}
+
+/* score = rows columns', 16 rows of a warp by N, over the first `steps` steps of k. */
+template <int MATH, int DIM, int N>
+static __device__ __forceinline__ void tti_gpu_scores(float score[N / 8][4], uint32_t *rows,
+                                                      uint32_t *columns, int steps) {
+    const int lane = tti_gpu_thread() % 32;
+    uint32_t row[4], a[1][4], b[2][2];
+    TTI_GPU_UNROLL
+    for (int j = 0; j < N / 2; j++) { score[j / 4][j % 4] = 0.0f; }
+    TTI_GPU_UNROLL_TWO
+    for (int p = 0; p < steps; p++) {
+        tti_gpu_fragment_a<MATH, DIM>(row, rows, lane, p);
+        TTI_GPU_UNROLL
+        for (int j = 0; j < N / 16; j++) {
+            TTI_GPU_UNROLL
+            for (int i = 0; i < 4; i++) { a[0][i] = row[i]; }      /* which a step may split */
+            tti_gpu_fragment_b<MATH, DIM>(b, columns + j * 16 * tti_tile_of<MATH, DIM>::words, lane, p);
+            tti_gpu_step<MATH, 1, 2>((float(*)[2][4])(score + 2 * j), a, b);
+        }
+    }
+}
+
+/* out += s x, 16 rows of a warp; x has N lines. */
+template <int MATH, int DIM, int N>
+static __device__ __forceinline__ void tti_gpu_attend(float out[][4], float s[N / 8][4], uint32_t *x) {
+    typedef tti_tile_of<MATH, DIM> tile;
+    enum { STEP = tti_mode<MATH>::step };
+    const int id = tti_gpu_thread(), lane = id % 32;
+    x += id / 32 % tile::split * (tile::words / tile::split);
+    uint32_t a[1][4], b[2][2];
+    TTI_GPU_UNROLL
+    for (int p = 0; p < N / STEP; p++) {
+        TTI_GPU_UNROLL
+        for (int j = 0; j < tile::each / 16; j++) {
+            tti_gpu_turn<MATH>(a[0], s + p * STEP / 8);
+            tti_gpu_fragment_turned<MATH, DIM>(b, x + p * STEP * tile::words, lane, j);
+            tti_gpu_step<MATH, 1, 2>((float(*)[2][4])(out + 2 * j), a, b);
+        }
+    }
+}
+
+/* Rounded factors do not need the last bits of exp. */
+template <int MATH>
+static __device__ __forceinline__ float tti_gpu_exp(float x) {
+    return MATH == TT_CUDA_F32 ? expf(x) : tti_gpu_exp2(1.44269504f * x);
+}
+
+/* The first of the warp's 16 rows of the block; row of the thread's results [j][r], and their column among N
+ * tiles, with a walk over them. */
+#define TTI_WARP_ROW ((int)threadIdx.x / 32 / tti_tile_of<MATH, DIM>::split * 16)
+#define TTI_ROW(r) (TTI_WARP_ROW + (int)threadIdx.x % 32 / 4 + (r) / 2 * 8)
+#define TTI_COLUMN(j, r) ((j) * 8 + (int)threadIdx.x % 4 * 2 + (r) % 2)
+#define TTI_EACH_RESULT(N, j, r)               \
+    TTI_GPU_UNROLL for (int j = 0; j < N; j++) \
+        TTI_GPU_UNROLL for (int r = 0; r < 4; r++)
+
+/* The online softmax of a tile of scores: each becomes exp(score - max); max of a row so far, the thread's
+ * part of its sum, which shrinks with what out holds by exp(old max - max). */
+template <int MATH, int DIM, int KEYS>
+static __device__ __forceinline__ void tti_gpu_softmax_tile(float score[KEYS / 8][4], float max[2],
+                                                            float sum[2], float out[][4]) {
+    float shrink[2];
+    TTI_GPU_UNROLL
+    for (int i = 0; i < 2; i++) {
+        float top = max[i];
+        TTI_GPU_UNROLL
+        for (int j = 0; j < KEYS / 8; j++) {
+            top = fmaxf(top, fmaxf(score[j][2 * i], score[j][2 * i + 1]));
+        }
+        top = fmaxf(top, __shfl_xor_sync(0xFFFFFFFFu, top, 1));
+        top = fmaxf(top, __shfl_xor_sync(0xFFFFFFFFu, top, 2));
+        shrink[i] = tti_gpu_exp<MATH>(max[i] - top);
+        max[i] = top;
+        sum[i] *= shrink[i];
+    }
+    TTI_EACH_RESULT(KEYS / 8, j, r) {
+        score[j][r] = tti_gpu_exp<MATH>(score[j][r] - max[r / 2]);
+        sum[r / 2] += score[j][r];
+    }
+    if (__ballot_sync(0xFFFFFFFFu, shrink[0] != 1.0f || shrink[1] != 1.0f)) {
+        TTI_EACH_RESULT((tti_tile_of<MATH, DIM>::each / 8), j, r) { out[j][r] *= shrink[r / 2]; }
+    }
+}
+
+/* A thread's results, times the factor of their row, put or added to lines first on, of which n are there. */
+template <int MATH, int DIM>
+static __device__ __forceinline__ void tti_gpu_put_results(const tti_lines &to, int first, int n, int dim,
+                                                           int adds, float out[][4], const float factor[2]) {
+    typedef tti_tile_of<MATH, DIM> tile;
+    const int channel = (int)threadIdx.x / 32 % tile::split * tile::each;
+    TTI_GPU_UNROLL
+    for (int i = 0; i < 2; i++) {
+        if (TTI_ROW(2 * i) >= n) { continue; }
+        float *line = (float *)tti_gpu_line(to, first + TTI_ROW(2 * i));
+        const int pairs = dim % 2 == 0 && (uintptr_t)line % 8 == 0;
+        TTI_GPU_UNROLL
+        for (int j = 0; j < tile::each / 8; j++) {
+            const int column = channel + TTI_COLUMN(j, 0);
+            float *at = line + column;
+            float2 x = {out[j][2 * i] * factor[i], out[j][2 * i + 1] * factor[i]};
+            if (pairs && column < dim) {
+                float2 before = {0.0f, 0.0f};
+                if (adds) { before = *(float2 *)at; }
+                x.x += before.x;
+                x.y += before.y;
+                *(float2 *)at = x;
+            } else {
+                if (column < dim) { at[0] = adds ? at[0] + x.x : x.x; }
+                if (column + 1 < dim) { at[1] = adds ? at[1] + x.y : x.y; }
+            }
+        }
+    }
+}
+
+/* Of a row of the block the place in lse and delta. */
+static __device__ __forceinline__ size_t tti_gpu_statistic(const tt_attention_args &a, const tti_heads &seq,
+                                                           int kv_head, int row) {
+    size_t token = (size_t)(seq.first + row / seq.group);
+    return token * (size_t)a.n_heads + (size_t)(kv_head * seq.group + row % seq.group);
+}
+
+/* The rows that a block owns. Asked for once more behind the loop, so that no register holds them in it. */
+typedef struct tti_owned {
+    tti_heads seq;
+    int kv_head, row0, rows;
+} tti_owned;
+
+template <int ROWS>
+static __device__ __forceinline__ tti_owned tti_gpu_block(const tt_attention_args &a) {
+    tti_owned b;
+    b.seq = tti_gpu_heads(a, (int)blockIdx.x);
+    const int all_rows = b.seq.tokens * b.seq.group, n_blocks = (all_rows + ROWS - 1) / ROWS;
+    b.kv_head = (int)blockIdx.z;
+    b.row0 = (n_blocks - 1 - (int)blockIdx.y) * ROWS;
+    b.rows = min(ROWS, all_rows - b.row0);
+    return b;
+}
+
+/* Blocks a multiprocessor that are to fit by their registers. */
+#define TTI_BLOCKS(own) (DIM == 256 ? 1 : DIM == 64 && (own) == 64 ? 3 : 2)
+
+/* Shared memory: q [ROWS], k [KEYS], v [KEYS], landings of k and v [KEYS][DIM]. */
+template <int MATH, int DIM, int ROWS, int KEYS>
+static __global__ void __launch_bounds__(2 * ROWS * tti_tile_of<MATH, DIM>::split, TTI_BLOCKS(ROWS))
     tti_gpu_attention_forward_tiles(tt_attention_args a) {
-    typedef typename tti_mode<MATH>::element E;
+    enum { WORDS = tti_tile_of<MATH, DIM>::words, CHANNELS = tti_tile_of<MATH, DIM>::each };
+    enum { THREADS = 2 * ROWS * tti_tile_of<MATH, DIM>::split };
     TTI_DYNAMIC_SHARED(shared);
-    E *q = (E *)shared;
-    E *kv = q + ROWS * (DIM + TTI_PAD);
-    float *scores = (float *)(kv + DIM * TTI_LD);
-    float *max = scores + ROWS * TTI_LD, *sum = max + ROWS, *shrink = sum + ROWS;
-    E *p = sizeof(E) == sizeof(float) ? (E *)scores : (E *)(shrink + ROWS);
-    const tti_heads seq = tti_gpu_heads(a, (int)blockIdx.x);
-    const int kv_head = (int)blockIdx.z, dim = a.head_dim, k_dim = (dim + 15) / 16 * 16;
-    const int all_rows = seq.tokens * seq.group, n_blocks = (all_rows + ROWS - 1) / ROWS;
-    const int row0 = (n_blocks - 1 - (int)blockIdx.y) * ROWS, rows = min(ROWS, all_rows - row0);
+    uint32_t *q = (uint32_t *)shared, *k = q + ROWS * WORDS, *v = k + KEYS * WORDS;
+    float *k_landing = (float *)(v + KEYS * WORDS), *v_landing = k_landing + KEYS * DIM;
+    const tti_owned block = tti_gpu_block<ROWS>(a);
+    const tti_heads seq = block.seq;
+    const int kv_head = block.kv_head, dim = a.head_dim, row0 = block.row0, rows = block.rows;
+    const int steps = (dim + tti_mode<MATH>::step - 1) / tti_mode<MATH>::step;
     const int n_keys = seq.position + (row0 + rows - 1) / seq.group + 1;
     const tti_lines keys = tti_gpu_keys(a, seq, a.k, kv_head), values = tti_gpu_keys(a, seq, a.v, kv_head);
-    float out[2][DIM / 32][4], score[2][ROWS / 32][4];
+    const tti_lines queries = tti_gpu_rows(a, seq, a.q, kv_head);
+    float out[CHANNELS / 8][4], score[KEYS / 8][4], max[2] = {-INFINITY, -INFINITY}, sum[2] = {0.0f, 0.0f};
     if (row0 < 0) { return; }
-    TTI_EACH_RESULT(DIM / 32, i, j, r) { out[i][j][r] = 0.0f; }
-    if (threadIdx.x < ROWS) {
-        max[threadIdx.x] = -INFINITY;
-        sum[threadIdx.x] = 0.0f;
-    }
-    tti_gpu_fill<MATH, ROWS, DIM, 0>(q, DIM + TTI_PAD, tti_gpu_rows(a, seq, a.q, kv_head), row0, rows, 0,
-                                         dim);
-    for (int key0 = 0; key0 < n_keys; key0 += ROWS) {
-        const int n = min(ROWS, n_keys - key0);
-        tti_gpu_fill<MATH, ROWS, DIM, 0>(kv, DIM + TTI_PAD, keys, key0, n, 0, dim);
-        __syncthreads();
-        tti_gpu_scores<MATH, DIM, ROWS>(score, q, kv, k_dim);
-        TTI_EACH_RESULT(ROWS / 32, i, j, r) {
-            int row = TTI_WARP_ROW(i, r), key = TTI_WARP_COLUMN(ROWS / 4, j, r);
-            int seen = key < n && key0 + key <= seq.position + (row0 + row) / seq.group;
-            scores[row * TTI_LD + key] = seen ? a.scale * score[i][j][r] : -INFINITY;
+    /* The last key that the thread's rows see, and any of the warp. */
+    const int sees[2] = {seq.position + (row0 + TTI_ROW(0)) / seq.group,
+                         seq.position + (row0 + TTI_ROW(2)) / seq.group};
+    const int one_sees = TTI_WARP_ROW < rows ? seq.position + (row0 + TTI_WARP_ROW + 15) / seq.group : -1;
+    TTI_EACH_RESULT(CHANNELS / 8, j, r) { out[j][r] = 0.0f; }
+    tti_gpu_own<MATH, DIM, ROWS, 2 * KEYS, THREADS>(q, k_landing, queries, row0, rows, dim);
+    tti_gpu_send<DIM, KEYS, THREADS>(k_landing, keys, 0, n_keys, dim);
+    tti_gpu_send<DIM, KEYS, THREADS>(v_landing, values, 0, n_keys, dim);
+    for (int key0 = 0; key0 < n_keys; key0 += KEYS) {
+        tti_gpu_copied();
+        __syncthreads();                    /* no warp reads the tiles before any more */
+        tti_gpu_take<MATH, DIM, KEYS, THREADS>(k, k_landing);
+        tti_gpu_take<MATH, DIM, KEYS, THREADS>(v, v_landing);
+        if (key0 + KEYS < n_keys) {
+            tti_gpu_send<DIM, KEYS, THREADS>(k_landing, keys, key0 + KEYS, n_keys - key0 - KEYS, dim);
+            tti_gpu_send<DIM, KEYS, THREADS>(v_landing, values, key0 + KEYS, n_keys - key0 - KEYS, dim);
         }
         __syncthreads();
-        tti_gpu_fill<MATH, ROWS, DIM, 1>(kv, TTI_LD, values, key0, n, 0, dim);
-        tti_gpu_softmax_tile<MATH, ROWS>(scores, p, max, sum, shrink);
-        __syncthreads();
-        TTI_EACH_RESULT(DIM / 32, i, j, r) { out[i][j][r] *= shrink[TTI_WARP_ROW(i, r)]; }
-        tti_gpu_attend<MATH, DIM, ROWS>(out, p, kv);
-        __syncthreads();
+        if (key0 > one_sees) { continue; }
+        tti_gpu_scores<MATH, DIM, KEYS>(score, q + TTI_WARP_ROW * WORDS, k, steps);
+        TTI_EACH_RESULT(KEYS / 8, j, r) {
+            int seen = key0 + TTI_COLUMN(j, r) <= sees[r / 2];
+            score[j][r] = seen ? a.scale * score[j][r] : -INFINITY;
+        }
+        tti_gpu_softmax_tile<MATH, DIM, KEYS>(score, max, sum, out);
+        tti_gpu_attend<MATH, DIM, KEYS>(out, score, v);
     }
-    TTI_EACH_RESULT(DIM / 32, i, j, r) {
-        int row = TTI_WARP_ROW(i, r), d = TTI_WARP_COLUMN(DIM / 4, j, r);
-        tti_lines to = tti_gpu_rows(a, seq, a.out, kv_head);
-        if (row < rows && d < dim) { ((float *)tti_gpu_line(to, row0 + row))[d] = out[i][j][r] / sum[row]; }
+    const tti_owned to = tti_gpu_block<ROWS>(a);
+    TTI_GPU_UNROLL
+    for (int i = 0; i < 2; i++) {
+        sum[i] += __shfl_xor_sync(0xFFFFFFFFu, sum[i], 1);
+        sum[i] += __shfl_xor_sync(0xFFFFFFFFu, sum[i], 2);
+        if (a.lse && TTI_ROW(2 * i) < to.rows && threadIdx.x % 4 == 0) {
+            a.lse[tti_gpu_statistic(a, to.seq, to.kv_head, to.row0 + TTI_ROW(2 * i))] = max[i] + logf(sum[i]);
+        }
+        sum[i] = 1.0f / sum[i];
     }
-    if (a.lse && (int)threadIdx.x < rows) {
-        int row = row0 + (int)threadIdx.x;
-        size_t token = (size_t)(seq.first + row / seq.group);
-        size_t head = (size_t)(kv_head * seq.group + row % seq.group);
-        a.lse[token * (size_t)a.n_heads + head] = max[threadIdx.x] + logf(sum[threadIdx.x]);
-    }
+    tti_gpu_put_results<MATH, DIM>(tti_gpu_rows(a, to.seq, a.out, to.kv_head), to.row0, to.rows, a.head_dim,
+                                   0, out, sum);
 }
 
-/* Shared memory of both backward kernels, in this order. A block owns rows of q (dq) or keys (dk, dv), and
- * the others pass through x in blocks of ROWS, once for each product.
- *                             dq                        dk, dv
- *     2 x E [ROWS][DIM + TTI_PAD]   q, dout         k, v
- *     x   E [DIM][TTI_LD]       k, v, k turned          q, dout, dout turned, q turned
- *     s   E [ROWS][TTI_LD]  ds: rows by keys        p, then ds: keys by rows
- *     lse, delta  float [ROWS] each                 of the rows in hand */
-template <int MATH, int DIM, int ROWS>
-static size_t tti_cuda_backward_bytes(void) {
-    size_t owned = 2 * ROWS * (DIM + TTI_PAD), x = DIM * TTI_LD, s = ROWS * TTI_LD;
-    return sizeof(typename tti_mode<MATH>::element) * (owned + x + s) + sizeof(float) * 2 * ROWS;
-}
-
-/* lse and delta of ROWS rows into shared memory. */
-template <int ROWS>
-static __device__ __forceinline__ void tti_gpu_statistics(const tt_attention_args &a, const tti_heads &seq,
-                                                          const float *delta, int kv_head, int row0, int rows,
-                                                          float *to_lse, float *to_delta) {
-    int row = row0 + (int)threadIdx.x;
-    size_t token = (size_t)(seq.first + row / seq.group);
-    size_t head = (size_t)(kv_head * seq.group + row % seq.group);
-    size_t at = token * (size_t)a.n_heads + head;
-    if (threadIdx.x >= ROWS) { return; }
-    to_lse[threadIdx.x] = (int)threadIdx.x < rows ? a.lse[at] : 0.0f;
-    to_delta[threadIdx.x] = (int)threadIdx.x < rows ? delta[at] : 0.0f;
-}
-
-/* A block of rows goes over its keys. */
-template <int MATH, int DIM, int ROWS>
-static __global__ void __launch_bounds__(4 * ROWS, ROWS == 64 && DIM < 256 ? 2 : 1)
+/* A block of rows goes over its keys. Shared memory: q, dout [ROWS], k, v [KEYS], their landings. */
+template <int MATH, int DIM, int ROWS, int KEYS>
+static __global__ void __launch_bounds__(2 * ROWS * tti_tile_of<MATH, DIM>::split, TTI_BLOCKS(ROWS))
     tti_gpu_attention_dq_tiles(tt_attention_args a, const float *delta_all) {
-    typedef typename tti_mode<MATH>::element E;
+    enum { WORDS = tti_tile_of<MATH, DIM>::words, CHANNELS = tti_tile_of<MATH, DIM>::each };
+    enum { THREADS = 2 * ROWS * tti_tile_of<MATH, DIM>::split };
     TTI_DYNAMIC_SHARED(shared);
-    E *q = (E *)shared, *dout = q + ROWS * (DIM + TTI_PAD);
-    E *x = dout + ROWS * (DIM + TTI_PAD);
-    E *ds = x + DIM * TTI_LD;
-    float *lse = (float *)(ds + ROWS * TTI_LD), *delta = lse + ROWS;
-    const tti_heads seq = tti_gpu_heads(a, (int)blockIdx.x);
-    const int kv_head = (int)blockIdx.z, dim = a.head_dim, k_dim = (dim + 15) / 16 * 16;
-    const int all_rows = seq.tokens * seq.group, n_blocks = (all_rows + ROWS - 1) / ROWS;
-    const int row0 = (n_blocks - 1 - (int)blockIdx.y) * ROWS, rows = min(ROWS, all_rows - row0);
+    uint32_t *q = (uint32_t *)shared, *dout = q + ROWS * WORDS;
+    uint32_t *k = dout + ROWS * WORDS, *v = k + KEYS * WORDS;
+    float *k_landing = (float *)(v + KEYS * WORDS), *v_landing = k_landing + KEYS * DIM;
+    const tti_owned block = tti_gpu_block<ROWS>(a);
+    const tti_heads seq = block.seq;
+    const int kv_head = block.kv_head, dim = a.head_dim, row0 = block.row0, rows = block.rows;
+    const int steps = (dim + tti_mode<MATH>::step - 1) / tti_mode<MATH>::step;
     const int n_keys = (row0 + rows - 1) / seq.group + 1;
     const tti_lines keys = tti_gpu_keys(a, seq, a.k, kv_head), values = tti_gpu_keys(a, seq, a.v, kv_head);
     const tti_lines queries = tti_gpu_rows(a, seq, a.q, kv_head);
     const tti_lines douts = tti_gpu_rows(a, seq, a.dout, kv_head);
-    float dq[2][DIM / 32][4], score[2][ROWS / 32][4], dp[2][ROWS / 32][4];      /* dp = dout v' */
+    float dq[CHANNELS / 8][4], score[KEYS / 8][4], dp[KEYS / 8][4], lse[2], delta[2];      /* dp = dout v' */
     if (row0 < 0) { return; }
-    TTI_EACH_RESULT(DIM / 32, i, j, r) { dq[i][j][r] = 0.0f; }
-    tti_gpu_statistics<ROWS>(a, seq, delta_all, kv_head, row0, rows, lse, delta);
-    tti_gpu_fill<MATH, ROWS, DIM, 0>(q, DIM + TTI_PAD, queries, row0, rows, 0, dim);
-    tti_gpu_fill<MATH, ROWS, DIM, 0>(dout, DIM + TTI_PAD, douts, row0, rows, 0, dim);
-    for (int key0 = 0; key0 < n_keys; key0 += ROWS) {
-        const int n = min(ROWS, n_keys - key0);
-        tti_gpu_fill<MATH, ROWS, DIM, 0>(x, DIM + TTI_PAD, keys, key0, n, 0, dim);
+    const int sees[2] = {(row0 + TTI_ROW(0)) / seq.group, (row0 + TTI_ROW(2)) / seq.group};
+    const int one_sees = TTI_WARP_ROW < rows ? (row0 + TTI_WARP_ROW + 15) / seq.group : -1;
+    TTI_EACH_RESULT(CHANNELS / 8, j, r) { dq[j][r] = 0.0f; }
+    for (int i = 0; i < 2; i++) {
+        size_t at = tti_gpu_statistic(a, seq, kv_head, row0 + min(TTI_ROW(2 * i), rows - 1));
+        lse[i] = a.lse[at];
+        delta[i] = delta_all[at];
+    }
+    tti_gpu_own<MATH, DIM, ROWS, 2 * KEYS, THREADS>(q, k_landing, queries, row0, rows, dim);
+    tti_gpu_own<MATH, DIM, ROWS, 2 * KEYS, THREADS>(dout, k_landing, douts, row0, rows, dim);
+    tti_gpu_send<DIM, KEYS, THREADS>(k_landing, keys, 0, n_keys, dim);
+    tti_gpu_send<DIM, KEYS, THREADS>(v_landing, values, 0, n_keys, dim);
+    for (int key0 = 0; key0 < n_keys; key0 += KEYS) {
+        tti_gpu_copied();
         __syncthreads();
-        tti_gpu_scores<MATH, DIM, ROWS>(score, q, x, k_dim);
-        __syncthreads();
-        tti_gpu_fill<MATH, ROWS, DIM, 0>(x, DIM + TTI_PAD, values, key0, n, 0, dim);
-        __syncthreads();
-        tti_gpu_scores<MATH, DIM, ROWS>(dp, dout, x, k_dim);
-        TTI_EACH_RESULT(ROWS / 32, i, j, r) {
-            int row = TTI_WARP_ROW(i, r), key = TTI_WARP_COLUMN(ROWS / 4, j, r);
-            int seen = row < rows && key < n && key0 + key <= (row0 + row) / seq.group;
-            float p = seen ? expf(a.scale * score[i][j][r] - lse[row]) : 0.0f;
-            tti_gpu_put(ds + row * TTI_LD + key, p * (dp[i][j][r] - delta[row]), MATH);
+        tti_gpu_take<MATH, DIM, KEYS, THREADS>(k, k_landing);
+        tti_gpu_take<MATH, DIM, KEYS, THREADS>(v, v_landing);
+        if (key0 + KEYS < n_keys) {
+            tti_gpu_send<DIM, KEYS, THREADS>(k_landing, keys, key0 + KEYS, n_keys - key0 - KEYS, dim);
+            tti_gpu_send<DIM, KEYS, THREADS>(v_landing, values, key0 + KEYS, n_keys - key0 - KEYS, dim);
         }
         __syncthreads();
-        tti_gpu_fill<MATH, ROWS, DIM, 1>(x, TTI_LD, keys, key0, n, 0, dim);
-        __syncthreads();
-        tti_gpu_attend<MATH, DIM, ROWS>(dq, ds, x);
-        __syncthreads();
+        if (key0 > one_sees) { continue; }
+        tti_gpu_scores<MATH, DIM, KEYS>(score, q + TTI_WARP_ROW * WORDS, k, steps);
+        tti_gpu_scores<MATH, DIM, KEYS>(dp, dout + TTI_WARP_ROW * WORDS, v, steps);
+        TTI_EACH_RESULT(KEYS / 8, j, r) {   /* ds */
+            int seen = key0 + TTI_COLUMN(j, r) <= sees[r / 2];
+            float p = seen ? tti_gpu_exp<MATH>(a.scale * score[j][r] - lse[r / 2]) : 0.0f;
+            score[j][r] = p * (dp[j][r] - delta[r / 2]);
+        }
+        tti_gpu_attend<MATH, DIM, KEYS>(dq, score, k);
     }
-    TTI_EACH_RESULT(DIM / 32, i, j, r) {
-        int row = TTI_WARP_ROW(i, r), column = TTI_WARP_COLUMN(DIM / 4, j, r);
-        tti_lines to = tti_gpu_rows(a, seq, a.dq, kv_head);
-        float *value = (float *)tti_gpu_line(to, row0 + (row < rows ? row : 0)) + column;
-        if (row < rows && column < dim) { *value += a.scale * dq[i][j][r]; }
-    }
+    const tti_owned to = tti_gpu_block<ROWS>(a);
+    const float scale[2] = {a.scale, a.scale};
+    tti_gpu_put_results<MATH, DIM>(tti_gpu_rows(a, to.seq, a.dq, to.kv_head), to.row0, to.rows, a.head_dim,
+                                   1, dq, scale);
 }
 
-/* A block of keys goes over the rows that see it; scores stand turned, keys by rows. */
-template <int MATH, int DIM, int ROWS>
-static __global__ void __launch_bounds__(4 * ROWS, ROWS == 64 && DIM < 256 ? 2 : 1)
+/* lse and delta of ROWS rows are sent with them; threads 0 .. 2 ROWS - 1. */
+template <int ROWS>
+static __device__ __forceinline__ void tti_gpu_send_statistics(float *landing, const tt_attention_args &a,
+                                                               const tti_heads &seq, const float *delta,
+                                                               int kv_head, int row0, int all_rows) {
+    const int i = (int)threadIdx.x, row = row0 + i % ROWS;
+    if (i >= 2 * ROWS) { return; }
+    size_t at = tti_gpu_statistic(a, seq, kv_head, min(row, all_rows - 1));
+    tti_gpu_copy<4>(landing + i, (i < ROWS ? a.lse : delta) + at, row < all_rows ? 4 : 0);
+}
+
+/* A block of keys goes over the rows that see it; scores stand turned, keys by rows. PARTS: what it makes.
+ * Rows beyond the last are 0, and add nothing. Shared memory: k, v [KEYS], q, dout [ROWS], their landings,
+ * lse and delta [ROWS], their landing. */
+#define TTI_DK 1
+#define TTI_DV 2
+template <int MATH, int DIM, int KEYS, int ROWS, int PARTS>
+static __global__ void __launch_bounds__(2 * KEYS * tti_tile_of<MATH, DIM>::split, TTI_BLOCKS(KEYS))
     tti_gpu_attention_dkv_tiles(tt_attention_args a, const float *delta_all) {
-    typedef typename tti_mode<MATH>::element E;
+    enum { WORDS = tti_tile_of<MATH, DIM>::words, CHANNELS = tti_tile_of<MATH, DIM>::each };
+    enum { THREADS = 2 * KEYS * tti_tile_of<MATH, DIM>::split };
     TTI_DYNAMIC_SHARED(shared);
-    E *k = (E *)shared, *v = k + ROWS * (DIM + TTI_PAD);
-    E *x = v + ROWS * (DIM + TTI_PAD);
-    E *s = x + DIM * TTI_LD;
-    float *lse = (float *)(s + ROWS * TTI_LD), *delta = lse + ROWS;
+    uint32_t *k = (uint32_t *)shared, *v = k + KEYS * WORDS;
+    uint32_t *q = v + KEYS * WORDS, *dout = q + ROWS * WORDS;
+    float *q_landing = (float *)(dout + ROWS * WORDS), *dout_landing = q_landing + ROWS * DIM;
+    float *lse = dout_landing + ROWS * DIM, *delta = lse + ROWS, *landing = delta + ROWS;
     const tti_heads seq = tti_gpu_heads(a, (int)blockIdx.x);
-    const int kv_head = (int)blockIdx.z, dim = a.head_dim, k_dim = (dim + 15) / 16 * 16;
-    const int all_rows = seq.tokens * seq.group;
-    const int key0 = (int)blockIdx.y * ROWS, n = min(ROWS, seq.tokens - key0);
+    const int kv_head = (int)blockIdx.z, dim = a.head_dim, all_rows = seq.tokens * seq.group;
+    const int steps = (dim + tti_mode<MATH>::step - 1) / tti_mode<MATH>::step;
+    const int key0 = (int)blockIdx.y * KEYS, n = min(KEYS, seq.tokens - key0);
     const tti_lines keys = tti_gpu_keys(a, seq, a.k, kv_head), values = tti_gpu_keys(a, seq, a.v, kv_head);
     const tti_lines queries = tti_gpu_rows(a, seq, a.q, kv_head);
     const tti_lines douts = tti_gpu_rows(a, seq, a.dout, kv_head);
-    float dk[2][DIM / 32][4], dv[2][DIM / 32][4], score[2][ROWS / 32][4], dp[2][ROWS / 32][4];
+    const int first = key0 * seq.group;
+    /* The first rows that see the thread's keys, and the warp's. */
+    const int seen_by[2] = {(key0 + TTI_ROW(0)) * seq.group, (key0 + TTI_ROW(2)) * seq.group};
+    const int one_seen_by = TTI_WARP_ROW < n ? (key0 + TTI_WARP_ROW) * seq.group : INT_MAX;
+    float dk[PARTS & TTI_DK ? CHANNELS / 8 : 1][4], dv[PARTS & TTI_DV ? CHANNELS / 8 : 1][4];
+    float p[ROWS / 8][4], ds[ROWS / 8][4];
     if (n <= 0) { return; }
-    TTI_EACH_RESULT(DIM / 32, i, j, r) { dk[i][j][r] = dv[i][j][r] = 0.0f; }
-    tti_gpu_fill<MATH, ROWS, DIM, 0>(k, DIM + TTI_PAD, keys, key0, n, 0, dim);
-    tti_gpu_fill<MATH, ROWS, DIM, 0>(v, DIM + TTI_PAD, values, key0, n, 0, dim);
-    for (int row0 = key0 * seq.group; row0 < all_rows; row0 += ROWS) {
-        const int rows = min(ROWS, all_rows - row0);
-        tti_gpu_statistics<ROWS>(a, seq, delta_all, kv_head, row0, rows, lse, delta);
-        tti_gpu_fill<MATH, ROWS, DIM, 0>(x, DIM + TTI_PAD, queries, row0, rows, 0, dim);
+    TTI_EACH_RESULT((PARTS & TTI_DK ? CHANNELS / 8 : 1), j, r) { dk[j][r] = 0.0f; }
+    TTI_EACH_RESULT((PARTS & TTI_DV ? CHANNELS / 8 : 1), j, r) { dv[j][r] = 0.0f; }
+    tti_gpu_own<MATH, DIM, KEYS, 2 * ROWS, THREADS>(k, q_landing, keys, key0, n, dim);
+    tti_gpu_own<MATH, DIM, KEYS, 2 * ROWS, THREADS>(v, q_landing, values, key0, n, dim);
+    tti_gpu_send<DIM, ROWS, THREADS>(q_landing, queries, first, all_rows - first, dim);
+    tti_gpu_send<DIM, ROWS, THREADS>(dout_landing, douts, first, all_rows - first, dim);
+    tti_gpu_send_statistics<ROWS>(landing, a, seq, delta_all, kv_head, first, all_rows);
+    for (int row0 = first; row0 < all_rows; row0 += ROWS) {
+        const int next = row0 + ROWS;
+        tti_gpu_copied();
         __syncthreads();
-        tti_gpu_scores<MATH, DIM, ROWS>(score, k, x, k_dim);
-        __syncthreads();
-        tti_gpu_fill<MATH, ROWS, DIM, 0>(x, DIM + TTI_PAD, douts, row0, rows, 0, dim);
-        __syncthreads();
-        tti_gpu_scores<MATH, DIM, ROWS>(dp, v, x, k_dim);
-        TTI_EACH_RESULT(ROWS / 32, i, j, r) {   /* p into the tile, ds stays in registers until dv is done */
-            int key = TTI_WARP_ROW(i, r), row = TTI_WARP_COLUMN(ROWS / 4, j, r);
-            int seen = row < rows && key < n && key0 + key <= (row0 + row) / seq.group;
-            float p = seen ? expf(a.scale * score[i][j][r] - lse[row]) : 0.0f;
-            dp[i][j][r] = p * (dp[i][j][r] - delta[row]);
-            tti_gpu_put(s + key * TTI_LD + row, p, MATH);
+        tti_gpu_take<MATH, DIM, ROWS, THREADS>(q, q_landing);
+        tti_gpu_take<MATH, DIM, ROWS, THREADS>(dout, dout_landing);
+        if (threadIdx.x < 2 * ROWS) { lse[threadIdx.x] = landing[threadIdx.x]; }
+        if (next < all_rows) {
+            tti_gpu_send<DIM, ROWS, THREADS>(q_landing, queries, next, all_rows - next, dim);
+            tti_gpu_send<DIM, ROWS, THREADS>(dout_landing, douts, next, all_rows - next, dim);
+            tti_gpu_send_statistics<ROWS>(landing, a, seq, delta_all, kv_head, next, all_rows);
         }
         __syncthreads();
-        tti_gpu_fill<MATH, ROWS, DIM, 1>(x, TTI_LD, douts, row0, rows, 0, dim);
-        __syncthreads();
-        tti_gpu_attend<MATH, DIM, ROWS>(dv, s, x);
-        __syncthreads();
-        TTI_EACH_RESULT(ROWS / 32, i, j, r) {
-            E *to = s + TTI_WARP_ROW(i, r) * TTI_LD + TTI_WARP_COLUMN(ROWS / 4, j, r);
-            tti_gpu_put(to, dp[i][j][r], MATH);
+        if (next <= one_seen_by) { continue; }
+        tti_gpu_scores<MATH, DIM, ROWS>(p, k + TTI_WARP_ROW * WORDS, q, steps);
+        TTI_EACH_RESULT(ROWS / 8, j, r) {
+            int seen = row0 + TTI_COLUMN(j, r) >= seen_by[r / 2];
+            p[j][r] = seen ? tti_gpu_exp<MATH>(a.scale * p[j][r] - lse[TTI_COLUMN(j, r)]) : 0.0f;
         }
-        tti_gpu_fill<MATH, ROWS, DIM, 1>(x, TTI_LD, queries, row0, rows, 0, dim);
-        __syncthreads();
-        tti_gpu_attend<MATH, DIM, ROWS>(dk, s, x);
-        __syncthreads();
+        if (PARTS & TTI_DV) { tti_gpu_attend<MATH, DIM, ROWS>(dv, p, dout); }
+        if (PARTS & TTI_DK) {
+            tti_gpu_scores<MATH, DIM, ROWS>(ds, v + TTI_WARP_ROW * WORDS, dout, steps);
+            TTI_EACH_RESULT(ROWS / 8, j, r) { ds[j][r] = p[j][r] * (ds[j][r] - delta[TTI_COLUMN(j, r)]); }
+            tti_gpu_attend<MATH, DIM, ROWS>(dk, ds, q);
+        }
     }
-    TTI_EACH_RESULT(DIM / 32, i, j, r) {
-        int key = TTI_WARP_ROW(i, r), column = TTI_WARP_COLUMN(DIM / 4, j, r);
-        size_t row = (size_t)(seq.first + key0 + key);
-        size_t at = row * (size_t)a.n_kv_heads * (size_t)dim + (size_t)(kv_head * dim + column);
-        if (key >= n || column >= dim) { continue; }
-        if (a.dv) { a.dv[at] += dv[i][j][r]; }
-        if (a.dk) { a.dk[at] += a.scale * dk[i][j][r]; }
+    const tti_heads to = tti_gpu_heads(a, (int)blockIdx.x);      /* as above, not kept */
+    const int n_to = min(KEYS, to.tokens - (int)blockIdx.y * KEYS);
+    const float one[2] = {1.0f, 1.0f}, scale[2] = {a.scale, a.scale};
+    if (PARTS & TTI_DV && a.dv) {
+        tti_gpu_put_results<MATH, DIM>(tti_gpu_keys(a, to, a.dv, (int)blockIdx.z), (int)blockIdx.y * KEYS,
+                                       n_to, a.head_dim, 1, dv, one);
+    }
+    if (PARTS & TTI_DK && a.dk) {
+        tti_gpu_put_results<MATH, DIM>(tti_gpu_keys(a, to, a.dk, (int)blockIdx.z), (int)blockIdx.y * KEYS,
+                                       n_to, a.head_dim, 1, dk, scale);
     }
 }
 
@@ -1765,31 +2028,51 @@ static __global__ void tti_gpu_attention_decode_end(tt_attention_args a, const f
     }
 }
 
-/* The kernels in tiles for a head_dim and math, each with its rows a block; NULL where none fits the
- * device. */
+/* The kernels in tiles for a head_dim and math, with what one block of each owns; NULL where none fits the
+ * device. dk is dv where one kernel makes both. */
 typedef struct tti_attention_kernels {
     void (*forward)(tt_attention_args);
     void (*dq)(tt_attention_args, const float *);
-    void (*dkv)(tt_attention_args, const float *);
-    size_t forward_bytes, backward_bytes;      /* of shared memory */
-    int forward_rows, backward_rows;
+    void (*dv)(tt_attention_args, const float *);
+    void (*dk)(tt_attention_args, const float *);
+    size_t forward_bytes, dq_bytes, dkv_bytes;      /* of shared memory */
+    int forward_rows, dq_rows, dkv_keys;
+    unsigned threads;                               /* for each row */
 } tti_attention_kernels;
 
-/* 64 rows a tile where that leaves room for two blocks of them on a multiprocessor, in registers and
- * shared memory, else 32. Floats of head_dim above 128 go back row by row where a block has only 99 KB, as
- * on compute capability 8.6 and 8.9: even 32 rows are too many. */
+/* As many rows a block, 16 a warp, and as long a tile as leave room for two blocks of 8 warps on a
+ * multiprocessor with 228 KB of shared memory, or for one block of less with 99 KB. dk and dv of 256 channels
+ * do not fit the registers together, nor do those of floats beside the halves of their factors. Floats of
+ * head_dim above 128 go back row by row where a block has only 99 KB, as on compute capability 8.6 and 8.9:
+ * even 32 rows are too many. */
 template <int MATH, int DIM>
 static tti_attention_kernels tti_cuda_attention_kernels_of(size_t shared_limit) {
-    enum { FORWARD = DIM == 256 && MATH != TT_CUDA_BF16 ? 32 : 64, BACKWARD = DIM == 64 ? 64 : 32 };
+    enum {
+        WORDS = tti_tile_of<MATH, DIM>::words,
+        FORWARD = DIM == 256 ? (MATH == TT_CUDA_BF16 ? 64 : 32) : MATH == TT_CUDA_F32 ? 64 : 128,
+        KEYS = WORDS > 64 || MATH == TT_CUDA_F32 ? 16 : 2048 / WORDS,
+        OWN = DIM == 256 ? 32 : WORDS > 64 || MATH == TT_CUDA_F32 ? 64 : 128,
+        OWN_KEYS = DIM == 128 || (DIM == 64 && MATH != TT_CUDA_BF16) ? 64 : OWN,
+        BACK = 16,
+        APART = DIM == 256 || MATH == TT_CUDA_F32,
+        DV = APART ? TTI_DV : TTI_DK | TTI_DV,
+        DK = APART ? TTI_DK : DV
+    };
     tti_attention_kernels k = TT_INIT;
-    k.forward_bytes = tti_cuda_forward_bytes<MATH, DIM, FORWARD>();
-    k.backward_bytes = tti_cuda_backward_bytes<MATH, DIM, BACKWARD>();
+    k.forward_bytes = tti_cuda_tile_bytes<MATH, DIM>(1, FORWARD, KEYS);
+    k.dq_bytes = tti_cuda_tile_bytes<MATH, DIM>(2, OWN, BACK);
+    k.dkv_bytes = tti_cuda_tile_bytes<MATH, DIM>(2, OWN_KEYS, BACK) + 4 * BACK * sizeof(float);
     k.forward_rows = FORWARD;
-    k.backward_rows = BACKWARD;
-    if (k.forward_bytes <= shared_limit) { k.forward = tti_gpu_attention_forward_tiles<MATH, DIM, FORWARD>; }
-    if (k.backward_bytes <= shared_limit) {
-        k.dq = tti_gpu_attention_dq_tiles<MATH, DIM, BACKWARD>;
-        k.dkv = tti_gpu_attention_dkv_tiles<MATH, DIM, BACKWARD>;
+    k.dq_rows = OWN;
+    k.dkv_keys = OWN_KEYS;
+    k.threads = 2 * tti_tile_of<MATH, DIM>::split;
+    if (k.forward_bytes <= shared_limit) {
+        k.forward = tti_gpu_attention_forward_tiles<MATH, DIM, FORWARD, KEYS>;
+    }
+    if (k.dq_bytes <= shared_limit && k.dkv_bytes <= shared_limit) {
+        k.dq = tti_gpu_attention_dq_tiles<MATH, DIM, OWN, BACK>;
+        k.dv = tti_gpu_attention_dkv_tiles<MATH, DIM, OWN_KEYS, BACK, DV>;
+        k.dk = tti_gpu_attention_dkv_tiles<MATH, DIM, OWN_KEYS, BACK, DK>;
     }
     return k;
 }
@@ -1834,8 +2117,9 @@ static tt_status tti_cuda_open_kernels(tt_context *ctx, const tti_cuda *cuda) {
         tti_attention_kernels k =
             tti_cuda_attention_kernels_for(cuda->shared_limit, (tt_cuda_math)(i / 3), dims[i % 3]);
         status = tti_cuda_allow_shared(ctx, k.forward, k.forward_bytes);
-        if (status == TT_OK) { status = tti_cuda_allow_shared(ctx, k.dq, k.backward_bytes); }
-        if (status == TT_OK) { status = tti_cuda_allow_shared(ctx, k.dkv, k.backward_bytes); }
+        if (status == TT_OK) { status = tti_cuda_allow_shared(ctx, k.dq, k.dq_bytes); }
+        if (status == TT_OK) { status = tti_cuda_allow_shared(ctx, k.dv, k.dkv_bytes); }
+        if (status == TT_OK) { status = tti_cuda_allow_shared(ctx, k.dk, k.dkv_bytes); }
     }
     return status;
 }
@@ -1896,7 +2180,7 @@ static tt_status tti_cuda_attention_forward(tt_context *ctx, const tt_attention_
     if (k.forward && blocks <= TTI_CUDA_GRID_LIMIT) {
         dim3 grid((unsigned)a->n_sequences, (unsigned)blocks, (unsigned)a->n_kv_heads);
         cuda->counts.attention_tiles++;
-        TTI_LAUNCH(cuda, k.forward, grid, 4 * (unsigned)k.forward_rows, k.forward_bytes, *a);
+        TTI_LAUNCH(cuda, k.forward, grid, k.threads * (unsigned)k.forward_rows, k.forward_bytes, *a);
     } else {
         cuda->counts.attention_naive++;
         unsigned grid = tti_cuda_grid(cuda, (size_t)a->n_tokens * (size_t)a->n_heads);
@@ -1908,13 +2192,16 @@ static tt_status tti_cuda_attention_forward(tt_context *ctx, const tt_attention_
 static tt_status tti_cuda_attention_backward_tiles(tt_context *ctx, const tt_attention_args *a,
                                                    const tti_attention_kernels *k, const float *delta) {
     tti_cuda *cuda = tti_cuda_of(ctx);
-    const unsigned each = (unsigned)k->backward_rows, threads = 4 * each;
-    unsigned key_blocks = ((unsigned)tti_cuda_longest(a) + each - 1) / each;
-    dim3 rows((unsigned)a->n_sequences, (unsigned)tti_cuda_row_blocks(a, (int)each), (unsigned)a->n_kv_heads);
+    const unsigned keys_each = (unsigned)k->dkv_keys, row_threads = k->threads * (unsigned)k->dq_rows;
+    unsigned key_blocks = ((unsigned)tti_cuda_longest(a) + keys_each - 1) / keys_each;
+    unsigned row_blocks = (unsigned)tti_cuda_row_blocks(a, k->dq_rows);
+    dim3 rows((unsigned)a->n_sequences, row_blocks, (unsigned)a->n_kv_heads);
     dim3 keys((unsigned)a->n_sequences, key_blocks, (unsigned)a->n_kv_heads);
+    int dv = a->dv || (a->dk && k->dk == k->dv), dk = a->dk && k->dk != k->dv;
     cuda->counts.attention_tiles++;
-    if (a->dq) { TTI_LAUNCH(cuda, k->dq, rows, threads, k->backward_bytes, *a, delta); }
-    if (a->dk || a->dv) { TTI_LAUNCH(cuda, k->dkv, keys, threads, k->backward_bytes, *a, delta); }
+    if (a->dq) { TTI_LAUNCH(cuda, k->dq, rows, row_threads, k->dq_bytes, *a, delta); }
+    if (dv) { TTI_LAUNCH(cuda, k->dv, keys, k->threads * keys_each, k->dkv_bytes, *a, delta); }
+    if (dk) { TTI_LAUNCH(cuda, k->dk, keys, k->threads * keys_each, k->dkv_bytes, *a, delta); }
     return tti_cuda_launched(ctx, "attention_backward");
 }
 
@@ -1934,7 +2221,7 @@ static tt_status tti_cuda_attention_backward(tt_context *ctx, const tt_attention
     TTI_LAUNCH(cuda, tti_gpu_attention_delta, (unsigned)((rows + 7) / 8), TTI_CUDA_THREADS, 0, delta, a->dout,
                a->out, rows, a->head_dim);
     k = tti_cuda_attention_kernels(cuda, a->head_dim);
-    if (k.dq && tti_cuda_row_blocks(a, k.backward_rows) <= TTI_CUDA_GRID_LIMIT) {
+    if (k.dq && tti_cuda_row_blocks(a, k.dq_rows) <= TTI_CUDA_GRID_LIMIT) {
         return tti_cuda_attention_backward_tiles(ctx, a, &k, delta);
     }
     keys = (size_t)a->n_tokens * (size_t)a->n_kv_heads;

@@ -5,7 +5,7 @@
 
 Compiles for sm_80 and sm_90a with -Xptxas -v and prints a table; with RESULTS puts it into that file's part for it. warps:
 how many of them fit a multiprocessor by registers and shared memory, of 164 KB on sm_80 and 228 KB on sm_90a. Exit status 1 if a
-kernel spills, or if fewer than 16 warps of attention fit on sm_90a, forward for heads of at most 128 channels, back of 64.
+kernel spills, or if fewer than 16 warps of attention in bf16 (8 of floats) fit on sm_90a, forward for heads of at most 128 channels, back of 64.
 NVCC: the compiler."""
 import os
 import re
@@ -40,15 +40,13 @@ def name_of(symbol):
 
 
 def dynamic_shared(name, arguments):
-    """Bytes that tt_cuda.cu asks for at the launch; see tti_cuda_forward_bytes and tti_cuda_backward_bytes."""
-    if not name.startswith('attention') or not arguments:
+    """Bytes that tt_cuda.cu asks for at the launch; see tti_cuda_tile_bytes."""
+    if len(arguments) < 4:
         return 0
-    math, dim, rows = arguments
-    size, pad = (2 if MATHS[math] == 'bf16' else 4), 8
-    wide, turned, square = rows * (dim + pad), dim * (rows + pad), rows * (rows + pad)
-    if 'forward' in name:
-        return size * (wide + turned + (square if size == 2 else 0)) + 4 * (square + 3 * rows)
-    return size * (2 * wide + turned + square) + 8 * rows
+    math, dim, rows, lines = arguments[:4]
+    own = 1 if 'forward' in name else 2
+    tile = dim * (2 if MATHS[math] == 'bf16' else 4)
+    return own * rows * tile + 2 * lines * (tile + 4 * dim) + (16 * lines if 'dkv' in name else 0)
 
 
 def kernels(log, limit):
@@ -58,10 +56,11 @@ def kernels(log, limit):
         spills = sum(map(int, re.findall(r'(\d+) bytes spill (?:stores|loads)', part)))
         registers = int(re.search(r'Used (\d+) registers', part).group(1))
         shared = int((re.search(r'(\d+) bytes smem', part) or ['', '0'])[1]) + dynamic_shared(name, arguments)
-        threads = 4 * arguments[2] if len(arguments) == 3 else 256
+        threads = (4 if arguments[:2] == [0, 256] else 2) * arguments[2] if len(arguments) > 3 else 256
         warps = threads // 32 * min(65536 // ((registers + 7) // 8 * 8 * threads), limit * 1024 // (shared + 1024), 2048 // threads)
         if arguments:
-            name += ' ' + ' '.join([MATHS[arguments[0]]] + [f'{word} {n}' for word, n in zip(('head', 'rows'), arguments[1:])])
+            name += ' ' + ' '.join([MATHS[arguments[0]]] + [f'{word} {n}' for word, n in zip(('head', 'owns', 'tile'), arguments[1:])] +
+                                   [('', ' dk', ' dv', '')[part] for part in arguments[4:]]).replace('  ', ' ').rstrip()
         yield name, registers, spills, shared, warps
 
 
@@ -72,7 +71,7 @@ def main():
             rows.setdefault(name, {})[arch] = f'{registers} | {spills} | {shared} | {warps}'
             if spills:
                 bad.append(f'{name} spills {spills} bytes on {arch}')
-            if arch == 'sm_90a' and re.search(r'attention_(forward_tiles .*head (64|128)|d\w+_tiles .*head 64)', name) and warps < 16:
+            if arch == 'sm_90a' and re.search(r'attention_(forward_tiles .*head (64|128)|d\w+_tiles .*head 64) ', name) and warps < (16 if ' bf16 ' in name else 8):
                 bad.append(f'{name}: {warps} warps a multiprocessor on {arch}')
     text = [BEGIN, '| kernel |' + ''.join(f' {a}: registers | spilled | shared | warps |' for a in ARCHS), '|---' * (1 + 4 * len(ARCHS)) + '|']
     text += ['| ' + ' | '.join([name] + [row.get(a, ' | | | ') for a in ARCHS]) + ' |' for name, row in sorted(rows.items())] + [END]

@@ -4,10 +4,12 @@
  * The threads of a block are fibers (POSIX ucontext) that run until they meet a barrier; blocks run one after the
  * other. Shared memory is static (declared) or made for each block and filled with NaN (dynamic). A warp's exchanges
  * (shuffles, ballots, mma) go through slots between two barriers. mma is computed from the fragments by the layouts of
- * the PTX manual, so a wrong index map gives wrong numbers. cuBLASLt is a naive column-major product.
+ * the PTX manual, so a wrong index map gives wrong numbers; so is ldmatrix from its lines. A copy by cp.async takes place
+ * when its thread waits for it, and what it will write is NaN until then. cuBLASLt is a naive column-major product.
  *
  * What it reports (host_fault, which fails the test): a barrier that not all threads reach; a copy in the wrong
  * direction, beyond its block or with overlap; a host pointer passed to a kernel; an mma operand that was not rounded;
+ * lines of ldmatrix in one bank; an asynchronous copy that is not aligned, beyond its memory, or never waited for;
  * memory made, freed or read from where it is not pinned while a stream is captured. What is captured runs when its graph
  * is launched, with the arguments as they were and the memory as it is then. host.capture_breaks: number of the call
  * that CUDA refuses in each capture, 0 = none; host.fail_capture, host.refuse_update, host.fail_instantiate and
@@ -60,6 +62,8 @@ struct dim3 {
     dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
 };
 struct float2 { float x, y; };
+struct float4 { float x, y, z, w; };
+struct uint2 { uint32_t x, y; };
 static dim3 threadIdx, blockIdx, blockDim, gridDim;
 
 /* ---- the machine ---- */
@@ -73,6 +77,7 @@ struct host_fiber { ucontext_t context; jmp_buf jump; char *stack; void *fake_st
 enum { HOST_KERNEL, HOST_COPY, HOST_SET, HOST_PRODUCT };
 struct host_node { int kind; std::function<void()> run; };
 typedef std::vector<host_node> host_nodes;
+struct host_copy { float *to; const float *from; int n; };
 struct host_machine {
     int order, fenced, n_devices, capability;
     int fail_capture, refuse_update, fail_instantiate, fail_graph_launch, fail_free, refuse_algorithms, refuse_gelu;
@@ -94,6 +99,8 @@ struct host_machine {
     host_barrier block, warps[HOST_THREADS / 32];
     uint32_t slots[HOST_THREADS][2][32];
     unsigned char *shared;
+    size_t shared_bytes;
+    std::vector<host_copy> copies[HOST_THREADS];      /* that each thread has sent and not waited for */
     void (*body)(void *call);
     void *call;
 };
@@ -188,7 +195,10 @@ static void host_run_block(void) {
             if (f->done || (f->waits && f->waits->generation == f->generation)) { continue; }
             progress = 1;
             host_resume(i);
-            if (f->done) { left--; }
+            if (f->done) {
+                left--;
+                if (!host.copies[i].empty()) { host_fault("a thread ends before its copies do"); host.copies[i].clear(); }
+            }
         }
         if (!progress) {
             printf("  cuda_host: threads wait at a barrier that others do not reach\n");
@@ -223,6 +233,7 @@ static void host_run(void (*body)(void *), void *call, dim3 grid, dim3 threads, 
     for (size_t k = 0, blocks = (size_t)grid.x * grid.y * grid.z; k < blocks; k++) {
         size_t i = host.order == 0 ? k : host.order == 1 ? blocks - 1 - k : host_shuffled(k, blocks);
         blockIdx = dim3((unsigned)(i % grid.x), (unsigned)(i / grid.x % grid.y), (unsigned)(i / grid.x / grid.y));
+        host.shared_bytes = shared;
         if (shared) { host.shared = (unsigned char *)malloc(shared); memset(host.shared, 0xFF, shared); }
         host_run_block();
         free(host.shared);
@@ -233,6 +244,8 @@ static void host_run(void (*body)(void *), void *call, dim3 grid, dim3 threads, 
 
 /* ---- what kernels call ---- */
 #define TTI_GPU_UNROLL
+#define TTI_GPU_UNROLL_TWO
+#define TTI_GPU_ROLLED
 #define TTI_DYNAMIC_SHARED(name) unsigned char *name = host.shared
 static void __syncwarp(void) { host_wait(&host.warps[host.now / 32], 32); }
 static void __syncthreads(void) { host_wait(&host.block, host.n_threads); }
@@ -283,6 +296,45 @@ static uint32_t tti_gpu_tf32(float x) {      /* to the nearest, ties away from z
 static uint16_t tti_gpu_bf16(float x) {
     uint32_t bits = __float_as_uint(x);
     return (uint16_t)((bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16);
+}
+static uint32_t tti_gpu_bf16_pair(float first, float second) { return tti_gpu_bf16(first) | (uint32_t)tti_gpu_bf16(second) << 16; }
+static float tti_gpu_exp2(float x) { return x < -126.0f ? 0.0f : exp2f(x); }
+static int host_in_shared(const void *p, size_t bytes) {
+    const unsigned char *at = (const unsigned char *)p;
+    return (uintptr_t)p % bytes == 0 && at >= host.shared && at + bytes <= host.shared + host.shared_bytes;
+}
+static int host_on_device(const void *p, size_t bytes);
+/* cp.async: nothing is there before the thread has waited, and what was there is gone from the beginning. */
+template <int BYTES> static void tti_gpu_copy(float *to, const float *from, int n) {
+    const host_copy copy = {to, from, n};
+    if (!host_in_shared(to, BYTES) || (uintptr_t)from % BYTES || n > BYTES || !host_on_device(from, (size_t)n)) { host_fault("an asynchronous copy that is not aligned, or beyond its memory"); return; }
+    memset(to, 0xFF, BYTES);
+    host.copies[host.now].push_back(copy);
+    host.copies[host.now].back().n |= BYTES << 8;
+}
+static void tti_gpu_copied(void) {
+    for (const host_copy &copy : host.copies[host.now]) {
+        memset(copy.to, 0, (size_t)(copy.n >> 8));
+        memcpy(copy.to, copy.from, (size_t)(copy.n & 0xFF));
+    }
+    host.copies[host.now].clear();
+}
+static int tti_gpu_thread(void) { return (int)threadIdx.x; }
+/* ldmatrix, from the lines whose addresses the lanes give; the 8 lines of a matrix have to lie in different banks. */
+template <int TURNED> static void tti_gpu_ldmatrix(uint32_t *r, const uint32_t *line) {
+    const unsigned lane = host.now % 32, g = lane / 4, t = lane % 4;
+    unsigned set;
+    uint32_t (*lanes)[2][32] = host_exchange(&line, sizeof line, &set);
+    if (!host_in_shared(line, 16)) { host_fault("ldmatrix is not aligned, or beyond shared memory"); return; }
+    for (unsigned i = 0, banks = 0; i < 4; i++, banks = 0) {
+        const uint16_t *lines[8];
+        for (unsigned k = 0; k < 8; k++) {
+            memcpy(&lines[k], lanes[8 * i + k][set], sizeof lines[k]);
+            banks |= 1u << (uintptr_t)lines[k] / 16 % 8;
+        }
+        if (banks != 0xFF) { host_fault("ldmatrix meets a bank twice"); }
+        r[i] = TURNED ? lines[2 * t][g] | (uint32_t)lines[2 * t + 1][g] << 16 : lines[g][2 * t] | (uint32_t)lines[g][2 * t + 1] << 16;
+    }
 }
 /* To the float towards zero. */
 static float host_truncated(double x) {
