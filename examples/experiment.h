@@ -34,7 +34,7 @@ typedef struct options {
     double notes_until;
     const char *out, *task, *arms, *aas, *mask, *schedule;
     const char *model, *data, *prompt, *end_token, *examples, *on_long;
-    const char *system, *few_shot, *prefill, *worked, *shift;
+    const char *system, *few_shot, *prefill, *worked, *shift, *separator;
     const char *arm_lr;           /* "grpo=1e-4,sft=1e-5": rates of arms that differ from lr */
 } options;
 
@@ -76,6 +76,7 @@ static options default_options(void) {
     o.schedule = "linear";
     o.prompt = "Question: {question}\nAnswer:";
     o.on_long = "skip";
+    o.separator = "\n\n";
     return o;
 }
 
@@ -787,6 +788,7 @@ static tt_status guide_all(app *a, const tt_teacher *teacher, tt_rollouts *attem
     think.off_eps = -1;
     think.total_steps = 1;
     think.schedule = TT_THINK_CONSTANT;
+    think.separator = a->o.separator;
     how.teacher = teacher;
     how.tokenizer = a->tokenizer;
     how.end_token = tt_token_id(a->tokenizer, a->task.end_token);
@@ -1386,6 +1388,7 @@ static tt_trainer_desc arm_desc(app *a, tt_model *student, const char *method, c
     d.think.off_eps = (float)o->off_eps;
     d.think.total_steps = o->schedule_steps ? o->schedule_steps : o->steps;
     d.think.seed = (uint64_t)a->seed;
+    d.think.separator = o->separator;
     d.think.mask = strcmp(o->mask, "whole") == 0 ? TT_MASK_WHOLE : TT_MASK_APPENDED;
     d.think.schedule = (tt_think_schedule)find_word(SCHEDULE_WORDS, o->schedule, strlen(o->schedule));
     d.adamw.weight_decay = (float)o->weight_decay;

@@ -110,6 +110,9 @@ static const option option_list[] = {
      "bf16 or f16"},
     {"--teacher-examples", OPTION_TEXT, &given.examples, 0, 0,
      "with --data: worked examples of the teacher, as in examples/teacher.txt"},
+    {"--separator", OPTION_TEXT, &given.separator, 0, 0,
+     "with --data: stands between attempt, reason and phrase. A response learns it first, and whatever else "
+     "it opens in the model's own writing"},
     {"--close-tags", OPTION_FLAG, &given.close_tags, 0, 0,
      "with --data: a tag in which the teacher's feedback ends is closed there; else it is missing, as in the "
      "paper"},
@@ -189,6 +192,7 @@ static void check_options(const options *o) {
     option_alone("thinktune", o->worked && !has_arm(o, "worked"), "--worked", "without the arm worked");
     option_alone("thinktune", has_arm(o, "worked") && !o->worked, "--arms worked", "without --worked");
     option_alone("thinktune", o->examples && !o->data, "--teacher-examples", "without --data");
+    option_alone("thinktune", strcmp(o->separator, "\n\n") != 0 && !o->data, "--separator", "without --data");
     option_alone("thinktune", o->close_tags && !o->data, "--close-tags", "without --data");
     if (o->data && !o->end_token) { example_exit(2, "thinktune: --data wants --end-token beside it"); }
 }

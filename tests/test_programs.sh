@@ -215,6 +215,7 @@ refuses '--arm-lr is "luffy=1e-3", expected an arm of --arms' $controls --arm-lr
 refuses '--arm-lr is "grpo=x", expected an arm of --arms' $controls --arm-lr grpo=x --out none
 refuses "--worked means nothing without the arm worked" $(with "$controls --out none" "--arms grpo")
 refuses "--shift means nothing without --data" "$bin/thinktune" $quick --shift shift.jsonl --out none
+refuses "--separator means nothing without --data" "$bin/thinktune" $quick --separator " " --out none
 
 begin think_c_ends_with_two_verdicts
 works "$bin/think" 1 100 2

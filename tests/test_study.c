@@ -506,6 +506,33 @@ TT_TEST(a_prompt_has_system_message_turns_question_and_beginning) {
     tt_destroy(a.ctx);
 }
 
+TT_TEST(the_separator_stands_before_what_the_teacher_says) {
+    app a;
+    tt_rollouts attempts = TT_INIT;
+    tt_think_metrics m = TT_INIT;
+    tt_text said;
+    tt_teacher teacher;
+    int i;
+    start_quick(&a, "study_notes", "base", 1);
+    a.o.separator = " so";
+    TT_REQUIRE(open_base(&a) == TT_OK);
+    teacher = tt_signs_teacher(a.signs);
+    TT_CHECK_OK(a.ctx, attempt_questions(&a, a.base, 1, 0, 64, 0, 1, &attempts));
+    TT_CHECK_OK(a.ctx, guide_all(&a, &teacher, &attempts, &m));
+    TT_CHECK(m.n_guided > 0);
+    said = new_text(&a);
+    for (i = 0; i < attempts.n; i++) {
+        if (!attempts.items[i].guided) { continue; }
+        said.size = 0;
+        TT_CHECK_OK(a.ctx, feedback_of(&a, &attempts.items[i], &said));
+        if (!TT_CHECK(strncmp(said.data, " so", 3) == 0)) { break; }
+    }
+    tt_text_free(&said);
+    tt_rollouts_free(&attempts);
+    close_base(&a);
+    tt_destroy(a.ctx);
+}
+
 /* ---- the marker ---- */
 /* Independent of study.c: probability of the marker at the last place of an attempt, from the model's own logits. */
 static double probability_at_end(app *a, tt_model *model, const tt_rollouts *attempts, int index) {
@@ -602,5 +629,6 @@ TT_MAIN(intervals_and_p_are_those_worked_by_hand, survival_counts_those_still_wa
         a_page_marks_checks_verdicts_and_answers, other_settings_are_named, a_line_leaves_out_the_figures_that_do_not_fit, a_clock_that_is_set_back_keeps_nobody_waiting,
         the_time_left_is_the_whole_runs_at_the_pace_of_this_machine, claims_count_seeds_and_pair_them, the_predicted_push_is_the_shapings,
         ablations_change_one_factor, a_base_of_low_coherence_reads_notes_in_its_first_half_alone,
-        bases_with_and_without_late_notes_are_not_taken_for_each_other, corruption_hands_feedback_round, the_best_checkpoint_is_that_of_the_best_steps, every_task_runs_from_scratch, a_prompt_has_system_message_turns_question_and_beginning, the_marker_gets_the_probability_asked_for, a_folder_belongs_to_one_run,
+        bases_with_and_without_late_notes_are_not_taken_for_each_other, corruption_hands_feedback_round, the_best_checkpoint_is_that_of_the_best_steps, every_task_runs_from_scratch, a_prompt_has_system_message_turns_question_and_beginning, the_separator_stands_before_what_the_teacher_says,
+        the_marker_gets_the_probability_asked_for, a_folder_belongs_to_one_run,
         an_interrupted_study_ends_with_the_same_bytes)
