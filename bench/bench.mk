@@ -55,7 +55,7 @@ study-real: $(REAL)/SmolLM2-135M-Instruct build/thinktune
 	  --num-generations 5 --max-length 256 --teacher-length 192 --init-pct 0.2 --micro-batch-tokens 2048 --questions $(REAL_QUESTIONS) \
 	  --gate-questions $(REAL_GATE) --out runs/study-real --resume $(REAL_OPTIONS)
 
-# Learning rates: those of the sweep in bench/RESULTS.md. The model's weights are 4-bit (Q4_1), as its package has them.
+# Settings: those of the pilots in bench/RESULTS.md. The model's weights are 4-bit (Q4_1), as its package has them.
 DEMO_REAL ?= runs/demo-real
 REAL_KIND ?= sum3
 ## make demo-real   a pretrained model learns sums from feedback: base, GRPO, ThinkTuning, controls, report: runs/demo-real (pip)
@@ -65,8 +65,8 @@ demo-real: $(REAL)/SmolLM2-135M-Instruct build/thinktune
 	build/thinktune --model $< --data $(DEMO_REAL)/questions/questions.jsonl --shift $(DEMO_REAL)/questions/shift.jsonl \
 	  --few-shot $(DEMO_REAL)/questions/turns.jsonl --worked $(DEMO_REAL)/questions/worked.jsonl \
 	  --teacher-examples $(DEMO_REAL)/questions/teacher.txt --close-tags --chat --end-token '<|im_end|>' --prompt '{question}' \
-	  --temperature 0.7 --hold-out 128 --questions 128 --gate-questions 64 --share-prompts --lora-rank 16 --steps 30 --prompts 8 \
-	  --num-generations 5 --max-length 72 --teacher-length 64 --micro-batch-tokens 4096 --init-pct 0.4 --schedule-steps 81 \
+	  --temperature 0.7 --hold-out 128 --questions 128 --gate-questions 64 --share-prompts --lora-rank 16 --steps 40 --prompts 8 \
+	  --num-generations 5 --max-length 72 --teacher-length 64 --micro-batch-tokens 4096 --init-pct 1 --schedule cosine --schedule-steps 120 \
 	  --arms grpo,thinktune,sft,worked --lr 5e-4 --arm-lr grpo=1e-4 --out $(DEMO_REAL) --resume $(REAL_OPTIONS)
 
 ## make study-sums  the same over seeds, two variants, learning rates of every method swept: a night, resumable: runs/study-sums

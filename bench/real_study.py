@@ -21,7 +21,7 @@ import sys
 
 RATES = ["1e-4", "2e-4", "5e-4"]
 VARIANTS = {"free": [], "kept": ["--prefill", "The answer is"]}
-HELD_OUT, STEPS = 128, 30
+HELD_OUT, STEPS = 128, 40
 ARMS = "grpo,thinktune,formula,off,sft,worked"
 # Student's t at 97.5 %, by degrees of freedom.
 T_975 = [0, 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262]
@@ -35,7 +35,7 @@ COLUMNS = [("sampled_accuracy", "T = 0.7"), ("greedy_accuracy", "greedy"), ("att
 
 
 def options(given, questions):
-    """What all runs have in common: the pilot's settings, and a teacher that is gone after four fifths of the steps."""
+    """What all runs have in common: the pilots' settings. The teacher guides nearly all at first and leaves before the end."""
     data = given.out / "questions"
     steps = 2 if given.quick else STEPS
     return [
@@ -44,8 +44,8 @@ def options(given, questions):
         "--chat", "--end-token", given.end_token, "--few-shot", data / "turns.jsonl", "--prompt", "{question}",
         "--teacher-examples", data / "teacher.txt", "--close-tags", "--temperature", "0.7", "--share-prompts",
         "--lora-rank", 16, "--prompts", 2 if given.quick else 8, "--num-generations", 5, "--max-length", 72,
-        "--teacher-length", 64, "--micro-batch-tokens", 4096, "--init-pct", 0.4, "--steps", steps,
-        "--schedule-steps", 3 * steps * 9 // 10,
+        "--teacher-length", 64, "--micro-batch-tokens", 4096, "--init-pct", 1, "--schedule", "cosine", "--steps", steps,
+        "--schedule-steps", 3 * steps,
     ]
 
 
