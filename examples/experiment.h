@@ -80,20 +80,16 @@ static options default_options(void) {
     return o;
 }
 
-/* Place of a method's own rate in "grpo=1e-4,sft=1e-5"; NULL if it has none. */
-static const char *own_rate(const char *list, const char *method, size_t size) {
-    const char *at = list;
+/* Its own in "grpo=1e-4,sft=1e-5", else that of all. */
+static double learning_rate_of(const options *o, const char *method) {
+    size_t size = strlen(method);
+    const char *at = o->arm_lr;
     while (at && *at) {
-        if (strncmp(at, method, size) == 0 && at[size] == '=') { return at + size + 1; }
+        if (strncmp(at, method, size) == 0 && at[size] == '=') { return strtod(at + size + 1, NULL); }
         at += strcspn(at, ",");
         at += *at == ',';
     }
-    return NULL;
-}
-
-static double learning_rate_of(const options *o, const char *method) {
-    const char *own = own_rate(o->arm_lr, method, strlen(method));
-    return own ? strtod(own, NULL) : o->lr;
+    return o->lr;
 }
 
 #define TASK_WORDS "signs,countdown,arithmetic,guess"

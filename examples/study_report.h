@@ -557,12 +557,16 @@ static int belongs(int at, const char *part) {
     return begins || strcmp(arms[at].part, part) == 0;
 }
 
-/* The difference to GRPO in accuracy, seed by seed; in how many seeds the student reflects and corrects. */
-static tt_status against_grpo(page *p, const results *r, int at, int grpo) {
-    sample difference = paired(r, at, grpo, "sampled", "accuracy");
-    int alone = at == grpo || difference.n < 2, seed, n = 0, good = 0;
-    CHECK(at == grpo ? cell(p, "–") : mean_cell(p, &difference, 3, "+"));
-    CHECK(alone ? cell(p, "–") : cell(p, "%.3f", sign_flip_p(&difference)));
+/* Two cells: accuracy less that of another arm, seed by seed, and its p. */
+static tt_status difference_cells(page *p, const results *r, int at, int other) {
+    sample difference = paired(r, at, other, "sampled", "accuracy");
+    CHECK(at == other ? cell(p, "–") : mean_cell(p, &difference, 3, "+"));
+    return at == other || difference.n < 2 ? cell(p, "–") : cell(p, "%.3f", sign_flip_p(&difference));
+}
+
+/* In how many seeds the student reflects and corrects. */
+static tt_status reflects_cell(page *p, const results *r, int at) {
+    int seed, n = 0, good = 0;
     for (seed = 0; seed < given.seeds; seed++) {
         n += r->of[at][seed] != NULL;
         good += r->of[at][seed] && reflects(r, at, seed);
@@ -587,7 +591,8 @@ static tt_status feedback_table(page *p, const results *r, const char *part, con
             s = sample_of(r, i, feedback_columns[c].part, feedback_columns[c].key);
             CHECK(s.n ? mean_cell(p, &s, feedback_columns[c].digits, "") : cell(p, "–"));
         }
-        CHECK(against_grpo(p, r, i, place_of_arm(grpo)));
+        CHECK(difference_cells(p, r, i, place_of_arm(grpo)));
+        CHECK(reflects_cell(p, r, i));
         CHECK(row_end(p));
     }
     return table_end(p);
@@ -674,23 +679,16 @@ static tt_status feedback_part(page *p, const results *r) {
 
 /* ---- ablations: one factor at a time, against "thinktune" ---- */
 static tt_status ablation_row(page *p, const results *r, int at, const char *what) {
-    int base = place_of_arm("thinktune"), seed, n = 0, good = 0;
-    sample s = sample_of(r, at, "sampled", "accuracy"),
-           difference = paired(r, at, base, "sampled", "accuracy");
+    sample s = sample_of(r, at, "sampled", "accuracy");
     if (s.n == 0) { return TT_OK; }
     CHECK(cell(p, "%s", what));
     CHECK(mean_cell(p, &s, 3, ""));
-    CHECK(at == base ? cell(p, "–") : mean_cell(p, &difference, 3, "+"));
-    CHECK(at == base || difference.n < 2 ? cell(p, "–") : cell(p, "%.3f", sign_flip_p(&difference)));
+    CHECK(difference_cells(p, r, at, place_of_arm("thinktune")));
     s = sample_of(r, at, "sampled", "reflection_rate");
     CHECK(mean_cell(p, &s, 3, ""));
     s = sample_of(r, at, "sampled", "correction_rate");
     CHECK(mean_cell(p, &s, 3, ""));
-    for (seed = 0; seed < given.seeds; seed++) {
-        n += r->of[at][seed] != NULL;
-        good += r->of[at][seed] && reflects(r, at, seed);
-    }
-    CHECK(cell(p, "%d of %d", good, n));
+    CHECK(reflects_cell(p, r, at));
     return row_end(p);
 }
 
