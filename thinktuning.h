@@ -3980,7 +3980,9 @@ typedef struct tti_queries {
 } tti_queries;
 
 /* The row of a key that begins a block. */
-static size_t tti_key_row(const tti_queries *u, size_t key0) { return key0 + (key0 < u->shared ? 0 : u->key_row); }
+static size_t tti_key_row(const tti_queries *u, size_t key0) {
+    return key0 < u->shared ? key0 : u->key_row + key0;
+}
 
 static size_t tti_block_tokens(const tt_attention_args *a) {
     size_t group = (size_t)(a->n_heads / a->n_kv_heads);
@@ -13606,12 +13608,11 @@ static tt_status tti_engine_open(tti_engine *e) {
     tt_context *ctx = e->ctx;
     size_t n_slots = (size_t)e->n_slots, capacity = (size_t)e->capacity;
     size_t most = (size_t)e->sampling.max_new_tokens, vocab = (size_t)e->model->config.vocab_size, i;
-    int block, shared;
+    int block = ctx->backend->key_block, shared;
     tt_status status = tti_engine_panels(e);
     if (status != TT_OK) { return status; }
-    block = ctx->backend->key_block;
     shared = block ? e->prefix_length / block * block : 0;
-    e->cache = tti_model_cache(e->model, e->n_slots, e->capacity, shared);   /* also checks n_slots * capacity */
+    e->cache = tti_model_cache(e->model, e->n_slots, e->capacity, shared);   /* checks n_slots * capacity */
     if (!e->cache) { return tt_error_status(ctx); }
     e->slots = (tti_sequence *)tt_alloc(ctx, n_slots, sizeof *e->slots);
     e->texts = (int32_t *)tt_alloc(ctx, n_slots * capacity, sizeof(int32_t));
@@ -16618,25 +16619,25 @@ static int tti_is_eligible(const tt_rollout *r) {
 }
 
 /* How many of a group's `size` samples give way to refined ones: at most half. */
-static int tti_think_free(const tt_think_config *c, int size, int step) {
+static int tti_think_replaced(const tt_think_config *c, int size, int step) {
     int n = (int)floor(size * tt_think_pct(c, step)), most = size / 2;
     return !c->refine ? 0 : n < 1 ? 1 : n > most ? most : n;
 }
 
-/* k = max(1, floor(eligible pct)) of each group's stopped responses, without replacement: a shuffle whose
- * random stream is a function of (seed, step, prompt id). chosen receives rollout
- * indices; returns how many. */
+/* k of each group's stopped responses, without replacement: a shuffle whose random stream is a function of
+ * (seed, step, prompt id). Where feedback is appended, k = max(1, floor(eligible pct)); where it is refined,
+ * one for each sample that gives way. chosen receives rollout indices; returns how many. */
 static int tti_think_select(const tt_rollouts *all, const tt_think_config *c, int step, int *chosen,
                             tt_think_metrics *m) {
-    int g, i, n = 0, size = all->num_generations, n_free = tti_think_free(c, size, step);
+    int g, i, n = 0, size = all->num_generations, n_replaced = tti_think_replaced(c, size, step);
     for (g = 0; g < all->n_groups; g++) {
         int *pool = chosen + n, eligible = 0, k;
         tt_rng rng;
-        for (i = g * size; i < (g + 1) * size - n_free; i++) {
+        for (i = g * size; i < (g + 1) * size - n_replaced; i++) {
             if (tti_is_eligible(&all->items[i])) { pool[eligible++] = i; }
         }
         m->n_eligible += eligible;
-        k = c->refine ? n_free : (int)floor(eligible * tt_think_pct(c, step));
+        k = c->refine ? n_replaced : (int)floor(eligible * tt_think_pct(c, step));
         if (k < 1) { k = 1; }
         if (k > eligible) { k = eligible; }
         rng.seed = c->seed;
