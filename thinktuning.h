@@ -2332,7 +2332,8 @@ static void tti_strfree(tt_context *ctx, char *text) {
 
 /* ---- [tt:base.arena] the step's arena ---- */
 
-#define TTI_CHUNK ((size_t)1 << 20)            /* the least size of a chunk */
+#define TTI_CHUNK ((size_t)1 << 20)            /* the least size of a chunk       */
+#define TTI_LARGE_CHUNK ((size_t)64 << 20)     /* has no room for eight like it   */
 #define TTI_ALIGN ((size_t)64)
 
 /* A place in an arena, to which it can be emptied. */
@@ -2364,12 +2365,14 @@ static int tti_chunk_holds(const tti_chunk *chunk, size_t bytes) {
     return tti_chunk_next(chunk) + bytes <= chunk->size;
 }
 
-/* A new chunk for `bytes` behind the current one: at least an eighth of what the arena has, so that few
- * are made and little is left over at their ends. */
+/* A new chunk for `bytes` behind the current one. It has room for eight like it, so that little is left over
+ * at the end, and at least an eighth of what the arena has, so that few are made. */
 static tti_chunk *tti_arena_extend(tt_context *ctx, tti_arena *arena, size_t bytes) {
     tti_chunk **link = arena->current ? &arena->current->next : &arena->first, *chunk, *c;
-    size_t size = bytes + TTI_ALIGN > TTI_CHUNK ? bytes + TTI_ALIGN : TTI_CHUNK, total = 0;
+    size_t size = 8 * bytes < TTI_LARGE_CHUNK ? 8 * bytes : TTI_LARGE_CHUNK, total = 0;
     for (c = arena->first; c; c = c->next) { total += c->size; }
+    if (size < bytes + TTI_ALIGN) { size = bytes + TTI_ALIGN; }
+    if (size < TTI_CHUNK) { size = TTI_CHUNK; }
     chunk = tti_chunk_create(ctx, arena, size > total / 8 ? size : total / 8);
     if (!chunk) { return NULL; }
     chunk->next = *link;

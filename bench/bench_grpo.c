@@ -93,7 +93,7 @@ static double old_logprobs_seconds(grpo *g, double *tokens) {
     bench_sync(g->ctx);
     return tt_clock() - begin;
 }
-/* work: operations of a token; 0 = not of a limit. */
+/* work: operations of a token, or of a step where the unit is s. */
 static void print(const char *kind, const char *model_name, const char *unit, int threads, double *values, int n, double work) {
     bench_figure f = TT_INIT;
     char name[64];
@@ -102,15 +102,15 @@ static void print(const char *kind, const char *model_name, const char *unit, in
     f.unit = unit;
     f.threads = threads;
     f.ours = bench_stat_of(values, n);
-    f.peak = work > 0 ? BENCH_FMA : BENCH_NO_PEAK;
-    f.peak_rate = 1e-9 * work * f.ours.median;
+    f.peak = BENCH_FMA;
+    f.peak_rate = 1e-9 * work * (strcmp(unit, "s") == 0 ? 1 / f.ours.median : f.ours.median);
     if (f.ours.median > 0) { bench_print(&f); }
 }
 static void bench(const char *shape_name, const char *model_name, int n_threads, int has_teacher) {
     grpo g;
     tt_step_metrics m;
     double step[BENCH_MAX_RUNS], rollout[BENCH_MAX_RUNS], teacher[BENCH_MAX_RUNS], update[BENCH_MAX_RUNS], old[BENCH_MAX_RUNS];
-    double total = 0, in_rollout = 0, in_teacher = 0, in_update = 0, tokens, matrix_work;
+    double total = 0, in_rollout = 0, in_teacher = 0, in_update = 0, work = 0, tokens, matrix_work;
     char name[64];
     int n;
     snprintf(name, sizeof name, "%s_step_%s", has_teacher ? "think" : "grpo", model_name);
@@ -124,6 +124,7 @@ static void bench(const char *shape_name, const char *model_name, int n_threads,
         in_rollout += m.rollout_s;
         in_teacher += m.teacher_s;
         in_update += m.update_s;
+        work += matrix_work * (m.rollout_tokens + m.think.teacher_tokens + 3 * m.update_tokens);
         rollout[n] = m.rollout_tokens_per_s;
         teacher[n] = m.teacher_tokens_per_s;
         update[n] = m.update_tokens_per_s;
@@ -131,15 +132,18 @@ static void bench(const char *shape_name, const char *model_name, int n_threads,
         old[n] = tokens / old[n];
     }
     if (has_teacher) {
-        print("think_step", model_name, "s", n_threads, step, n, 0);
+        print("think_step", model_name, "s", n_threads, step, n, work / n);
         print("think_teacher", model_name, "tokens/s", n_threads, teacher, n, matrix_work);
     } else {
-        print("grpo_step", model_name, "s", n_threads, step, n, 0);
+        print("grpo_step", model_name, "s", n_threads, step, n, work / n);
         print("grpo_rollout", model_name, "tokens/s", n_threads, rollout, n, matrix_work);
         print("grpo_old_logprobs", model_name, "tokens/s", n_threads, old, n, matrix_work);
         print("grpo_update", model_name, "tokens/s", n_threads, update, n, 3 * matrix_work);
     }
     printf("PARTS name=%s threads=%d rollout=%.2f teacher=%.2f update=%.2f\n", name, n_threads, in_rollout / total, in_teacher / total, in_update / total);
+    /* no step can be shorter: its products alone at the measured peak; the weights read once for each token of a response */
+    printf("LIMIT name=%s threads=%d arithmetic=%.4f reading=%.4f unit=s\n", name, n_threads, 1e-9 * work / n / bench_roof(n_threads, BENCH_FMA),
+           2e-9 * matrix_work * LENGTH / bench_roof(n_threads, BENCH_READ));
     grpo_end(&g);
 }
 static void run(int n_threads) {
