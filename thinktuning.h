@@ -595,7 +595,6 @@ struct tt_tensor {
                                     /* zeros or a product overwrites them                    */
     int lent;                       /* data belongs to someone else, e.g. to a mapped file   */
     void *panels;                   /* of gemm_panels, while tt_generate runs                */
-    size_t panels_bytes;
     int panels_transposed;
 };
 #define TT_F(tensor) ((float *)(tensor)->data)
@@ -1862,8 +1861,12 @@ extern "C" {
 
 typedef struct tti_chunk { struct tti_chunk *next; char *base; size_t size, used, most_used; } tti_chunk;
 
+/* A place in an arena, to which it can be emptied. */
+typedef struct tti_mark { tti_chunk *chunk; size_t used; } tti_mark;
+
 typedef struct tti_arena {
     tti_chunk *first, *current;            /* current: the one being filled; those behind it are empty */
+    tti_mark floor;                        /* below it all stays: a tt_generate is under way      */
     size_t most_used;                      /* bytes, of all steps so far                         */
     int on_backend;                        /* memory of the backend, else of the allocator       */
 } tti_arena;
@@ -2336,9 +2339,6 @@ static void tti_strfree(tt_context *ctx, char *text) {
 #define TTI_LARGE_CHUNK ((size_t)64 << 20)     /* has no room for eight like it   */
 #define TTI_ALIGN ((size_t)64)
 
-/* A place in an arena, to which it can be emptied. */
-typedef struct tti_mark { tti_chunk *chunk; size_t used; } tti_mark;
-
 static tti_chunk *tti_chunk_create(tt_context *ctx, const tti_arena *arena, size_t size) {
     tti_chunk *chunk = (tti_chunk *)tt_alloc(ctx, 1, sizeof *chunk);
     if (!chunk) { return NULL; }
@@ -2428,6 +2428,10 @@ static void tti_arena_destroy(tt_context *ctx, tti_arena *arena) {
 static void tti_arena_reset(tt_context *ctx, tti_arena *arena) {
     size_t total = 0, used = 0;
     tti_chunk *chunk;
+    if (arena->floor.chunk) {
+        tti_arena_release(arena, arena->floor);
+        return;
+    }
     for (chunk = arena->first; chunk; chunk = chunk->next) {
         total += chunk->size;
         used += chunk->most_used;
@@ -5129,6 +5133,7 @@ struct tt_kv_cache {
     tt_context *ctx;
     int n_layers, n_slots, capacity;
     int shared;                               /* positions whose rows are those of slot 0 in every slot */
+    int of_step;                              /* keys and values lie in the step's arena */
     int tile, stride;                         /* from slot to slot: capacity - shared, up to a multiple of the
                                                  backend's key_tile */
     int n_heads, width;                       /* num_key_value_heads; times head_dim */
@@ -5137,6 +5142,20 @@ struct tt_kv_cache {
 };
 
 /* ---- [tt:batch.cache] keys and values ---- */
+
+/* Keys or values of a layer. */
+static tt_tensor *tti_cache_tensor(const tt_kv_cache *cache, const int *shape) {
+    tt_context *ctx = cache->ctx;
+    tt_tensor *t;
+    if (!cache->of_step) { return tt_tensor_create(ctx, TT_F32, 2, shape, NULL); }
+    t = tti_tensor_shell(ctx, TT_F32, 2, shape, NULL);
+    if (!t) { return NULL; }
+    t->lent = 1;
+    t->data = tti_arena_alloc(ctx, &ctx->device, tti_tensor_bytes(t));
+    if (t->data && ctx->backend->zero(ctx, t->data, tti_tensor_bytes(t)) == TT_OK) { return t; }
+    tt_tensor_destroy(t);
+    return NULL;
+}
 
 /* Allocates keys and values of the layers whose shape the cache tells. */
 static int tti_cache_fill(tt_kv_cache *cache) {
@@ -5149,14 +5168,14 @@ static int tti_cache_fill(tt_kv_cache *cache) {
     cache->lengths = (int *)tt_alloc(ctx, (size_t)cache->n_slots, sizeof *cache->lengths);
     if (!cache->keys || !cache->values || !cache->lengths) { return 0; }
     for (i = 0; i < cache->n_layers; i++) {
-        cache->keys[i] = tt_tensor_create(ctx, TT_F32, 2, shape, NULL);
-        cache->values[i] = cache->keys[i] ? tt_tensor_create(ctx, TT_F32, 2, shape, NULL) : NULL;
+        cache->keys[i] = tti_cache_tensor(cache, shape);
+        cache->values[i] = cache->keys[i] ? tti_cache_tensor(cache, shape) : NULL;
         if (!cache->values[i]) { return 0; }
     }
     return 1;
 }
 
-/* sizes: n_layers, n_slots, capacity, shared, n_heads and width of the cache; the rest of it is not read. */
+/* sizes: n_layers, n_slots, capacity, shared, of_step, n_heads and width; the rest of it is not read. */
 static tt_kv_cache *tti_cache_create(tt_context *ctx, const tt_kv_cache *sizes) {
     int slots = sizes->n_slots, capacity = sizes->capacity;
     tt_kv_cache *cache;
@@ -10757,23 +10776,22 @@ static tt_status tti_rope_reserve(tt_model *m, int n_positions) {
 }
 
 /* A cache knows nothing of models but its sizes; the rotary tables reach to its end from here on. */
-static tt_kv_cache *tti_model_cache(tt_model *model, int n_slots, int capacity, int shared) {
-    tt_kv_cache sizes, *cache;
-    memset(&sizes, 0, sizeof sizes);
-    sizes.n_layers = model->config.num_hidden_layers;
-    sizes.n_slots = n_slots;
-    sizes.capacity = capacity;
-    sizes.shared = shared;
-    sizes.n_heads = model->config.num_key_value_heads;
-    sizes.width = sizes.n_heads * model->config.head_dim;
-    cache = tti_cache_create(model->ctx, &sizes);
-    if (!cache || tti_rope_reserve(model, capacity) == TT_OK) { return cache; }
+static tt_kv_cache *tti_model_cache(tt_model *model, tt_kv_cache *sizes) {
+    tt_kv_cache *cache;
+    sizes->n_layers = model->config.num_hidden_layers;
+    sizes->n_heads = model->config.num_key_value_heads;
+    sizes->width = sizes->n_heads * model->config.head_dim;
+    cache = tti_cache_create(model->ctx, sizes);
+    if (!cache || tti_rope_reserve(model, sizes->capacity) == TT_OK) { return cache; }
     tt_kv_cache_destroy(cache);
     return NULL;
 }
 
 TT_API tt_kv_cache *tt_kv_cache_create(tt_model *model, int n_slots, int capacity) {
-    return tti_model_cache(model, n_slots, capacity, 0);
+    tt_kv_cache sizes = TT_INIT;
+    sizes.n_slots = n_slots;
+    sizes.capacity = capacity;
+    return tti_model_cache(model, &sizes);
 }
 
 /* ---- [tt:model.forward] forward ----
@@ -13451,6 +13469,7 @@ typedef struct tti_engine {
     int prefix_length;                      /* tokens with which all prompts begin: every slot holds them */
     int32_t *offsets, *tokens, *slot_ids;   /* [n_slots + 1], [n_slots * capacity], [n_slots]     */
     int owns_panels;
+    tti_mark begin, floors[2];              /* where the device's arena was; floors of host and device */
     int n_last_step;                        /* sequences of the step before; 0 = prompts ran since */
 } tti_engine;
 
@@ -13567,10 +13586,9 @@ static tt_status tti_panels_make(tt_tensor *w, int transposed, size_t *bytes_lef
     g.half_b = w->dtype == TT_BF16 ? (const uint16_t *)w->data : NULL;
     bytes = ctx->backend->gemm_panels(ctx, &g, NULL);
     if (bytes == 0 || bytes > *bytes_left || bytes > tti_tensor_bytes(w) * 5 / 4 + 65536) { return TT_OK; }
-    w->panels = ctx->backend->alloc(ctx, bytes);
+    w->panels = tti_arena_alloc(ctx, &ctx->device, bytes);
     if (!w->panels) { return TT_ERR_MEM; }
     ctx->backend->gemm_panels(ctx, &g, w->panels);
-    w->panels_bytes = bytes;
     w->panels_transposed = transposed;
     *bytes_left -= bytes;
     return TT_OK;
@@ -13596,27 +13614,31 @@ done:
     return status;
 }
 
-static void tti_engine_panels_free(tti_engine *e) {
+static void tti_engine_panels_forget(tti_engine *e) {
     int i;
-    for (i = 0; e->owns_panels && i < e->model->n_params; i++) {
-        tt_tensor *w = e->model->params[i];
-        w->ctx->backend->free(w->ctx, w->panels, w->panels_bytes);
-        w->panels = NULL;
-    }
+    for (i = 0; e->owns_panels && i < e->model->n_params; i++) { e->model->params[i]->panels = NULL; }
 }
 
-/* ---- [tt:generate.open] the engine's memory ---- */
+/* ---- [tt:generate.open] the engine's memory ----
+ * Panels and cache, which are nearly all of it, lie in the arena of the step: the same memory serves a step's
+ * rollouts and then its update. */
 
 static tt_status tti_engine_open(tti_engine *e) {
     tt_context *ctx = e->ctx;
     size_t n_slots = (size_t)e->n_slots, capacity = (size_t)e->capacity;
     size_t most = (size_t)e->sampling.max_new_tokens, vocab = (size_t)e->model->config.vocab_size, i;
-    int block = ctx->backend->key_block, shared;
+    int block = ctx->backend->key_block;
+    tt_kv_cache sizes = TT_INIT;
     tt_status status = tti_engine_panels(e);
     if (status != TT_OK) { return status; }
-    shared = block ? e->prefix_length / block * block : 0;
-    e->cache = tti_model_cache(e->model, e->n_slots, e->capacity, shared);   /* checks n_slots * capacity */
+    sizes.n_slots = e->n_slots;
+    sizes.capacity = e->capacity;
+    sizes.shared = block ? e->prefix_length / block * block : 0;
+    sizes.of_step = 1;
+    e->cache = tti_model_cache(e->model, &sizes);      /* also checks n_slots * capacity */
     if (!e->cache) { return tt_error_status(ctx); }
+    ctx->host.floor = tti_arena_mark(&ctx->host);
+    ctx->device.floor = tti_arena_mark(&ctx->device);
     e->slots = (tti_sequence *)tt_alloc(ctx, n_slots, sizeof *e->slots);
     e->texts = (int32_t *)tt_alloc(ctx, n_slots * capacity, sizeof(int32_t));
     e->logprobs = (float *)tt_alloc(ctx, n_slots * most, 2 * sizeof(float));
@@ -13657,7 +13679,10 @@ static void tti_engine_close(tti_engine *e) {
     tt_free(ctx, e->slot_ids, n_slots, sizeof(int32_t));
     tt_free(ctx, e->tokens, n_slots * capacity, sizeof(int32_t));
     tt_kv_cache_destroy(e->cache);
-    tti_engine_panels_free(e);
+    tti_engine_panels_forget(e);
+    ctx->host.floor = e->floors[0];
+    ctx->device.floor = e->floors[1];
+    tti_arena_release(&ctx->device, e->begin);
 }
 
 /* ---- [tt:generate.fill] waiting sequences get empty slots ---- */
@@ -14091,6 +14116,9 @@ TT_API tt_status tt_generate(tt_model *model, const tt_request *requests, int n,
     e.n_requests = n;
     e.sampling = *sampling;
     e.out = out;
+    e.begin = tti_arena_mark(&ctx->device);
+    e.floors[0] = ctx->host.floor;
+    e.floors[1] = ctx->device.floor;
     tt_no_grad_begin(ctx);
     TTI_TRY(tti_sampling_check(ctx, &e.sampling));
     TTI_TRY(tti_engine_items(&e));

@@ -205,6 +205,35 @@ TT_TEST(prompts_share_what_they_begin_with) {
     tt_model_destroy(m);
     tt_destroy(ctx);
 }
+/* Panels and cache lie in the memory of the step: a second tt_generate asks the system for little, and a step that needed more
+ * before for nothing more. */
+TT_TEST(generating_again_takes_the_memory_that_is_there) {
+    tt_test_memory memory = tt_test_memory_none();
+    tt_desc desc = TT_INIT;
+    tt_context *ctx;
+    tt_model *m;
+    tt_request r[3];
+    tt_sampling s = usual();
+    tt_completions c;
+    size_t live, before;
+    int k;
+    desc.allocator = tt_test_allocator(&memory);
+    ctx = tt_create(&desc);
+    m = small_model(ctx, 0);
+    requests_of(r);
+    before = memory.live_bytes;
+    for (k = 0, live = 0; k < 3; k++) {
+        TT_CHECK_OK(ctx, tt_generate(m, r, 3, &s, &c));
+        tt_completions_free(&c);
+        if (k > 0) { TT_CHECK_INT(memory.live_bytes, live); }
+        live = memory.live_bytes;
+        tt_step_reset(ctx);
+    }
+    TT_CHECK(live > before + ((size_t)1 << 20));      /* it is kept, for the update */
+    tt_model_destroy(m);
+    tt_destroy(ctx);
+    TT_CHECK_NO_LEAK(memory);
+}
 TT_TEST(cached_decoding_equals_the_full_forward) {
     tt_context *ctx = tt_create(NULL);
     tt_model *m = small_model(ctx, 0);
@@ -780,12 +809,28 @@ TT_TEST(the_gradient_over_a_kept_set_is_that_of_its_log_prob) {
 }
 
 /* ---- an environment's turn: after each token below 8 it writes 40 and that token plus 20 ---- */
-typedef struct world { int calls, bad; tt_status fails; } world;
+typedef struct world { int calls, bad; tt_status fails; tt_model *judge; } world;
+
+/* A judge makes steps of its own meanwhile: a large tensor, and what the model would say. */
+static void judge_steps(tt_model *m, const tt_request *request) {
+    tt_context *ctx = tt_model_context(m);
+    tt_sampling s = TT_INIT;
+    tt_completions c;
+    int size = 500000;
+    TT_CHECK(tt_zeros(ctx, 1, &size) != NULL);
+    tt_step_reset(ctx);
+    s.max_new_tokens = 9;
+    TT_CHECK_OK(ctx, tt_generate(m, request, 1, &s, &c));
+    tt_completions_free(&c);
+    TT_CHECK(tt_zeros(ctx, 1, &size) != NULL);
+    tt_step_reset(ctx);
+}
 
 static tt_status world_turn(void *user, const tt_request *request, const int32_t *response, int length, tt_ids *out) {
     world *w = (world *)user;
     int32_t last = response[length - 1], says[2];
     w->calls++;
+    if (w->judge) { judge_steps(w->judge, request); }
     if (w->fails != TT_OK && w->calls == 9) { return w->fails; }
     if (request->prompt_length < 1 || last >= 8) { return TT_OK; }
     says[0] = 40;
@@ -794,18 +839,19 @@ static tt_status world_turn(void *user, const tt_request *request, const int32_t
 }
 
 TT_TEST(an_environment_writes_and_the_response_goes_on) {
-    static const int batches[3] = {0, 1, 3};
+    static const int batches[4] = {0, 1, 3, 3};
     tt_completions first = TT_INIT;
     tt_context *ctx = tt_create(NULL);
     tt_model *m = small_model(ctx, 0);
     world w;
     int k, i, t, turns = 0, cut = 0;
-    for (k = 0; k < 3; k++) {
+    for (k = 0; k < 4; k++) {
         tt_request r[3];
         tt_sampling s = usual();
         tt_completions c;
         requests_of(r);
         memset(&w, 0, sizeof w);
+        w.judge = k == 3 ? m : NULL;
         s.max_batch = batches[k];
         s.environment = world_turn;
         s.environment_user = &w;
@@ -830,6 +876,7 @@ TT_TEST(an_environment_writes_and_the_response_goes_on) {
         if (k == 0) { first = c; } else { tt_completions_free(&c); }
     }
     TT_CHECK(turns > 50 && cut > 0);
+    w.judge = NULL;
     {   /* its tokens have their kind, and no loss */
         tt_rollouts all;
         tt_request r[3];
@@ -907,7 +954,7 @@ TT_TEST(every_failing_allocation_is_an_error) {
             int32_t prompts[TAILS][COMMON + 4];
             tt_sampling s = usual();
             tt_completions c;
-            world w = {0, 0, TT_OK};
+            world w = {0, 0, TT_OK, NULL};
             alike_requests(r, prompts, 37);
             s.max_new_tokens = 6;
             s.max_batch = 4;
@@ -930,6 +977,7 @@ TT_TEST(every_failing_allocation_is_an_error) {
 }
 
 TT_MAIN(sampling_logprobs_are_training_logprobs, neighbours_slots_and_threads_change_nothing, prompts_share_what_they_begin_with,
+        generating_again_takes_the_memory_that_is_there,
         cached_decoding_equals_the_full_forward,
         controls_give_the_renormalised_distribution, controls_keep_what_the_warpers_of_transformers_keep,
         equal_tokens_share_their_fate_in_top_k_and_give_way_by_id_in_top_p, extreme_settings_work_or_are_named, greedy_takes_the_most_likely, streaming_and_errors,
