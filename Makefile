@@ -24,8 +24,10 @@ HARNESS  := $(LIBRARY) tests/tt_test.h tests/rollouts.h tests/linked.h $(wildcar
 TESTS    := $(patsubst tests/%.c,%,$(wildcard tests/test_*.c))
 EXAMPLES := $(patsubst examples/%.c,build/%,$(filter-out examples/web.c,$(wildcard examples/*.c)))
 FUZZERS  := $(patsubst tests/%.c,build/%,$(wildcard tests/fuzz_*.c))
-# The implementation is compiled once, into thinktuning.o, and linked with programs and tests; see tests/linked.h.
-LINKED   := -fno-inline -include tests/linked.h
+# The implementation is compiled once, into thinktuning.o, and linked with programs and tests; see tests/linked.h. A test that
+# wants private names says so as a program that includes the implementation does.
+PRIVATE  := $(shell grep -l '^.define THINKTUNING_IMPLEMENTATION' tests/test_*)
+LINKED    = $(if $(filter $<,$(PRIVATE)),-fno-inline,-DLINKED_PUBLIC) -include tests/linked.h
 THREADS  := $(if $(filter Windows_NT,$(OS)),,-lpthread)
 # The header in further translation units of the same program: as a user, and as a private copy (TT_STATIC).
 HEADER_UNITS := tests/header_second.c tests/header_static.c
@@ -136,9 +138,9 @@ build/race/test_%: tests/test_%.c $(HARNESS) build/race/thinktuning.o
 build/test_header: FLAGS = -O0 -g
 build/sanitize/test_header: FLAGS = $(SANITIZE)
 build/race/test_header: FLAGS = $(RACE)
-build/test_header build/sanitize/test_header build/race/test_header: tests/test_header.c $(HEADER_UNITS) $(HARNESS)
+build/test_header build/sanitize/test_header build/race/test_header: %/test_header: tests/test_header.c $(HEADER_UNITS) $(HARNESS) %/thinktuning.o
 	$(COMPILING)
-	$(CC) $(STD) $(WARN) $(FLAGS) $(CPPFLAGS) $< $(HEADER_UNITS) -o $@ $(LDFLAGS) $(THREADS) $(LDLIBS)
+	$(CC) $(STD) $(WARN) $(FLAGS) $(CPPFLAGS) $< $(HEADER_UNITS) $(@D)/thinktuning.o -o $@ $(LDFLAGS) $(THREADS) $(LDLIBS)
 
 build/test_header_cpp: tests/header_cpp.cpp $(HARNESS) | build
 	$(COMPILING)
