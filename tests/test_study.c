@@ -442,6 +442,7 @@ TT_TEST(every_task_runs_from_scratch) {
         start_quick(&a, "study_tasks", "thinktune", k);
         json.ctx = a.ctx;
         a.o.task = tasks[k];
+        a.o.pretrain_steps = 20;
         a.o.steps = 2;
         TT_REQUIRE(open_base(&a) == TT_OK);
         TT_CHECK_STR(a.task.name, tasks[k]);
@@ -514,6 +515,7 @@ TT_TEST(the_separator_stands_before_what_the_teacher_says) {
     tt_teacher teacher;
     int i;
     start_quick(&a, "study_notes", "base", 1);
+    a.o.pretrain_steps = 20;
     a.o.separator = " so";
     TT_REQUIRE(open_base(&a) == TT_OK);
     teacher = tt_signs_teacher(a.signs);
@@ -555,6 +557,7 @@ TT_TEST(the_marker_gets_the_probability_asked_for) {
     tt_model *student;
     int k, i;
     start_quick(&a, "study_marker", "base", 1);
+    a.o.pretrain_steps = 20;
     TT_REQUIRE(open_base(&a) == TT_OK);
     TT_CHECK_OK(a.ctx, attempt_questions(&a, a.base, 1, 0, 64, 0, 1, &attempts));
     student = new_student(&a);
@@ -589,7 +592,8 @@ TT_TEST(a_folder_belongs_to_one_run) {
 }
 /* ---- a study that is stopped again and again ends as the one that never was ---- */
 static int run_study(const char *out, const char *arms_to_run, int stop_after_ms) {
-    char *argv[] = {(char *)"study", (char *)"--quick", (char *)"--seeds", (char *)"1", (char *)"--out", NULL, (char *)"--only", NULL, NULL};
+    char *argv[] = {(char *)"study", (char *)"--quick", (char *)"--seeds", (char *)"1", (char *)"--out", NULL, (char *)"--only", NULL,
+                    (char *)"--pretrain-steps", (char *)(tt_test_exhaustive() ? "10000" : "4000"), NULL};
     struct itimerval timer;
     memset(&timer, 0, sizeof timer);
     argv[5] = (char *)(uintptr_t)out;
@@ -598,12 +602,12 @@ static int run_study(const char *out, const char *arms_to_run, int stop_after_ms
     signal(SIGALRM, on_signal);
     timer.it_value.tv_usec = stop_after_ms * 1000;
     setitimer(ITIMER_REAL, &timer, NULL);
-    return study_main(8, argv);
+    return study_main(10, argv);
 }
 TT_TEST(an_interrupted_study_ends_with_the_same_bytes) {
     static const char every_kind[] = "base,thinktune,grpo_tokens,sft,base_incoherent,incoherent_thinktune,"
                                      "incoherent_thinktune_long,incoherent_grpo_long,teacher_ema,rare_formula_1e-4";
-    const char *list = tt_test_exhaustive() ? every_kind : "base,thinktune,sft,teacher_ema";
+    const char *list = tt_test_exhaustive() ? every_kind : "base,thinktune,teacher_ema";
     char whole[200], parts[200], command[500];
     int i, stops = 0;
     snprintf(whole, sizeof whole, "%s", tt_test_tmp("study_whole"));
