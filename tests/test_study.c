@@ -296,6 +296,7 @@ static void start_quick(app *a, const char *folder, const char *arm, int seed) {
     a->seed = seed;
     a->whole = 1;
     a->o = arm_options(arm_named(arm));
+    if (!tt_test_exhaustive()) { a->o.pretrain_steps = 20; }
 }
 /* With the same steps, so that the notes alone tell them apart. */
 TT_TEST(bases_with_and_without_late_notes_are_not_taken_for_each_other) {
@@ -442,7 +443,6 @@ TT_TEST(every_task_runs_from_scratch) {
         start_quick(&a, "study_tasks", "thinktune", k);
         json.ctx = a.ctx;
         a.o.task = tasks[k];
-        a.o.pretrain_steps = 20;
         a.o.steps = 2;
         TT_REQUIRE(open_base(&a) == TT_OK);
         TT_CHECK_STR(a.task.name, tasks[k]);
@@ -515,7 +515,6 @@ TT_TEST(the_separator_stands_before_what_the_teacher_says) {
     tt_teacher teacher;
     int i;
     start_quick(&a, "study_notes", "base", 1);
-    a.o.pretrain_steps = 20;
     a.o.separator = " so";
     TT_REQUIRE(open_base(&a) == TT_OK);
     teacher = tt_signs_teacher(a.signs);
@@ -557,7 +556,6 @@ TT_TEST(the_marker_gets_the_probability_asked_for) {
     tt_model *student;
     int k, i;
     start_quick(&a, "study_marker", "base", 1);
-    a.o.pretrain_steps = 20;
     TT_REQUIRE(open_base(&a) == TT_OK);
     TT_CHECK_OK(a.ctx, attempt_questions(&a, a.base, 1, 0, 64, 0, 1, &attempts));
     student = new_student(&a);
