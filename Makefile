@@ -55,11 +55,14 @@ include tests/gpu.mk
 include bench/bench.mk examples/web.mk
 
 # Without a C++ compiler these are left out.
-CXX_TESTS := $(if $(shell command -v $(CXX)),build/test_header_cpp build/test_cuda_host)
+EXHAUSTIVE := $(filter-out 0,$(TT_EXHAUSTIVE))
+CXX_TESTS := $(if $(shell command -v $(CXX)),build/test_header_cpp $(if $(EXHAUSTIVE),build/test_cuda_host))
 
-## make test        builds and runs every test; the last line sums up (TT_EXHAUSTIVE=1: with the long sweeps)
+## make test        builds and runs every test; the last line sums up; a minute and a half of one processor
+##                  (TT_EXHAUSTIVE=1: with the long sweeps, 5 minutes)
 test: $(TESTS:%=build/%) $(CXX_TESTS) $(EXAMPLES) $(CUDA_TESTS)
 	$(if $(CXX_TESTS),,@echo 'skipped: the header as C++, the CUDA kernels on the CPU: $(CXX) is not there')
+	$(if $(EXHAUSTIVE),,@echo 'skipped: the CUDA kernels on the CPU (make test-cuda-host or TT_EXHAUSTIVE=1 runs them)')
 	$(if $(CUDA_TESTS),,@echo 'skipped: the tests on a GPU: no device')
 	@PYTHON="$(PYTHON)" CC="$(CC)" CXX="$(CXX)" tests/run.sh $(TESTS:%=build/%) $(CXX_TESTS) $(CUDA_TESTS) \
 	  tests/test_docs.sh tests/test_trainer_copy.sh tests/test_programs.sh tests/test_hosts.sh tests/test_grade.sh tests/test_convert.py tests/test_trl.py tests/test_peers.py

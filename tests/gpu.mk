@@ -27,6 +27,10 @@ NCCL_PROGRAMS := $(patsubst %,build/cuda/%-nccl,thinktune pretrain sft)
 ## make cuda        tt_cuda.cu, and tests, examples and benches linked with it, in build/cuda (needs nvcc)
 cuda: build/tt_cuda.o $(CUDA_TESTED) $(CUDA_PROGRAMS)
 
+## make test-cuda-host  the kernels of tt_cuda.cu on the CPU, against the CPU's own (CXX)
+test-cuda-host: build/test_cuda_host
+	@tests/run.sh $<
+
 NO_DEVICE_CHECK = echo 'skipped: the GPU under compute-sanitizer: no device'
 ## make cuda-check  the tests on the GPU and a short training under compute-sanitizer
 cuda-check: $(if $(CUDA_TESTS),build/cuda/test_cuda build/cuda/pretrain)
@@ -142,4 +146,4 @@ build/cuda/bench_%: bench/bench_%.c bench/bench.h $(LIBRARY) build/tt_cuda.o | b
 build/cuda/%: examples/%.c $(LIBRARY) $(wildcard examples/*.h) build/tt_cuda.o | build/cuda
 	$(CC) $(STD) $(WARN) $(CFLAGS) $(CPPFLAGS) -DTT_CUDA $< build/tt_cuda.o -o $@ $(LDFLAGS) $(CUDA_LIBS) $(LDLIBS)
 
-.PHONY: gpu-proof cuda-resources test-device-emulated cuda cuda-check bench-cuda cuda-nccl mpi test-mpi bench-mpi
+.PHONY: test-cuda-host gpu-proof cuda-resources test-device-emulated cuda cuda-check bench-cuda cuda-nccl mpi test-mpi bench-mpi

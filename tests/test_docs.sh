@@ -3,7 +3,8 @@
 #   README.md, examples/README.md   every ```c block with a main is run, every other one compiled; the lines of every ```sh
 #                    block and of every indented block of commands are run
 #   thinktuning.h    the program of the manual: from its #define THINKTUNING_IMPLEMENTATION to the } of main
-# Programs run in the repository root. Commands run in a folder of their own, build/docs/run, with small stand-ins for what is the
+# Only the manual's program and the shared library compile the implementation; the others are linked with build/thinktuning.o,
+# unless TT_EXHAUSTIVE=1. Programs run in the repository root. Commands run in a folder of their own, build/docs/run, with small stand-ins for what is the
 # user's (mybook.txt, train.jsonl, app.c) and with the programs of build/, whose long runs are shortened; DOCS_FULL=1 leaves
 # them as they are written. A command that is not run is named with its reason. Last line: N passed, N failed.
 cd "$(dirname "$0")/.." || exit 1
@@ -13,8 +14,10 @@ rm -rf $dir && mkdir -p $dir/run/build
 . tests/verdict.sh
 log=$dir/log
 
-program() {   # file name; not optimized: as soon compiled, and its runs are short
-    ${CC:-cc} -std=c99 -O0 -Wall -Wextra -I. "$1" -o $dir/program -lm > $dir/log 2>&1 && $dir/program >> $dir/log 2>&1
+program() {   # file, name, whole or linked; not optimized: as soon compiled, and its runs are short
+    how=
+    [ "$3" = whole ] || exhaustive || how="-DLINKED_PUBLIC -include tests/linked.h build/thinktuning.o"
+    ${CC:-cc} -std=c99 -O0 -Wall -Wextra -I. "$1" $how -o $dir/program -lm > $dir/log 2>&1 && $dir/program >> $dir/log 2>&1
     verdict $? "$2"
 }
 
@@ -33,6 +36,7 @@ stand_ins() {
     shorten grpo ""
     shorten think "200 4"                 # behind the seed
     shorten thinktune "--quick --steps 1 --prompts 2 --num-generations 2 --max-length 16 --questions 4 --gate-questions 2 --teacher-length 8"
+    exhaustive || ln -s "$root/build/thinktuning.o" $dir/run/tt.o
     cat > $dir/run/app.c <<'APP'
 #include "thinktuning.h"
 int main(void) {
@@ -58,13 +62,16 @@ why_not() {   # command: the reason why it is not run, nothing if it is
     case $1 in
     *apt-get*) echo "installs packages" ;;
     "make test"*) echo "runs this script" ;;
+    "cc "*" -c tt.c") exhaustive || echo "tt.o is build/thinktuning.o (TT_EXHAUSTIVE=1 runs it)" ;;
     *mpirun* | "make mpi"*) command -v "${MPICC:-mpicc}" > /dev/null && command -v "${MPIRUN:-mpirun}" > /dev/null || { echo "no MPI"; return; }
                             echo "make test-mpi runs the programs over MPI" ;;
     esac
 }
 make_target() {   # make and its target, here, where the Makefile is
     case $1 in
-    "make demo"*) [ -n "$DOCS_FULL" ] && options= || options="--quick"
+    "make demo"*) options="--quick --pretrain-steps 20"
+                  exhaustive && options="--quick"
+                  [ -n "$DOCS_FULL" ] && options=
                   make -C "$root" demo DEMO_OUT=$dir/demo DEMO_OPTIONS="$options" ;;
     *) make -C "$root" ${1#make } ;;
     esac
@@ -108,7 +115,7 @@ awk '
     in_main && substr($0, begin) ~ /^}/ { printf "%s", text; exit }' thinktuning.h > $dir/manual.c
 
 if [ -s $dir/manual.c ]; then
-    program $dir/manual.c "the manual's program"
+    program $dir/manual.c "the manual's program" whole
 else
     echo "skip the manual's program: none found"
 fi
@@ -116,7 +123,7 @@ fi
 for file in $dir/*README.md:*.c; do
     [ -f "$file" ] || continue
     if grep -q 'main(' "$file"; then
-        program "$file" "$(stands "$file") program"
+        program "$file" "$(stands "$file") program" linked
     else
         { echo '#include "thinktuning.h"'; cat "$file"; } > $dir/part.c
         ${CC:-cc} -std=c99 -O0 -Wall -Wextra -I. -c $dir/part.c -o $dir/part.o > $dir/log 2>&1
