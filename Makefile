@@ -60,7 +60,7 @@ CXX_TESTS := $(if $(shell command -v $(CXX)),build/test_header_cpp $(if $(EXHAUS
 
 ## make test        builds and runs every test; the last line sums up; a minute and a half of one processor
 ##                  (TT_EXHAUSTIVE=1: with the long sweeps, 5 minutes)
-test: $(TESTS:%=build/%) $(CXX_TESTS) $(EXAMPLES) $(CUDA_TESTS)
+test: $(TESTS:%=build/%) $(CXX_TESTS) $(filter-out build/study,$(EXAMPLES)) $(CUDA_TESTS)
 	$(if $(CXX_TESTS),,@echo 'skipped: the header as C++, the CUDA kernels on the CPU: $(CXX) is not there')
 	$(if $(EXHAUSTIVE),,@echo 'skipped: the CUDA kernels on the CPU (make test-cuda-host or TT_EXHAUSTIVE=1 runs them)')
 	$(if $(CUDA_TESTS),,@echo 'skipped: the tests on a GPU: no device')

@@ -3,8 +3,8 @@
 #   README.md, examples/README.md   every ```c block with a main is run, every other one compiled; the lines of every ```sh
 #                    block and of every indented block of commands are run
 #   thinktuning.h    the program of the manual: from its #define THINKTUNING_IMPLEMENTATION to the } of main
-# Only the manual's program and the shared library compile the implementation; the others are linked with build/thinktuning.o,
-# unless TT_EXHAUSTIVE=1. Programs run in the repository root. Commands run in a folder of their own, build/docs/run, with small stand-ins for what is the
+# Only the shared library compiles the implementation; programs are linked with build/thinktuning.o, unless TT_EXHAUSTIVE=1.
+# Programs run in the repository root. Commands run in a folder of their own, build/docs/run, with small stand-ins for what is the
 # user's (mybook.txt, train.jsonl, app.c) and with the programs of build/, whose long runs are shortened; DOCS_FULL=1 leaves
 # them as they are written. A command that is not run is named with its reason. Last line: N passed, N failed.
 cd "$(dirname "$0")/.." || exit 1
@@ -14,10 +14,10 @@ rm -rf $dir && mkdir -p $dir/run/build
 . tests/verdict.sh
 log=$dir/log
 
-program() {   # file, name, whole or linked; not optimized: as soon compiled, and its runs are short
-    how=
-    [ "$3" = whole ] || exhaustive || how="-DLINKED_PUBLIC -include tests/linked.h build/thinktuning.o"
-    ${CC:-cc} -std=c99 -O0 -Wall -Wextra -I. "$1" $how -o $dir/program -lm > $dir/log 2>&1 && $dir/program >> $dir/log 2>&1
+linked="-DLINKED_PUBLIC -include tests/linked.h build/thinktuning.o"
+if exhaustive; then linked=; else echo "skipped: programs that hold the whole header (TT_EXHAUSTIVE=1 compiles them so)"; fi
+program() {   # file, name; not optimized: as soon compiled, and its runs are short
+    ${CC:-cc} -std=c99 -O0 -Wall -Wextra -I. "$1" $linked -o $dir/program -lm > $dir/log 2>&1 && $dir/program >> $dir/log 2>&1
     verdict $? "$2"
 }
 
@@ -29,7 +29,7 @@ shorten() {   # name options
     chmod +x $dir/run/build/"$1"
 }
 stand_ins() {
-    shorten pretrain "--steps 40 --eval-every 40 --hidden-size 32 --layers 2"
+    shorten pretrain "--steps 20 --eval-every 20 --hidden-size 32 --layers 2"
     shorten sft "--epochs 1"
     shorten generate ""
     shorten tokenize ""
@@ -62,6 +62,7 @@ why_not() {   # command: the reason why it is not run, nothing if it is
     case $1 in
     *apt-get*) echo "installs packages" ;;
     "make test"*) echo "runs this script" ;;
+    "make examples") exhaustive || echo "those that are used are built (TT_EXHAUSTIVE=1 runs it)" ;;
     "cc "*" -c tt.c") exhaustive || echo "tt.o is build/thinktuning.o (TT_EXHAUSTIVE=1 runs it)" ;;
     *mpirun* | "make mpi"*) command -v "${MPICC:-mpicc}" > /dev/null && command -v "${MPIRUN:-mpirun}" > /dev/null || { echo "no MPI"; return; }
                             echo "make test-mpi runs the programs over MPI" ;;
@@ -69,7 +70,7 @@ why_not() {   # command: the reason why it is not run, nothing if it is
 }
 make_target() {   # make and its target, here, where the Makefile is
     case $1 in
-    "make demo"*) options="--quick --pretrain-steps 20"
+    "make demo"*) options="--quick --pretrain-steps 20 --steps 1 --questions 16 --gate-questions 8"
                   exhaustive && options="--quick"
                   [ -n "$DOCS_FULL" ] && options=
                   make -C "$root" demo DEMO_OUT=$dir/demo DEMO_OPTIONS="$options" ;;
@@ -115,7 +116,7 @@ awk '
     in_main && substr($0, begin) ~ /^}/ { printf "%s", text; exit }' thinktuning.h > $dir/manual.c
 
 if [ -s $dir/manual.c ]; then
-    program $dir/manual.c "the manual's program" whole
+    program $dir/manual.c "the manual's program"
 else
     echo "skip the manual's program: none found"
 fi
@@ -123,7 +124,7 @@ fi
 for file in $dir/*README.md:*.c; do
     [ -f "$file" ] || continue
     if grep -q 'main(' "$file"; then
-        program "$file" "$(stands "$file") program" linked
+        program "$file" "$(stands "$file") program"
     else
         { echo '#include "thinktuning.h"'; cat "$file"; } > $dir/part.c
         ${CC:-cc} -std=c99 -O0 -Wall -Wextra -I. -c $dir/part.c -o $dir/part.o > $dir/log 2>&1

@@ -2,9 +2,10 @@
 # tests/test_programs.sh: what the programs of build/ do with folders, settings, lengths and terminals that are not as they should
 # be. Everything is made in build/programs. Last line: N passed, N failed.
 cd "$(dirname "$0")/.." || exit 1
+. tests/verdict.sh
 bin=$(pwd)/build
 rm -rf build/programs && mkdir -p build/programs && cd build/programs || exit 1
-passed=0 failed=0 good=1 name=
+good=1 name=
 
 begin() { end; name=$1 good=1; }
 end() {
@@ -146,9 +147,11 @@ refuses "leaves no room for a prompt in the model's 64 positions" $(with "$rl --
 refuses '--on-long is "drop"' $long --on-long drop
 
 begin lines_fit_the_terminal
+arms=grpo,thinktune,off
+exhaustive && arms=grpo,thinktune,formula,luffy,off
 for columns in 80 60; do
     export COLUMNS=$columns
-    works "$bin/thinktune" $quick --seeds 2 --arms grpo,thinktune,formula,luffy,off --out narrow
+    works "$bin/thinktune" $quick --seeds 2 --arms $arms --out narrow
     narrow $columns
     said "expected time of the whole run: "
     said "own reward 0."
@@ -375,5 +378,4 @@ refuses "it is a pipe" timeout 20 "$bin/generate" --model pipes --prompt cat
 refuses "it is a pipe" timeout 20 "$bin/thinktune" $quick --model base --data pipes/q.jsonl --end-token x --out none-rl
 
 end
-echo "$passed passed, $failed failed"
-[ "$failed" -eq 0 ]
+summary
