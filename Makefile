@@ -6,7 +6,8 @@ CFLAGS   ?= -O2 -g
 STD      := -std=c99
 WARN     := -Wall -Wextra
 LDLIBS   := -lm
-TEST_CFLAGS ?= -O1 -g
+# Without optimisation the copies of private functions would all be kept.
+TEST_CFLAGS ?= $(if $(filter $<,$(PRIVATE)),-O1,-O0) -g
 SANITIZE := -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
 RACE     := -O1 -g -fsanitize=thread
 SEEDS    ?= 1
@@ -138,7 +139,7 @@ build/race/test_%: tests/test_%.c $(HARNESS) build/race/thinktuning.o
 	$(CC) $(STD) $(WARN) $(RACE) $(CPPFLAGS) $(LINKED) $< build/race/thinktuning.o -o $@ $(LDFLAGS) $(THREADS) $(LDLIBS)
 
 # What the header is as a file needs compilations of its own: as C with a user and a private copy beside it, and as C++.
-build/test_header: FLAGS = -O0 -g
+build/test_header: FLAGS = -O0
 build/sanitize/test_header: FLAGS = $(SANITIZE)
 build/race/test_header: FLAGS = $(RACE)
 build/test_header build/sanitize/test_header build/race/test_header: %/test_header: tests/test_header.c $(HEADER_UNITS) $(HARNESS) %/thinktuning.o
@@ -147,7 +148,7 @@ build/test_header build/sanitize/test_header build/race/test_header: %/test_head
 
 build/test_header_cpp: tests/header_cpp.cpp $(HARNESS) | build
 	$(COMPILING)
-	$(CXX) -std=c++11 $(WARN) -O0 -g $(CPPFLAGS) $< -o $@ $(LDFLAGS) $(LDLIBS)
+	$(CXX) -std=c++11 $(WARN) -O0 $(CPPFLAGS) $< -o $@ $(LDFLAGS) $(LDLIBS)
 
 $(FUZZERS): build/%: tests/%.c $(LIBRARY) | build
 	clang -std=c99 $(SANITIZE) -fsanitize=fuzzer $< -o $@ $(LDLIBS)
