@@ -124,7 +124,8 @@ $(EXAMPLES): build/%: examples/%.c tests/linked.h $(wildcard examples/*.h) build
 build/thinktuning.o: OBJECT_CFLAGS = $(CFLAGS)
 build/sanitize/thinktuning.o: OBJECT_CFLAGS = $(SANITIZE)
 build/race/thinktuning.o: OBJECT_CFLAGS = $(RACE)
-build/thinktuning.o build/sanitize/thinktuning.o build/race/thinktuning.o: $(LIBRARY) | build/sanitize build/race
+build/cuda/thinktuning.o: OBJECT_CFLAGS = $(CFLAGS) -DTT_CUDA
+$(patsubst %,%/thinktuning.o,build build/sanitize build/race build/cuda): $(LIBRARY) | build/sanitize build/race build/cuda
 	$(COMPILING)
 	$(CC) $(STD) $(WARN) $(OBJECT_CFLAGS) $(CPPFLAGS) -x c -DTHINKTUNING_IMPLEMENTATION -c $< -o $@
 
