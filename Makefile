@@ -24,7 +24,6 @@ LIBRARY  := thinktuning.h
 HARNESS  := $(LIBRARY) tests/tt_test.h tests/rollouts.h tests/linked.h $(wildcard examples/*.h)
 TESTS    := $(patsubst tests/%.c,%,$(wildcard tests/test_*.c))
 EXAMPLES := $(patsubst examples/%.c,build/%,$(filter-out examples/web.c,$(wildcard examples/*.c)))
-FUZZERS  := $(patsubst tests/%.c,build/%,$(wildcard tests/fuzz_*.c))
 # The implementation is compiled once, into thinktuning.o, and linked with programs and tests; see tests/linked.h. A test that
 # wants private names says so as a program that includes the implementation does.
 PRIVATE  := $(shell grep -l '^.define THINKTUNING_IMPLEMENTATION' tests/test_*)
@@ -52,15 +51,14 @@ study-feedback: build/study
 ## make examples    builds build/thinktune, pretrain, sft, generate, ...
 examples: $(EXAMPLES)
 
-include tests/gpu.mk
-include bench/bench.mk examples/web.mk
+include tests/gpu.mk tests/more.mk bench/bench.mk examples/web.mk
 
 # Without a C++ compiler these are left out.
 EXHAUSTIVE := $(filter-out 0,$(TT_EXHAUSTIVE))
 CXX_TESTS := $(if $(shell command -v $(CXX)),build/test_header_cpp $(if $(EXHAUSTIVE),build/test_cuda_host))
 
-## make test        builds and runs every test; the last line sums up; a minute and a half of one processor
-##                  (TT_EXHAUSTIVE=1: with the long sweeps, 5 minutes)
+## make test        builds and runs every test in a minute and a half of one processor; the last line sums up
+##                  (TT_EXHAUSTIVE=1: with the long sweeps, five minutes)
 test: $(TESTS:%=build/%) $(CXX_TESTS) $(filter-out build/study,$(EXAMPLES)) $(CUDA_TESTS)
 	$(if $(CXX_TESTS),,@echo 'skipped: the header as C++, the CUDA kernels on the CPU: $(CXX) is not there')
 	$(if $(EXHAUSTIVE),,@echo 'skipped: the CUDA kernels on the CPU (make test-cuda-host or TT_EXHAUSTIVE=1 runs them)')
@@ -91,25 +89,6 @@ KERNEL_TESTS := $(patsubst %,build/test_%,kernels autograd model sampler parity 
 ## make test-kernels the tests of the arithmetic with each set of CPU kernels forced
 test-kernels: build/generate $(KERNEL_TESTS)
 	@TT_EXHAUSTIVE=1 tests/kernels.sh $(KERNEL_TESTS)
-
-## make test-cross  AArch64 under qemu, Windows, wasm32: what cross compilers are there
-test-cross:
-	@tests/cross.sh
-
-CASES ?= ../shared/cases
-## make test-cases  odd and hostile inputs of the folder CASES through library, programs and converter, if there (PYTHON)
-test-cases: $(EXAMPLES)
-	@CC="$(CC)" CXX="$(CXX)" PYTHON="$(PYTHON)" TT_CASES="$(CASES)" tests/test_cases.sh
-
-## make compare-rewards  the rewards beside Math-Verify on MATH500=test.jsonl (PYTHON with math-verify)
-compare-rewards: build/grade
-	$(PYTHON) tests/compare_rewards.py $(MATH500)
-
-## make fuzz        fuzzes the readers with clang (FUZZ_SECONDS=n each)
-fuzz: $(FUZZERS)
-	@for f in $^; do echo "== $$f"; mkdir -p build/corpus/$$(basename $$f) && \
-	  $$f -max_total_time=$(or $(FUZZ_SECONDS),60) -timeout=10 -rss_limit_mb=2048 -artifact_prefix=build/ \
-	  build/corpus/$$(basename $$f) $$([ $$f = build/fuzz_checkpoint ] && echo tests/golden/hf) || exit 1; done
 
 ## make clean       removes build/
 clean:
@@ -151,7 +130,4 @@ build/test_header_cpp: tests/header_cpp.cpp $(HARNESS) | build
 	$(COMPILING)
 	$(CXX) -std=c++11 $(WARN) -O0 $(CPPFLAGS) $< -o $@ $(LDFLAGS) $(LDLIBS)
 
-$(FUZZERS): build/%: tests/%.c $(LIBRARY) | build
-	clang -std=c99 $(SANITIZE) -fsanitize=fuzzer $< -o $@ $(LDLIBS)
-
-.PHONY: help demo study study-feedback examples test check race strict docs-check test-kernels test-cross test-cases compare-rewards fuzz clean
+.PHONY: help demo study study-feedback examples test check race strict docs-check test-kernels clean

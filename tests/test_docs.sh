@@ -154,7 +154,7 @@ for document in $documents; do
         [ -e "$(dirname $document)/$path" ] || echo "no such file: $path" >> $dir/log
     done
     for target in $(grep -oE '(^|`|\$ )make [a-z-]+' $document | sed 's/.*make //' | sort -u); do
-        grep -qhE "^$target:" Makefile tests/gpu.mk bench/bench.mk examples/web.mk || echo "no such target: make $target" >> $dir/log
+        grep -qhE "^$target:" Makefile tests/*.mk bench/bench.mk examples/web.mk || echo "no such target: make $target" >> $dir/log
     done
     [ ! -s $dir/log ]
     verdict $? "$document's links and make targets"
