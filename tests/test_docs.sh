@@ -13,6 +13,7 @@ dir=build/docs
 rm -rf $dir && mkdir -p $dir/run/build
 . tests/verdict.sh
 log=$dir/log
+[ -z "$DOCS_FULL" ] || TT_EXHAUSTIVE=1
 
 linked="-DLINKED_PUBLIC -include tests/linked.h build/thinktuning.o"
 if exhaustive; then linked=; else echo "skipped: programs that hold the whole header (TT_EXHAUSTIVE=1 compiles them so)"; fi
