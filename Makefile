@@ -6,7 +6,8 @@ CFLAGS   ?= -O2 -g
 STD      := -std=c99
 WARN     := -Wall -Wextra
 LDLIBS   := -lm
-TEST_CFLAGS ?= -O1 -g
+# Without optimisation the copies of private functions would all be kept.
+TEST_CFLAGS ?= $(if $(filter $<,$(PRIVATE)),-O1,-O0) -g
 SANITIZE := -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
 RACE     := -O1 -g -fsanitize=thread
 SEEDS    ?= 1
@@ -23,9 +24,10 @@ LIBRARY  := thinktuning.h
 HARNESS  := $(LIBRARY) tests/tt_test.h tests/rollouts.h tests/linked.h $(wildcard examples/*.h)
 TESTS    := $(patsubst tests/%.c,%,$(wildcard tests/test_*.c))
 EXAMPLES := $(patsubst examples/%.c,build/%,$(filter-out examples/web.c,$(wildcard examples/*.c)))
-FUZZERS  := $(patsubst tests/%.c,build/%,$(wildcard tests/fuzz_*.c))
-# The implementation is compiled once, into thinktuning.o, and linked with programs and tests; see tests/linked.h.
-LINKED   := -fno-inline -include tests/linked.h
+# The implementation is compiled once, into thinktuning.o, and linked with programs and tests; see tests/linked.h. A test that
+# wants private names says so as a program that includes the implementation does.
+PRIVATE  := $(shell grep -l '^.define THINKTUNING_IMPLEMENTATION' tests/test_*)
+LINKED    = $(if $(filter $<,$(PRIVATE)),-fno-inline,-DLINKED_PUBLIC) -include tests/linked.h
 THREADS  := $(if $(filter Windows_NT,$(OS)),,-lpthread)
 # The header in further translation units of the same program: as a user, and as a private copy (TT_STATIC).
 HEADER_UNITS := tests/header_second.c tests/header_static.c
@@ -49,15 +51,17 @@ study-feedback: build/study
 ## make examples    builds build/thinktune, pretrain, sft, generate, ...
 examples: $(EXAMPLES)
 
-include tests/gpu.mk
-include bench/bench.mk examples/web.mk
+include tests/gpu.mk tests/more.mk bench/bench.mk examples/web.mk
 
 # Without a C++ compiler these are left out.
-CXX_TESTS := $(if $(shell command -v $(CXX)),build/test_header_cpp build/test_cuda_host)
+EXHAUSTIVE := $(filter-out 0,$(TT_EXHAUSTIVE))
+CXX_TESTS := $(if $(shell command -v $(CXX)),build/test_header_cpp $(if $(EXHAUSTIVE),build/test_cuda_host))
 
-## make test        builds and runs every test; the last line sums up (TT_EXHAUSTIVE=1: with the long sweeps)
-test: $(TESTS:%=build/%) $(CXX_TESTS) $(EXAMPLES) $(CUDA_TESTS)
+## make test        builds and runs every test in a minute and a half of one processor; the last line sums up
+##                  (TT_EXHAUSTIVE=1: with the long sweeps, five minutes)
+test: $(TESTS:%=build/%) $(CXX_TESTS) $(filter-out build/study,$(EXAMPLES)) $(CUDA_TESTS)
 	$(if $(CXX_TESTS),,@echo 'skipped: the header as C++, the CUDA kernels on the CPU: $(CXX) is not there')
+	$(if $(EXHAUSTIVE),,@echo 'skipped: the CUDA kernels on the CPU (make test-cuda-host or TT_EXHAUSTIVE=1 runs them)')
 	$(if $(CUDA_TESTS),,@echo 'skipped: the tests on a GPU: no device')
 	@PYTHON="$(PYTHON)" CC="$(CC)" CXX="$(CXX)" tests/run.sh $(TESTS:%=build/%) $(CXX_TESTS) $(CUDA_TESTS) \
 	  tests/test_docs.sh tests/test_trainer_copy.sh tests/test_programs.sh tests/test_hosts.sh tests/test_grade.sh tests/test_convert.py tests/test_trl.py tests/test_peers.py
@@ -86,25 +90,6 @@ KERNEL_TESTS := $(patsubst %,build/test_%,kernels autograd model sampler parity 
 test-kernels: build/generate $(KERNEL_TESTS)
 	@TT_EXHAUSTIVE=1 tests/kernels.sh $(KERNEL_TESTS)
 
-## make test-cross  AArch64 under qemu, Windows, wasm32: what cross compilers are there
-test-cross:
-	@tests/cross.sh
-
-CASES ?= ../shared/cases
-## make test-cases  odd and hostile inputs of the folder CASES through library, programs and converter, if there (PYTHON)
-test-cases: $(EXAMPLES)
-	@CC="$(CC)" CXX="$(CXX)" PYTHON="$(PYTHON)" TT_CASES="$(CASES)" tests/test_cases.sh
-
-## make compare-rewards  the rewards beside Math-Verify on MATH500=test.jsonl (PYTHON with math-verify)
-compare-rewards: build/grade
-	$(PYTHON) tests/compare_rewards.py $(MATH500)
-
-## make fuzz        fuzzes the readers with clang (FUZZ_SECONDS=n each)
-fuzz: $(FUZZERS)
-	@for f in $^; do echo "== $$f"; mkdir -p build/corpus/$$(basename $$f) && \
-	  $$f -max_total_time=$(or $(FUZZ_SECONDS),60) -timeout=10 -rss_limit_mb=2048 -artifact_prefix=build/ \
-	  build/corpus/$$(basename $$f) $$([ $$f = build/fuzz_checkpoint ] && echo tests/golden/hf) || exit 1; done
-
 ## make clean       removes build/
 clean:
 	rm -rf build
@@ -118,7 +103,8 @@ $(EXAMPLES): build/%: examples/%.c tests/linked.h $(wildcard examples/*.h) build
 build/thinktuning.o: OBJECT_CFLAGS = $(CFLAGS)
 build/sanitize/thinktuning.o: OBJECT_CFLAGS = $(SANITIZE)
 build/race/thinktuning.o: OBJECT_CFLAGS = $(RACE)
-build/thinktuning.o build/sanitize/thinktuning.o build/race/thinktuning.o: $(LIBRARY) | build/sanitize build/race
+build/cuda/thinktuning.o: OBJECT_CFLAGS = $(CFLAGS) -DTT_CUDA
+$(patsubst %,%/thinktuning.o,build build/sanitize build/race build/cuda): $(LIBRARY) | build/sanitize build/race build/cuda
 	$(COMPILING)
 	$(CC) $(STD) $(WARN) $(OBJECT_CFLAGS) $(CPPFLAGS) -x c -DTHINKTUNING_IMPLEMENTATION -c $< -o $@
 
@@ -133,18 +119,15 @@ build/race/test_%: tests/test_%.c $(HARNESS) build/race/thinktuning.o
 	$(CC) $(STD) $(WARN) $(RACE) $(CPPFLAGS) $(LINKED) $< build/race/thinktuning.o -o $@ $(LDFLAGS) $(THREADS) $(LDLIBS)
 
 # What the header is as a file needs compilations of its own: as C with a user and a private copy beside it, and as C++.
-build/test_header: FLAGS = -O0 -g
+build/test_header: FLAGS = -O0
 build/sanitize/test_header: FLAGS = $(SANITIZE)
 build/race/test_header: FLAGS = $(RACE)
-build/test_header build/sanitize/test_header build/race/test_header: tests/test_header.c $(HEADER_UNITS) $(HARNESS)
+build/test_header build/sanitize/test_header build/race/test_header: %/test_header: tests/test_header.c $(HEADER_UNITS) $(HARNESS) %/thinktuning.o
 	$(COMPILING)
-	$(CC) $(STD) $(WARN) $(FLAGS) $(CPPFLAGS) $< $(HEADER_UNITS) -o $@ $(LDFLAGS) $(THREADS) $(LDLIBS)
+	$(CC) $(STD) $(WARN) $(FLAGS) $(CPPFLAGS) $< $(HEADER_UNITS) $(@D)/thinktuning.o -o $@ $(LDFLAGS) $(THREADS) $(LDLIBS)
 
 build/test_header_cpp: tests/header_cpp.cpp $(HARNESS) | build
 	$(COMPILING)
-	$(CXX) -std=c++11 $(WARN) -O0 -g $(CPPFLAGS) $< -o $@ $(LDFLAGS) $(LDLIBS)
+	$(CXX) -std=c++11 $(WARN) -O0 $(CPPFLAGS) $< -o $@ $(LDFLAGS) $(LDLIBS)
 
-$(FUZZERS): build/%: tests/%.c $(LIBRARY) | build
-	clang -std=c99 $(SANITIZE) -fsanitize=fuzzer $< -o $@ $(LDLIBS)
-
-.PHONY: help demo study study-feedback examples test check race strict docs-check test-kernels test-cross test-cases compare-rewards fuzz clean
+.PHONY: help demo study study-feedback examples test check race strict docs-check test-kernels clean

@@ -27,6 +27,10 @@ NCCL_PROGRAMS := $(patsubst %,build/cuda/%-nccl,thinktune pretrain sft)
 ## make cuda        tt_cuda.cu, and tests, examples and benches linked with it, in build/cuda (needs nvcc)
 cuda: build/tt_cuda.o $(CUDA_TESTED) $(CUDA_PROGRAMS)
 
+## make test-cuda-host  the kernels of tt_cuda.cu on the CPU, against the CPU's own (CXX)
+test-cuda-host: build/test_cuda_host
+	@tests/run.sh $<
+
 NO_DEVICE_CHECK = echo 'skipped: the GPU under compute-sanitizer: no device'
 ## make cuda-check  the tests on the GPU and a short training under compute-sanitizer
 cuda-check: $(if $(CUDA_TESTS),build/cuda/test_cuda build/cuda/pretrain)
@@ -64,7 +68,7 @@ cuda-nccl: $(NCCL_PROGRAMS)
 mpi: $(MPI_PROGRAMS)
 
 ## make test-mpi    compares 1, 2 and 4 processes, if MPICC is there (MPIRUN)
-test-mpi:
+test-mpi: build/thinktuning.o
 	@MPICC="$(MPICC)" MPIRUN="$(MPIRUN)" tests/run.sh tests/test_mpi.sh
 
 ## make bench-mpi   a training step shared by 1 and 2 processes
@@ -116,9 +120,9 @@ build/cuda/%-nccl: examples/%.c $(LIBRARY) $(wildcard examples/*.h) build/tt_cud
 	  $(LDFLAGS) $(NCCL_LIBS) $(CUDA_LIBS) $(LDLIBS)
 
 # The operators once more, against the CPU backend, on the device.
-build/cuda/test_cuda: tests/test_cuda_host.cpp $(HARNESS) build/tt_cuda.o | build/cuda
-	$(CXX) -std=c++11 $(WARN) $(TEST_CFLAGS) $(CPPFLAGS) -DTT_TEST_CUDA $< build/tt_cuda.o -o $@ \
-	  $(LDFLAGS) $(CUDA_LIBS) $(LDLIBS)
+build/cuda/test_cuda: tests/test_cuda_host.cpp $(HARNESS) build/thinktuning.o build/tt_cuda.o
+	$(CXX) -std=c++11 $(WARN) $(TEST_CFLAGS) $(CPPFLAGS) $(LINKED) -DTT_TEST_CUDA $< build/thinktuning.o build/tt_cuda.o \
+	  -o $@ $(LDFLAGS) $(CUDA_LIBS) -lpthread $(LDLIBS)
 
 # The same over blocks of the vocabulary and a ring that are small enough for every boundary to be crossed.
 CUDA_SMALL := -DTTI_CUDA_RING='((size_t)1<<12)' -DTTI_CUDA_WORKSPACE='((size_t)1<<25)' \
@@ -126,9 +130,9 @@ CUDA_SMALL := -DTTI_CUDA_RING='((size_t)1<<12)' -DTTI_CUDA_WORKSPACE='((size_t)1
 build/tt_cuda_small.o: tt_cuda.cu $(LIBRARY) | build
 	$(CUDA_COMPILE) $(CUDA_SMALL) -c $< -o $@
 
-build/cuda/test_cuda_small: tests/test_cuda_host.cpp $(HARNESS) build/tt_cuda_small.o | build/cuda
-	$(CXX) -std=c++11 $(WARN) $(TEST_CFLAGS) $(CPPFLAGS) -DTT_TEST_CUDA $< build/tt_cuda_small.o -o $@ \
-	  $(LDFLAGS) $(CUDA_LIBS) $(LDLIBS)
+build/cuda/test_cuda_small: tests/test_cuda_host.cpp $(HARNESS) build/thinktuning.o build/tt_cuda_small.o
+	$(CXX) -std=c++11 $(WARN) $(TEST_CFLAGS) $(CPPFLAGS) $(LINKED) -DTT_TEST_CUDA $< build/thinktuning.o \
+	  build/tt_cuda_small.o -o $@ $(LDFLAGS) $(CUDA_LIBS) -lpthread $(LDLIBS)
 
 build/cuda/test_%: tests/test_%.c $(HARNESS) build/thinktuning.o build/tt_cuda.o | build/cuda
 	$(CC) $(STD) $(WARN) $(TEST_CFLAGS) $(CPPFLAGS) $(LINKED) -DTT_TEST_CUDA $< build/thinktuning.o build/tt_cuda.o -o $@ \
@@ -139,7 +143,8 @@ build/cuda/bench_%: bench/bench_%.c bench/bench.h $(LIBRARY) build/tt_cuda.o | b
 	$(CC) $(STD) $(WARN) $(CFLAGS) $(CPPFLAGS) $(BENCH_DEFINES) -DTT_CUDA $< build/tt_cuda.o -o $@ \
 	  $(LDFLAGS) $(CUDA_LIBS) -lpthread $(LDLIBS)
 
-build/cuda/%: examples/%.c $(LIBRARY) $(wildcard examples/*.h) build/tt_cuda.o | build/cuda
-	$(CC) $(STD) $(WARN) $(CFLAGS) $(CPPFLAGS) -DTT_CUDA $< build/tt_cuda.o -o $@ $(LDFLAGS) $(CUDA_LIBS) $(LDLIBS)
+build/cuda/%: examples/%.c tests/linked.h $(wildcard examples/*.h) build/cuda/thinktuning.o build/tt_cuda.o
+	$(CC) $(STD) $(WARN) $(CFLAGS) $(CPPFLAGS) $(LINKED) -DTT_CUDA $< build/cuda/thinktuning.o build/tt_cuda.o -o $@ \
+	  $(LDFLAGS) $(CUDA_LIBS) -lpthread $(LDLIBS)
 
-.PHONY: gpu-proof cuda-resources test-device-emulated cuda cuda-check bench-cuda cuda-nccl mpi test-mpi bench-mpi
+.PHONY: test-cuda-host gpu-proof cuda-resources test-device-emulated cuda cuda-check bench-cuda cuda-nccl mpi test-mpi bench-mpi

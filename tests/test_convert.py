@@ -5,7 +5,7 @@
     python3 tests/test_convert.py pickle     those whose name has the word
 
 Needs numpy. Compares with the packages gguf, safetensors, tokenizers, torch, transformers and xllamacpp and with the data of
-../shared/data where they are present, and says "skip" where not. FUZZ=1 flips every bit instead of one a byte. TT_GGUF_VOCABS names a
+../shared/data where they are present, and says "skip" where not. TT_EXHAUSTIVE=1 runs the long sweeps too. FUZZ=1 flips every bit instead of one a byte. TT_GGUF_VOCABS names a
 folder with llama.cpp's vocabularies, ggml-vocab-*.gguf (in llama-cpp-python's source package: vendor/llama.cpp/models).
 """
 import base64
@@ -41,6 +41,10 @@ except ImportError as e:
     print(f'skip   test_convert: {e}')
     print('0 passed, 0 failed')
     sys.exit(0)
+
+
+EXHAUSTIVE = os.environ.get('TT_EXHAUSTIVE', '') not in ('', '0')
+long_sweep = unittest.skipUnless(EXHAUSTIVE, 'a long sweep, with TT_EXHAUSTIVE=1')
 
 
 def package(name):
@@ -582,6 +586,7 @@ class Programs(Case):
         self.assertIn('1 examples', learn())
         self.assertNotEqual(learn(), learn('--parse-content'))
 
+    @long_sweep
     def test_a_long_line_is_one_turn(self):
         said = self.generate(self.model(), '--chat', '--format', 'plain', '--ids', '--max-tokens', '1', lines='a' * 70000 + '\r\nb\n')
         self.assertEqual(said.count('>'), 3, said[:200])      # two turns, and the end
@@ -653,6 +658,7 @@ class Tokenizers(Case):
         texts = open(data('vectors', 'llamacpp', 'ggml-vocab-gpt-2.gguf.inp'), encoding='utf-8', newline='').read().split('\n__ggml_vocab_test__\n')
         return texts[:46] + ["It'LL cost 12345678 x\u0301 \u212b e\u0301\u0323 don'T", 'a\r\n\n  b \t\u3000c', 'ünïcödé 한국어 \u1112\u1161\u11ab 🙂🙂']
 
+    @long_sweep
     def test_vocabularies_as_llamacpp_writes_them(self):
         """The steps of llama.cpp's own converter with its library: GGUFWriter, SpecialVocab, padding up to the model's size."""
         gguf, tokenizers = package('gguf'), package('tokenizers')
@@ -682,6 +688,7 @@ class Tokenizers(Case):
             self.assertEqual(settings['chat_template'], expected['chat_template'])
             self.assertEqual(settings['eos_token'], expected['eos_token'])
 
+    @long_sweep
     def test_ranks_are_the_published_tokenizers(self):
         """tiktoken's ranks as merges: GPT-2's of r50k, and for Llama 3, whose file has every way to make a token, the same ids."""
         for source, name in ((('tiktoken', 'r50k_base.tiktoken'), 'gpt2'), (('llama3', 'tokenizer.model'), 'llama3')):
@@ -757,6 +764,7 @@ class Tokenizers(Case):
                 self.assertEqual(ids, judge.encode(text, add_special_tokens=False).ids, (name, text))
             del server
 
+    @long_sweep
     def test_published_tokenizers_survive_gguf(self):
         for name, vocab, bos in (('gpt2', 50257, False), ('smollm2', 49280, False), ('llama2', 32000, True), ('llama3', 128256, True), ('qwen2.5', 151936, False)):
             root = json.load(open(data('tokenizers', name, 'tokenizer.json')))
@@ -1360,6 +1368,7 @@ class Command(Case):
             f.truncate(8 + len(text) + at)
         return path
 
+    @long_sweep
     def test_memory(self):
         """Peak memory: the largest tensor and 200 MB at most, whatever the whole model takes."""
         package('resource')
@@ -1424,7 +1433,7 @@ class Fuzz(Case):
         resource = package('resource')
         old = resource.getrlimit(resource.RLIMIT_AS)
         resource.setrlimit(resource.RLIMIT_AS, (4 << 30, old[1]))      # a length that is believed becomes a MemoryError
-        counts = []
+        counts, step = [], 1 if EXHAUSTIVE or os.environ.get('FUZZ') else 16
         try:
             for kind, blob, config, name in self.inputs():
                 folder = self.path()
@@ -1441,17 +1450,17 @@ class Fuzz(Case):
                 write(path, blob)
                 self.assertTrue(self.attempt(target), kind)
                 end = len(blob.rstrip(b'\0\n'[kind != 'gguf':])) if kind in ('gguf', 'tokenizer.json') else len(blob)     # padding after the last tensor may go
-                for n in range(end):
+                for n in range(0, end, step):
                     write(path, blob[:n])
                     self.assertFalse(self.attempt(target), f'{kind}: the first {n} of {len(blob)} bytes are taken')
-                flips = [(i, bit) for i in range(len(blob)) for bit in range(8) if os.environ.get('FUZZ') or i < 64 or bit == i % 8]
+                flips = [(i, bit) for i in range(0, len(blob), step) for bit in range(8) if os.environ.get('FUZZ') or i < 64 or bit == i % 8]
                 taken = 0
                 for i, bit in flips:
                     damaged = bytearray(blob)
                     damaged[i] ^= 1 << bit
                     write(path, bytes(damaged))
                     taken += self.attempt(target)
-                counts.append(f'{kind} {end} prefixes, {len(flips)} flips ({taken} taken)')
+                counts.append(f'{kind} {len(range(0, end, step))} prefixes, {len(flips)} flips ({taken} taken)')
         finally:
             resource.setrlimit(resource.RLIMIT_AS, old)
         print('       fuzzed: ' + '; '.join(counts))
@@ -1468,6 +1477,7 @@ class Fuzz(Case):
         self.convert(write_hf(self.path(), config, t, tokenizer__json=cw.to_json(root), tokenizer_config__json=json.dumps({'chat_template': 'x', 'bos_token': '<s>'})), source, '--max-shard-size', '5KB')
         return source
 
+    @long_sweep
     def test_values_of_other_types(self):
         """Every field of every JSON file, at every depth, as every type: a conversion, or one sentence that names the file."""
         source = self.model_with_everything()
@@ -1500,6 +1510,7 @@ class Fuzz(Case):
         self.assertGreater(taken, 100)
         print(f'       {tried} odd values ({taken} taken)')
 
+    @long_sweep
     def test_gguf_values_of_other_types(self):
         """Every field of a GGUF file as every type."""
         fields, tensors = gguf_model(LLAMA, random_model(LLAMA))
@@ -1556,6 +1567,7 @@ class Fuzz(Case):
         shutil.rmtree(out) if to == 'hf' else os.unlink(out)
         return True
 
+    @long_sweep
     def test_tokenizer_bin(self):
         pieces, scores, _ = spm_pieces()
         blob, path = tokenizer_bin(pieces, scores), self.path()

@@ -3,6 +3,7 @@
 #   README.md, examples/README.md   every ```c block with a main is run, every other one compiled; the lines of every ```sh
 #                    block and of every indented block of commands are run
 #   thinktuning.h    the program of the manual: from its #define THINKTUNING_IMPLEMENTATION to the } of main
+# Only the shared library compiles the implementation; programs are linked with build/thinktuning.o, unless TT_EXHAUSTIVE=1.
 # Programs run in the repository root. Commands run in a folder of their own, build/docs/run, with small stand-ins for what is the
 # user's (mybook.txt, train.jsonl, app.c) and with the programs of build/, whose long runs are shortened; DOCS_FULL=1 leaves
 # them as they are written. A command that is not run is named with its reason. Last line: N passed, N failed.
@@ -12,9 +13,12 @@ dir=build/docs
 rm -rf $dir && mkdir -p $dir/run/build
 . tests/verdict.sh
 log=$dir/log
+[ -z "$DOCS_FULL" ] || TT_EXHAUSTIVE=1
 
-program() {   # file name; not optimized: as soon compiled, and its runs are short
-    ${CC:-cc} -std=c99 -O0 -Wall -Wextra -I. "$1" -o $dir/program -lm > $dir/log 2>&1 && $dir/program >> $dir/log 2>&1
+linked="-DLINKED_PUBLIC -include tests/linked.h build/thinktuning.o"
+if exhaustive; then linked=; else echo "skipped: programs that hold the whole header (TT_EXHAUSTIVE=1 compiles them so)"; fi
+program() {   # file, name; not optimized: as soon compiled, and its runs are short
+    ${CC:-cc} -std=c99 -O0 -Wall -Wextra -I. "$1" $linked -o $dir/program -lm > $dir/log 2>&1 && $dir/program >> $dir/log 2>&1
     verdict $? "$2"
 }
 
@@ -26,13 +30,14 @@ shorten() {   # name options
     chmod +x $dir/run/build/"$1"
 }
 stand_ins() {
-    shorten pretrain "--steps 40 --eval-every 40 --hidden-size 32 --layers 2"
+    shorten pretrain "--steps 20 --eval-every 20 --hidden-size 32 --layers 2"
     shorten sft "--epochs 1"
     shorten generate ""
     shorten tokenize ""
     shorten grpo ""
     shorten think "200 4"                 # behind the seed
     shorten thinktune "--quick --steps 1 --prompts 2 --num-generations 2 --max-length 16 --questions 4 --gate-questions 2 --teacher-length 8"
+    exhaustive || ln -s "$root/build/thinktuning.o" $dir/run/tt.o
     cat > $dir/run/app.c <<'APP'
 #include "thinktuning.h"
 int main(void) {
@@ -58,13 +63,17 @@ why_not() {   # command: the reason why it is not run, nothing if it is
     case $1 in
     *apt-get*) echo "installs packages" ;;
     "make test"*) echo "runs this script" ;;
+    "make examples") exhaustive || echo "those that are used are built (TT_EXHAUSTIVE=1 runs it)" ;;
+    "cc "*" -c tt.c") exhaustive || echo "tt.o is build/thinktuning.o (TT_EXHAUSTIVE=1 runs it)" ;;
     *mpirun* | "make mpi"*) command -v "${MPICC:-mpicc}" > /dev/null && command -v "${MPIRUN:-mpirun}" > /dev/null || { echo "no MPI"; return; }
                             echo "make test-mpi runs the programs over MPI" ;;
     esac
 }
 make_target() {   # make and its target, here, where the Makefile is
     case $1 in
-    "make demo"*) [ -n "$DOCS_FULL" ] && options= || options="--quick"
+    "make demo"*) options="--quick --pretrain-steps 20 --steps 1 --questions 16 --gate-questions 8"
+                  exhaustive && options="--quick"
+                  [ -n "$DOCS_FULL" ] && options=
                   make -C "$root" demo DEMO_OUT=$dir/demo DEMO_OPTIONS="$options" ;;
     *) make -C "$root" ${1#make } ;;
     esac
@@ -146,7 +155,7 @@ for document in $documents; do
         [ -e "$(dirname $document)/$path" ] || echo "no such file: $path" >> $dir/log
     done
     for target in $(grep -oE '(^|`|\$ )make [a-z-]+' $document | sed 's/.*make //' | sort -u); do
-        grep -qhE "^$target:" Makefile tests/gpu.mk bench/bench.mk examples/web.mk || echo "no such target: make $target" >> $dir/log
+        grep -qhE "^$target:" Makefile tests/*.mk bench/bench.mk examples/web.mk || echo "no such target: make $target" >> $dir/log
     done
     [ ! -s $dir/log ]
     verdict $? "$document's links and make targets"

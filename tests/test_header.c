@@ -1,7 +1,6 @@
 /* The header as a guest in a program: several translation units (header_second.c, header_static.c), several
  * contexts in several threads, a version, no output, no signals of its own. What the object file exports and
  * calls is checked by tests/strict.sh. */
-#define THINKTUNING_IMPLEMENTATION
 #include "../thinktuning.h"
 #include "tt_test.h"
 

@@ -50,11 +50,12 @@ numbers_near() {   # two files of JSON lines with the same keys, name: each numb
     verdict $? "$3: metrics within 5e-6"
 }
 
+linked="-DLINKED_PUBLIC -include tests/linked.h"
 for name in thinktune pretrain sft; do
     small=; [ $name = thinktune ] || small="-DPARALLEL_BLOCK=100"
-    $MPICC -std=c99 -O1 -DTT_MPI $small examples/$name.c -o $dir/$name -lm > $dir/log 2>&1 || { verdict 1 "$MPICC compiles $name.c"; summary; exit 1; }
+    $MPICC -std=c99 -O1 -DTT_MPI $small $linked examples/$name.c build/thinktuning.o -o $dir/$name -lm > $dir/log 2>&1 || { verdict 1 "$MPICC compiles $name.c"; summary; exit 1; }
 done
-${CC:-cc} -std=c99 -O1 tests/compare_models.c -o $dir/compare_models -lm || exit 1
+${CC:-cc} -std=c99 -O1 $linked tests/compare_models.c build/thinktuning.o -o $dir/compare_models -lm || exit 1
 $MPIRUN --version 2>&1 | head -n 2
 
 # ---- pretrain: a text of lines that count ----

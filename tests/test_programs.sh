@@ -2,9 +2,10 @@
 # tests/test_programs.sh: what the programs of build/ do with folders, settings, lengths and terminals that are not as they should
 # be. Everything is made in build/programs. Last line: N passed, N failed.
 cd "$(dirname "$0")/.." || exit 1
+. tests/verdict.sh
 bin=$(pwd)/build
 rm -rf build/programs && mkdir -p build/programs && cd build/programs || exit 1
-passed=0 failed=0 good=1 name=
+good=1 name=
 
 begin() { end; name=$1 good=1; }
 end() {
@@ -38,7 +39,7 @@ awk 'BEGIN { for (i = 0; i < 60; i++) { printf "{\"question\": \"the cat %d\", \
 awk 'BEGIN { for (i = 0; i < 60; i++) { printf "{\"question\": \"a dog %d\", \"answer\": \"%d\"}\n", i, i } }' > q2.jsonl
 { head -n 7 q.jsonl; awk 'BEGIN { printf "{\"question\": \""; for (i = 0; i < 90; i++) { printf "the cat sat " } printf "\", \"answer\": \"1\"}\n" }'; tail -n 30 q.jsonl; } > long.jsonl
 tiny="--hidden-size 16 --layers 1 --heads 2 --context 32 --batch-tokens 128 --vocab-size 300"
-quick="--quick --steps 2 --prompts 2 --num-generations 2 --max-length 16 --questions 4 --gate-questions 2 --teacher-length 8"
+quick="--quick --pretrain-steps 20 --steps 2 --prompts 2 --num-generations 2 --max-length 16 --questions 4 --gate-questions 2 --teacher-length 8"
 pretrain="$bin/pretrain --data text.txt $tiny --eval-every 5"
 sft="$bin/sft --model base --data q.jsonl --batch-tokens 128"
 rl="$bin/thinktune --model base --end-token <|endoftext|> $quick"
@@ -146,9 +147,11 @@ refuses "leaves no room for a prompt in the model's 64 positions" $(with "$rl --
 refuses '--on-long is "drop"' $long --on-long drop
 
 begin lines_fit_the_terminal
+arms=grpo,thinktune,off
+exhaustive && arms=grpo,thinktune,formula,luffy,off
 for columns in 80 60; do
     export COLUMNS=$columns
-    works "$bin/thinktune" $quick --seeds 2 --arms grpo,thinktune,formula,luffy,off --out narrow
+    works "$bin/thinktune" $quick --seeds 2 --arms $arms --out narrow
     narrow $columns
     said "expected time of the whole run: "
     said "own reward 0."
@@ -227,7 +230,7 @@ grep -qE '^  wait +teacher ' out || grep -qE ' wait +teacher ' out || bad "no ta
 begin too_little_memory_is_an_error
 ends=
 for limit in 6000 12000 20000 30000 40000 60000 100000 200000; do
-    (ulimit -v $limit; exec "$bin/thinktune" --quick --steps 1 --threads 1 --out memory) > out 2> err < /dev/null
+    (ulimit -v $limit; exec "$bin/thinktune" --quick --pretrain-steps 20 --steps 1 --threads 1 --out memory) > out 2> err < /dev/null
     rc=$?
     ends="$ends $rc"
     { [ $rc -lt 128 ] && [ $rc -ne 134 ]; } || bad "exit $rc with $limit KB"
@@ -377,5 +380,4 @@ refuses "it is a pipe" timeout 20 "$bin/generate" --model pipes --prompt cat
 refuses "it is a pipe" timeout 20 "$bin/thinktune" $quick --model base --data pipes/q.jsonl --end-token x --out none-rl
 
 end
-echo "$passed passed, $failed failed"
-[ "$failed" -eq 0 ]
+summary

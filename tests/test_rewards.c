@@ -208,8 +208,8 @@ TT_TEST(no_response_is_too_strange_to_be_graded) {
         "_", "=", ",", "000", "(", "]", "%", "<<", ">>", "<a>", "\\", "answer", "\xC2", "\xE2\x80", "\xF0", "e9", "1e999", "99999999999999999999", "\\pi", ":", "."
     };
     char text[600];
-    uint64_t i;
-    for (i = 0; i < 4000; i++) {
+    uint64_t i, n_texts = tt_test_exhaustive() ? 4000 : 1000;
+    for (i = 0; i < n_texts; i++) {
         size_t n = 0, k, size;
         uint64_t j;
         text[0] = 0;
@@ -558,13 +558,15 @@ TT_TEST(puzzle_documents_show_right_checks_of_unseen_questions) {
             size_t from = 0;
             int words = 0;
             const char *c;
+            uint64_t key;
             text.size = ids.size = 0;
             TT_REQUIRE(tt_puzzles_document(p, (uint64_t)i, 0, &text, &from) == TT_OK);
             if (!TT_CHECK(read_told(text.data, &d))) { printf("  %s\n", text.data); break; }
             TT_CHECK(strncmp(text.data + from, " answer", 7) == 0 && strncmp(text.data + from, d.attempt, strlen(d.attempt)) == 0);
             teachers += d.teacher;
             notes += d.notes;
-            for (k = 0; k < N && held_out[k] != key_of(d.question); k++) { }
+            key = key_of(d.question);
+            for (k = 0; k < N && held_out[k] != key; k++) { }
             TT_CHECK_INT(k, N);                            /* never a held-out multiset */
             TT_CHECK_OK(ctx, tt_encode(tokenizer, text.data, text.size, TT_SPECIAL_PARSE, &ids));
             for (c = text.data; *c; c++) { words += *c == ' ' || *c == '<' || (*c == '\n' && c[1] == '\n'); }

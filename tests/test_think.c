@@ -433,11 +433,11 @@ TT_TEST(a_teacher_may_say_nothing_or_lend_its_text) {
 }
 TT_TEST(feedback_of_any_bytes_and_any_length_is_read) {
     static const char odd[] = "\xff\xfe\xc3 \xed\xa0\x80 \0 <end> \xf4\x90\x80\x80", *const fill[3] = {"a", "\xff", "word 12 \n"};
-    enum { LONG = 10 << 20 };
+    const size_t size = (size_t)(tt_test_exhaustive() ? 10 : 1) << 20;
     tt_context *ctx = tt_create(NULL);
     tt_tokenizer *tokenizer = bytes_tokenizer(ctx);
     babble b = {odd, sizeof odd - 1, INT_MAX, 0, TT_OK};
-    char *text = (char *)malloc(LONG);
+    char *text = (char *)malloc(size);
     tt_think_metrics m = TT_INIT;
     tt_rollouts all;
     size_t k, i;
@@ -447,12 +447,12 @@ TT_TEST(feedback_of_any_bytes_and_any_length_is_read) {
     TT_CHECK_INT(all.items[0].response_length, 2 + 2 + (int)sizeof odd - 1 + 2 + 1);
     tt_rollouts_free(&all);
     for (k = 0; k < 3; k++) {
-        for (i = 0; i < LONG; i++) { text[i] = fill[k][i % strlen(fill[k])]; }
+        for (i = 0; i < size; i++) { text[i] = fill[k][i % strlen(fill[k])]; }
         b.text = text;
-        b.size = LONG;
+        b.size = size;
         TT_CHECK_OK(ctx, listen(ctx, tokenizer, &b, 32, &m, &all));
         TT_CHECK_NEAR(m.n_cut, 2, 0);
-        TT_CHECK_INT(m.longest_guided, 2 + 2 + LONG + 2 + 1);
+        TT_CHECK_INT(m.longest_guided, 2 + 2 + (int)size + 2 + 1);
         TT_CHECK_INT(all.items[0].response_length, 32);
         TT_CHECK_INT(all.items[0].stopped, 0);
         tt_rollouts_free(&all);

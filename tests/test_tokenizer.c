@@ -919,7 +919,7 @@ TT_TEST(long_pieces_merge_like_short_ones) {
 }
 
 TT_TEST(a_million_equal_letters) {
-    const size_t n = 1000000;
+    const size_t n = tt_test_exhaustive() ? 1000000 : 200000;
     char *text = (char *)malloc(n);
     int kind;
     TT_REQUIRE(text != NULL);

@@ -37,8 +37,8 @@
  *                                that it chooses by the shape of a product
  *     tt_test_emulated()         whether the device is emulated, and hundreds of steps would take minutes
  *     tt_test_exhaustive()       whether to run the long sweeps: TT_EXHAUSTIVE=1, as make check, test-kernels and CI do
- * Run: build/test_x [part of a test name]. Lines are "ok name", "FAIL name", "skip name: why"; the last one is
- * "N passed, N failed" and the exit status is 1 if any test failed. */
+ * Run: build/test_x [part of a test name]. Lines are "ok name", "FAIL name", "skip name: why", with the processor's seconds of
+ * a test that takes half a one or more; the last one is "N passed, N failed" and the exit status is 1 if any test failed. */
 #ifndef TT_TEST_H
 #define TT_TEST_H
 
@@ -59,7 +59,7 @@
 #define TT_TEST_POSIX 1
 #endif
 
-typedef struct tt_test_state { int failures, skipped; } tt_test_state;
+typedef struct tt_test_state { int failures, skipped, shortened; } tt_test_state;
 
 /* One state per test file; a function, so that a file that does not use it draws no warning. */
 static inline tt_test_state *tt_test_now(void) {
@@ -133,7 +133,9 @@ static inline int tt_test_exhaustive(void) {
     return 1;
 #else
     const char *wish = getenv("TT_EXHAUSTIVE");
-    return wish && wish[0] && strcmp(wish, "0") != 0;
+    if (wish && wish[0] && strcmp(wish, "0") != 0) return 1;
+    tt_test_now()->shortened = 1;
+    return 0;
 #endif
 }
 
@@ -358,11 +360,23 @@ static inline float *tt_test_floats(const tt_tensor *t) {
 
 typedef void (*tt_test_fn)(void);
 
+/* What the process has used of the processor, in seconds; 0 where the system does not say. */
+static inline double tt_test_seconds(void) {
+#ifdef TT_TEST_POSIX
+    struct rusage used;
+    if (getrusage(RUSAGE_SELF, &used) != 0) return 0;
+    return (double)used.ru_utime.tv_sec + 1e-6 * (double)used.ru_utime.tv_usec;
+#else
+    return 0;
+#endif
+}
+
 /* names is the text of the macro's arguments, "a, b, c", in the order of tests. */
 static inline int tt_test_run(const char *names, const tt_test_fn *tests, int n, const char *filter) {
     int i, passed = 0, failed = 0;
     for (i = 0; i < n; i++) {
-        char name[128];
+        char name[128], took[32] = "";
+        double seconds = tt_test_seconds();
         size_t length;
         names += strspn(names, ", \t\n");
         length = strcspn(names, ", \t\n");
@@ -371,15 +385,18 @@ static inline int tt_test_run(const char *names, const tt_test_fn *tests, int n,
         if (filter && !strstr(name, filter)) continue;
         tt_test_now()->failures = tt_test_now()->skipped = 0;
         tests[i]();
+        seconds = tt_test_seconds() - seconds;
+        if (seconds >= 0.5) snprintf(took, sizeof took, " (%.1f s)", seconds);
         if (tt_test_now()->failures) {
             failed++;
-            printf("FAIL %s\n", name);
+            printf("FAIL %s%s\n", name, took);
         } else if (!tt_test_now()->skipped) {
             passed++;
-            printf("ok %s\n", name);
+            printf("ok %s%s\n", name, took);
         }
         fflush(stdout);
     }
+    if (tt_test_now()->shortened) printf("skipped in part: long sweeps (TT_EXHAUSTIVE=1 runs them)\n");
     printf("%d passed, %d failed\n", passed, failed);
     return failed ? 1 : 0;
 }

@@ -2,6 +2,9 @@
 # log: a file whose last lines are shown behind a failure, if it is set.
 passed=0 failed=0 log=
 
+# Whether the long sweeps are to run too.
+exhaustive() { [ "${TT_EXHAUSTIVE:-0}" != 0 ]; }
+
 # verdict STATUS NAME: one check more, passed if the status is 0.
 verdict() {
     if [ "$1" -eq 0 ]; then
