@@ -135,7 +135,9 @@ def gates(given):
     for line in listed.splitlines():
         kind, question = line.split(None, 1)
         data = write_questions(given, kind, given.out / kind / "questions")
+        held_out = min(HELD_OUT, len((data / "questions.jsonl").read_text().splitlines()) // 2)      # letters has 103 questions
         command = options(given, data, "questions.jsonl") + ["--max-length", 96, "--teacher-length", 88]
+        command += [] if given.quick else ["--hold-out", held_out, "--questions", held_out, "--gate-questions", min(64, held_out)]
         found = run(given, command, given.out / kind / "gate", "worked", "--worked", data / "worked.jsonl")
         cells = [found["methods"][method][key]["mean"] for method in ("base", "worked")
                  for key in ("sampled_accuracy", "greedy_accuracy")]
