@@ -563,6 +563,7 @@ typedef struct tt_cuda_counts {
     long activations_fused, activations_apart, factors_rounded;
     long attention_tiles, attention_decode, attention_naive;
     long graphs_made, graphs_updated, graphs_repeated, graphs_launched, graphs_lost;
+    size_t bytes_rounded;
 } tt_cuda_counts;
 extern tt_cuda_counts    tt_cuda_counts_get(const tt_context *ctx);
 TT_API const tt_backend *tt_backend_get(const tt_context *ctx);

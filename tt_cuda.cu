@@ -1011,6 +1011,7 @@ static tt_status tti_cuda_pack_bf16(tt_context *ctx, int which, const float **ma
     TTI_LAUNCH(cuda, tti_gpu_pack_bf16, tti_cuda_grid(cuda, n), TTI_CUDA_THREADS, 0, to, *matrix,
                (size_t)rows, (size_t)columns, step, (size_t)*ld);
     cuda->counts.factors_rounded++;
+    cuda->counts.bytes_rounded += (size_t)rows * (size_t)columns * sizeof(float) + n * sizeof *to;
     *matrix = (const float *)(const void *)to;
     *ld = (int)step;
     return tti_cuda_launched(ctx, "pack_bf16");

@@ -10,14 +10,17 @@ static void host_reset(void) {}
 #define TTI_CUDA_HOST
 #define TTI_CUDA_RING ((size_t)1 << 12)       /* small, so that it wraps around */
 #define TTI_CUDA_WORKSPACE ((size_t)1 << 12)
-#define TTI_CUDA_VOCAB_ROWS ((size_t)40)      /* several blocks of rows and of columns */
-#define TTI_CUDA_VOCAB_BLOCK ((size_t)150)
+static size_t vocab_rows, vocab_block;
+#define TTI_CUDA_VOCAB_ROWS vocab_rows
+#define TTI_CUDA_VOCAB_BLOCK vocab_block
 #define TT_CUDA_NCCL
 #include "cuda_host.h"
 #include "nccl_host.h"
 #include "../tt_cuda.cu"
 static void host_reset(void) {
-    host.order = host.fenced = 0;
+    vocab_rows = 40;      /* several blocks of rows and of columns */
+    vocab_block = 150;
+    host.order = host.fenced = host.idle = 0;
     host.n_devices = 1;
     host.capability = 9;
     host.limit = (size_t)1 << 40;
@@ -849,6 +852,51 @@ TT_TEST(sampled_logprobs_are_trained_logprobs) {
     }
 }
 
+#ifndef TT_TEST_CUDA
+/* What one step of training a large model in bf16 asks of the device, where nothing is done but counted: the shapes are those
+ * of bench_train. */
+static void count_step(const char *name, const tt_model_config *config, int sequences, int length) {
+    std::vector<int32_t> tokens((size_t)(sequences * length), 1), ends;
+    host_reset();
+    host.fenced = host.idle = 1;
+    vocab_rows = 2048;
+    vocab_block = 16384;
+    tt_context *ctx = cuda_context();
+    TT_CHECK_OK(ctx, tt_cuda_set(ctx, TT_CUDA_BF16, TT_CUDA_FAST));
+    tt_model *model = tt_model_create(ctx, config, 1);
+    tt_optimizer *optimizer = model ? tt_adamw_create(model, NULL) : NULL;
+    TT_REQUIRE(optimizer != NULL);
+    for (int i = 0; i <= sequences; i++) { ends.push_back(i * length); }
+    for (int step = 0; step < 2; step++) {
+        tt_batch_desc text = TT_INIT;
+        const tt_cuda_counts before = tt_cuda_counts_get(ctx);
+        const host_machine was = host;
+        text.n_sequences = sequences; text.tokens = tokens.data(); text.offsets = ends.data();
+        TT_CHECK_OK(ctx, tt_backward(ctx, tt_neg(ctx, tt_mean(ctx, tt_model_logprobs(model, tt_batch_create(ctx, &text), 1, NULL)))));
+        TT_CHECK_OK(ctx, tt_optimizer_step(optimizer, 1e-4f, NULL));
+        tt_step_reset(ctx);
+        const tt_cuda_counts c = tt_cuda_counts_get(ctx);
+        if (step) { printf("  %s: %ld kernels, %ld products, %ld factors rounded, %.2f GB for it; %ld times zeroed, %.2f GB; peak %.2f GB\n", name, host.done[HOST_KERNEL] - was.done[HOST_KERNEL], host.done[HOST_PRODUCT] - was.done[HOST_PRODUCT],
+            c.factors_rounded - before.factors_rounded, 1e-9 * (double)(c.bytes_rounded - before.bytes_rounded), host.done[HOST_SET] - was.done[HOST_SET], 1e-9 * (double)(host.set_bytes - was.set_bytes), 1e-9 * (double)tt_cuda_memory_get(ctx).peak_bytes); }
+    }
+    tt_optimizer_destroy(optimizer);
+    tt_model_destroy(model);
+    tt_destroy(ctx);
+    TT_CHECK_INT(host.faults, 0);
+    TT_CHECK_INT(host.used, 0);
+}
+TT_TEST(a_step_rounds_each_factor_once) {
+    tt_model_config gpt2 = TT_INIT, llama = TT_INIT;
+    gpt2.gpt2 = gpt2.tie_word_embeddings = llama.tie_word_embeddings = 1;
+    gpt2.num_hidden_layers = gpt2.num_attention_heads = 12; gpt2.hidden_size = 768; gpt2.intermediate_size = 3072; gpt2.vocab_size = 50257; gpt2.max_position_embeddings = 1024;
+    llama.num_hidden_layers = 16; llama.num_attention_heads = 32; llama.num_key_value_heads = 8; llama.hidden_size = 2048; llama.intermediate_size = 8192; llama.vocab_size = 128256; llama.max_position_embeddings = 4096;
+    count_step("GPT-2 124M, 16 x 1024", &gpt2, 16, 1024);
+    count_step("Llama 1B, 4 x 1024", &llama, 4, 1024);
+    llama.recompute = 1;
+    count_step("Llama 1B, 4 x 1024, recomputed", &llama, 4, 1024);
+}
+#endif
+
 /* ---- a step of decoding as one ---- */
 /* Tokens and log-probs of two prompts, one of them twice in turns of two slots: prompts come in between, and the number of
  * sequences falls at the end. */
@@ -1226,5 +1274,5 @@ TT_TEST(too_much_memory_is_an_error) {
 #ifdef TT_TEST_CUDA
 COMMON_TESTS(too_much_memory_is_an_error)
 #else
-COMMON_TESTS(what_cublas_refuses_is_remembered, tiles_fit_where_shared_memory_is_small, no_error_is_left_behind, a_step_that_cannot_be_one_is_launched_plainly, a_held_step_is_whole_or_lost, nccl_sums_in_the_order_of_a_tree, nccl_errors_are_named, no_device_is_an_error, settings_are_checked, survives_lost_device_memory)
+COMMON_TESTS(a_step_rounds_each_factor_once, what_cublas_refuses_is_remembered, tiles_fit_where_shared_memory_is_small, no_error_is_left_behind, a_step_that_cannot_be_one_is_launched_plainly, a_held_step_is_whole_or_lost, nccl_sums_in_the_order_of_a_tree, nccl_errors_are_named, no_device_is_an_error, settings_are_checked, survives_lost_device_memory)
 #endif
