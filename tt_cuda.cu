@@ -984,6 +984,9 @@ static tt_status tti_cuda_gemm_tiles(tt_context *ctx, const tt_gemm_args *g) {
 /* ---- [tt:cuda.blas] the same by cuBLASLt ----
  * It counts columns first. A row-major matrix read that way is its transpose, so it is asked for C' = B'
  * A': its first factor is our B, its rows are our n. */
+/* Values from a row of a matrix in bf16 to the next: its length rounded up to a multiple of 8. */
+static size_t tti_cuda_packed_step(int columns) { return ((size_t)columns + 7) / 8 * 8; }
+
 #ifndef TT_CUDA_NO_CUBLAS
 static __global__ void tti_gpu_activate(tt_gemm_args g) {
     TTI_EACH_VALUE(i, (size_t)g.m * (size_t)g.n) {
@@ -992,27 +995,61 @@ static __global__ void tti_gpu_activate(tt_gemm_args g) {
     }
 }
 
-/* Rows of floats to rows of bf16, to_step apart, which is their length rounded up to a multiple of 8. */
-static __global__ void tti_gpu_pack_bf16(uint16_t *to, const float *from, size_t rows, size_t columns,
-                                         size_t to_step, size_t from_step) {
-    TTI_EACH_VALUE(i, rows * to_step) {
-        size_t row = i / to_step, column = i % to_step;
-        to[i] = column < columns ? tti_gpu_bf16(from[row * from_step + column]) : (uint16_t)0;
+/* Rows of floats to rows of bf16, to_step apart. A thread takes 4 values; `whole` rows of from are aligned to
+ * as many. */
+static __global__ void tti_gpu_pack_bf16(uint2 *to, const float *from, size_t rows, size_t columns,
+                                         size_t to_step, size_t from_step, int whole) {
+    const size_t width = to_step / 4;
+    TTI_EACH_VALUE(i, rows * width) {
+        const size_t column = i % width * 4;
+        const float *x = from + i / width * from_step + column;
+        float4 four = {0.0f, 0.0f, 0.0f, 0.0f};
+        if (whole && column + 4 <= columns) {
+            four = *(const float4 *)x;
+        } else {
+            if (column < columns) { four.x = x[0]; }
+            if (column + 1 < columns) { four.y = x[1]; }
+            if (column + 2 < columns) { four.z = x[2]; }
+            if (column + 3 < columns) { four.w = x[3]; }
+        }
+        uint2 pairs = {tti_gpu_bf16_pair(four.x, four.y), tti_gpu_bf16_pair(four.z, four.w)};
+        to[i] = pairs;
     }
 }
 
-/* Puts a matrix, as bf16 in scratch memory, and its new leading dimension in the place of the old ones. */
-static tt_status tti_cuda_pack_bf16(tt_context *ctx, int which, const float **matrix, int rows, int columns,
-                                    int *ld) {
+static void tti_cuda_pack_rows(tt_context *ctx, void *to, const float *from, int rows, int columns, int ld) {
     tti_cuda *cuda = tti_cuda_of(ctx);
-    size_t step = ((size_t)columns + 7) / 8 * 8, n = (size_t)rows * step;
-    uint16_t *to = (uint16_t *)tti_cuda_scratch(ctx, which, n * sizeof *to);
-    if (!to) { return TT_ERR_MEM; }
-    TTI_LAUNCH(cuda, tti_gpu_pack_bf16, tti_cuda_grid(cuda, n), TTI_CUDA_THREADS, 0, to, *matrix,
-               (size_t)rows, (size_t)columns, step, (size_t)*ld);
+    const size_t step = tti_cuda_packed_step(columns), n = (size_t)rows * step;
+    const int whole = ld % 4 == 0 && (uintptr_t)from % 16 == 0;
+    TTI_LAUNCH(cuda, tti_gpu_pack_bf16, tti_cuda_grid(cuda, n / 4), TTI_CUDA_THREADS, 0, (uint2 *)to, from,
+               (size_t)rows, (size_t)columns, step, (size_t)ld, whole);
     cuda->counts.factors_rounded++;
-    cuda->counts.bytes_rounded += (size_t)rows * (size_t)columns * sizeof(float) + n * sizeof *to;
-    *matrix = (const float *)(const void *)to;
+    cuda->counts.bytes_rounded += (size_t)rows * (size_t)columns * sizeof(float) + n * sizeof(uint16_t);
+}
+
+/* A matrix rounded to bf16 for all its products. */
+static size_t tti_cuda_pack(tt_context *ctx, int rows, int cols, const float *from, void *to) {
+    const tti_cuda *cuda = tti_cuda_of(ctx);
+    if (cuda->math != TT_CUDA_BF16 || cuda->kernels != TT_CUDA_FAST || rows == 0) { return 0; }
+    if (to) {
+        tti_cuda_pack_rows(ctx, to, from, rows, cols, cols);
+        tti_cuda_launched(ctx, "pack_bf16");
+    }
+    return (size_t)rows * tti_cuda_packed_step(cols) * sizeof(uint16_t);
+}
+
+/* Puts a matrix as bf16, in scratch memory if it was not packed before, and its new leading dimension in the
+ * place of the old ones. */
+static tt_status tti_cuda_take_packed(tt_context *ctx, int which, const void *packed, const float **matrix,
+                                      int rows, int columns, int *ld) {
+    const size_t step = tti_cuda_packed_step(columns);
+    if (!packed) {
+        void *to = tti_cuda_scratch(ctx, which, (size_t)rows * step * sizeof(uint16_t));
+        if (!to) { return TT_ERR_MEM; }
+        tti_cuda_pack_rows(ctx, to, *matrix, rows, columns, *ld);
+        packed = to;
+    }
+    *matrix = (const float *)packed;
     *ld = (int)step;
     return tti_cuda_launched(ctx, "pack_bf16");
 }
@@ -1191,38 +1228,14 @@ static tt_status tti_cuda_gemm_apart(tt_context *ctx, const tt_gemm_args *args) 
     return tti_cuda_launched(ctx, "activate");
 }
 
-/* Of a row of B in bf16. */
-static size_t tti_cuda_packed_step(const tt_gemm_args *g) {
-    return ((size_t)(g->transpose_b ? g->k : g->n) + 7) / 8 * 8;
-}
-
-/* B rounded to bf16 once, for the products of a whole tt_generate. Only where gemm would round it each
- * time. */
-static size_t tti_cuda_gemm_panels(tt_context *ctx, const tt_gemm_args *g, void *to) {
-    tti_cuda *cuda = tti_cuda_of(ctx);
-    size_t rows = (size_t)(g->transpose_b ? g->n : g->k), columns = (size_t)(g->transpose_b ? g->k : g->n);
-    size_t step = tti_cuda_packed_step(g), n = rows * step;
-    if (cuda->math != TT_CUDA_BF16 || cuda->kernels != TT_CUDA_FAST || g->half_b || n == 0) { return 0; }
-    if (to) {
-        TTI_LAUNCH(cuda, tti_gpu_pack_bf16, tti_cuda_grid(cuda, n), TTI_CUDA_THREADS, 0, (uint16_t *)to, g->b,
-                   rows, columns, step, (size_t)g->ldb);
-        tti_cuda_launched(ctx, "pack_bf16");
-    }
-    return n * sizeof(uint16_t);
-}
-
-/* Both factors rounded to bf16; B may have been before. */
+/* Both factors rounded to bf16. */
 static tt_status tti_cuda_gemm_pack(tt_context *ctx, tt_gemm_args *g) {
     int a_rows = g->transpose_a ? g->k : g->m, a_columns = g->transpose_a ? g->m : g->k;
     int b_rows = g->transpose_b ? g->n : g->k, b_columns = g->transpose_b ? g->k : g->n;
-    tt_status status = tti_cuda_pack_bf16(ctx, TTI_SCRATCH_A, &g->a, a_rows, a_columns, &g->lda);
+    tt_status status =
+        tti_cuda_take_packed(ctx, TTI_SCRATCH_A, g->packed_a, &g->a, a_rows, a_columns, &g->lda);
     if (status != TT_OK) { return status; }
-    if (g->panels) {
-        g->b = (const float *)g->panels;
-        g->ldb = (int)tti_cuda_packed_step(g);
-        return TT_OK;
-    }
-    return tti_cuda_pack_bf16(ctx, TTI_SCRATCH_B, &g->b, b_rows, b_columns, &g->ldb);
+    return tti_cuda_take_packed(ctx, TTI_SCRATCH_B, g->panels, &g->b, b_rows, b_columns, &g->ldb);
 }
 
 /* Calls the plan's algorithms until one takes the product. */
@@ -2251,7 +2264,9 @@ typedef struct tti_cuda_softmax {
 
 typedef struct tti_cuda_logits {
     float *z;
+    uint16_t *rounded;                      /* dz in bf16, packed_step apart, in the place of z; or NULL */
     size_t stride, columns, column, vocab;      /* of z; of this block; its first; of all blocks */
+    size_t packed_step;
     float inv_temperature;
     const int32_t *targets;
     tti_cuda_softmax *states;
@@ -2303,7 +2318,7 @@ static __global__ void tti_gpu_logits_scan(tti_cuda_logits l) {
     }
 }
 
-/* dz = inv_temperature (dlogp (1[target] - p) - dH p (log p + H)), over z in place. */
+/* dz = inv_temperature (dlogp (1[target] - p) - dH p (log p + H)), over z in place or rounded. */
 static __global__ void tti_gpu_logits_back(tti_cuda_logits l, size_t rows) {
     TTI_EACH_VALUE(i, rows * l.columns) {
         size_t row = i / l.columns, column = l.column + i % l.columns;
@@ -2311,8 +2326,18 @@ static __global__ void tti_gpu_logits_back(tti_cuda_logits l, size_t rows) {
         float dh = l.dentropy ? l.dentropy[row] : 0.0f, h = l.dentropy ? l.entropy[row] : 0.0f;
         float logp = l.z[i] * l.inv_temperature - l.lse[row];
         float dz = -expf(logp) * fmaf(dh, fmaxf(TTI_LEAST_LOG, logp) + h, dlogp);
-        l.z[i] = l.inv_temperature * (column == (size_t)l.targets[row] ? dz + dlogp : dz);
+        dz = l.inv_temperature * (column == (size_t)l.targets[row] ? dz + dlogp : dz);
+        if (l.rounded) {
+            l.rounded[row * l.packed_step + i % l.columns] = tti_gpu_bf16(dz);
+        } else {
+            l.z[i] = dz;
+        }
     }
+}
+
+/* Row number `row` of a matrix that pack made, or NULL. */
+static const void *tti_cuda_packed_row(const void *packed, size_t row, int columns) {
+    return packed ? (const uint16_t *)packed + row * tti_cuda_packed_step(columns) : NULL;
 }
 
 /* z [rows, columns] = x w' of a block: rows of x from `row` on, rows of w from l's column on. */
@@ -2325,6 +2350,8 @@ static void tti_cuda_logits_gemm(tt_gemm_args *g, const tt_logprobs_args *a, con
     g->transpose_b = 1;
     g->a = a->x + row * (size_t)a->dim;
     g->b = a->w + l->column * (size_t)a->dim;
+    g->packed_a = tti_cuda_packed_row(a->packed_x, row, a->dim);
+    g->panels = tti_cuda_packed_row(a->packed_w, l->column, a->dim);
     g->c = l->z;
 }
 
@@ -2383,8 +2410,8 @@ static tt_status tti_cuda_logprobs_forward(tt_context *ctx, const tt_logprobs_ar
     return tti_cuda_launched(ctx, "logits_scan");
 }
 
-/* dz of a block in the place of z, and dx += dz w, dw += dz' x. */
-static tt_status tti_cuda_logprobs_back(tt_context *ctx, const tt_logprobs_args *a, const tti_cuda_logits *l,
+/* dz of a block, rounded at once where both its products are, and dx += dz w, dw += dz' x. */
+static tt_status tti_cuda_logprobs_back(tt_context *ctx, const tt_logprobs_args *a, tti_cuda_logits *l,
                                         size_t row, size_t rows) {
     tti_cuda *cuda = tti_cuda_of(ctx);
     unsigned grid = tti_cuda_grid(cuda, rows * l->columns);
@@ -2393,9 +2420,15 @@ static tt_status tti_cuda_logprobs_back(tt_context *ctx, const tt_logprobs_args 
     tti_cuda_logits_gemm(&g, a, l, row, rows);
     status = tti_cuda_gemm(ctx, &g);
     if (status != TT_OK) { return status; }
+    if (a->packed_x && a->packed_w) {
+        l->packed_step = tti_cuda_packed_step((int)l->columns);
+        l->rounded = (uint16_t *)tti_cuda_scratch(ctx, TTI_SCRATCH_A, rows * l->packed_step * sizeof(uint16_t));
+        if (!l->rounded) { return TT_ERR_MEM; }
+    }
     TTI_LAUNCH(cuda, tti_gpu_logits_back, grid, TTI_CUDA_THREADS, 0, *l, rows);
     status = tti_cuda_launched(ctx, "logits_back");
     g.a = l->z;
+    g.packed_a = l->rounded;
     g.accumulate = 1;
     g.n = g.ldc = g.ldb = a->dim;
     g.lda = (int)l->columns;
@@ -2410,6 +2443,7 @@ static tt_status tti_cuda_logprobs_back(tt_context *ctx, const tt_logprobs_args 
         g.m = (int)l->columns;
         g.k = (int)rows;
         g.b = a->x + row * (size_t)a->dim;
+        g.panels = tti_cuda_packed_row(a->packed_x, row, a->dim);
         g.c = a->dw + l->column * (size_t)a->dim;
         status = tti_cuda_gemm(ctx, &g);
     }
@@ -3227,7 +3261,7 @@ static tt_backend tti_cuda_table(int *device) {
     b.sync = tti_cuda_sync;
     b.gemm = tti_cuda_gemm;
 #ifndef TT_CUDA_NO_CUBLAS
-    b.gemm_panels = tti_cuda_gemm_panels;
+    b.pack = tti_cuda_pack;
 #endif
     b.attention_forward = tti_cuda_attention_forward;
     b.attention_backward = tti_cuda_attention_backward;

@@ -398,7 +398,7 @@ static int host_on_device(const void *p, size_t bytes) {
 static void host_check_pointer(const void *p) { if (p && !host_on_device(p, 1)) { host_fault("a kernel is given a host pointer"); } }
 template <class T> static void host_check(T *const &p) { host_check_pointer((const void *)p); }
 template <class T> static void host_check(const T &) {}
-static void host_check(const tt_gemm_args &g) { host_check(g.a); host_check(g.b); host_check(g.bias); host_check(g.c); }
+static void host_check(const tt_gemm_args &g) { host_check(g.a); host_check(g.b); host_check(g.packed_a); host_check(g.panels); host_check(g.bias); host_check(g.c); }
 static void host_check(const tt_attention_args &a) {
     const void *all[] = {a.offsets, a.query_start, a.key_start, a.q, a.k, a.v, a.out, a.lse, a.dout, a.dq, a.dk, a.dv};
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) { host_check_pointer(all[i]); }
