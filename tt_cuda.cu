@@ -1530,6 +1530,27 @@ static __device__ __forceinline__ void tti_gpu_take(uint32_t *tile, const float 
     }
 }
 
+/* Of two streams LINES lines from line first on, of `all`, are sent, the second behind the first. */
+template <int DIM, int LINES, int THREADS>
+static __device__ __forceinline__ void tti_gpu_send_both(float *landing, const tti_lines &a,
+                                                         const tti_lines &b, int first, int all, int dim) {
+    tti_gpu_send<DIM, LINES, THREADS>(landing, a, first, all - first, dim);
+    tti_gpu_send<DIM, LINES, THREADS>(landing + LINES * DIM, b, first, all - first, dim);
+}
+
+/* Both have landed and become tiles when no warp reads the ones before any more, and those from line `next`
+ * on are sent. The tiles are whole behind the caller's barrier. */
+template <int MATH, int DIM, int LINES, int THREADS>
+static __device__ __forceinline__ void tti_gpu_pass(uint32_t *tile, float *landing, const tti_lines &a,
+                                                    const tti_lines &b, int next, int all, int dim) {
+    tti_gpu_copied();
+    __syncthreads();
+    tti_gpu_take<MATH, DIM, LINES, THREADS>(tile, landing);
+    tti_gpu_take<MATH, DIM, LINES, THREADS>(tile + LINES * tti_tile_of<MATH, DIM>::words,
+                                            landing + LINES * DIM);
+    if (next < all) { tti_gpu_send_both<DIM, LINES, THREADS>(landing, a, b, next, all, dim); }
+}
+
 /* A tile of LINES lines that stays, AT_ONCE of them through the landing at a time. */
 template <int MATH, int DIM, int LINES, int AT_ONCE, int THREADS>
 static __device__ __forceinline__ void tti_gpu_own(uint32_t *tile, float *landing, const tti_lines &from,
@@ -1732,7 +1753,7 @@ static __global__ void __launch_bounds__(2 * ROWS * tti_tile_of<MATH, DIM>::spli
     enum { THREADS = 2 * ROWS * tti_tile_of<MATH, DIM>::split };
     TTI_DYNAMIC_SHARED(shared);
     uint32_t *q = (uint32_t *)shared, *k = q + ROWS * WORDS, *v = k + KEYS * WORDS;
-    float *k_landing = (float *)(v + KEYS * WORDS), *v_landing = k_landing + KEYS * DIM;
+    float *landing = (float *)(v + KEYS * WORDS);
     const tti_owned block = tti_gpu_block<ROWS>(a);
     const tti_heads seq = block.seq;
     const int kv_head = block.kv_head, dim = a.head_dim, row0 = block.row0, rows = block.rows;
@@ -1747,18 +1768,10 @@ static __global__ void __launch_bounds__(2 * ROWS * tti_tile_of<MATH, DIM>::spli
                          seq.position + (row0 + TTI_ROW(2)) / seq.group};
     const int one_sees = TTI_WARP_ROW < rows ? seq.position + (row0 + TTI_WARP_ROW + 15) / seq.group : -1;
     TTI_EACH_RESULT(CHANNELS / 8, j, r) { out[j][r] = 0.0f; }
-    tti_gpu_own<MATH, DIM, ROWS, 2 * KEYS, THREADS>(q, k_landing, queries, row0, rows, dim);
-    tti_gpu_send<DIM, KEYS, THREADS>(k_landing, keys, 0, n_keys, dim);
-    tti_gpu_send<DIM, KEYS, THREADS>(v_landing, values, 0, n_keys, dim);
+    tti_gpu_own<MATH, DIM, ROWS, 2 * KEYS, THREADS>(q, landing, queries, row0, rows, dim);
+    tti_gpu_send_both<DIM, KEYS, THREADS>(landing, keys, values, 0, n_keys, dim);
     for (int key0 = 0; key0 < n_keys; key0 += KEYS) {
-        tti_gpu_copied();
-        __syncthreads();                    /* no warp reads the tiles before any more */
-        tti_gpu_take<MATH, DIM, KEYS, THREADS>(k, k_landing);
-        tti_gpu_take<MATH, DIM, KEYS, THREADS>(v, v_landing);
-        if (key0 + KEYS < n_keys) {
-            tti_gpu_send<DIM, KEYS, THREADS>(k_landing, keys, key0 + KEYS, n_keys - key0 - KEYS, dim);
-            tti_gpu_send<DIM, KEYS, THREADS>(v_landing, values, key0 + KEYS, n_keys - key0 - KEYS, dim);
-        }
+        tti_gpu_pass<MATH, DIM, KEYS, THREADS>(k, landing, keys, values, key0 + KEYS, n_keys, dim);
         __syncthreads();
         if (key0 > one_sees) { continue; }
         tti_gpu_scores<MATH, DIM, KEYS>(score, q + TTI_WARP_ROW * WORDS, k, steps);
@@ -1792,7 +1805,7 @@ static __global__ void __launch_bounds__(2 * ROWS * tti_tile_of<MATH, DIM>::spli
     TTI_DYNAMIC_SHARED(shared);
     uint32_t *q = (uint32_t *)shared, *dout = q + ROWS * WORDS;
     uint32_t *k = dout + ROWS * WORDS, *v = k + KEYS * WORDS;
-    float *k_landing = (float *)(v + KEYS * WORDS), *v_landing = k_landing + KEYS * DIM;
+    float *landing = (float *)(v + KEYS * WORDS);
     const tti_owned block = tti_gpu_block<ROWS>(a);
     const tti_heads seq = block.seq;
     const int kv_head = block.kv_head, dim = a.head_dim, row0 = block.row0, rows = block.rows;
@@ -1811,19 +1824,11 @@ static __global__ void __launch_bounds__(2 * ROWS * tti_tile_of<MATH, DIM>::spli
         lse[i] = a.lse[at];
         delta[i] = delta_all[at];
     }
-    tti_gpu_own<MATH, DIM, ROWS, 2 * KEYS, THREADS>(q, k_landing, queries, row0, rows, dim);
-    tti_gpu_own<MATH, DIM, ROWS, 2 * KEYS, THREADS>(dout, k_landing, douts, row0, rows, dim);
-    tti_gpu_send<DIM, KEYS, THREADS>(k_landing, keys, 0, n_keys, dim);
-    tti_gpu_send<DIM, KEYS, THREADS>(v_landing, values, 0, n_keys, dim);
+    tti_gpu_own<MATH, DIM, ROWS, 2 * KEYS, THREADS>(q, landing, queries, row0, rows, dim);
+    tti_gpu_own<MATH, DIM, ROWS, 2 * KEYS, THREADS>(dout, landing, douts, row0, rows, dim);
+    tti_gpu_send_both<DIM, KEYS, THREADS>(landing, keys, values, 0, n_keys, dim);
     for (int key0 = 0; key0 < n_keys; key0 += KEYS) {
-        tti_gpu_copied();
-        __syncthreads();
-        tti_gpu_take<MATH, DIM, KEYS, THREADS>(k, k_landing);
-        tti_gpu_take<MATH, DIM, KEYS, THREADS>(v, v_landing);
-        if (key0 + KEYS < n_keys) {
-            tti_gpu_send<DIM, KEYS, THREADS>(k_landing, keys, key0 + KEYS, n_keys - key0 - KEYS, dim);
-            tti_gpu_send<DIM, KEYS, THREADS>(v_landing, values, key0 + KEYS, n_keys - key0 - KEYS, dim);
-        }
+        tti_gpu_pass<MATH, DIM, KEYS, THREADS>(k, landing, keys, values, key0 + KEYS, n_keys, dim);
         __syncthreads();
         if (key0 > one_sees) { continue; }
         tti_gpu_scores<MATH, DIM, KEYS>(score, q + TTI_WARP_ROW * WORDS, k, steps);
@@ -1865,8 +1870,8 @@ static __global__ void __launch_bounds__(2 * KEYS * tti_tile_of<MATH, DIM>::spli
     TTI_DYNAMIC_SHARED(shared);
     uint32_t *k = (uint32_t *)shared, *v = k + KEYS * WORDS;
     uint32_t *q = v + KEYS * WORDS, *dout = q + ROWS * WORDS;
-    float *q_landing = (float *)(dout + ROWS * WORDS), *dout_landing = q_landing + ROWS * DIM;
-    float *lse = dout_landing + ROWS * DIM, *delta = lse + ROWS, *landing = delta + ROWS;
+    float *landing = (float *)(dout + ROWS * WORDS);
+    float *lse = landing + 2 * ROWS * DIM, *delta = lse + ROWS, *landed = delta + ROWS;
     const tti_heads seq = tti_gpu_heads(a, (int)blockIdx.x);
     const int kv_head = (int)blockIdx.z, dim = a.head_dim, all_rows = seq.tokens * seq.group;
     const int steps = (dim + tti_mode<MATH>::step - 1) / tti_mode<MATH>::step;
@@ -1883,22 +1888,16 @@ static __global__ void __launch_bounds__(2 * KEYS * tti_tile_of<MATH, DIM>::spli
     if (n <= 0) { return; }
     TTI_EACH_RESULT((PARTS & TTI_DK ? CHANNELS / 8 : 1), j, r) { dk[j][r] = 0.0f; }
     TTI_EACH_RESULT((PARTS & TTI_DV ? CHANNELS / 8 : 1), j, r) { dv[j][r] = 0.0f; }
-    tti_gpu_own<MATH, DIM, KEYS, 2 * ROWS, THREADS>(k, q_landing, keys, key0, n, dim);
-    tti_gpu_own<MATH, DIM, KEYS, 2 * ROWS, THREADS>(v, q_landing, values, key0, n, dim);
-    tti_gpu_send<DIM, ROWS, THREADS>(q_landing, queries, first, all_rows - first, dim);
-    tti_gpu_send<DIM, ROWS, THREADS>(dout_landing, douts, first, all_rows - first, dim);
-    tti_gpu_send_statistics<ROWS>(landing, a, seq, delta_all, kv_head, first, all_rows);
+    tti_gpu_own<MATH, DIM, KEYS, 2 * ROWS, THREADS>(k, landing, keys, key0, n, dim);
+    tti_gpu_own<MATH, DIM, KEYS, 2 * ROWS, THREADS>(v, landing, values, key0, n, dim);
+    tti_gpu_send_both<DIM, ROWS, THREADS>(landing, queries, douts, first, all_rows, dim);
+    tti_gpu_send_statistics<ROWS>(landed, a, seq, delta_all, kv_head, first, all_rows);
     for (int row0 = first; row0 < all_rows; row0 += ROWS) {
         const int next = row0 + ROWS;
-        tti_gpu_copied();
-        __syncthreads();
-        tti_gpu_take<MATH, DIM, ROWS, THREADS>(q, q_landing);
-        tti_gpu_take<MATH, DIM, ROWS, THREADS>(dout, dout_landing);
-        if (threadIdx.x < 2 * ROWS) { lse[threadIdx.x] = landing[threadIdx.x]; }
+        tti_gpu_pass<MATH, DIM, ROWS, THREADS>(q, landing, queries, douts, next, all_rows, dim);
+        if (threadIdx.x < 2 * ROWS) { lse[threadIdx.x] = landed[threadIdx.x]; }
         if (next < all_rows) {
-            tti_gpu_send<DIM, ROWS, THREADS>(q_landing, queries, next, all_rows - next, dim);
-            tti_gpu_send<DIM, ROWS, THREADS>(dout_landing, douts, next, all_rows - next, dim);
-            tti_gpu_send_statistics<ROWS>(landing, a, seq, delta_all, kv_head, next, all_rows);
+            tti_gpu_send_statistics<ROWS>(landed, a, seq, delta_all, kv_head, next, all_rows);
         }
         __syncthreads();
         if (next <= one_seen_by) { continue; }
