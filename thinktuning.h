@@ -13611,7 +13611,7 @@ static tt_status tti_panels_make(tt_tensor *w, int transposed, size_t *bytes_lef
 /* A model that has panels is already in a tt_generate, whose on_token called this one. */
 static tt_status tti_engine_panels(tti_engine *e) {
     tt_model *m = e->model;
-    size_t left = e->ctx->backend == tt_cpu_backend() ? TTI_PANELS_MOST_BYTES : SIZE_MAX;
+    size_t left = TTI_PANELS_MOST_BYTES;
     tt_status status = TT_OK;
     int i;
     if (!e->ctx->backend->gemm_panels || e->sampling.max_new_tokens < TTI_PANELS_LEAST_TURNS ||

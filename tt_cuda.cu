@@ -1054,9 +1054,8 @@ static tt_status tti_cuda_take_packed(tt_context *ctx, int which, const void *pa
     return tti_cuda_launched(ctx, "pack_bf16");
 }
 
-/* The largest power of two up to 256 that divides the address. */
-static uint32_t tti_cuda_alignment(const void *p) {
-    uint32_t alignment = 256;
+/* The largest power of two that divides the address, at most `alignment`. */
+static uint32_t tti_cuda_alignment(const void *p, uint32_t alignment) {
     while ((uintptr_t)p % alignment) { alignment /= 2; }
     return alignment;
 }
@@ -1136,8 +1135,9 @@ static void tti_blas_end(tti_blas *blas) {
     if (blas->product) { cublasLtMatmulDescDestroy(blas->product); }
 }
 
-/* All that an algorithm is chosen by. Alignments: of A, B, the result, the bias and
- * C before the activation. */
+/* All that an algorithm is chosen by. Alignments: of A, B, the result, the bias and C before the activation;
+ * up to the 64 of every tensor, so that the same product in another place has the same plan. Of the last one
+ * no limit can be given to the library, which sees its address. */
 static tti_plan_key tti_cuda_plan_key(const tt_gemm_args *g, int math) {
     tti_plan_key key;
     memset(&key, 0, sizeof key);            /* keys are hashed and compared as bytes */
@@ -1149,11 +1149,11 @@ static tti_plan_key tti_cuda_plan_key(const tt_gemm_args *g, int math) {
     key.ldc = g->ldc;
     key.transposes = g->transpose_a | g->transpose_b << 1;
     key.kind = math * 8 + (g->activation ? 4 : 0) + (g->accumulate ? 2 : g->bias ? 1 : 0);
-    key.alignments[0] = tti_cuda_alignment(g->a);
-    key.alignments[1] = tti_cuda_alignment(g->b);
-    key.alignments[2] = tti_cuda_alignment(g->activation ? g->y : g->c);
-    key.alignments[3] = g->bias ? tti_cuda_alignment(g->bias) : 0;
-    key.alignments[4] = g->activation ? tti_cuda_alignment(g->c) : 0;
+    key.alignments[0] = tti_cuda_alignment(g->a, 64);
+    key.alignments[1] = tti_cuda_alignment(g->b, 64);
+    key.alignments[2] = tti_cuda_alignment(g->activation ? g->y : g->c, 64);
+    key.alignments[3] = g->bias ? tti_cuda_alignment(g->bias, 64) : 0;
+    key.alignments[4] = g->activation ? tti_cuda_alignment(g->c, 256) : 0;
     return key;
 }
 
@@ -1209,7 +1209,7 @@ static tti_plan *tti_cuda_plan(tti_cuda *cuda, tti_blas *blas, const tt_gemm_arg
  * wants rows of a multiple of 8, 16 bytes aligned. */
 static int tti_cuda_activates(const tt_gemm_args *g) {
     return g->activation == TT_GELU_TANH && !g->accumulate && g->y != g->c && g->n % 8 == 0 && g->ldc % 8 == 0
-        && tti_cuda_alignment(g->c) >= 16;
+        && tti_cuda_alignment(g->c, 16) == 16;
 }
 
 static tt_status tti_cuda_gemm_blas(tt_context *ctx, const tt_gemm_args *args);
@@ -1742,12 +1742,12 @@ static __device__ __forceinline__ tti_owned tti_gpu_block(const tt_attention_arg
     return b;
 }
 
-/* Blocks a multiprocessor that are to fit by their registers. */
-#define TTI_BLOCKS(own) (DIM == 256 ? 1 : DIM == 64 && (own) == 64 ? 3 : 2)
+/* Blocks a multiprocessor that are to fit by their registers; small: of 4 warps. */
+#define TTI_BLOCKS(own, small) (DIM == 256 ? 1 : DIM == 64 && (own) == 64 ? (small) : 2)
 
 /* Shared memory: q [ROWS], k [KEYS], v [KEYS], landings of k and v [KEYS][DIM]. */
 template <int MATH, int DIM, int ROWS, int KEYS>
-static __global__ void __launch_bounds__(2 * ROWS * tti_tile_of<MATH, DIM>::split, TTI_BLOCKS(ROWS))
+static __global__ void __launch_bounds__(2 * ROWS * tti_tile_of<MATH, DIM>::split, TTI_BLOCKS(ROWS, 3))
     tti_gpu_attention_forward_tiles(tt_attention_args a) {
     enum { WORDS = tti_tile_of<MATH, DIM>::words, CHANNELS = tti_tile_of<MATH, DIM>::each };
     enum { THREADS = 2 * ROWS * tti_tile_of<MATH, DIM>::split };
@@ -1798,7 +1798,7 @@ static __global__ void __launch_bounds__(2 * ROWS * tti_tile_of<MATH, DIM>::spli
 
 /* A block of rows goes over its keys. Shared memory: q, dout [ROWS], k, v [KEYS], their landings. */
 template <int MATH, int DIM, int ROWS, int KEYS>
-static __global__ void __launch_bounds__(2 * ROWS * tti_tile_of<MATH, DIM>::split, TTI_BLOCKS(ROWS))
+static __global__ void __launch_bounds__(2 * ROWS * tti_tile_of<MATH, DIM>::split, TTI_BLOCKS(ROWS, 3))
     tti_gpu_attention_dq_tiles(tt_attention_args a, const float *delta_all) {
     enum { WORDS = tti_tile_of<MATH, DIM>::words, CHANNELS = tti_tile_of<MATH, DIM>::each };
     enum { THREADS = 2 * ROWS * tti_tile_of<MATH, DIM>::split };
@@ -1863,7 +1863,7 @@ static __device__ __forceinline__ void tti_gpu_send_statistics(float *landing, c
 #define TTI_DK 1
 #define TTI_DV 2
 template <int MATH, int DIM, int KEYS, int ROWS, int PARTS>
-static __global__ void __launch_bounds__(2 * KEYS * tti_tile_of<MATH, DIM>::split, TTI_BLOCKS(KEYS))
+static __global__ void __launch_bounds__(2 * KEYS * tti_tile_of<MATH, DIM>::split, TTI_BLOCKS(KEYS, 4))
     tti_gpu_attention_dkv_tiles(tt_attention_args a, const float *delta_all) {
     enum { WORDS = tti_tile_of<MATH, DIM>::words, CHANNELS = tti_tile_of<MATH, DIM>::each };
     enum { THREADS = 2 * KEYS * tti_tile_of<MATH, DIM>::split };
