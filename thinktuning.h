@@ -1867,7 +1867,7 @@ typedef struct tti_chunk { struct tti_chunk *next; char *base; size_t size, used
 typedef struct tti_arena {
     tti_chunk *first, *current;            /* current: the one being filled; those behind it are empty */
     int on_backend;                        /* memory of the backend, else of the allocator       */
-    size_t given_back;                     /* times that some of it was                          */
+    size_t given_back;                     /* times that a part of it was, in a step             */
 } tti_arena;
 
 struct tti_team;                           /* [tt:base.threads]                                  */
@@ -2432,7 +2432,6 @@ static void tti_arena_reset(tt_context *ctx, tti_arena *arena) {
     }
     if (arena->first) { arena->first->used = 0; }
     arena->current = arena->first;
-    arena->given_back++;
 }
 
 /* Host memory of the step, zeroed. */

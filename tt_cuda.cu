@@ -37,6 +37,8 @@
  *         a row does not depend on the rows beside it, decoding equals a prefill, and the log-probs of
  *         sampling are those of training. With fast kernels these three are only close: cuBLASLt chooses by
  *         shape, and decoding (one query per sequence) has a kernel of its own.
+ * Rounded With bf16 and fast kernels a tensor that is a factor of products has a copy in bf16, made once for
+ *         all of them, a weight's until the weight is written (tti_packed): 2 bytes more for each value.
  * Memory  From the device's stream-ordered pool, which keeps what is freed until a context closes. Out of
  *         device memory is TT_ERR_MEM with the sizes, and the context lives on. One stream per context; only
  *         download, sync and a full ring of uploads wait.

@@ -915,6 +915,7 @@ static long count_step(const char *name, const tt_model_config *config, int sequ
         tt_step_reset(ctx);
         const tt_cuda_counts c = tt_cuda_counts_get(ctx);
         rounded = c.factors_rounded - before.factors_rounded;
+        TT_CHECK(!step || host.heuristics - was.heuristics <= 2);      /* plans hold wherever a tensor lies */
         if (step) { printf("  %s: %ld kernels, %ld products, %ld factors rounded, %.2f GB for it; %ld times zeroed, %.2f GB; peak %.2f GB\n", name, host.done[HOST_KERNEL] - was.done[HOST_KERNEL], host.done[HOST_PRODUCT] - was.done[HOST_PRODUCT],
             rounded, 1e-9 * (double)(c.bytes_rounded - before.bytes_rounded), host.done[HOST_SET] - was.done[HOST_SET], 1e-9 * (double)(host.set_bytes - was.set_bytes), 1e-9 * (double)tt_cuda_memory_get(ctx).peak_bytes); }
     }
