@@ -560,12 +560,13 @@ extern tt_status         tt_cuda_set(tt_context *ctx, tt_cuda_math math, tt_cuda
 extern tt_memory         tt_cuda_memory_get(const tt_context *ctx);
 /* What has run since the context opened. Products: by cuBLASLt, in our tiles, one thread a result; refused by
  * cuBLASLt. Activations: in cuBLASLt's pass, apart. Factors rounded to bf16 for products, and the bytes that
- * were read and written for it. Attention: in tiles, of one query, one thread a row. Steps of decoding as
- * graphs: made, updated, repeated, launched, lost. */
+ * were read and written for it. Gradients written that were to be zeroed and added to. Attention: in tiles, of
+ * one query, one thread a row. Steps of decoding as graphs: made, updated, repeated, launched, lost. */
 typedef struct tt_cuda_counts {
     long gemm_blas, gemm_tiles, gemm_naive, gemm_refused;
     long activations_fused, activations_apart, factors_rounded;
     size_t bytes_rounded;
+    long gradients_written;
     long attention_tiles, attention_decode, attention_naive;
     long graphs_made, graphs_updated, graphs_repeated, graphs_launched, graphs_lost;
 } tt_cuda_counts;
@@ -6048,7 +6049,7 @@ static tt_status tti_gemm_widened(tt_context *ctx, const tt_gemm_args *g, const 
 static const void *tti_packed(tt_tensor *t) {
     tt_context *ctx = t->ctx;
     const tt_backend *backend = ctx->backend;
-    const size_t now = 1 + (t->persistent ? ctx->steps_lost : ctx->device.given_back);
+    const size_t now = t->persistent ? SIZE_MAX - ctx->steps_lost : 1 + ctx->device.given_back;
     const int packs = backend->pack && t->dtype == TT_F32, rows = tti_rows(t), cols = tti_cols(t);
     size_t bytes = packs ? backend->pack(ctx, rows, cols, NULL, NULL) : 0;
     if (bytes == 0) { return NULL; }
@@ -6435,10 +6436,10 @@ static tt_status tti_logprobs_back(tt_context *ctx, tti_node *node) {
     tt_logprobs_args *a = (tt_logprobs_args *)node->saved;
     a->dlogprobs = node->out->grad;
     a->dentropy = node->out2 ? node->out2->grad : NULL;
-    a->dx = tt_grad(node->in[0]);
-    a->dw = tt_grad(node->in[1]);
     a->packed_x = tti_packed(node->in[0]);
     a->packed_w = tti_packed(node->in[1]);
+    a->dx = tt_grad(node->in[0]);
+    a->dw = tt_grad(node->in[1]);
     return ctx->backend->logprobs_backward(ctx, a);
 }
 
@@ -6586,7 +6587,6 @@ static tt_status tti_recompute_back(tt_context *ctx, tti_node *node) {
         *leaves[i] = *node->in[i];
         leaves[i]->node = NULL;
         leaves[i]->persistent = 0;
-        leaves[i]->panels_at = 0;
     }
     ctx->tape = NULL;
     y = s->fn(ctx, s->user, leaves, node->n_in);

@@ -39,6 +39,7 @@
  *         shape, and decoding (one query per sequence) has a kernel of its own.
  * Rounded With bf16 and fast kernels a tensor that is a factor of products has a copy in bf16, made once for
  *         all of them, a weight's until the weight is written (tti_packed): 2 bytes more for each value.
+ * Zeros   zero may wait for the kernel that comes next, see tti_cuda_fresh; for sync, say, it does not.
  * Memory  From the device's stream-ordered pool, which keeps what is freed until a context closes. Out of
  *         device memory is TT_ERR_MEM with the sizes, and the context lives on. One stream per context; only
  *         download, sync and a full ring of uploads wait.
@@ -70,6 +71,7 @@
 #define TTI_CUDA_PLANS 256
 #define TTI_CUDA_PLAN_PLACES 8              /* where a plan may stand, from its hash on */
 #define TTI_CUDA_ALGOS 4                    /* of cuBLASLt, tried for a product */
+#define TTI_CUDA_ZEROS 4                    /* that wait at once */
 #define TTI_CUDA_GRAPH_TRIES 8              /* see [tt:cuda.step] */
 #define TTI_CUDA_GRID_LIMIT 65535           /* blocks along y and z of a grid, by CUDA */
 #ifndef TTI_CUDA_RING                       /* the test has smaller ones */
@@ -106,6 +108,12 @@ typedef struct tti_plan {
 } tti_plan;
 #endif
 
+/* Memory that is to be zeroed, see tti_cuda_fresh. */
+typedef struct tti_zero {
+    void *at;
+    size_t bytes;
+} tti_zero;
+
 typedef struct tti_cuda {
     int device, n_processors;
     tt_cuda_math math;
@@ -117,6 +125,8 @@ typedef struct tti_cuda {
     tt_cuda_counts counts;
     void *scratch[TTI_N_SCRATCHES];
     size_t scratch_bytes[TTI_N_SCRATCHES];
+    tti_zero zeros[TTI_CUDA_ZEROS];
+    int n_zeros;
     char *ring;
     size_t ring_used;
     int held, lost, replays, graph_tries;   /* see [tt:cuda.step] */
@@ -131,13 +141,6 @@ typedef struct tti_cuda {
 #endif
 } tti_cuda;
 
-/* The state, with its device made current for this thread. */
-static tti_cuda *tti_cuda_of(tt_context *ctx) {
-    tti_cuda *cuda = (tti_cuda *)tt_backend_state(ctx);
-    cudaSetDevice(cuda->device);
-    return cuda;
-}
-
 /* An error while launches are held costs the step, which is launched once more on its own and then reports
  * what is still wrong. */
 static tt_status tti_cuda_check(tt_context *ctx, cudaError_t error, const char *what) {
@@ -149,6 +152,32 @@ static tt_status tti_cuda_check(tt_context *ctx, cudaError_t error, const char *
         return TT_OK;
     }
     return tt_fail(ctx, TT_ERR_DEVICE, "cuda: %s: %s", what, cudaGetErrorString(error));
+}
+
+/* A gradient is zeroed right before something adds to it. So zero only notes it (tti_cuda_zero_later); a
+ * kernel that can write in the place of adding takes the note, before anything else is called, and whatever
+ * is called without that zeroes first. 1: the gradient is to be written. */
+static int tti_cuda_fresh(tt_context *ctx, const float *gradient, size_t n) {
+    tti_cuda *cuda = (tti_cuda *)tt_backend_state(ctx);
+    int i;
+    for (i = 0; i < cuda->n_zeros; i++) {
+        if (cuda->zeros[i].at != gradient || cuda->zeros[i].bytes != n * sizeof *gradient) { continue; }
+        cuda->zeros[i] = cuda->zeros[--cuda->n_zeros];
+        cuda->counts.gradients_written++;
+        return 1;
+    }
+    return 0;
+}
+
+/* The state, with its device made current for this thread, and all zeroed that was to be. */
+static tti_cuda *tti_cuda_of(tt_context *ctx) {
+    tti_cuda *cuda = (tti_cuda *)tt_backend_state(ctx);
+    cudaSetDevice(cuda->device);
+    while (cuda->n_zeros > 0) {
+        const tti_zero zero = cuda->zeros[--cuda->n_zeros];
+        tti_cuda_check(ctx, cudaMemsetAsync(zero.at, 0, zero.bytes, cuda->stream), "zero");
+    }
+    return cuda;
 }
 
 static tt_status tti_cuda_launched(tt_context *ctx, const char *kernel) {
@@ -429,6 +458,15 @@ static tt_status tti_cuda_zero(tt_context *ctx, void *to, size_t bytes) {
     return tti_cuda_check(ctx, cudaMemsetAsync(to, 0, bytes, cuda->stream), "zero");
 }
 
+/* The same, noted for tti_cuda_fresh; a step that is held has no gradients. */
+static tt_status tti_cuda_zero_later(tt_context *ctx, void *to, size_t bytes) {
+    tti_cuda *cuda = (tti_cuda *)tt_backend_state(ctx);
+    const tti_zero zero = {to, bytes};
+    if (bytes == 0 || cuda->held || cuda->n_zeros == TTI_CUDA_ZEROS) { return tti_cuda_zero(ctx, to, bytes); }
+    cuda->zeros[cuda->n_zeros++] = zero;
+    return TT_OK;
+}
+
 static tt_status tti_cuda_sync(tt_context *ctx) {
     if (tti_cuda_of(ctx)->held) { return tti_cuda_held_fail(ctx, "sync"); }
     return tti_cuda_wait(ctx, "sync");
@@ -581,6 +619,9 @@ static unsigned tti_cuda_grid(const tti_cuda *cuda, size_t n) {
         TTI_LAUNCH(cuda_, kernel, tti_cuda_grid(cuda_, n_), TTI_CUDA_THREADS, 0, __VA_ARGS__); \
         return tti_cuda_launched(ctx, #kernel);                                                \
     } while (0)
+
+/* What a gradient is before something is added to it; fresh: not zeroed, see tti_cuda_fresh. */
+static __device__ float tti_gpu_before(const float *gradient, int fresh) { return fresh ? 0.0f : *gradient; }
 
 /* Sum over the threads of a block, the same value and the same order for all: a tree within each warp, then
  * the warps one after the other. Threads are whole warps. */
@@ -1801,7 +1842,7 @@ static __global__ void __launch_bounds__(2 * ROWS * tti_tile_of<MATH, DIM>::spli
 /* A block of rows goes over its keys. Shared memory: q, dout [ROWS], k, v [KEYS], their landings. */
 template <int MATH, int DIM, int ROWS, int KEYS>
 static __global__ void __launch_bounds__(2 * ROWS * tti_tile_of<MATH, DIM>::split, TTI_BLOCKS(ROWS, 3))
-    tti_gpu_attention_dq_tiles(tt_attention_args a, const float *delta_all) {
+    tti_gpu_attention_dq_tiles(tt_attention_args a, const float *delta_all, int adds) {
     enum { WORDS = tti_tile_of<MATH, DIM>::words, CHANNELS = tti_tile_of<MATH, DIM>::each };
     enum { THREADS = 2 * ROWS * tti_tile_of<MATH, DIM>::split };
     TTI_DYNAMIC_SHARED(shared);
@@ -1845,7 +1886,7 @@ static __global__ void __launch_bounds__(2 * ROWS * tti_tile_of<MATH, DIM>::spli
     const tti_owned to = tti_gpu_block<ROWS>(a);
     const float scale[2] = {a.scale, a.scale};
     tti_gpu_put_results<MATH, DIM>(tti_gpu_rows(a, to.seq, a.dq, to.kv_head), to.row0, to.rows, a.head_dim,
-                                   1, dq, scale);
+                                   adds, dq, scale);
 }
 
 /* lse and delta of ROWS rows are sent with them; threads 0 .. 2 ROWS - 1. */
@@ -1866,7 +1907,7 @@ static __device__ __forceinline__ void tti_gpu_send_statistics(float *landing, c
 #define TTI_DV 2
 template <int MATH, int DIM, int KEYS, int ROWS, int PARTS>
 static __global__ void __launch_bounds__(2 * KEYS * tti_tile_of<MATH, DIM>::split, TTI_BLOCKS(KEYS, 4))
-    tti_gpu_attention_dkv_tiles(tt_attention_args a, const float *delta_all) {
+    tti_gpu_attention_dkv_tiles(tt_attention_args a, const float *delta_all, int adds_dk, int adds_dv) {
     enum { WORDS = tti_tile_of<MATH, DIM>::words, CHANNELS = tti_tile_of<MATH, DIM>::each };
     enum { THREADS = 2 * KEYS * tti_tile_of<MATH, DIM>::split };
     TTI_DYNAMIC_SHARED(shared);
@@ -1920,11 +1961,11 @@ static __global__ void __launch_bounds__(2 * KEYS * tti_tile_of<MATH, DIM>::spli
     const float one[2] = {1.0f, 1.0f}, scale[2] = {a.scale, a.scale};
     if (PARTS & TTI_DV && a.dv) {
         tti_gpu_put_results<MATH, DIM>(tti_gpu_keys(a, to, a.dv, (int)blockIdx.z), (int)blockIdx.y * KEYS,
-                                       n_to, a.head_dim, 1, dv, one);
+                                       n_to, a.head_dim, adds_dv, dv, one);
     }
     if (PARTS & TTI_DK && a.dk) {
         tti_gpu_put_results<MATH, DIM>(tti_gpu_keys(a, to, a.dk, (int)blockIdx.z), (int)blockIdx.y * KEYS,
-                                       n_to, a.head_dim, 1, dk, scale);
+                                       n_to, a.head_dim, adds_dk, dk, scale);
     }
 }
 
@@ -2047,9 +2088,9 @@ static __global__ void tti_gpu_attention_decode_end(tt_attention_args a, const f
  * device. dk is dv where one kernel makes both. */
 typedef struct tti_attention_kernels {
     void (*forward)(tt_attention_args);
-    void (*dq)(tt_attention_args, const float *);
-    void (*dv)(tt_attention_args, const float *);
-    void (*dk)(tt_attention_args, const float *);
+    void (*dq)(tt_attention_args, const float *, int);
+    void (*dv)(tt_attention_args, const float *, int, int);
+    void (*dk)(tt_attention_args, const float *, int, int);
     size_t forward_bytes, dq_bytes, dkv_bytes;      /* of shared memory */
     int forward_rows, dq_rows, dkv_keys;
     unsigned threads;                               /* for each row */
@@ -2204,25 +2245,30 @@ static tt_status tti_cuda_attention_forward(tt_context *ctx, const tt_attention_
     return tti_cuda_launched(ctx, "attention_forward");
 }
 
+/* adds: to dq, dk, dv; else they are written. */
 static tt_status tti_cuda_attention_backward_tiles(tt_context *ctx, const tt_attention_args *a,
-                                                   const tti_attention_kernels *k, const float *delta) {
+                                                   const tti_attention_kernels *k, const float *delta,
+                                                   const int adds[3]) {
     tti_cuda *cuda = tti_cuda_of(ctx);
-    const unsigned keys_each = (unsigned)k->dkv_keys, row_threads = k->threads * (unsigned)k->dq_rows;
+    const unsigned keys_each = (unsigned)k->dkv_keys, key_threads = k->threads * keys_each;
+    const unsigned row_threads = k->threads * (unsigned)k->dq_rows;
     unsigned key_blocks = ((unsigned)tti_cuda_longest(a) + keys_each - 1) / keys_each;
     unsigned row_blocks = (unsigned)tti_cuda_row_blocks(a, k->dq_rows);
     dim3 rows((unsigned)a->n_sequences, row_blocks, (unsigned)a->n_kv_heads);
     dim3 keys((unsigned)a->n_sequences, key_blocks, (unsigned)a->n_kv_heads);
     int dv = a->dv || (a->dk && k->dk == k->dv), dk = a->dk && k->dk != k->dv;
     cuda->counts.attention_tiles++;
-    if (a->dq) { TTI_LAUNCH(cuda, k->dq, rows, row_threads, k->dq_bytes, *a, delta); }
-    if (dv) { TTI_LAUNCH(cuda, k->dv, keys, k->threads * keys_each, k->dkv_bytes, *a, delta); }
-    if (dk) { TTI_LAUNCH(cuda, k->dk, keys, k->threads * keys_each, k->dkv_bytes, *a, delta); }
+    if (a->dq) { TTI_LAUNCH(cuda, k->dq, rows, row_threads, k->dq_bytes, *a, delta, adds[0]); }
+    if (dv) { TTI_LAUNCH(cuda, k->dv, keys, key_threads, k->dkv_bytes, *a, delta, adds[1], adds[2]); }
+    if (dk) { TTI_LAUNCH(cuda, k->dk, keys, key_threads, k->dkv_bytes, *a, delta, adds[1], adds[2]); }
     return tti_cuda_launched(ctx, "attention_backward");
 }
 
 static tt_status tti_cuda_attention_backward(tt_context *ctx, const tt_attention_args *a) {
-    tti_cuda *cuda = tti_cuda_of(ctx);
-    size_t rows = (size_t)a->n_tokens * (size_t)a->n_heads, keys;
+    tti_cuda *cuda = (tti_cuda *)tt_backend_state(ctx);      /* zeros wait: the tiles write */
+    size_t rows = (size_t)a->n_tokens * (size_t)a->n_heads, dim = (size_t)a->head_dim;
+    size_t keys = (size_t)a->n_tokens * (size_t)a->n_kv_heads;
+    int adds[3], tiles;
     tti_attention_kernels k;
     float *delta;
     if (tti_cuda_attention_check(ctx, a) != TT_OK) { return TT_ERR_ARG; }
@@ -2231,15 +2277,16 @@ static tt_status tti_cuda_attention_backward(tt_context *ctx, const tt_attention
                        "(tt_batch_desc.parents, share_prompts) are trained on the CPU alone");
     }
     if (rows == 0) { return TT_OK; }
+    k = tti_cuda_attention_kernels(cuda, a->head_dim);
+    tiles = k.dq && tti_cuda_row_blocks(a, k.dq_rows) <= TTI_CUDA_GRID_LIMIT;
+    adds[0] = !tiles || !tti_cuda_fresh(ctx, a->dq, rows * dim);
+    adds[1] = !tiles || !tti_cuda_fresh(ctx, a->dk, keys * dim);
+    adds[2] = !tiles || !tti_cuda_fresh(ctx, a->dv, keys * dim);
     delta = (float *)tti_cuda_scratch(ctx, TTI_SCRATCH_SUMS, rows * sizeof(float));
     if (!delta) { return TT_ERR_MEM; }
     TTI_LAUNCH(cuda, tti_gpu_attention_delta, (unsigned)((rows + 7) / 8), TTI_CUDA_THREADS, 0, delta, a->dout,
                a->out, rows, a->head_dim);
-    k = tti_cuda_attention_kernels(cuda, a->head_dim);
-    if (k.dq && tti_cuda_row_blocks(a, k.dq_rows) <= TTI_CUDA_GRID_LIMIT) {
-        return tti_cuda_attention_backward_tiles(ctx, a, &k, delta);
-    }
-    keys = (size_t)a->n_tokens * (size_t)a->n_kv_heads;
+    if (tiles) { return tti_cuda_attention_backward_tiles(ctx, a, &k, delta, adds); }
     cuda->counts.attention_naive++;
     if (a->dq) {
         TTI_LAUNCH(cuda, tti_gpu_attention_dq, tti_cuda_grid(cuda, rows), TTI_CUDA_THREADS, 0, *a, delta);
@@ -2268,6 +2315,7 @@ typedef struct tti_cuda_logits {
     uint16_t *rounded;                      /* dz in bf16, packed_step apart, in the place of z; or NULL */
     size_t stride, columns, column, vocab;      /* of z; of this block; its first; of all blocks */
     size_t packed_step;
+    int fresh_dx, fresh_dw;
     float inv_temperature;
     const int32_t *targets;
     tti_cuda_softmax *states;
@@ -2423,14 +2471,15 @@ static tt_status tti_cuda_logprobs_back(tt_context *ctx, const tt_logprobs_args 
     if (status != TT_OK) { return status; }
     if (a->packed_x && a->packed_w) {
         l->packed_step = tti_cuda_packed_step((int)l->columns);
-        l->rounded = (uint16_t *)tti_cuda_scratch(ctx, TTI_SCRATCH_A, rows * l->packed_step * sizeof(uint16_t));
+        l->rounded =
+            (uint16_t *)tti_cuda_scratch(ctx, TTI_SCRATCH_A, rows * l->packed_step * sizeof(uint16_t));
         if (!l->rounded) { return TT_ERR_MEM; }
     }
     TTI_LAUNCH(cuda, tti_gpu_logits_back, grid, TTI_CUDA_THREADS, 0, *l, rows);
     status = tti_cuda_launched(ctx, "logits_back");
     g.a = l->z;
     g.packed_a = l->rounded;
-    g.accumulate = 1;
+    g.accumulate = !l->fresh_dx || l->column > 0;
     g.n = g.ldc = g.ldb = a->dim;
     g.lda = (int)l->columns;
     g.transpose_b = 0;
@@ -2440,6 +2489,7 @@ static tt_status tti_cuda_logprobs_back(tt_context *ctx, const tt_logprobs_args 
         status = tti_cuda_gemm(ctx, &g);
     }
     if (a->dw && status == TT_OK) {
+        g.accumulate = !l->fresh_dw || row > 0;
         g.transpose_a = 1;
         g.m = (int)l->columns;
         g.k = (int)rows;
@@ -2453,13 +2503,18 @@ static tt_status tti_cuda_logprobs_back(tt_context *ctx, const tt_logprobs_args 
 
 static tt_status tti_cuda_logprobs_backward(tt_context *ctx, const tt_logprobs_args *a) {
     size_t n = (size_t)a->n, vocab = (size_t)a->vocab, row, rows, column;
+    int fresh_dx, fresh_dw;
     tt_status status = TT_OK;
     tti_cuda_logits l;
     if (a->dentropy && !a->entropy) {
         return tt_fail(ctx, TT_ERR_ARG, "logprobs_backward: dentropy without entropy");
     }
     if (n == 0) { return TT_OK; }
+    fresh_dx = tti_cuda_fresh(ctx, a->dx, n * (size_t)a->dim);
+    fresh_dw = tti_cuda_fresh(ctx, a->dw, vocab * (size_t)a->dim);
     if (tti_cuda_logits_begin(ctx, a, &l) != TT_OK) { return TT_ERR_MEM; }
+    l.fresh_dx = fresh_dx;
+    l.fresh_dw = fresh_dw;
     for (row = 0; row < n && status == TT_OK; row += rows) {
         rows = tti_cuda_least(n - row, TTI_CUDA_VOCAB_ROWS);
         tti_cuda_logits_rows(&l, a, row);
@@ -2677,6 +2732,7 @@ typedef struct tti_cuda_norm {
     float eps;
     const float *x, *w, *b, *dy;
     float *y, *mean, *rstd, *dx, *dw, *db;      /* mean: NULL for RMSNorm */
+    int fresh_dx, fresh_dw, fresh_db;
 } tti_cuda_norm;
 
 #define TTI_EACH_COLUMN(i, dim) for (size_t i = threadIdx.x; i < (dim); i += blockDim.x)
@@ -2712,7 +2768,10 @@ static __global__ void tti_gpu_norm_dx(tti_cuda_norm a) {
         }
         sum = a.mean ? tti_gpu_sum(sum) / (float)a.dim : 0.0f;
         dot = tti_gpu_sum(dot) / (float)a.dim;
-        TTI_EACH_COLUMN(i, a.dim) { dx[i] = fmaf(r, dy[i] * a.w[i] - sum - (x[i] - mean) * r * dot, dx[i]); }
+        TTI_EACH_COLUMN(i, a.dim) {
+            float g = dy[i] * a.w[i] - sum - (x[i] - mean) * r * dot;
+            dx[i] = fmaf(r, g, tti_gpu_before(dx + i, a.fresh_dx));
+        }
     }
 }
 
@@ -2745,11 +2804,12 @@ static __global__ void tti_gpu_norm_dw(tti_cuda_norm a, float *parts) {
     parts[(gridDim.y + chunk) * a.dim + column] = db;
 }
 
-static __global__ void tti_gpu_add_chunks(float *to, const float *parts, size_t chunks, size_t dim) {
+static __global__ void tti_gpu_add_chunks(float *to, const float *parts, size_t chunks, size_t dim,
+                                          int fresh) {
     TTI_EACH_VALUE(i, dim) {
         float sum = 0.0f;
         for (size_t chunk = 0; chunk < chunks; chunk++) { sum += parts[chunk * dim + i]; }
-        to[i] += sum;
+        to[i] = tti_gpu_before(to + i, fresh) + sum;
     }
 }
 
@@ -2777,18 +2837,23 @@ static tt_status tti_cuda_norm_dw(tt_context *ctx, const tti_cuda_norm *a) {
     }
     TTI_LAUNCH(cuda, tti_gpu_norm_dw, parts_grid, threads, 0, *a, parts);
     if (a->dw) {
-        TTI_LAUNCH(cuda, tti_gpu_add_chunks, grid, TTI_CUDA_THREADS, 0, a->dw, parts, chunks, a->dim);
+        TTI_LAUNCH(cuda, tti_gpu_add_chunks, grid, TTI_CUDA_THREADS, 0, a->dw, parts, chunks, a->dim,
+                   a->fresh_dw);
     }
     parts += chunks * a->dim;
     if (a->db) {
-        TTI_LAUNCH(cuda, tti_gpu_add_chunks, grid, TTI_CUDA_THREADS, 0, a->db, parts, chunks, a->dim);
+        TTI_LAUNCH(cuda, tti_gpu_add_chunks, grid, TTI_CUDA_THREADS, 0, a->db, parts, chunks, a->dim,
+                   a->fresh_db);
     }
     return tti_cuda_launched(ctx, "norm_dw");
 }
 
-static tt_status tti_cuda_norm_backward(tt_context *ctx, const tti_cuda_norm *a) {
+static tt_status tti_cuda_norm_backward(tt_context *ctx, tti_cuda_norm *a) {
     unsigned grid = tti_cuda_row_grid(a->n), threads = tti_cuda_row_threads(a->dim);
     if (a->n == 0) { return TT_OK; }
+    a->fresh_dx = tti_cuda_fresh(ctx, a->dx, a->n * a->dim);
+    a->fresh_dw = tti_cuda_fresh(ctx, a->dw, a->dim);
+    a->fresh_db = tti_cuda_fresh(ctx, a->db, a->dim);
     if (a->dx) { TTI_LAUNCH(tti_cuda_of(ctx), tti_gpu_norm_dx, grid, threads, 0, *a); }
     if (a->dw || a->db) { return tti_cuda_norm_dw(ctx, a); }
     return tti_cuda_launched(ctx, "norm_dx");
@@ -2853,24 +2918,25 @@ static tt_status tti_cuda_bias_backward(tt_context *ctx, float *db, const float 
  * [n, heads, 2 half]; the tables [positions, half]. Source: Su et al. 2021, arXiv 2104.09864. */
 static __global__ void tti_gpu_rope(float *y, const float *x, const float *cos_table, const float *sin_table,
                                     const int32_t *positions, size_t n, size_t heads, size_t half,
-                                    int inverse) {
+                                    int inverse, int fresh) {
     TTI_EACH_VALUE(i, n * heads * half) {
         size_t d = i % half, at = i / half * 2 * half + d;
         size_t angle = (size_t)positions[i / half / heads] * half + d;
         float x1 = x[at], x2 = x[at + half];
         float cosine = cos_table[angle], sine = inverse ? -sin_table[angle] : sin_table[angle];
         float y1 = x1 * cosine - x2 * sine, y2 = x2 * cosine + x1 * sine;
-        y[at] = inverse ? y[at] + y1 : y1;
-        y[at + half] = inverse ? y[at + half] + y2 : y2;
+        y[at] = inverse ? tti_gpu_before(y + at, fresh) + y1 : y1;
+        y[at + half] = inverse ? tti_gpu_before(y + at + half, fresh) + y2 : y2;
     }
 }
 
 static tt_status tti_cuda_rope(tt_context *ctx, float *y, const float *x, const float *cos_table,
                                const float *sin_table, const int32_t *positions, int n, int heads,
                                int head_dim, int inverse) {
-    size_t half = (size_t)(head_dim / 2);
-    TTI_LAUNCH_VALUES(ctx, tti_gpu_rope, (size_t)n * (size_t)heads * half, y, x, cos_table, sin_table,
-                      positions, (size_t)n, (size_t)heads, half, inverse);
+    const size_t half = (size_t)(head_dim / 2), pairs = (size_t)n * (size_t)heads * half;
+    const int fresh = tti_cuda_fresh(ctx, y, 2 * pairs);
+    TTI_LAUNCH_VALUES(ctx, tti_gpu_rope, pairs, y, x, cos_table, sin_table, positions, (size_t)n,
+                      (size_t)heads, half, inverse, fresh);
 }
 
 /* ---- [tt:cuda.elementwise] elementwise ---- */
@@ -2880,7 +2946,7 @@ static __global__ void tti_gpu_unary(int op, float *y, const float *x_all, size_
 
 /* dx += dy op'(x); y = op(x). */
 static __global__ void tti_gpu_unary_back(int op, float *dx_all, const float *dy_all, const float *x_all,
-                                          const float *y_all, size_t n, float p0, float p1) {
+                                          const float *y_all, size_t n, float p0, float p1, int fresh) {
     TTI_EACH_VALUE(i, n) {
         float dy = dy_all[i], x = x_all[i], y = y_all[i], dx, s;
         switch (op) {
@@ -2898,7 +2964,7 @@ static __global__ void tti_gpu_unary_back(int op, float *dx_all, const float *dy
             dx = dy * (tti_gpu_normal_cdf(x) + x * 0.398942280f * expf(-0.5f * x * x));
             break;
         }
-        dx_all[i] += dx;
+        dx_all[i] = tti_gpu_before(dx_all + i, fresh) + dx;
     }
 }
 
@@ -2920,7 +2986,8 @@ static __global__ void tti_gpu_binary(int op, float *y, const float *a_all, cons
 
 /* da and db may be NULL. Of two equal values the minimum and maximum are a. */
 static __global__ void tti_gpu_binary_back(int op, float *da_all, float *db_all, const float *dy_all,
-                                           const float *a_all, const float *b_all, size_t n) {
+                                           const float *a_all, const float *b_all, size_t n, int fresh_a,
+                                           int fresh_b) {
     TTI_EACH_VALUE(i, n) {
         float a = a_all[i], b = b_all[i], dy = dy_all[i], da = 0.0f, db = 0.0f, s;
         switch (op) {
@@ -2955,8 +3022,8 @@ static __global__ void tti_gpu_binary_back(int op, float *da_all, float *db_all,
             db = dy * a * s;
             break;
         }
-        if (da_all) { da_all[i] += da; }
-        if (db_all) { db_all[i] += db; }
+        if (da_all) { da_all[i] = tti_gpu_before(da_all + i, fresh_a) + da; }
+        if (db_all) { db_all[i] = tti_gpu_before(db_all + i, fresh_b) + db; }
     }
 }
 
@@ -2973,8 +3040,8 @@ static __global__ void tti_gpu_where_back(float *da, float *db, const float *dy,
     }
 }
 
-static __global__ void tti_gpu_axpy(float *y, const float *x, float alpha, size_t n) {
-    TTI_EACH_VALUE(i, n) { y[i] = fmaf(alpha, x[i], y[i]); }
+static __global__ void tti_gpu_axpy(float *y, const float *x, float alpha, size_t n, int fresh) {
+    TTI_EACH_VALUE(i, n) { y[i] = fmaf(alpha, x[i], tti_gpu_before(y + i, fresh)); }
 }
 
 /* AdamW. Source: Loshchilov and Hutter 2019, arXiv 1711.05101, algorithm 2. */
@@ -2997,7 +3064,8 @@ static tt_status tti_cuda_unary(tt_context *ctx, tt_unary op, float *y, const fl
 
 static tt_status tti_cuda_unary_backward(tt_context *ctx, tt_unary op, float *dx, const float *dy,
                                          const float *x, const float *y, size_t n, float p0, float p1) {
-    TTI_LAUNCH_VALUES(ctx, tti_gpu_unary_back, n, (int)op, dx, dy, x, y, n, p0, p1);
+    const int fresh = tti_cuda_fresh(ctx, dx, n);
+    TTI_LAUNCH_VALUES(ctx, tti_gpu_unary_back, n, (int)op, dx, dy, x, y, n, p0, p1, fresh);
 }
 
 static tt_status tti_cuda_binary(tt_context *ctx, tt_binary op, float *y, const float *a, const float *b,
@@ -3007,7 +3075,8 @@ static tt_status tti_cuda_binary(tt_context *ctx, tt_binary op, float *y, const 
 
 static tt_status tti_cuda_binary_backward(tt_context *ctx, tt_binary op, float *da, float *db,
                                           const float *dy, const float *a, const float *b, size_t n) {
-    TTI_LAUNCH_VALUES(ctx, tti_gpu_binary_back, n, (int)op, da, db, dy, a, b, n);
+    const int fresh_a = tti_cuda_fresh(ctx, da, n), fresh_b = tti_cuda_fresh(ctx, db, n);
+    TTI_LAUNCH_VALUES(ctx, tti_gpu_binary_back, n, (int)op, da, db, dy, a, b, n, fresh_a, fresh_b);
 }
 
 static tt_status tti_cuda_where(tt_context *ctx, float *y, const float *condition, const float *a,
@@ -3021,7 +3090,8 @@ static tt_status tti_cuda_where_backward(tt_context *ctx, float *da, float *db, 
 }
 
 static tt_status tti_cuda_axpy(tt_context *ctx, float *y, const float *x, float alpha, size_t n) {
-    TTI_LAUNCH_VALUES(ctx, tti_gpu_axpy, n, y, x, alpha, n);
+    const int fresh = y != x && tti_cuda_fresh(ctx, y, n);
+    TTI_LAUNCH_VALUES(ctx, tti_gpu_axpy, n, y, x, alpha, n, fresh);
 }
 
 static tt_status tti_cuda_adamw(tt_context *ctx, const tt_adamw_args *args) {
@@ -3258,7 +3328,7 @@ static tt_backend tti_cuda_table(int *device) {
     b.upload = tti_cuda_upload;
     b.download = tti_cuda_download;
     b.copy = tti_cuda_copy;
-    b.zero = tti_cuda_zero;
+    b.zero = tti_cuda_zero_later;
     b.sync = tti_cuda_sync;
     b.gemm = tti_cuda_gemm;
 #ifndef TT_CUDA_NO_CUBLAS

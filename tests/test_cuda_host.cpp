@@ -905,7 +905,7 @@ static long count_step(const char *name, const tt_model_config *config, int sequ
     tt_optimizer *optimizer = model ? tt_adamw_create(model, NULL) : NULL;
     if (!TT_CHECK(optimizer != NULL)) { return 0; }
     for (int i = 0; i <= sequences; i++) { ends.push_back(i * length); }
-    for (int step = 0; step < 2; step++) {
+    for (int step = 0; step < 3; step++) {      /* the first two still make room and plans */
         tt_batch_desc text = TT_INIT;
         const tt_cuda_counts before = tt_cuda_counts_get(ctx);
         const host_machine was = host;
@@ -915,9 +915,11 @@ static long count_step(const char *name, const tt_model_config *config, int sequ
         tt_step_reset(ctx);
         const tt_cuda_counts c = tt_cuda_counts_get(ctx);
         rounded = c.factors_rounded - before.factors_rounded;
-        TT_CHECK(!step || host.heuristics - was.heuristics <= 2);      /* plans hold wherever a tensor lies */
-        if (step) { printf("  %s: %ld kernels, %ld products, %ld factors rounded, %.2f GB for it; %ld times zeroed, %.2f GB; peak %.2f GB\n", name, host.done[HOST_KERNEL] - was.done[HOST_KERNEL], host.done[HOST_PRODUCT] - was.done[HOST_PRODUCT],
-            rounded, 1e-9 * (double)(c.bytes_rounded - before.bytes_rounded), host.done[HOST_SET] - was.done[HOST_SET], 1e-9 * (double)(host.set_bytes - was.set_bytes), 1e-9 * (double)tt_cuda_memory_get(ctx).peak_bytes); }
+        if (step < 2) { continue; }
+        printf("  %s: %ld kernels, %ld products, %ld factors rounded, %.2f GB for it; %ld gradients written; %ld times zeroed, %.2f GB; peak %.2f GB\n", name, host.done[HOST_KERNEL] - was.done[HOST_KERNEL], host.done[HOST_PRODUCT] - was.done[HOST_PRODUCT],
+               rounded, 1e-9 * (double)(c.bytes_rounded - before.bytes_rounded), c.gradients_written - before.gradients_written, host.done[HOST_SET] - was.done[HOST_SET], 1e-9 * (double)(host.set_bytes - was.set_bytes), 1e-9 * (double)tt_cuda_memory_get(ctx).peak_bytes);
+        TT_CHECK_INT(host.heuristics - was.heuristics, 0);      /* plans hold wherever a tensor lies */
+        TT_CHECK((double)(host.set_bytes - was.set_bytes) < (config->gpt2 ? 2e9 : config->recompute ? 1.2e9 : 5e7));
     }
     tt_optimizer_destroy(optimizer);
     tt_model_destroy(model);
@@ -939,6 +941,49 @@ TT_TEST(a_step_rounds_each_factor_once) {
     TT_CHECK_INT(count_step("Llama 1B, 4 x 1024, recomputed", &llama, 4, 1024), 16 * (4 + 4 + 7 + 7) + 2);
 }
 #endif
+
+/* ---- gradients that are written ---- */
+/* Zeroing may wait for a kernel that writes in the place of adding; nobody else sees that it has. */
+TT_TEST(zeroed_memory_is_zero_for_everyone) {
+    const size_t n = 300;
+    host_reset();
+    two t;
+    floats x(t, n, 1), dy(t, n, 2), out(t, n, 3);
+    std::vector<float> zeros(n, 0.0f), start = x.get(), slopes = dy.get();
+    long written = 0;
+#define ZERO_X() (TT_CHECK_OK(t.gpu, t.g->upload(t.gpu, x.gpu, start.data(), x.bytes)), TT_CHECK_OK(t.gpu, t.g->zero(t.gpu, x.gpu, x.bytes)))
+#define CHECK_WRITTEN(more) TT_CHECK_INT(tt_cuda_counts_get(t.gpu).gradients_written, written += more)
+    ZERO_X();
+    TT_CHECK_BYTES(x.get().data(), zeros.data(), x.bytes);
+    ZERO_X();
+    TT_CHECK_OK(t.gpu, t.g->copy(t.gpu, out.gpu, x.gpu, x.bytes));
+    TT_CHECK_BYTES(out.get().data(), zeros.data(), x.bytes);
+    ZERO_X();
+    TT_CHECK_OK(t.gpu, t.g->axpy(t.gpu, x.g(), x.g(), 2.0f, n));      /* reads what it writes */
+    TT_CHECK_BYTES(x.get().data(), zeros.data(), x.bytes);
+    CHECK_WRITTEN(0);
+    TT_CHECK_OK(t.gpu, t.g->upload(t.gpu, x.gpu, start.data(), x.bytes));
+    TT_CHECK_OK(t.gpu, t.g->zero(t.gpu, x.gpu, x.bytes / 2));         /* a part is not the whole */
+    TT_CHECK_OK(t.gpu, t.g->axpy(t.gpu, x.g(), dy.g(), 1.0f, n));
+    TT_CHECK_NEAR(x.get()[1], slopes[1], 0);
+    TT_CHECK_NEAR(x.get()[n - 1], start[n - 1] + slopes[n - 1], 0);
+    CHECK_WRITTEN(0);
+    ZERO_X();
+    TT_CHECK_OK(t.gpu, t.g->unary_backward(t.gpu, TT_SCALE, x.g(), dy.g(), out.g(), out.g(), n, 1.0f, 0));
+    CHECK_WRITTEN(1);
+    TT_CHECK_OK(t.gpu, t.g->unary_backward(t.gpu, TT_SCALE, x.g(), dy.g(), out.g(), out.g(), n, 1.0f, 0));      /* only once */
+    CHECK_WRITTEN(0);
+    TT_CHECK_NEAR(x.get()[7], 2 * slopes[7], 0);
+    ZERO_X();
+    TT_CHECK_OK(t.gpu, t.g->binary_backward(t.gpu, TT_ADD, x.g(), x.g(), dy.g(), out.g(), out.g(), n));      /* of y + y */
+    TT_CHECK_NEAR(x.get()[7], 2 * slopes[7], 0);
+    CHECK_WRITTEN(1);
+    for (size_t i = 0; i < n; i += 30) { TT_CHECK_OK(t.gpu, t.g->zero(t.gpu, x.g() + i, 30 * sizeof(float))); }      /* more than can wait */
+    TT_CHECK_BYTES(x.get().data(), zeros.data(), x.bytes);
+    ZERO_X();                               /* freed while it waits */
+#undef ZERO_X
+#undef CHECK_WRITTEN
+}
 
 /* ---- factors that are rounded once ---- */
 /* A backend whose products look at each packed factor before they use it: it has to be what rounding it now would give. */
@@ -1097,7 +1142,7 @@ TT_TEST(gradients_of_products_are_written) {
             y = tt_linear(ctx, tt_matmul(ctx, x, w, NULL), w, NULL);
             const size_t before = host.set_bytes;
             TT_CHECK_OK(ctx, tt_backward(ctx, tt_mean(ctx, y)));
-            TT_CHECK_INT(host.set_bytes - before, (size + 2) * sizeof(float));      /* of y, of its sum and of its mean */
+            TT_CHECK_INT(host.set_bytes - before, (size + 1) * sizeof(float));      /* of y, and of the loss */
             TT_CHECK_OK(ctx, tt_backend_get(ctx)->download(ctx, step ? second.data() : first.data(), w->grad, 256 * sizeof(float)));
             TT_CHECK_OK(ctx, tt_zero_grad(w));
             tt_step_reset(ctx);
@@ -1512,7 +1557,7 @@ TT_TEST(too_much_memory_is_an_error) {
     TT_MAIN(gemm_matches_cpu, gemm_activates_in_the_same_pass, gemm_keeps_its_bits, gemm_plans_fit, attention_matches_cpu, decode_equals_prefill, decode_over_a_long_cache,     \
             logprobs_match_cpu, samples_match_cpu, norms_match_cpu, rope_matches_cpu, long_sums_have_no_bias, weights_are_rounded_once, elementwise_matches_cpu, where_axpy_adamw_match_cpu, rows_match_cpu, shapes_match_cpu,           \
             sums_and_casts_match_cpu, llama_trains_and_samples_like_the_cpu, gpt2_trains_and_samples_like_the_cpu,                              \
-            own_kernels_train_like_the_cpu, a_weight_that_was_written_is_rounded_anew, a_factor_is_rounded_anew_where_its_memory_was_given_back, a_training_run_agrees_with_the_cpu, rounded_products_train_near_the_cpu, sampled_logprobs_are_trained_logprobs, a_step_as_one_changes_nothing, a_step_as_one_changes_nothing_in_bf16, order_of_threads_changes_nothing, __VA_ARGS__)
+            own_kernels_train_like_the_cpu, zeroed_memory_is_zero_for_everyone, a_weight_that_was_written_is_rounded_anew, a_factor_is_rounded_anew_where_its_memory_was_given_back, a_training_run_agrees_with_the_cpu, rounded_products_train_near_the_cpu, sampled_logprobs_are_trained_logprobs, a_step_as_one_changes_nothing, a_step_as_one_changes_nothing_in_bf16, order_of_threads_changes_nothing, __VA_ARGS__)
 #ifdef TT_TEST_CUDA
 COMMON_TESTS(too_much_memory_is_an_error)
 #else
