@@ -560,8 +560,8 @@ extern tt_status         tt_cuda_set(tt_context *ctx, tt_cuda_math math, tt_cuda
 extern tt_memory         tt_cuda_memory_get(const tt_context *ctx);
 /* What has run since the context opened. Products: by cuBLASLt, in our tiles, one thread a result; refused by
  * cuBLASLt. Activations: in cuBLASLt's pass, apart. Factors rounded to bf16 for products, and the bytes that
- * were read and written for it. Gradients written that were to be zeroed and added to. Attention: in tiles, of
- * one query, one thread a row. Steps of decoding as graphs: made, updated, repeated, launched, lost. */
+ * were read and written for it. Gradients written that were to be zeroed and added to. Attention: in tiles,
+ * of one query, one thread a row. Steps of decoding as graphs: made, updated, repeated, launched, lost. */
 typedef struct tt_cuda_counts {
     long gemm_blas, gemm_tiles, gemm_naive, gemm_refused;
     long activations_fused, activations_apart, factors_rounded;
