@@ -1863,10 +1863,11 @@ extern "C" {
 
 #define TTI_ERROR_SIZE 5120                /* holds the longest path, and what is said of it     */
 
-typedef struct tti_chunk { struct tti_chunk *next; char *base; size_t size, used; } tti_chunk;
+typedef struct tti_chunk { struct tti_chunk *next; char *base; size_t size, used, most_used; } tti_chunk;
 
 typedef struct tti_arena {
     tti_chunk *first, *current;            /* current: the one being filled; those behind it are empty */
+    size_t most_used;                      /* bytes, of all steps so far                         */
     int on_backend;                        /* memory of the backend, else of the allocator       */
     size_t given_back;                     /* times that a part of it was, in a step             */
 } tti_arena;
@@ -2336,8 +2337,7 @@ static void tti_strfree(tt_context *ctx, char *text) {
 
 /* ---- [tt:base.arena] the step's arena ---- */
 
-#define TTI_CHUNK ((size_t)1 << 20)            /* the least size of a chunk                */
-#define TTI_LARGE_CHUNK ((size_t)64 << 20)     /* from here on the next is not doubled     */
+#define TTI_CHUNK ((size_t)1 << 20)            /* the least size of a chunk */
 #define TTI_ALIGN ((size_t)64)
 
 /* A place in an arena, to which it can be emptied. */
@@ -2365,16 +2365,21 @@ static size_t tti_chunk_next(const tti_chunk *chunk) {
     return chunk->used + (misfit ? TTI_ALIGN - misfit : 0);
 }
 
-/* A new last chunk for `bytes`, twice as large as the one before. */
+static int tti_chunk_holds(const tti_chunk *chunk, size_t bytes) {
+    return tti_chunk_next(chunk) + bytes <= chunk->size;
+}
+
+/* A new chunk for `bytes` behind the current one: at least an eighth of what the arena has, so that few
+ * are made and little is left over at their ends. */
 static tti_chunk *tti_arena_extend(tt_context *ctx, tti_arena *arena, size_t bytes) {
-    size_t size = bytes + TTI_ALIGN > TTI_CHUNK ? bytes + TTI_ALIGN : TTI_CHUNK;
-    tti_chunk **link = &arena->first;
-    for (; *link; link = &(*link)->next) {
-        size_t twice = 2 * (*link)->size;
-        if (!(*link)->next && (*link)->size < TTI_LARGE_CHUNK && size < twice) { size = twice; }
-    }
-    *link = tti_chunk_create(ctx, arena, size);
-    return *link;
+    tti_chunk **link = arena->current ? &arena->current->next : &arena->first, *chunk, *c;
+    size_t size = bytes + TTI_ALIGN > TTI_CHUNK ? bytes + TTI_ALIGN : TTI_CHUNK, total = 0;
+    for (c = arena->first; c; c = c->next) { total += c->size; }
+    chunk = tti_chunk_create(ctx, arena, size > total / 8 ? size : total / 8);
+    if (!chunk) { return NULL; }
+    chunk->next = *link;
+    *link = chunk;
+    return chunk;
 }
 
 /* Uninitialised bytes, aligned to TTI_ALIGN. */
@@ -2385,15 +2390,16 @@ static void *tti_arena_alloc(tt_context *ctx, tti_arena *arena, size_t bytes) {
         tt_fail(ctx, TT_ERR_MEM, "out of memory: %zu bytes in one step tensor", bytes);
         return NULL;
     }
-    while (chunk && tti_chunk_next(chunk) + bytes > chunk->size) {
+    if (chunk && !tti_chunk_holds(chunk, bytes)) {
         chunk = chunk->next;
         if (chunk) { chunk->used = 0; }
     }
-    if (!chunk) { chunk = tti_arena_extend(ctx, arena, bytes); }
+    if (!chunk || !tti_chunk_holds(chunk, bytes)) { chunk = tti_arena_extend(ctx, arena, bytes); }
     if (!chunk) { return NULL; }
     begin = tti_chunk_next(chunk);
     arena->current = chunk;
     chunk->used = begin + bytes;
+    if (chunk->used > chunk->most_used) { chunk->most_used = chunk->used; }
     return chunk->base + begin;
 }
 
@@ -2420,18 +2426,21 @@ static void tti_arena_destroy(tt_context *ctx, tti_arena *arena) {
     arena->current = NULL;
 }
 
-/* Empties the arena. Several chunks become one that holds them all and an eighth more, so that a steady step
- * allocates nothing and one that grows a little does not begin on new memory each time: to map and clear it
- * takes longer than to fill it. */
+/* Empties the arena. Its chunks stay: to map and clear memory takes longer than to fill it. Only where steps
+ * of other shapes have left chunks that hold twice what any step has used, one takes their place. */
 static void tti_arena_reset(tt_context *ctx, tti_arena *arena) {
-    size_t total = 0;
+    size_t total = 0, used = 0;
     tti_chunk *chunk;
-    if (arena->first && arena->first->next) {
-        for (chunk = arena->first; chunk; chunk = chunk->next) { total += chunk->size; }
-        tti_arena_destroy(ctx, arena);
-        arena->first = tti_chunk_create(ctx, arena, total + total / 8);
+    for (chunk = arena->first; chunk; chunk = chunk->next) {
+        total += chunk->size;
+        used += chunk->most_used;
+        chunk->used = chunk->most_used = 0;
     }
-    if (arena->first) { arena->first->used = 0; }
+    if (used > arena->most_used) { arena->most_used = used; }
+    if (arena->first && arena->first->next && total / 2 > arena->most_used) {
+        tti_arena_destroy(ctx, arena);
+        arena->first = tti_chunk_create(ctx, arena, arena->most_used + arena->most_used / 8);
+    }
     arena->current = arena->first;
 }
 

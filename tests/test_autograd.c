@@ -445,6 +445,67 @@ TT_TEST(a_steady_step_allocates_nothing) {
     tt_destroy(ctx);
     TT_CHECK_NO_LEAK(memory);
 }
+/* A step of n tensors of up to `most` floats each, whose sizes follow from `seed`, and one that is ten times as large, anywhere
+ * among them. Each keeps what was written into it. Returns the bytes asked for; *first: where the first one lies. */
+static size_t scattered_step(tt_context *ctx, uint64_t seed, int n, int most, float **first) {
+    tt_rng rng = TT_INIT;
+    float *x[64];
+    int size[64], large, i;
+    size_t bytes = 0;
+    rng.seed = seed;
+    large = tt_rng_below(&rng, n);
+    for (i = 0; i < n; i++) {
+        tt_tensor *t;
+        size[i] = i == large ? 10 * most : 1 + tt_rng_below(&rng, most);
+        t = tt_zeros(ctx, 1, &size[i]);
+        x[i] = t ? (float *)t->data : NULL;
+        if (!t) {
+            TT_CHECK(t != NULL);
+            return 0;
+        }
+        tt_test_write(ctx, &x[i][0], (float)i);
+        tt_test_write(ctx, &x[i][size[i] - 1], (float)i);
+        bytes += (size_t)size[i] * sizeof(float);
+    }
+    for (i = 0; i < n; i++) {
+        TT_CHECK_NEAR(tt_test_read(ctx, &x[i][0]), i, 0);
+        TT_CHECK_NEAR(tt_test_read(ctx, &x[i][size[i] - 1]), i, 0);
+    }
+    tt_step_reset(ctx);
+    *first = x[0];
+    return bytes;
+}
+
+TT_TEST(steps_of_other_sizes_keep_their_memory) {
+    tt_test_memory memory = tt_test_memory_none();
+    tt_desc desc = TT_INIT;
+    tt_context *ctx;
+    size_t most = 0, bytes;
+    float *first, *was = NULL;
+    long calls = 0;
+    int i;
+    desc.allocator = tt_test_allocator(&memory);
+    ctx = tt_create(&desc);
+    for (i = 1; i < 64; i++, was = first) {        /* a step that grows moves nothing that there was */
+        scattered_step(ctx, 1, i, 100000, &first);
+        TT_CHECK(!was || was == first);
+    }
+    for (i = 0; i < 8; i++) {        /* large and small steps in turn: the second round finds all that it needs */
+        if (i == 4) { calls = memory.calls; }
+        scattered_step(ctx, (uint64_t)(i % 4), i % 2 ? 50 : 3, i % 2 ? 100000 : 1000, &first);
+    }
+    TT_CHECK_INT(memory.calls, calls);
+    tt_destroy(ctx);
+    ctx = tt_create(&desc);
+    for (i = 0; i < 100; i++) {      /* whatever the sizes: little more than twice what the largest step took */
+        bytes = scattered_step(ctx, (uint64_t)(100 + i), 41, 100000, &first);
+        most = bytes > most ? bytes : most;
+    }
+    TT_CHECK(memory.live_bytes < 2 * most + most / 4);
+    tt_destroy(ctx);
+    TT_CHECK_NO_LEAK(memory);
+}
+
 TT_TEST(every_failing_allocation_is_an_error) {
     long n;
     int done = 0;
@@ -468,4 +529,4 @@ TT_TEST(every_failing_allocation_is_an_error) {
 
 TT_MAIN(gradients_default, gradients_portable, custom_op_and_damaged_backward, clamp_and_ties, detach_and_no_grad,
         errors_stick_with_the_first_cause, a_loss_from_elementary_ops, gradients_accumulate_over_backwards,
-        a_steady_step_allocates_nothing, every_failing_allocation_is_an_error)
+        a_steady_step_allocates_nothing, steps_of_other_sizes_keep_their_memory, every_failing_allocation_is_an_error)
