@@ -790,6 +790,7 @@ static void check_ran(tt_context *gpu, int gpt2, int kernels, int math) {
     TT_CHECK(kernels != TT_CUDA_OWN || ran.gemm_tiles > 0);
     TT_CHECK((kernels == TT_CUDA_NAIVE) == (ran.gemm_naive > 0));
     TT_CHECK_INT(ran.gemm_refused, 0);
+    TT_CHECK(ran.gradients_written > 0);
     TT_CHECK((kernels == TT_CUDA_NAIVE) == (ran.attention_naive > 0));
     TT_CHECK((kernels == TT_CUDA_FAST) == (ran.attention_decode > 0));
     TT_CHECK(!gpt2 || kernels != TT_CUDA_FAST || ran.activations_fused > 0);
