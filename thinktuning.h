@@ -5531,6 +5531,7 @@ static float *tti_spare_take(tt_context *ctx, size_t size) {
     return data;
 }
 
+/* Nobody reads it any more. */
 static void tti_spare_give(tt_context *ctx, float *data, size_t size) {
     tti_spare *spare = (tti_spare *)tti_step_alloc(ctx, sizeof *spare);
     if (!spare) {
@@ -6022,6 +6023,7 @@ static tt_gemm_args tti_gemm_block(const tt_gemm_args *g, int at, int n, int las
     } else {
         block.k = n;
         block.a = g->a + at;
+        block.packed_a = NULL;      /* that is all of A */
         block.accumulate = g->accumulate || at > 0;
         block.activation = last ? g->activation : (tt_unary)0;
     }
@@ -6092,7 +6094,8 @@ static tt_status tti_factors_back(tt_context *ctx, int w_is_mk, tt_tensor *x, tt
     float *dx = tti_grad(x, &fresh_x), *dw = tti_grad(w, &fresh_w), *packed = NULL;
     size_t size = dx && dw && ctx->backend->pack ? ctx->backend->pack(ctx, n, m, NULL, NULL) / sizeof *dx : 0;
     tt_status status = TT_OK;
-    if (size > 0) {      /* dy, for both products */
+    /* dy, for both products; its copy's memory serves the next one of that size. */
+    if (size > 0) {
         packed = tti_spare_take(ctx, size);
         if (!packed) { return TT_ERR_MEM; }
         ctx->backend->pack(ctx, n, m, dy, packed);

@@ -1124,6 +1124,35 @@ TT_TEST(a_factor_is_rounded_anew_where_its_memory_was_given_back) {
     TT_CHECK_INT(host.used, 0);
 }
 
+/* A weight in half precision, widened piece by piece: the other factor is then used in pieces too. */
+TT_TEST(weights_in_halves_are_widened_in_pieces) {
+    enum { ROWS = 128, COLS = 4096, N = 40 };
+    const int shape[] = {N, ROWS}, sizes[] = {ROWS, COLS};
+    std::vector<float> values = noise(N * ROWS, 3, 1.0f), weights = noise(ROWS * COLS, 4, 0.3f), all[2];
+    host_reset();
+    tt_context *ctx = looking_context();
+    const tt_backend *b = tt_backend_get(ctx);
+    tt_tensor *half = tt_tensor_create(ctx, TT_BF16, 2, sizes, "half"), *w = tt_tensor_create(ctx, TT_F32, 2, sizes, "w");
+    TT_CHECK_OK(ctx, tt_tensor_set(w, weights.data()));
+    TT_CHECK_OK(ctx, b->cast(ctx, half->data, TT_BF16, w->data, TT_F32, w->size));
+    TT_CHECK_OK(ctx, b->cast(ctx, w->data, TT_F32, half->data, TT_BF16, w->size));
+    for (int whole = 0; whole < 2; whole++) {
+        tt_tensor *x = tt_constant(ctx, 2, shape, values.data()), *y, *back;
+        x->requires_grad = x->retain_grad = 1;
+        y = tt_matmul(ctx, x, whole ? w : half, NULL);
+        back = tt_linear(ctx, y, whole ? w : half, NULL);
+        TT_CHECK_OK(ctx, tt_backward(ctx, tt_mean(ctx, tt_mul(ctx, back, back))));
+        all[whole].resize(2 * N * ROWS);
+        TT_CHECK_OK(ctx, tt_tensor_get(back, all[whole].data()));
+        TT_CHECK_OK(ctx, b->download(ctx, &all[whole][N * ROWS], x->grad, N * ROWS * sizeof(float)));
+        tt_step_reset(ctx);
+    }
+    for (size_t i = 0; i < all[0].size(); i++) { TT_CHECK_NEAR(all[0][i], all[1][i], 1e-2 * (1.0 + fabs((double)all[1][i]))); }
+    CHECK_PACKS();
+    tt_tensor_destroy(half);
+    tt_tensor_destroy(w);
+    tt_destroy(ctx);
+}
 #ifndef TT_TEST_CUDA
 /* The first product that adds to a gradient writes it: of all that backward needs, only what no product makes is zeroed. Memory
  * that is not zeroed is NaN here. */
@@ -1558,7 +1587,7 @@ TT_TEST(too_much_memory_is_an_error) {
     TT_MAIN(gemm_matches_cpu, gemm_activates_in_the_same_pass, gemm_keeps_its_bits, gemm_plans_fit, attention_matches_cpu, decode_equals_prefill, decode_over_a_long_cache,     \
             logprobs_match_cpu, samples_match_cpu, norms_match_cpu, rope_matches_cpu, long_sums_have_no_bias, weights_are_rounded_once, elementwise_matches_cpu, where_axpy_adamw_match_cpu, rows_match_cpu, shapes_match_cpu,           \
             sums_and_casts_match_cpu, llama_trains_and_samples_like_the_cpu, gpt2_trains_and_samples_like_the_cpu,                              \
-            own_kernels_train_like_the_cpu, zeroed_memory_is_zero_for_everyone, a_weight_that_was_written_is_rounded_anew, a_factor_is_rounded_anew_where_its_memory_was_given_back, a_training_run_agrees_with_the_cpu, rounded_products_train_near_the_cpu, sampled_logprobs_are_trained_logprobs, a_step_as_one_changes_nothing, a_step_as_one_changes_nothing_in_bf16, order_of_threads_changes_nothing, __VA_ARGS__)
+            own_kernels_train_like_the_cpu, zeroed_memory_is_zero_for_everyone, a_weight_that_was_written_is_rounded_anew, a_factor_is_rounded_anew_where_its_memory_was_given_back, weights_in_halves_are_widened_in_pieces, a_training_run_agrees_with_the_cpu, rounded_products_train_near_the_cpu, sampled_logprobs_are_trained_logprobs, a_step_as_one_changes_nothing, a_step_as_one_changes_nothing_in_bf16, order_of_threads_changes_nothing, __VA_ARGS__)
 #ifdef TT_TEST_CUDA
 COMMON_TESTS(too_much_memory_is_an_error)
 #else
