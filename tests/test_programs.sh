@@ -213,6 +213,8 @@ same first.json controls/summary.json
 [ "$(wc -l < controls/metrics.jsonl)" -eq 8 ] || bad "steps after --resume: $(wc -l < controls/metrics.jsonl)"
 refuses '--arm-lr is "luffy=1e-3", expected an arm of --arms' $controls --arm-lr luffy=1e-3 --out none
 refuses '--arm-lr is "grpo=x", expected an arm of --arms' $controls --arm-lr grpo=x --out none
+works $(with "$controls" "--arms worked") --out untrained
+[ ! -e untrained/metrics.jsonl ] && grep -q '"rescue_rate":' untrained/summary.json || bad "a run without training: $(ls untrained)"
 refuses "--worked means nothing without the arm worked" $(with "$controls --out none" "--arms grpo")
 refuses "--shift means nothing without --data" "$bin/thinktune" $quick --shift shift.jsonl --out none
 refuses "--separator means nothing without --data" "$bin/thinktune" $quick --separator " " --out none

@@ -128,62 +128,80 @@ static tt_status counting_gather(tt_context *ctx, float *y, const float *x, cons
     n_rows += n;
     return tt_cpu_backend()->gather_rows(ctx, y, x, rows, n, dim);
 }
-/* Five prompts that begin with COMMON equal tokens and one more: all of the second, so that its last token stays its own. */
-enum { COMMON = 37, TAILS = 5 };
-static void alike_requests(tt_request *r, int32_t (*prompts)[COMMON + 4]) {
+static size_t n_copied;
+static tt_status counting_copy(tt_context *ctx, void *to, const void *from, size_t bytes) {
+    n_copied += bytes;
+    return tt_cpu_backend()->copy(ctx, to, from, bytes);
+}
+/* Five prompts that begin with `common` equal tokens and one more: all of the second, so that its last token stays its own. */
+enum { COMMON = 130, TAILS = 5 };
+static void alike_requests(tt_request *r, int32_t (*prompts)[COMMON + 4], int common) {
     static const int32_t tails[TAILS][4] = {{6, 7}, {6}, {6, 8, 9}, {6, 8, 9, 10}, {6, 8}};
     static const int lengths[TAILS] = {2, 1, 3, 4, 2};
     int i, k;
     memset(r, 0, TAILS * sizeof *r);
     for (i = 0; i < TAILS; i++) {
-        for (k = 0; k < COMMON; k++) { prompts[i][k] = (int32_t)(k * 7 % 53); }
-        for (k = 0; k < lengths[i]; k++) { prompts[i][COMMON + k] = tails[i][k]; }
+        for (k = 0; k < common; k++) { prompts[i][k] = (int32_t)(k * 7 % 53); }
+        for (k = 0; k < lengths[i]; k++) { prompts[i][common + k] = tails[i][k]; }
         r[i].prompt = prompts[i];
-        r[i].prompt_length = COMMON + lengths[i];
+        r[i].prompt_length = common + lengths[i];
         r[i].n = 2;
         r[i].id = (uint64_t)i;
     }
 }
-TT_TEST(prompts_share_what_they_begin_with) {
-    static const int batches[3] = {1, 3, 0};
+/* All of them at once, `max_batch` at a time, beside each alone. Returns the bytes copied between slots. */
+static size_t share_what_they_begin_with(tt_model *m, int common, int max_batch) {
+    tt_context *ctx = tt_model_context(m);
     int32_t prompts[TAILS][COMMON + 4];
     tt_request r[TAILS];
+    tt_sampling s = usual();
+    tt_completions c, one;
+    long together, alone = 0, sampled = 0;
+    size_t copied;
+    int i, j;
+    alike_requests(r, prompts, common);
+    s.max_batch = max_batch;
+    s.max_new_tokens = 20;
+    n_rows = 0;
+    n_copied = 0;
+    TT_CHECK_OK(ctx, tt_generate(m, r, TAILS, &s, &c));
+    copied = n_copied;
+    together = n_rows;
+    TT_CHECK_INT(c.n, 2 * TAILS);
+    for (i = 0; i < TAILS; i++) {
+        n_rows = 0;
+        TT_CHECK_OK(ctx, tt_generate(m, r + i, 1, &s, &one));
+        alone += n_rows;
+        for (j = 0; j < 2 && c.n == 2 * TAILS; j++) {
+            same_completions(&c.items[2 * i + j], &one.items[j]);
+            sampled += one.items[j].length;
+        }
+        tt_completions_free(&one);
+    }
+    TT_CHECK(together < alone);
+    if (max_batch == 0) { TT_CHECK_INT(together, sampled + common + (2 + 1 + 3 + 4 + 2) - TAILS); }
+    tt_completions_free(&c);
+    return copied;
+}
+/* From a block of keys on they are not copied to all sequences but read in one place. */
+TT_TEST(prompts_share_what_they_begin_with) {
+    static const int batches[3] = {1, 3, 0}, commons[3] = {37, 96, 130};
+    size_t copied[3] = {0, 0, 0};
     tt_desc desc = TT_INIT;
     tt_context *ctx;
     tt_model *m;
     int i, k;
-    alike_requests(r, prompts);
     counting = *tt_cpu_backend();
     counting.gather_rows = counting_gather;
+    counting.copy = counting_copy;
     desc.backend = &counting;
     ctx = tt_create(&desc);
     TT_REQUIRE(ctx != NULL);
     m = small_model(ctx, 0);
-    for (k = 0; k < 3; k++) {
-        tt_sampling s = usual();
-        tt_completions c, one;
-        long together, alone = 0, sampled = 0;
-        s.max_batch = batches[k];
-        s.max_new_tokens = 20;
-        n_rows = 0;
-        TT_CHECK_OK(ctx, tt_generate(m, r, TAILS, &s, &c));
-        together = n_rows;
-        TT_CHECK_INT(c.n, 2 * TAILS);
-        for (i = 0; i < TAILS; i++) {
-            int j;
-            n_rows = 0;
-            TT_CHECK_OK(ctx, tt_generate(m, r + i, 1, &s, &one));
-            alone += n_rows;
-            for (j = 0; j < 2 && c.n == 2 * TAILS; j++) {
-                same_completions(&c.items[2 * i + j], &one.items[j]);
-                sampled += one.items[j].length;
-            }
-            tt_completions_free(&one);
-        }
-        TT_CHECK(together < alone);
-        if (batches[k] == 0) { TT_CHECK_INT(together, sampled + COMMON + (2 + 1 + 3 + 4 + 2) - TAILS); }
-        tt_completions_free(&c);
+    for (i = 0; i < 3; i++) {
+        for (k = 0; k < 3; k++) { copied[i] = share_what_they_begin_with(m, commons[i], batches[k]); }
     }
+    TT_CHECK(copied[1] < copied[0] / 2);
     tt_model_destroy(m);
     tt_destroy(ctx);
 }
@@ -890,7 +908,7 @@ TT_TEST(every_failing_allocation_is_an_error) {
             tt_sampling s = usual();
             tt_completions c;
             world w = {0, 0, TT_OK};
-            alike_requests(r, prompts);
+            alike_requests(r, prompts, 37);
             s.max_new_tokens = 6;
             s.max_batch = 4;
             s.top_k = 9;
