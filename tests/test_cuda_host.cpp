@@ -483,7 +483,12 @@ static void logprobs_one(int kernels, int math, int with_entropy, float scale) {
     if (with_entropy) { a.entropy = entropy.c(); b.entropy = entropy.g(); a.dentropy = dentropy.c(); b.dentropy = dentropy.g(); }
     TT_CHECK_OK(t.gpu, tt_cuda_set(t.gpu, (tt_cuda_math)math, (tt_cuda_kernels)kernels));
     OK2(t, t.c->logprobs_forward(t.cpu, &a), t.g->logprobs_forward(t.gpu, &b));
+    if (kernels == TT_CUDA_FAST) {      /* gradients that are written: over several blocks, the first alone does so */
+        OK2(t, t.c->zero(t.cpu, dx.cpu, dx.bytes), t.g->zero(t.gpu, dx.gpu, dx.bytes));
+        OK2(t, t.c->zero(t.cpu, dw.cpu, dw.bytes), t.g->zero(t.gpu, dw.gpu, dw.bytes));
+    }
     OK2(t, t.c->logprobs_backward(t.cpu, &a), t.g->logprobs_backward(t.gpu, &b));
+    TT_CHECK_INT(tt_cuda_counts_get(t.gpu).gradients_written, kernels == TT_CUDA_FAST ? 2 : 0);
     double tolerance = math == TT_CUDA_F32 ? 5e-6 : 3e-2;
     CHECK_GAP(logprobs, tolerance);
     CHECK_GAP(lse, tolerance);
