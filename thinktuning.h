@@ -382,7 +382,8 @@ typedef struct tt_gemm_args {
     int lda, ldb, ldc;
     const float *a, *b, *bias;
     const uint16_t *half_b;             /* B in bf16, instead of b; only if the backend takes_half */
-    const void *panels;                 /* what gemm_panels made of this B, beside it, or NULL     */
+    const void *panels;                 /* what gemm_panels or pack made of this B, beside it, or NULL */
+    const void *packed_a;               /* what pack made of A as it is stored, beside it, or NULL */
     float *c;
     tt_unary activation;                /* 0 = none; not TT_CLAMP or TT_SCALE                      */
     float *y;                           /* strides of c; may be c                                  */
@@ -413,6 +414,7 @@ typedef struct tt_logprobs_args {
     float inv_temperature;
     const float *x, *w;                 /* [n,dim], [vocab,dim]  */
     const uint16_t *half_w;             /* w in bf16, instead of w; only if the backend takes_half */
+    const void *packed_x, *packed_w;    /* what pack made of them, or NULL */
     const int32_t *targets;             /* [n]                   */
     tt_kept kept;                       /* softmax over these alone; host memory, the CPU's kernels only */
     float *logprobs, *entropy, *lse;    /* [n]; entropy may be NULL; lse of the scaled logits, for backward */
@@ -457,9 +459,11 @@ struct tt_backend {
 
     /* Matrix product. gemm_panels: B in the order in which gemm reads it, for many products with the
      * same B; returns the bytes that it takes (0 = none) and makes it in `to` unless that is NULL. NULL
-     * = never. */
+     * = never. pack: likewise a whole matrix [rows,cols] rounded as gemm rounds both its factors, turned or
+     * not. */
     tt_status (*gemm)(tt_context *ctx, const tt_gemm_args *args);
     size_t    (*gemm_panels)(tt_context *ctx, const tt_gemm_args *args, void *to);
+    size_t    (*pack)(tt_context *ctx, int rows, int cols, const float *from, void *to);
 
     /* Attention. A cache keeps keys in the order in which one query reads them: key_tile rows side by side
      * for each channel. The cache of a sequence begins at a multiple of key_tile rows. store_keys: row i of
@@ -558,12 +562,14 @@ extern const tt_backend *tt_cuda_backend(int device);
 extern tt_status         tt_cuda_set(tt_context *ctx, tt_cuda_math math, tt_cuda_kernels kernels);
 extern tt_memory         tt_cuda_memory_get(const tt_context *ctx);
 /* What has run since the context opened. Products: by cuBLASLt, in our tiles, one thread a result; refused by
- * cuBLASLt. Activations: in cuBLASLt's pass, apart. Factors rounded to bf16 for a product. Attention: in
- * tiles, of one query, one thread a row. Steps of decoding as graphs: made, updated, repeated, launched,
- * lost. */
+ * cuBLASLt. Activations: in cuBLASLt's pass, apart. Factors rounded to bf16 for products, and the bytes that
+ * were read and written for it. Gradients written that were to be zeroed and added to. Attention: in tiles,
+ * of one query, one thread a row. Steps of decoding as graphs: made, updated, repeated, launched, lost. */
 typedef struct tt_cuda_counts {
     long gemm_blas, gemm_tiles, gemm_naive, gemm_refused;
     long activations_fused, activations_apart, factors_rounded;
+    size_t bytes_rounded;
+    long gradients_written;
     long attention_tiles, attention_decode, attention_naive;
     long graphs_made, graphs_updated, graphs_repeated, graphs_launched, graphs_lost;
 } tt_cuda_counts;
@@ -594,7 +600,8 @@ struct tt_tensor {
     int grad_is_zero;               /* 1: whatever stands in grad, until tt_grad writes the  */
                                     /* zeros or a product overwrites them                    */
     int lent;                       /* data belongs to someone else, e.g. to a mapped file   */
-    void *panels;                   /* of gemm_panels, while tt_generate runs                */
+    void *panels;                   /* of gemm_panels, while tt_generate runs; or of pack    */
+    size_t panels_bytes, panels_at; /* panels_at: see tti_packed; 0 once data is written     */
     int panels_transposed;
 };
 #define TT_F(tensor) ((float *)(tensor)->data)
@@ -1869,6 +1876,7 @@ typedef struct tti_arena {
     tti_mark floor;                        /* below it all stays: a tt_generate is under way      */
     size_t most_used;                      /* bytes, of all steps so far                         */
     int on_backend;                        /* memory of the backend, else of the allocator       */
+    size_t given_back;                     /* times that a part of it was, in a step             */
 } tti_arena;
 
 struct tti_team;                           /* [tt:base.threads]                                  */
@@ -1895,6 +1903,7 @@ struct tt_context {
     tti_arena host, device;                /* memory of the step                                 */
     struct tti_node *tape;                 /* newest op first                                    */
     struct tti_spare *spare_grads;
+    size_t steps_lost;                     /* of decoding, see tti_packed                        */
     int no_grad;
 };
 
@@ -2412,6 +2421,7 @@ static tti_mark tti_arena_mark(const tti_arena *arena) {
 static void tti_arena_release(tti_arena *arena, tti_mark mark) {
     arena->current = mark.chunk ? mark.chunk : arena->first;
     if (arena->current) { arena->current->used = mark.used; }
+    arena->given_back++;
 }
 
 static void tti_arena_destroy(tt_context *ctx, tti_arena *arena) {
@@ -4896,7 +4906,7 @@ TT_API const tt_backend *tt_cpu_backend(void) {
     static const tt_backend backend = {
         "cpu", 1, NULL, tti_cpu_open, tti_cpu_close,
         tti_cpu_alloc, tti_cpu_free, tti_cpu_copy, tti_cpu_copy, tti_cpu_copy, tti_cpu_zero, tti_cpu_sync,
-        tti_cpu_gemm, tti_cpu_gemm_panels,
+        tti_cpu_gemm, tti_cpu_gemm_panels, NULL,
         tti_cpu_attention_forward, tti_cpu_attention_backward, tti_cpu_key_tile, tti_cpu_store_keys, TTI_KEYS,
         tti_cpu_logprobs_forward, tti_cpu_logprobs_backward,
         tti_cpu_gather_rows, tti_cpu_scatter_add_rows, tti_cpu_scatter_rows,
@@ -5001,6 +5011,7 @@ static void tti_grad_free(tt_tensor *t) {
 TT_API void tt_tensor_destroy(tt_tensor *t) {
     if (!t || !t->persistent) { return; }
     if (t->data && !t->lent) { t->ctx->backend->free(t->ctx, t->data, tti_tensor_bytes(t)); }
+    if (t->panels) { t->ctx->backend->free(t->ctx, t->panels, t->panels_bytes); }
     tti_grad_free(t);
     tti_strfree(t->ctx, t->name);
     tt_free(t->ctx, t, 1, sizeof *t);
@@ -5088,6 +5099,7 @@ static tt_status tti_want_f32(const tt_tensor *t, const char *who) {
 
 TT_API tt_status tt_tensor_set(tt_tensor *t, const float *values) {
     if (tti_want_f32(t, "tt_tensor_set") != TT_OK) { return TT_ERR_ARG; }
+    t->panels_at = 0;
     return t->ctx->backend->upload(t->ctx, t->data, values, t->size * sizeof(float));
 }
 
@@ -5468,7 +5480,7 @@ struct tti_node {
     void *saved;                   /* of the op: sizes, flags, statistics     */
 };
 
-/* A gradient buffer that waits for the next tensor of its size. */
+/* A buffer of backward that waits for the next use of its size. */
 typedef struct tti_spare { struct tti_spare *next; float *data; size_t size; } tti_spare;
 
 /* ---- [tt:autograd.tape] recording ---- */
@@ -5543,17 +5555,34 @@ TT_API void tt_step_reset(tt_context *ctx) {
 
 /* ---- [tt:autograd.backward] gradients ---- */
 
-/* Memory for the gradient of a tensor that has none: its own for a parameter, else a spare or the arena's. */
-static float *tti_grad_memory(tt_tensor *t) {
-    tt_context *ctx = t->ctx;
+/* Memory of backward: a spare, or the arena's. */
+static float *tti_spare_take(tt_context *ctx, size_t size) {
     tti_spare **link = (tti_spare **)&ctx->spare_grads;
     float *data;
-    if (t->persistent) { return (float *)ctx->backend->alloc(ctx, t->size * sizeof(float)); }
-    while (*link && (*link)->size != t->size) { link = &(*link)->next; }
-    if (!*link) { return (float *)tti_arena_alloc(ctx, &ctx->device, t->size * sizeof(float)); }
+    while (*link && (*link)->size != size) { link = &(*link)->next; }
+    if (!*link) { return (float *)tti_arena_alloc(ctx, &ctx->device, size * sizeof(float)); }
     data = (*link)->data;
     *link = (*link)->next;
     return data;
+}
+
+/* Nobody reads it any more. */
+static void tti_spare_give(tt_context *ctx, float *data, size_t size) {
+    tti_spare *spare = (tti_spare *)tti_step_alloc(ctx, sizeof *spare);
+    if (!spare) {
+        tti_graph_broken(ctx);
+        return;
+    }
+    spare->data = data;
+    spare->size = size;
+    spare->next = ctx->spare_grads;
+    ctx->spare_grads = spare;
+}
+
+/* Memory for the gradient of a tensor that has none: its own for a parameter. */
+static float *tti_grad_memory(tt_tensor *t) {
+    if (t->persistent) { return (float *)t->ctx->backend->alloc(t->ctx, t->size * sizeof(float)); }
+    return tti_spare_take(t->ctx, t->size);
 }
 
 /* The gradient to add to, NULL if none is wanted. A new one, or one that tt_zero_grad declared zero, is
@@ -5578,17 +5607,8 @@ TT_API float *tt_grad(tt_tensor *t) { return tti_grad(t, NULL); }
 
 /* Nobody reads the gradient of this inner tensor any more. */
 static void tti_grad_done(tt_context *ctx, tt_tensor *t) {
-    tti_spare *spare;
     if (!t || !t->grad || t->retain_grad || t->persistent) { return; }
-    spare = (tti_spare *)tti_step_alloc(ctx, sizeof *spare);
-    if (!spare) {
-        tti_graph_broken(ctx);
-        return;
-    }
-    spare->data = t->grad;
-    spare->size = t->size;
-    spare->next = ctx->spare_grads;
-    ctx->spare_grads = spare;
+    tti_spare_give(ctx, t->grad, t->size);
     t->grad = NULL;
 }
 
@@ -6038,6 +6058,7 @@ static tt_gemm_args tti_gemm_block(const tt_gemm_args *g, int at, int n, int las
     } else {
         block.k = n;
         block.a = g->a + at;
+        block.packed_a = NULL;      /* that is all of A */
         block.accumulate = g->accumulate || at > 0;
         block.activation = last ? g->activation : (tt_unary)0;
     }
@@ -6068,10 +6089,34 @@ static tt_status tti_gemm_widened(tt_context *ctx, const tt_gemm_args *g, const 
     return status;
 }
 
-/* g with the weight as b, whatever its precision, and with its panels, if tt_generate has made some. */
-static tt_status tti_gemm_weight(tt_context *ctx, tt_gemm_args g, const tt_tensor *w) {
+/* A factor as all its products read it, see pack of the backend, or NULL. It lives as long as its tensor and
+ * is made anew where it may not be what data is: of a step's tensor, when memory of the arena was given back;
+ * of a long-lived one, when data was written, or a step of decoding lost that may have been to make it. */
+static const void *tti_packed(tt_tensor *t) {
+    tt_context *ctx = t->ctx;
+    const tt_backend *backend = ctx->backend;
+    const size_t now = t->persistent ? SIZE_MAX - ctx->steps_lost : 1 + ctx->device.given_back;
+    const int packs = backend->pack && t->dtype == TT_F32, rows = tti_rows(t), cols = tti_cols(t);
+    size_t bytes = packs ? backend->pack(ctx, rows, cols, NULL, NULL) : 0;
+    if (bytes == 0) { return NULL; }
+    if (t->panels && t->panels_at == now) { return t->panels; }
+    if (!t->persistent) {
+        t->panels = tti_arena_alloc(ctx, &ctx->device, bytes);
+    } else if (!t->panels) {
+        t->panels = backend->alloc(ctx, bytes);
+        t->panels_bytes = bytes;
+    }
+    if (!t->panels) { return tti_graph_broken(ctx); }
+    backend->pack(ctx, rows, cols, TT_F(t), t->panels);
+    t->panels_at = now;
+    return t->panels;
+}
+
+/* g with the weight as b, whatever its precision, and with its panels, if there are some. */
+static tt_status tti_gemm_weight(tt_context *ctx, tt_gemm_args g, tt_tensor *w) {
     g.b = TT_F(w);
-    if (g.transpose_b == w->panels_transposed) { g.panels = w->panels; }
+    if (ctx->backend->pack) { g.panels = tti_packed(w); }
+    else if (g.transpose_b == w->panels_transposed) { g.panels = w->panels; }
     if (w->dtype == TT_F32) { return ctx->backend->gemm(ctx, &g); }
     if (w->dtype != TT_BF16 || !ctx->backend->takes_half) { return tti_gemm_widened(ctx, &g, w); }
     g.half_b = (const uint16_t *)w->data;
@@ -6081,12 +6126,20 @@ static tt_status tti_gemm_weight(tt_context *ctx, tt_gemm_args g, const tt_tenso
 /* The gradients of x and w from that of their product. w_is_mk: w is stored [m,k] (linear), else [k,m]. */
 static tt_status tti_factors_back(tt_context *ctx, int w_is_mk, tt_tensor *x, tt_tensor *w, const float *dy) {
     int n = tti_rows(x), k = tti_cols(x), m = w->shape[w_is_mk ? 0 : 1], fresh_x, fresh_w;
-    float *dx = tti_grad(x, &fresh_x), *dw = tti_grad(w, &fresh_w);
+    float *dx = tti_grad(x, &fresh_x), *dw = tti_grad(w, &fresh_w), *packed = NULL;
+    size_t size = dx && dw && ctx->backend->pack ? ctx->backend->pack(ctx, n, m, NULL, NULL) / sizeof *dx : 0;
     tt_status status = TT_OK;
+    /* dy, for both products; its copy's memory serves the next one of that size. */
+    if (size > 0) {
+        packed = tti_spare_take(ctx, size);
+        if (!packed) { return TT_ERR_MEM; }
+        ctx->backend->pack(ctx, n, m, dy, packed);
+    }
     if (dx) {
         tti_view weight = tti_view_of(NULL, w_is_mk ? k : m, !w_is_mk);
         tt_gemm_args g = tti_gemm_args_of(n, k, m, tti_view_of(dy, m, 0), weight, dx);
         g.accumulate = !fresh_x;
+        g.packed_a = packed;
         status = tti_gemm_weight(ctx, g, w);
     }
     if (dw && status == TT_OK) {
@@ -6094,8 +6147,11 @@ static tt_status tti_factors_back(tt_context *ctx, int w_is_mk, tt_tensor *x, tt
             w_is_mk ? tti_gemm_args_of(m, k, n, tti_view_of(dy, m, 1), tti_view_of(TT_F(x), k, 0), dw)
                     : tti_gemm_args_of(k, m, n, tti_view_of(TT_F(x), k, 1), tti_view_of(dy, m, 0), dw);
         g.accumulate = !fresh_w;
+        g.packed_a = w_is_mk ? packed : tti_packed(x);
+        g.panels = w_is_mk ? tti_packed(x) : packed;
         status = ctx->backend->gemm(ctx, &g);
     }
+    if (packed) { tti_spare_give(ctx, packed, size); }
     return status;
 }
 
@@ -6156,6 +6212,7 @@ static tt_tensor *tti_product(tt_context *ctx, const tti_product_desc *p) {
     *saved = p->w_is_mk;
     g = tti_gemm_args_of(tti_rows(x), m, k, tti_view_of(TT_F(x), k, 0),
                     tti_view_of(NULL, p->w_is_mk ? k : m, p->w_is_mk), TT_F(y));
+    g.packed_a = tti_packed(x);
     g.bias = bias ? TT_F(bias) : NULL;
     g.activation = p->activation;
     if (p->activation) {
@@ -6219,6 +6276,7 @@ static tt_tensor *tti_product_add(tt_context *ctx, tt_tensor *y, tt_tensor *x, t
     k = tti_cols(x);
     g = tti_gemm_args_of(tti_rows(x), tti_cols(y), k, tti_view_of(TT_F(x), k, 0), tti_view_of(NULL, k, 1),
                          TT_F(y));
+    g.packed_a = tti_packed(x);
     g.accumulate = 1;
     if (!tti_graph_ok(ctx, tti_gemm_weight(ctx, g, w))) { return NULL; }
     return tti_record(sum, who, tti_product_add_back, in, 3, NULL);
@@ -6426,6 +6484,8 @@ static tt_status tti_logprobs_back(tt_context *ctx, tti_node *node) {
     tt_logprobs_args *a = (tt_logprobs_args *)node->saved;
     a->dlogprobs = node->out->grad;
     a->dentropy = node->out2 ? node->out2->grad : NULL;
+    a->packed_x = tti_packed(node->in[0]);
+    a->packed_w = tti_packed(node->in[1]);
     a->dx = tt_grad(node->in[0]);
     a->dw = tt_grad(node->in[1]);
     return ctx->backend->logprobs_backward(ctx, a);
@@ -6489,6 +6549,8 @@ static tt_tensor *tti_token_logprobs(tt_context *ctx, tt_tensor *const *in, cons
         tt_fail(ctx, TT_ERR_ARG, "%s: the batch has kept sets, which the CPU's backend alone reads", who);
         return tti_graph_broken(ctx);
     }
+    a->packed_x = tti_packed(x);
+    a->packed_w = tti_packed(w);
     a->logprobs = TT_F(op.out);
     a->entropy = op.out2 ? TT_F(op.out2) : NULL;
     if (!a->targets || !tti_graph_ok(ctx, ctx->backend->logprobs_forward(ctx, a))) { return NULL; }
@@ -11171,6 +11233,7 @@ static tt_status tti_lora_fold(tt_model *m, const tti_matrix *matrix, float *sca
         g = tti_gemm_args_of(out, in, rank, tti_view_of(TT_F(b), rank, 0), tti_view_of(scaled, in, 0), w);
     }
     g.accumulate = 1;
+    matrix->w->panels_at = 0;
     return status == TT_OK ? backend->gemm(m->ctx, &g) : status;
 }
 
@@ -11262,6 +11325,7 @@ TT_API tt_status tt_model_assign(tt_model *to, const tt_model *from) {
     }
     for (i = 0; i < to->n_params; i++) {
         tt_tensor *a = to->params[i], *b = from->params[i];
+        a->panels_at = 0;
         if (a->dtype == b->dtype) { TTI_TRY(ctx->backend->copy(ctx, a->data, b->data, tti_tensor_bytes(a))); }
         else { TTI_TRY(ctx->backend->cast(ctx, a->data, a->dtype, b->data, b->dtype, a->size)); }
     }
@@ -11638,6 +11702,7 @@ static tt_status tti_tensor_fill(tt_safetensors *st, int index, tt_tensor *t) {
     float *values = NULL;
     tt_status status;
     TTI_TRY(tti_param_alloc(t));
+    t->panels_at = 0;
     if (e->info.dtype == t->dtype) {
         return t->ctx->backend->upload(t->ctx, t->data, st->bytes + e->begin, tti_tensor_bytes(t));
     }
@@ -13597,7 +13662,7 @@ static tt_status tti_panels_make(tt_tensor *w, int transposed, size_t *bytes_lef
 /* A model that has panels is already in a tt_generate, whose on_token called this one. */
 static tt_status tti_engine_panels(tti_engine *e) {
     tt_model *m = e->model;
-    size_t left = e->ctx->backend == tt_cpu_backend() ? TTI_PANELS_MOST_BYTES : SIZE_MAX;
+    size_t left = TTI_PANELS_MOST_BYTES;
     tt_status status = TT_OK;
     int i;
     if (!e->ctx->backend->gemm_panels || e->sampling.max_new_tokens < TTI_PANELS_LEAST_TURNS ||
@@ -13934,6 +13999,7 @@ static tt_status tti_decode_run(tti_engine *e, int n, tt_tensor **logits, int32_
     tt_status status = tti_decode_launch(e, n, logits, drawn);
     e->n_last_step = n;
     if (!held || backend->step_end(e->ctx) || status != TT_OK) { return status; }
+    e->ctx->steps_lost++;
     for (i = 0; i < n; i++) {
         int slot = (int)e->slot_ids[i];
         tt_kv_cache_truncate(e->cache, slot, tt_kv_cache_length(e->cache, slot) - 1);
@@ -14284,6 +14350,7 @@ static tt_status tti_adamw_move(tt_optimizer *o, int k, float lr, double grad_sc
     a.correction1 = (float)(1.0 - pow((double)a.beta1, (double)o->step));
     a.correction2 = (float)(1.0 - pow((double)a.beta2, (double)o->step));
     a.grad_scale = (float)grad_scale;
+    p->panels_at = 0;
     return o->ctx->backend->adamw(o->ctx, &a);
 }
 
@@ -16524,6 +16591,7 @@ static tt_status tti_follow(tt_context *ctx, tt_tensor *to, const tt_tensor *fro
                        "lies in a mapped file",
                        to->name ? to->name : "a parameter");
     }
+    to->panels_at = 0;
     status = ctx->backend->axpy(ctx, TT_F(to), TT_F(to), decay - 1, to->size);
     return status == TT_OK ? ctx->backend->axpy(ctx, TT_F(to), TT_F(from), 1 - decay, to->size) : status;
 }

@@ -37,6 +37,9 @@
  *         a row does not depend on the rows beside it, decoding equals a prefill, and the log-probs of
  *         sampling are those of training. With fast kernels these three are only close: cuBLASLt chooses by
  *         shape, and decoding (one query per sequence) has a kernel of its own.
+ * Rounded With bf16 and fast kernels a tensor that is a factor of products has a copy in bf16, made once for
+ *         all of them, a weight's until the weight is written (tti_packed): 2 bytes more for each value.
+ * Zeros   zero may wait for the kernel that comes next, see tti_cuda_fresh; for sync, say, it does not.
  * Memory  From the device's stream-ordered pool, which keeps what is freed until a context closes. Out of
  *         device memory is TT_ERR_MEM with the sizes, and the context lives on. One stream per context; only
  *         download, sync and a full ring of uploads wait.
@@ -68,6 +71,7 @@
 #define TTI_CUDA_PLANS 256
 #define TTI_CUDA_PLAN_PLACES 8              /* where a plan may stand, from its hash on */
 #define TTI_CUDA_ALGOS 4                    /* of cuBLASLt, tried for a product */
+#define TTI_CUDA_ZEROS 4                    /* that wait at once */
 #define TTI_CUDA_GRAPH_TRIES 8              /* see [tt:cuda.step] */
 #define TTI_CUDA_GRID_LIMIT 65535           /* blocks along y and z of a grid, by CUDA */
 #ifndef TTI_CUDA_RING                       /* the test has smaller ones */
@@ -104,6 +108,12 @@ typedef struct tti_plan {
 } tti_plan;
 #endif
 
+/* Memory that is to be zeroed, see tti_cuda_fresh. */
+typedef struct tti_zero {
+    void *at;
+    size_t bytes;
+} tti_zero;
+
 typedef struct tti_cuda {
     int device, n_processors;
     tt_cuda_math math;
@@ -115,6 +125,8 @@ typedef struct tti_cuda {
     tt_cuda_counts counts;
     void *scratch[TTI_N_SCRATCHES];
     size_t scratch_bytes[TTI_N_SCRATCHES];
+    tti_zero zeros[TTI_CUDA_ZEROS];
+    int n_zeros;
     char *ring;
     size_t ring_used;
     int held, lost, replays, graph_tries;   /* see [tt:cuda.step] */
@@ -129,13 +141,6 @@ typedef struct tti_cuda {
 #endif
 } tti_cuda;
 
-/* The state, with its device made current for this thread. */
-static tti_cuda *tti_cuda_of(tt_context *ctx) {
-    tti_cuda *cuda = (tti_cuda *)tt_backend_state(ctx);
-    cudaSetDevice(cuda->device);
-    return cuda;
-}
-
 /* An error while launches are held costs the step, which is launched once more on its own and then reports
  * what is still wrong. */
 static tt_status tti_cuda_check(tt_context *ctx, cudaError_t error, const char *what) {
@@ -147,6 +152,32 @@ static tt_status tti_cuda_check(tt_context *ctx, cudaError_t error, const char *
         return TT_OK;
     }
     return tt_fail(ctx, TT_ERR_DEVICE, "cuda: %s: %s", what, cudaGetErrorString(error));
+}
+
+/* A gradient is zeroed right before something adds to it. So zero only notes it (tti_cuda_zero_later); a
+ * kernel that can write in the place of adding takes the note, before anything else is called, and whatever
+ * is called without that zeroes first. 1: the gradient is to be written. */
+static int tti_cuda_fresh(tt_context *ctx, const float *gradient, size_t n) {
+    tti_cuda *cuda = (tti_cuda *)tt_backend_state(ctx);
+    int i;
+    for (i = 0; i < cuda->n_zeros; i++) {
+        if (cuda->zeros[i].at != gradient || cuda->zeros[i].bytes != n * sizeof *gradient) { continue; }
+        cuda->zeros[i] = cuda->zeros[--cuda->n_zeros];
+        cuda->counts.gradients_written++;
+        return 1;
+    }
+    return 0;
+}
+
+/* The state, with its device made current for this thread, and all zeroed that was to be. */
+static tti_cuda *tti_cuda_of(tt_context *ctx) {
+    tti_cuda *cuda = (tti_cuda *)tt_backend_state(ctx);
+    cudaSetDevice(cuda->device);
+    while (cuda->n_zeros > 0) {
+        const tti_zero zero = cuda->zeros[--cuda->n_zeros];
+        tti_cuda_check(ctx, cudaMemsetAsync(zero.at, 0, zero.bytes, cuda->stream), "zero");
+    }
+    return cuda;
 }
 
 static tt_status tti_cuda_launched(tt_context *ctx, const char *kernel) {
@@ -427,6 +458,15 @@ static tt_status tti_cuda_zero(tt_context *ctx, void *to, size_t bytes) {
     return tti_cuda_check(ctx, cudaMemsetAsync(to, 0, bytes, cuda->stream), "zero");
 }
 
+/* The same, noted for tti_cuda_fresh; a step that is held has no gradients. */
+static tt_status tti_cuda_zero_later(tt_context *ctx, void *to, size_t bytes) {
+    tti_cuda *cuda = (tti_cuda *)tt_backend_state(ctx);
+    const tti_zero zero = {to, bytes};
+    if (bytes == 0 || cuda->held || cuda->n_zeros == TTI_CUDA_ZEROS) { return tti_cuda_zero(ctx, to, bytes); }
+    cuda->zeros[cuda->n_zeros++] = zero;
+    return TT_OK;
+}
+
 static tt_status tti_cuda_sync(tt_context *ctx) {
     if (tti_cuda_of(ctx)->held) { return tti_cuda_held_fail(ctx, "sync"); }
     return tti_cuda_wait(ctx, "sync");
@@ -579,6 +619,9 @@ static unsigned tti_cuda_grid(const tti_cuda *cuda, size_t n) {
         TTI_LAUNCH(cuda_, kernel, tti_cuda_grid(cuda_, n_), TTI_CUDA_THREADS, 0, __VA_ARGS__); \
         return tti_cuda_launched(ctx, #kernel);                                                \
     } while (0)
+
+/* What a gradient is before something is added to it; fresh: not zeroed, see tti_cuda_fresh. */
+static __device__ float tti_gpu_before(const float *gradient, int fresh) { return fresh ? 0.0f : *gradient; }
 
 /* Sum over the threads of a block, the same value and the same order for all: a tree within each warp, then
  * the warps one after the other. Threads are whole warps. */
@@ -984,6 +1027,9 @@ static tt_status tti_cuda_gemm_tiles(tt_context *ctx, const tt_gemm_args *g) {
 /* ---- [tt:cuda.blas] the same by cuBLASLt ----
  * It counts columns first. A row-major matrix read that way is its transpose, so it is asked for C' = B'
  * A': its first factor is our B, its rows are our n. */
+/* Values from a row of a matrix in bf16 to the next: its length rounded up to a multiple of 8. */
+static size_t tti_cuda_packed_step(int columns) { return ((size_t)columns + 7) / 8 * 8; }
+
 #ifndef TT_CUDA_NO_CUBLAS
 static __global__ void tti_gpu_activate(tt_gemm_args g) {
     TTI_EACH_VALUE(i, (size_t)g.m * (size_t)g.n) {
@@ -992,33 +1038,67 @@ static __global__ void tti_gpu_activate(tt_gemm_args g) {
     }
 }
 
-/* Rows of floats to rows of bf16, to_step apart, which is their length rounded up to a multiple of 8. */
-static __global__ void tti_gpu_pack_bf16(uint16_t *to, const float *from, size_t rows, size_t columns,
-                                         size_t to_step, size_t from_step) {
-    TTI_EACH_VALUE(i, rows * to_step) {
-        size_t row = i / to_step, column = i % to_step;
-        to[i] = column < columns ? tti_gpu_bf16(from[row * from_step + column]) : (uint16_t)0;
+/* Rows of floats to rows of bf16, to_step apart. A thread takes 4 values; `whole` rows of from are aligned to
+ * as many. */
+static __global__ void tti_gpu_pack_bf16(uint2 *to, const float *from, size_t rows, size_t columns,
+                                         size_t to_step, size_t from_step, int whole) {
+    const size_t width = to_step / 4;
+    TTI_EACH_VALUE(i, rows * width) {
+        const size_t column = i % width * 4;
+        const float *x = from + i / width * from_step + column;
+        float4 four = {0.0f, 0.0f, 0.0f, 0.0f};
+        if (whole && column + 4 <= columns) {
+            four = *(const float4 *)x;
+        } else {
+            if (column < columns) { four.x = x[0]; }
+            if (column + 1 < columns) { four.y = x[1]; }
+            if (column + 2 < columns) { four.z = x[2]; }
+            if (column + 3 < columns) { four.w = x[3]; }
+        }
+        uint2 pairs = {tti_gpu_bf16_pair(four.x, four.y), tti_gpu_bf16_pair(four.z, four.w)};
+        to[i] = pairs;
     }
 }
 
-/* Puts a matrix, as bf16 in scratch memory, and its new leading dimension in the place of the old ones. */
-static tt_status tti_cuda_pack_bf16(tt_context *ctx, int which, const float **matrix, int rows, int columns,
-                                    int *ld) {
+static void tti_cuda_pack_rows(tt_context *ctx, void *to, const float *from, int rows, int columns, int ld) {
     tti_cuda *cuda = tti_cuda_of(ctx);
-    size_t step = ((size_t)columns + 7) / 8 * 8, n = (size_t)rows * step;
-    uint16_t *to = (uint16_t *)tti_cuda_scratch(ctx, which, n * sizeof *to);
-    if (!to) { return TT_ERR_MEM; }
-    TTI_LAUNCH(cuda, tti_gpu_pack_bf16, tti_cuda_grid(cuda, n), TTI_CUDA_THREADS, 0, to, *matrix,
-               (size_t)rows, (size_t)columns, step, (size_t)*ld);
+    const size_t step = tti_cuda_packed_step(columns), n = (size_t)rows * step;
+    const int whole = ld % 4 == 0 && (uintptr_t)from % 16 == 0;
+    TTI_LAUNCH(cuda, tti_gpu_pack_bf16, tti_cuda_grid(cuda, n / 4), TTI_CUDA_THREADS, 0, (uint2 *)to, from,
+               (size_t)rows, (size_t)columns, step, (size_t)ld, whole);
     cuda->counts.factors_rounded++;
-    *matrix = (const float *)(const void *)to;
+    cuda->counts.bytes_rounded += (size_t)rows * (size_t)columns * sizeof(float) + n * sizeof(uint16_t);
+}
+
+/* A matrix rounded to bf16 for all its products. */
+static size_t tti_cuda_pack(tt_context *ctx, int rows, int cols, const float *from, void *to) {
+    const tti_cuda *cuda = tti_cuda_of(ctx);
+    if (cuda->math != TT_CUDA_BF16 || cuda->kernels != TT_CUDA_FAST || rows == 0) { return 0; }
+    if (to) {
+        tti_cuda_pack_rows(ctx, to, from, rows, cols, cols);
+        tti_cuda_launched(ctx, "pack_bf16");
+    }
+    return (size_t)rows * tti_cuda_packed_step(cols) * sizeof(uint16_t);
+}
+
+/* Puts a matrix as bf16, in scratch memory if it was not packed before, and its new leading dimension in the
+ * place of the old ones. */
+static tt_status tti_cuda_take_packed(tt_context *ctx, int which, const void *packed, const float **matrix,
+                                      int rows, int columns, int *ld) {
+    const size_t step = tti_cuda_packed_step(columns);
+    if (!packed) {
+        void *to = tti_cuda_scratch(ctx, which, (size_t)rows * step * sizeof(uint16_t));
+        if (!to) { return TT_ERR_MEM; }
+        tti_cuda_pack_rows(ctx, to, *matrix, rows, columns, *ld);
+        packed = to;
+    }
+    *matrix = (const float *)packed;
     *ld = (int)step;
     return tti_cuda_launched(ctx, "pack_bf16");
 }
 
-/* The largest power of two up to 256 that divides the address. */
-static uint32_t tti_cuda_alignment(const void *p) {
-    uint32_t alignment = 256;
+/* The largest power of two that divides the address, at most `alignment`. */
+static uint32_t tti_cuda_alignment(const void *p, uint32_t alignment) {
     while ((uintptr_t)p % alignment) { alignment /= 2; }
     return alignment;
 }
@@ -1098,8 +1178,9 @@ static void tti_blas_end(tti_blas *blas) {
     if (blas->product) { cublasLtMatmulDescDestroy(blas->product); }
 }
 
-/* All that an algorithm is chosen by. Alignments: of A, B, the result, the bias and
- * C before the activation. */
+/* All that an algorithm is chosen by. Alignments: of A, B, the result, the bias and C before the activation;
+ * up to the 64 of every tensor, so that the same product in another place has the same plan. Of the last one
+ * no limit can be given to the library, which sees its address. */
 static tti_plan_key tti_cuda_plan_key(const tt_gemm_args *g, int math) {
     tti_plan_key key;
     memset(&key, 0, sizeof key);            /* keys are hashed and compared as bytes */
@@ -1111,11 +1192,11 @@ static tti_plan_key tti_cuda_plan_key(const tt_gemm_args *g, int math) {
     key.ldc = g->ldc;
     key.transposes = g->transpose_a | g->transpose_b << 1;
     key.kind = math * 8 + (g->activation ? 4 : 0) + (g->accumulate ? 2 : g->bias ? 1 : 0);
-    key.alignments[0] = tti_cuda_alignment(g->a);
-    key.alignments[1] = tti_cuda_alignment(g->b);
-    key.alignments[2] = tti_cuda_alignment(g->activation ? g->y : g->c);
-    key.alignments[3] = g->bias ? tti_cuda_alignment(g->bias) : 0;
-    key.alignments[4] = g->activation ? tti_cuda_alignment(g->c) : 0;
+    key.alignments[0] = tti_cuda_alignment(g->a, 64);
+    key.alignments[1] = tti_cuda_alignment(g->b, 64);
+    key.alignments[2] = tti_cuda_alignment(g->activation ? g->y : g->c, 64);
+    key.alignments[3] = g->bias ? tti_cuda_alignment(g->bias, 64) : 0;
+    key.alignments[4] = g->activation ? tti_cuda_alignment(g->c, 256) : 0;
     return key;
 }
 
@@ -1171,7 +1252,7 @@ static tti_plan *tti_cuda_plan(tti_cuda *cuda, tti_blas *blas, const tt_gemm_arg
  * wants rows of a multiple of 8, 16 bytes aligned. */
 static int tti_cuda_activates(const tt_gemm_args *g) {
     return g->activation == TT_GELU_TANH && !g->accumulate && g->y != g->c && g->n % 8 == 0 && g->ldc % 8 == 0
-        && tti_cuda_alignment(g->c) >= 16;
+        && tti_cuda_alignment(g->c, 16) == 16;
 }
 
 static tt_status tti_cuda_gemm_blas(tt_context *ctx, const tt_gemm_args *args);
@@ -1190,38 +1271,14 @@ static tt_status tti_cuda_gemm_apart(tt_context *ctx, const tt_gemm_args *args) 
     return tti_cuda_launched(ctx, "activate");
 }
 
-/* Of a row of B in bf16. */
-static size_t tti_cuda_packed_step(const tt_gemm_args *g) {
-    return ((size_t)(g->transpose_b ? g->k : g->n) + 7) / 8 * 8;
-}
-
-/* B rounded to bf16 once, for the products of a whole tt_generate. Only where gemm would round it each
- * time. */
-static size_t tti_cuda_gemm_panels(tt_context *ctx, const tt_gemm_args *g, void *to) {
-    tti_cuda *cuda = tti_cuda_of(ctx);
-    size_t rows = (size_t)(g->transpose_b ? g->n : g->k), columns = (size_t)(g->transpose_b ? g->k : g->n);
-    size_t step = tti_cuda_packed_step(g), n = rows * step;
-    if (cuda->math != TT_CUDA_BF16 || cuda->kernels != TT_CUDA_FAST || g->half_b || n == 0) { return 0; }
-    if (to) {
-        TTI_LAUNCH(cuda, tti_gpu_pack_bf16, tti_cuda_grid(cuda, n), TTI_CUDA_THREADS, 0, (uint16_t *)to, g->b,
-                   rows, columns, step, (size_t)g->ldb);
-        tti_cuda_launched(ctx, "pack_bf16");
-    }
-    return n * sizeof(uint16_t);
-}
-
-/* Both factors rounded to bf16; B may have been before. */
+/* Both factors rounded to bf16. */
 static tt_status tti_cuda_gemm_pack(tt_context *ctx, tt_gemm_args *g) {
     int a_rows = g->transpose_a ? g->k : g->m, a_columns = g->transpose_a ? g->m : g->k;
     int b_rows = g->transpose_b ? g->n : g->k, b_columns = g->transpose_b ? g->k : g->n;
-    tt_status status = tti_cuda_pack_bf16(ctx, TTI_SCRATCH_A, &g->a, a_rows, a_columns, &g->lda);
+    tt_status status =
+        tti_cuda_take_packed(ctx, TTI_SCRATCH_A, g->packed_a, &g->a, a_rows, a_columns, &g->lda);
     if (status != TT_OK) { return status; }
-    if (g->panels) {
-        g->b = (const float *)g->panels;
-        g->ldb = (int)tti_cuda_packed_step(g);
-        return TT_OK;
-    }
-    return tti_cuda_pack_bf16(ctx, TTI_SCRATCH_B, &g->b, b_rows, b_columns, &g->ldb);
+    return tti_cuda_take_packed(ctx, TTI_SCRATCH_B, g->panels, &g->b, b_rows, b_columns, &g->ldb);
 }
 
 /* Calls the plan's algorithms until one takes the product. */
@@ -1516,6 +1573,27 @@ static __device__ __forceinline__ void tti_gpu_take(uint32_t *tile, const float 
     }
 }
 
+/* Of two streams LINES lines from line first on, of `all`, are sent, the second behind the first. */
+template <int DIM, int LINES, int THREADS>
+static __device__ __forceinline__ void tti_gpu_send_both(float *landing, const tti_lines &a,
+                                                         const tti_lines &b, int first, int all, int dim) {
+    tti_gpu_send<DIM, LINES, THREADS>(landing, a, first, all - first, dim);
+    tti_gpu_send<DIM, LINES, THREADS>(landing + LINES * DIM, b, first, all - first, dim);
+}
+
+/* Both have landed and become tiles when no warp reads the ones before any more, and those from line `next`
+ * on are sent. The tiles are whole behind the caller's barrier. */
+template <int MATH, int DIM, int LINES, int THREADS>
+static __device__ __forceinline__ void tti_gpu_pass(uint32_t *tile, float *landing, const tti_lines &a,
+                                                    const tti_lines &b, int next, int all, int dim) {
+    tti_gpu_copied();
+    __syncthreads();
+    tti_gpu_take<MATH, DIM, LINES, THREADS>(tile, landing);
+    tti_gpu_take<MATH, DIM, LINES, THREADS>(tile + LINES * tti_tile_of<MATH, DIM>::words,
+                                            landing + LINES * DIM);
+    if (next < all) { tti_gpu_send_both<DIM, LINES, THREADS>(landing, a, b, next, all, dim); }
+}
+
 /* A tile of LINES lines that stays, AT_ONCE of them through the landing at a time. */
 template <int MATH, int DIM, int LINES, int AT_ONCE, int THREADS>
 static __device__ __forceinline__ void tti_gpu_own(uint32_t *tile, float *landing, const tti_lines &from,
@@ -1707,18 +1785,18 @@ static __device__ __forceinline__ tti_owned tti_gpu_block(const tt_attention_arg
     return b;
 }
 
-/* Blocks a multiprocessor that are to fit by their registers. */
-#define TTI_BLOCKS(own) (DIM == 256 ? 1 : DIM == 64 && (own) == 64 ? 3 : 2)
+/* Blocks a multiprocessor that are to fit by their registers; small: of 4 warps. */
+#define TTI_BLOCKS(own, small) (DIM == 256 ? 1 : DIM == 64 && (own) == 64 ? (small) : 2)
 
 /* Shared memory: q [ROWS], k [KEYS], v [KEYS], landings of k and v [KEYS][DIM]. */
 template <int MATH, int DIM, int ROWS, int KEYS>
-static __global__ void __launch_bounds__(2 * ROWS * tti_tile_of<MATH, DIM>::split, TTI_BLOCKS(ROWS))
+static __global__ void __launch_bounds__(2 * ROWS * tti_tile_of<MATH, DIM>::split, TTI_BLOCKS(ROWS, 3))
     tti_gpu_attention_forward_tiles(tt_attention_args a) {
     enum { WORDS = tti_tile_of<MATH, DIM>::words, CHANNELS = tti_tile_of<MATH, DIM>::each };
     enum { THREADS = 2 * ROWS * tti_tile_of<MATH, DIM>::split };
     TTI_DYNAMIC_SHARED(shared);
     uint32_t *q = (uint32_t *)shared, *k = q + ROWS * WORDS, *v = k + KEYS * WORDS;
-    float *k_landing = (float *)(v + KEYS * WORDS), *v_landing = k_landing + KEYS * DIM;
+    float *landing = (float *)(v + KEYS * WORDS);
     const tti_owned block = tti_gpu_block<ROWS>(a);
     const tti_heads seq = block.seq;
     const int kv_head = block.kv_head, dim = a.head_dim, row0 = block.row0, rows = block.rows;
@@ -1733,18 +1811,10 @@ static __global__ void __launch_bounds__(2 * ROWS * tti_tile_of<MATH, DIM>::spli
                          seq.position + (row0 + TTI_ROW(2)) / seq.group};
     const int one_sees = TTI_WARP_ROW < rows ? seq.position + (row0 + TTI_WARP_ROW + 15) / seq.group : -1;
     TTI_EACH_RESULT(CHANNELS / 8, j, r) { out[j][r] = 0.0f; }
-    tti_gpu_own<MATH, DIM, ROWS, 2 * KEYS, THREADS>(q, k_landing, queries, row0, rows, dim);
-    tti_gpu_send<DIM, KEYS, THREADS>(k_landing, keys, 0, n_keys, dim);
-    tti_gpu_send<DIM, KEYS, THREADS>(v_landing, values, 0, n_keys, dim);
+    tti_gpu_own<MATH, DIM, ROWS, 2 * KEYS, THREADS>(q, landing, queries, row0, rows, dim);
+    tti_gpu_send_both<DIM, KEYS, THREADS>(landing, keys, values, 0, n_keys, dim);
     for (int key0 = 0; key0 < n_keys; key0 += KEYS) {
-        tti_gpu_copied();
-        __syncthreads();                    /* no warp reads the tiles before any more */
-        tti_gpu_take<MATH, DIM, KEYS, THREADS>(k, k_landing);
-        tti_gpu_take<MATH, DIM, KEYS, THREADS>(v, v_landing);
-        if (key0 + KEYS < n_keys) {
-            tti_gpu_send<DIM, KEYS, THREADS>(k_landing, keys, key0 + KEYS, n_keys - key0 - KEYS, dim);
-            tti_gpu_send<DIM, KEYS, THREADS>(v_landing, values, key0 + KEYS, n_keys - key0 - KEYS, dim);
-        }
+        tti_gpu_pass<MATH, DIM, KEYS, THREADS>(k, landing, keys, values, key0 + KEYS, n_keys, dim);
         __syncthreads();
         if (key0 > one_sees) { continue; }
         tti_gpu_scores<MATH, DIM, KEYS>(score, q + TTI_WARP_ROW * WORDS, k, steps);
@@ -1771,14 +1841,14 @@ static __global__ void __launch_bounds__(2 * ROWS * tti_tile_of<MATH, DIM>::spli
 
 /* A block of rows goes over its keys. Shared memory: q, dout [ROWS], k, v [KEYS], their landings. */
 template <int MATH, int DIM, int ROWS, int KEYS>
-static __global__ void __launch_bounds__(2 * ROWS * tti_tile_of<MATH, DIM>::split, TTI_BLOCKS(ROWS))
-    tti_gpu_attention_dq_tiles(tt_attention_args a, const float *delta_all) {
+static __global__ void __launch_bounds__(2 * ROWS * tti_tile_of<MATH, DIM>::split, TTI_BLOCKS(ROWS, 3))
+    tti_gpu_attention_dq_tiles(tt_attention_args a, const float *delta_all, int adds) {
     enum { WORDS = tti_tile_of<MATH, DIM>::words, CHANNELS = tti_tile_of<MATH, DIM>::each };
     enum { THREADS = 2 * ROWS * tti_tile_of<MATH, DIM>::split };
     TTI_DYNAMIC_SHARED(shared);
     uint32_t *q = (uint32_t *)shared, *dout = q + ROWS * WORDS;
     uint32_t *k = dout + ROWS * WORDS, *v = k + KEYS * WORDS;
-    float *k_landing = (float *)(v + KEYS * WORDS), *v_landing = k_landing + KEYS * DIM;
+    float *landing = (float *)(v + KEYS * WORDS);
     const tti_owned block = tti_gpu_block<ROWS>(a);
     const tti_heads seq = block.seq;
     const int kv_head = block.kv_head, dim = a.head_dim, row0 = block.row0, rows = block.rows;
@@ -1797,19 +1867,11 @@ static __global__ void __launch_bounds__(2 * ROWS * tti_tile_of<MATH, DIM>::spli
         lse[i] = a.lse[at];
         delta[i] = delta_all[at];
     }
-    tti_gpu_own<MATH, DIM, ROWS, 2 * KEYS, THREADS>(q, k_landing, queries, row0, rows, dim);
-    tti_gpu_own<MATH, DIM, ROWS, 2 * KEYS, THREADS>(dout, k_landing, douts, row0, rows, dim);
-    tti_gpu_send<DIM, KEYS, THREADS>(k_landing, keys, 0, n_keys, dim);
-    tti_gpu_send<DIM, KEYS, THREADS>(v_landing, values, 0, n_keys, dim);
+    tti_gpu_own<MATH, DIM, ROWS, 2 * KEYS, THREADS>(q, landing, queries, row0, rows, dim);
+    tti_gpu_own<MATH, DIM, ROWS, 2 * KEYS, THREADS>(dout, landing, douts, row0, rows, dim);
+    tti_gpu_send_both<DIM, KEYS, THREADS>(landing, keys, values, 0, n_keys, dim);
     for (int key0 = 0; key0 < n_keys; key0 += KEYS) {
-        tti_gpu_copied();
-        __syncthreads();
-        tti_gpu_take<MATH, DIM, KEYS, THREADS>(k, k_landing);
-        tti_gpu_take<MATH, DIM, KEYS, THREADS>(v, v_landing);
-        if (key0 + KEYS < n_keys) {
-            tti_gpu_send<DIM, KEYS, THREADS>(k_landing, keys, key0 + KEYS, n_keys - key0 - KEYS, dim);
-            tti_gpu_send<DIM, KEYS, THREADS>(v_landing, values, key0 + KEYS, n_keys - key0 - KEYS, dim);
-        }
+        tti_gpu_pass<MATH, DIM, KEYS, THREADS>(k, landing, keys, values, key0 + KEYS, n_keys, dim);
         __syncthreads();
         if (key0 > one_sees) { continue; }
         tti_gpu_scores<MATH, DIM, KEYS>(score, q + TTI_WARP_ROW * WORDS, k, steps);
@@ -1824,7 +1886,7 @@ static __global__ void __launch_bounds__(2 * ROWS * tti_tile_of<MATH, DIM>::spli
     const tti_owned to = tti_gpu_block<ROWS>(a);
     const float scale[2] = {a.scale, a.scale};
     tti_gpu_put_results<MATH, DIM>(tti_gpu_rows(a, to.seq, a.dq, to.kv_head), to.row0, to.rows, a.head_dim,
-                                   1, dq, scale);
+                                   adds, dq, scale);
 }
 
 /* lse and delta of ROWS rows are sent with them; threads 0 .. 2 ROWS - 1. */
@@ -1844,15 +1906,15 @@ static __device__ __forceinline__ void tti_gpu_send_statistics(float *landing, c
 #define TTI_DK 1
 #define TTI_DV 2
 template <int MATH, int DIM, int KEYS, int ROWS, int PARTS>
-static __global__ void __launch_bounds__(2 * KEYS * tti_tile_of<MATH, DIM>::split, TTI_BLOCKS(KEYS))
-    tti_gpu_attention_dkv_tiles(tt_attention_args a, const float *delta_all) {
+static __global__ void __launch_bounds__(2 * KEYS * tti_tile_of<MATH, DIM>::split, TTI_BLOCKS(KEYS, 4))
+    tti_gpu_attention_dkv_tiles(tt_attention_args a, const float *delta_all, int adds_dk, int adds_dv) {
     enum { WORDS = tti_tile_of<MATH, DIM>::words, CHANNELS = tti_tile_of<MATH, DIM>::each };
     enum { THREADS = 2 * KEYS * tti_tile_of<MATH, DIM>::split };
     TTI_DYNAMIC_SHARED(shared);
     uint32_t *k = (uint32_t *)shared, *v = k + KEYS * WORDS;
     uint32_t *q = v + KEYS * WORDS, *dout = q + ROWS * WORDS;
-    float *q_landing = (float *)(dout + ROWS * WORDS), *dout_landing = q_landing + ROWS * DIM;
-    float *lse = dout_landing + ROWS * DIM, *delta = lse + ROWS, *landing = delta + ROWS;
+    float *landing = (float *)(dout + ROWS * WORDS);
+    float *lse = landing + 2 * ROWS * DIM, *delta = lse + ROWS, *landed = delta + ROWS;
     const tti_heads seq = tti_gpu_heads(a, (int)blockIdx.x);
     const int kv_head = (int)blockIdx.z, dim = a.head_dim, all_rows = seq.tokens * seq.group;
     const int steps = (dim + tti_mode<MATH>::step - 1) / tti_mode<MATH>::step;
@@ -1869,22 +1931,16 @@ static __global__ void __launch_bounds__(2 * KEYS * tti_tile_of<MATH, DIM>::spli
     if (n <= 0) { return; }
     TTI_EACH_RESULT((PARTS & TTI_DK ? CHANNELS / 8 : 1), j, r) { dk[j][r] = 0.0f; }
     TTI_EACH_RESULT((PARTS & TTI_DV ? CHANNELS / 8 : 1), j, r) { dv[j][r] = 0.0f; }
-    tti_gpu_own<MATH, DIM, KEYS, 2 * ROWS, THREADS>(k, q_landing, keys, key0, n, dim);
-    tti_gpu_own<MATH, DIM, KEYS, 2 * ROWS, THREADS>(v, q_landing, values, key0, n, dim);
-    tti_gpu_send<DIM, ROWS, THREADS>(q_landing, queries, first, all_rows - first, dim);
-    tti_gpu_send<DIM, ROWS, THREADS>(dout_landing, douts, first, all_rows - first, dim);
-    tti_gpu_send_statistics<ROWS>(landing, a, seq, delta_all, kv_head, first, all_rows);
+    tti_gpu_own<MATH, DIM, KEYS, 2 * ROWS, THREADS>(k, landing, keys, key0, n, dim);
+    tti_gpu_own<MATH, DIM, KEYS, 2 * ROWS, THREADS>(v, landing, values, key0, n, dim);
+    tti_gpu_send_both<DIM, ROWS, THREADS>(landing, queries, douts, first, all_rows, dim);
+    tti_gpu_send_statistics<ROWS>(landed, a, seq, delta_all, kv_head, first, all_rows);
     for (int row0 = first; row0 < all_rows; row0 += ROWS) {
         const int next = row0 + ROWS;
-        tti_gpu_copied();
-        __syncthreads();
-        tti_gpu_take<MATH, DIM, ROWS, THREADS>(q, q_landing);
-        tti_gpu_take<MATH, DIM, ROWS, THREADS>(dout, dout_landing);
-        if (threadIdx.x < 2 * ROWS) { lse[threadIdx.x] = landing[threadIdx.x]; }
+        tti_gpu_pass<MATH, DIM, ROWS, THREADS>(q, landing, queries, douts, next, all_rows, dim);
+        if (threadIdx.x < 2 * ROWS) { lse[threadIdx.x] = landed[threadIdx.x]; }
         if (next < all_rows) {
-            tti_gpu_send<DIM, ROWS, THREADS>(q_landing, queries, next, all_rows - next, dim);
-            tti_gpu_send<DIM, ROWS, THREADS>(dout_landing, douts, next, all_rows - next, dim);
-            tti_gpu_send_statistics<ROWS>(landing, a, seq, delta_all, kv_head, next, all_rows);
+            tti_gpu_send_statistics<ROWS>(landed, a, seq, delta_all, kv_head, next, all_rows);
         }
         __syncthreads();
         if (next <= one_seen_by) { continue; }
@@ -1905,11 +1961,11 @@ static __global__ void __launch_bounds__(2 * KEYS * tti_tile_of<MATH, DIM>::spli
     const float one[2] = {1.0f, 1.0f}, scale[2] = {a.scale, a.scale};
     if (PARTS & TTI_DV && a.dv) {
         tti_gpu_put_results<MATH, DIM>(tti_gpu_keys(a, to, a.dv, (int)blockIdx.z), (int)blockIdx.y * KEYS,
-                                       n_to, a.head_dim, 1, dv, one);
+                                       n_to, a.head_dim, adds_dv, dv, one);
     }
     if (PARTS & TTI_DK && a.dk) {
         tti_gpu_put_results<MATH, DIM>(tti_gpu_keys(a, to, a.dk, (int)blockIdx.z), (int)blockIdx.y * KEYS,
-                                       n_to, a.head_dim, 1, dk, scale);
+                                       n_to, a.head_dim, adds_dk, dk, scale);
     }
 }
 
@@ -2032,9 +2088,9 @@ static __global__ void tti_gpu_attention_decode_end(tt_attention_args a, const f
  * device. dk is dv where one kernel makes both. */
 typedef struct tti_attention_kernels {
     void (*forward)(tt_attention_args);
-    void (*dq)(tt_attention_args, const float *);
-    void (*dv)(tt_attention_args, const float *);
-    void (*dk)(tt_attention_args, const float *);
+    void (*dq)(tt_attention_args, const float *, int);
+    void (*dv)(tt_attention_args, const float *, int, int);
+    void (*dk)(tt_attention_args, const float *, int, int);
     size_t forward_bytes, dq_bytes, dkv_bytes;      /* of shared memory */
     int forward_rows, dq_rows, dkv_keys;
     unsigned threads;                               /* for each row */
@@ -2189,25 +2245,30 @@ static tt_status tti_cuda_attention_forward(tt_context *ctx, const tt_attention_
     return tti_cuda_launched(ctx, "attention_forward");
 }
 
+/* adds: to dq, dk, dv; else they are written. */
 static tt_status tti_cuda_attention_backward_tiles(tt_context *ctx, const tt_attention_args *a,
-                                                   const tti_attention_kernels *k, const float *delta) {
+                                                   const tti_attention_kernels *k, const float *delta,
+                                                   const int adds[3]) {
     tti_cuda *cuda = tti_cuda_of(ctx);
-    const unsigned keys_each = (unsigned)k->dkv_keys, row_threads = k->threads * (unsigned)k->dq_rows;
+    const unsigned keys_each = (unsigned)k->dkv_keys, key_threads = k->threads * keys_each;
+    const unsigned row_threads = k->threads * (unsigned)k->dq_rows;
     unsigned key_blocks = ((unsigned)tti_cuda_longest(a) + keys_each - 1) / keys_each;
     unsigned row_blocks = (unsigned)tti_cuda_row_blocks(a, k->dq_rows);
     dim3 rows((unsigned)a->n_sequences, row_blocks, (unsigned)a->n_kv_heads);
     dim3 keys((unsigned)a->n_sequences, key_blocks, (unsigned)a->n_kv_heads);
     int dv = a->dv || (a->dk && k->dk == k->dv), dk = a->dk && k->dk != k->dv;
     cuda->counts.attention_tiles++;
-    if (a->dq) { TTI_LAUNCH(cuda, k->dq, rows, row_threads, k->dq_bytes, *a, delta); }
-    if (dv) { TTI_LAUNCH(cuda, k->dv, keys, k->threads * keys_each, k->dkv_bytes, *a, delta); }
-    if (dk) { TTI_LAUNCH(cuda, k->dk, keys, k->threads * keys_each, k->dkv_bytes, *a, delta); }
+    if (a->dq) { TTI_LAUNCH(cuda, k->dq, rows, row_threads, k->dq_bytes, *a, delta, adds[0]); }
+    if (dv) { TTI_LAUNCH(cuda, k->dv, keys, key_threads, k->dkv_bytes, *a, delta, adds[1], adds[2]); }
+    if (dk) { TTI_LAUNCH(cuda, k->dk, keys, key_threads, k->dkv_bytes, *a, delta, adds[1], adds[2]); }
     return tti_cuda_launched(ctx, "attention_backward");
 }
 
 static tt_status tti_cuda_attention_backward(tt_context *ctx, const tt_attention_args *a) {
-    tti_cuda *cuda = tti_cuda_of(ctx);
-    size_t rows = (size_t)a->n_tokens * (size_t)a->n_heads, keys;
+    tti_cuda *cuda = (tti_cuda *)tt_backend_state(ctx);      /* zeros wait: the tiles write */
+    size_t rows = (size_t)a->n_tokens * (size_t)a->n_heads, dim = (size_t)a->head_dim;
+    size_t keys = (size_t)a->n_tokens * (size_t)a->n_kv_heads;
+    int adds[3], tiles;
     tti_attention_kernels k;
     float *delta;
     if (tti_cuda_attention_check(ctx, a) != TT_OK) { return TT_ERR_ARG; }
@@ -2216,15 +2277,16 @@ static tt_status tti_cuda_attention_backward(tt_context *ctx, const tt_attention
                        "(tt_batch_desc.parents, share_prompts) are trained on the CPU alone");
     }
     if (rows == 0) { return TT_OK; }
+    k = tti_cuda_attention_kernels(cuda, a->head_dim);
+    tiles = k.dq && tti_cuda_row_blocks(a, k.dq_rows) <= TTI_CUDA_GRID_LIMIT;
+    adds[0] = !tiles || !tti_cuda_fresh(ctx, a->dq, rows * dim);
+    adds[1] = !tiles || !tti_cuda_fresh(ctx, a->dk, keys * dim);
+    adds[2] = !tiles || !tti_cuda_fresh(ctx, a->dv, keys * dim);
     delta = (float *)tti_cuda_scratch(ctx, TTI_SCRATCH_SUMS, rows * sizeof(float));
     if (!delta) { return TT_ERR_MEM; }
     TTI_LAUNCH(cuda, tti_gpu_attention_delta, (unsigned)((rows + 7) / 8), TTI_CUDA_THREADS, 0, delta, a->dout,
                a->out, rows, a->head_dim);
-    k = tti_cuda_attention_kernels(cuda, a->head_dim);
-    if (k.dq && tti_cuda_row_blocks(a, k.dq_rows) <= TTI_CUDA_GRID_LIMIT) {
-        return tti_cuda_attention_backward_tiles(ctx, a, &k, delta);
-    }
-    keys = (size_t)a->n_tokens * (size_t)a->n_kv_heads;
+    if (tiles) { return tti_cuda_attention_backward_tiles(ctx, a, &k, delta, adds); }
     cuda->counts.attention_naive++;
     if (a->dq) {
         TTI_LAUNCH(cuda, tti_gpu_attention_dq, tti_cuda_grid(cuda, rows), TTI_CUDA_THREADS, 0, *a, delta);
@@ -2250,7 +2312,10 @@ typedef struct tti_cuda_softmax {
 
 typedef struct tti_cuda_logits {
     float *z;
+    uint16_t *rounded;                      /* dz in bf16, packed_step apart, in the place of z; or NULL */
     size_t stride, columns, column, vocab;      /* of z; of this block; its first; of all blocks */
+    size_t packed_step;
+    int fresh_dx, fresh_dw;
     float inv_temperature;
     const int32_t *targets;
     tti_cuda_softmax *states;
@@ -2302,7 +2367,7 @@ static __global__ void tti_gpu_logits_scan(tti_cuda_logits l) {
     }
 }
 
-/* dz = inv_temperature (dlogp (1[target] - p) - dH p (log p + H)), over z in place. */
+/* dz = inv_temperature (dlogp (1[target] - p) - dH p (log p + H)), over z in place or rounded. */
 static __global__ void tti_gpu_logits_back(tti_cuda_logits l, size_t rows) {
     TTI_EACH_VALUE(i, rows * l.columns) {
         size_t row = i / l.columns, column = l.column + i % l.columns;
@@ -2310,8 +2375,18 @@ static __global__ void tti_gpu_logits_back(tti_cuda_logits l, size_t rows) {
         float dh = l.dentropy ? l.dentropy[row] : 0.0f, h = l.dentropy ? l.entropy[row] : 0.0f;
         float logp = l.z[i] * l.inv_temperature - l.lse[row];
         float dz = -expf(logp) * fmaf(dh, fmaxf(TTI_LEAST_LOG, logp) + h, dlogp);
-        l.z[i] = l.inv_temperature * (column == (size_t)l.targets[row] ? dz + dlogp : dz);
+        dz = l.inv_temperature * (column == (size_t)l.targets[row] ? dz + dlogp : dz);
+        if (l.rounded) {
+            l.rounded[row * l.packed_step + i % l.columns] = tti_gpu_bf16(dz);
+        } else {
+            l.z[i] = dz;
+        }
     }
+}
+
+/* Row number `row` of a matrix that pack made, or NULL. */
+static const void *tti_cuda_packed_row(const void *packed, size_t row, int columns) {
+    return packed ? (const uint16_t *)packed + row * tti_cuda_packed_step(columns) : NULL;
 }
 
 /* z [rows, columns] = x w' of a block: rows of x from `row` on, rows of w from l's column on. */
@@ -2324,6 +2399,8 @@ static void tti_cuda_logits_gemm(tt_gemm_args *g, const tt_logprobs_args *a, con
     g->transpose_b = 1;
     g->a = a->x + row * (size_t)a->dim;
     g->b = a->w + l->column * (size_t)a->dim;
+    g->packed_a = tti_cuda_packed_row(a->packed_x, row, a->dim);
+    g->panels = tti_cuda_packed_row(a->packed_w, l->column, a->dim);
     g->c = l->z;
 }
 
@@ -2382,8 +2459,8 @@ static tt_status tti_cuda_logprobs_forward(tt_context *ctx, const tt_logprobs_ar
     return tti_cuda_launched(ctx, "logits_scan");
 }
 
-/* dz of a block in the place of z, and dx += dz w, dw += dz' x. */
-static tt_status tti_cuda_logprobs_back(tt_context *ctx, const tt_logprobs_args *a, const tti_cuda_logits *l,
+/* dz of a block, rounded at once where both its products are, and dx += dz w, dw += dz' x. */
+static tt_status tti_cuda_logprobs_back(tt_context *ctx, const tt_logprobs_args *a, tti_cuda_logits *l,
                                         size_t row, size_t rows) {
     tti_cuda *cuda = tti_cuda_of(ctx);
     unsigned grid = tti_cuda_grid(cuda, rows * l->columns);
@@ -2392,10 +2469,17 @@ static tt_status tti_cuda_logprobs_back(tt_context *ctx, const tt_logprobs_args 
     tti_cuda_logits_gemm(&g, a, l, row, rows);
     status = tti_cuda_gemm(ctx, &g);
     if (status != TT_OK) { return status; }
+    if (a->packed_x && a->packed_w) {
+        l->packed_step = tti_cuda_packed_step((int)l->columns);
+        l->rounded =
+            (uint16_t *)tti_cuda_scratch(ctx, TTI_SCRATCH_A, rows * l->packed_step * sizeof(uint16_t));
+        if (!l->rounded) { return TT_ERR_MEM; }
+    }
     TTI_LAUNCH(cuda, tti_gpu_logits_back, grid, TTI_CUDA_THREADS, 0, *l, rows);
     status = tti_cuda_launched(ctx, "logits_back");
     g.a = l->z;
-    g.accumulate = 1;
+    g.packed_a = l->rounded;
+    g.accumulate = !l->fresh_dx || l->column > 0;
     g.n = g.ldc = g.ldb = a->dim;
     g.lda = (int)l->columns;
     g.transpose_b = 0;
@@ -2405,10 +2489,12 @@ static tt_status tti_cuda_logprobs_back(tt_context *ctx, const tt_logprobs_args 
         status = tti_cuda_gemm(ctx, &g);
     }
     if (a->dw && status == TT_OK) {
+        g.accumulate = !l->fresh_dw || row > 0;
         g.transpose_a = 1;
         g.m = (int)l->columns;
         g.k = (int)rows;
         g.b = a->x + row * (size_t)a->dim;
+        g.panels = tti_cuda_packed_row(a->packed_x, row, a->dim);
         g.c = a->dw + l->column * (size_t)a->dim;
         status = tti_cuda_gemm(ctx, &g);
     }
@@ -2417,13 +2503,18 @@ static tt_status tti_cuda_logprobs_back(tt_context *ctx, const tt_logprobs_args 
 
 static tt_status tti_cuda_logprobs_backward(tt_context *ctx, const tt_logprobs_args *a) {
     size_t n = (size_t)a->n, vocab = (size_t)a->vocab, row, rows, column;
+    int fresh_dx, fresh_dw;
     tt_status status = TT_OK;
     tti_cuda_logits l;
     if (a->dentropy && !a->entropy) {
         return tt_fail(ctx, TT_ERR_ARG, "logprobs_backward: dentropy without entropy");
     }
     if (n == 0) { return TT_OK; }
+    fresh_dx = tti_cuda_fresh(ctx, a->dx, n * (size_t)a->dim);
+    fresh_dw = tti_cuda_fresh(ctx, a->dw, vocab * (size_t)a->dim);
     if (tti_cuda_logits_begin(ctx, a, &l) != TT_OK) { return TT_ERR_MEM; }
+    l.fresh_dx = fresh_dx;
+    l.fresh_dw = fresh_dw;
     for (row = 0; row < n && status == TT_OK; row += rows) {
         rows = tti_cuda_least(n - row, TTI_CUDA_VOCAB_ROWS);
         tti_cuda_logits_rows(&l, a, row);
@@ -2641,6 +2732,7 @@ typedef struct tti_cuda_norm {
     float eps;
     const float *x, *w, *b, *dy;
     float *y, *mean, *rstd, *dx, *dw, *db;      /* mean: NULL for RMSNorm */
+    int fresh_dx, fresh_dw, fresh_db;
 } tti_cuda_norm;
 
 #define TTI_EACH_COLUMN(i, dim) for (size_t i = threadIdx.x; i < (dim); i += blockDim.x)
@@ -2676,7 +2768,10 @@ static __global__ void tti_gpu_norm_dx(tti_cuda_norm a) {
         }
         sum = a.mean ? tti_gpu_sum(sum) / (float)a.dim : 0.0f;
         dot = tti_gpu_sum(dot) / (float)a.dim;
-        TTI_EACH_COLUMN(i, a.dim) { dx[i] = fmaf(r, dy[i] * a.w[i] - sum - (x[i] - mean) * r * dot, dx[i]); }
+        TTI_EACH_COLUMN(i, a.dim) {
+            float g = dy[i] * a.w[i] - sum - (x[i] - mean) * r * dot;
+            dx[i] = fmaf(r, g, tti_gpu_before(dx + i, a.fresh_dx));
+        }
     }
 }
 
@@ -2709,11 +2804,12 @@ static __global__ void tti_gpu_norm_dw(tti_cuda_norm a, float *parts) {
     parts[(gridDim.y + chunk) * a.dim + column] = db;
 }
 
-static __global__ void tti_gpu_add_chunks(float *to, const float *parts, size_t chunks, size_t dim) {
+static __global__ void tti_gpu_add_chunks(float *to, const float *parts, size_t chunks, size_t dim,
+                                          int fresh) {
     TTI_EACH_VALUE(i, dim) {
         float sum = 0.0f;
         for (size_t chunk = 0; chunk < chunks; chunk++) { sum += parts[chunk * dim + i]; }
-        to[i] += sum;
+        to[i] = tti_gpu_before(to + i, fresh) + sum;
     }
 }
 
@@ -2741,18 +2837,23 @@ static tt_status tti_cuda_norm_dw(tt_context *ctx, const tti_cuda_norm *a) {
     }
     TTI_LAUNCH(cuda, tti_gpu_norm_dw, parts_grid, threads, 0, *a, parts);
     if (a->dw) {
-        TTI_LAUNCH(cuda, tti_gpu_add_chunks, grid, TTI_CUDA_THREADS, 0, a->dw, parts, chunks, a->dim);
+        TTI_LAUNCH(cuda, tti_gpu_add_chunks, grid, TTI_CUDA_THREADS, 0, a->dw, parts, chunks, a->dim,
+                   a->fresh_dw);
     }
     parts += chunks * a->dim;
     if (a->db) {
-        TTI_LAUNCH(cuda, tti_gpu_add_chunks, grid, TTI_CUDA_THREADS, 0, a->db, parts, chunks, a->dim);
+        TTI_LAUNCH(cuda, tti_gpu_add_chunks, grid, TTI_CUDA_THREADS, 0, a->db, parts, chunks, a->dim,
+                   a->fresh_db);
     }
     return tti_cuda_launched(ctx, "norm_dw");
 }
 
-static tt_status tti_cuda_norm_backward(tt_context *ctx, const tti_cuda_norm *a) {
+static tt_status tti_cuda_norm_backward(tt_context *ctx, tti_cuda_norm *a) {
     unsigned grid = tti_cuda_row_grid(a->n), threads = tti_cuda_row_threads(a->dim);
     if (a->n == 0) { return TT_OK; }
+    a->fresh_dx = tti_cuda_fresh(ctx, a->dx, a->n * a->dim);
+    a->fresh_dw = tti_cuda_fresh(ctx, a->dw, a->dim);
+    a->fresh_db = tti_cuda_fresh(ctx, a->db, a->dim);
     if (a->dx) { TTI_LAUNCH(tti_cuda_of(ctx), tti_gpu_norm_dx, grid, threads, 0, *a); }
     if (a->dw || a->db) { return tti_cuda_norm_dw(ctx, a); }
     return tti_cuda_launched(ctx, "norm_dx");
@@ -2817,24 +2918,25 @@ static tt_status tti_cuda_bias_backward(tt_context *ctx, float *db, const float 
  * [n, heads, 2 half]; the tables [positions, half]. Source: Su et al. 2021, arXiv 2104.09864. */
 static __global__ void tti_gpu_rope(float *y, const float *x, const float *cos_table, const float *sin_table,
                                     const int32_t *positions, size_t n, size_t heads, size_t half,
-                                    int inverse) {
+                                    int inverse, int fresh) {
     TTI_EACH_VALUE(i, n * heads * half) {
         size_t d = i % half, at = i / half * 2 * half + d;
         size_t angle = (size_t)positions[i / half / heads] * half + d;
         float x1 = x[at], x2 = x[at + half];
         float cosine = cos_table[angle], sine = inverse ? -sin_table[angle] : sin_table[angle];
         float y1 = x1 * cosine - x2 * sine, y2 = x2 * cosine + x1 * sine;
-        y[at] = inverse ? y[at] + y1 : y1;
-        y[at + half] = inverse ? y[at + half] + y2 : y2;
+        y[at] = inverse ? tti_gpu_before(y + at, fresh) + y1 : y1;
+        y[at + half] = inverse ? tti_gpu_before(y + at + half, fresh) + y2 : y2;
     }
 }
 
 static tt_status tti_cuda_rope(tt_context *ctx, float *y, const float *x, const float *cos_table,
                                const float *sin_table, const int32_t *positions, int n, int heads,
                                int head_dim, int inverse) {
-    size_t half = (size_t)(head_dim / 2);
-    TTI_LAUNCH_VALUES(ctx, tti_gpu_rope, (size_t)n * (size_t)heads * half, y, x, cos_table, sin_table,
-                      positions, (size_t)n, (size_t)heads, half, inverse);
+    const size_t half = (size_t)(head_dim / 2), pairs = (size_t)n * (size_t)heads * half;
+    const int fresh = tti_cuda_fresh(ctx, y, 2 * pairs);
+    TTI_LAUNCH_VALUES(ctx, tti_gpu_rope, pairs, y, x, cos_table, sin_table, positions, (size_t)n,
+                      (size_t)heads, half, inverse, fresh);
 }
 
 /* ---- [tt:cuda.elementwise] elementwise ---- */
@@ -2844,7 +2946,7 @@ static __global__ void tti_gpu_unary(int op, float *y, const float *x_all, size_
 
 /* dx += dy op'(x); y = op(x). */
 static __global__ void tti_gpu_unary_back(int op, float *dx_all, const float *dy_all, const float *x_all,
-                                          const float *y_all, size_t n, float p0, float p1) {
+                                          const float *y_all, size_t n, float p0, float p1, int fresh) {
     TTI_EACH_VALUE(i, n) {
         float dy = dy_all[i], x = x_all[i], y = y_all[i], dx, s;
         switch (op) {
@@ -2862,7 +2964,7 @@ static __global__ void tti_gpu_unary_back(int op, float *dx_all, const float *dy
             dx = dy * (tti_gpu_normal_cdf(x) + x * 0.398942280f * expf(-0.5f * x * x));
             break;
         }
-        dx_all[i] += dx;
+        dx_all[i] = tti_gpu_before(dx_all + i, fresh) + dx;
     }
 }
 
@@ -2884,7 +2986,8 @@ static __global__ void tti_gpu_binary(int op, float *y, const float *a_all, cons
 
 /* da and db may be NULL. Of two equal values the minimum and maximum are a. */
 static __global__ void tti_gpu_binary_back(int op, float *da_all, float *db_all, const float *dy_all,
-                                           const float *a_all, const float *b_all, size_t n) {
+                                           const float *a_all, const float *b_all, size_t n, int fresh_a,
+                                           int fresh_b) {
     TTI_EACH_VALUE(i, n) {
         float a = a_all[i], b = b_all[i], dy = dy_all[i], da = 0.0f, db = 0.0f, s;
         switch (op) {
@@ -2919,8 +3022,8 @@ static __global__ void tti_gpu_binary_back(int op, float *da_all, float *db_all,
             db = dy * a * s;
             break;
         }
-        if (da_all) { da_all[i] += da; }
-        if (db_all) { db_all[i] += db; }
+        if (da_all) { da_all[i] = tti_gpu_before(da_all + i, fresh_a) + da; }
+        if (db_all) { db_all[i] = tti_gpu_before(db_all + i, fresh_b) + db; }
     }
 }
 
@@ -2937,8 +3040,8 @@ static __global__ void tti_gpu_where_back(float *da, float *db, const float *dy,
     }
 }
 
-static __global__ void tti_gpu_axpy(float *y, const float *x, float alpha, size_t n) {
-    TTI_EACH_VALUE(i, n) { y[i] = fmaf(alpha, x[i], y[i]); }
+static __global__ void tti_gpu_axpy(float *y, const float *x, float alpha, size_t n, int fresh) {
+    TTI_EACH_VALUE(i, n) { y[i] = fmaf(alpha, x[i], tti_gpu_before(y + i, fresh)); }
 }
 
 /* AdamW. Source: Loshchilov and Hutter 2019, arXiv 1711.05101, algorithm 2. */
@@ -2961,7 +3064,8 @@ static tt_status tti_cuda_unary(tt_context *ctx, tt_unary op, float *y, const fl
 
 static tt_status tti_cuda_unary_backward(tt_context *ctx, tt_unary op, float *dx, const float *dy,
                                          const float *x, const float *y, size_t n, float p0, float p1) {
-    TTI_LAUNCH_VALUES(ctx, tti_gpu_unary_back, n, (int)op, dx, dy, x, y, n, p0, p1);
+    const int fresh = tti_cuda_fresh(ctx, dx, n);
+    TTI_LAUNCH_VALUES(ctx, tti_gpu_unary_back, n, (int)op, dx, dy, x, y, n, p0, p1, fresh);
 }
 
 static tt_status tti_cuda_binary(tt_context *ctx, tt_binary op, float *y, const float *a, const float *b,
@@ -2971,7 +3075,8 @@ static tt_status tti_cuda_binary(tt_context *ctx, tt_binary op, float *y, const 
 
 static tt_status tti_cuda_binary_backward(tt_context *ctx, tt_binary op, float *da, float *db,
                                           const float *dy, const float *a, const float *b, size_t n) {
-    TTI_LAUNCH_VALUES(ctx, tti_gpu_binary_back, n, (int)op, da, db, dy, a, b, n);
+    const int fresh_a = tti_cuda_fresh(ctx, da, n), fresh_b = tti_cuda_fresh(ctx, db, n);
+    TTI_LAUNCH_VALUES(ctx, tti_gpu_binary_back, n, (int)op, da, db, dy, a, b, n, fresh_a, fresh_b);
 }
 
 static tt_status tti_cuda_where(tt_context *ctx, float *y, const float *condition, const float *a,
@@ -2985,7 +3090,8 @@ static tt_status tti_cuda_where_backward(tt_context *ctx, float *da, float *db, 
 }
 
 static tt_status tti_cuda_axpy(tt_context *ctx, float *y, const float *x, float alpha, size_t n) {
-    TTI_LAUNCH_VALUES(ctx, tti_gpu_axpy, n, y, x, alpha, n);
+    const int fresh = y != x && tti_cuda_fresh(ctx, y, n);
+    TTI_LAUNCH_VALUES(ctx, tti_gpu_axpy, n, y, x, alpha, n, fresh);
 }
 
 static tt_status tti_cuda_adamw(tt_context *ctx, const tt_adamw_args *args) {
@@ -3222,11 +3328,11 @@ static tt_backend tti_cuda_table(int *device) {
     b.upload = tti_cuda_upload;
     b.download = tti_cuda_download;
     b.copy = tti_cuda_copy;
-    b.zero = tti_cuda_zero;
+    b.zero = tti_cuda_zero_later;
     b.sync = tti_cuda_sync;
     b.gemm = tti_cuda_gemm;
 #ifndef TT_CUDA_NO_CUBLAS
-    b.gemm_panels = tti_cuda_gemm_panels;
+    b.pack = tti_cuda_pack;
 #endif
     b.attention_forward = tti_cuda_attention_forward;
     b.attention_backward = tti_cuda_attention_backward;

@@ -355,9 +355,9 @@ static void bench_counts_print(const char *name) {
     tt_cuda_counts c;
     if (!bench_state.on_device) { return; }
     c = tt_cuda_counts_get(bench_state.ctx);
-    printf("COUNTS name=%s gemm=%ld cublaslt, %ld tiles, %ld naive, %ld refused activations=%ld fused, %ld apart rounded=%ld attention=%ld tiles, %ld decode, %ld naive "
+    printf("COUNTS name=%s gemm=%ld cublaslt, %ld tiles, %ld naive, %ld refused activations=%ld fused, %ld apart rounded=%ld, %.1f GB gradients=%ld written attention=%ld tiles, %ld decode, %ld naive "
            "graphs=%ld made, %ld updated, %ld repeated, %ld launched, %ld lost\n", name, c.gemm_blas, c.gemm_tiles, c.gemm_naive, c.gemm_refused, c.activations_fused, c.activations_apart,
-           c.factors_rounded, c.attention_tiles, c.attention_decode, c.attention_naive, c.graphs_made, c.graphs_updated, c.graphs_repeated, c.graphs_launched, c.graphs_lost);
+           c.factors_rounded, 1e-9 * (double)c.bytes_rounded, c.gradients_written, c.attention_tiles, c.attention_decode, c.attention_naive, c.graphs_made, c.graphs_updated, c.graphs_repeated, c.graphs_launched, c.graphs_lost);
 #else
     (void)name;
 #endif

@@ -16,7 +16,8 @@
  * host.fail_graph_launch as named.
  * With host.fenced set before a context opens, device memory can only be touched while a kernel or a copy runs: code
  * that reads a device pointer on the host dies. host.order: threads and blocks run upwards, downwards or shuffled; a
- * missing barrier changes results between them. host.limit: bytes of device memory. More than 48 KB of shared memory has to be allowed for a kernel first.
+ * missing barrier changes results between them. host.idle: all is checked and counted, nothing done, so that a large
+ * model's step can be counted. host.limit: bytes of device memory. More than 48 KB of shared memory has to be allowed for a kernel first.
  *
  * Harsher than it need be: sums of mma are truncated, as the hardware's are; cuBLASLt's stand-in rounds factors to TF32
  * where it is told that it may, adds in an order that depends on the number of rows, so that a row's bits depend on the
@@ -69,7 +70,7 @@ static dim3 threadIdx, blockIdx, blockDim, gridDim;
 /* ---- the machine ---- */
 #define HOST_THREADS 1024
 #define HOST_STACK ((size_t)1 << 16)
-#define HOST_REGION ((size_t)1 << 36)       /* of addresses; memory is taken as it is touched */
+#define HOST_REGION ((size_t)1 << 38)       /* of addresses; memory is taken as it is touched */
 #define HOST_HUGE ((size_t)1 << 21)
 #define HOST_FREE_SHARED 49152              /* that a block gets without asking */
 struct host_barrier { unsigned arrived, generation; };
@@ -79,7 +80,7 @@ struct host_node { int kind; std::function<void()> run; };
 typedef std::vector<host_node> host_nodes;
 struct host_copy { float *to; const float *from; int n; };
 struct host_machine {
-    int order, fenced, n_devices, capability;
+    int order, fenced, idle, n_devices, capability;
     int fail_capture, refuse_update, fail_instantiate, fail_graph_launch, fail_free, refuse_algorithms, refuse_gelu;
     long capture_breaks, graphs, instantiated, updated, graph_launches, heuristics;      /* graphs: that live */
     std::map<char *, size_t> pinned;
@@ -87,6 +88,8 @@ struct host_machine {
     std::map<size_t, std::vector<char *> > spare;      /* freed pieces of the region, by size */
     size_t limit, used, shared_limit;
     long allocations, fail_at, faults, products, activations;      /* products: of cuBLASLt, and with its GELU */
+    long done[4];                              /* calls by kind, those of graphs included */
+    size_t set_bytes;                          /* by cudaMemsetAsync */
     std::map<char *, size_t> blocks;           /* device memory    */
     char *mapped, *region;                     /* fenced memory */
     size_t region_used;
@@ -116,10 +119,14 @@ typedef host_stream *cudaStream_t;
 static void host_fault(const char *what) {
     if (host.faults++ < 10) { printf("  cuda_host: %s\n", what); }
 }
+static void host_work(int kind, const std::function<void()> &work) {
+    host.done[kind]++;
+    if (!host.idle) { work(); }
+}
 /* Runs the work now, or at the launch of the graph that is captured; an error of CUDA. */
 static int host_do(cudaStream_t stream, int kind, const std::function<void()> &work) {
     host_node node;
-    if (!stream->capturing) { work(); return 0; }
+    if (!stream->capturing) { host_work(kind, work); return 0; }
     if (host.capture_breaks && ++stream->captured == host.capture_breaks) { stream->broken = 1; }
     if (stream->broken) { return host_error = 901; }      /* cudaErrorStreamCaptureInvalidated */
     node.kind = kind;
@@ -391,7 +398,7 @@ static int host_on_device(const void *p, size_t bytes) {
 static void host_check_pointer(const void *p) { if (p && !host_on_device(p, 1)) { host_fault("a kernel is given a host pointer"); } }
 template <class T> static void host_check(T *const &p) { host_check_pointer((const void *)p); }
 template <class T> static void host_check(const T &) {}
-static void host_check(const tt_gemm_args &g) { host_check(g.a); host_check(g.b); host_check(g.bias); host_check(g.c); }
+static void host_check(const tt_gemm_args &g) { host_check(g.a); host_check(g.b); host_check(g.packed_a); host_check(g.panels); host_check(g.bias); host_check(g.c); }
 static void host_check(const tt_attention_args &a) {
     const void *all[] = {a.offsets, a.query_start, a.key_start, a.q, a.k, a.v, a.out, a.lse, a.dout, a.dq, a.dk, a.dv};
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) { host_check_pointer(all[i]); }
@@ -497,7 +504,7 @@ static int cudaMallocFromPoolAsync(void **p, size_t bytes, cudaMemPool_t, cudaSt
     block = host.fenced ? host_piece(bytes) : (char *)malloc(bytes);
     if (!block) { return host_error = cudaErrorMemoryAllocation; }
     host_fence(1);
-    memset(block, 0xFF, bytes);
+    if (!host.idle) { memset(block, 0xFF, bytes); }
     host_fence(0);
     host.blocks[block] = bytes;
     host.used += bytes;
@@ -512,7 +519,7 @@ static int cudaFreeAsync(void *p, cudaStream_t stream) {
     if (i == host.blocks.end()) { host_fault("a free of what is no block"); return host_error = cudaErrorInvalidValue; }
     if (host.region) {
         host_fence(1);
-        memset(p, 0xFF, i->second);      /* whoever still reads it meets NaN */
+        if (!host.idle) { memset(p, 0xFF, i->second); }      /* whoever still reads it meets NaN */
         host_fence(0);
         host.spare[host_pages(i->second)].push_back((char *)p);
     } else { free(p); }
@@ -523,6 +530,7 @@ static int cudaFreeAsync(void *p, cudaStream_t stream) {
 static int cudaMemsetAsync(void *to, int value, size_t bytes, cudaStream_t stream) {
     HOST_ONE_CALL;
     if (!host_on_device(to, bytes)) { host_fault("memset outside of device memory"); return cudaErrorInvalidValue; }
+    host.set_bytes += bytes;
     return host_do(stream, HOST_SET, [=]() {
         host_fence(1);
         memset(to, value, bytes);
@@ -539,6 +547,7 @@ static int cudaMemcpyAsync(void *to, const void *from, size_t bytes, int kind, c
     if (on != (kind != cudaMemcpyDeviceToHost) || off != (kind != cudaMemcpyHostToDevice)) { host_fault("a copy in the wrong direction or beyond its block"); return cudaErrorInvalidValue; }
     if ((char *)to < (const char *)from + bytes && (const char *)from < (char *)to + bytes) { host_fault("a copy that overlaps"); }
     if (stream->capturing && kind != cudaMemcpyDeviceToDevice && !host_is_pinned(kind == cudaMemcpyHostToDevice ? from : to)) { host_fault("a copy inside a capture with memory that is not pinned"); }
+    if (host.idle && kind == cudaMemcpyDeviceToHost) { memset(to, 0, bytes); }
     return host_do(stream, HOST_COPY, [=]() {
         host_fence(1);
         memmove(to, from, bytes);
@@ -591,7 +600,7 @@ static int cudaGraphExecUpdate(cudaGraphExec_t to, cudaGraph_t from, cudaGraphEx
 static int cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t) {
     HOST_ONE_CALL;
     if (host.fail_graph_launch) { return host_error = cudaErrorMemoryAllocation; }
-    for (size_t i = 0; i < graph->size(); i++) { (*graph)[i].run(); }
+    for (size_t i = 0; i < graph->size(); i++) { host_work((*graph)[i].kind, (*graph)[i].run); }
     host.graph_launches++;
     return cudaSuccess;
 }
