@@ -2434,7 +2434,7 @@ static void tti_arena_destroy(tt_context *ctx, tti_arena *arena) {
 }
 
 /* Empties the arena. Its chunks stay: to map and clear memory takes longer than to fill it. Only where steps
- * of other shapes have left chunks that hold twice what any step has used, one takes their place. */
+ * of other shapes have left far more than twice what any step has used, one chunk takes their place. */
 static void tti_arena_reset(tt_context *ctx, tti_arena *arena) {
     size_t total = 0, used = 0;
     tti_chunk *chunk;
@@ -2448,7 +2448,7 @@ static void tti_arena_reset(tt_context *ctx, tti_arena *arena) {
         chunk->used = chunk->most_used = 0;
     }
     if (used > arena->most_used) { arena->most_used = used; }
-    if (arena->first && arena->first->next && total / 2 > arena->most_used) {
+    if (arena->first && arena->first->next && total > 2 * arena->most_used + TTI_LARGE_CHUNK) {
         tti_arena_destroy(ctx, arena);
         arena->first = tti_chunk_create(ctx, arena, arena->most_used + arena->most_used / 8);
     }

@@ -86,12 +86,16 @@ TT_TEST(error_of_a_step_outlives_a_reset_without_memory) {
     tt_test_memory memory = tt_test_memory_none();
     tt_desc desc = TT_INIT;
     tt_context *ctx;
-    int shape[2] = {1000, 1000}, wrong[1] = {-1}, i;
+    int shape[2] = {1000, 50}, large[2] = {1000, 20000}, wrong[1] = {-1}, i, k;
     desc.allocator = tt_test_allocator(&memory);
     desc.n_threads = 1;
     ctx = tt_create(&desc);
     TT_REQUIRE(ctx != NULL);
-    for (i = 0; i < 6; i++) { TT_CHECK(tt_zeros(ctx, 2, shape) != NULL); }
+    for (k = 0; k < 3; k++) {      /* the large one sooner in each step: the last reset finds much more memory than any has used */
+        if (k > 0) { tt_step_reset(ctx); }
+        for (i = 0; i < 32 - 10 * k; i++) { TT_CHECK(tt_zeros(ctx, 2, shape) != NULL); }
+        TT_CHECK(tt_zeros(ctx, 2, large) != NULL);
+    }
     TT_CHECK(tt_zeros(ctx, 1, wrong) == NULL);
     memory.fail_at = memory.calls + 1;
     memory.fail_all = 1;
