@@ -2582,6 +2582,7 @@ static void tti_team_start(tti_team *team) {
     pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
+/* The caller's thread works too, so the team has one less than n_threads. */
 static tt_status tti_team_create(tt_context *ctx) {
     tti_team *team = (tti_team *)tt_alloc(ctx, 1, sizeof *team);
     if (!team) { return TT_ERR_MEM; }
@@ -2984,6 +2985,8 @@ static int tti_file_descriptor(tt_context *ctx, const char *path, uint64_t *size
 }
 #endif
 
+/* A regular file of a size that this library reads, or NULL and the error: opening a pipe or a device would
+ * wait, or do more than open. */
 static FILE *tti_file_open(tt_context *ctx, const char *path) {
     FILE *file;
 #ifdef TTI_POSIX
@@ -3388,6 +3391,7 @@ static int tti_json_document(tti_json_parser *p) {
     return p->at == p->end || tti_json_fail(p, "text goes on after the value");
 }
 
+/* The parser runs twice: to check and count, then to fill one block that holds all nodes and strings. */
 static tt_json *tti_json_read(tt_context *ctx, const char *text, size_t size) {
     tti_json_parser count, fill;
     tti_json_block *block;
@@ -3730,6 +3734,8 @@ static uint16_t tti_to_bf16(float x) {
 
 static float tti_from_bf16(uint16_t h) { return tti_float((uint32_t)h << 16); }
 
+/* To the nearest, ties to even: half a unit of the last place less one is added, and the bit that stays
+ * last. */
 static uint16_t tti_to_f16(float x) {
     uint32_t bits = tti_bits(x), sign = (bits >> 16) & 0x8000u, half;
     bits &= 0x7FFFFFFFu;
@@ -4026,6 +4032,7 @@ typedef struct tti_queries_back {
 /* Where a walk over the items stands, which only grow; zero at first. */
 typedef struct tti_walk { size_t sequence, first_block; } tti_walk;
 
+/* Items of one thread only grow, so that the search for the sequence goes on where it stopped. */
 static tti_queries tti_queries_of(const tt_attention_args *a, size_t item, tti_walk *walk) {
     size_t per_block = tti_block_tokens(a), block = item / (size_t)a->n_kv_heads, blocks, s, first, end;
     tti_queries u;
@@ -4387,6 +4394,8 @@ static int tti_gemm_packs_b(const tti_gemm *g) {
         || tti_gemm_packs_a(g);
 }
 
+/* How the work is cut, and what is packed, shows in the time alone: each element of C goes through the same
+ * additions in the same order. */
 static tt_status tti_cpu_gemm(tt_context *ctx, const tt_gemm_args *args) {
     const tti_kernels *kernels = tti_kernels_of(ctx);
     size_t tile = kernels->tile_columns;
@@ -4499,6 +4508,7 @@ typedef struct tti_logit_block {            /* the block that is worked on */
     tti_logits_args logits;
 } tti_logit_block;
 
+/* One block of logits for all threads, and before it the states of its rows; both stay with the context. */
 static tt_status tti_logit_block_begin(tt_context *ctx, const tt_logprobs_args *a, tti_logit_block *h) {
     tti_cpu *cpu = tti_cpu_of(ctx);
     size_t rows = tti_least((size_t)a->n, TTI_VOCAB_ROWS);
@@ -4559,6 +4569,8 @@ static void tti_logit_block_keep(const tti_logit_block *h) {
     }
 }
 
+/* A block of rows meets the vocabulary block by block; of its logits only the state of each row's softmax
+ * stays. */
 static tt_status tti_cpu_logprobs_forward(tt_context *ctx, const tt_logprobs_args *a) {
     tti_kernel scan = tti_kernels_of(ctx)->logits_scan;
     tt_status status;
@@ -4614,6 +4626,8 @@ done:
     return status;
 }
 
+/* The same blocks once more. With lse known, a block's logits become dz where they stand, and dx and dw take
+ * their products with it before the next one. */
 static tt_status tti_cpu_logprobs_backward(tt_context *ctx, const tt_logprobs_args *a) {
     tti_kernel back = tti_kernels_of(ctx)->logits_back;
     tt_status status;
@@ -4862,6 +4876,7 @@ static tt_status tti_cpu_reduce(tt_context *ctx, float *y, const float *x, const
     return TT_OK;
 }
 
+/* Pieces of one size, then their sums in order: neither depends on the number of threads. */
 static tt_status tti_cpu_sum_squares(tt_context *ctx, const float *x, size_t n, double *out) {
     size_t items = (n + TTI_SQUARES - 1) / TTI_SQUARES, i;
     tti_cpu *cpu = tti_cpu_of(ctx);
@@ -4930,6 +4945,7 @@ TT_API const tt_backend *tt_cpu_backend(void) {
 
 /* ---- [tt:tensor.shape] shapes and sizes ---- */
 
+/* *size: the product of the axes, 1 for a scalar. No axis is empty. */
 static tt_status tti_shape_size(tt_context *ctx, const char *who, int ndim, const int *shape, size_t *size) {
     int i;
     *size = 1;
@@ -6259,6 +6275,7 @@ static tt_status tti_product_add_back(tt_context *ctx, tti_node *node) {
     return status;
 }
 
+/* sum = y + x w in the memory of y, which nobody but the adapter that calls this has seen. */
 static tt_tensor *tti_product_add(tt_context *ctx, tt_tensor *y, tt_tensor *x, tt_tensor *w) {
     static const char *const who = "tti_product_add";
     tt_tensor *in[3], *sum;
@@ -6271,6 +6288,7 @@ static tt_tensor *tti_product_add(tt_context *ctx, tt_tensor *y, tt_tensor *x, t
     sum = (tt_tensor *)tti_step_alloc(ctx, sizeof *sum);
     if (!sum) { return tti_graph_broken(ctx); }
     *sum = *y;
+    sum->panels = NULL;
     sum->node = NULL;
     sum->requires_grad = 0;
     k = tti_cols(x);
@@ -6740,6 +6758,8 @@ static tt_status tti_grow_array(tt_context *ctx, void *array, size_t *capacity, 
     return status;
 }
 
+/* Open addressing: a word stands in the first slot from its hash on that was free; an empty one ends the
+ * search. */
 static tti_word *tti_dict_find(const tti_dict *d, const char *bytes, size_t size) {
     uint64_t hash;
     size_t slot;
@@ -6762,6 +6782,7 @@ static void tti_dict_place(tti_dict *d, uint32_t index) {
     d->slots[slot] = index + 1;
 }
 
+/* Twice the slots, before more than half of them are taken. Words stay where they are and are placed anew. */
 static tt_status tti_dict_widen(tti_dict *d) {
     size_t wider = d->n_slots ? d->n_slots * 2 : 64;
     tt_context *ctx = d->bytes.ctx;
@@ -7439,6 +7460,7 @@ static const uint32_t *tti_decomposition(const tti_table *table, uint32_t c) {
     return low < table->n / 3 && table->numbers[3 * low] == c ? table->numbers + 3 * low : NULL;
 }
 
+/* Whether c may change under NFC, or join what stands before it: only such characters take the long way. */
 static int tti_unsafe(const tti_unicode *u, uint32_t c) {
     const tti_table *composed = &u->tables[TTI_COMPOSED];
     size_t i;
@@ -7663,6 +7685,7 @@ TT_API void tt_tokenizer_destroy(tt_tokenizer *t) {
     tt_free(t->ctx, t, 1, sizeof *t);
 }
 
+/* Empty: no tokens, no rules; each thread gets a worker with its cache and scratch memory. */
 static tt_tokenizer *tti_tokenizer_create(tt_context *ctx) {
     tt_tokenizer *t = (tt_tokenizer *)tt_alloc(ctx, 1, sizeof *t);
     int i;
@@ -7808,6 +7831,7 @@ static void tti_chain_push(tti_chain *chain, uint32_t at) {
     heap[i] = pair;
 }
 
+/* The heap's least value; the last one takes its place and sinks below all that are smaller. */
 static uint64_t tti_chain_pop(tti_chain *chain) {
     uint64_t *heap = chain->heap, least = heap[0], last = heap[--chain->n_heap];
     size_t i = 0, child;
@@ -8034,6 +8058,8 @@ static tt_status tti_piece_ids(const tti_encoder *e, const char *at, size_t size
     return status;
 }
 
+/* Words come again and again: a short piece is looked up among those that this thread has merged before; a
+ * new one takes the place of an old one there. */
 static tt_status tti_encode_piece(const tti_encoder *e, const char *at, size_t size, const char *end) {
     tti_cached *entry = NULL;
     uint64_t words[3];
@@ -8660,6 +8686,8 @@ static tt_status tti_read_id(tt_context *ctx, const tt_json *node, const char *w
     return TT_OK;
 }
 
+/* An added token is found in a text before any merge; its flags say which blanks it takes along and whether
+ * it may be a part of a word. */
 static tt_status tti_read_added(tt_tokenizer *t, const tt_json *token) {
     static const char *const keys[] = {"special", "normalized", "lstrip", "rstrip", "single_word"};
     static const int flags[] = {TTI_SPECIAL, TTI_NORMALIZED, TTI_LSTRIP, TTI_RSTRIP, TTI_SINGLE};
@@ -8818,6 +8846,8 @@ done:
     return status;
 }
 
+/* Vocabulary, then merges, whose parts and whole must be in it. A text may hold any byte, so each of them
+ * needs a token: <0x00> to <0xFF> with byte_fallback, else the printable characters that stand for bytes. */
 static tt_status tti_read_model(tt_tokenizer *t, const tt_json *model) {
     tt_text bytes = TT_INIT, joined = TT_INIT;
     const tt_json *node;
@@ -9037,6 +9067,8 @@ static tt_status tti_check_template(const tt_tokenizer *t) {
     return TT_OK;
 }
 
+/* The members of tokenizer.json, in the order in which one decides how the next is read. What the encoder
+ * could not do to the letter is an error here, never an approximation. */
 static tt_status tti_read_tokenizer(tt_tokenizer *t, const tt_json *root) {
     const tt_json *added = tt_json_get(root, "added_tokens"), *node;
     tt_status status;
@@ -9131,6 +9163,7 @@ done:
     return status;
 }
 
+/* In the order of ids, as tokenizers writes them. */
 static tt_status tti_write_added(const tt_tokenizer *t, tt_text *out) {
     const char *comma = "";
     tt_status status;
@@ -9250,6 +9283,7 @@ static tt_status tti_write_decoder(const tt_tokenizer *t, tt_text *out) {
         TTI_SPACE_MARK, t->strip ? strip : "");
 }
 
+/* Merges stand in their order, which is their rank; as pairs, since a token may hold a blank. */
 static tt_status tti_write_model(const tt_tokenizer *t, tt_text *key, tt_text *out) {
     const char *comma = "";
     tt_status status;
@@ -10307,6 +10341,7 @@ done:
 /* A list of words in the place of a text: each is a piece. */
 typedef struct tti_word_list { const char *const *words; int n; } tti_word_list;
 
+/* Each word is counted as one piece, so that training makes one token of it. */
 static tt_status tti_words_count(tti_bpe *b, const tti_word_list *list) {
     tt_status status = TT_OK;
     int i;
@@ -10347,6 +10382,7 @@ done:
     return status;
 }
 
+/* Before any text is read, so that a mistake costs no minutes. */
 static tt_status tti_train_check(tt_context *ctx, const tt_tokenizer_desc *d) {
     static const char *const names[] = {"vocab_size", "n_special_tokens"};
     int values[2], i;
@@ -10716,6 +10752,8 @@ static int tti_config_dim(const tt_model_config *c, int dim) {
     }
 }
 
+/* Layer n by the rows of its family's table; a row whose condition is 0 in the config has no parameter. What
+ * writes to the residual stream begins smaller: Radford et al. 2019 (GPT-2), section 2.3. */
 static int tti_layer_params(tt_model *m, const uint64_t *seed, int n) {
     const tt_model_config *c = &m->config;
     const tti_layer_row *row;
@@ -10738,6 +10776,7 @@ static int tti_layer_params(tt_model *m, const uint64_t *seed, int n) {
     return 1;
 }
 
+/* Parameters are numbered from the embedding upwards; a tied head is the embedding itself. */
 static int tti_model_params(tt_model *m, const uint64_t *seed) {
     const tt_model_config *c = &m->config;
     int gpt2 = c->gpt2, tied = c->tie_word_embeddings, hidden = c->hidden_size, n;
@@ -11044,6 +11083,7 @@ TT_API tt_tensor *tt_model_logprobs(tt_model *m, const tt_batch *batch, float te
  * y = x W^T + scale (x A^T) B^T; merged: W += scale B A. W is frozen, A and B are trained.
  * Source: LoRA, Hu et al., arXiv 2106.09685, eq. 3; rsLoRA's scale, arXiv 2312.03732. */
 
+/* Rank 8, and alpha twice the rank, unless told. */
 static tt_status tti_lora_resolve(tt_context *ctx, tt_lora_desc *d) {
     static const char *const who = "tt_lora_desc";
     tt_status status = TT_OK;
@@ -12088,6 +12128,8 @@ static tt_status tti_tokens_read(const tti_object *r, const char *key, const tt_
     return TT_OK;
 }
 
+/* One field of an object into its place, which keeps its default where the field is missing or null (with
+ * TTI_NULL_IS_0 null is 0). */
 static tt_status tti_field_read(const tti_object *r, const tti_field *f, void *place) {
     static const tti_limits limits[] = {
         {(double)FLT_MIN, (double)FLT_MAX, "a number > 0"}, {0, (double)FLT_MAX, "a number >= 0"},
@@ -12851,6 +12893,8 @@ static const tt_json *tti_chat_template_of(const tt_json *config) {
     return node && node->type == TT_JSON_STRING ? node : NULL;
 }
 
+/* The chat template: a file of its own, as transformers writes it now, or a field of tokenizer_config.json,
+ * as it did before. A model without one is no error. */
 static tt_status tti_model_read_template(tt_model *m, tti_folder *d) {
     tt_json *root = NULL;
     const tt_json *node;
@@ -13190,6 +13234,7 @@ done:
     return status;
 }
 
+/* A folder as PEFT writes and reads it: adapter_model.safetensors, adapter_config.json. */
 static tt_status tti_model_lora_save(const tt_model *m, const char *dir) {
     tt_context *ctx = m->ctx;
     tti_contents c = TT_INIT;
@@ -13638,6 +13683,8 @@ done:
 #define TTI_PANELS_LEAST_TURNS 8
 #define TTI_PANELS_MOST_BYTES ((size_t)1 << 31)
 
+/* The panels of one weight, if they fit into what is left and are not much larger than it; else its products
+ * read it as it lies. */
 static tt_status tti_panels_make(tt_tensor *w, int transposed, size_t *bytes_left) {
     tt_context *ctx = w->ctx;
     tt_gemm_args g = TT_INIT;
@@ -13688,6 +13735,7 @@ static void tti_engine_panels_forget(tti_engine *e) {
  * Panels and cache, which are nearly all of it, lie in the arena of the step: the same memory serves a step's
  * rollouts and then its update. */
 
+/* The caller closes the engine whatever this returns: what was allocated until then is freed there. */
 static tt_status tti_engine_open(tti_engine *e) {
     tt_context *ctx = e->ctx;
     size_t n_slots = (size_t)e->n_slots, capacity = (size_t)e->capacity;
@@ -13730,6 +13778,7 @@ static tt_status tti_engine_open(tti_engine *e) {
     return TT_OK;
 }
 
+/* Also of an engine that was opened halfway. The arena goes back to where tt_generate found it. */
 static void tti_engine_close(tti_engine *e) {
     tt_context *ctx = e->ctx;
     size_t n_slots = (size_t)e->n_slots, capacity = (size_t)e->capacity;
@@ -13916,6 +13965,8 @@ static void tti_sample_part(void *user, int part, int worker) {
     }
 }
 
+/* Rows are cut among the threads, each with scratch memory for one of them; a row's token depends on its
+ * logits and its own random number alone. */
 static tt_status tti_sample_on_host(tti_engine *e, const tt_tensor *logits, int n) {
     tt_context *ctx = e->ctx;
     size_t count = (size_t)ctx->n_threads * (size_t)e->model->config.vocab_size;
@@ -14007,6 +14058,7 @@ static tt_status tti_decode_run(tti_engine *e, int n, tt_tensor **logits, int32_
     return tti_decode_launch(e, n, logits, drawn);
 }
 
+/* Every sequence that is not finished gives its newest token to one batch, and gets the next. */
 static tt_status tti_engine_decode(tti_engine *e, int *n_out) {
     int i, n = 0;
     tt_tensor *logits;
@@ -14786,6 +14838,7 @@ typedef struct tti_layout {
     int n;                           /* sequences so far */
 } tti_layout;
 
+/* A batch's arrays, in the memory of the step. parents: which sequence one goes on from, [tt:batch.batch]. */
 static int tti_layout_alloc(tt_context *ctx, tti_layout *l, int n_sequences, int n_tokens) {
     size_t n = (size_t)n_sequences, total = (size_t)n_tokens;
     l->offsets = (int32_t *)tti_step_alloc(ctx, (2 * n + 1) * sizeof *l->offsets);
@@ -15220,6 +15273,8 @@ static void tti_loss_ratio(tt_loss_input *in, double log_ratio, double most) {
     in->dratio = kept == log_ratio ? in->ratio : 0;
 }
 
+/* A token that the student wrote: the ratio first, which every loss reads, then the function of the loss's
+ * row or, in its place, the user's. */
 static void tti_loss_student(tt_loss_input *in, double log_ratio, tt_token_loss *out) {
     const tti_loss_row *row = &tti_losses[in->config->loss];
     tti_loss_ratio(in, log_ratio, row->most);
@@ -15799,6 +15854,7 @@ static double tti_grpo_get(const tt_grpo_config *c, const tti_grpo_field *f) {
     return (double)number;
 }
 
+/* The table knows a field's offset and whether it is whole, so it is written byte by byte. */
 static void tti_grpo_set(tt_grpo_config *c, const tti_grpo_field *f, double value) {
     void *at = (char *)c + f->at;
     int whole = (int)value;
@@ -16932,6 +16988,8 @@ static tt_status tti_refine_join(tti_lesson *l, int i, int k, const tt_completio
     return TT_OK;
 }
 
+/* All refined questions are asked at once. Attempts of a group stand side by side, so the answer's number
+ * within its group, k, begins anew where the group changes. */
 static tt_status tti_think_refine(tti_lesson *l) {
     const tt_augment *how = l->how;
     tt_context *ctx = l->all->ctx;
@@ -17454,6 +17512,8 @@ TT_API void tt_reducer_destroy(tt_reducer *r) {
     tt_free(r->ctx, r, 1, sizeof *r);
 }
 
+/* Equal bits for any number of ranks take parts that do not depend on it: a power of two, because
+ * gradients are summed as a tree, and as many on each rank. */
 static tt_status tti_reducer_check(tt_context *ctx, tt_reducer_desc *d) {
     if (d->world_size == 0) { d->world_size = 1; }
     if (d->world_size < 1 || d->rank < 0 || d->rank >= d->world_size) {
@@ -17513,6 +17573,7 @@ TT_API const tt_reducer_desc *tt_reducer_desc_get(const tt_reducer *r) { return 
 /* One pass over all gradients and their places in a flat buffer: moved there, brought back, or added to. */
 typedef enum tti_flat { TTI_FLAT_STORE, TTI_FLAT_LOAD, TTI_FLAT_ADD } tti_flat;
 
+/* All gradients side by side in one array, which goes from rank to rank; or back, or added to them. */
 static tt_status tti_reducer_flat(tt_reducer *r, float *flat, tti_flat what) {
     tt_status status = TT_OK;
     int i;
@@ -18407,6 +18468,7 @@ static void tti_row_write(const tt_trainer *t, const tt_rollout *r, double *row)
     for (k = 0; k < t->n_rewards; k++) { row[TTI_REWARDS + k] = (double)r->rewards[k]; }
 }
 
+/* What statistics and metrics need of another rank's rollout: numbers, never its tokens. */
 static void tti_row_read(const tt_trainer *t, const double *row, tt_rollout *r) {
     int k;
     r->response_length = (int)row[TTI_LENGTH];
@@ -18634,6 +18696,7 @@ static tt_status tti_step_count(tt_trainer *t, tti_step *s) {
     return status;
 }
 
+/* Gradients are zeroed here, not after the update: a step that fails leaves what it has added. */
 static tt_status tti_step_run(tt_trainer *t, tti_step *s) {
     int n = t->desc.prompts_per_step / t->desc.world_size, i;
     tt_step_metrics *m = &s->metrics;
@@ -19253,6 +19316,8 @@ static void TTI_K(binary)(const void *args, float *scratch, size_t begin, size_t
     }
 }
 
+/* da and db are added to the gradients: of a / b with respect to b, -(a / b) / b. Where a and b are equal,
+ * minimum and maximum give their gradient to a. */
 static void TTI_K(binary_back)(const void *args, float *scratch, size_t begin, size_t end) {
     const tti_binary_args *g = (const tti_binary_args *)args;
     const TTI_V zero = TTI_SET(0.0f), one = TTI_SET(1.0f);
@@ -19390,6 +19455,8 @@ static void TTI_K(norm)(const void *args, float *scratch, size_t begin, size_t e
     }
 }
 
+/* dx += r (g - mean(g) - n mean(g n)) with g = dy w and n = (x - mean) r; RMSNorm has no mean(g). Two passes
+ * over a row, which the first has brought into the cache. */
 static void TTI_K(norm_dx)(const void *args, float *scratch, size_t begin, size_t end) {
     const tti_norm_args *a = (const tti_norm_args *)args;
     size_t row, i, dim = a->dim;
@@ -19414,6 +19481,8 @@ static void TTI_K(norm_dx)(const void *args, float *scratch, size_t begin, size_
     }
 }
 
+/* dw += dy (x - mean) r and db += dy, a vector of columns at a time and rows in order, so that the sums are
+ * the same for any number of threads. */
 static void TTI_K(norm_dw)(const void *args, float *scratch, size_t begin, size_t end) {
     const tti_norm_args *a = (const tti_norm_args *)args;
     size_t row, i;

@@ -16,8 +16,8 @@ import re
 import sys
 
 # Bytes and lines of today: who raises them says in CHANGELOG.md what for. The goal is 650,000 and 12,000.
-MAX_BYTES, MAX_LINES, MAX_COLUMNS = 975_700, 20_715, 110
-LEAST_COMMENTS, LEAST_CHAPTER = 0.117, 0.08
+MAX_BYTES, MAX_LINES, MAX_COLUMNS = 981_400, 20_785, 110
+LEAST_COMMENTS, LEAST_CHAPTER = 0.12, 0.08
 IDENTIFIER = re.compile(r"\b[A-Za-z_]\w*")
 
 
