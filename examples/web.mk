@@ -33,8 +33,8 @@ build/web/index.html: examples/web.html build/web/web.wasm build/web/base/stamp
 	@test $$(wc -c < $@.part) -le $(WEB_MOST) || { echo "$@ would be larger than $(WEB_MOST) bytes"; exit 1; }
 	mv $@.part $@
 
-# Node 20 has WebSocket, by which Firefox is driven, only on request.
-WEB_NODE  = node $(shell node --experimental-websocket -e 0 2> /dev/null && echo --experimental-websocket)
+# Node 20 has WebSocket, by which Firefox is driven, only on request; and may crash as it ends unless it has one thread.
+WEB_NODE  = node --single-threaded $(shell node --experimental-websocket -e 0 2> /dev/null && echo --experimental-websocket)
 WEB_LACKS = $(shell command -v node > /dev/null || { echo node; exit; }; echo 'int main(void) { return 0; }' | \
   $(WASM_CC) -x c - -o build/web/link.wasm 2> /dev/null || echo 'a compiler for wasm32 (clang, lld, wasi-libc, compiler-rt)')
 
