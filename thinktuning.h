@@ -5002,14 +5002,18 @@ static tt_tensor *tti_tensor_shell(tt_context *ctx, tt_dtype dtype, int ndim, co
     return NULL;
 }
 
+/* A shell with its data, zeroed; without data it is destroyed. */
+static tt_tensor *tti_tensor_filled(tt_tensor *t, void *data) {
+    t->data = data;
+    if (data && t->ctx->backend->zero(t->ctx, data, tti_tensor_bytes(t)) == TT_OK) { return t; }
+    tt_tensor_destroy(t);
+    return NULL;
+}
+
 TT_API tt_tensor *tt_tensor_create(tt_context *ctx, tt_dtype dtype, int ndim, const int *shape,
                                    const char *name) {
     tt_tensor *t = tti_tensor_shell(ctx, dtype, ndim, shape, name);
-    if (!t) { return NULL; }
-    t->data = ctx->backend->alloc(ctx, tti_tensor_bytes(t));
-    if (t->data && ctx->backend->zero(ctx, t->data, tti_tensor_bytes(t)) == TT_OK) { return t; }
-    tt_tensor_destroy(t);
-    return NULL;
+    return t ? tti_tensor_filled(t, ctx->backend->alloc(ctx, tti_tensor_bytes(t))) : NULL;
 }
 
 TT_API tt_tensor *tt_parameter(tt_context *ctx, int ndim, const int *shape, const char *name) {
@@ -5179,10 +5183,7 @@ static tt_tensor *tti_cache_tensor(const tt_kv_cache *cache, const int *shape) {
     t = tti_tensor_shell(ctx, TT_F32, 2, shape, NULL);
     if (!t) { return NULL; }
     t->lent = 1;
-    t->data = tti_arena_alloc(ctx, &ctx->device, tti_tensor_bytes(t));
-    if (t->data && ctx->backend->zero(ctx, t->data, tti_tensor_bytes(t)) == TT_OK) { return t; }
-    tt_tensor_destroy(t);
-    return NULL;
+    return tti_tensor_filled(t, tti_arena_alloc(ctx, &ctx->device, tti_tensor_bytes(t)));
 }
 
 /* Allocates keys and values of the layers whose shape the cache tells. */

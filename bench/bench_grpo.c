@@ -140,10 +140,10 @@ static void bench(const char *shape_name, const char *model_name, int n_threads,
         print("grpo_old_logprobs", model_name, "tokens/s", n_threads, old, n, matrix_work);
         print("grpo_update", model_name, "tokens/s", n_threads, update, n, 3 * matrix_work);
     }
-    printf("PARTS name=%s threads=%d rollout=%.2f teacher=%.2f update=%.2f\n", name, n_threads, in_rollout / total, in_teacher / total, in_update / total);
-    /* no step can be shorter: its products alone at the measured peak; the weights read once for each token of a response */
-    printf("LIMIT name=%s threads=%d arithmetic=%.4f reading=%.4f unit=s\n", name, n_threads, 1e-9 * work / n / bench_roof(n_threads, BENCH_FMA),
-           2e-9 * matrix_work * LENGTH / bench_roof(n_threads, BENCH_READ));
+    /* shares of the step; and in seconds what it cannot do without: its products at the measured peak, the weights read once for each
+     * token of a response */
+    printf("PARTS name=%s threads=%d rollout=%.2f teacher=%.2f update=%.2f least_arithmetic=%.4f least_reading=%.4f\n", name, n_threads, in_rollout / total,
+           in_teacher / total, in_update / total, 1e-9 * work / n / bench_roof(n_threads, BENCH_FMA), 2e-9 * matrix_work * LENGTH / bench_roof(n_threads, BENCH_READ));
     grpo_end(&g);
 }
 static void run(int n_threads) {

@@ -38,9 +38,11 @@ COLUMNS = [("sampled_accuracy", "T = 0.7"), ("greedy_accuracy", "greedy"), ("att
 def options(given, data, questions):
     """What all runs have in common: the pilots' settings. The teacher guides nearly all at first and leaves before the end."""
     steps = 2 if given.quick else STEPS
+    n = len((data / questions).read_text().splitlines())
+    held_out = 8 if given.quick else min(HELD_OUT, n // 2)      # of letters there are 103 questions
     return [
-        given.program, "--model", given.model, "--data", data / questions, "--hold-out", 8 if given.quick else HELD_OUT,
-        "--questions", 8 if given.quick else HELD_OUT, "--gate-questions", 4 if given.quick else 64,
+        given.program, "--model", given.model, "--data", data / questions, "--hold-out", held_out,
+        "--questions", held_out, "--gate-questions", 4 if given.quick else min(64, held_out),
         "--chat", "--end-token", given.end_token, "--few-shot", data / "turns.jsonl", "--prompt", "{question}",
         "--teacher-examples", data / "teacher.txt", "--close-tags", "--temperature", "0.7", "--share-prompts",
         "--lora-rank", 16, "--prompts", 2 if given.quick else 8, "--num-generations", 5, "--max-length", 72,
@@ -135,9 +137,7 @@ def gates(given):
     for line in listed.splitlines():
         kind, question = line.split(None, 1)
         data = write_questions(given, kind, given.out / kind / "questions")
-        held_out = min(HELD_OUT, len((data / "questions.jsonl").read_text().splitlines()) // 2)      # letters has 103 questions
         command = options(given, data, "questions.jsonl") + ["--max-length", 96, "--teacher-length", 88]
-        command += [] if given.quick else ["--hold-out", held_out, "--questions", held_out, "--gate-questions", min(64, held_out)]
         found = run(given, command, given.out / kind / "gate", "worked", "--worked", data / "worked.jsonl")
         cells = [found["methods"][method][key]["mean"] for method in ("base", "worked")
                  for key in ("sampled_accuracy", "greedy_accuracy")]

@@ -205,8 +205,7 @@ TT_TEST(prompts_share_what_they_begin_with) {
     tt_model_destroy(m);
     tt_destroy(ctx);
 }
-/* Panels and cache lie in the memory of the step: a second tt_generate asks the system for little, and a step that needed more
- * before for nothing more. */
+/* Panels and cache lie in the memory of the step, which stays: the next tt_generate needs no more. */
 TT_TEST(generating_again_takes_the_memory_that_is_there) {
     tt_test_memory memory = tt_test_memory_none();
     tt_desc desc = TT_INIT;
